@@ -1,0 +1,113 @@
+//! The one error type: what went wrong, in which file or tensor, and what the user can do about it.
+
+use std::path::{Path, PathBuf};
+
+/// Result of everything that can fail for a reason outside the program.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure that a user can cause or meet.
+///
+/// Wrong shapes inside the engine are programmer mistakes and panic at record time instead.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused an action on `path`.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// Verb phrase, such as "read" or "create".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Contradictory or impossible settings; exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// A picture that cannot be decoded.
+    #[error("{}: {reason}", path.display())]
+    Image {
+        /// The picture.
+        path: PathBuf,
+        /// Why, in words for its owner.
+        reason: String,
+    },
+    /// A weights file that is unusable as a whole.
+    #[error("{}: {reason}", path.display())]
+    Weights {
+        /// The weights file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// One tensor of a weights file is missing, misshaped, duplicate or not finite.
+    #[error("{}: tensor {tensor}: expected {expected}, found {found}", path.display())]
+    Tensor {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor's name as the model knows it.
+        tensor: String,
+        /// The shape or property that the model needs.
+        expected: String,
+        /// The shape or property that the file has.
+        found: String,
+    },
+    /// There is nothing to work on.
+    #[error("{0}")]
+    NothingToDo(String),
+    /// No graphics adapter can be used.
+    #[error("{0}")]
+    NoAdapter(String),
+    /// The adapter refused work, ran out of memory or was lost.
+    #[error("the adapter failed: {0}")]
+    Gpu(String),
+    /// A signal asked the program to stop; exit code 128 + its number.
+    #[error("interrupted; nothing was written")]
+    Interrupted {
+        /// 2 for SIGINT, 15 for SIGTERM.
+        signal: u8,
+    },
+    /// The need is larger than the memory or binding that the adapter offers.
+    #[error("{0}")]
+    TooLarge(String),
+}
+
+impl Error {
+    /// Wraps an I/O error with the action and the path it belongs to.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// What the user can try next, if there is something to say.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Error::NoAdapter(_) => Some(
+                "install a Vulkan driver (Debian and Ubuntu: apt install mesa-vulkan-drivers); `lat-wgpu info` lists what is found",
+            ),
+            Error::Weights { .. } | Error::Tensor { .. } => Some(
+                "`lat-wgpu inspect FILE` lists the tensors of a file; weights/README.md tells what can be used",
+            ),
+            Error::TooLarge(_) => {
+                Some("a smaller --batch or --size needs less; .npy and .parquet take any number of rows")
+            }
+            Error::Gpu(_) => {
+                Some("try --adapter with another name from `lat-wgpu info`, or a smaller --batch")
+            }
+            Error::NothingToDo(_) => Some("inputs are folders or .jpg .jpeg .png .bmp .webp .gif .tif files"),
+            Error::Io { action: "create" | "write" | "replace", .. } => {
+                Some("is the folder there, writable, and not full?")
+            }
+            Error::Io { .. } => Some("is the path right, and may this user read it?"),
+            Error::Usage(_) | Error::Image { .. } | Error::Interrupted { .. } => None,
+        }
+    }
+
+    /// Exit code of the process: 2 for bad usage, 130 or 143 when interrupted, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) => 2,
+            Error::Interrupted { signal } => 128 + signal,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Random numbers by counting: a number depends on (seed, stream, index) alone, never on what was drawn before.
+//!
+//! So any thread, or a GPU kernel, can make the number it needs, in any order. All arithmetic is u32 with wrap-around,
+//! which WGSL has; a seed's or index's upper half counts as one more word.
+
+/// A number in [0, 1), a multiple of 2⁻²⁴.
+///
+/// `stream` tells uses apart (say, one per layer), `index` counts within a stream.
+pub fn uniform(seed: u64, stream: u64, index: u64) -> f32 {
+    // 24 bits: the most that f32 holds exactly.
+    (bits(seed, stream, index) >> 8) as f32 / (1 << 24) as f32
+}
+
+/// 32 random bits.
+pub fn bits(seed: u64, stream: u64, index: u64) -> u32 {
+    [seed, stream, index]
+        .into_iter()
+        .flat_map(|word| [word as u32, (word >> 32) as u32])
+        .fold(0x9e37_79b9, |hash, word| mix(hash ^ word).wrapping_add(0x85eb_ca6b))
+}
+
+/// Mixes the bits of a word, reversibly: the `lowbias32` constants, found by search for the least bias.
+fn mix(mut x: u32) -> u32 {
+    x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
+    x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_fixed_for_all_time() {
+        // A model trained with a seed must be trainable again: these may never change.
+        assert_eq!(bits(0, 0, 0), 2_899_088_435);
+        assert_eq!(bits(1, 0, 0), 1_588_218_696);
+        assert_eq!(bits(0, 1, 0), 3_814_425_976);
+        assert_eq!(bits(0, 0, 1), 3_291_199_712);
+        assert_eq!(uniform(0, 0, 0), (2_899_088_435u32 >> 8) as f32 / 16_777_216.0);
+    }
+
+    #[test]
+    fn upper_halves_count() {
+        let high = 1 << 32;
+        let all = [bits(0, 0, 0), bits(high, 0, 0), bits(0, high, 0), bits(0, 0, high)];
+        for (i, a) in all.iter().enumerate() {
+            assert!(all[..i].iter().all(|b| a != b));
+        }
+    }
+
+    #[test]
+    fn uniform_is_flat_and_uncorrelated() {
+        const COUNT: u64 = 100_000;
+        for (seed, stream) in [(0, 0), (1, 0), (0, 1), (u64::MAX, 12)] {
+            let numbers: Vec<f64> = (0..COUNT).map(|i| f64::from(uniform(seed, stream, i))).collect();
+            assert!(numbers.iter().all(|v| (0.0..1.0).contains(v)));
+            let mean = numbers.iter().sum::<f64>() / COUNT as f64;
+            assert!((mean - 0.5).abs() < 0.004, "mean {mean}");
+            let step: f64 = numbers.windows(2).map(|w| (w[0] - 0.5) * (w[1] - 0.5)).sum();
+            assert!((step / COUNT as f64).abs() < 0.0012, "neighbours {step}");
+            let mut buckets = [0u32; 16];
+            numbers.iter().for_each(|v| buckets[(v * 16.0) as usize] += 1);
+            assert!(buckets.iter().all(|b| b.abs_diff(6_250) < 400), "{buckets:?}");
+        }
+    }
+}
