@@ -1,0 +1,552 @@
+//! The opened adapter: device, queue, limits, pipelines, and what went wrong on it.
+
+use super::kernel::{Access, Kernel, assemble};
+use super::{Constants, Overrides, WORD};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What `lat-wgpu info` prints about an adapter.
+#[derive(Debug, Clone)]
+pub struct AdapterSummary {
+    /// The driver's name for it.
+    pub name: String,
+    /// "vulkan", "metal" or "dx12".
+    pub backend: String,
+    /// "discrete GPU", "integrated GPU", "virtual GPU", "CPU" or "other".
+    pub kind: &'static str,
+    /// Driver name and version.
+    pub driver: String,
+    /// Smallest and largest subgroup, in invocations.
+    pub subgroup: (u32, u32),
+    /// Optional features that the engine can use.
+    pub features: Vec<&'static str>,
+    /// Largest buffer and largest storage binding, in bytes.
+    pub max_buffer: u64,
+    /// Largest storage binding, in bytes.
+    pub max_binding: u64,
+    /// Storage buffers per kernel.
+    pub max_storage_buffers: u32,
+    /// Workgroup memory, in bytes.
+    pub max_workgroup_bytes: u32,
+    /// Invocations per workgroup.
+    pub max_invocations: u32,
+}
+
+/// Which tile menu an adapter is served from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Workgroup-memory register tiles: GPUs, and whatever has no fixed subgroup size.
+    Tiled,
+    /// One subgroup of this many lanes per workgroup, no barriers: CPU adapters.
+    Subgroup(u32),
+}
+
+/// How a [`Context`] is opened.
+#[derive(Debug, Clone, Default)]
+pub struct ContextOptions {
+    /// Part of an adapter's name, in any case; `None`: the environment's `LAT_ADAPTER`, else the best one.
+    pub adapter: Option<String>,
+    /// Ask for WebGPU's default limits and no optional feature, as on the least of all devices.
+    pub default_limits: bool,
+}
+
+impl ContextOptions {
+    /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices.
+    pub fn from_environment(adapter: Option<String>) -> Self {
+        let default_limits = std::env::var("LAT_LIMITS").is_ok_and(|v| v == "default");
+        ContextOptions { adapter, default_limits }
+    }
+}
+
+/// A device buffer of whole words that outlives plans, or a slice of one: weights, inputs, outputs.
+#[derive(Debug, Clone)]
+pub struct Buffer {
+    pub(super) raw: wgpu::Buffer,
+    /// Where it begins in `raw`, in words.
+    pub(super) start: usize,
+    /// Words that a kernel can reach: `words`, and in tests guard words behind them.
+    pub(super) bound: usize,
+    /// Length in 4-byte words.
+    pub words: usize,
+    /// Name in messages.
+    pub label: Arc<str>,
+}
+
+impl Buffer {
+    /// Words that slices are aligned to: WebGPU's 256 bytes for binding offsets.
+    pub const SLICE_ALIGN: usize = 64;
+
+    /// `words` words from `start` on, as a buffer of its own; shares the memory.
+    ///
+    /// # Panics
+    /// If they aren't aligned to [`Self::SLICE_ALIGN`] words or reach past the end.
+    pub fn slice(&self, label: &str, start: usize, words: usize) -> Buffer {
+        assert!(
+            start.is_multiple_of(Self::SLICE_ALIGN),
+            "{label}: slice of {} begins at {start}",
+            self.label
+        );
+        // A binding has at least four words; alignment leaves room for them.
+        let bound = words.max(4);
+        assert!(start + bound <= self.words.max(4), "{label}: slice past the end of {}", self.label);
+        Buffer { raw: self.raw.clone(), start: self.start + start, bound, words, label: label.into() }
+    }
+}
+
+pub(super) struct Pipeline {
+    pub raw: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// How long a callback may be on its way after the work that it waits for is done.
+const CALLBACK_PATIENCE: Duration = Duration::from_secs(10);
+
+type PipelineKey = (&'static str, &'static str, Constants, Vec<(&'static str, u64)>);
+
+/// An opened adapter.
+pub struct Context {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    /// What was opened.
+    pub adapter: AdapterSummary,
+    limits: wgpu::Limits,
+    family: Family,
+    checked: bool,
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    faults: Arc<Mutex<Vec<String>>>,
+    /// Stand in for the inputs and outputs that a launch's switches leave untouched.
+    pub(super) unused: [Buffer; 2],
+}
+
+const OPTIONAL_FEATURES: [(wgpu::Features, &str); 3] = [
+    (wgpu::Features::SUBGROUP, "subgroups"),
+    (wgpu::Features::SHADER_F16, "f16"),
+    (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+];
+
+/// All adapters that the drivers on this machine offer, best first.
+pub fn adapters() -> Vec<AdapterSummary> {
+    enumerate().iter().map(summarise).collect()
+}
+
+fn enumerate() -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let mut found = pollster::block_on(instance.enumerate_adapters(backends));
+    found.sort_by_key(|adapter| rank(adapter.get_info().device_type));
+    found
+}
+
+fn rank(kind: wgpu::DeviceType) -> u32 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
+    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    AdapterSummary {
+        name: info.name,
+        backend: info.backend.to_str().to_string(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+            wgpu::DeviceType::VirtualGpu => "virtual GPU",
+            wgpu::DeviceType::Cpu => "CPU",
+            wgpu::DeviceType::Other => "other",
+        },
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
+        subgroup: (info.subgroup_min_size, info.subgroup_max_size),
+        features: OPTIONAL_FEATURES
+            .iter()
+            .filter(|(flag, _)| features.contains(*flag))
+            .map(|(_, name)| *name)
+            .collect(),
+        max_buffer: limits.max_buffer_size,
+        max_binding: limits.max_storage_buffer_binding_size,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        max_invocations: limits.max_compute_invocations_per_workgroup,
+    }
+}
+
+impl Context {
+    /// Opens the adapter whose name contains what was asked for, else the best one.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if there is none, or none of that name; [`Error::Gpu`] if its driver refuses a device.
+    pub fn open(options: &ContextOptions) -> Result<Context> {
+        let found = enumerate();
+        let wanted = options.adapter.clone().or_else(|| std::env::var("LAT_ADAPTER").ok());
+        let wanted = wanted.filter(|name| !name.is_empty());
+        let adapter = match &wanted {
+            None => found.first(),
+            Some(name) => {
+                let name = name.to_lowercase();
+                found.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&name))
+            }
+        };
+        let Some(adapter) = adapter else {
+            let names: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
+            return Err(Error::NoAdapter(match wanted {
+                Some(name) if !names.is_empty() => {
+                    format!("no adapter's name contains {name:?}; found: {}", names.join(", "))
+                }
+                _ => "no Vulkan, Metal or DX12 adapter was found".to_string(),
+            }));
+        };
+        Self::from_adapter(adapter, options)
+    }
+
+    fn from_adapter(adapter: &wgpu::Adapter, options: &ContextOptions) -> Result<Context> {
+        let info = adapter.get_info();
+        let (features, limits) = if options.default_limits {
+            (wgpu::Features::empty(), wgpu::Limits::default())
+        } else {
+            let wanted = OPTIONAL_FEATURES.iter().fold(wgpu::Features::empty(), |all, (flag, _)| all | *flag);
+            (adapter.features() & wanted, adapter.limits())
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("lat-wgpu"),
+            required_features: features,
+            required_limits: limits.clone(),
+            ..Default::default()
+        }))
+        .map_err(|error| Error::Gpu(format!("{}: no device: {error}", info.name)))?;
+
+        let faults: Arc<Mutex<Vec<String>>> = Arc::default();
+        let record = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            locked(&record).push(error.to_string());
+        }));
+        let record = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device on purpose isn't a fault.
+            if !matches!(reason, wgpu::DeviceLostReason::Destroyed) {
+                locked(&record).push(format!("device lost: {message}"));
+            }
+        });
+
+        // Shaders with a fixed lane count are served only where every subgroup has just that many lanes.
+        let fixed = info.subgroup_min_size == info.subgroup_max_size;
+        let lanes = info.subgroup_min_size;
+        let family = if features.contains(wgpu::Features::SUBGROUP)
+            && info.device_type == wgpu::DeviceType::Cpu
+            && fixed
+            && matches!(lanes, 4 | 8 | 16)
+        {
+            Family::Subgroup(lanes)
+        } else {
+            Family::Tiled
+        };
+        Ok(Context {
+            unused: ["unused input", "unused output"].map(|label| storage(&device, label, 4 * WORD)),
+            adapter: summarise(adapter),
+            limits,
+            family,
+            checked: std::env::var("LAT_CHECKED").is_ok_and(|v| v == "1"),
+            pipelines: Mutex::default(),
+            faults,
+            device,
+            queue,
+        })
+    }
+
+    /// Which tile menu this adapter is served from.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Whether the adapter is a CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.adapter.kind == "CPU"
+    }
+
+    /// Lanes that share one row in row-wise kernels: few where a barrier is dear.
+    pub fn row_lanes(&self) -> u32 {
+        match self.family {
+            Family::Subgroup(lanes) => lanes,
+            Family::Tiled => 64,
+        }
+    }
+
+    /// Largest tensor that one binding can show, in bytes.
+    pub fn max_tensor_bytes(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    }
+
+    pub(super) fn max_buffer_bytes(&self) -> u64 {
+        self.limits.max_buffer_size
+    }
+
+    pub(super) fn max_workgroups(&self) -> u32 {
+        self.limits.max_compute_workgroups_per_dimension
+    }
+
+    pub(super) fn has_timestamps(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// The first error that the driver reported since the last call, if any.
+    pub fn check(&self) -> Result<()> {
+        let mut faults = locked(&self.faults);
+        match faults.first().cloned() {
+            None => Ok(()),
+            Some(first) => {
+                faults.clear();
+                Err(Error::Gpu(first))
+            }
+        }
+    }
+
+    /// Waits until all submitted work is done.
+    pub fn wait(&self) -> Result<()> {
+        self.device
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|error| Error::Gpu(error.to_string()))?;
+        self.check()
+    }
+
+    /// A zeroed buffer of `words` 4-byte words.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if one binding can't show it.
+    pub fn buffer(&self, label: &str, words: usize) -> Result<Buffer> {
+        let bytes = words as u64 * WORD;
+        if bytes > self.max_tensor_bytes() {
+            return Err(Error::TooLarge(format!(
+                "{label} needs {bytes} bytes; {} binds at most {}",
+                self.adapter.name,
+                self.max_tensor_bytes()
+            )));
+        }
+        Ok(storage(&self.device, label, bytes))
+    }
+
+    /// A buffer that holds `data`.
+    pub fn upload(&self, label: &str, data: &[f32]) -> Result<Buffer> {
+        let buffer = self.buffer(label, data.len())?;
+        self.write(&buffer, bytemuck::cast_slice(data));
+        Ok(buffer)
+    }
+
+    /// A buffer of `words` words with `guard` behind them, for tests: kernels can reach the guard words, but they belong
+    /// to no tensor.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if one binding can't show both.
+    pub fn guarded_buffer(&self, label: &str, words: usize, guard: &[u32]) -> Result<Buffer> {
+        let whole = self.buffer(label, words + guard.len())?;
+        self.queue.write_buffer(&whole.raw, words as u64 * WORD, bytemuck::cast_slice(guard));
+        Ok(Buffer { words, bound: whole.words, ..whole })
+    }
+
+    /// Reads a buffer and the guard words behind it back, after all submitted work.
+    pub fn read_guarded(&self, buffer: &Buffer) -> Result<Vec<f32>> {
+        self.read(&Buffer { words: buffer.bound, ..buffer.clone() })
+    }
+
+    /// Replaces a buffer's first words, in order with submitted work.
+    ///
+    /// # Panics
+    /// If `bytes` isn't whole words or doesn't fit.
+    pub fn write(&self, buffer: &Buffer, bytes: &[u8]) {
+        assert!(bytes.len() <= buffer.words * WORD as usize, "{}: write past its end", buffer.label);
+        if !bytes.is_empty() {
+            self.queue.write_buffer(&buffer.raw, buffer.start as u64 * WORD, bytes);
+        }
+    }
+
+    /// Reads a whole buffer back, after all submitted work.
+    pub fn read(&self, buffer: &Buffer) -> Result<Vec<f32>> {
+        let mut readback = Readback::new(self, buffer.words);
+        readback.start(self, buffer, buffer.words);
+        readback.finish(self)
+    }
+
+    pub(super) fn pipeline(
+        &self,
+        kernel: &'static Kernel,
+        constants: &Constants,
+        overrides: &Overrides,
+    ) -> Arc<Pipeline> {
+        let bits = overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
+        let key = (kernel.name, kernel.entry, constants.clone(), bits);
+        if let Some(pipeline) = locked(&self.pipelines).get(&key) {
+            return pipeline.clone();
+        }
+        let source = wgpu::ShaderSource::Wgsl(assemble(kernel, constants).into());
+        let module = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
+        let module = if self.checked {
+            self.device.create_shader_module(module)
+        } else {
+            // SAFETY: every index in our kernels is guarded or clamped by the kernel itself, every loop ends, and tests
+            // prove both with guard words behind each buffer and with `LAT_CHECKED=1`.
+            unsafe {
+                self.device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
+            }
+        };
+        let storage = kernel
+            .bindings
+            .iter()
+            .map(|binding| wgpu::BufferBindingType::Storage { read_only: binding.access == Access::Read });
+        let entries: Vec<_> = std::iter::once(wgpu::BufferBindingType::Uniform)
+            .chain(storage)
+            .zip(0..)
+            .map(|(ty, binding)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                count: None,
+            })
+            .collect();
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(kernel.name),
+            entries: &entries,
+        });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(kernel.name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(kernel.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: overrides,
+                zero_initialize_workgroup_memory: self.checked,
+            },
+            cache: None,
+        });
+        let pipeline = Arc::new(Pipeline { raw, layout });
+        locked(&self.pipelines).insert(key, pipeline.clone());
+        pipeline
+    }
+}
+
+/// A zeroed buffer of `bytes` bytes, a multiple of a word.
+pub(super) fn storage(device: &wgpu::Device, label: &str, bytes: u64) -> Buffer {
+    let raw = device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some(label),
+        // An empty buffer can't be bound.
+        size: bytes.max(16),
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: false,
+    });
+    let words = (bytes / WORD) as usize;
+    Buffer { raw, start: 0, bound: words.max(4), words, label: label.into() }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Context({}, {:?})", self.adapter.name, self.family)
+    }
+}
+
+/// Whether a staging buffer can be read yet.
+///
+/// Another thread's poll may run our callback: then ours returns before the callback has, and waits here.
+#[derive(Debug, Default)]
+struct Mapped {
+    outcome: Mutex<Option<std::result::Result<(), wgpu::BufferAsyncError>>>,
+    told: Condvar,
+}
+
+/// A staging buffer that brings words back while the adapter goes on.
+#[derive(Debug)]
+pub struct Readback {
+    staging: wgpu::Buffer,
+    capacity: usize,
+    words: usize,
+    mapped: Arc<Mapped>,
+    submission: Option<wgpu::SubmissionIndex>,
+}
+
+impl Readback {
+    /// Room for `capacity` words.
+    pub fn new(context: &Context, capacity: usize) -> Readback {
+        let staging = context.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: (capacity as u64 * WORD).max(16),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        Readback { staging, capacity, words: 0, mapped: Arc::default(), submission: None }
+    }
+
+    /// Asks for the first `words` of a buffer, after all work submitted so far.
+    ///
+    /// # Panics
+    /// If they don't fit.
+    pub fn start(&mut self, context: &Context, buffer: &Buffer, words: usize) {
+        assert!(words <= self.capacity && words <= buffer.words, "{}: readback too small", buffer.label);
+        self.words = words;
+        if words == 0 {
+            return;
+        }
+        let bytes = words as u64 * WORD;
+        let mut encoder = context.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&buffer.raw, buffer.start as u64 * WORD, &self.staging, 0, bytes);
+        self.submission = Some(context.queue.submit([encoder.finish()]));
+        *locked(&self.mapped.outcome) = None;
+        let mapped = self.mapped.clone();
+        self.staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
+            *locked(&mapped.outcome) = Some(result);
+            mapped.told.notify_all();
+        });
+    }
+
+    /// Waits for the words asked for.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the adapter failed in the meantime.
+    pub fn finish(&mut self, context: &Context) -> Result<Vec<f32>> {
+        if self.words == 0 {
+            return Ok(Vec::new());
+        }
+        context
+            .device
+            .poll(wgpu::PollType::Wait { submission_index: self.submission.take(), timeout: None })
+            .map_err(|error| Error::Gpu(error.to_string()))?;
+        context.check()?;
+        let bytes = self.words as u64 * WORD;
+        let mut outcome = locked(&self.mapped.outcome);
+        while outcome.is_none() {
+            let waited = self.mapped.told.wait_timeout(outcome, CALLBACK_PATIENCE);
+            let (guard, patience) = waited.unwrap_or_else(PoisonError::into_inner);
+            if patience.timed_out() && guard.is_none() {
+                return Err(Error::Gpu("read back: the adapter never answered".to_string()));
+            }
+            outcome = guard;
+        }
+        if let Some(Err(error)) = outcome.take() {
+            return Err(Error::Gpu(format!("read back: {error}")));
+        }
+        drop(outcome);
+        let view = self
+            .staging
+            .slice(..bytes)
+            .get_mapped_range()
+            .map_err(|error| Error::Gpu(format!("read back: {error}")))?;
+        let data = bytemuck::pod_collect_to_vec(&view);
+        drop(view);
+        self.staging.unmap();
+        Ok(data)
+    }
+}
+
+/// Locks even if another thread died holding the lock: the data are plain lists, never half-changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

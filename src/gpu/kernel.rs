@@ -1,0 +1,82 @@
+//! A kernel's declaration, and how its WGSL source is assembled.
+
+use std::borrow::Cow;
+
+/// What an entry point does with a storage buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// `var<storage, read>`.
+    Read,
+    /// `var<storage, read_write>`, of which every element is written.
+    Write,
+}
+
+/// One storage buffer of a kernel, in binding order from 1 on; binding 0 is the uniform block `params`.
+#[derive(Debug, Clone, Copy)]
+pub struct Binding {
+    /// The variable's name in the WGSL.
+    pub name: &'static str,
+    /// What the kernel does with it.
+    pub access: Access,
+}
+
+impl Binding {
+    /// A buffer that the kernel reads.
+    pub const fn read(name: &'static str) -> Self {
+        Binding { name, access: Access::Read }
+    }
+
+    /// A buffer that the kernel writes.
+    pub const fn write(name: &'static str) -> Self {
+        Binding { name, access: Access::Write }
+    }
+}
+
+/// The one declaration of a WGSL entry point; a test compares it with what naga reads in the source.
+#[derive(Debug)]
+pub struct Kernel {
+    /// File name in `shaders/` without `.wgsl`.
+    pub name: &'static str,
+    /// The file's text.
+    pub source: &'static str,
+    /// Whole WGSL files that are appended to it.
+    pub helpers: &'static [&'static str],
+    /// Entry point.
+    pub entry: &'static str,
+    /// Storage buffers, in binding order from 1 on.
+    pub bindings: &'static [Binding],
+    /// Size of the uniform block at binding 0, in bytes.
+    pub uniform_bytes: usize,
+    /// Whether the source calls subgroup operations.
+    pub subgroups: bool,
+}
+
+/// Values for `const NAME: u32 = …;` lines: what sizes arrays and workgroups.
+pub type Constants = Vec<(&'static str, u32)>;
+
+/// Values for `override` declarations: switches that size nothing.
+pub type Overrides = Vec<(&'static str, f64)>;
+
+/// The WGSL text of a kernel with its constants replaced and its helpers appended.
+///
+/// # Panics
+/// If a constant's line isn't in the source exactly once: the declaration and the file have drifted apart.
+pub fn assemble(kernel: &Kernel, constants: &[(&'static str, u32)]) -> String {
+    let mut text: Cow<'_, str> = Cow::Borrowed(kernel.source);
+    for (name, value) in constants {
+        let head = format!("const {name}: u32 = ");
+        let mut found = text.match_indices(&head);
+        let (at, _) = found.next().unwrap_or_else(|| panic!("{}.wgsl has no line `{head}…`", kernel.name));
+        assert!(found.next().is_none(), "{}.wgsl has more than one line `{head}…`", kernel.name);
+        let start = at + head.len();
+        let end = start
+            + text[start..].find(';').unwrap_or_else(|| panic!("{}.wgsl: `{head}` has no end", kernel.name));
+        text = Cow::Owned(format!("{}{value}{}", &text[..start], &text[end..]));
+    }
+    let mut text = text.into_owned();
+    for helper in kernel.helpers {
+        text.push('\n');
+        text.push_str(helper);
+    }
+    text
+}

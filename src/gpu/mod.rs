@@ -1,0 +1,21 @@
+//! The engine: the only folder that names `wgpu`.
+//!
+//! Reading order: a [`Context`] opens an adapter; a [`Kernel`] declares one WGSL entry point; a [`Recorder`] collects
+//! dispatches over [`Tensor`]s; a [`Plan`] owns the memory and bind groups of a recording and replays it.
+
+mod context;
+mod kernel;
+mod memory;
+mod plan;
+mod profile;
+mod recorder;
+
+pub use context::{AdapterSummary, Buffer, Context, ContextOptions, Family, Readback, adapters};
+pub use kernel::{Access, Binding, Constants, Kernel, Overrides, assemble};
+pub use memory::{Placement, Transient, place};
+pub use plan::{Plan, PlanSummary};
+pub use profile::DispatchTime;
+pub use recorder::{Dispatch, Recorder, Tensor, grid_1d};
+
+/// Bytes of one tensor element: all tensors are f32 or u32 words.
+pub const WORD: u64 = 4;

@@ -1,0 +1,262 @@
+//! A plan: a recording with memory and bind groups, replayed as often as wanted without allocating.
+
+use super::context::{Buffer, Context, Pipeline, storage};
+use super::kernel::Access;
+use super::memory::{Transient, place};
+use super::recorder::{Dispatch, Home, Recorder};
+use super::{Tensor, WORD};
+use crate::error::{Error, Result};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Work per submit on a GPU, in floating-point operations: a tenth of a second at 0.5 TFLOP/s, far from any watchdog.
+const FLOPS_PER_SUBMIT: f64 = 5e10;
+
+/// Alignment of uniform blocks, in bytes: WebGPU's default `min_uniform_buffer_offset_alignment`.
+const UNIFORM_ALIGN: usize = 256;
+
+/// What a plan costs, before and after it is made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanSummary {
+    /// Number of launches.
+    pub dispatches: usize,
+    /// Bytes of the heaps that short-lived tensors share.
+    pub heap_bytes: u64,
+    /// Bytes that they would take without sharing.
+    pub unshared_bytes: u64,
+    /// Bytes of the largest tensor.
+    pub largest_tensor_bytes: u64,
+    /// Floating-point operations of one replay.
+    pub flops: f64,
+}
+
+struct Step {
+    pipeline: Arc<Pipeline>,
+    bindings: wgpu::BindGroup,
+}
+
+/// A replayable recording.
+pub struct Plan {
+    steps: Vec<Step>,
+    /// What each step launches, in order.
+    pub dispatches: Vec<Dispatch>,
+    heaps: Vec<Buffer>,
+    places: Vec<Buffer>,
+    summary: PlanSummary,
+}
+
+/// The placement of a recording's short-lived tensors, before anything is allocated.
+struct Layout {
+    heaps: Vec<u64>,
+    /// Heap and offset per tensor; `None` for those with a buffer of their own.
+    slots: Vec<Option<(usize, u64)>>,
+    summary: PlanSummary,
+}
+
+fn lay_out(recorder: &Recorder<'_>) -> Layout {
+    let mut lives: Vec<Option<(usize, usize)>> = vec![None; recorder.tensors.len()];
+    for (step, dispatch) in recorder.dispatches.iter().enumerate() {
+        for (tensor, binding) in dispatch.tensors.iter().zip(dispatch.kernel.bindings) {
+            let life = &mut lives[tensor.id];
+            let transient = matches!(recorder.tensors[tensor.id].home, Home::Transient);
+            assert!(
+                life.is_some() || binding.access == Access::Write || !transient,
+                "{}: reads {} before anything writes it",
+                dispatch.label,
+                recorder.tensors[tensor.id].label
+            );
+            *life = Some((life.map_or(step, |(first, _)| first), step));
+        }
+    }
+    let mut transients = Vec::new();
+    let mut index = vec![None; recorder.tensors.len()];
+    for (id, tensor) in recorder.tensors.iter().enumerate() {
+        if let (Home::Transient, Some((first, last))) = (&tensor.home, lives[id]) {
+            index[id] = Some(transients.len());
+            transients.push(Transient { bytes: tensor.len as u64 * WORD, first, last });
+        }
+    }
+    let mut conflicts = BTreeSet::new();
+    for dispatch in &recorder.dispatches {
+        let of = |access: Access| {
+            let bindings = dispatch.tensors.iter().zip(dispatch.kernel.bindings);
+            bindings.filter(move |(_, b)| b.access == access).filter_map(|(t, _)| index[t.id])
+        };
+        for written in of(Access::Write) {
+            conflicts.extend(of(Access::Read).map(|read| (read.min(written), read.max(written))));
+        }
+    }
+    let conflicts: Vec<_> = conflicts.into_iter().collect();
+    let placement = place(&transients, &conflicts, recorder.context.max_buffer_bytes());
+    Layout {
+        summary: PlanSummary {
+            dispatches: recorder.dispatches.len(),
+            heap_bytes: placement.heaps.iter().sum(),
+            unshared_bytes: transients.iter().map(|t| t.bytes).sum(),
+            largest_tensor_bytes: transients.iter().map(|t| t.bytes).max().unwrap_or(0),
+            flops: recorder.dispatches.iter().map(|d| d.flops).sum(),
+        },
+        slots: index.iter().map(|i| i.map(|i| placement.slots[i])).collect(),
+        heaps: placement.heaps,
+    }
+}
+
+impl Recorder<'_> {
+    /// What the plan of this recording will cost; allocates nothing.
+    pub fn summary(&self) -> PlanSummary {
+        lay_out(self).summary
+    }
+
+    /// Allocates memory, compiles pipelines and makes bind groups.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if a tensor exceeds one binding; [`Error::Gpu`] if the driver refuses.
+    pub fn finish(self) -> Result<Plan> {
+        let context = self.context;
+        for tensor in &self.tensors {
+            let bytes = tensor.len as u64 * WORD;
+            if bytes > context.max_tensor_bytes() {
+                let most = context.max_tensor_bytes();
+                return Err(Error::TooLarge(format!(
+                    "{} needs {bytes} bytes, a binding holds {most}",
+                    tensor.label
+                )));
+            }
+        }
+        let layout = lay_out(&self);
+        // A heap may be larger than one binding: only its tensors are bound.
+        let heaps: Vec<Buffer> =
+            layout.heaps.iter().map(|&bytes| storage(&context.device, "heap", bytes)).collect();
+        let places: Vec<Buffer> = (self.tensors.iter().zip(&layout.slots))
+            .map(|(tensor, slot)| match (&tensor.home, slot) {
+                (Home::Fixed(buffer), _) => buffer.clone(),
+                (Home::Transient, Some((heap, offset))) => {
+                    heaps[*heap].slice(&tensor.label, (offset / WORD) as usize, tensor.len)
+                }
+                // Never touched by a dispatch: its place doesn't matter.
+                (Home::Transient, None) => context.unused[0].clone(),
+            })
+            .collect();
+
+        let uniforms = context.uniforms(&self.dispatches);
+        let steps = (self.dispatches.iter().enumerate())
+            .map(|(step, dispatch)| {
+                let pipeline = context.pipeline(dispatch.kernel, &dispatch.constants, &dispatch.overrides);
+                let uniform = wgpu::BufferBinding {
+                    buffer: &uniforms,
+                    offset: (step * UNIFORM_ALIGN) as u64,
+                    size: std::num::NonZeroU64::new(dispatch.params.len() as u64),
+                };
+                let storage = dispatch.tensors.iter().map(|tensor| {
+                    let buffer = &places[tensor.id];
+                    wgpu::BufferBinding {
+                        buffer: &buffer.raw,
+                        offset: buffer.start as u64 * WORD,
+                        size: std::num::NonZeroU64::new(buffer.bound as u64 * WORD),
+                    }
+                });
+                let entries: Vec<_> = std::iter::once(uniform)
+                    .chain(storage)
+                    .zip(0..)
+                    .map(|(buffer, binding)| wgpu::BindGroupEntry {
+                        binding,
+                        resource: wgpu::BindingResource::Buffer(buffer),
+                    })
+                    .collect();
+                let bindings = context.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(&dispatch.label),
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                });
+                Step { pipeline, bindings }
+            })
+            .collect();
+        context.check()?;
+        Ok(Plan { steps, dispatches: self.dispatches, heaps, places, summary: layout.summary })
+    }
+}
+
+impl Context {
+    /// One buffer with every dispatch's uniform block, written once.
+    fn uniforms(&self, dispatches: &[Dispatch]) -> wgpu::Buffer {
+        let mut bytes = vec![0; (dispatches.len() * UNIFORM_ALIGN).max(UNIFORM_ALIGN)];
+        for (block, dispatch) in bytes.chunks_mut(UNIFORM_ALIGN).zip(dispatches) {
+            block[..dispatch.params.len()].copy_from_slice(&dispatch.params);
+        }
+        let uniforms = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("uniforms"),
+            size: bytes.len() as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.queue.write_buffer(&uniforms, 0, &bytes);
+        uniforms
+    }
+}
+
+impl Plan {
+    /// What the plan costs.
+    pub fn summary(&self) -> &PlanSummary {
+        &self.summary
+    }
+
+    /// Replays the recording, after all work submitted before.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] for what the driver has reported so far.
+    pub fn run(&self, context: &Context) -> Result<()> {
+        let mut rest = 0..self.steps.len();
+        while !rest.is_empty() {
+            let start = rest.start;
+            let mut flops = 0.0;
+            while rest.start < rest.end
+                && (rest.start == start || context.is_cpu() || flops < FLOPS_PER_SUBMIT)
+            {
+                flops += self.dispatches[rest.start].flops;
+                rest.start += 1;
+            }
+            let mut encoder = context.device.create_command_encoder(&Default::default());
+            self.encode(&mut encoder, start..rest.start, None);
+            context.queue.submit([encoder.finish()]);
+        }
+        context.check()
+    }
+
+    pub(super) fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        steps: std::ops::Range<usize>,
+        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) {
+        let mut pass = encoder
+            .begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: timestamps });
+        for i in steps {
+            let [x, y, z] = self.dispatches[i].grid;
+            pass.set_pipeline(&self.steps[i].pipeline.raw);
+            pass.set_bind_group(0, &self.steps[i].bindings, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+
+    /// Fills every heap with one bit pattern, to prove that a replay depends on nothing left over.
+    pub fn fill_heaps(&self, context: &Context, pattern: u32) {
+        for heap in &self.heaps {
+            context.write(heap, bytemuck::cast_slice(&vec![pattern; heap.words]));
+        }
+    }
+
+    /// Reads a tensor back as the last replay left it; only for tensors whose bytes nothing reused since.
+    pub fn read(&self, context: &Context, tensor: Tensor) -> Result<Vec<f32>> {
+        context.read(&self.places[tensor.id])
+    }
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for dispatch in &self.dispatches {
+            let Dispatch { kernel, grid, flops, label, .. } = dispatch;
+            writeln!(f, "{label}: {} {grid:?} {:.3} GFLOP", kernel.name, flops / 1e9)?;
+        }
+        Ok(())
+    }
+}
