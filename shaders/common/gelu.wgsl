@@ -1,0 +1,36 @@
+// Helper: the two non-linearities of ViT's MLP.
+//
+//   gelu(x)       = x·Φ(x) = x/2·(1 + erf(x/√2))          [GELU §2, exact form]
+//   gelu'(x)      = Φ(x) + x·φ(x)                          φ(x) = exp(-x²/2)/√(2π)
+//   quick_gelu(x) = x·σ(1.702·x)                           [GELU §2, sigmoid form; OpenAI CLIP]
+//   quick_gelu'(x)= σ(1.702·x)·(1 + 1.702·x·(1 - σ(1.702·x)))
+//
+// WGSL has no erf. Here erfc(z) = t·exp(-z² + P(t)), t = 2/(2 + z), z ≥ 0, with P of degree 9 fitted by us at 400
+// Chebyshev nodes of t in [2/12.5, 1]. It keeps its relative accuracy in the tail, so gelu(x) for x << 0 does too:
+// with f32 arithmetic |gelu - exact| ≤ 4e-7·|x| everywhere and ≤ 6e-6 of the value itself for x > -9.
+
+fn erfc_positive(z: f32) -> f32 {
+    let t = 2.0 / (2.0 + z);
+    var p = 0.1487911492586136;
+    p = fma(p, t, -0.70184725522995);
+    p = fma(p, t, 1.2061694860458374);
+    p = fma(p, t, -0.7619841694831848);
+    p = fma(p, t, -0.025994684547185898);
+    p = fma(p, t, -0.027512090280652046);
+    p = fma(p, t, 0.04436234384775162);
+    p = fma(p, t, 0.38460636138916016);
+    p = fma(p, t, 0.9988684058189392);
+    p = fma(p, t, -1.2654595375061035);
+    // Past 13 the result is below the smallest f32 anyway; exp of a larger argument is left to no driver.
+    return t * exp(max(fma(-z, z, p), -100.0));
+}
+
+fn gelu(x: f32) -> f32 {
+    let tail = 0.5 * erfc_positive(min(abs(x) * 0.7071067811865476, 13.0));
+    return x * select(tail, 1.0 - tail, x > 0.0);
+}
+
+fn quick_gelu(x: f32) -> f32 {
+    // Clamped: exp(1.702·52) still fits an f32, and the result is 0 to f32's precision there.
+    return x / (1.0 + exp(-1.702 * max(x, -52.0)));
+}

@@ -1,0 +1,54 @@
+// Globally enhanced local tokens: the mean of each part's patches, blended with the class token.
+//
+//   local[b,r,d] = (1/C) Σ_c tokens[b, P + r·C + c, d]
+//   gelt[b,r,d]  = class_weight·tokens[b,0,d] + local_weight·local[b,r,d]
+//   dtokens[b,0,d] = class_weight·Σ_r dgelt[b,r,d]      dtokens[b,P+r·C+c,d] = (local_weight/C)·dgelt[b,r,d]
+//
+// tokens (B, P + R·C, D) read   gelt (B, R, D) written
+// One invocation owns one gelt[b,r,d] and sums its C tokens in order; error ≤ (C + 3)·2⁻²⁴ of the largest term.
+// Source: [LAT eq. 6]: class_weight = λ/(1+λ), local_weight = 1/(1+λ). The released code has them the other way round.
+// The mean comes before the blend; both are linear, so eq. 6's order gives the same up to rounding.
+// Limits: B·(P + R·C)·D below 2³².
+
+struct Params {
+    batch: u32,
+    prefix: u32,
+    parts: u32,
+    columns: u32,
+    dim: u32,
+    class_weight: f32,
+    local_weight: f32,
+    unused: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> tokens: array<f32>;
+@group(0) @binding(2) var<storage, read_write> gelt: array<f32>;
+
+const THREADS: u32 = 64;
+
+@compute @workgroup_size(THREADS)
+fn gelt_forward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * THREADS + lane;
+    let dim = params.dim;
+    if (i >= params.batch * params.parts * dim) {
+        return;
+    }
+    let d = i % dim;
+    let part = (i / dim) % params.parts;
+    let image = i / (dim * params.parts);
+    let sequence = image * (params.prefix + params.parts * params.columns) * dim;
+
+    var at = sequence + (params.prefix + part * params.columns) * dim + d;
+    var sum = 0.0;
+    for (var column = 0u; column < params.columns; column++) {
+        sum += tokens[at];
+        at += dim;
+    }
+    let local = params.local_weight * (sum / f32(params.columns));
+    gelt[i] = fma(params.class_weight, tokens[sequence + d], local);
+}

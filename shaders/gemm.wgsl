@@ -1,0 +1,46 @@
+// Matrix product of rows with rows, any shape: the plain kernel that the tiled families are proved against.
+//
+//   c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ, "NT": a linear layer's weight is stored (out, in)
+//
+// a (M, K) read   b (N, K) read   bias (N) read   scale (N) read   residual (M, N) read
+// c (M, N) written   pre (M, N) written if KEEP_PRE
+// One invocation owns one c[m,n]. k ascends through one f32 accumulator by fma, as in every family: same bits.
+// Error: |c - exact| ≤ (K + 1)·2⁻²⁴·Σ_k|a||b| before the epilogue.
+// Source: [ViT eq. 1-3], every linear map. Limits: M·N, M·K and N·K below 2³².
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    unused: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read> scale: array<f32>;
+@group(0) @binding(5) var<storage, read> residual: array<f32>;
+@group(0) @binding(6) var<storage, read_write> c: array<f32>;
+@group(0) @binding(7) var<storage, read_write> pre: array<f32>;
+
+const THREADS: u32 = 64;
+
+@compute @workgroup_size(THREADS)
+fn gemm_nt(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = (group.x + group.y * groups.x) * THREADS + lane;
+    let row = index / params.n;
+    let column = index % params.n;
+    if (row >= params.m) {
+        return;
+    }
+    var sum = 0.0;
+    for (var k = 0u; k < params.k; k++) {
+        sum = fma(a[row * params.k + k], b[column * params.k + k], sum);
+    }
+    finish(row, column, sum);
+}

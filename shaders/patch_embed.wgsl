@@ -1,0 +1,109 @@
+// Patch embedding, the GPU family: a convolution whose patches are gathered on the way into workgroup memory.
+//
+//   patches[m,n] = bias[n] + Σ_k pixel(m,k)·weight[n,k]        m = (b·rows + gy)·columns + gx,  k = (c·P + ky)·P + kx
+//   pixel(m,k) = image[b, c, gy·S + ky, gx·S + kx]
+//   dweight[n,k] = Σ_m dpatches[m,n]·pixel(m,k)      dbias[n] = Σ_m dpatches[m,n]      no gradient to pixels is ever needed
+//
+// image (B, 3, height, width) read   weight (D, 3·P·P) read   bias (D) read if HAS_BIAS   patches (B·N, D) written
+// A workgroup owns BM patches × BN outputs, an invocation TILE × TILE of them. k ascends through one f32 accumulator
+// by fma: same bits as patch_embed_subgroup.wgsl. Error ≤ (3·P·P + 1)·2⁻²⁴·Σ|pixel||weight|.
+// Source: [LAT eq. 1-2], [ViT eq. 1]. Patches overlap if S < P. Limits: all tensors below 2³² elements.
+
+struct Params {
+    height: u32,
+    width: u32,
+    side: u32,
+    stride: u32,
+    rows: u32,
+    columns: u32,
+    batch: u32,
+    dim: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> image: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> patches: array<f32>;
+
+override HAS_BIAS: bool = true;
+
+const BM: u32 = 32;
+const BN: u32 = 32;
+const BK: u32 = 16;
+const TILE: u32 = 4;
+
+const ALONG_N = BN / TILE;
+const THREADS = (BM / TILE) * (BN / TILE);
+
+// [k][m] and [k][n].
+var<workgroup> pixels: array<f32, BK * BM>;
+var<workgroup> weights: array<f32, BK * BN>;
+
+// Where patch m begins in `image`: its top left pixel of channel 0.
+fn corner(m: u32) -> u32 {
+    let patches_per_image = params.rows * params.columns;
+    let within = m % patches_per_image;
+    let y = (within / params.columns) * params.stride;
+    let x = (within % params.columns) * params.stride;
+    return (m / patches_per_image) * 3u * params.height * params.width + y * params.width + x;
+}
+
+@compute @workgroup_size(THREADS)
+fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let count = params.batch * params.rows * params.columns;
+    let area = params.side * params.side;
+    let depth = 3u * area;
+    let first_m = group.y * BM;
+    let first_n = group.x * BN;
+    let my_m = (lane / ALONG_N) * TILE;
+    let my_n = (lane % ALONG_N) * TILE;
+
+    var sums: array<array<f32, TILE>, TILE>;
+    for (var step = 0u; step < depth; step += BK) {
+        for (var t = lane; t < BM * BK; t += THREADS) {
+            let k = step + t % BK;
+            let m = first_m + t / BK;
+            var value = 0.0;
+            if (k < depth && m < count) {
+                let within = k % area;
+                let y = (k / area) * params.height + within / params.side;
+                value = image[corner(m) + y * params.width + within % params.side];
+            }
+            pixels[(t % BK) * BM + t / BK] = value;
+        }
+        for (var t = lane; t < BN * BK; t += THREADS) {
+            let k = step + t % BK;
+            let n = first_n + t / BK;
+            var value = 0.0;
+            if (k < depth && n < params.dim) {
+                value = weight[n * depth + k];
+            }
+            weights[(t % BK) * BN + t / BK] = value;
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < BK; k++) {
+            for (var i = 0u; i < TILE; i++) {
+                let left = pixels[k * BM + my_m + i];
+                for (var j = 0u; j < TILE; j++) {
+                    sums[i][j] = fma(left, weights[k * BN + my_n + j], sums[i][j]);
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var i = 0u; i < TILE; i++) {
+        for (var j = 0u; j < TILE; j++) {
+            let m = first_m + my_m + i;
+            let n = first_n + my_n + j;
+            if (m < count && n < params.dim) {
+                var value = sums[i][j];
+                if (HAS_BIAS) {
+                    value += bias[n];
+                }
+                patches[m * params.dim + n] = value;
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+// Patch embedding, the CPU-adapter family: one subgroup per workgroup, no barrier, no workgroup memory.
+//
+// Formula, derivative, buffers and error bound: patch_embed.wgsl, whose bits it equals.
+//
+// A workgroup of SUB lanes owns ROWS patches × 4·SUB outputs: lane l holds the outputs l, l + SUB, l + 2·SUB, l + 3·SUB.
+// A pixel is loaded by one lane and handed round by subgroupShuffle.
+// Limits: ROWS a multiple of SUB; only where every subgroup has exactly SUB lanes.
+
+struct Params {
+    height: u32,
+    width: u32,
+    side: u32,
+    stride: u32,
+    rows: u32,
+    columns: u32,
+    batch: u32,
+    dim: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> image: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> patches: array<f32>;
+
+override HAS_BIAS: bool = true;
+
+const SUB: u32 = 8;
+const ROWS: u32 = 32;
+
+// Where patch m begins in `image`: its top left pixel of channel 0.
+fn corner(m: u32) -> u32 {
+    let patches_per_image = params.rows * params.columns;
+    let within = m % patches_per_image;
+    let y = (within / params.columns) * params.stride;
+    let x = (within % params.columns) * params.stride;
+    return (m / patches_per_image) * 3u * params.height * params.width + y * params.width + x;
+}
+
+@compute @workgroup_size(SUB)
+fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let count = params.batch * params.rows * params.columns;
+    let depth = 3u * params.side * params.side;
+    let first_m = group.y * ROWS;
+    let first_n = group.x * 4u * SUB + lane;
+
+    // Patches and outputs past the end repeat the last one and are never stored.
+    var image_at: array<u32, ROWS / SUB>;
+    for (var g = 0u; g < ROWS / SUB; g++) {
+        image_at[g] = corner(min(first_m + g * SUB + lane, count - 1u));
+    }
+    var weight_at: vec4u;
+    for (var j = 0u; j < 4u; j++) {
+        weight_at[j] = min(first_n + j * SUB, params.dim - 1u) * depth;
+    }
+
+    var sums: array<vec4f, ROWS>;
+    var k = 0u;
+    for (var channel = 0u; channel < 3u; channel++) {
+        for (var y = 0u; y < params.side; y++) {
+            let line = (channel * params.height + y) * params.width;
+            for (var x = 0u; x < params.side; x++) {
+                let right = vec4f(
+                    weight[weight_at.x + k],
+                    weight[weight_at.y + k],
+                    weight[weight_at.z + k],
+                    weight[weight_at.w + k],
+                );
+                for (var g = 0u; g < ROWS / SUB; g++) {
+                    let pixel = image[image_at[g] + line + x];
+                    for (var i = 0u; i < SUB; i++) {
+                        let left = subgroupShuffle(pixel, i);
+                        sums[g * SUB + i] = fma(vec4f(left), right, sums[g * SUB + i]);
+                    }
+                }
+                k++;
+            }
+        }
+    }
+
+    for (var i = 0u; i < ROWS; i++) {
+        for (var j = 0u; j < 4u; j++) {
+            let n = first_n + j * SUB;
+            if (first_m + i < count && n < params.dim) {
+                var value = sums[i][j];
+                if (HAS_BIAS) {
+                    value += bias[n];
+                }
+                patches[(first_m + i) * params.dim + n] = value;
+            }
+        }
+    }
+}

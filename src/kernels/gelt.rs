@@ -1,0 +1,85 @@
+//! Globally enhanced local tokens: the mean of each part's patches, blended with the class token.
+
+use super::{THREADS, expect, u32_of};
+use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+
+/// The declaration of `gelt.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "gelt",
+    source: include_str!("../../shaders/gelt.wgsl"),
+    helpers: &[],
+    entry: "gelt_forward",
+    bindings: &[Binding::read("tokens"), Binding::write("gelt")],
+    uniform_bytes: size_of::<Params>(),
+    subgroups: false,
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    batch: u32,
+    prefix: u32,
+    parts: u32,
+    columns: u32,
+    dim: u32,
+    class_weight: f32,
+    local_weight: f32,
+    unused: u32,
+}
+
+pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
+    vec![(&KERNEL, vec![])]
+}
+
+/// gelt = class_weight·class token + local_weight·mean of the part's patches.
+#[derive(Debug, Clone, Copy)]
+pub struct Forward {
+    /// (B, prefix + parts·columns, D); the class token comes first.
+    pub tokens: Tensor,
+    /// (B, parts, D), written.
+    pub gelt: Tensor,
+    /// B.
+    pub batch: usize,
+    /// Tokens before the patches.
+    pub prefix: usize,
+    /// R.
+    pub parts: usize,
+    /// Patches per part.
+    pub columns: usize,
+    /// D.
+    pub dim: usize,
+    /// Weights of the class token and of the mean.
+    pub weights: (f32, f32),
+}
+
+impl Forward {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Forward { tokens, gelt, batch, prefix, parts, columns, dim, weights } = *self;
+        expect(recorder, "tokens", tokens, &[batch, prefix + parts * columns, dim]);
+        expect(recorder, "gelt", gelt, &[batch, parts, dim]);
+        let params = Params {
+            batch: u32_of(batch),
+            prefix: u32_of(prefix),
+            parts: u32_of(parts),
+            columns: u32_of(columns),
+            dim: u32_of(dim),
+            class_weight: weights.0,
+            local_weight: weights.1,
+            unused: 0,
+        };
+        recorder.dispatch(Dispatch {
+            kernel: &KERNEL,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![tokens, gelt],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(gelt.len.div_ceil(THREADS)),
+            flops: tokens.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}

@@ -1,0 +1,57 @@
+//! Typed calls of the WGSL kernels: one file per stem, one struct per launch, every slot named.
+//!
+//! Laws. Shapes are checked when a call is recorded and panic there: a wrong one is a mistake of ours. A kernel writes
+//! every element of its outputs. A kernel knows no network: no name of a layer or a weight stands here.
+
+pub mod attention;
+pub mod gelt;
+pub mod gelu;
+pub mod gemm;
+pub mod image;
+pub mod l2norm;
+pub mod layernorm;
+pub mod patch_embed;
+pub mod tokens;
+
+use crate::gpu::{Constants, Kernel, Recorder, Tensor};
+
+/// Invocations per workgroup of the element-wise kernels, as in their WGSL.
+const THREADS: usize = 64;
+
+/// Every kernel in every variant that a menu can pick: what the shader tests assemble and validate.
+pub fn variants() -> Vec<(&'static Kernel, Constants)> {
+    let mut all = Vec::new();
+    for stem in [
+        attention::variants,
+        gelt::variants,
+        gelu::variants,
+        gemm::variants,
+        image::variants,
+        l2norm::variants,
+        layernorm::variants,
+        patch_embed::variants,
+        tokens::variants,
+    ] {
+        all.extend(stem());
+    }
+    all
+}
+
+/// Checks a tensor's length against its shape.
+#[track_caller]
+fn expect(recorder: &Recorder<'_>, name: &str, tensor: Tensor, shape: &[usize]) {
+    let wanted: usize = shape.iter().product();
+    assert_eq!(
+        tensor.len,
+        wanted,
+        "{}: {name} has {} elements, shape {shape:?} wants {wanted}",
+        recorder.label(""),
+        tensor.len
+    );
+}
+
+/// A dimension as WGSL counts it.
+#[track_caller]
+fn u32_of(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or_else(|_| panic!("{value} exceeds a u32 index"))
+}

@@ -1,0 +1,83 @@
+//! The sequence that enters the transformer: prefix tokens, then patches, plus positions.
+
+use super::{THREADS, expect, u32_of};
+use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+
+/// The declaration of `tokens.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "tokens",
+    source: include_str!("../../shaders/tokens.wgsl"),
+    helpers: &[],
+    entry: "tokens_forward",
+    bindings: &[
+        Binding::read("prefix"),
+        Binding::read("patches"),
+        Binding::read("position"),
+        Binding::write("tokens"),
+    ],
+    uniform_bytes: size_of::<Params>(),
+    subgroups: false,
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    batch: u32,
+    prefix: u32,
+    patches: u32,
+    dim: u32,
+}
+
+pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
+    vec![(&KERNEL, vec![])]
+}
+
+/// tokens = [prefix; patches] + position.
+#[derive(Debug, Clone, Copy)]
+pub struct Forward {
+    /// (P, D): class token, then distillation or register tokens.
+    pub prefix: Tensor,
+    /// (B, N, D).
+    pub patches: Tensor,
+    /// (P+N, D).
+    pub position: Tensor,
+    /// (B, P+N, D), written.
+    pub tokens: Tensor,
+    /// B.
+    pub batch: usize,
+    /// N.
+    pub count: usize,
+    /// D.
+    pub dim: usize,
+}
+
+impl Forward {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Forward { prefix, patches, position, tokens, batch, count, dim } = *self;
+        let prefix_tokens = prefix.len / dim;
+        expect(recorder, "prefix", prefix, &[prefix_tokens, dim]);
+        expect(recorder, "patches", patches, &[batch, count, dim]);
+        expect(recorder, "position", position, &[prefix_tokens + count, dim]);
+        expect(recorder, "tokens", tokens, &[batch, prefix_tokens + count, dim]);
+        let params = Params {
+            batch: u32_of(batch),
+            prefix: u32_of(prefix_tokens),
+            patches: u32_of(count),
+            dim: u32_of(dim),
+        };
+        recorder.dispatch(Dispatch {
+            kernel: &KERNEL,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![prefix, patches, position, tokens],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(tokens.len.div_ceil(THREADS)),
+            flops: tokens.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}
