@@ -1,0 +1,53 @@
+//! gelt = class_weight·class token + local_weight·mean of the part's patches (paper eq. 6).
+
+use super::Exact;
+
+/// The operands of one blend.
+#[derive(Debug, Clone, Copy)]
+pub struct Gelt<'a> {
+    /// (B, P + R·C, D).
+    pub tokens: &'a [f32],
+    /// P.
+    pub prefix: usize,
+    /// R.
+    pub parts: usize,
+    /// C.
+    pub columns: usize,
+    /// D.
+    pub dim: usize,
+    /// Of the class token and of the mean.
+    pub weights: (f32, f32),
+}
+
+impl Gelt<'_> {
+    /// gelt\[image, part, d\].
+    pub fn at(&self, image: usize, part: usize, d: usize) -> Exact {
+        let count = self.prefix + self.parts * self.columns;
+        let token = |t: usize| f64::from(self.tokens[(image * count + t) * self.dim + d]);
+        let mut local = Exact::default();
+        for column in 0..self.columns {
+            let value = token(self.prefix + part * self.columns + column) / self.columns as f64;
+            local.value += value;
+            local.scale += value.abs();
+        }
+        let (class_weight, local_weight) = (f64::from(self.weights.0), f64::from(self.weights.1));
+        let class = class_weight * token(0);
+        Exact {
+            value: class + local_weight * local.value,
+            scale: class.abs() + local_weight.abs() * local.scale,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_its_own_row_and_the_class_token() {
+        // B = 1, one extra prefix token, 2 parts of 2 patches, D = 1.
+        let tokens = [10.0, 99.0, 1.0, 3.0, 5.0, 9.0];
+        let gelt = Gelt { tokens: &tokens, prefix: 2, parts: 2, columns: 2, dim: 1, weights: (0.5, 0.25) };
+        assert_eq!((gelt.at(0, 0, 0).value, gelt.at(0, 1, 0).value), (5.5, 6.75));
+    }
+}

@@ -1,0 +1,43 @@
+//! image = (pixels/255 - mean)/std, from interleaved to planar.
+
+use super::Exact;
+
+/// The operands of one batch of pictures.
+#[derive(Debug, Clone, Copy)]
+pub struct Image<'a> {
+    /// (B, height, width, 3).
+    pub pixels: &'a [u8],
+    /// Pixels.
+    pub height: usize,
+    /// Pixels.
+    pub width: usize,
+    /// Of R, G, B in 0..=1.
+    pub mean: [f32; 3],
+    /// Of R, G, B in 0..=1.
+    pub std: [f32; 3],
+}
+
+impl Image<'_> {
+    /// image\[b, channel, y, x\].
+    pub fn at(&self, b: usize, channel: usize, y: usize, x: usize) -> Exact {
+        let byte = self.pixels[((b * self.height + y) * self.width + x) * 3 + channel];
+        let (mean, std) = (f64::from(self.mean[channel]), f64::from(self.std[channel]));
+        let level = f64::from(byte) / 255.0;
+        Exact { value: (level - mean) / std, scale: (level + mean.abs()) / std }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_are_parted_and_normalised() {
+        let image =
+            Image { pixels: &[0, 51, 255, 255, 0, 0], height: 1, width: 2, mean: [0.5; 3], std: [0.5; 3] };
+        assert_eq!(image.at(0, 0, 0, 0).value, -1.0);
+        assert_eq!(image.at(0, 0, 0, 1).value, 1.0);
+        assert!((image.at(0, 1, 0, 0).value + 0.6).abs() < 1e-15);
+        assert_eq!(image.at(0, 2, 0, 0).value, 1.0);
+    }
+}

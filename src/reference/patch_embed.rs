@@ -1,0 +1,79 @@
+//! patches\[m,n\] = bias\[n\] + Σ_k pixel(m,k)·weight\[n,k\], written as the convolution that it is.
+
+use super::Exact;
+
+/// The operands of one patch embedding.
+#[derive(Debug, Clone, Copy)]
+pub struct PatchEmbed<'a> {
+    /// (B, 3, height, width).
+    pub image: &'a [f32],
+    /// (D, 3, P, P).
+    pub weight: &'a [f32],
+    /// (D).
+    pub bias: Option<&'a [f32]>,
+    /// Height of an image, in pixels.
+    pub height: usize,
+    /// Width of an image, in pixels.
+    pub width: usize,
+    /// P.
+    pub patch: usize,
+    /// Pixels from one patch to the next.
+    pub stride: usize,
+}
+
+impl PatchEmbed<'_> {
+    /// Rows and columns of patches (paper eq. 1).
+    pub fn grid(&self) -> (usize, usize) {
+        ((self.height - self.patch) / self.stride + 1, (self.width - self.patch) / self.stride + 1)
+    }
+
+    /// patches\[m,n\]; m counts images, then rows, then columns.
+    pub fn at(&self, m: usize, n: usize) -> Exact {
+        let (rows, columns) = self.grid();
+        let (b, gy, gx) = (m / (rows * columns), m / columns % rows, m % columns);
+        let mut sum = Exact::default();
+        for c in 0..3 {
+            for ky in 0..self.patch {
+                for kx in 0..self.patch {
+                    let (y, x) = (gy * self.stride + ky, gx * self.stride + kx);
+                    let pixel = self.image[((b * 3 + c) * self.height + y) * self.width + x];
+                    let weight = self.weight[((n * 3 + c) * self.patch + ky) * self.patch + kx];
+                    let product = f64::from(pixel) * f64::from(weight);
+                    sum.value += product;
+                    sum.scale += product.abs();
+                }
+            }
+        }
+        if let Some(bias) = self.bias {
+            sum.value += f64::from(bias[n]);
+            sum.scale += f64::from(bias[n]).abs();
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_patch_sees_its_own_pixels() {
+        // A weight of one 1 picks one pixel of each patch: channel 1, lower right corner.
+        let image: Vec<f32> = (0..3 * 4 * 5).map(|i| i as f32).collect();
+        let mut weight = vec![0.0; 12];
+        weight[7] = 1.0;
+        let embed = PatchEmbed {
+            image: &image,
+            weight: &weight,
+            bias: Some(&[0.5]),
+            height: 4,
+            width: 5,
+            patch: 2,
+            stride: 2,
+        };
+        assert_eq!(embed.grid(), (2, 2));
+        let picked: Vec<f64> = (0..4).map(|m| embed.at(m, 0).value).collect();
+        assert_eq!(picked, [26.5, 28.5, 36.5, 38.5]);
+        assert_eq!(PatchEmbed { stride: 1, ..embed }.grid(), (3, 4));
+    }
+}
