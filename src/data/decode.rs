@@ -1,0 +1,283 @@
+//! Bytes of a picture file → (H, W, 3) u8. Whatever the bytes are, the answer is a picture or a reason.
+
+use std::io::{Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+
+use crate::data::jpeg;
+use crate::error::{Error, Result};
+
+/// Longest side of a picture, in pixels.
+pub const MAX_SIDE: u32 = 16_384;
+/// Largest decoded picture, in bytes as the file's own pixel type needs them.
+pub const MAX_DECODED: u64 = 256 << 20;
+/// Largest picture file that is read, in bytes.
+pub const MAX_FILE: u64 = 512 << 20;
+
+/// A decoded picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rgb {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Red, green, blue of each pixel: (H, W, 3), rows from the top.
+    pub pixels: Vec<u8>,
+}
+
+/// Choices in decoding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// Leave the picture as it is stored, whatever its EXIF orientation says.
+    pub ignore_exif: bool,
+}
+
+/// Reads and decodes a picture file.
+///
+/// # Errors
+/// `Image` with the path and the reason.
+pub fn read(path: &Path, options: DecodeOptions) -> Result<Rgb> {
+    read_bytes(path)
+        .and_then(|bytes| decode(&bytes, options))
+        .map_err(|reason| Error::Image { path: path.to_path_buf(), reason })
+}
+
+/// The whole content of a regular file of bearable size.
+fn read_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
+    let reason = |e: std::io::Error| format!("cannot be read: {e}");
+    // Asked before opening: opening a pipe would wait for a writer.
+    let metadata = std::fs::metadata(path).map_err(reason)?;
+    if metadata.is_dir() {
+        return Err("is a folder, not a picture".to_string());
+    }
+    if !metadata.is_file() {
+        return Err("is not a regular file".to_string());
+    }
+    let too_large = || format!("the file is larger than {} MiB", MAX_FILE >> 20);
+    if metadata.len() > MAX_FILE {
+        return Err(too_large());
+    }
+    let file = std::fs::File::open(path).map_err(reason)?;
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(reason)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+/// Decodes a picture; its type is told from its first bytes.
+///
+/// The EXIF orientation is applied unless `options` say otherwise, alpha is dropped (not blended), 16-bit
+/// values v become round(v/257), grey, palette and CMYK become RGB, of an animation the first frame counts.
+///
+/// # Errors
+/// The reason, in words for the picture's owner.
+pub fn decode(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
+    // The decoders are other people's code fed with anybody's bytes: a panic there is one bad picture, not the end.
+    catch_unwind(AssertUnwindSafe(|| decode_unguarded(bytes, options)))
+        .unwrap_or_else(|_| Err("cannot be decoded: the decoder gave up".to_string()))
+}
+
+fn decode_unguarded(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
+    if bytes.is_empty() {
+        return Err("the file is empty".to_string());
+    }
+    let format = match image::guess_format(bytes) {
+        Ok(
+            format @ (ImageFormat::Jpeg
+            | ImageFormat::Png
+            | ImageFormat::Bmp
+            | ImageFormat::WebP
+            | ImageFormat::Gif
+            | ImageFormat::Tiff),
+        ) => format,
+        _ => return Err("is not a JPEG, PNG, BMP, WebP, GIF or TIFF picture".to_string()),
+    };
+    if format == ImageFormat::WebP {
+        check_webp_length(bytes)?;
+    }
+
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(2 * MAX_DECODED);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(reason)?;
+
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(format!("has no pixels ({height}x{width})"));
+    }
+    if width.max(height) > MAX_SIDE {
+        return Err(format!("is too large: {height}x{width} pixels, the limit is {MAX_SIDE} a side"));
+    }
+    let decoded = decoder.total_bytes();
+    if decoded > MAX_DECODED {
+        return Err(format!(
+            "is too large: {height}x{width} pixels need {} MiB, the limit is {} MiB",
+            decoded.div_ceil(1 << 20),
+            MAX_DECODED >> 20
+        ));
+    }
+    if format == ImageFormat::Jpeg {
+        jpeg::check_complete(bytes, (width as usize, height as usize))?;
+    }
+
+    let orientation = match options.ignore_exif {
+        true => Orientation::NoTransforms,
+        // An EXIF block that can't be read doesn't spoil the picture.
+        false => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+    };
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(reason)?;
+    picture.apply_orientation(orientation);
+    let picture = picture.into_rgb8();
+    let (width, height) = picture.dimensions();
+    Ok(Rgb { height: height as usize, width: width as usize, pixels: picture.into_raw() })
+}
+
+/// A WebP file says its length in its header; the lossy decoder reads zeros past a missing end.
+fn check_webp_length(bytes: &[u8]) -> std::result::Result<(), String> {
+    match bytes.get(4..8) {
+        Some(&[a, b, c, d]) if u64::from(u32::from_le_bytes([a, b, c, d])) + 8 <= bytes.len() as u64 => {
+            Ok(())
+        }
+        _ => Err("truncated: the file is shorter than its header says".to_string()),
+    }
+}
+
+/// The decoder's error in one line.
+fn reason(error: ImageError) -> String {
+    let is_end = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof)
+    };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(e) = cause {
+        if is_end(e) {
+            return "truncated: the data ends too early".to_string();
+        }
+        cause = e.source();
+    }
+    match error {
+        ImageError::IoError(e) if is_end(&e) => "truncated: the data ends too early".to_string(),
+        ImageError::Unsupported(e) => format!("is of an unsupported kind: {e}"),
+        ImageError::Limits(_) => format!("is too large: more than {} MiB are needed", MAX_DECODED >> 19),
+        other => format!("cannot be decoded: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::jpeg::tests as jpegs;
+
+    const PLAIN: DecodeOptions = DecodeOptions { ignore_exif: false };
+
+    /// A 9x7 picture in which every pixel differs.
+    fn colours() -> DynamicImage {
+        let pixel = |x: u32, y: u32| image::Rgba([(x * 28) as u8, (y * 36) as u8, (x * y * 5) as u8, 90]);
+        DynamicImage::ImageRgba8(image::RgbaImage::from_fn(9, 7, pixel))
+    }
+
+    fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    fn reason_of(bytes: &[u8]) -> String {
+        decode(bytes, PLAIN).unwrap_err()
+    }
+
+    #[test]
+    fn lossless_types_give_the_pixels_back_without_alpha() {
+        let expected = colours().into_rgb8().into_raw();
+        let with_alpha = [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Tiff];
+        let files = with_alpha
+            .map(|format| encoded(&colours(), format))
+            .into_iter()
+            .chain([encoded(&DynamicImage::ImageRgb8(colours().into_rgb8()), ImageFormat::Bmp)]);
+        for file in files {
+            let picture = decode(&file, PLAIN).unwrap();
+            assert_eq!((picture.height, picture.width), (7, 9));
+            assert_eq!(picture.pixels, expected);
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_are_scaled_and_grey_becomes_rgb() {
+        let values = image::ImageBuffer::from_vec(4, 1, vec![0u16, 128, 129, 65_535]).unwrap();
+        let file = encoded(&DynamicImage::ImageLuma16(values), ImageFormat::Png);
+        assert_eq!(decode(&file, PLAIN).unwrap().pixels, [0, 0, 0, 0, 0, 0, 1, 1, 1, 255, 255, 255]);
+    }
+
+    #[test]
+    fn a_cut_file_never_gives_another_picture() {
+        let opaque = DynamicImage::ImageRgb8(colours().into_rgb8());
+        let files = [
+            encoded(&opaque, ImageFormat::Png),
+            encoded(&opaque, ImageFormat::WebP),
+            encoded(&opaque, ImageFormat::Tiff),
+            encoded(&opaque, ImageFormat::Bmp),
+            encoded(&opaque, ImageFormat::Gif),
+            encoded(&opaque, ImageFormat::Jpeg),
+            jpegs::bytes(jpegs::PROGRESSIVE),
+            jpegs::bytes(jpegs::RESTARTS),
+        ];
+        for file in files {
+            let whole = decode(&file, PLAIN).unwrap();
+            for cut in 0..file.len() {
+                // What stands behind the pixels, such as a PNG's end chunk, may be missing.
+                if let Ok(picture) = decode(&file[..cut], PLAIN) {
+                    assert_eq!(picture, whole, "{cut} of {} bytes", file.len());
+                    assert!(cut + 12 >= file.len(), "{cut} of {} bytes", file.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn exif_orientation_is_applied_unless_ignored() {
+        // An EXIF block of one entry, orientation 6: the camera lay on its side.
+        let exif =
+            b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        let plain = encoded(&DynamicImage::ImageRgb8(colours().into_rgb8()), ImageFormat::Jpeg);
+        let file = [&plain[..2], exif, &plain[2..]].concat();
+        let stored = decode(&file, DecodeOptions { ignore_exif: true }).unwrap();
+        assert_eq!((stored.height, stored.width), (7, 9));
+        let upright = decode(&file, PLAIN).unwrap();
+        assert_eq!((upright.height, upright.width), (9, 7));
+        // The stored bottom left corner is the upright top left one.
+        assert_eq!(upright.pixels[..3], stored.pixels[6 * 9 * 3..][..3]);
+    }
+
+    #[test]
+    fn too_large_pictures_are_refused_from_their_header() {
+        let wide = DynamicImage::new_luma8(MAX_SIDE + 1, 1);
+        assert!(reason_of(&encoded(&wide, ImageFormat::Png)).contains("16384 a side"));
+        let most = DynamicImage::new_luma8(MAX_SIDE, 1);
+        assert!(decode(&encoded(&most, ImageFormat::Png), PLAIN).is_ok());
+        // 16,000 x 16,000 at 4 bytes a pixel: only the header is there.
+        let gif = b"GIF89a\x80\x3e\x80\x3e\0\0\0,\0\0\0\0\x80\x3e\x80\x3e\0\x02";
+        assert!(reason_of(gif).contains("limit is 256 MiB"), "{}", reason_of(gif));
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named() {
+        assert_eq!(reason_of(b""), "the file is empty");
+        assert!(reason_of(b"just some words").contains("is not a JPEG"));
+        assert!(reason_of(b"\xff\xd8\xff\xe0").starts_with("cannot be decoded"));
+        assert!(reason_of(b"RIFF\xff\0\0\0WEBPVP8 ").starts_with("truncated"));
+
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a.jpg");
+        std::fs::create_dir(&folder).unwrap();
+        let text = |path: &Path| read(path, PLAIN).unwrap_err().to_string();
+        assert!(text(&folder).ends_with("a.jpg: is a folder, not a picture"));
+        assert!(text(&dir.path().join("b.jpg")).contains("b.jpg: cannot be read"));
+        #[cfg(unix)]
+        assert!(text(Path::new("/dev/null")).ends_with("is not a regular file"));
+    }
+}

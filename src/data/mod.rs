@@ -1,0 +1,12 @@
+//! Host memory: pictures on their way in, embeddings on their way out. Knows no GPU.
+
+pub mod walk;
+
+pub mod decode;
+mod jpeg;
+pub mod preprocess;
+
+pub mod files;
+
+pub mod embeddings;
+pub mod figures;
