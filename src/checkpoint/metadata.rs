@@ -1,0 +1,155 @@
+//! What a file says about itself: the `lat_wgpu` entry of its `__metadata__`, one JSON object.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::positions::Grid;
+use crate::error::{Error, Result};
+use crate::shape::{Activation, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig};
+
+/// Newest format that is understood.
+const FORMAT: u64 = 1;
+
+/// The whole entry. Everything is optional, and unknown keys are passed over.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Metadata {
+    format: Option<u64>,
+    pub(super) model: Model,
+    pub(super) preprocess: Picture,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) class_names: Option<Vec<String>>,
+}
+
+/// What the tensors' shapes don't tell about the network.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Model {
+    pub(super) heads: Option<usize>,
+    pub(super) act: Option<Activation>,
+    pub(super) ln_eps: Option<f32>,
+    pub(super) stride: Option<usize>,
+    /// Rows and columns of the position table: 144 positions may be 12x12 or 18x8.
+    pub(super) grid: Option<Grid>,
+    pub(super) gelt: Gelt,
+}
+
+/// How tokens become parts.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Gelt {
+    pub(super) lambda: Option<f32>,
+    pub(super) lambda_on: Option<LambdaOn>,
+    pub(super) tokens: Option<PartTokens>,
+    pub(super) parts: Option<PartLayout>,
+}
+
+/// How pictures are prepared; `size` is height, width in pixels.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Picture {
+    pub(super) size: Option<[usize; 2]>,
+    pub(super) interpolation: Option<String>,
+    pub(super) mean: Option<[f32; 3]>,
+    pub(super) std: Option<[f32; 3]>,
+}
+
+impl Picture {
+    /// The size, if one is given.
+    pub(super) fn image_size(&self) -> Option<ImageSize> {
+        self.size.map(|[height, width]| ImageSize { height, width })
+    }
+}
+
+/// Reads the entry; a file without one says nothing about itself.
+///
+/// # Errors
+/// [`Error::Weights`] when it is no such JSON or of a newer format.
+pub(super) fn read(path: &Path, text: Option<&String>) -> Result<Metadata> {
+    let Some(text) = text else { return Ok(Metadata::default()) };
+    let unusable = |reason: String| Error::Weights { path: path.to_path_buf(), reason };
+    let metadata: Metadata =
+        serde_json::from_str(text).map_err(|e| unusable(format!("metadata lat_wgpu: {e}")))?;
+    match metadata.format {
+        Some(format) if format > FORMAT => Err(unusable(format!(
+            "metadata lat_wgpu: written in format {format}, this program understands up to {FORMAT}"
+        ))),
+        _ => Ok(metadata),
+    }
+}
+
+/// The `lat_wgpu` entry that makes a file of ours load without flags: the value to store in `__metadata__`.
+///
+/// The position table that goes with it is the one for `config`'s grid.
+pub fn lat_wgpu_metadata(
+    config: &VitConfig,
+    preprocess: &Preprocess,
+    class_names: Option<&[String]>,
+) -> String {
+    let metadata = Metadata {
+        format: Some(FORMAT),
+        model: Model {
+            heads: Some(config.heads),
+            act: Some(config.act),
+            ln_eps: Some(config.ln_eps),
+            stride: Some(config.stride),
+            grid: Some(config.grid()),
+            gelt: Gelt {
+                lambda: Some(config.gelt.lambda),
+                lambda_on: Some(config.gelt.lambda_on),
+                tokens: Some(config.gelt.tokens),
+                parts: Some(config.gelt.parts),
+            },
+        },
+        preprocess: Picture {
+            size: Some([preprocess.size.height, preprocess.size.width]),
+            interpolation: Some(preprocess.interpolation.clone()),
+            mean: Some(preprocess.mean),
+            std: Some(preprocess.std),
+        },
+        class_names: class_names.map(<[String]>::to_vec),
+    };
+    match serde_json::to_string(&metadata) {
+        Ok(text) => text,
+        Err(e) => unreachable!("numbers and strings can always be written as JSON: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Metadata> {
+        read(Path::new("model.safetensors"), Some(&text.to_string()))
+    }
+
+    #[test]
+    fn any_part_may_be_missing_and_more_may_be_there() {
+        let m = parse(
+            r#"{"format":1,"author":"x","model":{"act":"quick_gelu","gelt":{"lambda":8,"parts":"1"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(m.model.act, Some(Activation::QuickGelu));
+        assert_eq!((m.model.gelt.lambda, m.model.gelt.parts), (Some(8.0), Some(PartLayout::One)));
+        assert_eq!((m.model.heads, m.class_names), (None, None));
+        let m = parse(r#"{"preprocess":{"size":[224,112],"mean":[0.1,0.2,0.3]}}"#).unwrap();
+        assert_eq!(m.preprocess.image_size(), Some(ImageSize { height: 224, width: 112 }));
+        assert_eq!(m.preprocess.mean, Some([0.1, 0.2, 0.3]));
+        assert!(read(Path::new("x"), None).unwrap().model.heads.is_none());
+    }
+
+    #[test]
+    fn damage_and_newer_formats_are_refused() {
+        for (text, words) in [
+            (r#"{"format":2}"#, "format 2"),
+            ("{", "metadata lat_wgpu"),
+            (r#"{"model":{"heads":-1}}"#, "metadata lat_wgpu"),
+            (r#"{"model":{"act":"relu"}}"#, "relu"),
+            (r#"{"preprocess":{"size":[224]}}"#, "metadata lat_wgpu"),
+        ] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains(words), "{text}: {message}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Weights on the host: any plain pre-norm ViT in a safetensors file becomes a complete, checked network.
+//!
+//! The way through: `safetensors` reads the header, `names` brings every name to timm's, `recognise` settles the
+//! configuration and checks shapes, and only then is tensor data read, one tensor at a time.
+
+mod metadata;
+mod names;
+mod positions;
+mod recognise;
+mod safetensors;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use metadata::lat_wgpu_metadata;
+pub use recognise::{Settings, parameter_shapes};
+pub use safetensors::{FileTensor, list};
+
+use crate::error::Result;
+use crate::shape::{Preprocess, VitConfig};
+use names::Source;
+use recognise::recognise;
+use safetensors::Container;
+
+/// A tensor in host memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostTensor {
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Elements in row-major order; as many as the product of the dimensions.
+    pub data: Vec<f32>,
+}
+
+/// A network as read from a file: complete, of the right shapes, every value finite.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Network {
+    /// Dimensions and options.
+    pub config: VitConfig,
+    /// How its pictures are prepared.
+    pub preprocess: Preprocess,
+    /// The backbone in timm's names: exactly what [`parameter_shapes`] lists for `config`.
+    pub tensors: BTreeMap<String, HostTensor>,
+    /// Part classifiers (`heads.{i}.…`) as the file has them; empty for a bare backbone.
+    pub heads: BTreeMap<String, HostTensor>,
+    /// Names of the classes, in the order of the classifiers' outputs.
+    pub class_names: Option<Vec<String>>,
+    /// What the user should be told.
+    pub notes: Vec<String>,
+}
+
+/// Opens a network.
+///
+/// Names, shapes and settings are checked from the header alone, before any tensor data is read.
+///
+/// # Errors
+/// [`Io`](crate::error::Error::Io); [`Weights`](crate::error::Error::Weights) when the file as a whole is unusable;
+/// [`Tensor`](crate::error::Error::Tensor) when a tensor is missing, misshaped, duplicate, cut off, not finite, or
+/// stands for a network that is not a plain ViT; [`Usage`](crate::error::Error::Usage) when a setting is needed or
+/// can't be met; [`TooLarge`](crate::error::Error::TooLarge).
+pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
+    let mut container = Container::open(path)?;
+    let metadata = metadata::read(path, container.metadata.get("lat_wgpu"))?;
+    let sorted = names::sort(path, &container)?;
+    let recognised = recognise(path, &container, &sorted, &metadata, settings)?;
+    let config = recognised.config;
+
+    let mut tensors = BTreeMap::new();
+    for (name, shape) in parameter_shapes(&config) {
+        let mut data = Vec::new();
+        match sorted.parameters.get(&name) {
+            Some(Source::Whole(index)) => data = container.read_f32(*index)?,
+            Some(Source::Qkv(parts)) => {
+                for index in parts.iter().flatten() {
+                    data.extend(container.read_f32(*index)?);
+                }
+            }
+            None => {}
+        }
+        if name == "pos_embed" {
+            data = recognised.table.fit(&data, config.prefix(), config.grid(), config.dim);
+        }
+        debug_assert_eq!(data.len(), shape.iter().product::<usize>(), "{name}");
+        tensors.insert(name, HostTensor { shape, data });
+    }
+    let mut heads = BTreeMap::new();
+    for (name, index) in sorted.classifiers {
+        let shape = container.tensors[index].shape.clone();
+        heads.insert(name, HostTensor { shape, data: container.read_f32(index)? });
+    }
+    let mut notes = sorted.notes;
+    notes.extend(recognised.notes);
+    Ok(Network {
+        config,
+        preprocess: recognised.preprocess,
+        tensors,
+        heads,
+        class_names: metadata.class_names,
+        notes,
+    })
+}

@@ -1,0 +1,477 @@
+//! From names and shapes, metadata and flags to the configuration; and the shape that every parameter must have.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::metadata::Metadata;
+use super::names::{Sorted, Source};
+use super::positions::{Grid, Table};
+use super::safetensors::{Container, FileTensor};
+use crate::error::{Error, Result};
+use crate::shape::{
+    Activation, GeltConfig, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess, VitConfig,
+};
+
+/// Largest position table that is made, in bytes: a size setting must not be able to exhaust the memory.
+const MAX_TABLE: usize = 1 << 30;
+
+/// Longest side of an input, in pixels; the limit for pictures too.
+const MAX_SIDE: usize = 16_384;
+
+/// What the user asked for; None leaves the choice to the file's metadata, then to the built-in default.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    /// Input size.
+    pub size: Option<ImageSize>,
+    /// Step between patches in pixels.
+    pub stride: Option<usize>,
+    /// Number of attention heads.
+    pub heads: Option<usize>,
+    /// Non-linearity of the MLP.
+    pub act: Option<Activation>,
+    /// ε of every LayerNorm.
+    pub ln_eps: Option<f32>,
+    /// Mean and deviation of the input.
+    pub normalize: Option<Normalize>,
+    /// λ of the blend.
+    pub lambda: Option<f32>,
+    /// Operand that carries λ.
+    pub lambda_on: Option<LambdaOn>,
+    /// Tokens that become the parts.
+    pub tokens: Option<PartTokens>,
+    /// Cut of the grid into parts.
+    pub parts: Option<PartLayout>,
+}
+
+/// A file understood from its header alone.
+pub(super) struct Recognised {
+    pub(super) config: VitConfig,
+    pub(super) preprocess: Preprocess,
+    pub(super) table: Table,
+    pub(super) notes: Vec<String>,
+}
+
+/// Every backbone parameter in timm's names with its shape, in the order of the forward pass.
+///
+/// `pos_embed` is (1, T, D): a row for every token.
+pub fn parameter_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
+    let (d, m, p) = (config.dim, config.mlp_hidden, config.patch);
+    let mut list: Vec<(String, Vec<usize>)> = Vec::new();
+    let mut add = |name: &str, shape: &[usize]| list.push((name.to_string(), shape.to_vec()));
+    add("patch_embed.proj.weight", &[d, 3, p, p]);
+    if config.patch_bias {
+        add("patch_embed.proj.bias", &[d]);
+    }
+    add("cls_token", &[1, 1, d]);
+    if config.dist_token {
+        add("dist_token", &[1, 1, d]);
+    }
+    if config.registers > 0 {
+        add("reg_token", &[1, config.registers, d]);
+    }
+    add("pos_embed", &[1, config.tokens(), d]);
+    if config.norm_pre {
+        add("norm_pre.weight", &[d]);
+        add("norm_pre.bias", &[d]);
+    }
+    for i in 0..config.depth {
+        let mut add = |name: &str, shape: &[usize]| add(&format!("blocks.{i}.{name}"), shape);
+        add("norm1.weight", &[d]);
+        add("norm1.bias", &[d]);
+        add("attn.qkv.weight", &[3 * d, d]);
+        add("attn.qkv.bias", &[3 * d]);
+        add("attn.proj.weight", &[d, d]);
+        add("attn.proj.bias", &[d]);
+        if config.layer_scale {
+            add("ls1.gamma", &[d]);
+        }
+        add("norm2.weight", &[d]);
+        add("norm2.bias", &[d]);
+        add("mlp.fc1.weight", &[m, d]);
+        add("mlp.fc1.bias", &[m]);
+        add("mlp.fc2.weight", &[d, m]);
+        add("mlp.fc2.bias", &[d]);
+        if config.layer_scale {
+            add("ls2.gamma", &[d]);
+        }
+    }
+    add("norm.weight", &[d]);
+    add("norm.bias", &[d]);
+    list
+}
+
+/// Decides the configuration and checks every needed tensor's presence, shape and type.
+///
+/// # Errors
+/// [`Error::Tensor`] for a tensor that is missing or doesn't fit; [`Error::Usage`] for a setting that can't be met;
+/// [`Error::TooLarge`] for an input size whose position table would be.
+pub(super) fn recognise(
+    path: &Path,
+    container: &Container,
+    sorted: &Sorted,
+    metadata: &Metadata,
+    settings: &Settings,
+) -> Result<Recognised> {
+    let file = Shapes { path, container, sorted };
+    let mut chosen = Chosen { notes: Vec::new() };
+
+    let projection = file.whole("patch_embed.proj.weight", "[D, 3, P, P]")?;
+    let &[dim, 3, patch, width] = projection.shape.as_slice() else {
+        return Err(file.unfit(projection, "[D, 3, P, P]"));
+    };
+    if dim == 0 || patch == 0 || patch != width {
+        return Err(file.unfit(projection, "[D, 3, P, P]"));
+    }
+    let depth = file.depth(dim)?;
+    let hidden = file.whole("blocks.0.mlp.fc1.weight", "[M, D]")?;
+    let mlp_hidden = match hidden.shape.as_slice() {
+        &[rows, _] if rows > 0 => rows,
+        _ => return Err(file.unfit(hidden, &format!("[M, {dim}]"))),
+    };
+    let registers = match file.optional("reg_token") {
+        None => 0,
+        Some(tensor) => match *without_leading_ones(&tensor.shape) {
+            [last] if last == dim => 1,
+            [count, last] if count > 0 && last == dim => count,
+            _ => return Err(file.unfit(tensor, &format!("[1, R, {dim}]"))),
+        },
+    };
+    let has = |name: &str| sorted.parameters.contains_key(name);
+    let any_block_has = |part: &str| sorted.parameters.keys().any(|k| k.ends_with(part));
+    let dist_token = has("dist_token");
+    let prefix = 1 + usize::from(dist_token) + registers;
+    let positions = file.whole("pos_embed", "[1, T, D]")?;
+    let rows = match positions.shape.as_slice() {
+        &[rows, last] | &[1, rows, last] if last == dim => rows,
+        _ => return Err(file.unfit(positions, &format!("[1, T, {dim}]"))),
+    };
+    let norm_pre = has("norm_pre.weight") || has("norm_pre.bias");
+    let layer_scale = any_block_has(".ls1.gamma") || any_block_has(".ls2.gamma");
+
+    let heads = match chosen.pick("--heads", settings.heads, metadata.model.heads) {
+        Some(heads) => heads,
+        None if dim % 64 == 0 => dim / 64,
+        None => {
+            return Err(Error::Usage(format!(
+                "a width of {dim} is not a multiple of 64, so the number of heads can't be derived: set --heads"
+            )));
+        }
+    };
+    if heads == 0 || dim % heads != 0 || !(dim / heads).is_multiple_of(4) {
+        return Err(Error::Usage(format!(
+            "--heads {heads}: a width of {dim} needs heads that divide it into multiples of 4"
+        )));
+    }
+    let act = chosen.pick("--act", settings.act, metadata.model.act);
+    let ln_eps = chosen.pick("--ln-eps", settings.ln_eps, metadata.model.ln_eps);
+    if norm_pre && act.is_none() && ln_eps.is_none() {
+        chosen.notes.push(
+            "norm_pre found, so quick-GELU and LayerNorm eps 1e-5 as in OpenAI's CLIP; --act and --ln-eps override"
+                .into(),
+        );
+    }
+    let act = act.unwrap_or(if norm_pre { Activation::QuickGelu } else { Activation::Gelu });
+    let ln_eps = ln_eps.unwrap_or(if norm_pre { 1e-5 } else { 1e-6 });
+    if !(ln_eps.is_finite() && ln_eps > 0.0) {
+        return Err(Error::Usage(format!("--ln-eps {ln_eps}: expected a small positive number")));
+    }
+    if layer_scale {
+        chosen.notes.push("LayerScale found and kept".into());
+    }
+    let stride = chosen.pick("--stride", settings.stride, metadata.model.stride).unwrap_or(patch);
+    if stride == 0 || stride > patch {
+        return Err(Error::Usage(format!("--stride {stride}: expected 1 to {patch}, the side of a patch")));
+    }
+    let gelt = gelt(&mut chosen, metadata, settings)?;
+
+    let stored = metadata.model.grid;
+    if stored.is_some_and(|grid| Table::read(rows, prefix, Some(grid), None).is_none()) {
+        let (r, c) = stored.unwrap_or_default();
+        return Err(
+            file.unfit(positions, &format!("rows for the {r}x{c} positions that the metadata tells of"))
+        );
+    }
+    let asked = chosen.pick("--size", settings.size, metadata.preprocess.image_size());
+    let image = match asked {
+        Some(size) => size,
+        None => match Table::read(rows, prefix, stored, None) {
+            Some(table) => ImageSize { height: table.grid.0 * patch, width: table.grid.1 * patch },
+            None => {
+                return Err(Error::Usage(format!(
+                    "the position table has {rows} rows, which is no square grid: set --size HxW"
+                )));
+            }
+        },
+    };
+    if image.height < patch || image.width < patch {
+        return Err(Error::Usage(format!("--size {image}: smaller than one patch of {patch}x{patch}")));
+    }
+    if image.height > MAX_SIDE || image.width > MAX_SIDE {
+        return Err(Error::Usage(format!("--size {image}: more than {MAX_SIDE} pixels a side")));
+    }
+    let config = VitConfig {
+        image,
+        patch,
+        stride,
+        dim,
+        depth,
+        heads,
+        mlp_hidden,
+        dist_token,
+        registers,
+        patch_bias: has("patch_embed.proj.bias"),
+        norm_pre,
+        layer_scale,
+        act,
+        ln_eps,
+        gelt,
+    };
+    let grid = config.grid();
+    if config.tokens().saturating_mul(dim).saturating_mul(4) > MAX_TABLE {
+        return Err(Error::TooLarge(format!(
+            "--size {image} with stride {stride}: {} tokens of {dim} values are more than a position table may have",
+            config.tokens()
+        )));
+    }
+    let Some(table) = Table::read(rows, prefix, stored, Some(grid)) else {
+        return Err(file.unfit(positions, &no_such_rows(prefix, grid, dim)));
+    };
+    if table.grid != grid {
+        let ((r, c), (rows, cols)) = (table.grid, grid);
+        chosen.notes.push(format!("position table resized from {r}x{c} to {rows}x{cols}"));
+    }
+    file.check(&config)?;
+    let preprocess = preprocess(&mut chosen, metadata, settings, image)?;
+    Ok(Recognised { config, preprocess, table, notes: chosen.notes })
+}
+
+/// The rows that a position table could have had.
+fn no_such_rows(prefix: usize, grid: Grid, dim: usize) -> String {
+    let (rows, cols) = grid;
+    let counts = match prefix {
+        1 => "1 or no row".to_string(),
+        n => format!("{n}, 1 or no rows"),
+    };
+    format!("[1, T, {dim}], T being {counts} for tokens before the {rows}x{cols} patches, or before a square")
+}
+
+/// The blend's options.
+fn gelt(chosen: &mut Chosen, metadata: &Metadata, settings: &Settings) -> Result<GeltConfig> {
+    let (told, default) = (&metadata.model.gelt, GeltConfig::default());
+    let gelt = GeltConfig {
+        lambda: chosen.pick("--lambda", settings.lambda, told.lambda).unwrap_or(default.lambda),
+        lambda_on: chosen
+            .pick("--lambda-on", settings.lambda_on, told.lambda_on)
+            .unwrap_or(default.lambda_on),
+        tokens: chosen.pick("--tokens", settings.tokens, told.tokens).unwrap_or(default.tokens),
+        parts: chosen.pick("--parts", settings.parts, told.parts).unwrap_or(default.parts),
+    };
+    if !(gelt.lambda.is_finite() && gelt.lambda >= 0.0) {
+        return Err(Error::Usage(format!("--lambda {}: expected 0 or more", gelt.lambda)));
+    }
+    Ok(gelt)
+}
+
+/// How pictures are prepared.
+fn preprocess(
+    chosen: &mut Chosen,
+    metadata: &Metadata,
+    settings: &Settings,
+    size: ImageSize,
+) -> Result<Preprocess> {
+    let told = &metadata.preprocess;
+    let flag = settings.normalize.map(Normalize::mean_std);
+    let (default_mean, default_std) = Normalize::Imagenet.mean_std();
+    // The two belong together: a file that tells only one of them is completed from the default.
+    let in_file = (told.mean.is_some() || told.std.is_some())
+        .then(|| (told.mean.unwrap_or(default_mean), told.std.unwrap_or(default_std)));
+    let (mean, std) = chosen.pick("--normalize", flag, in_file).unwrap_or((default_mean, default_std));
+    if !mean.iter().chain(&std).all(|v| v.is_finite()) || std.iter().any(|&v| v <= 0.0) {
+        return Err(Error::Usage(format!(
+            "the file's metadata asks for mean {mean:?} and deviation {std:?}; --normalize overrides"
+        )));
+    }
+    if let Some(other) = told.interpolation.as_deref().filter(|&name| name != "bicubic") {
+        chosen.notes.push(format!("pictures are resized bicubic, the file's metadata says {other:?}"));
+    }
+    Ok(Preprocess { size, interpolation: "bicubic".into(), mean, std })
+}
+
+/// Settles each setting: flag, else metadata. Remembers where they differ.
+struct Chosen {
+    notes: Vec<String>,
+}
+
+impl Chosen {
+    fn pick<T: PartialEq + Serialize>(&mut self, name: &str, flag: Option<T>, told: Option<T>) -> Option<T> {
+        if let (Some(flag), Some(told)) = (&flag, &told)
+            && flag != told
+        {
+            self.notes.push(format!("{name} {}: the file's metadata says {}", word(flag), word(told)));
+        }
+        flag.or(told)
+    }
+}
+
+/// A setting as the user writes it.
+fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(serde_json::Value::Object(size)) => {
+            size.values().map(|side| side.to_string()).collect::<Vec<_>>().join("x")
+        }
+        // to_value would widen an f32 and show digits that nobody wrote.
+        _ => serde_json::to_string(value).unwrap_or_default(),
+    }
+}
+
+/// The file's parameters and the errors about them.
+struct Shapes<'a> {
+    path: &'a Path,
+    container: &'a Container,
+    sorted: &'a Sorted,
+}
+
+impl<'a> Shapes<'a> {
+    /// The tensor of a parameter that is never split; `form` is what was expected, should it be missing.
+    fn whole(&self, name: &str, form: &str) -> Result<&'a FileTensor> {
+        self.optional(name).ok_or_else(|| self.missing(name, form))
+    }
+
+    /// As [`Shapes::whole`], for a parameter that may be missing.
+    fn optional(&self, name: &str) -> Option<&'a FileTensor> {
+        match self.sorted.parameters.get(name) {
+            Some(&Source::Whole(index)) => Some(&self.container.tensors[index]),
+            _ => None,
+        }
+    }
+
+    /// Number of blocks. A gap is told here, before a block number out of a damaged name could size anything.
+    fn depth(&self, dim: usize) -> Result<usize> {
+        let mut present: Vec<usize> = self
+            .sorted
+            .parameters
+            .keys()
+            .filter_map(|name| name.strip_prefix("blocks.")?.split('.').next()?.parse().ok())
+            .collect();
+        present.sort_unstable();
+        present.dedup();
+        match present.iter().enumerate().find(|&(i, &block)| i != block) {
+            Some((gap, _)) => Err(self.missing(&format!("blocks.{gap}.norm1.weight"), &format!("[{dim}]"))),
+            None if present.is_empty() => Err(self.missing("blocks.0.norm1.weight", &format!("[{dim}]"))),
+            None => Ok(present.len()),
+        }
+    }
+
+    /// Checks every parameter that `config` needs; of the position table the type alone, its rows are settled apart.
+    fn check(&self, config: &VitConfig) -> Result<()> {
+        for (name, shape) in parameter_shapes(config) {
+            let form = format!("{shape:?}");
+            match self.sorted.parameters.get(&name) {
+                None => return Err(self.missing(&name, &form)),
+                Some(&Source::Whole(index)) => {
+                    let tensor = &self.container.tensors[index];
+                    let fits = match name.as_str() {
+                        "pos_embed" => true,
+                        // Some files leave out the dimensions of length 1.
+                        "cls_token" | "dist_token" | "reg_token" => {
+                            without_leading_ones(&tensor.shape) == without_leading_ones(&shape)
+                        }
+                        _ => tensor.shape == shape,
+                    };
+                    if !fits || !tensor.is_float() {
+                        return Err(self.unfit(tensor, &form));
+                    }
+                }
+                Some(Source::Qkv(parts)) => {
+                    let mut third = shape.clone();
+                    third[0] /= 3;
+                    for (part, word) in parts.iter().zip(["query", "key", "value"]) {
+                        let Some(index) = *part else {
+                            return Err(self.missing(&name, &format!("its {word} of {third:?}")));
+                        };
+                        let tensor = &self.container.tensors[index];
+                        if tensor.shape != third || !tensor.is_float() {
+                            return Err(self.unfit(tensor, &format!("{third:?}")));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn missing(&self, name: &str, form: &str) -> Error {
+        Error::Tensor {
+            path: self.path.to_path_buf(),
+            tensor: name.into(),
+            expected: form.into(),
+            found: "no such tensor".into(),
+        }
+    }
+
+    fn unfit(&self, tensor: &FileTensor, form: &str) -> Error {
+        Error::Tensor {
+            path: self.path.to_path_buf(),
+            tensor: tensor.name.clone(),
+            expected: format!("F32, F16 or BF16 {form}"),
+            found: tensor.describe(),
+        }
+    }
+}
+
+/// A shape without the ones it begins with.
+fn without_leading_ones(shape: &[usize]) -> &[usize] {
+    let ones = shape.iter().take_while(|&&n| n == 1).count();
+    &shape[ones..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_shown_as_the_user_writes_them() {
+        assert_eq!(word(&Activation::QuickGelu), "quick_gelu");
+        assert_eq!(word(&ImageSize { height: 224, width: 112 }), "224x112");
+        assert_eq!(word(&0.8f32), "0.8");
+        assert_eq!(word(&12usize), "12");
+        assert_eq!(word(&([0.5f32; 3], [0.1f32; 3])), "[[0.5,0.5,0.5],[0.1,0.1,0.1]]");
+    }
+
+    #[test]
+    fn a_flag_beats_the_metadata_and_is_noted_only_where_they_differ() {
+        let mut chosen = Chosen { notes: vec![] };
+        assert_eq!(chosen.pick("--heads", Some(6), Some(6)), Some(6));
+        assert_eq!(chosen.pick("--heads", None, Some(6)), Some(6));
+        assert_eq!(chosen.pick("--heads", Some(6), None), Some(6));
+        assert!(chosen.notes.is_empty());
+        assert_eq!(chosen.pick("--heads", Some(6), Some(12)), Some(6));
+        assert_eq!(chosen.notes, ["--heads 6: the file's metadata says 12"]);
+    }
+
+    #[test]
+    fn vit_base_has_its_published_number_of_parameters() {
+        let config = VitConfig {
+            image: ImageSize::square(224),
+            patch: 16,
+            stride: 16,
+            dim: 768,
+            depth: 12,
+            heads: 12,
+            mlp_hidden: 3072,
+            dist_token: false,
+            registers: 0,
+            patch_bias: true,
+            norm_pre: false,
+            layer_scale: false,
+            act: Activation::Gelu,
+            ln_eps: 1e-6,
+            gelt: GeltConfig::default(),
+        };
+        let shapes = parameter_shapes(&config);
+        let total: usize = shapes.iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+        assert_eq!((total, shapes.len()), (85_798_656, 150));
+    }
+}

@@ -1,0 +1,418 @@
+//! The container: an 8-byte length, a JSON header, then raw little-endian tensors.
+//!
+//! The header is parsed here and not by a library because a JSON map silently drops duplicate keys, and because
+//! every fault should be told with the tensor it belongs to.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+
+use crate::error::{Error, Result};
+
+/// Longest header that is read, in bytes. A ViT-g with optimiser state needs about 300 kB.
+const MAX_HEADER: u64 = 16_000_000;
+
+/// Largest number of tensors that is accepted.
+const MAX_TENSORS: usize = 10_000;
+
+/// One tensor of a file, as its header describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileTensor {
+    /// Name in the file.
+    pub name: String,
+    /// Element type as the file spells it, such as "F32".
+    pub dtype: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Size of the data in bytes.
+    pub bytes: u64,
+    /// First byte, counted from the start of the file.
+    start: u64,
+}
+
+impl FileTensor {
+    /// Type and shape, for messages.
+    pub(super) fn describe(&self) -> String {
+        format!("{} {:?}", self.dtype, self.shape)
+    }
+
+    /// Whether the elements can be read as f32.
+    pub(super) fn is_float(&self) -> bool {
+        matches!(self.dtype.as_str(), "F32" | "F16" | "BF16")
+    }
+}
+
+/// An open file whose header has been read and checked.
+pub(super) struct Container {
+    path: PathBuf,
+    file: File,
+    /// In the order of the header.
+    pub(super) tensors: Vec<FileTensor>,
+    /// The header's `__metadata__`.
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+impl Container {
+    /// Opens `path` and reads its header; no tensor data is read.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Weights`] when the file as a whole is unusable, [`Error::Tensor`] when one entry is:
+    /// duplicate, cut off, overlapping, or with a shape that doesn't match its bytes.
+    pub(super) fn open(path: &Path) -> Result<Container> {
+        let unusable = |reason: String| Error::Weights { path: path.to_path_buf(), reason };
+        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        if length < 8 {
+            return Err(unusable(format!("not a safetensors file: only {length} bytes long")));
+        }
+        let mut first = [0u8; 8];
+        file.read_exact(&mut first).map_err(Error::io("read", path))?;
+        let header_length = u64::from_le_bytes(first);
+        if first.starts_with(b"PK\x03\x04") {
+            return Err(unusable("a PyTorch archive (.pt, .pth, .bin), not a safetensors file".into()));
+        }
+        if header_length > length - 8 {
+            return Err(unusable(format!(
+                "truncated, or not a safetensors file: a header of {header_length} bytes is announced, {} bytes follow",
+                length - 8
+            )));
+        }
+        if header_length > MAX_HEADER {
+            return Err(unusable(format!(
+                "the header has {header_length} bytes, more than the {MAX_HEADER} that are read"
+            )));
+        }
+        let mut json = vec![0u8; header_length as usize];
+        file.read_exact(&mut json).map_err(Error::io("read", path))?;
+        let header: Header = serde_json::from_slice(&json)
+            .map_err(|e| unusable(format!("not a safetensors file, or a damaged header: {e}")))?;
+        if header.tensors.len() > MAX_TENSORS {
+            return Err(unusable(format!(
+                "the header lists {} tensors, more than the {MAX_TENSORS} that are read",
+                header.tensors.len()
+            )));
+        }
+        let data_start = 8 + header_length;
+        let tensors = check_entries(path, header.tensors, length - data_start, data_start)?;
+        let mut metadata = BTreeMap::new();
+        for (key, value) in header.metadata {
+            if metadata.insert(key.clone(), value).is_some() {
+                return Err(unusable(format!("the metadata key {key:?} stands there twice")));
+            }
+        }
+        Ok(Container { path: path.to_path_buf(), file, tensors, metadata })
+    }
+
+    /// Reads tensor `index` as f32, in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Tensor`] when its type is none of F32, F16, BF16 or a value is not finite.
+    pub(super) fn read_f32(&mut self, index: usize) -> Result<Vec<f32>> {
+        let tensor = &self.tensors[index];
+        let fault = |expected: &str, found: String| Error::Tensor {
+            path: self.path.clone(),
+            tensor: tensor.name.clone(),
+            expected: expected.into(),
+            found,
+        };
+        if !tensor.is_float() {
+            return Err(fault("F32, F16 or BF16", tensor.dtype.clone()));
+        }
+        let mut bytes = vec![0u8; tensor.bytes as usize];
+        self.file.seek(SeekFrom::Start(tensor.start)).map_err(Error::io("read", &self.path))?;
+        self.file.read_exact(&mut bytes).map_err(Error::io("read", &self.path))?;
+        let values: Vec<f32> = match tensor.dtype.as_str() {
+            "F32" => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            "F16" => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            _ => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        };
+        match values.iter().position(|v| !v.is_finite()) {
+            None => Ok(values),
+            Some(at) => {
+                let what = if values[at].is_nan() { "NaN" } else { "infinity" };
+                Err(fault("finite values", format!("{what} at index {:?}", unravel(at, &tensor.shape))))
+            }
+        }
+    }
+}
+
+/// Lists the tensors and the metadata of a file from its header alone.
+///
+/// # Errors
+/// [`Error::Io`], or [`Error::Weights`] and [`Error::Tensor`] for a damaged file.
+pub fn list(path: &Path) -> Result<(Vec<FileTensor>, BTreeMap<String, String>)> {
+    let container = Container::open(path)?;
+    Ok((container.tensors, container.metadata))
+}
+
+/// The header as it stands in the file: order and duplicates kept.
+#[derive(Default)]
+struct Header {
+    tensors: Vec<(String, Entry)>,
+    metadata: Vec<(String, String)>,
+}
+
+/// What the header says about one tensor; offsets count from the end of the header.
+#[derive(Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+/// The metadata with duplicates kept.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Header;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of tensors")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+                let mut header = Header::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        header.metadata.extend(map.next_value::<Pairs>()?.0);
+                    } else {
+                        let entry = map
+                            .next_value()
+                            .map_err(|e| A::Error::custom(format!("tensor {name:?}: {e}")))?;
+                        header.tensors.push((name, entry));
+                    }
+                }
+                Ok(header)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Pairs;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of strings")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// Checks that every entry is alone under its name, matches its bytes, and that together they tile the data exactly.
+fn check_entries(
+    path: &Path,
+    entries: Vec<(String, Entry)>,
+    data_length: u64,
+    data_start: u64,
+) -> Result<Vec<FileTensor>> {
+    let fault = |tensor: &str, expected: String, found: String| Error::Tensor {
+        path: path.to_path_buf(),
+        // A hostile name must not steer the terminal that shows it.
+        tensor: tensor.escape_debug().to_string(),
+        expected,
+        found,
+    };
+    let mut names = HashSet::new();
+    let mut tensors = Vec::with_capacity(entries.len());
+    for (name, entry) in &entries {
+        if name.chars().any(char::is_control) {
+            return Err(fault(name, "a name without control characters".into(), "some".into()));
+        }
+        if !names.insert(name.as_str()) {
+            return Err(fault(name, "one tensor of this name".into(), "a duplicate".into()));
+        }
+        let (begin, end) = entry.data_offsets;
+        let bytes = end.checked_sub(begin);
+        let needed = byte_size(&entry.dtype, &entry.shape);
+        let what = format!("{} {:?}", entry.dtype.escape_debug(), entry.shape);
+        match (bytes, needed) {
+            (None, _) => {
+                return Err(fault(
+                    name,
+                    format!("{what} in a range of bytes"),
+                    format!("offsets {begin}..{end}"),
+                ));
+            }
+            (_, Size::Overflow) => {
+                return Err(fault(name, "a shape that fits into memory".into(), what));
+            }
+            (Some(bytes), Size::Bytes(needed)) if bytes != needed => {
+                return Err(fault(name, format!("{needed} bytes for {what}"), format!("{bytes} bytes")));
+            }
+            _ => {}
+        }
+        if end > data_length {
+            return Err(fault(
+                name,
+                format!("{what} in bytes {begin}..{end} of the data"),
+                format!("only {data_length} bytes of data (truncated file)"),
+            ));
+        }
+        let shape = entry.shape.iter().map(|&n| n as usize).collect();
+        let (dtype, start) = (entry.dtype.escape_debug().to_string(), data_start + begin);
+        tensors.push(FileTensor { name: name.clone(), dtype, shape, bytes: end - begin, start });
+    }
+
+    let mut by_place: Vec<&FileTensor> = tensors.iter().collect();
+    by_place.sort_by_key(|t| (t.start, t.bytes));
+    let mut next = data_start;
+    let mut before = "the header";
+    for tensor in by_place {
+        if tensor.start != next {
+            let found = if tensor.start < next { "an overlap" } else { "a hole" };
+            return Err(fault(
+                &tensor.name,
+                format!("data that begins at byte {}, after {before}", next - data_start),
+                format!("byte {}: {found}", tensor.start - data_start),
+            ));
+        }
+        next += tensor.bytes;
+        before = &tensor.name;
+    }
+    let rest = data_length - (next - data_start);
+    if rest > 0 {
+        let reason = format!("{rest} bytes that belong to no tensor follow {before}");
+        return Err(Error::Weights { path: path.to_path_buf(), reason });
+    }
+    Ok(tensors)
+}
+
+/// Bytes that a tensor needs.
+enum Size {
+    Bytes(u64),
+    /// More than 64 bits can count.
+    Overflow,
+    /// The element type is not known; its tensor can only be passed over.
+    Unknown,
+}
+
+/// Size of `shape` elements of `dtype`.
+fn byte_size(dtype: &str, shape: &[u64]) -> Size {
+    let width = match dtype {
+        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => 1,
+        "U16" | "I16" | "F16" | "BF16" => 2,
+        "U32" | "I32" | "F32" => 4,
+        "U64" | "I64" | "F64" => 8,
+        _ => return Size::Unknown,
+    };
+    match shape.iter().try_fold(width, |product: u64, &n| product.checked_mul(n)) {
+        Some(bytes) => Size::Bytes(bytes),
+        None => Size::Overflow,
+    }
+}
+
+/// Position of a flat index along each dimension.
+fn unravel(flat: usize, shape: &[usize]) -> Vec<usize> {
+    let mut rest = flat;
+    let mut index: Vec<usize> = shape
+        .iter()
+        .rev()
+        .map(|&n| {
+            let here = rest % n;
+            rest /= n;
+            here
+        })
+        .collect();
+    index.reverse();
+    index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with this header and as many zero bytes of data.
+    fn open(header: &str, data: usize) -> Result<Container> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        Container::open(file.path())
+    }
+
+    fn message(header: &str, data: usize) -> String {
+        match open(header, data) {
+            Ok(_) => panic!("accepted: {header}"),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_sound_header_is_read_in_its_order() {
+        let c = open(
+            r#"{"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]},"__metadata__":{"k":"v"},
+                "a":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]},"z":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}}  "#,
+            12,
+        )
+        .unwrap();
+        assert_eq!(c.tensors.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["b", "a", "z"]);
+        assert_eq!(c.metadata["k"], "v");
+        assert_eq!((c.tensors[1].bytes, c.tensors[1].shape.clone()), (4, vec![1, 2]));
+    }
+
+    #[test]
+    fn each_fault_names_its_tensor() {
+        let t = |offsets: &str| format!(r#"{{"dtype":"F32","shape":[2],"data_offsets":[{offsets}]}}"#);
+        let two = |a: &str, b: &str| format!(r#"{{"a":{},"b":{}}}"#, t(a), t(b));
+        for (header, data, words) in [
+            (format!(r#"{{"a":{},"a":{}}}"#, t("0,8"), t("0,8")), 8, "tensor a: expected one tensor"),
+            (
+                two("0,8", "4,12"),
+                12,
+                "tensor b: expected data that begins at byte 8, after a, found byte 4: an overlap",
+            ),
+            (two("0,8", "12,20"), 20, "a hole"),
+            (two("0,8", "8,16"), 15, "tensor b: expected F32 [2] in bytes 8..16 of the data, found only 15"),
+            (two("0,8", "8,12"), 12, "tensor b: expected 8 bytes for F32 [2], found 4 bytes"),
+            (two("0,8", "16,8"), 16, "offsets 16..8"),
+            (two("0,8", "8,16"), 17, "1 bytes that belong to no tensor follow b"),
+            (
+                r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#.into(),
+                0,
+                "fits",
+            ),
+            (r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}"#.into(), 0, "tensor \"a\""),
+            (r#"{"a":{"dtype":"F32","shape":[1]}}"#.into(), 0, "data_offsets"),
+            (r#"{"a\u001b[2J":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#.into(), 0, "control"),
+            (r#"{"__metadata__":{"k":"v","k":"w"}}"#.into(), 0, "twice"),
+            (r#"{"__metadata__":{"k":1}}"#.into(), 0, "string"),
+            ("[]".into(), 0, "not a safetensors file"),
+            ("".into(), 0, "not a safetensors file"),
+        ] {
+            let text = message(&header, data);
+            assert!(text.contains(words), "{header}\n{text}");
+        }
+    }
+
+    #[test]
+    fn too_many_tensors_are_refused() {
+        let entries: Vec<String> = (0..=MAX_TENSORS)
+            .map(|i| format!(r#""t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#))
+            .collect();
+        assert!(message(&format!("{{{}}}", entries.join(",")), 0).contains("10001 tensors"));
+    }
+
+    #[test]
+    fn flat_indices_unravel() {
+        assert_eq!(unravel(23, &[2, 3, 4]), [1, 2, 3]);
+        assert_eq!(unravel(0, &[1]), [0]);
+    }
+}

@@ -1,0 +1,46 @@
+//! The goldens that `tools/make_goldens.py` wrote: a model file and what PyTorch makes of it.
+
+use lat_wgpu::checkpoint::Settings;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The golden's settings, as `settings` in its metadata tells them.
+pub fn settings(metadata: &BTreeMap<String, String>) -> Settings {
+    let told: BTreeMap<String, serde_json::Value> = serde_json::from_str(&metadata["settings"]).unwrap();
+    let mut settings = Settings::default();
+    for (key, value) in told {
+        match key.as_str() {
+            "size" => settings.size = Some(value.as_str().unwrap().parse().unwrap()),
+            "stride" => settings.stride = Some(value.as_u64().unwrap() as usize),
+            "heads" => settings.heads = Some(value.as_u64().unwrap() as usize),
+            "ln_eps" => settings.ln_eps = Some(value.as_f64().unwrap() as f32),
+            "lambda" => settings.lambda = Some(value.as_f64().unwrap() as f32),
+            "act" => settings.act = Some(serde_json::from_value(value).unwrap()),
+            "normalize" => settings.normalize = Some(serde_json::from_value(value).unwrap()),
+            "lambda_on" => settings.lambda_on = Some(serde_json::from_value(value).unwrap()),
+            "tokens" => settings.tokens = Some(serde_json::from_value(value).unwrap()),
+            "parts" => {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+                settings.parts = Some(serde_json::from_value(text.into()).unwrap());
+            }
+            other => panic!("unknown setting {other}"),
+        }
+    }
+    settings
+}
+
+/// Every `NAME.golden.safetensors` and the model that goes with it.
+pub fn pairs() -> Vec<(PathBuf, PathBuf)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let mut pairs: Vec<(PathBuf, PathBuf)> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().ends_with(".golden.safetensors"))
+        .map(|golden| {
+            let model = golden.to_string_lossy().replace(".golden.", ".model.");
+            (PathBuf::from(model), golden)
+        })
+        .collect();
+    pairs.sort();
+    pairs
+}
