@@ -1,0 +1,250 @@
+//! Pictures in, LA-Transformer embeddings out: decoding in parallel with the adapter, rows in the order of the list.
+
+use crate::checkpoint::Network;
+use crate::data::decode::{DecodeOptions, Rgb};
+use crate::data::preprocess;
+use crate::data::walk::Picture;
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Context, DispatchTime, Plan, Readback, Recorder, WORD};
+use crate::model::LaTransformer;
+use rayon::prelude::*;
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::mpsc;
+
+/// Device memory to stay within when the user names none, in bytes: wgpu tells no memory size.
+pub const DEFAULT_MEMORY: u64 = 2 << 30;
+
+/// Batches that are on their way at once: one on the adapter, one being read back.
+const IN_FLIGHT: usize = 2;
+
+/// A network on a device, ready for pictures of its input size.
+pub struct Embedder<'c> {
+    context: &'c Context,
+    model: LaTransformer,
+    batch: usize,
+    need: Need,
+    step: Option<Step>,
+    flights: VecDeque<Readback>,
+    idle: Vec<Readback>,
+}
+
+/// The recorded plan for one batch size, with its input and output.
+struct Step {
+    batch: usize,
+    plan: Plan,
+    pixels: Buffer,
+    embeddings: Buffer,
+}
+
+/// Device memory of an [`Embedder`], in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// The network's parameters.
+    pub parameters: u64,
+    /// What every picture of a batch adds: activations, input and output.
+    pub per_picture: u64,
+}
+
+impl Need {
+    /// Bytes for batches of `batch` pictures.
+    pub fn bytes(&self, batch: usize) -> u64 {
+        self.parameters + batch as u64 * self.per_picture
+    }
+}
+
+impl<'c> Embedder<'c> {
+    /// Uploads a network and settles the batch size: the one asked for, else the smallest that fills the adapter.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the batch asked for, or a single picture, exceeds `memory` bytes or the adapter's largest
+    /// binding.
+    pub fn new(context: &'c Context, network: &Network, batch: Option<usize>, memory: u64) -> Result<Self> {
+        let model = LaTransformer::new(context, network)?;
+        let one = Step::record(context, &model, 1)?;
+        let summary = one.plan.summary().clone();
+        let config = model.config();
+        let output = config.embedding_len() as u64 * WORD;
+        let input = model.pixel_words(1) as u64 * WORD;
+        let need = Need {
+            parameters: model.parameter_bytes(),
+            per_picture: summary.heap_bytes + input + (1 + IN_FLIGHT as u64) * output,
+        };
+        let most_bound = (context.max_tensor_bytes() / summary.largest_tensor_bytes.max(1)) as usize;
+        let most_kept = (memory.saturating_sub(need.parameters) / need.per_picture) as usize;
+        let most = most_bound.min(most_kept);
+        let batch = batch.unwrap_or_else(|| most.clamp(1, filling_batch(context, config.tokens())));
+        if batch > most {
+            return Err(Error::TooLarge(if most_bound <= most_kept {
+                format!(
+                    "a batch of {batch} needs bindings of {} bytes; {} binds at most {}",
+                    batch as u64 * summary.largest_tensor_bytes,
+                    context.adapter.name,
+                    context.max_tensor_bytes()
+                )
+            } else {
+                format!(
+                    "a batch of {batch} needs {} bytes; the memory allowed is {memory}",
+                    need.bytes(batch)
+                )
+            }));
+        }
+        let step = (batch == 1).then_some(one);
+        Ok(Embedder { context, model, batch, need, step, flights: VecDeque::new(), idle: Vec::new() })
+    }
+
+    /// Pictures per batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Device memory in bytes.
+    pub fn need(&self) -> Need {
+        self.need
+    }
+
+    /// Length of one embedding.
+    pub fn dim(&self) -> usize {
+        self.model.config().embedding_len()
+    }
+
+    /// Embeds up to [`Self::batch`] pictures of the input size: (pictures, R·D), row after row.
+    pub fn embed(&mut self, pictures: &[Rgb]) -> Result<Vec<f32>> {
+        self.submit(pictures)?;
+        self.collect()
+    }
+
+    /// Sends up to [`Self::batch`] pictures of the input size on their way.
+    ///
+    /// # Panics
+    /// If a picture has another size.
+    pub fn submit(&mut self, pictures: &[Rgb]) -> Result<()> {
+        let size = self.model.config().image;
+        let step = match self.step.take() {
+            Some(step) if step.batch == pictures.len() => step,
+            _ => Step::record(self.context, &self.model, pictures.len())?,
+        };
+        let mut bytes = Vec::with_capacity(self.model.pixel_words(pictures.len()) * WORD as usize);
+        for picture in pictures {
+            assert_eq!((picture.height, picture.width), (size.height, size.width), "size of a picture");
+            bytes.extend_from_slice(&picture.pixels);
+        }
+        bytes.resize(bytes.len().next_multiple_of(WORD as usize), 0);
+        self.context.write(&step.pixels, &bytes);
+        step.plan.run(self.context)?;
+        let capacity = self.batch.max(pictures.len()) * self.dim();
+        let mut readback = self.idle.pop().unwrap_or_else(|| Readback::new(self.context, capacity));
+        readback.start(self.context, &step.embeddings, step.embeddings.words);
+        self.flights.push_back(readback);
+        self.step = Some(step);
+        Ok(())
+    }
+
+    /// Waits for the oldest batch that is on its way; empty if there is none.
+    pub fn collect(&mut self) -> Result<Vec<f32>> {
+        let Some(mut readback) = self.flights.pop_front() else { return Ok(Vec::new()) };
+        let rows = readback.finish(self.context)?;
+        self.idle.push(readback);
+        Ok(rows)
+    }
+
+    /// Times every launch of one batch.
+    pub fn profile(&self) -> Result<Vec<DispatchTime>> {
+        let step = Step::record(self.context, &self.model, self.batch)?;
+        step.plan.run(self.context)?;
+        step.plan.profile(self.context)
+    }
+}
+
+impl Step {
+    fn record(context: &Context, model: &LaTransformer, batch: usize) -> Result<Step> {
+        let pixels = context.buffer("pixels", model.pixel_words(batch))?;
+        let embeddings = context.buffer("embeddings", batch * model.config().embedding_len())?;
+        let mut recorder = Recorder::new(context);
+        let (input, output) = (recorder.import(&pixels), recorder.import(&embeddings));
+        let tokens = model.tokens(&mut recorder, batch);
+        model.forward(&mut recorder, input, tokens, output, batch);
+        Ok(Step { batch, plan: recorder.finish()?, pixels, embeddings })
+    }
+}
+
+/// The smallest batch past which throughput hardly grows: enough rows of tokens for every core of the adapter.
+fn filling_batch(context: &Context, tokens: usize) -> usize {
+    let rows: usize = if context.is_cpu() { 1024 } else { 8192 };
+    rows.div_ceil(tokens.max(1)).clamp(1, 64)
+}
+
+/// Is told what happens while a list of pictures is embedded.
+pub trait Watch {
+    /// A picture can't be read and has no row.
+    fn skipped(&mut self, picture: &Picture, error: &Error);
+    /// The row of a picture, in the order of the list.
+    fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()>;
+    /// Whether to go on; asked between batches.
+    fn go_on(&mut self) -> ControlFlow<Error>;
+}
+
+/// Embeds every readable picture of a list, in its order; memory doesn't grow with the list.
+///
+/// # Errors
+/// What the adapter or `watch` reports. An unreadable picture is no error here.
+pub fn embed_pictures(
+    embedder: &mut Embedder<'_>,
+    pictures: &[Picture],
+    options: DecodeOptions,
+    watch: &mut dyn Watch,
+) -> Result<()> {
+    let size = embedder.model.config().image;
+    let batch = embedder.batch();
+    // Whole rounds for the decoding threads, and never much more than the adapter takes at once.
+    let chunk = batch.max(2 * rayon::current_num_threads());
+    std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        scope.spawn(move || {
+            for pictures in pictures.chunks(chunk) {
+                let load = |picture: &Picture| preprocess::load(&picture.path, options, size);
+                let decoded: Vec<Result<Rgb>> = pictures.par_iter().map(load).collect();
+                // The other side stopped: there is nobody to decode for.
+                if sender.send(decoded).is_err() {
+                    return;
+                }
+            }
+        });
+
+        let mut queue: VecDeque<(&Picture, Rgb)> = VecDeque::new();
+        let mut flying: VecDeque<Vec<&Picture>> = VecDeque::new();
+        let mut listed = pictures.iter();
+        let mut ended = false;
+        while !ended || !queue.is_empty() || !flying.is_empty() {
+            if let ControlFlow::Break(error) = watch.go_on() {
+                return Err(error);
+            }
+            while !ended && queue.len() < batch {
+                let Ok(decoded) = receiver.recv() else {
+                    ended = true;
+                    break;
+                };
+                for (picture, decoded) in listed.by_ref().take(decoded.len()).zip(decoded) {
+                    match decoded {
+                        Ok(rgb) => queue.push_back((picture, rgb)),
+                        Err(error) => watch.skipped(picture, &error),
+                    }
+                }
+            }
+            if !queue.is_empty() {
+                let (names, images): (Vec<_>, Vec<_>) = queue.drain(..batch.min(queue.len())).unzip();
+                embedder.submit(&images)?;
+                flying.push_back(names);
+            }
+            let drained = ended && queue.is_empty();
+            if flying.len() >= IN_FLIGHT || drained {
+                let rows = embedder.collect()?;
+                let names = flying.pop_front().unwrap_or_default();
+                for (picture, row) in names.iter().zip(rows.chunks(embedder.dim())) {
+                    watch.row(picture, row)?;
+                }
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,85 @@
+//! The Locally Aware Transformer: backbone, parts, embedding.
+
+use super::parameters::Parameters;
+use super::vit::Vit;
+use crate::checkpoint::Network;
+use crate::error::Result;
+use crate::gpu::{Context, Recorder, Tensor};
+use crate::kernels::{gelt, image, l2norm};
+use crate::shape::{Preprocess, VitConfig};
+
+/// The network with its parameters on a device.
+#[derive(Debug)]
+pub struct LaTransformer {
+    vit: Vit,
+    preprocess: Preprocess,
+    parameter_bytes: u64,
+}
+
+impl LaTransformer {
+    /// Uploads a network.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds what the adapter binds.
+    pub fn new(context: &Context, network: &Network) -> Result<LaTransformer> {
+        let parameters = Parameters::upload(context, network)?;
+        Ok(LaTransformer {
+            vit: Vit::new(&network.config, &parameters),
+            preprocess: network.preprocess.clone(),
+            parameter_bytes: parameters.bytes(),
+        })
+    }
+
+    /// Dimensions and options.
+    pub fn config(&self) -> &VitConfig {
+        &self.vit.config
+    }
+
+    /// Bytes of the parameters on the device.
+    pub fn parameter_bytes(&self) -> u64 {
+        self.parameter_bytes
+    }
+
+    /// Words of `batch` pictures as bytes (B, height, width, 3).
+    pub fn pixel_words(&self, batch: usize) -> usize {
+        image::pixel_words(batch, self.config().image)
+    }
+
+    /// A tensor for the sequence (B, T, D) after the final norm.
+    pub fn tokens(&self, recorder: &mut Recorder<'_>, batch: usize) -> Tensor {
+        recorder.tensor("norm", self.vit.sequence(batch).len())
+    }
+
+    /// Records `tokens` (B, T, D) after the final norm and `embeddings` (B, R·D) of `pixels` (B, height, width, 3) bytes.
+    pub fn forward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        pixels: Tensor,
+        tokens: Tensor,
+        embeddings: Tensor,
+        batch: usize,
+    ) {
+        let config = self.config();
+        let size = config.image;
+        let normalised = recorder.tensor("image", batch * 3 * size.height * size.width);
+        let (mean, std) = (self.preprocess.mean, self.preprocess.std);
+        image::Forward { pixels, image: normalised, batch, size, mean, std }.record(recorder, "image");
+
+        self.vit.forward(recorder, normalised, tokens, batch);
+
+        let (parts, dim) = (config.parts(), config.dim);
+        let local = recorder.tensor("gelt", batch * parts * dim);
+        gelt::Forward {
+            tokens,
+            gelt: local,
+            batch,
+            prefix: config.prefix(),
+            parts,
+            columns: config.patches() / parts,
+            dim,
+            weights: config.gelt.weights(),
+        }
+        .record(recorder, "gelt");
+        l2norm::Forward { x: local, y: embeddings, batch, parts, dim }.record(recorder, "l2norm");
+    }
+}
