@@ -1,0 +1,282 @@
+//! What can be typed, and its help.
+
+use crate::checkpoint::Settings;
+use crate::data::embeddings::Dtype;
+use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Person re-identification with the Locally Aware Transformer on any Vulkan, Metal or DX12 adapter.
+///
+/// Person crops in, vectors out; there is no detector inside.
+#[derive(Debug, Parser)]
+#[command(name = "lat-wgpu", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Turn folders of person crops into embeddings
+    Embed(EmbedArguments),
+    /// List adapters, their features and limits
+    Info(InfoArguments),
+    /// Print a model file's configuration and tensors
+    Inspect(InspectArguments),
+    /// Draw simple walking figures as a small data set
+    Draw(DrawArguments),
+}
+
+/// Settings of the network: a flag wins over the model's metadata, which wins over the default.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network (default: the model's metadata, else as stated)")]
+pub struct NetworkArguments {
+    /// Input size in pixels [default: grid of the position table × patch]
+    #[arg(long, value_name = "HxW")]
+    size: Option<ImageSize>,
+    /// Pixels from one patch to the next; less than the patch makes patches overlap [default: the patch]
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+    /// Attention heads [default: width / 64]
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+    /// Non-linearity of the MLP [default: quick-gelu with norm_pre, else gelu]
+    #[arg(long)]
+    act: Option<Act>,
+    /// ε of every LayerNorm [default: 1e-5 with norm_pre, else 1e-6]
+    #[arg(long, value_name = "F", value_parser = positive)]
+    ln_eps: Option<f32>,
+    /// Mean and deviation of the input [default: imagenet]
+    #[arg(long)]
+    normalize: Option<NormalizeName>,
+    /// λ, the weight of one operand of the blend [default: 0.8]
+    #[arg(long, value_name = "F", value_parser = not_negative)]
+    lambda: Option<f32>,
+    /// Which operand carries λ: class (Q+λG)/(1+λ) as in the paper, local (G+λQ)/(1+λ) as in the released code [default: class]
+    #[arg(long, value_name = "OPERAND")]
+    lambda_on: Option<LambdaOperand>,
+    /// What becomes the parts: row means blended with the class token, row means, or the class token [default: gelt]
+    #[arg(long)]
+    tokens: Option<TokensName>,
+    /// One part per grid row, or one mean over all positions [default: rows]
+    #[arg(long)]
+    parts: Option<PartsName>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Act {
+    Gelu,
+    #[value(alias = "quick_gelu")]
+    QuickGelu,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum NormalizeName {
+    Imagenet,
+    Half,
+    Clip,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LambdaOperand {
+    Class,
+    Local,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TokensName {
+    Gelt,
+    Local,
+    Global,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PartsName {
+    Rows,
+    #[value(name = "1")]
+    One,
+}
+
+impl NetworkArguments {
+    /// As the checkpoint reader takes them.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            size: self.size,
+            stride: self.stride,
+            heads: self.heads,
+            act: self.act.map(|act| match act {
+                Act::Gelu => Activation::Gelu,
+                Act::QuickGelu => Activation::QuickGelu,
+            }),
+            ln_eps: self.ln_eps,
+            normalize: self.normalize.map(|name| match name {
+                NormalizeName::Imagenet => Normalize::Imagenet,
+                NormalizeName::Half => Normalize::Half,
+                NormalizeName::Clip => Normalize::Clip,
+            }),
+            lambda: self.lambda,
+            lambda_on: self.lambda_on.map(|operand| match operand {
+                LambdaOperand::Class => LambdaOn::Class,
+                LambdaOperand::Local => LambdaOn::Local,
+            }),
+            tokens: self.tokens.map(|tokens| match tokens {
+                TokensName::Gelt => PartTokens::Gelt,
+                TokensName::Local => PartTokens::Local,
+                TokensName::Global => PartTokens::Global,
+            }),
+            parts: self.parts.map(|parts| match parts {
+                PartsName::Rows => PartLayout::Rows,
+                PartsName::One => PartLayout::One,
+            }),
+        }
+    }
+}
+
+/// `lat-wgpu embed`.
+#[derive(Debug, Args)]
+pub struct EmbedArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Folders (with all below them) and picture files
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// How a number is stored
+    #[arg(long, default_value = "f32")]
+    pub dtype: DtypeName,
+    /// Pictures per batch [default: where throughput stops growing, within --memory]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write a summary as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Exit with 1 if a picture had to be skipped
+    #[arg(long)]
+    pub strict: bool,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long)]
+    pub ignore_exif: bool,
+    /// Print the time of every kernel for one batch
+    #[arg(long)]
+    pub profile: bool,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DtypeName {
+    F32,
+    F16,
+}
+
+impl From<DtypeName> for Dtype {
+    fn from(name: DtypeName) -> Dtype {
+        match name {
+            DtypeName::F32 => Dtype::F32,
+            DtypeName::F16 => Dtype::F16,
+        }
+    }
+}
+
+/// `lat-wgpu info`.
+#[derive(Debug, Args)]
+pub struct InfoArguments {
+    /// Write the list as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// `lat-wgpu inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// A .safetensors file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write configuration and tensors as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
+
+/// `lat-wgpu draw`.
+#[derive(Debug, Args)]
+pub struct DrawArguments {
+    /// Folder for the pictures; made if it isn't there
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Number of persons
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub persons: u32,
+    /// Number of cameras
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub cameras: u32,
+    /// Pictures of each person by each camera
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub images: u32,
+    /// Same seed, same bytes
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    not_negative(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("must be above 0".to_string()) })
+}
+
+fn not_negative(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
+        _ => Err("expected a number of 0 or more".to_string()),
+    }
+}
+
+/// Reads `800M`, `4G`, `1500000`: powers of 1,024.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+        "" => 1u64,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        _ => return Err("expected bytes with K, M, G or T, such as 800M".to_string()),
+    };
+    let number: f64 = digits.parse().map_err(|_| "expected bytes, such as 800M or 4G".to_string())?;
+    if number > 0.0 && number * (unit as f64) < 1e18 {
+        Ok((number * unit as f64) as u64)
+    } else {
+        Err("must be above 0".to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_declared_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn memory_is_read_with_its_unit() {
+        for (text, wanted) in [("1", 1), ("2K", 2048), ("1.5M", 3 << 19), ("4G", 4 << 30), ("4GiB", 4 << 30)]
+        {
+            assert_eq!(bytes(text), Ok(wanted), "{text}");
+        }
+        for bad in ["", "G", "-1", "0", "1X", "nan", "1e99"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

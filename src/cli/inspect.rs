@@ -1,0 +1,94 @@
+//! `lat-wgpu inspect`: what a file holds and what network it makes.
+
+use super::args::InspectArguments;
+use super::json;
+use crate::checkpoint::{self, Network};
+use crate::error::Result;
+use serde_json::json;
+use std::io::Write;
+use std::process::ExitCode;
+
+pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
+    let (tensors, metadata) = checkpoint::list(&arguments.file)?;
+    let network = checkpoint::load(&arguments.file, &arguments.network.settings());
+    if let Some(target) = &arguments.json {
+        let listed: Vec<_> = tensors
+            .iter()
+            .map(|t| json!({"name": t.name, "dtype": t.dtype, "shape": t.shape, "bytes": t.bytes}))
+            .collect();
+        let value = json!({
+            "model": network.as_ref().ok().map(|network| &network.config),
+            "preprocess": network.as_ref().ok().map(|network| &network.preprocess),
+            "classes": network.as_ref().ok().and_then(|network| network.class_names.as_ref().map(Vec::len)),
+            "notes": network.as_ref().ok().map(|network| &network.notes),
+            "not_a_model": network.as_ref().err().map(ToString::to_string),
+            "metadata": metadata,
+            "tensors": listed,
+        });
+        json::write(target, &value)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let mut text = String::new();
+    match &network {
+        Ok(network) => text.push_str(&describe(network)),
+        Err(error) => text.push_str(&format!("not a network that can be run: {error}\n")),
+    }
+    for (key, value) in &metadata {
+        let short: String = value.chars().take(200).collect();
+        let more = if short.len() < value.len() { "…" } else { "" };
+        text.push_str(&format!("metadata {key}: {}{more}\n", short.escape_debug()));
+    }
+    let bytes: u64 = tensors.iter().map(|t| t.bytes).sum();
+    text.push_str(&format!("{} tensors, {bytes} bytes\n", tensors.len()));
+    for tensor in &tensors {
+        text.push_str(&format!("  {:<44} {:<5} {:?}\n", tensor.name, tensor.dtype, tensor.shape));
+    }
+    // A pager that was closed early isn't a failure.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(network: &Network) -> String {
+    let Network { config, preprocess, notes, heads, class_names, .. } = network;
+    let (rows, columns) = config.grid();
+    let parameters: usize = network.tensors.values().map(|t| t.data.len()).sum();
+    let mut text = format!(
+        "ViT: width {}, depth {}, heads {}, MLP {}, patch {} stride {}, {:.1} M parameters\n",
+        config.dim,
+        config.depth,
+        config.heads,
+        config.mlp_hidden,
+        config.patch,
+        config.stride,
+        parameters as f64 / 1e6
+    );
+    text.push_str(&format!(
+        "input {} ({:?} mean, {:?} deviation), grid {rows}x{columns}, {} prefix tokens, {:?}, LayerNorm eps {:e}{}{}\n",
+        config.image,
+        preprocess.mean,
+        preprocess.std,
+        config.prefix(),
+        config.act,
+        config.ln_eps,
+        if config.norm_pre { ", norm before the blocks" } else { "" },
+        if config.layer_scale { ", LayerScale" } else { "" },
+    ));
+    text.push_str(&format!(
+        "embedding: {} parts × {} = {} numbers, {:?}, λ {} on {:?}\n",
+        config.parts(),
+        config.dim,
+        config.embedding_len(),
+        config.gelt.tokens,
+        config.gelt.lambda,
+        config.gelt.lambda_on
+    ));
+    if !heads.is_empty() {
+        let classes = class_names.as_ref().map_or(0, Vec::len);
+        text.push_str(&format!("part classifiers: {} tensors, {classes} class names\n", heads.len()));
+    }
+    for note in notes {
+        text.push_str(&format!("note: {note}\n"));
+    }
+    text
+}

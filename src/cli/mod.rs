@@ -1,0 +1,56 @@
+//! The command line: the only place, with `main`, that prints or decides an exit code.
+
+mod args;
+mod draw;
+mod embed;
+mod info;
+mod inspect;
+mod json;
+mod signals;
+
+use crate::error::Error;
+use args::{Arguments, Command};
+use clap::Parser;
+use std::error::Error as _;
+use std::process::ExitCode;
+
+/// Parses the arguments, runs the command and reports its failure.
+///
+/// Exit code 0: done; 1: failed; 2: bad usage; 130 or 143: interrupted.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version aren't failures; a closed pipe isn't worth a message.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let done = match arguments.command {
+        Command::Embed(arguments) => embed::run(&arguments),
+        Command::Info(arguments) => info::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Draw(arguments) => draw::run(&arguments),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// `error:` with its chain of causes, then `hint:`.
+fn report(error: &Error) {
+    let mut line = format!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    eprintln!("{line}");
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+}

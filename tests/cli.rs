@@ -1,0 +1,318 @@
+//! The program as a user meets it: outputs, messages, exit codes.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
+use lat_wgpu::data::embeddings;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+
+fn lat(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Runs, asserts the exit code and returns stderr.
+fn expect(code: i32, folder: &Path, arguments: &[&str]) -> String {
+    let output = lat(folder, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+fn embed(code: i32, folder: &Path, more: &[&str]) -> String {
+    let mut arguments = vec!["embed", "--model", TINY, "--heads", "2"];
+    arguments.extend(more);
+    expect(code, folder, &arguments)
+}
+
+/// A folder with `crops/`, drawn figures of `persons` persons by two cameras, one picture each.
+fn drawn(persons: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    expect(0, folder.path(), &["draw", "crops", "--persons", persons, "--images", "1", "--seed", "7"]);
+    folder
+}
+
+fn read_parquet(path: &Path) -> (Vec<String>, Vec<f32>) {
+    let file = std::fs::File::open(path).unwrap();
+    let (mut paths, mut rows) = (Vec::new(), Vec::new());
+    for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+        let batch = batch.unwrap();
+        let column = |name: &str| batch.column_by_name(name).unwrap().clone();
+        paths.extend(column("path").as_string::<i32>().iter().map(|p| p.unwrap().to_string()));
+        let vectors = column("embedding").as_fixed_size_list().values().clone();
+        rows.extend_from_slice(vectors.as_primitive::<Float32Type>().values());
+    }
+    (paths, rows)
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn three_forms_hold_the_same_rows_in_sorted_order() {
+    let folder = drawn("3");
+    let here = folder.path();
+    for out in ["a.safetensors", "a.npy", "a.parquet"] {
+        let stderr = embed(0, here, &["crops", "--out", out]);
+        for word in ["embedded 6 pictures (0 skipped)", "32x32 imagenet", "λ 0.8 on class", "4 parts of 32"]
+        {
+            assert!(stderr.contains(word), "{word} in: {stderr}");
+        }
+    }
+    let wanted = embeddings::read(&here.join("a.safetensors")).unwrap();
+    assert_eq!(wanted.dim, 4 * 32);
+    let mut sorted = wanted.paths.clone();
+    sorted.sort();
+    assert_eq!(wanted.paths, sorted);
+    assert!(wanted.paths[0].starts_with("0001_c1s1_"), "{:?}", wanted.paths);
+    let npy = embeddings::read(&here.join("a.npy")).unwrap();
+    assert_eq!((npy.paths, npy.rows), (wanted.paths.clone(), wanted.rows.clone()));
+    assert_eq!(read_parquet(&here.join("a.parquet")), (wanted.paths.clone(), wanted.rows.clone()));
+    for row in wanted.rows.chunks(wanted.dim) {
+        let norm: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
+        assert!((norm - 1.0).abs() < 1e-5, "norm² {norm}");
+    }
+    assert_eq!(files(here).len(), 5, "nothing temporary is left: {:?}", files(here));
+}
+
+#[test]
+fn bad_pictures_are_named_skipped_and_change_no_other_vector() {
+    let folder = drawn("3");
+    let here = folder.path();
+    embed(0, here, &["crops", "--out", "good.safetensors", "--batch", "4"]);
+    let good = embeddings::read(&here.join("good.safetensors")).unwrap();
+
+    let whole = std::fs::read(&files(&here.join("crops"))[0]).unwrap();
+    std::fs::write(here.join("crops/0000_empty.jpg"), b"").unwrap();
+    std::fs::write(here.join("crops/0002_cut.png"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(here.join("crops/zz_text.jpeg"), b"no picture").unwrap();
+    std::fs::write(here.join("crops/readme.txt"), b"stray").unwrap();
+    std::fs::create_dir(here.join("crops/folder.png")).unwrap();
+
+    let stderr = embed(0, here, &["crops", "--out", "bad.safetensors", "--batch", "1", "--json", "s.json"]);
+    for name in ["0000_empty.jpg", "0002_cut.png", "zz_text.jpeg"] {
+        assert_eq!(stderr.matches(name).count(), 1, "{name} in: {stderr}");
+    }
+    assert!(stderr.contains("embedded 6 pictures (3 skipped)"), "{stderr}");
+    let bad = embeddings::read(&here.join("bad.safetensors")).unwrap();
+    assert_eq!((bad.paths, bad.rows), (good.paths, good.rows), "to the bit");
+    let summary: Value = serde_json::from_slice(&std::fs::read(here.join("s.json")).unwrap()).unwrap();
+    assert_eq!((&summary["images"], &summary["skipped"]), (&6.into(), &3.into()));
+
+    embed(1, here, &["crops", "--out", "bad.safetensors", "--strict"]);
+    assert!(here.join("bad.safetensors").exists(), "--strict changes the exit code alone");
+}
+
+#[test]
+fn f16_rounds_what_f32_holds() {
+    let folder = drawn("1");
+    let here = folder.path();
+    embed(0, here, &["crops", "--out", "full.npy"]);
+    embed(0, here, &["crops", "--out", "half.npy", "--dtype", "f16"]);
+    let full = embeddings::read(&here.join("full.npy")).unwrap();
+    let half = embeddings::read(&here.join("half.npy")).unwrap();
+    let rounded: Vec<f32> = full.rows.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
+    assert_eq!(half.rows, rounded);
+}
+
+#[test]
+fn names_follow_the_inputs() {
+    let folder = drawn("1");
+    let here = folder.path();
+    let names = |inputs: &[&str]| {
+        let mut arguments = inputs.to_vec();
+        arguments.extend(["--out", "names.safetensors"]);
+        embed(0, here, &arguments);
+        embeddings::read(&here.join("names.safetensors")).unwrap().paths
+    };
+    let file = files(&here.join("crops"))[0].file_name().unwrap().to_str().unwrap().to_string();
+    let path = format!("crops/{file}");
+    std::fs::create_dir(here.join("crops/inner")).unwrap();
+    std::fs::rename(here.join(&path), here.join(format!("crops/inner/{file}"))).unwrap();
+    assert!(names(&["crops"]).contains(&format!("inner/{file}")));
+    let one = format!("crops/inner/{file}");
+    assert_eq!(names(&[&one]), vec![one.clone()]);
+    let both = names(&["crops", &one]);
+    assert_eq!(both.len(), 3);
+    assert_eq!(both.iter().filter(|name| **name == one).count(), 2, "{both:?}");
+}
+
+#[test]
+fn weights_are_refused_before_the_adapter_is_touched() {
+    let folder = drawn("1");
+    let here = folder.path();
+    let whole = std::fs::read(TINY).unwrap();
+    std::fs::write(here.join("cut.safetensors"), &whole[..whole.len() - 100]).unwrap();
+    // No adapter has this name: had it been asked for one, the error would speak of it.
+    let run = |model: &str| {
+        let arguments = [
+            "embed",
+            "--model",
+            model,
+            "--heads",
+            "2",
+            "crops",
+            "--out",
+            "o.npy",
+            "--adapter",
+            "no such adapter",
+        ];
+        expect(1, here, &arguments)
+    };
+    for (model, word) in [("cut.safetensors", "cut.safetensors"), ("none.safetensors", "none.safetensors")] {
+        let stderr = run(model);
+        assert!(stderr.starts_with("error: ") && stderr.contains(word), "{stderr}");
+        assert!(stderr.contains("\nhint: ") && !stderr.contains("adapter's name"), "{stderr}");
+    }
+    let stderr = run(TINY);
+    assert!(stderr.contains("no such adapter") && stderr.contains("hint: "), "{stderr}");
+    assert!(!here.join("o.npy").exists());
+}
+
+#[test]
+fn nothing_to_do_and_nowhere_to_write_are_errors_with_a_hint() {
+    let folder = drawn("1");
+    let here = folder.path();
+    std::fs::create_dir(here.join("empty")).unwrap();
+    std::fs::create_dir(here.join("broken")).unwrap();
+    std::fs::write(here.join("broken/a.jpg"), b"x").unwrap();
+    std::fs::write(here.join("old.npy"), b"old").unwrap();
+    let cases: [&[&str]; 5] = [
+        &["empty", "--out", "old.npy"],
+        &["broken", "--out", "old.npy"],
+        &["no such folder", "--out", "old.npy"],
+        &["crops", "--out", "no such folder/o.npy"],
+        &["crops", "--out", "old.npy", "--batch", "4000000"],
+    ];
+    for case in cases {
+        let stderr = embed(1, here, case);
+        assert!(stderr.contains("error: ") && stderr.contains("\nhint: "), "{case:?}: {stderr}");
+    }
+    assert_eq!(std::fs::read(here.join("old.npy")).unwrap(), b"old", "an output is replaced on success only");
+    assert!(files(here).iter().all(|f| !f.to_string_lossy().contains(".lat-wgpu-")), "{:?}", files(here));
+    embed(0, here, &["crops", "--out", "old.npy"]);
+    assert_ne!(std::fs::read(here.join("old.npy")).unwrap(), b"old");
+}
+
+#[test]
+fn bad_usage_exits_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    std::fs::write(here.join("a.png"), b"x").unwrap();
+    let cases: [&[&str]; 7] = [
+        &["a.png"],
+        &["--out", "o.npy"],
+        &["a.png", "--out", "o.txt"],
+        &["a.png", "--out", "o.npy", "--size", "0x3"],
+        &["a.png", "--out", "o.npy", "--lambda", "-1"],
+        &["a.png", "--out", "o.npy", "--batch", "0"],
+        &["a.png", "--out", "o.npy", "--no-such-flag"],
+    ];
+    for case in cases {
+        embed(2, here, case);
+    }
+    expect(2, here, &[]);
+    expect(0, here, &["--help"]);
+    expect(0, here, &["embed", "--help"]);
+    expect(0, here, &["--version"]);
+}
+
+#[test]
+fn settings_reach_the_network_and_the_file() {
+    let folder = drawn("1");
+    let here = folder.path();
+    let run = |more: &[&str]| {
+        let mut arguments = vec!["crops", "--out", "s.safetensors", "--json", "s.json"];
+        arguments.extend(more);
+        embed(0, here, &arguments);
+        let summary: Value = serde_json::from_slice(&std::fs::read(here.join("s.json")).unwrap()).unwrap();
+        (embeddings::read(&here.join("s.safetensors")).unwrap().rows, summary)
+    };
+    let (plain, summary) = run(&[]);
+    assert_eq!((&summary["dim"], &summary["parts"]), (&128.into(), &4.into()));
+    let flags: [&[&str]; 8] = [
+        &["--lambda", "3"],
+        &["--lambda-on", "local"],
+        &["--tokens", "local"],
+        &["--tokens", "global"],
+        &["--normalize", "half"],
+        &["--act", "quick-gelu"],
+        &["--ln-eps", "0.1"],
+        &["--stride", "4"],
+    ];
+    for flag in flags {
+        assert_ne!(run(flag).0, plain, "{flag:?} changes nothing");
+    }
+    assert_eq!(run(&["--size", "48x16"]).1["parts"], 6);
+    assert_eq!(run(&["--parts", "1"]).1["dim"], 32);
+}
+
+#[test]
+fn inspect_and_info_tell_people_and_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let output = lat(here, &["inspect", TINY, "--heads", "2"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in ["width 32", "depth 2", "heads 2", "blocks.1.mlp.fc2.weight", "[32, 128]"] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    let output = lat(here, &["inspect", TINY, "--heads", "2", "--json", "-"]);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["model"]["dim"], 32);
+    assert!(value["tensors"].as_array().unwrap().len() > 20);
+
+    let output = lat(here, &["info", "--json", "-"]);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!value.as_array().unwrap().is_empty());
+    assert!(String::from_utf8(lat(here, &["info"]).stdout).unwrap().contains("limits: "));
+}
+
+#[test]
+fn drawn_figures_repeat_by_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for (dir, seed) in [("a", "1"), ("b", "1"), ("c", "2")] {
+        expect(0, here, &["draw", dir, "--persons", "2", "--cameras", "2", "--images", "2", "--seed", seed]);
+    }
+    let bytes = |dir: &str| -> Vec<Vec<u8>> {
+        files(&here.join(dir)).iter().map(|f| std::fs::read(f).unwrap()).collect()
+    };
+    assert_eq!(bytes("a").len(), 8);
+    assert_eq!(bytes("a"), bytes("b"));
+    assert_ne!(bytes("a"), bytes("c"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_the_old_output_and_nothing_else() {
+    let folder = drawn("60");
+    let here = folder.path();
+    std::fs::write(here.join("o.npy"), b"old").unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+        .args(["embed", "--model", TINY, "--heads", "2", "crops", "--out", "o.npy", "--batch", "1"])
+        .args(["--size", "128x64", "--stride", "1"])
+        .current_dir(here)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert_eq!(std::fs::read(here.join("o.npy")).unwrap(), b"old");
+    assert_eq!(files(here).len(), 2, "{:?}", files(here));
+}
