@@ -1,0 +1,492 @@
+"""The Locally Aware Transformer in plain PyTorch: the reference that the engine is compared with.
+
+A pre-norm ViT whose modules carry timm's names, so that a state dict is a weights file as it stands, and on
+top of it GELT (row means blended with the class token, equation 6 of the paper), the embedding, the part
+classifiers, and blockwise training with its presets (algorithm 1).
+Shapes: B pictures, T tokens (class, then distillation or registers, then patches row by row), D width,
+R parts, K persons.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from safetensors import safe_open
+from torch import nn
+
+# Mean and standard deviation of R, G, B on the 0..1 scale, by the name the command line gives them.
+NORMALIZE = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+
+# Width of the part classifiers between their two layers.
+HIDDEN = 256
+
+# Tensors that a weights file may hold and the backbone doesn't use: classification heads, DINOv2's mask token
+# (used in pretraining only), and the part classifiers and optimiser state of a trained model.
+IGNORED = ("head.", "head_dist.", "mask_token", "heads.", "state.")
+
+
+@dataclass
+class Config:
+    """Every dimension and option that decides a shape or a formula of the network."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+    patch: int
+    stride: int
+    size: tuple  # (height, width) in pixels
+    act: str = "gelu"  # or quick_gelu
+    ln_eps: float = 1e-6
+    position_rows: int = 0  # rows of the fitted position table
+    registers: int = 0
+    dist: bool = False
+    patch_bias: bool = True
+    norm_pre: bool = False
+    layer_scale: bool = False
+
+    @property
+    def grid(self):
+        """(rows, columns) of patches; pixels past the last whole patch are not looked at."""
+        return tuple((side - self.patch) // self.stride + 1 for side in self.size)
+
+
+@dataclass
+class Gelt:
+    """How tokens become parts: the flags of the same names."""
+
+    lam: float = 0.8
+    lambda_on: str = "class"  # class: (Q + lam G) / (1 + lam); local: (G + lam Q) / (1 + lam)
+    tokens: str = "gelt"  # local: Q alone; global: G alone, once per part
+    parts: str = "rows"  # rows: one part per grid row, top to bottom; 1: one mean over all positions
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.proj = nn.Conv2d(3, c.width, c.patch, c.stride, bias=c.patch_bias)
+
+    def forward(self, images):  # (B, 3, H, W) -> (B, rows * columns, D)
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.heads = c.heads
+        self.qkv = nn.Linear(c.width, 3 * c.width)
+        self.proj = nn.Linear(c.width, c.width)
+
+    def forward(self, x):
+        b, t, d = x.shape
+        q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(d // self.heads)).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(b, t, d))
+
+
+class Mlp(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.act = c.act
+        self.fc1 = nn.Linear(c.width, c.mlp)
+        self.fc2 = nn.Linear(c.mlp, c.width)
+
+    def forward(self, x):
+        x = self.fc1(x)
+        x = F.gelu(x) if self.act == "gelu" else x * torch.sigmoid(1.702 * x)
+        return self.fc2(x)
+
+
+class LayerScale(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(c.width, eps=c.ln_eps)
+        self.attn = Attention(c)
+        self.ls1 = LayerScale(c.width) if c.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(c.width, eps=c.ln_eps)
+        self.mlp = Mlp(c)
+        self.ls2 = LayerScale(c.width) if c.layer_scale else nn.Identity()
+
+    def forward(self, x):
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class PartClassifier(nn.Module):
+    """The scores that one part gives every person: (B, D) -> (B, K)."""
+
+    def __init__(self, width, classes, relu, dropout):
+        super().__init__()
+        self.relu, self.dropout = relu, dropout
+        self.fc1 = nn.Linear(width, HIDDEN)
+        self.bn = nn.BatchNorm1d(HIDDEN, eps=1e-5, momentum=0.1)
+        self.fc2 = nn.Linear(HIDDEN, classes)
+
+    def forward(self, part):
+        x = self.bn(self.fc1(part))
+        if self.relu:  # the paper has it, the released code doesn't
+            x = F.relu(x)
+        return self.fc2(F.dropout(x, self.dropout, self.training))
+
+
+class LaTransformer(nn.Module):
+    """Pictures to part features. `forward` gives the embedding; `tokens` and `parts` are its two halves."""
+
+    def __init__(self, config, gelt=None):
+        super().__init__()
+        c = self.config = config
+        self.gelt = gelt or Gelt()
+        self.patch_embed = PatchEmbed(c)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, c.width))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, c.width)) if c.dist else None
+        self.reg_token = nn.Parameter(torch.zeros(1, c.registers, c.width)) if c.registers else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, c.position_rows, c.width))
+        self.norm_pre = nn.LayerNorm(c.width, eps=c.ln_eps) if c.norm_pre else nn.Identity()
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        self.norm = nn.LayerNorm(c.width, eps=c.ln_eps)
+
+    def add_heads(self, classes, relu, dropout):
+        """Put a part classifier on each part, for training and for `logits`."""
+        count = 1 if self.gelt.parts == "1" else self.config.grid[0]
+        width = self.config.width
+        self.heads = nn.ModuleList(PartClassifier(width, classes, relu, dropout) for _ in range(count))
+
+    def tokens(self, images):
+        """(B, 3, H, W) normalised pixels -> (B, T, D) tokens after the final norm."""
+        patches = self.patch_embed(images)
+        prefix = [p for p in (self.cls_token, self.dist_token, self.reg_token) if p is not None]
+        prefix = torch.cat(prefix, 1).expand(len(images), -1, -1)
+        # The table's rows belong to the patches and to the first tokens of the prefix: to all of them, to
+        # the class token alone, or to none.
+        n = self.pos_embed.shape[1] - patches.shape[1]
+        head, tail = self.pos_embed[:, :n], self.pos_embed[:, n:]
+        x = torch.cat([prefix[:, :n] + head, prefix[:, n:], patches + tail], 1)
+        x = self.norm_pre(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def parts(self, tokens):
+        """(B, T, D) tokens -> (B, parts, D): row means Q blended with the class token G (equation 6)."""
+        rows, columns = self.config.grid
+        g = tokens[:, :1]
+        q = tokens[:, -rows * columns :].unflatten(1, (rows, columns)).mean(2)
+        if self.gelt.parts == "1":
+            q = q.mean(1, keepdim=True)
+        if self.gelt.tokens == "local":
+            return q
+        if self.gelt.tokens == "global":
+            return g.expand_as(q)
+        lam = self.gelt.lam
+        return ((q + lam * g) if self.gelt.lambda_on == "class" else (g + lam * q)) / (1 + lam)
+
+    def embed(self, parts):
+        """(B, parts, D) -> (B, parts * D): each part to length 1, then the whole to length 1."""
+        parts = parts / parts.norm(dim=2, keepdim=True).clamp_min(1e-12)
+        return parts.flatten(1) / math.sqrt(parts.shape[1])
+
+    def logits(self, images):
+        """(B, 3, H, W) normalised pixels -> (R, B, K), what each part's classifier says."""
+        parts = self.parts(self.tokens(images)).unbind(1)
+        return torch.stack([head(part) for head, part in zip(self.heads, parts)])
+
+    def forward(self, images):
+        return self.embed(self.parts(self.tokens(images)))
+
+
+def square_root(n):
+    """The side of a square of `n` positions, or None where `n` is no square."""
+    side = math.isqrt(n)
+    return side if n > 0 and side * side == n else None
+
+
+def split_position_rows(rows, prefix, wanted=None):
+    """How many of a position table's `rows` belong to prefix tokens: all of them, the class token's, or none.
+
+    The reading that leaves exactly the `wanted` number of positions comes first; without one (or with no
+    size asked for) the first that leaves a square.
+    """
+    readings = [n for n in dict.fromkeys((prefix, 1, 0)) if rows > n]
+    for n in readings:
+        if rows - n == wanted:
+            return n
+    for n in readings:
+        if square_root(rows - n):
+            return n
+    raise ValueError(f"a position table of {rows} rows is not square under any reading: give the size")
+
+
+def fit_positions(table, prefix, grid):
+    """Position table (rows, D) f32 for a `grid`, by timm's rule; prefix rows are never touched.
+
+    A table with the grid's count of positions stands as it is, unless it is square and the grid is not;
+    any other has to be square and is resized (bicubic, antialiased, corners not aligned).
+    """
+    n = split_position_rows(len(table), prefix, grid[0] * grid[1])
+    head, tail = table[:n], table[n:]
+    side = square_root(len(tail))
+    if len(tail) == grid[0] * grid[1] and (side is None or grid[0] == grid[1]):
+        return table
+    if side is None:
+        raise ValueError(f"{len(tail)} positions are not square and cannot be resized to {grid}")
+    square = tail.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([head, resized.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)])
+
+
+def read_config(state, size=None, stride=None, heads=None, act=None, ln_eps=None):
+    """The `Config` that a state dict in timm's names describes; arguments that are given win."""
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    dist, registers = "dist_token" in state, state["reg_token"].shape[1] if "reg_token" in state else 0
+    if size is None:
+        rows = state["pos_embed"].shape[1]
+        side = square_root(rows - split_position_rows(rows, 1 + dist + registers))
+        size = (side * patch, side * patch)
+    norm_pre = "norm_pre.weight" in state
+    return Config(
+        width=width,
+        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+        heads=heads or width // 64,
+        mlp=state["blocks.0.mlp.fc1.weight"].shape[0],
+        patch=patch,
+        stride=stride or patch,
+        size=tuple(size),
+        act=act or ("quick_gelu" if norm_pre else "gelu"),
+        ln_eps=ln_eps or (1e-5 if norm_pre else 1e-6),
+        registers=registers,
+        dist=dist,
+        patch_bias="patch_embed.proj.bias" in state,
+        norm_pre=norm_pre,
+        layer_scale="blocks.0.ls1.gamma" in state,
+    )
+
+
+def build_model(state, gelt=None, **settings):
+    """A model from a state dict in timm's names (f32); `settings` are `read_config`'s keyword arguments."""
+    state = {name: tensor.float() for name, tensor in state.items() if not name.startswith(IGNORED)}
+    config = read_config(state, **settings)
+    prefix = 1 + config.dist + config.registers
+    table = fit_positions(state["pos_embed"][0], prefix, config.grid)
+    state["pos_embed"] = table[None]
+    config.position_rows = len(table)
+    model = LaTransformer(config, gelt)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def read_weights(path):
+    """A safetensors file: its tensors by name, and the `lat_wgpu` part of its metadata as a dict.
+
+    What a training run keeps for itself (`state.`) is left out; not every PyTorch knows its element types.
+    """
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("state.")}
+        metadata = file.metadata() or {}
+    return state, json.loads(metadata.get("lat_wgpu", "{}"))
+
+
+def load_model(path, gelt=None, **settings):
+    """The model of a safetensors file in timm's names, and its (mean, std) or None where the file has none.
+
+    A setting that is not given comes from the file's metadata, else from the tensors.
+    """
+    state, metadata = read_weights(path)
+    preprocess, stored = metadata.get("preprocess", {}), metadata.get("model", {})
+    for name in ("heads", "act", "ln_eps"):
+        settings[name] = settings.get(name) or stored.get(name)
+    settings["size"] = settings.get("size") or preprocess.get("size")
+    mean_std = (preprocess["mean"], preprocess["std"]) if "mean" in preprocess else None
+    return build_model(state, gelt, **settings), mean_std
+
+
+def read_picture(path):
+    """A picture file as upright RGB."""
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def preprocess(picture, size, mean_std, dtype=torch.float32):
+    """A Pillow RGB picture -> (3, H, W): stretched to `size` (H, W) by Pillow's bicubic, normalised."""
+    resized = picture.resize((size[1], size[0]), Image.BICUBIC)
+    return normalize(torch.from_numpy(np.array(resized)), mean_std, dtype)
+
+
+def normalize(pixels, mean_std, dtype=torch.float32):
+    """(..., H, W, 3) u8 -> (..., 3, H, W): to 0..1, minus the mean, over the standard deviation."""
+    mean, std = (torch.tensor(v, dtype=dtype) for v in mean_std)
+    return ((pixels.to(dtype) / 255 - mean) / std).movedim(-1, -3)
+
+
+# --- training ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Recipe:
+    """What a preset decides about a step; the values here are the paper's. Pictures, their order and their
+    flips are the caller's."""
+
+    epochs: int = 30
+    lr: float = 3e-4
+    lr_decay: float = 0.85
+    decay_for_ever: bool = False  # also after the last block has opened
+    warmup_epochs: int = 0
+    cosine: bool = False
+    unfreeze_every: int = 2
+    first_unfreeze: int = 1
+    all_open: bool = False  # every block, from the start
+    freeze_embeddings: bool = True
+    optimizer: str = "adam"  # weight decay as L2 in the gradient; adamw: apart from it
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0  # 0: off
+    smoothing: float = 0.0
+    relu: bool = True
+    dropout: float = 0.5
+    gelt: Gelt = field(default_factory=Gelt)
+
+
+OPEN = {"all_open": True, "freeze_embeddings": False, "lr_decay": 1.0}
+
+# Triplet loss, identity sampler, erasing and crop of `strong` are not told here.
+PRESETS = {
+    "paper": Recipe(),
+    "released-code": Recipe(
+        lr_decay=0.8,
+        decay_for_ever=True,
+        first_unfreeze=2,
+        freeze_embeddings=False,
+        weight_decay=5e-4,
+        relu=False,
+        gelt=Gelt(8.0, "local"),
+    ),
+    "full": Recipe(**OPEN),
+    "strong": Recipe(
+        **OPEN,
+        epochs=60,
+        lr=5e-5,
+        warmup_epochs=5,
+        cosine=True,
+        optimizer="adamw",
+        weight_decay=0.05,
+        clip_norm=1.0,
+        smoothing=0.1,
+    ),
+}
+
+
+def group_of(name):
+    """The parameter group of a tensor: `embeddings`, `blocks.{i}`, `norm` or `heads`."""
+    first, *rest = name.split(".")
+    if first == "blocks":
+        return f"blocks.{rest[0]}"
+    return first if first in ("norm", "heads") else "embeddings"
+
+
+def open_blocks(recipe, depth, epoch):
+    """How many blocks train in an epoch (from 0), counted from the last one."""
+    return depth if recipe.all_open else min(depth, recipe.first_unfreeze + epoch // recipe.unfreeze_every)
+
+
+def learning_rate(recipe, depth, step, steps_per_epoch):
+    """The rate of a step (from 0).
+
+    Decay is by epoch: at every epoch that may open a block and finds one closed (or for ever). Warm-up and
+    cosine are by step: up a straight line that reaches the full rate in the warm-up's last step, then down
+    half a wave that would reach 0 one step after the run.
+    """
+    decays = 0
+    for opening in range(step // steps_per_epoch // recipe.unfreeze_every + 1):
+        # At the first opening all blocks are closed; at a later one, what the one before left closed.
+        closed = opening == 0 or recipe.first_unfreeze + opening - 1 < depth
+        decays += closed or recipe.decay_for_ever
+    lr = recipe.lr * recipe.lr_decay**decays
+    warmup, steps = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    return lr * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2 if recipe.cosine else lr
+
+
+def build_classifier(state, recipe, **settings):
+    """`build_model` with the part classifiers (`heads.`) of the state dict on it."""
+    model = build_model(state, recipe.gelt, **settings)
+    heads = {name[6:]: tensor.float() for name, tensor in state.items() if name.startswith("heads.")}
+    model.add_heads(len(heads["0.fc2.bias"]), recipe.relu, recipe.dropout)
+    model.heads.load_state_dict(heads)
+    return model.eval()
+
+
+def set_trainable(model, recipe, epoch):
+    """Freeze and open parameters as an epoch (from 0) wants it; the number of parameters that train."""
+    depth = model.config.depth
+    first = depth - open_blocks(recipe, depth, epoch)
+    trainable = {"norm", "heads"} | {f"blocks.{i}" for i in range(first, depth)}
+    if not recipe.freeze_embeddings:
+        trainable.add("embeddings")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(group_of(name) in trainable)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def make_optimizer(model, recipe):
+    """The optimiser over all parameters. It passes over those that have no gradient, so a parameter's own
+    step count begins when it is opened."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    settings = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": recipe.weight_decay}
+    return kind(model.parameters(), lr=recipe.lr, **settings)
+
+
+def loss_of(logits, labels, smoothing=0.0):
+    """Cross-entropy of (R, B, K) logits: mean over the batch, sum over the parts."""
+    return sum(F.cross_entropy(part, labels, label_smoothing=smoothing) for part in logits)
+
+
+def predict(logits):
+    """(R, B, K) -> (B): the person with the largest sum of probabilities (equations 8 and 9)."""
+    return logits.softmax(2).sum(0).argmax(1)
+
+
+def backward(model, recipe, images, labels):
+    """Loss and gradients of a batch in training mode; gradients of frozen parameters are None."""
+    model.train()
+    model.zero_grad(set_to_none=True)
+    loss = loss_of(model.logits(images), labels, recipe.smoothing)
+    loss.backward()
+    return loss.item()
+
+
+@dataclass
+class Step:
+    """What a training step tells, all of it before the update."""
+
+    loss: float
+    lr: float
+    grad_norm: float  # before clipping
+    trainable: int
+
+
+def train_step(model, optimizer, recipe, images, labels, step, steps_per_epoch):
+    """One step (counted from 0) on normalised pixels (B, 3, H, W) and labels (B)."""
+    trainable = set_trainable(model, recipe, step // steps_per_epoch)
+    lr = learning_rate(recipe, model.config.depth, step, steps_per_epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    loss = backward(model, recipe, images, labels)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
+    optimizer.step()
+    return Step(loss, lr, norm.item(), trainable)
