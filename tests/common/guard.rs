@@ -1,0 +1,94 @@
+//! Runs launches in memory that shows what they touched.
+//!
+//! Every buffer has guard words behind it that the kernel could reach. Outputs are filled with a NaN of known bits
+//! beforehand. After the run all outputs must have been written, all guards and inputs be as they were; then everything
+//! runs once more and must give the same bits. Guard words are NaN too: reading one into a result shows.
+
+use super::{assert_same_bits, bits, context};
+use lat_wgpu::gpu::{Buffer, Recorder, Tensor};
+
+/// Behind every input: more than the widest row of a tile.
+const INPUT_GUARD: [u32; 256] = [0x7fc0_9a4d; 256];
+/// Behind every output: another pattern, so that a word copied from guard to guard shows.
+const OUTPUT_GUARD: [u32; 256] = [0x7fc0_57e1; 256];
+/// In outputs before a run.
+const UNWRITTEN: u32 = 0x7fc0_0bad;
+
+/// A recording whose tensors are guarded buffers.
+pub struct Guarded {
+    case: String,
+    /// Launches are recorded here.
+    pub recorder: Recorder<'static>,
+    inputs: Vec<(Buffer, Vec<u32>)>,
+    outputs: Vec<Buffer>,
+}
+
+impl Guarded {
+    /// An empty recording; `case` stands in messages.
+    pub fn new(case: &str) -> Self {
+        let recorder = Recorder::new(context());
+        Guarded { case: case.to_string(), recorder, inputs: Vec::new(), outputs: Vec::new() }
+    }
+
+    /// A tensor that holds `data`, which no launch may change.
+    pub fn input(&mut self, label: &str, data: &[f32]) -> Tensor {
+        let words = bits(data);
+        let buffer = context().guarded_buffer(label, words.len(), &INPUT_GUARD).unwrap();
+        context().write(&buffer, &to_bytes(&words));
+        let tensor = self.recorder.import(&buffer);
+        self.inputs.push((buffer, words));
+        tensor
+    }
+
+    /// A tensor of which launches must write every word.
+    pub fn output(&mut self, label: &str, len: usize) -> Tensor {
+        let buffer = context().guarded_buffer(label, len, &OUTPUT_GUARD).unwrap();
+        let tensor = self.recorder.import(&buffer);
+        self.outputs.push(buffer);
+        tensor
+    }
+
+    /// Runs twice; gives the outputs in the order of their making.
+    ///
+    /// # Panics
+    /// If anything is unwritten, overwritten or not the same twice.
+    #[track_caller]
+    pub fn run(self) -> Vec<Vec<f32>> {
+        let Guarded { case, recorder, inputs, outputs } = self;
+        let plan = recorder.finish().unwrap();
+        let mut results: Vec<Vec<f32>> = Vec::new();
+        for round in 0..2 {
+            for output in &outputs {
+                context().write(output, &to_bytes(&vec![UNWRITTEN; output.words]));
+            }
+            plan.run(context()).unwrap();
+            for (i, output) in outputs.iter().enumerate() {
+                let found = read(&case, output, &OUTPUT_GUARD);
+                let hole = found.iter().position(|v| v.to_bits() == UNWRITTEN);
+                assert_eq!(hole, None, "{case}: {} has a word that nothing wrote", output.label);
+                if round == 0 {
+                    results.push(found);
+                } else {
+                    assert_same_bits(&format!("{case}: {} a second time", output.label), &results[i], &found);
+                }
+            }
+        }
+        for (input, words) in &inputs {
+            assert!(bits(&read(&case, input, &INPUT_GUARD)) == *words, "{case}: {} was changed", input.label);
+        }
+        results
+    }
+}
+
+/// Reads a buffer back and checks the words behind it.
+#[track_caller]
+fn read(case: &str, buffer: &Buffer, wanted: &[u32]) -> Vec<f32> {
+    let mut found = context().read_guarded(buffer).unwrap();
+    let guard = found.split_off(buffer.words);
+    assert!(bits(&guard) == wanted, "{case}: {} was written past its end", buffer.label);
+    found
+}
+
+fn to_bytes(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|w| w.to_le_bytes()).collect()
+}

@@ -1,0 +1,35 @@
+//! What tests of the adapter share.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+pub mod compare;
+pub mod guard;
+pub mod random;
+pub mod tolerance;
+
+use lat_wgpu::gpu::{Context, ContextOptions};
+use std::sync::OnceLock;
+
+/// The adapter that all tests of a binary share; `LAT_ADAPTER` and `LAT_LIMITS=default` choose it.
+pub fn context() -> &'static Context {
+    static CONTEXT: OnceLock<Context> = OnceLock::new();
+    CONTEXT.get_or_init(|| {
+        let context = Context::open(&ContextOptions::from_environment(None)).expect("an adapter");
+        println!("{context:?}");
+        context
+    })
+}
+
+/// The bits of every value: equality of floats would call NaN unequal to itself and -0 equal to 0.
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Asserts that two results are the same to the bit.
+#[track_caller]
+pub fn assert_same_bits(case: &str, a: &[f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len(), "{case}: lengths");
+    if let Some(i) = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()) {
+        panic!("{case}: bits differ at {i}: {} and {}", a[i], b[i]);
+    }
+}

@@ -1,0 +1,127 @@
+//! attention: both families against the reference.
+
+use crate::common::compare::compare;
+use crate::common::guard::Guarded;
+use crate::common::random::{normal, sample, scaled};
+use crate::common::{assert_same_bits, context, tolerance};
+use lat_wgpu::gpu::Family;
+use lat_wgpu::kernels::attention::Forward;
+use lat_wgpu::reference::Exact;
+use lat_wgpu::reference::attention::Attention;
+
+/// B, T, H and Dh.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    batch: usize,
+    tokens: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Shape {
+    fn qkv_len(&self) -> usize {
+        self.batch * self.tokens * 3 * self.heads * self.head_dim
+    }
+}
+
+/// What this adapter can run.
+fn families() -> Vec<Family> {
+    match context().family() {
+        Family::Tiled => vec![Family::Tiled],
+        subgroup => vec![Family::Tiled, subgroup],
+    }
+}
+
+/// out, and lse if it is kept.
+fn run(shape: Shape, qkv: &[f32], keep: bool, family: Family) -> Vec<Vec<f32>> {
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let mut run = Guarded::new(&format!("attention {shape:?} {family:?}"));
+    let qkv = run.input("qkv", qkv);
+    let out = run.output("out", batch * tokens * heads * head_dim);
+    let lse = keep.then(|| run.output("lse", batch * heads * tokens));
+    let attention = Forward { qkv, out, lse, batch, tokens, heads, head_dim };
+    attention.record_with(&mut run.recorder, "attention", family);
+    run.run()
+}
+
+/// Compares about `count` rows, with and without log-sum-exp.
+fn check(shape: Shape, qkv: &[f32], count: usize) {
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let exact = Attention { qkv, tokens, heads, head_dim };
+    let (mut outs, mut sums): (Vec<(usize, Exact)>, Vec<(usize, Exact)>) = Default::default();
+    for place in sample(batch * heads * tokens, count) {
+        // Counted as lse is: (B, H, T).
+        let (image, head, token) = (place / (heads * tokens), place / tokens % heads, place % tokens);
+        let row = exact.row(image, head, token);
+        let start = ((image * tokens + token) * heads + head) * head_dim;
+        outs.extend((start..).zip(row.out));
+        sums.push((place, row.lse));
+    }
+    let allowed = tolerance::attention(tokens, head_dim);
+    for family in families() {
+        let name = format!("attention {batch}x{tokens}x{heads}x{head_dim} {family:?}");
+        let kept = run(shape, qkv, true, family);
+        compare(&name, &kept[0], outs.iter().copied(), allowed);
+        compare(&format!("{name}: lse"), &kept[1], sums.iter().copied(), allowed);
+        assert_same_bits(&format!("{name} without lse"), &kept[0], &run(shape, qkv, false, family)[0]);
+    }
+}
+
+#[test]
+fn one_primes_and_around_every_tile() {
+    for tokens in [1, 2, 3, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 61, 63, 64, 65, 127, 128, 129] {
+        let shape = Shape { batch: 1, tokens, heads: 2, head_dim: 16 };
+        check(shape, &normal(1, shape.qkv_len()), usize::MAX);
+    }
+}
+
+#[test]
+fn every_width_of_head() {
+    for head_dim in [4, 12, 20, 32, 64, 80, 128] {
+        let shape = Shape { batch: 2, tokens: 35, heads: 3, head_dim };
+        check(shape, &normal(2, shape.qkv_len()), usize::MAX);
+    }
+}
+
+#[test]
+fn shape_of_vit_b() {
+    let shape = Shape { batch: 1, tokens: 197, heads: 12, head_dim: 64 };
+    check(shape, &normal(3, shape.qkv_len()), 64);
+}
+
+#[test]
+fn large_scores_do_not_overflow() {
+    // Scores of ±80 and beyond: exp of them alone is past what f32 holds.
+    let shape = Shape { batch: 1, tokens: 37, heads: 2, head_dim: 16 };
+    let qkv = scaled(4, shape.qkv_len(), 6.0);
+    let exact = Attention { qkv: &qkv, tokens: 37, heads: 2, head_dim: 16 };
+    let largest = (0..37).map(|t| exact.row(0, 0, t).lse.value.abs()).fold(0.0, f64::max);
+    assert!(largest > 88.8, "the test's own scores reach only {largest}");
+    check(shape, &qkv, usize::MAX);
+    // Scores that rise by 80 from tile to tile, and fall.
+    for step in [80.0, -80.0] {
+        let shape = Shape { batch: 1, tokens: 100, heads: 1, head_dim: 4 };
+        let mut qkv = normal(5, shape.qkv_len());
+        for (token, row) in qkv.chunks_mut(12).enumerate() {
+            row[..4].fill(1.0);
+            row[4..8].fill(step * (token / 10) as f32 / 2.0);
+        }
+        check(shape, &qkv, usize::MAX);
+    }
+}
+
+#[test]
+fn an_image_does_not_depend_on_its_neighbours() {
+    let three = Shape { batch: 3, tokens: 50, heads: 2, head_dim: 32 };
+    let one = Shape { batch: 1, ..three };
+    let qkv = normal(6, three.qkv_len());
+    for family in families() {
+        let all = run(three, &qkv, true, family);
+        for (i, qkv) in qkv.chunks(one.qkv_len()).enumerate() {
+            let alone = run(one, qkv, true, family);
+            let (out, lse) = (alone[0].len(), alone[1].len());
+            assert_same_bits(&format!("image {i} {family:?}"), &all[0][i * out..][..out], &alone[0]);
+            assert_same_bits(&format!("lse {i} {family:?}"), &all[1][i * lse..][..lse], &alone[1]);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! gelt against the reference.
+
+use crate::common::compare::compare;
+use crate::common::guard::Guarded;
+use crate::common::random::normal;
+use crate::common::{assert_same_bits, tolerance};
+use lat_wgpu::kernels::gelt::Forward;
+use lat_wgpu::reference::gelt::Gelt;
+use lat_wgpu::shape::{GeltConfig, LambdaOn, PartTokens};
+
+/// P, R, C and D.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    prefix: usize,
+    parts: usize,
+    columns: usize,
+    dim: usize,
+}
+
+impl Shape {
+    fn tokens(&self) -> usize {
+        (self.prefix + self.parts * self.columns) * self.dim
+    }
+}
+
+fn run(shape: Shape, tokens: &[f32], weights: (f32, f32)) -> Vec<f32> {
+    let Shape { prefix, parts, columns, dim } = shape;
+    let batch = tokens.len() / shape.tokens();
+    let mut run = Guarded::new(&format!("gelt {batch} {shape:?}"));
+    let tokens = run.input("tokens", tokens);
+    let gelt = run.output("gelt", batch * parts * dim);
+    Forward { tokens, gelt, batch, prefix, parts, columns, dim, weights }.record(&mut run.recorder, "gelt");
+    run.run().remove(0)
+}
+
+fn check(shape: Shape, batch: usize, weights: (f32, f32)) {
+    let Shape { prefix, parts, columns, dim } = shape;
+    let tokens = normal(1, batch * shape.tokens());
+    let exact = Gelt { tokens: &tokens, prefix, parts, columns, dim, weights };
+    let wanted = (0..batch * parts * dim).map(|i| (i, exact.at(i / (parts * dim), i / dim % parts, i % dim)));
+    let name = format!("gelt {batch}x({prefix}+{parts}x{columns})x{dim} weights {weights:?}");
+    compare(&name, &run(shape, &tokens, weights), wanted, tolerance::gelt(columns));
+}
+
+#[test]
+fn one_primes_and_around_a_workgroup() {
+    let weights = GeltConfig::default().weights();
+    check(Shape { prefix: 1, parts: 1, columns: 1, dim: 1 }, 1, weights);
+    for dim in [3, 7, 31, 61, 63, 64, 65, 127, 129] {
+        for (prefix, parts, columns) in [(1, 1, 13), (2, 7, 3), (5, 3, 11)] {
+            check(Shape { prefix, parts, columns, dim }, 2, weights);
+        }
+    }
+}
+
+#[test]
+fn shape_of_vit_b_with_every_blend() {
+    for tokens in [PartTokens::Gelt, PartTokens::Local, PartTokens::Global] {
+        for lambda_on in [LambdaOn::Class, LambdaOn::Local] {
+            let config = GeltConfig { tokens, lambda_on, ..GeltConfig::default() };
+            check(Shape { prefix: 1, parts: 14, columns: 14, dim: 768 }, 2, config.weights());
+        }
+    }
+    // One part of all positions.
+    check(Shape { prefix: 1, parts: 1, columns: 196, dim: 768 }, 1, GeltConfig::default().weights());
+}
+
+#[test]
+fn an_image_does_not_depend_on_its_neighbours() {
+    let shape = Shape { prefix: 2, parts: 3, columns: 5, dim: 50 };
+    let tokens = normal(2, 4 * shape.tokens());
+    let all = run(shape, &tokens, (0.25, 0.75));
+    for (i, tokens) in tokens.chunks(shape.tokens()).enumerate() {
+        let alone = run(shape, tokens, (0.25, 0.75));
+        assert_same_bits(&format!("image {i}"), &all[i * alone.len()..][..alone.len()], &alone);
+    }
+}
