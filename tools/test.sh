@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs all tests: once as the adapter is, then those that use it once more as if it were the least of all devices
+# (WebGPU's default limits, no optional feature). Needs Rust and a Vulkan or Metal driver; neither Python nor Node.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Vulkan's software driver keeps files there; not every login has such a folder.
+if [ ! -w "${XDG_RUNTIME_DIR:-}" ]; then
+    XDG_RUNTIME_DIR="$(mktemp -d)"
+    export XDG_RUNTIME_DIR
+    trap 'rm -rf "$XDG_RUNTIME_DIR"' EXIT
+fi
+
+cargo test --no-run
+if ! "${CARGO_TARGET_DIR:-target}/debug/lat-wgpu" info; then
+    echo "error: the tests need a graphics adapter; a software one will do" >&2
+    echo "hint: on Debian and Ubuntu: apt install libvulkan1 mesa-vulkan-drivers" >&2
+    exit 1
+fi
+cargo test
+
+# Test programs that open an adapter, as far as they exist.
+again=()
+for name in kernels engine model embed cli; do
+    if [ -e "tests/$name.rs" ] || [ -e "tests/$name/main.rs" ]; then
+        again+=(--test "$name")
+    fi
+done
+LAT_LIMITS=default cargo test "${again[@]}"
