@@ -332,6 +332,21 @@ impl Context {
         Ok(storage(&self.device, label, bytes))
     }
 
+    /// A zeroed buffer of `words` words that is bound in slices only.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the adapter makes no buffer of that size.
+    pub fn arena(&self, label: &str, words: usize) -> Result<Buffer> {
+        let bytes = words as u64 * WORD;
+        if bytes > self.limits.max_buffer_size {
+            return Err(Error::TooLarge(format!(
+                "{label} needs {bytes} bytes; {} makes buffers of at most {}",
+                self.adapter.name, self.limits.max_buffer_size
+            )));
+        }
+        Ok(storage(&self.device, label, bytes))
+    }
+
     /// A buffer that holds `data`.
     pub fn upload(&self, label: &str, data: &[f32]) -> Result<Buffer> {
         let buffer = self.buffer(label, data.len())?;

@@ -1,6 +1,6 @@
 //! The Locally Aware Transformer: backbone, parts, embedding.
 
-use super::parameters::Parameters;
+use super::parameters::{Arenas, backbone_groups};
 use super::vit::Vit;
 use crate::checkpoint::Network;
 use crate::error::Result;
@@ -22,7 +22,8 @@ impl LaTransformer {
     /// # Errors
     /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds what the adapter binds.
     pub fn new(context: &Context, network: &Network) -> Result<LaTransformer> {
-        let parameters = Parameters::upload(context, network)?;
+        let groups = backbone_groups(&network.config);
+        let parameters = Arenas::upload(context, &groups, &network.tensors)?;
         Ok(LaTransformer {
             vit: Vit::new(&network.config, &parameters),
             preprocess: network.preprocess.clone(),

@@ -5,5 +5,5 @@ mod parameters;
 mod vit;
 
 pub use la_transformer::LaTransformer;
-pub use parameters::Parameters;
+pub use parameters::{Arenas, Group, GroupKind, HeadShape, Slot, backbone_groups, head_group};
 pub use vit::Vit;

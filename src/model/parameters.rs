@@ -1,57 +1,241 @@
-//! The backbone's parameters on the device, under timm's names.
+//! The parameters: which tensors make up which group, and one arena of device memory per group.
+//!
+//! A group is what blockwise fine-tuning opens or keeps frozen as a whole [LAT Alg. 1]. In its arena every slot begins on a
+//! 256-byte boundary, so that slots can be bound alone and the optimiser can walk over the whole.
 
-use crate::checkpoint::{HostTensor, Network};
-use crate::error::Result;
-use crate::gpu::{Buffer, Context};
+use crate::checkpoint::{HostTensor, parameter_shapes};
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Context, WORD};
 use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
+use crate::shape::VitConfig;
 use std::collections::BTreeMap;
 
-/// Device buffers by name.
-#[derive(Debug)]
-pub struct Parameters {
-    buffers: BTreeMap<String, Buffer>,
+/// Tensors that are trained or frozen together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GroupKind {
+    /// Patch projection, prefix tokens, positions, norm before the blocks.
+    Embeddings,
+    /// Block i.
+    Block(usize),
+    /// Final norm.
+    Norm,
+    /// Part classifiers.
+    Heads,
 }
 
-impl Parameters {
-    /// Uploads every backbone tensor of a network; class, distillation and register tokens become one `prefix`.
+impl std::fmt::Display for GroupKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            GroupKind::Embeddings => write!(f, "embeddings"),
+            GroupKind::Block(i) => write!(f, "blocks.{i}"),
+            GroupKind::Norm => write!(f, "norm"),
+            GroupKind::Heads => write!(f, "heads"),
+        }
+    }
+}
+
+/// A run of words in an arena that kernels see as one tensor: one tensor of the checkpoint, or several behind each other
+/// (the prefix tokens; the same tensor of all part classifiers).
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// The name that layers ask for.
+    pub label: String,
+    /// Names and shapes in the checkpoint, in order.
+    pub tensors: Vec<(String, Vec<usize>)>,
+    /// First word in the arena.
+    pub start: usize,
+    /// Length in words, padding apart.
+    pub words: usize,
+}
+
+/// The layout of one arena.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Which group.
+    pub kind: GroupKind,
+    /// What lies in it, in order.
+    pub slots: Vec<Slot>,
+    /// Length in words, padding included.
+    pub words: usize,
+}
+
+impl Group {
+    fn new(kind: GroupKind) -> Group {
+        Group { kind, slots: Vec::new(), words: 0 }
+    }
+
+    fn push(&mut self, label: &str, tensors: Vec<(String, Vec<usize>)>) {
+        let words = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        self.slots.push(Slot { label: label.to_string(), tensors, start: self.words, words });
+        self.words = (self.words + words).next_multiple_of(Buffer::SLICE_ALIGN);
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> usize {
+        self.slots.iter().map(|slot| slot.words).sum()
+    }
+
+    /// Bytes of one arena of this layout.
+    pub fn bytes(&self) -> u64 {
+        self.words as u64 * WORD
+    }
+}
+
+/// Shapes of the part classifiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadShape {
+    /// R, number of classifiers.
+    pub parts: usize,
+    /// D, width of their input.
+    pub dim: usize,
+    /// E, hidden width.
+    pub hidden: usize,
+    /// K.
+    pub classes: usize,
+}
+
+const PREFIX: [&str; 3] = ["cls_token", "dist_token", "reg_token"];
+
+/// The backbone's groups in the order of the forward pass.
+pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
+    let mut groups = vec![Group::new(GroupKind::Embeddings)];
+    groups.extend((0..config.depth).map(|i| Group::new(GroupKind::Block(i))));
+    groups.push(Group::new(GroupKind::Norm));
+    let mut prefix = Vec::new();
+    for (name, shape) in parameter_shapes(config) {
+        let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        let group = match block {
+            Some(i) => &mut groups[1 + i],
+            None if name.starts_with("norm.") => &mut groups[1 + config.depth],
+            None => &mut groups[0],
+        };
+        if PREFIX.contains(&name.as_str()) {
+            prefix.push((name, shape));
+        } else {
+            group.push(&name.clone(), vec![(name, shape)]);
+        }
+    }
+    groups[0].push("prefix", prefix);
+    groups
+}
+
+/// The part classifiers' group: every tensor stacked over the parts.
+pub fn head_group(shape: HeadShape) -> Group {
+    let HeadShape { parts, dim, hidden, classes } = shape;
+    let mut group = Group::new(GroupKind::Heads);
+    for (name, shape) in [
+        ("fc1.weight", vec![hidden, dim]),
+        ("fc1.bias", vec![hidden]),
+        ("bn.weight", vec![hidden]),
+        ("bn.bias", vec![hidden]),
+        ("fc2.weight", vec![classes, hidden]),
+        ("fc2.bias", vec![classes]),
+    ] {
+        let stacked = (0..parts).map(|i| (format!("heads.{i}.{name}"), shape.clone())).collect();
+        group.push(&format!("heads.{name}"), stacked);
+    }
+    group
+}
+
+/// One arena per group, and its slots by label.
+#[derive(Debug)]
+pub struct Arenas {
+    /// Layout and memory of each group.
+    pub groups: Vec<(Group, Buffer)>,
+    slots: BTreeMap<String, Buffer>,
+}
+
+impl Arenas {
+    /// Zeroed memory for groups.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds what the adapter binds.
-    pub fn upload(context: &Context, network: &Network) -> Result<Parameters> {
-        const PREFIX: [&str; 3] = ["cls_token", "dist_token", "reg_token"];
-        let tensors = &network.tensors;
-        let prefix: Vec<f32> = PREFIX
-            .iter()
-            .filter_map(|name| tensors.get(*name))
-            .flat_map(|t| t.data.iter().copied())
-            .collect();
-        let mut buffers = BTreeMap::new();
-        buffers.insert("prefix".to_string(), context.upload("prefix", &prefix)?);
-        for (name, HostTensor { data, .. }) in tensors {
-            if !PREFIX.contains(&name.as_str()) {
-                buffers.insert(name.clone(), context.upload(name, data)?);
+    /// [`Error::TooLarge`] if an arena exceeds the adapter's largest buffer, or a slot its largest binding.
+    pub fn zeroed(context: &Context, groups: &[Group]) -> Result<Arenas> {
+        let mut arenas = Arenas { groups: Vec::new(), slots: BTreeMap::new() };
+        for group in groups {
+            let arena = context.arena(&group.kind.to_string(), group.words)?;
+            for slot in &group.slots {
+                if slot.words as u64 * WORD > context.max_tensor_bytes() {
+                    return Err(Error::TooLarge(format!(
+                        "{} has {} bytes, more than one binding holds",
+                        slot.label,
+                        slot.words as u64 * WORD
+                    )));
+                }
+                arenas.slots.insert(slot.label.clone(), arena.slice(&slot.label, slot.start, slot.words));
             }
+            arenas.groups.push((group.clone(), arena));
         }
-        Ok(Parameters { buffers })
+        Ok(arenas)
     }
 
-    /// Bytes of all parameters.
-    pub fn bytes(&self) -> u64 {
-        self.buffers.values().map(|buffer| buffer.words as u64 * crate::gpu::WORD).sum()
-    }
-
-    /// A parameter that the configuration promises.
+    /// Memory for groups, filled from tensors by name.
     ///
     /// # Panics
-    /// If the network lacks it: `checkpoint` hands out complete networks only.
-    pub fn get(&self, name: &str) -> Buffer {
-        self.find(name).unwrap_or_else(|| panic!("the network has no {name}"))
+    /// If a tensor is missing: `checkpoint` hands out complete networks only.
+    pub fn upload(
+        context: &Context,
+        groups: &[Group],
+        tensors: &BTreeMap<String, HostTensor>,
+    ) -> Result<Arenas> {
+        let arenas = Arenas::zeroed(context, groups)?;
+        arenas.write(context, tensors);
+        Ok(arenas)
     }
 
-    /// A parameter that a network may lack.
-    pub fn find(&self, name: &str) -> Option<Buffer> {
-        self.buffers.get(name).cloned()
+    /// Overwrites every slot from tensors by name.
+    ///
+    /// # Panics
+    /// If a tensor is missing or of another length.
+    pub fn write(&self, context: &Context, tensors: &BTreeMap<String, HostTensor>) {
+        for (group, _) in &self.groups {
+            for slot in &group.slots {
+                let mut data = Vec::with_capacity(slot.words);
+                for (name, _) in &slot.tensors {
+                    let tensor = tensors.get(name).unwrap_or_else(|| panic!("the network has no {name}"));
+                    data.extend_from_slice(&tensor.data);
+                }
+                assert_eq!(data.len(), slot.words, "{}: length", slot.label);
+                context.write(&self.slots[&slot.label], bytemuck::cast_slice(&data));
+            }
+        }
+    }
+
+    /// Reads every tensor back, by its name in the checkpoint.
+    pub fn read(&self, context: &Context) -> Result<BTreeMap<String, HostTensor>> {
+        let mut tensors = BTreeMap::new();
+        for (group, arena) in &self.groups {
+            let words = context.read(arena)?;
+            for slot in &group.slots {
+                let mut start = slot.start;
+                for (name, shape) in &slot.tensors {
+                    let len: usize = shape.iter().product();
+                    let data = words[start..start + len].to_vec();
+                    tensors.insert(name.clone(), HostTensor { shape: shape.clone(), data });
+                    start += len;
+                }
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Bytes of all arenas.
+    pub fn bytes(&self) -> u64 {
+        self.groups.iter().map(|(group, _)| group.bytes()).sum()
+    }
+
+    /// A slot that the configuration promises.
+    ///
+    /// # Panics
+    /// If there is none of that label.
+    pub fn get(&self, label: &str) -> Buffer {
+        self.find(label).unwrap_or_else(|| panic!("there is no {label}"))
+    }
+
+    /// A slot that a network may lack.
+    pub fn find(&self, label: &str) -> Option<Buffer> {
+        self.slots.get(label).cloned()
     }
 
     pub(super) fn linear(&self, name: &str) -> Linear {
@@ -60,5 +244,55 @@ impl Parameters {
 
     pub(super) fn norm(&self, name: &str, eps: f32) -> Norm {
         Norm { weight: self.get(&format!("{name}.weight")), bias: self.get(&format!("{name}.bias")), eps }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::{Activation, GeltConfig, ImageSize};
+
+    fn vit_b() -> VitConfig {
+        VitConfig {
+            image: ImageSize::square(224),
+            patch: 16,
+            stride: 16,
+            dim: 768,
+            depth: 12,
+            heads: 12,
+            mlp_hidden: 3072,
+            dist_token: false,
+            registers: 0,
+            patch_bias: true,
+            norm_pre: false,
+            layer_scale: false,
+            act: Activation::Gelu,
+            ln_eps: 1e-6,
+            gelt: GeltConfig::default(),
+        }
+    }
+
+    #[test]
+    fn groups_of_vit_b_have_the_parameters_that_the_released_code_counts() {
+        let groups = backbone_groups(&vit_b());
+        let count = |kind: GroupKind| groups.iter().find(|g| g.kind == kind).unwrap().parameters();
+        assert_eq!(count(GroupKind::Embeddings), 590_592 + 151_296 + 768);
+        assert_eq!(count(GroupKind::Block(11)), 7_087_872);
+        assert_eq!(count(GroupKind::Norm), 1_536);
+        let heads = head_group(HeadShape { parts: 14, dim: 768, hidden: 256, classes: 751 });
+        assert_eq!(heads.parameters(), 5_465_362);
+    }
+
+    #[test]
+    fn slots_are_aligned_and_apart() {
+        let narrow = VitConfig { dim: 20, heads: 1, depth: 2, mlp_hidden: 44, registers: 3, ..vit_b() };
+        for group in backbone_groups(&narrow) {
+            let mut end = 0;
+            for slot in &group.slots {
+                assert!(slot.start >= end && slot.start.is_multiple_of(Buffer::SLICE_ALIGN));
+                end = slot.start + slot.words;
+            }
+            assert!(end <= group.words);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The Vision Transformer backbone: embedding → blocks → norm [LAT eq. 1-5].
 
-use super::parameters::Parameters;
+use super::parameters::Arenas;
 use crate::gpu::{Recorder, Tensor};
 use crate::layers::Sequence;
 use crate::layers::attention::Attention;
@@ -22,7 +22,7 @@ pub struct Vit {
 
 impl Vit {
     /// Puts parameters in their places.
-    pub fn new(config: &VitConfig, parameters: &Parameters) -> Vit {
+    pub fn new(config: &VitConfig, parameters: &Arenas) -> Vit {
         let eps = config.ln_eps;
         let embedding = Embedding {
             weight: parameters.get("patch_embed.proj.weight"),
