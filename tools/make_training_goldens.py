@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""Write tests/goldens/training/: tiny LA-Transformers and how PyTorch trains them.
+
+    python3 tools/make_training_goldens.py
+
+What the files hold is told in the README beside them. Everything is computed in f64 from the stored f32
+weights and follows from the names of model and case alone, so that a second run writes the same bytes.
+Dropout, flip, erasing, crop, triplet loss and identity sampler are off: what is left is free of chance.
+"""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+import la_transformer as lat
+from make_goldens import Random, random_vit, write_safetensors
+
+FOLDER = Path(__file__).resolve().parent.parent / "tests" / "goldens" / "training"
+BATCH, CLASSES, STEPS = 6, 5, 10
+
+# --- the models --------------------------------------------------------------------------------------------
+
+# Name: settings of `random_vit`, picture size, what the metadata says of the network, number of parts.
+MODELS = {
+    "tiny": ({"depth": 3}, (32, 32), {"stride": 8}, 4),
+    # What `tiny` lacks: distillation token, pre-norm, no patch bias, quick-GELU, LayerScale, overlapping patches.
+    "kinds": (
+        {"width": 16, "depth": 2, "rows": 11, "dist": True, "norm_pre": True, "bias": False, "scale": True},
+        (16, 16),
+        {"stride": 4},
+        3,
+    ),
+    # Registers without rows in the position table, which must not get any by training; one part.
+    "registers": ({"width": 16, "registers": 3, "rows": 5}, (16, 16), {"stride": 8}, 1),
+}
+
+
+def write_model(name, vit, size, model, parts):
+    """Make a model and its part classifiers, write it as `lat-wgpu train` would; the state dict."""
+    state, width = random_vit(name, **vit), vit.get("width", 32)
+    r = Random(name + " heads")
+    for i in range(parts):
+        head = f"heads.{i}"
+        r.linear(state, f"{head}.fc1", lat.HIDDEN, width)
+        r.norm(state, f"{head}.bn", lat.HIDDEN)
+        state[f"{head}.bn.running_mean"] = r.normal(lat.HIDDEN, std=0.3)
+        state[f"{head}.bn.running_var"] = r.normal(lat.HIDDEN, std=0.4).exp()
+        r.linear(state, f"{head}.fc2", CLASSES, lat.HIDDEN)
+    c = lat.read_config(state, size=size, stride=model["stride"], heads=2)
+    mean, std = lat.NORMALIZE["imagenet"]
+    metadata = {
+        "format": 1,
+        "model": {"heads": 2, "act": c.act, "ln_eps": c.ln_eps, "stride": c.stride, "grid": c.grid},
+        "preprocess": {"size": size, "interpolation": "bicubic", "mean": mean, "std": std},
+        "class_names": [f"person {i}" for i in range(CLASSES)],
+    }
+    write_safetensors(FOLDER / f"{name}.model.safetensors", state, {"lat_wgpu": json.dumps(metadata)})
+    return state
+
+
+# --- the cases ---------------------------------------------------------------------------------------------
+
+# A step is an epoch of one batch, so that blocks open within ten steps.
+NO_DROPOUT = {name: replace(recipe, dropout=0.0) for name, recipe in lat.PRESETS.items()}
+
+ALL = ("embeddings", "blocks.0", "blocks.1", "blocks.2", "norm", "heads")
+
+# Name: model, recipe, groups whose gradients are kept, groups whose parameters after the last step are kept, what
+# it is. To keep the folder small, heads but the first are left out of everything but the gradients of `paper`.
+CASES = {
+    "paper": ("tiny", NO_DROPOUT["paper"], ALL, ALL[1:], "preset paper; gradients of what it freezes too"),
+    "released_code": (
+        "tiny",
+        NO_DROPOUT["released-code"],
+        ("embeddings", "blocks.1", "blocks.2", "norm", "heads"),
+        (),
+        "preset released-code: two blocks and the embeddings open, L2, lambda 8 on the local tokens, no ReLU",
+    ),
+    "full": ("tiny", NO_DROPOUT["full"], (), (), "preset full; its gradients are those of paper"),
+    "strong": ("tiny", NO_DROPOUT["strong"], (), (), "preset strong, cross-entropy alone"),
+    "adamw": (
+        "tiny",
+        replace(NO_DROPOUT["strong"], lr=2e-3, warmup_epochs=2, epochs=STEPS),
+        ("norm", "heads"),
+        ("embeddings", "blocks.2", "norm", "heads"),
+        "label smoothing 0.1, clip norm 1.0, AdamW 0.05, all to be seen in ten steps: high rate, short cosine",
+    ),
+    "kinds": ("kinds", NO_DROPOUT["full"], ALL, (), "what tiny lacks, all open"),
+    "registers": (
+        "registers",
+        replace(NO_DROPOUT["full"], gelt=lat.Gelt(parts="1")),
+        ALL,
+        (),
+        "registers without rows in the position table, one part, all open",
+    ),
+}
+
+
+def build(state, recipe, model):
+    size, stride = MODELS[model][1], MODELS[model][2]["stride"]
+    return lat.build_classifier(state, recipe, size=size, stride=stride, heads=2).double()
+
+
+def gradients(model, recipe, images, labels):
+    """Loss of a batch and the gradients of all parameters by name, at every stage: first all open, then
+    as each epoch of the recipe has it, which must not change the gradients that are left."""
+    lat.set_trainable(model, lat.PRESETS["full"], 0)
+    stats = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    loss = lat.backward(model, recipe, images, labels)
+    after = {name: tensor.clone() for name, tensor in model.named_buffers() if "running" in name}
+    grads = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    for epoch in range(STEPS):
+        lat.set_trainable(model, recipe, epoch)
+        assert lat.backward(model, recipe, images, labels) == loss
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None or torch.equal(parameter.grad, grads[name]), (epoch, name)
+    model.load_state_dict(stats, strict=False)
+    return loss, grads, after
+
+
+def train(model, recipe, images, labels):
+    """Ten steps; what each tells, by name."""
+    optimizer, depth = lat.make_optimizer(model, recipe), model.config.depth
+    steps = [lat.train_step(model, optimizer, recipe, images, labels, i, 1) for i in range(STEPS)]
+    return {
+        "losses": torch.tensor([step.loss for step in steps]),
+        "lr": torch.tensor([step.lr for step in steps]),
+        "grad_norms": torch.tensor([step.grad_norm for step in steps]),
+        "trainable": torch.tensor([step.trainable for step in steps]),
+        "open_blocks": torch.tensor([lat.open_blocks(recipe, depth, epoch) for epoch in range(STEPS)]),
+    }
+
+
+def is_later_head(name):
+    return name.startswith("heads.") and not name.startswith("heads.0.")
+
+
+def write_case(name, states, model_name, recipe, grad_groups, final_groups, what):
+    """Run and write one case."""
+    model = build(states[model_name], recipe, model_name)
+    # The same for all cases of a model.
+    pixels = Random(model_name + " images").images(BATCH, *model.config.size)
+    images = lat.normalize(pixels, lat.NORMALIZE["imagenet"], torch.float64)
+    # Every person is there, the first one twice, not in order.
+    labels = torch.tensor([3, 0, 4, 1, 0, 2])
+    tensors = {"images": pixels, "labels": labels}
+    with torch.no_grad():
+        logits = model.logits(images)
+    tensors["eval_loss"] = lat.loss_of(logits, labels, recipe.smoothing)[None]
+    tensors["eval_predictions"] = lat.predict(logits)
+
+    loss, grads, after = gradients(model, recipe, images, labels)
+    tensors["loss"] = torch.tensor([loss])
+    for key, grad in grads.items():
+        if lat.group_of(key) in grad_groups and (name == "paper" or not is_later_head(key)):
+            tensors[f"grad.{key}"] = grad
+    tensors |= {f"after.{key}": tensor for key, tensor in after.items()}
+    tensors |= train(model, recipe, images, labels)
+    for key, parameter in model.named_parameters():
+        if lat.group_of(key) in final_groups and not is_later_head(key):
+            tensors[f"final.{key}"] = parameter.detach()
+    tensors = {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
+    for key, tensor in tensors.items():
+        assert tensor.isfinite().all(), (name, key)
+
+    training = asdict(recipe)
+    gelt = training.pop("gelt")
+    settings = {"lambda": gelt["lam"], "lambda_on": gelt["lambda_on"], "parts": gelt["parts"]}
+    metadata = {
+        "model": model_name,
+        "settings": json.dumps(settings),
+        "training": json.dumps(training),
+        "what": what,
+    }
+    write_safetensors(FOLDER / f"{name}.golden.safetensors", tensors, metadata)
+    losses = " ".join(f"{value:.4f}" for value in tensors["losses"].tolist())
+    print(f"{name:14} {losses}")
+
+
+def main():
+    # One thread: sums are then added in one order.
+    torch.set_num_threads(1)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for old in FOLDER.glob("*.safetensors"):
+        old.unlink()
+    states = {name: write_model(name, *of) for name, of in MODELS.items()}
+    for name, of in CASES.items():
+        write_case(name, states, *of)
+    total = sum(path.stat().st_size for path in FOLDER.glob("*.safetensors"))
+    print(f"{len(MODELS)} models and {len(CASES)} cases, {total / 1e6:.2f} MB in {FOLDER}")
+
+
+if __name__ == "__main__":
+    main()
