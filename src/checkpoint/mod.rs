@@ -8,6 +8,7 @@ mod names;
 mod positions;
 mod recognise;
 mod safetensors;
+mod save;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +16,7 @@ use std::path::Path;
 pub use metadata::lat_wgpu_metadata;
 pub use recognise::{Settings, parameter_shapes};
 pub use safetensors::{FileTensor, list};
+pub use save::{HeadsInfo, StateData, StateTensor, read_state, save, trained_metadata};
 
 use crate::error::Result;
 use crate::shape::{Preprocess, VitConfig};

@@ -108,6 +108,19 @@ impl Container {
         Ok(Container { path: path.to_path_buf(), file, tensors, metadata })
     }
 
+    /// Reads tensor `index` as it stands in the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn read_bytes(&self, index: usize) -> Result<Vec<u8>> {
+        let FileTensor { bytes, start, .. } = self.tensors[index];
+        let mut data = vec![0u8; bytes as usize];
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(start)).map_err(Error::io("read", &self.path))?;
+        file.read_exact(&mut data).map_err(Error::io("read", &self.path))?;
+        Ok(data)
+    }
+
     /// Reads tensor `index` as f32, in row-major order.
     ///
     /// # Errors
@@ -123,9 +136,7 @@ impl Container {
         if !tensor.is_float() {
             return Err(fault("F32, F16 or BF16", tensor.dtype.clone()));
         }
-        let mut bytes = vec![0u8; tensor.bytes as usize];
-        self.file.seek(SeekFrom::Start(tensor.start)).map_err(Error::io("read", &self.path))?;
-        self.file.read_exact(&mut bytes).map_err(Error::io("read", &self.path))?;
+        let bytes = self.read_bytes(index)?;
         let values: Vec<f32> = match tensor.dtype.as_str() {
             "F32" => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
             "F16" => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),

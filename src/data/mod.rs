@@ -2,6 +2,8 @@
 
 pub mod walk;
 
+pub mod dataset;
+
 pub mod decode;
 mod jpeg;
 pub mod preprocess;

@@ -1,0 +1,280 @@
+//! Trained models on their way to the disk: complete under their name, or not there at all.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use bytemuck::NoUninit;
+use serde_json::{Map, Value, json};
+
+use super::safetensors::Container;
+use super::{HostTensor, lat_wgpu_metadata};
+use crate::data::files::{publish, temporary_beside};
+use crate::error::{Error, Result};
+use crate::shape::{Preprocess, VitConfig};
+
+/// Beginning of the names of everything that only a resumed training needs.
+const STATE: &str = "state.";
+
+/// Elements of a state tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StateData {
+    /// Adam's means.
+    F32(Vec<f32>),
+    /// Small counts.
+    U32(Vec<u32>),
+    /// Counts, seeds.
+    U64(Vec<u64>),
+    /// Signed counts.
+    I64(Vec<i64>),
+}
+
+/// A tensor that only a resumed training needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateTensor {
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Elements in row-major order; as many as the product of the dimensions.
+    pub data: StateData,
+}
+
+impl StateTensor {
+    /// A list of counts.
+    pub fn counts(values: Vec<u64>) -> StateTensor {
+        StateTensor { shape: vec![values.len()], data: StateData::U64(values) }
+    }
+}
+
+/// The part classifiers, for the metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadsInfo {
+    /// Width between the two linear layers.
+    pub hidden: usize,
+    /// Whether a ReLU follows the BatchNorm.
+    pub relu: bool,
+    /// Number of classes.
+    pub classes: usize,
+}
+
+/// The `lat_wgpu` entry of a trained model: that of its backbone and what its heads are.
+pub fn trained_metadata(
+    config: &VitConfig,
+    preprocess: &Preprocess,
+    class_names: &[String],
+    heads: HeadsInfo,
+) -> String {
+    let text = lat_wgpu_metadata(config, preprocess, Some(class_names));
+    let mut entry: Map<String, Value> = match serde_json::from_str(&text) {
+        Ok(entry) => entry,
+        Err(e) => unreachable!("it was written as a JSON object just now: {e}"),
+    };
+    let HeadsInfo { hidden, relu, classes } = heads;
+    entry.insert("heads".to_string(), json!({ "hidden": hidden, "relu": relu, "classes": classes }));
+    Value::Object(entry).to_string()
+}
+
+/// One tensor to be written.
+struct Item<'a> {
+    name: String,
+    dtype: &'static str,
+    width: usize,
+    shape: &'a [usize],
+    bytes: &'a [u8],
+}
+
+impl<'a> Item<'a> {
+    fn new<T: NoUninit>(name: String, dtype: &'static str, shape: &'a [usize], data: &'a [T]) -> Item<'a> {
+        assert_eq!(data.len(), shape.iter().product::<usize>(), "elements of {name}");
+        Item { name, dtype, width: size_of::<T>(), shape, bytes: bytemuck::cast_slice(data) }
+    }
+}
+
+/// Writes a model: `tensors` (backbone and heads), `state` under names that begin with `state.`, and `metadata` as its
+/// `lat_wgpu` entry. The same values give the same bytes; an older file of that name stays until the new one is
+/// complete and on the disk.
+///
+/// # Errors
+/// `Io` where it can't be written or renamed.
+///
+/// # Panics
+/// If a tensor has not as many elements as its shape says.
+pub fn save(
+    path: &Path,
+    tensors: &BTreeMap<String, HostTensor>,
+    state: &BTreeMap<String, StateTensor>,
+    metadata: &str,
+) -> Result<()> {
+    let mut items: Vec<Item<'_>> =
+        tensors.iter().map(|(name, t)| Item::new(name.clone(), "F32", &t.shape, &t.data)).collect();
+    for (name, StateTensor { shape, data }) in state {
+        let name = format!("{STATE}{name}");
+        items.push(match data {
+            StateData::F32(data) => Item::new(name, "F32", shape, data),
+            StateData::U32(data) => Item::new(name, "U32", shape, data),
+            StateData::U64(data) => Item::new(name, "U64", shape, data),
+            StateData::I64(data) => Item::new(name, "I64", shape, data),
+        });
+    }
+    // The widest elements first: then each tensor stands at a multiple of its element's width, as readers like it.
+    items.sort_by(|a, b| b.width.cmp(&a.width).then_with(|| a.name.cmp(&b.name)));
+
+    let mut file = temporary_beside(path)?;
+    let write = |out: &mut dyn Write, bytes: &[u8]| out.write_all(bytes).map_err(Error::io("write", path));
+    {
+        let mut out = BufWriter::new(file.as_file_mut());
+        let header = header(&items, metadata);
+        write(&mut out, &(header.len() as u64).to_le_bytes())?;
+        write(&mut out, header.as_bytes())?;
+        for item in &items {
+            write_little_endian(&mut out, item).map_err(Error::io("write", path))?;
+        }
+        out.flush().map_err(Error::io("write", path))?;
+    }
+    publish(file, path)
+}
+
+/// The JSON of a safetensors header, padded to a multiple of 8 bytes.
+fn header(items: &[Item<'_>], metadata: &str) -> String {
+    let mut entries = Map::new();
+    entries.insert("__metadata__".to_string(), json!({ "lat_wgpu": metadata }));
+    let mut begin = 0;
+    for item in items {
+        let end = begin + item.bytes.len();
+        let entry = json!({ "dtype": item.dtype, "shape": item.shape, "data_offsets": [begin, end] });
+        entries.insert(item.name.clone(), entry);
+        begin = end;
+    }
+    let mut text = Value::Object(entries).to_string();
+    text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
+    text
+}
+
+/// Writes the elements with their lowest byte first, whatever this machine's order is.
+fn write_little_endian(out: &mut impl Write, item: &Item<'_>) -> std::io::Result<()> {
+    if cfg!(target_endian = "little") {
+        return out.write_all(item.bytes);
+    }
+    for element in item.bytes.chunks_exact(item.width) {
+        let reversed: Vec<u8> = element.iter().rev().copied().collect();
+        out.write_all(&reversed)?;
+    }
+    Ok(())
+}
+
+/// Reads what [`save`] wrote as `state`, names without `state.`; empty for a model that has none.
+///
+/// # Errors
+/// `Io`; `Weights` for a damaged file; `Tensor` for a state tensor of another type or with a value that is not finite.
+pub fn read_state(path: &Path) -> Result<BTreeMap<String, StateTensor>> {
+    let mut container = Container::open(path)?;
+    let mut state = BTreeMap::new();
+    for index in 0..container.tensors.len() {
+        let tensor = &container.tensors[index];
+        let Some(name) = tensor.name.strip_prefix(STATE).map(str::to_string) else { continue };
+        let (shape, dtype) = (tensor.shape.clone(), tensor.dtype.clone());
+        let data = match dtype.as_str() {
+            "F32" => StateData::F32(container.read_f32(index)?),
+            "U32" => StateData::U32(elements(&container.read_bytes(index)?, u32::from_le_bytes)),
+            "U64" => StateData::U64(elements(&container.read_bytes(index)?, u64::from_le_bytes)),
+            "I64" => StateData::I64(elements(&container.read_bytes(index)?, i64::from_le_bytes)),
+            _ => {
+                return Err(Error::Tensor {
+                    path: path.to_path_buf(),
+                    tensor: format!("{STATE}{name}"),
+                    expected: "F32, U32, U64 or I64".to_string(),
+                    found: dtype,
+                });
+            }
+        };
+        state.insert(name, StateTensor { shape, data });
+    }
+    Ok(state)
+}
+
+/// Splits bytes into elements of N bytes.
+fn elements<T, const N: usize>(bytes: &[u8], element: fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks::<N>().0.iter().map(|chunk| element(*chunk)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize]) -> HostTensor {
+        let count: usize = shape.iter().product();
+        HostTensor { shape: shape.to_vec(), data: (0..count).map(|i| i as f32 - 1.5).collect() }
+    }
+
+    fn model() -> (BTreeMap<String, HostTensor>, BTreeMap<String, StateTensor>) {
+        let tensors = [("b", &[2usize, 3][..]), ("a", &[1]), ("scalar", &[]), ("empty", &[0, 4])];
+        let tensors = tensors.iter().map(|(name, shape)| (name.to_string(), tensor(shape))).collect();
+        let state = [
+            ("step", StateTensor::counts(vec![u64::MAX, 7])),
+            ("m.b", StateTensor { shape: vec![2], data: StateData::F32(vec![-0.0, 1e-40]) }),
+            ("odd", StateTensor { shape: vec![3], data: StateData::U32(vec![1, 2, u32::MAX]) }),
+            ("signed", StateTensor { shape: vec![1, 1], data: StateData::I64(vec![-5]) }),
+        ];
+        (tensors, state.into_iter().map(|(name, t)| (name.to_string(), t)).collect())
+    }
+
+    #[test]
+    fn what_is_saved_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("last.safetensors");
+        let (tensors, state) = model();
+        save(&path, &tensors, &state, "{\"format\":1}").unwrap();
+        assert_eq!(read_state(&path).unwrap(), state);
+        let bytes = std::fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for (name, tensor) in &tensors {
+            let view = file.tensor(name).unwrap();
+            assert_eq!(view.shape(), tensor.shape);
+            assert_eq!(view.data(), bytemuck::cast_slice::<f32, u8>(&tensor.data));
+        }
+        let mut container = Container::open(&path).unwrap();
+        assert_eq!(container.metadata["lat_wgpu"], "{\"format\":1}");
+        let index = container.tensors.iter().position(|t| t.name == "b").unwrap();
+        assert_eq!(container.read_f32(index).unwrap(), tensors["b"].data);
+        // The same again, over the old one: the same bytes, and nothing beside it.
+        save(&path, &tensors, &state, "{\"format\":1}").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn tensors_stand_at_multiples_of_their_elements() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        let (tensors, state) = model();
+        save(&path, &tensors, &state, "{}").unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let (length, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(length % 8, 0);
+        for (name, info) in header.tensors() {
+            let width = if name.ends_with("step") || name.ends_with("signed") { 8 } else { 4 };
+            assert_eq!(info.data_offsets.0 % width, 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_failed_save_leaves_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tensors, state) = model();
+        assert!(matches!(save(dir.path(), &tensors, &state, "{}"), Err(Error::Io { .. })));
+        let missing = dir.path().join("no/last.safetensors");
+        assert!(matches!(save(&missing, &tensors, &state, "{}"), Err(Error::Io { .. })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn strange_state_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        let state = StateTensor { shape: vec![1], data: StateData::F32(vec![f32::NAN]) };
+        save(&path, &BTreeMap::new(), &[("v".to_string(), state)].into(), "{}").unwrap();
+        let message = read_state(&path).unwrap_err().to_string();
+        assert!(message.contains("state.v") && message.contains("NaN"), "{message}");
+        save(&path, &BTreeMap::new(), &BTreeMap::new(), "{}").unwrap();
+        assert!(read_state(&path).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,372 @@
+//! Labelled pictures for training: which there are, which validate, and in what order an epoch sees them.
+//!
+//! Every random choice is a number of [`crate::rng`] at a place of its own, so order and flips of any step follow from
+//! (seed, epoch, place) alone and a resumed run meets the same pictures.
+
+use std::path::{Path, PathBuf};
+
+use crate::data::walk;
+use crate::error::{Error, Result};
+use crate::rng;
+
+/// Folder of Market-1501 that holds the training pictures.
+const MARKET_TRAIN: &str = "bounding_box_train";
+
+// Streams of random numbers. The upper byte tells the use; what is below counts epochs or classes.
+const ORDER: u64 = 1 << 56;
+const FLIP: u64 = 2 << 56;
+const SHARE: u64 = 3 << 56;
+const CHOICE: u64 = 4 << 56;
+
+/// One labelled picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Where to open it.
+    pub path: PathBuf,
+    /// Its path below the folder of pictures, with `/` between the steps.
+    pub name: String,
+    /// Its person: an index into [`TrainingSet::classes`].
+    pub class: usize,
+}
+
+/// A folder of labelled pictures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainingSet {
+    /// Sorted by name.
+    pub pictures: Vec<Sample>,
+    /// The persons' names, sorted.
+    pub classes: Vec<String>,
+    /// Pictures that were left out: junk and distractors (persons −1 and 0), and files that stand outside the layout.
+    pub skipped: usize,
+}
+
+/// Lists the pictures of `dir` with their persons.
+///
+/// Two layouts are read. Market-1501: files named `PERSON_cCsS_…` in `dir/bounding_box_train`, or in `dir` itself.
+/// Otherwise one sub-folder per person, each of which is searched to the bottom; links are not followed.
+///
+/// # Errors
+/// `Io` where a folder can't be read; `NothingToDo` where there are no labelled pictures, a person's folder is empty,
+/// or there is only one person.
+pub fn load_training(dir: &Path) -> Result<TrainingSet> {
+    let metadata = std::fs::metadata(dir).map_err(Error::io("read", dir))?;
+    if !metadata.is_dir() {
+        return Err(Error::io("read", dir)(std::io::ErrorKind::NotADirectory.into()));
+    }
+    let market = dir.join(MARKET_TRAIN);
+    let (folder, is_market) = if market.is_dir() { (market.as_path(), true) } else { (dir, false) };
+    let listed = walk::list_pictures(&[folder.to_path_buf()])?;
+    let is_market = is_market || listed.iter().any(|picture| market_person(&picture.name).is_some());
+    if !is_market {
+        check_folders(folder)?;
+    }
+    let found = listed.len();
+    let labelled: Vec<(walk::Picture, String)> = listed
+        .into_iter()
+        .filter_map(|picture| {
+            let person = if is_market {
+                market_person(&picture.name).filter(|person| !is_junk(person))
+            } else {
+                picture.name.split_once('/').map(|(person, _)| person)
+            };
+            let person = person?.to_string();
+            Some((picture, person))
+        })
+        .collect();
+
+    let mut classes: Vec<String> = labelled.iter().map(|(_, person)| person.clone()).collect();
+    classes.sort();
+    classes.dedup();
+    match classes.as_slice() {
+        [] => {
+            return Err(Error::NothingToDo(format!(
+                "no picture of a known person in {}: training wants files named as in Market-1501 \
+                 (0002_c1s1_000451_03.jpg), there or in {MARKET_TRAIN} inside, or a folder per person",
+                folder.display()
+            )));
+        }
+        [person] => {
+            return Err(Error::NothingToDo(format!(
+                "{} shows one person only ({person}); training tells persons apart and needs two",
+                folder.display()
+            )));
+        }
+        _ => {}
+    }
+    let pictures: Vec<Sample> = labelled
+        .into_iter()
+        .map(|(picture, person)| Sample {
+            path: picture.path,
+            name: picture.name,
+            // Every person is in the list that was made of them.
+            class: classes.partition_point(|class| *class < person),
+        })
+        .collect();
+    let skipped = found - pictures.len();
+    Ok(TrainingSet { pictures, classes, skipped })
+}
+
+/// The person that a file of Market-1501 shows: `0002` of `0002_c1s1_000451_03.jpg`; `None` for any other name.
+fn market_person(name: &str) -> Option<&str> {
+    let digits = |text: &str| {
+        let count = text.bytes().take_while(u8::is_ascii_digit).count();
+        (count > 0).then_some(count)
+    };
+    let sign = usize::from(name.starts_with('-'));
+    let (person, rest) = name.split_at(sign + digits(&name[sign..])?);
+    let rest = rest.strip_prefix("_c")?;
+    let rest = rest[digits(rest)?..].strip_prefix('s')?;
+    let rest = &rest[digits(rest)?..];
+    (rest.starts_with('_') && !name.contains('/')).then_some(person)
+}
+
+/// Whether the person is −1 (a bad detection) or 0 (somebody who is in no query).
+fn is_junk(person: &str) -> bool {
+    person.starts_with('-') || person.bytes().all(|digit| digit == b'0')
+}
+
+/// Refuses a person's folder without a picture: its class could never be learnt.
+fn check_folders(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let entry = entry.map_err(Error::io("read", dir))?;
+        let path = entry.path();
+        if entry.file_type().map_err(Error::io("read", &path))?.is_dir() {
+            walk::list_pictures(&[path])?;
+        }
+    }
+    Ok(())
+}
+
+impl TrainingSet {
+    /// Divides the pictures into those that train and those that validate: two lists of indices into
+    /// [`Self::pictures`], each in ascending order.
+    ///
+    /// Without a fraction, the first picture of every person who has two or more validates. With one, `fraction` of
+    /// each person's pictures does, chosen by `seed` and rounded so that the share is right over all persons. A
+    /// person's last picture always trains.
+    pub fn split(&self, fraction: Option<f64>, seed: u64) -> (Vec<usize>, Vec<usize>) {
+        let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];
+        for (index, sample) in self.pictures.iter().enumerate() {
+            of_class[sample.class].push(index);
+        }
+        let mut validates = vec![false; self.pictures.len()];
+        for (class, mut members) in of_class.into_iter().enumerate() {
+            let most = members.len().saturating_sub(1);
+            let count = match fraction {
+                None => 1,
+                Some(fraction) => {
+                    let wanted = fraction * members.len() as f64;
+                    // Rounded up as often as the fraction says: many persons with two pictures each still give a tenth.
+                    (wanted + f64::from(rng::uniform(seed, SHARE, class as u64))).floor() as usize
+                }
+            };
+            if fraction.is_some() {
+                members.sort_by_key(|&index| (rng::bits(seed, CHOICE, index as u64), index));
+            }
+            for &index in members.iter().take(count.min(most)) {
+                validates[index] = true;
+            }
+        }
+        (0..self.pictures.len()).partition(|&index| !validates[index])
+    }
+}
+
+/// The order in which an epoch sees `count` samples: a permutation of 0..count.
+pub fn epoch_order(count: usize, seed: u64, epoch: u64, shuffle: bool) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    if shuffle {
+        // Fisher–Yates: each place, from the last, gets one of those that are left.
+        for last in (1..count).rev() {
+            let random = u64::from(rng::bits(seed, ORDER | epoch, last as u64));
+            order.swap(last, ((random * (last as u64 + 1)) >> 32) as usize);
+        }
+    }
+    order
+}
+
+/// Whether the sample at `place` of an epoch's order is mirrored, which happens with `probability`.
+pub fn flips(seed: u64, epoch: u64, place: usize, probability: f64) -> bool {
+    f64::from(rng::uniform(seed, FLIP | epoch, place as u64)) < probability
+}
+
+/// An epoch's order in batches; a last batch of one sample is left out, for it has no variance to normalise by.
+pub fn batches(order: &[usize], batch_size: usize) -> impl Iterator<Item = &[usize]> {
+    order.chunks(batch_size).filter(|batch| batch.len() > 1)
+}
+
+/// Number of [`batches`] of `count` samples.
+pub fn steps_per_epoch(count: usize, batch_size: usize) -> usize {
+    count / batch_size + usize::from(count % batch_size > 1)
+}
+
+/// Whether an epoch of `count` samples ends in a batch of one, which [`batches`] leaves out.
+pub fn drops_last(count: usize, batch_size: usize) -> bool {
+    count % batch_size == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"x").unwrap();
+        }
+        dir
+    }
+
+    fn labels(set: &TrainingSet) -> Vec<(&str, usize)> {
+        set.pictures.iter().map(|s| (s.name.as_str(), s.class)).collect()
+    }
+
+    #[test]
+    fn market_names_give_persons_and_junk_is_left_out() {
+        let files = [
+            "1500_c6s4_002427_06.jpg",
+            "0002_c1s1_000451_03.jpg",
+            "0002_c1s2_000001_01.png",
+            "-1_c1s1_000401_03.jpg",
+            "0000_c1s1_000151_01.jpg",
+            "0002.jpg",
+            "0002_c1_000451_03.jpg",
+            "more/0007_c1s1_000451_03.jpg",
+            "Thumbs.db",
+        ];
+        let flat = folder(&files);
+        let set = load_training(flat.path()).unwrap();
+        assert_eq!(set.classes, ["0002", "1500"]);
+        assert_eq!(
+            labels(&set),
+            [("0002_c1s1_000451_03.jpg", 0), ("0002_c1s2_000001_01.png", 0), ("1500_c6s4_002427_06.jpg", 1)]
+        );
+        assert_eq!(set.skipped, 5);
+        assert_eq!(set.pictures[2].path, flat.path().join(files[0]));
+
+        let inside: Vec<String> = files.iter().map(|name| format!("bounding_box_train/{name}")).collect();
+        let mut inside: Vec<&str> = inside.iter().map(String::as_str).collect();
+        inside.push("query/0002_c1s1_000451_03.jpg");
+        let nested = folder(&inside);
+        let other = load_training(nested.path()).unwrap();
+        assert_eq!((labels(&other), &other.classes), (labels(&set), &set.classes));
+    }
+
+    #[test]
+    fn every_folder_is_a_person() {
+        let dir = folder(&["b/1.jpg", "b/deep/2.WEBP", "-1/x.png", "0000/y.gif", "b/notes.txt", "loose.jpg"]);
+        let set = load_training(dir.path()).unwrap();
+        assert_eq!(set.classes, ["-1", "0000", "b"]);
+        assert_eq!(labels(&set), [("-1/x.png", 0), ("0000/y.gif", 1), ("b/1.jpg", 2), ("b/deep/2.WEBP", 2)]);
+        assert_eq!(set.skipped, 1);
+    }
+
+    #[test]
+    fn what_cannot_train_is_an_error() {
+        for (files, words) in [
+            (&["notes.txt"][..], "no picture"),
+            (&["loose.jpg"], "folder per person"),
+            (&["-1_c1s1_000401_03.jpg"], "no picture of a known person"),
+            (&["bounding_box_train/a.jpg", "p/x.jpg", "q/x.jpg"], "no picture of a known person"),
+            (&["a/x.jpg", "a/y.jpg"], "one person only (a)"),
+            (&["a/x.jpg", "b/y.jpg", "c/notes.txt"], "/c"),
+        ] {
+            let dir = folder(files);
+            match load_training(dir.path()) {
+                Err(Error::NothingToDo(text)) => assert!(text.contains(words), "{text}"),
+                other => panic!("{files:?}: {other:?}"),
+            }
+        }
+        let dir = folder(&["a.jpg"]);
+        assert!(matches!(load_training(&dir.path().join("a.jpg")), Err(Error::Io { .. })));
+        assert!(matches!(load_training(&dir.path().join("nowhere")), Err(Error::Io { .. })));
+    }
+
+    /// A set with so many pictures of each person.
+    fn set(counts: &[usize]) -> TrainingSet {
+        let pictures = counts.iter().enumerate().flat_map(|(class, &count)| {
+            (0..count).map(move |i| Sample {
+                path: PathBuf::new(),
+                name: format!("{class:03}/{i:03}"),
+                class,
+            })
+        });
+        TrainingSet {
+            pictures: pictures.collect(),
+            classes: (0..counts.len()).map(|c| format!("{c:03}")).collect(),
+            skipped: 0,
+        }
+    }
+
+    #[test]
+    fn by_default_the_first_picture_of_each_person_validates() {
+        let (train, val) = set(&[3, 1, 2]).split(None, 0);
+        assert_eq!(train, [1, 2, 3, 5]);
+        assert_eq!(val, [0, 4]);
+        let (train, val) = set(&[3, 1, 2]).split(Some(0.0), 0);
+        assert_eq!((train.len(), val.len()), (6, 0));
+    }
+
+    #[test]
+    fn a_fraction_is_met_over_all_persons_and_leaves_each_a_picture() {
+        let set = set(&[2, 3, 10, 1].repeat(100));
+        let (train, val) = set.split(Some(0.2), 7);
+        assert_eq!(train.len() + val.len(), 1600);
+        // Single pictures never validate: a fifth of the other 1,500.
+        assert!(val.len().abs_diff(300) < 25, "{}", val.len());
+        assert_eq!((train.clone(), val.clone()), set.split(Some(0.2), 7));
+        assert_ne!(val, set.split(Some(0.2), 8).1);
+        let (train, _) = set.split(Some(0.999), 7);
+        for class in 0..400 {
+            assert!(train.iter().any(|&index| set.pictures[index].class == class));
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_a_permutation_of_its_own() {
+        let order = epoch_order(1000, 1, 0, true);
+        let mut sorted = order.clone();
+        sorted.sort();
+        assert_eq!(sorted, epoch_order(1000, 1, 0, false));
+        assert_eq!(sorted[999], 999);
+        assert_eq!(order, epoch_order(1000, 1, 0, true));
+        assert_ne!(order, epoch_order(1000, 1, 1, true));
+        assert_ne!(order, epoch_order(1000, 2, 0, true));
+        // About one sample stays in its place, as in any fair shuffle.
+        assert!(order.iter().enumerate().filter(|(place, index)| *place == **index).count() < 8);
+        assert!(epoch_order(0, 1, 0, true).is_empty());
+        // Runs must be repeatable by later versions.
+        assert_eq!(epoch_order(6, 0, 0, true), [3, 5, 4, 0, 1, 2]);
+    }
+
+    #[test]
+    fn every_permutation_is_as_likely() {
+        let mut counts = std::collections::BTreeMap::new();
+        for epoch in 0..6000 {
+            *counts.entry(epoch_order(3, 5, epoch, true)).or_insert(0u32) += 1;
+        }
+        assert_eq!(counts.len(), 6);
+        assert!(counts.values().all(|count| count.abs_diff(1000) < 150), "{counts:?}");
+    }
+
+    #[test]
+    fn half_of_the_pictures_are_mirrored() {
+        let count = |p: f64| (0..10_000).filter(|&place| flips(3, 4, place, p)).count();
+        assert!(count(0.5).abs_diff(5000) < 200, "{}", count(0.5));
+        assert_eq!((count(0.0), count(1.0)), (0, 10_000));
+        assert!((0..100).any(|place| flips(3, 4, place, 0.5) != flips(3, 5, place, 0.5)));
+    }
+
+    #[test]
+    fn a_last_batch_of_one_is_dropped() {
+        for (count, sizes, drops) in
+            [(6, vec![3, 3], false), (7, vec![3, 3], true), (8, vec![3, 3, 2], false), (1, vec![], true)]
+        {
+            let order = epoch_order(count, 0, 0, false);
+            let found: Vec<usize> = batches(&order, 3).map(<[usize]>::len).collect();
+            assert_eq!(found, sizes);
+            assert_eq!((steps_per_epoch(count, 3), drops_last(count, 3)), (sizes.len(), drops));
+        }
+    }
+}

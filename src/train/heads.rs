@@ -1,0 +1,108 @@
+//! Initial weights of the part classifiers, as the released code draws them.
+
+use std::collections::BTreeMap;
+use std::f64::consts::TAU;
+
+use crate::checkpoint::HostTensor;
+use crate::rng;
+
+/// Stream of random numbers: the upper byte tells the use, as in `data::dataset`.
+const STREAM: u64 = 5 << 56;
+
+/// Weights of `parts` classifiers Linear (dim → hidden), BatchNorm, Linear (hidden → classes), named
+/// `heads.{i}.fc1.weight` and so on.
+///
+/// They depend on the seed and the shapes alone. fc1: normal with deviation √(2/hidden) (Kaiming, fan out); the
+/// BatchNorm's weight: normal around 1 with 0.02; fc2: normal with 0.001; every bias 0, running mean 0, variance 1.
+pub fn init_heads(
+    seed: u64,
+    parts: usize,
+    dim: usize,
+    hidden: usize,
+    classes: usize,
+) -> BTreeMap<String, HostTensor> {
+    let mut heads = BTreeMap::new();
+    for part in 0..parts {
+        let mut add = |name: &str, shape: &[usize], data: Vec<f32>| {
+            heads.insert(format!("heads.{part}.{name}"), HostTensor { shape: shape.to_vec(), data });
+        };
+        let stream = |tensor: u64| STREAM | ((part as u64) << 8) | tensor;
+        let kaiming = (2.0 / hidden as f64).sqrt();
+        add("fc1.weight", &[hidden, dim], normal(seed, stream(0), hidden * dim, 0.0, kaiming));
+        add("fc1.bias", &[hidden], vec![0.0; hidden]);
+        add("bn.weight", &[hidden], normal(seed, stream(1), hidden, 1.0, 0.02));
+        add("bn.bias", &[hidden], vec![0.0; hidden]);
+        add("bn.running_mean", &[hidden], vec![0.0; hidden]);
+        add("bn.running_var", &[hidden], vec![1.0; hidden]);
+        add("fc2.weight", &[classes, hidden], normal(seed, stream(2), classes * hidden, 0.0, 0.001));
+        add("fc2.bias", &[classes], vec![0.0; classes]);
+    }
+    heads
+}
+
+/// `count` normal numbers by Box and Muller's formula.
+fn normal(seed: u64, stream: u64, count: usize, mean: f64, deviation: f64) -> Vec<f32> {
+    let number = |index: u64| {
+        // 1 − u lies in (0, 1]: its logarithm is finite.
+        let radius = (-2.0 * (1.0 - f64::from(rng::uniform(seed, stream, 2 * index))).ln()).sqrt();
+        let angle = TAU * f64::from(rng::uniform(seed, stream, 2 * index + 1));
+        (mean + deviation * radius * angle.cos()) as f32
+    };
+    (0..count as u64).map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mean, deviation and kurtosis (3 for a normal distribution).
+    fn moments(data: &[f32]) -> (f64, f64, f64) {
+        let n = data.len() as f64;
+        let mean = data.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let power = |p: i32| data.iter().map(|&v| (f64::from(v) - mean).powi(p)).sum::<f64>() / n;
+        (mean, power(2).sqrt(), power(4) / power(2).powi(2))
+    }
+
+    #[test]
+    fn weights_are_drawn_as_in_the_released_code() {
+        let heads = init_heads(0, 2, 384, 256, 751);
+        for (name, mean, deviation) in [
+            ("fc1.weight", 0.0, (2.0f64 / 256.0).sqrt()),
+            ("fc2.weight", 0.0, 0.001),
+            ("bn.weight", 1.0, 0.02),
+        ] {
+            for part in 0..2 {
+                let data = &heads[&format!("heads.{part}.{name}")].data;
+                let (m, d, k) = moments(data);
+                let noise = 5.0 / (data.len() as f64).sqrt();
+                assert!((m - mean).abs() < noise * deviation, "{name}: mean {m}");
+                assert!((d / deviation - 1.0).abs() < noise, "{name}: deviation {d}");
+                assert!((k - 3.0).abs() < 5.0 * noise, "{name}: kurtosis {k}");
+            }
+        }
+        for (name, value) in [("fc1.bias", 0.0), ("bn.bias", 0.0), ("fc2.bias", 0.0), ("bn.running_var", 1.0)]
+        {
+            assert!(heads[&format!("heads.1.{name}")].data.iter().all(|&v| v == value));
+        }
+        assert_eq!(heads["heads.0.fc2.weight"].shape, [751, 256]);
+        assert_eq!(heads["heads.0.fc1.weight"].shape, [256, 384]);
+        assert_eq!(heads.len(), 16);
+        for tensor in heads.values() {
+            assert_eq!(tensor.data.len(), tensor.shape.iter().product::<usize>());
+        }
+    }
+
+    #[test]
+    fn every_part_and_seed_has_numbers_of_its_own() {
+        let heads = init_heads(7, 3, 16, 8, 5);
+        assert_eq!(heads, init_heads(7, 3, 16, 8, 5));
+        let other = init_heads(8, 3, 16, 8, 5);
+        for name in ["fc1.weight", "bn.weight", "fc2.weight"] {
+            let of = |part: usize| &heads[&format!("heads.{part}.{name}")];
+            assert!(of(0) != of(1) && of(1) != of(2), "{name}");
+            assert_ne!(of(0), &other[&format!("heads.0.{name}")]);
+        }
+        // More parts don't change the first.
+        assert_eq!(heads["heads.0.fc1.weight"], init_heads(7, 1, 16, 8, 5)["heads.0.fc1.weight"]);
+    }
+}

@@ -1,0 +1,119 @@
+//! One trainer per run folder, and nothing left over from one that was killed.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// File that is locked; it stays in the folder, empty.
+const LOCK: &str = ".lock";
+
+/// Beginning of the names of files that aren't complete yet, as `data::files` gives them.
+const TEMPORARY: &str = ".lat-wgpu-";
+
+/// The right to write into a run folder; ends when it is dropped or the process dies, however it dies.
+#[derive(Debug)]
+pub struct RunLock {
+    // Locked as long as it is open.
+    _file: File,
+}
+
+impl RunLock {
+    /// Takes the folder, which must exist, and removes the temporaries that a killed run left in it.
+    ///
+    /// # Errors
+    /// `Usage` naming the folder where another process trains in it; `Io` where it can't be written.
+    pub fn acquire(folder: &Path) -> Result<RunLock> {
+        let path = folder.join(LOCK);
+        let options = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = options.map_err(Error::io("create", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Usage(format!("{}: another process is training in it", folder.display())));
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
+        }
+        sweep(folder)?;
+        Ok(RunLock { _file: file })
+    }
+}
+
+/// Removes the folder's temporaries: whoever made them is gone.
+fn sweep(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let entry = entry.map_err(Error::io("read", folder))?;
+        let is_temporary = entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes());
+        if is_temporary && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let path = entry.path();
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the folder holds anything but a lock and temporaries; a folder that isn't there holds nothing.
+///
+/// # Errors
+/// `Io` where it can't be read.
+pub fn holds_files(folder: &Path) -> Result<bool> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::io("read", folder)(e)),
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io("read", folder))?.file_name();
+        if name != LOCK && !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = RunLock::acquire(dir.path()).unwrap();
+        match RunLock::acquire(dir.path()) {
+            Err(Error::Usage(text)) => assert!(text.contains(&*dir.path().to_string_lossy()), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        drop(lock);
+        RunLock::acquire(dir.path()).unwrap();
+        assert!(matches!(RunLock::acquire(&dir.path().join("nowhere")), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn temporaries_are_swept_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".lat-wgpu-Ab3", ".lat-wgpu-", "last.safetensors", ".lat", "log.jsonl"] {
+            std::fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        std::fs::create_dir(dir.path().join(".lat-wgpu-folder")).unwrap();
+        let _lock = RunLock::acquire(dir.path()).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, [".lat", ".lat-wgpu-folder", ".lock", "last.safetensors", "log.jsonl"]);
+    }
+
+    #[test]
+    fn a_lock_and_temporaries_are_no_run() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!holds_files(&dir.path().join("nowhere")).unwrap());
+        assert!(!holds_files(dir.path()).unwrap());
+        std::fs::write(dir.path().join(".lat-wgpu-1"), b"x").unwrap();
+        std::fs::write(dir.path().join(".lock"), b"").unwrap();
+        assert!(!holds_files(dir.path()).unwrap());
+        std::fs::write(dir.path().join("notes.txt"), b"x").unwrap();
+        assert!(holds_files(dir.path()).unwrap());
+        assert!(holds_files(&dir.path().join("notes.txt")).is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! `log.jsonl`: a line for every step and every epoch, on the disk's side of the program as soon as it is written.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::data::files::write_atomically;
+use crate::error::{Error, Result};
+
+/// What a step leaves in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepLine {
+    /// Number of the step, from 1.
+    pub step: u64,
+    /// Number of the epoch, from 0.
+    pub epoch: usize,
+    /// Mean over the batch, summed over parts, before the update.
+    pub loss: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Number of parameters that train.
+    pub trainable_params: u64,
+    /// Pictures per second.
+    pub images_per_s: f64,
+    /// Device memory in bytes.
+    pub gpu_bytes: u64,
+}
+
+/// What an epoch leaves in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EpochLine {
+    /// Number of the epoch, from 0.
+    pub epoch: usize,
+    /// Mean of its steps' losses.
+    pub train_loss: f64,
+    /// Loss on the validation pictures; `None` without any.
+    pub val_loss: Option<f64>,
+    /// Share of the validation pictures that are recognised; `None` without any.
+    pub val_accuracy: Option<f64>,
+    /// Duration in seconds.
+    pub seconds: f64,
+}
+
+/// Marks the lines of epochs.
+const EPOCH: &str = "epoch";
+
+/// An epoch's line with its mark.
+#[derive(Serialize)]
+struct Marked<'a> {
+    kind: &'static str,
+    #[serde(flatten)]
+    line: &'a EpochLine,
+}
+
+/// The log of a run, open for more lines.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    /// Begins a log; an older one is replaced.
+    ///
+    /// # Errors
+    /// `Io` where it can't be written.
+    pub fn create(path: &Path) -> Result<Log> {
+        write_atomically(path, b"")?;
+        Log::append(path)
+    }
+
+    /// Goes on with the log of a run that was saved after `steps` steps and `epochs` whole epochs: later lines go.
+    ///
+    /// A last line that was only half written goes too. A log that isn't there begins anew.
+    ///
+    /// # Errors
+    /// `Io` where it can't be read or written.
+    pub fn resume(path: &Path, steps: u64, epochs: usize) -> Result<Log> {
+        let text = read(path)?;
+        let kept: String = text
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n') && belongs(line, steps, epochs))
+            .collect();
+        if kept != text || !path.exists() {
+            write_atomically(path, kept.as_bytes())?;
+        }
+        Log::append(path)
+    }
+
+    fn append(path: &Path) -> Result<Log> {
+        let file = File::options().append(true).open(path).map_err(Error::io("write", path))?;
+        Ok(Log { path: path.to_path_buf(), file })
+    }
+
+    /// Writes a step's line.
+    ///
+    /// # Errors
+    /// `Io` where it can't be written.
+    pub fn step(&mut self, line: &StepLine) -> Result<()> {
+        self.write(line)
+    }
+
+    /// Writes an epoch's line.
+    ///
+    /// # Errors
+    /// `Io` where it can't be written.
+    pub fn epoch(&mut self, line: &EpochLine) -> Result<()> {
+        self.write(&Marked { kind: EPOCH, line })
+    }
+
+    fn write(&mut self, line: &impl Serialize) -> Result<()> {
+        let mut text = match serde_json::to_string(line) {
+            Ok(text) => text,
+            Err(e) => unreachable!("numbers can always be written as JSON: {e}"),
+        };
+        text.push('\n');
+        // In one piece and with no buffer between: whoever reads along sees whole lines, and a kill loses none.
+        self.file.write_all(text.as_bytes()).map_err(Error::io("write", &self.path))
+    }
+}
+
+/// Whether a line was written by the time of the saved state.
+fn belongs(line: &str, steps: u64, epochs: usize) -> bool {
+    let Ok(line) = serde_json::from_str::<Value>(line) else { return false };
+    let number = |key: &str| line.get(key).and_then(Value::as_u64);
+    if line.get("kind").and_then(Value::as_str) == Some(EPOCH) {
+        number("epoch").is_some_and(|epoch| epoch < epochs as u64)
+    } else {
+        number("step").is_some_and(|step| step <= steps)
+    }
+}
+
+/// The epochs of a log, in its order; lines that can't be read are passed over.
+///
+/// # Errors
+/// `Io` where it can't be read; a log that isn't there has no epochs.
+pub fn epochs(path: &Path) -> Result<Vec<EpochLine>> {
+    let text = read(path)?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let marked = lines.filter(|line| line.get("kind").and_then(Value::as_str) == Some(EPOCH));
+    Ok(marked.filter_map(|line| serde_json::from_value(line).ok()).collect())
+}
+
+/// The text of a log, empty if there is none. A torn end needn't be UTF-8.
+fn read(path: &Path) -> Result<String> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: u64, epoch: usize) -> StepLine {
+        StepLine {
+            step,
+            epoch,
+            loss: 92.5,
+            lr: 2.55e-4,
+            trainable_params: 12_554_770,
+            images_per_s: 31.5,
+            gpu_bytes: 1 << 31,
+        }
+    }
+
+    fn epoch(epoch: usize) -> EpochLine {
+        EpochLine { epoch, train_loss: 80.0, val_loss: Some(79.0), val_accuracy: Some(0.125), seconds: 3.5 }
+    }
+
+    /// Two epochs of two steps, and a third begun.
+    fn written(path: &Path) -> String {
+        let mut log = Log::create(path).unwrap();
+        for e in 0..2 {
+            log.step(&step(2 * e as u64 + 1, e)).unwrap();
+            log.step(&step(2 * e as u64 + 2, e)).unwrap();
+            log.epoch(&epoch(e)).unwrap();
+        }
+        log.step(&step(5, 2)).unwrap();
+        // The log is still open: what is written is there for others.
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn lines_are_those_of_the_contract() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let text = written(&path);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            r#"{"step":1,"epoch":0,"loss":92.5,"lr":0.000255,"trainable_params":12554770,"images_per_s":31.5,"gpu_bytes":2147483648}"#
+        );
+        assert_eq!(
+            lines[2],
+            r#"{"kind":"epoch","epoch":0,"train_loss":80.0,"val_loss":79.0,"val_accuracy":0.125,"seconds":3.5}"#
+        );
+        assert_eq!(lines.len(), 7);
+        assert_eq!(epochs(&path).unwrap(), [epoch(0), epoch(1)]);
+        assert!(epochs(&dir.path().join("none")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn resuming_trims_to_the_saved_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let all: Vec<String> = written(&path).split_inclusive('\n').map(str::to_string).collect();
+        for (steps, done, kept) in
+            [(5, 2, 7), (4, 2, 6), (4, 1, 5), (3, 1, 4), (2, 1, 3), (2, 0, 2), (0, 0, 0)]
+        {
+            std::fs::write(&path, all.concat()).unwrap();
+            let mut log = Log::resume(&path, steps, done).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), all[..kept].concat(), "{steps} {done}");
+            log.step(&step(steps + 1, 9)).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), kept + 1);
+        }
+    }
+
+    #[test]
+    fn a_torn_end_and_no_log_at_all_are_borne() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let text = written(&path);
+        // Torn anywhere in the last line, its newline included, and inside a letter.
+        for cut in [1, 2, 60] {
+            std::fs::write(&path, &text[..text.len() - cut]).unwrap();
+            Log::resume(&path, 5, 2).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 6);
+        }
+        std::fs::write(&path, [text.as_bytes(), b"{\"step\":6,\"\xc3"].concat()).unwrap();
+        Log::resume(&path, 9, 9).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+
+        let fresh = dir.path().join("fresh.jsonl");
+        Log::resume(&fresh, 5, 2).unwrap().step(&step(6, 2)).unwrap();
+        assert_eq!(std::fs::read_to_string(&fresh).unwrap().lines().count(), 1);
+    }
+}

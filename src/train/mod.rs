@@ -1,0 +1,9 @@
+//! Training: what a run is told, how its learning rate and its trainable part change, and what it leaves behind.
+
+pub mod config;
+pub mod curves;
+pub mod heads;
+pub mod lock;
+pub mod log;
+pub mod schedule;
+pub mod trainer;

@@ -1,0 +1,347 @@
+//! What trains when, and how fast: the blockwise fine-tuning of the paper's Algorithm 1.
+//!
+//! At every epoch e with e % T == 0 while a block is closed, the highest closed block opens (at epoch 0: N of them) and
+//! the learning rate is multiplied by its decay. Final norm and heads train from the start. The released code goes on
+//! decaying when all blocks are open; without `blockwise` all are open from the start.
+
+use std::f64::consts::PI;
+
+use crate::checkpoint::parameter_shapes;
+use crate::shape::VitConfig;
+use crate::train::config::Config;
+
+/// Parameters that open together and share Adam's step count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// Patch projection, class and other prefix tokens, position table, norm before block 0.
+    Embeddings,
+    /// A transformer block.
+    Block(usize),
+    /// The norm after the last block.
+    FinalNorm,
+    /// The part classifiers.
+    Heads,
+}
+
+impl Group {
+    /// All groups of a network with `depth` blocks, in the order of the forward pass.
+    pub fn all(depth: usize) -> Vec<Group> {
+        let blocks = (0..depth).map(Group::Block);
+        [Group::Embeddings].into_iter().chain(blocks).chain([Group::FinalNorm, Group::Heads]).collect()
+    }
+
+    /// The group's place in [`Group::all`].
+    pub fn index(self, depth: usize) -> usize {
+        match self {
+            Group::Embeddings => 0,
+            Group::Block(block) => 1 + block,
+            Group::FinalNorm => 1 + depth,
+            Group::Heads => 2 + depth,
+        }
+    }
+
+    /// The group of a parameter in timm's names.
+    pub fn of(name: &str) -> Group {
+        let block = || name.strip_prefix("blocks.")?.split('.').next()?.parse().ok();
+        if let Some(block) = block() {
+            Group::Block(block)
+        } else if name.starts_with("norm.") {
+            Group::FinalNorm
+        } else if name.starts_with("heads.") {
+            Group::Heads
+        } else {
+            Group::Embeddings
+        }
+    }
+}
+
+/// What is open in an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stage {
+    /// Whether the embeddings train.
+    pub embeddings: bool,
+    /// The lowest block that trains, all above it too; the depth of the network if none does.
+    pub first_block: usize,
+}
+
+impl Stage {
+    /// Whether a group trains.
+    pub fn trains(self, group: Group) -> bool {
+        match group {
+            Group::Embeddings => self.embeddings,
+            Group::Block(block) => block >= self.first_block,
+            Group::FinalNorm | Group::Heads => true,
+        }
+    }
+}
+
+/// The plan of a whole run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    config: Config,
+    depth: usize,
+    steps_per_epoch: usize,
+}
+
+impl Schedule {
+    /// The schedule of `config` for a network of `depth` blocks and epochs of so many steps.
+    pub fn new(config: &Config, depth: usize, steps_per_epoch: usize) -> Schedule {
+        Schedule { config: config.clone(), depth, steps_per_epoch }
+    }
+
+    /// Steps of the whole run: all epochs, unless it is told to stop earlier.
+    pub fn steps(&self) -> u64 {
+        let all = self.all_steps();
+        self.config.schedule.max_steps.map_or(all, |most| most.min(all))
+    }
+
+    fn all_steps(&self) -> u64 {
+        (self.config.schedule.epochs * self.steps_per_epoch) as u64
+    }
+
+    /// Blocks that are open in an epoch.
+    fn open_blocks(&self, epoch: usize) -> usize {
+        let schedule = &self.config.schedule;
+        let opened = schedule.first_unfreeze.saturating_add(epoch / schedule.unfreeze_every);
+        if schedule.blockwise { opened.min(self.depth) } else { self.depth }
+    }
+
+    /// Whether a block is closed when an epoch begins, before one opens.
+    fn is_closed_before(&self, epoch: usize) -> bool {
+        let open =
+            if epoch == 0 && self.config.schedule.blockwise { 0 } else { self.open_blocks(epoch.max(1) - 1) };
+        open < self.depth
+    }
+
+    /// Whether the learning rate is decayed at the beginning of an epoch.
+    fn decays(&self, epoch: usize) -> bool {
+        let at_turn = epoch.is_multiple_of(self.config.schedule.unfreeze_every);
+        at_turn && (self.config.optim.decay_for_ever || self.is_closed_before(epoch))
+    }
+
+    /// What is open in an epoch.
+    pub fn stage(&self, epoch: usize) -> Stage {
+        Stage {
+            embeddings: !self.config.schedule.freeze_embeddings,
+            first_block: self.depth - self.open_blocks(epoch),
+        }
+    }
+
+    /// The epochs in which blocks open.
+    pub fn openings(&self) -> Vec<usize> {
+        let epochs = 0..self.config.schedule.epochs;
+        let opens = |epoch: usize| match epoch {
+            0 => self.config.schedule.blockwise && self.open_blocks(0) > 0,
+            _ => self.open_blocks(epoch) > self.open_blocks(epoch - 1),
+        };
+        epochs.filter(|&epoch| opens(epoch)).collect()
+    }
+
+    /// The learning rate of a step, the `place`-th (from 0) of an epoch.
+    ///
+    /// Warm-up rises in equal steps to the full rate at its last step; the cosine falls from there to 0 after the last.
+    pub fn lr(&self, epoch: usize, place: usize) -> f64 {
+        let optim = &self.config.optim;
+        // Multiplied one by one, as the released code does.
+        let mut lr = (0..=epoch).filter(|&e| self.decays(e)).fold(optim.lr, |lr, _| lr * optim.lr_decay);
+        let step = (epoch * self.steps_per_epoch + place) as f64;
+        let warm = (optim.warmup_epochs * self.steps_per_epoch) as f64;
+        if step < warm {
+            lr *= (step + 1.0) / warm;
+        } else if optim.cosine {
+            let length = (self.all_steps() as f64 - warm).max(1.0);
+            lr *= 0.5 * (1.0 + (PI * ((step - warm) / length).min(1.0)).cos());
+        }
+        lr
+    }
+
+    /// The epoch in which a group opens, if it ever does.
+    pub fn opens_at(&self, group: Group) -> Option<usize> {
+        let schedule = &self.config.schedule;
+        match group {
+            Group::FinalNorm | Group::Heads => Some(0),
+            Group::Embeddings => (!schedule.freeze_embeddings).then_some(0),
+            Group::Block(_) if !schedule.blockwise => Some(0),
+            Group::Block(block) => {
+                let order = self.depth - 1 - block;
+                Some((order + 1).saturating_sub(schedule.first_unfreeze) * schedule.unfreeze_every)
+            }
+        }
+    }
+
+    /// A group's own step count (from 1) at a step of the run (from 1); 0 while it is closed.
+    pub fn adam_step(&self, group: Group, step: u64) -> u64 {
+        let opened = self.opens_at(group).map(|epoch| (epoch * self.steps_per_epoch) as u64);
+        opened.map_or(0, |before| step.saturating_sub(before))
+    }
+}
+
+/// Number of parameters that train in a stage: backbone and `config.parts()` classifiers Linear (dim → hidden),
+/// BatchNorm, Linear (hidden → classes).
+pub fn trainable_parameters(config: &VitConfig, hidden: usize, classes: usize, stage: Stage) -> usize {
+    let backbone: usize = parameter_shapes(config)
+        .into_iter()
+        .filter(|(name, _)| stage.trains(Group::of(name)))
+        .map(|(_, shape)| shape.iter().product::<usize>())
+        .sum();
+    let linear = |inputs: usize, outputs: usize| inputs * outputs + outputs;
+    backbone + config.parts() * (linear(config.dim, hidden) + 2 * hidden + linear(hidden, classes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::{Activation, GeltConfig, ImageSize};
+    use crate::train::config::Preset;
+
+    const STEPS: usize = 10;
+
+    fn schedule(preset: Preset) -> Schedule {
+        Schedule::new(&Config::preset(preset), 12, STEPS)
+    }
+
+    fn vit_b16() -> VitConfig {
+        VitConfig {
+            image: ImageSize::square(224),
+            patch: 16,
+            stride: 16,
+            dim: 768,
+            depth: 12,
+            heads: 12,
+            mlp_hidden: 3072,
+            dist_token: false,
+            registers: 0,
+            patch_bias: true,
+            norm_pre: false,
+            layer_scale: false,
+            act: Activation::Gelu,
+            ln_eps: 1e-6,
+            gelt: GeltConfig::default(),
+        }
+    }
+
+    fn close(a: f64, b: f64) -> bool {
+        (a / b - 1.0).abs() < 1e-12
+    }
+
+    #[test]
+    fn trainable_parameters_are_those_of_the_released_code() {
+        let count = |preset: Preset, epoch: usize| {
+            trainable_parameters(&vit_b16(), 256, 751, schedule(preset).stage(epoch))
+        };
+        for stage in 0..=10 {
+            let wanted = 20_385_298 + stage * 7_087_872;
+            assert_eq!(count(Preset::ReleasedCode, 2 * stage), wanted);
+            assert_eq!(count(Preset::ReleasedCode, 2 * stage + 1), wanted);
+        }
+        assert_eq!(count(Preset::ReleasedCode, 20), 91_264_018);
+        assert_eq!(count(Preset::ReleasedCode, 29), 91_264_018);
+        assert_eq!(count(Preset::Paper, 0), 12_554_770);
+        assert_eq!(count(Preset::Paper, 22), 91_264_018 - 590_592 - 151_296 - 768);
+        assert_eq!(count(Preset::Full, 0), 91_264_018);
+    }
+
+    #[test]
+    fn the_paper_opens_a_block_every_second_epoch_and_decays_twelve_times() {
+        let s = schedule(Preset::Paper);
+        assert_eq!(s.stage(0), Stage { embeddings: false, first_block: 11 });
+        assert_eq!(s.stage(1).first_block, 11);
+        assert_eq!(s.stage(2).first_block, 10);
+        assert_eq!(s.stage(21).first_block, 1);
+        assert_eq!(s.stage(22).first_block, 0);
+        assert_eq!(s.openings(), (0..12).map(|i| 2 * i).collect::<Vec<_>>());
+        assert!(close(s.lr(0, 0), 3e-4 * 0.85));
+        assert!(close(s.lr(1, 9), 3e-4 * 0.85));
+        assert!(close(s.lr(2, 0), 3e-4 * 0.85 * 0.85));
+        assert!(close(s.lr(22, 0), 3e-4 * 0.85f64.powi(12)));
+        assert_eq!(s.lr(29, 9), s.lr(22, 0));
+        assert_eq!(s.steps(), 300);
+    }
+
+    #[test]
+    fn the_released_code_decays_for_ever() {
+        let s = schedule(Preset::ReleasedCode);
+        assert_eq!(s.stage(0), Stage { embeddings: true, first_block: 10 });
+        assert_eq!(s.stage(20).first_block, 0);
+        // The printed rates of epochs 0, 2, 20 and 28.
+        for (epoch, lr) in [(0, 2.4e-4), (2, 1.92e-4), (20, 2.577e-5), (28, 1.0555e-5)] {
+            assert!((s.lr(epoch, 0) / lr - 1.0).abs() < 1e-3, "{epoch}: {}", s.lr(epoch, 0));
+        }
+        assert_eq!(*s.openings().last().unwrap(), 20);
+    }
+
+    #[test]
+    fn full_stays_as_it_began() {
+        let s = schedule(Preset::Full);
+        for epoch in [0, 2, 29] {
+            assert_eq!(s.stage(epoch), Stage { embeddings: true, first_block: 0 });
+            assert_eq!(s.lr(epoch, 3), 3e-4);
+        }
+        assert!(s.openings().is_empty());
+        let mut config = Config::preset(Preset::Full);
+        config.optim.lr_decay = 0.5;
+        assert_eq!(Schedule::new(&config, 12, STEPS).lr(8, 0), 3e-4);
+    }
+
+    #[test]
+    fn strong_warms_up_and_falls_along_a_cosine() {
+        let s = schedule(Preset::Strong);
+        assert!(close(s.lr(0, 0), 5e-5 / 50.0));
+        assert!(close(s.lr(4, 9), 5e-5));
+        assert!(close(s.lr(5, 0), 5e-5));
+        assert!(close(s.lr(32, 5), 2.5e-5));
+        let last = s.lr(59, 9);
+        assert!(last > 0.0 && last < 1e-9, "{last}");
+        let mut rates = (50..600).map(|step| s.lr(step / STEPS, step % STEPS));
+        let mut before = f64::MAX;
+        assert!(rates.all(|lr| std::mem::replace(&mut before, lr) >= lr));
+    }
+
+    #[test]
+    fn other_steps_and_starts() {
+        let mut config = Config::preset(Preset::Paper);
+        config.schedule.unfreeze_every = 3;
+        config.schedule.first_unfreeze = 0;
+        let s = Schedule::new(&config, 2, STEPS);
+        let lowest: Vec<usize> = (0..8).map(|e| s.stage(e).first_block).collect();
+        assert_eq!(lowest, [2, 2, 2, 1, 1, 1, 0, 0]);
+        assert_eq!(s.openings(), [3, 6]);
+        config.schedule.first_unfreeze = 5;
+        config.schedule.max_steps = Some(7);
+        let s = Schedule::new(&config, 2, STEPS);
+        assert_eq!((s.stage(0).first_block, s.openings(), s.steps()), (0, vec![0], 7));
+        // All are closed before epoch 0, so it decays once.
+        assert!(close(s.lr(0, 0), 3e-4 * 0.85) && s.lr(3, 0) == s.lr(0, 0));
+    }
+
+    #[test]
+    fn each_group_counts_its_own_steps() {
+        for preset in [Preset::Paper, Preset::ReleasedCode, Preset::Full] {
+            let s = schedule(preset);
+            for group in Group::all(12) {
+                let mut own = 0;
+                for step in 1..=300u64 {
+                    own += u64::from(s.stage((step as usize - 1) / STEPS).trains(group));
+                    assert_eq!(s.adam_step(group, step), own, "{preset:?} {group:?} step {step}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_are_told_by_name() {
+        for (name, group) in [
+            ("patch_embed.proj.weight", Group::Embeddings),
+            ("norm_pre.bias", Group::Embeddings),
+            ("reg_token", Group::Embeddings),
+            ("blocks.11.ls1.gamma", Group::Block(11)),
+            ("norm.weight", Group::FinalNorm),
+            ("heads.3.fc1.bias", Group::Heads),
+        ] {
+            assert_eq!(Group::of(name), group);
+        }
+        for (index, group) in Group::all(3).into_iter().enumerate() {
+            assert_eq!(group.index(3), index);
+        }
+    }
+}
