@@ -1,14 +1,22 @@
 //! Every kernel on the adapter against its f64 reference; `--nocapture` shows how much of each tolerance is used.
 
+#[path = "kernels/adam.rs"]
+mod adam;
 #[path = "kernels/attention.rs"]
 mod attention;
+#[path = "kernels/batchnorm.rs"]
+mod batchnorm;
 mod common;
+#[path = "kernels/cross_entropy.rs"]
+mod cross_entropy;
 #[path = "kernels/gelt.rs"]
 mod gelt;
 #[path = "kernels/gelu.rs"]
 mod gelu;
 #[path = "kernels/gemm.rs"]
 mod gemm;
+#[path = "kernels/gradnorm.rs"]
+mod gradnorm;
 #[path = "kernels/harness.rs"]
 mod harness;
 #[path = "kernels/image.rs"]
@@ -17,9 +25,15 @@ mod image;
 mod l2norm;
 #[path = "kernels/layernorm.rs"]
 mod layernorm;
+#[path = "kernels/layerscale.rs"]
+mod layerscale;
+#[path = "kernels/part_linear.rs"]
+mod part_linear;
 #[path = "kernels/patch_embed.rs"]
 mod patch_embed;
 #[path = "kernels/plan.rs"]
 mod plan;
+#[path = "kernels/random.rs"]
+mod random;
 #[path = "kernels/tokens.rs"]
 mod tokens;

@@ -42,9 +42,9 @@ fn parse(kernel: &Kernel, source: &str) -> Result<Parsed, String> {
     Ok(Parsed { module, info })
 }
 
-/// A short name of a variant that serves as a file name: `gemm_tiled-BM64-BN64-TM4-TN4`.
+/// A short name of a variant that serves as a file name: `gemm_tiled-gemm_nt-BM64-BN64-TM4-TN4`.
 fn variant_name(kernel: &Kernel, constants: &Constants) -> String {
-    let mut name = kernel.name.to_string();
+    let mut name = format!("{}-{}", kernel.name, kernel.entry);
     for (constant, value) in constants {
         let _ = write!(name, "-{constant}{value}");
     }
@@ -60,7 +60,7 @@ fn expected_workgroup(kernel: &Kernel, source: &str) -> u32 {
     match kernel.name {
         "gemm_tiled" => (constant("BM") / constant("TM")) * (constant("BN") / constant("TN")),
         "patch_embed" => (constant("BM") / constant("TILE")) * (constant("BN") / constant("TILE")),
-        "layernorm" | "l2norm" => constant("LANES"),
+        "layernorm" | "l2norm" | "cross_entropy" => constant("LANES"),
         _ => 64,
     }
 }

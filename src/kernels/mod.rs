@@ -3,13 +3,19 @@
 //! Laws. Shapes are checked when a call is recorded and panic there: a wrong one is a mistake of ours. A kernel writes
 //! every element of its outputs. A kernel knows no network: no name of a layer or a weight stands here.
 
+pub mod adam;
 pub mod attention;
+pub mod batchnorm;
+pub mod cross_entropy;
 pub mod gelt;
 pub mod gelu;
 pub mod gemm;
+pub mod gradnorm;
 pub mod image;
 pub mod l2norm;
 pub mod layernorm;
+pub mod layerscale;
+pub mod part_linear;
 pub mod patch_embed;
 pub mod tokens;
 
@@ -22,13 +28,19 @@ const THREADS: usize = 64;
 pub fn variants() -> Vec<(&'static Kernel, Constants)> {
     let mut all = Vec::new();
     for stem in [
+        adam::variants,
         attention::variants,
+        batchnorm::variants,
+        cross_entropy::variants,
         gelt::variants,
         gelu::variants,
         gemm::variants,
+        gradnorm::variants,
         image::variants,
         l2norm::variants,
         layernorm::variants,
+        layerscale::variants,
+        part_linear::variants,
         patch_embed::variants,
         tokens::variants,
     ] {

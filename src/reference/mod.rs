@@ -3,13 +3,19 @@
 //! Tests and benches compare the adapter with it; nothing that runs a network uses it. Letters in shapes are those of
 //! [`crate::shape`]. Inputs are the f32 words that the adapter gets, so only the arithmetic differs.
 
+pub mod adam;
 pub mod attention;
+pub mod batchnorm;
+pub mod cross_entropy;
 pub mod gelt;
 pub mod gelu;
 pub mod gemm;
+pub mod gradnorm;
 pub mod image;
 pub mod l2norm;
 pub mod layernorm;
+pub mod layerscale;
+pub mod part_linear;
 pub mod patch_embed;
 pub mod tokens;
 

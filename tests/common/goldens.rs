@@ -30,6 +30,7 @@ pub fn settings(metadata: &BTreeMap<String, String>) -> Settings {
 }
 
 /// Every `NAME.golden.safetensors` and the model that goes with it.
+#[allow(dead_code, reason = "not every test binary walks over all goldens")]
 pub fn pairs() -> Vec<(PathBuf, PathBuf)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
     let mut pairs: Vec<(PathBuf, PathBuf)> = std::fs::read_dir(folder)

@@ -20,7 +20,8 @@ pub struct Guarded {
     /// Launches are recorded here.
     pub recorder: Recorder<'static>,
     inputs: Vec<(Buffer, Vec<u32>)>,
-    outputs: Vec<Buffer>,
+    /// With the bits that they hold before a run.
+    outputs: Vec<(Buffer, Vec<u32>)>,
 }
 
 impl Guarded {
@@ -44,7 +45,16 @@ impl Guarded {
     pub fn output(&mut self, label: &str, len: usize) -> Tensor {
         let buffer = context().guarded_buffer(label, len, &OUTPUT_GUARD).unwrap();
         let tensor = self.recorder.import(&buffer);
-        self.outputs.push(buffer);
+        self.outputs.push((buffer, vec![UNWRITTEN; len]));
+        tensor
+    }
+
+    /// A tensor that holds `data` before a run and is read and written; it counts as an output.
+    pub fn in_place(&mut self, label: &str, data: &[f32]) -> Tensor {
+        let tensor = self.output(label, data.len());
+        if let Some((_, before)) = self.outputs.last_mut() {
+            *before = bits(data);
+        }
         tensor
     }
 
@@ -58,11 +68,11 @@ impl Guarded {
         let plan = recorder.finish().unwrap();
         let mut results: Vec<Vec<f32>> = Vec::new();
         for round in 0..2 {
-            for output in &outputs {
-                context().write(output, &to_bytes(&vec![UNWRITTEN; output.words]));
+            for (output, before) in &outputs {
+                context().write(output, &to_bytes(before));
             }
             plan.run(context()).unwrap();
-            for (i, output) in outputs.iter().enumerate() {
+            for (i, (output, _)) in outputs.iter().enumerate() {
                 let found = read(&case, output, &OUTPUT_GUARD);
                 let hole = found.iter().position(|v| v.to_bits() == UNWRITTEN);
                 assert_eq!(hole, None, "{case}: {} has a word that nothing wrote", output.label);

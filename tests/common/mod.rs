@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 pub mod compare;
+pub mod differences;
 pub mod guard;
 pub mod random;
 pub mod tolerance;

@@ -31,14 +31,34 @@ pub fn patch_embed(patch: usize) -> Tolerance {
     gemm(3 * patch * patch)
 }
 
+/// As a product of depth B·N.
+pub fn patch_embed_backward(patches: usize) -> Tolerance {
+    gemm(patches)
+}
+
 /// Sums of length Dh and T; 8 for exp (WGSL grants it 3 + 2|x| ulp, `scale` holds |x|), log and division.
 pub fn attention(tokens: usize, head_dim: usize) -> Tolerance {
     row(8.0 + (tokens as f64).sqrt() + (head_dim as f64).sqrt())
 }
 
+/// As forward: sums of length Dh, then of length T.
+pub fn attention_backward(tokens: usize, head_dim: usize) -> Tolerance {
+    attention(tokens, head_dim)
+}
+
 /// Two sums of D terms; 8 for square root, division, the subtraction and the last fma.
 pub fn layernorm(dim: usize) -> Tolerance {
     row(8.0 + (dim as f64).sqrt())
+}
+
+/// Two sums of D terms; 8 for the subtractions, products, divisions and the sum with the residual stream's gradient.
+pub fn layernorm_backward(dim: usize) -> Tolerance {
+    row(8.0 + (dim as f64).sqrt())
+}
+
+/// A sum over all rows; 4 for the subtraction and the products.
+pub fn layernorm_parameters(rows: usize) -> Tolerance {
+    row(4.0 + (rows as f64).sqrt())
 }
 
 /// One sum of D squares, whose error the square root halves; 8 for two square roots, division and two products.
@@ -51,8 +71,18 @@ pub fn gelt(columns: usize) -> Tolerance {
     row(4.0 + (columns as f64).sqrt())
 }
 
+/// A sum of R parts or a division (WGSL grants it 2.5 ulp), and a product.
+pub fn gelt_backward(parts: usize) -> Tolerance {
+    row(6.0 + (parts as f64).sqrt())
+}
+
 /// A single addition, and nothing allowed beyond its correct rounding.
 pub const TOKENS: Tolerance = row(1.0);
+
+/// A sum of B images.
+pub fn tokens_backward(batch: usize) -> Tolerance {
+    row(1.0 + (batch as f64).sqrt())
+}
 
 /// Two divisions of 2.5 ulp (5 units) each and a subtraction.
 pub const IMAGE: Tolerance = row(11.0);
@@ -60,8 +90,43 @@ pub const IMAGE: Tolerance = row(11.0);
 /// What common/gelu.wgsl states for every x, on `scale` = |x|: 4e-7·|x|.
 pub const GELU: Tolerance = row(4e-7 / UNIT);
 
-/// What common/gelu.wgsl states for x > -9, on `scale` = |gelu(x)|: 6e-6 of the value itself.
-pub const GELU_TAIL: Tolerance = row(6e-6 / UNIT);
+/// What common/gelu.wgsl states for x > -9, on `scale` = |gelu(x)|: 1.5e-5 of the value itself; there exp
+/// has an argument of about -40, whose rounding alone costs several 1e-6.
+pub const GELU_TAIL: Tolerance = row(1.5e-5 / UNIT);
+
+/// What common/gelu.wgsl states of both derivatives for every x, on `scale` = 1: 4e-7.
+pub const GELU_DERIVATIVE: Tolerance = row(4e-7 / UNIT);
+
+/// What common/gelu.wgsl states of gelu' for x > -9, on `scale` = Φ(x) + |x|·φ(x): 6e-6 of it.
+pub const GELU_DERIVATIVE_TAIL: Tolerance = row(6e-6 / UNIT);
+
+/// Sums of up to 64 rows, then of their sums; the rounding of dx alone is 1.
+pub fn layerscale(rows: usize) -> Tolerance {
+    row(2.0 + (rows.min(64) as f64).sqrt() + (rows.div_ceil(64) as f64).sqrt())
+}
 
 /// exp (3 + 2|1.702·x| ulp, and the rounding of its argument: `scale` = |y|·(1 + |1.702·x|)), an addition and a division.
 pub const QUICK_GELU: Tolerance = row(8.0);
+
+/// Two sums of B terms; 12 for square root, division (2.5 ulp), subtractions and the scale of kept units.
+pub fn batchnorm(batch: usize) -> Tolerance {
+    row(12.0 + (batch as f64).sqrt())
+}
+
+/// Four sums of B terms, of which two hold the others' results; 24 for twice what the forward pass does beside its sums.
+pub fn batchnorm_backward(batch: usize) -> Tolerance {
+    row(24.0 + 2.0 * (batch as f64).sqrt())
+}
+
+/// Sums of K terms; 16 for two exponentials (3 ulp, their arguments are in `scale`), logarithm (2⁻²¹ near 1) and division.
+pub fn cross_entropy(classes: usize) -> Tolerance {
+    row(16.0 + (classes as f64).sqrt())
+}
+
+/// A sum of squares whose error the square root halves; 8 for square root and division.
+pub fn gradnorm(len: usize) -> Tolerance {
+    row(8.0 + (len as f64).sqrt() / 2.0)
+}
+
+/// Square root, division and some products; each scale counts the moments' own roundings.
+pub const ADAM: Tolerance = row(16.0);

@@ -1,0 +1,201 @@
+// Batch normalisation, ReLU and dropout of every unit of every part, with running statistics.
+//
+//   mean = (1/B) Σ_b x[r,b,e]      var = (1/B) Σ_b (x[r,b,e] - mean)²      rstd = 1/√(var + eps)
+//   x̂ = (x - mean)·rstd      z = x̂·weight[r,e] + bias[r,e]      m = mask·keep_scale      y = m·(RELU ? max(z, 0) : z)
+//   mask[r,b,e] = uniform(seed, (step, DROPOUT), (r·E + e, place + b)) ≥ drop      keep_scale = 1/(1 - drop)
+//   with g = dy·m·(RELU ? z > 0 : 1):
+//   dbias = Σ_b g      dweight = Σ_b g·x̂      dx = weight·rstd·(g - dbias/B - x̂·dweight/B)
+//   running = (1 - momentum)·running + momentum·(mean | var·B/(B-1))
+// In evaluation mean and var are the running ones and m is 1.
+//
+// train:    x (R, B, E) read   weight, bias (R, E) read   y (R, B, E) written   saved (R, E) vec4 written
+//           step read
+// evaluate: x (R, B, E) read   weight, bias, running_mean, running_var (R, E) read   y (R, B, E) written
+// update:   kept (R, E) vec4 read   control read   new_mean, new_var (R, E) read and written
+// backward: x (R, B, E) read   kept (R, E) vec4 read   dy (R, B, E) read   dx (R, B, E) written
+//           dweight, dbias (R, E) written   step read
+// saved, read again as kept: mean, var, weight, bias, in one because a kernel has at most eight buffers.
+// step, control: common/step.wgsl.
+// One invocation owns a unit (r, e) and goes through its samples in order; the variance is summed about the mean. Between
+// its two passes the backward kernel holds g in dx. Error of y ≤ (2·B + 8)·2⁻²⁴ relative to |x| + |mean|, scaled like x.
+// The mask hangs on the sample's place in the epoch, not on how the epoch is cut: a step can be replayed.
+// Source: [BN §3], [Dropout §4], [LAT fig. 1d]. Limits: B ≥ 2 in training; R·B·E below 2³².
+
+struct Params {
+    batch: u32,
+    parts: u32,
+    dim: u32,
+    drop: f32,
+    keep_scale: f32,
+    eps: f32,
+    momentum: f32,
+    unbias: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(5) var<storage, read_write> saved: array<vec4f>;
+@group(0) @binding(6) var<storage, read> step: array<u32>;
+
+@group(0) @binding(5) var<storage, read> running_mean: array<f32>;
+@group(0) @binding(6) var<storage, read> running_var: array<f32>;
+
+@group(0) @binding(2) var<storage, read> kept: array<vec4f>;
+@group(0) @binding(1) var<storage, read> control: array<u32>;
+@group(0) @binding(3) var<storage, read_write> new_mean: array<f32>;
+@group(0) @binding(4) var<storage, read_write> new_var: array<f32>;
+
+@group(0) @binding(3) var<storage, read> dy: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(5) var<storage, read_write> dweight: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dbias: array<f32>;
+
+override RELU: bool = false;
+
+const THREADS: u32 = 64;
+// High word of the stream that masks are drawn from: "drop".
+const DROPOUT: u32 = 0x64726f70;
+
+// The part of the mask's hash that all samples of a unit share.
+fn mask_hash(unit: u32) -> u32 {
+    let seed = vec2u(step[STEP_SEED], step[STEP_SEED + 1u]);
+    return random_add(random_stream(seed, vec2u(step[STEP_NUMBER], DROPOUT)), unit);
+}
+
+// What the unit's output for sample b is multiplied with: 0 or keep_scale.
+fn mask(hash: u32, b: u32) -> f32 {
+    let number = random_uniform(random_add(hash, step[STEP_PLACE] + b));
+    return select(0.0, params.keep_scale, number >= params.drop);
+}
+
+@compute @workgroup_size(THREADS)
+fn batchnorm_train(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let unit = (group.x + group.y * groups.x) * THREADS + lane;
+    if (unit >= params.parts * params.dim) {
+        return;
+    }
+    let dim = params.dim;
+    let first = (unit / dim) * params.batch * dim + unit % dim;
+    let batch = f32(params.batch);
+
+    var sum = 0.0;
+    for (var b = 0u; b < params.batch; b++) {
+        sum += x[first + b * dim];
+    }
+    let mean = sum / batch;
+
+    var squares = 0.0;
+    for (var b = 0u; b < params.batch; b++) {
+        let centred = x[first + b * dim] - mean;
+        squares = fma(centred, centred, squares);
+    }
+    let variance = squares / batch;
+    let rstd = 1.0 / sqrt(variance + params.eps);
+
+    let scale = weight[unit];
+    let shift = bias[unit];
+    saved[unit] = vec4f(mean, variance, scale, shift);
+    let hash = mask_hash(unit);
+    for (var b = 0u; b < params.batch; b++) {
+        let at = first + b * dim;
+        var z = fma((x[at] - mean) * rstd, scale, shift);
+        if (RELU) {
+            z = max(z, 0.0);
+        }
+        y[at] = z * mask(hash, b);
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn batchnorm_evaluate(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let unit = (group.x + group.y * groups.x) * THREADS + lane;
+    if (unit >= params.parts * params.dim) {
+        return;
+    }
+    let dim = params.dim;
+    let first = (unit / dim) * params.batch * dim + unit % dim;
+
+    let mean = running_mean[unit];
+    let rstd = 1.0 / sqrt(running_var[unit] + params.eps);
+    let scale = weight[unit];
+    let shift = bias[unit];
+    for (var b = 0u; b < params.batch; b++) {
+        let at = first + b * dim;
+        var z = fma((x[at] - mean) * rstd, scale, shift);
+        if (RELU) {
+            z = max(z, 0.0);
+        }
+        y[at] = z;
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn batchnorm_update(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let unit = (group.x + group.y * groups.x) * THREADS + lane;
+    if (unit >= params.parts * params.dim || control[CONTROL_FINITE] == 0u) {
+        return;
+    }
+    let moments = kept[unit];
+    let rest = 1.0 - params.momentum;
+    new_mean[unit] = fma(params.momentum, moments.x, rest * new_mean[unit]);
+    new_var[unit] = fma(params.momentum, moments.y * params.unbias, rest * new_var[unit]);
+}
+
+@compute @workgroup_size(THREADS)
+fn batchnorm_backward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let unit = (group.x + group.y * groups.x) * THREADS + lane;
+    if (unit >= params.parts * params.dim) {
+        return;
+    }
+    let dim = params.dim;
+    let first = (unit / dim) * params.batch * dim + unit % dim;
+
+    let moments = kept[unit];
+    let mean = moments.x;
+    let rstd = 1.0 / sqrt(moments.y + params.eps);
+    let hash = mask_hash(unit);
+    var bias_sum = 0.0;
+    var weight_sum = 0.0;
+    for (var b = 0u; b < params.batch; b++) {
+        let at = first + b * dim;
+        let normalised = (x[at] - mean) * rstd;
+        var g = dy[at] * mask(hash, b);
+        if (RELU) {
+            g = select(0.0, g, fma(normalised, moments.z, moments.w) > 0.0);
+        }
+        dx[at] = g;
+        bias_sum += g;
+        weight_sum = fma(g, normalised, weight_sum);
+    }
+    dbias[unit] = bias_sum;
+    dweight[unit] = weight_sum;
+
+    let batch = f32(params.batch);
+    let bias_mean = bias_sum / batch;
+    let weight_mean = weight_sum / batch;
+    for (var b = 0u; b < params.batch; b++) {
+        let at = first + b * dim;
+        let normalised = (x[at] - mean) * rstd;
+        dx[at] = moments.z * rstd * fma(-normalised, weight_mean, dx[at] - bias_mean);
+    }
+}

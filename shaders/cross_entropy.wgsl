@@ -1,0 +1,74 @@
+// Cross-entropy of every row of logits with its label, and the gradient of the batch mean, in one launch for all parts.
+//
+//   p[k] = exp(x[k] - max)/S      S = Σ_k exp(x[k] - max)      t[k] = smoothing/K + (k = label ? 1 - smoothing : 0)
+//   loss[r,b] = -Σ_k t[k]·log p[k] = log S - Σ_k t[k]·(x[k] - max)
+//   dlogits[r,b,k] = (p[k] - t[k])/B                the gradient of Σ_r (1/B) Σ_b loss[r,b]
+//
+// logits (R, B, K) read   labels (B) u32 read   loss (R, B) written   dlogits (R, B, K) written if WITH_GRADIENT
+// A workgroup of LANES invocations owns one row: each lane strides through it, then a fixed tree. Subtracting the largest
+// logit keeps exp within (0, 1]. Error: loss ≤ (K/LANES + log2 LANES + 12)·2⁻²⁴ of log S + Σ t|x - max| + 1; dlogits
+// the same, with the exponential's own (3 + 2|x - max| ulp), relative to (p + t)/B. A label past K has no target but the
+// smoothing. Rows with a NaN or an infinite logit get a loss that is not finite.
+// Source: [LAT eq. 7], label smoothing [Inception-v3 §7] as PyTorch has it. Limits: R·B·K below 2³².
+
+struct Params {
+    rows: u32,
+    batch: u32,
+    classes: u32,
+    smoothing: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> logits: array<f32>;
+@group(0) @binding(2) var<storage, read> labels: array<u32>;
+@group(0) @binding(3) var<storage, read_write> loss: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dlogits: array<f32>;
+
+override WITH_GRADIENT: bool = true;
+
+const LANES: u32 = 64;
+
+@compute @workgroup_size(LANES)
+fn cross_entropy(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.x + group.y * groups.x;
+    // The same for the whole workgroup, so the barriers below are met by all or none.
+    if (row >= params.rows) {
+        return;
+    }
+    let start = row * params.classes;
+    let label = labels[row % params.batch];
+    let everywhere = params.smoothing / f32(params.classes);
+    let at_label = everywhere + (1.0 - params.smoothing);
+
+    // Any logit of the row serves as a start.
+    var most = logits[start];
+    for (var k = lane; k < params.classes; k += LANES) {
+        most = max(most, logits[start + k]);
+    }
+    most = workgroup_max(lane, most);
+
+    var exponentials = 0.0;
+    var targets = 0.0;
+    for (var k = lane; k < params.classes; k += LANES) {
+        let centred = logits[start + k] - most;
+        exponentials += exp(centred);
+        targets = fma(select(everywhere, at_label, k == label), centred, targets);
+    }
+    let total = workgroup_sum(lane, exponentials);
+    let target_sum = workgroup_sum(lane, targets);
+    if (lane == 0u) {
+        loss[row] = log(total) - target_sum;
+    }
+
+    if (WITH_GRADIENT) {
+        let batch = f32(params.batch);
+        for (var k = lane; k < params.classes; k += LANES) {
+            let probability = exp(logits[start + k] - most) / total;
+            dlogits[start + k] = (probability - select(everywhere, at_label, k == label)) / batch;
+        }
+    }
+}

@@ -1,0 +1,95 @@
+// Norm and finiteness of all gradients of a step: what decides whether, and how far, the optimiser moves.
+//
+//   partials[c] = (Σ gradients[i]², number of vec4s with a non-finite word) over chunk c
+//   norm = √Σ_c partials[c].x      factor = clip > 0 ? min(1, clip/(norm + 1e-6)) : 1
+//   control = (all finite ? 1 : 0, factor, norm, 0)
+//
+// partial: gradients (len) vec4 read   partials (C) vec2 written; one launch per parameter group
+// finish:  sums (C of all groups, one behind the other) vec2 read   losses (rows) read as words   step read
+//          control (4) written
+// partial: a workgroup of LANES invocations owns a chunk of 4·LANES·QUADS words; C is rounded up, and chunks past the end
+// are 0. finish: one workgroup. Each lane strides, then a fixed tree: the order hangs on len and rows alone. Counts are
+// exact in f32. Relative error of the norm ≤ (QUADS + C/LANES + 2·log2 LANES + 4)·2⁻²⁴. Finite gradients whose squares
+// overflow give an infinite norm, hence factor 0 under a limit, as in PyTorch. If anything is not finite, factor is 1.
+// Source: [Pascanu 2013 §3.2], clip_grad_norm_ of PyTorch. Limits: len a multiple of 4 (padding holds 0), C below 2²⁴.
+
+struct Params {
+    // partial: vec4s of gradients; finish: chunks.
+    count: u32,
+    // partial: chunks; finish: rows of the loss.
+    limit: u32,
+    unused_0: u32,
+    unused_1: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+@group(0) @binding(1) var<storage, read> gradients: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> partials: array<vec2f>;
+
+@group(0) @binding(1) var<storage, read> sums: array<vec2f>;
+@group(0) @binding(2) var<storage, read> losses: array<u32>;
+@group(0) @binding(3) var<storage, read> step: array<u32>;
+@group(0) @binding(4) var<storage, read_write> control: array<u32>;
+
+const LANES: u32 = 64;
+const QUADS: u32 = 16;
+
+@compute @workgroup_size(LANES)
+fn gradnorm_partial(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let chunk = group.x + group.y * groups.x;
+    // The same for the whole workgroup, so the barriers below are met by all or none.
+    if (chunk >= params.limit) {
+        return;
+    }
+    var squares = vec4f(0.0);
+    var bad = 0.0;
+    for (var i = 0u; i < QUADS; i++) {
+        let quad = (chunk * QUADS + i) * LANES + lane;
+        if (quad < params.count) {
+            let g = gradients[quad];
+            let bits = bitcast<vec4u>(g);
+            squares = fma(g, g, squares);
+            if (!(is_finite(bits.x) && is_finite(bits.y) && is_finite(bits.z) && is_finite(bits.w))) {
+                bad += 1.0;
+            }
+        }
+    }
+    let sum = workgroup_sum(lane, (squares.x + squares.y) + (squares.z + squares.w));
+    let count = workgroup_sum(lane, bad);
+    if (lane == 0u) {
+        partials[chunk] = vec2f(sum, count);
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn gradnorm_finish(@builtin(local_invocation_index) lane: u32) {
+    var squares = 0.0;
+    var bad = 0.0;
+    for (var chunk = lane; chunk < params.count; chunk += LANES) {
+        squares += sums[chunk].x;
+        bad += sums[chunk].y;
+    }
+    for (var row = lane; row < params.limit; row += LANES) {
+        if (!is_finite(losses[row])) {
+            bad += 1.0;
+        }
+    }
+    let norm = sqrt(workgroup_sum(lane, squares));
+    let finite = workgroup_sum(lane, bad) == 0.0;
+    if (lane == 0u) {
+        let clip = bitcast<f32>(step[STEP_CLIP_NORM]);
+        var factor = 1.0;
+        if (finite && clip > 0.0) {
+            factor = min(1.0, clip / (norm + 1e-6));
+        }
+        control[CONTROL_FINITE] = select(0u, 1u, finite);
+        control[CONTROL_FACTOR] = bitcast<u32>(factor);
+        control[CONTROL_NORM] = bitcast<u32>(norm);
+        control[CONTROL_WORDS - 1u] = 0u;
+    }
+}

@@ -1,0 +1,125 @@
+//! Norm and finiteness of all gradients of a step, and what follows from them: the `control` words.
+
+use super::{expect, u32_of};
+use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+
+const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
+    Kernel {
+        name: "gradnorm",
+        source: include_str!("../../shaders/gradnorm.wgsl"),
+        helpers: &[
+            include_str!("../../shaders/common/reduce.wgsl"),
+            include_str!("../../shaders/common/step.wgsl"),
+        ],
+        entry,
+        bindings,
+        uniform_bytes: size_of::<Params>(),
+        subgroups: false,
+    }
+}
+
+/// Sums of squares over chunks of one group's gradients.
+pub static PARTIAL: Kernel =
+    kernel("gradnorm_partial", &[Binding::read("gradients"), Binding::write("partials")]);
+/// From all groups' sums to `control`.
+pub static FINISH: Kernel = kernel(
+    "gradnorm_finish",
+    &[Binding::read("sums"), Binding::read("losses"), Binding::read("step"), Binding::write("control")],
+);
+
+/// Words of gradients per chunk: 4·LANES·QUADS of `gradnorm.wgsl`.
+const CHUNK: usize = 4 * 64 * 16;
+/// Words of a chunk's partial sum.
+const PARTIAL_WORDS: usize = 2;
+/// Words that a group's partial sums are rounded up to: the alignment of slices, so that those of all groups touch.
+const ALIGN_WORDS: usize = 64;
+
+/// Words of `control`: finite (u32), factor (f32), norm (f32), unused.
+pub const CONTROL_WORDS: usize = 4;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    count: u32,
+    limit: u32,
+    unused: [u32; 2],
+}
+
+pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
+    [&PARTIAL, &FINISH].map(|kernel| (kernel, vec![])).to_vec()
+}
+
+/// Words of the partial sums of `len` words of gradients, a multiple of a slice's alignment.
+pub fn partial_words(len: usize) -> usize {
+    (len.div_ceil(CHUNK) * PARTIAL_WORDS).next_multiple_of(ALIGN_WORDS)
+}
+
+/// partials\[c\] = sum of squares and number of non-finite places in chunk c of one group's gradients.
+#[derive(Debug, Clone, Copy)]
+pub struct Partial {
+    /// Any shape, a multiple of 4 words.
+    pub gradients: Tensor,
+    /// [`partial_words`] of it, written.
+    pub partials: Tensor,
+}
+
+impl Partial {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Partial { gradients, partials } = *self;
+        assert!(gradients.len.is_multiple_of(4), "{name}: {} isn't a multiple of 4", gradients.len);
+        expect(recorder, "partials", partials, &[partial_words(gradients.len)]);
+        let chunks = partials.len / PARTIAL_WORDS;
+        let params = Params { count: u32_of(gradients.len / 4), limit: u32_of(chunks), unused: [0; 2] };
+        recorder.dispatch(Dispatch {
+            kernel: &PARTIAL,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![gradients, partials],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(chunks),
+            flops: 2.0 * gradients.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// control = (all finite, clipping factor, norm), from all partial sums and the losses.
+#[derive(Debug, Clone, Copy)]
+pub struct Finish {
+    /// The partial sums of all groups, one behind the other.
+    pub partials: Tensor,
+    /// (rows): the losses, which must be finite as well.
+    pub losses: Tensor,
+    /// The step's words.
+    pub step: Tensor,
+    /// [`CONTROL_WORDS`], written.
+    pub control: Tensor,
+}
+
+impl Finish {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Finish { partials, losses, step, control } = *self;
+        let chunks = partials.len / PARTIAL_WORDS;
+        expect(recorder, "partials", partials, &[chunks, PARTIAL_WORDS]);
+        expect(recorder, "control", control, &[CONTROL_WORDS]);
+        let params = Params { count: u32_of(chunks), limit: u32_of(losses.len), unused: [0; 2] };
+        recorder.dispatch(Dispatch {
+            kernel: &FINISH,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![partials, losses, step, control],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: [1, 1, 1],
+            flops: (partials.len + losses.len) as f64,
+            label: recorder.label(name),
+        });
+    }
+}

@@ -1,0 +1,100 @@
+//! gradnorm against the reference: norm, clipping factor, and that nothing non-finite slips through.
+
+use crate::common::compare::compare;
+use crate::common::guard::Guarded;
+use crate::common::random::normal;
+use crate::common::tolerance;
+use lat_wgpu::kernels::adam::StepValues;
+use lat_wgpu::kernels::gradnorm::{Finish, Partial, partial_words};
+use lat_wgpu::reference::Exact;
+use lat_wgpu::reference::gradnorm as reference;
+
+fn partials(gradients: &[f32]) -> Vec<f32> {
+    let mut run = Guarded::new(&format!("gradnorm partial {}", gradients.len()));
+    let gradients = run.input("gradients", gradients);
+    let partials = run.output("partials", partial_words(gradients.len));
+    Partial { gradients, partials }.record(&mut run.recorder, "partial");
+    run.run().remove(0)
+}
+
+/// Finite, factor and norm.
+fn control(groups: &[&[f32]], losses: &[f32], clip: f32) -> (u32, f32, f32) {
+    let all: Vec<f32> = groups.iter().flat_map(|gradients| partials(gradients)).collect();
+    let step = StepValues { clip_norm: clip, ..StepValues::default() };
+    let step: Vec<f32> = step.words().into_iter().map(f32::from_bits).collect();
+    let mut run = Guarded::new("gradnorm finish");
+    let finish = Finish {
+        partials: run.input("partials", &all),
+        losses: run.input("losses", losses),
+        step: run.input("step", &step),
+        control: run.output("control", 4),
+    };
+    finish.record(&mut run.recorder, "finish");
+    let found = run.run().remove(0);
+    assert_eq!(found[3].to_bits(), 0);
+    (found[0].to_bits(), found[1], found[2])
+}
+
+fn check(groups: &[&[f32]], losses: &[f32], clip: f32) {
+    let (finite, factor, norm) = control(groups, losses, clip);
+    let wanted = reference::control(groups, losses, f64::from(clip));
+    assert_eq!(finite == 1, wanted.finite);
+    let len: usize = groups.iter().map(|gradients| gradients.len()).sum();
+    let name = format!("gradnorm of {len} in {} groups, clip {clip}", groups.len());
+    let wanted = [(0, wanted.factor), (1, wanted.norm)];
+    compare(&name, &[factor, norm], wanted, tolerance::gradnorm(len));
+}
+
+#[test]
+fn four_primes_and_around_a_chunk() {
+    for len in [4, 12, 28, 244, 252, 256, 260, 4092, 4096, 4100, 4 * 1031, 65_536, 131_076] {
+        let gradients = normal(1, len);
+        let partials = partials(&gradients);
+        let exact = gradients.chunks(4096).map(reference::squares).chain(std::iter::repeat(0.0));
+        let wanted = (0..partials.len() / 2).zip(exact);
+        let wanted: Vec<_> =
+            wanted.map(|(chunk, value)| (2 * chunk, Exact { value, scale: value })).collect();
+        compare(&format!("gradnorm partials of {len}"), &partials, wanted, tolerance::gradnorm(4096));
+        assert!(partials.iter().skip(1).step_by(2).all(|bad| *bad == 0.0));
+        for clip in [0.0, 1.0, 1e6] {
+            check(&[&gradients], &[1.0], clip);
+        }
+    }
+}
+
+#[test]
+fn groups_and_losses_count_together() {
+    let groups = [normal(1, 100), normal(2, 8192), normal(3, 300_000)];
+    let groups: Vec<&[f32]> = groups.iter().map(Vec::as_slice).collect();
+    check(&groups, &normal(4, 14 * 32), 0.5);
+    check(&groups, &normal(4, 1), 0.0);
+    check(&[&[0.0; 64]], &normal(4, 65), 0.5);
+}
+
+#[test]
+fn one_word_that_is_not_finite_stops_the_step() {
+    let clean = normal(5, 3 * 4096 + 8);
+    let losses = normal(6, 70);
+    assert_eq!(control(&[&clean, &clean], &losses, 1.0).0, 1);
+    // A NaN of another sign and payload, too.
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0xff80_0001)] {
+        for at in [0, 1, 2, 3, 255, 4095, 4096, clean.len() - 1] {
+            let mut gradients = clean.clone();
+            gradients[at] = bad;
+            let (finite, factor, _) = control(&[&clean, &gradients], &losses, 1.0);
+            assert_eq!((finite, factor), (0, 1.0), "{bad} at {at}");
+        }
+        for at in [0, 63, 64, 69] {
+            let mut losses = losses.clone();
+            losses[at] = bad;
+            assert_eq!(control(&[&clean], &losses, 1.0).0, 0, "loss {bad} at {at}");
+        }
+    }
+}
+
+#[test]
+fn squares_that_overflow_clip_everything_away() {
+    let gradients = [f32::MAX, 1.0, 1.0, 1.0];
+    assert_eq!(control(&[&gradients], &[0.0], 1.0), (1, 0.0, f32::INFINITY));
+    assert_eq!(control(&[&gradients], &[0.0], 0.0), (1, 1.0, f32::INFINITY));
+}

@@ -1,0 +1,65 @@
+//! common/random.wgsl draws the bits of `rng`.
+
+use crate::common::bits;
+use crate::common::guard::Guarded;
+use lat_wgpu::gpu::{Binding, Dispatch, Kernel};
+use lat_wgpu::rng;
+
+/// Writes bits and uniform of each (seed, stream, index) in words.
+static DRAW: Kernel = Kernel {
+    name: "draw",
+    source: "
+struct Params { count: u32, unused_0: u32, unused_1: u32, unused_2: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> words: array<vec2u>;
+@group(0) @binding(2) var<storage, read_write> drawn: array<u32>;
+@compute @workgroup_size(1)
+fn draw(@builtin(workgroup_id) group: vec3u) {
+    let i = group.x;
+    if (i < params.count) {
+        let bits = random_bits(words[3u * i], words[3u * i + 1u], words[3u * i + 2u]);
+        drawn[2u * i] = bits;
+        drawn[2u * i + 1u] = bitcast<u32>(random_uniform(bits));
+    }
+}
+",
+    helpers: &[include_str!("../../shaders/common/random.wgsl")],
+    entry: "draw",
+    bindings: &[Binding::read("words"), Binding::write("drawn")],
+    uniform_bytes: 16,
+    subgroups: false,
+};
+
+#[test]
+fn the_adapter_draws_the_same_bits() {
+    let high = 1 << 32;
+    let mut keys = vec![[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [high, 0, 0], [0, high, 0], [0, 0, high]];
+    keys.push([u64::MAX; 3]);
+    keys.extend(
+        (0..1000)
+            .map(|i| [0, 1, 2].map(|j| u64::from(rng::bits(9, j, i)) << 32 | u64::from(rng::bits(10, j, i)))),
+    );
+    let words: Vec<f32> = keys
+        .iter()
+        .flatten()
+        .flat_map(|key| [*key as u32, (*key >> 32) as u32])
+        .map(f32::from_bits)
+        .collect();
+    let mut run = Guarded::new("random");
+    let tensors = vec![run.input("words", &words), run.output("drawn", 2 * keys.len())];
+    run.recorder.dispatch(Dispatch {
+        kernel: &DRAW,
+        constants: vec![],
+        overrides: vec![],
+        tensors,
+        params: [keys.len() as u32, 0, 0, 0].iter().flat_map(|v| v.to_le_bytes()).collect(),
+        grid: [keys.len() as u32, 1, 1],
+        flops: 0.0,
+        label: "draw".to_string(),
+    });
+    let drawn = bits(&run.run().remove(0));
+    for ([seed, stream, index], drawn) in keys.into_iter().zip(drawn.chunks(2)) {
+        let wanted = [rng::bits(seed, stream, index), rng::uniform(seed, stream, index).to_bits()];
+        assert_eq!(drawn, wanted, "seed {seed}, stream {stream}, index {index}");
+    }
+}
