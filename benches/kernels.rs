@@ -1,11 +1,14 @@
 //! Microbenchmarks: one row per kernel, shape and model; `cargo bench` prints time, GFLOP/s and GB/s of each.
 //!
-//! A number is the time of one replay of a plan with a single launch, submit and wait included. GB/s counts every tensor
+//! A number is the time of one replay of a plan with one kernel's launches, submit and wait included. GB/s counts every tensor
 //! once, as if each word moved once between memory and kernel. One image at a time on CPU adapters, 32 on others.
 
 use criterion::{Criterion, SamplingMode};
 use lat_wgpu::gpu::{Context, ContextOptions, Recorder, Tensor};
-use lat_wgpu::kernels::{attention, gelt, gelu, gemm, image, l2norm, layernorm, patch_embed, tokens};
+use lat_wgpu::kernels::{
+    adam, attention, batchnorm, cross_entropy, gelt, gelu, gemm, gradnorm, image, l2norm, layernorm,
+    layerscale, part_linear, patch_embed, tokens,
+};
 use lat_wgpu::rng;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize};
 use std::cell::Cell;
@@ -41,7 +44,7 @@ impl Tensors<'_, '_> {
     }
 }
 
-/// Measures the one launch that `record` makes.
+/// Measures what `record` records: one launch, backward of some kernels two or three.
 fn measure(
     criterion: &mut Criterion,
     context: &Context,
@@ -95,6 +98,7 @@ fn main() {
         .configure_from_args();
     for model in MODELS {
         bench(&mut criterion, &context, &model, batch);
+        bench_training(&mut criterion, &context, &model);
     }
     criterion.final_summary();
 }
@@ -122,6 +126,18 @@ fn bench(criterion: &mut Criterion, context: &Context, model: &Model, batch: usi
             let call = gemm::Nt { a, b, c, m: rows, n, k, epilogue };
             Box::new(move |recorder| call.record(recorder, "gemm"))
         });
+        // Backward through the same layer: fc2's input gradient goes on through the activation before it.
+        measure(criterion, context, &format!("gemm {model} {layer} input gradient"), |t| {
+            let (a, b, c) = (t.get(rows * n), t.get(n * k), t.get(rows * k));
+            let derivative = (k > n).then(|| (Activation::Gelu, t.get(rows * k)));
+            let call = gemm::Nn { a, b, c, m: rows, n: k, k: n, derivative, residual: None };
+            Box::new(move |recorder| call.record(recorder, "gemm"))
+        });
+        measure(criterion, context, &format!("gemm {model} {layer} weight gradient"), |t| {
+            let (a, b, c) = (t.get(rows * n), t.get(rows * k), t.get(n * k));
+            let call = gemm::Tn { a, b, c, column_sum: Some(t.get(n)), m: n, n: k, k: rows };
+            Box::new(move |recorder| call.record(recorder, "gemm"))
+        });
     }
     measure(criterion, context, &format!("attention {model}"), |t| {
         let head_dim = dim / heads;
@@ -129,9 +145,57 @@ fn bench(criterion: &mut Criterion, context: &Context, model: &Model, batch: usi
         let call = attention::Forward { qkv, out, lse: None, batch, tokens: TOKENS, heads, head_dim };
         Box::new(move |recorder| call.record(recorder, "attention"))
     });
+    measure(criterion, context, &format!("attention {model} backward"), |t| {
+        let call = attention::Backward {
+            qkv: t.get(rows * 3 * dim),
+            out: t.get(rows * dim),
+            lse: t.get(rows * heads),
+            dout: t.get(rows * dim),
+            dqkv: t.get(rows * 3 * dim),
+            batch,
+            tokens: TOKENS,
+            heads,
+            head_dim: dim / heads,
+        };
+        Box::new(move |recorder| call.record(recorder, "attention"))
+    });
     measure(criterion, context, &format!("layernorm {model}"), |t| {
         let (x, y) = (t.get(rows * dim), t.get(rows * dim));
-        let call = layernorm::Forward { x, weight: t.get(dim), bias: t.get(dim), y, rows, dim, eps: 1e-6 };
+        let call = layernorm::Forward {
+            x,
+            weight: t.get(dim),
+            bias: t.get(dim),
+            y,
+            stats: None,
+            rows,
+            dim,
+            eps: 1e-6,
+        };
+        Box::new(move |recorder| call.record(recorder, "layernorm"))
+    });
+    measure(criterion, context, &format!("layernorm {model} backward input"), |t| {
+        let call = layernorm::BackwardInput {
+            x: t.get(rows * dim),
+            stats: t.get(2 * rows),
+            dy: t.get(rows * dim),
+            weight: t.get(dim),
+            addend: Some(t.get(rows * dim)),
+            dx: t.get(rows * dim),
+            rows,
+            dim,
+        };
+        Box::new(move |recorder| call.record(recorder, "layernorm"))
+    });
+    measure(criterion, context, &format!("layernorm {model} backward parameters"), |t| {
+        let call = layernorm::BackwardParameters {
+            x: t.get(rows * dim),
+            stats: t.get(2 * rows),
+            dy: t.get(rows * dim),
+            dweight: t.get(dim),
+            dbias: t.get(dim),
+            rows,
+            dim,
+        };
         Box::new(move |recorder| call.record(recorder, "layernorm"))
     });
     measure(criterion, context, &format!("gelu {model}"), |t| {
@@ -139,11 +203,28 @@ fn bench(criterion: &mut Criterion, context: &Context, model: &Model, batch: usi
         let call = gelu::Forward { x, y, activation: Activation::Gelu };
         Box::new(move |recorder| call.record(recorder, "gelu"))
     });
+    measure(criterion, context, &format!("gelu {model} backward"), |t| {
+        let (x, dy, dx) = (t.get(rows * 4 * dim), t.get(rows * 4 * dim), t.get(rows * 4 * dim));
+        let call = gelu::Backward { x, dy, dx, activation: Activation::Gelu };
+        Box::new(move |recorder| call.record(recorder, "gelu"))
+    });
+    measure(criterion, context, &format!("layerscale {model} backward"), |t| {
+        let call = layerscale::Backward {
+            x: t.get(rows * dim),
+            weight: t.get(dim),
+            dy: t.get(rows * dim),
+            dx: t.get(rows * dim),
+            dweight: t.get(dim),
+            rows,
+            dim,
+        };
+        Box::new(move |recorder| call.record(recorder, "layerscale"))
+    });
     measure(criterion, context, &format!("image {model}"), |t| {
         let pixels = t.get(image::pixel_words(batch, SIZE));
         let image = t.get(batch * 3 * SIZE.height * SIZE.width);
         let (mean, std) = Normalize::Imagenet.mean_std();
-        let call = image::Forward { pixels, image, batch, size: SIZE, mean, std };
+        let call = image::Forward { pixels, flip: Some(t.get(batch)), image, batch, size: SIZE, mean, std };
         Box::new(move |recorder| call.record(recorder, "image"))
     });
     measure(criterion, context, &format!("patch_embed {model}"), |t| {
@@ -160,6 +241,21 @@ fn bench(criterion: &mut Criterion, context: &Context, model: &Model, batch: usi
         };
         Box::new(move |recorder| call.record(recorder, "patch_embed"))
     });
+    measure(criterion, context, &format!("patch_embed {model} backward"), |t| {
+        let call = patch_embed::Backward {
+            image: t.get(batch * 3 * SIZE.height * SIZE.width),
+            dtokens: t.get(rows * dim),
+            dweight: t.get(dim * 3 * PATCH * PATCH),
+            dbias: Some(t.get(dim)),
+            batch,
+            size: SIZE,
+            patch: PATCH,
+            stride: PATCH,
+            prefix: 1,
+            dim,
+        };
+        Box::new(move |recorder| call.record(recorder, "patch_embed"))
+    });
     measure(criterion, context, &format!("tokens {model}"), |t| {
         let call = tokens::Forward {
             prefix: t.get(dim),
@@ -172,15 +268,144 @@ fn bench(criterion: &mut Criterion, context: &Context, model: &Model, batch: usi
         };
         Box::new(move |recorder| call.record(recorder, "tokens"))
     });
+    measure(criterion, context, &format!("tokens {model} backward"), |t| {
+        let call = tokens::Backward {
+            dtokens: t.get(rows * dim),
+            dprefix: t.get(dim),
+            dposition: t.get(TOKENS * dim),
+            batch,
+            count: GRID * GRID,
+            dim,
+        };
+        Box::new(move |recorder| call.record(recorder, "tokens"))
+    });
     measure(criterion, context, &format!("gelt {model}"), |t| {
         let (tokens, gelt) = (t.get(rows * dim), t.get(batch * GRID * dim));
         let weights = GeltConfig::default().weights();
         let call = gelt::Forward { tokens, gelt, batch, prefix: 1, parts: GRID, columns: GRID, dim, weights };
         Box::new(move |recorder| call.record(recorder, "gelt"))
     });
+    measure(criterion, context, &format!("gelt {model} backward"), |t| {
+        let (dgelt, dtokens) = (t.get(batch * GRID * dim), t.get(rows * dim));
+        let (parts, columns, weights) = (GRID, GRID, GeltConfig::default().weights());
+        let call = gelt::Backward { dgelt, dtokens, batch, prefix: 1, parts, columns, dim, weights };
+        Box::new(move |recorder| call.record(recorder, "gelt"))
+    });
     measure(criterion, context, &format!("l2norm {model}"), |t| {
         let (x, y) = (t.get(batch * GRID * dim), t.get(batch * GRID * dim));
         let call = l2norm::Forward { x, y, batch, parts: GRID, dim };
         Box::new(move |recorder| call.record(recorder, "l2norm"))
+    });
+}
+
+/// What only training has: part classifiers on a batch of 32 with the persons of Market-1501, loss, and one step of a block.
+fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
+    const BATCH: usize = 32;
+    const HIDDEN: usize = 256;
+    const CLASSES: usize = 751;
+    let Model { name: model, dim, .. } = *model;
+    let groups = 1;
+
+    for (layer, inputs, outputs, layout) in [
+        ("fc1", dim, HIDDEN, part_linear::Layout::SampleFirst),
+        ("fc2", HIDDEN, CLASSES, part_linear::Layout::PartFirst),
+    ] {
+        let shape = part_linear::Shape { batch: BATCH, parts: GRID, inputs, outputs, layout };
+        let x_len = GRID * BATCH * inputs;
+        let (weight_len, y_len) = (GRID * outputs * inputs, GRID * BATCH * outputs);
+        measure(criterion, context, &format!("part_linear {model} {layer}"), |t| {
+            let (x, weight, y) = (t.get(x_len), t.get(weight_len), t.get(y_len));
+            let call = part_linear::Forward { x, weight, bias: t.get(GRID * outputs), y, shape };
+            Box::new(move |recorder| call.record(recorder, "part_linear"))
+        });
+        measure(criterion, context, &format!("part_linear {model} {layer} backward input"), |t| {
+            let (weight, dy, dx) = (t.get(weight_len), t.get(y_len), t.get(x_len));
+            let call = part_linear::BackwardInput { weight, dy, dx, shape };
+            Box::new(move |recorder| call.record(recorder, "part_linear"))
+        });
+        measure(criterion, context, &format!("part_linear {model} {layer} backward weight"), |t| {
+            let (x, dy, dweight) = (t.get(x_len), t.get(y_len), t.get(weight_len));
+            let call = part_linear::BackwardWeight { x, dy, dweight, dbias: t.get(GRID * outputs), shape };
+            Box::new(move |recorder| call.record(recorder, "part_linear"))
+        });
+    }
+    let units = GRID * HIDDEN;
+    let layer = batchnorm::Layer {
+        batch: BATCH,
+        parts: GRID,
+        dim: HIDDEN,
+        eps: 1e-5,
+        relu: true,
+        drop: 0.5,
+        momentum: 0.1,
+    };
+    measure(criterion, context, &format!("batchnorm {model}"), |t| {
+        let call = batchnorm::Train {
+            x: t.get(BATCH * units),
+            weight: t.get(units),
+            bias: t.get(units),
+            y: t.get(BATCH * units),
+            saved: t.get(layer.saved_words()),
+            step: t.get(adam::StepValues::len_of(groups)),
+            layer,
+        };
+        Box::new(move |recorder| call.record(recorder, "batchnorm"))
+    });
+    measure(criterion, context, &format!("batchnorm {model} backward"), |t| {
+        let call = batchnorm::Backward {
+            x: t.get(BATCH * units),
+            saved: t.get(layer.saved_words()),
+            dy: t.get(BATCH * units),
+            step: t.get(adam::StepValues::len_of(groups)),
+            dx: t.get(BATCH * units),
+            dweight: t.get(units),
+            dbias: t.get(units),
+            layer,
+        };
+        Box::new(move |recorder| call.record(recorder, "batchnorm"))
+    });
+    measure(criterion, context, &format!("cross_entropy {model}"), |t| {
+        let call = cross_entropy::CrossEntropy {
+            logits: t.get(GRID * BATCH * CLASSES),
+            // Random bits: labels past the last class cost the same.
+            labels: t.get(BATCH),
+            loss: t.get(GRID * BATCH),
+            dlogits: Some(t.get(GRID * BATCH * CLASSES)),
+            batch: BATCH,
+            parts: GRID,
+            classes: CLASSES,
+            smoothing: 0.1,
+        };
+        Box::new(move |recorder| call.record(recorder, "cross_entropy"))
+    });
+    // A block's parameters: four D × D matrices of attention, eight of the MLP, biases and norms.
+    let block = 12 * dim * dim + 13 * dim;
+    measure(criterion, context, &format!("gradnorm {model}"), |t| {
+        let partial =
+            gradnorm::Partial { gradients: t.get(block), partials: t.get(gradnorm::partial_words(block)) };
+        let finish = gradnorm::Finish {
+            partials: partial.partials,
+            losses: t.get(GRID * BATCH),
+            step: t.get(adam::StepValues::len_of(groups)),
+            control: t.get(gradnorm::CONTROL_WORDS),
+        };
+        Box::new(move |recorder| {
+            partial.record(recorder, "gradnorm");
+            finish.record(recorder, "gradnorm");
+        })
+    });
+    measure(criterion, context, &format!("adam {model}"), |t| {
+        let call = adam::Adam {
+            gradients: t.get(block),
+            step: t.get(adam::StepValues::len_of(groups)),
+            control: t.get(gradnorm::CONTROL_WORDS),
+            parameters: t.get(block),
+            first_moment: t.get(block),
+            second_moment: t.get(block),
+            group: 0,
+            betas: adam::Betas::default(),
+            decoupled: false,
+        };
+        Box::new(move |recorder| call.record(recorder, "adam"))
     });
 }

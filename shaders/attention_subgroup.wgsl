@@ -4,7 +4,9 @@
 //
 // A workgroup of SUB lanes owns ROWS rows of one head and walks over the keys 4·SUB at a time. Twice a small matrix
 // product as in gemm_subgroup.wgsl: for the scores a lane owns the keys l, l + SUB, …; for the output it owns the
-// vec4 columns l, l + SUB, … of the head. Queries and probabilities are handed round by subgroupShuffle.
+// vec4 columns l, l + SUB, … of the head. Queries and probabilities are handed round by subgroupShuffle. Backward likewise:
+// attention_dq owns ROWS queries and walks over keys, attention_dkv owns ROWS keys and walks over queries; attention_delta
+// is that of attention.wgsl.
 // Limits: Dh a multiple of 4; ROWS a multiple of SUB; only where every subgroup has exactly SUB lanes.
 
 struct Params {
@@ -18,6 +20,11 @@ struct Params {
 @group(0) @binding(1) var<storage, read> qkv: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>;
+
+@group(0) @binding(2) var<storage, read> dout: array<vec4f>;
+@group(0) @binding(3) var<storage, read> kept_lse: array<f32>;
+@group(0) @binding(4) var<storage, read> kept_delta: array<f32>;
+@group(0) @binding(5) var<storage, read_write> dqkv: array<vec4f>;
 
 override KEEP_LSE: bool = false;
 
@@ -119,6 +126,205 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invo
             }
             if (KEEP_LSE && lane == 0u) {
                 lse[(group.z * params.heads + group.y) * params.tokens + row] = peak[r] + log(total[r]);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(SUB)
+fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let first_row = group.x * ROWS;
+    let model = params.heads * QUADS;
+    let last = params.tokens - 1u;
+    // Of this image and head: query 0, key 0, the gradient of output 0, lse and delta of query 0.
+    let q_start = group.z * params.tokens * 3u * model + group.y * QUADS;
+    let k_start = q_start + model;
+    let g_start = group.z * params.tokens * model + group.y * QUADS;
+    let stats_start = (group.z * params.heads + group.y) * params.tokens;
+
+    // Rows past the end repeat the last one and are never stored.
+    var q_at: array<u32, ROWS / SUB>;
+    var g_at: array<u32, ROWS / SUB>;
+    for (var g = 0u; g < ROWS / SUB; g++) {
+        let row = min(first_row + g * SUB + lane, last);
+        q_at[g] = q_start + row * 3u * model;
+        g_at[g] = g_start + row * model;
+    }
+
+    var sums: array<array<vec4f, OWN>, ROWS>;
+    for (var start = 0u; start < params.tokens; start += 4u * SUB) {
+        var k_at: vec4u;
+        for (var j = 0u; j < 4u; j++) {
+            k_at[j] = k_start + min(start + j * SUB + lane, last) * 3u * model;
+        }
+        var scores: array<vec4f, ROWS>;
+        var products: array<vec4f, ROWS>;
+        for (var d = 0u; d < QUADS; d++) {
+            let k0 = qkv[k_at.x + d];
+            let k1 = qkv[k_at.y + d];
+            let k2 = qkv[k_at.z + d];
+            let k3 = qkv[k_at.w + d];
+            for (var g = 0u; g < ROWS / SUB; g++) {
+                let query = qkv[q_at[g] + d];
+                for (var c = 0u; c < 4u; c++) {
+                    let right = vec4f(k0[c], k1[c], k2[c], k3[c]);
+                    for (var i = 0u; i < SUB; i++) {
+                        let left = subgroupShuffle(query[c], i);
+                        scores[g * SUB + i] = fma(vec4f(left), right, scores[g * SUB + i]);
+                    }
+                }
+            }
+            let v0 = qkv[k_at.x + model + d];
+            let v1 = qkv[k_at.y + model + d];
+            let v2 = qkv[k_at.z + model + d];
+            let v3 = qkv[k_at.w + model + d];
+            for (var g = 0u; g < ROWS / SUB; g++) {
+                let gradient = dout[g_at[g] + d];
+                for (var c = 0u; c < 4u; c++) {
+                    let right = vec4f(v0[c], v1[c], v2[c], v3[c]);
+                    for (var i = 0u; i < SUB; i++) {
+                        let left = subgroupShuffle(gradient[c], i);
+                        products[g * SUB + i] = fma(vec4f(left), right, products[g * SUB + i]);
+                    }
+                }
+            }
+        }
+
+        // From scores to their gradients, in place.
+        let mine = vec4u(start + lane) + vec4u(0u, SUB, 2u * SUB, 3u * SUB);
+        let valid = mine < vec4u(params.tokens);
+        for (var r = 0u; r < ROWS; r++) {
+            let at = stats_start + min(first_row + r, last);
+            let p = select(vec4f(0.0), exp(scores[r] * params.scale - kept_lse[at]), valid);
+            scores[r] = p * (products[r] - kept_delta[at]) * params.scale;
+        }
+
+        for (var j = 0u; j < 4u; j++) {
+            // A whole group of keys past the end adds nothing.
+            if (start + j * SUB < params.tokens) {
+                for (var i = 0u; i < SUB; i++) {
+                    let at = k_start + min(start + j * SUB + i, last) * 3u * model;
+                    for (var d = 0u; d < OWN; d++) {
+                        let key = qkv[at + min(d * SUB + lane, QUADS - 1u)];
+                        for (var r = 0u; r < ROWS; r++) {
+                            sums[r][d] = fma(vec4f(subgroupShuffle(scores[r][j], i)), key, sums[r][d]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    for (var r = 0u; r < ROWS; r++) {
+        let row = first_row + r;
+        if (row < params.tokens) {
+            for (var d = 0u; d < OWN; d++) {
+                if (d * SUB + lane < QUADS) {
+                    dqkv[q_start + row * 3u * model + d * SUB + lane] = sums[r][d];
+                }
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(SUB)
+fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let first_row = group.x * ROWS;
+    let model = params.heads * QUADS;
+    let last = params.tokens - 1u;
+    let q_start = group.z * params.tokens * 3u * model + group.y * QUADS;
+    let k_start = q_start + model;
+    let g_start = group.z * params.tokens * model + group.y * QUADS;
+    let stats_start = (group.z * params.heads + group.y) * params.tokens;
+
+    // Rows past the end repeat the last one and are never stored.
+    var k_at: array<u32, ROWS / SUB>;
+    for (var g = 0u; g < ROWS / SUB; g++) {
+        k_at[g] = k_start + min(first_row + g * SUB + lane, last) * 3u * model;
+    }
+
+    var k_sums: array<array<vec4f, OWN>, ROWS>;
+    var v_sums: array<array<vec4f, OWN>, ROWS>;
+    for (var start = 0u; start < params.tokens; start += 4u * SUB) {
+        let mine = vec4u(start + lane) + vec4u(0u, SUB, 2u * SUB, 3u * SUB);
+        let valid = mine < vec4u(params.tokens);
+        let query = min(mine, vec4u(last));
+        let q_at = vec4u(q_start) + query * (3u * model);
+        let g_at = vec4u(g_start) + query * model;
+        var lse_of: vec4f;
+        var delta_of: vec4f;
+        for (var j = 0u; j < 4u; j++) {
+            lse_of[j] = kept_lse[stats_start + query[j]];
+            delta_of[j] = kept_delta[stats_start + query[j]];
+        }
+        var scores: array<vec4f, ROWS>;
+        var products: array<vec4f, ROWS>;
+        for (var d = 0u; d < QUADS; d++) {
+            let q0 = qkv[q_at.x + d];
+            let q1 = qkv[q_at.y + d];
+            let q2 = qkv[q_at.z + d];
+            let q3 = qkv[q_at.w + d];
+            for (var g = 0u; g < ROWS / SUB; g++) {
+                let key = qkv[k_at[g] + d];
+                for (var c = 0u; c < 4u; c++) {
+                    let right = vec4f(q0[c], q1[c], q2[c], q3[c]);
+                    for (var i = 0u; i < SUB; i++) {
+                        let left = subgroupShuffle(key[c], i);
+                        scores[g * SUB + i] = fma(vec4f(left), right, scores[g * SUB + i]);
+                    }
+                }
+            }
+            let g0 = dout[g_at.x + d];
+            let g1 = dout[g_at.y + d];
+            let g2 = dout[g_at.z + d];
+            let g3 = dout[g_at.w + d];
+            for (var g = 0u; g < ROWS / SUB; g++) {
+                let value = qkv[k_at[g] + model + d];
+                for (var c = 0u; c < 4u; c++) {
+                    let right = vec4f(g0[c], g1[c], g2[c], g3[c]);
+                    for (var i = 0u; i < SUB; i++) {
+                        let left = subgroupShuffle(value[c], i);
+                        products[g * SUB + i] = fma(vec4f(left), right, products[g * SUB + i]);
+                    }
+                }
+            }
+        }
+
+        // From scores to probabilities and from products to the scores' gradients, in place.
+        for (var r = 0u; r < ROWS; r++) {
+            let p = select(vec4f(0.0), exp(scores[r] * params.scale - lse_of), valid);
+            products[r] = p * (products[r] - delta_of) * params.scale;
+            scores[r] = p;
+        }
+
+        for (var j = 0u; j < 4u; j++) {
+            // A whole group of queries past the end adds nothing.
+            if (start + j * SUB < params.tokens) {
+                for (var i = 0u; i < SUB; i++) {
+                    let token = min(start + j * SUB + i, last);
+                    for (var d = 0u; d < OWN; d++) {
+                        let column = min(d * SUB + lane, QUADS - 1u);
+                        let gradient = dout[g_start + token * model + column];
+                        let q = qkv[q_start + token * 3u * model + column];
+                        for (var r = 0u; r < ROWS; r++) {
+                            v_sums[r][d] = fma(vec4f(subgroupShuffle(scores[r][j], i)), gradient, v_sums[r][d]);
+                            k_sums[r][d] = fma(vec4f(subgroupShuffle(products[r][j], i)), q, k_sums[r][d]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    for (var r = 0u; r < ROWS; r++) {
+        let row = first_row + r;
+        if (row < params.tokens) {
+            for (var d = 0u; d < OWN; d++) {
+                if (d * SUB + lane < QUADS) {
+                    let at = k_start + row * 3u * model + d * SUB + lane;
+                    dqkv[at] = k_sums[r][d];
+                    dqkv[at + model] = v_sums[r][d];
+                }
             }
         }
     }

@@ -3,9 +3,12 @@
 //   local[b,r,d] = (1/C) Σ_c tokens[b, P + r·C + c, d]
 //   gelt[b,r,d]  = class_weight·tokens[b,0,d] + local_weight·local[b,r,d]
 //   dtokens[b,0,d] = class_weight·Σ_r dgelt[b,r,d]      dtokens[b,P+r·C+c,d] = (local_weight/C)·dgelt[b,r,d]
+//   dtokens[b,t,d] = 0 for the other prefix tokens
 //
-// tokens (B, P + R·C, D) read   gelt (B, R, D) written
-// One invocation owns one gelt[b,r,d] and sums its C tokens in order; error ≤ (C + 3)·2⁻²⁴ of the largest term.
+// gelt_forward: tokens (B, P + R·C, D) read   gelt (B, R, D) written
+// gelt_backward: dgelt (B, R, D) read   dtokens (B, P + R·C, D) written
+// One invocation owns one gelt[b,r,d] and sums its C tokens in order; error ≤ (C + 3)·2⁻²⁴ of the largest term. Backward
+// it owns one dtokens[b,t,d]; the class token's sums its R parts in order, error ≤ (R + 1)·2⁻²⁴ of the largest term.
 // Source: [LAT eq. 6]: class_weight = λ/(1+λ), local_weight = 1/(1+λ). The released code has them the other way round.
 // The mean comes before the blend; both are linear, so eq. 6's order gives the same up to rounding.
 // Limits: B·(P + R·C)·D below 2³².
@@ -24,6 +27,9 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> tokens: array<f32>;
 @group(0) @binding(2) var<storage, read_write> gelt: array<f32>;
+
+@group(0) @binding(1) var<storage, read> dgelt: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dtokens: array<f32>;
 
 const THREADS: u32 = 64;
 
@@ -51,4 +57,33 @@ fn gelt_forward(
     }
     let local = params.local_weight * (sum / f32(params.columns));
     gelt[i] = fma(params.class_weight, tokens[sequence + d], local);
+}
+
+@compute @workgroup_size(THREADS)
+fn gelt_backward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * THREADS + lane;
+    let dim = params.dim;
+    let count = params.prefix + params.parts * params.columns;
+    if (i >= params.batch * count * dim) {
+        return;
+    }
+    let d = i % dim;
+    let token = (i / dim) % count;
+    let first_part = (i / (dim * count)) * params.parts;
+
+    var gradient = 0.0;
+    if (token >= params.prefix) {
+        let part = (token - params.prefix) / params.columns;
+        gradient = (params.local_weight / f32(params.columns)) * dgelt[(first_part + part) * dim + d];
+    } else if (token == 0u) {
+        for (var part = 0u; part < params.parts; part++) {
+            gradient += dgelt[(first_part + part) * dim + d];
+        }
+        gradient *= params.class_weight;
+    }
+    dtokens[i] = gradient;
 }

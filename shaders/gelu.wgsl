@@ -1,10 +1,12 @@
 // The MLP's non-linearity, element by element.
 //
-//   y = gelu(x) | quick_gelu(x)          formulas, derivatives and error bound: common/gelu.wgsl
+//   y = gelu(x) | quick_gelu(x)          formulas, derivatives and error bounds: common/gelu.wgsl
+//   dx = dy·gelu'(x) | dy·quick_gelu'(x)
 //
-// x (len) read   y (len) written
-// One invocation owns one element. The forward pass of a network has it fused into the GEMM before it (ACTIVATION in
-// common/gemm_epilogue.wgsl); this kernel shows it alone, which is where its error bound is measured.
+// forward:  x (len) read   y (len) written
+// backward: x (len) read   dy (len) read   dx (len) written
+// One invocation owns one element. A network has both passes fused into the GEMM before them (ACTIVATION in
+// common/gemm_epilogue.wgsl); this kernel shows them alone, which is where their error bounds are measured.
 // Source: [GELU §2]. Limits: len below 2³².
 
 struct Params {
@@ -17,6 +19,10 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+// Backward.
+@group(0) @binding(2) var<storage, read> dy: array<f32>;
+@group(0) @binding(3) var<storage, read_write> dx: array<f32>;
 
 override QUICK: bool = false;
 
@@ -36,5 +42,22 @@ fn gelu_forward(
         y[i] = quick_gelu(x[i]);
     } else {
         y[i] = gelu(x[i]);
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn gelu_backward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * THREADS + lane;
+    if (i >= params.len) {
+        return;
+    }
+    if (QUICK) {
+        dx[i] = dy[i] * quick_gelu_derivative(x[i]);
+    } else {
+        dx[i] = dy[i] * gelu_derivative(x[i]);
     }
 }

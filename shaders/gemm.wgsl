@@ -1,10 +1,17 @@
-// Matrix product of rows with rows, any shape: the plain kernel that the tiled families are proved against.
+// Matrix product in the three forms of a linear layer, any shape: the plain kernel that the tiled families are proved
+// against.
 //
-//   c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ, "NT": a linear layer's weight is stored (out, in)
+//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])               C = A·Bᵀ, "NT": a layer's weight is stored (out, in)
+//   backward   dA = dC·B, "NN":    product[m,n] = Σ_k a[m,k]·b[k,n]·act'(kept[m,n]) + residual[m,n]
+//              dB = dCᵀ·A, "TN":   product[m,n] = Σ_k a[k,m]·b[k,n]
+//              dbias, beside TN:   column_sum[m] = Σ_k a[k,m]
 //
-// a (M, K) read   b (N, K) read   bias (N) read   scale (N) read   residual (M, N) read
-// c (M, N) written   pre (M, N) written if KEEP_PRE
-// One invocation owns one c[m,n]. k ascends through one f32 accumulator by fma, as in every family: same bits.
+// NT: a (M, K) read   b (N, K) read   bias (N) read   scale (N) read   residual (M, N) read
+//     c (M, N) written   pre (M, N) written if KEEP_PRE
+// NN: a (M, K) read   b (K, N) read   kept (M, N) read   residual (M, N) read   product (M, N) written
+// TN: a (K, M) read   b (K, N) read   product (M, N) written   column_sum (M) written if HAS_COLUMN_SUM
+// One invocation owns one output; those of TN's first column own a column sum too. k ascends through one f32
+// accumulator by fma, as in every family: same bits.
 // Error: |c - exact| ≤ (K + 1)·2⁻²⁴·Σ_k|a||b| before the epilogue.
 // Source: [ViT eq. 1-3], every linear map. Limits: M·N, M·K and N·K below 2³².
 
@@ -23,6 +30,13 @@ struct Params {
 @group(0) @binding(5) var<storage, read> residual: array<f32>;
 @group(0) @binding(6) var<storage, read_write> c: array<f32>;
 @group(0) @binding(7) var<storage, read_write> pre: array<f32>;
+
+// Backward.
+@group(0) @binding(3) var<storage, read_write> product: array<f32>;
+@group(0) @binding(4) var<storage, read> kept: array<f32>;
+@group(0) @binding(4) var<storage, read_write> column_sum: array<f32>;
+
+override HAS_COLUMN_SUM: bool = false;
 
 const THREADS: u32 = 64;
 
@@ -43,4 +57,48 @@ fn gemm_nt(
         sum = fma(a[row * params.k + k], b[column * params.k + k], sum);
     }
     finish(row, column, sum);
+}
+
+@compute @workgroup_size(THREADS)
+fn gemm_nn(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = (group.x + group.y * groups.x) * THREADS + lane;
+    let row = index / params.n;
+    let column = index % params.n;
+    if (row >= params.m) {
+        return;
+    }
+    var sum = 0.0;
+    for (var k = 0u; k < params.k; k++) {
+        sum = fma(a[row * params.k + k], b[k * params.n + column], sum);
+    }
+    finish_backward(row, column, sum);
+}
+
+@compute @workgroup_size(THREADS)
+fn gemm_tn(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = (group.x + group.y * groups.x) * THREADS + lane;
+    let row = index / params.n;
+    let column = index % params.n;
+    if (row >= params.m) {
+        return;
+    }
+    var sum = 0.0;
+    var total = 0.0;
+    for (var k = 0u; k < params.k; k++) {
+        let left = a[k * params.m + row];
+        sum = fma(left, b[k * params.n + column], sum);
+        total += left;
+    }
+    product[row * params.n + column] = sum;
+    if (HAS_COLUMN_SUM && column == 0u) {
+        column_sum[row] = total;
+    }
 }

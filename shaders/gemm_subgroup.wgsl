@@ -1,12 +1,18 @@
-// Matrix product of rows with rows, the CPU-adapter family: one subgroup per workgroup, no barrier, no workgroup memory.
+// Matrix product, the CPU-adapter family: one subgroup per workgroup, no barrier, no workgroup memory.
 //
-//   c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ; see gemm.wgsl for the buffers and the error bound
+//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ; see gemm.wgsl for the buffers, for the two
+//   backward   forms NN and TN, and for the error bound
 //
-// A workgroup of SUB lanes owns ROWS rows × 4·SUB columns: lane l holds the columns l, l + SUB, l + 2·SUB, l + 3·SUB.
-// Every load takes four consecutive k; a row of a is loaded by one lane and handed round by subgroupShuffle, because on a
-// CPU adapter a load with a lane-varying address costs tens of instructions and a shuffle costs one.
+// A workgroup of SUB lanes owns ROWS rows × 4·SUB columns, in TN 4·SUB rows × 8·SUB columns. Workgroups follow each other
+// along the rows, so that neighbours find the same part of b in the cache. What the lanes share of a is loaded by one
+// lane and handed round by subgroupShuffle, because on a CPU adapter a load with a lane-varying address costs tens of
+// instructions and a shuffle costs one. Every load takes four values:
+//   NT: lane l holds the columns l, l + SUB, l + 2·SUB, l + 3·SUB; loads are four k of a row of a or b.
+//   NN: lane l holds the columns 4·l to 4·l + 3, one load of b per k; loads of a are four k of a row.
+//   TN: lane l holds such columns twice, 4·SUB apart; a load of a is one k of four rows.
 // k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl.
-// Limits: K a multiple of 4; ROWS a multiple of SUB; only where every subgroup has exactly SUB lanes.
+// Limits: NT: K a multiple of 4; NN: K and N; TN: M and N. ROWS a multiple of SUB; only where every subgroup has exactly
+// SUB lanes.
 
 struct Params {
     m: u32,
@@ -24,14 +30,21 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> c: array<f32>;
 @group(0) @binding(7) var<storage, read_write> pre: array<f32>;
 
+// Backward.
+@group(0) @binding(3) var<storage, read_write> product: array<f32>;
+@group(0) @binding(4) var<storage, read> kept: array<f32>;
+@group(0) @binding(4) var<storage, read_write> column_sum: array<f32>;
+
+override HAS_COLUMN_SUM: bool = false;
+
 const SUB: u32 = 8;
 const ROWS: u32 = 32;
 
 @compute @workgroup_size(SUB)
 fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let quads = params.k / 4u;
-    let first_row = group.y * ROWS;
-    let first_column = group.x * 4u * SUB + lane;
+    let first_row = group.x * ROWS;
+    let first_column = group.y * 4u * SUB + lane;
 
     // Rows and columns past the end repeat the last one and are never stored.
     var a_at: array<u32, ROWS / SUB>;
@@ -53,13 +66,18 @@ fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
         for (var g = 0u; g < ROWS / SUB; g++) {
             rows[g] = a[a_at[g] + quad];
         }
+        var right: array<vec4f, 4>;
         for (var k = 0u; k < 4u; k++) {
-            let right = vec4f(b0[k], b1[k], b2[k], b3[k]);
-            for (var g = 0u; g < ROWS / SUB; g++) {
-                for (var i = 0u; i < SUB; i++) {
-                    let left = subgroupShuffle(rows[g][k], i);
-                    sums[g * SUB + i] = fma(vec4f(left), right, sums[g * SUB + i]);
+            right[k] = vec4f(b0[k], b1[k], b2[k], b3[k]);
+        }
+        // Innermost along k: a sum takes four products between its load and its store.
+        for (var g = 0u; g < ROWS / SUB; g++) {
+            for (var i = 0u; i < SUB; i++) {
+                var sum = sums[g * SUB + i];
+                for (var k = 0u; k < 4u; k++) {
+                    sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
                 }
+                sums[g * SUB + i] = sum;
             }
         }
     }
@@ -70,6 +88,97 @@ fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
             if (first_row + i < params.m && column < params.n) {
                 finish(first_row + i, column, sums[i][j]);
             }
+        }
+    }
+}
+
+@compute @workgroup_size(SUB)
+fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let quads_k = params.k / 4u;
+    let quads_n = params.n / 4u;
+    let first_row = group.x * ROWS;
+    let my_columns = group.y * SUB + lane;
+
+    // Rows and columns past the end repeat the last ones and are never stored.
+    var a_at: array<u32, ROWS / SUB>;
+    for (var g = 0u; g < ROWS / SUB; g++) {
+        a_at[g] = min(first_row + g * SUB + lane, params.m - 1u) * quads_k;
+    }
+    var b_at = min(my_columns, quads_n - 1u);
+
+    var sums: array<vec4f, ROWS>;
+    for (var quad = 0u; quad < quads_k; quad++) {
+        var rows: array<vec4f, ROWS / SUB>;
+        for (var g = 0u; g < ROWS / SUB; g++) {
+            rows[g] = a[a_at[g] + quad];
+        }
+        var right: array<vec4f, 4>;
+        for (var k = 0u; k < 4u; k++) {
+            right[k] = b[b_at];
+            b_at += quads_n;
+        }
+        for (var g = 0u; g < ROWS / SUB; g++) {
+            for (var i = 0u; i < SUB; i++) {
+                var sum = sums[g * SUB + i];
+                for (var k = 0u; k < 4u; k++) {
+                    sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
+                }
+                sums[g * SUB + i] = sum;
+            }
+        }
+    }
+
+    for (var i = 0u; i < ROWS; i++) {
+        for (var j = 0u; j < 4u; j++) {
+            if (first_row + i < params.m && my_columns < quads_n) {
+                finish_backward(first_row + i, my_columns * 4u + j, sums[i][j]);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(SUB)
+fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let quads_m = params.m / 4u;
+    let quads_n = params.n / 4u;
+    let my_rows = group.x * SUB + lane;
+    let my_columns = group.y * 2u * SUB + lane;
+
+    // Rows and columns past the end repeat the last ones and are never stored.
+    var a_at = min(my_rows, quads_m - 1u);
+    var b_at = min(my_columns, quads_n - 1u);
+    let b_far = min(my_columns + SUB, quads_n - 1u) - b_at;
+
+    var sums: array<array<vec4f, 2>, 4u * SUB>;
+    var total = vec4f(0.0);
+    for (var k = 0u; k < params.k; k++) {
+        let rows = a[a_at];
+        let near = b[b_at];
+        let far = b[b_at + b_far];
+        a_at += quads_m;
+        b_at += quads_n;
+        for (var i = 0u; i < SUB; i++) {
+            for (var j = 0u; j < 4u; j++) {
+                let left = vec4f(subgroupShuffle(rows[j], i));
+                sums[4u * i + j][0] = fma(left, near, sums[4u * i + j][0]);
+                sums[4u * i + j][1] = fma(left, far, sums[4u * i + j][1]);
+            }
+        }
+        total += rows;
+    }
+
+    for (var i = 0u; i < 4u * SUB; i++) {
+        let row = group.x * 4u * SUB + i;
+        for (var j = 0u; j < 8u; j++) {
+            let quad = my_columns + (j / 4u) * SUB;
+            if (row < params.m && quad < quads_n) {
+                product[row * params.n + quad * 4u + j % 4u] = sums[i][j / 4u][j % 4u];
+            }
+        }
+    }
+    if (HAS_COLUMN_SUM && group.y == 0u && my_rows < quads_m) {
+        for (var j = 0u; j < 4u; j++) {
+            column_sum[my_rows * 4u + j] = total[j];
         }
     }
 }

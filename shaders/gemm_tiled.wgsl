@@ -1,11 +1,14 @@
-// Matrix product of rows with rows, the GPU family: register tiles fed from workgroup memory.
+// Matrix product, the GPU family: register tiles fed from workgroup memory.
 //
-//   c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ; see gemm.wgsl for the buffers and the error bound
+//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ; see gemm.wgsl for the buffers, for the two
+//   backward   forms NN and TN, and for the error bound
 //
 // A workgroup owns a tile of BM × BN outputs, an invocation TM × TN of them. The tile walks along k in steps of BK:
-// BM × BK of a and BN × BK of b are turned on their way into workgroup memory, so that the inner loop reads both as
-// vec4 along m and n. k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl.
-// Limits: K a multiple of 4 (vec4 loads); BM, BN, BK, TM, TN multiples of 4; workgroup memory 4·BK·(BM + BN) bytes.
+// BM × BK of a and BN × BK of b go into workgroup memory so that the inner loop reads both as vec4 along m and n. An
+// operand whose rows run along k is turned on its way: both of NT, a of NN.
+// k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl.
+// Limits (vec4 loads): NT: K a multiple of 4; NN: K and N; TN: M and N. BM, BN, BK, TM, TN multiples of 4; workgroup
+// memory 4·BK·(BM + BN) bytes.
 
 struct Params {
     m: u32,
@@ -23,6 +26,13 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> c: array<f32>;
 @group(0) @binding(7) var<storage, read_write> pre: array<f32>;
 
+// Backward.
+@group(0) @binding(3) var<storage, read_write> product: array<f32>;
+@group(0) @binding(4) var<storage, read> kept: array<f32>;
+@group(0) @binding(4) var<storage, read_write> column_sum: array<f32>;
+
+override HAS_COLUMN_SUM: bool = false;
+
 const BM: u32 = 64;
 const BN: u32 = 64;
 const BK: u32 = 16;
@@ -37,51 +47,88 @@ const QUADS_K = BK / 4u;
 var<workgroup> tile_a: array<vec4f, BK * BM / 4u>;
 var<workgroup> tile_b: array<vec4f, BK * BN / 4u>;
 
+// Rows that run along k, from row `first` and quad `step` of k on; what is past either end is 0. One invocation turns 4 × 4
+// values at a time: four rows, four k.
+fn turn_a(lane: u32, first: u32, step: u32) {
+    let quads = params.k / 4u;
+    for (var t = lane; t < (BM / 4u) * QUADS_K; t += THREADS) {
+        let row = first + (t / QUADS_K) * 4u;
+        let quad = step + t % QUADS_K;
+        var v: array<vec4f, 4>;
+        for (var i = 0u; i < 4u; i++) {
+            if (row + i < params.m && quad < quads) {
+                v[i] = a[(row + i) * quads + quad];
+            } else {
+                v[i] = vec4f(0.0);
+            }
+        }
+        let at = (t % QUADS_K) * 4u * (BM / 4u) + t / QUADS_K;
+        tile_a[at] = vec4f(v[0].x, v[1].x, v[2].x, v[3].x);
+        tile_a[at + BM / 4u] = vec4f(v[0].y, v[1].y, v[2].y, v[3].y);
+        tile_a[at + 2u * (BM / 4u)] = vec4f(v[0].z, v[1].z, v[2].z, v[3].z);
+        tile_a[at + 3u * (BM / 4u)] = vec4f(v[0].w, v[1].w, v[2].w, v[3].w);
+    }
+}
+
+fn turn_b(lane: u32, first: u32, step: u32) {
+    let quads = params.k / 4u;
+    for (var t = lane; t < (BN / 4u) * QUADS_K; t += THREADS) {
+        let row = first + (t / QUADS_K) * 4u;
+        let quad = step + t % QUADS_K;
+        var v: array<vec4f, 4>;
+        for (var i = 0u; i < 4u; i++) {
+            if (row + i < params.n && quad < quads) {
+                v[i] = b[(row + i) * quads + quad];
+            } else {
+                v[i] = vec4f(0.0);
+            }
+        }
+        let at = (t % QUADS_K) * 4u * (BN / 4u) + t / QUADS_K;
+        tile_b[at] = vec4f(v[0].x, v[1].x, v[2].x, v[3].x);
+        tile_b[at + BN / 4u] = vec4f(v[0].y, v[1].y, v[2].y, v[3].y);
+        tile_b[at + 2u * (BN / 4u)] = vec4f(v[0].z, v[1].z, v[2].z, v[3].z);
+        tile_b[at + 3u * (BN / 4u)] = vec4f(v[0].w, v[1].w, v[2].w, v[3].w);
+    }
+}
+
+// Rows that run along m or n, from column `first` and quad `step` of k on; what is past either end is 0.
+fn copy_a(lane: u32, first: u32, step: u32) {
+    let quads = params.m / 4u;
+    for (var t = lane; t < BK * (BM / 4u); t += THREADS) {
+        let k = step * 4u + t / (BM / 4u);
+        let quad = first / 4u + t % (BM / 4u);
+        if (k < params.k && quad < quads) {
+            tile_a[t] = a[k * quads + quad];
+        } else {
+            tile_a[t] = vec4f(0.0);
+        }
+    }
+}
+
+fn copy_b(lane: u32, first: u32, step: u32) {
+    let quads = params.n / 4u;
+    for (var t = lane; t < BK * (BN / 4u); t += THREADS) {
+        let k = step * 4u + t / (BN / 4u);
+        let quad = first / 4u + t % (BN / 4u);
+        if (k < params.k && quad < quads) {
+            tile_b[t] = b[k * quads + quad];
+        } else {
+            tile_b[t] = vec4f(0.0);
+        }
+    }
+}
+
 @compute @workgroup_size(THREADS)
 fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
     let first_row = group.y * BM;
     let first_column = group.x * BN;
     let my_m = (lane / ALONG_N) * (TM / 4u);
     let my_n = (lane % ALONG_N) * (TN / 4u);
-    let quads = params.k / 4u;
 
     var sums: array<array<vec4f, TN / 4u>, TM>;
-    for (var step = 0u; step < quads; step += QUADS_K) {
-        // One invocation turns 4 × 4 values at a time: four rows, four k.
-        for (var t = lane; t < (BM / 4u) * QUADS_K; t += THREADS) {
-            let row = first_row + (t / QUADS_K) * 4u;
-            let quad = step + t % QUADS_K;
-            var v: array<vec4f, 4>;
-            for (var i = 0u; i < 4u; i++) {
-                if (row + i < params.m && quad < quads) {
-                    v[i] = a[(row + i) * quads + quad];
-                } else {
-                    v[i] = vec4f(0.0);
-                }
-            }
-            let at = (t % QUADS_K) * 4u * (BM / 4u) + t / QUADS_K;
-            tile_a[at] = vec4f(v[0].x, v[1].x, v[2].x, v[3].x);
-            tile_a[at + BM / 4u] = vec4f(v[0].y, v[1].y, v[2].y, v[3].y);
-            tile_a[at + 2u * (BM / 4u)] = vec4f(v[0].z, v[1].z, v[2].z, v[3].z);
-            tile_a[at + 3u * (BM / 4u)] = vec4f(v[0].w, v[1].w, v[2].w, v[3].w);
-        }
-        for (var t = lane; t < (BN / 4u) * QUADS_K; t += THREADS) {
-            let column = first_column + (t / QUADS_K) * 4u;
-            let quad = step + t % QUADS_K;
-            var v: array<vec4f, 4>;
-            for (var i = 0u; i < 4u; i++) {
-                if (column + i < params.n && quad < quads) {
-                    v[i] = b[(column + i) * quads + quad];
-                } else {
-                    v[i] = vec4f(0.0);
-                }
-            }
-            let at = (t % QUADS_K) * 4u * (BN / 4u) + t / QUADS_K;
-            tile_b[at] = vec4f(v[0].x, v[1].x, v[2].x, v[3].x);
-            tile_b[at + BN / 4u] = vec4f(v[0].y, v[1].y, v[2].y, v[3].y);
-            tile_b[at + 2u * (BN / 4u)] = vec4f(v[0].z, v[1].z, v[2].z, v[3].z);
-            tile_b[at + 3u * (BN / 4u)] = vec4f(v[0].w, v[1].w, v[2].w, v[3].w);
-        }
+    for (var step = 0u; step < params.k / 4u; step += QUADS_K) {
+        turn_a(lane, first_row, step);
+        turn_b(lane, first_column, step);
         workgroupBarrier();
         for (var k = 0u; k < BK; k++) {
             var right: array<vec4f, TN / 4u>;
@@ -107,6 +154,102 @@ fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
             let column = first_column + my_n * 4u + j;
             if (row < params.m && column < params.n) {
                 finish(row, column, sums[i][j / 4u][j % 4u]);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let first_row = group.y * BM;
+    let first_column = group.x * BN;
+    let my_m = (lane / ALONG_N) * (TM / 4u);
+    let my_n = (lane % ALONG_N) * (TN / 4u);
+
+    var sums: array<array<vec4f, TN / 4u>, TM>;
+    for (var step = 0u; step < params.k / 4u; step += QUADS_K) {
+        turn_a(lane, first_row, step);
+        copy_b(lane, first_column, step);
+        workgroupBarrier();
+        for (var k = 0u; k < BK; k++) {
+            var right: array<vec4f, TN / 4u>;
+            for (var j = 0u; j < TN / 4u; j++) {
+                right[j] = tile_b[k * (BN / 4u) + my_n + j];
+            }
+            for (var i = 0u; i < TM / 4u; i++) {
+                let left = tile_a[k * (BM / 4u) + my_m + i];
+                for (var j = 0u; j < TN / 4u; j++) {
+                    sums[i * 4u][j] = fma(vec4f(left.x), right[j], sums[i * 4u][j]);
+                    sums[i * 4u + 1u][j] = fma(vec4f(left.y), right[j], sums[i * 4u + 1u][j]);
+                    sums[i * 4u + 2u][j] = fma(vec4f(left.z), right[j], sums[i * 4u + 2u][j]);
+                    sums[i * 4u + 3u][j] = fma(vec4f(left.w), right[j], sums[i * 4u + 3u][j]);
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var i = 0u; i < TM; i++) {
+        let row = first_row + my_m * 4u + i;
+        for (var j = 0u; j < TN; j++) {
+            let column = first_column + my_n * 4u + j;
+            if (row < params.m && column < params.n) {
+                finish_backward(row, column, sums[i][j / 4u][j % 4u]);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let first_row = group.y * BM;
+    let first_column = group.x * BN;
+    let my_m = (lane / ALONG_N) * (TM / 4u);
+    let my_n = (lane % ALONG_N) * (TN / 4u);
+
+    var sums: array<array<vec4f, TN / 4u>, TM>;
+    // The same for the whole workgroup: all of those at the left edge have seen all of their columns of a.
+    let adds_up = HAS_COLUMN_SUM && group.x == 0u;
+    var totals: array<vec4f, TM / 4u>;
+    for (var step = 0u; step < (params.k + 3u) / 4u; step += QUADS_K) {
+        copy_a(lane, first_row, step);
+        copy_b(lane, first_column, step);
+        workgroupBarrier();
+        for (var k = 0u; k < BK; k++) {
+            var right: array<vec4f, TN / 4u>;
+            for (var j = 0u; j < TN / 4u; j++) {
+                right[j] = tile_b[k * (BN / 4u) + my_n + j];
+            }
+            for (var i = 0u; i < TM / 4u; i++) {
+                let left = tile_a[k * (BM / 4u) + my_m + i];
+                for (var j = 0u; j < TN / 4u; j++) {
+                    sums[i * 4u][j] = fma(vec4f(left.x), right[j], sums[i * 4u][j]);
+                    sums[i * 4u + 1u][j] = fma(vec4f(left.y), right[j], sums[i * 4u + 1u][j]);
+                    sums[i * 4u + 2u][j] = fma(vec4f(left.z), right[j], sums[i * 4u + 2u][j]);
+                    sums[i * 4u + 3u][j] = fma(vec4f(left.w), right[j], sums[i * 4u + 3u][j]);
+                }
+                if (adds_up) {
+                    totals[i] += left;
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var i = 0u; i < TM; i++) {
+        let row = first_row + my_m * 4u + i;
+        for (var j = 0u; j < TN; j++) {
+            let column = first_column + my_n * 4u + j;
+            if (row < params.m && column < params.n) {
+                product[row * params.n + column] = sums[i][j / 4u][j % 4u];
+            }
+        }
+    }
+    if (adds_up && my_n == 0u) {
+        for (var i = 0u; i < TM; i++) {
+            let row = first_row + my_m * 4u + i;
+            if (row < params.m) {
+                column_sum[row] = totals[i / 4u][i % 4u];
             }
         }
     }

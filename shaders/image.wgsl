@@ -1,8 +1,9 @@
 // Bytes of a picture to the network's input: scaled to [0, 1], normalised, turned from interleaved to planar.
 //
-//   image[b,c,y,x] = (pixels[b,y,x,c] / 255 - mean[c]) / deviation[c]
+//   image[b,c,y,x] = (pixels[b,y,x',c] / 255 - mean[c]) / deviation[c]      x' = flip[b] ? width - 1 - x : x
 //
-// pixels (B, height, width, 3) bytes, four to a word, the first in the low bits, read   image (B, 3, height, width) written
+// pixels (B, height, width, 3) bytes, four to a word, the first in the low bits, read
+// flip (B) words, 0 or 1: mirrored left to right, read if HAS_FLIP   image (B, 3, height, width) written
 // One invocation owns one image[b,c,y,x]. Divisions as torchvision does them; error ≤ 3 ulp. No derivative is needed.
 // Source: preprocessing of the released code. Limits: 3·B·height·width below 2³².
 
@@ -17,7 +18,10 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> pixels: array<u32>;
-@group(0) @binding(2) var<storage, read_write> image: array<f32>;
+@group(0) @binding(2) var<storage, read> flip: array<u32>;
+@group(0) @binding(3) var<storage, read_write> image: array<f32>;
+
+override HAS_FLIP: bool = false;
 
 const THREADS: u32 = 64;
 
@@ -33,7 +37,13 @@ fn image_forward(
         return;
     }
     let channel = (i / plane) % 3u;
-    let byte = ((i / (3u * plane)) * plane + i % plane) * 3u + channel;
+    let picture = i / (3u * plane);
+    let y = (i % plane) / params.width;
+    var x = i % params.width;
+    if (HAS_FLIP) {
+        x = select(x, params.width - 1u - x, flip[picture] != 0u);
+    }
+    let byte = (picture * plane + y * params.width + x) * 3u + channel;
     let value = f32((pixels[byte / 4u] >> (8u * (byte % 4u))) & 255u);
     image[i] = (value / 255.0 - params.mean[channel]) / params.deviation[channel];
 }

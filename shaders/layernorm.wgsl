@@ -3,26 +3,47 @@
 //   mean = (1/D) Σ_d x[r,d]      var = (1/D) Σ_d (x[r,d] - mean)²      rstd = 1/√(var + eps)
 //   y[r,d] = (x[r,d] - mean)·rstd·weight[d] + bias[d]
 //   with x̂ = (x - mean)·rstd and g = dy·weight:
-//   dx[r,d] = rstd·(g - (1/D) Σ g - x̂·(1/D) Σ g·x̂)      dweight[d] = Σ_r dy·x̂      dbias[d] = Σ_r dy
+//   dx[r,d] = rstd·(g - (1/D) Σ g - x̂·(1/D) Σ g·x̂) + addend[r,d]      dweight[d] = Σ_r dy·x̂      dbias[d] = Σ_r dy
 //
-// x (rows, D) read   weight (D) read   bias (D) read   y (rows, D) written
+// layernorm_forward: x (rows, D) read   y (rows, D) written   bias (D) read   weight (D) read
+// stats (rows, 2): mean and rstd of each row, written if KEEP_STATS
+// layernorm_backward: x (rows, D) read   kept_stats (rows, 2) read   dy (rows, D) read   weight (D) read
+// addend (rows, D): the gradient that reaches x past the norm, read if HAS_ADDEND   dx (rows, D) written
+// layernorm_partials: x, kept_stats, dy read   partials (chunks, 2, D): dweight and dbias of each chunk of rows, written
+// layernorm_parameters: kept_partials (chunks, 2, D) read   dweight (D) written   dbias (D) written
 // A workgroup of LANES invocations owns one row. The variance is summed about the mean in a second pass: E[x²] - E[x]²
 // would cancel. Sums: each lane strides through the row, then a fixed tree; error ≤ (D/LANES + log2 LANES + 4)·2⁻²⁴
-// relative to the row's largest term.
+// relative to the row's largest term. Sums over rows: an invocation owns one column of one chunk, then one column of all
+// chunks, both in ascending order; how many chunks there are depends on the number of rows alone.
 // Source: [LN], [LAT eq. 3-5]. Limits: rows·D below 2³².
 
 struct Params {
     rows: u32,
     dim: u32,
     eps: f32,
-    unused: u32,
+    // Rows to a chunk; 0 where there are none.
+    chunk: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<storage, read> weight: array<f32>;
+@group(0) @binding(5) var<storage, read_write> stats: array<f32>;
+
+@group(0) @binding(2) var<storage, read> kept_stats: array<f32>;
+@group(0) @binding(3) var<storage, read> dy: array<f32>;
+@group(0) @binding(5) var<storage, read> addend: array<f32>;
+@group(0) @binding(6) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(4) var<storage, read_write> partials: array<f32>;
+
+@group(0) @binding(1) var<storage, read> kept_partials: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dweight: array<f32>;
+@group(0) @binding(3) var<storage, read_write> dbias: array<f32>;
+
+override KEEP_STATS: bool = false;
+override HAS_ADDEND: bool = false;
 
 const LANES: u32 = 64;
 
@@ -56,4 +77,82 @@ fn layernorm_forward(
     for (var d = lane; d < params.dim; d += LANES) {
         y[start + d] = fma((x[start + d] - mean) * rstd, weight[d], bias[d]);
     }
+    if (KEEP_STATS && lane == 0u) {
+        stats[2u * row] = mean;
+        stats[2u * row + 1u] = rstd;
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn layernorm_backward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.x + group.y * groups.x;
+    if (row >= params.rows) {
+        return;
+    }
+    let start = row * params.dim;
+    let dim = f32(params.dim);
+    let mean = kept_stats[2u * row];
+    let rstd = kept_stats[2u * row + 1u];
+
+    var g_sum = 0.0;
+    var product_sum = 0.0;
+    for (var d = lane; d < params.dim; d += LANES) {
+        let g = dy[start + d] * weight[d];
+        g_sum += g;
+        product_sum = fma(g, (x[start + d] - mean) * rstd, product_sum);
+    }
+    let g_mean = workgroup_sum(lane, g_sum) / dim;
+    let product_mean = workgroup_sum(lane, product_sum) / dim;
+
+    for (var d = lane; d < params.dim; d += LANES) {
+        let normalised = (x[start + d] - mean) * rstd;
+        let centred = dy[start + d] * weight[d] - g_mean;
+        var gradient = rstd * fma(-normalised, product_mean, centred);
+        if (HAS_ADDEND) {
+            gradient += addend[start + d];
+        }
+        dx[start + d] = gradient;
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn layernorm_partials(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let d = group.x * LANES + lane;
+    if (d >= params.dim) {
+        return;
+    }
+    let first = group.y * params.chunk;
+    let end = min(first + params.chunk, params.rows);
+    var weight_sum = 0.0;
+    var bias_sum = 0.0;
+    for (var row = first; row < end; row++) {
+        let gradient = dy[row * params.dim + d];
+        let normalised = (x[row * params.dim + d] - kept_stats[2u * row]) * kept_stats[2u * row + 1u];
+        weight_sum = fma(gradient, normalised, weight_sum);
+        bias_sum += gradient;
+    }
+    let at = group.y * 2u * params.dim + d;
+    partials[at] = weight_sum;
+    partials[at + params.dim] = bias_sum;
+}
+
+@compute @workgroup_size(LANES)
+fn layernorm_parameters(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let d = group.x * LANES + lane;
+    if (d >= params.dim) {
+        return;
+    }
+    let chunks = (params.rows + params.chunk - 1u) / params.chunk;
+    var weight_sum = 0.0;
+    var bias_sum = 0.0;
+    for (var i = 0u; i < chunks; i++) {
+        weight_sum += kept_partials[2u * i * params.dim + d];
+        bias_sum += kept_partials[(2u * i + 1u) * params.dim + d];
+    }
+    dweight[d] = weight_sum;
+    dbias[d] = bias_sum;
 }

@@ -3,10 +3,15 @@
 //   patches[m,n] = bias[n] + Σ_k pixel(m,k)·weight[n,k]        m = (b·rows + gy)·columns + gx,  k = (c·P + ky)·P + kx
 //   pixel(m,k) = image[b, c, gy·S + ky, gx·S + kx]
 //   dweight[n,k] = Σ_m dpatches[m,n]·pixel(m,k)      dbias[n] = Σ_m dpatches[m,n]      no gradient to pixels is ever needed
+//   dpatches[m,n] = dtokens[b, prefix + gy·columns + gx, n]
 //
-// image (B, 3, height, width) read   weight (D, 3·P·P) read   bias (D) read if HAS_BIAS   patches (B·N, D) written
+// patch_embed_forward: image (B, 3, height, width) read   weight (D, 3·P·P) read   bias (D) read if HAS_BIAS
+// patches (B·N, D) written
+// patch_embed_backward: image read   dtokens (B, prefix + N, D) read   dweight (D, 3·P·P) written
+// dbias (D) written if HAS_BIAS
 // A workgroup owns BM patches × BN outputs, an invocation TILE × TILE of them. k ascends through one f32 accumulator
-// by fma: same bits as patch_embed_subgroup.wgsl. Error ≤ (3·P·P + 1)·2⁻²⁴·Σ|pixel||weight|.
+// by fma: same bits as patch_embed_subgroup.wgsl. Error ≤ (3·P·P + 1)·2⁻²⁴·Σ|pixel||weight|. Backward it owns BM outputs
+// n × BN weights k of each, and m ascends; error ≤ B·N·2⁻²⁴·Σ|dpatches||pixel|.
 // Source: [LAT eq. 1-2], [ViT eq. 1]. Patches overlap if S < P. Limits: all tensors below 2³² elements.
 
 struct Params {
@@ -18,6 +23,11 @@ struct Params {
     columns: u32,
     batch: u32,
     dim: u32,
+    // Tokens before an image's patches in dtokens.
+    prefix: u32,
+    unused_1: u32,
+    unused_2: u32,
+    unused_3: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -26,6 +36,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> patches: array<f32>;
 
+@group(0) @binding(2) var<storage, read> dtokens: array<f32>;
+@group(0) @binding(3) var<storage, read_write> dweight: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dbias: array<f32>;
+
 override HAS_BIAS: bool = true;
 
 const BM: u32 = 32;
@@ -33,12 +47,15 @@ const BN: u32 = 32;
 const BK: u32 = 16;
 const TILE: u32 = 4;
 
+const_assert BM == BN;
+
 const ALONG_N = BN / TILE;
 const THREADS = (BM / TILE) * (BN / TILE);
 
-// [k][m] and [k][n].
+// [k][m] and [k][n]; backward `pixels` is [m][k] and `gradients` [m][n].
 var<workgroup> pixels: array<f32, BK * BM>;
 var<workgroup> weights: array<f32, BK * BN>;
+var<workgroup> gradients: array<f32, BK * BM>;
 
 // Where patch m begins in `image`: its top left pixel of channel 0.
 fn corner(m: u32) -> u32 {
@@ -49,11 +66,24 @@ fn corner(m: u32) -> u32 {
     return (m / patches_per_image) * 3u * params.height * params.width + y * params.width + x;
 }
 
+// Where weight k finds its pixel, counted from its patch's corner.
+fn place(k: u32) -> u32 {
+    let area = params.side * params.side;
+    let y = (k / area) * params.height + (k % area) / params.side;
+    return y * params.width + (k % area) % params.side;
+}
+
+// Where patch m's gradient begins in `dtokens`.
+fn gradient_row(m: u32) -> u32 {
+    let patches_per_image = params.rows * params.columns;
+    let image = m / patches_per_image;
+    return (image * (params.prefix + patches_per_image) + params.prefix + m % patches_per_image) * params.dim;
+}
+
 @compute @workgroup_size(THREADS)
 fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
     let count = params.batch * params.rows * params.columns;
-    let area = params.side * params.side;
-    let depth = 3u * area;
+    let depth = 3u * params.side * params.side;
     let first_m = group.y * BM;
     let first_n = group.x * BN;
     let my_m = (lane / ALONG_N) * TILE;
@@ -66,9 +96,7 @@ fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invoc
             let m = first_m + t / BK;
             var value = 0.0;
             if (k < depth && m < count) {
-                let within = k % area;
-                let y = (k / area) * params.height + within / params.side;
-                value = image[corner(m) + y * params.width + within % params.side];
+                value = image[corner(m) + place(k)];
             }
             pixels[(t % BK) * BM + t / BK] = value;
         }
@@ -104,6 +132,63 @@ fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invoc
                 }
                 patches[m * params.dim + n] = value;
             }
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let count = params.batch * params.rows * params.columns;
+    let depth = 3u * params.side * params.side;
+    let first_n = group.y * BM;
+    let first_k = group.x * BN;
+    let my_n = (lane / ALONG_N) * TILE;
+    let my_k = (lane % ALONG_N) * TILE;
+
+    var sums: array<array<f32, TILE>, TILE>;
+    var bias_sums: array<f32, TILE>;
+    for (var step = 0u; step < count; step += BK) {
+        for (var t = lane; t < BM * BK; t += THREADS) {
+            let m = step + t / BM;
+            let n = first_n + t % BM;
+            var value = 0.0;
+            if (m < count && n < params.dim) {
+                value = dtokens[gradient_row(m) + n];
+            }
+            gradients[t] = value;
+        }
+        for (var t = lane; t < BN * BK; t += THREADS) {
+            let m = step + t / BN;
+            let k = first_k + t % BN;
+            var value = 0.0;
+            if (m < count && k < depth) {
+                value = image[corner(m) + place(k)];
+            }
+            pixels[t] = value;
+        }
+        workgroupBarrier();
+        for (var m = 0u; m < BK; m++) {
+            for (var i = 0u; i < TILE; i++) {
+                let left = gradients[m * BM + my_n + i];
+                bias_sums[i] += left;
+                for (var j = 0u; j < TILE; j++) {
+                    sums[i][j] = fma(left, pixels[m * BN + my_k + j], sums[i][j]);
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var i = 0u; i < TILE; i++) {
+        let n = first_n + my_n + i;
+        for (var j = 0u; j < TILE; j++) {
+            let k = first_k + my_k + j;
+            if (n < params.dim && k < depth) {
+                dweight[n * depth + k] = sums[i][j];
+            }
+        }
+        if (HAS_BIAS && first_k + my_k == 0u && n < params.dim) {
+            dbias[n] = bias_sums[i];
         }
     }
 }

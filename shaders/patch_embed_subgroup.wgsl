@@ -3,7 +3,8 @@
 // Formula, derivative, buffers and error bound: patch_embed.wgsl, whose bits it equals.
 //
 // A workgroup of SUB lanes owns ROWS patches × 4·SUB outputs: lane l holds the outputs l, l + SUB, l + 2·SUB, l + 3·SUB.
-// A pixel is loaded by one lane and handed round by subgroupShuffle.
+// A pixel is loaded by one lane and handed round by subgroupShuffle. Backward it owns ROWS outputs n × 4·SUB weights of
+// each, and gradients are handed round.
 // Limits: ROWS a multiple of SUB; only where every subgroup has exactly SUB lanes.
 
 struct Params {
@@ -15,6 +16,11 @@ struct Params {
     columns: u32,
     batch: u32,
     dim: u32,
+    // Tokens before an image's patches in dtokens.
+    prefix: u32,
+    unused_1: u32,
+    unused_2: u32,
+    unused_3: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -22,6 +28,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> patches: array<f32>;
+
+@group(0) @binding(2) var<storage, read> dtokens: array<f32>;
+@group(0) @binding(3) var<storage, read_write> dweight: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dbias: array<f32>;
 
 override HAS_BIAS: bool = true;
 
@@ -87,6 +97,70 @@ fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_in
                     value += bias[n];
                 }
                 patches[(first_m + i) * params.dim + n] = value;
+            }
+        }
+    }
+}
+
+// Where weight k finds its pixel, counted from its patch's corner.
+fn place(k: u32) -> u32 {
+    let area = params.side * params.side;
+    let y = (k / area) * params.height + (k % area) / params.side;
+    return y * params.width + (k % area) % params.side;
+}
+
+@compute @workgroup_size(SUB)
+fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let depth = 3u * params.side * params.side;
+    let first_n = group.y * ROWS;
+    let first_k = group.x * 4u * SUB + lane;
+
+    // Outputs and weights past the end repeat the last one and are never stored.
+    var n_at: array<u32, ROWS / SUB>;
+    for (var g = 0u; g < ROWS / SUB; g++) {
+        n_at[g] = min(first_n + g * SUB + lane, params.dim - 1u);
+    }
+    var k_at: vec4u;
+    for (var j = 0u; j < 4u; j++) {
+        k_at[j] = place(min(first_k + j * SUB, depth - 1u));
+    }
+
+    var sums: array<vec4f, ROWS>;
+    var bias_sums: array<f32, ROWS / SUB>;
+    var row = 0u;
+    for (var b = 0u; b < params.batch; b++) {
+        row += params.prefix * params.dim;
+        for (var y = 0u; y < params.rows; y++) {
+            var at = (b * 3u * params.height + y * params.stride) * params.width;
+            for (var x = 0u; x < params.columns; x++) {
+                let right = vec4f(image[at + k_at.x], image[at + k_at.y], image[at + k_at.z], image[at + k_at.w]);
+                for (var g = 0u; g < ROWS / SUB; g++) {
+                    let gradient = dtokens[row + n_at[g]];
+                    bias_sums[g] += gradient;
+                    for (var i = 0u; i < SUB; i++) {
+                        let left = subgroupShuffle(gradient, i);
+                        sums[g * SUB + i] = fma(vec4f(left), right, sums[g * SUB + i]);
+                    }
+                }
+                at += params.stride;
+                row += params.dim;
+            }
+        }
+    }
+
+    for (var i = 0u; i < ROWS; i++) {
+        for (var j = 0u; j < 4u; j++) {
+            let k = first_k + j * SUB;
+            if (first_n + i < params.dim && k < depth) {
+                dweight[(first_n + i) * depth + k] = sums[i][j];
+            }
+        }
+    }
+    if (HAS_BIAS && group.x == 0u) {
+        for (var g = 0u; g < ROWS / SUB; g++) {
+            let n = first_n + g * SUB + lane;
+            if (n < params.dim) {
+                dbias[n] = bias_sums[g];
             }
         }
     }

@@ -5,6 +5,10 @@
 //   pre[m,n] = u                            (KEEP_PRE: the activation's backward needs it)
 //   v = u | gelu(u) | quick_gelu(u)         (ACTIVATION 0 | 1 | 2)
 //   c[m,n] = v·scale[n] + residual[m,n]     (HAS_SCALE: LayerScale; HAS_RESIDUAL)
+//
+// and behind the product that back-propagates through an activation's output to its argument, kept[m,n]:
+//
+//   product[m,n] = sum·act'(kept[m,n]) + residual[m,n]     act = 1 | gelu | quick_gelu (ACTIVATION 0 | 1 | 2)
 
 override HAS_BIAS: bool = false;
 override KEEP_PRE: bool = false;
@@ -35,4 +39,19 @@ fn finish(row: u32, column: u32, sum: f32) {
         addend = residual[at];
     }
     c[at] = fma(value, factor, addend);
+}
+
+fn finish_backward(row: u32, column: u32, sum: f32) {
+    let at = row * params.n + column;
+    var factor = 1.0;
+    if (ACTIVATION == 1u) {
+        factor = gelu_derivative(kept[at]);
+    } else if (ACTIVATION == 2u) {
+        factor = quick_gelu_derivative(kept[at]);
+    }
+    var addend = 0.0;
+    if (HAS_RESIDUAL) {
+        addend = residual[at];
+    }
+    product[at] = fma(sum, factor, addend);
 }

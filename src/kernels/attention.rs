@@ -27,8 +27,35 @@ pub static SUBGROUP: Kernel = Kernel {
     subgroups: true,
 };
 
-/// QUERIES of the tiled family, as in its WGSL.
-const QUERIES: usize = 64;
+/// The sums Σ dout·out of each row, for both families.
+pub static DELTA: Kernel = Kernel {
+    entry: "attention_delta",
+    bindings: &[Binding::read("kept_out"), Binding::read("dout"), Binding::write("delta")],
+    ..TILED
+};
+
+const GRADIENT_BINDINGS: &[Binding] = &[
+    Binding::read("qkv"),
+    Binding::read("dout"),
+    Binding::read("kept_lse"),
+    Binding::read("kept_delta"),
+    Binding::write("dqkv"),
+];
+
+/// Gradients of queries and of keys and values, tiled.
+pub static BACKWARD_TILED: [Kernel; 2] = [
+    Kernel { entry: "attention_dq", bindings: GRADIENT_BINDINGS, ..TILED },
+    Kernel { entry: "attention_dkv", bindings: GRADIENT_BINDINGS, ..TILED },
+];
+
+/// The same, one subgroup per workgroup.
+pub static BACKWARD_SUBGROUP: [Kernel; 2] = [
+    Kernel { entry: "attention_dq", bindings: GRADIENT_BINDINGS, ..SUBGROUP },
+    Kernel { entry: "attention_dkv", bindings: GRADIENT_BINDINGS, ..SUBGROUP },
+];
+
+/// ROWS of the tiled family, as in its WGSL.
+const TILED_ROWS: usize = 64;
 /// ROWS of the subgroup family.
 const ROWS: u32 = 16;
 /// Bytes of workgroup memory that every adapter has.
@@ -43,25 +70,39 @@ struct Params {
     unused: u32,
 }
 
-/// Keys per step of the tiled family: as many as keep the tile in 16 KiB of workgroup memory, at most 16.
-fn keys(head_dim: usize) -> u32 {
+/// STEP of the tiled family: as many as keep two tiles in 16 KiB of workgroup memory, at most 16.
+fn step(head_dim: usize) -> u32 {
     u32_of((WORKGROUP_BYTES / (8 * head_dim)).clamp(1, 16))
 }
 
-fn constants(family: Family, head_dim: usize) -> (&'static Kernel, Constants) {
+/// Forward and both backward kernels of a family, and their constants.
+fn family_of(family: Family, head_dim: usize) -> (&'static Kernel, &'static [Kernel; 2], Constants) {
     let head = ("HEAD_DIM", u32_of(head_dim));
     match family {
-        Family::Tiled => (&TILED, vec![head, ("KEYS", keys(head_dim))]),
-        Family::Subgroup(lanes) => (&SUBGROUP, vec![head, ("SUB", lanes), ("ROWS", ROWS)]),
+        Family::Tiled => (&TILED, &BACKWARD_TILED, vec![head, ("STEP", step(head_dim))]),
+        Family::Subgroup(lanes) => {
+            (&SUBGROUP, &BACKWARD_SUBGROUP, vec![head, ("SUB", lanes), ("ROWS", ROWS)])
+        }
     }
+}
+
+/// Workgroups over the tokens, heads and images.
+fn grid(family: Family, tokens: usize, heads: usize, batch: usize) -> [u32; 3] {
+    let rows = if family == Family::Tiled { TILED_ROWS } else { ROWS as usize };
+    [u32_of(tokens.div_ceil(rows)), u32_of(heads), u32_of(batch)]
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     let families = [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)];
-    [4, 12, 16, 32, 64, 80, 128]
-        .into_iter()
-        .flat_map(|head_dim| families.map(|family| constants(family, head_dim)))
-        .collect()
+    let mut all = Vec::new();
+    for head_dim in [4, 12, 16, 32, 64, 80, 128] {
+        for family in families {
+            let (forward, backward, constants) = family_of(family, head_dim);
+            all.extend([forward, &backward[0], &backward[1]].map(|kernel| (kernel, constants.clone())));
+        }
+        all.push((&DELTA, family_of(Family::Tiled, head_dim).2));
+    }
+    all
 }
 
 /// out = softmax(Q·Kᵀ/√Dh)·V for every image and head.
@@ -101,8 +142,7 @@ impl Forward {
         if let Some(lse) = lse {
             expect(recorder, "lse", lse, &[batch, heads, tokens]);
         }
-        let (kernel, constants) = constants(family, head_dim);
-        let rows = if family == Family::Tiled { QUERIES } else { ROWS as usize };
+        let (kernel, _, constants) = family_of(family, head_dim);
         let params = Params {
             tokens: u32_of(tokens),
             heads: u32_of(heads),
@@ -116,9 +156,85 @@ impl Forward {
             overrides: vec![("KEEP_LSE", f64::from(u8::from(lse.is_some())))],
             tensors: vec![qkv, out, lse.unwrap_or(unused)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [u32_of(tokens.div_ceil(rows)), u32_of(heads), u32_of(batch)],
+            grid: grid(family, tokens, heads, batch),
             flops: 4.0 * (batch * heads * head_dim) as f64 * (tokens as f64).powi(2),
             label: recorder.label(name),
         });
+    }
+}
+
+/// dqkv of dout, from what the forward left.
+#[derive(Debug, Clone, Copy)]
+pub struct Backward {
+    /// (B, T, 3, H, Dh).
+    pub qkv: Tensor,
+    /// (B, T, H·Dh), the forward's output.
+    pub out: Tensor,
+    /// (B, H, T), as the forward kept it.
+    pub lse: Tensor,
+    /// (B, T, H·Dh).
+    pub dout: Tensor,
+    /// (B, T, 3, H, Dh), written.
+    pub dqkv: Tensor,
+    /// B.
+    pub batch: usize,
+    /// T.
+    pub tokens: usize,
+    /// H.
+    pub heads: usize,
+    /// Dh, a multiple of 4.
+    pub head_dim: usize,
+}
+
+impl Backward {
+    /// Records the kernels of the adapter's family.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        self.record_with(recorder, name, recorder.context.family());
+    }
+
+    /// Records the kernels of one family: `name.delta`, `name.dq` and `name.dkv`.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape or the head's width isn't a multiple of 4.
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
+        let Backward { qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim } = *self;
+        assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
+        expect(recorder, "qkv", qkv, &[batch, tokens, 3, heads, head_dim]);
+        expect(recorder, "out", out, &[batch, tokens, heads, head_dim]);
+        expect(recorder, "lse", lse, &[batch, heads, tokens]);
+        expect(recorder, "dout", dout, &[batch, tokens, heads, head_dim]);
+        expect(recorder, "dqkv", dqkv, &[batch, tokens, 3, heads, head_dim]);
+        let delta = recorder.tensor(&format!("{name}.delta"), batch * heads * tokens);
+        let params = Params {
+            tokens: u32_of(tokens),
+            heads: u32_of(heads),
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            unused: 0,
+        };
+        recorder.dispatch(Dispatch {
+            kernel: &DELTA,
+            constants: family_of(Family::Tiled, head_dim).2,
+            overrides: vec![],
+            tensors: vec![out, dout, delta],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid(Family::Tiled, tokens, heads, batch),
+            flops: 2.0 * out.len as f64,
+            label: recorder.label(&format!("{name}.delta")),
+        });
+        let (_, backward, constants) = family_of(family, head_dim);
+        // Products of rows with rows, T²·Dh multiply-adds each: two for the scores and their gradients, then one or two.
+        let product = 2.0 * (batch * heads * head_dim) as f64 * (tokens as f64).powi(2);
+        for (kernel, part, products) in [(&backward[0], "dq", 3.0), (&backward[1], "dkv", 4.0)] {
+            recorder.dispatch(Dispatch {
+                kernel,
+                constants: constants.clone(),
+                overrides: vec![],
+                tensors: vec![qkv, dout, lse, delta, dqkv],
+                params: bytemuck::bytes_of(&params).to_vec(),
+                grid: grid(family, tokens, heads, batch),
+                flops: products * product,
+                label: recorder.label(&format!("{name}.{part}")),
+            });
+        }
     }
 }

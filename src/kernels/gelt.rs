@@ -3,7 +3,7 @@
 use super::{THREADS, expect, u32_of};
 use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
-/// The declaration of `gelt.wgsl`.
+/// The forward of `gelt.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "gelt",
     source: include_str!("../../shaders/gelt.wgsl"),
@@ -12,6 +12,13 @@ pub static KERNEL: Kernel = Kernel {
     bindings: &[Binding::read("tokens"), Binding::write("gelt")],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+};
+
+/// Its backward.
+pub static BACKWARD: Kernel = Kernel {
+    entry: "gelt_backward",
+    bindings: &[Binding::read("dgelt"), Binding::write("dtokens")],
+    ..KERNEL
 };
 
 #[repr(C)]
@@ -28,7 +35,7 @@ struct Params {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&KERNEL, vec![])]
+    vec![(&KERNEL, vec![]), (&BACKWARD, vec![])]
 }
 
 /// gelt = class_weight·class token + local_weight·mean of the part's patches.
@@ -79,6 +86,59 @@ impl Forward {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(gelt.len.div_ceil(THREADS)),
             flops: tokens.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// dtokens of dgelt: zero for prefix tokens other than the class token.
+#[derive(Debug, Clone, Copy)]
+pub struct Backward {
+    /// (B, parts, D).
+    pub dgelt: Tensor,
+    /// (B, prefix + parts·columns, D), written.
+    pub dtokens: Tensor,
+    /// B.
+    pub batch: usize,
+    /// Tokens before the patches.
+    pub prefix: usize,
+    /// R.
+    pub parts: usize,
+    /// Patches per part.
+    pub columns: usize,
+    /// D.
+    pub dim: usize,
+    /// Weights of the class token and of the mean.
+    pub weights: (f32, f32),
+}
+
+impl Backward {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Backward { dgelt, dtokens, batch, prefix, parts, columns, dim, weights } = *self;
+        expect(recorder, "dgelt", dgelt, &[batch, parts, dim]);
+        expect(recorder, "dtokens", dtokens, &[batch, prefix + parts * columns, dim]);
+        let params = Params {
+            batch: u32_of(batch),
+            prefix: u32_of(prefix),
+            parts: u32_of(parts),
+            columns: u32_of(columns),
+            dim: u32_of(dim),
+            class_weight: weights.0,
+            local_weight: weights.1,
+            unused: 0,
+        };
+        recorder.dispatch(Dispatch {
+            kernel: &BACKWARD,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![dgelt, dtokens],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(dtokens.len.div_ceil(THREADS)),
+            flops: dtokens.len as f64,
             label: recorder.label(name),
         });
     }

@@ -1,4 +1,5 @@
-//! Matrix product of rows with rows, C = epilogue(A·Bᵀ): every linear map of the network.
+//! Matrix product in the three forms of a linear layer: C = epilogue(A·Bᵀ) forward, and backward dA = dC·B and
+//! dB = dCᵀ·A.
 //!
 //! Three WGSL files compute the same bits: `gemm.wgsl` (plain, any shape), `gemm_tiled.wgsl` (GPUs) and
 //! `gemm_subgroup.wgsl` (CPU adapters).
@@ -7,7 +8,7 @@ use super::{THREADS, expect, u32_of};
 use crate::gpu::{Access, Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
 use crate::shape::Activation;
 
-const BINDINGS: &[Binding] = &[
+const NT: &[Binding] = &[
     Binding::read("a"),
     Binding::read("b"),
     Binding::read("bias"),
@@ -16,6 +17,15 @@ const BINDINGS: &[Binding] = &[
     Binding::write("c"),
     Binding::write("pre"),
 ];
+const NN: &[Binding] = &[
+    Binding::read("a"),
+    Binding::read("b"),
+    Binding::write("product"),
+    Binding::read("kept"),
+    Binding::read("residual"),
+];
+const TN: &[Binding] =
+    &[Binding::read("a"), Binding::read("b"), Binding::write("product"), Binding::write("column_sum")];
 const HELPERS: &[&str] = &[
     include_str!("../../shaders/common/gemm_epilogue.wgsl"),
     include_str!("../../shaders/common/gelu.wgsl"),
@@ -27,7 +37,7 @@ pub static PLAIN: Kernel = Kernel {
     source: include_str!("../../shaders/gemm.wgsl"),
     helpers: HELPERS,
     entry: "gemm_nt",
-    bindings: BINDINGS,
+    bindings: NT,
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
 };
@@ -38,7 +48,7 @@ pub static TILED: Kernel = Kernel {
     source: include_str!("../../shaders/gemm_tiled.wgsl"),
     helpers: HELPERS,
     entry: "gemm_nt",
-    bindings: BINDINGS,
+    bindings: NT,
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
 };
@@ -49,10 +59,23 @@ pub static SUBGROUP: Kernel = Kernel {
     source: include_str!("../../shaders/gemm_subgroup.wgsl"),
     helpers: HELPERS,
     entry: "gemm_nt",
-    bindings: BINDINGS,
+    bindings: NT,
     uniform_bytes: size_of::<Params>(),
     subgroups: true,
 };
+
+/// [`PLAIN`] for A·B.
+pub static PLAIN_NN: Kernel = Kernel { entry: "gemm_nn", bindings: NN, ..PLAIN };
+/// [`TILED`] for A·B.
+pub static TILED_NN: Kernel = Kernel { entry: "gemm_nn", bindings: NN, ..TILED };
+/// [`SUBGROUP`] for A·B.
+pub static SUBGROUP_NN: Kernel = Kernel { entry: "gemm_nn", bindings: NN, ..SUBGROUP };
+/// [`PLAIN`] for Aᵀ·B.
+pub static PLAIN_TN: Kernel = Kernel { entry: "gemm_tn", bindings: TN, ..PLAIN };
+/// [`TILED`] for Aᵀ·B.
+pub static TILED_TN: Kernel = Kernel { entry: "gemm_tn", bindings: TN, ..TILED };
+/// [`SUBGROUP`] for Aᵀ·B.
+pub static SUBGROUP_TN: Kernel = Kernel { entry: "gemm_tn", bindings: TN, ..SUBGROUP };
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -63,7 +86,33 @@ struct Params {
     unused: u32,
 }
 
-/// One way to compute the product; all give the same bits.
+/// Which operand a product takes turned; (M, K) times (K, N) is meant in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A·Bᵀ, B stored (N, K).
+    Nt,
+    /// A·B.
+    Nn,
+    /// Aᵀ·B, A stored (K, M).
+    Tn,
+}
+
+impl Form {
+    /// Every form.
+    pub const ALL: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
+
+    /// Whether both operands' rows are whole vec4s, as all tiles but [`Tile::Plain`] need.
+    pub fn in_quads(self, m: usize, n: usize, k: usize) -> bool {
+        let (a_row, b_row) = match self {
+            Form::Nt => (k, k),
+            Form::Nn => (k, n),
+            Form::Tn => (m, n),
+        };
+        a_row.is_multiple_of(4) && b_row.is_multiple_of(4)
+    }
+}
+
+/// One way to compute a product; all give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tile {
     /// `gemm.wgsl`.
@@ -96,8 +145,8 @@ pub const SUBGROUP_ROWS: [u32; 3] = [32, 16, 8];
 
 impl Tile {
     /// The tile that the built-in table picks for a shape.
-    pub fn pick(family: Family, m: usize, n: usize, k: usize) -> Tile {
-        if !k.is_multiple_of(4) {
+    pub fn pick(form: Form, family: Family, m: usize, n: usize, k: usize) -> Tile {
+        if !form.in_quads(m, n, k) {
             return Tile::Plain;
         }
         match family {
@@ -109,6 +158,7 @@ impl Tile {
                 };
                 TILED_MENU.into_iter().find(enough).unwrap_or(TILED_MENU[2])
             }
+            Family::Subgroup(lanes) if form == Form::Tn => Tile::Subgroup { lanes, rows: 4 * lanes },
             Family::Subgroup(lanes) => {
                 let fits = |&rows: &u32| rows as usize <= m.next_multiple_of(lanes as usize);
                 let rows = SUBGROUP_ROWS.into_iter().find(fits).unwrap_or(SUBGROUP_ROWS[2]);
@@ -117,11 +167,41 @@ impl Tile {
         }
     }
 
-    fn kernel(self) -> &'static Kernel {
-        match self {
-            Tile::Plain => &PLAIN,
-            Tile::Tiled { .. } => &TILED,
-            Tile::Subgroup { .. } => &SUBGROUP,
+    fn kernel(self, form: Form) -> &'static Kernel {
+        match (self, form) {
+            (Tile::Plain, Form::Nt) => &PLAIN,
+            (Tile::Plain, Form::Nn) => &PLAIN_NN,
+            (Tile::Plain, Form::Tn) => &PLAIN_TN,
+            (Tile::Tiled { .. }, Form::Nt) => &TILED,
+            (Tile::Tiled { .. }, Form::Nn) => &TILED_NN,
+            (Tile::Tiled { .. }, Form::Tn) => &TILED_TN,
+            (Tile::Subgroup { .. }, Form::Nt) => &SUBGROUP,
+            (Tile::Subgroup { .. }, Form::Nn) => &SUBGROUP_NN,
+            (Tile::Subgroup { .. }, Form::Tn) => &SUBGROUP_TN,
+        }
+    }
+
+    /// Every tile that a form can be computed with on an adapter of this family; the plain one is the first.
+    pub fn menu(form: Form, family: Family) -> Vec<Tile> {
+        let mut menu = vec![Tile::Plain];
+        menu.extend(TILED_MENU);
+        if let Family::Subgroup(lanes) = family {
+            let mut rows = match form {
+                Form::Nt | Form::Nn => SUBGROUP_ROWS.map(|rows| rows.max(lanes)).to_vec(),
+                Form::Tn => vec![4 * lanes],
+            };
+            rows.dedup();
+            menu.extend(rows.into_iter().map(|rows| Tile::Subgroup { lanes, rows }));
+        }
+        menu
+    }
+
+    /// Checks that this tile can compute the form.
+    fn check(self, form: Form, name: &str, m: usize, n: usize, k: usize) {
+        let quads = form.in_quads(m, n, k) || self == Tile::Plain;
+        assert!(quads, "{name}: {form:?} {m}x{n}x{k} has rows that aren't multiples of 4");
+        if let (Tile::Subgroup { lanes, rows }, Form::Tn) = (self, form) {
+            assert_eq!(rows, 4 * lanes, "{name}: rows of {self:?}");
         }
     }
 
@@ -133,28 +213,49 @@ impl Tile {
         }
     }
 
-    fn grid(self, m: usize, n: usize) -> [u32; 3] {
+    fn grid(self, form: Form, m: usize, n: usize) -> [u32; 3] {
+        let tiles = |m_each: u32, n_each: u32| {
+            (u32_of(m.div_ceil(m_each as usize)), u32_of(n.div_ceil(n_each as usize)))
+        };
         match self {
             Tile::Plain => grid_1d((m * n).div_ceil(THREADS)),
             Tile::Tiled { side, .. } => {
-                [u32_of(n.div_ceil(side as usize)), u32_of(m.div_ceil(side as usize)), 1]
+                let (down, along) = tiles(side, side);
+                [along, down, 1]
             }
             Tile::Subgroup { lanes, rows } => {
-                [u32_of(n.div_ceil(4 * lanes as usize)), u32_of(m.div_ceil(rows as usize)), 1]
+                let (down, along) = tiles(rows, if form == Form::Tn { 8 * lanes } else { 4 * lanes });
+                [down, along, 1]
             }
         }
     }
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let subgroup = [4, 8, 16]
-        .into_iter()
-        .flat_map(|lanes| SUBGROUP_ROWS.map(|rows| Tile::Subgroup { lanes, rows: rows.max(lanes) }));
-    std::iter::once(Tile::Plain)
-        .chain(TILED_MENU)
-        .chain(subgroup)
-        .map(|tile| (tile.kernel(), tile.constants()))
-        .collect()
+    let mut all = Vec::new();
+    for form in Form::ALL {
+        let mut tiles = Tile::menu(form, Family::Tiled);
+        for lanes in [4, 8, 16] {
+            let subgroup = Tile::menu(form, Family::Subgroup(lanes));
+            tiles.extend(subgroup.into_iter().filter(|tile| matches!(tile, Tile::Subgroup { .. })));
+        }
+        all.extend(tiles.into_iter().map(|tile| (tile.kernel(form), tile.constants())));
+    }
+    all
+}
+
+/// The shaders' number of an activation.
+fn number(activation: Option<Activation>) -> f64 {
+    match activation {
+        None => 0.0,
+        Some(Activation::Gelu) => 1.0,
+        Some(Activation::QuickGelu) => 2.0,
+    }
+}
+
+/// A switch of the shaders: 1 if the tensor takes part.
+fn on(tensor: Option<Tensor>) -> f64 {
+    f64::from(u8::from(tensor.is_some()))
 }
 
 /// What happens to a sum before it is stored: c = activation(sum + bias)·scale + residual.
@@ -194,7 +295,7 @@ pub struct Nt {
 impl Nt {
     /// Records the product with the tile from the built-in table.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let tile = Tile::pick(recorder.context.family(), self.m, self.n, self.k);
+        let tile = Tile::pick(Form::Nt, recorder.context.family(), self.m, self.n, self.k);
         self.record_with(recorder, name, tile);
     }
 
@@ -218,24 +319,18 @@ impl Nt {
                 expect(recorder, name, tensor, &shape);
             }
         }
-        assert!(k.is_multiple_of(4) || tile == Tile::Plain, "{name}: K = {k} isn't a multiple of 4");
+        tile.check(Form::Nt, name, m, n, k);
 
-        let activation = match epilogue.activation {
-            None => 0.0,
-            Some(Activation::Gelu) => 1.0,
-            Some(Activation::QuickGelu) => 2.0,
-        };
-        let on = |tensor: Option<Tensor>| f64::from(u8::from(tensor.is_some()));
         let read = recorder.unused(Access::Read);
         let write = recorder.unused(Access::Write);
         let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), unused: 0 };
         recorder.dispatch(Dispatch {
-            kernel: tile.kernel(),
+            kernel: tile.kernel(Form::Nt),
             constants: tile.constants(),
             overrides: vec![
                 ("HAS_BIAS", on(epilogue.bias)),
                 ("KEEP_PRE", on(epilogue.pre)),
-                ("ACTIVATION", activation),
+                ("ACTIVATION", number(epilogue.activation)),
                 ("HAS_SCALE", on(epilogue.scale)),
                 ("HAS_RESIDUAL", on(epilogue.residual)),
             ],
@@ -249,7 +344,125 @@ impl Nt {
                 epilogue.pre.unwrap_or(write),
             ],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: tile.grid(m, n),
+            grid: tile.grid(Form::Nt, m, n),
+            flops: 2.0 * m as f64 * n as f64 * k as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// C = A·B, times an activation's slope, plus a residual: a linear layer's dX = dY·W, W as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Nn {
+    /// (M, K).
+    pub a: Tensor,
+    /// (K, N).
+    pub b: Tensor,
+    /// (M, N), written.
+    pub c: Tensor,
+    /// M, rows of A.
+    pub m: usize,
+    /// N, columns of B.
+    pub n: usize,
+    /// K, columns of A and rows of B.
+    pub k: usize,
+    /// Multiplies by the activation's derivative at (M, N), what [`Epilogue::pre`] kept of the layer before.
+    pub derivative: Option<(Activation, Tensor)>,
+    /// (M, N), added last.
+    pub residual: Option<Tensor>,
+}
+
+impl Nn {
+    /// Records the product with the tile from the built-in table.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let tile = Tile::pick(Form::Nn, recorder.context.family(), self.m, self.n, self.k);
+        self.record_with(recorder, name, tile);
+    }
+
+    /// Records the product with a tile of the caller's choice.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape, or K or N isn't a multiple of 4 and the tile isn't [`Tile::Plain`].
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, tile: Tile) {
+        let Nn { a, b, c, m, n, k, derivative, residual } = *self;
+        let kept = derivative.map(|(_, kept)| kept);
+        expect(recorder, "a", a, &[m, k]);
+        expect(recorder, "b", b, &[k, n]);
+        expect(recorder, "c", c, &[m, n]);
+        for (name, tensor) in [("kept", kept), ("residual", residual)] {
+            if let Some(tensor) = tensor {
+                expect(recorder, name, tensor, &[m, n]);
+            }
+        }
+        tile.check(Form::Nn, name, m, n, k);
+
+        let unused = recorder.unused(Access::Read);
+        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), unused: 0 };
+        recorder.dispatch(Dispatch {
+            kernel: tile.kernel(Form::Nn),
+            constants: tile.constants(),
+            overrides: vec![
+                ("ACTIVATION", number(derivative.map(|(activation, _)| activation))),
+                ("HAS_RESIDUAL", on(residual)),
+            ],
+            tensors: vec![a, b, c, kept.unwrap_or(unused), residual.unwrap_or(unused)],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: tile.grid(Form::Nn, m, n),
+            flops: 2.0 * m as f64 * n as f64 * k as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// C = Aᵀ·B and the sums of A's columns: a linear layer's dW = dYᵀ·X and db.
+#[derive(Debug, Clone, Copy)]
+pub struct Tn {
+    /// (K, M).
+    pub a: Tensor,
+    /// (K, N).
+    pub b: Tensor,
+    /// (M, N), written.
+    pub c: Tensor,
+    /// (M), written: Σ_k of A.
+    pub column_sum: Option<Tensor>,
+    /// M, columns of A.
+    pub m: usize,
+    /// N, columns of B.
+    pub n: usize,
+    /// K, rows of both: any number.
+    pub k: usize,
+}
+
+impl Tn {
+    /// Records the product with the tile from the built-in table.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let tile = Tile::pick(Form::Tn, recorder.context.family(), self.m, self.n, self.k);
+        self.record_with(recorder, name, tile);
+    }
+
+    /// Records the product with a tile of the caller's choice.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape, or M or N isn't a multiple of 4 and the tile isn't [`Tile::Plain`].
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, tile: Tile) {
+        let Tn { a, b, c, column_sum, m, n, k } = *self;
+        expect(recorder, "a", a, &[k, m]);
+        expect(recorder, "b", b, &[k, n]);
+        expect(recorder, "c", c, &[m, n]);
+        if let Some(tensor) = column_sum {
+            expect(recorder, "column_sum", tensor, &[m]);
+        }
+        tile.check(Form::Tn, name, m, n, k);
+
+        let unused = recorder.unused(Access::Write);
+        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), unused: 0 };
+        recorder.dispatch(Dispatch {
+            kernel: tile.kernel(Form::Tn),
+            constants: tile.constants(),
+            overrides: vec![("HAS_COLUMN_SUM", on(column_sum))],
+            tensors: vec![a, b, c, column_sum.unwrap_or(unused)],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: tile.grid(Form::Tn, m, n),
             flops: 2.0 * m as f64 * n as f64 * k as f64,
             label: recorder.label(name),
         });

@@ -1,18 +1,62 @@
 //! Layer normalisation of each row.
 
 use super::{expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::gpu::{Access, Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
-/// The declaration of `layernorm.wgsl`.
+/// The forward of `layernorm.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "layernorm",
     source: include_str!("../../shaders/layernorm.wgsl"),
     helpers: &[include_str!("../../shaders/common/reduce.wgsl")],
     entry: "layernorm_forward",
-    bindings: &[Binding::read("x"), Binding::read("weight"), Binding::read("bias"), Binding::write("y")],
+    bindings: &[
+        Binding::read("x"),
+        Binding::write("y"),
+        Binding::read("bias"),
+        Binding::read("weight"),
+        Binding::write("stats"),
+    ],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
 };
+
+/// The gradient of its input.
+pub static BACKWARD: Kernel = Kernel {
+    entry: "layernorm_backward",
+    bindings: &[
+        Binding::read("x"),
+        Binding::read("kept_stats"),
+        Binding::read("dy"),
+        Binding::read("weight"),
+        Binding::read("addend"),
+        Binding::write("dx"),
+    ],
+    ..KERNEL
+};
+
+/// The gradients of its parameters, a chunk of rows at a time.
+pub static PARTIALS: Kernel = Kernel {
+    entry: "layernorm_partials",
+    bindings: &[
+        Binding::read("x"),
+        Binding::read("kept_stats"),
+        Binding::read("dy"),
+        Binding::write("partials"),
+    ],
+    ..KERNEL
+};
+
+/// The sum of the chunks.
+pub static PARAMETERS: Kernel = Kernel {
+    entry: "layernorm_parameters",
+    bindings: &[Binding::read("kept_partials"), Binding::write("dweight"), Binding::write("dbias")],
+    ..KERNEL
+};
+
+/// Most chunks that rows are cut into: with a workgroup per 64 columns enough for a GPU, and little memory.
+const MOST_CHUNKS: usize = 64;
+/// Fewest rows to a chunk.
+const LEAST_ROWS: usize = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -20,11 +64,14 @@ struct Params {
     rows: u32,
     dim: u32,
     eps: f32,
-    unused: u32,
+    chunk: u32,
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [4, 8, 16, 64].map(|lanes| (&KERNEL, vec![("LANES", lanes)])).to_vec()
+    [&KERNEL, &BACKWARD, &PARTIALS, &PARAMETERS]
+        .into_iter()
+        .flat_map(|kernel| [4, 8, 16, 64].map(|lanes| (kernel, vec![("LANES", lanes)])))
+        .collect()
 }
 
 /// y = (x - mean)·rstd·weight + bias, row by row.
@@ -38,6 +85,8 @@ pub struct Forward {
     pub bias: Tensor,
     /// (rows, D), written.
     pub y: Tensor,
+    /// (rows, 2), written: mean and 1/√(variance + eps) of each row, for a backward pass.
+    pub stats: Option<Tensor>,
     /// Number of rows.
     pub rows: usize,
     /// D.
@@ -57,20 +106,144 @@ impl Forward {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
-        let Forward { x, weight, bias, y, rows, dim, eps } = *self;
+        let Forward { x, weight, bias, y, stats, rows, dim, eps } = *self;
         expect(recorder, "x", x, &[rows, dim]);
         expect(recorder, "weight", weight, &[dim]);
         expect(recorder, "bias", bias, &[dim]);
         expect(recorder, "y", y, &[rows, dim]);
-        let params = Params { rows: u32_of(rows), dim: u32_of(dim), eps, unused: 0 };
+        if let Some(stats) = stats {
+            expect(recorder, "stats", stats, &[rows, 2]);
+        }
+        let params = Params { rows: u32_of(rows), dim: u32_of(dim), eps, chunk: 0 };
+        let unused = recorder.unused(Access::Write);
         recorder.dispatch(Dispatch {
             kernel: &KERNEL,
             constants: vec![("LANES", lanes)],
-            overrides: vec![],
-            tensors: vec![x, weight, bias, y],
+            overrides: vec![("KEEP_STATS", f64::from(u8::from(stats.is_some())))],
+            tensors: vec![x, y, bias, weight, stats.unwrap_or(unused)],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(rows),
             flops: 8.0 * x.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// dx = rstd·(g - mean of g - x̂·mean of g·x̂) + addend, row by row, where g = dy·weight and x̂ = (x - mean)·rstd.
+#[derive(Debug, Clone, Copy)]
+pub struct BackwardInput {
+    /// (rows, D).
+    pub x: Tensor,
+    /// (rows, 2), as the forward kept it.
+    pub stats: Tensor,
+    /// (rows, D).
+    pub dy: Tensor,
+    /// (D).
+    pub weight: Tensor,
+    /// (rows, D): the gradient that reaches x past the norm.
+    pub addend: Option<Tensor>,
+    /// (rows, D), written.
+    pub dx: Tensor,
+    /// Number of rows.
+    pub rows: usize,
+    /// D.
+    pub dim: usize,
+}
+
+impl BackwardInput {
+    /// Records the kernel with as many lanes to a row as suits the adapter.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        self.record_with(recorder, name, recorder.context.row_lanes());
+    }
+
+    /// Records the kernel with `lanes` invocations to a row, a power of two.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
+        let BackwardInput { x, stats, dy, weight, addend, dx, rows, dim } = *self;
+        expect(recorder, "x", x, &[rows, dim]);
+        expect(recorder, "stats", stats, &[rows, 2]);
+        expect(recorder, "dy", dy, &[rows, dim]);
+        expect(recorder, "weight", weight, &[dim]);
+        expect(recorder, "dx", dx, &[rows, dim]);
+        if let Some(addend) = addend {
+            expect(recorder, "addend", addend, &[rows, dim]);
+        }
+        let params = Params { rows: u32_of(rows), dim: u32_of(dim), eps: 0.0, chunk: 0 };
+        let unused = recorder.unused(Access::Read);
+        recorder.dispatch(Dispatch {
+            kernel: &BACKWARD,
+            constants: vec![("LANES", lanes)],
+            overrides: vec![("HAS_ADDEND", f64::from(u8::from(addend.is_some())))],
+            tensors: vec![x, stats, dy, weight, addend.unwrap_or(unused), dx],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(rows),
+            flops: 12.0 * x.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// dweight = Σ dy·x̂ and dbias = Σ dy over all rows.
+#[derive(Debug, Clone, Copy)]
+pub struct BackwardParameters {
+    /// (rows, D).
+    pub x: Tensor,
+    /// (rows, 2), as the forward kept it.
+    pub stats: Tensor,
+    /// (rows, D).
+    pub dy: Tensor,
+    /// (D), written.
+    pub dweight: Tensor,
+    /// (D), written.
+    pub dbias: Tensor,
+    /// Number of rows.
+    pub rows: usize,
+    /// D.
+    pub dim: usize,
+}
+
+impl BackwardParameters {
+    /// Records both stages, with as many columns to a workgroup as suits the adapter: same bits for any number.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        self.record_with(recorder, name, recorder.context.row_lanes());
+    }
+
+    /// Records both stages with `lanes` columns to a workgroup.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
+        let BackwardParameters { x, stats, dy, dweight, dbias, rows, dim } = *self;
+        expect(recorder, "x", x, &[rows, dim]);
+        expect(recorder, "stats", stats, &[rows, 2]);
+        expect(recorder, "dy", dy, &[rows, dim]);
+        expect(recorder, "dweight", dweight, &[dim]);
+        expect(recorder, "dbias", dbias, &[dim]);
+        let chunk = rows.div_ceil(MOST_CHUNKS).max(LEAST_ROWS);
+        let chunks = rows.div_ceil(chunk);
+        let partials = recorder.tensor(&format!("{name}.partials"), chunks * 2 * dim);
+        let params = Params { rows: u32_of(rows), dim: u32_of(dim), eps: 0.0, chunk: u32_of(chunk) };
+        let columns = u32_of(dim.div_ceil(lanes as usize));
+        recorder.dispatch(Dispatch {
+            kernel: &PARTIALS,
+            constants: vec![("LANES", lanes)],
+            overrides: vec![],
+            tensors: vec![x, stats, dy, partials],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: [columns, u32_of(chunks), 1],
+            flops: 5.0 * x.len as f64,
+            label: recorder.label(&format!("{name}.partials")),
+        });
+        recorder.dispatch(Dispatch {
+            kernel: &PARAMETERS,
+            constants: vec![("LANES", lanes)],
+            overrides: vec![],
+            tensors: vec![partials, dweight, dbias],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: [columns, 1, 1],
+            flops: partials.len as f64,
             label: recorder.label(name),
         });
     }

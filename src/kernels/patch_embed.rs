@@ -29,6 +29,17 @@ pub static SUBGROUP: Kernel = Kernel {
     subgroups: true,
 };
 
+const BACKWARD_BINDINGS: &[Binding] =
+    &[Binding::read("image"), Binding::read("dtokens"), Binding::write("dweight"), Binding::write("dbias")];
+
+/// The gradients of weight and bias, tiled.
+pub static BACKWARD_TILED: Kernel =
+    Kernel { entry: "patch_embed_backward", bindings: BACKWARD_BINDINGS, ..TILED };
+
+/// The gradients of weight and bias, one subgroup per workgroup.
+pub static BACKWARD_SUBGROUP: Kernel =
+    Kernel { entry: "patch_embed_backward", bindings: BACKWARD_BINDINGS, ..SUBGROUP };
+
 /// BM = BN of the tiled family, as in its WGSL.
 const SIDE: usize = 32;
 /// ROWS of the subgroup family.
@@ -45,17 +56,40 @@ struct Params {
     columns: u32,
     batch: u32,
     dim: u32,
+    prefix: u32,
+    unused: [u32; 3],
 }
 
-fn constants(family: Family) -> (&'static Kernel, Constants) {
+fn constants(family: Family) -> (&'static Kernel, &'static Kernel, Constants) {
     match family {
-        Family::Tiled => (&TILED, vec![]),
-        Family::Subgroup(lanes) => (&SUBGROUP, vec![("SUB", lanes), ("ROWS", ROWS)]),
+        Family::Tiled => (&TILED, &BACKWARD_TILED, vec![]),
+        Family::Subgroup(lanes) => (&SUBGROUP, &BACKWARD_SUBGROUP, vec![("SUB", lanes), ("ROWS", ROWS)]),
     }
 }
 
+/// Workgroups along outputs (32 or 4·lanes of them each) and along rows (32 each).
+fn workgroups(family: Family, columns: usize, rows: usize) -> [u32; 3] {
+    let [x, y] = match family {
+        Family::Tiled => [columns.div_ceil(SIDE), rows.div_ceil(SIDE)],
+        Family::Subgroup(lanes) => [columns.div_ceil(4 * lanes as usize), rows.div_ceil(ROWS as usize)],
+    };
+    [u32_of(x), u32_of(y), 1]
+}
+
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)].map(constants).to_vec()
+    [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)]
+        .into_iter()
+        .flat_map(|family| {
+            let (forward, backward, constants) = constants(family);
+            [(forward, constants.clone()), (backward, constants)]
+        })
+        .collect()
+}
+
+/// Rows and columns of patches in an image (paper eq. 1).
+fn grid(size: ImageSize, patch: usize, stride: usize) -> (usize, usize) {
+    let along = |pixels: usize| (pixels - patch) / stride + 1;
+    (along(size.height), along(size.width))
 }
 
 /// Every patch of every image, projected to D values.
@@ -82,12 +116,6 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Rows and columns of patches in an image (paper eq. 1).
-    fn grid(&self) -> (usize, usize) {
-        let along = |pixels: usize| (pixels - self.patch) / self.stride + 1;
-        (along(self.size.height), along(self.size.width))
-    }
-
     /// Records the kernel of the adapter's family.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.family());
@@ -99,7 +127,7 @@ impl Forward {
     /// If a tensor doesn't fit its shape.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
         let Forward { image, weight, bias, patches, batch, size, patch, stride, dim } = *self;
-        let (rows, columns) = self.grid();
+        let (rows, columns) = grid(size, patch, stride);
         let count = batch * rows * columns;
         let depth = 3 * patch * patch;
         expect(recorder, "image", image, &[batch, 3, size.height, size.width]);
@@ -108,11 +136,7 @@ impl Forward {
         if let Some(bias) = bias {
             expect(recorder, "bias", bias, &[dim]);
         }
-        let (kernel, constants) = constants(family);
-        let grid = match family {
-            Family::Tiled => [dim.div_ceil(SIDE), count.div_ceil(SIDE)],
-            Family::Subgroup(lanes) => [dim.div_ceil(4 * lanes as usize), count.div_ceil(ROWS as usize)],
-        };
+        let (kernel, _, constants) = constants(family);
         let params = Params {
             height: u32_of(size.height),
             width: u32_of(size.width),
@@ -122,6 +146,8 @@ impl Forward {
             columns: u32_of(columns),
             batch: u32_of(batch),
             dim: u32_of(dim),
+            prefix: 0,
+            unused: [0; 3],
         };
         let unused = recorder.unused(Access::Read);
         recorder.dispatch(Dispatch {
@@ -130,8 +156,80 @@ impl Forward {
             overrides: vec![("HAS_BIAS", f64::from(u8::from(bias.is_some())))],
             tensors: vec![image, weight, bias.unwrap_or(unused), patches],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [u32_of(grid[0]), u32_of(grid[1]), 1],
+            grid: workgroups(family, dim, count),
             flops: 2.0 * count as f64 * dim as f64 * depth as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// dweight and dbias of the patches' gradients, read where they stand among those of all tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Backward {
+    /// (B, 3, height, width).
+    pub image: Tensor,
+    /// (B, prefix + N, D).
+    pub dtokens: Tensor,
+    /// (D, 3, P, P), written.
+    pub dweight: Tensor,
+    /// (D), written.
+    pub dbias: Option<Tensor>,
+    /// B.
+    pub batch: usize,
+    /// Height and width of an image, in pixels.
+    pub size: ImageSize,
+    /// P, side of a patch in pixels.
+    pub patch: usize,
+    /// Pixels from one patch to the next.
+    pub stride: usize,
+    /// Tokens before an image's patches.
+    pub prefix: usize,
+    /// D.
+    pub dim: usize,
+}
+
+impl Backward {
+    /// Records the kernel of the adapter's family.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        self.record_with(recorder, name, recorder.context.family());
+    }
+
+    /// Records the kernel of one family.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
+        let Backward { image, dtokens, dweight, dbias, batch, size, patch, stride, prefix, dim } = *self;
+        let (rows, columns) = grid(size, patch, stride);
+        let depth = 3 * patch * patch;
+        expect(recorder, "image", image, &[batch, 3, size.height, size.width]);
+        expect(recorder, "dtokens", dtokens, &[batch, prefix + rows * columns, dim]);
+        expect(recorder, "dweight", dweight, &[dim, depth]);
+        if let Some(dbias) = dbias {
+            expect(recorder, "dbias", dbias, &[dim]);
+        }
+        let (_, kernel, constants) = constants(family);
+        let params = Params {
+            height: u32_of(size.height),
+            width: u32_of(size.width),
+            patch: u32_of(patch),
+            stride: u32_of(stride),
+            rows: u32_of(rows),
+            columns: u32_of(columns),
+            batch: u32_of(batch),
+            dim: u32_of(dim),
+            prefix: u32_of(prefix),
+            unused: [0; 3],
+        };
+        let unused = recorder.unused(Access::Write);
+        recorder.dispatch(Dispatch {
+            kernel,
+            constants,
+            overrides: vec![("HAS_BIAS", f64::from(u8::from(dbias.is_some())))],
+            tensors: vec![image, dtokens, dweight, dbias.unwrap_or(unused)],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: workgroups(family, depth, dim),
+            flops: 2.0 * (batch * rows * columns) as f64 * dim as f64 * depth as f64,
             label: recorder.label(name),
         });
     }

@@ -3,7 +3,7 @@
 use super::{THREADS, expect, u32_of};
 use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
-/// The declaration of `tokens.wgsl`.
+/// The forward of `tokens.wgsl`.
 pub static KERNEL: Kernel = Kernel {
     name: "tokens",
     source: include_str!("../../shaders/tokens.wgsl"),
@@ -19,6 +19,13 @@ pub static KERNEL: Kernel = Kernel {
     subgroups: false,
 };
 
+/// Its backward.
+pub static BACKWARD: Kernel = Kernel {
+    entry: "tokens_backward",
+    bindings: &[Binding::read("dtokens"), Binding::write("dprefix"), Binding::write("dposition")],
+    ..KERNEL
+};
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
@@ -29,7 +36,7 @@ struct Params {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&KERNEL, vec![])]
+    vec![(&KERNEL, vec![]), (&BACKWARD, vec![])]
 }
 
 /// tokens = [prefix; patches] + position.
@@ -77,6 +84,49 @@ impl Forward {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(tokens.len.div_ceil(THREADS)),
             flops: tokens.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// dposition\[t\] = Σ_b dtokens\[b,t\], and dprefix its first rows. What patches get are rows of dtokens already.
+#[derive(Debug, Clone, Copy)]
+pub struct Backward {
+    /// (B, P+N, D).
+    pub dtokens: Tensor,
+    /// (P, D), written.
+    pub dprefix: Tensor,
+    /// (P+N, D), written.
+    pub dposition: Tensor,
+    /// B.
+    pub batch: usize,
+    /// N.
+    pub count: usize,
+    /// D.
+    pub dim: usize,
+}
+
+impl Backward {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Backward { dtokens, dprefix, dposition, batch, count, dim } = *self;
+        let prefix = dprefix.len / dim;
+        expect(recorder, "dtokens", dtokens, &[batch, prefix + count, dim]);
+        expect(recorder, "dprefix", dprefix, &[prefix, dim]);
+        expect(recorder, "dposition", dposition, &[prefix + count, dim]);
+        let params =
+            Params { batch: u32_of(batch), prefix: u32_of(prefix), patches: u32_of(count), dim: u32_of(dim) };
+        recorder.dispatch(Dispatch {
+            kernel: &BACKWARD,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![dtokens, dprefix, dposition],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(dposition.len.div_ceil(THREADS)),
+            flops: dtokens.len as f64,
             label: recorder.label(name),
         });
     }

@@ -1,4 +1,4 @@
-//! out = softmax(Q·Kᵀ/√Dh)·V with the whole row of scores in memory.
+//! out = softmax(Q·Kᵀ/√Dh)·V with the whole row of scores in memory, and its gradients.
 
 use super::Exact;
 
@@ -24,6 +24,13 @@ pub struct Row {
     pub lse: Exact,
 }
 
+/// The gradients of one head.
+#[derive(Debug, Clone)]
+pub struct Gradients {
+    /// Of queries, keys and values: (T, Dh) each.
+    pub dqkv: [Vec<Exact>; 3],
+}
+
 impl Attention<'_> {
     /// The vector of query (0), key (1) or value (2) `token` of one image and head.
     fn vector(&self, part: usize, image: usize, head: usize, token: usize) -> &[f32] {
@@ -31,14 +38,11 @@ impl Attention<'_> {
         &self.qkv[start..start + self.head_dim]
     }
 
-    /// out\[image, token, head, :\] and lse\[image, head, token\].
-    ///
-    /// A score that is off by e makes its probability off by e of itself, and so does exp, by about |s - highest| ulps;
-    /// `scale` weighs each value with both.
-    pub fn row(&self, image: usize, head: usize, token: usize) -> Row {
+    /// Scores of one query with all keys, scaled.
+    fn scores(&self, image: usize, head: usize, token: usize) -> Vec<Exact> {
         let query = self.vector(0, image, head, token);
         let root = 1.0 / (self.head_dim as f64).sqrt();
-        let scores: Vec<Exact> = (0..self.tokens)
+        (0..self.tokens)
             .map(|j| {
                 let mut score = Exact::default();
                 for (q, k) in query.iter().zip(self.vector(1, image, head, j)) {
@@ -48,7 +52,15 @@ impl Attention<'_> {
                 }
                 score
             })
-            .collect();
+            .collect()
+    }
+
+    /// out\[image, token, head, :\] and lse\[image, head, token\].
+    ///
+    /// A score that is off by e makes its probability off by e of itself, and so does exp, by about |s - highest| ulps;
+    /// `scale` weighs each value with both.
+    pub fn row(&self, image: usize, head: usize, token: usize) -> Row {
+        let scores = self.scores(image, head, token);
         let highest = scores.iter().fold(f64::NEG_INFINITY, |most, s| most.max(s.value));
         let total: f64 = scores.iter().map(|s| (s.value - highest).exp()).sum();
         let lse = highest + total.ln();
@@ -71,6 +83,52 @@ impl Attention<'_> {
         }
         Row { out, lse: Exact { value: lse, scale: mean_doubt + highest.abs() + lse.abs() } }
     }
+
+    /// dqkv of one image and head for dout (B, T, H·Dh).
+    ///
+    /// The scales are for a backward that is given out and lse rounded to f32: a probability is then off by as much of
+    /// itself as its score and lse are off, and what is subtracted in ds = p·(dp - delta) by what it is made of.
+    pub fn gradients(&self, image: usize, head: usize, dout: &[f32]) -> Gradients {
+        let (count, width) = (self.tokens, self.head_dim);
+        let root = 1.0 / (width as f64).sqrt();
+        let mut dqkv = [(); 3].map(|()| vec![Exact::default(); count * width]);
+        let add = |to: &mut Exact, by: Exact, vector: f32| {
+            to.value += by.value * f64::from(vector);
+            to.scale += by.scale * f64::from(vector).abs();
+        };
+        for i in 0..count {
+            let Row { out, lse } = self.row(image, head, i);
+            let start = ((image * count + i) * self.heads + head) * width;
+            let dout = &dout[start..start + width];
+            let mut delta = Exact::default();
+            for (o, &g) in out.iter().zip(dout) {
+                delta.value += o.value * f64::from(g);
+                delta.scale += (o.value * f64::from(g)).abs();
+            }
+            for (j, score) in self.scores(image, head, i).into_iter().enumerate() {
+                let p = (score.value - lse.value).exp();
+                let doubt = 1.0 + score.scale + lse.value.abs() + (score.value - lse.value).abs();
+                let mut dp = Exact::default();
+                for (v, g) in self.vector(2, image, head, j).iter().zip(dout) {
+                    let product = f64::from(*v) * f64::from(*g);
+                    dp.value += product;
+                    dp.scale += product.abs();
+                }
+                let difference = dp.value - delta.value;
+                let ds = Exact {
+                    value: p * difference * root,
+                    scale: p * (doubt * difference.abs() + dp.scale + delta.scale) * root,
+                };
+                let p = Exact { value: p, scale: p * doubt };
+                for d in 0..width {
+                    add(&mut dqkv[0][i * width + d], ds, self.vector(1, image, head, j)[d]);
+                    add(&mut dqkv[1][j * width + d], ds, self.vector(0, image, head, i)[d]);
+                    add(&mut dqkv[2][j * width + d], p, dout[d]);
+                }
+            }
+        }
+        Gradients { dqkv }
+    }
 }
 
 #[cfg(test)]
@@ -88,5 +146,17 @@ mod tests {
         qkv[16..20].fill(200.0);
         let far = Attention { qkv: &qkv, tokens: 2, heads: 1, head_dim: 4 }.row(0, 0, 1);
         assert_eq!((far.out[0].value, far.lse.value), (6.0, 400.0));
+    }
+
+    #[test]
+    fn equal_keys_share_a_gradient_and_queries_get_none() {
+        // T = 2, equal keys: p = 1/2 each, so a value gets half of each output's gradient; ds adds up to nothing.
+        let qkv = [[1.0; 4], [3.0; 4], [2.0; 4], [1.0; 4], [3.0; 4], [6.0; 4]].concat();
+        let attention = Attention { qkv: &qkv, tokens: 2, heads: 1, head_dim: 4 };
+        let Gradients { dqkv } = attention.gradients(0, 0, &[1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]);
+        assert!(dqkv[0].iter().all(|q| q.value.abs() < 1e-14));
+        // p·(dp - delta)/√Dh = (1/2)·(4·2 - 4·4)/2 = -2 for the first query, twice that for the second.
+        assert!((dqkv[1][0].value + 6.0).abs() < 1e-14 && (dqkv[1][4].value - 6.0).abs() < 1e-14);
+        assert!(dqkv[2].iter().all(|v| (v.value - 1.5).abs() < 1e-14));
     }
 }

@@ -37,6 +37,24 @@ impl Gelt<'_> {
             scale: class.abs() + local_weight.abs() * local.scale,
         }
     }
+
+    /// dtokens\[image, t, d\] of dgelt (B, R, D); reads no token.
+    pub fn gradient(&self, dgelt: &[f32], image: usize, t: usize, d: usize) -> Exact {
+        let of_part = |part: usize| f64::from(dgelt[(image * self.parts + part) * self.dim + d]);
+        let (class_weight, local_weight) = (f64::from(self.weights.0), f64::from(self.weights.1));
+        if t >= self.prefix {
+            let value = local_weight / self.columns as f64 * of_part((t - self.prefix) / self.columns);
+            return Exact { value, scale: value.abs() };
+        }
+        let mut sum = Exact::default();
+        if t == 0 {
+            for part in 0..self.parts {
+                sum.value += class_weight * of_part(part);
+                sum.scale += (class_weight * of_part(part)).abs();
+            }
+        }
+        sum
+    }
 }
 
 #[cfg(test)]
@@ -49,5 +67,7 @@ mod tests {
         let tokens = [10.0, 99.0, 1.0, 3.0, 5.0, 9.0];
         let gelt = Gelt { tokens: &tokens, prefix: 2, parts: 2, columns: 2, dim: 1, weights: (0.5, 0.25) };
         assert_eq!((gelt.at(0, 0, 0).value, gelt.at(0, 1, 0).value), (5.5, 6.75));
+        let gradient: Vec<f64> = (0..6).map(|t| gelt.gradient(&[8.0, 16.0], 0, t, 0).value).collect();
+        assert_eq!(gradient, [12.0, 0.0, 1.0, 1.0, 2.0, 2.0]);
     }
 }

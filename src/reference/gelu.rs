@@ -60,6 +60,37 @@ pub fn activation(activation: Activation, x: f64) -> f64 {
     }
 }
 
+/// Φ(x) = erfc(-x/√2)/2, the probability that a standard normal variable is below x.
+pub fn normal_below(x: f64) -> f64 {
+    0.5 * erfc(-x * FRAC_1_SQRT_2)
+}
+
+/// φ(x) = exp(-x²/2)/√(2π), the density of the standard normal distribution.
+pub fn normal_density(x: f64) -> f64 {
+    (-0.5 * x * x).exp() / (2.0 * PI).sqrt()
+}
+
+/// gelu'(x) = Φ(x) + x·φ(x).
+pub fn gelu_derivative(x: f64) -> f64 {
+    normal_below(x) + x * normal_density(x)
+}
+
+/// quick_gelu'(x) = σ(u)·(1 + u·(1 - σ(u))), u = 1.702·x.
+pub fn quick_gelu_derivative(x: f64) -> f64 {
+    let u = 1.702 * x;
+    // 1 - σ(u) = σ(-u).
+    let (s, rest) = (1.0 / (1.0 + (-u).exp()), 1.0 / (1.0 + u.exp()));
+    s + s * u * rest
+}
+
+/// The slope of either form.
+pub fn derivative(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Gelu => gelu_derivative(x),
+        Activation::QuickGelu => quick_gelu_derivative(x),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,12 +145,25 @@ mod tests {
     }
 
     #[test]
+    fn derivatives_match_values_known_to_twenty_digits() {
+        assert_eq!((gelu_derivative(0.0), quick_gelu_derivative(0.0)), (0.5, 0.5));
+        for (x, wanted) in [(1.0, 1.083_315_470_587_686_4), (-1.0, -8.331_547_058_768_632e-2)] {
+            close(gelu_derivative(x), wanted, 1e-13);
+        }
+        close(quick_gelu_derivative(1.0), 1.067_779_606_556_334, 1e-14);
+        // Far out the terms vanish instead of overflowing.
+        assert_eq!((gelu_derivative(50.0), quick_gelu_derivative(500.0)), (1.0, 1.0));
+        assert_eq!((gelu_derivative(-50.0), quick_gelu_derivative(-500.0)), (0.0, 0.0));
+    }
+
+    #[test]
     fn no_slope_is_steeper_than_stated() {
         for i in -6000..6000 {
             let (x, step) = (f64::from(i) * 1e-3, 1e-3);
             for form in [Activation::Gelu, Activation::QuickGelu] {
                 let slope = (activation(form, x + step) - activation(form, x)) / step;
                 assert!(slope.abs() < STEEPEST, "{form:?} at {x}: {slope}");
+                assert!(derivative(form, x).abs() < STEEPEST, "{form:?} at {x}");
             }
         }
     }

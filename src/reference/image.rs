@@ -7,6 +7,8 @@ use super::Exact;
 pub struct Image<'a> {
     /// (B, height, width, 3).
     pub pixels: &'a [u8],
+    /// (B): 1 mirrors a picture left to right; empty: none is.
+    pub flip: &'a [u32],
     /// Pixels.
     pub height: usize,
     /// Pixels.
@@ -20,6 +22,8 @@ pub struct Image<'a> {
 impl Image<'_> {
     /// image\[b, channel, y, x\].
     pub fn at(&self, b: usize, channel: usize, y: usize, x: usize) -> Exact {
+        let mirrored = self.flip.get(b).is_some_and(|&flip| flip != 0);
+        let x = if mirrored { self.width - 1 - x } else { x };
         let byte = self.pixels[((b * self.height + y) * self.width + x) * 3 + channel];
         let (mean, std) = (f64::from(self.mean[channel]), f64::from(self.std[channel]));
         let level = f64::from(byte) / 255.0;
@@ -33,11 +37,14 @@ mod tests {
 
     #[test]
     fn channels_are_parted_and_normalised() {
-        let image =
-            Image { pixels: &[0, 51, 255, 255, 0, 0], height: 1, width: 2, mean: [0.5; 3], std: [0.5; 3] };
+        let pixels = &[0, 51, 255, 255, 0, 0];
+        let image = Image { pixels, flip: &[], height: 1, width: 2, mean: [0.5; 3], std: [0.5; 3] };
         assert_eq!(image.at(0, 0, 0, 0).value, -1.0);
         assert_eq!(image.at(0, 0, 0, 1).value, 1.0);
         assert!((image.at(0, 1, 0, 0).value + 0.6).abs() < 1e-15);
         assert_eq!(image.at(0, 2, 0, 0).value, 1.0);
+        let mirrored = Image { flip: &[1], ..image };
+        assert_eq!(mirrored.at(0, 0, 0, 1), image.at(0, 0, 0, 0));
+        assert_eq!(mirrored.at(0, 2, 0, 0), image.at(0, 2, 0, 1));
     }
 }

@@ -1,4 +1,4 @@
-//! patches\[m,n\] = bias\[n\] + Σ_k pixel(m,k)·weight\[n,k\], written as the convolution that it is.
+//! patches\[m,n\] = bias\[n\] + Σ_k pixel(m,k)·weight\[n,k\], written as the convolution that it is, and its gradients.
 
 use super::Exact;
 
@@ -50,6 +50,31 @@ impl PatchEmbed<'_> {
         }
         sum
     }
+
+    /// dweight\[n, k\] of dtokens (B, prefix + N, dim), of which only the patches' rows count; k counts channels, then
+    /// rows, then columns of a patch. `None` for k: dbias\[n\]. Reads neither weight nor bias.
+    pub fn gradient(&self, dtokens: &[f32], prefix: usize, dim: usize, n: usize, k: Option<usize>) -> Exact {
+        let (rows, columns) = self.grid();
+        let tokens = prefix + rows * columns;
+        let mut sum = Exact::default();
+        for b in 0..dtokens.len() / (tokens * dim) {
+            for gy in 0..rows {
+                for gx in 0..columns {
+                    let pixel = k.map_or(1.0, |k| {
+                        let (c, ky, kx) =
+                            (k / self.patch.pow(2), k / self.patch % self.patch, k % self.patch);
+                        let (y, x) = (gy * self.stride + ky, gx * self.stride + kx);
+                        f64::from(self.image[((b * 3 + c) * self.height + y) * self.width + x])
+                    });
+                    let row = b * tokens + prefix + gy * columns + gx;
+                    let product = f64::from(dtokens[row * dim + n]) * pixel;
+                    sum.value += product;
+                    sum.scale += product.abs();
+                }
+            }
+        }
+        sum
+    }
 }
 
 #[cfg(test)]
@@ -75,5 +100,9 @@ mod tests {
         let picked: Vec<f64> = (0..4).map(|m| embed.at(m, 0).value).collect();
         assert_eq!(picked, [26.5, 28.5, 36.5, 38.5]);
         assert_eq!(PatchEmbed { stride: 1, ..embed }.grid(), (3, 4));
+        // One prefix token, whose gradient counts for nothing.
+        let dtokens = [9.0, 1.0, 0.0, 0.0, 10.0];
+        assert_eq!(embed.gradient(&dtokens, 1, 1, 0, Some(7)).value, 26.0 + 380.0);
+        assert_eq!(embed.gradient(&dtokens, 1, 1, 0, None).value, 11.0);
     }
 }

@@ -31,9 +31,28 @@ impl Tokens<'_> {
     }
 }
 
+/// dposition\[t, d\] = Σ_b dtokens\[b, t, d\] where `i` = t·D + d, and dprefix\[t, d\] for t < P.
+///
+/// `sequence` is (P+N)·D, the length of dposition.
+pub fn gradient(dtokens: &[f32], sequence: usize, i: usize) -> Exact {
+    let mut sum = Exact::default();
+    for image in dtokens.chunks(sequence) {
+        sum.value += f64::from(image[i]);
+        sum.scale += f64::from(image[i]).abs();
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gradients_of_all_images_meet() {
+        let dtokens = [1.0, 2.0, 10.0, -20.0];
+        assert_eq!(gradient(&dtokens, 2, 0), Exact { value: 11.0, scale: 11.0 });
+        assert_eq!(gradient(&dtokens, 2, 1), Exact { value: -18.0, scale: 22.0 });
+    }
 
     #[test]
     fn prefix_comes_first_in_every_image() {

@@ -1,11 +1,12 @@
 //! attention: both families against the reference.
 
 use crate::common::compare::compare;
+use crate::common::differences::{coarse, prove};
 use crate::common::guard::Guarded;
 use crate::common::random::{normal, sample, scaled};
 use crate::common::{assert_same_bits, context, tolerance};
 use lat_wgpu::gpu::Family;
-use lat_wgpu::kernels::attention::Forward;
+use lat_wgpu::kernels::attention::{Backward, Forward};
 use lat_wgpu::reference::Exact;
 use lat_wgpu::reference::attention::Attention;
 
@@ -123,5 +124,158 @@ fn an_image_does_not_depend_on_its_neighbours() {
             assert_same_bits(&format!("image {i} {family:?}"), &all[0][i * out..][..out], &alone[0]);
             assert_same_bits(&format!("lse {i} {family:?}"), &all[1][i * lse..][..lse], &alone[1]);
         }
+    }
+}
+
+/// dqkv, from the reference's out and lse rounded to f32.
+fn run_backward(shape: Shape, qkv: &[f32], dout: &[f32], family: Family) -> Vec<f32> {
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let exact = Attention { qkv, tokens, heads, head_dim };
+    let (mut out, mut lse) = (vec![0.0; dout.len()], vec![0.0; batch * heads * tokens]);
+    for (place, lse) in lse.iter_mut().enumerate() {
+        let (image, head, token) = (place / (heads * tokens), place / tokens % heads, place % tokens);
+        let row = exact.row(image, head, token);
+        *lse = row.lse.value as f32;
+        let start = ((image * tokens + token) * heads + head) * head_dim;
+        for (out, exact) in out[start..].iter_mut().zip(row.out) {
+            *out = exact.value as f32;
+        }
+    }
+    let mut run = Guarded::new(&format!("attention backward {shape:?} {family:?}"));
+    let backward = Backward {
+        qkv: run.input("qkv", qkv),
+        out: run.input("out", &out),
+        lse: run.input("lse", &lse),
+        dout: run.input("dout", dout),
+        dqkv: run.output("dqkv", qkv.len()),
+        batch,
+        tokens,
+        heads,
+        head_dim,
+    };
+    backward.record_with(&mut run.recorder, "attention.backward", family);
+    run.run().remove(0)
+}
+
+/// Everything in dqkv, in its order.
+fn gradient(shape: Shape, qkv: &[f32], dout: &[f32]) -> Vec<Exact> {
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let exact = Attention { qkv, tokens, heads, head_dim };
+    let mut all = vec![Exact::default(); qkv.len()];
+    for (image, head) in (0..batch).flat_map(|image| (0..heads).map(move |head| (image, head))) {
+        for (part, gradient) in exact.gradients(image, head, dout).dqkv.iter().enumerate() {
+            for (token, row) in gradient.chunks(head_dim).enumerate() {
+                let start = (((image * tokens + token) * 3 + part) * heads + head) * head_dim;
+                all[start..start + head_dim].copy_from_slice(row);
+            }
+        }
+    }
+    all
+}
+
+fn check_backward(shape: Shape, qkv: &[f32]) {
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let width = heads * head_dim;
+    let dout = normal(7, qkv.len() / 3);
+    let exact = gradient(shape, qkv, &dout);
+    for family in families() {
+        let dqkv = run_backward(shape, qkv, &dout, family);
+        for (part, name) in ["dq", "dk", "dv"].into_iter().enumerate() {
+            // A single token has nothing to choose from: dq and dk are zero but for rounding.
+            if tokens > 1 || part == 2 {
+                let name = format!("attention {name} {batch}x{tokens}x{heads}x{head_dim} {family:?}");
+                let wanted = exact.iter().copied().enumerate().filter(|(i, _)| i / width % 3 == part);
+                compare(&name, &dqkv, wanted, tolerance::attention_backward(tokens, head_dim));
+            }
+        }
+    }
+}
+
+#[test]
+fn backward_of_the_reference_against_differences() {
+    let shape = Shape { batch: 2, tokens: 5, heads: 2, head_dim: 4 };
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let (qkv, dout) = (coarse(8, shape.qkv_len()), normal(9, shape.qkv_len() / 3));
+    let gradient: Vec<f64> = gradient(shape, &qkv, &dout).iter().map(|g| g.value).collect();
+    prove("attention: dqkv", &qkv, &gradient, |qkv| {
+        let exact = Attention { qkv, tokens, heads, head_dim };
+        let mut loss = 0.0;
+        for (i, dout) in dout.chunks(head_dim).enumerate() {
+            // Counted as out is: (B, T, H).
+            let row = exact.row(i / (tokens * heads), i % heads, i / heads % tokens);
+            loss += row.out.iter().zip(dout).map(|(o, &g)| o.value * f64::from(g)).sum::<f64>();
+        }
+        assert_eq!(dout.len(), batch * tokens * heads * head_dim);
+        loss
+    });
+}
+
+#[test]
+fn backward_of_one_primes_and_around_every_tile() {
+    for tokens in [1, 2, 3, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 61, 63, 64, 65, 127, 129] {
+        let shape = Shape { batch: 1, tokens, heads: 2, head_dim: 16 };
+        check_backward(shape, &normal(10, shape.qkv_len()));
+    }
+}
+
+#[test]
+fn backward_of_every_width_of_head() {
+    for head_dim in [4, 12, 20, 32, 64, 80, 128] {
+        let shape = Shape { batch: 2, tokens: 35, heads: 3, head_dim };
+        check_backward(shape, &normal(11, shape.qkv_len()));
+    }
+}
+
+#[test]
+fn backward_of_vit_s() {
+    let shape = Shape { batch: 1, tokens: 197, heads: 6, head_dim: 64 };
+    check_backward(shape, &normal(12, shape.qkv_len()));
+}
+
+#[test]
+fn backward_of_large_scores_does_not_overflow() {
+    let shape = Shape { batch: 1, tokens: 37, heads: 2, head_dim: 16 };
+    check_backward(shape, &scaled(4, shape.qkv_len(), 4.0));
+}
+
+#[test]
+fn backward_of_an_image_does_not_depend_on_its_neighbours() {
+    let three = Shape { batch: 3, tokens: 50, heads: 2, head_dim: 32 };
+    let one = Shape { batch: 1, ..three };
+    let (qkv, dout) = (normal(13, three.qkv_len()), normal(14, three.qkv_len() / 3));
+    for family in families() {
+        let all = run_backward(three, &qkv, &dout, family);
+        let images = qkv.chunks(one.qkv_len()).zip(dout.chunks(one.qkv_len() / 3));
+        for (i, (qkv, dout)) in images.enumerate() {
+            let alone = run_backward(one, qkv, dout, family);
+            assert_same_bits(
+                &format!("image {i} {family:?}"),
+                &all[i * alone.len()..][..alone.len()],
+                &alone,
+            );
+        }
+    }
+}
+
+#[test]
+fn backward_of_a_forward_on_the_adapter() {
+    // Both passes in one plan, as a training step has them; out and lse are the adapter's own.
+    let shape = Shape { batch: 2, tokens: 29, heads: 2, head_dim: 8 };
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let (qkv, dout) = (normal(15, shape.qkv_len()), normal(16, shape.qkv_len() / 3));
+    let exact = gradient(shape, &qkv, &dout);
+    for family in families() {
+        let mut run = Guarded::new(&format!("attention both ways {family:?}"));
+        let (qkv, dout) = (run.input("qkv", &qkv), run.input("dout", &dout));
+        let out = run.recorder.tensor("out", dout.len);
+        let lse = run.recorder.tensor("lse", batch * heads * tokens);
+        let dqkv = run.output("dqkv", qkv.len);
+        let forward = Forward { qkv, out, lse: Some(lse), batch, tokens, heads, head_dim };
+        forward.record_with(&mut run.recorder, "attention", family);
+        let backward = Backward { qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim };
+        backward.record_with(&mut run.recorder, "attention.backward", family);
+        let wanted = exact.iter().copied().enumerate();
+        let allowed = tolerance::attention_backward(tokens, head_dim);
+        compare(&format!("attention both ways {family:?}"), &run.run()[0], wanted, allowed);
     }
 }

@@ -1,10 +1,12 @@
 //! gelt against the reference.
 
 use crate::common::compare::compare;
+use crate::common::differences::{coarse, prove};
 use crate::common::guard::Guarded;
 use crate::common::random::normal;
 use crate::common::{assert_same_bits, tolerance};
-use lat_wgpu::kernels::gelt::Forward;
+use lat_wgpu::kernels::gelt::{Backward, Forward};
+use lat_wgpu::reference::Exact;
 use lat_wgpu::reference::gelt::Gelt;
 use lat_wgpu::shape::{GeltConfig, LambdaOn, PartTokens};
 
@@ -40,6 +42,66 @@ fn check(shape: Shape, batch: usize, weights: (f32, f32)) {
     let wanted = (0..batch * parts * dim).map(|i| (i, exact.at(i / (parts * dim), i / dim % parts, i % dim)));
     let name = format!("gelt {batch}x({prefix}+{parts}x{columns})x{dim} weights {weights:?}");
     compare(&name, &run(shape, &tokens, weights), wanted, tolerance::gelt(columns));
+}
+
+fn run_backward(shape: Shape, dgelt: &[f32], weights: (f32, f32)) -> Vec<f32> {
+    let Shape { prefix, parts, columns, dim } = shape;
+    let batch = dgelt.len() / (parts * dim);
+    let mut run = Guarded::new(&format!("gelt backward {batch} {shape:?}"));
+    let dgelt = run.input("dgelt", dgelt);
+    let dtokens = run.output("dtokens", batch * shape.tokens());
+    Backward { dgelt, dtokens, batch, prefix, parts, columns, dim, weights }
+        .record(&mut run.recorder, "gelt.backward");
+    run.run().remove(0)
+}
+
+/// The gradient of every token.
+fn gradient(shape: Shape, batch: usize, dgelt: &[f32], weights: (f32, f32)) -> Vec<Exact> {
+    let Shape { prefix, parts, columns, dim } = shape;
+    let exact = Gelt { tokens: &[], prefix, parts, columns, dim, weights };
+    let within = shape.tokens();
+    (0..batch * within).map(|i| exact.gradient(dgelt, i / within, i % within / dim, i % dim)).collect()
+}
+
+fn check_backward(shape: Shape, batch: usize, weights: (f32, f32)) {
+    let Shape { prefix, parts, columns, dim } = shape;
+    let dgelt = normal(3, batch * parts * dim);
+    let wanted = gradient(shape, batch, &dgelt, weights).into_iter().enumerate();
+    let name = format!("gelt backward {batch}x({prefix}+{parts}x{columns})x{dim} weights {weights:?}");
+    compare(&name, &run_backward(shape, &dgelt, weights), wanted, tolerance::gelt_backward(parts));
+}
+
+#[test]
+fn backward_of_the_reference_against_differences() {
+    let shape = Shape { prefix: 2, parts: 3, columns: 4, dim: 5 };
+    let Shape { prefix, parts, columns, dim } = shape;
+    let weights = GeltConfig::default().weights();
+    let (tokens, dgelt) = (coarse(4, 2 * shape.tokens()), normal(5, 2 * parts * dim));
+    let gradient: Vec<f64> = gradient(shape, 2, &dgelt, weights).iter().map(|g| g.value).collect();
+    prove("gelt: dtokens", &tokens, &gradient, |tokens| {
+        let gelt = Gelt { tokens, prefix, parts, columns, dim, weights };
+        let at = |i: usize| gelt.at(i / (parts * dim), i / dim % parts, i % dim).value;
+        dgelt.iter().enumerate().map(|(i, &g)| f64::from(g) * at(i)).sum()
+    });
+}
+
+#[test]
+fn backward_of_one_primes_and_around_a_workgroup() {
+    let weights = GeltConfig::default().weights();
+    check_backward(Shape { prefix: 1, parts: 1, columns: 1, dim: 1 }, 1, weights);
+    for dim in [3, 7, 31, 61, 63, 64, 65, 127, 129] {
+        for (prefix, parts, columns) in [(1, 1, 13), (2, 7, 3), (5, 3, 11)] {
+            check_backward(Shape { prefix, parts, columns, dim }, 2, weights);
+        }
+    }
+}
+
+#[test]
+fn backward_of_vit_b_with_every_blend() {
+    for tokens in [PartTokens::Gelt, PartTokens::Local, PartTokens::Global] {
+        let config = GeltConfig { tokens, ..GeltConfig::default() };
+        check_backward(Shape { prefix: 1, parts: 14, columns: 14, dim: 768 }, 2, config.weights());
+    }
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! gemm: all tile families against the reference and each other.
 
 use crate::common::compare::compare;
+use crate::common::differences::{coarse, prove};
 use crate::common::guard::Guarded;
 use crate::common::random::{normal, sample, scaled};
 use crate::common::{assert_same_bits, context, tolerance};
-use lat_wgpu::gpu::Family;
-use lat_wgpu::kernels::gemm::{Epilogue, Nt, SUBGROUP_ROWS, TILED_MENU, Tile};
-use lat_wgpu::reference::gemm as reference;
+use lat_wgpu::kernels::gemm::{Epilogue, Form, Nn, Nt, Tile, Tn};
+use lat_wgpu::reference::{gelu, gemm as reference};
 use lat_wgpu::shape::Activation;
 
 /// What stands behind a product.
@@ -111,7 +111,7 @@ impl Product {
             let wanted = places.iter().map(|&i| (i, exact.pre(i / self.n, i % self.n)));
             compare(&format!("{}: pre", self.name()), &plain[1], wanted, tolerance::gemm(self.k));
         }
-        for tile in tiles(self.k) {
+        for tile in tiles(Form::Nt, self.m, self.n, self.k) {
             for (plain, found) in plain.iter().zip(self.run(Some(tile))) {
                 assert_same_bits(&format!("{} {tile:?}", self.name()), plain, &found);
             }
@@ -120,19 +120,9 @@ impl Product {
 }
 
 /// What this adapter can run beside the plain kernel.
-fn tiles(k: usize) -> Vec<Tile> {
-    if !k.is_multiple_of(4) {
-        return Vec::new();
-    }
-    let mut tiles = TILED_MENU.to_vec();
-    if let Family::Subgroup(lanes) = context().family() {
-        for rows in SUBGROUP_ROWS {
-            let tile = Tile::Subgroup { lanes, rows: rows.max(lanes) };
-            if !tiles.contains(&tile) {
-                tiles.push(tile);
-            }
-        }
-    }
+fn tiles(form: Form, m: usize, n: usize, k: usize) -> Vec<Tile> {
+    let mut tiles = if form.in_quads(m, n, k) { Tile::menu(form, context().family()) } else { Vec::new() };
+    tiles.retain(|tile| *tile != Tile::Plain);
     tiles
 }
 
@@ -189,8 +179,231 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
     let all = large.run(None);
     for m in [1, 8, 37, 64, 130] {
         let small = Product { m, a: large.a[..m * 64].to_vec(), ..Product::new(m, 96, 64, BIAS) };
-        for tile in tiles(64).into_iter().map(Some).chain([None, Some(Tile::Plain)]) {
+        for tile in tiles(Form::Nt, m, 96, 64).into_iter().map(Some).chain([None, Some(Tile::Plain)]) {
             assert_same_bits(&format!("first {m} rows, {tile:?}"), &all[0][..m * 96], &small.run(tile)[0]);
         }
+    }
+}
+
+/// One A·B with its operands.
+struct Turned {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Vec<f32>,
+    b: Vec<f32>,
+    derivative: Option<Activation>,
+    kept: Vec<f32>,
+    residual: Option<Vec<f32>>,
+}
+
+impl Turned {
+    fn new(m: usize, n: usize, k: usize, derivative: Option<Activation>, residual: bool) -> Self {
+        Turned {
+            m,
+            n,
+            k,
+            a: normal(1, m * k),
+            b: scaled(2, k * n, 1.0 / (k as f32).sqrt()),
+            derivative,
+            kept: normal(3, m * n),
+            residual: residual.then(|| normal(4, m * n)),
+        }
+    }
+
+    fn name(&self) -> String {
+        let Turned { m, n, k, derivative, residual, .. } = self;
+        let residual = if residual.is_some() { " residual" } else { "" };
+        format!("gemm nn {m}x{n}x{k} {derivative:?}{residual}")
+    }
+
+    fn exact(&self) -> reference::Nn<'_> {
+        let Turned { a, b, n, k, derivative, kept, residual, .. } = self;
+        let derivative = derivative.map(|activation| (activation, &kept[..]));
+        reference::Nn { a, b, n: *n, k: *k, derivative, residual: residual.as_deref() }
+    }
+
+    fn run(&self, tile: Option<Tile>) -> Vec<f32> {
+        let Turned { m, n, k, .. } = *self;
+        let mut run = Guarded::new(&format!("{} {tile:?}", self.name()));
+        let a = run.input("a", &self.a);
+        let b = run.input("b", &self.b);
+        let c = run.output("c", m * n);
+        let derivative = self.derivative.map(|activation| (activation, run.input("kept", &self.kept)));
+        let residual = self.residual.as_ref().map(|residual| run.input("residual", residual));
+        let product = Nn { a, b, c, m, n, k, derivative, residual };
+        match tile {
+            None => product.record(&mut run.recorder, "gemm"),
+            Some(tile) => product.record_with(&mut run.recorder, "gemm", tile),
+        }
+        run.run().remove(0)
+    }
+
+    fn check(&self, count: usize) {
+        let plain = self.run(Some(Tile::Plain));
+        let exact = self.exact();
+        let places = sample(self.m * self.n, count).into_iter();
+        let wanted = places.map(|i| (i, exact.at(i / self.n, i % self.n)));
+        compare(&self.name(), &plain, wanted, tolerance::gemm(self.k));
+        let tiles = tiles(Form::Nn, self.m, self.n, self.k).into_iter().map(Some);
+        for tile in tiles.chain([None]) {
+            assert_same_bits(&format!("{} {tile:?}", self.name()), &plain, &self.run(tile));
+        }
+    }
+}
+
+/// One Aᵀ·B with its operands.
+struct Summed {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Vec<f32>,
+    b: Vec<f32>,
+}
+
+impl Summed {
+    fn new(m: usize, n: usize, k: usize) -> Self {
+        Summed { m, n, k, a: normal(1, k * m), b: normal(2, k * n) }
+    }
+
+    fn exact(&self) -> reference::Tn<'_> {
+        let Summed { a, b, m, n, k } = self;
+        reference::Tn { a, b, m: *m, n: *n, k: *k }
+    }
+
+    /// c, and the sums of a's columns if they are asked for.
+    fn run(&self, tile: Option<Tile>, with_sum: bool) -> Vec<Vec<f32>> {
+        let Summed { m, n, k, .. } = *self;
+        let mut run = Guarded::new(&format!("gemm tn {m}x{n}x{k} {tile:?}"));
+        let a = run.input("a", &self.a);
+        let b = run.input("b", &self.b);
+        let c = run.output("c", m * n);
+        let column_sum = with_sum.then(|| run.output("column_sum", m));
+        let product = Tn { a, b, c, column_sum, m, n, k };
+        match tile {
+            None => product.record(&mut run.recorder, "gemm"),
+            Some(tile) => product.record_with(&mut run.recorder, "gemm", tile),
+        }
+        run.run()
+    }
+
+    fn check(&self, count: usize) {
+        let Summed { m, n, k, .. } = *self;
+        let name = format!("gemm tn {m}x{n}x{k}");
+        let plain = self.run(Some(Tile::Plain), true);
+        let exact = self.exact();
+        let places = sample(m * n, count).into_iter();
+        let wanted = places.map(|i| (i, exact.at(i / n, i % n)));
+        compare(&name, &plain[0], wanted, tolerance::gemm(k));
+        let wanted = (0..m).map(|m| (m, exact.column_sum(m)));
+        compare(&format!("{name}: column_sum"), &plain[1], wanted, tolerance::gemm(k));
+        for tile in tiles(Form::Tn, m, n, k).into_iter().map(Some).chain([None]) {
+            for (plain, found) in plain.iter().zip(self.run(tile, true)) {
+                assert_same_bits(&format!("{name} {tile:?}"), plain, &found);
+            }
+        }
+        assert_same_bits(&format!("{name} alone"), &plain[0], &self.run(None, false)[0]);
+    }
+}
+
+#[test]
+fn backward_one_and_primes() {
+    for (m, n, k) in [
+        (1, 1, 1),
+        (1, 4, 4),
+        (4, 1, 4),
+        (4, 4, 1),
+        (2, 3, 5),
+        (13, 20, 28),
+        (20, 28, 13),
+        (28, 13, 20),
+        (61, 67, 71),
+    ] {
+        Turned::new(m, n, k, None, false).check(usize::MAX);
+        Summed::new(m, n, k).check(usize::MAX);
+    }
+}
+
+#[test]
+fn backward_around_every_tile() {
+    for tile in [8, 16, 32, 64, 128] {
+        for (m, n, k) in [(tile - 1, tile + 4, tile), (tile + 1, tile - 4, tile - 4), (tile, tile, tile + 4)]
+        {
+            Turned::new(m, n, k, None, false).check(usize::MAX);
+        }
+        for (m, n, k) in [(tile - 4, tile + 4, tile - 1), (tile + 4, tile - 4, tile + 1), (tile, tile, tile)]
+        {
+            Summed::new(m, n, k).check(usize::MAX);
+        }
+    }
+    // Depths around the tiled family's step of 16.
+    for k in [1, 3, 4, 15, 16, 17, 31, 33] {
+        Summed::new(36, 40, k).check(usize::MAX);
+    }
+    for k in [4, 12, 16, 20] {
+        Turned::new(33, 36, k, None, false).check(usize::MAX);
+    }
+}
+
+#[test]
+fn backward_every_epilogue() {
+    let (gelu, quick) = (Some(Activation::Gelu), Some(Activation::QuickGelu));
+    for (derivative, residual) in [(None, true), (gelu, false), (gelu, true), (quick, false)] {
+        Turned::new(37, 72, 24, derivative, residual).check(usize::MAX);
+    }
+}
+
+#[test]
+fn backward_shapes_of_vit_s() {
+    // Two images: dX of fc2 with its GELU, dX of qkv; dW of the projection and of fc1.
+    Turned::new(2 * 257, 1536, 384, Some(Activation::Gelu), false).check(4000);
+    Turned::new(2 * 257, 384, 1152, None, false).check(4000);
+    Summed::new(384, 384, 8 * 257).check(2000);
+    Summed::new(1536, 384, 2 * 257).check(2000);
+}
+
+#[test]
+fn reference_gradients_of_a_linear_layer_are_the_difference_quotients() {
+    let (m, n, k) = (5, 7, 3);
+    let (x, weight, bias) = (coarse(1, m * k), coarse(2, n * k), coarse(3, n));
+    let dy = normal(4, m * n);
+    let loss = |a: &[f32], b: &[f32], bias: &[f32]| -> f64 {
+        let forward =
+            reference::Nt { a, b, n, k, bias: Some(bias), activation: None, scale: None, residual: None };
+        let terms = dy.iter().enumerate();
+        terms.map(|(i, &dy)| f64::from(dy) * forward.at(i / n, i % n).value).sum()
+    };
+    let dx = reference::Nn { a: &dy, b: &weight, n: k, k: n, derivative: None, residual: None };
+    let dx: Vec<f64> = (0..m * k).map(|i| dx.at(i / k, i % k).value).collect();
+    prove("gemm dx", &x, &dx, |x| loss(x, &weight, &bias));
+    let product = reference::Tn { a: &dy, b: &x, m: n, n: k, k: m };
+    let dweight: Vec<f64> = (0..n * k).map(|i| product.at(i / k, i % k).value).collect();
+    prove("gemm dweight", &weight, &dweight, |weight| loss(&x, weight, &bias));
+    let dbias: Vec<f64> = (0..n).map(|m| product.column_sum(m).value).collect();
+    prove("gemm dbias", &bias, &dbias, |bias| loss(&x, &weight, bias));
+}
+
+#[test]
+fn reference_gradient_before_an_activation_is_the_difference_quotient() {
+    // Two paths back to x: y = activation(x)·Wᵀ, and x itself.
+    let (m, n, k) = (4, 5, 6);
+    let (x, weight) = (coarse(1, m * n), normal(2, k * n));
+    let (dy, straight) = (normal(3, m * k), normal(4, m * n));
+    for activation in [Activation::Gelu, Activation::QuickGelu] {
+        let loss = |x: &[f32]| -> f64 {
+            let direct: f64 = x.iter().zip(&straight).map(|(&x, &dx)| f64::from(x) * f64::from(dx)).sum();
+            let through = dy.iter().enumerate().map(|(i, &dy)| {
+                let (x, weight) = (&x[i / k * n..][..n], &weight[i % k * n..][..n]);
+                let terms = x.iter().zip(weight);
+                let y: f64 =
+                    terms.map(|(&x, &w)| gelu::activation(activation, f64::from(x)) * f64::from(w)).sum();
+                f64::from(dy) * y
+            });
+            direct + through.sum::<f64>()
+        };
+        let derivative = Some((activation, &x[..]));
+        let dx = reference::Nn { a: &dy, b: &weight, n, k, derivative, residual: Some(&straight) };
+        let dx: Vec<f64> = (0..m * n).map(|i| dx.at(i / n, i % n).value).collect();
+        prove(&format!("gemm dx before {activation:?}"), &x, &dx, loss);
     }
 }

@@ -64,6 +64,15 @@ fn an_image_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
+fn more_parts_than_one_row_of_workgroups_holds() {
+    // The grid folds into a second dimension and has a workgroup too many.
+    let x = normal(5, 65_537 * 4);
+    let y = run(&x, 1, 4, 4);
+    let wanted = x.chunks(4).flat_map(|part| reference::part(part, 1)).enumerate();
+    compare("l2norm folded", &y, wanted, tolerance::l2norm(4));
+}
+
+#[test]
 fn the_adapter_picks_a_count_of_lanes_that_is_tested() {
     assert!(LANES.contains(&context().row_lanes()));
 }

@@ -31,8 +31,16 @@ fn record(
         let stream = 10 * (block + 1);
         let gamma = weight(recorder, stream, DIM);
         let normed = tensor(recorder, "normed", ROWS * DIM);
-        let norm =
-            layernorm::Forward { x, weight: gamma, bias: gamma, y: normed, rows: ROWS, dim: DIM, eps: 1e-6 };
+        let norm = layernorm::Forward {
+            x,
+            weight: gamma,
+            bias: gamma,
+            y: normed,
+            stats: None,
+            rows: ROWS,
+            dim: DIM,
+            eps: 1e-6,
+        };
         norm.record(recorder, "norm");
         let linear = |recorder: &mut Recorder<'_>, name: &str, a, n, k, epilogue| {
             let b = weight(recorder, stream + n as u64, n * k);

@@ -1,0 +1,71 @@
+// LayerScale, y = x·weight per channel: its backward pass. The forward pass is the factor `scale` of a GEMM's epilogue.
+//
+//   dx[r,d] = dy[r,d]·weight[d]          dweight[d] = Σ_r dy[r,d]·x[r,d]
+//
+// backward: x (rows, D) read   weight (D) read   dy (rows, D) read   dx (rows, D) written   partial (chunks, D) written
+// sum:      chunk_sums (chunks, D) read, partial of before   dweight (D) written
+// backward: an invocation owns CHUNK rows of one column: it writes their dx and sums their products, r ascending, by fma.
+// sum: an invocation owns one column and adds up its chunks, ascending. The order depends on the shape alone.
+// Error of dweight ≤ (CHUNK + chunks)·2⁻²⁴·Σ_r|dy||x|.
+// Source: [LayerScale eq. 4]. Limits: rows·D below 2³².
+
+struct Params {
+    rows: u32,
+    dim: u32,
+    unused_0: u32,
+    unused_1: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(3) var<storage, read> dy: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(5) var<storage, read_write> partial: array<f32>;
+
+// Sum.
+@group(0) @binding(1) var<storage, read> chunk_sums: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dweight: array<f32>;
+
+const THREADS: u32 = 64;
+const CHUNK: u32 = 64;
+
+@compute @workgroup_size(THREADS)
+fn layerscale_backward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = (group.x + group.y * groups.x) * THREADS + lane;
+    let first = (index / params.dim) * CHUNK;
+    let d = index % params.dim;
+    if (first >= params.rows) {
+        return;
+    }
+    let factor = weight[d];
+    var sum = 0.0;
+    for (var row = first; row < min(first + CHUNK, params.rows); row++) {
+        let at = row * params.dim + d;
+        let gradient = dy[at];
+        dx[at] = gradient * factor;
+        sum = fma(gradient, x[at], sum);
+    }
+    partial[index] = sum;
+}
+
+@compute @workgroup_size(THREADS)
+fn layerscale_sum(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let d = (group.x + group.y * groups.x) * THREADS + lane;
+    if (d >= params.dim) {
+        return;
+    }
+    var sum = 0.0;
+    for (var at = d; at < (params.rows + CHUNK - 1u) / CHUNK * params.dim; at += params.dim) {
+        sum += chunk_sums[at];
+    }
+    dweight[d] = sum;
+}
