@@ -61,10 +61,20 @@ pub enum Error {
     #[error("the adapter failed: {0}")]
     Gpu(String),
     /// A signal asked the program to stop; exit code 128 + its number.
-    #[error("interrupted; nothing was written")]
+    #[error("interrupted: {outcome}")]
     Interrupted {
         /// 2 for SIGINT, 15 for SIGTERM.
         signal: u8,
+        /// What became of the work.
+        outcome: &'static str,
+    },
+    /// Loss or gradients overflowed; the step changed nothing.
+    #[error("step {step}: loss or gradients are not finite; its pictures: {pictures}")]
+    NotFinite {
+        /// Number of the step, from 1.
+        step: u64,
+        /// Names of the batch's pictures.
+        pictures: String,
     },
     /// The need is larger than the memory or binding that the adapter offers.
     #[error("{0}")]
@@ -97,6 +107,9 @@ impl Error {
             Error::Io { action: "create" | "write" | "replace", .. } => {
                 Some("is the folder there, writable, and not full?")
             }
+            Error::NotFinite { .. } => {
+                Some("the state before this step is saved; try a lower --lr, or --clip-norm 1")
+            }
             Error::Io { .. } => Some("is the path right, and may this user read it?"),
             Error::Usage(_) | Error::Image { .. } | Error::Interrupted { .. } => None,
         }
@@ -106,7 +119,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
-            Error::Interrupted { signal } => 128 + signal,
+            Error::Interrupted { signal, .. } => 128 + signal,
             _ => 1,
         }
     }

@@ -24,6 +24,8 @@ pub enum Command {
     Info(InfoArguments),
     /// Print a model file's configuration and tensors
     Inspect(InspectArguments),
+    /// Fine-tune a backbone into a re-identification model
+    Train(Box<TrainArguments>),
     /// Draw simple walking figures as a small data set
     Draw(DrawArguments),
 }
@@ -227,6 +229,167 @@ pub struct DrawArguments {
     /// Same seed, same bytes
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+/// `lat-wgpu train`.
+///
+/// Flags that are a key of the configuration are passed on as text: the configuration checks them.
+#[derive(Debug, Args)]
+#[command(after_long_help = super::train::keys_help(), args_override_self = true)]
+pub struct TrainArguments {
+    /// Weights to start from: a plain ViT, or a trained model (its part classifiers are dropped)
+    #[arg(long, value_name = "FILE")]
+    backbone: Option<String>,
+    /// Pictures: Market-1501's layout, or one folder per person
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
+    #[arg(long, value_name = "RUN")]
+    pub out: PathBuf,
+    /// Recipe: paper, released-code, full or strong [default: paper]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Go on from RUN/last.safetensors, to the bit as if never stopped
+    #[arg(long)]
+    pub resume: bool,
+    /// Keys from a file; flags and --set win over it
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// One key of the configuration, such as optim.lr=1e-4; may be given often
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Passes over the pictures
+    #[arg(long, value_name = "N")]
+    epochs: Option<String>,
+    /// Pictures in a step
+    #[arg(long, value_name = "N")]
+    batch_size: Option<String>,
+    /// Learning rate before any decay
+    #[arg(long, value_name = "F")]
+    lr: Option<String>,
+    /// What the learning rate is multiplied by when a block opens
+    #[arg(long, value_name = "F")]
+    lr_decay: Option<String>,
+    /// Weight decay on every trainable parameter
+    #[arg(long, value_name = "F")]
+    weight_decay: Option<String>,
+    /// Longest gradient over all parameters; 0: any
+    #[arg(long, value_name = "F")]
+    clip_norm: Option<String>,
+    /// Share of the target that is spread over all classes
+    #[arg(long, value_name = "F")]
+    label_smoothing: Option<String>,
+    /// Probability that a hidden value of a part classifier is dropped
+    #[arg(long, value_name = "P")]
+    dropout: Option<String>,
+    /// Probability that a picture is mirrored
+    #[arg(long, value_name = "P")]
+    flip: Option<String>,
+    /// Take the pictures in sorted path order in every epoch
+    #[arg(long)]
+    no_shuffle: bool,
+    /// Seed of every random choice
+    #[arg(long, value_name = "N")]
+    seed: Option<String>,
+    /// Stop after N steps in all; 0 writes the initial model
+    #[arg(long, value_name = "N")]
+    max_steps: Option<String>,
+    /// Share of each person's pictures that validates; 0: none [default: the first of every person with two or more]
+    #[arg(long, value_name = "F")]
+    val_fraction: Option<String>,
+    /// Save every so many steps, beside every epoch's end
+    #[arg(long, value_name = "STEPS")]
+    save_every: Option<String>,
+    /// Epochs from one opening of a block to the next
+    #[arg(long, value_name = "T")]
+    unfreeze_every: Option<String>,
+    /// Blocks that are open in epoch 0
+    #[arg(long, value_name = "N")]
+    first_unfreeze: Option<String>,
+    /// Leave patch embedding, tokens and positions as they are
+    #[arg(long, value_name = "true|false")]
+    freeze_embeddings: Option<String>,
+    /// Part of the adapter's name, see `lat-wgpu info`
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long)]
+    ignore_exif: bool,
+    /// Input size in pixels
+    #[arg(long, value_name = "HxW")]
+    size: Option<String>,
+    /// Pixels from one patch to the next
+    #[arg(long, value_name = "N")]
+    stride: Option<String>,
+    /// Attention heads
+    #[arg(long, value_name = "N")]
+    heads: Option<String>,
+    /// Non-linearity of the MLP: gelu or quick_gelu
+    #[arg(long, value_name = "NAME")]
+    act: Option<String>,
+    /// ε of every LayerNorm
+    #[arg(long, value_name = "F")]
+    ln_eps: Option<String>,
+    /// Mean and deviation of the input: imagenet, half or clip
+    #[arg(long, value_name = "NAME")]
+    normalize: Option<String>,
+    /// λ, the weight of one operand of the blend
+    #[arg(long, value_name = "F")]
+    lambda: Option<String>,
+    /// Which operand carries λ: class or local
+    #[arg(long, value_name = "OPERAND")]
+    lambda_on: Option<String>,
+    /// What becomes the parts in training: gelt, local or global
+    #[arg(long, value_name = "NAME")]
+    tokens: Option<String>,
+    /// One part per grid row (rows), or one in all (1)
+    #[arg(long, value_name = "NAME")]
+    parts: Option<String>,
+}
+
+impl TrainArguments {
+    /// The flags that were given, as (key, value) of the configuration.
+    pub fn flags(&self) -> Vec<(String, String)> {
+        let valued = [
+            ("preset", &self.preset),
+            ("model.backbone", &self.backbone),
+            ("data.dir", &self.data),
+            ("schedule.epochs", &self.epochs),
+            ("schedule.batch_size", &self.batch_size),
+            ("optim.lr", &self.lr),
+            ("optim.lr_decay", &self.lr_decay),
+            ("optim.weight_decay", &self.weight_decay),
+            ("optim.clip_norm", &self.clip_norm),
+            ("loss.label_smoothing", &self.label_smoothing),
+            ("head.dropout", &self.dropout),
+            ("data.flip", &self.flip),
+            ("data.seed", &self.seed),
+            ("schedule.max_steps", &self.max_steps),
+            ("data.val_fraction", &self.val_fraction),
+            ("schedule.save_every", &self.save_every),
+            ("schedule.unfreeze_every", &self.unfreeze_every),
+            ("schedule.first_unfreeze", &self.first_unfreeze),
+            ("schedule.freeze_embeddings", &self.freeze_embeddings),
+            ("device.adapter", &self.adapter),
+            ("model.size", &self.size),
+            ("model.stride", &self.stride),
+            ("model.heads", &self.heads),
+            ("model.act", &self.act),
+            ("model.ln_eps", &self.ln_eps),
+            ("model.normalize", &self.normalize),
+            ("model.lambda", &self.lambda),
+            ("model.lambda_on", &self.lambda_on),
+            ("model.tokens", &self.tokens),
+            ("model.parts", &self.parts),
+        ];
+        let switches = [
+            ("data.shuffle", self.no_shuffle.then_some("false")),
+            ("data.ignore_exif", self.ignore_exif.then_some("true")),
+        ];
+        let valued = valued.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
+        let switches = switches.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
+        valued.chain(switches).map(|(key, value)| (key.to_string(), value)).collect()
+    }
 }
 
 fn positive(text: &str) -> Result<f32, String> {

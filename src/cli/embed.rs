@@ -143,19 +143,19 @@ impl Watch for Progress {
 
     fn go_on(&mut self) -> ControlFlow<Error> {
         match self.signals.received() {
-            Some(error) => ControlFlow::Break(error),
+            Some(signal) => ControlFlow::Break(Error::Interrupted { signal, outcome: "nothing was written" }),
             None => ControlFlow::Continue(()),
         }
     }
 }
 
 /// Hidden unless stderr is a terminal.
-fn progress_bar(pictures: u64) -> ProgressBar {
+pub(super) fn progress_bar(length: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(pictures);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left");
+    let bar = ProgressBar::new(length);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left {msg}");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 

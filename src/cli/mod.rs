@@ -7,6 +7,7 @@ mod info;
 mod inspect;
 mod json;
 mod signals;
+mod train;
 
 use crate::error::Error;
 use args::{Arguments, Command};
@@ -30,6 +31,7 @@ pub fn main() -> ExitCode {
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
         Command::Draw(arguments) => draw::run(&arguments),
     };
     match done {

@@ -20,11 +20,11 @@ impl Signals {
         Ok(Signals(received))
     }
 
-    /// The error that stands for a signal, if one came.
-    pub fn received(&self) -> Option<Error> {
+    /// The number of the signal that came, if one did.
+    pub fn received(&self) -> Option<u8> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
-            signal => Some(Error::Interrupted { signal: signal as u8 }),
+            signal => Some(signal as u8),
         }
     }
 }

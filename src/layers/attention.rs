@@ -1,11 +1,11 @@
 //! Multi-head self-attention with its two projections [LAT eq. 3].
 
-use super::Sequence;
 use super::linear::Linear;
+use super::{Branch, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::{attention, gemm};
 
-/// Parameters of self-attention.
+/// Parameters of self-attention, or their gradients.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// D → 3·D: queries, keys, values.
@@ -18,6 +18,20 @@ pub struct Attention {
     pub heads: usize,
 }
 
+/// What the backward pass of self-attention reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved {
+    /// Its input (B, T, D).
+    x: Tensor,
+    /// (B, T, 3, H, Dh).
+    qkv: Tensor,
+    /// (B, H, T).
+    lse: Tensor,
+    /// (B, T, H·Dh).
+    context: Tensor,
+    branch: Branch,
+}
+
 impl Attention {
     /// Records residual + scale·proj(attention(qkv(x))), all (B, T, D).
     pub fn forward(
@@ -27,23 +41,92 @@ impl Attention {
         residual: Tensor,
         shape: Sequence,
     ) -> Tensor {
+        let (_, context) = self.context(recorder, x, None, shape);
+        self.out(recorder, context, residual, Branch::default(), shape)
+    }
+
+    /// Records the same and keeps what the backward pass reads.
+    pub fn forward_saving(
+        &self,
+        recorder: &mut Recorder<'_>,
+        x: Tensor,
+        residual: Tensor,
+        shape: Sequence,
+    ) -> (Tensor, Saved) {
+        let lse = recorder.tensor("attn.lse", shape.rows() * self.heads);
+        let (qkv, context) = self.context(recorder, x, Some(lse), shape);
+        let branch = Branch::saved(recorder, "attn.branch", self.scale.as_ref(), shape);
+        let z = self.out(recorder, context, residual, branch, shape);
+        (z, Saved { x, qkv, lse, context, branch })
+    }
+
+    fn context(
+        &self,
+        recorder: &mut Recorder<'_>,
+        x: Tensor,
+        lse: Option<Tensor>,
+        shape: Sequence,
+    ) -> (Tensor, Tensor) {
         // 1. Queries, keys and values of all heads in one product.
         let qkv = self.qkv.forward(recorder, "attn.qkv", x, shape.rows(), gemm::Epilogue::default());
         // 2. Heads, scores, softmax and context in one kernel.
         let out = recorder.tensor("attn.context", shape.len());
-        attention::Forward {
+        let Sequence { batch, tokens, dim } = shape;
+        attention::Forward { qkv, out, lse, batch, tokens, heads: self.heads, head_dim: dim / self.heads }
+            .record(recorder, "attn.softmax");
+        (qkv, out)
+    }
+
+    fn out(
+        &self,
+        recorder: &mut Recorder<'_>,
+        context: Tensor,
+        residual: Tensor,
+        branch: Branch,
+        shape: Sequence,
+    ) -> Tensor {
+        // 3. Back to the residual stream.
+        let epilogue = branch.epilogue(recorder, self.scale.as_ref(), residual);
+        self.proj.forward(recorder, "attn.proj", context, shape.rows(), epilogue)
+    }
+
+    /// Records the gradient (B, T, D) to x, given that of the output, and those of the parameters if wanted.
+    pub fn backward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        saved: Saved,
+        dz: Tensor,
+        gradients: Option<&Attention>,
+        shape: Sequence,
+    ) -> Tensor {
+        let Saved { x, qkv, lse, context, branch } = saved;
+        let rows = shape.rows();
+        // 3. In the forward pass this was: z = residual + scale·proj(context).
+        let scales = gradients.and_then(|gradients| gradients.scale.as_ref());
+        let dbranch = branch.backward(recorder, "attn.branch", dz, self.scale.as_ref(), scales, shape);
+        if let Some(gradients) = gradients {
+            gradients.proj.backward_parameters(recorder, "attn.proj.dweight", dbranch, context, rows);
+        }
+        let dcontext = self.proj.backward_input(recorder, "attn.dcontext", dbranch, rows, None);
+        // 2. In the forward pass this was: context = softmax(Q·Kᵀ/√Dh)·V.
+        let dqkv = recorder.tensor("attn.dqkv", 3 * shape.len());
+        let Sequence { batch, tokens, dim } = shape;
+        attention::Backward {
             qkv,
-            out,
-            lse: None,
-            batch: shape.batch,
-            tokens: shape.tokens,
+            out: context,
+            dout: dcontext,
+            lse,
+            dqkv,
+            batch,
+            tokens,
             heads: self.heads,
-            head_dim: shape.dim / self.heads,
+            head_dim: dim / self.heads,
         }
         .record(recorder, "attn.softmax");
-        // 3. Back to the residual stream.
-        let scale = self.scale.as_ref().map(|scale| recorder.import(scale));
-        let epilogue = gemm::Epilogue { scale, residual: Some(residual), ..Default::default() };
-        self.proj.forward(recorder, "attn.proj", out, shape.rows(), epilogue)
+        // 1. In the forward pass this was: qkv = x·Wᵀ + b.
+        if let Some(gradients) = gradients {
+            gradients.qkv.backward_parameters(recorder, "attn.qkv.dweight", dqkv, x, rows);
+        }
+        self.qkv.backward_input(recorder, "attn.dx", dqkv, rows, None)
     }
 }

@@ -1,12 +1,12 @@
 //! One transformer block, pre-norm [LAT eq. 3-4].
 
 use super::Sequence;
-use super::attention::Attention;
-use super::mlp::Mlp;
-use super::norm::Norm;
+use super::attention::{self, Attention};
+use super::mlp::{self, Mlp};
+use super::norm::{self, Norm};
 use crate::gpu::{Recorder, Tensor};
 
-/// Parameters of one block.
+/// Parameters of one block, or their gradients.
 #[derive(Debug, Clone)]
 pub struct Block {
     /// Before attention.
@@ -19,6 +19,15 @@ pub struct Block {
     pub mlp: Mlp,
 }
 
+/// What the backward pass of a block reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved {
+    norm1: norm::Saved,
+    attn: attention::Saved,
+    norm2: norm::Saved,
+    mlp: mlp::Saved,
+}
+
 impl Block {
     /// Records the block's output (B, T, D) for its input z: seven launches.
     pub fn forward(&self, recorder: &mut Recorder<'_>, z: Tensor, shape: Sequence) -> Tensor {
@@ -28,5 +37,40 @@ impl Block {
         // z = z' + MLP(LN(z'))
         let normed = self.norm2.forward(recorder, "norm2", z, shape);
         self.mlp.forward(recorder, normed, z, shape)
+    }
+
+    /// Records the same and keeps what the backward pass reads.
+    pub fn forward_saving(&self, recorder: &mut Recorder<'_>, z: Tensor, shape: Sequence) -> (Tensor, Saved) {
+        let (normed, norm1) = self.norm1.forward_saving(recorder, "norm1", z, shape);
+        let (z, attn) = self.attn.forward_saving(recorder, normed, z, shape);
+        let (normed, norm2) = self.norm2.forward_saving(recorder, "norm2", z, shape);
+        let (z, mlp) = self.mlp.forward_saving(recorder, normed, z, shape);
+        (z, Saved { norm1, attn, norm2, mlp })
+    }
+
+    /// Records the gradients of the parameters, if wanted, and returns that of z, if anything below wants it.
+    pub fn backward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        saved: Saved,
+        dz: Tensor,
+        gradients: Option<&Block>,
+        input_wanted: bool,
+        shape: Sequence,
+    ) -> Option<Tensor> {
+        // In the forward pass this was: z = z' + MLP(LN(z')).
+        let dnormed =
+            self.mlp.backward(recorder, saved.mlp, dz, gradients.map(|gradients| &gradients.mlp), shape);
+        if let Some(gradients) = gradients {
+            gradients.norm2.backward_parameters(recorder, "norm2.dweight", saved.norm2, dnormed, shape);
+        }
+        let dz = self.norm2.backward_input(recorder, "dz'", saved.norm2, dnormed, Some(dz), shape);
+        // In the forward pass this was: z' = z + MSA(LN(z)).
+        let dnormed =
+            self.attn.backward(recorder, saved.attn, dz, gradients.map(|gradients| &gradients.attn), shape);
+        if let Some(gradients) = gradients {
+            gradients.norm1.backward_parameters(recorder, "norm1.dweight", saved.norm1, dnormed, shape);
+        }
+        input_wanted.then(|| self.norm1.backward_input(recorder, "dz", saved.norm1, dnormed, Some(dz), shape))
     }
 }

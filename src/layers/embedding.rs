@@ -1,12 +1,12 @@
 //! From pixels to the sequence that enters the first block [LAT eq. 1-2].
 
 use super::Sequence;
-use super::norm::Norm;
+use super::norm::{self, Norm};
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::{patch_embed, tokens};
 use crate::shape::ImageSize;
 
-/// Parameters of the embedding.
+/// Parameters of the embedding, or their gradients.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     /// (D, 3, P, P).
@@ -27,34 +27,101 @@ pub struct Embedding {
     pub stride: usize,
 }
 
+/// What the backward pass of the embedding reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved {
+    /// (B, 3, height, width).
+    image: Tensor,
+    norm: Option<norm::Saved>,
+}
+
 impl Embedding {
     /// Records the sequence (B, T, D) of normalised images (B, 3, height, width).
     pub fn forward(&self, recorder: &mut Recorder<'_>, image: Tensor, shape: Sequence) -> Tensor {
-        let Sequence { batch, dim, .. } = shape;
-        let count = shape.tokens - self.prefix.words / dim;
-        let weight = recorder.import(&self.weight);
-        let bias = self.bias.as_ref().map(|bias| recorder.import(bias));
-        let patches = recorder.tensor("patch_embed", batch * count * dim);
-        patch_embed::Forward {
-            image,
-            weight,
-            bias,
-            patches,
-            batch,
-            size: self.size,
-            patch: self.patch,
-            stride: self.stride,
-            dim,
-        }
-        .record(recorder, "patch_embed");
-
-        let (prefix, position) = (recorder.import(&self.prefix), recorder.import(&self.position));
-        let sequence = recorder.tensor("tokens", shape.len());
-        tokens::Forward { prefix, patches, position, tokens: sequence, batch, count, dim }
-            .record(recorder, "tokens");
+        let sequence = self.sequence(recorder, image, shape);
         match &self.norm {
             Some(norm) => norm.forward(recorder, "norm_pre", sequence, shape),
             None => sequence,
         }
+    }
+
+    /// Records the same and keeps what the backward pass reads.
+    pub fn forward_saving(
+        &self,
+        recorder: &mut Recorder<'_>,
+        image: Tensor,
+        shape: Sequence,
+    ) -> (Tensor, Saved) {
+        let sequence = self.sequence(recorder, image, shape);
+        match &self.norm {
+            Some(norm) => {
+                let (z, norm) = norm.forward_saving(recorder, "norm_pre", sequence, shape);
+                (z, Saved { image, norm: Some(norm) })
+            }
+            None => (sequence, Saved { image, norm: None }),
+        }
+    }
+
+    fn sequence(&self, recorder: &mut Recorder<'_>, image: Tensor, shape: Sequence) -> Tensor {
+        let Sequence { batch, dim, .. } = shape;
+        let count = self.patches(shape);
+        // 1. E(x) of every patch.
+        let weight = recorder.import(&self.weight);
+        let bias = self.bias.as_ref().map(|bias| recorder.import(bias));
+        let patches = recorder.tensor("patch_embed", batch * count * dim);
+        let Embedding { size, patch, stride, .. } = *self;
+        patch_embed::Forward { image, weight, bias, patches, batch, size, patch, stride, dim }
+            .record(recorder, "patch_embed");
+        // 2. Prefix tokens in front, positions added.
+        let (prefix, position) = (recorder.import(&self.prefix), recorder.import(&self.position));
+        let sequence = recorder.tensor("tokens", shape.len());
+        tokens::Forward { prefix, patches, position, tokens: sequence, batch, count, dim }
+            .record(recorder, "tokens");
+        sequence
+    }
+
+    fn patches(&self, shape: Sequence) -> usize {
+        shape.tokens - self.prefix.words / shape.dim
+    }
+
+    /// Records the gradients of all parameters into `gradients`; pixels have none.
+    pub fn backward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        saved: Saved,
+        dz: Tensor,
+        gradients: &Embedding,
+        shape: Sequence,
+    ) {
+        let Sequence { batch, dim, .. } = shape;
+        let dtokens = match (&self.norm, &gradients.norm, saved.norm) {
+            (Some(norm), Some(gradient), Some(saved)) => {
+                gradient.backward_parameters(recorder, "norm_pre dweight", saved, dz, shape);
+                norm.backward_input(recorder, "dtokens", saved, dz, None, shape)
+            }
+            _ => dz,
+        };
+        // 2. In the forward pass this was: tokens = [prefix; patches] + position.
+        let (dprefix, dposition) = (recorder.import(&gradients.prefix), recorder.import(&gradients.position));
+        let count = self.patches(shape);
+        tokens::Backward { dtokens, dprefix, dposition, batch, count, dim }.record(recorder, "tokens");
+        // 1. In the forward pass this was: patches = pixels·Wᵀ + b.
+        let dweight = recorder.import(&gradients.weight);
+        let dbias = gradients.bias.as_ref().map(|bias| recorder.import(bias));
+        let Embedding { size, patch, stride, .. } = *self;
+        let prefix = shape.tokens - count;
+        patch_embed::Backward {
+            image: saved.image,
+            dtokens,
+            dweight,
+            dbias,
+            batch,
+            prefix,
+            size,
+            patch,
+            stride,
+            dim,
+        }
+        .record(recorder, "patch_embed.dweight");
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::gemm;
+use crate::shape::Activation;
 
-/// Weight and bias of a linear layer.
+/// Weight and bias of a linear layer, or their gradients.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// (outputs, inputs).
@@ -13,6 +14,14 @@ pub struct Linear {
 }
 
 impl Linear {
+    fn outputs(&self) -> usize {
+        self.bias.words
+    }
+
+    fn inputs(&self) -> usize {
+        self.weight.words / self.outputs()
+    }
+
     /// Records y (rows, outputs) of x (rows, inputs); the layer's bias goes before the rest of `epilogue`.
     pub fn forward(
         &self,
@@ -22,9 +31,7 @@ impl Linear {
         rows: usize,
         epilogue: gemm::Epilogue,
     ) -> Tensor {
-        let outputs = self.bias.words;
-        let inputs = self.weight.words / outputs;
-        let y = recorder.tensor(name, rows * outputs);
+        let y = recorder.tensor(name, rows * self.outputs());
         let weight = recorder.import(&self.weight);
         let bias = Some(recorder.import(&self.bias));
         gemm::Nt {
@@ -32,11 +39,50 @@ impl Linear {
             b: weight,
             c: y,
             m: rows,
-            n: outputs,
-            k: inputs,
+            n: self.outputs(),
+            k: self.inputs(),
             epilogue: gemm::Epilogue { bias, ..epilogue },
         }
         .record(recorder, name);
         y
+    }
+
+    /// Records dx = dy·W, where the forward pass was y = x·Wᵀ + b; times the derivative of the activation that made x,
+    /// if its input is given.
+    pub fn backward_input(
+        &self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        dy: Tensor,
+        rows: usize,
+        derivative: Option<(Activation, Tensor)>,
+    ) -> Tensor {
+        let dx = recorder.tensor(name, rows * self.inputs());
+        let weight = recorder.import(&self.weight);
+        let (m, n, k) = (rows, self.inputs(), self.outputs());
+        gemm::Nn { a: dy, b: weight, c: dx, m, n, k, derivative, residual: None }.record(recorder, name);
+        dx
+    }
+
+    /// Records the gradients dW = dyᵀ·x and db = Σ dy into `self`, a layer's gradients.
+    pub fn backward_parameters(
+        &self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        dy: Tensor,
+        x: Tensor,
+        rows: usize,
+    ) {
+        let (dweight, dbias) = (recorder.import(&self.weight), recorder.import(&self.bias));
+        gemm::Tn {
+            a: dy,
+            b: x,
+            c: dweight,
+            column_sum: Some(dbias),
+            m: self.outputs(),
+            n: self.inputs(),
+            k: rows,
+        }
+        .record(recorder, name);
     }
 }

@@ -1,12 +1,12 @@
 //! The block's two-layer perceptron [LAT eq. 4].
 
-use super::Sequence;
 use super::linear::Linear;
+use super::{Branch, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::gemm;
 use crate::shape::Activation;
 
-/// Parameters of the perceptron.
+/// Parameters of the perceptron, or their gradients.
 #[derive(Debug, Clone)]
 pub struct Mlp {
     /// D → M.
@@ -19,6 +19,18 @@ pub struct Mlp {
     pub act: Activation,
 }
 
+/// What the backward pass of the perceptron reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved {
+    /// Its input (B, T, D).
+    x: Tensor,
+    /// Before the activation (B, T, M).
+    pre: Tensor,
+    /// After it (B, T, M).
+    hidden: Tensor,
+    branch: Branch,
+}
+
 impl Mlp {
     /// Records residual + scale·fc2(act(fc1(x))), all (B, T, D).
     pub fn forward(
@@ -28,10 +40,66 @@ impl Mlp {
         residual: Tensor,
         shape: Sequence,
     ) -> Tensor {
-        let epilogue = gemm::Epilogue { activation: Some(self.act), ..Default::default() };
-        let hidden = self.fc1.forward(recorder, "mlp.fc1", x, shape.rows(), epilogue);
-        let scale = self.scale.as_ref().map(|scale| recorder.import(scale));
-        let epilogue = gemm::Epilogue { scale, residual: Some(residual), ..Default::default() };
+        let hidden = self.hidden(recorder, x, None, shape);
+        self.out(recorder, hidden, residual, Branch::default(), shape)
+    }
+
+    /// Records the same and keeps what the backward pass reads.
+    pub fn forward_saving(
+        &self,
+        recorder: &mut Recorder<'_>,
+        x: Tensor,
+        residual: Tensor,
+        shape: Sequence,
+    ) -> (Tensor, Saved) {
+        let pre = recorder.tensor("mlp.pre", shape.rows() * self.fc1.bias.words);
+        let hidden = self.hidden(recorder, x, Some(pre), shape);
+        let branch = Branch::saved(recorder, "mlp.branch", self.scale.as_ref(), shape);
+        let z = self.out(recorder, hidden, residual, branch, shape);
+        (z, Saved { x, pre, hidden, branch })
+    }
+
+    fn hidden(&self, recorder: &mut Recorder<'_>, x: Tensor, pre: Option<Tensor>, shape: Sequence) -> Tensor {
+        // 1. To the hidden width, through the activation.
+        let epilogue = gemm::Epilogue { activation: Some(self.act), pre, ..Default::default() };
+        self.fc1.forward(recorder, "mlp.fc1", x, shape.rows(), epilogue)
+    }
+
+    fn out(
+        &self,
+        recorder: &mut Recorder<'_>,
+        hidden: Tensor,
+        residual: Tensor,
+        branch: Branch,
+        shape: Sequence,
+    ) -> Tensor {
+        // 2. Back to the residual stream.
+        let epilogue = branch.epilogue(recorder, self.scale.as_ref(), residual);
         self.fc2.forward(recorder, "mlp.fc2", hidden, shape.rows(), epilogue)
+    }
+
+    /// Records the gradient (B, T, D) to x, given that of the output, and those of the parameters if wanted.
+    pub fn backward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        saved: Saved,
+        dz: Tensor,
+        gradients: Option<&Mlp>,
+        shape: Sequence,
+    ) -> Tensor {
+        let Saved { x, pre, hidden, branch } = saved;
+        let rows = shape.rows();
+        // 2. In the forward pass this was: z = residual + scale·fc2(hidden).
+        let scales = gradients.and_then(|gradients| gradients.scale.as_ref());
+        let dbranch = branch.backward(recorder, "mlp.branch", dz, self.scale.as_ref(), scales, shape);
+        if let Some(gradients) = gradients {
+            gradients.fc2.backward_parameters(recorder, "mlp.fc2.dweight", dbranch, hidden, rows);
+        }
+        // 1. In the forward pass this was: hidden = act(x·Wᵀ + b).
+        let dpre = self.fc2.backward_input(recorder, "mlp.dpre", dbranch, rows, Some((self.act, pre)));
+        if let Some(gradients) = gradients {
+            gradients.fc1.backward_parameters(recorder, "mlp.fc1.dweight", dpre, x, rows);
+        }
+        self.fc1.backward_input(recorder, "mlp.dx", dpre, rows, None)
     }
 }

@@ -8,6 +8,10 @@ pub mod embedding;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
+pub mod part_classifier;
+
+use crate::gpu::{Buffer, Recorder, Tensor};
+use crate::kernels::{gemm, layerscale};
 
 /// The shape of the activations between layers: (B, T, D).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,5 +38,51 @@ impl Sequence {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// The output of a residual branch before LayerScale, kept where the backward pass needs it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Branch(Option<Tensor>);
+
+impl Branch {
+    /// Room for the branch's output (B, T, D) if it is scaled.
+    fn saved(recorder: &mut Recorder<'_>, name: &str, scale: Option<&Buffer>, shape: Sequence) -> Branch {
+        Branch(scale.map(|_| recorder.tensor(name, shape.len())))
+    }
+
+    /// z = residual + scale·branch, as the epilogue of the branch's last product.
+    fn epilogue(
+        self,
+        recorder: &mut Recorder<'_>,
+        scale: Option<&Buffer>,
+        residual: Tensor,
+    ) -> gemm::Epilogue {
+        let scale = scale.map(|scale| recorder.import(scale));
+        gemm::Epilogue { scale, residual: Some(residual), pre: self.0, ..Default::default() }
+    }
+
+    /// Records dbranch = dz·scale and, if wanted, dscale = Σ dz·branch.
+    fn backward(
+        self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        dz: Tensor,
+        scale: Option<&Buffer>,
+        gradient: Option<&Buffer>,
+        shape: Sequence,
+    ) -> Tensor {
+        let (Some(branch), Some(scale)) = (self.0, scale) else { return dz };
+        let dbranch = recorder.tensor(name, shape.len());
+        let weight = recorder.import(scale);
+        let dweight = match gradient {
+            Some(gradient) => recorder.import(gradient),
+            // A frozen block: the kernel computes it all the same, and nothing reads it.
+            None => recorder.tensor("unused dscale", shape.dim),
+        };
+        let (rows, dim) = (shape.rows(), shape.dim);
+        layerscale::Backward { x: branch, weight, dy: dz, dx: dbranch, dweight, rows, dim }
+            .record(recorder, name);
+        dbranch
     }
 }

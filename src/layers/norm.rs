@@ -4,7 +4,7 @@ use super::Sequence;
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::layernorm;
 
-/// Weight and bias of a LayerNorm.
+/// Weight and bias of a LayerNorm, or their gradients.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// (D).
@@ -13,6 +13,15 @@ pub struct Norm {
     pub bias: Buffer,
     /// Added to the variance.
     pub eps: f32,
+}
+
+/// What the backward pass of a LayerNorm reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved {
+    /// (B, T, D).
+    x: Tensor,
+    /// Mean and 1/√(var + eps) of each row (B·T, 2).
+    stats: Tensor,
 }
 
 impl Norm {
@@ -32,8 +41,65 @@ impl Norm {
         y: Tensor,
         shape: Sequence,
     ) {
+        self.record(recorder, name, x, y, shape, None);
+    }
+
+    /// Records y of x and keeps what the backward pass reads.
+    pub fn forward_saving(
+        &self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        x: Tensor,
+        shape: Sequence,
+    ) -> (Tensor, Saved) {
+        let y = recorder.tensor(name, shape.len());
+        let stats = recorder.tensor(&format!("{name}.stats"), 2 * shape.rows());
+        self.record(recorder, name, x, y, shape, Some(stats));
+        (y, Saved { x, stats })
+    }
+
+    fn record(
+        &self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        x: Tensor,
+        y: Tensor,
+        shape: Sequence,
+        stats: Option<Tensor>,
+    ) {
         let (weight, bias) = (recorder.import(&self.weight), recorder.import(&self.bias));
-        layernorm::Forward { x, weight, bias, y, rows: shape.rows(), dim: shape.dim, eps: self.eps }
-            .record(recorder, name);
+        let (rows, dim, eps) = (shape.rows(), shape.dim, self.eps);
+        layernorm::Forward { x, weight, bias, y, stats, rows, dim, eps }.record(recorder, name);
+    }
+
+    /// Records dx (B, T, D) = gradient through the norm + `addend`, the gradient that goes round it.
+    pub fn backward_input(
+        &self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        saved: Saved,
+        dy: Tensor,
+        addend: Option<Tensor>,
+        shape: Sequence,
+    ) -> Tensor {
+        let dx = recorder.tensor(name, shape.len());
+        let weight = recorder.import(&self.weight);
+        let (Saved { x, stats }, rows, dim) = (saved, shape.rows(), shape.dim);
+        layernorm::BackwardInput { x, stats, dy, weight, addend, dx, rows, dim }.record(recorder, name);
+        dx
+    }
+
+    /// Records the gradients of weight and bias into `self`, a norm's gradients.
+    pub fn backward_parameters(
+        &self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        saved: Saved,
+        dy: Tensor,
+        shape: Sequence,
+    ) {
+        let (dweight, dbias) = (recorder.import(&self.weight), recorder.import(&self.bias));
+        let (Saved { x, stats }, rows, dim) = (saved, shape.rows(), shape.dim);
+        layernorm::BackwardParameters { x, stats, dy, dweight, dbias, rows, dim }.record(recorder, name);
     }
 }

@@ -64,7 +64,8 @@ impl LaTransformer {
         let size = config.image;
         let normalised = recorder.tensor("image", batch * 3 * size.height * size.width);
         let (mean, std) = (self.preprocess.mean, self.preprocess.std);
-        image::Forward { pixels, image: normalised, batch, size, mean, std }.record(recorder, "image");
+        image::Forward { pixels, flip: None, image: normalised, batch, size, mean, std }
+            .record(recorder, "image");
 
         self.vit.forward(recorder, normalised, tokens, batch);
 

@@ -1,9 +1,11 @@
 //! The network: which parameters it has, and how layers and kernels make it up.
 
 mod la_transformer;
+mod learner;
 mod parameters;
 mod vit;
 
 pub use la_transformer::LaTransformer;
-pub use parameters::{Arenas, Group, GroupKind, HeadShape, Slot, backbone_groups, head_group};
-pub use vit::Vit;
+pub use learner::{EvaluationStep, HeadSettings, Learner, TrainingStep, UpdateRule};
+pub use parameters::{Arenas, Group, GroupKind, Slot, backbone_groups, head_group};
+pub use vit::{Trainable, Vit, VitGradients};

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, WORD};
 use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
+use crate::layers::part_classifier::HeadShape;
 use crate::shape::VitConfig;
 use std::collections::BTreeMap;
 
@@ -82,19 +83,6 @@ impl Group {
     }
 }
 
-/// Shapes of the part classifiers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadShape {
-    /// R, number of classifiers.
-    pub parts: usize,
-    /// D, width of their input.
-    pub dim: usize,
-    /// E, hidden width.
-    pub hidden: usize,
-    /// K.
-    pub classes: usize,
-}
-
 const PREFIX: [&str; 3] = ["cls_token", "dist_token", "reg_token"];
 
 /// The backbone's groups in the order of the forward pass.
@@ -104,7 +92,8 @@ pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
     groups.push(Group::new(GroupKind::Norm));
     let mut prefix = Vec::new();
     for (name, shape) in parameter_shapes(config) {
-        let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        let block =
+            name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
         let group = match block {
             Some(i) => &mut groups[1 + i],
             None if name.starts_with("norm.") => &mut groups[1 + config.depth],

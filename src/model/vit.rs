@@ -1,14 +1,39 @@
 //! The Vision Transformer backbone: embedding → blocks → norm [LAT eq. 1-5].
 
-use super::parameters::Arenas;
+use super::parameters::{Arenas, GroupKind};
 use crate::gpu::{Recorder, Tensor};
 use crate::layers::Sequence;
 use crate::layers::attention::Attention;
-use crate::layers::block::Block;
-use crate::layers::embedding::Embedding;
+use crate::layers::block::{self, Block};
+use crate::layers::embedding::{self, Embedding};
 use crate::layers::mlp::Mlp;
-use crate::layers::norm::Norm;
+use crate::layers::norm::{self, Norm};
 use crate::shape::VitConfig;
+
+/// Which groups of the backbone train; the final norm always does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trainable {
+    /// Patch projection, prefix tokens, positions, norm before the blocks.
+    pub embeddings: bool,
+    /// The lowest open block; all above it are open too. `depth`: none.
+    pub first_open: usize,
+}
+
+impl Trainable {
+    /// Whether a group is trained.
+    pub fn contains(&self, kind: GroupKind) -> bool {
+        match kind {
+            GroupKind::Embeddings => self.embeddings,
+            GroupKind::Block(i) => i >= self.first_open,
+            GroupKind::Norm | GroupKind::Heads => true,
+        }
+    }
+
+    /// The lowest block that the backward pass runs through.
+    fn lowest(&self) -> usize {
+        if self.embeddings { 0 } else { self.first_open }
+    }
+}
 
 /// The backbone with its parameters.
 #[derive(Debug)]
@@ -20,39 +45,81 @@ pub struct Vit {
     norm: Norm,
 }
 
+/// Where the gradients of the trainable groups go.
+#[derive(Debug)]
+pub struct VitGradients {
+    trainable: Trainable,
+    embedding: Option<Embedding>,
+    /// Of each block; `None` where it is frozen.
+    blocks: Vec<Option<Block>>,
+    norm: Norm,
+}
+
+/// What the backward pass of the backbone reads.
+#[derive(Debug)]
+pub struct Saved {
+    embedding: Option<embedding::Saved>,
+    /// From the lowest block that the backward pass runs through.
+    blocks: Vec<block::Saved>,
+    norm: norm::Saved,
+}
+
+/// The embedding's tensors in an arena: parameters, or gradients of the same layout.
+fn embedding(config: &VitConfig, arenas: &Arenas) -> Embedding {
+    Embedding {
+        weight: arenas.get("patch_embed.proj.weight"),
+        bias: arenas.find("patch_embed.proj.bias"),
+        prefix: arenas.get("prefix"),
+        position: arenas.get("pos_embed"),
+        norm: config.norm_pre.then(|| arenas.norm("norm_pre", config.ln_eps)),
+        size: config.image,
+        patch: config.patch,
+        stride: config.stride,
+    }
+}
+
+/// A block's tensors in an arena: parameters, or gradients of the same layout.
+fn block(config: &VitConfig, arenas: &Arenas, i: usize) -> Block {
+    Block {
+        norm1: arenas.norm(&format!("blocks.{i}.norm1"), config.ln_eps),
+        attn: Attention {
+            qkv: arenas.linear(&format!("blocks.{i}.attn.qkv")),
+            proj: arenas.linear(&format!("blocks.{i}.attn.proj")),
+            scale: arenas.find(&format!("blocks.{i}.ls1.gamma")),
+            heads: config.heads,
+        },
+        norm2: arenas.norm(&format!("blocks.{i}.norm2"), config.ln_eps),
+        mlp: Mlp {
+            fc1: arenas.linear(&format!("blocks.{i}.mlp.fc1")),
+            fc2: arenas.linear(&format!("blocks.{i}.mlp.fc2")),
+            scale: arenas.find(&format!("blocks.{i}.ls2.gamma")),
+            act: config.act,
+        },
+    }
+}
+
+impl VitGradients {
+    /// Puts gradient arenas, of the trainable groups alone, in their places.
+    pub fn new(config: &VitConfig, arenas: &Arenas, trainable: Trainable) -> VitGradients {
+        let open = |i: usize| i >= trainable.first_open;
+        VitGradients {
+            trainable,
+            embedding: trainable.embeddings.then(|| embedding(config, arenas)),
+            blocks: (0..config.depth).map(|i| open(i).then(|| block(config, arenas, i))).collect(),
+            norm: arenas.norm("norm", config.ln_eps),
+        }
+    }
+}
+
 impl Vit {
     /// Puts parameters in their places.
     pub fn new(config: &VitConfig, parameters: &Arenas) -> Vit {
-        let eps = config.ln_eps;
-        let embedding = Embedding {
-            weight: parameters.get("patch_embed.proj.weight"),
-            bias: parameters.find("patch_embed.proj.bias"),
-            prefix: parameters.get("prefix"),
-            position: parameters.get("pos_embed"),
-            norm: config.norm_pre.then(|| parameters.norm("norm_pre", eps)),
-            size: config.image,
-            patch: config.patch,
-            stride: config.stride,
-        };
-        let blocks = (0..config.depth)
-            .map(|i| Block {
-                norm1: parameters.norm(&format!("blocks.{i}.norm1"), eps),
-                attn: Attention {
-                    qkv: parameters.linear(&format!("blocks.{i}.attn.qkv")),
-                    proj: parameters.linear(&format!("blocks.{i}.attn.proj")),
-                    scale: parameters.find(&format!("blocks.{i}.ls1.gamma")),
-                    heads: config.heads,
-                },
-                norm2: parameters.norm(&format!("blocks.{i}.norm2"), eps),
-                mlp: Mlp {
-                    fc1: parameters.linear(&format!("blocks.{i}.mlp.fc1")),
-                    fc2: parameters.linear(&format!("blocks.{i}.mlp.fc2")),
-                    scale: parameters.find(&format!("blocks.{i}.ls2.gamma")),
-                    act: config.act,
-                },
-            })
-            .collect();
-        Vit { config: config.clone(), embedding, blocks, norm: parameters.norm("norm", eps) }
+        Vit {
+            config: config.clone(),
+            embedding: embedding(config, parameters),
+            blocks: (0..config.depth).map(|i| block(config, parameters, i)).collect(),
+            norm: parameters.norm("norm", config.ln_eps),
+        }
     }
 
     /// The shape of the sequence for `batch` images.
@@ -72,5 +139,70 @@ impl Vit {
         recorder.scope("");
         // F = LN(z_B)
         self.norm.forward_into(recorder, "norm", z, tokens, shape);
+    }
+
+    /// Records the tokens (B, T, D) after the final norm and keeps what the backward pass reads: nothing below the lowest
+    /// trainable group.
+    pub fn forward_saving(
+        &self,
+        recorder: &mut Recorder<'_>,
+        image: Tensor,
+        trainable: Trainable,
+        batch: usize,
+    ) -> (Tensor, Saved) {
+        let shape = self.sequence(batch);
+        let (mut z, saved) = self.embedding.forward_saving(recorder, image, shape);
+        let embedding = trainable.embeddings.then_some(saved);
+        let mut blocks = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            recorder.scope(format!("blocks.{i}"));
+            if i < trainable.lowest() {
+                z = block.forward(recorder, z, shape);
+            } else {
+                let saved;
+                (z, saved) = block.forward_saving(recorder, z, shape);
+                blocks.push(saved);
+            }
+        }
+        recorder.scope("");
+        let (tokens, norm) = self.norm.forward_saving(recorder, "norm", z, shape);
+        (tokens, Saved { embedding, blocks, norm })
+    }
+
+    /// Records the gradients of the trainable groups, given that of the tokens; the same lines in reverse.
+    pub fn backward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        saved: &Saved,
+        dtokens: Tensor,
+        gradients: &VitGradients,
+        batch: usize,
+    ) {
+        let shape = self.sequence(batch);
+        let trainable = gradients.trainable;
+        recorder.scope("backward");
+        // In the forward pass this was: F = LN(z_B).
+        gradients.norm.backward_parameters(recorder, "norm.dweight", saved.norm, dtokens, shape);
+        let lowest = trainable.lowest();
+        if !trainable.embeddings && lowest >= self.blocks.len() {
+            recorder.scope("");
+            return;
+        }
+        let mut dz = self.norm.backward_input(recorder, "norm.dz", saved.norm, dtokens, None, shape);
+        for i in (lowest..self.blocks.len()).rev() {
+            recorder.scope(format!("backward.blocks.{i}"));
+            let wanted = i > lowest || trainable.embeddings;
+            let (block, saved) = (&self.blocks[i], saved.blocks[i - lowest]);
+            match block.backward(recorder, saved, dz, gradients.blocks[i].as_ref(), wanted, shape) {
+                Some(below) => dz = below,
+                None => break,
+            }
+        }
+        recorder.scope("backward");
+        // In the forward pass this was: z_0 = [class; patches] + positions.
+        if let (Some(saved), Some(gradients)) = (saved.embedding, &gradients.embedding) {
+            self.embedding.backward(recorder, saved, dz, gradients, shape);
+        }
+        recorder.scope("");
     }
 }

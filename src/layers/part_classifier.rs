@@ -1,0 +1,187 @@
+//! The part classifiers, all at once: Linear → BatchNorm → ReLU (or not) → Dropout → Linear for every part [LAT eq. 7].
+
+use super::linear::Linear;
+use super::norm::Norm;
+use crate::gpu::{Buffer, Recorder, Tensor};
+use crate::kernels::{batchnorm, part_linear};
+
+/// Shapes of the part classifiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadShape {
+    /// R, number of classifiers.
+    pub parts: usize,
+    /// D, width of their input.
+    pub dim: usize,
+    /// E, hidden width.
+    pub hidden: usize,
+    /// K.
+    pub classes: usize,
+}
+
+/// Parameters of all part classifiers, stacked over the parts, or their gradients.
+#[derive(Debug, Clone)]
+pub struct PartClassifiers {
+    /// (R, E, D) and (R, E).
+    pub fc1: Linear,
+    /// BatchNorm's weight and bias (R, E).
+    pub bn: Norm,
+    /// (R, K, E) and (R, K).
+    pub fc2: Linear,
+}
+
+/// What all passes of the part classifiers share.
+#[derive(Debug, Clone)]
+pub struct Heads {
+    /// Dimensions.
+    pub shape: HeadShape,
+    /// The parameters.
+    pub parameters: PartClassifiers,
+    /// BatchNorm's running mean and variance (R, E).
+    pub running: (Buffer, Buffer),
+    /// Whether a ReLU follows the BatchNorm: the paper has one, the released code none.
+    pub relu: bool,
+    /// Share of hidden values that training drops.
+    pub dropout: f32,
+}
+
+/// What the backward pass of the part classifiers reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved {
+    /// (B, R, D).
+    parts: Tensor,
+    /// Before the BatchNorm (R, B, E).
+    hidden: Tensor,
+    statistics: Tensor,
+    /// After BatchNorm, ReLU and dropout (R, B, E).
+    dropped: Tensor,
+    step: Tensor,
+}
+
+impl Heads {
+    fn layer(&self, batch: usize) -> batchnorm::Layer {
+        batchnorm::Layer {
+            batch,
+            parts: self.shape.parts,
+            dim: self.shape.hidden,
+            eps: self.parameters.bn.eps,
+            relu: self.relu,
+            drop: self.dropout,
+            momentum: 0.1,
+        }
+    }
+
+    fn first(&self, batch: usize) -> part_linear::Shape {
+        let HeadShape { parts, dim, hidden, .. } = self.shape;
+        let layout = part_linear::Layout::SampleFirst;
+        part_linear::Shape { batch, parts, inputs: dim, outputs: hidden, layout }
+    }
+
+    fn second(&self, batch: usize) -> part_linear::Shape {
+        let HeadShape { parts, hidden, classes, .. } = self.shape;
+        let layout = part_linear::Layout::PartFirst;
+        part_linear::Shape { batch, parts, inputs: hidden, outputs: classes, layout }
+    }
+
+    fn linear(
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        parameters: &Linear,
+        x: Tensor,
+        shape: part_linear::Shape,
+    ) -> Tensor {
+        let y = recorder.tensor(name, shape.parts * shape.batch * shape.outputs);
+        let (weight, bias) = (recorder.import(&parameters.weight), recorder.import(&parameters.bias));
+        part_linear::Forward { x, weight, bias, y, shape }.record(recorder, name);
+        y
+    }
+
+    /// Records the logits (R, B, K) of parts (B, R, D) by running statistics.
+    pub fn evaluate(&self, recorder: &mut Recorder<'_>, parts: Tensor, logits: Tensor, batch: usize) {
+        let PartClassifiers { fc1, bn, fc2 } = &self.parameters;
+        let x = Self::linear(recorder, "fc1", fc1, parts, self.first(batch));
+        let y = recorder.tensor("bn", x.len);
+        let [weight, bias, running_mean, running_var] =
+            [&bn.weight, &bn.bias, &self.running.0, &self.running.1].map(|buffer| recorder.import(buffer));
+        let layer = self.layer(batch);
+        batchnorm::Evaluate { x, weight, bias, running_mean, running_var, y, layer }
+            .record(recorder, "bn");
+        let (weight, bias) = (recorder.import(&fc2.weight), recorder.import(&fc2.bias));
+        let shape = self.second(batch);
+        part_linear::Forward { x: y, weight, bias, y: logits, shape }.record(recorder, "fc2");
+    }
+
+    /// Records the logits (R, B, K) of parts (B, R, D) by the batch's own statistics, with dropout.
+    pub fn forward_saving(
+        &self,
+        recorder: &mut Recorder<'_>,
+        parts: Tensor,
+        step: Tensor,
+        batch: usize,
+    ) -> (Tensor, Saved) {
+        let PartClassifiers { fc1, bn, fc2 } = &self.parameters;
+        let hidden = Self::linear(recorder, "fc1", fc1, parts, self.first(batch));
+        let layer = self.layer(batch);
+        let dropped = recorder.tensor("bn", hidden.len);
+        let statistics = recorder.tensor("bn.saved", layer.saved_words());
+        let (weight, bias) = (recorder.import(&bn.weight), recorder.import(&bn.bias));
+        batchnorm::Train { x: hidden, weight, bias, y: dropped, saved: statistics, step, layer }
+            .record(recorder, "bn");
+        let logits = Self::linear(recorder, "fc2", fc2, dropped, self.second(batch));
+        (logits, Saved { parts, hidden, statistics, dropped, step })
+    }
+
+    /// Records the gradients of the parameters and returns that of the parts (B, R, D).
+    pub fn backward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        saved: Saved,
+        dlogits: Tensor,
+        gradients: &PartClassifiers,
+        batch: usize,
+    ) -> Tensor {
+        let Saved { parts, hidden, statistics, dropped, step } = saved;
+        let PartClassifiers { fc1, fc2, .. } = &self.parameters;
+        // In the forward pass this was: logits = dropped·Wᵀ + b.
+        let shape = self.second(batch);
+        let [weight, dweight, dbias] =
+            [&fc2.weight, &gradients.fc2.weight, &gradients.fc2.bias].map(|buffer| recorder.import(buffer));
+        part_linear::BackwardWeight { x: dropped, dy: dlogits, dweight, dbias, shape }
+            .record(recorder, "fc2.dweight");
+        let ddropped = recorder.tensor("ddropped", dropped.len);
+        part_linear::BackwardInput { weight, dy: dlogits, dx: ddropped, shape }
+            .record(recorder, "ddropped");
+        // In the forward pass this was: dropped = dropout(relu(BatchNorm(hidden))).
+        let dhidden = recorder.tensor("dhidden", hidden.len);
+        let (dweight, dbias) = (recorder.import(&gradients.bn.weight), recorder.import(&gradients.bn.bias));
+        let layer = self.layer(batch);
+        batchnorm::Backward {
+            x: hidden,
+            saved: statistics,
+            dy: ddropped,
+            step,
+            dx: dhidden,
+            dweight,
+            dbias,
+            layer,
+        }
+        .record(recorder, "bn");
+        // In the forward pass this was: hidden = parts·Wᵀ + b.
+        let shape = self.first(batch);
+        let [weight, dweight, dbias] =
+            [&fc1.weight, &gradients.fc1.weight, &gradients.fc1.bias].map(|buffer| recorder.import(buffer));
+        part_linear::BackwardWeight { x: parts, dy: dhidden, dweight, dbias, shape }
+            .record(recorder, "fc1.dweight");
+        let dparts = recorder.tensor("dparts", parts.len);
+        part_linear::BackwardInput { weight, dy: dhidden, dx: dparts, shape }.record(recorder, "dparts");
+        dparts
+    }
+
+    /// Records the running statistics' step towards the batch's, unless `control` forbids it.
+    pub fn update_running(&self, recorder: &mut Recorder<'_>, saved: Saved, control: Tensor, batch: usize) {
+        let (running_mean, running_var) =
+            (recorder.import(&self.running.0), recorder.import(&self.running.1));
+        let (saved, layer) = (saved.statistics, self.layer(batch));
+        batchnorm::Update { saved, control, running_mean, running_var, layer }
+            .record(recorder, "bn.running");
+    }
+}

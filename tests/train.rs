@@ -1,0 +1,221 @@
+//! `lat-wgpu train` as a user meets it: run folder, resume to the bit, signals, refusals.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+
+fn lat(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+/// `train` on the drawn pictures in `figures`: 4 persons × 2 cameras × 3 pictures, batches of 7 and a last one of 6.
+fn train(folder: &Path, more: &[&str]) -> Command {
+    let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures"];
+    arguments.extend(["--batch-size", "7", "--epochs", "4", "--lr", "0.01"]);
+    arguments.extend(more);
+    lat(folder, &arguments)
+}
+
+fn done(code: i32, command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{command:?}:\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    output
+}
+
+fn folder_with_figures() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let draw = ["draw", "figures", "--persons", "4", "--cameras", "2", "--images", "3", "--seed", "3"];
+    done(0, &mut lat(folder.path(), &draw));
+    folder
+}
+
+fn lines(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn losses(run: &Path) -> Vec<f64> {
+    lines(run).iter().filter_map(|line| line["loss"].as_f64()).collect()
+}
+
+fn bytes(run: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(run.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+#[test]
+fn a_run_leaves_what_it_promises_and_learns() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    done(
+        0,
+        &mut train(
+            here,
+            &["--out", "run", "--epochs", "12", "--preset", "full", "--dropout", "0", "--lr", "0.001"],
+        ),
+    );
+    let run = here.join("run");
+    for name in ["config.toml", "log.jsonl", "curves.svg", "last.safetensors", "best.safetensors"] {
+        assert!(run.join(name).exists(), "{name}");
+    }
+    let lines = lines(&run);
+    let steps: Vec<&Value> = lines.iter().filter(|line| line.get("step").is_some()).collect();
+    // 24 pictures less one of each of 4 persons: three batches an epoch.
+    assert_eq!(steps.len(), 36);
+    for (i, line) in steps.iter().enumerate() {
+        assert_eq!((line["step"].as_u64(), line["epoch"].as_u64()), (Some(i as u64 + 1), Some(i as u64 / 3)));
+        for key in ["loss", "lr", "trainable_params", "images_per_s", "gpu_bytes"] {
+            assert!(line[key].is_number(), "{key} in {line}");
+        }
+    }
+    let epochs: Vec<&Value> = lines.iter().filter(|line| line["kind"] == "epoch").collect();
+    assert_eq!(epochs.len(), 12);
+    for line in &epochs {
+        assert!(line.get("step").is_none() && line.get("loss").is_none(), "{line}");
+        for key in ["train_loss", "val_loss", "val_accuracy", "seconds"] {
+            assert!(line[key].is_number(), "{key} in {line}");
+        }
+    }
+    let losses = losses(&run);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    assert!(mean(&losses[30..]) < 0.3 * mean(&losses[..3]), "{losses:?}");
+
+    // A trained model embeds, and is a backbone.
+    let embed = ["embed", "--model", "run/best.safetensors", "figures", "--out", "e.npy"];
+    done(0, &mut lat(here, &embed));
+    let mut again = lat(here, &["train", "--backbone", "run/last.safetensors", "--data", "figures"]);
+    done(0, again.args(["--out", "again", "--max-steps", "1"]));
+}
+
+#[test]
+fn interrupted_anywhere_and_resumed_it_ends_as_if_never_stopped() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    done(0, &mut train(here, &["--out", "whole"]));
+    done(0, &mut train(here, &["--out", "twice"]));
+    let whole = here.join("whole");
+    let last = bytes(&whole, "last.safetensors");
+    assert!(last == bytes(&here.join("twice"), "last.safetensors"), "same seed, same bits");
+    // In the middle of an epoch, at its end, right at the start.
+    for stops in [&["1", "5"][..], &["3"], &["0", "2", "7"]] {
+        let run = format!("stopped-{}", stops.join("-"));
+        for stop in stops {
+            done(0, &mut train(here, &["--out", &run, "--resume", "--max-steps", stop]));
+        }
+        done(0, &mut train(here, &["--out", &run, "--resume"]));
+        let run = here.join(run);
+        assert!(bytes(&run, "last.safetensors") == last, "{stops:?}: last.safetensors differs");
+        assert!(bytes(&run, "best.safetensors") == bytes(&whole, "best.safetensors"), "{stops:?}: best");
+        assert_eq!(losses(&run), losses(&whole), "{stops:?}");
+    }
+    // A finished run resumed is a no-op.
+    let before = std::fs::metadata(whole.join("last.safetensors")).unwrap().modified().unwrap();
+    done(0, &mut train(here, &["--out", "whole", "--resume"]));
+    assert_eq!(std::fs::metadata(whole.join("last.safetensors")).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn the_initial_model_depends_on_seed_and_shapes_alone() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    for (out, more) in [("a", ["--lr", "0.01"]), ("b", ["--lr", "0.5"]), ("c", ["--seed", "9"])] {
+        let mut command = lat(here, &["train", "--backbone", TINY, "--heads", "2", "--data", "figures"]);
+        done(0, command.args(["--out", out, "--max-steps", "0"]).args(more));
+    }
+    let model = |run: &str| {
+        let bytes = bytes(&here.join(run), "last.safetensors");
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        file.tensor("heads.2.fc1.weight").unwrap().data().to_vec()
+    };
+    assert_eq!(model("a"), model("b"));
+    assert_ne!(model("a"), model("c"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_and_a_kill_loses_no_more_than_since_the_last_save() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    let long = ["--epochs", "60", "--save-every", "2"];
+    let mut whole = train(here, &["--out", "whole"]);
+    done(0, whole.args(long));
+    let started = |arguments: &[&str]| -> Child {
+        let mut command = train(here, arguments);
+        command.args(long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let wait_for = |steps: usize| {
+        let log = here.join("run/log.jsonl");
+        let written = || std::fs::read_to_string(&log).unwrap_or_default().lines().count();
+        while written() < steps {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    let mut child = started(&["--out", "run"]);
+    wait_for(5);
+    // One trainer per run folder.
+    let refused =
+        done(2, &mut train(here, &["--out", "run", "--resume", "--epochs", "60", "--save-every", "2"]));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("another process"));
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    for steps in [20, 45, 70, 90] {
+        let mut child = started(&["--out", "run", "--resume"]);
+        wait_for(steps);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let opened = lat_wgpu::checkpoint::list(&here.join("run/last.safetensors"));
+        assert!(opened.is_ok(), "an unreadable checkpoint: {opened:?}");
+    }
+    let mut rest = train(here, &["--out", "run", "--resume"]);
+    done(0, rest.args(long));
+    let (run, whole) = (here.join("run"), here.join("whole"));
+    assert!(bytes(&run, "last.safetensors") == bytes(&whole, "last.safetensors"));
+    assert_eq!(losses(&run), losses(&whole));
+    let orphans = std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name());
+    assert!(orphans.into_iter().all(|name| !name.to_string_lossy().starts_with(".lat-wgpu-")));
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_reason() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    std::fs::create_dir(here.join("full")).unwrap();
+    std::fs::write(here.join("full/notes.txt"), "mine").unwrap();
+    done(0, &mut train(here, &["--out", "run", "--max-steps", "2"]));
+    let cases: [(&[&str], &str); 7] = [
+        (&["--out", "full"], "not empty"),
+        (&["--out", "run"], "--resume"),
+        (&["--out", "run", "--resume", "--lr", "0.02"], "optim.lr"),
+        (&["--out", "new", "--batch-size", "1"], "BatchNorm"),
+        (&["--out", "new", "--set", "optim.momentum=1"], "optim.momentum"),
+        (&["--out", "new", "--preset", "best"], "preset"),
+        (&["--out", "new", "--dropout", "two"], "head.dropout"),
+    ];
+    for (arguments, word) in cases {
+        let output = done(2, &mut train(here, arguments));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(stderr.contains(word), "{arguments:?}: {stderr}");
+    }
+    let help = done(0, &mut lat(here, &["train", "--help"]));
+    let help = String::from_utf8(help.stdout).unwrap();
+    for (key, ..) in lat_wgpu::train::config::keys() {
+        assert!(help.contains(&key), "--help lacks {key}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_with_its_pictures() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    let output = done(1, &mut train(here, &["--out", "run", "--lr", "1e38", "--preset", "full"]));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("not finite") && stderr.contains(".png") && stderr.contains("hint:"), "{stderr}");
+    assert!(lat_wgpu::checkpoint::list(&here.join("run/last.safetensors")).is_ok());
+}

@@ -1,0 +1,352 @@
+//! Training against PyTorch: every gradient at every freeze stage, BatchNorm's statistics, ten losses under each preset.
+//!
+//! Third and fourth link of the chain of trust; the goldens were computed in float64 by `tools/make_training_goldens.py`.
+
+mod common;
+#[path = "common/goldens.rs"]
+mod goldens;
+
+use common::context;
+use lat_wgpu::checkpoint::{self, HostTensor, Network};
+use lat_wgpu::kernels::adam::{Betas, StepValues};
+use lat_wgpu::model::{GroupKind, HeadSettings, Learner, Trainable, TrainingStep, UpdateRule};
+use lat_wgpu::shape::VitConfig;
+use lat_wgpu::train::config::{Config, Preset};
+use lat_wgpu::train::schedule::{Group, Schedule};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Relative error that the tenth loss may have.
+const LOSS_TOLERANCE: f64 = 1e-4;
+/// NMSE that a gradient may have.
+const GRADIENT_TOLERANCE: f64 = 1e-10;
+const BETAS: Betas = Betas { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+
+struct Golden {
+    case: String,
+    network: Network,
+    recipe: Value,
+    images: Vec<u8>,
+    labels: Vec<u32>,
+    tensors: BTreeMap<String, Vec<f32>>,
+    counts: BTreeMap<String, Vec<i64>>,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/training")
+}
+
+fn read(case: &str) -> Golden {
+    let path = folder().join(format!("{case}.golden.safetensors"));
+    let (_, metadata) = checkpoint::list(&path).unwrap();
+    let model = folder().join(format!("{}.model.safetensors", metadata["model"]));
+    let network = checkpoint::load(&model, &goldens::settings(&metadata)).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let (mut tensors, mut counts) = (BTreeMap::new(), BTreeMap::new());
+    for (name, view) in file.tensors() {
+        match view.dtype() {
+            safetensors::Dtype::F32 => {
+                tensors.insert(name, bytemuck::pod_collect_to_vec(view.data()));
+            }
+            safetensors::Dtype::I64 => {
+                counts.insert(name, bytemuck::pod_collect_to_vec(view.data()));
+            }
+            _ => {}
+        }
+    }
+    Golden {
+        case: case.to_string(),
+        network,
+        recipe: serde_json::from_str(&metadata["training"]).unwrap(),
+        images: file.tensor("images").unwrap().data().to_vec(),
+        labels: counts["labels"].iter().map(|&label| label as u32).collect(),
+        tensors,
+        counts,
+    }
+}
+
+impl Golden {
+    fn number(&self, key: &str) -> f64 {
+        self.recipe[key].as_f64().unwrap_or_else(|| panic!("{}: {key}", self.case))
+    }
+
+    fn is(&self, key: &str) -> bool {
+        self.recipe[key].as_bool().unwrap_or_else(|| panic!("{}: {key}", self.case))
+    }
+
+    /// The golden's recipe as a configuration of a run in which a step is an epoch.
+    fn config(&self) -> Config {
+        let mut config = Config::preset(Preset::Paper);
+        let (optim, schedule) = (&mut config.optim, &mut config.schedule);
+        optim.lr = self.number("lr");
+        optim.lr_decay = self.number("lr_decay");
+        optim.decay_for_ever = self.is("decay_for_ever");
+        optim.warmup_epochs = self.number("warmup_epochs") as usize;
+        optim.cosine = self.is("cosine");
+        optim.weight_decay = self.number("weight_decay");
+        optim.clip_norm = self.number("clip_norm");
+        schedule.epochs = self.number("epochs") as usize;
+        schedule.unfreeze_every = self.number("unfreeze_every") as usize;
+        schedule.first_unfreeze = self.number("first_unfreeze") as usize;
+        schedule.blockwise = !self.is("all_open");
+        schedule.freeze_embeddings = self.is("freeze_embeddings");
+        config
+    }
+
+    fn learner(&self, trainable: Trainable) -> Learner<'static> {
+        let heads =
+            HeadSettings { hidden: 256, classes: self.classes(), relu: self.is("relu"), dropout: 0.0 };
+        let rule = UpdateRule {
+            betas: BETAS,
+            decoupled: self.recipe["optimizer"] == "adamw",
+            label_smoothing: self.number("smoothing") as f32,
+        };
+        Learner::new(context(), &self.network, heads, rule, trainable).unwrap()
+    }
+
+    fn classes(&self) -> usize {
+        self.network.heads["heads.0.fc2.bias"].data.len()
+    }
+
+    /// One step; returns the loss and the gradients' norm.
+    fn step(&self, step: &TrainingStep, values: &StepValues) -> (f64, f32) {
+        let mut bytes = self.images.clone();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        context().write(&step.pixels, &bytes);
+        context().write(&step.labels, bytemuck::cast_slice(&self.labels));
+        context().write(&step.flips, bytemuck::cast_slice(&vec![0u32; self.labels.len()]));
+        context().write(&step.step, bytemuck::cast_slice(&values.words()));
+        step.plan.fill_heaps(context(), 0x7fc0_0000);
+        step.plan.run(context()).unwrap();
+        let rows = context().read(&step.losses).unwrap();
+        let control = context().read(&step.control).unwrap();
+        assert_eq!(control[0].to_bits(), 1, "{}: not finite", self.case);
+        (rows.iter().map(|&r| f64::from(r)).sum::<f64>() / self.labels.len() as f64, control[2])
+    }
+}
+
+/// Values for a step that changes nothing that a gradient depends on.
+fn idle(depth: usize) -> StepValues {
+    StepValues { number: 1, corrections: vec![[1.0, 1.0]; depth + 3], ..StepValues::default() }
+}
+
+fn trainable(schedule: &Schedule, epoch: usize) -> Trainable {
+    let stage = schedule.stage(epoch);
+    Trainable { embeddings: stage.embeddings, first_open: stage.first_block }
+}
+
+/// Gradients that are zero in exact arithmetic: BatchNorm takes away what is added to every sample, softmax what is added
+/// to every key. Returns the range of their elements.
+fn exactly_zero(name: &str, len: usize) -> std::ops::Range<usize> {
+    if name == "norm.bias" || name.ends_with("fc1.bias") && name.starts_with("heads.") {
+        0..len
+    } else if name.ends_with("attn.qkv.bias") {
+        len / 3..2 * len / 3
+    } else {
+        0..0
+    }
+}
+
+/// Share of the tolerance that a gradient's error uses.
+fn share(name: &str, found: &[f32], wanted: &[f32], scale: f64) -> f64 {
+    assert_eq!(found.len(), wanted.len(), "{name}");
+    let zero = exactly_zero(name, found.len());
+    let (mut error, mut square, mut worst) = (0.0, 0.0, 0f64);
+    for (i, (&f, &w)) in found.iter().zip(wanted).enumerate() {
+        let (f, w) = (f64::from(f), f64::from(w));
+        if zero.contains(&i) {
+            worst = worst.max(f.abs());
+        } else {
+            error += (f - w) * (f - w);
+            square += w * w;
+        }
+    }
+    let nmse = if square > 0.0 { error / square } else { error };
+    // Zeros: rounding errors of sums whose terms are as large as the largest gradient.
+    (nmse / GRADIENT_TOLERANCE).max(worst / (1e-5 * scale))
+}
+
+#[test]
+fn gradients_and_statistics_equal_pytorch_at_every_stage() {
+    for case in ["paper", "released_code", "kinds", "adamw"] {
+        let golden = read(case);
+        let depth = golden.network.config.depth;
+        let scale = golden
+            .tensors
+            .iter()
+            .filter(|(name, _)| name.starts_with("grad."))
+            .flat_map(|(_, data)| data)
+            .fold(0f64, |m, &v| m.max(f64::from(v).abs()));
+        for embeddings in [false, true] {
+            for first_open in 0..=depth {
+                let stage = Trainable { embeddings, first_open };
+                let learner = golden.learner(stage);
+                let step = learner.record_step(golden.labels.len()).unwrap();
+                let (loss, _) = golden.step(&step, &idle(depth));
+                let wanted = f64::from(golden.tensors["loss"][0]);
+                assert!((loss - wanted).abs() <= 1e-6 * wanted, "{case} {stage:?}: loss {loss}, {wanted}");
+                let gradients = learner.read_gradients().unwrap();
+                let mut worst = (0.0, String::new());
+                for (name, HostTensor { data, .. }) in &gradients {
+                    let Some(wanted) = golden.tensors.get(&format!("grad.{name}")) else { continue };
+                    let used = share(name, data, wanted, scale);
+                    if used > worst.0 {
+                        worst = (used, name.clone());
+                    }
+                    assert!(used <= 1.0, "{case} {stage:?} {name}: {:.0} % of the tolerance", 100.0 * used);
+                }
+                println!(
+                    "{case:<14} {stage:?}: at most {:.2} % of the tolerance ({})",
+                    100.0 * worst.0,
+                    worst.1
+                );
+                let parameters = learner.read_parameters().unwrap();
+                for (name, wanted) in &golden.tensors {
+                    let Some(name) = name.strip_prefix("after.") else { continue };
+                    for (f, w) in parameters[name].data.iter().zip(wanted) {
+                        assert!((f - w).abs() <= 2e-6 * w.abs().max(1.0), "{case} {name}: {f}, {w}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_losses_equal_pytorch_under_each_preset() {
+    for case in ["paper", "released_code", "full", "strong", "adamw", "kinds"] {
+        let golden = read(case);
+        let VitConfig { depth, .. } = golden.network.config;
+        let config = golden.config();
+        let schedule = Schedule::new(&config, depth, 1);
+        let mut learner = golden.learner(trainable(&schedule, 0));
+        let mut step = learner.record_step(golden.labels.len()).unwrap();
+        let mut worst = 0f64;
+        for epoch in 0..10 {
+            let stage = trainable(&schedule, epoch);
+            if stage != learner.trainable() {
+                learner.open(stage).unwrap();
+                step = learner.record_step(golden.labels.len()).unwrap();
+            }
+            assert_eq!(learner.trainable_parameters() as i64, golden.counts["trainable"][epoch], "{case}");
+            let number = epoch as u64 + 1;
+            let corrections = Group::all(depth)
+                .into_iter()
+                .map(|group| BETAS.corrections(schedule.adam_step(group, number) as u32))
+                .collect();
+            let lr = schedule.lr(epoch, 0);
+            let wanted_lr = f64::from(golden.tensors["lr"][epoch]);
+            assert!((lr - wanted_lr).abs() <= 1e-6 * wanted_lr, "{case}: lr {lr}, {wanted_lr}");
+            let values = StepValues {
+                learning_rate: lr as f32,
+                number: number as u32,
+                weight_decay: config.optim.weight_decay as f32,
+                clip_norm: config.optim.clip_norm as f32,
+                corrections,
+                ..StepValues::default()
+            };
+            let (loss, norm) = golden.step(&step, &values);
+            let wanted = f64::from(golden.tensors["losses"][epoch]);
+            let error = (loss - wanted).abs() / wanted;
+            worst = worst.max(error / LOSS_TOLERANCE);
+            assert!(error <= LOSS_TOLERANCE, "{case} step {number}: {loss}, PyTorch {wanted}: {error:e}");
+            let wanted = golden.tensors["grad_norms"][epoch];
+            assert!((norm - wanted).abs() <= 1e-3 * wanted, "{case} step {number}: norm {norm}, {wanted}");
+        }
+        println!("{case:<14} ten losses: at most {:.2} % of the tolerance", 100.0 * worst);
+    }
+}
+
+#[test]
+fn evaluation_uses_running_statistics() {
+    let golden = read("paper");
+    let learner = golden.learner(Trainable { embeddings: false, first_open: 3 });
+    let batch = golden.labels.len();
+    let evaluation = learner.record_evaluation(batch).unwrap();
+    let mut bytes = golden.images.clone();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    context().write(&evaluation.pixels, &bytes);
+    evaluation.plan.run(context()).unwrap();
+    let logits = context().read(&evaluation.logits).unwrap();
+    let classes = golden.classes();
+    let (mut loss, mut votes) = (0.0, Vec::new());
+    for (b, &label) in golden.labels.iter().enumerate() {
+        let (row_loss, class) = lat_wgpu::train::trainer::vote(&logits, b, batch, classes, label as usize);
+        loss += row_loss / batch as f64;
+        votes.push(class as i64);
+    }
+    let wanted = f64::from(golden.tensors["eval_loss"][0]);
+    assert!((loss - wanted).abs() <= 1e-5 * wanted, "{loss}, {wanted}");
+    assert_eq!(votes, golden.counts["eval_predictions"]);
+}
+
+#[test]
+fn frozen_groups_cost_nothing_and_stay_as_they_are() {
+    let golden = read("paper");
+    let depth = golden.network.config.depth;
+    let stage = |first_open: usize, embeddings: bool| Trainable { embeddings, first_open };
+    let mut last: Option<(usize, u64, u64)> = None;
+    for stage in [stage(3, false), stage(2, false), stage(1, false), stage(0, false), stage(0, true)] {
+        let learner = golden.learner(stage);
+        let before = learner.read_parameters().unwrap();
+        let step = learner.record_step(golden.labels.len()).unwrap();
+        let summary = step.plan.summary();
+        let cost = (summary.dispatches, summary.heap_bytes, learner.state_bytes());
+        println!("{stage:?}: {} launches, {} heap bytes, {} state bytes", cost.0, cost.1, cost.2);
+        if let Some(last) = last {
+            assert!(cost.0 > last.0 && cost.2 > last.2 && cost.1 >= last.1, "{last:?} {cost:?}");
+        }
+        last = Some(cost);
+        // No launch of a frozen group: neither gradient nor optimiser.
+        for group in learner.groups() {
+            let name = group.kind.to_string();
+            let adam = step.plan.dispatches.iter().any(|d| d.label == format!("adam.{name}"));
+            assert_eq!(adam, stage.contains(group.kind), "{stage:?} {name}");
+            if let GroupKind::Block(i) = group.kind {
+                let backward = format!("backward.blocks.{i}.");
+                let launches = step.plan.dispatches.iter().filter(|d| d.label.starts_with(&backward));
+                assert_eq!(launches.count() > 0, i >= stage.first_open || stage.embeddings);
+            }
+        }
+        let values = StepValues { learning_rate: 0.01, ..idle(depth) };
+        golden.step(&step, &values);
+        let after = learner.read_parameters().unwrap();
+        for group in learner.groups() {
+            let names = group.slots.iter().flat_map(|slot| &slot.tensors).map(|(name, _)| name);
+            for name in names {
+                let same =
+                    before[name].data.iter().zip(&after[name].data).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert_eq!(same, !stage.contains(group.kind), "{stage:?} {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_that_is_not_finite_changes_nothing() {
+    let mut golden = read("paper");
+    golden.network.tensors.get_mut("norm.weight").unwrap().data[3] = 3e38;
+    let depth = golden.network.config.depth;
+    let learner = golden.learner(Trainable { embeddings: true, first_open: 0 });
+    let before = learner.read_parameters().unwrap();
+    let step = learner.record_step(golden.labels.len()).unwrap();
+    let mut bytes = golden.images.clone();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    context().write(&step.pixels, &bytes);
+    context().write(&step.labels, bytemuck::cast_slice(&golden.labels));
+    let values = StepValues { learning_rate: 0.01, ..idle(depth) };
+    context().write(&step.step, bytemuck::cast_slice(&values.words()));
+    step.plan.run(context()).unwrap();
+    assert_eq!(context().read(&step.control).unwrap()[0].to_bits(), 0);
+    let after = learner.read_parameters().unwrap();
+    for (name, tensor) in &before {
+        let same = tensor.data.iter().zip(&after[name].data).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{name} changed");
+    }
+    for (kind, first, second) in learner.read_moments().unwrap() {
+        assert!(first.iter().chain(&second).all(|&v| v == 0.0), "{kind}: moments");
+    }
+}
