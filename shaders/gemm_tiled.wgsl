@@ -7,7 +7,7 @@
 // BM × BK of a and BN × BK of b go into workgroup memory so that the inner loop reads both as vec4 along m and n. An
 // operand whose rows run along k is turned on its way: both of NT, a of NN.
 // k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl.
-// Limits (vec4 loads): NT: K a multiple of 4; NN: K and N; TN: M and N. BM, BN, BK, TM, TN multiples of 4; workgroup
+// Limits: NT: K a multiple of 4 (vec4 loads); NN: K and N; TN: M and N. BM, BN, BK, TM, TN multiples of 4; workgroup
 // memory 4·BK·(BM + BN) bytes.
 
 struct Params {

@@ -196,7 +196,7 @@ impl Run<'_> {
                 epoch,
                 loss: seen.fold(0.0, |sum, s| sum * 1.1 + s as f64),
                 lr,
-                trainable_params: schedule.stage(epoch).first_block as u64,
+                trainable_params: schedule.stage(epoch).first_open as u64,
                 images_per_s: 1.0,
                 gpu_bytes: 0,
             };

@@ -9,10 +9,10 @@ mod goldens;
 use common::context;
 use lat_wgpu::checkpoint::{self, HostTensor, Network};
 use lat_wgpu::kernels::adam::{Betas, StepValues};
-use lat_wgpu::model::{GroupKind, HeadSettings, Learner, Trainable, TrainingStep, UpdateRule};
+use lat_wgpu::model::{GroupKind, HeadSettings, HostMoments, Learner, Trainable, TrainingStep, UpdateRule};
 use lat_wgpu::shape::VitConfig;
 use lat_wgpu::train::config::{Config, Preset};
-use lat_wgpu::train::schedule::{Group, Schedule};
+use lat_wgpu::train::schedule::Schedule;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -133,11 +133,6 @@ fn idle(depth: usize) -> StepValues {
     StepValues { number: 1, corrections: vec![[1.0, 1.0]; depth + 3], ..StepValues::default() }
 }
 
-fn trainable(schedule: &Schedule, epoch: usize) -> Trainable {
-    let stage = schedule.stage(epoch);
-    Trainable { embeddings: stage.embeddings, first_open: stage.first_block }
-}
-
 /// Gradients that are zero in exact arithmetic: BatchNorm takes away what is added to every sample, softmax what is added
 /// to every key. Returns the range of their elements.
 fn exactly_zero(name: &str, len: usize) -> std::ops::Range<usize> {
@@ -222,18 +217,18 @@ fn ten_losses_equal_pytorch_under_each_preset() {
         let VitConfig { depth, .. } = golden.network.config;
         let config = golden.config();
         let schedule = Schedule::new(&config, depth, 1);
-        let mut learner = golden.learner(trainable(&schedule, 0));
+        let mut learner = golden.learner(schedule.stage(0));
         let mut step = learner.record_step(golden.labels.len()).unwrap();
         let mut worst = 0f64;
         for epoch in 0..10 {
-            let stage = trainable(&schedule, epoch);
+            let stage = schedule.stage(epoch);
             if stage != learner.trainable() {
                 learner.open(stage).unwrap();
                 step = learner.record_step(golden.labels.len()).unwrap();
             }
             assert_eq!(learner.trainable_parameters() as i64, golden.counts["trainable"][epoch], "{case}");
             let number = epoch as u64 + 1;
-            let corrections = Group::all(depth)
+            let corrections = GroupKind::all(depth)
                 .into_iter()
                 .map(|group| BETAS.corrections(schedule.adam_step(group, number) as u32))
                 .collect();
@@ -346,7 +341,7 @@ fn a_step_that_is_not_finite_changes_nothing() {
         let same = tensor.data.iter().zip(&after[name].data).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "{name} changed");
     }
-    for (kind, first, second) in learner.read_moments().unwrap() {
+    for HostMoments { kind, first, second } in learner.read_moments().unwrap() {
         assert!(first.iter().chain(&second).all(|&v| v == 0.0), "{kind}: moments");
     }
 }

@@ -103,8 +103,7 @@ impl Heads {
         let [weight, bias, running_mean, running_var] =
             [&bn.weight, &bn.bias, &self.running.0, &self.running.1].map(|buffer| recorder.import(buffer));
         let layer = self.layer(batch);
-        batchnorm::Evaluate { x, weight, bias, running_mean, running_var, y, layer }
-            .record(recorder, "bn");
+        batchnorm::Evaluate { x, weight, bias, running_mean, running_var, y, layer }.record(recorder, "bn");
         let (weight, bias) = (recorder.import(&fc2.weight), recorder.import(&fc2.bias));
         let shape = self.second(batch);
         part_linear::Forward { x: y, weight, bias, y: logits, shape }.record(recorder, "fc2");
@@ -148,8 +147,7 @@ impl Heads {
         part_linear::BackwardWeight { x: dropped, dy: dlogits, dweight, dbias, shape }
             .record(recorder, "fc2.dweight");
         let ddropped = recorder.tensor("ddropped", dropped.len);
-        part_linear::BackwardInput { weight, dy: dlogits, dx: ddropped, shape }
-            .record(recorder, "ddropped");
+        part_linear::BackwardInput { weight, dy: dlogits, dx: ddropped, shape }.record(recorder, "ddropped");
         // In the forward pass this was: dropped = dropout(relu(BatchNorm(hidden))).
         let dhidden = recorder.tensor("dhidden", hidden.len);
         let (dweight, dbias) = (recorder.import(&gradients.bn.weight), recorder.import(&gradients.bn.bias));
@@ -181,7 +179,6 @@ impl Heads {
         let (running_mean, running_var) =
             (recorder.import(&self.running.0), recorder.import(&self.running.1));
         let (saved, layer) = (saved.statistics, self.layer(batch));
-        batchnorm::Update { saved, control, running_mean, running_var, layer }
-            .record(recorder, "bn.running");
+        batchnorm::Update { saved, control, running_mean, running_var, layer }.record(recorder, "bn.running");
     }
 }

@@ -47,6 +47,17 @@ struct Moments {
     second: Buffer,
 }
 
+/// Adam's two moments of one group in host memory, padding included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostMoments {
+    /// Which group.
+    pub kind: GroupKind,
+    /// Mean of the gradient.
+    pub first: Vec<f32>,
+    /// Mean of its square.
+    pub second: Vec<f32>,
+}
+
 /// A network that learns.
 pub struct Learner<'c> {
     context: &'c Context,
@@ -363,10 +374,11 @@ impl<'c> Learner<'c> {
         self.gradients.read(self.context)
     }
 
-    /// Reads Adam's moments of every group that was ever open: (group, first, second), padding included.
-    pub fn read_moments(&self) -> Result<Vec<(GroupKind, Vec<f32>, Vec<f32>)>> {
+    /// Reads Adam's moments of every group that was ever open.
+    pub fn read_moments(&self) -> Result<Vec<HostMoments>> {
         let read = |(kind, moments): (&GroupKind, &Moments)| {
-            Ok((*kind, self.context.read(&moments.first)?, self.context.read(&moments.second)?))
+            let (first, second) = (self.context.read(&moments.first)?, self.context.read(&moments.second)?);
+            Ok(HostMoments { kind: *kind, first, second })
         };
         self.moments.iter().map(read).collect()
     }
@@ -375,14 +387,15 @@ impl<'c> Learner<'c> {
     ///
     /// # Errors
     /// If the adapter can't hold them.
-    pub fn write_moments(&mut self, kind: GroupKind, first: &[f32], second: &[f32]) -> Result<()> {
+    pub fn write_moments(&mut self, moments: &HostMoments) -> Result<()> {
+        let HostMoments { kind, first, second } = moments;
         let arena = |name: &str, data: &[f32]| -> Result<Buffer> {
             let buffer = self.context.arena(&format!("{kind} {name}"), data.len())?;
             self.context.write(&buffer, bytemuck::cast_slice(data));
             Ok(buffer)
         };
         let moments = Moments { first: arena("m", first)?, second: arena("v", second)? };
-        self.moments.insert(kind, moments);
+        self.moments.insert(*kind, moments);
         Ok(())
     }
 }

@@ -6,6 +6,6 @@ mod parameters;
 mod vit;
 
 pub use la_transformer::LaTransformer;
-pub use learner::{EvaluationStep, HeadSettings, Learner, TrainingStep, UpdateRule};
+pub use learner::{EvaluationStep, HeadSettings, HostMoments, Learner, TrainingStep, UpdateRule};
 pub use parameters::{Arenas, Group, GroupKind, Slot, backbone_groups, head_group};
 pub use vit::{Trainable, Vit, VitGradients};

@@ -25,6 +25,26 @@ pub enum GroupKind {
     Heads,
 }
 
+impl GroupKind {
+    /// All groups of a network with `depth` blocks, in the order of the forward pass.
+    pub fn all(depth: usize) -> Vec<GroupKind> {
+        let blocks = (0..depth).map(GroupKind::Block);
+        let (first, last) = ([GroupKind::Embeddings], [GroupKind::Norm, GroupKind::Heads]);
+        first.into_iter().chain(blocks).chain(last).collect()
+    }
+
+    /// The group of a parameter in timm's names.
+    pub fn of(name: &str) -> GroupKind {
+        let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        match block {
+            Some(i) => GroupKind::Block(i),
+            None if name.starts_with("norm.") => GroupKind::Norm,
+            None if name.starts_with("heads.") => GroupKind::Heads,
+            None => GroupKind::Embeddings,
+        }
+    }
+}
+
 impl std::fmt::Display for GroupKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -87,17 +107,14 @@ const PREFIX: [&str; 3] = ["cls_token", "dist_token", "reg_token"];
 
 /// The backbone's groups in the order of the forward pass.
 pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
-    let mut groups = vec![Group::new(GroupKind::Embeddings)];
-    groups.extend((0..config.depth).map(|i| Group::new(GroupKind::Block(i))));
-    groups.push(Group::new(GroupKind::Norm));
+    let kinds = GroupKind::all(config.depth).into_iter().filter(|kind| *kind != GroupKind::Heads);
+    let mut groups: Vec<Group> = kinds.map(Group::new).collect();
     let mut prefix = Vec::new();
     for (name, shape) in parameter_shapes(config) {
-        let block =
-            name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        let group = match block {
-            Some(i) => &mut groups[1 + i],
-            None if name.starts_with("norm.") => &mut groups[1 + config.depth],
-            None => &mut groups[0],
+        let group = match GroupKind::of(&name) {
+            GroupKind::Block(i) => &mut groups[1 + i],
+            GroupKind::Norm => &mut groups[1 + config.depth],
+            GroupKind::Embeddings | GroupKind::Heads => &mut groups[0],
         };
         if PREFIX.contains(&name.as_str()) {
             prefix.push((name, shape));
@@ -283,5 +300,21 @@ mod tests {
             }
             assert!(end <= group.words);
         }
+    }
+
+    #[test]
+    fn groups_are_told_by_name() {
+        for (name, group) in [
+            ("patch_embed.proj.weight", GroupKind::Embeddings),
+            ("norm_pre.bias", GroupKind::Embeddings),
+            ("reg_token", GroupKind::Embeddings),
+            ("blocks.11.ls1.gamma", GroupKind::Block(11)),
+            ("norm.weight", GroupKind::Norm),
+            ("heads.3.fc1.bias", GroupKind::Heads),
+        ] {
+            assert_eq!(GroupKind::of(name), group);
+        }
+        let (all, last) = (GroupKind::all(3), [GroupKind::Norm, GroupKind::Heads]);
+        assert_eq!((all.len(), all[1], &all[4..]), (6, GroupKind::Block(0), &last[..]));
     }
 }

@@ -11,7 +11,7 @@ use crate::layers::norm::{self, Norm};
 use crate::shape::VitConfig;
 
 /// Which groups of the backbone train; the final norm always does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Trainable {
     /// Patch projection, prefix tokens, positions, norm before the blocks.
     pub embeddings: bool,

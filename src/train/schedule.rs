@@ -7,73 +7,9 @@
 use std::f64::consts::PI;
 
 use crate::checkpoint::parameter_shapes;
+use crate::model::{GroupKind, Trainable};
 use crate::shape::VitConfig;
 use crate::train::config::Config;
-
-/// Parameters that open together and share Adam's step count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Group {
-    /// Patch projection, class and other prefix tokens, position table, norm before block 0.
-    Embeddings,
-    /// A transformer block.
-    Block(usize),
-    /// The norm after the last block.
-    FinalNorm,
-    /// The part classifiers.
-    Heads,
-}
-
-impl Group {
-    /// All groups of a network with `depth` blocks, in the order of the forward pass.
-    pub fn all(depth: usize) -> Vec<Group> {
-        let blocks = (0..depth).map(Group::Block);
-        [Group::Embeddings].into_iter().chain(blocks).chain([Group::FinalNorm, Group::Heads]).collect()
-    }
-
-    /// The group's place in [`Group::all`].
-    pub fn index(self, depth: usize) -> usize {
-        match self {
-            Group::Embeddings => 0,
-            Group::Block(block) => 1 + block,
-            Group::FinalNorm => 1 + depth,
-            Group::Heads => 2 + depth,
-        }
-    }
-
-    /// The group of a parameter in timm's names.
-    pub fn of(name: &str) -> Group {
-        let block = || name.strip_prefix("blocks.")?.split('.').next()?.parse().ok();
-        if let Some(block) = block() {
-            Group::Block(block)
-        } else if name.starts_with("norm.") {
-            Group::FinalNorm
-        } else if name.starts_with("heads.") {
-            Group::Heads
-        } else {
-            Group::Embeddings
-        }
-    }
-}
-
-/// What is open in an epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Stage {
-    /// Whether the embeddings train.
-    pub embeddings: bool,
-    /// The lowest block that trains, all above it too; the depth of the network if none does.
-    pub first_block: usize,
-}
-
-impl Stage {
-    /// Whether a group trains.
-    pub fn trains(self, group: Group) -> bool {
-        match group {
-            Group::Embeddings => self.embeddings,
-            Group::Block(block) => block >= self.first_block,
-            Group::FinalNorm | Group::Heads => true,
-        }
-    }
-}
 
 /// The plan of a whole run.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,10 +56,10 @@ impl Schedule {
     }
 
     /// What is open in an epoch.
-    pub fn stage(&self, epoch: usize) -> Stage {
-        Stage {
+    pub fn stage(&self, epoch: usize) -> Trainable {
+        Trainable {
             embeddings: !self.config.schedule.freeze_embeddings,
-            first_block: self.depth - self.open_blocks(epoch),
+            first_open: self.depth - self.open_blocks(epoch),
         }
     }
 
@@ -156,13 +92,13 @@ impl Schedule {
     }
 
     /// The epoch in which a group opens, if it ever does.
-    pub fn opens_at(&self, group: Group) -> Option<usize> {
+    pub fn opens_at(&self, group: GroupKind) -> Option<usize> {
         let schedule = &self.config.schedule;
         match group {
-            Group::FinalNorm | Group::Heads => Some(0),
-            Group::Embeddings => (!schedule.freeze_embeddings).then_some(0),
-            Group::Block(_) if !schedule.blockwise => Some(0),
-            Group::Block(block) => {
+            GroupKind::Norm | GroupKind::Heads => Some(0),
+            GroupKind::Embeddings => (!schedule.freeze_embeddings).then_some(0),
+            GroupKind::Block(_) if !schedule.blockwise => Some(0),
+            GroupKind::Block(block) => {
                 let order = self.depth - 1 - block;
                 Some((order + 1).saturating_sub(schedule.first_unfreeze) * schedule.unfreeze_every)
             }
@@ -170,7 +106,7 @@ impl Schedule {
     }
 
     /// A group's own step count (from 1) at a step of the run (from 1); 0 while it is closed.
-    pub fn adam_step(&self, group: Group, step: u64) -> u64 {
+    pub fn adam_step(&self, group: GroupKind, step: u64) -> u64 {
         let opened = self.opens_at(group).map(|epoch| (epoch * self.steps_per_epoch) as u64);
         opened.map_or(0, |before| step.saturating_sub(before))
     }
@@ -178,10 +114,10 @@ impl Schedule {
 
 /// Number of parameters that train in a stage: backbone and `config.parts()` classifiers Linear (dim → hidden),
 /// BatchNorm, Linear (hidden → classes).
-pub fn trainable_parameters(config: &VitConfig, hidden: usize, classes: usize, stage: Stage) -> usize {
+pub fn trainable_parameters(config: &VitConfig, hidden: usize, classes: usize, stage: Trainable) -> usize {
     let backbone: usize = parameter_shapes(config)
         .into_iter()
-        .filter(|(name, _)| stage.trains(Group::of(name)))
+        .filter(|(name, _)| stage.contains(GroupKind::of(name)))
         .map(|(_, shape)| shape.iter().product::<usize>())
         .sum();
     let linear = |inputs: usize, outputs: usize| inputs * outputs + outputs;
@@ -244,11 +180,11 @@ mod tests {
     #[test]
     fn the_paper_opens_a_block_every_second_epoch_and_decays_twelve_times() {
         let s = schedule(Preset::Paper);
-        assert_eq!(s.stage(0), Stage { embeddings: false, first_block: 11 });
-        assert_eq!(s.stage(1).first_block, 11);
-        assert_eq!(s.stage(2).first_block, 10);
-        assert_eq!(s.stage(21).first_block, 1);
-        assert_eq!(s.stage(22).first_block, 0);
+        assert_eq!(s.stage(0), Trainable { embeddings: false, first_open: 11 });
+        assert_eq!(s.stage(1).first_open, 11);
+        assert_eq!(s.stage(2).first_open, 10);
+        assert_eq!(s.stage(21).first_open, 1);
+        assert_eq!(s.stage(22).first_open, 0);
         assert_eq!(s.openings(), (0..12).map(|i| 2 * i).collect::<Vec<_>>());
         assert!(close(s.lr(0, 0), 3e-4 * 0.85));
         assert!(close(s.lr(1, 9), 3e-4 * 0.85));
@@ -261,8 +197,8 @@ mod tests {
     #[test]
     fn the_released_code_decays_for_ever() {
         let s = schedule(Preset::ReleasedCode);
-        assert_eq!(s.stage(0), Stage { embeddings: true, first_block: 10 });
-        assert_eq!(s.stage(20).first_block, 0);
+        assert_eq!(s.stage(0), Trainable { embeddings: true, first_open: 10 });
+        assert_eq!(s.stage(20).first_open, 0);
         // The printed rates of epochs 0, 2, 20 and 28.
         for (epoch, lr) in [(0, 2.4e-4), (2, 1.92e-4), (20, 2.577e-5), (28, 1.0555e-5)] {
             assert!((s.lr(epoch, 0) / lr - 1.0).abs() < 1e-3, "{epoch}: {}", s.lr(epoch, 0));
@@ -274,7 +210,7 @@ mod tests {
     fn full_stays_as_it_began() {
         let s = schedule(Preset::Full);
         for epoch in [0, 2, 29] {
-            assert_eq!(s.stage(epoch), Stage { embeddings: true, first_block: 0 });
+            assert_eq!(s.stage(epoch), Trainable { embeddings: true, first_open: 0 });
             assert_eq!(s.lr(epoch, 3), 3e-4);
         }
         assert!(s.openings().is_empty());
@@ -303,13 +239,13 @@ mod tests {
         config.schedule.unfreeze_every = 3;
         config.schedule.first_unfreeze = 0;
         let s = Schedule::new(&config, 2, STEPS);
-        let lowest: Vec<usize> = (0..8).map(|e| s.stage(e).first_block).collect();
+        let lowest: Vec<usize> = (0..8).map(|e| s.stage(e).first_open).collect();
         assert_eq!(lowest, [2, 2, 2, 1, 1, 1, 0, 0]);
         assert_eq!(s.openings(), [3, 6]);
         config.schedule.first_unfreeze = 5;
         config.schedule.max_steps = Some(7);
         let s = Schedule::new(&config, 2, STEPS);
-        assert_eq!((s.stage(0).first_block, s.openings(), s.steps()), (0, vec![0], 7));
+        assert_eq!((s.stage(0).first_open, s.openings(), s.steps()), (0, vec![0], 7));
         // All are closed before epoch 0, so it decays once.
         assert!(close(s.lr(0, 0), 3e-4 * 0.85) && s.lr(3, 0) == s.lr(0, 0));
     }
@@ -318,30 +254,13 @@ mod tests {
     fn each_group_counts_its_own_steps() {
         for preset in [Preset::Paper, Preset::ReleasedCode, Preset::Full] {
             let s = schedule(preset);
-            for group in Group::all(12) {
+            for group in GroupKind::all(12) {
                 let mut own = 0;
                 for step in 1..=300u64 {
-                    own += u64::from(s.stage((step as usize - 1) / STEPS).trains(group));
+                    own += u64::from(s.stage((step as usize - 1) / STEPS).contains(group));
                     assert_eq!(s.adam_step(group, step), own, "{preset:?} {group:?} step {step}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn groups_are_told_by_name() {
-        for (name, group) in [
-            ("patch_embed.proj.weight", Group::Embeddings),
-            ("norm_pre.bias", Group::Embeddings),
-            ("reg_token", Group::Embeddings),
-            ("blocks.11.ls1.gamma", Group::Block(11)),
-            ("norm.weight", Group::FinalNorm),
-            ("heads.3.fc1.bias", Group::Heads),
-        ] {
-            assert_eq!(Group::of(name), group);
-        }
-        for (index, group) in Group::all(3).into_iter().enumerate() {
-            assert_eq!(group.index(3), index);
         }
     }
 }

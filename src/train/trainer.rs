@@ -4,7 +4,7 @@ use super::config::{Config, Optimizer};
 use super::heads::init_heads;
 use super::lock::{RunLock, holds_files};
 use super::log::{EpochLine, Log, StepLine, epochs as logged_epochs};
-use super::schedule::{Group, Schedule, Stage};
+use super::schedule::Schedule;
 use super::{config, curves};
 use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor};
 use crate::data::dataset::{self, Sample, TrainingSet};
@@ -13,7 +13,7 @@ use crate::data::{files, preprocess};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions, WORD};
 use crate::kernels::adam::{Betas, StepValues};
-use crate::model::{EvaluationStep, GroupKind, HeadSettings, Learner, Trainable, TrainingStep, UpdateRule};
+use crate::model::{EvaluationStep, GroupKind, HeadSettings, HostMoments, Learner, TrainingStep, UpdateRule};
 use crate::shape::ImageSize;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -272,10 +272,6 @@ impl Job {
     }
 }
 
-fn trainable(stage: Stage) -> Trainable {
-    Trainable { embeddings: stage.embeddings, first_open: stage.first_block }
-}
-
 /// A run on an adapter.
 struct Run<'c, 'o> {
     context: &'c Context,
@@ -302,7 +298,7 @@ impl<'c, 'o> Run<'c, 'o> {
             decoupled: config.optim.optimizer == Optimizer::Adamw,
             label_smoothing: config.loss.label_smoothing as f32,
         };
-        let stage = trainable(job.schedule.stage(job.position.epoch));
+        let stage = job.schedule.stage(job.position.epoch);
         let mut learner = Learner::new(context, &job.network, settings, rule, stage)?;
         let kinds: Vec<(GroupKind, usize)> = learner.groups().iter().map(|g| (g.kind, g.words)).collect();
         for (kind, words) in kinds {
@@ -311,7 +307,8 @@ impl<'c, 'o> Run<'c, 'o> {
                 _ => None,
             };
             if let (Some(first), Some(second)) = (moment("m"), moment("v")) {
-                learner.write_moments(kind, first, second)?;
+                let (first, second) = (first.clone(), second.clone());
+                learner.write_moments(&HostMoments { kind, first, second })?;
             }
         }
         let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
@@ -388,7 +385,7 @@ impl<'c, 'o> Run<'c, 'o> {
 
     /// Opens what the epoch trains; says what that costs.
     fn enter_stage(&mut self, epoch: usize, watch: &mut dyn Watch) -> Result<()> {
-        let stage = trainable(self.job.schedule.stage(epoch));
+        let stage = self.job.schedule.stage(epoch);
         if self.learner.trainable() != stage {
             self.learner.open(stage)?;
             self.steps.clear();
@@ -433,7 +430,7 @@ impl<'c, 'o> Run<'c, 'o> {
         let number = step + 1;
         let Job { config, schedule, network, .. } = &self.job;
         let lr = schedule.lr(epoch, place);
-        let corrections = Group::all(network.config.depth)
+        let corrections = GroupKind::all(network.config.depth)
             .into_iter()
             .map(|group| betas(config).corrections(schedule.adam_step(group, number) as u32))
             .collect();
@@ -544,7 +541,7 @@ impl<'c, 'o> Run<'c, 'o> {
             // The generator is counter-based: seed and position are its whole state.
             ("rng".to_string(), StateTensor::counts(vec![config.data.seed, position.step])),
         ]);
-        for (kind, first, second) in self.learner.read_moments()? {
+        for HostMoments { kind, first, second } in self.learner.read_moments()? {
             for (which, data) in [("m", first), ("v", second)] {
                 let tensor = StateTensor { shape: vec![data.len()], data: StateData::F32(data) };
                 state.insert(format!("{which}.{kind}"), tensor);

@@ -49,7 +49,8 @@ fn run(shape: Shape, qkv: &[f32], keep: bool, family: Family) -> Vec<Vec<f32>> {
 fn check(shape: Shape, qkv: &[f32], count: usize) {
     let Shape { batch, tokens, heads, head_dim } = shape;
     let exact = Attention { qkv, tokens, heads, head_dim };
-    let (mut outs, mut sums): (Vec<(usize, Exact)>, Vec<(usize, Exact)>) = Default::default();
+    let mut outs: Vec<(usize, Exact)> = Vec::new();
+    let mut sums: Vec<(usize, Exact)> = Vec::new();
     for place in sample(batch * heads * tokens, count) {
         // Counted as lse is: (B, H, T).
         let (image, head, token) = (place / (heads * tokens), place / tokens % heads, place % tokens);
