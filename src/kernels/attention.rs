@@ -71,15 +71,23 @@ struct Params {
 }
 
 /// STEP of the tiled family: as many as keep two tiles in 16 KiB of workgroup memory, at most 16.
-fn step(head_dim: usize) -> u32 {
-    u32_of((WORKGROUP_BYTES / (8 * head_dim)).clamp(1, 16))
+///
+/// On a CPU adapter fewer: loops over STEP and the head are unrolled, and its compiler's time grows with the square of
+/// that, to a minute for 16 steps of a head of 64. What they cost there at run time hardly depends on it.
+fn step(head_dim: usize, is_cpu: bool) -> u32 {
+    let most = if is_cpu { 128 / head_dim } else { WORKGROUP_BYTES / (8 * head_dim) };
+    u32_of(most.clamp(1, 16))
 }
 
 /// Forward and both backward kernels of a family, and their constants.
-fn family_of(family: Family, head_dim: usize) -> (&'static Kernel, &'static [Kernel; 2], Constants) {
+fn family_of(
+    family: Family,
+    head_dim: usize,
+    is_cpu: bool,
+) -> (&'static Kernel, &'static [Kernel; 2], Constants) {
     let head = ("HEAD_DIM", u32_of(head_dim));
     match family {
-        Family::Tiled => (&TILED, &BACKWARD_TILED, vec![head, ("STEP", step(head_dim))]),
+        Family::Tiled => (&TILED, &BACKWARD_TILED, vec![head, ("STEP", step(head_dim, is_cpu))]),
         Family::Subgroup(lanes) => {
             (&SUBGROUP, &BACKWARD_SUBGROUP, vec![head, ("SUB", lanes), ("ROWS", ROWS)])
         }
@@ -93,14 +101,20 @@ fn grid(family: Family, tokens: usize, heads: usize, batch: usize) -> [u32; 3] {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let families = [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)];
+    let families = [
+        (Family::Tiled, false),
+        (Family::Tiled, true),
+        (Family::Subgroup(4), true),
+        (Family::Subgroup(8), true),
+        (Family::Subgroup(16), true),
+    ];
     let mut all = Vec::new();
     for head_dim in [4, 12, 16, 32, 64, 80, 128] {
-        for family in families {
-            let (forward, backward, constants) = family_of(family, head_dim);
+        for (family, is_cpu) in families {
+            let (forward, backward, constants) = family_of(family, head_dim, is_cpu);
             all.extend([forward, &backward[0], &backward[1]].map(|kernel| (kernel, constants.clone())));
         }
-        all.push((&DELTA, family_of(Family::Tiled, head_dim).2));
+        all.push((&DELTA, family_of(Family::Tiled, head_dim, false).2));
     }
     all
 }
@@ -142,7 +156,7 @@ impl Forward {
         if let Some(lse) = lse {
             expect(recorder, "lse", lse, &[batch, heads, tokens]);
         }
-        let (kernel, _, constants) = family_of(family, head_dim);
+        let (kernel, _, constants) = family_of(family, head_dim, recorder.context.is_cpu());
         let params = Params {
             tokens: u32_of(tokens),
             heads: u32_of(heads),
@@ -204,6 +218,7 @@ impl Backward {
         expect(recorder, "lse", lse, &[batch, heads, tokens]);
         expect(recorder, "dout", dout, &[batch, tokens, heads, head_dim]);
         expect(recorder, "dqkv", dqkv, &[batch, tokens, 3, heads, head_dim]);
+        let is_cpu = recorder.context.is_cpu();
         let delta = recorder.tensor(&format!("{name}.delta"), batch * heads * tokens);
         let params = Params {
             tokens: u32_of(tokens),
@@ -213,7 +228,7 @@ impl Backward {
         };
         recorder.dispatch(Dispatch {
             kernel: &DELTA,
-            constants: family_of(Family::Tiled, head_dim).2,
+            constants: family_of(Family::Tiled, head_dim, is_cpu).2,
             overrides: vec![],
             tensors: vec![out, dout, delta],
             params: bytemuck::bytes_of(&params).to_vec(),
@@ -221,7 +236,7 @@ impl Backward {
             flops: 2.0 * out.len as f64,
             label: recorder.label(&format!("{name}.delta")),
         });
-        let (_, backward, constants) = family_of(family, head_dim);
+        let (_, backward, constants) = family_of(family, head_dim, is_cpu);
         // Products of rows with rows, T²·Dh multiply-adds each: two for the scores and their gradients, then one or two.
         let product = 2.0 * (batch * heads * head_dim) as f64 * (tokens as f64).powi(2);
         for (kernel, part, products) in [(&backward[0], "dq", 3.0), (&backward[1], "dkv", 4.0)] {
