@@ -41,9 +41,11 @@ pub fn attention(tokens: usize, head_dim: usize) -> Tolerance {
     row(8.0 + (tokens as f64).sqrt() + (head_dim as f64).sqrt())
 }
 
-/// As forward: sums of length Dh, then of length T.
+/// As forward: sums of length Dh, then of length T. With large scores the softmax is nearly one-hot and ds = p·(dp - delta)
+/// cancels, so what is left of dq and dk is small beside its rounding: NMSE ≤ 1e-10, as for every backward pass against
+/// PyTorch (9e-12 was seen).
 pub fn attention_backward(tokens: usize, head_dim: usize) -> Tolerance {
-    attention(tokens, head_dim)
+    Tolerance { nmse: 1e-10, ..attention(tokens, head_dim) }
 }
 
 /// Two sums of D terms; 8 for square root, division, the subtraction and the last fma.
