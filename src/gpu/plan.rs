@@ -1,10 +1,10 @@
 //! A plan: a recording with memory and bind groups, replayed as often as wanted without allocating.
 
+use super::WORD;
 use super::context::{Buffer, Context, Pipeline, storage};
 use super::kernel::Access;
 use super::memory::{Transient, place};
 use super::recorder::{Dispatch, Home, Recorder};
-use super::{Tensor, WORD};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -41,7 +41,6 @@ pub struct Plan {
     /// What each step launches, in order.
     pub dispatches: Vec<Dispatch>,
     heaps: Vec<Buffer>,
-    places: Vec<Buffer>,
     summary: PlanSummary,
 }
 
@@ -172,7 +171,7 @@ impl Recorder<'_> {
             })
             .collect();
         context.check()?;
-        Ok(Plan { steps, dispatches: self.dispatches, heaps, places, summary: layout.summary })
+        Ok(Plan { steps, dispatches: self.dispatches, heaps, summary: layout.summary })
     }
 }
 
@@ -243,11 +242,6 @@ impl Plan {
         for heap in &self.heaps {
             context.write(heap, bytemuck::cast_slice(&vec![pattern; heap.words]));
         }
-    }
-
-    /// Reads a tensor back as the last replay left it; only for tensors whose bytes nothing reused since.
-    pub fn read(&self, context: &Context, tensor: Tensor) -> Result<Vec<f32>> {
-        context.read(&self.places[tensor.id])
     }
 }
 

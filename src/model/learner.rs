@@ -208,11 +208,6 @@ impl<'c> Learner<'c> {
         self.parameters.bytes() + self.gradients.bytes() + moments
     }
 
-    /// R·K values per picture that an evaluation gives.
-    pub fn head_shape(&self) -> HeadShape {
-        self.heads.shape
-    }
-
     fn parts(&self, recorder: &mut Recorder<'_>, tokens: crate::gpu::Tensor, batch: usize) -> gelt::Forward {
         let HeadShape { parts, dim, .. } = self.heads.shape;
         gelt::Forward {
