@@ -2,6 +2,8 @@
 
 pub mod walk;
 
+pub mod labels;
+
 pub mod dataset;
 
 pub mod decode;
