@@ -6,8 +6,8 @@
 use criterion::{Criterion, SamplingMode};
 use lat_wgpu::gpu::{Context, ContextOptions, Recorder, Tensor};
 use lat_wgpu::kernels::{
-    adam, attention, batchnorm, cross_entropy, gelt, gelu, gemm, gradnorm, image, l2norm, layernorm,
-    layerscale, part_linear, patch_embed, tokens,
+    accumulate, adam, attention, batchnorm, cross_entropy, gelt, gelu, gemm, gradnorm, image, l2norm,
+    layernorm, layerscale, part_linear, patch_embed, tokens, triplet,
 };
 use lat_wgpu::rng;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize};
@@ -220,6 +220,11 @@ fn bench(criterion: &mut Criterion, context: &Context, model: &Model, batch: usi
         };
         Box::new(move |recorder| call.record(recorder, "layerscale"))
     });
+    measure(criterion, context, &format!("accumulate {model} a block's gradients"), |t| {
+        let words = 12 * dim * dim;
+        let call = accumulate::Accumulate { addend: t.get(words), sum: t.get(words) };
+        Box::new(move |recorder| call.record(recorder, "accumulate"))
+    });
     measure(criterion, context, &format!("image {model}"), |t| {
         let pixels = t.get(image::pixel_words(batch, SIZE));
         let image = t.get(batch * 3 * SIZE.height * SIZE.width);
@@ -282,13 +287,24 @@ fn bench(criterion: &mut Criterion, context: &Context, model: &Model, batch: usi
     measure(criterion, context, &format!("gelt {model}"), |t| {
         let (tokens, gelt) = (t.get(rows * dim), t.get(batch * GRID * dim));
         let weights = GeltConfig::default().weights();
-        let call = gelt::Forward { tokens, gelt, batch, prefix: 1, parts: GRID, columns: GRID, dim, weights };
+        let call = gelt::Forward {
+            tokens,
+            gelt,
+            first: 0,
+            batch,
+            prefix: 1,
+            parts: GRID,
+            columns: GRID,
+            dim,
+            weights,
+        };
         Box::new(move |recorder| call.record(recorder, "gelt"))
     });
     measure(criterion, context, &format!("gelt {model} backward"), |t| {
         let (dgelt, dtokens) = (t.get(batch * GRID * dim), t.get(rows * dim));
         let (parts, columns, weights) = (GRID, GRID, GeltConfig::default().weights());
-        let call = gelt::Backward { dgelt, dtokens, batch, prefix: 1, parts, columns, dim, weights };
+        let call =
+            gelt::Backward { dgelt, dtokens, first: 0, batch, prefix: 1, parts, columns, dim, weights };
         Box::new(move |recorder| call.record(recorder, "gelt"))
     });
     measure(criterion, context, &format!("l2norm {model}"), |t| {
@@ -377,6 +393,38 @@ fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
             smoothing: 0.1,
         };
         Box::new(move |recorder| call.record(recorder, "cross_entropy"))
+    });
+    // Sixteen persons with four pictures each; each picture's farthest and nearest are any two.
+    let pictures = 64;
+    let length = GRID * dim;
+    let words = |t: &mut Tensors<'_, '_>, words: Vec<usize>| {
+        let data: Vec<f32> = words.iter().map(|&word| f32::from_bits(word as u32)).collect();
+        let buffer = t.recorder.context.upload("bench", &data).expect("a buffer");
+        t.words += words.len();
+        t.recorder.import(&buffer)
+    };
+    measure(criterion, context, &format!("triplet {model}"), |t| {
+        let (parts, distances) = (t.get(pictures * length), t.get(pictures * pictures));
+        let labels = words(t, (0..pictures).map(|i| i / 4).collect());
+        let measure = triplet::Distances { parts, distances, batch: pictures, length };
+        let (loss, choice) = (t.get(pictures), t.get(2 * pictures));
+        let mine = triplet::Mine { distances, labels, loss, choice, batch: pictures, margin: 0.3 };
+        Box::new(move |recorder| {
+            measure.record(recorder, "triplet");
+            mine.record(recorder, "triplet");
+        })
+    });
+    measure(criterion, context, &format!("triplet {model} backward"), |t| {
+        let choice = words(t, (0..pictures).flat_map(|i| [i ^ 1, (i + 4) % pictures]).collect());
+        let call = triplet::Backward {
+            parts: t.get(pictures * length),
+            distances: t.get(pictures * pictures),
+            choice,
+            dparts: t.get(pictures * length),
+            batch: pictures,
+            length,
+        };
+        Box::new(move |recorder| call.record(recorder, "triplet"))
     });
     // A block's parameters: four D × D matrices of attention, eight of the MLP, biases and norms.
     let block = 12 * dim * dim + 13 * dim;

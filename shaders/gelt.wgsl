@@ -5,13 +5,14 @@
 //   dtokens[b,0,d] = class_weight·Σ_r dgelt[b,r,d]      dtokens[b,P+r·C+c,d] = (local_weight/C)·dgelt[b,r,d]
 //   dtokens[b,t,d] = 0 for the other prefix tokens
 //
-// gelt_forward: tokens (B, P + R·C, D) read   gelt (B, R, D) written
-// gelt_backward: dgelt (B, R, D) read   dtokens (B, P + R·C, D) written
+// gelt_forward: tokens (B, P + R·C, D) read   gelt (first + B or more, R, D) written from picture `first` on
+// gelt_backward: dgelt (first + B or more, R, D) read from picture `first` on   dtokens (B, P + R·C, D) written
+// So the pieces of a batch meet in one tensor of its parts.
 // One invocation owns one gelt[b,r,d] and sums its C tokens in order; error ≤ (C + 3)·2⁻²⁴ of the largest term. Backward
 // it owns one dtokens[b,t,d]; the class token's sums its R parts in order, error ≤ (R + 1)·2⁻²⁴ of the largest term.
 // Source: [LAT eq. 6]: class_weight = λ/(1+λ), local_weight = 1/(1+λ). The released code has them the other way round.
 // The mean comes before the blend; both are linear, so eq. 6's order gives the same up to rounding.
-// Limits: B·(P + R·C)·D below 2³².
+// Limits: (first + B)·(P + R·C)·D below 2³².
 
 struct Params {
     batch: u32,
@@ -21,7 +22,7 @@ struct Params {
     dim: u32,
     class_weight: f32,
     local_weight: f32,
-    unused: u32,
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -56,7 +57,7 @@ fn gelt_forward(
         at += dim;
     }
     let local = params.local_weight * (sum / f32(params.columns));
-    gelt[i] = fma(params.class_weight, tokens[sequence + d], local);
+    gelt[params.first * params.parts * dim + i] = fma(params.class_weight, tokens[sequence + d], local);
 }
 
 @compute @workgroup_size(THREADS)
@@ -73,7 +74,7 @@ fn gelt_backward(
     }
     let d = i % dim;
     let token = (i / dim) % count;
-    let first_part = (i / (dim * count)) * params.parts;
+    let first_part = (params.first + i / (dim * count)) * params.parts;
 
     var gradient = 0.0;
     if (token >= params.prefix) {

@@ -1,5 +1,7 @@
 //! Every kernel on the adapter against its f64 reference; `--nocapture` shows how much of each tolerance is used.
 
+#[path = "kernels/accumulate.rs"]
+mod accumulate;
 #[path = "kernels/adam.rs"]
 mod adam;
 #[path = "kernels/attention.rs"]
@@ -37,3 +39,5 @@ mod plan;
 mod random;
 #[path = "kernels/tokens.rs"]
 mod tokens;
+#[path = "kernels/triplet.rs"]
+mod triplet;

@@ -211,6 +211,79 @@ fn what_cannot_be_is_refused_with_its_reason() {
 }
 
 #[test]
+fn the_strong_recipe_trains_and_resumes() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    let strong =
+        ["--preset", "strong", "--set", "data.persons_per_batch=3", "--set", "data.images_per_person=2"];
+    let run = |out: &str, more: &[&str]| {
+        let mut command = train(here, &strong);
+        done(0, command.args(["--batch-size", "6", "--out", out]).args(more))
+    };
+    run("whole", &[]);
+    // 20 pictures train: three whole batches an epoch, and all of one size.
+    assert_eq!(losses(&here.join("whole")).len(), 12);
+    run("stopped", &["--max-steps", "4"]);
+    run("stopped", &["--resume"]);
+    for name in ["last.safetensors", "best.safetensors"] {
+        assert!(bytes(&here.join("whole"), name) == bytes(&here.join("stopped"), name), "{name}");
+    }
+    // What it is made of matters.
+    for set in ["data.erasing=0", "data.crop_pad=0", "loss.triplet=false", "loss.margin=0.5"] {
+        run(set, &["--set", set]);
+        assert!(losses(&here.join(set)) != losses(&here.join("whole")), "{set}");
+    }
+    let mut many = train(here, &["--preset", "strong", "--batch-size", "64", "--out", "many"]);
+    let output = done(2, &mut many);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("there are 4 persons"), "{stderr}");
+}
+
+#[test]
+fn a_batch_in_pieces_takes_less_memory_and_gives_the_same_losses() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    let recipe = ["--preset", "full", "--lr", "0.0001", "--out"];
+    done(0, train(here, &recipe).arg("whole"));
+    let output = done(0, train(here, &recipe).args(["pieces", "--micro-batch", "2"]));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("micro-batch 2: a step of 7 has") && stderr.contains("times the work"),
+        "{stderr}"
+    );
+    let (whole, pieces) = (here.join("whole"), here.join("pieces"));
+    for (a, b) in losses(&whole).iter().zip(losses(&pieces)) {
+        assert!((a - b).abs() < 1e-3 * a, "{a} {b}");
+    }
+    let bytes = |run: &Path| lines(run)[0]["gpu_bytes"].as_u64().unwrap();
+    assert!(bytes(&pieces) < bytes(&whole));
+}
+
+#[test]
+fn a_dry_run_foretells_and_writes_nothing() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    let output = done(0, &mut train(here, &["--dry-run"]));
+    let text = String::from_utf8_lossy(&output.stdout);
+    for words in ["20 images train, 4 validate, 4 classes, 12 steps", "GFLOP/s", "0-1", "2-3", "about"] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    assert_eq!(std::fs::read_dir(here).unwrap().count(), 1);
+    // What it foretells is what a run has.
+    done(0, &mut train(here, &["--out", "run"]));
+    let last = lines(&here.join("run")).iter().rev().find_map(|line| line["gpu_bytes"].as_u64()).unwrap();
+    let foretold = text.lines().find(|line| line.starts_with("2-3")).unwrap();
+    let foretold: u64 = foretold.split_whitespace().nth(4).unwrap().parse().unwrap();
+    assert_eq!(foretold, last.div_ceil(1 << 20), "{text}");
+
+    let output = done(1, &mut train(here, &["--out", "small", "--memory", "2M", "--preset", "full"]));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("--memory allows 2 MiB"), "{stderr}");
+    let fitting = stderr.split("--micro-batch ").nth(1);
+    assert!(fitting.is_some(), "{stderr}");
+}
+
+#[test]
 fn a_loss_that_is_not_finite_stops_the_run_with_its_pictures() {
     let folder = folder_with_figures();
     let here = folder.path();

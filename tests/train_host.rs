@@ -9,7 +9,7 @@ use lat_wgpu::checkpoint::{
     self, HeadsInfo, HostTensor, Settings, StateData, StateTensor, parameter_shapes, read_state, save,
     trained_metadata,
 };
-use lat_wgpu::data::dataset::{batches, epoch_order, flips, load_training, steps_per_epoch};
+use lat_wgpu::data::dataset::{Sampling, flips, load_training};
 use lat_wgpu::error::Error;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize, PartTokens, Preprocess, VitConfig};
 use lat_wgpu::train::config::{Config, Layers, Preset};
@@ -178,14 +178,14 @@ impl Run<'_> {
     fn go(&self, done: u64, until: u64) {
         let data = &self.config.data;
         let batch = self.config.schedule.batch_size;
-        let steps = steps_per_epoch(self.pictures.len(), batch);
+        let sampling = Sampling { batch_size: batch, persons: 0, shuffle: data.shuffle, seed: data.seed };
+        let steps = sampling.steps_per_epoch(self.pictures.len());
         let schedule = Schedule::new(&self.config, 4, steps);
         let log_path = self.folder.join("log.jsonl");
         let mut log = Log::resume(&log_path, done, done as usize / steps).unwrap();
         for step in done + 1..=until.min(schedule.steps()) {
             let (epoch, place) = ((step as usize - 1) / steps, (step as usize - 1) % steps);
-            let order = epoch_order(self.pictures.len(), data.seed, epoch as u64, data.shuffle);
-            let members = batches(&order, batch).nth(place).unwrap();
+            let members = &sampling.batches(self.pictures, epoch as u64)[place];
             // Stands for everything that a step depends on.
             let flipped = |i: usize| flips(data.seed, epoch as u64, place * batch + i, data.flip);
             let seen =

@@ -103,6 +103,7 @@ impl Golden {
             betas: BETAS,
             decoupled: self.recipe["optimizer"] == "adamw",
             label_smoothing: self.number("smoothing") as f32,
+            triplet_margin: self.recipe["triplet_margin"].as_f64().map(|margin| margin as f32),
         };
         Learner::new(context(), &self.network, heads, rule, trainable).unwrap()
     }
@@ -113,11 +114,7 @@ impl Golden {
 
     /// One step; returns the loss and the gradients' norm.
     fn step(&self, step: &TrainingStep, values: &StepValues) -> (f64, f32) {
-        let mut bytes = self.images.clone();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        context().write(&step.pixels, &bytes);
-        context().write(&step.labels, bytemuck::cast_slice(&self.labels));
-        context().write(&step.flips, bytemuck::cast_slice(&vec![0u32; self.labels.len()]));
+        step.write(context(), &self.images, &self.labels, &vec![0; self.labels.len()]);
         context().write(&step.step, bytemuck::cast_slice(&values.words()));
         step.plan.fill_heaps(context(), 0x7fc0_0000);
         step.plan.run(context()).unwrap();
@@ -179,7 +176,7 @@ fn gradients_and_statistics_equal_pytorch_at_every_stage() {
             for first_open in 0..=depth {
                 let stage = Trainable { embeddings, first_open };
                 let learner = golden.learner(stage);
-                let step = learner.record_step(golden.labels.len()).unwrap();
+                let step = learner.record_step(golden.labels.len(), golden.labels.len()).unwrap();
                 let (loss, _) = golden.step(&step, &idle(depth));
                 let wanted = f64::from(golden.tensors["loss"][0]);
                 assert!((loss - wanted).abs() <= 1e-6 * wanted, "{case} {stage:?}: loss {loss}, {wanted}");
@@ -218,13 +215,13 @@ fn ten_losses_equal_pytorch_under_each_preset() {
         let config = golden.config();
         let schedule = Schedule::new(&config, depth, 1);
         let mut learner = golden.learner(schedule.stage(0));
-        let mut step = learner.record_step(golden.labels.len()).unwrap();
+        let mut step = learner.record_step(golden.labels.len(), golden.labels.len()).unwrap();
         let mut worst = 0f64;
         for epoch in 0..10 {
             let stage = schedule.stage(epoch);
             if stage != learner.trainable() {
                 learner.open(stage).unwrap();
-                step = learner.record_step(golden.labels.len()).unwrap();
+                step = learner.record_step(golden.labels.len(), golden.labels.len()).unwrap();
             }
             assert_eq!(learner.trainable_parameters() as i64, golden.counts["trainable"][epoch], "{case}");
             let number = epoch as u64 + 1;
@@ -256,14 +253,54 @@ fn ten_losses_equal_pytorch_under_each_preset() {
 }
 
 #[test]
+fn a_batch_in_pieces_has_the_gradients_of_the_whole() {
+    for case in ["paper", "kinds"] {
+        let mut golden = read(case);
+        // Two persons, so that the triplet loss has something to tell apart.
+        golden.labels.iter_mut().enumerate().for_each(|(i, label)| *label = i as u32 % 2);
+        golden.recipe["triplet_margin"] = 0.3.into();
+        let depth = golden.network.config.depth;
+        let batch = golden.labels.len();
+        for stage in
+            [Trainable { embeddings: true, first_open: 0 }, Trainable { embeddings: false, first_open: 1 }]
+        {
+            let mut wanted: Option<(f64, BTreeMap<String, HostTensor>)> = None;
+            for piece in [batch, 1, 2, 3, batch - 1] {
+                let learner = golden.learner(stage);
+                let step = learner.record_step(batch, piece).unwrap();
+                let (loss, _) = golden.step(&step, &idle(depth));
+                let gradients = learner.read_gradients().unwrap();
+                let need = learner.need(stage, batch, piece).unwrap();
+                assert_eq!(need.step_bytes, step.bytes(), "{case} {stage:?} {piece}: bytes foretold");
+                assert_eq!(&need.step, step.plan.summary());
+                assert_eq!(need.state_bytes, learner.state_bytes());
+                let Some((whole_loss, whole)) = &wanted else {
+                    wanted = Some((loss, gradients));
+                    continue;
+                };
+                // The classifiers see the same parts, so their losses are the same to the bit.
+                assert_eq!(loss, *whole_loss, "{case} {stage:?} pieces of {piece}");
+                for (name, HostTensor { data, .. }) in &gradients {
+                    let wanted = &whole[name].data;
+                    let square = |v: f64| v * v;
+                    let sum: f64 = wanted.iter().map(|&w| square(f64::from(w))).sum();
+                    let errors = data.iter().zip(wanted).map(|(&f, &w)| square(f64::from(f) - f64::from(w)));
+                    let nmse = errors.sum::<f64>() / sum.max(1e-20);
+                    let bound = if exactly_zero(name, data.len()).is_empty() { 1e-11 } else { f64::INFINITY };
+                    assert!(nmse <= bound, "{case} {stage:?} pieces of {piece}, {name}: NMSE {nmse:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn evaluation_uses_running_statistics() {
     let golden = read("paper");
     let learner = golden.learner(Trainable { embeddings: false, first_open: 3 });
     let batch = golden.labels.len();
     let evaluation = learner.record_evaluation(batch).unwrap();
-    let mut bytes = golden.images.clone();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    context().write(&evaluation.pixels, &bytes);
+    evaluation.write(context(), &golden.images);
     evaluation.plan.run(context()).unwrap();
     let logits = context().read(&evaluation.logits).unwrap();
     let classes = golden.classes();
@@ -287,7 +324,7 @@ fn frozen_groups_cost_nothing_and_stay_as_they_are() {
     for stage in [stage(3, false), stage(2, false), stage(1, false), stage(0, false), stage(0, true)] {
         let learner = golden.learner(stage);
         let before = learner.read_parameters().unwrap();
-        let step = learner.record_step(golden.labels.len()).unwrap();
+        let step = learner.record_step(golden.labels.len(), golden.labels.len()).unwrap();
         let summary = step.plan.summary();
         let cost = (summary.dispatches, summary.heap_bytes, learner.state_bytes());
         println!("{stage:?}: {} launches, {} heap bytes, {} state bytes", cost.0, cost.1, cost.2);
@@ -327,11 +364,8 @@ fn a_step_that_is_not_finite_changes_nothing() {
     let depth = golden.network.config.depth;
     let learner = golden.learner(Trainable { embeddings: true, first_open: 0 });
     let before = learner.read_parameters().unwrap();
-    let step = learner.record_step(golden.labels.len()).unwrap();
-    let mut bytes = golden.images.clone();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    context().write(&step.pixels, &bytes);
-    context().write(&step.labels, bytemuck::cast_slice(&golden.labels));
+    let step = learner.record_step(golden.labels.len(), golden.labels.len()).unwrap();
+    step.write(context(), &golden.images, &golden.labels, &vec![0; golden.labels.len()]);
     let values = StepValues { learning_rate: 0.01, ..idle(depth) };
     context().write(&step.step, bytemuck::cast_slice(&values.words()));
     step.plan.run(context()).unwrap();

@@ -244,8 +244,8 @@ pub struct TrainArguments {
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
     /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
-    #[arg(long, value_name = "RUN")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "RUN", required_unless_present = "dry_run")]
+    pub out: Option<PathBuf>,
     /// Recipe: paper, released-code, full or strong [default: paper]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
@@ -264,6 +264,15 @@ pub struct TrainArguments {
     /// Pictures in a step
     #[arg(long, value_name = "N")]
     batch_size: Option<String>,
+    /// Run the backbone on N pictures at a time: the same step in less memory and more time [default: the whole batch]
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<String>,
+    /// Device memory to stay within, such as 800M or 4G; a run that needs more is refused [default: any]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Print memory, operations and an estimate of time for each stage, and train nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Learning rate before any decay
     #[arg(long, value_name = "F")]
     lr: Option<String>,
@@ -356,6 +365,7 @@ impl TrainArguments {
             ("data.dir", &self.data),
             ("schedule.epochs", &self.epochs),
             ("schedule.batch_size", &self.batch_size),
+            ("schedule.micro_batch", &self.micro_batch),
             ("optim.lr", &self.lr),
             ("optim.lr_decay", &self.lr_decay),
             ("optim.weight_decay", &self.weight_decay),

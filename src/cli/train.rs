@@ -5,29 +5,51 @@ use super::embed::progress_bar;
 use super::signals::Signals;
 use crate::error::Result;
 use crate::train::config::{Layers, keys};
+use crate::train::forecast::{self, Forecast, StageForecast};
 use crate::train::log::{EpochLine, StepLine};
 use crate::train::trainer::{self, Request, Watch};
 use indicatif::ProgressBar;
 use std::process::ExitCode;
 
 pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
-    let request = Request {
-        out: arguments.out.clone(),
-        resume: arguments.resume,
-        layers: Layers {
-            file: arguments.config.clone(),
-            flags: arguments.flags(),
-            set: arguments.set.clone(),
-        },
-    };
+    let layers =
+        Layers { file: arguments.config.clone(), flags: arguments.flags(), set: arguments.set.clone() };
     let mut progress = Progress { bar: None, signals: Signals::listen()? };
+    let out = match &arguments.out {
+        Some(out) if !arguments.dry_run => out.clone(),
+        _ => {
+            print_forecast(&forecast::forecast(&layers, arguments.memory, &mut progress)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let request = Request { out, resume: arguments.resume, memory: arguments.memory, layers };
     let done = trainer::run(&request, &mut progress);
     if let Some(bar) = progress.bar {
         bar.finish_and_clear();
     }
     done?;
-    eprintln!("trained: {}", arguments.out.join("last.safetensors").display());
+    eprintln!("trained: {}", request.out.join("last.safetensors").display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_forecast(forecast: &Forecast) {
+    let Forecast { adapter, images, validation_images, classes, steps, flops_per_second, stages } = forecast;
+    println!("{images} images train, {validation_images} validate, {classes} classes, {steps} steps");
+    println!("{adapter}: {:.1} GFLOP/s in a short step", flops_per_second / 1e9);
+    println!("epochs   blocks open  parameters  launches  memory MiB  GFLOP/step  steps  s/step");
+    for stage in stages {
+        let StageForecast { epochs, open_blocks, trainable, launches, bytes, flops, steps, .. } = stage;
+        println!(
+            "{:<8} {:<11} {trainable:>11} {launches:>9} {:>11} {:>11.1} {steps:>6} {:>7.2}",
+            format!("{}-{}", epochs.start, epochs.end - 1),
+            format!("{open_blocks}{}", if stage.embeddings { " + emb." } else { "" }),
+            bytes.div_ceil(1 << 20),
+            flops / 1e9,
+            stage.seconds_per_step
+        );
+    }
+    let seconds = forecast.seconds();
+    println!("about {:.0} min for all steps; validation and saves come on top", (seconds / 60.0).ceil());
 }
 
 /// Every key of the configuration with its default, for `--help`.

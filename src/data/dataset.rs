@@ -3,6 +3,7 @@
 //! Every random choice is a number of [`crate::rng`] at a place of its own, so order and flips of any step follow from
 //! (seed, epoch, place) alone and a resumed run meets the same pictures.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use crate::data::walk;
@@ -17,6 +18,7 @@ const ORDER: u64 = 1 << 56;
 const FLIP: u64 = 2 << 56;
 const SHARE: u64 = 3 << 56;
 const CHOICE: u64 = 4 << 56;
+const PERSONS: u64 = 8 << 56;
 
 /// One labelled picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,15 +173,99 @@ impl TrainingSet {
     }
 }
 
+/// How an epoch's batches are made up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    /// Pictures in a batch.
+    pub batch_size: usize,
+    /// P: persons in a batch, each with `batch_size` / P pictures; 0: batches follow the order alone.
+    pub persons: usize,
+    /// Whether each epoch has an order of its own; else that of the list.
+    pub shuffle: bool,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Number of batches in an epoch of `count` samples.
+    pub fn steps_per_epoch(&self, count: usize) -> usize {
+        match self.persons {
+            0 => steps_per_epoch(count, self.batch_size),
+            _ => (count / self.batch_size).max(1),
+        }
+    }
+
+    /// An epoch's batches: of each, indices into `classes`, the samples' persons.
+    ///
+    /// With P persons a batch, they are taken from a permutation of all persons, a new one when fewer than P are left;
+    /// and each person's pictures from a permutation of theirs, a new one when too few are left. So nobody comes again
+    /// before most others have come, and only a person with too few pictures shows one twice in a batch.
+    ///
+    /// # Panics
+    /// If P is larger than the number of persons: the caller checks it.
+    pub fn batches(&self, classes: &[usize], epoch: u64) -> Vec<Vec<usize>> {
+        let Sampling { batch_size, persons, shuffle, seed } = *self;
+        if persons == 0 {
+            let order = epoch_order(classes.len(), seed, epoch, shuffle);
+            return batches(&order, batch_size).map(<[usize]>::to_vec).collect();
+        }
+        let mut drawn = 0;
+        let mut shuffled = |mut list: Vec<usize>| {
+            if shuffle {
+                permute(&mut list, || {
+                    drawn += 1;
+                    rng::bits(seed, PERSONS | epoch, drawn)
+                });
+            }
+            list
+        };
+        let mut pictures: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (index, &class) in classes.iter().enumerate() {
+            pictures.entry(class).or_default().push(index);
+        }
+        let everybody: Vec<usize> = pictures.keys().copied().collect();
+        assert!(persons <= everybody.len(), "{persons} persons of {}", everybody.len());
+        let each = batch_size / persons;
+        let (mut next_persons, mut next_pictures) = (VecDeque::new(), BTreeMap::new());
+        let mut batch = || {
+            if next_persons.len() < persons {
+                next_persons = VecDeque::from(shuffled(everybody.clone()));
+            }
+            let mut batch = Vec::with_capacity(batch_size);
+            for class in next_persons.drain(..persons) {
+                let queue: &mut VecDeque<usize> = next_pictures.entry(class).or_default();
+                if queue.len() < each.min(pictures[&class].len()) {
+                    queue.clear();
+                }
+                for _ in 0..each {
+                    if queue.is_empty() {
+                        *queue = VecDeque::from(shuffled(pictures[&class].clone()));
+                    }
+                    batch.extend(queue.pop_front());
+                }
+            }
+            batch
+        };
+        (0..self.steps_per_epoch(classes.len())).map(|_| batch()).collect()
+    }
+}
+
+/// Fisher–Yates: each place, from the last, gets one of those that are left.
+fn permute(list: &mut [usize], mut bits: impl FnMut() -> u32) {
+    for last in (1..list.len()).rev() {
+        list.swap(last, ((u64::from(bits()) * (last as u64 + 1)) >> 32) as usize);
+    }
+}
+
 /// The order in which an epoch sees `count` samples: a permutation of 0..count.
-pub fn epoch_order(count: usize, seed: u64, epoch: u64, shuffle: bool) -> Vec<usize> {
+fn epoch_order(count: usize, seed: u64, epoch: u64, shuffle: bool) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     if shuffle {
-        // Fisher–Yates: each place, from the last, gets one of those that are left.
-        for last in (1..count).rev() {
-            let random = u64::from(rng::bits(seed, ORDER | epoch, last as u64));
-            order.swap(last, ((random * (last as u64 + 1)) >> 32) as usize);
-        }
+        let mut last = count as u64;
+        permute(&mut order, || {
+            last -= 1;
+            rng::bits(seed, ORDER | epoch, last)
+        });
     }
     order
 }
@@ -190,12 +276,12 @@ pub fn flips(seed: u64, epoch: u64, place: usize, probability: f64) -> bool {
 }
 
 /// An epoch's order in batches; a last batch of one sample is left out, for it has no variance to normalise by.
-pub fn batches(order: &[usize], batch_size: usize) -> impl Iterator<Item = &[usize]> {
+fn batches(order: &[usize], batch_size: usize) -> impl Iterator<Item = &[usize]> {
     order.chunks(batch_size).filter(|batch| batch.len() > 1)
 }
 
 /// Number of [`batches`] of `count` samples.
-pub fn steps_per_epoch(count: usize, batch_size: usize) -> usize {
+fn steps_per_epoch(count: usize, batch_size: usize) -> usize {
     count / batch_size + usize::from(count % batch_size > 1)
 }
 
@@ -338,6 +424,41 @@ mod tests {
         assert!(epoch_order(0, 1, 0, true).is_empty());
         // Runs must be repeatable by later versions.
         assert_eq!(epoch_order(6, 0, 0, true), [3, 5, 4, 0, 1, 2]);
+    }
+
+    #[test]
+    fn identity_batches_hold_p_persons_with_k_pictures_each() {
+        // 11 persons with 1 to 11 pictures.
+        let classes: Vec<usize> = (0..11).flat_map(|person| vec![person; person + 1]).collect();
+        let sampling = Sampling { batch_size: 12, persons: 3, shuffle: true, seed: 4 };
+        let batches = sampling.batches(&classes, 2);
+        assert_eq!(batches.len(), sampling.steps_per_epoch(66));
+        assert_eq!(batches.len(), 66 / 12);
+        let mut shown = vec![0; 11];
+        for batch in &batches {
+            let persons: Vec<usize> = batch.iter().map(|&i| classes[i]).collect();
+            for group in persons.chunks(4) {
+                assert!(group.iter().all(|&person| person == group[0]), "{persons:?}");
+                shown[group[0]] += 1;
+            }
+            let distinct: std::collections::BTreeSet<usize> = persons.iter().copied().collect();
+            assert_eq!((batch.len(), distinct.len()), (12, 3));
+            for (person, group) in persons.iter().step_by(4).zip(batch.chunks(4)) {
+                let pictures: std::collections::BTreeSet<&usize> = group.iter().collect();
+                assert_eq!(pictures.len(), (person + 1).min(4), "person {person} with {group:?}");
+            }
+        }
+        // Three batches of the first permutation, two of the second.
+        assert!(shown.iter().all(|&count| count <= 2), "{shown:?}");
+        assert!(shown.iter().filter(|&&count| count > 0).count() >= 9, "{shown:?}");
+        assert_eq!(batches, sampling.batches(&classes, 2));
+        assert_ne!(batches, sampling.batches(&classes, 3));
+        assert_ne!(batches, Sampling { seed: 5, ..sampling }.batches(&classes, 2));
+        // In order where order is asked for.
+        let first = &Sampling { shuffle: false, ..sampling }.batches(&classes, 9)[0];
+        assert_eq!(first[..], [0, 0, 0, 0, 1, 2, 1, 2, 3, 4, 5, 3]);
+        // Fewer pictures than a batch still make one.
+        assert_eq!(Sampling { batch_size: 6, persons: 3, ..sampling }.batches(&[0, 1, 2], 0).len(), 1);
     }
 
     #[test]

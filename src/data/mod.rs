@@ -4,6 +4,7 @@ pub mod walk;
 
 pub mod labels;
 
+pub mod augment;
 pub mod dataset;
 
 pub mod decode;

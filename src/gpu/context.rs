@@ -347,6 +347,11 @@ impl Context {
         Ok(storage(&self.device, label, bytes))
     }
 
+    /// A buffer of `words` words without memory, for recordings of which only the need is asked: never run one on it.
+    pub fn unallocated(&self, label: &str, words: usize) -> Buffer {
+        Buffer { label: label.into(), words, bound: words.max(4), ..self.unused[1].clone() }
+    }
+
     /// A buffer that holds `data`.
     pub fn upload(&self, label: &str, data: &[f32]) -> Result<Buffer> {
         let buffer = self.buffer(label, data.len())?;

@@ -31,11 +31,23 @@ struct Params {
     dim: u32,
     class_weight: f32,
     local_weight: f32,
-    unused: u32,
+    first: u32,
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     vec![(&KERNEL, vec![]), (&BACKWARD, vec![])]
+}
+
+/// Checks that a tensor holds whole pictures, `least` or more.
+#[track_caller]
+fn expect_pictures(recorder: &Recorder<'_>, tensor: Tensor, least: usize, words: usize) {
+    let pictures = tensor.len / words;
+    assert!(
+        pictures >= least && tensor.len == pictures * words,
+        "{}: {} words aren't {least} pictures of {words} or more",
+        recorder.label(""),
+        tensor.len
+    );
 }
 
 /// gelt = class_weight·class token + local_weight·mean of the part's patches.
@@ -43,8 +55,10 @@ pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
 pub struct Forward {
     /// (B, prefix + parts·columns, D); the class token comes first.
     pub tokens: Tensor,
-    /// (B, parts, D), written.
+    /// (first + B or more, parts, D), of which B pictures are written.
     pub gelt: Tensor,
+    /// The first picture's place in `gelt`.
+    pub first: usize,
     /// B.
     pub batch: usize,
     /// Tokens before the patches.
@@ -65,9 +79,9 @@ impl Forward {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let Forward { tokens, gelt, batch, prefix, parts, columns, dim, weights } = *self;
+        let Forward { tokens, gelt, first, batch, prefix, parts, columns, dim, weights } = *self;
         expect(recorder, "tokens", tokens, &[batch, prefix + parts * columns, dim]);
-        expect(recorder, "gelt", gelt, &[batch, parts, dim]);
+        expect_pictures(recorder, gelt, first + batch, parts * dim);
         let params = Params {
             batch: u32_of(batch),
             prefix: u32_of(prefix),
@@ -76,7 +90,7 @@ impl Forward {
             dim: u32_of(dim),
             class_weight: weights.0,
             local_weight: weights.1,
-            unused: 0,
+            first: u32_of(first),
         };
         recorder.dispatch(Dispatch {
             kernel: &KERNEL,
@@ -84,7 +98,7 @@ impl Forward {
             overrides: vec![],
             tensors: vec![tokens, gelt],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(gelt.len.div_ceil(THREADS)),
+            grid: grid_1d((batch * parts * dim).div_ceil(THREADS)),
             flops: tokens.len as f64,
             label: recorder.label(name),
         });
@@ -94,10 +108,12 @@ impl Forward {
 /// dtokens of dgelt: zero for prefix tokens other than the class token.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// (B, parts, D).
+    /// (first + B or more, parts, D), of which B pictures are read.
     pub dgelt: Tensor,
     /// (B, prefix + parts·columns, D), written.
     pub dtokens: Tensor,
+    /// The first picture's place in `dgelt`.
+    pub first: usize,
     /// B.
     pub batch: usize,
     /// Tokens before the patches.
@@ -118,8 +134,8 @@ impl Backward {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let Backward { dgelt, dtokens, batch, prefix, parts, columns, dim, weights } = *self;
-        expect(recorder, "dgelt", dgelt, &[batch, parts, dim]);
+        let Backward { dgelt, dtokens, first, batch, prefix, parts, columns, dim, weights } = *self;
+        expect_pictures(recorder, dgelt, first + batch, parts * dim);
         expect(recorder, "dtokens", dtokens, &[batch, prefix + parts * columns, dim]);
         let params = Params {
             batch: u32_of(batch),
@@ -129,7 +145,7 @@ impl Backward {
             dim: u32_of(dim),
             class_weight: weights.0,
             local_weight: weights.1,
-            unused: 0,
+            first: u32_of(first),
         };
         recorder.dispatch(Dispatch {
             kernel: &BACKWARD,

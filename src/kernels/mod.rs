@@ -3,6 +3,7 @@
 //! Laws. Shapes are checked when a call is recorded and panic there: a wrong one is a mistake of ours. A kernel writes
 //! every element of its outputs. A kernel knows no network: no name of a layer or a weight stands here.
 
+pub mod accumulate;
 pub mod adam;
 pub mod attention;
 pub mod batchnorm;
@@ -18,6 +19,7 @@ pub mod layerscale;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod tokens;
+pub mod triplet;
 
 use crate::gpu::{Constants, Kernel, Recorder, Tensor};
 
@@ -28,6 +30,7 @@ const THREADS: usize = 64;
 pub fn variants() -> Vec<(&'static Kernel, Constants)> {
     let mut all = Vec::new();
     for stem in [
+        accumulate::variants,
         adam::variants,
         attention::variants,
         batchnorm::variants,
@@ -43,6 +46,7 @@ pub fn variants() -> Vec<(&'static Kernel, Constants)> {
         part_linear::variants,
         patch_embed::variants,
         tokens::variants,
+        triplet::variants,
     ] {
         all.extend(stem());
     }

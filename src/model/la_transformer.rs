@@ -74,6 +74,7 @@ impl LaTransformer {
         gelt::Forward {
             tokens,
             gelt: local,
+            first: 0,
             batch,
             prefix: config.prefix(),
             parts,

@@ -1,12 +1,12 @@
-//! The network while it learns: parameters, gradients and moments on the device, and the recorded step.
+//! The network while it learns: its parameters, gradients and moments on the device. What it records stands in
+//! `training_step.rs`.
 
 use super::parameters::{Arenas, Group, GroupKind, backbone_groups, head_group};
-use super::vit::{Trainable, Vit, VitGradients};
+use super::vit::{Trainable, Vit};
 use crate::checkpoint::{HostTensor, Network};
 use crate::error::Result;
-use crate::gpu::{Buffer, Context, Plan, Recorder, WORD};
-use crate::kernels::adam::{Adam, Betas, StepValues};
-use crate::kernels::{cross_entropy, gelt, gradnorm, image};
+use crate::gpu::{Buffer, Context, WORD};
+use crate::kernels::adam::Betas;
 use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::part_classifier::{HeadShape, Heads, PartClassifiers};
@@ -38,13 +38,15 @@ pub struct UpdateRule {
     pub decoupled: bool,
     /// Share of the target that is spread over all classes.
     pub label_smoothing: f32,
+    /// Margin of the batch-hard triplet loss, if it is added.
+    pub triplet_margin: Option<f32>,
 }
 
 /// Adam's two moments of one group.
 #[derive(Debug, Clone)]
-struct Moments {
-    first: Buffer,
-    second: Buffer,
+pub(super) struct Moments {
+    pub first: Buffer,
+    pub second: Buffer,
 }
 
 /// Adam's two moments of one group in host memory, padding included.
@@ -60,48 +62,20 @@ pub struct HostMoments {
 
 /// A network that learns.
 pub struct Learner<'c> {
-    context: &'c Context,
-    config: VitConfig,
-    preprocess: Preprocess,
-    rule: UpdateRule,
-    groups: Vec<Group>,
-    parameters: Arenas,
-    vit: Vit,
-    heads: Heads,
-    trainable: Trainable,
-    gradients: Arenas,
-    moments: BTreeMap<GroupKind, Moments>,
+    pub(super) context: &'c Context,
+    pub(super) config: VitConfig,
+    pub(super) preprocess: Preprocess,
+    pub(super) rule: UpdateRule,
+    pub(super) groups: Vec<Group>,
+    pub(super) parameters: Arenas,
+    pub(super) vit: Vit,
+    pub(super) heads: Heads,
+    pub(super) trainable: Trainable,
+    pub(super) gradients: Arenas,
+    pub(super) moments: BTreeMap<GroupKind, Moments>,
 }
 
-/// One recorded training step for one batch size.
-pub struct TrainingStep {
-    /// The launches.
-    pub plan: Plan,
-    /// (B, height, width, 3) bytes.
-    pub pixels: Buffer,
-    /// (B) words: 1 mirrors.
-    pub flips: Buffer,
-    /// (B) words.
-    pub labels: Buffer,
-    /// [`StepValues`].
-    pub step: Buffer,
-    /// Row losses (R, B), then the four words of control.
-    pub losses: Buffer,
-    /// Whether all was finite; clipping factor; norm.
-    pub control: Buffer,
-}
-
-/// One recorded forward pass by running statistics.
-pub struct EvaluationStep {
-    /// The launches.
-    pub plan: Plan,
-    /// (B, height, width, 3) bytes.
-    pub pixels: Buffer,
-    /// (R, B, K), written.
-    pub logits: Buffer,
-}
-
-fn classifiers(arenas: &Arenas) -> PartClassifiers {
+pub(super) fn classifiers(arenas: &Arenas) -> PartClassifiers {
     let linear = |name: &str| Linear {
         weight: arenas.get(&format!("heads.{name}.weight")),
         bias: arenas.get(&format!("heads.{name}.bias")),
@@ -206,149 +180,6 @@ impl<'c> Learner<'c> {
     pub fn state_bytes(&self) -> u64 {
         let moments: u64 = self.moments.values().map(|m| 2 * m.first.words as u64 * WORD).sum();
         self.parameters.bytes() + self.gradients.bytes() + moments
-    }
-
-    fn parts(&self, recorder: &mut Recorder<'_>, tokens: crate::gpu::Tensor, batch: usize) -> gelt::Forward {
-        let HeadShape { parts, dim, .. } = self.heads.shape;
-        gelt::Forward {
-            tokens,
-            gelt: recorder.tensor("gelt", batch * parts * dim),
-            batch,
-            prefix: self.config.prefix(),
-            parts,
-            columns: self.config.patches() / parts,
-            dim,
-            weights: self.config.gelt.weights(),
-        }
-    }
-
-    fn image(
-        &self,
-        recorder: &mut Recorder<'_>,
-        pixels: &Buffer,
-        flips: Option<&Buffer>,
-        batch: usize,
-    ) -> crate::gpu::Tensor {
-        let size = self.config.image;
-        let Preprocess { mean, std, .. } = self.preprocess;
-        let normalised = recorder.tensor("image", batch * 3 * size.height * size.width);
-        let (pixels, flip) = (recorder.import(pixels), flips.map(|flips| recorder.import(flips)));
-        image::Forward { pixels, flip, image: normalised, batch, size, mean, std }.record(recorder, "image");
-        normalised
-    }
-
-    /// Records a whole step for `batch` pictures: forward, loss, backward, norm, optimiser.
-    ///
-    /// # Errors
-    /// If the adapter can't hold it.
-    pub fn record_step(&self, batch: usize) -> Result<TrainingStep> {
-        let context = self.context;
-        let HeadShape { parts, classes, .. } = self.heads.shape;
-        let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
-        let flips = context.buffer("flips", batch)?;
-        let labels = context.buffer("labels", batch)?;
-        let step = context.buffer("step", StepValues::len_of(self.groups.len()))?;
-        let losses = context.buffer("losses", parts * batch)?;
-        let control = context.buffer("control", gradnorm::CONTROL_WORDS)?;
-
-        let mut recorder = Recorder::new(context);
-        let recorder = &mut recorder;
-        let steps = recorder.import(&step);
-        let normalised = self.image(recorder, &pixels, Some(&flips), batch);
-        // Forward: tokens, parts, logits, loss.
-        let (tokens, vit_saved) = self.vit.forward_saving(recorder, normalised, self.trainable, batch);
-        let parts_of = self.parts(recorder, tokens, batch);
-        parts_of.record(recorder, "gelt");
-        recorder.scope("heads");
-        let (logits, heads_saved) = self.heads.forward_saving(recorder, parts_of.gelt, steps, batch);
-        recorder.scope("");
-        let dlogits = recorder.tensor("dlogits", logits.len);
-        let (row_losses, targets) = (recorder.import(&losses), recorder.import(&labels));
-        cross_entropy::CrossEntropy {
-            logits,
-            labels: targets,
-            loss: row_losses,
-            dlogits: Some(dlogits),
-            batch,
-            parts,
-            classes,
-            smoothing: self.rule.label_smoothing,
-        }
-        .record(recorder, "cross_entropy");
-
-        // Backward: the same lines in reverse.
-        let gradients = classifiers(&self.gradients);
-        recorder.scope("backward.heads");
-        let dparts = self.heads.backward(recorder, heads_saved, dlogits, &gradients, batch);
-        recorder.scope("backward");
-        let dtokens = recorder.tensor("dtokens", tokens.len);
-        let gelt::Forward { prefix, columns, dim, weights, .. } = parts_of;
-        gelt::Backward { dgelt: dparts, dtokens, batch, prefix, parts, columns, dim, weights }
-            .record(recorder, "gelt");
-        let gradients = VitGradients::new(&self.config, &self.gradients, self.trainable);
-        self.vit.backward(recorder, &vit_saved, dtokens, &gradients, batch);
-
-        // Norm of all gradients; whether all is finite; update.
-        let partial_words: Vec<usize> =
-            self.gradients.groups.iter().map(|(group, _)| gradnorm::partial_words(group.words)).collect();
-        let partials = context.buffer("gradnorm.partials", partial_words.iter().sum())?;
-        let mut start = 0;
-        for ((group, arena), words) in self.gradients.groups.iter().zip(partial_words) {
-            let gradients = recorder.import(arena);
-            let partials = recorder.import(&partials.slice("gradnorm.partials", start, words));
-            gradnorm::Partial { gradients, partials }.record(recorder, &format!("gradnorm.{}", group.kind));
-            start += words;
-        }
-        let (sums, verdict) = (recorder.import(&partials), recorder.import(&control));
-        gradnorm::Finish { partials: sums, losses: row_losses, step: steps, control: verdict }
-            .record(recorder, "gradnorm");
-        recorder.scope("heads");
-        self.heads.update_running(recorder, heads_saved, verdict, batch);
-        recorder.scope("");
-        for (group, (layout, memory)) in self.parameters.groups.iter().enumerate() {
-            let Some((_, gradients)) = self.gradients.groups.iter().find(|(g, _)| g.kind == layout.kind)
-            else {
-                continue;
-            };
-            let moments = &self.moments[&layout.kind];
-            let [gradients, parameters, first_moment, second_moment] =
-                [gradients, memory, &moments.first, &moments.second].map(|buffer| recorder.import(buffer));
-            Adam {
-                gradients,
-                step: steps,
-                control: verdict,
-                parameters,
-                first_moment,
-                second_moment,
-                group,
-                betas: self.rule.betas,
-                decoupled: self.rule.decoupled,
-            }
-            .record(recorder, &format!("adam.{}", layout.kind));
-        }
-        let plan = std::mem::replace(recorder, Recorder::new(context)).finish()?;
-        Ok(TrainingStep { plan, pixels, flips, labels, step, losses, control })
-    }
-
-    /// Records a forward pass for `batch` pictures by running statistics.
-    ///
-    /// # Errors
-    /// If the adapter can't hold it.
-    pub fn record_evaluation(&self, batch: usize) -> Result<EvaluationStep> {
-        let context = self.context;
-        let HeadShape { parts, classes, .. } = self.heads.shape;
-        let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
-        let logits = context.buffer("logits", parts * batch * classes)?;
-        let mut recorder = Recorder::new(context);
-        let normalised = self.image(&mut recorder, &pixels, None, batch);
-        let tokens = recorder.tensor("norm", self.vit.sequence(batch).len());
-        self.vit.forward(&mut recorder, normalised, tokens, batch);
-        let parts_of = self.parts(&mut recorder, tokens, batch);
-        parts_of.record(&mut recorder, "gelt");
-        let output = recorder.import(&logits);
-        recorder.scope("heads");
-        self.heads.evaluate(&mut recorder, parts_of.gelt, output, batch);
-        Ok(EvaluationStep { plan: recorder.finish()?, pixels, logits })
     }
 
     /// Reads the parameters and running statistics back, by their names in the checkpoint.

@@ -3,9 +3,11 @@
 mod la_transformer;
 mod learner;
 mod parameters;
+mod training_step;
 mod vit;
 
 pub use la_transformer::LaTransformer;
-pub use learner::{EvaluationStep, HeadSettings, HostMoments, Learner, TrainingStep, UpdateRule};
+pub use learner::{HeadSettings, HostMoments, Learner, UpdateRule};
 pub use parameters::{Arenas, Group, GroupKind, Slot, backbone_groups, head_group};
+pub use training_step::{EvaluationStep, StageNeed, TrainingStep};
 pub use vit::{Trainable, Vit, VitGradients};

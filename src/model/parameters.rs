@@ -150,6 +150,8 @@ pub struct Arenas {
     /// Layout and memory of each group.
     pub groups: Vec<(Group, Buffer)>,
     slots: BTreeMap<String, Buffer>,
+    /// What groups save by sharing memory.
+    shared_bytes: u64,
 }
 
 impl Arenas {
@@ -158,9 +160,56 @@ impl Arenas {
     /// # Errors
     /// [`Error::TooLarge`] if an arena exceeds the adapter's largest buffer, or a slot its largest binding.
     pub fn zeroed(context: &Context, groups: &[Group]) -> Result<Arenas> {
-        let mut arenas = Arenas { groups: Vec::new(), slots: BTreeMap::new() };
+        Arenas::with_memory(context, groups, |group| context.arena(&group.kind.to_string(), group.words))
+    }
+
+    /// Zeroed memory for groups that are worked on one at a time: all blocks, which are laid out alike, share one arena.
+    ///
+    /// # Errors
+    /// As [`Arenas::zeroed`].
+    pub fn shared(context: &Context, groups: &[Group]) -> Result<Arenas> {
+        Arenas::sharing(context, groups, |label, words| context.arena(label, words))
+    }
+
+    /// [`Arenas::zeroed`] without memory: for recordings of which only the need is asked.
+    pub fn unallocated(context: &Context, groups: &[Group]) -> Result<Arenas> {
+        let label = |group: &Group| group.kind.to_string();
+        Arenas::with_memory(context, groups, |group| Ok(context.unallocated(&label(group), group.words)))
+    }
+
+    /// [`Arenas::shared`] without memory.
+    pub fn unallocated_shared(context: &Context, groups: &[Group]) -> Result<Arenas> {
+        Arenas::sharing(context, groups, |label, words| Ok(context.unallocated(label, words)))
+    }
+
+    fn sharing(
+        context: &Context,
+        groups: &[Group],
+        make: impl Fn(&str, usize) -> Result<Buffer>,
+    ) -> Result<Arenas> {
+        let mut block: Option<Buffer> = None;
+        let mut arenas = Arenas::with_memory(context, groups, |group| match (group.kind, &block) {
+            (GroupKind::Block(_), Some(arena)) => Ok(arena.clone()),
+            (GroupKind::Block(_), None) => Ok(block.insert(make("blocks", group.words)?).clone()),
+            _ => make(&group.kind.to_string(), group.words),
+        })?;
+        arenas.shared_bytes = groups
+            .iter()
+            .filter(|group| matches!(group.kind, GroupKind::Block(_)))
+            .skip(1)
+            .map(Group::bytes)
+            .sum();
+        Ok(arenas)
+    }
+
+    fn with_memory(
+        context: &Context,
+        groups: &[Group],
+        mut arena_of: impl FnMut(&Group) -> Result<Buffer>,
+    ) -> Result<Arenas> {
+        let mut arenas = Arenas { groups: Vec::new(), slots: BTreeMap::new(), shared_bytes: 0 };
         for group in groups {
-            let arena = context.arena(&group.kind.to_string(), group.words)?;
+            let arena = arena_of(group)?;
             for slot in &group.slots {
                 if slot.words as u64 * WORD > context.max_tensor_bytes() {
                     return Err(Error::TooLarge(format!(
@@ -228,7 +277,16 @@ impl Arenas {
 
     /// Bytes of all arenas.
     pub fn bytes(&self) -> u64 {
-        self.groups.iter().map(|(group, _)| group.bytes()).sum()
+        self.groups.iter().map(|(group, _)| group.bytes()).sum::<u64>() - self.shared_bytes
+    }
+
+    /// The memory of a group.
+    ///
+    /// # Panics
+    /// If it has none here.
+    pub fn arena(&self, kind: GroupKind) -> &Buffer {
+        let found = self.groups.iter().find(|(group, _)| group.kind == kind);
+        &found.unwrap_or_else(|| panic!("there is no {kind}")).1
     }
 
     /// A slot that the configuration promises.

@@ -169,20 +169,23 @@ impl Vit {
         (tokens, Saved { embedding, blocks, norm })
     }
 
-    /// Records the gradients of the trainable groups, given that of the tokens; the same lines in reverse.
-    pub fn backward(
+    /// Records the gradients of the trainable groups, given that of the tokens; the same lines in reverse. `finished` is
+    /// told each group whose gradients are complete.
+    pub fn backward<'c>(
         &self,
-        recorder: &mut Recorder<'_>,
+        recorder: &mut Recorder<'c>,
         saved: &Saved,
         dtokens: Tensor,
         gradients: &VitGradients,
         batch: usize,
+        finished: &mut dyn FnMut(&mut Recorder<'c>, GroupKind),
     ) {
         let shape = self.sequence(batch);
         let trainable = gradients.trainable;
         recorder.scope("backward");
         // In the forward pass this was: F = LN(z_B).
         gradients.norm.backward_parameters(recorder, "norm.dweight", saved.norm, dtokens, shape);
+        finished(recorder, GroupKind::Norm);
         let lowest = trainable.lowest();
         if !trainable.embeddings && lowest >= self.blocks.len() {
             recorder.scope("");
@@ -193,7 +196,11 @@ impl Vit {
             recorder.scope(format!("backward.blocks.{i}"));
             let wanted = i > lowest || trainable.embeddings;
             let (block, saved) = (&self.blocks[i], saved.blocks[i - lowest]);
-            match block.backward(recorder, saved, dz, gradients.blocks[i].as_ref(), wanted, shape) {
+            let below = block.backward(recorder, saved, dz, gradients.blocks[i].as_ref(), wanted, shape);
+            if gradients.blocks[i].is_some() {
+                finished(recorder, GroupKind::Block(i));
+            }
+            match below {
                 Some(below) => dz = below,
                 None => break,
             }
@@ -202,6 +209,7 @@ impl Vit {
         // In the forward pass this was: z_0 = [class; patches] + positions.
         if let (Some(saved), Some(gradients)) = (saved.embedding, &gradients.embedding) {
             self.embedding.backward(recorder, saved, dz, gradients, shape);
+            finished(recorder, GroupKind::Embeddings);
         }
         recorder.scope("");
     }

@@ -3,6 +3,7 @@
 //! Tests and benches compare the adapter with it; nothing that runs a network uses it. Letters in shapes are those of
 //! [`crate::shape`]. Inputs are the f32 words that the adapter gets, so only the arithmetic differs.
 
+pub mod accumulate;
 pub mod adam;
 pub mod attention;
 pub mod batchnorm;
@@ -18,6 +19,7 @@ pub mod layerscale;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod tokens;
+pub mod triplet;
 
 /// One output: what it should be, and what its rounding errors are proportional to.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

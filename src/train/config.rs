@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::checkpoint::Settings;
+use crate::data::dataset::Sampling;
 use crate::error::{Error, Result};
 use crate::shape::{
     Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess, VitConfig,
@@ -153,6 +154,8 @@ pub struct ScheduleConfig {
     pub epochs: usize,
     /// Pictures in a step.
     pub batch_size: usize,
+    /// Pictures that run through the backbone at once; 0: the whole batch.
+    pub micro_batch: usize,
     /// Whether blocks open one by one; else all train from the start.
     pub blockwise: bool,
     /// T: epochs from one opening to the next.
@@ -271,6 +274,11 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("optim.cosine", Switch, "after that, let the learning rate fall to 0 along a cosine"),
     ("schedule.epochs", Whole, "passes over the pictures"),
     ("schedule.batch_size", Whole, "pictures in a step"),
+    (
+        "schedule.micro_batch",
+        Whole,
+        "pictures that run through the backbone at once, for large batches in little memory; 0: all",
+    ),
     ("schedule.blockwise", Switch, "open blocks one by one, from the last; false: all train from the start"),
     ("schedule.unfreeze_every", Whole, "T, epochs from one opening to the next"),
     ("schedule.first_unfreeze", Whole, "N, blocks that are open in epoch 0"),
@@ -350,6 +358,7 @@ impl Config {
             schedule: ScheduleConfig {
                 epochs: 30,
                 batch_size: 32,
+                micro_batch: 0,
                 blockwise: true,
                 unfreeze_every: 2,
                 first_unfreeze: 1,
@@ -502,6 +511,24 @@ impl Config {
         let named = [Normalize::Imagenet, Normalize::Half, Normalize::Clip];
         model.normalize =
             named.into_iter().find(|normalize| normalize.mean_std() == (preprocess.mean, preprocess.std));
+    }
+
+    /// How batches are made up.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            batch_size: self.schedule.batch_size,
+            persons: self.data.persons_per_batch,
+            shuffle: self.data.shuffle,
+            seed: self.data.seed,
+        }
+    }
+
+    /// Pictures that run through the backbone at once.
+    pub fn piece(&self) -> usize {
+        match self.schedule.micro_batch {
+            0 => self.schedule.batch_size,
+            piece => piece.min(self.schedule.batch_size),
+        }
     }
 
     /// What a trained model's metadata says of the network: as trained, but for the tokens that embed.

@@ -2,7 +2,9 @@
 
 pub mod config;
 pub mod curves;
+pub mod forecast;
 pub mod heads;
+mod job;
 pub mod lock;
 pub mod log;
 pub mod schedule;

@@ -1,19 +1,18 @@
 //! The loop: batches, steps, validation, saves; goes on from where a saved run stopped, to the bit.
 
-use super::config::{Config, Optimizer};
-use super::heads::init_heads;
+use super::job::{Best, Job, Position, betas};
 use super::lock::{RunLock, holds_files};
 use super::log::{EpochLine, Log, StepLine, epochs as logged_epochs};
-use super::schedule::Schedule;
-use super::{config, curves};
-use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor};
-use crate::data::dataset::{self, Sample, TrainingSet};
+use super::{config, curves, forecast};
+use crate::checkpoint::{self, HeadsInfo, StateData, StateTensor};
+use crate::data::augment::Augment;
+use crate::data::dataset::{self, Sample};
 use crate::data::decode::DecodeOptions;
 use crate::data::{files, preprocess};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, ContextOptions, WORD};
-use crate::kernels::adam::{Betas, StepValues};
-use crate::model::{EvaluationStep, GroupKind, HeadSettings, HostMoments, Learner, TrainingStep, UpdateRule};
+use crate::gpu::{Context, ContextOptions};
+use crate::kernels::adam::StepValues;
+use crate::model::{EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
 use crate::shape::ImageSize;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -28,6 +27,8 @@ pub struct Request {
     pub out: PathBuf,
     /// Go on from its `last.safetensors`, if it has one.
     pub resume: bool,
+    /// Device memory to stay within, in bytes.
+    pub memory: Option<u64>,
     /// What was said on the command line and in files.
     pub layers: config::Layers,
 }
@@ -44,79 +45,12 @@ pub trait Watch {
     fn signal(&mut self) -> Option<u8>;
 }
 
-/// Where a run stands: what a save holds beside parameters and moments.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Position {
-    /// Steps done.
-    step: u64,
-    /// Epoch of the next step.
-    epoch: usize,
-    /// Batch of the next step in its epoch.
-    batch: usize,
-    /// Sum of the epoch's losses so far, by picture.
-    loss_sum: f64,
-    /// Pictures of the epoch so far.
-    pictures: u64,
-    best: Option<Best>,
-}
-
-/// The best epoch so far.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Best {
-    accuracy: f64,
-    loss: f64,
-}
-
-impl Best {
-    /// Highest accuracy, then lowest loss, then the earlier epoch.
-    fn is_beaten_by(&self, other: &Best) -> bool {
-        other.accuracy > self.accuracy || (other.accuracy == self.accuracy && other.loss < self.loss)
-    }
-}
-
-const START: Position = Position { step: 0, epoch: 0, batch: 0, loss_sum: 0.0, pictures: 0, best: None };
-
-impl Position {
-    fn tensor(&self) -> StateTensor {
-        let best = self.best.map_or([0, 0, 0], |best| [1, best.accuracy.to_bits(), best.loss.to_bits()]);
-        let mut words = vec![self.step, self.epoch as u64, self.batch as u64];
-        words.extend([self.loss_sum.to_bits(), self.pictures]);
-        words.extend(best);
-        StateTensor::counts(words)
-    }
-
-    fn from_words(words: &[u64]) -> Option<Position> {
-        let &[step, epoch, batch, loss_sum, pictures, has_best, accuracy, loss] = words else { return None };
-        let best = Best { accuracy: f64::from_bits(accuracy), loss: f64::from_bits(loss) };
-        Some(Position {
-            step,
-            epoch: epoch as usize,
-            batch: batch as usize,
-            loss_sum: f64::from_bits(loss_sum),
-            pictures,
-            best: (has_best == 1).then_some(best),
-        })
-    }
-}
-
 /// A batch in host memory.
 struct Batch {
     bytes: Vec<u8>,
     labels: Vec<u32>,
     flips: Vec<u32>,
     names: Vec<String>,
-}
-
-/// What a run works on, settled before the adapter is touched.
-struct Job {
-    config: Config,
-    network: Network,
-    set: TrainingSet,
-    train: Vec<usize>,
-    validation: Vec<usize>,
-    schedule: Schedule,
-    position: Position,
-    state: BTreeMap<String, StateTensor>,
 }
 
 /// Trains as asked; everything that comes of it stands in the run folder.
@@ -140,7 +74,7 @@ pub fn run(request: &Request, watch: &mut dyn Watch) -> Result<()> {
     if request.resume && !resumes {
         watch.note(&format!("nothing to resume in {}: the run starts afresh", out.display()));
     }
-    let job = prepare(request, resumes, watch)?;
+    let job = if resumes { Job::resume(out, &request.layers)? } else { Job::start(&request.layers, watch)? };
     files::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
     if resumes && job.is_finished() {
         watch.note(&format!("the run in {} is finished", out.display()));
@@ -150,126 +84,13 @@ pub fn run(request: &Request, watch: &mut dyn Watch) -> Result<()> {
     if context.is_cpu() {
         watch.note(&format!("{} is a CPU adapter: right, but slow", context.adapter.name));
     }
+    let learner = job.learner(&context)?;
+    forecast::check_memory(&job, &learner, context.max_tensor_bytes(), request.memory)?;
     let log = out.join("log.jsonl");
     let log =
         if resumes { Log::resume(&log, job.position.step, job.position.epoch)? } else { Log::create(&log)? };
-    Run::new(&context, job, out, log)?.go(watch)
-}
-
-fn prepare(request: &Request, resumes: bool, watch: &mut dyn Watch) -> Result<Job> {
-    let out = &request.out;
-    let last = out.join("last.safetensors");
-    let mut config = if resumes {
-        Config::resume(&out.join("config.toml"), &request.layers)?
-    } else {
-        Config::resolve(&request.layers)?
-    };
-    refuse_what_is_missing(&config)?;
-    let needed = |value: &Option<String>, flag: &str| {
-        value.clone().map(PathBuf::from).ok_or_else(|| Error::Usage(format!("--{flag} is needed")))
-    };
-    let backbone = needed(&config.model.backbone, "backbone")?;
-    let dir = needed(&config.data.dir, "data")?;
-
-    let set = dataset::load_training(&dir)?;
-    let (train, validation) = set.split(config.data.val_fraction, config.data.seed);
-    let batch_size = config.schedule.batch_size;
-    if batch_size < 2 || train.len() < 2 {
-        return Err(Error::Usage(format!(
-            "BatchNorm needs two pictures or more in a batch: --batch-size is {batch_size}, {} pictures train",
-            train.len()
-        )));
-    }
-    let mut network = checkpoint::load(if resumes { &last } else { &backbone }, &config.settings())?;
-    let state = if resumes { checkpoint::read_state(&last)? } else { BTreeMap::new() };
-    let classes = set.classes.len();
-    if resumes {
-        if network.class_names.as_ref() != Some(&set.classes) {
-            return Err(Error::Usage(format!(
-                "{}: the persons differ from those of the saved run",
-                dir.display()
-            )));
-        }
-    } else {
-        for note in &network.notes {
-            watch.note(note);
-        }
-        config.settle(&network.config, &network.preprocess);
-        let (parts, dim, hidden) = (network.config.parts(), network.config.dim, config.head.hidden);
-        network.heads = init_heads(config.data.seed, parts, dim, hidden, classes);
-        network.class_names = Some(set.classes.clone());
-        if set.skipped > 0 {
-            watch.note(&format!("{} files are junk, distractors or outside the layout", set.skipped));
-        }
-        if dataset::drops_last(train.len(), batch_size) {
-            watch.note("each epoch's last batch would hold one picture and is dropped");
-        }
-    }
-    check_heads(&last, &network, config.head.hidden, classes)?;
-    let steps_per_epoch = dataset::steps_per_epoch(train.len(), batch_size);
-    let schedule = Schedule::new(&config, network.config.depth, steps_per_epoch);
-    let position = match state.get("position") {
-        None if !resumes => START,
-        Some(StateTensor { data: StateData::U64(words), .. }) if words.len() == 8 => {
-            Position::from_words(words).unwrap_or(START)
-        }
-        _ => {
-            let reason = "it holds no position to resume from".to_string();
-            return Err(Error::Weights { path: last, reason });
-        }
-    };
-    Ok(Job { config, network, set, train, validation, schedule, position, state })
-}
-
-/// Refuses settings whose kernels or samplers this version doesn't have.
-fn refuse_what_is_missing(config: &Config) -> Result<()> {
-    let missing = [
-        ("loss.triplet", config.loss.triplet),
-        ("data.erasing", config.data.erasing > 0.0),
-        ("data.crop_pad", config.data.crop_pad > 0),
-        ("data.persons_per_batch", config.data.persons_per_batch > 0),
-    ];
-    match missing.iter().find(|(_, on)| *on) {
-        None => Ok(()),
-        Some((key, _)) => Err(Error::Usage(format!(
-            "{key} is not available yet: switch it off by --set (the preset strong needs it)"
-        ))),
-    }
-}
-
-/// Makes sure that every part classifier is complete and of the right shape.
-fn check_heads(path: &Path, network: &Network, hidden: usize, classes: usize) -> Result<()> {
-    let dim = network.config.dim;
-    for part in 0..network.config.parts() {
-        for (name, shape) in [
-            ("fc1.weight", vec![hidden, dim]),
-            ("fc1.bias", vec![hidden]),
-            ("bn.weight", vec![hidden]),
-            ("bn.bias", vec![hidden]),
-            ("bn.running_mean", vec![hidden]),
-            ("bn.running_var", vec![hidden]),
-            ("fc2.weight", vec![classes, hidden]),
-            ("fc2.bias", vec![classes]),
-        ] {
-            let name = format!("heads.{part}.{name}");
-            let found = network.heads.get(&name).map(|tensor| &tensor.shape);
-            if found != Some(&shape) {
-                return Err(Error::Tensor {
-                    path: path.to_path_buf(),
-                    tensor: name,
-                    expected: format!("{shape:?}"),
-                    found: found.map_or("none".to_string(), |shape| format!("{shape:?}")),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Job {
-    fn is_finished(&self) -> bool {
-        self.position.step >= self.schedule.steps()
-    }
+    let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
+    Run { context: &context, job, out, log, learner, steps, evaluations }.go(watch)
 }
 
 /// A run on an adapter.
@@ -284,37 +105,7 @@ struct Run<'c, 'o> {
     evaluations: BTreeMap<usize, EvaluationStep>,
 }
 
-impl<'c, 'o> Run<'c, 'o> {
-    fn new(context: &'c Context, job: Job, out: &'o Path, log: Log) -> Result<Run<'c, 'o>> {
-        let config = &job.config;
-        let settings = HeadSettings {
-            hidden: config.head.hidden,
-            classes: job.set.classes.len(),
-            relu: config.head.relu,
-            dropout: config.head.dropout as f32,
-        };
-        let rule = UpdateRule {
-            betas: betas(config),
-            decoupled: config.optim.optimizer == Optimizer::Adamw,
-            label_smoothing: config.loss.label_smoothing as f32,
-        };
-        let stage = job.schedule.stage(job.position.epoch);
-        let mut learner = Learner::new(context, &job.network, settings, rule, stage)?;
-        let kinds: Vec<(GroupKind, usize)> = learner.groups().iter().map(|g| (g.kind, g.words)).collect();
-        for (kind, words) in kinds {
-            let moment = |which: &str| match job.state.get(&format!("{which}.{kind}")) {
-                Some(StateTensor { data: StateData::F32(data), .. }) if data.len() == words => Some(data),
-                _ => None,
-            };
-            if let (Some(first), Some(second)) = (moment("m"), moment("v")) {
-                let (first, second) = (first.clone(), second.clone());
-                learner.write_moments(&HostMoments { kind, first, second })?;
-            }
-        }
-        let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Run { context, job, out, log, learner, steps, evaluations })
-    }
-
+impl Run<'_, '_> {
     fn go(mut self, watch: &mut dyn Watch) -> Result<()> {
         let steps = self.job.schedule.steps();
         if self.job.is_finished() {
@@ -331,17 +122,20 @@ impl<'c, 'o> Run<'c, 'o> {
         let start = Instant::now();
         let epoch = self.job.position.epoch;
         self.enter_stage(epoch, watch)?;
-        let Job { config, schedule, .. } = &self.job;
-        let (seed, batch_size) = (config.data.seed, config.schedule.batch_size);
-        let order = dataset::epoch_order(self.job.train.len(), seed, epoch as u64, config.data.shuffle);
-        let first = self.job.position.batch;
-        let left = (schedule.steps() - self.job.position.step) as usize;
-        let options = DecodeOptions { ignore_exif: config.data.ignore_exif };
-        let (size, flip) = (self.job.network.config.image, config.data.flip);
-        let samples: Vec<Vec<Sample>> = dataset::batches(&order, batch_size)
-            .map(|batch| batch.iter().map(|&i| self.job.set.pictures[self.job.train[i]].clone()).collect())
+        let job = &self.job;
+        let (seed, batch_size) = (job.config.data.seed, job.config.schedule.batch_size);
+        let first = job.position.batch;
+        let left = (job.schedule.steps() - job.position.step) as usize;
+        let samples: Vec<Vec<Sample>> = (job.batches(epoch).into_iter())
+            .map(|batch| batch.into_iter().map(|i| job.set.pictures[i].clone()).collect())
             .collect();
         let batches = samples.len();
+        let reader = Reader {
+            options: DecodeOptions { ignore_exif: job.config.data.ignore_exif },
+            size: job.network.config.image,
+        };
+        let changes =
+            Changes { augment: job.augment(), flip: job.config.data.flip, seed, epoch: epoch as u64 };
 
         let done: Result<()> = std::thread::scope(|scope| {
             let (sender, receiver) = mpsc::sync_channel(1);
@@ -349,8 +143,7 @@ impl<'c, 'o> Run<'c, 'o> {
             scope.spawn(move || {
                 for (i, samples) in wanted.iter().enumerate() {
                     let place = (first + i) * batch_size;
-                    let flips = |j: usize| dataset::flips(seed, epoch as u64, place + j, flip);
-                    if sender.send(decode(samples, options, size, &flips)).is_err() {
+                    if sender.send(reader.read(samples, Some((&changes, place)))).is_err() {
                         return;
                     }
                 }
@@ -393,7 +186,8 @@ impl<'c, 'o> Run<'c, 'o> {
         if self.steps.is_empty() {
             let batch = self.job.config.schedule.batch_size.min(self.job.train.len());
             self.step_for(batch)?;
-            let plan = self.steps[&batch].plan.summary().clone();
+            let recorded = &self.steps[&batch];
+            let plan = recorded.plan.summary();
             let open = self.job.network.config.depth - stage.first_open;
             watch.note(&format!(
                 "epoch {epoch}: {open} blocks{} open, {} parameters train, {} launches a step, {} MiB of device memory",
@@ -402,23 +196,30 @@ impl<'c, 'o> Run<'c, 'o> {
                 plan.dispatches,
                 self.device_bytes() >> 20
             ));
+            let piece = self.job.config.piece();
+            if piece < batch {
+                let whole = self.learner.need(stage, batch, batch)?;
+                watch.note(&format!(
+                    "micro-batch {piece}: a step of {batch} has {} MiB for itself instead of {} MiB, for {:.2} times the work",
+                    recorded.bytes() >> 20,
+                    whole.step_bytes >> 20,
+                    plan.flops / whole.step.flops
+                ));
+            }
         }
         Ok(())
     }
 
     fn step_for(&mut self, batch: usize) -> Result<()> {
         if !self.steps.contains_key(&batch) {
-            self.steps.insert(batch, self.learner.record_step(batch)?);
+            self.steps.insert(batch, self.learner.record_step(batch, self.job.config.piece())?);
         }
         Ok(())
     }
 
     fn device_bytes(&self) -> u64 {
-        let of = |plan: &crate::gpu::Plan, io: &[&crate::gpu::Buffer]| {
-            plan.summary().heap_bytes + io.iter().map(|b| b.words as u64 * WORD).sum::<u64>()
-        };
-        let steps: u64 = self.steps.values().map(|s| of(&s.plan, &[&s.pixels, &s.losses])).sum();
-        let evaluations: u64 = self.evaluations.values().map(|e| of(&e.plan, &[&e.pixels, &e.logits])).sum();
+        let steps: u64 = self.steps.values().map(TrainingStep::bytes).sum();
+        let evaluations: u64 = self.evaluations.values().map(EvaluationStep::bytes).sum();
         self.learner.state_bytes() + steps + evaluations
     }
 
@@ -446,9 +247,7 @@ impl<'c, 'o> Run<'c, 'o> {
         };
         let recorded = &self.steps[&count];
         let context = self.context;
-        context.write(&recorded.pixels, &batch.bytes);
-        context.write(&recorded.labels, bytemuck::cast_slice(&batch.labels));
-        context.write(&recorded.flips, bytemuck::cast_slice(&batch.flips));
+        recorded.write(context, &batch.bytes, &batch.labels, &batch.flips);
         context.write(&recorded.step, bytemuck::cast_slice(&values.words()));
         recorded.plan.run(context)?;
         let rows = context.read(&recorded.losses)?;
@@ -507,19 +306,22 @@ impl<'c, 'o> Run<'c, 'o> {
             return Ok(None);
         }
         let config = &self.job.config;
-        let options = DecodeOptions { ignore_exif: config.data.ignore_exif };
-        let (size, most) = (self.job.network.config.image, config.schedule.batch_size);
+        let reader = Reader {
+            options: DecodeOptions { ignore_exif: config.data.ignore_exif },
+            size: self.job.network.config.image,
+        };
+        let most = config.piece();
         let classes = self.job.set.classes.len();
         let (mut loss, mut right) = (0.0, 0usize);
         for indices in self.job.validation.chunks(most) {
             let samples: Vec<Sample> = indices.iter().map(|&i| self.job.set.pictures[i].clone()).collect();
-            let batch = decode(&samples, options, size, &|_| false)?;
+            let batch = reader.read(&samples, None)?;
             let count = samples.len();
             if !self.evaluations.contains_key(&count) {
                 self.evaluations.insert(count, self.learner.record_evaluation(count)?);
             }
             let recorded = &self.evaluations[&count];
-            self.context.write(&recorded.pixels, &batch.bytes);
+            recorded.write(self.context, &batch.bytes);
             recorded.plan.run(self.context)?;
             let logits = self.context.read(&recorded.logits)?;
             for (b, &label) in batch.labels.iter().enumerate() {
@@ -555,29 +357,42 @@ impl<'c, 'o> Run<'c, 'o> {
     }
 }
 
-fn betas(config: &Config) -> Betas {
-    Betas { beta1: config.optim.beta1, beta2: config.optim.beta2, eps: config.optim.eps }
-}
-
-/// Reads the pictures of a batch.
-fn decode(
-    samples: &[Sample],
+/// Reads pictures at the input size.
+#[derive(Clone, Copy)]
+struct Reader {
     options: DecodeOptions,
     size: ImageSize,
-    flips: &dyn Fn(usize) -> bool,
-) -> Result<Batch> {
-    let pictures = samples
-        .par_iter()
-        .map(|sample| preprocess::load(&sample.path, options, size))
-        .collect::<Result<Vec<_>>>()?;
-    let mut bytes: Vec<u8> = pictures.into_iter().flat_map(|picture| picture.pixels).collect();
-    bytes.resize(bytes.len().next_multiple_of(WORD as usize), 0);
-    Ok(Batch {
-        bytes,
-        labels: samples.iter().map(|sample| sample.class as u32).collect(),
-        flips: (0..samples.len()).map(|i| u32::from(flips(i))).collect(),
-        names: samples.iter().map(|sample| sample.name.clone()).collect(),
-    })
+}
+
+/// What an epoch does to its pictures.
+struct Changes {
+    augment: Option<Augment>,
+    flip: f64,
+    seed: u64,
+    epoch: u64,
+}
+
+impl Reader {
+    /// Reads the pictures of a batch, changed as `changes` say for the place of the first in its epoch.
+    fn read(&self, samples: &[Sample], changes: Option<(&Changes, usize)>) -> Result<Batch> {
+        let load = |(i, sample): (usize, &Sample)| {
+            let mut picture = preprocess::load(&sample.path, self.options, self.size)?;
+            let Some((Changes { augment, flip, seed, epoch }, first)) = changes else {
+                return Ok((picture, 0));
+            };
+            if let Some(augment) = augment {
+                augment.apply(&mut picture, *seed, *epoch, first + i);
+            }
+            Ok((picture, u32::from(dataset::flips(*seed, *epoch, first + i, *flip))))
+        };
+        let read = samples.par_iter().enumerate().map(load).collect::<Result<Vec<_>>>()?;
+        Ok(Batch {
+            flips: read.iter().map(|(_, flip)| *flip).collect(),
+            bytes: read.into_iter().flat_map(|(picture, _)| picture.pixels).collect(),
+            labels: samples.iter().map(|sample| sample.class as u32).collect(),
+            names: samples.iter().map(|sample| sample.name.clone()).collect(),
+        })
+    }
 }
 
 /// The loss of picture `b` of logits (R, B, K) summed over its parts, and the class with the highest sum of softmax scores (eq. 8-9).

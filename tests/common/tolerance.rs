@@ -81,6 +81,9 @@ pub fn gelt_backward(parts: usize) -> Tolerance {
 /// A single addition, and nothing allowed beyond its correct rounding.
 pub const TOKENS: Tolerance = row(1.0);
 
+/// A single addition.
+pub const ACCUMULATE: Tolerance = row(1.0);
+
 /// A sum of B images.
 pub fn tokens_backward(batch: usize) -> Tolerance {
     row(1.0 + (batch as f64).sqrt())
@@ -123,6 +126,19 @@ pub fn batchnorm_backward(batch: usize) -> Tolerance {
 /// Sums of K terms; 16 for two exponentials (3 ulp, their arguments are in `scale`), logarithm (2⁻²¹ near 1) and division.
 pub fn cross_entropy(classes: usize) -> Tolerance {
     row(16.0 + (classes as f64).sqrt())
+}
+
+/// A sum of L squares whose error the square root halves; 8 for the differences, the square root and the sum of four sums.
+pub fn triplet_distances(length: usize) -> Tolerance {
+    row(8.0 + (length as f64).sqrt() / 2.0)
+}
+
+/// A subtraction and an addition.
+pub const TRIPLET_LOSS: Tolerance = row(2.0);
+
+/// What up to B anchors add to a row; 10 for two roundings of the differences, product and division (2.5 ulp).
+pub fn triplet_backward(batch: usize) -> Tolerance {
+    row(10.0 + (batch as f64).sqrt())
 }
 
 /// A sum of squares whose error the square root halves; 8 for square root and division.

@@ -31,7 +31,8 @@ fn run(shape: Shape, tokens: &[f32], weights: (f32, f32)) -> Vec<f32> {
     let mut run = Guarded::new(&format!("gelt {batch} {shape:?}"));
     let tokens = run.input("tokens", tokens);
     let gelt = run.output("gelt", batch * parts * dim);
-    Forward { tokens, gelt, batch, prefix, parts, columns, dim, weights }.record(&mut run.recorder, "gelt");
+    Forward { tokens, gelt, first: 0, batch, prefix, parts, columns, dim, weights }
+        .record(&mut run.recorder, "gelt");
     run.run().remove(0)
 }
 
@@ -50,7 +51,7 @@ fn run_backward(shape: Shape, dgelt: &[f32], weights: (f32, f32)) -> Vec<f32> {
     let mut run = Guarded::new(&format!("gelt backward {batch} {shape:?}"));
     let dgelt = run.input("dgelt", dgelt);
     let dtokens = run.output("dtokens", batch * shape.tokens());
-    Backward { dgelt, dtokens, batch, prefix, parts, columns, dim, weights }
+    Backward { dgelt, dtokens, first: 0, batch, prefix, parts, columns, dim, weights }
         .record(&mut run.recorder, "gelt.backward");
     run.run().remove(0)
 }
@@ -125,6 +126,29 @@ fn shape_of_vit_b_with_every_blend() {
     }
     // One part of all positions.
     check(Shape { prefix: 1, parts: 1, columns: 196, dim: 768 }, 1, GeltConfig::default().weights());
+}
+
+#[test]
+fn pieces_of_a_batch_meet_in_one_tensor() {
+    let shape = Shape { prefix: 2, parts: 3, columns: 5, dim: 50 };
+    let Shape { prefix, parts, columns, dim } = shape;
+    let (weights, pieces) = ((0.25, 0.75), [(0, 3), (3, 1), (4, 2)]);
+    let (tokens, dgelt) = (normal(2, 6 * shape.tokens()), normal(3, 6 * parts * dim));
+    let mut run_pieces = Guarded::new("gelt in pieces");
+    let gelt = run_pieces.output("gelt", dgelt.len());
+    let dgelt_of = run_pieces.input("dgelt", &dgelt);
+    for (first, batch) in pieces {
+        let tokens = &tokens[first * shape.tokens()..][..batch * shape.tokens()];
+        let tokens = run_pieces.input("tokens", tokens);
+        let dtokens = run_pieces.output("dtokens", batch * shape.tokens());
+        Forward { tokens, gelt, first, batch, prefix, parts, columns, dim, weights }
+            .record(&mut run_pieces.recorder, "gelt");
+        Backward { dgelt: dgelt_of, dtokens, first, batch, prefix, parts, columns, dim, weights }
+            .record(&mut run_pieces.recorder, "gelt.backward");
+    }
+    let results = run_pieces.run();
+    assert_same_bits("gelt", &results[0], &run(shape, &tokens, weights));
+    assert_same_bits("dtokens", &results[1..].concat(), &run_backward(shape, &dgelt, weights));
 }
 
 #[test]

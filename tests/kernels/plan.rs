@@ -70,6 +70,7 @@ fn record(
     let blend = gelt::Forward {
         tokens: x,
         gelt: parts,
+        first: 0,
         batch: BATCH,
         prefix: 1,
         parts: 3,

@@ -1,0 +1,439 @@
+//! What a learner records: the whole training step, in one piece or in several, and evaluation.
+//!
+//! In pieces, the backbone runs over a part of the batch at a time and only the parts (B, R, D) are kept; classifiers and
+//! losses see the whole batch; then each piece is run forward once more and back-propagated, and the pieces' gradients
+//! are added up in order. That is the plain step up to the order of summation, for memory that grows with the piece:
+//! BatchNorm and the triplet loss, which mix the pictures of a batch, stand behind the parts.
+
+use super::learner::{Learner, Moments, classifiers};
+use super::parameters::{Arenas, Group, GroupKind};
+use super::vit::{Trainable, VitGradients};
+use crate::error::Result;
+use crate::gpu::{Buffer, Context, Plan, PlanSummary, Recorder, Tensor, WORD};
+use crate::kernels::accumulate::Accumulate;
+use crate::kernels::adam::{Adam, StepValues};
+use crate::kernels::{cross_entropy, gelt, gradnorm, image, triplet};
+use crate::layers::part_classifier::HeadShape;
+use crate::shape::{ImageSize, Preprocess};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// One recorded training step for one batch size.
+pub struct TrainingStep {
+    /// The launches.
+    pub plan: Plan,
+    pieces: Vec<Piece>,
+    size: ImageSize,
+    /// (B) words.
+    pub labels: Buffer,
+    /// [`StepValues`].
+    pub step: Buffer,
+    /// Cross-entropy of each part and picture (R, B), then zeros up to a whole slice, then the triplet losses (B), if wanted:
+    /// their sum divided by B is the batch's loss.
+    pub losses: Buffer,
+    /// Whether all was finite; clipping factor; norm.
+    pub control: Buffer,
+    bytes: u64,
+}
+
+/// The pictures that run through the backbone together.
+struct Piece {
+    /// Their places in the batch.
+    places: Range<usize>,
+    /// (pictures, height, width, 3) bytes.
+    pixels: Buffer,
+    /// (pictures) words: 1 mirrors.
+    flips: Buffer,
+}
+
+impl TrainingStep {
+    /// Writes a batch: bytes (B, height, width, 3), persons (B), and for each picture 1 if it is to be mirrored.
+    pub fn write(&self, context: &Context, pixels: &[u8], labels: &[u32], flips: &[u32]) {
+        let each = self.size.height * self.size.width * 3;
+        for piece in &self.pieces {
+            let Range { start, end } = piece.places;
+            write_bytes(context, &piece.pixels, &pixels[start * each..end * each]);
+            context.write(&piece.flips, bytemuck::cast_slice(&flips[start..end]));
+        }
+        context.write(&self.labels, bytemuck::cast_slice(labels));
+    }
+
+    /// Bytes of device memory that this step has for itself: activations, inputs and outputs, gradients of pieces.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Writes bytes, padded to whole words.
+fn write_bytes(context: &Context, buffer: &Buffer, bytes: &[u8]) {
+    if bytes.len().is_multiple_of(WORD as usize) {
+        context.write(buffer, bytes);
+    } else {
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(WORD as usize), 0);
+        context.write(buffer, &padded);
+    }
+}
+
+/// One recorded forward pass by running statistics.
+pub struct EvaluationStep {
+    /// The launches.
+    pub plan: Plan,
+    /// (B, height, width, 3) bytes, padded to whole words.
+    pixels: Buffer,
+    /// (R, B, K), written.
+    pub logits: Buffer,
+}
+
+impl EvaluationStep {
+    /// Writes a batch: bytes (B, height, width, 3).
+    pub fn write(&self, context: &Context, pixels: &[u8]) {
+        write_bytes(context, &self.pixels, pixels);
+    }
+
+    /// Bytes of device memory that this step has for itself.
+    pub fn bytes(&self) -> u64 {
+        self.plan.summary().heap_bytes + (self.pixels.words + self.logits.words) as u64 * WORD
+    }
+}
+
+/// What training in one stage takes.
+#[derive(Debug, Clone)]
+pub struct StageNeed {
+    /// Launches, operations and the largest tensor of a step.
+    pub step: PlanSummary,
+    /// Bytes of parameters, gradients and moments.
+    pub state_bytes: u64,
+    /// Bytes that a step has for itself.
+    pub step_bytes: u64,
+    /// Number of parameters that train.
+    pub trainable: usize,
+}
+
+/// Device memory of a step, or what stands for it where only the need is asked.
+struct StepMemory {
+    pieces: Vec<Piece>,
+    labels: Buffer,
+    step: Buffer,
+    losses: Buffer,
+    control: Buffer,
+    partials: Buffer,
+    /// Gradients of every piece but the first.
+    piece_gradients: Option<Arenas>,
+}
+
+impl StepMemory {
+    fn bytes(&self) -> u64 {
+        let inputs = self.pieces.iter().flat_map(|piece| [&piece.pixels, &piece.flips]);
+        let others = [&self.labels, &self.step, &self.losses, &self.control, &self.partials];
+        let words: usize = inputs.chain(others).map(|buffer| buffer.words).sum();
+        words as u64 * WORD + self.piece_gradients.as_ref().map_or(0, Arenas::bytes)
+    }
+}
+
+/// A stage: what trains, and the memory that this takes.
+struct Stage<'a> {
+    trainable: Trainable,
+    gradients: &'a Arenas,
+    moments: &'a BTreeMap<GroupKind, Moments>,
+}
+
+impl<'c> Learner<'c> {
+    /// Records a whole step for `batch` pictures, at most `piece` of which run through the backbone at once: forward,
+    /// loss, backward, norm, optimiser.
+    ///
+    /// # Errors
+    /// If the adapter can't hold it.
+    pub fn record_step(&self, batch: usize, piece: usize) -> Result<TrainingStep> {
+        let context = self.context;
+        let memory = self.step_memory(batch, piece, &self.gradients, true)?;
+        let stage = Stage { trainable: self.trainable, gradients: &self.gradients, moments: &self.moments };
+        let mut recorder = Recorder::new(context);
+        self.record(&mut recorder, batch, &memory, &stage);
+        let plan = recorder.finish()?;
+        let bytes = plan.summary().heap_bytes + memory.bytes();
+        let StepMemory { pieces, labels, step, losses, control, .. } = memory;
+        Ok(TrainingStep { plan, pieces, size: self.config.image, labels, step, losses, control, bytes })
+    }
+
+    /// What a step of [`Self::record_step`] takes when `trainable` is open; allocates nothing of its size.
+    ///
+    /// # Errors
+    /// If the adapter can't hold a tensor of it.
+    pub fn need(&self, trainable: Trainable, batch: usize, piece: usize) -> Result<StageNeed> {
+        let context = self.context;
+        let open: Vec<Group> =
+            self.groups.iter().filter(|group| trainable.contains(group.kind)).cloned().collect();
+        let gradients = Arenas::unallocated(context, &open)?;
+        let moments = open.iter().map(|group| {
+            let moment = context.unallocated("moment", group.words);
+            (group.kind, Moments { first: moment.clone(), second: moment })
+        });
+        let moments = moments.collect();
+        let memory = self.step_memory(batch, piece, &gradients, false)?;
+        let mut recorder = Recorder::new(context);
+        let stage = Stage { trainable, gradients: &gradients, moments: &moments };
+        self.record(&mut recorder, batch, &memory, &stage);
+        let step = recorder.summary();
+        Ok(StageNeed {
+            step_bytes: step.heap_bytes + memory.bytes(),
+            step,
+            // Gradient and two moments.
+            state_bytes: self.parameters.bytes() + 3 * gradients.bytes(),
+            trainable: open.iter().map(Group::parameters).sum(),
+        })
+    }
+
+    fn step_memory(
+        &self,
+        batch: usize,
+        piece: usize,
+        gradients: &Arenas,
+        allocate: bool,
+    ) -> Result<StepMemory> {
+        let context = self.context;
+        let buffer = |label: &str, words: usize| {
+            if allocate { context.buffer(label, words) } else { Ok(context.unallocated(label, words)) }
+        };
+        let places = (0..batch).step_by(piece.max(1)).map(|start| start..(start + piece.max(1)).min(batch));
+        let pieces = places.map(|places| {
+            let pixels = buffer("pixels", image::pixel_words(places.len(), self.config.image))?;
+            Ok(Piece { pixels, flips: buffer("flips", places.len())?, places })
+        });
+        let pieces = pieces.collect::<Result<Vec<Piece>>>()?;
+        let open: Vec<Group> = gradients.groups.iter().map(|(group, _)| group.clone()).collect();
+        let backbone: Vec<Group> = open.iter().filter(|g| g.kind != GroupKind::Heads).cloned().collect();
+        let piece_gradients = match (pieces.len() > 1, allocate) {
+            (false, _) => None,
+            (true, true) => Some(Arenas::shared(context, &backbone)?),
+            (true, false) => Some(Arenas::unallocated_shared(context, &backbone)?),
+        };
+        let partials = open.iter().map(|group| gradnorm::partial_words(group.words)).sum();
+        let triplets = if self.rule.triplet_margin.is_some() { batch } else { 0 };
+        Ok(StepMemory {
+            pieces,
+            labels: buffer("labels", batch)?,
+            step: buffer("step", StepValues::len_of(self.groups.len()))?,
+            losses: buffer("losses", self.first_triplet_loss(batch) + triplets)?,
+            control: buffer("control", gradnorm::CONTROL_WORDS)?,
+            partials: buffer("gradnorm.partials", partials)?,
+            piece_gradients,
+        })
+    }
+
+    /// Place of the triplet losses behind the parts' (R, B), where a slice may begin.
+    fn first_triplet_loss(&self, batch: usize) -> usize {
+        let rows = self.heads.shape.parts * batch;
+        if self.rule.triplet_margin.is_some() { rows.next_multiple_of(Buffer::SLICE_ALIGN) } else { rows }
+    }
+
+    fn record(&self, recorder: &mut Recorder<'c>, batch: usize, memory: &StepMemory, stage: &Stage<'_>) {
+        let HeadShape { parts, dim, classes, .. } = self.heads.shape;
+        let steps = recorder.import(&memory.step);
+        // Forward: tokens, parts, logits, loss.
+        let parts_of = recorder.tensor("gelt", batch * parts * dim);
+        let mut saved = None;
+        for Piece { places, pixels, flips } in &memory.pieces {
+            let pictures = places.len();
+            let normalised = self.image(recorder, pixels, Some(flips), pictures);
+            let tokens = if memory.pieces.len() == 1 {
+                let (tokens, kept) = self.vit.forward_saving(recorder, normalised, stage.trainable, pictures);
+                saved = Some((tokens, kept));
+                tokens
+            } else {
+                let tokens = recorder.tensor("norm", self.vit.sequence(pictures).len());
+                self.vit.forward(recorder, normalised, tokens, pictures);
+                tokens
+            };
+            self.parts(tokens, parts_of, places).record(recorder, "gelt");
+        }
+        recorder.scope("heads");
+        let (logits, heads_saved) = self.heads.forward_saving(recorder, parts_of, steps, batch);
+        recorder.scope("");
+        let dlogits = recorder.tensor("dlogits", logits.len);
+        let losses = recorder.import(&memory.losses);
+        let labels = recorder.import(&memory.labels);
+        let row_losses = recorder.import(&memory.losses.slice("losses", 0, parts * batch));
+        cross_entropy::CrossEntropy {
+            logits,
+            labels,
+            loss: row_losses,
+            dlogits: Some(dlogits),
+            batch,
+            parts,
+            classes,
+            smoothing: self.rule.label_smoothing,
+        }
+        .record(recorder, "cross_entropy");
+
+        // Backward: the same lines in reverse.
+        recorder.scope("backward.heads");
+        let dparts =
+            self.heads.backward(recorder, heads_saved, dlogits, &classifiers(stage.gradients), batch);
+        recorder.scope("backward");
+        if let Some(margin) = self.rule.triplet_margin {
+            self.record_triplet(recorder, memory, [parts_of, dparts, labels], batch, margin);
+        }
+        for (i, Piece { places, pixels, flips }) in memory.pieces.iter().enumerate() {
+            let pictures = places.len();
+            let (tokens, saved) = saved.take().unwrap_or_else(|| {
+                let normalised = self.image(recorder, pixels, Some(flips), pictures);
+                self.vit.forward_saving(recorder, normalised, stage.trainable, pictures)
+            });
+            recorder.scope("backward");
+            let dtokens = recorder.tensor("dtokens", tokens.len);
+            let gelt::Forward { first, prefix, columns, weights, .. } = self.parts(tokens, parts_of, places);
+            gelt::Backward {
+                dgelt: dparts,
+                dtokens,
+                first,
+                batch: pictures,
+                prefix,
+                parts,
+                columns,
+                dim,
+                weights,
+            }
+            .record(recorder, "gelt");
+            let arenas = memory.piece_gradients.as_ref().filter(|_| i > 0);
+            let gradients =
+                VitGradients::new(&self.config, arenas.unwrap_or(stage.gradients), stage.trainable);
+            self.vit.backward(recorder, &saved, dtokens, &gradients, pictures, &mut |recorder, kind| {
+                if let Some(arenas) = arenas {
+                    let [addend, sum] =
+                        [arenas, stage.gradients].map(|arenas| recorder.import(arenas.arena(kind)));
+                    Accumulate { addend, sum }.record(recorder, &format!("accumulate.{kind}"));
+                }
+            });
+        }
+
+        // Norm of all gradients; whether all is finite; update.
+        let mut start = 0;
+        for (group, arena) in &stage.gradients.groups {
+            let words = gradnorm::partial_words(group.words);
+            let gradients = recorder.import(arena);
+            let partials = recorder.import(&memory.partials.slice("gradnorm.partials", start, words));
+            gradnorm::Partial { gradients, partials }.record(recorder, &format!("gradnorm.{}", group.kind));
+            start += words;
+        }
+        let (sums, verdict) = (recorder.import(&memory.partials), recorder.import(&memory.control));
+        gradnorm::Finish { partials: sums, losses, step: steps, control: verdict }
+            .record(recorder, "gradnorm");
+        recorder.scope("heads");
+        self.heads.update_running(recorder, heads_saved, verdict, batch);
+        recorder.scope("");
+        for (group, (layout, memory)) in self.parameters.groups.iter().enumerate() {
+            if !stage.trainable.contains(layout.kind) {
+                continue;
+            }
+            let moments = &stage.moments[&layout.kind];
+            let gradients = stage.gradients.arena(layout.kind);
+            let [gradients, parameters, first_moment, second_moment] =
+                [gradients, memory, &moments.first, &moments.second].map(|buffer| recorder.import(buffer));
+            Adam {
+                gradients,
+                step: steps,
+                control: verdict,
+                parameters,
+                first_moment,
+                second_moment,
+                group,
+                betas: self.rule.betas,
+                decoupled: self.rule.decoupled,
+            }
+            .record(recorder, &format!("adam.{}", layout.kind));
+        }
+    }
+
+    /// The batch-hard triplet loss on the parts of a picture as one vector, and its gradient added to theirs.
+    fn record_triplet(
+        &self,
+        recorder: &mut Recorder<'c>,
+        memory: &StepMemory,
+        [parts, dparts, labels]: [Tensor; 3],
+        batch: usize,
+        margin: f32,
+    ) {
+        let length = parts.len / batch;
+        let distances = recorder.tensor("triplet.distances", batch * batch);
+        triplet::Distances { parts, distances, batch, length }.record(recorder, "triplet.distances");
+        let loss = memory.losses.slice("triplet.losses", self.first_triplet_loss(batch), batch);
+        let loss = recorder.import(&loss);
+        let choice = recorder.tensor("triplet.choice", 2 * batch);
+        triplet::Mine { distances, labels, loss, choice, batch, margin }.record(recorder, "triplet.mine");
+        triplet::Backward { parts, distances, choice, dparts, batch, length }.record(recorder, "triplet");
+    }
+
+    fn parts(&self, tokens: Tensor, gelt: Tensor, places: &Range<usize>) -> gelt::Forward {
+        let HeadShape { parts, dim, .. } = self.heads.shape;
+        gelt::Forward {
+            tokens,
+            gelt,
+            first: places.start,
+            batch: places.len(),
+            prefix: self.config.prefix(),
+            parts,
+            columns: self.config.patches() / parts,
+            dim,
+            weights: self.config.gelt.weights(),
+        }
+    }
+
+    fn image(
+        &self,
+        recorder: &mut Recorder<'_>,
+        pixels: &Buffer,
+        flips: Option<&Buffer>,
+        batch: usize,
+    ) -> Tensor {
+        let size = self.config.image;
+        let Preprocess { mean, std, .. } = self.preprocess;
+        let normalised = recorder.tensor("image", batch * 3 * size.height * size.width);
+        let (pixels, flip) = (recorder.import(pixels), flips.map(|flips| recorder.import(flips)));
+        image::Forward { pixels, flip, image: normalised, batch, size, mean, std }.record(recorder, "image");
+        normalised
+    }
+
+    /// Records a forward pass for `batch` pictures by running statistics.
+    ///
+    /// # Errors
+    /// If the adapter can't hold it.
+    pub fn record_evaluation(&self, batch: usize) -> Result<EvaluationStep> {
+        let context = self.context;
+        let HeadShape { parts, dim, classes, .. } = self.heads.shape;
+        let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
+        let logits = context.buffer("logits", parts * batch * classes)?;
+        let mut recorder = Recorder::new(context);
+        self.record_forward(&mut recorder, &pixels, &logits, batch, parts * dim);
+        Ok(EvaluationStep { plan: recorder.finish()?, pixels, logits })
+    }
+
+    /// Bytes that an evaluation of `batch` pictures has for itself; allocates nothing of its size.
+    pub fn evaluation_need(&self, batch: usize) -> u64 {
+        let context = self.context;
+        let HeadShape { parts, dim, classes, .. } = self.heads.shape;
+        let pixels = context.unallocated("pixels", image::pixel_words(batch, self.config.image));
+        let logits = context.unallocated("logits", parts * batch * classes);
+        let mut recorder = Recorder::new(context);
+        self.record_forward(&mut recorder, &pixels, &logits, batch, parts * dim);
+        recorder.summary().heap_bytes + (pixels.words + logits.words) as u64 * WORD
+    }
+
+    fn record_forward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        pixels: &Buffer,
+        logits: &Buffer,
+        batch: usize,
+        words: usize,
+    ) {
+        let normalised = self.image(recorder, pixels, None, batch);
+        let tokens = recorder.tensor("norm", self.vit.sequence(batch).len());
+        self.vit.forward(recorder, normalised, tokens, batch);
+        let parts = recorder.tensor("gelt", batch * words);
+        self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");
+        let output = recorder.import(logits);
+        recorder.scope("heads");
+        self.heads.evaluate(recorder, parts, output, batch);
+    }
+}

@@ -1,0 +1,129 @@
+//! Batch-hard triplet loss and its gradient.
+
+use super::Exact;
+
+/// The least distance: nearer pictures count as so far apart, and have no direction.
+const LEAST: f64 = 1e-6;
+
+/// Distances (B, B) of the rows of `parts` (B, L).
+pub fn distances(parts: &[f32], batch: usize) -> Vec<Exact> {
+    let rows: Vec<&[f32]> = parts.chunks(parts.len() / batch).collect();
+    let distance = |a: &[f32], b: &[f32]| {
+        let squares = a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+        let value = squares.sum::<f64>().sqrt().max(LEAST);
+        Exact { value, scale: value }
+    };
+    rows.iter().flat_map(|a| rows.iter().map(move |b| distance(a, b))).collect()
+}
+
+/// An anchor's loss, and the two pictures that it comes from where it is above 0: the farthest of the same label and the
+/// nearest of another.
+pub fn mine(distances: &[f64], labels: &[u32], anchor: usize, margin: f64) -> (Exact, Option<[usize; 2]>) {
+    let batch = labels.len();
+    let row = &distances[anchor * batch..][..batch];
+    let alike = |&other: &usize| labels[other] == labels[anchor];
+    // Of equal distances the first: `max_by` alone would give the last.
+    let farthest =
+        (0..batch).rev().filter(alike).filter(|&j| j != anchor).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+    let nearest = (0..batch).filter(|j| !alike(j)).min_by(|&a, &b| row[a].total_cmp(&row[b]));
+    let (Some(farthest), Some(nearest)) = (farthest, nearest) else {
+        return (Exact::default(), None);
+    };
+    let value = (row[farthest] - row[nearest] + margin).max(0.0);
+    let loss = Exact { value, scale: row[farthest] + row[nearest] + margin };
+    (loss, (value > 0.0).then_some([farthest, nearest]))
+}
+
+/// `before` (B, L) plus the gradient of the mean loss over the batch; `choices` holds what [`mine`] gives for each anchor.
+pub fn gradient(
+    parts: &[f32],
+    distances: &[f64],
+    choices: &[Option<[usize; 2]>],
+    before: &[f32],
+) -> Vec<Exact> {
+    let batch = choices.len();
+    let length = parts.len() / batch;
+    let mut sums: Vec<Exact> =
+        before.iter().map(|&v| Exact { value: v.into(), scale: f64::from(v).abs() }).collect();
+    let choices = choices.iter().enumerate().filter_map(|(anchor, choice)| Some((anchor, (*choice)?)));
+    for (anchor, pair) in choices {
+        for (other, sign) in pair.into_iter().zip([1.0, -1.0]) {
+            let distance = distances[anchor * batch + other];
+            if distance <= LEAST {
+                continue;
+            }
+            for k in 0..length {
+                let (here, there) = (anchor * length + k, other * length + k);
+                let difference = f64::from(parts[here]) - f64::from(parts[there]);
+                let term = sign * difference / (distance * batch as f64);
+                sums[here].value += term;
+                sums[there].value -= term;
+                sums[here].scale += term.abs();
+                sums[there].scale += term.abs();
+            }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_and_gradients_are_pytorchs() {
+        // f = torch.tensor([[0, 0], [3, 4], [0, 2], [6, 8], [5, 5]], dtype=torch.float64, requires_grad=True)
+        // y = torch.tensor([0, 0, 1, 1, 2]); same = y[:, None] == y; me = torch.eye(5, dtype=torch.bool)
+        // d = (f[:, None] - f).square().sum(2).clamp(min=1e-12).sqrt()
+        // p = d.masked_fill(~same | me, -1).amax(1); n = d.masked_fill(same, 1e9).amin(1)
+        // l = torch.where(p > 0, (p - n + 0.3).clamp(min=0), 0); (l.sum() / 5).backward(); print(l, f.grad)
+        let parts = [0.0, 0.0, 3.0, 4.0, 0.0, 2.0, 6.0, 8.0, 5.0, 5.0];
+        let labels = [0, 0, 1, 1, 2];
+        let all: Vec<f64> = distances(&parts, 5).iter().map(|d| d.value).collect();
+        let mined: Vec<_> = (0..5).map(|anchor| mine(&all, &labels, anchor, 0.3)).collect();
+        let losses = [3.3, 3.06393202250021, 6.785281374238569, 5.623003714070189, 0.0];
+        for ((found, _), wanted) in mined.iter().zip(losses) {
+            assert!((found.value - wanted).abs() < 1e-14, "{found:?} for {wanted}");
+        }
+        let choices: Vec<_> = mined.iter().map(|m| m.1).collect();
+        assert_eq!(choices, [Some([1, 2]), Some([0, 4]), Some([3, 0]), Some([2, 4]), None]);
+        let found = gradient(&parts, &all, &choices, &[1.0; 10]);
+        let wanted = [
+            [-0.24, 0.08000000000000002],
+            [0.41888543819998314, 0.40944271909999164],
+            [-0.28284271247461906, -0.682842712474619],
+            [0.21959715927125148, 0.09310605286451631],
+            [-0.1156398849966156, 0.10029394051011116],
+        ];
+        for (found, wanted) in found.iter().zip(wanted.into_iter().flatten()) {
+            assert!((found.value - 1.0 - wanted).abs() < 1e-14, "{found:?} for {wanted}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_equals_is_taken() {
+        let row = [0.0, 2.0, 2.0, 1.0, 1.0];
+        let distances: Vec<f64> = row.repeat(5);
+        assert_eq!(mine(&distances, &[7, 7, 7, 8, 9], 0, 0.3).1, Some([1, 3]));
+    }
+
+    #[test]
+    fn an_anchor_without_a_pair_has_no_loss() {
+        let distances = [1e-6, 1.0, 1.0, 1e-6];
+        assert_eq!(mine(&distances, &[3, 3], 0, 0.3), (Exact::default(), None));
+        assert_eq!(mine(&distances, &[3, 4], 1, 0.3), (Exact::default(), None));
+        assert_eq!(mine(&[1e-6], &[3], 0, 0.3), (Exact::default(), None));
+    }
+
+    #[test]
+    fn pictures_that_are_alike_have_no_direction() {
+        let parts = [1.0, 1.0, 1.5];
+        let all: Vec<f64> = distances(&parts, 3).iter().map(|d| d.value).collect();
+        assert_eq!(all[1], 1e-6);
+        let (loss, choice) = mine(&all, &[0, 0, 1], 0, 1.0);
+        assert!((loss.value - (0.5 + 1e-6)).abs() < 1e-15 && choice == Some([1, 2]));
+        // Only the other person moves anything.
+        let found = gradient(&parts, &all, &[choice, None, None], &[0.0; 3]);
+        assert_eq!(found.iter().map(|g| g.value).collect::<Vec<_>>(), [1.0 / 3.0, 0.0, -1.0 / 3.0]);
+    }
+}

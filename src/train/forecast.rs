@@ -1,0 +1,205 @@
+//! What a run will take, before it is run: memory, operations and time of each stage.
+
+use super::job::Job;
+use super::trainer::Watch;
+use super::{config, job};
+use crate::error::{Error, Result};
+use crate::gpu::{Context, ContextOptions};
+use crate::kernels::adam::StepValues;
+use crate::model::{Learner, StageNeed, Trainable};
+use std::ops::Range;
+use std::time::Instant;
+
+/// Pictures in the step that is measured.
+const MEASURED_BATCH: usize = 4;
+
+/// What a run will take.
+#[derive(Debug, Clone)]
+pub struct Forecast {
+    /// The adapter's name.
+    pub adapter: String,
+    /// Pictures that train.
+    pub images: usize,
+    /// Pictures that validate.
+    pub validation_images: usize,
+    /// Persons.
+    pub classes: usize,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Floating-point operations per second, as measured.
+    pub flops_per_second: f64,
+    /// One after the other.
+    pub stages: Vec<StageForecast>,
+}
+
+/// What the epochs between two openings of a block will take.
+#[derive(Debug, Clone)]
+pub struct StageForecast {
+    /// Its epochs.
+    pub epochs: Range<usize>,
+    /// Blocks that are open.
+    pub open_blocks: usize,
+    /// Whether the embeddings train.
+    pub embeddings: bool,
+    /// Number of parameters that train.
+    pub trainable: usize,
+    /// Launches of a step.
+    pub launches: usize,
+    /// Device memory in bytes: parameters, gradients, moments and all recorded steps.
+    pub bytes: u64,
+    /// Floating-point operations of a step.
+    pub flops: f64,
+    /// Steps of the stage.
+    pub steps: u64,
+    /// Estimated duration of a step.
+    pub seconds_per_step: f64,
+}
+
+impl Forecast {
+    /// Estimated duration of all steps, in seconds; validation and saves come on top.
+    pub fn seconds(&self) -> f64 {
+        self.stages.iter().map(|stage| stage.steps as f64 * stage.seconds_per_step).sum()
+    }
+}
+
+/// What the run of these settings will take; writes nothing.
+///
+/// # Errors
+/// As a run itself, [`Error::TooLarge`] for a batch that exceeds `memory` bytes included.
+pub fn forecast(layers: &config::Layers, memory: Option<u64>, watch: &mut dyn Watch) -> Result<Forecast> {
+    let job = Job::start(layers, watch)?;
+    let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
+    let learner = job.learner(&context)?;
+    check_memory(&job, &learner, context.max_tensor_bytes(), memory)?;
+    let piece = job.config.piece();
+    let flops_per_second = measure(&context, &job, &learner)?;
+    let mut stages: Vec<StageForecast> = Vec::new();
+    for (stage, epochs, steps) in stages_of(&job) {
+        let (need, bytes) = stage_need(&job, &learner, stage, piece)?;
+        stages.push(StageForecast {
+            epochs,
+            open_blocks: job.network.config.depth - stage.first_open,
+            embeddings: stage.embeddings,
+            trainable: need.trainable,
+            launches: need.step.dispatches,
+            bytes,
+            flops: need.step.flops,
+            steps,
+            seconds_per_step: need.step.flops / flops_per_second,
+        });
+    }
+    Ok(Forecast {
+        adapter: context.adapter.name.clone(),
+        images: job.train.len(),
+        validation_images: job.validation.len(),
+        classes: job.set.classes.len(),
+        steps: job.schedule.steps(),
+        flops_per_second,
+        stages,
+    })
+}
+
+/// Refuses a run whose last stage, the largest, exceeds the memory allowed or the adapter's bindings.
+///
+/// # Errors
+/// [`Error::TooLarge`] with what it needs and the `--micro-batch` that would fit.
+pub(super) fn check_memory(
+    job: &Job,
+    learner: &Learner<'_>,
+    binding: u64,
+    memory: Option<u64>,
+) -> Result<()> {
+    let Some((stage, ..)) = stages_of(job).pop() else { return Ok(()) };
+    let piece = job.config.piece();
+    let (need, bytes) = stage_need(job, learner, stage, piece)?;
+    let fits = |need: &StageNeed, bytes: u64| {
+        need.step.largest_tensor_bytes <= binding && memory.is_none_or(|memory| bytes <= memory)
+    };
+    if fits(&need, bytes) {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let mut smaller = piece / 2;
+    let advice = loop {
+        if smaller == 0 {
+            break "no --micro-batch fits: a smaller --size or --batch-size may".to_string();
+        }
+        let (need, bytes) = stage_need(job, learner, stage, smaller)?;
+        if fits(&need, bytes) {
+            break format!("--micro-batch {smaller} needs {} MiB", mib(bytes));
+        }
+        smaller /= 2;
+    };
+    let limit = match memory {
+        Some(memory) if bytes > memory => format!("--memory allows {} MiB", mib(memory)),
+        _ => format!(
+            "its largest tensor, {} MiB, exceeds a binding of {} MiB",
+            mib(need.step.largest_tensor_bytes),
+            mib(binding)
+        ),
+    };
+    Err(Error::TooLarge(format!(
+        "{piece} pictures at once need {} MiB in the last stage, but {limit}; {advice}",
+        mib(bytes)
+    )))
+}
+
+/// Stages of the rest of the run: what trains, in which epochs, for how many steps.
+fn stages_of(job: &Job) -> Vec<(Trainable, Range<usize>, u64)> {
+    let (schedule, per_epoch) =
+        (&job.schedule, job.config.sampling().steps_per_epoch(job.train.len()) as u64);
+    let mut stages: Vec<(Trainable, Range<usize>, u64)> = Vec::new();
+    for epoch in job.position.epoch..job.config.schedule.epochs {
+        let before = epoch as u64 * per_epoch;
+        let steps = schedule.steps().saturating_sub(before).min(per_epoch);
+        if steps == 0 && !stages.is_empty() {
+            break;
+        }
+        let stage = schedule.stage(epoch);
+        match stages.last_mut() {
+            Some((last, epochs, count)) if *last == stage => {
+                epochs.end = epoch + 1;
+                *count += steps;
+            }
+            _ => stages.push((stage, epoch..epoch + 1, steps)),
+        }
+    }
+    stages
+}
+
+/// What a step of the whole batch needs, and the bytes of everything that a stage holds at once.
+fn stage_need(job: &Job, learner: &Learner<'_>, stage: Trainable, piece: usize) -> Result<(StageNeed, u64)> {
+    let mut first = None;
+    let mut bytes = 0;
+    for batch in job.batch_sizes() {
+        let need = learner.need(stage, batch, piece)?;
+        bytes += need.step_bytes;
+        first.get_or_insert(need);
+    }
+    for batch in job.evaluation_sizes(piece) {
+        bytes += learner.evaluation_need(batch);
+    }
+    let need = first.ok_or_else(|| Error::Usage("no batch has two pictures".to_string()))?;
+    bytes += need.state_bytes;
+    Ok((need, bytes))
+}
+
+/// Floating-point operations per second in a short training step on grey pictures.
+fn measure(context: &Context, job: &Job, learner: &Learner<'_>) -> Result<f64> {
+    let batch = MEASURED_BATCH.min(job.config.schedule.batch_size);
+    let step = learner.record_step(batch, batch)?;
+    let size = job.network.config.image;
+    step.write(context, &vec![128; batch * size.height * size.width * 3], &vec![0; batch], &vec![0; batch]);
+    let groups = learner.groups().len();
+    // A learning rate of 0: what is measured must not change.
+    let corrections = vec![job::betas(&job.config).corrections(1); groups];
+    let values = StepValues { number: 1, corrections, ..StepValues::default() };
+    context.write(&step.step, bytemuck::cast_slice(&values.words()));
+    // Once for the driver's compiler, once for the clock.
+    step.plan.run(context)?;
+    context.wait()?;
+    let start = Instant::now();
+    step.plan.run(context)?;
+    context.wait()?;
+    Ok(step.plan.summary().flops / start.elapsed().as_secs_f64())
+}
