@@ -81,7 +81,7 @@ def compare(arguments, work):
         run(arguments.binary, "draw", figures, *counts)
     collect(arguments.data or figures, data, arguments.persons, arguments.images)
 
-    recipe = replace(lat.PRESETS[arguments.preset], dropout=0.0)
+    recipe = replace(lat.PRESETS[arguments.preset], dropout=0.0, triplet_margin=None)
     train = [arguments.binary, "train", "--backbone", arguments.backbone, "--data", data]
     train += ["--preset", arguments.preset, "--batch-size", arguments.batch_size]
     train += ["--no-shuffle", "--flip", 0, "--dropout", 0, "--val-fraction", 0]

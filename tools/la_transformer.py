@@ -202,10 +202,13 @@ class LaTransformer(nn.Module):
         parts = parts / parts.norm(dim=2, keepdim=True).clamp_min(1e-12)
         return parts.flatten(1) / math.sqrt(parts.shape[1])
 
+    def classify(self, parts):
+        """(B, parts, D) -> (R, B, K), what each part's classifier says."""
+        return torch.stack([head(part) for head, part in zip(self.heads, parts.unbind(1))])
+
     def logits(self, images):
-        """(B, 3, H, W) normalised pixels -> (R, B, K), what each part's classifier says."""
-        parts = self.parts(self.tokens(images)).unbind(1)
-        return torch.stack([head(part) for head, part in zip(self.heads, parts)])
+        """(B, 3, H, W) normalised pixels -> (R, B, K)."""
+        return self.classify(self.parts(self.tokens(images)))
 
     def forward(self, images):
         return self.embed(self.parts(self.tokens(images)))
@@ -356,6 +359,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # 0: off
     smoothing: float = 0.0
+    triplet_margin: float | None = None  # None: no triplet loss
     relu: bool = True
     dropout: float = 0.5
     gelt: Gelt = field(default_factory=Gelt)
@@ -363,7 +367,7 @@ class Recipe:
 
 OPEN = {"all_open": True, "freeze_embeddings": False, "lr_decay": 1.0}
 
-# Triplet loss, identity sampler, erasing and crop of `strong` are not told here.
+# Identity sampler, erasing and crop of `strong` are the caller's, as all pictures are.
 PRESETS = {
     "paper": Recipe(),
     "released-code": Recipe(
@@ -386,6 +390,7 @@ PRESETS = {
         weight_decay=0.05,
         clip_norm=1.0,
         smoothing=0.1,
+        triplet_margin=0.3,
     ),
 }
 
@@ -456,6 +461,18 @@ def loss_of(logits, labels, smoothing=0.0):
     return sum(F.cross_entropy(part, labels, label_smoothing=smoothing) for part in logits)
 
 
+def triplet_loss(parts, labels, margin):
+    """Batch-hard triplet loss (Hermans 2017, section 2.2) of (B, R, D) parts, the parts of a picture taken as one
+    vector: mean over the batch, where a picture without another of its person, or of another person, counts 0."""
+    rows = parts.flatten(1)
+    distances = (rows[:, None] - rows).square().sum(2).clamp(min=1e-12).sqrt()
+    same = labels[:, None] == labels
+    other = same & ~torch.eye(len(labels), dtype=torch.bool)
+    farthest = distances.masked_fill(~other, -math.inf).max(1).values
+    nearest = distances.masked_fill(same, math.inf).min(1).values
+    return F.relu(farthest - nearest + margin).mean()
+
+
 def predict(logits):
     """(R, B, K) -> (B): the person with the largest sum of probabilities (equations 8 and 9)."""
     return logits.softmax(2).sum(0).argmax(1)
@@ -465,7 +482,10 @@ def backward(model, recipe, images, labels):
     """Loss and gradients of a batch in training mode; gradients of frozen parameters are None."""
     model.train()
     model.zero_grad(set_to_none=True)
-    loss = loss_of(model.logits(images), labels, recipe.smoothing)
+    parts = model.parts(model.tokens(images))
+    loss = loss_of(model.classify(parts), labels, recipe.smoothing)
+    if recipe.triplet_margin is not None:
+        loss = loss + triplet_loss(parts, labels, recipe.triplet_margin)
     loss.backward()
     return loss.item()
 
