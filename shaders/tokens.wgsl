@@ -1,21 +1,27 @@
-// The sequence that enters the transformer: prefix tokens, then patches, plus positions.
+// The sequence that enters the transformer: prefix tokens, then patches, plus positions where a token has one.
 //
-//   tokens[b,t,d] = (t < P ? prefix[t,d] : patches[b,t-P,d]) + position[t,d]
-//   dprefix[t,d] = Σ_b dtokens[b,t,d]      dpatches[b,n,d] = dtokens[b,P+n,d]      dposition[t,d] = Σ_b dtokens[b,t,d]
+//   tokens[b,t,d] = (t < P ? prefix[t,d] : patches[b,t-P,d]) + (t has a row ? position[row(t),d] : 0)
+//   row(t) = t for the first S prefix tokens, S + t - P for patches; the P - S prefix tokens between them have none
+//   dprefix[t,d] = Σ_b dtokens[b,t,d]      dpatches[b,n,d] = dtokens[b,P+n,d]      dposition[row(t),d] = Σ_b dtokens[b,t,d]
 //
 // tokens_forward: prefix (P, D): class token, then distillation or register tokens, read   patches (B, N, D) read
-// position (P+N, D) read   tokens (B, P+N, D) written
-// tokens_backward: dtokens (B, P+N, D) read   dprefix (P, D) written   dposition (P+N, D) written; dpatches are rows of
+// position (S+N, D) read   tokens (B, P+N, D) written
+// tokens_backward: dtokens (B, P+N, D) read   dprefix (P, D) written   dposition (S+N, D) written; dpatches are rows of
 // dtokens already.
-// One invocation owns one tokens[b,t,d]; one addition, correctly rounded. Backward it owns one dposition[t,d] and sums
+// One invocation owns one tokens[b,t,d]; one addition, correctly rounded. Backward it owns one place (t, d) and sums
 // the images in order; error ≤ (B - 1)·2⁻²⁴·Σ_b|dtokens|.
-// Source: [LAT eq. 2], [ViT eq. 1]. Limits: B·(P+N)·D below 2³².
+// Source: [LAT eq. 2], [ViT eq. 1]. Limits: S ≤ P; B·(P+N)·D below 2³².
 
 struct Params {
     batch: u32,
     prefix: u32,
     patches: u32,
     dim: u32,
+    // S, prefix tokens that have a row in the position table.
+    positioned: u32,
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -44,13 +50,18 @@ fn tokens_forward(
     let image = i / sequence;
     let within = i % sequence;
     let prefix_len = params.prefix * params.dim;
+    let positioned_len = params.positioned * params.dim;
     var token: f32;
     if (within < prefix_len) {
         token = prefix[within];
+        if (within < positioned_len) {
+            token += position[within];
+        }
     } else {
-        token = patches[image * params.patches * params.dim + within - prefix_len];
+        let behind = within - prefix_len;
+        token = patches[image * params.patches * params.dim + behind] + position[positioned_len + behind];
     }
-    tokens[i] = token + position[within];
+    tokens[i] = token;
 }
 
 @compute @workgroup_size(THREADS)
@@ -68,8 +79,14 @@ fn tokens_backward(
     for (var image = 0u; image < params.batch; image++) {
         sum += dtokens[image * sequence + i];
     }
-    dposition[i] = sum;
-    if (i < params.prefix * params.dim) {
-        dprefix[i] = sum;
+    let prefix_len = params.prefix * params.dim;
+    let positioned_len = params.positioned * params.dim;
+    if (i >= prefix_len) {
+        dposition[positioned_len + i - prefix_len] = sum;
+        return;
+    }
+    dprefix[i] = sum;
+    if (i < positioned_len) {
+        dposition[i] = sum;
     }
 }

@@ -149,6 +149,9 @@ pub struct VitConfig {
     pub dist_token: bool,
     /// Number of register tokens (DINOv2 with registers).
     pub registers: usize,
+    /// Rows of the position table for tokens before the patches: one for each, 1 (the class token alone) or 0. The
+    /// others have no position.
+    pub prefix_rows: usize,
     /// Whether the patch projection has a bias (CLIP's has none).
     pub patch_bias: bool,
     /// Whether a LayerNorm stands before block 0 (CLIP).
@@ -184,6 +187,11 @@ impl VitConfig {
     /// T, number of tokens.
     pub fn tokens(&self) -> usize {
         self.prefix() + self.patches()
+    }
+
+    /// Rows of the position table.
+    pub fn positions(&self) -> usize {
+        self.prefix_rows + self.patches()
     }
 
     /// Dh, width of one attention head.

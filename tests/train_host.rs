@@ -30,6 +30,7 @@ fn network() -> VitConfig {
         mlp_hidden: 32,
         dist_token: true,
         registers: 0,
+        prefix_rows: 2,
         patch_bias: true,
         norm_pre: false,
         layer_scale: true,

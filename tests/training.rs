@@ -163,7 +163,7 @@ fn share(name: &str, found: &[f32], wanted: &[f32], scale: f64) -> f64 {
 
 #[test]
 fn gradients_and_statistics_equal_pytorch_at_every_stage() {
-    for case in ["paper", "released_code", "kinds", "adamw", "triplet"] {
+    for case in ["paper", "released_code", "kinds", "registers", "adamw", "triplet"] {
         let golden = read(case);
         let depth = golden.network.config.depth;
         let scale = golden
@@ -209,7 +209,7 @@ fn gradients_and_statistics_equal_pytorch_at_every_stage() {
 
 #[test]
 fn ten_losses_equal_pytorch_under_each_preset() {
-    for case in ["paper", "released_code", "full", "strong", "triplet", "adamw", "kinds"] {
+    for case in ["paper", "released_code", "full", "strong", "triplet", "adamw", "kinds", "registers"] {
         let golden = read(case);
         let VitConfig { depth, .. } = golden.network.config;
         let config = golden.config();

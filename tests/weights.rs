@@ -113,6 +113,7 @@ fn config() -> VitConfig {
         mlp_hidden: M,
         dist_token: false,
         registers: 0,
+        prefix_rows: 1,
         patch_bias: true,
         norm_pre: false,
         layer_scale: false,
@@ -181,7 +182,8 @@ fn options_are_recognised_by_their_tensors() {
     assert_eq!((network.config.act, network.config.ln_eps), (Activation::Gelu, 1e-6));
 
     for other in [
-        VitConfig { dist_token: true, ..config() },
+        VitConfig { dist_token: true, prefix_rows: 2, ..config() },
+        VitConfig { registers: 3, prefix_rows: 4, ..config() },
         VitConfig { registers: 3, ..config() },
         VitConfig { layer_scale: true, depth: 1, ..config() },
     ] {
@@ -243,18 +245,21 @@ fn the_position_table_is_resized_for_another_grid() {
 
 #[test]
 fn registers_may_have_no_row() {
-    let registers = VitConfig { registers: 2, ..config() };
-    for rows in [10, 9] {
-        let mut tensors = vit(&registers);
-        let at = position(&tensors, "pos_embed");
-        tensors[at] = Tensor::made("pos_embed", &[1, rows, D]);
-        let found = load_ok(&tensors, None, &two_heads()).tensors["pos_embed"].data.clone();
-        let table = tensors[at].values();
-        let own = rows - 9;
-        assert_eq!(found.len(), 12 * D);
-        assert_eq!(found[..own * D], table[..own * D]);
-        assert!(found[own * D..3 * D].iter().all(|&v| v == 0.0));
-        assert_eq!(found[3 * D..], table[own * D..]);
+    for prefix_rows in [3, 1, 0] {
+        let registers = VitConfig { registers: 2, prefix_rows, ..config() };
+        let network = load_ok(&vit(&registers), None, &two_heads());
+        assert_eq!(network.config, registers);
+        assert_holds(&network, &vit(&registers));
+        assert_eq!(network.tensors["pos_embed"].shape, [1, prefix_rows + 9, D]);
+
+        // A file of ours tells its grid, and is read as it was written.
+        let narrow = VitConfig { image: ImageSize { height: 12, width: 8 }, ..registers };
+        let (mean, std) = Normalize::Imagenet.mean_std();
+        let preprocess = Preprocess { size: narrow.image, interpolation: "bicubic".into(), mean, std };
+        let entry = lat_wgpu_metadata(&narrow, &preprocess, None);
+        let network = load_ok(&vit(&narrow), Some(&entry), &Settings::default());
+        assert_eq!(network.config, narrow);
+        assert_holds(&network, &vit(&narrow));
     }
 }
 

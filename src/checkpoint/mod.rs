@@ -79,7 +79,7 @@ pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
             None => {}
         }
         if name == "pos_embed" {
-            data = recognised.table.fit(&data, config.prefix(), config.grid(), config.dim);
+            data = recognised.table.fit(&data, config.grid(), config.dim);
         }
         debug_assert_eq!(data.len(), shape.iter().product::<usize>(), "{name}");
         tensors.insert(name, HostTensor { shape, data });

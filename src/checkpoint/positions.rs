@@ -52,12 +52,11 @@ impl Table {
             .or_else(|| square(0))
     }
 
-    /// The table for the wanted grid: (T, D), T = `prefix` + positions, with zero rows for tokens that have none.
+    /// The table for the wanted grid: the rows for prefix tokens as they are, then the grid's positions.
     /// `data` is the file's table, (rows, D).
-    pub(super) fn fit(&self, data: &[f32], prefix: usize, wanted: Grid, dim: usize) -> Vec<f32> {
+    pub(super) fn fit(&self, data: &[f32], wanted: Grid, dim: usize) -> Vec<f32> {
         let (for_prefix, positions) = data.split_at(self.prefix_rows * dim);
         let mut fitted = for_prefix.to_vec();
-        fitted.resize(prefix * dim, 0.0);
         if self.grid == wanted {
             fitted.extend_from_slice(positions);
         } else {
@@ -176,11 +175,12 @@ mod tests {
     }
 
     #[test]
-    fn tokens_without_a_row_get_zeros() {
-        let table = Table { prefix_rows: 1, grid: (1, 2) };
-        assert_eq!(table.fit(&[9.0, 1.0, 2.0], 3, (1, 2), 1), [9.0, 0.0, 0.0, 1.0, 2.0]);
+    fn rows_of_prefix_tokens_stand_as_they_are() {
+        let table = Table { prefix_rows: 2, grid: (1, 2) };
+        assert_eq!(table.fit(&[9.0, 8.0, 1.0, 2.0], (1, 2), 1), [9.0, 8.0, 1.0, 2.0]);
+        assert_eq!(table.fit(&[9.0, 8.0, 1.0, 1.0], (3, 1), 1), [9.0, 8.0, 1.0, 1.0, 1.0]);
         let bare = Table { prefix_rows: 0, grid: (1, 2) };
-        assert_eq!(bare.fit(&[1.0, 2.0], 1, (1, 2), 1), [0.0, 1.0, 2.0]);
+        assert_eq!(bare.fit(&[1.0, 2.0], (1, 2), 1), [1.0, 2.0]);
     }
 
     /// The input of the golden values: one number per place.

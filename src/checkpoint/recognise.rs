@@ -54,7 +54,7 @@ pub(super) struct Recognised {
 
 /// Every backbone parameter in timm's names with its shape, in the order of the forward pass.
 ///
-/// `pos_embed` is (1, T, D): a row for every token.
+/// `pos_embed` is (1, rows, D): a row for every patch, before them one for every prefix token that has a position.
 pub fn parameter_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
     let (d, m, p) = (config.dim, config.mlp_hidden, config.patch);
     let mut list: Vec<(String, Vec<usize>)> = Vec::new();
@@ -70,7 +70,7 @@ pub fn parameter_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
     if config.registers > 0 {
         add("reg_token", &[1, config.registers, d]);
     }
-    add("pos_embed", &[1, config.tokens(), d]);
+    add("pos_embed", &[1, config.positions(), d]);
     if config.norm_pre {
         add("norm_pre.weight", &[d]);
         add("norm_pre.bias", &[d]);
@@ -210,7 +210,7 @@ pub(super) fn recognise(
     if image.height > MAX_SIDE || image.width > MAX_SIDE {
         return Err(Error::Usage(format!("--size {image}: more than {MAX_SIDE} pixels a side")));
     }
-    let config = VitConfig {
+    let mut config = VitConfig {
         image,
         patch,
         stride,
@@ -220,6 +220,8 @@ pub(super) fn recognise(
         mlp_hidden,
         dist_token,
         registers,
+        // Until the table is read.
+        prefix_rows: prefix,
         patch_bias: has("patch_embed.proj.bias"),
         norm_pre,
         layer_scale,
@@ -237,6 +239,7 @@ pub(super) fn recognise(
     let Some(table) = Table::read(rows, prefix, stored, Some(grid)) else {
         return Err(file.unfit(positions, &no_such_rows(prefix, grid, dim)));
     };
+    config.prefix_rows = table.prefix_rows;
     if table.grid != grid {
         let ((r, c), (rows, cols)) = (table.grid, grid);
         chosen.notes.push(format!("position table resized from {r}x{c} to {rows}x{cols}"));
@@ -463,6 +466,7 @@ mod tests {
             mlp_hidden: 3072,
             dist_token: false,
             registers: 0,
+            prefix_rows: 1,
             patch_bias: true,
             norm_pre: false,
             layer_scale: false,

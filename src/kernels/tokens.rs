@@ -1,4 +1,4 @@
-//! The sequence that enters the transformer: prefix tokens, then patches, plus positions.
+//! The sequence that enters the transformer: prefix tokens, then patches, plus positions where a token has one.
 
 use super::{THREADS, expect, u32_of};
 use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
@@ -33,20 +33,42 @@ struct Params {
     prefix: u32,
     patches: u32,
     dim: u32,
+    positioned: u32,
+    unused: [u32; 3],
+}
+
+impl Params {
+    /// # Panics
+    /// If more prefix tokens had a position than there are.
+    #[track_caller]
+    fn new(batch: usize, prefix: usize, patches: usize, positions: usize, dim: usize) -> Params {
+        let positioned = positions.checked_sub(patches).filter(|&rows| rows <= prefix);
+        let positioned = positioned.unwrap_or_else(|| {
+            panic!("{positions} rows of positions for {patches} patches behind {prefix} tokens")
+        });
+        Params {
+            batch: u32_of(batch),
+            prefix: u32_of(prefix),
+            patches: u32_of(patches),
+            dim: u32_of(dim),
+            positioned: u32_of(positioned),
+            unused: [0; 3],
+        }
+    }
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     vec![(&KERNEL, vec![]), (&BACKWARD, vec![])]
 }
 
-/// tokens = [prefix; patches] + position.
+/// tokens = [prefix; patches] + position, where the first S of P prefix tokens and all patches have a position.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
     /// (P, D): class token, then distillation or register tokens.
     pub prefix: Tensor,
     /// (B, N, D).
     pub patches: Tensor,
-    /// (P+N, D).
+    /// (S+N, D), S ≤ P.
     pub position: Tensor,
     /// (B, P+N, D), written.
     pub tokens: Tensor,
@@ -68,14 +90,10 @@ impl Forward {
         let prefix_tokens = prefix.len / dim;
         expect(recorder, "prefix", prefix, &[prefix_tokens, dim]);
         expect(recorder, "patches", patches, &[batch, count, dim]);
-        expect(recorder, "position", position, &[prefix_tokens + count, dim]);
+        let positions = position.len / dim;
+        expect(recorder, "position", position, &[positions, dim]);
         expect(recorder, "tokens", tokens, &[batch, prefix_tokens + count, dim]);
-        let params = Params {
-            batch: u32_of(batch),
-            prefix: u32_of(prefix_tokens),
-            patches: u32_of(count),
-            dim: u32_of(dim),
-        };
+        let params = Params::new(batch, prefix_tokens, count, positions, dim);
         recorder.dispatch(Dispatch {
             kernel: &KERNEL,
             constants: vec![],
@@ -89,14 +107,14 @@ impl Forward {
     }
 }
 
-/// dposition\[t\] = Σ_b dtokens\[b,t\], and dprefix its first rows. What patches get are rows of dtokens already.
+/// dprefix and dposition are Σ_b dtokens\[b,t\] of their tokens t. What patches get are rows of dtokens already.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
     /// (B, P+N, D).
     pub dtokens: Tensor,
     /// (P, D), written.
     pub dprefix: Tensor,
-    /// (P+N, D), written.
+    /// (S+N, D), S ≤ P, written.
     pub dposition: Tensor,
     /// B.
     pub batch: usize,
@@ -116,16 +134,16 @@ impl Backward {
         let prefix = dprefix.len / dim;
         expect(recorder, "dtokens", dtokens, &[batch, prefix + count, dim]);
         expect(recorder, "dprefix", dprefix, &[prefix, dim]);
-        expect(recorder, "dposition", dposition, &[prefix + count, dim]);
-        let params =
-            Params { batch: u32_of(batch), prefix: u32_of(prefix), patches: u32_of(count), dim: u32_of(dim) };
+        let positions = dposition.len / dim;
+        expect(recorder, "dposition", dposition, &[positions, dim]);
+        let params = Params::new(batch, prefix, count, positions, dim);
         recorder.dispatch(Dispatch {
             kernel: &BACKWARD,
             constants: vec![],
             overrides: vec![],
             tensors: vec![dtokens, dprefix, dposition],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(dposition.len.div_ceil(THREADS)),
+            grid: grid_1d(((prefix + count) * dim).div_ceil(THREADS)),
             flops: dtokens.len as f64,
             label: recorder.label(name),
         });

@@ -15,7 +15,7 @@ pub struct Embedding {
     pub bias: Option<Buffer>,
     /// (prefix, D): class token, then distillation or register tokens.
     pub prefix: Buffer,
-    /// (T, D).
+    /// (S+N, D): rows for the first S tokens of the prefix, then for the patches.
     pub position: Buffer,
     /// After the positions are added (CLIP).
     pub norm: Option<Norm>,

@@ -327,6 +327,7 @@ mod tests {
             mlp_hidden: 3072,
             dist_token: false,
             registers: 0,
+            prefix_rows: 1,
             patch_bias: true,
             norm_pre: false,
             layer_scale: false,

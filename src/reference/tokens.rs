@@ -1,4 +1,4 @@
-//! tokens = \[prefix; patches\] + position.
+//! tokens = \[prefix; patches\] + position, where a token has one.
 
 use super::Exact;
 
@@ -9,12 +9,18 @@ pub struct Tokens<'a> {
     pub prefix: &'a [f32],
     /// (B, N, D).
     pub patches: &'a [f32],
-    /// (P+N, D).
+    /// (S+N, D).
     pub position: &'a [f32],
     /// N.
     pub count: usize,
     /// D.
     pub dim: usize,
+}
+
+/// The row of the position table that belongs to token t: the first `positioned` of `prefix` tokens and the patches
+/// have one.
+pub fn position_row(t: usize, prefix: usize, positioned: usize) -> Option<usize> {
+    if t < prefix { (t < positioned).then_some(t) } else { Some(positioned + t - prefix) }
 }
 
 impl Tokens<'_> {
@@ -26,14 +32,17 @@ impl Tokens<'_> {
         } else {
             self.patches[(image * self.count + t - prefix) * self.dim + d]
         };
-        let value = f64::from(token) + f64::from(self.position[t * self.dim + d]);
+        let positioned = self.position.len() / self.dim - self.count;
+        let position =
+            position_row(t, prefix, positioned).map_or(0.0, |row| self.position[row * self.dim + d]);
+        let value = f64::from(token) + f64::from(position);
         Exact { value, scale: value.abs() }
     }
 }
 
-/// dposition\[t, d\] = Σ_b dtokens\[b, t, d\] where `i` = t·D + d, and dprefix\[t, d\] for t < P.
+/// Σ_b dtokens\[b, t, d\] where `i` = t·D + d: dprefix\[t, d\] for t < P, and dposition where token t has a row.
 ///
-/// `sequence` is (P+N)·D, the length of dposition.
+/// `sequence` is (P+N)·D.
 pub fn gradient(dtokens: &[f32], sequence: usize, i: usize) -> Exact {
     let mut sum = Exact::default();
     for image in dtokens.chunks(sequence) {
@@ -52,6 +61,17 @@ mod tests {
         let dtokens = [1.0, 2.0, 10.0, -20.0];
         assert_eq!(gradient(&dtokens, 2, 0), Exact { value: 11.0, scale: 11.0 });
         assert_eq!(gradient(&dtokens, 2, 1), Exact { value: -18.0, scale: 22.0 });
+    }
+
+    #[test]
+    fn prefix_tokens_without_a_row_get_nothing() {
+        let tokens =
+            Tokens { prefix: &[1.0, 2.0, 3.0], patches: &[4.0], position: &[0.5, 0.25], count: 1, dim: 1 };
+        let all: Vec<f64> = (0..4).map(|t| tokens.at(0, t, 0).value).collect();
+        assert_eq!(all, [1.5, 2.0, 3.0, 4.25]);
+        let rows = |positioned| (0..4).map(|t| position_row(t, 3, positioned)).collect::<Vec<_>>();
+        assert_eq!(rows(0), [None, None, None, Some(0)]);
+        assert_eq!(rows(3), [Some(0), Some(1), Some(2), Some(3)]);
     }
 
     #[test]
