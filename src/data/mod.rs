@@ -6,6 +6,7 @@ pub mod labels;
 
 pub mod augment;
 pub mod dataset;
+pub mod reid;
 
 pub mod decode;
 mod jpeg;

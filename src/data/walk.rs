@@ -52,6 +52,20 @@ pub fn list_pictures(inputs: &[PathBuf]) -> Result<Vec<Picture>> {
 
 /// Appends the pictures below `folder`, each name preceded by `prefix`.
 fn list_folder(folder: &Path, prefix: &str, pictures: &mut Vec<Picture>) -> Result<()> {
+    let (found, _) = list_files(folder)?;
+    pictures.extend(found.into_iter().map(|Picture { path, name }| {
+        let name = format!("{prefix}{name}");
+        Picture { path, name }
+    }));
+    Ok(())
+}
+
+/// The pictures below `folder`, and the names of the other files with the reason why they are none; both sorted by name.
+///
+/// # Errors
+/// `Io` where the folder or one inside it can't be read.
+pub fn list_files(folder: &Path) -> Result<(Vec<Picture>, Vec<(String, String)>)> {
+    let (mut pictures, mut others) = (Vec::new(), Vec::new());
     // The root itself may be a link: walkdir follows that one whatever `follow_links` says.
     for entry in WalkDir::new(folder) {
         let entry = entry.map_err(|e| {
@@ -61,15 +75,23 @@ fn list_folder(folder: &Path, prefix: &str, pictures: &mut Vec<Picture>) -> Resu
         // A folder called a.jpg is searched, a link called a.jpg is left out; pipes and devices are kept so
         // that decoding names them.
         let kind = entry.file_type();
-        if kind.is_dir() || kind.is_symlink() || !has_picture_ending(entry.path()) {
+        if kind.is_dir() {
             continue;
         }
         let below = entry.path().strip_prefix(folder).unwrap_or(entry.path());
         let steps: Vec<String> = below.iter().map(readable).collect();
-        pictures
-            .push(Picture { path: entry.path().to_path_buf(), name: format!("{prefix}{}", steps.join("/")) });
+        let name = steps.join("/");
+        if kind.is_symlink() {
+            others.push((name, "is a link".to_string()));
+        } else if !has_picture_ending(entry.path()) {
+            others.push((name, "has no ending of a picture".to_string()));
+        } else {
+            pictures.push(Picture { path: entry.path().to_path_buf(), name });
+        }
     }
-    Ok(())
+    pictures.sort_by(|a, b| a.name.cmp(&b.name));
+    others.sort();
+    Ok((pictures, others))
 }
 
 /// The folder as given, ending in exactly one `/` more than its name.

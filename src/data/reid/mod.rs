@@ -1,0 +1,407 @@
+//! Re-identification data sets: who is seen by which camera, in which split.
+//!
+//! | layout | what stands in the folder |
+//! |---|---|
+//! | Market-1501 | `bounding_box_train`, `query`, `bounding_box_test` with files `0002_c1s1_000451_03.jpg` (DukeMTMC-reID too); some of them, or such files in the folder itself |
+//! | CUHK03 | `labelled`, `detected` with files `1_001_1_01.png` and the lists that `tools/convert_cuhk03.py` writes |
+//! | CUHK01 | `campus`, or the folder itself, with files `0001001.png` |
+//! | MSMT17 | `list_train.txt`, `list_val.txt`, `list_query.txt`, `list_gallery.txt` and the folders they name |
+//! | folders | `PERSON/CAMERA_anything.jpg`, maybe inside `train`, `query`, `gallery` |
+//! | CSV | a file with the columns `path,person,camera,split` |
+//!
+//! Loading reads names and lists, never a picture.
+
+mod cuhk;
+mod market;
+mod msmt17;
+mod own;
+pub mod survey;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::data::labels::{Label, Person};
+use crate::data::walk::{self, readable};
+use crate::error::{Error, Result};
+
+/// One picture, whom it shows and by which camera.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelledPicture {
+    /// Where to open it.
+    pub path: PathBuf,
+    /// Its path below the data set's folder, with `/` between the steps.
+    pub name: String,
+    /// Whom it shows, and which camera took it.
+    pub label: Label,
+}
+
+/// A data set in its splits. Each list is sorted by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReidSet {
+    /// What it is called: its folder's or file's own name.
+    pub name: String,
+    /// How it is laid out.
+    pub layout: Layout,
+    /// Which of the layout's several splits this is, in words; empty where there is only one.
+    pub variant: String,
+    /// Pictures to learn from.
+    pub train: Vec<LabelledPicture>,
+    /// Pictures to look for.
+    pub query: Vec<LabelledPicture>,
+    /// Pictures to look among, junk and distractors with them.
+    pub gallery: Vec<LabelledPicture>,
+    /// Whether query and gallery are the same list; a picture never matches itself then.
+    pub query_is_gallery: bool,
+    /// Files that were left out, and why.
+    pub skipped: Vec<(String, String)>,
+    /// The persons' names by the number in [`Label::person`].
+    ///
+    /// The number is the data set's own where it has one: 2 for Market-1501's `0002`, 1017 for CUHK03's `1_017`.
+    /// MSMT17 counts its training and its test persons from 0 each; the test persons follow the others here. In one's
+    /// own data, names that are all different numbers are those numbers, else each is its place, from 0, in sorted order.
+    pub persons: BTreeMap<u32, String>,
+    /// The cameras' names by [`Label::camera`]; numbered as persons are. CUHK01 and CUHK03 have views 1 and 2.
+    pub cameras: BTreeMap<u32, String>,
+}
+
+/// How a data set is laid out, see the [module](self).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Zheng et al., ICCV 2015, and whatever is named like it.
+    Market1501,
+    /// Li et al., CVPR 2014.
+    Cuhk03,
+    /// Li et al., ACCV 2012.
+    Cuhk01,
+    /// Wei et al., CVPR 2018.
+    Msmt17,
+    /// A folder per person.
+    Folders,
+    /// A table.
+    Csv,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Layout::Market1501 => "Market-1501",
+            Layout::Cuhk03 => "CUHK03",
+            Layout::Cuhk01 => "CUHK01",
+            Layout::Msmt17 => "MSMT17",
+            Layout::Folders => "folders",
+            Layout::Csv => "CSV",
+        })
+    }
+}
+
+/// Who drew CUHK03's boxes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Boxes {
+    /// A pedestrian detector: the harder and the usual ones.
+    #[default]
+    Detected,
+    /// People.
+    Labelled,
+}
+
+/// How CUHK03 is split.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Cuhk03Protocol {
+    /// 767 persons to train, 700 to test (Zhong et al., CVPR 2017).
+    #[default]
+    New,
+    /// 1,367 persons to train, 100 to test, in 20 splits (Li et al., CVPR 2014).
+    Classic,
+}
+
+/// What can be chosen about a data set; the default is right for most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The layout; `None`: recognised from what stands in the folder.
+    pub layout: Option<Layout>,
+    /// Whose boxes of CUHK03.
+    pub boxes: Boxes,
+    /// Which protocol of CUHK03.
+    pub protocol: Cuhk03Protocol,
+    /// Which of the splits, from 1: CUHK03's classic protocol has 20, CUHK01 any number.
+    pub split: u32,
+    /// Seed of CUHK01's random splits.
+    pub seed: u64,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        let (boxes, protocol) = (Boxes::default(), Cuhk03Protocol::default());
+        LoadOptions { layout: None, boxes, protocol, split: 1, seed: 0 }
+    }
+}
+
+/// What the loader of a layout finds.
+#[derive(Default)]
+struct Found {
+    variant: String,
+    train: Vec<LabelledPicture>,
+    query: Vec<LabelledPicture>,
+    gallery: Vec<LabelledPicture>,
+    query_is_gallery: bool,
+    skipped: Vec<(String, String)>,
+    persons: BTreeMap<u32, String>,
+    cameras: BTreeMap<u32, String>,
+}
+
+/// Which list a picture belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Split {
+    Train,
+    Query,
+    Gallery,
+}
+
+impl Split {
+    const ALL: [Split; 3] = [Split::Train, Split::Query, Split::Gallery];
+
+    /// The word for it in lists, tables and folder names.
+    fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Query => "query",
+            Split::Gallery => "gallery",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Split> {
+        Split::ALL.into_iter().find(|split| split.name() == name)
+    }
+}
+
+impl Found {
+    fn list(&mut self, split: Split) -> &mut Vec<LabelledPicture> {
+        match split {
+            Split::Train => &mut self.train,
+            Split::Query => &mut self.query,
+            Split::Gallery => &mut self.gallery,
+        }
+    }
+
+    /// Without a split every picture is a query against all others.
+    fn match_all_with_all(&mut self) {
+        self.query = self.gallery.clone();
+        self.query_is_gallery = true;
+    }
+
+    /// Lists the names of all persons and cameras that occur.
+    fn name_all(&mut self, person: impl Fn(u32) -> String, camera: impl Fn(u32) -> String) {
+        for picture in self.train.iter().chain(&self.query).chain(&self.gallery) {
+            let Label { person: whom, camera: by } = picture.label;
+            if let Person::Known(number) = whom {
+                self.persons.entry(number).or_insert_with(|| person(number));
+            }
+            self.cameras.entry(by).or_insert_with(|| camera(by));
+        }
+    }
+}
+
+/// Lists the pictures of a data set.
+///
+/// `dir` is its folder, or for [`Layout::Csv`] the table itself.
+///
+/// # Errors
+/// `Io` where a folder or list can't be read or a list is malformed; `NothingToDo` where the layout can't be
+/// recognised or holds no picture; `Usage` where `options` ask for a split that isn't there.
+pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
+    let metadata = std::fs::metadata(dir).map_err(Error::io("read", dir))?;
+    if options.split == 0 {
+        return Err(Error::Usage("splits are counted from 1".to_string()));
+    }
+    let layout = match options.layout {
+        Some(layout) => layout,
+        None if metadata.is_file() => Layout::Csv,
+        None => recognise(dir)?,
+    };
+    if !metadata.is_dir() && layout != Layout::Csv {
+        return Err(Error::io("read", dir)(std::io::ErrorKind::NotADirectory.into()));
+    }
+    let mut found = match layout {
+        Layout::Market1501 => market::load(dir)?,
+        Layout::Cuhk03 => cuhk::load_cuhk03(dir, options)?,
+        Layout::Cuhk01 => cuhk::load_cuhk01(dir, options)?,
+        Layout::Msmt17 => msmt17::load(dir)?,
+        Layout::Folders => own::load_folders(dir)?,
+        Layout::Csv => own::load_csv(dir)?,
+    };
+    for split in Split::ALL {
+        found.list(split).sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    let Found { variant, train, query, gallery, query_is_gallery, skipped, persons, cameras } = found;
+    if train.is_empty() && query.is_empty() && gallery.is_empty() {
+        let first = skipped.first().map(|(file, why)| format!("; left out: {file} {why}"));
+        return Err(Error::NothingToDo(format!(
+            "no labelled picture in {}, read as {layout}{}",
+            dir.display(),
+            first.unwrap_or_default()
+        )));
+    }
+    let name = dir.canonicalize().ok().and_then(|path| path.file_name().map(readable));
+    let name = name.unwrap_or_else(|| readable(dir.as_os_str()));
+    Ok(ReidSet { name, layout, variant, train, query, gallery, query_is_gallery, skipped, persons, cameras })
+}
+
+/// Tells the layout from what stands in the folder.
+fn recognise(dir: &Path) -> Result<Layout> {
+    let entries = names_in(dir)?;
+    let has = |names: &[&str]| names.iter().any(|name| entries.iter().any(|entry| entry == name));
+    let is_market = |name: &String| Label::from_market_name(name).is_some();
+    // A folder `query` may hold a folder per person as well.
+    let query = dir.join(market::QUERY);
+    if has(&[market::TRAIN, market::GALLERY]) || (query.is_dir() && names_in(&query)?.iter().any(is_market)) {
+        return Ok(Layout::Market1501);
+    }
+    if msmt17::root(dir).is_some() {
+        return Ok(Layout::Msmt17);
+    }
+    if has(&cuhk::LABELLED) || has(&cuhk::DETECTED) {
+        return Ok(Layout::Cuhk03);
+    }
+    if has(&[cuhk::CAMPUS]) || entries.iter().any(|name| cuhk::cuhk01_label(name).is_some()) {
+        return Ok(Layout::Cuhk01);
+    }
+    if entries.iter().any(is_market) {
+        return Ok(Layout::Market1501);
+    }
+    if own::only_table(dir)?.is_some() {
+        return Ok(Layout::Csv);
+    }
+    if entries.iter().any(|name| dir.join(name).is_dir()) {
+        return Ok(Layout::Folders);
+    }
+    Err(Error::NothingToDo(format!(
+        "{} is laid out as no data set that is known: Market-1501 (bounding_box_train, query, bounding_box_test), \
+         CUHK03 (labelled, detected), CUHK01 (campus), MSMT17 (list_train.txt …), PERSON/CAMERA_anything.jpg, \
+         or a CSV of path,person,camera,split",
+        dir.display()
+    )))
+}
+
+/// Names of what stands in a folder, sorted.
+fn names_in(dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).map_err(Error::io("read", dir))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(readable(&entry.map_err(Error::io("read", dir))?.file_name()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Appends the files below `dir/folder` to `found`, in the lists and with the labels that `label` says by the name
+/// below `folder`, or with the reason why not. An empty `folder` is `dir` itself.
+fn list_into(
+    found: &mut Found,
+    dir: &Path,
+    folder: &str,
+    mut label: impl FnMut(&str) -> std::result::Result<(Split, Label), String>,
+) -> Result<()> {
+    let below = |name: &str| if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") };
+    let (pictures, others) = walk::list_files(&dir.join(folder))?;
+    for picture in pictures {
+        let name = below(&picture.name);
+        match label(&picture.name) {
+            Ok((split, label)) => {
+                found.list(split).push(LabelledPicture { path: picture.path, name, label });
+            }
+            Err(reason) => found.skipped.push((name, reason)),
+        }
+    }
+    found.skipped.extend(others.into_iter().map(|(name, reason)| (below(&name), reason)));
+    Ok(())
+}
+
+/// The lines of a list with their numbers, from 1; empty lines and comments (`#`) left out.
+fn lines(path: &Path) -> Result<Vec<(usize, String)>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim().to_string()));
+    Ok(lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect())
+}
+
+/// A list that says something else than it should.
+fn malformed(path: &Path, line: usize, reason: &str) -> Error {
+    let reason = format!("line {line}: {reason}");
+    Error::io("read", path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with empty files.
+    pub fn folder(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            write(dir.path(), file, "");
+        }
+        dir
+    }
+
+    pub fn write(dir: &Path, file: &str, text: &str) {
+        let path = dir.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    pub fn load_default(dir: &Path) -> ReidSet {
+        load(dir, &LoadOptions::default()).unwrap()
+    }
+
+    /// Name, person and camera of each.
+    pub fn told(pictures: &[LabelledPicture]) -> Vec<(&str, Person, u32)> {
+        let told = pictures.iter().map(|p| (p.name.as_str(), p.label.person, p.label.camera));
+        told.collect()
+    }
+
+    pub fn names(map: &BTreeMap<u32, String>) -> Vec<(u32, &str)> {
+        map.iter().map(|(number, name)| (*number, name.as_str())).collect()
+    }
+
+    #[test]
+    fn layouts_are_recognised() {
+        for (files, layout) in [
+            (&["bounding_box_train/0001_c1s1_1_1.jpg"][..], Layout::Market1501),
+            (&["query/0001_c1_f1.jpg"], Layout::Market1501),
+            (&["0001_c1_f1.jpg"], Layout::Market1501),
+            (&["labelled/1_001_1_01.png", "new_labelled.txt"], Layout::Cuhk03),
+            (&["images_detected/1_001_1_01.png"], Layout::Cuhk03),
+            (&["campus/0001001.png"], Layout::Cuhk01),
+            (&["0001001.png"], Layout::Cuhk01),
+            (&["list_train.txt", "train/0000/0000_000_01_0303morning_0015_0.jpg"], Layout::Msmt17),
+            (&["MSMT17_V1/list_query.txt", "MSMT17_V1/test/x.jpg"], Layout::Msmt17),
+            (&["query/0001/1_a.jpg", "gallery/0001/2_a.jpg"], Layout::Folders),
+            (&["anna/hall_1.jpg"], Layout::Folders),
+            (&["mine.csv", "pictures/1.jpg"], Layout::Csv),
+        ] {
+            assert_eq!(recognise(folder(files).path()).unwrap(), layout, "{files:?}");
+        }
+        for files in [&[][..], &["a.jpg"], &["notes.txt"], &["a.csv", "b.csv"]] {
+            let error = recognise(folder(files).path()).unwrap_err();
+            assert!(matches!(error, Error::NothingToDo(_)), "{files:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_is_an_error() {
+        let dir = folder(&["bounding_box_train/a.jpg"]);
+        match load(dir.path(), &LoadOptions::default()) {
+            Err(Error::NothingToDo(text)) => {
+                assert!(text.contains("Market-1501") && text.contains("bounding_box_train/a.jpg"), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let nowhere = load(&dir.path().join("nowhere"), &LoadOptions::default());
+        assert!(matches!(nowhere, Err(Error::Io { .. })));
+        let told = LoadOptions { layout: Some(Layout::Folders), ..LoadOptions::default() };
+        let file = load(&dir.path().join("bounding_box_train/a.jpg"), &told);
+        assert!(matches!(file, Err(Error::Io { .. })));
+        let zeroth = load(dir.path(), &LoadOptions { split: 0, ..LoadOptions::default() });
+        assert!(matches!(zeroth, Err(Error::Usage(_))));
+    }
+}

@@ -1,0 +1,214 @@
+//! What stands in a data set, and what looks wrong with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+
+use super::{LabelledPicture, Layout, ReidSet};
+use crate::data::decode;
+use crate::data::labels::{Label, Person};
+
+/// One split in numbers, counted as re-identification toolboxes do: junk is in none of the first three, and all
+/// distractors together are one person. So Market-1501's gallery has 751 persons, 750 of whom can be found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Different persons.
+    pub persons: usize,
+    /// Pictures.
+    pub images: usize,
+    /// Different cameras.
+    pub cameras: usize,
+    /// How many of the pictures show a distractor.
+    pub distractors: usize,
+    /// Junk pictures, which come on top.
+    pub junk: usize,
+}
+
+/// Counts a split.
+pub fn counts(pictures: &[LabelledPicture]) -> Counts {
+    let of = |person| pictures.iter().filter(|picture| picture.label.person == person).count();
+    let counted = || pictures.iter().map(|p| p.label).filter(|label| label.person != Person::Junk);
+    Counts {
+        persons: counted().map(|label| label.person).collect::<BTreeSet<_>>().len(),
+        images: counted().count(),
+        cameras: counted().map(|label| label.camera).collect::<BTreeSet<_>>().len(),
+        distractors: of(Person::Distractor),
+        junk: of(Person::Junk),
+    }
+}
+
+/// What looks wrong in the labels; every list is sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The one camera that took all queries and the whole gallery: nobody can be found across cameras.
+    pub only_camera: Option<u32>,
+    /// Queries whose person is in no picture of the gallery (but the query itself).
+    pub absent: Vec<String>,
+    /// Queries whose person is in the gallery by the query's own camera alone.
+    pub same_camera: Vec<String>,
+    /// Queries that show junk or a distractor: nobody to look for.
+    pub nobody: Vec<String>,
+    /// Persons who are both in training and in the test.
+    pub in_both: Vec<u32>,
+    /// Pictures that are listed more than once, or where the file name says all, files of the same name.
+    pub duplicates: Vec<String>,
+}
+
+impl Findings {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Findings::default()
+    }
+}
+
+/// Looks for what is wrong in the labels.
+pub fn findings(set: &ReidSet) -> Findings {
+    let mut findings = Findings::default();
+    let test = || set.query.iter().chain(&set.gallery);
+    let cameras: BTreeSet<u32> = test().map(|picture| picture.label.camera).collect();
+    findings.only_camera = cameras.first().copied().filter(|_| cameras.len() == 1);
+
+    // Pictures of each person in the gallery, by camera.
+    let mut gallery: BTreeMap<Person, BTreeMap<u32, usize>> = BTreeMap::new();
+    for Label { person, camera } in set.gallery.iter().map(|picture| picture.label) {
+        *gallery.entry(person).or_default().entry(camera).or_default() += 1;
+    }
+    let nothing = BTreeMap::new();
+    for query in &set.query {
+        let Label { person, camera } = query.label;
+        let by_camera = gallery.get(&person).unwrap_or(&nothing);
+        let same_camera = by_camera.get(&camera).copied().unwrap_or(0);
+        let name = query.name.clone();
+        if !matches!(person, Person::Known(_)) {
+            // Without a split every picture is a query, those too: nothing is wrong with that.
+            if !set.query_is_gallery {
+                findings.nobody.push(name);
+            }
+        } else if by_camera.keys().any(|other| *other != camera) {
+            continue;
+        } else if same_camera > usize::from(set.query_is_gallery) {
+            findings.same_camera.push(name);
+        } else {
+            findings.absent.push(name);
+        }
+    }
+
+    let persons = |pictures: &[LabelledPicture]| -> BTreeSet<u32> {
+        let known = pictures.iter().filter_map(|picture| match picture.label.person {
+            Person::Known(number) => Some(number),
+            _ => None,
+        });
+        known.collect()
+    };
+    let trained = persons(&set.train);
+    let tested = &persons(&set.query) | &persons(&set.gallery);
+    findings.in_both = trained.intersection(&tested).copied().collect();
+
+    let query = if set.query_is_gallery { &[][..] } else { &set.query };
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for picture in set.train.iter().chain(query).chain(&set.gallery) {
+        let name = match set.layout {
+            // A file of the same name in two folders is the same frame.
+            Layout::Market1501 => picture.name.rsplit('/').next().unwrap_or(&picture.name),
+            _ => &picture.name,
+        };
+        *seen.entry(name).or_default() += 1;
+    }
+    findings.duplicates =
+        seen.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name.to_string()).collect();
+    findings
+}
+
+/// Opens every picture and returns the names of those that can't be used, with the reason, sorted; `done` is called
+/// after each picture. Headers are read, pixels aren't.
+pub fn unreadable(set: &ReidSet, done: impl Fn() + Sync) -> Vec<(String, String)> {
+    let query = if set.query_is_gallery { &[][..] } else { &set.query };
+    let pictures: Vec<&LabelledPicture> = set.train.iter().chain(query).chain(&set.gallery).collect();
+    let mut bad: Vec<(String, String)> = pictures
+        .into_par_iter()
+        .filter_map(|picture| {
+            let reason = decode::check_header(&picture.path).err();
+            done();
+            Some((picture.name.clone(), reason?))
+        })
+        .collect();
+    bad.sort();
+    bad
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{folder, load_default};
+    use super::*;
+
+    #[test]
+    fn persons_are_counted_as_toolboxes_do() {
+        let set = load_default(
+            folder(&[
+                "bounding_box_test/0001_c1s1_1_1.jpg",
+                "bounding_box_test/0001_c2s1_1_1.jpg",
+                "bounding_box_test/0000_c2s1_1_1.jpg",
+                "bounding_box_test/0000_c2s1_1_2.jpg",
+                "bounding_box_test/-1_c3s1_1_1.jpg",
+            ])
+            .path(),
+        );
+        let wanted = Counts { persons: 2, images: 4, cameras: 2, distractors: 2, junk: 1 };
+        assert_eq!(counts(&set.gallery), wanted);
+        assert_eq!(counts(&set.train), Counts::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_found() {
+        let set = load_default(
+            folder(&[
+                "bounding_box_train/0001_c1s1_1_1.jpg",
+                "bounding_box_train/0009_c1s1_1_1.jpg",
+                "query/0001_c1s1_1_1.jpg",
+                "query/0002_c1s1_1_1.jpg",
+                "query/0003_c1s1_1_1.jpg",
+                "query/0000_c1s1_1_1.jpg",
+                "bounding_box_test/0001_c2s1_1_1.jpg",
+                "bounding_box_test/0002_c1s1_1_2.jpg",
+                "bounding_box_test/-1_c2s1_1_2.jpg",
+            ])
+            .path(),
+        );
+        let strings = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let wanted = Findings {
+            only_camera: None,
+            absent: strings(&["query/0003_c1s1_1_1.jpg"]),
+            same_camera: strings(&["query/0002_c1s1_1_1.jpg"]),
+            nobody: strings(&["query/0000_c1s1_1_1.jpg"]),
+            in_both: vec![1],
+            duplicates: strings(&["0001_c1s1_1_1.jpg"]),
+        };
+        assert_eq!(findings(&set), wanted);
+        assert!(!findings(&set).is_empty());
+    }
+
+    #[test]
+    fn without_a_split_no_picture_is_its_own_match() {
+        let set = load_default(folder(&["a/1_x.jpg", "b/1_x.jpg", "b/1_y.jpg", "-1/1_x.jpg"]).path());
+        let found = findings(&set);
+        assert_eq!(found.only_camera, Some(1));
+        assert_eq!(found.absent, ["a/1_x.jpg"]);
+        assert_eq!(found.same_camera, ["b/1_x.jpg", "b/1_y.jpg"]);
+        assert!(found.nobody.is_empty() && found.duplicates.is_empty());
+        let good = load_default(folder(&["a/1_x.jpg", "a/2_x.jpg"]).path());
+        assert!(findings(&good).is_empty());
+    }
+
+    #[test]
+    fn unreadable_pictures_are_named_once() {
+        let dir = folder(&["a/1_x.jpg", "a/2_x.jpg"]);
+        image::RgbImage::new(3, 2).save(dir.path().join("a/3_x.png")).unwrap();
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        let bad = unreadable(&load_default(dir.path()), || {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        let empty = "the file is empty".to_string();
+        assert_eq!(bad, [("a/1_x.jpg".to_string(), empty.clone()), ("a/2_x.jpg".to_string(), empty)]);
+        assert_eq!(count.into_inner(), 3);
+    }
+}
