@@ -2,6 +2,7 @@
 
 use crate::checkpoint::Settings;
 use crate::data::embeddings::Dtype;
+use crate::data::reid::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -26,7 +27,9 @@ pub enum Command {
     Inspect(InspectArguments),
     /// Fine-tune a backbone into a re-identification model
     Train(Box<TrainArguments>),
-    /// Draw simple walking figures as a small data set
+    /// Count a data set's persons, pictures and cameras, and say what looks wrong
+    Data(DataArguments),
+    /// Draw walking figures, seen by several cameras, as a small data set
     Draw(DrawArguments),
 }
 
@@ -209,6 +212,94 @@ pub struct InspectArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub network: NetworkArguments,
+}
+
+/// Which data set, and which of its splits.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data set")]
+pub struct SetArguments {
+    /// How the folder is laid out [default: told from what stands in it]
+    #[arg(long)]
+    layout: Option<LayoutName>,
+    /// CUHK03: boxes by a detector, or by people
+    #[arg(long, value_name = "WHOSE", default_value = "detected")]
+    boxes: BoxesName,
+    /// CUHK03: 767 persons to train and 700 to test, or 1,367 and 100
+    #[arg(long, value_name = "PROTOCOL", default_value = "new")]
+    cuhk03: Cuhk03Name,
+    /// CUHK03's classic protocol (1 to 20), CUHK01: which of the splits
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    split: u32,
+    /// CUHK01: seed of the random halves
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    split_seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LayoutName {
+    Market1501,
+    Cuhk03,
+    Cuhk01,
+    Msmt17,
+    Folders,
+    Csv,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BoxesName {
+    Detected,
+    Labelled,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Cuhk03Name {
+    New,
+    Classic,
+}
+
+impl SetArguments {
+    /// As the loaders take them.
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            layout: self.layout.map(|name| match name {
+                LayoutName::Market1501 => Layout::Market1501,
+                LayoutName::Cuhk03 => Layout::Cuhk03,
+                LayoutName::Cuhk01 => Layout::Cuhk01,
+                LayoutName::Msmt17 => Layout::Msmt17,
+                LayoutName::Folders => Layout::Folders,
+                LayoutName::Csv => Layout::Csv,
+            }),
+            boxes: match self.boxes {
+                BoxesName::Detected => Boxes::Detected,
+                BoxesName::Labelled => Boxes::Labelled,
+            },
+            protocol: match self.cuhk03 {
+                Cuhk03Name::New => Cuhk03Protocol::New,
+                Cuhk03Name::Classic => Cuhk03Protocol::Classic,
+            },
+            split: self.split,
+            seed: self.split_seed,
+        }
+    }
+}
+
+/// `lat-wgpu data`.
+#[derive(Debug, Args)]
+pub struct DataArguments {
+    /// Folder of the data set, or a table of pictures (.csv)
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Don't open the pictures: names and lists only
+    #[arg(long)]
+    pub fast: bool,
+    /// Exit with 1 if anything looks wrong
+    #[arg(long)]
+    pub strict: bool,
+    /// Write counts and findings as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub set: SetArguments,
 }
 
 /// `lat-wgpu draw`.

@@ -1,6 +1,7 @@
 //! The command line: the only place, with `main`, that prints or decides an exit code.
 
 mod args;
+mod data;
 mod draw;
 mod embed;
 mod info;
@@ -32,6 +33,7 @@ pub fn main() -> ExitCode {
         Command::Info(arguments) => info::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Data(arguments) => data::run(&arguments),
         Command::Draw(arguments) => draw::run(&arguments),
     };
     match done {

@@ -1,0 +1,148 @@
+//! `lat-wgpu data`: what a data set holds, and what looks wrong with it.
+
+use super::args::DataArguments;
+use super::embed::progress_bar;
+use super::json;
+use crate::data::reid::survey::{self, Counts, Findings};
+use crate::data::reid::{self, ReidSet};
+use crate::error::Result;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Names that are printed of each kind; the JSON has all.
+const SHOWN: usize = 5;
+
+pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
+    let set = reid::load(&arguments.dir, &arguments.set.options())?;
+    let splits = [
+        ("train", survey::counts(&set.train)),
+        ("query", survey::counts(&set.query)),
+        ("gallery", survey::counts(&set.gallery)),
+    ];
+    let findings = survey::findings(&set);
+    let unreadable = (!arguments.fast).then(|| {
+        let query = if set.query_is_gallery { 0 } else { set.query.len() };
+        let bar = progress_bar((set.train.len() + query + set.gallery.len()) as u64);
+        let bad = survey::unreadable(&set, || bar.inc(1));
+        bar.finish_and_clear();
+        bad
+    });
+    let fine = findings.is_empty() && unreadable.as_ref().is_none_or(Vec::is_empty);
+
+    if let Some(target) = &arguments.json {
+        json::write(target, &as_json(&set, &splits, &findings, unreadable.as_deref()))?;
+    } else {
+        let mut text = table(&set, &splits);
+        for line in complaints(&set, &findings, unreadable.as_deref().unwrap_or_default()) {
+            text.push_str(&format!("{line}\n"));
+        }
+        match (fine, arguments.fast) {
+            (true, true) => text.push_str("nothing looks wrong; the pictures were not opened\n"),
+            (true, false) => text.push_str("nothing looks wrong\n"),
+            (false, _) => {}
+        }
+        // A pager that was closed early isn't a failure.
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    }
+    Ok(if fine || !arguments.strict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The table that re-identification toolboxes print, and what it leaves out.
+fn table(set: &ReidSet, splits: &[(&str, Counts)]) -> String {
+    let variant = if set.variant.is_empty() { String::new() } else { format!(", {}", set.variant) };
+    let mut text = format!("{}: {}{variant}\n", set.name, set.layout);
+    text.push_str(&format!("  {:<8}{:>9}{:>9}{:>9}\n", "split", "persons", "images", "cameras"));
+    for (split, counts) in splits {
+        let Counts { persons, images, cameras, .. } = counts;
+        text.push_str(&format!("  {split:<8}{persons:>9}{images:>9}{cameras:>9}\n"));
+    }
+    if set.query_is_gallery {
+        text.push_str("no split: every picture is a query against all others\n");
+    }
+    for (split, counts) in splits {
+        if *split == "query" && set.query_is_gallery {
+            continue;
+        }
+        if counts.distractors > 0 {
+            text.push_str(&format!(
+                "{split}: {} of the images show distractors (0000), counted as one person\n",
+                counts.distractors
+            ));
+        }
+        if counts.junk > 0 {
+            text.push_str(&format!("{split}: {} more images are junk (-1), counted nowhere\n", counts.junk));
+        }
+    }
+    text
+}
+
+/// A line, and a few names, for each thing that looks wrong; files that were left out come first.
+fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)]) -> Vec<String> {
+    let with_reason = |list: &[(String, String)]| -> Vec<String> {
+        list.iter().map(|(name, reason)| format!("{name} {reason}")).collect()
+    };
+    let Findings { only_camera, absent, same_camera, nobody, in_both, duplicates } = findings;
+    let camera = only_camera.map(|camera| set.cameras[&camera].clone());
+    let persons: Vec<String> = in_both.iter().map(|person| set.persons[person].clone()).collect();
+    let mut lines = Vec::new();
+    let mut list = |what: &str, names: &[String]| {
+        if names.is_empty() {
+            return;
+        }
+        lines.push(format!("{what}: {}", names.len()));
+        lines.extend(names.iter().take(SHOWN).map(|name| format!("    {name}")));
+        if names.len() > SHOWN {
+            lines.push(format!("    and {} more", names.len() - SHOWN));
+        }
+    };
+    list("left out", &with_reason(&set.skipped));
+    list("WRONG: pictures that cannot be read", &with_reason(unreadable));
+    list(
+        "WRONG: one camera took all test pictures, so nobody can be found across cameras; score with --ignore-cameras",
+        &Vec::from_iter(camera),
+    );
+    list("WRONG: queries without a match: their person is not in the gallery", absent);
+    list(
+        "WRONG: queries without a match: their person is in the gallery by the query's own camera only",
+        same_camera,
+    );
+    list("WRONG: queries that show junk or a distractor, nobody to look for", nobody);
+    list("WRONG: persons both in training and in the test", &persons);
+    list("WRONG: pictures that are there more than once", duplicates);
+    lines
+}
+
+fn as_json(
+    set: &ReidSet,
+    splits: &[(&str, Counts)],
+    findings: &Findings,
+    unreadable: Option<&[(String, String)]>,
+) -> Value {
+    let counts = splits.iter().map(|(split, counts)| {
+        let Counts { persons, images, cameras, distractors, junk } = counts;
+        let value = json!({
+            "persons": persons, "images": images, "cameras": cameras, "distractors": distractors, "junk": junk,
+        });
+        (split.to_string(), value)
+    });
+    let files = |list: &[(String, String)]| -> Value {
+        list.iter().map(|(name, reason)| json!({"file": name, "reason": reason})).collect()
+    };
+    let Findings { only_camera, absent, same_camera, nobody, in_both, duplicates } = findings;
+    json!({
+        "name": set.name,
+        "layout": set.layout.to_string(),
+        "variant": set.variant,
+        "query_is_gallery": set.query_is_gallery,
+        "splits": serde_json::Map::from_iter(counts),
+        "skipped": files(&set.skipped),
+        "unreadable": unreadable.map(files),
+        "only_camera": only_camera.map(|camera| &set.cameras[&camera]),
+        "queries_without_person": absent,
+        "queries_with_same_camera_only": same_camera,
+        "queries_of_nobody": nobody,
+        "persons_in_train_and_test": in_both.iter().map(|person| &set.persons[person]).collect::<Vec<_>>(),
+        "duplicates": duplicates,
+    })
+}

@@ -1,0 +1,102 @@
+//! `lat-wgpu data` as a user meets it: the table, the findings, the exit codes.
+
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Runs `lat-wgpu data .` in `folder`, asserts the exit code and returns stdout with stderr.
+fn data(code: i32, folder: &Path, more: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+        .args(["data", "."])
+        .args(more)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{more:?}:\n{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    text.into_owned()
+}
+
+/// `count` empty files of the persons in turn, by six cameras in turn.
+fn fill(folder: &Path, persons: impl Iterator<Item = String> + Clone, count: usize) {
+    fs::create_dir_all(folder).unwrap();
+    for (i, person) in persons.cycle().take(count).enumerate() {
+        File::create(folder.join(format!("{person}_c{}s1_{i:06}_00.jpg", 1 + (i / 7 + i) % 6))).unwrap();
+    }
+}
+
+#[test]
+fn market_1501_has_its_published_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("Market");
+    let (train, test) = (0..751, 751..1501);
+    let named = |range: std::ops::Range<u32>| range.map(|i| format!("{:04}", i + 1));
+    fill(&root.join("bounding_box_train"), named(train), 12_936);
+    fill(&root.join("query"), named(test.clone()), 3_368);
+    let gallery = root.join("bounding_box_test");
+    fill(&gallery, named(test), 13_115);
+    fill(&gallery, std::iter::once("0000".to_string()), 2_798);
+    fill(&gallery, std::iter::once("-1".to_string()), 3_819);
+    assert_eq!(fs::read_dir(&gallery).unwrap().count(), 19_732);
+    File::create(gallery.join("Thumbs.db")).unwrap();
+
+    let text = data(0, &root, &["--fast"]);
+    for line in [
+        "Market: Market-1501",
+        "  train         751    12936        6",
+        "  query         750     3368        6",
+        "  gallery       751    15913        6",
+        "gallery: 2798 of the images show distractors",
+        "gallery: 3819 more images are junk",
+        "    bounding_box_test/Thumbs.db has no ending of a picture",
+    ] {
+        assert!(text.lines().any(|found| found.starts_with(line)), "{line:?} in:\n{text}");
+    }
+    let value: Value = serde_json::from_str(&data(0, &root, &["--fast", "--json", "-"])).unwrap();
+    assert_eq!(value["splits"]["gallery"]["images"], 15_913);
+    assert_eq!((&value["unreadable"], &value["only_camera"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn findings_are_told_and_strict_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for name in ["anna/1_a", "anna/1_b", "bob/1_a"] {
+        let path = here.join(format!("{name}.png"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::new(4, 8).save(path).unwrap();
+    }
+    fs::write(here.join("bob/1_b.jpg"), "no picture").unwrap();
+    let text = data(0, here, &[]);
+    for words in [
+        "no split: every picture is a query against all others",
+        "pictures that cannot be read: 1",
+        "bob/1_b.jpg is not a JPEG",
+        "--ignore-cameras",
+        "own camera only: 4",
+    ] {
+        assert!(text.contains(words), "{words} in:\n{text}");
+    }
+    data(1, here, &["--strict"]);
+
+    fs::remove_file(here.join("bob/1_b.jpg")).unwrap();
+    for person in ["anna", "bob"] {
+        fs::copy(here.join(format!("{person}/1_a.png")), here.join(format!("{person}/2_a.png"))).unwrap();
+    }
+    assert!(data(0, here, &["--strict"]).ends_with("nothing looks wrong\n"));
+}
+
+#[test]
+fn what_is_no_data_set_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let text = data(1, here, &[]);
+    assert!(text.starts_with("error: ") && text.contains("bounding_box_train"), "{text}");
+    let text = data(1, here, &["--layout", "msmt17"]);
+    assert!(text.contains("list_train.txt"), "{text}");
+    data(2, here, &["--layout", "elsewhere"]);
+    data(2, here, &["--split", "0"]);
+}
