@@ -54,6 +54,9 @@ pub enum Error {
     /// There is nothing to work on.
     #[error("{0}")]
     NothingToDo(String),
+    /// Embeddings or labels that don't fit together or hold nothing to measure.
+    #[error("{0}")]
+    Data(String),
     /// No graphics adapter can be used.
     #[error("{0}")]
     NoAdapter(String),
@@ -111,7 +114,7 @@ impl Error {
                 Some("the state before this step is saved; try a lower --lr, or --clip-norm 1")
             }
             Error::Io { .. } => Some("is the path right, and may this user read it?"),
-            Error::Usage(_) | Error::Image { .. } | Error::Interrupted { .. } => None,
+            Error::Usage(_) | Error::Data(_) | Error::Image { .. } | Error::Interrupted { .. } => None,
         }
     }
 

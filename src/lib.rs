@@ -23,6 +23,7 @@ pub mod data;
 pub mod model;
 
 pub mod embed;
+pub mod evaluate;
 pub mod train;
 
 pub mod cli;

@@ -1,0 +1,275 @@
+//! k-reciprocal re-ranking (Zhong et al. 2017, "Re-ranking Person Re-identification with k-reciprocal Encoding").
+//!
+//! Pictures count as alike if they are among each other's nearest, and more so the more such neighbours they share.
+//! The published algorithm holds several N × N matrices of all N = queries + gallery pictures. Here a picture keeps its
+//! k nearest, and its row of V the few values that are not 0; distances come by in chunks, twice: once for the
+//! neighbours and once for the weights, and a third time for the queries. The results are those of the dense algorithm.
+//!
+//! Source: sections 3.2 to 3.5 of the paper; where it leaves a choice, the authors' program. Distances are squared
+//! Euclidean. Each picture's distances are divided by their largest, before they become weights exp(-d) as well as in
+//! the final blend. Of equally near pictures the one that the list has first is the nearer. k1/2 is rounded half to
+//! even.
+
+use super::distances::{DistanceRows, visit};
+use super::metrics::nearer;
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// What a candidate must share of its own neighbours for these to join (the paper's equation 4).
+const SHARED: f64 = 2. / 3.;
+
+/// The settings of the paper, by its names.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RerankOptions {
+    /// Neighbours that must be mutual, the picture itself not counted.
+    pub k1: usize,
+    /// Pictures whose rows of V are averaged, the picture itself counted; 1: none.
+    pub k2: usize,
+    /// λ, the weight of the original distance, from 0 to 1.
+    pub lambda: f64,
+}
+
+impl Default for RerankOptions {
+    fn default() -> RerankOptions {
+        RerankOptions { k1: 20, k2: 6, lambda: 0.3 }
+    }
+}
+
+impl RerankOptions {
+    /// # Errors
+    /// `Usage` for a value that makes no sense.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::Usage(format!("re-ranking: {text}")));
+        match self {
+            RerankOptions { k1: 0, .. } => wrong("k1 must be 1 or more".to_string()),
+            RerankOptions { k2: 0, .. } => wrong("k2 must be 1 or more (1: no expansion)".to_string()),
+            RerankOptions { lambda, .. } if !(0.0..=1.0).contains(lambda) => {
+                wrong(format!("λ must be from 0 to 1, not {lambda}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Neighbours of a candidate that must be mutual.
+    fn half(&self) -> usize {
+        (self.k1 as f64 / 2.0).round_ties_even() as usize
+    }
+}
+
+/// Rows of a matrix, the values that are not 0: (column, value), columns ascending.
+type Sparse = Vec<Vec<(u32, f64)>>;
+
+/// Re-ranked distances between the first pictures of a list, the queries, and its last ones, the gallery.
+pub struct Reranked<'d> {
+    /// From every picture to every picture.
+    distances: &'d mut dyn DistanceRows,
+    encoding: Encoding,
+}
+
+/// What re-ranking knows about the pictures, their original distances apart.
+pub struct Encoding {
+    queries: usize,
+    /// First picture of the gallery.
+    gallery: usize,
+    lambda: f64,
+    /// Largest distance of each query.
+    largest: Vec<f32>,
+    /// The queries' rows of V.
+    encoded: Sparse,
+    /// The gallery's columns of V: for each picture, (gallery row, value).
+    inverted: Sparse,
+}
+
+impl<'d> Reranked<'d> {
+    /// Finds neighbours and encodes all pictures.
+    ///
+    /// `distances` are those from every picture of a list to every picture of it. Its first `queries` pictures are the
+    /// queries; the gallery begins at picture `gallery`: after the queries, or at 0 if every picture is both.
+    /// `go_on` is asked between chunks.
+    ///
+    /// # Errors
+    /// `Usage` for impossible options; what the distances or `go_on` report.
+    ///
+    /// # Panics
+    /// If the distances are not square, or too few.
+    pub fn new(
+        distances: &'d mut dyn DistanceRows,
+        queries: usize,
+        gallery: usize,
+        options: RerankOptions,
+        go_on: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Reranked<'d>> {
+        options.check()?;
+        let all = distances.queries();
+        assert_eq!(all, distances.gallery(), "re-ranking needs the distances from all pictures to all");
+        assert!(
+            queries <= all && gallery <= all,
+            "{queries} queries, gallery from {gallery}: {all} pictures"
+        );
+
+        let Nearest { rows: nearest, largest } = Nearest::find(distances, &options, go_on)?;
+        let expanded: Vec<Vec<u32>> = (0..all)
+            .into_par_iter()
+            .map(|picture| expanded_neighbours(&nearest, picture, &options))
+            .collect();
+        let mut encoded: Sparse = Vec::with_capacity(all);
+        visit(distances, |range, rows| {
+            go_on(range.len())?;
+            let encode = |(picture, row): (usize, &[f32])| weights(&expanded[picture], row, largest[picture]);
+            encoded.par_extend(range.into_par_iter().zip(rows.par_chunks(all)).map(encode));
+            Ok(())
+        })?;
+        drop(expanded);
+        if options.k2 > 1 {
+            encoded = averaged(&encoded, &nearest, options.k2);
+        }
+        let mut inverted: Sparse = vec![Vec::new(); all];
+        for (row, picture) in encoded[gallery..].iter().enumerate() {
+            for &(column, value) in picture {
+                inverted[column as usize].push((row as u32, value));
+            }
+        }
+        encoded.truncate(queries);
+        let encoding = Encoding { queries, gallery, lambda: options.lambda, largest, encoded, inverted };
+        Ok(Reranked { distances, encoding })
+    }
+
+    /// What it knows, for whoever has the original distances at hand.
+    pub fn into_encoding(self) -> Encoding {
+        self.encoding
+    }
+}
+
+impl Encoding {
+    /// Re-ranked distances (G), in double precision, of one query, from its original distances to all pictures (N).
+    pub fn row(&self, query: usize, original: &[f32]) -> Vec<f64> {
+        let mut shared = vec![0.0; original.len() - self.gallery];
+        for &(column, own) in &self.encoded[query] {
+            for &(row, theirs) in &self.inverted[column as usize] {
+                shared[row as usize] += own.min(theirs);
+            }
+        }
+        // Each row of V sums up to 1: the union of two is 2 - what they share.
+        for (value, &distance) in shared.iter_mut().zip(&original[self.gallery..]) {
+            let jaccard = 1.0 - *value / (2.0 - *value);
+            *value = jaccard * (1.0 - self.lambda) + normalised(distance, self.largest[query]) * self.lambda;
+        }
+        shared
+    }
+}
+
+impl DistanceRows for Reranked<'_> {
+    fn queries(&self) -> usize {
+        self.encoding.queries
+    }
+
+    fn gallery(&self) -> usize {
+        self.distances.gallery() - self.encoding.gallery
+    }
+
+    fn rows(&mut self, queries: Range<usize>) -> Result<Vec<f32>> {
+        let all = self.distances.gallery();
+        let original = self.distances.rows(queries.clone())?;
+        let encoding = &self.encoding;
+        let rows = queries.into_par_iter().zip(original.par_chunks(all));
+        Ok(rows
+            .flat_map_iter(|(query, row)| encoding.row(query, row).into_iter().map(|value| value as f32))
+            .collect())
+    }
+}
+
+/// A distance as part of the largest of its row; 0 where all are 0.
+fn normalised(distance: f32, largest: f32) -> f64 {
+    if largest > 0.0 { f64::from(distance) / f64::from(largest) } else { 0.0 }
+}
+
+/// The nearest of every picture.
+struct Nearest {
+    /// For each picture, nearest first; itself is one of them unless others are at distance 0 as well.
+    rows: Vec<Vec<u32>>,
+    /// Largest distance of each picture.
+    largest: Vec<f32>,
+}
+
+impl Nearest {
+    fn find(
+        distances: &mut dyn DistanceRows,
+        options: &RerankOptions,
+        go_on: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Nearest> {
+        let all = distances.gallery();
+        let count = (options.k1 + 1).max(options.k2).min(all);
+        let mut found = Vec::with_capacity(all);
+        visit(distances, |range, rows| {
+            go_on(range.len())?;
+            found.par_extend(rows.par_chunks(all).map(|row| {
+                let mut order: Vec<(f32, usize)> = row.iter().copied().zip(0..).collect();
+                if count < all {
+                    order.select_nth_unstable_by(count, |&a, &b| nearer(a, b));
+                }
+                order.truncate(count);
+                order.sort_unstable_by(|&a, &b| nearer(a, b));
+                let largest = row.iter().fold(0.0, |most: f32, &distance| most.max(distance));
+                (order.into_iter().map(|(_, picture)| picture as u32).collect(), largest)
+            }));
+            Ok(())
+        })?;
+        let (rows, largest) = found.into_iter().unzip();
+        Ok(Nearest { rows, largest })
+    }
+}
+
+/// Those of a picture's k + 1 nearest that have it among theirs (the paper's equation 3).
+fn reciprocal(nearest: &[Vec<u32>], picture: usize, k: usize) -> Vec<u32> {
+    let first = |row: usize| nearest[row].iter().take(k + 1);
+    first(picture)
+        .copied()
+        .filter(|&other| first(other as usize).any(|&back| back as usize == picture))
+        .collect()
+}
+
+/// A picture's reciprocal neighbours, and those of each that shares enough of its own (equation 4); ascending.
+fn expanded_neighbours(nearest: &[Vec<u32>], picture: usize, options: &RerankOptions) -> Vec<u32> {
+    let mutual = reciprocal(nearest, picture, options.k1);
+    let mut expanded = mutual.clone();
+    for &candidate in &mutual {
+        let theirs = reciprocal(nearest, candidate as usize, options.half());
+        let shared = theirs.iter().filter(|other| mutual.contains(other)).count();
+        if shared as f64 > SHARED * theirs.len() as f64 {
+            expanded.extend(theirs);
+        }
+    }
+    expanded.sort_unstable();
+    expanded.dedup();
+    expanded
+}
+
+/// A row of V: exp(-distance) of the neighbours, summing up to 1 (equation 7).
+fn weights(neighbours: &[u32], distances: &[f32], largest: f32) -> Vec<(u32, f64)> {
+    let weight = |&other: &u32| (other, (-normalised(distances[other as usize], largest)).exp());
+    let mut row: Vec<(u32, f64)> = neighbours.iter().map(weight).collect();
+    let sum: f64 = row.iter().map(|(_, weight)| weight).sum();
+    row.iter_mut().for_each(|(_, weight)| *weight /= sum);
+    row
+}
+
+/// Each row of V as the mean of those of the picture's `k2` nearest (equation 11).
+fn averaged(encoded: &Sparse, nearest: &[Vec<u32>], k2: usize) -> Sparse {
+    let mean = |(sums, touched): &mut (Vec<f64>, Vec<u32>), near: &Vec<u32>| {
+        let count = near.len().min(k2);
+        for &picture in &near[..count] {
+            for &(column, value) in &encoded[picture as usize] {
+                // Weights are above 0, so a sum of 0 is one that nobody has added to.
+                if sums[column as usize] == 0.0 {
+                    touched.push(column);
+                }
+                sums[column as usize] += value;
+            }
+        }
+        touched.sort_unstable();
+        let take = |column: u32| (column, std::mem::take(&mut sums[column as usize]) / count as f64);
+        touched.drain(..).map(take).collect()
+    };
+    nearest.par_iter().map_init(|| (vec![0.0; encoded.len()], Vec::new()), mean).collect()
+}
