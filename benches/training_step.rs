@@ -28,6 +28,7 @@ fn network(dim: usize) -> Network {
         mlp_hidden: 4 * dim,
         dist_token: false,
         registers: 0,
+        prefix_rows: 1,
         patch_bias: true,
         norm_pre: false,
         layer_scale: false,
