@@ -6,8 +6,8 @@
 use criterion::{Criterion, SamplingMode};
 use lat_wgpu::gpu::{Context, ContextOptions, Recorder, Tensor};
 use lat_wgpu::kernels::{
-    accumulate, adam, attention, batchnorm, cross_entropy, gelt, gelu, gemm, gradnorm, image, l2norm,
-    layernorm, layerscale, part_linear, patch_embed, tokens, triplet,
+    accumulate, adam, attention, batchnorm, cross_entropy, distance, gelt, gelu, gemm, gradnorm, image,
+    l2norm, layernorm, layerscale, part_linear, patch_embed, tokens, topk, triplet,
 };
 use lat_wgpu::rng;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize};
@@ -38,8 +38,13 @@ impl Tensors<'_, '_> {
     /// A buffer of numbers in [-1, 1): zeros would be kinder than what a network sees.
     fn get(&mut self, len: usize) -> Tensor {
         let data: Vec<f32> = (0..len as u64).map(|i| 2.0 * rng::uniform(0, len as u64, i) - 1.0).collect();
-        let buffer = self.recorder.context.upload("bench", &data).expect("a buffer");
-        self.words += len;
+        self.hold(&data)
+    }
+
+    /// A buffer of these numbers.
+    fn hold(&mut self, data: &[f32]) -> Tensor {
+        let buffer = self.recorder.context.upload("bench", data).expect("a buffer");
+        self.words += data.len();
         self.recorder.import(&buffer)
     }
 }
@@ -99,6 +104,7 @@ fn main() {
     for model in MODELS {
         bench(&mut criterion, &context, &model, batch);
         bench_training(&mut criterion, &context, &model);
+        bench_retrieval(&mut criterion, &context, &model);
     }
     criterion.final_summary();
 }
@@ -455,5 +461,46 @@ fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
             decoupled: false,
         };
         Box::new(move |recorder| call.record(recorder, "adam"))
+    });
+}
+
+/// A tile of retrieval: distances between embeddings of all parts, and the 50 nearest.
+fn bench_retrieval(criterion: &mut Criterion, context: &Context, model: &Model) {
+    const QUERIES: usize = 256;
+    const K: usize = 50;
+    let dim = GRID * model.dim;
+    let model = model.name;
+    let gallery = if context.is_cpu() { 1024 } else { 4096 };
+
+    measure(criterion, context, &format!("distance {model}"), |t| {
+        let call = distance::Distances {
+            queries: t.get(QUERIES * dim),
+            gallery: t.get(gallery * dim),
+            query_norms: t.get(QUERIES),
+            gallery_norms: t.get(gallery),
+            distances: t.get(QUERIES * gallery),
+            query_count: QUERIES,
+            gallery_count: gallery,
+            dim,
+        };
+        Box::new(move |recorder| call.record(recorder, "distance"))
+    });
+    measure(criterion, context, &format!("distance {model} norms"), |t| {
+        let call = distance::Norms { rows: t.get(gallery * dim), norms: t.get(gallery), count: gallery, dim };
+        Box::new(move |recorder| call.record(recorder, "norms"))
+    });
+    measure(criterion, context, &format!("topk {model}"), |t| {
+        // A gallery's first tile: the one that brings most.
+        let place = topk::Place { first: 0, count: gallery as u32, fresh: true };
+        let call = topk::Merge {
+            distances: t.get(QUERIES * gallery),
+            place: t.hold(&place.words().map(f32::from_bits)),
+            nearest_distance: t.get(QUERIES * K),
+            nearest_index: t.get(QUERIES * K),
+            queries: QUERIES,
+            gallery,
+            k: K,
+        };
+        Box::new(move |recorder| call.record(recorder, "topk"))
     });
 }

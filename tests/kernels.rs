@@ -11,6 +11,8 @@ mod batchnorm;
 mod common;
 #[path = "kernels/cross_entropy.rs"]
 mod cross_entropy;
+#[path = "kernels/distance.rs"]
+mod distance;
 #[path = "kernels/gelt.rs"]
 mod gelt;
 #[path = "kernels/gelu.rs"]
@@ -39,5 +41,7 @@ mod plan;
 mod random;
 #[path = "kernels/tokens.rs"]
 mod tokens;
+#[path = "kernels/topk.rs"]
+mod topk;
 #[path = "kernels/triplet.rs"]
 mod triplet;

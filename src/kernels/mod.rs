@@ -8,6 +8,7 @@ pub mod adam;
 pub mod attention;
 pub mod batchnorm;
 pub mod cross_entropy;
+pub mod distance;
 pub mod gelt;
 pub mod gelu;
 pub mod gemm;
@@ -19,6 +20,7 @@ pub mod layerscale;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod tokens;
+pub mod topk;
 pub mod triplet;
 
 use crate::gpu::{Constants, Kernel, Recorder, Tensor};
@@ -35,6 +37,7 @@ pub fn variants() -> Vec<(&'static Kernel, Constants)> {
         attention::variants,
         batchnorm::variants,
         cross_entropy::variants,
+        distance::variants,
         gelt::variants,
         gelu::variants,
         gemm::variants,
@@ -47,6 +50,7 @@ pub fn variants() -> Vec<(&'static Kernel, Constants)> {
         patch_embed::variants,
         tokens::variants,
         triplet::variants,
+        topk::variants,
     ] {
         all.extend(stem());
     }

@@ -8,6 +8,7 @@ pub mod adam;
 pub mod attention;
 pub mod batchnorm;
 pub mod cross_entropy;
+pub mod distance;
 pub mod gelt;
 pub mod gelu;
 pub mod gemm;
@@ -19,6 +20,7 @@ pub mod layerscale;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod tokens;
+pub mod topk;
 pub mod triplet;
 
 /// One output: what it should be, and what its rounding errors are proportional to.

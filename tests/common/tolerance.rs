@@ -146,5 +146,10 @@ pub fn gradnorm(len: usize) -> Tolerance {
     row(8.0 + (len as f64).sqrt() / 2.0)
 }
 
+/// Three sums of D terms; 3 for putting them together.
+pub fn distance(dim: usize) -> Tolerance {
+    row(3.0 + (dim as f64).sqrt())
+}
+
 /// Square root, division and some products; each scale counts the moments' own roundings.
 pub const ADAM: Tolerance = row(16.0);

@@ -1,0 +1,148 @@
+//! Squared Euclidean distances of queries to rows of a gallery: a matrix product, then the norms.
+
+use super::gemm::{Epilogue, Form, Nt, Tile};
+use super::{THREADS, expect, u32_of};
+use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+
+const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
+    Kernel {
+        name: "distance",
+        source: include_str!("../../shaders/distance.wgsl"),
+        helpers: &[],
+        entry,
+        bindings,
+        uniform_bytes: size_of::<Params>(),
+        subgroups: false,
+    }
+}
+
+/// Sums of squares of rows.
+pub static NORMS: Kernel = kernel("distance_norms", &[Binding::read("rows"), Binding::write("norms")]);
+/// From products to distances.
+pub static FINISH: Kernel = kernel(
+    "distance_finish",
+    &[Binding::read("query_norms"), Binding::read("gallery_norms"), Binding::write("distances")],
+);
+
+/// The largest distance there is: FAR of `distance.wgsl`. What overflows counts as that.
+pub const FAR: f32 = 1e30;
+
+/// Longest rows, in words: with longer ones a tile of `gemm_tiled.wgsl` takes more turns of its loops than Mesa's llvmpipe
+/// grants an invocation (65,535 in all; it stops without a word).
+pub const MAX_DIM: usize = 32_768;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: u32,
+    columns: u32,
+    unused: [u32; 2],
+}
+
+pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
+    [&NORMS, &FINISH].map(|kernel| (kernel, vec![])).to_vec()
+}
+
+fn check(name: &str, dim: usize) {
+    let right = dim.is_multiple_of(4) && dim <= MAX_DIM;
+    assert!(right, "{name}: rows of {dim} words, not a multiple of 4 up to {MAX_DIM}");
+}
+
+/// norms\[r\] = sum of squares of row r.
+#[derive(Debug, Clone, Copy)]
+pub struct Norms {
+    /// (R, D).
+    pub rows: Tensor,
+    /// (R), written.
+    pub norms: Tensor,
+    /// R.
+    pub count: usize,
+    /// D, a multiple of 4 up to [`MAX_DIM`].
+    pub dim: usize,
+}
+
+impl Norms {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape, or D isn't a multiple of 4 up to [`MAX_DIM`].
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Norms { rows, norms, count, dim } = *self;
+        check(name, dim);
+        expect(recorder, "rows", rows, &[count, dim]);
+        expect(recorder, "norms", norms, &[count]);
+        let params = Params { rows: u32_of(count), columns: u32_of(dim / 4), unused: [0; 2] };
+        recorder.dispatch(Dispatch {
+            kernel: &NORMS,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![rows, norms],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(count.div_ceil(THREADS)),
+            flops: 2.0 * rows.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// distances\[q,g\] = squared Euclidean distance, between 0 and [`FAR`].
+#[derive(Debug, Clone, Copy)]
+pub struct Distances {
+    /// (Q, D).
+    pub queries: Tensor,
+    /// (G, D).
+    pub gallery: Tensor,
+    /// (Q): [`Norms`] of the queries.
+    pub query_norms: Tensor,
+    /// (G): [`Norms`] of the gallery.
+    pub gallery_norms: Tensor,
+    /// (Q, G), written.
+    pub distances: Tensor,
+    /// Q.
+    pub query_count: usize,
+    /// G.
+    pub gallery_count: usize,
+    /// D, a multiple of 4 up to [`MAX_DIM`].
+    pub dim: usize,
+}
+
+impl Distances {
+    /// Records the product with the tile from the built-in table, and what follows.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let family = recorder.context.family();
+        let tile = Tile::pick(Form::Nt, family, self.query_count, self.gallery_count, self.dim);
+        self.record_with(recorder, name, tile);
+    }
+
+    /// Records the product with a tile of the caller's choice, and what follows.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape, or D isn't a multiple of 4 up to [`MAX_DIM`].
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, tile: Tile) {
+        let Distances { query_norms, gallery_norms, distances, query_count, gallery_count, dim, .. } = *self;
+        check(name, dim);
+        let product = Nt {
+            a: self.queries,
+            b: self.gallery,
+            c: distances,
+            m: query_count,
+            n: gallery_count,
+            k: dim,
+            epilogue: Epilogue::default(),
+        };
+        product.record_with(recorder, name, tile);
+        expect(recorder, "query_norms", query_norms, &[query_count]);
+        expect(recorder, "gallery_norms", gallery_norms, &[gallery_count]);
+        let params = Params { rows: u32_of(query_count), columns: u32_of(gallery_count), unused: [0; 2] };
+        recorder.dispatch(Dispatch {
+            kernel: &FINISH,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![query_norms, gallery_norms, distances],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(query_count * gallery_count.div_ceil(THREADS)),
+            flops: 3.0 * distances.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}

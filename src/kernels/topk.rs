@@ -1,0 +1,123 @@
+//! Streaming top-k: the nearest rows of a gallery that comes tile by tile.
+
+use super::{expect, u32_of};
+use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+
+/// The declaration of `topk.wgsl`.
+pub static KERNEL: Kernel = Kernel {
+    name: "topk",
+    source: include_str!("../../shaders/topk.wgsl"),
+    helpers: &[],
+    entry: "topk_merge",
+    bindings: &[
+        Binding::read("distances"),
+        Binding::read("place"),
+        Binding::write("nearest_distance"),
+        Binding::write("nearest_index"),
+    ],
+    uniform_bytes: size_of::<Params>(),
+    subgroups: false,
+};
+
+/// Most rows that can be asked for: more don't fit into workgroup memory.
+pub const MAX_K: usize = 1024;
+/// Distance where the gallery has fewer than k rows: FAR of `topk.wgsl`.
+pub const FAR: f32 = 1e30;
+/// Index where the gallery has fewer than k rows: NOBODY of `topk.wgsl`.
+pub const NOBODY: u32 = u32::MAX;
+/// Words of `place`.
+pub const PLACE_WORDS: usize = 3;
+
+/// Which part of the gallery a tile is: what changes from replay to replay.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Index of its first row in the gallery.
+    pub first: u32,
+    /// Number of its rows; further columns of the tile are left out.
+    pub count: u32,
+    /// Whether it is the first tile: nothing is near yet.
+    pub fresh: bool,
+}
+
+impl Place {
+    /// The words that the kernel reads.
+    pub fn words(&self) -> [u32; PLACE_WORDS] {
+        [self.first, self.count, u32::from(self.fresh)]
+    }
+}
+
+/// Values of CAPACITY, ascending.
+const CAPACITIES: [u32; 3] = [64, 256, MAX_K as u32];
+/// Most columns of one launch.
+const COLUMNS: usize = 16_384;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    queries: u32,
+    gallery: u32,
+    k: u32,
+    start: u32,
+    end: u32,
+    unused: [u32; 3],
+}
+
+pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
+    CAPACITIES.map(|capacity| (&KERNEL, vec![("CAPACITY", capacity)])).to_vec()
+}
+
+/// nearest = the k nearest of what was nearest so far and a tile of distances, equal distances by index.
+#[derive(Debug, Clone, Copy)]
+pub struct Merge {
+    /// (Q, G).
+    pub distances: Tensor,
+    /// [`Place::words`].
+    pub place: Tensor,
+    /// (Q, k), ascending, read and written; [`FAR`] where nothing is.
+    pub nearest_distance: Tensor,
+    /// (Q, k), read and written; [`NOBODY`] where nothing is.
+    pub nearest_index: Tensor,
+    /// Q.
+    pub queries: usize,
+    /// G.
+    pub gallery: usize,
+    /// k, from 1 to [`MAX_K`].
+    pub k: usize,
+}
+
+impl Merge {
+    /// Records the kernel, once for every 16,384 columns.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape, or k is out of range.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Merge { distances, place, nearest_distance, nearest_index, queries, gallery, k } = *self;
+        expect(recorder, "distances", distances, &[queries, gallery]);
+        expect(recorder, "place", place, &[PLACE_WORDS]);
+        expect(recorder, "nearest_distance", nearest_distance, &[queries, k]);
+        expect(recorder, "nearest_index", nearest_index, &[queries, k]);
+        let capacity = CAPACITIES.into_iter().find(|&capacity| (1..=capacity as usize).contains(&k));
+        let Some(capacity) = capacity else { panic!("{name}: k is {k}, not from 1 to {MAX_K}") };
+        for start in (0..gallery).step_by(COLUMNS) {
+            let end = gallery.min(start + COLUMNS);
+            let params = Params {
+                queries: u32_of(queries),
+                gallery: u32_of(gallery),
+                k: u32_of(k),
+                start: u32_of(start),
+                end: u32_of(end),
+                unused: [0; 3],
+            };
+            recorder.dispatch(Dispatch {
+                kernel: &KERNEL,
+                constants: vec![("CAPACITY", capacity)],
+                overrides: vec![],
+                tensors: vec![distances, place, nearest_distance, nearest_index],
+                params: bytemuck::bytes_of(&params).to_vec(),
+                grid: grid_1d(queries),
+                flops: (queries * (end - start)) as f64,
+                label: recorder.label(name),
+            });
+        }
+    }
+}
