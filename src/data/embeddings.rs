@@ -19,6 +19,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use tempfile::NamedTempFile;
 
 use super::files::{publish, temporary_beside};
@@ -27,7 +28,7 @@ use crate::error::{Error, Result};
 /// Most rows of a `.safetensors` file: all names stand in its header, which readers hold in memory.
 pub const MAX_SAFETENSORS_ROWS: usize = 500_000;
 /// Longest header that readers of safetensors accept, in bytes.
-const MAX_SAFETENSORS_HEADER: usize = 100_000_000;
+pub(super) const MAX_SAFETENSORS_HEADER: usize = 100_000_000;
 /// Length of the `.npy` header, in bytes: room for any shape.
 const NPY_HEADER: usize = 128;
 /// Embeddings held back until they are written as one row group of `.parquet`, in bytes.
@@ -44,7 +45,7 @@ pub enum Dtype {
 
 impl Dtype {
     /// Size of one number.
-    const fn bytes(self) -> usize {
+    pub(super) const fn bytes(self) -> usize {
         match self {
             Dtype::F32 => 4,
             Dtype::F16 => 2,
@@ -121,7 +122,7 @@ impl EmbeddingWriter {
     }
 }
 
-fn ending(path: &Path) -> String {
+pub(super) fn ending(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
@@ -409,11 +410,7 @@ pub fn read(path: &Path) -> Result<Embeddings> {
     let bytes = || std::fs::read(path).map_err(Error::io("read", path));
     let parsed = match ending(path).as_str() {
         "safetensors" => parse_safetensors(&bytes()?),
-        "npy" => {
-            let beside = paths_beside(path);
-            let lines = std::fs::read_to_string(&beside).map_err(Error::io("read", &beside))?;
-            parse_npy(&bytes()?, lines.lines().map(from_line).collect())
-        }
+        "npy" => parse_npy(&bytes()?, npy_names(path)?),
         _ => {
             return Err(Error::Usage(format!(
                 "{}: embeddings are read from .safetensors or .npy",
@@ -421,9 +418,28 @@ pub fn read(path: &Path) -> Result<Embeddings> {
             )));
         }
     };
-    parsed.and_then(Stored::unpack).map_err(|reason| {
-        Error::io("read", path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
-    })
+    parsed.and_then(Stored::unpack).map_err(invalid(path))
+}
+
+/// What is wrong with the content of a file.
+pub(super) fn invalid(path: &Path) -> impl FnOnce(String) -> Error {
+    move |reason| Error::io("read", path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
+}
+
+/// Names of the rows of a `.npy` file.
+pub(super) fn npy_names(path: &Path) -> Result<Vec<String>> {
+    let beside = paths_beside(path);
+    let lines = std::fs::read_to_string(&beside).map_err(Error::io("read", &beside))?;
+    Ok(lines.lines().map(from_line).collect())
+}
+
+/// Where a file has its matrix.
+pub(super) struct Head {
+    pub(super) rows: usize,
+    pub(super) dim: usize,
+    pub(super) dtype: Dtype,
+    /// First byte of the numbers, counted from the start of the file.
+    pub(super) start: usize,
 }
 
 /// What a file holds, as it stands there.
@@ -454,29 +470,47 @@ impl Stored {
 }
 
 fn parse_safetensors(bytes: &[u8]) -> std::result::Result<Stored, String> {
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-    let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-    let tensor = tensors.tensor("embeddings").map_err(|e| e.to_string())?;
-    let &[rows, dim] = tensor.shape() else { return Err("tensor embeddings is not a matrix".to_string()) };
-    let dtype = match tensor.dtype() {
+    let (header_len, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+    let (paths, Head { rows, dim, dtype, start }) = safetensors_head(&header, header_len)?;
+    let end = start + rows * dim * dtype.bytes();
+    Ok(Stored { paths, rows, dim, dtype, data: bytes[start..end].to_vec() })
+}
+
+/// Names and matrix of a file whose validated header has `header_len` bytes.
+pub(super) fn safetensors_head(
+    header: &Metadata,
+    header_len: usize,
+) -> std::result::Result<(Vec<String>, Head), String> {
+    let tensor = header.info("embeddings").ok_or("no tensor embeddings")?;
+    let &[rows, dim] = &tensor.shape[..] else { return Err("tensor embeddings is not a matrix".to_string()) };
+    let dtype = match tensor.dtype {
         safetensors::Dtype::F32 => Dtype::F32,
         safetensors::Dtype::F16 => Dtype::F16,
         other => return Err(format!("tensor embeddings holds {other}, not F32 or F16")),
     };
     let list = header.metadata().as_ref().and_then(|m| m.get("paths")).ok_or("no paths in the metadata")?;
     let paths = serde_json::from_str(list).map_err(|e| format!("paths in the metadata: {e}"))?;
-    Ok(Stored { paths, rows, dim, dtype, data: tensor.data().to_vec() })
+    Ok((paths, Head { rows, dim, dtype, start: 8 + header_len + tensor.data_offsets.0 }))
 }
 
-/// Reads a matrix in C order, as NumPy writes it too.
 fn parse_npy(bytes: &[u8], paths: Vec<String>) -> std::result::Result<Stored, String> {
+    let Head { rows, dim, dtype, start } = npy_head(bytes)?;
+    Ok(Stored { paths, rows, dim, dtype, data: bytes[start..].to_vec() })
+}
+
+/// Longest beginning of a `.npy` file that is a header, in bytes.
+pub(super) const MAX_NPY_HEADER: usize = 10 + u16::MAX as usize;
+
+/// Reads the beginning of a matrix in C order, as NumPy writes it too.
+pub(super) fn npy_head(bytes: &[u8]) -> std::result::Result<Head, String> {
     let bad = || "is not a NumPy matrix of f32 or f16 in C order".to_string();
     let (magic, rest) = bytes.split_at_checked(8).ok_or_else(bad)?;
     if magic != b"\x93NUMPY\x01\x00" {
         return Err(bad());
     }
     let (len, rest) = rest.split_first_chunk().ok_or_else(bad)?;
-    let (header, data) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len))).ok_or_else(bad)?;
+    let len = usize::from(u16::from_le_bytes(*len));
+    let header = rest.get(..len).ok_or_else(bad)?;
     let header = std::str::from_utf8(header).map_err(|_| bad())?;
     let dtype = match (header.contains("'<f4'"), header.contains("'<f2'")) {
         (true, false) => Dtype::F32,
@@ -487,7 +521,7 @@ fn parse_npy(bytes: &[u8], paths: Vec<String>) -> std::result::Result<Stored, St
     let sides: Vec<usize> = shape.split(',').map_while(|side| side.trim().parse().ok()).collect();
     match sides[..] {
         [rows, dim] if header.contains("'fortran_order': False") => {
-            Ok(Stored { paths, rows, dim, dtype, data: data.to_vec() })
+            Ok(Head { rows, dim, dtype, start: 10 + len })
         }
         _ => Err(bad()),
     }

@@ -16,3 +16,4 @@ pub mod files;
 
 pub mod embeddings;
 pub mod figures;
+pub mod rows;

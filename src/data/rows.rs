@@ -1,0 +1,308 @@
+//! Embeddings that are read piece by piece: from memory, or from files that are never loaded whole.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use half::f16;
+
+use super::embeddings::{
+    Dtype, Embeddings, Head, MAX_NPY_HEADER, MAX_SAFETENSORS_HEADER, ending, invalid, npy_head, npy_names,
+    safetensors_head,
+};
+use crate::error::{Error, Result};
+
+/// Bytes of halves that are turned into f32 at a time.
+const HALVES: usize = 1 << 17;
+
+/// A matrix (N, D) of f32 whose rows can be had in any order.
+pub trait Rows {
+    /// N.
+    fn len(&self) -> usize;
+
+    /// D.
+    fn dim(&self) -> usize;
+
+    /// Fills `out` with these rows, (rows, D).
+    ///
+    /// # Errors
+    /// `Io` where they can't be read.
+    ///
+    /// # Panics
+    /// If there are no such rows, or `out` hasn't their size.
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
+
+    /// Whether there is no row at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Rows for Embeddings {
+    fn len(&self) -> usize {
+        self.rows.len() / self.dim.max(1)
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        out.copy_from_slice(&self.rows[rows.start * self.dim..rows.end * self.dim]);
+        Ok(())
+    }
+}
+
+/// A `.safetensors` or `.npy` file of which only the rows asked for are read.
+#[derive(Debug)]
+pub struct EmbeddingFile {
+    path: PathBuf,
+    /// Name of each row.
+    pub paths: Vec<String>,
+    dim: usize,
+    dtype: Dtype,
+    /// First byte of the numbers.
+    start: u64,
+    /// A file has one position: one reader at a time.
+    file: Mutex<File>,
+}
+
+impl EmbeddingFile {
+    /// Opens a file that `EmbeddingWriter` wrote and reads its names.
+    ///
+    /// # Errors
+    /// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        let (paths, head) = match ending(path).as_str() {
+            "safetensors" => read_safetensors_head(&mut file, path)?,
+            "npy" => {
+                let mut beginning = Vec::new();
+                let read = file.by_ref().take(MAX_NPY_HEADER as u64).read_to_end(&mut beginning);
+                read.map_err(Error::io("read", path))?;
+                (npy_names(path)?, npy_head(&beginning).map_err(invalid(path))?)
+            }
+            _ => {
+                return Err(Error::Usage(format!(
+                    "{}: embeddings are read piece by piece from .safetensors or .npy",
+                    path.display()
+                )));
+            }
+        };
+        let Head { rows, dim, dtype, start } = head;
+        if paths.len() != rows {
+            return Err(invalid(path)(format!("{} paths for {rows} rows", paths.len())));
+        }
+        let bytes = rows.checked_mul(dim).and_then(|count| count.checked_mul(dtype.bytes()));
+        if bytes.and_then(|bytes| bytes.checked_add(start)).is_none_or(|end| end as u64 > length) {
+            return Err(invalid(path)(format!(
+                "{length} bytes are too few for {rows} rows of {dim} numbers"
+            )));
+        }
+        Ok(EmbeddingFile {
+            path: path.to_path_buf(),
+            paths,
+            dim,
+            dtype,
+            start: start as u64,
+            file: Mutex::new(file),
+        })
+    }
+}
+
+/// Reads length and header, and no numbers.
+fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Head)> {
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(Error::io("read", path))?;
+    let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|&n| n <= MAX_SAFETENSORS_HEADER);
+    let length = length.ok_or_else(|| invalid(path)("is not a safetensors file".to_string()))?;
+    let mut json = vec![0; length];
+    file.read_exact(&mut json).map_err(Error::io("read", path))?;
+    let header = serde_json::from_slice(&json).map_err(|e| invalid(path)(e.to_string()))?;
+    safetensors_head(&header, length).map_err(invalid(path))
+}
+
+impl Rows for EmbeddingFile {
+    fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        assert!(rows.end <= self.paths.len(), "rows {rows:?} of {}", self.path.display());
+        assert_eq!(out.len(), rows.len() * self.dim, "room for rows {rows:?} of {}", self.path.display());
+        let start = self.start + (rows.start * self.dim * self.dtype.bytes()) as u64;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(start)).map_err(Error::io("read", &self.path))?;
+        match self.dtype {
+            Dtype::F32 => {
+                file.read_exact(bytemuck::cast_slice_mut(out)).map_err(Error::io("read", &self.path))?;
+                // The file is little-endian; nothing changes where this machine is too.
+                out.iter_mut().for_each(|v| *v = f32::from_bits(u32::from_le(v.to_bits())));
+            }
+            Dtype::F16 => {
+                let mut bytes = vec![0; HALVES];
+                for out in out.chunks_mut(HALVES / 2) {
+                    let bytes = &mut bytes[..2 * out.len()];
+                    file.read_exact(bytes).map_err(Error::io("read", &self.path))?;
+                    for (v, &half) in out.iter_mut().zip(bytes.as_chunks().0) {
+                        *v = f16::from_le_bytes(half).to_f32();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Several matrices of the same D as one, the rows of each behind those of the one before.
+pub struct Parts<'a> {
+    parts: Vec<&'a dyn Rows>,
+    dim: usize,
+    len: usize,
+}
+
+impl<'a> Parts<'a> {
+    /// Puts them together.
+    ///
+    /// # Errors
+    /// `Usage` where they differ in D.
+    pub fn new(parts: Vec<&'a dyn Rows>) -> Result<Self> {
+        let dim = parts.first().map_or(0, |part| part.dim());
+        if let Some(other) = parts.iter().find(|part| part.dim() != dim) {
+            return Err(Error::Usage(format!(
+                "the embeddings' parts have {dim} and {} numbers a row: all must come from the same model",
+                other.dim()
+            )));
+        }
+        let len = parts.iter().map(|part| part.len()).sum();
+        Ok(Parts { parts, dim, len })
+    }
+}
+
+impl Rows for Parts<'_> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        assert!(rows.end <= self.len, "rows {rows:?} of {}", self.len);
+        assert_eq!(out.len(), rows.len() * self.dim, "room for rows {rows:?}");
+        let mut rest = out;
+        let mut first = 0;
+        for part in &self.parts {
+            let end = first + part.len();
+            let inside = rows.start.max(first)..rows.end.min(end);
+            if !inside.is_empty() {
+                let (mine, behind) = rest.split_at_mut(inside.len() * self.dim);
+                part.read(inside.start - first..inside.end - first, mine)?;
+                rest = behind;
+            }
+            first = end;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::embeddings::{self, EmbeddingWriter};
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Writes `rows` rows of which no two numbers are the same, and reads the file whole.
+    fn write(out: &Path, rows: usize, dim: usize, dtype: Dtype) -> Embeddings {
+        let names: Vec<String> = (0..rows).map(|row| format!("{row}\n.jpg")).collect();
+        let mut writer = EmbeddingWriter::create(out, dim, dtype, &names, &BTreeMap::new()).unwrap();
+        for (row, name) in names.iter().enumerate() {
+            let vector: Vec<f32> = (0..dim).map(|i| (row * dim + i) as f32 / 8.0 - 9.0).collect();
+            writer.push(name, &vector).unwrap();
+        }
+        writer.finish().unwrap();
+        embeddings::read(out).unwrap()
+    }
+
+    fn all(rows: &dyn Rows, range: Range<usize>) -> Vec<f32> {
+        let mut out = vec![f32::NAN; range.len() * rows.dim()];
+        rows.read(range, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn pieces_of_a_file_are_those_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["e.npy", "e.safetensors"] {
+            for dtype in [Dtype::F32, Dtype::F16] {
+                let out = dir.path().join(name);
+                let memory = write(&out, 13, 7, dtype);
+                let file = EmbeddingFile::open(&out).unwrap();
+                assert_eq!((file.len(), file.dim(), &file.paths), (13, 7, &memory.paths));
+                for range in [0..13, 0..0, 13..13, 12..13, 3..8, 0..1] {
+                    let wanted = &memory.rows[range.start * 7..range.end * 7];
+                    assert_eq!(all(&file, range.clone()), wanted, "{name} {dtype:?} {range:?}");
+                    assert_eq!(all(&memory, range), wanted);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn long_rows_of_halves_come_in_several_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("e.npy");
+        let memory = write(&out, 3, HALVES / 2 + 1, Dtype::F16);
+        assert_eq!(all(&EmbeddingFile::open(&out).unwrap(), 1..3), all(&memory, 1..3));
+    }
+
+    #[test]
+    fn parts_follow_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = write(&dir.path().join("a.npy"), 5, 3, Dtype::F32);
+        let empty = write(&dir.path().join("b.npy"), 0, 3, Dtype::F32);
+        write(&dir.path().join("c.safetensors"), 4, 3, Dtype::F16);
+        let file = EmbeddingFile::open(&dir.path().join("c.safetensors")).unwrap();
+        let parts = Parts::new(vec![&memory, &empty, &file, &memory]).unwrap();
+        assert_eq!((parts.len(), parts.dim(), parts.is_empty()), (14, 3, false));
+        let whole = [&memory.rows[..], &memory.rows[..12], &memory.rows[..]].concat();
+        for start in 0..=14 {
+            for end in start..=14 {
+                assert_eq!(all(&parts, start..end), whole[3 * start..3 * end], "{start} to {end}");
+            }
+        }
+        let wide = write(&dir.path().join("d.npy"), 1, 4, Dtype::F32);
+        assert!(
+            matches!(Parts::new(vec![&memory, &wide]), Err(Error::Usage(text)) if text.contains("3 and 4"))
+        );
+        assert!(Parts::new(vec![]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn broken_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["e.npy", "e.safetensors"] {
+            let out = dir.path().join(name);
+            write(&out, 4, 5, Dtype::F32);
+            let bytes = std::fs::read(&out).unwrap();
+            for cut in 0..bytes.len() {
+                std::fs::write(&out, &bytes[..cut]).unwrap();
+                match EmbeddingFile::open(&out) {
+                    Err(Error::Io { path, .. }) => assert_eq!(path, out),
+                    other => panic!("{name} cut at {cut}: {other:?}"),
+                }
+            }
+        }
+        std::fs::write(dir.path().join("e.csv"), "").unwrap();
+        assert!(matches!(EmbeddingFile::open(&dir.path().join("e.csv")), Err(Error::Usage(_))));
+        assert!(matches!(EmbeddingFile::open(&dir.path().join("none.npy")), Err(Error::Io { .. })));
+    }
+}
