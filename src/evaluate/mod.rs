@@ -1,6 +1,7 @@
-//! Evaluation: from distances between embeddings to what they say about a model.
+//! From embeddings to figures: distances, rankings, metrics.
 
 pub mod distances;
+pub mod neighbours;
 
 pub mod metrics;
 pub mod rerank;
