@@ -10,11 +10,17 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, StringArray};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float16Type, Float32Type};
+use arrow_array::{
+    Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, StringArray,
+};
 use arrow_schema::{DataType, Field, Schema};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
@@ -364,7 +370,7 @@ impl Parquet {
         let item = Arc::new(Field::new("item", item, false));
         let written = FixedSizeListArray::try_new(item, self.dim, values, None)
             .and_then(|list| RecordBatch::try_new(self.schema.clone(), vec![paths, Arc::new(list)]))
-            .map_err(parquet::errors::ParquetError::from)
+            .map_err(ParquetError::from)
             .and_then(|batch| self.writer.write(&batch))
             .and_then(|()| self.writer.flush());
         written.map_err(parquet_error(&self.target))
@@ -386,7 +392,7 @@ impl Form for Parquet {
     }
 }
 
-fn parquet_error(target: &Path) -> impl FnOnce(parquet::errors::ParquetError) -> Error {
+fn parquet_error(target: &Path) -> impl FnOnce(ParquetError) -> Error {
     let target = target.to_path_buf();
     move |error| Error::io("write", target)(std::io::Error::other(error))
 }
@@ -402,18 +408,21 @@ pub struct Embeddings {
     pub rows: Vec<f32>,
 }
 
-/// Reads a `.safetensors` file, or a `.npy` file with the `.paths.txt` beside it.
+/// Reads a `.safetensors` or `.parquet` file, or a `.npy` file with the `.paths.txt` beside it.
 ///
 /// # Errors
 /// `Usage` for another ending, `Io` where the file can't be read or is not of the form that `EmbeddingWriter` writes.
 pub fn read(path: &Path) -> Result<Embeddings> {
+    if ending(path) == "parquet" {
+        return read_parquet(path);
+    }
     let bytes = || std::fs::read(path).map_err(Error::io("read", path));
     let parsed = match ending(path).as_str() {
         "safetensors" => parse_safetensors(&bytes()?),
         "npy" => parse_npy(&bytes()?, npy_names(path)?),
         _ => {
             return Err(Error::Usage(format!(
-                "{}: embeddings are read from .safetensors or .npy",
+                "{}: embeddings are read from .safetensors, .npy or .parquet",
                 path.display()
             )));
         }
@@ -440,6 +449,49 @@ pub(super) struct Head {
     pub(super) dtype: Dtype,
     /// First byte of the numbers, counted from the start of the file.
     pub(super) start: usize,
+}
+
+/// Reads the columns `path` and `embedding`.
+fn read_parquet(path: &Path) -> Result<Embeddings> {
+    let bad = |reason: &str| {
+        Error::io("read", path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_string()))
+    };
+    let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
+    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+    let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
+    let (Some(DataType::Utf8), Some(DataType::FixedSizeList(_, dim))) = (column("path"), column("embedding"))
+    else {
+        return Err(bad("needed are the columns path, of strings, and embedding, of lists of one size"));
+    };
+    let dim = usize::try_from(*dim).map_err(|_| bad("lists of embedding have a negative size"))?;
+    let rows = usize::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default();
+    let mut embeddings = Embeddings { paths: Vec::new(), dim, rows: Vec::new() };
+    // A damaged file may promise anything.
+    embeddings.rows.reserve(rows.saturating_mul(dim).min(1 << 28));
+    for batch in builder.build().map_err(failed)? {
+        let batch = batch.map_err(|error| failed(error.into()))?;
+        let [Some(paths), Some(lists)] = ["path", "embedding"].map(|name| batch.column_by_name(name)) else {
+            return Err(bad("a batch lacks a column that the schema has"));
+        };
+        let lists = lists.as_fixed_size_list();
+        let numbers = lists.values();
+        if paths.null_count() + lists.null_count() + numbers.null_count() > 0 {
+            return Err(bad("a path or an embedding is missing (null)"));
+        }
+        embeddings.paths.extend(paths.as_string::<i32>().iter().flatten().map(str::to_string));
+        match numbers.data_type() {
+            DataType::Float32 => {
+                embeddings.rows.extend_from_slice(numbers.as_primitive::<Float32Type>().values())
+            }
+            DataType::Float16 => {
+                let halves = numbers.as_primitive::<Float16Type>().values();
+                embeddings.rows.extend(halves.iter().map(|half| half.to_f32()));
+            }
+            other => return Err(bad(&format!("embedding holds {other}, not Float32 or Float16"))),
+        }
+    }
+    Ok(embeddings)
 }
 
 /// What a file holds, as it stands there.
@@ -571,7 +623,7 @@ mod tests {
     #[test]
     fn rows_come_back() {
         let dir = tempfile::tempdir().unwrap();
-        for file in ["e.safetensors", "e.npy"] {
+        for file in ["e.safetensors", "e.npy", "e.parquet"] {
             for dtype in [Dtype::F32, Dtype::F16] {
                 let out = dir.path().join(file);
                 write(&out, dtype);
@@ -582,7 +634,7 @@ mod tests {
                 assert_eq!(back.rows, [0, 2, 3, 4].map(vector).concat());
             }
         }
-        assert_eq!(files(dir.path()), ["e.npy", "e.paths.txt", "e.safetensors"]);
+        assert_eq!(files(dir.path()), ["e.npy", "e.parquet", "e.paths.txt", "e.safetensors"]);
     }
 
     #[test]
@@ -670,7 +722,7 @@ mod tests {
     #[test]
     fn broken_files_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        for file in ["e.safetensors", "e.npy"] {
+        for file in ["e.safetensors", "e.npy", "e.parquet"] {
             let out = dir.path().join(file);
             write(&out, Dtype::F16);
             let bytes = std::fs::read(&out).unwrap();
