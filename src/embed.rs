@@ -184,6 +184,28 @@ pub trait Watch {
     fn go_on(&mut self) -> ControlFlow<Error>;
 }
 
+/// How the pictures of a list are looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LookOptions {
+    /// How they are decoded.
+    pub decode: DecodeOptions,
+    /// Embed each picture's mirror image too: its row is the mean of the two, every part brought back to its length.
+    pub flip: bool,
+}
+
+/// The mean of two embeddings (R·D) of `parts` parts, each of length 1/√R again.
+fn mean_of_views(one: &[f32], other: &[f32], parts: usize) -> Vec<f32> {
+    let mut mean: Vec<f32> = one.iter().zip(other).map(|(a, b)| (a + b) / 2.0).collect();
+    let width = mean.len() / parts;
+    for part in mean.chunks_mut(width.max(1)) {
+        let square: f64 = part.iter().map(|&v| f64::from(v).powi(2)).sum();
+        // As the kernel does it: two opposite views leave nothing to bring to a length.
+        let factor = 1.0 / (square.sqrt().max(1e-12) * (parts as f64).sqrt());
+        part.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
+    }
+    mean
+}
+
 /// Embeds every readable picture of a list, in its order; memory doesn't grow with the list.
 ///
 /// # Errors
@@ -191,10 +213,11 @@ pub trait Watch {
 pub fn embed_pictures(
     embedder: &mut Embedder<'_>,
     pictures: &[Picture],
-    options: DecodeOptions,
+    options: LookOptions,
     watch: &mut dyn Watch,
 ) -> Result<()> {
     let size = embedder.model.config().image;
+    let parts = embedder.model.config().parts();
     let batch = embedder.batch();
     // Whole rounds for the decoding threads, and never much more than the adapter takes at once.
     let chunk = batch.max(2 * rayon::current_num_threads());
@@ -202,7 +225,7 @@ pub fn embed_pictures(
         let (sender, receiver) = mpsc::sync_channel(1);
         scope.spawn(move || {
             for pictures in pictures.chunks(chunk) {
-                let load = |picture: &Picture| preprocess::load(&picture.path, options, size);
+                let load = |picture: &Picture| preprocess::load(&picture.path, options.decode, size);
                 let decoded: Vec<Result<Rgb>> = pictures.par_iter().map(load).collect();
                 // The other side stopped: there is nobody to decode for.
                 if sender.send(decoded).is_err() {
@@ -213,6 +236,8 @@ pub fn embed_pictures(
 
         let mut queue: VecDeque<(&Picture, Rgb)> = VecDeque::new();
         let mut flying: VecDeque<Vec<&Picture>> = VecDeque::new();
+        // The row of a picture whose mirror image's row is still to come.
+        let mut first_view: Option<Vec<f32>> = None;
         let mut listed = pictures.iter();
         let mut ended = false;
         while !ended || !queue.is_empty() || !flying.is_empty() {
@@ -226,7 +251,11 @@ pub fn embed_pictures(
                 };
                 for (picture, decoded) in listed.by_ref().take(decoded.len()).zip(decoded) {
                     match decoded {
-                        Ok(rgb) => queue.push_back((picture, rgb)),
+                        Ok(rgb) => {
+                            let mirrored = options.flip.then(|| rgb.mirrored());
+                            queue.push_back((picture, rgb));
+                            queue.extend(mirrored.map(|rgb| (picture, rgb)));
+                        }
                         Err(error) => watch.skipped(picture, &error),
                     }
                 }
@@ -241,10 +270,31 @@ pub fn embed_pictures(
                 let rows = embedder.collect()?;
                 let names = flying.pop_front().unwrap_or_default();
                 for (picture, row) in names.iter().zip(rows.chunks(embedder.dim())) {
-                    watch.row(picture, row)?;
+                    match first_view.take() {
+                        Some(first) => watch.row(picture, &mean_of_views(&first, row, parts))?,
+                        None if options.flip => first_view = Some(row.to_vec()),
+                        None => watch.row(picture, row)?,
+                    }
                 }
             }
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_meet_in_the_middle() {
+        // Two parts of two numbers, each of length 1/√2.
+        let half = 0.5f32.sqrt();
+        let mean = mean_of_views(&[half, 0.0, 0.5, 0.5], &[0.0, half, 0.5, 0.5], 2);
+        for value in mean {
+            assert!((value - 0.5).abs() < 1e-7, "{value}");
+        }
+        let opposite = mean_of_views(&[half, 0.0, 0.5, 0.5], &[-half, 0.0, 0.5, 0.5], 2);
+        assert_eq!(opposite[..2], [0.0, 0.0]);
+    }
 }

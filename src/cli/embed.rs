@@ -8,7 +8,7 @@ use crate::checkpoint::{self, Network};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::EmbeddingWriter;
 use crate::data::walk::{self, Picture};
-use crate::embed::{DEFAULT_MEMORY, Embedder, Watch, embed_pictures};
+use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions, DispatchTime};
 use crate::shape::{LambdaOn, PartTokens};
@@ -55,7 +55,8 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         rows: 0,
         skipped: 0,
     };
-    let options = DecodeOptions { ignore_exif: arguments.ignore_exif };
+    let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
+    let options = LookOptions { decode, flip: false };
     embed_pictures(&mut embedder, &pictures, options, &mut progress)?;
     let Progress { bar, writer, first_vector, skipped, .. } = progress;
     bar.finish_and_clear();

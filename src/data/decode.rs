@@ -28,6 +28,15 @@ pub struct Rgb {
     pub pixels: Vec<u8>,
 }
 
+impl Rgb {
+    /// Left and right exchanged.
+    pub fn mirrored(&self) -> Rgb {
+        let rows = self.pixels.chunks_exact((3 * self.width).max(1));
+        let pixels = rows.flat_map(|row| row.rchunks_exact(3).flatten()).copied().collect();
+        Rgb { height: self.height, width: self.width, pixels }
+    }
+}
+
 /// Choices in decoding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DecodeOptions {
@@ -205,6 +214,14 @@ mod tests {
 
     fn reason_of(bytes: &[u8]) -> String {
         decode(bytes, PLAIN).unwrap_err()
+    }
+
+    #[test]
+    fn a_mirror_exchanges_left_and_right() {
+        let rgb = Rgb { height: 2, width: 3, pixels: (0..18).collect() };
+        let mirrored = rgb.mirrored();
+        assert_eq!(mirrored.pixels, [6, 7, 8, 3, 4, 5, 0, 1, 2, 15, 16, 17, 12, 13, 14, 9, 10, 11]);
+        assert_eq!(mirrored.mirrored(), rgb);
     }
 
     #[test]
