@@ -48,6 +48,7 @@ fn network(dim: usize) -> Network {
         preprocess: Preprocess { size: config.image, interpolation: "bicubic".into(), mean, std },
         config,
         class_names: None,
+        threshold: None,
         notes: Vec::new(),
     }
 }

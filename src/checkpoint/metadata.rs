@@ -20,6 +20,44 @@ pub(super) struct Metadata {
     pub(super) preprocess: Picture,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) class_names: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) threshold: Option<StoredThreshold>,
+}
+
+/// The distance up to which two pictures count as the same person.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+pub struct Threshold {
+    /// Squared Euclidean, between the embeddings as they are.
+    pub distance: f32,
+    /// Share of the pairs of different persons that may be taken for the same: what the distance was chosen by.
+    pub fpr: f64,
+}
+
+/// A threshold, and the settings of the network that it was measured with.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub(super) struct StoredThreshold {
+    #[serde(flatten)]
+    threshold: Threshold,
+    settings: serde_json::Value,
+}
+
+impl StoredThreshold {
+    pub(super) fn new(threshold: Threshold, config: &VitConfig, preprocess: &Preprocess) -> StoredThreshold {
+        StoredThreshold { threshold, settings: settings(config, preprocess) }
+    }
+
+    /// The threshold, if embeddings of a network with these settings are like those that it was measured with.
+    pub(super) fn valid_for(&self, config: &VitConfig, preprocess: &Preprocess) -> Option<Threshold> {
+        (self.settings == settings(config, preprocess)).then_some(self.threshold)
+    }
+}
+
+/// All settings that embeddings depend on.
+fn settings(config: &VitConfig, preprocess: &Preprocess) -> serde_json::Value {
+    match serde_json::from_str(&lat_wgpu_metadata(config, preprocess, None)) {
+        Ok(settings) => settings,
+        Err(e) => unreachable!("it was written as JSON just now: {e}"),
+    }
 }
 
 /// What the tensors' shapes don't tell about the network.
@@ -109,6 +147,7 @@ pub fn lat_wgpu_metadata(
             std: Some(preprocess.std),
         },
         class_names: class_names.map(<[String]>::to_vec),
+        threshold: None,
     };
     match serde_json::to_string(&metadata) {
         Ok(text) => text,

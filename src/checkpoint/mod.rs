@@ -13,10 +13,10 @@ mod save;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use metadata::lat_wgpu_metadata;
+pub use metadata::{Threshold, lat_wgpu_metadata};
 pub use recognise::{Settings, parameter_shapes};
 pub use safetensors::{FileTensor, list};
-pub use save::{HeadsInfo, StateData, StateTensor, read_state, save, trained_metadata};
+pub use save::{HeadsInfo, StateData, StateTensor, read_state, save, store_threshold, trained_metadata};
 
 use crate::error::Result;
 use crate::shape::{Preprocess, VitConfig};
@@ -46,6 +46,8 @@ pub struct Network {
     pub heads: BTreeMap<String, HostTensor>,
     /// Names of the classes, in the order of the classifiers' outputs.
     pub class_names: Option<Vec<String>>,
+    /// The distance up to which two embeddings count as the same person, if it was measured with these settings.
+    pub threshold: Option<Threshold>,
     /// What the user should be told.
     pub notes: Vec<String>,
 }
@@ -91,12 +93,18 @@ pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
     }
     let mut notes = sorted.notes;
     notes.extend(recognised.notes);
+    let stored = metadata.threshold.as_ref();
+    let threshold = stored.and_then(|stored| stored.valid_for(&config, &recognised.preprocess));
+    if stored.is_some() && threshold.is_none() {
+        notes.push("the stored threshold was measured with other settings: it is not used".to_string());
+    }
     Ok(Network {
         config,
         preprocess: recognised.preprocess,
         tensors,
         heads,
         class_names: metadata.class_names,
+        threshold,
         notes,
     })
 }

@@ -1,14 +1,16 @@
 //! Trained models on their way to the disk: complete under their name, or not there at all.
 
 use std::collections::BTreeMap;
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
 use bytemuck::NoUninit;
 use serde_json::{Map, Value, json};
 
+use super::metadata::StoredThreshold;
 use super::safetensors::Container;
-use super::{HostTensor, lat_wgpu_metadata};
+use super::{HostTensor, Network, Threshold, lat_wgpu_metadata};
 use crate::data::files::{publish, temporary_beside};
 use crate::error::{Error, Result};
 use crate::shape::{Preprocess, VitConfig};
@@ -133,6 +135,39 @@ pub fn save(
     publish(file, path)
 }
 
+/// Stores a threshold in the metadata of the file that `network` was read from; all else stays as it is.
+///
+/// # Errors
+/// What [`super::load`] says about a damaged file; `Io` where it can't be read, written or replaced.
+pub fn store_threshold(path: &Path, network: &Network, threshold: Threshold) -> Result<()> {
+    // The header is complete and its tensors are all there: what follows can rely on it.
+    drop(Container::open(path)?);
+    let unusable = |e: serde_json::Error| Error::Weights { path: path.to_path_buf(), reason: e.to_string() };
+    let mut source = File::open(path).map_err(Error::io("open", path))?;
+    let mut length = [0; 8];
+    source.read_exact(&mut length).map_err(Error::io("read", path))?;
+    let mut text = vec![0; u64::from_le_bytes(length) as usize];
+    source.read_exact(&mut text).map_err(Error::io("read", path))?;
+
+    let stored = StoredThreshold::new(threshold, &network.config, &network.preprocess);
+    let mut header: Map<String, Value> = serde_json::from_slice(&text).map_err(unusable)?;
+    let metadata = header.entry("__metadata__").or_insert_with(|| json!({}));
+    let entry = metadata.get("lat_wgpu").and_then(Value::as_str).unwrap_or("{}");
+    let mut entry: Map<String, Value> = serde_json::from_str(entry).map_err(unusable)?;
+    entry.insert("threshold".to_string(), json!(stored));
+    metadata["lat_wgpu"] = Value::Object(entry).to_string().into();
+    let text = padded(Value::Object(header).to_string());
+
+    let mut file = temporary_beside(path)?;
+    let out = file.as_file_mut();
+    let written = out
+        .write_all(&(text.len() as u64).to_le_bytes())
+        .and_then(|()| out.write_all(text.as_bytes()))
+        .and_then(|()| std::io::copy(&mut source, out));
+    written.map_err(Error::io("write", path))?;
+    publish(file, path)
+}
+
 /// The JSON of a safetensors header, padded to a multiple of 8 bytes.
 fn header(items: &[Item<'_>], metadata: &str) -> String {
     let mut entries = Map::new();
@@ -144,7 +179,11 @@ fn header(items: &[Item<'_>], metadata: &str) -> String {
         entries.insert(item.name.clone(), entry);
         begin = end;
     }
-    let mut text = Value::Object(entries).to_string();
+    padded(Value::Object(entries).to_string())
+}
+
+/// Spaces up to the next multiple of 8 bytes.
+fn padded(mut text: String) -> String {
     text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
     text
 }
@@ -198,6 +237,7 @@ fn elements<T, const N: usize>(bytes: &[u8], element: fn([u8; N]) -> T) -> Vec<T
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Settings, load};
     use super::*;
 
     fn tensor(shape: &[usize]) -> HostTensor {
@@ -254,6 +294,29 @@ mod tests {
             let width = if name.ends_with("step") || name.ends_with("signed") { 8 } else { 4 };
             assert_eq!(info.data_offsets.0 % width, 0, "{name}");
         }
+    }
+
+    #[test]
+    fn a_threshold_is_stored_for_the_settings_it_was_measured_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/plain.model.safetensors");
+        std::fs::copy(golden, &path).unwrap();
+        let settings = Settings { heads: Some(2), ..Settings::default() };
+        let network = load(&path, &settings).unwrap();
+        assert_eq!(network.threshold, None);
+        for distance in [0.1, 0.7] {
+            let threshold = Threshold { distance, fpr: 1e-3 };
+            store_threshold(&path, &network, threshold).unwrap();
+            let again = load(&path, &settings).unwrap();
+            assert_eq!(again, Network { threshold: Some(threshold), ..network.clone() });
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let other = load(&path, &Settings { lambda: Some(3.0), ..settings }).unwrap();
+        assert_eq!(other.threshold, None);
+        assert!(other.notes.iter().any(|note| note.contains("threshold")), "{:?}", other.notes);
+        let missing = dir.path().join("none.safetensors");
+        assert!(store_threshold(&missing, &network, Threshold { distance: 1.0, fpr: 0.1 }).is_err());
     }
 
     #[test]

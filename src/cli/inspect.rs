@@ -50,7 +50,7 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
 }
 
 fn describe(network: &Network) -> String {
-    let Network { config, preprocess, notes, heads, class_names, .. } = network;
+    let Network { config, preprocess, notes, heads, class_names, threshold, .. } = network;
     let (rows, columns) = config.grid();
     let parameters: usize = network.tensors.values().map(|t| t.data.len()).sum();
     let mut text = format!(
@@ -86,6 +86,12 @@ fn describe(network: &Network) -> String {
     if !heads.is_empty() {
         let classes = class_names.as_ref().map_or(0, Vec::len);
         text.push_str(&format!("part classifiers: {} tensors, {classes} class names\n", heads.len()));
+    }
+    if let Some(threshold) = threshold {
+        text.push_str(&format!(
+            "same person up to a squared distance of {}: at most {} of the pairs of different persons\n",
+            threshold.distance, threshold.fpr
+        ));
     }
     for note in notes {
         text.push_str(&format!("note: {note}\n"));
