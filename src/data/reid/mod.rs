@@ -17,6 +17,8 @@ mod msmt17;
 mod own;
 pub mod survey;
 
+pub use own::read_labels;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

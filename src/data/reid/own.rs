@@ -74,35 +74,11 @@ pub(super) fn load_csv(given: &Path) -> Result<Found> {
         false => given.to_path_buf(),
     };
     let folder = table.parent().unwrap_or(Path::new(""));
-    let unreadable = |error: csv::Error| {
-        Error::io("read", &table)(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
-    };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(&table).map_err(unreadable)?;
-    // Spreadsheets put a byte order mark in front.
-    let headers = reader.headers().map_err(unreadable)?;
-    let headers: Vec<String> =
-        headers.iter().map(|name| name.trim_start_matches('\u{feff}').to_ascii_lowercase()).collect();
-    let column = |name: &str| headers.iter().position(|header| header == name);
-    let needed = |name: &str| {
-        let reason = format!("no column {name} in the header; needed are path,person,camera (and split)");
-        column(name).ok_or_else(|| malformed(&table, 1, &reason))
-    };
-    let (path, person, camera, split) =
-        (needed("path")?, needed("person")?, needed("camera")?, column("split"));
-
     let (mut pictures, mut skipped) = (Vec::new(), Vec::new());
     // Lines of a row that says its split and of one that doesn't.
     let (mut with, mut without) = (None, None);
-    for record in reader.records() {
-        let record = record.map_err(unreadable)?;
-        let line = record.position().map_or(0, |position| position.line() as usize);
-        let cell = |column: usize| record.get(column).unwrap_or_default();
-        for (name, column) in [("path", path), ("person", person), ("camera", camera)] {
-            if cell(column).is_empty() {
-                return Err(malformed(&table, line, &format!("{name} is empty")));
-            }
-        }
-        let split = match split.map_or("", cell) {
+    for Row { line, path: name, person, camera, split } in read_table(&table)? {
+        let split = match split.as_str() {
             "" => {
                 without = without.or(Some(line));
                 None
@@ -113,11 +89,9 @@ pub(super) fn load_csv(given: &Path) -> Result<Found> {
                 Some(Split::from_name(word).ok_or_else(|| malformed(&table, line, &reason))?)
             }
         };
-        let name = cell(path).replace('\\', "/");
-        let picture = folder.join(&name);
-        if picture.is_file() {
-            let (person, camera) = (cell(person).to_string(), cell(camera).to_string());
-            pictures.push(Named { split, path: picture, name, person, camera });
+        let path = folder.join(&name);
+        if path.is_file() {
+            pictures.push(Named { split, path, name, person, camera });
         } else {
             skipped.push((name, format!("is listed in line {line} but not there")));
         }
@@ -128,25 +102,113 @@ pub(super) fn load_csv(given: &Path) -> Result<Found> {
     Ok(number(pictures, skipped))
 }
 
-/// Gives persons and cameras their numbers. `-1` and `0000` stay junk and distractor.
-fn number(pictures: Vec<Named>, skipped: Vec<(String, String)>) -> Found {
-    let special = |person: &str| match person {
+/// Reads who is seen by which camera from a table with the columns `path`, `person`, `camera`; the pictures themselves
+/// need not be there. `-1` is junk and `0000` a distractor.
+///
+/// # Errors
+/// `Io` where the table can't be read, lacks a column, or names a picture twice.
+pub fn read_labels(table: &Path) -> Result<BTreeMap<String, Label>> {
+    let rows = read_table(table)?;
+    let numbers = Numbers::of(rows.iter().map(|row| (row.person.as_str(), row.camera.as_str())));
+    let mut labels = BTreeMap::new();
+    for Row { line, path, person, camera, .. } in &rows {
+        if labels.insert(path.clone(), numbers.label(person, camera)).is_some() {
+            return Err(malformed(table, *line, &format!("{path} is listed a second time")));
+        }
+    }
+    Ok(labels)
+}
+
+/// One row of a table; `split` may be empty.
+struct Row {
+    line: usize,
+    /// With `/` between the steps.
+    path: String,
+    person: String,
+    camera: String,
+    split: String,
+}
+
+fn read_table(table: &Path) -> Result<Vec<Row>> {
+    let unreadable = |error: csv::Error| {
+        Error::io("read", table)(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+    };
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(table).map_err(unreadable)?;
+    // Spreadsheets put a byte order mark in front.
+    let headers = reader.headers().map_err(unreadable)?;
+    let headers: Vec<String> =
+        headers.iter().map(|name| name.trim_start_matches('\u{feff}').to_ascii_lowercase()).collect();
+    let column = |name: &str| headers.iter().position(|header| header == name);
+    let needed = |name: &str| {
+        let reason = format!("no column {name} in the header; needed are path,person,camera (and split)");
+        column(name).ok_or_else(|| malformed(table, 1, &reason))
+    };
+    let (path, person, camera, split) =
+        (needed("path")?, needed("person")?, needed("camera")?, column("split"));
+
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(unreadable)?;
+        let line = record.position().map_or(0, |position| position.line() as usize);
+        let cell = |column: usize| record.get(column).unwrap_or_default().to_string();
+        for (name, column) in [("path", path), ("person", person), ("camera", camera)] {
+            if cell(column).is_empty() {
+                return Err(malformed(table, line, &format!("{name} is empty")));
+            }
+        }
+        let split = split.map(cell).unwrap_or_default();
+        rows.push(Row {
+            line,
+            path: cell(path).replace('\\', "/"),
+            person: cell(person),
+            camera: cell(camera),
+            split,
+        });
+    }
+    Ok(rows)
+}
+
+/// The numbers of persons and cameras.
+struct Numbers {
+    persons: BTreeMap<String, u32>,
+    cameras: BTreeMap<String, u32>,
+}
+
+impl Numbers {
+    /// Of all names that occur, as (person, camera).
+    fn of<'a>(names: impl Iterator<Item = (&'a str, &'a str)>) -> Numbers {
+        let (persons, cameras): (BTreeSet<&str>, BTreeSet<&str>) = names.unzip();
+        let known = persons.into_iter().filter(|name| special(name).is_none());
+        Numbers { persons: numbers(known.collect()), cameras: numbers(cameras) }
+    }
+
+    fn label(&self, person: &str, camera: &str) -> Label {
+        let person = special(person).unwrap_or_else(|| Person::Known(self.persons[person]));
+        Label { person, camera: self.cameras[camera] }
+    }
+}
+
+/// `-1` and `0000` are junk and distractor.
+fn special(person: &str) -> Option<Person> {
+    match person {
         "-1" => Some(Person::Junk),
         "0000" => Some(Person::Distractor),
         _ => None,
-    };
-    let known = pictures.iter().map(|picture| picture.person.as_str()).filter(|name| special(name).is_none());
-    let persons = numbers(known.collect());
-    let cameras = numbers(pictures.iter().map(|picture| picture.camera.as_str()).collect());
+    }
+}
+
+/// Gives persons and cameras their numbers.
+fn number(pictures: Vec<Named>, skipped: Vec<(String, String)>) -> Found {
+    let names = pictures.iter().map(|picture| (picture.person.as_str(), picture.camera.as_str()));
+    let numbers = Numbers::of(names);
     let reversed = |numbers: &BTreeMap<String, u32>| {
         numbers.iter().map(|(name, number)| (*number, name.clone())).collect::<BTreeMap<u32, String>>()
     };
     let mut found = Found { skipped, ..Found::default() };
-    (found.persons, found.cameras) = (reversed(&persons), reversed(&cameras));
+    (found.persons, found.cameras) = (reversed(&numbers.persons), reversed(&numbers.cameras));
     let has_split = pictures.iter().any(|picture| picture.split.is_some());
     for Named { split, path, name, person, camera } in pictures {
-        let person = special(&person).unwrap_or_else(|| Person::Known(persons[&person]));
-        let label = Label { person, camera: cameras[&camera] };
+        let label = numbers.label(&person, &camera);
         found.list(split.unwrap_or(Split::Gallery)).push(LabelledPicture { path, name, label });
     }
     if !has_split {
@@ -169,6 +231,7 @@ fn numbers(names: BTreeSet<&str>) -> BTreeMap<String, u32> {
 mod tests {
     use super::super::tests::{folder, load_default, names, told, write};
     use super::super::{Layout, LoadOptions, ReidSet, load};
+    use super::read_labels;
     use crate::data::labels::Person::{Distractor, Junk, Known};
     use crate::error::Result;
     use std::path::Path;
@@ -262,5 +325,18 @@ mod tests {
             let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
             assert!(text.contains(words) && text.contains("mine.csv"), "{text}");
         }
+    }
+
+    #[test]
+    fn labels_alone_need_no_pictures() {
+        let dir = folder(&[]);
+        write(dir.path(), "l.csv", "camera,path,person\ndoor,a\\1.jpg,anna\nhall,2.jpg,bob\nhall,3.jpg,-1\n");
+        let labels = read_labels(&dir.path().join("l.csv")).unwrap();
+        let told: Vec<_> = labels.iter().map(|(name, l)| (name.as_str(), l.person, l.camera)).collect();
+        assert_eq!(told, [("2.jpg", Known(1), 1), ("3.jpg", Junk, 1), ("a/1.jpg", Known(0), 0)]);
+        write(dir.path(), "l.csv", "path,person,camera\n1.jpg,1,1\n1.jpg,2,1\n");
+        let error = read_labels(&dir.path().join("l.csv")).unwrap_err();
+        let reason = std::error::Error::source(&error).unwrap().to_string();
+        assert!(reason.contains("line 3") && reason.contains("second time"), "{reason}");
     }
 }
