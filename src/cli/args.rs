@@ -3,6 +3,9 @@
 use crate::checkpoint::Settings;
 use crate::data::embeddings::Dtype;
 use crate::data::reid::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
+use crate::error::Error;
+use crate::evaluate::metrics::{AveragePrecision, Protocol, Rules};
+use crate::evaluate::rerank::RerankOptions;
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -27,6 +30,8 @@ pub enum Command {
     Inspect(InspectArguments),
     /// Fine-tune a backbone into a re-identification model
     Train(Box<TrainArguments>),
+    /// Score a model, or embeddings, on data sets: rank-k, mAP, mINP, same or different
+    Eval(Box<EvalArguments>),
     /// Count a data set's persons, pictures and cameras, and say what looks wrong
     Data(DataArguments),
     /// Draw walking figures, seen by several cameras, as a small data set
@@ -302,6 +307,133 @@ pub struct DataArguments {
     pub set: SetArguments,
 }
 
+/// `lat-wgpu eval`.
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors
+    #[arg(long, value_name = "FILE", requires = "data", required_unless_present = "query_embeddings")]
+    pub model: Option<PathBuf>,
+    /// Folder of a data set, or a table of pictures (.csv); give it often for a table over several sets
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub data: Vec<PathBuf>,
+    /// Instead of a model: embeddings of the queries, as `lat-wgpu embed` writes them
+    #[arg(long, value_name = "FILE", requires = "gallery_embeddings", conflicts_with_all = ["model", "data"])]
+    pub query_embeddings: Option<PathBuf>,
+    /// Embeddings of the gallery; the same file again: every picture is a query against all others
+    #[arg(long, value_name = "FILE", requires = "query_embeddings")]
+    pub gallery_embeddings: Option<PathBuf>,
+    /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
+    #[arg(long, value_name = "CSV", requires = "query_embeddings", conflicts_with = "model")]
+    pub labels: Option<PathBuf>,
+    /// Who is compared with whom; released-code inflates
+    #[arg(long, default_value = "standard")]
+    protocol: ProtocolName,
+    /// Average precision: mean of the precisions at the matches, or of those and the ones just before [default: plain]
+    #[arg(long)]
+    ap: Option<AveragePrecisionName>,
+    /// Pictures of the same person by the same camera are matches like others
+    #[arg(long)]
+    ignore_cameras: bool,
+    /// Seed of the random galleries of cuhk03-single-shot
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Also re-rank by k-reciprocal neighbours: the scores are then those after it
+    #[arg(long)]
+    rerank: bool,
+    /// Neighbours that must be mutual
+    #[arg(long, value_name = "N", default_value_t = RerankOptions::default().k1, requires = "rerank")]
+    rerank_k1: usize,
+    /// Pictures whose neighbours are averaged; 1: none
+    #[arg(long, value_name = "N", default_value_t = RerankOptions::default().k2, requires = "rerank")]
+    rerank_k2: usize,
+    /// Weight of the original distance
+    #[arg(long, value_name = "F", default_value_t = RerankOptions::default().lambda, requires = "rerank")]
+    rerank_lambda: f64,
+    /// Embed each picture and its mirror image, and take the mean
+    #[arg(long, conflicts_with = "query_embeddings")]
+    pub flip: bool,
+    /// Also tell the threshold that takes at most this share of the pairs of different persons for the same
+    #[arg(long, value_name = "F", value_parser = fraction)]
+    pub fpr: Option<f64>,
+    /// Store the threshold for --fpr in the model's metadata
+    #[arg(long, requires = "fpr", conflicts_with = "query_embeddings")]
+    pub store_threshold: bool,
+    /// Pictures per batch [default: where throughput stops growing, within --memory]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "query_embeddings")]
+    pub batch: Option<u32>,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write the scores as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long, conflicts_with = "query_embeddings")]
+    pub ignore_exif: bool,
+    #[command(flatten)]
+    pub set: SetArguments,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProtocolName {
+    /// Market-1501's: junk dropped, same person by the same camera left out
+    Standard,
+    /// Every picture counts, AP within the first ten
+    ReleasedCode,
+    /// One random gallery picture per person, the mean of 100 draws
+    #[value(name = "cuhk03-single-shot")]
+    Cuhk03SingleShot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AveragePrecisionName {
+    Plain,
+    Trapezoid,
+}
+
+impl EvalArguments {
+    /// As the scores take them.
+    ///
+    /// # Errors
+    /// `Usage` where they contradict each other.
+    pub fn rules(&self) -> Result<Rules, Error> {
+        if self.protocol == ProtocolName::ReleasedCode && self.ap.is_some() {
+            return Err(Error::Usage(
+                "--protocol released-code counts AP its own way: leave --ap away".to_string(),
+            ));
+        }
+        Ok(Rules {
+            protocol: match self.protocol {
+                ProtocolName::Standard => Protocol::Standard,
+                ProtocolName::ReleasedCode => Protocol::ReleasedCode,
+                ProtocolName::Cuhk03SingleShot => Protocol::Cuhk03SingleShot,
+            },
+            average_precision: match self.ap {
+                None | Some(AveragePrecisionName::Plain) => AveragePrecision::Plain,
+                Some(AveragePrecisionName::Trapezoid) => AveragePrecision::Trapezoid,
+            },
+            ignore_cameras: self.ignore_cameras,
+            query_is_gallery: false,
+            seed: self.seed,
+        })
+    }
+
+    /// How to re-rank, if that is asked for.
+    ///
+    /// # Errors
+    /// `Usage` for impossible values.
+    pub fn rerank(&self) -> Result<Option<RerankOptions>, Error> {
+        let options = RerankOptions { k1: self.rerank_k1, k2: self.rerank_k2, lambda: self.rerank_lambda };
+        options.check()?;
+        Ok(self.rerank.then_some(options))
+    }
+}
+
 /// `lat-wgpu draw`.
 #[derive(Debug, Args)]
 pub struct DrawArguments {
@@ -501,6 +633,13 @@ fn not_negative(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
         _ => Err("expected a number of 0 or more".to_string()),
+    }
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
+        _ => Err("expected a number from 0 to 1".to_string()),
     }
 }
 

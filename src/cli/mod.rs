@@ -4,6 +4,7 @@ mod args;
 mod data;
 mod draw;
 mod embed;
+mod eval;
 mod info;
 mod inspect;
 mod json;
@@ -33,6 +34,7 @@ pub fn main() -> ExitCode {
         Command::Info(arguments) => info::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
         Command::Draw(arguments) => draw::run(&arguments),
     };

@@ -4,7 +4,7 @@ use crate::error::Result;
 use std::ops::Range;
 
 /// Distances that are held at once by [`visit`], in bytes.
-const CHUNK: usize = 32 << 20;
+const CHUNK: usize = 64 << 20;
 
 /// Squared Euclidean distances from every query to every gallery row.
 pub trait DistanceRows {
@@ -12,6 +12,10 @@ pub trait DistanceRows {
     fn queries(&self) -> usize;
     /// Number of gallery rows, G.
     fn gallery(&self) -> usize;
+    /// A multiple of that many queries at a time is the least work.
+    fn step(&self) -> usize {
+        1
+    }
     /// (`queries.len()`, G), row after row.
     ///
     /// # Errors
@@ -29,7 +33,9 @@ pub fn visit(
 ) -> Result<()> {
     let queries = distances.queries();
     let row_bytes = distances.gallery().max(1) * size_of::<f32>();
-    let most = (CHUNK / row_bytes).max(1);
+    let fits = (CHUNK / row_bytes).max(1);
+    let step = distances.step();
+    let most = if fits > step { fits - fits % step } else { fits };
     for start in (0..queries).step_by(most) {
         let range = start..(start + most).min(queries);
         let rows = distances.rows(range.clone())?;

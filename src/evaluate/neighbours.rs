@@ -4,6 +4,7 @@
 //! tiles are read again for every tile of queries, while the adapter works on the one before. A distance depends on its
 //! two rows alone ([`crate::kernels::distance`]), so nothing here depends on the tiles.
 
+use super::distances::DistanceRows;
 use crate::data::rows::Rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Plan, Readback, Recorder, WORD};
@@ -437,4 +438,22 @@ fn stage(staged: &mut Vec<f32>, what: &str, source: &dyn Rows, rows: Range<usize
         }
     }
     Ok(())
+}
+
+impl DistanceRows for Neighbours<'_> {
+    fn queries(&self) -> usize {
+        self.queries.len()
+    }
+
+    fn gallery(&self) -> usize {
+        self.gallery.len()
+    }
+
+    fn step(&self) -> usize {
+        self.tiles.queries
+    }
+
+    fn rows(&mut self, queries: Range<usize>) -> Result<Vec<f32>> {
+        self.distances(queries)
+    }
 }

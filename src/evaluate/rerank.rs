@@ -168,6 +168,10 @@ impl DistanceRows for Reranked<'_> {
         self.distances.gallery() - self.encoding.gallery
     }
 
+    fn step(&self) -> usize {
+        self.distances.step()
+    }
+
     fn rows(&mut self, queries: Range<usize>) -> Result<Vec<f32>> {
         let all = self.distances.gallery();
         let original = self.distances.rows(queries.clone())?;

@@ -1,0 +1,655 @@
+//! `lat-wgpu eval`: what a model, or embeddings, are worth on a data set.
+
+use super::args::EvalArguments;
+use super::embed::progress_bar;
+use super::json;
+use super::signals::Signals;
+use crate::checkpoint::{self, Network, Settings, Threshold};
+use crate::data::decode::DecodeOptions;
+use crate::data::embeddings::{self, Embeddings};
+use crate::data::labels::{Label, Person};
+use crate::data::reid::{self, LabelledPicture, LoadOptions};
+use crate::data::rows::{EmbeddingFile, Parts, Rows};
+use crate::data::walk::Picture;
+use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
+use crate::error::{Error, Result};
+use crate::evaluate::distances::visit;
+use crate::evaluate::metrics::{AveragePrecision, Protocol, RANKS, Reason, Retrieval, Rules, Scorer, Scores};
+use crate::evaluate::neighbours::Neighbours;
+use crate::evaluate::rerank::{RerankOptions, Reranked};
+use crate::evaluate::verification::{OperatingPoint, Report, Verification};
+use crate::gpu::{Context, ContextOptions};
+use indicatif::ProgressBar;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// What is said before scores of the released code's protocol.
+const INFLATED: &str = "released-code inflates: it counts pictures of the query's person by the query's own camera, often from the \
+     same moment, and AP looks at the first ten only; its figures are not comparable with those of --protocol standard";
+
+pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
+    let plan = Plan::new(arguments)?;
+    let signals = Signals::listen()?;
+    let mut results = Vec::new();
+    match (&arguments.model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
+        (Some(model), ..) => {
+            let network = checkpoint::load(model, &arguments.network.settings())?;
+            for note in &network.notes {
+                eprintln!("note: {note}");
+            }
+            let sets = load_sets(arguments)?;
+            let context = open_context(arguments)?;
+            for set in sets {
+                let task = embed_set(set, &network, &context, arguments, &signals)?;
+                results.push(evaluate(task, &plan, &context, &signals)?);
+            }
+            if arguments.store_threshold {
+                store_threshold(model, &network, &results)?;
+            }
+        }
+        (None, Some(queries), Some(gallery)) => {
+            let task = read_task(queries, gallery, arguments.labels.as_deref())?;
+            let context = open_context(arguments)?;
+            results.push(evaluate(task, &plan, &context, &signals)?);
+        }
+        _ => unreachable!("the arguments need a model or both embeddings"),
+    }
+
+    let text = plan.text(&results);
+    match &arguments.json {
+        Some(target) => {
+            let value = plan.json(&results, arguments);
+            // Stdout is for one of the two.
+            if target != Path::new("-") {
+                print(&text);
+            }
+            json::write(target, &value)?;
+        }
+        None => print(&text),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(text: &str) {
+    // A pager that was closed early isn't a failure.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// What is measured, whatever the data.
+struct Plan {
+    rules: Rules,
+    rerank: Option<RerankOptions>,
+    wished_rate: Option<f64>,
+    memory: u64,
+}
+
+impl Plan {
+    /// Finds contradictions before any file is opened.
+    fn new(arguments: &EvalArguments) -> Result<Plan> {
+        let usage = |text: &str| Err(Error::Usage(text.to_string()));
+        let rules = arguments.rules()?;
+        if arguments.model.is_none()
+            && (arguments.network.settings() != Settings::default()
+                || arguments.set.options() != LoadOptions::default())
+        {
+            return usage("embeddings are scored as they are: settings of network and data set need --model");
+        }
+        if arguments.store_threshold {
+            if arguments.data.len() != 1 {
+                return usage("--store-threshold needs exactly one --data: one model has one threshold");
+            }
+            if arguments.flip {
+                return usage(
+                    "--store-threshold without --flip: the threshold is for embeddings of single views",
+                );
+            }
+            if rules.protocol == Protocol::ReleasedCode {
+                return usage(
+                    "--store-threshold needs --protocol standard: pairs by one camera are too easy",
+                );
+            }
+        }
+        Ok(Plan {
+            rules,
+            rerank: arguments.rerank()?,
+            wished_rate: arguments.fpr,
+            memory: arguments.memory.unwrap_or(DEFAULT_MEMORY),
+        })
+    }
+}
+
+fn open_context(arguments: &EvalArguments) -> Result<Context> {
+    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
+    if context.is_cpu() {
+        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
+    }
+    Ok(context)
+}
+
+/// Embeddings with their labels.
+struct Side {
+    rows: Box<dyn Rows>,
+    labels: Vec<Label>,
+    /// Pictures that could not be read.
+    unreadable: usize,
+}
+
+/// Queries and the gallery to find them in.
+struct Task {
+    name: String,
+    queries: Side,
+    /// `None`: the queries themselves.
+    gallery: Option<Side>,
+}
+
+impl Task {
+    fn gallery(&self) -> &Side {
+        self.gallery.as_ref().unwrap_or(&self.queries)
+    }
+}
+
+/// A data set's test pictures.
+struct TestSet {
+    name: String,
+    query: Vec<LabelledPicture>,
+    /// `None`: the queries themselves.
+    gallery: Option<Vec<LabelledPicture>>,
+}
+
+/// Lists all data sets, before the first picture is embedded.
+fn load_sets(arguments: &EvalArguments) -> Result<Vec<TestSet>> {
+    let mut sets = Vec::new();
+    for dir in &arguments.data {
+        let set = reid::load(dir, &arguments.set.options())?;
+        for (list, pictures) in [("query", &set.query), ("gallery", &set.gallery)] {
+            if pictures.is_empty() {
+                let dir = dir.display();
+                return Err(Error::Data(format!(
+                    "{dir}: no {list} pictures; `lat-wgpu data {dir}` tells what is there"
+                )));
+            }
+        }
+        let gallery = (!set.query_is_gallery).then_some(set.gallery);
+        sets.push(TestSet { name: set.name, query: set.query, gallery });
+    }
+    Ok(sets)
+}
+
+fn embed_set(
+    set: TestSet,
+    network: &Network,
+    context: &Context,
+    arguments: &EvalArguments,
+    signals: &Signals,
+) -> Result<Task> {
+    let batch = arguments.batch.map(|batch| batch as usize);
+    let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
+    let mut embedder = Embedder::new(context, network, batch, memory)?;
+    let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
+    let options = LookOptions { decode, flip: arguments.flip };
+    let mut embed = |pictures: Vec<LabelledPicture>| -> Result<Side> {
+        let labels = pictures.iter().map(|picture| (picture.name.clone(), picture.label)).collect();
+        let pictures: Vec<Picture> =
+            pictures.into_iter().map(|LabelledPicture { path, name, .. }| Picture { path, name }).collect();
+        let bar = progress_bar(pictures.len() as u64);
+        let embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
+        let mut collect = Collect { bar, signals, labels, embeddings, kept: Vec::new(), unreadable: 0 };
+        embed_pictures(&mut embedder, &pictures, options, &mut collect)?;
+        let Collect { bar, embeddings, kept, unreadable, .. } = collect;
+        bar.finish_and_clear();
+        if kept.is_empty() {
+            return Err(Error::Data(format!("{}: none of {unreadable} pictures could be read", set.name)));
+        }
+        Ok(Side { rows: Box::new(embeddings), labels: kept, unreadable })
+    };
+    let queries = embed(set.query)?;
+    let gallery = set.gallery.map(embed).transpose()?;
+    Ok(Task { name: set.name, queries, gallery })
+}
+
+/// Keeps the embeddings that come.
+struct Collect<'s> {
+    bar: ProgressBar,
+    signals: &'s Signals,
+    labels: HashMap<String, Label>,
+    embeddings: Embeddings,
+    /// Labels of the rows.
+    kept: Vec<Label>,
+    unreadable: usize,
+}
+
+impl Watch for Collect<'_> {
+    fn skipped(&mut self, _: &Picture, error: &Error) {
+        self.unreadable += 1;
+        self.bar.inc(1);
+        self.bar.suspend(|| eprintln!("skipped {error}"));
+    }
+
+    fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()> {
+        self.bar.inc(1);
+        self.kept.push(self.labels[&picture.name]);
+        self.embeddings.paths.push(picture.name.clone());
+        self.embeddings.rows.extend_from_slice(embedding);
+        Ok(())
+    }
+
+    fn go_on(&mut self) -> ControlFlow<Error> {
+        match interrupted(self.signals) {
+            Some(error) => ControlFlow::Break(error),
+            None => ControlFlow::Continue(()),
+        }
+    }
+}
+
+fn interrupted(signals: &Signals) -> Option<Error> {
+    let signal = signals.received()?;
+    Some(Error::Interrupted { signal, outcome: "nothing was written" })
+}
+
+/// Opens embeddings and finds their labels.
+fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Task> {
+    let table = table.map(|path| Ok((path, reid::read_labels(path)?))).transpose()?;
+    let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
+    let name = queries.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let asked = read_side(queries, table.as_ref())?;
+    let shown = if same(queries, gallery) { None } else { Some(read_side(gallery, table.as_ref())?) };
+    if let Some(shown) = &shown
+        && shown.rows.dim() != asked.rows.dim()
+    {
+        return Err(Error::Data(format!(
+            "{} has embeddings of {} numbers, {} of {}: both must come from the same model",
+            queries.display(),
+            asked.rows.dim(),
+            gallery.display(),
+            shown.rows.dim()
+        )));
+    }
+    Ok(Task { name, queries: asked, gallery: shown })
+}
+
+fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
+    // The columns of a .parquet file are compressed: it is the one form that can't be read row by row.
+    let is_parquet = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
+    let (rows, names): (Box<dyn Rows>, Vec<String>) = if is_parquet {
+        let embeddings = embeddings::read(path)?;
+        let names = embeddings.paths.clone();
+        (Box::new(embeddings), names)
+    } else {
+        let file = EmbeddingFile::open(path)?;
+        let names = file.paths.clone();
+        (Box::new(file), names)
+    };
+    if rows.is_empty() {
+        return Err(Error::Data(format!("{} holds no embeddings", path.display())));
+    }
+    let mut labels = Vec::with_capacity(names.len());
+    let mut without = Vec::new();
+    for name in &names {
+        let label = match table {
+            Some((_, table)) => table.get(name).copied(),
+            None => Label::from_market_name(name),
+        };
+        match label {
+            Some(label) => labels.push(label),
+            None => without.push(name),
+        }
+    }
+    match (without.first(), table) {
+        (None, _) => Ok(Side { rows, labels, unreadable: 0 }),
+        (Some(first), Some((table, _))) => Err(Error::Data(format!(
+            "{} doesn't list {first}, which is in {} ({} of its {} names are missing)",
+            table.display(),
+            path.display(),
+            without.len(),
+            names.len()
+        ))),
+        (Some(first), None) => Err(Error::Data(format!(
+            "{}: {} of {} names tell no person and camera as 0002_c1s1_000451_03.jpg does, such as {first}; give \
+             --labels, a CSV of path,person,camera",
+            path.display(),
+            without.len(),
+            names.len()
+        ))),
+    }
+}
+
+/// What is measured on one task.
+struct Outcome {
+    name: String,
+    /// Without re-ranking.
+    plain: Scores,
+    reranked: Option<Scores>,
+    verification: Option<Report>,
+    queries: usize,
+    gallery: GalleryCounts,
+}
+
+/// The gallery in numbers.
+struct GalleryCounts {
+    /// Without junk.
+    pictures: usize,
+    /// How many of them are distractors.
+    distractors: usize,
+    junk: usize,
+    unreadable: usize,
+}
+
+impl GalleryCounts {
+    fn of(side: &Side) -> GalleryCounts {
+        let count = |person| side.labels.iter().filter(|label| label.person == person).count();
+        let junk = count(Person::Junk);
+        GalleryCounts {
+            pictures: side.labels.len() - junk,
+            distractors: count(Person::Distractor),
+            junk,
+            unreadable: side.unreadable,
+        }
+    }
+}
+
+impl Outcome {
+    /// The scores that were asked for.
+    fn scores(&self) -> &Scores {
+        self.reranked.as_ref().unwrap_or(&self.plain)
+    }
+}
+
+fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Signals) -> Result<Outcome> {
+    let query_is_gallery = task.gallery.is_none();
+    let rules = Rules { query_is_gallery, ..plan.rules };
+    let retrieval = Retrieval { queries: &task.queries.labels, gallery: &task.gallery().labels, rules };
+    let (asked, shown) = (&*task.queries.rows, &*task.gallery().rows);
+    let pictures = if query_is_gallery { asked.len() } else { asked.len() + shown.len() };
+    let reranking = if plan.rerank.is_some() { 2 * pictures + asked.len() } else { 0 };
+    let bar = progress_bar((asked.len() + reranking) as u64);
+    bar.set_message("distances");
+    let go_on = |rows: usize| {
+        bar.inc(rows as u64);
+        interrupted(signals).map_or(Ok(()), Err)
+    };
+
+    let mut scorer = Scorer::new(retrieval);
+    let mut verification = Verification::new(retrieval);
+    visit(&mut Neighbours::new(context, asked, shown, plan.memory)?, |range, rows| {
+        go_on(range.len())?;
+        scorer.add(range.clone(), rows);
+        verification.add(range, rows);
+        Ok(())
+    })?;
+    let plain = scorer.finish()?;
+    let reranked = plan.rerank.map(|options| -> Result<Scores> {
+        let lists = if query_is_gallery { vec![asked] } else { vec![asked, shown] };
+        let all = Parts::new(lists)?;
+        let mut distances = Neighbours::new(context, &all, &all, plan.memory)?;
+        let gallery = if query_is_gallery { 0 } else { asked.len() };
+        let mut reranked =
+            Reranked::new(&mut distances, asked.len(), gallery, options, &mut |rows| go_on(rows))?;
+        let mut scorer = Scorer::new(retrieval);
+        visit(&mut reranked, |range, rows| {
+            go_on(range.len())?;
+            scorer.add(range, rows);
+            Ok(())
+        })?;
+        scorer.finish()
+    });
+    let mut reranked = reranked.transpose()?;
+    bar.finish_and_clear();
+
+    let mut plain = plain;
+    for scores in [&mut plain].into_iter().chain(&mut reranked) {
+        if task.queries.unreadable > 0 {
+            scores.dropped.insert(Reason::Unreadable, task.queries.unreadable);
+        }
+    }
+    Ok(Outcome {
+        plain,
+        reranked,
+        verification: verification.finish(plan.wished_rate),
+        queries: task.queries.labels.len() + task.queries.unreadable,
+        gallery: GalleryCounts::of(task.gallery()),
+        name: task.name,
+    })
+}
+
+fn store_threshold(model: &Path, network: &Network, results: &[Outcome]) -> Result<()> {
+    let report = results.first().and_then(|outcome| outcome.verification.as_ref());
+    let Some(OperatingPoint { wanted, reached }) = report.and_then(|report| report.wished) else {
+        return Err(Error::Data("there are no pairs of both kinds: no threshold was stored".to_string()));
+    };
+    let Some(point) = reached else {
+        return Err(Error::Data(format!(
+            "already the smallest distance takes more than {wanted} of the pairs of different persons for the same: no \
+             threshold was stored"
+        )));
+    };
+    checkpoint::store_threshold(model, network, Threshold { distance: point.threshold, fpr: wanted })?;
+    eprintln!("stored in {}: same person up to a squared distance of {}", model.display(), point.threshold);
+    Ok(())
+}
+
+impl Plan {
+    fn protocol_name(&self) -> &'static str {
+        match self.rules.protocol {
+            Protocol::Standard => "standard",
+            Protocol::ReleasedCode => "released-code",
+            Protocol::Cuhk03SingleShot => "cuhk03-single-shot",
+        }
+    }
+
+    fn average_precision_name(&self) -> &'static str {
+        match (self.rules.protocol, self.rules.average_precision) {
+            (Protocol::ReleasedCode, _) => "first-ten",
+            (_, AveragePrecision::Plain) => "plain",
+            (_, AveragePrecision::Trapezoid) => "trapezoid",
+        }
+    }
+
+    /// Tables for people.
+    fn text(&self, results: &[Outcome]) -> String {
+        let mut text = String::new();
+        if self.rules.protocol == Protocol::ReleasedCode {
+            text.push_str(&format!("{INFLATED}\n"));
+        }
+        let cameras = if self.rules.ignore_cameras { ", cameras ignored" } else { "" };
+        text.push_str(&format!(
+            "protocol {}, AP {}{cameras}; squared Euclidean distance\n",
+            self.protocol_name(),
+            self.average_precision_name()
+        ));
+        for outcome in results {
+            text.push_str(&outcome.counts());
+        }
+
+        let names = results.iter().map(|outcome| outcome.name.chars().count());
+        let width = names.chain(["  re-ranked".len()]).max().unwrap_or_default();
+        text.push_str(&format!("\n{:width$}", ""));
+        for heading in RANKS.map(|k| format!("R{k}")).iter().map(String::as_str).chain(["mAP", "mINP"]) {
+            text.push_str(&format!("{heading:>8}"));
+        }
+        text.push('\n');
+        for outcome in results {
+            text.push_str(&score_line(&outcome.name, width, &outcome.plain));
+            if let Some(scores) = &outcome.reranked {
+                text.push_str(&score_line("  re-ranked", width, scores));
+            }
+        }
+
+        text.push_str("\nsame person or not, by distance alone:\n");
+        for outcome in results {
+            text.push_str(&format!("{:width$}  ", outcome.name));
+            match &outcome.verification {
+                Some(report) => text.push_str(&describe(report)),
+                None => text.push_str("no pairs of both kinds\n"),
+            }
+        }
+        text
+    }
+
+    /// One object; with several data sets, one of each in `sets`.
+    fn json(&self, results: &[Outcome], arguments: &EvalArguments) -> Value {
+        let mut value = Map::new();
+        if let [outcome] = results {
+            value.append(&mut outcome.json());
+        } else {
+            let sets: Vec<Map<String, Value>> = results.iter().map(Outcome::json).collect();
+            value.insert("sets".to_string(), json!(sets));
+        }
+        let rerank =
+            self.rerank.map(|RerankOptions { k1, k2, lambda }| json!({"k1": k1, "k2": k2, "lambda": lambda}));
+        let note = (self.rules.protocol == Protocol::ReleasedCode).then_some(INFLATED);
+        let about = json!({
+            "protocol": self.protocol_name(),
+            "ap": self.average_precision_name(),
+            "ignore_cameras": self.rules.ignore_cameras,
+            "seed": self.rules.seed,
+            "rerank": rerank,
+            "flip": arguments.flip,
+            "model": arguments.model.as_ref().map(|path| path.to_string_lossy()),
+            "note": note,
+        });
+        if let Value::Object(mut about) = about {
+            value.append(&mut about);
+        }
+        Value::Object(value)
+    }
+}
+
+impl Outcome {
+    /// How many pictures there are, and what became of them.
+    fn counts(&self) -> String {
+        let mut line = format!("{}: {} queries", self.name, self.queries);
+        let dropped = &self.plain.dropped;
+        if !dropped.is_empty() {
+            let reasons: Vec<String> =
+                dropped.iter().map(|(reason, count)| format!("{count} {}", reason.describe())).collect();
+            line.push_str(&format!(
+                ", {} scored (dropped: {})",
+                self.plain.valid_queries,
+                reasons.join(", ")
+            ));
+        }
+        let GalleryCounts { pictures, distractors, junk, unreadable } = self.gallery;
+        line.push_str(&format!("; {pictures} gallery pictures"));
+        for (count, what) in [
+            (distractors, "of them distractors"),
+            (junk, "more are junk"),
+            (unreadable, "more are unreadable"),
+        ] {
+            if count > 0 {
+                line.push_str(&format!(", {count} {what}"));
+            }
+        }
+        line.push('\n');
+        line
+    }
+
+    fn json(&self) -> Map<String, Value> {
+        let mut value = scores_json(self.scores());
+        let GalleryCounts { pictures, distractors, junk, unreadable } = self.gallery;
+        value.insert("name".to_string(), json!(self.name));
+        value.insert("queries".to_string(), json!(self.queries));
+        value.insert(
+            "gallery".to_string(),
+            json!({"pictures": pictures, "distractors": distractors, "junk": junk, "unreadable": unreadable}),
+        );
+        let plain = self.reranked.is_some().then(|| scores_json(&self.plain));
+        value.insert("without_rerank".to_string(), json!(plain));
+        value.insert(
+            "verification".to_string(),
+            self.verification.as_ref().map_or(Value::Null, verification_json),
+        );
+        value
+    }
+}
+
+fn score_line(name: &str, width: usize, scores: &Scores) -> String {
+    let mut line = format!("{name:width$}");
+    for fraction in scores.ranks.iter().chain([&scores.map, &scores.minp]) {
+        line.push_str(&format!("{:>8.2}", 100.0 * fraction));
+    }
+    line.push('\n');
+    line
+}
+
+/// Rates in one line, and the threshold that was wished.
+fn describe(report: &Report) -> String {
+    let mut text = format!(
+        "EER {:.2} % at {:.4}; found at false positives of",
+        100.0 * report.equal_error_rate,
+        report.equal_error_threshold
+    );
+    for point in &report.operating_points {
+        text.push_str(&format!(
+            " {:.2} %: {:.2} %;",
+            100.0 * point.wanted,
+            100.0 * point.true_positive_rate()
+        ));
+    }
+    text.push_str(&format!(
+        " {} pairs of one person, {} of two\n",
+        report.same_pairs, report.different_pairs
+    ));
+    match &report.wished {
+        Some(OperatingPoint { wanted, reached: Some(point) }) => text.push_str(&format!(
+            "  threshold for --fpr {wanted}: {} (finds {:.2} %, false positives {:.4} %)\n",
+            point.threshold,
+            100.0 * point.true_positive_rate,
+            100.0 * point.false_positive_rate
+        )),
+        Some(OperatingPoint { wanted, reached: None }) => {
+            text.push_str(&format!(
+                "  threshold for --fpr {wanted}: none, the smallest distance exceeds it\n"
+            ));
+        }
+        None => {}
+    }
+    text
+}
+
+fn scores_json(scores: &Scores) -> Map<String, Value> {
+    let mut value = Map::new();
+    for (k, rank) in RANKS.iter().zip(scores.ranks) {
+        value.insert(format!("rank{k}"), json!(rank));
+    }
+    value.insert("map".to_string(), json!(scores.map));
+    value.insert("minp".to_string(), json!(scores.minp));
+    value.insert("valid_queries".to_string(), json!(scores.valid_queries));
+    let dropped: BTreeMap<&str, usize> =
+        scores.dropped.iter().map(|(reason, &count)| (reason.key(), count)).collect();
+    value.insert("dropped".to_string(), json!(dropped));
+    value
+}
+
+fn verification_json(report: &Report) -> Value {
+    let point = |point: &OperatingPoint| {
+        json!({
+            "fpr": point.wanted,
+            "tpr": point.true_positive_rate(),
+            "threshold": point.reached.map(|reached| reached.threshold),
+            "reached_fpr": point.reached.map(|reached| reached.false_positive_rate),
+        })
+    };
+    let roc: Vec<Value> = report
+        .roc
+        .iter()
+        .map(|point| json!([point.threshold, point.false_positive_rate, point.true_positive_rate]))
+        .collect();
+    json!({
+        "same_pairs": report.same_pairs,
+        "different_pairs": report.different_pairs,
+        "eer": report.equal_error_rate,
+        "eer_threshold": report.equal_error_threshold,
+        "tpr_at_fpr": report.operating_points.iter().map(point).collect::<Vec<Value>>(),
+        "wished": report.wished.as_ref().map(point),
+        "roc": {"columns": ["threshold", "fpr", "tpr"], "points": roc},
+        "histogram": {
+            "edges": report.histogram.edges,
+            "same": report.histogram.same,
+            "different": report.histogram.different,
+        },
+    })
+}

@@ -1,0 +1,270 @@
+//! `lat-wgpu eval` as a user meets it.
+
+use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
+use lat_wgpu::rng;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+
+fn lat(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Runs, asserts the exit code and returns stdout and stderr.
+fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
+    let output = lat(folder, arguments);
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stdout}{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    (stdout, stderr)
+}
+
+/// Runs `eval --json -` with more arguments.
+fn scores(folder: &Path, more: &[&str]) -> Value {
+    let arguments: Vec<&str> = ["eval", "--json", "-"].iter().chain(more).copied().collect();
+    serde_json::from_str(&expect(0, folder, &arguments).0).unwrap()
+}
+
+/// Points on a line under names.
+fn write(file: &Path, rows: &[(f32, &str)]) {
+    let names: Vec<String> = rows.iter().map(|(_, name)| name.to_string()).collect();
+    let mut writer = EmbeddingWriter::create(file, 2, Dtype::F32, &names, &BTreeMap::new()).unwrap();
+    for (x, name) in rows {
+        writer.push(name, &[*x, 1.0]).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// Queries and a gallery whose ranking is seen by eye, in files of one form.
+fn written(ending: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let gallery = [
+        (0., "0001_c1s1_000001_00.jpg"),
+        (1., "-1_c2s1_000001_00.jpg"),
+        (2., "0000_c2s1_000001_00.jpg"),
+        (3., "0001_c2s1_000001_00.jpg"),
+        (3., "0002_c2s1_000001_00.jpg"),
+        (4., "0001_c3s1_000001_00.jpg"),
+        (9., "0003_c1s1_000001_00.jpg"),
+    ];
+    let queries = [
+        (0., "q/0001_c1s1_000002_00.jpg"),
+        (3., "q/0002_c1s1_000002_00.jpg"),
+        (8., "q/0003_c2s1_000002_00.jpg"),
+        (5., "q/0003_c1s1_000003_00.jpg"),
+        (5., "q/0004_c1s1_000002_00.jpg"),
+    ];
+    write(&folder.path().join("q").with_extension(ending), &queries);
+    write(&folder.path().join("g").with_extension(ending), &gallery);
+    folder
+}
+
+/// Small pictures of `persons` persons by two cameras, each person with a colour of their own, in Market-1501's layout.
+fn pictures(persons: u32) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (place, camera) in [("query", 1u32), ("bounding_box_test", 2), ("bounding_box_test", 3)] {
+        std::fs::create_dir_all(folder.path().join(place)).unwrap();
+        for person in 1..=persons {
+            let colour = |channel: u64| rng::bits(1, u64::from(person), channel) as u8;
+            let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+                let noise = rng::bits(u64::from(camera), u64::from(person), u64::from(32 * y + x)) as u8 / 8;
+                image::Rgb([0, 1, 2].map(|channel| (colour(channel) / 2 + noise).saturating_add(x as u8)))
+            });
+            let name = format!("{person:04}_c{camera}s1_000001_00.png");
+            picture.save(folder.path().join(place).join(name)).unwrap();
+        }
+    }
+    folder
+}
+
+#[test]
+fn figures_of_embeddings_in_every_form() {
+    for ending in ["safetensors", "npy", "parquet"] {
+        let folder = written(ending);
+        let (q, g) = (format!("q.{ending}"), format!("g.{ending}"));
+        let files = ["--query-embeddings", &q, "--gallery-embeddings", &g];
+        let got = scores(folder.path(), &files);
+        let figure = |key: &str| got[key].as_f64().unwrap();
+        let wanted = [("rank1", 1. / 3.), ("rank5", 1.), ("rank20", 1.), ("map", 2. / 3.), ("minp", 2. / 3.)];
+        for (key, wanted) in wanted {
+            assert!((figure(key) - wanted).abs() < 1e-12, "{ending} {key}: {}", figure(key));
+        }
+        assert_eq!(got["valid_queries"], 3);
+        assert_eq!(got["dropped"], serde_json::json!({"not_in_gallery": 1, "same_camera_only": 1}));
+        assert_eq!(got["gallery"]["junk"], 1);
+        assert_eq!(
+            (&got["protocol"], &got["ap"], &got["note"]),
+            (&"standard".into(), &"plain".into(), &Value::Null)
+        );
+        // Same: 9 and 16; 0; 1. Different: all others.
+        assert_eq!(got["verification"]["same_pairs"], 4);
+
+        let (text, _) = expect(0, folder.path(), &[&["eval"], &files[..]].concat());
+        for words in [
+            "5 queries, 3 scored",
+            "1 not in the gallery",
+            "6 gallery pictures, 1 of them distractors",
+            "33.33",
+        ] {
+            assert!(text.contains(words), "{words} in: {text}");
+        }
+    }
+}
+
+#[test]
+fn the_released_protocol_says_that_it_inflates() {
+    let folder = written("npy");
+    let files =
+        ["--query-embeddings", "q.npy", "--gallery-embeddings", "g.npy", "--protocol", "released-code"];
+    let (text, _) = expect(0, folder.path(), &[&["eval"], &files[..], &["--json", "s.json"]].concat());
+    assert!(text.starts_with("released-code inflates"), "{text}");
+    let got: Value = serde_json::from_slice(&std::fs::read(folder.path().join("s.json")).unwrap()).unwrap();
+    assert_eq!(got["valid_queries"], 4);
+    assert!(got["note"].as_str().unwrap().contains("inflates"));
+    let (_, stderr) = expect(2, folder.path(), &[&["eval"], &files[..], &["--ap", "plain"]].concat());
+    assert!(stderr.contains("--ap"), "{stderr}");
+}
+
+#[test]
+fn labels_may_come_from_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    write(&here.join("q.npy"), &[(0., "a.jpg"), (9., "b.jpg")]);
+    write(&here.join("g.npy"), &[(1., "c.jpg"), (8., "d.jpg"), (8., "e.jpg")]);
+    let files = ["--query-embeddings", "q.npy", "--gallery-embeddings", "g.npy"];
+    let (_, stderr) = expect(1, here, &[&["eval"], &files[..]].concat());
+    assert!(stderr.contains("a.jpg") && stderr.contains("--labels"), "{stderr}");
+
+    let table = "path,person,camera\na.jpg,anna,door\nb.jpg,bob,door\nc.jpg,anna,hall\nd.jpg,-1,hall\n";
+    std::fs::write(here.join("l.csv"), table).unwrap();
+    let with_labels = [&files[..], &["--labels", "l.csv"]].concat();
+    let (_, stderr) = expect(1, here, &[&["eval"], &with_labels[..]].concat());
+    assert!(stderr.contains("l.csv doesn't list e.jpg"), "{stderr}");
+    std::fs::write(here.join("l.csv"), format!("{table}e.jpg,bob,hall\n")).unwrap();
+    assert_eq!(scores(here, &with_labels)["rank1"], 1.0);
+    // Nobody is seen by a second camera.
+    std::fs::write(here.join("l.csv"), format!("{table}e.jpg,bob,hall\n").replace("door", "hall")).unwrap();
+    let (_, stderr) = expect(1, here, &[&["eval"], &with_labels[..]].concat());
+    assert!(stderr.contains("2 in the gallery by the same camera only"), "{stderr}");
+    let ignoring = [&with_labels[..], &["--ignore-cameras"]].concat();
+    assert_eq!(scores(here, &ignoring)["rank1"], 1.0);
+}
+
+#[test]
+fn one_file_is_matched_with_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["0001_c1s1.jpg", "0001_c2s1.jpg", "0002_c1s1.jpg", "0002_c2s1.jpg"];
+    let rows: Vec<(f32, &str)> = names.iter().zip([0., 1., 10., 12.]).map(|(name, x)| (x, *name)).collect();
+    write(&folder.path().join("all.npy"), &rows);
+    for more in [&[][..], &["--rerank", "--rerank-k1", "1", "--rerank-k2", "1"]] {
+        let files = ["--query-embeddings", "all.npy", "--gallery-embeddings", "./all.npy"];
+        let got = scores(folder.path(), &[&files[..], more].concat());
+        assert_eq!((&got["valid_queries"], &got["map"]), (&4.into(), &1.0.into()));
+        assert_eq!(got["verification"]["eer"], 0.0);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_told() {
+    let folder = written("npy");
+    let here = folder.path();
+    let names = ["0001_c1.jpg".to_string()];
+    let mut writer =
+        EmbeddingWriter::create(&here.join("w.npy"), 3, Dtype::F32, &names, &BTreeMap::new()).unwrap();
+    writer.push(&names[0], &[1., 2., 3.]).unwrap();
+    writer.finish().unwrap();
+    write(&here.join("none.npy"), &[]);
+    write(&here.join("nan.npy"), &[(f32::NAN, "0001_c2.jpg")]);
+    let of = |code, queries, gallery, more: &[&str]| {
+        let files = ["eval", "--query-embeddings", queries, "--gallery-embeddings", gallery];
+        expect(code, here, &[&files[..], more].concat()).1
+    };
+    for (code, queries, gallery, more, words) in [
+        (1, "q.npy", "w.npy", &[][..], "2 numbers"),
+        (1, "q.npy", "none.npy", &[], "no embeddings"),
+        (2, "q.npy", "nan.npy", &[], "finite"),
+        (1, "q.npy", "missing.npy", &[], "missing.npy"),
+        (2, "q.npy", "g.npy", &["--rerank", "--rerank-lambda", "2"], "λ"),
+        (2, "q.npy", "g.npy", &["--rerank-k1", "5"], "--rerank"),
+        (2, "q.npy", "g.npy", &["--heads", "2"], "--model"),
+        (2, "q.npy", "g.npy", &["--flip"], "--flip"),
+        (2, "q.npy", "g.npy", &["--layout", "csv"], "--model"),
+        (2, "q.npy", "g.npy", &["--fpr", "1.5"], "0 to 1"),
+    ] {
+        let stderr = of(code, queries, gallery, more);
+        assert!(stderr.contains(words), "{words} in: {stderr}");
+    }
+    expect(2, here, &["eval"]);
+    expect(2, here, &["eval", "--query-embeddings", "q.npy"]);
+    expect(2, here, &["eval", "--model", TINY]);
+    expect(2, here, &["eval", "--model", TINY, "--data", ".", "--labels", "l.csv"]);
+}
+
+#[test]
+fn a_model_is_scored_as_its_embeddings_are() {
+    let folder = pictures(6);
+    let here = folder.path();
+    let model = ["--model", TINY, "--heads", "2"];
+    for (part, out) in [("query", "q.npy"), ("bounding_box_test", "g.npy")] {
+        expect(0, here, &[&["embed"], &model[..], &[part, "--out", out]].concat());
+    }
+    let from_files = scores(here, &["--query-embeddings", "q.npy", "--gallery-embeddings", "g.npy"]);
+    let data = [&model[..], &["--data", "."]].concat();
+    let got = scores(here, &data);
+    for key in ["rank1", "rank5", "map", "minp", "valid_queries", "verification"] {
+        assert_eq!(got[key], from_files[key], "{key}");
+    }
+    // Each picture again under other views: the scores change, or not, but stay scores.
+    let flipped = scores(here, &[&data[..], &["--flip", "--batch", "1"]].concat());
+    assert_eq!((&flipped["flip"], &flipped["valid_queries"]), (&true.into(), &6.into()));
+    assert_ne!(flipped["verification"], got["verification"]);
+
+    let reranked = scores(here, &[&data[..], &["--rerank", "--rerank-k1", "3", "--rerank-k2", "2"]].concat());
+    assert_eq!(reranked["without_rerank"]["map"], got["map"]);
+    assert_eq!(reranked["rerank"]["k1"], 3);
+
+    // Twice the same: two lines, two objects.
+    let both = scores(here, &[&data[..], &["--data", "."]].concat());
+    assert_eq!(both["sets"][0]["map"], got["map"]);
+    assert_eq!(both["sets"].as_array().unwrap().len(), 2);
+
+    std::fs::write(here.join("query/0003_c1s1_000001_00.png"), b"no picture").unwrap();
+    let (text, stderr) = expect(0, here, &[&["eval"], &data[..]].concat());
+    assert!(stderr.contains("skipped") && stderr.contains("0003_c1s1"), "{stderr}");
+    assert!(text.contains("6 queries, 5 scored (dropped: 1 unreadable)"), "{text}");
+    assert_eq!(scores(here, &data)["dropped"]["unreadable"], 1);
+
+    std::fs::remove_dir_all(here.join("query")).unwrap();
+    let (_, stderr) = expect(1, here, &[&["eval"], &data[..]].concat());
+    assert!(stderr.contains("no query pictures"), "{stderr}");
+}
+
+#[test]
+fn a_threshold_goes_into_the_model() {
+    let folder = pictures(8);
+    let here = folder.path();
+    std::fs::copy(TINY, here.join("m.safetensors")).unwrap();
+    let run = ["eval", "--model", "m.safetensors", "--heads", "2", "--data", ".", "--store-threshold"];
+    let (_, stderr) = expect(2, here, &run);
+    assert!(stderr.contains("--fpr"), "{stderr}");
+    let (text, stderr) = expect(0, here, &[&run[..], &["--fpr", "0.5"]].concat());
+    assert!(
+        text.contains("threshold for --fpr 0.5") && stderr.contains("stored in m.safetensors"),
+        "{text}{stderr}"
+    );
+    let (text, _) = expect(0, here, &["inspect", "m.safetensors", "--heads", "2"]);
+    assert!(text.contains("same person up to a squared distance of"), "{text}");
+    for more in [&["--flip"][..], &["--data", "."], &["--protocol", "released-code"]] {
+        expect(2, here, &[&run[..], &["--fpr", "0.5"], more].concat());
+    }
+}
