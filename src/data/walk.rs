@@ -21,6 +21,15 @@ pub struct Picture {
     pub name: String,
 }
 
+/// What stands below a folder; both lists are sorted by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The pictures, named by their path below the folder.
+    pub pictures: Vec<Picture>,
+    /// The names of the other files, with the reason why they are none.
+    pub others: Vec<(String, String)>,
+}
+
 /// Lists the pictures of `inputs`, sorted by name.
 ///
 /// Folders are searched to the bottom; links inside them are not followed, an input that is a link is.
@@ -52,20 +61,19 @@ pub fn list_pictures(inputs: &[PathBuf]) -> Result<Vec<Picture>> {
 
 /// Appends the pictures below `folder`, each name preceded by `prefix`.
 fn list_folder(folder: &Path, prefix: &str, pictures: &mut Vec<Picture>) -> Result<()> {
-    let (found, _) = list_files(folder)?;
-    pictures.extend(found.into_iter().map(|Picture { path, name }| {
+    pictures.extend(list_files(folder)?.pictures.into_iter().map(|Picture { path, name }| {
         let name = format!("{prefix}{name}");
         Picture { path, name }
     }));
     Ok(())
 }
 
-/// The pictures below `folder`, and the names of the other files with the reason why they are none; both sorted by name.
+/// Lists the files below `folder`: all of them, whatever they are.
 ///
 /// # Errors
 /// `Io` where the folder or one inside it can't be read.
-pub fn list_files(folder: &Path) -> Result<(Vec<Picture>, Vec<(String, String)>)> {
-    let (mut pictures, mut others) = (Vec::new(), Vec::new());
+pub fn list_files(folder: &Path) -> Result<Listing> {
+    let Listing { mut pictures, mut others } = Listing::default();
     // The root itself may be a link: walkdir follows that one whatever `follow_links` says.
     for entry in WalkDir::new(folder) {
         let entry = entry.map_err(|e| {
@@ -91,7 +99,7 @@ pub fn list_files(folder: &Path) -> Result<(Vec<Picture>, Vec<(String, String)>)
     }
     pictures.sort_by(|a, b| a.name.cmp(&b.name));
     others.sort();
-    Ok((pictures, others))
+    Ok(Listing { pictures, others })
 }
 
 /// The folder as given, ending in exactly one `/` more than its name.

@@ -24,7 +24,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::data::labels::{Label, Person};
-use crate::data::walk::{self, readable};
+use crate::data::walk::{self, Listing, readable};
 use crate::error::{Error, Result};
 
 /// One picture, whom it shows and by which camera.
@@ -305,7 +305,7 @@ fn list_into(
     mut label: impl FnMut(&str) -> std::result::Result<(Split, Label), String>,
 ) -> Result<()> {
     let below = |name: &str| if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") };
-    let (pictures, others) = walk::list_files(&dir.join(folder))?;
+    let Listing { pictures, others } = walk::list_files(&dir.join(folder))?;
     for picture in pictures {
         let name = below(&picture.name);
         match label(&picture.name) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Found, LabelledPicture, Split, malformed, names_in};
 use crate::data::labels::{Label, Person};
-use crate::data::walk;
+use crate::data::walk::{self, Listing};
 use crate::error::{Error, Result};
 
 /// A picture with the names that its folder or row gives it.
@@ -33,7 +33,7 @@ pub(super) fn load_folders(dir: &Path) -> Result<Found> {
     for (split, folder) in places {
         let below =
             |name: &str| if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") };
-        let (found, others) = walk::list_files(&dir.join(folder))?;
+        let Listing { pictures: found, others } = walk::list_files(&dir.join(folder))?;
         skipped.extend(others.into_iter().map(|(name, reason)| (below(&name), reason)));
         for picture in found {
             let name = below(&picture.name);
