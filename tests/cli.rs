@@ -37,9 +37,14 @@ fn embed(code: i32, folder: &Path, more: &[&str]) -> String {
 }
 
 /// A folder with `crops/`, drawn figures of `persons` persons by two cameras, one picture each.
-fn drawn(persons: &str) -> TempDir {
+fn drawn(persons: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    expect(0, folder.path(), &["draw", "crops", "--persons", persons, "--images", "1", "--seed", "7"]);
+    // Every second person is drawn for training.
+    let persons = (2 * persons).to_string();
+    let counts = ["--persons", &persons, "--cameras", "2", "--images", "1", "--seed", "7"];
+    expect(0, folder.path(), &[&["draw", "set"], &counts[..]].concat());
+    std::fs::rename(folder.path().join("set/bounding_box_train"), folder.path().join("crops")).unwrap();
+    std::fs::remove_dir_all(folder.path().join("set")).unwrap();
     folder
 }
 
@@ -64,7 +69,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn three_forms_hold_the_same_rows_in_sorted_order() {
-    let folder = drawn("3");
+    let folder = drawn(3);
     let here = folder.path();
     for out in ["a.safetensors", "a.npy", "a.parquet"] {
         let stderr = embed(0, here, &["crops", "--out", out]);
@@ -91,7 +96,7 @@ fn three_forms_hold_the_same_rows_in_sorted_order() {
 
 #[test]
 fn bad_pictures_are_named_skipped_and_change_no_other_vector() {
-    let folder = drawn("3");
+    let folder = drawn(3);
     let here = folder.path();
     embed(0, here, &["crops", "--out", "good.safetensors", "--batch", "4"]);
     let good = embeddings::read(&here.join("good.safetensors")).unwrap();
@@ -119,7 +124,7 @@ fn bad_pictures_are_named_skipped_and_change_no_other_vector() {
 
 #[test]
 fn f16_rounds_what_f32_holds() {
-    let folder = drawn("1");
+    let folder = drawn(1);
     let here = folder.path();
     embed(0, here, &["crops", "--out", "full.npy"]);
     embed(0, here, &["crops", "--out", "half.npy", "--dtype", "f16"]);
@@ -131,7 +136,7 @@ fn f16_rounds_what_f32_holds() {
 
 #[test]
 fn names_follow_the_inputs() {
-    let folder = drawn("1");
+    let folder = drawn(1);
     let here = folder.path();
     let names = |inputs: &[&str]| {
         let mut arguments = inputs.to_vec();
@@ -153,7 +158,7 @@ fn names_follow_the_inputs() {
 
 #[test]
 fn weights_are_refused_before_the_adapter_is_touched() {
-    let folder = drawn("1");
+    let folder = drawn(1);
     let here = folder.path();
     let whole = std::fs::read(TINY).unwrap();
     std::fs::write(here.join("cut.safetensors"), &whole[..whole.len() - 100]).unwrap();
@@ -185,7 +190,7 @@ fn weights_are_refused_before_the_adapter_is_touched() {
 
 #[test]
 fn nothing_to_do_and_nowhere_to_write_are_errors_with_a_hint() {
-    let folder = drawn("1");
+    let folder = drawn(1);
     let here = folder.path();
     std::fs::create_dir(here.join("empty")).unwrap();
     std::fs::create_dir(here.join("broken")).unwrap();
@@ -233,7 +238,7 @@ fn bad_usage_exits_with_2() {
 
 #[test]
 fn settings_reach_the_network_and_the_file() {
-    let folder = drawn("1");
+    let folder = drawn(1);
     let here = folder.path();
     let run = |more: &[&str]| {
         let mut arguments = vec!["crops", "--out", "s.safetensors", "--json", "s.json"];
@@ -289,9 +294,12 @@ fn drawn_figures_repeat_by_seed() {
         expect(0, here, &["draw", dir, "--persons", "2", "--cameras", "2", "--images", "2", "--seed", seed]);
     }
     let bytes = |dir: &str| -> Vec<Vec<u8>> {
-        files(&here.join(dir)).iter().map(|f| std::fs::read(f).unwrap()).collect()
+        let folders = ["bounding_box_train", "query", "bounding_box_test"];
+        let files = folders.into_iter().flat_map(|folder| files(&here.join(dir).join(folder)));
+        files.map(|f| std::fs::read(f).unwrap()).collect()
     };
-    assert_eq!(bytes("a").len(), 8);
+    // Two persons by two cameras, two each; a stranger and a bad detection.
+    assert_eq!(bytes("a").len(), 10);
     assert_eq!(bytes("a"), bytes("b"));
     assert_ne!(bytes("a"), bytes("c"));
 }
@@ -299,7 +307,7 @@ fn drawn_figures_repeat_by_seed() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_leaves_the_old_output_and_nothing_else() {
-    let folder = drawn("60");
+    let folder = drawn(60);
     let here = folder.path();
     std::fs::write(here.join("o.npy"), b"old").unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))

@@ -14,7 +14,7 @@ fn lat(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// `train` on the drawn pictures in `figures`: 4 persons × 2 cameras × 3 pictures, batches of 7 and a last one of 6.
+/// `train` on the drawn pictures in `figures`: 4 persons (of 8) × 2 cameras × 3 pictures, batches of 7 and a last one of 6.
 fn train(folder: &Path, more: &[&str]) -> Command {
     let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures"];
     arguments.extend(["--batch-size", "7", "--epochs", "4", "--lr", "0.01"]);
@@ -32,7 +32,7 @@ fn done(code: i32, command: &mut Command) -> Output {
 
 fn folder_with_figures() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let draw = ["draw", "figures", "--persons", "4", "--cameras", "2", "--images", "3", "--seed", "3"];
+    let draw = ["draw", "figures", "--persons", "8", "--cameras", "2", "--images", "3", "--seed", "3"];
     done(0, &mut lat(folder.path(), &draw));
     folder
 }

@@ -47,11 +47,12 @@ demo="${CARGO_TARGET_DIR:-target}/demo"
 rm -rf "$demo"
 mkdir -p "$demo"
 
-say "Figures: 8 persons, each seen by 2 cameras"
-"$program" draw "$demo/figures" --persons 8 --cameras 2 --images 1 --seed 1
+say "Figures: a small data set, of which 8 persons for training, each seen by 2 cameras"
+"$program" draw "$demo/figures" --persons 16 --cameras 2 --images 1 --seed 1
+"$program" data "$demo/figures"
 
 say "Embed"
-"$program" embed --model "$weights" "$demo/figures" --out "$demo/embeddings.safetensors"
+"$program" embed --model "$weights" "$demo/figures/bounding_box_train" --out "$demo/embeddings.safetensors"
 
 say "Nearest pairs: the other camera's picture that looks most alike"
 python3 tools/nearest_pairs.py "$demo/embeddings.safetensors"

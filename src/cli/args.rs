@@ -437,17 +437,17 @@ impl EvalArguments {
 /// `lat-wgpu draw`.
 #[derive(Debug, Args)]
 pub struct DrawArguments {
-    /// Folder for the pictures; made if it isn't there
+    /// Folder for the data set, in Market-1501's layout; made if it isn't there
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// Number of persons
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    /// Number of persons; every second one is for training
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=9999))]
     pub persons: u32,
     /// Number of cameras
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=9))]
     pub cameras: u32,
     /// Pictures of each person by each camera
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=9999))]
     pub images: u32,
     /// Same seed, same bytes
     #[arg(long, default_value_t = 0)]
