@@ -467,38 +467,39 @@ fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
 /// A tile of retrieval: distances between embeddings of all parts, and the 50 nearest.
 fn bench_retrieval(criterion: &mut Criterion, context: &Context, model: &Model) {
     const QUERIES: usize = 256;
+    // Of ViT-B 88 MB: fits a binding of WebGPU's default limits.
+    const GALLERY: usize = 2048;
     const K: usize = 50;
     let dim = GRID * model.dim;
     let model = model.name;
-    let gallery = if context.is_cpu() { 1024 } else { 4096 };
 
     measure(criterion, context, &format!("distance {model}"), |t| {
         let call = distance::Distances {
             queries: t.get(QUERIES * dim),
-            gallery: t.get(gallery * dim),
+            gallery: t.get(GALLERY * dim),
             query_norms: t.get(QUERIES),
-            gallery_norms: t.get(gallery),
-            distances: t.get(QUERIES * gallery),
+            gallery_norms: t.get(GALLERY),
+            distances: t.get(QUERIES * GALLERY),
             query_count: QUERIES,
-            gallery_count: gallery,
+            gallery_count: GALLERY,
             dim,
         };
         Box::new(move |recorder| call.record(recorder, "distance"))
     });
     measure(criterion, context, &format!("distance {model} norms"), |t| {
-        let call = distance::Norms { rows: t.get(gallery * dim), norms: t.get(gallery), count: gallery, dim };
+        let call = distance::Norms { rows: t.get(GALLERY * dim), norms: t.get(GALLERY), count: GALLERY, dim };
         Box::new(move |recorder| call.record(recorder, "norms"))
     });
     measure(criterion, context, &format!("topk {model}"), |t| {
         // A gallery's first tile: the one that brings most.
-        let place = topk::Place { first: 0, count: gallery as u32, fresh: true };
+        let place = topk::Place { first: 0, count: GALLERY as u32, fresh: true };
         let call = topk::Merge {
-            distances: t.get(QUERIES * gallery),
+            distances: t.get(QUERIES * GALLERY),
             place: t.hold(&place.words().map(f32::from_bits)),
             nearest_distance: t.get(QUERIES * K),
             nearest_index: t.get(QUERIES * K),
             queries: QUERIES,
-            gallery,
+            gallery: GALLERY,
             k: K,
         };
         Box::new(move |recorder| call.record(recorder, "topk"))

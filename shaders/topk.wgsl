@@ -7,13 +7,13 @@
 // nearest_distance (Q, k) and nearest_index (Q, k) hold the nearest so far, save in the beginning: written in place
 // Places that nothing has come to yet hold FAR = 1e30 and NOBODY = 2³² - 1, and every row of the gallery is before that. So
 // do those left over when the gallery has fewer than k rows. What is NaN or beyond FAR is never kept.
-// A workgroup owns a query. In every round each invocation walks on to its next distance that belongs
+// A workgroup of LANES invocations owns a query. In every round each invocation walks on to its next distance that belongs
 // before the last one kept; those found are ranked among each other, then all of them and all kept move to their places
 // at once. A pair's place is the number of pairs before it, so the result is exact and depends on no order of work.
 // Source: merging by rank, as in textbooks' parallel merge; ties as in a sort by (distance, row). Limits: 1 ≤ k ≤ CAPACITY, a
-// multiple of THREADS; Q·G and Q·k below 2³²; first + count below 2³² - 1. A launch takes end - start ≤ 16384 columns: in
-// the worst order every round of THREADS columns takes some 200 turns of the inner loops, and Mesa's llvmpipe silently
-// ends all loops of an invocation after 65,535 turns together.
+// multiple of LANES; Q·G and Q·k below 2³²; first + count below 2³² - 1. A launch takes end - start ≤ 4096 columns: in the
+// worst order an invocation makes 4096/LANES rounds of 2·LANES + log2 k + CAPACITY/LANES·(log2 LANES + 2) turns of its
+// loops, and Mesa's llvmpipe silently ends them after 65,535.
 
 struct Params {
     queries: u32,
@@ -33,10 +33,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> nearest_distance: array<f32>;
 @group(0) @binding(4) var<storage, read_write> nearest_index: array<u32>;
 
-const THREADS: u32 = 64;
+const LANES: u32 = 64;
 const CAPACITY: u32 = 64;
 
-const EACH = CAPACITY / THREADS;
+const EACH = CAPACITY / LANES;
 const FAR: f32 = 1e30;
 const NOBODY: u32 = 0xffffffffu;
 
@@ -44,10 +44,10 @@ const NOBODY: u32 = 0xffffffffu;
 var<workgroup> kept_distance: array<f32, CAPACITY>;
 var<workgroup> kept_index: array<u32, CAPACITY>;
 // What this round found: by lane, and ascending.
-var<workgroup> found_distance: array<f32, THREADS>;
-var<workgroup> found_index: array<u32, THREADS>;
-var<workgroup> sorted_distance: array<f32, THREADS>;
-var<workgroup> sorted_index: array<u32, THREADS>;
+var<workgroup> found_distance: array<f32, LANES>;
+var<workgroup> found_index: array<u32, LANES>;
+var<workgroup> sorted_distance: array<f32, LANES>;
+var<workgroup> sorted_index: array<u32, LANES>;
 var<workgroup> found: u32;
 
 fn before(d: f32, i: u32, e: f32, j: u32) -> bool {
@@ -84,7 +84,7 @@ fn sorted_before(distance: f32, index: u32, count: u32) -> u32 {
     return low;
 }
 
-@compute @workgroup_size(THREADS)
+@compute @workgroup_size(LANES)
 fn topk_merge(
     @builtin(workgroup_id) group: vec3u,
     @builtin(num_workgroups) groups: vec3u,
@@ -96,7 +96,7 @@ fn topk_merge(
         return;
     }
     let home = query * params.k;
-    for (var slot = lane; slot < params.k; slot += THREADS) {
+    for (var slot = lane; slot < params.k; slot += LANES) {
         kept_distance[slot] = FAR;
         kept_index[slot] = NOBODY;
         if (place[2] == 0u || params.start > 0u) {
@@ -120,23 +120,25 @@ fn topk_merge(
                 distance = distances[row + column];
                 index = first + column;
             }
-            column += THREADS;
+            column += LANES;
         }
         found_distance[lane] = distance;
         found_index[lane] = index;
         workgroupBarrier();
 
         var rank = 0u;
-        var total = 0u;
-        for (var other = 0u; other < THREADS; other++) {
-            rank += select(0u, 1u, before(found_distance[other], found_index[other], distance, index));
-            total += select(0u, 1u, found_index[other] != NOBODY);
-        }
         if (index != NOBODY) {
+            for (var other = 0u; other < LANES; other++) {
+                rank += select(0u, 1u, before(found_distance[other], found_index[other], distance, index));
+            }
             sorted_distance[rank] = distance;
             sorted_index[rank] = index;
         }
         if (lane == 0u) {
+            var total = 0u;
+            for (var other = 0u; other < LANES; other++) {
+                total += select(0u, 1u, found_index[other] != NOBODY);
+            }
             found = total;
         }
         let joining = workgroupUniformLoad(&found);
@@ -150,7 +152,7 @@ fn topk_merge(
         var moved_index: array<u32, EACH>;
         var moved_place: array<u32, EACH>;
         for (var i = 0u; i < EACH; i++) {
-            let slot = i * THREADS + lane;
+            let slot = i * LANES + lane;
             moved_place[i] = params.k;
             if (slot < params.k) {
                 moved_distance[i] = kept_distance[slot];
@@ -172,7 +174,7 @@ fn topk_merge(
         workgroupBarrier();
     }
 
-    for (var slot = lane; slot < params.k; slot += THREADS) {
+    for (var slot = lane; slot < params.k; slot += LANES) {
         nearest_distance[home + slot] = kept_distance[slot];
         nearest_index[home + slot] = kept_index[slot];
     }

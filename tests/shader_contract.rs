@@ -60,7 +60,7 @@ fn expected_workgroup(kernel: &Kernel, source: &str) -> u32 {
     match kernel.name {
         "gemm_tiled" => (constant("BM") / constant("TM")) * (constant("BN") / constant("TN")),
         "patch_embed" => (constant("BM") / constant("TILE")) * (constant("BN") / constant("TILE")),
-        "layernorm" | "l2norm" | "cross_entropy" => constant("LANES"),
+        "layernorm" | "l2norm" | "cross_entropy" | "topk" => constant("LANES"),
         _ => 64,
     }
 }

@@ -1,7 +1,7 @@
 //! Streaming top-k: the nearest rows of a gallery that comes tile by tile.
 
 use super::{expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::gpu::{Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
 
 /// The declaration of `topk.wgsl`.
 pub static KERNEL: Kernel = Kernel {
@@ -49,7 +49,7 @@ impl Place {
 /// Values of CAPACITY, ascending.
 const CAPACITIES: [u32; 3] = [64, 256, MAX_K as u32];
 /// Most columns of one launch.
-const COLUMNS: usize = 16_384;
+const COLUMNS: usize = 4096;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -63,7 +63,18 @@ struct Params {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    CAPACITIES.map(|capacity| (&KERNEL, vec![("CAPACITY", capacity)])).to_vec()
+    let families = [Family::Tiled, Family::Subgroup(8)].into_iter();
+    families.flat_map(|family| CAPACITIES.map(|capacity| (&KERNEL, constants(family, capacity)))).collect()
+}
+
+/// As many invocations to a query as a GPU likes; on CPU adapters, where waiting for each other and ranking among many is
+/// dear, a short list gets few.
+fn constants(family: Family, capacity: u32) -> Constants {
+    let lanes = match family {
+        Family::Tiled => 64,
+        Family::Subgroup(_) => (capacity / 8).min(64),
+    };
+    vec![("LANES", lanes), ("CAPACITY", capacity)]
 }
 
 /// nearest = the k nearest of what was nearest so far and a tile of distances, equal distances by index.
@@ -86,11 +97,16 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Records the kernel, once for every 16,384 columns.
+    /// Records the kernel as it suits the adapter.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        self.record_with(recorder, name, recorder.context.family());
+    }
+
+    /// Records the kernel as it suits a family of adapters, once for every 4096 columns.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape, or k is out of range.
-    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
         let Merge { distances, place, nearest_distance, nearest_index, queries, gallery, k } = *self;
         expect(recorder, "distances", distances, &[queries, gallery]);
         expect(recorder, "place", place, &[PLACE_WORDS]);
@@ -110,7 +126,7 @@ impl Merge {
             };
             recorder.dispatch(Dispatch {
                 kernel: &KERNEL,
-                constants: vec![("CAPACITY", capacity)],
+                constants: constants(family, capacity),
                 overrides: vec![],
                 tensors: vec![distances, place, nearest_distance, nearest_index],
                 params: bytemuck::bytes_of(&params).to_vec(),
