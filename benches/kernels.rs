@@ -475,11 +475,12 @@ fn bench_retrieval(criterion: &mut Criterion, context: &Context, model: &Model) 
 
     measure(criterion, context, &format!("distance {model}"), |t| {
         let call = distance::Distances {
-            queries: t.get(QUERIES * dim),
-            gallery: t.get(GALLERY * dim),
+            queries: distance::slabs(QUERIES, dim).map(|(_, width)| t.get(QUERIES * width)).collect(),
+            gallery: distance::slabs(GALLERY, dim).map(|(_, width)| t.get(GALLERY * width)).collect(),
             query_norms: t.get(QUERIES),
             gallery_norms: t.get(GALLERY),
             distances: t.get(QUERIES * GALLERY),
+            partial: t.get(QUERIES * GALLERY),
             query_count: QUERIES,
             gallery_count: GALLERY,
             dim,

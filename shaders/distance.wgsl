@@ -1,17 +1,20 @@
 // Squared Euclidean distances between a tile of queries and a tile of the gallery, from a matrix product.
 //
-//   norms[r] = Σ_d rows[r,d]²
+//   norms[r] = Σ_s Σ_d rows[s,r,d]²
 //   distances[q,g] = |q|² + |g|² - 2·Σ_d q[d]·g[d], held within 0 and FAR = 1e30; FAR where a sum overflows
 //
-// norms:  rows (R, D) read as vec4   norms (R) written
+// norms:  rows read as vec4: slabs of SLAB columns behind one another, each (R, SLAB), the last one narrower; norms (R)
+//         written
 // finish: query_norms (Q) read   gallery_norms (G) read   distances (Q, G) holds the products before, distances after:
 //         written in place
 // norms: an invocation owns a row. finish: a workgroup owns THREADS distances of one query.
-// d ascends through one f32 accumulator by fma, as in gemm.wgsl. So the norm of a row has the bits of its product with
-// itself, the distance of two equal rows is 0, equal rows have equal distances to everything, d(q,g) = d(g,q), and none
-// of it depends on the place in a tile. Whole numbers are exact while every sum stays below 2²⁴.
-// Error ≤ (D + 2)·2⁻²⁴·(|q|² + |g|² + 2·Σ_d |q[d]·g[d]|): absolute, so small distances between long rows lose digits: for
-// rows of unit length and D = 10752 up to 3e-6 was seen, whatever the distance.
+// Within a slab d ascends through one f32 accumulator by fma, as in gemm.wgsl, and the slabs' sums are added in order, as
+// its residual does: an error grows with SLAB + D/SLAB terms instead of D, which decides who is first among near ones.
+// So the norm of a row has the bits of its product with itself, the distance of two equal rows is 0, equal rows have
+// equal distances to everything, d(q,g) = d(g,q), and none of it depends on the place in a tile. Whole numbers are exact
+// while every sum stays below 2²⁴.
+// Error ≤ (SLAB + D/SLAB + 2)·2⁻²⁴·(|q|² + |g|² + 2·Σ_d |q[d]·g[d]|): absolute, so small distances between long rows lose
+// digits.
 // Source: [LAT sec. 4.2], ranking by Euclidean distance. Limits: D a multiple of 4 (padding holds 0) up to 32768, R·D and
 // Q·G below 2³²; rows are finite.
 
@@ -34,6 +37,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> distances: array<f32>;
 
 const THREADS: u32 = 64;
+// Columns of a slab, in vec4s.
+const SLAB: u32 = 128;
 const FAR: f32 = 1e30;
 
 @compute @workgroup_size(THREADS)
@@ -46,16 +51,21 @@ fn distance_norms(
     if (row >= params.rows) {
         return;
     }
-    let start = row * params.columns;
-    var sum = 0.0;
-    for (var quad = 0u; quad < params.columns; quad++) {
-        let v = rows[start + quad];
-        sum = fma(v.x, v.x, sum);
-        sum = fma(v.y, v.y, sum);
-        sum = fma(v.z, v.z, sum);
-        sum = fma(v.w, v.w, sum);
+    var total = 0.0;
+    for (var slab = 0u; slab < params.columns; slab += SLAB) {
+        let width = min(SLAB, params.columns - slab);
+        let start = slab * params.rows + row * width;
+        var sum = 0.0;
+        for (var quad = 0u; quad < width; quad++) {
+            let v = rows[start + quad];
+            sum = fma(v.x, v.x, sum);
+            sum = fma(v.y, v.y, sum);
+            sum = fma(v.z, v.z, sum);
+            sum = fma(v.w, v.w, sum);
+        }
+        total += sum;
     }
-    norms[row] = sum;
+    norms[row] = total;
 }
 
 @compute @workgroup_size(THREADS)

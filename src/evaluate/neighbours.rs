@@ -7,8 +7,8 @@
 use super::distances::DistanceRows;
 use crate::data::rows::Rows;
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Context, Plan, Readback, Recorder, WORD};
-use crate::kernels::distance::{Distances, MAX_DIM, Norms};
+use crate::gpu::{Buffer, Context, Plan, Readback, Recorder, Tensor, WORD};
+use crate::kernels::distance::{Distances, MAX_DIM, Norms, SLAB, slabs};
 use crate::kernels::topk::{MAX_K, Merge, NOBODY, PLACE_WORDS, Place};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -64,10 +64,11 @@ impl Tiles {
         let query_tile = evenly(queries, query_tile);
         let work = (FLOPS_PER_TILE / (2.0 * dim as f64 * query_tile as f64)) as usize;
         let distances = share.min(MAX_DISTANCES).min(context.max_tensor_bytes());
-        let columns = (distances / (query_tile as u64 * WORD)) as usize;
+        // Twice: sums on their way need as much.
+        let columns = (distances / (2 * query_tile as u64 * WORD)) as usize;
         let gallery_tile = evenly(gallery, most.min(work).min(columns).max(1));
         let tiles = gallery.div_ceil(gallery_tile) as u64;
-        let beside = query_tile as u64 * (row + nearest + gallery_tile as u64 * WORD);
+        let beside = query_tile as u64 * (row + nearest + 2 * gallery_tile as u64 * WORD);
         let resident = tiles * gallery_tile as u64 * (row + WORD) + beside <= memory;
         Ok(Tiles { queries: query_tile, gallery: gallery_tile, resident })
     }
@@ -90,12 +91,13 @@ pub struct Neighbours<'a> {
     queries: &'a dyn Rows,
     gallery: &'a dyn Rows,
     tiles: Tiles,
-    /// Rows on their way to the adapter.
-    staged: Vec<f32>,
+    staging: Staging,
     query_rows: Buffer,
     query_norms: Buffer,
     /// Of a tile of queries to a tile of the gallery.
     distances: Buffer,
+    /// The same, while sums are on their way.
+    partial: Buffer,
     place: Buffer,
     slots: Vec<Slot>,
     step: Option<Step>,
@@ -175,10 +177,11 @@ impl<'a> Neighbours<'a> {
             queries,
             gallery,
             tiles,
-            staged: Vec::new(),
+            staging: Staging::default(),
             query_rows: context.buffer("queries", tiles.queries * dim)?,
             query_norms: context.buffer("query norms", tiles.queries)?,
             distances: context.buffer("distances", tiles.queries * tiles.gallery)?,
+            partial: context.buffer("partial", tiles.queries * tiles.gallery)?,
             place: context.buffer("place", PLACE_WORDS)?,
             slots: (0..slots).map(|_| Slot::new(context, tiles.gallery, dim)).collect::<Result<_>>()?,
             step: None,
@@ -274,8 +277,8 @@ impl<'a> Neighbours<'a> {
             Some(step) if step.queries == queries.len() => step,
             _ => self.record(queries.len())?,
         };
-        stage(&mut self.staged, "query", self.queries, queries)?;
-        self.context.write(&step.rows, bytemuck::cast_slice(&self.staged));
+        let rows = self.staging.fill("query", self.queries, queries.clone(), queries.len())?;
+        self.context.write(&step.rows, bytemuck::cast_slice(rows));
         step.prepare.run(self.context)?;
         Ok(step)
     }
@@ -304,8 +307,13 @@ impl<'a> Neighbours<'a> {
             let slot = &mut self.slots[at];
             if slot.tile != Some(i) {
                 slot.tile = None;
-                stage(&mut self.staged, "row of the gallery", self.gallery, tile.clone())?;
-                context.write(&slot.rows, bytemuck::cast_slice(&self.staged));
+                let rows = self.staging.fill(
+                    "row of the gallery",
+                    self.gallery,
+                    tile.clone(),
+                    self.tiles.gallery,
+                )?;
+                context.write(&slot.rows, bytemuck::cast_slice(rows));
                 slot.prepare.run(context)?;
                 slot.tile = Some(i);
             }
@@ -325,14 +333,16 @@ impl<'a> Neighbours<'a> {
         let rows = self.query_rows.slice("queries", 0, queries * dim);
         let norms = self.query_norms.slice("query norms", 0, queries);
         let distances = self.distances.slice("distances", 0, queries * gallery);
+        let partial = self.partial.slice("partial", 0, queries * gallery);
         let measure = |slot: &Slot| {
             let mut recorder = Recorder::new(self.context);
             let call = Distances {
-                queries: recorder.import(&rows),
-                gallery: recorder.import(&slot.rows),
+                queries: import_slabs(&mut recorder, &rows, queries, dim),
+                gallery: import_slabs(&mut recorder, &slot.rows, gallery, dim),
                 query_norms: recorder.import(&norms),
                 gallery_norms: recorder.import(&slot.norms),
                 distances: recorder.import(&distances),
+                partial: recorder.import(&partial),
                 query_count: queries,
                 gallery_count: gallery,
                 dim,
@@ -377,6 +387,11 @@ impl Slot {
     }
 }
 
+fn import_slabs(recorder: &mut Recorder<'_>, rows: &Buffer, count: usize, dim: usize) -> Vec<Tensor> {
+    let slab = |(start, width): (usize, usize)| rows.slice("slab", start, count * width);
+    slabs(count, dim).map(|place| recorder.import(&slab(place))).collect()
+}
+
 /// The plan from rows to norms.
 fn prepare(context: &Context, rows: &Buffer, norms: &Buffer, count: usize, dim: usize) -> Result<Plan> {
     let mut recorder = Recorder::new(context);
@@ -416,28 +431,42 @@ fn pieces(range: &Range<usize>, most: usize) -> impl Iterator<Item = Range<usize
     range.clone().step_by(most).map(move |start| start..end.min(start + most))
 }
 
-/// Reads rows into `staged`, each filled up with zeros to what kernels load.
-fn stage(staged: &mut Vec<f32>, what: &str, source: &dyn Rows, rows: Range<usize>) -> Result<()> {
-    let (dim, wide) = (source.dim(), padded(source.dim()));
-    staged.resize(rows.len() * wide, 0.0);
-    let read = &mut staged[..rows.len() * dim];
-    source.read(rows.clone(), read)?;
-    if let Some(at) = read.iter().position(|v| !v.is_finite()) {
-        return Err(Error::Usage(format!(
-            "{what} {} holds {} at place {}: distances need finite numbers",
-            rows.start + at / dim,
-            read[at],
-            at % dim
-        )));
-    }
-    if wide > dim {
-        // From the last row on, so that none is overwritten before it has moved.
-        for row in (0..rows.len()).rev() {
-            staged.copy_within(row * dim..(row + 1) * dim, row * wide);
-            staged[row * wide + dim..(row + 1) * wide].fill(0.0);
+/// Rows on their way to the adapter.
+#[derive(Default)]
+struct Staging {
+    /// Row by row, as they are read.
+    read: Vec<f32>,
+    /// Slab by slab, as kernels want them.
+    slabs: Vec<f32>,
+}
+
+impl Staging {
+    /// Reads rows and lays them out for a tile of `count` of them: slab by slab, each row filled up with zeros to what
+    /// kernels load, rows that a last tile lacks with whatever was there.
+    fn fill(&mut self, what: &str, source: &dyn Rows, rows: Range<usize>, count: usize) -> Result<&[f32]> {
+        let (dim, wide) = (source.dim(), padded(source.dim()));
+        self.read.resize(rows.len() * dim, 0.0);
+        source.read(rows.clone(), &mut self.read)?;
+        if let Some(at) = self.read.iter().position(|v| !v.is_finite()) {
+            return Err(Error::Usage(format!(
+                "{what} {} holds {} at place {}: distances need finite numbers",
+                rows.start + at / dim,
+                self.read[at],
+                at % dim
+            )));
         }
+        self.slabs.resize(count * wide, 0.0);
+        for (i, (start, width)) in slabs(count, wide).enumerate() {
+            let first = i * SLAB;
+            let held = width.min(dim - first);
+            let slab = self.slabs[start..start + count * width].chunks_mut(width);
+            for (to, from) in slab.zip(self.read.chunks(dim)) {
+                to[..held].copy_from_slice(&from[first..first + held]);
+                to[held..].fill(0.0);
+            }
+        }
+        Ok(&self.slabs)
     }
-    Ok(())
 }
 
 impl DistanceRows for Neighbours<'_> {

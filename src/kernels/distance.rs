@@ -24,6 +24,16 @@ pub static FINISH: Kernel = kernel(
     &[Binding::read("query_norms"), Binding::read("gallery_norms"), Binding::write("distances")],
 );
 
+/// Columns of a slab: 4·SLAB of `distance.wgsl`.
+pub const SLAB: usize = 512;
+
+/// Where slabs of rows stand that are kept slab by slab: first word and width of each.
+///
+/// A slab holds [`SLAB`] columns of all `count` rows, the last one what is left of `dim`.
+pub fn slabs(count: usize, dim: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..dim).step_by(SLAB).map(move |first| (first * count, SLAB.min(dim - first)))
+}
+
 /// The largest distance there is: FAR of `distance.wgsl`. What overflows counts as that.
 pub const FAR: f32 = 1e30;
 
@@ -51,7 +61,7 @@ fn check(name: &str, dim: usize) {
 /// norms\[r\] = sum of squares of row r.
 #[derive(Debug, Clone, Copy)]
 pub struct Norms {
-    /// (R, D).
+    /// (R, D), slab by slab as [`slabs`] tells.
     pub rows: Tensor,
     /// (R), written.
     pub norms: Tensor,
@@ -86,18 +96,20 @@ impl Norms {
 }
 
 /// distances\[q,g\] = squared Euclidean distance, between 0 and [`FAR`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Distances {
-    /// (Q, D).
-    pub queries: Tensor,
-    /// (G, D).
-    pub gallery: Tensor,
+    /// The [`slabs`] of (Q, D).
+    pub queries: Vec<Tensor>,
+    /// The [`slabs`] of (G, D).
+    pub gallery: Vec<Tensor>,
     /// (Q): [`Norms`] of the queries.
     pub query_norms: Tensor,
     /// (G): [`Norms`] of the gallery.
     pub gallery_norms: Tensor,
     /// (Q, G), written.
     pub distances: Tensor,
+    /// (Q, G), written where there is more than one slab: sums on their way.
+    pub partial: Tensor,
     /// Q.
     pub query_count: usize,
     /// G.
@@ -110,7 +122,7 @@ impl Distances {
     /// Records the product with the tile from the built-in table, and what follows.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let family = recorder.context.family();
-        let tile = Tile::pick(Form::Nt, family, self.query_count, self.gallery_count, self.dim);
+        let tile = Tile::pick(Form::Nt, family, self.query_count, self.gallery_count, self.dim.min(SLAB));
         self.record_with(recorder, name, tile);
     }
 
@@ -119,18 +131,28 @@ impl Distances {
     /// # Panics
     /// If a tensor doesn't fit its shape, or D isn't a multiple of 4 up to [`MAX_DIM`].
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, tile: Tile) {
-        let Distances { query_norms, gallery_norms, distances, query_count, gallery_count, dim, .. } = *self;
+        let Distances {
+            query_norms, gallery_norms, distances, partial, query_count, gallery_count, dim, ..
+        } = *self;
         check(name, dim);
-        let product = Nt {
-            a: self.queries,
-            b: self.gallery,
-            c: distances,
-            m: query_count,
-            n: gallery_count,
-            k: dim,
-            epilogue: Epilogue::default(),
-        };
-        product.record_with(recorder, name, tile);
+        let count = dim.div_ceil(SLAB);
+        assert_eq!([self.queries.len(), self.gallery.len()], [count; 2], "{name}: slabs of {dim} columns");
+        let mut residual = None;
+        for (i, (_, width)) in slabs(query_count, dim).enumerate() {
+            // The last sum belongs into `distances`, the one before into the other.
+            let c = if (count - i) % 2 == 1 { distances } else { partial };
+            let product = Nt {
+                a: self.queries[i],
+                b: self.gallery[i],
+                c,
+                m: query_count,
+                n: gallery_count,
+                k: width,
+                epilogue: Epilogue { residual, ..Epilogue::default() },
+            };
+            product.record_with(recorder, name, tile);
+            residual = Some(c);
+        }
         expect(recorder, "query_norms", query_norms, &[query_count]);
         expect(recorder, "gallery_norms", gallery_norms, &[gallery_count]);
         let params = Params { rows: u32_of(query_count), columns: u32_of(gallery_count), unused: [0; 2] };

@@ -146,9 +146,9 @@ pub fn gradnorm(len: usize) -> Tolerance {
     row(8.0 + (len as f64).sqrt() / 2.0)
 }
 
-/// Three sums of D terms; 3 for putting them together.
+/// Three sums of slabs of up to 512 terms, then of the slabs; 3 for putting them together.
 pub fn distance(dim: usize) -> Tolerance {
-    row(3.0 + (dim as f64).sqrt())
+    row(3.0 + (dim.min(512) as f64).sqrt() + (dim.div_ceil(512) as f64).sqrt())
 }
 
 /// Square root, division and some products; each scale counts the moments' own roundings.
