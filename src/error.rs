@@ -100,9 +100,9 @@ impl Error {
             Error::Weights { .. } | Error::Tensor { .. } => Some(
                 "`lat-wgpu inspect FILE` lists the tensors of a file; weights/README.md tells what can be used",
             ),
-            Error::TooLarge(_) => {
-                Some("a smaller --batch or --size needs less; .npy and .parquet take any number of rows")
-            }
+            Error::TooLarge(_) => Some(
+                "a smaller --batch, --micro-batch or --size needs less; .npy and .parquet take any number of rows",
+            ),
             Error::Gpu(_) => {
                 Some("try --adapter with another name from `lat-wgpu info`, or a smaller --batch")
             }

@@ -260,6 +260,63 @@ fn a_batch_in_pieces_takes_less_memory_and_gives_the_same_losses() {
 }
 
 #[test]
+fn retrieval_is_scored_on_the_way_and_chooses_the_best() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    let scored = ["--out", "run", "--epochs", "3", "--eval-every", "2", "--best", "map", "--preset", "full"];
+    done(0, &mut train(here, &scored));
+    let run = here.join("run");
+    let epochs: Vec<Value> = lines(&run).into_iter().filter(|line| line["kind"] == "epoch").collect();
+    let keys = ["rank1", "rank5", "rank10", "rank20", "map", "minp"];
+    assert_eq!(epochs.len(), 3);
+    for (epoch, line) in epochs.iter().enumerate() {
+        for key in keys {
+            assert_eq!(line[key].is_number(), epoch > 0, "{key} in {line}");
+        }
+    }
+    // Every second epoch, and the last.
+    let best = if epochs[2]["map"].as_f64() > epochs[1]["map"].as_f64() { &epochs[2] } else { &epochs[1] };
+    done(
+        0,
+        &mut lat(here, &["eval", "--model", "run/best.safetensors", "--data", "figures", "--json", "s.json"]),
+    );
+    let scores: Value = serde_json::from_slice(&bytes(here, "s.json")).unwrap();
+    for key in keys {
+        assert_eq!(scores[key], best[key], "{key}");
+    }
+    let curves = String::from_utf8(bytes(&run, "curves.svg")).unwrap();
+    assert!(curves.contains("rank-1 and mAP"));
+
+    let flat = ["--out", "flat", "--data", "figures/bounding_box_train", "--eval-every", "1"];
+    let output =
+        done(2, &mut lat(here, &[&["train", "--backbone", TINY, "--heads", "2"], &flat[..]].concat()));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("has no query and gallery"), "{stderr}");
+    done(2, &mut train(here, &["--out", "other", "--best", "map"]));
+}
+
+#[test]
+fn the_ablation_fills_the_papers_table_and_goes_on_where_it_stopped() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    let arguments =
+        ["ablate", "--data", "figures", "--backbone", TINY, "--set", "model.heads=2", "--epochs", "1"];
+    let ablate = || done(0, lat(here, &arguments).args(["--batch-size", "7"]));
+    let table = String::from_utf8(ablate().stdout).unwrap();
+    let rows: Vec<&str> = table.lines().skip(2).collect();
+    assert_eq!(rows.len(), 6, "{table}");
+    assert!(rows[0].starts_with("| 1 | ViT | 1 | Global |"), "{table}");
+    assert!(rows[5].starts_with("| 6 | LA | 4 | Global+Local |"), "{table}");
+    let value: Value = serde_json::from_slice(&bytes(&here.join("ablation"), "table.json")).unwrap();
+    assert!(value["rows"][5]["with_blockwise"]["map"].is_number(), "{value}");
+    // A second time nothing is trained, and nothing changes.
+    let trained = bytes(&here.join("ablation/la-gelt-paper"), "log.jsonl");
+    std::fs::remove_file(here.join("ablation/la-gelt-paper/scores.json")).unwrap();
+    assert_eq!(String::from_utf8(ablate().stdout).unwrap(), table);
+    assert!(trained == bytes(&here.join("ablation/la-gelt-paper"), "log.jsonl"));
+}
+
+#[test]
 fn a_dry_run_foretells_and_writes_nothing() {
     let folder = folder_with_figures();
     let here = folder.path();

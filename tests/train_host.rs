@@ -203,8 +203,14 @@ impl Run<'_> {
             };
             log.step(&line).unwrap();
             if place + 1 == steps {
-                let line =
-                    EpochLine { epoch, train_loss: lr, val_loss: None, val_accuracy: None, seconds: 1.0 };
+                let line = EpochLine {
+                    epoch,
+                    train_loss: lr,
+                    val_loss: None,
+                    val_accuracy: None,
+                    retrieval: None,
+                    seconds: 1.0,
+                };
                 log.epoch(&line).unwrap();
             }
         }

@@ -30,6 +30,8 @@ pub enum Command {
     Inspect(InspectArguments),
     /// Fine-tune a backbone into a re-identification model
     Train(Box<TrainArguments>),
+    /// Train and score the paper's twelve variants of the model: its Table 2 on your data
+    Ablate(AblateArguments),
     /// Score a model, or embeddings, on data sets: rank-k, mAP, mINP, same or different
     Eval(Box<EvalArguments>),
     /// Count a data set's persons, pictures and cameras, and say what looks wrong
@@ -307,6 +309,61 @@ pub struct DataArguments {
     pub set: SetArguments,
 }
 
+/// `lat-wgpu ablate`.
+#[derive(Debug, Args)]
+pub struct AblateArguments {
+    /// Folder of a data set with training pictures, query and gallery
+    #[arg(long, value_name = "DIR")]
+    pub data: String,
+    /// Weights to start from
+    #[arg(long, value_name = "FILE")]
+    backbone: String,
+    /// Folder for the twelve run folders, table.md and table.json; the same command again goes on where it stopped
+    #[arg(long, value_name = "FOLDER", default_value = "ablation")]
+    pub out: PathBuf,
+    /// Write the table as JSON instead of printing Markdown; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Input size in pixels
+    #[arg(long, value_name = "HxW")]
+    size: Option<String>,
+    /// Passes over the pictures
+    #[arg(long, value_name = "N")]
+    epochs: Option<String>,
+    /// Pictures in a step
+    #[arg(long, value_name = "N")]
+    batch_size: Option<String>,
+    /// Seed of every random choice
+    #[arg(long, value_name = "N")]
+    seed: Option<String>,
+    /// Part of the adapter's name, see `lat-wgpu info`
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Keys of the training runs from a file
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// One key of the training runs, such as optim.lr=1e-4; may be given often
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl AblateArguments {
+    /// The flags as keys of the training configuration.
+    pub fn flags(&self) -> Vec<(String, String)> {
+        let given = [
+            ("data.dir", Some(&self.data)),
+            ("model.backbone", Some(&self.backbone)),
+            ("model.size", self.size.as_ref()),
+            ("schedule.epochs", self.epochs.as_ref()),
+            ("schedule.batch_size", self.batch_size.as_ref()),
+            ("data.seed", self.seed.as_ref()),
+            ("device.adapter", self.adapter.as_ref()),
+        ];
+        let flag = |(key, value): (&str, Option<&String>)| Some((key.to_string(), value?.clone()));
+        given.into_iter().filter_map(flag).collect()
+    }
+}
+
 /// `lat-wgpu eval`.
 #[derive(Debug, Args)]
 pub struct EvalArguments {
@@ -532,6 +589,12 @@ pub struct TrainArguments {
     /// Save every so many steps, beside every epoch's end
     #[arg(long, value_name = "STEPS")]
     save_every: Option<String>,
+    /// Score query against gallery every E epochs and after the last one; needs both in the data set
+    #[arg(long, value_name = "E")]
+    eval_every: Option<String>,
+    /// What best.safetensors is chosen by: accuracy (of validation) or map (with --eval-every)
+    #[arg(long, value_name = "WHAT")]
+    best: Option<String>,
     /// Epochs from one opening of a block to the next
     #[arg(long, value_name = "T")]
     unfreeze_every: Option<String>,
@@ -589,6 +652,8 @@ impl TrainArguments {
             ("schedule.epochs", &self.epochs),
             ("schedule.batch_size", &self.batch_size),
             ("schedule.micro_batch", &self.micro_batch),
+            ("schedule.eval_every", &self.eval_every),
+            ("schedule.best", &self.best),
             ("optim.lr", &self.lr),
             ("optim.lr_decay", &self.lr_decay),
             ("optim.weight_decay", &self.weight_decay),

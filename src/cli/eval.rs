@@ -41,10 +41,19 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             for note in &network.notes {
                 eprintln!("note: {note}");
             }
-            let sets = load_sets(arguments)?;
+            let sets = arguments.data.iter().map(|dir| load_set(dir, &arguments.set.options()));
+            let sets = sets.collect::<Result<Vec<TestSet>>>()?;
             let context = open_context(arguments)?;
+            let look = Look {
+                batch: arguments.batch.map(|batch| batch as usize),
+                memory: plan.memory,
+                options: LookOptions {
+                    decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
+                    flip: arguments.flip,
+                },
+            };
             for set in sets {
-                let task = embed_set(set, &network, &context, arguments, &signals)?;
+                let task = embed_set(set, &network, &context, look, &signals)?;
                 results.push(evaluate(task, &plan, &context, &signals)?);
             }
             if arguments.store_threshold {
@@ -80,11 +89,12 @@ fn print(text: &str) {
 }
 
 /// What is measured, whatever the data.
-struct Plan {
-    rules: Rules,
-    rerank: Option<RerankOptions>,
-    wished_rate: Option<f64>,
-    memory: u64,
+#[derive(Default)]
+pub(super) struct Plan {
+    pub rules: Rules,
+    pub rerank: Option<RerankOptions>,
+    pub wished_rate: Option<f64>,
+    pub memory: u64,
 }
 
 impl Plan {
@@ -139,7 +149,7 @@ struct Side {
 }
 
 /// Queries and the gallery to find them in.
-struct Task {
+pub(super) struct Task {
     name: String,
     queries: Side,
     /// `None`: the queries themselves.
@@ -153,44 +163,47 @@ impl Task {
 }
 
 /// A data set's test pictures.
-struct TestSet {
+#[derive(Clone)]
+pub(super) struct TestSet {
     name: String,
     query: Vec<LabelledPicture>,
     /// `None`: the queries themselves.
-    gallery: Option<Vec<LabelledPicture>>,
+    pub gallery: Option<Vec<LabelledPicture>>,
 }
 
-/// Lists all data sets, before the first picture is embedded.
-fn load_sets(arguments: &EvalArguments) -> Result<Vec<TestSet>> {
-    let mut sets = Vec::new();
-    for dir in &arguments.data {
-        let set = reid::load(dir, &arguments.set.options())?;
-        for (list, pictures) in [("query", &set.query), ("gallery", &set.gallery)] {
-            if pictures.is_empty() {
-                let dir = dir.display();
-                return Err(Error::Data(format!(
-                    "{dir}: no {list} pictures; `lat-wgpu data {dir}` tells what is there"
-                )));
-            }
+/// Lists a data set's test pictures, before the first one is embedded.
+pub(super) fn load_set(dir: &Path, options: &LoadOptions) -> Result<TestSet> {
+    let set = reid::load(dir, options)?;
+    for (list, pictures) in [("query", &set.query), ("gallery", &set.gallery)] {
+        if pictures.is_empty() {
+            let dir = dir.display();
+            return Err(Error::Data(format!(
+                "{dir}: no {list} pictures; `lat-wgpu data {dir}` tells what is there"
+            )));
         }
-        let gallery = (!set.query_is_gallery).then_some(set.gallery);
-        sets.push(TestSet { name: set.name, query: set.query, gallery });
     }
-    Ok(sets)
+    let gallery = (!set.query_is_gallery).then_some(set.gallery);
+    Ok(TestSet { name: set.name, query: set.query, gallery })
 }
 
-fn embed_set(
+/// How pictures are looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    /// Pictures per batch, if that is decided.
+    pub batch: Option<usize>,
+    /// Device memory to stay within, in bytes.
+    pub memory: u64,
+    pub options: LookOptions,
+}
+
+pub(super) fn embed_set(
     set: TestSet,
     network: &Network,
     context: &Context,
-    arguments: &EvalArguments,
+    look: Look,
     signals: &Signals,
 ) -> Result<Task> {
-    let batch = arguments.batch.map(|batch| batch as usize);
-    let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
-    let mut embedder = Embedder::new(context, network, batch, memory)?;
-    let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
-    let options = LookOptions { decode, flip: arguments.flip };
+    let mut embedder = Embedder::new(context, network, look.batch, look.memory)?;
     let mut embed = |pictures: Vec<LabelledPicture>| -> Result<Side> {
         let labels = pictures.iter().map(|picture| (picture.name.clone(), picture.label)).collect();
         let pictures: Vec<Picture> =
@@ -198,7 +211,7 @@ fn embed_set(
         let bar = progress_bar(pictures.len() as u64);
         let embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
         let mut collect = Collect { bar, signals, labels, embeddings, kept: Vec::new(), unreadable: 0 };
-        embed_pictures(&mut embedder, &pictures, options, &mut collect)?;
+        embed_pictures(&mut embedder, &pictures, look.options, &mut collect)?;
         let Collect { bar, embeddings, kept, unreadable, .. } = collect;
         bar.finish_and_clear();
         if kept.is_empty() {
@@ -318,10 +331,10 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
 }
 
 /// What is measured on one task.
-struct Outcome {
+pub(super) struct Outcome {
     name: String,
     /// Without re-ranking.
-    plain: Scores,
+    pub plain: Scores,
     reranked: Option<Scores>,
     verification: Option<Report>,
     queries: usize,
@@ -358,7 +371,7 @@ impl Outcome {
     }
 }
 
-fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Signals) -> Result<Outcome> {
+pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Signals) -> Result<Outcome> {
     let query_is_gallery = task.gallery.is_none();
     let rules = Rules { query_is_gallery, ..plan.rules };
     let retrieval = Retrieval { queries: &task.queries.labels, gallery: &task.gallery().labels, rules };

@@ -1,5 +1,6 @@
 //! The command line: the only place, with `main`, that prints or decides an exit code.
 
+mod ablate;
 mod args;
 mod data;
 mod draw;
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
         Command::Info(arguments) => info::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Ablate(arguments) => ablate::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
         Command::Draw(arguments) => draw::run(&arguments),

@@ -2,19 +2,27 @@
 
 use super::args::TrainArguments;
 use super::embed::progress_bar;
+use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::signals::Signals;
-use crate::error::Result;
-use crate::train::config::{Layers, keys};
+use crate::checkpoint::Network;
+use crate::data::decode::DecodeOptions;
+use crate::data::reid::LoadOptions;
+use crate::embed::{DEFAULT_MEMORY, LookOptions};
+use crate::error::{Error, Result};
+use crate::evaluate::metrics::Scores;
+use crate::gpu::Context;
+use crate::train::config::{Config, Layers, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
-use crate::train::log::{EpochLine, StepLine};
-use crate::train::trainer::{self, Request, Watch};
+use crate::train::log::{EpochLine, RetrievalScores, StepLine};
+use crate::train::trainer::{self, Judge, Request, Watch};
 use indicatif::ProgressBar;
+use std::path::Path;
 use std::process::ExitCode;
 
 pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let layers =
         Layers { file: arguments.config.clone(), flags: arguments.flags(), set: arguments.set.clone() };
-    let mut progress = Progress { bar: None, signals: Signals::listen()? };
+    let mut progress = Progress::new(Signals::listen()?);
     let out = match &arguments.out {
         Some(out) if !arguments.dry_run => out.clone(),
         _ => {
@@ -23,10 +31,9 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
         }
     };
     let request = Request { out, resume: arguments.resume, memory: arguments.memory, layers };
-    let done = trainer::run(&request, &mut progress);
-    if let Some(bar) = progress.bar {
-        bar.finish_and_clear();
-    }
+    let mut judge = TestPictures::new(progress.signals.clone());
+    let done = trainer::run(&request, &mut progress, &mut judge);
+    progress.finish();
     done?;
     eprintln!("trained: {}", request.out.join("last.safetensors").display());
     Ok(ExitCode::SUCCESS)
@@ -64,13 +71,24 @@ pub fn keys_help() -> String {
 }
 
 /// Prints what happens in a run.
-struct Progress {
+pub(super) struct Progress {
     /// Made at the first step, which tells the number of the last.
     bar: Option<ProgressBar>,
     signals: Signals,
 }
 
 impl Progress {
+    pub fn new(signals: Signals) -> Progress {
+        Progress { bar: None, signals }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
     fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
@@ -91,15 +109,59 @@ impl Watch for Progress {
     }
 
     fn epoch(&mut self, line: &EpochLine) {
-        let EpochLine { epoch, train_loss, val_loss, val_accuracy, seconds } = line;
+        let EpochLine { epoch, train_loss, val_loss, val_accuracy, retrieval, seconds } = line;
         let validation = match (val_loss, val_accuracy) {
             (Some(loss), Some(accuracy)) => format!(", validation loss {loss:.4} accuracy {accuracy:.4}"),
             _ => String::new(),
         };
-        self.say(&format!("epoch {epoch}: loss {train_loss:.4}{validation}, {seconds:.1} s"));
+        let retrieval = retrieval.map_or(String::new(), |RetrievalScores { rank1, map, .. }| {
+            format!(", R1 {:.2} % mAP {:.2} %", 100.0 * rank1, 100.0 * map)
+        });
+        self.say(&format!("epoch {epoch}: loss {train_loss:.4}{validation}{retrieval}, {seconds:.1} s"));
     }
 
     fn signal(&mut self) -> Option<u8> {
         self.signals.received()
+    }
+}
+
+/// The data set's queries and gallery, on which models are scored by the standard protocol.
+pub(super) struct TestPictures {
+    set: Option<TestSet>,
+    ignore_exif: bool,
+    signals: Signals,
+}
+
+impl TestPictures {
+    pub fn new(signals: Signals) -> TestPictures {
+        TestPictures { set: None, ignore_exif: false, signals }
+    }
+}
+
+impl Judge for TestPictures {
+    fn prepare(&mut self, dir: &Path, config: &Config) -> Result<()> {
+        let set = load_set(dir, &LoadOptions::default())?;
+        if set.gallery.is_none() {
+            return Err(Error::Usage(format!(
+                "--eval-every needs pictures apart from those that train: {} has no query and gallery",
+                dir.display()
+            )));
+        }
+        self.set = Some(set);
+        self.ignore_exif = config.data.ignore_exif;
+        Ok(())
+    }
+
+    fn score(&mut self, context: &Context, network: &Network) -> Result<RetrievalScores> {
+        let Some(set) = &self.set else {
+            return Err(Error::Usage("no test pictures were listed".to_string()));
+        };
+        let decode = DecodeOptions { ignore_exif: self.ignore_exif };
+        let look = Look { batch: None, memory: DEFAULT_MEMORY, options: LookOptions { decode, flip: false } };
+        let task = embed_set(set.clone(), network, context, look, &self.signals)?;
+        let plan = Plan { memory: DEFAULT_MEMORY, ..Plan::default() };
+        let Scores { ranks: [rank1, rank5, rank10, rank20], map, minp, .. } =
+            evaluate(task, &plan, context, &self.signals)?.plain;
+        Ok(RetrievalScores { rank1, rank5, rank10, rank20, map, minp })
     }
 }

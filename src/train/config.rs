@@ -168,6 +168,20 @@ pub struct ScheduleConfig {
     pub max_steps: Option<u64>,
     /// Steps from one save to the next; 0: at the end of each epoch only.
     pub save_every: u64,
+    /// Epochs from one retrieval score to the next; 0: none.
+    pub eval_every: usize,
+    /// What `best.safetensors` is the best by.
+    pub best: BestBy,
+}
+
+/// What makes an epoch the best one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BestBy {
+    /// Accuracy on the validation pictures, then their loss.
+    Accuracy,
+    /// Mean average precision of the data set's queries in its gallery.
+    Map,
 }
 
 /// `[head]`.
@@ -285,6 +299,16 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("schedule.freeze_embeddings", Switch, "leave patch embedding, tokens and positions as they are"),
     ("schedule.max_steps", Whole, "stop after so many steps in all; absent: after the last epoch"),
     ("schedule.save_every", Whole, "steps from one save to the next; 0: at the end of each epoch only"),
+    (
+        "schedule.eval_every",
+        Whole,
+        "epochs from one retrieval score of query against gallery to the next; 0: none",
+    ),
+    (
+        "schedule.best",
+        Text,
+        "what best.safetensors is chosen by: accuracy (of validation) or map (of retrieval)",
+    ),
     ("head.hidden", Whole, "width between a part classifier's two linear layers"),
     ("head.dropout", Real, "probability that a hidden value is dropped"),
     ("head.relu", Switch, "ReLU after the part classifiers' BatchNorm"),
@@ -365,6 +389,8 @@ impl Config {
                 freeze_embeddings: true,
                 max_steps: None,
                 save_every: 0,
+                eval_every: 0,
+                best: BestBy::Accuracy,
             },
             head: HeadConfig { hidden: 256, dropout: 0.5, relu: true },
             loss: LossConfig { label_smoothing: 0.0, triplet: false, margin: 0.3 },
@@ -589,6 +615,11 @@ impl Config {
                 "persons_per_batch × images_per_person",
             ),
             ("schedule.unfreeze_every", schedule.unfreeze_every >= 1, "1 or more"),
+            (
+                "schedule.eval_every",
+                schedule.best == BestBy::Accuracy || schedule.eval_every >= 1,
+                "1 or more where schedule.best is map",
+            ),
             ("head.hidden", head.hidden >= 1, "1 or more"),
             ("head.dropout", in_unit(head.dropout), "from 0 to below 1"),
             ("loss.label_smoothing", in_unit(loss.label_smoothing), "from 0 to below 1"),

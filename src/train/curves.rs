@@ -19,11 +19,11 @@ const RIGHT: f64 = WIDTH - 24.0;
 const STYLE: &str = "\
 svg{font:13px system-ui,sans-serif}.ground{fill:#fff}text{fill:#2b2f36}.grid{stroke:#e2e5ea}.axis{stroke:#8a919c}\
 .open{stroke:#8a919c;stroke-dasharray:3 4}.mark{fill:#8a919c}\
-path.line{fill:none;stroke-width:2;stroke-linejoin:round}.train{stroke:#1f6fb4}.val{stroke:#c2571a}\
-circle{stroke:none}circle.train{fill:#1f6fb4}circle.val{fill:#c2571a}\
+path.line{fill:none;stroke-width:2;stroke-linejoin:round}.train{stroke:#1f6fb4}.val{stroke:#c2571a}.rank1{stroke:#2f8a4c}.map{stroke:#8451b8}\
+circle{stroke:none}circle.train{fill:#1f6fb4}circle.val{fill:#c2571a}circle.rank1{fill:#2f8a4c}circle.map{fill:#8451b8}\
 @media(prefers-color-scheme:dark){.ground{fill:#16191f}text{fill:#d7dbe2}.grid{stroke:#2c313a}.axis{stroke:#7d8591}\
-.open{stroke:#7d8591}.mark{fill:#7d8591}.train{stroke:#6db3ec}.val{stroke:#f0a06c}\
-circle.train{fill:#6db3ec}circle.val{fill:#f0a06c}}";
+.open{stroke:#7d8591}.mark{fill:#7d8591}.train{stroke:#6db3ec}.val{stroke:#f0a06c}.rank1{stroke:#6fcf91}.map{stroke:#c39bf0}\
+circle.train{fill:#6db3ec}circle.val{fill:#f0a06c}circle.rank1{fill:#6fcf91}circle.map{fill:#c39bf0}}";
 
 /// Draws the epochs into a file; `openings` are the epochs in which blocks opened.
 ///
@@ -78,7 +78,12 @@ pub fn draw(epochs: &[EpochLine], openings: &[usize]) -> String {
         Series::new("train", epochs, |line| Some(line.train_loss)),
         Series::new("val", epochs, |line| line.val_loss),
     ];
-    let accuracies = [Series::new("val", epochs, |line| line.val_accuracy)];
+    let accuracies = [
+        Series::new("val", epochs, |line| line.val_accuracy),
+        Series::new("rank1", epochs, |line| Some(line.retrieval?.rank1)),
+        Series::new("map", epochs, |line| Some(line.retrieval?.map)),
+    ];
+    let retrieves = epochs.iter().any(|line| line.retrieval.is_some());
     let first = epochs.iter().map(|line| line.epoch).min().unwrap_or(0);
     let last = epochs.iter().map(|line| line.epoch).max().unwrap_or(0);
     let greatest = losses.iter().flat_map(|s| &s.points).map(|(_, v)| *v).fold(0.0, f64::max);
@@ -91,8 +96,14 @@ pub fn draw(epochs: &[EpochLine], openings: &[usize]) -> String {
         highest: (greatest / step).ceil().max(1.0) * step,
         step,
     };
-    let accuracy =
-        Panel { title: "validation accuracy", top: 320.0, bottom: 510.0, highest: 1.0, step: 0.25, ..loss };
+    let accuracy = Panel {
+        title: if retrieves { "accuracy, rank-1 and mAP" } else { "validation accuracy" },
+        top: 320.0,
+        bottom: 510.0,
+        highest: 1.0,
+        step: 0.25,
+        ..loss
+    };
 
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
@@ -101,7 +112,7 @@ pub fn draw(epochs: &[EpochLine], openings: &[usize]) -> String {
     );
     panel(&mut svg, &loss, &losses, openings);
     panel(&mut svg, &accuracy, &accuracies, openings);
-    legend(&mut svg);
+    legend(&mut svg, retrieves);
     svg.push_str("</svg>\n");
     svg
 }
@@ -147,15 +158,21 @@ fn panel(svg: &mut String, panel: &Panel, lines: &[Series], openings: &[usize]) 
 }
 
 /// What the colours and marks mean, below both panels.
-fn legend(svg: &mut String) {
+fn legend(svg: &mut String, retrieves: bool) {
     let y = HEIGHT - 14.0;
     text(svg, LEFT, y, "start", "epoch");
-    for (x, class, name) in [(260.0, "train", "training"), (400.0, "val", "validation")] {
+    let lines = [
+        (160.0, "train", "training"),
+        (280.0, "val", "validation"),
+        (410.0, "rank1", "rank-1"),
+        (510.0, "map", "mAP"),
+    ];
+    for (x, class, name) in lines.into_iter().take(if retrieves { 4 } else { 2 }) {
         let (end, middle) = (x + 22.0, y - 4.5);
         put(svg, format_args!("<path class=\"line {class}\" d=\"M{x} {middle}H{end}\"/>"));
         text(svg, end + 6.0, y, "start", name);
     }
-    let (x, top, tip) = (550.0, y - 8.0, y - 2.0);
+    let (x, top, tip) = (620.0, y - 8.0, y - 2.0);
     put(svg, format_args!("<path class=\"mark\" d=\"M{x} {top}h8L{} {tip}Z\"/>", x + 4.0));
     text(svg, x + 14.0, y, "start", "a block opens");
 }
@@ -198,6 +215,7 @@ mod tests {
             train_loss: 90.0 / (1 + epoch) as f64,
             val_loss: Some(95.0 / (1 + epoch) as f64),
             val_accuracy: Some(1.0 - 1.0 / (1 + epoch) as f64),
+            retrieval: None,
             seconds: 1.0,
         };
         (0..count).map(line).collect()
@@ -221,6 +239,29 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 90);
         // Two lines of loss, one of accuracy, two in the legend.
         assert_eq!(svg.matches("class=\"line").count(), 5);
+    }
+
+    #[test]
+    fn retrieval_scores_are_lines_of_their_own() {
+        let mut epochs = run(4);
+        for line in epochs.iter_mut().skip(1).step_by(2) {
+            let (rank1, map) = (0.5, 0.25);
+            line.retrieval = Some(crate::train::log::RetrievalScores {
+                rank1,
+                rank5: 1.0,
+                rank10: 1.0,
+                rank20: 1.0,
+                map,
+                minp: 0.1,
+            });
+        }
+        let svg = draw(&epochs, &[]);
+        check(&svg);
+        for class in ["rank1", "map"] {
+            // A line of two points, and one in the legend.
+            assert_eq!(svg.matches(&format!("class=\"line {class}\"")).count(), 2);
+            assert_eq!(svg.matches(&format!("circle class=\"{class}\"")).count(), 2);
+        }
     }
 
     #[test]

@@ -10,6 +10,9 @@ use crate::model::{Learner, StageNeed, Trainable};
 use std::ops::Range;
 use std::time::Instant;
 
+/// Tokens that a weight's gradient is summed over at once on CPU adapters: Mesa's llvmpipe ends an invocation's loops after
+/// 65,535 turns without a word.
+const MOST_ROWS_ON_CPU: usize = 32_768;
 /// Pictures in the step that is measured.
 const MEASURED_BATCH: usize = 4;
 
@@ -70,7 +73,7 @@ pub fn forecast(layers: &config::Layers, memory: Option<u64>, watch: &mut dyn Wa
     let job = Job::start(layers, watch)?;
     let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
     let learner = job.learner(&context)?;
-    check_memory(&job, &learner, context.max_tensor_bytes(), memory)?;
+    check_memory(&job, &learner, &context, memory)?;
     let piece = job.config.piece();
     let flops_per_second = measure(&context, &job, &learner)?;
     let mut stages: Vec<StageForecast> = Vec::new();
@@ -106,40 +109,42 @@ pub fn forecast(layers: &config::Layers, memory: Option<u64>, watch: &mut dyn Wa
 pub(super) fn check_memory(
     job: &Job,
     learner: &Learner<'_>,
-    binding: u64,
+    context: &Context,
     memory: Option<u64>,
 ) -> Result<()> {
     let Some((stage, ..)) = stages_of(job).pop() else { return Ok(()) };
-    let piece = job.config.piece();
-    let (need, bytes) = stage_need(job, learner, stage, piece)?;
-    let fits = |need: &StageNeed, bytes: u64| {
-        need.step.largest_tensor_bytes <= binding && memory.is_none_or(|memory| bytes <= memory)
-    };
-    if fits(&need, bytes) {
-        return Ok(());
-    }
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let (piece, tokens) = (job.config.piece(), job.network.config.tokens());
+    let most_rows = if context.is_cpu() { MOST_ROWS_ON_CPU } else { usize::MAX };
+    // What stands in the way of so many pictures at once, if anything.
+    let obstacle = |need: &StageNeed, bytes: u64, piece: usize| {
+        let largest = need.step.largest_tensor_bytes;
+        if let Some(memory) = memory.filter(|&memory| bytes > memory) {
+            Some(format!("--memory allows {} MiB", mib(memory)))
+        } else if largest > context.max_tensor_bytes() {
+            let most = mib(context.max_tensor_bytes());
+            Some(format!("the largest tensor has {} MiB and a binding holds {most} MiB", mib(largest)))
+        } else if piece * tokens > most_rows {
+            Some(format!("{} sums over {most_rows} tokens at most", context.adapter.name))
+        } else {
+            None
+        }
+    };
+    let (need, bytes) = stage_need(job, learner, stage, piece)?;
+    let Some(reason) = obstacle(&need, bytes, piece) else { return Ok(()) };
     let mut smaller = piece / 2;
     let advice = loop {
         if smaller == 0 {
             break "no --micro-batch fits: a smaller --size or --batch-size may".to_string();
         }
         let (need, bytes) = stage_need(job, learner, stage, smaller)?;
-        if fits(&need, bytes) {
+        if obstacle(&need, bytes, smaller).is_none() {
             break format!("--micro-batch {smaller} needs {} MiB", mib(bytes));
         }
         smaller /= 2;
     };
-    let limit = match memory {
-        Some(memory) if bytes > memory => format!("--memory allows {} MiB", mib(memory)),
-        _ => format!(
-            "its largest tensor, {} MiB, exceeds a binding of {} MiB",
-            mib(need.step.largest_tensor_bytes),
-            mib(binding)
-        ),
-    };
     Err(Error::TooLarge(format!(
-        "{piece} pictures at once need {} MiB in the last stage, but {limit}; {advice}",
+        "{piece} pictures at once need {} MiB in the last stage, but {reason}; {advice}",
         mib(bytes)
     )))
 }

@@ -33,14 +33,15 @@ pub(super) struct Position {
 /// The best epoch so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Best {
-    pub accuracy: f64,
+    /// Accuracy or mAP.
+    pub score: f64,
     pub loss: f64,
 }
 
 impl Best {
-    /// Highest accuracy, then lowest loss, then the earlier epoch.
+    /// Highest score, then lowest loss, then the earlier epoch.
     pub fn is_beaten_by(&self, other: &Best) -> bool {
-        other.accuracy > self.accuracy || (other.accuracy == self.accuracy && other.loss < self.loss)
+        other.score > self.score || (other.score == self.score && other.loss < self.loss)
     }
 }
 
@@ -48,7 +49,7 @@ const START: Position = Position { step: 0, epoch: 0, batch: 0, loss_sum: 0.0, p
 
 impl Position {
     pub fn tensor(&self) -> StateTensor {
-        let best = self.best.map_or([0, 0, 0], |best| [1, best.accuracy.to_bits(), best.loss.to_bits()]);
+        let best = self.best.map_or([0, 0, 0], |best| [1, best.score.to_bits(), best.loss.to_bits()]);
         let mut words = vec![self.step, self.epoch as u64, self.batch as u64];
         words.extend([self.loss_sum.to_bits(), self.pictures]);
         words.extend(best);
@@ -56,8 +57,8 @@ impl Position {
     }
 
     fn from_words(words: &[u64]) -> Option<Position> {
-        let &[step, epoch, batch, loss_sum, pictures, has_best, accuracy, loss] = words else { return None };
-        let best = Best { accuracy: f64::from_bits(accuracy), loss: f64::from_bits(loss) };
+        let &[step, epoch, batch, loss_sum, pictures, has_best, score, loss] = words else { return None };
+        let best = Best { score: f64::from_bits(score), loss: f64::from_bits(loss) };
         Some(Position {
             step,
             epoch: epoch as usize,
@@ -150,9 +151,10 @@ impl Job {
         Ok(Job { config, network, set, train, validation, schedule, position, state })
     }
 
-    /// Whether all steps are done.
+    /// Whether all steps are done, and what follows the last one of an epoch too.
     pub fn is_finished(&self) -> bool {
-        self.position.step >= self.schedule.steps()
+        let per_epoch = self.config.sampling().steps_per_epoch(self.train.len());
+        self.position.step >= self.schedule.steps() && self.position.batch < per_epoch
     }
 
     /// Uploads the network as it stands, with its moments.

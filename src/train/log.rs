@@ -40,8 +40,28 @@ pub struct EpochLine {
     pub val_loss: Option<f64>,
     /// Share of the validation pictures that are recognised; `None` without any.
     pub val_accuracy: Option<f64>,
+    /// Retrieval scores; `None` in epochs without.
+    #[serde(flatten)]
+    pub retrieval: Option<RetrievalScores>,
     /// Duration in seconds.
     pub seconds: f64,
+}
+
+/// What the model of an epoch finds among the data set's test pictures by the standard protocol, as fractions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RetrievalScores {
+    /// Share of the queries whose nearest picture is right.
+    pub rank1: f64,
+    /// Share with a right one among the first five.
+    pub rank5: f64,
+    /// Share with a right one among the first ten.
+    pub rank10: f64,
+    /// Share with a right one among the first twenty.
+    pub rank20: f64,
+    /// Mean average precision.
+    pub map: f64,
+    /// Mean inverse negative penalty.
+    pub minp: f64,
 }
 
 /// Marks the lines of epochs.
@@ -170,7 +190,14 @@ mod tests {
     }
 
     fn epoch(epoch: usize) -> EpochLine {
-        EpochLine { epoch, train_loss: 80.0, val_loss: Some(79.0), val_accuracy: Some(0.125), seconds: 3.5 }
+        EpochLine {
+            epoch,
+            train_loss: 80.0,
+            val_loss: Some(79.0),
+            val_accuracy: Some(0.125),
+            retrieval: None,
+            seconds: 3.5,
+        }
     }
 
     /// Two epochs of two steps, and a third begun.
@@ -203,6 +230,16 @@ mod tests {
         assert_eq!(lines.len(), 7);
         assert_eq!(epochs(&path).unwrap(), [epoch(0), epoch(1)]);
         assert!(epochs(&dir.path().join("none")).unwrap().is_empty());
+
+        let scores =
+            RetrievalScores { rank1: 0.5, rank5: 0.75, rank10: 0.75, rank20: 1.0, map: 0.25, minp: 0.125 };
+        let line = EpochLine { retrieval: Some(scores), ..epoch(2) };
+        Log::create(&path).unwrap().epoch(&line).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(r#""rank1":0.5,"rank5":0.75,"rank10":0.75,"rank20":1.0,"map":0.25,"minp":0.125,"#)
+        );
+        assert_eq!(epochs(&path).unwrap(), [line]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The loop: batches, steps, validation, saves; goes on from where a saved run stopped, to the bit.
 
+use super::config::{BestBy, Config};
 use super::job::{Best, Job, Position, betas};
 use super::lock::{RunLock, holds_files};
-use super::log::{EpochLine, Log, StepLine, epochs as logged_epochs};
+use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
 use super::{config, curves, forecast};
-use crate::checkpoint::{self, HeadsInfo, StateData, StateTensor};
+use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor};
 use crate::data::augment::Augment;
 use crate::data::dataset::{self, Sample};
 use crate::data::decode::DecodeOptions;
@@ -45,6 +46,23 @@ pub trait Watch {
     fn signal(&mut self) -> Option<u8>;
 }
 
+/// Scores the model of an epoch on the data set's test pictures.
+pub trait Judge {
+    /// Lists the pictures, before training begins.
+    ///
+    /// # Errors
+    /// If the data set in `dir` has no queries or no gallery.
+    fn prepare(&mut self, dir: &Path, config: &Config) -> Result<()>;
+    /// Scores a network on them.
+    ///
+    /// # Errors
+    /// What pictures or adapter report; [`Error::Interrupted`] after a signal.
+    fn score(&mut self, context: &Context, network: &Network) -> Result<RetrievalScores>;
+}
+
+/// What an interrupted run says.
+const SAVED: &str = "the state is saved; --resume goes on";
+
 /// A batch in host memory.
 struct Batch {
     bytes: Vec<u8>,
@@ -59,7 +77,7 @@ struct Batch {
 /// [`Error::Usage`] for a folder that holds a run already, or settings that contradict the saved ones;
 /// [`Error::NotFinite`] when loss or gradients overflow, after the state before it was saved; [`Error::Interrupted`] after
 /// the state was saved; whatever weights, pictures and adapter may say.
-pub fn run(request: &Request, watch: &mut dyn Watch) -> Result<()> {
+pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<()> {
     let out = &request.out;
     if !request.resume && holds_files(out)? {
         return Err(Error::Usage(format!(
@@ -75,6 +93,9 @@ pub fn run(request: &Request, watch: &mut dyn Watch) -> Result<()> {
         watch.note(&format!("nothing to resume in {}: the run starts afresh", out.display()));
     }
     let job = if resumes { Job::resume(out, &request.layers)? } else { Job::start(&request.layers, watch)? };
+    if job.config.schedule.eval_every > 0 {
+        judge.prepare(Path::new(job.config.data.dir.as_deref().unwrap_or_default()), &job.config)?;
+    }
     files::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
     if resumes && job.is_finished() {
         watch.note(&format!("the run in {} is finished", out.display()));
@@ -85,12 +106,12 @@ pub fn run(request: &Request, watch: &mut dyn Watch) -> Result<()> {
         watch.note(&format!("{} is a CPU adapter: right, but slow", context.adapter.name));
     }
     let learner = job.learner(&context)?;
-    forecast::check_memory(&job, &learner, context.max_tensor_bytes(), request.memory)?;
+    forecast::check_memory(&job, &learner, &context, request.memory)?;
     let log = out.join("log.jsonl");
     let log =
         if resumes { Log::resume(&log, job.position.step, job.position.epoch)? } else { Log::create(&log)? };
     let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
-    Run { context: &context, job, out, log, learner, steps, evaluations }.go(watch)
+    Run { context: &context, job, out, log, learner, steps, evaluations }.go(watch, judge)
 }
 
 /// A run on an adapter.
@@ -106,26 +127,25 @@ struct Run<'c, 'o> {
 }
 
 impl Run<'_, '_> {
-    fn go(mut self, watch: &mut dyn Watch) -> Result<()> {
-        let steps = self.job.schedule.steps();
+    fn go(mut self, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<()> {
         if self.job.is_finished() {
             return self.save("last.safetensors");
         }
-        while self.job.position.step < steps {
-            self.epoch(watch)?;
+        while !self.job.is_finished() {
+            self.epoch(watch, judge)?;
         }
         Ok(())
     }
 
     /// Trains to the end of the epoch, or of the run.
-    fn epoch(&mut self, watch: &mut dyn Watch) -> Result<()> {
+    fn epoch(&mut self, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<()> {
         let start = Instant::now();
         let epoch = self.job.position.epoch;
         self.enter_stage(epoch, watch)?;
         let job = &self.job;
         let (seed, batch_size) = (job.config.data.seed, job.config.schedule.batch_size);
         let first = job.position.batch;
-        let left = (job.schedule.steps() - job.position.step) as usize;
+        let left = job.schedule.steps().saturating_sub(job.position.step) as usize;
         let samples: Vec<Vec<Sample>> = (job.batches(epoch).into_iter())
             .map(|batch| batch.into_iter().map(|i| job.set.pictures[i].clone()).collect())
             .collect();
@@ -157,20 +177,17 @@ impl Run<'_, '_> {
                     self.save("last.safetensors")?;
                 }
                 if let Some(signal) = signal {
-                    return Err(Error::Interrupted {
-                        signal,
-                        outcome: "the state is saved; --resume goes on",
-                    });
+                    return Err(Error::Interrupted { signal, outcome: SAVED });
                 }
             }
             Ok(())
         });
         done?;
         if self.job.position.batch == batches {
-            self.end_epoch(start, watch)?;
+            self.end_epoch(start, watch, judge)?;
         }
         self.save("last.safetensors")?;
-        if self.job.validation.is_empty() {
+        if self.job.validation.is_empty() && self.job.config.schedule.best == BestBy::Accuracy {
             self.save("best.safetensors")?;
         }
         Ok(())
@@ -277,17 +294,24 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn end_epoch(&mut self, start: Instant, watch: &mut dyn Watch) -> Result<()> {
-        let score = self.validate()?;
+    fn end_epoch(&mut self, start: Instant, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<()> {
+        let validation = self.validate()?;
+        let retrieval = self.retrieve(judge)?;
+        let best_by = self.job.config.schedule.best;
         let position = &mut self.job.position;
         let line = EpochLine {
             epoch: position.epoch,
             train_loss: position.loss_sum / position.pictures.max(1) as f64,
-            val_loss: score.map(|score| score.loss),
-            val_accuracy: score.map(|score| score.accuracy),
+            val_loss: validation.map(|validation| validation.loss),
+            val_accuracy: validation.map(|validation| validation.score),
+            retrieval,
             seconds: start.elapsed().as_secs_f64(),
         };
         *position = Position { epoch: position.epoch + 1, batch: 0, loss_sum: 0.0, pictures: 0, ..*position };
+        let score = match best_by {
+            BestBy::Accuracy => validation,
+            BestBy::Map => retrieval.map(|scores| Best { score: scores.map, loss: 0.0 }),
+        };
         if let Some(score) = score
             && position.best.is_none_or(|best| best.is_beaten_by(&score))
         {
@@ -298,6 +322,31 @@ impl Run<'_, '_> {
         watch.epoch(&line);
         let epochs = logged_epochs(&self.out.join("log.jsonl"))?;
         curves::write(&self.out.join("curves.svg"), &epochs, &self.job.schedule.openings())
+    }
+
+    /// The judge's scores in epochs that want them: every few, and after the last.
+    fn retrieve(&mut self, judge: &mut dyn Judge) -> Result<Option<RetrievalScores>> {
+        let Job { config, network, position, .. } = &self.job;
+        let (every, done) = (config.schedule.eval_every, position.epoch + 1);
+        if every == 0 || !(done.is_multiple_of(every) || done == config.schedule.epochs) {
+            return Ok(None);
+        }
+        let mut tensors = self.learner.read_parameters()?;
+        tensors.retain(|name, _| network.tensors.contains_key(name));
+        let network = Network {
+            config: config.saved_network(&network.config),
+            tensors,
+            heads: BTreeMap::new(),
+            ..network.clone()
+        };
+        match judge.score(self.context, &network) {
+            Err(Error::Interrupted { signal, .. }) => {
+                // The epoch's steps are done: a resumed run goes on with its end.
+                self.save("last.safetensors")?;
+                Err(Error::Interrupted { signal, outcome: SAVED })
+            }
+            scores => scores.map(Some),
+        }
     }
 
     /// Loss and accuracy (argmax of summed softmax, paper eq. 8-9) on the validation pictures; `None` without any.
@@ -331,7 +380,7 @@ impl Run<'_, '_> {
             }
         }
         let count = self.job.validation.len() as f64;
-        Ok(Some(Best { accuracy: right as f64 / count, loss: loss / count }))
+        Ok(Some(Best { score: right as f64 / count, loss: loss / count }))
     }
 
     /// Saves everything that a resumed run needs.

@@ -1,0 +1,149 @@
+//! `lat-wgpu ablate`: the paper's Table 2 on a data set: one classifier or one per row, three kinds of tokens, with and
+//! without blockwise fine-tuning.
+
+use super::args::AblateArguments;
+use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
+use super::json;
+use super::signals::Signals;
+use super::train::{Progress, TestPictures};
+use crate::checkpoint::{self, Settings};
+use crate::data::decode::DecodeOptions;
+use crate::data::files::write_atomically;
+use crate::data::reid::LoadOptions;
+use crate::embed::{DEFAULT_MEMORY, LookOptions};
+use crate::error::{Error, Result};
+use crate::evaluate::metrics::Scores;
+use crate::gpu::{Context, ContextOptions};
+use crate::train::config::Layers;
+use crate::train::trainer::{self, Request};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// (name, classifiers' layout) as in the first columns of the table.
+const MODELS: [(&str, &str); 2] = [("ViT", "1"), ("LA", "rows")];
+/// (heading, tokens).
+const TOKENS: [(&str, &str); 3] = [("Global", "global"), ("Local", "local"), ("Global+Local", "gelt")];
+/// Without and with blockwise fine-tuning.
+const PRESETS: [&str; 2] = ["full", "paper"];
+
+/// What one of the twelve models reached.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Reached {
+    rank1: f64,
+    map: f64,
+    minp: f64,
+    valid_queries: usize,
+}
+
+/// A row of the table.
+#[derive(Debug, Serialize)]
+struct Row {
+    model: &'static str,
+    classifiers: usize,
+    tokens: &'static str,
+    without_blockwise: Reached,
+    with_blockwise: Reached,
+}
+
+pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
+    let set = load_set(Path::new(&arguments.data), &LoadOptions::default())?;
+    if set.gallery.is_none() {
+        return Err(Error::Usage(format!(
+            "{} has no query and gallery apart from the pictures that train: there is nothing to score on",
+            arguments.data
+        )));
+    }
+    let signals = Signals::listen()?;
+    let mut rows = Vec::new();
+    for (model, parts) in MODELS {
+        for (tokens, tokens_key) in TOKENS {
+            let mut reached = Vec::new();
+            let mut classifiers = 0;
+            for preset in PRESETS {
+                let name = format!("{}-{tokens_key}-{preset}", model.to_lowercase());
+                eprintln!("{name}");
+                let keys = [("model.parts", parts), ("model.tokens", tokens_key), ("preset", preset)];
+                let (scores, parts) = one(arguments, &name, &keys, &set, &signals)?;
+                reached.push(scores);
+                classifiers = parts;
+            }
+            if let [without_blockwise, with_blockwise] = reached[..] {
+                rows.push(Row { model, classifiers, tokens, without_blockwise, with_blockwise });
+            }
+        }
+    }
+    let table = markdown(&rows);
+    write_atomically(&arguments.out.join("table.md"), table.as_bytes())?;
+    let value = serde_json::json!({ "protocol": "standard", "rows": rows });
+    json::write(&arguments.out.join("table.json"), &value)?;
+    match &arguments.json {
+        Some(target) => json::write(target, &value)?,
+        None => print!("{table}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Trains one model, or goes on with it, and scores it; what is done already is only read.
+fn one(
+    arguments: &AblateArguments,
+    name: &str,
+    keys: &[(&str, &str)],
+    set: &TestSet,
+    signals: &Signals,
+) -> Result<(Reached, usize)> {
+    let out = arguments.out.join(name);
+    let mut flags = arguments.flags();
+    for &(key, value) in keys {
+        flags.push((key.to_string(), value.to_string()));
+        if key == "model.tokens" {
+            flags.push(("model.embed_tokens".to_string(), value.to_string()));
+        }
+    }
+    let layers = Layers { file: arguments.config.clone(), flags, set: arguments.set.clone() };
+    let request = Request { out: out.clone(), resume: true, memory: None, layers };
+    let mut progress = Progress::new(signals.clone());
+    let trained = trainer::run(&request, &mut progress, &mut TestPictures::new(signals.clone()));
+    progress.finish();
+    trained?;
+
+    // A run that is told to stop inside its first epoch has no best one.
+    let best = ["best.safetensors", "last.safetensors"].map(|name| out.join(name));
+    let best = best.into_iter().find(|path| path.exists()).unwrap_or_else(|| out.join("best.safetensors"));
+    let network = checkpoint::load(&best, &Settings::default())?;
+    let parts = network.config.parts();
+    let stored = out.join("scores.json");
+    // Scores belong to the model that they were written after.
+    let time = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+    if time(&stored) >= time(&best)
+        && let Ok(text) = std::fs::read_to_string(&stored)
+        && let Ok(reached) = serde_json::from_str(&text)
+    {
+        return Ok((reached, parts));
+    }
+    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
+    let options = LookOptions { decode: DecodeOptions::default(), flip: false };
+    let look = Look { batch: None, memory: DEFAULT_MEMORY, options };
+    let task = embed_set(set.clone(), &network, &context, look, signals)?;
+    let plan = Plan { memory: DEFAULT_MEMORY, ..Plan::default() };
+    let Scores { ranks, map, minp, valid_queries, .. } = evaluate(task, &plan, &context, signals)?.plain;
+    let reached = Reached { rank1: ranks[0], map, minp, valid_queries };
+    json::write(&stored, &serde_json::json!(reached))?;
+    Ok((reached, parts))
+}
+
+/// The table as the paper prints it, in percent.
+fn markdown(rows: &[Row]) -> String {
+    let mut text = "| # | Model | Classifiers | Tokens | Rank-1 without BW-FT | mAP without BW-FT | Rank-1 with BW-FT | mAP with BW-FT |\n\
+                    |---|---|---|---|---|---|---|---|\n"
+        .to_string();
+    for (i, row) in rows.iter().enumerate() {
+        let Row { model, classifiers, tokens, without_blockwise, with_blockwise } = row;
+        text.push_str(&format!("| {} | {model} | {classifiers} | {tokens} |", i + 1));
+        for Reached { rank1, map, .. } in [without_blockwise, with_blockwise] {
+            text.push_str(&format!(" {:.2} | {:.2} |", 100.0 * rank1, 100.0 * map));
+        }
+        text.push('\n');
+    }
+    text
+}
