@@ -6,8 +6,8 @@
 
 Without --data figures are drawn; else pictures of a folder are taken that names persons as Market-1501 does
 (0002_c1s1_…) or has a sub-folder for each. They are decoded to PNG first, so that two JPEG decoders can't differ.
-Order, dropout, flip, erasing, crop, identity sampler and triplet loss, where two programs' random numbers
-would have to agree, are off. PyTorch computes in f64. Exit code 1 if a loss is apart by more than --max-error
+Shuffling, dropout, flip, erasing, crop and identity sampler, where two programs' random numbers would have to agree,
+are off. PyTorch computes in f64. Exit code 1 if a loss is apart by more than --max-error
 (relative), or if a learning rate or a number of trainable parameters differs.
 """
 
@@ -81,11 +81,11 @@ def compare(arguments, work):
         run(arguments.binary, "draw", figures, *counts)
     collect(arguments.data or figures, data, arguments.persons, arguments.images)
 
-    recipe = replace(lat.PRESETS[arguments.preset], dropout=0.0, triplet_margin=None)
+    recipe = replace(lat.PRESETS[arguments.preset], dropout=0.0)
     train = [arguments.binary, "train", "--backbone", arguments.backbone, "--data", data]
     train += ["--preset", arguments.preset, "--batch-size", arguments.batch_size]
     train += ["--no-shuffle", "--flip", 0, "--dropout", 0, "--val-fraction", 0]
-    off = ("data.erasing=0", "data.crop_pad=0", "data.persons_per_batch=0", "loss.triplet=false")
+    off = ("data.erasing=0", "data.crop_pad=0", "data.persons_per_batch=0")
     for setting in (*off, *arguments.set):
         train += ["--set", setting]
     if arguments.size:
