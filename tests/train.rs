@@ -122,6 +122,31 @@ fn interrupted_anywhere_and_resumed_it_ends_as_if_never_stopped() {
 }
 
 #[test]
+fn a_signal_after_the_last_step_leaves_the_epochs_end_to_the_resumed_run() {
+    let folder = folder_with_figures();
+    let here = folder.path();
+    let recipe = ["--epochs", "1", "--eval-every", "1", "--best", "map", "--out"];
+    done(0, train(here, &recipe).arg("whole"));
+    let mut command = train(here, &recipe);
+    let mut child = command.arg("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let log = here.join("run/log.jsonl");
+    // Scoring takes far longer than it takes to see the third and last step.
+    while std::fs::read_to_string(&log).unwrap_or_default().lines().count() < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert!(!here.join("run/best.safetensors").exists());
+    done(0, train(here, &recipe).args(["run", "--resume"]));
+    for name in ["last.safetensors", "best.safetensors"] {
+        assert!(bytes(&here.join("whole"), name) == bytes(&here.join("run"), name), "{name}");
+    }
+    let scores = |run: &str| lines(&here.join(run)).iter().find_map(|line| line["map"].as_f64());
+    assert_eq!(scores("run"), scores("whole"));
+    assert!(scores("run").is_some());
+}
+
+#[test]
 fn the_initial_model_depends_on_seed_and_shapes_alone() {
     let folder = folder_with_figures();
     let here = folder.path();
