@@ -285,7 +285,7 @@ fn steps_per_epoch(count: usize, batch_size: usize) -> usize {
     count / batch_size + usize::from(count % batch_size > 1)
 }
 
-/// Whether an epoch of `count` samples ends in a batch of one, which [`batches`] leaves out.
+/// Whether an epoch of `count` samples would end in a batch of one, which is left out.
 pub fn drops_last(count: usize, batch_size: usize) -> bool {
     count % batch_size == 1
 }
