@@ -9,7 +9,7 @@ use lat_wgpu::gpu::{Context, ContextOptions};
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::model::{HeadSettings, Learner, Trainable, UpdateRule};
 use lat_wgpu::rng;
-use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize, Preprocess, VitConfig};
+use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
 use lat_wgpu::train::heads::init_heads;
 use std::time::Instant;
 
@@ -18,34 +18,16 @@ const HIDDEN: usize = 256;
 const DEPTH: usize = 12;
 
 fn network(dim: usize) -> Network {
-    let config = VitConfig {
-        image: ImageSize::square(224),
-        patch: 16,
-        stride: 16,
-        dim,
-        depth: DEPTH,
-        heads: dim / 64,
-        mlp_hidden: 4 * dim,
-        dist_token: false,
-        registers: 0,
-        prefix_rows: 1,
-        patch_bias: true,
-        norm_pre: false,
-        layer_scale: false,
-        act: Activation::Gelu,
-        ln_eps: 1e-6,
-        gelt: GeltConfig::default(),
-    };
+    let config = VitConfig::plain(ImageSize::square(224), 16, dim, DEPTH, dim / 64);
     let tensors = parameter_shapes(&config).into_iter().enumerate().map(|(stream, (name, shape))| {
         let len = shape.iter().product::<usize>() as u64;
         let data = (0..len).map(|i| 0.04 * rng::uniform(1, stream as u64, i) - 0.02).collect();
         (name, HostTensor { shape, data })
     });
-    let (mean, std) = Normalize::Imagenet.mean_std();
     Network {
         tensors: tensors.collect(),
         heads: init_heads(1, config.parts(), dim, HIDDEN, CLASSES),
-        preprocess: Preprocess { size: config.image, interpolation: "bicubic".into(), mean, std },
+        preprocess: Preprocess::new(config.image, Normalize::Imagenet.mean_std()),
         config,
         class_names: None,
         threshold: None,

@@ -3,12 +3,22 @@
 //! So any thread, or a GPU kernel, can make the number it needs, in any order. All arithmetic is u32 with wrap-around,
 //! which WGSL has; a seed's or index's upper half counts as one more word.
 
+use std::f64::consts::TAU;
+
 /// A number in [0, 1), a multiple of 2⁻²⁴.
 ///
 /// `stream` tells uses apart (say, one per layer), `index` counts within a stream.
 pub fn uniform(seed: u64, stream: u64, index: u64) -> f32 {
     // 24 bits: the most that f32 holds exactly.
     (bits(seed, stream, index) >> 8) as f32 / (1 << 24) as f32
+}
+
+/// A normal number of mean 0 and deviation 1, by Box and Muller's formula.
+pub fn normal(seed: u64, stream: u64, index: u64) -> f64 {
+    // 1 − u lies in (0, 1]: its logarithm is finite.
+    let radius = (-2.0 * (1.0 - f64::from(uniform(seed, stream, 2 * index))).ln()).sqrt();
+    let angle = TAU * f64::from(uniform(seed, stream, 2 * index + 1));
+    radius * angle.cos()
 }
 
 /// 32 random bits.

@@ -167,6 +167,28 @@ pub struct VitConfig {
 }
 
 impl VitConfig {
+    /// An ordinary ViT as timm builds it: patches side by side, a class token, MLPs four times as wide as a token.
+    pub fn plain(image: ImageSize, patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig {
+        VitConfig {
+            image,
+            patch,
+            stride: patch,
+            dim,
+            depth,
+            heads,
+            mlp_hidden: 4 * dim,
+            dist_token: false,
+            registers: 0,
+            prefix_rows: 1,
+            patch_bias: true,
+            norm_pre: false,
+            layer_scale: false,
+            act: Activation::Gelu,
+            ln_eps: 1e-6,
+            gelt: GeltConfig::default(),
+        }
+    }
+
     /// Rows and columns of the patch grid, paper eq. 1 with padding 0.
     pub fn grid(&self) -> (usize, usize) {
         let along = |pixels: usize| (pixels - self.patch) / self.stride + 1;
@@ -250,6 +272,11 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
+    /// Stretches to `size` by the one filter there is, and normalises with these values.
+    pub fn new(size: ImageSize, (mean, std): ([f32; 3], [f32; 3])) -> Preprocess {
+        Preprocess { size, interpolation: "bicubic".to_string(), mean, std }
+    }
+
     /// The name of mean and deviation: "imagenet", "half", "clip", else "custom".
     pub fn normalize_name(&self) -> &'static str {
         let named = [(Normalize::Imagenet, "imagenet"), (Normalize::Half, "half"), (Normalize::Clip, "clip")];

@@ -41,8 +41,7 @@ fn network() -> VitConfig {
 }
 
 fn preprocess() -> Preprocess {
-    let (mean, std) = Normalize::Half.mean_std();
-    Preprocess { size: network().image, interpolation: "bicubic".into(), mean, std }
+    Preprocess::new(network().image, Normalize::Half.mean_std())
 }
 
 /// Backbone and heads whose values are all different, shifted by `shift`.

@@ -103,24 +103,7 @@ fn refused(bytes: &[u8], settings: &Settings, words: &[&str]) -> Error {
 }
 
 fn config() -> VitConfig {
-    VitConfig {
-        image: ImageSize::square(3 * P),
-        patch: P,
-        stride: P,
-        dim: D,
-        depth: 2,
-        heads: 2,
-        mlp_hidden: M,
-        dist_token: false,
-        registers: 0,
-        prefix_rows: 1,
-        patch_bias: true,
-        norm_pre: false,
-        layer_scale: false,
-        act: Activation::Gelu,
-        ln_eps: 1e-6,
-        gelt: GeltConfig::default(),
-    }
+    VitConfig { mlp_hidden: M, ..VitConfig::plain(ImageSize::square(3 * P), P, D, 2, 2) }
 }
 
 /// Every tensor of `config`, in timm's names.
@@ -254,8 +237,7 @@ fn registers_may_have_no_row() {
 
         // A file of ours tells its grid, and is read as it was written.
         let narrow = VitConfig { image: ImageSize { height: 12, width: 8 }, ..registers };
-        let (mean, std) = Normalize::Imagenet.mean_std();
-        let preprocess = Preprocess { size: narrow.image, interpolation: "bicubic".into(), mean, std };
+        let preprocess = Preprocess::new(narrow.image, Normalize::Imagenet.mean_std());
         let entry = lat_wgpu_metadata(&narrow, &preprocess, None);
         let network = load_ok(&vit(&narrow), Some(&entry), &Settings::default());
         assert_eq!(network.config, narrow);
@@ -465,8 +447,7 @@ fn what_is_written_into_metadata_is_read_back() {
         },
         ..config()
     };
-    let (mean, std) = Normalize::Clip.mean_std();
-    let preprocess = Preprocess { size: own.image, interpolation: "bicubic".into(), mean, std };
+    let preprocess = Preprocess::new(own.image, Normalize::Clip.mean_std());
     let names = ["0002".to_string(), "0007 \"x\"".to_string()];
     let entry = lat_wgpu_metadata(&own, &preprocess, Some(&names));
     let classifiers: [(&str, &[usize]); 3] =

@@ -6,6 +6,7 @@
 mod metadata;
 mod names;
 mod positions;
+mod random;
 mod recognise;
 mod safetensors;
 mod save;
@@ -14,9 +15,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use metadata::{Threshold, lat_wgpu_metadata};
+pub use random::random_backbone;
 pub use recognise::{Settings, parameter_shapes};
 pub use safetensors::{FileTensor, list};
-pub use save::{HeadsInfo, StateData, StateTensor, read_state, save, store_threshold, trained_metadata};
+pub use save::{
+    HeadsInfo, StateData, StateTensor, export, read_state, save, store_threshold, trained_metadata,
+};
 
 use crate::error::Result;
 use crate::shape::{Preprocess, VitConfig};

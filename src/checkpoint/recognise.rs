@@ -298,7 +298,7 @@ fn preprocess(
     if let Some(other) = told.interpolation.as_deref().filter(|&name| name != "bicubic") {
         chosen.notes.push(format!("pictures are resized bicubic, the file's metadata says {other:?}"));
     }
-    Ok(Preprocess { size, interpolation: "bicubic".into(), mean, std })
+    Ok(Preprocess::new(size, (mean, std)))
 }
 
 /// Settles each setting: flag, else metadata. Remembers where they differ.
@@ -456,24 +456,7 @@ mod tests {
 
     #[test]
     fn vit_base_has_its_published_number_of_parameters() {
-        let config = VitConfig {
-            image: ImageSize::square(224),
-            patch: 16,
-            stride: 16,
-            dim: 768,
-            depth: 12,
-            heads: 12,
-            mlp_hidden: 3072,
-            dist_token: false,
-            registers: 0,
-            prefix_rows: 1,
-            patch_bias: true,
-            norm_pre: false,
-            layer_scale: false,
-            act: Activation::Gelu,
-            ln_eps: 1e-6,
-            gelt: GeltConfig::default(),
-        };
+        let config = VitConfig::plain(ImageSize::square(224), 16, 768, 12, 12);
         let shapes = parameter_shapes(&config);
         let total: usize = shapes.iter().map(|(_, s)| s.iter().product::<usize>()).sum();
         assert_eq!((total, shapes.len()), (85_798_656, 150));

@@ -6,11 +6,13 @@ use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
 use bytemuck::NoUninit;
+use half::f16;
 use serde_json::{Map, Value, json};
 
 use super::metadata::StoredThreshold;
 use super::safetensors::Container;
 use super::{HostTensor, Network, Threshold, lat_wgpu_metadata};
+use crate::data::embeddings::Dtype;
 use crate::data::files::{publish, temporary_beside};
 use crate::error::{Error, Result};
 use crate::shape::{Preprocess, VitConfig};
@@ -117,6 +119,11 @@ pub fn save(
             StateData::I64(data) => Item::new(name, "I64", shape, data),
         });
     }
+    write_items(path, items, metadata)
+}
+
+/// Writes tensors behind their header; `metadata` becomes the `lat_wgpu` entry.
+fn write_items(path: &Path, mut items: Vec<Item<'_>>, metadata: &str) -> Result<()> {
     // The widest elements first: then each tensor stands at a multiple of its element's width, as readers like it.
     items.sort_by(|a, b| b.width.cmp(&a.width).then_with(|| a.name.cmp(&b.name)));
 
@@ -133,6 +140,48 @@ pub fn save(
         out.flush().map_err(Error::io("write", path))?;
     }
     publish(file, path)
+}
+
+/// Writes the network that was read from `source` as a plain model file: the backbone in timm's names, the part
+/// classifiers if `heads` is set and it has any, the metadata that makes it load without flags; nothing that only a
+/// resumed training needs.
+///
+/// # Errors
+/// `Io` where it can't be written or renamed; `Tensor` for a value that is beyond the largest of f16.
+pub fn export(source: &Path, network: &Network, heads: bool, dtype: Dtype, target: &Path) -> Result<()> {
+    let heads = heads && !network.heads.is_empty();
+    let class_names = network.class_names.as_deref().filter(|_| heads);
+    let mut metadata = lat_wgpu_metadata(&network.config, &network.preprocess, class_names);
+    let mut tensors = network.tensors.clone();
+    if heads {
+        tensors.extend(network.heads.clone());
+        let (_, stored) = super::list(source)?;
+        let entry = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
+        if let Some(told) = stored.get("lat_wgpu").and_then(|text| entry(text).remove("heads")) {
+            let mut whole = entry(&metadata);
+            whole.insert("heads".to_string(), told);
+            metadata = Value::Object(whole).to_string();
+        }
+    }
+    if dtype == Dtype::F32 {
+        return save(target, &tensors, &BTreeMap::new(), &metadata);
+    }
+    let mut halves: Vec<(&String, &[usize], Vec<f16>)> = Vec::new();
+    for (name, HostTensor { shape, data }) in &tensors {
+        let data: Vec<f16> = data.iter().map(|&v| f16::from_f32(v)).collect();
+        if !data.iter().all(|v| v.is_finite()) {
+            return Err(Error::Tensor {
+                path: source.to_path_buf(),
+                tensor: name.clone(),
+                expected: "values up to 65504, the largest of f16".to_string(),
+                found: "a larger one: export it as f32".to_string(),
+            });
+        }
+        halves.push((name, shape, data));
+    }
+    let items =
+        halves.iter().map(|(name, shape, data)| Item::new((*name).clone(), "F16", shape, data)).collect();
+    write_items(target, items, &metadata)
 }
 
 /// Stores a threshold in the metadata of the file that `network` was read from; all else stays as it is.

@@ -38,6 +38,10 @@ pub enum Command {
     Data(DataArguments),
     /// Draw walking figures, seen by several cameras, as a small data set
     Draw(DrawArguments),
+    /// Write a backbone with random weights, to train from nothing
+    Init(InitArguments),
+    /// Write a model for other programs
+    Export(ExportArguments),
 }
 
 /// Settings of the network: a flag wins over the model's metadata, which wins over the default.
@@ -84,10 +88,20 @@ enum Act {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum NormalizeName {
+pub enum NormalizeName {
     Imagenet,
     Half,
     Clip,
+}
+
+impl From<NormalizeName> for Normalize {
+    fn from(name: NormalizeName) -> Normalize {
+        match name {
+            NormalizeName::Imagenet => Normalize::Imagenet,
+            NormalizeName::Half => Normalize::Half,
+            NormalizeName::Clip => Normalize::Clip,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -122,11 +136,7 @@ impl NetworkArguments {
                 Act::QuickGelu => Activation::QuickGelu,
             }),
             ln_eps: self.ln_eps,
-            normalize: self.normalize.map(|name| match name {
-                NormalizeName::Imagenet => Normalize::Imagenet,
-                NormalizeName::Half => Normalize::Half,
-                NormalizeName::Clip => Normalize::Clip,
-            }),
+            normalize: self.normalize.map(Normalize::from),
             lambda: self.lambda,
             lambda_on: self.lambda_on.map(|operand| match operand {
                 LambdaOperand::Class => LambdaOn::Class,
@@ -198,6 +208,62 @@ impl From<DtypeName> for Dtype {
             DtypeName::F16 => Dtype::F16,
         }
     }
+}
+
+/// `lat-wgpu init`.
+#[derive(Debug, Args)]
+pub struct InitArguments {
+    /// Input size in pixels
+    #[arg(long, value_name = "HxW", default_value = "224x224")]
+    pub size: ImageSize,
+    /// Side of a patch in pixels
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub patch: u32,
+    /// Width of a token
+    #[arg(long, value_name = "N", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub dim: u32,
+    /// Number of blocks
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub depth: u32,
+    /// Attention heads
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub heads: u32,
+    /// Same seed, same weights
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Mean and deviation of the input
+    #[arg(long, default_value = "imagenet")]
+    pub normalize: NormalizeName,
+    /// Where to write: a .safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `lat-wgpu export`.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// timm: backbone and part classifiers in timm's and PyTorch's names, without what only a resumed training needs
+    #[arg(long, value_name = "FORM")]
+    pub to: ExportForm,
+    /// Leave the part classifiers away
+    #[arg(long)]
+    pub backbone_only: bool,
+    /// How a number is stored
+    #[arg(long, default_value = "f32")]
+    pub dtype: DtypeName,
+    /// Where to write: a .safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportForm {
+    Timm,
 }
 
 /// `lat-wgpu info`.

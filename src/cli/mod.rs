@@ -6,7 +6,9 @@ mod data;
 mod draw;
 mod embed;
 mod eval;
+mod export;
 mod info;
+mod init;
 mod inspect;
 mod json;
 mod signals;
@@ -39,6 +41,8 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
         Command::Draw(arguments) => draw::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
     };
     match done {
         Ok(code) => code,

@@ -314,27 +314,10 @@ impl Arenas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::{Activation, GeltConfig, ImageSize};
+    use crate::shape::ImageSize;
 
     fn vit_b() -> VitConfig {
-        VitConfig {
-            image: ImageSize::square(224),
-            patch: 16,
-            stride: 16,
-            dim: 768,
-            depth: 12,
-            heads: 12,
-            mlp_hidden: 3072,
-            dist_token: false,
-            registers: 0,
-            prefix_rows: 1,
-            patch_bias: true,
-            norm_pre: false,
-            layer_scale: false,
-            act: Activation::Gelu,
-            ln_eps: 1e-6,
-            gelt: GeltConfig::default(),
-        }
+        VitConfig::plain(ImageSize::square(224), 16, 768, 12, 12)
     }
 
     #[test]

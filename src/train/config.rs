@@ -984,26 +984,8 @@ mod tests {
     #[test]
     fn the_backbone_settles_what_is_absent() {
         let mut config = Config::resolve(&layers(&[("preset", "released-code")], &[])).unwrap();
-        let network = VitConfig {
-            image: ImageSize { height: 224, width: 112 },
-            patch: 14,
-            stride: 14,
-            dim: 384,
-            depth: 12,
-            heads: 6,
-            mlp_hidden: 1536,
-            dist_token: false,
-            registers: 0,
-            prefix_rows: 1,
-            patch_bias: true,
-            norm_pre: false,
-            layer_scale: false,
-            act: Activation::Gelu,
-            ln_eps: 1e-6,
-            gelt: crate::shape::GeltConfig::default(),
-        };
-        let (mean, std) = Normalize::Half.mean_std();
-        let preprocess = Preprocess { size: network.image, interpolation: "bicubic".into(), mean, std };
+        let network = VitConfig::plain(ImageSize { height: 224, width: 112 }, 14, 384, 12, 6);
+        let preprocess = Preprocess::new(network.image, Normalize::Half.mean_std());
         config.settle(&network, &preprocess);
         assert_eq!((config.model.heads, config.model.ln_eps), (Some(6), Some(1e-6)));
         assert_eq!(config.model.normalize, Some(Normalize::Half));

@@ -1,7 +1,6 @@
 //! Initial weights of the part classifiers, as the released code draws them.
 
 use std::collections::BTreeMap;
-use std::f64::consts::TAU;
 
 use crate::checkpoint::HostTensor;
 use crate::rng;
@@ -40,15 +39,9 @@ pub fn init_heads(
     heads
 }
 
-/// `count` normal numbers by Box and Muller's formula.
+/// `count` normal numbers.
 fn normal(seed: u64, stream: u64, count: usize, mean: f64, deviation: f64) -> Vec<f32> {
-    let number = |index: u64| {
-        // 1 − u lies in (0, 1]: its logarithm is finite.
-        let radius = (-2.0 * (1.0 - f64::from(rng::uniform(seed, stream, 2 * index))).ln()).sqrt();
-        let angle = TAU * f64::from(rng::uniform(seed, stream, 2 * index + 1));
-        (mean + deviation * radius * angle.cos()) as f32
-    };
-    (0..count as u64).map(number).collect()
+    (0..count as u64).map(|index| (mean + deviation * rng::normal(seed, stream, index)) as f32).collect()
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ pub fn trainable_parameters(config: &VitConfig, hidden: usize, classes: usize, s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::{Activation, GeltConfig, ImageSize};
+    use crate::shape::ImageSize;
     use crate::train::config::Preset;
 
     const STEPS: usize = 10;
@@ -137,24 +137,7 @@ mod tests {
     }
 
     fn vit_b16() -> VitConfig {
-        VitConfig {
-            image: ImageSize::square(224),
-            patch: 16,
-            stride: 16,
-            dim: 768,
-            depth: 12,
-            heads: 12,
-            mlp_hidden: 3072,
-            dist_token: false,
-            registers: 0,
-            prefix_rows: 1,
-            patch_bias: true,
-            norm_pre: false,
-            layer_scale: false,
-            act: Activation::Gelu,
-            ln_eps: 1e-6,
-            gelt: GeltConfig::default(),
-        }
+        VitConfig::plain(ImageSize::square(224), 16, 768, 12, 12)
     }
 
     fn close(a: f64, b: f64) -> bool {

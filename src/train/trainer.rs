@@ -150,10 +150,7 @@ impl Run<'_, '_> {
             .map(|batch| batch.into_iter().map(|i| job.set.pictures[i].clone()).collect())
             .collect();
         let batches = samples.len();
-        let reader = Reader {
-            options: DecodeOptions { ignore_exif: job.config.data.ignore_exif },
-            size: job.network.config.image,
-        };
+        let reader = Reader::new(job);
         let changes =
             Changes { augment: job.augment(), flip: job.config.data.flip, seed, epoch: epoch as u64 };
 
@@ -354,12 +351,8 @@ impl Run<'_, '_> {
         if self.job.validation.is_empty() {
             return Ok(None);
         }
-        let config = &self.job.config;
-        let reader = Reader {
-            options: DecodeOptions { ignore_exif: config.data.ignore_exif },
-            size: self.job.network.config.image,
-        };
-        let most = config.piece();
+        let reader = Reader::new(&self.job);
+        let most = self.job.config.piece();
         let classes = self.job.set.classes.len();
         let (mut loss, mut right) = (0.0, 0usize);
         for indices in self.job.validation.chunks(most) {
@@ -422,6 +415,11 @@ struct Changes {
 }
 
 impl Reader {
+    fn new(job: &Job) -> Reader {
+        let options = DecodeOptions { ignore_exif: job.config.data.ignore_exif };
+        Reader { options, size: job.network.config.image }
+    }
+
     /// Reads the pictures of a batch, changed as `changes` say for the place of the first in its epoch.
     fn read(&self, samples: &[Sample], changes: Option<(&Changes, usize)>) -> Result<Batch> {
         let load = |(i, sample): (usize, &Sample)| {
