@@ -10,12 +10,12 @@ use lat_wgpu::checkpoint::{
     trained_metadata,
 };
 use lat_wgpu::data::dataset::{Sampling, flips, load_training};
+use lat_wgpu::data::lock::{FolderLock, holds_files};
 use lat_wgpu::error::Error;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize, PartTokens, Preprocess, VitConfig};
 use lat_wgpu::train::config::{Config, Layers, Preset};
 use lat_wgpu::train::curves;
 use lat_wgpu::train::heads::init_heads;
-use lat_wgpu::train::lock::{RunLock, holds_files};
 use lat_wgpu::train::log::{EpochLine, Log, StepLine, epochs};
 use lat_wgpu::train::schedule::Schedule;
 
@@ -132,7 +132,7 @@ fn wait_for(path: &Path) {
 fn saves_for_ever() {
     let Ok(folder) = std::env::var(FOLDER) else { return };
     let folder = Path::new(&folder);
-    let _lock = RunLock::acquire(folder).unwrap();
+    let _lock = FolderLock::acquire(folder).unwrap();
     for shift in 0u16.. {
         save_model(&folder.join("last.safetensors"), f32::from(shift));
     }
@@ -146,7 +146,7 @@ fn killed_runs_leave_a_whole_model_and_no_lock() {
         let _ = std::fs::remove_file(&path);
         let mut child = process("saves_for_ever", dir.path());
         wait_for(&path);
-        let busy = RunLock::acquire(dir.path());
+        let busy = FolderLock::acquire(dir.path());
         assert!(matches!(&busy, Err(Error::Usage(_))), "{busy:?}");
         std::thread::sleep(Duration::from_micros(700 * round));
         child.kill().unwrap();
@@ -158,7 +158,7 @@ fn killed_runs_leave_a_whole_model_and_no_lock() {
         };
         let loaded = checkpoint::load(&path, &Settings::default()).unwrap();
         assert!(loaded.tensors == model(shift as f32).0);
-        let _lock = RunLock::acquire(dir.path()).unwrap();
+        let _lock = FolderLock::acquire(dir.path()).unwrap();
         let mut left: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
@@ -255,7 +255,7 @@ fn a_run_that_was_stopped_goes_on_as_if_it_was_not() {
     for (stopped, saved) in [(1, 1), (5, 5), (7, 6), (12, 10), (12, 0), (25, 24), (25, 25)] {
         let folder = tempfile::tempdir().unwrap();
         assert!(!holds_files(folder.path()).unwrap());
-        let _lock = RunLock::acquire(folder.path()).unwrap();
+        let _lock = FolderLock::acquire(folder.path()).unwrap();
         let config_path = folder.path().join("config.toml");
         std::fs::write(&config_path, config.to_toml()).unwrap();
         run(folder.path(), &config, 0, stopped);

@@ -13,6 +13,7 @@ mod jpeg;
 pub mod preprocess;
 
 pub mod files;
+pub mod lock;
 
 pub mod embeddings;
 pub mod figures;

@@ -5,7 +5,6 @@ pub mod curves;
 pub mod forecast;
 pub mod heads;
 mod job;
-pub mod lock;
 pub mod log;
 pub mod schedule;
 pub mod trainer;

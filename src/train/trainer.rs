@@ -2,13 +2,13 @@
 
 use super::config::{BestBy, Config};
 use super::job::{Best, Job, Position, betas};
-use super::lock::{RunLock, holds_files};
 use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
 use super::{config, curves, forecast};
 use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor};
 use crate::data::augment::Augment;
 use crate::data::dataset::{self, Sample};
 use crate::data::decode::DecodeOptions;
+use crate::data::lock::{FolderLock, holds_files};
 use crate::data::{files, preprocess};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
@@ -86,7 +86,7 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
         )));
     }
     std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
-    let _lock = RunLock::acquire(out)?;
+    let _lock = FolderLock::acquire(out)?;
     let last = out.join("last.safetensors");
     let resumes = request.resume && last.exists();
     if request.resume && !resumes {

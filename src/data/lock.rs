@@ -1,4 +1,4 @@
-//! One trainer per run folder, and nothing left over from one that was killed.
+//! One writer per folder, and nothing left over from one that was killed.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -8,34 +8,37 @@ use crate::error::{Error, Result};
 /// File that is locked; it stays in the folder, empty.
 const LOCK: &str = ".lock";
 
-/// Beginning of the names of files that aren't complete yet, as `data::files` gives them.
+/// Beginning of the names of files that aren't complete yet, as `files` gives them.
 const TEMPORARY: &str = ".lat-wgpu-";
 
-/// The right to write into a run folder; ends when it is dropped or the process dies, however it dies.
+/// The right to write into a folder; ends when it is dropped or the process dies, however it dies.
 #[derive(Debug)]
-pub struct RunLock {
+pub struct FolderLock {
     // Locked as long as it is open.
     _file: File,
 }
 
-impl RunLock {
-    /// Takes the folder, which must exist, and removes the temporaries that a killed run left in it.
+impl FolderLock {
+    /// Takes the folder, which must exist, and removes the temporaries that a killed writer left in it.
     ///
     /// # Errors
-    /// `Usage` naming the folder where another process trains in it; `Io` where it can't be written.
-    pub fn acquire(folder: &Path) -> Result<RunLock> {
+    /// `Usage` naming the folder where another process writes into it; `Io` where it can't be written.
+    pub fn acquire(folder: &Path) -> Result<FolderLock> {
         let path = folder.join(LOCK);
         let options = File::options().create(true).truncate(false).write(true).open(&path);
         let file = options.map_err(Error::io("create", &path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::Usage(format!("{}: another process is training in it", folder.display())));
+                return Err(Error::Usage(format!(
+                    "{}: another process is writing into it",
+                    folder.display()
+                )));
             }
             Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
         }
         sweep(folder)?;
-        Ok(RunLock { _file: file })
+        Ok(FolderLock { _file: file })
     }
 }
 
@@ -78,14 +81,14 @@ mod tests {
     #[test]
     fn one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = RunLock::acquire(dir.path()).unwrap();
-        match RunLock::acquire(dir.path()) {
+        let lock = FolderLock::acquire(dir.path()).unwrap();
+        match FolderLock::acquire(dir.path()) {
             Err(Error::Usage(text)) => assert!(text.contains(&*dir.path().to_string_lossy()), "{text}"),
             other => panic!("{other:?}"),
         }
         drop(lock);
-        RunLock::acquire(dir.path()).unwrap();
-        assert!(matches!(RunLock::acquire(&dir.path().join("nowhere")), Err(Error::Io { .. })));
+        FolderLock::acquire(dir.path()).unwrap();
+        assert!(matches!(FolderLock::acquire(&dir.path().join("nowhere")), Err(Error::Io { .. })));
     }
 
     #[test]
@@ -95,7 +98,7 @@ mod tests {
             std::fs::write(dir.path().join(name), b"x").unwrap();
         }
         std::fs::create_dir(dir.path().join(".lat-wgpu-folder")).unwrap();
-        let _lock = RunLock::acquire(dir.path()).unwrap();
+        let _lock = FolderLock::acquire(dir.path()).unwrap();
         let mut left: Vec<_> = std::fs::read_dir(dir.path())
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
