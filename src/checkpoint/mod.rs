@@ -22,6 +22,7 @@ pub use save::{
     HeadsInfo, StateData, StateTensor, export, read_state, save, store_threshold, trained_metadata,
 };
 
+use crate::data::hash::Hash;
 use crate::error::Result;
 use crate::shape::{Preprocess, VitConfig};
 use names::Source;
@@ -54,6 +55,22 @@ pub struct Network {
     pub threshold: Option<Threshold>,
     /// What the user should be told.
     pub notes: Vec<String>,
+}
+
+impl Network {
+    /// SHA-256 of the backbone's names, shapes and values: what is stored beside them, such as a threshold, doesn't
+    /// change it.
+    pub fn weights_sha256(&self) -> String {
+        let mut hash = Hash::default();
+        for (name, HostTensor { shape, data }) in &self.tensors {
+            hash.update(format!("{name} {shape:?} ").as_bytes());
+            for values in data.chunks(1 << 12) {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                hash.update(&bytes);
+            }
+        }
+        hash.hex()
+    }
 }
 
 /// Opens a network.

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::Settings;
 use crate::data::embeddings::Dtype;
+use crate::data::index::ShardNumber;
 use crate::data::reid::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::error::Error;
 use crate::evaluate::metrics::{AveragePrecision, Protocol, Rules};
@@ -24,6 +25,8 @@ pub struct Arguments {
 pub enum Command {
     /// Turn folders of person crops into embeddings
     Embed(EmbedArguments),
+    /// Verify the shards of a list, or an index folder, and write them as one file
+    Merge(MergeArguments),
     /// List adapters, their features and limits
     Info(InfoArguments),
     /// Print a model file's configuration and tensors
@@ -164,9 +167,24 @@ pub struct EmbedArguments {
     /// Folders (with all below them) and picture files
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
-    /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
+    /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet; with --append or --shard a folder
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Extend an index folder: pictures that are there with the same name, size and modification time are not embedded again
+    #[arg(long, group = "folder")]
+    pub append: bool,
+    /// With --append: take rows out whose pictures are not among the inputs (they stay otherwise)
+    #[arg(long, requires = "append")]
+    pub prune: bool,
+    /// Embed share I (from 1) of N into the folder shard-I-of-N inside --out; every share needs the same inputs, see `lat-wgpu merge`
+    #[arg(long, value_name = "I/N", group = "folder")]
+    pub shard: Option<ShardNumber>,
+    /// With --append or --shard: most rows of one file, which is what a kill loses [default: 16384]
+    #[arg(long, value_name = "N", requires = "folder", value_parser = clap::value_parser!(u32).range(1..))]
+    pub part_rows: Option<u32>,
+    /// Embed each picture and its mirror image, and take the mean
+    #[arg(long)]
+    pub flip: bool,
     /// How a number is stored
     #[arg(long, default_value = "f32")]
     pub dtype: DtypeName,
@@ -193,6 +211,20 @@ pub struct EmbedArguments {
     pub profile: bool,
     #[command(flatten)]
     pub network: NetworkArguments,
+}
+
+/// `lat-wgpu merge`.
+#[derive(Debug, Args)]
+pub struct MergeArguments {
+    /// Folder of shard-I-of-N folders, or an index folder
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Write a summary as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,6 +7,7 @@ use super::signals::Signals;
 use crate::checkpoint::{self, Network};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::EmbeddingWriter;
+use crate::data::index::{Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
 use crate::data::walk::{self, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
@@ -28,71 +30,83 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         eprintln!("note: {note}");
     }
     let pictures = walk::list_pictures(&arguments.inputs)?;
-    let names: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
-    let metadata = BTreeMap::from([(
-        "lat_wgpu".to_string(),
-        checkpoint::lat_wgpu_metadata(&network.config, &network.preprocess, None),
-    )]);
-    let dim = network.config.embedding_len();
-    let writer = EmbeddingWriter::create(&arguments.out, dim, arguments.dtype.into(), &names, &metadata)?;
-
-    let signals = Signals::listen()?;
-    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
-    if context.is_cpu() {
-        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
-    }
-    let batch = arguments.batch.map(|batch| batch as usize);
-    let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
-    let mut embedder = Embedder::new(&context, &network, batch, memory)?;
-    let device_bytes = embedder.need().bytes(embedder.batch());
+    let (pictures, output) = open_output(arguments, &network, pictures)?;
+    let found = output.found();
 
     let mut progress = Progress {
         bar: progress_bar(pictures.len() as u64),
-        writer,
-        signals,
+        output,
+        signals: Signals::listen()?,
         start,
         first_vector: None,
         rows: 0,
         skipped: 0,
     };
-    let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
-    let options = LookOptions { decode, flip: false };
-    embed_pictures(&mut embedder, &pictures, options, &mut progress)?;
-    let Progress { bar, writer, first_vector, skipped, .. } = progress;
+    // An index may have everything already: then no adapter is needed.
+    let device = match pictures.is_empty() {
+        true => None,
+        false => match embed_all(arguments, &network, &pictures, &mut progress) {
+            Ok(device) => Some(device),
+            Err(error) => return Err(progress.stop(error)),
+        },
+    };
+    let Progress { bar, output, first_vector, skipped, .. } = progress;
     bar.finish_and_clear();
-    if skipped == pictures.len() {
+    if skipped == pictures.len() && output.needs_rows() {
         return Err(Error::NothingToDo(format!("none of {skipped} pictures could be read")));
     }
-    let rows = writer.finish()?;
+    let (rows, total) = output.finish()?;
     let seconds = start.elapsed().as_secs_f64();
     // Loading and compiling come before the first vector; the rate is that of the work after it.
     let first = first_vector.unwrap_or_default().as_secs_f64();
     let per_second = rows as f64 / seconds;
 
-    eprintln!(
-        "embedded {rows} pictures ({skipped} skipped) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {}",
-        describe(&network),
-        context.adapter.name,
-        embedder.batch(),
-        mebibytes(device_bytes),
-    );
-    if arguments.profile {
-        print_profile(&embedder.profile()?);
+    match &device {
+        Some(device) => eprintln!(
+            "embedded {rows} pictures ({skipped} skipped) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {}",
+            describe(&network),
+            device.adapter,
+            device.batch,
+            mebibytes(device.bytes),
+        ),
+        None => eprintln!("embedded no pictures: there is nothing new"),
+    }
+    if let (Some(Found { known, changed, pruned }), Some(total)) = (found, total) {
+        eprintln!(
+            "{}: {total} pictures; {known} were there, {changed} had changed, {pruned} were taken out",
+            arguments.out.display()
+        );
+    }
+    if arguments.profile
+        && let Some(device) = &device
+    {
+        print_profile(&device.profile);
     }
     if let Some(target) = &arguments.json {
         let config = &network.config;
+        let index = found.map(|Found { known, changed, pruned }| {
+            json!({
+                "pictures": total,
+                "known": known,
+                "changed": changed,
+                "pruned": pruned,
+                "shard": arguments.shard.map(|shard| shard.to_string()),
+            })
+        });
         let value = json!({
             "out": arguments.out.to_string_lossy(),
             "images": rows,
             "skipped": skipped,
-            "dim": dim,
+            "dim": config.embedding_len(),
             "parts": config.parts(),
+            "flip": arguments.flip,
+            "index": index,
             "seconds": seconds,
             "first_vector_seconds": first,
             "images_per_s": per_second,
-            "batch": embedder.batch(),
-            "gpu_bytes": device_bytes,
-            "adapter": context.adapter.name,
+            "batch": device.as_ref().map(|device| device.batch),
+            "gpu_bytes": device.as_ref().map(|device| device.bytes),
+            "adapter": device.as_ref().map(|device| device.adapter.as_str()),
             "model": config,
             "preprocess": network.preprocess,
             "notes": network.notes,
@@ -100,6 +114,131 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         json::write(target, &value)?;
     }
     Ok(if arguments.strict && skipped > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Where rows go.
+enum Output {
+    File(EmbeddingWriter),
+    Index(Box<IndexWriter>),
+}
+
+impl Output {
+    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+        match self {
+            Output::File(writer) => writer.push(name, vector),
+            Output::Index(writer) => writer.push(name, vector),
+        }
+    }
+
+    fn skip(&mut self, name: &str) {
+        if let Output::Index(writer) = self {
+            writer.skip(name);
+        }
+    }
+
+    /// What was there, in an index.
+    fn found(&self) -> Option<Found> {
+        match self {
+            Output::File(_) => None,
+            Output::Index(writer) => Some(writer.found()),
+        }
+    }
+
+    /// Whether a run that read no picture failed: a shard may be empty, and an index may have pictures already.
+    fn needs_rows(&self) -> bool {
+        match self {
+            Output::File(_) => true,
+            Output::Index(writer) => !writer.is_shard() && writer.pictures() == 0,
+        }
+    }
+
+    /// Rows that came, and in an index all that are there now.
+    fn finish(self) -> Result<(usize, Option<usize>)> {
+        match self {
+            Output::File(writer) => Ok((writer.finish()?, None)),
+            Output::Index(writer) => {
+                let (rows, total) = writer.finish()?;
+                Ok((rows, Some(total)))
+            }
+        }
+    }
+}
+
+/// Opens what is written to, and tells which pictures it lacks.
+fn open_output(
+    arguments: &EmbedArguments,
+    network: &Network,
+    pictures: Vec<Picture>,
+) -> Result<(Arc<Vec<Picture>>, Output)> {
+    let mut metadata = BTreeMap::from([(
+        "lat_wgpu".to_string(),
+        checkpoint::lat_wgpu_metadata(&network.config, &network.preprocess, None),
+    )]);
+    if arguments.flip {
+        metadata.insert("flip".to_string(), "true".to_string());
+    }
+    let (out, dtype) = (&arguments.out, arguments.dtype.into());
+    let dim = network.config.embedding_len();
+    if !arguments.append && arguments.shard.is_none() {
+        let names: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
+        let writer = EmbeddingWriter::create(out, dim, dtype, &names, &metadata)?;
+        return Ok((Arc::new(pictures), Output::File(writer)));
+    }
+    if out.is_file() {
+        return Err(Error::Usage(format!(
+            "{} is a file: --append and --shard write into a folder",
+            out.display()
+        )));
+    }
+    let name = arguments.model.file_name().unwrap_or_default();
+    let model = Model { name: walk::readable(name), sha256: network.weights_sha256() };
+    let origin = Origin { model, metadata, ignore_exif: arguments.ignore_exif, dim, dtype };
+    let part_rows = arguments.part_rows.map_or(PART_ROWS, |rows| rows as usize);
+    let writer = match arguments.shard {
+        None => {
+            let options = IndexOptions { shard: None, prune: arguments.prune, part_rows };
+            IndexWriter::open(out, origin, pictures, &options)?
+        }
+        Some(number) => {
+            let (shard, pictures) = Shard::of_list(number, pictures)?;
+            let options = IndexOptions { shard: Some(shard), prune: true, part_rows };
+            IndexWriter::open(&out.join(number.folder()), origin, pictures, &options)?
+        }
+    };
+    Ok((writer.todo(), Output::Index(Box::new(writer))))
+}
+
+/// What worked.
+struct Device {
+    adapter: String,
+    batch: usize,
+    bytes: u64,
+    /// Times of the kernels, if they are asked for.
+    profile: Vec<DispatchTime>,
+}
+
+fn embed_all(
+    arguments: &EmbedArguments,
+    network: &Network,
+    pictures: &[Picture],
+    progress: &mut Progress,
+) -> Result<Device> {
+    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
+    if context.is_cpu() {
+        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
+    }
+    let batch = arguments.batch.map(|batch| batch as usize);
+    let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
+    let mut embedder = Embedder::new(&context, network, batch, memory)?;
+    let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
+    let options = LookOptions { decode, flip: arguments.flip };
+    embed_pictures(&mut embedder, pictures, options, progress)?;
+    Ok(Device {
+        adapter: context.adapter.name.clone(),
+        batch: embedder.batch(),
+        bytes: embedder.need().bytes(embedder.batch()),
+        profile: if arguments.profile { embedder.profile()? } else { Vec::new() },
+    })
 }
 
 /// Size, normalisation, λ and parts in a few words.
@@ -120,7 +259,7 @@ fn describe(network: &Network) -> String {
 /// What happens while the pictures go by.
 struct Progress {
     bar: ProgressBar,
-    writer: EmbeddingWriter,
+    output: Output,
     signals: Signals,
     start: Instant,
     first_vector: Option<Duration>,
@@ -128,9 +267,26 @@ struct Progress {
     skipped: usize,
 }
 
+impl Progress {
+    /// Leaves what an index has got so far in a readable state, and tells what became of it.
+    fn stop(self, error: Error) -> Error {
+        self.bar.finish_and_clear();
+        let Output::Index(writer) = self.output else { return error };
+        match (writer.stop(), error) {
+            (Ok(()), Error::Interrupted { signal, .. }) => Error::Interrupted {
+                signal,
+                outcome: "what was embedded so far is kept; run it again to go on",
+            },
+            (Ok(()), error) => error,
+            (Err(error), _) => error,
+        }
+    }
+}
+
 impl Watch for Progress {
-    fn skipped(&mut self, _: &Picture, error: &Error) {
+    fn skipped(&mut self, picture: &Picture, error: &Error) {
         self.skipped += 1;
+        self.output.skip(&picture.name);
         self.bar.inc(1);
         self.bar.suspend(|| eprintln!("skipped {error}"));
     }
@@ -139,7 +295,7 @@ impl Watch for Progress {
         self.first_vector.get_or_insert_with(|| self.start.elapsed());
         self.rows += 1;
         self.bar.inc(1);
-        self.writer.push(&picture.name, embedding)
+        self.output.push(&picture.name, embedding)
     }
 
     fn go_on(&mut self) -> ControlFlow<Error> {

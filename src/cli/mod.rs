@@ -11,6 +11,7 @@ mod info;
 mod init;
 mod inspect;
 mod json;
+mod merge;
 mod signals;
 mod train;
 
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
     };
     let done = match arguments.command {
         Command::Embed(arguments) => embed::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),

@@ -26,6 +26,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
+use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::files::{publish, temporary_beside};
@@ -41,7 +42,8 @@ const NPY_HEADER: usize = 128;
 const ROW_GROUP: usize = 16 << 20;
 
 /// How a number is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32 bits.
     F32,

@@ -13,8 +13,11 @@ mod jpeg;
 pub mod preprocess;
 
 pub mod files;
+pub mod hash;
 pub mod lock;
 
 pub mod embeddings;
 pub mod figures;
+pub mod index;
+pub mod merge;
 pub mod rows;

@@ -1,0 +1,41 @@
+//! `lat-wgpu merge`: shards of a list, or an index folder, as one file.
+
+use super::args::MergeArguments;
+use super::embed::progress_bar;
+use super::json;
+use super::signals::Signals;
+use crate::data::merge::{Merge, Merged};
+use crate::error::{Error, Result};
+use serde_json::json;
+use std::process::ExitCode;
+
+pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
+    let merge = Merge::open(&arguments.dir)?;
+    let signals = Signals::listen()?;
+    let bar = progress_bar(merge.rows() as u64);
+    let dim = merge.dim();
+    let merged = merge.write(&arguments.out, &mut |rows| {
+        bar.inc(rows as u64);
+        match signals.received() {
+            Some(signal) => Err(Error::Interrupted { signal, outcome: "nothing was written" }),
+            None => Ok(()),
+        }
+    });
+    bar.finish_and_clear();
+    let Merged { rows, skipped, parts } = merged?;
+    eprintln!(
+        "merged {rows} rows of {dim} numbers from {parts} parts into {} ({skipped} pictures were skipped)",
+        arguments.out.display()
+    );
+    if let Some(target) = &arguments.json {
+        let value = json!({
+            "out": arguments.out.to_string_lossy(),
+            "rows": rows,
+            "dim": dim,
+            "parts": parts,
+            "skipped": skipped,
+        });
+        json::write(target, &value)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,71 @@
+//! SHA-256, by which files, lists and weights are told apart.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// Bytes of a file that are read at a time.
+const CHUNK: usize = 1 << 20;
+
+/// A SHA-256 on its way.
+#[derive(Debug, Clone, Default)]
+pub struct Hash(Sha256);
+
+impl Hash {
+    /// Takes more bytes in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// 64 hexadecimal digits, as `sha256sum` prints them.
+    pub fn hex(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The SHA-256 of a file's content.
+///
+/// # Errors
+/// `Io` where it can't be read.
+pub fn of_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut hash = Hash::default();
+    let mut bytes = vec![0; CHUNK];
+    loop {
+        match file.read(&mut bytes).map_err(Error::io("read", path))? {
+            0 => return Ok(hash.hex()),
+            read => hash.update(&bytes[..read]),
+        }
+    }
+}
+
+/// The first eight bytes of a text's SHA-256 as a number, the highest byte first.
+pub fn number(text: &str) -> u64 {
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_s_example() {
+        // FIPS 180-2, appendix B.1.
+        let wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let mut hash = Hash::default();
+        hash.update(b"a");
+        hash.update(b"bc");
+        assert_eq!(hash.hex(), wanted);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("abc");
+        std::fs::write(&file, "abc").unwrap();
+        assert_eq!(of_file(&file).unwrap(), wanted);
+        assert_eq!(number("abc"), 0xba78_16bf_8f01_cfea);
+        assert!(matches!(of_file(&dir.path().join("none")), Err(Error::Io { .. })));
+    }
+}

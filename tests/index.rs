@@ -1,0 +1,555 @@
+//! Index folders, shards and their way back to one file.
+
+use lat_wgpu::data::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
+use lat_wgpu::data::index::{
+    Found, IndexOptions, IndexWriter, Manifest, Model, Origin, Shard, ShardNumber, hash_of_list,
+};
+use lat_wgpu::data::merge::{Merge, Merged};
+use lat_wgpu::data::walk::{self, Picture};
+use lat_wgpu::error::{Error, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+const ENDINGS: [&str; 3] = ["safetensors", "npy", "parquet"];
+const DIM: usize = 3;
+
+// The folder alone: files that no picture is in, and vectors made of their content.
+
+fn origin() -> Origin {
+    Origin {
+        model: Model { name: "m.safetensors".to_string(), sha256: "0123456789abcdef".to_string() },
+        metadata: BTreeMap::from([(
+            "lat_wgpu".to_string(),
+            r#"{"model":{"gelt":{"lambda":0.8}}}"#.to_string(),
+        )]),
+        ignore_exif: false,
+        dim: DIM,
+        dtype: Dtype::F32,
+    }
+}
+
+fn options(part_rows: usize) -> IndexOptions {
+    IndexOptions { part_rows, ..IndexOptions::default() }
+}
+
+/// A folder with `pictures/`, whose files hold their own names.
+fn pictures(names: &[&str]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("pictures")).unwrap();
+    for name in names {
+        std::fs::write(folder.path().join("pictures").join(name), name).unwrap();
+    }
+    folder
+}
+
+fn list(folder: &Path) -> Vec<Picture> {
+    walk::list_pictures(&[folder.join("pictures")]).unwrap()
+}
+
+/// The vector of a picture; `None` where it "can't be read".
+fn look(picture: &Picture) -> Option<Vec<f32>> {
+    let bytes = std::fs::read(&picture.path).unwrap();
+    let sum: u32 = bytes.iter().map(|&b| u32::from(b)).sum();
+    (!bytes.starts_with(b"bad")).then(|| vec![sum as f32, bytes.len() as f32, 0.1])
+}
+
+/// Takes in up to `most` of what is lacking.
+fn feed(writer: &mut IndexWriter, most: usize) {
+    for picture in writer.todo().iter().take(most) {
+        match look(picture) {
+            Some(vector) => writer.push(&picture.name, &vector).unwrap(),
+            None => writer.skip(&picture.name),
+        }
+    }
+}
+
+/// Extends an index to its end.
+fn extend(index: &Path, pictures: Vec<Picture>, options: &IndexOptions) -> (Found, (usize, usize)) {
+    let mut writer = IndexWriter::open(index, origin(), pictures, options).unwrap();
+    feed(&mut writer, usize::MAX);
+    (writer.found(), writer.finish().unwrap())
+}
+
+fn shard(index: &Path, number: u32, of: u32, pictures: Vec<Picture>, origin: Origin) -> Result<usize> {
+    let number = ShardNumber { number, of };
+    let (shard, pictures) = Shard::of_list(number, pictures)?;
+    let options = IndexOptions { shard: Some(shard), ..options(2) };
+    let mut writer = IndexWriter::open(&index.join(number.folder()), origin, pictures, &options)?;
+    feed(&mut writer, usize::MAX);
+    Ok(writer.finish()?.0)
+}
+
+/// All rows that the manifest counts, by name.
+fn read(index: &Path) -> BTreeMap<String, Vec<f32>> {
+    let manifest = Manifest::read(index).unwrap().unwrap();
+    let mut rows = BTreeMap::new();
+    for part in &manifest.parts {
+        let Embeddings { paths, dim, rows: values } = embeddings::read(&index.join(&part.file)).unwrap();
+        assert_eq!(paths.len(), part.rows);
+        for (name, row) in paths.into_iter().zip(values.chunks(dim)) {
+            assert!(rows.insert(name.clone(), row.to_vec()).is_none(), "{name} stands twice");
+        }
+    }
+    assert_eq!(rows.len(), manifest.pictures);
+    rows
+}
+
+fn wanted(pictures: &[Picture]) -> BTreeMap<String, Vec<f32>> {
+    pictures.iter().filter_map(|picture| Some((picture.name.clone(), look(picture)?))).collect()
+}
+
+fn merge(folder: &Path, out: &Path) -> Result<Merged> {
+    Merge::open(folder)?.write(out, &mut |_| Ok(()))
+}
+
+fn message<T>(result: Result<T>) -> String {
+    let error = result.err().expect("an error");
+    let cause = std::error::Error::source(&error).map(|cause| cause.to_string()).unwrap_or_default();
+    format!("{error}: {cause}")
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_index_takes_in_what_it_lacks_and_drops_what_changed() {
+    let folder = pictures(&["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]);
+    let (here, index) = (folder.path(), folder.path().join("index"));
+    assert_eq!(extend(&index, list(here), &options(2)).1, (5, 5));
+    assert_eq!(read(&index), wanted(&list(here)));
+    assert_eq!(Manifest::read(&index).unwrap().unwrap().parts.len(), 3);
+
+    let before = names_in(&index);
+    let bytes = std::fs::read(index.join("manifest.json")).unwrap();
+    let (found, rows) = extend(&index, list(here), &options(2));
+    assert_eq!((found, rows), (Found { known: 5, ..Found::default() }, (0, 5)));
+    assert_eq!((names_in(&index), std::fs::read(index.join("manifest.json")).unwrap()), (before, bytes));
+
+    // Changed, gone, new, and unreadable from now on.
+    std::fs::write(here.join("pictures/b.jpg"), "bright").unwrap();
+    std::fs::remove_file(here.join("pictures/c.jpg")).unwrap();
+    std::fs::write(here.join("pictures/bb.jpg"), "bb").unwrap();
+    std::fs::write(here.join("pictures/e.jpg"), "bad picture").unwrap();
+    let gone = read(&index)["c.jpg"].clone();
+    let (found, rows) = extend(&index, list(here), &options(2));
+    assert_eq!((found, rows), (Found { known: 2, changed: 2, pruned: 0 }, (2, 5)));
+    let mut all = wanted(&list(here));
+    all.insert("c.jpg".to_string(), gone);
+    assert_eq!(read(&index), all);
+    assert_eq!(Manifest::read(&index).unwrap().unwrap().skipped, ["e.jpg"]);
+
+    let prune = IndexOptions { prune: true, ..options(2) };
+    let (found, _) = extend(&index, list(here), &prune);
+    assert_eq!(found, Found { known: 4, changed: 0, pruned: 1 });
+    assert_eq!(read(&index), wanted(&list(here)));
+    for name in names_in(&index).iter().filter(|name| name.starts_with("part-")) {
+        let manifest = std::fs::read_to_string(index.join("manifest.json")).unwrap();
+        assert!(manifest.contains(name.split('.').next().unwrap()), "{name} is left over");
+    }
+}
+
+#[test]
+fn what_was_not_finished_is_done_again() {
+    let folder = pictures(&["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]);
+    let (here, index) = (folder.path(), folder.path().join("index"));
+    let mut writer = IndexWriter::open(&index, origin(), list(here), &options(2)).unwrap();
+    match IndexWriter::open(&index, origin(), list(here), &options(2)) {
+        Err(Error::Usage(text)) => assert!(text.contains("another process"), "{text}"),
+        _ => panic!("two writers"),
+    }
+    feed(&mut writer, 3);
+    drop(writer);
+    assert_eq!(read(&index).len(), 2, "the first part counts, the second was not complete");
+    assert!(!Manifest::read(&index).unwrap().unwrap().complete);
+    assert!(message(Merge::open(&index)).contains("isn't complete"));
+
+    // What a kill between two steps leaves: a part that no manifest lists, and half a file.
+    std::fs::write(index.join("part-000002.safetensors"), "half").unwrap();
+    std::fs::write(index.join("part-000009.json"), "half").unwrap();
+    std::fs::write(index.join(".lat-wgpu-x"), "half").unwrap();
+    let mut writer = IndexWriter::open(&index, origin(), list(here), &options(2)).unwrap();
+    assert_eq!(writer.todo().len(), 3);
+    feed(&mut writer, 1);
+    writer.stop().unwrap();
+    assert_eq!(read(&index).len(), 3, "what was stopped in good order is kept");
+    assert_eq!(extend(&index, list(here), &options(2)).1, (2, 5));
+    assert_eq!(read(&index), wanted(&list(here)));
+    assert!(!names_in(&index).iter().any(|name| name.contains("000009") || name.starts_with(".lat")));
+}
+
+#[test]
+fn vectors_of_another_kind_are_kept_out() {
+    let folder = pictures(&["a.jpg"]);
+    let (here, index) = (folder.path(), folder.path().join("index"));
+    extend(&index, list(here), &options(2));
+    let refused = |change: &dyn Fn(&mut Origin)| {
+        let mut other = origin();
+        change(&mut other);
+        message(IndexWriter::open(&index, other, list(here), &options(2)))
+    };
+    let model = refused(&|o| o.model = Model { name: "n.safetensors".into(), sha256: "f".repeat(64) });
+    for word in ["m.safetensors", "0123456789ab", "n.safetensors", "ffffffffffff"] {
+        assert!(model.contains(word), "{model}");
+    }
+    let lambda = refused(&|o| {
+        o.metadata.insert("lat_wgpu".into(), r#"{"model":{"gelt":{"lambda":0.5}}}"#.into());
+    });
+    assert!(lambda.contains("lat_wgpu.model.gelt.lambda: 0.8, not 0.5"), "{lambda}");
+    let flip = refused(&|o| {
+        o.metadata.insert("flip".into(), "true".into());
+    });
+    assert!(flip.contains("flip: null, not true"), "{flip}");
+    assert!(refused(&|o| o.dtype = Dtype::F16).contains("\"f32\", not \"f16\""));
+    assert!(refused(&|o| o.ignore_exif = true).contains("ignore_exif"));
+    // Another name of the same weights is no difference.
+    let mut renamed = origin();
+    renamed.model.name = "other.safetensors".to_string();
+    IndexWriter::open(&index, renamed, list(here), &options(2)).unwrap();
+
+    // The same name from another folder is another picture.
+    let other = pictures(&["a.jpg"]);
+    std::fs::write(other.path().join("pictures/a.jpg"), "another person").unwrap();
+    let text = message(IndexWriter::open(&index, origin(), list(other.path()), &options(2)));
+    assert!(text.contains("a.jpg") && text.contains("--prune"), "{text}");
+    assert_eq!(read(&index), wanted(&list(here)), "nothing is lost by an error");
+    let prune = IndexOptions { prune: true, ..options(2) };
+    assert_eq!(extend(&index, list(other.path()), &prune).0.changed, 1);
+
+    let twice = [list(here), list(here)].concat();
+    assert!(message(IndexWriter::open(&index, origin(), twice, &options(2))).contains("twice"));
+    let text = message(IndexWriter::open(&here.join("pictures"), origin(), list(here), &options(2)));
+    assert!(text.contains("folder of its own"), "{text}");
+    // A manifest must not lead out of its folder.
+    let path = index.join("manifest.json");
+    let manifest = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, manifest.replace("part-", "../part-")).unwrap();
+    assert!(message(Manifest::read(&index)).contains("no name of a part"));
+    std::fs::write(&path, manifest.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    assert!(message(Manifest::read(&index)).contains("format 2"));
+}
+
+#[test]
+fn shards_are_a_split() {
+    for text in ["0/4", "5/4", "1", "1/", "/4", "1/0", "-1/4", "a/b", ""] {
+        assert!(text.parse::<ShardNumber>().is_err(), "{text}");
+    }
+    let shard: ShardNumber = "3/16".parse().unwrap();
+    assert_eq!(shard.folder(), "shard-3-of-16");
+    assert_eq!(ShardNumber::from_folder("shard-3-of-16"), Some(shard));
+    for name in ["shard-03-of-16", "shard-3-of-2", "shard-3", "shard-3-of-16-old"] {
+        assert_eq!(ShardNumber::from_folder(name), None, "{name}");
+    }
+    // The first eight bytes of SHA-256("abc") are ba7816bf8f01cfea.
+    for of in [1, 2, 3, 7, 1000] {
+        assert_eq!(u64::from(ShardNumber::of_name("abc", of)), 1 + 0xba78_16bf_8f01_cfea % u64::from(of));
+    }
+    let mut counts = [0; 4];
+    for i in 0..4000 {
+        counts[ShardNumber::of_name(&format!("{i:04}_c1s1_000451_03.jpg"), 4) as usize - 1] += 1;
+    }
+    assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
+    assert_ne!(hash_of_list(["ab", "c"].into_iter()), hash_of_list(["a", "bc"].into_iter()));
+}
+
+#[test]
+fn merging_writes_what_one_run_would_have_written() {
+    let names: Vec<String> = (0..23).map(|i| format!("{:02}.jpg", i * 7 % 23)).collect();
+    let folder = pictures(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let here = folder.path();
+    for name in ["03.jpg", "11.jpg"] {
+        std::fs::write(here.join("pictures").join(name), "bad picture").unwrap();
+    }
+    let pictures = list(here);
+    for number in 1..=3 {
+        shard(&here.join("parts"), number, 3, pictures.clone(), origin()).unwrap();
+    }
+    extend(&here.join("index"), pictures.clone(), &options(4));
+    for ending in ENDINGS {
+        let whole = here.join("whole").with_extension(ending);
+        let all: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
+        let Origin { dim, dtype, metadata, .. } = origin();
+        let mut writer = EmbeddingWriter::create(&whole, dim, dtype, &all, &metadata).unwrap();
+        for (name, vector) in wanted(&pictures) {
+            writer.push(&name, &vector).unwrap();
+        }
+        writer.finish().unwrap();
+        for source in ["parts", "index"] {
+            let out = here.join(source).with_extension(ending);
+            let merged = merge(&here.join(source), &out).unwrap();
+            assert_eq!((merged.rows, merged.skipped), (21, 2));
+            assert!(std::fs::read(&out).unwrap() == std::fs::read(&whole).unwrap(), "{source} to {ending}");
+        }
+    }
+    let paths = |stem: &str| std::fs::read(here.join(stem).with_extension("paths.txt")).unwrap();
+    assert_eq!(paths("parts"), paths("whole"));
+}
+
+#[test]
+fn bad_shards_are_named() {
+    let names: Vec<String> = (0..20).map(|i| format!("{i:02}.jpg")).collect();
+    let folder = pictures(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let (here, parts) = (folder.path(), folder.path().join("parts"));
+    let out = here.join("out.npy");
+    std::fs::create_dir(&parts).unwrap();
+    assert!(message(merge(&parts, &out)).contains("neither"));
+    for number in [1, 3] {
+        shard(&parts, number, 4, list(here), origin()).unwrap();
+    }
+    let text = message(merge(&parts, &out));
+    assert!(text.contains("2 of 4 shards are missing: 2/4, 4/4"), "{text}");
+
+    let mut other = origin();
+    other.model.sha256 = "e".repeat(64);
+    shard(&parts, 2, 4, list(here), other).unwrap();
+    shard(&parts, 4, 4, list(here), origin()).unwrap();
+    let text = message(merge(&parts, &out));
+    assert!(text.contains("shard-2-of-4") && text.contains("eeeeeeeeeeee"), "{text}");
+    let text = message(shard(&parts, 2, 4, list(here), origin()));
+    assert!(text.contains("was made with something else"), "{text}");
+    std::fs::remove_dir_all(parts.join("shard-2-of-4")).unwrap();
+    let text = message(merge(&parts, &out));
+    assert!(text.contains("1 of 4 shards are missing: 2/4"), "{text}");
+    shard(&parts, 2, 4, list(here), origin()).unwrap();
+    merge(&parts, &out).unwrap();
+
+    // A picture more: every shard has to know.
+    std::fs::write(here.join("pictures/20.jpg"), "20").unwrap();
+    let its = ShardNumber::of_name("20.jpg", 4);
+    let redone: Vec<usize> =
+        (1..=4).map(|number| shard(&parts, number, 4, list(here), origin()).unwrap()).collect();
+    assert_eq!(redone.iter().sum::<usize>(), 1, "the others are not redone");
+    assert_eq!(redone[its as usize - 1], 1);
+    assert_eq!(merge(&parts, &out).unwrap().rows, 21);
+    std::fs::remove_file(here.join("pictures/00.jpg")).unwrap();
+    shard(&parts, 3, 4, list(here), origin()).unwrap();
+    let text = message(merge(&parts, &out));
+    assert!(text.contains("shard-3-of-4") && text.contains("another list"), "{text}");
+    for number in [1, 2, 4] {
+        shard(&parts, number, 4, list(here), origin()).unwrap();
+    }
+    assert_eq!(merge(&parts, &out).unwrap().rows, 20);
+
+    // One bit.
+    let good = std::fs::read(&out).unwrap();
+    let victim = parts.join("shard-4-of-4");
+    let part = victim.join(&Manifest::read(&victim).unwrap().unwrap().parts[0].file);
+    let whole = std::fs::read(&part).unwrap();
+    let mut bytes = whole.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&part, &bytes).unwrap();
+    let text = message(merge(&parts, &out));
+    assert!(text.contains(&*part.to_string_lossy()) && text.contains("damaged"), "{text}");
+    std::fs::write(&part, &whole[..whole.len() - 1]).unwrap();
+    assert!(message(merge(&parts, &out)).contains(&*part.to_string_lossy()));
+    std::fs::remove_file(&part).unwrap();
+    assert!(message(merge(&parts, &out)).contains(&*part.to_string_lossy()));
+    std::fs::write(&part, &whole).unwrap();
+
+    // Two shards that hold the same rows under two numbers.
+    let path = victim.join("manifest.json");
+    let manifest = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, manifest.replace("\"number\": 4", "\"number\": 1")).unwrap();
+    assert!(message(merge(&parts, &out)).contains("isn't that of shard 4/4"));
+    std::fs::write(&path, &manifest).unwrap();
+    let mut value: Value = serde_json::from_str(&manifest).unwrap();
+    let skipped = read(&parts.join("shard-1-of-4")).keys().next().unwrap().clone();
+    value["skipped"] = serde_json::json!([skipped]);
+    std::fs::write(&path, value.to_string()).unwrap();
+    let text = message(merge(&parts, &out));
+    assert!(text.contains(&format!("{skipped} stands twice")) && text.contains("shard-1-of-4"), "{text}");
+    value["skipped"] = serde_json::json!(["new.jpg"]);
+    std::fs::write(&path, value.to_string()).unwrap();
+    assert!(message(merge(&parts, &out)).contains("21 pictures that aren't the 20"));
+    assert_eq!(std::fs::read(&out).unwrap(), good, "no error replaces an older file");
+    std::fs::create_dir(parts.join("shard-1-of-2")).unwrap();
+    assert!(message(merge(&parts, &out)).contains("different splits"));
+    assert!(message(merge(&victim, &out)).contains("alone"));
+}
+
+// The program.
+
+fn lat(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Runs, asserts the exit code and returns stderr.
+fn expect(code: i32, folder: &Path, arguments: &[&str]) -> String {
+    let output = lat(folder, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+fn embed(code: i32, folder: &Path, more: &[&str]) -> String {
+    let mut arguments = vec!["embed", "--model", TINY, "--heads", "2"];
+    arguments.extend(more);
+    expect(code, folder, &arguments)
+}
+
+/// A folder with `crops/`, drawn figures of `persons` persons by two cameras, one picture each.
+fn drawn(persons: usize) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let persons = (2 * persons).to_string();
+    let counts = ["--persons", &persons, "--cameras", "2", "--images", "1", "--seed", "7"];
+    expect(0, folder.path(), &[&["draw", "set"], &counts[..]].concat());
+    std::fs::rename(folder.path().join("set/bounding_box_train"), folder.path().join("crops")).unwrap();
+    std::fs::remove_dir_all(folder.path().join("set")).unwrap();
+    folder
+}
+
+#[test]
+fn four_shards_are_one_run_to_the_byte() {
+    let folder = drawn(9);
+    let here = folder.path();
+    std::fs::write(here.join("crops/0004_broken.png"), "no picture").unwrap();
+    for number in 1..=4 {
+        // Batches of another size and of other pictures than in one run.
+        let shard = format!("{number}/4");
+        let arguments = ["crops", "--out", "parts", "--shard", &shard, "--batch", "3", "--part-rows", "3"];
+        embed(0, here, &arguments);
+    }
+    for ending in ENDINGS {
+        let (one, all) = (format!("one.{ending}"), format!("all.{ending}"));
+        embed(0, here, &["crops", "--out", &one, "--batch", "5"]);
+        let stderr = expect(0, here, &["merge", "parts", "--out", &all, "--json", "m.json"]);
+        assert!(stderr.contains("merged 18 rows of 128 numbers"), "{stderr}");
+        assert!(
+            std::fs::read(here.join(&one)).unwrap() == std::fs::read(here.join(&all)).unwrap(),
+            "{ending}"
+        );
+    }
+    let summary: Value = serde_json::from_slice(&std::fs::read(here.join("m.json")).unwrap()).unwrap();
+    assert_eq!((&summary["rows"], &summary["skipped"]), (&18.into(), &1.into()));
+    assert_eq!(
+        std::fs::read(here.join("one.paths.txt")).unwrap(),
+        std::fs::read(here.join("all.paths.txt")).unwrap()
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_shard_loses_and_doubles_nothing() {
+    let folder = drawn(12);
+    let here = folder.path();
+    let slow = ["--size", "64x64", "--stride", "2", "--batch", "1"];
+    let arguments = [&["crops", "--out", "parts", "--shard", "1/1", "--part-rows", "2"][..], &slow].concat();
+    let start = || {
+        Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+            .args(["embed", "--model", TINY, "--heads", "2"])
+            .args(&arguments)
+            .current_dir(here)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let index = here.join("parts/shard-1-of-1");
+    let pictures = || Manifest::read(&index).unwrap().map_or(0, |manifest| manifest.pictures);
+    let wait_for_more_than = |rows: usize| {
+        while pictures() <= rows {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut child = start();
+    wait_for_more_than(0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = read(&index).len();
+    assert!((2..24).contains(&killed), "{killed} rows");
+    let text = String::from_utf8(lat(here, &["merge", "parts", "--out", "all.npy"]).stderr).unwrap();
+    assert!(text.contains("isn't complete"), "{text}");
+
+    // A signal keeps what has come, down to the row.
+    let mut child = start();
+    wait_for_more_than(killed);
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let stopped = read(&index).len();
+    assert!(stopped > killed && stopped < 24, "{stopped} rows after {killed}");
+
+    let stderr = embed(0, here, &arguments);
+    assert!(stderr.contains(&format!("24 pictures; {stopped} were there")), "{stderr}");
+    expect(0, here, &["merge", "parts", "--out", "all.npy"]);
+    embed(0, here, &[&["crops", "--out", "one.npy"][..], &slow[..4]].concat());
+    assert!(std::fs::read(here.join("one.npy")).unwrap() == std::fs::read(here.join("all.npy")).unwrap());
+    assert!(!names_in(&index).iter().any(|name| name.starts_with(".lat")), "{:?}", names_in(&index));
+}
+
+#[test]
+fn an_index_is_appended_to() {
+    let folder = drawn(3);
+    let here = folder.path();
+    let summary =
+        || -> Value { serde_json::from_slice(&std::fs::read(here.join("s.json")).unwrap()).unwrap() };
+    let arguments = ["crops", "--out", "index", "--append", "--json", "s.json"];
+    embed(0, here, &arguments);
+    assert_eq!((&summary()["images"], &summary()["index"]["pictures"]), (&6.into(), &6.into()));
+    // No adapter has this name: none is needed.
+    let stderr = embed(0, here, &[&arguments[..], &["--adapter", "no such adapter"]].concat());
+    assert!(stderr.contains("nothing new") && stderr.contains("6 pictures; 6 were there"), "{stderr}");
+
+    let first = &names_in(&here.join("crops"))[0];
+    std::fs::copy(here.join("crops").join(first), here.join("crops/9999_c1s1_000001_00.jpg")).unwrap();
+    embed(0, here, &arguments);
+    assert_eq!((&summary()["images"], &summary()["index"]["known"]), (&1.into(), &6.into()));
+    expect(0, here, &["merge", "index", "--out", "all.safetensors"]);
+    embed(0, here, &["crops", "--out", "one.safetensors"]);
+    let bytes = |name: &str| std::fs::read(here.join(name)).unwrap();
+    assert!(bytes("one.safetensors") == bytes("all.safetensors"));
+
+    let stderr = embed(1, here, &[&arguments[..], &["--lambda", "0.5"]].concat());
+    assert!(stderr.contains("lat_wgpu.model.gelt.lambda: 0.8"), "{stderr}");
+    embed(2, here, &["crops", "--out", "one.safetensors", "--append"]);
+    let cases: [&[&str]; 4] =
+        [&["--append", "--shard", "1/2"], &["--shard", "3/2"], &["--prune"], &["--part-rows", "5"]];
+    for case in cases {
+        embed(2, here, &[&["crops", "--out", "index"], case].concat());
+    }
+    std::fs::create_dir(here.join("bad")).unwrap();
+    std::fs::write(here.join("bad/a.jpg"), "x").unwrap();
+    embed(1, here, &["bad", "--out", "other", "--append"]);
+}
+
+#[test]
+fn two_views_are_told_and_kept_apart() {
+    let folder = drawn(2);
+    let here = folder.path();
+    embed(0, here, &["crops", "--out", "single.safetensors", "--json", "s.json"]);
+    embed(0, here, &["crops", "--out", "flip.safetensors", "--flip", "--json", "f.json"]);
+    let header = |name: &str| -> Value {
+        let bytes = std::fs::read(here.join(name)).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        serde_json::from_slice::<Value>(&bytes[8..8 + length]).unwrap()["__metadata__"].clone()
+    };
+    assert_eq!(header("flip.safetensors")["flip"], "true");
+    let single = header("single.safetensors");
+    assert_eq!(single.as_object().unwrap().keys().collect::<Vec<_>>(), ["lat_wgpu", "paths"]);
+    let summary =
+        |name: &str| -> Value { serde_json::from_slice(&std::fs::read(here.join(name)).unwrap()).unwrap() };
+    assert_eq!((&summary("s.json")["flip"], &summary("f.json")["flip"]), (&false.into(), &true.into()));
+    let rows = |name: &str| embeddings::read(&here.join(name)).unwrap().rows;
+    assert_ne!(rows("single.safetensors"), rows("flip.safetensors"));
+    for row in rows("flip.safetensors").chunks(128) {
+        let norm: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
+        assert!((norm - 1.0).abs() < 1e-5, "norm² {norm}");
+    }
+    embed(0, here, &["crops", "--out", "index", "--append"]);
+    let stderr = embed(1, here, &["crops", "--out", "index", "--append", "--flip"]);
+    assert!(stderr.contains("flip: null, not true"), "{stderr}");
+}
