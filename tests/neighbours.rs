@@ -11,10 +11,10 @@ use lat_wgpu::evaluate::neighbours::{Neighbour, Neighbours, Tiles};
 use lat_wgpu::kernels::topk::MAX_K;
 use lat_wgpu::reference::{distance, topk};
 use lat_wgpu::rng;
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const MEMORY: u64 = 64 << 20;
 
@@ -136,7 +136,7 @@ fn a_streamed_gallery_is_that_in_memory() {
 /// Rows that count how often each is read.
 struct Counted {
     rows: Embeddings,
-    read: Cell<usize>,
+    read: AtomicUsize,
 }
 
 impl Rows for Counted {
@@ -149,7 +149,7 @@ impl Rows for Counted {
     }
 
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        self.read.set(self.read.get() + rows.len());
+        self.read.fetch_add(rows.len(), Ordering::Relaxed);
         self.rows.read(rows, out)
     }
 }
@@ -158,14 +158,14 @@ impl Rows for Counted {
 fn a_gallery_that_stays_is_read_once() {
     let queries = whole(8, 10, 4);
     for (resident, times) in [(true, 1), (false, 3 + 4)] {
-        let gallery = Counted { rows: whole(9, 33, 4), read: Cell::new(0) };
+        let gallery = Counted { rows: whole(9, 33, 4), read: AtomicUsize::new(0) };
         let mut neighbours =
             Neighbours::with_tiles(context(), &queries, &gallery, tiles(4, 10, resident)).unwrap();
         neighbours.nearest(0..10, 3).unwrap();
         for query in [0, 5, 9, 2] {
             neighbours.distances(query..query + 1).unwrap();
         }
-        assert_eq!(gallery.read.get(), 33 * times, "resident: {resident}");
+        assert_eq!(gallery.read.load(Ordering::Relaxed), 33 * times, "resident: {resident}");
     }
 }
 

@@ -6,10 +6,10 @@ use super::json;
 use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::data::decode::DecodeOptions;
-use crate::data::embeddings::{self, Embeddings};
+use crate::data::embeddings::Embeddings;
 use crate::data::labels::{Label, Person};
 use crate::data::reid::{self, LabelledPicture, LoadOptions};
-use crate::data::rows::{EmbeddingFile, Parts, Rows};
+use crate::data::rows::{self, NamedRows, Parts, Rows};
 use crate::data::walk::Picture;
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
@@ -83,7 +83,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(text: &str) {
+pub(super) fn print(text: &str) {
     // A pager that was closed early isn't a failure.
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
@@ -285,17 +285,7 @@ fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Tas
 }
 
 fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
-    // The columns of a .parquet file are compressed: it is the one form that can't be read row by row.
-    let is_parquet = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
-    let (rows, names): (Box<dyn Rows>, Vec<String>) = if is_parquet {
-        let embeddings = embeddings::read(path)?;
-        let names = embeddings.paths.clone();
-        (Box::new(embeddings), names)
-    } else {
-        let file = EmbeddingFile::open(path)?;
-        let names = file.paths.clone();
-        (Box::new(file), names)
-    };
+    let NamedRows { rows, names, .. } = rows::open(path)?;
     if rows.is_empty() {
         return Err(Error::Data(format!("{} holds no embeddings", path.display())));
     }

@@ -496,6 +496,15 @@ fn read_parquet(path: &Path) -> Result<Embeddings> {
     Ok(embeddings)
 }
 
+/// The metadata entry `lat_wgpu` of a `.parquet` file.
+pub(super) fn parquet_settings(path: &Path) -> Result<Option<String>> {
+    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+    let pairs = builder.metadata().file_metadata().key_value_metadata();
+    Ok(pairs.into_iter().flatten().find(|pair| pair.key == "lat_wgpu").and_then(|pair| pair.value.clone()))
+}
+
 /// What a file holds, as it stands there.
 struct Stored {
     paths: Vec<String>,

@@ -18,6 +18,7 @@ pub mod lock;
 
 pub mod embeddings;
 pub mod figures;
+pub mod gallery;
 pub mod index;
 pub mod merge;
 pub mod rows;

@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use half::f16;
+use safetensors::tensor::Metadata;
 
 use super::embeddings::{
     Dtype, Embeddings, Head, MAX_NPY_HEADER, MAX_SAFETENSORS_HEADER, ending, invalid, npy_head, npy_names,
-    safetensors_head,
+    parquet_settings, read, safetensors_head,
 };
 use crate::error::{Error, Result};
 
 /// Bytes of halves that are turned into f32 at a time.
 const HALVES: usize = 1 << 17;
 
-/// A matrix (N, D) of f32 whose rows can be had in any order.
-pub trait Rows {
+/// A matrix (N, D) of f32 whose rows can be had in any order, by any thread.
+pub trait Rows: Send + Sync {
     /// N.
     fn len(&self) -> usize;
 
@@ -61,6 +62,8 @@ pub struct EmbeddingFile {
     path: PathBuf,
     /// Name of each row.
     pub paths: Vec<String>,
+    /// The `lat_wgpu` entry of the metadata: by which settings of a network the rows were made, where that is told.
+    pub settings: Option<String>,
     dim: usize,
     dtype: Dtype,
     /// First byte of the numbers.
@@ -77,13 +80,13 @@ impl EmbeddingFile {
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
-        let (paths, head) = match ending(path).as_str() {
+        let (paths, settings, head) = match ending(path).as_str() {
             "safetensors" => read_safetensors_head(&mut file, path)?,
             "npy" => {
                 let mut beginning = Vec::new();
                 let read = file.by_ref().take(MAX_NPY_HEADER as u64).read_to_end(&mut beginning);
                 read.map_err(Error::io("read", path))?;
-                (npy_names(path)?, npy_head(&beginning).map_err(invalid(path))?)
+                (npy_names(path)?, None, npy_head(&beginning).map_err(invalid(path))?)
             }
             _ => {
                 return Err(Error::Usage(format!(
@@ -105,6 +108,7 @@ impl EmbeddingFile {
         Ok(EmbeddingFile {
             path: path.to_path_buf(),
             paths,
+            settings,
             dim,
             dtype,
             start: start as u64,
@@ -114,15 +118,17 @@ impl EmbeddingFile {
 }
 
 /// Reads length and header, and no numbers.
-fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Head)> {
+fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Option<String>, Head)> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(Error::io("read", path))?;
     let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|&n| n <= MAX_SAFETENSORS_HEADER);
     let length = length.ok_or_else(|| invalid(path)("is not a safetensors file".to_string()))?;
     let mut json = vec![0; length];
     file.read_exact(&mut json).map_err(Error::io("read", path))?;
-    let header = serde_json::from_slice(&json).map_err(|e| invalid(path)(e.to_string()))?;
-    safetensors_head(&header, length).map_err(invalid(path))
+    let header: Metadata = serde_json::from_slice(&json).map_err(|e| invalid(path)(e.to_string()))?;
+    let settings = header.metadata().as_ref().and_then(|entries| entries.get("lat_wgpu")).cloned();
+    let (paths, head) = safetensors_head(&header, length).map_err(invalid(path))?;
+    Ok((paths, settings, head))
 }
 
 impl Rows for EmbeddingFile {
@@ -156,6 +162,82 @@ impl Rows for EmbeddingFile {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+/// A file of embeddings, whatever its form.
+pub struct NamedRows {
+    /// The numbers.
+    pub rows: Box<dyn Rows>,
+    /// Name of each row.
+    pub names: Vec<String>,
+    /// The `lat_wgpu` entry of the metadata: by which settings of a network the rows were made, where that is told.
+    pub settings: Option<String>,
+}
+
+/// Opens a file that `EmbeddingWriter` wrote. A `.parquet` file is read whole: its columns are compressed.
+///
+/// # Errors
+/// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
+pub fn open(path: &Path) -> Result<NamedRows> {
+    if ending(path) == "parquet" {
+        let mut embeddings = read(path)?;
+        let names = std::mem::take(&mut embeddings.paths);
+        return Ok(NamedRows { rows: Box::new(embeddings), names, settings: parquet_settings(path)? });
+    }
+    let mut file = EmbeddingFile::open(path)?;
+    // Beside the file's own: a name is needed once.
+    let (names, settings) = (file.paths.clone(), file.settings.take());
+    Ok(NamedRows { rows: Box::new(file), names, settings })
+}
+
+/// Some rows of a matrix as one of their own.
+pub struct Selected<'a> {
+    rows: &'a dyn Rows,
+    /// Which ones, ascending.
+    kept: Vec<usize>,
+}
+
+impl<'a> Selected<'a> {
+    /// Chooses rows.
+    ///
+    /// # Panics
+    /// If they aren't ascending, or there is no such row.
+    pub fn new(rows: &'a dyn Rows, kept: Vec<usize>) -> Self {
+        assert!(kept.is_sorted_by(|a, b| a < b), "rows in ascending order");
+        assert!(kept.last().is_none_or(|&last| last < rows.len()), "row {:?} of {}", kept.last(), rows.len());
+        Selected { rows, kept }
+    }
+
+    /// Which row of the whole matrix stands at `index` here.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn row(&self, index: usize) -> usize {
+        self.kept[index]
+    }
+}
+
+impl Rows for Selected<'_> {
+    fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.rows.dim()
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let kept = &self.kept[rows];
+        assert_eq!(out.len(), kept.len() * self.dim(), "room for {} rows", kept.len());
+        let mut rest = out;
+        // Neighbours are read at once.
+        for run in kept.chunk_by(|a, b| a + 1 == *b) {
+            let (mine, behind) = rest.split_at_mut(run.len() * self.dim());
+            self.rows.read(run[0]..run[0] + run.len(), mine)?;
+            rest = behind;
         }
         Ok(())
     }
@@ -284,6 +366,42 @@ mod tests {
             matches!(Parts::new(vec![&memory, &wide]), Err(Error::Usage(text)) if text.contains("3 and 4"))
         );
         assert!(Parts::new(vec![]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn selected_rows_are_those_of_the_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = write(&dir.path().join("a.npy"), 9, 3, Dtype::F32);
+        let kept = vec![0, 1, 3, 4, 5, 8];
+        let selected = Selected::new(&memory, kept.clone());
+        assert_eq!((selected.len(), selected.dim(), selected.row(2)), (6, 3, 3));
+        for start in 0..=kept.len() {
+            for end in start..=kept.len() {
+                let wanted: Vec<f32> =
+                    kept[start..end].iter().flat_map(|&row| memory.rows[3 * row..][..3].to_vec()).collect();
+                assert_eq!(all(&selected, start..end), wanted, "{start} to {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_form_opens_with_names_and_settings() {
+        let dir = tempfile::tempdir().unwrap();
+        let metadata = BTreeMap::from([("lat_wgpu".to_string(), "{}".to_string())]);
+        for (name, settings) in [("e.npy", None), ("e.safetensors", Some("{}")), ("e.parquet", Some("{}"))] {
+            let out = dir.path().join(name);
+            let memory = write(&out, 4, 3, Dtype::F32);
+            let mut writer = EmbeddingWriter::create(&out, 3, Dtype::F32, &memory.paths, &metadata).unwrap();
+            for (name, vector) in memory.paths.iter().zip(memory.rows.chunks(3)) {
+                writer.push(name, vector).unwrap();
+            }
+            writer.finish().unwrap();
+            let opened = open(&out).unwrap();
+            assert_eq!((opened.names, opened.settings.as_deref()), (memory.paths, settings), "{name}");
+            assert_eq!(all(&*opened.rows, 0..4), memory.rows, "{name}");
+        }
+        std::fs::write(dir.path().join("e.csv"), "").unwrap();
+        assert!(matches!(open(&dir.path().join("e.csv")), Err(Error::Usage(_))));
     }
 
     #[test]

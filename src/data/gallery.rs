@@ -1,0 +1,418 @@
+//! What is searched in: embeddings in one file or in a folder of parts, some of their rows, and the pictures behind them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::embeddings::{ending, invalid};
+use super::labels::Label;
+use super::rows::{self, NamedRows, Parts, Rows};
+use crate::checkpoint::{Network, lat_wgpu_metadata};
+use crate::error::{Error, Result};
+
+/// Lists the parts of a folder, where it has such a file.
+const MANIFEST: &str = "manifest.json";
+/// Endings of files with embeddings.
+const ENDINGS: [&str; 3] = ["safetensors", "npy", "parquet"];
+/// Largest file of a picture that is shown, in bytes.
+const MAX_SHOWN: u64 = 16 << 20;
+
+/// Embeddings with the names of their pictures, read piece by piece; the rows of a part stand behind those of the part
+/// before.
+pub struct Gallery {
+    parts: Vec<Part>,
+    names: Vec<String>,
+    dim: usize,
+}
+
+/// One file.
+struct Part {
+    path: PathBuf,
+    rows: Box<dyn Rows>,
+    settings: Option<String>,
+}
+
+impl Gallery {
+    /// Opens a file of embeddings, or a folder of them: the files that its `manifest.json` lists under `parts`, in that
+    /// order, or without one all its `.safetensors`, `.npy` and `.parquet`, in the order of their names.
+    ///
+    /// # Errors
+    /// `Io` where something can't be read, `Usage` for a file of another ending, `Data` where there are no rows, or the
+    /// parts differ in the length of their rows.
+    pub fn open(path: &Path) -> Result<Gallery> {
+        let paths = if path.is_dir() { part_paths(path)? } else { vec![path.to_path_buf()] };
+        let mut gallery = Gallery { parts: Vec::new(), names: Vec::new(), dim: 0 };
+        for path in paths {
+            let NamedRows { rows, names, settings } = rows::open(&path)?;
+            // A part without rows has nothing to say.
+            if names.is_empty() {
+                continue;
+            }
+            if let Some(first) = gallery.parts.first()
+                && rows.dim() != gallery.dim
+            {
+                return Err(Error::Data(format!(
+                    "{} has embeddings of {} numbers, {} of {}: all parts must come from the same model and settings",
+                    first.path.display(),
+                    gallery.dim,
+                    path.display(),
+                    rows.dim()
+                )));
+            }
+            gallery.dim = rows.dim();
+            gallery.names.extend(names);
+            gallery.parts.push(Part { path, rows, settings });
+        }
+        if gallery.names.is_empty() {
+            return Err(Error::Data(format!("{} holds no embeddings", path.display())));
+        }
+        Ok(gallery)
+    }
+
+    /// Name of each row's picture, as it was when it was embedded.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The rows that every filter lets through, ascending.
+    ///
+    /// # Errors
+    /// `Data` where nothing is left, or a filter by camera meets a name that tells none.
+    pub fn filtered(&self, filters: &[Filter]) -> Result<Vec<usize>> {
+        let mut kept: Vec<usize> = (0..self.names.len()).collect();
+        for filter in filters {
+            let mut through = Vec::with_capacity(kept.len());
+            for row in kept {
+                if filter.admits(&self.names[row])? {
+                    through.push(row);
+                }
+            }
+            kept = through;
+        }
+        if kept.is_empty() {
+            return Err(Error::Data(format!(
+                "none of the gallery's {} pictures passes --filter",
+                self.names.len()
+            )));
+        }
+        Ok(kept)
+    }
+
+    /// Makes sure that distances to what `network` embeds mean something: rows of its length, and where a file tells the
+    /// settings that it was made with, no other ones. Which weights made it isn't told by any file.
+    ///
+    /// # Errors
+    /// `Data` with the file and the first setting that differs.
+    pub fn check_fits(&self, network: &Network) -> Result<()> {
+        let own = lat_wgpu_metadata(&network.config, &network.preprocess, None);
+        for Part { path, settings, .. } in &self.parts {
+            if let Some((key, [theirs, own])) = settings.as_ref().and_then(|theirs| difference(theirs, &own))
+            {
+                return Err(Error::Data(format!(
+                    "{} was embedded with {key} {theirs}, the model now has {own}: embed it again, or search with the \
+                     flags that it was embedded with",
+                    path.display()
+                )));
+            }
+        }
+        let dim = network.config.embedding_len();
+        match self.parts.first() {
+            Some(part) if self.dim != dim => Err(Error::Data(format!(
+                "{} has embeddings of {} numbers, the model makes {dim}: both must come from the same model and settings",
+                part.path.display(),
+                self.dim
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Rows for Gallery {
+    fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        Parts::new(self.parts.iter().map(|part| &*part.rows).collect())?.read(rows, out)
+    }
+}
+
+/// A folder's list of its parts.
+#[derive(Deserialize)]
+struct Manifest {
+    parts: Vec<ManifestPart>,
+}
+
+#[derive(Deserialize)]
+struct ManifestPart {
+    file: String,
+}
+
+/// The files of embeddings in a folder.
+fn part_paths(folder: &Path) -> Result<Vec<PathBuf>> {
+    let manifest = folder.join(MANIFEST);
+    if manifest.is_file() {
+        let text = fs::read(&manifest).map_err(Error::io("read", &manifest))?;
+        let Manifest { parts } =
+            serde_json::from_slice(&text).map_err(|error| invalid(&manifest)(error.to_string()))?;
+        // What lies elsewhere is none of the folder's parts.
+        let stranger =
+            parts.iter().find(|part| Path::new(&part.file).file_name() != Some(part.file.as_ref()));
+        return match stranger {
+            Some(part) => {
+                Err(invalid(&manifest)(format!("{} is not the name of a file beside it", part.file)))
+            }
+            None => Ok(parts.iter().map(|part| folder.join(&part.file)).collect()),
+        };
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let path = entry.map_err(Error::io("read", folder))?.path();
+        if path.is_file() && ENDINGS.contains(&ending(&path).as_str()) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The first setting of network or picture that two `lat_wgpu` entries tell differently, with both values.
+fn difference(theirs: &str, own: &str) -> Option<(String, [Value; 2])> {
+    let settings = |text: &str| {
+        let mut leaves = BTreeMap::new();
+        let entry: Value = serde_json::from_str(text).unwrap_or_default();
+        for key in ["model", "preprocess"] {
+            collect_leaves(key, &entry[key], &mut leaves);
+        }
+        leaves
+    };
+    let mut own = settings(own);
+    settings(theirs).into_iter().find_map(|(key, theirs)| {
+        let own = own.remove(&key).filter(|own| *own != theirs)?;
+        Some((key, [theirs, own]))
+    })
+}
+
+/// Everything in `value` that is no object, under its path with dots.
+fn collect_leaves(path: &str, value: &Value, leaves: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                collect_leaves(&format!("{path}.{key}"), value, leaves);
+            }
+        }
+        // Not told.
+        Value::Null => {}
+        leaf => {
+            leaves.insert(path.to_string(), leaf.clone());
+        }
+    }
+}
+
+/// Which pictures of a gallery count.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Filter {
+    /// Those of these cameras, by Market-1501 names.
+    Cameras(Vec<u32>),
+    /// Those whose names have this form; `*` stands for any text, `/` included.
+    Path(glob::Pattern),
+}
+
+impl FromStr for Filter {
+    type Err = String;
+
+    /// Reads `camera=1,2` or `path=GLOB`.
+    fn from_str(text: &str) -> std::result::Result<Filter, String> {
+        match text.split_once('=') {
+            Some(("camera", list)) => {
+                let cameras: Option<Vec<u32>> =
+                    list.split(',').map(|number| number.trim().parse().ok()).collect();
+                cameras.map(Filter::Cameras).ok_or_else(|| format!("cameras are numbers, found {list:?}"))
+            }
+            Some(("path", form)) => {
+                glob::Pattern::new(form).map(Filter::Path).map_err(|error| error.to_string())
+            }
+            _ => Err("expected camera=1,2 or path=GLOB".to_string()),
+        }
+    }
+}
+
+impl Filter {
+    fn admits(&self, name: &str) -> Result<bool> {
+        match self {
+            Filter::Path(form) => Ok(form.matches(name)),
+            Filter::Cameras(cameras) => match Label::from_market_name(name) {
+                Some(label) => Ok(cameras.contains(&label.camera)),
+                None => Err(Error::Data(format!(
+                    "{name} tells no camera as 0002_c1s1_000451_03.jpg does: --filter path=GLOB goes by any name"
+                ))),
+            },
+        }
+    }
+}
+
+/// The folder that a gallery's names are relative to: the one that was embedded.
+#[derive(Debug, Clone)]
+pub struct ImageFolder {
+    /// Without links and `..`.
+    root: PathBuf,
+}
+
+impl ImageFolder {
+    /// Finds the folder.
+    ///
+    /// # Errors
+    /// `Io` where it can't be read, or is none.
+    pub fn open(folder: &Path) -> Result<ImageFolder> {
+        let root = fs::canonicalize(folder).map_err(Error::io("read", folder))?;
+        fs::read_dir(&root).map_err(Error::io("read", folder))?;
+        Ok(ImageFolder { root })
+    }
+
+    /// The file of a picture, if it is a regular file below the folder: no name and no link leads out of it.
+    pub fn find(&self, name: &str) -> Option<PathBuf> {
+        let path = fs::canonicalize(self.root.join(name)).ok()?;
+        (path.starts_with(&self.root) && path.is_file()).then_some(path)
+    }
+
+    /// The content of a picture's file of at most 16 MiB, as [`Self::find`] finds it.
+    pub fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(self.find(name)?).ok()?.take(MAX_SHOWN + 1).read_to_end(&mut bytes).ok()?;
+        (bytes.len() as u64 <= MAX_SHOWN).then_some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::embeddings::{Dtype, EmbeddingWriter};
+    use super::*;
+
+    /// Writes rows that begin with the given numbers, under names of persons by cameras 1 and 2 in turns.
+    fn write(out: &Path, dim: usize, firsts: Range<usize>) {
+        let names: Vec<String> =
+            firsts.clone().map(|first| format!("a/{first:04}_c{}s1.jpg", first % 2 + 1)).collect();
+        let mut writer = EmbeddingWriter::create(out, dim, Dtype::F32, &names, &BTreeMap::new()).unwrap();
+        for (name, first) in names.iter().zip(firsts) {
+            writer.push(name, &vec![first as f32; dim]).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    fn firsts(rows: &dyn Rows) -> Vec<f32> {
+        let mut out = vec![f32::NAN; rows.len() * rows.dim()];
+        rows.read(0..rows.len(), &mut out).unwrap();
+        out.chunks(rows.dim()).map(|row| row[0]).collect()
+    }
+
+    #[test]
+    fn parts_follow_their_names_or_the_manifest() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path();
+        assert!(matches!(Gallery::open(here), Err(Error::Data(text)) if text.contains("no embeddings")));
+        write(&here.join("part-2.parquet"), 3, 5..6);
+        write(&here.join("part-0.npy"), 3, 1..4);
+        write(&here.join("part-1.safetensors"), 3, 4..5);
+        write(&here.join("part-3.npy"), 4, 0..0);
+        fs::write(here.join("notes.txt"), "no part").unwrap();
+        let gallery = Gallery::open(here).unwrap();
+        assert_eq!(firsts(&gallery), [1., 2., 3., 4., 5.]);
+        assert_eq!(gallery.names()[3], "a/0004_c1s1.jpg");
+
+        let manifest = |text: &str| fs::write(here.join(MANIFEST), text).unwrap();
+        manifest(r#"{"rows": 4, "parts": [{"file": "part-2.parquet", "rows": 1}, {"file": "part-0.npy"}]}"#);
+        assert_eq!(firsts(&Gallery::open(here).unwrap()), [5., 1., 2., 3.]);
+        for (text, words) in [
+            ("{", "manifest.json"),
+            (r#"{"parts": [{"file": "../part-0.npy"}]}"#, "manifest.json"),
+            (r#"{"parts": [{"file": "part-9.npy"}]}"#, "part-9"),
+        ] {
+            manifest(text);
+            match Gallery::open(here) {
+                Err(Error::Io { path, .. }) => assert!(path.to_string_lossy().contains(words), "{path:?}"),
+                other => panic!("{text}: {:?}", other.map(|gallery| gallery.names)),
+            }
+        }
+        fs::remove_file(here.join(MANIFEST)).unwrap();
+        write(&here.join("part-4.npy"), 4, 7..8);
+        let error = Gallery::open(here).map(|gallery| gallery.names).unwrap_err().to_string();
+        assert!(error.contains("part-0.npy") && error.contains("part-4.npy of 4"), "{error}");
+    }
+
+    #[test]
+    fn every_filter_must_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("g.npy");
+        write(&file, 2, 0..6);
+        let gallery = Gallery::open(&file).unwrap();
+        let kept = |filters: &[&str]| {
+            let filters: Vec<Filter> = filters.iter().map(|text| text.parse().unwrap()).collect();
+            gallery.filtered(&filters)
+        };
+        assert_eq!(kept(&[]).unwrap(), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(kept(&["camera=2"]).unwrap(), [1, 3, 5]);
+        assert_eq!(kept(&["camera=1, 2", "path=*000[1-4]*"]).unwrap(), [1, 2, 3, 4]);
+        assert_eq!(kept(&["camera=2", "path=a/0003*", "path=*.jpg"]).unwrap(), [3]);
+        assert!(matches!(kept(&["camera=3"]), Err(Error::Data(text)) if text.contains("6 pictures")));
+        for bad in ["", "camera", "camera=", "camera=x", "camera=1,", "path=[", "person=1"] {
+            assert!(bad.parse::<Filter>().is_err(), "{bad}");
+        }
+        let nameless = Filter::Cameras(vec![1]).admits("holiday.jpg");
+        assert!(matches!(nameless, Err(Error::Data(text)) if text.contains("holiday.jpg")));
+    }
+
+    #[test]
+    fn settings_are_compared_where_both_tell_them() {
+        let own = r#"{"format":1,"model":{"heads":2,"gelt":{"lambda":0.8}},"preprocess":{"size":[32,16]}}"#;
+        for same in [own, "{}", "no JSON", r#"{"format":9,"model":{"new":1,"heads":null}}"#] {
+            assert_eq!(difference(same, own), None, "{same}");
+        }
+        let (key, values) =
+            difference(r#"{"model":{"heads":2,"gelt":{"lambda":8}},"preprocess":{}}"#, own).unwrap();
+        assert_eq!((key.as_str(), values), ("model.gelt.lambda", [8.into(), 0.8.into()]));
+        let (key, _) = difference(r#"{"preprocess":{"size":[32,32]}}"#, own).unwrap();
+        assert_eq!(key, "preprocess.size");
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path();
+        fs::create_dir_all(here.join("root/sub")).unwrap();
+        for file in ["root/sub/a.jpg", "root/b.jpg", "secret.jpg"] {
+            fs::write(here.join(file), file).unwrap();
+        }
+        let root = here.join("root");
+        let images = ImageFolder::open(&root).unwrap();
+        assert_eq!(images.read("sub/a.jpg").unwrap(), b"root/sub/a.jpg");
+        assert!(images.find("sub/../b.jpg").is_some());
+        assert!(images.find(&fs::canonicalize(root.join("b.jpg")).unwrap().to_string_lossy()).is_some());
+        let secret = fs::canonicalize(here.join("secret.jpg")).unwrap();
+        for name in ["../secret.jpg", "sub/../../secret.jpg", "sub", "", ".", "none.jpg", "a\0b"] {
+            assert_eq!(images.find(name), None, "{name}");
+        }
+        assert_eq!(images.find(&secret.to_string_lossy()), None);
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(&secret, root.join("link.jpg")).unwrap();
+            std::os::unix::fs::symlink(here, root.join("up")).unwrap();
+            std::os::unix::fs::symlink(root.join("b.jpg"), root.join("inside.jpg")).unwrap();
+            assert_eq!((images.find("link.jpg"), images.find("up/secret.jpg")), (None, None));
+            assert_eq!(images.read("inside.jpg").unwrap(), b"root/b.jpg");
+        }
+        assert!(ImageFolder::open(&root.join("b.jpg")).is_err());
+        let large = File::create(root.join("large.jpg")).unwrap();
+        large.set_len(MAX_SHOWN + 1).unwrap();
+        assert!(images.find("large.jpg").is_some() && images.read("large.jpg").is_none());
+    }
+}
