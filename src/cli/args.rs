@@ -3,10 +3,12 @@
 use crate::checkpoint::Settings;
 use crate::data::embeddings::Dtype;
 use crate::data::index::ShardNumber;
+use crate::data::gallery::Filter;
 use crate::data::reid::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::error::Error;
 use crate::evaluate::metrics::{AveragePrecision, Protocol, Rules};
 use crate::evaluate::rerank::RerankOptions;
+use crate::kernels::topk::MAX_K;
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -37,6 +39,8 @@ pub enum Command {
     Ablate(AblateArguments),
     /// Score a model, or embeddings, on data sets: rank-k, mAP, mINP, same or different
     Eval(Box<EvalArguments>),
+    /// Find the persons of pictures in a gallery of embeddings
+    Search(Box<SearchArguments>),
     /// Count a data set's persons, pictures and cameras, and say what looks wrong
     Data(DataArguments),
     /// Draw walking figures, seen by several cameras, as a small data set
@@ -587,6 +591,43 @@ impl EvalArguments {
         options.check()?;
         Ok(self.rerank.then_some(options))
     }
+}
+
+/// `lat-wgpu search`.
+#[derive(Debug, Args)]
+pub struct SearchArguments {
+    /// The model that the gallery was embedded with, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
+    #[arg(long, value_name = "FILE|DIR")]
+    pub gallery: PathBuf,
+    /// Whom to find: a picture, or a folder with all below it; may be given often
+    #[arg(long, required = true, value_name = "IMG|DIR")]
+    pub query: Vec<PathBuf>,
+    /// How many of the gallery's pictures to list for each query
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
+    pub top: u32,
+    /// Search only these pictures: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<Filter>,
+    /// Embed each query and its mirror image, and take the mean; the model's threshold isn't for that
+    #[arg(long)]
+    pub flip: bool,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write the lists as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long)]
+    pub ignore_exif: bool,
+    #[command(flatten)]
+    pub network: NetworkArguments,
 }
 
 /// `lat-wgpu draw`.

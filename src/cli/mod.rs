@@ -12,6 +12,7 @@ mod init;
 mod inspect;
 mod json;
 mod merge;
+mod search;
 mod signals;
 mod train;
 
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Train(arguments) => train::run(&arguments),
         Command::Ablate(arguments) => ablate::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Search(arguments) => search::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
         Command::Draw(arguments) => draw::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),

@@ -1,0 +1,221 @@
+//! `lat-wgpu search`: whom pictures show, found again in a gallery of embeddings.
+
+use super::args::SearchArguments;
+use super::embed::progress_bar;
+use super::eval::print;
+use super::json;
+use super::signals::Signals;
+use crate::checkpoint::{self, Network, Threshold};
+use crate::data::decode::DecodeOptions;
+use crate::data::embeddings::Embeddings;
+use crate::data::gallery::Gallery;
+use crate::data::rows::{Rows, Selected};
+use crate::data::walk::{self, Picture};
+use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
+use crate::error::{Error, Result};
+use crate::evaluate::neighbours::{Neighbour, Neighbours};
+use crate::gpu::{Context, ContextOptions};
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
+    // Everything that can be wrong on the host is found before the adapter is touched.
+    let network = checkpoint::load(&arguments.model, &arguments.network.settings())?;
+    for note in &network.notes {
+        eprintln!("note: {note}");
+    }
+    let pictures = walk::list_pictures(&arguments.query)?;
+    let gallery = Gallery::open(&arguments.gallery)?;
+    gallery.check_fits(&network)?;
+    let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);
+    // It was measured between single views.
+    let threshold = network.threshold.filter(|_| !arguments.flip);
+    if threshold.is_none() {
+        eprintln!("note: {}", without_threshold(arguments.flip));
+    }
+
+    let signals = Signals::listen()?;
+    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
+    if context.is_cpu() {
+        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
+    }
+    let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
+    let options =
+        LookOptions { decode: DecodeOptions { ignore_exif: arguments.ignore_exif }, flip: arguments.flip };
+    let queries = embed_queries(&pictures, &network, &context, memory, options, &signals)?;
+
+    let mut neighbours = Neighbours::new(&context, &queries, &selected, memory)?;
+    let step = neighbours.tiles().queries;
+    let mut found = Found { threshold, gallery: selected.len(), queries: Vec::new() };
+    for start in (0..queries.len()).step_by(step) {
+        if let Some(error) = interrupted(&signals) {
+            return Err(error);
+        }
+        let range = start..(start + step).min(queries.len());
+        let lists = neighbours.nearest(range.clone(), arguments.top as usize)?;
+        for (query, list) in queries.paths[range].iter().zip(&lists) {
+            found.add(query, list, &gallery, &selected);
+        }
+    }
+
+    match &arguments.json {
+        Some(target) => {
+            // Stdout is for one of the two.
+            if target != Path::new("-") {
+                print(&found.text());
+            }
+            json::write(target, &found.json())?;
+        }
+        None => print(&found.text()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why same or different isn't told.
+fn without_threshold(flip: bool) -> &'static str {
+    if flip {
+        "same or different isn't told: the model's threshold is for single views, not for --flip"
+    } else {
+        "same or different isn't told: the model has no threshold; `lat-wgpu eval --fpr 1e-3 --store-threshold` measures \
+         and stores one"
+    }
+}
+
+fn interrupted(signals: &Signals) -> Option<Error> {
+    let signal = signals.received()?;
+    Some(Error::Interrupted { signal, outcome: "nothing was written" })
+}
+
+/// What a search found.
+pub(super) struct Found {
+    /// What same and different are told by.
+    pub threshold: Option<Threshold>,
+    /// How many pictures were searched.
+    pub gallery: usize,
+    /// One list for each query.
+    pub queries: Vec<Ranking>,
+}
+
+/// The gallery seen from one query.
+pub(super) struct Ranking {
+    /// The query's name.
+    pub query: String,
+    /// Nearest first.
+    pub results: Vec<Match>,
+}
+
+/// One picture of the gallery.
+pub(super) struct Match {
+    /// Its row in the gallery, whatever was filtered.
+    pub row: usize,
+    /// Its name.
+    pub path: String,
+    /// Squared Euclidean distance to the query.
+    pub distance: f32,
+    /// Whether both show the same person, if there is a threshold.
+    pub same: Option<bool>,
+}
+
+impl Found {
+    /// Appends a query's list, as `Neighbours` gives it.
+    pub fn add(&mut self, query: &str, list: &[Neighbour], gallery: &Gallery, selected: &Selected) {
+        let results = list.iter().map(|&Neighbour { index, distance }| {
+            let row = selected.row(index);
+            let same = self.threshold.map(|threshold| distance <= threshold.distance);
+            Match { row, path: gallery.names()[row].clone(), distance, same }
+        });
+        self.queries.push(Ranking { query: query.to_string(), results: results.collect() });
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let queries: Vec<Value> = self.queries.iter().map(Ranking::json).collect();
+        json!({
+            "threshold": self.threshold.map(|threshold| threshold.distance),
+            "gallery": self.gallery,
+            "queries": queries,
+        })
+    }
+
+    /// A table for each query.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for Ranking { query, results } in &self.queries {
+            text.push_str(&format!("{query}\n"));
+            for (place, Match { path, distance, same, .. }) in results.iter().enumerate() {
+                let verdict = match same {
+                    Some(true) => "same       ",
+                    Some(false) => "different  ",
+                    None => "",
+                };
+                text.push_str(&format!("{:>6}  {distance:.4}  {verdict}{path}\n", place + 1));
+            }
+        }
+        text
+    }
+}
+
+impl Ranking {
+    fn json(&self) -> Value {
+        let results: Vec<Value> = self
+            .results
+            .iter()
+            .map(|Match { row, path, distance, same }| {
+                json!({ "row": row, "path": path, "distance": distance, "same": same })
+            })
+            .collect();
+        json!({ "query": self.query, "results": results })
+    }
+}
+
+/// Embeds the queries; their names are the rows'.
+fn embed_queries(
+    pictures: &[Picture],
+    network: &Network,
+    context: &Context,
+    memory: u64,
+    options: LookOptions,
+    signals: &Signals,
+) -> Result<Embeddings> {
+    let mut embedder = Embedder::new(context, network, None, memory)?;
+    let embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
+    let mut collect = Collect { bar: progress_bar(pictures.len() as u64), signals, embeddings };
+    embed_pictures(&mut embedder, pictures, options, &mut collect)?;
+    let Collect { bar, embeddings, .. } = collect;
+    bar.finish_and_clear();
+    if embeddings.is_empty() {
+        return Err(Error::NothingToDo(format!("none of {} queries could be read", pictures.len())));
+    }
+    Ok(embeddings)
+}
+
+/// Keeps the embeddings that come.
+struct Collect<'s> {
+    bar: ProgressBar,
+    signals: &'s Signals,
+    embeddings: Embeddings,
+}
+
+impl Watch for Collect<'_> {
+    fn skipped(&mut self, _: &Picture, error: &Error) {
+        self.bar.inc(1);
+        self.bar.suspend(|| eprintln!("skipped {error}"));
+    }
+
+    fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()> {
+        self.bar.inc(1);
+        self.embeddings.paths.push(picture.name.clone());
+        self.embeddings.rows.extend_from_slice(embedding);
+        Ok(())
+    }
+
+    fn go_on(&mut self) -> ControlFlow<Error> {
+        match interrupted(self.signals) {
+            Some(error) => ControlFlow::Break(error),
+            None => ControlFlow::Continue(()),
+        }
+    }
+}
