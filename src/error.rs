@@ -110,6 +110,9 @@ impl Error {
             Error::Io { action: "create" | "write" | "replace", .. } => {
                 Some("is the folder there, writable, and not full?")
             }
+            Error::Io { action: "listen on", .. } => {
+                Some("is the address this machine's, and the port free? --port 0 takes any that is free")
+            }
             Error::NotFinite { .. } => {
                 Some("the state before this step is saved; try a lower --lr, or --clip-norm 1")
             }

@@ -230,7 +230,7 @@ fn what_does_not_fit_is_told() {
     let nowhere = other("none.npy");
     for (code, gallery, query, more, words) in [
         (1, "g.safetensors", "query", &["--lambda", "3"][..], &["model.gelt.lambda 0.8", "now has 3"][..]),
-        (1, "g.safetensors", "query", &["--size", "48x16"], &["model.grid [4,4]"]),
+        (1, "g.safetensors", "query", &["--size", "48x16"], &["preprocess.size [32,32]"]),
         (1, &narrow, "query", &[], &["narrow.npy", "of 3 numbers", "makes 128"]),
         (1, &empty, "query", &[], &["empty.npy holds no embeddings"]),
         (1, &nowhere, "query", &[], &["none.npy"]),

@@ -41,6 +41,8 @@ pub enum Command {
     Eval(Box<EvalArguments>),
     /// Find the persons of pictures in a gallery of embeddings
     Search(Box<SearchArguments>),
+    /// Search as a page and a JSON API on this machine
+    Serve(Box<ServeArguments>),
     /// Count a data set's persons, pictures and cameras, and say what looks wrong
     Data(DataArguments),
     /// Draw walking figures, seen by several cameras, as a small data set
@@ -623,6 +625,43 @@ pub struct SearchArguments {
     /// Write the lists as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long)]
+    pub ignore_exif: bool,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
+
+/// `lat-wgpu serve`.
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// The model that the gallery was embedded with, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
+    #[arg(long, value_name = "FILE|DIR")]
+    pub gallery: PathBuf,
+    /// The folder that was embedded: its pictures are shown [default: names only]
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// Address to listen on; any other than this machine's own lets others search, without a password
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0: any that is free
+    #[arg(long, value_name = "N", default_value_t = 8080)]
+    pub port: u16,
+    /// How many of the gallery's pictures to list unless a request says so
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
+    pub top: u32,
+    /// Search only these pictures: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<Filter>,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,

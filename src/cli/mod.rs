@@ -13,6 +13,7 @@ mod inspect;
 mod json;
 mod merge;
 mod search;
+mod serve;
 mod signals;
 mod train;
 
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Ablate(arguments) => ablate::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
         Command::Draw(arguments) => draw::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),

@@ -75,7 +75,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
 }
 
 /// Why same or different isn't told.
-fn without_threshold(flip: bool) -> &'static str {
+pub(super) fn without_threshold(flip: bool) -> &'static str {
     if flip {
         "same or different isn't told: the model's threshold is for single views, not for --flip"
     } else {

@@ -116,22 +116,32 @@ pub fn check_header(path: &Path) -> std::result::Result<(), String> {
         .unwrap_or_else(|_| Err("cannot be decoded: the decoder gave up".to_string()))
 }
 
+/// The media type of a picture, such as `image/jpeg`, told from its first bytes; `None` for what is no picture.
+pub fn media_type(bytes: &[u8]) -> Option<&'static str> {
+    known_format(bytes).map(|format| format.to_mime_type())
+}
+
+/// The type of a picture that can be decoded.
+fn known_format(bytes: &[u8]) -> Option<ImageFormat> {
+    image::guess_format(bytes).ok().filter(|format| {
+        matches!(
+            format,
+            ImageFormat::Jpeg
+                | ImageFormat::Png
+                | ImageFormat::Bmp
+                | ImageFormat::WebP
+                | ImageFormat::Gif
+                | ImageFormat::Tiff
+        )
+    })
+}
+
 /// Reads a picture's header and refuses what is of no known type, without pixels, cut off or too large.
 fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
     if bytes.is_empty() {
         return Err("the file is empty".to_string());
     }
-    let format = match image::guess_format(bytes) {
-        Ok(
-            format @ (ImageFormat::Jpeg
-            | ImageFormat::Png
-            | ImageFormat::Bmp
-            | ImageFormat::WebP
-            | ImageFormat::Gif
-            | ImageFormat::Tiff),
-        ) => format,
-        _ => return Err("is not a JPEG, PNG, BMP, WebP, GIF or TIFF picture".to_string()),
-    };
+    let format = known_format(bytes).ok_or("is not a JPEG, PNG, BMP, WebP, GIF or TIFF picture")?;
     if format == ImageFormat::WebP {
         check_webp_length(bytes)?;
     }
@@ -303,6 +313,7 @@ mod tests {
         assert!(reason_of(b"just some words").contains("is not a JPEG"));
         assert!(reason_of(b"\xff\xd8\xff\xe0").starts_with("cannot be decoded"));
         assert!(reason_of(b"RIFF\xff\0\0\0WEBPVP8 ").starts_with("truncated"));
+        assert_eq!((media_type(b"GIF89a"), media_type(b"<svg>")), (Some("image/gif"), None));
 
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("a.jpg");

@@ -197,7 +197,8 @@ fn difference(theirs: &str, own: &str) -> Option<(String, [Value; 2])> {
         leaves
     };
     let mut own = settings(own);
-    settings(theirs).into_iter().find_map(|(key, theirs)| {
+    // The picture's settings first: its size decides the grid.
+    settings(theirs).into_iter().rev().find_map(|(key, theirs)| {
         let own = own.remove(&key).filter(|own| *own != theirs)?;
         Some((key, [theirs, own]))
     })

@@ -1,0 +1,385 @@
+//! What is said over HTTP: the page, its pictures, the API. Every refusal is JSON, `{"error": why}`.
+
+use crate::data::decode;
+use crate::data::gallery::{Gallery, ImageFolder};
+use crate::error::{Error, Result};
+use crate::kernels::topk::MAX_K;
+use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+/// Pictures that may wait for the adapter.
+pub(super) const QUEUE: usize = 8;
+/// Largest body of a request, in bytes.
+const MAX_BODY: usize = 16 << 20;
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// How often it is asked whether to stop.
+const TICK: Duration = Duration::from_millis(50);
+/// How long connections on which nothing is searched may hold up the end.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What the page may do: load what this server has, show the picture that was chosen, and no more.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// A picture to find.
+pub(super) struct Job {
+    /// The file's content.
+    pub bytes: Bytes,
+    /// How many of the gallery's pictures to list.
+    pub top: usize,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<std::result::Result<Value, Refusal>>,
+}
+
+/// What the requests share.
+pub(super) struct Site {
+    /// To the adapter.
+    pub jobs: mpsc::Sender<Job>,
+    pub gallery: Arc<Gallery>,
+    /// Rows that can be found, ascending: other pictures aren't shown either.
+    pub kept: Vec<usize>,
+    /// Where the gallery's pictures lie, if they are to be shown.
+    pub images: Option<ImageFolder>,
+    /// How many are listed unless the request says so.
+    pub top: usize,
+    /// Answer of `/health`.
+    pub health: Value,
+    /// Only this machine can reach the server.
+    pub loopback: bool,
+    /// Requests for a search that wait for an answer.
+    pub searching: AtomicUsize,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    reason: String,
+}
+
+impl Refusal {
+    pub fn new(status: StatusCode, reason: impl Into<String>) -> Refusal {
+        Refusal { status, reason: reason.into() }
+    }
+
+    /// The adapter is gone or going.
+    fn stopping() -> Refusal {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping")
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(json!({ "error": self.reason }))).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// Answers requests until `stop` says so, or nobody is there to search any more; those under way are answered first.
+///
+/// # Errors
+/// `Io` where the listener can't be used.
+pub(super) fn serve(
+    listener: TcpListener,
+    site: Site,
+    stop: impl Fn() -> bool + Clone + Send + 'static,
+) -> Result<()> {
+    let failed = |source| Error::io("listen on", "the address")(source);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let site = Arc::new(site);
+    let done = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let jobs = site.jobs.clone();
+        let stopped = move || stop() || jobs.is_closed();
+        let stopping = {
+            let stopped = stopped.clone();
+            async move {
+                while !stopped() {
+                    tokio::time::sleep(TICK).await;
+                }
+            }
+        };
+        let server = axum::serve(listener, router(site.clone())).with_graceful_shutdown(stopping);
+        let mut server = std::pin::pin!(server.into_future());
+        // A client that holds a connection and asks nothing isn't waited for long.
+        let mut busy = Instant::now();
+        while busy.elapsed() < GRACE {
+            if let Ok(done) = tokio::time::timeout(TICK, server.as_mut()).await {
+                return done;
+            }
+            if !stopped() || site.searching.load(Ordering::Relaxed) > 0 {
+                busy = Instant::now();
+            }
+        }
+        Ok(())
+    });
+    // A picture that is read from a slow disk isn't waited for either.
+    runtime.shutdown_background();
+    done.map_err(failed)
+}
+
+fn router(site: Arc<Site>) -> Router {
+    let text =
+        |kind: &'static str, text: &'static str| get(move || async move { ([(CONTENT_TYPE, kind)], text) });
+    Router::new()
+        .route("/", text("text/html; charset=utf-8", include_str!("page.html")))
+        .route("/page.css", text("text/css; charset=utf-8", include_str!("page.css")))
+        .route("/page.js", text("text/javascript; charset=utf-8", include_str!("page.js")))
+        .route("/health", get(health))
+        .route("/image/{row}", get(image))
+        .route("/search", post(search))
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such page") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "there is a page, but not for this method")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(site.clone(), guard))
+        .with_state(site)
+}
+
+/// Turns away who came by a name that isn't this machine's, and sets what every answer says to a browser.
+async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    // A page of somebody else's can have its own name point here, and would then read the answers as its own.
+    let mut response = if site.loopback && !asks_this_machine(request.headers()) {
+        Refusal::new(StatusCode::FORBIDDEN, "this server answers to localhost only").into_response()
+    } else {
+        next.run(request).await
+    };
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn asks_this_machine(headers: &HeaderMap) -> bool {
+    headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(is_this_machine)
+}
+
+/// Whether `name`, `name:port` or `[address]:port` is localhost or a loopback address.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+async fn health(State(site): State<Arc<Site>>) -> Json<Value> {
+    Json(site.health.clone())
+}
+
+/// A picture of the gallery by the number of its row.
+async fn image(
+    State(site): State<Arc<Site>>,
+    row: std::result::Result<Path<String>, PathRejection>,
+) -> std::result::Result<Response, Refusal> {
+    let none = || Refusal::new(StatusCode::NOT_FOUND, "there is no such picture");
+    let row = row.ok().and_then(|Path(row)| row.parse().ok());
+    let row = row.filter(|row| site.kept.binary_search(row).is_ok()).ok_or_else(none)?;
+    let read = move || site.images.as_ref()?.read(&site.gallery.names()[row]);
+    let bytes = tokio::task::spawn_blocking(read).await.ok().flatten().ok_or_else(none)?;
+    let kind = decode::media_type(&bytes).ok_or_else(none)?;
+    Ok(([(CONTENT_TYPE, kind)], bytes).into_response())
+}
+
+/// The gallery's pictures nearest to the one in the body.
+async fn search(
+    State(site): State<Arc<Site>>,
+    request: Request,
+) -> std::result::Result<Json<Value>, Refusal> {
+    let _searching = Searching::begin(&site.searching);
+    let top = top(request.uri().query().unwrap_or_default(), site.top)?;
+    let bytes = body(request).await?;
+    if bytes.is_empty() {
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "the body is empty: it should be a picture's file",
+        ));
+    }
+    if decode::media_type(&bytes).is_none() {
+        let reason = "the body is not a JPEG, PNG, BMP, WebP, GIF or TIFF picture";
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+    }
+    let (answer, answered) = oneshot::channel();
+    site.jobs.try_send(Job { bytes, top, answer }).map_err(|error| match error {
+        TrySendError::Full(_) => {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("{QUEUE} pictures are waiting: try again"))
+        }
+        TrySendError::Closed(_) => Refusal::stopping(),
+    })?;
+    answered.await.unwrap_or_else(|_| Err(Refusal::stopping())).map(Json)
+}
+
+/// Counts a request while it lives.
+struct Searching<'a>(&'a AtomicUsize);
+
+impl Searching<'_> {
+    fn begin(count: &AtomicUsize) -> Searching<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Searching(count)
+    }
+}
+
+impl Drop for Searching<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// `top=K` of a query string.
+fn top(query: &str, otherwise: usize) -> std::result::Result<usize, Refusal> {
+    let Some(text) = query.split('&').find_map(|pair| pair.strip_prefix("top=")) else {
+        return Ok(otherwise);
+    };
+    let top = text.parse().ok().filter(|top| (1..=MAX_K).contains(top));
+    top.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, format!("top is a number from 1 to {MAX_K}")))
+}
+
+/// The whole body, if it is bearable and comes in time.
+async fn body(request: Request) -> std::result::Result<Bytes, Refusal> {
+    let too_large = || {
+        let reason = format!("the picture's file is larger than {} MiB", MAX_BODY >> 20);
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
+    };
+    // Where the length is told, nothing is read in vain.
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > MAX_BODY as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, &())).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
+        Ok(Err(rejection)) => Err(Refusal::new(rejection.status(), rejection.body_text())),
+        Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::embeddings::{Dtype, EmbeddingWriter};
+    use std::collections::BTreeMap;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::thread;
+
+    /// A site whose queue holds `queue` pictures, with both of its ends.
+    fn site(queue: usize) -> (Site, mpsc::Receiver<Job>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("g.npy");
+        let names = ["a.jpg".to_string()];
+        let mut writer = EmbeddingWriter::create(&file, 1, Dtype::F32, &names, &BTreeMap::new()).unwrap();
+        writer.push("a.jpg", &[0.0]).unwrap();
+        writer.finish().unwrap();
+        let gallery = Arc::new(Gallery::open(&file).unwrap());
+        let (jobs, waiting) = mpsc::channel(queue);
+        let site = Site {
+            jobs,
+            gallery,
+            kept: vec![0],
+            images: None,
+            top: 10,
+            health: json!({}),
+            loopback: true,
+            searching: AtomicUsize::new(0),
+        };
+        (site, waiting)
+    }
+
+    /// Posts what looks like a picture and gives the whole answer.
+    fn post(address: SocketAddr) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let body = "GIF89a";
+        write!(
+            stream,
+            "POST /search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn a_full_queue_says_so_and_a_gone_adapter_ends_the_server() {
+        let (site, mut waiting) = site(1);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || serve(listener, site, || false));
+        let first = thread::spawn(move || post(address));
+        while waiting.is_empty() {
+            thread::sleep(TICK);
+        }
+        let full = post(address);
+        assert!(full.starts_with("HTTP/1.1 503") && full.contains("\r\nretry-after: 1\r\n"), "{full}");
+        assert!(full.ends_with(r#"{"error":"8 pictures are waiting: try again"}"#), "{full}");
+
+        let job = waiting.blocking_recv().unwrap();
+        assert_eq!((&job.bytes[..], job.top), (&b"GIF89a"[..], 10));
+        job.answer.send(Ok(json!({ "found": 1 }))).unwrap();
+        let answer = first.join().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#"{"found":1}"#), "{answer}");
+
+        let last = thread::spawn(move || post(address));
+        while waiting.is_empty() {
+            thread::sleep(TICK);
+        }
+        // Neither this nor a connection that asks nothing holds up the end.
+        let _idle = TcpStream::connect(address).unwrap();
+        drop(waiting);
+        let answer = last.join().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("is stopping"), "{answer}");
+        server.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_its_own() {
+        for own in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:8080"] {
+            assert!(is_this_machine(own), "{own}");
+        }
+        let strangers =
+            ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "[::1", "::1"];
+        for other in strangers.into_iter().chain(["10.0.0.1", "[::2]:80", "0.0.0.0", "@localhost"]) {
+            assert!(!is_this_machine(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn top_is_read_or_refused() {
+        for (query, wanted) in [("", 10), ("x=1", 10), ("top=1", 1), ("a=b&top=1024", 1024)] {
+            assert_eq!(top(query, 10).unwrap(), wanted, "{query}");
+        }
+        for bad in ["top=", "top=0", "top=1025", "top=-1", "top=ten", "top=1e3"] {
+            assert_eq!(top(bad, 10).unwrap_err().status, StatusCode::BAD_REQUEST, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! `lat-wgpu serve`: search as a page and as a small JSON API.
+//!
+//! The adapter has one owner, the thread that runs the command: it takes pictures from a bounded queue, one at a time. A
+//! second thread speaks HTTP ([`http`]) and never waits for the adapter.
+
+mod http;
+
+use super::args::ServeArguments;
+use super::search::{Found, without_threshold};
+use super::signals::Signals;
+use crate::checkpoint::{self, Threshold};
+use crate::data::decode::{self, DecodeOptions};
+use crate::data::gallery::{Gallery, ImageFolder};
+use crate::data::preprocess::resize_bicubic;
+use crate::data::rows::{Rows, Selected};
+use crate::embed::{DEFAULT_MEMORY, Embedder};
+use crate::error::{Error, Result};
+use crate::evaluate::neighbours::{Neighbour, Neighbours};
+use crate::gpu::{Context, ContextOptions};
+use crate::shape::ImageSize;
+use axum::http::StatusCode;
+use http::{Job, QUEUE, Refusal, Site};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::net::TcpListener;
+use std::ops::Range;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+
+/// What the posted picture is called in an answer: it comes without a name.
+const POSTED: &str = "picture";
+
+pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
+    // Everything that can be wrong on the host is found before the adapter is touched.
+    let place = format!("{}:{}", arguments.host, arguments.port);
+    let listener = TcpListener::bind((arguments.host.as_str(), arguments.port))
+        .map_err(Error::io("listen on", &place))?;
+    let address = listener.local_addr().map_err(Error::io("listen on", &place))?;
+    let network = checkpoint::load(&arguments.model, &arguments.network.settings())?;
+    for note in &network.notes {
+        eprintln!("note: {note}");
+    }
+    let gallery = Arc::new(Gallery::open(&arguments.gallery)?);
+    gallery.check_fits(&network)?;
+    let kept = gallery.filtered(&arguments.filter)?;
+    let selected = Selected::new(&*gallery, kept.clone());
+    let images = arguments.images.as_deref().map(ImageFolder::open).transpose()?;
+    let threshold = network.threshold;
+    if threshold.is_none() {
+        eprintln!("note: {}", without_threshold(false));
+    }
+    if !address.ip().is_loopback() {
+        eprintln!(
+            "note: whoever reaches {address} can search{}: there is no password",
+            if images.is_some() { " and see the gallery's pictures" } else { "" }
+        );
+    }
+
+    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
+    if context.is_cpu() {
+        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
+    }
+    let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
+    let embedder = Embedder::new(&context, &network, Some(1), memory)?;
+    let left = memory.saturating_sub(embedder.need().bytes(1));
+    let query = OneRow { values: Mutex::new(vec![0.0; embedder.dim()]) };
+    let mut searcher = Searcher {
+        neighbours: Neighbours::new(&context, &query, &selected, left)?,
+        embedder,
+        query: &query,
+        gallery: &gallery,
+        selected: &selected,
+        threshold,
+        size: network.config.image,
+        decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
+    };
+    // Once without a picture: brings the gallery to the adapter, and finds now what can't be read.
+    searcher.nearest(arguments.top as usize)?;
+    let model = arguments.model.file_name().unwrap_or_default().to_string_lossy();
+    let health = json!({
+        "status": "ok",
+        "gallery": selected.len(),
+        "model": model,
+        "adapter": context.adapter.name,
+        "threshold": threshold.map(|threshold| threshold.distance),
+        "images": images.is_some(),
+        "top": arguments.top,
+    });
+    // On the adapter by now.
+    drop(network);
+
+    let signals = Signals::listen()?;
+    let (jobs, waiting) = mpsc::channel(QUEUE);
+    let site = Site {
+        jobs,
+        gallery: gallery.clone(),
+        kept,
+        images,
+        top: arguments.top as usize,
+        health,
+        loopback: address.ip().is_loopback(),
+        searching: AtomicUsize::new(0),
+    };
+    // Whoever started this may have closed its end since: not worth an end.
+    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+    std::thread::scope(|scope| {
+        let server = scope.spawn(move || http::serve(listener, site, move || signals.received().is_some()));
+        let answered = searcher.answer(waiting);
+        let served = server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        answered.and(served)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The query of the moment: one row whose numbers change.
+struct OneRow {
+    values: Mutex<Vec<f32>>,
+}
+
+impl OneRow {
+    fn set(&self, values: Vec<f32>) {
+        *self.values.lock().unwrap_or_else(PoisonError::into_inner) = values;
+    }
+}
+
+impl Rows for OneRow {
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn dim(&self) -> usize {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        if !rows.is_empty() {
+            out.copy_from_slice(&self.values.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        Ok(())
+    }
+}
+
+/// Owns the adapter: one picture after the other.
+struct Searcher<'c> {
+    embedder: Embedder<'c>,
+    neighbours: Neighbours<'c>,
+    query: &'c OneRow,
+    gallery: &'c Gallery,
+    selected: &'c Selected<'c>,
+    threshold: Option<Threshold>,
+    size: ImageSize,
+    decode: DecodeOptions,
+}
+
+impl Searcher<'_> {
+    /// Answers until nobody can ask any more.
+    ///
+    /// # Errors
+    /// `Gpu`: an adapter that failed doesn't come back. Everything else goes to whoever asked.
+    fn answer(&mut self, mut waiting: mpsc::Receiver<Job>) -> Result<()> {
+        while let Some(Job { bytes, top, answer }) = waiting.blocking_recv() {
+            // Hung up meanwhile.
+            if answer.is_closed() {
+                continue;
+            }
+            let (reply, end) = match self.search(&bytes, top) {
+                Ok(reply) => (reply, Ok(())),
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+                    (Err(refusal), if matches!(error, Error::Gpu(_)) { Err(error) } else { Ok(()) })
+                }
+            };
+            // Hung up meanwhile: nobody minds.
+            let _ = answer.send(reply);
+            end?;
+        }
+        Ok(())
+    }
+
+    /// What `lat-wgpu search --json` writes for one query, or what is wrong with the picture.
+    fn search(&mut self, bytes: &[u8], top: usize) -> Result<std::result::Result<Value, Refusal>> {
+        let picture = match decode::decode(bytes, self.decode) {
+            Ok(picture) => resize_bicubic(&picture, self.size),
+            Err(reason) => {
+                let reason = format!("the picture {reason}");
+                return Ok(Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason)));
+            }
+        };
+        self.query.set(self.embedder.embed(&[picture])?);
+        let list = self.nearest(top)?;
+        let mut found =
+            Found { threshold: self.threshold, gallery: self.selected.len(), queries: Vec::new() };
+        found.add(POSTED, &list, self.gallery, self.selected);
+        Ok(Ok(found.json()))
+    }
+
+    /// The rows nearest to the query of the moment.
+    fn nearest(&mut self, top: usize) -> Result<Vec<Neighbour>> {
+        Ok(self.neighbours.nearest(0..1, top)?.pop().unwrap_or_default())
+    }
+}

@@ -1,0 +1,385 @@
+//! `lat-wgpu serve` as a client meets it: real requests to a real process.
+
+#![cfg(unix)]
+
+use lat_wgpu::checkpoint::{self, Settings, Threshold};
+use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+
+fn lat(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn done(folder: &Path, arguments: &[&str]) -> String {
+    let output = lat(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Drawn figures in `query` and `gallery`, a model with a threshold, and the gallery's embeddings `g.safetensors`.
+fn drawn() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    done(here, &["draw", ".", "--persons", "6", "--cameras", "2", "--images", "2", "--seed", "3"]);
+    std::fs::rename(here.join("bounding_box_test"), here.join("gallery")).unwrap();
+    let model = here.join("m.safetensors");
+    std::fs::copy(TINY, &model).unwrap();
+    let network = checkpoint::load(&model, &Settings { heads: Some(2), ..Settings::default() }).unwrap();
+    checkpoint::store_threshold(&model, &network, Threshold { distance: 0.05, fpr: 0.01 }).unwrap();
+    done(here, &["embed", "--model", "m.safetensors", "--heads", "2", "gallery", "--out", "g.safetensors"]);
+    folder
+}
+
+/// A server that ends with its test.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(folder: &Path, more: &[&str]) -> Server {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+            .args(["serve", "--model", "m.safetensors", "--heads", "2", "--port", "0"])
+            .args(more)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}"));
+        Server { address: address.to_string(), child }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+    }
+
+    /// Sends what may be any bytes at all.
+    fn send(&self, request: &[u8]) -> Answer {
+        let mut stream = self.connect();
+        stream.write_all(request).unwrap();
+        Answer::read(stream)
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send(
+            format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).as_bytes(),
+        )
+    }
+
+    fn post(&self, path: &str, body: &[u8]) -> Answer {
+        self.send(&self.posting(path, body))
+    }
+
+    fn posting(&self, path: &str, body: &[u8]) -> Vec<u8> {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    }
+
+    fn terminate(&self) {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
+
+    /// The exit code, if there is one soon.
+    fn code(&mut self) -> Option<i32> {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(20) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    /// In lower case.
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn read(mut stream: TcpStream) -> Answer {
+        let mut bytes = Vec::new();
+        match stream.read_to_end(&mut bytes) {
+            Ok(_) => {}
+            // The server hung up on what it did not want to read; its answer came before.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("{error}"),
+        }
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("an end of the head");
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_lowercase();
+        Answer { status: head[9..12].parse().unwrap(), head, body: bytes[end + 4..].to_vec() }
+    }
+
+    fn json(&self) -> Value {
+        assert!(self.head.contains("content-type: application/json"), "{}", self.head);
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// Asserts a refusal with a reason that has these words.
+    #[track_caller]
+    fn refused(&self, status: u16, words: &str) {
+        let reason = self.json()["error"].as_str().unwrap().to_string();
+        assert_eq!(self.status, status, "{reason}");
+        assert!(reason.contains(words), "{words} in: {reason}");
+    }
+}
+
+/// The first query picture: its name and its content.
+fn a_query(folder: &Path) -> (String, Vec<u8>) {
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder.join("query")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let name = files[0].file_name().unwrap().to_str().unwrap();
+    (format!("query/{name}"), std::fs::read(&files[0]).unwrap())
+}
+
+#[test]
+fn a_posted_picture_is_searched_as_on_the_command_line() {
+    let folder = drawn();
+    let here = folder.path();
+    let (query, bytes) = a_query(here);
+    let filtered = ["--gallery", "g.safetensors", "--filter", "camera=2"];
+    let search = ["search", "--model", "m.safetensors", "--heads", "2", "--query", &query, "--json", "-"];
+    let mut wanted: Value =
+        serde_json::from_str(&done(here, &[&search[..], &filtered, &["--top", "4"]].concat())).unwrap();
+    wanted["queries"][0]["query"] = "picture".into();
+
+    let mut server = Server::start(here, &[&filtered[..], &["--images", "gallery", "--top", "3"]].concat());
+    let health = server.get("/health").json();
+    assert_eq!((&health["status"], &health["gallery"]), (&"ok".into(), &wanted["gallery"]));
+    assert_eq!((&health["model"], &health["threshold"]), (&"m.safetensors".into(), &wanted["threshold"]));
+    assert!(!health["adapter"].as_str().unwrap().is_empty());
+
+    let got = server.post("/search?top=4", &bytes);
+    assert_eq!((got.status, got.json()), (200, wanted.clone()));
+    let three = server.post("/search", &bytes).json();
+    assert_eq!(three["queries"][0]["results"].as_array().unwrap()[..], results(&wanted)[..3]);
+
+    // Clients at once get what each gets alone.
+    std::thread::scope(|scope| {
+        let ask = || scope.spawn(|| server.post("/search?top=4", &bytes).json());
+        let asking = [ask(), ask(), ask()];
+        for asked in asking {
+            assert_eq!(asked.join().unwrap(), wanted);
+        }
+    });
+
+    // The pictures of the list, and no others.
+    for result in results(&wanted) {
+        let picture = server.get(&format!("/image/{}", result["row"]));
+        let file = std::fs::read(here.join("gallery").join(result["path"].as_str().unwrap())).unwrap();
+        assert_eq!((picture.status, picture.body == file), (200, true));
+        assert!(picture.head.contains("content-type: image/"), "{}", picture.head);
+    }
+    let camera_one = results(&wanted)[0]["row"].as_u64().unwrap();
+    let others = (0..60).filter(|row| server.get(&format!("/image/{row}")).status == 404).count();
+    assert_eq!(60 - others as u64, wanted["gallery"].as_u64().unwrap(), "row {camera_one} is one of them");
+
+    server.terminate();
+    assert_eq!(server.code(), Some(0));
+}
+
+fn results(found: &Value) -> &Vec<Value> {
+    found["queries"][0]["results"].as_array().unwrap()
+}
+
+#[test]
+fn what_is_no_request_gets_a_reason() {
+    let folder = drawn();
+    let here = folder.path();
+    let (_, bytes) = a_query(here);
+    let server = Server::start(here, &["--gallery", "g.safetensors"]);
+
+    server.post("/search", b"").refused(400, "empty");
+    server.post("/search", b"<script>alert(1)</script>").refused(415, "not a JPEG");
+    server.post("/search", &bytes[..bytes.len() / 2]).refused(422, "the picture");
+    let mut wide = std::io::Cursor::new(Vec::new());
+    image::DynamicImage::new_luma8(16_385, 1).write_to(&mut wide, image::ImageFormat::Png).unwrap();
+    server.post("/search", wide.get_ref()).refused(422, "16384 a side");
+    server.post("/search?top=0", &bytes).refused(400, "top");
+    server.post("/search?top=x", &bytes).refused(400, "top");
+    // Told before: refused before it is sent. Not told: refused when it is too much.
+    let head = format!("POST /search HTTP/1.1\r\nHost: {}\r\n", server.address);
+    server
+        .send(format!("{head}Connection: close\r\nContent-Length: 16777217\r\n\r\n").as_bytes())
+        .refused(413, "16 MiB");
+    let mut chunked =
+        format!("{head}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1000001\r\n").into_bytes();
+    chunked.resize(chunked.len() + (16 << 20) + 1, b'x');
+    server.send(&chunked).refused(413, "16 MiB");
+
+    server.get("/search").refused(405, "method");
+    assert!(server.get("/search").head.contains("allow: post"));
+    server.post("/health", b"").refused(405, "method");
+    server.get("/nowhere").refused(404, "no such page");
+    // No folder of pictures was named.
+    server.get("/image/0").refused(404, "no such picture");
+    assert_eq!(server.get("/health").json()["images"], false);
+    assert_eq!(server.send(b"what is this\r\n\r\n").status, 400);
+    // Still there.
+    assert_eq!(server.post("/search", &bytes).status, 200);
+}
+
+#[test]
+fn the_page_comes_with_its_rules() {
+    let folder = drawn();
+    let server = Server::start(folder.path(), &["--gallery", "g.safetensors"]);
+    for (path, kind) in [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")] {
+        let answer = server.get(path);
+        assert_eq!(answer.status, 200, "{path}");
+        for line in [
+            &format!("content-type: {kind}; charset=utf-8"),
+            "content-security-policy: default-src 'none'; script-src 'self';",
+            "x-content-type-options: nosniff",
+        ] {
+            assert!(answer.head.contains(line), "{line} in: {}", answer.head);
+        }
+    }
+    let page = String::from_utf8(server.get("/").body).unwrap();
+    assert!(page.starts_with("<!doctype html>") && !page.contains("style="), "{page}");
+    let script = String::from_utf8(server.get("/page.js").body).unwrap();
+    assert!(!script.contains("innerHTML"));
+
+    // A name that somebody else pointed here.
+    let port = server.address.rsplit(':').next().unwrap();
+    for (host, status) in [
+        (format!("localhost:{port}"), 200),
+        (format!("127.0.0.1:{port}"), 200),
+        ("[::1]".to_string(), 200),
+        (format!("evil.example:{port}"), 403),
+        ("localhost.evil.example".to_string(), 403),
+    ] {
+        let request = format!("GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(server.send(request.as_bytes()).status, status, "{host}");
+    }
+    let nameless = server.send(b"GET /health HTTP/1.0\r\n\r\n");
+    nameless.refused(403, "localhost only");
+}
+
+#[test]
+fn no_picture_from_outside_the_folder() {
+    let folder = drawn();
+    let here = folder.path();
+    let root = here.join("root");
+    std::fs::create_dir(&root).unwrap();
+    let (query, bytes) = a_query(here);
+    std::fs::write(root.join("inside.jpg"), &bytes).unwrap();
+    std::fs::write(root.join("text.jpg"), "no picture").unwrap();
+    std::os::unix::fs::symlink(here.join(&query), root.join("link.jpg")).unwrap();
+    // Names that a gallery of somebody else may have.
+    let absolute = here.join(&query).to_str().unwrap().to_string();
+    let up = format!("../{query}");
+    let names = ["inside.jpg", &up, &absolute, "link.jpg", "text.jpg", "gone.jpg"].map(String::from);
+    let file = here.join("names.npy");
+    let mut writer = EmbeddingWriter::create(&file, 128, Dtype::F32, &names, &BTreeMap::new()).unwrap();
+    for name in &names {
+        writer.push(name, &[0.0; 128]).unwrap();
+    }
+    writer.finish().unwrap();
+    let server = Server::start(here, &["--gallery", "names.npy", "--images", "root"]);
+    let inside = server.get("/image/0");
+    assert_eq!((inside.status, &inside.body), (200, &bytes));
+    for row in 1..names.len() {
+        server.get(&format!("/image/{row}")).refused(404, "no such picture");
+    }
+    for path in [
+        "/image/6",
+        "/image/-1",
+        "/image/18446744073709551616",
+        "/image/..%2finside.jpg",
+        "/image/inside.jpg",
+        "/image/%2e%2e",
+        "/image/%ff",
+        "/image/../inside.jpg",
+        "/image//inside.jpg",
+        "/../../Cargo.toml",
+        "/root/inside.jpg",
+        "/image/",
+    ] {
+        assert_eq!(server.get(path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn a_request_under_way_is_answered_before_the_end() {
+    let folder = drawn();
+    let here = folder.path();
+    let (_, bytes) = a_query(here);
+    let mut server = Server::start(here, &["--gallery", "g.safetensors"]);
+    let wanted = server.post("/search", &bytes).json();
+    let request = server.posting("/search", &bytes);
+    let (first, rest) = request.split_at(request.len() - bytes.len() / 2);
+    let mut stream = server.connect();
+    stream.write_all(first).unwrap();
+    // Says nothing, and doesn't hold up the end.
+    let _idle = server.connect();
+    // Answered after the first half has come.
+    server.get("/health").json();
+    server.terminate();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(server.child.try_wait().unwrap().is_none());
+    stream.write_all(rest).unwrap();
+    assert_eq!(Answer::read(stream).json(), wanted);
+    assert_eq!(server.code(), Some(0));
+}
+
+#[test]
+fn what_cannot_be_served_is_told() {
+    let folder = drawn();
+    let here = folder.path();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let serve = ["serve", "--model", "m.safetensors", "--heads", "2", "--gallery", "g.safetensors"];
+    for (code, more, words) in [
+        (1, &["--port", port.as_str()][..], &["cannot listen on 127.0.0.1:", "hint: "][..]),
+        (1, &["--port", "0", "--images", "nowhere"], &["nowhere"]),
+        (1, &["--port", "0", "--lambda", "3"], &["model.gelt.lambda"]),
+        (1, &["--port", "0", "--filter", "path=nobody"], &["--filter"]),
+        (2, &["--port", "65536"], &["--port"]),
+        (2, &["--top", "0"], &["--top"]),
+    ] {
+        let output = lat(here, &[&serve[..], more].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{more:?}: {stderr}");
+        for words in words {
+            assert!(stderr.contains(words), "{words} in: {stderr}");
+        }
+    }
+}
