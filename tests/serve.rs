@@ -297,7 +297,7 @@ fn the_page_comes_with_its_rules() {
 fn no_picture_from_outside_the_folder() {
     let folder = drawn();
     let here = folder.path();
-    let root = here.join("root");
+    let root = here.join("shown");
     std::fs::create_dir(&root).unwrap();
     let (query, bytes) = a_query(here);
     std::fs::write(root.join("inside.jpg"), &bytes).unwrap();
@@ -313,7 +313,7 @@ fn no_picture_from_outside_the_folder() {
         writer.push(name, &[0.0; 128]).unwrap();
     }
     writer.finish().unwrap();
-    let server = Server::start(here, &["--gallery", "names.npy", "--images", "root"]);
+    let server = Server::start(here, &["--gallery", "names.npy", "--images", "shown"]);
     let inside = server.get("/image/0");
     assert_eq!((inside.status, &inside.body), (200, &bytes));
     for row in 1..names.len() {
@@ -330,7 +330,7 @@ fn no_picture_from_outside_the_folder() {
         "/image/../inside.jpg",
         "/image//inside.jpg",
         "/../../Cargo.toml",
-        "/root/inside.jpg",
+        "/shown/inside.jpg",
         "/image/",
     ] {
         assert_eq!(server.get(path).status, 404, "{path}");
