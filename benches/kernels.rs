@@ -7,7 +7,7 @@ use criterion::{Criterion, SamplingMode};
 use lat_wgpu::gpu::{Context, ContextOptions, Recorder, Tensor};
 use lat_wgpu::kernels::{
     accumulate, adam, attention, batchnorm, cross_entropy, distance, gelt, gelu, gemm, gradnorm, image,
-    l2norm, layernorm, layerscale, part_linear, patch_embed, tokens, topk, triplet,
+    l2norm, layernorm, layerscale, part_linear, patch_embed, rollout, tokens, topk, triplet,
 };
 use lat_wgpu::rng;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize};
@@ -164,6 +164,17 @@ fn bench(criterion: &mut Criterion, context: &Context, model: &Model, batch: usi
             head_dim: dim / heads,
         };
         Box::new(move |recorder| call.record(recorder, "attention"))
+    });
+    // One picture at a time, whatever the batch of the others.
+    measure(criterion, context, &format!("rollout {model}"), |t| {
+        let (tokens, head_dim, mixed) = (TOKENS, dim / heads, t.get(TOKENS * TOKENS));
+        let (qkv, lse) = (t.get(TOKENS * 3 * dim), t.get(heads * TOKENS));
+        let mix = rollout::Probabilities { qkv, lse, mixed, tokens, heads, head_dim };
+        let carry = rollout::Multiply { row: t.get(TOKENS), matrix: mixed, carried: t.get(TOKENS), tokens };
+        Box::new(move |recorder| {
+            mix.record(recorder, "rollout");
+            carry.record(recorder, "rollout");
+        })
     });
     measure(criterion, context, &format!("layernorm {model}"), |t| {
         let (x, y) = (t.get(rows * dim), t.get(rows * dim));

@@ -39,6 +39,8 @@ mod patch_embed;
 mod plan;
 #[path = "kernels/random.rs"]
 mod random;
+#[path = "kernels/rollout.rs"]
+mod rollout;
 #[path = "kernels/tokens.rs"]
 mod tokens;
 #[path = "kernels/topk.rs"]

@@ -19,6 +19,7 @@ pub mod layernorm;
 pub mod layerscale;
 pub mod part_linear;
 pub mod patch_embed;
+pub mod rollout;
 pub mod tokens;
 pub mod topk;
 pub mod triplet;
@@ -48,6 +49,7 @@ pub fn variants() -> Vec<(&'static Kernel, Constants)> {
         layerscale::variants,
         part_linear::variants,
         patch_embed::variants,
+        rollout::variants,
         tokens::variants,
         triplet::variants,
         topk::variants,

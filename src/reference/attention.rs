@@ -39,7 +39,7 @@ impl Attention<'_> {
     }
 
     /// Scores of one query with all keys, scaled.
-    fn scores(&self, image: usize, head: usize, token: usize) -> Vec<Exact> {
+    pub(super) fn scores(&self, image: usize, head: usize, token: usize) -> Vec<Exact> {
         let query = self.vector(0, image, head, token);
         let root = 1.0 / (self.head_dim as f64).sqrt();
         (0..self.tokens)

@@ -19,6 +19,7 @@ pub mod layernorm;
 pub mod layerscale;
 pub mod part_linear;
 pub mod patch_embed;
+pub mod rollout;
 pub mod tokens;
 pub mod topk;
 pub mod triplet;

@@ -136,6 +136,17 @@ pub fn triplet_distances(length: usize) -> Tolerance {
 /// A subtraction and an addition.
 pub const TRIPLET_LOSS: Tolerance = row(2.0);
 
+/// Sums of length Dh and H; 8 for exp (WGSL grants it 3 + 2|x| ulp, `scale` holds |x|) and division (2.5 ulp).
+/// With scores above a hundred their rounding alone makes probabilities 1e-5 of themselves wrong: NMSE ≤ 1e-10.
+pub fn rollout(heads: usize, head_dim: usize) -> Tolerance {
+    Tolerance { nmse: 1e-10, ..row(8.0 + (head_dim as f64).sqrt() + (heads as f64).sqrt()) }
+}
+
+/// One fma per token.
+pub fn rollout_multiply(tokens: usize) -> Tolerance {
+    row(1.0 + (tokens as f64).sqrt())
+}
+
 /// What up to B anchors add to a row; 10 for two roundings of the differences, product and division (2.5 ulp).
 pub fn triplet_backward(batch: usize) -> Tolerance {
     row(10.0 + (batch as f64).sqrt())

@@ -1,0 +1,120 @@
+//! Attention rollout of one picture: a block's attention as a T × T matrix, and a row carried through it.
+
+use super::{THREADS, expect, u32_of};
+use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+
+const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
+    Kernel {
+        name: "rollout",
+        source: include_str!("../../shaders/rollout.wgsl"),
+        helpers: &[],
+        entry,
+        bindings,
+        uniform_bytes: size_of::<Params>(),
+        subgroups: false,
+    }
+}
+
+/// Mean attention of a block's heads, half of it, beside the other half that comes past the block.
+pub static PROBABILITIES: Kernel =
+    kernel("rollout_probabilities", &[Binding::read("qkv"), Binding::read("lse"), Binding::write("mixed")]);
+/// A row times such a matrix.
+pub static MULTIPLY: Kernel =
+    kernel("rollout_multiply", &[Binding::read("row"), Binding::read("matrix"), Binding::write("carried")]);
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    tokens: u32,
+    heads: u32,
+    quads: u32,
+    scale: f32,
+}
+
+pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
+    [&PROBABILITIES, &MULTIPLY].map(|kernel| (kernel, vec![])).to_vec()
+}
+
+/// mixed = ½·mean over heads of softmax(Q·Kᵀ/√Dh) + ½·identity, for one picture.
+#[derive(Debug, Clone, Copy)]
+pub struct Probabilities {
+    /// (T, 3, H, Dh).
+    pub qkv: Tensor,
+    /// (H, T): log-sum-exp of each row of scores, as [`attention::Forward`](super::attention::Forward) leaves it.
+    pub lse: Tensor,
+    /// (T, T), written: rows are queries and sum to 1.
+    pub mixed: Tensor,
+    /// T.
+    pub tokens: usize,
+    /// H.
+    pub heads: usize,
+    /// Dh, a multiple of 4.
+    pub head_dim: usize,
+}
+
+impl Probabilities {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape or the head's width isn't a multiple of 4.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Probabilities { qkv, lse, mixed, tokens, heads, head_dim } = *self;
+        assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
+        expect(recorder, "qkv", qkv, &[tokens, 3, heads, head_dim]);
+        expect(recorder, "lse", lse, &[heads, tokens]);
+        expect(recorder, "mixed", mixed, &[tokens, tokens]);
+        let params = Params {
+            tokens: u32_of(tokens),
+            heads: u32_of(heads),
+            quads: u32_of(head_dim / 4),
+            scale: 1.0 / (head_dim as f32).sqrt(),
+        };
+        recorder.dispatch(Dispatch {
+            kernel: &PROBABILITIES,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![qkv, lse, mixed],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(mixed.len.div_ceil(THREADS)),
+            flops: 2.0 * (mixed.len * heads * head_dim) as f64,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// carried\[j\] = Σ_i row\[i\]·matrix\[i,j\].
+#[derive(Debug, Clone, Copy)]
+pub struct Multiply {
+    /// (T).
+    pub row: Tensor,
+    /// (T, T).
+    pub matrix: Tensor,
+    /// (T), written.
+    pub carried: Tensor,
+    /// T.
+    pub tokens: usize,
+}
+
+impl Multiply {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let Multiply { row, matrix, carried, tokens } = *self;
+        expect(recorder, "row", row, &[tokens]);
+        expect(recorder, "matrix", matrix, &[tokens, tokens]);
+        expect(recorder, "carried", carried, &[tokens]);
+        let params = Params { tokens: u32_of(tokens), heads: 0, quads: 0, scale: 0.0 };
+        recorder.dispatch(Dispatch {
+            kernel: &MULTIPLY,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![row, matrix, carried],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: grid_1d(tokens.div_ceil(THREADS)),
+            flops: 2.0 * matrix.len as f64,
+            label: recorder.label(name),
+        });
+    }
+}
