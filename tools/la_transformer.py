@@ -89,6 +89,7 @@ class Attention(nn.Module):
         b, t, d = x.shape
         q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) / math.sqrt(d // self.heads)).softmax(-1)
+        self.mean_weights = weights.detach().mean(1)  # (B, T, T), for `rollout`
         return self.proj((weights @ v).transpose(1, 2).reshape(b, t, d))
 
 
@@ -182,6 +183,17 @@ class LaTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def rollout(self, images):
+        """(B, 3, H, W) normalised pixels -> (B, T): the share of each input token in the class token, by attention
+        rollout (Abnar and Zuidema 2020): the product of every block's (A + I) / 2, heads by their mean."""
+        self.tokens(images)
+        identity = torch.eye(self.blocks[0].attn.mean_weights.shape[-1], dtype=images.dtype)
+        product = identity
+        for block in self.blocks:
+            mixed = (block.attn.mean_weights + identity) / 2
+            product = mixed / mixed.sum(-1, keepdim=True) @ product
+        return product[:, 0]
 
     def parts(self, tokens):
         """(B, T, D) tokens -> (B, parts, D): row means Q blended with the class token G (equation 6)."""

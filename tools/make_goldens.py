@@ -4,7 +4,8 @@
 
 CASE.model.safetensors holds weights as a file from outside would; CASE.golden.safetensors holds
 `images` (B, H, W, 3) u8 at input size, `tokens` (B, T, D) f32 after the final norm and `embedding`
-(B, parts * D) f32. Everything is computed in f64 from the stored weights and follows from the case's name
+(B, parts * D) f32. `rollout.safetensors` holds for every CASE what its class token takes from each token,
+(B, T) f32. Everything is computed in f64 from the stored weights and follows from the case's name
 alone, so that a second run writes the same bytes.
 """
 
@@ -339,7 +340,7 @@ case("parts_1_global", "one part: the class token", {}, {"parts": "1", "tokens":
 
 
 def write_case(name, what, vit, settings, naming, dtype, grid, pictures):
-    """Build, run and write one case."""
+    """Build, run and write one case; return its attention rollout."""
     # What is computed with is what is stored: rounded to the type on disk, then back in f32.
     state = {key: tensor.to(dtype).float() for key, tensor in random_vit(name, **vit).items()}
     size = tuple(map(int, settings["size"].split("x"))) if "size" in settings else None
@@ -357,6 +358,7 @@ def write_case(name, what, vit, settings, naming, dtype, grid, pictures):
     with torch.no_grad():
         tokens = model.tokens(lat.normalize(images, mean_std, torch.float64))
         embedding = model.embed(model.parts(tokens))
+        rollout = model.rollout(lat.normalize(images, mean_std, torch.float64))
     stored = naming(state, name) if naming else state
     for key, tensor in stored.items():
         stored[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -366,6 +368,7 @@ def write_case(name, what, vit, settings, naming, dtype, grid, pictures):
         {"images": images, "tokens": tokens.float(), "embedding": embedding.float()},
         {"settings": json.dumps(settings), "what": what},
     )
+    return rollout.float()
 
 
 # Height, width of a picture and the sizes it is resized to: up, down, one axis only, and no change at all.
@@ -419,8 +422,7 @@ def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     for old in FOLDER.glob("*.safetensors"):
         old.unlink()
-    for one in CASES:
-        write_case(*one)
+    write_safetensors(FOLDER / "rollout.safetensors", {one[0]: write_case(*one) for one in CASES})
     write_resizes()
     total = sum(path.stat().st_size for path in FOLDER.glob("*.safetensors"))
     print(f"{len(CASES)} cases and the resizes, {total / 1e6:.2f} MB in {FOLDER}")
