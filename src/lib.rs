@@ -24,6 +24,7 @@ pub mod model;
 
 pub mod embed;
 pub mod evaluate;
+pub mod explain;
 pub mod train;
 
 pub mod cli;

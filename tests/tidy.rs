@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 7] = [
     &["kernels"],
     &["layers"],
     &["data", "checkpoint", "model"],
-    &["train", "embed", "evaluate", "search", "report"],
+    &["train", "embed", "evaluate", "explain", "search", "report"],
     &["cli", "main"],
 ];
 
@@ -447,7 +447,7 @@ fn imports_only_go_down() {
         }
     }
     none(
-        "main, cli > train, embed, evaluate, search, report > data, checkpoint | model > layers > kernels > gpu > shape, rng, error.",
+        "main, cli > train, embed, evaluate, explain, search, report > data, checkpoint | model > layers > kernels > gpu > shape, rng, error.",
         wrong,
     );
 }

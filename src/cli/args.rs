@@ -51,6 +51,8 @@ pub enum Command {
     Init(InitArguments),
     /// Write a model for other programs
     Export(ExportArguments),
+    /// Show where in a picture the model looks, and its part rows
+    Explain(ExplainArguments),
 }
 
 /// Settings of the network: a flag wins over the model's metadata, which wins over the default.
@@ -687,6 +689,31 @@ pub struct DrawArguments {
     /// Same seed, same bytes
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+/// `lat-wgpu explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// The picture
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    /// Where to draw: the picture, what the class token takes from where, and the part rows, side by side
+    #[arg(long, value_name = "FILE.png")]
+    pub out: PathBuf,
+    /// Write the shares of patches and parts as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Do not turn the picture as its EXIF orientation says
+    #[arg(long)]
+    pub ignore_exif: bool,
+    #[command(flatten)]
+    pub network: NetworkArguments,
 }
 
 /// `lat-wgpu train`.

@@ -7,6 +7,7 @@ mod draw;
 mod embed;
 mod eval;
 mod export;
+mod explain;
 mod info;
 mod init;
 mod inspect;
@@ -49,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::Draw(arguments) => draw::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
     };
     match done {
         Ok(code) => code,

@@ -3,7 +3,7 @@
 use super::linear::Linear;
 use super::{Branch, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
-use crate::kernels::{attention, gemm};
+use crate::kernels::{attention, gemm, rollout};
 
 /// Parameters of self-attention, or their gradients.
 #[derive(Debug, Clone)]
@@ -88,6 +88,23 @@ impl Attention {
         // 3. Back to the residual stream.
         let epilogue = branch.epilogue(recorder, self.scale.as_ref(), residual);
         self.proj.forward(recorder, "attn.proj", context, shape.rows(), epilogue)
+    }
+
+    /// Records `carried` (T) = `row` (T) · (½·mean attention of the heads + ½·identity), for a batch of one.
+    pub fn rollout(
+        &self,
+        recorder: &mut Recorder<'_>,
+        saved: Saved,
+        row: Tensor,
+        carried: Tensor,
+        shape: Sequence,
+    ) {
+        let Sequence { tokens, dim, .. } = shape;
+        let (heads, head_dim) = (self.heads, dim / self.heads);
+        let Saved { qkv, lse, .. } = saved;
+        let mixed = recorder.tensor("attn.mixed", tokens * tokens);
+        rollout::Probabilities { qkv, lse, mixed, tokens, heads, head_dim }.record(recorder, "attn.mixed");
+        rollout::Multiply { row, matrix: mixed, carried, tokens }.record(recorder, "attn.rollout");
     }
 
     /// Records the gradient (B, T, D) to x, given that of the output, and those of the parameters if wanted.

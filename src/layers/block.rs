@@ -48,6 +48,18 @@ impl Block {
         (z, Saved { norm1, attn, norm2, mlp })
     }
 
+    /// Records `carried` (T) = `row` (T) · (½·mean attention of the heads + ½·identity), for a batch of one.
+    pub fn rollout(
+        &self,
+        recorder: &mut Recorder<'_>,
+        saved: Saved,
+        row: Tensor,
+        carried: Tensor,
+        shape: Sequence,
+    ) {
+        self.attn.rollout(recorder, saved.attn, row, carried, shape);
+    }
+
     /// Records the gradients of the parameters, if wanted, and returns that of z, if anything below wants it.
     pub fn backward(
         &self,

@@ -61,11 +61,7 @@ impl LaTransformer {
         batch: usize,
     ) {
         let config = self.config();
-        let size = config.image;
-        let normalised = recorder.tensor("image", batch * 3 * size.height * size.width);
-        let (mean, std) = (self.preprocess.mean, self.preprocess.std);
-        image::Forward { pixels, flip: None, image: normalised, batch, size, mean, std }
-            .record(recorder, "image");
+        let normalised = self.normalised(recorder, pixels, batch);
 
         self.vit.forward(recorder, normalised, tokens, batch);
 
@@ -84,5 +80,22 @@ impl LaTransformer {
         }
         .record(recorder, "gelt");
         l2norm::Forward { x: local, y: embeddings, batch, parts, dim }.record(recorder, "l2norm");
+    }
+
+    /// Records `rollout` (T), the share that each token of one picture (1, height, width, 3) of bytes has in the class token
+    /// after the last block; `class` (T) is 1 at the class token, the first, and 0 elsewhere.
+    pub fn rollout(&self, recorder: &mut Recorder<'_>, pixels: Tensor, class: Tensor, rollout: Tensor) {
+        let normalised = self.normalised(recorder, pixels, 1);
+        self.vit.rollout(recorder, normalised, class, rollout);
+    }
+
+    /// Records `pixels` (B, height, width, 3) of bytes as numbers (B, 3, height, width).
+    fn normalised(&self, recorder: &mut Recorder<'_>, pixels: Tensor, batch: usize) -> Tensor {
+        let size = self.config().image;
+        let normalised = recorder.tensor("image", batch * 3 * size.height * size.width);
+        let (mean, std) = (self.preprocess.mean, self.preprocess.std);
+        image::Forward { pixels, flip: None, image: normalised, batch, size, mean, std }
+            .record(recorder, "image");
+        normalised
     }
 }

@@ -169,6 +169,25 @@ impl Vit {
         (tokens, Saved { embedding, blocks, norm })
     }
 
+    /// Records `rollout` (T), the share that each input token of one normalised image (1, 3, height, width) has in the class
+    /// token after the last block; `class` (T) is 1 at the class token and 0 elsewhere.
+    ///
+    /// Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
+    pub fn rollout(&self, recorder: &mut Recorder<'_>, image: Tensor, class: Tensor, rollout: Tensor) {
+        let shape = self.sequence(1);
+        let all = Trainable { embeddings: false, first_open: 0 };
+        let (_, saved) = self.forward_saving(recorder, image, all, 1);
+        // The product of all blocks' matrices, its class row alone: from the last block to the first.
+        let mut row = class;
+        for (i, (block, saved)) in self.blocks.iter().zip(saved.blocks).enumerate().rev() {
+            recorder.scope(format!("rollout.blocks.{i}"));
+            let carried = if i == 0 { rollout } else { recorder.tensor("rollout", shape.tokens) };
+            block.rollout(recorder, saved, row, carried, shape);
+            row = carried;
+        }
+        recorder.scope("");
+    }
+
     /// Records the gradients of the trainable groups, given that of the tokens; the same lines in reverse. `finished` is
     /// told each group whose gradients are complete.
     pub fn backward<'c>(

@@ -1,0 +1,87 @@
+//! `lat-wgpu explain`: where in a picture the model looks.
+
+use super::args::ExplainArguments;
+use super::json;
+use crate::checkpoint;
+use crate::data::decode::{self, DecodeOptions, Rgb};
+use crate::data::files::{temporary_beside, write_atomically};
+use crate::data::preprocess::resize_bicubic;
+use crate::error::{Error, Result};
+use crate::explain::{self, Explanation};
+use crate::gpu::{Context, ContextOptions};
+use serde_json::json;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
+    let ExplainArguments { out, image, .. } = arguments;
+    // Everything that can be wrong on the host is found before the adapter is touched.
+    if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
+        return Err(Error::Usage(format!("--out {}: the drawing is a PNG: name it .png", out.display())));
+    }
+    let network = checkpoint::load(&arguments.model, &arguments.network.settings())?;
+    for note in &network.notes {
+        eprintln!("note: {note}");
+    }
+    let picture = decode::read(image, DecodeOptions { ignore_exif: arguments.ignore_exif })?;
+    // Removed at once: it only shows that the drawing can be written.
+    drop(temporary_beside(out)?);
+
+    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
+    if context.is_cpu() {
+        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
+    }
+    let config = &network.config;
+    let rollout = explain::rollout(&context, &network, &resize_bicubic(&picture, config.image))?;
+    let explanation = Explanation::new(config, &rollout)?;
+    write_atomically(out, &png(out, &explain::draw(&picture, config, &explanation))?)?;
+
+    let Explanation { patches, parts, prefix } = &explanation;
+    let (rows, columns) = config.grid();
+    let largest = |shares: &[f64]| (0..shares.len()).max_by(|&a, &b| shares[a].total_cmp(&shares[b]));
+    let (patch, part) = (largest(patches).unwrap_or(0), largest(parts).unwrap_or(0));
+    eprintln!(
+        "drew {}: most from part {} of {}, {:.1} % of what comes from patches, and from the patch in row {} of {rows}, column {} of {columns}, {:.2} %",
+        out.display(),
+        part + 1,
+        parts.len(),
+        100.0 * parts[part],
+        patch / columns + 1,
+        patch % columns + 1,
+        100.0 * patches[patch],
+    );
+    if let Some(target) = &arguments.json {
+        let value = json!({
+            "image": image.to_string_lossy(),
+            "out": out.to_string_lossy(),
+            "rows": rows,
+            "columns": columns,
+            "rollout": patches.chunks(columns).collect::<Vec<_>>(),
+            "parts": parts,
+            "prefix": prefix,
+            "adapter": context.adapter.name,
+            "model": config,
+            "preprocess": network.preprocess,
+            "notes": network.notes,
+        });
+        json::write(target, &value)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The bytes of a PNG file.
+fn png(path: &Path, drawing: &Rgb) -> Result<Vec<u8>> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let (width, height) = (drawing.width as u32, drawing.height as u32);
+    let colour = image::ExtendedColorType::Rgb8;
+    image::write_buffer_with_format(
+        &mut bytes,
+        &drawing.pixels,
+        width,
+        height,
+        colour,
+        image::ImageFormat::Png,
+    )
+    .map_err(|e| Error::Image { path: path.to_path_buf(), reason: e.to_string() })?;
+    Ok(bytes.into_inner())
+}

@@ -1,0 +1,203 @@
+//! Attention rollout of whole networks against PyTorch; `lat-wgpu explain` as a user meets it.
+
+mod common;
+#[path = "common/goldens.rs"]
+mod goldens;
+
+use common::context;
+use lat_wgpu::checkpoint;
+use lat_wgpu::data::decode::Rgb;
+use lat_wgpu::explain::{self, Explanation};
+use lat_wgpu::rng;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A two-block ViT of width 32 for 32×32 pictures in patches of 8; needs `--heads 2`.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+
+/// Of the largest value, as for the whole forward pass.
+const TOLERANCE: f32 = 2e-5;
+
+fn lat(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Runs, asserts the exit code and returns stdout and stderr.
+fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
+    let output = lat(folder, arguments);
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stdout}{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    (stdout, stderr)
+}
+
+fn explain(code: i32, folder: &Path, more: &[&str]) -> (String, String) {
+    let arguments: Vec<&str> =
+        ["explain", "--model", TINY, "--heads", "2"].iter().chain(more).copied().collect();
+    expect(code, folder, &arguments)
+}
+
+/// A folder with `crop.png`: noise around a bright spot, 40 pixels wide and 80 high.
+fn pictures() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = image::RgbImage::from_fn(40, 80, |x, y| {
+        let noise = rng::bits(4, 5, u64::from(40 * y + x)) as u8 / 4;
+        let bright = if (10..20).contains(&x) && (20..50).contains(&y) { 180 } else { 20 };
+        image::Rgb([bright + noise, bright, 90 + noise])
+    });
+    picture.save(folder.path().join("crop.png")).unwrap();
+    folder
+}
+
+fn shares(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|share| share.as_f64().unwrap()).collect()
+}
+
+/// How much of the tolerance the largest error uses.
+fn used(found: &[f32], wanted: &[f32]) -> f32 {
+    assert_eq!(found.len(), wanted.len());
+    let largest = wanted.iter().fold(0f32, |most, v| most.max(v.abs()));
+    let worst = found.iter().zip(wanted).fold(0f32, |most, (f, w)| most.max((f - w).abs()));
+    assert!(found.iter().all(|v| v.is_finite()));
+    worst / (TOLERANCE * largest)
+}
+
+#[test]
+fn rollout_equals_pytorch_for_every_option() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/rollout.safetensors");
+    let bytes = std::fs::read(file).unwrap();
+    let rollouts = SafeTensors::deserialize(&bytes).unwrap();
+    let pairs = goldens::pairs();
+    assert_eq!(pairs.len(), rollouts.len(), "a rollout for every golden");
+    let mut worst = 0f32;
+    for (model, golden) in pairs {
+        let name = golden.file_name().unwrap().to_str().unwrap().trim_end_matches(".golden.safetensors");
+        let (_, metadata) = checkpoint::list(&golden).unwrap();
+        let network = checkpoint::load(&model, &goldens::settings(&metadata)).unwrap();
+        let bytes = std::fs::read(&golden).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let images = file.tensor("images").unwrap();
+        let size = network.config.image;
+        let wanted: Vec<f32> = bytemuck::pod_collect_to_vec(rollouts.tensor(name).unwrap().data());
+        let pictures = images.data().chunks(3 * size.height * size.width);
+        for (i, (pixels, wanted)) in pictures.zip(wanted.chunks(network.config.tokens())).enumerate() {
+            let picture = Rgb { height: size.height, width: size.width, pixels: pixels.to_vec() };
+            let found = explain::rollout(context(), &network, &picture).unwrap();
+            let used = used(&found, wanted);
+            println!("{name:<24} picture {i}: rollout {:>5.1} % of the tolerance", 100.0 * used);
+            assert!(used <= 1.0, "{name}, picture {i}: {found:?} for {wanted:?}");
+            let sum: f64 = found.iter().map(|&share| f64::from(share)).sum();
+            assert!((sum - 1.0).abs() < 1e-5, "{name}: shares sum to {sum}");
+            worst = worst.max(used);
+        }
+    }
+    println!("at most {:.1} % of the tolerance", 100.0 * worst);
+}
+
+#[test]
+fn the_comparison_with_pytorch_can_fail() {
+    let wanted = [0.1, 0.5, 0.4];
+    assert!(used(&wanted, &wanted) == 0.0);
+    assert!(used(&[0.1, 0.5 + 1.1 * TOLERANCE * 0.5, 0.4], &wanted) > 1.0);
+}
+
+#[test]
+fn shares_that_are_not_finite_are_an_error() {
+    let settings = checkpoint::Settings { heads: Some(2), ..Default::default() };
+    let config = checkpoint::load(Path::new(TINY), &settings).unwrap().config;
+    let tokens = config.tokens();
+    assert!(Explanation::new(&config, &vec![1.0 / tokens as f32; tokens]).is_ok());
+    for bad in [f32::NAN, f32::INFINITY, 0.0] {
+        let error = Explanation::new(&config, &vec![bad; tokens]).unwrap_err();
+        assert!(error.to_string().contains("isn't finite"), "{error}");
+    }
+}
+
+#[test]
+fn the_drawing_has_three_panels_and_the_same_bytes_twice() {
+    let folder = pictures();
+    let here = folder.path();
+    let (stdout, stderr) = explain(0, here, &["crop.png", "--out", "a.png", "--json", "a.json"]);
+    assert_eq!(stdout, "");
+    assert!(stderr.contains("drew a.png: most from part "), "{stderr}");
+    explain(0, here, &["crop.png", "--out", "b.png", "--json", "b.json"]);
+    let bytes = std::fs::read(here.join("a.png")).unwrap();
+    assert_eq!(bytes, std::fs::read(here.join("b.png")).unwrap());
+
+    let drawing = image::load_from_memory(&bytes).unwrap().into_rgb8();
+    // 40×80 enlarged until the shorter side is 256; margins of 12 above and below.
+    assert_eq!(drawing.height(), 12 + 512 + 12);
+    // Three panels, four margins, and between them bar, labels of six characters, a number of one, three spaces.
+    let legend = 6 + 14 + 6 + 6 * 12;
+    assert_eq!(drawing.width(), 3 * 256 + 4 * 12 + legend + 12 + 6);
+    // Picture and picture with rows are the same between the lines; the heat map isn't.
+    let [first, second, third] = [12, 12 + 256 + 12, drawing.width() - 12 - 256];
+    let at = |left: u32| [*drawing.get_pixel(left + 90, 300), *drawing.get_pixel(left + 150, 60)];
+    assert_eq!(at(first), at(third));
+    assert_ne!(at(first), at(second));
+    // A white line beside a black one on top of every row: 4 of 128 pixels.
+    for row in 0..4 {
+        let line = |y: u32| drawing.get_pixel(third + 128, 12 + 128 * row + y).0;
+        assert_eq!((line(0), line(1)), ([255; 3], [0; 3]), "row {row}");
+    }
+
+    let value: Value = serde_json::from_slice(&std::fs::read(here.join("a.json")).unwrap()).unwrap();
+    assert_eq!((&value["rows"], &value["columns"]), (&4.into(), &4.into()));
+    let rows: Vec<Vec<f64>> = value["rollout"].as_array().unwrap().iter().map(shares).collect();
+    assert!(rows.len() == 4 && rows.iter().all(|row| row.len() == 4), "{rows:?}");
+    let total: f64 = rows.iter().flatten().sum();
+    assert!((total - 1.0).abs() < 1e-9, "{total}");
+    assert!(rows.iter().flatten().all(|&share| share > 0.0), "{rows:?}");
+    let parts = shares(&value["parts"]);
+    assert_eq!(parts.len(), 4);
+    for (row, part) in rows.iter().zip(&parts) {
+        assert!((row.iter().sum::<f64>() - part).abs() < 1e-12);
+    }
+    // Half of the class token comes past each of two blocks.
+    let prefix = value["prefix"].as_f64().unwrap();
+    assert!(prefix > 0.25 && prefix < 1.0, "{prefix}");
+}
+
+#[test]
+fn network_flags_and_one_part() {
+    let folder = pictures();
+    let here = folder.path();
+    let flags = ["--size", "48x24", "--stride", "4", "--parts", "1"];
+    let arguments = [&["crop.png", "--out", "x.PNG", "--json", "-"][..], &flags].concat();
+    let value: Value = serde_json::from_str(&explain(0, here, &arguments).0).unwrap();
+    assert_eq!((&value["rows"], &value["columns"]), (&11.into(), &5.into()));
+    let parts = shares(&value["parts"]);
+    assert!(parts.len() == 1 && (parts[0] - 1.0).abs() < 1e-9, "{parts:?}");
+    assert!(here.join("x.PNG").is_file());
+}
+
+#[test]
+fn what_is_wrong_is_named_and_nothing_is_written() {
+    let folder = pictures();
+    let here = folder.path();
+    std::fs::write(here.join("words.png"), "no picture").unwrap();
+    let listed = || std::fs::read_dir(here).unwrap().count();
+    let before = listed();
+    for (code, arguments, word) in [
+        (1, ["words.png", "--out", "a.png"], "words.png: is not a JPEG"),
+        (1, ["nowhere.png", "--out", "a.png"], "nowhere.png: cannot be read"),
+        (2, ["crop.png", "--out", "a.jpg"], "--out a.jpg: the drawing is a PNG"),
+        (2, ["crop.png", "--out", "png"], "--out png: the drawing is a PNG"),
+        (1, ["crop.png", "--out", "no/folder/a.png"], "cannot create no/folder/a.png"),
+    ] {
+        let (_, stderr) = explain(code, here, &arguments);
+        assert!(stderr.contains(word), "{word} in: {stderr}");
+    }
+    let arguments = ["explain", "--model", "nothing.safetensors", "crop.png", "--out", "a.png"];
+    let (_, stderr) = expect(1, here, &arguments);
+    assert!(stderr.contains("nothing.safetensors"), "{stderr}");
+    assert_eq!(listed(), before, "nothing was written");
+}
