@@ -1,4 +1,4 @@
-//! Attention rollout of whole networks against PyTorch; `lat-wgpu explain` as a user meets it.
+//! Attention rollout of whole networks against PyTorch, `lat-wgpu explain` and `lat-wgpu completions` as a user meets them.
 
 mod common;
 #[path = "common/goldens.rs"]
@@ -200,4 +200,26 @@ fn what_is_wrong_is_named_and_nothing_is_written() {
     let (_, stderr) = expect(1, here, &arguments);
     assert!(stderr.contains("nothing.safetensors"), "{stderr}");
     assert_eq!(listed(), before, "nothing was written");
+}
+
+#[test]
+fn completions_for_every_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let (script, _) = expect(0, folder.path(), &["completions", shell]);
+        for word in ["lat-wgpu", "embed", "explain", "--ignore-exif"] {
+            // fish writes a long flag as `-l NAME`.
+            let found = script.contains(word) || script.contains(&word.replace("--", "-l "));
+            assert!(found, "{shell}: no {word}");
+        }
+        if shell == "bash" {
+            let file = folder.path().join("completions.bash");
+            std::fs::write(&file, &script).unwrap();
+            // Not every machine has it.
+            if let Ok(checked) = Command::new("bash").arg("-n").arg(&file).output() {
+                assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+            }
+        }
+    }
+    expect(2, folder.path(), &["completions", "cmd"]);
 }

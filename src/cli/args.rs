@@ -53,6 +53,8 @@ pub enum Command {
     Export(ExportArguments),
     /// Show where in a picture the model looks, and its part rows
     Explain(ExplainArguments),
+    /// Print completions for a shell
+    Completions(CompletionsArguments),
 }
 
 /// Settings of the network: a flag wins over the model's metadata, which wins over the default.
@@ -714,6 +716,14 @@ pub struct ExplainArguments {
     pub ignore_exif: bool,
     #[command(flatten)]
     pub network: NetworkArguments,
+}
+
+/// `lat-wgpu completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArguments {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
 }
 
 /// `lat-wgpu train`.

@@ -2,6 +2,7 @@
 
 mod ablate;
 mod args;
+mod completions;
 mod data;
 mod draw;
 mod embed;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Init(arguments) => init::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
     };
     match done {
         Ok(code) => code,
