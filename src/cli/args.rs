@@ -2,8 +2,8 @@
 
 use crate::checkpoint::Settings;
 use crate::data::embeddings::Dtype;
-use crate::data::index::ShardNumber;
 use crate::data::gallery::Filter;
+use crate::data::index::ShardNumber;
 use crate::data::reid::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::error::Error;
 use crate::evaluate::metrics::{AveragePrecision, Protocol, Rules};
@@ -29,6 +29,8 @@ pub enum Command {
     Embed(EmbedArguments),
     /// Verify the shards of a list, or an index folder, and write them as one file
     Merge(MergeArguments),
+    /// Find principal components of embeddings, or write embeddings in fewer numbers
+    Reduce(Box<ReduceArguments>),
     /// List adapters, their features and limits
     Info(InfoArguments),
     /// Print a model file's configuration and tensors
@@ -195,6 +197,9 @@ pub struct EmbedArguments {
     /// Embed each picture and its mirror image, and take the mean
     #[arg(long)]
     pub flip: bool,
+    /// Write each vector in fewer numbers, by the principal components that `lat-wgpu reduce` found
+    #[arg(long, value_name = "FILE")]
+    pub reduce: Option<PathBuf>,
     /// How a number is stored
     #[arg(long, default_value = "f32")]
     pub dtype: DtypeName,
@@ -306,6 +311,47 @@ pub struct ExportArguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExportForm {
     Timm,
+}
+
+/// `lat-wgpu reduce`.
+#[derive(Debug, Args)]
+pub struct ReduceArguments {
+    /// Embeddings, or an index folder
+    #[arg(value_name = "GALLERY")]
+    pub gallery: PathBuf,
+    /// Numbers to reduce to; several, as 64,128,256, are compared, and the file holds the most
+    #[arg(long, value_name = "K,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "apply")]
+    pub dim: Vec<u32>,
+    /// Where to write the components, as .safetensors; with --apply the reduced embeddings
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Find nothing: reduce GALLERY by the components in this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels"])]
+    pub apply: Option<PathBuf>,
+    /// With --apply: how a number is stored
+    #[arg(long, default_value = "f32", requires = "apply")]
+    pub dtype: DtypeName,
+    /// Look at no more than so many rows, evenly spaced [default: 20000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub fit_rows: Option<u32>,
+    /// Where the search for the components starts from, above 2048 numbers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Measure the loss with these queries [default: 1000 of the gallery, evenly spaced]
+    #[arg(long, value_name = "FILE")]
+    pub query_embeddings: Option<PathBuf>,
+    /// Persons and cameras: path,person,camera [default: from Market-1501 names; else the loss isn't told]
+    #[arg(long, value_name = "CSV")]
+    pub labels: Option<PathBuf>,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write the table as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// `lat-wgpu info`.

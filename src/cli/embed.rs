@@ -8,6 +8,7 @@ use crate::checkpoint::{self, Network};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::EmbeddingWriter;
 use crate::data::index::{Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
+use crate::data::reduce::{self, Reduction};
 use crate::data::walk::{self, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
@@ -30,12 +31,18 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         eprintln!("note: {note}");
     }
     let pictures = walk::list_pictures(&arguments.inputs)?;
-    let (pictures, output) = open_output(arguments, &network, pictures)?;
+    let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
+    if let Some(reduction) = &reduction {
+        reduction.check_fits(&network, arguments.flip)?;
+    }
+    let dim = reduction.as_ref().map_or(network.config.embedding_len(), Reduction::dim);
+    let (pictures, output) = open_output(arguments, &network, reduction.as_ref(), pictures)?;
     let found = output.found();
 
     let mut progress = Progress {
         bar: progress_bar(pictures.len() as u64),
         output,
+        reduction,
         signals: Signals::listen()?,
         start,
         first_vector: None,
@@ -97,9 +104,10 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             "out": arguments.out.to_string_lossy(),
             "images": rows,
             "skipped": skipped,
-            "dim": config.embedding_len(),
+            "dim": dim,
             "parts": config.parts(),
             "flip": arguments.flip,
+            "reduce": arguments.reduce.as_ref().map(|path| path.to_string_lossy()),
             "index": index,
             "seconds": seconds,
             "first_vector_seconds": first,
@@ -168,17 +176,13 @@ impl Output {
 fn open_output(
     arguments: &EmbedArguments,
     network: &Network,
+    reduction: Option<&Reduction>,
     pictures: Vec<Picture>,
 ) -> Result<(Arc<Vec<Picture>>, Output)> {
-    let mut metadata = BTreeMap::from([(
-        "lat_wgpu".to_string(),
-        checkpoint::lat_wgpu_metadata(&network.config, &network.preprocess, None),
-    )]);
-    if arguments.flip {
-        metadata.insert("flip".to_string(), "true".to_string());
-    }
+    let entry = reduce::settings(network, arguments.flip, reduction);
+    let metadata = BTreeMap::from([("lat_wgpu".to_string(), entry)]);
     let (out, dtype) = (&arguments.out, arguments.dtype.into());
-    let dim = network.config.embedding_len();
+    let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
     if !arguments.append && arguments.shard.is_none() {
         let names: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
         let writer = EmbeddingWriter::create(out, dim, dtype, &names, &metadata)?;
@@ -260,6 +264,7 @@ fn describe(network: &Network) -> String {
 struct Progress {
     bar: ProgressBar,
     output: Output,
+    reduction: Option<Reduction>,
     signals: Signals,
     start: Instant,
     first_vector: Option<Duration>,
@@ -295,7 +300,10 @@ impl Watch for Progress {
         self.first_vector.get_or_insert_with(|| self.start.elapsed());
         self.rows += 1;
         self.bar.inc(1);
-        self.output.push(&picture.name, embedding)
+        match &self.reduction {
+            Some(reduction) => self.output.push(&picture.name, &reduction.apply(embedding)),
+            None => self.output.push(&picture.name, embedding),
+        }
     }
 
     fn go_on(&mut self) -> ControlFlow<Error> {

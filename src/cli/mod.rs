@@ -7,13 +7,14 @@ mod data;
 mod draw;
 mod embed;
 mod eval;
-mod export;
 mod explain;
+mod export;
 mod info;
 mod init;
 mod inspect;
 mod json;
 mod merge;
+mod reduce;
 mod search;
 mod serve;
 mod signals;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),
+        Command::Reduce(arguments) => reduce::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),

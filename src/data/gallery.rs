@@ -75,6 +75,11 @@ impl Gallery {
         Ok(gallery)
     }
 
+    /// The `lat_wgpu` entry of its first file's metadata: what the rows were made with, where that is told.
+    pub fn settings(&self) -> Option<&str> {
+        self.parts.first()?.settings.as_deref()
+    }
+
     /// Name of each row's picture, as it was when it was embedded.
     pub fn names(&self) -> &[String] {
         &self.names

@@ -74,9 +74,9 @@ impl Origin {
         let metadata = |origin: &Origin| {
             // Entries are JSON where they hold more than a word.
             let parse = |text: &String| serde_json::from_str(text).unwrap_or(Value::from(text.as_str()));
-            origin.metadata.iter().map(|(key, text)| (key.clone(), parse(text))).collect()
+            Value::Object(origin.metadata.iter().map(|(key, text)| (key.clone(), parse(text))).collect())
         };
-        compare("", &Value::Object(metadata(self)), &Value::Object(metadata(other)), &mut found);
+        found.append(&mut differences(&metadata(self), &metadata(other)));
         if found.is_empty() && self.dim != other.dim {
             found.push(format!("numbers in a row: {}, not {}", self.dim, other.dim));
         }
@@ -91,7 +91,13 @@ fn json<T: Serialize>(value: &T) -> Value {
     }
 }
 
-/// Names the innermost places where two values differ.
+/// Names the innermost places where two values differ, in words for the user.
+pub(super) fn differences(one: &Value, other: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    compare("", one, other, &mut found);
+    found
+}
+
 fn compare(place: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
     match (one, other) {
         (Value::Object(a), Value::Object(b)) => {

@@ -21,4 +21,5 @@ pub mod figures;
 pub mod gallery;
 pub mod index;
 pub mod merge;
+pub mod reduce;
 pub mod rows;

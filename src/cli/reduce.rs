@@ -1,0 +1,275 @@
+//! `lat-wgpu reduce`: embeddings in fewer numbers, and what that costs.
+
+use super::args::ReduceArguments;
+use super::embed::progress_bar;
+use super::eval::print;
+use super::json;
+use super::signals::Signals;
+use crate::data::embeddings::EmbeddingWriter;
+use crate::data::gallery::Gallery;
+use crate::data::labels::Label;
+use crate::data::reduce::{FIT_ROWS, FitOptions, Reduced, Reduction};
+use crate::data::reid;
+use crate::data::rows::{Rows, Selected};
+use crate::embed::DEFAULT_MEMORY;
+use crate::error::{Error, Result};
+use crate::evaluate::distances::visit;
+use crate::evaluate::metrics::{Retrieval, Rules, Scorer};
+use crate::evaluate::neighbours::Neighbours;
+use crate::gpu::{Context, ContextOptions};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Queries of a gallery against itself, unless told otherwise.
+const QUERIES: usize = 1000;
+/// Rows that are reduced and written at a time.
+const ROWS: usize = 64;
+
+pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
+    let gallery = Gallery::open(&arguments.gallery)?;
+    let signals = Signals::listen()?;
+    match &arguments.apply {
+        Some(reduction) => apply(arguments, &gallery, reduction, &signals)?,
+        None => fit(arguments, &gallery, &signals)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn interrupted(signals: &Signals, outcome: &'static str) -> Result<()> {
+    match signals.received() {
+        Some(signal) => Err(Error::Interrupted { signal, outcome }),
+        None => Ok(()),
+    }
+}
+
+/// Writes embeddings in fewer numbers.
+fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &Signals) -> Result<()> {
+    let reduction = Reduction::read(file)?;
+    let reduced = Reduced::new(gallery, &reduction)?;
+    let entry = reduction.settings_of_reduced(gallery.settings());
+    let metadata = BTreeMap::from([("lat_wgpu".to_string(), entry)]);
+    let (names, dim) = (gallery.names(), reduced.dim());
+    let mut writer = EmbeddingWriter::create(&arguments.out, dim, arguments.dtype.into(), names, &metadata)?;
+    let bar = progress_bar(names.len() as u64);
+    for start in (0..names.len()).step_by(ROWS) {
+        interrupted(signals, "nothing was written")?;
+        let range = start..(start + ROWS).min(names.len());
+        let mut rows = vec![0.0; range.len() * dim];
+        reduced.read(range.clone(), &mut rows)?;
+        for (name, row) in names[range.clone()].iter().zip(rows.chunks(dim)) {
+            writer.push(name, row)?;
+        }
+        bar.inc(range.len() as u64);
+    }
+    bar.finish_and_clear();
+    let rows = writer.finish()?;
+    eprintln!(
+        "reduced {rows} rows from {} to {dim} numbers: {}",
+        reduction.full_dim(),
+        arguments.out.display()
+    );
+    if let Some(target) = &arguments.json {
+        let value = json!({
+            "out": arguments.out.to_string_lossy(),
+            "rows": rows,
+            "full_dim": reduction.full_dim(),
+            "dim": dim,
+        });
+        json::write(target, &value)?;
+    }
+    Ok(())
+}
+
+/// Finds the components, writes them, and tells what they cost.
+fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Result<()> {
+    // What can be wrong with the labels is found before the work.
+    let task = Task::open(arguments, gallery)?;
+    let dims: Vec<usize> = arguments.dim.iter().map(|&dim| dim as usize).collect();
+    let options = FitOptions {
+        dim: dims.iter().copied().max().unwrap_or_default(),
+        rows: arguments.fit_rows.map_or(FIT_ROWS, |rows| rows as usize),
+        seed: arguments.seed,
+    };
+    let bar = progress_bar(0);
+    bar.set_message("principal components");
+    let reduction = Reduction::fit(gallery, gallery.settings(), options, &mut || {
+        bar.tick();
+        interrupted(signals, "nothing was written")
+    })?;
+    bar.finish_and_clear();
+    reduction.write(&arguments.out)?;
+    eprintln!(
+        "fitted on {} of {} rows ({}): {}",
+        reduction.rows(),
+        gallery.len(),
+        reduction.method(),
+        arguments.out.display()
+    );
+
+    let mut whole = None;
+    let mut scores: Vec<Option<f64>> = vec![None; dims.len()];
+    match task {
+        Err(reason) => eprintln!("note: mAP isn't told: {reason}"),
+        Ok(task) => {
+            let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
+            let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
+            let measure =
+                |reduction: Option<&Reduction>| task.map(&context, gallery, reduction, memory, signals);
+            whole = Some(measure(None)?);
+            for (&dim, score) in dims.iter().zip(&mut scores) {
+                *score = Some(measure(Some(&reduction.leading(dim)))?);
+            }
+        }
+    }
+
+    let line = |dim: usize, map: Option<f64>, explained: f64| {
+        let percent = |fraction: Option<f64>| fraction.map_or(String::new(), |f| format!("{:.2}", 100.0 * f));
+        let lost = whole.and_then(|whole| Some(whole - map?));
+        format!("{dim:>7}{:>8}{:>8}{:>11.2}\n", percent(map), percent(lost), 100.0 * explained)
+    };
+    let mut text = format!("{:>7}{:>8}{:>8}{:>11}\n", "numbers", "mAP", "lost", "variance");
+    text.push_str(&line(reduction.full_dim(), whole, 1.0));
+    let mut rows = Vec::new();
+    for (&dim, &map) in dims.iter().zip(&scores) {
+        let explained = reduction.explained(dim);
+        text.push_str(&line(dim, map, explained));
+        let lost = whole.and_then(|whole| Some(whole - map?));
+        rows.push(json!({ "dim": dim, "map": map, "lost": lost, "variance": explained }));
+    }
+    let value: Value = json!({
+        "out": arguments.out.to_string_lossy(),
+        "rows": gallery.len(),
+        "fit_rows": reduction.rows(),
+        "method": reduction.method(),
+        "full_dim": reduction.full_dim(),
+        "map": whole,
+        "dims": rows,
+    });
+    match &arguments.json {
+        Some(target) => {
+            // Stdout is for one of the two.
+            if target != Path::new("-") {
+                print(&text);
+            }
+            json::write(target, &value)
+        }
+        None => {
+            print(&text);
+            Ok(())
+        }
+    }
+}
+
+/// Queries with labels for themselves and for the gallery.
+struct Task {
+    queries: Queries,
+    query_labels: Vec<Label>,
+    gallery_labels: Vec<Label>,
+}
+
+enum Queries {
+    /// These rows of the gallery. Market-1501's protocol leaves the query itself out: it is by its own camera.
+    Rows(Vec<usize>),
+    File(Box<Gallery>),
+}
+
+impl Task {
+    /// Whom the pictures show; inside, why mAP can't be told where no labels are given.
+    fn open(arguments: &ReduceArguments, gallery: &Gallery) -> Result<std::result::Result<Task, String>> {
+        let table =
+            arguments.labels.as_deref().map(|path| Ok((path, reid::read_labels(path)?))).transpose()?;
+        let labels = |names: &[String]| -> Result<std::result::Result<Vec<Label>, String>> {
+            let mut labels = Vec::with_capacity(names.len());
+            for name in names {
+                let label = match &table {
+                    Some((_, table)) => table.get(name).copied(),
+                    None => Label::from_market_name(name),
+                };
+                match (label, &table) {
+                    (Some(label), _) => labels.push(label),
+                    (None, Some((path, _))) => {
+                        return Err(Error::Data(format!("{} doesn't list {name}", path.display())));
+                    }
+                    (None, None) => {
+                        return Ok(Err(format!(
+                            "{name} tells no person and camera as 0002_c1s1_000451_03.jpg does; --labels can"
+                        )));
+                    }
+                }
+            }
+            Ok(Ok(labels))
+        };
+        let gallery_labels = match labels(gallery.names())? {
+            Ok(labels) => labels,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let Some(path) = &arguments.query_embeddings else {
+            let (count, all) = (QUERIES.min(gallery.len()), gallery.len());
+            let rows: Vec<usize> = (0..count).map(|i| i * all / count).collect();
+            let query_labels = rows.iter().map(|&row| gallery_labels[row]).collect();
+            return Ok(Ok(Task { queries: Queries::Rows(rows), query_labels, gallery_labels }));
+        };
+        let queries = Gallery::open(path)?;
+        if queries.dim() != gallery.dim() {
+            return Err(Error::Data(format!(
+                "{} has embeddings of {} numbers, the gallery of {}: both must come from the same model",
+                path.display(),
+                queries.dim(),
+                gallery.dim()
+            )));
+        }
+        Ok(labels(queries.names())?.map(|query_labels| Task {
+            queries: Queries::File(Box::new(queries)),
+            query_labels,
+            gallery_labels,
+        }))
+    }
+
+    /// mAP by Market-1501's protocol, on vectors as they are or reduced.
+    fn map(
+        &self,
+        context: &Context,
+        gallery: &Gallery,
+        reduction: Option<&Reduction>,
+        memory: u64,
+        signals: &Signals,
+    ) -> Result<f64> {
+        let selected;
+        let queries: &dyn Rows = match &self.queries {
+            Queries::File(queries) => &**queries,
+            Queries::Rows(rows) => {
+                selected = Selected::new(gallery, rows.clone());
+                &selected
+            }
+        };
+        match reduction {
+            None => self.score(context, queries, gallery, memory, signals),
+            Some(reduction) => {
+                let (queries, gallery) =
+                    (Reduced::new(queries, reduction)?, Reduced::new(gallery, reduction)?);
+                self.score(context, &queries, &gallery, memory, signals)
+            }
+        }
+    }
+
+    fn score(
+        &self,
+        context: &Context,
+        queries: &dyn Rows,
+        gallery: &dyn Rows,
+        memory: u64,
+        signals: &Signals,
+    ) -> Result<f64> {
+        let rules = Rules::default();
+        let retrieval = Retrieval { queries: &self.query_labels, gallery: &self.gallery_labels, rules };
+        let mut scorer = Scorer::new(retrieval);
+        visit(&mut Neighbours::new(context, queries, gallery, memory)?, |range, rows| {
+            interrupted(signals, "the components are written, what they cost is not told")?;
+            scorer.add(range, rows);
+            Ok(())
+        })?;
+        Ok(scorer.finish()?.map)
+    }
+}

@@ -1,0 +1,715 @@
+//! Embeddings in fewer numbers: principal components, fitted on a gallery.
+//!
+//! y = C·(x − μ): μ (D) is the mean of the gallery's rows, the rows of C (K, D) are the directions of its largest
+//! variances, orthonormal, the largest first (Pearson 1901). C keeps the squared Euclidean distance of two vectors up to
+//! what they differ in outside of these directions; nothing is brought to unit length again.
+//!
+//! Two ways to C, both in f64 and independent of the number of threads; rows go by block after block:
+//! - up to [`MAX_COVARIANCE`] numbers: the eigenvectors of the covariance, D² numbers in memory, two passes over the rows;
+//! - else subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4, until the variance it finds stops to
+//!   grow): 3·D·L numbers in memory with L = 5/4·K + 16, and 4·N·D·L operations for each of some ten passes.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par, Side};
+use rayon::prelude::*;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::embeddings::invalid;
+use super::files::write_atomically;
+use super::hash::Hash;
+use super::index::differences;
+use super::rows::{Rows, Selected};
+use crate::checkpoint::{Network, lat_wgpu_metadata};
+use crate::error::{Error, Result};
+use crate::rng;
+
+/// Most numbers in a row whose covariance is taken as a whole.
+pub const MAX_COVARIANCE: usize = 2048;
+/// Rows that a fit looks at, unless told otherwise: far more than the components they decide.
+pub const FIT_ROWS: usize = 20_000;
+
+/// Newest format of the file that is understood.
+const FORMAT: u32 = 1;
+/// Entry of the file's metadata.
+const ENTRY: &str = "lat_wgpu_reduction";
+/// Bytes of rows that are read at a time.
+const BLOCK: usize = 16 << 20;
+/// Columns of a matrix that one task works on.
+const PANEL: usize = 64;
+/// Rows that are reduced at a time: their centred numbers stay in the cache.
+const GROUP: usize = 16;
+/// Most passes of the subspace iteration.
+const MAX_PASSES: usize = 20;
+/// Share of the whole variance by which a pass must better the one before, or it was the last.
+const ENOUGH: f64 = 1e-5;
+/// Stream of the random numbers that the subspace iteration starts from.
+const STREAM: u64 = 0x5ca1e;
+
+/// Mean and principal components of a gallery.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reduction {
+    /// (D).
+    mean: Vec<f32>,
+    /// (K, D), orthonormal.
+    components: Vec<f32>,
+    /// (K), descending: the variance of the gallery along each component.
+    variances: Vec<f32>,
+    about: About,
+    /// SHA-256 of mean and components.
+    sha256: String,
+}
+
+/// What the numbers don't tell.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+struct About {
+    format: u32,
+    /// Rows that it was fitted on.
+    rows: usize,
+    /// Variance in all directions.
+    total_variance: f64,
+    /// Which way, for people.
+    method: String,
+    /// What made the rows: the `lat_wgpu` entry of their metadata, where that is told.
+    settings: Option<Value>,
+}
+
+/// How a fit is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FitOptions {
+    /// K, numbers to reduce to.
+    pub dim: usize,
+    /// Most rows to look at, evenly spaced.
+    pub rows: usize,
+    /// Where the subspace iteration starts from.
+    pub seed: u64,
+}
+
+impl Reduction {
+    /// Fits the components to a gallery. `settings` is the `lat_wgpu` entry of its metadata; `go_on` is asked between
+    /// blocks.
+    ///
+    /// # Errors
+    /// `Usage` where K is 0, or more than D or the number of rows; `Data` where a number isn't finite or all rows are the
+    /// same; what the rows and `go_on` report.
+    pub fn fit(
+        rows: &dyn Rows,
+        settings: Option<&str>,
+        options: FitOptions,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Reduction> {
+        let count = rows.len().min(options.rows);
+        let (dim, most) = (options.dim, rows.dim().min(count));
+        if dim == 0 || dim > most {
+            return Err(Error::Usage(format!(
+                "{count} rows of {} numbers are reduced to 1 to {most} numbers, not to {dim}",
+                rows.dim()
+            )));
+        }
+        let chosen = (0..count).map(|i| (i as u128 * rows.len() as u128 / count as u128) as usize).collect();
+        // Within faer nothing is shared among threads: sums would depend on how many there are.
+        faer::set_global_parallelism(Par::Seq);
+        let mut sample = Sample { rows: Selected::new(rows, chosen), mean: vec![0.0; rows.dim()], go_on };
+        let total_variance = sample.find_mean()?;
+        if total_variance <= 0.0 {
+            return Err(Error::Data(format!("all {count} rows are the same: there are no directions")));
+        }
+        let (components, variances, method) = if rows.dim() <= MAX_COVARIANCE {
+            let (components, variances) = sample.by_covariance(dim)?;
+            (components, variances, "covariance".to_string())
+        } else {
+            let (components, variances, passes) = sample.by_iteration(dim, total_variance, options.seed)?;
+            (components, variances, format!("subspace iteration, {passes} passes"))
+        };
+        let about = About {
+            format: FORMAT,
+            rows: count,
+            total_variance,
+            method,
+            settings: settings.and_then(|settings| serde_json::from_str(settings).ok()),
+        };
+        let mean = sample.mean.iter().map(|&v| v as f32).collect();
+        let variances = variances.into_iter().map(|v| v as f32).collect();
+        Ok(Reduction::new(mean, rows_of(&components), variances, about))
+    }
+
+    fn new(mean: Vec<f32>, components: Vec<f32>, variances: Vec<f32>, about: About) -> Reduction {
+        let mut hash = Hash::default();
+        for numbers in [&mean, &components] {
+            hash.update(&bytes_of(numbers));
+        }
+        Reduction { mean, components, variances, about, sha256: hash.hex() }
+    }
+
+    /// K, numbers in a reduced row.
+    pub fn dim(&self) -> usize {
+        self.variances.len()
+    }
+
+    /// D, numbers in a row to reduce.
+    pub fn full_dim(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Rows that it was fitted on.
+    pub fn rows(&self) -> usize {
+        self.about.rows
+    }
+
+    /// How it was found, for people.
+    pub fn method(&self) -> &str {
+        &self.about.method
+    }
+
+    /// Share of the variance that the first `dim` components have.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn explained(&self, dim: usize) -> f64 {
+        self.variances[..dim].iter().map(|&v| f64::from(v)).sum::<f64>() / self.about.total_variance
+    }
+
+    /// The first `dim` components alone, which are the reduction to so many numbers.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn leading(&self, dim: usize) -> Reduction {
+        let components = self.components[..dim * self.full_dim()].to_vec();
+        Reduction::new(self.mean.clone(), components, self.variances[..dim].to_vec(), self.about.clone())
+    }
+
+    /// Reduces rows (N, D) to (N, K). A row's numbers depend on that row alone, to the bit.
+    ///
+    /// # Panics
+    /// If these are no whole rows.
+    pub fn apply(&self, rows: &[f32]) -> Vec<f32> {
+        let (width, dim) = (self.full_dim(), self.dim());
+        assert_eq!(rows.len() % width, 0, "whole rows of {width} numbers");
+        let mut reduced = vec![0.0; rows.len() / width * dim];
+        for (rows, reduced) in rows.chunks(GROUP * width).zip(reduced.chunks_mut(GROUP * dim)) {
+            let centre = |(value, mean): (&f32, &f32)| f64::from(*value) - f64::from(*mean);
+            let centred: Vec<f64> =
+                rows.chunks(width).flat_map(|row| row.iter().zip(&self.mean).map(centre)).collect();
+            // (K, rows).
+            let products: Vec<f32> = self
+                .components
+                .par_chunks(width)
+                .flat_map_iter(|component| centred.chunks(width).map(move |row| dot(row, component)))
+                .collect();
+            let count = centred.len() / width;
+            for (k, products) in products.chunks(count).enumerate() {
+                for (row, &product) in products.iter().enumerate() {
+                    reduced[row * dim + k] = product;
+                }
+            }
+        }
+        reduced
+    }
+
+    /// Makes sure that it was fitted on what this network makes, of one view or two.
+    ///
+    /// # Errors
+    /// `Data` naming what differs.
+    pub fn check_fits(&self, network: &Network, flip: bool) -> Result<()> {
+        let dim = network.config.embedding_len();
+        if dim != self.full_dim() {
+            return Err(Error::Data(format!(
+                "the reduction is for {} numbers, the model makes {dim}: both must come from the same model and settings",
+                self.full_dim()
+            )));
+        }
+        let Some(theirs) = &self.about.settings else { return Ok(()) };
+        let own = parse(&settings(network, flip, None));
+        let found = differences(theirs, &own);
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Data(format!(
+            "the reduction was fitted on embeddings that were made with something else: {}",
+            found.join("; ")
+        )))
+    }
+
+    /// The `lat_wgpu` entry for the metadata of embeddings with `settings`, once they are reduced.
+    pub fn settings_of_reduced(&self, settings: Option<&str>) -> String {
+        let mut entry = match settings.map(parse) {
+            Some(Value::Object(entry)) => entry,
+            _ => Map::new(),
+        };
+        entry.insert("reduction".to_string(), json!({ "sha256": self.sha256, "dim": self.dim() }));
+        Value::Object(entry).to_string()
+    }
+
+    /// Writes tensors `mean` (D), `components` (K, D) and `variances` (K), all f32, as `.safetensors`.
+    ///
+    /// # Errors
+    /// `Io` where it can't be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let (dim, full) = (self.dim(), self.full_dim());
+        let tensors = [
+            ("components", vec![dim, full], &self.components),
+            ("mean", vec![full], &self.mean),
+            ("variances", vec![dim], &self.variances),
+        ];
+        let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, _, numbers)| bytes_of(numbers)).collect();
+        let failed = |e: safetensors::SafeTensorError| Error::io("write", path)(std::io::Error::other(e));
+        let mut views = Vec::new();
+        for ((name, shape, _), bytes) in tensors.iter().zip(&bytes) {
+            views.push((*name, TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(failed)?));
+        }
+        let about = match serde_json::to_string(&self.about) {
+            Ok(about) => about,
+            Err(e) => unreachable!("numbers and words can always be written as JSON: {e}"),
+        };
+        let metadata = HashMap::from([(ENTRY.to_string(), about)]);
+        let failed = |e: safetensors::SafeTensorError| Error::io("write", path)(std::io::Error::other(e));
+        write_atomically(path, &safetensors::serialize(views, Some(metadata)).map_err(failed)?)
+    }
+
+    /// Reads what [`Self::write`] wrote.
+    ///
+    /// # Errors
+    /// `Io` where it can't be read, is of another or a newer form, or holds numbers that aren't finite.
+    pub fn read(path: &Path) -> Result<Reduction> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        parse_file(&bytes).map_err(invalid(path))
+    }
+}
+
+/// The `lat_wgpu` entry for the metadata of embeddings: the network's settings, and what was done beyond one look at each
+/// picture.
+pub fn settings(network: &Network, flip: bool, reduction: Option<&Reduction>) -> String {
+    let mut text = lat_wgpu_metadata(&network.config, &network.preprocess, None);
+    if flip && let Value::Object(mut entry) = parse(&text) {
+        entry.insert("flip".to_string(), json!(true));
+        text = Value::Object(entry).to_string();
+    }
+    match reduction {
+        Some(reduction) => reduction.settings_of_reduced(Some(&text)),
+        None => text,
+    }
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn bytes_of(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn parse_file(bytes: &[u8]) -> std::result::Result<Reduction, String> {
+    let other = |e: safetensors::SafeTensorError| format!("is no reduction that this program wrote: {e}");
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(other)?;
+    let entry = header.metadata().as_ref().and_then(|entries| entries.get(ENTRY));
+    let entry = entry.ok_or_else(|| format!("is no reduction: it has no entry {ENTRY}"))?;
+    let value: Value = serde_json::from_str(entry).map_err(|e| format!("{ENTRY}: {e}"))?;
+    match value["format"].as_u64() {
+        Some(format) if format <= u64::from(FORMAT) => {}
+        format => return Err(format!("{ENTRY}: format {format:?}, this program understands up to {FORMAT}")),
+    }
+    let about: About = serde_json::from_value(value).map_err(|e| format!("{ENTRY}: {e}"))?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(other)?;
+    let read = |name: &str| {
+        let tensor = tensors.tensor(name).map_err(other)?;
+        if tensor.dtype() != Dtype::F32 {
+            return Err(format!("tensor {name} holds {}, not F32", tensor.dtype()));
+        }
+        let numbers: Vec<f32> = tensor.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        match numbers.iter().all(|v| v.is_finite()) {
+            true => Ok((tensor.shape().to_vec(), numbers)),
+            false => Err(format!("tensor {name} holds a number that isn't finite")),
+        }
+    };
+    let ((mean_shape, mean), (shape, components), (variances_shape, variances)) =
+        (read("mean")?, read("components")?, read("variances")?);
+    match shape[..] {
+        [dim, full] if dim > 0 && full > 0 && mean_shape == [full] && variances_shape == [dim] => {
+            Ok(Reduction::new(mean, components, variances, about))
+        }
+        _ => Err(format!("components {shape:?}, mean {mean_shape:?} and variances {variances_shape:?}")),
+    }
+}
+
+/// Sum of products, in eight sums that don't depend on anything else.
+fn dot(row: &[f64], component: &[f32]) -> f32 {
+    let mut sums = [0.0; 8];
+    let (rows, rest) = row.as_chunks::<8>();
+    let (components, other_rest) = component.as_chunks::<8>();
+    for (row, component) in rows.iter().zip(components) {
+        for i in 0..8 {
+            sums[i] += row[i] * f64::from(component[i]);
+        }
+    }
+    let rest: f64 = rest.iter().zip(other_rest).map(|(a, b)| a * f64::from(*b)).sum();
+    (sums.iter().sum::<f64>() + rest) as f32
+}
+
+/// Columns (D, K) as rows (K, D), each with its largest number positive: a direction has two signs.
+fn rows_of(columns: &Mat<f64>) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(columns.nrows() * columns.ncols());
+    for column in (0..columns.ncols()).map(|k| columns.col_as_slice(k)) {
+        let largest =
+            column.iter().fold(0.0f64, |largest, v| if v.abs() > largest.abs() { *v } else { largest });
+        rows.extend(column.iter().map(|v| (v * largest.signum()) as f32));
+    }
+    rows
+}
+
+/// Rows that a reduction is fitted on, block by block.
+struct Sample<'a> {
+    rows: Selected<'a>,
+    /// (D).
+    mean: Vec<f64>,
+    go_on: &'a mut dyn FnMut() -> Result<()>,
+}
+
+impl Sample<'_> {
+    /// Shows all rows, some at a time, without the mean: (rows, D).
+    fn visit(&mut self, mut each: impl FnMut(Range<usize>, &[f64]) -> Result<()>) -> Result<()> {
+        let (count, dim) = (self.rows.len(), self.rows.dim());
+        let step = (BLOCK / (dim * size_of::<f64>())).clamp(1, count);
+        let mut read = Vec::new();
+        let mut centred = Vec::new();
+        for start in (0..count).step_by(step) {
+            (self.go_on)()?;
+            let range = start..(start + step).min(count);
+            read.resize(range.len() * dim, 0.0f32);
+            self.rows.read(range.clone(), &mut read)?;
+            centred.clear();
+            for row in read.chunks(dim) {
+                centred.extend(row.iter().zip(&self.mean).map(|(&v, mean)| f64::from(v) - mean));
+            }
+            each(range, &centred)?;
+        }
+        Ok(())
+    }
+
+    /// Finds the mean, and returns the variance in all directions.
+    fn find_mean(&mut self) -> Result<f64> {
+        let (count, dim) = (self.rows.len() as f64, self.rows.dim());
+        let mut sum = vec![0.0; dim];
+        let mut bad = None;
+        self.visit(|range, rows| {
+            for (at, row) in rows.chunks(dim).enumerate() {
+                if bad.is_none() && row.iter().any(|v| !v.is_finite()) {
+                    bad = Some(range.start + at);
+                }
+                sum.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+            }
+            Ok(())
+        })?;
+        if let Some(bad) = bad {
+            let row = self.rows.row(bad);
+            return Err(Error::Data(format!("row {row} holds a number that isn't finite")));
+        }
+        self.mean = sum.into_iter().map(|sum| sum / count).collect();
+        let mut squares = 0.0;
+        self.visit(|_, rows| {
+            squares += rows.iter().map(|v| v * v).sum::<f64>();
+            Ok(())
+        })?;
+        Ok(squares / count)
+    }
+
+    /// Components (D, K) and their variances by the eigenvectors of the covariance.
+    fn by_covariance(&mut self, dim: usize) -> Result<(Mat<f64>, Vec<f64>)> {
+        let (count, full) = (self.rows.len() as f64, self.rows.dim());
+        let mut covariance = Mat::<f64>::zeros(full, full);
+        self.visit(|range, rows| {
+            let rows = MatRef::from_row_major_slice(rows, range.len(), full);
+            covariance.par_col_chunks_mut(PANEL).enumerate().for_each(|(i, panel)| {
+                let columns = rows.subcols(i * PANEL, panel.ncols());
+                matmul(panel, Accum::Add, rows.transpose(), columns, 1.0 / count, Par::Seq);
+            });
+            Ok(())
+        })?;
+        let (vectors, variances) = eigenvectors(&covariance)?;
+        Ok((leading_columns(&vectors, dim), variances[..dim].to_vec()))
+    }
+
+    /// The same by subspace iteration, and the passes it took.
+    fn by_iteration(&mut self, dim: usize, total: f64, seed: u64) -> Result<(Mat<f64>, Vec<f64>, usize)> {
+        let (count, full) = (self.rows.len(), self.rows.dim());
+        let wide = (dim + dim / 4 + 16).min(full).min(count);
+        let random = |i: usize, j: usize| f64::from(rng::uniform(seed, STREAM, (i * wide + j) as u64)) - 0.5;
+        let mut basis = Mat::from_fn(full, wide, random).qr().compute_thin_Q();
+        let mut before = 0.0;
+        for pass in 1.. {
+            // What the covariance makes of the basis: (D, L).
+            let mut image = Mat::<f64>::zeros(full, wide);
+            self.visit(|range, rows| {
+                let rows = MatRef::from_row_major_slice(rows, range.len(), full);
+                image.par_col_chunks_mut(PANEL).enumerate().for_each(|(i, panel)| {
+                    let part = basis.as_ref().subcols(i * PANEL, panel.ncols());
+                    let mut product = Mat::<f64>::zeros(rows.nrows(), panel.ncols());
+                    matmul(&mut product, Accum::Replace, rows, part, 1.0, Par::Seq);
+                    matmul(panel, Accum::Add, rows.transpose(), &product, 1.0 / count as f64, Par::Seq);
+                });
+                Ok(())
+            })?;
+            let inside = basis.transpose() * &image;
+            let (vectors, variances) = eigenvectors(&inside)?;
+            let found: f64 = variances[..dim].iter().sum();
+            if found - before < ENOUGH * total || pass == MAX_PASSES {
+                let components = &basis * leading_columns(&vectors, dim);
+                return Ok((components, variances[..dim].iter().map(|v| v.max(0.0)).collect(), pass));
+            }
+            before = found;
+            basis = image.qr().compute_thin_Q();
+        }
+        unreachable!("the last pass returns")
+    }
+}
+
+/// Eigenvectors of a symmetric matrix as columns, and its eigenvalues, the largest first.
+fn eigenvectors(matrix: &Mat<f64>) -> Result<(Mat<f64>, Vec<f64>)> {
+    let solved = matrix.self_adjoint_eigen(Side::Lower);
+    let solved = solved
+        .map_err(|e| Error::Data(format!("the gallery's principal components can't be found: {e:?}")))?;
+    let (vectors, values) = (solved.U(), solved.S().column_vector());
+    let count = vectors.ncols();
+    let columns = Mat::from_fn(vectors.nrows(), count, |i, j| vectors[(i, count - 1 - j)]);
+    Ok((columns, (0..count).map(|j| values[count - 1 - j]).collect()))
+}
+
+fn leading_columns(matrix: &Mat<f64>, count: usize) -> Mat<f64> {
+    matrix.subcols(0, count).to_owned()
+}
+
+/// Rows as a reduction makes them, while they are read.
+pub struct Reduced<'a> {
+    rows: &'a dyn Rows,
+    reduction: &'a Reduction,
+}
+
+impl<'a> Reduced<'a> {
+    /// Puts a reduction in front of rows.
+    ///
+    /// # Errors
+    /// `Data` where it is for rows of another length.
+    pub fn new(rows: &'a dyn Rows, reduction: &'a Reduction) -> Result<Self> {
+        if rows.dim() != reduction.full_dim() {
+            return Err(Error::Data(format!(
+                "the reduction is for rows of {} numbers, these have {}",
+                reduction.full_dim(),
+                rows.dim()
+            )));
+        }
+        Ok(Reduced { rows, reduction })
+    }
+}
+
+impl Rows for Reduced<'_> {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.reduction.dim()
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let (full, dim) = (self.reduction.full_dim(), self.reduction.dim());
+        let step = (BLOCK / (full * size_of::<f32>())).max(1);
+        let mut whole = Vec::new();
+        for (start, out) in rows.clone().step_by(step).zip(out.chunks_mut(step * dim)) {
+            let range = start..(start + step).min(rows.end);
+            whole.resize(range.len() * full, 0.0);
+            self.rows.read(range, &mut whole)?;
+            out.copy_from_slice(&self.reduction.apply(&whole));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::embeddings::Embeddings;
+
+    /// `count` rows around a point of their own in a random subspace of `rank` directions, whose spreads halve.
+    fn cloud(count: usize, full: usize, rank: usize, noise: f32) -> Embeddings {
+        let random = |stream: u64, i: usize| rng::uniform(3, stream, i as u64) - 0.5;
+        let mut rows = vec![0.0; count * full];
+        for (n, row) in rows.chunks_mut(full).enumerate() {
+            for r in 0..rank {
+                let along = random(1, n * rank + r) / (1 << r) as f32;
+                row.iter_mut().enumerate().for_each(|(i, v)| *v += along * random(2, r * full + i));
+            }
+            row.iter_mut()
+                .enumerate()
+                .for_each(|(i, v)| *v += random(5, i) + noise * random(6, n * full + i));
+        }
+        Embeddings { paths: Vec::new(), dim: full, rows }
+    }
+
+    fn fit(rows: &dyn Rows, dim: usize) -> Reduction {
+        let options = FitOptions { dim, rows: usize::MAX, seed: 1 };
+        Reduction::fit(rows, None, options, &mut || Ok(())).unwrap()
+    }
+
+    fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
+    }
+
+    /// Both ways of fitting, on rows that lie in a subspace of as many directions as are kept.
+    #[test]
+    fn a_subspace_is_kept_whole() {
+        for (full, method) in [(40, "covariance"), (MAX_COVARIANCE + 10, "subspace iteration")] {
+            let (count, rank) = (60, 4);
+            let cloud = cloud(count, full, rank, 0.0);
+            let reduction = fit(&cloud, rank);
+            assert!(reduction.method().starts_with(method), "{}", reduction.method());
+            assert_eq!((reduction.dim(), reduction.full_dim(), reduction.rows()), (rank, full, count));
+            assert!((reduction.explained(rank) - 1.0).abs() < 1e-6, "{}", reduction.explained(rank));
+            let reduced = reduction.apply(&cloud.rows);
+            assert_eq!(reduced.len(), count * rank);
+            for (row, y) in cloud.rows.chunks(full).zip(reduced.chunks(rank)) {
+                // x = μ + Cᵀy.
+                for (i, value) in row.iter().enumerate() {
+                    let along: f32 = (0..rank).map(|k| y[k] * reduction.components[k * full + i]).sum();
+                    let back = reduction.mean[i] + along;
+                    assert!((back - value).abs() < 1e-5, "{method}: {back} for {value}");
+                }
+            }
+            for a in 0..5 {
+                for b in 0..5 {
+                    let whole =
+                        squared_distance(&cloud.rows[a * full..][..full], &cloud.rows[b * full..][..full]);
+                    let short = squared_distance(&reduced[a * rank..][..rank], &reduced[b * rank..][..rank]);
+                    assert!((whole - short).abs() < 1e-5 * whole.max(1.0), "{whole} and {short}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn components_are_orthonormal_ordered_and_repeatable() {
+        for full in [30, MAX_COVARIANCE + 1] {
+            let (count, dim) = (50, 6);
+            let cloud = cloud(count, full, 9, 0.01);
+            let reduction = fit(&cloud, dim);
+            for a in 0..dim {
+                let row = |k: usize| &reduction.components[k * full..][..full];
+                for b in 0..dim {
+                    let product: f64 =
+                        row(a).iter().zip(row(b)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    let wanted = if a == b { 1.0 } else { 0.0 };
+                    assert!((product - wanted).abs() < 1e-6, "{full}: {a}·{b} = {product}");
+                }
+            }
+            assert!(reduction.variances.is_sorted_by(|a, b| a >= b), "{:?}", reduction.variances);
+            // A component's variance is that of the reduced rows along it; their mean is 0.
+            let reduced = reduction.apply(&cloud.rows);
+            for k in 0..dim {
+                let column: Vec<f64> = reduced.chunks(dim).map(|row| f64::from(row[k])).collect();
+                let mean = column.iter().sum::<f64>() / count as f64;
+                let variance = column.iter().map(|v| v * v).sum::<f64>() / count as f64;
+                assert!(mean.abs() < 1e-6, "{full}: mean {mean} of {k}");
+                let wanted = f64::from(reduction.variances[k]);
+                assert!((variance / wanted - 1.0).abs() < 1e-3, "{full}: {variance} along {k}, not {wanted}");
+            }
+            assert_eq!(fit(&cloud, dim), reduction);
+            // Fewer components are the first ones.
+            let few = reduction.leading(2);
+            for (row, reduced) in cloud.rows.chunks(full).zip(reduced.chunks(dim)) {
+                assert_eq!(few.apply(row), reduced[..2]);
+            }
+            assert!((few.explained(2) - reduction.explained(2)).abs() < 1e-12);
+        }
+    }
+
+    /// Subspace iteration finds what the covariance has.
+    #[test]
+    fn both_ways_agree() {
+        let full = 120;
+        let cloud = cloud(400, full, 12, 0.05);
+        let exact = fit(&cloud, 8);
+        let mut nothing = || Ok(());
+        let mut sample = Sample {
+            rows: Selected::new(&cloud, (0..400).collect()),
+            mean: vec![0.0; full],
+            go_on: &mut nothing,
+        };
+        let total = sample.find_mean().unwrap();
+        let (_, variances, passes) = sample.by_iteration(8, total, 1).unwrap();
+        assert!(passes < MAX_PASSES);
+        let found: f64 = variances.iter().sum::<f64>() / total;
+        assert!((exact.explained(8) - found).abs() < 1e-4, "{} and {found}", exact.explained(8));
+    }
+
+    #[test]
+    fn a_file_keeps_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let cloud = cloud(20, 12, 3, 0.1);
+        let mut reduction = fit(&cloud, 5);
+        reduction.about.settings = Some(json!({"model": {"heads": 2}}));
+        let (a, b) = (dir.path().join("a.safetensors"), dir.path().join("b.safetensors"));
+        reduction.write(&a).unwrap();
+        reduction.write(&b).unwrap();
+        assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
+        assert_eq!(Reduction::read(&a).unwrap(), reduction);
+        let settings = parse(&reduction.settings_of_reduced(Some(r#"{"format":1}"#)));
+        assert_eq!((&settings["format"], &settings["reduction"]["dim"]), (&json!(1), &json!(5)));
+
+        let bytes = std::fs::read(&a).unwrap();
+        for cut in (0..bytes.len()).step_by(7) {
+            std::fs::write(&b, &bytes[..cut]).unwrap();
+            assert!(matches!(Reduction::read(&b), Err(Error::Io { .. })), "cut at {cut}");
+        }
+        let mut bad = bytes.clone();
+        let end = bad.len();
+        bad[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        std::fs::write(&b, bad).unwrap();
+        assert!(Reduction::read(&b).is_err());
+        assert!(matches!(Reduction::read(&dir.path().join("none")), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn rows_are_reduced_while_they_are_read() {
+        let cloud = cloud(33, 10, 4, 0.2);
+        let reduction = fit(&cloud, 3);
+        let reduced = Reduced::new(&cloud, &reduction).unwrap();
+        assert_eq!((reduced.len(), reduced.dim()), (33, 3));
+        let mut out = vec![0.0; 20 * 3];
+        reduced.read(5..25, &mut out).unwrap();
+        assert_eq!(out, reduction.apply(&cloud.rows)[15..75]);
+        let narrow = Embeddings { paths: Vec::new(), dim: 2, rows: vec![0.0; 4] };
+        assert!(Reduced::new(&narrow, &reduction).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_fitted_is_said() {
+        let cloud = cloud(20, 12, 3, 0.1);
+        let fit = |rows: &dyn Rows, dim, most| {
+            let options = FitOptions { dim, rows: most, seed: 1 };
+            Reduction::fit(rows, None, options, &mut || Ok(()))
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default()
+        };
+        for (dim, most) in [(0, 20), (13, 20), (6, 5)] {
+            assert!(fit(&cloud, dim, most).contains("are reduced to"), "{dim} of {most}");
+        }
+        assert_eq!(fit(&cloud, 5, 5), "");
+        let same = Embeddings { paths: Vec::new(), dim: 2, rows: vec![1.0; 8] };
+        assert!(fit(&same, 1, 4).contains("the same"));
+        let mut bad = cloud.clone();
+        bad.rows[12 * 7 + 1] = f32::INFINITY;
+        assert!(fit(&bad, 2, 20).contains("row 7 "));
+        let mut asked = 0;
+        let options = FitOptions { dim: 2, rows: 20, seed: 1 };
+        let stop = Reduction::fit(&cloud, None, options, &mut || {
+            asked += 1;
+            Err(Error::Interrupted { signal: 15, outcome: "x" })
+        });
+        assert!(matches!(stop, Err(Error::Interrupted { .. })));
+    }
+}
