@@ -15,6 +15,8 @@ use std::ops::Range;
 
 /// The k of rank-k.
 pub const RANKS: [usize; 4] = [1, 5, 10, 20];
+/// How far the cumulative matching characteristic goes; no k of [`RANKS`] is greater.
+pub const CURVE_DEPTH: usize = 50;
 /// How far down the released code looks.
 const RELEASED_DEPTH: usize = 10;
 /// Random galleries of the single-shot protocol.
@@ -166,6 +168,8 @@ impl Reason {
 pub struct Scores {
     /// For each k of [`RANKS`]: how many queries have a match among the first k.
     pub ranks: [f64; RANKS.len()],
+    /// The cumulative matching characteristic: the same for each k from 1 to [`CURVE_DEPTH`].
+    pub curve: Vec<f64>,
     /// Mean average precision.
     pub map: f64,
     /// Mean inverse negative penalty: matches / rank of the last one (Ye et al. 2021).
@@ -174,29 +178,34 @@ pub struct Scores {
     pub valid_queries: usize,
     /// The others, by what is wrong with them.
     pub dropped: BTreeMap<Reason, usize>,
+    /// AP of each query, in the order of the queries; `None` for those without a score.
+    pub average_precisions: Vec<Option<f64>>,
 }
 
 /// The scores of one query.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct QueryScores {
-    ranks: [f64; RANKS.len()],
+    curve: [f64; CURVE_DEPTH],
     average_precision: f64,
     inverse_penalty: f64,
 }
 
 impl QueryScores {
+    const ZERO: QueryScores =
+        QueryScores { curve: [0.0; CURVE_DEPTH], average_precision: 0.0, inverse_penalty: 0.0 };
+
     /// From the ranks of the matches, from 1 and ascending.
     fn new(hits: &[usize], rules: &Rules) -> QueryScores {
-        let (Some(&first), Some(&last)) = (hits.first(), hits.last()) else { return QueryScores::default() };
+        let (Some(&first), Some(&last)) = (hits.first(), hits.last()) else { return QueryScores::ZERO };
         QueryScores {
-            ranks: RANKS.map(|k| if first <= k { 1.0 } else { 0.0 }),
+            curve: std::array::from_fn(|before| if first <= before + 1 { 1.0 } else { 0.0 }),
             average_precision: average_precision(hits, rules),
             inverse_penalty: hits.len() as f64 / last as f64,
         }
     }
 
     fn add(&mut self, other: &QueryScores) {
-        for (sum, value) in self.ranks.iter_mut().zip(other.ranks) {
+        for (sum, value) in self.curve.iter_mut().zip(other.curve) {
             *sum += value;
         }
         self.average_precision += other.average_precision;
@@ -205,7 +214,7 @@ impl QueryScores {
 
     fn divided(self, by: f64) -> QueryScores {
         QueryScores {
-            ranks: self.ranks.map(|sum| sum / by),
+            curve: self.curve.map(|sum| sum / by),
             average_precision: self.average_precision / by,
             inverse_penalty: self.inverse_penalty / by,
         }
@@ -236,6 +245,7 @@ pub struct Scorer<'a> {
     draws: Vec<Draw>,
     sum: QueryScores,
     valid: usize,
+    average_precisions: Vec<Option<f64>>,
     dropped: BTreeMap<Reason, usize>,
 }
 
@@ -282,7 +292,14 @@ impl<'a> Scorer<'a> {
             if retrieval.rules.protocol == Protocol::Cuhk03SingleShot { REPETITIONS } else { 0 };
         let draw = |repetition| Draw::new(retrieval.gallery, retrieval.rules.seed, repetition);
         let draws = (0..repetitions).map(draw).collect();
-        Scorer { retrieval, draws, sum: QueryScores::default(), valid: 0, dropped: BTreeMap::new() }
+        Scorer {
+            retrieval,
+            draws,
+            sum: QueryScores::ZERO,
+            valid: 0,
+            average_precisions: Vec::new(),
+            dropped: BTreeMap::new(),
+        }
     }
 
     /// Adds the queries of a range; `rows` are their distances, (range.len(), gallery).
@@ -307,6 +324,7 @@ impl<'a> Scorer<'a> {
                 Ok(scores) => {
                     self.sum.add(&scores);
                     self.valid += 1;
+                    self.average_precisions.push(Some(scores.average_precision));
                 }
                 Err(reason) => self.drop_query(reason),
             }
@@ -315,6 +333,7 @@ impl<'a> Scorer<'a> {
 
     fn drop_query(&mut self, reason: Reason) {
         *self.dropped.entry(reason).or_default() += 1;
+        self.average_precisions.push(None);
     }
 
     /// Scores one query by its distances to the whole gallery.
@@ -330,7 +349,7 @@ impl<'a> Scorer<'a> {
             let all = 0..distances.len();
             return Ok(QueryScores::new(&self.hit_ranks(query, distances, matches, all), rules));
         }
-        let mut sum = QueryScores::default();
+        let mut sum = QueryScores::ZERO;
         for draw in &self.draws {
             let own = matches.iter().copied().min_by_key(|&row| (draw.lots[row], row)).into_iter().collect();
             let others = draw.rows.iter().copied();
@@ -378,13 +397,15 @@ impl<'a> Scorer<'a> {
             let advice = if same_camera { "; --ignore-cameras lets these match" } else { "" };
             return Err(Error::Data(format!("no query has a match in the gallery: {told}{advice}")));
         }
-        let QueryScores { ranks, average_precision, inverse_penalty } = self.sum.divided(self.valid as f64);
+        let QueryScores { curve, average_precision, inverse_penalty } = self.sum.divided(self.valid as f64);
         Ok(Scores {
-            ranks,
+            ranks: RANKS.map(|k| curve[k - 1]),
+            curve: curve.to_vec(),
             map: average_precision,
             minp: inverse_penalty,
             valid_queries: self.valid,
             dropped: self.dropped,
+            average_precisions: self.average_precisions,
         })
     }
 }

@@ -3,6 +3,7 @@
 pub mod distances;
 pub mod neighbours;
 
+pub mod lists;
 pub mod metrics;
 pub mod rerank;
 pub mod verification;

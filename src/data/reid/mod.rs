@@ -17,7 +17,7 @@ mod msmt17;
 mod own;
 pub mod survey;
 
-pub use own::read_labels;
+pub use own::{read_label_names, read_labels};
 
 use std::collections::BTreeMap;
 use std::fmt;

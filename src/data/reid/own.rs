@@ -119,6 +119,15 @@ pub fn read_labels(table: &Path) -> Result<BTreeMap<String, Label>> {
     Ok(labels)
 }
 
+/// What [`read_labels`] calls persons and cameras by number: their names in the table, as (persons, cameras).
+///
+/// # Errors
+/// `Io` where the table can't be read or lacks a column.
+pub fn read_label_names(table: &Path) -> Result<(BTreeMap<u32, String>, BTreeMap<u32, String>)> {
+    let rows = read_table(table)?;
+    Ok(Numbers::of(rows.iter().map(|row| (row.person.as_str(), row.camera.as_str()))).names())
+}
+
 /// One row of a table; `split` may be empty.
 struct Row {
     line: usize,
@@ -186,6 +195,14 @@ impl Numbers {
         let person = special(person).unwrap_or_else(|| Person::Known(self.persons[person]));
         Label { person, camera: self.cameras[camera] }
     }
+
+    /// The names by their numbers, as (persons, cameras).
+    fn names(&self) -> (BTreeMap<u32, String>, BTreeMap<u32, String>) {
+        let reversed = |numbers: &BTreeMap<String, u32>| {
+            numbers.iter().map(|(name, number)| (*number, name.clone())).collect()
+        };
+        (reversed(&self.persons), reversed(&self.cameras))
+    }
 }
 
 /// `-1` and `0000` are junk and distractor.
@@ -201,11 +218,8 @@ fn special(person: &str) -> Option<Person> {
 fn number(pictures: Vec<Named>, skipped: Vec<(String, String)>) -> Found {
     let names = pictures.iter().map(|picture| (picture.person.as_str(), picture.camera.as_str()));
     let numbers = Numbers::of(names);
-    let reversed = |numbers: &BTreeMap<String, u32>| {
-        numbers.iter().map(|(name, number)| (*number, name.clone())).collect::<BTreeMap<u32, String>>()
-    };
     let mut found = Found { skipped, ..Found::default() };
-    (found.persons, found.cameras) = (reversed(&numbers.persons), reversed(&numbers.cameras));
+    (found.persons, found.cameras) = numbers.names();
     let has_split = pictures.iter().any(|picture| picture.split.is_some());
     for Named { split, path, name, person, camera } in pictures {
         let label = numbers.label(&person, &camera);
