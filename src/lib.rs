@@ -25,6 +25,7 @@ pub mod model;
 pub mod embed;
 pub mod evaluate;
 pub mod explain;
+pub mod report;
 pub mod train;
 
 pub mod cli;
