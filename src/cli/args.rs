@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::evaluate::metrics::{AveragePrecision, Protocol, Rules};
 use crate::evaluate::rerank::RerankOptions;
 use crate::kernels::topk::MAX_K;
+use crate::report;
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -581,6 +582,14 @@ pub struct EvalArguments {
     /// Write the scores as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub page: PageArguments,
+    /// For --html: how many ranked lists, half of them the worst by average precision and half the best
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "html")]
+    pub lists: usize,
+    /// For --html: folder of the embeddings' pictures; twice: of the queries', then of the gallery's
+    #[arg(long, value_name = "DIR", requires_all = ["html", "query_embeddings"], conflicts_with = "model")]
+    pub images: Vec<PathBuf>,
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long, conflicts_with = "query_embeddings")]
     pub ignore_exif: bool,
@@ -717,6 +726,17 @@ pub struct ServeArguments {
     pub ignore_exif: bool,
     #[command(flatten)]
     pub network: NetworkArguments,
+}
+
+/// A page to look at.
+#[derive(Debug, Args)]
+pub struct PageArguments {
+    /// Write a page to look at, with pictures: one file that needs no network
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// For --html: bytes of pictures inside the page, such as 800K; further ones are linked, with 0 all of them [default: 8M]
+    #[arg(long, value_name = "BYTES", default_value_t = report::DEFAULT_LIMIT, hide_default_value = true, value_parser = bytes_or_none, requires = "html")]
+    pub thumbnails: u64,
 }
 
 /// `lat-wgpu draw`.
@@ -986,6 +1006,10 @@ fn bytes(text: &str) -> Result<u64, String> {
     } else {
         Err("must be above 0".to_string())
     }
+}
+
+fn bytes_or_none(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { bytes(text) }
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 
 use super::args::EvalArguments;
 use super::embed::progress_bar;
+use super::eval_report;
 use super::json;
 use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::Embeddings;
+use crate::data::files::temporary_beside;
 use crate::data::labels::{Label, Person};
 use crate::data::reid::{self, LabelledPicture, LoadOptions};
 use crate::data::rows::{self, NamedRows, Parts, Rows};
@@ -14,6 +16,7 @@ use crate::data::walk::Picture;
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::evaluate::distances::visit;
+use crate::evaluate::lists::{Place, RankedLists};
 use crate::evaluate::metrics::{AveragePrecision, Protocol, RANKS, Reason, Retrieval, Rules, Scorer, Scores};
 use crate::evaluate::neighbours::Neighbours;
 use crate::evaluate::rerank::{RerankOptions, Reranked};
@@ -24,15 +27,19 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 /// What is said before scores of the released code's protocol.
-const INFLATED: &str = "released-code inflates: it counts pictures of the query's person by the query's own camera, often from the \
+pub(super) const INFLATED: &str = "released-code inflates: it counts pictures of the query's person by the query's own camera, often from the \
      same moment, and AP looks at the first ten only; its figures are not comparable with those of --protocol standard";
 
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let plan = Plan::new(arguments)?;
+    if let Some(target) = &arguments.page.html {
+        // A page that can't be written is told before the work, not after it.
+        drop(temporary_beside(target)?);
+    }
     let signals = Signals::listen()?;
     let mut results = Vec::new();
     match (&arguments.model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
@@ -61,7 +68,8 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             }
         }
         (None, Some(queries), Some(gallery)) => {
-            let task = read_task(queries, gallery, arguments.labels.as_deref())?;
+            let mut task = read_task(queries, gallery, arguments.labels.as_deref())?;
+            task.find_pictures(&arguments.images);
             let context = open_context(arguments)?;
             results.push(evaluate(task, &plan, &context, &signals)?);
         }
@@ -80,6 +88,10 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
         }
         None => print(&text),
     }
+    if let (Some(target), [outcome]) = (&arguments.page.html, &results[..]) {
+        eval_report::write(target, outcome, &plan, arguments)?;
+        eprintln!("wrote {}", target.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -95,6 +107,8 @@ pub(super) struct Plan {
     pub rerank: Option<RerankOptions>,
     pub wished_rate: Option<f64>,
     pub memory: u64,
+    /// Places of each ranked list that are kept; 0: none.
+    pub places: usize,
 }
 
 impl Plan {
@@ -123,11 +137,22 @@ impl Plan {
                 );
             }
         }
+        if arguments.page.html.is_some() && arguments.data.len() > 1 {
+            return usage(
+                "--html makes a page of one data set: give one --data, and run it again for the next",
+            );
+        }
+        if arguments.images.len() > 2 {
+            return usage(
+                "--images is given once for all pictures, or twice: for the queries', then the gallery's",
+            );
+        }
         Ok(Plan {
             rules,
             rerank: arguments.rerank()?,
             wished_rate: arguments.fpr,
             memory: arguments.memory.unwrap_or(DEFAULT_MEMORY),
+            places: if arguments.page.html.is_some() { eval_report::PLACES } else { 0 },
         })
     }
 }
@@ -144,8 +169,37 @@ fn open_context(arguments: &EvalArguments) -> Result<Context> {
 struct Side {
     rows: Box<dyn Rows>,
     labels: Vec<Label>,
+    pictures: Pictures,
     /// Pictures that could not be read.
     unreadable: usize,
+}
+
+/// What embeddings were made of.
+pub(super) struct Pictures {
+    pub names: Vec<String>,
+    /// Where each one is, if that is known; empty if none is.
+    pub files: Vec<Option<PathBuf>>,
+}
+
+impl Pictures {
+    /// Looks for the files below a folder. A name that leads out of it is looked for nowhere: names come from files
+    /// that may be anybody's.
+    fn find_below(&mut self, folder: &Path) {
+        let below = |name: &String| {
+            let steps = Path::new(name).components().filter(|step| !matches!(step, Component::RootDir));
+            let steps: Vec<Component> = steps.collect();
+            let stays = steps.iter().all(|step| matches!(step, Component::Normal(_) | Component::CurDir));
+            stays.then(|| folder.join(steps.iter().collect::<PathBuf>()))
+        };
+        self.files = self.names.iter().map(below).collect();
+    }
+}
+
+/// What persons and cameras are called by number; those that are missing are called by it.
+#[derive(Clone, Default)]
+pub(super) struct LabelNames {
+    pub persons: BTreeMap<u32, String>,
+    pub cameras: BTreeMap<u32, String>,
 }
 
 /// Queries and the gallery to find them in.
@@ -154,11 +208,22 @@ pub(super) struct Task {
     queries: Side,
     /// `None`: the queries themselves.
     gallery: Option<Side>,
+    label_names: LabelNames,
 }
 
 impl Task {
     fn gallery(&self) -> &Side {
         self.gallery.as_ref().unwrap_or(&self.queries)
+    }
+
+    /// Looks for the pictures: the queries' in the first folder, the gallery's in the last.
+    fn find_pictures(&mut self, folders: &[PathBuf]) {
+        if let (Some(first), Some(last)) = (folders.first(), folders.last()) {
+            self.queries.pictures.find_below(first);
+            if let Some(gallery) = &mut self.gallery {
+                gallery.pictures.find_below(last);
+            }
+        }
     }
 }
 
@@ -169,6 +234,7 @@ pub(super) struct TestSet {
     query: Vec<LabelledPicture>,
     /// `None`: the queries themselves.
     pub gallery: Option<Vec<LabelledPicture>>,
+    label_names: LabelNames,
 }
 
 /// Lists a data set's test pictures, before the first one is embedded.
@@ -183,7 +249,8 @@ pub(super) fn load_set(dir: &Path, options: &LoadOptions) -> Result<TestSet> {
         }
     }
     let gallery = (!set.query_is_gallery).then_some(set.gallery);
-    Ok(TestSet { name: set.name, query: set.query, gallery })
+    let label_names = LabelNames { persons: set.persons, cameras: set.cameras };
+    Ok(TestSet { name: set.name, query: set.query, gallery, label_names })
 }
 
 /// How pictures are looked at.
@@ -210,18 +277,20 @@ pub(super) fn embed_set(
             pictures.into_iter().map(|LabelledPicture { path, name, .. }| Picture { path, name }).collect();
         let bar = progress_bar(pictures.len() as u64);
         let embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
-        let mut collect = Collect { bar, signals, labels, embeddings, kept: Vec::new(), unreadable: 0 };
+        let shown = Pictures { names: Vec::new(), files: Vec::new() };
+        let mut collect =
+            Collect { bar, signals, labels, embeddings, kept: Vec::new(), pictures: shown, unreadable: 0 };
         embed_pictures(&mut embedder, &pictures, look.options, &mut collect)?;
-        let Collect { bar, embeddings, kept, unreadable, .. } = collect;
+        let Collect { bar, embeddings, kept, pictures, unreadable, .. } = collect;
         bar.finish_and_clear();
         if kept.is_empty() {
             return Err(Error::Data(format!("{}: none of {unreadable} pictures could be read", set.name)));
         }
-        Ok(Side { rows: Box::new(embeddings), labels: kept, unreadable })
+        Ok(Side { rows: Box::new(embeddings), labels: kept, pictures, unreadable })
     };
     let queries = embed(set.query)?;
     let gallery = set.gallery.map(embed).transpose()?;
-    Ok(Task { name: set.name, queries, gallery })
+    Ok(Task { name: set.name, queries, gallery, label_names: set.label_names })
 }
 
 /// Keeps the embeddings that come.
@@ -232,6 +301,8 @@ struct Collect<'s> {
     embeddings: Embeddings,
     /// Labels of the rows.
     kept: Vec<Label>,
+    /// What the rows were made of.
+    pictures: Pictures,
     unreadable: usize,
 }
 
@@ -245,7 +316,8 @@ impl Watch for Collect<'_> {
     fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()> {
         self.bar.inc(1);
         self.kept.push(self.labels[&picture.name]);
-        self.embeddings.paths.push(picture.name.clone());
+        self.pictures.names.push(picture.name.clone());
+        self.pictures.files.push(Some(picture.path.clone()));
         self.embeddings.rows.extend_from_slice(embedding);
         Ok(())
     }
@@ -265,6 +337,13 @@ fn interrupted(signals: &Signals) -> Option<Error> {
 
 /// Opens embeddings and finds their labels.
 fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Task> {
+    let label_names = match table {
+        Some(path) => {
+            let (persons, cameras) = reid::read_label_names(path)?;
+            LabelNames { persons, cameras }
+        }
+        None => LabelNames::default(),
+    };
     let table = table.map(|path| Ok((path, reid::read_labels(path)?))).transpose()?;
     let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
     let name = queries.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -281,7 +360,7 @@ fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Tas
             shown.rows.dim()
         )));
     }
-    Ok(Task { name, queries: asked, gallery: shown })
+    Ok(Task { name, queries: asked, gallery: shown, label_names })
 }
 
 fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
@@ -302,7 +381,10 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
         }
     }
     match (without.first(), table) {
-        (None, _) => Ok(Side { rows, labels, unreadable: 0 }),
+        (None, _) => {
+            let pictures = Pictures { names, files: Vec::new() };
+            Ok(Side { rows, labels, pictures, unreadable: 0 })
+        }
         (Some(first), Some((table, _))) => Err(Error::Data(format!(
             "{} doesn't list {first}, which is in {} ({} of its {} names are missing)",
             table.display(),
@@ -322,13 +404,37 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
 
 /// What is measured on one task.
 pub(super) struct Outcome {
-    name: String,
+    pub name: String,
     /// Without re-ranking.
     pub plain: Scores,
-    reranked: Option<Scores>,
-    verification: Option<Report>,
+    pub reranked: Option<Scores>,
+    pub verification: Option<Report>,
     queries: usize,
     gallery: GalleryCounts,
+    /// If ranked lists were asked for.
+    pub listed: Option<Listed>,
+}
+
+/// Ranked lists and what they are about.
+pub(super) struct Listed {
+    /// The first places for each query; re-ranked, if that was asked for.
+    pub lists: Vec<Vec<Place>>,
+    pub queries: Labelled,
+    /// `None`: the queries themselves.
+    pub gallery: Option<Labelled>,
+    pub label_names: LabelNames,
+}
+
+impl Listed {
+    pub fn gallery(&self) -> &Labelled {
+        self.gallery.as_ref().unwrap_or(&self.queries)
+    }
+}
+
+/// Pictures and whom they show.
+pub(super) struct Labelled {
+    pub pictures: Pictures,
+    pub labels: Vec<Label>,
 }
 
 /// The gallery in numbers.
@@ -356,7 +462,7 @@ impl GalleryCounts {
 
 impl Outcome {
     /// The scores that were asked for.
-    fn scores(&self) -> &Scores {
+    pub fn scores(&self) -> &Scores {
         self.reranked.as_ref().unwrap_or(&self.plain)
     }
 }
@@ -375,18 +481,22 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
         interrupted(signals).map_or(Ok(()), Err)
     };
 
+    let mut lists = (plan.places > 0).then(|| RankedLists::new(retrieval, plan.places));
     let mut scorer = Scorer::new(retrieval);
     let mut verification = Verification::new(retrieval);
     visit(&mut Neighbours::new(context, asked, shown, plan.memory)?, |range, rows| {
         go_on(range.len())?;
         scorer.add(range.clone(), rows);
+        if let (Some(lists), None) = (&mut lists, plan.rerank) {
+            lists.add(range.clone(), rows);
+        }
         verification.add(range, rows);
         Ok(())
     })?;
     let plain = scorer.finish()?;
     let reranked = plan.rerank.map(|options| -> Result<Scores> {
-        let lists = if query_is_gallery { vec![asked] } else { vec![asked, shown] };
-        let all = Parts::new(lists)?;
+        let parts = if query_is_gallery { vec![asked] } else { vec![asked, shown] };
+        let all = Parts::new(parts)?;
         let mut distances = Neighbours::new(context, &all, &all, plan.memory)?;
         let gallery = if query_is_gallery { 0 } else { asked.len() };
         let mut reranked =
@@ -394,7 +504,10 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
         let mut scorer = Scorer::new(retrieval);
         visit(&mut reranked, |range, rows| {
             go_on(range.len())?;
-            scorer.add(range, rows);
+            scorer.add(range.clone(), rows);
+            if let Some(lists) = &mut lists {
+                lists.add(range, rows);
+            }
             Ok(())
         })?;
         scorer.finish()
@@ -408,14 +521,19 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
             scores.dropped.insert(Reason::Unreadable, task.queries.unreadable);
         }
     }
-    Ok(Outcome {
-        plain,
-        reranked,
-        verification: verification.finish(plan.wished_rate),
-        queries: task.queries.labels.len() + task.queries.unreadable,
-        gallery: GalleryCounts::of(task.gallery()),
-        name: task.name,
-    })
+    let verification = verification.finish(plan.wished_rate);
+    let lists = lists.map(RankedLists::finish);
+    let queries = task.queries.labels.len() + task.queries.unreadable;
+    let gallery = GalleryCounts::of(task.gallery());
+    let Task { name, queries: asked, gallery: shown, label_names } = task;
+    let labelled = |Side { pictures, labels, .. }| Labelled { pictures, labels };
+    let listed = lists.map(|lists| Listed {
+        lists,
+        queries: labelled(asked),
+        gallery: shown.map(labelled),
+        label_names,
+    });
+    Ok(Outcome { name, plain, reranked, verification, queries, gallery, listed })
 }
 
 fn store_threshold(model: &Path, network: &Network, results: &[Outcome]) -> Result<()> {
@@ -435,7 +553,7 @@ fn store_threshold(model: &Path, network: &Network, results: &[Outcome]) -> Resu
 }
 
 impl Plan {
-    fn protocol_name(&self) -> &'static str {
+    pub fn protocol_name(&self) -> &'static str {
         match self.rules.protocol {
             Protocol::Standard => "standard",
             Protocol::ReleasedCode => "released-code",
@@ -443,7 +561,7 @@ impl Plan {
         }
     }
 
-    fn average_precision_name(&self) -> &'static str {
+    pub fn average_precision_name(&self) -> &'static str {
         match (self.rules.protocol, self.rules.average_precision) {
             (Protocol::ReleasedCode, _) => "first-ten",
             (_, AveragePrecision::Plain) => "plain",
@@ -523,7 +641,7 @@ impl Plan {
 
 impl Outcome {
     /// How many pictures there are, and what became of them.
-    fn counts(&self) -> String {
+    pub fn counts(&self) -> String {
         let mut line = format!("{}: {} queries", self.name, self.queries);
         let dropped = &self.plain.dropped;
         if !dropped.is_empty() {

@@ -7,6 +7,7 @@ mod data;
 mod draw;
 mod embed;
 mod eval;
+mod eval_report;
 mod explain;
 mod export;
 mod info;

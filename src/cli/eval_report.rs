@@ -1,0 +1,236 @@
+//! `lat-wgpu eval --html`: what was measured, as a page to look at.
+
+use super::args::EvalArguments;
+use super::eval::{INFLATED, LabelNames, Labelled, Listed, Outcome, Plan};
+use crate::data::decode::DecodeOptions;
+use crate::data::labels::{Label, Person};
+use crate::error::Result;
+use crate::evaluate::lists::Place;
+use crate::evaluate::metrics::{Protocol, RANKS, REPETITIONS, Scores};
+use crate::evaluate::rerank::RerankOptions;
+use crate::evaluate::verification;
+use crate::report::{Curve, Match, Picture, RankedList, Report, Shown, Thumbnails, Verdict, Verification};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Places of a ranked list.
+pub const PLACES: usize = 10;
+
+/// Writes the page.
+pub fn write(target: &Path, outcome: &Outcome, plan: &Plan, arguments: &EvalArguments) -> Result<()> {
+    let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
+    let mut thumbnails = Thumbnails::new(target, arguments.page.thumbnails, decode)?;
+    let scores = outcome.scores();
+    let chosen = worst_and_best(&scores.average_precisions, arguments.lists);
+    let lists = match &outcome.listed {
+        Some(listed) => ranked_lists(listed, &chosen, scores, &mut thumbnails),
+        None => Vec::new(),
+    };
+
+    let mut facts = facts(outcome, plan, arguments);
+    facts.push(("Pictures".to_string(), thumbnails.about()));
+    let mut notes = Vec::new();
+    if plan.rules.protocol == Protocol::ReleasedCode {
+        notes.push(format!("{INFLATED}."));
+    }
+    let mut figures = score_figures(scores);
+    if let Some(report) = &outcome.verification {
+        figures.push(("equal error rate".to_string(), percent(report.equal_error_rate)));
+    }
+    Report {
+        title: format!("Evaluation of {}", outcome.name),
+        facts,
+        notes,
+        scores: figures,
+        curves: curves(outcome),
+        verification: outcome.verification.as_ref().map(same_or_not),
+        lists_about: about_lists(outcome, plan, chosen.len()),
+        lists,
+    }
+    .write(target)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2}\u{a0}%", 100.0 * share)
+}
+
+fn facts(outcome: &Outcome, plan: &Plan, arguments: &EvalArguments) -> Vec<(String, String)> {
+    let mut facts = Vec::new();
+    let mut fact = |name: &str, value: String| facts.push((name.to_string(), value));
+    let shown = |path: &Path| path.display().to_string();
+    if let Some(model) = &arguments.model {
+        let flip = if arguments.flip { ", each picture and its mirror image" } else { "" };
+        fact("Model", format!("{}{flip}", shown(model)));
+    }
+    if let (Some(queries), Some(gallery)) = (&arguments.query_embeddings, &arguments.gallery_embeddings) {
+        fact("Embeddings", format!("{}, {}", shown(queries), shown(gallery)));
+    }
+    fact("Data", outcome.counts().trim_end().to_string());
+    let cameras = if plan.rules.ignore_cameras { ", cameras ignored" } else { "" };
+    fact("Protocol", format!("{}, AP {}{cameras}", plan.protocol_name(), plan.average_precision_name()));
+    if let Some(RerankOptions { k1, k2, lambda }) = plan.rerank {
+        let Scores { ranks, map, .. } = &outcome.plain;
+        fact(
+            "Re-ranking",
+            format!(
+                "k1 {k1}, k2 {k2}, λ {lambda}; without it rank-1 {}, mAP {}",
+                percent(ranks[0]),
+                percent(*map)
+            ),
+        );
+    }
+    facts
+}
+
+fn score_figures(scores: &Scores) -> Vec<(String, String)> {
+    let ranks = RANKS.iter().zip(scores.ranks).map(|(k, share)| (format!("rank-{k}"), percent(share)));
+    let means = [("mAP", scores.map), ("mINP", scores.minp)];
+    ranks.chain(means.map(|(name, share)| (name.to_string(), percent(share)))).collect()
+}
+
+/// CMC of the scores that were asked for, and without re-ranking; no longer than the gallery.
+fn curves(outcome: &Outcome) -> Vec<Curve> {
+    let gallery = outcome.listed.as_ref().map_or(usize::MAX, |listed| listed.gallery().labels.len());
+    let curve = |name: &str, scores: &Scores| Curve {
+        name: name.to_string(),
+        shares: scores.curve[..scores.curve.len().min(gallery)].to_vec(),
+    };
+    match &outcome.reranked {
+        Some(reranked) => vec![curve("re-ranked", reranked), curve("not re-ranked", &outcome.plain)],
+        None => vec![curve("", &outcome.plain)],
+    }
+}
+
+fn same_or_not(report: &verification::Report) -> Verification {
+    let mut thresholds = vec![("equal error".to_string(), report.equal_error_threshold)];
+    if let Some(wished) = report.wished
+        && let Some(point) = wished.reached
+    {
+        thresholds.push((format!("false positives up to {}", wished.wanted), point.threshold));
+    }
+    let verification::Histogram { edges, same, different } = report.histogram.clone();
+    let roc = report.roc.iter().map(|point| (point.false_positive_rate, point.true_positive_rate));
+    let known = |rate: f64| report.operating_points.iter().any(|point| point.wanted == rate);
+    let found =
+        report.operating_points.iter().chain(report.wished.iter().filter(|point| !known(point.wanted)));
+    Verification {
+        edges,
+        same,
+        different,
+        thresholds,
+        roc: roc.collect(),
+        equal_error_rate: report.equal_error_rate,
+        found: found.map(|point| (point.wanted, point.true_positive_rate())).collect(),
+    }
+}
+
+/// At most `count` queries that have a score, the worst first: all of them, or half the worst and half the best.
+fn worst_and_best(average_precisions: &[Option<f64>], count: usize) -> Vec<usize> {
+    let scored = average_precisions.iter().enumerate();
+    let mut scored: Vec<(f64, usize)> =
+        scored.filter_map(|(query, score)| Some(((*score)?, query))).collect();
+    scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut queries: Vec<usize> = scored.into_iter().map(|(_, query)| query).collect();
+    if queries.len() > count {
+        let best = count / 2;
+        queries.drain(count - best..queries.len() - best);
+    }
+    queries
+}
+
+fn about_lists(outcome: &Outcome, plan: &Plan, shown: usize) -> Vec<String> {
+    let scored = outcome.scores().valid_queries;
+    let best = shown / 2;
+    let which = match shown {
+        0 => format!("None of {scored} scored queries were asked for."),
+        _ if shown == scored => format!("All {scored} scored queries, by average precision."),
+        _ => format!(
+            "The {} queries with the lowest average precision and the {best} with the highest, of {scored} scored.",
+            shown - best
+        ),
+    };
+    let dropped: usize = outcome.scores().dropped.values().sum();
+    let without =
+        if dropped > 0 { format!(" {dropped} without a score are left out.") } else { String::new() };
+    let distance = if plan.rerank.is_some() { "re-ranked distance" } else { "squared Euclidean distance" };
+    let mut sentences = vec![
+        format!("{which}{without}"),
+        format!(
+            "With each the first {PLACES} gallery pictures that the protocol shows it. ✓ in a solid green frame: the \
+             query's person; ✗ in a dashed red frame: somebody else. The number is the {distance}."
+        ),
+    ];
+    if plan.rules.protocol == Protocol::Cuhk03SingleShot {
+        sentences.push(format!(
+            "Scores are means over {REPETITIONS} random galleries with one picture per person; the lists show the whole \
+             gallery."
+        ));
+    }
+    sentences
+}
+
+/// The lists of some queries. Thumbnails are made in the page's order: those of the first lists have room first.
+fn ranked_lists(
+    listed: &Listed,
+    queries: &[usize],
+    scores: &Scores,
+    thumbnails: &mut Thumbnails,
+) -> Vec<RankedList> {
+    let mut lists = Vec::with_capacity(queries.len());
+    for &query in queries {
+        let asked = shown(&listed.queries, query, &listed.label_names, thumbnails);
+        let mut matches = Vec::with_capacity(PLACES);
+        for &Place { row, distance, is_match } in &listed.lists[query] {
+            let verdict = if is_match { Verdict::Right } else { Verdict::Wrong };
+            let shown = shown(listed.gallery(), row, &listed.label_names, thumbnails);
+            matches.push(Match { shown, distance, verdict });
+        }
+        let average_precision = scores.average_precisions[query];
+        lists.push(RankedList { query: asked, average_precision, matches });
+    }
+    lists
+}
+
+fn shown(side: &Labelled, row: usize, names: &LabelNames, thumbnails: &mut Thumbnails) -> Shown {
+    let Label { person, camera } = side.labels[row];
+    Shown {
+        name: side.pictures.names[row].clone(),
+        picture: match side.pictures.files.get(row) {
+            Some(Some(file)) => thumbnails.picture(file),
+            Some(None) => Picture::Missing("its name leads out of --images".to_string()),
+            None => Picture::Missing("no --images".to_string()),
+        },
+        person: Some(match person {
+            Person::Known(number) => called(&names.persons, number),
+            Person::Distractor => "distractor".to_string(),
+            Person::Junk => "junk".to_string(),
+        }),
+        camera: Some(called(&names.cameras, camera)),
+    }
+}
+
+/// A name by its number, or the number.
+fn called(names: &BTreeMap<u32, String>, number: u32) -> String {
+    names.get(&number).cloned().unwrap_or_else(|| number.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::worst_and_best;
+
+    #[test]
+    fn half_of_the_lists_are_the_worst() {
+        let scores = [Some(0.5), None, Some(0.1), Some(1.0), Some(0.5), Some(0.2)];
+        for (count, wanted) in [
+            (9, &[2, 5, 0, 4, 3][..]),
+            (5, &[2, 5, 0, 4, 3]),
+            (4, &[2, 5, 4, 3]),
+            (3, &[2, 5, 3]),
+            (1, &[2]),
+            (0, &[]),
+        ] {
+            assert_eq!(worst_and_best(&scores, count), wanted, "{count}");
+        }
+        assert_eq!(worst_and_best(&[None], 3), [0usize; 0]);
+    }
+}

@@ -1,0 +1,172 @@
+//! The page of `lat-wgpu eval --html`, and what it is made of.
+
+use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
+use lat_wgpu::data::labels::{Label, Person};
+use lat_wgpu::evaluate::metrics::{CURVE_DEPTH, Protocol, RANKS, Retrieval, Rules, Scorer};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stdout}{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    (stdout, stderr)
+}
+
+/// Points on a line under names.
+fn write(file: &Path, rows: &[(f32, &str)]) {
+    let names: Vec<String> = rows.iter().map(|(_, name)| name.to_string()).collect();
+    let mut writer = EmbeddingWriter::create(file, 2, Dtype::F32, &names, &BTreeMap::new()).unwrap();
+    for (x, name) in rows {
+        writer.push(name, &[*x, 1.0]).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// Queries, a gallery, their labels and small pictures of them, one under a hostile name.
+fn embedded() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let queries = [(0., "a.png"), (5., "<b>&\"'.png"), (9., "z.png")];
+    let gallery = [(1., "c.png"), (2., "d.png"), (3., "e.png"), (4., "../out.png"), (8., "f.png")];
+    write(&here.join("q.npy"), &queries);
+    write(&here.join("g.npy"), &gallery);
+    for (place, rows) in [("queries", &queries[..]), ("gallery", &gallery[..])] {
+        std::fs::create_dir(here.join(place)).unwrap();
+        for (x, name) in rows {
+            let colour = image::Rgb([(*x * 25.) as u8, 90, 160]);
+            image::RgbImage::from_pixel(10, 20, colour).save(here.join(place).join(name)).unwrap();
+        }
+    }
+    let table = "path,person,camera\na.png,anna,door\n\"<b>&\"\"'.png\",bob,door\nz.png,zoe,door\nc.png,bob,hall\n\
+                 d.png,anna,hall\ne.png,anna,door\n../out.png,bob,hall\nf.png,0000,yard\n";
+    std::fs::write(here.join("l.csv"), table).unwrap();
+    folder
+}
+
+const FILES: [&str; 7] =
+    ["eval", "--query-embeddings", "q.npy", "--gallery-embeddings", "g.npy", "--labels", "l.csv"];
+
+/// Text of each list, worst first.
+fn lists(page: &str) -> Vec<&str> {
+    page.split("<article ").skip(1).collect()
+}
+
+#[test]
+fn a_page_of_embeddings_shows_the_lists() {
+    let folder = embedded();
+    let here = folder.path();
+    let more = ["--html", "r.html", "--images", "queries", "--images", "gallery", "--fpr", "0.5"];
+    let (text, stderr) = expect(0, here, &[&FILES[..], &more].concat());
+    assert!(text.contains("mAP") && stderr.contains("wrote r.html"), "{text}{stderr}");
+    let page = std::fs::read_to_string(here.join("r.html")).unwrap();
+    let lists = lists(&page);
+    // bob: d² 1 (out), 9 (f), 4 (e), 9 (d), 16 (c): ranks 1 and 5; anna: e is by her own camera, so c, d: rank 2.
+    assert_eq!(lists.len(), 2);
+    assert!(lists[0].contains("<bdi>a.png</bdi>") && lists[0].contains("AP 50.00\u{a0}%"), "{}", lists[0]);
+    assert!(
+        lists[1].contains("&#60;b&#62;&#38;&#34;&#39;.png") && lists[1].contains("AP 70.00\u{a0}%"),
+        "{}",
+        lists[1]
+    );
+    assert!(!lists[0].contains("e.png"), "the own camera is left out");
+    assert_eq!(lists[1].matches("✓ right").count(), 2);
+    let places: Vec<usize> = ["c.png", "d.png", "out.png", "f.png"]
+        .map(|name| lists[0].find(&format!("{name}\"")).unwrap_or(0))
+        .to_vec();
+    assert!(places[0] > 0 && places[0] < places[1], "{places:?}");
+    assert!(lists[0].contains("person <bdi>bob</bdi>") && lists[0].contains("camera <bdi>hall</bdi>"));
+    assert!(lists[0].contains("person <bdi>distractor</bdi>"));
+    // A name that leads out of the folder has no picture, although there is one.
+    assert!(here.join("out.png").exists());
+    assert_eq!(page.matches("data:image/jpeg").count(), 4 + 5, "{page}");
+    for words in [
+        "Evaluation of q",
+        "All 2 scored queries",
+        "1 without a score",
+        "9 inside the page",
+        "its name leads out of --images",
+        "equal error",
+        "false positives up to 0.5",
+        "id=\"operating\"",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+}
+
+#[test]
+fn a_page_is_as_large_as_it_is_told() {
+    let folder = embedded();
+    let here = folder.path();
+    let page = |more: &[&str]| {
+        expect(0, here, &[&FILES[..], &["--html", "gallery/r.html", "--json", "s.json"], more].concat());
+        std::fs::read_to_string(here.join("gallery/r.html")).unwrap()
+    };
+    let linked = page(&["--images", "queries", "--images", "gallery", "--thumbnails", "0", "--lists", "1"]);
+    assert_eq!(lists(&linked).len(), 1);
+    assert!(!linked.contains("data:image/jpeg"));
+    assert!(linked.contains("src=\"../queries/a.png\"") && linked.contains("src=\"c.png\""), "{linked}");
+    assert!(
+        linked.contains("with the lowest average precision") && linked.contains("looked for where they were")
+    );
+    let without = page(&["--lists", "0", "--ignore-cameras"]);
+    assert!(without.contains("There are no lists") && without.contains("cameras ignored"));
+    // Names alone, in re-ranked order.
+    let names = page(&["--rerank", "--rerank-k1", "2", "--rerank-k2", "1"]);
+    assert!(!names.contains("<img") && names.contains("no --images") && names.contains("not re-ranked"));
+    assert!(names.contains("re-ranked distance") && names.contains("without it rank-1"));
+    let released = page(&["--protocol", "released-code"]);
+    assert!(released.contains("released-code inflates"));
+}
+
+#[test]
+fn a_page_that_cannot_be_made_is_refused_before_the_work() {
+    let folder = embedded();
+    let here = folder.path();
+    for (code, more, words) in [
+        (1, &["--html", "no/where.html"][..], "where.html"),
+        (1, &["--html", "gallery"], "gallery"),
+        (2, &["--images", "gallery"], "--html"),
+        (2, &["--html", "r.html", "--images", "a", "--images", "b", "--images", "c"], "twice"),
+        (2, &["--html", "r.html", "--thumbnails", "many"], "--thumbnails"),
+    ] {
+        let (_, stderr) = expect(code, here, &[&FILES[..], more].concat());
+        assert!(stderr.contains(words), "{words} in: {stderr}");
+    }
+    let model = ["eval", "--model", "m.safetensors", "--data", ".", "--data", ".", "--html", "r.html"];
+    let (_, stderr) = expect(2, here, &model);
+    assert!(stderr.contains("one data set"), "{stderr}");
+    assert!(!here.join("r.html").exists());
+}
+
+#[test]
+fn the_curve_and_the_scores_of_single_queries_are_told() {
+    let label = |person, camera| Label { person: Person::Known(person), camera };
+    let queries = [label(1, 1), label(7, 1), label(2, 1)];
+    let gallery: Vec<Label> =
+        (0..60).map(|row| label(if row == 29 { 1 } else { 2 + u32::from(row == 0) }, 2)).collect();
+    let distances: Vec<f32> = (0..60).map(|row| row as f32).collect();
+    let rows = distances.repeat(3);
+    let scores = |rules| {
+        let mut scorer = Scorer::new(Retrieval { queries: &queries, gallery: &gallery, rules });
+        scorer.add(0..3, &rows);
+        scorer.finish().unwrap()
+    };
+    let got = scores(Rules::default());
+    // The first query's match stands at rank 30, the last one's first at rank 2; nobody is the second's.
+    assert_eq!(got.curve.len(), CURVE_DEPTH);
+    assert_eq!((got.curve[0], got.curve[1], got.curve[28], got.curve[29]), (0., 0.5, 0.5, 1.0));
+    assert_eq!(got.ranks, RANKS.map(|k| got.curve[k - 1]));
+    let [Some(first), None, Some(last)] = got.average_precisions[..] else { panic!("{got:?}") };
+    assert_eq!(first, 1. / 30.);
+    assert_eq!((first + last) / 2., got.map);
+    let drawn = scores(Rules { protocol: Protocol::Cuhk03SingleShot, ..Rules::default() });
+    assert!(drawn.curve.is_sorted() && drawn.curve[2] == 1.0, "{:?}", &drawn.curve[..4]);
+}
