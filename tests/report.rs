@@ -92,7 +92,7 @@ fn a_page_of_embeddings_shows_the_lists() {
         "All 2 scored queries",
         "1 without a score",
         "9 inside the page",
-        "its name leads out of --images",
+        "not in --images",
         "equal error",
         "false positives up to 0.5",
         "id=\"operating\"",
@@ -134,6 +134,7 @@ fn a_page_that_cannot_be_made_is_refused_before_the_work() {
         (1, &["--html", "no/where.html"][..], "where.html"),
         (1, &["--html", "gallery"], "gallery"),
         (2, &["--images", "gallery"], "--html"),
+        (1, &["--html", "r.html", "--images", "nowhere"], "nowhere"),
         (2, &["--html", "r.html", "--images", "a", "--images", "b", "--images", "c"], "twice"),
         (2, &["--html", "r.html", "--thumbnails", "many"], "--thumbnails"),
     ] {
@@ -169,4 +170,50 @@ fn the_curve_and_the_scores_of_single_queries_are_told() {
     assert_eq!((first + last) / 2., got.map);
     let drawn = scores(Rules { protocol: Protocol::Cuhk03SingleShot, ..Rules::default() });
     assert!(drawn.curve.is_sorted() && drawn.curve[2] == 1.0, "{:?}", &drawn.curve[..4]);
+}
+
+#[test]
+fn a_search_is_a_page_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+    std::fs::copy(model, here.join("m.safetensors")).unwrap();
+    let network = ["--model", "m.safetensors", "--heads", "2"];
+    expect(0, here, &["draw", ".", "--persons", "4", "--cameras", "3", "--images", "1"]);
+    expect(0, here, &[&["embed"], &network[..], &["bounding_box_test", "--out", "g.npy"]].concat());
+    let search =
+        [&["search"], &network[..], &["--gallery", "g.npy", "--query", "query", "--top", "3"]].concat();
+    let page = |more: &[&str]| {
+        let (_, stderr) = expect(0, here, &[&search[..], &["--html", "r.html"], more].concat());
+        assert!(stderr.contains("wrote r.html"), "{stderr}");
+        std::fs::read_to_string(here.join("r.html")).unwrap()
+    };
+    let queries = std::fs::read_dir(here.join("query")).unwrap().count();
+    let bare = page(&[]);
+    assert_eq!(lists(&bare).len(), queries);
+    assert_eq!(bare.matches("data:image/jpeg").count(), queries, "the queries' files are known");
+    assert_eq!(bare.matches("class=\"unknown\"").count(), 3 * queries);
+    assert!(bare.contains("no --images") && bare.contains("has no threshold") && bare.contains("as asked"));
+    assert!(
+        lists(&bare)[0].contains("person <bdi>2</bdi>") && lists(&bare)[0].contains("camera <bdi>1</bdi>")
+    );
+
+    // With a threshold that some pairs pass.
+    let threshold = ["--data", ".", "--fpr", "0.5", "--store-threshold"];
+    expect(0, here, &[&["eval"], &network[..], &threshold].concat());
+    let shown = page(&["--images", "bounding_box_test", "--lists", "1", "--filter", "camera=2,3"]);
+    assert_eq!(lists(&shown).len(), 1);
+    assert_eq!(shown.matches("data:image/jpeg").count(), 4);
+    assert_eq!(shown.matches("✓ same").count() + shown.matches("✗ different").count(), 3);
+    assert!(shown.contains("same person up to a squared distance of"));
+    assert!(shown.contains(&format!("The first 1 of {queries} queries")), "{shown}");
+
+    for (code, more, words) in [
+        (1, &["--html", "no/where.html"][..], "where.html"),
+        (1, &["--html", "r.html", "--images", "nowhere"], "nowhere"),
+        (2, &["--images", "query"], "--html"),
+    ] {
+        let (_, stderr) = expect(code, here, &[&search[..], more].concat());
+        assert!(stderr.contains(words), "{words} in: {stderr}");
+    }
 }

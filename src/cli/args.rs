@@ -584,10 +584,7 @@ pub struct EvalArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: how many ranked lists, half of them the worst by average precision and half the best
-    #[arg(long, value_name = "N", default_value_t = 100, requires = "html")]
-    pub lists: usize,
-    /// For --html: folder of the embeddings' pictures; twice: of the queries', then of the gallery's
+    /// For --html: folder that was embedded; twice: of the queries', then of the gallery's
     #[arg(long, value_name = "DIR", requires_all = ["html", "query_embeddings"], conflicts_with = "model")]
     pub images: Vec<PathBuf>,
     /// Do not turn pictures as their EXIF orientation says
@@ -684,6 +681,11 @@ pub struct SearchArguments {
     /// Write the lists as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub page: PageArguments,
+    /// For --html: the folder that was embedded, so that its pictures are shown [default: names only]
+    #[arg(long, value_name = "DIR", requires = "html")]
+    pub images: Option<PathBuf>,
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
@@ -737,6 +739,9 @@ pub struct PageArguments {
     /// For --html: bytes of pictures inside the page, such as 800K; further ones are linked, with 0 all of them [default: 8M]
     #[arg(long, value_name = "BYTES", default_value_t = report::DEFAULT_LIMIT, hide_default_value = true, value_parser = bytes_or_none, requires = "html")]
     pub thumbnails: u64,
+    /// For --html: how many ranked lists; of a search the first, of an evaluation half the worst and half the best
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "html")]
+    pub lists: usize,
 }
 
 /// `lat-wgpu draw`.

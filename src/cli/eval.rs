@@ -8,7 +8,6 @@ use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::Embeddings;
-use crate::data::files::temporary_beside;
 use crate::data::labels::{Label, Person};
 use crate::data::reid::{self, LabelledPicture, LoadOptions};
 use crate::data::rows::{self, NamedRows, Parts, Rows};
@@ -27,7 +26,7 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What is said before scores of the released code's protocol.
@@ -36,10 +35,7 @@ pub(super) const INFLATED: &str = "released-code inflates: it counts pictures of
 
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let plan = Plan::new(arguments)?;
-    if let Some(target) = &arguments.page.html {
-        // A page that can't be written is told before the work, not after it.
-        drop(temporary_beside(target)?);
-    }
+    let page = eval_report::Page::of(arguments)?;
     let signals = Signals::listen()?;
     let mut results = Vec::new();
     match (&arguments.model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
@@ -68,8 +64,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             }
         }
         (None, Some(queries), Some(gallery)) => {
-            let mut task = read_task(queries, gallery, arguments.labels.as_deref())?;
-            task.find_pictures(&arguments.images);
+            let task = read_task(queries, gallery, arguments.labels.as_deref())?;
             let context = open_context(arguments)?;
             results.push(evaluate(task, &plan, &context, &signals)?);
         }
@@ -88,9 +83,9 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
         }
         None => print(&text),
     }
-    if let (Some(target), [outcome]) = (&arguments.page.html, &results[..]) {
-        eval_report::write(target, outcome, &plan, arguments)?;
-        eprintln!("wrote {}", target.display());
+    if let (Some(page), [outcome]) = (&page, &results[..]) {
+        page.write(outcome, &plan)?;
+        eprintln!("wrote {}", page.target.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -177,22 +172,8 @@ struct Side {
 /// What embeddings were made of.
 pub(super) struct Pictures {
     pub names: Vec<String>,
-    /// Where each one is, if that is known; empty if none is.
-    pub files: Vec<Option<PathBuf>>,
-}
-
-impl Pictures {
-    /// Looks for the files below a folder. A name that leads out of it is looked for nowhere: names come from files
-    /// that may be anybody's.
-    fn find_below(&mut self, folder: &Path) {
-        let below = |name: &String| {
-            let steps = Path::new(name).components().filter(|step| !matches!(step, Component::RootDir));
-            let steps: Vec<Component> = steps.collect();
-            let stays = steps.iter().all(|step| matches!(step, Component::Normal(_) | Component::CurDir));
-            stays.then(|| folder.join(steps.iter().collect::<PathBuf>()))
-        };
-        self.files = self.names.iter().map(below).collect();
-    }
+    /// Where each one is; empty if that isn't known.
+    pub files: Vec<PathBuf>,
 }
 
 /// What persons and cameras are called by number; those that are missing are called by it.
@@ -214,16 +195,6 @@ pub(super) struct Task {
 impl Task {
     fn gallery(&self) -> &Side {
         self.gallery.as_ref().unwrap_or(&self.queries)
-    }
-
-    /// Looks for the pictures: the queries' in the first folder, the gallery's in the last.
-    fn find_pictures(&mut self, folders: &[PathBuf]) {
-        if let (Some(first), Some(last)) = (folders.first(), folders.last()) {
-            self.queries.pictures.find_below(first);
-            if let Some(gallery) = &mut self.gallery {
-                gallery.pictures.find_below(last);
-            }
-        }
     }
 }
 
@@ -317,7 +288,7 @@ impl Watch for Collect<'_> {
         self.bar.inc(1);
         self.kept.push(self.labels[&picture.name]);
         self.pictures.names.push(picture.name.clone());
-        self.pictures.files.push(Some(picture.path.clone()));
+        self.pictures.files.push(picture.path.clone());
         self.embeddings.rows.extend_from_slice(embedding);
         Ok(())
     }

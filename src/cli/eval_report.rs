@@ -1,8 +1,10 @@
 //! `lat-wgpu eval --html`: what was measured, as a page to look at.
 
-use super::args::EvalArguments;
-use super::eval::{INFLATED, LabelNames, Labelled, Listed, Outcome, Plan};
+use super::args::{EvalArguments, PageArguments};
+use super::eval::{INFLATED, LabelNames, Labelled, Listed, Outcome, Pictures, Plan};
 use crate::data::decode::DecodeOptions;
+use crate::data::files::temporary_beside;
+use crate::data::gallery::ImageFolder;
 use crate::data::labels::{Label, Person};
 use crate::error::Result;
 use crate::evaluate::lists::Place;
@@ -11,60 +13,93 @@ use crate::evaluate::rerank::RerankOptions;
 use crate::evaluate::verification;
 use crate::report::{Curve, Match, Picture, RankedList, Report, Shown, Thumbnails, Verdict, Verification};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Places of a ranked list.
 pub const PLACES: usize = 10;
 
-/// Writes the page.
-pub fn write(target: &Path, outcome: &Outcome, plan: &Plan, arguments: &EvalArguments) -> Result<()> {
-    let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
-    let mut thumbnails = Thumbnails::new(target, arguments.page.thumbnails, decode)?;
-    let scores = outcome.scores();
-    let chosen = worst_and_best(&scores.average_precisions, arguments.lists);
-    let lists = match &outcome.listed {
-        Some(listed) => ranked_lists(listed, &chosen, scores, &mut thumbnails),
-        None => Vec::new(),
-    };
+/// What the page is made of beside the outcome.
+pub(super) struct Page {
+    pub target: PathBuf,
+    /// What was scored, in lines of a name and its value.
+    pub source: Vec<(String, String)>,
+    /// How many ranked lists there are at most.
+    pub lists: usize,
+    /// Bytes of pictures inside the page.
+    pub thumbnails: u64,
+    pub decode: DecodeOptions,
+    /// Where pictures are whose files the outcome doesn't know: the queries' in the first, the gallery's in the last.
+    pub images: Vec<ImageFolder>,
+}
 
-    let mut facts = facts(outcome, plan, arguments);
-    facts.push(("Pictures".to_string(), thumbnails.about()));
-    let mut notes = Vec::new();
-    if plan.rules.protocol == Protocol::ReleasedCode {
-        notes.push(format!("{INFLATED}."));
+impl Page {
+    /// The page that is asked for, if any; what would keep it from being written is told before the work.
+    pub fn of(arguments: &EvalArguments) -> Result<Option<Page>> {
+        let PageArguments { html: Some(target), thumbnails, lists } = &arguments.page else {
+            return Ok(None);
+        };
+        drop(temporary_beside(target)?);
+        let mut source = Vec::new();
+        if let Some(model) = &arguments.model {
+            let flip = if arguments.flip { ", each picture and its mirror image" } else { "" };
+            source.push(("Model".to_string(), format!("{}{flip}", model.display())));
+        }
+        if let (Some(queries), Some(gallery)) = (&arguments.query_embeddings, &arguments.gallery_embeddings) {
+            source.push(("Embeddings".to_string(), format!("{}, {}", queries.display(), gallery.display())));
+        }
+        Ok(Some(Page {
+            target: target.clone(),
+            source,
+            lists: *lists,
+            thumbnails: *thumbnails,
+            decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
+            images: arguments.images.iter().map(|dir| ImageFolder::open(dir)).collect::<Result<_>>()?,
+        }))
     }
-    let mut figures = score_figures(scores);
-    if let Some(report) = &outcome.verification {
-        figures.push(("equal error rate".to_string(), percent(report.equal_error_rate)));
+
+    /// Writes it.
+    pub fn write(&self, outcome: &Outcome, plan: &Plan) -> Result<()> {
+        let scores = outcome.scores();
+        let chosen = worst_and_best(&scores.average_precisions, self.lists);
+        let thumbnails = Thumbnails::new(&self.target, self.thumbnails, self.decode)?;
+        let mut album = Album { thumbnails, images: &self.images };
+        let lists = match &outcome.listed {
+            Some(listed) => ranked_lists(listed, &chosen, scores, &mut album),
+            None => Vec::new(),
+        };
+        let mut facts = self.source.clone();
+        facts.extend(measured(outcome, plan));
+        facts.push(("Pictures".to_string(), album.thumbnails.about()));
+        let mut notes = Vec::new();
+        if plan.rules.protocol == Protocol::ReleasedCode {
+            notes.push(format!("{INFLATED}."));
+        }
+        let mut figures = score_figures(scores);
+        if let Some(report) = &outcome.verification {
+            figures.push(("equal error rate".to_string(), percent(report.equal_error_rate)));
+        }
+        Report {
+            title: format!("Evaluation of {}", outcome.name),
+            facts,
+            notes,
+            scores: figures,
+            curves: curves(outcome),
+            verification: outcome.verification.as_ref().map(same_or_not),
+            lists_about: about_lists(outcome, plan, chosen.len()),
+            lists,
+        }
+        .write(&self.target)
     }
-    Report {
-        title: format!("Evaluation of {}", outcome.name),
-        facts,
-        notes,
-        scores: figures,
-        curves: curves(outcome),
-        verification: outcome.verification.as_ref().map(same_or_not),
-        lists_about: about_lists(outcome, plan, chosen.len()),
-        lists,
-    }
-    .write(target)
 }
 
 fn percent(share: f64) -> String {
     format!("{:.2}\u{a0}%", 100.0 * share)
 }
 
-fn facts(outcome: &Outcome, plan: &Plan, arguments: &EvalArguments) -> Vec<(String, String)> {
+/// What was measured, and how.
+fn measured(outcome: &Outcome, plan: &Plan) -> Vec<(String, String)> {
     let mut facts = Vec::new();
     let mut fact = |name: &str, value: String| facts.push((name.to_string(), value));
-    let shown = |path: &Path| path.display().to_string();
-    if let Some(model) = &arguments.model {
-        let flip = if arguments.flip { ", each picture and its mirror image" } else { "" };
-        fact("Model", format!("{}{flip}", shown(model)));
-    }
-    if let (Some(queries), Some(gallery)) = (&arguments.query_embeddings, &arguments.gallery_embeddings) {
-        fact("Embeddings", format!("{}, {}", shown(queries), shown(gallery)));
-    }
     fact("Data", outcome.counts().trim_end().to_string());
     let cameras = if plan.rules.ignore_cameras { ", cameras ignored" } else { "" };
     fact("Protocol", format!("{}, AP {}{cameras}", plan.protocol_name(), plan.average_precision_name()));
@@ -169,37 +204,52 @@ fn about_lists(outcome: &Outcome, plan: &Plan, shown: usize) -> Vec<String> {
     sentences
 }
 
+/// Where the page's pictures come from.
+struct Album<'a> {
+    thumbnails: Thumbnails,
+    images: &'a [ImageFolder],
+}
+
+impl Album<'_> {
+    /// A row's picture; if its file isn't known, its name is looked for in `folder`.
+    fn picture(&mut self, pictures: &Pictures, row: usize, folder: Option<&ImageFolder>) -> Picture {
+        match (pictures.files.get(row), folder) {
+            (Some(file), _) => self.thumbnails.picture(file),
+            (None, Some(folder)) => match folder.find(&pictures.names[row]) {
+                Some(file) => self.thumbnails.picture(&file),
+                None => Picture::Missing("not in --images".to_string()),
+            },
+            (None, None) => Picture::Missing("no --images".to_string()),
+        }
+    }
+}
+
 /// The lists of some queries. Thumbnails are made in the page's order: those of the first lists have room first.
-fn ranked_lists(
-    listed: &Listed,
-    queries: &[usize],
-    scores: &Scores,
-    thumbnails: &mut Thumbnails,
-) -> Vec<RankedList> {
+fn ranked_lists(listed: &Listed, queries: &[usize], scores: &Scores, album: &mut Album) -> Vec<RankedList> {
+    let names = &listed.label_names;
+    let asked_in = album.images.first();
+    let shown_in = if listed.gallery.is_some() { album.images.last() } else { asked_in };
+    let (asked, gallery) = (&listed.queries, listed.gallery());
     let mut lists = Vec::with_capacity(queries.len());
     for &query in queries {
-        let asked = shown(&listed.queries, query, &listed.label_names, thumbnails);
+        let own = shown(asked, query, names, album.picture(&asked.pictures, query, asked_in));
         let mut matches = Vec::with_capacity(PLACES);
         for &Place { row, distance, is_match } in &listed.lists[query] {
             let verdict = if is_match { Verdict::Right } else { Verdict::Wrong };
-            let shown = shown(listed.gallery(), row, &listed.label_names, thumbnails);
+            let shown = shown(gallery, row, names, album.picture(&gallery.pictures, row, shown_in));
             matches.push(Match { shown, distance, verdict });
         }
         let average_precision = scores.average_precisions[query];
-        lists.push(RankedList { query: asked, average_precision, matches });
+        lists.push(RankedList { query: own, average_precision, matches });
     }
     lists
 }
 
-fn shown(side: &Labelled, row: usize, names: &LabelNames, thumbnails: &mut Thumbnails) -> Shown {
+fn shown(side: &Labelled, row: usize, names: &LabelNames, picture: Picture) -> Shown {
     let Label { person, camera } = side.labels[row];
     Shown {
         name: side.pictures.names[row].clone(),
-        picture: match side.pictures.files.get(row) {
-            Some(Some(file)) => thumbnails.picture(file),
-            Some(None) => Picture::Missing("its name leads out of --images".to_string()),
-            None => Picture::Missing("no --images".to_string()),
-        },
+        picture,
         person: Some(match person {
             Person::Known(number) => called(&names.persons, number),
             Person::Distractor => "distractor".to_string(),

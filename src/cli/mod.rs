@@ -17,6 +17,7 @@ mod json;
 mod merge;
 mod reduce;
 mod search;
+mod search_report;
 mod serve;
 mod signals;
 mod train;

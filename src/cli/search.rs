@@ -4,6 +4,7 @@ use super::args::SearchArguments;
 use super::embed::progress_bar;
 use super::eval::print;
 use super::json;
+use super::search_report::Page;
 use super::signals::Signals;
 use crate::checkpoint::{self, Network, Threshold};
 use crate::data::decode::DecodeOptions;
@@ -18,7 +19,7 @@ use crate::gpu::{Context, ContextOptions};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
@@ -27,6 +28,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     for note in &network.notes {
         eprintln!("note: {note}");
     }
+    let page = Page::of(arguments)?;
     let pictures = walk::list_pictures(&arguments.query)?;
     let gallery = Gallery::open(&arguments.gallery)?;
     gallery.check_fits(&network)?;
@@ -45,7 +47,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
     let options =
         LookOptions { decode: DecodeOptions { ignore_exif: arguments.ignore_exif }, flip: arguments.flip };
-    let queries = embed_queries(&pictures, &network, &context, memory, options, &signals)?;
+    let (queries, files) = embed_queries(&pictures, &network, &context, memory, options, &signals)?;
 
     let mut neighbours = Neighbours::new(&context, &queries, &selected, memory)?;
     let step = neighbours.tiles().queries;
@@ -70,6 +72,10 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
             json::write(target, &found.json())?;
         }
         None => print(&found.text()),
+    }
+    if let Some(page) = &page {
+        page.write(&found, &files)?;
+        eprintln!("wrote {}", page.target.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -171,7 +177,7 @@ impl Ranking {
     }
 }
 
-/// Embeds the queries; their names are the rows'.
+/// Embeds the queries; their names are the rows'. Also tells the rows' files.
 fn embed_queries(
     pictures: &[Picture],
     network: &Network,
@@ -179,17 +185,18 @@ fn embed_queries(
     memory: u64,
     options: LookOptions,
     signals: &Signals,
-) -> Result<Embeddings> {
+) -> Result<(Embeddings, Vec<PathBuf>)> {
     let mut embedder = Embedder::new(context, network, None, memory)?;
     let embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
-    let mut collect = Collect { bar: progress_bar(pictures.len() as u64), signals, embeddings };
+    let mut collect =
+        Collect { bar: progress_bar(pictures.len() as u64), signals, embeddings, files: Vec::new() };
     embed_pictures(&mut embedder, pictures, options, &mut collect)?;
-    let Collect { bar, embeddings, .. } = collect;
+    let Collect { bar, embeddings, files, .. } = collect;
     bar.finish_and_clear();
     if embeddings.is_empty() {
         return Err(Error::NothingToDo(format!("none of {} queries could be read", pictures.len())));
     }
-    Ok(embeddings)
+    Ok((embeddings, files))
 }
 
 /// Keeps the embeddings that come.
@@ -197,6 +204,8 @@ struct Collect<'s> {
     bar: ProgressBar,
     signals: &'s Signals,
     embeddings: Embeddings,
+    /// Of the rows.
+    files: Vec<PathBuf>,
 }
 
 impl Watch for Collect<'_> {
@@ -208,6 +217,7 @@ impl Watch for Collect<'_> {
     fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()> {
         self.bar.inc(1);
         self.embeddings.paths.push(picture.name.clone());
+        self.files.push(picture.path.clone());
         self.embeddings.rows.extend_from_slice(embedding);
         Ok(())
     }

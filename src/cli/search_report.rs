@@ -1,0 +1,127 @@
+//! `lat-wgpu search --html`: what was found, as a page to look at.
+
+use super::args::{PageArguments, SearchArguments};
+use super::search::{Found, Match as FoundMatch, Ranking, without_threshold};
+use crate::data::decode::DecodeOptions;
+use crate::data::files::temporary_beside;
+use crate::data::gallery::ImageFolder;
+use crate::data::labels::{Label, Person};
+use crate::error::Result;
+use crate::report::{Match, Picture, RankedList, Report, Shown, Thumbnails, Verdict};
+use std::path::PathBuf;
+
+/// What the page is made of beside what was found.
+pub(super) struct Page {
+    pub target: PathBuf,
+    /// What was searched, in lines of a name and its value.
+    source: Vec<(String, String)>,
+    /// How many ranked lists there are at most.
+    lists: usize,
+    /// Bytes of pictures inside the page.
+    thumbnails: u64,
+    decode: DecodeOptions,
+    /// Where the gallery's pictures are.
+    images: Option<ImageFolder>,
+    /// Why same or different isn't told, if it isn't.
+    silence: &'static str,
+}
+
+impl Page {
+    /// The page that is asked for, if any; what would keep it from being written is told before the work.
+    pub fn of(arguments: &SearchArguments) -> Result<Option<Page>> {
+        let PageArguments { html: Some(target), thumbnails, lists } = &arguments.page else {
+            return Ok(None);
+        };
+        drop(temporary_beside(target)?);
+        let flip = if arguments.flip { ", each query and its mirror image" } else { "" };
+        let line = |name: &str, value: String| (name.to_string(), value);
+        Ok(Some(Page {
+            target: target.clone(),
+            source: vec![
+                line("Model", format!("{}{flip}", arguments.model.display())),
+                line("Gallery", arguments.gallery.display().to_string()),
+            ],
+            lists: *lists,
+            thumbnails: *thumbnails,
+            decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
+            images: arguments.images.as_deref().map(ImageFolder::open).transpose()?,
+            silence: without_threshold(arguments.flip),
+        }))
+    }
+
+    /// Writes it; `files` are the queries'.
+    pub fn write(&self, found: &Found, files: &[PathBuf]) -> Result<()> {
+        let mut thumbnails = Thumbnails::new(&self.target, self.thumbnails, self.decode)?;
+        let mut lists = Vec::new();
+        // Thumbnails are made in the page's order: those of the first lists have room first.
+        for (Ranking { query, results }, file) in found.queries.iter().zip(files).take(self.lists) {
+            let asked = shown(query, thumbnails.picture(file));
+            let mut matches = Vec::with_capacity(results.len());
+            for FoundMatch { path, distance, same, .. } in results {
+                let picture = match self.images.as_ref().map(|images| images.find(path)) {
+                    Some(Some(file)) => thumbnails.picture(&file),
+                    Some(None) => Picture::Missing("not in --images".to_string()),
+                    None => Picture::Missing("no --images".to_string()),
+                };
+                let verdict = match same {
+                    Some(true) => Verdict::Same,
+                    Some(false) => Verdict::Different,
+                    None => Verdict::Unknown,
+                };
+                matches.push(Match { shown: shown(path, picture), distance: *distance, verdict });
+            }
+            lists.push(RankedList { query: asked, average_precision: None, matches });
+        }
+
+        let mut facts = self.source.clone();
+        facts.push(("Searched".to_string(), format!("{} pictures", found.gallery)));
+        let mut notes = Vec::new();
+        let mut sentences = vec![which(lists.len(), found.queries.len())];
+        match found.threshold {
+            Some(threshold) => {
+                let share = threshold.fpr;
+                facts.push((
+                    "Threshold".to_string(),
+                    format!(
+                        "same person up to a squared distance of {}, chosen for false positives up to {share}",
+                        threshold.distance
+                    ),
+                ));
+                sentences.push(
+                    "✓ in a solid green frame: taken for the same person; ✗ in a dashed red frame: taken for somebody \
+                     else. That is what the distance tells, not what is true."
+                        .to_string(),
+                );
+            }
+            None => notes.push(format!("{}.", self.silence)),
+        }
+        sentences.push("The number is the squared Euclidean distance.".to_string());
+        facts.push(("Pictures".to_string(), thumbnails.about()));
+        let title = match &found.queries[..] {
+            [Ranking { query, .. }] => format!("Search for {query}"),
+            queries => format!("Search for {} pictures", queries.len()),
+        };
+        Report { title, facts, notes, lists_about: sentences, lists, ..Report::default() }.write(&self.target)
+    }
+}
+
+/// Which queries have a list.
+fn which(shown: usize, all: usize) -> String {
+    if shown == all {
+        "Each query with the gallery pictures nearest to it.".to_string()
+    } else {
+        format!("The first {shown} of {all} queries, each with the gallery pictures nearest to it.")
+    }
+}
+
+/// A picture with what its name tells in Market-1501's way.
+fn shown(name: &str, picture: Picture) -> Shown {
+    let label = Label::from_market_name(name);
+    let person = label.map(|Label { person, .. }| match person {
+        Person::Known(number) => number.to_string(),
+        Person::Distractor => "distractor".to_string(),
+        Person::Junk => "junk".to_string(),
+    });
+    let camera = label.map(|label| label.camera.to_string());
+    Shown { name: name.to_string(), picture, person, camera }
+}
