@@ -1,4 +1,5 @@
-// The report of `lat-wgpu eval --html`, of drawn figures and one picture with a hostile name, in headless Chromium.
+// The reports of `lat-wgpu eval --html` and `lat-wgpu search --html`, of drawn figures and one picture with a hostile name,
+// in headless Chromium.
 //
 //   node tools/browser/report.mjs PROGRAM
 
@@ -37,7 +38,15 @@ function drawFigures() {
     writeFileSync(join(folder, "set.csv"), `${rows.join("\n")}\n`);
 }
 
-const evaluate = (...more) => run("eval", "--model", model, "--heads", "2", "--data", "set.csv", "--fpr", "0.05", ...more);
+const network = ["--model", model, "--heads", "2"];
+const evaluate = (...more) => run("eval", ...network, "--data", "set.csv", "--fpr", "0.05", ...more);
+
+/** Finds the figure with the hostile name, and it alone, among the gallery's. */
+function search() {
+    run("embed", ...network, "figures/bounding_box_test", "--out", "gallery.npy");
+    const words = ["--gallery", "gallery.npy", "--images", "figures/bounding_box_test", "--html", "search.html"];
+    run("search", ...network, "--query", hostile, "--top", "12", ...words);
+}
 const url = (name) => pathToFileURL(join(folder, name)).href;
 
 /** What is seen of the lists. */
@@ -122,6 +131,19 @@ async function worksByKeyboard(page) {
     assert.ok(await page.$eval("#operating table", (table) => table.offsetHeight > 0));
 }
 
+async function showsSearch(page) {
+    const { visible } = await lists(page);
+    assert.deepEqual(visible.map(({ name }) => name), [hostile]);
+    assert.equal(await page.title(), `Search for ${hostile}`);
+    assert.equal((await page.$$("li.unknown img")).length, 12);
+    // One query has no person and no camera to choose; its matches have.
+    assert.deepEqual(await page.$$eval("select", (fields) => fields.map((field) => field.id)), ["order", "shown-camera"]);
+    await tabTo(page, "shown-camera");
+    await page.keyboard.press("ArrowDown");
+    const { cameras } = (await lists(page)).visible[0];
+    assert.ok(cameras.length < 12 && new Set(cameras).size === 1, cameras.join());
+}
+
 async function isDark(page) {
     const [ground, ink] = await page.evaluate(() => {
         const { backgroundColor, color } = getComputedStyle(document.body);
@@ -135,6 +157,7 @@ try {
     evaluate("--html", "report.html");
     mkdirSync(join(folder, "other place"));
     evaluate("--html", "other place/linked.html", "--thumbnails", "0");
+    search();
 
     await withChromium(async (browser) => {
         const report = url("report.html");
@@ -157,6 +180,10 @@ try {
         await withPage(browser, report, { allowed: nothingElse, script: false }, async (page) => {
             assert.ok((await page.$$("article")).length > 10 && (await page.$("#filters:not([hidden])")) === null);
         });
+        await withPage(browser, url("search.html"), { allowed: nothingElse }, async (page) => {
+            await assertAccessible(page);
+            await showsSearch(page);
+        });
         await withPage(browser, url("other place/linked.html"), { allowed: nothingElse }, async (page) => {
             assert.equal((await page.$$("img[src^=data]")).length, 0);
             const loaded = (img) => img.scrollIntoView() || img.decode().then(() => img.naturalWidth > 0);
@@ -164,7 +191,7 @@ try {
             assert.ok(await picture.evaluate(loaded), "a linked picture under the hostile name");
         });
     });
-    console.log("the report works: everything is shown, by keyboard too, light and dark, on a phone, without scripts");
+    console.log("the reports work: everything is shown, by keyboard too, light and dark, on a phone, without scripts");
 } finally {
     rmSync(folder, { recursive: true, force: true });
 }
