@@ -208,6 +208,48 @@ fn the_models_threshold_tells_same_from_different() {
     let got: Value = serde_json::from_str(&flipped.0).unwrap();
     assert!(got["threshold"].is_null() && flipped.1.contains("--flip"), "{}", flipped.1);
     assert_ne!(got["queries"][0]["results"][0]["distance"], results[0]["distance"]);
+
+    // Nor is it for a gallery of two views.
+    let embed = ["embed", "--model", "threshold.safetensors", "--heads", "2", "bounding_box_test", "--flip"];
+    expect(0, here, &[&embed[..], &["--out", "two.safetensors"]].concat());
+    let arguments = ["--gallery", "two.safetensors", "--query", "query", "--json", "-"];
+    let (stdout, stderr) = expect(0, here, &[&model[..], &arguments].concat());
+    let got: Value = serde_json::from_str(&stdout).unwrap();
+    assert!(got["threshold"].is_null() && stderr.contains("single views"), "{stderr}");
+}
+
+#[test]
+fn a_reduced_gallery_is_searched_by_reduced_queries() {
+    let here = drawn();
+    expect(0, here, &["reduce", "g.safetensors", "--dim", "5", "--out", "pca.safetensors"]);
+    for (name, out) in [("q.npy", "q5.npy"), ("g.safetensors", "g5.safetensors")] {
+        expect(0, here, &["reduce", name, "--apply", "pca.safetensors", "--out", out]);
+    }
+    let [queries, gallery] =
+        ["q5.npy", "g5.safetensors"].map(|name| embeddings::read(&here.join(name)).unwrap());
+    let base = ["--gallery", "g5.safetensors", "--query", "query", "--top", "1"];
+    let got = found(here, &[&base[..], &["--reduce", "pca.safetensors"]].concat());
+    for (ranking, row) in got["queries"].as_array().unwrap().iter().zip(queries.rows.chunks(5)) {
+        let (_, by_hand) = ranked(row, &gallery)[0];
+        let distance = ranking["results"][0]["distance"].as_f64().unwrap();
+        assert!((distance - by_hand).abs() < 1e-5, "{distance} and {by_hand}");
+    }
+    let (_, stderr) = search(1, here, &base);
+    assert!(stderr.contains("reduced alike"), "{stderr}");
+    let (_, stderr) =
+        search(1, here, &["--gallery", "g.safetensors", "--query", "query", "--reduce", "pca.safetensors"]);
+    assert!(stderr.contains("reduced alike"), "{stderr}");
+}
+
+#[test]
+fn an_index_folder_is_searched_like_one_file() {
+    let here = drawn();
+    let embed = ["embed", "--model", TINY, "--heads", "2", "bounding_box_test", "--out", "index", "--append"];
+    expect(0, here, &[&embed[..], &["--part-rows", "7"]].concat());
+    let base = ["--query", "query", "--top", "4"];
+    let [one, many] =
+        ["g.safetensors", "index"].map(|gallery| found(here, &[&base[..], &["--gallery", gallery]].concat()));
+    assert_eq!(one, many);
 }
 
 #[test]
@@ -231,7 +273,7 @@ fn what_does_not_fit_is_told() {
     for (code, gallery, query, more, words) in [
         (1, "g.safetensors", "query", &["--lambda", "3"][..], &["model.gelt.lambda 0.8", "now has 3"][..]),
         (1, "g.safetensors", "query", &["--size", "48x16"], &["preprocess.size [32,32]"]),
-        (1, &narrow, "query", &[], &["narrow.npy", "of 3 numbers", "makes 128"]),
+        (1, &narrow, "query", &[], &["narrow.npy", "of 3 numbers", "have 128"]),
         (1, &empty, "query", &[], &["empty.npy holds no embeddings"]),
         (1, &nowhere, "query", &[], &["none.npy"]),
         (1, "g.safetensors", "nobody.jpg", &[], &["nobody.jpg"]),

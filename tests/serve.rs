@@ -101,7 +101,11 @@ impl Server {
     }
 
     fn terminate(&self) {
-        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, name: &str) {
+        let killed = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
     }
 
@@ -358,6 +362,24 @@ fn a_request_under_way_is_answered_before_the_end() {
     stream.write_all(rest).unwrap();
     assert_eq!(Answer::read(stream).json(), wanted);
     assert_eq!(server.code(), Some(0));
+}
+
+#[test]
+fn a_second_interrupt_ends_it_at_once() {
+    let folder = drawn();
+    let here = folder.path();
+    let (_, bytes) = a_query(here);
+    let mut server = Server::start(here, &["--gallery", "g.safetensors"]);
+    // A request that never comes to its end, and would be waited for.
+    let request = server.posting("/search", &bytes);
+    let mut stream = server.connect();
+    stream.write_all(&request[..request.len() - 1]).unwrap();
+    server.get("/health").json();
+    server.signal("-INT");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(server.child.try_wait().unwrap().is_none());
+    server.signal("-INT");
+    assert_eq!(server.code(), Some(130));
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub enum Command {
     Data(DataArguments),
     /// Draw walking figures, seen by several cameras, as a small data set
     Draw(DrawArguments),
+    /// Draw, fine-tune, score before and after, report: all of it on a small example
+    Demo(DemoArguments),
     /// Write a backbone with random weights, to train from nothing
     Init(InitArguments),
     /// Write a model for other programs
@@ -256,6 +258,26 @@ impl From<DtypeName> for Dtype {
             DtypeName::F16 => Dtype::F16,
         }
     }
+}
+
+/// `lat-wgpu demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// Folder for everything that is made
+    #[arg(long, value_name = "DIR", default_value = "lat-wgpu-demo")]
+    pub out: PathBuf,
+    /// Persons who are drawn; every second one is for training
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=9999))]
+    pub persons: u32,
+    /// Epochs of fine-tuning; one more block opens in each
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub epochs: u32,
+    /// Same seed, same pictures, and the same scores on the same adapter
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
 }
 
 /// `lat-wgpu init`.
@@ -672,6 +694,9 @@ pub struct SearchArguments {
     /// Embed each query and its mirror image, and take the mean; the model's threshold isn't for that
     #[arg(long)]
     pub flip: bool,
+    /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
+    #[arg(long, value_name = "FILE")]
+    pub reduce: Option<PathBuf>,
     /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
@@ -717,6 +742,9 @@ pub struct ServeArguments {
     /// Search only these pictures: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<Filter>,
+    /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
+    #[arg(long, value_name = "FILE")]
+    pub reduce: Option<PathBuf>,
     /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,

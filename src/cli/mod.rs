@@ -4,6 +4,7 @@ mod ablate;
 mod args;
 mod completions;
 mod data;
+mod demo;
 mod draw;
 mod embed;
 mod eval;
@@ -53,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
         Command::Draw(arguments) => draw::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

@@ -10,6 +10,7 @@ use crate::checkpoint::{self, Network, Threshold};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::Embeddings;
 use crate::data::gallery::Gallery;
+use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
 use crate::data::walk::{self, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
@@ -31,13 +32,10 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let page = Page::of(arguments)?;
     let pictures = walk::list_pictures(&arguments.query)?;
     let gallery = Gallery::open(&arguments.gallery)?;
-    gallery.check_fits(&network)?;
+    let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
+    check_fits(&gallery, &network, reduction.as_ref(), arguments.flip)?;
     let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);
-    // It was measured between single views.
-    let threshold = network.threshold.filter(|_| !arguments.flip);
-    if threshold.is_none() {
-        eprintln!("note: {}", without_threshold(arguments.flip));
-    }
+    let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), reduction.is_some());
 
     let signals = Signals::listen()?;
     let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
@@ -47,11 +45,15 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
     let options =
         LookOptions { decode: DecodeOptions { ignore_exif: arguments.ignore_exif }, flip: arguments.flip };
-    let (queries, files) = embed_queries(&pictures, &network, &context, memory, options, &signals)?;
+    let (mut queries, files) = embed_queries(&pictures, &network, &context, memory, options, &signals)?;
+    if let Some(reduction) = &reduction {
+        queries.rows = reduction.apply(&queries.rows);
+        queries.dim = reduction.dim();
+    }
 
     let mut neighbours = Neighbours::new(&context, &queries, &selected, memory)?;
     let step = neighbours.tiles().queries;
-    let mut found = Found { threshold, gallery: selected.len(), queries: Vec::new() };
+    let mut found = Found { verdicts, gallery: selected.len(), queries: Vec::new() };
     for start in (0..queries.len()).step_by(step) {
         if let Some(error) = interrupted(&signals) {
             return Err(error);
@@ -80,14 +82,39 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why same or different isn't told.
-pub(super) fn without_threshold(flip: bool) -> &'static str {
-    if flip {
-        "same or different isn't told: the model's threshold is for single views, not for --flip"
-    } else {
-        "same or different isn't told: the model has no threshold; `lat-wgpu eval --fpr 1e-3 --store-threshold` measures \
-         and stores one"
+/// Makes sure that distances between the gallery's rows and what the network embeds mean something.
+pub(super) fn check_fits(
+    gallery: &Gallery,
+    network: &Network,
+    reduction: Option<&Reduction>,
+    flip: bool,
+) -> Result<()> {
+    if let Some(reduction) = reduction {
+        reduction.check_fits(network, flip)?;
     }
+    gallery.check_fits(network, reduction)
+}
+
+/// What same and different are told by, or why they aren't.
+pub(super) type Verdicts = std::result::Result<Threshold, &'static str>;
+
+/// The network's threshold, if it is for such vectors; says if there is none.
+pub(super) fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdicts {
+    let why = match network.threshold {
+        None => {
+            "same or different isn't told: the model has no threshold; `lat-wgpu eval --fpr 1e-3 --store-threshold` \
+             measures and stores one"
+        }
+        Some(_) if flip => {
+            "same or different isn't told: the model's threshold is for single views, not for --flip"
+        }
+        Some(_) if is_reduced => {
+            "same or different isn't told: the model's threshold is for whole vectors, not for reduced ones"
+        }
+        Some(threshold) => return Ok(threshold),
+    };
+    eprintln!("note: {why}");
+    Err(why)
 }
 
 fn interrupted(signals: &Signals) -> Option<Error> {
@@ -98,7 +125,7 @@ fn interrupted(signals: &Signals) -> Option<Error> {
 /// What a search found.
 pub(super) struct Found {
     /// What same and different are told by.
-    pub threshold: Option<Threshold>,
+    pub verdicts: Verdicts,
     /// How many pictures were searched.
     pub gallery: usize,
     /// One list for each query.
@@ -130,7 +157,7 @@ impl Found {
     pub fn add(&mut self, query: &str, list: &[Neighbour], gallery: &Gallery, selected: &Selected) {
         let results = list.iter().map(|&Neighbour { index, distance }| {
             let row = selected.row(index);
-            let same = self.threshold.map(|threshold| distance <= threshold.distance);
+            let same = self.verdicts.ok().map(|threshold| distance <= threshold.distance);
             Match { row, path: gallery.names()[row].clone(), distance, same }
         });
         self.queries.push(Ranking { query: query.to_string(), results: results.collect() });
@@ -140,7 +167,7 @@ impl Found {
     pub fn json(&self) -> Value {
         let queries: Vec<Value> = self.queries.iter().map(Ranking::json).collect();
         json!({
-            "threshold": self.threshold.map(|threshold| threshold.distance),
+            "threshold": self.verdicts.ok().map(|threshold| threshold.distance),
             "gallery": self.gallery,
             "queries": queries,
         })

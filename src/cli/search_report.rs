@@ -1,7 +1,7 @@
 //! `lat-wgpu search --html`: what was found, as a page to look at.
 
 use super::args::{PageArguments, SearchArguments};
-use super::search::{Found, Match as FoundMatch, Ranking, without_threshold};
+use super::search::{Found, Match as FoundMatch, Ranking};
 use crate::data::decode::DecodeOptions;
 use crate::data::files::temporary_beside;
 use crate::data::gallery::ImageFolder;
@@ -22,8 +22,6 @@ pub(super) struct Page {
     decode: DecodeOptions,
     /// Where the gallery's pictures are.
     images: Option<ImageFolder>,
-    /// Why same or different isn't told, if it isn't.
-    silence: &'static str,
 }
 
 impl Page {
@@ -45,7 +43,6 @@ impl Page {
             thumbnails: *thumbnails,
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
             images: arguments.images.as_deref().map(ImageFolder::open).transpose()?,
-            silence: without_threshold(arguments.flip),
         }))
     }
 
@@ -77,8 +74,8 @@ impl Page {
         facts.push(("Searched".to_string(), format!("{} pictures", found.gallery)));
         let mut notes = Vec::new();
         let mut sentences = vec![which(lists.len(), found.queries.len())];
-        match found.threshold {
-            Some(threshold) => {
+        match found.verdicts {
+            Ok(threshold) => {
                 let share = threshold.fpr;
                 facts.push((
                     "Threshold".to_string(),
@@ -93,7 +90,7 @@ impl Page {
                         .to_string(),
                 );
             }
-            None => notes.push(format!("{}.", self.silence)),
+            Err(why) => notes.push(format!("{why}.")),
         }
         sentences.push("The number is the squared Euclidean distance.".to_string());
         facts.push(("Pictures".to_string(), thumbnails.about()));

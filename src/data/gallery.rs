@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use super::embeddings::{ending, invalid};
 use super::labels::Label;
+use super::reduce::{self, Reduction};
 use super::rows::{self, NamedRows, Parts, Rows};
-use crate::checkpoint::{Network, lat_wgpu_metadata};
+use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 
 /// Lists the parts of a folder, where it has such a file.
@@ -109,13 +110,21 @@ impl Gallery {
         Ok(kept)
     }
 
-    /// Makes sure that distances to what `network` embeds mean something: rows of its length, and where a file tells the
-    /// settings that it was made with, no other ones. Which weights made it isn't told by any file.
+    /// Whether its rows are means of a picture's and its mirror image's vectors, where that is told.
+    pub fn is_flipped(&self) -> bool {
+        let flip = |settings: &String| {
+            serde_json::from_str(settings).is_ok_and(|entry: Value| entry["flip"] == Value::Bool(true))
+        };
+        self.parts.iter().any(|part| part.settings.as_ref().is_some_and(flip))
+    }
+
+    /// Makes sure that distances to what `network` embeds, reduced or not, mean something: rows of the same length, and
+    /// where a file tells the settings that it was made with, no other ones. Which weights made it isn't told by any file.
     ///
     /// # Errors
     /// `Data` with the file and the first setting that differs.
-    pub fn check_fits(&self, network: &Network) -> Result<()> {
-        let own = lat_wgpu_metadata(&network.config, &network.preprocess, None);
+    pub fn check_fits(&self, network: &Network, reduction: Option<&Reduction>) -> Result<()> {
+        let own = reduce::settings(network, false, reduction);
         for Part { path, settings, .. } in &self.parts {
             if let Some((key, [theirs, own])) = settings.as_ref().and_then(|theirs| difference(theirs, &own))
             {
@@ -126,10 +135,11 @@ impl Gallery {
                 )));
             }
         }
-        let dim = network.config.embedding_len();
+        let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
         match self.parts.first() {
             Some(part) if self.dim != dim => Err(Error::Data(format!(
-                "{} has embeddings of {} numbers, the model makes {dim}: both must come from the same model and settings",
+                "{} has embeddings of {} numbers, the queries' have {dim}: both must come from the same model and settings, and be \
+                 reduced alike",
                 part.path.display(),
                 self.dim
             ))),
@@ -196,7 +206,7 @@ fn difference(theirs: &str, own: &str) -> Option<(String, [Value; 2])> {
     let settings = |text: &str| {
         let mut leaves = BTreeMap::new();
         let entry: Value = serde_json::from_str(text).unwrap_or_default();
-        for key in ["model", "preprocess"] {
+        for key in ["model", "preprocess", "reduction"] {
             collect_leaves(key, &entry[key], &mut leaves);
         }
         leaves

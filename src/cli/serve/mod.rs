@@ -6,12 +6,13 @@
 mod http;
 
 use super::args::ServeArguments;
-use super::search::{Found, without_threshold};
+use super::search::{Found, Verdicts, check_fits, verdicts};
 use super::signals::Signals;
-use crate::checkpoint::{self, Threshold};
+use crate::checkpoint;
 use crate::data::decode::{self, DecodeOptions};
 use crate::data::gallery::{Gallery, ImageFolder};
 use crate::data::preprocess::resize_bicubic;
+use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
 use crate::embed::{DEFAULT_MEMORY, Embedder};
 use crate::error::{Error, Result};
@@ -43,14 +44,12 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         eprintln!("note: {note}");
     }
     let gallery = Arc::new(Gallery::open(&arguments.gallery)?);
-    gallery.check_fits(&network)?;
+    let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
+    check_fits(&gallery, &network, reduction.as_ref(), false)?;
     let kept = gallery.filtered(&arguments.filter)?;
     let selected = Selected::new(&*gallery, kept.clone());
     let images = arguments.images.as_deref().map(ImageFolder::open).transpose()?;
-    let threshold = network.threshold;
-    if threshold.is_none() {
-        eprintln!("note: {}", without_threshold(false));
-    }
+    let verdicts = verdicts(&network, gallery.is_flipped(), reduction.is_some());
     if !address.ip().is_loopback() {
         eprintln!(
             "note: whoever reaches {address} can search{}: there is no password",
@@ -65,14 +64,15 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
     let embedder = Embedder::new(&context, &network, Some(1), memory)?;
     let left = memory.saturating_sub(embedder.need().bytes(1));
-    let query = OneRow { values: Mutex::new(vec![0.0; embedder.dim()]) };
+    let query = OneRow { values: Mutex::new(vec![0.0; gallery.dim()]) };
     let mut searcher = Searcher {
         neighbours: Neighbours::new(&context, &query, &selected, left)?,
         embedder,
+        reduction,
         query: &query,
         gallery: &gallery,
         selected: &selected,
-        threshold,
+        verdicts,
         size: network.config.image,
         decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
     };
@@ -84,7 +84,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         "gallery": selected.len(),
         "model": model,
         "adapter": context.adapter.name,
-        "threshold": threshold.map(|threshold| threshold.distance),
+        "threshold": verdicts.ok().map(|threshold| threshold.distance),
         "images": images.is_some(),
         "top": arguments.top,
     });
@@ -146,10 +146,11 @@ impl Rows for OneRow {
 struct Searcher<'c> {
     embedder: Embedder<'c>,
     neighbours: Neighbours<'c>,
+    reduction: Option<Reduction>,
     query: &'c OneRow,
     gallery: &'c Gallery,
     selected: &'c Selected<'c>,
-    threshold: Option<Threshold>,
+    verdicts: Verdicts,
     size: ImageSize,
     decode: DecodeOptions,
 }
@@ -189,10 +190,13 @@ impl Searcher<'_> {
                 return Ok(Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason)));
             }
         };
-        self.query.set(self.embedder.embed(&[picture])?);
+        let row = self.embedder.embed(&[picture])?;
+        self.query.set(match &self.reduction {
+            Some(reduction) => reduction.apply(&row),
+            None => row,
+        });
         let list = self.nearest(top)?;
-        let mut found =
-            Found { threshold: self.threshold, gallery: self.selected.len(), queries: Vec::new() };
+        let mut found = Found { verdicts: self.verdicts, gallery: self.selected.len(), queries: Vec::new() };
         found.add(POSTED, &list, self.gallery, self.selected);
         Ok(Ok(found.json()))
     }

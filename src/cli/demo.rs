@@ -1,0 +1,110 @@
+//! `lat-wgpu demo`: from nothing to a report: figures, blockwise fine-tuning, scores before and after.
+
+use super::args::DemoArguments;
+use super::eval::{Look, Outcome, Plan, embed_set, evaluate, load_set};
+use super::eval_report::{PLACES, Page};
+use super::signals::Signals;
+use super::train::{Progress, TestPictures};
+use crate::checkpoint::{self, Settings};
+use crate::data::decode::DecodeOptions;
+use crate::data::figures::{Figures, draw_figures};
+use crate::data::files::write_atomically;
+use crate::data::reid::LoadOptions;
+use crate::embed::{DEFAULT_MEMORY, LookOptions};
+use crate::error::{Error, Result};
+use crate::evaluate::metrics::Scores;
+use crate::gpu::{Context, ContextOptions};
+use crate::report::DEFAULT_LIMIT;
+use crate::train::config::Layers;
+use crate::train::trainer::{self, Request};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// A small ViT that was trained on other drawn figures, all seen by one camera; `weights/README.md` tells how.
+const BACKBONE: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo.safetensors"));
+
+/// The recipe, beside the preset's.
+const RECIPE: [(&str, &str); 4] = [
+    ("preset", "paper"),
+    ("schedule.unfreeze_every", "1"),
+    ("data.val_fraction", "0"),
+    ("optim.lr", "0.001"),
+];
+
+pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
+    let DemoArguments { out, persons, epochs, seed, adapter } = arguments;
+    if out.exists() {
+        return Err(Error::Usage(format!(
+            "{} is there already: remove it, or give another --out",
+            out.display()
+        )));
+    }
+    let start = Instant::now();
+    let say = |text: &str| eprintln!("\n== {text} (after {:.0} s)", start.elapsed().as_secs_f64());
+    let signals = Signals::listen()?;
+    let context = Context::open(&ContextOptions::from_environment(adapter.clone()))?;
+    eprintln!("{}", context.adapter.name);
+
+    say("Draw: persons who walk past four cameras");
+    let figures = out.join("figures");
+    let count = draw_figures(&figures, Figures { persons: *persons, cameras: 4, images: 2, seed: *seed })?;
+    eprintln!(
+        "{count} pictures in {}: half of the persons to train with, half to be found again",
+        figures.display()
+    );
+    let backbone = out.join("backbone.safetensors");
+    write_atomically(&backbone, BACKBONE)?;
+
+    say("Score the backbone as it is");
+    let plan = Plan { memory: DEFAULT_MEMORY, places: PLACES, ..Plan::default() };
+    let score = |model: &Path| -> Result<Outcome> {
+        let network = checkpoint::load(model, &Settings::default())?;
+        let look = Look { batch: None, memory: DEFAULT_MEMORY, options: LookOptions::default() };
+        let set = load_set(&figures, &LoadOptions::default())?;
+        let task = embed_set(set, &network, &context, look, &signals)?;
+        evaluate(task, &plan, &context, &signals)
+    };
+    let before = score(&backbone)?;
+
+    say("Fine-tune, block by block from the last to the first");
+    let mut flags = RECIPE.map(|(key, value)| (key.to_string(), value.to_string())).to_vec();
+    for (key, value) in [
+        ("model.backbone", backbone.to_string_lossy().into_owned()),
+        ("data.dir", figures.join("bounding_box_train").to_string_lossy().into_owned()),
+        ("data.seed", seed.to_string()),
+        ("schedule.epochs", epochs.to_string()),
+    ] {
+        flags.push((key.to_string(), value));
+    }
+    flags.extend(adapter.iter().map(|name| ("device.adapter".to_string(), name.clone())));
+    let run = out.join("run");
+    let layers = Layers { flags, ..Layers::default() };
+    let request = Request { out: run.clone(), resume: false, memory: None, layers };
+    let mut progress = Progress::new(signals.clone());
+    let trained = trainer::run(&request, &mut progress, &mut TestPictures::new(signals.clone()));
+    progress.finish();
+    trained?;
+
+    say("Score the trained model on persons it has never seen");
+    let after = score(&run.join("last.safetensors"))?;
+    let page = Page {
+        target: out.join("report.html"),
+        source: [("before", &before), ("after", &after)]
+            .map(|(when, outcome)| (when.to_string(), line(outcome)))
+            .to_vec(),
+        lists: before.plain.valid_queries,
+        thumbnails: DEFAULT_LIMIT,
+        decode: DecodeOptions::default(),
+        images: Vec::new(),
+    };
+    page.write(&after, &plan)?;
+    println!("before: {}\nafter: {}\nreport: {}", line(&before), line(&after), page.target.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The scores in a few words.
+fn line(outcome: &Outcome) -> String {
+    let Scores { ranks, map, .. } = &outcome.plain;
+    format!("rank-1 {:.1} %, mAP {:.1} %", 100.0 * ranks[0], 100.0 * map)
+}
