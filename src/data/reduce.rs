@@ -5,7 +5,7 @@
 //! what they differ in outside of these directions; nothing is brought to unit length again.
 //!
 //! Two ways to C, both in f64 and independent of the number of threads; rows go by block after block:
-//! - up to [`MAX_COVARIANCE`] numbers: the eigenvectors of the covariance, D² numbers in memory, two passes over the rows;
+//! - up to [`MAX_COVARIANCE`] numbers: the eigenvectors of the covariance, D² numbers in memory, three passes over the rows;
 //! - else subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4, until the variance it finds stops to
 //!   grow): 3·D·L numbers in memory with L = 5/4·K + 16, and 4·N·D·L operations for each of some ten passes.
 
