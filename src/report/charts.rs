@@ -1,6 +1,6 @@
 //! The page's curves as coordinates; `chart.html` makes SVG of them.
 
-use super::{Curve, Report, Verification, percent};
+use super::{Curve, Report, Verification, distance_text, percent};
 use std::fmt::Write;
 
 /// Size of a chart, in SVG's units.
@@ -208,13 +208,13 @@ fn distances(verification: &Verification) -> Option<Chart> {
         Mark {
             x,
             top: TOP + 15.0 * i as f64,
-            label: format!("{name}: {distance:.4}"),
+            label: format!("{name}: {}", distance_text(*distance)),
             text_x: if left { x - 5.0 } else { x + 5.0 },
             anchor: if left { "end" } else { "start" },
         }
     });
     let told: Vec<String> =
-        thresholds.iter().map(|(name, distance)| format!("{name} at {distance:.4}")).collect();
+        thresholds.iter().map(|(name, distance)| format!("{name} at {}", distance_text(*distance))).collect();
     let rows = edges.windows(2).zip(same.iter().zip(different));
     Some(Chart {
         id: "distances",
@@ -241,8 +241,8 @@ fn distances(verification: &Verification) -> Option<Chart> {
         rows: rows
             .map(|(edges, (same, different))| {
                 vec![
-                    format!("{:.4}", edges[0]),
-                    format!("{:.4}", edges[1]),
+                    distance_text(edges[0]),
+                    distance_text(edges[1]),
                     same.to_string(),
                     different.to_string(),
                 ]

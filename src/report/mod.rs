@@ -173,8 +173,16 @@ impl RankedList {
 
 impl Match {
     fn distance_text(&self) -> String {
-        format!("{:.4}", self.distance)
+        distance_text(self.distance)
     }
+}
+
+/// A distance as the page writes it: four decimals, more where those would leave fewer than three digits of it.
+fn distance_text(distance: f32) -> String {
+    // Rounding can leave a little less than 0.
+    let distance = if distance > 0.0 { distance } else { 0.0 };
+    let decimals = if distance > 0.0 { (2.0 - distance.log10().floor()).clamp(4.0, 12.0) } else { 4.0 };
+    format!("{distance:.0$}", decimals as usize)
 }
 
 /// A share as the page writes it.

@@ -215,3 +215,18 @@ fn headings_go_down_one_step_at_a_time() {
     assert_eq!(levels[0], 1);
     assert!(levels.windows(2).all(|pair| pair[1] <= pair[0] + 1 && pair[1] > 1), "{levels:?}");
 }
+
+#[test]
+fn distances_have_digits() {
+    for (distance, text) in [
+        (0.25, "0.2500"),
+        (2.0, "2.0000"),
+        (0.0, "0.0000"),
+        (-1e-7, "0.0000"),
+        (0.0035150347, "0.00352"),
+        (1.234e-6, "0.00000123"),
+        (1e-30, "0.000000000000"),
+    ] {
+        assert_eq!(distance_text(distance), text);
+    }
+}
