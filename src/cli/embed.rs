@@ -3,8 +3,9 @@
 use super::args::EmbedArguments;
 use super::info::mebibytes;
 use super::json;
+use super::open;
 use super::signals::Signals;
-use crate::checkpoint::{self, Network};
+use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::EmbeddingWriter;
 use crate::data::index::{Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
@@ -12,7 +13,7 @@ use crate::data::reduce::{self, Reduction};
 use crate::data::walk::{self, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, ContextOptions, DispatchTime};
+use crate::gpu::DispatchTime;
 use crate::shape::{LambdaOn, PartTokens};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -26,10 +27,7 @@ use std::time::{Duration, Instant};
 pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let start = Instant::now();
     // Everything that can be wrong on the host is found before the adapter is touched.
-    let network = checkpoint::load(&arguments.model, &arguments.network.settings())?;
-    for note in &network.notes {
-        eprintln!("note: {note}");
-    }
+    let network = open::network(&arguments.model, &arguments.network.settings())?;
     let pictures = walk::list_pictures(&arguments.inputs)?;
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     if let Some(reduction) = &reduction {
@@ -227,10 +225,7 @@ fn embed_all(
     pictures: &[Picture],
     progress: &mut Progress,
 ) -> Result<Device> {
-    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
-    if context.is_cpu() {
-        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
-    }
+    let context = open::adapter(arguments.adapter.as_ref())?;
     let batch = arguments.batch.map(|batch| batch as usize);
     let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
     let mut embedder = Embedder::new(&context, network, batch, memory)?;
@@ -307,9 +302,9 @@ impl Watch for Progress {
     }
 
     fn go_on(&mut self) -> ControlFlow<Error> {
-        match self.signals.received() {
-            Some(signal) => ControlFlow::Break(Error::Interrupted { signal, outcome: "nothing was written" }),
-            None => ControlFlow::Continue(()),
+        match self.signals.check("nothing was written") {
+            Err(error) => ControlFlow::Break(error),
+            Ok(()) => ControlFlow::Continue(()),
         }
     }
 }

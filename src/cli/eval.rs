@@ -4,6 +4,7 @@ use super::args::EvalArguments;
 use super::embed::progress_bar;
 use super::eval_report;
 use super::json;
+use super::open;
 use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::data::decode::DecodeOptions;
@@ -20,11 +21,10 @@ use crate::evaluate::metrics::{AveragePrecision, Protocol, RANKS, Reason, Retrie
 use crate::evaluate::neighbours::Neighbours;
 use crate::evaluate::rerank::{RerankOptions, Reranked};
 use crate::evaluate::verification::{OperatingPoint, Report, Verification};
-use crate::gpu::{Context, ContextOptions};
+use crate::gpu::Context;
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,13 +40,10 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let mut results = Vec::new();
     match (&arguments.model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
         (Some(model), ..) => {
-            let network = checkpoint::load(model, &arguments.network.settings())?;
-            for note in &network.notes {
-                eprintln!("note: {note}");
-            }
+            let network = open::network(model, &arguments.network.settings())?;
             let sets = arguments.data.iter().map(|dir| load_set(dir, &arguments.set.options()));
             let sets = sets.collect::<Result<Vec<TestSet>>>()?;
-            let context = open_context(arguments)?;
+            let context = open::adapter(arguments.adapter.as_ref())?;
             let look = Look {
                 batch: arguments.batch.map(|batch| batch as usize),
                 memory: plan.memory,
@@ -65,34 +62,18 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
         }
         (None, Some(queries), Some(gallery)) => {
             let task = read_task(queries, gallery, arguments.labels.as_deref())?;
-            let context = open_context(arguments)?;
+            let context = open::adapter(arguments.adapter.as_ref())?;
             results.push(evaluate(task, &plan, &context, &signals)?);
         }
         _ => unreachable!("the arguments need a model or both embeddings"),
     }
 
-    let text = plan.text(&results);
-    match &arguments.json {
-        Some(target) => {
-            let value = plan.json(&results, arguments);
-            // Stdout is for one of the two.
-            if target != Path::new("-") {
-                print(&text);
-            }
-            json::write(target, &value)?;
-        }
-        None => print(&text),
-    }
+    json::print_or_write(arguments.json.as_deref(), &plan.text(&results), || plan.json(&results, arguments))?;
     if let (Some(page), [outcome]) = (&page, &results[..]) {
         page.write(outcome, &plan)?;
         eprintln!("wrote {}", page.target.display());
     }
     Ok(ExitCode::SUCCESS)
-}
-
-pub(super) fn print(text: &str) {
-    // A pager that was closed early isn't a failure.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// What is measured, whatever the data.
@@ -150,14 +131,6 @@ impl Plan {
             places: if arguments.page.html.is_some() { eval_report::PLACES } else { 0 },
         })
     }
-}
-
-fn open_context(arguments: &EvalArguments) -> Result<Context> {
-    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
-    if context.is_cpu() {
-        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
-    }
-    Ok(context)
 }
 
 /// Embeddings with their labels.
@@ -294,16 +267,11 @@ impl Watch for Collect<'_> {
     }
 
     fn go_on(&mut self) -> ControlFlow<Error> {
-        match interrupted(self.signals) {
-            Some(error) => ControlFlow::Break(error),
-            None => ControlFlow::Continue(()),
+        match self.signals.check("nothing was written") {
+            Err(error) => ControlFlow::Break(error),
+            Ok(()) => ControlFlow::Continue(()),
         }
     }
-}
-
-fn interrupted(signals: &Signals) -> Option<Error> {
-    let signal = signals.received()?;
-    Some(Error::Interrupted { signal, outcome: "nothing was written" })
 }
 
 /// Opens embeddings and finds their labels.
@@ -449,7 +417,7 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
     bar.set_message("distances");
     let go_on = |rows: usize| {
         bar.inc(rows as u64);
-        interrupted(signals).map_or(Ok(()), Err)
+        signals.check("nothing was written")
     };
 
     let mut lists = (plan.places > 0).then(|| RankedLists::new(retrieval, plan.places));

@@ -2,13 +2,12 @@
 
 use super::args::ExplainArguments;
 use super::json;
-use crate::checkpoint;
+use super::open;
 use crate::data::decode::{self, DecodeOptions, Rgb};
 use crate::data::files::{temporary_beside, write_atomically};
 use crate::data::preprocess::resize_bicubic;
 use crate::error::{Error, Result};
 use crate::explain::{self, Explanation};
-use crate::gpu::{Context, ContextOptions};
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,18 +18,12 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
         return Err(Error::Usage(format!("--out {}: the drawing is a PNG: name it .png", out.display())));
     }
-    let network = checkpoint::load(&arguments.model, &arguments.network.settings())?;
-    for note in &network.notes {
-        eprintln!("note: {note}");
-    }
+    let network = open::network(&arguments.model, &arguments.network.settings())?;
     let picture = decode::read(image, DecodeOptions { ignore_exif: arguments.ignore_exif })?;
     // Removed at once: it only shows that the drawing can be written.
     drop(temporary_beside(out)?);
 
-    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
-    if context.is_cpu() {
-        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
-    }
+    let context = open::adapter(arguments.adapter.as_ref())?;
     let config = &network.config;
     let rollout = explain::rollout(&context, &network, &resize_bicubic(&picture, config.image))?;
     let explanation = Explanation::new(config, &rollout)?;

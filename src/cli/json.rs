@@ -15,3 +15,16 @@ pub fn write(target: &Path, value: &serde_json::Value) -> Result<()> {
         write_atomically(target, text.as_bytes())
     }
 }
+
+/// Prints a text for people, and writes the same as JSON where that is asked for; stdout is for one of the two.
+pub fn print_or_write(
+    target: Option<&Path>,
+    text: &str,
+    value: impl FnOnce() -> serde_json::Value,
+) -> Result<()> {
+    if target != Some(Path::new("-")) {
+        // A pager that was closed early isn't a failure.
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    }
+    target.map_or(Ok(()), |target| write(target, &value()))
+}

@@ -5,7 +5,7 @@ use super::embed::progress_bar;
 use super::json;
 use super::signals::Signals;
 use crate::data::merge::{Merge, Merged};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -16,10 +16,7 @@ pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
     let dim = merge.dim();
     let merged = merge.write(&arguments.out, &mut |rows| {
         bar.inc(rows as u64);
-        match signals.received() {
-            Some(signal) => Err(Error::Interrupted { signal, outcome: "nothing was written" }),
-            None => Ok(()),
-        }
+        signals.check("nothing was written")
     });
     bar.finish_and_clear();
     let Merged { rows, skipped, parts } = merged?;

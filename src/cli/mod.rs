@@ -16,6 +16,7 @@ mod init;
 mod inspect;
 mod json;
 mod merge;
+mod open;
 mod reduce;
 mod search;
 mod search_report;

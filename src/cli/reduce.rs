@@ -2,7 +2,6 @@
 
 use super::args::ReduceArguments;
 use super::embed::progress_bar;
-use super::eval::print;
 use super::json;
 use super::signals::Signals;
 use crate::data::embeddings::EmbeddingWriter;
@@ -37,13 +36,6 @@ pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn interrupted(signals: &Signals, outcome: &'static str) -> Result<()> {
-    match signals.received() {
-        Some(signal) => Err(Error::Interrupted { signal, outcome }),
-        None => Ok(()),
-    }
-}
-
 /// Writes embeddings in fewer numbers.
 fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &Signals) -> Result<()> {
     let reduction = Reduction::read(file)?;
@@ -54,7 +46,7 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &
     let mut writer = EmbeddingWriter::create(&arguments.out, dim, arguments.dtype.into(), names, &metadata)?;
     let bar = progress_bar(names.len() as u64);
     for start in (0..names.len()).step_by(ROWS) {
-        interrupted(signals, "nothing was written")?;
+        signals.check("nothing was written")?;
         let range = start..(start + ROWS).min(names.len());
         let mut rows = vec![0.0; range.len() * dim];
         reduced.read(range.clone(), &mut rows)?;
@@ -96,7 +88,7 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Res
     bar.set_message("principal components");
     let reduction = Reduction::fit(gallery, gallery.settings(), options, &mut || {
         bar.tick();
-        interrupted(signals, "nothing was written")
+        signals.check("nothing was written")
     })?;
     bar.finish_and_clear();
     reduction.write(&arguments.out)?;
@@ -147,19 +139,7 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Res
         "map": whole,
         "dims": rows,
     });
-    match &arguments.json {
-        Some(target) => {
-            // Stdout is for one of the two.
-            if target != Path::new("-") {
-                print(&text);
-            }
-            json::write(target, &value)
-        }
-        None => {
-            print(&text);
-            Ok(())
-        }
-    }
+    json::print_or_write(arguments.json.as_deref(), &text, || value)
 }
 
 /// Queries with labels for themselves and for the gallery.
@@ -266,7 +246,7 @@ impl Task {
         let retrieval = Retrieval { queries: &self.query_labels, gallery: &self.gallery_labels, rules };
         let mut scorer = Scorer::new(retrieval);
         visit(&mut Neighbours::new(context, queries, gallery, memory)?, |range, rows| {
-            interrupted(signals, "the components are written, what they cost is not told")?;
+            signals.check("the components are written, what they cost is not told")?;
             scorer.add(range, rows);
             Ok(())
         })?;

@@ -2,11 +2,11 @@
 
 use super::args::SearchArguments;
 use super::embed::progress_bar;
-use super::eval::print;
 use super::json;
+use super::open;
 use super::search_report::Page;
 use super::signals::Signals;
-use crate::checkpoint::{self, Network, Threshold};
+use crate::checkpoint::{Network, Threshold};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::Embeddings;
 use crate::data::gallery::Gallery;
@@ -16,19 +16,16 @@ use crate::data::walk::{self, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::evaluate::neighbours::{Neighbour, Neighbours};
-use crate::gpu::{Context, ContextOptions};
+use crate::gpu::Context;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
-    let network = checkpoint::load(&arguments.model, &arguments.network.settings())?;
-    for note in &network.notes {
-        eprintln!("note: {note}");
-    }
+    let network = open::network(&arguments.model, &arguments.network.settings())?;
     let page = Page::of(arguments)?;
     let pictures = walk::list_pictures(&arguments.query)?;
     let gallery = Gallery::open(&arguments.gallery)?;
@@ -38,10 +35,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), reduction.is_some());
 
     let signals = Signals::listen()?;
-    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
-    if context.is_cpu() {
-        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
-    }
+    let context = open::adapter(arguments.adapter.as_ref())?;
     let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
     let options =
         LookOptions { decode: DecodeOptions { ignore_exif: arguments.ignore_exif }, flip: arguments.flip };
@@ -55,9 +49,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let step = neighbours.tiles().queries;
     let mut found = Found { verdicts, gallery: selected.len(), queries: Vec::new() };
     for start in (0..queries.len()).step_by(step) {
-        if let Some(error) = interrupted(&signals) {
-            return Err(error);
-        }
+        signals.check("nothing was written")?;
         let range = start..(start + step).min(queries.len());
         let lists = neighbours.nearest(range.clone(), arguments.top as usize)?;
         for (query, list) in queries.paths[range].iter().zip(&lists) {
@@ -65,16 +57,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
         }
     }
 
-    match &arguments.json {
-        Some(target) => {
-            // Stdout is for one of the two.
-            if target != Path::new("-") {
-                print(&found.text());
-            }
-            json::write(target, &found.json())?;
-        }
-        None => print(&found.text()),
-    }
+    json::print_or_write(arguments.json.as_deref(), &found.text(), || found.json())?;
     if let Some(page) = &page {
         page.write(&found, &files)?;
         eprintln!("wrote {}", page.target.display());
@@ -115,11 +98,6 @@ pub(super) fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdi
     };
     eprintln!("note: {why}");
     Err(why)
-}
-
-fn interrupted(signals: &Signals) -> Option<Error> {
-    let signal = signals.received()?;
-    Some(Error::Interrupted { signal, outcome: "nothing was written" })
 }
 
 /// What a search found.
@@ -250,9 +228,9 @@ impl Watch for Collect<'_> {
     }
 
     fn go_on(&mut self) -> ControlFlow<Error> {
-        match interrupted(self.signals) {
-            Some(error) => ControlFlow::Break(error),
-            None => ControlFlow::Continue(()),
+        match self.signals.check("nothing was written") {
+            Err(error) => ControlFlow::Break(error),
+            Ok(()) => ControlFlow::Continue(()),
         }
     }
 }

@@ -6,9 +6,9 @@
 mod http;
 
 use super::args::ServeArguments;
+use super::open;
 use super::search::{Found, Verdicts, check_fits, verdicts};
 use super::signals::Signals;
-use crate::checkpoint;
 use crate::data::decode::{self, DecodeOptions};
 use crate::data::gallery::{Gallery, ImageFolder};
 use crate::data::preprocess::resize_bicubic;
@@ -17,7 +17,6 @@ use crate::data::rows::{Rows, Selected};
 use crate::embed::{DEFAULT_MEMORY, Embedder};
 use crate::error::{Error, Result};
 use crate::evaluate::neighbours::{Neighbour, Neighbours};
-use crate::gpu::{Context, ContextOptions};
 use crate::shape::ImageSize;
 use axum::http::StatusCode;
 use http::{Job, QUEUE, Refusal, Site};
@@ -39,10 +38,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     let listener = TcpListener::bind((arguments.host.as_str(), arguments.port))
         .map_err(Error::io("listen on", &place))?;
     let address = listener.local_addr().map_err(Error::io("listen on", &place))?;
-    let network = checkpoint::load(&arguments.model, &arguments.network.settings())?;
-    for note in &network.notes {
-        eprintln!("note: {note}");
-    }
+    let network = open::network(&arguments.model, &arguments.network.settings())?;
     let gallery = Arc::new(Gallery::open(&arguments.gallery)?);
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     check_fits(&gallery, &network, reduction.as_ref(), false)?;
@@ -57,10 +53,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         );
     }
 
-    let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
-    if context.is_cpu() {
-        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
-    }
+    let context = open::adapter(arguments.adapter.as_ref())?;
     let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
     let embedder = Embedder::new(&context, &network, Some(1), memory)?;
     let left = memory.saturating_sub(embedder.need().bytes(1));
