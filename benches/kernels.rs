@@ -4,10 +4,10 @@
 //! once, as if each word moved once between memory and kernel. One image at a time on CPU adapters, 32 on others.
 
 use criterion::{Criterion, SamplingMode};
-use lat_wgpu::gpu::{Context, ContextOptions, Recorder, Tensor};
+use lat_wgpu::gpu::{Context, ContextOptions, Recorder, Storage, Tensor};
 use lat_wgpu::kernels::{
     accumulate, adam, attention, batchnorm, cross_entropy, distance, gelt, gelu, gemm, gradnorm, image,
-    l2norm, layernorm, layerscale, part_linear, patch_embed, rollout, tokens, topk, triplet,
+    l2norm, layernorm, layerscale, narrow, part_linear, patch_embed, rollout, tokens, topk, triplet,
 };
 use lat_wgpu::rng;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize};
@@ -39,6 +39,13 @@ impl Tensors<'_, '_> {
     fn get(&mut self, len: usize) -> Tensor {
         let data: Vec<f32> = (0..len as u64).map(|i| 2.0 * rng::uniform(0, len as u64, i) - 1.0).collect();
         self.hold(&data)
+    }
+
+    /// A buffer of as many halves, zeros.
+    fn half(&mut self, len: usize) -> Tensor {
+        let buffer = self.recorder.context.buffer("bench", len / 2).expect("a buffer");
+        self.words += buffer.words;
+        self.recorder.import_as(&buffer, Storage::Packed)
     }
 
     /// A buffer of these numbers.
@@ -331,6 +338,12 @@ fn bench(criterion: &mut Criterion, context: &Context, model: &Model, batch: usi
     });
 }
 
+/// What a step that counts leaves.
+fn control(tensors: &mut Tensors<'_, '_>) -> Tensor {
+    let control = gradnorm::Control { counted: true, ..gradnorm::Control::start(1.0) };
+    tensors.hold(&control.words().map(f32::from_bits))
+}
+
 /// What only training has: part classifiers on a batch of 32 with the persons of Market-1501, loss, and one step of a block.
 fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
     const BATCH: usize = 32;
@@ -338,6 +351,12 @@ fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
     const CLASSES: usize = 751;
     let Model { name: model, dim, .. } = *model;
     let groups = 1;
+
+    measure(criterion, context, &format!("narrow {model} fc1"), |t| {
+        let len = 4 * dim * dim;
+        let call = narrow::Narrow { wide: t.get(len), narrow: t.half(len) };
+        Box::new(move |recorder| call.record(recorder, "narrow"))
+    });
 
     for (layer, inputs, outputs, layout) in [
         ("fc1", dim, HIDDEN, part_linear::Layout::SampleFirst),
@@ -403,7 +422,7 @@ fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
             // Random bits: labels past the last class cost the same.
             labels: t.get(BATCH),
             loss: t.get(GRID * BATCH),
-            dlogits: Some(t.get(GRID * BATCH * CLASSES)),
+            gradient: Some((t.get(GRID * BATCH * CLASSES), control(t))),
             batch: BATCH,
             parts: GRID,
             classes: CLASSES,
@@ -438,6 +457,7 @@ fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
             distances: t.get(pictures * pictures),
             choice,
             dparts: t.get(pictures * length),
+            control: control(t),
             batch: pictures,
             length,
         };
@@ -452,7 +472,7 @@ fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
             partials: partial.partials,
             losses: t.get(GRID * BATCH),
             step: t.get(adam::StepValues::len_of(groups)),
-            control: t.get(gradnorm::CONTROL_WORDS),
+            control: control(t),
         };
         Box::new(move |recorder| {
             partial.record(recorder, "gradnorm");
@@ -463,7 +483,7 @@ fn bench_training(criterion: &mut Criterion, context: &Context, model: &Model) {
         let call = adam::Adam {
             gradients: t.get(block),
             step: t.get(adam::StepValues::len_of(groups)),
-            control: t.get(gradnorm::CONTROL_WORDS),
+            control: control(t),
             parameters: t.get(block),
             first_moment: t.get(block),
             second_moment: t.get(block),

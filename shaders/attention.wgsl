@@ -26,17 +26,17 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;
-@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+@group(0) @binding(1) var<storage, read> qkv: array<Quad>;
+@group(0) @binding(2) var<storage, read_write> out: array<Quad>;
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>;
 
-@group(0) @binding(1) var<storage, read> kept_out: array<vec4f>;
-@group(0) @binding(2) var<storage, read> dout: array<vec4f>;
+@group(0) @binding(1) var<storage, read> kept_out: array<Quad>;
+@group(0) @binding(2) var<storage, read> dout: array<Quad>;
 @group(0) @binding(3) var<storage, read_write> delta: array<f32>;
 
 @group(0) @binding(3) var<storage, read> kept_lse: array<f32>;
 @group(0) @binding(4) var<storage, read> kept_delta: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dqkv: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> dqkv: array<Quad>;
 
 override KEEP_LSE: bool = false;
 
@@ -68,7 +68,7 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocat
     var sums: array<vec4f, QUADS>;
     let q_at = (image + min(row, params.tokens - 1u)) * 3u * model + head * QUADS;
     for (var d = 0u; d < QUADS; d++) {
-        query[d] = qkv[q_at + d] * params.scale;
+        query[d] = unpack(qkv[q_at + d]) * params.scale;
     }
     var peak = -1e30;
     var total = 0.0;
@@ -79,8 +79,8 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocat
             var v = vec4f(0.0);
             if (key < params.tokens) {
                 let at = (image + key) * 3u * model + head * QUADS + t % QUADS;
-                k = qkv[at + model];
-                v = qkv[at + 2u * model];
+                k = unpack(qkv[at + model]);
+                v = unpack(qkv[at + 2u * model]);
             }
             keys[t] = k;
             values[t] = v;
@@ -117,7 +117,7 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocat
     if (in_range) {
         let out_at = (image + row) * model + head * QUADS;
         for (var d = 0u; d < QUADS; d++) {
-            out[out_at + d] = sums[d] / total;
+            out[out_at + d] = pack(sums[d] / total);
         }
         if (KEEP_LSE) {
             lse[(group.z * params.heads + head) * params.tokens + row] = peak + log(total);
@@ -134,7 +134,7 @@ fn attention_delta(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
     let at = ((group.z * params.tokens + row) * params.heads + group.y) * QUADS;
     var sum = 0.0;
     for (var d = 0u; d < QUADS; d++) {
-        sum = add_products(dout[at + d], kept_out[at + d], sum);
+        sum = add_products(unpack(dout[at + d]), unpack(kept_out[at + d]), sum);
     }
     delta[(group.z * params.heads + group.y) * params.tokens + row] = sum;
 }
@@ -160,8 +160,8 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_i
             var v = vec4f(0.0);
             if (key < params.tokens) {
                 let at = (image + key) * 3u * model + head + t % QUADS;
-                k = qkv[at + model];
-                v = qkv[at + 2u * model];
+                k = unpack(qkv[at + model]);
+                v = unpack(qkv[at + 2u * model]);
             }
             keys[t] = k;
             values[t] = v;
@@ -171,8 +171,8 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_i
         var scores: array<f32, STEP>;
         var products: array<f32, STEP>;
         for (var d = 0u; d < QUADS; d++) {
-            let q = qkv[q_at + d] * params.scale;
-            let g = dout[g_at + d];
+            let q = unpack(qkv[q_at + d]) * params.scale;
+            let g = unpack(dout[g_at + d]);
             for (var j = 0u; j < STEP; j++) {
                 scores[j] = add_products(q, keys[j * QUADS + d], scores[j]);
                 products[j] = add_products(g, values[j * QUADS + d], products[j]);
@@ -190,7 +190,7 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_i
 
     if (row < params.tokens) {
         for (var d = 0u; d < QUADS; d++) {
-            dqkv[q_at + d] = sums[d];
+            dqkv[q_at + d] = pack(sums[d]);
         }
     }
 }
@@ -213,8 +213,8 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
             var q = vec4f(0.0);
             var g = vec4f(0.0);
             if (query < params.tokens) {
-                q = qkv[(image + query) * 3u * model + head + t % QUADS];
-                g = dout[(image + query) * model + head + t % QUADS];
+                q = unpack(qkv[(image + query) * 3u * model + head + t % QUADS]);
+                g = unpack(dout[(image + query) * model + head + t % QUADS]);
             }
             queries[t] = q;
             gradients[t] = g;
@@ -224,8 +224,8 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
         var scores: array<f32, STEP>;
         var products: array<f32, STEP>;
         for (var d = 0u; d < QUADS; d++) {
-            let k = qkv[k_at + d] * params.scale;
-            let v = qkv[v_at + d];
+            let k = unpack(qkv[k_at + d]) * params.scale;
+            let v = unpack(qkv[v_at + d]);
             for (var i = 0u; i < STEP; i++) {
                 scores[i] = add_products(k, queries[i * QUADS + d], scores[i]);
                 products[i] = add_products(v, gradients[i * QUADS + d], products[i]);
@@ -245,8 +245,8 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
 
     if (row < params.tokens) {
         for (var d = 0u; d < QUADS; d++) {
-            dqkv[k_at + d] = k_sums[d];
-            dqkv[v_at + d] = v_sums[d];
+            dqkv[k_at + d] = pack(k_sums[d]);
+            dqkv[v_at + d] = pack(v_sums[d]);
         }
     }
 }

@@ -17,14 +17,14 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;
-@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+@group(0) @binding(1) var<storage, read> qkv: array<Quad>;
+@group(0) @binding(2) var<storage, read_write> out: array<Quad>;
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>;
 
-@group(0) @binding(2) var<storage, read> dout: array<vec4f>;
+@group(0) @binding(2) var<storage, read> dout: array<Quad>;
 @group(0) @binding(3) var<storage, read> kept_lse: array<f32>;
 @group(0) @binding(4) var<storage, read> kept_delta: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dqkv: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> dqkv: array<Quad>;
 
 override KEEP_LSE: bool = false;
 
@@ -65,13 +65,13 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invo
         }
         var scores: array<vec4f, ROWS>;
         for (var d = 0u; d < QUADS; d++) {
-            let k0 = qkv[k_at.x + d];
-            let k1 = qkv[k_at.y + d];
-            let k2 = qkv[k_at.z + d];
-            let k3 = qkv[k_at.w + d];
+            let k0 = unpack(qkv[k_at.x + d]);
+            let k1 = unpack(qkv[k_at.y + d]);
+            let k2 = unpack(qkv[k_at.z + d]);
+            let k3 = unpack(qkv[k_at.w + d]);
             var queries: array<vec4f, ROWS / SUB>;
             for (var g = 0u; g < ROWS / SUB; g++) {
-                queries[g] = qkv[q_at[g] + d];
+                queries[g] = unpack(qkv[q_at[g] + d]);
             }
             for (var c = 0u; c < 4u; c++) {
                 let right = vec4f(k0[c], k1[c], k2[c], k3[c]);
@@ -105,7 +105,7 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invo
                 for (var i = 0u; i < SUB; i++) {
                     let v_at = v_start + min(start + j * SUB + i, last) * 3u * model;
                     for (var d = 0u; d < OWN; d++) {
-                        let value = qkv[v_at + min(d * SUB + lane, QUADS - 1u)];
+                        let value = unpack(qkv[v_at + min(d * SUB + lane, QUADS - 1u)]);
                         for (var r = 0u; r < ROWS; r++) {
                             sums[r][d] = fma(vec4f(subgroupShuffle(scores[r][j], i)), value, sums[r][d]);
                         }
@@ -121,7 +121,7 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invo
             for (var d = 0u; d < OWN; d++) {
                 if (d * SUB + lane < QUADS) {
                     let at = (group.z * params.tokens + row) * model + group.y * QUADS + d * SUB + lane;
-                    out[at] = sums[r][d] / total[r];
+                    out[at] = pack(sums[r][d] / total[r]);
                 }
             }
             if (KEEP_LSE && lane == 0u) {
@@ -160,12 +160,12 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocatio
         var scores: array<vec4f, ROWS>;
         var products: array<vec4f, ROWS>;
         for (var d = 0u; d < QUADS; d++) {
-            let k0 = qkv[k_at.x + d];
-            let k1 = qkv[k_at.y + d];
-            let k2 = qkv[k_at.z + d];
-            let k3 = qkv[k_at.w + d];
+            let k0 = unpack(qkv[k_at.x + d]);
+            let k1 = unpack(qkv[k_at.y + d]);
+            let k2 = unpack(qkv[k_at.z + d]);
+            let k3 = unpack(qkv[k_at.w + d]);
             for (var g = 0u; g < ROWS / SUB; g++) {
-                let query = qkv[q_at[g] + d];
+                let query = unpack(qkv[q_at[g] + d]);
                 for (var c = 0u; c < 4u; c++) {
                     let right = vec4f(k0[c], k1[c], k2[c], k3[c]);
                     for (var i = 0u; i < SUB; i++) {
@@ -174,12 +174,12 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocatio
                     }
                 }
             }
-            let v0 = qkv[k_at.x + model + d];
-            let v1 = qkv[k_at.y + model + d];
-            let v2 = qkv[k_at.z + model + d];
-            let v3 = qkv[k_at.w + model + d];
+            let v0 = unpack(qkv[k_at.x + model + d]);
+            let v1 = unpack(qkv[k_at.y + model + d]);
+            let v2 = unpack(qkv[k_at.z + model + d]);
+            let v3 = unpack(qkv[k_at.w + model + d]);
             for (var g = 0u; g < ROWS / SUB; g++) {
-                let gradient = dout[g_at[g] + d];
+                let gradient = unpack(dout[g_at[g] + d]);
                 for (var c = 0u; c < 4u; c++) {
                     let right = vec4f(v0[c], v1[c], v2[c], v3[c]);
                     for (var i = 0u; i < SUB; i++) {
@@ -205,7 +205,7 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocatio
                 for (var i = 0u; i < SUB; i++) {
                     let at = k_start + min(start + j * SUB + i, last) * 3u * model;
                     for (var d = 0u; d < OWN; d++) {
-                        let key = qkv[at + min(d * SUB + lane, QUADS - 1u)];
+                        let key = unpack(qkv[at + min(d * SUB + lane, QUADS - 1u)]);
                         for (var r = 0u; r < ROWS; r++) {
                             sums[r][d] = fma(vec4f(subgroupShuffle(scores[r][j], i)), key, sums[r][d]);
                         }
@@ -220,7 +220,7 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocatio
         if (row < params.tokens) {
             for (var d = 0u; d < OWN; d++) {
                 if (d * SUB + lane < QUADS) {
-                    dqkv[q_start + row * 3u * model + d * SUB + lane] = sums[r][d];
+                    dqkv[q_start + row * 3u * model + d * SUB + lane] = pack(sums[r][d]);
                 }
             }
         }
@@ -260,12 +260,12 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocati
         var scores: array<vec4f, ROWS>;
         var products: array<vec4f, ROWS>;
         for (var d = 0u; d < QUADS; d++) {
-            let q0 = qkv[q_at.x + d];
-            let q1 = qkv[q_at.y + d];
-            let q2 = qkv[q_at.z + d];
-            let q3 = qkv[q_at.w + d];
+            let q0 = unpack(qkv[q_at.x + d]);
+            let q1 = unpack(qkv[q_at.y + d]);
+            let q2 = unpack(qkv[q_at.z + d]);
+            let q3 = unpack(qkv[q_at.w + d]);
             for (var g = 0u; g < ROWS / SUB; g++) {
-                let key = qkv[k_at[g] + d];
+                let key = unpack(qkv[k_at[g] + d]);
                 for (var c = 0u; c < 4u; c++) {
                     let right = vec4f(q0[c], q1[c], q2[c], q3[c]);
                     for (var i = 0u; i < SUB; i++) {
@@ -274,12 +274,12 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocati
                     }
                 }
             }
-            let g0 = dout[g_at.x + d];
-            let g1 = dout[g_at.y + d];
-            let g2 = dout[g_at.z + d];
-            let g3 = dout[g_at.w + d];
+            let g0 = unpack(dout[g_at.x + d]);
+            let g1 = unpack(dout[g_at.y + d]);
+            let g2 = unpack(dout[g_at.z + d]);
+            let g3 = unpack(dout[g_at.w + d]);
             for (var g = 0u; g < ROWS / SUB; g++) {
-                let value = qkv[k_at[g] + model + d];
+                let value = unpack(qkv[k_at[g] + model + d]);
                 for (var c = 0u; c < 4u; c++) {
                     let right = vec4f(g0[c], g1[c], g2[c], g3[c]);
                     for (var i = 0u; i < SUB; i++) {
@@ -304,8 +304,8 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocati
                     let token = min(start + j * SUB + i, last);
                     for (var d = 0u; d < OWN; d++) {
                         let column = min(d * SUB + lane, QUADS - 1u);
-                        let gradient = dout[g_start + token * model + column];
-                        let q = qkv[q_start + token * 3u * model + column];
+                        let gradient = unpack(dout[g_start + token * model + column]);
+                        let q = unpack(qkv[q_start + token * 3u * model + column]);
                         for (var r = 0u; r < ROWS; r++) {
                             v_sums[r][d] = fma(vec4f(subgroupShuffle(scores[r][j], i)), gradient, v_sums[r][d]);
                             k_sums[r][d] = fma(vec4f(subgroupShuffle(products[r][j], i)), q, k_sums[r][d]);
@@ -322,8 +322,8 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocati
             for (var d = 0u; d < OWN; d++) {
                 if (d * SUB + lane < QUADS) {
                     let at = k_start + row * 3u * model + d * SUB + lane;
-                    dqkv[at] = k_sums[r][d];
-                    dqkv[at + model] = v_sums[r][d];
+                    dqkv[at] = pack(k_sums[r][d]);
+                    dqkv[at + model] = pack(v_sums[r][d]);
                 }
             }
         }

@@ -2,9 +2,10 @@
 //
 //   p[k] = exp(x[k] - max)/S      S = Σ_k exp(x[k] - max)      t[k] = smoothing/K + (k = label ? 1 - smoothing : 0)
 //   loss[r,b] = -Σ_k t[k]·log p[k] = log S - Σ_k t[k]·(x[k] - max)
-//   dlogits[r,b,k] = (p[k] - t[k])/B                the gradient of Σ_r (1/B) Σ_b loss[r,b]
+//   dlogits[r,b,k] = scale·(p[k] - t[k])/B          scale times the gradient of Σ_r (1/B) Σ_b loss[r,b]
 //
 // logits (R, B, K) read   labels (B) u32 read   loss (R, B) written   dlogits (R, B, K) written if WITH_GRADIENT
+// control read if WITH_GRADIENT: the loss's scale
 // A workgroup of LANES invocations owns one row: each lane strides through it, then a fixed tree. Subtracting the largest
 // logit keeps exp within (0, 1]. Error: loss ≤ (K/LANES + log2 LANES + 12)·2⁻²⁴ of log S + Σ t|x - max| + 1; dlogits
 // the same, with the exponential's own (3 + 2|x - max| ulp), relative to (p + t)/B. A label past K has no target but the
@@ -23,6 +24,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> labels: array<u32>;
 @group(0) @binding(3) var<storage, read_write> loss: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dlogits: array<f32>;
+@group(0) @binding(5) var<storage, read> control: array<u32>;
 
 override WITH_GRADIENT: bool = true;
 
@@ -66,9 +68,10 @@ fn cross_entropy(
 
     if (WITH_GRADIENT) {
         let batch = f32(params.batch);
+        let scale = bitcast<f32>(control[CONTROL_SCALE]);
         for (var k = lane; k < params.classes; k += LANES) {
             let probability = exp(logits[start + k] - most) / total;
-            dlogits[start + k] = (probability - select(everywhere, at_label, k == label)) / batch;
+            dlogits[start + k] = scale * ((probability - select(everywhere, at_label, k == label)) / batch);
         }
     }
 }

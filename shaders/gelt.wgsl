@@ -8,11 +8,11 @@
 // gelt_forward: tokens (B, P + R·C, D) read   gelt (first + B or more, R, D) written from picture `first` on
 // gelt_backward: dgelt (first + B or more, R, D) read from picture `first` on   dtokens (B, P + R·C, D) written
 // So the pieces of a batch meet in one tensor of its parts.
-// One invocation owns one gelt[b,r,d] and sums its C tokens in order; error ≤ (C + 3)·2⁻²⁴ of the largest term. Backward
-// it owns one dtokens[b,t,d]; the class token's sums its R parts in order, error ≤ (R + 1)·2⁻²⁴ of the largest term.
+// One invocation owns four gelt[b,r,d] and sums their C tokens in order; error ≤ (C + 3)·2⁻²⁴ of the largest term. Backward
+// it owns four dtokens[b,t,d]; the class token's sums its R parts in order, error ≤ (R + 1)·2⁻²⁴ of the largest term.
 // Source: [LAT eq. 6]: class_weight = λ/(1+λ), local_weight = 1/(1+λ). The released code has them the other way round.
 // The mean comes before the blend; both are linear, so eq. 6's order gives the same up to rounding.
-// Limits: (first + B)·(P + R·C)·D below 2³².
+// Limits: D a multiple of 4; (first + B)·(P + R·C)·D below 2³².
 
 struct Params {
     batch: u32,
@@ -26,11 +26,11 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> tokens: array<f32>;
-@group(0) @binding(2) var<storage, read_write> gelt: array<f32>;
+@group(0) @binding(1) var<storage, read> tokens: array<Quad>;
+@group(0) @binding(2) var<storage, read_write> gelt: array<vec4f>;
 
-@group(0) @binding(1) var<storage, read> dgelt: array<f32>;
-@group(0) @binding(2) var<storage, read_write> dtokens: array<f32>;
+@group(0) @binding(1) var<storage, read> dgelt: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> dtokens: array<Quad>;
 
 const THREADS: u32 = 64;
 
@@ -41,23 +41,23 @@ fn gelt_forward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = (group.x + group.y * groups.x) * THREADS + lane;
-    let dim = params.dim;
-    if (i >= params.batch * params.parts * dim) {
+    let quads = params.dim / 4u;
+    if (i >= params.batch * params.parts * quads) {
         return;
     }
-    let d = i % dim;
-    let part = (i / dim) % params.parts;
-    let image = i / (dim * params.parts);
-    let sequence = image * (params.prefix + params.parts * params.columns) * dim;
+    let d = i % quads;
+    let part = (i / quads) % params.parts;
+    let image = i / (quads * params.parts);
+    let sequence = image * (params.prefix + params.parts * params.columns) * quads;
 
-    var at = sequence + (params.prefix + part * params.columns) * dim + d;
-    var sum = 0.0;
+    var at = sequence + (params.prefix + part * params.columns) * quads + d;
+    var sum = vec4f(0.0);
     for (var column = 0u; column < params.columns; column++) {
-        sum += tokens[at];
-        at += dim;
+        sum += unpack(tokens[at]);
+        at += quads;
     }
     let local = params.local_weight * (sum / f32(params.columns));
-    gelt[params.first * params.parts * dim + i] = fma(params.class_weight, tokens[sequence + d], local);
+    gelt[params.first * params.parts * quads + i] = fma(vec4f(params.class_weight), unpack(tokens[sequence + d]), local);
 }
 
 @compute @workgroup_size(THREADS)
@@ -67,24 +67,24 @@ fn gelt_backward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = (group.x + group.y * groups.x) * THREADS + lane;
-    let dim = params.dim;
+    let quads = params.dim / 4u;
     let count = params.prefix + params.parts * params.columns;
-    if (i >= params.batch * count * dim) {
+    if (i >= params.batch * count * quads) {
         return;
     }
-    let d = i % dim;
-    let token = (i / dim) % count;
-    let first_part = (params.first + i / (dim * count)) * params.parts;
+    let d = i % quads;
+    let token = (i / quads) % count;
+    let first_part = (params.first + i / (quads * count)) * params.parts;
 
-    var gradient = 0.0;
+    var gradient = vec4f(0.0);
     if (token >= params.prefix) {
         let part = (token - params.prefix) / params.columns;
-        gradient = (params.local_weight / f32(params.columns)) * dgelt[(first_part + part) * dim + d];
+        gradient = (params.local_weight / f32(params.columns)) * dgelt[(first_part + part) * quads + d];
     } else if (token == 0u) {
         for (var part = 0u; part < params.parts; part++) {
-            gradient += dgelt[(first_part + part) * dim + d];
+            gradient += dgelt[(first_part + part) * quads + d];
         }
         gradient *= params.class_weight;
     }
-    dtokens[i] = gradient;
+    dtokens[i] = pack(gradient);
 }

@@ -3,13 +3,13 @@
 //
 //   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])               C = A·Bᵀ, "NT": a layer's weight is stored (out, in)
 //   backward   dA = dC·B, "NN":    product[m,n] = Σ_k a[m,k]·b[k,n]·act'(kept[m,n]) + residual[m,n]
-//              dB = dCᵀ·A, "TN":   product[m,n] = Σ_k a[k,m]·b[k,n]
+//              dB = dCᵀ·A, "TN":   gradient[m,n] = Σ_k a[k,m]·b[k,n]
 //              dbias, beside TN:   column_sum[m] = Σ_k a[k,m]
 //
 // NT: a (M, K) read   b (N, K) read   bias (N) read   scale (N) read   residual (M, N) read
 //     c (M, N) written   pre (M, N) written if KEEP_PRE
 // NN: a (M, K) read   b (K, N) read   kept (M, N) read   residual (M, N) read   product (M, N) written
-// TN: a (K, M) read   b (K, N) read   product (M, N) written   column_sum (M) written if HAS_COLUMN_SUM
+// TN: a (K, M) read   b (K, N) read   gradient (M, N) written   column_sum (M) written if HAS_COLUMN_SUM
 // One invocation owns one output; those of TN's first column own a column sum too. k ascends through one f32
 // accumulator by fma, as in every family: same bits.
 // Error: |c - exact| ≤ (K + 1)·2⁻²⁴·Σ_k|a||b| before the epilogue.
@@ -33,12 +33,58 @@ struct Params {
 
 // Backward.
 @group(0) @binding(3) var<storage, read_write> product: array<f32>;
+@group(0) @binding(3) var<storage, read_write> gradient: array<f32>;
 @group(0) @binding(4) var<storage, read> kept: array<f32>;
 @group(0) @binding(4) var<storage, read_write> column_sum: array<f32>;
 
+override HAS_BIAS: bool = false;
+override KEEP_PRE: bool = false;
+override ACTIVATION: u32 = 0u;
+override HAS_SCALE: bool = false;
+override HAS_RESIDUAL: bool = false;
 override HAS_COLUMN_SUM: bool = false;
 
 const THREADS: u32 = 64;
+
+fn finish(row: u32, column: u32, sum: f32) {
+    let at = row * params.n + column;
+    var value = sum;
+    if (HAS_BIAS) {
+        value += bias[column];
+    }
+    if (KEEP_PRE) {
+        pre[at] = value;
+    }
+    if (ACTIVATION == 1u) {
+        value = gelu(value);
+    } else if (ACTIVATION == 2u) {
+        value = quick_gelu(value);
+    }
+    var factor = 1.0;
+    if (HAS_SCALE) {
+        factor = scale[column];
+    }
+    var addend = 0.0;
+    if (HAS_RESIDUAL) {
+        addend = residual[at];
+    }
+    c[at] = fma(value, factor, addend);
+}
+
+fn finish_backward(row: u32, column: u32, sum: f32) {
+    let at = row * params.n + column;
+    var factor = 1.0;
+    if (ACTIVATION == 1u) {
+        factor = gelu_derivative(kept[at]);
+    } else if (ACTIVATION == 2u) {
+        factor = quick_gelu_derivative(kept[at]);
+    }
+    var addend = 0.0;
+    if (HAS_RESIDUAL) {
+        addend = residual[at];
+    }
+    product[at] = fma(sum, factor, addend);
+}
 
 @compute @workgroup_size(THREADS)
 fn gemm_nt(
@@ -97,7 +143,7 @@ fn gemm_tn(
         sum = fma(left, b[k * params.n + column], sum);
         total += left;
     }
-    product[row * params.n + column] = sum;
+    gradient[row * params.n + column] = sum;
     if (HAS_COLUMN_SUM && column == 0u) {
         column_sum[row] = total;
     }

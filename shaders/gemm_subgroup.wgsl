@@ -7,11 +7,11 @@
 // along the rows, so that neighbours find the same part of b in the cache. What the lanes share of a is loaded by one
 // lane and handed round by subgroupShuffle, because on a CPU adapter a load with a lane-varying address costs tens of
 // instructions and a shuffle costs one. Every load takes four values:
-//   NT: lane l holds the columns l, l + SUB, l + 2·SUB, l + 3·SUB; loads are four k of a row of a or b.
-//   NN: lane l holds the columns 4·l to 4·l + 3, one load of b per k; loads of a are four k of a row.
+//   NT: lane l holds the columns 4·l to 4·l + 3; loads are four k of a row of a or b.
+//   NN: lane l holds the same columns, one load of b per k; loads of a are four k of a row.
 //   TN: lane l holds such columns twice, 4·SUB apart; a load of a is one k of four rows.
 // k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl.
-// Limits: NT: K a multiple of 4; NN: K and N; TN: M and N. ROWS a multiple of SUB; only where every subgroup has exactly
+// Limits: NT, NN: K and N multiples of 4; TN: M and N. ROWS a multiple of SUB; only where every subgroup has exactly
 // SUB lanes.
 
 struct Params {
@@ -22,17 +22,18 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<vec4f>;
-@group(0) @binding(2) var<storage, read> b: array<vec4f>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read> scale: array<f32>;
-@group(0) @binding(5) var<storage, read> residual: array<f32>;
-@group(0) @binding(6) var<storage, read_write> c: array<f32>;
-@group(0) @binding(7) var<storage, read_write> pre: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<Quad>;
+@group(0) @binding(2) var<storage, read> b: array<Quad>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(4) var<storage, read> scale: array<vec4f>;
+@group(0) @binding(5) var<storage, read> residual: array<Quad>;
+@group(0) @binding(6) var<storage, read_write> c: array<Quad>;
+@group(0) @binding(7) var<storage, read_write> pre: array<Quad>;
 
 // Backward.
-@group(0) @binding(3) var<storage, read_write> product: array<f32>;
-@group(0) @binding(4) var<storage, read> kept: array<f32>;
+@group(0) @binding(3) var<storage, read_write> product: array<Quad>;
+@group(0) @binding(3) var<storage, read_write> gradient: array<vec4f>;
+@group(0) @binding(4) var<storage, read> kept: array<Quad>;
 @group(0) @binding(4) var<storage, read_write> column_sum: array<f32>;
 
 override HAS_COLUMN_SUM: bool = false;
@@ -44,7 +45,7 @@ const ROWS: u32 = 32;
 fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let quads = params.k / 4u;
     let first_row = group.x * ROWS;
-    let first_column = group.y * 4u * SUB + lane;
+    let my_columns = group.y * SUB + lane;
 
     // Rows and columns past the end repeat the last one and are never stored.
     var a_at: array<u32, ROWS / SUB>;
@@ -53,18 +54,18 @@ fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
     }
     var b_at: vec4u;
     for (var j = 0u; j < 4u; j++) {
-        b_at[j] = min(first_column + j * SUB, params.n - 1u) * quads;
+        b_at[j] = min(my_columns * 4u + j, params.n - 1u) * quads;
     }
 
     var sums: array<vec4f, ROWS>;
     for (var quad = 0u; quad < quads; quad++) {
-        let b0 = b[b_at.x + quad];
-        let b1 = b[b_at.y + quad];
-        let b2 = b[b_at.z + quad];
-        let b3 = b[b_at.w + quad];
+        let b0 = unpack(b[b_at.x + quad]);
+        let b1 = unpack(b[b_at.y + quad]);
+        let b2 = unpack(b[b_at.z + quad]);
+        let b3 = unpack(b[b_at.w + quad]);
         var rows: array<vec4f, ROWS / SUB>;
         for (var g = 0u; g < ROWS / SUB; g++) {
-            rows[g] = a[a_at[g] + quad];
+            rows[g] = unpack(a[a_at[g] + quad]);
         }
         var right: array<vec4f, 4>;
         for (var k = 0u; k < 4u; k++) {
@@ -83,11 +84,8 @@ fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
     }
 
     for (var i = 0u; i < ROWS; i++) {
-        for (var j = 0u; j < 4u; j++) {
-            let column = first_column + j * SUB;
-            if (first_row + i < params.m && column < params.n) {
-                finish(first_row + i, column, sums[i][j]);
-            }
+        if (first_row + i < params.m && my_columns < params.n / 4u) {
+            finish(first_row + i, my_columns, sums[i]);
         }
     }
 }
@@ -110,11 +108,11 @@ fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
     for (var quad = 0u; quad < quads_k; quad++) {
         var rows: array<vec4f, ROWS / SUB>;
         for (var g = 0u; g < ROWS / SUB; g++) {
-            rows[g] = a[a_at[g] + quad];
+            rows[g] = unpack(a[a_at[g] + quad]);
         }
         var right: array<vec4f, 4>;
         for (var k = 0u; k < 4u; k++) {
-            right[k] = b[b_at];
+            right[k] = unpack(b[b_at]);
             b_at += quads_n;
         }
         for (var g = 0u; g < ROWS / SUB; g++) {
@@ -129,10 +127,8 @@ fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
     }
 
     for (var i = 0u; i < ROWS; i++) {
-        for (var j = 0u; j < 4u; j++) {
-            if (first_row + i < params.m && my_columns < quads_n) {
-                finish_backward(first_row + i, my_columns * 4u + j, sums[i][j]);
-            }
+        if (first_row + i < params.m && my_columns < quads_n) {
+            finish_backward(first_row + i, my_columns, sums[i]);
         }
     }
 }
@@ -152,9 +148,9 @@ fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
     var sums: array<array<vec4f, 2>, 4u * SUB>;
     var total = vec4f(0.0);
     for (var k = 0u; k < params.k; k++) {
-        let rows = a[a_at];
-        let near = b[b_at];
-        let far = b[b_at + b_far];
+        let rows = unpack(a[a_at]);
+        let near = unpack(b[b_at]);
+        let far = unpack(b[b_at + b_far]);
         a_at += quads_m;
         b_at += quads_n;
         for (var i = 0u; i < SUB; i++) {
@@ -169,10 +165,10 @@ fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
 
     for (var i = 0u; i < 4u * SUB; i++) {
         let row = group.x * 4u * SUB + i;
-        for (var j = 0u; j < 8u; j++) {
-            let quad = my_columns + (j / 4u) * SUB;
+        for (var j = 0u; j < 2u; j++) {
+            let quad = my_columns + j * SUB;
             if (row < params.m && quad < quads_n) {
-                product[row * params.n + quad * 4u + j % 4u] = sums[i][j / 4u][j % 4u];
+                gradient[row * quads_n + quad] = sums[i][j];
             }
         }
     }

@@ -7,7 +7,7 @@
 // BM × BK of a and BN × BK of b go into workgroup memory so that the inner loop reads both as vec4 along m and n. An
 // operand whose rows run along k is turned on its way: both of NT, a of NN.
 // k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl.
-// Limits: NT: K a multiple of 4 (vec4 loads); NN: K and N; TN: M and N. BM, BN, BK, TM, TN multiples of 4; workgroup
+// Limits: NT, NN: K and N multiples of 4; TN: M and N. BM, BN, BK, TM, TN multiples of 4; workgroup
 // memory 4·BK·(BM + BN) bytes.
 
 struct Params {
@@ -18,17 +18,18 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<vec4f>;
-@group(0) @binding(2) var<storage, read> b: array<vec4f>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read> scale: array<f32>;
-@group(0) @binding(5) var<storage, read> residual: array<f32>;
-@group(0) @binding(6) var<storage, read_write> c: array<f32>;
-@group(0) @binding(7) var<storage, read_write> pre: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<Quad>;
+@group(0) @binding(2) var<storage, read> b: array<Quad>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(4) var<storage, read> scale: array<vec4f>;
+@group(0) @binding(5) var<storage, read> residual: array<Quad>;
+@group(0) @binding(6) var<storage, read_write> c: array<Quad>;
+@group(0) @binding(7) var<storage, read_write> pre: array<Quad>;
 
 // Backward.
-@group(0) @binding(3) var<storage, read_write> product: array<f32>;
-@group(0) @binding(4) var<storage, read> kept: array<f32>;
+@group(0) @binding(3) var<storage, read_write> product: array<Quad>;
+@group(0) @binding(3) var<storage, read_write> gradient: array<vec4f>;
+@group(0) @binding(4) var<storage, read> kept: array<Quad>;
 @group(0) @binding(4) var<storage, read_write> column_sum: array<f32>;
 
 override HAS_COLUMN_SUM: bool = false;
@@ -57,7 +58,7 @@ fn turn_a(lane: u32, first: u32, step: u32) {
         var v: array<vec4f, 4>;
         for (var i = 0u; i < 4u; i++) {
             if (row + i < params.m && quad < quads) {
-                v[i] = a[(row + i) * quads + quad];
+                v[i] = unpack(a[(row + i) * quads + quad]);
             } else {
                 v[i] = vec4f(0.0);
             }
@@ -78,7 +79,7 @@ fn turn_b(lane: u32, first: u32, step: u32) {
         var v: array<vec4f, 4>;
         for (var i = 0u; i < 4u; i++) {
             if (row + i < params.n && quad < quads) {
-                v[i] = b[(row + i) * quads + quad];
+                v[i] = unpack(b[(row + i) * quads + quad]);
             } else {
                 v[i] = vec4f(0.0);
             }
@@ -98,7 +99,7 @@ fn copy_a(lane: u32, first: u32, step: u32) {
         let k = step * 4u + t / (BM / 4u);
         let quad = first / 4u + t % (BM / 4u);
         if (k < params.k && quad < quads) {
-            tile_a[t] = a[k * quads + quad];
+            tile_a[t] = unpack(a[k * quads + quad]);
         } else {
             tile_a[t] = vec4f(0.0);
         }
@@ -111,7 +112,7 @@ fn copy_b(lane: u32, first: u32, step: u32) {
         let k = step * 4u + t / (BN / 4u);
         let quad = first / 4u + t % (BN / 4u);
         if (k < params.k && quad < quads) {
-            tile_b[t] = b[k * quads + quad];
+            tile_b[t] = unpack(b[k * quads + quad]);
         } else {
             tile_b[t] = vec4f(0.0);
         }
@@ -150,10 +151,10 @@ fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
 
     for (var i = 0u; i < TM; i++) {
         let row = first_row + my_m * 4u + i;
-        for (var j = 0u; j < TN; j++) {
-            let column = first_column + my_n * 4u + j;
-            if (row < params.m && column < params.n) {
-                finish(row, column, sums[i][j / 4u][j % 4u]);
+        for (var j = 0u; j < TN / 4u; j++) {
+            let quad = first_column / 4u + my_n + j;
+            if (row < params.m && quad < params.n / 4u) {
+                finish(row, quad, sums[i][j]);
             }
         }
     }
@@ -191,10 +192,10 @@ fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
 
     for (var i = 0u; i < TM; i++) {
         let row = first_row + my_m * 4u + i;
-        for (var j = 0u; j < TN; j++) {
-            let column = first_column + my_n * 4u + j;
-            if (row < params.m && column < params.n) {
-                finish_backward(row, column, sums[i][j / 4u][j % 4u]);
+        for (var j = 0u; j < TN / 4u; j++) {
+            let quad = first_column / 4u + my_n + j;
+            if (row < params.m && quad < params.n / 4u) {
+                finish_backward(row, quad, sums[i][j]);
             }
         }
     }
@@ -238,10 +239,10 @@ fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
 
     for (var i = 0u; i < TM; i++) {
         let row = first_row + my_m * 4u + i;
-        for (var j = 0u; j < TN; j++) {
-            let column = first_column + my_n * 4u + j;
-            if (row < params.m && column < params.n) {
-                product[row * params.n + column] = sums[i][j / 4u][j % 4u];
+        for (var j = 0u; j < TN / 4u; j++) {
+            let quad = first_column / 4u + my_n + j;
+            if (row < params.m && quad < params.n / 4u) {
+                gradient[row * (params.n / 4u) + quad] = sums[i][j];
             }
         }
     }

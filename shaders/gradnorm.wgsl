@@ -1,17 +1,21 @@
 // Norm and finiteness of all gradients of a step: what decides whether, and how far, the optimiser moves.
 //
 //   partials[c] = (Σ gradients[i]², number of vec4s with a non-finite word) over chunk c
-//   norm = √Σ_c partials[c].x      factor = clip > 0 ? min(1, clip/(norm + 1e-6)) : 1
-//   control = (all finite ? 1 : 0, factor, norm, 0)
+//   norm = √Σ_c partials[c].x / scale      factor = (clip > 0 ? min(1, clip/(norm + 1e-6)) : 1)/scale
+//   control = (all finite and not stopped ? 1 : 0, factor, norm, scale', …), see common/step.wgsl
+//   not finite: scale' = max(1, scale/2), and at a scale of 1 the run is stopped
+//   finite for GROW_AFTER steps on end: scale' = min(2·scale, most)
 //
 // partial: gradients (len) vec4 read   partials (C) vec2 written; one launch per parameter group
 // finish:  sums (C of all groups, one behind the other) vec2 read   losses (rows) read as words   step read
-//          control (4) written
+//          control read and written
 // partial: a workgroup of LANES invocations owns a chunk of 4·LANES·QUADS words; C is rounded up, and chunks past the end
 // are 0. finish: one workgroup. Each lane strides, then a fixed tree: the order hangs on len and rows alone. Counts are
 // exact in f32. Relative error of the norm ≤ (QUADS + C/LANES + 2·log2 LANES + 4)·2⁻²⁴. Finite gradients whose squares
 // overflow give an infinite norm, hence factor 0 under a limit, as in PyTorch. If anything is not finite, factor is 1.
-// Source: [Pascanu 2013 §3.2], clip_grad_norm_ of PyTorch. Limits: len a multiple of 4 (padding holds 0), C below 2²⁴.
+// Dividing by the scale, a power of two, is exact.
+// Source: [Pascanu 2013 §3.2], clip_grad_norm_ of PyTorch; the scale: [Micikevicius et al. 2018 §3.2], PyTorch's GradScaler.
+// Limits: len a multiple of 4 (padding holds 0), C below 2²⁴.
 
 struct Params {
     // partial: vec4s of gradients; finish: chunks.
@@ -34,6 +38,7 @@ struct Params {
 
 const LANES: u32 = 64;
 const QUADS: u32 = 16;
+const GROW_AFTER: u32 = 2000;
 
 @compute @workgroup_size(LANES)
 fn gradnorm_partial(
@@ -79,17 +84,36 @@ fn gradnorm_finish(@builtin(local_invocation_index) lane: u32) {
             bad += 1.0;
         }
     }
-    let norm = sqrt(workgroup_sum(lane, squares));
+    let scale = bitcast<f32>(control[CONTROL_SCALE]);
+    let norm = sqrt(workgroup_sum(lane, squares)) / scale;
     let finite = workgroup_sum(lane, bad) == 0.0;
     if (lane == 0u) {
+        let counts = finite && control[CONTROL_STOPPED] == 0u;
         let clip = bitcast<f32>(step[STEP_CLIP_NORM]);
         var factor = 1.0;
         if (finite && clip > 0.0) {
             factor = min(1.0, clip / (norm + 1e-6));
         }
-        control[CONTROL_FINITE] = select(0u, 1u, finite);
-        control[CONTROL_FACTOR] = bitcast<u32>(factor);
+        control[CONTROL_FINITE] = select(0u, 1u, counts);
+        control[CONTROL_FACTOR] = bitcast<u32>(factor / scale);
         control[CONTROL_NORM] = bitcast<u32>(norm);
-        control[CONTROL_WORDS - 1u] = 0u;
+        control[CONTROL_LAST_SCALE] = bitcast<u32>(scale);
+
+        var steps = control[CONTROL_STEPS];
+        var next = scale;
+        if (counts) {
+            steps += 1u;
+            if (steps == GROW_AFTER) {
+                next = min(2.0 * scale, bitcast<f32>(control[CONTROL_MOST_SCALE]));
+                steps = 0u;
+            }
+        } else if (scale > 1.0) {
+            next = 0.5 * scale;
+            steps = 0u;
+        } else {
+            control[CONTROL_STOPPED] = 1u;
+        }
+        control[CONTROL_SCALE] = bitcast<u32>(next);
+        control[CONTROL_STEPS] = steps;
     }
 }

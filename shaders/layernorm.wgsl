@@ -12,10 +12,11 @@
 // layernorm_partials: x, kept_stats, dy read   partials (chunks, 2, D): dweight and dbias of each chunk of rows, written
 // layernorm_parameters: kept_partials (chunks, 2, D) read   dweight (D) written   dbias (D) written
 // A workgroup of LANES invocations owns one row. The variance is summed about the mean in a second pass: E[x²] - E[x]²
-// would cancel. Sums: each lane strides through the row, then a fixed tree; error ≤ (D/LANES + log2 LANES + 4)·2⁻²⁴
-// relative to the row's largest term. Sums over rows: an invocation owns one column of one chunk, then one column of all
-// chunks, both in ascending order; how many chunks there are depends on the number of rows alone.
-// Source: [LN], [LAT eq. 3-5]. Limits: rows·D below 2³².
+// would cancel. Sums: each lane strides through the row four
+// values at a time, then a fixed tree; error ≤ (D/LANES + log2 LANES + 4)·2⁻²⁴
+// relative to the row's largest term. Sums over rows: an invocation owns four columns of one chunk, then one column of
+// all chunks, both in ascending order; how many chunks there are depends on the number of rows alone.
+// Source: [LN], [LAT eq. 3-5]. Limits: D a multiple of 4; rows·D below 2³².
 
 struct Params {
     rows: u32,
@@ -26,17 +27,17 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read> weight: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<Quad>;
+@group(0) @binding(2) var<storage, read_write> y: array<Quad>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(4) var<storage, read> weight: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> stats: array<f32>;
 
 @group(0) @binding(2) var<storage, read> kept_stats: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<f32>;
-@group(0) @binding(5) var<storage, read> addend: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(4) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(3) var<storage, read> dy: array<Quad>;
+@group(0) @binding(5) var<storage, read> addend: array<Quad>;
+@group(0) @binding(6) var<storage, read_write> dx: array<Quad>;
+@group(0) @binding(4) var<storage, read_write> partials: array<vec4f>;
 
 @group(0) @binding(1) var<storage, read> kept_partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dweight: array<f32>;
@@ -46,6 +47,10 @@ override KEEP_STATS: bool = false;
 override HAS_ADDEND: bool = false;
 
 const LANES: u32 = 64;
+
+fn across(values: vec4f) -> f32 {
+    return (values.x + values.y) + (values.z + values.w);
+}
 
 @compute @workgroup_size(LANES)
 fn layernorm_forward(
@@ -58,24 +63,25 @@ fn layernorm_forward(
     if (row >= params.rows) {
         return;
     }
-    let start = row * params.dim;
+    let quads = params.dim / 4u;
+    let start = row * quads;
     let dim = f32(params.dim);
 
-    var sum = 0.0;
-    for (var d = lane; d < params.dim; d += LANES) {
-        sum += x[start + d];
+    var sums = vec4f(0.0);
+    for (var d = lane; d < quads; d += LANES) {
+        sums += unpack(x[start + d]);
     }
-    let mean = workgroup_sum(lane, sum) / dim;
+    let mean = workgroup_sum(lane, across(sums)) / dim;
 
-    var squares = 0.0;
-    for (var d = lane; d < params.dim; d += LANES) {
-        let centred = x[start + d] - mean;
+    var squares = vec4f(0.0);
+    for (var d = lane; d < quads; d += LANES) {
+        let centred = unpack(x[start + d]) - mean;
         squares = fma(centred, centred, squares);
     }
-    let rstd = 1.0 / sqrt(workgroup_sum(lane, squares) / dim + params.eps);
+    let rstd = 1.0 / sqrt(workgroup_sum(lane, across(squares)) / dim + params.eps);
 
-    for (var d = lane; d < params.dim; d += LANES) {
-        y[start + d] = fma((x[start + d] - mean) * rstd, weight[d], bias[d]);
+    for (var d = lane; d < quads; d += LANES) {
+        y[start + d] = pack(fma((unpack(x[start + d]) - mean) * rstd, weight[d], bias[d]));
     }
     if (KEEP_STATS && lane == 0u) {
         stats[2u * row] = mean;
@@ -93,51 +99,53 @@ fn layernorm_backward(
     if (row >= params.rows) {
         return;
     }
-    let start = row * params.dim;
+    let quads = params.dim / 4u;
+    let start = row * quads;
     let dim = f32(params.dim);
     let mean = kept_stats[2u * row];
     let rstd = kept_stats[2u * row + 1u];
 
-    var g_sum = 0.0;
-    var product_sum = 0.0;
-    for (var d = lane; d < params.dim; d += LANES) {
-        let g = dy[start + d] * weight[d];
-        g_sum += g;
-        product_sum = fma(g, (x[start + d] - mean) * rstd, product_sum);
+    var g_sums = vec4f(0.0);
+    var product_sums = vec4f(0.0);
+    for (var d = lane; d < quads; d += LANES) {
+        let g = unpack(dy[start + d]) * weight[d];
+        g_sums += g;
+        product_sums = fma(g, (unpack(x[start + d]) - mean) * rstd, product_sums);
     }
-    let g_mean = workgroup_sum(lane, g_sum) / dim;
-    let product_mean = workgroup_sum(lane, product_sum) / dim;
+    let g_mean = workgroup_sum(lane, across(g_sums)) / dim;
+    let product_mean = workgroup_sum(lane, across(product_sums)) / dim;
 
-    for (var d = lane; d < params.dim; d += LANES) {
-        let normalised = (x[start + d] - mean) * rstd;
-        let centred = dy[start + d] * weight[d] - g_mean;
-        var gradient = rstd * fma(-normalised, product_mean, centred);
+    for (var d = lane; d < quads; d += LANES) {
+        let normalised = (unpack(x[start + d]) - mean) * rstd;
+        let centred = unpack(dy[start + d]) * weight[d] - g_mean;
+        var gradient = rstd * fma(-normalised, vec4f(product_mean), centred);
         if (HAS_ADDEND) {
-            gradient += addend[start + d];
+            gradient += unpack(addend[start + d]);
         }
-        dx[start + d] = gradient;
+        dx[start + d] = pack(gradient);
     }
 }
 
 @compute @workgroup_size(LANES)
 fn layernorm_partials(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
     let d = group.x * LANES + lane;
-    if (d >= params.dim) {
+    let quads = params.dim / 4u;
+    if (d >= quads) {
         return;
     }
     let first = group.y * params.chunk;
     let end = min(first + params.chunk, params.rows);
-    var weight_sum = 0.0;
-    var bias_sum = 0.0;
+    var weight_sum = vec4f(0.0);
+    var bias_sum = vec4f(0.0);
     for (var row = first; row < end; row++) {
-        let gradient = dy[row * params.dim + d];
-        let normalised = (x[row * params.dim + d] - kept_stats[2u * row]) * kept_stats[2u * row + 1u];
+        let gradient = unpack(dy[row * quads + d]);
+        let normalised = (unpack(x[row * quads + d]) - kept_stats[2u * row]) * kept_stats[2u * row + 1u];
         weight_sum = fma(gradient, normalised, weight_sum);
         bias_sum += gradient;
     }
-    let at = group.y * 2u * params.dim + d;
+    let at = group.y * 2u * quads + d;
     partials[at] = weight_sum;
-    partials[at + params.dim] = bias_sum;
+    partials[at + quads] = bias_sum;
 }
 
 @compute @workgroup_size(LANES)

@@ -4,10 +4,10 @@
 //
 // backward: x (rows, D) read   weight (D) read   dy (rows, D) read   dx (rows, D) written   partial (chunks, D) written
 // sum:      chunk_sums (chunks, D) read, partial of before   dweight (D) written
-// backward: an invocation owns CHUNK rows of one column: it writes their dx and sums their products, r ascending, by fma.
+// backward: an invocation owns CHUNK rows of four columns: it writes their dx and sums their products, r ascending, by fma.
 // sum: an invocation owns one column and adds up its chunks, ascending. The order depends on the shape alone.
 // Error of dweight ≤ (CHUNK + chunks)·2⁻²⁴·Σ_r|dy||x|.
-// Source: [LayerScale eq. 4]. Limits: rows·D below 2³².
+// Source: [LayerScale eq. 4]. Limits: D a multiple of 4; rows·D below 2³².
 
 struct Params {
     rows: u32,
@@ -17,11 +17,11 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> weight: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(5) var<storage, read_write> partial: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<Quad>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(3) var<storage, read> dy: array<Quad>;
+@group(0) @binding(4) var<storage, read_write> dx: array<Quad>;
+@group(0) @binding(5) var<storage, read_write> partial: array<vec4f>;
 
 // Sum.
 @group(0) @binding(1) var<storage, read> chunk_sums: array<f32>;
@@ -37,18 +37,19 @@ fn layerscale_backward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let index = (group.x + group.y * groups.x) * THREADS + lane;
-    let first = (index / params.dim) * CHUNK;
-    let d = index % params.dim;
+    let quads = params.dim / 4u;
+    let first = (index / quads) * CHUNK;
+    let d = index % quads;
     if (first >= params.rows) {
         return;
     }
     let factor = weight[d];
-    var sum = 0.0;
+    var sum = vec4f(0.0);
     for (var row = first; row < min(first + CHUNK, params.rows); row++) {
-        let at = row * params.dim + d;
-        let gradient = dy[at];
-        dx[at] = gradient * factor;
-        sum = fma(gradient, x[at], sum);
+        let at = row * quads + d;
+        let gradient = unpack(dy[at]);
+        dx[at] = pack(gradient * factor);
+        sum = fma(gradient, unpack(x[at]), sum);
     }
     partial[index] = sum;
 }

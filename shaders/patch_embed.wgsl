@@ -12,7 +12,7 @@
 // A workgroup owns BM patches × BN outputs, an invocation TILE × TILE of them. k ascends through one f32 accumulator
 // by fma: same bits as patch_embed_subgroup.wgsl. Error ≤ (3·P·P + 1)·2⁻²⁴·Σ|pixel||weight|. Backward it owns BM outputs
 // n × BN weights k of each, and m ascends; error ≤ B·N·2⁻²⁴·Σ|dpatches||pixel|.
-// Source: [LAT eq. 1-2], [ViT eq. 1]. Patches overlap if S < P. Limits: all tensors below 2³² elements.
+// Source: [LAT eq. 1-2], [ViT eq. 1]. Patches overlap if S < P. Limits: backward D a multiple of 4; all tensors below 2³² elements.
 
 struct Params {
     height: u32,
@@ -36,7 +36,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> patches: array<f32>;
 
-@group(0) @binding(2) var<storage, read> dtokens: array<f32>;
+@group(0) @binding(2) var<storage, read> dtokens: array<Quad>;
 @group(0) @binding(3) var<storage, read_write> dweight: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dbias: array<f32>;
 
@@ -48,14 +48,15 @@ const BK: u32 = 16;
 const TILE: u32 = 4;
 
 const_assert BM == BN;
+const_assert TILE == 4;
 
 const ALONG_N = BN / TILE;
 const THREADS = (BM / TILE) * (BN / TILE);
 
-// [k][m] and [k][n]; backward `pixels` is [m][k] and `gradients` [m][n].
+// [k][m] and [k][n]; backward `pixels` is [m][k] and `gradients` [m][n / 4].
 var<workgroup> pixels: array<f32, BK * BM>;
 var<workgroup> weights: array<f32, BK * BN>;
-var<workgroup> gradients: array<f32, BK * BM>;
+var<workgroup> gradients: array<vec4f, BK * BM / 4u>;
 
 // Where patch m begins in `image`: its top left pixel of channel 0.
 fn corner(m: u32) -> u32 {
@@ -146,16 +147,16 @@ fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(local_invo
     let my_k = (lane % ALONG_N) * TILE;
 
     var sums: array<array<f32, TILE>, TILE>;
-    var bias_sums: array<f32, TILE>;
+    var bias_sums: vec4f;
     for (var step = 0u; step < count; step += BK) {
-        for (var t = lane; t < BM * BK; t += THREADS) {
-            let m = step + t / BM;
-            let n = first_n + t % BM;
-            var value = 0.0;
+        for (var t = lane; t < BM * BK / 4u; t += THREADS) {
+            let m = step + t / (BM / 4u);
+            let n = first_n + t % (BM / 4u) * 4u;
+            var values = vec4f(0.0);
             if (m < count && n < params.dim) {
-                value = dtokens[gradient_row(m) + n];
+                values = unpack(dtokens[(gradient_row(m) + n) / 4u]);
             }
-            gradients[t] = value;
+            gradients[t] = values;
         }
         for (var t = lane; t < BN * BK; t += THREADS) {
             let m = step + t / BN;
@@ -168,11 +169,11 @@ fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(local_invo
         }
         workgroupBarrier();
         for (var m = 0u; m < BK; m++) {
+            let left = gradients[(m * BM + my_n) / 4u];
+            bias_sums += left;
             for (var i = 0u; i < TILE; i++) {
-                let left = gradients[m * BM + my_n + i];
-                bias_sums[i] += left;
                 for (var j = 0u; j < TILE; j++) {
-                    sums[i][j] = fma(left, pixels[m * BN + my_k + j], sums[i][j]);
+                    sums[i][j] = fma(left[i], pixels[m * BN + my_k + j], sums[i][j]);
                 }
             }
         }

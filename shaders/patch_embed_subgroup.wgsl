@@ -4,8 +4,8 @@
 //
 // A workgroup of SUB lanes owns ROWS patches × 4·SUB outputs: lane l holds the outputs l, l + SUB, l + 2·SUB, l + 3·SUB.
 // A pixel is loaded by one lane and handed round by subgroupShuffle. Backward it owns ROWS outputs n × 4·SUB weights of
-// each, and gradients are handed round.
-// Limits: ROWS a multiple of SUB; only where every subgroup has exactly SUB lanes.
+// each, and gradients are handed round, loaded four outputs at a time.
+// Limits: ROWS a multiple of SUB; backward D a multiple of 4; only where every subgroup has exactly SUB lanes.
 
 struct Params {
     height: u32,
@@ -29,7 +29,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> patches: array<f32>;
 
-@group(0) @binding(2) var<storage, read> dtokens: array<f32>;
+@group(0) @binding(2) var<storage, read> dtokens: array<Quad>;
 @group(0) @binding(3) var<storage, read_write> dweight: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dbias: array<f32>;
 
@@ -37,6 +37,9 @@ override HAS_BIAS: bool = true;
 
 const SUB: u32 = 8;
 const ROWS: u32 = 32;
+
+// Backward: how many groups of four outputs a lane loads.
+const GROUPS = (ROWS / 4u + SUB - 1u) / SUB;
 
 // Where patch m begins in `image`: its top left pixel of channel 0.
 fn corner(m: u32) -> u32 {
@@ -116,9 +119,10 @@ fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_i
     let first_k = group.x * 4u * SUB + lane;
 
     // Outputs and weights past the end repeat the last one and are never stored.
-    var n_at: array<u32, ROWS / SUB>;
-    for (var g = 0u; g < ROWS / SUB; g++) {
-        n_at[g] = min(first_n + g * SUB + lane, params.dim - 1u);
+    let quads = params.dim / 4u;
+    var n_at: array<u32, GROUPS>;
+    for (var g = 0u; g < GROUPS; g++) {
+        n_at[g] = min(first_n / 4u + g * SUB + lane, quads - 1u);
     }
     var k_at: vec4u;
     for (var j = 0u; j < 4u; j++) {
@@ -126,24 +130,27 @@ fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_i
     }
 
     var sums: array<vec4f, ROWS>;
-    var bias_sums: array<f32, ROWS / SUB>;
+    var bias_sums: array<vec4f, GROUPS>;
     var row = 0u;
     for (var b = 0u; b < params.batch; b++) {
-        row += params.prefix * params.dim;
+        row += params.prefix * quads;
         for (var y = 0u; y < params.rows; y++) {
             var at = (b * 3u * params.height + y * params.stride) * params.width;
             for (var x = 0u; x < params.columns; x++) {
                 let right = vec4f(image[at + k_at.x], image[at + k_at.y], image[at + k_at.z], image[at + k_at.w]);
-                for (var g = 0u; g < ROWS / SUB; g++) {
-                    let gradient = dtokens[row + n_at[g]];
+                for (var g = 0u; g < GROUPS; g++) {
+                    let gradient = unpack(dtokens[row + n_at[g]]);
                     bias_sums[g] += gradient;
-                    for (var i = 0u; i < SUB; i++) {
-                        let left = subgroupShuffle(gradient, i);
-                        sums[g * SUB + i] = fma(vec4f(left), right, sums[g * SUB + i]);
+                    for (var i = 0u; i < min(SUB, ROWS / 4u - g * SUB); i++) {
+                        for (var j = 0u; j < 4u; j++) {
+                            let left = subgroupShuffle(gradient[j], i);
+                            let n = 4u * (g * SUB + i) + j;
+                            sums[n] = fma(vec4f(left), right, sums[n]);
+                        }
                     }
                 }
                 at += params.stride;
-                row += params.dim;
+                row += quads;
             }
         }
     }
@@ -157,10 +164,12 @@ fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_i
         }
     }
     if (HAS_BIAS && group.x == 0u) {
-        for (var g = 0u; g < ROWS / SUB; g++) {
-            let n = first_n + g * SUB + lane;
-            if (n < params.dim) {
-                dbias[n] = bias_sums[g];
+        for (var g = 0u; g < GROUPS; g++) {
+            let own = g * SUB + lane;
+            if (own < ROWS / 4u && first_n / 4u + own < quads) {
+                for (var j = 0u; j < 4u; j++) {
+                    dbias[first_n + 4u * own + j] = bias_sums[g][j];
+                }
             }
         }
     }

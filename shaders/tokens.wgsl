@@ -8,9 +8,9 @@
 // position (S+N, D) read   tokens (B, P+N, D) written
 // tokens_backward: dtokens (B, P+N, D) read   dprefix (P, D) written   dposition (S+N, D) written; dpatches are rows of
 // dtokens already.
-// One invocation owns one tokens[b,t,d]; one addition, correctly rounded. Backward it owns one place (t, d) and sums
+// One invocation owns four tokens[b,t,d]; one addition, correctly rounded. Backward it owns four places (t, d) and sums
 // the images in order; error ≤ (B - 1)·2⁻²⁴·Σ_b|dtokens|.
-// Source: [LAT eq. 2], [ViT eq. 1]. Limits: S ≤ P; B·(P+N)·D below 2³².
+// Source: [LAT eq. 2], [ViT eq. 1]. Limits: S ≤ P; D a multiple of 4; B·(P+N)·D below 2³².
 
 struct Params {
     batch: u32,
@@ -25,14 +25,14 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> prefix: array<f32>;
-@group(0) @binding(2) var<storage, read> patches: array<f32>;
-@group(0) @binding(3) var<storage, read> position: array<f32>;
-@group(0) @binding(4) var<storage, read_write> tokens: array<f32>;
+@group(0) @binding(1) var<storage, read> prefix: array<vec4f>;
+@group(0) @binding(2) var<storage, read> patches: array<vec4f>;
+@group(0) @binding(3) var<storage, read> position: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> tokens: array<Quad>;
 
-@group(0) @binding(1) var<storage, read> dtokens: array<f32>;
-@group(0) @binding(2) var<storage, read_write> dprefix: array<f32>;
-@group(0) @binding(3) var<storage, read_write> dposition: array<f32>;
+@group(0) @binding(1) var<storage, read> dtokens: array<Quad>;
+@group(0) @binding(2) var<storage, read_write> dprefix: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> dposition: array<vec4f>;
 
 const THREADS: u32 = 64;
 
@@ -43,15 +43,16 @@ fn tokens_forward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = (group.x + group.y * groups.x) * THREADS + lane;
-    let sequence = (params.prefix + params.patches) * params.dim;
+    let quads = params.dim / 4u;
+    let sequence = (params.prefix + params.patches) * quads;
     if (i >= params.batch * sequence) {
         return;
     }
     let image = i / sequence;
     let within = i % sequence;
-    let prefix_len = params.prefix * params.dim;
-    let positioned_len = params.positioned * params.dim;
-    var token: f32;
+    let prefix_len = params.prefix * quads;
+    let positioned_len = params.positioned * quads;
+    var token: vec4f;
     if (within < prefix_len) {
         token = prefix[within];
         if (within < positioned_len) {
@@ -59,9 +60,9 @@ fn tokens_forward(
         }
     } else {
         let behind = within - prefix_len;
-        token = patches[image * params.patches * params.dim + behind] + position[positioned_len + behind];
+        token = patches[image * params.patches * quads + behind] + position[positioned_len + behind];
     }
-    tokens[i] = token;
+    tokens[i] = pack(token);
 }
 
 @compute @workgroup_size(THREADS)
@@ -71,16 +72,17 @@ fn tokens_backward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = (group.x + group.y * groups.x) * THREADS + lane;
-    let sequence = (params.prefix + params.patches) * params.dim;
+    let quads = params.dim / 4u;
+    let sequence = (params.prefix + params.patches) * quads;
     if (i >= sequence) {
         return;
     }
-    var sum = 0.0;
+    var sum = vec4f(0.0);
     for (var image = 0u; image < params.batch; image++) {
-        sum += dtokens[image * sequence + i];
+        sum += unpack(dtokens[image * sequence + i]);
     }
-    let prefix_len = params.prefix * params.dim;
-    let positioned_len = params.positioned * params.dim;
+    let prefix_len = params.prefix * quads;
+    let positioned_len = params.positioned * quads;
     if (i >= prefix_len) {
         dposition[positioned_len + i - prefix_len] = sum;
         return;

@@ -9,7 +9,8 @@
 // distances: parts (B, L) read, L = R·D: the parts of a picture one behind the other   distances (B, B) written
 // mine:      labels (B) u32 read   measured (B, B) read   loss (B) written   choice (B) vec2u written: p and n, or NONE twice
 //            where the loss is 0
-// backward:  parts (B, L) read   measured (B, B) read   chosen (B) vec2u read   dparts (B, L) read and written: df is added
+// backward:  parts (B, L) read   measured (B, B) read   chosen (B) vec2u read   dparts (B, L) read and written: df times the
+//            loss's scale is added   control read: that scale
 // What is written as distances and choice is read again as measured and chosen.
 // distances: one invocation owns a pair. Differences are taken before they are squared (norms and products would cancel
 // for near pictures); four sums of every fourth k ascend and are added in one order, so d[i,j] and d[j,i] are the same to
@@ -38,6 +39,7 @@ struct Params {
 
 @group(0) @binding(3) var<storage, read> chosen: array<vec2u>;
 @group(0) @binding(4) var<storage, read_write> dparts: array<f32>;
+@group(0) @binding(5) var<storage, read> control: array<u32>;
 
 const THREADS: u32 = 64;
 // The least distance and its square: below it a distance has no direction.
@@ -147,6 +149,7 @@ fn triplet_backward(
     if (column >= params.length) {
         return;
     }
+    let scale = bitcast<f32>(control[CONTROL_SCALE]);
     for (var anchor = 0u; anchor < params.batch; anchor++) {
         let pair = chosen[anchor];
         // The same for all invocations.
@@ -158,8 +161,8 @@ fn triplet_backward(
         let negative = pair.y * params.length + column;
         let row = anchor * params.batch;
         let here = parts[at];
-        let pull = (here - parts[positive]) * share(measured[row + pair.x]);
-        let push = (here - parts[negative]) * share(measured[row + pair.y]);
+        let pull = scale * ((here - parts[positive]) * share(measured[row + pair.x]));
+        let push = scale * ((here - parts[negative]) * share(measured[row + pair.y]));
         dparts[at] += pull - push;
         dparts[positive] -= pull;
         dparts[negative] += push;

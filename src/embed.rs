@@ -7,6 +7,7 @@ use crate::data::walk::Picture;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, DispatchTime, Plan, Readback, Recorder, WORD};
 use crate::model::LaTransformer;
+use crate::shape::Precision;
 use rayon::prelude::*;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -145,6 +146,12 @@ impl<'c> Embedder<'c> {
         let Some(mut readback) = self.flights.pop_front() else { return Ok(Vec::new()) };
         let rows = readback.finish(self.context)?;
         self.idle.push(readback);
+        if self.context.precision() == Precision::F16 && rows.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Data(
+                "a vector is not finite: an activation is larger than a half can hold; use --precision f32"
+                    .into(),
+            ));
+        }
         Ok(rows)
     }
 

@@ -27,6 +27,7 @@ pub mod evaluate;
 pub mod explain;
 pub mod report;
 pub mod train;
+pub mod tune;
 
 pub mod cli;
 

@@ -31,6 +31,8 @@ mod l2norm;
 mod layernorm;
 #[path = "kernels/layerscale.rs"]
 mod layerscale;
+#[path = "kernels/narrow.rs"]
+mod narrow;
 #[path = "kernels/part_linear.rs"]
 mod part_linear;
 #[path = "kernels/patch_embed.rs"]

@@ -2,13 +2,13 @@
 //!
 //! With `LAT_SHADER_OUT=DIR` the assembled sources are left in DIR for other tools, see tools/check_shaders.sh:
 //! `VARIANT.wgsl`, `VARIANT+SETTING.spv`, and `list.txt` with one line per pipeline:
-//! `VARIANT ENTRY plain|subgroups [OVERRIDE=VALUE…]`.
+//! `VARIANT ENTRY FEATURES [OVERRIDE=VALUE…]`, features joined by commas: `plain`, `subgroups`, `f16`.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use lat_wgpu::gpu::{Access, Binding, Constants, Kernel, assemble};
+use lat_wgpu::gpu::{Access, Binding, Constants, Kernel, Storage, assemble};
 use lat_wgpu::kernels;
 use naga::back::pipeline_constants::process_overrides;
 use naga::back::{PipelineConstants, hlsl, msl, spv};
@@ -31,22 +31,30 @@ fn validator(capabilities: Capabilities) -> Validator {
     Validator::new(ValidationFlags::all(), capabilities)
 }
 
-fn capabilities(kernel: &Kernel) -> Capabilities {
-    if kernel.subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() }
+fn capabilities(kernel: &Kernel, storage: Storage) -> Capabilities {
+    let subgroups = if kernel.subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let halves = if storage == Storage::F16 { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
+    subgroups | halves
 }
 
-fn parse(kernel: &Kernel, source: &str) -> Result<Parsed, String> {
+fn parse(kernel: &Kernel, storage: Storage, source: &str) -> Result<Parsed, String> {
     let module = naga::front::wgsl::parse_str(source).map_err(|error| error.emit_to_string(source))?;
-    let info =
-        validator(capabilities(kernel)).validate(&module).map_err(|error| error.emit_to_string(source))?;
+    let info = validator(capabilities(kernel, storage))
+        .validate(&module)
+        .map_err(|error| error.emit_to_string(source))?;
     Ok(Parsed { module, info })
 }
 
 /// A short name of a variant that serves as a file name: `gemm_tiled-gemm_nt-BM64-BN64-TM4-TN4`.
-fn variant_name(kernel: &Kernel, constants: &Constants) -> String {
+fn variant_name(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
     let mut name = format!("{}-{}", kernel.name, kernel.entry);
     for (constant, value) in constants {
         let _ = write!(name, "-{constant}{value}");
+    }
+    match storage {
+        Storage::F32 => {}
+        Storage::F16 => name.push_str("-f16"),
+        Storage::Packed => name.push_str("-packed"),
     }
     name
 }
@@ -118,7 +126,7 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
     storage.sort_by_key(|(binding, ..)| *binding);
     let declared: Vec<_> = (1..)
         .zip(kernel.bindings)
-        .map(|(at, Binding { name, access })| {
+        .map(|(at, Binding { name, access, .. })| {
             let access = match access {
                 Access::Read => StorageAccess::LOAD,
                 Access::Write => StorageAccess::LOAD | StorageAccess::STORE,
@@ -178,7 +186,12 @@ fn settings(module: &Module) -> Vec<Setting> {
 
 /// SPIR-V words of one pipeline, as the engine has it made (trusted: no bounds checks, memory not zeroed); MSL and HLSL
 /// are made too, for errors alone.
-fn translate(kernel: &Kernel, parsed: &Parsed, setting: &Setting) -> Result<Vec<u32>, String> {
+fn translate(
+    kernel: &Kernel,
+    storage: Storage,
+    parsed: &Parsed,
+    setting: &Setting,
+) -> Result<Vec<u32>, String> {
     let constants: PipelineConstants = setting.iter().cloned().collect();
     let entry = (ShaderStage::Compute, kernel.entry.to_string());
     let (module, info) =
@@ -211,8 +224,12 @@ fn translate(kernel: &Kernel, parsed: &Parsed, setting: &Setting) -> Result<Vec<
         return Err("MSL: no kernel in it".to_string());
     }
 
-    // Shader model 5.1 is what Windows compiles without further files; subgroups need 6.0.
-    let model = if kernel.subgroups { hlsl::ShaderModel::V6_0 } else { hlsl::ShaderModel::V5_1 };
+    // Shader model 5.1 is what Windows compiles without further files; subgroups need 6.0, halves 6.2.
+    let model = match storage {
+        Storage::F16 => hlsl::ShaderModel::V6_2,
+        _ if kernel.subgroups => hlsl::ShaderModel::V6_0,
+        _ => hlsl::ShaderModel::V5_1,
+    };
     let options = hlsl::Options { shader_model: model, ..Default::default() };
     let pipeline = hlsl::PipelineOptions { entry_point: Some(entry) };
     let mut text = String::new();
@@ -245,13 +262,13 @@ fn none(wrong: Vec<String>) {
 #[test]
 fn every_variant_agrees_with_its_declaration() {
     let mut wrong = Vec::new();
-    for (kernel, constants) in kernels::variants() {
-        let source = assemble(kernel, &constants);
-        let found = match parse(kernel, &source) {
+    for (kernel, constants, storage) in kernels::variants() {
+        let source = assemble(kernel, &constants, storage);
+        let found = match parse(kernel, storage, &source) {
             Ok(parsed) => disagreements(kernel, &source, &parsed),
             Err(message) => vec![message],
         };
-        let name = variant_name(kernel, &constants);
+        let name = variant_name(kernel, &constants, storage);
         wrong.extend(found.into_iter().map(|message| format!("{name}: {message}")));
     }
     none(wrong);
@@ -263,13 +280,13 @@ fn every_variant_becomes_spirv_msl_and_hlsl() {
     let mut list = String::new();
     let mut wrong = Vec::new();
     let mut seen = HashSet::new();
-    for (kernel, constants) in kernels::variants() {
-        let name = variant_name(kernel, &constants);
+    for (kernel, constants, storage) in kernels::variants() {
+        let name = variant_name(kernel, &constants, storage);
         if !seen.insert(name.clone()) {
             continue;
         }
-        let source = assemble(kernel, &constants);
-        let parsed = match parse(kernel, &source) {
+        let source = assemble(kernel, &constants, storage);
+        let parsed = match parse(kernel, storage, &source) {
             Ok(parsed) => parsed,
             Err(message) => {
                 wrong.push(format!("{name}: {message}"));
@@ -281,13 +298,15 @@ fn every_variant_becomes_spirv_msl_and_hlsl() {
         }
         for setting in settings(&parsed.module) {
             let values: Vec<_> = setting.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            match (translate(kernel, &parsed, &setting), &folder) {
+            match (translate(kernel, storage, &parsed, &setting), &folder) {
                 (Ok(words), Some(folder)) => {
                     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
                     let suffix: String = values.iter().map(|value| format!("+{value}")).collect();
                     write(folder, &format!("{name}{suffix}.spv"), &bytes);
-                    let kind = if kernel.subgroups { "subgroups" } else { "plain" };
-                    let _ = writeln!(list, "{name} {} {kind} {}", kernel.entry, values.join(" "));
+                    let mut features = vec![if kernel.subgroups { "subgroups" } else { "plain" }];
+                    features.extend((storage == Storage::F16).then_some("f16"));
+                    let _ =
+                        writeln!(list, "{name} {} {} {}", kernel.entry, features.join(","), values.join(" "));
                 }
                 (Ok(_), None) => {}
                 (Err(message), _) => wrong.push(format!("{name} {values:?}: {message}")),
@@ -303,8 +322,8 @@ fn every_variant_becomes_spirv_msl_and_hlsl() {
 #[test]
 fn every_source_is_valid_as_it_stands() {
     let mut wrong = Vec::new();
-    for (kernel, _) in kernels::variants() {
-        if let Err(message) = parse(kernel, &assemble(kernel, &[])) {
+    for (kernel, _, storage) in kernels::variants() {
+        if let Err(message) = parse(kernel, storage, &assemble(kernel, &[], storage)) {
             wrong.push(format!("{}: {message}", kernel.name));
         }
     }
@@ -314,8 +333,8 @@ fn every_source_is_valid_as_it_stands() {
 #[test]
 fn every_constant_stands_on_one_line_at_its_default() {
     let mut wrong = Vec::new();
-    for (kernel, constants) in kernels::variants() {
-        let source = assemble(kernel, &[]);
+    for (kernel, constants, storage) in kernels::variants() {
+        let source = assemble(kernel, &[], storage);
         for (constant, _) in constants {
             let head = format!("const {constant}: u32 = ");
             let lines = source.lines().filter(|line| line.starts_with(&head)).count();
@@ -330,10 +349,10 @@ fn every_constant_stands_on_one_line_at_its_default() {
 
 /// The first plain kernel of the list with its source, to be declared wrongly below.
 fn specimen() -> (Kernel, String, Parsed) {
-    let (kernel, constants) =
-        kernels::variants().into_iter().find(|(kernel, _)| !kernel.subgroups).expect("a plain kernel");
-    let source = assemble(kernel, &constants);
-    let parsed = parse(kernel, &source).unwrap_or_else(|message| panic!("{message}"));
+    let (kernel, constants, storage) =
+        kernels::variants().into_iter().find(|(kernel, ..)| !kernel.subgroups).expect("a plain kernel");
+    let source = assemble(kernel, &constants, storage);
+    let parsed = parse(kernel, storage, &source).unwrap_or_else(|message| panic!("{message}"));
     (Kernel { ..*kernel }, source, parsed)
 }
 
@@ -370,7 +389,7 @@ fn wrong_declarations_are_caught() {
 #[test]
 fn wrong_sources_are_caught() {
     let (kernel, source, _) = specimen();
-    let found = |text: &str| match parse(&kernel, text) {
+    let found = |text: &str| match parse(&kernel, Storage::F32, text) {
         Ok(parsed) => disagreements(&kernel, text, &parsed).join("\n"),
         Err(message) => message,
     };
@@ -388,7 +407,7 @@ fn wrong_sources_are_caught() {
     assert!(found(&many).contains("invocations per workgroup"), "{}", found(&many));
     let shuffled = small("let x = subgroupAdd(lane);");
     assert!(
-        !found(&shuffled).is_empty() && parse(&kernel, &shuffled).is_err(),
+        !found(&shuffled).is_empty() && parse(&kernel, Storage::F32, &shuffled).is_err(),
         "a hidden subgroup operation"
     );
     let elsewhere = format!("var<private> mine: f32;\n{}", small("mine = 0.0;"));

@@ -199,6 +199,8 @@ impl Run<'_> {
                 trainable_params: schedule.stage(epoch).first_open as u64,
                 images_per_s: 1.0,
                 gpu_bytes: 0,
+                loss_scale: None,
+                skipped: false,
             };
             log.step(&line).unwrap();
             if place + 1 == steps {

@@ -48,12 +48,12 @@ async function complaints(device, code, entryPoint, settings) {
     return found;
 }
 
-/** Variants of list.txt: name → entry point, whether it needs subgroups, override values of each of its pipelines. */
+/** Variants of list.txt: name → entry point, features that it needs, override values of each of its pipelines. */
 function variants(folder) {
     const found = new Map();
     for (const line of readFileSync(join(folder, "list.txt"), "utf8").trim().split("\n")) {
-        const [name, entry, kind, ...values] = line.trim().split(" ");
-        if (!found.has(name)) found.set(name, { entry, subgroups: kind === "subgroups", settings: [] });
+        const [name, entry, features, ...values] = line.trim().split(" ");
+        if (!found.has(name)) found.set(name, { entry, features: features.split(","), settings: [] });
         found.get(name).settings.push(Object.fromEntries(values.map((value) => {
             const [key, number] = value.split("=");
             return [key, Number(number)];
@@ -69,9 +69,11 @@ if (!folder) {
 }
 const gpu = create(["backend=null"]);
 const adapter = await gpu.requestAdapter();
-const subgroups = adapter.features.has("subgroups");
+const has = { subgroups: adapter.features.has("subgroups"), f16: adapter.features.has("shader-f16") };
 // Limits are WebGPU's defaults: what a variant needs beyond them is a mistake of ours.
-const device = await adapter.requestDevice({ requiredFeatures: subgroups ? ["subgroups"] : [] });
+const device = await adapter.requestDevice({
+    requiredFeatures: [...(has.subgroups ? ["subgroups"] : []), ...(has.f16 ? ["shader-f16"] : [])],
+});
 
 if ((await complaints(device, BARRIER_FOR_ALL, "wrong", [{}])).length > 0) {
     console.error("self-test: Tint refuses a right shader");
@@ -87,20 +89,20 @@ let pipelines = 0;
 let skipped = 0;
 let refused = 0;
 const all = variants(folder);
-for (const [name, { entry, subgroups: needed, settings }] of all) {
-    if (needed && !subgroups) {
+for (const [name, { entry, features, settings }] of all) {
+    if (features.some((feature) => has[feature] === false)) {
         skipped += 1;
         continue;
     }
     // Tint wants the directive; naga, which reads the sources at run time, doesn't know it.
-    const directive = needed ? "enable subgroups; " : "";
+    const directive = features.includes("subgroups") ? "enable subgroups; " : "";
     const source = directive + readFileSync(join(folder, `${name}.wgsl`), "utf8");
     const found = await complaints(device, source, entry, settings);
     for (const message of found) console.error(`${name}.wgsl: ${message}`);
     refused += found.length > 0 ? 1 : 0;
     pipelines += settings.length;
 }
-const left = skipped > 0 ? `, ${skipped} left out: no subgroups on this adapter` : "";
+const left = skipped > 0 ? `, ${skipped} left out: this adapter lacks subgroups or f16` : "";
 console.log(`Tint: ${all.size - skipped - refused} of ${all.size} variants accepted, ${pipelines} pipelines${left}`);
 device.destroy();
 process.exit(refused > 0 || pipelines === 0 ? 1 : 0);

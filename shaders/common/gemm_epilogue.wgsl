@@ -1,5 +1,5 @@
-// Helper: what a GEMM does with a finished sum before it is stored. Shared by all tile families, so that they agree
-// to the bit.
+// Helper: what a GEMM does with four finished sums of a row before they are stored. Shared by the tile families, so that
+// they agree to the bit, with each other and with gemm.wgsl.
 //
 //   u = sum + bias[n]                       (HAS_BIAS)
 //   pre[m,n] = u                            (KEEP_PRE: the activation's backward needs it)
@@ -16,42 +16,49 @@ override ACTIVATION: u32 = 0u;
 override HAS_SCALE: bool = false;
 override HAS_RESIDUAL: bool = false;
 
-fn finish(row: u32, column: u32, sum: f32) {
-    let at = row * params.n + column;
+fn finish(row: u32, quad: u32, sum: vec4f) {
+    let at = row * (params.n / 4u) + quad;
     var value = sum;
     if (HAS_BIAS) {
-        value += bias[column];
+        value += bias[quad];
     }
     if (KEEP_PRE) {
-        pre[at] = value;
+        pre[at] = pack(value);
     }
     if (ACTIVATION == 1u) {
-        value = gelu(value);
+        value = vec4f(gelu(value.x), gelu(value.y), gelu(value.z), gelu(value.w));
     } else if (ACTIVATION == 2u) {
-        value = quick_gelu(value);
+        value = vec4f(quick_gelu(value.x), quick_gelu(value.y), quick_gelu(value.z), quick_gelu(value.w));
     }
-    var factor = 1.0;
+    var factor = vec4f(1.0);
     if (HAS_SCALE) {
-        factor = scale[column];
+        factor = scale[quad];
     }
-    var addend = 0.0;
+    var addend = vec4f(0.0);
     if (HAS_RESIDUAL) {
-        addend = residual[at];
+        addend = unpack(residual[at]);
     }
-    c[at] = fma(value, factor, addend);
+    c[at] = pack(fma(value, factor, addend));
 }
 
-fn finish_backward(row: u32, column: u32, sum: f32) {
-    let at = row * params.n + column;
-    var factor = 1.0;
+fn finish_backward(row: u32, quad: u32, sum: vec4f) {
+    let at = row * (params.n / 4u) + quad;
+    var factor = vec4f(1.0);
     if (ACTIVATION == 1u) {
-        factor = gelu_derivative(kept[at]);
+        let u = unpack(kept[at]);
+        factor = vec4f(gelu_derivative(u.x), gelu_derivative(u.y), gelu_derivative(u.z), gelu_derivative(u.w));
     } else if (ACTIVATION == 2u) {
-        factor = quick_gelu_derivative(kept[at]);
+        let u = unpack(kept[at]);
+        factor = vec4f(
+            quick_gelu_derivative(u.x),
+            quick_gelu_derivative(u.y),
+            quick_gelu_derivative(u.z),
+            quick_gelu_derivative(u.w),
+        );
     }
-    var addend = 0.0;
+    var addend = vec4f(0.0);
     if (HAS_RESIDUAL) {
-        addend = residual[at];
+        addend = unpack(residual[at]);
     }
-    product[at] = fma(sum, factor, addend);
+    product[at] = pack(fma(sum, factor, addend));
 }

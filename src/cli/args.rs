@@ -10,7 +10,7 @@ use crate::evaluate::metrics::{AveragePrecision, Protocol, Rules};
 use crate::evaluate::rerank::RerankOptions;
 use crate::kernels::topk::MAX_K;
 use crate::report;
-use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
+use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Precision};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -54,6 +54,8 @@ pub enum Command {
     Demo(DemoArguments),
     /// Write a backbone with random weights, to train from nothing
     Init(InitArguments),
+    /// Find out which tiles are quickest on this adapter, and keep that for all later runs
+    Tune(TuneArguments),
     /// Write a model for other programs
     Export(ExportArguments),
     /// Show where in a picture the model looks, and its part rows
@@ -212,6 +214,9 @@ pub struct EmbedArguments {
     /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
+    /// How weights and activations are stored while computing; sums are f32
+    #[arg(long, default_value = "f32")]
+    pub precision: DtypeName,
     /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
     #[arg(long, value_name = "NAME")]
     pub adapter: Option<String>,
@@ -249,6 +254,15 @@ pub struct MergeArguments {
 pub enum DtypeName {
     F32,
     F16,
+}
+
+impl From<DtypeName> for Precision {
+    fn from(name: DtypeName) -> Precision {
+        match name {
+            DtypeName::F32 => Precision::F32,
+            DtypeName::F16 => Precision::F16,
+        }
+    }
 }
 
 impl From<DtypeName> for Dtype {
@@ -307,6 +321,37 @@ pub struct InitArguments {
     /// Where to write: a .safetensors file
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+}
+
+/// `lat-wgpu tune`.
+#[derive(Debug, Args)]
+pub struct TuneArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors: whose products are tuned for
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Pictures at once [default: 32, on CPU adapters 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// Tune a training step instead of embedding
+    #[arg(long)]
+    pub train: bool,
+    /// Seconds to spend
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+    /// Forget what was kept for this adapter
+    #[arg(long)]
+    pub clear: bool,
+    /// How weights and activations are stored
+    #[arg(long, default_value = "f32")]
+    pub precision: DtypeName,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write what was measured as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub network: NetworkArguments,
 }
 
 /// `lat-wgpu export`.
@@ -921,6 +966,9 @@ pub struct TrainArguments {
     /// Part of the adapter's name, see `lat-wgpu info`
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
+    /// How weights and activations are stored: f32 or f16; sums and updates are f32 [default: f32]
+    #[arg(long, value_name = "NAME")]
+    precision: Option<String>,
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long)]
     ignore_exif: bool,
@@ -983,6 +1031,7 @@ impl TrainArguments {
             ("schedule.first_unfreeze", &self.first_unfreeze),
             ("schedule.freeze_embeddings", &self.freeze_embeddings),
             ("device.adapter", &self.adapter),
+            ("device.precision", &self.precision),
             ("model.size", &self.size),
             ("model.stride", &self.stride),
             ("model.heads", &self.heads),

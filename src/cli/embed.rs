@@ -14,7 +14,7 @@ use crate::data::walk::{self, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::gpu::DispatchTime;
-use crate::shape::{LambdaOn, PartTokens};
+use crate::shape::{LambdaOn, PartTokens, Precision};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -113,6 +113,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             "batch": device.as_ref().map(|device| device.batch),
             "gpu_bytes": device.as_ref().map(|device| device.bytes),
             "adapter": device.as_ref().map(|device| device.adapter.as_str()),
+            "precision": Precision::from(arguments.precision),
             "model": config,
             "preprocess": network.preprocess,
             "notes": network.notes,
@@ -225,7 +226,7 @@ fn embed_all(
     pictures: &[Picture],
     progress: &mut Progress,
 ) -> Result<Device> {
-    let context = open::adapter(arguments.adapter.as_ref())?;
+    let context = open::adapter_with(arguments.adapter.as_ref(), arguments.precision.into())?;
     let batch = arguments.batch.map(|batch| batch as usize);
     let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
     let mut embedder = Embedder::new(&context, network, batch, memory)?;

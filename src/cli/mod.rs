@@ -23,6 +23,7 @@ mod search_report;
 mod serve;
 mod signals;
 mod train;
+mod tune;
 
 use crate::error::Error;
 use args::{Arguments, Command};
@@ -57,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Draw(arguments) => draw::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

@@ -3,6 +3,7 @@
 use crate::checkpoint::{self, Network, Settings};
 use crate::error::Result;
 use crate::gpu::{Context, ContextOptions};
+use crate::shape::Precision;
 use std::path::Path;
 
 /// Loads a model.
@@ -16,7 +17,13 @@ pub fn network(path: &Path, settings: &Settings) -> Result<Network> {
 
 /// Opens the adapter whose name holds this, or the best one.
 pub fn adapter(name: Option<&String>) -> Result<Context> {
-    let context = Context::open(&ContextOptions::from_environment(name.cloned()))?;
+    adapter_with(name, Precision::F32)
+}
+
+/// The same with weights and activations stored in a precision.
+pub fn adapter_with(name: Option<&String>, precision: Precision) -> Result<Context> {
+    let options = ContextOptions { precision, ..ContextOptions::from_environment(name.cloned()) };
+    let context = Context::open(&options)?;
     if context.is_cpu() {
         eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
     }

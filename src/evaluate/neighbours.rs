@@ -66,7 +66,9 @@ impl Tiles {
         let distances = share.min(MAX_DISTANCES).min(context.max_tensor_bytes());
         // Twice: sums on their way need as much.
         let columns = (distances / (2 * query_tile as u64 * WORD)) as usize;
-        let gallery_tile = evenly(gallery, most.min(work).min(columns).max(1));
+        // Whole quads of distances: what the tiles of the product write.
+        let most = (most.min(work).min(columns) / 4 * 4).max(4);
+        let gallery_tile = evenly(gallery, most).next_multiple_of(4);
         let tiles = gallery.div_ceil(gallery_tile) as u64;
         let beside = query_tile as u64 * (row + nearest + 2 * gallery_tile as u64 * WORD);
         let resident = tiles * gallery_tile as u64 * (row + WORD) + beside <= memory;

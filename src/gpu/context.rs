@@ -1,8 +1,11 @@
 //! The opened adapter: device, queue, limits, pipelines, and what went wrong on it.
 
-use super::kernel::{Access, Kernel, assemble};
-use super::{Constants, Overrides, WORD};
+use super::choices::{self, Choices};
+use super::kernel::{Access, Storage, assemble};
+use super::recorder::Dispatch;
+use super::{Constants, WORD};
 use crate::error::{Error, Result};
+use crate::shape::Precision;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -50,13 +53,19 @@ pub struct ContextOptions {
     pub adapter: Option<String>,
     /// Ask for WebGPU's default limits and no optional feature, as on the least of all devices.
     pub default_limits: bool,
+    /// How recordings store weights and activations.
+    pub precision: Precision,
+    /// Serve from what `lat-wgpu tune` kept for the adapter.
+    pub tuned: bool,
 }
 
 impl ContextOptions {
-    /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices.
+    /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices, and `LAT_TUNED=0`, which passes
+    /// over what was tuned.
     pub fn from_environment(adapter: Option<String>) -> Self {
         let default_limits = std::env::var("LAT_LIMITS").is_ok_and(|v| v == "default");
-        ContextOptions { adapter, default_limits }
+        let tuned = !default_limits && !std::env::var("LAT_TUNED").is_ok_and(|v| v == "0");
+        ContextOptions { adapter, default_limits, precision: Precision::F32, tuned }
     }
 }
 
@@ -103,7 +112,7 @@ pub(super) struct Pipeline {
 /// How long a callback may be on its way after the work that it waits for is done.
 const CALLBACK_PATIENCE: Duration = Duration::from_secs(10);
 
-type PipelineKey = (&'static str, &'static str, Constants, Vec<(&'static str, u64)>);
+type PipelineKey = (&'static str, &'static str, Constants, Storage, Vec<(&'static str, u64)>);
 
 /// An opened adapter.
 pub struct Context {
@@ -113,8 +122,10 @@ pub struct Context {
     pub adapter: AdapterSummary,
     limits: wgpu::Limits,
     family: Family,
+    precision: Precision,
     checked: bool,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    choices: Mutex<Choices>,
     faults: Arc<Mutex<Vec<String>>>,
     /// Stand in for the inputs and outputs that a launch's switches leave untouched.
     pub(super) unused: [Buffer; 2],
@@ -248,11 +259,15 @@ impl Context {
         } else {
             Family::Tiled
         };
+        let summary = summarise(adapter);
+        let choices = if options.tuned { choices::load(&summary) } else { Choices::new() };
         Ok(Context {
             unused: ["unused input", "unused output"].map(|label| storage(&device, label, 4 * WORD)),
-            adapter: summarise(adapter),
+            choices: Mutex::new(choices),
+            adapter: summary,
             limits,
             family,
+            precision: options.precision,
             checked: std::env::var("LAT_CHECKED").is_ok_and(|v| v == "1"),
             pipelines: Mutex::default(),
             faults,
@@ -264,6 +279,35 @@ impl Context {
     /// Which tile menu this adapter is served from.
     pub fn family(&self) -> Family {
         self.family
+    }
+
+    /// How recordings store weights and activations.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// How weights and activations lie in memory: halves as the adapter's own f16 if it knows it.
+    pub fn storage(&self) -> Storage {
+        match self.precision {
+            Precision::F32 => Storage::F32,
+            Precision::F16 if self.supports(Storage::F16) => Storage::F16,
+            Precision::F16 => Storage::Packed,
+        }
+    }
+
+    /// Whether kernels can be run with weights and activations stored so.
+    pub fn supports(&self, storage: Storage) -> bool {
+        storage != Storage::F16 || self.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// The variant that tuning chose for `key`, if it did.
+    pub fn choice(&self, key: &str) -> Option<String> {
+        locked(&self.choices).get(key).cloned()
+    }
+
+    /// Replaces what tuning chose; returns what was there.
+    pub fn set_choices(&self, choices: Choices) -> Choices {
+        std::mem::replace(&mut locked(&self.choices), choices)
     }
 
     /// Whether the adapter is a CPU.
@@ -393,18 +437,15 @@ impl Context {
         readback.finish(self)
     }
 
-    pub(super) fn pipeline(
-        &self,
-        kernel: &'static Kernel,
-        constants: &Constants,
-        overrides: &Overrides,
-    ) -> Arc<Pipeline> {
+    pub(super) fn pipeline(&self, dispatch: &Dispatch) -> Arc<Pipeline> {
+        let Dispatch { kernel, constants, overrides, .. } = dispatch;
+        let storage = dispatch.storage();
         let bits = overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
-        let key = (kernel.name, kernel.entry, constants.clone(), bits);
+        let key = (kernel.name, kernel.entry, constants.clone(), storage, bits);
         if let Some(pipeline) = locked(&self.pipelines).get(&key) {
             return pipeline.clone();
         }
-        let source = wgpu::ShaderSource::Wgsl(assemble(kernel, constants).into());
+        let source = wgpu::ShaderSource::Wgsl(assemble(kernel, constants, storage).into());
         let module = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
         let module = if self.checked {
             self.device.create_shader_module(module)

@@ -11,6 +11,40 @@ pub enum Access {
     Write,
 }
 
+/// How weights and activations lie in memory. Sums are f32 with any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Storage {
+    /// 4 bytes an element.
+    #[default]
+    F32,
+    /// 2 bytes an element, of the shader's own type f16.
+    F16,
+    /// 2 bytes an element, two of them packed in a u32: any adapter.
+    Packed,
+}
+
+impl Storage {
+    /// Every way.
+    pub const ALL: [Storage; 3] = [Storage::F32, Storage::F16, Storage::Packed];
+
+    /// Bytes of one element.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Storage::F32 => 4,
+            Storage::F16 | Storage::Packed => 2,
+        }
+    }
+
+    /// The WGSL file that defines `Quad`, `unpack` and `pack`.
+    const fn helper(self) -> &'static str {
+        match self {
+            Storage::F32 => include_str!("../../shaders/common/storage_f32.wgsl"),
+            Storage::F16 => include_str!("../../shaders/common/storage_f16.wgsl"),
+            Storage::Packed => include_str!("../../shaders/common/storage_packed.wgsl"),
+        }
+    }
+}
+
 /// One storage buffer of a kernel, in binding order from 1 on; binding 0 is the uniform block `params`.
 #[derive(Debug, Clone, Copy)]
 pub struct Binding {
@@ -18,17 +52,24 @@ pub struct Binding {
     pub name: &'static str,
     /// What the kernel does with it.
     pub access: Access,
+    /// Whether it holds quads, which a [`Storage`] may narrow; else words.
+    pub quads: bool,
 }
 
 impl Binding {
     /// A buffer that the kernel reads.
     pub const fn read(name: &'static str) -> Self {
-        Binding { name, access: Access::Read }
+        Binding { name, access: Access::Read, quads: false }
     }
 
     /// A buffer that the kernel writes.
     pub const fn write(name: &'static str) -> Self {
-        Binding { name, access: Access::Write }
+        Binding { name, access: Access::Write, quads: false }
+    }
+
+    /// The same buffer as one of quads: four neighbouring elements each, in the launch's [`Storage`].
+    pub const fn in_quads(self) -> Self {
+        Binding { quads: true, ..self }
     }
 }
 
@@ -49,6 +90,15 @@ pub struct Kernel {
     pub uniform_bytes: usize,
     /// Whether the source calls subgroup operations.
     pub subgroups: bool,
+    /// Whether the source has buffers of quads; without, all its buffers are words.
+    pub quads: bool,
+}
+
+impl Kernel {
+    /// Whether this entry point touches quads, so that its variants differ by [`Storage`].
+    pub fn has_storage(&self) -> bool {
+        self.quads && self.bindings.iter().any(|binding| binding.quads)
+    }
 }
 
 /// Values for `const NAME: u32 = …;` lines: what sizes arrays and workgroups.
@@ -57,11 +107,12 @@ pub type Constants = Vec<(&'static str, u32)>;
 /// Values for `override` declarations: switches that size nothing.
 pub type Overrides = Vec<(&'static str, f64)>;
 
-/// The WGSL text of a kernel with its constants replaced and its helpers appended.
+/// The WGSL text of a kernel with its constants replaced, its helpers appended and the directive that its storage needs in
+/// front, on the first line: line numbers stay those of the file.
 ///
 /// # Panics
 /// If a constant's line isn't in the source exactly once: the declaration and the file have drifted apart.
-pub fn assemble(kernel: &Kernel, constants: &[(&'static str, u32)]) -> String {
+pub fn assemble(kernel: &Kernel, constants: &[(&'static str, u32)], storage: Storage) -> String {
     let mut text: Cow<'_, str> = Cow::Borrowed(kernel.source);
     for (name, value) in constants {
         let head = format!("const {name}: u32 = ");
@@ -74,9 +125,12 @@ pub fn assemble(kernel: &Kernel, constants: &[(&'static str, u32)]) -> String {
         text = Cow::Owned(format!("{}{value}{}", &text[..start], &text[end..]));
     }
     let mut text = text.into_owned();
-    for helper in kernel.helpers {
+    for helper in kernel.helpers.iter().copied().chain(kernel.quads.then(|| storage.helper())) {
         text.push('\n');
         text.push_str(helper);
+    }
+    if kernel.quads && storage == Storage::F16 {
+        text.insert_str(0, "enable f16; ");
     }
     text
 }

@@ -3,6 +3,7 @@
 //! Reading order: a [`Context`] opens an adapter; a [`Kernel`] declares one WGSL entry point; a [`Recorder`] collects
 //! dispatches over [`Tensor`]s; a [`Plan`] owns the memory and bind groups of a recording and replays it.
 
+pub mod choices;
 mod context;
 mod kernel;
 mod memory;
@@ -11,11 +12,11 @@ mod profile;
 mod recorder;
 
 pub use context::{AdapterSummary, Buffer, Context, ContextOptions, Family, Readback, adapters};
-pub use kernel::{Access, Binding, Constants, Kernel, Overrides, assemble};
+pub use kernel::{Access, Binding, Constants, Kernel, Overrides, Storage, assemble};
 pub use memory::{Placement, Transient, place};
 pub use plan::{Plan, PlanSummary};
 pub use profile::DispatchTime;
 pub use recorder::{Dispatch, Recorder, Tensor, grid_1d};
 
-/// Bytes of one tensor element: all tensors are f32 or u32 words.
+/// Bytes of a word: an f32, a u32, or two f16.
 pub const WORD: u64 = 4;

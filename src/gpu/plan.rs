@@ -72,7 +72,7 @@ fn lay_out(recorder: &Recorder<'_>) -> Layout {
     for (id, tensor) in recorder.tensors.iter().enumerate() {
         if let (Home::Transient, Some((first, last))) = (&tensor.home, lives[id]) {
             index[id] = Some(transients.len());
-            transients.push(Transient { bytes: tensor.len as u64 * WORD, first, last });
+            transients.push(Transient { bytes: tensor.bytes, first, last });
         }
     }
     let mut conflicts = BTreeSet::new();
@@ -113,7 +113,7 @@ impl Recorder<'_> {
     pub fn finish(self) -> Result<Plan> {
         let context = self.context;
         for tensor in &self.tensors {
-            let bytes = tensor.len as u64 * WORD;
+            let bytes = tensor.bytes;
             if bytes > context.max_tensor_bytes() {
                 let most = context.max_tensor_bytes();
                 return Err(Error::TooLarge(format!(
@@ -129,9 +129,11 @@ impl Recorder<'_> {
         let places: Vec<Buffer> = (self.tensors.iter().zip(&layout.slots))
             .map(|(tensor, slot)| match (&tensor.home, slot) {
                 (Home::Fixed(buffer), _) => buffer.clone(),
-                (Home::Transient, Some((heap, offset))) => {
-                    heaps[*heap].slice(&tensor.label, (offset / WORD) as usize, tensor.len)
-                }
+                (Home::Transient, Some((heap, offset))) => heaps[*heap].slice(
+                    &tensor.label,
+                    (offset / WORD) as usize,
+                    (tensor.bytes / WORD) as usize,
+                ),
                 // Never touched by a dispatch: its place doesn't matter.
                 (Home::Transient, None) => context.unused[0].clone(),
             })
@@ -140,7 +142,7 @@ impl Recorder<'_> {
         let uniforms = context.uniforms(&self.dispatches);
         let steps = (self.dispatches.iter().enumerate())
             .map(|(step, dispatch)| {
-                let pipeline = context.pipeline(dispatch.kernel, &dispatch.constants, &dispatch.overrides);
+                let pipeline = context.pipeline(dispatch);
                 let uniform = wgpu::BufferBinding {
                     buffer: &uniforms,
                     offset: (step * UNIFORM_ALIGN) as u64,

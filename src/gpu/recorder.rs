@@ -1,16 +1,25 @@
 //! A recording: dispatches over named tensors, before any memory exists.
 
 use super::context::{Buffer, Context};
-use super::kernel::{Access, Kernel};
-use super::{Constants, Overrides};
+use super::kernel::{Access, Kernel, Storage};
+use super::{Constants, Overrides, WORD};
 use std::sync::Arc;
 
 /// A tensor of a recording. Copies name the same tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tensor {
     pub(super) id: usize,
-    /// Length in words.
+    /// Number of elements.
     pub len: usize,
+    /// What its elements are: [`Storage::F32`] stands for words of any kind.
+    pub storage: Storage,
+}
+
+impl Tensor {
+    /// Bytes that it takes, whole words.
+    pub fn bytes(&self) -> u64 {
+        (self.len as u64 * self.storage.bytes()).next_multiple_of(WORD)
+    }
 }
 
 pub(super) enum Home {
@@ -22,7 +31,7 @@ pub(super) enum Home {
 
 pub(super) struct TensorInfo {
     pub label: Arc<str>,
-    pub len: usize,
+    pub bytes: u64,
     pub home: Home,
 }
 
@@ -34,7 +43,7 @@ pub struct Dispatch {
     pub constants: Constants,
     /// Values for its overrides.
     pub overrides: Overrides,
-    /// One tensor per declared binding, in order.
+    /// One tensor per declared binding, in order; those of quads agree in their storage.
     pub tensors: Vec<Tensor>,
     /// The uniform block.
     pub params: Vec<u8>,
@@ -46,10 +55,24 @@ pub struct Dispatch {
     pub label: String,
 }
 
+impl Dispatch {
+    /// How the quads that the kernel touches lie in memory.
+    pub fn storage(&self) -> Storage {
+        self.quads().map(|tensor| tensor.storage).find(|storage| *storage != Storage::F32).unwrap_or_default()
+    }
+
+    fn quads(&self) -> impl Iterator<Item = &Tensor> {
+        let bindings = self.tensors.iter().zip(self.kernel.bindings);
+        bindings.filter(|(_, binding)| self.kernel.quads && binding.quads).map(|(tensor, _)| tensor)
+    }
+}
+
 /// Collects the dispatches of one step.
 pub struct Recorder<'c> {
     /// The adapter that the recording is for.
     pub context: &'c Context,
+    /// How activations lie in memory.
+    storage: Storage,
     pub(super) tensors: Vec<TensorInfo>,
     pub(super) dispatches: Vec<Dispatch>,
     unused: Option<(Tensor, Tensor)>,
@@ -57,24 +80,48 @@ pub struct Recorder<'c> {
 }
 
 impl<'c> Recorder<'c> {
-    /// An empty recording.
+    /// An empty recording with activations as the context stores them.
     pub fn new(context: &'c Context) -> Self {
-        Recorder { context, tensors: Vec::new(), dispatches: Vec::new(), unused: None, scope: String::new() }
+        Self::with_storage(context, context.storage())
+    }
+
+    /// An empty recording with activations as `storage` says.
+    pub fn with_storage(context: &'c Context, storage: Storage) -> Self {
+        Recorder {
+            context,
+            storage,
+            tensors: Vec::new(),
+            dispatches: Vec::new(),
+            unused: None,
+            scope: String::new(),
+        }
     }
 
     /// A tensor of `len` words that lives in the plan's memory.
     pub fn tensor(&mut self, label: &str, len: usize) -> Tensor {
-        self.add(label.into(), len, Home::Transient)
+        self.add(label.into(), len, Storage::F32, Home::Transient)
+    }
+
+    /// A tensor of `len` activations, in the recording's storage, that lives in the plan's memory.
+    pub fn activation(&mut self, label: &str, len: usize) -> Tensor {
+        self.add(label.into(), len, self.storage, Home::Transient)
     }
 
     /// A tensor that is a buffer made before.
     pub fn import(&mut self, buffer: &Buffer) -> Tensor {
-        self.add(buffer.label.clone(), buffer.words, Home::Fixed(buffer.clone()))
+        self.import_as(buffer, Storage::F32)
     }
 
-    fn add(&mut self, label: Arc<str>, len: usize, home: Home) -> Tensor {
-        self.tensors.push(TensorInfo { label, len, home });
-        Tensor { id: self.tensors.len() - 1, len }
+    /// A tensor that is a buffer of elements in `storage`, made before: two to a word if they are halves.
+    pub fn import_as(&mut self, buffer: &Buffer, storage: Storage) -> Tensor {
+        let len = buffer.words * (WORD / storage.bytes()) as usize;
+        self.add(buffer.label.clone(), len, storage, Home::Fixed(buffer.clone()))
+    }
+
+    fn add(&mut self, label: Arc<str>, len: usize, storage: Storage, home: Home) -> Tensor {
+        let tensor = Tensor { id: self.tensors.len(), len, storage };
+        self.tensors.push(TensorInfo { label, bytes: tensor.bytes(), home });
+        tensor
     }
 
     /// What follows is labelled as a part of `scope`.
@@ -110,7 +157,20 @@ impl<'c> Recorder<'c> {
         assert_eq!(params.len(), kernel.uniform_bytes, "{label}: uniform bytes of {}", kernel.name);
         let most = self.context.max_workgroups();
         assert!(grid.iter().all(|&n| n >= 1 && n <= most), "{label}: grid {grid:?} of {}", kernel.name);
+        let unused = self.unused.map_or([usize::MAX; 2], |(read, write)| [read.id, write.id]);
+        for tensor in dispatch.quads().filter(|tensor| !unused.contains(&tensor.id)) {
+            let agree = tensor.storage == dispatch.storage();
+            assert!(
+                agree,
+                "{label}: quads of {} are {:?} and {:?}",
+                kernel.name,
+                tensor.storage,
+                dispatch.storage()
+            );
+        }
         for (tensor, binding) in tensors.iter().zip(kernel.bindings) {
+            let halves = tensor.storage != Storage::F32 && !(kernel.quads && binding.quads);
+            assert!(!halves, "{label}: {} of {} is narrowed", binding.name, kernel.name);
             for (other, twin) in tensors.iter().zip(kernel.bindings) {
                 let clash = tensor == other && binding.access != twin.access;
                 assert!(!clash, "{label}: one tensor is both {} and {}", binding.name, twin.name);

@@ -12,6 +12,7 @@ pub static KERNEL: Kernel = Kernel {
     bindings: &[Binding::read("addend"), Binding::write("sum")],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: false,
 };
 
 #[repr(C)]

@@ -20,6 +20,7 @@ pub static KERNEL: Kernel = Kernel {
     ],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: false,
 };
 
 #[repr(C)]

@@ -3,7 +3,8 @@
 use super::{expect, u32_of};
 use crate::gpu::{Access, Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor};
 
-const BINDINGS: &[Binding] = &[Binding::read("qkv"), Binding::write("out"), Binding::write("lse")];
+const BINDINGS: &[Binding] =
+    &[Binding::read("qkv").in_quads(), Binding::write("out").in_quads(), Binding::write("lse")];
 
 /// One row per invocation, keys and values through workgroup memory.
 pub static TILED: Kernel = Kernel {
@@ -14,6 +15,7 @@ pub static TILED: Kernel = Kernel {
     bindings: BINDINGS,
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: true,
 };
 
 /// One subgroup per workgroup.
@@ -25,21 +27,26 @@ pub static SUBGROUP: Kernel = Kernel {
     bindings: BINDINGS,
     uniform_bytes: size_of::<Params>(),
     subgroups: true,
+    quads: true,
 };
 
 /// The sums Σ dout·out of each row, for both families.
 pub static DELTA: Kernel = Kernel {
     entry: "attention_delta",
-    bindings: &[Binding::read("kept_out"), Binding::read("dout"), Binding::write("delta")],
+    bindings: &[
+        Binding::read("kept_out").in_quads(),
+        Binding::read("dout").in_quads(),
+        Binding::write("delta"),
+    ],
     ..TILED
 };
 
 const GRADIENT_BINDINGS: &[Binding] = &[
-    Binding::read("qkv"),
-    Binding::read("dout"),
+    Binding::read("qkv").in_quads(),
+    Binding::read("dout").in_quads(),
     Binding::read("kept_lse"),
     Binding::read("kept_delta"),
-    Binding::write("dqkv"),
+    Binding::write("dqkv").in_quads(),
 ];
 
 /// Gradients of queries and of keys and values, tiled.

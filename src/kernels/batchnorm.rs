@@ -15,6 +15,7 @@ const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
         bindings,
         uniform_bytes: size_of::<Params>(),
         subgroups: false,
+        quads: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Cross-entropy of logits with labels, fused with its gradient.
 
+use super::gradnorm::CONTROL_WORDS;
 use super::{expect, u32_of};
 use crate::gpu::{Access, Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
@@ -7,16 +8,21 @@ use crate::gpu::{Access, Binding, Constants, Dispatch, Kernel, Recorder, Tensor,
 pub static KERNEL: Kernel = Kernel {
     name: "cross_entropy",
     source: include_str!("../../shaders/cross_entropy.wgsl"),
-    helpers: &[include_str!("../../shaders/common/reduce.wgsl")],
+    helpers: &[
+        include_str!("../../shaders/common/reduce.wgsl"),
+        include_str!("../../shaders/common/step.wgsl"),
+    ],
     entry: "cross_entropy",
     bindings: &[
         Binding::read("logits"),
         Binding::read("labels"),
         Binding::write("loss"),
         Binding::write("dlogits"),
+        Binding::read("control"),
     ],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: false,
 };
 
 #[repr(C)]
@@ -41,8 +47,8 @@ pub struct CrossEntropy {
     pub labels: Tensor,
     /// (R, B), written: not yet divided by B.
     pub loss: Tensor,
-    /// (R, B, K), written.
-    pub dlogits: Option<Tensor>,
+    /// (R, B, K), written, and the `control` words, whose scale multiplies it.
+    pub gradient: Option<(Tensor, Tensor)>,
     /// B.
     pub batch: usize,
     /// R.
@@ -64,21 +70,23 @@ impl CrossEntropy {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
-        let CrossEntropy { logits, labels, loss, dlogits, batch, parts, classes, smoothing } = *self;
+        let CrossEntropy { logits, labels, loss, gradient, batch, parts, classes, smoothing } = *self;
         expect(recorder, "logits", logits, &[parts, batch, classes]);
         expect(recorder, "labels", labels, &[batch]);
         expect(recorder, "loss", loss, &[parts, batch]);
-        if let Some(dlogits) = dlogits {
+        if let Some((dlogits, control)) = gradient {
             expect(recorder, "dlogits", dlogits, &[parts, batch, classes]);
+            expect(recorder, "control", control, &[CONTROL_WORDS]);
         }
         let rows = parts * batch;
         let params = Params { rows: u32_of(rows), batch: u32_of(batch), classes: u32_of(classes), smoothing };
-        let unused = recorder.unused(Access::Write);
+        let (dlogits, control) =
+            gradient.unwrap_or((recorder.unused(Access::Write), recorder.unused(Access::Read)));
         recorder.dispatch(Dispatch {
             kernel: &KERNEL,
             constants: vec![("LANES", lanes)],
-            overrides: vec![("WITH_GRADIENT", f64::from(u8::from(dlogits.is_some())))],
-            tensors: vec![logits, labels, loss, dlogits.unwrap_or(unused)],
+            overrides: vec![("WITH_GRADIENT", f64::from(u8::from(gradient.is_some())))],
+            tensors: vec![logits, labels, loss, dlogits, control],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(rows),
             flops: 8.0 * logits.len as f64,

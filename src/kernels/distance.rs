@@ -13,6 +13,7 @@ const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
         bindings,
         uniform_bytes: size_of::<Params>(),
         subgroups: false,
+        quads: false,
     }
 }
 
@@ -122,7 +123,7 @@ impl Distances {
     /// Records the product with the tile from the built-in table, and what follows.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let family = recorder.context.family();
-        let tile = Tile::pick(Form::Nt, family, self.query_count, self.gallery_count, self.dim.min(SLAB));
+        let tile = Tile::built_in(Form::Nt, family, self.query_count, self.gallery_count, self.dim.min(SLAB));
         self.record_with(recorder, name, tile);
     }
 

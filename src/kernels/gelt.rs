@@ -1,6 +1,6 @@
 //! Globally enhanced local tokens: the mean of each part's patches, blended with the class token.
 
-use super::{THREADS, expect, u32_of};
+use super::{THREADS, expect, expect_quads, u32_of};
 use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
 /// The forward of `gelt.wgsl`.
@@ -9,15 +9,16 @@ pub static KERNEL: Kernel = Kernel {
     source: include_str!("../../shaders/gelt.wgsl"),
     helpers: &[],
     entry: "gelt_forward",
-    bindings: &[Binding::read("tokens"), Binding::write("gelt")],
+    bindings: &[Binding::read("tokens").in_quads(), Binding::write("gelt")],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: true,
 };
 
 /// Its backward.
 pub static BACKWARD: Kernel = Kernel {
     entry: "gelt_backward",
-    bindings: &[Binding::read("dgelt"), Binding::write("dtokens")],
+    bindings: &[Binding::read("dgelt"), Binding::write("dtokens").in_quads()],
     ..KERNEL
 };
 
@@ -81,6 +82,7 @@ impl Forward {
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let Forward { tokens, gelt, first, batch, prefix, parts, columns, dim, weights } = *self;
         expect(recorder, "tokens", tokens, &[batch, prefix + parts * columns, dim]);
+        expect_quads(recorder, dim);
         expect_pictures(recorder, gelt, first + batch, parts * dim);
         let params = Params {
             batch: u32_of(batch),
@@ -98,7 +100,7 @@ impl Forward {
             overrides: vec![],
             tensors: vec![tokens, gelt],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d((batch * parts * dim).div_ceil(THREADS)),
+            grid: grid_1d((batch * parts * dim / 4).div_ceil(THREADS)),
             flops: tokens.len as f64,
             label: recorder.label(name),
         });
@@ -137,6 +139,7 @@ impl Backward {
         let Backward { dgelt, dtokens, first, batch, prefix, parts, columns, dim, weights } = *self;
         expect_pictures(recorder, dgelt, first + batch, parts * dim);
         expect(recorder, "dtokens", dtokens, &[batch, prefix + parts * columns, dim]);
+        expect_quads(recorder, dim);
         let params = Params {
             batch: u32_of(batch),
             prefix: u32_of(prefix),
@@ -153,7 +156,7 @@ impl Backward {
             overrides: vec![],
             tensors: vec![dgelt, dtokens],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(dtokens.len.div_ceil(THREADS)),
+            grid: grid_1d((dtokens.len / 4).div_ceil(THREADS)),
             flops: dtokens.len as f64,
             label: recorder.label(name),
         });

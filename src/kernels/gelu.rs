@@ -13,6 +13,7 @@ pub static FORWARD: Kernel = Kernel {
     bindings: &[Binding::read("x"), Binding::write("y")],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: false,
 };
 
 /// The declaration of `gelu.wgsl`, backward.

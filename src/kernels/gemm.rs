@@ -5,41 +5,47 @@
 //! `gemm_subgroup.wgsl` (CPU adapters).
 
 use super::{THREADS, expect, u32_of};
-use crate::gpu::{Access, Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
+use crate::gpu::{
+    Access, Binding, Constants, Context, Dispatch, Family, Kernel, Recorder, Storage, Tensor, assemble,
+    grid_1d,
+};
 use crate::shape::Activation;
 
 const NT: &[Binding] = &[
-    Binding::read("a"),
-    Binding::read("b"),
+    Binding::read("a").in_quads(),
+    Binding::read("b").in_quads(),
     Binding::read("bias"),
     Binding::read("scale"),
-    Binding::read("residual"),
-    Binding::write("c"),
-    Binding::write("pre"),
+    Binding::read("residual").in_quads(),
+    Binding::write("c").in_quads(),
+    Binding::write("pre").in_quads(),
 ];
 const NN: &[Binding] = &[
-    Binding::read("a"),
-    Binding::read("b"),
-    Binding::write("product"),
-    Binding::read("kept"),
-    Binding::read("residual"),
+    Binding::read("a").in_quads(),
+    Binding::read("b").in_quads(),
+    Binding::write("product").in_quads(),
+    Binding::read("kept").in_quads(),
+    Binding::read("residual").in_quads(),
 ];
-const TN: &[Binding] =
-    &[Binding::read("a"), Binding::read("b"), Binding::write("product"), Binding::write("column_sum")];
-const HELPERS: &[&str] = &[
-    include_str!("../../shaders/common/gemm_epilogue.wgsl"),
-    include_str!("../../shaders/common/gelu.wgsl"),
+const TN: &[Binding] = &[
+    Binding::read("a").in_quads(),
+    Binding::read("b").in_quads(),
+    Binding::write("gradient"),
+    Binding::write("column_sum"),
 ];
+const GELU: &str = include_str!("../../shaders/common/gelu.wgsl");
+const HELPERS: &[&str] = &[include_str!("../../shaders/common/gemm_epilogue.wgsl"), GELU];
 
-/// One invocation per output, any shape.
+/// One invocation per output, any shape, f32 alone.
 pub static PLAIN: Kernel = Kernel {
     name: "gemm",
     source: include_str!("../../shaders/gemm.wgsl"),
-    helpers: HELPERS,
+    helpers: &[GELU],
     entry: "gemm_nt",
     bindings: NT,
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: false,
 };
 
 /// Register tiles fed from workgroup memory.
@@ -51,6 +57,7 @@ pub static TILED: Kernel = Kernel {
     bindings: NT,
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: true,
 };
 
 /// One subgroup per workgroup.
@@ -62,6 +69,7 @@ pub static SUBGROUP: Kernel = Kernel {
     bindings: NT,
     uniform_bytes: size_of::<Params>(),
     subgroups: true,
+    quads: true,
 };
 
 /// [`PLAIN`] for A·B.
@@ -101,14 +109,13 @@ impl Form {
     /// Every form.
     pub const ALL: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
 
-    /// Whether both operands' rows are whole vec4s, as all tiles but [`Tile::Plain`] need.
+    /// Whether the rows of operands and result are whole quads, as all tiles but [`Tile::Plain`] need.
     pub fn in_quads(self, m: usize, n: usize, k: usize) -> bool {
-        let (a_row, b_row) = match self {
-            Form::Nt => (k, k),
-            Form::Nn => (k, n),
+        let (one, other) = match self {
+            Form::Nt | Form::Nn => (k, n),
             Form::Tn => (m, n),
         };
-        a_row.is_multiple_of(4) && b_row.is_multiple_of(4)
+        one.is_multiple_of(4) && other.is_multiple_of(4)
     }
 }
 
@@ -133,6 +140,33 @@ pub enum Tile {
     },
 }
 
+impl std::fmt::Display for Tile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Tile::Plain => write!(f, "plain"),
+            Tile::Tiled { side, each } => write!(f, "tiled {side}x{side} by {each}x{each}"),
+            Tile::Subgroup { lanes, rows } => write!(f, "subgroup of {lanes} with {rows} rows"),
+        }
+    }
+}
+
+/// The key of a class of shapes in the file of choices: rows of pictures, which change with the batch, count by powers of two.
+pub fn class_of(form: Form, storage: Storage, m: usize, n: usize, k: usize) -> String {
+    let (m, k) = match form {
+        Form::Nt | Form::Nn => (m.next_power_of_two(), k),
+        Form::Tn => (m, k.next_power_of_two()),
+    };
+    format!("gemm {form:?} {m}x{n}x{k} {storage:?}").to_lowercase()
+}
+
+/// Form and sizes (M, N, K) of a launch, if it is a product.
+pub fn shape_of(dispatch: &Dispatch) -> Option<(Form, [usize; 3])> {
+    let form = Form::ALL.into_iter().find(|form| Tile::Plain.kernel(*form).entry == dispatch.kernel.entry)?;
+    let words: &[u32] = bytemuck::try_cast_slice(&dispatch.params).ok()?;
+    let [m, n, k, _] = *words else { return None };
+    Some((form, [m, n, k].map(|size| size as usize)))
+}
+
 /// GPU tiles, largest first.
 pub const TILED_MENU: [Tile; 3] = [
     Tile::Tiled { side: 128, each: 8 },
@@ -144,8 +178,29 @@ pub const TILED_MENU: [Tile; 3] = [
 pub const SUBGROUP_ROWS: [u32; 3] = [32, 16, 8];
 
 impl Tile {
+    /// The tile that tuning chose for shapes like this one, else the one from the built-in table.
+    pub fn pick(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
+        let family = context.family();
+        let chosen = context.choice(&class_of(form, context.storage(), m, n, k));
+        let menu = || Tile::menu(form, family).into_iter();
+        chosen
+            .and_then(|name| menu().find(|tile| tile.name(form) == name))
+            .filter(|_| form.in_quads(m, n, k))
+            .unwrap_or_else(|| Tile::built_in(form, family, m, n, k))
+    }
+
+    /// The tile's name in the file of choices: with a hash of its source, so that a choice holds for this source alone.
+    pub fn name(self, form: Form) -> String {
+        let source = assemble(self.kernel(form), &self.constants(), Storage::F32);
+        // FNV-1a: a mark of change, no proof.
+        let hash = source.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        format!("{self} #{hash:016x}")
+    }
+
     /// The tile that the built-in table picks for a shape.
-    pub fn pick(form: Form, family: Family, m: usize, n: usize, k: usize) -> Tile {
+    pub fn built_in(form: Form, family: Family, m: usize, n: usize, k: usize) -> Tile {
         if !form.in_quads(m, n, k) {
             return Tile::Plain;
         }
@@ -293,16 +348,16 @@ pub struct Nt {
 }
 
 impl Nt {
-    /// Records the product with the tile from the built-in table.
+    /// Records the product with the tile that tuning chose for such shapes, else the one from the built-in table.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let tile = Tile::pick(Form::Nt, recorder.context.family(), self.m, self.n, self.k);
+        let tile = Tile::pick(Form::Nt, recorder.context, self.m, self.n, self.k);
         self.record_with(recorder, name, tile);
     }
 
     /// Records the product with a tile of the caller's choice.
     ///
     /// # Panics
-    /// If a tensor doesn't fit its shape, or K isn't a multiple of 4 and the tile isn't [`Tile::Plain`].
+    /// If a tensor doesn't fit its shape, or K or N isn't a multiple of 4 and the tile isn't [`Tile::Plain`].
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, tile: Tile) {
         let Nt { a, b, c, m, n, k, epilogue } = *self;
         expect(recorder, "a", a, &[m, k]);
@@ -373,9 +428,9 @@ pub struct Nn {
 }
 
 impl Nn {
-    /// Records the product with the tile from the built-in table.
+    /// Records the product with the tile that tuning chose for such shapes, else the one from the built-in table.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let tile = Tile::pick(Form::Nn, recorder.context.family(), self.m, self.n, self.k);
+        let tile = Tile::pick(Form::Nn, recorder.context, self.m, self.n, self.k);
         self.record_with(recorder, name, tile);
     }
 
@@ -434,9 +489,9 @@ pub struct Tn {
 }
 
 impl Tn {
-    /// Records the product with the tile from the built-in table.
+    /// Records the product with the tile that tuning chose for such shapes, else the one from the built-in table.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let tile = Tile::pick(Form::Tn, recorder.context.family(), self.m, self.n, self.k);
+        let tile = Tile::pick(Form::Tn, recorder.context, self.m, self.n, self.k);
         self.record_with(recorder, name, tile);
     }
 

@@ -15,6 +15,7 @@ const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
         bindings,
         uniform_bytes: size_of::<Params>(),
         subgroups: false,
+        quads: false,
     }
 }
 
@@ -34,8 +35,73 @@ const PARTIAL_WORDS: usize = 2;
 /// Words that a group's partial sums are rounded up to: the alignment of slices, so that those of all groups touch.
 const ALIGN_WORDS: usize = 64;
 
-/// Words of `control`: finite (u32), factor (f32), norm (f32), unused.
-pub const CONTROL_WORDS: usize = 4;
+/// Words of `control`, as `common/step.wgsl` lays them out.
+pub const CONTROL_WORDS: usize = 8;
+
+/// What `control` holds, as `common/step.wgsl` lays it out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Control {
+    /// Whether the last step counted: all was finite.
+    pub counted: bool,
+    /// Norm of its gradients, the loss's scale taken out.
+    pub norm: f32,
+    /// What the next step's loss gradient is multiplied with.
+    pub scale: f32,
+    /// The largest that this may become.
+    pub most_scale: f32,
+    /// Steps that counted since it last changed.
+    pub steps: u32,
+    /// Whether a step was not finite at a scale of 1, so that none counts any more.
+    pub stopped: bool,
+    /// What the last step's loss gradient was multiplied with.
+    pub last_scale: f32,
+}
+
+impl Control {
+    /// Before the first step, with the loss's gradient multiplied with `scale` or less.
+    pub fn start(scale: f32) -> Control {
+        Control {
+            counted: false,
+            norm: 0.0,
+            scale,
+            most_scale: scale,
+            steps: 0,
+            stopped: false,
+            last_scale: scale,
+        }
+    }
+
+    /// The words for the adapter.
+    pub fn words(&self) -> [u32; CONTROL_WORDS] {
+        let Control { counted, norm, scale, most_scale, steps, stopped, last_scale } = *self;
+        [
+            u32::from(counted),
+            0,
+            norm.to_bits(),
+            scale.to_bits(),
+            most_scale.to_bits(),
+            steps,
+            u32::from(stopped),
+            last_scale.to_bits(),
+        ]
+    }
+
+    /// What was read back.
+    ///
+    /// # Panics
+    /// If `words` aren't [`CONTROL_WORDS`].
+    pub fn from_words(words: &[f32]) -> Control {
+        Control {
+            counted: words[0].to_bits() == 1,
+            norm: words[2],
+            scale: words[3],
+            most_scale: words[4],
+            steps: words[5].to_bits(),
+            stopped: words[6].to_bits() == 1,
+            last_scale: words[7],
+        }
+    }
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -87,7 +153,7 @@ impl Partial {
     }
 }
 
-/// control = (all finite, clipping factor, norm), from all partial sums and the losses.
+/// control = (all finite, clipping factor, norm, the loss's next scale), from all partial sums and the losses.
 #[derive(Debug, Clone, Copy)]
 pub struct Finish {
     /// The partial sums of all groups, one behind the other.
@@ -96,7 +162,7 @@ pub struct Finish {
     pub losses: Tensor,
     /// The step's words.
     pub step: Tensor,
-    /// [`CONTROL_WORDS`], written.
+    /// [`CONTROL_WORDS`], read and written.
     pub control: Tensor,
 }
 

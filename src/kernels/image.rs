@@ -13,6 +13,7 @@ pub static KERNEL: Kernel = Kernel {
     bindings: &[Binding::read("pixels"), Binding::read("flip"), Binding::write("image")],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: false,
 };
 
 #[repr(C)]

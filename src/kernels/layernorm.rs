@@ -1,6 +1,6 @@
 //! Layer normalisation of each row.
 
-use super::{expect, u32_of};
+use super::{expect, expect_quads, u32_of};
 use crate::gpu::{Access, Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
 /// The forward of `layernorm.wgsl`.
@@ -10,26 +10,27 @@ pub static KERNEL: Kernel = Kernel {
     helpers: &[include_str!("../../shaders/common/reduce.wgsl")],
     entry: "layernorm_forward",
     bindings: &[
-        Binding::read("x"),
-        Binding::write("y"),
+        Binding::read("x").in_quads(),
+        Binding::write("y").in_quads(),
         Binding::read("bias"),
         Binding::read("weight"),
         Binding::write("stats"),
     ],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: true,
 };
 
 /// The gradient of its input.
 pub static BACKWARD: Kernel = Kernel {
     entry: "layernorm_backward",
     bindings: &[
-        Binding::read("x"),
+        Binding::read("x").in_quads(),
         Binding::read("kept_stats"),
-        Binding::read("dy"),
+        Binding::read("dy").in_quads(),
         Binding::read("weight"),
-        Binding::read("addend"),
-        Binding::write("dx"),
+        Binding::read("addend").in_quads(),
+        Binding::write("dx").in_quads(),
     ],
     ..KERNEL
 };
@@ -38,9 +39,9 @@ pub static BACKWARD: Kernel = Kernel {
 pub static PARTIALS: Kernel = Kernel {
     entry: "layernorm_partials",
     bindings: &[
-        Binding::read("x"),
+        Binding::read("x").in_quads(),
         Binding::read("kept_stats"),
-        Binding::read("dy"),
+        Binding::read("dy").in_quads(),
         Binding::write("partials"),
     ],
     ..KERNEL
@@ -108,6 +109,7 @@ impl Forward {
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
         let Forward { x, weight, bias, y, stats, rows, dim, eps } = *self;
         expect(recorder, "x", x, &[rows, dim]);
+        expect_quads(recorder, dim);
         expect(recorder, "weight", weight, &[dim]);
         expect(recorder, "bias", bias, &[dim]);
         expect(recorder, "y", y, &[rows, dim]);
@@ -163,6 +165,7 @@ impl BackwardInput {
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
         let BackwardInput { x, stats, dy, weight, addend, dx, rows, dim } = *self;
         expect(recorder, "x", x, &[rows, dim]);
+        expect_quads(recorder, dim);
         expect(recorder, "stats", stats, &[rows, 2]);
         expect(recorder, "dy", dy, &[rows, dim]);
         expect(recorder, "weight", weight, &[dim]);
@@ -217,6 +220,7 @@ impl BackwardParameters {
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
         let BackwardParameters { x, stats, dy, dweight, dbias, rows, dim } = *self;
         expect(recorder, "x", x, &[rows, dim]);
+        expect_quads(recorder, dim);
         expect(recorder, "stats", stats, &[rows, 2]);
         expect(recorder, "dy", dy, &[rows, dim]);
         expect(recorder, "dweight", dweight, &[dim]);
@@ -225,14 +229,14 @@ impl BackwardParameters {
         let chunks = rows.div_ceil(chunk);
         let partials = recorder.tensor(&format!("{name}.partials"), chunks * 2 * dim);
         let params = Params { rows: u32_of(rows), dim: u32_of(dim), eps: 0.0, chunk: u32_of(chunk) };
-        let columns = u32_of(dim.div_ceil(lanes as usize));
+        let workgroups = |columns: usize| u32_of(columns.div_ceil(lanes as usize));
         recorder.dispatch(Dispatch {
             kernel: &PARTIALS,
             constants: vec![("LANES", lanes)],
             overrides: vec![],
             tensors: vec![x, stats, dy, partials],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [columns, u32_of(chunks), 1],
+            grid: [workgroups(dim / 4), u32_of(chunks), 1],
             flops: 5.0 * x.len as f64,
             label: recorder.label(&format!("{name}.partials")),
         });
@@ -242,7 +246,7 @@ impl BackwardParameters {
             overrides: vec![],
             tensors: vec![partials, dweight, dbias],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [columns, 1, 1],
+            grid: [workgroups(dim), 1, 1],
             flops: partials.len as f64,
             label: recorder.label(name),
         });

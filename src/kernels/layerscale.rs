@@ -1,6 +1,6 @@
 //! LayerScale's backward pass; forward it is [`super::gemm::Epilogue::scale`].
 
-use super::{THREADS, expect, u32_of};
+use super::{THREADS, expect, expect_quads, u32_of};
 use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
 /// The declaration of `layerscale.wgsl`, first stage.
@@ -10,14 +10,15 @@ pub static BACKWARD: Kernel = Kernel {
     helpers: &[],
     entry: "layerscale_backward",
     bindings: &[
-        Binding::read("x"),
+        Binding::read("x").in_quads(),
         Binding::read("weight"),
-        Binding::read("dy"),
-        Binding::write("dx"),
+        Binding::read("dy").in_quads(),
+        Binding::write("dx").in_quads(),
         Binding::write("partial"),
     ],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: true,
 };
 
 /// The declaration of `layerscale.wgsl`, second stage.
@@ -69,6 +70,7 @@ impl Backward {
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let Backward { x, weight, dy, dx, dweight, rows, dim } = *self;
         expect(recorder, "x", x, &[rows, dim]);
+        expect_quads(recorder, dim);
         expect(recorder, "weight", weight, &[dim]);
         expect(recorder, "dy", dy, &[rows, dim]);
         expect(recorder, "dx", dx, &[rows, dim]);
@@ -82,7 +84,7 @@ impl Backward {
             overrides: vec![],
             tensors: vec![x, weight, dy, dx, partial],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(sums.div_ceil(THREADS)),
+            grid: grid_1d((sums / 4).div_ceil(THREADS)),
             flops: 3.0 * x.len as f64,
             label: recorder.label(name),
         });

@@ -17,6 +17,7 @@ pub mod image;
 pub mod l2norm;
 pub mod layernorm;
 pub mod layerscale;
+pub mod narrow;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod rollout;
@@ -24,13 +25,13 @@ pub mod tokens;
 pub mod topk;
 pub mod triplet;
 
-use crate::gpu::{Constants, Kernel, Recorder, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, Storage, Tensor};
 
 /// Invocations per workgroup of the element-wise kernels, as in their WGSL.
 const THREADS: usize = 64;
 
 /// Every kernel in every variant that a menu can pick: what the shader tests assemble and validate.
-pub fn variants() -> Vec<(&'static Kernel, Constants)> {
+pub fn variants() -> Vec<(&'static Kernel, Constants, Storage)> {
     let mut all = Vec::new();
     for stem in [
         accumulate::variants,
@@ -47,6 +48,7 @@ pub fn variants() -> Vec<(&'static Kernel, Constants)> {
         l2norm::variants,
         layernorm::variants,
         layerscale::variants,
+        narrow::variants,
         part_linear::variants,
         patch_embed::variants,
         rollout::variants,
@@ -54,7 +56,10 @@ pub fn variants() -> Vec<(&'static Kernel, Constants)> {
         triplet::variants,
         topk::variants,
     ] {
-        all.extend(stem());
+        for (kernel, constants) in stem() {
+            let storages: &[Storage] = if kernel.has_storage() { &Storage::ALL } else { &[Storage::F32] };
+            all.extend(storages.iter().map(|&storage| (kernel, constants.clone(), storage)));
+        }
     }
     all
 }
@@ -70,6 +75,12 @@ fn expect(recorder: &Recorder<'_>, name: &str, tensor: Tensor, shape: &[usize]) 
         recorder.label(""),
         tensor.len
     );
+}
+
+/// Checks that rows of D elements are whole quads.
+#[track_caller]
+fn expect_quads(recorder: &Recorder<'_>, dim: usize) {
+    assert!(dim.is_multiple_of(4), "{}: D = {dim} isn't a multiple of 4", recorder.label(""));
 }
 
 /// A dimension as WGSL counts it.

@@ -21,6 +21,7 @@ const fn plain(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
         bindings,
         uniform_bytes: size_of::<Params>(),
         subgroups: false,
+        quads: false,
     }
 }
 

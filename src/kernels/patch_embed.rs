@@ -1,6 +1,6 @@
 //! Patch embedding: a convolution as a matrix product whose left rows are gathered from the image.
 
-use super::{expect, u32_of};
+use super::{expect, expect_quads, u32_of};
 use crate::gpu::{Access, Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor};
 use crate::shape::ImageSize;
 
@@ -16,6 +16,7 @@ pub static TILED: Kernel = Kernel {
     bindings: BINDINGS,
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: true,
 };
 
 /// One subgroup per workgroup.
@@ -27,10 +28,15 @@ pub static SUBGROUP: Kernel = Kernel {
     bindings: BINDINGS,
     uniform_bytes: size_of::<Params>(),
     subgroups: true,
+    quads: true,
 };
 
-const BACKWARD_BINDINGS: &[Binding] =
-    &[Binding::read("image"), Binding::read("dtokens"), Binding::write("dweight"), Binding::write("dbias")];
+const BACKWARD_BINDINGS: &[Binding] = &[
+    Binding::read("image"),
+    Binding::read("dtokens").in_quads(),
+    Binding::write("dweight"),
+    Binding::write("dbias"),
+];
 
 /// The gradients of weight and bias, tiled.
 pub static BACKWARD_TILED: Kernel =
@@ -204,6 +210,7 @@ impl Backward {
         let depth = 3 * patch * patch;
         expect(recorder, "image", image, &[batch, 3, size.height, size.width]);
         expect(recorder, "dtokens", dtokens, &[batch, prefix + rows * columns, dim]);
+        expect_quads(recorder, dim);
         expect(recorder, "dweight", dweight, &[dim, depth]);
         if let Some(dbias) = dbias {
             expect(recorder, "dbias", dbias, &[dim]);

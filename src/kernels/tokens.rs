@@ -1,6 +1,6 @@
 //! The sequence that enters the transformer: prefix tokens, then patches, plus positions where a token has one.
 
-use super::{THREADS, expect, u32_of};
+use super::{THREADS, expect, expect_quads, u32_of};
 use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
 /// The forward of `tokens.wgsl`.
@@ -13,16 +13,17 @@ pub static KERNEL: Kernel = Kernel {
         Binding::read("prefix"),
         Binding::read("patches"),
         Binding::read("position"),
-        Binding::write("tokens"),
+        Binding::write("tokens").in_quads(),
     ],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: true,
 };
 
 /// Its backward.
 pub static BACKWARD: Kernel = Kernel {
     entry: "tokens_backward",
-    bindings: &[Binding::read("dtokens"), Binding::write("dprefix"), Binding::write("dposition")],
+    bindings: &[Binding::read("dtokens").in_quads(), Binding::write("dprefix"), Binding::write("dposition")],
     ..KERNEL
 };
 
@@ -93,6 +94,7 @@ impl Forward {
         let positions = position.len / dim;
         expect(recorder, "position", position, &[positions, dim]);
         expect(recorder, "tokens", tokens, &[batch, prefix_tokens + count, dim]);
+        expect_quads(recorder, dim);
         let params = Params::new(batch, prefix_tokens, count, positions, dim);
         recorder.dispatch(Dispatch {
             kernel: &KERNEL,
@@ -100,7 +102,7 @@ impl Forward {
             overrides: vec![],
             tensors: vec![prefix, patches, position, tokens],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(tokens.len.div_ceil(THREADS)),
+            grid: grid_1d((tokens.len / 4).div_ceil(THREADS)),
             flops: tokens.len as f64,
             label: recorder.label(name),
         });
@@ -133,6 +135,7 @@ impl Backward {
         let Backward { dtokens, dprefix, dposition, batch, count, dim } = *self;
         let prefix = dprefix.len / dim;
         expect(recorder, "dtokens", dtokens, &[batch, prefix + count, dim]);
+        expect_quads(recorder, dim);
         expect(recorder, "dprefix", dprefix, &[prefix, dim]);
         let positions = dposition.len / dim;
         expect(recorder, "dposition", dposition, &[positions, dim]);
@@ -143,7 +146,7 @@ impl Backward {
             overrides: vec![],
             tensors: vec![dtokens, dprefix, dposition],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(((prefix + count) * dim).div_ceil(THREADS)),
+            grid: grid_1d(((prefix + count) * dim / 4).div_ceil(THREADS)),
             flops: dtokens.len as f64,
             label: recorder.label(name),
         });

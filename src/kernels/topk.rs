@@ -17,6 +17,7 @@ pub static KERNEL: Kernel = Kernel {
     ],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: false,
 };
 
 /// Most rows that can be asked for: more don't fit into workgroup memory.

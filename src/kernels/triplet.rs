@@ -1,5 +1,6 @@
 //! Batch-hard triplet loss on the parts of a picture concatenated: distances, mining, gradient.
 
+use super::gradnorm::CONTROL_WORDS;
 use super::{THREADS, expect, u32_of};
 use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
@@ -12,6 +13,7 @@ const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
         bindings,
         uniform_bytes: size_of::<Params>(),
         subgroups: false,
+        quads: false,
     }
 }
 
@@ -26,7 +28,13 @@ pub static MINE: Kernel = kernel(
 /// The gradient, added to what is there.
 pub static BACKWARD: Kernel = kernel(
     "triplet_backward",
-    &[Binding::read("parts"), Binding::read("measured"), Binding::read("chosen"), Binding::write("dparts")],
+    &[
+        Binding::read("parts"),
+        Binding::read("measured"),
+        Binding::read("chosen"),
+        Binding::write("dparts"),
+        Binding::read("control"),
+    ],
 );
 
 /// In `choice`: the anchor has no loss.
@@ -123,7 +131,7 @@ impl Mine {
     }
 }
 
-/// dparts += the gradient of (1/B) Σ_i loss\[i\].
+/// dparts += scale times the gradient of (1/B) Σ_i loss\[i\].
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
     /// (B, L).
@@ -134,6 +142,8 @@ pub struct Backward {
     pub choice: Tensor,
     /// (B, L), read and written.
     pub dparts: Tensor,
+    /// The `control` words, whose scale multiplies what is added.
+    pub control: Tensor,
     /// B.
     pub batch: usize,
     /// L = R·D.
@@ -146,17 +156,18 @@ impl Backward {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let Backward { parts, distances, choice, dparts, batch, length } = *self;
+        let Backward { parts, distances, choice, dparts, control, batch, length } = *self;
         expect(recorder, "parts", parts, &[batch, length]);
         expect(recorder, "distances", distances, &[batch, batch]);
         expect(recorder, "choice", choice, &[batch, 2]);
         expect(recorder, "dparts", dparts, &[batch, length]);
+        expect(recorder, "control", control, &[CONTROL_WORDS]);
         let params = Params { batch: u32_of(batch), length: u32_of(length), margin: 0.0, unused: 0 };
         recorder.dispatch(Dispatch {
             kernel: &BACKWARD,
             constants: vec![],
             overrides: vec![],
-            tensors: vec![parts, distances, choice, dparts],
+            tensors: vec![parts, distances, choice, dparts, control],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(length.div_ceil(THREADS)),
             flops: 8.0 * (batch * length) as f64,

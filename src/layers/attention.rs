@@ -70,7 +70,7 @@ impl Attention {
         // 1. Queries, keys and values of all heads in one product.
         let qkv = self.qkv.forward(recorder, "attn.qkv", x, shape.rows(), gemm::Epilogue::default());
         // 2. Heads, scores, softmax and context in one kernel.
-        let out = recorder.tensor("attn.context", shape.len());
+        let out = recorder.activation("attn.context", shape.len());
         let Sequence { batch, tokens, dim } = shape;
         attention::Forward { qkv, out, lse, batch, tokens, heads: self.heads, head_dim: dim / self.heads }
             .record(recorder, "attn.softmax");
@@ -126,7 +126,7 @@ impl Attention {
         }
         let dcontext = self.proj.backward_input(recorder, "attn.dcontext", dbranch, rows, None);
         // 2. In the forward pass this was: context = softmax(Q·Kᵀ/√Dh)·V.
-        let dqkv = recorder.tensor("attn.dqkv", 3 * shape.len());
+        let dqkv = recorder.activation("attn.dqkv", 3 * shape.len());
         let Sequence { batch, tokens, dim } = shape;
         attention::Backward {
             qkv,

@@ -74,7 +74,7 @@ impl Embedding {
             .record(recorder, "patch_embed");
         // 2. Prefix tokens in front, positions added.
         let (prefix, position) = (recorder.import(&self.prefix), recorder.import(&self.position));
-        let sequence = recorder.tensor("tokens", shape.len());
+        let sequence = recorder.activation("tokens", shape.len());
         tokens::Forward { prefix, patches, position, tokens: sequence, batch, count, dim }
             .record(recorder, "tokens");
         sequence

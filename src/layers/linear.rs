@@ -1,6 +1,6 @@
 //! Linear layer: y = epilogue(x·Wᵀ + b).
 
-use crate::gpu::{Buffer, Recorder, Tensor};
+use crate::gpu::{Buffer, Recorder, Storage, Tensor, WORD};
 use crate::kernels::gemm;
 use crate::shape::Activation;
 
@@ -9,6 +9,8 @@ use crate::shape::Activation;
 pub struct Linear {
     /// (outputs, inputs).
     pub weight: Buffer,
+    /// How the weight's elements are stored.
+    pub storage: Storage,
     /// (outputs).
     pub bias: Buffer,
 }
@@ -19,7 +21,7 @@ impl Linear {
     }
 
     fn inputs(&self) -> usize {
-        self.weight.words / self.outputs()
+        self.weight.words * (WORD / self.storage.bytes()) as usize / self.outputs()
     }
 
     /// Records y (rows, outputs) of x (rows, inputs); the layer's bias goes before the rest of `epilogue`.
@@ -31,8 +33,8 @@ impl Linear {
         rows: usize,
         epilogue: gemm::Epilogue,
     ) -> Tensor {
-        let y = recorder.tensor(name, rows * self.outputs());
-        let weight = recorder.import(&self.weight);
+        let y = recorder.activation(name, rows * self.outputs());
+        let weight = recorder.import_as(&self.weight, self.storage);
         let bias = Some(recorder.import(&self.bias));
         gemm::Nt {
             a: x,
@@ -57,8 +59,8 @@ impl Linear {
         rows: usize,
         derivative: Option<(Activation, Tensor)>,
     ) -> Tensor {
-        let dx = recorder.tensor(name, rows * self.inputs());
-        let weight = recorder.import(&self.weight);
+        let dx = recorder.activation(name, rows * self.inputs());
+        let weight = recorder.import_as(&self.weight, self.storage);
         let (m, n, k) = (rows, self.inputs(), self.outputs());
         gemm::Nn { a: dy, b: weight, c: dx, m, n, k, derivative, residual: None }.record(recorder, name);
         dx

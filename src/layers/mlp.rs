@@ -52,7 +52,7 @@ impl Mlp {
         residual: Tensor,
         shape: Sequence,
     ) -> (Tensor, Saved) {
-        let pre = recorder.tensor("mlp.pre", shape.rows() * self.fc1.bias.words);
+        let pre = recorder.activation("mlp.pre", shape.rows() * self.fc1.bias.words);
         let hidden = self.hidden(recorder, x, Some(pre), shape);
         let branch = Branch::saved(recorder, "mlp.branch", self.scale.as_ref(), shape);
         let z = self.out(recorder, hidden, residual, branch, shape);

@@ -48,7 +48,7 @@ pub(crate) struct Branch(Option<Tensor>);
 impl Branch {
     /// Room for the branch's output (B, T, D) if it is scaled.
     fn saved(recorder: &mut Recorder<'_>, name: &str, scale: Option<&Buffer>, shape: Sequence) -> Branch {
-        Branch(scale.map(|_| recorder.tensor(name, shape.len())))
+        Branch(scale.map(|_| recorder.activation(name, shape.len())))
     }
 
     /// z = residual + scale·branch, as the epilogue of the branch's last product.
@@ -73,7 +73,7 @@ impl Branch {
         shape: Sequence,
     ) -> Tensor {
         let (Some(branch), Some(scale)) = (self.0, scale) else { return dz };
-        let dbranch = recorder.tensor(name, shape.len());
+        let dbranch = recorder.activation(name, shape.len());
         let weight = recorder.import(scale);
         let dweight = match gradient {
             Some(gradient) => recorder.import(gradient),

@@ -27,7 +27,7 @@ pub struct Saved {
 impl Norm {
     /// Records y of x, both (B, T, D).
     pub fn forward(&self, recorder: &mut Recorder<'_>, name: &str, x: Tensor, shape: Sequence) -> Tensor {
-        let y = recorder.tensor(name, shape.len());
+        let y = recorder.activation(name, shape.len());
         self.forward_into(recorder, name, x, y, shape);
         y
     }
@@ -52,7 +52,7 @@ impl Norm {
         x: Tensor,
         shape: Sequence,
     ) -> (Tensor, Saved) {
-        let y = recorder.tensor(name, shape.len());
+        let y = recorder.activation(name, shape.len());
         let stats = recorder.tensor(&format!("{name}.stats"), 2 * shape.rows());
         self.record(recorder, name, x, y, shape, Some(stats));
         (y, Saved { x, stats })
@@ -82,7 +82,7 @@ impl Norm {
         addend: Option<Tensor>,
         shape: Sequence,
     ) -> Tensor {
-        let dx = recorder.tensor(name, shape.len());
+        let dx = recorder.activation(name, shape.len());
         let weight = recorder.import(&self.weight);
         let (Saved { x, stats }, rows, dim) = (saved, shape.rows(), shape.dim);
         layernorm::BackwardInput { x, stats, dy, weight, addend, dx, rows, dim }.record(recorder, name);

@@ -1,12 +1,12 @@
 //! The Locally Aware Transformer: backbone, parts, embedding.
 
-use super::parameters::{Arenas, backbone_groups};
+use super::parameters::{self, Arenas, backbone_groups, check_widths, without_matrices};
 use super::vit::Vit;
 use crate::checkpoint::Network;
 use crate::error::Result;
 use crate::gpu::{Context, Recorder, Tensor};
 use crate::kernels::{gelt, image, l2norm};
-use crate::shape::{Preprocess, VitConfig};
+use crate::shape::{Precision, Preprocess, VitConfig};
 
 /// The network with its parameters on a device.
 #[derive(Debug)]
@@ -17,17 +17,25 @@ pub struct LaTransformer {
 }
 
 impl LaTransformer {
-    /// Uploads a network.
+    /// Uploads a network, the matrices of its blocks as the context stores them.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds what the adapter binds.
+    /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds what the adapter binds;
+    /// [`Error::Usage`](crate::error::Error::Usage) for a width that halves can't be stored in.
     pub fn new(context: &Context, network: &Network) -> Result<LaTransformer> {
-        let groups = backbone_groups(&network.config);
+        let mut groups = backbone_groups(&network.config);
+        let mut matrices = None;
+        if context.precision() == Precision::F16 {
+            check_widths(&network.config)?;
+            let halves = parameters::matrices(&groups, context.storage());
+            matrices = Some(Arenas::upload(context, &halves, &network.tensors)?);
+            groups = without_matrices(&groups);
+        }
         let parameters = Arenas::upload(context, &groups, &network.tensors)?;
         Ok(LaTransformer {
-            vit: Vit::new(&network.config, &parameters),
+            vit: Vit::new(&network.config, &parameters, matrices.as_ref()),
             preprocess: network.preprocess.clone(),
-            parameter_bytes: parameters.bytes(),
+            parameter_bytes: parameters.bytes() + matrices.map_or(0, |matrices| matrices.bytes()),
         })
     }
 
@@ -48,7 +56,7 @@ impl LaTransformer {
 
     /// A tensor for the sequence (B, T, D) after the final norm.
     pub fn tokens(&self, recorder: &mut Recorder<'_>, batch: usize) -> Tensor {
-        recorder.tensor("norm", self.vit.sequence(batch).len())
+        recorder.activation("norm", self.vit.sequence(batch).len())
     }
 
     /// Records `tokens` (B, T, D) after the final norm and `embeddings` (B, R·D) of `pixels` (B, height, width, 3) bytes.

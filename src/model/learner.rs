@@ -1,20 +1,24 @@
 //! The network while it learns: its parameters, gradients and moments on the device. What it records stands in
 //! `training_step.rs`.
 
-use super::parameters::{Arenas, Group, GroupKind, backbone_groups, head_group};
+use super::parameters::{Arenas, Group, GroupKind, backbone_groups, check_widths, head_group, matrices};
 use super::vit::{Trainable, Vit};
 use crate::checkpoint::{HostTensor, Network};
 use crate::error::Result;
-use crate::gpu::{Buffer, Context, WORD};
+use crate::gpu::{Buffer, Context, Recorder, WORD};
 use crate::kernels::adam::Betas;
-use crate::layers::linear::Linear;
+use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
+use crate::kernels::narrow::Narrow;
 use crate::layers::norm::Norm;
 use crate::layers::part_classifier::{HeadShape, Heads, PartClassifiers};
-use crate::shape::{Preprocess, VitConfig};
+use crate::shape::{Precision, Preprocess, VitConfig};
 use std::collections::BTreeMap;
 
 /// ε of the part classifiers' BatchNorm: PyTorch's default, as in the released code.
 const BATCHNORM_EPS: f32 = 1e-5;
+
+/// What the loss is multiplied with at first, and at most, where gradients are stored in halves: PyTorch's default.
+const LOSS_SCALE: f32 = 65_536.0;
 
 /// Settings of the part classifiers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,6 +72,10 @@ pub struct Learner<'c> {
     pub(super) rule: UpdateRule,
     pub(super) groups: Vec<Group>,
     pub(super) parameters: Arenas,
+    /// Copies of the blocks' matrices in the context's storage, where that isn't f32: what products read.
+    pub(super) matrices: Option<Arenas>,
+    /// Kept from step to step.
+    pub(super) control: Buffer,
     pub(super) vit: Vit,
     pub(super) heads: Heads,
     pub(super) trainable: Trainable,
@@ -76,10 +84,7 @@ pub struct Learner<'c> {
 }
 
 pub(super) fn classifiers(arenas: &Arenas) -> PartClassifiers {
-    let linear = |name: &str| Linear {
-        weight: arenas.get(&format!("heads.{name}.weight")),
-        bias: arenas.get(&format!("heads.{name}.bias")),
-    };
+    let linear = |name: &str| arenas.linear(&format!("heads.{name}"), None);
     let bn =
         Norm { weight: arenas.get("heads.bn.weight"), bias: arenas.get("heads.bn.bias"), eps: BATCHNORM_EPS };
     PartClassifiers { fc1: linear("fc1"), bn, fc2: linear("fc2") }
@@ -113,6 +118,17 @@ impl<'c> Learner<'c> {
         let mut tensors = network.tensors.clone();
         tensors.extend(network.heads.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         let parameters = Arenas::upload(context, &groups, &tensors)?;
+        let halves = context.precision() == Precision::F16;
+        let matrices = match halves {
+            true => {
+                check_widths(&config)?;
+                Some(Arenas::zeroed(context, &matrices(&groups, context.storage()))?)
+            }
+            false => None,
+        };
+        let control = context.buffer("control", CONTROL_WORDS)?;
+        let start = Control::start(if halves { LOSS_SCALE } else { 1.0 });
+        context.write(&control, bytemuck::cast_slice(&start.words()));
         let running = |which: usize, label: &str| {
             let names = (0..shape.parts).map(|part| running_names(part)[which].clone());
             let data: Vec<f32> = names.flat_map(|name| tensors[&name].data.clone()).collect();
@@ -127,19 +143,49 @@ impl<'c> Learner<'c> {
         };
         let mut learner = Learner {
             context,
-            vit: Vit::new(&config, &parameters),
+            vit: Vit::new(&config, &parameters, matrices.as_ref()),
             config,
             preprocess: network.preprocess.clone(),
             rule,
             groups,
             parameters,
+            matrices,
+            control,
             heads,
             trainable,
             gradients: Arenas::zeroed(context, &[])?,
             moments: BTreeMap::new(),
         };
         learner.open(trainable)?;
+        if learner.matrices.is_some() {
+            let mut recorder = Recorder::new(context);
+            learner.record_narrow(&mut recorder, Trainable { embeddings: false, first_open: 0 });
+            recorder.finish()?.run(context)?;
+        }
         Ok(learner)
+    }
+
+    /// Records fresh copies of the open blocks' matrices, if products read copies.
+    pub(super) fn record_narrow(&self, recorder: &mut Recorder<'_>, open: Trainable) {
+        let Some(matrices) = &self.matrices else { return };
+        for (_, memory, storage) in matrices.slots().filter(|(kind, ..)| open.contains(*kind)) {
+            let wide = recorder.import(&self.parameters.get(&memory.label));
+            let narrow = recorder.import_as(memory, storage);
+            Narrow { wide, narrow }.record(recorder, &format!("narrow.{}", memory.label));
+        }
+    }
+
+    /// What the last step left, after all submitted work: whether it counted, and the loss's scale.
+    pub fn read_control(&self) -> Result<Control> {
+        Ok(Control::from_words(&self.context.read(&self.control)?))
+    }
+
+    /// Goes on with the loss's scale of a saved run, where there is one to go on with.
+    pub fn write_scale(&mut self, scale: f32, steps: u32) {
+        if self.matrices.is_some() {
+            let control = Control { scale, steps, ..Control::start(LOSS_SCALE) };
+            self.context.write(&self.control, bytemuck::cast_slice(&control.words()));
+        }
     }
 
     /// Changes which groups train: newly opened ones get gradients and zeroed moments.
@@ -179,7 +225,12 @@ impl<'c> Learner<'c> {
     /// Bytes of parameters, gradients and moments.
     pub fn state_bytes(&self) -> u64 {
         let moments: u64 = self.moments.values().map(|m| 2 * m.first.words as u64 * WORD).sum();
-        self.parameters.bytes() + self.gradients.bytes() + moments
+        self.parameters.bytes() + self.matrix_bytes() + self.gradients.bytes() + moments
+    }
+
+    /// Bytes of the copies that products read.
+    pub(super) fn matrix_bytes(&self) -> u64 {
+        self.matrices.as_ref().map_or(0, Arenas::bytes)
     }
 
     /// Reads the parameters and running statistics back, by their names in the checkpoint.

@@ -5,11 +5,12 @@
 
 use crate::checkpoint::{HostTensor, parameter_shapes};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Context, WORD};
+use crate::gpu::{Buffer, Context, Storage, WORD};
 use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::part_classifier::HeadShape;
 use crate::shape::VitConfig;
+use half::f16;
 use std::collections::BTreeMap;
 
 /// Tensors that are trained or frozen together.
@@ -64,10 +65,25 @@ pub struct Slot {
     pub label: String,
     /// Names and shapes in the checkpoint, in order.
     pub tensors: Vec<(String, Vec<usize>)>,
+    /// How its elements are stored.
+    pub storage: Storage,
     /// First word in the arena.
     pub start: usize,
     /// Length in words, padding apart.
     pub words: usize,
+}
+
+impl Slot {
+    /// Number of elements.
+    fn elements(&self) -> usize {
+        self.tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Whether it is a matrix of a block: what products read, and nearly all there is of a network.
+    fn is_matrix(&self) -> bool {
+        let shape = self.tensors.first().map_or(0, |(_, shape)| shape.len());
+        self.label.starts_with("blocks.") && shape == 2
+    }
 }
 
 /// The layout of one arena.
@@ -86,15 +102,25 @@ impl Group {
         Group { kind, slots: Vec::new(), words: 0 }
     }
 
-    fn push(&mut self, label: &str, tensors: Vec<(String, Vec<usize>)>) {
-        let words = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        self.slots.push(Slot { label: label.to_string(), tensors, start: self.words, words });
-        self.words = (self.words + words).next_multiple_of(Buffer::SLICE_ALIGN);
+    fn push(&mut self, label: &str, tensors: Vec<(String, Vec<usize>)>, storage: Storage) {
+        let mut slot = Slot { label: label.to_string(), tensors, storage, start: self.words, words: 0 };
+        slot.words = (slot.elements() as u64 * storage.bytes()).div_ceil(WORD) as usize;
+        self.words = (self.words + slot.words).next_multiple_of(Buffer::SLICE_ALIGN);
+        self.slots.push(slot);
+    }
+
+    /// Its slots that `keep` chooses, in a storage.
+    fn part(&self, storage: Storage, keep: impl Fn(&Slot) -> bool) -> Group {
+        let mut part = Group::new(self.kind);
+        for slot in self.slots.iter().filter(|slot| keep(slot)) {
+            part.push(&slot.label, slot.tensors.clone(), storage);
+        }
+        part
     }
 
     /// Number of parameters.
     pub fn parameters(&self) -> usize {
-        self.slots.iter().map(|slot| slot.words).sum()
+        self.slots.iter().map(Slot::elements).sum()
     }
 
     /// Bytes of one arena of this layout.
@@ -119,11 +145,36 @@ pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
         if PREFIX.contains(&name.as_str()) {
             prefix.push((name, shape));
         } else {
-            group.push(&name.clone(), vec![(name, shape)]);
+            group.push(&name.clone(), vec![(name, shape)], Storage::F32);
         }
     }
-    groups[0].push("prefix", prefix);
+    groups[0].push("prefix", prefix, Storage::F32);
     groups
+}
+
+/// Checks that rows of weights and activations are whole quads, as storage in halves needs.
+///
+/// # Errors
+/// [`Error::Usage`] if the width of tokens or of the MLP isn't a multiple of 4.
+pub fn check_widths(config: &VitConfig) -> Result<()> {
+    let VitConfig { dim, mlp_hidden, .. } = *config;
+    if dim.is_multiple_of(4) && mlp_hidden.is_multiple_of(4) {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "--precision f16 needs widths that are multiples of 4; this network's are {dim} and {mlp_hidden}"
+    )))
+}
+
+/// The matrices of the blocks alone, in `storage`.
+pub fn matrices(groups: &[Group], storage: Storage) -> Vec<Group> {
+    let blocks = groups.iter().filter(|group| matches!(group.kind, GroupKind::Block(_)));
+    blocks.map(|group| group.part(storage, Slot::is_matrix)).collect()
+}
+
+/// All but the matrices of the blocks.
+pub fn without_matrices(groups: &[Group]) -> Vec<Group> {
+    groups.iter().map(|group| group.part(Storage::F32, |slot| !slot.is_matrix())).collect()
 }
 
 /// The part classifiers' group: every tensor stacked over the parts.
@@ -139,7 +190,7 @@ pub fn head_group(shape: HeadShape) -> Group {
         ("fc2.bias", vec![classes]),
     ] {
         let stacked = (0..parts).map(|i| (format!("heads.{i}.{name}"), shape.clone())).collect();
-        group.push(&format!("heads.{name}"), stacked);
+        group.push(&format!("heads.{name}"), stacked, Storage::F32);
     }
     group
 }
@@ -149,7 +200,7 @@ pub fn head_group(shape: HeadShape) -> Group {
 pub struct Arenas {
     /// Layout and memory of each group.
     pub groups: Vec<(Group, Buffer)>,
-    slots: BTreeMap<String, Buffer>,
+    slots: BTreeMap<String, (Buffer, Storage)>,
     /// What groups save by sharing memory.
     shared_bytes: u64,
 }
@@ -218,7 +269,8 @@ impl Arenas {
                         slot.words as u64 * WORD
                     )));
                 }
-                arenas.slots.insert(slot.label.clone(), arena.slice(&slot.label, slot.start, slot.words));
+                let memory = arena.slice(&slot.label, slot.start, slot.words);
+                arenas.slots.insert(slot.label.clone(), (memory, slot.storage));
             }
             arenas.groups.push((group.clone(), arena));
         }
@@ -246,18 +298,25 @@ impl Arenas {
     pub fn write(&self, context: &Context, tensors: &BTreeMap<String, HostTensor>) {
         for (group, _) in &self.groups {
             for slot in &group.slots {
-                let mut data = Vec::with_capacity(slot.words);
+                let mut data = Vec::with_capacity(slot.elements());
                 for (name, _) in &slot.tensors {
                     let tensor = tensors.get(name).unwrap_or_else(|| panic!("the network has no {name}"));
                     data.extend_from_slice(&tensor.data);
                 }
-                assert_eq!(data.len(), slot.words, "{}: length", slot.label);
-                context.write(&self.slots[&slot.label], bytemuck::cast_slice(&data));
+                assert_eq!(data.len(), slot.elements(), "{}: length", slot.label);
+                let (memory, _) = &self.slots[&slot.label];
+                match slot.storage {
+                    Storage::F32 => context.write(memory, bytemuck::cast_slice(&data)),
+                    Storage::F16 | Storage::Packed => {
+                        let halves: Vec<f16> = data.iter().map(|&value| f16::from_f32(value)).collect();
+                        context.write(memory, bytemuck::cast_slice(&halves));
+                    }
+                }
             }
         }
     }
 
-    /// Reads every tensor back, by its name in the checkpoint.
+    /// Reads every tensor back, by its name in the checkpoint; slots of f32 alone.
     pub fn read(&self, context: &Context) -> Result<BTreeMap<String, HostTensor>> {
         let mut tensors = BTreeMap::new();
         for (group, arena) in &self.groups {
@@ -299,11 +358,24 @@ impl Arenas {
 
     /// A slot that a network may lack.
     pub fn find(&self, label: &str) -> Option<Buffer> {
-        self.slots.get(label).cloned()
+        self.slots.get(label).map(|(memory, _)| memory.clone())
     }
 
-    pub(super) fn linear(&self, name: &str) -> Linear {
-        Linear { weight: self.get(&format!("{name}.weight")), bias: self.get(&format!("{name}.bias")) }
+    /// Every slot, labelled, with its group and storage.
+    pub fn slots(&self) -> impl Iterator<Item = (GroupKind, &Buffer, Storage)> {
+        self.slots.iter().map(|(label, (memory, storage))| (GroupKind::of(label), memory, *storage))
+    }
+
+    /// A linear layer whose weight may stand among `matrices`.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    pub fn linear(&self, name: &str, matrices: Option<&Arenas>) -> Linear {
+        let label = format!("{name}.weight");
+        let slots = [matrices, Some(self)].into_iter().flatten();
+        let found = slots.filter_map(|arenas| arenas.slots.get(&label)).next();
+        let (weight, storage) = found.unwrap_or_else(|| panic!("there is no {label}")).clone();
+        Linear { weight, storage, bias: self.get(&format!("{name}.bias")) }
     }
 
     pub(super) fn norm(&self, name: &str, eps: f32) -> Norm {

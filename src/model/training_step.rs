@@ -31,7 +31,7 @@ pub struct TrainingStep {
     /// Cross-entropy of each part and picture (R, B), then zeros up to a whole slice, then the triplet losses (B), if wanted:
     /// their sum divided by B is the batch's loss.
     pub losses: Buffer,
-    /// Whether all was finite; clipping factor; norm.
+    /// Whether the step counted, and more: [`Control`](crate::kernels::gradnorm::Control).
     pub control: Buffer,
     bytes: u64,
 }
@@ -179,7 +179,7 @@ impl<'c> Learner<'c> {
             step_bytes: step.heap_bytes + memory.bytes(),
             step,
             // Gradient and two moments.
-            state_bytes: self.parameters.bytes() + 3 * gradients.bytes(),
+            state_bytes: self.parameters.bytes() + self.matrix_bytes() + 3 * gradients.bytes(),
             trainable: open.iter().map(Group::parameters).sum(),
         })
     }
@@ -215,7 +215,7 @@ impl<'c> Learner<'c> {
             labels: buffer("labels", batch)?,
             step: buffer("step", StepValues::len_of(self.groups.len()))?,
             losses: buffer("losses", self.first_triplet_loss(batch) + triplets)?,
-            control: buffer("control", gradnorm::CONTROL_WORDS)?,
+            control: self.control.clone(),
             partials: buffer("gradnorm.partials", partials)?,
             piece_gradients,
         })
@@ -241,7 +241,7 @@ impl<'c> Learner<'c> {
                 saved = Some((tokens, kept));
                 tokens
             } else {
-                let tokens = recorder.tensor("norm", self.vit.sequence(pictures).len());
+                let tokens = recorder.activation("norm", self.vit.sequence(pictures).len());
                 self.vit.forward(recorder, normalised, tokens, pictures);
                 tokens
             };
@@ -251,6 +251,7 @@ impl<'c> Learner<'c> {
         let (logits, heads_saved) = self.heads.forward_saving(recorder, parts_of, steps, batch);
         recorder.scope("");
         let dlogits = recorder.tensor("dlogits", logits.len);
+        let control = recorder.import(&memory.control);
         let losses = recorder.import(&memory.losses);
         let labels = recorder.import(&memory.labels);
         let row_losses = recorder.import(&memory.losses.slice("losses", 0, parts * batch));
@@ -258,7 +259,7 @@ impl<'c> Learner<'c> {
             logits,
             labels,
             loss: row_losses,
-            dlogits: Some(dlogits),
+            gradient: Some((dlogits, control)),
             batch,
             parts,
             classes,
@@ -272,7 +273,7 @@ impl<'c> Learner<'c> {
             self.heads.backward(recorder, heads_saved, dlogits, &classifiers(stage.gradients), batch);
         recorder.scope("backward");
         if let Some(margin) = self.rule.triplet_margin {
-            self.record_triplet(recorder, memory, [parts_of, dparts, labels], batch, margin);
+            self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
         }
         for (i, Piece { places, pixels, flips }) in memory.pieces.iter().enumerate() {
             let pictures = places.len();
@@ -281,7 +282,7 @@ impl<'c> Learner<'c> {
                 self.vit.forward_saving(recorder, normalised, stage.trainable, pictures)
             });
             recorder.scope("backward");
-            let dtokens = recorder.tensor("dtokens", tokens.len);
+            let dtokens = recorder.activation("dtokens", tokens.len);
             let gelt::Forward { first, prefix, columns, weights, .. } = self.parts(tokens, parts_of, places);
             gelt::Backward {
                 dgelt: dparts,
@@ -316,11 +317,10 @@ impl<'c> Learner<'c> {
             gradnorm::Partial { gradients, partials }.record(recorder, &format!("gradnorm.{}", group.kind));
             start += words;
         }
-        let (sums, verdict) = (recorder.import(&memory.partials), recorder.import(&memory.control));
-        gradnorm::Finish { partials: sums, losses, step: steps, control: verdict }
-            .record(recorder, "gradnorm");
+        let sums = recorder.import(&memory.partials);
+        gradnorm::Finish { partials: sums, losses, step: steps, control }.record(recorder, "gradnorm");
         recorder.scope("heads");
-        self.heads.update_running(recorder, heads_saved, verdict, batch);
+        self.heads.update_running(recorder, heads_saved, control, batch);
         recorder.scope("");
         for (group, (layout, memory)) in self.parameters.groups.iter().enumerate() {
             if !stage.trainable.contains(layout.kind) {
@@ -333,7 +333,7 @@ impl<'c> Learner<'c> {
             Adam {
                 gradients,
                 step: steps,
-                control: verdict,
+                control,
                 parameters,
                 first_moment,
                 second_moment,
@@ -343,6 +343,7 @@ impl<'c> Learner<'c> {
             }
             .record(recorder, &format!("adam.{}", layout.kind));
         }
+        self.record_narrow(recorder, stage.trainable);
     }
 
     /// The batch-hard triplet loss on the parts of a picture as one vector, and its gradient added to theirs.
@@ -350,7 +351,7 @@ impl<'c> Learner<'c> {
         &self,
         recorder: &mut Recorder<'c>,
         memory: &StepMemory,
-        [parts, dparts, labels]: [Tensor; 3],
+        [parts, dparts, labels, control]: [Tensor; 4],
         batch: usize,
         margin: f32,
     ) {
@@ -361,7 +362,8 @@ impl<'c> Learner<'c> {
         let loss = recorder.import(&loss);
         let choice = recorder.tensor("triplet.choice", 2 * batch);
         triplet::Mine { distances, labels, loss, choice, batch, margin }.record(recorder, "triplet.mine");
-        triplet::Backward { parts, distances, choice, dparts, batch, length }.record(recorder, "triplet");
+        triplet::Backward { parts, distances, choice, dparts, control, batch, length }
+            .record(recorder, "triplet");
     }
 
     fn parts(&self, tokens: Tensor, gelt: Tensor, places: &Range<usize>) -> gelt::Forward {
@@ -428,7 +430,7 @@ impl<'c> Learner<'c> {
         words: usize,
     ) {
         let normalised = self.image(recorder, pixels, None, batch);
-        let tokens = recorder.tensor("norm", self.vit.sequence(batch).len());
+        let tokens = recorder.activation("norm", self.vit.sequence(batch).len());
         self.vit.forward(recorder, normalised, tokens, batch);
         let parts = recorder.tensor("gelt", batch * words);
         self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");

@@ -78,20 +78,21 @@ fn embedding(config: &VitConfig, arenas: &Arenas) -> Embedding {
     }
 }
 
-/// A block's tensors in an arena: parameters, or gradients of the same layout.
-fn block(config: &VitConfig, arenas: &Arenas, i: usize) -> Block {
+/// A block's tensors in an arena: parameters, their matrices perhaps in another, or gradients of the same layout.
+fn block(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>, i: usize) -> Block {
+    let linear = |name: &str| arenas.linear(&format!("blocks.{i}.{name}"), matrices);
     Block {
         norm1: arenas.norm(&format!("blocks.{i}.norm1"), config.ln_eps),
         attn: Attention {
-            qkv: arenas.linear(&format!("blocks.{i}.attn.qkv")),
-            proj: arenas.linear(&format!("blocks.{i}.attn.proj")),
+            qkv: linear("attn.qkv"),
+            proj: linear("attn.proj"),
             scale: arenas.find(&format!("blocks.{i}.ls1.gamma")),
             heads: config.heads,
         },
         norm2: arenas.norm(&format!("blocks.{i}.norm2"), config.ln_eps),
         mlp: Mlp {
-            fc1: arenas.linear(&format!("blocks.{i}.mlp.fc1")),
-            fc2: arenas.linear(&format!("blocks.{i}.mlp.fc2")),
+            fc1: linear("mlp.fc1"),
+            fc2: linear("mlp.fc2"),
             scale: arenas.find(&format!("blocks.{i}.ls2.gamma")),
             act: config.act,
         },
@@ -105,19 +106,19 @@ impl VitGradients {
         VitGradients {
             trainable,
             embedding: trainable.embeddings.then(|| embedding(config, arenas)),
-            blocks: (0..config.depth).map(|i| open(i).then(|| block(config, arenas, i))).collect(),
+            blocks: (0..config.depth).map(|i| open(i).then(|| block(config, arenas, None, i))).collect(),
             norm: arenas.norm("norm", config.ln_eps),
         }
     }
 }
 
 impl Vit {
-    /// Puts parameters in their places.
-    pub fn new(config: &VitConfig, parameters: &Arenas) -> Vit {
+    /// Puts parameters in their places; products read the blocks' weights from `matrices` if they stand there.
+    pub fn new(config: &VitConfig, parameters: &Arenas, matrices: Option<&Arenas>) -> Vit {
         Vit {
             config: config.clone(),
             embedding: embedding(config, parameters),
-            blocks: (0..config.depth).map(|i| block(config, parameters, i)).collect(),
+            blocks: (0..config.depth).map(|i| block(config, parameters, matrices, i)).collect(),
             norm: parameters.norm("norm", config.ln_eps),
         }
     }

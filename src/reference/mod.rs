@@ -17,6 +17,7 @@ pub mod image;
 pub mod l2norm;
 pub mod layernorm;
 pub mod layerscale;
+pub mod narrow;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod rollout;

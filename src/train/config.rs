@@ -11,8 +11,9 @@ use toml::{Table, Value};
 use crate::checkpoint::Settings;
 use crate::data::dataset::Sampling;
 use crate::error::{Error, Result};
+use crate::gpu::ContextOptions;
 use crate::shape::{
-    Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess, VitConfig,
+    Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Precision, Preprocess, VitConfig,
 };
 
 /// A named recipe.
@@ -214,6 +215,17 @@ pub struct LossConfig {
 pub struct DeviceConfig {
     /// Part of the adapter's name.
     pub adapter: Option<String>,
+    /// How weights and activations are stored.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+impl DeviceConfig {
+    /// How the adapter is opened.
+    pub fn options(&self) -> ContextOptions {
+        let DeviceConfig { adapter, precision } = self.clone();
+        ContextOptions { precision, ..ContextOptions::from_environment(adapter) }
+    }
 }
 
 /// What the user gave, from the weakest to the strongest.
@@ -316,6 +328,11 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("loss.triplet", Switch, "add the batch-hard triplet loss"),
     ("loss.margin", Real, "distance by which the triplet loss wants another person farther than the same"),
     ("device.adapter", Text, "part of the adapter's name; absent: the best one"),
+    (
+        "device.precision",
+        Text,
+        "how weights and activations are stored: f32 or f16; sums and updates are f32",
+    ),
 ];
 
 /// Keys that a resumed run may change.
@@ -394,7 +411,7 @@ impl Config {
             },
             head: HeadConfig { hidden: 256, dropout: 0.5, relu: true },
             loss: LossConfig { label_smoothing: 0.0, triplet: false, margin: 0.3 },
-            device: DeviceConfig { adapter: None },
+            device: DeviceConfig { adapter: None, precision: Precision::F32 },
         };
         match preset {
             Preset::Paper => {}

@@ -177,6 +177,11 @@ impl Job {
         };
         let stage = self.schedule.stage(self.position.epoch);
         let mut learner = Learner::new(context, &self.network, settings, rule, stage)?;
+        if let Some(StateTensor { data: StateData::F32(data), .. }) = self.state.get("loss_scale")
+            && let [scale, steps] = data[..]
+        {
+            learner.write_scale(scale, steps as u32);
+        }
         let kinds: Vec<(GroupKind, usize)> = learner.groups().iter().map(|g| (g.kind, g.words)).collect();
         for (kind, words) in kinds {
             let moment = |which: &str| match self.state.get(&format!("{which}.{kind}")) {

@@ -19,6 +19,12 @@ pub struct StepLine {
     pub epoch: usize,
     /// Mean over the batch, summed over parts, before the update.
     pub loss: f64,
+    /// What its gradient was multiplied with; `None` where nothing is stored in halves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f32>,
+    /// Whether a gradient was too large for that, so that the step changed nothing but the scale.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
     /// Learning rate.
     pub lr: f64,
     /// Number of parameters that train.
@@ -182,6 +188,8 @@ mod tests {
             step,
             epoch,
             loss: 92.5,
+            loss_scale: None,
+            skipped: false,
             lr: 2.55e-4,
             trainable_params: 12_554_770,
             images_per_s: 31.5,

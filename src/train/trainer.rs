@@ -11,12 +11,13 @@ use crate::data::decode::DecodeOptions;
 use crate::data::lock::{FolderLock, holds_files};
 use crate::data::{files, preprocess};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, ContextOptions};
+use crate::gpu::{Context, Readback};
 use crate::kernels::adam::StepValues;
+use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::model::{EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
-use crate::shape::ImageSize;
+use crate::shape::{ImageSize, Precision};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -101,7 +102,7 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
         watch.note(&format!("the run in {} is finished", out.display()));
         return Ok(());
     }
-    let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
+    let context = Context::open(&job.config.device.options())?;
     if context.is_cpu() {
         watch.note(&format!("{} is a CPU adapter: right, but slow", context.adapter.name));
     }
@@ -111,7 +112,30 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
     let log =
         if resumes { Log::resume(&log, job.position.step, job.position.epoch)? } else { Log::create(&log)? };
     let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
-    Run { context: &context, job, out, log, learner, steps, evaluations }.go(watch, judge)
+    let (flights, idle, read) = (VecDeque::new(), Vec::new(), Instant::now());
+    Run { context: &context, job, out, log, learner, steps, flights, idle, read, evaluations }
+        .go(watch, judge)
+}
+
+/// Steps that the adapter may have before it: while it computes one, the host prepares the next.
+const IN_FLIGHT: usize = 2;
+
+/// What a step leaves on the adapter, on its way back.
+struct Results {
+    losses: Readback,
+    control: Readback,
+    /// Words that `losses` has room for.
+    capacity: usize,
+}
+
+/// A step that was sent and whose results weren't read yet.
+struct Flight {
+    /// Where the run stood before it.
+    before: Position,
+    lr: f64,
+    names: Vec<String>,
+    gpu_bytes: u64,
+    results: Results,
 }
 
 /// A run on an adapter.
@@ -123,6 +147,12 @@ struct Run<'c, 'o> {
     learner: Learner<'c>,
     /// Of this stage, by batch size: the whole batch and the last one of an epoch.
     steps: BTreeMap<usize, TrainingStep>,
+    /// Steps whose results are on their way back, oldest first.
+    flights: VecDeque<Flight>,
+    /// Readbacks of steps that are done, for those to come.
+    idle: Vec<Results>,
+    /// When the last results were read.
+    read: Instant,
     evaluations: BTreeMap<usize, EvaluationStep>,
 }
 
@@ -165,19 +195,22 @@ impl Run<'_, '_> {
                     }
                 }
             });
+            self.read = Instant::now();
             for batch in receiver {
-                self.step(&batch?, watch)?;
+                self.send(batch?)?;
+                self.land(IN_FLIGHT - 1, watch)?;
                 let every = self.job.config.schedule.save_every;
                 let signal = watch.signal();
                 let at_save = every > 0 && self.job.position.step.is_multiple_of(every);
                 if signal.is_some() || at_save {
+                    self.land(0, watch)?;
                     self.save("last.safetensors")?;
                 }
                 if let Some(signal) = signal {
                     return Err(Error::Interrupted { signal, outcome: SAVED });
                 }
             }
-            Ok(())
+            self.land(0, watch)
         });
         done?;
         if self.job.position.batch == batches {
@@ -237,11 +270,12 @@ impl Run<'_, '_> {
         self.learner.state_bytes() + steps + evaluations
     }
 
-    fn step(&mut self, batch: &Batch, watch: &mut dyn Watch) -> Result<()> {
-        let start = Instant::now();
+    /// Sends a step on its way.
+    fn send(&mut self, batch: Batch) -> Result<()> {
         let count = batch.labels.len();
         self.step_for(count)?;
-        let Position { step, epoch, batch: place, .. } = self.job.position;
+        let before = self.job.position;
+        let Position { step, epoch, batch: place, .. } = before;
         let number = step + 1;
         let Job { config, schedule, network, .. } = &self.job;
         let lr = schedule.lr(epoch, place);
@@ -264,28 +298,65 @@ impl Run<'_, '_> {
         recorded.write(context, &batch.bytes, &batch.labels, &batch.flips);
         context.write(&recorded.step, bytemuck::cast_slice(&values.words()));
         recorded.plan.run(context)?;
-        let rows = context.read(&recorded.losses)?;
-        let control = context.read(&recorded.control)?;
-        if control.first().map(|word| word.to_bits()) != Some(1) {
-            // The adapter has left parameters, moments and statistics as they were.
-            self.save("last.safetensors")?;
-            return Err(Error::NotFinite { step: number, pictures: batch.names.join(", ") });
+        let words = recorded.losses.words;
+        let mut results = self.idle.pop().filter(|results| results.capacity >= words).unwrap_or_else(|| {
+            let (losses, control) = (Readback::new(context, words), Readback::new(context, CONTROL_WORDS));
+            Results { losses, control, capacity: words }
+        });
+        results.losses.start(context, &recorded.losses, words);
+        results.control.start(context, &recorded.control, CONTROL_WORDS);
+        let gpu_bytes = self.device_bytes();
+        self.flights.push_back(Flight { before, lr, names: batch.names, gpu_bytes, results });
+        self.job.position.step = number;
+        self.job.position.batch += 1;
+        Ok(())
+    }
+
+    /// Reads the results of the oldest steps until at most `most` are on their way.
+    fn land(&mut self, most: usize, watch: &mut dyn Watch) -> Result<()> {
+        while self.flights.len() > most
+            && let Some(flight) = self.flights.pop_front()
+        {
+            self.settle(flight, watch)?;
         }
+        Ok(())
+    }
+
+    /// Reads the results of a step and logs them.
+    fn settle(&mut self, flight: Flight, watch: &mut dyn Watch) -> Result<()> {
+        let Flight { before, lr, names, gpu_bytes, mut results } = flight;
+        let rows = results.losses.finish(self.context)?;
+        let control = Control::from_words(&results.control.finish(self.context)?);
+        self.idle.push(results);
+        let number = before.step + 1;
+        if control.stopped {
+            // The adapter has left parameters, moments and statistics as they were, in the steps sent after it too.
+            self.flights.clear();
+            let Position { step, batch, .. } = before;
+            self.job.position = Position { step, batch, ..self.job.position };
+            self.save("last.safetensors")?;
+            return Err(Error::NotFinite { step: number, pictures: names.join(", ") });
+        }
+        let count = names.len();
         let loss = rows.iter().map(|&row| f64::from(row)).sum::<f64>() / count as f64;
-        let position = &mut self.job.position;
-        position.step = number;
-        position.batch += 1;
-        position.loss_sum += loss * count as f64;
-        position.pictures += count as u64;
+        if control.counted {
+            let position = &mut self.job.position;
+            position.loss_sum += loss * count as f64;
+            position.pictures += count as u64;
+        }
+        let now = Instant::now();
         let line = StepLine {
             step: number,
-            epoch,
+            epoch: before.epoch,
             loss,
+            loss_scale: (self.context.precision() == Precision::F16).then_some(control.last_scale),
+            skipped: !control.counted,
             lr,
             trainable_params: self.learner.trainable_parameters() as u64,
-            images_per_s: count as f64 / start.elapsed().as_secs_f64(),
-            gpu_bytes: self.device_bytes(),
+            images_per_s: count as f64 / (now - self.read).as_secs_f64(),
+            gpu_bytes,
         };
+        self.read = now;
         self.log.step(&line)?;
         watch.step(&line, self.job.schedule.steps());
         Ok(())
@@ -385,6 +456,11 @@ impl Run<'_, '_> {
             // The generator is counter-based: seed and position are its whole state.
             ("rng".to_string(), StateTensor::counts(vec![config.data.seed, position.step])),
         ]);
+        if self.context.precision() == Precision::F16 {
+            let Control { scale, steps, .. } = self.learner.read_control()?;
+            let data = StateData::F32(vec![scale, steps as f32]);
+            state.insert("loss_scale".to_string(), StateTensor { shape: vec![2], data });
+        }
         for HostMoments { kind, first, second } in self.learner.read_moments()? {
             for (which, data) in [("m", first), ("v", second)] {
                 let tensor = StateTensor { shape: vec![data.len()], data: StateData::F32(data) };

@@ -164,3 +164,6 @@ pub fn distance(dim: usize) -> Tolerance {
 
 /// Square root, division and some products; each scale counts the moments' own roundings.
 pub const ADAM: Tolerance = row(16.0);
+
+/// One rounding to f16's 2⁻¹¹, to either side; the scale is at least f16's smallest normal number.
+pub const NARROW: Tolerance = Tolerance { nmse: 1e-6, c: 8192.0 };

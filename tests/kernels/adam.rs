@@ -51,7 +51,7 @@ fn run(state: &State, gradients: &[f32], steering: Steering) -> State {
         ..StepValues::default()
     };
     let step: Vec<f32> = step.words().into_iter().map(f32::from_bits).collect();
-    let control = [f32::from_bits(u32::from(finite)), factor, 1.0, 0.0];
+    let control = [f32::from_bits(u32::from(finite)), factor, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0];
     let mut run = Guarded::new(&format!("adam {} {steering:?}", gradients.len()));
     let adam = Adam {
         gradients: run.input("gradients", gradients),

@@ -241,7 +241,7 @@ fn update(case: &Case, mean: &[f32], var: &[f32], finite: u32) -> (Vec<f32>, Vec
     let mut run = Guarded::new("batchnorm update");
     let update = Update {
         saved: run.input("saved", &saved),
-        control: run.input("control", &[f32::from_bits(finite), 1.0, 1.0, 0.0]),
+        control: run.input("control", &[f32::from_bits(finite), 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0]),
         running_mean: run.in_place("running_mean", mean),
         running_var: run.in_place("running_var", var),
         layer: case.layer,

@@ -6,6 +6,7 @@ use crate::common::guard::Guarded;
 use crate::common::random::{normal, scaled};
 use crate::common::{assert_same_bits, tolerance};
 use lat_wgpu::kernels::cross_entropy::CrossEntropy;
+use lat_wgpu::kernels::gradnorm::Control;
 use lat_wgpu::reference::cross_entropy as reference;
 use lat_wgpu::rng;
 
@@ -26,14 +27,14 @@ fn labels(shape: Shape) -> Vec<u32> {
     drawn.enumerate().map(|(b, label)| [0, classes - 1].get(b).copied().unwrap_or(label)).collect()
 }
 
-/// Losses and, if asked for, gradients.
+/// Losses and, if asked for, gradients times a scale.
 fn run(
     shape: Shape,
     logits: &[f32],
     labels: &[u32],
     smoothing: f32,
     lanes: u32,
-    gradient: bool,
+    gradient: Option<f32>,
 ) -> Vec<Vec<f32>> {
     let Shape { batch, parts, classes } = shape;
     let mut run = Guarded::new(&format!("cross_entropy {shape:?} {lanes} lanes"));
@@ -42,7 +43,10 @@ fn run(
         logits: run.input("logits", logits),
         labels: run.input("labels", &labels),
         loss: run.output("loss", parts * batch),
-        dlogits: gradient.then(|| run.output("dlogits", logits.len())),
+        gradient: gradient.map(|scale| {
+            let control = Control::start(scale).words().map(f32::from_bits);
+            (run.output("dlogits", logits.len()), run.input("control", &control))
+        }),
         batch,
         parts,
         classes,
@@ -57,7 +61,7 @@ fn check(name: &str, shape: Shape, logits: &[f32], smoothing: f32) {
     let labels = labels(shape);
     let rows = || logits.chunks(classes).enumerate().map(|(i, row)| (row, labels[i % batch] as usize));
     for lanes in LANES {
-        let found = run(shape, logits, &labels, smoothing, lanes, true);
+        let found = run(shape, logits, &labels, smoothing, lanes, Some(1.0));
         let case = format!("{name} {shape:?} smoothing {smoothing} {lanes} lanes");
         let losses = rows().map(|(row, label)| reference::loss(row, label, smoothing)).enumerate();
         compare(&format!("cross_entropy {case}"), &found[0], losses, tolerance::cross_entropy(classes));
@@ -68,7 +72,7 @@ fn check(name: &str, shape: Shape, logits: &[f32], smoothing: f32) {
         } else {
             assert!(found[1].iter().all(|g| g.abs() < 1e-7), "one class has nothing to learn");
         }
-        let alone = run(shape, logits, &labels, smoothing, lanes, false);
+        let alone = run(shape, logits, &labels, smoothing, lanes, None);
         assert_same_bits("losses without gradients", &found[0], &alone[0]);
     }
 }
@@ -95,7 +99,7 @@ fn large_logits_do_not_overflow() {
     let shape = Shape { batch: 2, parts: 1, classes: 5 };
     let logits = [1e4, -1e4, 0.0, 3e4, 1.0, -2e30, -1e30, -3e30, -1e30, -2e30];
     for lanes in LANES {
-        let found = run(shape, &logits, &[3, 1], 0.0, lanes, true);
+        let found = run(shape, &logits, &[3, 1], 0.0, lanes, Some(1.0));
         assert_eq!(found[0][0], 0.0);
         assert!((found[0][1] - 2f32.ln()).abs() < 1e-6, "{}", found[0][1]);
         assert_eq!(found[1][5..], [0.0, -0.25, 0.0, 0.25, 0.0]);
@@ -110,7 +114,7 @@ fn what_is_not_finite_shows_in_the_loss() {
             let mut logits = normal(6, 9);
             logits[at] = bad;
             for lanes in LANES {
-                let found = run(shape, &logits, &[2], 0.0, lanes, true);
+                let found = run(shape, &logits, &[2], 0.0, lanes, Some(1.0));
                 assert!(!found[0][0].is_finite(), "{bad} at {at}: loss {}", found[0][0]);
             }
         }
@@ -137,4 +141,13 @@ fn the_reference_gradient_is_a_difference_quotient() {
             rows.map(|((row, label), weight)| weight * reference::loss(row, label, smoothing).value).sum()
         });
     }
+}
+
+#[test]
+fn the_scale_multiplies_the_gradient_and_not_the_loss() {
+    let shape = Shape { batch: 3, parts: 2, classes: 13 };
+    let (logits, labels) = (normal(9, 3 * 2 * 13), labels(shape));
+    let [plain, scaled] = [1.0, 1024.0].map(|scale| run(shape, &logits, &labels, 0.1, 8, Some(scale)));
+    assert_eq!(plain[0], scaled[0]);
+    assert_eq!(plain[1].iter().map(|g| 1024.0 * g).collect::<Vec<f32>>(), scaled[1]);
 }

@@ -61,7 +61,8 @@ fn check(name: &str, queries: &[f32], gallery: &[f32], dim: usize) -> Vec<f32> {
     let wanted = sample(plain.len(), 4000).into_iter().map(|i| (i, at(i)));
     compare(&name, &plain, wanted, tolerance::distance(dim));
     assert!(plain.iter().all(|d| (0.0..=FAR).contains(d)), "{name}: out of range");
-    for tile in Tile::menu(Form::Nt, context().family()) {
+    let fits = |tile: &Tile| *tile == Tile::Plain || gallery_count.is_multiple_of(4);
+    for tile in Tile::menu(Form::Nt, context().family()).into_iter().filter(fits) {
         assert_same_bits(&format!("{name} {tile:?}"), &plain, &distances(queries, gallery, dim, Some(tile)));
     }
     assert_same_bits(&name, &plain, &distances(queries, gallery, dim, None));
@@ -88,11 +89,16 @@ fn one_primes_and_around_every_tile() {
         (65, 63, 64),
         (129, 127, 68),
         (31, 33, 4),
+        (7, 68, 44),
+        (63, 64, 12),
+        (65, 60, 64),
+        (129, 128, 68),
+        (31, 36, 4),
         // Around a slab, and several.
         (5, 9, 508),
-        (5, 9, 512),
-        (5, 9, 516),
-        (3, 67, 1540),
+        (5, 8, 512),
+        (5, 12, 516),
+        (3, 68, 1540),
     ] {
         let queries = normal(1, query_count * dim);
         check("normal", &queries, &normal(2, gallery_count * dim), dim);

@@ -5,7 +5,7 @@ use crate::common::guard::Guarded;
 use crate::common::random::normal;
 use crate::common::tolerance;
 use lat_wgpu::kernels::adam::StepValues;
-use lat_wgpu::kernels::gradnorm::{Finish, Partial, partial_words};
+use lat_wgpu::kernels::gradnorm::{Control, Finish, Partial, partial_words};
 use lat_wgpu::reference::Exact;
 use lat_wgpu::reference::gradnorm as reference;
 
@@ -17,22 +17,62 @@ fn partials(gradients: &[f32]) -> Vec<f32> {
     run.run().remove(0)
 }
 
-/// Finite, factor and norm.
-fn control(groups: &[&[f32]], losses: &[f32], clip: f32) -> (u32, f32, f32) {
+/// Finite, factor and norm, and what is kept for the next step.
+fn control_after(before: Control, groups: &[&[f32]], losses: &[f32], clip: f32) -> (u32, f32, f32, Control) {
     let all: Vec<f32> = groups.iter().flat_map(|gradients| partials(gradients)).collect();
     let step = StepValues { clip_norm: clip, ..StepValues::default() };
-    let step: Vec<f32> = step.words().into_iter().map(f32::from_bits).collect();
+    let words = |words: &[u32]| -> Vec<f32> { words.iter().copied().map(f32::from_bits).collect() };
     let mut run = Guarded::new("gradnorm finish");
     let finish = Finish {
         partials: run.input("partials", &all),
         losses: run.input("losses", losses),
-        step: run.input("step", &step),
-        control: run.output("control", 4),
+        step: run.input("step", &words(&step.words())),
+        control: run.in_place("control", &words(&before.words())),
     };
     finish.record(&mut run.recorder, "finish");
     let found = run.run().remove(0);
-    assert_eq!(found[3].to_bits(), 0);
-    (found[0].to_bits(), found[1], found[2])
+    (found[0].to_bits(), found[1], found[2], Control::from_words(&found))
+}
+
+/// Finite, factor and norm.
+fn control(groups: &[&[f32]], losses: &[f32], clip: f32) -> (u32, f32, f32) {
+    let (finite, factor, norm, after) = control_after(Control::start(1.0), groups, losses, clip);
+    let expected =
+        Control { counted: finite == 1, norm, steps: finite, stopped: finite == 0, ..Control::start(1.0) };
+    assert_eq!(after.words(), expected.words());
+    (finite, factor, norm)
+}
+
+#[test]
+fn the_scale_leaves_the_norm_and_its_limit_as_they_were() {
+    let gradients = normal(7, 4096);
+    let scaled: Vec<f32> = gradients.iter().map(|g| 1024.0 * g).collect();
+    for clip in [0.0, 0.5] {
+        let (_, factor, norm) = control(&[&gradients], &[1.0], clip);
+        let (finite, scaled_factor, scaled_norm, _) =
+            control_after(Control::start(1024.0), &[&scaled], &[1.0], clip);
+        assert_eq!((finite, scaled_factor, scaled_norm), (1, factor / 1024.0, norm));
+    }
+}
+
+#[test]
+fn the_scale_falls_after_an_overflow_and_rises_after_2000_steps() {
+    let start = Control { steps: 17, ..Control::start(4.0) };
+    let step = |before: Control, gradient: f32| control_after(before, &[&[gradient; 4]], &[1.0], 0.0).3;
+    let fallen = step(start, f32::INFINITY);
+    assert_eq!((fallen.counted, fallen.scale, fallen.steps, fallen.stopped), (false, 2.0, 0, false));
+    assert_eq!(fallen.last_scale, 4.0);
+    let fallen = step(fallen, f32::NAN);
+    assert_eq!((fallen.scale, fallen.stopped), (1.0, false));
+    let stopped = step(fallen, f32::INFINITY);
+    assert_eq!((stopped.scale, stopped.stopped), (1.0, true));
+    // Once stopped, nothing counts, however finite.
+    let after = step(stopped, 1.0);
+    assert!(!after.counted && after.stopped);
+    let risen = step(Control { steps: 1999, scale: 2.0, ..start }, 1.0);
+    assert_eq!((risen.counted, risen.scale, risen.steps), (true, 4.0, 0));
+    // Not past the largest.
+    assert_eq!(step(Control { steps: 1999, ..start }, 1.0).scale, 4.0);
 }
 
 fn check(groups: &[&[f32]], losses: &[f32], clip: f32) {

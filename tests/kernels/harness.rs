@@ -28,6 +28,7 @@ fn copy(@builtin(workgroup_id) group: vec3u) {
     bindings: &[Binding::read("x"), Binding::write("y")],
     uniform_bytes: 16,
     subgroups: false,
+    quads: false,
 };
 
 const LEN: usize = 10;

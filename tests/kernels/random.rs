@@ -28,6 +28,7 @@ fn draw(@builtin(workgroup_id) group: vec3u) {
     bindings: &[Binding::read("words"), Binding::write("drawn")],
     uniform_bytes: 16,
     subgroups: false,
+    quads: false,
 };
 
 #[test]

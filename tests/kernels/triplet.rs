@@ -5,6 +5,7 @@ use crate::common::differences::{coarse, prove};
 use crate::common::guard::Guarded;
 use crate::common::random::{normal, scaled};
 use crate::common::tolerance;
+use lat_wgpu::kernels::gradnorm::Control;
 use lat_wgpu::kernels::triplet::{Backward, Distances, Mine, NONE};
 use lat_wgpu::reference::triplet as reference;
 use lat_wgpu::rng;
@@ -58,6 +59,16 @@ fn run_backward(
     choices: &[Option<[usize; 2]>],
     dparts: &[f32],
 ) -> Vec<f32> {
+    run_scaled(parts, distances, choices, dparts, 1.0)
+}
+
+fn run_scaled(
+    parts: &[f32],
+    distances: &[f32],
+    choices: &[Option<[usize; 2]>],
+    dparts: &[f32],
+    scale: f32,
+) -> Vec<f32> {
     let batch = choices.len();
     let length = parts.len() / batch;
     let choice: Vec<u32> =
@@ -68,6 +79,7 @@ fn run_backward(
         distances: run.input("distances", distances),
         choice: run.input("choice", &words(&choice)),
         dparts: run.in_place("dparts", dparts),
+        control: run.input("control", &Control::start(scale).words().map(f32::from_bits)),
         batch,
         length,
     };
@@ -234,4 +246,14 @@ fn the_reference_gradient_is_a_difference_quotient() {
             mined(parts).1.iter().map(|loss| loss.value).sum::<f64>() / batch as f64
         });
     }
+}
+
+#[test]
+fn the_scale_multiplies_what_is_added() {
+    let parts = normal(11, 3 * 8);
+    let (distances, choices) =
+        ([0.0, 1.0, 2.0, 1.0, 0.0, 3.0, 2.0, 3.0, 0.0], [Some([1, 2]), None, Some([0, 1])]);
+    let [plain, scaled] =
+        [1.0, 512.0].map(|scale| run_scaled(&parts, &distances, &choices, &[0.0; 24], scale));
+    assert_eq!(plain.iter().map(|g| 512.0 * g).collect::<Vec<f32>>(), scaled);
 }

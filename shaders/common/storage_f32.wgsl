@@ -1,0 +1,11 @@
+// Helper: how weights and activations lie in memory, full precision: four values of a row are four f32.
+
+alias Quad = vec4f;
+
+fn unpack(quad: Quad) -> vec4f {
+    return quad;
+}
+
+fn pack(values: vec4f) -> Quad {
+    return values;
+}

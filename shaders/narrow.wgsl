@@ -1,0 +1,33 @@
+// Copies of f32 parameters in the storage that products read them in.
+//
+//   narrow[i] = wide[i], rounded to the storage
+//
+// wide (N) read   narrow (N) written
+// One invocation owns one quad. Error: half a unit in the last place of the storage, f16: 2⁻¹² of |wide|; beyond f16's
+// largest, 65504, infinity.
+// Source: mixed-precision training [Micikevicius et al. 2018 §3.1]: f32 masters, half copies. Limits: N a multiple of 4.
+
+struct Params {
+    quads: u32,
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> wide: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> narrow: array<Quad>;
+
+const THREADS: u32 = 64;
+
+@compute @workgroup_size(THREADS)
+fn narrow_forward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * THREADS + lane;
+    if (i < params.quads) {
+        narrow[i] = pack(wide[i]);
+    }
+}

@@ -1,0 +1,102 @@
+//! `lat-wgpu tune`: which tiles are quickest on this adapter, kept for all later runs.
+
+use super::args::TuneArguments;
+use super::{json, open};
+use crate::error::{Error, Result};
+use crate::gpu::choices;
+use crate::tune::{self, Finding, Outcome, Product};
+use serde_json::json;
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
+    let network = match (&arguments.model, arguments.clear) {
+        (None, false) => return Err(Error::Usage("--model or --clear is needed".to_string())),
+        (None, true) => None,
+        (Some(model), _) => Some(open::network(model, &arguments.network.settings())?),
+    };
+    let context = open::adapter_with(arguments.adapter.as_ref(), arguments.precision.into())?;
+    if arguments.clear {
+        clear(&context.adapter)?;
+    }
+    let Some(network) = network else { return Ok(ExitCode::SUCCESS) };
+    let kept = if arguments.clear { choices::Choices::new() } else { choices::load(&context.adapter) };
+    let batch = arguments.batch.map_or(if context.is_cpu() { 2 } else { 32 }, |batch| batch as usize);
+    let limit = Duration::from_secs(u64::from(arguments.seconds));
+    let outcome = tune::tune(&context, &network, batch, arguments.train, limit, &mut |finding| {
+        eprintln!("{}", line(finding))
+    })?;
+    let Outcome { findings, left, step: (before, after), choices: chosen } = &outcome;
+    if *left > 0 {
+        eprintln!("note: no time for {left} more shapes; --seconds gives more");
+    }
+    let what = if arguments.train { "a training step" } else { "embedding" };
+    let told = format!(
+        "{what} of {batch}: {before:.4} s with the built-in tiles, {after:.4} s with the chosen ones"
+    );
+    let mut all = kept;
+    all.extend(chosen.clone());
+    let path = if chosen.is_empty() {
+        eprintln!("{told}: the built-in tiles stay");
+        None
+    } else {
+        let path = choices::store(&context.adapter, &all)?;
+        eprintln!("{told}: kept in {}", path.display());
+        Some(path)
+    };
+    if let Some(target) = &arguments.json {
+        let value = json!({
+            "adapter": context.adapter.name,
+            "driver": context.adapter.driver,
+            "batch": batch,
+            "train": arguments.train,
+            "step_seconds": {"built_in": before, "tuned": after},
+            "kept": path,
+            "choices": chosen,
+            "left": left,
+            "products": findings.iter().map(finding_json).collect::<Vec<_>>(),
+        });
+        json::write(target, &value)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn clear(adapter: &crate::gpu::AdapterSummary) -> Result<()> {
+    let Some(path) = choices::file(adapter) else { return Ok(()) };
+    match std::fs::remove_file(&path) {
+        Ok(()) => eprintln!("removed {}", path.display()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => eprintln!("nothing was kept"),
+        Err(error) => return Err(Error::io("remove", &path)(error)),
+    }
+    Ok(())
+}
+
+fn line(finding: &Finding) -> String {
+    let Finding { product: Product { form, m, n, k, count }, seconds, chosen, refused } = finding;
+    let rates: Vec<String> = seconds
+        .iter()
+        .map(|(tile, seconds)| {
+            let mark = if tile == chosen { "*" } else { "" };
+            format!("{mark}{tile} {:.1}", 2e-9 * (m * n * k) as f64 / seconds)
+        })
+        .collect();
+    let wrong = match refused.len() {
+        0 => String::new(),
+        count => format!("; {count} give other bits and are left out"),
+    };
+    format!("{count} x {form:?} {m}x{n}x{k}, GFLOP/s: {}{wrong}", rates.join(", "))
+}
+
+fn finding_json(finding: &Finding) -> serde_json::Value {
+    let Finding { product: Product { form, m, n, k, count }, seconds, chosen, refused } = finding;
+    json!({
+        "form": format!("{form:?}").to_lowercase(),
+        "m": m,
+        "n": n,
+        "k": k,
+        "count": count,
+        "seconds": seconds.iter().map(|(tile, seconds)| (tile.to_string(), json!(seconds))).collect::<serde_json::Map<_, _>>(),
+        "chosen": chosen.to_string(),
+        "refused": refused.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}

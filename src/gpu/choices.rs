@@ -1,0 +1,86 @@
+//! What `lat-wgpu tune` found out about an adapter: which variant of a kernel is quickest for a class of shapes.
+//!
+//! One JSON file for each adapter and driver, in the user's cache folder. The engine knows keys and variants as words
+//! alone; kernels give them a meaning and pass over those that they don't know.
+
+use super::context::AdapterSummary;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Variants by key.
+pub type Choices = BTreeMap<String, String>;
+
+/// What a file holds; adapter and driver are there to be read by people, and compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct File {
+    adapter: String,
+    backend: String,
+    driver: String,
+    choices: Choices,
+}
+
+/// The folder that this program may fill and anybody may empty: `LAT_CACHE`, else that of the operating system.
+fn folder() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let system = || {
+        if cfg!(target_os = "windows") {
+            variable("LOCALAPPDATA")
+        } else if cfg!(target_os = "macos") {
+            variable("HOME").map(|home| home.join("Library/Caches"))
+        } else {
+            variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")))
+        }
+    };
+    variable("LAT_CACHE").or_else(|| system().map(|cache| cache.join("lat-wgpu")))
+}
+
+/// Where the choices for an adapter are kept; `None` where the system names no cache folder.
+pub fn file(adapter: &AdapterSummary) -> Option<PathBuf> {
+    let name: String = format!("{} {} {}", adapter.backend, adapter.name, adapter.driver)
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' })
+        .collect();
+    Some(folder()?.join("tune").join(format!("{}.json", name.get(..120).unwrap_or(&name))))
+}
+
+/// The choices kept for an adapter: none if there is no file, or none that can be used.
+pub fn load(adapter: &AdapterSummary) -> Choices {
+    let text = file(adapter).and_then(|path| std::fs::read_to_string(path).ok());
+    let file = text.and_then(|text| serde_json::from_str::<File>(&text).ok());
+    // Two long names may meet in one file name.
+    let same = |file: &File| {
+        (&file.adapter, &file.backend, &file.driver) == (&adapter.name, &adapter.backend, &adapter.driver)
+    };
+    file.filter(same).map(|file| file.choices).unwrap_or_default()
+}
+
+/// Keeps choices for an adapter; gives the file.
+///
+/// # Errors
+/// [`Error::Io`] if it can't be written; [`Error::Usage`] where the system names no cache folder.
+pub fn store(adapter: &AdapterSummary, choices: &Choices) -> Result<PathBuf> {
+    let path = file(adapter).ok_or_else(|| {
+        Error::Usage("no folder to keep choices in: neither HOME nor LAT_CACHE is set".into())
+    })?;
+    let file = File {
+        adapter: adapter.name.clone(),
+        backend: adapter.backend.clone(),
+        driver: adapter.driver.clone(),
+        choices: choices.clone(),
+    };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let mut text = serde_json::to_string_pretty(&file).map_err(|error| Error::Data(error.to_string()))?;
+    text.push('\n');
+    // Whole or not at all: another process may read it at any time.
+    let write = || -> std::io::Result<()> {
+        let mut partial = tempfile::NamedTempFile::new_in(folder)?;
+        std::io::Write::write_all(&mut partial, text.as_bytes())?;
+        partial.persist(&path)?;
+        Ok(())
+    };
+    write().map_err(Error::io("write", &path))?;
+    Ok(path)
+}

@@ -1,0 +1,186 @@
+//! Networks whose weights and activations are stored in halves, against the same in f32.
+
+#[path = "common/goldens.rs"]
+mod goldens;
+
+use lat_wgpu::checkpoint::{self, Network, random_backbone};
+use lat_wgpu::data::decode::Rgb;
+use lat_wgpu::embed::{Embedder, Need};
+use lat_wgpu::gpu::{Context, ContextOptions, Storage};
+use lat_wgpu::rng;
+use lat_wgpu::shape::{ImageSize, Normalize, Precision, Preprocess, VitConfig};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What issue and README promise for every picture.
+const LEAST_COSINE: f64 = 0.9995;
+
+/// A context with f16 of the adapter's own, if it has them, and one with halves packed in words.
+fn contexts() -> Vec<Context> {
+    let open = |default_limits| {
+        let environment = ContextOptions::from_environment(None);
+        let options = ContextOptions { precision: Precision::F16, default_limits, ..environment };
+        Context::open(&options).unwrap()
+    };
+    let packed = open(true);
+    assert_eq!(packed.storage(), Storage::Packed);
+    let native = open(ContextOptions::from_environment(None).default_limits);
+    if native.storage() == Storage::F16 { vec![native, packed] } else { vec![packed] }
+}
+
+fn full() -> Context {
+    Context::open(&ContextOptions::from_environment(None)).unwrap()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[test]
+fn vectors_in_halves_point_where_pytorchs_do() {
+    let contexts = contexts();
+    for (model, golden) in goldens::pairs() {
+        let name = golden.file_name().unwrap().to_string_lossy().into_owned();
+        let (_, metadata) = checkpoint::list(&golden).unwrap();
+        let network = checkpoint::load(&model, &goldens::settings(&metadata)).unwrap();
+        let bytes = std::fs::read(&golden).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let images = file.tensor("images").unwrap();
+        let [_, height, width, 3] = images.shape() else { panic!("{name}: {:?}", images.shape()) };
+        let (height, width) = (*height, *width);
+        let pictures: Vec<Rgb> = (images.data().chunks(height * width * 3))
+            .map(|pixels| Rgb { height, width, pixels: pixels.to_vec() })
+            .collect();
+        let wanted: Vec<f32> = bytemuck::pod_collect_to_vec(file.tensor("embedding").unwrap().data());
+        for context in &contexts {
+            let mut embedder = Embedder::new(context, &network, Some(pictures.len()), 1 << 30).unwrap();
+            let found = embedder.embed(&pictures).unwrap();
+            let dim = embedder.dim();
+            let least = (found.chunks(dim).zip(wanted.chunks(dim)))
+                .map(|(found, wanted)| cosine(found, wanted))
+                .fold(1.0, f64::min);
+            println!("{name} {:?}: cosine {least:.6}", context.storage());
+            assert!(least >= LEAST_COSINE, "{name} {:?}: cosine {least}", context.storage());
+        }
+    }
+}
+
+fn random(dim: usize) -> Network {
+    let config = VitConfig::plain(ImageSize::square(64), 16, dim, 2, dim / 32);
+    Network {
+        tensors: random_backbone(&config, 3),
+        heads: BTreeMap::new(),
+        preprocess: Preprocess::new(config.image, Normalize::Imagenet.mean_std()),
+        config,
+        class_names: None,
+        threshold: None,
+        notes: Vec::new(),
+    }
+}
+
+#[test]
+fn halves_take_half_the_memory() {
+    let network = random(384);
+    let need = |context: &Context| Embedder::new(context, &network, Some(4), 1 << 30).unwrap().need();
+    let whole: Need = need(&full());
+    for context in contexts() {
+        let halves = need(&context);
+        let weights = halves.parameters as f64 / whole.parameters as f64;
+        let activations = halves.per_picture as f64 / whole.per_picture as f64;
+        println!("{:?}: weights {weights:.3}, each picture {activations:.3}", context.storage());
+        // Patch embedding, positions, biases and norms stay f32; so do pixels and vectors.
+        assert!(weights < 0.62 && activations < 0.75, "{weights} {activations}");
+    }
+}
+
+#[test]
+fn a_vector_in_halves_depends_on_its_picture_alone_to_the_bit() {
+    let network = random(64);
+    let picture = |seed: u64| {
+        let pixels = (0..64 * 64 * 3).map(|i| rng::bits(seed, 0, i) as u8).collect();
+        Rgb { height: 64, width: 64, pixels }
+    };
+    let pictures: Vec<Rgb> = (1..=5).map(picture).collect();
+    for context in contexts() {
+        let mut embedder = Embedder::new(&context, &network, Some(5), 1 << 30).unwrap();
+        let together = embedder.embed(&pictures).unwrap();
+        for (picture, wanted) in pictures.iter().zip(together.chunks(embedder.dim())) {
+            let mut alone = Embedder::new(&context, &network, Some(1), 1 << 30).unwrap();
+            assert_eq!(alone.embed(std::slice::from_ref(picture)).unwrap(), wanted);
+        }
+    }
+}
+
+#[test]
+fn widths_that_halves_cannot_hold_are_refused() {
+    let mut network = random(64);
+    network.config.mlp_hidden = 250;
+    let contexts = contexts();
+    let refused = Embedder::new(&contexts[0], &network, Some(1), 1 << 30).err().unwrap().to_string();
+    assert!(refused.contains("multiples of 4") && refused.contains("250"), "{refused}");
+}
+
+/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+
+fn lat(folder: &Path, arguments: &[&str]) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
+    let output = command.args(arguments).current_dir(folder).stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}:\n{stderr}");
+}
+
+fn steps(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.filter(|line: &Value| line.get("step").is_some()).collect()
+}
+
+#[test]
+fn training_in_halves_follows_training_in_f32_and_resumes_to_the_bit() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    lat(folder, &["draw", "figures", "--persons", "8", "--cameras", "2", "--images", "3", "--seed", "3"]);
+    let train = |out: &str, more: &[&str]| {
+        let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures"];
+        arguments.extend(["--batch-size", "7", "--epochs", "4", "--lr", "0.001", "--preset", "full"]);
+        arguments.extend(["--out", out]);
+        arguments.extend(more);
+        lat(folder, &arguments);
+    };
+    train("whole", &[]);
+    train("halves", &["--precision", "f16"]);
+    let (whole, halves) = (steps(&folder.join("whole")), steps(&folder.join("halves")));
+    assert_eq!(whole.len(), halves.len());
+    let skipped = halves.iter().filter(|line| line.get("skipped").is_some()).count();
+    assert!(skipped <= 4, "{skipped} of {} steps skipped", halves.len());
+    let (mut used, mut last) = (0.0f64, 0.0);
+    for (whole, halves) in whole.iter().zip(&halves) {
+        assert!(whole.get("loss_scale").is_none() && halves["loss_scale"].as_f64().unwrap() >= 1.0);
+        let [whole, halves] = [whole, halves].map(|line| line["loss"].as_f64().unwrap());
+        last = (halves / whole - 1.0).abs();
+        used = used.max(last);
+    }
+    println!(
+        "losses differ by {:.3} % at most, {:.3} % in the end; {skipped} skipped",
+        100.0 * used,
+        100.0 * last
+    );
+    assert!(used < 0.03, "losses differ by {used}");
+
+    train("again", &["--precision", "f16", "--max-steps", "5"]);
+    train("again", &["--precision", "f16", "--resume"]);
+    let read = |run: &str| std::fs::read(folder.join(run).join("last.safetensors")).unwrap();
+    assert!(read("again") == read("halves"), "a resumed run ends elsewhere");
+
+    let mut other = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
+    let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures", "--resume"];
+    arguments.extend(["--out", "halves", "--epochs", "5", "--precision", "f32"]);
+    let refused = other.args(arguments).current_dir(folder).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("device.precision"));
+}
