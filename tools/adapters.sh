@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# Further Vulkan drivers that need no graphics card, beside the system's own and without touching it: fetched from
+# Debian's archive and unpacked into .adapters/, which git ignores. Needs apt and Debian's archive keys.
+#
+#   tools/adapters.sh                    fetches what is missing, then prints which drivers are there
+#   tools/adapters.sh --list             prints them only
+#   tools/adapters.sh NAME COMMAND…      runs a command with one of them as the only Vulkan driver
+#
+#   lavapipe      Mesa's software adapter, a newer one than Debian 12's
+#   swiftshader   Google's software adapter: no f16, subgroups of 4, 256 invocations, 10 storage buffers
+#   radv          Mesa's driver for AMD cards: compiles, runs nothing; see tools/isa_report.sh
+set -euo pipefail
+cd_before="$PWD"
+cd "$(dirname "$0")/.."
+folder="$PWD/.adapters"
+
+# The Debian release whose packages are taken and its Mesa: figures in tools/isa_report/TABLE.md hold for this one.
+release=bookworm
+mesa=25.0.7
+
+fail() {
+    echo "error: $1" >&2
+    echo "hint: $2" >&2
+    exit 1
+}
+
+# The library of a driver below .adapters/.
+library() {
+    case "$1" in
+        lavapipe) echo mesa/usr/lib/x86_64-linux-gnu/libvulkan_lvp.so ;;
+        radv) echo mesa/usr/lib/x86_64-linux-gnu/libvulkan_radeon.so ;;
+        swiftshader) echo swiftshader/usr/lib/chromium/libvk_swiftshader.so ;;
+    esac
+}
+
+# What the Vulkan loader reads to find a driver, with a path that holds wherever the repository lies.
+describe() {
+    cat >"$folder/$1.json" <<DRIVER
+{ "file_format_version": "1.0.0", "ICD": { "library_path": "./$(library "$1")", "api_version": "1.3.0" } }
+DRIVER
+}
+
+# Downloads packages and unpacks them into a folder below .adapters/ that appears only when it is whole.
+unpack() {
+    local into="$1"
+    shift
+    local work="$folder/$into.part"
+    rm -rf "$work" "${folder:?}/$into"
+    mkdir -p "$work/packages" "$work/root"
+    (cd "$work/packages" && apt-get "${apt[@]}" --quiet download "$@")
+    local package
+    for package in "$work"/packages/*.deb; do
+        # Of the browser's package the driver alone.
+        if [ "$into" = swiftshader ]; then
+            dpkg-deb --fsys-tarfile "$package" | tar --extract --directory "$work/root" --wildcards './usr/lib/chromium/*swiftshader*'
+        else
+            dpkg-deb --extract "$package" "$work/root"
+        fi
+        # The packages' names hold their versions.
+        basename "$package" >>"$work/root/packages.txt"
+    done
+    mv "$work/root" "$folder/$into"
+    rm -rf "$work"
+}
+
+fetch() {
+    [ "$(uname -m)" = x86_64 ] || fail "no packages for $(uname -m)" "the drivers are taken for x86_64 only"
+    command -v apt-get >/dev/null || fail "no apt-get" "on another system unpack the packages of Debian $release into $folder yourself"
+    # The mirror that this machine uses.
+    local mirror
+    mirror="$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian //p' | head -n 1)"
+    [ -n "$mirror" ] || fail "apt knows no mirror of Debian" "these drivers are taken from Debian $release; on another system unpack them into $folder yourself"
+    # Lists of its own, so that neither root nor a change to the system is needed; no package counts as installed.
+    local keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial"
+    printf "deb [signed-by=$keys] $mirror %s main\n" "$release" "$release-backports" >"$folder/apt/sources.list"
+    apt=(-o "Dir::State=$folder/apt" -o Dir::State::status=/dev/null -o "Dir::Cache=$folder/apt/cache"
+        -o "Dir::Etc::sourcelist=$folder/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o APT::Sandbox::User="$(id -un)")
+    apt-get "${apt[@]}" --quiet update
+    if [ ! -e "$folder/mesa" ]; then
+        # libdrm: the system's may be too old for the driver.
+        unpack mesa {mesa-vulkan-drivers,libdrm2,libdrm-amdgpu1}/"$release-backports" libllvm15
+    fi
+    if [ ! -e "$folder/swiftshader" ]; then
+        unpack swiftshader chromium-common
+    fi
+    rm -rf "$folder/apt"
+    describe lavapipe
+    describe radv
+    describe swiftshader
+}
+
+there() { [ -e "$folder/$1.json" ] && [ -e "$folder/$(library "$1")" ]; }
+
+list() {
+    local name
+    for name in lavapipe radv swiftshader; do
+        local package=mesa-vulkan-drivers from=mesa
+        if [ "$name" = swiftshader ]; then package=chromium-common from=swiftshader; fi
+        if there "$name"; then
+            echo "$name: $(sed -n "s/^${package}_\(.*\)_.*/$package \1/p" "$folder/$from/packages.txt")"
+        else
+            echo "$name: not there"
+        fi
+    done
+}
+
+case "${1:-}" in
+    "")
+        if ! there lavapipe || ! there radv || ! there swiftshader; then fetch; fi
+        list
+        grep -q "^mesa-vulkan-drivers_$mesa-" "$folder/mesa/packages.txt" \
+            || echo "warning: this Mesa isn't $mesa; figures of compiled shaders will differ" >&2
+        ;;
+    --list) list ;;
+    lavapipe | radv | swiftshader)
+        name="$1"
+        shift
+        there "$name" || fail "no driver $name in $folder" "run tools/adapters.sh without arguments to fetch it"
+        [ $# -gt 0 ] || fail "no command to run on $name" "tools/adapters.sh $name cargo test --test kernels"
+        # Both names of the variable: older loaders know the second only.
+        export VK_DRIVER_FILES="$folder/$name.json" VK_ICD_FILENAMES="$folder/$name.json"
+        if [ "$name" != swiftshader ]; then
+            export LD_LIBRARY_PATH="$folder/mesa/usr/lib/x86_64-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+        fi
+        cd "$cd_before"
+        exec "$@"
+        ;;
+    *)
+        sed -n 's/^#   /  /p' "$0" >&2
+        exit 2
+        ;;
+esac
