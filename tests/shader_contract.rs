@@ -210,6 +210,7 @@ fn translate(
         bounds_check_policies: unchecked,
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
         force_loop_bounding: false,
+        emit_int_div_checks: false,
         ..Default::default()
     };
     let pipeline = spv::PipelineOptions { shader_stage: entry.0, entry_point: entry.1.clone() };

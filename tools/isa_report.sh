@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# What AMD's real instruction set makes of the shaders, without a card: every variant through naga and Mesa's RADV on a
+# device that runs nothing. Needs the drivers of tools/adapters.sh.
+#
+#   tools/isa_report.sh --check               fails if a hot kernel spills or falls under its row in tools/isa_report/TABLE.md
+#   tools/isa_report.sh --write               makes the table again
+#   tools/isa_report.sh --show FAMILY NAME    one kernel's statistics and machine code; without a name: all names
+set -euo pipefail
+cd "$(dirname "$0")/.."
+table=tools/isa_report/TABLE.md
+
+usage() {
+    sed -n 's/^#   /  /p' "$0" >&2
+    exit 2
+}
+case "${1:-} $#" in
+    "--check 1" | "--write 1" | "--show 2" | "--show 3") ;;
+    *) usage ;;
+esac
+if [[ "$(tools/adapters.sh --list)" == *"radv: not there"* ]]; then
+    echo "error: no driver that compiles for AMD cards" >&2
+    echo "hint: tools/adapters.sh fetches it" >&2
+    exit 1
+fi
+
+target="$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)"
+shaders="$target/isa_shaders"
+rm -rf "$shaders"
+LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_becomes >/dev/null
+CARGO_TARGET_DIR="$target/isa_report" cargo build --quiet --locked --manifest-path tools/isa_report/Cargo.toml
+
+# Mesa says that a device that doesn't exist has no place on the bus.
+report() {
+    MESA_SHADER_CACHE_DISABLE=true tools/adapters.sh radv "$target/isa_report/debug/isa_report" "$shaders" "$@" \
+        2> >(grep -v "invalid pci bus info" >&2 || true)
+}
+
+case "$1" in
+    --check) report check "$table" ;;
+    --write)
+        {
+            sed '/^Driver: /,$d' "$table"
+            report write
+        } >"$table.part"
+        mv "$table.part" "$table"
+        echo "$table"
+        ;;
+    --show)
+        if [ $# = 2 ]; then
+            grep " plain " "$shaders/list.txt" | sed 's/ [^ ]* plain */+/; s/ /+/g; s/+$//'
+        else
+            report show "$2" "$3"
+        fi
+        ;;
+esac

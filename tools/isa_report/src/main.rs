@@ -1,0 +1,159 @@
+//! What Mesa's compiler for AMD cards makes of every shader, on a device that doesn't exist: registers, workgroup
+//! memory, waves, and what stands in the hot loop. See tools/isa_report.sh, which calls it.
+
+mod assembly;
+mod device;
+mod table;
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use device::{Compiled, Device};
+use table::Row;
+
+const VEGA: &str = "vega10";
+/// Mesa's names of Vega, RDNA 2 and RDNA 3.
+const FAMILIES: [&str; 3] = [VEGA, "navi21", "navi31"];
+
+const USAGE: &str = "usage: isa_report SHADERS write               prints the table of all shaders
+       isa_report SHADERS check TABLE         compares them with a table
+       isa_report SHADERS show FAMILY NAME    prints one kernel's statistics and machine code
+SHADERS: the folder that tests/shader_contract.rs leaves with LAT_SHADER_OUT";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
+        [shaders, "write"] => report(Path::new(shaders)).map(|(driver, rows)| {
+            print!("{}", table::write(&driver, &rows));
+            ExitCode::SUCCESS
+        }),
+        [shaders, "check", wanted] => check(Path::new(shaders), Path::new(wanted)),
+        [shaders, "show", family, name] => show(Path::new(shaders), family, name),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// One line of `list.txt`.
+struct Pipeline {
+    variant: String,
+    entry: String,
+    /// The file of its SPIR-V without `.spv`: the variant and the switches that aren't at their defaults.
+    name: String,
+}
+
+/// Every pipeline that an AMD card can get. Those with subgroups are made for adapters whose subgroups have 4 to 16 lanes.
+fn pipelines(shaders: &Path) -> Result<Vec<Pipeline>, Box<dyn Error>> {
+    let path = shaders.join("list.txt");
+    let list = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut found = Vec::new();
+    for line in list.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(variant), Some(entry), Some(kind)) = (words.next(), words.next(), words.next()) else {
+            return Err(format!("{}: `{line}` is no line of a pipeline", path.display()).into());
+        };
+        if kind == "plain" {
+            let switches: String = words.map(|switch| format!("+{switch}")).collect();
+            let name = format!("{variant}{switches}");
+            found.push(Pipeline { variant: variant.to_string(), entry: entry.to_string(), name });
+        }
+    }
+    Ok(found)
+}
+
+fn compile(device: &Device, shaders: &Path, pipeline: &Pipeline) -> Result<Compiled, Box<dyn Error>> {
+    let path = shaders.join(format!("{}.spv", pipeline.name));
+    let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (words, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err(format!("{}: not a whole number of words", path.display()).into());
+    }
+    let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    device.compile(&words, &pipeline.entry).map_err(|error| format!("{}: {error}", pipeline.name).into())
+}
+
+fn row(family: &str, variant: &str, compiled: &Compiled) -> Result<Row, Box<dyn Error>> {
+    let hot = assembly::hot_loop(&compiled.assembly);
+    let waves = compiled.statistic("Subgroups per SIMD")?;
+    Ok(Row {
+        family: family.to_string(),
+        variant: variant.to_string(),
+        vgprs: compiled.statistic("VGPRs")?,
+        sgprs: compiled.statistic("SGPRs")?,
+        spills: compiled.statistic("Spilled VGPRs")? + compiled.statistic("Spilled SGPRs")?,
+        scratch: compiled.statistic("Scratch size")?,
+        shared: compiled.statistic("LDS size")?,
+        // RADV counts in waves of 32 lanes where there are such, whatever the kernel's are.
+        waves: if family == VEGA { waves } else { waves * 32 / u64::from(compiled.lanes) },
+        share: hot.map(|hot| hot.share()),
+        words: hot.map(|hot| hot.words_per_multiply_add()),
+        latency: compiled.statistic("Latency")?,
+        throughput: compiled.statistic("Inverse Throughput")?,
+    })
+}
+
+/// The driver, and a row for every family and variant.
+fn report(shaders: &Path) -> Result<(String, Vec<Row>), Box<dyn Error>> {
+    let pipelines = pipelines(shaders)?;
+    let mut drivers = BTreeSet::new();
+    let mut rows: Vec<Row> = Vec::new();
+    for family in FAMILIES {
+        let device = Device::open(family)?;
+        drivers.insert(device.driver.clone());
+        for pipeline in &pipelines {
+            let new = row(family, &pipeline.variant, &compile(&device, shaders, pipeline)?)?;
+            match rows.iter_mut().find(|row| (&row.family, &row.variant) == (&new.family, &new.variant)) {
+                Some(row) => row.worsen(&new),
+                None => rows.push(new),
+            }
+        }
+    }
+    rows.sort_by(|a, b| (&a.variant, &a.family).cmp(&(&b.variant, &b.family)));
+    Ok((drivers.into_iter().collect::<Vec<_>>().join(", "), rows))
+}
+
+fn check(shaders: &Path, wanted: &Path) -> Result<ExitCode, Box<dyn Error>> {
+    let text = fs::read_to_string(wanted).map_err(|error| format!("{}: {error}", wanted.display()))?;
+    let (pinned, wanted_rows) =
+        table::read(&text).map_err(|error| format!("{}: {error}", wanted.display()))?;
+    let (driver, rows) = report(shaders)?;
+    if driver != pinned {
+        return Err(format!("the table was made with {pinned}, here is {driver}: nothing to compare").into());
+    }
+    let broken = table::broken(&wanted_rows, &rows);
+    if !broken.is_empty() {
+        return Err(format!("hot kernels got worse:\n{}", broken.join("\n")).into());
+    }
+    let hot = rows.iter().filter(|row| row.is_hot()).count();
+    println!("{} rows, {hot} of hot kernels: no spills, no scratch, none falls under its row", rows.len());
+    match table::differences(&wanted_rows, &rows) {
+        0 => {}
+        count => println!("{count} rows differ from the table: make it again"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(shaders: &Path, family: &str, name: &str) -> Result<ExitCode, Box<dyn Error>> {
+    let pipelines = pipelines(shaders)?;
+    let pipeline = pipelines.iter().find(|pipeline| pipeline.name == name);
+    let pipeline =
+        pipeline.ok_or_else(|| format!("no pipeline `{name}` in {}", shaders.join("list.txt").display()))?;
+    let device = Device::open(family)?;
+    let compiled = compile(&device, shaders, pipeline)?;
+    println!("{}, {}, waves of {} lanes", device.name, device.driver, compiled.lanes);
+    for (name, value) in &compiled.statistics {
+        println!("{name}: {value}");
+    }
+    println!("hot loop: {:?}\n{}", assembly::hot_loop(&compiled.assembly), compiled.assembly);
+    Ok(ExitCode::SUCCESS)
+}

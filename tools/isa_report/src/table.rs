@@ -1,0 +1,253 @@
+//! The committed table: written, read back and compared.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+/// What a kernel became on one family; of several settings of its switches the worst in each column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Mesa's name of the family.
+    pub family: String,
+    /// Stem, entry point and constants, as `tests/shader_contract.rs` names them.
+    pub variant: String,
+    /// Vector registers of a lane.
+    pub vgprs: u64,
+    /// Scalar registers of a wave.
+    pub sgprs: u64,
+    /// Registers, vector and scalar, that didn't fit.
+    pub spills: u64,
+    /// Bytes of memory per lane for what didn't fit.
+    pub scratch: u64,
+    /// Bytes of workgroup memory.
+    pub shared: u64,
+    /// Waves that a SIMD unit can hold at once.
+    pub waves: u64,
+    /// Multiply-adds of all operations of the hot loop, in percent; `None` if no loop multiplies.
+    pub share: Option<f64>,
+    /// Words read from workgroup memory per multiply-add of the hot loop.
+    pub words: Option<f64>,
+    /// Cycles from the first instruction to the last of one wave, by the compiler's model.
+    pub latency: u64,
+    /// Cycles per wave when many run, by the compiler's model.
+    pub throughput: u64,
+}
+
+/// Beginnings of the variants that most of the time goes to.
+const HOT: [&str; 7] = [
+    "gemm_tiled-",
+    "patch_embed-",
+    "attention-attention_forward-",
+    "attention-attention_dq-",
+    "attention-attention_dkv-",
+    "part_linear_wide-",
+    "distance-",
+];
+
+/// How far a share may fall before that counts, in percentage points: it is printed with one digit.
+const TOLERANCE: f64 = 0.05;
+
+impl Row {
+    /// Whether most of the time goes to such kernels.
+    pub fn is_hot(&self) -> bool {
+        HOT.iter().any(|head| self.variant.starts_with(head))
+    }
+
+    /// Takes the worse of both in each column.
+    pub fn worsen(&mut self, other: &Row) {
+        let least = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, None) | (None, one) => one,
+        };
+        let most = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (one, None) | (None, one) => one,
+        };
+        self.vgprs = self.vgprs.max(other.vgprs);
+        self.sgprs = self.sgprs.max(other.sgprs);
+        self.spills = self.spills.max(other.spills);
+        self.scratch = self.scratch.max(other.scratch);
+        self.shared = self.shared.max(other.shared);
+        self.waves = self.waves.min(other.waves);
+        self.share = least(self.share, other.share);
+        self.words = most(self.words, other.words);
+        self.latency = self.latency.max(other.latency);
+        self.throughput = self.throughput.max(other.throughput);
+    }
+
+    fn line(&self) -> String {
+        let shown = |value: Option<f64>, digits: usize| {
+            value.map_or("–".to_string(), |value| format!("{value:.digits$}"))
+        };
+        format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            self.family,
+            self.variant,
+            self.vgprs,
+            self.sgprs,
+            self.spills,
+            self.scratch,
+            self.shared,
+            self.waves,
+            shown(self.share, 1),
+            shown(self.words, 2),
+            self.latency,
+            self.throughput,
+        )
+    }
+
+    /// A line of the table; `None` if it is none.
+    fn parse(line: &str) -> Option<Row> {
+        let cells: Vec<&str> =
+            line.trim().strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
+        let [family, variant, numbers @ ..] = cells.as_slice() else { return None };
+        let [vgprs, sgprs, spills, scratch, shared, waves, share, words, latency, throughput] = numbers
+        else {
+            return None;
+        };
+        let optional = |cell: &str| if cell == "–" { Some(None) } else { cell.parse().ok().map(Some) };
+        Some(Row {
+            family: family.to_string(),
+            variant: variant.to_string(),
+            vgprs: vgprs.parse().ok()?,
+            sgprs: sgprs.parse().ok()?,
+            spills: spills.parse().ok()?,
+            scratch: scratch.parse().ok()?,
+            shared: shared.parse().ok()?,
+            waves: waves.parse().ok()?,
+            share: optional(share)?,
+            words: optional(words)?,
+            latency: latency.parse().ok()?,
+            throughput: throughput.parse().ok()?,
+        })
+    }
+}
+
+const HEAD: &str = "| family | variant | VGPRs | SGPRs | spills | scratch B | LDS B | waves/SIMD | fma % | LDS words/fma | latency | cycles/wave |
+|---|---|---|---|---|---|---|---|---|---|---|---|";
+
+/// Both tables with a line of the driver before them: hot kernels, then the others.
+pub fn write(driver: &str, rows: &[Row]) -> String {
+    let mut text = format!("Driver: {driver}.\n");
+    for (title, hot) in [("Hot kernels", true), ("Other kernels", false)] {
+        let _ = write!(text, "\n## {title}\n\n{HEAD}\n");
+        for row in rows.iter().filter(|row| row.is_hot() == hot) {
+            let _ = writeln!(text, "{}", row.line());
+        }
+    }
+    text
+}
+
+/// The driver and the rows of a written table.
+///
+/// # Errors
+/// If there is no line of the driver or no row.
+pub fn read(text: &str) -> Result<(String, Vec<Row>), Box<dyn Error>> {
+    let driver = text.lines().find_map(|line| line.strip_prefix("Driver: ")?.strip_suffix('.'));
+    let rows: Vec<Row> = text.lines().filter_map(Row::parse).collect();
+    match driver {
+        Some(driver) if !rows.is_empty() => Ok((driver.to_string(), rows)),
+        _ => Err("no line `Driver: …` or no rows in it".into()),
+    }
+}
+
+/// What of the rows found breaks a law: hot kernels neither spill nor use scratch, and none of them falls under its row.
+pub fn broken(wanted: &[Row], found: &[Row]) -> Vec<String> {
+    let mut broken = Vec::new();
+    for row in found.iter().filter(|row| row.is_hot()) {
+        let name = format!("{} {}", row.family, row.variant);
+        if row.spills > 0 || row.scratch > 0 {
+            broken
+                .push(format!("{name}: {} registers spilled, {} bytes of scratch", row.spills, row.scratch));
+        }
+        let Some(old) = wanted.iter().find(|old| (&old.family, &old.variant) == (&row.family, &row.variant))
+        else {
+            broken.push(format!("{name}: no row in the table"));
+            continue;
+        };
+        if row.waves < old.waves {
+            broken.push(format!("{name}: {} waves per SIMD, were {}", row.waves, old.waves));
+        }
+        if let Some(share) = old.share {
+            let now = row.share.unwrap_or(0.0);
+            if now < share - TOLERANCE {
+                broken
+                    .push(format!("{name}: {now:.1} % of the hot loop are multiply-adds, were {share:.1} %"));
+            }
+        }
+        if row.words.unwrap_or(0.0) > old.words.unwrap_or(0.0) + 0.005 {
+            let (now, then) = (row.words.unwrap_or(0.0), old.words.unwrap_or(0.0));
+            broken
+                .push(format!("{name}: {now:.2} words of workgroup memory per multiply-add, were {then:.2}"));
+        }
+    }
+    broken
+}
+
+/// How many rows of two tables differ, rows that only one of them has included.
+pub fn differences(wanted: &[Row], found: &[Row]) -> usize {
+    let lines = |rows: &[Row]| rows.iter().map(Row::line).collect::<std::collections::BTreeSet<_>>();
+    lines(wanted).symmetric_difference(&lines(found)).count().div_ceil(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row {
+            family: "navi21".to_string(),
+            variant: "gemm_tiled-gemm_nt-BM64".to_string(),
+            vgprs: 96,
+            sgprs: 128,
+            spills: 0,
+            scratch: 0,
+            shared: 8192,
+            waves: 10,
+            share: Some(90.04),
+            words: Some(0.25),
+            latency: 1000,
+            throughput: 100,
+        }
+    }
+
+    #[test]
+    fn a_table_is_read_as_it_was_written() {
+        let cold = Row { variant: "adam-adam".to_string(), share: None, words: None, ..row() };
+        let text = write("radv 1.2", &[row(), cold.clone()]);
+        let (driver, rows) = read(&text).expect("a table");
+        assert_eq!(driver, "radv 1.2");
+        // Shares are printed with one digit.
+        assert_eq!(rows, [Row { share: Some(90.0), ..row() }, cold]);
+        assert_eq!(differences(&rows, &[row()]), 1);
+        assert!(read("nothing").is_err());
+    }
+
+    #[test]
+    fn laws_are_enforced_on_hot_kernels_alone() {
+        assert_eq!(broken(&[row()], &[row()]), Vec::<String>::new());
+        let cases = [
+            (Row { spills: 1, ..row() }, "spilled"),
+            (Row { scratch: 4, ..row() }, "scratch"),
+            (Row { waves: 9, ..row() }, "waves"),
+            (Row { share: Some(89.9), ..row() }, "multiply-adds"),
+            (Row { share: None, ..row() }, "multiply-adds"),
+            (Row { words: Some(0.5), ..row() }, "words"),
+            (Row { family: "vega10".to_string(), ..row() }, "no row"),
+        ];
+        for (worse, message) in cases {
+            let found = broken(&[row()], std::slice::from_ref(&worse)).join("\n");
+            assert!(found.contains(message), "{worse:?}: {found:?}");
+            let cold = Row { variant: "adam-adam".to_string(), ..worse };
+            assert_eq!(broken(&[row()], &[cold]), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn of_several_settings_the_worst_counts() {
+        let mut worst = row();
+        worst.worsen(&Row { vgprs: 128, waves: 4, share: None, ..row() });
+        assert_eq!((worst.vgprs, worst.waves, worst.share), (128, 4, Some(90.04)));
+        worst.worsen(&Row { share: Some(70.0), words: Some(0.5), ..row() });
+        assert_eq!((worst.share, worst.words), (Some(70.0), Some(0.5)));
+    }
+}
