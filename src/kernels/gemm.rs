@@ -124,10 +124,12 @@ impl Form {
 pub enum Tile {
     /// `gemm.wgsl`.
     Plain,
-    /// `gemm_tiled.wgsl` with a square tile of this side, this many outputs per invocation along each side.
+    /// `gemm_tiled.wgsl` with a tile of these sides, this many outputs per invocation along each side.
     Tiled {
-        /// BM = BN.
-        side: u32,
+        /// BM.
+        rows: u32,
+        /// BN.
+        columns: u32,
         /// TM = TN.
         each: u32,
     },
@@ -144,7 +146,7 @@ impl std::fmt::Display for Tile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Tile::Plain => write!(f, "plain"),
-            Tile::Tiled { side, each } => write!(f, "tiled {side}x{side} by {each}x{each}"),
+            Tile::Tiled { rows, columns, each } => write!(f, "tiled {rows}x{columns} by {each}x{each}"),
             Tile::Subgroup { lanes, rows } => write!(f, "subgroup of {lanes} with {rows} rows"),
         }
     }
@@ -167,11 +169,13 @@ pub fn shape_of(dispatch: &Dispatch) -> Option<(Form, [usize; 3])> {
     Some((form, [m, n, k].map(|size| size as usize)))
 }
 
-/// GPU tiles, largest first.
-pub const TILED_MENU: [Tile; 3] = [
-    Tile::Tiled { side: 128, each: 8 },
-    Tile::Tiled { side: 64, each: 4 },
-    Tile::Tiled { side: 32, each: 4 },
+/// GPU tiles, largest first. 8 × 8 outputs read two words of workgroup memory per eight multiply-adds, 4 × 4 outputs four,
+/// which is all that an AMD card can read meanwhile.
+pub const TILED_MENU: [Tile; 4] = [
+    Tile::Tiled { rows: 128, columns: 128, each: 8 },
+    Tile::Tiled { rows: 128, columns: 64, each: 8 },
+    Tile::Tiled { rows: 64, columns: 64, each: 8 },
+    Tile::Tiled { rows: 32, columns: 32, each: 4 },
 ];
 
 /// Rows per workgroup on CPU adapters, largest first.
@@ -208,10 +212,12 @@ impl Tile {
             Family::Tiled => {
                 // A GPU wants many workgroups; a large tile wants few loads. The largest tile that still gives 128 of them.
                 let enough = |tile: &Tile| match *tile {
-                    Tile::Tiled { side, .. } => m.div_ceil(side as usize) * n.div_ceil(side as usize) >= 128,
+                    Tile::Tiled { rows, columns, .. } => {
+                        m.div_ceil(rows as usize) * n.div_ceil(columns as usize) >= 128
+                    }
                     _ => false,
                 };
-                TILED_MENU.into_iter().find(enough).unwrap_or(TILED_MENU[2])
+                TILED_MENU.into_iter().find(enough).unwrap_or(TILED_MENU[3])
             }
             Family::Subgroup(lanes) if form == Form::Tn => Tile::Subgroup { lanes, rows: 4 * lanes },
             Family::Subgroup(lanes) => {
@@ -263,7 +269,9 @@ impl Tile {
     fn constants(self) -> Constants {
         match self {
             Tile::Plain => vec![],
-            Tile::Tiled { side, each } => vec![("BM", side), ("BN", side), ("TM", each), ("TN", each)],
+            Tile::Tiled { rows, columns, each } => {
+                vec![("BM", rows), ("BN", columns), ("TM", each), ("TN", each)]
+            }
             Tile::Subgroup { lanes, rows } => vec![("SUB", lanes), ("ROWS", rows)],
         }
     }
@@ -274,8 +282,8 @@ impl Tile {
         };
         match self {
             Tile::Plain => grid_1d((m * n).div_ceil(THREADS)),
-            Tile::Tiled { side, .. } => {
-                let (down, along) = tiles(side, side);
+            Tile::Tiled { rows, columns, .. } => {
+                let (down, along) = tiles(rows, columns);
                 [along, down, 1]
             }
             Tile::Subgroup { lanes, rows } => {
