@@ -10,13 +10,15 @@
 // attention_delta: kept_out (B, T, H·Dh) read   dout (B, T, H·Dh) read   delta (B, H, T) written
 // attention_dq, attention_dkv: qkv, dout read   kept_lse, kept_delta (B, H, T) read   dqkv (B, T, 3, H, Dh) written: its
 // queries by the one, its keys and values by the other
-// A workgroup owns ROWS queries (attention_dkv: keys) of one head, an invocation one of them; of the other side STEP at a
-// time pass through workgroup memory. The softmax runs online: sums are rescaled when a larger s turns up, so no exp
-// overflows. Backward an invocation loads its own row anew for every step: registers hold the sums.
+// A workgroup owns ROWS queries (attention_dkv: keys) of one head and walks over the other side STEP rows at a time: small
+// matrix products between tiles in workgroup memory. For the scores an invocation owns four rows and every ALONG-th of the
+// other side, for the output four rows and every ALONG-th vec4 of the head; scores change hands through workgroup memory.
+// The softmax runs online: sums are rescaled when a larger s turns up, so no exp overflows. Rows past the end repeat the
+// last one, weigh 0 and are never stored.
 // Sums over j (attention_dkv: i) ascend. Error of out ≤ about (Dh + T + 8)·2⁻²⁴ of the largest |v|, of the gradients ≤
 // about (Dh + T + 8)·2⁻²⁴ of the sum of their terms' magnitudes (scores of ordinary size).
-// Source: [ViT eq. 2], [LAT eq. 3]; online softmax and backward as in FlashAttention. Limits: Dh a multiple of 4;
-// workgroup memory 8·STEP·Dh bytes; sentinel -1e30 instead of -∞, since fast math may not know infinity.
+// Source: [ViT eq. 2], [LAT eq. 3]; online softmax and backward as in FlashAttention. Limits: Dh a multiple of 4 and of
+// 4·CHUNK; CHUNK at most 8; sentinel -1e30 instead of -∞, since fast math may not know infinity.
 
 struct Params {
     tokens: u32,
@@ -41,212 +43,330 @@ struct Params {
 override KEEP_LSE: bool = false;
 
 const HEAD_DIM: u32 = 64;
-const ROWS: u32 = 64;
-const STEP: u32 = 16;
+// Quads of the head that the scores' tiles hold at a time.
+const CHUNK: u32 = 8;
 
 const QUADS = HEAD_DIM / 4u;
+const_assert QUADS % CHUNK == 0u;
 
-var<workgroup> keys: array<vec4f, STEP * QUADS>;
-var<workgroup> values: array<vec4f, STEP * QUADS>;
-var<workgroup> queries: array<vec4f, STEP * QUADS>;
-var<workgroup> gradients: array<vec4f, STEP * QUADS>;
+const ROWS = 32u;
+const STEP = 32u;
+// Invocations over four rows each, and along the other side or the head.
+const DOWN = ROWS / 4u;
+const ALONG = 8u;
+const THREADS = DOWN * ALONG;
+const OWN = STEP / ALONG;
+const OWN_QUADS = (QUADS + ALONG - 1u) / ALONG;
+// Quads from a tile's row to the next: one more than it has, so that neighbouring rows lie in other banks.
+const STRIDE = CHUNK + 1u;
+const TILE = ROWS * STRIDE;
+// Whole rows of the other side that fit where both tiles were.
+const WHOLE = STEP / ((STEP * QUADS + 2u * TILE - 1u) / (2u * TILE));
+const UNROLL = 4u;
 
-// sum + Σ a·b, one fma after the other.
-fn add_products(a: vec4f, b: vec4f, sum: f32) -> f32 {
-    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+// The rows' tile and that of the other side, or whole rows of the other side.
+var<workgroup> tile: array<vec4f, 2u * TILE>;
+// [row of the other side][four rows].
+var<workgroup> weights: array<vec4f, STEP * (DOWN + 1u)>;
+var<workgroup> partial: array<vec4f, THREADS>;
+
+// Where a row of q, k or v (part 0, 1, 2) begins.
+fn qkv_row(group: vec3u, part: u32, token: u32) -> u32 {
+    let row = group.z * params.tokens + min(token, params.tokens - 1u);
+    return ((row * 3u + part) * params.heads + group.y) * QUADS;
 }
 
-@compute @workgroup_size(ROWS)
-fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let row = group.x * ROWS + lane;
-    let head = group.y;
-    let model = params.heads * QUADS;
-    let image = group.z * params.tokens;
-    let in_range = row < params.tokens;
+fn dout_row(group: vec3u, token: u32) -> u32 {
+    let row = group.z * params.tokens + min(token, params.tokens - 1u);
+    return (row * params.heads + group.y) * QUADS;
+}
 
-    var query: array<vec4f, QUADS>;
-    var sums: array<vec4f, QUADS>;
-    let q_at = (image + min(row, params.tokens - 1u)) * 3u * model + head * QUADS;
-    for (var d = 0u; d < QUADS; d++) {
-        query[d] = unpack(qkv[q_at + d]) * params.scale;
-    }
-    var peak = -1e30;
-    var total = 0.0;
-    for (var start = 0u; start < params.tokens; start += STEP) {
-        for (var t = lane; t < STEP * QUADS; t += ROWS) {
-            let key = start + t / QUADS;
-            var k = vec4f(0.0);
-            var v = vec4f(0.0);
-            if (key < params.tokens) {
-                let at = (image + key) * 3u * model + head * QUADS + t % QUADS;
-                k = unpack(qkv[at + model]);
-                v = unpack(qkv[at + 2u * model]);
-            }
-            keys[t] = k;
-            values[t] = v;
+// Loads a chunk of ROWS rows of q, k or v into the tile that begins at `side`.
+fn load_qkv(group: vec3u, lane: u32, side: u32, part: u32, first: u32, chunk: u32) {
+    for (var t = 0u; t < ROWS * CHUNK; t += THREADS) {
+        let row = (t + lane) / CHUNK;
+        let quad = (t + lane) % CHUNK;
+        if (t + lane < ROWS * CHUNK) {
+            tile[side + row * STRIDE + quad] = qkv[qkv_row(group, part, first + row) + chunk * CHUNK + quad];
         }
-        workgroupBarrier();
+    }
+}
 
-        var scores: array<f32, STEP>;
-        var highest = peak;
-        for (var j = 0u; j < STEP; j++) {
-            var products = vec4f(0.0);
-            for (var d = 0u; d < QUADS; d++) {
-                products = fma(query[d], keys[j * QUADS + d], products);
+fn load_dout(group: vec3u, lane: u32, side: u32, first: u32, chunk: u32) {
+    for (var t = 0u; t < ROWS * CHUNK; t += THREADS) {
+        let row = (t + lane) / CHUNK;
+        let quad = (t + lane) % CHUNK;
+        if (t + lane < ROWS * CHUNK) {
+            tile[side + row * STRIDE + quad] = dout[dout_row(group, first + row) + chunk * CHUNK + quad];
+        }
+    }
+}
+
+// Loads WHOLE whole rows.
+fn load_whole_qkv(group: vec3u, lane: u32, part: u32, first: u32) {
+    for (var t = 0u; t < WHOLE * QUADS; t += THREADS) {
+        let at = t + lane;
+        if (at < WHOLE * QUADS) {
+            tile[at] = qkv[qkv_row(group, part, first + at / QUADS) + at % QUADS];
+        }
+    }
+}
+
+fn load_whole_dout(group: vec3u, lane: u32, first: u32) {
+    for (var t = 0u; t < WHOLE * QUADS; t += THREADS) {
+        let at = t + lane;
+        if (at < WHOLE * QUADS) {
+            tile[at] = dout[dout_row(group, first + at / QUADS) + at % QUADS];
+        }
+    }
+}
+
+// Adds one chunk's part of the products of this invocation's rows with its rows of the other side.
+fn add_products(products: ptr<function, array<vec4f, OWN>>, down: u32, along: u32) {
+    // A constant that is added last becomes part of the instruction that reads.
+    let mine_at = down * 4u * STRIDE;
+    let other_at = along * STRIDE;
+    for (var d = 0u; d < CHUNK; d++) {
+        let row_0 = tile[mine_at + d];
+        let row_1 = tile[mine_at + d + STRIDE];
+        let row_2 = tile[mine_at + d + 2u * STRIDE];
+        let row_3 = tile[mine_at + d + 3u * STRIDE];
+        for (var j = 0u; j < OWN; j++) {
+            let other = tile[other_at + d + (TILE + j * ALONG * STRIDE)];
+            var product = (*products)[j];
+            product = fma(vec4f(row_0.x, row_1.x, row_2.x, row_3.x), vec4f(other.x), product);
+            product = fma(vec4f(row_0.y, row_1.y, row_2.y, row_3.y), vec4f(other.y), product);
+            product = fma(vec4f(row_0.z, row_1.z, row_2.z, row_3.z), vec4f(other.z), product);
+            product = fma(vec4f(row_0.w, row_1.w, row_2.w, row_3.w), vec4f(other.w), product);
+            (*products)[j] = product;
+        }
+    }
+}
+
+// Adds the whole rows in `tile`, weighed by `weights` from row `first` of the step on.
+fn add_weighted(sums: ptr<function, array<array<vec4f, OWN_QUADS>, 4>>, first: u32, down: u32, along: u32) {
+    for (var start = 0u; start < WHOLE; start += UNROLL) {
+        let weight_at = (first + start) * (DOWN + 1u) + down;
+        for (var j = 0u; j < UNROLL; j++) {
+            let weight = weights[weight_at + j * (DOWN + 1u)];
+            for (var d = 0u; d < OWN_QUADS; d++) {
+                let value = tile[start * QUADS + min(along + d * ALONG, QUADS - 1u) + j * QUADS];
+                (*sums)[0][d] = fma(vec4f(weight.x), value, (*sums)[0][d]);
+                (*sums)[1][d] = fma(vec4f(weight.y), value, (*sums)[1][d]);
+                (*sums)[2][d] = fma(vec4f(weight.z), value, (*sums)[2][d]);
+                (*sums)[3][d] = fma(vec4f(weight.w), value, (*sums)[3][d]);
             }
-            let score = (products.x + products.y) + (products.z + products.w);
-            scores[j] = select(-1e30, score, start + j < params.tokens);
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let first_row = group.x * ROWS;
+    let down = lane / ALONG;
+    let along = lane % ALONG;
+
+    var sums: array<array<vec4f, OWN_QUADS>, 4>;
+    // Of the four rows; `total` adds up this invocation's keys alone.
+    var peak = vec4f(-1e30);
+    var total = vec4f(0.0);
+    for (var start = 0u; start < params.tokens; start += STEP) {
+        var scores: array<vec4f, OWN>;
+        for (var chunk = 0u; chunk < QUADS / CHUNK; chunk++) {
+            workgroupBarrier();
+            load_qkv(group, lane, 0u, 0u, first_row, chunk);
+            load_qkv(group, lane, TILE, 1u, start, chunk);
+            workgroupBarrier();
+            add_products(&scores, down, along);
+        }
+
+        var highest = vec4f(-1e30);
+        for (var j = 0u; j < OWN; j++) {
+            let valid = start + j * ALONG + along < params.tokens;
+            scores[j] = select(vec4f(-1e30), scores[j] * params.scale, valid);
             highest = max(highest, scores[j]);
         }
-        let shrink = exp(peak - highest);
-        total *= shrink;
-        for (var d = 0u; d < QUADS; d++) {
-            sums[d] *= shrink;
+        partial[lane] = highest;
+        workgroupBarrier();
+        highest = peak;
+        for (var i = 0u; i < ALONG; i++) {
+            highest = max(highest, partial[down * ALONG + i]);
         }
-        for (var j = 0u; j < STEP; j++) {
+        let shrink = exp(peak - highest);
+        peak = highest;
+        total *= shrink;
+        for (var j = 0u; j < OWN; j++) {
             let p = exp(scores[j] - highest);
             total += p;
-            for (var d = 0u; d < QUADS; d++) {
-                sums[d] = fma(vec4f(p), values[j * QUADS + d], sums[d]);
-            }
+            weights[(j * ALONG + along) * (DOWN + 1u) + down] = p;
         }
-        peak = highest;
-        workgroupBarrier();
+        for (var d = 0u; d < OWN_QUADS; d++) {
+            sums[0][d] *= shrink.x;
+            sums[1][d] *= shrink.y;
+            sums[2][d] *= shrink.z;
+            sums[3][d] *= shrink.w;
+        }
+        for (var first = 0u; first < STEP; first += WHOLE) {
+            load_whole_qkv(group, lane, 2u, start + first);
+            workgroupBarrier();
+            add_weighted(&sums, first, down, along);
+            workgroupBarrier();
+        }
     }
 
-    if (in_range) {
-        let out_at = (image + row) * model + head * QUADS;
-        for (var d = 0u; d < QUADS; d++) {
-            out[out_at + d] = pack(sums[d] / total);
-        }
-        if (KEEP_LSE) {
-            lse[(group.z * params.heads + head) * params.tokens + row] = peak + log(total);
+    partial[lane] = total;
+    workgroupBarrier();
+    total = vec4f(0.0);
+    for (var i = 0u; i < ALONG; i++) {
+        total += partial[down * ALONG + i];
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let row = first_row + down * 4u + i;
+        if (row < params.tokens) {
+            for (var d = 0u; d < OWN_QUADS; d++) {
+                if (along + d * ALONG < QUADS) {
+                    out[dout_row(group, row) + along + d * ALONG] = pack(sums[i][d] / total[i]);
+                }
+            }
+            if (KEEP_LSE && along == 0u) {
+                lse[(group.z * params.heads + group.y) * params.tokens + row] = peak[i] + log(total[i]);
+            }
         }
     }
 }
 
-@compute @workgroup_size(ROWS)
+@compute @workgroup_size(THREADS)
 fn attention_delta(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let row = group.x * ROWS + lane;
+    let row = group.x * THREADS + lane;
     if (row >= params.tokens) {
         return;
     }
-    let at = ((group.z * params.tokens + row) * params.heads + group.y) * QUADS;
+    let at = dout_row(group, row);
     var sum = 0.0;
     for (var d = 0u; d < QUADS; d++) {
-        sum = add_products(unpack(dout[at + d]), unpack(kept_out[at + d]), sum);
+        let a = unpack(dout[at + d]);
+        let b = unpack(kept_out[at + d]);
+        sum = fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
     }
     delta[(group.z * params.heads + group.y) * params.tokens + row] = sum;
 }
 
-@compute @workgroup_size(ROWS)
+@compute @workgroup_size(THREADS)
 fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let row = group.x * ROWS + lane;
-    let mine = min(row, params.tokens - 1u);
-    let head = group.y * QUADS;
-    let model = params.heads * QUADS;
-    let image = group.z * params.tokens;
-    let q_at = (image + mine) * 3u * model + head;
-    let g_at = (image + mine) * model + head;
-    let stats_at = (group.z * params.heads + group.y) * params.tokens + mine;
-    let my_lse = kept_lse[stats_at];
-    let my_delta = kept_delta[stats_at];
-
-    var sums: array<vec4f, QUADS>;
-    for (var start = 0u; start < params.tokens; start += STEP) {
-        for (var t = lane; t < STEP * QUADS; t += ROWS) {
-            let key = start + t / QUADS;
-            var k = vec4f(0.0);
-            var v = vec4f(0.0);
-            if (key < params.tokens) {
-                let at = (image + key) * 3u * model + head + t % QUADS;
-                k = unpack(qkv[at + model]);
-                v = unpack(qkv[at + 2u * model]);
-            }
-            keys[t] = k;
-            values[t] = v;
-        }
-        workgroupBarrier();
-
-        var scores: array<f32, STEP>;
-        var products: array<f32, STEP>;
-        for (var d = 0u; d < QUADS; d++) {
-            let q = unpack(qkv[q_at + d]) * params.scale;
-            let g = unpack(dout[g_at + d]);
-            for (var j = 0u; j < STEP; j++) {
-                scores[j] = add_products(q, keys[j * QUADS + d], scores[j]);
-                products[j] = add_products(g, values[j * QUADS + d], products[j]);
-            }
-        }
-        for (var j = 0u; j < STEP; j++) {
-            let p = select(0.0, exp(scores[j] - my_lse), start + j < params.tokens);
-            let ds = p * (products[j] - my_delta) * params.scale;
-            for (var d = 0u; d < QUADS; d++) {
-                sums[d] = fma(vec4f(ds), keys[j * QUADS + d], sums[d]);
-            }
-        }
-        workgroupBarrier();
+    let first_row = group.x * ROWS;
+    let down = lane / ALONG;
+    let along = lane % ALONG;
+    let stats_at = (group.z * params.heads + group.y) * params.tokens;
+    var lse_of: vec4f;
+    var delta_of: vec4f;
+    for (var i = 0u; i < 4u; i++) {
+        let row = min(first_row + down * 4u + i, params.tokens - 1u);
+        lse_of[i] = kept_lse[stats_at + row];
+        delta_of[i] = kept_delta[stats_at + row];
     }
 
-    if (row < params.tokens) {
-        for (var d = 0u; d < QUADS; d++) {
-            dqkv[q_at + d] = pack(sums[d]);
+    var sums: array<array<vec4f, OWN_QUADS>, 4>;
+    for (var start = 0u; start < params.tokens; start += STEP) {
+        var scores: array<vec4f, OWN>;
+        var products: array<vec4f, OWN>;
+        for (var chunk = 0u; chunk < QUADS / CHUNK; chunk++) {
+            workgroupBarrier();
+            load_qkv(group, lane, 0u, 0u, first_row, chunk);
+            load_qkv(group, lane, TILE, 1u, start, chunk);
+            workgroupBarrier();
+            add_products(&scores, down, along);
+            workgroupBarrier();
+            load_dout(group, lane, 0u, first_row, chunk);
+            load_qkv(group, lane, TILE, 2u, start, chunk);
+            workgroupBarrier();
+            add_products(&products, down, along);
+        }
+
+        for (var j = 0u; j < OWN; j++) {
+            let valid = start + j * ALONG + along < params.tokens;
+            let p = select(vec4f(0.0), exp(scores[j] * params.scale - lse_of), valid);
+            weights[(j * ALONG + along) * (DOWN + 1u) + down] = p * (products[j] - delta_of) * params.scale;
+        }
+        for (var first = 0u; first < STEP; first += WHOLE) {
+            workgroupBarrier();
+            load_whole_qkv(group, lane, 1u, start + first);
+            workgroupBarrier();
+            add_weighted(&sums, first, down, along);
+        }
+    }
+
+    for (var i = 0u; i < 4u; i++) {
+        let row = first_row + down * 4u + i;
+        if (row < params.tokens) {
+            for (var d = 0u; d < OWN_QUADS; d++) {
+                if (along + d * ALONG < QUADS) {
+                    dqkv[qkv_row(group, 0u, row) + along + d * ALONG] = pack(sums[i][d]);
+                }
+            }
         }
     }
 }
 
-@compute @workgroup_size(ROWS)
+@compute @workgroup_size(THREADS)
 fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let row = group.x * ROWS + lane;
-    let head = group.y * QUADS;
-    let model = params.heads * QUADS;
-    let image = group.z * params.tokens;
-    let k_at = (image + min(row, params.tokens - 1u)) * 3u * model + model + head;
-    let v_at = k_at + model;
+    let first_row = group.x * ROWS;
+    let down = lane / ALONG;
+    let along = lane % ALONG;
     let stats_at = (group.z * params.heads + group.y) * params.tokens;
 
-    var k_sums: array<vec4f, QUADS>;
-    var v_sums: array<vec4f, QUADS>;
+    var k_sums: array<array<vec4f, OWN_QUADS>, 4>;
+    var v_sums: array<array<vec4f, OWN_QUADS>, 4>;
     for (var start = 0u; start < params.tokens; start += STEP) {
-        for (var t = lane; t < STEP * QUADS; t += ROWS) {
-            let query = start + t / QUADS;
-            var q = vec4f(0.0);
-            var g = vec4f(0.0);
-            if (query < params.tokens) {
-                q = unpack(qkv[(image + query) * 3u * model + head + t % QUADS]);
-                g = unpack(dout[(image + query) * model + head + t % QUADS]);
-            }
-            queries[t] = q;
-            gradients[t] = g;
+        var scores: array<vec4f, OWN>;
+        var products: array<vec4f, OWN>;
+        for (var chunk = 0u; chunk < QUADS / CHUNK; chunk++) {
+            workgroupBarrier();
+            load_qkv(group, lane, 0u, 1u, first_row, chunk);
+            load_qkv(group, lane, TILE, 0u, start, chunk);
+            workgroupBarrier();
+            add_products(&scores, down, along);
+            workgroupBarrier();
+            load_qkv(group, lane, 0u, 2u, first_row, chunk);
+            load_dout(group, lane, TILE, start, chunk);
+            workgroupBarrier();
+            add_products(&products, down, along);
         }
-        workgroupBarrier();
 
-        var scores: array<f32, STEP>;
-        var products: array<f32, STEP>;
-        for (var d = 0u; d < QUADS; d++) {
-            let k = unpack(qkv[k_at + d]) * params.scale;
-            let v = unpack(qkv[v_at + d]);
-            for (var i = 0u; i < STEP; i++) {
-                scores[i] = add_products(k, queries[i * QUADS + d], scores[i]);
-                products[i] = add_products(v, gradients[i * QUADS + d], products[i]);
-            }
+        // From scores to probabilities and from products to the scores' gradients, in place.
+        for (var j = 0u; j < OWN; j++) {
+            let query = start + j * ALONG + along;
+            let at = stats_at + min(query, params.tokens - 1u);
+            let p = select(vec4f(0.0), exp(scores[j] * params.scale - kept_lse[at]), query < params.tokens);
+            products[j] = p * (products[j] - kept_delta[at]) * params.scale;
+            weights[(j * ALONG + along) * (DOWN + 1u) + down] = p;
         }
-        for (var i = 0u; i < STEP; i++) {
-            let query = min(start + i, params.tokens - 1u);
-            let p = select(0.0, exp(scores[i] - kept_lse[stats_at + query]), start + i < params.tokens);
-            let ds = p * (products[i] - kept_delta[stats_at + query]) * params.scale;
-            for (var d = 0u; d < QUADS; d++) {
-                v_sums[d] = fma(vec4f(p), gradients[i * QUADS + d], v_sums[d]);
-                k_sums[d] = fma(vec4f(ds), queries[i * QUADS + d], k_sums[d]);
-            }
+        for (var first = 0u; first < STEP; first += WHOLE) {
+            workgroupBarrier();
+            load_whole_dout(group, lane, start + first);
+            workgroupBarrier();
+            add_weighted(&v_sums, first, down, along);
         }
         workgroupBarrier();
+        for (var j = 0u; j < OWN; j++) {
+            weights[(j * ALONG + along) * (DOWN + 1u) + down] = products[j];
+        }
+        for (var first = 0u; first < STEP; first += WHOLE) {
+            workgroupBarrier();
+            load_whole_qkv(group, lane, 0u, start + first);
+            workgroupBarrier();
+            add_weighted(&k_sums, first, down, along);
+        }
     }
 
-    if (row < params.tokens) {
-        for (var d = 0u; d < QUADS; d++) {
-            dqkv[k_at + d] = pack(k_sums[d]);
-            dqkv[v_at + d] = pack(v_sums[d]);
+    for (var i = 0u; i < 4u; i++) {
+        let row = first_row + down * 4u + i;
+        if (row < params.tokens) {
+            for (var d = 0u; d < OWN_QUADS; d++) {
+                if (along + d * ALONG < QUADS) {
+                    dqkv[qkv_row(group, 1u, row) + along + d * ALONG] = pack(k_sums[i][d]);
+                    dqkv[qkv_row(group, 2u, row) + along + d * ALONG] = pack(v_sums[i][d]);
+                }
+            }
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Fused multi-head self-attention: no T × T matrix in memory.
 
-use super::{expect, u32_of};
+use super::{THREADS, expect, u32_of};
 use crate::gpu::{Access, Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor};
 
 const BINDINGS: &[Binding] =
     &[Binding::read("qkv").in_quads(), Binding::write("out").in_quads(), Binding::write("lse")];
 
-/// One row per invocation, keys and values through workgroup memory.
+/// Tiles of rows and of keys and values through workgroup memory.
 pub static TILED: Kernel = Kernel {
     name: "attention",
     source: include_str!("../../shaders/attention.wgsl"),
@@ -62,11 +62,11 @@ pub static BACKWARD_SUBGROUP: [Kernel; 2] = [
 ];
 
 /// ROWS of the tiled family, as in its WGSL.
-const TILED_ROWS: usize = 64;
+const TILED_ROWS: usize = 32;
 /// ROWS of the subgroup family.
 const ROWS: u32 = 16;
-/// Bytes of workgroup memory that every adapter has.
-const WORKGROUP_BYTES: usize = 16_384;
+/// CHUNK of the tiled family at most: two tiles of so many quads take half of the workgroup memory that every adapter has.
+const CHUNK: u32 = 8;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -77,24 +77,18 @@ struct Params {
     unused: u32,
 }
 
-/// STEP of the tiled family: as many as keep two tiles in 16 KiB of workgroup memory, at most 16.
-///
-/// On a CPU adapter fewer: loops over STEP and the head are unrolled, and its compiler's time grows with the square of
-/// that, to a minute for 16 steps of a head of 64. What they cost there at run time hardly depends on it.
-fn step(head_dim: usize, is_cpu: bool) -> u32 {
-    let most = if is_cpu { 128 / head_dim } else { WORKGROUP_BYTES / (8 * head_dim) };
-    u32_of(most.clamp(1, 16))
+/// CHUNK of the tiled family: the most that divides the head's quads.
+fn chunk(head_dim: u32) -> u32 {
+    let quads = head_dim / 4;
+    (1..=CHUNK).rev().find(|chunk| quads.is_multiple_of(*chunk)).unwrap_or(1)
 }
 
 /// Forward and both backward kernels of a family, and their constants.
-fn family_of(
-    family: Family,
-    head_dim: usize,
-    is_cpu: bool,
-) -> (&'static Kernel, &'static [Kernel; 2], Constants) {
-    let head = ("HEAD_DIM", u32_of(head_dim));
+fn family_of(family: Family, head_dim: usize) -> (&'static Kernel, &'static [Kernel; 2], Constants) {
+    let width = u32_of(head_dim);
+    let head = ("HEAD_DIM", width);
     match family {
-        Family::Tiled => (&TILED, &BACKWARD_TILED, vec![head, ("STEP", step(head_dim, is_cpu))]),
+        Family::Tiled => (&TILED, &BACKWARD_TILED, vec![head, ("CHUNK", chunk(width))]),
         Family::Subgroup(lanes) => {
             (&SUBGROUP, &BACKWARD_SUBGROUP, vec![head, ("SUB", lanes), ("ROWS", ROWS)])
         }
@@ -102,26 +96,24 @@ fn family_of(
 }
 
 /// Workgroups over the tokens, heads and images.
-fn grid(family: Family, tokens: usize, heads: usize, batch: usize) -> [u32; 3] {
-    let rows = if family == Family::Tiled { TILED_ROWS } else { ROWS as usize };
+fn grid(rows: usize, tokens: usize, heads: usize, batch: usize) -> [u32; 3] {
     [u32_of(tokens.div_ceil(rows)), u32_of(heads), u32_of(batch)]
 }
 
+/// Rows that a workgroup of a family owns.
+fn rows_of(family: Family) -> usize {
+    if family == Family::Tiled { TILED_ROWS } else { ROWS as usize }
+}
+
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let families = [
-        (Family::Tiled, false),
-        (Family::Tiled, true),
-        (Family::Subgroup(4), true),
-        (Family::Subgroup(8), true),
-        (Family::Subgroup(16), true),
-    ];
+    let families = [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)];
     let mut all = Vec::new();
     for head_dim in [4, 12, 16, 32, 64, 80, 128] {
-        for (family, is_cpu) in families {
-            let (forward, backward, constants) = family_of(family, head_dim, is_cpu);
+        for family in families {
+            let (forward, backward, constants) = family_of(family, head_dim);
             all.extend([forward, &backward[0], &backward[1]].map(|kernel| (kernel, constants.clone())));
         }
-        all.push((&DELTA, family_of(Family::Tiled, head_dim, false).2));
+        all.push((&DELTA, family_of(Family::Tiled, head_dim).2));
     }
     all
 }
@@ -163,7 +155,7 @@ impl Forward {
         if let Some(lse) = lse {
             expect(recorder, "lse", lse, &[batch, heads, tokens]);
         }
-        let (kernel, _, constants) = family_of(family, head_dim, recorder.context.is_cpu());
+        let (kernel, _, constants) = family_of(family, head_dim);
         let params = Params {
             tokens: u32_of(tokens),
             heads: u32_of(heads),
@@ -177,7 +169,7 @@ impl Forward {
             overrides: vec![("KEEP_LSE", f64::from(u8::from(lse.is_some())))],
             tensors: vec![qkv, out, lse.unwrap_or(unused)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid(family, tokens, heads, batch),
+            grid: grid(rows_of(family), tokens, heads, batch),
             flops: 4.0 * (batch * heads * head_dim) as f64 * (tokens as f64).powi(2),
             label: recorder.label(name),
         });
@@ -225,7 +217,6 @@ impl Backward {
         expect(recorder, "lse", lse, &[batch, heads, tokens]);
         expect(recorder, "dout", dout, &[batch, tokens, heads, head_dim]);
         expect(recorder, "dqkv", dqkv, &[batch, tokens, 3, heads, head_dim]);
-        let is_cpu = recorder.context.is_cpu();
         let delta = recorder.tensor(&format!("{name}.delta"), batch * heads * tokens);
         let params = Params {
             tokens: u32_of(tokens),
@@ -235,15 +226,15 @@ impl Backward {
         };
         recorder.dispatch(Dispatch {
             kernel: &DELTA,
-            constants: family_of(Family::Tiled, head_dim, is_cpu).2,
+            constants: family_of(Family::Tiled, head_dim).2,
             overrides: vec![],
             tensors: vec![out, dout, delta],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid(Family::Tiled, tokens, heads, batch),
+            grid: grid(THREADS, tokens, heads, batch),
             flops: 2.0 * out.len as f64,
             label: recorder.label(&format!("{name}.delta")),
         });
-        let (_, backward, constants) = family_of(family, head_dim, is_cpu);
+        let (_, backward, constants) = family_of(family, head_dim);
         // Products of rows with rows, T²·Dh multiply-adds each: two for the scores and their gradients, then one or two.
         let product = 2.0 * (batch * heads * head_dim) as f64 * (tokens as f64).powi(2);
         for (kernel, part, products) in [(&backward[0], "dq", 3.0), (&backward[1], "dkv", 4.0)] {
@@ -253,7 +244,7 @@ impl Backward {
                 overrides: vec![],
                 tensors: vec![qkv, dout, lse, delta, dqkv],
                 params: bytemuck::bytes_of(&params).to_vec(),
-                grid: grid(family, tokens, heads, batch),
+                grid: grid(rows_of(family), tokens, heads, batch),
                 flops: products * product,
                 label: recorder.label(&format!("{name}.{part}")),
             });
