@@ -87,7 +87,7 @@ fn load_qkv(group: vec3u, lane: u32, side: u32, part: u32, first: u32, chunk: u3
         let row = (t + lane) / CHUNK;
         let quad = (t + lane) % CHUNK;
         if (t + lane < ROWS * CHUNK) {
-            tile[side + row * STRIDE + quad] = qkv[qkv_row(group, part, first + row) + chunk * CHUNK + quad];
+            tile[side + row * STRIDE + quad] = unpack(qkv[qkv_row(group, part, first + row) + chunk * CHUNK + quad]);
         }
     }
 }
@@ -97,7 +97,7 @@ fn load_dout(group: vec3u, lane: u32, side: u32, first: u32, chunk: u32) {
         let row = (t + lane) / CHUNK;
         let quad = (t + lane) % CHUNK;
         if (t + lane < ROWS * CHUNK) {
-            tile[side + row * STRIDE + quad] = dout[dout_row(group, first + row) + chunk * CHUNK + quad];
+            tile[side + row * STRIDE + quad] = unpack(dout[dout_row(group, first + row) + chunk * CHUNK + quad]);
         }
     }
 }
@@ -107,7 +107,7 @@ fn load_whole_qkv(group: vec3u, lane: u32, part: u32, first: u32) {
     for (var t = 0u; t < WHOLE * QUADS; t += THREADS) {
         let at = t + lane;
         if (at < WHOLE * QUADS) {
-            tile[at] = qkv[qkv_row(group, part, first + at / QUADS) + at % QUADS];
+            tile[at] = unpack(qkv[qkv_row(group, part, first + at / QUADS) + at % QUADS]);
         }
     }
 }
@@ -116,7 +116,7 @@ fn load_whole_dout(group: vec3u, lane: u32, first: u32) {
     for (var t = 0u; t < WHOLE * QUADS; t += THREADS) {
         let at = t + lane;
         if (at < WHOLE * QUADS) {
-            tile[at] = dout[dout_row(group, first + at / QUADS) + at % QUADS];
+            tile[at] = unpack(dout[dout_row(group, first + at / QUADS) + at % QUADS]);
         }
     }
 }

@@ -239,7 +239,10 @@ fn tiles_stay_within_the_memory() {
             let need = q * row + kept * row + 4 * q * g + 8 * q * MAX_K as u64;
             let case = format!("{queries}x{gallery}x{dim} in {memory}: {tiles:?} needs {need}");
             println!("{case}");
-            assert!(q >= 1 && g >= 1 && q <= queries as u64 && g <= gallery.next_multiple_of(4) as u64, "{case}");
+            assert!(
+                q >= 1 && g >= 1 && q <= queries as u64 && g <= gallery.next_multiple_of(4) as u64,
+                "{case}"
+            );
             assert!(need <= memory && q * row <= limit && g * row <= limit && 4 * q * g <= limit, "{case}");
         }
     }

@@ -390,7 +390,10 @@ fn every_shader_belongs_to_a_stem() {
             wrong.push(format!("{}: no kernel has it as a helper", shown(&path)));
         }
     }
-    none("A shader S.wgsl or S_*.wgsl is included by src/kernels/S.rs, a helper by some kernel or the engine.", wrong);
+    none(
+        "A shader S.wgsl or S_*.wgsl is included by src/kernels/S.rs, a helper by some kernel or the engine.",
+        wrong,
+    );
 }
 
 #[test]

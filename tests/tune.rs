@@ -51,10 +51,14 @@ fn choices_are_proved_kept_and_change_no_vector() {
         let told = read(&folder.join("t.json"));
         let products = told["products"].as_array().unwrap();
         let forms: Vec<&str> = products.iter().map(|product| product["form"].as_str().unwrap()).collect();
-        assert!(forms.contains(&"nt") && (forms.contains(&"tn") && forms.contains(&"nn")) == !train.is_empty());
+        let backward = forms.contains(&"tn") && forms.contains(&"nn");
+        assert!(forms.contains(&"nt") && backward != train.is_empty());
         for product in products {
             let seconds = product["seconds"].as_object().unwrap();
-            assert!(seconds.len() > 1 && seconds.contains_key(product["chosen"].as_str().unwrap()), "{product}");
+            assert!(
+                seconds.len() > 1 && seconds.contains_key(product["chosen"].as_str().unwrap()),
+                "{product}"
+            );
             assert!(seconds.values().all(|seconds| seconds.as_f64().unwrap() > 0.0), "{product}");
             assert_eq!(product["refused"].as_array().unwrap().len(), 0, "{product}");
         }
