@@ -10,6 +10,7 @@ mod random;
 mod recognise;
 mod safetensors;
 mod save;
+mod timm;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::metadata::StoredThreshold;
 use super::safetensors::Container;
-use super::{HostTensor, Network, Threshold, lat_wgpu_metadata};
+use super::{HostTensor, Network, Threshold, lat_wgpu_metadata, timm};
 use crate::data::embeddings::Dtype;
 use crate::data::files::{publish, temporary_beside};
 use crate::error::{Error, Result};
@@ -143,26 +143,26 @@ fn write_items(path: &Path, mut items: Vec<Item<'_>>, metadata: &str) -> Result<
 }
 
 /// Writes the network that was read from `source` as a plain model file: the backbone in timm's names, the part
-/// classifiers if `heads` is set and it has any, the metadata that makes it load without flags; nothing that only a
-/// resumed training needs.
+/// classifiers if `heads` is set and it has any, the metadata that makes it load without flags and tells timm's
+/// `create_model` what to make; nothing that only a resumed training needs.
 ///
 /// # Errors
 /// `Io` where it can't be written or renamed; `Tensor` for a value that is beyond the largest of f16.
 pub fn export(source: &Path, network: &Network, heads: bool, dtype: Dtype, target: &Path) -> Result<()> {
     let heads = heads && !network.heads.is_empty();
     let class_names = network.class_names.as_deref().filter(|_| heads);
-    let mut metadata = lat_wgpu_metadata(&network.config, &network.preprocess, class_names);
+    let entry = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
+    let mut metadata = entry(&lat_wgpu_metadata(&network.config, &network.preprocess, class_names));
+    metadata.insert("timm".to_string(), timm::create_model(&network.config));
     let mut tensors = network.tensors.clone();
     if heads {
         tensors.extend(network.heads.clone());
         let (_, stored) = super::list(source)?;
-        let entry = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
         if let Some(told) = stored.get("lat_wgpu").and_then(|text| entry(text).remove("heads")) {
-            let mut whole = entry(&metadata);
-            whole.insert("heads".to_string(), told);
-            metadata = Value::Object(whole).to_string();
+            metadata.insert("heads".to_string(), told);
         }
     }
+    let metadata = Value::Object(metadata).to_string();
     if dtype == Dtype::F32 {
         return save(target, &tensors, &BTreeMap::new(), &metadata);
     }

@@ -1,0 +1,133 @@
+"""Load what `lat-wgpu export --to timm` wrote, with timm's own ViT as the backbone.
+
+    import load_timm
+    model = load_timm.load("model.safetensors")                # a torch.nn.Module in evaluation mode
+    vectors = model(model.preprocess(["person.jpg"]))          # (N, R*D), rows of length 1
+    tokens = model.backbone.forward_features(images)           # it is timm's: model.backbone is a VisionTransformer
+
+The file's metadata says what `timm.create_model` has to make and how pictures are prepared. Part classifiers, where the
+file has them, are `model.heads`; `model.logits(images)` gives (R, N, K). Needs torch, timm, safetensors, pillow >= 13.
+"""
+
+import json
+import math
+import sys
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from safetensors import safe_open
+from torch import nn
+
+
+class PartClassifier(nn.Module):
+    """The scores that one part gives every person: (N, D) -> (N, K)."""
+
+    def __init__(self, width, hidden, classes, relu):
+        super().__init__()
+        self.relu = relu
+        self.fc1 = nn.Linear(width, hidden)
+        self.bn = nn.BatchNorm1d(hidden)
+        self.fc2 = nn.Linear(hidden, classes)
+
+    def forward(self, part):
+        x = self.bn(self.fc1(part))
+        return self.fc2(F.relu(x) if self.relu else x)
+
+
+class LaTransformer(nn.Module):
+    """timm's ViT, and what the Locally Aware Transformer makes of its tokens."""
+
+    def __init__(self, backbone, metadata):
+        super().__init__()
+        self.backbone, self.metadata = backbone, metadata
+        self.grid, self.gelt = metadata["model"]["grid"], metadata["model"]["gelt"]
+        self.class_names = metadata.get("class_names")
+        self.heads = nn.ModuleList()
+
+    def preprocess(self, pictures):
+        """Files or Pillow pictures -> (N, 3, H, W): upright, stretched by Pillow's bicubic, normalised."""
+        told = self.metadata["preprocess"]
+        height, width = told["size"]
+        pixels = []
+        for picture in pictures:
+            if not isinstance(picture, Image.Image):
+                picture = Image.open(picture)
+            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            pixels.append(np.array(upright.resize((width, height), Image.BICUBIC)))
+        mean, std = torch.tensor(told["mean"]), torch.tensor(told["std"])
+        return ((torch.from_numpy(np.stack(pixels)).float() / 255 - mean) / std).movedim(-1, 1)
+
+    def parts(self, images):
+        """(N, 3, H, W) -> (N, R, D): row means Q blended with the class token G, equation 6 of the paper."""
+        tokens, (rows, columns) = self.backbone.forward_features(images), self.grid
+        g = tokens[:, :1]
+        q = tokens[:, -rows * columns :].unflatten(1, (rows, columns)).mean(2)
+        if self.gelt["parts"] == "1":
+            q = q.mean(1, keepdim=True)
+        if self.gelt["tokens"] != "gelt":
+            return q if self.gelt["tokens"] == "local" else g.expand_as(q)
+        lam = self.gelt["lambda"]
+        return ((q + lam * g) if self.gelt["lambda_on"] == "class" else (g + lam * q)) / (1 + lam)
+
+    def forward(self, images):
+        """(N, 3, H, W) -> (N, R*D): each part to length 1, then the whole to length 1."""
+        parts = F.normalize(self.parts(images), dim=2)
+        return parts.flatten(1) / math.sqrt(parts.shape[1])
+
+    def logits(self, images):
+        """(N, 3, H, W) -> (R, N, K): what each part's classifier says."""
+        parts = self.parts(images).unbind(1)
+        return torch.stack([head(part) for head, part in zip(self.heads, parts, strict=True)])
+
+
+def make_backbone(state, metadata):
+    """timm's model for a state dict; changes the state dict where timm knows the same network in another form."""
+    told, model = metadata["timm"], metadata["model"]
+    backbone = timm.create_model(told["architecture"], pretrained=False, **told["arguments"])
+    for module in backbone.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = model["ln_eps"]
+    # Overlapping patches: timm was told the size at which the same grid comes without overlap.
+    patches = backbone.patch_embed
+    patches.proj.stride = (model["stride"], model["stride"])
+    patches.img_size = tuple(metadata["preprocess"]["size"])
+    patches.proj.bias = nn.Parameter(torch.zeros(patches.proj.out_channels)) if "patch_embed.proj.bias" in state else None
+    # A position for the class token but not for the registers: the class token takes it up.
+    count = math.prod(model["grid"])
+    if backbone.no_embed_class and state["pos_embed"].shape[1] == count + 1:
+        state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+    backbone.load_state_dict(state, strict=True)
+    return backbone
+
+
+def load(path):
+    """The model of a file, in evaluation mode, f32."""
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name).float() for name in file.keys()}
+        metadata = json.loads((file.metadata() or {}).get("lat_wgpu", "{}"))
+    if "timm" not in metadata:
+        raise ValueError(f"{path} is not a file that `lat-wgpu export --to timm` wrote")
+    heads = {name[6:]: state.pop(name) for name in list(state) if name.startswith("heads.")}
+    model = LaTransformer(make_backbone(state, metadata), metadata)
+    if heads:
+        # Files of other programs may have classifiers and not say what they are: the paper's have a ReLU.
+        relu = metadata.get("heads", {}).get("relu", True)
+        count = 1 + max(int(name.split(".")[0]) for name in heads)
+        (hidden, width), classes = heads["0.fc1.weight"].shape, len(heads["0.fc2.bias"])
+        model.heads = nn.ModuleList(PartClassifier(width, hidden, classes, relu) for _ in range(count))
+        model.heads.load_state_dict(heads, strict=True)
+    return model.eval()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: load_timm.py MODEL.safetensors PICTURE…  (prints the beginning of each vector)")
+    loaded = load(sys.argv[1])
+    with torch.no_grad():
+        for name in sys.argv[2:]:
+            vector = loaded(loaded.preprocess([name]))[0]
+            print(name, " ".join(f"{value:.6f}" for value in vector[:8]), f"… of {len(vector)}")
