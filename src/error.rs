@@ -63,6 +63,9 @@ pub enum Error {
     /// The adapter refused work, ran out of memory or was lost.
     #[error("the adapter failed: {0}")]
     Gpu(String),
+    /// A script that Python was to run for us failed, or there is no Python.
+    #[error("{0}")]
+    Python(String),
     /// A signal asked the program to stop; exit code 128 + its number.
     #[error("interrupted: {outcome}")]
     Interrupted {
@@ -106,6 +109,9 @@ impl Error {
             Error::Gpu(_) => {
                 Some("try --adapter with another name from `lat-wgpu info`, or a smaller --batch")
             }
+            Error::Python(_) => Some(
+                "--to onnx needs Python with three packages: pip install onnx numpy safetensors; LAT_PYTHON=PATH names another Python",
+            ),
             Error::NothingToDo(_) => Some("inputs are folders or .jpg .jpeg .png .bmp .webp .gif .tif files"),
             Error::Io { action: "create" | "write" | "replace", .. } => {
                 Some("is the folder there, writable, and not full?")

@@ -28,6 +28,7 @@ pub mod explain;
 pub mod report;
 pub mod train;
 pub mod tune;
+pub mod web;
 
 pub mod cli;
 

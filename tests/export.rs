@@ -4,6 +4,7 @@ use half::f16;
 use lat_wgpu::checkpoint::{self, Network, Settings};
 use lat_wgpu::shape::{ImageSize, VitConfig};
 use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -85,6 +86,9 @@ fn what_is_exported_is_the_model_without_its_state() {
     let (_, metadata) = checkpoint::list(&here.join("whole.safetensors")).unwrap();
     let entry: serde_json::Value = serde_json::from_str(&metadata["lat_wgpu"]).unwrap();
     assert_eq!(entry["heads"], serde_json::json!({ "hidden": 8, "relu": true, "classes": 3 }));
+    assert_eq!(entry["timm"]["architecture"], "vit_base_patch16_224");
+    let arguments = &entry["timm"]["arguments"];
+    assert_eq!((&arguments["embed_dim"], &arguments["num_heads"]), (&16.into(), &4.into()));
 
     let backbone = export("backbone.safetensors", &["--backbone-only"]);
     assert_eq!(backbone.tensors, network.tensors);
@@ -139,4 +143,172 @@ fn what_was_said_by_flags_stands_in_the_file() {
     let told = checkpoint::load(Path::new(TINY), &settings).unwrap();
     let found = load(&folder.path().join("o.safetensors"));
     assert_eq!((found.config, found.tensors), (told.config, told.tensors));
+}
+
+#[test]
+fn flags_go_with_their_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for (form, flag, wanted) in [
+        ("timm", &["--flip"][..], "--to web"),
+        ("onnx", &["--batch", "2"], "--to web"),
+        ("onnx", &["--backbone-only"], "--to timm"),
+        ("web", &["--dtype", "f16"], "--to timm"),
+    ] {
+        let export = ["export", "--model", TINY, "--heads", "2", "--to", form, "--out", "o"];
+        let refused = expect(2, here, &[&export[..], flag].concat());
+        assert!(refused.contains(flag[0]) && refused.contains(wanted), "{refused}");
+    }
+    assert!(std::fs::read_dir(here).unwrap().next().is_none());
+}
+
+/// All files below a folder with their content.
+fn content(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            found.extend(content(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+        } else {
+            found.insert(name, std::fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn the_web_folder_is_whole_and_fits_the_least_of_all_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let export = |out: &str, more: &[&str]| {
+        let arguments = ["export", "--model", TINY, "--heads", "2", "--to", "web", "--out", out];
+        expect(0, here, &[&arguments, more].concat());
+        content(&here.join(out))
+    };
+    // An empty folder is taken; the adapter's own limits make no difference.
+    std::fs::create_dir(here.join("web")).unwrap();
+    let files = export("web", &["--batch", "3", "--flip"]);
+    assert_eq!(files, export("again", &["--batch", "3", "--flip"]));
+    assert_eq!(std::fs::read_dir(here).unwrap().count(), 2, "nothing is left beside them");
+    for name in ["index.html", "page.js", "page.css", "player.js"] {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/web").join(name);
+        assert_eq!(files[name], std::fs::read(source).unwrap(), "{name}");
+    }
+
+    let plan: serde_json::Value = serde_json::from_slice(&files["plan.json"]).unwrap();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    let list = |value: &serde_json::Value| value.as_array().unwrap().clone();
+    assert_eq!((number(&plan["format"]), number(&plan["batch"])), (1, 3));
+    assert_eq!(plan["preprocess"]["size"], serde_json::json!([32, 32]));
+    assert_eq!(plan["preprocess"]["flip"], true);
+    let network =
+        checkpoint::load(Path::new(TINY), &Settings { heads: Some(2), ..Settings::default() }).unwrap();
+    assert_eq!(plan["weights_sha256"], network.weights_sha256());
+    assert_eq!(number(&plan["embedding"]["dim"]) as usize, network.config.embedding_len());
+
+    let buffers = list(&plan["buffers"]);
+    let of_kind = |kind: &str| buffers.iter().filter(|buffer| buffer["kind"] == kind).count();
+    assert_eq!((of_kind("input"), of_kind("output"), of_kind("weights")), (1, 1, 1));
+    assert!(buffers.iter().all(|buffer| number(&buffer["bytes"]) <= 128 << 20));
+    let weights = buffers.iter().find(|buffer| buffer["kind"] == "weights").unwrap();
+    let bytes = &files[weights["file"].as_str().unwrap()];
+    assert_eq!(bytes.len() as u64, number(&weights["bytes"]));
+    for (name, place) in weights["tensors"].as_object().unwrap() {
+        let (start, len) = (number(&place[0]) as usize, number(&place[1]) as usize);
+        let found: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes[start..start + len]);
+        let tensor = if name == "prefix" { "cls_token" } else { name };
+        assert!(start.is_multiple_of(256) && found == network.tensors[tensor].data, "{name}");
+    }
+    assert_eq!(weights["tensors"].as_object().unwrap().len(), network.tensors.len());
+
+    let (pipelines, dispatches) = (list(&plan["pipelines"]), list(&plan["dispatches"]));
+    for pipeline in &pipelines {
+        let text = &files[&format!("shaders/{}", pipeline["shader"].as_str().unwrap())];
+        let text = String::from_utf8_lossy(text);
+        assert!(text.contains(&format!("fn {}(", pipeline["entry"].as_str().unwrap())));
+        let mut code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+        assert!(
+            !code.any(|line| line.contains("subgroup") || line.contains("enable ")),
+            "an optional feature"
+        );
+        assert!(list(&pipeline["writes"]).len() <= 8);
+    }
+    let mut written = vec![false; buffers.len()];
+    for dispatch in &dispatches {
+        let pipeline = &pipelines[number(&dispatch["pipeline"]) as usize];
+        let bindings = list(&dispatch["bindings"]);
+        assert_eq!(bindings.len(), list(&pipeline["writes"]).len(), "{dispatch}");
+        for (binding, writes) in bindings.iter().zip(list(&pipeline["writes"])) {
+            let [buffer, offset, size] = [0, 1, 2].map(|i| number(&binding[i]));
+            let (kind, most) =
+                (&buffers[buffer as usize]["kind"], number(&buffers[buffer as usize]["bytes"]));
+            assert!(offset.is_multiple_of(256) && size >= 16 && offset + size <= most, "{dispatch}");
+            assert!(writes == false || !["input", "weights"].contains(&kind.as_str().unwrap()), "{dispatch}");
+            written[buffer as usize] |= writes == true;
+            // One launch may not see one buffer both ways.
+            let both = bindings
+                .iter()
+                .zip(list(&pipeline["writes"]))
+                .any(|(b, w)| b[0] == binding[0] && w != writes);
+            assert!(!both, "{dispatch}");
+        }
+    }
+    assert!(written[1], "the output is written");
+    let shaders = files.keys().filter(|name| name.starts_with("shaders/")).count();
+    let used: std::collections::BTreeSet<_> = pipelines.iter().map(|p| p["shader"].to_string()).collect();
+    assert_eq!(shaders, used.len());
+
+    let refused =
+        expect(2, here, &["export", "--model", TINY, "--heads", "2", "--to", "web", "--out", "web"]);
+    assert!(refused.contains("new or an empty folder"), "{refused}");
+    assert_eq!(content(&here.join("web")), files);
+}
+
+#[cfg(unix)]
+#[test]
+fn onnx_is_written_by_python_or_not_at_all() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let export = |script: &str, out: &str| {
+        let python = here.join("python");
+        std::fs::write(&python, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&python, PermissionsExt::from_mode(0o755)).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+            .args(["export", "--model", TINY, "--heads", "2", "--to", "onnx", "--out", out])
+            .current_dir(here)
+            .env("LAT_PYTHON", if script.is_empty() { Path::new("no/such/python") } else { &python })
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    // What the script is given: a file as `--to timm` writes it, and where to write.
+    let (code, stderr) = export("[ \"$1\" = -c ] && cat \"$3\" >\"$4\"", "o.onnx");
+    assert_eq!(code, Some(0), "{stderr}");
+    expect(0, here, &["export", "--model", TINY, "--heads", "2", "--to", "timm", "--out", "o.safetensors"]);
+    assert_eq!(
+        std::fs::read(here.join("o.onnx")).unwrap(),
+        std::fs::read(here.join("o.safetensors")).unwrap()
+    );
+
+    let (code, stderr) =
+        export("echo \"error: No module named 'onnx'\" >&2; echo half >\"$4\"; exit 1", "o.onnx");
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("No module named 'onnx'") && stderr.contains("hint: --to onnx needs Python"),
+        "{stderr}"
+    );
+    let (code, stderr) = export("", "other.onnx");
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot run no/such/python") && stderr.contains("LAT_PYTHON"), "{stderr}");
+    // The file of before stands; nothing else was left.
+    assert_eq!(
+        std::fs::read(here.join("o.onnx")).unwrap(),
+        std::fs::read(here.join("o.safetensors")).unwrap()
+    );
+    let mut names: Vec<_> =
+        std::fs::read_dir(here).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["o.onnx", "o.safetensors", "python"]);
 }

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 7] = [
     &["kernels"],
     &["layers"],
     &["data", "checkpoint", "model"],
-    &["train", "embed", "evaluate", "explain", "search", "report", "tune"],
+    &["train", "embed", "evaluate", "explain", "search", "report", "tune", "web"],
     &["cli", "main"],
 ];
 

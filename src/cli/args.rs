@@ -360,17 +360,24 @@ pub struct ExportArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// timm: backbone and part classifiers in timm's and PyTorch's names, without what only a resumed training needs
+    /// timm: backbone and part classifiers in timm's and PyTorch's names, without what only a resumed training needs; onnx: pixels
+    /// to embedding, by Python (LAT_PYTHON, else python3) with onnx; web: a folder to be served, whose page embeds pictures in the browser
     #[arg(long, value_name = "FORM")]
     pub to: ExportForm,
-    /// Leave the part classifiers away
+    /// With --to timm: leave the part classifiers away
     #[arg(long)]
     pub backbone_only: bool,
-    /// How a number is stored
-    #[arg(long, default_value = "f32")]
-    pub dtype: DtypeName,
-    /// Where to write: a .safetensors file
-    #[arg(long, value_name = "FILE")]
+    /// With --to timm: how a number is stored [default: f32]
+    #[arg(long)]
+    pub dtype: Option<DtypeName>,
+    /// With --to web: pictures per batch [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub batch: Option<u32>,
+    /// With --to web: embed each picture and its mirror image, and take the mean
+    #[arg(long)]
+    pub flip: bool,
+    /// Where to write: a .safetensors file, an .onnx file, or a new folder
+    #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
     #[command(flatten)]
     pub network: NetworkArguments,
@@ -379,6 +386,8 @@ pub struct ExportArguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExportForm {
     Timm,
+    Onnx,
+    Web,
 }
 
 /// `lat-wgpu reduce`.

@@ -1,16 +1,79 @@
 //! `lat-wgpu export`: a model for other programs.
 
-use super::args::{ExportArguments, ExportForm};
+use super::args::{DtypeName, ExportArguments, ExportForm};
+use super::info::mebibytes;
 use super::open;
-use crate::checkpoint;
-use crate::error::Result;
-use std::process::ExitCode;
+use crate::checkpoint::{self, Network};
+use crate::data::embeddings::Dtype;
+use crate::data::files::{publish, temporary_beside};
+use crate::error::{Error, Result};
+use crate::gpu::{Context, ContextOptions};
+use crate::web;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+/// Makes an ONNX file out of what `--to timm` writes.
+const ONNX_SCRIPT: &str = include_str!("../../tools/export_onnx.py");
 
 pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
-    let ExportArguments { model, to, backbone_only, dtype, out, network } = arguments;
+    let ExportArguments { model, to, backbone_only, dtype, batch, flip, out, network } = arguments;
+    let (timm, web) = (*to == ExportForm::Timm, *to == ExportForm::Web);
+    let flags = [
+        ("--backbone-only", *backbone_only && !timm, "--to timm"),
+        ("--dtype", dtype.is_some() && !timm, "--to timm"),
+        ("--batch", batch.is_some() && !web, "--to web"),
+        ("--flip", *flip && !web, "--to web"),
+    ];
+    if let Some((flag, _, form)) = flags.into_iter().find(|(_, misplaced, _)| *misplaced) {
+        return Err(Error::Usage(format!("{flag} goes with {form} alone")));
+    }
     let network = open::network(model, &network.settings())?;
     match to {
-        ExportForm::Timm => checkpoint::export(model, &network, !backbone_only, (*dtype).into(), out)?,
+        ExportForm::Timm => {
+            let dtype = dtype.unwrap_or(DtypeName::F32).into();
+            checkpoint::export(model, &network, !backbone_only, dtype, out)?;
+        }
+        ExportForm::Onnx => to_onnx(model, &network, out)?,
+        ExportForm::Web => {
+            let options = ContextOptions { portable: true, ..ContextOptions::from_environment(None) };
+            let exported =
+                web::export(&Context::open(&options)?, &network, batch.unwrap_or(1) as usize, *flip, out)?;
+            eprintln!(
+                "{}: {} launches of {} shaders, {} of weights and {} of memory besides; serve the folder, such as by `python3 -m http.server --directory {}`",
+                out.display(),
+                exported.dispatches,
+                exported.shaders,
+                mebibytes(exported.weight_bytes),
+                mebibytes(exported.other_bytes),
+                out.display(),
+            );
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has Python write the network as ONNX, from a model file made for it.
+fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
+    // A folder that can't be written is found before the work.
+    let target = temporary_beside(out)?;
+    let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+    let plain = folder.path().join("model.safetensors");
+    checkpoint::export(source, network, false, Dtype::F32, &plain)?;
+
+    let named = std::env::var_os("LAT_PYTHON").filter(|name| !name.is_empty());
+    let python = named.unwrap_or_else(|| OsString::from("python3"));
+    let shown = Path::new(&python).display();
+    let output = Command::new(&python)
+        .args(["-c", ONNX_SCRIPT])
+        .args([&plain, target.path()])
+        .output()
+        .map_err(|error| Error::Python(format!("cannot run {shown}: {error}")))?;
+    if !output.status.success() {
+        // Of a traceback the last line says what happened.
+        let told = String::from_utf8_lossy(&output.stderr);
+        let reason = told.trim().lines().last().unwrap_or("it says nothing").trim_start_matches("error: ");
+        return Err(Error::Python(format!("{shown} (export_onnx.py): {reason}")));
+    }
+    publish(target, out)
 }

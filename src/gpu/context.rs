@@ -57,6 +57,8 @@ pub struct ContextOptions {
     pub precision: Precision,
     /// Serve from what `lat-wgpu tune` kept for the adapter.
     pub tuned: bool,
+    /// Record for any WebGPU device, not for this one: `default_limits`, and kernels for GPUs even where this is a CPU.
+    pub portable: bool,
 }
 
 impl ContextOptions {
@@ -65,7 +67,7 @@ impl ContextOptions {
     pub fn from_environment(adapter: Option<String>) -> Self {
         let default_limits = std::env::var("LAT_LIMITS").is_ok_and(|v| v == "default");
         let tuned = !default_limits && !std::env::var("LAT_TUNED").is_ok_and(|v| v == "0");
-        ContextOptions { adapter, default_limits, precision: Precision::F32, tuned }
+        ContextOptions { adapter, default_limits, portable: false, precision: Precision::F32, tuned }
     }
 }
 
@@ -123,6 +125,7 @@ pub struct Context {
     limits: wgpu::Limits,
     family: Family,
     precision: Precision,
+    cpu: bool,
     checked: bool,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     choices: Mutex<Choices>,
@@ -220,7 +223,7 @@ impl Context {
 
     fn from_adapter(adapter: &wgpu::Adapter, options: &ContextOptions) -> Result<Context> {
         let info = adapter.get_info();
-        let (features, limits) = if options.default_limits {
+        let (features, limits) = if options.default_limits || options.portable {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
             let wanted = OPTIONAL_FEATURES.iter().fold(wgpu::Features::empty(), |all, (flag, _)| all | *flag);
@@ -260,7 +263,7 @@ impl Context {
             Family::Tiled
         };
         let summary = summarise(adapter);
-        let choices = if options.tuned { choices::load(&summary) } else { Choices::new() };
+        let choices = if options.tuned && !options.portable { choices::load(&summary) } else { Choices::new() };
         Ok(Context {
             unused: ["unused input", "unused output"].map(|label| storage(&device, label, 4 * WORD)),
             choices: Mutex::new(choices),
@@ -268,6 +271,7 @@ impl Context {
             limits,
             family,
             precision: options.precision,
+            cpu: info.device_type == wgpu::DeviceType::Cpu && !options.portable,
             checked: std::env::var("LAT_CHECKED").is_ok_and(|v| v == "1"),
             pipelines: Mutex::default(),
             faults,
@@ -310,9 +314,9 @@ impl Context {
         std::mem::replace(&mut locked(&self.choices), choices)
     }
 
-    /// Whether the adapter is a CPU.
+    /// Whether kernels are for a CPU adapter.
     pub fn is_cpu(&self) -> bool {
-        self.adapter.kind == "CPU"
+        self.cpu
     }
 
     /// Lanes that share one row in row-wise kernels: few where a barrier is dear.

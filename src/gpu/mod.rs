@@ -14,7 +14,7 @@ mod recorder;
 pub use context::{AdapterSummary, Buffer, Context, ContextOptions, Family, Readback, adapters};
 pub use kernel::{Access, Binding, Constants, Kernel, Overrides, Storage, assemble};
 pub use memory::{Placement, Transient, place};
-pub use plan::{Plan, PlanSummary};
+pub use plan::{Listing, Place, Plan, PlanSummary};
 pub use profile::DispatchTime;
 pub use recorder::{Dispatch, Recorder, Tensor, grid_1d};
 

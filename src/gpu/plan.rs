@@ -4,7 +4,7 @@ use super::WORD;
 use super::context::{Buffer, Context, Pipeline, storage};
 use super::kernel::Access;
 use super::memory::{Transient, place};
-use super::recorder::{Dispatch, Home, Recorder};
+use super::recorder::{Dispatch, Home, Recorder, TensorInfo};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,6 +42,37 @@ pub struct Plan {
     pub dispatches: Vec<Dispatch>,
     heaps: Vec<Buffer>,
     summary: PlanSummary,
+}
+
+/// A recording as plain data, to be replayed by other programs; nothing of it is allocated.
+pub struct Listing {
+    /// Bytes of each heap.
+    pub heaps: Vec<u64>,
+    /// What is launched, in order.
+    pub dispatches: Vec<Dispatch>,
+    /// For each launch, where its tensors lie: one place per declared binding, in order.
+    pub places: Vec<Vec<Place>>,
+}
+
+/// Where a tensor lies, for [`Listing`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In memory that short-lived tensors share.
+    Heap {
+        /// Index of the heap.
+        heap: usize,
+        /// Where it begins, in bytes, a multiple of 256.
+        offset: u64,
+        /// Bytes to bind.
+        bytes: u64,
+    },
+    /// In a buffer that was made before the recording.
+    Buffer {
+        /// The buffer's label.
+        label: Arc<str>,
+        /// Bytes to bind.
+        bytes: u64,
+    },
 }
 
 /// The placement of a recording's short-lived tensors, before anything is allocated.
@@ -106,22 +137,54 @@ impl Recorder<'_> {
         lay_out(self).summary
     }
 
-    /// Allocates memory, compiles pipelines and makes bind groups.
+    /// The recording as plain data; allocates nothing.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if a tensor exceeds one binding; [`Error::Gpu`] if the driver refuses.
-    pub fn finish(self) -> Result<Plan> {
-        let context = self.context;
+    /// [`Error::TooLarge`] if a tensor exceeds one binding.
+    pub fn list(self) -> Result<Listing> {
+        self.check_bindings()?;
+        let layout = lay_out(&self);
+        let place = |id: usize| {
+            let TensorInfo { label, bytes, home } = &self.tensors[id];
+            match (home, layout.slots[id]) {
+                (Home::Fixed(buffer), _) => {
+                    Place::Buffer { label: label.clone(), bytes: buffer.bound as u64 * WORD }
+                }
+                // A binding has at least four words; the alignment of slots leaves room for them.
+                (Home::Transient, Some((heap, offset))) => {
+                    Place::Heap { heap, offset, bytes: (*bytes).max(4 * WORD) }
+                }
+                (Home::Transient, None) => unreachable!("{label}: launched without a place"),
+            }
+        };
+        let places = (self.dispatches.iter())
+            .map(|dispatch| dispatch.tensors.iter().map(|tensor| place(tensor.id)).collect())
+            .collect();
+        Ok(Listing { heaps: layout.heaps, places, dispatches: self.dispatches })
+    }
+
+    /// Fails if a tensor exceeds one binding.
+    fn check_bindings(&self) -> Result<()> {
+        let most = self.context.max_tensor_bytes();
         for tensor in &self.tensors {
             let bytes = tensor.bytes;
-            if bytes > context.max_tensor_bytes() {
-                let most = context.max_tensor_bytes();
+            if bytes > most {
                 return Err(Error::TooLarge(format!(
                     "{} needs {bytes} bytes, a binding holds {most}",
                     tensor.label
                 )));
             }
         }
+        Ok(())
+    }
+
+    /// Allocates memory, compiles pipelines and makes bind groups.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if a tensor exceeds one binding; [`Error::Gpu`] if the driver refuses.
+    pub fn finish(self) -> Result<Plan> {
+        let context = self.context;
+        self.check_bindings()?;
         let layout = lay_out(&self);
         // A heap may be larger than one binding: only its tensors are bound.
         let heaps: Vec<Buffer> =

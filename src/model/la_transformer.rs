@@ -39,6 +39,19 @@ impl LaTransformer {
         })
     }
 
+    /// The network without memory, for recordings that are only listed: never run one on it.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds what the adapter binds.
+    pub fn unallocated(context: &Context, network: &Network) -> Result<LaTransformer> {
+        let parameters = Arenas::unallocated(context, &backbone_groups(&network.config))?;
+        Ok(LaTransformer {
+            vit: Vit::new(&network.config, &parameters),
+            preprocess: network.preprocess.clone(),
+            parameter_bytes: parameters.bytes(),
+        })
+    }
+
     /// Dimensions and options.
     pub fn config(&self) -> &VitConfig {
         &self.vit.config

@@ -1,0 +1,380 @@
+//! A network as a folder that a browser can run: the recorded plan as JSON, its shaders and weights, and the player with
+//! its page (`tools/web`). The kernels are the engine's own; the player only repeats what was recorded.
+//!
+//! The folder holds `plan.json` ([`PlanFile`]), `shaders/*.wgsl`, `weights-N.bin` (f32, lowest byte first, every tensor
+//! at a multiple of 256 bytes) and the page. It is complete under its name, or not there at all.
+
+use crate::checkpoint::Network;
+use crate::error::{Error, Result};
+use crate::gpu::{Access, Buffer, Context, Dispatch, Listing, Place, Recorder, WORD, assemble};
+use crate::model::{LaTransformer, Slot, backbone_groups};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// Version of the plan that the player beside it understands.
+const FORMAT: u32 = 1;
+
+/// Most bytes of one file of weights, where a tensor isn't larger by itself: hosts of pages refuse large files.
+const WEIGHTS_BYTES: u64 = 64 << 20;
+
+/// The page and the player, by their names in the folder.
+const PAGE: [(&str, &str); 4] = [
+    ("index.html", include_str!("../tools/web/index.html")),
+    ("page.css", include_str!("../tools/web/page.css")),
+    ("page.js", include_str!("../tools/web/page.js")),
+    ("player.js", include_str!("../tools/web/player.js")),
+];
+
+/// What an export holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exported {
+    /// Launches of one batch.
+    pub dispatches: usize,
+    /// Different shaders.
+    pub shaders: usize,
+    /// Bytes of the weights.
+    pub weight_bytes: u64,
+    /// Bytes of memory that a device needs besides: activations, input and output.
+    pub other_bytes: u64,
+}
+
+/// `plan.json`: everything that the player needs to know.
+#[derive(Debug, Serialize)]
+struct PlanFile {
+    format: u32,
+    made_by: &'static str,
+    /// SHA-256 of the backbone, as embeddings of an index name it.
+    weights_sha256: String,
+    preprocess: Preprocess,
+    embedding: Embedding,
+    /// Pictures per replay.
+    batch: usize,
+    /// The squared distance up to which two pictures show the same person, where the model tells one.
+    threshold: Option<f32>,
+    buffers: Vec<BufferFile>,
+    pipelines: Vec<Pipeline>,
+    dispatches: Vec<Launch>,
+}
+
+/// How a picture becomes the bytes of the input; the division by 255, mean and deviation are in the recording.
+#[derive(Debug, Serialize)]
+struct Preprocess {
+    /// Height and width in pixels.
+    size: [usize; 2],
+    interpolation: String,
+    mean: [f32; 3],
+    std: [f32; 3],
+    /// Whether the mirror image is embedded too, and the mean taken.
+    flip: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Embedding {
+    /// R·D, length of a vector.
+    dim: usize,
+    /// R, parts of unit length before the whole is brought to unit length.
+    parts: usize,
+}
+
+/// What a buffer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// (B, height, width, 3) bytes of pictures, padded to whole words.
+    Input,
+    /// (B, R·D) f32.
+    Output,
+    /// Stands for bindings that a launch leaves untouched.
+    Unused,
+    /// Short-lived tensors.
+    Heap,
+    /// Filled from a file.
+    Weights,
+}
+
+#[derive(Debug, Serialize)]
+struct BufferFile {
+    kind: Kind,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    /// Offset and length in bytes of each tensor of the weights, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tensors: BTreeMap<String, [u64; 2]>,
+}
+
+impl BufferFile {
+    fn new(kind: Kind, bytes: u64) -> BufferFile {
+        BufferFile { kind, bytes, file: None, tensors: BTreeMap::new() }
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Pipeline {
+    shader: String,
+    entry: &'static str,
+    overrides: BTreeMap<&'static str, f64>,
+    /// For each storage buffer, from binding 1 on, whether it is written; binding 0 is the uniform block.
+    writes: Vec<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct Launch {
+    label: String,
+    pipeline: usize,
+    grid: [u32; 3],
+    /// The uniform block as 32-bit words, lowest byte first.
+    params: Vec<u32>,
+    /// Buffer, offset and length in bytes of each storage binding.
+    bindings: Vec<(usize, u64, u64)>,
+}
+
+/// Writes `network` to the new folder `target`, recorded for batches of `batch` pictures. `context` has to be
+/// [portable](crate::gpu::ContextOptions::portable), for the recording to suit any device.
+///
+/// # Errors
+/// [`Error::TooLarge`] if a tensor exceeds what every device binds; [`Error::Usage`] if there is a file or a folder that
+/// isn't empty under this name; [`Error::Io`].
+pub fn export(
+    context: &Context,
+    network: &Network,
+    batch: usize,
+    flip: bool,
+    target: &Path,
+) -> Result<Exported> {
+    if target.is_file() || std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::Usage(format!(
+            "{}: there is something under this name: --out needs a new or an empty folder",
+            target.display()
+        )));
+    }
+    let config = &network.config;
+    let listing = record(context, network, batch)?;
+    let mut shaders = BTreeMap::new();
+    let (buffers, files) = lay_out(&listing, network, batch);
+    let plan = plan_file(&listing, network, (batch, flip), buffers, &mut shaders);
+    let sum = |wanted: fn(Kind) -> bool| {
+        plan.buffers.iter().filter(|buffer| wanted(buffer.kind)).map(|buffer| buffer.bytes).sum()
+    };
+    let exported = Exported {
+        dispatches: plan.dispatches.len(),
+        shaders: shaders.len(),
+        weight_bytes: sum(|kind| kind == Kind::Weights),
+        other_bytes: sum(|kind| kind != Kind::Weights),
+    };
+    debug_assert_eq!(plan.embedding.dim, config.embedding_len());
+
+    let folder = temporary_folder_beside(target)?;
+    let shader_folder = folder.path().join("shaders");
+    std::fs::create_dir(&shader_folder).map_err(Error::io("create", target))?;
+    for (name, text) in &shaders {
+        write(&shader_folder.join(name), text.as_bytes(), target)?;
+    }
+    for (name, text) in PAGE {
+        write(&folder.path().join(name), text.as_bytes(), target)?;
+    }
+    for file in &files {
+        file.write(network, &folder.path().join(&file.name)).map_err(Error::io("write", target))?;
+    }
+    let text = match serde_json::to_string(&plan) {
+        Ok(text) => text,
+        Err(error) => unreachable!("numbers and strings can always be written as JSON: {error}"),
+    };
+    write(&folder.path().join("plan.json"), text.as_bytes(), target)?;
+
+    // Not every system renames over an empty folder.
+    if target.is_dir() {
+        std::fs::remove_dir(target).map_err(Error::io("replace", target))?;
+    }
+    std::fs::rename(folder.path(), target).map_err(Error::io("create", target))?;
+    // Its name is gone: there is nothing left to remove.
+    let _ = folder.keep();
+    Ok(exported)
+}
+
+/// The whole way from pixels to embeddings, without memory.
+fn record(context: &Context, network: &Network, batch: usize) -> Result<Listing> {
+    let model = LaTransformer::unallocated(context, network)?;
+    let pixels = context.unallocated(INPUT, model.pixel_words(batch));
+    let embeddings = context.unallocated(OUTPUT, batch * network.config.embedding_len());
+    let mut recorder = Recorder::new(context);
+    let (input, output) = (recorder.import(&pixels), recorder.import(&embeddings));
+    let tokens = model.tokens(&mut recorder, batch);
+    model.forward(&mut recorder, input, tokens, output, batch);
+    recorder.list()
+}
+
+/// Labels of the buffers that are no weights.
+const INPUT: &str = "pixels";
+const OUTPUT: &str = "embeddings";
+/// Index of the buffer for untouched bindings that are read; the next one is for those that are written.
+const UNUSED: usize = 2;
+const FIRST_HEAP: usize = 4;
+
+/// One file of weights.
+struct WeightsFile {
+    name: String,
+    /// What lies in it, and where it begins, in bytes.
+    slots: Vec<(Slot, u64)>,
+    bytes: u64,
+}
+
+impl WeightsFile {
+    /// Writes the tensors with zeros between them.
+    fn write(&self, network: &Network, path: &Path) -> std::io::Result<()> {
+        let mut out = BufWriter::new(File::create(path)?);
+        let mut written = 0;
+        for (slot, start) in &self.slots {
+            pad(&mut out, start - written)?;
+            written = start + slot.words as u64 * WORD;
+            for (name, _) in &slot.tensors {
+                for values in network.tensors[name].data.chunks(1 << 12) {
+                    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    out.write_all(&bytes)?;
+                }
+            }
+        }
+        pad(&mut out, self.bytes - written)?;
+        out.into_inner().map_err(|error| error.into_error())?.sync_all()
+    }
+}
+
+/// Writes so many zeros: fewer than the alignment of tensors.
+fn pad(out: &mut impl Write, bytes: u64) -> std::io::Result<()> {
+    out.write_all(&vec![0; bytes as usize])
+}
+
+/// The buffers of the plan, in the order of their indices, and the files that fill those of the weights.
+fn lay_out(listing: &Listing, network: &Network, batch: usize) -> (Vec<BufferFile>, Vec<WeightsFile>) {
+    let config = &network.config;
+    let pixels = (batch * config.image.height * config.image.width * 3).next_multiple_of(WORD as usize);
+    let embeddings = batch * config.embedding_len() * WORD as usize;
+    let mut buffers = vec![
+        BufferFile::new(Kind::Input, (pixels as u64).max(4 * WORD)),
+        BufferFile::new(Kind::Output, (embeddings as u64).max(4 * WORD)),
+        BufferFile::new(Kind::Unused, 4 * WORD),
+        BufferFile::new(Kind::Unused, 4 * WORD),
+    ];
+    buffers.extend(listing.heaps.iter().map(|&bytes| BufferFile::new(Kind::Heap, bytes)));
+
+    let mut files: Vec<WeightsFile> = Vec::new();
+    for slot in backbone_groups(config).into_iter().flat_map(|group| group.slots) {
+        let align = (Buffer::SLICE_ALIGN as u64) * WORD;
+        let bytes = (slot.words as u64 * WORD).next_multiple_of(align);
+        match files.last_mut() {
+            Some(file) if file.bytes + bytes <= WEIGHTS_BYTES => {
+                file.slots.push((slot, file.bytes));
+                file.bytes += bytes;
+            }
+            _ => {
+                let name = format!("weights-{}.bin", files.len());
+                files.push(WeightsFile { name, slots: vec![(slot, 0)], bytes });
+            }
+        }
+    }
+    for file in &files {
+        let tensors =
+            file.slots.iter().map(|(slot, start)| (slot.label.clone(), [*start, slot.words as u64 * WORD]));
+        buffers.push(BufferFile {
+            file: Some(file.name.clone()),
+            tensors: tensors.collect(),
+            ..BufferFile::new(Kind::Weights, file.bytes)
+        });
+    }
+    (buffers, files)
+}
+
+/// The plan itself; the text of its shaders goes into `shaders`, by their names.
+fn plan_file(
+    listing: &Listing,
+    network: &Network,
+    (batch, flip): (usize, bool),
+    buffers: Vec<BufferFile>,
+    shaders: &mut BTreeMap<String, String>,
+) -> PlanFile {
+    let mut weights: BTreeMap<&str, (usize, [u64; 2])> = BTreeMap::new();
+    for (index, buffer) in buffers.iter().enumerate() {
+        weights.extend(buffer.tensors.iter().map(|(name, place)| (name.as_str(), (index, *place))));
+    }
+    let binding = |place: &Place, access: Access| match place {
+        Place::Heap { heap, offset, bytes } => (FIRST_HEAP + heap, *offset, *bytes),
+        Place::Buffer { label, bytes } => match (&**label, weights.get(&**label)) {
+            (_, Some((index, [offset, _]))) => (*index, *offset, *bytes),
+            (INPUT, None) => (0, 0, *bytes),
+            (OUTPUT, None) => (1, 0, *bytes),
+            (_, None) => (UNUSED + usize::from(access == Access::Write), 0, *bytes),
+        },
+    };
+    let mut pipelines = Vec::new();
+    let mut dispatches = Vec::new();
+    for (dispatch, places) in listing.dispatches.iter().zip(&listing.places) {
+        let Dispatch { kernel, overrides, params, grid, label, .. } = dispatch;
+        let pipeline = Pipeline {
+            shader: shader_of(dispatch, shaders),
+            entry: kernel.entry,
+            overrides: overrides.iter().copied().collect(),
+            writes: kernel.bindings.iter().map(|binding| binding.access == Access::Write).collect(),
+        };
+        let known = pipelines.iter().position(|known| *known == pipeline);
+        dispatches.push(Launch {
+            label: label.clone(),
+            pipeline: known.unwrap_or(pipelines.len()),
+            grid: *grid,
+            params: params.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect(),
+            bindings: places.iter().zip(kernel.bindings).map(|(place, b)| binding(place, b.access)).collect(),
+        });
+        if known.is_none() {
+            pipelines.push(pipeline);
+        }
+    }
+    let (config, preprocess) = (&network.config, &network.preprocess);
+    PlanFile {
+        format: FORMAT,
+        made_by: concat!("lat-wgpu ", env!("CARGO_PKG_VERSION")),
+        weights_sha256: network.weights_sha256(),
+        preprocess: Preprocess {
+            size: [config.image.height, config.image.width],
+            interpolation: preprocess.interpolation.clone(),
+            mean: preprocess.mean,
+            std: preprocess.std,
+            flip,
+        },
+        embedding: Embedding { dim: config.embedding_len(), parts: config.parts() },
+        batch,
+        threshold: network.threshold.map(|threshold| threshold.distance),
+        buffers,
+        pipelines,
+        dispatches,
+    }
+}
+
+/// The name of a launch's shader, such as `attention-HEAD_DIM64-STEP16.wgsl`.
+fn shader_of(dispatch: &Dispatch, shaders: &mut BTreeMap<String, String>) -> String {
+    let mut name = dispatch.kernel.name.to_string();
+    for (constant, value) in &dispatch.constants {
+        name.push_str(&format!("-{constant}{value}"));
+    }
+    name.push_str(".wgsl");
+    shaders.entry(name.clone()).or_insert_with(|| assemble(dispatch.kernel, &dispatch.constants));
+    name
+}
+
+/// A folder under a passing name beside `target`; removed when dropped.
+fn temporary_folder_beside(target: &Path) -> Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".lat-wgpu-");
+    // What the user's umask leaves, as for any new folder; temporary ones are private otherwise.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let parent = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    builder.tempdir_in(parent).map_err(Error::io("create", target))
+}
+
+/// Writes one file of the folder; errors name the folder that the user asked for.
+fn write(path: &Path, bytes: &[u8], target: &Path) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io("create", target))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", target))
+}
