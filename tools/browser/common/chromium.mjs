@@ -4,11 +4,11 @@ import assert from "node:assert/strict";
 import axe from "axe-core";
 import puppeteer from "puppeteer-core";
 
-/** Starts $CHROMIUM, gives it to `use` and stops it. */
-export async function withChromium(use) {
+/** Starts $CHROMIUM, with more arguments where they are given, gives it to `use` and stops it. */
+export async function withChromium(use, more = []) {
     assert.ok(process.env.CHROMIUM, "CHROMIUM must tell where Chromium is; tools/browser.sh finds it");
     // Chromium refuses to isolate pages for the superuser; containers often have no other.
-    const args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
+    const args = process.getuid?.() === 0 ? ["--no-sandbox", ...more] : more;
     const browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM, args });
     try {
         await use(browser);

@@ -1,0 +1,98 @@
+// Replays exported networks in Node with Dawn, the WebGPU of Chrome, and compares the vectors with the native ones.
+//
+//   node tools/web_test/dawn.mjs PROGRAM [DRIVER.json]       the Vulkan driver for Dawn, not for the program
+//
+// Exit code 3 if Dawn takes no adapter.
+
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { create, globals } from "webgpu";
+import { DEMO, agree, drawPictures, golden, readPicture, readVectors, runner } from "./common.mjs";
+import { Player, resizeBicubic, squaredDistance } from "../web/player.js";
+
+Object.assign(globalThis, globals);
+
+/** From `Image.resize(size, Image.BICUBIC)` of Pillow 13.0; src/data/preprocess.rs has the same. */
+function equalsPillow() {
+    for (const [height, width, values, [toHeight, toWidth], expected] of [
+        [1, 5, [0, 100, 200, 50, 255], [1, 3], [43, 144, 168]],
+        [1, 2, [0, 255], [1, 5], [0, 17, 128, 238, 255]],
+        [2, 3, [0, 100, 200, 50, 255, 7], [3, 2], [24, 173, 82, 136, 139, 98]],
+        [4, 1, [255, 0, 0, 255], [2, 1], [107, 107]],
+        [1, 1, [9], [2, 2], [9, 9, 9, 9]],
+        [4, 2, [0, 255, 0, 255, 255, 0, 0, 255], [2, 3], [18, 128, 237, 116, 128, 139]],
+    ]) {
+        const pixels = Uint8Array.from(values.flatMap((value) => [value, value, value]));
+        const resized = resizeBicubic({ width, height, pixels }, toHeight, toWidth);
+        assert.deepEqual([...resized.pixels].filter((_, index) => index % 3 === 0), expected);
+    }
+}
+
+const [program, driver] = process.argv.slice(2);
+const folder = mkdtempSync(join(tmpdir(), "web-dawn-"));
+const run = runner(program, folder, { ...process.env });
+// For Dawn alone: the program has the environment of before.
+if (driver) process.env.VK_DRIVER_FILES = driver;
+// Kept by name: Dawn stops when it is collected.
+const gpu = create([]);
+try {
+    equalsPillow();
+    const adapter = await gpu.requestAdapter();
+    if (!adapter) {
+        console.error("error: Dawn takes no adapter of this machine");
+        process.exit(3);
+    }
+    console.log(`Dawn on ${adapter.info.description || adapter.info.device}`);
+    // WebGPU's default limits and no features: what a plan needs beyond them is a mistake of ours.
+    const device = await adapter.requestDevice();
+    device.onuncapturederror = ({ error }) => assert.fail(error.message);
+
+    const pictures = drawPictures(run, folder);
+    const names = readdirSync(pictures).sort();
+    const decoded = names.map((name) => readPicture(join(pictures, name)));
+    const heads = ["--heads", "2"];
+    for (const [name, model, network, web] of [
+        ["demo", DEMO, [], []],
+        ["smaller, flipped, in batches of 3", DEMO, ["--size", "96x48"], ["--batch", "3", "--flip"]],
+        ["CLIP", golden("clip_openai"), heads, ["--batch", "2"]],
+        ["DINOv2 with registers", golden("dinov2_reg_hf"), heads, []],
+        ["overlapping patches", golden("stride_not_dividing"), [...heads, "--stride", "6", "--size", "32x32"], []],
+        ["one part of class tokens", golden("plain"), [...heads, "--parts", "1", "--tokens", "global"], []],
+    ]) {
+        run("export", "--model", model, ...network, "--to", "web", ...web, "--out", name);
+        const flip = web.includes("--flip") ? ["--flip"] : [];
+        run("embed", "--model", model, ...network, ...flip, "pictures", "--out", `${name}.npy`);
+        const read = async (file) => Uint8Array.from(readFileSync(join(folder, name, file))).buffer;
+        const told = [];
+        const player = await Player.open(device, read, (there, all) => told.push(there / all));
+        assert.equal(told.at(-1), 1, "all weights were told");
+        const vectors = await player.embed(decoded);
+        const native = readVectors(join(folder, `${name}.npy`));
+        agree(name, new Map(names.map((file, index) => [file, vectors[index]])), native);
+        // The same again, one at a time: a replay depends on nothing left over, a vector not on its batch.
+        const again = await player.embed([decoded[1]]);
+        assert.deepEqual(again[0], vectors[1]);
+        assert.ok(Math.abs(squaredDistance(again[0], again[0].map((value) => -value)) - 4) < 1e-5);
+        player.destroy();
+
+        const refused = async (words, change) => {
+            const damaged = async (file) => change(file, await read(file));
+            await assert.rejects(Player.open(device, damaged), words);
+        };
+        if (name === "demo") {
+            const edited = (edit) => (file, bytes) =>
+                file === "plan.json" ? new TextEncoder().encode(edit(new TextDecoder().decode(bytes))) : bytes;
+            await refused(/weights-0.bin has \d+ bytes/, (file, bytes) => (file.endsWith(".bin") ? bytes.slice(4) : bytes));
+            await refused(/format 99/, edited((text) => text.replace('"format":1', '"format":99')));
+            await refused(/gelt/, (file, bytes) => (file.includes("gelt") ? new TextEncoder().encode("fn f( {") : bytes));
+            await refused(/no_such_entry/, edited((text) => text.replace("gelt_forward", "no_such_entry")));
+        }
+    }
+    device.destroy();
+} finally {
+    rmSync(folder, { recursive: true, force: true });
+}
+// Dawn's threads would keep the process.
+process.exit(0);
