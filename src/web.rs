@@ -358,7 +358,9 @@ fn shader_of(dispatch: &Dispatch, shaders: &mut BTreeMap<String, String>) -> Str
         name.push_str(&format!("-{constant}{value}"));
     }
     name.push_str(".wgsl");
-    shaders.entry(name.clone()).or_insert_with(|| assemble(dispatch.kernel, &dispatch.constants));
+    shaders
+        .entry(name.clone())
+        .or_insert_with(|| assemble(dispatch.kernel, &dispatch.constants, dispatch.storage()));
     name
 }
 

@@ -263,7 +263,8 @@ impl Context {
             Family::Tiled
         };
         let summary = summarise(adapter);
-        let choices = if options.tuned && !options.portable { choices::load(&summary) } else { Choices::new() };
+        let choices =
+            if options.tuned && !options.portable { choices::load(&summary) } else { Choices::new() };
         Ok(Context {
             unused: ["unused input", "unused output"].map(|label| storage(&device, label, 4 * WORD)),
             choices: Mutex::new(choices),

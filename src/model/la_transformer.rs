@@ -39,14 +39,14 @@ impl LaTransformer {
         })
     }
 
-    /// The network without memory, for recordings that are only listed: never run one on it.
+    /// The network in f32 without memory, for recordings that are only listed: never run one on it.
     ///
     /// # Errors
     /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds what the adapter binds.
     pub fn unallocated(context: &Context, network: &Network) -> Result<LaTransformer> {
         let parameters = Arenas::unallocated(context, &backbone_groups(&network.config))?;
         Ok(LaTransformer {
-            vit: Vit::new(&network.config, &parameters),
+            vit: Vit::new(&network.config, &parameters, None),
             preprocess: network.preprocess.clone(),
             parameter_bytes: parameters.bytes(),
         })
