@@ -1,7 +1,7 @@
 //! A network as a folder that a browser can run: the recorded plan as JSON, its shaders and weights, and the player with
 //! its page (`tools/web`). The kernels are the engine's own; the player only repeats what was recorded.
 //!
-//! The folder holds `plan.json` ([`PlanFile`]), `shaders/*.wgsl`, `weights-N.bin` (f32, lowest byte first, every tensor
+//! The folder holds `plan.json`, `shaders/*.wgsl`, `weights-N.bin` (f32, lowest byte first, every tensor
 //! at a multiple of 256 bytes) and the page. It is complete under its name, or not there at all.
 
 use crate::checkpoint::Network;
@@ -151,7 +151,6 @@ pub fn export(
             target.display()
         )));
     }
-    let config = &network.config;
     let listing = record(context, network, batch)?;
     let mut shaders = BTreeMap::new();
     let (buffers, files) = lay_out(&listing, network, batch);
@@ -165,7 +164,6 @@ pub fn export(
         weight_bytes: sum(|kind| kind == Kind::Weights),
         other_bytes: sum(|kind| kind != Kind::Weights),
     };
-    debug_assert_eq!(plan.embedding.dim, config.embedding_len());
 
     let folder = temporary_folder_beside(target)?;
     let shader_folder = folder.path().join("shaders");

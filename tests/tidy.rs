@@ -457,7 +457,7 @@ fn imports_only_go_down() {
         }
     }
     none(
-        "main, cli > train, embed, evaluate, explain, search, report > data, checkpoint | model > layers > kernels > gpu > shape, rng, error.",
+        "main, cli > train, embed, evaluate, explain, search, report, web > data, checkpoint | model > layers > kernels > gpu > shape, rng, error.",
         wrong,
     );
 }
