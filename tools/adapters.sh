@@ -14,9 +14,9 @@ cd_before="$PWD"
 cd "$(dirname "$0")/.."
 folder="$PWD/.adapters"
 
-# The Debian release whose packages are taken and its Mesa: figures in tools/isa_report/TABLE.md hold for this one.
+# The Debian release whose packages are taken, and the Mesa that tools/isa_report/TABLE.md holds for.
 release=bookworm
-mesa=25.0.7
+mesa=25.0.7-2~bpo12+1
 
 fail() {
     echo "error: $1" >&2
@@ -57,7 +57,7 @@ unpack() {
             dpkg-deb --extract "$package" "$work/root"
         fi
         # The packages' names hold their versions.
-        basename "$package" >>"$work/root/packages.txt"
+        basename "$package" .deb >>"$work/root/packages.txt"
     done
     mv "$work/root" "$folder/$into"
     rm -rf "$work"
@@ -78,17 +78,17 @@ fetch() {
         -o "Dir::Etc::sourcelist=$folder/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
         -o APT::Sandbox::User="$(id -un)")
     apt-get "${apt[@]}" --quiet update
-    if [ ! -e "$folder/mesa" ]; then
-        # libdrm: the system's may be too old for the driver.
-        unpack mesa {mesa-vulkan-drivers,libdrm2,libdrm-amdgpu1}/"$release-backports" libllvm15
-    fi
     if [ ! -e "$folder/swiftshader" ]; then
         unpack swiftshader chromium-common
+        describe swiftshader
+    fi
+    if [ ! -e "$folder/mesa" ]; then
+        # libdrm: the system's may be too old for the driver.
+        unpack mesa mesa-vulkan-drivers="$mesa" {libdrm2,libdrm-amdgpu1}/"$release-backports" libllvm15
+        describe lavapipe
+        describe radv
     fi
     rm -rf "$folder/apt"
-    describe lavapipe
-    describe radv
-    describe swiftshader
 }
 
 there() { [ -e "$folder/$1.json" ] && [ -e "$folder/$(library "$1")" ]; }
@@ -110,15 +110,13 @@ case "${1:-}" in
     "")
         if ! there lavapipe || ! there radv || ! there swiftshader; then fetch; fi
         list
-        grep -q "^mesa-vulkan-drivers_$mesa-" "$folder/mesa/packages.txt" \
-            || echo "warning: this Mesa isn't $mesa; figures of compiled shaders will differ" >&2
         ;;
     --list) list ;;
     lavapipe | radv | swiftshader)
         name="$1"
         shift
         there "$name" || fail "no driver $name in $folder" "run tools/adapters.sh without arguments to fetch it"
-        [ $# -gt 0 ] || fail "no command to run on $name" "tools/adapters.sh $name cargo test --test kernels"
+        [ $# -gt 0 ] || fail "no command to run on $name" "tools/adapters.sh $name COMMAND…"
         # Both names of the variable: older loaders know the second only.
         export VK_DRIVER_FILES="$folder/$name.json" VK_ICD_FILENAMES="$folder/$name.json"
         if [ "$name" != swiftshader ]; then
