@@ -22,6 +22,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod model;
 
+pub mod bench;
 pub mod embed;
 pub mod evaluate;
 pub mod explain;

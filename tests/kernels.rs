@@ -43,6 +43,8 @@ mod plan;
 mod random;
 #[path = "kernels/rollout.rs"]
 mod rollout;
+#[path = "kernels/roof.rs"]
+mod roof;
 #[path = "kernels/tokens.rs"]
 mod tokens;
 #[path = "kernels/topk.rs"]

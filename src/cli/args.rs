@@ -1,5 +1,6 @@
 //! What can be typed, and its help.
 
+use crate::bench::DEFAULT_SAMPLES;
 use crate::checkpoint::Settings;
 use crate::data::embeddings::Dtype;
 use crate::data::gallery::Filter;
@@ -34,6 +35,8 @@ pub enum Command {
     Reduce(Box<ReduceArguments>),
     /// List adapters, their features and limits
     Info(InfoArguments),
+    /// Time every kernel and compare it with what the adapter can do at most
+    Bench(BenchArguments),
     /// Print a model file's configuration and tensors
     Inspect(InspectArguments),
     /// Fine-tune a backbone into a re-identification model
@@ -229,9 +232,9 @@ pub struct EmbedArguments {
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
-    /// Print the time of every kernel for one batch
-    #[arg(long)]
-    pub profile: bool,
+    /// Print the time of kernels and layers for one batch, and write it as a trace for Chrome and Perfetto [default FILE: trace.json]
+    #[arg(long, value_name = "FILE", require_equals = true)]
+    pub profile: Option<Option<PathBuf>>,
     #[command(flatten)]
     pub network: NetworkArguments,
 }
@@ -437,6 +440,32 @@ pub struct InfoArguments {
     /// Write the list as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// `lat-wgpu bench`.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// Only rows whose name contains this, such as "gemm vit-s" [default: all]
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Samples of every row, each a replay or as many as take 5 ms; the median counts
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SAMPLES as u32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub samples: u32,
+    /// Write the figures as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Draw the roofline: operations a second over operations per byte
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Compare with the run of this adapter that FILE holds; exit with 1 if a row is slower by more than noise
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Keep this run in FILE as the one of this adapter, beside those of others; after a comparison with the same file
+    #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+    pub save_baseline: Option<PathBuf>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
 }
 
 /// `lat-wgpu inspect`.

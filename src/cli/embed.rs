@@ -4,6 +4,7 @@ use super::args::EmbedArguments;
 use super::info::mebibytes;
 use super::json;
 use super::open;
+use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
@@ -13,13 +14,14 @@ use crate::data::reduce::{self, Reduction};
 use crate::data::walk::{self, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
-use crate::gpu::DispatchTime;
+use crate::gpu::PlanProfile;
 use crate::shape::{LambdaOn, PartTokens, Precision};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -82,10 +84,11 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             arguments.out.display()
         );
     }
-    if arguments.profile
-        && let Some(device) = &device
+    if let Some(file) = &arguments.profile
+        && let Some(Device { profile: Some(profile), batch, .. }) = &device
     {
-        print_profile(&device.profile);
+        let file = file.clone().unwrap_or_else(|| PathBuf::from(TRACE));
+        eprint!("{}", Profiles::new(file).add(&format!("a batch of {batch}"), profile)?);
     }
     if let Some(target) = &arguments.json {
         let config = &network.config;
@@ -216,8 +219,8 @@ struct Device {
     adapter: String,
     batch: usize,
     bytes: u64,
-    /// Times of the kernels, if they are asked for.
-    profile: Vec<DispatchTime>,
+    /// Times of the launches of a batch, if they are asked for.
+    profile: Option<PlanProfile>,
 }
 
 fn embed_all(
@@ -237,7 +240,7 @@ fn embed_all(
         adapter: context.adapter.name.clone(),
         batch: embedder.batch(),
         bytes: embedder.need().bytes(embedder.batch()),
-        profile: if arguments.profile { embedder.profile()? } else { Vec::new() },
+        profile: arguments.profile.as_ref().map(|_| embedder.profile()).transpose()?,
     })
 }
 
@@ -318,33 +321,4 @@ pub(super) fn progress_bar(length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left {msg}");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Time per kernel, longest first.
-fn print_profile(times: &[DispatchTime]) {
-    let mut kernels: BTreeMap<(&str, String), (usize, f64, f64)> = BTreeMap::new();
-    for time in times {
-        // Blocks are alike: their launches are summed.
-        let label = match time.label.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
-            Some((_, label)) => format!("blocks.*.{label}"),
-            None => time.label.clone(),
-        };
-        let entry = kernels.entry((time.kernel, label)).or_default();
-        *entry = (entry.0 + 1, entry.1 + time.seconds, entry.2 + time.flops);
-    }
-    let total: f64 = times.iter().map(|time| time.seconds).sum();
-    let mut rows: Vec<_> = kernels.into_iter().collect();
-    rows.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
-    eprintln!(
-        "{:<22} {:<24} {:>8} {:>10} {:>7} {:>9}",
-        "kernel", "launches", "count", "ms", "share", "GFLOP/s"
-    );
-    for ((kernel, label), (count, seconds, flops)) in rows {
-        eprintln!(
-            "{kernel:<22} {label:<24} {count:>8} {:>10.2} {:>6.1}% {:>9.1}",
-            seconds * 1e3,
-            100.0 * seconds / total,
-            flops / seconds / 1e9
-        );
-    }
 }

@@ -2,6 +2,7 @@
 
 mod ablate;
 mod args;
+mod bench;
 mod completions;
 mod data;
 mod demo;
@@ -17,6 +18,7 @@ mod inspect;
 mod json;
 mod merge;
 mod open;
+mod profile;
 mod reduce;
 mod search;
 mod search_report;
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::Merge(arguments) => merge::run(&arguments),
         Command::Reduce(arguments) => reduce::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
         Command::Ablate(arguments) => ablate::run(&arguments),

@@ -15,7 +15,7 @@ pub use context::{AdapterSummary, Buffer, Context, ContextOptions, Family, Readb
 pub use kernel::{Access, Binding, Constants, Kernel, Overrides, Storage, assemble};
 pub use memory::{Placement, Transient, place};
 pub use plan::{Listing, Place, Plan, PlanSummary};
-pub use profile::DispatchTime;
+pub use profile::{DispatchTime, PlanProfile};
 pub use recorder::{Dispatch, Recorder, Tensor, grid_1d};
 
 /// Bytes of a word: an f32, a u32, or two f16.

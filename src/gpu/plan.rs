@@ -28,6 +28,8 @@ pub struct PlanSummary {
     pub largest_tensor_bytes: u64,
     /// Floating-point operations of one replay.
     pub flops: f64,
+    /// Bytes that the launches of one replay move, see [`Dispatch::bytes`].
+    pub moved_bytes: f64,
 }
 
 struct Step {
@@ -125,6 +127,7 @@ fn lay_out(recorder: &Recorder<'_>) -> Layout {
             unshared_bytes: transients.iter().map(|t| t.bytes).sum(),
             largest_tensor_bytes: transients.iter().map(|t| t.bytes).max().unwrap_or(0),
             flops: recorder.dispatches.iter().map(|d| d.flops).sum(),
+            moved_bytes: recorder.dispatches.iter().map(Dispatch::bytes).sum(),
         },
         slots: index.iter().map(|i| i.map(|i| placement.slots[i])).collect(),
         heaps: placement.heaps,
@@ -289,7 +292,7 @@ impl Plan {
     pub(super) fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        steps: std::ops::Range<usize>,
+        steps: impl Iterator<Item = usize>,
         timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
     ) {
         let mut pass = encoder

@@ -1,41 +1,106 @@
-//! Profile mode: one launch at a time, timed.
+//! Time of a plan: as a whole, and one launch at a time.
 
 use super::context::{Buffer, Context};
 use super::plan::Plan;
 use crate::error::Result;
 use std::time::Instant;
 
+/// Replays of a profile take about so many seconds together, within [`ROUNDS`].
+const PROFILE_SECONDS: f64 = 2.0;
+
+/// Fewest and most replays of a profile: one alone may have been disturbed.
+const ROUNDS: (f64, f64) = (2.0, 10.0);
+
 /// How long one launch took.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DispatchTime {
     /// What it computes.
     pub label: String,
     /// The kernel's name.
     pub kernel: &'static str,
+    /// Its entry point.
+    pub entry: &'static str,
     /// Seconds on the adapter.
     pub seconds: f64,
     /// Floating-point operations.
     pub flops: f64,
+    /// Bytes of the tensors bound.
+    pub bytes: f64,
+}
+
+/// How long a plan's launches took, each alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanProfile {
+    /// Every launch in order, with the least of its times.
+    pub launches: Vec<DispatchTime>,
+    /// Seconds of a replay as a whole, by the wall clock: the least of two.
+    pub whole: f64,
+    /// How often every launch was timed.
+    pub rounds: usize,
 }
 
 impl Plan {
-    /// Replays the recording one launch at a time and times each.
+    /// Seconds of one replay, by the wall clock: `replays` of them are submitted at once and waited for once.
     ///
-    /// GPUs are timed by their own timestamps where they have them. CPU adapters, whose timestamps lump launches
-    /// together, are timed by the wall clock around a submit of each launch alone.
-    pub fn profile(&self, context: &Context) -> Result<Vec<DispatchTime>> {
-        let seconds = if context.has_timestamps() && !context.is_cpu() {
-            self.timestamps(context)?
-        } else {
-            self.wall_times(context)?
-        };
-        let named = self.dispatches.iter().zip(seconds).map(|(dispatch, seconds)| DispatchTime {
+    /// Launches that read what they write do so in every replay.
+    ///
+    /// # Errors
+    /// What the driver has reported so far.
+    pub fn time(&self, context: &Context, replays: usize) -> Result<f64> {
+        context.wait()?;
+        let mut encoder = context.device.create_command_encoder(&Default::default());
+        let steps = 0..self.dispatches.len();
+        self.encode(&mut encoder, (0..replays).flat_map(|_| steps.clone()), None);
+        let commands = encoder.finish();
+        let start = Instant::now();
+        context.queue.submit([commands]);
+        context.wait()?;
+        Ok(start.elapsed().as_secs_f64() / replays as f64)
+    }
+
+    /// Replays the recording one launch at a time, in order, and times each; the least of a few replays counts.
+    ///
+    /// GPUs are timed by their own timestamps where they have them, one pass for each launch. CPU adapters, whose
+    /// timestamps lump launches together, are timed by the wall clock around a submit of each launch alone.
+    ///
+    /// Nothing is put back: what a replay changes in place, such as a training step's parameters, it changes in every one.
+    ///
+    /// # Errors
+    /// What the driver has reported so far.
+    pub fn profile(&self, context: &Context) -> Result<PlanProfile> {
+        // The first replay compiles.
+        self.whole_time(context)?;
+        let mut whole = self.whole_time(context)?;
+        let rounds = (PROFILE_SECONDS / whole).ceil().clamp(ROUNDS.0, ROUNDS.1) as usize;
+        let mut least = vec![f64::INFINITY; self.dispatches.len()];
+        for _ in 0..rounds {
+            let seconds = if context.has_timestamps() && !context.is_cpu() {
+                self.timestamps(context)?
+            } else {
+                self.wall_times(context)?
+            };
+            for (least, seconds) in least.iter_mut().zip(seconds) {
+                *least = least.min(seconds);
+            }
+        }
+        whole = whole.min(self.whole_time(context)?);
+        let launches = self.dispatches.iter().zip(least).map(|(dispatch, seconds)| DispatchTime {
             label: dispatch.label.clone(),
             kernel: dispatch.kernel.name,
+            entry: dispatch.kernel.entry,
             seconds,
             flops: dispatch.flops,
+            bytes: dispatch.bytes(),
         });
-        Ok(named.collect())
+        Ok(PlanProfile { launches: launches.collect(), whole, rounds })
+    }
+
+    fn whole_time(&self, context: &Context) -> Result<f64> {
+        context.wait()?;
+        let start = Instant::now();
+        self.run(context)?;
+        context.wait()?;
+        Ok(start.elapsed().as_secs_f64())
     }
 
     fn wall_times(&self, context: &Context) -> Result<Vec<f64>> {

@@ -49,7 +49,7 @@ pub struct Dispatch {
     pub params: Vec<u8>,
     /// Workgroups along x, y and z.
     pub grid: [u32; 3],
-    /// Floating-point operations, for cutting submits and for benches.
+    /// Floating-point operations, for cutting submits, benches and profiles.
     pub flops: f64,
     /// What it computes, such as `blocks.3.attn.qkv`.
     pub label: String,
@@ -64,6 +64,13 @@ impl Dispatch {
     fn quads(&self) -> impl Iterator<Item = &Tensor> {
         let bindings = self.tensors.iter().zip(self.kernel.bindings);
         bindings.filter(|(_, binding)| self.kernel.quads && binding.quads).map(|(tensor, _)| tensor)
+    }
+
+    /// Bytes that must move between memory and kernel: every bound tensor once, also if it is read and written.
+    pub fn bytes(&self) -> f64 {
+        let distinct =
+            self.tensors.iter().enumerate().filter(|(i, tensor)| !self.tensors[..*i].contains(tensor));
+        distinct.map(|(_, tensor)| tensor.bytes() as f64).sum()
     }
 }
 

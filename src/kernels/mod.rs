@@ -21,6 +21,7 @@ pub mod narrow;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod rollout;
+pub mod roof;
 pub mod tokens;
 pub mod topk;
 pub mod triplet;
@@ -52,6 +53,7 @@ pub fn variants() -> Vec<(&'static Kernel, Constants, Storage)> {
         part_linear::variants,
         patch_embed::variants,
         rollout::variants,
+        roof::variants,
         tokens::variants,
         triplet::variants,
         topk::variants,

@@ -21,6 +21,7 @@ pub mod narrow;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod rollout;
+pub mod roof;
 pub mod tokens;
 pub mod topk;
 pub mod triplet;

@@ -152,6 +152,9 @@ pub fn triplet_backward(batch: usize) -> Tolerance {
     row(10.0 + (batch as f64).sqrt())
 }
 
+/// Every product and every sum is rounded once; the scale holds them all.
+pub const ROOF: Tolerance = row(1.0);
+
 /// A sum of squares whose error the square root halves; 8 for square root and division.
 pub fn gradnorm(len: usize) -> Tolerance {
     row(8.0 + (len as f64).sqrt() / 2.0)

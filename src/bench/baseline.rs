@@ -1,0 +1,280 @@
+//! A run against a saved one: what is slower, what is quicker, what is noise.
+//!
+//! Rows are judged by their percent of the roof, not by their time. The roofs are measured in the same run, so a machine that
+//! is busy, or that has another processor behind an adapter of the same name, is slower in both, and only what became of the
+//! kernel is left. Times are told beside it.
+
+use super::report::{Report, RowReport};
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A difference below this share is never told from noise.
+const LEAST_DIFFERENCE: f64 = 0.05;
+
+/// Differences up to so many deviations are noise.
+const DEVIATIONS: f64 = 3.0;
+
+/// Saved runs, by adapter, driver and class.
+pub type Baselines = BTreeMap<String, Report>;
+
+/// The name of an adapter in a file of saved runs.
+pub fn key(adapter: &str, driver: &str, class: &str) -> String {
+    format!("{adapter}; {driver}; {class}")
+}
+
+/// Reads saved runs; none if there is no such file.
+///
+/// # Errors
+/// [`Error::Io`] where it can't be read, [`Error::Data`] where it isn't what [`text`] gives.
+pub fn read(path: &Path) -> Result<Baselines> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Baselines::new()),
+        text => text.map_err(Error::io("read", path))?,
+    };
+    serde_json::from_str(&text).map_err(|error| {
+        Error::Data(format!(
+            "{}: no file of `lat-wgpu bench --save-baseline`: {error}; delete it to begin a new one",
+            path.display()
+        ))
+    })
+}
+
+/// Saved runs as the text of their file.
+///
+/// # Errors
+/// [`Error::Data`] if a figure is no number.
+pub fn text(baselines: &Baselines) -> Result<String> {
+    let text = serde_json::to_string_pretty(baselines);
+    Ok(text.map_err(|error| Error::Data(format!("the figures can't be saved: {error}")))? + "\n")
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Slower by more than noise.
+    Loss,
+    /// Quicker by more than noise.
+    Gain,
+    /// Within noise.
+    Noise,
+    /// Does other work than the saved one: not compared.
+    Changed,
+    /// Not among the saved rows.
+    New,
+    /// Among the saved rows alone.
+    Gone,
+}
+
+impl Verdict {
+    /// As a table shows it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Loss => "loss",
+            Verdict::Gain => "gain",
+            Verdict::Noise => "noise",
+            Verdict::Changed => "other work",
+            Verdict::New => "new",
+            Verdict::Gone => "gone",
+        }
+    }
+}
+
+/// A row of both runs, or of one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// The row's name.
+    pub name: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// How much longer it takes as a share of the saved time, where it is compared: below 0 it is quicker.
+    pub time: f64,
+    /// The same with each time in units of what the roofs of its run allow: what is judged.
+    pub slower: f64,
+    /// Up to this share a difference is noise.
+    pub noise: f64,
+}
+
+/// Compares a run with a saved one of the same adapter, row by row in the order of the new run.
+///
+/// A difference counts if it is more than 5 % and more than three times the combined deviation: the root of the summed squares
+/// of the relative median absolute deviations of both rows and of both roofs that limit them.
+pub fn judge(then: &Report, now: &Report) -> Vec<Judgement> {
+    let find = |report: &'_ Report, name: &str| report.rows.iter().find(|row| row.name == name).cloned();
+    let uncompared = |name: &str, verdict| Judgement {
+        name: name.to_string(),
+        verdict,
+        time: 0.0,
+        slower: 0.0,
+        noise: 0.0,
+    };
+    let judged = now.rows.iter().map(|row| match find(then, &row.name) {
+        None => uncompared(&row.name, Verdict::New),
+        Some(old) if (old.flops, old.bytes) != (row.flops, row.bytes) => {
+            uncompared(&row.name, Verdict::Changed)
+        }
+        Some(old) => compare((&old, then), (row, now)),
+    });
+    let gone = then.rows.iter().filter(|row| find(now, &row.name).is_none());
+    judged.chain(gone.map(|row| uncompared(&row.name, Verdict::Gone))).collect()
+}
+
+fn compare((old, then): (&RowReport, &Report), (row, now): (&RowReport, &Report)) -> Judgement {
+    let slower = old.percent_of_roof / row.percent_of_roof;
+    let deviations = [
+        old.deviation / old.seconds,
+        row.deviation / row.seconds,
+        then.roof.noise(old.limit),
+        now.roof.noise(row.limit),
+    ];
+    let combined = deviations.iter().map(|share| share * share).sum::<f64>().sqrt();
+    let noise = (DEVIATIONS * combined).max(LEAST_DIFFERENCE);
+    let verdict = if slower > 1.0 + noise {
+        Verdict::Loss
+    } else if slower < 1.0 / (1.0 + noise) {
+        Verdict::Gain
+    } else {
+        Verdict::Noise
+    };
+    let time = row.seconds / old.seconds - 1.0;
+    Judgement { name: row.name.clone(), verdict, time, slower: slower - 1.0, noise }
+}
+
+/// What was found, for people: losses and gains first, then how many rows are noise, new, gone or do other work.
+pub fn table(judgements: &[Judgement]) -> String {
+    let width = judgements.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(4);
+    let mut text = String::new();
+    let mut told: Vec<&Judgement> =
+        judgements.iter().filter(|row| matches!(row.verdict, Verdict::Loss | Verdict::Gain)).collect();
+    told.sort_by(|a, b| b.slower.total_cmp(&a.slower));
+    if !told.is_empty() {
+        text.push_str(&format!("{:<width$} {:>9} {:>9} {:>9}  verdict\n", "row", "time", "of roof", "noise"));
+    }
+    for row in told {
+        let (time, slower, noise) = (100.0 * row.time, 100.0 * row.slower, 100.0 * row.noise);
+        text.push_str(&format!(
+            "{:<width$} {time:>+7.1} % {slower:>+7.1} % {:>9}  {}\n",
+            row.name,
+            format!("± {noise:.1} %"),
+            row.verdict.word()
+        ));
+    }
+    let count = |verdict| judgements.iter().filter(|row| row.verdict == verdict).count();
+    let counts =
+        [Verdict::Loss, Verdict::Gain, Verdict::Noise, Verdict::Changed, Verdict::New, Verdict::Gone];
+    let counts: Vec<String> = counts
+        .into_iter()
+        .filter(|verdict| count(*verdict) > 0)
+        .map(|verdict| format!("{} {}", count(verdict), verdict.word()))
+        .collect();
+    text + &format!("against the baseline: {}\n", counts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::{Roof, tests::roof};
+
+    /// A run of one row with these samples of its time, on a machine that is `speed` times as fast as that of the roofs.
+    fn run(samples: &[f64], speed: f64, name: &str, flops: f64) -> Report {
+        let roof = Roof { gflops: 100.0 * speed, gbps: 10.0 * speed, ..roof() };
+        let roof = Roof { gflops_deviation: 0.01 * roof.gflops, gbps_deviation: 0.01 * roof.gbps, ..roof };
+        Report {
+            adapter: "a".to_string(),
+            driver: "d".to_string(),
+            class: "c".to_string(),
+            precision: "f32".to_string(),
+            rows: vec![RowReport::new(name, samples, flops, 1e6, &roof)],
+            roof,
+        }
+    }
+
+    fn around(seconds: f64, spread: f64) -> Vec<f64> {
+        [-2.0, -1.0, -1.0, 0.0, 1.0, 1.0, 2.0].map(|step| seconds * (1.0 + step * spread)).to_vec()
+    }
+
+    fn verdict(then: &Report, now: &Report) -> Verdict {
+        judge(then, now)[0].verdict
+    }
+
+    #[test]
+    fn losses_gains_and_noise_are_told_apart() {
+        let of = |seconds: f64, spread: f64| run(&around(seconds, spread), 1.0, "row", 1e9);
+        let steady = of(0.020, 0.002);
+        for (seconds, wanted) in [
+            (0.020, Verdict::Noise),
+            (0.0208, Verdict::Noise),
+            (0.0193, Verdict::Noise),
+            // Deviations of 1 % in both roofs: noise up to 4.3 %, and never below 5 %.
+            (0.0212, Verdict::Loss),
+            (0.0188, Verdict::Gain),
+            (0.2, Verdict::Loss),
+        ] {
+            assert_eq!(verdict(&steady, &of(seconds, 0.002)), wanted, "{seconds}");
+        }
+        // The same difference between rows that scatter by 4 % is noise: 3·√(0.04² + 0.04² + 0.01² + 0.01²) = 17.5 %.
+        let noisy = of(0.020, 0.04);
+        assert_eq!(verdict(&noisy, &of(0.0232, 0.04)), Verdict::Noise);
+        assert_eq!(verdict(&noisy, &of(0.0240, 0.04)), Verdict::Loss);
+        assert!((judge(&noisy, &noisy)[0].noise - 0.1749).abs() < 1e-4);
+        // One disturbed sample is no loss.
+        let mut disturbed = around(0.020, 0.002);
+        disturbed[6] = 1.0;
+        assert_eq!(verdict(&steady, &run(&disturbed, 1.0, "row", 1e9)), Verdict::Noise);
+    }
+
+    #[test]
+    fn a_slower_machine_is_no_loss_and_a_quicker_one_hides_none() {
+        let of = |seconds: f64, speed: f64| run(&around(seconds, 0.002), speed, "row", 1e9);
+        let then = of(0.020, 1.0);
+        let busy = &judge(&then, &of(0.030, 2.0 / 3.0))[0];
+        assert_eq!(busy.verdict, Verdict::Noise);
+        assert!((busy.time - 0.5).abs() < 1e-9 && busy.slower.abs() < 1e-9, "{busy:?}");
+        assert_eq!(verdict(&then, &of(0.020, 2.0)), Verdict::Loss);
+    }
+
+    #[test]
+    fn only_like_is_compared_with_like() {
+        let then = run(&[0.02], 1.0, "row", 1e9);
+        assert_eq!(verdict(&then, &run(&[0.2], 1.0, "row", 2e9)), Verdict::Changed);
+        let verdicts: Vec<Verdict> =
+            judge(&then, &run(&[0.2], 1.0, "another", 1e9)).iter().map(|row| row.verdict).collect();
+        assert_eq!(verdicts, [Verdict::New, Verdict::Gone]);
+    }
+
+    #[test]
+    fn the_table_names_what_counts() {
+        let report = |rows: &[(&str, f64)]| {
+            let mut report = run(&[0.02], 1.0, "row", 1e9);
+            let roof = report.roof.clone();
+            report.rows =
+                rows.iter().map(|(name, s)| RowReport::new(name, &[*s; 3], 1e9, 1e6, &roof)).collect();
+            report
+        };
+        let then = report(&[("quicker", 0.02), ("slower", 0.02), ("same", 0.02)]);
+        let table = table(&judge(&then, &report(&[("quicker", 0.01), ("slower", 0.03), ("same", 0.0201)])));
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(
+            lines[1].starts_with("slower") && lines[1].contains("+50.0 %") && lines[1].ends_with("loss"),
+            "{table}"
+        );
+        assert!(
+            lines[2].starts_with("quicker") && lines[2].contains("-50.0 %") && lines[2].ends_with("gain"),
+            "{table}"
+        );
+        assert_eq!(lines[3], "against the baseline: 1 loss, 1 gain, 1 noise");
+    }
+
+    #[test]
+    fn saved_runs_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("baseline.json");
+        assert!(read(&path).unwrap().is_empty());
+        let report = run(&[0.02, 0.03], 1.0, "row", 1e9);
+        let baselines = Baselines::from([(key("a", "d", "c"), report)]);
+        std::fs::write(&path, text(&baselines).unwrap()).unwrap();
+        assert_eq!(read(&path).unwrap(), baselines);
+        std::fs::write(&path, "[]").unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("--save-baseline"));
+    }
+}

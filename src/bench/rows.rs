@@ -1,0 +1,514 @@
+//! The list of rows: one per kernel, shape and model. `cargo bench` and `lat-wgpu bench` measure the same.
+
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Context, Plan, Recorder, Storage, Tensor};
+use crate::kernels::{
+    accumulate, adam, attention, batchnorm, cross_entropy, distance, gelt, gelu, gemm, gradnorm, image,
+    l2norm, layernorm, layerscale, narrow, part_linear, patch_embed, rollout, tokens, topk, triplet,
+};
+use crate::rng;
+use crate::shape::{Activation, GeltConfig, ImageSize, Normalize};
+
+/// A model whose shapes are measured: 224 × 224 pixels in patches of 16.
+struct Model {
+    name: &'static str,
+    dim: usize,
+    heads: usize,
+}
+
+const MODELS: [Model; 2] =
+    [Model { name: "vit-s", dim: 384, heads: 6 }, Model { name: "vit-b", dim: 768, heads: 12 }];
+const SIZE: ImageSize = ImageSize::square(224);
+const PATCH: usize = 16;
+const GRID: usize = 14;
+const TOKENS: usize = 1 + GRID * GRID;
+
+/// What a step that counts leaves.
+fn control() -> [f32; gradnorm::CONTROL_WORDS] {
+    let control = gradnorm::Control { counted: true, ..gradnorm::Control::start(1.0) };
+    control.words().map(f32::from_bits)
+}
+
+/// One kernel at one shape; backward of some kernels takes two launches or three.
+pub struct Row {
+    /// Kernel, model, and what of it.
+    pub name: String,
+    record: Box<dyn Fn(&mut Inputs<'_, '_>)>,
+}
+
+impl Row {
+    /// Makes the row's plan, its inputs filled with numbers in [-1, 1).
+    ///
+    /// # Errors
+    /// If the adapter can't hold it.
+    pub fn plan(&self, context: &Context) -> Result<Plan> {
+        let mut recorder = Recorder::new(context);
+        let mut inputs = Inputs { recorder: &mut recorder, failure: None };
+        (self.record)(&mut inputs);
+        match inputs.failure {
+            Some(error) => Err(error),
+            None => recorder.finish(),
+        }
+    }
+}
+
+/// Every row, in the order in which they are measured: one picture at a time on CPU adapters, 32 on others.
+pub fn rows(context: &Context) -> Vec<Row> {
+    let batch = if context.is_cpu() { 1 } else { 32 };
+    let mut all = Vec::new();
+    for model in MODELS {
+        network(&mut all, &model, batch);
+        training(&mut all, &model);
+        retrieval(&mut all, &model);
+    }
+    all
+}
+
+fn add(all: &mut Vec<Row>, name: String, record: impl Fn(&mut Inputs<'_, '_>) + 'static) {
+    all.push(Row { name, record: Box::new(record) });
+}
+
+/// Makes tensors for a row's launches.
+struct Inputs<'r, 'c> {
+    recorder: &'r mut Recorder<'c>,
+    /// The first tensor that the adapter couldn't hold.
+    failure: Option<Error>,
+}
+
+impl Inputs<'_, '_> {
+    /// A tensor of numbers in [-1, 1): zeros would be kinder than what a network sees.
+    fn get(&mut self, len: usize) -> Tensor {
+        let data: Vec<f32> = (0..len as u64).map(|i| 2.0 * rng::uniform(0, len as u64, i) - 1.0).collect();
+        self.hold(&data)
+    }
+
+    /// A tensor of these numbers.
+    fn hold(&mut self, data: &[f32]) -> Tensor {
+        let buffer: Buffer = self.recorder.context.upload("bench", data).unwrap_or_else(|error| {
+            self.failure.get_or_insert(error);
+            self.recorder.context.unallocated("bench", data.len())
+        });
+        self.recorder.import(&buffer)
+    }
+
+    /// A tensor of as many halves, zeros.
+    fn halves(&mut self, len: usize) -> Tensor {
+        let words = vec![0.0; len / 2];
+        let halves = self.hold(&words);
+        Tensor { len, storage: Storage::Packed, ..halves }
+    }
+
+    /// A tensor of these words.
+    fn words(&mut self, words: Vec<u32>) -> Tensor {
+        let data: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
+        self.hold(&data)
+    }
+
+    /// The words that steer the first step of training one group.
+    fn step(&mut self) -> Tensor {
+        let corrections = vec![adam::Betas::default().corrections(1)];
+        let values = adam::StepValues { learning_rate: 3e-4, number: 1, corrections, ..Default::default() };
+        self.words(values.words())
+    }
+}
+
+/// What a network runs forward and backward, on `batch` pictures.
+fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
+    let Model { name: model, dim, heads } = *model;
+    let rows = batch * TOKENS;
+    let patches = batch * GRID * GRID;
+
+    // n, k, and which of activation and residual the network has behind this product.
+    for (layer, n, k, activation, residual) in [
+        ("qkv", 3 * dim, dim, None, false),
+        ("proj", dim, dim, None, true),
+        ("fc1", 4 * dim, dim, Some(Activation::Gelu), false),
+        ("fc2", dim, 4 * dim, None, true),
+    ] {
+        add(all, format!("gemm {model} {layer}"), move |t| {
+            let (a, b, c) = (t.get(rows * k), t.get(n * k), t.get(rows * n));
+            let epilogue = gemm::Epilogue {
+                bias: Some(t.get(n)),
+                activation,
+                residual: residual.then(|| t.get(rows * n)),
+                ..Default::default()
+            };
+            let call = gemm::Nt { a, b, c, m: rows, n, k, epilogue };
+            call.record(t.recorder, "gemm");
+        });
+        // Backward through the same layer: fc2's input gradient goes on through the activation before it.
+        add(all, format!("gemm {model} {layer} input gradient"), move |t| {
+            let (a, b, c) = (t.get(rows * n), t.get(n * k), t.get(rows * k));
+            let derivative = (k > n).then(|| (Activation::Gelu, t.get(rows * k)));
+            let call = gemm::Nn { a, b, c, m: rows, n: k, k: n, derivative, residual: None };
+            call.record(t.recorder, "gemm");
+        });
+        add(all, format!("gemm {model} {layer} weight gradient"), move |t| {
+            let (a, b, c) = (t.get(rows * n), t.get(rows * k), t.get(n * k));
+            let call = gemm::Tn { a, b, c, column_sum: Some(t.get(n)), m: n, n: k, k: rows };
+            call.record(t.recorder, "gemm");
+        });
+    }
+    add(all, format!("attention {model}"), move |t| {
+        let head_dim = dim / heads;
+        let (qkv, out) = (t.get(rows * 3 * dim), t.get(rows * dim));
+        let call = attention::Forward { qkv, out, lse: None, batch, tokens: TOKENS, heads, head_dim };
+        call.record(t.recorder, "attention");
+    });
+    add(all, format!("attention {model} backward"), move |t| {
+        let call = attention::Backward {
+            qkv: t.get(rows * 3 * dim),
+            out: t.get(rows * dim),
+            lse: t.get(rows * heads),
+            dout: t.get(rows * dim),
+            dqkv: t.get(rows * 3 * dim),
+            batch,
+            tokens: TOKENS,
+            heads,
+            head_dim: dim / heads,
+        };
+        call.record(t.recorder, "attention");
+    });
+    // One picture at a time, whatever the batch of the others.
+    add(all, format!("rollout {model}"), move |t| {
+        let (tokens, head_dim, mixed) = (TOKENS, dim / heads, t.get(TOKENS * TOKENS));
+        let (qkv, lse) = (t.get(TOKENS * 3 * dim), t.get(heads * TOKENS));
+        let mix = rollout::Probabilities { qkv, lse, mixed, tokens, heads, head_dim };
+        let carry = rollout::Multiply { row: t.get(TOKENS), matrix: mixed, carried: t.get(TOKENS), tokens };
+        mix.record(t.recorder, "rollout");
+        carry.record(t.recorder, "rollout");
+    });
+    add(all, format!("layernorm {model}"), move |t| {
+        let (x, y) = (t.get(rows * dim), t.get(rows * dim));
+        let call = layernorm::Forward {
+            x,
+            weight: t.get(dim),
+            bias: t.get(dim),
+            y,
+            stats: None,
+            rows,
+            dim,
+            eps: 1e-6,
+        };
+        call.record(t.recorder, "layernorm");
+    });
+    add(all, format!("layernorm {model} backward input"), move |t| {
+        let call = layernorm::BackwardInput {
+            x: t.get(rows * dim),
+            stats: t.get(2 * rows),
+            dy: t.get(rows * dim),
+            weight: t.get(dim),
+            addend: Some(t.get(rows * dim)),
+            dx: t.get(rows * dim),
+            rows,
+            dim,
+        };
+        call.record(t.recorder, "layernorm");
+    });
+    add(all, format!("layernorm {model} backward parameters"), move |t| {
+        let call = layernorm::BackwardParameters {
+            x: t.get(rows * dim),
+            stats: t.get(2 * rows),
+            dy: t.get(rows * dim),
+            dweight: t.get(dim),
+            dbias: t.get(dim),
+            rows,
+            dim,
+        };
+        call.record(t.recorder, "layernorm");
+    });
+    add(all, format!("gelu {model}"), move |t| {
+        let (x, y) = (t.get(rows * 4 * dim), t.get(rows * 4 * dim));
+        let call = gelu::Forward { x, y, activation: Activation::Gelu };
+        call.record(t.recorder, "gelu");
+    });
+    add(all, format!("gelu {model} backward"), move |t| {
+        let (x, dy, dx) = (t.get(rows * 4 * dim), t.get(rows * 4 * dim), t.get(rows * 4 * dim));
+        let call = gelu::Backward { x, dy, dx, activation: Activation::Gelu };
+        call.record(t.recorder, "gelu");
+    });
+    add(all, format!("layerscale {model} backward"), move |t| {
+        let call = layerscale::Backward {
+            x: t.get(rows * dim),
+            weight: t.get(dim),
+            dy: t.get(rows * dim),
+            dx: t.get(rows * dim),
+            dweight: t.get(dim),
+            rows,
+            dim,
+        };
+        call.record(t.recorder, "layerscale");
+    });
+    add(all, format!("accumulate {model} a block's gradients"), move |t| {
+        let words = 12 * dim * dim;
+        let call = accumulate::Accumulate { addend: t.get(words), sum: t.get(words) };
+        call.record(t.recorder, "accumulate");
+    });
+    add(all, format!("image {model}"), move |t| {
+        let pixels = t.get(image::pixel_words(batch, SIZE));
+        let image = t.get(batch * 3 * SIZE.height * SIZE.width);
+        let (mean, std) = Normalize::Imagenet.mean_std();
+        let call = image::Forward { pixels, flip: Some(t.get(batch)), image, batch, size: SIZE, mean, std };
+        call.record(t.recorder, "image");
+    });
+    add(all, format!("patch_embed {model}"), move |t| {
+        let call = patch_embed::Forward {
+            image: t.get(batch * 3 * SIZE.height * SIZE.width),
+            weight: t.get(dim * 3 * PATCH * PATCH),
+            bias: Some(t.get(dim)),
+            patches: t.get(patches * dim),
+            batch,
+            size: SIZE,
+            patch: PATCH,
+            stride: PATCH,
+            dim,
+        };
+        call.record(t.recorder, "patch_embed");
+    });
+    add(all, format!("patch_embed {model} backward"), move |t| {
+        let call = patch_embed::Backward {
+            image: t.get(batch * 3 * SIZE.height * SIZE.width),
+            dtokens: t.get(rows * dim),
+            dweight: t.get(dim * 3 * PATCH * PATCH),
+            dbias: Some(t.get(dim)),
+            batch,
+            size: SIZE,
+            patch: PATCH,
+            stride: PATCH,
+            prefix: 1,
+            dim,
+        };
+        call.record(t.recorder, "patch_embed");
+    });
+    add(all, format!("tokens {model}"), move |t| {
+        let call = tokens::Forward {
+            prefix: t.get(dim),
+            patches: t.get(patches * dim),
+            position: t.get(TOKENS * dim),
+            tokens: t.get(rows * dim),
+            batch,
+            count: GRID * GRID,
+            dim,
+        };
+        call.record(t.recorder, "tokens");
+    });
+    add(all, format!("tokens {model} backward"), move |t| {
+        let call = tokens::Backward {
+            dtokens: t.get(rows * dim),
+            dprefix: t.get(dim),
+            dposition: t.get(TOKENS * dim),
+            batch,
+            count: GRID * GRID,
+            dim,
+        };
+        call.record(t.recorder, "tokens");
+    });
+    add(all, format!("gelt {model}"), move |t| {
+        let (tokens, gelt) = (t.get(rows * dim), t.get(batch * GRID * dim));
+        let weights = GeltConfig::default().weights();
+        let call = gelt::Forward {
+            tokens,
+            gelt,
+            first: 0,
+            batch,
+            prefix: 1,
+            parts: GRID,
+            columns: GRID,
+            dim,
+            weights,
+        };
+        call.record(t.recorder, "gelt");
+    });
+    add(all, format!("gelt {model} backward"), move |t| {
+        let (dgelt, dtokens) = (t.get(batch * GRID * dim), t.get(rows * dim));
+        let (parts, columns, weights) = (GRID, GRID, GeltConfig::default().weights());
+        let call =
+            gelt::Backward { dgelt, dtokens, first: 0, batch, prefix: 1, parts, columns, dim, weights };
+        call.record(t.recorder, "gelt");
+    });
+    add(all, format!("l2norm {model}"), move |t| {
+        let (x, y) = (t.get(batch * GRID * dim), t.get(batch * GRID * dim));
+        let call = l2norm::Forward { x, y, batch, parts: GRID, dim };
+        call.record(t.recorder, "l2norm");
+    });
+}
+
+/// What only training has: part classifiers on a batch of 32 with the persons of Market-1501, loss, and one step of a block.
+fn training(all: &mut Vec<Row>, model: &Model) {
+    const BATCH: usize = 32;
+    const HIDDEN: usize = 256;
+    const CLASSES: usize = 751;
+    let Model { name: model, dim, .. } = *model;
+    for (layer, inputs, outputs, layout) in [
+        ("fc1", dim, HIDDEN, part_linear::Layout::SampleFirst),
+        ("fc2", HIDDEN, CLASSES, part_linear::Layout::PartFirst),
+    ] {
+        let shape = part_linear::Shape { batch: BATCH, parts: GRID, inputs, outputs, layout };
+        let x_len = GRID * BATCH * inputs;
+        let (weight_len, y_len) = (GRID * outputs * inputs, GRID * BATCH * outputs);
+        add(all, format!("part_linear {model} {layer}"), move |t| {
+            let (x, weight, y) = (t.get(x_len), t.get(weight_len), t.get(y_len));
+            let call = part_linear::Forward { x, weight, bias: t.get(GRID * outputs), y, shape };
+            call.record(t.recorder, "part_linear");
+        });
+        add(all, format!("part_linear {model} {layer} backward input"), move |t| {
+            let (weight, dy, dx) = (t.get(weight_len), t.get(y_len), t.get(x_len));
+            let call = part_linear::BackwardInput { weight, dy, dx, shape };
+            call.record(t.recorder, "part_linear");
+        });
+        add(all, format!("part_linear {model} {layer} backward weight"), move |t| {
+            let (x, dy, dweight) = (t.get(x_len), t.get(y_len), t.get(weight_len));
+            let call = part_linear::BackwardWeight { x, dy, dweight, dbias: t.get(GRID * outputs), shape };
+            call.record(t.recorder, "part_linear");
+        });
+    }
+    let units = GRID * HIDDEN;
+    let layer = batchnorm::Layer {
+        batch: BATCH,
+        parts: GRID,
+        dim: HIDDEN,
+        eps: 1e-5,
+        relu: true,
+        drop: 0.5,
+        momentum: 0.1,
+    };
+    add(all, format!("batchnorm {model}"), move |t| {
+        let call = batchnorm::Train {
+            x: t.get(BATCH * units),
+            weight: t.get(units),
+            bias: t.get(units),
+            y: t.get(BATCH * units),
+            saved: t.get(layer.saved_words()),
+            step: t.step(),
+            layer,
+        };
+        call.record(t.recorder, "batchnorm");
+    });
+    add(all, format!("batchnorm {model} backward"), move |t| {
+        let call = batchnorm::Backward {
+            x: t.get(BATCH * units),
+            saved: t.get(layer.saved_words()),
+            dy: t.get(BATCH * units),
+            step: t.step(),
+            dx: t.get(BATCH * units),
+            dweight: t.get(units),
+            dbias: t.get(units),
+            layer,
+        };
+        call.record(t.recorder, "batchnorm");
+    });
+    add(all, format!("narrow {model} fc1"), move |t| {
+        let call = narrow::Narrow { wide: t.get(4 * dim * dim), narrow: t.halves(4 * dim * dim) };
+        call.record(t.recorder, "narrow");
+    });
+    add(all, format!("cross_entropy {model}"), move |t| {
+        let call = cross_entropy::CrossEntropy {
+            logits: t.get(GRID * BATCH * CLASSES),
+            // Random bits: labels past the last class cost the same.
+            labels: t.get(BATCH),
+            loss: t.get(GRID * BATCH),
+            gradient: Some((t.get(GRID * BATCH * CLASSES), t.hold(&control()))),
+            batch: BATCH,
+            parts: GRID,
+            classes: CLASSES,
+            smoothing: 0.1,
+        };
+        call.record(t.recorder, "cross_entropy");
+    });
+    // Sixteen persons with four pictures each; each picture's farthest and nearest are any two.
+    let pictures = 64;
+    let length = GRID * dim;
+    add(all, format!("triplet {model}"), move |t| {
+        let (parts, distances) = (t.get(pictures * length), t.get(pictures * pictures));
+        let labels = t.words((0..pictures as u32).map(|i| i / 4).collect());
+        let measure = triplet::Distances { parts, distances, batch: pictures, length };
+        let (loss, choice) = (t.get(pictures), t.get(2 * pictures));
+        let mine = triplet::Mine { distances, labels, loss, choice, batch: pictures, margin: 0.3 };
+        measure.record(t.recorder, "triplet");
+        mine.record(t.recorder, "triplet");
+    });
+    add(all, format!("triplet {model} backward"), move |t| {
+        let choice = t.words((0..pictures as u32).flat_map(|i| [i ^ 1, (i + 4) % pictures as u32]).collect());
+        let call = triplet::Backward {
+            parts: t.get(pictures * length),
+            distances: t.get(pictures * pictures),
+            choice,
+            dparts: t.get(pictures * length),
+            control: t.hold(&control()),
+            batch: pictures,
+            length,
+        };
+        call.record(t.recorder, "triplet");
+    });
+    // A block's parameters: four D × D matrices of attention, eight of the MLP, biases and norms.
+    let block = 12 * dim * dim + 13 * dim;
+    add(all, format!("gradnorm {model}"), move |t| {
+        let partial =
+            gradnorm::Partial { gradients: t.get(block), partials: t.get(gradnorm::partial_words(block)) };
+        let finish = gradnorm::Finish {
+            partials: partial.partials,
+            losses: t.get(GRID * BATCH),
+            step: t.step(),
+            control: t.hold(&control()),
+        };
+        partial.record(t.recorder, "gradnorm");
+        finish.record(t.recorder, "gradnorm");
+    });
+    add(all, format!("adam {model}"), move |t| {
+        let call = adam::Adam {
+            gradients: t.get(block),
+            step: t.step(),
+            control: t.hold(&control()),
+            parameters: t.get(block),
+            first_moment: t.get(block),
+            second_moment: t.get(block),
+            group: 0,
+            betas: adam::Betas::default(),
+            decoupled: false,
+        };
+        call.record(t.recorder, "adam");
+    });
+}
+
+/// A tile of retrieval: distances between embeddings of all parts, and the 50 nearest.
+fn retrieval(all: &mut Vec<Row>, model: &Model) {
+    const QUERIES: usize = 256;
+    // Of ViT-B 88 MB: fits a binding of WebGPU's default limits.
+    const GALLERY: usize = 2048;
+    const K: usize = 50;
+    let dim = GRID * model.dim;
+    let model = model.name;
+
+    add(all, format!("distance {model}"), move |t| {
+        let call = distance::Distances {
+            queries: distance::slabs(QUERIES, dim).map(|(_, width)| t.get(QUERIES * width)).collect(),
+            gallery: distance::slabs(GALLERY, dim).map(|(_, width)| t.get(GALLERY * width)).collect(),
+            query_norms: t.get(QUERIES),
+            gallery_norms: t.get(GALLERY),
+            distances: t.get(QUERIES * GALLERY),
+            partial: t.get(QUERIES * GALLERY),
+            query_count: QUERIES,
+            gallery_count: GALLERY,
+            dim,
+        };
+        call.record(t.recorder, "distance");
+    });
+    add(all, format!("distance {model} norms"), move |t| {
+        let call = distance::Norms { rows: t.get(GALLERY * dim), norms: t.get(GALLERY), count: GALLERY, dim };
+        call.record(t.recorder, "norms");
+    });
+    add(all, format!("topk {model}"), move |t| {
+        // A gallery's first tile: the one that brings most.
+        let place = topk::Place { first: 0, count: GALLERY as u32, fresh: true };
+        let call = topk::Merge {
+            distances: t.get(QUERIES * GALLERY),
+            place: t.hold(&place.words().map(f32::from_bits)),
+            nearest_distance: t.get(QUERIES * K),
+            nearest_index: t.get(QUERIES * K),
+            queries: QUERIES,
+            gallery: GALLERY,
+            k: K,
+        };
+        call.record(t.recorder, "topk");
+    });
+}

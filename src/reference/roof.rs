@@ -1,0 +1,53 @@
+//! Chains of multiply-adds.
+
+use super::Exact;
+
+/// Component `component` of y of the invocation with place `lane` in its workgroup: the sum of all chains after `links` links.
+///
+/// Every product, sum and sum of chains is rounded; a link carries on the multiplier's share of the errors before it.
+pub fn multiply_add(
+    lane: usize,
+    component: usize,
+    accumulators: usize,
+    links: usize,
+    multiplier: f32,
+    addend: f32,
+) -> Exact {
+    let (multiplier, addend) = (f64::from(multiplier), f64::from(addend));
+    let mut sum = Exact::default();
+    for a in 0..accumulators {
+        let mut x = (lane + 64 * (4 * a + component)) as f64 / 4096.0;
+        let mut scale = 0.0;
+        for _ in 0..links {
+            let product = x * multiplier;
+            x = product + addend;
+            scale = scale * multiplier.abs() + product.abs() + x.abs();
+        }
+        sum.value += x;
+        sum.scale += scale + sum.value.abs();
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_a_geometric_sum() {
+        // x·mⁿ + a·(1 - mⁿ)/(1 - m), for two chains that begin at 3/4096 and 259/4096.
+        let power = 0.5f64.powi(10);
+        let wanted = (3.0 + 259.0) / 4096.0 * power + 2.0 * 0.25 * (1.0 - power) / 0.5;
+        let found = multiply_add(3, 0, 2, 10, 0.5, 0.25);
+        assert!((found.value - wanted).abs() < 1e-15, "{found:?}, wanted {wanted}");
+        assert!(found.scale > found.value);
+    }
+
+    #[test]
+    fn components_begin_apart() {
+        assert_eq!(
+            [0, 1, 2, 3].map(|c| 4096.0 * multiply_add(5, c, 1, 0, 1.0, 0.0).value),
+            [5.0, 69.0, 133.0, 197.0]
+        );
+    }
+}
