@@ -950,6 +950,9 @@ pub struct TrainArguments {
     /// Print memory, operations and an estimate of time for each stage, and train nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print the time of kernels and layers in a step of each stage, and write it as a trace for Chrome and Perfetto [default FILE: RUN/trace.json]
+    #[arg(long, value_name = "FILE", require_equals = true, conflicts_with = "dry_run")]
+    pub profile: Option<Option<PathBuf>>,
     /// Learning rate before any decay
     #[arg(long, value_name = "F")]
     lr: Option<String>,

@@ -3,6 +3,7 @@
 use super::args::TrainArguments;
 use super::embed::progress_bar;
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
+use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
@@ -10,7 +11,7 @@ use crate::data::reid::LoadOptions;
 use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
 use crate::evaluate::metrics::Scores;
-use crate::gpu::Context;
+use crate::gpu::{Context, PlanProfile};
 use crate::train::config::{Config, Layers, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
 use crate::train::log::{EpochLine, RetrievalScores, StepLine};
@@ -23,6 +24,9 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let layers =
         Layers { file: arguments.config.clone(), flags: arguments.flags(), set: arguments.set.clone() };
     let mut progress = Progress::new(Signals::listen()?);
+    if let (Some(file), Some(out)) = (&arguments.profile, &arguments.out) {
+        progress.profiles = Some(Profiles::new(file.clone().unwrap_or_else(|| out.join(TRACE))));
+    }
     let out = match &arguments.out {
         Some(out) if !arguments.dry_run => out.clone(),
         _ => {
@@ -75,11 +79,13 @@ pub(super) struct Progress {
     /// Made at the first step, which tells the number of the last.
     bar: Option<ProgressBar>,
     signals: Signals,
+    /// Where a step of each stage is profiled.
+    profiles: Option<Profiles>,
 }
 
 impl Progress {
     pub fn new(signals: Signals) -> Progress {
-        Progress { bar: None, signals }
+        Progress { bar: None, signals, profiles: None }
     }
 
     /// Takes the bar away.
@@ -122,6 +128,18 @@ impl Watch for Progress {
 
     fn signal(&mut self) -> Option<u8> {
         self.signals.received()
+    }
+
+    fn wants_profiles(&self) -> bool {
+        self.profiles.is_some()
+    }
+
+    fn profiled(&mut self, stage: &str, profile: &PlanProfile) -> Result<()> {
+        if let Some(profiles) = &mut self.profiles {
+            let text = profiles.add(stage, profile)?;
+            self.say(text.trim_end());
+        }
+        Ok(())
     }
 }
 

@@ -64,6 +64,10 @@ pub struct HostMoments {
     pub second: Vec<f32>,
 }
 
+/// What a training step changes: parameters, moments and running statistics of one stage, in host memory.
+#[derive(Debug)]
+pub struct LearnerState(Vec<(Buffer, Vec<f32>)>);
+
 /// A network that learns.
 pub struct Learner<'c> {
     pub(super) context: &'c Context,
@@ -249,6 +253,28 @@ impl<'c> Learner<'c> {
     /// Reads the gradients of the last step back.
     pub fn read_gradients(&self) -> Result<BTreeMap<String, HostTensor>> {
         self.gradients.read(self.context)
+    }
+
+    /// Reads everything back that a step of this stage changes, to the bit.
+    ///
+    /// # Errors
+    /// What the adapter reports.
+    pub fn save_state(&self) -> Result<LearnerState> {
+        let mut buffers = vec![&self.heads.running.0, &self.heads.running.1, &self.control];
+        buffers.extend(self.matrices.iter().flat_map(|matrices| matrices.groups.iter().map(|(_, arena)| arena)));
+        for (group, arena) in self.parameters.groups.iter().filter(|(g, _)| self.trainable.contains(g.kind)) {
+            buffers.push(arena);
+            buffers.extend(self.moments.get(&group.kind).into_iter().flat_map(|m| [&m.first, &m.second]));
+        }
+        let read = |buffer: &Buffer| Ok((buffer.clone(), self.context.read(buffer)?));
+        buffers.into_iter().map(read).collect::<Result<_>>().map(LearnerState)
+    }
+
+    /// Puts back what [`Self::save_state`] gave in the same stage.
+    pub fn restore_state(&self, state: &LearnerState) {
+        for (buffer, data) in &state.0 {
+            self.context.write(buffer, bytemuck::cast_slice(data));
+        }
     }
 
     /// Reads Adam's moments of every group that was ever open.

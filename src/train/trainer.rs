@@ -11,7 +11,7 @@ use crate::data::decode::DecodeOptions;
 use crate::data::lock::{FolderLock, holds_files};
 use crate::data::{files, preprocess};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, Readback};
+use crate::gpu::{Context, PlanProfile, Readback};
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::model::{EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
@@ -45,6 +45,17 @@ pub trait Watch {
     fn epoch(&mut self, line: &EpochLine);
     /// The number of a signal that asks to stop.
     fn signal(&mut self) -> Option<u8>;
+    /// Whether a step of each stage is to be profiled.
+    fn wants_profiles(&self) -> bool {
+        false
+    }
+    /// A step of a stage was profiled.
+    ///
+    /// # Errors
+    /// If it can't be kept: then the run ends.
+    fn profiled(&mut self, _stage: &str, _profile: &PlanProfile) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Scores the model of an epoch on the data set's test pictures.
@@ -113,7 +124,8 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
         if resumes { Log::resume(&log, job.position.step, job.position.epoch)? } else { Log::create(&log)? };
     let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
     let (flights, idle, read) = (VecDeque::new(), Vec::new(), Instant::now());
-    Run { context: &context, job, out, log, learner, steps, flights, idle, read, evaluations }
+    let unprofiled = watch.wants_profiles();
+    Run { context: &context, job, out, log, learner, steps, flights, idle, read, evaluations, unprofiled }
         .go(watch, judge)
 }
 
@@ -154,6 +166,8 @@ struct Run<'c, 'o> {
     /// When the last results were read.
     read: Instant,
     evaluations: BTreeMap<usize, EvaluationStep>,
+    /// Whether a step of this stage is still to be profiled.
+    unprofiled: bool,
 }
 
 impl Run<'_, '_> {
@@ -197,7 +211,7 @@ impl Run<'_, '_> {
             });
             self.read = Instant::now();
             for batch in receiver {
-                self.send(batch?)?;
+                self.send(batch?, watch)?;
                 self.land(IN_FLIGHT - 1, watch)?;
                 let every = self.job.config.schedule.save_every;
                 let signal = watch.signal();
@@ -229,6 +243,7 @@ impl Run<'_, '_> {
         if self.learner.trainable() != stage {
             self.learner.open(stage)?;
             self.steps.clear();
+            self.unprofiled = watch.wants_profiles();
         }
         if self.steps.is_empty() {
             let batch = self.job.config.schedule.batch_size.min(self.job.train.len());
@@ -270,8 +285,21 @@ impl Run<'_, '_> {
         self.learner.state_bytes() + steps + evaluations
     }
 
+    /// Profiles the step for `count` pictures, whose inputs are written. Every replay is a step of training: what it changes is
+    /// put back as it was, to the bit.
+    fn profile(&mut self, count: usize, watch: &mut dyn Watch) -> Result<()> {
+        let state = self.learner.save_state()?;
+        let profile = self.steps[&count].plan.profile(self.context);
+        self.learner.restore_state(&state);
+        let open = self.job.network.config.depth - self.learner.trainable().first_open;
+        let embeddings = if self.learner.trainable().embeddings { " and the embeddings" } else { "" };
+        let epoch = self.job.position.epoch;
+        let stage = format!("epoch {epoch}, {open} blocks{embeddings} open, a step of {count}");
+        watch.profiled(&stage, &profile?)
+    }
+
     /// Sends a step on its way.
-    fn send(&mut self, batch: Batch) -> Result<()> {
+    fn send(&mut self, batch: Batch, watch: &mut dyn Watch) -> Result<()> {
         let count = batch.labels.len();
         self.step_for(count)?;
         let before = self.job.position;
@@ -297,6 +325,11 @@ impl Run<'_, '_> {
         let context = self.context;
         recorded.write(context, &batch.bytes, &batch.labels, &batch.flips);
         context.write(&recorded.step, bytemuck::cast_slice(&values.words()));
+        if std::mem::take(&mut self.unprofiled) {
+            self.profile(count, watch)?;
+            self.read = Instant::now();
+        }
+        let recorded = &self.steps[&count];
         recorded.plan.run(context)?;
         let words = recorded.losses.words;
         let mut results = self.idle.pop().filter(|results| results.capacity >= words).unwrap_or_else(|| {
