@@ -1,0 +1,274 @@
+"""PyTorch's side of the table, on the CPU: the same products, attention and network, from the same numbers.
+
+    python3 torch_peer.py SAMPLES FOLDER ROW...
+
+Prints one line of JSON for each row, as `src/lib.rs` does. Needs torch, safetensors and Pillow.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+
+SIDE, PATCH, GRID, DEPTH, HEAD_WIDTH = 224, 16, 14, 12, 64
+TOKENS = 1 + GRID * GRID
+WIDTHS = {"vit-ti": 192, "vit-s": 384, "vit-b": 768}
+# As in src/lib.rs.
+LEFT, RIGHT, ATTENTION, GRADIENT, PIXELS = 1, 2, 3, 4, 5
+LEARNING_RATE, ADAM_EPS, BATCHNORM_EPS, WARM_STEPS, NEAREST, LAMBDA = 1e-4, 1e-8, 1e-5, 2, 10, 0.8
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+# Pictures at once where files are embedded.
+BATCH = 8
+THREADS = os.cpu_count()
+WORD = 0xFFFFFFFF
+
+
+def bits(stream, count):
+    """32 random bits each, as `src/rng.rs` of the main crate makes them with seed 0."""
+
+    def mix(x):
+        x = ((x ^ (x >> 16)) * 0x7FEB352D) & WORD
+        x = ((x ^ (x >> 15)) * 0x846CA68B) & WORD
+        return x ^ (x >> 16)
+
+    index = torch.arange(count, dtype=torch.int64)
+    state = torch.full_like(index, 0x9E3779B9)
+    for word in (0, 0, stream & WORD, stream >> 32, index & WORD, index >> 32):
+        state = (mix(state ^ word) + 0x85EBCA6B) & WORD
+    return state
+
+
+def numbers(stream, *shape):
+    """Numbers in [-1, 1)."""
+    values = (bits(stream, math.prod(shape)) >> 8).float() / (1 << 24)
+    return (2 * values - 1).view(shape)
+
+
+def pictures(batch):
+    """(B, 3, height, width), normalised."""
+    pixels = (bits(PIXELS, batch * SIDE * SIDE * 3) & 255).float().view(batch, SIDE, SIDE, 3)
+    return ((pixels.permute(0, 3, 1, 2) / 255 - MEAN) / STD).contiguous()
+
+
+class Memory:
+    """Watches the peak of this process's resident memory, as `src/lib.rs` does."""
+
+    def __init__(self):
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            self.before = self.status("VmRSS:")
+        except OSError:
+            self.before = None
+
+    @staticmethod
+    def status(name):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+
+    def growth(self):
+        return None if self.before is None else self.status("VmHWM:") - self.before
+
+
+def repeat(samples, run):
+    """Seconds of each sample, as `src/lib.rs` takes them, and the last result."""
+    start, warm, last = time.perf_counter(), 0, 0
+    while warm < 3 or time.perf_counter() - start < 0.5:
+        last = time.perf_counter()
+        result = run()
+        last = time.perf_counter() - last
+        warm += 1
+    runs = int(min(max(0.2 / last, 1), 100))
+    seconds = []
+    for _ in range(samples):
+        start = time.perf_counter()
+        for _ in range(runs):
+            result = run()
+        seconds.append((time.perf_counter() - start) / runs)
+    return seconds, result
+
+
+def attend(qkv, heads):
+    batch, tokens, width = qkv.shape
+    q, k, v = qkv.view(batch, tokens, 3, heads, HEAD_WIDTH).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width // 3)
+
+
+class Network:
+    """The network from its file, as one dictionary of tensors; a stage says which of them train."""
+
+    def __init__(self, state, width, opened=0, embeddings=False):
+        self.width, self.heads = width, width // HEAD_WIDTH
+        self.tensors = {name: tensor.clone() for name, tensor in state.items() if not name.startswith("heads.")}
+        for name in ("fc1.weight", "fc1.bias", "bn.weight", "bn.bias", "fc2.weight", "fc2.bias"):
+            self.tensors["heads." + name] = torch.stack([state[f"heads.{part}.{name}"] for part in range(GRID)])
+        self.open = [name for name in self.tensors if self.trains(name, opened, embeddings)]
+        for name in self.open:
+            self.tensors[name].requires_grad_()
+
+    @staticmethod
+    def trains(name, opened, embeddings):
+        if opened == 0:
+            return False
+        if name.startswith("blocks."):
+            return int(name.split(".")[1]) >= DEPTH - opened
+        return embeddings or name.startswith(("norm.", "heads."))
+
+    def linear(self, x, name):
+        return F.linear(x, self.tensors[name + ".weight"], self.tensors[name + ".bias"])
+
+    def norm(self, x, name):
+        return F.layer_norm(x, (self.width,), self.tensors[name + ".weight"], self.tensors[name + ".bias"], 1e-6)
+
+    def parts(self, images):  # (B, 3, H, W) -> (B, R, D)
+        t = self.tensors
+        x = F.conv2d(images, t["patch_embed.proj.weight"], t["patch_embed.proj.bias"], PATCH).flatten(2).transpose(1, 2)
+        x = torch.cat([t["cls_token"].expand(len(x), -1, -1), x], 1) + t["pos_embed"]
+        for i in range(DEPTH):
+            block = f"blocks.{i}."
+            mixed = attend(self.linear(self.norm(x, block + "norm1"), block + "attn.qkv"), self.heads)
+            x = x + self.linear(mixed, block + "attn.proj")
+            hidden = F.gelu(self.linear(self.norm(x, block + "norm2"), block + "mlp.fc1"))
+            x = x + self.linear(hidden, block + "mlp.fc2")
+        x = self.norm(x, "norm")
+        means = x[:, 1:].view(len(x), GRID, GRID, self.width).mean(2)
+        return (means + LAMBDA * x[:, :1]) / (1 + LAMBDA)
+
+    def embeddings(self, images):
+        return F.normalize(self.parts(images), dim=2) / math.sqrt(GRID)
+
+    def scores(self, parts):  # (B, R, D) -> (R, B, K)
+        t = self.tensors
+        hidden = torch.baddbmm(t["heads.fc1.bias"][:, None], parts.transpose(0, 1), t["heads.fc1.weight"].mT)
+        variance, mean = torch.var_mean(hidden, 1, correction=0, keepdim=True)
+        normal = (hidden - mean) / (variance + BATCHNORM_EPS).sqrt()
+        hidden = F.relu(normal * t["heads.bn.weight"][:, None] + t["heads.bn.bias"][:, None])
+        return torch.baddbmm(t["heads.fc2.bias"][:, None], hidden, t["heads.fc2.weight"].mT)
+
+
+def load(folder, model):
+    return load_file(folder / f"{model}.safetensors")
+
+
+def gemm(samples, form, shape):
+    m, k, n = map(int, shape.split("x"))
+    a = numbers(LEFT, k, m).mT if form == "tn" else numbers(LEFT, m, k)
+    b = numbers(RIGHT, n, k).mT if form == "nt" else numbers(RIGHT, k, n)
+    return repeat(samples, lambda: a @ b)
+
+
+def attention(samples, direction, model):
+    width = WIDTHS[model]
+    qkv = numbers(ATTENTION, 1, TOKENS, 3 * width)
+    if direction == "forward":
+        return repeat(samples, lambda: attend(qkv, width // HEAD_WIDTH))
+    gradient = numbers(GRADIENT, 1, TOKENS, width)
+    with torch.enable_grad():
+        qkv.requires_grad_()
+        out = attend(qkv, width // HEAD_WIDTH)
+        return repeat(samples, lambda: torch.autograd.grad(out, qkv, gradient, retain_graph=True)[0])
+
+
+def forward(samples, folder, model, batch):
+    network, images = Network(load(folder, model), WIDTHS[model]), pictures(batch)
+    return repeat(samples, lambda: network.embeddings(images))
+
+
+def step(samples, folder, model, opened, batch):
+    state, images, labels = load(folder, model), pictures(batch), torch.arange(batch).repeat(GRID)
+    memory = Memory()
+    network = Network(state, WIDTHS[model], DEPTH if opened == "all" else int(opened), opened == "all")
+    optimiser = torch.optim.Adam([network.tensors[name] for name in network.open], lr=LEARNING_RATE, eps=ADAM_EPS)
+    seconds, losses = [], []
+    with torch.enable_grad():
+        for number in range(WARM_STEPS + samples):
+            start = time.perf_counter()
+            scores = network.scores(network.parts(images))
+            loss = F.cross_entropy(scores.flatten(0, 1), labels, reduction="sum") / batch
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+            if number >= WARM_STEPS:
+                seconds.append(time.perf_counter() - start)
+    return seconds, torch.tensor(losses), memory.growth()
+
+
+def embed(samples, folder, model, count):
+    network = Network(load(folder, model), WIDTHS[model])
+    root = folder / "pictures"
+    files = sorted((path for path in root.rglob("*.png")), key=lambda path: path.relative_to(root).as_posix())[:count]
+
+    def decode(path):
+        with Image.open(path) as image:
+            resized = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        pixels = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3)
+        return (pixels.permute(2, 0, 1).float() / 255 - MEAN) / STD
+
+    with ThreadPoolExecutor(THREADS) as pool:
+
+        def run():
+            images = list(pool.map(decode, files))
+            batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+            return torch.cat([network.embeddings(torch.stack(batch)) for batch in batches])
+
+        return repeat(samples, run)
+
+
+def nearest(samples, shape):
+    queries, width, gallery = map(int, shape.split("x"))
+    asked, kept = numbers(LEFT, queries, width), numbers(RIGHT, gallery, width)
+
+    def run():
+        products = torch.addmm(kept.square().sum(1)[None], asked, kept.mT, alpha=-2)
+        least = products.topk(NEAREST, dim=1, largest=False, sorted=True)[0]
+        return least + asked.square().sum(1)[:, None]
+
+    return repeat(samples, run)
+
+
+def measure(row, samples, folder):
+    """What the row found, as the members of its line."""
+    words, growth = row.split(":"), None
+    if words[0] == "gemm":
+        seconds, result = gemm(samples, *words[1:])
+    elif words[0] == "attention":
+        seconds, result = attention(samples, *words[1:])
+    elif words[0] == "forward":
+        seconds, result = forward(samples, folder, words[1], int(words[2]))
+    elif words[0] == "step":
+        seconds, result, growth = step(samples, folder, words[1], words[2], int(words[3]))
+    elif words[0] == "embed":
+        seconds, result = embed(samples, folder, words[1], int(words[2]))
+    elif words[0] == "nearest":
+        seconds, result = nearest(samples, words[1])
+    else:
+        sys.exit(f"error: {row} is no row; see the list in compare.py")
+    values = result.detach().flatten()
+    values = values[:: max(1, -(-len(values) // 1000))].tolist()
+    return {"seconds": seconds, "peak_growth_bytes": growth, "values": values}
+
+
+def main():
+    if len(sys.argv) < 4:
+        print("error: SAMPLES FOLDER ROW... are wanted", file=sys.stderr)
+        sys.exit(2)
+    samples, folder, rows = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    torch.set_num_threads(THREADS)
+    torch.set_grad_enabled(False)
+    for row in rows:
+        line = {"row": row, "peer": "torch", "adapter": f"CPU, {THREADS} threads", "version": torch.__version__}
+        print(json.dumps(line | measure(row, samples, folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
