@@ -84,18 +84,20 @@ impl Inputs<'_, '_> {
 
     /// A tensor of these numbers.
     fn hold(&mut self, data: &[f32]) -> Tensor {
+        self.hold_as(data, Storage::F32)
+    }
+
+    fn hold_as(&mut self, data: &[f32], storage: Storage) -> Tensor {
         let buffer: Buffer = self.recorder.context.upload("bench", data).unwrap_or_else(|error| {
             self.failure.get_or_insert(error);
             self.recorder.context.unallocated("bench", data.len())
         });
-        self.recorder.import(&buffer)
+        self.recorder.import_as(&buffer, storage)
     }
 
     /// A tensor of as many halves, zeros.
     fn halves(&mut self, len: usize) -> Tensor {
-        let words = vec![0.0; len / 2];
-        let halves = self.hold(&words);
-        Tensor { len, storage: Storage::Packed, ..halves }
+        self.hold_as(&vec![0.0; len / 2], Storage::Packed)
     }
 
     /// A tensor of these words.

@@ -12,6 +12,7 @@ pub static MULTIPLY_ADD: Kernel = Kernel {
     bindings: &[Binding::write("y")],
     uniform_bytes: size_of::<Params>(),
     subgroups: false,
+    quads: false,
 };
 
 /// The declaration of `roof.wgsl`, copies.

@@ -261,7 +261,8 @@ impl<'c> Learner<'c> {
     /// What the adapter reports.
     pub fn save_state(&self) -> Result<LearnerState> {
         let mut buffers = vec![&self.heads.running.0, &self.heads.running.1, &self.control];
-        buffers.extend(self.matrices.iter().flat_map(|matrices| matrices.groups.iter().map(|(_, arena)| arena)));
+        buffers
+            .extend(self.matrices.iter().flat_map(|matrices| matrices.groups.iter().map(|(_, arena)| arena)));
         for (group, arena) in self.parameters.groups.iter().filter(|(g, _)| self.trainable.contains(g.kind)) {
             buffers.push(arena);
             buffers.extend(self.moments.get(&group.kind).into_iter().flat_map(|m| [&m.first, &m.second]));
