@@ -42,6 +42,7 @@ try {
     const adapter = await gpu.requestAdapter();
     if (!adapter) {
         console.error("error: Dawn takes no adapter of this machine");
+        rmSync(folder, { recursive: true, force: true });
         process.exit(3);
     }
     console.log(`Dawn on ${adapter.info.description || adapter.info.device}`);
