@@ -97,18 +97,19 @@ impl Roofs {
 }
 
 /// The one with the quickest sample; these samples are dropped, so that the choice doesn't flatter it.
-fn best(context: &Context, candidates: Vec<Candidate>) -> Result<Candidate> {
-    let mut best: Option<(f64, Candidate)> = None;
-    for mut candidate in candidates {
-        candidate.sample(context, TRIALS)?;
-        // A sample may be disturbed, but none is quicker than the adapter is.
-        let rate = candidate.rates().into_iter().fold(0.0, f64::max);
-        candidate.seconds.clear();
-        if best.as_ref().is_none_or(|(highest, _)| rate > *highest) {
-            best = Some((rate, candidate));
+fn best(context: &Context, mut candidates: Vec<Candidate>) -> Result<Candidate> {
+    // In turns: a moment in which the machine is busy falls on all alike.
+    for _ in 0..TRIALS {
+        for candidate in &mut candidates {
+            candidate.sample(context, 1)?;
         }
     }
-    Ok(best.map_or_else(|| unreachable!("there are candidates"), |(_, candidate)| candidate))
+    // A sample may be disturbed, but none is quicker than the adapter is.
+    let quickest = |candidate: &Candidate| candidate.rates().into_iter().fold(0.0, f64::max);
+    let best = candidates.into_iter().max_by(|a, b| quickest(a).total_cmp(&quickest(b)));
+    let Some(mut best) = best else { unreachable!("there are candidates") };
+    best.seconds.clear();
+    Ok(best)
 }
 
 fn multiply_add(context: &Context, threads: usize, accumulators: u32) -> Result<Candidate> {
