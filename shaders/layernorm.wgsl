@@ -9,8 +9,11 @@
 // stats (rows, 2): mean and rstd of each row, written if KEEP_STATS
 // layernorm_backward: x (rows, D) read   kept_stats (rows, 2) read   dy (rows, D) read   weight (D) read
 // addend (rows, D): the gradient that reaches x past the norm, read if HAS_ADDEND   dx (rows, D) written
-// layernorm_partials: x, kept_stats, dy read   partials (chunks, 2, D): dweight and dbias of each chunk of rows, written
-// layernorm_parameters: kept_partials (chunks, 2, D) read   dweight (D) written   dbias (D) written
+// layernorm_partials: x, kept_stats, dy read, and those of another norm of as many rows read: other_x, other_stats, other_dy
+// partials (norms, chunks, 2, D): dweight and dbias of each chunk of rows, written
+// layernorm_parameters: kept_partials (norms, chunks, 2, D) read   dweight, dbias (D) written, and those of the other norm
+// written: other_dweight, other_dbias
+// The workgroup's z tells the norm: one launch each serves both norms of a block.
 // A workgroup of LANES invocations owns one row. The variance is summed about the mean in a second pass: E[x²] - E[x]²
 // would cancel. Sums: each lane strides through the row four
 // values at a time, then a fixed tree; error ≤ (D/LANES + log2 LANES + 4)·2⁻²⁴
@@ -37,11 +40,16 @@ struct Params {
 @group(0) @binding(3) var<storage, read> dy: array<Quad>;
 @group(0) @binding(5) var<storage, read> addend: array<Quad>;
 @group(0) @binding(6) var<storage, read_write> dx: array<Quad>;
-@group(0) @binding(4) var<storage, read_write> partials: array<vec4f>;
+@group(0) @binding(4) var<storage, read> other_x: array<Quad>;
+@group(0) @binding(5) var<storage, read> other_stats: array<f32>;
+@group(0) @binding(6) var<storage, read> other_dy: array<Quad>;
+@group(0) @binding(7) var<storage, read_write> partials: array<vec4f>;
 
 @group(0) @binding(1) var<storage, read> kept_partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dweight: array<f32>;
 @group(0) @binding(3) var<storage, read_write> dbias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> other_dweight: array<f32>;
+@group(0) @binding(5) var<storage, read_write> other_dbias: array<f32>;
 
 override KEEP_STATS: bool = false;
 override HAS_ADDEND: bool = false;
@@ -138,12 +146,21 @@ fn layernorm_partials(@builtin(workgroup_id) group: vec3u, @builtin(local_invoca
     var weight_sum = vec4f(0.0);
     var bias_sum = vec4f(0.0);
     for (var row = first; row < end; row++) {
-        let gradient = unpack(dy[row * quads + d]);
-        let normalised = (unpack(x[row * quads + d]) - kept_stats[2u * row]) * kept_stats[2u * row + 1u];
+        var gradient: vec4f;
+        var normalised: vec4f;
+        // The same for the whole workgroup.
+        if (group.z == 0u) {
+            gradient = unpack(dy[row * quads + d]);
+            normalised = (unpack(x[row * quads + d]) - kept_stats[2u * row]) * kept_stats[2u * row + 1u];
+        } else {
+            gradient = unpack(other_dy[row * quads + d]);
+            normalised = (unpack(other_x[row * quads + d]) - other_stats[2u * row]) * other_stats[2u * row + 1u];
+        }
         weight_sum = fma(gradient, normalised, weight_sum);
         bias_sum += gradient;
     }
-    let at = group.y * 2u * quads + d;
+    let chunks = (params.rows + params.chunk - 1u) / params.chunk;
+    let at = (group.z * chunks + group.y) * 2u * quads + d;
     partials[at] = weight_sum;
     partials[at + quads] = bias_sum;
 }
@@ -157,10 +174,15 @@ fn layernorm_parameters(@builtin(workgroup_id) group: vec3u, @builtin(local_invo
     let chunks = (params.rows + params.chunk - 1u) / params.chunk;
     var weight_sum = 0.0;
     var bias_sum = 0.0;
-    for (var i = 0u; i < chunks; i++) {
+    for (var i = group.z * chunks; i < (group.z + 1u) * chunks; i++) {
         weight_sum += kept_partials[2u * i * params.dim + d];
         bias_sum += kept_partials[(2u * i + 1u) * params.dim + d];
     }
-    dweight[d] = weight_sum;
-    dbias[d] = bias_sum;
+    if (group.z == 0u) {
+        dweight[d] = weight_sum;
+        dbias[d] = bias_sum;
+    } else {
+        other_dweight[d] = weight_sum;
+        other_dbias[d] = bias_sum;
+    }
 }

@@ -379,3 +379,18 @@ fn a_step_that_is_not_finite_changes_nothing() {
         assert!(first.iter().chain(&second).all(|&v| v == 0.0), "{kind}: moments");
     }
 }
+
+#[test]
+fn a_block_takes_seven_launches_forward_and_fifteen_back() {
+    let golden = read("paper");
+    let depth = golden.network.config.depth;
+    let learner = golden.learner(Trainable { embeddings: false, first_open: 0 });
+    let step = learner.record_step(golden.labels.len(), golden.labels.len()).unwrap();
+    for block in 0..depth {
+        // What brings a gradient below the lowest open block isn't recorded.
+        let backward = 15 - usize::from(block == 0);
+        let found = step.launches_of_block(block);
+        println!("block {block}: {} launches forward, {} back", found.0, found.1);
+        assert_eq!(found, (7, backward), "block {block}");
+    }
+}

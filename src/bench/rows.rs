@@ -208,15 +208,14 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
         call.record(t.recorder, "layernorm");
     });
     add(all, format!("layernorm {model} backward parameters"), move |t| {
-        let call = layernorm::BackwardParameters {
+        let norm = layernorm::Parameters {
             x: t.get(rows * dim),
             stats: t.get(2 * rows),
             dy: t.get(rows * dim),
             dweight: t.get(dim),
             dbias: t.get(dim),
-            rows,
-            dim,
         };
+        let call = layernorm::BackwardParameters { norm, other: None, rows, dim };
         call.record(t.recorder, "layernorm");
     });
     add(all, format!("gelu {model}"), move |t| {

@@ -42,6 +42,9 @@ pub static PARTIALS: Kernel = Kernel {
         Binding::read("x").in_quads(),
         Binding::read("kept_stats"),
         Binding::read("dy").in_quads(),
+        Binding::read("other_x").in_quads(),
+        Binding::read("other_stats"),
+        Binding::read("other_dy").in_quads(),
         Binding::write("partials"),
     ],
     ..KERNEL
@@ -50,7 +53,13 @@ pub static PARTIALS: Kernel = Kernel {
 /// The sum of the chunks.
 pub static PARAMETERS: Kernel = Kernel {
     entry: "layernorm_parameters",
-    bindings: &[Binding::read("kept_partials"), Binding::write("dweight"), Binding::write("dbias")],
+    bindings: &[
+        Binding::read("kept_partials"),
+        Binding::write("dweight"),
+        Binding::write("dbias"),
+        Binding::write("other_dweight"),
+        Binding::write("other_dbias"),
+    ],
     ..KERNEL
 };
 
@@ -188,9 +197,9 @@ impl BackwardInput {
     }
 }
 
-/// dweight = Σ dy·x̂ and dbias = Σ dy over all rows.
+/// What the gradients of one norm's parameters come from, and where they go.
 #[derive(Debug, Clone, Copy)]
-pub struct BackwardParameters {
+pub struct Parameters {
     /// (rows, D).
     pub x: Tensor,
     /// (rows, 2), as the forward kept it.
@@ -201,6 +210,15 @@ pub struct BackwardParameters {
     pub dweight: Tensor,
     /// (D), written.
     pub dbias: Tensor,
+}
+
+/// dweight = Σ dy·x̂ and dbias = Σ dy over all rows, of one norm or of two at once.
+#[derive(Debug, Clone, Copy)]
+pub struct BackwardParameters {
+    /// The norm.
+    pub norm: Parameters,
+    /// Another one of as many rows.
+    pub other: Option<Parameters>,
     /// Number of rows.
     pub rows: usize,
     /// D.
@@ -218,35 +236,41 @@ impl BackwardParameters {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
-        let BackwardParameters { x, stats, dy, dweight, dbias, rows, dim } = *self;
-        expect(recorder, "x", x, &[rows, dim]);
+        let BackwardParameters { norm, other, rows, dim } = *self;
+        for Parameters { x, stats, dy, dweight, dbias } in std::iter::once(norm).chain(other) {
+            expect(recorder, "x", x, &[rows, dim]);
+            expect(recorder, "stats", stats, &[rows, 2]);
+            expect(recorder, "dy", dy, &[rows, dim]);
+            expect(recorder, "dweight", dweight, &[dim]);
+            expect(recorder, "dbias", dbias, &[dim]);
+        }
         expect_quads(recorder, dim);
-        expect(recorder, "stats", stats, &[rows, 2]);
-        expect(recorder, "dy", dy, &[rows, dim]);
-        expect(recorder, "dweight", dweight, &[dim]);
-        expect(recorder, "dbias", dbias, &[dim]);
+        let norms = 1 + usize::from(other.is_some());
+        let (read, write) = (recorder.unused(Access::Read), recorder.unused(Access::Write));
+        let none = Parameters { x: read, stats: read, dy: read, dweight: write, dbias: write };
+        let second = other.unwrap_or(none);
         let chunk = rows.div_ceil(MOST_CHUNKS).max(LEAST_ROWS);
         let chunks = rows.div_ceil(chunk);
-        let partials = recorder.tensor(&format!("{name}.partials"), chunks * 2 * dim);
+        let partials = recorder.tensor(&format!("{name}.partials"), norms * chunks * 2 * dim);
         let params = Params { rows: u32_of(rows), dim: u32_of(dim), eps: 0.0, chunk: u32_of(chunk) };
         let workgroups = |columns: usize| u32_of(columns.div_ceil(lanes as usize));
         recorder.dispatch(Dispatch {
             kernel: &PARTIALS,
             constants: vec![("LANES", lanes)],
             overrides: vec![],
-            tensors: vec![x, stats, dy, partials],
+            tensors: vec![norm.x, norm.stats, norm.dy, second.x, second.stats, second.dy, partials],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [workgroups(dim / 4), u32_of(chunks), 1],
-            flops: 5.0 * x.len as f64,
+            grid: [workgroups(dim / 4), u32_of(chunks), u32_of(norms)],
+            flops: 5.0 * (norms * rows * dim) as f64,
             label: recorder.label(&format!("{name}.partials")),
         });
         recorder.dispatch(Dispatch {
             kernel: &PARAMETERS,
             constants: vec![("LANES", lanes)],
             overrides: vec![],
-            tensors: vec![partials, dweight, dbias],
+            tensors: vec![partials, norm.dweight, norm.dbias, second.dweight, second.dbias],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [workgroups(dim), 1, 1],
+            grid: [workgroups(dim), 1, u32_of(norms)],
             flops: partials.len as f64,
             label: recorder.label(name),
         });

@@ -60,7 +60,8 @@ impl Block {
         self.attn.rollout(recorder, saved.attn, row, carried, shape);
     }
 
-    /// Records the gradients of the parameters, if wanted, and returns that of z, if anything below wants it.
+    /// Records the gradients of the parameters, if wanted, and returns that of z, if anything below wants it: 15 launches for
+    /// both, two more with each LayerScale.
     pub fn backward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -71,18 +72,18 @@ impl Block {
         shape: Sequence,
     ) -> Option<Tensor> {
         // In the forward pass this was: z = z' + MLP(LN(z')).
-        let dnormed =
+        let dnormed2 =
             self.mlp.backward(recorder, saved.mlp, dz, gradients.map(|gradients| &gradients.mlp), shape);
-        if let Some(gradients) = gradients {
-            gradients.norm2.backward_parameters(recorder, "norm2.dweight", saved.norm2, dnormed, shape);
-        }
-        let dz = self.norm2.backward_input(recorder, "dz'", saved.norm2, dnormed, Some(dz), shape);
+        let dz = self.norm2.backward_input(recorder, "dz'", saved.norm2, dnormed2, Some(dz), shape);
         // In the forward pass this was: z' = z + MSA(LN(z)).
-        let dnormed =
+        let dnormed1 =
             self.attn.backward(recorder, saved.attn, dz, gradients.map(|gradients| &gradients.attn), shape);
         if let Some(gradients) = gradients {
-            gradients.norm1.backward_parameters(recorder, "norm1.dweight", saved.norm1, dnormed, shape);
+            let first = (&gradients.norm1, saved.norm1, dnormed1);
+            let second = (&gradients.norm2, saved.norm2, dnormed2);
+            Norm::backward_parameters_of_two(recorder, "norms.dweight", [first, second], shape);
         }
-        input_wanted.then(|| self.norm1.backward_input(recorder, "dz", saved.norm1, dnormed, Some(dz), shape))
+        input_wanted
+            .then(|| self.norm1.backward_input(recorder, "dz", saved.norm1, dnormed1, Some(dz), shape))
     }
 }

@@ -98,8 +98,26 @@ impl Norm {
         dy: Tensor,
         shape: Sequence,
     ) {
+        let norm = self.parameters(recorder, saved, dy);
+        let (rows, dim) = (shape.rows(), shape.dim);
+        layernorm::BackwardParameters { norm, other: None, rows, dim }.record(recorder, name);
+    }
+
+    /// Records those of two norms at once: each with its gradients, what it kept, and dy.
+    pub fn backward_parameters_of_two(
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        [first, second]: [(&Norm, Saved, Tensor); 2],
+        shape: Sequence,
+    ) {
+        let [norm, other] = [first, second].map(|(norm, saved, dy)| norm.parameters(recorder, saved, dy));
+        let (rows, dim) = (shape.rows(), shape.dim);
+        layernorm::BackwardParameters { norm, other: Some(other), rows, dim }.record(recorder, name);
+    }
+
+    fn parameters(&self, recorder: &mut Recorder<'_>, saved: Saved, dy: Tensor) -> layernorm::Parameters {
         let (dweight, dbias) = (recorder.import(&self.weight), recorder.import(&self.bias));
-        let (Saved { x, stats }, rows, dim) = (saved, shape.rows(), shape.dim);
-        layernorm::BackwardParameters { x, stats, dy, dweight, dbias, rows, dim }.record(recorder, name);
+        let Saved { x, stats } = saved;
+        layernorm::Parameters { x, stats, dy, dweight, dbias }
     }
 }

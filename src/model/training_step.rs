@@ -58,6 +58,14 @@ impl TrainingStep {
         context.write(&self.labels, bytemuck::cast_slice(labels));
     }
 
+    /// Launches of block `i`, forward and backward; the optimiser apart.
+    pub fn launches_of_block(&self, i: usize) -> (usize, usize) {
+        let count = |scope: String| {
+            self.plan.dispatches.iter().filter(|dispatch| dispatch.label.starts_with(&scope)).count()
+        };
+        (count(format!("blocks.{i}.")), count(format!("backward.blocks.{i}.")))
+    }
+
     /// Bytes of device memory that this step has for itself: activations, inputs and outputs, gradients of pieces.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -250,12 +250,15 @@ impl Run<'_, '_> {
             self.step_for(batch)?;
             let recorded = &self.steps[&batch];
             let plan = recorded.plan.summary();
-            let open = self.job.network.config.depth - stage.first_open;
+            let depth = self.job.network.config.depth;
+            let open = depth - stage.first_open;
+            let (forward, backward) = recorded.launches_of_block(depth - 1);
             watch.note(&format!(
-                "epoch {epoch}: {open} blocks{} open, {} parameters train, {} launches a step, {} MiB of device memory",
+                "epoch {epoch}: {open} blocks{} open, {} parameters train, {} launches a step{}, {} MiB of device memory",
                 if stage.embeddings { " and the embeddings" } else { "" },
                 self.learner.trainable_parameters(),
                 plan.dispatches,
+                if open > 0 { format!(" ({forward} of the last block forward, {backward} back)") } else { String::new() },
                 self.device_bytes() >> 20
             ));
             let piece = self.job.config.piece();

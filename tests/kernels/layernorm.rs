@@ -5,7 +5,7 @@ use crate::common::differences::{coarse, prove};
 use crate::common::guard::Guarded;
 use crate::common::random::{normal, sample, scaled};
 use crate::common::{assert_same_bits, context, tolerance};
-use lat_wgpu::kernels::layernorm::{BackwardInput, BackwardParameters, Forward};
+use lat_wgpu::kernels::layernorm::{BackwardInput, BackwardParameters, Forward, Parameters};
 use lat_wgpu::reference::Exact;
 use lat_wgpu::reference::layernorm as reference;
 
@@ -161,7 +161,8 @@ impl Case {
         let (dweight, dbias) = (run.output("dweight", dim), run.output("dbias", dim));
         let input = BackwardInput { x, stats, dy, weight, addend, dx, rows, dim };
         input.record_with(&mut run.recorder, "layernorm.input", lanes);
-        let parameters = BackwardParameters { x, stats, dy, dweight, dbias, rows, dim };
+        let norm = Parameters { x, stats, dy, dweight, dbias };
+        let parameters = BackwardParameters { norm, other: None, rows, dim };
         parameters.record_with(&mut run.recorder, "layernorm.parameters", lanes);
         run.run()
     }
@@ -234,5 +235,31 @@ fn parameters_have_the_same_bits_for_every_count_of_lanes() {
         let other = case.run(lanes);
         assert_same_bits(&format!("dweight, {lanes} lanes"), &first[1], &other[1]);
         assert_same_bits(&format!("dbias, {lanes} lanes"), &first[2], &other[2]);
+    }
+}
+
+#[test]
+fn two_norms_at_once_are_each_alone_to_the_bit() {
+    // Several chunks, and columns that are no whole workgroup.
+    let (rows, dim) = (37, 52);
+    let gradients = |streams: &[u64], lanes: u32| -> Vec<Vec<f32>> {
+        let mut run = Guarded::new(&format!("layernorm parameters of {streams:?}"));
+        let mut norms = streams.iter().map(|&stream| Parameters {
+            x: run.input("x", &normal(stream, rows * dim)),
+            stats: run.input("stats", &[0.1 * stream as f32, 0.9].repeat(rows)),
+            dy: run.input("dy", &normal(stream + 1, rows * dim)),
+            dweight: run.output("dweight", dim),
+            dbias: run.output("dbias", dim),
+        });
+        let (norm, other) = (norms.next().unwrap(), norms.next());
+        drop(norms);
+        BackwardParameters { norm, other, rows, dim }.record_with(&mut run.recorder, "parameters", lanes);
+        run.run()
+    };
+    for lanes in LANES {
+        let (both, alone) = (gradients(&[22, 24], lanes), [gradients(&[22], lanes), gradients(&[24], lanes)]);
+        for (i, wanted) in alone.iter().flatten().enumerate() {
+            assert_same_bits(&format!("gradient {i}, {lanes} lanes"), wanted, &both[i]);
+        }
     }
 }

@@ -138,8 +138,10 @@ fn layernorm_in_halves_is_layernorm_in_f32_rounded() {
         layernorm::BackwardInput { x, stats, dy, weight, addend, dx, rows, dim }
             .record(&mut run.recorder, "layernorm");
         let (dweight, dbias) = (run.output("dweight", dim), run.output("dbias", dim));
-        layernorm::BackwardParameters { x, stats, dy, dweight, dbias, rows, dim }
-            .record(&mut run.recorder, "layernorm");
+        let norm = layernorm::Parameters { x, stats, dy, dweight, dbias };
+        let (dweight, dbias) = (run.output("other dweight", dim), run.output("other dbias", dim));
+        let other = Some(layernorm::Parameters { dweight, dbias, ..norm });
+        layernorm::BackwardParameters { norm, other, rows, dim }.record(&mut run.recorder, "layernorm");
     });
 }
 
