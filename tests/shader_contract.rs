@@ -33,7 +33,11 @@ fn validator(capabilities: Capabilities) -> Validator {
 
 fn capabilities(kernel: &Kernel, storage: Storage) -> Capabilities {
     let subgroups = if kernel.subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
-    let halves = if storage == Storage::F16 { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
+    let halves = match storage {
+        Storage::F32 => Capabilities::empty(),
+        Storage::F16 => Capabilities::SHADER_FLOAT16,
+        Storage::Packed => Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+    };
     subgroups | halves
 }
 

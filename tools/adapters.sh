@@ -46,20 +46,20 @@ unpack() {
     shift
     local work="$folder/$into.part"
     rm -rf "$work" "${folder:?}/$into"
-    mkdir -p "$work/packages" "$work/root"
+    mkdir -p "$work/packages" "$work/tree"
     (cd "$work/packages" && apt-get "${apt[@]}" --quiet download "$@")
     local package
     for package in "$work"/packages/*.deb; do
         # Of the browser's package the driver alone.
         if [ "$into" = swiftshader ]; then
-            dpkg-deb --fsys-tarfile "$package" | tar --extract --directory "$work/root" --wildcards './usr/lib/chromium/*swiftshader*'
+            dpkg-deb --fsys-tarfile "$package" | tar --extract --directory "$work/tree" --wildcards './usr/lib/chromium/*swiftshader*'
         else
-            dpkg-deb --extract "$package" "$work/root"
+            dpkg-deb --extract "$package" "$work/tree"
         fi
         # The packages' names hold their versions.
-        basename "$package" .deb >>"$work/root/packages.txt"
+        basename "$package" .deb >>"$work/tree/packages.txt"
     done
-    mv "$work/root" "$folder/$into"
+    mv "$work/tree" "$folder/$into"
     rm -rf "$work"
 }
 

@@ -1,0 +1,53 @@
+//! The pictures of a folder that look most like one picture.
+//!
+//!     cargo run --example find_person -- weights/demo.safetensors person.png figures/bounding_box_test
+
+use lat_wgpu::checkpoint::{self, Settings};
+use lat_wgpu::data::decode::DecodeOptions;
+use lat_wgpu::data::embeddings::Embeddings;
+use lat_wgpu::data::{preprocess, walk};
+use lat_wgpu::embed::{DEFAULT_MEMORY, Embedder};
+use lat_wgpu::error::{Error, Result};
+use lat_wgpu::evaluate::neighbours::Neighbours;
+use lat_wgpu::gpu::{Context, ContextOptions};
+use std::path::{Path, PathBuf};
+
+/// How many pictures are shown.
+const SHOWN: usize = 5;
+
+fn find(model: &Path, query: &Path, folder: &Path) -> Result<Vec<(String, f32)>> {
+    let network = checkpoint::load(model, &Settings::default())?;
+    let context = Context::open(&ContextOptions::from_environment(None))?;
+    let mut embedder = Embedder::new(&context, &network, None, DEFAULT_MEMORY)?;
+
+    // Each picture is stretched to the network's input size; a batch becomes (pictures, R·D).
+    let mut embed = |paths: &[PathBuf]| -> Result<Embeddings> {
+        let mut rows = Vec::new();
+        for batch in paths.chunks(embedder.batch()) {
+            let read =
+                |path: &PathBuf| preprocess::load(path, DecodeOptions::default(), network.config.image);
+            let pictures = batch.iter().map(read).collect::<Result<Vec<_>>>()?;
+            rows.extend(embedder.embed(&pictures)?);
+        }
+        let paths = paths.iter().map(|path| path.display().to_string()).collect();
+        Ok(Embeddings { paths, dim: embedder.dim(), rows })
+    };
+    let pictures = walk::list_pictures(&[folder.to_path_buf()])?;
+    let gallery = embed(&pictures.into_iter().map(|picture| picture.path).collect::<Vec<_>>())?;
+    let query = embed(&[query.to_path_buf()])?;
+
+    let mut neighbours = Neighbours::new(&context, &query, &gallery, DEFAULT_MEMORY)?;
+    let nearest = neighbours.nearest(0..1, SHOWN)?.remove(0);
+    Ok(nearest.into_iter().map(|found| (gallery.paths[found.index].clone(), found.distance)).collect())
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let [model, query, folder] = &arguments[..] else {
+        return Err(Error::Usage("usage: find_person MODEL.safetensors QUERY FOLDER".to_string()));
+    };
+    for (path, distance) in find(model, query, folder)? {
+        println!("{distance:.4}  {path}");
+    }
+    Ok(())
+}
