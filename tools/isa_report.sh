@@ -47,7 +47,7 @@ case "$1" in
         ;;
     --show)
         if [ $# = 2 ]; then
-            grep " plain " "$shaders/list.txt" | sed 's/ [^ ]* plain */+/; s/ /+/g; s/+$//'
+            sed -n 's/ [^ ]* plain[^ ]* */+/p' "$shaders/list.txt" | sed 's/ /+/g; s/+$//'
         else
             report show "$2" "$3"
         fi

@@ -81,6 +81,9 @@ impl Device {
             let queue = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
             // What wgpu asks for, as far as it changes the machine code.
             let robust = vk::PhysicalDeviceFeatures::default().robust_buffer_access(true);
+            let mut halves_in_memory =
+                vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(true);
+            let mut halves = vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(true);
             let mut robust_2 = vk::PhysicalDeviceRobustness2FeaturesEXT::default()
                 .robust_buffer_access2(true)
                 .robust_image_access2(true);
@@ -92,6 +95,8 @@ impl Device {
                 .queue_create_infos(&queue)
                 .enabled_extension_names(&extensions)
                 .enabled_features(&robust)
+                .push_next(&mut halves_in_memory)
+                .push_next(&mut halves)
                 .push_next(&mut robust_2)
                 .push_next(&mut executable_info);
             let device = instance.create_device(physical, &info, None)?;

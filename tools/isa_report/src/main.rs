@@ -59,10 +59,10 @@ fn pipelines(shaders: &Path) -> Result<Vec<Pipeline>, Box<dyn Error>> {
     let mut found = Vec::new();
     for line in list.lines() {
         let mut words = line.split_whitespace();
-        let (Some(variant), Some(entry), Some(kind)) = (words.next(), words.next(), words.next()) else {
+        let (Some(variant), Some(entry), Some(features)) = (words.next(), words.next(), words.next()) else {
             return Err(format!("{}: `{line}` is no line of a pipeline", path.display()).into());
         };
-        if kind == "plain" {
+        if features.split(',').any(|feature| feature == "plain") {
             let switches: String = words.map(|switch| format!("+{switch}")).collect();
             let name = format!("{variant}{switches}");
             found.push(Pipeline { variant: variant.to_string(), entry: entry.to_string(), name });
