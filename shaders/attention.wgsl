@@ -171,7 +171,7 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocat
     var peak = vec4f(-1e30);
     var total = vec4f(0.0);
     for (var start = 0u; start < params.tokens; start += STEP) {
-        var scores: array<vec4f, OWN>;
+        var scores = array<vec4f, OWN>();
         for (var chunk = 0u; chunk < QUADS / CHUNK; chunk++) {
             workgroupBarrier();
             load_qkv(group, lane, 0u, 0u, first_row, chunk);
@@ -267,8 +267,8 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_i
 
     var sums: array<array<vec4f, OWN_QUADS>, 4>;
     for (var start = 0u; start < params.tokens; start += STEP) {
-        var scores: array<vec4f, OWN>;
-        var products: array<vec4f, OWN>;
+        var scores = array<vec4f, OWN>();
+        var products = array<vec4f, OWN>();
         for (var chunk = 0u; chunk < QUADS / CHUNK; chunk++) {
             workgroupBarrier();
             load_qkv(group, lane, 0u, 0u, first_row, chunk);
@@ -317,8 +317,8 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
     var k_sums: array<array<vec4f, OWN_QUADS>, 4>;
     var v_sums: array<array<vec4f, OWN_QUADS>, 4>;
     for (var start = 0u; start < params.tokens; start += STEP) {
-        var scores: array<vec4f, OWN>;
-        var products: array<vec4f, OWN>;
+        var scores = array<vec4f, OWN>();
+        var products = array<vec4f, OWN>();
         for (var chunk = 0u; chunk < QUADS / CHUNK; chunk++) {
             workgroupBarrier();
             load_qkv(group, lane, 0u, 1u, first_row, chunk);

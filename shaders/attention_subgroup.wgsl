@@ -63,7 +63,7 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invo
         for (var j = 0u; j < 4u; j++) {
             k_at[j] = k_start + min(start + j * SUB + lane, last) * 3u * model;
         }
-        var scores: array<vec4f, ROWS>;
+        var scores = array<vec4f, ROWS>();
         for (var d = 0u; d < QUADS; d++) {
             let k0 = unpack(qkv[k_at.x + d]);
             let k1 = unpack(qkv[k_at.y + d]);
@@ -157,8 +157,8 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocatio
         for (var j = 0u; j < 4u; j++) {
             k_at[j] = k_start + min(start + j * SUB + lane, last) * 3u * model;
         }
-        var scores: array<vec4f, ROWS>;
-        var products: array<vec4f, ROWS>;
+        var scores = array<vec4f, ROWS>();
+        var products = array<vec4f, ROWS>();
         for (var d = 0u; d < QUADS; d++) {
             let k0 = unpack(qkv[k_at.x + d]);
             let k1 = unpack(qkv[k_at.y + d]);
@@ -257,8 +257,8 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocati
             lse_of[j] = kept_lse[stats_start + query[j]];
             delta_of[j] = kept_delta[stats_start + query[j]];
         }
-        var scores: array<vec4f, ROWS>;
-        var products: array<vec4f, ROWS>;
+        var scores = array<vec4f, ROWS>();
+        var products = array<vec4f, ROWS>();
         for (var d = 0u; d < QUADS; d++) {
             let q0 = unpack(qkv[q_at.x + d]);
             let q1 = unpack(qkv[q_at.y + d]);
