@@ -159,9 +159,7 @@ impl Step {
         let pixels = context.buffer("pixels", model.pixel_words(batch))?;
         let embeddings = context.buffer("embeddings", batch * model.config().embedding_len())?;
         let mut recorder = Recorder::new(context);
-        let (input, output) = (recorder.import(&pixels), recorder.import(&embeddings));
-        let tokens = model.tokens(&mut recorder, batch);
-        model.forward(&mut recorder, input, tokens, output, batch);
+        model.embed(&mut recorder, &pixels, &embeddings, batch);
         Ok(Step { plan: recorder.finish()?, _memory: vec![pixels, embeddings] })
     }
 

@@ -7,6 +7,7 @@
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Buffer, Context, Dispatch, Listing, Place, Recorder, WORD, assemble};
+use crate::kernels::image;
 use crate::model::{LaTransformer, Slot, backbone_groups};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -199,9 +200,7 @@ fn record(context: &Context, network: &Network, batch: usize) -> Result<Listing>
     let pixels = context.unallocated(INPUT, model.pixel_words(batch));
     let embeddings = context.unallocated(OUTPUT, batch * network.config.embedding_len());
     let mut recorder = Recorder::new(context);
-    let (input, output) = (recorder.import(&pixels), recorder.import(&embeddings));
-    let tokens = model.tokens(&mut recorder, batch);
-    model.forward(&mut recorder, input, tokens, output, batch);
+    model.embed(&mut recorder, &pixels, &embeddings, batch);
     recorder.list()
 }
 
@@ -248,11 +247,11 @@ fn pad(out: &mut impl Write, bytes: u64) -> std::io::Result<()> {
 /// The buffers of the plan, in the order of their indices, and the files that fill those of the weights.
 fn lay_out(listing: &Listing, network: &Network, batch: usize) -> (Vec<BufferFile>, Vec<WeightsFile>) {
     let config = &network.config;
-    let pixels = (batch * config.image.height * config.image.width * 3).next_multiple_of(WORD as usize);
-    let embeddings = batch * config.embedding_len() * WORD as usize;
+    let pixels = image::pixel_words(batch, config.image) as u64 * WORD;
+    let embeddings = (batch * config.embedding_len()) as u64 * WORD;
     let mut buffers = vec![
-        BufferFile::new(Kind::Input, (pixels as u64).max(4 * WORD)),
-        BufferFile::new(Kind::Output, (embeddings as u64).max(4 * WORD)),
+        BufferFile::new(Kind::Input, pixels.max(4 * WORD)),
+        BufferFile::new(Kind::Output, embeddings.max(4 * WORD)),
         BufferFile::new(Kind::Unused, 4 * WORD),
         BufferFile::new(Kind::Unused, 4 * WORD),
     ];

@@ -2,10 +2,13 @@
 
 use super::args::TuneArguments;
 use super::{json, open};
+use crate::data::files::write_atomically;
 use crate::error::{Error, Result};
-use crate::gpu::choices;
+use crate::gpu::AdapterSummary;
+use crate::gpu::choices::{self, Choices};
 use crate::tune::{self, Finding, Outcome, Product};
 use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,7 +23,7 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
         clear(&context.adapter)?;
     }
     let Some(network) = network else { return Ok(ExitCode::SUCCESS) };
-    let kept = if arguments.clear { choices::Choices::new() } else { choices::load(&context.adapter) };
+    let kept = if arguments.clear { Choices::new() } else { choices::load(&context.adapter) };
     let batch = arguments.batch.map_or(if context.is_cpu() { 2 } else { 32 }, |batch| batch as usize);
     let limit = Duration::from_secs(u64::from(arguments.seconds));
     let outcome = tune::tune(&context, &network, batch, arguments.train, limit, &mut |finding| {
@@ -40,7 +43,7 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
         eprintln!("{told}: the built-in tiles stay");
         None
     } else {
-        let path = choices::store(&context.adapter, &all)?;
+        let path = store(&context.adapter, &all)?;
         eprintln!("{told}: kept in {}", path.display());
         Some(path)
     };
@@ -61,7 +64,18 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn clear(adapter: &crate::gpu::AdapterSummary) -> Result<()> {
+/// Keeps choices for an adapter; gives the file.
+fn store(adapter: &AdapterSummary, choices: &Choices) -> Result<PathBuf> {
+    let path = choices::file(adapter).ok_or_else(|| {
+        Error::Usage("no folder to keep choices in: neither HOME nor LAT_CACHE is set".into())
+    })?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    write_atomically(&path, choices::text(adapter, choices)?.as_bytes())?;
+    Ok(path)
+}
+
+fn clear(adapter: &AdapterSummary) -> Result<()> {
     let Some(path) = choices::file(adapter) else { return Ok(()) };
     match std::fs::remove_file(&path) {
         Ok(()) => eprintln!("removed {}", path.display()),

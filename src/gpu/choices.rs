@@ -7,7 +7,7 @@ use super::context::AdapterSummary;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Variants by key.
 pub type Choices = BTreeMap<String, String>;
@@ -56,31 +56,17 @@ pub fn load(adapter: &AdapterSummary) -> Choices {
     file.filter(same).map(|file| file.choices).unwrap_or_default()
 }
 
-/// Keeps choices for an adapter; gives the file.
+/// The text of the file that keeps choices for an adapter.
 ///
 /// # Errors
-/// [`Error::Io`] if it can't be written; [`Error::Usage`] where the system names no cache folder.
-pub fn store(adapter: &AdapterSummary, choices: &Choices) -> Result<PathBuf> {
-    let path = file(adapter).ok_or_else(|| {
-        Error::Usage("no folder to keep choices in: neither HOME nor LAT_CACHE is set".into())
-    })?;
+/// Never for choices of words; [`Error::Data`] if they can't be written as JSON.
+pub fn text(adapter: &AdapterSummary, choices: &Choices) -> Result<String> {
     let file = File {
         adapter: adapter.name.clone(),
         backend: adapter.backend.clone(),
         driver: adapter.driver.clone(),
         choices: choices.clone(),
     };
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let mut text = serde_json::to_string_pretty(&file).map_err(|error| Error::Data(error.to_string()))?;
-    text.push('\n');
-    // Whole or not at all: another process may read it at any time.
-    let write = || -> std::io::Result<()> {
-        let mut partial = tempfile::NamedTempFile::new_in(folder)?;
-        std::io::Write::write_all(&mut partial, text.as_bytes())?;
-        partial.persist(&path)?;
-        Ok(())
-    };
-    write().map_err(Error::io("write", &path))?;
-    Ok(path)
+    let text = serde_json::to_string_pretty(&file).map_err(|error| Error::Data(error.to_string()))?;
+    Ok(text + "\n")
 }

@@ -4,7 +4,7 @@ use super::parameters::{self, Arenas, backbone_groups, check_widths, without_mat
 use super::vit::Vit;
 use crate::checkpoint::Network;
 use crate::error::Result;
-use crate::gpu::{Context, Recorder, Tensor};
+use crate::gpu::{Buffer, Context, Recorder, Tensor};
 use crate::kernels::{gelt, image, l2norm};
 use crate::shape::{Precision, Preprocess, VitConfig};
 
@@ -67,9 +67,11 @@ impl LaTransformer {
         image::pixel_words(batch, self.config().image)
     }
 
-    /// A tensor for the sequence (B, T, D) after the final norm.
-    pub fn tokens(&self, recorder: &mut Recorder<'_>, batch: usize) -> Tensor {
-        recorder.activation("norm", self.vit.sequence(batch).len())
+    /// Records `embeddings` (B, R·D) of `pixels` (B, height, width, 3) bytes, both made before.
+    pub fn embed(&self, recorder: &mut Recorder<'_>, pixels: &Buffer, embeddings: &Buffer, batch: usize) {
+        let (pixels, embeddings) = (recorder.import(pixels), recorder.import(embeddings));
+        let tokens = recorder.activation("norm", self.vit.sequence(batch).len());
+        self.forward(recorder, pixels, tokens, embeddings, batch);
     }
 
     /// Records `tokens` (B, T, D) after the final norm and `embeddings` (B, R·D) of `pixels` (B, height, width, 3) bytes.

@@ -123,13 +123,11 @@ impl<'c> Learner<'c> {
         tensors.extend(network.heads.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         let parameters = Arenas::upload(context, &groups, &tensors)?;
         let halves = context.precision() == Precision::F16;
-        let matrices = match halves {
-            true => {
-                check_widths(&config)?;
-                Some(Arenas::zeroed(context, &matrices(&groups, context.storage()))?)
-            }
-            false => None,
-        };
+        let mut copies = None;
+        if halves {
+            check_widths(&config)?;
+            copies = Some(Arenas::zeroed(context, &matrices(&groups, context.storage()))?);
+        }
         let control = context.buffer("control", CONTROL_WORDS)?;
         let start = Control::start(if halves { LOSS_SCALE } else { 1.0 });
         context.write(&control, bytemuck::cast_slice(&start.words()));
@@ -147,13 +145,13 @@ impl<'c> Learner<'c> {
         };
         let mut learner = Learner {
             context,
-            vit: Vit::new(&config, &parameters, matrices.as_ref()),
+            vit: Vit::new(&config, &parameters, copies.as_ref()),
             config,
             preprocess: network.preprocess.clone(),
             rule,
             groups,
             parameters,
-            matrices,
+            matrices: copies,
             control,
             heads,
             trainable,
