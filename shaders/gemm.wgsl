@@ -5,11 +5,14 @@
 //   backward   dA = dC·B, "NN":    product[m,n] = Σ_k a[m,k]·b[k,n]·act'(kept[m,n]) + residual[m,n]
 //              dB = dCᵀ·A, "TN":   gradient[m,n] = Σ_k a[k,m]·b[k,n]
 //              dbias, beside TN:   column_sum[m] = Σ_k a[k,m]
+// TN may cut k into slices: workgroups of z = s add up k from s·depth on and write the s-th of as many gradients and column
+// sums; gemm_slices then adds those up, s ascending.
 //
 // NT: a (M, K) read   b (N, K) read   bias (N) read   scale (N) read   residual (M, N) read
 //     c (M, N) written   pre (M, N) written if KEEP_PRE
 // NN: a (M, K) read   b (K, N) read   kept (M, N) read   residual (M, N) read   product (M, N) written
-// TN: a (K, M) read   b (K, N) read   gradient (M, N) written   column_sum (M) written if HAS_COLUMN_SUM
+// TN: a (K, M) read   b (K, N) read   gradient (S, M, N) written   column_sum (S, M) written if HAS_COLUMN_SUM
+// slices: slices (S, M, N) read   slices_of_sums (S, M) read   total (M, N) written   total_of_sums (M) written likewise
 // One invocation owns one output; those of TN's first column own a column sum too. k ascends through one f32
 // accumulator by fma, as in every family: same bits.
 // Error: |c - exact| ≤ (K + 1)·2⁻²⁴·Σ_k|a||b| before the epilogue.
@@ -19,7 +22,8 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
-    unused: u32,
+    // TN: k of a slice, a multiple of 16.
+    depth: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -36,6 +40,12 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> gradient: array<f32>;
 @group(0) @binding(4) var<storage, read> kept: array<f32>;
 @group(0) @binding(4) var<storage, read_write> column_sum: array<f32>;
+
+// Slices of TN.
+@group(0) @binding(1) var<storage, read> slices: array<f32>;
+@group(0) @binding(2) var<storage, read> slices_of_sums: array<f32>;
+@group(0) @binding(3) var<storage, read_write> total: array<f32>;
+@group(0) @binding(4) var<storage, read_write> total_of_sums: array<f32>;
 
 override HAS_BIAS: bool = false;
 override KEEP_PRE: bool = false;
@@ -137,14 +147,39 @@ fn gemm_tn(
         return;
     }
     var sum = 0.0;
-    var total = 0.0;
-    for (var k = 0u; k < params.k; k++) {
+    var sum_of_a = 0.0;
+    let first = group.z * params.depth;
+    for (var k = first; k < min(first + params.depth, params.k); k++) {
         let left = a[k * params.m + row];
         sum = fma(left, b[k * params.n + column], sum);
-        total += left;
+        sum_of_a += left;
     }
-    gradient[row * params.n + column] = sum;
+    gradient[(group.z * params.m + row) * params.n + column] = sum;
     if (HAS_COLUMN_SUM && column == 0u) {
-        column_sum[row] = total;
+        column_sum[group.z * params.m + row] = sum_of_a;
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn gemm_slices(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = (group.x + group.y * groups.x) * THREADS + lane;
+    let outputs = params.m * params.n;
+    let count = (params.k + params.depth - 1u) / params.depth;
+    var sum = 0.0;
+    if (index < outputs) {
+        for (var s = 0u; s < count; s++) {
+            sum += slices[s * outputs + index];
+        }
+        total[index] = sum;
+    } else if (HAS_COLUMN_SUM && index - outputs < params.m) {
+        let row = index - outputs;
+        for (var s = 0u; s < count; s++) {
+            sum += slices_of_sums[s * params.m + row];
+        }
+        total_of_sums[row] = sum;
     }
 }

@@ -3,22 +3,25 @@
 //   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ; see gemm.wgsl for the buffers, for the two
 //   backward   forms NN and TN, and for the error bound
 //
-// A workgroup of SUB lanes owns ROWS rows × 4·SUB columns, in TN 4·SUB rows × 8·SUB columns. Workgroups follow each other
-// along the rows, so that neighbours find the same part of b in the cache. What the lanes share of a is loaded by one
-// lane and handed round by subgroupShuffle, because on a CPU adapter a load with a lane-varying address costs tens of
-// instructions and a shuffle costs one. Every load takes four values:
-//   NT: lane l holds the columns 4·l to 4·l + 3; loads are four k of a row of a or b.
-//   NN: lane l holds the same columns, one load of b per k; loads of a are four k of a row.
-//   TN: lane l holds such columns twice, 4·SUB apart; a load of a is one k of four rows.
+// A workgroup of SUB lanes owns ROWS rows × 4·SUB·QUADS columns. Workgroups follow each other along the rows, so that
+// neighbours find the same part of b in the cache. What the lanes share of a is loaded by one lane and handed round by
+// subgroupShuffle, because on a CPU adapter a load with a lane-varying address costs hundreds of instructions (llvmpipe turns
+// it into a loop over the lanes) and a shuffle costs one. Every load takes four values:
+//   NT: lane l holds quads of columns, SUB quads apart; loads are four k of a row of a or b.
+//   NN: the same columns, one load of b per quad and k; loads of a are four k of a row.
+//   TN: the same columns; a load of a is one k of four rows.
+// The sums don't fit into registers: four k are added to one between its load and its store. Arrays have a dimension for each
+// loop over them: that is what makes llvmpipe unroll the loop, however long.
 // k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl.
-// Limits: NT, NN: K and N multiples of 4; TN: M and N. ROWS a multiple of SUB; only where every subgroup has exactly
-// SUB lanes.
+// Limits: NT, NN: K and N multiples of 4; TN: M and N. ROWS a multiple of SUB, in TN of 4·SUB; only where every subgroup has
+// exactly SUB lanes.
 
 struct Params {
     m: u32,
     n: u32,
     k: u32,
-    unused: u32,
+    // TN: k of a slice, a multiple of 16.
+    depth: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -40,52 +43,66 @@ override HAS_COLUMN_SUM: bool = false;
 
 const SUB: u32 = 8;
 const ROWS: u32 = 32;
+const QUADS: u32 = 1;
+
+// Groups of rows of which each lane loads one; in TN, one quad.
+const GROUPS = ROWS / SUB;
+const QUAD_GROUPS = (ROWS + 4u * SUB - 1u) / (4u * SUB);
 
 @compute @workgroup_size(SUB)
 fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let quads = params.k / 4u;
     let first_row = group.x * ROWS;
-    let my_columns = group.y * SUB + lane;
+    let my_columns = group.y * SUB * QUADS + lane;
 
     // Rows and columns past the end repeat the last one and are never stored.
-    var a_at: array<u32, ROWS / SUB>;
-    for (var g = 0u; g < ROWS / SUB; g++) {
+    var a_at: array<u32, GROUPS>;
+    for (var g = 0u; g < GROUPS; g++) {
         a_at[g] = min(first_row + g * SUB + lane, params.m - 1u) * quads;
     }
-    var b_at: vec4u;
-    for (var j = 0u; j < 4u; j++) {
-        b_at[j] = min(my_columns * 4u + j, params.n - 1u) * quads;
+    var b_at: array<vec4u, QUADS>;
+    for (var q = 0u; q < QUADS; q++) {
+        for (var j = 0u; j < 4u; j++) {
+            b_at[q][j] = min((my_columns + q * SUB) * 4u + j, params.n - 1u) * quads;
+        }
     }
 
-    var sums: array<vec4f, ROWS>;
+    var sums: array<array<array<vec4f, QUADS>, SUB>, GROUPS>;
     for (var quad = 0u; quad < quads; quad++) {
-        let b0 = unpack(b[b_at.x + quad]);
-        let b1 = unpack(b[b_at.y + quad]);
-        let b2 = unpack(b[b_at.z + quad]);
-        let b3 = unpack(b[b_at.w + quad]);
-        var rows: array<vec4f, ROWS / SUB>;
-        for (var g = 0u; g < ROWS / SUB; g++) {
+        var rows: array<vec4f, GROUPS>;
+        for (var g = 0u; g < GROUPS; g++) {
             rows[g] = unpack(a[a_at[g] + quad]);
         }
-        var right: array<vec4f, 4>;
-        for (var k = 0u; k < 4u; k++) {
-            right[k] = vec4f(b0[k], b1[k], b2[k], b3[k]);
-        }
-        // Innermost along k: a sum takes four products between its load and its store.
-        for (var g = 0u; g < ROWS / SUB; g++) {
-            for (var i = 0u; i < SUB; i++) {
-                var sum = sums[g * SUB + i];
-                for (var k = 0u; k < 4u; k++) {
-                    sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
+        for (var q = 0u; q < QUADS; q++) {
+            let b0 = unpack(b[b_at[q].x + quad]);
+            let b1 = unpack(b[b_at[q].y + quad]);
+            let b2 = unpack(b[b_at[q].z + quad]);
+            let b3 = unpack(b[b_at[q].w + quad]);
+            var right: array<vec4f, 4>;
+            for (var k = 0u; k < 4u; k++) {
+                right[k] = vec4f(b0[k], b1[k], b2[k], b3[k]);
+            }
+            for (var g = 0u; g < GROUPS; g++) {
+                for (var i = 0u; i < SUB; i++) {
+                    var sum = sums[g][i][q];
+                    for (var k = 0u; k < 4u; k++) {
+                        sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
+                    }
+                    sums[g][i][q] = sum;
                 }
-                sums[g * SUB + i] = sum;
             }
         }
     }
 
-    for (var i = 0u; i < ROWS; i++) {
-        if (first_row + i < params.m && my_columns < params.n / 4u) {
-            finish(first_row + i, my_columns, sums[i]);
+    for (var g = 0u; g < GROUPS; g++) {
+        for (var i = 0u; i < SUB; i++) {
+            for (var q = 0u; q < QUADS; q++) {
+                let row = first_row + g * SUB + i;
+                let column = my_columns + q * SUB;
+                if (row < params.m && column < params.n / 4u) {
+                    finish(row, column, sums[g][i][q]);
+                }
+            }
         }
     }
 }
@@ -95,40 +112,51 @@ fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
     let quads_k = params.k / 4u;
     let quads_n = params.n / 4u;
     let first_row = group.x * ROWS;
-    let my_columns = group.y * SUB + lane;
+    let my_columns = group.y * SUB * QUADS + lane;
 
     // Rows and columns past the end repeat the last ones and are never stored.
-    var a_at: array<u32, ROWS / SUB>;
-    for (var g = 0u; g < ROWS / SUB; g++) {
+    var a_at: array<u32, GROUPS>;
+    for (var g = 0u; g < GROUPS; g++) {
         a_at[g] = min(first_row + g * SUB + lane, params.m - 1u) * quads_k;
     }
-    var b_at = min(my_columns, quads_n - 1u);
+    var b_at: array<u32, QUADS>;
+    for (var q = 0u; q < QUADS; q++) {
+        b_at[q] = min(my_columns + q * SUB, quads_n - 1u);
+    }
 
-    var sums: array<vec4f, ROWS>;
+    var sums: array<array<array<vec4f, QUADS>, SUB>, GROUPS>;
     for (var quad = 0u; quad < quads_k; quad++) {
-        var rows: array<vec4f, ROWS / SUB>;
-        for (var g = 0u; g < ROWS / SUB; g++) {
+        var rows: array<vec4f, GROUPS>;
+        for (var g = 0u; g < GROUPS; g++) {
             rows[g] = unpack(a[a_at[g] + quad]);
         }
-        var right: array<vec4f, 4>;
-        for (var k = 0u; k < 4u; k++) {
-            right[k] = unpack(b[b_at]);
-            b_at += quads_n;
-        }
-        for (var g = 0u; g < ROWS / SUB; g++) {
-            for (var i = 0u; i < SUB; i++) {
-                var sum = sums[g * SUB + i];
-                for (var k = 0u; k < 4u; k++) {
-                    sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
+        for (var q = 0u; q < QUADS; q++) {
+            var right: array<vec4f, 4>;
+            for (var k = 0u; k < 4u; k++) {
+                right[k] = unpack(b[b_at[q]]);
+                b_at[q] += quads_n;
+            }
+            for (var g = 0u; g < GROUPS; g++) {
+                for (var i = 0u; i < SUB; i++) {
+                    var sum = sums[g][i][q];
+                    for (var k = 0u; k < 4u; k++) {
+                        sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
+                    }
+                    sums[g][i][q] = sum;
                 }
-                sums[g * SUB + i] = sum;
             }
         }
     }
 
-    for (var i = 0u; i < ROWS; i++) {
-        if (first_row + i < params.m && my_columns < quads_n) {
-            finish_backward(first_row + i, my_columns, sums[i]);
+    for (var g = 0u; g < GROUPS; g++) {
+        for (var i = 0u; i < SUB; i++) {
+            for (var q = 0u; q < QUADS; q++) {
+                let row = first_row + g * SUB + i;
+                let column = my_columns + q * SUB;
+                if (row < params.m && column < quads_n) {
+                    finish_backward(row, column, sums[g][i][q]);
+                }
+            }
         }
     }
 }
@@ -137,44 +165,69 @@ fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
 fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let quads_m = params.m / 4u;
     let quads_n = params.n / 4u;
-    let my_rows = group.x * SUB + lane;
-    let my_columns = group.y * 2u * SUB + lane;
+    let my_rows = group.x * SUB * QUAD_GROUPS + lane;
+    let my_columns = group.y * SUB * QUADS + lane;
 
     // Rows and columns past the end repeat the last ones and are never stored.
-    var a_at = min(my_rows, quads_m - 1u);
-    var b_at = min(my_columns, quads_n - 1u);
-    let b_far = min(my_columns + SUB, quads_n - 1u) - b_at;
+    var a_at: array<u32, QUAD_GROUPS>;
+    for (var g = 0u; g < QUAD_GROUPS; g++) {
+        a_at[g] = min(my_rows + g * SUB, quads_m - 1u);
+    }
+    var b_at: array<u32, QUADS>;
+    for (var q = 0u; q < QUADS; q++) {
+        b_at[q] = min(my_columns + q * SUB, quads_n - 1u);
+    }
 
-    var sums: array<array<vec4f, 2>, 4u * SUB>;
-    var total = vec4f(0.0);
-    for (var k = 0u; k < params.k; k++) {
-        let rows = unpack(a[a_at]);
-        let near = unpack(b[b_at]);
-        let far = unpack(b[b_at + b_far]);
-        a_at += quads_m;
-        b_at += quads_n;
+    var sums: array<array<array<array<vec4f, QUADS>, 4>, SUB>, QUAD_GROUPS>;
+    var totals: array<vec4f, QUAD_GROUPS>;
+    let last = params.k - 1u;
+    let end = min((group.z + 1u) * params.depth, params.k);
+    for (var k = group.z * params.depth; k < end; k += 4u) {
+        var rows: array<array<vec4f, 4>, QUAD_GROUPS>;
+        for (var g = 0u; g < QUAD_GROUPS; g++) {
+            for (var s = 0u; s < 4u; s++) {
+                // k past the end repeats the last one, times 0.
+                let left = unpack(a[a_at[g] + min(k + s, last) * quads_m]);
+                rows[g][s] = select(vec4f(0.0), left, k + s <= last);
+                totals[g] += rows[g][s];
+            }
+        }
+        for (var q = 0u; q < QUADS; q++) {
+            var right: array<vec4f, 4>;
+            for (var s = 0u; s < 4u; s++) {
+                right[s] = select(vec4f(0.0), unpack(b[b_at[q] + min(k + s, last) * quads_n]), k + s <= last);
+            }
+            for (var g = 0u; g < QUAD_GROUPS; g++) {
+                for (var i = 0u; i < SUB; i++) {
+                    for (var j = 0u; j < 4u; j++) {
+                        var sum = sums[g][i][j][q];
+                        for (var s = 0u; s < 4u; s++) {
+                            sum = fma(vec4f(subgroupShuffle(rows[g][s][j], i)), right[s], sum);
+                        }
+                        sums[g][i][j][q] = sum;
+                    }
+                }
+            }
+        }
+    }
+
+    for (var g = 0u; g < QUAD_GROUPS; g++) {
         for (var i = 0u; i < SUB; i++) {
             for (var j = 0u; j < 4u; j++) {
-                let left = vec4f(subgroupShuffle(rows[j], i));
-                sums[4u * i + j][0] = fma(left, near, sums[4u * i + j][0]);
-                sums[4u * i + j][1] = fma(left, far, sums[4u * i + j][1]);
+                for (var q = 0u; q < QUADS; q++) {
+                    let row = ((group.x * QUAD_GROUPS + g) * SUB + i) * 4u + j;
+                    let column = my_columns + q * SUB;
+                    if (row < params.m && column < quads_n) {
+                        gradient[(group.z * params.m + row) * quads_n + column] = sums[g][i][j][q];
+                    }
+                }
             }
         }
-        total += rows;
-    }
-
-    for (var i = 0u; i < 4u * SUB; i++) {
-        let row = group.x * 4u * SUB + i;
-        for (var j = 0u; j < 2u; j++) {
-            let quad = my_columns + j * SUB;
-            if (row < params.m && quad < quads_n) {
-                gradient[row * quads_n + quad] = sums[i][j];
+        let mine = my_rows + g * SUB;
+        if (HAS_COLUMN_SUM && group.y == 0u && mine < quads_m) {
+            for (var j = 0u; j < 4u; j++) {
+                column_sum[group.z * params.m + mine * 4u + j] = totals[g][j];
             }
-        }
-    }
-    if (HAS_COLUMN_SUM && group.y == 0u && my_rows < quads_m) {
-        for (var j = 0u; j < 4u; j++) {
-            column_sum[my_rows * 4u + j] = total[j];
         }
     }
 }

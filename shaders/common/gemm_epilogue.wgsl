@@ -5,10 +5,6 @@
 //   pre[m,n] = u                            (KEEP_PRE: the activation's backward needs it)
 //   v = u | gelu(u) | quick_gelu(u)         (ACTIVATION 0 | 1 | 2)
 //   c[m,n] = v·scale[n] + residual[m,n]     (HAS_SCALE: LayerScale; HAS_RESIDUAL)
-//
-// and behind the product that back-propagates through an activation's output to its argument, kept[m,n]:
-//
-//   product[m,n] = sum·act'(kept[m,n]) + residual[m,n]     act = 1 | gelu | quick_gelu (ACTIVATION 0 | 1 | 2)
 
 override HAS_BIAS: bool = false;
 override KEEP_PRE: bool = false;
@@ -39,26 +35,4 @@ fn finish(row: u32, quad: u32, sum: vec4f) {
         addend = unpack(residual[at]);
     }
     c[at] = pack(fma(value, factor, addend));
-}
-
-fn finish_backward(row: u32, quad: u32, sum: vec4f) {
-    let at = row * (params.n / 4u) + quad;
-    var factor = vec4f(1.0);
-    if (ACTIVATION == 1u) {
-        let u = unpack(kept[at]);
-        factor = vec4f(gelu_derivative(u.x), gelu_derivative(u.y), gelu_derivative(u.z), gelu_derivative(u.w));
-    } else if (ACTIVATION == 2u) {
-        let u = unpack(kept[at]);
-        factor = vec4f(
-            quick_gelu_derivative(u.x),
-            quick_gelu_derivative(u.y),
-            quick_gelu_derivative(u.z),
-            quick_gelu_derivative(u.w),
-        );
-    }
-    var addend = vec4f(0.0);
-    if (HAS_RESIDUAL) {
-        addend = unpack(residual[at]);
-    }
-    product[at] = pack(fma(sum, factor, addend));
 }

@@ -7,7 +7,7 @@ use super::{Constants, WORD};
 use crate::error::{Error, Result};
 use crate::shape::Precision;
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// What `lat-wgpu info` prints about an adapter.
@@ -59,15 +59,19 @@ pub struct ContextOptions {
     pub tuned: bool,
     /// Record for any WebGPU device, not for this one: `default_limits`, and kernels for GPUs even where this is a CPU.
     pub portable: bool,
+    /// With f16, let the adapter's matrix units multiply, once they are proved.
+    pub matrix_units: bool,
 }
 
 impl ContextOptions {
-    /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices, and `LAT_TUNED=0`, which passes
-    /// over what was tuned.
+    /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices, `LAT_TUNED=0`, which passes over
+    /// what was tuned, and `LAT_MATRIX_UNITS=0`, which leaves matrix units alone.
     pub fn from_environment(adapter: Option<String>) -> Self {
         let default_limits = std::env::var("LAT_LIMITS").is_ok_and(|v| v == "default");
         let tuned = !default_limits && !std::env::var("LAT_TUNED").is_ok_and(|v| v == "0");
-        ContextOptions { adapter, default_limits, portable: false, precision: Precision::F32, tuned }
+        let matrix_units = !default_limits && !std::env::var("LAT_MATRIX_UNITS").is_ok_and(|v| v == "0");
+        let precision = Precision::F32;
+        ContextOptions { adapter, default_limits, portable: false, precision, tuned, matrix_units }
     }
 }
 
@@ -127,6 +131,9 @@ pub struct Context {
     precision: Precision,
     cpu: bool,
     checked: bool,
+    /// Side of the fragments that its matrix units multiply.
+    fragments: Option<u32>,
+    fragments_proved: OnceLock<bool>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     choices: Mutex<Choices>,
     faults: Arc<Mutex<Vec<String>>>,
@@ -139,6 +146,24 @@ const OPTIONAL_FEATURES: [(wgpu::Features, &str); 3] = [
     (wgpu::Features::SHADER_F16, "f16"),
     (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
 ];
+
+/// The side of the fragments that an adapter's matrix units multiply, halves in and f32 out, if it has such units.
+fn fragments(adapter: &wgpu::Adapter) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let wanted = wgpu::Features::SUBGROUP
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    let known = if adapter.features().contains(wanted) {
+        adapter.cooperative_matrix_properties()
+    } else {
+        Vec::new()
+    };
+    [16, 8].into_iter().find(|&side| {
+        known.iter().any(|unit| {
+            [unit.m_size, unit.n_size, unit.k_size] == [side; 3] && (unit.ab_type, unit.cr_type) == (F16, F32)
+        })
+    })
+}
 
 /// All adapters that the drivers on this machine offer, best first.
 pub fn adapters() -> Vec<AdapterSummary> {
@@ -229,10 +254,22 @@ impl Context {
             let wanted = OPTIONAL_FEATURES.iter().fold(wgpu::Features::empty(), |all, (flag, _)| all | *flag);
             (adapter.features() & wanted, adapter.limits())
         };
+        // Halves alone: f32 has to come out the same everywhere.
+        let units = options.precision == Precision::F16 && options.matrix_units && !features.is_empty();
+        let fragments = fragments(adapter).filter(|_| units);
+        let (features, experimental) = match fragments {
+            None => (features, wgpu::ExperimentalFeatures::disabled()),
+            // SAFETY: the one experimental feature is that of matrix units; what its shader reads and writes is checked
+            // like that of all others, and its results are proved before they are used.
+            Some(_) => (features | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, unsafe {
+                wgpu::ExperimentalFeatures::enabled()
+            }),
+        };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("lat-wgpu"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features: experimental,
             ..Default::default()
         }))
         .map_err(|error| Error::Gpu(format!("{}: no device: {error}", info.name)))?;
@@ -274,6 +311,8 @@ impl Context {
             precision: options.precision,
             cpu: info.device_type == wgpu::DeviceType::Cpu && !options.portable,
             checked: std::env::var("LAT_CHECKED").is_ok_and(|v| v == "1"),
+            fragments,
+            fragments_proved: OnceLock::new(),
             pipelines: Mutex::default(),
             faults,
             device,
@@ -303,6 +342,12 @@ impl Context {
     /// Whether kernels can be run with weights and activations stored so.
     pub fn supports(&self, storage: Storage) -> bool {
         storage != Storage::F16 || self.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// The side of the fragments that the adapter's matrix units multiply: only with halves, and only if `prove`, which is
+    /// asked once, finds them right.
+    pub fn matrix_units(&self, prove: impl FnOnce(u32) -> bool) -> Option<u32> {
+        self.fragments.filter(|&side| *self.fragments_proved.get_or_init(|| prove(side)))
     }
 
     /// The variant that tuning chose for `key`, if it did.

@@ -95,9 +95,19 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Whether this entry point touches quads, so that its variants differ by [`Storage`].
-    pub fn has_storage(&self) -> bool {
-        self.quads && self.bindings.iter().any(|binding| binding.quads)
+    /// Whether it multiplies on the adapter's matrix units.
+    pub fn multiplies_fragments(&self) -> bool {
+        self.source.contains("enable wgpu_cooperative_matrix;")
+    }
+
+    /// The ways in which weights and activations may lie in memory for this entry point: f32 alone if it touches no quads.
+    pub fn storages(&self) -> &'static [Storage] {
+        let has_quads = self.quads && self.bindings.iter().any(|binding| binding.quads);
+        match (has_quads, self.multiplies_fragments()) {
+            (false, _) => &[Storage::F32],
+            (true, false) => &Storage::ALL,
+            (true, true) => &[Storage::F16],
+        }
     }
 }
 

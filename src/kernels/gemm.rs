@@ -2,13 +2,16 @@
 //! dB = dCᵀ·A.
 //!
 //! Three WGSL files compute the same bits: `gemm.wgsl` (plain, any shape), `gemm_tiled.wgsl` (GPUs) and
-//! `gemm_subgroup.wgsl` (CPU adapters).
+//! `gemm_subgroup.wgsl` (CPU adapters). A fourth, `gemm_cooperative.wgsl`, multiplies halves forward on matrix units, whose
+//! sums round in their own way.
 
 use super::{THREADS, expect, u32_of};
+use crate::error::Result;
 use crate::gpu::{
-    Access, Binding, Constants, Context, Dispatch, Family, Kernel, Recorder, Storage, Tensor, assemble,
-    grid_1d,
+    Access, Binding, Buffer, Constants, Context, Dispatch, Family, Kernel, Recorder, Storage, Tensor,
+    assemble, grid_1d,
 };
+use crate::rng;
 use crate::shape::Activation;
 
 const NT: &[Binding] = &[
@@ -34,7 +37,14 @@ const TN: &[Binding] = &[
     Binding::write("column_sum"),
 ];
 const GELU: &str = include_str!("../../shaders/common/gelu.wgsl");
-const HELPERS: &[&str] = &[include_str!("../../shaders/common/gemm_epilogue.wgsl"), GELU];
+const OF_SLICES: &[Binding] = &[
+    Binding::read("slices"),
+    Binding::read("slices_of_sums"),
+    Binding::write("total"),
+    Binding::write("total_of_sums"),
+];
+const EPILOGUE: &str = include_str!("../../shaders/common/gemm_epilogue.wgsl");
+const HELPERS: &[&str] = &[EPILOGUE, include_str!("../../shaders/common/gemm_epilogue_backward.wgsl"), GELU];
 
 /// One invocation per output, any shape, f32 alone.
 pub static PLAIN: Kernel = Kernel {
@@ -72,6 +82,23 @@ pub static SUBGROUP: Kernel = Kernel {
     quads: true,
 };
 
+const fn cooperative(helpers: &'static [&'static str]) -> Kernel {
+    Kernel {
+        name: "gemm_cooperative",
+        source: include_str!("../../shaders/gemm_cooperative.wgsl"),
+        helpers,
+        subgroups: true,
+        ..TILED
+    }
+}
+
+/// Matrix units that multiply fragments of 16 × 16.
+pub static COOPERATIVE_16: Kernel =
+    cooperative(&[include_str!("../../shaders/common/fragment_16.wgsl"), EPILOGUE, GELU]);
+/// Matrix units that multiply fragments of 8 × 8.
+pub static COOPERATIVE_8: Kernel =
+    cooperative(&[include_str!("../../shaders/common/fragment_8.wgsl"), EPILOGUE, GELU]);
+
 /// [`PLAIN`] for A·B.
 pub static PLAIN_NN: Kernel = Kernel { entry: "gemm_nn", bindings: NN, ..PLAIN };
 /// [`TILED`] for A·B.
@@ -82,6 +109,8 @@ pub static SUBGROUP_NN: Kernel = Kernel { entry: "gemm_nn", bindings: NN, ..SUBG
 pub static PLAIN_TN: Kernel = Kernel { entry: "gemm_tn", bindings: TN, ..PLAIN };
 /// [`TILED`] for Aᵀ·B.
 pub static TILED_TN: Kernel = Kernel { entry: "gemm_tn", bindings: TN, ..TILED };
+/// Adds up the slices of Aᵀ·B.
+pub static SLICES: Kernel = Kernel { entry: "gemm_slices", bindings: OF_SLICES, ..PLAIN };
 /// [`SUBGROUP`] for Aᵀ·B.
 pub static SUBGROUP_TN: Kernel = Kernel { entry: "gemm_tn", bindings: TN, ..SUBGROUP };
 
@@ -91,7 +120,8 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
-    unused: u32,
+    /// TN: k of a slice.
+    depth: u32,
 }
 
 /// Which operand a product takes turned; (M, K) times (K, N) is meant in each.
@@ -119,7 +149,7 @@ impl Form {
     }
 }
 
-/// One way to compute a product; all give the same bits.
+/// One way to compute a product; all but [`Tile::Cooperative`] give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tile {
     /// `gemm.wgsl`.
@@ -133,21 +163,34 @@ pub enum Tile {
         /// TM = TN.
         each: u32,
     },
-    /// `gemm_subgroup.wgsl` with this many rows per workgroup.
+    /// `gemm_subgroup.wgsl` with this many rows per workgroup; in TN a multiple of 4 · `lanes`.
     Subgroup {
         /// SUB, the adapter's fixed subgroup size.
         lanes: u32,
         /// ROWS.
         rows: u32,
+        /// QUADS of columns per lane.
+        quads: u32,
+    },
+    /// `gemm_cooperative.wgsl`: halves, A·Bᵀ, at least [`COOPERATIVE_TILE`] rows and columns. In no menu.
+    Cooperative {
+        /// SIDE of a fragment, 16 or 8.
+        side: u32,
     },
 }
+
+/// BM and BN of `gemm_cooperative.wgsl`.
+pub const COOPERATIVE_TILE: usize = 64;
 
 impl std::fmt::Display for Tile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Tile::Plain => write!(f, "plain"),
+            Tile::Cooperative { side } => write!(f, "fragments of {side}x{side}"),
             Tile::Tiled { rows, columns, each } => write!(f, "tiled {rows}x{columns} by {each}x{each}"),
-            Tile::Subgroup { lanes, rows } => write!(f, "subgroup of {lanes} with {rows} rows"),
+            Tile::Subgroup { lanes, rows, quads } => {
+                write!(f, "subgroup of {lanes} with {rows} rows x {} columns", 4 * lanes * quads)
+            }
         }
     }
 }
@@ -171,19 +214,60 @@ pub fn shape_of(dispatch: &Dispatch) -> Option<(Form, [usize; 3])> {
 
 /// GPU tiles, largest first. 8 × 8 outputs read two words of workgroup memory per eight multiply-adds, 4 × 4 outputs four,
 /// which is all that an AMD card can read meanwhile.
-pub const TILED_MENU: [Tile; 4] = [
+pub const TILED_MENU: [Tile; 5] = [
     Tile::Tiled { rows: 128, columns: 128, each: 8 },
     Tile::Tiled { rows: 128, columns: 64, each: 8 },
     Tile::Tiled { rows: 64, columns: 64, each: 8 },
     Tile::Tiled { rows: 32, columns: 32, each: 4 },
+    // Skinny: few rows, as of one query.
+    Tile::Tiled { rows: 16, columns: 64, each: 4 },
 ];
 
-/// Rows per workgroup on CPU adapters, largest first.
-pub const SUBGROUP_ROWS: [u32; 3] = [32, 16, 8];
+/// Rows per workgroup and quads of columns per lane on CPU adapters, largest first. Loads are what costs there, and a larger
+/// tile does more with each; but its epilogue is unrolled too, and takes the longer to compile.
+pub const SUBGROUP_MENU: [(u32, u32); 4] = [(32, 2), (32, 1), (16, 1), (8, 1)];
+
+/// The same for TN, which has no epilogue.
+pub const SUBGROUP_MENU_TN: [(u32, u32); 2] = [(64, 4), (32, 2)];
+
+/// Rows of pictures from which on a CPU adapter's largest tiles earn back their time in the compiler.
+const MANY_ROWS: usize = 512;
+
+/// Workgroups that keep a GPU of a hundred processors busy.
+const WORKGROUPS: usize = 128;
+
+/// How the sums of TN are cut along k where the result alone gives a GPU too little to do at once.
+///
+/// A function of the shape alone, so that all tiles on all adapters add up in the same order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slices {
+    count: usize,
+    /// k of each but the last, which has the rest.
+    depth: usize,
+}
+
+impl Slices {
+    /// Slices are as deep as a tile's steps divide, and deep enough to be worth another pass.
+    fn of(m: usize, n: usize, k: usize) -> Slices {
+        const LEAST_DEPTH: usize = 512;
+        const STEP: usize = 16;
+        let tiles = m.div_ceil(64) * n.div_ceil(64);
+        let count = (WORKGROUPS / tiles).min(k / LEAST_DEPTH).clamp(1, 16);
+        let depth = k.div_ceil(count).next_multiple_of(STEP);
+        Slices { count: k.div_ceil(depth), depth }
+    }
+}
 
 impl Tile {
-    /// The tile that tuning chose for shapes like this one, else the one from the built-in table.
+    /// Matrix units if the adapter has such and they can, else the tile that tuning chose for shapes like this one, else the
+    /// one from the built-in table.
     pub fn pick(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
+        let units = context.matrix_units(|side| Proof::holds(context, side));
+        if let Some(tile) =
+            units.map(|side| Tile::Cooperative { side }).filter(|tile| tile.can(form, m, n, k))
+        {
+            return tile;
+        }
         let family = context.family();
         let chosen = context.choice(&class_of(form, context.storage(), m, n, k));
         let menu = || Tile::menu(form, family).into_iter();
@@ -210,20 +294,34 @@ impl Tile {
         }
         match family {
             Family::Tiled => {
-                // A GPU wants many workgroups; a large tile wants few loads. The largest tile that still gives 128 of them.
+                // A GPU wants many workgroups; a large tile wants few loads. The largest tile that still gives enough.
+                let slices = if form == Form::Tn { Slices::of(m, n, k).count } else { 1 };
                 let enough = |tile: &Tile| match *tile {
                     Tile::Tiled { rows, columns, .. } => {
-                        m.div_ceil(rows as usize) * n.div_ceil(columns as usize) >= 128
+                        slices * m.div_ceil(rows as usize) * n.div_ceil(columns as usize) >= WORKGROUPS
                     }
                     _ => false,
                 };
-                TILED_MENU.into_iter().find(enough).unwrap_or(TILED_MENU[3])
+                let [.., small, skinny] = TILED_MENU;
+                if m <= 16 { skinny } else { TILED_MENU.into_iter().find(enough).unwrap_or(small) }
             }
-            Family::Subgroup(lanes) if form == Form::Tn => Tile::Subgroup { lanes, rows: 4 * lanes },
             Family::Subgroup(lanes) => {
-                let fits = |&rows: &u32| rows as usize <= m.next_multiple_of(lanes as usize);
-                let rows = SUBGROUP_ROWS.into_iter().find(fits).unwrap_or(SUBGROUP_ROWS[2]);
-                Tile::Subgroup { lanes, rows: rows.max(lanes) }
+                let pictures = if form == Form::Tn { k } else { m };
+                let menu = Tile::subgroup_menu(form, lanes);
+                let (largest, others) = (menu[0], &menu[1..]);
+                let fits = |tile: Tile| match tile {
+                    Tile::Subgroup { rows, quads, .. } => {
+                        // Not where much of it would lie past the end.
+                        let columns = (4 * lanes * quads) as usize;
+                        let filled = quads == 1 || n.next_multiple_of(columns) <= n + n / 8;
+                        filled && rows as usize <= m.next_multiple_of(lanes as usize)
+                    }
+                    _ => false,
+                };
+                if pictures >= MANY_ROWS && fits(largest) {
+                    return largest;
+                }
+                others.iter().copied().find(|&tile| fits(tile)).unwrap_or(menu[menu.len() - 1])
             }
         }
     }
@@ -233,6 +331,8 @@ impl Tile {
             (Tile::Plain, Form::Nt) => &PLAIN,
             (Tile::Plain, Form::Nn) => &PLAIN_NN,
             (Tile::Plain, Form::Tn) => &PLAIN_TN,
+            (Tile::Cooperative { side: 16 }, _) => &COOPERATIVE_16,
+            (Tile::Cooperative { .. }, _) => &COOPERATIVE_8,
             (Tile::Tiled { .. }, Form::Nt) => &TILED,
             (Tile::Tiled { .. }, Form::Nn) => &TILED_NN,
             (Tile::Tiled { .. }, Form::Tn) => &TILED_TN,
@@ -247,47 +347,66 @@ impl Tile {
         let mut menu = vec![Tile::Plain];
         menu.extend(TILED_MENU);
         if let Family::Subgroup(lanes) = family {
-            let mut rows = match form {
-                Form::Nt | Form::Nn => SUBGROUP_ROWS.map(|rows| rows.max(lanes)).to_vec(),
-                Form::Tn => vec![4 * lanes],
-            };
-            rows.dedup();
-            menu.extend(rows.into_iter().map(|rows| Tile::Subgroup { lanes, rows }));
+            menu.extend(Tile::subgroup_menu(form, lanes));
         }
         menu
     }
 
-    /// Checks that this tile can compute the form.
-    fn check(self, form: Form, name: &str, m: usize, n: usize, k: usize) {
-        let quads = form.in_quads(m, n, k) || self == Tile::Plain;
-        assert!(quads, "{name}: {form:?} {m}x{n}x{k} has rows that aren't multiples of 4");
-        if let (Tile::Subgroup { lanes, rows }, Form::Tn) = (self, form) {
-            assert_eq!(rows, 4 * lanes, "{name}: rows of {self:?}");
+    /// Largest first.
+    fn subgroup_menu(form: Form, lanes: u32) -> Vec<Tile> {
+        let (menu, least): (&[(u32, u32)], u32) = match form {
+            Form::Nt | Form::Nn => (&SUBGROUP_MENU, lanes),
+            Form::Tn => (&SUBGROUP_MENU_TN, 4 * lanes),
+        };
+        let tile = |&(rows, quads): &(u32, u32)| Tile::Subgroup { lanes, rows: rows.max(least), quads };
+        let mut menu: Vec<Tile> = menu.iter().map(tile).collect();
+        menu.dedup();
+        menu
+    }
+
+    /// Whether this tile can compute such a product.
+    fn can(self, form: Form, m: usize, n: usize, k: usize) -> bool {
+        match self {
+            Tile::Plain => true,
+            Tile::Cooperative { side } => {
+                let large = m.min(n) >= COOPERATIVE_TILE;
+                form == Form::Nt && large && n.is_multiple_of(4) && k.is_multiple_of(side as usize)
+            }
+            Tile::Tiled { .. } | Tile::Subgroup { .. } => form.in_quads(m, n, k),
         }
+    }
+
+    fn check(self, form: Form, name: &str, m: usize, n: usize, k: usize) {
+        assert!(self.can(form, m, n, k), "{name}: {self} can't compute {form:?} {m}x{n}x{k}");
     }
 
     fn constants(self) -> Constants {
         match self {
             Tile::Plain => vec![],
+            Tile::Cooperative { side } => vec![("SIDE", side)],
             Tile::Tiled { rows, columns, each } => {
                 vec![("BM", rows), ("BN", columns), ("TM", each), ("TN", each)]
             }
-            Tile::Subgroup { lanes, rows } => vec![("SUB", lanes), ("ROWS", rows)],
+            Tile::Subgroup { lanes, rows, quads } => vec![("SUB", lanes), ("ROWS", rows), ("QUADS", quads)],
         }
     }
 
-    fn grid(self, form: Form, m: usize, n: usize) -> [u32; 3] {
+    fn grid(self, m: usize, n: usize) -> [u32; 3] {
         let tiles = |m_each: u32, n_each: u32| {
             (u32_of(m.div_ceil(m_each as usize)), u32_of(n.div_ceil(n_each as usize)))
         };
         match self {
             Tile::Plain => grid_1d((m * n).div_ceil(THREADS)),
+            Tile::Cooperative { .. } => {
+                let (down, along) = tiles(COOPERATIVE_TILE as u32, COOPERATIVE_TILE as u32);
+                [along, down, 1]
+            }
             Tile::Tiled { rows, columns, .. } => {
                 let (down, along) = tiles(rows, columns);
                 [along, down, 1]
             }
-            Tile::Subgroup { lanes, rows } => {
-                let (down, along) = tiles(rows, if form == Form::Tn { 8 * lanes } else { 4 * lanes });
+            Tile::Subgroup { lanes, rows, quads } => {
+                let (down, along) = tiles(rows, 4 * lanes * quads);
                 [down, along, 1]
             }
         }
@@ -295,16 +414,74 @@ impl Tile {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let mut all = Vec::new();
+    let mut all = vec![(&SLICES, vec![])];
+    let units = [16, 8].map(|side| Tile::Cooperative { side });
+    all.extend(units.map(|tile| (tile.kernel(Form::Nt), tile.constants())));
     for form in Form::ALL {
         let mut tiles = Tile::menu(form, Family::Tiled);
         for lanes in [4, 8, 16] {
-            let subgroup = Tile::menu(form, Family::Subgroup(lanes));
-            tiles.extend(subgroup.into_iter().filter(|tile| matches!(tile, Tile::Subgroup { .. })));
+            tiles.extend(Tile::subgroup_menu(form, lanes));
         }
         all.extend(tiles.into_iter().map(|tile| (tile.kernel(form), tile.constants())));
     }
     all
+}
+
+/// Operands that prove matrix units: whole numbers whose sums come out the same in any order in f32, and wrong if they are
+/// kept in halves on the way.
+struct Proof;
+
+impl Proof {
+    /// M, N and K: neither M nor N is a multiple of the tile.
+    const SIZE: [usize; 3] = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 128];
+
+    fn whole(stream: u64, i: usize, below: f32) -> f32 {
+        (rng::uniform(7, stream, i as u64) * below).floor()
+    }
+
+    /// The first half of k again in the second: what the former adds up, to 64·31² at most, the latter takes back but for a
+    /// small rest.
+    fn repeated(stream: u64, i: usize) -> f32 {
+        let k = Self::SIZE[2];
+        Self::whole(stream, i / k * k + i % (k / 2), 32.0)
+    }
+
+    /// Element i of A.
+    fn left(i: usize) -> f32 {
+        Self::repeated(1, i)
+    }
+
+    /// Element i of B.
+    fn right(i: usize) -> f32 {
+        let k = Self::SIZE[2];
+        let repeated = Self::repeated(2, i);
+        if i % k < k / 2 { repeated } else { Self::whole(3, i, 3.0) - 1.0 - repeated }
+    }
+
+    fn product(context: &Context, tile: Tile) -> Result<Vec<u32>> {
+        let [m, n, k] = Self::SIZE;
+        let halves = |label: &str, len: usize, value: &dyn Fn(usize) -> f32| -> Result<Buffer> {
+            let buffer = context.buffer(label, len / 2)?;
+            let data: Vec<half::f16> = (0..len).map(|i| half::f16::from_f32(value(i))).collect();
+            context.write(&buffer, bytemuck::cast_slice(&data));
+            Ok(buffer)
+        };
+        let (a, b) = (halves("a", m * k, &Self::left)?, halves("b", n * k, &Self::right)?);
+        let result = halves("c", m * n, &|_| f32::NAN)?;
+        let mut recorder = Recorder::new(context);
+        let [a, b, c] = [&a, &b, &result].map(|buffer| recorder.import_as(buffer, Storage::F16));
+        Nt { a, b, c, m, n, k, epilogue: Epilogue::default() }.record_with(&mut recorder, "proof", tile);
+        recorder.finish()?.run(context)?;
+        Ok(context.read(&result)?.into_iter().map(f32::to_bits).collect())
+    }
+
+    /// Whether fragments of this side give what the built-in tile gives.
+    fn holds(context: &Context, side: u32) -> bool {
+        let [m, n, k] = Self::SIZE;
+        let wanted = Self::product(context, Tile::built_in(Form::Nt, context.family(), m, n, k));
+        let found = Self::product(context, Tile::Cooperative { side });
+        matches!((wanted, found), (Ok(wanted), Ok(found)) if wanted == found)
+    }
 }
 
 /// The shaders' number of an activation.
@@ -386,7 +563,7 @@ impl Nt {
 
         let read = recorder.unused(Access::Read);
         let write = recorder.unused(Access::Write);
-        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), unused: 0 };
+        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0 };
         recorder.dispatch(Dispatch {
             kernel: tile.kernel(Form::Nt),
             constants: tile.constants(),
@@ -407,7 +584,7 @@ impl Nt {
                 epilogue.pre.unwrap_or(write),
             ],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: tile.grid(Form::Nt, m, n),
+            grid: tile.grid(m, n),
             flops: 2.0 * m as f64 * n as f64 * k as f64,
             label: recorder.label(name),
         });
@@ -460,7 +637,7 @@ impl Nn {
         tile.check(Form::Nn, name, m, n, k);
 
         let unused = recorder.unused(Access::Read);
-        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), unused: 0 };
+        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0 };
         recorder.dispatch(Dispatch {
             kernel: tile.kernel(Form::Nn),
             constants: tile.constants(),
@@ -470,7 +647,7 @@ impl Nn {
             ],
             tensors: vec![a, b, c, kept.unwrap_or(unused), residual.unwrap_or(unused)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: tile.grid(Form::Nn, m, n),
+            grid: tile.grid(m, n),
             flops: 2.0 * m as f64 * n as f64 * k as f64,
             label: recorder.label(name),
         });
@@ -478,6 +655,8 @@ impl Nn {
 }
 
 /// C = Aᵀ·B and the sums of A's columns: a linear layer's dW = dYᵀ·X and db.
+///
+/// Where K is long and C small, K is cut into slices that are computed side by side and added up in order by a second launch.
 #[derive(Debug, Clone, Copy)]
 pub struct Tn {
     /// (K, M).
@@ -517,17 +696,78 @@ impl Tn {
         }
         tile.check(Form::Tn, name, m, n, k);
 
+        let Slices { count, depth } = Slices::of(m, n, k);
+        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: u32_of(depth) };
+        let params = bytemuck::bytes_of(&params).to_vec();
         let unused = recorder.unused(Access::Write);
-        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), unused: 0 };
+        let (gradient, sums) = if count == 1 {
+            (c, column_sum)
+        } else {
+            let sums = column_sum.map(|_| recorder.tensor("column sums of slices", count * m));
+            (recorder.tensor("slices", count * m * n), sums)
+        };
+        let [x, y, _] = tile.grid(m, n);
         recorder.dispatch(Dispatch {
             kernel: tile.kernel(Form::Tn),
             constants: tile.constants(),
             overrides: vec![("HAS_COLUMN_SUM", on(column_sum))],
-            tensors: vec![a, b, c, column_sum.unwrap_or(unused)],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: tile.grid(Form::Tn, m, n),
+            tensors: vec![a, b, gradient, sums.unwrap_or(unused)],
+            params: params.clone(),
+            grid: [x, y, u32_of(count)],
             flops: 2.0 * m as f64 * n as f64 * k as f64,
             label: recorder.label(name),
         });
+        if count == 1 {
+            return;
+        }
+        let outputs = m * n + column_sum.map_or(0, |_| m);
+        let read = recorder.unused(Access::Read);
+        recorder.dispatch(Dispatch {
+            kernel: &SLICES,
+            constants: vec![],
+            overrides: vec![("HAS_COLUMN_SUM", on(column_sum))],
+            tensors: vec![gradient, sums.unwrap_or(read), c, column_sum.unwrap_or(unused)],
+            params,
+            grid: grid_1d(outputs.div_ceil(THREADS)),
+            flops: (count * outputs) as f64,
+            label: recorder.label(&format!("{name} slices")),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+
+    #[test]
+    fn the_proof_of_matrix_units_tells_f32_from_halves() {
+        let [m, n, k] = Proof::SIZE;
+        let mut told = 0;
+        for (row, column) in [(0, 0), (1, 7), (m / 2, n / 3), (m - 1, n - 1)] {
+            let terms: Vec<f32> =
+                (0..k).map(|i| Proof::left(row * k + i) * Proof::right(column * k + i)).collect();
+            let sum: f32 = terms.iter().sum();
+            let turned: f32 = terms.iter().rev().sum();
+            let in_halves = terms.iter().fold(f16::ZERO, |sum, term| sum + f16::from_f32(*term));
+            assert_eq!(sum, turned, "({row}, {column})");
+            assert_eq!(f16::from_f32(sum).to_f32(), sum, "({row}, {column}): no whole half");
+            assert!(sum != 0.0, "({row}, {column}): nothing left");
+            told += usize::from(in_halves.to_f32() != sum);
+        }
+        assert_eq!(told, 4, "sums in halves came out right");
+    }
+
+    #[test]
+    fn slices_cover_k_in_steps_of_a_tile() {
+        for (m, n, k) in [(384, 384, 1576), (192, 192, 6304), (4, 4, 9000), (384, 1536, 257), (36, 40, 1029)]
+        {
+            let Slices { count, depth } = Slices::of(m, n, k);
+            assert!(depth % 16 == 0 && (count - 1) * depth < k && count * depth >= k, "{m}x{n}x{k}");
+            assert!(count == 1 || depth >= 512, "{m}x{n}x{k}: {count} slices of {depth}");
+        }
+        assert_eq!(Slices::of(384, 384, 1576).count, 3);
+        // A large result fills the adapter alone.
+        assert_eq!(Slices::of(1536, 384, 25_216).count, 1);
     }
 }

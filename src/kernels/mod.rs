@@ -59,8 +59,7 @@ pub fn variants() -> Vec<(&'static Kernel, Constants, Storage)> {
         topk::variants,
     ] {
         for (kernel, constants) in stem() {
-            let storages: &[Storage] = if kernel.has_storage() { &Storage::ALL } else { &[Storage::F32] };
-            all.extend(storages.iter().map(|&storage| (kernel, constants.clone(), storage)));
+            all.extend(kernel.storages().iter().map(|&storage| (kernel, constants.clone(), storage)));
         }
     }
     all

@@ -340,6 +340,9 @@ fn backward_around_every_tile() {
     for k in [1, 3, 4, 15, 16, 17, 31, 33] {
         Summed::new(36, 40, k).check(usize::MAX);
     }
+    // Long sums of few outputs, which are cut into slices: the last one short, and as many as there may be.
+    Summed::new(36, 40, 1029).check(usize::MAX);
+    Summed::new(12, 4, 8203).check(usize::MAX);
     for k in [4, 12, 16, 20] {
         Turned::new(33, 36, k, None, false).check(usize::MAX);
     }

@@ -42,6 +42,8 @@ pub struct Device {
     pub name: String,
     /// The driver's name and version.
     pub driver: String,
+    /// Whether it has matrix units.
+    pub matrix_units: bool,
     // Last: the library is unloaded when all that came from it is gone.
     _entry: ash::Entry,
 }
@@ -89,9 +91,21 @@ impl Device {
                 .robust_image_access2(true);
             let mut executable_info = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
                 .pipeline_executable_info(true);
-            let extensions =
-                [pipeline_executable_properties::NAME.as_ptr(), ash::ext::robustness2::NAME.as_ptr()];
-            let info = vk::DeviceCreateInfo::default()
+            let offered = instance.enumerate_device_extension_properties(physical)?;
+            let matrix_units = offered
+                .iter()
+                .any(|one| one.extension_name_as_c_str() == Ok(ash::khr::cooperative_matrix::NAME));
+            let mut cooperative =
+                vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+            let mut memory_model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default()
+                .vulkan_memory_model(true)
+                .vulkan_memory_model_device_scope(true);
+            let mut extensions =
+                vec![pipeline_executable_properties::NAME.as_ptr(), ash::ext::robustness2::NAME.as_ptr()];
+            if matrix_units {
+                extensions.push(ash::khr::cooperative_matrix::NAME.as_ptr());
+            }
+            let mut info = vk::DeviceCreateInfo::default()
                 .queue_create_infos(&queue)
                 .enabled_extension_names(&extensions)
                 .enabled_features(&robust)
@@ -99,6 +113,9 @@ impl Device {
                 .push_next(&mut halves)
                 .push_next(&mut robust_2)
                 .push_next(&mut executable_info);
+            if matrix_units {
+                info = info.push_next(&mut cooperative).push_next(&mut memory_model);
+            }
             let device = instance.create_device(physical, &info, None)?;
 
             let bindings: Vec<_> = (0..=STORAGE_BUFFERS)
@@ -120,7 +137,17 @@ impl Device {
             let info = vk::PipelineLayoutCreateInfo::default().set_layouts(std::slice::from_ref(&set_layout));
             let layout = device.create_pipeline_layout(&info, None)?;
             let executables = pipeline_executable_properties::Device::new(&instance, &device);
-            Ok(Device { instance, device, executables, layout, set_layout, name, driver, _entry: entry })
+            Ok(Device {
+                instance,
+                device,
+                executables,
+                layout,
+                set_layout,
+                name,
+                driver,
+                matrix_units,
+                _entry: entry,
+            })
         }
     }
 

@@ -50,9 +50,11 @@ struct Pipeline {
     entry: String,
     /// The file of its SPIR-V without `.spv`: the variant and the switches that aren't at their defaults.
     name: String,
+    /// Whether it multiplies on matrix units.
+    fragments: bool,
 }
 
-/// Every pipeline that an AMD card can get. Those with subgroups are made for adapters whose subgroups have 4 to 16 lanes.
+/// Every pipeline that an AMD card can get: its matrix units have fragments of 16 × 16 alone. Those with subgroups are made for adapters whose subgroups have 4 to 16 lanes.
 fn pipelines(shaders: &Path) -> Result<Vec<Pipeline>, Box<dyn Error>> {
     let path = shaders.join("list.txt");
     let list = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -62,10 +64,12 @@ fn pipelines(shaders: &Path) -> Result<Vec<Pipeline>, Box<dyn Error>> {
         let (Some(variant), Some(entry), Some(features)) = (words.next(), words.next(), words.next()) else {
             return Err(format!("{}: `{line}` is no line of a pipeline", path.display()).into());
         };
-        if features.split(',').any(|feature| feature == "plain") {
+        let fragments = features.split(',').any(|feature| feature == "fragments");
+        if features.split(',').any(|feature| feature == "plain") || (fragments && variant.contains("SIDE16"))
+        {
             let switches: String = words.map(|switch| format!("+{switch}")).collect();
             let name = format!("{variant}{switches}");
-            found.push(Pipeline { variant: variant.to_string(), entry: entry.to_string(), name });
+            found.push(Pipeline { variant: variant.to_string(), entry: entry.to_string(), name, fragments });
         }
     }
     Ok(found)
@@ -110,7 +114,7 @@ fn report(shaders: &Path) -> Result<(String, Vec<Row>), Box<dyn Error>> {
     for family in FAMILIES {
         let device = Device::open(family)?;
         drivers.insert(device.driver.clone());
-        for pipeline in &pipelines {
+        for pipeline in pipelines.iter().filter(|pipeline| device.matrix_units || !pipeline.fragments) {
             let new = row(family, &pipeline.variant, &compile(&device, shaders, pipeline)?)?;
             match rows.iter_mut().find(|row| (&row.family, &row.variant) == (&new.family, &new.variant)) {
                 Some(row) => row.worsen(&new),
