@@ -105,6 +105,14 @@ impl<'c> Embedder<'c> {
         self.need
     }
 
+    /// Makes batches half as large, after the adapter found no memory for one; false if they hold one picture already.
+    pub fn halve(&mut self) -> bool {
+        self.step = None;
+        let halves = self.batch > 1;
+        self.batch = (self.batch / 2).max(1);
+        halves
+    }
+
     /// Length of one embedding.
     pub fn dim(&self) -> usize {
         self.model.config().embedding_len()
@@ -135,7 +143,10 @@ impl<'c> Embedder<'c> {
         self.context.write(&step.pixels, &bytes);
         step.plan.run(self.context)?;
         let capacity = self.batch.max(pictures.len()) * self.dim();
-        let mut readback = self.idle.pop().unwrap_or_else(|| Readback::new(self.context, capacity));
+        let mut readback = match self.idle.pop() {
+            Some(readback) => readback,
+            None => Readback::new(self.context, capacity)?,
+        };
         readback.start(self.context, &step.embeddings, step.embeddings.words);
         self.flights.push_back(readback);
         self.step = Some(step);
@@ -194,6 +205,8 @@ pub trait Watch {
     fn skipped(&mut self, picture: &Picture, error: &Error);
     /// The row of a picture, in the order of the list.
     fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()>;
+    /// Something that the user should know.
+    fn note(&mut self, _text: &str) {}
     /// Whether to go on; asked between batches.
     fn go_on(&mut self) -> ControlFlow<Error>;
 }
@@ -220,7 +233,8 @@ fn mean_of_views(one: &[f32], other: &[f32], parts: usize) -> Vec<f32> {
     mean
 }
 
-/// Embeds every readable picture of a list, in its order; memory doesn't grow with the list.
+/// Embeds every readable picture of a list, in its order; memory doesn't grow with the list. Where the adapter finds no memory
+/// for a batch, it goes on with smaller ones.
 ///
 /// # Errors
 /// What the adapter or `watch` reports. An unreadable picture is no error here.
@@ -232,9 +246,8 @@ pub fn embed_pictures(
 ) -> Result<()> {
     let size = embedder.model.config().image;
     let parts = embedder.model.config().parts();
-    let batch = embedder.batch();
     // Whole rounds for the decoding threads, and never much more than the adapter takes at once.
-    let chunk = batch.max(2 * rayon::current_num_threads());
+    let chunk = embedder.batch().max(2 * rayon::current_num_threads());
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(1);
         scope.spawn(move || {
@@ -258,7 +271,7 @@ pub fn embed_pictures(
             if let ControlFlow::Break(error) = watch.go_on() {
                 return Err(error);
             }
-            while !ended && queue.len() < batch {
+            while !ended && queue.len() < embedder.batch() {
                 let Ok(decoded) = receiver.recv() else {
                     ended = true;
                     break;
@@ -275,9 +288,19 @@ pub fn embed_pictures(
                 }
             }
             if !queue.is_empty() {
-                let (names, images): (Vec<_>, Vec<_>) = queue.drain(..batch.min(queue.len())).unzip();
-                embedder.submit(&images)?;
-                flying.push_back(names);
+                let count = embedder.batch().min(queue.len());
+                let (names, images): (Vec<_>, Vec<_>) = queue.drain(..count).unzip();
+                match embedder.submit(&images) {
+                    Ok(()) => flying.push_back(names),
+                    Err(error @ Error::Memory(_)) if embedder.halve() => {
+                        watch.note(&format!("{error}; going on with batches of {}", embedder.batch()));
+                        for picture in names.into_iter().zip(images).rev() {
+                            queue.push_front(picture);
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             let drained = ended && queue.is_empty();
             if flying.len() >= IN_FLIGHT || drained {

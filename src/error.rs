@@ -60,9 +60,15 @@ pub enum Error {
     /// No graphics adapter can be used.
     #[error("{0}")]
     NoAdapter(String),
-    /// The adapter refused work, ran out of memory or was lost.
+    /// The adapter refused work, or never answered.
     #[error("the adapter failed: {0}")]
     Gpu(String),
+    /// The adapter is gone: its driver was reset, or it was unplugged.
+    #[error("the adapter was lost: {0}")]
+    Lost(String),
+    /// The adapter has no memory for a buffer.
+    #[error("the adapter is out of memory: {0}")]
+    Memory(String),
     /// A script that Python was to run for us failed, or there is no Python.
     #[error("{0}")]
     Python(String),
@@ -94,6 +100,11 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// Whether the same work may succeed on the same adapter, opened anew.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Error::Lost(_) | Error::Memory(_))
+    }
+
     /// What the user can try next, if there is something to say.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -108,6 +119,12 @@ impl Error {
             ),
             Error::Gpu(_) => {
                 Some("try --adapter with another name from `lat-wgpu info`, or a smaller --batch")
+            }
+            Error::Lost(_) => {
+                Some("a driver resets an adapter that works too long or runs too hot; what was saved stands")
+            }
+            Error::Memory(_) => {
+                Some("a smaller --batch or --micro-batch needs less; do other programs use the adapter?")
             }
             Error::Python(_) => Some(
                 "--to onnx needs Python with three packages: pip install onnx numpy safetensors; LAT_PYTHON=PATH names another Python",

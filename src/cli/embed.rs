@@ -14,11 +14,11 @@ use crate::data::reduce::{self, Reduction};
 use crate::data::walk::{self, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
-use crate::gpu::PlanProfile;
+use crate::gpu::{BETWEEN_FAILURES, PlanProfile};
 use crate::shape::{LambdaOn, PartTokens, Precision};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -48,6 +48,8 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         first_vector: None,
         rows: 0,
         skipped: 0,
+        last: None,
+        skipped_ahead: HashSet::new(),
     };
     // An index may have everything already: then no adapter is needed.
     let device = match pictures.is_empty() {
@@ -229,8 +231,33 @@ fn embed_all(
     pictures: &[Picture],
     progress: &mut Progress,
 ) -> Result<Device> {
+    let mut failed: Option<Instant> = None;
+    let mut batch = arguments.batch.map(|batch| batch as usize);
+    loop {
+        let rest = progress.rest(pictures);
+        let error = match embed_rest(arguments, network, &rest, batch, progress) {
+            Err(error) if error.may_pass() => error,
+            outcome => return outcome,
+        };
+        if failed.is_some_and(|at| at.elapsed() < BETWEEN_FAILURES) {
+            return Err(error);
+        }
+        failed = Some(Instant::now());
+        if matches!(error, Error::Memory(_)) {
+            batch = batch.map(|batch| batch.div_ceil(2));
+        }
+        Watch::note(progress, &format!("{error}; the adapter is opened anew for the rest"));
+    }
+}
+
+fn embed_rest(
+    arguments: &EmbedArguments,
+    network: &Network,
+    pictures: &[Picture],
+    batch: Option<usize>,
+    progress: &mut Progress,
+) -> Result<Device> {
     let context = open::adapter_with(arguments.adapter.as_ref(), arguments.precision.into())?;
-    let batch = arguments.batch.map(|batch| batch as usize);
     let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
     let mut embedder = Embedder::new(&context, network, batch, memory)?;
     let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
@@ -269,9 +296,21 @@ struct Progress {
     first_vector: Option<Duration>,
     rows: usize,
     skipped: usize,
+    /// Name of the picture whose row came last.
+    last: Option<String>,
+    /// Skipped pictures that may come behind it.
+    skipped_ahead: HashSet<String>,
 }
 
 impl Progress {
+    /// Pictures of a list that are neither embedded nor skipped yet. Rows come in the order of the list.
+    fn rest(&self, pictures: &[Picture]) -> Vec<Picture> {
+        let last = |last: &String| pictures.iter().position(|picture| picture.name == *last);
+        let done = self.last.as_ref().and_then(last).map_or(0, |at| at + 1);
+        let left = pictures[done..].iter().filter(|picture| !self.skipped_ahead.contains(&picture.name));
+        left.cloned().collect()
+    }
+
     /// Leaves what an index has got so far in a readable state, and tells what became of it.
     fn stop(self, error: Error) -> Error {
         self.bar.finish_and_clear();
@@ -290,6 +329,7 @@ impl Progress {
 impl Watch for Progress {
     fn skipped(&mut self, picture: &Picture, error: &Error) {
         self.skipped += 1;
+        self.skipped_ahead.insert(picture.name.clone());
         self.output.skip(&picture.name);
         self.bar.inc(1);
         self.bar.suspend(|| eprintln!("skipped {error}"));
@@ -298,11 +338,16 @@ impl Watch for Progress {
     fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()> {
         self.first_vector.get_or_insert_with(|| self.start.elapsed());
         self.rows += 1;
+        self.last = Some(picture.name.clone());
         self.bar.inc(1);
         match &self.reduction {
             Some(reduction) => self.output.push(&picture.name, &reduction.apply(embedding)),
             None => self.output.push(&picture.name, embedding),
         }
+    }
+
+    fn note(&mut self, text: &str) {
+        self.bar.suspend(|| eprintln!("note: {text}"));
     }
 
     fn go_on(&mut self) -> ControlFlow<Error> {

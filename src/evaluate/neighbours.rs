@@ -299,7 +299,7 @@ impl<'a> Neighbours<'a> {
         for (i, tile) in pieces(&(0..self.gallery.len()), self.tiles.gallery).enumerate() {
             let landed = if flights.len() < IN_FLIGHT { None } else { flights.pop_front() };
             let mut readback = match landed {
-                None => Readback::new(context, words),
+                None => Readback::new(context, words)?,
                 Some((tile, mut readback)) => {
                     receive(tile, readback.finish(context)?);
                     readback

@@ -1,6 +1,7 @@
 //! The opened adapter: device, queue, limits, pipelines, and what went wrong on it.
 
 use super::choices::{self, Choices};
+use super::faults::{Fault, Faults, Rehearsal, Running};
 use super::kernel::{Access, Storage, assemble};
 use super::recorder::Dispatch;
 use super::{Constants, WORD};
@@ -61,17 +62,34 @@ pub struct ContextOptions {
     pub portable: bool,
     /// With f16, let the adapter's matrix units multiply, once they are proved.
     pub matrix_units: bool,
+    /// Failures to be rehearsed, such as `lose@120,refuse@7`: the device is lost before the 120th launch of this process, its
+    /// 7th buffer finds no memory; `hang@3` never answers from the third launch on.
+    pub rehearse: Option<String>,
+    /// Seconds without an answer after which the adapter counts as hung; `None`: a minute, on CPU adapters an hour.
+    pub patience: Option<u64>,
 }
 
 impl ContextOptions {
     /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices, `LAT_TUNED=0`, which passes over
-    /// what was tuned, and `LAT_MATRIX_UNITS=0`, which leaves matrix units alone.
+    /// what was tuned, `LAT_MATRIX_UNITS=0`, which leaves matrix units alone, `LAT_PATIENCE=SECONDS`
+    /// and `LAT_REHEARSE`, see [`Self::rehearse`].
     pub fn from_environment(adapter: Option<String>) -> Self {
         let default_limits = std::env::var("LAT_LIMITS").is_ok_and(|v| v == "default");
         let tuned = !default_limits && !std::env::var("LAT_TUNED").is_ok_and(|v| v == "0");
         let matrix_units = !default_limits && !std::env::var("LAT_MATRIX_UNITS").is_ok_and(|v| v == "0");
         let precision = Precision::F32;
-        ContextOptions { adapter, default_limits, portable: false, precision, tuned, matrix_units }
+        let rehearse = std::env::var("LAT_REHEARSE").ok().filter(|text| !text.is_empty());
+        let patience = std::env::var("LAT_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+        ContextOptions {
+            adapter,
+            default_limits,
+            portable: false,
+            precision,
+            tuned,
+            matrix_units,
+            rehearse,
+            patience,
+        }
     }
 }
 
@@ -136,7 +154,10 @@ pub struct Context {
     fragments_proved: OnceLock<bool>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     choices: Mutex<Choices>,
-    faults: Arc<Mutex<Vec<String>>>,
+    faults: Arc<Mutex<Faults>>,
+    running: Mutex<Running>,
+    rehearsal: Option<Rehearsal>,
+    patience: Duration,
     /// Stand in for the inputs and outputs that a launch's switches leave untouched.
     pub(super) unused: [Buffer; 2],
 }
@@ -248,6 +269,7 @@ impl Context {
 
     fn from_adapter(adapter: &wgpu::Adapter, options: &ContextOptions) -> Result<Context> {
         let info = adapter.get_info();
+        let rehearsal = options.rehearse.as_deref().map(Rehearsal::parse).transpose()?;
         let (features, limits) = if options.default_limits || options.portable {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
@@ -274,16 +296,16 @@ impl Context {
         }))
         .map_err(|error| Error::Gpu(format!("{}: no device: {error}", info.name)))?;
 
-        let faults: Arc<Mutex<Vec<String>>> = Arc::default();
+        let faults: Arc<Mutex<Faults>> = Arc::default();
         let record = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            locked(&record).push(error.to_string());
+            locked(&record).push(error.into());
         }));
         let record = faults.clone();
         device.set_device_lost_callback(move |reason, message| {
             // Dropping the device on purpose isn't a fault.
             if !matches!(reason, wgpu::DeviceLostReason::Destroyed) {
-                locked(&record).push(format!("device lost: {message}"));
+                locked(&record).push(Fault::Lost(message));
             }
         });
 
@@ -302,14 +324,19 @@ impl Context {
         let summary = summarise(adapter);
         let choices =
             if options.tuned && !options.portable { choices::load(&summary) } else { Choices::new() };
+        let cpu = info.device_type == wgpu::DeviceType::Cpu;
         Ok(Context {
-            unused: ["unused input", "unused output"].map(|label| storage(&device, label, 4 * WORD)),
+            running: Mutex::default(),
+            rehearsal,
+            patience: Duration::from_secs(options.patience.unwrap_or(if cpu { 3600 } else { 60 })),
+            unused: ["unused input", "unused output"]
+                .map(|label| whole(allocate(&device, label, 4 * WORD, STORAGE), label, 4 * WORD)),
             choices: Mutex::new(choices),
             adapter: summary,
             limits,
             family,
             precision: options.precision,
-            cpu: info.device_type == wgpu::DeviceType::Cpu && !options.portable,
+            cpu: cpu && !options.portable,
             checked: std::env::var("LAT_CHECKED").is_ok_and(|v| v == "1"),
             fragments,
             fragments_proved: OnceLock::new(),
@@ -390,24 +417,107 @@ impl Context {
         self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
     }
 
-    /// The first error that the driver reported since the last call, if any.
+    /// The gravest error that the driver reported since the last call, if any. A device that is lost stays so.
+    ///
+    /// # Errors
+    /// [`Error::Lost`], [`Error::Memory`] or [`Error::Gpu`].
     pub fn check(&self) -> Result<()> {
-        let mut faults = locked(&self.faults);
-        match faults.first().cloned() {
-            None => Ok(()),
-            Some(first) => {
-                faults.clear();
-                Err(Error::Gpu(first))
-            }
-        }
+        locked(&self.faults).take()
     }
 
     /// Waits until all submitted work is done.
+    ///
+    /// # Errors
+    /// What the driver reported; [`Error::Gpu`] with the launches in question if it doesn't answer.
     pub fn wait(&self) -> Result<()> {
-        self.device
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|error| Error::Gpu(error.to_string()))?;
+        self.wait_for(None, u64::MAX)
+    }
+
+    /// Waits for a submission, or for all, and for those numbered before it.
+    fn wait_for(&self, index: Option<wgpu::SubmissionIndex>, number: u64) -> Result<()> {
+        self.check()?;
+        if !self.answers(index, self.patience)? {
+            // The first that isn't done, by another look at each.
+            let running = locked(&self.running);
+            for submitted in &running.submitted {
+                if !self.answers(Some(submitted.index.clone()), Duration::ZERO)? {
+                    return Err(Error::Gpu(format!(
+                        "no answer within {} s; it hangs in {submitted}",
+                        self.patience.as_secs()
+                    )));
+                }
+            }
+            return Err(Error::Gpu(format!("no answer within {} s", self.patience.as_secs())));
+        }
+        locked(&self.running).done(number);
         self.check()
+    }
+
+    /// Whether a submission, or all, are done within a time.
+    fn answers(&self, submission_index: Option<wgpu::SubmissionIndex>, within: Duration) -> Result<bool> {
+        if self.rehearsal.as_ref().is_some_and(Rehearsal::hangs) {
+            std::thread::sleep(within);
+            return Ok(false);
+        }
+        match self.device.poll(wgpu::PollType::Wait { submission_index, timeout: Some(within) }) {
+            Ok(_) => Ok(true),
+            Err(wgpu::PollError::Timeout) => Ok(false),
+            Err(error) => Err(Error::Gpu(error.to_string())),
+        }
+    }
+
+    /// Submits launches of a plan, `labels` of which it has: those of a range.
+    pub(super) fn submit(
+        &self,
+        range: std::ops::Range<usize>,
+        of: usize,
+        label: impl Fn(usize) -> String,
+        encode: impl Fn(&mut wgpu::CommandEncoder, std::ops::Range<usize>),
+    ) {
+        let rehearsal = self.rehearsal.as_ref();
+        let before_loss = rehearsal.and_then(|rehearsal| rehearsal.launches_before_loss(range.len()));
+        let (first, end) = (range.start, before_loss.map_or(range.end, |count| range.start + count));
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encode(&mut encoder, first..end);
+        let index = self.queue.submit([encoder.finish()]);
+        let last = end.max(first + 1) - 1;
+        let (first, last) = ((first + 1, label(first)), (last + 1, label(last)));
+        locked(&self.running).push(index, first, last, of);
+        if before_loss.is_some() {
+            locked(&self.faults).push(Fault::Lost("as rehearsed".into()));
+            self.device.destroy();
+        }
+    }
+
+    /// How many submissions there were: what a later wait may be for.
+    fn submissions(&self) -> u64 {
+        locked(&self.running).count
+    }
+
+    /// Memory on the device.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is none; what else the driver reports.
+    pub(super) fn allocate(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
+        if self.rehearsal.as_ref().is_some_and(Rehearsal::refuses) {
+            return Err(Error::Memory(format!("{label} of {bytes} bytes, as rehearsed")));
+        }
+        let raw = allocate(&self.device, label, bytes, usage);
+        self.check()?;
+        Ok(raw)
+    }
+
+    /// A zeroed buffer of `bytes` bytes, a multiple of a word.
+    ///
+    /// # Errors
+    /// As of [`Self::allocate`].
+    pub(super) fn storage_buffer(&self, label: &str, bytes: u64) -> Result<Buffer> {
+        Ok(whole(self.allocate(label, bytes, STORAGE)?, label, bytes))
     }
 
     /// A zeroed buffer of `words` 4-byte words.
@@ -423,7 +533,7 @@ impl Context {
                 self.max_tensor_bytes()
             )));
         }
-        Ok(storage(&self.device, label, bytes))
+        self.storage_buffer(label, bytes)
     }
 
     /// A zeroed buffer of `words` words that is bound in slices only.
@@ -438,7 +548,7 @@ impl Context {
                 self.adapter.name, self.limits.max_buffer_size
             )));
         }
-        Ok(storage(&self.device, label, bytes))
+        self.storage_buffer(label, bytes)
     }
 
     /// A buffer of `words` words without memory, for recordings of which only the need is asked: never run one on it.
@@ -482,7 +592,7 @@ impl Context {
 
     /// Reads a whole buffer back, after all submitted work.
     pub fn read(&self, buffer: &Buffer) -> Result<Vec<f32>> {
-        let mut readback = Readback::new(self, buffer.words);
+        let mut readback = Readback::new(self, buffer.words)?;
         readback.start(self, buffer, buffer.words);
         readback.finish(self)
     }
@@ -546,15 +656,22 @@ impl Context {
     }
 }
 
-/// A zeroed buffer of `bytes` bytes, a multiple of a word.
-pub(super) fn storage(device: &wgpu::Device, label: &str, bytes: u64) -> Buffer {
-    let raw = device.create_buffer(&wgpu::BufferDescriptor {
+/// What a buffer of a kernel is used for.
+const STORAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
+
+fn allocate(device: &wgpu::Device, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+    device.create_buffer(&wgpu::BufferDescriptor {
         label: Some(label),
         // An empty buffer can't be bound.
         size: bytes.max(16),
-        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+        usage,
         mapped_at_creation: false,
-    });
+    })
+}
+
+/// The whole of a raw buffer.
+fn whole(raw: wgpu::Buffer, label: &str, bytes: u64) -> Buffer {
     let words = (bytes / WORD) as usize;
     Buffer { raw, start: 0, bound: words.max(4), words, label: label.into() }
 }
@@ -581,19 +698,19 @@ pub struct Readback {
     capacity: usize,
     words: usize,
     mapped: Arc<Mapped>,
-    submission: Option<wgpu::SubmissionIndex>,
+    /// What it waits for, and its number.
+    submission: Option<(wgpu::SubmissionIndex, u64)>,
 }
 
 impl Readback {
     /// Room for `capacity` words.
-    pub fn new(context: &Context, capacity: usize) -> Readback {
-        let staging = context.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("readback"),
-            size: (capacity as u64 * WORD).max(16),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        Readback { staging, capacity, words: 0, mapped: Arc::default(), submission: None }
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is none.
+    pub fn new(context: &Context, capacity: usize) -> Result<Readback> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = context.allocate("readback", capacity as u64 * WORD, usage)?;
+        Ok(Readback { staging, capacity, words: 0, mapped: Arc::default(), submission: None })
     }
 
     /// Asks for the first `words` of a buffer, after all work submitted so far.
@@ -609,7 +726,7 @@ impl Readback {
         let bytes = words as u64 * WORD;
         let mut encoder = context.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&buffer.raw, buffer.start as u64 * WORD, &self.staging, 0, bytes);
-        self.submission = Some(context.queue.submit([encoder.finish()]));
+        self.submission = Some((context.queue.submit([encoder.finish()]), context.submissions()));
         *locked(&self.mapped.outcome) = None;
         let mapped = self.mapped.clone();
         self.staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
@@ -621,16 +738,13 @@ impl Readback {
     /// Waits for the words asked for.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if the adapter failed in the meantime.
+    /// [`Error::Gpu`], [`Error::Lost`] or [`Error::Memory`] if the adapter failed in the meantime.
     pub fn finish(&mut self, context: &Context) -> Result<Vec<f32>> {
         if self.words == 0 {
             return Ok(Vec::new());
         }
-        context
-            .device
-            .poll(wgpu::PollType::Wait { submission_index: self.submission.take(), timeout: None })
-            .map_err(|error| Error::Gpu(error.to_string()))?;
-        context.check()?;
+        let (index, number) = self.submission.take().unzip();
+        context.wait_for(index, number.unwrap_or(u64::MAX))?;
         let bytes = self.words as u64 * WORD;
         let mut outcome = locked(&self.mapped.outcome);
         while outcome.is_none() {

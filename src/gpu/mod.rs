@@ -5,6 +5,7 @@
 
 pub mod choices;
 mod context;
+mod faults;
 mod kernel;
 mod memory;
 mod plan;
@@ -12,6 +13,7 @@ mod profile;
 mod recorder;
 
 pub use context::{AdapterSummary, Buffer, Context, ContextOptions, Family, Readback, adapters};
+pub use faults::BETWEEN_FAILURES;
 pub use kernel::{Access, Binding, Constants, Kernel, Overrides, Storage, assemble};
 pub use memory::{Placement, Transient, place};
 pub use plan::{Listing, Place, Plan, PlanSummary};

@@ -1,7 +1,7 @@
 //! A plan: a recording with memory and bind groups, replayed as often as wanted without allocating.
 
 use super::WORD;
-use super::context::{Buffer, Context, Pipeline, storage};
+use super::context::{Buffer, Context, Pipeline};
 use super::kernel::Access;
 use super::memory::{Transient, place};
 use super::recorder::{Dispatch, Home, Recorder, TensorInfo};
@@ -191,7 +191,7 @@ impl Recorder<'_> {
         let layout = lay_out(&self);
         // A heap may be larger than one binding: only its tensors are bound.
         let heaps: Vec<Buffer> =
-            layout.heaps.iter().map(|&bytes| storage(&context.device, "heap", bytes)).collect();
+            layout.heaps.iter().map(|&bytes| context.storage_buffer("heap", bytes)).collect::<Result<_>>()?;
         let places: Vec<Buffer> = (self.tensors.iter().zip(&layout.slots))
             .map(|(tensor, slot)| match (&tensor.home, slot) {
                 (Home::Fixed(buffer), _) => buffer.clone(),
@@ -205,7 +205,7 @@ impl Recorder<'_> {
             })
             .collect();
 
-        let uniforms = context.uniforms(&self.dispatches);
+        let uniforms = context.uniforms(&self.dispatches)?;
         let steps = (self.dispatches.iter().enumerate())
             .map(|(step, dispatch)| {
                 let pipeline = context.pipeline(dispatch);
@@ -245,19 +245,15 @@ impl Recorder<'_> {
 
 impl Context {
     /// One buffer with every dispatch's uniform block, written once.
-    fn uniforms(&self, dispatches: &[Dispatch]) -> wgpu::Buffer {
+    fn uniforms(&self, dispatches: &[Dispatch]) -> Result<wgpu::Buffer> {
         let mut bytes = vec![0; (dispatches.len() * UNIFORM_ALIGN).max(UNIFORM_ALIGN)];
         for (block, dispatch) in bytes.chunks_mut(UNIFORM_ALIGN).zip(dispatches) {
             block[..dispatch.params.len()].copy_from_slice(&dispatch.params);
         }
-        let uniforms = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("uniforms"),
-            size: bytes.len() as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let uniforms = self.allocate("uniforms", bytes.len() as u64, usage)?;
         self.queue.write_buffer(&uniforms, 0, &bytes);
-        uniforms
+        Ok(uniforms)
     }
 }
 
@@ -270,7 +266,7 @@ impl Plan {
     /// Replays the recording, after all work submitted before.
     ///
     /// # Errors
-    /// [`Error::Gpu`] for what the driver has reported so far.
+    /// What the driver has reported so far.
     pub fn run(&self, context: &Context) -> Result<()> {
         let mut rest = 0..self.steps.len();
         while !rest.is_empty() {
@@ -282,11 +278,15 @@ impl Plan {
                 flops += self.dispatches[rest.start].flops;
                 rest.start += 1;
             }
-            let mut encoder = context.device.create_command_encoder(&Default::default());
-            self.encode(&mut encoder, start..rest.start, None);
-            context.queue.submit([encoder.finish()]);
+            context.submit(
+                start..rest.start,
+                self.steps.len(),
+                |i| self.dispatches[i].label.clone(),
+                |encoder, steps| self.encode(encoder, steps, None),
+            );
+            context.check()?;
         }
-        context.check()
+        Ok(())
     }
 
     pub(super) fn encode(

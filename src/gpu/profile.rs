@@ -129,12 +129,11 @@ impl Plan {
                 count: 2 * count as u32,
             });
             let resolved = Buffer {
-                raw: context.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("profile"),
-                    size: 16 * count as u64,
-                    usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                    mapped_at_creation: false,
-                }),
+                raw: context.allocate(
+                    "profile",
+                    16 * count as u64,
+                    wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                )?,
                 start: 0,
                 bound: 4 * count,
                 words: 4 * count,

@@ -11,7 +11,7 @@ use crate::data::decode::DecodeOptions;
 use crate::data::lock::{FolderLock, holds_files};
 use crate::data::{files, preprocess};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, PlanProfile, Readback};
+use crate::gpu::{BETWEEN_FAILURES, Context, ContextOptions, PlanProfile, Readback};
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::model::{EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
@@ -83,7 +83,8 @@ struct Batch {
     names: Vec<String>,
 }
 
-/// Trains as asked; everything that comes of it stands in the run folder.
+/// Trains as asked; everything that comes of it stands in the run folder. If the adapter is lost or finds no memory, it is opened
+/// anew and the run goes on from its last save, to the same bits; a second such failure within a minute ends it.
 ///
 /// # Errors
 /// [`Error::Usage`] for a folder that holds a run already, or settings that contradict the saved ones;
@@ -113,7 +114,40 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
         watch.note(&format!("the run in {} is finished", out.display()));
         return Ok(());
     }
-    let context = Context::open(&job.config.device.options())?;
+    let options = job.config.device.options();
+    let mut failed: Option<Instant> = None;
+    let (mut job, mut resumes) = (job, resumes);
+    loop {
+        let error = match attempt(job, &options, request, resumes, watch, judge) {
+            Err(error) if error.may_pass() => error,
+            outcome => return outcome,
+        };
+        if failed.is_some_and(|at| at.elapsed() < BETWEEN_FAILURES) {
+            return Err(error);
+        }
+        failed = Some(Instant::now());
+        watch.note(&format!("{error}; the adapter is opened anew, and the run goes on from its last save"));
+        resumes = last.exists();
+        // The configuration is the saved one: what was said on top of it stands in there.
+        job = if resumes {
+            Job::resume(out, &config::Layers::default())?
+        } else {
+            Job::start(&request.layers, watch)?
+        };
+    }
+}
+
+/// Trains on the adapter until it is done, or the adapter fails.
+fn attempt(
+    job: Job,
+    options: &ContextOptions,
+    request: &Request,
+    resumes: bool,
+    watch: &mut dyn Watch,
+    judge: &mut dyn Judge,
+) -> Result<()> {
+    let out = &request.out;
+    let context = Context::open(options)?;
     if context.is_cpu() {
         watch.note(&format!("{} is a CPU adapter: right, but slow", context.adapter.name));
     }
@@ -335,10 +369,13 @@ impl Run<'_, '_> {
         let recorded = &self.steps[&count];
         recorded.plan.run(context)?;
         let words = recorded.losses.words;
-        let mut results = self.idle.pop().filter(|results| results.capacity >= words).unwrap_or_else(|| {
-            let (losses, control) = (Readback::new(context, words), Readback::new(context, CONTROL_WORDS));
-            Results { losses, control, capacity: words }
-        });
+        let mut results = match self.idle.pop().filter(|results| results.capacity >= words) {
+            Some(results) => results,
+            None => {
+                let losses = Readback::new(context, words)?;
+                Results { losses, control: Readback::new(context, CONTROL_WORDS)?, capacity: words }
+            }
+        };
         results.losses.start(context, &recorded.losses, words);
         results.control.start(context, &recorded.control, CONTROL_WORDS);
         let gpu_bytes = self.device_bytes();

@@ -164,7 +164,10 @@ impl Searcher<'_> {
                 Err(error) => {
                     eprintln!("error: {error}");
                     let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-                    (Err(refusal), if matches!(error, Error::Gpu(_)) { Err(error) } else { Ok(()) })
+                    (
+                        Err(refusal),
+                        if matches!(error, Error::Gpu(_) | Error::Lost(_)) { Err(error) } else { Ok(()) },
+                    )
                 }
             };
             // Hung up meanwhile: nobody minds.

@@ -1,0 +1,169 @@
+//! What becomes of the work when the adapter is lost, finds no memory, or never answers: rehearsed by `LAT_REHEARSE`.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+
+fn lat(folder: &Path, rehearse: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    command.env("LAT_REHEARSE", rehearse).env("LAT_PATIENCE", "2").env("LAT_TUNED", "0");
+    let output = command.output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{rehearse}: {output:?}");
+    output
+}
+
+/// What the program says, if it ends well.
+fn done(folder: &Path, rehearse: &str, arguments: &[&str]) -> String {
+    let output = lat(folder, rehearse, arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{rehearse} {arguments:?}: {said}");
+    said
+}
+
+/// What the program says, if it fails.
+fn failed(folder: &Path, rehearse: &str, arguments: &[&str]) -> String {
+    let output = lat(folder, rehearse, arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{rehearse} {arguments:?}: {said}");
+    said
+}
+
+fn draw(folder: &Path) {
+    done(folder, "", &["draw", "figures", "--persons", "4", "--cameras", "2", "--images", "2"]);
+}
+
+fn embed<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments =
+        vec!["embed", "--model", TINY, "--heads", "2", "figures/bounding_box_train", "--out", out];
+    arguments.extend(more);
+    arguments
+}
+
+/// Numbers from 1 to `most`: all of them, or with a step that no pattern of launches shares.
+fn numbers(most: u64, count: u64) -> impl Iterator<Item = u64> {
+    (1..=most).step_by((most / count).max(1) as usize)
+}
+
+#[test]
+fn embed_loses_no_vector_and_doubles_none() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    draw(folder);
+    // A file that is skipped, ahead of the pictures that come after a failure.
+    std::fs::write(folder.join("figures/bounding_box_train/zzz.jpg"), b"no picture").unwrap();
+    done(folder, "", &embed("whole.npy", &["--batch", "4"]));
+    let read = |name: &str| {
+        let rows = std::fs::read(folder.join(format!("{name}.npy"))).unwrap();
+        (rows, std::fs::read_to_string(folder.join(format!("{name}.paths.txt"))).unwrap())
+    };
+    let whole = read("whole");
+    assert!(whole.1.lines().count() >= 8, "{}", whole.1);
+
+    // Every buffer in turn, until none is left to be refused.
+    let (mut halved, mut opened) = (0, 0);
+    for number in 1.. {
+        let said = done(folder, &format!("refuse@{number}"), &embed("out.npy", &["--batch", "4"]));
+        assert!(read("out") == whole, "refuse@{number}: {said}");
+        assert!(said.contains("(1 skipped)"), "refuse@{number}: {said}");
+        halved += usize::from(said.contains("going on with batches of 2"));
+        opened += usize::from(said.contains("opened anew"));
+        if !said.contains("as rehearsed") {
+            break;
+        }
+        assert!(number < 500, "embed allocates without end");
+    }
+    assert!(halved > 2 && opened > 2, "{halved} went on with half a batch, {opened} opened the adapter anew");
+
+    let mut lost = 0;
+    for number in numbers(70, 12) {
+        let said = done(folder, &format!("lose@{number}"), &embed("out.npy", &["--batch", "2"]));
+        assert!(read("out") == whole, "lose@{number}: {said}");
+        lost += usize::from(said.contains("was lost: as rehearsed; the adapter is opened anew"));
+    }
+    assert!(lost >= 8, "{lost} losses came about");
+}
+
+#[test]
+fn a_second_loss_ends_it_and_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    draw(folder);
+    let said = failed(folder, "lose@3,lose@9", &embed("out.npy", &[]));
+    assert!(said.contains("opened anew") && said.contains("error: the adapter was lost"), "{said}");
+    let left: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["figures"], "{said}");
+    let said = lat(folder, "loose@3", &embed("out.npy", &[]));
+    assert_eq!(said.status.code(), Some(2), "{said:?}");
+}
+
+#[test]
+fn work_that_hangs_is_named() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    draw(folder);
+    let said = failed(folder, "hang@1", &embed("out.npy", &["--batch", "2"]));
+    assert!(said.contains("no answer within 2 s; it hangs in launches 1 to "), "{said}");
+}
+
+/// A run of four epochs of two steps that opens a block, with a save at every step.
+fn train(out: &str) -> Vec<&str> {
+    vec![
+        "train",
+        "--backbone",
+        TINY,
+        "--heads",
+        "2",
+        "--data",
+        "figures",
+        "--out",
+        out,
+        "--preset",
+        "paper",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "4",
+        "--set",
+        "schedule.save_every=1",
+    ]
+}
+
+/// Everything of a run that must come out the same.
+fn left(folder: &Path, run: &str) -> Vec<Vec<u8>> {
+    let log = std::fs::read_to_string(folder.join(run).join("log.jsonl")).unwrap();
+    let losses: Vec<String> = log
+        .lines()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{} {} {}", line["step"], line["loss"], line["train_loss"])
+        })
+        .collect();
+    let files = ["last.safetensors", "best.safetensors"]
+        .map(|file| std::fs::read(folder.join(run).join(file)).unwrap());
+    files.into_iter().chain([losses.join("\n").into_bytes()]).collect()
+}
+
+#[test]
+fn train_ends_as_if_nothing_had_happened() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    draw(folder);
+    done(folder, "", &train("whole"));
+    let whole = left(folder, "whole");
+    // `tools/rehearse.sh` tries every buffer and many more launches.
+    let failures = numbers(1000, 8).map(|number| format!("lose@{number}"));
+    let failures = failures.chain(numbers(120, 8).map(|number| format!("refuse@{number}")));
+    let mut passed = 0;
+    for failure in failures {
+        let run = failure.replace('@', "-");
+        let said = done(folder, &failure, &train(&run));
+        assert!(left(folder, &run) == whole, "{failure}: {said}");
+        passed += usize::from(said.contains("as rehearsed; the adapter is opened anew"));
+    }
+    assert!(passed >= 10, "{passed} failures came about");
+    let said = failed(folder, "lose@5,lose@20", &train("twice"));
+    assert!(said.contains("opened anew") && said.contains("error: the adapter was lost"), "{said}");
+}
