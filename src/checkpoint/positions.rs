@@ -26,6 +26,9 @@ impl Table {
         wanted: Option<Grid>,
     ) -> Option<Table> {
         if let Some(grid) = stored {
+            if grid.0 == 0 || grid.1 == 0 {
+                return None;
+            }
             let positions = grid.0.checked_mul(grid.1)?;
             let prefix_rows = [prefix, 1, 0].into_iter().find(|p| p.checked_add(positions) == Some(rows))?;
             return Some(Table { prefix_rows, grid });

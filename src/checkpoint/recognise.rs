@@ -133,7 +133,7 @@ pub(super) fn recognise(
         None => 0,
         Some(tensor) => match *without_leading_ones(&tensor.shape) {
             [last] if last == dim => 1,
-            [count, last] if count > 0 && last == dim => count,
+            [count, last] if count > 0 && last == dim && tensor.is_float() => count,
             _ => return Err(file.unfit(tensor, &format!("[1, R, {dim}]"))),
         },
     };
@@ -339,7 +339,9 @@ struct Shapes<'a> {
 impl<'a> Shapes<'a> {
     /// The tensor of a parameter that is never split; `form` is what was expected, should it be missing.
     fn whole(&self, name: &str, form: &str) -> Result<&'a FileTensor> {
-        self.optional(name).ok_or_else(|| self.missing(name, form))
+        let tensor = self.optional(name).ok_or_else(|| self.missing(name, form))?;
+        // Of an element type that isn't known, the shape is told by nothing but itself: it must not size anything.
+        if tensor.is_float() { Ok(tensor) } else { Err(self.unfit(tensor, form)) }
     }
 
     /// As [`Shapes::whole`], for a parameter that may be missing.

@@ -1,5 +1,28 @@
 //! The command line: the only place, with `main`, that prints or decides an exit code.
 
+// Instead of std's, which panic where the other end of a pipe is closed: what was to be told is lost then, the work isn't.
+// Declared before the modules, so that they have them too.
+macro_rules! print {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!($($text)*));
+    }};
+}
+macro_rules! println {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!("{}\n", format_args!($($text)*)));
+    }};
+}
+macro_rules! eprint {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr().lock(), format_args!($($text)*));
+    }};
+}
+macro_rules! eprintln {
+    ($($text:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr().lock(), format_args!("{}\n", format_args!($($text)*)));
+    }};
+}
+
 mod ablate;
 mod args;
 mod bench;
@@ -27,6 +50,7 @@ mod signals;
 mod train;
 mod tune;
 
+use crate::data::guard::silence_guarded_panics;
 use crate::error::Error;
 use args::{Arguments, Command};
 use clap::Parser;
@@ -37,6 +61,7 @@ use std::process::ExitCode;
 ///
 /// Exit code 0: done; 1: failed; 2: bad usage; 130 or 143: interrupted.
 pub fn main() -> ExitCode {
+    silence_guarded_panics();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -1,12 +1,12 @@
 //! Bytes of a picture file → (H, W, 3) u8. Whatever the bytes are, the answer is a picture or a reason.
 
 use std::io::{Cursor, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
+use crate::data::guard::guarded;
 use crate::data::jpeg;
 use crate::error::{Error, Result};
 
@@ -86,9 +86,7 @@ fn read_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
 /// # Errors
 /// The reason, in words for the picture's owner.
 pub fn decode(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
-    // The decoders are other people's code fed with anybody's bytes: a panic there is one bad picture, not the end.
-    catch_unwind(AssertUnwindSafe(|| decode_unguarded(bytes, options)))
-        .unwrap_or_else(|_| Err("cannot be decoded: the decoder gave up".to_string()))
+    guarded(|| decode_unguarded(bytes, options)).unwrap_or_else(gave_up)
 }
 
 fn decode_unguarded(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
@@ -112,8 +110,11 @@ fn decode_unguarded(bytes: &[u8], options: DecodeOptions) -> std::result::Result
 /// The reason, in words for the picture's owner.
 pub fn check_header(path: &Path) -> std::result::Result<(), String> {
     let bytes = read_bytes(path)?;
-    catch_unwind(AssertUnwindSafe(|| open(&bytes).map(|_| ())))
-        .unwrap_or_else(|_| Err("cannot be decoded: the decoder gave up".to_string()))
+    guarded(|| open(&bytes).map(|_| ())).unwrap_or_else(gave_up)
+}
+
+fn gave_up<T>() -> std::result::Result<T, String> {
+    Err("cannot be decoded: the decoder gave up".to_string())
 }
 
 /// The media type of a picture, such as `image/jpeg`, told from its first bytes; `None` for what is no picture.
@@ -173,14 +174,30 @@ fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
     Ok(decoder)
 }
 
-/// A WebP file says its length in its header; the lossy decoder reads zeros past a missing end.
+/// A WebP file says its length in its header; the lossy decoder reads zeros past a missing end, and makes room for
+/// whatever length a chunk of metadata claims.
 fn check_webp_length(bytes: &[u8]) -> std::result::Result<(), String> {
-    match bytes.get(4..8) {
-        Some(&[a, b, c, d]) if u64::from(u32::from_le_bytes([a, b, c, d])) + 8 <= bytes.len() as u64 => {
-            Ok(())
+    let length = |at: usize| {
+        let field = bytes.get(at..)?.first_chunk()?;
+        usize::try_from(u32::from_le_bytes(*field)).ok()
+    };
+    let truncated = |what: &str| Err(format!("truncated: the file is shorter than {what} says"));
+    let Some(end) = length(4).and_then(|length| length.checked_add(8)).filter(|end| *end <= bytes.len())
+    else {
+        return truncated("its header");
+    };
+    let mut at = 12;
+    while at + 8 <= end {
+        let Some(next) = length(at + 4).and_then(|length| length.checked_add(at + 8)) else {
+            return truncated("a chunk");
+        };
+        if next > bytes.len() {
+            return truncated("a chunk");
         }
-        _ => Err("truncated: the file is shorter than its header says".to_string()),
+        // Chunks begin at even places.
+        at = next.next_multiple_of(2);
     }
+    Ok(())
 }
 
 /// The decoder's error in one line.

@@ -21,7 +21,7 @@ use half::slice::HalfFloatSliceExt;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use safetensors::SafeTensors;
@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::files::{publish, temporary_beside};
+use super::guard::guarded;
 use crate::error::{Error, Result};
 
 /// Most rows of a `.safetensors` file: all names stand in its header, which readers hold in memory.
@@ -455,11 +456,51 @@ pub(super) struct Head {
 
 /// Reads the columns `path` and `embedding`.
 fn read_parquet(path: &Path) -> Result<Embeddings> {
+    // Where a file contradicts itself, the library panics here and there.
+    guarded(|| read_parquet_unguarded(path))
+        .unwrap_or_else(|| Err(invalid(path)("it is damaged: the reader of Parquet gave up".to_string())))
+}
+
+/// Refuses what a file of so many bytes can't hold: a damaged one may promise anything, and a reader takes its word for
+/// what to make room for and how far to count.
+fn check_parquet(file: &ParquetMetaData, dim: usize, length: u64) -> std::result::Result<(), String> {
+    let mut rows = 0u64;
+    for group in file.row_groups() {
+        let here =
+            u64::try_from(group.num_rows()).map_err(|_| "a row group has a negative number of rows")?;
+        rows = rows.saturating_add(here);
+        for column in group.columns() {
+            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            let end = start.checked_add(column.compressed_size()).and_then(|end| u64::try_from(end).ok());
+            if start < 0 || column.compressed_size() < 0 || end.is_none_or(|end| end > length) {
+                return Err(format!("column {} lies outside the file", column.column_path()));
+            }
+            let each = match column.column_path().string().as_str() {
+                "path" => 1,
+                name if name.starts_with("embedding.") => dim as u64,
+                _ => continue,
+            };
+            if u64::try_from(column.num_values()).ok() != here.checked_mul(each) {
+                let (name, values) = (column.column_path(), column.num_values());
+                return Err(format!("column {name} has {values} values in {here} rows"));
+            }
+        }
+    }
+    // Embeddings hardly compress. The first million is free: few equal numbers do.
+    let most = length.saturating_mul(64).saturating_add(1 << 20);
+    if rows.saturating_mul(dim as u64) > most || u64::try_from(file.file_metadata().num_rows()) != Ok(rows) {
+        return Err(format!("{length} bytes can't hold {rows} rows of {dim} numbers"));
+    }
+    Ok(())
+}
+
+fn read_parquet_unguarded(path: &Path) -> Result<Embeddings> {
     let bad = |reason: &str| {
         Error::io("read", path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_string()))
     };
     let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
     let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    let length = file.metadata().map_err(Error::io("read", path))?.len();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
     let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
     let (Some(DataType::Utf8), Some(DataType::FixedSizeList(_, dim))) = (column("path"), column("embedding"))
@@ -467,10 +508,10 @@ fn read_parquet(path: &Path) -> Result<Embeddings> {
         return Err(bad("needed are the columns path, of strings, and embedding, of lists of one size"));
     };
     let dim = usize::try_from(*dim).map_err(|_| bad("lists of embedding have a negative size"))?;
+    check_parquet(builder.metadata(), dim, length).map_err(|reason| bad(&reason))?;
     let rows = usize::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default();
     let mut embeddings = Embeddings { paths: Vec::new(), dim, rows: Vec::new() };
-    // A damaged file may promise anything.
-    embeddings.rows.reserve(rows.saturating_mul(dim).min(1 << 28));
+    embeddings.rows.reserve(rows.saturating_mul(dim));
     for batch in builder.build().map_err(failed)? {
         let batch = batch.map_err(|error| failed(error.into()))?;
         let [Some(paths), Some(lists)] = ["path", "embedding"].map(|name| batch.column_by_name(name)) else {

@@ -41,6 +41,18 @@ pub fn publish(file: NamedTempFile, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Writes a whole file without waiting for the disk: after a power cut it may be lost or empty, but a full disk leaves an
+/// older one as it was. For what is quickly made again.
+///
+/// # Errors
+/// `Io` where it can't be written or renamed.
+pub fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = temporary_beside(target)?;
+    file.write_all(bytes).map_err(Error::io("write", target))?;
+    file.persist(target).map_err(|e| Error::io("replace", target)(e.error))?;
+    Ok(())
+}
+
 /// Writes a whole file.
 ///
 /// # Errors

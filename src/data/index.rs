@@ -270,11 +270,24 @@ impl Manifest {
         }
         let manifest: Manifest = serde_json::from_value(value).map_err(|e| invalid(&path)(e.to_string()))?;
         // Files are removed by these names: they must not lead out of the folder.
-        match manifest.parts.iter().find(|part| !is_part(&part.file) || !part.file.ends_with(".safetensors"))
-        {
-            Some(part) => Err(invalid(&path)(format!("{:?} is no name of a part", part.file))),
-            None => Ok(Some(manifest)),
+        let number = |part: &Part| {
+            let stem = part.file.strip_suffix(".safetensors").filter(|_| is_part(&part.file))?;
+            stem.strip_prefix("part-")?.parse::<u32>().ok()
+        };
+        let mut next_part = 0;
+        for part in &manifest.parts {
+            let number = number(part)
+                .ok_or_else(|| invalid(&path)(format!("{:?} is no name of a part", part.file)))?;
+            next_part = next_part.max(number.saturating_add(1));
         }
+        if manifest.next_part < next_part || manifest.next_part == u32::MAX {
+            return Err(invalid(&path)(format!("the next part can't be number {}", manifest.next_part)));
+        }
+        let rows = manifest.parts.iter().try_fold(0usize, |rows, part| rows.checked_add(part.rows));
+        if rows != Some(manifest.pictures) {
+            return Err(invalid(&path)(format!("its parts don't hold {} pictures", manifest.pictures)));
+        }
+        Ok(Some(manifest))
     }
 
     fn publish(&self, folder: &Path) -> Result<()> {

@@ -13,6 +13,7 @@ mod jpeg;
 pub mod preprocess;
 
 pub mod files;
+pub mod guard;
 pub mod hash;
 pub mod lock;
 

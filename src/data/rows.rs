@@ -121,8 +121,12 @@ impl EmbeddingFile {
 fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Option<String>, Head)> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(Error::io("read", path))?;
-    let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|&n| n <= MAX_SAFETENSORS_HEADER);
-    let length = length.ok_or_else(|| invalid(path)("is not a safetensors file".to_string()))?;
+    // A damaged file may promise anything: no room is made for a header that isn't there.
+    let rest = file.metadata().map_err(Error::io("read", path))?.len().saturating_sub(8);
+    let length = Some(u64::from_le_bytes(length)).filter(|&length| length <= rest);
+    let length =
+        length.and_then(|length| usize::try_from(length).ok()).filter(|&n| n <= MAX_SAFETENSORS_HEADER);
+    let length = length.ok_or_else(|| invalid(path)("is cut off, or not a safetensors file".to_string()))?;
     let mut json = vec![0; length];
     file.read_exact(&mut json).map_err(Error::io("read", path))?;
     let header: Metadata = serde_json::from_slice(&json).map_err(|e| invalid(path)(e.to_string()))?;

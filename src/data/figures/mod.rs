@@ -13,6 +13,7 @@ use std::path::Path;
 use image::{Rgb, RgbImage};
 use rayon::prelude::*;
 
+use super::files::replace;
 use crate::error::{Error, Result};
 use crate::rng;
 use canvas::{Canvas, Dice, Noise, cosine, sine};
@@ -103,7 +104,7 @@ pub fn draw_figures(dir: &Path, figures: Figures) -> Result<usize> {
         picture
             .write_to(&mut bytes, image::ImageFormat::Png)
             .map_err(|e| Error::Image { path: path.clone(), reason: e.to_string() })?;
-        std::fs::write(&path, bytes.into_inner()).map_err(Error::io("write", &path))
+        replace(&path, bytes.get_ref())
     })?;
     Ok(tasks.len())
 }

@@ -1,0 +1,154 @@
+//! Files that the fuzzers of tools/fuzz found, and what reading their readers found, made small: each must be refused
+//! with its reason. Those that can't be made in a few lines stand in tests/found.
+
+use lat_wgpu::checkpoint::{self, HostTensor, Settings};
+use lat_wgpu::data::decode::{DecodeOptions, decode};
+use lat_wgpu::data::embeddings::{self, Dtype, EmbeddingWriter};
+use lat_wgpu::data::index::{IndexOptions, IndexWriter, MANIFEST, Manifest, Model, Origin};
+use lat_wgpu::data::rows;
+use lat_wgpu::error::Error;
+use lat_wgpu::shape::{ImageSize, VitConfig};
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+fn found(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/found").join(name)
+}
+
+/// An error with its causes, as the program prints it.
+fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+fn refused<T>(result: lat_wgpu::error::Result<T>, words: &str) {
+    match result {
+        Ok(_) => panic!("accepted, expected: {words}"),
+        Err(error) => assert!(told(&error).contains(words), "{words} in: {}", told(&error)),
+    }
+}
+
+#[test]
+fn a_header_that_is_not_there_gets_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("e.safetensors");
+    // 14 MB of header were made room for.
+    std::fs::write(&path, 14_548_186u64.to_le_bytes()).unwrap();
+    refused(rows::open(&path), "is cut off, or not a safetensors file");
+    assert!(embeddings::read(&path).is_err());
+}
+
+#[test]
+fn a_chunk_that_is_not_there_gets_no_room() {
+    // Its EXIF chunk claims 3.3 GB, which the decoder made room for.
+    let bytes = std::fs::read(found("exif.webp")).unwrap();
+    let reason = decode(&bytes, DecodeOptions::default()).unwrap_err();
+    assert_eq!(reason, "truncated: the file is shorter than a chunk says");
+}
+
+#[test]
+fn parquet_that_contradicts_itself_is_refused() {
+    for (name, words) in [
+        // The reader panicked: a column that begins before the file.
+        ("negative.parquet", "lies outside the file"),
+        // 2²⁸ numbers of one row were made room for, and then a part of them read.
+        ("promises.parquet", "9 values in 3 rows"),
+        ("rows.parquet", "9 values in 3 rows"),
+    ] {
+        let start = Instant::now();
+        refused(rows::open(&found(name)), words);
+        assert!(start.elapsed() < Duration::from_secs(5), "{name} took {:?}", start.elapsed());
+    }
+}
+
+/// A small network whose tensors are 0; `shape` replaces those of some.
+fn network(folder: &Path, metadata: &str, shape: impl Fn(&str) -> Option<Vec<usize>>) -> PathBuf {
+    let config = VitConfig::plain(ImageSize { height: 16, width: 8 }, 4, 8, 1, 2);
+    let tensor = |shape: Vec<usize>| HostTensor { data: vec![0.0; shape.iter().product()], shape };
+    let tensors = checkpoint::parameter_shapes(&config)
+        .into_iter()
+        .map(|(name, usual)| (name.clone(), tensor(shape(&name).unwrap_or(usual))))
+        .collect();
+    let path = folder.join("m.safetensors");
+    checkpoint::save(&path, &tensors, &BTreeMap::new(), metadata).unwrap();
+    path
+}
+
+#[test]
+fn a_grid_without_positions_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let one_row = |name: &str| (name == "pos_embed").then(|| vec![1, 1, 8]);
+    for grid in ["[0,9223372036854775807]", "[9223372036854775807,0]"] {
+        // The width in pixels overflowed; with a size, a filter as long as the grid was made.
+        for size in ["", r#","preprocess":{"size":[16,8]}"#] {
+            let path =
+                network(dir.path(), &format!(r#"{{"model":{{"heads":2,"grid":{grid}}}{size}}}"#), one_row);
+            refused(checkpoint::load(&path, &Settings::default()), "positions that the metadata tells of");
+        }
+    }
+}
+
+#[test]
+fn a_shape_of_an_unknown_type_sizes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = network(dir.path(), r#"{"model":{"heads":2}}"#, |_| None);
+    let bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+    let usual = r#""dtype":"F32","shape":[8,3,4,4]"#;
+    assert!(header.contains(usual), "{header}");
+    // The number of bytes of such a type isn't known, so neither is that the shape is a lie.
+    let lie = header.replace(usual, r#""dtype":"X","shape":[8,3,4611686018427387904,4611686018427387904]"#);
+    let file = [&(lie.len() as u64).to_le_bytes()[..], lie.as_bytes(), &bytes[8 + length..]].concat();
+    std::fs::write(&path, file).unwrap();
+    refused(checkpoint::load(&path, &Settings::default()), "expected F32, F16 or BF16 [D, 3, P, P], found X");
+}
+
+#[test]
+fn a_manifest_that_miscounts_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin {
+        model: Model { name: "m.safetensors".to_string(), sha256: "00".to_string() },
+        metadata: BTreeMap::new(),
+        ignore_exif: false,
+        dim: 1,
+        dtype: Dtype::F32,
+    };
+    let part = dir.path().join("part-000001.safetensors");
+    let names = ["a".to_string()];
+    let mut writer = EmbeddingWriter::create(&part, 1, Dtype::F32, &names, &BTreeMap::new()).unwrap();
+    writer.push("a", &[1.0]).unwrap();
+    writer.finish().unwrap();
+    let states = r#"{"folders":[""],"folder":[0],"size":[1],"modified":[1]}"#;
+    std::fs::write(dir.path().join("part-000001.json"), states).unwrap();
+    let manifest = |pictures: u64, next_part: u64| {
+        let origin = serde_json::to_value(&origin).unwrap();
+        let mut manifest = serde_json::json!({
+            "format": 1, "shard": null, "complete": true, "pictures": pictures, "skipped": [], "next_part": next_part,
+            "parts": [{"file": "part-000001.safetensors", "rows": 1, "sha256": ""}],
+        });
+        manifest.as_object_mut().unwrap().extend(origin.as_object().unwrap().clone());
+        std::fs::write(dir.path().join(MANIFEST), manifest.to_string()).unwrap();
+    };
+    // Fewer pictures than its parts: taking one out counted below 0. A number given twice would overwrite a part.
+    for (pictures, next_part, words) in [
+        (0, 2, "don't hold 0 pictures"),
+        (1, 1, "can't be number 1"),
+        (1, u32::MAX.into(), "can't be number"),
+    ] {
+        manifest(pictures, next_part);
+        refused(Manifest::read(dir.path()), words);
+        let options = IndexOptions { prune: true, ..IndexOptions::default() };
+        assert!(IndexWriter::open(dir.path(), origin.clone(), Vec::new(), &options).is_err());
+        assert!(part.is_file(), "nothing is removed");
+    }
+    manifest(1, 2);
+    assert!(Manifest::read(dir.path()).unwrap().is_some());
+}

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Damages files and watches what their readers do: bounded time, bounded memory, a clear error. Needs stable Rust alone.
+#
+#   tools/fuzz.sh run [--target NAME]… [--seconds N] [--seed S]    every target for N seconds each; the same seed, the same inputs
+#   tools/fuzz.sh replay --target NAME FILE…                       what a target says to files
+#   tools/fuzz.sh pictures [--count N] [--embed N] [--seed S]      mutated pictures through the decoder and `lat-wgpu embed`
+#   tools/fuzz.sh libfuzzer NAME [SECONDS]                         the same entry points led by coverage; needs a C++ compiler
+#   tools/fuzz.sh check                                            format, lints, and a short run; for CI
+#
+# What is found is saved under target/fuzz/findings and mended in the reader; tests/fuzz_findings.rs replays it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ $# = 0 ]; then
+    sed -n 's/^#   /  /p' "$0" >&2
+    exit 2
+fi
+target="$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)"
+manifest=tools/fuzz/Cargo.toml
+work="$target/fuzz"
+mkdir -p "$work"
+command="$1"
+shift
+
+build() {
+    CARGO_TARGET_DIR="$target" cargo build --quiet --locked --manifest-path "$manifest"
+}
+
+case "$command" in
+    run)
+        build
+        "$target/debug/lat-fuzz" run --out "$work/findings" "$@"
+        ;;
+    replay)
+        build
+        "$target/debug/lat-fuzz" replay "$@"
+        ;;
+    pictures)
+        build
+        cargo build --quiet --bin lat-wgpu
+        "$target/debug/lat-fuzz" pictures --program "$target/debug/lat-wgpu" "$@"
+        ;;
+    libfuzzer)
+        name="${1:?NAME is missing: tools/fuzz.sh libfuzzer NAME [SECONDS]}"
+        build
+        "$target/debug/lat-fuzz" seeds "$work/seeds"
+        # As cargo-fuzz does, without its sanitizer, which needs nightly Rust.
+        triple="$(rustc -vV | sed -n 's/^host: //p')"
+        coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
+        coverage+=" -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"
+        RUSTFLAGS="--cfg fuzzing $coverage" CARGO_TARGET_DIR="$work/coverage" cargo build --quiet --locked --target "$triple" \
+            --features libfuzzer --bin libfuzzer --manifest-path "$manifest"
+        mkdir -p "$work/corpus/$name" "$work/findings/$name"
+        files="$(mktemp -d)"
+        trap 'rm -rf "$files"' EXIT
+        LAT_FUZZ_TARGET="$name" LAT_FUZZ_DIR="$files" "$work/coverage/$triple/debug/libfuzzer" -max_total_time="${2:-60}" \
+            -timeout=10 -rss_limit_mb=6000 -max_len=65536 -dict="$work/seeds/$name.dict" \
+            -artifact_prefix="$work/findings/$name/" "$work/corpus/$name" "$work/seeds/$name"
+        ;;
+    check)
+        (cd tools/fuzz && cargo fmt --check)
+        CARGO_TARGET_DIR="$target" cargo clippy --quiet --locked --all-targets --manifest-path "$manifest" -- -D warnings
+        build
+        "$target/debug/lat-fuzz" run --out "$work/findings" --seconds 3
+        cargo build --quiet --bin lat-wgpu
+        "$target/debug/lat-fuzz" pictures --program "$target/debug/lat-wgpu" --count 20000 --embed 200
+        ;;
+    *)
+        sed -n 's/^#   /  /p' "$0" >&2
+        exit 2
+        ;;
+esac

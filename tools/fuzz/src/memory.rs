@@ -1,0 +1,67 @@
+//! Counts what the program holds on the heap, so that a reader's greed shows.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, counted.
+struct Counted;
+
+#[global_allocator]
+static COUNTED: Counted = Counted;
+
+fn taken(bytes: usize) {
+    let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
+    PEAK.fetch_max(live, Relaxed);
+}
+
+// SAFETY: every call goes to `System` unchanged, which keeps the contract; counting allocates nothing and can't panic.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        taken(layout.size());
+        // SAFETY: the caller keeps `alloc`'s contract, which is `System`'s.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        taken(layout.size());
+        // SAFETY: as in `alloc`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: `memory` came from `System` by one of the calls here, with this layout.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // Both are there while one is copied to the other.
+        taken(size);
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as in `dealloc`; the caller answers for `size`.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+/// Bytes on the heap.
+pub fn live() -> usize {
+    LIVE.load(Relaxed)
+}
+
+/// Runs `work` and returns with its result the most bytes that it had on the heap at once.
+pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = live();
+    PEAK.store(before, Relaxed);
+    let result = work();
+    (result, PEAK.load(Relaxed).saturating_sub(before))
+}
+
+/// Bytes of the process that are in memory; 0 where the system doesn't say.
+pub fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.unwrap_or_default() * 4096
+}

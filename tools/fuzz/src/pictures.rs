@@ -1,0 +1,174 @@
+//! Very many damaged pictures: each is decoded or refused with a reason, and among them the good ones keep their vectors.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use lat_wgpu::data::decode::{DecodeOptions, decode};
+use lat_wgpu::data::embeddings;
+
+use crate::mutate::{Dice, mutated};
+use crate::{seeds, target};
+
+/// What is tried.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Mutated pictures for the decoder.
+    #[arg(long, default_value_t = 100_000)]
+    count: u64,
+    /// How many of them go through `lat-wgpu embed` as well.
+    #[arg(long, default_value_t = 5_000)]
+    embed: u64,
+    /// The program `lat-wgpu`; without one nothing is embedded.
+    #[arg(long)]
+    program: Option<PathBuf>,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Runs both and returns how many laws were broken.
+pub fn run(arguments: &Arguments) -> usize {
+    let Some(target) = target("picture") else { unreachable!("there are pictures") };
+    let sound = seeds::pictures();
+    let folder = tempfile::tempdir().expect("a folder for pictures");
+    std::panic::set_hook(Box::new(|_| {}));
+    let start = Instant::now();
+    let mut broken = 0;
+    let (mut decoded, mut same, mut reasons) = (0, 0, BTreeMap::<String, u64>::new());
+    // Whether each of those that are embedded decodes.
+    let mut good = BTreeMap::new();
+    for number in 0..arguments.count {
+        let dice = &mut Dice::new(arguments.seed, number);
+        let bytes = mutated(&sound, target.words, target.longest, target.repair, dice);
+        if sound.contains(&bytes) {
+            same += 1;
+        }
+        let answer = catch_unwind(AssertUnwindSafe(|| decode(&bytes, DecodeOptions::default())));
+        let Ok(answer) = answer else {
+            println!("FINDING picture {number}: the decoder's guard let a panic through");
+            broken += 1;
+            continue;
+        };
+        if number < arguments.embed {
+            let name = format!("{number:06}.jpg");
+            std::fs::create_dir_all(folder.path().join("all")).expect("a folder");
+            std::fs::write(folder.path().join("all").join(&name), &bytes).expect("room for pictures");
+            good.insert(name, answer.is_ok());
+        }
+        match answer {
+            Ok(_) => decoded += 1,
+            Err(reason) if reason.len() < 8 => {
+                println!("FINDING picture {number}: a reason that says nothing: {reason:?}");
+                broken += 1;
+            }
+            Err(reason) => *reasons.entry(shortened(&reason)).or_default() += 1,
+        }
+    }
+    println!(
+        "{} pictures from {} sound ones in {:.0} s: {decoded} decoded ({same} of them left sound), {} refused for {} reasons",
+        arguments.count,
+        sound.len(),
+        start.elapsed().as_secs_f64(),
+        reasons.values().sum::<u64>(),
+        reasons.len()
+    );
+    let mut sorted: Vec<(String, u64)> = reasons.into_iter().collect();
+    sorted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    sorted.iter().take(12).for_each(|(reason, count)| println!("{count:8} {reason}"));
+    if let Some(program) = &arguments.program {
+        broken += embed(program, folder.path(), &sound, good);
+    }
+    broken
+}
+
+/// A reason without its numbers.
+fn shortened(reason: &str) -> String {
+    let text: String =
+        reason.chars().map(|letter| if letter.is_ascii_digit() { '#' } else { letter }).take(100).collect();
+    text.replace("####", "#").replace("###", "#").replace("##", "#")
+}
+
+/// Embeds the sound pictures alone, then among all others.
+fn embed(program: &Path, folder: &Path, sound: &[Vec<u8>], mut good: BTreeMap<String, bool>) -> usize {
+    let alone = folder.join("sound");
+    std::fs::create_dir_all(&alone).expect("a folder");
+    for (number, bytes) in sound.iter().enumerate() {
+        // Between the damaged ones, so that they share batches with them.
+        let name = format!("{:06}_sound.jpg", number * good.len() / sound.len());
+        std::fs::write(alone.join(&name), bytes).expect("room for pictures");
+        std::fs::write(folder.join("all").join(&name), bytes).expect("room for pictures");
+        good.insert(name, true);
+    }
+    let model = folder.join("model.safetensors");
+    let program = std::fs::canonicalize(program).expect("the program lat-wgpu");
+    let lat = |arguments: &[&str]| {
+        Command::new(&program).args(arguments).current_dir(folder).output().expect("the program lat-wgpu")
+    };
+    let made = lat(&[
+        "init",
+        "--size",
+        "32x16",
+        "--patch",
+        "8",
+        "--dim",
+        "32",
+        "--depth",
+        "1",
+        "--heads",
+        "2",
+        "--out",
+        "model.safetensors",
+    ]);
+    assert!(made.status.success() && model.is_file(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut broken = 0;
+    let start = Instant::now();
+    let mut found = Vec::new();
+    for pictures in ["sound", "all"] {
+        let out = format!("{pictures}.npy");
+        let done = lat(&["embed", "--model", "model.safetensors", pictures, "--out", &out]);
+        let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+        if !done.status.success() {
+            println!(
+                "FINDING embed {pictures}: {}: {}",
+                done.status,
+                stderr.lines().last().unwrap_or_default()
+            );
+            return broken + 1;
+        }
+        let read = embeddings::read(&folder.join(&out)).expect("embeddings that were just written");
+        found.push((read, stderr));
+    }
+    let [(alone, _), (all, told)] = &found[..] else { unreachable!("two runs") };
+    let row = |of: &embeddings::Embeddings, name: &str| {
+        let at = of.paths.iter().position(|path| path == name)?;
+        Some(of.rows[at * of.dim..][..of.dim].iter().map(|value| value.to_bits()).collect::<Vec<_>>())
+    };
+    for (name, is_good) in &good {
+        let vector = row(all, name);
+        let named =
+            told.lines().filter(|line| line.starts_with("skipped ") && line.contains(name.as_str())).count();
+        if (vector.is_some(), named) != (*is_good, usize::from(!is_good)) {
+            println!(
+                "FINDING embed: {name}: decodes: {is_good}, has a row: {}, named {named} times",
+                vector.is_some()
+            );
+            broken += 1;
+        }
+        if name.ends_with("_sound.jpg") && vector != row(alone, name) {
+            println!("FINDING embed: {name}: another vector than alone");
+            broken += 1;
+        }
+    }
+    println!(
+        "embedded {} pictures in {:.0} s: {} rows, {} skipped by name, {} sound vectors unchanged to the bit: {}",
+        good.len(),
+        start.elapsed().as_secs_f64(),
+        all.paths.len(),
+        good.values().filter(|is_good| !**is_good).count(),
+        alone.paths.len(),
+        broken == 0
+    );
+    broken
+}

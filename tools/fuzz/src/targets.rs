@@ -1,0 +1,275 @@
+//! The entry points. Each writes its bytes where the reader looks for them, reads, and checks what must hold.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use lat_wgpu::bench::baseline;
+use lat_wgpu::checkpoint::{self, Settings};
+use lat_wgpu::data::decode::{self, DecodeOptions, MAX_DECODED, MAX_SIDE};
+use lat_wgpu::data::gallery::Gallery;
+use lat_wgpu::data::index::{IndexOptions, IndexWriter, Manifest};
+use lat_wgpu::data::labels::Label;
+use lat_wgpu::data::merge::Merge;
+use lat_wgpu::data::reduce::Reduction;
+use lat_wgpu::data::reid::{self, Cuhk03Protocol, Layout, LoadOptions};
+use lat_wgpu::data::rows::{self, NamedRows};
+use lat_wgpu::data::{embeddings as files, reid::read_label_names, reid::read_labels};
+use lat_wgpu::train::config::{Config, Layers};
+use lat_wgpu::train::log;
+
+use crate::memory::peak_of;
+use crate::seeds;
+
+/// Bytes that a reader of text or of a header may hold whatever the input's length.
+const BASE: usize = 1 << 20;
+
+/// Where the files stand: `LAT_FUZZ_DIR`, else the system's temporary folder; a folder of its own for each process.
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let above = std::env::var_os("LAT_FUZZ_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let folder = above.join(format!("lat-fuzz-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for the files that are read");
+        folder
+    })
+}
+
+pub(crate) fn file(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder().join(name);
+    std::fs::write(&path, bytes).expect("room for a file");
+    path
+}
+
+/// Runs a reader that may hold `bound` bytes at once.
+fn within<T>(what: &str, bound: usize, read: impl FnOnce() -> T) -> T {
+    let (result, peak) = peak_of(read);
+    assert!(peak <= bound, "memory: {what} held {peak} bytes at once, the bound is {bound}");
+    result
+}
+
+/// What the user would be told: an error must say something.
+fn told<T, E: Display>(result: &Result<T, E>) -> String {
+    match result {
+        Ok(_) => "done".to_string(),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.len() > 8, "an error that says nothing: {text:?}");
+            text
+        }
+    }
+}
+
+/// An error with its causes, as the program prints it.
+fn chain<T>(result: &lat_wgpu::error::Result<T>) -> String {
+    let mut text = told(result);
+    let mut cause = result.as_ref().err().and_then(|error| std::error::Error::source(error));
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// Bytes as two texts, the length of the first in front.
+pub(crate) fn halves(data: &[u8]) -> (&[u8], &[u8]) {
+    let Some((length, rest)) = data.split_first_chunk() else { return (data, &[]) };
+    rest.split_at(usize::from(u16::from_le_bytes(*length)).min(rest.len()))
+}
+
+/// The decoder of pictures. Decoders of other people that give up are caught inside, on purpose.
+pub fn picture(data: &[u8]) -> String {
+    // Room for the largest picture as its file has it and as RGB, and what its decoder needs beside.
+    let bound = 4 * MAX_DECODED as usize;
+    let picture = within("the decoder", bound, || decode::decode(data, DecodeOptions::default()));
+    if let Ok(picture) = &picture {
+        assert_eq!(picture.pixels.len(), 3 * picture.height * picture.width, "pixels of a picture");
+        assert!(
+            (1..=MAX_SIDE as usize).contains(&picture.height.min(picture.width)),
+            "a picture without pixels"
+        );
+        assert!(decode::media_type(data).is_some(), "a picture of no type");
+    }
+    told(&picture)
+}
+
+/// A weights file: its list, its network, its state.
+pub fn model(data: &[u8]) -> String {
+    let path = file("model.safetensors", data);
+    let network = load(&path, data.len());
+    let bound = BASE + 64 * data.len();
+    let list = within("the header's reader", bound, || checkpoint::list(&path));
+    let state = within("the state's reader", bound, || checkpoint::read_state(&path));
+    [network, chain(&list), chain(&state)].join("; ")
+}
+
+fn load(path: &Path, length: usize) -> String {
+    // The position table is made for the size that is asked for: 1 GiB at most, once for each way of resizing.
+    let bound = (3 << 30) + BASE + 64 * length;
+    let network = within("the network's reader", bound, || checkpoint::load(path, &Settings::default()));
+    if let Ok(network) = &network {
+        for (name, shape) in checkpoint::parameter_shapes(&network.config) {
+            let tensor = &network.tensors[&name];
+            assert!(
+                tensor.shape == shape && tensor.data.len() == shape.iter().product::<usize>(),
+                "shape of {name}"
+            );
+            assert!(
+                tensor.data.iter().all(|value| value.is_finite()),
+                "{name} has a value that isn't finite"
+            );
+        }
+    }
+    chain(&network)
+}
+
+/// The `lat_wgpu` entry of a weights file that is sound otherwise.
+pub fn metadata(data: &[u8]) -> String {
+    let bytes = seeds::model_with(&String::from_utf8_lossy(data));
+    load(&file("metadata.safetensors", &bytes), bytes.len())
+}
+
+/// A run's configuration. What is accepted is written, read back the same, and may go on as itself.
+pub fn config(data: &[u8]) -> String {
+    let path = file("config.toml", data);
+    let config = within("the configuration's reader", BASE + 1024 * data.len(), || Config::read(&path));
+    if let Ok(config) = &config {
+        let written = file("again.toml", config.to_toml().as_bytes());
+        let again = Config::read(&written).expect("what was written is read");
+        assert!(again == *config, "another configuration comes back:\n{config:?}\n{again:?}");
+        Config::resume(&written, &Layers::default()).expect("a run goes on as it was");
+        let _ = (config.settings(), config.sampling(), config.piece());
+    }
+    chain(&config)
+}
+
+/// Reads embeddings by both ways: whole, and row by row.
+fn embeddings_at(path: &Path, bound: usize) -> String {
+    let opened = within("the rows' reader", bound, || rows::open(path));
+    let whole = within("the embeddings' reader", bound, || files::read(path));
+    if let (Ok(NamedRows { rows, names, .. }), Ok(whole)) = (&opened, &whole) {
+        assert_eq!(
+            (names, rows.len(), rows.dim()),
+            (&whole.paths, whole.paths.len(), whole.dim),
+            "one file, two answers"
+        );
+        let mut read = vec![0.0; rows.len() * rows.dim()];
+        rows.read(0..rows.len(), &mut read).expect("rows that are there");
+        let same = read.iter().zip(&whole.rows).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same && read.len() == whole.rows.len(), "one file, two kinds of numbers");
+    }
+    let result = [chain(&opened), chain(&whole)].join("; ");
+    drop(opened);
+    result
+}
+
+/// A NumPy file, behind the file of its names.
+pub fn npy(data: &[u8]) -> String {
+    let (names, array) = halves(data);
+    file("e.paths.txt", names);
+    embeddings_at(&file("e.npy", array), BASE + 64 * data.len())
+}
+
+/// Embeddings as safetensors.
+pub fn embeddings(data: &[u8]) -> String {
+    embeddings_at(&file("e.safetensors", data), BASE + 64 * data.len())
+}
+
+/// Embeddings as Parquet.
+pub fn parquet(data: &[u8]) -> String {
+    // A million numbers may come from few bytes, and are there as columns and as rows; pages unpack beside them.
+    embeddings_at(&file("e.parquet", data), (64 << 20) + 2048 * data.len())
+}
+
+/// A table of labels.
+pub fn table(data: &[u8]) -> String {
+    let path = file("labels.csv", data);
+    file("a.png", b"");
+    let bound = BASE + 256 * data.len();
+    let labels = within("the labels' reader", bound, || read_labels(&path));
+    let names = within("the names' reader", bound, || read_label_names(&path));
+    let set = within("the table's reader", bound, || reid::load(&path, &LoadOptions::default()));
+    [chain(&labels), chain(&names), chain(&set)].join("; ")
+}
+
+/// The lists that data sets bring: MSMT17's, both of CUHK03's; and Market-1501's names.
+pub fn lists(data: &[u8]) -> String {
+    static FOLDERS: OnceLock<PathBuf> = OnceLock::new();
+    let root = FOLDERS.get_or_init(|| {
+        for name in ["sets/train", "sets/test", "sets/images_detected"] {
+            std::fs::create_dir_all(folder().join(name)).expect("a folder");
+        }
+        for name in ["sets/test/a.jpg", "sets/images_detected/1_001_1_01.png"] {
+            file(name, b"");
+        }
+        folder().join("sets")
+    });
+    for name in ["list_train.txt", "list_query.txt", "new_detected.txt", "classic_01.txt"] {
+        file(&format!("sets/{name}"), data);
+    }
+    let mut answers = Vec::new();
+    for (layout, protocol) in [
+        (Layout::Msmt17, Cuhk03Protocol::New),
+        (Layout::Cuhk03, Cuhk03Protocol::New),
+        (Layout::Cuhk03, Cuhk03Protocol::Classic),
+    ] {
+        let options = LoadOptions { layout: Some(layout), protocol, ..LoadOptions::default() };
+        let bound = BASE + 1024 * data.len();
+        answers.push(chain(&within("the lists' reader", bound, || reid::load(root, &options))));
+    }
+    for line in String::from_utf8_lossy(data).lines() {
+        answers.push(if Label::from_market_name(line).is_some() {
+            "a label".into()
+        } else {
+            "no label".into()
+        });
+    }
+    answers.dedup();
+    answers.join("; ")
+}
+
+/// An index folder: its manifest and the record beside its only part, which itself is sound.
+pub fn index(data: &[u8]) -> String {
+    let (manifest, states) = halves(data);
+    let folder = folder().join("index");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).expect("room for a file");
+    put("part-000001.safetensors", seeds::part());
+    put("part-000001.json", states);
+    put("manifest.json", manifest);
+    let bound = BASE + 256 * data.len();
+    let read = within("the manifest's reader", bound, || Manifest::read(&folder));
+    let gallery = within("the gallery's reader", bound, || Gallery::open(&folder));
+    let merged = Merge::open(&folder).and_then(|merge| {
+        let _ = (merge.rows(), merge.dim());
+        merge.write(&folder.join("merged.npy"), &mut |_| Ok(()))
+    });
+    let options = IndexOptions { prune: data.len().is_multiple_of(2), ..IndexOptions::default() };
+    let written = within("the index", bound, || {
+        IndexWriter::open(&folder, seeds::origin(), Vec::new(), &options).and_then(IndexWriter::finish)
+    });
+    [chain(&read), chain(&gallery), chain(&merged), chain(&written)].join("; ")
+}
+
+/// Smaller files: a reduction, saved runs of the bench, a run's log.
+pub fn records(data: &[u8]) -> String {
+    let path = file("record", data);
+    let bound = BASE + 256 * data.len();
+    let reduction = within("the reduction's reader", bound, || Reduction::read(&path));
+    if let Ok(reduction) = &reduction {
+        let row = vec![0.5; reduction.full_dim()];
+        assert_eq!(reduction.apply(&row).len(), reduction.dim(), "numbers of a reduced row");
+        let _ = (reduction.explained(reduction.dim()), reduction.settings_of_reduced(None));
+    }
+    let baselines = within("the saved runs' reader", bound, || baseline::read(&path));
+    if let Ok(baselines) = &baselines {
+        for one in baselines.values() {
+            for other in baselines.values() {
+                baseline::table(&baseline::judge(one, other));
+            }
+        }
+    }
+    let log = within("the log's reader", bound, || log::epochs(&path));
+    [chain(&reduction), chain(&baselines), chain(&log)].join("; ")
+}
