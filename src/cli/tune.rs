@@ -2,7 +2,7 @@
 
 use super::args::TuneArguments;
 use super::{json, open};
-use crate::data::files::write_atomically;
+use crate::data::files::{temporary_beside, write_atomically};
 use crate::error::{Error, Result};
 use crate::gpu::AdapterSummary;
 use crate::gpu::choices::{self, Choices};
@@ -23,6 +23,8 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
         clear(&context.adapter)?;
     }
     let Some(network) = network else { return Ok(ExitCode::SUCCESS) };
+    // A place that can't be written is found before the work.
+    drop(temporary_beside(&place(&context.adapter)?)?);
     let kept = if arguments.clear { Choices::new() } else { choices::load(&context.adapter) };
     let batch = arguments.batch.map_or(if context.is_cpu() { 2 } else { 32 }, |batch| batch as usize);
     let limit = Duration::from_secs(u64::from(arguments.seconds));
@@ -64,13 +66,19 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keeps choices for an adapter; gives the file.
-fn store(adapter: &AdapterSummary, choices: &Choices) -> Result<PathBuf> {
+/// The file that keeps choices for an adapter, in a folder that is there.
+fn place(adapter: &AdapterSummary) -> Result<PathBuf> {
     let path = choices::file(adapter).ok_or_else(|| {
         Error::Usage("no folder to keep choices in: neither HOME nor LAT_CACHE is set".into())
     })?;
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    Ok(path)
+}
+
+/// Keeps choices for an adapter; gives the file.
+fn store(adapter: &AdapterSummary, choices: &Choices) -> Result<PathBuf> {
+    let path = place(adapter)?;
     write_atomically(&path, choices::text(adapter, choices)?.as_bytes())?;
     Ok(path)
 }

@@ -161,11 +161,17 @@ impl Flat {
         self.file.write_all(&self.row).map_err(Error::io("write", &self.target))
     }
 
-    fn finish(self, header: &[u8]) -> Result<()> {
+    /// Fills in the header: the file lacks nothing but its name.
+    fn complete(self, header: &[u8]) -> Result<NamedTempFile> {
         let Flat { target, mut file, .. } = self;
         let filled = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(header));
         filled.map_err(Error::io("write", &target))?;
-        publish(unbuffered(file, &target)?, &target)
+        unbuffered(file, &target)
+    }
+
+    fn finish(self, header: &[u8]) -> Result<()> {
+        let target = self.target.clone();
+        publish(self.complete(header)?, &target)
     }
 }
 
@@ -310,9 +316,12 @@ impl Form for Npy {
         header.extend(dict.as_bytes());
         header.resize(NPY_HEADER - 1, b' ');
         header.push(b'\n');
-        // The array comes last: where it is, its names are.
+        // Both are whole before either takes its name: on a full disk the older pair stays together. The array comes
+        // last: where it is, its names are.
+        let target = self.flat.target.clone();
+        let array = self.flat.complete(&header)?;
         publish(unbuffered(self.paths, &self.paths_target)?, &self.paths_target)?;
-        self.flat.finish(&header)
+        publish(array, &target)
     }
 }
 
