@@ -101,6 +101,7 @@ fn texts() -> Vec<(String, String)> {
         "Cargo.toml",
         ".gitignore",
         ".clippy.toml",
+        "deny.toml",
         ".rustfmt.toml",
     ];
     let mut found = Vec::new();
@@ -629,6 +630,42 @@ fn no_registry_host() {
         }
     }
     none("Where packages come from is the user's configuration.", wrong);
+}
+
+/// Where the compiler is told to trust: file and number of `unsafe` words in its code.
+const UNSAFE: [(&str, usize); 3] =
+    [("src/gpu/context.rs", 1), ("tools/fuzz/src/memory.rs", 9), ("tools/isa_report/src/device.rs", 9)];
+
+#[test]
+fn every_unsafe_is_counted_and_proved() {
+    let mut wrong = Vec::new();
+    let mut found = Vec::new();
+    for folder in ["src", "tests", "benches", "examples", "tools"] {
+        for file in files_ending(folder, "rs") {
+            let (path, text) = (shown(&file), read(&file));
+            let count = words(&lex(&text).0, "unsafe").count();
+            if count == 0 {
+                continue;
+            }
+            found.push((path.clone(), count));
+            // Line by line: comments stand there still. What a trait declares unsafe is proved where its trait is implemented.
+            let lines: Vec<&str> = text.lines().collect();
+            for (number, line) in lines.iter().enumerate() {
+                let code = lex(line).0;
+                let opens = ["unsafe {", "unsafe impl"].iter().any(|mark| code.contains(mark));
+                let is_proved =
+                    lines[..number].iter().rev().take_while(|line| line.trim_start().starts_with("//"));
+                if opens && !is_proved.clone().any(|line| line.contains("SAFETY: ")) {
+                    wrong.push(format!("{path}:{}: no `// SAFETY:` above it", number + 1));
+                }
+            }
+        }
+    }
+    let wanted = UNSAFE.map(|(path, count)| (path.to_string(), count));
+    if found != wanted {
+        wrong.push(format!("found {found:?}, counted {wanted:?}"));
+    }
+    none("Every `unsafe` is counted here, and its proof stands above it.", wrong);
 }
 
 // The laws above are only as good as their reader.

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Licences, duplicates and sources of all dependencies as deny.toml allows them, and known vulnerabilities where the advisory
+# database can be fetched. Needs cargo-deny (`cargo install cargo-deny --locked`, some minutes); so not a part of .ci/run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if ! command -v cargo-deny >/dev/null; then
+    echo "error: cargo-deny is not there" >&2
+    echo "hint: cargo install cargo-deny --locked" >&2
+    exit 1
+fi
+cargo deny --locked check licenses bans sources
+# The database lies on a git host that not every machine reaches: that is no finding, but said.
+if cargo deny fetch >/dev/null 2>&1; then
+    cargo deny --locked check --disable-fetch advisories
+else
+    echo "advisories: not checked, the database can't be fetched from here" >&2
+fi
