@@ -54,6 +54,7 @@ pub mod embed;
 pub mod evaluate;
 pub mod explain;
 pub mod report;
+pub mod selftest;
 pub mod train;
 pub mod tune;
 pub mod web;

@@ -18,7 +18,7 @@ pub mod rows;
 pub mod samples;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Context, Family};
+use crate::gpu::Context;
 use report::{Report, Roof, RowReport};
 use roof::Roofs;
 
@@ -39,11 +39,7 @@ pub struct Options<'a> {
 
 /// What sort of adapter it is, and the kernels that it is served.
 pub fn class(context: &Context) -> String {
-    let kernels = match context.family() {
-        Family::Tiled => "workgroup tiles".to_string(),
-        Family::Subgroup(lanes) => format!("subgroups of {lanes}"),
-    };
-    format!("{}, {kernels}", context.adapter.kind)
+    format!("{}, {}", context.adapter.kind, context.family())
 }
 
 /// Measures the rows that the filter leaves, and the roofs; `next` is told how many are done, of how many, and the next one's

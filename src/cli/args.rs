@@ -37,6 +37,8 @@ pub enum Command {
     Info(InfoArguments),
     /// Time every kernel and compare it with what the adapter can do at most
     Bench(BenchArguments),
+    /// Check every kernel on an adapter against the reference: what to paste into an issue
+    Selftest(SelftestArguments),
     /// Print a model file's configuration and tensors
     Inspect(InspectArguments),
     /// Fine-tune a backbone into a re-identification model
@@ -463,6 +465,20 @@ pub struct BenchArguments {
     /// Keep this run in FILE as the one of this adapter, beside those of others; after a comparison with the same file
     #[arg(long, value_name = "FILE", conflicts_with = "filter")]
     pub save_baseline: Option<PathBuf>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+}
+
+/// `lat-wgpu selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestArguments {
+    /// Only rows whose kernel, variant and shape contain this, such as "gemm nt" [default: all]
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Write adapter, limits and rows as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
     /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
     #[arg(long, value_name = "NAME")]
     pub adapter: Option<String>,

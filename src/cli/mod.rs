@@ -45,6 +45,7 @@ mod profile;
 mod reduce;
 mod search;
 mod search_report;
+mod selftest;
 mod serve;
 mod signals;
 mod train;
@@ -76,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Reduce(arguments) => reduce::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Selftest(arguments) => selftest::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
         Command::Ablate(arguments) => ablate::run(&arguments),

@@ -47,6 +47,15 @@ pub enum Family {
     Subgroup(u32),
 }
 
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Family::Tiled => write!(f, "workgroup tiles"),
+            Family::Subgroup(lanes) => write!(f, "subgroups of {lanes}"),
+        }
+    }
+}
+
 /// How a [`Context`] is opened.
 #[derive(Debug, Clone, Default)]
 pub struct ContextOptions {

@@ -48,7 +48,7 @@ impl Place {
 }
 
 /// Values of CAPACITY, ascending.
-const CAPACITIES: [u32; 3] = [64, 256, MAX_K as u32];
+pub const CAPACITIES: [u32; 3] = [64, 256, MAX_K as u32];
 /// Most columns of one launch.
 const COLUMNS: usize = 4096;
 

@@ -89,6 +89,11 @@ impl Attention<'_> {
     /// The scales are for a backward that is given out and lse rounded to f32: a probability is then off by as much of
     /// itself as its score and lse are off, and what is subtracted in ds = p·(dp - delta) by what it is made of.
     pub fn gradients(&self, image: usize, head: usize, dout: &[f32]) -> Gradients {
+        self.gradients_from(image, head, None, dout)
+    }
+
+    /// The same from the `out` (B, T, H·Dh) that a forward pass stored, if it is given: in halves it is not the exact one.
+    pub fn gradients_from(&self, image: usize, head: usize, out: Option<&[f32]>, dout: &[f32]) -> Gradients {
         let (count, width) = (self.tokens, self.head_dim);
         let root = 1.0 / (width as f64).sqrt();
         let mut dqkv = [(); 3].map(|()| vec![Exact::default(); count * width]);
@@ -97,13 +102,14 @@ impl Attention<'_> {
             to.scale += by.scale * f64::from(vector).abs();
         };
         for i in 0..count {
-            let Row { out, lse } = self.row(image, head, i);
+            let Row { out: exact, lse } = self.row(image, head, i);
             let start = ((image * count + i) * self.heads + head) * width;
             let dout = &dout[start..start + width];
             let mut delta = Exact::default();
-            for (o, &g) in out.iter().zip(dout) {
-                delta.value += o.value * f64::from(g);
-                delta.scale += (o.value * f64::from(g)).abs();
+            for (d, (o, &g)) in exact.iter().zip(dout).enumerate() {
+                let product = out.map_or(o.value, |out| f64::from(out[start + d])) * f64::from(g);
+                delta.value += product;
+                delta.scale += product.abs();
             }
             for (j, score) in self.scores(image, head, i).into_iter().enumerate() {
                 let p = (score.value - lse.value).exp();

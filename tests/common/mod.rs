@@ -5,10 +5,9 @@
 pub mod compare;
 pub mod differences;
 pub mod guard;
-pub mod random;
-pub mod tolerance;
 
 use lat_wgpu::gpu::{Context, ContextOptions};
+pub use lat_wgpu::selftest::{random, tolerance};
 use std::sync::OnceLock;
 
 /// The adapter that all tests of a binary share; `LAT_ADAPTER` and `LAT_LIMITS=default` choose it.

@@ -1,9 +1,11 @@
-//! The one table of tolerances.
+//! The one table of tolerances: tests and `lat-wgpu selftest` read the same rows.
 //!
 //! An output passes if |adapter - reference| ≤ c·2⁻²⁴·scale, where `scale` is the reference's sum of magnitudes
-//! ([`lat_wgpu::reference::Exact`]), and a whole result if its NMSE passes too. A sum of n terms of which each is rounded
+//! ([`crate::reference::Exact`]), and a whole result if its NMSE passes too. A sum of n terms of which each is rounded
 //! is proven within n units; rounding errors of either sign grow with √n instead (Higham and Mary 2019, λ = 1), so most
 //! rows ask for that: a mistake shows far below the proven bound.
+
+use crate::reference::Exact;
 
 /// The unit roundoff of f32.
 pub const UNIT: f64 = 1.0 / 16_777_216.0;
@@ -170,3 +172,11 @@ pub const ADAM: Tolerance = row(16.0);
 
 /// One rounding to f16's 2⁻¹¹, to either side; the scale is at least f16's smallest normal number.
 pub const NARROW: Tolerance = Tolerance { nmse: 1e-6, c: 8192.0 };
+
+/// What a result may be off by that came within `tolerance` of `exact` in f32 and was stored as f16 then. Adapters may round to
+/// either neighbour, up to 2⁻¹⁰ away; below f16's smallest normal number neighbours are 2⁻²⁴ apart.
+pub fn in_halves(exact: Exact, tolerance: Tolerance) -> (Exact, Tolerance) {
+    let apart = exact.value.abs().max(2f64.powi(-14)) * 2f64.powi(-10);
+    let scale = tolerance.c * UNIT * exact.scale + apart;
+    (Exact { scale, ..exact }, Tolerance { nmse: 1e-6 + tolerance.nmse, c: 1.0 / UNIT })
+}

@@ -1,17 +1,11 @@
-//! Seeded test data.
+//! Seeded data: the same numbers on every machine.
 
-use lat_wgpu::rng;
+use crate::rng;
 use std::collections::BTreeSet;
 
 /// `count` normally distributed values; `stream` tells tensors apart.
 pub fn normal(stream: u64, count: usize) -> Vec<f32> {
-    (0..count as u64)
-        .map(|i| {
-            // Box and Muller; 1 - u is never 0.
-            let radius = (-2.0 * f64::from(1.0 - rng::uniform(1, stream, 2 * i)).ln()).sqrt();
-            (radius * (std::f64::consts::TAU * f64::from(rng::uniform(1, stream, 2 * i + 1))).cos()) as f32
-        })
-        .collect()
+    (0..count as u64).map(|i| rng::normal(1, stream, i) as f32).collect()
 }
 
 /// Normally distributed values times `factor`.

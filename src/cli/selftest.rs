@@ -1,0 +1,69 @@
+//! `lat-wgpu selftest`: every kernel on an adapter against the reference.
+
+use super::args::SelftestArguments;
+use super::embed::progress_bar;
+use super::json;
+use super::open;
+use super::signals::Signals;
+use crate::error::Result;
+use crate::selftest::{self, Report};
+use serde_json::json;
+use std::process::ExitCode;
+
+pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
+    let signals = Signals::listen()?;
+    let context = open::adapter(arguments.adapter.as_ref())?;
+    let bar = progress_bar(0);
+    let filter = arguments.filter.as_deref().unwrap_or_default();
+    let report = selftest::run(&context, filter, &mut |done, rows, name| {
+        bar.set_length(rows as u64);
+        bar.set_position(done as u64);
+        bar.set_message(name.to_string());
+        signals.check("nothing was written")
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    json::print_or_write(arguments.json.as_deref(), &report.table(), || json!(report))?;
+    Ok(code(&report))
+}
+
+/// 1 if a row failed.
+fn code(report: &Report) -> ExitCode {
+    if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selftest::{Adapter, Limits};
+
+    #[test]
+    fn one_row_that_failed_is_exit_code_1() {
+        let mut report = Report {
+            version: "0",
+            adapter: Adapter {
+                name: String::new(),
+                backend: String::new(),
+                kind: "CPU",
+                driver: String::new(),
+                features: Vec::new(),
+                subgroup_min: 1,
+                subgroup_max: 1,
+                kernels: String::new(),
+            },
+            limits: Limits {
+                max_buffer_bytes: 0,
+                max_binding_bytes: 0,
+                max_storage_buffers: 0,
+                max_workgroup_bytes: 0,
+                max_invocations: 0,
+            },
+            rows: Vec::new(),
+            passed: 300,
+            failed: 0,
+        };
+        assert_eq!(code(&report), ExitCode::SUCCESS);
+        report.failed = 1;
+        assert_eq!(code(&report), ExitCode::FAILURE);
+    }
+}

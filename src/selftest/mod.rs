@@ -1,0 +1,256 @@
+//! `lat-wgpu selftest`: every kernel in every variant that an adapter offers, on that adapter, against the f64 reference.
+//!
+//! A row is one kernel in one variant on one small, ugly shape ([`cases`]). It runs twice in memory full of NaN with guard words
+//! behind every buffer ([`guard`]); its outputs are compared with [`crate::reference`] ([`compare`]) under the one table of
+//! tolerances ([`tolerance`]). The tests run the same kernels in the same memory under the same table, on more shapes.
+//!
+//! This is the only module that a user runs which may use the reference: `tests/tidy.rs` says so.
+
+mod attention;
+pub mod cases;
+pub mod compare;
+pub mod guard;
+mod products;
+pub mod random;
+mod retrieval;
+mod rows;
+pub mod tolerance;
+mod training;
+
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterSummary, Context};
+use cases::Case;
+use guard::Guarded;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// What a run found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Of this program.
+    pub version: &'static str,
+    /// What was tested.
+    pub adapter: Adapter,
+    /// What it can do at most.
+    pub limits: Limits,
+    /// One per kernel, variant and shape.
+    pub rows: Vec<Row>,
+    /// Number of rows that are right.
+    pub passed: usize,
+    /// Number of rows that are not.
+    pub failed: usize,
+}
+
+/// The adapter under test.
+#[derive(Debug, Clone, Serialize)]
+pub struct Adapter {
+    /// The driver's name for it.
+    pub name: String,
+    /// "vulkan", "metal" or "dx12".
+    pub backend: String,
+    /// Sort of adapter, such as "discrete GPU".
+    pub kind: &'static str,
+    /// Driver name and version.
+    pub driver: String,
+    /// Optional features that the engine can use.
+    pub features: Vec<&'static str>,
+    /// Invocations of the smallest subgroup.
+    pub subgroup_min: u32,
+    /// Invocations of the largest subgroup.
+    pub subgroup_max: u32,
+    /// Which kernels it is served.
+    pub kernels: String,
+}
+
+/// The limits that decide what fits.
+#[derive(Debug, Clone, Serialize)]
+pub struct Limits {
+    /// Largest buffer.
+    pub max_buffer_bytes: u64,
+    /// Largest storage binding.
+    pub max_binding_bytes: u64,
+    /// Storage buffers per kernel.
+    pub max_storage_buffers: u32,
+    /// Workgroup memory.
+    pub max_workgroup_bytes: u32,
+    /// Invocations per workgroup.
+    pub max_invocations: u32,
+}
+
+/// One kernel in one variant on one shape.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The kernel's file.
+    pub kernel: &'static str,
+    /// Entry point, tile or family, switches and storage.
+    pub variant: String,
+    /// Sizes.
+    pub shape: String,
+    /// Share of the tolerance that the worst value uses; none where nothing could be compared or a value is no number.
+    pub tolerance_used: Option<f64>,
+    /// Of one replay, compilation left out; none where it didn't run.
+    pub milliseconds: Option<f64>,
+    /// Whether all is right.
+    pub passed: bool,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Row {
+    /// Kernel, variant and shape.
+    pub fn name(&self) -> String {
+        format!("{} {} {}", self.kernel, self.variant, self.shape)
+    }
+}
+
+/// Tests the rows whose name contains `filter`; `next` is told how many are done, of how many, and the next one's name, and may
+/// stop the run.
+///
+/// # Errors
+/// [`Error::NothingToDo`] if no row has such a name; what `next` reports. What the adapter reports is a row that failed.
+pub fn run(
+    context: &Context,
+    filter: &str,
+    next: &mut dyn FnMut(usize, usize, &str) -> Result<()>,
+) -> Result<Report> {
+    let mut cases = cases::all(context);
+    cases.retain(|case| case.name().contains(filter));
+    if cases.is_empty() {
+        return Err(Error::NothingToDo(format!("no row's name contains {filter:?}")));
+    }
+    judge(context, &cases, next)
+}
+
+/// Tests these cases.
+///
+/// # Errors
+/// What `next` reports.
+pub fn judge(
+    context: &Context,
+    cases: &[Case],
+    next: &mut dyn FnMut(usize, usize, &str) -> Result<()>,
+) -> Result<Report> {
+    let mut rows = Vec::with_capacity(cases.len());
+    for (done, case) in cases.iter().enumerate() {
+        next(done, cases.len(), &case.name())?;
+        rows.push(row(context, case));
+    }
+    let passed = rows.iter().filter(|row| row.passed).count();
+    let AdapterSummary { name, backend, kind, driver, subgroup, features, .. } = context.adapter.clone();
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        adapter: Adapter {
+            name,
+            backend,
+            kind,
+            driver,
+            features,
+            subgroup_min: subgroup.0,
+            subgroup_max: subgroup.1,
+            kernels: context.family().to_string(),
+        },
+        limits: Limits {
+            max_buffer_bytes: context.adapter.max_buffer,
+            max_binding_bytes: context.adapter.max_binding,
+            max_storage_buffers: context.adapter.max_storage_buffers,
+            max_workgroup_bytes: context.adapter.max_workgroup_bytes,
+            max_invocations: context.adapter.max_invocations,
+        },
+        passed,
+        failed: rows.len() - passed,
+        rows,
+    })
+}
+
+fn row(context: &Context, case: &Case) -> Row {
+    let mut row = Row {
+        kernel: case.kernel,
+        variant: case.variant.clone(),
+        shape: case.shape.clone(),
+        tolerance_used: None,
+        milliseconds: None,
+        passed: false,
+        error: None,
+    };
+    let mut recording = Guarded::new(context, case.storage);
+    let expected = case.record(&mut recording);
+    match recording.run() {
+        Err(error) => row.error = Some(error.to_string()),
+        Ok(run) => {
+            row.milliseconds = Some(1e3 * run.seconds);
+            let judged: Vec<_> = expected.iter().map(|expected| expected.judge(&run.outputs)).collect();
+            let most = judged.iter().map(|(used, _)| *used).fold(0.0, f64::max);
+            row.tolerance_used = most.is_finite().then_some(most);
+            row.passed = most <= 1.0;
+            if !row.passed {
+                let wrong = judged.into_iter().filter(|(used, _)| *used > 1.0).map(|(_, report)| report);
+                row.error = Some(wrong.collect::<Vec<_>>().join("; "));
+            }
+        }
+    }
+    row
+}
+
+impl Report {
+    /// Adapter, rows and their count for people.
+    pub fn table(&self) -> String {
+        let Adapter { name, backend, kind, driver, features, subgroup_min, subgroup_max, kernels } =
+            &self.adapter;
+        let Limits {
+            max_buffer_bytes,
+            max_binding_bytes,
+            max_storage_buffers,
+            max_workgroup_bytes,
+            max_invocations,
+        } = self.limits;
+        let mut text = format!("lat-wgpu {}\n{name}\n", self.version);
+        // Writing to a string doesn't fail.
+        let _ = writeln!(text, "    {kind}, {backend}, {driver}");
+        let features = if features.is_empty() { "none".to_string() } else { features.join(", ") };
+        let _ = writeln!(
+            text,
+            "    features: {features}; subgroups of {subgroup_min} to {subgroup_max}; kernels: {kernels}"
+        );
+        let _ = writeln!(
+            text,
+            "    limits: buffer {} MiB, binding {} MiB, {max_storage_buffers} storage buffers, workgroup {max_workgroup_bytes} bytes and {max_invocations} invocations",
+            max_buffer_bytes >> 20,
+            max_binding_bytes >> 20,
+        );
+        let width = |of: fn(&Row) -> &str, least: usize| {
+            self.rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0).max(least)
+        };
+        let kernel = width(|row| row.kernel, 6);
+        let variant = width(|row| &row.variant, 7);
+        let shape = width(|row| &row.shape, 5);
+        let _ = writeln!(
+            text,
+            "{:<kernel$} {:<variant$} {:<shape$} {:>11} {:>9}",
+            "kernel", "variant", "shape", "tolerance", "ms"
+        );
+        let number = |value: Option<f64>, factor: f64, digits: usize| {
+            value.map_or("-".to_string(), |value| format!("{:.digits$}", factor * value))
+        };
+        for row in &self.rows {
+            let _ = writeln!(
+                text,
+                "{:<kernel$} {:<variant$} {:<shape$} {:>9} % {:>9}  {}",
+                row.kernel,
+                row.variant,
+                row.shape,
+                number(row.tolerance_used, 100.0, 1),
+                number(row.milliseconds, 1.0, 3),
+                if row.passed { "ok" } else { "FAILED" }
+            );
+            if let Some(error) = &row.error {
+                // A driver may say a lot; what follows its first lines is in the JSON.
+                error.lines().take(8).for_each(|line| {
+                    let _ = writeln!(text, "    {line}");
+                });
+            }
+        }
+        let _ = writeln!(text, "{} of {} passed", self.passed, self.rows.len());
+        text
+    }
+}

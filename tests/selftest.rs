@@ -1,0 +1,194 @@
+//! `lat-wgpu selftest`: that it covers every variant, that it finds what is wrong, and what it prints and writes.
+
+mod common;
+
+use common::context;
+use lat_wgpu::gpu::{Binding, Constants, Dispatch, Family, Kernel, Storage};
+use lat_wgpu::kernels;
+use lat_wgpu::kernels::accumulate::Accumulate;
+use lat_wgpu::reference::Exact;
+use lat_wgpu::selftest::cases::{self, Case, Expected};
+use lat_wgpu::selftest::guard::Guarded;
+use lat_wgpu::selftest::{Report, judge, tolerance};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// What tells variants apart; heads have one width among several.
+fn key(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
+    let constants: Vec<_> =
+        constants.iter().filter(|(name, _)| !["HEAD_DIM", "CHUNK"].contains(name)).collect();
+    format!("{} {} {constants:?} {storage:?}", kernel.name, kernel.entry)
+}
+
+#[test]
+fn every_variant_that_the_adapter_offers_has_a_row() {
+    let mut covered = BTreeSet::new();
+    for case in cases::all(context()) {
+        let mut recording = Guarded::new(context(), case.storage);
+        case.record(&mut recording);
+        for dispatch in recording.recorder.list().unwrap().dispatches {
+            covered.insert(key(dispatch.kernel, &dispatch.constants, dispatch.storage()));
+        }
+    }
+    let offered = |kernel: &Kernel, constants: &Constants, storage| {
+        let lanes = constants.iter().find(|(name, _)| *name == "SUB").map(|(_, lanes)| *lanes);
+        let fits =
+            !kernel.subgroups || lanes.is_some_and(|lanes| context().family() == Family::Subgroup(lanes));
+        fits && context().supports(storage)
+    };
+    let all = kernels::variants()
+        .into_iter()
+        .filter(|(kernel, constants, storage)| offered(kernel, constants, *storage));
+    let missing: BTreeSet<_> = all
+        .map(|(kernel, constants, storage)| key(kernel, &constants, storage))
+        .filter(|variant| !covered.contains(variant))
+        .collect();
+    assert!(missing.is_empty(), "no row for {missing:#?}");
+}
+
+#[test]
+fn rows_have_names_of_their_own() {
+    let names: Vec<_> = cases::all(context()).iter().map(Case::name).collect();
+    let distinct: BTreeSet<_> = names.iter().collect();
+    assert_eq!(distinct.len(), names.len());
+}
+
+fn sum(addend: f32, wanted: Exact) -> Case {
+    Case::new("accumulate", format!("{addend}"), "1", Storage::F32, move |run| {
+        let sum = run.in_place("sum", &[1.0]);
+        Accumulate { addend: run.input("addend", &[addend]), sum }.record(&mut run.recorder, "sum");
+        vec![Expected::all("sum", sum, [wanted], tolerance::ACCUMULATE)]
+    })
+}
+
+/// A copy of one word, in WGSL of the caller's.
+fn copy(name: &'static str, source: &'static str, wanted: u32) -> Case {
+    const BINDINGS: &[Binding] = &[Binding::read("x"), Binding::write("y")];
+    let kernel: &'static Kernel = Box::leak(Box::new(Kernel {
+        // Pipelines are kept by their name.
+        name,
+        source,
+        helpers: &[],
+        entry: "copy",
+        bindings: BINDINGS,
+        uniform_bytes: 16,
+        subgroups: false,
+        quads: false,
+    }));
+    Case::new(name, "word", "1", Storage::F32, move |run| {
+        let (x, y) = (run.words("x", &[7]), run.output("y", 1));
+        run.recorder.dispatch(Dispatch {
+            kernel,
+            constants: vec![],
+            overrides: vec![],
+            tensors: vec![x, y],
+            params: vec![0; 16],
+            grid: [1, 1, 1],
+            flops: 0.0,
+            label: "copy".to_string(),
+        });
+        vec![Expected::same("y", y, [(0, wanted)])]
+    })
+}
+
+const COPY: &str = "
+@group(0) @binding(0) var<uniform> params: vec4u;
+@group(0) @binding(1) var<storage, read> x: array<u32>;
+@group(0) @binding(2) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(1) fn copy() { y[params.x] = x[0]; }
+";
+
+fn judged(cases: &[Case]) -> Report {
+    judge(context(), cases, &mut |_, _, _| Ok(())).unwrap()
+}
+
+#[test]
+fn what_is_wrong_fails_and_what_follows_is_still_tested() {
+    const UNWRITTEN: &str = "
+@group(0) @binding(0) var<uniform> params: vec4u;
+@group(0) @binding(1) var<storage, read> x: array<u32>;
+@group(0) @binding(2) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(1) fn copy() { y[params.x + 1u] = x[0]; }
+";
+    let report = judged(&[
+        sum(2.0, Exact { value: 3.0, scale: 3.0 }),
+        sum(2.5, Exact { value: 3.6, scale: 3.5 }),
+        sum(f32::NAN, Exact { value: 3.0, scale: 3.0 }),
+        copy("good", COPY, 7),
+        copy("other", COPY, 8),
+        copy("unwritten", UNWRITTEN, 7),
+        copy("none", "no shader at all", 7),
+        sum(3.0, Exact { value: 4.0, scale: 4.0 }),
+    ]);
+    let passed: Vec<bool> = report.rows.iter().map(|row| row.passed).collect();
+    assert_eq!(passed, [true, false, false, true, false, false, false, true]);
+    assert_eq!((report.passed, report.failed), (3, 5));
+    let error = |i: usize| report.rows[i].error.as_deref().unwrap();
+    assert!(error(1).starts_with("sum: ") && error(1).contains("of tolerance at [0]"), "{}", error(1));
+    assert!(report.rows[1].tolerance_used.unwrap() > 1.0);
+    assert_eq!(report.rows[2].tolerance_used, None);
+    assert_eq!(error(4), "y: word 0 is 0x00000007, not 0x00000008");
+    assert!(error(5).contains("y was written past its end"), "{}", error(5));
+    assert!(error(6).contains("the adapter failed"), "{}", error(6));
+
+    let table = report.table();
+    assert_eq!(table.lines().filter(|line| line.ends_with("FAILED")).count(), 5, "{table}");
+    assert_eq!(table.lines().filter(|line| line.ends_with(" ok")).count(), 3, "{table}");
+    assert_eq!(table.lines().last(), Some("3 of 8 passed"));
+    assert!(table.starts_with(concat!("lat-wgpu ", env!("CARGO_PKG_VERSION"), "\n")), "{table}");
+    assert!(table.contains(&context().adapter.name) && table.contains(&context().adapter.driver), "{table}");
+}
+
+#[test]
+fn table_and_json_say_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("selftest.json");
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
+        command.args(["selftest", "--filter", "accumulate"]).args(more).output().unwrap()
+    };
+    let output = run(&["--json", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(table.lines().last(), Some("3 of 3 passed"), "{table}");
+
+    let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&report), ["adapter", "failed", "limits", "passed", "rows", "version"]);
+    assert_eq!(
+        keys(&report["adapter"]),
+        ["backend", "driver", "features", "kernels", "kind", "name", "subgroup_max", "subgroup_min"]
+    );
+    assert_eq!(
+        keys(&report["limits"]),
+        [
+            "max_binding_bytes",
+            "max_buffer_bytes",
+            "max_invocations",
+            "max_storage_buffers",
+            "max_workgroup_bytes"
+        ]
+    );
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((report["passed"].as_u64(), report["failed"].as_u64()), (Some(3), Some(0)));
+    for row in report["rows"].as_array().unwrap() {
+        assert_eq!(keys(row), ["kernel", "milliseconds", "passed", "shape", "tolerance_used", "variant"]);
+        assert_eq!((row["kernel"].as_str(), row["passed"].as_bool()), (Some("accumulate"), Some(true)));
+        assert!((0.0..=1.0).contains(&row["tolerance_used"].as_f64().unwrap()), "{row}");
+        assert!(row["milliseconds"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    // stdout is for one of the two.
+    let output = run(&["--json", "-"]);
+    assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
+}
+
+#[test]
+fn a_filter_that_leaves_nothing_is_said() {
+    let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+        .args(["selftest", "--filter", "no such row"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no row's name contains"));
+}
