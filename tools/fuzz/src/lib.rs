@@ -21,7 +21,7 @@ pub struct Target {
     /// What its format says over and over.
     pub words: &'static [&'static [u8]],
     /// Makes lengths and sums right again that a change broke: behind them lies the rest of the reader.
-    pub repair: fn(&mut Vec<u8>),
+    pub repair: fn(&mut [u8]),
     /// Largest input that is tried, in bytes.
     pub longest: usize,
 }

@@ -53,7 +53,7 @@ pub fn mutated(
     files: &[Vec<u8>],
     words: &[&[u8]],
     longest: usize,
-    repair: fn(&mut Vec<u8>),
+    repair: fn(&mut [u8]),
     dice: &mut Dice,
 ) -> Vec<u8> {
     let mut bytes = dice.pick(files).clone();
@@ -152,10 +152,10 @@ fn change(bytes: &mut Vec<u8>, files: &[Vec<u8>], words: &[&[u8]], dice: &mut Di
 }
 
 /// For formats that have nothing to repair.
-pub fn nothing(_: &mut Vec<u8>) {}
+pub fn nothing(_: &mut [u8]) {}
 
 /// The sums of PNG's chunks, and the length in a WebP's header.
-pub fn checksums(bytes: &mut Vec<u8>) {
+pub fn checksums(bytes: &mut [u8]) {
     if bytes.starts_with(b"RIFF") && bytes.len() >= 8 {
         let length = (bytes.len() - 8) as u32;
         bytes[4..8].copy_from_slice(&length.to_le_bytes());
@@ -184,7 +184,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// The length of a safetensors header; the seeds hold no `}` behind it.
-pub fn header_length(bytes: &mut Vec<u8>) {
+pub fn header_length(bytes: &mut [u8]) {
     if let Some(last) = bytes.iter().rposition(|&byte| byte == b'}').filter(|last| *last >= 8) {
         let spaces = bytes[last + 1..].iter().take_while(|&&byte| byte == b' ').count();
         let length = (last + 1 + spaces - 8) as u64;
@@ -193,7 +193,7 @@ pub fn header_length(bytes: &mut Vec<u8>) {
 }
 
 /// The mark at a Parquet file's end.
-pub fn parquet_ends(bytes: &mut Vec<u8>) {
+pub fn parquet_ends(bytes: &mut [u8]) {
     let Some(mark) = bytes.len().checked_sub(4) else { return };
     bytes[mark..].copy_from_slice(b"PAR1");
 }
