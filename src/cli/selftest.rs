@@ -7,12 +7,14 @@ use super::open;
 use super::signals::Signals;
 use crate::error::Result;
 use crate::selftest::{self, Report};
+use crate::shape::Precision;
 use serde_json::json;
 use std::process::ExitCode;
 
 pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
     let signals = Signals::listen()?;
-    let context = open::adapter(arguments.adapter.as_ref())?;
+    // For halves, so that matrix units are tested where there are any; all other kernels take them as they come.
+    let context = open::adapter_with(arguments.adapter.as_ref(), Precision::F16)?;
     let bar = progress_bar(0);
     let filter = arguments.filter.as_deref().unwrap_or_default();
     let report = selftest::run(&context, filter, &mut |done, rows, name| {

@@ -380,8 +380,12 @@ impl Context {
         storage != Storage::F16 || self.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
-    /// The side of the fragments that the adapter's matrix units multiply: only with halves, and only if `prove`, which is
-    /// asked once, finds them right.
+    /// The side of the fragments that the adapter's matrix units multiply: only if it was opened for halves.
+    pub fn fragments(&self) -> Option<u32> {
+        self.fragments
+    }
+
+    /// The same only if `prove`, which is asked once, finds their products right.
     pub fn matrix_units(&self, prove: impl FnOnce(u32) -> bool) -> Option<u32> {
         self.fragments.filter(|&side| *self.fragments_proved.get_or_init(|| prove(side)))
     }

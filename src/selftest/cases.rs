@@ -125,6 +125,8 @@ pub(super) struct List {
     pub family: Family,
     /// Software drivers take long to compile wide kernels.
     pub is_cpu: bool,
+    /// Side of the fragments that its matrix units multiply, whether they are proved or not.
+    pub matrix_units: Option<u32>,
     cases: Vec<Case>,
 }
 
@@ -148,15 +150,26 @@ impl List {
         shape: &str,
         record: impl Fn(&mut Guarded<'_>) -> Vec<Expected> + Clone + 'static,
     ) {
-        for &storage in &self.storages {
-            let stored = match storage {
-                Storage::F32 => "f32",
-                Storage::F16 => "f16",
-                Storage::Packed => "packed",
-            };
-            let variant = format!("{variant} {stored}");
-            self.cases.push(Case::new(kernel, variant, shape, storage, record.clone()));
+        for storage in self.storages.clone() {
+            self.add_in(storage, kernel, variant, shape, record.clone());
         }
+    }
+
+    /// A case of a kernel that touches quads in one storage.
+    pub fn add_in(
+        &mut self,
+        storage: Storage,
+        kernel: &'static str,
+        variant: &str,
+        shape: &str,
+        record: impl Fn(&mut Guarded<'_>) -> Vec<Expected> + 'static,
+    ) {
+        let stored = match storage {
+            Storage::F32 => "f32",
+            Storage::F16 => "f16",
+            Storage::Packed => "packed",
+        };
+        self.cases.push(Case::new(kernel, format!("{variant} {stored}"), shape, storage, record));
     }
 
     /// The kernels for GPUs, which run anywhere, and the adapter's own.
@@ -172,7 +185,8 @@ impl List {
 pub fn all(context: &Context) -> Vec<Case> {
     let storages = Storage::ALL.into_iter().filter(|&storage| context.supports(storage)).collect();
     let (family, is_cpu) = (context.family(), context.is_cpu());
-    let mut list = List { storages, family, is_cpu, cases: Vec::new() };
+    let matrix_units = context.fragments();
+    let mut list = List { storages, family, is_cpu, matrix_units, cases: Vec::new() };
     products::add(&mut list);
     attention::add(&mut list);
     rows::add(&mut list);

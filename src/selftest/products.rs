@@ -4,8 +4,8 @@ use super::cases::{Expected, List};
 use super::guard::Guarded;
 use super::random::{normal, sample, scaled};
 use super::tolerance;
-use crate::gpu::Family;
-use crate::kernels::gemm::{Epilogue, Form, Nn, Nt, Tile, Tn};
+use crate::gpu::{Family, Storage};
+use crate::kernels::gemm::{COOPERATIVE_TILE, Epilogue, Form, Nn, Nt, Tile, Tn};
 use crate::kernels::{part_linear, patch_embed};
 use crate::reference::gemm as reference;
 use crate::reference::part_linear::PartLinear;
@@ -75,12 +75,17 @@ pub(super) fn add(list: &mut List) {
                     nn(list, tile, small, whole);
                 }
                 Form::Tn => {
-                    for (shape, sum) in [(large, true), (large, false), (small, true)] {
+                    // The last is long enough to be cut into slices.
+                    for (shape, sum) in [(large, true), (large, false), (small, true), ([4, 8, 1029], true)] {
                         tn(list, tile, shape, sum);
                     }
                 }
             }
         }
+    }
+    if let Some(side) = list.matrix_units {
+        let shape = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 48];
+        EPILOGUES.into_iter().for_each(|epilogue| nt(list, Tile::Cooperative { side }, shape, epilogue));
     }
     for family in list.families() {
         for (shape, has_bias) in
@@ -110,8 +115,8 @@ fn shapes(form: Form, tile: Tile) -> [[usize; 3]; 2] {
     let [rows, columns] = match tile {
         Tile::Plain => return [[7, 11, 13], [1, 1, 1]],
         Tile::Tiled { rows, columns, .. } => [rows, columns],
-        Tile::Subgroup { lanes, rows } if form == Form::Tn => [rows, 8 * lanes],
-        Tile::Subgroup { lanes, rows } => [rows, 4 * lanes],
+        Tile::Cooperative { .. } => [COOPERATIVE_TILE as u32; 2],
+        Tile::Subgroup { lanes, rows, quads } => [rows, 4 * lanes * quads],
     }
     .map(|side| side as usize);
     match form {
@@ -131,7 +136,9 @@ fn add_product(
     record: impl Fn(&mut Guarded<'_>) -> Vec<Expected> + Clone + 'static,
 ) {
     let shape = format!("{m}x{n}x{k}");
-    if tile == Tile::Plain || (list.is_cpu && !whole) {
+    if matches!(tile, Tile::Cooperative { .. }) {
+        list.add_in(Storage::F16, "gemm", variant, &shape, record);
+    } else if tile == Tile::Plain || (list.is_cpu && !whole) {
         list.add("gemm", format!("{variant} f32"), shape, record);
     } else {
         list.add_stored("gemm", variant, &shape, record);
@@ -168,10 +175,12 @@ fn nt(list: &mut List, tile: Tile, [m, n, k]: [usize; 3], (name, switches): (&st
         };
         let places = || sample(m * n, MOST).into_iter();
         let values = places().map(|i| (i, exact.at(i / n, i % n)));
-        let mut expected = vec![Expected::near("c", c, values, tolerance::gemm(k))];
+        // Matrix units may cut sums off instead of rounding them: twice the error.
+        let steps = if matches!(tile, Tile::Cooperative { .. }) { 4 * k } else { k };
+        let mut expected = vec![Expected::near("c", c, values, tolerance::gemm(steps))];
         if let Some(pre) = epilogue.pre {
             let values = places().map(|i| (i, exact.pre(i / n, i % n)));
-            expected.push(Expected::near("pre", pre, values, tolerance::gemm(k)));
+            expected.push(Expected::near("pre", pre, values, tolerance::gemm(steps)));
         }
         expected
     });

@@ -12,6 +12,9 @@ use crate::reference::batchnorm::{BatchNorm, Dropout};
 use crate::reference::{self, Exact};
 use crate::rng;
 
+/// Labels and distances of a batch, and of each anchor its loss with the pair that decides it.
+type Mined = (Vec<u32>, Vec<f64>, Vec<(Exact, Option<[usize; 2]>)>);
+
 const SEED: u64 = 0x1234_5678_9abc_def0;
 const STEP: u32 = 17;
 const PLACE: u32 = 96;
@@ -199,7 +202,7 @@ fn triplets(list: &mut List, batch: usize, length: usize) {
     let distances = move || -> Vec<f32> {
         reference::triplet::distances(&parts(), batch).iter().map(|d| d.value as f32).collect()
     };
-    let mined = move |distances: &[f32]| -> (Vec<u32>, Vec<f64>, Vec<(Exact, Option<[usize; 2]>)>) {
+    let mined = move |distances: &[f32]| -> Mined {
         let labels: Vec<u32> = (0..batch as u64).map(|i| 1000 + rng::bits(6, 1, i) % 3).collect();
         let exact: Vec<f64> = distances.iter().map(|&d| f64::from(d)).collect();
         let mine = |anchor| reference::triplet::mine(&exact, &labels, anchor, f64::from(MARGIN));
