@@ -8,8 +8,17 @@ use super::{Constants, WORD};
 use crate::error::{Error, Result};
 use crate::shape::Precision;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
+
+/// Words that a guarded context has behind each of its tensors: more than the widest row of a tile.
+pub(super) const GUARD_WORDS: usize = 256;
+/// A guard word behind a buffer: NaN as a number and as two halves. Its last bits tell buffers apart, so that a word copied from
+/// guard to guard shows.
+const GUARD: u32 = 0x7fc8_7e00;
+/// Those last bits.
+pub(super) const GUARD_NUMBERS: u32 = 0x1ff;
 
 /// What `lat-wgpu info` prints about an adapter.
 #[derive(Debug, Clone)]
@@ -71,6 +80,12 @@ pub struct ContextOptions {
     pub portable: bool,
     /// With f16, let the adapter's matrix units multiply, once they are proved.
     pub matrix_units: bool,
+    /// Have shaders check every index and loop; for drivers in doubt, slower.
+    pub checked: bool,
+    /// Run every plan in memory full of NaN, each tensor in a place of its own with guard words behind it, and check those
+    /// afterwards: finds a kernel, ours or a driver's, that reads what nothing wrote or writes what isn't its own. Slow, and takes
+    /// the memory that tensors otherwise share. Slices of arenas (parameters, gradients, moments) have no guard words.
+    pub guarded: bool,
     /// Failures to be rehearsed, such as `lose@120,refuse@7`: the device is lost before the 120th launch of this process, its
     /// 7th buffer finds no memory; `hang@3` never answers from the third launch on.
     pub rehearse: Option<String>,
@@ -80,24 +95,22 @@ pub struct ContextOptions {
 
 impl ContextOptions {
     /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices, `LAT_TUNED=0`, which passes over
-    /// what was tuned, `LAT_MATRIX_UNITS=0`, which leaves matrix units alone, `LAT_PATIENCE=SECONDS`
-    /// and `LAT_REHEARSE`, see [`Self::rehearse`].
+    /// what was tuned, `LAT_MATRIX_UNITS=0`, which leaves matrix units alone, `LAT_PATIENCE=SECONDS`, and what looks for faults:
+    /// `LAT_CHECKED=1`, `LAT_GUARDED=1` and `LAT_REHEARSE`.
     pub fn from_environment(adapter: Option<String>) -> Self {
-        let default_limits = std::env::var("LAT_LIMITS").is_ok_and(|v| v == "default");
-        let tuned = !default_limits && !std::env::var("LAT_TUNED").is_ok_and(|v| v == "0");
-        let matrix_units = !default_limits && !std::env::var("LAT_MATRIX_UNITS").is_ok_and(|v| v == "0");
-        let precision = Precision::F32;
-        let rehearse = std::env::var("LAT_REHEARSE").ok().filter(|text| !text.is_empty());
-        let patience = std::env::var("LAT_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+        let says = |name: &str, value: &str| std::env::var(name).is_ok_and(|v| v == value);
+        let default_limits = says("LAT_LIMITS", "default");
         ContextOptions {
             adapter,
             default_limits,
             portable: false,
-            precision,
-            tuned,
-            matrix_units,
-            rehearse,
-            patience,
+            precision: Precision::F32,
+            tuned: !default_limits && !says("LAT_TUNED", "0"),
+            matrix_units: !default_limits && !says("LAT_MATRIX_UNITS", "0"),
+            checked: says("LAT_CHECKED", "1"),
+            guarded: says("LAT_GUARDED", "1"),
+            rehearse: std::env::var("LAT_REHEARSE").ok().filter(|text| !text.is_empty()),
+            patience: std::env::var("LAT_PATIENCE").ok().and_then(|seconds| seconds.parse().ok()),
         }
     }
 }
@@ -108,8 +121,10 @@ pub struct Buffer {
     pub(super) raw: wgpu::Buffer,
     /// Where it begins in `raw`, in words.
     pub(super) start: usize,
-    /// Words that a kernel can reach: `words`, and in tests guard words behind them.
+    /// Words that a kernel can reach: `words`, and guard words behind them if there are some.
     pub(super) bound: usize,
+    /// What those hold, if a guarded context made them: plans check that.
+    pub(super) guard: Option<u32>,
     /// Length in 4-byte words.
     pub words: usize,
     /// Name in messages.
@@ -133,7 +148,19 @@ impl Buffer {
         // A binding has at least four words; alignment leaves room for them.
         let bound = words.max(4);
         assert!(start + bound <= self.words.max(4), "{label}: slice past the end of {}", self.label);
-        Buffer { raw: self.raw.clone(), start: self.start + start, bound, words, label: label.into() }
+        let (raw, start) = (self.raw.clone(), self.start + start);
+        Buffer { raw, start, bound, guard: None, words, label: label.into() }
+    }
+
+    /// The same of which the first `words` belong to a tensor and the next ones are its guard, of this word.
+    pub(super) fn with_guard(self, words: usize, word: u32) -> Buffer {
+        Buffer { words, bound: words + GUARD_WORDS, guard: Some(word), ..self }
+    }
+
+    /// The words behind a buffer with a guard.
+    pub(super) fn behind(&self) -> Buffer {
+        let start = self.start + self.words;
+        Buffer { start, words: GUARD_WORDS, bound: GUARD_WORDS, guard: None, ..self.clone() }
     }
 }
 
@@ -161,6 +188,9 @@ pub struct Context {
     /// Side of the fragments that its matrix units multiply.
     fragments: Option<u32>,
     fragments_proved: OnceLock<bool>,
+    guarded: bool,
+    /// Number of guarded buffers made so far.
+    guards: AtomicU32,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     choices: Mutex<Choices>,
     faults: Arc<Mutex<Faults>>,
@@ -346,7 +376,9 @@ impl Context {
             family,
             precision: options.precision,
             cpu: cpu && !options.portable,
-            checked: std::env::var("LAT_CHECKED").is_ok_and(|v| v == "1"),
+            checked: options.checked,
+            guarded: options.guarded,
+            guards: AtomicU32::new(0),
             fragments,
             fragments_proved: OnceLock::new(),
             pipelines: Mutex::default(),
@@ -416,6 +448,11 @@ impl Context {
     /// Largest tensor that one binding can show, in bytes.
     pub fn max_tensor_bytes(&self) -> u64 {
         self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    }
+
+    /// Whether plans run in guarded memory.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.guarded
     }
 
     pub(super) fn max_buffer_bytes(&self) -> u64 {
@@ -538,7 +575,8 @@ impl Context {
     /// # Errors
     /// [`Error::TooLarge`] if one binding can't show it.
     pub fn buffer(&self, label: &str, words: usize) -> Result<Buffer> {
-        let bytes = words as u64 * WORD;
+        let guard = if self.guarded { GUARD_WORDS } else { 0 };
+        let bytes = (words + guard) as u64 * WORD;
         if bytes > self.max_tensor_bytes() {
             return Err(Error::TooLarge(format!(
                 "{label} needs {bytes} bytes; {} binds at most {}",
@@ -546,7 +584,21 @@ impl Context {
                 self.max_tensor_bytes()
             )));
         }
-        self.storage_buffer(label, bytes)
+        let buffer = self.storage_buffer(label, bytes)?;
+        if !self.guarded {
+            return Ok(buffer);
+        }
+        let number = self.guards.fetch_add(1, Ordering::Relaxed);
+        let buffer = buffer.with_guard(words, GUARD | number & GUARD_NUMBERS);
+        self.write_guard(&buffer);
+        Ok(buffer)
+    }
+
+    /// Puts the guard words behind a buffer that has them.
+    pub(super) fn write_guard(&self, buffer: &Buffer) {
+        if let Some(word) = buffer.guard {
+            self.write(&buffer.behind(), bytemuck::cast_slice(&[word; GUARD_WORDS]));
+        }
     }
 
     /// A zeroed buffer of `words` words that is bound in slices only.
@@ -584,7 +636,7 @@ impl Context {
     pub fn guarded_buffer(&self, label: &str, words: usize, guard: &[u32]) -> Result<Buffer> {
         let whole = self.buffer(label, words + guard.len())?;
         self.queue.write_buffer(&whole.raw, words as u64 * WORD, bytemuck::cast_slice(guard));
-        Ok(Buffer { words, bound: whole.words, ..whole })
+        Ok(Buffer { words, bound: whole.words, guard: None, ..whole })
     }
 
     /// Reads a buffer and the guard words behind it back, after all submitted work.
@@ -686,7 +738,7 @@ fn allocate(device: &wgpu::Device, label: &str, bytes: u64, usage: wgpu::BufferU
 /// The whole of a raw buffer.
 fn whole(raw: wgpu::Buffer, label: &str, bytes: u64) -> Buffer {
     let words = (bytes / WORD) as usize;
-    Buffer { raw, start: 0, bound: words.max(4), words, label: label.into() }
+    Buffer { raw, start: 0, bound: words.max(4), guard: None, words, label: label.into() }
 }
 
 impl std::fmt::Debug for Context {

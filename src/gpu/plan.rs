@@ -1,7 +1,7 @@
 //! A plan: a recording with memory and bind groups, replayed as often as wanted without allocating.
 
 use super::WORD;
-use super::context::{Buffer, Context, Pipeline};
+use super::context::{Buffer, Context, GUARD_NUMBERS, GUARD_WORDS, Pipeline};
 use super::kernel::Access;
 use super::memory::{Transient, place};
 use super::recorder::{Dispatch, Home, Recorder, TensorInfo};
@@ -11,6 +11,13 @@ use std::sync::Arc;
 
 /// Work per submit on a GPU, in floating-point operations: a tenth of a second at 0.5 TFLOP/s, far from any watchdog.
 const FLOPS_PER_SUBMIT: f64 = 5e10;
+
+/// What a guarded plan's tensors hold before a run: NaN as a number and as two halves.
+const UNWRITTEN: u32 = 0x7fff_7fff;
+/// A guard word behind them, but for its number; as those of buffers, and none of them.
+const GUARD: u32 = 0x7fd0_7e00;
+/// Bytes of guard words.
+const GUARD_BYTES: u64 = GUARD_WORDS as u64 * WORD;
 
 /// Alignment of uniform blocks, in bytes: WebGPU's default `min_uniform_buffer_offset_alignment`.
 const UNIFORM_ALIGN: usize = 256;
@@ -43,6 +50,8 @@ pub struct Plan {
     /// What each step launches, in order.
     pub dispatches: Vec<Dispatch>,
     heaps: Vec<Buffer>,
+    /// In a guarded context: the tensors in the heaps, then buffers made before.
+    guarded: [Vec<Buffer>; 2],
     summary: PlanSummary,
 }
 
@@ -105,7 +114,13 @@ fn lay_out(recorder: &Recorder<'_>) -> Layout {
     for (id, tensor) in recorder.tensors.iter().enumerate() {
         if let (Home::Transient, Some((first, last))) = (&tensor.home, lives[id]) {
             index[id] = Some(transients.len());
-            transients.push(Transient { bytes: tensor.bytes, first, last });
+            transients.push(if recorder.context.is_guarded() {
+                // Nobody else's words behind it: a place of its own from the first launch to the last.
+                let bytes = tensor.bytes + GUARD_BYTES;
+                Transient { bytes, first: 0, last: recorder.dispatches.len() }
+            } else {
+                Transient { bytes: tensor.bytes, first, last }
+            });
         }
     }
     let mut conflicts = BTreeSet::new();
@@ -170,7 +185,8 @@ impl Recorder<'_> {
     fn check_bindings(&self) -> Result<()> {
         let most = self.context.max_tensor_bytes();
         for tensor in &self.tensors {
-            let bytes = tensor.bytes;
+            let guard = if self.context.is_guarded() { GUARD_BYTES } else { 0 };
+            let bytes = tensor.bytes + guard;
             if bytes > most {
                 return Err(Error::TooLarge(format!(
                     "{} needs {bytes} bytes, a binding holds {most}",
@@ -192,14 +208,15 @@ impl Recorder<'_> {
         // A heap may be larger than one binding: only its tensors are bound.
         let heaps: Vec<Buffer> =
             layout.heaps.iter().map(|&bytes| context.storage_buffer("heap", bytes)).collect::<Result<_>>()?;
-        let places: Vec<Buffer> = (self.tensors.iter().zip(&layout.slots))
-            .map(|(tensor, slot)| match (&tensor.home, slot) {
+        let places: Vec<Buffer> = (self.tensors.iter().zip(&layout.slots).enumerate())
+            .map(|(id, (tensor, slot))| match (&tensor.home, slot) {
                 (Home::Fixed(buffer), _) => buffer.clone(),
-                (Home::Transient, Some((heap, offset))) => heaps[*heap].slice(
-                    &tensor.label,
-                    (offset / WORD) as usize,
-                    (tensor.bytes / WORD) as usize,
-                ),
+                (Home::Transient, Some((heap, offset))) => {
+                    let words = (tensor.bytes / WORD) as usize;
+                    let slice = heaps[*heap].slice(&tensor.label, (offset / WORD) as usize, words);
+                    let number = id as u32 & GUARD_NUMBERS;
+                    if context.is_guarded() { slice.with_guard(words, GUARD | number) } else { slice }
+                }
                 // Never touched by a dispatch: its place doesn't matter.
                 (Home::Transient, None) => context.unused[0].clone(),
             })
@@ -239,7 +256,11 @@ impl Recorder<'_> {
             })
             .collect();
         context.check()?;
-        Ok(Plan { steps, dispatches: self.dispatches, heaps, summary: layout.summary })
+        let (transient, fixed) = (places.into_iter().zip(&layout.slots))
+            .filter(|(place, _)| place.guard.is_some())
+            .partition::<Vec<_>, _>(|(_, slot)| slot.is_some());
+        let guarded = [transient, fixed].map(|places| places.into_iter().map(|(place, _)| place).collect());
+        Ok(Plan { steps, dispatches: self.dispatches, heaps, guarded, summary: layout.summary })
     }
 }
 
@@ -266,8 +287,12 @@ impl Plan {
     /// Replays the recording, after all work submitted before.
     ///
     /// # Errors
-    /// What the driver has reported so far.
+    /// What the driver has reported so far; in a guarded context [`Error::Gpu`] for a tensor that was written past its end.
     pub fn run(&self, context: &Context) -> Result<()> {
+        for tensor in &self.guarded[0] {
+            context.write(tensor, bytemuck::cast_slice(&vec![UNWRITTEN; tensor.words]));
+            context.write_guard(tensor);
+        }
         let mut rest = 0..self.steps.len();
         while !rest.is_empty() {
             let start = rest.start;
@@ -285,6 +310,29 @@ impl Plan {
                 |encoder, steps| self.encode(encoder, steps, None),
             );
             context.check()?;
+        }
+        self.check_guards(context)
+    }
+
+    /// In a guarded context: fails if the words behind a tensor aren't what they were.
+    fn check_guards(&self, context: &Context) -> Result<()> {
+        let guarded: Vec<&Buffer> = self.guarded.iter().flatten().collect();
+        if guarded.is_empty() {
+            return Ok(());
+        }
+        let all = context.storage_buffer("guard words", guarded.len() as u64 * GUARD_BYTES)?;
+        let mut encoder = context.device.create_command_encoder(&Default::default());
+        for (i, buffer) in guarded.iter().enumerate() {
+            let (from, to) = (buffer.behind(), i as u64 * GUARD_BYTES);
+            let start = from.start as u64 * WORD;
+            encoder.copy_buffer_to_buffer(&from.raw, start, &all.raw, to, GUARD_BYTES);
+        }
+        context.queue.submit([encoder.finish()]);
+        let found = context.read(&all)?;
+        for (buffer, found) in guarded.iter().zip(found.chunks(GUARD_WORDS)) {
+            if found.iter().any(|word| Some(word.to_bits()) != buffer.guard) {
+                return Err(Error::Gpu(format!("{} was written past its end", buffer.label)));
+            }
         }
         Ok(())
     }

@@ -136,6 +136,7 @@ impl Plan {
                 )?,
                 start: 0,
                 bound: 4 * count,
+                guard: None,
                 words: 4 * count,
                 label: "profile".into(),
             };

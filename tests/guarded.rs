@@ -1,0 +1,163 @@
+//! `LAT_GUARDED` and `LAT_CHECKED`: a whole embedding and a training step in memory full of NaN with guard words behind every
+//! tensor, and with checked shaders, give the bits that they give without; and guarded memory finds what it is for.
+
+mod common;
+
+use common::{bits, random};
+use lat_wgpu::checkpoint::{self, Network, Settings};
+use lat_wgpu::data::decode::Rgb;
+use lat_wgpu::embed::Embedder;
+use lat_wgpu::gpu::{Binding, Context, ContextOptions, Dispatch, Kernel, Recorder, Tensor};
+use lat_wgpu::kernels::adam::{Betas, StepValues};
+use lat_wgpu::model::{HeadSettings, Learner, Trainable, UpdateRule};
+use lat_wgpu::shape::Precision;
+use std::path::Path;
+
+const BATCH: usize = 4;
+
+fn open(change: impl FnOnce(&mut ContextOptions)) -> Context {
+    let mut options = ContextOptions { tuned: false, ..ContextOptions::from_environment(None) };
+    change(&mut options);
+    Context::open(&options).unwrap()
+}
+
+/// Three blocks of width 32 with four parts, for 32 × 32 pixels.
+fn network() -> Network {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/training/tiny.model.safetensors");
+    checkpoint::load(&path, &Settings::default()).unwrap()
+}
+
+fn pixels() -> Vec<u8> {
+    random::bytes(1, BATCH * 32 * 32 * 3)
+}
+
+/// The vectors of three pictures in batches of two: the last one has a place left over.
+fn vectors(context: &Context) -> Vec<u32> {
+    let picture = |pixels: &[u8]| Rgb { height: 32, width: 32, pixels: pixels.to_vec() };
+    let pictures: Vec<Rgb> = pixels().chunks(32 * 32 * 3).take(3).map(picture).collect();
+    let mut embedder = Embedder::new(context, &network(), Some(2), 1 << 30).unwrap();
+    let (pair, last) = pictures.split_at(2);
+    let mut vectors = embedder.embed(pair).unwrap();
+    vectors.extend(embedder.embed(last).unwrap());
+    bits(&vectors)
+}
+
+/// Losses of two steps of everything, with dropout and triplets, and the parameters after them.
+fn trained(context: &Context) -> Vec<u32> {
+    let betas = Betas::default();
+    let heads = HeadSettings { hidden: 256, classes: 5, relu: true, dropout: 0.5 };
+    let rule = UpdateRule { betas, decoupled: true, label_smoothing: 0.1, triplet_margin: Some(0.3) };
+    let network = network();
+    let stage = Trainable { embeddings: true, first_open: 0 };
+    let learner = Learner::new(context, &network, heads, rule, stage).unwrap();
+    let step = learner.record_step(BATCH, BATCH).unwrap();
+    let mut found = Vec::new();
+    for number in 1..=2 {
+        let values = StepValues {
+            learning_rate: 1e-2,
+            seed: 7,
+            number,
+            weight_decay: 0.01,
+            clip_norm: 1.0,
+            corrections: vec![betas.corrections(number); network.config.depth + 3],
+            ..StepValues::default()
+        };
+        step.write(context, &pixels(), &[0, 0, 1, 3], &[0, 1, 0, 1]);
+        context.write(&step.step, bytemuck::cast_slice(&values.words()));
+        step.plan.run(context).unwrap();
+        found.extend(bits(&context.read(&step.losses).unwrap()));
+        assert_eq!(context.read(&step.control).unwrap()[0].to_bits(), 1, "step {number} isn't finite");
+    }
+    for tensor in learner.read_parameters().unwrap().values() {
+        found.extend(bits(&tensor.data));
+    }
+    found
+}
+
+#[test]
+fn nothing_leaks_from_memory_and_nothing_is_written_past_its_end() {
+    for precision in [Precision::F32, Precision::F16] {
+        let plain = open(|options| options.precision = precision);
+        let guarded = open(|options| {
+            options.precision = precision;
+            options.guarded = true;
+        });
+        assert_eq!(vectors(&plain), vectors(&guarded), "vectors in {precision:?}");
+        assert_eq!(trained(&plain), trained(&guarded), "training in {precision:?}");
+    }
+}
+
+#[test]
+fn checked_shaders_give_the_same_bits() {
+    let plain = open(|_| {});
+    let checked = open(|options| options.checked = true);
+    assert_eq!(vectors(&plain), vectors(&checked));
+    assert_eq!(trained(&plain), trained(&checked));
+}
+
+/// Writes y[i] = x[first + i] for i below `count`, whatever the tensors' length.
+static COPY: Kernel = Kernel {
+    name: "copy",
+    source: "
+struct Params { first: u32, count: u32, unused_0: u32, unused_1: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<u32>;
+@group(0) @binding(2) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(1)
+fn copy(@builtin(workgroup_id) group: vec3u) {
+    if (group.x < params.count) {
+        y[group.x] = x[params.first + group.x];
+    }
+}
+",
+    helpers: &[],
+    entry: "copy",
+    bindings: &[Binding::read("x"), Binding::write("y")],
+    uniform_bytes: 16,
+    subgroups: false,
+    quads: false,
+};
+
+fn copy(recorder: &mut Recorder<'_>, from: Tensor, to: Tensor, first: u32, count: u32) {
+    recorder.dispatch(Dispatch {
+        kernel: &COPY,
+        constants: vec![],
+        overrides: vec![],
+        tensors: vec![from, to],
+        params: [first, count, 0, 0].iter().flat_map(|v| v.to_le_bytes()).collect(),
+        grid: [count, 1, 1],
+        flops: 0.0,
+        label: "copy".to_string(),
+    });
+}
+
+/// Eight words that go through a tensor of the plan, of which each copy takes so many; what the last word is.
+fn through(context: &Context, first: u32, counts: [u32; 2]) -> lat_wgpu::error::Result<u32> {
+    let data = [1.0; 8];
+    let (input, output) = (context.upload("input", &data)?, context.buffer("output", 8)?);
+    let mut recorder = Recorder::new(context);
+    let (x, y) = (recorder.import(&input), recorder.import(&output));
+    let middle = recorder.tensor("middle", 8);
+    copy(&mut recorder, x, middle, 0, counts[0]);
+    copy(&mut recorder, middle, y, first, counts[1]);
+    let plan = recorder.finish()?;
+    // A second replay finds nothing that the first left.
+    plan.run(context)?;
+    plan.run(context)?;
+    Ok(context.read(&output)?[7].to_bits())
+}
+
+#[test]
+fn guarded_memory_finds_what_it_is_for() {
+    let guarded = open(|options| options.guarded = true);
+    assert_eq!(through(&guarded, 0, [8, 8]).unwrap(), 1f32.to_bits());
+    // Never written, and read past the end: numbers that no result survives.
+    for (first, counts) in [(0, [7, 8]), (1, [8, 8])] {
+        let found = f32::from_bits(through(&guarded, first, counts).unwrap());
+        assert!(found.is_nan(), "{counts:?}: {found}");
+    }
+    for (label, counts) in [("middle", [9, 8]), ("output", [8, 9])] {
+        let error = through(&guarded, 0, counts).unwrap_err().to_string();
+        assert!(error.contains(&format!("{label} was written past its end")), "{error}");
+    }
+}
