@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""That a long run takes no more memory and no more time per picture at its end than at its beginning, by watching one.
+
+    tools/soak_memory.py PROGRAM [--minutes 20] [--pictures 100000]
+
+Trains a tiny network on drawn pictures for so many minutes and ends it with SIGINT, then embeds a folder of so many links to
+drawn pictures. Of each it prints resident memory (VmRSS) in ten windows of equal length after a warm-up of a tenth; of the
+embedding also microseconds per picture, by how fast its output grows; of the training the bytes of its GPU buffers. Exit
+code 1 if memory grows by more than 5 % or time per picture by more than 10 % from the first half of the windows to the
+second, or if GPU buffers grow. Linux.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+WINDOWS = 10
+MODEL = pathlib.Path(__file__).resolve().parent.parent / "tests/goldens/plain.model.safetensors"
+
+
+def resident(pid):
+    """Bytes of a process that lie in memory; None if it has ended."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def watch(process, progress, seconds=None):
+    """Samples (seconds, resident bytes, progress) until the process ends, or is told to after some seconds."""
+    start, samples, told = time.monotonic(), [], False
+    while process.poll() is None:
+        now, memory = time.monotonic() - start, resident(process.pid)
+        if memory:
+            samples.append((now, memory, progress()))
+        if seconds is not None and now > seconds and not told:
+            process.send_signal(signal.SIGINT)
+            told = True
+        time.sleep(0.2)
+    return samples
+
+
+def windows(samples):
+    """The samples after the warm-up, in windows of equal length."""
+    begin, end = samples[len(samples) // 10][0], samples[-1][0]
+    width = (end - begin) / WINDOWS
+    found = [[] for _ in range(WINDOWS)]
+    for sample in samples[len(samples) // 10 :]:
+        found[min(int((sample[0] - begin) / width), WINDOWS - 1)].append(sample)
+    return [window for window in found if window]
+
+
+def growth(values):
+    """How much larger the median of the second half is than that of the first."""
+    if len(values) < 4:
+        sys.exit("error: too short to tell anything: more --minutes, more --pictures")
+    middle = len(values) // 2
+    return statistics.median(values[middle:]) / statistics.median(values[:middle]) - 1
+
+
+def report(name, values, unit, most):
+    grown = growth(values)
+    print(f"{name}: {' '.join(f'{value:.1f}' for value in values)} {unit}, second half over first {grown:+.1%}")
+    return grown <= most
+
+
+def memory_is_flat(name, samples):
+    mebibytes = [statistics.median(memory for _, memory, _ in window) / 2**20 for window in windows(samples)]
+    return report(f"{name}, resident memory", mebibytes, "MiB", 0.05)
+
+
+def training(program, folder, minutes):
+    subprocess.run([program, "draw", "figures", "--persons", "8", "--cameras", "2", "--images", "4"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    command = [program, "train", "--backbone", MODEL, "--heads", "2", "--data", "figures", "--out", "run"]
+    # Hardly a rate: a network that had diverged would end the run.
+    command += ["--preset", "full", "--epochs", "1000000", "--batch-size", "8", "--lr", "1e-6"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+    samples = watch(process, lambda: 0, minutes * 60)
+    if process.returncode != 130:
+        sys.exit(f"error: the training ended with {process.returncode}")
+    steps = [json.loads(line) for line in open(folder / "run/log.jsonl", encoding="utf-8")]
+    steps = [step for step in steps if "step" in step]
+    # An epoch's last batch and validation have buffers of their own, made when they first come.
+    most = [max(step["gpu_bytes"] for step in half) for half in (steps[: len(steps) // 2], steps[len(steps) // 2 :])]
+    print(f"training: {len(steps)} steps in {samples[-1][0]:.0f} s; GPU buffers of {most[0]} bytes, later of {most[1]}")
+    return memory_is_flat("training", samples) and most[0] == most[1]
+
+
+def embedding(program, folder, pictures):
+    subprocess.run([program, "draw", "crops", "--persons", "40", "--cameras", "2", "--images", "3"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    crops = sorted((folder / "crops").rglob("*.png"))
+    links = folder / "links"
+    links.mkdir()
+    for i in range(pictures):
+        os.link(crops[i % len(crops)], links / f"{i:07}.png")
+    out = folder / "out"
+    out.mkdir()
+
+    def written():
+        """Bytes of the rows so far."""
+        try:
+            return sum(entry.stat().st_size for entry in os.scandir(out))
+        except OSError:
+            return 0
+
+    process = subprocess.Popen([program, "embed", "--model", MODEL, "--heads", "2", "links", "--out", "out/rows.npy"], cwd=folder, stderr=subprocess.DEVNULL)
+    samples = watch(process, written)
+    if process.returncode != 0:
+        sys.exit(f"error: the embedding ended with {process.returncode}")
+    row = (out / "rows.npy").stat().st_size / pictures
+    print(f"embedding: {pictures} pictures in {samples[-1][0]:.0f} s")
+    times = []
+    for window in windows(samples):
+        (begin, _, before), (end, _, after) = window[0], window[-1]
+        if after > before:
+            times.append(1e6 * (end - begin) * row / (after - before))
+    return all([memory_is_flat("embedding", samples), report("embedding, time per picture", times, "µs", 0.10)])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", type=pathlib.Path)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--pictures", type=int, default=100_000)
+    arguments = parser.parse_args()
+    program = arguments.program.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        flat = [training(program, folder, arguments.minutes), embedding(program, folder, arguments.pictures)]
+    sys.exit(0 if all(flat) else 1)
+
+
+if __name__ == "__main__":
+    main()
