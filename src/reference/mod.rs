@@ -1,6 +1,6 @@
 //! The oracle: every kernel again in f64, as plain loops over the same buffers, from the standard library alone.
 //!
-//! Tests and benches compare the adapter with it; nothing that runs a network uses it. Letters in shapes are those of
+//! Tests and [`crate::selftest`] compare the adapter with it; nothing that runs a network uses it. Letters in shapes are those of
 //! [`crate::shape`]. Inputs are the f32 words that the adapter gets, so only the arithmetic differs.
 
 pub mod accumulate;

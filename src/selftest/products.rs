@@ -58,21 +58,21 @@ pub(super) fn add(list: &mut List) {
         for (i, &tile) in menu.iter().enumerate() {
             let [large, small] = shapes(form, tile);
             // A software driver takes a second for a large tile: there the smallest of each kind, which are the last, get all
-            // epilogues, the others nothing and everything.
+            // epilogues, the others none and, in f32, all at once.
             let next = menu.get(i + 1).map(std::mem::discriminant);
             let every = !list.is_cpu || next != Some(std::mem::discriminant(&tile));
             match form {
                 Form::Nt => {
                     let [alone, .., whole] = EPILOGUES;
                     let epilogues = if every { EPILOGUES.to_vec() } else { vec![alone, whole] };
-                    epilogues.into_iter().for_each(|epilogue| nt(list, tile, large, epilogue));
-                    nt(list, tile, small, whole);
+                    epilogues.into_iter().for_each(|epilogue| nt(list, tile, large, epilogue, every));
+                    nt(list, tile, small, whole, every);
                 }
                 Form::Nn => {
                     let [alone, .., whole] = DERIVATIVES;
                     let derivatives = if every { DERIVATIVES.to_vec() } else { vec![alone, whole] };
-                    derivatives.into_iter().for_each(|derivative| nn(list, tile, large, derivative));
-                    nn(list, tile, small, whole);
+                    derivatives.into_iter().for_each(|derivative| nn(list, tile, large, derivative, every));
+                    nn(list, tile, small, whole, every);
                 }
                 Form::Tn => {
                     // The last is long enough to be cut into slices.
@@ -85,7 +85,9 @@ pub(super) fn add(list: &mut List) {
     }
     if let Some(side) = list.matrix_units {
         let shape = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 48];
-        EPILOGUES.into_iter().for_each(|epilogue| nt(list, Tile::Cooperative { side }, shape, epilogue));
+        EPILOGUES
+            .into_iter()
+            .for_each(|epilogue| nt(list, Tile::Cooperative { side }, shape, epilogue, true));
     }
     for family in list.families() {
         for (shape, has_bias) in
@@ -126,11 +128,11 @@ fn shapes(form: Form, tile: Tile) -> [[usize; 3]; 2] {
 }
 
 /// Once for every storage; in f32 alone if the tile knows nothing else, or if a software driver would take long to compile what
-/// others cover: `whole` marks what touches all tensors.
+/// others cover: it gets halves where `in_halves` says so.
 fn add_product(
     list: &mut List,
     tile: Tile,
-    whole: bool,
+    in_halves: bool,
     variant: &str,
     [m, n, k]: [usize; 3],
     record: impl Fn(&mut Guarded<'_>) -> Vec<Expected> + Clone + 'static,
@@ -138,16 +140,16 @@ fn add_product(
     let shape = format!("{m}x{n}x{k}");
     if matches!(tile, Tile::Cooperative { .. }) {
         list.add_in(Storage::F16, "gemm", variant, &shape, record);
-    } else if tile == Tile::Plain || (list.is_cpu && !whole) {
+    } else if tile == Tile::Plain || (list.is_cpu && !in_halves) {
         list.add("gemm", format!("{variant} f32"), shape, record);
     } else {
         list.add_stored("gemm", variant, &shape, record);
     }
 }
 
-fn nt(list: &mut List, tile: Tile, [m, n, k]: [usize; 3], (name, switches): (&str, Switches)) {
+fn nt(list: &mut List, tile: Tile, [m, n, k]: [usize; 3], (name, switches): (&str, Switches), every: bool) {
     let whole = switches.pre && switches.residual;
-    add_product(list, tile, whole, &format!("nt {tile} {name}"), [m, n, k], move |run| {
+    add_product(list, tile, whole == every, &format!("nt {tile} {name}"), [m, n, k], move |run| {
         let a = run.rounded(normal(1, m * k));
         // Outputs of about unit size, as in a network: where activations bend.
         let b = run.rounded(scaled(2, n * k, 1.0 / (k as f32).sqrt()));
@@ -191,9 +193,10 @@ fn nn(
     tile: Tile,
     [m, n, k]: [usize; 3],
     (name, activation, has_residual): (&str, Option<Activation>, bool),
+    every: bool,
 ) {
     let whole = activation.is_some() && has_residual;
-    add_product(list, tile, whole, &format!("nn {tile} {name}"), [m, n, k], move |run| {
+    add_product(list, tile, whole == every, &format!("nn {tile} {name}"), [m, n, k], move |run| {
         let a = run.rounded(normal(1, m * k));
         let b = run.rounded(scaled(2, k * n, 1.0 / (k as f32).sqrt()));
         let (kept, residual) = (run.rounded(normal(3, m * n)), run.rounded(normal(4, m * n)));

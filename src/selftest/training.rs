@@ -12,9 +12,6 @@ use crate::reference::batchnorm::{BatchNorm, Dropout};
 use crate::reference::{self, Exact};
 use crate::rng;
 
-/// Labels and distances of a batch, and of each anchor its loss with the pair that decides it.
-type Mined = (Vec<u32>, Vec<f64>, Vec<(Exact, Option<[usize; 2]>)>);
-
 const SEED: u64 = 0x1234_5678_9abc_def0;
 const STEP: u32 = 17;
 const PLACE: u32 = 96;
@@ -194,6 +191,9 @@ fn losses(list: &mut List, lanes: u32, classes: usize) {
     }
 }
 
+/// An anchor's loss and its two pictures, if it has any.
+type Mined = (Exact, Option<[usize; 2]>);
+
 /// Three launches, each on what the reference gives for the one before it.
 fn triplets(list: &mut List, batch: usize, length: usize) {
     const MARGIN: f32 = 0.3;
@@ -202,14 +202,14 @@ fn triplets(list: &mut List, batch: usize, length: usize) {
     let distances = move || -> Vec<f32> {
         reference::triplet::distances(&parts(), batch).iter().map(|d| d.value as f32).collect()
     };
-    let mined = move |distances: &[f32]| -> Mined {
+    let mined = move |distances: &[f32]| -> (Vec<u32>, Vec<f64>, Vec<Mined>) {
         let labels: Vec<u32> = (0..batch as u64).map(|i| 1000 + rng::bits(6, 1, i) % 3).collect();
         let exact: Vec<f64> = distances.iter().map(|&d| f64::from(d)).collect();
         let mine = |anchor| reference::triplet::mine(&exact, &labels, anchor, f64::from(MARGIN));
         let all = (0..batch).map(mine).collect();
         (labels, exact, all)
     };
-    let words = |all: &[(Exact, Option<[usize; 2]>)]| -> Vec<u32> {
+    let words = |all: &[Mined]| -> Vec<u32> {
         all.iter()
             .flat_map(|(_, pair)| pair.map_or([triplet::NONE; 2], |pair| pair.map(|i| i as u32)))
             .collect()
