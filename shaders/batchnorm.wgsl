@@ -12,12 +12,12 @@
 //           step read
 // evaluate: x (R, B, E) read   weight, bias, running_mean, running_var (R, E) read   y (R, B, E) written
 // update:   kept (R, E) vec4 read   control read   new_mean, new_var (R, E) read and written
-// backward: x (R, B, E) read   kept (R, E) vec4 read   dy (R, B, E) read   dx (R, B, E) written
+// backward: x (R, B, E) read   kept (R, E) vec4 read   dy (R, B, E) read   x_gradient (R, B, E) written
 //           dweight, dbias (R, E) written   step read
 // saved, read again as kept: mean, var, weight, bias, in one because a kernel has at most eight buffers.
 // step, control: common/step.wgsl.
 // One invocation owns a unit (r, e) and goes through its samples in order; the variance is summed about the mean. Between
-// its two passes the backward kernel holds g in dx. Error of y ≤ (2·B + 8)·2⁻²⁴ relative to |x| + |mean|, scaled like x.
+// its two passes the backward kernel holds g in x_gradient. Error of y ≤ (2·B + 8)·2⁻²⁴ relative to |x| + |mean|, scaled like x.
 // The mask hangs on the sample's place in the epoch, not on how the epoch is cut: a step can be replayed.
 // Source: [BN §3], [Dropout §4], [LAT fig. 1d]. Limits: B ≥ 2 in training; R·B·E below 2³².
 
@@ -50,7 +50,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> new_var: array<f32>;
 
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(4) var<storage, read_write> x_gradient: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dweight: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dbias: array<f32>;
 
@@ -183,7 +183,7 @@ fn batchnorm_backward(
         if (RELU) {
             g = select(0.0, g, fma(normalised, moments.z, moments.w) > 0.0);
         }
-        dx[at] = g;
+        x_gradient[at] = g;
         bias_sum += g;
         weight_sum = fma(g, normalised, weight_sum);
     }
@@ -196,6 +196,6 @@ fn batchnorm_backward(
     for (var b = 0u; b < params.batch; b++) {
         let at = first + b * dim;
         let normalised = (x[at] - mean) * rstd;
-        dx[at] = moments.z * rstd * fma(-normalised, weight_mean, dx[at] - bias_mean);
+        x_gradient[at] = moments.z * rstd * fma(-normalised, weight_mean, x_gradient[at] - bias_mean);
     }
 }

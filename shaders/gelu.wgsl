@@ -4,7 +4,7 @@
 //   dx = dy·gelu'(x) | dy·quick_gelu'(x)
 //
 // forward:  x (len) read   y (len) written
-// backward: x (len) read   dy (len) read   dx (len) written
+// backward: x (len) read   dy (len) read   x_gradient (len) written
 // One invocation owns one element. A network has both passes fused into the GEMM before them (ACTIVATION in
 // common/gemm_epilogue.wgsl); this kernel shows them alone, which is where their error bounds are measured.
 // Source: [GELU §2]. Limits: len below 2³².
@@ -22,7 +22,7 @@ struct Params {
 
 // Backward.
 @group(0) @binding(2) var<storage, read> dy: array<f32>;
-@group(0) @binding(3) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(3) var<storage, read_write> x_gradient: array<f32>;
 
 override QUICK: bool = false;
 
@@ -56,8 +56,8 @@ fn gelu_backward(
         return;
     }
     if (QUICK) {
-        dx[i] = dy[i] * quick_gelu_derivative(x[i]);
+        x_gradient[i] = dy[i] * quick_gelu_derivative(x[i]);
     } else {
-        dx[i] = dy[i] * gelu_derivative(x[i]);
+        x_gradient[i] = dy[i] * gelu_derivative(x[i]);
     }
 }

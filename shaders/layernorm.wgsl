@@ -8,7 +8,7 @@
 // layernorm_forward: x (rows, D) read   y (rows, D) written   bias (D) read   weight (D) read
 // stats (rows, 2): mean and rstd of each row, written if KEEP_STATS
 // layernorm_backward: x (rows, D) read   kept_stats (rows, 2) read   dy (rows, D) read   weight (D) read
-// addend (rows, D): the gradient that reaches x past the norm, read if HAS_ADDEND   dx (rows, D) written
+// addend (rows, D): the gradient that reaches x past the norm, read if HAS_ADDEND   x_gradient (rows, D) written
 // layernorm_partials: x, kept_stats, dy read, and those of another norm of as many rows read: other_x, other_stats, other_dy
 // partials (norms, chunks, 2, D): dweight and dbias of each chunk of rows, written
 // layernorm_parameters: kept_partials (norms, chunks, 2, D) read   dweight, dbias (D) written, and those of the other norm
@@ -39,7 +39,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> kept_stats: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<Quad>;
 @group(0) @binding(5) var<storage, read> addend: array<Quad>;
-@group(0) @binding(6) var<storage, read_write> dx: array<Quad>;
+@group(0) @binding(6) var<storage, read_write> x_gradient: array<Quad>;
 @group(0) @binding(4) var<storage, read> other_x: array<Quad>;
 @group(0) @binding(5) var<storage, read> other_stats: array<f32>;
 @group(0) @binding(6) var<storage, read> other_dy: array<Quad>;
@@ -130,7 +130,7 @@ fn layernorm_backward(
         if (HAS_ADDEND) {
             gradient += unpack(addend[start + d]);
         }
-        dx[start + d] = pack(gradient);
+        x_gradient[start + d] = pack(gradient);
     }
 }
 

@@ -2,9 +2,9 @@
 //
 //   dx[r,d] = dy[r,d]·weight[d]          dweight[d] = Σ_r dy[r,d]·x[r,d]
 //
-// backward: x (rows, D) read   weight (D) read   dy (rows, D) read   dx (rows, D) written   partial (chunks, D) written
+// backward: x (rows, D) read   weight (D) read   dy (rows, D) read   x_gradient (rows, D) written   partial (chunks, D) written
 // sum:      chunk_sums (chunks, D) read, partial of before   dweight (D) written
-// backward: an invocation owns CHUNK rows of four columns: it writes their dx and sums their products, r ascending, by fma.
+// backward: an invocation owns CHUNK rows of four columns: it writes their gradients and sums their products, r ascending, by fma.
 // sum: an invocation owns one column and adds up its chunks, ascending. The order depends on the shape alone.
 // Error of dweight ≤ (CHUNK + chunks)·2⁻²⁴·Σ_r|dy||x|.
 // Source: [LayerScale eq. 4]. Limits: D a multiple of 4; rows·D below 2³².
@@ -20,7 +20,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<Quad>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4f>;
 @group(0) @binding(3) var<storage, read> dy: array<Quad>;
-@group(0) @binding(4) var<storage, read_write> dx: array<Quad>;
+@group(0) @binding(4) var<storage, read_write> x_gradient: array<Quad>;
 @group(0) @binding(5) var<storage, read_write> partial: array<vec4f>;
 
 // Sum.
@@ -48,7 +48,7 @@ fn layerscale_backward(
     for (var row = first; row < min(first + CHUNK, params.rows); row++) {
         let at = row * quads + d;
         let gradient = unpack(dy[at]);
-        dx[at] = pack(gradient * factor);
+        x_gradient[at] = pack(gradient * factor);
         sum = fma(gradient, unpack(x[at]), sum);
     }
     partial[index] = sum;

@@ -4,9 +4,9 @@
 //   dx[b,r,i] = Σ_o dy[r,b,o]·weight[r,o,i]
 //   dweight[r,o,i] = Σ_b dy[r,b,o]·x[b,r,i]      dbias[r,o] = Σ_b dy[r,b,o]
 //
-// x, dx: sample b of part r begins at word b·sample_stride + r·part_stride, so (B, R, I) and (R, B, I) both serve.
+// x, x_gradient: sample b of part r begins at word b·sample_stride + r·part_stride, so (B, R, I) and (R, B, I) both serve.
 // forward:          weight (R, O, I) read   x read   bias (R, O) read   y (R, B, O) written
-// backward, input:  weight (R, O, I) read   dx written   dy (R, B, O) read
+// backward, input:  weight (R, O, I) read   x_gradient written   dy (R, B, O) read
 // backward, weight: dweight (R, O, I) written   x read   dy (R, B, O) read   dbias (R, O) written
 // One invocation owns one output; the one of i = 0 owns dbias[r,o] as well. i, o or b ascends through one f32
 // accumulator by fma: same bits in both files. Error: |y - exact| ≤ (I + 1)·2⁻²⁴·(Σ_i|x||weight| + |bias|), likewise dx
@@ -31,7 +31,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
-@group(0) @binding(2) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x_gradient: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
 
 @group(0) @binding(1) var<storage, read_write> dweight: array<f32>;
@@ -82,7 +82,7 @@ fn part_linear_backward_input(
     for (var o = 0u; o < params.outputs; o++) {
         sum = fma(dy[dy_at + o], weight[weight_at + o * params.inputs], sum);
     }
-    dx[b * params.sample_stride + r * params.part_stride + i] = sum;
+    x_gradient[b * params.sample_stride + r * params.part_stride + i] = sum;
 }
 
 @compute @workgroup_size(THREADS)

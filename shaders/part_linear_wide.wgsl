@@ -28,7 +28,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
-@group(0) @binding(2) var<storage, read_write> dx: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> x_gradient: array<vec4f>;
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
 
 @group(0) @binding(1) var<storage, read_write> dweight: array<vec4f>;
@@ -37,7 +37,7 @@ struct Params {
 const THREADS: u32 = 64;
 const EACH: u32 = 4;
 
-// Where sample b of part r begins in x and dx, in vec4s.
+// Where sample b of part r begins in x and x_gradient, in vec4s.
 fn sample_at(b: u32, r: u32) -> u32 {
     return (b * params.sample_stride + r * params.part_stride) / 4u;
 }
@@ -97,7 +97,7 @@ fn part_linear_backward_input(
     for (var j = 0u; j < EACH; j++) {
         let b = group.y * EACH + j;
         if (b < params.batch && quad < quads) {
-            dx[sample_at(b, r) + quad] = sums[j];
+            x_gradient[sample_at(b, r) + quad] = sums[j];
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Every shader in every variant against its Rust declaration, read by naga: no GPU needed.
 //!
-//! With `LAT_SHADER_OUT=DIR` the assembled sources are left in DIR for other tools, see tools/check_shaders.sh:
-//! `VARIANT.wgsl`, `VARIANT+SETTING.spv`, and `list.txt` with one line per pipeline:
-//! `VARIANT ENTRY FEATURES [OVERRIDE=VALUE…]`, features joined by commas: `plain`, `subgroups` or
-//! `fragments` (matrix units), and `f16`.
+//! With `LAT_SHADER_OUT=DIR` the assembled sources are left in DIR for other tools, see tools/check_shaders.sh and
+//! tools/check_hlsl.sh. One line per pipeline in each list:
+//! - `VARIANT.wgsl`, and `list.txt`: `VARIANT ENTRY FEATURES [OVERRIDE=VALUE…]`, features joined by commas: `plain`,
+//!   `subgroups` or `fragments` (matrix units), `f16`, the side of a fragment, and `naga` where no other compiler reads the
+//!   WGSL;
+//! - `VARIANT+SETTING.spv`, and `spirv.txt`: `FILE ENVIRONMENT`, the latter as spirv-val calls it;
+//! - `VARIANT+SETTING.hlsl`, and `hlsl.txt`: `FILE MODEL ENTRY`, the least shader model that will do.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -21,6 +24,60 @@ use naga::{AddressSpace, Module, Scalar, ShaderStage, StorageAccess};
 const MAX_STORAGE_BUFFERS: usize = 8;
 const MAX_INVOCATIONS: u32 = 256;
 const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
+
+/// For which compilers a variant is written; for each that is stated here it must be.
+struct Targets {
+    /// The least Vulkan whose rules its SPIR-V keeps, as spirv-val calls it.
+    vulkan: &'static str,
+    /// The version of its Metal source.
+    metal: Option<(u8, u8)>,
+    /// The least shader model of its HLSL.
+    hlsl: Option<hlsl::ShaderModel>,
+    /// Whether Tint knows all of its WGSL.
+    tint: bool,
+}
+
+/// The one place that says so, by features as [`features`] gives them. Vulkan 1.1 is the first with subgroup operations.
+/// Shader model 5.1 is what Windows compiles without further files; subgroups need 6.0, halves 6.2. Matrix units: neither
+/// HLSL nor WebGPU has them, and Metal's multiply fragments of 8 × 8 alone.
+const TARGETS: [(&str, Targets); 6] = {
+    use hlsl::ShaderModel;
+    const METAL: Option<(u8, u8)> = Some((2, 4));
+    const fn targets(metal: Option<(u8, u8)>, hlsl: Option<ShaderModel>) -> Targets {
+        Targets { vulkan: "vulkan1.1", metal, hlsl, tint: true }
+    }
+    const fn fragments(metal: Option<(u8, u8)>) -> Targets {
+        Targets { vulkan: "vulkan1.3", metal, hlsl: None, tint: false }
+    }
+    [
+        ("plain", targets(METAL, Some(ShaderModel::V5_1))),
+        ("plain,f16", targets(METAL, Some(ShaderModel::V6_2))),
+        ("subgroups", targets(METAL, Some(ShaderModel::V6_0))),
+        ("subgroups,f16", targets(METAL, Some(ShaderModel::V6_2))),
+        ("fragments,f16,8x8", fragments(METAL)),
+        ("fragments,f16,16x16", fragments(None)),
+    ]
+};
+
+/// What a variant needs, joined by commas.
+fn features(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
+    let fragments = kernel.multiplies_fragments();
+    let mut words = vec![match (fragments, kernel.subgroups) {
+        (true, _) => "fragments".to_string(),
+        (false, true) => "subgroups".to_string(),
+        (false, false) => "plain".to_string(),
+    }];
+    words.extend((storage == Storage::F16).then(|| "f16".to_string()));
+    let side = constants.iter().find(|(name, _)| fragments && *name == "SIDE");
+    words.extend(side.map(|(_, side)| format!("{side}x{side}")));
+    words.join(",")
+}
+
+/// The row of [`TARGETS`] for these features.
+fn targets(features: &str) -> Result<&'static Targets, String> {
+    let row = TARGETS.iter().find(|(needs, _)| *needs == features);
+    row.map(|(_, targets)| targets).ok_or_else(|| format!("no row in TARGETS for `{features}`"))
+}
 
 /// A parsed and validated source.
 struct Parsed {
@@ -192,14 +249,21 @@ fn settings(module: &Module) -> Vec<Setting> {
     settings
 }
 
-/// SPIR-V words of one pipeline, as the engine has it made (trusted: no bounds checks, memory not zeroed); MSL and HLSL
-/// are made too, for errors alone.
+/// One pipeline in the languages that drivers read.
+struct Translated {
+    spirv: Vec<u32>,
+    /// The text, and what naga calls the entry point in it.
+    hlsl: Option<(String, String)>,
+}
+
+/// One pipeline for each of its targets, as the engine has it made: trusted, so without bounds checks, and memory not
+/// zeroed. What becomes of the Metal source is known on a Mac alone.
 fn translate(
     kernel: &Kernel,
-    storage: Storage,
+    targets: &Targets,
     parsed: &Parsed,
     setting: &Setting,
-) -> Result<Vec<u32>, String> {
+) -> Result<Translated, String> {
     let constants: PipelineConstants = setting.iter().cloned().collect();
     let entry = (ShaderStage::Compute, kernel.entry.to_string());
     let (module, info) =
@@ -213,7 +277,7 @@ fn translate(
     };
 
     let options = spv::Options {
-        // Vulkan 1.1, the first with subgroup operations.
+        // That of Vulkan 1.1.
         lang_version: (1, 3),
         bounds_check_policies: unchecked,
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
@@ -222,37 +286,53 @@ fn translate(
         ..Default::default()
     };
     let pipeline = spv::PipelineOptions { shader_stage: entry.0, entry_point: entry.1.clone() };
-    let words = spv::write_vec(&module, &info, &options, Some(&pipeline))
+    let spirv = spv::write_vec(&module, &info, &options, Some(&pipeline))
         .map_err(|error| format!("SPIR-V: {error}"))?;
 
-    let options = msl::Options { lang_version: (2, 4), ..Default::default() };
-    let pipeline = msl::PipelineOptions { entry_point: Some(entry.clone()), ..Default::default() };
-    let (text, _) =
-        msl::write_string(&module, &info, &options, &pipeline).map_err(|error| format!("MSL: {error}"))?;
-    if !text.contains("kernel void ") {
-        return Err("MSL: no kernel in it".to_string());
+    if let Some(lang_version) = targets.metal {
+        let options = msl::Options {
+            lang_version,
+            bounds_check_policies: unchecked,
+            zero_initialize_workgroup_memory: false,
+            force_loop_bounding: false,
+            ..Default::default()
+        };
+        let pipeline = msl::PipelineOptions { entry_point: Some(entry.clone()), ..Default::default() };
+        let (text, _) = msl::write_string(&module, &info, &options, &pipeline)
+            .map_err(|error| format!("MSL: {error}"))?;
+        if !text.contains("kernel void ") {
+            return Err("MSL: no kernel in it".to_string());
+        }
     }
 
-    if kernel.multiplies_fragments() {
-        // HLSL has no such thing.
-        return Ok(words);
+    let mut hlsl = None;
+    if let Some(shader_model) = targets.hlsl {
+        let options = hlsl::Options {
+            shader_model,
+            zero_initialize_workgroup_memory: false,
+            restrict_indexing: false,
+            force_loop_bounding: false,
+            ..Default::default()
+        };
+        let pipeline = hlsl::PipelineOptions { entry_point: Some(entry) };
+        let mut text = String::new();
+        let written = hlsl::Writer::new(&mut text, &options, &pipeline)
+            .write(&module, &info, None)
+            .map_err(|error| format!("HLSL: {error}"))?;
+        let [Ok(name)] = written.entry_point_names.as_slice() else {
+            return Err(format!("HLSL: not one entry point: {:?}", written.entry_point_names));
+        };
+        if !text.contains("[numthreads(") {
+            return Err("HLSL: no compute shader in it".to_string());
+        }
+        // naga knows DXC's keywords, but not its namespaces.
+        let mut words = text.split(|symbol: char| !(symbol.is_alphanumeric() || symbol == '_'));
+        if let Some(name) = words.find(|word| matches!(*word, "dx" | "vk")) {
+            return Err(format!("HLSL: `{name}` is a namespace of DXC: nothing may be called so"));
+        }
+        hlsl = Some((text, name.clone()));
     }
-    // Shader model 5.1 is what Windows compiles without further files; subgroups need 6.0, halves 6.2.
-    let model = match storage {
-        Storage::F16 => hlsl::ShaderModel::V6_2,
-        _ if kernel.subgroups => hlsl::ShaderModel::V6_0,
-        _ => hlsl::ShaderModel::V5_1,
-    };
-    let options = hlsl::Options { shader_model: model, ..Default::default() };
-    let pipeline = hlsl::PipelineOptions { entry_point: Some(entry) };
-    let mut text = String::new();
-    hlsl::Writer::new(&mut text, &options, &pipeline)
-        .write(&module, &info, None)
-        .map_err(|error| format!("HLSL: {error}"))?;
-    if !text.contains("[numthreads(") {
-        return Err("HLSL: no compute shader in it".to_string());
-    }
-    Ok(words)
+    Ok(Translated { spirv, hlsl })
 }
 
 /// Where `LAT_SHADER_OUT` wants the assembled sources.
@@ -287,10 +367,29 @@ fn every_variant_agrees_with_its_declaration() {
     none(wrong);
 }
 
+/// The lists of `LAT_SHADER_OUT`, a line per pipeline.
+#[derive(Default)]
+struct Lists {
+    wgsl: String,
+    spirv: String,
+    hlsl: String,
+}
+
+/// Writes what one pipeline became to a folder and the lists.
+fn leave(folder: &Path, lists: &mut Lists, targets: &Targets, file: &str, made: &Translated) {
+    let bytes: Vec<u8> = made.spirv.iter().flat_map(|word| word.to_le_bytes()).collect();
+    write(folder, &format!("{file}.spv"), &bytes);
+    let _ = writeln!(lists.spirv, "{file}.spv {}", targets.vulkan);
+    if let (Some(model), Some((text, entry))) = (targets.hlsl, &made.hlsl) {
+        write(folder, &format!("{file}.hlsl"), text.as_bytes());
+        let _ = writeln!(lists.hlsl, "{file}.hlsl cs_{} {entry}", model.to_str());
+    }
+}
+
 #[test]
-fn every_variant_becomes_spirv_msl_and_hlsl() {
+fn every_variant_becomes_what_its_targets_read() {
     let folder = output_folder();
-    let mut list = String::new();
+    let mut lists = Lists::default();
     let mut wrong = Vec::new();
     let mut seen = HashSet::new();
     for (kernel, constants, storage) in kernels::variants() {
@@ -299,9 +398,10 @@ fn every_variant_becomes_spirv_msl_and_hlsl() {
             continue;
         }
         let source = assemble(kernel, &constants, storage);
-        let parsed = match parse(kernel, storage, &source) {
-            Ok(parsed) => parsed,
-            Err(message) => {
+        let needs = features(kernel, &constants, storage);
+        let (targets, parsed) = match (targets(&needs), parse(kernel, storage, &source)) {
+            (Ok(targets), Ok(parsed)) => (targets, parsed),
+            (Err(message), _) | (_, Err(message)) => {
                 wrong.push(format!("{name}: {message}"));
                 continue;
             }
@@ -309,21 +409,14 @@ fn every_variant_becomes_spirv_msl_and_hlsl() {
         if let Some(folder) = &folder {
             write(folder, &format!("{name}.wgsl"), source.as_bytes());
         }
+        let words = if targets.tint { needs } else { format!("{needs},naga") };
         for setting in settings(&parsed.module) {
             let values: Vec<_> = setting.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            match (translate(kernel, storage, &parsed, &setting), &folder) {
-                (Ok(words), Some(folder)) => {
-                    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            match (translate(kernel, targets, &parsed, &setting), &folder) {
+                (Ok(made), Some(folder)) => {
                     let suffix: String = values.iter().map(|value| format!("+{value}")).collect();
-                    write(folder, &format!("{name}{suffix}.spv"), &bytes);
-                    let mut features = vec![match (kernel.multiplies_fragments(), kernel.subgroups) {
-                        (true, _) => "fragments",
-                        (false, true) => "subgroups",
-                        (false, false) => "plain",
-                    }];
-                    features.extend((storage == Storage::F16).then_some("f16"));
-                    let _ =
-                        writeln!(list, "{name} {} {} {}", kernel.entry, features.join(","), values.join(" "));
+                    leave(folder, &mut lists, targets, &format!("{name}{suffix}"), &made);
+                    let _ = writeln!(lists.wgsl, "{name} {} {words} {}", kernel.entry, values.join(" "));
                 }
                 (Ok(_), None) => {}
                 (Err(message), _) => wrong.push(format!("{name} {values:?}: {message}")),
@@ -331,7 +424,9 @@ fn every_variant_becomes_spirv_msl_and_hlsl() {
         }
     }
     if let Some(folder) = &folder {
-        write(folder, "list.txt", list.as_bytes());
+        write(folder, "list.txt", lists.wgsl.as_bytes());
+        write(folder, "spirv.txt", lists.spirv.as_bytes());
+        write(folder, "hlsl.txt", lists.hlsl.as_bytes());
     }
     none(wrong);
 }
@@ -429,4 +524,50 @@ fn wrong_sources_are_caught() {
     );
     let elsewhere = format!("var<private> mine: f32;\n{}", small("mine = 0.0;"));
     assert!(found(&elsewhere).contains("no place for it"), "{}", found(&elsewhere));
+}
+
+#[test]
+fn every_row_of_targets_is_used() {
+    let used: HashSet<String> = kernels::variants()
+        .iter()
+        .map(|(kernel, constants, storage)| features(kernel, constants, *storage))
+        .collect();
+    none(
+        TARGETS
+            .iter()
+            .filter(|(needs, _)| !used.contains(*needs))
+            .map(|(needs, _)| needs.to_string())
+            .collect(),
+    );
+    assert!(targets("tensors").is_err(), "a variant of a kind that nobody stated targets for");
+}
+
+#[test]
+fn names_that_dxc_refuses_are_caught() {
+    let (kernel, ..) = specimen();
+    let source = format!(
+        "@group(0) @binding(0) var<storage, read_write> dx: f32;\n@compute @workgroup_size(1) fn {}() {{ dx = 0.0; }}",
+        kernel.entry
+    );
+    let message = parse(&kernel, Storage::F32, &source)
+        .and_then(|parsed| translate(&kernel, targets("plain")?, &parsed, &Setting::new()))
+        .map(|_| ())
+        .expect_err("a buffer called dx");
+    assert!(message.contains("namespace of DXC"), "{message}");
+}
+
+/// Once naga writes them, TARGETS may say so.
+#[test]
+#[should_panic(expected = "not implemented")]
+fn matrix_units_stated_for_hlsl_are_caught() {
+    let (kernel, constants, storage) = kernels::variants()
+        .into_iter()
+        .find(|(kernel, ..)| kernel.multiplies_fragments())
+        .expect("a variant");
+    let parsed = parse(kernel, storage, &assemble(kernel, &constants, storage)).expect("right WGSL");
+    let model = hlsl::ShaderModel::V6_7;
+    let targets = Targets { vulkan: "vulkan1.3", metal: None, hlsl: Some(model), tint: false };
+    if let Err(message) = translate(kernel, &targets, &parsed, &Setting::new()) {
+        panic!("not implemented: {message}");
+    }
 }

@@ -55,7 +55,7 @@ pub static BACKWARD: Kernel = kernel(
         Binding::read("x"),
         Binding::read("kept"),
         Binding::read("dy"),
-        Binding::write("dx"),
+        Binding::write("x_gradient"),
         Binding::write("dweight"),
         Binding::read("step"),
         Binding::write("dbias"),

@@ -19,7 +19,7 @@ pub static FORWARD: Kernel = Kernel {
 /// The declaration of `gelu.wgsl`, backward.
 pub static BACKWARD: Kernel = Kernel {
     entry: "gelu_backward",
-    bindings: &[Binding::read("x"), Binding::read("dy"), Binding::write("dx")],
+    bindings: &[Binding::read("x"), Binding::read("dy"), Binding::write("x_gradient")],
     ..FORWARD
 };
 

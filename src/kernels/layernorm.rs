@@ -30,7 +30,7 @@ pub static BACKWARD: Kernel = Kernel {
         Binding::read("dy").in_quads(),
         Binding::read("weight"),
         Binding::read("addend").in_quads(),
-        Binding::write("dx").in_quads(),
+        Binding::write("x_gradient").in_quads(),
     ],
     ..KERNEL
 };

@@ -13,7 +13,7 @@ pub static BACKWARD: Kernel = Kernel {
         Binding::read("x").in_quads(),
         Binding::read("weight"),
         Binding::read("dy").in_quads(),
-        Binding::write("dx").in_quads(),
+        Binding::write("x_gradient").in_quads(),
         Binding::write("partial"),
     ],
     uniform_bytes: size_of::<Params>(),

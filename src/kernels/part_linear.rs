@@ -8,7 +8,8 @@ use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d
 
 const FORWARD: &[Binding] =
     &[Binding::read("weight"), Binding::read("x"), Binding::read("bias"), Binding::write("y")];
-const BACKWARD_INPUT: &[Binding] = &[Binding::read("weight"), Binding::write("dx"), Binding::read("dy")];
+const BACKWARD_INPUT: &[Binding] =
+    &[Binding::read("weight"), Binding::write("x_gradient"), Binding::read("dy")];
 const BACKWARD_WEIGHT: &[Binding] =
     &[Binding::write("dweight"), Binding::read("x"), Binding::read("dy"), Binding::write("dbias")];
 
