@@ -126,6 +126,19 @@ class BurnsTuning:
             self.list.write_text(json.dumps(self.rows))
 
 
+def measure_all(found, chosen, peers, tuning, samples, folder):
+    """Fills found[row][peer], group by group."""
+    for group in chosen:
+        for peer, command in peers.items():
+            asked = [row for row in group if wanted(row, peer)]
+            if not asked:
+                continue
+            if peer == "burn":
+                tuning.tune(command, folder, asked)
+            for line in measure(command, samples, folder, asked, peer, tuning.folder):
+                found[line["row"]][peer] = line
+
+
 def locked(package):
     """A package's version by the lock file."""
     text = (HERE / "Cargo.lock").read_text()
@@ -266,15 +279,10 @@ def main():
     folder = Path(tempfile.mkdtemp(prefix="peers-"))
     try:
         prepare(programs / "ours", folder, rows)
-        for group in chosen:
-            for peer, command in peers.items():
-                asked = [row for row in group if wanted(row, peer)]
-                if not asked:
-                    continue
-                if peer == "burn":
-                    tuning.tune(command, folder, asked)
-                for line in measure(command, options.samples, folder, asked, peer, tuning.folder):
-                    found[line["row"]][peer] = line
+        try:
+            measure_all(found, chosen, peers, tuning, options.samples, folder)
+        except KeyboardInterrupt:
+            print("stopped: the table has what was measured until now", file=sys.stderr)
         weights = folder / "vit-s.safetensors"
         weights = weights.stat().st_size if weights.exists() else 0
     finally:

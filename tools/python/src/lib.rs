@@ -1,0 +1,397 @@
+//! `lat_wgpu` for Python: a network on an adapter, pictures in, embeddings out as numpy arrays.
+//!
+//! A thread of its own holds the adapter and the network; calls from Python send it work and wait for rows without the
+//! interpreter's lock. So no reference crosses the border, and signals are heard while a call waits.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lat_wgpu::checkpoint::{self, Settings};
+use lat_wgpu::data::decode::Rgb;
+use lat_wgpu::data::preprocess;
+use lat_wgpu::data::walk::Picture;
+use lat_wgpu::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
+use lat_wgpu::error::{Error, Result};
+use lat_wgpu::gpu::{Context, ContextOptions};
+use lat_wgpu::shape::{ImageSize, Precision};
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray3, PyReadonlyArray4, PyUntypedArray};
+use numpy::{PyUntypedArrayMethods, ndarray};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use rayon::prelude::*;
+
+/// How often a call that waits looks for signals.
+const LISTEN_EVERY: Duration = Duration::from_millis(50);
+
+/// What the command line would say: the error, its causes and the hint.
+fn words(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    if let Some(hint) = error.hint() {
+        text.push_str(&format!("\nhint: {hint}"));
+    }
+    text
+}
+
+fn raised(error: Error) -> PyErr {
+    let text = words(&error);
+    match error {
+        Error::Io { .. } => PyOSError::new_err(text),
+        Error::TooLarge(_) | Error::Memory(_) => PyMemoryError::new_err(text),
+        Error::NoAdapter(_) | Error::Gpu(_) | Error::Lost(_) => PyRuntimeError::new_err(text),
+        _ => PyValueError::new_err(text),
+    }
+}
+
+/// What is to be opened.
+struct Opening {
+    path: PathBuf,
+    adapter: Option<String>,
+    precision: Precision,
+    batch: Option<usize>,
+}
+
+/// What was opened.
+struct Opened {
+    dim: usize,
+    size: ImageSize,
+    batch: usize,
+    adapter: String,
+    notes: Vec<String>,
+}
+
+/// Pictures as they come from Python.
+enum Pictures {
+    Files(Vec<PathBuf>),
+    Pixels(Vec<Rgb>),
+}
+
+/// One call of `embed`.
+struct Job {
+    pictures: Pictures,
+    /// Nobody waits any more.
+    stop: Arc<AtomicBool>,
+    reply: Sender<Result<Vec<f32>>>,
+}
+
+/// Gathers rows; the first picture that can't be read ends it.
+struct Gather<'j> {
+    rows: Vec<f32>,
+    unreadable: Option<String>,
+    stop: &'j AtomicBool,
+}
+
+impl Gather<'_> {
+    /// The reason not to go on.
+    fn ended(&mut self) -> Option<Error> {
+        let stopped = self
+            .stop
+            .load(Ordering::Relaxed)
+            .then_some(Error::Interrupted { signal: 2, outcome: "no vectors were returned" });
+        stopped.or_else(|| self.unreadable.take().map(Error::Data))
+    }
+}
+
+impl Watch for Gather<'_> {
+    fn skipped(&mut self, _: &Picture, error: &Error) {
+        self.unreadable.get_or_insert_with(|| words(error));
+    }
+
+    fn row(&mut self, _: &Picture, embedding: &[f32]) -> Result<()> {
+        self.rows.extend_from_slice(embedding);
+        Ok(())
+    }
+
+    fn go_on(&mut self) -> ControlFlow<Error> {
+        self.ended().map_or(ControlFlow::Continue(()), ControlFlow::Break)
+    }
+}
+
+/// Rows (N, D) of a job's pictures.
+fn embed(embedder: &mut Embedder<'_>, size: ImageSize, job: &Job) -> Result<Vec<f32>> {
+    let mut gather = Gather { rows: Vec::new(), unreadable: None, stop: &job.stop };
+    match &job.pictures {
+        Pictures::Files(paths) => {
+            let named =
+                |path: &PathBuf| Picture { path: path.clone(), name: path.to_string_lossy().into_owned() };
+            let list: Vec<Picture> = paths.iter().map(named).collect();
+            embed_pictures(embedder, &list, LookOptions::default(), &mut gather)?;
+        }
+        Pictures::Pixels(pictures) => {
+            let mut left = pictures.as_slice();
+            let mut flying = false;
+            while !left.is_empty() {
+                if let Some(error) = gather.ended() {
+                    return Err(error);
+                }
+                let (batch, rest) = left.split_at(left.len().min(embedder.batch()));
+                let fitted: Vec<Rgb> =
+                    batch.par_iter().map(|picture| preprocess::resize_bicubic(picture, size)).collect();
+                match embedder.submit(&fitted) {
+                    Err(Error::Memory(_)) if embedder.halve() => continue,
+                    submitted => submitted?,
+                }
+                // The batch before it; the next one is resized while the adapter works on this one.
+                if flying {
+                    gather.rows.extend(embedder.collect()?);
+                }
+                (left, flying) = (rest, true);
+            }
+            gather.rows.extend(embedder.collect()?);
+        }
+    }
+    gather.ended().map_or(Ok(gather.rows), Err)
+}
+
+/// Opens a network, tells so, and serves jobs until nobody can send any.
+fn serve(opening: &Opening, ready: &Sender<Result<Opened>>, jobs: &Receiver<Job>) -> Result<()> {
+    let network = checkpoint::load(&opening.path, &Settings::default())?;
+    let options = ContextOptions::from_environment(opening.adapter.clone());
+    let context = Context::open(&ContextOptions { precision: opening.precision, ..options })?;
+    let mut embedder = Embedder::new(&context, &network, opening.batch, DEFAULT_MEMORY)?;
+    let size = network.config.image;
+    let opened = Opened {
+        dim: embedder.dim(),
+        size,
+        batch: embedder.batch(),
+        adapter: context.adapter.name.clone(),
+        notes: network.notes.clone(),
+    };
+    drop(network);
+    // Whoever asked may have left: then there is no sender of jobs either.
+    let _ = ready.send(Ok(opened));
+    for job in jobs {
+        let rows = embed(&mut embedder, size, &job);
+        if rows.is_err() {
+            // What is still on its way belongs to nobody.
+            while !matches!(embedder.collect(), Ok(rows) if rows.is_empty()) {}
+        }
+        let _ = job.reply.send(rows);
+    }
+    Ok(())
+}
+
+/// A network on a graphics adapter, ready for pictures. `Model.open` makes one.
+#[pyclass(frozen, module = "lat_wgpu")]
+struct Model {
+    /// None only while it is dropped.
+    jobs: Option<Sender<Job>>,
+    worker: Option<JoinHandle<()>>,
+    /// The process that opened it: threads don't survive a fork.
+    process: u32,
+    opened: Opened,
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(worker) = self.worker.take().filter(|_| self.process == std::process::id()) {
+            // A panic was told when it happened.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Waits for one message without the interpreter's lock; a signal whose handler raises ends it.
+fn wait<T: Send>(py: Python<'_>, receiver: Receiver<Result<T>>) -> PyResult<T> {
+    // Nobody else takes it: the mutex is what lets a reference leave the interpreter's lock behind.
+    let receiver = Mutex::new(receiver);
+    loop {
+        let message = py.detach(|| match receiver.lock() {
+            Ok(receiver) => receiver.recv_timeout(LISTEN_EVERY),
+            Err(_) => Err(RecvTimeoutError::Disconnected),
+        });
+        match message {
+            Ok(result) => return result.map_err(raised),
+            Err(RecvTimeoutError::Timeout) => py.check_signals()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(PyRuntimeError::new_err(
+                    "the engine stopped: a mistake of its own, told on stderr",
+                ));
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl Model {
+    /// Opens a network on an adapter.
+    ///
+    /// path: a .safetensors file: timm's names, or as `lat-wgpu train` writes it.
+    /// adapter: a part of its name, as `lat-wgpu info` lists them; the best by default.
+    /// precision: "f32", or "f16" for weights and activations of 2 bytes.
+    /// batch: pictures at once; by default what fills the adapter. A vector doesn't depend on it.
+    ///
+    /// Raises ValueError for a file that is no such network, OSError if it can't be read, MemoryError if the batch is too
+    /// large, RuntimeError without an adapter.
+    #[staticmethod]
+    #[pyo3(signature = (path, adapter=None, precision="f32", batch=None))]
+    fn open(
+        py: Python<'_>,
+        path: PathBuf,
+        adapter: Option<String>,
+        precision: &str,
+        batch: Option<usize>,
+    ) -> PyResult<Model> {
+        let precision = match precision {
+            "f32" => Precision::F32,
+            "f16" => Precision::F16,
+            other => {
+                return Err(PyValueError::new_err(format!("precision is \"f32\" or \"f16\", not {other:?}")));
+            }
+        };
+        if batch == Some(0) {
+            return Err(PyValueError::new_err("batch is at least 1"));
+        }
+        let opening = Opening { path, adapter, precision, batch };
+        let (jobs, received) = mpsc::channel();
+        let (ready, opened) = mpsc::channel();
+        let worker = std::thread::Builder::new().name("lat-wgpu".to_string()).spawn(move || {
+            if let Err(error) = serve(&opening, &ready, &received) {
+                let _ = ready.send(Err(error));
+            }
+        })?;
+        let opened = wait(py, opened)?;
+        Ok(Model { jobs: Some(jobs), worker: Some(worker), process: std::process::id(), opened })
+    }
+
+    /// Embeds pictures: float32 (N, D), a row for each in their order.
+    ///
+    /// pictures: a path or a list of paths; or uint8 pixels, RGB, rows from the top: (N, H, W, 3), or a list of (H, W, 3)
+    /// of any sizes. All are stretched to `size`.
+    ///
+    /// Raises TypeError for anything else, ValueError for a picture that can't be read, by its path, RuntimeError if the
+    /// adapter fails.
+    fn embed<'py>(
+        &self,
+        py: Python<'py>,
+        pictures: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let pictures = pictures_of(pictures)?;
+        let count = match &pictures {
+            Pictures::Files(paths) => paths.len(),
+            Pictures::Pixels(pictures) => pictures.len(),
+        };
+        let shape = [count, self.opened.dim];
+        if count == 0 {
+            return PyArray1::from_vec(py, Vec::new()).reshape(shape);
+        }
+        if self.process != std::process::id() {
+            return Err(PyRuntimeError::new_err(
+                "this model was opened before the process forked: open it in each process",
+            ));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let (reply, rows) = mpsc::channel();
+        let job = Job { pictures, stop: stop.clone(), reply };
+        if let Some(jobs) = &self.jobs {
+            // Without a receiver the reply's sender is dropped, which `wait` tells.
+            let _ = jobs.send(job);
+        }
+        let rows = wait(py, rows).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+        PyArray1::from_vec(py, rows).reshape(shape)
+    }
+
+    /// Length of one embedding: numbers of all parts together.
+    #[getter]
+    fn dim(&self) -> usize {
+        self.opened.dim
+    }
+
+    /// (height, width) that pictures are stretched to, in pixels.
+    #[getter]
+    fn size(&self) -> (usize, usize) {
+        (self.opened.size.height, self.opened.size.width)
+    }
+
+    /// Pictures that the adapter takes at once.
+    #[getter]
+    fn batch(&self) -> usize {
+        self.opened.batch
+    }
+
+    /// The adapter's name.
+    #[getter]
+    fn adapter(&self) -> &str {
+        &self.opened.adapter
+    }
+
+    /// What `lat-wgpu` would remark about the file.
+    #[getter]
+    fn notes(&self) -> Vec<String> {
+        self.opened.notes.clone()
+    }
+
+    fn __repr__(&self) -> String {
+        let Opened { dim, size, batch, adapter, .. } = &self.opened;
+        format!("<lat_wgpu.Model: {size}, {dim} numbers, batches of {batch}, {adapter}>")
+    }
+}
+
+const NO_PICTURES: &str =
+    "pictures are paths, a uint8 array (N, H, W, 3), or a list of paths or of uint8 arrays (H, W, 3)";
+
+/// What Python gave, copied: the interpreter may change its arrays while the adapter works.
+fn pictures_of(given: &Bound<'_, PyAny>) -> PyResult<Pictures> {
+    if given.cast::<PyString>().is_ok() || given.hasattr("__fspath__")? {
+        return Ok(Pictures::Files(vec![given.extract()?]));
+    }
+    if given.cast::<PyUntypedArray>().is_ok() {
+        let array: PyReadonlyArray4<'_, u8> = given.extract().map_err(|_| wrong(given, "(N, H, W, 3)"))?;
+        let views = array.as_array();
+        return views.outer_iter().map(pixels_of).collect::<PyResult<_>>().map(Pictures::Pixels);
+    }
+    let Ok(items) = given.try_iter() else { return Err(wrong(given, "(N, H, W, 3)")) };
+    let items = items.collect::<PyResult<Vec<_>>>()?;
+    if items.first().is_some_and(|first| first.cast::<PyUntypedArray>().is_ok()) {
+        let pixels = items.iter().map(|item| {
+            let array: PyReadonlyArray3<'_, u8> = item.extract().map_err(|_| wrong(item, "(H, W, 3)"))?;
+            pixels_of(array.as_array())
+        });
+        return pixels.collect::<PyResult<_>>().map(Pictures::Pixels);
+    }
+    let path = |item: &Bound<'_, PyAny>| item.extract().map_err(|_| wrong(item, "(H, W, 3)"));
+    items.iter().map(path).collect::<PyResult<_>>().map(Pictures::Files)
+}
+
+/// A TypeError that says what was given instead.
+fn wrong(given: &Bound<'_, PyAny>, shape: &str) -> PyErr {
+    let found = match given.cast::<PyUntypedArray>() {
+        Ok(array) => {
+            format!("an array of {} with shape {:?}, wanted uint8 {shape}", array.dtype(), array.shape())
+        }
+        Err(_) => given.get_type().to_string(),
+    };
+    PyTypeError::new_err(format!("{NO_PICTURES}; this is {found}"))
+}
+
+/// (H, W, 3) in whatever order memory has it.
+fn pixels_of(view: ndarray::ArrayView3<'_, u8>) -> PyResult<Rgb> {
+    let (height, width, channels) = view.dim();
+    if channels != 3 || height == 0 || width == 0 {
+        return Err(PyValueError::new_err(format!(
+            "a picture is (H, W, 3) with H and W at least 1; this is ({height}, {width}, {channels})"
+        )));
+    }
+    Ok(Rgb { height, width, pixels: view.iter().copied().collect() })
+}
+
+/// Person re-identification embeddings of the Locally Aware Transformer on any GPU.
+///
+///     model = lat_wgpu.Model.open("weights/demo.safetensors")
+///     vectors = model.embed(["a.jpg", "b.png"])      # (2, D) float32
+#[pymodule]
+#[pyo3(name = "lat_wgpu")]
+fn lat_wgpu_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Model>()
+}

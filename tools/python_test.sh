@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds the Python wheel of tools/python and compares its vectors with the command line's, bit for bit, on drawn pictures.
+# Needs Rust, a Vulkan or Metal driver and Python with venv ($PYTHON, or python3); fetches maturin, numpy, Pillow and pytest
+# from PyPI into a virtual environment in the target folder.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Dependencies are compiled once for the engine and the wheel.
+CARGO_TARGET_DIR="$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)"
+export CARGO_TARGET_DIR
+environment="$CARGO_TARGET_DIR/python_environment"
+if [ ! -w "${XDG_RUNTIME_DIR:-}" ]; then
+    XDG_RUNTIME_DIR="$(mktemp -d)"
+    export XDG_RUNTIME_DIR
+    trap 'rm -rf "$XDG_RUNTIME_DIR"' EXIT
+fi
+
+if [ ! -f "$environment/whole" ]; then
+    "${PYTHON:-python3}" -m venv --clear "$environment"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check "maturin>=1.9,<2" numpy pillow pytest
+    touch "$environment/whole"
+fi
+cargo fmt --check --manifest-path tools/python/Cargo.toml
+cargo clippy --quiet --locked --manifest-path tools/python/Cargo.toml -- -D warnings
+cargo build --quiet --bin lat-wgpu
+wheels="$(mktemp -d)"
+"$environment/bin/maturin" build --quiet --locked --profile dev --manifest-path tools/python/Cargo.toml --out "$wheels" \
+    --interpreter "$environment/bin/python"
+"$environment/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheels"/*.whl
+rm -r "$wheels"
+LAT_PROGRAM="$CARGO_TARGET_DIR/debug/lat-wgpu" LAT_DEMO="$PWD/weights/demo.safetensors" \
+    "$environment/bin/python" -m pytest --quiet -p no:cacheprovider tools/python/tests
