@@ -230,7 +230,7 @@ pub const SUBGROUP_MENU: [(u32, u32); 4] = [(32, 2), (32, 1), (16, 1), (8, 1)];
 /// The same for TN, which has no epilogue.
 pub const SUBGROUP_MENU_TN: [(u32, u32); 2] = [(64, 4), (32, 2)];
 
-/// Rows of pictures from which on a CPU adapter's largest tiles earn back their time in the compiler.
+/// Rows from which on a CPU adapter's largest tile earns back its time in the compiler, which an epilogue makes long.
 const MANY_ROWS: usize = 512;
 
 /// Workgroups that keep a GPU of a hundred processors busy.
@@ -306,7 +306,6 @@ impl Tile {
                 if m <= 16 { skinny } else { TILED_MENU.into_iter().find(enough).unwrap_or(small) }
             }
             Family::Subgroup(lanes) => {
-                let pictures = if form == Form::Tn { k } else { m };
                 let menu = Tile::subgroup_menu(form, lanes);
                 let (largest, others) = (menu[0], &menu[1..]);
                 let fits = |tile: Tile| match tile {
@@ -318,7 +317,7 @@ impl Tile {
                     }
                     _ => false,
                 };
-                if pictures >= MANY_ROWS && fits(largest) {
+                if (form == Form::Tn || m >= MANY_ROWS) && fits(largest) {
                     return largest;
                 }
                 others.iter().copied().find(|&tile| fits(tile)).unwrap_or(menu[menu.len() - 1])

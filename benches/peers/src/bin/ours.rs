@@ -95,13 +95,17 @@ fn plan(
     Ok(Found { seconds, read_seconds, flops: Some(plan.summary().flops), values, ..Found::default() })
 }
 
+/// Columns of the widest tile.
+const TILE: usize = 128;
+
 fn gemm(context: &Context, samples: usize, form: Form, m: usize, k: usize, n: usize) -> Result<Found> {
     let left = numbers(streams::LEFT, m * k);
     let right = numbers(streams::RIGHT, k * n);
-    // A result that no binding shows is made in stripes of columns, one after the other into the same memory.
-    let most = (context.max_tensor_bytes() / 4) as usize / m;
+    // A result that no binding shows is made in stripes of columns, one after the other into the same memory: whole tiles, since
+    // a product whose columns are no multiple of four has the plainest kernel.
+    let most = (context.max_tensor_bytes() / 4) as usize / m / TILE * TILE;
     let stripes = if form == Form::Nt { n.div_ceil(most.max(1)) } else { 1 };
-    let stripe = n.div_ceil(stripes);
+    let stripe = if stripes == 1 { n } else { n.div_ceil(stripes).next_multiple_of(TILE) };
     let a = context.upload("a", &left)?;
     let c = context.buffer("c", m * stripe)?;
     let parts: Vec<(usize, Buffer)> = right
