@@ -6,7 +6,8 @@
 //! untouched until `finish`.
 
 use std::collections::BTreeMap;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use arrow_array::{
     Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, StringArray,
 };
 use arrow_schema::{DataType, Field, Schema};
+use bytes::Bytes;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use parquet::arrow::ArrowWriter;
@@ -23,6 +25,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
 use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
@@ -503,14 +506,48 @@ fn check_parquet(file: &ParquetMetaData, dim: usize, length: u64) -> std::result
     Ok(())
 }
 
+/// A `.parquet` file behind whose last byte every read fails: the decoder skips what isn't there by reading nothing, as often
+/// as a damaged page says.
+struct Bounded(File);
+
+/// What it reads from.
+struct BoundedRead(BufReader<File>);
+
+impl Read for BoundedRead {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 if !buffer.is_empty() => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
+    }
+}
+
+impl Length for Bounded {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl ChunkReader for Bounded {
+    type T = BoundedRead;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<BoundedRead> {
+        self.0.get_read(start).map(BoundedRead)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        self.0.get_bytes(start, length)
+    }
+}
+
 fn read_parquet_unguarded(path: &Path) -> Result<Embeddings> {
     let bad = |reason: &str| {
         Error::io("read", path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_string()))
     };
     let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
-    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    let file = File::open(path).map_err(Error::io("read", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(Bounded(file)).map_err(failed)?;
     let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
     let (Some(DataType::Utf8), Some(DataType::FixedSizeList(_, dim))) = (column("path"), column("embedding"))
     else {
@@ -548,9 +585,9 @@ fn read_parquet_unguarded(path: &Path) -> Result<Embeddings> {
 
 /// The metadata entry `lat_wgpu` of a `.parquet` file.
 pub(super) fn parquet_settings(path: &Path) -> Result<Option<String>> {
-    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    let file = File::open(path).map_err(Error::io("read", path))?;
     let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(Bounded(file)).map_err(failed)?;
     let pairs = builder.metadata().file_metadata().key_value_metadata();
     Ok(pairs.into_iter().flatten().find(|pair| pair.key == "lat_wgpu").and_then(|pair| pair.value.clone()))
 }
@@ -643,7 +680,6 @@ pub(super) fn npy_head(bytes: &[u8]) -> std::result::Result<Head, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
 
     const DIM: usize = 5;
 
