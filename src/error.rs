@@ -100,6 +100,17 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// The message and those of its causes, in one line.
+    pub fn with_causes(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            line.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        line
+    }
+
     /// Whether the same work may succeed on the same adapter, opened anew.
     pub fn may_pass(&self) -> bool {
         matches!(self, Error::Lost(_) | Error::Memory(_))

@@ -55,7 +55,6 @@ use crate::data::guard::silence_guarded_panics;
 use crate::error::Error;
 use args::{Arguments, Command};
 use clap::Parser;
-use std::error::Error as _;
 use std::process::ExitCode;
 
 /// Parses the arguments, runs the command and reports its failure.
@@ -104,13 +103,7 @@ pub fn main() -> ExitCode {
 
 /// `error:` with its chain of causes, then `hint:`.
 fn report(error: &Error) {
-    let mut line = format!("error: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    eprintln!("{line}");
+    eprintln!("error: {}", error.with_causes());
     if let Some(hint) = error.hint() {
         eprintln!("hint: {hint}");
     }

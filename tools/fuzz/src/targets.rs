@@ -62,13 +62,7 @@ fn told<T, E: Display>(result: &Result<T, E>) -> String {
 
 /// An error with its causes, as the program prints it.
 fn chain<T>(result: &lat_wgpu::error::Result<T>) -> String {
-    let mut text = told(result);
-    let mut cause = result.as_ref().err().and_then(|error| std::error::Error::source(error));
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
+    told(&result.as_ref().map_err(|error| error.with_causes()))
 }
 
 /// Bytes as two texts, the length of the first in front.

@@ -31,12 +31,7 @@ const LISTEN_EVERY: Duration = Duration::from_millis(50);
 
 /// What the command line would say: the error, its causes and the hint.
 fn words(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
+    let mut text = error.with_causes();
     if let Some(hint) = error.hint() {
         text.push_str(&format!("\nhint: {hint}"));
     }
