@@ -6,26 +6,18 @@
 //! untouched until `finish`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Float16Type, Float32Type};
-use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, StringArray,
-};
+use arrow_array::{ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
-use bytes::Bytes;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
 use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
@@ -33,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::files::{publish, temporary_beside};
-use super::guard::guarded;
+use super::parquet_reader::read_parquet;
 use crate::error::{Error, Result};
 
 /// Most rows of a `.safetensors` file: all names stand in its header, which readers hold in memory.
@@ -429,7 +421,7 @@ pub struct Embeddings {
 /// `Usage` for another ending, `Io` where the file can't be read or is not of the form that `EmbeddingWriter` writes.
 pub fn read(path: &Path) -> Result<Embeddings> {
     if ending(path) == "parquet" {
-        return read_parquet(path);
+        return read_parquet(path).map(|(embeddings, _)| embeddings);
     }
     let bytes = || std::fs::read(path).map_err(Error::io("read", path));
     let parsed = match ending(path).as_str() {
@@ -464,132 +456,6 @@ pub(super) struct Head {
     pub(super) dtype: Dtype,
     /// First byte of the numbers, counted from the start of the file.
     pub(super) start: usize,
-}
-
-/// Reads the columns `path` and `embedding`.
-fn read_parquet(path: &Path) -> Result<Embeddings> {
-    // Where a file contradicts itself, the library panics here and there.
-    guarded(|| read_parquet_unguarded(path))
-        .unwrap_or_else(|| Err(invalid(path)("it is damaged: the reader of Parquet gave up".to_string())))
-}
-
-/// Refuses what a file of so many bytes can't hold: a damaged one may promise anything, and a reader takes its word for
-/// what to make room for and how far to count.
-fn check_parquet(file: &ParquetMetaData, dim: usize, length: u64) -> std::result::Result<(), String> {
-    let mut rows = 0u64;
-    for group in file.row_groups() {
-        let here =
-            u64::try_from(group.num_rows()).map_err(|_| "a row group has a negative number of rows")?;
-        rows = rows.saturating_add(here);
-        for column in group.columns() {
-            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
-            let end = start.checked_add(column.compressed_size()).and_then(|end| u64::try_from(end).ok());
-            if start < 0 || column.compressed_size() < 0 || end.is_none_or(|end| end > length) {
-                return Err(format!("column {} lies outside the file", column.column_path()));
-            }
-            let each = match column.column_path().string().as_str() {
-                "path" => 1,
-                name if name.starts_with("embedding.") => dim as u64,
-                _ => continue,
-            };
-            if u64::try_from(column.num_values()).ok() != here.checked_mul(each) {
-                let (name, values) = (column.column_path(), column.num_values());
-                return Err(format!("column {name} has {values} values in {here} rows"));
-            }
-        }
-    }
-    // Embeddings hardly compress. The first million is free: few equal numbers do.
-    let most = length.saturating_mul(64).saturating_add(1 << 20);
-    if rows.saturating_mul(dim as u64) > most || u64::try_from(file.file_metadata().num_rows()) != Ok(rows) {
-        return Err(format!("{length} bytes can't hold {rows} rows of {dim} numbers"));
-    }
-    Ok(())
-}
-
-/// A `.parquet` file behind whose last byte every read fails: the decoder skips what isn't there by reading nothing, as often
-/// as a damaged page says.
-struct Bounded(File);
-
-/// What it reads from.
-struct BoundedRead(BufReader<File>);
-
-impl Read for BoundedRead {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self.0.read(buffer)? {
-            0 if !buffer.is_empty() => Err(std::io::ErrorKind::UnexpectedEof.into()),
-            count => Ok(count),
-        }
-    }
-}
-
-impl Length for Bounded {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-}
-
-impl ChunkReader for Bounded {
-    type T = BoundedRead;
-
-    fn get_read(&self, start: u64) -> parquet::errors::Result<BoundedRead> {
-        self.0.get_read(start).map(BoundedRead)
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        self.0.get_bytes(start, length)
-    }
-}
-
-fn read_parquet_unguarded(path: &Path) -> Result<Embeddings> {
-    let bad = |reason: &str| {
-        Error::io("read", path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_string()))
-    };
-    let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let length = file.metadata().map_err(Error::io("read", path))?.len();
-    let builder = ParquetRecordBatchReaderBuilder::try_new(Bounded(file)).map_err(failed)?;
-    let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
-    let (Some(DataType::Utf8), Some(DataType::FixedSizeList(_, dim))) = (column("path"), column("embedding"))
-    else {
-        return Err(bad("needed are the columns path, of strings, and embedding, of lists of one size"));
-    };
-    let dim = usize::try_from(*dim).map_err(|_| bad("lists of embedding have a negative size"))?;
-    check_parquet(builder.metadata(), dim, length).map_err(|reason| bad(&reason))?;
-    let rows = usize::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default();
-    let mut embeddings = Embeddings { paths: Vec::new(), dim, rows: Vec::new() };
-    embeddings.rows.reserve(rows.saturating_mul(dim));
-    for batch in builder.build().map_err(failed)? {
-        let batch = batch.map_err(|error| failed(error.into()))?;
-        let [Some(paths), Some(lists)] = ["path", "embedding"].map(|name| batch.column_by_name(name)) else {
-            return Err(bad("a batch lacks a column that the schema has"));
-        };
-        let lists = lists.as_fixed_size_list();
-        let numbers = lists.values();
-        if paths.null_count() + lists.null_count() + numbers.null_count() > 0 {
-            return Err(bad("a path or an embedding is missing (null)"));
-        }
-        embeddings.paths.extend(paths.as_string::<i32>().iter().flatten().map(str::to_string));
-        match numbers.data_type() {
-            DataType::Float32 => {
-                embeddings.rows.extend_from_slice(numbers.as_primitive::<Float32Type>().values())
-            }
-            DataType::Float16 => {
-                let halves = numbers.as_primitive::<Float16Type>().values();
-                embeddings.rows.extend(halves.iter().map(|half| half.to_f32()));
-            }
-            other => return Err(bad(&format!("embedding holds {other}, not Float32 or Float16"))),
-        }
-    }
-    Ok(embeddings)
-}
-
-/// The metadata entry `lat_wgpu` of a `.parquet` file.
-pub(super) fn parquet_settings(path: &Path) -> Result<Option<String>> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
-    let builder = ParquetRecordBatchReaderBuilder::try_new(Bounded(file)).map_err(failed)?;
-    let pairs = builder.metadata().file_metadata().key_value_metadata();
-    Ok(pairs.into_iter().flatten().find(|pair| pair.key == "lat_wgpu").and_then(|pair| pair.value.clone()))
 }
 
 /// What a file holds, as it stands there.
@@ -679,6 +545,8 @@ pub(super) fn npy_head(bytes: &[u8]) -> std::result::Result<Head, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     const DIM: usize = 5;

@@ -22,5 +22,6 @@ pub mod figures;
 pub mod gallery;
 pub mod index;
 pub mod merge;
+mod parquet_reader;
 pub mod reduce;
 pub mod rows;

@@ -11,8 +11,9 @@ use safetensors::tensor::Metadata;
 
 use super::embeddings::{
     Dtype, Embeddings, Head, MAX_NPY_HEADER, MAX_SAFETENSORS_HEADER, ending, invalid, npy_head, npy_names,
-    parquet_settings, read, safetensors_head,
+    safetensors_head,
 };
+use super::parquet_reader::read_parquet;
 use crate::error::{Error, Result};
 
 /// Bytes of halves that are turned into f32 at a time.
@@ -187,9 +188,9 @@ pub struct NamedRows {
 /// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
 pub fn open(path: &Path) -> Result<NamedRows> {
     if ending(path) == "parquet" {
-        let mut embeddings = read(path)?;
+        let (mut embeddings, settings) = read_parquet(path)?;
         let names = std::mem::take(&mut embeddings.paths);
-        return Ok(NamedRows { rows: Box::new(embeddings), names, settings: parquet_settings(path)? });
+        return Ok(NamedRows { rows: Box::new(embeddings), names, settings });
     }
     let mut file = EmbeddingFile::open(path)?;
     // Beside the file's own: a name is needed once.
