@@ -6,17 +6,21 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type};
 use arrow_schema::{DataType, Field};
 use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::column::page::PageReader;
 use parquet::errors::ParquetError;
 use parquet::file::FOOTER_SIZE;
-use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ColumnChunkMetaData, FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::embeddings::{Embeddings, invalid};
 use super::guard::guarded;
@@ -34,9 +38,11 @@ pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Option<String>)> 
 
 /// Refuses what a file of so many bytes can't hold: a damaged one may promise anything, and a reader takes its word for
 /// what to make room for and how far to count.
-fn check_parquet(file: &ParquetMetaData, dim: usize, length: u64) -> std::result::Result<(), String> {
+fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std::result::Result<(), String> {
+    let length = file.len();
     let mut rows = 0u64;
-    for group in file.row_groups() {
+    let mut read = Vec::new();
+    for group in metadata.row_groups() {
         let here =
             u64::try_from(group.num_rows()).map_err(|_| "a row group has a negative number of rows")?;
         rows = rows.saturating_add(here);
@@ -55,19 +61,52 @@ fn check_parquet(file: &ParquetMetaData, dim: usize, length: u64) -> std::result
                 let (name, values) = (column.column_path(), column.num_values());
                 return Err(format!("column {name} has {values} values in {here} rows"));
             }
+            read.push(column);
         }
     }
     // Embeddings hardly compress. The first million is free: few equal numbers do.
     let most = length.saturating_mul(64).saturating_add(1 << 20);
-    if rows.saturating_mul(dim as u64) > most || u64::try_from(file.file_metadata().num_rows()) != Ok(rows) {
+    if rows.saturating_mul(dim as u64) > most
+        || u64::try_from(metadata.file_metadata().num_rows()) != Ok(rows)
+    {
         return Err(format!("{length} bytes can't hold {rows} rows of {dim} numbers"));
+    }
+    for column in read {
+        if !pages_can_hold_their_values(file, column).map_err(|error| error.to_string())? {
+            return Err(format!("a page of column {} can't hold its values", column.column_path()));
+        }
     }
     Ok(())
 }
 
+/// Whether the pages of a column promise no more values than it has, and dictionaries no more than their bytes. Reads no
+/// other bytes than headers and dictionaries.
+fn pages_can_hold_their_values(
+    file: &Bounded,
+    column: &ColumnChunkMetaData,
+) -> parquet::errors::Result<bool> {
+    let values = usize::try_from(column.num_values()).unwrap_or_default();
+    // The number of rows counts only where an index tells the places of pages.
+    let mut pages = SerializedPageReader::new(Arc::new(file.clone()), column, 0, None)?;
+    while let Some(page) = pages.peek_next_page()? {
+        let fits = if page.is_dict {
+            let dictionary = pages.get_next_page()?;
+            dictionary.is_some_and(|page| page.num_values() as usize <= page.buffer().len())
+        } else {
+            pages.skip_next_page()?;
+            page.num_levels.is_some_and(|count| count <= values)
+        };
+        if !fits {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// A `.parquet` file behind whose last byte every read fails: the decoder skips what isn't there by reading nothing, as often
 /// as a damaged page says.
-struct Bounded(File);
+#[derive(Clone)]
+struct Bounded(Arc<File>);
 
 /// What it reads from.
 struct BoundedRead(BufReader<File>);
@@ -212,13 +251,12 @@ fn schema_is_a_tree(footer: &[u8]) -> Option<()> {
     open.is_empty().then_some(())
 }
 
-/// Opens a file whose schema the library may believe; with its length in bytes.
-fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, u64)> {
+/// Opens a file whose schema the library may believe.
+fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounded)> {
     let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
-    let file = Bounded(File::open(path).map_err(Error::io("read", path))?);
+    let file = Bounded(Arc::new(File::open(path).map_err(Error::io("read", path))?));
     let damaged = || invalid(path)("its footer is damaged".to_string());
-    let length = file.len();
-    let tail = length.checked_sub(FOOTER_SIZE as u64).ok_or_else(damaged)?;
+    let tail = file.len().checked_sub(FOOTER_SIZE as u64).ok_or_else(damaged)?;
     let announced = file.get_bytes(tail, FOOTER_SIZE).and_then(|bytes| FooterTail::try_from(&bytes[..]));
     let announced = announced.map_err(failed)?.metadata_length();
     let start = tail.checked_sub(announced as u64).ok_or_else(damaged)?;
@@ -227,28 +265,29 @@ fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, u64)> 
     // Given to the library, lest it believes a second one in the same footer.
     let schema = ParquetMetaDataReader::decode_schema(&footer).map_err(failed)?;
     let options = ArrowReaderOptions::new().with_parquet_schema(schema);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options).map_err(failed)?;
-    Ok((builder, length))
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options);
+    Ok((builder.map_err(failed)?, file))
 }
 
 fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
     let bad = |reason: &str| invalid(path)(reason.to_string());
     let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
-    let (builder, length) = open(path)?;
+    let (builder, file) = open(path)?;
     let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
     let (Some(DataType::Utf8), Some(DataType::FixedSizeList(_, dim))) = (column("path"), column("embedding"))
     else {
         return Err(bad("needed are the columns path, of strings, and embedding, of lists of one size"));
     };
     let dim = usize::try_from(*dim).map_err(|_| bad("lists of embedding have a negative size"))?;
-    check_parquet(builder.metadata(), dim, length).map_err(|reason| bad(&reason))?;
-    let file = builder.metadata().file_metadata();
-    let pairs = file.key_value_metadata().into_iter().flatten();
+    check_parquet(&file, builder.metadata(), dim).map_err(|reason| bad(&reason))?;
+    let metadata = builder.metadata().file_metadata();
+    let pairs = metadata.key_value_metadata().into_iter().flatten();
     let settings = pairs.filter(|pair| pair.key == "lat_wgpu").find_map(|pair| pair.value.clone());
-    let rows = usize::try_from(file.num_rows()).unwrap_or_default();
+    let rows = usize::try_from(metadata.num_rows()).unwrap_or_default();
     let mut embeddings = Embeddings { paths: Vec::new(), dim, rows: Vec::new() };
     embeddings.rows.reserve(rows.saturating_mul(dim));
-    for batch in builder.build().map_err(failed)? {
+    let columns = ProjectionMask::columns(builder.parquet_schema(), ["path", "embedding"]);
+    for batch in builder.with_projection(columns).build().map_err(failed)? {
         let batch = batch.map_err(|error| failed(error.into()))?;
         let [Some(paths), Some(lists)] = ["path", "embedding"].map(|name| batch.column_by_name(name)) else {
             return Err(bad("a batch lacks a column that the schema has"));
