@@ -9,6 +9,7 @@ use lat_wgpu::data::index::Manifest;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -80,6 +81,7 @@ fn on_disk(folder: &Path, room: Option<u64>, arguments: &[&str]) -> Output {
         Disk::Limited => Command::new("sh"),
     };
     command.args(["-c", script, "sh", PROGRAM]).args(arguments).current_dir(folder).stdin(Stdio::null());
+    command.env("LAT_PYTHON", folder.join("python"));
     // Choices of `tune` go to the full disk.
     command.env("LAT_CACHE", "full/cache");
     command.env("ROOM", room.unwrap_or_default().to_string()).output().unwrap()
@@ -97,9 +99,12 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Drawn pictures, a model, embeddings and an index of them.
+/// Drawn pictures, a model, embeddings and an index of them, and a Python that writes a model as it is for ONNX.
 fn inputs() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
+    let python = folder.path().join("python");
+    std::fs::write(&python, "#!/bin/sh\ncat \"$3\" >\"$4\"\n").unwrap();
+    std::fs::set_permissions(&python, PermissionsExt::from_mode(0o755)).unwrap();
     let lat = |arguments: &[&str]| {
         let output = Command::new(PROGRAM).args(arguments).current_dir(folder.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -212,6 +217,9 @@ fn a_full_disk_is_told_and_harms_nothing() {
     fill(folder, &with_model(&["export", "--to", "web", "--out", "full/web"]), &[], 4, 400);
     let bench = ["bench", "--filter", "l2norm", "--samples", "1"];
     fill(folder, &[&bench[..], &["--json", "full/b.json"]].concat(), &["b.json"], 1, 4);
+    fill(folder, &[&bench[..], &["--svg", "full/b.svg"]].concat(), &["b.svg"], 1, 4);
+    // What the Python of `inputs` writes is as large as the model.
+    fill(folder, &with_model(&["export", "--to", "onnx", "--out", "full/o.onnx"]), &["o.onnx"], 4, 320);
 }
 
 #[test]

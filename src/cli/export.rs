@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::web;
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -56,9 +57,9 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
 /// Has Python write the network as ONNX, from a model file made for it.
 fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
     // A folder that can't be written is found before the work.
-    let target = temporary_beside(out)?;
+    let mut target = temporary_beside(out)?;
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-    let plain = folder.path().join("model.safetensors");
+    let [plain, made] = ["model.safetensors", "model.onnx"].map(|name| folder.path().join(name));
     checkpoint::export(source, network, false, Dtype::F32, &plain)?;
 
     let named = std::env::var_os("LAT_PYTHON").filter(|name| !name.is_empty());
@@ -66,7 +67,7 @@ fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
     let shown = Path::new(&python).display();
     let output = Command::new(&python)
         .args(["-c", ONNX_SCRIPT])
-        .args([&plain, target.path()])
+        .args([&plain, &made])
         .output()
         .map_err(|error| Error::Python(format!("cannot run {shown}: {error}")))?;
     if !output.status.success() {
@@ -75,5 +76,8 @@ fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
         let reason = told.trim().lines().last().unwrap_or("it says nothing").trim_start_matches("error: ");
         return Err(Error::Python(format!("{shown} (export_onnx.py): {reason}")));
     }
+    // Copied here, so that a full disk is told as such and not by a traceback.
+    let mut made = File::open(&made).map_err(Error::io("read", &made))?;
+    std::io::copy(&mut made, &mut target).map_err(Error::io("write", out))?;
     publish(target, out)
 }
