@@ -25,3 +25,4 @@ pub mod merge;
 mod parquet_reader;
 pub mod reduce;
 pub mod rows;
+mod thrift;

@@ -15,19 +15,19 @@ use arrow_schema::{DataType, Field};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::column::page::PageReader;
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::FOOTER_SIZE;
 use parquet::file::metadata::{ColumnChunkMetaData, FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
-use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::embeddings::{Embeddings, invalid};
 use super::guard::guarded;
+use super::thrift::{FOOTER, MAX_DEPTH, PAGE_HEADER, Value};
 use crate::error::{Error, Result};
 
-/// Levels of a schema, groups and columns. Ours has four.
-const MAX_DEPTH: usize = 64;
+/// Bytes that the header of a page may have. Statistics of strings are the longest in it.
+const MAX_PAGE_HEADER: u64 = 1 << 16;
 
 /// Reads the columns `path` and `embedding`, and the metadata entry `lat_wgpu`.
 pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Option<String>)> {
@@ -61,6 +61,12 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std:
                 let (name, values) = (column.column_path(), column.num_values());
                 return Err(format!("column {name} has {values} values in {here} rows"));
             }
+            if column.compression() != Compression::UNCOMPRESSED {
+                let (name, codec) = (column.column_path(), column.compression());
+                return Err(format!(
+                    "column {name} is compressed ({codec}): only uncompressed columns are read"
+                ));
+            }
             read.push(column);
         }
     }
@@ -79,24 +85,32 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std:
     Ok(())
 }
 
-/// Whether the pages of a column promise no more values than it has, and dictionaries no more than their bytes. Reads no
-/// other bytes than headers and dictionaries.
+/// Whether the pages of a column fill its bytes and promise no more values than it has, and dictionaries no more than they
+/// have bytes.
 fn pages_can_hold_their_values(
     file: &Bounded,
     column: &ColumnChunkMetaData,
 ) -> parquet::errors::Result<bool> {
-    let values = usize::try_from(column.num_values()).unwrap_or_default();
-    // The number of rows counts only where an index tells the places of pages.
-    let mut pages = SerializedPageReader::new(Arc::new(file.clone()), column, 0, None)?;
-    while let Some(page) = pages.peek_next_page()? {
-        let fits = if page.is_dict {
-            let dictionary = pages.get_next_page()?;
-            dictionary.is_some_and(|page| page.num_values() as usize <= page.buffer().len())
-        } else {
-            pages.skip_next_page()?;
-            page.num_levels.is_some_and(|count| count <= values)
+    let (mut at, length) = column.byte_range();
+    let end = at + length;
+    while at < end {
+        let window = file.get_bytes(at, (end - at).min(MAX_PAGE_HEADER) as usize)?;
+        let mut rest = &window[..];
+        let Some(header) = Value::take_struct(&mut rest).filter(|header| header.fits(&PAGE_HEADER)) else {
+            return Ok(false);
         };
-        if !fits {
+        let size = header.number(3).and_then(|size| u64::try_from(size).ok());
+        // Its type, and the struct that goes with it, which begins with the number of values.
+        let (most, about) = match header.number(1) {
+            Some(0) => (Some(column.num_values()), 5),
+            Some(2) => (header.number(3), 7),
+            Some(3) => (Some(column.num_values()), 8),
+            _ => (None, 0),
+        };
+        let values = header.field(about).and_then(|about| about.number(1));
+        let (Some(size), Some(most), Some(values)) = (size, most, values) else { return Ok(false) };
+        at += (window.len() - rest.len()) as u64 + size;
+        if !(0..=most).contains(&values) || at > end {
             return Ok(false);
         }
     }
@@ -138,107 +152,14 @@ impl ChunkReader for Bounded {
     }
 }
 
-/// Values of compact Thrift, in which footers are written. Each is None where the bytes end early, or are of no such form.
-struct Thrift<'b>(&'b [u8]);
-
-/// Kinds of values, as Thrift numbers them.
-const I32: u8 = 5;
-const BINARY: u8 = 8;
-const LIST: u8 = 9;
-const STRUCT: u8 = 12;
-
-impl Thrift<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        self.0.split_off_first().copied()
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    /// Number and kind of a struct's next field, the one after `last`; kind 0 at the struct's end. Numbers ascend: no
-    /// footer needs the long form that lets them fall.
-    fn field(&mut self, last: u8) -> Option<(u8, u8)> {
-        let head = self.byte()?;
-        let (step, kind) = (head >> 4, head & 15);
-        (kind == 0 || step > 0).then_some((last.checked_add(step)?, kind))
-    }
-
-    /// Passes over one value of a kind that schemas have.
-    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
-        let bytes = match kind {
-            1 | 2 => 0,
-            3 => 1,
-            4..=6 => self.varint().map(|_| 0)?,
-            7 => 8,
-            BINARY => usize::try_from(self.varint()?).ok()?,
-            STRUCT if depth > 0 => {
-                let mut last = 0;
-                loop {
-                    let (number, kind) = self.field(last)?;
-                    if kind == 0 {
-                        break 0;
-                    }
-                    self.skip(kind, depth - 1)?;
-                    last = number;
-                }
-            }
-            _ => return None,
-        };
-        self.0 = self.0.get(bytes..)?;
-        Some(())
-    }
-
-    /// How many children an element of a schema claims.
-    fn children(&mut self) -> Option<u64> {
-        let (mut last, mut children) = (0, 0);
-        loop {
-            let (number, kind) = self.field(last)?;
-            last = number;
-            // What the library doesn't ask: whether a field has the kind that it reads.
-            match (number, kind) {
-                (_, 0) => return Some(children),
-                // Whole numbers alternate in sign: 0, −1, 1, −2…
-                (5, I32) => children = self.varint().filter(|n| n % 2 == 0)? / 2,
-                (1..=3 | 6..=9, I32) | (4, BINARY) | (10, STRUCT) | (11.., _) => {
-                    self.skip(kind, MAX_DEPTH)?
-                }
-                _ => return None,
-            }
-        }
-    }
-}
-
 /// Whether the schema in a footer is one tree of moderate depth: the library makes room for as many children as an element
 /// claims, and calls itself at each level.
-fn schema_is_a_tree(footer: &[u8]) -> Option<()> {
-    let mut thrift = Thrift(footer);
-    let mut last = 0;
-    loop {
-        match thrift.field(last)? {
-            (2, LIST) => break,
-            (1, kind) => thrift.skip(kind, MAX_DEPTH)?,
-            _ => return None,
-        }
-        last = 1;
-    }
-    let head = thrift.byte()?;
-    let count = if head >> 4 == 15 { thrift.varint()? } else { u64::from(head >> 4) };
-    if head & 15 != STRUCT {
-        return None;
-    }
+fn schema_is_a_tree(footer: &Value) -> Option<()> {
+    let Value::List(elements) = footer.field(2)? else { return None };
     // Children that each open group still waits for, the root's above all.
     let mut open = vec![1];
-    for left in (0..count).rev() {
-        let children = thrift.children()?;
+    for (element, left) in elements.iter().zip((0..elements.len()).rev()) {
+        let children = usize::try_from(element.number(5).unwrap_or_default()).ok()?;
         *open.last_mut()? -= 1;
         if children > left || open.len() > MAX_DEPTH {
             return None;
@@ -251,7 +172,15 @@ fn schema_is_a_tree(footer: &[u8]) -> Option<()> {
     open.is_empty().then_some(())
 }
 
-/// Opens a file whose schema the library may believe.
+/// Whether the library may read a footer: it does so for long, or with much room, where fields aren't what it takes them
+/// for.
+fn footer_is_sound(mut footer: &[u8]) -> Option<()> {
+    Value::take_struct(&mut footer)
+        .filter(|footer| footer.fits(&FOOTER))
+        .and_then(|footer| schema_is_a_tree(&footer))
+}
+
+/// Opens a file whose footer the library may believe.
 fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounded)> {
     let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
     let file = Bounded(Arc::new(File::open(path).map_err(Error::io("read", path))?));
@@ -261,7 +190,7 @@ fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounde
     let announced = announced.map_err(failed)?.metadata_length();
     let start = tail.checked_sub(announced as u64).ok_or_else(damaged)?;
     let footer = file.get_bytes(start, announced).map_err(failed)?;
-    schema_is_a_tree(&footer).ok_or_else(damaged)?;
+    footer_is_sound(&footer).ok_or_else(damaged)?;
     // Given to the library, lest it believes a second one in the same footer.
     let schema = ParquetMetaDataReader::decode_schema(&footer).map_err(failed)?;
     let options = ArrowReaderOptions::new().with_parquet_schema(schema);
@@ -326,9 +255,9 @@ mod tests {
         }
     }
 
-    /// A footer of version 2 with a schema, without what comes behind it.
+    /// A footer of version 2 with a schema and nothing else.
     fn footer(children: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0x15, 4, 0x19, 0xf0 | STRUCT];
+        let mut bytes = vec![0x15, 4, 0x19, 0xfc];
         let mut count = children.len();
         while count >= 0x80 {
             bytes.push(count as u8 | 0x80);
@@ -336,6 +265,7 @@ mod tests {
         }
         bytes.push(count as u8);
         bytes.extend(children.iter().flat_map(|&children| element(children)));
+        bytes.push(0);
         bytes
     }
 
@@ -350,19 +280,19 @@ mod tests {
             (&[1, 100, 0], false),
         ] {
             let footer = footer(children);
-            assert_eq!(schema_is_a_tree(&footer).is_some(), right, "{children:?}");
+            assert_eq!(footer_is_sound(&footer).is_some(), right, "{children:?}");
             assert_eq!(ParquetMetaDataReader::decode_schema(&footer).is_ok(), right, "{children:?}");
-            assert!(schema_is_a_tree(&footer[..footer.len() - 1]).is_none(), "{children:?} cut off");
+            assert!(footer_is_sound(&footer[..footer.len() - 1]).is_none(), "{children:?} cut off");
         }
     }
 
     #[test]
     fn groups_within_groups_have_a_bound() {
         let nested = |groups| footer(&[vec![1; groups], vec![0]].concat());
-        assert!(schema_is_a_tree(&nested(MAX_DEPTH - 1)).is_some());
-        assert!(schema_is_a_tree(&nested(MAX_DEPTH)).is_none());
+        assert!(footer_is_sound(&nested(MAX_DEPTH - 1)).is_some());
+        assert!(footer_is_sound(&nested(MAX_DEPTH)).is_none());
         // The library would call itself until the stack ends.
-        assert!(schema_is_a_tree(&nested(1_000_000)).is_none());
+        assert!(footer_is_sound(&nested(1_000_000)).is_none());
     }
 
     #[test]
@@ -373,7 +303,7 @@ mod tests {
         for kind in 1..16 {
             let mut footer = sound.clone();
             footer[place] = 0x10 | kind;
-            assert_eq!(schema_is_a_tree(&footer).is_some(), kind == I32, "{kind}");
+            assert_eq!(footer_is_sound(&footer).is_some(), kind == 5, "{kind}");
         }
     }
 }

@@ -1,0 +1,313 @@
+//! Compact Thrift, in which Parquet writes its footers and the headers of its pages: parsed whole, to see that each
+//! field has the kind that the format gives it. The library for Parquet doesn't ask, and reads on wherever it comes to
+//! stand.
+
+/// Structs and lists within one another. Parquet's own need nine.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// Kinds of values, as Thrift numbers them. 1 and 2 are true and false.
+mod kind {
+    pub const FLAG: u8 = 1;
+    pub const BYTE: u8 = 3;
+    pub const I16: u8 = 4;
+    pub const I32: u8 = 5;
+    pub const I64: u8 = 6;
+    pub const DOUBLE: u8 = 7;
+    pub const BYTES: u8 = 8;
+    pub const LIST: u8 = 9;
+    pub const STRUCT: u8 = 12;
+}
+
+/// A value, as far as anyone asks.
+pub(super) enum Value {
+    /// Neither list nor struct. The number is that of whole ones, and else 0.
+    Plain {
+        kind: u8,
+        number: i64,
+    },
+    List(Vec<Value>),
+    /// Numbers of fields, ascending, and their values.
+    Struct(Vec<(u8, Value)>),
+}
+
+impl Value {
+    /// Takes a struct from the front of `bytes`. None where they end early, or where it has what no struct of Parquet has:
+    /// sets, maps, lists of flags (which the library passes over by counting to a number of the file's choice), numbers
+    /// of fields that fall.
+    pub(super) fn take_struct(bytes: &mut &[u8]) -> Option<Value> {
+        Self::take(bytes, kind::STRUCT, MAX_DEPTH)
+    }
+
+    fn take(bytes: &mut &[u8], kind: u8, depth: usize) -> Option<Value> {
+        let mut number = 0;
+        let passed = match kind {
+            kind::FLAG | 2 => return Some(Value::Plain { kind: kind::FLAG, number }),
+            kind::BYTE => 1,
+            kind::I16..=kind::I64 => {
+                // Signs alternate: 0, −1, 1, −2…
+                let zigzag = varint(bytes)?;
+                number = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+                let bits = [16, 32, 64][usize::from(kind - kind::I16)];
+                // The library would cut off what is longer.
+                if number >> (bits - 1) != number >> 63 {
+                    return None;
+                }
+                0
+            }
+            kind::DOUBLE => 8,
+            kind::BYTES => usize::try_from(varint(bytes)?).ok()?,
+            kind::LIST => return Self::take_list(bytes, depth.checked_sub(1)?),
+            kind::STRUCT => return Self::take_fields(bytes, depth.checked_sub(1)?),
+            _ => return None,
+        };
+        *bytes = bytes.get(passed..)?;
+        Some(Value::Plain { kind, number })
+    }
+
+    fn take_list(bytes: &mut &[u8], depth: usize) -> Option<Value> {
+        let head = *bytes.split_off_first()?;
+        let (count, kind) = (head >> 4, head & 15);
+        let count = if count == 15 { varint(bytes)? } else { count.into() };
+        if count > 0 && matches!(kind, kind::FLAG | 2) {
+            return None;
+        }
+        (0..count).map(|_| Self::take(bytes, kind, depth)).collect::<Option<_>>().map(Value::List)
+    }
+
+    fn take_fields(bytes: &mut &[u8], depth: usize) -> Option<Value> {
+        let (mut fields, mut last) = (Vec::new(), 0u8);
+        loop {
+            let head = *bytes.split_off_first()?;
+            let (step, kind) = (head >> 4, head & 15);
+            if kind == 0 {
+                return Some(Value::Struct(fields));
+            }
+            if step == 0 {
+                return None;
+            }
+            last = last.checked_add(step)?;
+            fields.push((last, Self::take(bytes, kind, depth)?));
+        }
+    }
+
+    /// Whether every field that the format knows has its form. Later ones may have any.
+    pub(super) fn fits(&self, form: &Form) -> bool {
+        match (self, form) {
+            (Value::Plain { kind, .. }, Form::Plain(right)) => kind == right,
+            (Value::List(elements), Form::List(form)) => elements.iter().all(|element| element.fits(form)),
+            (Value::Struct(fields), Form::Struct(forms)) => {
+                let form = |number: u8| forms.get(usize::from(number) - 1);
+                fields.iter().all(|(number, value)| form(*number).is_none_or(|form| value.fits(form)))
+            }
+            _ => false,
+        }
+    }
+
+    /// A field of a struct.
+    pub(super) fn field(&self, number: u8) -> Option<&Value> {
+        let Value::Struct(fields) = self else { return None };
+        fields.iter().find(|(other, _)| *other == number).map(|(_, value)| value)
+    }
+
+    /// A whole number in a struct.
+    pub(super) fn number(&self, field: u8) -> Option<i64> {
+        let Value::Plain { number, .. } = self.field(field)? else { return None };
+        Some(*number)
+    }
+}
+
+/// A whole number without a sign, seven bits a byte, the lowest first.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.split_off_first()?;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// What a value must be.
+pub(super) enum Form {
+    /// Of this kind.
+    Plain(u8),
+    /// Whose elements have this form.
+    List(&'static Form),
+    /// Whose fields, from number 1 on, have these forms.
+    Struct(&'static [Form]),
+}
+
+use Form::{List, Plain, Struct};
+
+const FLAG: Form = Plain(kind::FLAG);
+const BYTE: Form = Plain(kind::BYTE);
+const I16: Form = Plain(kind::I16);
+const I32: Form = Plain(kind::I32);
+const I64: Form = Plain(kind::I64);
+const DOUBLE: Form = Plain(kind::DOUBLE);
+const BYTES: Form = Plain(kind::BYTES);
+
+const EMPTY: Form = Struct(&[]);
+const KEY_VALUE: Form = Struct(&[BYTES, BYTES]);
+const STATISTICS: Form = Struct(&[BYTES, BYTES, I64, I64, BYTES, BYTES, FLAG, FLAG, I64]);
+const ENCODING_STATS: Form = Struct(&[I32, I32, I32]);
+const SIZE_STATISTICS: Form = Struct(&[I64, List(&I64), List(&I64)]);
+const BOUNDING_BOX: Form = Struct(&[DOUBLE; 8]);
+const GEOSPATIAL_STATISTICS: Form = Struct(&[BOUNDING_BOX, List(&I32)]);
+const COLUMN_METADATA: Form = Struct(&[
+    I32,
+    List(&I32),
+    List(&BYTES),
+    I32,
+    I64,
+    I64,
+    I64,
+    List(&KEY_VALUE),
+    I64,
+    I64,
+    I64,
+    STATISTICS,
+    List(&ENCODING_STATS),
+    I64,
+    I32,
+    SIZE_STATISTICS,
+    GEOSPATIAL_STATISTICS,
+]);
+const COLUMN_CHUNK: Form = Struct(&[BYTES, I64, COLUMN_METADATA, I64, I32, I64, I32]);
+const SORTING_COLUMN: Form = Struct(&[I32, FLAG, FLAG]);
+const ROW_GROUP: Form = Struct(&[List(&COLUMN_CHUNK), I64, I64, List(&SORTING_COLUMN), I64, I64, I16]);
+const TIME: Form = Struct(&[FLAG, Struct(&[EMPTY, EMPTY, EMPTY])]);
+const LOGICAL_TYPE: Form = Struct(&[
+    EMPTY,
+    EMPTY,
+    EMPTY,
+    EMPTY,
+    // Decimal numbers: digits behind the point, digits.
+    Struct(&[I32, I32]),
+    EMPTY,
+    TIME,
+    TIME,
+    EMPTY,
+    // Whole numbers: bits, sign.
+    Struct(&[BYTE, FLAG]),
+    EMPTY,
+    EMPTY,
+    EMPTY,
+    EMPTY,
+    EMPTY,
+    // Variants: version.
+    Struct(&[BYTE]),
+    // Geometry, and geography: coordinates, algorithm.
+    Struct(&[BYTES]),
+    Struct(&[BYTES, I32]),
+    EMPTY,
+]);
+const SCHEMA_ELEMENT: Form = Struct(&[I32, I32, I32, BYTES, I32, I32, I32, I32, I32, LOGICAL_TYPE]);
+const COLUMN_ORDER: Form = Struct(&[EMPTY, EMPTY, EMPTY]);
+
+/// A file's footer (`FileMetaData`, in `parquet.thrift` of the format).
+pub(super) const FOOTER: Form = Struct(&[
+    I32,
+    List(&SCHEMA_ELEMENT),
+    I64,
+    List(&ROW_GROUP),
+    List(&KEY_VALUE),
+    BYTES,
+    List(&COLUMN_ORDER),
+]);
+
+/// The header of a page (`PageHeader`): type, sizes, checksum, and what each type tells.
+pub(super) const PAGE_HEADER: Form = Struct(&[
+    I32,
+    I32,
+    I32,
+    I32,
+    Struct(&[I32, I32, I32, I32, STATISTICS]),
+    EMPTY,
+    Struct(&[I32, I32, FLAG]),
+    Struct(&[I32, I32, I32, I32, I32, I32, FLAG, STATISTICS]),
+]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes as fields of a struct.
+    fn parsed(fields: &[u8]) -> Option<Value> {
+        let bytes = [fields, &[0]].concat();
+        let mut rest = &bytes[..];
+        let value = Value::take_struct(&mut rest)?;
+        assert!(rest.is_empty(), "{} of {} bytes are left", rest.len(), bytes.len());
+        for end in 0..bytes.len() {
+            assert!(Value::take_struct(&mut &bytes[..end]).is_none(), "cut off after {end} bytes");
+        }
+        Some(value)
+    }
+
+    #[test]
+    fn numbers_are_read_as_they_are_written() {
+        for (bytes, number) in [
+            (&[0x15, 0][..], 0),
+            (&[0x15, 1], -1),
+            (&[0x15, 0xac, 2], 150),
+            (&[0x15, 0xff, 0xff, 0xff, 0xff, 0xf], i32::MIN.into()),
+            (&[0x16, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], i64::MAX),
+            (&[0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], i64::MIN),
+        ] {
+            assert_eq!(parsed(bytes).unwrap().number(1), Some(number), "{bytes:x?}");
+        }
+        // One more than an i32, an i16, a varint has.
+        assert!(parsed(&[0x15, 0x80, 0x80, 0x80, 0x80, 0x10]).is_none());
+        assert!(parsed(&[0x14, 0x80, 0x80, 4]).is_none());
+        assert!(parsed(&[0x16, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0]).is_none());
+    }
+
+    #[test]
+    fn lists_are_as_long_as_their_elements() {
+        // Two strings; none, of no kind, as some write it; 16 numbers.
+        assert!(parsed(&[0x19, 0x28, 1, b'a', 0]).unwrap().fits(&Struct(&[List(&BYTES)])));
+        assert!(parsed(&[0x19, 0]).is_some());
+        assert!(parsed(&[&[0x19, 0xf5, 16][..], &[2; 16]].concat()).is_some());
+        for flags in [1, 2] {
+            assert!(parsed(&[0x19, 0x20 | flags, 1, 1]).is_none());
+            // Two thousand million, in no further bytes.
+            assert!(parsed(&[0x19, 0xf0 | flags, 0xff, 0xff, 0xff, 0xff, 7]).is_none());
+        }
+    }
+
+    #[test]
+    fn depth_has_a_bound() {
+        // Structs within a struct, and lists, each the only element of the one around it.
+        for (head, ends) in [(0x1c, true), (0x19, false)] {
+            let nested = |levels: usize| {
+                let bytes = [vec![head; levels], vec![0; if ends { levels } else { 1 }], vec![0]].concat();
+                Value::take_struct(&mut &bytes[..])
+            };
+            assert!(nested(MAX_DEPTH - 1).is_some(), "{head:x}");
+            assert!(nested(MAX_DEPTH).is_none(), "{head:x}");
+            assert!(nested(1_000_000).is_none(), "{head:x}");
+        }
+    }
+
+    #[test]
+    fn known_fields_have_their_kind_and_others_any() {
+        let form = Struct(&[I32, FLAG]);
+        for (fields, right) in [
+            (&[0x15, 2, 0x11][..], true),
+            (&[0x15, 2, 0x12], true),
+            (&[0x22], true),
+            (&[0x16, 2], false),
+            (&[0x11], false),
+            (&[0x25, 2], false),
+            // The third is not known.
+            (&[0x35, 2], true),
+            (&[0x3c, 0x11, 0], true),
+        ] {
+            assert_eq!(parsed(fields).unwrap().fits(&form), right, "{fields:x?}");
+        }
+        // The number of a field written in full.
+        assert!(parsed(&[0x05, 2, 2]).is_none());
+    }
+}
