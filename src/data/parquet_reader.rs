@@ -203,7 +203,8 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
     let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
     let (builder, file) = open(path)?;
     let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
-    let (Some(DataType::Utf8), Some(DataType::FixedSizeList(_, dim))) = (column("path"), column("embedding"))
+    let (Some(DataType::Utf8 | DataType::LargeUtf8), Some(DataType::FixedSizeList(_, dim))) =
+        (column("path"), column("embedding"))
     else {
         return Err(bad("needed are the columns path, of strings, and embedding, of lists of one size"));
     };
@@ -226,7 +227,10 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
         if paths.null_count() + lists.null_count() + numbers.null_count() > 0 {
             return Err(bad("a path or an embedding is missing (null)"));
         }
-        embeddings.paths.extend(paths.as_string::<i32>().iter().flatten().map(str::to_string));
+        match paths.as_string_opt::<i64>() {
+            Some(large) => embeddings.paths.extend(large.iter().flatten().map(str::to_string)),
+            None => embeddings.paths.extend(paths.as_string::<i32>().iter().flatten().map(str::to_string)),
+        }
         match numbers.data_type() {
             DataType::Float32 => {
                 embeddings.rows.extend_from_slice(numbers.as_primitive::<Float32Type>().values())
@@ -244,6 +248,8 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, LargeStringArray, RecordBatch};
+    use parquet::arrow::ArrowWriter;
 
     /// An element of a schema: a group of so many children, or a column.
     fn element(children: u8) -> Vec<u8> {
@@ -267,6 +273,24 @@ mod tests {
         bytes.extend(children.iter().flat_map(|&children| element(children)));
         bytes.push(0);
         bytes
+    }
+
+    #[test]
+    fn strings_may_be_large() {
+        // What Polars and pandas write.
+        let paths: ArrayRef = Arc::new(LargeStringArray::from(vec!["a.jpg", "b.jpg"]));
+        let numbers = Arc::new(Float32Array::from(vec![1.0, 2.0, 3.0, 4.0]));
+        let field = Arc::new(Field::new("item", DataType::Float32, true));
+        let lists: ArrayRef = Arc::new(FixedSizeListArray::new(field, 2, numbers, None));
+        let batch = RecordBatch::try_from_iter([("path", paths), ("embedding", lists)]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.parquet");
+        let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let (read, settings) = read_parquet(&path).unwrap();
+        assert_eq!((read.paths, read.dim), (vec!["a.jpg".to_string(), "b.jpg".to_string()], 2));
+        assert_eq!((read.rows, settings), (vec![1.0, 2.0, 3.0, 4.0], None));
     }
 
     #[test]
