@@ -49,13 +49,13 @@ fn parquet_that_contradicts_itself_is_refused() {
         ("promises.parquet", "9 values in 3 rows"),
         ("rows.parquet", "9 values in 3 rows"),
         // A page's header lists what isn't there, which was skipped for minutes.
-        ("skips.parquet", "can't hold its values"),
+        ("skips.parquet", "has a damaged header"),
         // So does the footer: 2³¹ flags, of which none needs a byte.
         ("flags.parquet", "its footer is damaged"),
         // Room was made for the 457 million children that an element of the schema claims.
         ("children.parquet", "its footer is damaged"),
         // And for the 805 million values of a dictionary, of whose page a few bytes are there.
-        ("dictionary.parquet", "can't hold its values"),
+        ("dictionary.parquet", "has a damaged header"),
         // Sound, but what pyarrow writes if it isn't told `compression="none"`.
         ("snappy.parquet", "is compressed (SNAPPY): only uncompressed columns are read"),
     ] {

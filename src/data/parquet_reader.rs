@@ -1,4 +1,4 @@
-//! Embeddings from `.parquet` files, whoever wrote them, and however damaged they are.
+//! Embeddings from `.parquet` files that aren't compressed, however damaged they are.
 //!
 //! The library for Parquet takes a file's word for what to make room for and how far to count. So a file is measured
 //! before the library believes it: its schema, what its columns promise, and where its bytes end.
@@ -14,11 +14,11 @@ use arrow_array::types::{Float16Type, Float32Type};
 use arrow_schema::{DataType, Field};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::FOOTER_SIZE;
-use parquet::file::metadata::{ColumnChunkMetaData, FooterTail, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ColumnChunkMetaData, FooterTail, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::embeddings::{Embeddings, invalid};
@@ -40,7 +40,7 @@ pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Option<String>)> 
 /// what to make room for and how far to count.
 fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std::result::Result<(), String> {
     let length = file.len();
-    let mut rows = 0u64;
+    let (mut rows, mut covered) = (0u64, 0u64);
     let mut read = Vec::new();
     for group in metadata.row_groups() {
         let here =
@@ -52,9 +52,10 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std:
             if start < 0 || column.compressed_size() < 0 || end.is_none_or(|end| end > length) {
                 return Err(format!("column {} lies outside the file", column.column_path()));
             }
-            let each = match column.column_path().string().as_str() {
-                "path" => 1,
-                name if name.starts_with("embedding.") => dim as u64,
+            // By the first part of its name, as the library chooses what to read.
+            let each = match column.column_path().parts().first().map(String::as_str) {
+                Some("path") => 1,
+                Some("embedding") => dim as u64,
                 _ => continue,
             };
             if u64::try_from(column.num_values()).ok() != here.checked_mul(each) {
@@ -67,54 +68,81 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std:
                     "column {name} is compressed ({codec}): only uncompressed columns are read"
                 ));
             }
+            covered = covered.saturating_add(column.compressed_size() as u64);
+            if covered > length {
+                return Err("its columns overlap".to_string());
+            }
             read.push(column);
         }
     }
-    // Embeddings hardly compress. The first million is free: few equal numbers do.
-    let most = length.saturating_mul(64).saturating_add(1 << 20);
-    if rows.saturating_mul(dim as u64) > most
+    // A row's path takes about as much room as six numbers, however short it is.
+    if rows.saturating_mul(dim as u64 + 6) > most_from(length)
         || u64::try_from(metadata.file_metadata().num_rows()) != Ok(rows)
     {
         return Err(format!("{length} bytes can't hold {rows} rows of {dim} numbers"));
     }
     for column in read {
-        if !pages_can_hold_their_values(file, column).map_err(|error| error.to_string())? {
-            return Err(format!("a page of column {} can't hold its values", column.column_path()));
+        check_pages(file, column)
+            .map_err(|reason| format!("a page of column {} {reason}", column.column_path()))?;
+    }
+    Ok(())
+}
+
+/// Numbers, or bytes, that a file of so many bytes may become. Embeddings hardly compress. The first million is free: few
+/// equal ones do.
+fn most_from(length: u64) -> u64 {
+    length.saturating_mul(64).saturating_add(1 << 20)
+}
+
+/// Refuses pages that promise more values than their column has, dictionaries that promise more than they have bytes, and
+/// encodings whose values tell for themselves how many they are.
+fn check_pages(file: &Bounded, column: &ColumnChunkMetaData) -> std::result::Result<(), String> {
+    let (mut at, length) = column.byte_range();
+    let (end, mut left) = (at + length, column.num_values());
+    while at < end {
+        let (header, taken) = page_header(file, at, end)?.ok_or("has a damaged header")?;
+        // By its type, the field that tells of it, and in this the one with the encoding.
+        let (field, encoding) = match header.number(1) {
+            Some(0) => (5, 2),
+            Some(2) => (7, 2),
+            Some(3) => (8, 4),
+            _ => return Err("is of no known type".to_string()),
+        };
+        let told = header.field(field).ok_or("has a damaged header")?;
+        let numbers = (header.number(3), told.number(1), told.number(encoding));
+        let (Some(size @ 0..), Some(values), Some(encoding)) = numbers else {
+            return Err("has a damaged header".to_string());
+        };
+        // Plain, by dictionary (two numbers for it), and split by bytes.
+        if !matches!(encoding, 0 | 2 | 8 | 9) {
+            return Err(format!(
+                "has encoding {encoding}: only plain, dictionary and byte-stream-split are read"
+            ));
+        }
+        at += taken + size as u64;
+        let is_dictionary = field == 7;
+        let most = if is_dictionary { size } else { left };
+        if !(0..=most).contains(&values) || at > end {
+            return Err("can't hold its values".to_string());
+        }
+        if !is_dictionary {
+            left -= values;
         }
     }
     Ok(())
 }
 
-/// Whether the pages of a column fill its bytes and promise no more values than it has, and dictionaries no more than they
-/// have bytes.
-fn pages_can_hold_their_values(
-    file: &Bounded,
-    column: &ColumnChunkMetaData,
-) -> parquet::errors::Result<bool> {
-    let (mut at, length) = column.byte_range();
-    let end = at + length;
-    while at < end {
-        let window = file.get_bytes(at, (end - at).min(MAX_PAGE_HEADER) as usize)?;
+/// The header of the page at `at`, before `end`, and its length in bytes; None if it is none.
+fn page_header(file: &Bounded, at: u64, end: u64) -> std::result::Result<Option<(Value, u64)>, String> {
+    // Few are longer than the first.
+    for most in [1 << 9, MAX_PAGE_HEADER] {
+        let window = file.get_bytes(at, (end - at).min(most) as usize).map_err(|error| error.to_string())?;
         let mut rest = &window[..];
-        let Some(header) = Value::take_struct(&mut rest).filter(|header| header.fits(&PAGE_HEADER)) else {
-            return Ok(false);
-        };
-        let size = header.number(3).and_then(|size| u64::try_from(size).ok());
-        // Its type, and the struct that goes with it, which begins with the number of values.
-        let (most, about) = match header.number(1) {
-            Some(0) => (Some(column.num_values()), 5),
-            Some(2) => (header.number(3), 7),
-            Some(3) => (Some(column.num_values()), 8),
-            _ => (None, 0),
-        };
-        let values = header.field(about).and_then(|about| about.number(1));
-        let (Some(size), Some(most), Some(values)) = (size, most, values) else { return Ok(false) };
-        at += (window.len() - rest.len()) as u64 + size;
-        if !(0..=most).contains(&values) || at > end {
-            return Ok(false);
+        if let Some(header) = Value::take_struct(&mut rest) {
+            return Ok(header.fits(&PAGE_HEADER).then_some((header, (window.len() - rest.len()) as u64)));
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// A `.parquet` file behind whose last byte every read fails: the decoder skips what isn't there by reading nothing, as often
@@ -153,19 +181,26 @@ impl ChunkReader for Bounded {
 }
 
 /// Whether the schema in a footer is one tree of moderate depth: the library makes room for as many children as an element
-/// claims, and calls itself at each level.
-fn schema_is_a_tree(footer: &Value) -> Option<()> {
+/// claims, calls itself at each level, and writes down the names of all groups around each column, of which there may be
+/// `most` bytes.
+fn schema_is_a_tree(footer: &Value, most: u64) -> Option<()> {
     let Value::List(elements) = footer.field(2)? else { return None };
-    // Children that each open group still waits for, the root's above all.
-    let mut open = vec![1];
+    // Of each open group, the root's above all: children that it still waits for, bytes of names down to it.
+    let mut open = vec![(1, 0)];
+    let mut names = 0u64;
     for (element, left) in elements.iter().zip((0..elements.len()).rev()) {
         let children = usize::try_from(element.number(5).unwrap_or_default()).ok()?;
-        *open.last_mut()? -= 1;
-        if children > left || open.len() > MAX_DEPTH {
+        let (waiting, above) = open.last_mut()?;
+        *waiting -= 1;
+        let here = *above + element.number(4)? as u64;
+        if children == 0 {
+            names += here;
+        }
+        if children > left || open.len() > MAX_DEPTH || names > most {
             return None;
         }
-        open.push(children);
-        while open.last() == Some(&0) {
+        open.push((children, here));
+        while open.last().is_some_and(|(waiting, _)| *waiting == 0) {
             open.pop();
         }
     }
@@ -175,9 +210,9 @@ fn schema_is_a_tree(footer: &Value) -> Option<()> {
 /// Whether the library may read a footer: it does so for long, or with much room, where fields aren't what it takes them
 /// for.
 fn footer_is_sound(mut footer: &[u8]) -> Option<()> {
-    Value::take_struct(&mut footer)
-        .filter(|footer| footer.fits(&FOOTER))
-        .and_then(|footer| schema_is_a_tree(&footer))
+    let most = most_from(footer.len() as u64);
+    let footer = Value::take_struct(&mut footer).filter(|footer| footer.fits(&FOOTER))?;
+    schema_is_a_tree(&footer, most)
 }
 
 /// Opens a file whose footer the library may believe.
@@ -187,14 +222,15 @@ fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounde
     let damaged = || invalid(path)("its footer is damaged".to_string());
     let tail = file.len().checked_sub(FOOTER_SIZE as u64).ok_or_else(damaged)?;
     let announced = file.get_bytes(tail, FOOTER_SIZE).and_then(|bytes| FooterTail::try_from(&bytes[..]));
-    let announced = announced.map_err(failed)?.metadata_length();
+    let announced = announced.map_err(failed)?;
+    if announced.is_encrypted_footer() {
+        return Err(invalid(path)("it is encrypted".to_string()));
+    }
+    let announced = announced.metadata_length();
     let start = tail.checked_sub(announced as u64).ok_or_else(damaged)?;
     let footer = file.get_bytes(start, announced).map_err(failed)?;
     footer_is_sound(&footer).ok_or_else(damaged)?;
-    // Given to the library, lest it believes a second one in the same footer.
-    let schema = ParquetMetaDataReader::decode_schema(&footer).map_err(failed)?;
-    let options = ArrowReaderOptions::new().with_parquet_schema(schema);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options);
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file.clone());
     Ok((builder.map_err(failed)?, file))
 }
 
@@ -203,11 +239,14 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
     let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
     let (builder, file) = open(path)?;
     let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
-    let (Some(DataType::Utf8 | DataType::LargeUtf8), Some(DataType::FixedSizeList(_, dim))) =
+    let (Some(DataType::Utf8 | DataType::LargeUtf8), Some(DataType::FixedSizeList(item, dim))) =
         (column("path"), column("embedding"))
     else {
         return Err(bad("needed are the columns path, of strings, and embedding, of lists of one size"));
     };
+    if !matches!(item.data_type(), DataType::Float32 | DataType::Float16) {
+        return Err(bad(&format!("embedding holds {}, not Float32 or Float16", item.data_type())));
+    }
     let dim = usize::try_from(*dim).map_err(|_| bad("lists of embedding have a negative size"))?;
     check_parquet(&file, builder.metadata(), dim).map_err(|reason| bad(&reason))?;
     let metadata = builder.metadata().file_metadata();
@@ -217,7 +256,9 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
     let mut embeddings = Embeddings { paths: Vec::new(), dim, rows: Vec::new() };
     embeddings.rows.reserve(rows.saturating_mul(dim));
     let columns = ProjectionMask::columns(builder.parquet_schema(), ["path", "embedding"]);
-    for batch in builder.with_projection(columns).build().map_err(failed)? {
+    // One long path in a dictionary may stand for that of each row.
+    let mut left = most_from(file.len());
+    for batch in builder.with_projection(columns).with_batch_size(64).build().map_err(failed)? {
         let batch = batch.map_err(|error| failed(error.into()))?;
         let [Some(paths), Some(lists)] = ["path", "embedding"].map(|name| batch.column_by_name(name)) else {
             return Err(bad("a batch lacks a column that the schema has"));
@@ -227,10 +268,14 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
         if paths.null_count() + lists.null_count() + numbers.null_count() > 0 {
             return Err(bad("a path or an embedding is missing (null)"));
         }
+        let first = embeddings.paths.len();
         match paths.as_string_opt::<i64>() {
             Some(large) => embeddings.paths.extend(large.iter().flatten().map(str::to_string)),
             None => embeddings.paths.extend(paths.as_string::<i32>().iter().flatten().map(str::to_string)),
         }
+        let bytes = embeddings.paths[first..].iter().map(|path| path.len() as u64).sum();
+        left = u64::checked_sub(left, bytes)
+            .ok_or_else(|| bad("its paths are longer than the file can hold"))?;
         match numbers.data_type() {
             DataType::Float32 => {
                 embeddings.rows.extend_from_slice(numbers.as_primitive::<Float32Type>().values())
@@ -248,8 +293,14 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, LargeStringArray, RecordBatch};
+    use arrow_array::{
+        ArrayRef, FixedSizeListArray, Float32Array, Int32Array, LargeStringArray, RecordBatch,
+    };
     use parquet::arrow::ArrowWriter;
+    use parquet::basic::Encoding;
+    use parquet::file::metadata::ParquetMetaDataReader;
+    use parquet::file::properties::WriterProperties;
+    use std::path::PathBuf;
 
     /// An element of a schema: a group of so many children, or a column.
     fn element(children: u8) -> Vec<u8> {
@@ -275,22 +326,95 @@ mod tests {
         bytes
     }
 
+    /// A file of two rows, as `properties` say.
+    fn written(folder: &Path, numbers: ArrayRef, properties: WriterProperties) -> PathBuf {
+        let paths: ArrayRef = Arc::new(LargeStringArray::from(vec!["a.jpg", "b.jpg"]));
+        let field = Arc::new(Field::new("item", numbers.data_type().clone(), true));
+        let lists: ArrayRef = Arc::new(FixedSizeListArray::new(field, 2, numbers, None));
+        let batch = RecordBatch::try_from_iter([("path", paths), ("embedding", lists)]).unwrap();
+        let path = folder.join("e.parquet");
+        let file = File::create(&path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        path
+    }
+
+    fn reason(path: &Path) -> String {
+        read_parquet(path).map(|_| ()).unwrap_err().with_causes()
+    }
+
     #[test]
     fn strings_may_be_large() {
         // What Polars and pandas write.
-        let paths: ArrayRef = Arc::new(LargeStringArray::from(vec!["a.jpg", "b.jpg"]));
-        let numbers = Arc::new(Float32Array::from(vec![1.0, 2.0, 3.0, 4.0]));
-        let field = Arc::new(Field::new("item", DataType::Float32, true));
-        let lists: ArrayRef = Arc::new(FixedSizeListArray::new(field, 2, numbers, None));
-        let batch = RecordBatch::try_from_iter([("path", paths), ("embedding", lists)]).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("e.parquet");
-        let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
+        let numbers = Arc::new(Float32Array::from(vec![1.0, 2.0, 3.0, 4.0]));
+        let path = written(dir.path(), numbers, WriterProperties::default());
         let (read, settings) = read_parquet(&path).unwrap();
         assert_eq!((read.paths, read.dim), (vec!["a.jpg".to_string(), "b.jpg".to_string()], 2));
         assert_eq!((read.rows, settings), (vec![1.0, 2.0, 3.0, 4.0], None));
+    }
+
+    #[test]
+    fn a_dictionary_has_a_byte_for_each_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let numbers = Arc::new(Float32Array::from(vec![0.0; 4]));
+        let path = written(dir.path(), numbers, WriterProperties::default());
+        let mut bytes = std::fs::read(&path).unwrap();
+        // The first page has two strings, 18 bytes: now 63.
+        let header = bytes.windows(3).position(|bytes| bytes == [0x4c, 0x15, 4]).unwrap();
+        bytes[header + 2] = 2 * 63;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(
+            reason(&path).contains("a page of column \"path\" can't hold its values"),
+            "{}",
+            reason(&path)
+        );
+    }
+
+    #[test]
+    fn encodings_that_count_for_themselves_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (encoding, number) in [(Encoding::DELTA_BYTE_ARRAY, 7), (Encoding::DELTA_LENGTH_BYTE_ARRAY, 6)] {
+            let properties = WriterProperties::builder()
+                .set_dictionary_enabled(false)
+                .set_column_encoding("path".into(), encoding)
+                .build();
+            let path = written(dir.path(), Arc::new(Float32Array::from(vec![0.0; 4])), properties);
+            let words = format!("has encoding {number}: only plain");
+            assert!(reason(&path).contains(&words), "{}", reason(&path));
+        }
+    }
+
+    #[test]
+    fn numbers_of_another_kind_are_refused_before_they_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = written(dir.path(), Arc::new(Int32Array::from(vec![0; 4])), WriterProperties::default());
+        assert!(reason(&path).contains("embedding holds Int32, not Float32 or Float16"), "{}", reason(&path));
+    }
+
+    #[test]
+    fn names_of_groups_have_a_bound() {
+        // A root, a group with a long name, and columns below it, each of which would get a copy of the name.
+        let named = |length: usize, columns: usize| {
+            let mut bytes = vec![0x15, 4, 0x19, 0xfc, 0x80 | (columns + 2) as u8, ((columns + 2) >> 7) as u8];
+            bytes.extend([0x48, 0, 0x15, 2, 0]);
+            bytes.extend([
+                0x35,
+                0,
+                0x18,
+                length as u8 | 0x80,
+                (length >> 7) as u8 | 0x80,
+                (length >> 14) as u8,
+            ]);
+            bytes.extend(vec![b'n'; length]);
+            bytes.extend([0x15, (2 * columns) as u8 | 0x80, (columns >> 6) as u8, 0]);
+            bytes.extend(element(0).repeat(columns));
+            bytes.push(0);
+            bytes
+        };
+        assert!(footer_is_sound(&named(100, 1000)).is_some());
+        assert!(footer_is_sound(&named(20_000, 1000)).is_none());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Compact Thrift, in which Parquet writes its footers and the headers of its pages: parsed whole, to see that each
-//! field has the kind that the format gives it. The library for Parquet doesn't ask, and reads on wherever it comes to
-//! stand.
+//! field has the kind that the format gives it. The library for Parquet doesn't ask, and takes the bytes for what it
+//! expects.
 
-/// Structs and lists within one another. Parquet's own need nine.
+/// Structs and lists within one another, and groups of a schema. Parquet's own need eight, our schema four.
 pub(super) const MAX_DEPTH: usize = 64;
 
 /// Kinds of values, as Thrift numbers them. 1 and 2 are true and false.
@@ -20,20 +20,20 @@ mod kind {
 
 /// A value, as far as anyone asks.
 pub(super) enum Value {
-    /// Neither list nor struct. The number is that of whole ones, and else 0.
+    /// Neither list nor struct. The number is that of i16, i32 and i64, the length of bytes, and else 0.
     Plain {
         kind: u8,
         number: i64,
     },
-    List(Vec<Value>),
+    List(Box<[Value]>),
     /// Numbers of fields, ascending, and their values.
-    Struct(Vec<(u8, Value)>),
+    Struct(Box<[(i16, Value)]>),
 }
 
 impl Value {
     /// Takes a struct from the front of `bytes`. None where they end early, or where it has what no struct of Parquet has:
     /// sets, maps, lists of flags (which the library passes over by counting to a number of the file's choice), numbers
-    /// of fields that fall.
+    /// of fields that don't rise, values that their kind can't hold, too many levels.
     pub(super) fn take_struct(bytes: &mut &[u8]) -> Option<Value> {
         Self::take(bytes, kind::STRUCT, MAX_DEPTH)
     }
@@ -44,18 +44,15 @@ impl Value {
             kind::FLAG | 2 => return Some(Value::Plain { kind: kind::FLAG, number }),
             kind::BYTE => 1,
             kind::I16..=kind::I64 => {
-                // Signs alternate: 0, −1, 1, −2…
-                let zigzag = varint(bytes)?;
-                number = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-                let bits = [16, 32, 64][usize::from(kind - kind::I16)];
-                // The library would cut off what is longer.
-                if number >> (bits - 1) != number >> 63 {
-                    return None;
-                }
+                number = whole(bytes, [16, 32, 64][usize::from(kind - kind::I16)])?;
                 0
             }
             kind::DOUBLE => 8,
-            kind::BYTES => usize::try_from(varint(bytes)?).ok()?,
+            kind::BYTES => {
+                let length = usize::try_from(varint(bytes)?).ok()?;
+                number = length as i64;
+                length
+            }
             kind::LIST => return Self::take_list(bytes, depth.checked_sub(1)?),
             kind::STRUCT => return Self::take_fields(bytes, depth.checked_sub(1)?),
             _ => return None,
@@ -75,28 +72,34 @@ impl Value {
     }
 
     fn take_fields(bytes: &mut &[u8], depth: usize) -> Option<Value> {
-        let (mut fields, mut last) = (Vec::new(), 0u8);
+        let (mut fields, mut last, mut highest) = (Vec::new(), 0i16, 0);
         loop {
             let head = *bytes.split_off_first()?;
             let (step, kind) = (head >> 4, head & 15);
             if kind == 0 {
-                return Some(Value::Struct(fields));
+                return Some(Value::Struct(fields.into()));
             }
-            if step == 0 {
-                return None;
+            // Where a step has no room beside the kind, the number follows in full.
+            last = if step == 0 { whole(bytes, 16)? as i16 } else { last.checked_add(step.into())? };
+            let value = Self::take(bytes, kind, depth)?;
+            // Nothing of the format has a number below 1, but its example of an extension does.
+            if last > 0 {
+                if last <= highest {
+                    return None;
+                }
+                highest = last;
+                fields.push((last, value));
             }
-            last = last.checked_add(step)?;
-            fields.push((last, Self::take(bytes, kind, depth)?));
         }
     }
 
-    /// Whether every field that the format knows has its form. Later ones may have any.
+    /// Whether every field that the format knows has its form. Others may have any.
     pub(super) fn fits(&self, form: &Form) -> bool {
         match (self, form) {
             (Value::Plain { kind, .. }, Form::Plain(right)) => kind == right,
             (Value::List(elements), Form::List(form)) => elements.iter().all(|element| element.fits(form)),
             (Value::Struct(fields), Form::Struct(forms)) => {
-                let form = |number: u8| forms.get(usize::from(number) - 1);
+                let form = |number: i16| forms.get(number as usize - 1);
                 fields.iter().all(|(number, value)| form(*number).is_none_or(|form| value.fits(form)))
             }
             _ => false,
@@ -104,16 +107,23 @@ impl Value {
     }
 
     /// A field of a struct.
-    pub(super) fn field(&self, number: u8) -> Option<&Value> {
+    pub(super) fn field(&self, number: i16) -> Option<&Value> {
         let Value::Struct(fields) = self else { return None };
         fields.iter().find(|(other, _)| *other == number).map(|(_, value)| value)
     }
 
     /// A whole number in a struct.
-    pub(super) fn number(&self, field: u8) -> Option<i64> {
+    pub(super) fn number(&self, field: i16) -> Option<i64> {
         let Value::Plain { number, .. } = self.field(field)? else { return None };
         Some(*number)
     }
+}
+
+/// A whole number of so many bits. Signs alternate: 0, −1, 1, −2… None where it is longer: the library would cut it off.
+fn whole(bytes: &mut &[u8], bits: u32) -> Option<i64> {
+    let zigzag = varint(bytes)?;
+    let number = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+    (number >> (bits - 1) == number >> 63).then_some(number)
 }
 
 /// A whole number without a sign, seven bits a byte, the lowest first.
@@ -189,6 +199,7 @@ const LOGICAL_TYPE: Form = Struct(&[
     EMPTY,
     TIME,
     TIME,
+    // Reserved.
     EMPTY,
     // Whole numbers: bits, sign.
     Struct(&[BYTE, FLAG]),
@@ -307,7 +318,17 @@ mod tests {
         ] {
             assert_eq!(parsed(fields).unwrap().fits(&form), right, "{fields:x?}");
         }
-        // The number of a field written in full.
-        assert!(parsed(&[0x05, 2, 2]).is_none());
+        // Numbers of fields written in full: 1; 16, of a LogicalType; 32767, Parquet's place for extensions; 0, -1, 65537.
+        assert!(parsed(&[0x05, 2, 2]).unwrap().fits(&form));
+        assert!(!parsed(&[0x06, 2, 2]).unwrap().fits(&form));
+        assert!(parsed(&[0x0c, 32, 0]).unwrap().fits(&LOGICAL_TYPE));
+        assert!(!parsed(&[0x05, 32, 0]).unwrap().fits(&LOGICAL_TYPE));
+        assert!(parsed(&[0x15, 2, 0x08, 0xfe, 0xff, 3, 1, 7]).unwrap().fits(&form));
+        assert!(parsed(&[0x15, 2, 0x08, 0xff, 0xff, 1, 1, 7]).unwrap().fits(&form));
+        for number in [&[0x82, 0x80, 8][..], &[0x81, 0x80, 4]] {
+            assert!(parsed(&[&[0x05], number, &[2]].concat()).is_none(), "{number:x?}");
+        }
+        // Twice the same.
+        assert!(parsed(&[0x15, 2, 0x05, 2, 2]).is_none());
     }
 }
