@@ -1,5 +1,6 @@
 //! The one error type: what went wrong, in which file or tensor, and what the user can do about it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Result of everything that can fail for a reason outside the program.
@@ -150,7 +151,11 @@ impl Error {
             Error::NotFinite { .. } => {
                 Some("the state before this step is saved; try a lower --lr, or --clip-norm 1")
             }
-            Error::Io { .. } => Some("is the path right, and may this user read it?"),
+            Error::Io { source, .. } => match source.kind() {
+                // It was found and read, but isn't what it should be.
+                ErrorKind::InvalidData => None,
+                _ => Some("is the path right, and may this user read it?"),
+            },
             Error::Usage(_) | Error::Data(_) | Error::Image { .. } | Error::Interrupted { .. } => None,
         }
     }
@@ -162,5 +167,18 @@ impl Error {
             Error::Interrupted { signal, .. } => 128 + signal,
             _ => 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_needs_no_other_path() {
+        let hint = |kind: ErrorKind| Error::io("read", Path::new("a"))(kind.into()).hint();
+        assert!(hint(ErrorKind::NotFound).unwrap().contains("path right"));
+        assert!(hint(ErrorKind::PermissionDenied).unwrap().contains("may this user read"));
+        assert_eq!(hint(ErrorKind::InvalidData), None);
     }
 }

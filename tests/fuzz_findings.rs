@@ -45,9 +45,10 @@ fn parquet_that_contradicts_itself_is_refused() {
     for (name, words) in [
         // The reader panicked: a column that begins before the file.
         ("negative.parquet", "lies outside the file"),
-        // 2²⁸ numbers of one row were made room for, and then a part of them read.
-        ("promises.parquet", "9 values in 3 rows"),
-        ("rows.parquet", "9 values in 3 rows"),
+        // Arrow's schema has a size of lists of its own: 2²⁸ numbers of one row were made room for, and then a part of
+        // them read. Now nobody reads that schema, and the rest is damaged, too.
+        ("promises.parquet", "has a damaged header"),
+        ("rows.parquet", "has a damaged header"),
         // A page's header lists what isn't there, which was skipped for minutes.
         ("skips.parquet", "has a damaged header"),
         // So does the footer: 2³¹ flags, of which none needs a byte.

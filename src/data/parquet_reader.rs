@@ -14,7 +14,7 @@ use arrow_array::types::{Float16Type, Float32Type};
 use arrow_schema::{DataType, Field};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::FOOTER_SIZE;
@@ -37,10 +37,11 @@ pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Option<String>)> 
 }
 
 /// Refuses what a file of so many bytes can't hold: a damaged one may promise anything, and a reader takes its word for
-/// what to make room for and how far to count.
-fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std::result::Result<(), String> {
+/// what to make room for and how far to count. Returns the numbers of rows and of values in each; without rows, 0 values.
+fn check_parquet(file: &Bounded, metadata: &ParquetMetaData) -> std::result::Result<(usize, usize), String> {
     let length = file.len();
     let (mut rows, mut covered) = (0u64, 0u64);
+    let mut dim = None;
     let mut read = Vec::new();
     for group in metadata.row_groups() {
         let here =
@@ -53,12 +54,17 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std:
                 return Err(format!("column {} lies outside the file", column.column_path()));
             }
             // By the first part of its name, as the library chooses what to read.
+            let values = u64::try_from(column.num_values()).unwrap_or(u64::MAX);
             let each = match column.column_path().parts().first().map(String::as_str) {
                 Some("path") => 1,
-                Some("embedding") => dim as u64,
+                Some("embedding") => match (dim, values.checked_div(here)) {
+                    (Some(dim), _) => dim,
+                    (None, Some(first)) => *dim.insert(first),
+                    (None, None) => 0,
+                },
                 _ => continue,
             };
-            if u64::try_from(column.num_values()).ok() != here.checked_mul(each) {
+            if here.checked_mul(each) != Some(values) {
                 let (name, values) = (column.column_path(), column.num_values());
                 return Err(format!("column {name} has {values} values in {here} rows"));
             }
@@ -75,8 +81,9 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std:
             read.push(column);
         }
     }
+    let dim = dim.unwrap_or_default();
     // A row's path takes about as much room as six numbers, however short it is.
-    if rows.saturating_mul(dim as u64 + 6) > most_from(length)
+    if rows.saturating_mul(dim.saturating_add(6)) > most_from(length)
         || u64::try_from(metadata.file_metadata().num_rows()) != Ok(rows)
     {
         return Err(format!("{length} bytes can't hold {rows} rows of {dim} numbers"));
@@ -85,7 +92,7 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData, dim: usize) -> std:
         check_pages(file, column)
             .map_err(|reason| format!("a page of column {} {reason}", column.column_path()))?;
     }
-    Ok(())
+    Ok((rows as usize, dim as usize))
 }
 
 /// Numbers, or bytes, that a file of so many bytes may become. Embeddings hardly compress. The first million is free: few
@@ -217,7 +224,7 @@ fn footer_is_sound(mut footer: &[u8]) -> Option<()> {
 
 /// Opens a file whose footer the library may believe.
 fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounded)> {
-    let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
+    let failed = |error: ParquetError| invalid(path)(error.to_string());
     let file = Bounded(Arc::new(File::open(path).map_err(Error::io("read", path))?));
     let damaged = || invalid(path)("its footer is damaged".to_string());
     let tail = file.len().checked_sub(FOOTER_SIZE as u64).ok_or_else(damaged)?;
@@ -230,29 +237,28 @@ fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounde
     let start = tail.checked_sub(announced as u64).ok_or_else(damaged)?;
     let footer = file.get_bytes(start, announced).map_err(failed)?;
     footer_is_sound(&footer).ok_or_else(damaged)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file.clone());
+    // Not by Arrow's own schema in the metadata, whose tables may be shared without end: Parquet's tells the same, only
+    // not that lists have one size, and files that no Arrow library wrote have no other.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options);
     Ok((builder.map_err(failed)?, file))
 }
 
 fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
     let bad = |reason: &str| invalid(path)(reason.to_string());
-    let failed = |error: ParquetError| Error::io("read", path)(std::io::Error::other(error));
+    let failed = |error: ParquetError| invalid(path)(error.to_string());
     let (builder, file) = open(path)?;
     let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
-    let (Some(DataType::Utf8 | DataType::LargeUtf8), Some(DataType::FixedSizeList(item, dim))) =
-        (column("path"), column("embedding"))
-    else {
+    let (Some(DataType::Utf8), Some(DataType::List(item))) = (column("path"), column("embedding")) else {
         return Err(bad("needed are the columns path, of strings, and embedding, of lists of one size"));
     };
     if !matches!(item.data_type(), DataType::Float32 | DataType::Float16) {
         return Err(bad(&format!("embedding holds {}, not Float32 or Float16", item.data_type())));
     }
-    let dim = usize::try_from(*dim).map_err(|_| bad("lists of embedding have a negative size"))?;
-    check_parquet(&file, builder.metadata(), dim).map_err(|reason| bad(&reason))?;
+    let (rows, dim) = check_parquet(&file, builder.metadata()).map_err(|reason| bad(&reason))?;
     let metadata = builder.metadata().file_metadata();
     let pairs = metadata.key_value_metadata().into_iter().flatten();
     let settings = pairs.filter(|pair| pair.key == "lat_wgpu").find_map(|pair| pair.value.clone());
-    let rows = usize::try_from(metadata.num_rows()).unwrap_or_default();
     let mut embeddings = Embeddings { paths: Vec::new(), dim, rows: Vec::new() };
     embeddings.rows.reserve(rows.saturating_mul(dim));
     let columns = ProjectionMask::columns(builder.parquet_schema(), ["path", "embedding"]);
@@ -263,16 +269,19 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
         let [Some(paths), Some(lists)] = ["path", "embedding"].map(|name| batch.column_by_name(name)) else {
             return Err(bad("a batch lacks a column that the schema has"));
         };
-        let lists = lists.as_fixed_size_list();
+        let lists = lists.as_list::<i32>();
         let numbers = lists.values();
         if paths.null_count() + lists.null_count() + numbers.null_count() > 0 {
             return Err(bad("a path or an embedding is missing (null)"));
         }
         let first = embeddings.paths.len();
-        match paths.as_string_opt::<i64>() {
-            Some(large) => embeddings.paths.extend(large.iter().flatten().map(str::to_string)),
-            None => embeddings.paths.extend(paths.as_string::<i32>().iter().flatten().map(str::to_string)),
+        if let Some(row) = lists.offsets().lengths().position(|length| length != dim) {
+            let (row, length) = (first + row + 1, lists.value_length(row));
+            return Err(bad(&format!(
+                "embedding of row {row} has {length} numbers, where the average is {dim}"
+            )));
         }
+        embeddings.paths.extend(paths.as_string::<i32>().iter().flatten().map(str::to_string));
         let bytes = embeddings.paths[first..].iter().map(|path| path.len() as u64).sum();
         left = u64::checked_sub(left, bytes)
             .ok_or_else(|| bad("its paths are longer than the file can hold"))?;
@@ -294,11 +303,13 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
 mod tests {
     use super::*;
     use arrow_array::{
-        ArrayRef, FixedSizeListArray, Float32Array, Int32Array, LargeStringArray, RecordBatch,
+        ArrayRef, FixedSizeListArray, Float32Array, Int32Array, LargeListArray, LargeStringArray, ListArray,
+        RecordBatch, StringArray, StringViewArray,
     };
     use parquet::arrow::ArrowWriter;
+    use parquet::arrow::arrow_writer::ArrowWriterOptions;
     use parquet::basic::Encoding;
-    use parquet::file::metadata::ParquetMetaDataReader;
+    use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
     use parquet::file::properties::WriterProperties;
     use std::path::PathBuf;
 
@@ -326,18 +337,29 @@ mod tests {
         bytes
     }
 
-    /// A file of two rows, as `properties` say.
-    fn written(folder: &Path, numbers: ArrayRef, properties: WriterProperties) -> PathBuf {
-        let paths: ArrayRef = Arc::new(LargeStringArray::from(vec!["a.jpg", "b.jpg"]));
-        let field = Arc::new(Field::new("item", numbers.data_type().clone(), true));
-        let lists: ArrayRef = Arc::new(FixedSizeListArray::new(field, 2, numbers, None));
+    /// A file of two rows.
+    fn written(folder: &Path, paths: ArrayRef, lists: ArrayRef, options: ArrowWriterOptions) -> PathBuf {
         let batch = RecordBatch::try_from_iter([("path", paths), ("embedding", lists)]).unwrap();
         let path = folder.join("e.parquet");
         let file = File::create(&path).unwrap();
-        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+        let mut writer = ArrowWriter::try_new_with_options(file, batch.schema(), options).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
         path
+    }
+
+    fn names() -> ArrayRef {
+        Arc::new(StringArray::from(vec!["a.jpg", "b.jpg"]))
+    }
+
+    /// Two lists of two.
+    fn pairs(numbers: impl Array + 'static) -> ArrayRef {
+        let field = Arc::new(Field::new("item", numbers.data_type().clone(), true));
+        Arc::new(FixedSizeListArray::new(field, 2, Arc::new(numbers), None))
+    }
+
+    fn zeros() -> ArrayRef {
+        pairs(Float32Array::from(vec![0.0; 4]))
     }
 
     fn reason(path: &Path) -> String {
@@ -345,21 +367,58 @@ mod tests {
     }
 
     #[test]
-    fn strings_may_be_large() {
-        // What Polars and pandas write.
+    fn strings_and_lists_may_be_of_any_kind() {
+        // As Polars, pandas and DuckDB write them, too.
+        let numbers = || [[1.0, 2.0], [3.0, 4.0]].map(|list| Some(list.map(Some)));
         let dir = tempfile::tempdir().unwrap();
-        let numbers = Arc::new(Float32Array::from(vec![1.0, 2.0, 3.0, 4.0]));
-        let path = written(dir.path(), numbers, WriterProperties::default());
-        let (read, settings) = read_parquet(&path).unwrap();
-        assert_eq!((read.paths, read.dim), (vec!["a.jpg".to_string(), "b.jpg".to_string()], 2));
-        assert_eq!((read.rows, settings), (vec![1.0, 2.0, 3.0, 4.0], None));
+        let strings: [ArrayRef; 3] = [
+            names(),
+            Arc::new(LargeStringArray::from(vec!["a.jpg", "b.jpg"])),
+            Arc::new(StringViewArray::from(vec!["a.jpg", "b.jpg"])),
+        ];
+        let lists: [ArrayRef; 3] = [
+            pairs(Float32Array::from(vec![1.0, 2.0, 3.0, 4.0])),
+            Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(numbers())),
+            Arc::new(LargeListArray::from_iter_primitive::<Float32Type, _, _>(numbers())),
+        ];
+        for (paths, lists) in strings.iter().flat_map(|paths| lists.iter().map(move |lists| (paths, lists))) {
+            let path = written(dir.path(), paths.clone(), lists.clone(), ArrowWriterOptions::new());
+            let (read, settings) = read_parquet(&path).unwrap();
+            assert_eq!((read.paths, read.dim), (vec!["a.jpg".to_string(), "b.jpg".to_string()], 2));
+            assert_eq!((read.rows, settings), (vec![1.0, 2.0, 3.0, 4.0], None));
+        }
+    }
+
+    #[test]
+    fn lists_have_one_size() {
+        let dir = tempfile::tempdir().unwrap();
+        for (sizes, words) in [
+            ([3, 1], "embedding of row 1 has 3 numbers, where the average is 2"),
+            ([2, 3], "column \"embedding.list.item\" has 5 values in 2 rows"),
+            ([0, 1], "embedding of row 1 has 0 numbers, where the average is 1"),
+        ] {
+            let lists = sizes.map(|size| Some(vec![Some(0.0); size]));
+            let lists = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(lists));
+            let path = written(dir.path(), names(), lists, ArrowWriterOptions::new());
+            assert!(reason(&path).contains(words), "{}", reason(&path));
+        }
+    }
+
+    #[test]
+    fn arrows_own_schema_is_not_read() {
+        // Tables that share their children make 2 GB of 6 kB.
+        let entry = KeyValue::new("ARROW:schema".to_string(), "neither base64 nor a schema".to_string());
+        let properties = WriterProperties::builder().set_key_value_metadata(Some(vec![entry])).build();
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let dir = tempfile::tempdir().unwrap();
+        let path = written(dir.path(), names(), zeros(), options);
+        assert_eq!(read_parquet(&path).unwrap().0.rows, [0.0; 4]);
     }
 
     #[test]
     fn a_dictionary_has_a_byte_for_each_value() {
         let dir = tempfile::tempdir().unwrap();
-        let numbers = Arc::new(Float32Array::from(vec![0.0; 4]));
-        let path = written(dir.path(), numbers, WriterProperties::default());
+        let path = written(dir.path(), names(), zeros(), ArrowWriterOptions::new());
         let mut bytes = std::fs::read(&path).unwrap();
         // The first page has two strings, 18 bytes: now 63.
         let header = bytes.windows(3).position(|bytes| bytes == [0x4c, 0x15, 4]).unwrap();
@@ -380,7 +439,8 @@ mod tests {
                 .set_dictionary_enabled(false)
                 .set_column_encoding("path".into(), encoding)
                 .build();
-            let path = written(dir.path(), Arc::new(Float32Array::from(vec![0.0; 4])), properties);
+            let options = ArrowWriterOptions::new().with_properties(properties);
+            let path = written(dir.path(), names(), zeros(), options);
             let words = format!("has encoding {number}: only plain");
             assert!(reason(&path).contains(&words), "{}", reason(&path));
         }
@@ -389,7 +449,8 @@ mod tests {
     #[test]
     fn numbers_of_another_kind_are_refused_before_they_are_read() {
         let dir = tempfile::tempdir().unwrap();
-        let path = written(dir.path(), Arc::new(Int32Array::from(vec![0; 4])), WriterProperties::default());
+        let numbers = pairs(Int32Array::from(vec![0; 4]));
+        let path = written(dir.path(), names(), numbers, ArrowWriterOptions::new());
         assert!(reason(&path).contains("embedding holds Int32, not Float32 or Float16"), "{}", reason(&path));
     }
 
