@@ -1,28 +1,37 @@
 //! `lat-wgpu`: the Locally Aware Transformer for person re-identification on a hand-written wgpu engine.
 //!
-//! Vectors of pictures, and how far apart they are (`examples/find_person.rs` searches a folder):
+//! The pictures of a list that look most like another one (`examples/find_person.rs` does it with a folder):
 //!
 //! ```
 //! use lat_wgpu::checkpoint::{self, Settings};
-//! use lat_wgpu::data::{decode::DecodeOptions, preprocess};
+//! use lat_wgpu::data::{decode::DecodeOptions, embeddings::Embeddings, preprocess};
 //! use lat_wgpu::embed::{DEFAULT_MEMORY, Embedder};
+//! use lat_wgpu::error::Result;
+//! use lat_wgpu::evaluate::neighbours::Neighbours;
 //! use lat_wgpu::gpu::{Context, ContextOptions};
-//! # fn main() -> lat_wgpu::error::Result<()> {
+//! # fn main() -> Result<()> {
 //! # let folder = tempfile::tempdir().map_err(lat_wgpu::error::Error::io("create", "a folder"))?;
 //! # let folder = folder.path();
-//! # let draw = |name: &str| { image::RgbImage::from_fn(64, 128, |x, y| image::Rgb([x as u8, y as u8, 7])).save(folder.join(name)) };
-//! # draw("one.png").and_then(|()| draw("two.png")).expect("pictures");
+//! # let draw = |name: &str, red: u8| { image::RgbImage::from_fn(64, 128, |x, y| image::Rgb([red, x as u8, y as u8])).save(folder.join(name)) };
+//! # draw("one.png", 0).and_then(|()| draw("two.png", 200)).and_then(|()| draw("query.png", 199)).expect("pictures");
 //! let network = checkpoint::load("weights/demo.safetensors".as_ref(), &Settings::default())?;
 //! let context = Context::open(&ContextOptions::from_environment(None))?;
 //! let mut embedder = Embedder::new(&context, &network, None, DEFAULT_MEMORY)?;
 //!
-//! let read = |name| preprocess::load(&folder.join(name), DecodeOptions::default(), network.config.image);
-//! let vectors = embedder.embed(&[read("one.png")?, read("two.png")?])?;
+//! // One vector a picture; no more than `embedder.batch()` at a time.
+//! let mut embed = |names: &[&str]| -> Result<Embeddings> {
+//!     let read = |name: &&str| preprocess::load(&folder.join(name), DecodeOptions::default(), network.config.image);
+//!     let rows = embedder.embed(&names.iter().map(read).collect::<Result<Vec<_>>>()?)?;
+//!     Ok(Embeddings { paths: names.iter().map(|name| name.to_string()).collect(), dim: embedder.dim(), rows })
+//! };
+//! let (gallery, query) = (embed(&["one.png", "two.png"])?, embed(&["query.png"])?);
 //!
-//! // Unit length: the squared Euclidean distance is 2 - 2·cosine.
-//! let (one, two) = vectors.split_at(embedder.dim());
-//! let distance: f32 = one.iter().zip(two).map(|(a, b)| (a - b) * (a - b)).sum();
-//! # assert!(distance < 1e-6);
+//! // Nearest first. The distance is squared Euclidean; vectors have length 1, so it is 2 - 2·cosine.
+//! let nearest = Neighbours::new(&context, &query, &gallery, DEFAULT_MEMORY)?.nearest(0..1, 2)?;
+//! for found in &nearest[0] {
+//!     println!("{:.4}  {}", found.distance, gallery.paths[found.index]);
+//! }
+//! # assert_eq!(gallery.paths[nearest[0][0].index], "two.png");
 //! # Ok(())
 //! # }
 //! ```
@@ -38,6 +47,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod error;
+pub mod guard;
 pub mod rng;
 pub mod shape;
 

@@ -18,7 +18,7 @@ use crate::gpu::{BETWEEN_FAILURES, PlanProfile};
 use crate::shape::{LambdaOn, PartTokens, Precision};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -48,13 +48,14 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         first_vector: None,
         rows: 0,
         skipped: 0,
-        last: None,
-        skipped_ahead: HashSet::new(),
+        done: vec![false; pictures.len()],
+        done_before: 0,
+        pictures: pictures.clone(),
     };
     // An index may have everything already: then no adapter is needed.
     let device = match pictures.is_empty() {
         true => None,
-        false => match embed_all(arguments, &network, &pictures, &mut progress) {
+        false => match embed_all(arguments, &network, &mut progress) {
             Ok(device) => Some(device),
             Err(error) => return Err(progress.stop(error)),
         },
@@ -225,17 +226,12 @@ struct Device {
     profile: Option<PlanProfile>,
 }
 
-fn embed_all(
-    arguments: &EmbedArguments,
-    network: &Network,
-    pictures: &[Picture],
-    progress: &mut Progress,
-) -> Result<Device> {
+fn embed_all(arguments: &EmbedArguments, network: &Network, progress: &mut Progress) -> Result<Device> {
     let mut failed: Option<Instant> = None;
     let mut batch = arguments.batch.map(|batch| batch as usize);
     loop {
-        let rest = progress.rest(pictures);
-        let error = match embed_rest(arguments, network, &rest, batch, progress) {
+        let rest = progress.rest();
+        let error = match embed_rest(arguments, network, &rest, &mut batch, progress) {
             Err(error) if error.may_pass() => error,
             outcome => return outcome,
         };
@@ -250,19 +246,22 @@ fn embed_all(
     }
 }
 
+/// Leaves in `batch` what it came to.
 fn embed_rest(
     arguments: &EmbedArguments,
     network: &Network,
     pictures: &[Picture],
-    batch: Option<usize>,
+    batch: &mut Option<usize>,
     progress: &mut Progress,
 ) -> Result<Device> {
     let context = open::adapter_with(arguments.adapter.as_ref(), arguments.precision.into())?;
     let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
-    let mut embedder = Embedder::new(&context, network, batch, memory)?;
+    let mut embedder = Embedder::new(&context, network, *batch, memory)?;
     let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
     let options = LookOptions { decode, flip: arguments.flip };
-    embed_pictures(&mut embedder, pictures, options, progress)?;
+    let embedded = embed_pictures(&mut embedder, pictures, options, progress);
+    *batch = Some(embedder.batch());
+    embedded?;
     Ok(Device {
         adapter: context.adapter.name.clone(),
         batch: embedder.batch(),
@@ -296,19 +295,33 @@ struct Progress {
     first_vector: Option<Duration>,
     rows: usize,
     skipped: usize,
-    /// Name of the picture whose row came last.
-    last: Option<String>,
-    /// Skipped pictures that may come behind it.
-    skipped_ahead: HashSet<String>,
+    /// What is to be embedded. One picture, or one name, may stand there twice.
+    pictures: Arc<Vec<Picture>>,
+    /// Which of them have a row, or were skipped.
+    done: Vec<bool>,
+    /// How many of the first are done.
+    done_before: usize,
 }
 
 impl Progress {
-    /// Pictures of a list that are neither embedded nor skipped yet. Rows come in the order of the list.
-    fn rest(&self, pictures: &[Picture]) -> Vec<Picture> {
-        let last = |last: &String| pictures.iter().position(|picture| picture.name == *last);
-        let done = self.last.as_ref().and_then(last).map_or(0, |at| at + 1);
-        let left = pictures[done..].iter().filter(|picture| !self.skipped_ahead.contains(&picture.name));
-        left.cloned().collect()
+    /// Pictures that are neither embedded nor skipped yet.
+    fn rest(&self) -> Vec<Picture> {
+        let left = self.pictures.iter().zip(&self.done).filter(|(_, done)| !**done);
+        left.map(|(picture, _)| picture.clone()).collect()
+    }
+
+    /// Notes that a picture has a row, or was skipped. Rows come in the order of the list, and skipped pictures among
+    /// themselves, some way ahead.
+    fn finish_one(&mut self, picture: &Picture) {
+        let mut places = self.done_before..self.pictures.len();
+        if let Some(place) =
+            places.find(|&place| !self.done[place] && self.pictures[place].path == picture.path)
+        {
+            self.done[place] = true;
+        }
+        while self.done.get(self.done_before) == Some(&true) {
+            self.done_before += 1;
+        }
     }
 
     /// Leaves what an index has got so far in a readable state, and tells what became of it.
@@ -329,7 +342,7 @@ impl Progress {
 impl Watch for Progress {
     fn skipped(&mut self, picture: &Picture, error: &Error) {
         self.skipped += 1;
-        self.skipped_ahead.insert(picture.name.clone());
+        self.finish_one(picture);
         self.output.skip(&picture.name);
         self.bar.inc(1);
         self.bar.suspend(|| eprintln!("skipped {error}"));
@@ -338,7 +351,7 @@ impl Watch for Progress {
     fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()> {
         self.first_vector.get_or_insert_with(|| self.start.elapsed());
         self.rows += 1;
-        self.last = Some(picture.name.clone());
+        self.finish_one(picture);
         self.bar.inc(1);
         match &self.reduction {
             Some(reduction) => self.output.push(&picture.name, &reduction.apply(embedding)),

@@ -51,8 +51,8 @@ mod signals;
 mod train;
 mod tune;
 
-use crate::data::guard::silence_guarded_panics;
 use crate::error::Error;
+use crate::guard::silence_guarded_panics;
 use args::{Arguments, Command};
 use clap::Parser;
 use std::process::ExitCode;

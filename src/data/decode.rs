@@ -6,9 +6,9 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use crate::data::guard::guarded;
 use crate::data::jpeg;
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 
 /// Longest side of a picture, in pixels.
 pub const MAX_SIDE: u32 = 16_384;

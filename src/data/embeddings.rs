@@ -311,10 +311,11 @@ impl Form for Npy {
         header.extend(dict.as_bytes());
         header.resize(NPY_HEADER - 1, b' ');
         header.push(b'\n');
-        // Both are whole before either takes its name: on a full disk the older pair stays together. The array comes
-        // last: where it is, its names are.
+        // Both are whole and on the disk before either takes its name: on a full one the older pair stays together. The
+        // array comes last: where it is, its names are.
         let target = self.flat.target.clone();
         let array = self.flat.complete(&header)?;
+        array.as_file().sync_all().map_err(Error::io("write", &target))?;
         publish(unbuffered(self.paths, &self.paths_target)?, &self.paths_target)?;
         publish(array, &target)
     }

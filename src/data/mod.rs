@@ -13,7 +13,6 @@ mod jpeg;
 pub mod preprocess;
 
 pub mod files;
-pub mod guard;
 pub mod hash;
 pub mod lock;
 

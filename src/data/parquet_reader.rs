@@ -22,9 +22,9 @@ use parquet::file::metadata::{ColumnChunkMetaData, FooterTail, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::embeddings::{Embeddings, invalid};
-use super::guard::guarded;
 use super::thrift::{FOOTER, MAX_DEPTH, PAGE_HEADER, Value};
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 
 /// Bytes that the header of a page may have. Statistics of strings are the longest in it.
 const MAX_PAGE_HEADER: u64 = 1 << 16;

@@ -6,6 +6,7 @@ use super::kernel::{Access, Storage, assemble};
 use super::recorder::Dispatch;
 use super::{Constants, WORD};
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 use crate::shape::Precision;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -509,10 +510,13 @@ impl Context {
             std::thread::sleep(within);
             return Ok(false);
         }
-        match self.device.poll(wgpu::PollType::Wait { submission_index, timeout: Some(within) }) {
-            Ok(_) => Ok(true),
-            Err(wgpu::PollError::Timeout) => Ok(false),
-            Err(error) => Err(Error::Gpu(error.to_string())),
+        let wait = wgpu::PollType::Wait { submission_index, timeout: Some(within) };
+        match guarded(|| self.device.poll(wait)) {
+            Some(Ok(_)) => Ok(true),
+            Some(Err(wgpu::PollError::Timeout)) => Ok(false),
+            Some(Err(error)) => Err(Error::Gpu(error.to_string())),
+            // wgpu panics if the device is lost meanwhile, or the driver finds no memory for the wait itself.
+            None => self.check().and(Err(Error::Lost("waiting for it failed".into()))),
         }
     }
 

@@ -20,10 +20,16 @@ struct Shape {
 
 pub(super) fn add(list: &mut List) {
     let shape = |batch, tokens, heads, head_dim| Shape { batch, tokens, heads, head_dim };
-    let mut shapes = vec![shape(1, 1, 2, 16), shape(2, 33, 3, 16)];
+    let mut shapes = vec![shape(1, 1, 2, 16), shape(2, 33, 3, 16), shape(1, 5, 3, 4), shape(1, 17, 2, 12)];
     // Each width is compiled for itself, and wide ones take a software driver long.
     if !list.is_cpu {
-        shapes.extend([shape(1, 35, 2, 20), shape(1, 65, 2, 64), shape(1, 67, 2, 80), shape(1, 31, 1, 128)]);
+        shapes.extend([
+            shape(1, 35, 2, 20),
+            shape(1, 34, 2, 32),
+            shape(1, 65, 2, 64),
+            shape(1, 67, 2, 80),
+            shape(1, 31, 1, 128),
+        ]);
     }
     for family in list.families() {
         for &shape in &shapes {

@@ -84,7 +84,8 @@ struct Batch {
 }
 
 /// Trains as asked; everything that comes of it stands in the run folder. If the adapter is lost or finds no memory, it is opened
-/// anew and the run goes on from its last save, to the same bits; a second such failure within a minute ends it.
+/// anew and the run goes on from its last save, to the same bits; a second such failure within a minute, or before anything was
+/// saved since, ends it.
 ///
 /// # Errors
 /// [`Error::Usage`] for a folder that holds a run already, or settings that contradict the saved ones;
@@ -115,18 +116,13 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
         return Ok(());
     }
     let options = job.config.device.options();
-    let mut failed: Option<Instant> = None;
+    let mut failures = Failures::default();
     let (mut job, mut resumes) = (job, resumes);
     loop {
         let error = match attempt(job, &options, request, resumes, watch, judge) {
             Err(error) if error.may_pass() => error,
             outcome => return outcome,
         };
-        if failed.is_some_and(|at| at.elapsed() < BETWEEN_FAILURES) {
-            return Err(error);
-        }
-        failed = Some(Instant::now());
-        watch.note(&format!("{error}; the adapter is opened anew, and the run goes on from its last save"));
         resumes = last.exists();
         // The configuration is the saved one: what was said on top of it stands in there.
         job = if resumes {
@@ -134,6 +130,23 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
         } else {
             Job::start(&request.layers, watch)?
         };
+        if failures.are_too_many(Instant::now(), job.position.step) {
+            return Err(error);
+        }
+        watch.note(&format!("{error}; the adapter is opened anew, and the run goes on from its last save"));
+    }
+}
+
+/// The adapter's last failure: when, and up to which step the run was saved.
+#[derive(Default)]
+struct Failures(Option<(Instant, u64)>);
+
+impl Failures {
+    /// Whether one more ends the run: it comes within a minute, or the adapter didn't last from one save to the next, and
+    /// might do so for ever.
+    fn are_too_many(&mut self, at: Instant, saved: u64) -> bool {
+        let last = self.0.replace((at, saved));
+        last.is_some_and(|(before, then)| at.duration_since(before) < BETWEEN_FAILURES || saved == then)
     }
 }
 
@@ -607,4 +620,22 @@ pub fn vote(logits: &[f32], b: usize, batch: usize, classes: usize, label: usize
     // The first of equal scores.
     let class = (1..classes).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
     (loss, class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_adapter_that_never_lasts_to_the_next_save_ends_the_run() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut failures = Failures::default();
+        assert!(!failures.are_too_many(at(0), 0));
+        assert!(!failures.are_too_many(at(90), 7));
+        assert!(!failures.are_too_many(at(180), 8));
+        assert!(failures.are_too_many(at(270), 8), "nothing was saved since");
+        assert!(failures.are_too_many(at(280), 9), "a second one within a minute");
+    }
 }

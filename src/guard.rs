@@ -1,4 +1,5 @@
-//! Other people's decoders, fed with anybody's bytes: where one panics, that is one bad file, not the end.
+//! Other people's code that may panic: a decoder fed with anybody's bytes, a driver's wrapper whose device is gone. That is
+//! one bad file, or one lost adapter, not the end.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,16 +8,16 @@ thread_local! {
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a decoder; `None` where it panics.
-pub fn guarded<T>(decode: impl FnOnce() -> T) -> Option<T> {
+/// Runs what may panic; `None` where it does.
+pub fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     let before = IS_GUARDED.replace(true);
-    let result = catch_unwind(AssertUnwindSafe(decode));
+    let result = catch_unwind(AssertUnwindSafe(work));
     IS_GUARDED.set(before);
     result.ok()
 }
 
-/// Has panics that a guard catches say nothing from now on: the file is named by the error that comes of them. Others are
-/// told as before.
+/// Has panics that a guard catches say nothing from now on: the error that comes of them tells what matters. Others are told
+/// as before.
 pub fn silence_guarded_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
