@@ -319,8 +319,27 @@ fn a_folder_that_cannot_be_written_is_named() {
         return;
     }
     std::fs::write(folder.join("old/e.npy"), OLD).unwrap();
-    let cases: [&[&str]; 10] = [
+    let picture = std::fs::read_dir(folder.join("set/query")).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(picture, folder.join("crop.png")).unwrap();
+    let cases: [&[&str]; 17] = [
         &["tune", "--model", "m.safetensors"],
+        &["eval", "--model", "m.safetensors", "--data", "set", "--json", "full/e.npy"],
+        &["eval", "--model", "m.safetensors", "--data", "set", "--html", "full/e.npy"],
+        &[
+            "search",
+            "--model",
+            "m.safetensors",
+            "--gallery",
+            "g.npy",
+            "--query",
+            "set/query",
+            "--html",
+            "full/e.npy",
+        ],
+        &["explain", "--model", "m.safetensors", "crop.png", "--out", "full/e.png"],
+        &["reduce", "g.npy", "--dim", "2", "--out", "full/e.npy"],
+        &["bench", "--filter", "l2norm", "--json", "full/e.npy"],
+        &["export", "--model", "m.safetensors", "--to", "onnx", "--out", "full/e.npy"],
         &["init", "--out", "full/e.npy"],
         &["draw", "full/set"],
         &["merge", "index", "--out", "full/e.npy"],
@@ -459,6 +478,41 @@ fn odd_names_are_names() {
         let (code, stderr) = lat(&[&arguments[..], &[out.clone().into()]].concat());
         assert_eq!(code, Some(i32::from(arguments[0] == "draw")), "{stderr}");
         assert!(folder.join(out).is_file(), "the second finds a file where it needs a folder");
+    }
+
+    // A whole data set in such a folder, and everything that is made of it. A run's configuration is text, and so is its
+    // folder's name.
+    let train = words("train --backbone m.safetensors --out run --data");
+    let (code, stderr) = lat(&[&train[..], &[place.into()]].concat());
+    assert!(code == Some(2) && stderr.contains("invalid UTF-8"), "{stderr}");
+    let set = name(b"a set \"'\n$(x)");
+    std::fs::create_dir(folder.join(&set)).unwrap();
+    let inside = |file: &str| Path::new(&set).join(file).into_os_string();
+    let commands = [
+        ("draw --persons 4 --cameras 2 --images 2 --seed 3", "", "set"),
+        ("data", "set", ""),
+        (
+            "train --preset paper --epochs 1 --batch-size 4 --backbone m.safetensors --data",
+            "set",
+            "--out run",
+        ),
+        ("eval --model m.safetensors --data", "set", "--html eval.html"),
+        ("embed --model m.safetensors", "set/query", "--out q.npy"),
+        ("embed --model m.safetensors", "set/bounding_box_test", "--out g.npy"),
+        ("eval --gallery-embeddings", "g.npy", "--query-embeddings q.npy"),
+        ("search --model m.safetensors --gallery", "g.npy", "--query set/query --html search.html"),
+        ("reduce --dim 2", "g.npy", "--out pca.safetensors"),
+    ];
+    for (command, input, rest) in commands {
+        // Whatever has no dashes is there.
+        let rest = rest.split(' ').filter(|word| !word.is_empty());
+        let rest = rest.map(|word| if word.starts_with("--") { word.into() } else { inside(word) });
+        let input = Some(input).filter(|input| !input.is_empty()).map(inside);
+        let (code, stderr) = lat(&words(command).into_iter().chain(input).chain(rest).collect::<Vec<_>>());
+        assert_eq!(code, Some(0), "{command}: {stderr}");
+    }
+    for page in ["eval.html", "search.html"] {
+        assert!(std::fs::metadata(folder.join(inside(page))).unwrap().len() > 1000, "{page}");
     }
 
     // As deep as a path can be, and deeper.

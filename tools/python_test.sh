@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the Python wheel of tools/python and compares its vectors with the command line's, bit for bit, on drawn pictures.
-# Needs Rust, a Vulkan or Metal driver and Python with venv ($PYTHON, or python3); fetches maturin, numpy, Pillow and pytest
-# from PyPI into a virtual environment in the target folder.
+# Builds the Python wheel of tools/python and compares its vectors with the command line's, bit for bit, on drawn pictures;
+# and the vectors of ONNX Runtime by what `export --to onnx` writes. Needs Rust, a Vulkan or Metal driver and Python with venv
+# ($PYTHON, or python3); fetches packages from PyPI into a virtual environment in the target folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,10 +15,11 @@ if [ ! -w "${XDG_RUNTIME_DIR:-}" ]; then
     trap 'rm -rf "$XDG_RUNTIME_DIR"' EXIT
 fi
 
-if [ ! -f "$environment/whole" ]; then
+packages=("maturin>=1.9,<2" numpy pillow pytest onnx onnxruntime safetensors)
+if [ "$(cat "$environment/packages.txt" 2>/dev/null)" != "${packages[*]}" ]; then
     "${PYTHON:-python3}" -m venv --clear "$environment"
-    "$environment/bin/pip" install --quiet --disable-pip-version-check "maturin>=1.9,<2" numpy pillow pytest
-    touch "$environment/whole"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
+    echo "${packages[*]}" >"$environment/packages.txt"
 fi
 cargo fmt --check --manifest-path tools/python/Cargo.toml
 cargo clippy --quiet --locked --manifest-path tools/python/Cargo.toml -- -D warnings
