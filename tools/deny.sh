@@ -8,10 +8,16 @@ if ! command -v cargo-deny >/dev/null; then
     echo "hint: cargo install cargo-deny --locked" >&2
     exit 1
 fi
-cargo deny --locked check licenses bans sources
+# What the wheel adds has a lock file of its own.
+manifests=(Cargo.toml tools/python/Cargo.toml)
+for manifest in "${manifests[@]}"; do
+    cargo deny --locked --manifest-path "$manifest" --config deny.toml check licenses bans sources
+done
 # The database lies on a git host that not every machine reaches: that is no finding, but said.
 if cargo deny fetch >/dev/null 2>&1; then
-    cargo deny --locked check --disable-fetch advisories
+    for manifest in "${manifests[@]}"; do
+        cargo deny --locked --manifest-path "$manifest" --config deny.toml check --disable-fetch advisories
+    done
 else
     echo "advisories: not checked, the database can't be fetched from here" >&2
 fi
