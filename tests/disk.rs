@@ -119,6 +119,11 @@ fn inputs() -> TempDir {
     folder
 }
 
+/// One of the set's pictures.
+fn a_query(folder: &Path) -> PathBuf {
+    std::fs::read_dir(folder.join("set/query")).unwrap().next().unwrap().unwrap().path()
+}
+
 /// Runs a command at `levels` fill levels, 4 KiB or a part of `most` KiB apart, then with room enough. `outputs` stand
 /// there before each run.
 fn fill(folder: &Path, arguments: &[&str], outputs: &[&str], levels: u64, most: u64) {
@@ -211,7 +216,7 @@ fn a_full_disk_is_told_and_harms_nothing() {
     let searched = ["search", "--gallery", "g.npy", "--query", "set/query"];
     fill(folder, &[&with_model(&searched)[..], &["--json", "full/s.json"]].concat(), &["s.json"], 2, 8);
     let explained = ["explain", "set/query", "--out", "full/x.png"];
-    let picture = std::fs::read_dir(folder.join("set/query")).unwrap().next().unwrap().unwrap().path();
+    let picture = a_query(folder);
     let explained = explained.map(|word| if word == "set/query" { picture.to_str().unwrap() } else { word });
     fill(folder, &[&explained[..], &MODEL].concat(), &["x.png"], 2, 8);
     fill(folder, &with_model(&["export", "--to", "web", "--out", "full/web"]), &[], 4, 400);
@@ -319,7 +324,7 @@ fn a_folder_that_cannot_be_written_is_named() {
         return;
     }
     std::fs::write(folder.join("old/e.npy"), OLD).unwrap();
-    let picture = std::fs::read_dir(folder.join("set/query")).unwrap().next().unwrap().unwrap().path();
+    let picture = a_query(folder);
     std::fs::copy(picture, folder.join("crop.png")).unwrap();
     let cases: [&[&str]; 17] = [
         &["tune", "--model", "m.safetensors"],
@@ -446,7 +451,7 @@ fn odd_names_are_names() {
     };
     let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
     let name = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-    let picture = std::fs::read_dir(folder.join("set/query")).unwrap().next().unwrap().unwrap().path();
+    let picture = a_query(folder);
 
     let odd = folder.join(name(b"odd \"'\n$(x)\xff"));
     std::fs::create_dir(&odd).unwrap();

@@ -4,8 +4,8 @@
     tools/soak_memory.py PROGRAM [--minutes 20] [--only training|embedding]
 
 Trains a tiny network on drawn pictures for so many minutes and ends it with SIGINT, then embeds a folder of links to drawn
-pictures by the demo's network, as many as take about so many minutes. Of each it prints resident memory (VmRSS) in ten windows of equal length after a warm-up of a tenth; of the
-embedding also microseconds per picture, by how fast its output grows; of the training the bytes of its GPU buffers. Exit
+pictures by the demo's network, as many as take about so many minutes. Of each it prints resident memory (VmRSS) in ten
+windows of equal length after a warm-up of a tenth; of the embedding also microseconds per picture, by how fast its output grows; of the training the bytes of its GPU buffers. Exit
 code 1 if memory grows by more than 5 % or time per picture by more than 10 % from the first half of the windows to the
 second, or if GPU buffers grow; those of the embedding are a part of resident memory on a CPU adapter. Linux.
 """
@@ -110,7 +110,6 @@ def embedding(program, folder, minutes):
 
     def link(first, end):
         for i in range(first, end):
-            # A file has no more than some 65,000 links everywhere.
             picture = links / f"{i // 10_000:04}" / f"{i:08}.png"
             picture.parent.mkdir(exist_ok=True)
             os.link(crops[i % len(crops)], picture)

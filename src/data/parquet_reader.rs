@@ -53,8 +53,8 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData) -> std::result::Res
             if start < 0 || column.compressed_size() < 0 || end.is_none_or(|end| end > length) {
                 return Err(format!("column {} lies outside the file", column.column_path()));
             }
-            // By the first part of its name, as the library chooses what to read.
             let values = u64::try_from(column.num_values()).unwrap_or(u64::MAX);
+            // By the first part of its name, as the library chooses what to read.
             let each = match column.column_path().parts().first().map(String::as_str) {
                 Some("path") => 1,
                 Some("embedding") => match (dim, values.checked_div(here)) {
