@@ -57,6 +57,7 @@ pub mod layers;
 
 pub mod checkpoint;
 pub mod data;
+pub mod datasets;
 pub mod model;
 
 pub mod bench;

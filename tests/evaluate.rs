@@ -1,7 +1,7 @@
 //! Scores, verification and re-ranking against numpy (tools/check_metrics.py) and against what must hold for any data.
 
 use approx::assert_abs_diff_eq;
-use lat_wgpu::data::labels::{Label, Person};
+use lat_wgpu::datasets::labels::{Label, Person};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::evaluate::distances::{DistanceRows, visit};
 use lat_wgpu::evaluate::metrics::{

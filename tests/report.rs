@@ -1,7 +1,7 @@
 //! The page of `lat-wgpu eval --html`, and what it is made of.
 
 use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
-use lat_wgpu::data::labels::{Label, Person};
+use lat_wgpu::datasets::labels::{Label, Person};
 use lat_wgpu::evaluate::metrics::{CURVE_DEPTH, Protocol, RANKS, Retrieval, Rules, Scorer};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -11,16 +11,19 @@ const LAYERS: [&[&str]; 7] = [
     &["gpu"],
     &["kernels"],
     &["layers"],
-    &["data", "checkpoint", "model"],
+    &["data", "datasets", "checkpoint", "model"],
     &["train", "embed", "evaluate", "explain", "search", "report", "bench", "selftest", "tune", "web"],
     &["cli", "main"],
 ];
 
 /// What may be imported from a module's own row.
-const SIDEWAYS: [(&str, &str); 7] = [
+const SIDEWAYS: [(&str, &str); 9] = [
     ("tune", "train"),
     ("main", "cli"),
     ("data", "checkpoint"),
+    ("datasets", "data"),
+    // The filter of a gallery reads the camera off a name.
+    ("data", "datasets"),
     ("checkpoint", "data"),
     // The network's shapes are read off a checkpoint.
     ("model", "checkpoint"),
@@ -29,8 +32,11 @@ const SIDEWAYS: [(&str, &str); 7] = [
 ];
 
 /// What is forbidden although it stands below: host memory knows no GPU.
-const BARRED: [(&str, &[&str]); 2] =
-    [("data", &["gpu", "kernels", "layers"]), ("checkpoint", &["gpu", "kernels", "layers"])];
+const BARRED: [(&str, &[&str]); 3] = [
+    ("data", &["gpu", "kernels", "layers"]),
+    ("datasets", &["gpu", "kernels", "layers"]),
+    ("checkpoint", &["gpu", "kernels", "layers"]),
+];
 
 /// Modules that may print and exit.
 const TALKERS: [&str; 2] = ["cli", "main"];
@@ -714,6 +720,9 @@ fn the_laws_object() {
         ("embed", "data"),
         ("model", "layers"),
         ("data", "checkpoint"),
+        ("datasets", "data"),
+        // The filter of a gallery reads the camera off a name.
+        ("data", "datasets"),
         ("gpu", "error"),
     ] {
         assert_eq!(objection(from, to), None);

@@ -9,8 +9,8 @@ use lat_wgpu::checkpoint::{
     self, HeadsInfo, HostTensor, Settings, StateData, StateTensor, parameter_shapes, read_state, save,
     trained_metadata,
 };
-use lat_wgpu::data::dataset::{Sampling, flips, load_training};
 use lat_wgpu::data::lock::{FolderLock, holds_files};
+use lat_wgpu::datasets::sampler::{Sampling, flips, load_training};
 use lat_wgpu::error::Error;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize, PartTokens, Preprocess, VitConfig};
 use lat_wgpu::train::config::{Config, Layers, Preset};

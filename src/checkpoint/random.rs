@@ -6,7 +6,7 @@ use super::{HostTensor, parameter_shapes};
 use crate::rng;
 use crate::shape::VitConfig;
 
-/// Stream of random numbers: the upper byte tells the use, as in `data::dataset`.
+/// Stream of random numbers: the upper byte tells the use, as in `datasets::sampler`.
 const STREAM: u64 = 6 << 56;
 
 /// A backbone as timm draws one: matrices and the position table normal with deviation 0.02, the class token (and its

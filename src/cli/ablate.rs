@@ -9,7 +9,7 @@ use super::train::{Progress, TestPictures};
 use crate::checkpoint::{self, Settings};
 use crate::data::decode::DecodeOptions;
 use crate::data::files::write_atomically;
-use crate::data::reid::LoadOptions;
+use crate::datasets::LoadOptions;
 use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
 use crate::evaluate::metrics::Scores;

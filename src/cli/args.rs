@@ -5,7 +5,7 @@ use crate::checkpoint::Settings;
 use crate::data::embeddings::Dtype;
 use crate::data::gallery::Filter;
 use crate::data::index::ShardNumber;
-use crate::data::reid::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
+use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::error::Error;
 use crate::evaluate::metrics::{AveragePrecision, Protocol, Rules};
 use crate::evaluate::rerank::RerankOptions;

@@ -3,8 +3,8 @@
 use super::args::DataArguments;
 use super::embed::progress_bar;
 use super::json;
-use crate::data::reid::survey::{self, Counts, Findings};
-use crate::data::reid::{self, ReidSet};
+use crate::datasets::survey::{self, Counts, Findings};
+use crate::datasets::{self, ReidSet};
 use crate::error::Result;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 const SHOWN: usize = 5;
 
 pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
-    let set = reid::load(&arguments.dir, &arguments.set.options())?;
+    let set = datasets::load(&arguments.dir, &arguments.set.options())?;
     let splits = [
         ("train", survey::counts(&set.train)),
         ("query", survey::counts(&set.query)),

@@ -9,10 +9,10 @@ use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::Embeddings;
-use crate::data::labels::{Label, Person};
-use crate::data::reid::{self, LabelledPicture, LoadOptions};
 use crate::data::rows::{self, NamedRows, Parts, Rows};
 use crate::data::walk::Picture;
+use crate::datasets::labels::{Label, Person};
+use crate::datasets::{self, LabelledPicture, LoadOptions};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::evaluate::distances::visit;
@@ -183,7 +183,7 @@ pub(super) struct TestSet {
 
 /// Lists a data set's test pictures, before the first one is embedded.
 pub(super) fn load_set(dir: &Path, options: &LoadOptions) -> Result<TestSet> {
-    let set = reid::load(dir, options)?;
+    let set = datasets::load(dir, options)?;
     for (list, pictures) in [("query", &set.query), ("gallery", &set.gallery)] {
         if pictures.is_empty() {
             let dir = dir.display();
@@ -278,12 +278,12 @@ impl Watch for Collect<'_> {
 fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Task> {
     let label_names = match table {
         Some(path) => {
-            let (persons, cameras) = reid::read_label_names(path)?;
+            let (persons, cameras) = datasets::read_label_names(path)?;
             LabelNames { persons, cameras }
         }
         None => LabelNames::default(),
     };
-    let table = table.map(|path| Ok((path, reid::read_labels(path)?))).transpose()?;
+    let table = table.map(|path| Ok((path, datasets::read_labels(path)?))).transpose()?;
     let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
     let name = queries.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let asked = read_side(queries, table.as_ref())?;

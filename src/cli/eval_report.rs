@@ -5,7 +5,7 @@ use super::eval::{INFLATED, LabelNames, Labelled, Listed, Outcome, Pictures, Pla
 use crate::data::decode::DecodeOptions;
 use crate::data::files::temporary_beside;
 use crate::data::gallery::ImageFolder;
-use crate::data::labels::{Label, Person};
+use crate::datasets::labels::{Label, Person};
 use crate::error::Result;
 use crate::evaluate::lists::Place;
 use crate::evaluate::metrics::{Protocol, RANKS, REPETITIONS, Scores};

@@ -6,10 +6,10 @@ use super::json;
 use super::signals::Signals;
 use crate::data::embeddings::EmbeddingWriter;
 use crate::data::gallery::Gallery;
-use crate::data::labels::Label;
 use crate::data::reduce::{FIT_ROWS, FitOptions, Reduced, Reduction};
-use crate::data::reid;
 use crate::data::rows::{Rows, Selected};
+use crate::datasets;
+use crate::datasets::labels::Label;
 use crate::embed::DEFAULT_MEMORY;
 use crate::error::{Error, Result};
 use crate::evaluate::distances::visit;
@@ -159,7 +159,7 @@ impl Task {
     /// Whom the pictures show; inside, why mAP can't be told where no labels are given.
     fn open(arguments: &ReduceArguments, gallery: &Gallery) -> Result<std::result::Result<Task, String>> {
         let table =
-            arguments.labels.as_deref().map(|path| Ok((path, reid::read_labels(path)?))).transpose()?;
+            arguments.labels.as_deref().map(|path| Ok((path, datasets::read_labels(path)?))).transpose()?;
         let labels = |names: &[String]| -> Result<std::result::Result<Vec<Label>, String>> {
             let mut labels = Vec::with_capacity(names.len());
             for name in names {

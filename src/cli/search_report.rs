@@ -5,7 +5,7 @@ use super::search::{Found, Match as FoundMatch, Ranking};
 use crate::data::decode::DecodeOptions;
 use crate::data::files::temporary_beside;
 use crate::data::gallery::ImageFolder;
-use crate::data::labels::{Label, Person};
+use crate::datasets::labels::{Label, Person};
 use crate::error::Result;
 use crate::report::{Match, Picture, RankedList, Report, Shown, Thumbnails, Verdict};
 use std::path::PathBuf;

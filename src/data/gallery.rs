@@ -11,10 +11,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::embeddings::{ending, invalid};
-use super::labels::Label;
 use super::reduce::{self, Reduction};
 use super::rows::{self, NamedRows, Parts, Rows};
 use crate::checkpoint::Network;
+use crate::datasets::labels::Label;
 use crate::error::{Error, Result};
 
 /// Lists the parts of a folder, where it has such a file.

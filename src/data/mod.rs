@@ -2,11 +2,7 @@
 
 pub mod walk;
 
-pub mod labels;
-
 pub mod augment;
-pub mod dataset;
-pub mod reid;
 
 pub mod decode;
 mod jpeg;

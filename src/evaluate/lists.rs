@@ -68,7 +68,7 @@ impl<'a> RankedLists<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::labels::{Label, Person};
+    use crate::datasets::labels::{Label, Person};
     use crate::evaluate::metrics::{Protocol, Rules};
 
     fn label(person: Person, camera: u32) -> Label {

@@ -5,7 +5,7 @@
 
 use super::distances::DistanceRows;
 use super::distances::visit;
-use crate::data::labels::{Label, Person};
+use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 use crate::rng;
 use rayon::prelude::*;

@@ -6,7 +6,7 @@
 //! inside a bin, closer than 1.5e-5 of their value, are not tried.
 
 use super::metrics::{Relation, Retrieval};
-use crate::data::labels::Person;
+use crate::datasets::labels::Person;
 use std::ops::Range;
 
 /// Bits of an f32 that a bin doesn't look at: of 23 of the mantissa, 16 count.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::checkpoint::Settings;
-use crate::data::dataset::Sampling;
+use crate::datasets::sampler::Sampling;
 use crate::error::{Error, Result};
 use crate::gpu::ContextOptions;
 use crate::shape::{

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::checkpoint::HostTensor;
 use crate::rng;
 
-/// Stream of random numbers: the upper byte tells the use, as in `data::dataset`.
+/// Stream of random numbers: the upper byte tells the use, as in `datasets::sampler`.
 const STREAM: u64 = 5 << 56;
 
 /// Weights of `parts` classifiers Linear (dim → hidden), BatchNorm, Linear (hidden → classes), named

@@ -6,7 +6,7 @@ use super::schedule::Schedule;
 use super::trainer::Watch;
 use crate::checkpoint::{self, Network, StateData, StateTensor};
 use crate::data::augment::Augment;
-use crate::data::dataset::{self, TrainingSet};
+use crate::datasets::sampler::{self, TrainingSet};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::kernels::adam::Betas;
@@ -105,7 +105,7 @@ impl Job {
             watch.note(&format!("{} files are junk, distractors or outside the layout", set.skipped));
         }
         let batch_size = config.schedule.batch_size;
-        if config.data.persons_per_batch == 0 && dataset::drops_last(train.len(), batch_size) {
+        if config.data.persons_per_batch == 0 && sampler::drops_last(train.len(), batch_size) {
             watch.note("each epoch's last batch would hold one picture and is dropped");
         }
         Job::new(config, network, set, (train, validation), START, BTreeMap::new())
@@ -236,7 +236,7 @@ fn needed(value: &Option<String>, flag: &str) -> Result<PathBuf> {
 
 /// The labelled pictures; those that train; those that validate.
 fn pictures(config: &Config) -> Result<(TrainingSet, Vec<usize>, Vec<usize>)> {
-    let set = dataset::load_training(&needed(&config.data.dir, "data")?)?;
+    let set = sampler::load_training(&needed(&config.data.dir, "data")?)?;
     let (train, validation) = set.split(config.data.val_fraction, config.data.seed);
     let (batch_size, persons) = (config.schedule.batch_size, config.data.persons_per_batch);
     if batch_size < 2 || train.len() < 2 {

@@ -6,10 +6,10 @@ use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epo
 use super::{config, curves, forecast};
 use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor};
 use crate::data::augment::Augment;
-use crate::data::dataset::{self, Sample};
 use crate::data::decode::DecodeOptions;
 use crate::data::lock::{FolderLock, holds_files};
 use crate::data::{files, preprocess};
+use crate::datasets::sampler::{self, Sample};
 use crate::error::{Error, Result};
 use crate::gpu::{BETWEEN_FAILURES, Context, ContextOptions, PlanProfile, Readback};
 use crate::kernels::adam::StepValues;
@@ -592,7 +592,7 @@ impl Reader {
             if let Some(augment) = augment {
                 augment.apply(&mut picture, *seed, *epoch, first + i);
             }
-            Ok((picture, u32::from(dataset::flips(*seed, *epoch, first + i, *flip))))
+            Ok((picture, u32::from(sampler::flips(*seed, *epoch, first + i, *flip))))
         };
         let read = samples.par_iter().enumerate().map(load).collect::<Result<Vec<_>>>()?;
         Ok(Batch {

@@ -298,9 +298,9 @@ fn blur(canvas: &mut Canvas, moment: &mut Dice, place: &Place, heading: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::labels::Person;
-    use crate::data::reid::{self, survey};
     use crate::data::walk;
+    use crate::datasets::labels::Person;
+    use crate::datasets::{self, survey};
 
     fn drawn(figures: Figures) -> Vec<(String, Vec<u8>)> {
         let dir = tempfile::tempdir().unwrap();
@@ -355,7 +355,7 @@ mod tests {
         ] {
             let dir = tempfile::tempdir().unwrap();
             draw_figures(dir.path(), figures).unwrap();
-            let set = reid::load(dir.path(), &Default::default()).unwrap();
+            let set = datasets::load(dir.path(), &Default::default()).unwrap();
             assert!(set.skipped.is_empty() && survey::findings(&set).is_empty());
             assert_eq!(set.train.len() as u32, 3 * figures.cameras * figures.images);
             assert_eq!(set.query.len(), query);

@@ -9,12 +9,12 @@ use lat_wgpu::checkpoint::{self, Settings};
 use lat_wgpu::data::decode::{self, DecodeOptions, MAX_DECODED, MAX_SIDE};
 use lat_wgpu::data::gallery::Gallery;
 use lat_wgpu::data::index::{IndexOptions, IndexWriter, Manifest};
-use lat_wgpu::data::labels::Label;
+use lat_wgpu::datasets::labels::Label;
 use lat_wgpu::data::merge::Merge;
 use lat_wgpu::data::reduce::Reduction;
-use lat_wgpu::data::reid::{self, Cuhk03Protocol, Layout, LoadOptions};
+use lat_wgpu::datasets::{self, Cuhk03Protocol, Layout, LoadOptions};
 use lat_wgpu::data::rows::{self, NamedRows};
-use lat_wgpu::data::{embeddings as files, reid::read_label_names, reid::read_labels};
+use lat_wgpu::data::{embeddings as files, datasets::read_label_names, datasets::read_labels};
 use lat_wgpu::train::config::{Config, Layers};
 use lat_wgpu::train::log;
 
@@ -182,7 +182,7 @@ pub fn table(data: &[u8]) -> String {
     let bound = BASE + 256 * data.len();
     let labels = within("the labels' reader", bound, || read_labels(&path));
     let names = within("the names' reader", bound, || read_label_names(&path));
-    let set = within("the table's reader", bound, || reid::load(&path, &LoadOptions::default()));
+    let set = within("the table's reader", bound, || datasets::load(&path, &LoadOptions::default()));
     [chain(&labels), chain(&names), chain(&set)].join("; ")
 }
 
@@ -209,7 +209,7 @@ pub fn lists(data: &[u8]) -> String {
     ] {
         let options = LoadOptions { layout: Some(layout), protocol, ..LoadOptions::default() };
         let bound = BASE + 1024 * data.len();
-        answers.push(chain(&within("the lists' reader", bound, || reid::load(root, &options))));
+        answers.push(chain(&within("the lists' reader", bound, || datasets::load(root, &options))));
     }
     for line in String::from_utf8_lossy(data).lines() {
         answers.push(if Label::from_market_name(line).is_some() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Found, Split, list_into};
-use crate::data::labels::Label;
+use crate::datasets::labels::Label;
 use crate::error::Result;
 
 /// Folder of the training pictures.
@@ -39,7 +39,7 @@ fn label(name: &str) -> std::result::Result<Label, String> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{folder, load_default, names, told};
-    use crate::data::labels::Person::{Distractor, Junk, Known};
+    use crate::datasets::labels::Person::{Distractor, Junk, Known};
 
     #[test]
     fn splits_are_folders_and_strays_are_told() {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{LabelledPicture, Layout, ReidSet};
 use crate::data::decode;
-use crate::data::labels::{Label, Person};
+use crate::datasets::labels::{Label, Person};
 
 /// One split in numbers, counted as re-identification toolboxes do: junk is in none of the first three, and all
 /// distractors together are one person. So Market-1501's gallery has 751 persons, 750 of whom can be found.

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{Found, LabelledPicture, Split, lines, malformed};
-use crate::data::labels::{Label, Person};
 use crate::data::walk::readable;
+use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 
 /// The lists and what they list. Training takes the validation list in: so the data set's own 32,621 training pictures
@@ -93,7 +93,7 @@ fn read(line: &str) -> Option<(&str, u32, u32)> {
 mod tests {
     use super::super::tests::{load_default, names, told, write};
     use super::super::{LoadOptions, load as load_any};
-    use crate::data::labels::Person::Known;
+    use crate::datasets::labels::Person::Known;
 
     #[test]
     fn lists_of_both_versions() {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{Found, LabelledPicture, Split, malformed, names_in};
-use crate::data::labels::{Label, Person};
 use crate::data::walk::{self, Listing};
+use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 
 /// A picture with the names that its folder or row gives it.
@@ -246,7 +246,7 @@ mod tests {
     use super::super::tests::{folder, load_default, names, told, write};
     use super::super::{Layout, LoadOptions, ReidSet, load};
     use super::read_labels;
-    use crate::data::labels::Person::{Distractor, Junk, Known};
+    use crate::datasets::labels::Person::{Distractor, Junk, Known};
     use crate::error::Result;
     use std::path::Path;
 

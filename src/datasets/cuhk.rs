@@ -14,9 +14,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Boxes, Cuhk03Protocol, Found, LabelledPicture, LoadOptions, Split};
-use super::{lines, list_into, malformed, market};
-use crate::data::labels::{Label, Person};
+use super::{lines, list_into, malformed, market1501};
 use crate::data::walk::readable;
+use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 use crate::rng;
 
@@ -48,8 +48,8 @@ pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<Found> {
     };
     let mut found = match options.protocol {
         // Converters other than ours lay the new protocol out as Market-1501 is.
-        Cuhk03Protocol::New if dir.join(folder).join(market::TRAIN).is_dir() => {
-            let mut found = market::load(&dir.join(folder))?;
+        Cuhk03Protocol::New if dir.join(folder).join(market1501::TRAIN).is_dir() => {
+            let mut found = market1501::load(&dir.join(folder))?;
             for split in Split::ALL {
                 found.list(split).iter_mut().for_each(|p| p.name = format!("{folder}/{}", p.name));
             }
@@ -189,7 +189,7 @@ mod tests {
     use super::super::tests::{folder, load_default, names, told, write};
     use super::super::{Layout, load};
     use super::*;
-    use crate::data::labels::Person::Known;
+    use crate::datasets::labels::Person::Known;
 
     fn cuhk03() -> tempfile::TempDir {
         let dir = folder(&[

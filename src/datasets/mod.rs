@@ -12,19 +12,21 @@
 //! Loading reads names and lists, never a picture.
 
 mod cuhk;
-mod market;
+mod custom;
+pub mod labels;
+mod market1501;
 mod msmt17;
-mod own;
+pub mod sampler;
 pub mod survey;
 
-pub use own::{read_label_names, read_labels};
+pub use custom::{read_label_names, read_labels};
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::data::labels::{Label, Person};
 use crate::data::walk::{self, Listing, readable};
+use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 
 /// One picture, whom it shows and by which camera.
@@ -225,12 +227,12 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
         return Err(Error::io("read", dir)(std::io::ErrorKind::NotADirectory.into()));
     }
     let mut found = match layout {
-        Layout::Market1501 => market::load(dir)?,
+        Layout::Market1501 => market1501::load(dir)?,
         Layout::Cuhk03 => cuhk::load_cuhk03(dir, options)?,
         Layout::Cuhk01 => cuhk::load_cuhk01(dir, options)?,
         Layout::Msmt17 => msmt17::load(dir)?,
-        Layout::Folders => own::load_folders(dir)?,
-        Layout::Csv => own::load_csv(dir)?,
+        Layout::Folders => custom::load_folders(dir)?,
+        Layout::Csv => custom::load_csv(dir)?,
     };
     for split in Split::ALL {
         found.list(split).sort_by(|a, b| a.name.cmp(&b.name));
@@ -255,8 +257,10 @@ fn recognise(dir: &Path) -> Result<Layout> {
     let has = |names: &[&str]| names.iter().any(|name| entries.iter().any(|entry| entry == name));
     let is_market = |name: &String| Label::from_market_name(name).is_some();
     // A folder `query` may hold a folder per person as well.
-    let query = dir.join(market::QUERY);
-    if has(&[market::TRAIN, market::GALLERY]) || (query.is_dir() && names_in(&query)?.iter().any(is_market)) {
+    let query = dir.join(market1501::QUERY);
+    if has(&[market1501::TRAIN, market1501::GALLERY])
+        || (query.is_dir() && names_in(&query)?.iter().any(is_market))
+    {
         return Ok(Layout::Market1501);
     }
     if msmt17::root(dir).is_some() {
@@ -271,7 +275,7 @@ fn recognise(dir: &Path) -> Result<Layout> {
     if entries.iter().any(is_market) {
         return Ok(Layout::Market1501);
     }
-    if own::only_table(dir)?.is_some() {
+    if custom::only_table(dir)?.is_some() {
         return Ok(Layout::Csv);
     }
     if entries.iter().any(|name| dir.join(name).is_dir()) {
