@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rehearses every failure of the adapter: in training each buffer in turn finds no memory, and the device is lost before 50
 # launches drawn at random from all of the run; then 50 losses while pictures are embedded. Every run must end with the files of
-# the one that nothing happened to, to the bit. Takes about ten minutes on a software adapter; tests/faults.rs tries a few of
+# the one that nothing happened to, to the bit. Takes about ten minutes on a software adapter; tests/lost_adapter.rs tries a few of
 # these.
 #
 #   tools/rehearse.sh [PROGRAM [SEED]]      PROGRAM: a lat-wgpu that is built already; else one is
