@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// A backbone of two blocks for 32×16 images; its metadata holds its configuration.
+/// A backbone of two blocks for 64×32 images; its metadata holds its configuration.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/data/tiny/tiny.safetensors");
 
 /// The program with these arguments, run in `folder`.
