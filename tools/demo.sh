@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh Debian or Ubuntu machine with Rust to a report: a software driver if no adapter is found, build, `lat-wgpu demo`.
-# What it writes is under target/; only the driver is installed on the machine. Arguments go to the demo, such as --seed 1.
+# LAT_PROGRAM names a program that is built already. Output goes to target/; only the driver is installed on the machine.
+# Arguments go to the demo, such as --seed 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,9 +11,12 @@ if [ ! -w "${XDG_RUNTIME_DIR:-}" ]; then
     trap 'rm -rf "$XDG_RUNTIME_DIR"' EXIT
 fi
 
-cargo build --release
 target="${CARGO_TARGET_DIR:-target}"
-program="$target/release/lat-wgpu"
+program="${LAT_PROGRAM:-}"
+if [ -z "$program" ]; then
+    cargo build --release
+    program="$target/release/lat-wgpu"
+fi
 
 if ! "$program" info >/dev/null 2>&1; then
     echo "No graphics adapter is found: a software Vulkan driver (Mesa's) is installed"
