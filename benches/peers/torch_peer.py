@@ -1,10 +1,13 @@
-"""PyTorch's side of the table, on the CPU: the same products, attention and network, from the same numbers.
+"""PyTorch's side of the table: the same products, attention and network, from the same numbers.
 
-    python3 torch_peer.py SAMPLES FOLDER ROW...
+    python3 torch_peer.py [--device cpu|cuda] [--precision fp32|tf32|bf16] [--compile] SAMPLES FOLDER ROW...
 
-Prints one line of JSON for each row, as `src/lib.rs` does. Needs torch, safetensors and Pillow.
+Prints one line of JSON for each row, as `src/lib.rs` does. `tf32` multiplies f32 matrices in TF32. `bf16` casts the operands
+of products and attention, and runs networks under autocast with f32 weights. Times end when the device has finished. Needs
+torch, safetensors and Pillow.
 """
 
+import argparse
 import json
 import math
 import os
@@ -29,6 +32,8 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 # Pictures at once where files are embedded.
 BATCH = 8
 THREADS = os.cpu_count()
+# What the command line chooses.
+DEVICE, PRECISION, COMPILE = torch.device("cpu"), "fp32", False
 WORD = 0xFFFFFFFF
 
 
@@ -50,19 +55,43 @@ def bits(stream, count):
 def numbers(stream, *shape):
     """Numbers in [-1, 1)."""
     values = (bits(stream, math.prod(shape)) >> 8).float() / (1 << 24)
-    return (2 * values - 1).view(shape)
+    return (2 * values - 1).view(shape).to(DEVICE)
+
+
+def operand(values):
+    """An operand of a product or of attention, in the chosen precision."""
+    return values.bfloat16() if PRECISION == "bf16" else values
+
+
+def network_precision():
+    """The context in which networks run."""
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=PRECISION == "bf16")
+
+
+def compiled(run):
+    return torch.compile(run) if COMPILE else run
+
+
+def finish():
+    """Waits until the device has done what it was given."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def pictures(batch):
     """(B, 3, height, width), normalised."""
     pixels = (bits(PIXELS, batch * SIDE * SIDE * 3) & 255).float().view(batch, SIDE, SIDE, 3)
-    return ((pixels.permute(0, 3, 1, 2) / 255 - MEAN) / STD).contiguous()
+    return ((pixels.permute(0, 3, 1, 2) / 255 - MEAN) / STD).contiguous().to(DEVICE)
 
 
 class Memory:
-    """Watches the peak of this process's resident memory, as `src/lib.rs` does."""
+    """Watches the peak of this process's resident memory, as `src/lib.rs` does, or of the device's own."""
 
     def __init__(self):
+        if DEVICE.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+            return
         try:
             Path("/proc/self/clear_refs").write_text("5")
             self.before = self.status("VmRSS:")
@@ -76,6 +105,8 @@ class Memory:
                 return int(line.split()[1]) * 1024
 
     def growth(self):
+        if DEVICE.type == "cuda":
+            return torch.cuda.max_memory_allocated() - self.before
         return None if self.before is None else self.status("VmHWM:") - self.before
 
 
@@ -85,6 +116,7 @@ def repeat(samples, run):
     while warm < 3 or time.perf_counter() - start < 0.5:
         last = time.perf_counter()
         result = run()
+        finish()
         last = time.perf_counter() - last
         warm += 1
     runs = int(min(max(0.2 / last, 1), 100))
@@ -93,6 +125,7 @@ def repeat(samples, run):
         start = time.perf_counter()
         for _ in range(runs):
             result = run()
+        finish()
         seconds.append((time.perf_counter() - start) / runs)
     return seconds, result
 
@@ -108,9 +141,11 @@ class Network:
 
     def __init__(self, state, width, opened=0, embeddings=False):
         self.width, self.heads = width, width // HEAD_WIDTH
-        self.tensors = {name: tensor.clone() for name, tensor in state.items() if not name.startswith("heads.")}
+        backbone = ((name, tensor) for name, tensor in state.items() if not name.startswith("heads."))
+        self.tensors = {name: tensor.to(DEVICE, copy=True) for name, tensor in backbone}
         for name in ("fc1.weight", "fc1.bias", "bn.weight", "bn.bias", "fc2.weight", "fc2.bias"):
-            self.tensors["heads." + name] = torch.stack([state[f"heads.{part}.{name}"] for part in range(GRID)])
+            stacked = torch.stack([state[f"heads.{part}.{name}"] for part in range(GRID)])
+            self.tensors["heads." + name] = stacked.to(DEVICE)
         self.open = [name for name in self.tensors if self.trains(name, opened, embeddings)]
         for name in self.open:
             self.tensors[name].requires_grad_()
@@ -163,41 +198,53 @@ def gemm(samples, form, shape):
     m, k, n = map(int, shape.split("x"))
     a = numbers(LEFT, k, m).mT if form == "tn" else numbers(LEFT, m, k)
     b = numbers(RIGHT, n, k).mT if form == "nt" else numbers(RIGHT, k, n)
-    return repeat(samples, lambda: a @ b)
+    a, b = operand(a), operand(b)
+    multiply = compiled(torch.matmul)
+    return repeat(samples, lambda: multiply(a, b))
 
 
-def attention(samples, direction, model):
+def attention(samples, direction, model, batch=1, tokens=TOKENS):
     width = WIDTHS[model]
-    qkv = numbers(ATTENTION, 1, TOKENS, 3 * width)
+    qkv = operand(numbers(ATTENTION, batch, tokens, 3 * width))
+    run = compiled(attend)
     if direction == "forward":
-        return repeat(samples, lambda: attend(qkv, width // HEAD_WIDTH))
-    gradient = numbers(GRADIENT, 1, TOKENS, width)
+        return repeat(samples, lambda: run(qkv, width // HEAD_WIDTH))
+    gradient = operand(numbers(GRADIENT, batch, tokens, width))
     with torch.enable_grad():
         qkv.requires_grad_()
-        out = attend(qkv, width // HEAD_WIDTH)
+        out = run(qkv, width // HEAD_WIDTH)
         return repeat(samples, lambda: torch.autograd.grad(out, qkv, gradient, retain_graph=True)[0])
 
 
 def forward(samples, folder, model, batch):
     network, images = Network(load(folder, model), WIDTHS[model]), pictures(batch)
-    return repeat(samples, lambda: network.embeddings(images))
+    run = compiled(network.embeddings)
+    with network_precision():
+        return repeat(samples, lambda: run(images))
 
 
 def step(samples, folder, model, opened, batch):
-    state, images, labels = load(folder, model), pictures(batch), torch.arange(batch).repeat(GRID)
+    state, images, labels = load(folder, model), pictures(batch), torch.arange(batch, device=DEVICE).repeat(GRID)
     memory = Memory()
     network = Network(state, WIDTHS[model], DEPTH if opened == "all" else int(opened), opened == "all")
     optimiser = torch.optim.Adam([network.tensors[name] for name in network.open], lr=LEARNING_RATE, eps=ADAM_EPS)
     seconds, losses = [], []
+
+    def forward_loss():
+        with network_precision():
+            scores = network.scores(network.parts(images))
+            return F.cross_entropy(scores.flatten(0, 1), labels, reduction="sum") / batch
+
+    run = compiled(forward_loss)
     with torch.enable_grad():
         for number in range(WARM_STEPS + samples):
             start = time.perf_counter()
-            scores = network.scores(network.parts(images))
-            loss = F.cross_entropy(scores.flatten(0, 1), labels, reduction="sum") / batch
+            loss = run()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             losses.append(loss.item())
+            finish()
             if number >= WARM_STEPS:
                 seconds.append(time.perf_counter() - start)
     return seconds, torch.tensor(losses), memory.growth()
@@ -219,9 +266,11 @@ def embed(samples, folder, model, count):
         def run():
             images = list(pool.map(decode, files))
             batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-            return torch.cat([network.embeddings(torch.stack(batch)) for batch in batches])
+            return torch.cat([embeddings(torch.stack(batch).to(DEVICE)) for batch in batches])
 
-        return repeat(samples, run)
+        embeddings = compiled(network.embeddings)
+        with network_precision():
+            return repeat(samples, run)
 
 
 def nearest(samples, shape):
@@ -242,7 +291,7 @@ def measure(row, samples, folder):
     if words[0] == "gemm":
         seconds, result = gemm(samples, *words[1:])
     elif words[0] == "attention":
-        seconds, result = attention(samples, *words[1:])
+        seconds, result = attention(samples, *words[1:3], *map(int, words[3:]))
     elif words[0] == "forward":
         seconds, result = forward(samples, folder, words[1], int(words[2]))
     elif words[0] == "step":
@@ -253,21 +302,32 @@ def measure(row, samples, folder):
         seconds, result = nearest(samples, words[1])
     else:
         sys.exit(f"error: {row} is no row; see the list in compare.py")
-    values = result.detach().flatten()
+    values = result.detach().float().flatten()
     values = values[:: max(1, -(-len(values) // 1000))].tolist()
     return {"seconds": seconds, "peak_growth_bytes": growth, "values": values}
 
 
 def main():
-    if len(sys.argv) < 4:
-        print("error: SAMPLES FOLDER ROW... are wanted", file=sys.stderr)
-        sys.exit(2)
-    samples, folder, rows = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    global DEVICE, PRECISION, COMPILE
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="run everything through torch.compile")
+    parser.add_argument("samples", type=int)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("rows", nargs="+")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: PyTorch finds no CUDA device")
+    DEVICE, PRECISION, COMPILE = torch.device(given.device), given.precision, given.compile
     torch.set_num_threads(THREADS)
     torch.set_grad_enabled(False)
-    for row in rows:
-        line = {"row": row, "peer": "torch", "adapter": f"CPU, {THREADS} threads", "version": torch.__version__}
-        print(json.dumps(line | measure(row, samples, folder)), flush=True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = PRECISION == "tf32"
+    adapter = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {THREADS} threads"
+    for row in given.rows:
+        line = {"row": row, "peer": "torch", "adapter": adapter, "version": torch.__version__}
+        line |= {"precision": PRECISION, "compiled": COMPILE}
+        print(json.dumps(line | measure(row, given.samples, given.folder)), flush=True)
 
 
 if __name__ == "__main__":
