@@ -3,3 +3,4 @@
 //! `data/` holds the inputs: drawn or random images, a tiny backbone, files that are something else than their name says.
 
 mod common;
+mod walk;

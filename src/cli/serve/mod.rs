@@ -14,6 +14,7 @@ use crate::data::gallery::{Gallery, ImageFolder};
 use crate::data::preprocess::resize_bicubic;
 use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
+use crate::data::walk::LeftOut;
 use crate::embed::{DEFAULT_MEMORY, Embedder};
 use crate::error::{Error, Result};
 use crate::evaluate::neighbours::{Neighbour, Neighbours};
@@ -192,7 +193,12 @@ impl Searcher<'_> {
             None => row,
         });
         let list = self.nearest(top)?;
-        let mut found = Found { verdicts: self.verdicts, gallery: self.selected.len(), queries: Vec::new() };
+        let mut found = Found {
+            verdicts: self.verdicts,
+            left_out: LeftOut::default(),
+            gallery: self.selected.len(),
+            queries: Vec::new(),
+        };
         found.add(POSTED, &list, self.gallery, self.selected);
         Ok(Ok(found.json()))
     }
