@@ -88,6 +88,9 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
     let camera = only_camera.map(|camera| set.cameras[&camera].clone());
     let persons: Vec<String> = in_both.iter().map(|person| set.persons[person].clone()).collect();
     let mut lines = Vec::new();
+    if !set.left_out.counts().is_empty() {
+        lines.push(format!("left out: {}", set.left_out));
+    }
     let mut list = |what: &str, names: &[String]| {
         if names.is_empty() {
             return;
@@ -98,9 +101,6 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
             lines.push(format!("    and {} more", names.len() - SHOWN));
         }
     };
-    if !set.left_out.counts().is_empty() {
-        lines.push(format!("left out: {}", set.left_out));
-    }
     list("left out, without a label", &with_reason(&set.skipped));
     list("WRONG: images that are left out", &with_reason(set.left_out.images()));
     list("WRONG: pictures that cannot be read", &with_reason(unreadable));
