@@ -20,12 +20,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Most connections, however many descriptors there may be.
 const MOST: u64 = 256;
 /// Descriptors that are left to files, drivers and the listener.
 const SPARE: u64 = 32;
+/// A connection that has waited for less isn't closed for another one: its header may be here already, and not be read yet.
+const YOUNG: Duration = Duration::from_millis(10);
 /// Pause after a connection that could not be taken.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -186,9 +188,7 @@ impl Connections {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    while !self.has_room() {
-                        self.changed.notified().await;
-                    }
+                    self.make_room().await;
                     self.begin(stream, router.clone());
                 }
                 // The client is gone, or there are too few descriptors.
@@ -200,28 +200,34 @@ impl Connections {
         }
     }
 
-    /// Whether one more may come. Where none may, the one that has waited longest is closed, if there is one.
-    fn has_room(&self) -> bool {
-        if lock(&self.open).connections.len() < self.limits.connections {
-            return true;
+    /// Waits until one more may come; the connection that has waited longest is closed for it, if there is one.
+    async fn make_room(&self) {
+        while lock(&self.open).connections.len() >= self.limits.connections {
+            match self.close_oldest() {
+                // Either may come first: it is looked at again in any case.
+                Some(later) => drop(timeout_at(later, self.changed.notified()).await),
+                None => self.changed.notified().await,
+            }
         }
-        self.close_oldest();
-        false
     }
 
-    /// Closes the connection that has waited longest for a complete header, unless one is closing already.
-    fn close_oldest(&self) {
+    /// Closes the connection that has waited longest for a complete header, unless one is closing already. Gives the time
+    /// to come again where that one is too young.
+    fn close_oldest(&self) -> Option<Instant> {
         let mut open = lock(&self.open);
         if open.connections.values().any(|connection| connection.closing) {
-            return;
+            return None;
         }
         let waiting = open.connections.values_mut().filter_map(|c| Some((c.phase.waits_since()?, c)));
-        if let Some((_, oldest)) = waiting.min_by_key(|(since, _)| *since)
-            && let Some(task) = &oldest.task
-        {
-            oldest.closing = true;
+        let (since, oldest) = waiting.min_by_key(|(since, _)| *since)?;
+        if since.elapsed() < YOUNG {
+            return Some(since + YOUNG);
+        }
+        oldest.closing = true;
+        if let Some(task) = &oldest.task {
             task.abort();
         }
+        None
     }
 
     fn begin(self: &Arc<Self>, stream: TcpStream, router: Router) {
