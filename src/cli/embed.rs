@@ -138,7 +138,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     Ok(if strict && !complete { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Images of each run that are named where --strict fails.
+/// Images that are named where --strict fails.
 const NAMED: usize = 5;
 
 /// Names the images that were left out.

@@ -1,13 +1,13 @@
 //! The one walk over folders: which images a list of inputs names, what each is called in the embeddings, and how many
 //! files are left out for which reason.
 //!
-//! Hidden names, which systems and tools leave behind, are skipped: those that begin with a dot, `__MACOSX`, `@eaDir` and
-//! `Thumbs.db`. A hidden folder counts once and isn't entered. What is given by name is taken, whatever its name is.
+//! Hidden names, which systems and tools leave behind, are skipped: those that begin with a dot, `__MACOSX`, `@eaDir`
+//! and `Thumbs.db`. A hidden folder counts once and isn't entered. What is given by name is taken, whatever its name is.
 //!
 //! Links are left out unless they are to be followed. A folder is entered once then, by device and inode: first all
-//! folders that are reached without a link, then what links lead to, in the order of the links' names. So loops end, and
-//! no name depends on the order in which a file system lists a folder. A link counts as left out where it leads nowhere,
-//! or to a folder that was entered already.
+//! folders that are reached without a link, then those that links lead to, in the order of the links' names. So loops
+//! end, and no name depends on the order in which a file system lists a folder. A link counts as left out where it leads
+//! nowhere, or to a folder that was entered already.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -119,8 +119,8 @@ impl fmt::Display for LeftOut {
 
 /// Lists the images of `inputs`, sorted by name.
 ///
-/// Folders are searched to the bottom. An input is taken whatever its name is, and may be a link; a file counts whatever
-/// its ending. With several inputs, each folder's names begin with the folder as given.
+/// Folders are searched to the bottom. An input is taken whatever its name is, and may be a link; a file counts
+/// whatever its ending. With several inputs, each folder's names begin with the folder as given.
 ///
 /// # Errors
 /// `Io` where an input or a folder inside it can't be read, `NothingToDo` where no image is found.

@@ -314,7 +314,7 @@ fn recognise(dir: &Path) -> Result<Layout> {
     )))
 }
 
-/// Names of what stands in a folder but the hidden ones, sorted.
+/// The names in a folder but the hidden ones, sorted.
 fn names_in(dir: &Path) -> Result<Vec<String>> {
     Ok(walk::names_in(dir)?.0.iter().map(|name| readable(name)).collect())
 }

@@ -117,7 +117,7 @@ fn half_headers_leave_room_for_whole_ones() {
     assert!(closed[..40].iter().all(|closed| *closed), "{closed:?}");
     assert!(closed.iter().filter(|closed| !**closed).count() <= 32, "{closed:?}");
 
-    // So are silent ones, and headers that go on for ever.
+    // So are silent ones, and headers that never end.
     let _silent: Vec<TcpStream> = (0..80).map(|_| server.begin(b"")).collect();
     assert!(server.health() < Duration::from_secs(5));
     let mut drips: Vec<TcpStream> = (0..40).map(|_| server.begin(half)).collect();

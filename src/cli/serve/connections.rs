@@ -1,8 +1,8 @@
 //! The connections of the server: how many there may be, and how long each may take over what.
 //!
-//! A connection waits for a complete header, or is busy with a request. One that waits is closed when its time is over, or
-//! when all places are taken, another one asks, and it is the one that has waited longest. Where all are busy, the next one
-//! waits in the operating system's queue until one of them is done.
+//! A connection waits for a complete header, or is busy with a request. One that waits is closed when its time is over,
+//! or when all places are taken, another one asks, and it is the one that has waited longest. Where all are busy, the
+//! next one waits in the operating system's queue until one of them is done.
 
 use axum::Router;
 use hyper::body::Incoming;
@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 const MOST: u64 = 256;
 /// Descriptors that are left to files, drivers and the listener.
 const SPARE: u64 = 32;
-/// A connection that has waited for less isn't closed for another one: its header may be here already, and not be read yet.
+/// A connection that has waited for less isn't closed for another one: its header may be here, and not be read yet.
 const YOUNG: Duration = Duration::from_millis(10);
 /// Pause after a connection that could not be taken.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -136,7 +136,7 @@ pub(super) struct Connections {
     open: Mutex<Open>,
     /// A connection ended, or waits again.
     changed: Notify,
-    /// Tells every connection to end after the request that it is busy with.
+    /// True when every connection is to end after the request that it is busy with.
     stopping: watch::Sender<bool>,
 }
 
@@ -148,8 +148,8 @@ struct Open {
 
 struct Connection {
     phase: Arc<Phase>,
-    task: Option<AbortHandle>,
-    /// It was told to end at once.
+    task: AbortHandle,
+    /// It is about to end.
     closing: bool,
 }
 
@@ -211,8 +211,8 @@ impl Connections {
         }
     }
 
-    /// Closes the connection that has waited longest for a complete header, unless one is closing already. Gives the time
-    /// to come again where that one is too young.
+    /// Closes the connection that has waited longest for a complete header, unless one is closing already. Gives the
+    /// time to come again where that one is too young.
     fn close_oldest(&self) -> Option<Instant> {
         let mut open = lock(&self.open);
         if open.connections.values().any(|connection| connection.closing) {
@@ -224,9 +224,7 @@ impl Connections {
             return Some(since + YOUNG);
         }
         oldest.closing = true;
-        if let Some(task) = &oldest.task {
-            task.abort();
-        }
+        oldest.task.abort();
         None
     }
 
@@ -235,14 +233,9 @@ impl Connections {
         let mut open = lock(&self.open);
         let number = open.next;
         open.next += 1;
-        let connection = Connection { phase: phase.clone(), task: None, closing: false };
-        open.connections.insert(number, connection);
-        drop(open);
-        let place = Place { number, phase, connections: self.clone() };
+        let place = Place { number, phase: phase.clone(), connections: self.clone() };
         let task = tokio::spawn(attend(stream, router, place)).abort_handle();
-        if let Some(connection) = lock(&self.open).connections.get_mut(&number) {
-            connection.task = Some(task);
-        }
+        open.connections.insert(number, Connection { phase, task, closing: false });
     }
 }
 
