@@ -32,7 +32,7 @@ fn find(model: &Path, query: &Path, folder: &Path) -> Result<Vec<(String, f32)>>
         let paths = paths.iter().map(|path| path.display().to_string()).collect();
         Ok(Embeddings { paths, dim: embedder.dim(), rows })
     };
-    let pictures = walk::list_pictures(&[folder.to_path_buf()])?;
+    let pictures = walk::list_pictures(&[folder.to_path_buf()], false)?.pictures;
     let gallery = embed(&pictures.into_iter().map(|picture| picture.path).collect::<Vec<_>>())?;
     let query = embed(&[query.to_path_buf()])?;
 

@@ -112,7 +112,7 @@ fn bad_pictures_are_named_skipped_and_change_no_other_vector() {
     for name in ["0000_empty.jpg", "0002_cut.png", "zz_text.jpeg"] {
         assert_eq!(stderr.matches(name).count(), 1, "{name} in: {stderr}");
     }
-    assert!(stderr.contains("embedded 6 pictures (3 skipped)"), "{stderr}");
+    assert!(stderr.contains("embedded 6 pictures (3 skipped, left out: 1 .txt)"), "{stderr}");
     let bad = embeddings::read(&here.join("bad.safetensors")).unwrap();
     assert_eq!((bad.paths, bad.rows), (good.paths, good.rows), "to the bit");
     let summary: Value = serde_json::from_slice(&std::fs::read(here.join("s.json")).unwrap()).unwrap();

@@ -49,7 +49,7 @@ fn pictures(names: &[&str]) -> TempDir {
 }
 
 fn list(folder: &Path) -> Vec<Picture> {
-    walk::list_pictures(&[folder.join("pictures")]).unwrap()
+    walk::list_pictures(&[folder.join("pictures")], false).unwrap().pictures
 }
 
 /// The vector of a picture; `None` where it "can't be read".

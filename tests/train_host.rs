@@ -234,7 +234,7 @@ fn a_run_that_was_stopped_goes_on_as_if_it_was_not() {
             std::fs::write(pictures.path().join(name), b"x").unwrap();
         }
     }
-    let set = load_training(pictures.path()).unwrap();
+    let set = load_training(pictures.path(), false).unwrap();
     let (train, val) = set.split(None, 0);
     assert_eq!((train.len(), val), (18, vec![0, 7, 14]));
 

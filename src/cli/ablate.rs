@@ -47,7 +47,8 @@ struct Row {
 }
 
 pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
-    let set = load_set(Path::new(&arguments.data), &LoadOptions::default())?;
+    let options = LoadOptions { follow_links: arguments.follow_links, ..LoadOptions::default() };
+    let set = load_set(Path::new(&arguments.data), &options)?;
     if set.gallery.is_none() {
         return Err(Error::Usage(format!(
             "{} has no query and gallery apart from the pictures that train: there is nothing to score on",

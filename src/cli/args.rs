@@ -228,9 +228,12 @@ pub struct EmbedArguments {
     /// Write a summary as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Exit with 1 if a picture had to be skipped
+    /// Exit with 1 if an image had to be skipped, is a link that isn't followed, or is .heic .heif .avif .jxl .jp2
     #[arg(long)]
     pub strict: bool,
+    /// Follow links to files and folders; a folder is entered once
+    #[arg(long)]
+    pub follow_links: bool,
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
@@ -516,6 +519,9 @@ pub struct SetArguments {
     /// CUHK01: seed of the random halves
     #[arg(long, value_name = "N", default_value_t = 0)]
     split_seed: u64,
+    /// Follow links to files and folders; a folder is entered once
+    #[arg(long)]
+    follow_links: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -562,6 +568,7 @@ impl SetArguments {
             },
             split: self.split,
             seed: self.split_seed,
+            follow_links: self.follow_links,
         }
     }
 }
@@ -575,7 +582,7 @@ pub struct DataArguments {
     /// Don't open the pictures: names and lists only
     #[arg(long)]
     pub fast: bool,
-    /// Exit with 1 if anything looks wrong
+    /// Exit with 1 if anything looks wrong, or images are left out
     #[arg(long)]
     pub strict: bool,
     /// Write counts and findings as JSON; - for stdout
@@ -615,6 +622,9 @@ pub struct AblateArguments {
     /// Part of the adapter's name, see `lat-wgpu info`
     #[arg(long, value_name = "NAME")]
     pub adapter: Option<String>,
+    /// Follow links to files and folders; a folder is entered once
+    #[arg(long)]
+    pub follow_links: bool,
     /// Keys of the training runs from a file
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
@@ -636,7 +646,8 @@ impl AblateArguments {
             ("device.adapter", self.adapter.as_ref()),
         ];
         let flag = |(key, value): (&str, Option<&String>)| Some((key.to_string(), value?.clone()));
-        given.into_iter().filter_map(flag).collect()
+        let links = self.follow_links.then(|| ("data.follow_links".to_string(), "true".to_string()));
+        given.into_iter().filter_map(flag).chain(links).collect()
     }
 }
 
@@ -784,6 +795,9 @@ pub struct SearchArguments {
     /// Whom to find: a picture, or a folder with all below it; may be given often
     #[arg(long, required = true, value_name = "IMG|DIR")]
     pub query: Vec<PathBuf>,
+    /// Follow links to files and folders; a folder is entered once
+    #[arg(long)]
+    pub follow_links: bool,
     /// How many of the gallery's pictures to list for each query
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
     pub top: u32,
@@ -1026,6 +1040,9 @@ pub struct TrainArguments {
     /// How weights and activations are stored: f32 or f16; sums and updates are f32 [default: f32]
     #[arg(long, value_name = "NAME")]
     precision: Option<String>,
+    /// Follow links to files and folders; a folder is entered once
+    #[arg(long)]
+    follow_links: bool,
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long)]
     ignore_exif: bool,
@@ -1102,6 +1119,7 @@ impl TrainArguments {
         ];
         let switches = [
             ("data.shuffle", self.no_shuffle.then_some("false")),
+            ("data.follow_links", self.follow_links.then_some("true")),
             ("data.ignore_exif", self.ignore_exif.then_some("true")),
         ];
         let valued = valued.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));

@@ -28,7 +28,9 @@ pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
         bar.finish_and_clear();
         bad
     });
-    let fine = findings.is_empty() && unreadable.as_ref().is_none_or(Vec::is_empty);
+    let fine = findings.is_empty()
+        && unreadable.as_ref().is_none_or(Vec::is_empty)
+        && set.left_out.images().is_empty();
 
     if let Some(target) = &arguments.json {
         json::write(target, &as_json(&set, &splits, &findings, unreadable.as_deref()))?;
@@ -86,6 +88,9 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
     let camera = only_camera.map(|camera| set.cameras[&camera].clone());
     let persons: Vec<String> = in_both.iter().map(|person| set.persons[person].clone()).collect();
     let mut lines = Vec::new();
+    if !set.left_out.counts().is_empty() {
+        lines.push(format!("left out: {}", set.left_out));
+    }
     let mut list = |what: &str, names: &[String]| {
         if names.is_empty() {
             return;
@@ -96,7 +101,8 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
             lines.push(format!("    and {} more", names.len() - SHOWN));
         }
     };
-    list("left out", &with_reason(&set.skipped));
+    list("left out, without a label", &with_reason(&set.skipped));
+    list("WRONG: images that are left out", &with_reason(set.left_out.images()));
     list("WRONG: pictures that cannot be read", &with_reason(unreadable));
     list(
         "WRONG: one camera took all test pictures, so nobody can be found across cameras; score with --ignore-cameras",
@@ -137,6 +143,8 @@ fn as_json(
         "query_is_gallery": set.query_is_gallery,
         "splits": serde_json::Map::from_iter(counts),
         "skipped": files(&set.skipped),
+        "left_out": set.left_out.counts(),
+        "images_left_out": files(set.left_out.images()),
         "unreadable": unreadable.map(files),
         "only_camera": only_camera.map(|camera| &set.cameras[&camera]),
         "queries_without_person": absent,

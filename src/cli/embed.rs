@@ -11,7 +11,7 @@ use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::EmbeddingWriter;
 use crate::data::index::{Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
 use crate::data::reduce::{self, Reduction};
-use crate::data::walk::{self, Picture};
+use crate::data::walk::{self, LeftOut, Listing, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::gpu::{BETWEEN_FAILURES, PlanProfile};
@@ -30,7 +30,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let start = Instant::now();
     // Everything that can be wrong on the host is found before the adapter is touched.
     let network = open::network(&arguments.model, &arguments.network.settings())?;
-    let pictures = walk::list_pictures(&arguments.inputs)?;
+    let Listing { pictures, left_out } = walk::list_pictures(&arguments.inputs, arguments.follow_links)?;
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     if let Some(reduction) = &reduction {
         reduction.check_fits(&network, arguments.flip)?;
@@ -73,13 +73,16 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
 
     match &device {
         Some(device) => eprintln!(
-            "embedded {rows} pictures ({skipped} skipped) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {}",
+            "embedded {rows} pictures ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {}",
+            left_out.after(", left out: "),
             describe(&network),
             device.adapter,
             device.batch,
             mebibytes(device.bytes),
         ),
-        None => eprintln!("embedded no pictures: there is nothing new"),
+        None => {
+            eprintln!("embedded no pictures: there is nothing new{}", left_out.after("; left out: "));
+        }
     }
     if let (Some(Found { known, changed, pruned }), Some(total)) = (found, total) {
         eprintln!(
@@ -108,6 +111,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             "out": arguments.out.to_string_lossy(),
             "images": rows,
             "skipped": skipped,
+            "left_out": left_out.counts(),
             "dim": dim,
             "parts": config.parts(),
             "flip": arguments.flip,
@@ -126,7 +130,26 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         });
         json::write(target, &value)?;
     }
-    Ok(if arguments.strict && skipped > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let strict = arguments.strict;
+    if strict {
+        name_images(&left_out);
+    }
+    let complete = skipped == 0 && left_out.images().is_empty();
+    Ok(if strict && !complete { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Images that are named where --strict fails.
+const NAMED: usize = 5;
+
+/// Names the images that were left out.
+fn name_images(left_out: &LeftOut) {
+    let images = left_out.images();
+    for (name, reason) in images.iter().take(NAMED) {
+        eprintln!("left out: {name} {reason}");
+    }
+    if images.len() > NAMED {
+        eprintln!("left out: {} more", images.len() - NAMED);
+    }
 }
 
 /// Where rows go.

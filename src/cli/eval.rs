@@ -10,7 +10,7 @@ use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::Embeddings;
 use crate::data::rows::{self, NamedRows, Parts, Rows};
-use crate::data::walk::Picture;
+use crate::data::walk::{LeftOut, Picture};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::{self, LabelledPicture, LoadOptions};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
@@ -163,6 +163,7 @@ pub(super) struct Task {
     /// `None`: the queries themselves.
     gallery: Option<Side>,
     label_names: LabelNames,
+    left_out: LeftOut,
 }
 
 impl Task {
@@ -179,6 +180,8 @@ pub(super) struct TestSet {
     /// `None`: the queries themselves.
     pub gallery: Option<Vec<LabelledPicture>>,
     label_names: LabelNames,
+    /// What else the walk over its folders left out.
+    left_out: LeftOut,
 }
 
 /// Lists a data set's test pictures, before the first one is embedded.
@@ -194,7 +197,7 @@ pub(super) fn load_set(dir: &Path, options: &LoadOptions) -> Result<TestSet> {
     }
     let gallery = (!set.query_is_gallery).then_some(set.gallery);
     let label_names = LabelNames { persons: set.persons, cameras: set.cameras };
-    Ok(TestSet { name: set.name, query: set.query, gallery, label_names })
+    Ok(TestSet { name: set.name, query: set.query, gallery, label_names, left_out: set.left_out })
 }
 
 /// How pictures are looked at.
@@ -234,7 +237,8 @@ pub(super) fn embed_set(
     };
     let queries = embed(set.query)?;
     let gallery = set.gallery.map(embed).transpose()?;
-    Ok(Task { name: set.name, queries, gallery, label_names: set.label_names })
+    let TestSet { name, label_names, left_out, .. } = set;
+    Ok(Task { name, queries, gallery, label_names, left_out })
 }
 
 /// Keeps the embeddings that come.
@@ -299,7 +303,7 @@ fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Tas
             shown.rows.dim()
         )));
     }
-    Ok(Task { name, queries: asked, gallery: shown, label_names })
+    Ok(Task { name, queries: asked, gallery: shown, label_names, left_out: LeftOut::default() })
 }
 
 fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
@@ -350,6 +354,7 @@ pub(super) struct Outcome {
     pub verification: Option<Report>,
     queries: usize,
     gallery: GalleryCounts,
+    left_out: LeftOut,
     /// If ranked lists were asked for.
     pub listed: Option<Listed>,
 }
@@ -464,7 +469,7 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
     let lists = lists.map(RankedLists::finish);
     let queries = task.queries.labels.len() + task.queries.unreadable;
     let gallery = GalleryCounts::of(task.gallery());
-    let Task { name, queries: asked, gallery: shown, label_names } = task;
+    let Task { name, queries: asked, gallery: shown, label_names, left_out } = task;
     let labelled = |Side { pictures, labels, .. }| Labelled { pictures, labels };
     let listed = lists.map(|lists| Listed {
         lists,
@@ -472,7 +477,7 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
         gallery: shown.map(labelled),
         label_names,
     });
-    Ok(Outcome { name, plain, reranked, verification, queries, gallery, listed })
+    Ok(Outcome { name, plain, reranked, verification, queries, gallery, left_out, listed })
 }
 
 fn store_threshold(model: &Path, network: &Network, results: &[Outcome]) -> Result<()> {
@@ -603,6 +608,7 @@ impl Outcome {
                 line.push_str(&format!(", {count} {what}"));
             }
         }
+        line.push_str(&self.left_out.after("; left out: "));
         line.push('\n');
         line
     }
@@ -612,6 +618,7 @@ impl Outcome {
         let GalleryCounts { pictures, distractors, junk, unreadable } = self.gallery;
         value.insert("name".to_string(), json!(self.name));
         value.insert("queries".to_string(), json!(self.queries));
+        value.insert("left_out".to_string(), json!(self.left_out.counts()));
         value.insert(
             "gallery".to_string(),
             json!({"pictures": pictures, "distractors": distractors, "junk": junk, "unreadable": unreadable}),

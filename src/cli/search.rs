@@ -12,7 +12,7 @@ use crate::data::embeddings::Embeddings;
 use crate::data::gallery::Gallery;
 use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
-use crate::data::walk::{self, Picture};
+use crate::data::walk::{self, LeftOut, Listing, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::evaluate::neighbours::{Neighbour, Neighbours};
@@ -27,7 +27,10 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let page = Page::of(arguments)?;
-    let pictures = walk::list_pictures(&arguments.query)?;
+    let Listing { pictures, left_out } = walk::list_pictures(&arguments.query, arguments.follow_links)?;
+    if !left_out.counts().is_empty() {
+        eprintln!("note: left out: {left_out}");
+    }
     let gallery = Gallery::open(&arguments.gallery)?;
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     check_fits(&gallery, &network, reduction.as_ref(), arguments.flip)?;
@@ -47,7 +50,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
 
     let mut neighbours = Neighbours::new(&context, &queries, &selected, memory)?;
     let step = neighbours.tiles().queries;
-    let mut found = Found { verdicts, gallery: selected.len(), queries: Vec::new() };
+    let mut found = Found { verdicts, left_out, gallery: selected.len(), queries: Vec::new() };
     for start in (0..queries.len()).step_by(step) {
         signals.check("nothing was written")?;
         let range = start..(start + step).min(queries.len());
@@ -104,6 +107,8 @@ pub(super) fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdi
 pub(super) struct Found {
     /// What same and different are told by.
     pub verdicts: Verdicts,
+    /// What is among the queries' files but no query.
+    pub left_out: LeftOut,
     /// How many pictures were searched.
     pub gallery: usize,
     /// One list for each query.
@@ -146,6 +151,7 @@ impl Found {
         let queries: Vec<Value> = self.queries.iter().map(Ranking::json).collect();
         json!({
             "threshold": self.verdicts.ok().map(|threshold| threshold.distance),
+            "left_out": self.left_out.counts(),
             "gallery": self.gallery,
             "queries": queries,
         })

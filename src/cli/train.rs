@@ -158,7 +158,8 @@ impl TestPictures {
 
 impl Judge for TestPictures {
     fn prepare(&mut self, dir: &Path, config: &Config) -> Result<()> {
-        let set = load_set(dir, &LoadOptions::default())?;
+        let options = LoadOptions { follow_links: config.data.follow_links, ..LoadOptions::default() };
+        let set = load_set(dir, &options)?;
         if set.gallery.is_none() {
             return Err(Error::Usage(format!(
                 "--eval-every needs pictures apart from those that train: {} has no query and gallery",

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::embeddings::{ending, invalid};
 use super::reduce::{self, Reduction};
 use super::rows::{self, NamedRows, Parts, Rows};
+use super::walk;
 use crate::checkpoint::Network;
 use crate::datasets::labels::Label;
 use crate::error::{Error, Result};
@@ -190,15 +191,8 @@ fn part_paths(folder: &Path) -> Result<Vec<PathBuf>> {
             None => Ok(parts.iter().map(|part| folder.join(&part.file)).collect()),
         };
     }
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        let path = entry.map_err(Error::io("read", folder))?.path();
-        if path.is_file() && ENDINGS.contains(&ending(&path).as_str()) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
+    let paths = walk::names_in(folder)?.0.into_iter().map(|name| folder.join(name));
+    Ok(paths.filter(|path| path.is_file() && ENDINGS.contains(&ending(path).as_str())).collect())
 }
 
 /// The first setting of network or picture that two `lat_wgpu` entries tell differently, with both values.

@@ -49,7 +49,7 @@ pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<Found> {
     let mut found = match options.protocol {
         // Converters other than ours lay the new protocol out as Market-1501 is.
         Cuhk03Protocol::New if dir.join(folder).join(market1501::TRAIN).is_dir() => {
-            let mut found = market1501::load(&dir.join(folder))?;
+            let mut found = market1501::load(&dir.join(folder), options.follow_links)?;
             for split in Split::ALL {
                 found.list(split).iter_mut().for_each(|p| p.name = format!("{folder}/{}", p.name));
             }
@@ -57,7 +57,7 @@ pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<Found> {
             found
         }
         Cuhk03Protocol::New => load_new(dir, folder, boxes)?,
-        Cuhk03Protocol::Classic => load_classic(dir, folder, options.split)?,
+        Cuhk03Protocol::Classic => load_classic(dir, folder, options)?,
     };
     found.variant = match options.protocol {
         Cuhk03Protocol::New => format!("{boxes} boxes, new protocol (767/700)"),
@@ -93,7 +93,8 @@ fn load_new(dir: &Path, folder: &str, boxes: &str) -> Result<Found> {
     Ok(found)
 }
 
-fn load_classic(dir: &Path, folder: &str, split: u32) -> Result<Found> {
+fn load_classic(dir: &Path, folder: &str, options: &LoadOptions) -> Result<Found> {
+    let split = options.split;
     if split > CLASSIC_SPLITS {
         return Err(Error::Usage(format!(
             "CUHK03's classic protocol has {CLASSIC_SPLITS} splits, asked for {split}"
@@ -109,7 +110,7 @@ fn load_classic(dir: &Path, folder: &str, split: u32) -> Result<Found> {
         test.insert(label.person);
     }
     let mut found = Found::default();
-    list_into(&mut found, dir, folder, |name| {
+    list_into(&mut found, dir, folder, options.follow_links, |name| {
         let label = cuhk03_label(name).ok_or_else(|| "is not named like 1_001_1_01.png".to_string())?;
         let split = if test.contains(&label.person) { Split::Gallery } else { Split::Train };
         Ok((split, label))
@@ -148,7 +149,7 @@ fn cuhk03_label(name: &str) -> Option<Label> {
 pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<Found> {
     let folder = if dir.join(CAMPUS).is_dir() { CAMPUS } else { "" };
     let mut all = Found::default();
-    list_into(&mut all, dir, folder, |name| {
+    list_into(&mut all, dir, folder, options.follow_links, |name| {
         let label = cuhk01_label(name).ok_or_else(|| "is not named like 0001001.png".to_string())?;
         Ok((Split::Gallery, label))
     })?;
@@ -158,7 +159,8 @@ pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<Found> {
     order.sort_by_key(|&(index, _)| (rng::bits(options.seed, stream, index as u64), index));
     let train: BTreeSet<Person> = order[..order.len() / 2].iter().map(|&(_, person)| person).collect();
 
-    let mut found = Found { skipped: all.skipped, ..Found::default() };
+    let Found { skipped, left_out, walked_root, .. } = all;
+    let mut found = Found { skipped, left_out, walked_root, ..Found::default() };
     for picture in all.gallery {
         let split = match picture.label {
             Label { person, .. } if train.contains(&person) => Split::Train,

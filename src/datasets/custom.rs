@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{Found, LabelledPicture, Split, malformed, names_in};
-use crate::data::walk::{self, Listing};
+use crate::data::walk::{self, LeftOut};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 
@@ -22,20 +22,21 @@ struct Named {
 ///
 /// Files that are named as in Market-1501 inside their person's folder, as several toolboxes sort that data set, keep
 /// the camera that their name says.
-pub(super) fn load_folders(dir: &Path) -> Result<Found> {
+pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<Found> {
     let there: Vec<Split> = Split::ALL.into_iter().filter(|split| dir.join(split.name()).is_dir()).collect();
     let mut places: Vec<(Option<Split>, &str)> =
         there.iter().map(|&split| (Some(split), split.name())).collect();
     if places.is_empty() {
         places.push((None, ""));
     }
-    let (mut pictures, mut skipped) = (Vec::new(), Vec::new());
+    let walked_root = there.is_empty();
+    let (mut pictures, mut skipped, mut left_out) = (Vec::new(), Vec::new(), LeftOut::default());
     for (split, folder) in places {
         let below =
             |name: &str| if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") };
-        let Listing { pictures: found, others } = walk::list_files(&dir.join(folder))?;
-        skipped.extend(others.into_iter().map(|(name, reason)| (below(&name), reason)));
-        for picture in found {
+        let found = walk::list_files(&dir.join(folder), follow_links)?;
+        left_out.add(found.left_out, |name| below(&name));
+        for picture in found.pictures {
             let name = below(&picture.name);
             let Some((person, file)) = picture.name.split_once('/') else {
                 skipped.push((name, "stands in no person's folder".to_string()));
@@ -53,7 +54,7 @@ pub(super) fn load_folders(dir: &Path) -> Result<Found> {
             }
         }
     }
-    Ok(number(pictures, skipped))
+    Ok(Found { left_out, walked_root, ..number(pictures, skipped) })
 }
 
 /// The only table in a folder, if there is exactly one.
@@ -266,7 +267,8 @@ mod tests {
         assert_eq!(told(&set.gallery), wanted);
         assert_eq!(names(&set.persons), [(0, "anna"), (1, "bob")]);
         assert_eq!(names(&set.cameras), [(0, "door"), (1, "hall")]);
-        assert_eq!(set.skipped.len(), 3, "{:?}", set.skipped);
+        assert_eq!(set.skipped.len(), 2, "{:?}", set.skipped);
+        assert_eq!(set.left_out.to_string(), "1 .txt");
     }
 
     #[test]

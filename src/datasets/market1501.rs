@@ -14,15 +14,15 @@ pub(super) const QUERY: &str = "query";
 pub(super) const GALLERY: &str = "bounding_box_test";
 
 /// Reads those of the three folders that are there, or the folder itself, without a split, if none is.
-pub(super) fn load(dir: &Path) -> Result<Found> {
+pub(super) fn load(dir: &Path, follow_links: bool) -> Result<Found> {
     let mut found = Found::default();
     let splits = [(TRAIN, Split::Train), (QUERY, Split::Query), (GALLERY, Split::Gallery)];
     let there: Vec<_> = splits.into_iter().filter(|(folder, _)| dir.join(folder).is_dir()).collect();
     for (folder, split) in &there {
-        list_into(&mut found, dir, folder, |name| Ok((*split, label(name)?)))?;
+        list_into(&mut found, dir, folder, follow_links, |name| Ok((*split, label(name)?)))?;
     }
     if there.is_empty() {
-        list_into(&mut found, dir, "", |name| Ok((Split::Gallery, label(name)?)))?;
+        list_into(&mut found, dir, "", follow_links, |name| Ok((Split::Gallery, label(name)?)))?;
         found.match_all_with_all();
     }
     found.name_all(|person| format!("{person:04}"), |camera| format!("c{camera}"));
@@ -68,12 +68,9 @@ mod tests {
         assert!(!set.query_is_gallery);
         assert_eq!(set.gallery[2].path, dir.path().join("bounding_box_test/0007_c2s1_1_1.png"));
         let skipped: Vec<&str> = set.skipped.iter().map(|(name, _)| name.as_str()).collect();
-        let wanted = [
-            "bounding_box_train/Thumbs.db",
-            "bounding_box_test/deep/0007_c2s1_1_1.png",
-            "bounding_box_test/holiday.jpg",
-        ];
+        let wanted = ["bounding_box_test/deep/0007_c2s1_1_1.png", "bounding_box_test/holiday.jpg"];
         assert_eq!(skipped, wanted);
+        assert_eq!(set.left_out.to_string(), "1 hidden");
         assert_eq!(names(&set.persons), [(2, "0002"), (7, "0007")]);
         assert_eq!(names(&set.cameras)[4], (12, "c12"));
     }

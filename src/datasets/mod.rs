@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::data::walk::{self, Listing, readable};
+use crate::data::walk::{self, LeftOut, Listing, readable};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 
@@ -57,8 +57,10 @@ pub struct ReidSet {
     pub gallery: Vec<LabelledPicture>,
     /// Whether query and gallery are the same list; a picture never matches itself then.
     pub query_is_gallery: bool,
-    /// Files that were left out, and why.
+    /// Images that the layout has no label for, and why.
     pub skipped: Vec<(String, String)>,
+    /// What else the walk over the folders left out.
+    pub left_out: LeftOut,
     /// The persons' names by the number in [`Label::person`].
     ///
     /// The number is the data set's own where it has one: 2 for Market-1501's `0002`, 1017 for CUHK03's `1_017`.
@@ -132,12 +134,14 @@ pub struct LoadOptions {
     pub split: u32,
     /// Seed of CUHK01's random splits.
     pub seed: u64,
+    /// Whether links inside the data set are followed; the layout's own folders may be links in any case.
+    pub follow_links: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let (boxes, protocol) = (Boxes::default(), Cuhk03Protocol::default());
-        LoadOptions { layout: None, boxes, protocol, split: 1, seed: 0 }
+        LoadOptions { layout: None, boxes, protocol, split: 1, seed: 0, follow_links: false }
     }
 }
 
@@ -150,6 +154,9 @@ struct Found {
     gallery: Vec<LabelledPicture>,
     query_is_gallery: bool,
     skipped: Vec<(String, String)>,
+    left_out: LeftOut,
+    /// The data set's folder itself was walked, not only some that it holds.
+    walked_root: bool,
     persons: BTreeMap<u32, String>,
     cameras: BTreeMap<u32, String>,
 }
@@ -227,28 +234,46 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
         return Err(Error::io("read", dir)(std::io::ErrorKind::NotADirectory.into()));
     }
     let mut found = match layout {
-        Layout::Market1501 => market1501::load(dir)?,
+        Layout::Market1501 => market1501::load(dir, options.follow_links)?,
         Layout::Cuhk03 => cuhk::load_cuhk03(dir, options)?,
         Layout::Cuhk01 => cuhk::load_cuhk01(dir, options)?,
         Layout::Msmt17 => msmt17::load(dir)?,
-        Layout::Folders => custom::load_folders(dir)?,
+        Layout::Folders => custom::load_folders(dir, options.follow_links)?,
         Layout::Csv => custom::load_csv(dir)?,
     };
     for split in Split::ALL {
         found.list(split).sort_by(|a, b| a.name.cmp(&b.name));
     }
-    let Found { variant, train, query, gallery, query_is_gallery, skipped, persons, cameras } = found;
+    if metadata.is_dir() && !found.walked_root {
+        found.left_out.add_hidden(walk::names_in(dir)?.1);
+    }
+    let Found {
+        variant, train, query, gallery, query_is_gallery, skipped, left_out, persons, cameras, ..
+    } = found;
     if train.is_empty() && query.is_empty() && gallery.is_empty() {
         let first = skipped.first().map(|(file, why)| format!("; left out: {file} {why}"));
         return Err(Error::NothingToDo(format!(
-            "no labelled picture in {}, read as {layout}{}",
+            "no labelled picture in {}, read as {layout}{}{}",
             dir.display(),
-            first.unwrap_or_default()
+            first.unwrap_or_default(),
+            left_out.after("; left out: ")
         )));
     }
     let name = dir.canonicalize().ok().and_then(|path| path.file_name().map(readable));
     let name = name.unwrap_or_else(|| readable(dir.as_os_str()));
-    Ok(ReidSet { name, layout, variant, train, query, gallery, query_is_gallery, skipped, persons, cameras })
+    Ok(ReidSet {
+        name,
+        layout,
+        variant,
+        train,
+        query,
+        gallery,
+        query_is_gallery,
+        skipped,
+        left_out,
+        persons,
+        cameras,
+    })
 }
 
 /// Tells the layout from what stands in the folder.
@@ -289,27 +314,22 @@ fn recognise(dir: &Path) -> Result<Layout> {
     )))
 }
 
-/// Names of what stands in a folder, sorted.
+/// The names in a folder but the hidden ones, sorted.
 fn names_in(dir: &Path) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(dir).map_err(Error::io("read", dir))?;
-    let mut names = Vec::new();
-    for entry in entries {
-        names.push(readable(&entry.map_err(Error::io("read", dir))?.file_name()));
-    }
-    names.sort();
-    Ok(names)
+    Ok(walk::names_in(dir)?.0.iter().map(|name| readable(name)).collect())
 }
 
-/// Appends the files below `dir/folder` to `found`, in the lists and with the labels that `label` says by the name
-/// below `folder`, or with the reason why not. An empty `folder` is `dir` itself.
+/// Appends the images below `dir/folder` to `found`, in the lists and with the labels that `label` says by the name
+/// below `folder`, or with the reason why not; and counts what else is there. An empty `folder` is `dir` itself.
 fn list_into(
     found: &mut Found,
     dir: &Path,
     folder: &str,
+    follow_links: bool,
     mut label: impl FnMut(&str) -> std::result::Result<(Split, Label), String>,
 ) -> Result<()> {
     let below = |name: &str| if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") };
-    let Listing { pictures, others } = walk::list_files(&dir.join(folder))?;
+    let Listing { pictures, left_out } = walk::list_files(&dir.join(folder), follow_links)?;
     for picture in pictures {
         let name = below(&picture.name);
         match label(&picture.name) {
@@ -319,7 +339,8 @@ fn list_into(
             Err(reason) => found.skipped.push((name, reason)),
         }
     }
-    found.skipped.extend(others.into_iter().map(|(name, reason)| (below(&name), reason)));
+    found.left_out.add(left_out, |name| below(&name));
+    found.walked_root |= folder.is_empty();
     Ok(())
 }
 

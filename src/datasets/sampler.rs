@@ -40,27 +40,30 @@ pub struct TrainingSet {
     pub classes: Vec<String>,
     /// Pictures that were left out: junk and distractors (persons −1 and 0), and files that stand outside the layout.
     pub skipped: usize,
+    /// What else the walk over the folders left out.
+    pub left_out: walk::LeftOut,
 }
 
 /// Lists the pictures of `dir` with their persons.
 ///
 /// Two layouts are read. Market-1501: files named `PERSON_cCsS_…` in `dir/bounding_box_train`, or in `dir` itself.
-/// Otherwise one sub-folder per person, each of which is searched to the bottom; links are not followed.
+/// Otherwise one sub-folder per person, each of which is searched to the bottom.
 ///
 /// # Errors
 /// `Io` where a folder can't be read; `NothingToDo` where there are no labelled pictures, a person's folder is empty,
 /// or there is only one person.
-pub fn load_training(dir: &Path) -> Result<TrainingSet> {
+pub fn load_training(dir: &Path, follow_links: bool) -> Result<TrainingSet> {
     let metadata = std::fs::metadata(dir).map_err(Error::io("read", dir))?;
     if !metadata.is_dir() {
         return Err(Error::io("read", dir)(std::io::ErrorKind::NotADirectory.into()));
     }
     let market = dir.join(MARKET_TRAIN);
     let (folder, is_market) = if market.is_dir() { (market.as_path(), true) } else { (dir, false) };
-    let listed = walk::list_pictures(&[folder.to_path_buf()])?;
+    let walk::Listing { pictures: listed, left_out } =
+        walk::list_pictures(&[folder.to_path_buf()], follow_links)?;
     let is_market = is_market || listed.iter().any(|picture| market_person(&picture.name).is_some());
     if !is_market {
-        check_folders(folder)?;
+        check_folders(folder, follow_links)?;
     }
     let found = listed.len();
     let labelled: Vec<(walk::Picture, String)> = listed
@@ -105,7 +108,7 @@ pub fn load_training(dir: &Path) -> Result<TrainingSet> {
         })
         .collect();
     let skipped = found - pictures.len();
-    Ok(TrainingSet { pictures, classes, skipped })
+    Ok(TrainingSet { pictures, classes, skipped, left_out })
 }
 
 /// The person that a file of Market-1501 shows: `0002` of `0002_c1s1_000451_03.jpg`; `None` for any other name.
@@ -128,12 +131,11 @@ fn is_junk(person: &str) -> bool {
 }
 
 /// Refuses a person's folder without a picture: its class could never be learnt.
-fn check_folders(dir: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        let entry = entry.map_err(Error::io("read", dir))?;
-        let path = entry.path();
-        if entry.file_type().map_err(Error::io("read", &path))?.is_dir() {
-            walk::list_pictures(&[path])?;
+fn check_folders(dir: &Path, follow_links: bool) -> Result<()> {
+    for name in walk::names_in(dir)?.0 {
+        let path = dir.join(name);
+        if path.is_dir() && (follow_links || !path.is_symlink()) {
+            walk::list_pictures(&[path], follow_links)?;
         }
     }
     Ok(())
@@ -322,7 +324,7 @@ mod tests {
             "Thumbs.db",
         ];
         let flat = folder(&files);
-        let set = load_training(flat.path()).unwrap();
+        let set = load_training(flat.path(), false).unwrap();
         assert_eq!(set.classes, ["0002", "1500"]);
         assert_eq!(
             labels(&set),
@@ -335,14 +337,14 @@ mod tests {
         let mut inside: Vec<&str> = inside.iter().map(String::as_str).collect();
         inside.push("query/0002_c1s1_000451_03.jpg");
         let nested = folder(&inside);
-        let other = load_training(nested.path()).unwrap();
+        let other = load_training(nested.path(), false).unwrap();
         assert_eq!((labels(&other), &other.classes), (labels(&set), &set.classes));
     }
 
     #[test]
     fn every_folder_is_a_person() {
         let dir = folder(&["b/1.jpg", "b/deep/2.WEBP", "-1/x.png", "0000/y.gif", "b/notes.txt", "loose.jpg"]);
-        let set = load_training(dir.path()).unwrap();
+        let set = load_training(dir.path(), false).unwrap();
         assert_eq!(set.classes, ["-1", "0000", "b"]);
         assert_eq!(labels(&set), [("-1/x.png", 0), ("0000/y.gif", 1), ("b/1.jpg", 2), ("b/deep/2.WEBP", 2)]);
         assert_eq!(set.skipped, 1);
@@ -359,14 +361,14 @@ mod tests {
             (&["a/x.jpg", "b/y.jpg", "c/notes.txt"], "/c"),
         ] {
             let dir = folder(files);
-            match load_training(dir.path()) {
+            match load_training(dir.path(), false) {
                 Err(Error::NothingToDo(text)) => assert!(text.contains(words), "{text}"),
                 other => panic!("{files:?}: {other:?}"),
             }
         }
         let dir = folder(&["a.jpg"]);
-        assert!(matches!(load_training(&dir.path().join("a.jpg")), Err(Error::Io { .. })));
-        assert!(matches!(load_training(&dir.path().join("nowhere")), Err(Error::Io { .. })));
+        assert!(matches!(load_training(&dir.path().join("a.jpg"), false), Err(Error::Io { .. })));
+        assert!(matches!(load_training(&dir.path().join("nowhere"), false), Err(Error::Io { .. })));
     }
 
     /// A set with so many pictures of each person.
@@ -382,6 +384,7 @@ mod tests {
             pictures: pictures.collect(),
             classes: (0..counts.len()).map(|c| format!("{c:03}")).collect(),
             skipped: 0,
+            left_out: walk::LeftOut::default(),
         }
     }
 

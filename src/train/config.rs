@@ -113,6 +113,9 @@ pub struct DataConfig {
     pub persons_per_batch: usize,
     /// Pictures of each person in a batch of `persons_per_batch`.
     pub images_per_person: usize,
+    /// Whether links to files and folders are followed.
+    #[serde(default)]
+    pub follow_links: bool,
     /// Whether the EXIF orientation is passed over.
     pub ignore_exif: bool,
     /// Seed of every random choice.
@@ -285,6 +288,7 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("data.crop_pad", Whole, "pixels of padding before a crop at random; 0: no crop"),
     ("data.persons_per_batch", Whole, "persons in a batch; 0: batches follow the order alone"),
     ("data.images_per_person", Whole, "pictures of each person in such a batch"),
+    ("data.follow_links", Switch, "follow links to files and folders; a folder is entered once"),
     ("data.ignore_exif", Switch, "do not turn pictures as their EXIF orientation says"),
     ("data.seed", Whole, "seed of every random choice"),
     ("optim.optimizer", Text, "adam (weight decay as L2) or adamw (decoupled)"),
@@ -380,6 +384,7 @@ impl Config {
                 crop_pad: 0,
                 persons_per_batch: 0,
                 images_per_person: 0,
+                follow_links: false,
                 ignore_exif: false,
                 seed: 0,
             },

@@ -104,6 +104,9 @@ impl Job {
         if set.skipped > 0 {
             watch.note(&format!("{} files are junk, distractors or outside the layout", set.skipped));
         }
+        if !set.left_out.counts().is_empty() {
+            watch.note(&format!("left out: {}", set.left_out));
+        }
         let batch_size = config.schedule.batch_size;
         if config.data.persons_per_batch == 0 && sampler::drops_last(train.len(), batch_size) {
             watch.note("each epoch's last batch would hold one picture and is dropped");
@@ -236,7 +239,7 @@ fn needed(value: &Option<String>, flag: &str) -> Result<PathBuf> {
 
 /// The labelled pictures; those that train; those that validate.
 fn pictures(config: &Config) -> Result<(TrainingSet, Vec<usize>, Vec<usize>)> {
-    let set = sampler::load_training(&needed(&config.data.dir, "data")?)?;
+    let set = sampler::load_training(&needed(&config.data.dir, "data")?, config.data.follow_links)?;
     let (train, validation) = set.split(config.data.val_fraction, config.data.seed);
     let (batch_size, persons) = (config.schedule.batch_size, config.data.persons_per_batch);
     if batch_size < 2 || train.len() < 2 {

@@ -3,3 +3,5 @@
 //! `data/` holds the inputs: drawn or random images, a tiny backbone, files that are something else than their name says.
 
 mod common;
+mod serve;
+mod walk;

@@ -1,12 +1,14 @@
 //! What is said over HTTP: the page, its pictures, the API. Every refusal is JSON, `{"error": why}`.
 
+use super::connections::{Connections, Limits};
 use crate::data::decode;
 use crate::data::gallery::{Gallery, ImageFolder};
 use crate::error::{Error, Result};
 use crate::kernels::topk::MAX_K;
 use axum::body::Bytes;
+use axum::extract::multipart::MultipartError;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Path, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, RETRY_AFTER,
     X_CONTENT_TYPE_OPTIONS,
@@ -28,8 +30,8 @@ use tokio::sync::{mpsc, oneshot};
 pub(super) const QUEUE: usize = 8;
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 16 << 20;
-/// How long a body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(30);
+/// Threads that read images from the disk: each has a file open.
+const READERS: usize = 8;
 /// How often it is asked whether to stop.
 const TICK: Duration = Duration::from_millis(50);
 /// How long connections on which nothing is searched may hold up the end.
@@ -66,6 +68,8 @@ pub(super) struct Site {
     pub loopback: bool,
     /// Requests for a search that wait for an answer.
     pub searching: AtomicUsize,
+    /// How much is taken at once, and how slowly it may come.
+    pub limits: Limits,
 }
 
 /// Why there is no answer.
@@ -100,36 +104,32 @@ impl IntoResponse for Refusal {
 ///
 /// # Errors
 /// `Io` where the listener can't be used.
-pub(super) fn serve(
-    listener: TcpListener,
-    site: Site,
-    stop: impl Fn() -> bool + Clone + Send + 'static,
-) -> Result<()> {
+pub(super) fn serve(listener: TcpListener, site: Site, stop: impl Fn() -> bool) -> Result<()> {
     let failed = |source| Error::io("listen on", "the address")(source);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(READERS)
+        .enable_all()
+        .build()
+        .map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let site = Arc::new(site);
     let done = runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let jobs = site.jobs.clone();
-        let stopped = move || stop() || jobs.is_closed();
-        let stopping = {
-            let stopped = stopped.clone();
-            async move {
-                while !stopped() {
-                    tokio::time::sleep(TICK).await;
-                }
+        let connections = Connections::new(site.limits);
+        {
+            let mut accepting = std::pin::pin!(connections.accept(listener, router(site.clone())));
+            while !stop() && !jobs.is_closed() {
+                // It never ends by itself.
+                let _ = tokio::time::timeout(TICK, accepting.as_mut()).await;
             }
-        };
-        let server = axum::serve(listener, router(site.clone())).with_graceful_shutdown(stopping);
-        let mut server = std::pin::pin!(server.into_future());
+        }
+        connections.stop();
         // A client that holds a connection and asks nothing isn't waited for long.
         let mut busy = Instant::now();
-        while busy.elapsed() < GRACE {
-            if let Ok(done) = tokio::time::timeout(TICK, server.as_mut()).await {
-                return done;
-            }
-            if !stopped() || site.searching.load(Ordering::Relaxed) > 0 {
+        while busy.elapsed() < GRACE && !connections.is_empty() {
+            tokio::time::sleep(TICK).await;
+            if site.searching.load(Ordering::Relaxed) > 0 {
                 busy = Instant::now();
             }
         }
@@ -217,7 +217,7 @@ async fn search(
 ) -> std::result::Result<Json<Value>, Refusal> {
     let _searching = Searching::begin(&site.searching);
     let top = top(request.uri().query().unwrap_or_default(), site.top)?;
-    let bytes = body(request).await?;
+    let bytes = body(request, site.limits.body).await?;
     if bytes.is_empty() {
         return Err(Refusal::new(
             StatusCode::BAD_REQUEST,
@@ -263,23 +263,52 @@ fn top(query: &str, otherwise: usize) -> std::result::Result<usize, Refusal> {
     top.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, format!("top is a number from 1 to {MAX_K}")))
 }
 
-/// The whole body, if it is bearable and comes in time.
-async fn body(request: Request) -> std::result::Result<Bytes, Refusal> {
-    let too_large = || {
-        let reason = format!("the picture's file is larger than {} MiB", MAX_BODY >> 20);
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
-    };
+/// The image's file, if it is bearable and comes in time: the whole body, or the first file of a form.
+async fn body(request: Request, time: Duration) -> std::result::Result<Bytes, Refusal> {
     // Where the length is told, nothing is read in vain.
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > MAX_BODY as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, &())).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
-        Ok(Err(rejection)) => Err(Refusal::new(rejection.status(), rejection.body_text())),
-        Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time")),
+    let read = async {
+        if is_form(request.headers()) {
+            return file_of_form(request).await;
+        }
+        Bytes::from_request(request, &())
+            .await
+            .map_err(|rejection| unreadable(rejection.status(), rejection.body_text()))
+    };
+    let late = || Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time");
+    tokio::time::timeout(time, read).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn too_large() -> Refusal {
+    let reason = format!("the picture's file is larger than {} MiB", MAX_BODY >> 20);
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
+}
+
+fn unreadable(status: StatusCode, reason: String) -> Refusal {
+    if status == StatusCode::PAYLOAD_TOO_LARGE { too_large() } else { Refusal::new(status, reason) }
+}
+
+/// Whether the body is a form with files, as `curl -F` sends it.
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("multipart/form-data"))
+}
+
+/// The first file in a form; its other fields are passed over.
+async fn file_of_form(request: Request) -> std::result::Result<Bytes, Refusal> {
+    let failed = |error: MultipartError| unreadable(error.status(), error.body_text());
+    let form = Multipart::from_request(request, &()).await;
+    let mut form = form.map_err(|rejection| unreadable(rejection.status(), rejection.body_text()))?;
+    while let Some(field) = form.next_field().await.map_err(failed)? {
+        if field.file_name().is_some() {
+            return field.bytes().await.map_err(failed);
+        }
     }
+    let reason = "the form holds no file: curl -F image=@FILE sends one";
+    Err(Refusal::new(StatusCode::BAD_REQUEST, reason))
 }
 
 #[cfg(test)]
@@ -310,6 +339,7 @@ mod tests {
             health: json!({}),
             loopback: true,
             searching: AtomicUsize::new(0),
+            limits: Limits::new(),
         };
         (site, waiting)
     }
@@ -359,6 +389,96 @@ mod tests {
         let answer = last.join().unwrap();
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("is stopping"), "{answer}");
         server.join().unwrap().unwrap();
+    }
+
+    /// A server with these limits, and the end of its queue: dropped, it ends the server.
+    fn limited(limits: Limits) -> (SocketAddr, mpsc::Receiver<Job>) {
+        let (mut site, waiting) = site(4);
+        site.limits = limits;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || serve(listener, site, || false));
+        (address, waiting)
+    }
+
+    /// What comes until the server hangs up on a client that sent these bytes, and how long that takes.
+    fn until_closed(address: SocketAddr, bytes: &str) -> (String, Duration) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(bytes.as_bytes()).unwrap();
+        let (start, mut answer) = (Instant::now(), String::new());
+        stream.read_to_string(&mut answer).unwrap();
+        (answer, start.elapsed())
+    }
+
+    const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+    #[test]
+    fn headers_bodies_and_idle_connections_have_their_times() {
+        let [short, long] = [200, 2000].map(Duration::from_millis);
+        let limits = Limits { connections: 8, header: short, body: long, idle: 2 * long };
+        let (address, _waiting) = limited(limits);
+        let timed = |bytes: &'static str| thread::spawn(move || until_closed(address, bytes));
+        let half = timed("GET /health HTTP/1.1\r\nHost: local");
+        let second = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea";
+        let silent = timed("");
+        let idle = timed(HEALTH);
+        let body = timed("POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf");
+        // A byte now and then doesn't prolong a header, nor a body.
+        let drip = thread::spawn(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let start = Instant::now();
+            while stream.write_all(b"G").is_ok() {
+                thread::sleep(short / 4);
+            }
+            start.elapsed()
+        });
+
+        let (answer, time) = half.join().unwrap();
+        assert!(answer.is_empty() && time >= short / 2 && time < 2 * long, "{answer} {time:?}");
+        assert!(drip.join().unwrap() < 2 * long);
+        let (answer, time) = body.join().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("in time"), "{answer}");
+        assert!(time >= long - short && time < 2 * long, "{time:?}");
+        let (answer, time) = silent.join().unwrap();
+        assert!(answer.is_empty() && time >= 2 * long - short, "{answer} {time:?}");
+        let (answer, time) = idle.join().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && time >= 2 * long - short, "{answer} {time:?}");
+        // What was asked before is answered.
+        assert!(until_closed(address, second).0.starts_with("HTTP/1.1 200"));
+    }
+
+    #[test]
+    fn where_all_are_busy_the_next_one_waits() {
+        let (address, mut waiting) = limited(Limits { connections: 2, ..Limits::new() });
+        let busy = [(); 2].map(|()| thread::spawn(move || post(address)));
+        while waiting.len() < 2 {
+            thread::sleep(TICK);
+        }
+        let mut third = TcpStream::connect(address).unwrap();
+        third.write_all(HEALTH.as_bytes()).unwrap();
+        third.set_read_timeout(Some(4 * TICK)).unwrap();
+        assert!(third.read(&mut [0]).is_err(), "both places are taken");
+        for _ in 0..2 {
+            let job = waiting.blocking_recv().unwrap();
+            job.answer.send(Ok(json!({ "found": 1 }))).unwrap();
+        }
+        for answer in busy.map(|busy| busy.join().unwrap()) {
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        third.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut status = [0; 12];
+        third.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        // It is idle now, and gives way where it has waited longest.
+        let others = [(); 2].map(|()| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(HEALTH.as_bytes()).unwrap();
+            stream.read_exact(&mut status).unwrap();
+            stream
+        });
+        let mut rest = String::new();
+        third.read_to_string(&mut rest).unwrap();
+        drop(others);
     }
 
     #[test]

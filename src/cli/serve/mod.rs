@@ -1,8 +1,10 @@
 //! `lat-wgpu serve`: search as a page and as a small JSON API.
 //!
 //! The adapter has one owner, the thread that runs the command: it takes pictures from a bounded queue, one at a time. A
-//! second thread speaks HTTP ([`http`]) and never waits for the adapter.
+//! second thread speaks HTTP ([`http`]) over a limited number of connections ([`connections`]) and never waits for the
+//! adapter.
 
+mod connections;
 mod http;
 
 use super::args::ServeArguments;
@@ -14,11 +16,13 @@ use crate::data::gallery::{Gallery, ImageFolder};
 use crate::data::preprocess::resize_bicubic;
 use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
+use crate::data::walk::LeftOut;
 use crate::embed::{DEFAULT_MEMORY, Embedder};
 use crate::error::{Error, Result};
 use crate::evaluate::neighbours::{Neighbour, Neighbours};
 use crate::shape::ImageSize;
 use axum::http::StatusCode;
+use connections::Limits;
 use http::{Job, QUEUE, Refusal, Site};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -95,6 +99,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         health,
         loopback: address.ip().is_loopback(),
         searching: AtomicUsize::new(0),
+        limits: Limits::new(),
     };
     // Whoever started this may have closed its end since: not worth an end.
     let _ = writeln!(std::io::stdout(), "listening on http://{address}");
@@ -192,7 +197,12 @@ impl Searcher<'_> {
             None => row,
         });
         let list = self.nearest(top)?;
-        let mut found = Found { verdicts: self.verdicts, gallery: self.selected.len(), queries: Vec::new() };
+        let mut found = Found {
+            verdicts: self.verdicts,
+            left_out: LeftOut::default(),
+            gallery: self.selected.len(),
+            queries: Vec::new(),
+        };
         found.add(POSTED, &list, self.gallery, self.selected);
         Ok(Ok(found.json()))
     }

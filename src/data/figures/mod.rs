@@ -306,7 +306,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("new/folder");
         let count = draw_figures(&folder, figures).unwrap();
-        let files = walk::list_pictures(&[folder]).unwrap();
+        let files = walk::list_pictures(&[folder], false).unwrap().pictures;
         assert_eq!(files.len(), count);
         files.into_iter().map(|file| (file.name, std::fs::read(file.path).unwrap())).collect()
     }

@@ -1,0 +1,212 @@
+//! `serve` where clients are slow, many, or send forms [15, 23].
+
+#![cfg(unix)]
+
+use crate::common::{TINY, copies, expect, input};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Images and their embeddings `g.npy`.
+fn gallery() -> TempDir {
+    let folder = copies(&["two_p"]);
+    expect(0, folder.path(), &["embed", "--model", TINY, "two_p", "--out", "g.npy"]);
+    folder
+}
+
+/// A server that may open so many files, and ends with its test.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(folder: &Path, descriptors: u32) -> Server {
+        let limited = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        let mut child = Command::new("sh")
+            .args(["-c", &limited, env!("CARGO_BIN_EXE_lat-wgpu")])
+            .args(["serve", "--model", TINY, "--gallery", "g.npy", "--port", "0"])
+            .current_dir(folder)
+            .env("LAT_TUNED", "0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}"));
+        Server { address: address.to_string(), child }
+    }
+
+    /// A connection on which these bytes were sent, and nothing more comes.
+    fn begin(&self, bytes: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    }
+
+    /// Status and body of what is answered to these bytes.
+    fn send(&self, request: &[u8]) -> (u16, String) {
+        let mut stream = self.begin(request);
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            // The server hung up on what it did not want to read; its answer came before.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("{error}"),
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        (head[9..12].parse().unwrap(), body.to_string())
+    }
+
+    /// How long `/health` takes to answer.
+    fn health(&self) -> Duration {
+        let start = Instant::now();
+        let (status, body) =
+            self.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        assert_eq!(status, 200, "{body}");
+        start.elapsed()
+    }
+
+    fn post(&self, kind: &str, body: &[u8]) -> (u16, String) {
+        let head = format!(
+            "POST /search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.send(&[head.as_bytes(), body].concat())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether the server hung up.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    match stream.read(&mut [0; 4096]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+#[test]
+fn half_headers_leave_room_for_whole_ones() {
+    let folder = gallery();
+    // 64 descriptors: 32 connections.
+    let server = Server::start(folder.path(), 64);
+    server.health();
+    let half = b"GET /health HTTP/1.1\r\nHost: local";
+    let mut halves: Vec<TcpStream> = (0..80).map(|_| server.begin(half)).collect();
+    for _ in 0..3 {
+        assert!(server.health() < Duration::from_secs(5));
+    }
+    // The oldest had to go; 32 and the last that asked are there at most.
+    let closed: Vec<bool> = halves.iter_mut().map(is_closed).collect();
+    assert!(closed[..40].iter().all(|closed| *closed), "{closed:?}");
+    assert!(closed.iter().filter(|closed| !**closed).count() <= 32, "{closed:?}");
+
+    // So are silent ones, and headers that never end.
+    let _silent: Vec<TcpStream> = (0..80).map(|_| server.begin(b"")).collect();
+    assert!(server.health() < Duration::from_secs(5));
+    let mut drips: Vec<TcpStream> = (0..40).map(|_| server.begin(half)).collect();
+    for _ in 0..10 {
+        for drip in &mut drips {
+            let _ = drip.write(b"h");
+        }
+        assert!(server.health() < Duration::from_secs(5));
+    }
+    drop(drips);
+    // Connections that have asked and keep theirs give way too.
+    let asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let _kept: Vec<TcpStream> = (0..80).map(|_| server.begin(asked)).collect();
+    assert!(server.health() < Duration::from_secs(5));
+}
+
+#[test]
+fn slow_bodies_are_not_closed_for_others() {
+    let folder = gallery();
+    // 40 descriptors: 8 connections.
+    let server = Server::start(folder.path(), 40);
+    let image = std::fs::read(input("two_p/a/1_0.jpg")).unwrap();
+    let head = format!("POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", image.len());
+    let (first, rest) = image.split_at(image.len() / 2);
+    let mut slow: Vec<TcpStream> = (0..7).map(|_| server.begin(&[head.as_bytes(), first].concat())).collect();
+    for _ in 0..20 {
+        server.begin(b"GET /");
+        server.health();
+    }
+    for stream in &mut slow {
+        stream.write_all(rest).unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+    }
+}
+
+#[test]
+fn forms_are_searched_as_bare_files_are() {
+    let folder = gallery();
+    let server = Server::start(folder.path(), 256);
+    let image = std::fs::read(input("two_p/a/1_0.jpg")).unwrap();
+    let (status, wanted) = server.post("image/jpeg", &image);
+    assert_eq!(status, 200, "{wanted}");
+
+    let part = |header: &str, content: &[u8]| {
+        let head = format!("--xyz\r\nContent-Disposition: form-data; {header}\r\n\r\n");
+        [head.as_bytes(), content, b"\r\n"].concat()
+    };
+    let file =
+        |name: &str, content: &[u8]| part(&format!("name=\"{name}\"; filename=\"{name}.jpg\""), content);
+    let form = |parts: &[Vec<u8>]| [&parts.concat()[..], b"--xyz--\r\n"].concat();
+    let kind = "multipart/form-data; boundary=xyz";
+    let other = std::fs::read(input("two_p/b/2_1.jpg")).unwrap();
+    // As `curl -F image=@x.jpg` sends it; behind other fields; the first of several files; a type in capitals.
+    for (kind, body) in [
+        (kind, form(&[file("image", &image)])),
+        (kind, form(&[part("name=\"top\"", b"3"), part("name=\"note\"", b""), file("q", &image)])),
+        (kind, form(&[file("one", &image), file("two", &other)])),
+        ("Multipart/Form-Data; boundary=\"xyz\"", form(&[file("image", &image)])),
+    ] {
+        assert_eq!(server.post(kind, &body), (200, wanted.clone()));
+    }
+
+    let cut = form(&[file("image", &image)]);
+    for (kind, body, status, words) in [
+        (kind, form(&[part("name=\"image\"", &image)]), 400, "holds no file"),
+        (kind, form(&[]), 400, "holds no file"),
+        (kind, form(&[file("image", b"")]), 400, "empty"),
+        (kind, form(&[file("image", b"no image")]), 415, "not a JPEG"),
+        (kind, cut[..cut.len() - 100].to_vec(), 400, ""),
+        ("multipart/form-data", form(&[file("image", &image)]), 400, "boundary"),
+        ("multipart/mixed; boundary=xyz", form(&[file("image", &image)]), 415, "not a JPEG"),
+    ] {
+        let (found, answer) = server.post(kind, &body);
+        let reason: Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{answer}"));
+        let reason = reason["error"].as_str().unwrap();
+        assert_eq!(found, status, "{reason}");
+        assert!(reason.contains(words), "{words} in: {reason}");
+    }
+    // Too much: said beforehand, and found out.
+    let head =
+        format!("POST /search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n");
+    let huge = form(&[file("image", &vec![b'x'; 16 << 20])]);
+    let announced = format!("{head}Content-Length: {}\r\n\r\n", huge.len());
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", huge.len());
+    for request in [announced.into_bytes(), [chunked.as_bytes(), &huge].concat()] {
+        let (status, answer) = server.send(&request);
+        assert!(status == 413 && answer.contains("16 MiB"), "{status} {answer}");
+    }
+    server.health();
+}
