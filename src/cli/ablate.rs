@@ -9,12 +9,11 @@ use super::train::{Progress, TestPictures};
 use crate::checkpoint::{self, Settings};
 use crate::data::decode::DecodeOptions;
 use crate::data::files::write_atomically;
-use crate::datasets::LoadOptions;
 use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
-use crate::evaluate::metrics::Scores;
+use crate::evaluate::metrics::{Rules, Scores};
 use crate::gpu::{Context, ContextOptions};
-use crate::train::config::Layers;
+use crate::train::config::{Config, Layers};
 use crate::train::trainer::{self, Request};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -47,12 +46,12 @@ struct Row {
 }
 
 pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
-    let options = LoadOptions { follow_links: arguments.follow_links, ..LoadOptions::default() };
-    let set = load_set(Path::new(&arguments.data), &options)?;
-    if set.gallery.is_none() {
+    let Config { data, .. } = Config::resolve(&layers(arguments, arguments.flags()))?;
+    let dir = data.dir.clone().unwrap_or_default();
+    let set = load_set(Path::new(&dir), &data.load_options(), &Rules::default())?;
+    if !set.has_split {
         return Err(Error::Usage(format!(
-            "{} has no query and gallery apart from the pictures that train: there is nothing to score on",
-            arguments.data
+            "{dir} has no query and gallery apart from the pictures that train: there is nothing to score on"
         )));
     }
     let signals = Signals::listen()?;
@@ -85,6 +84,10 @@ pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn layers(arguments: &AblateArguments, flags: Vec<(String, String)>) -> Layers {
+    Layers { file: arguments.config.clone(), flags, set: arguments.set.clone() }
+}
+
 /// Trains one model, or goes on with it, and scores it; what is done already is only read.
 fn one(
     arguments: &AblateArguments,
@@ -101,7 +104,7 @@ fn one(
             flags.push(("model.embed_tokens".to_string(), value.to_string()));
         }
     }
-    let layers = Layers { file: arguments.config.clone(), flags, set: arguments.set.clone() };
+    let layers = layers(arguments, flags);
     let request = Request { out: out.clone(), resume: true, memory: None, layers };
     let mut progress = Progress::new(signals.clone());
     let trained = trainer::run(&request, &mut progress, &mut TestPictures::new(signals.clone()));

@@ -504,21 +504,21 @@ pub struct InspectArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data set")]
 pub struct SetArguments {
-    /// How the folder is laid out [default: told from what stands in it]
+    /// How the data set is laid out [default: by what is in its folder]
     #[arg(long)]
     layout: Option<LayoutName>,
-    /// CUHK03: boxes by a detector, or by people
-    #[arg(long, value_name = "WHOSE", default_value = "detected")]
-    boxes: BoxesName,
-    /// CUHK03: 767 persons to train and 700 to test, or 1,367 and 100
-    #[arg(long, value_name = "PROTOCOL", default_value = "new")]
-    cuhk03: Cuhk03Name,
-    /// CUHK03's classic protocol (1 to 20), CUHK01: which of the splits
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    split: u32,
-    /// CUHK01: seed of the random halves
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    split_seed: u64,
+    /// CUHK03: boxes by a detector, or by people [default: detected]
+    #[arg(long, value_name = "WHOSE")]
+    boxes: Option<BoxesName>,
+    /// CUHK03: 767 persons to train and 700 to test, or 1,367 and 100 [default: new]
+    #[arg(long, value_name = "PROTOCOL")]
+    cuhk03: Option<Cuhk03Name>,
+    /// CUHK03's classic protocol (1 to 20), CUHK01: which of the splits [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    split: Option<u32>,
+    /// CUHK01: seed of the random halves [default: 0]
+    #[arg(long, value_name = "N")]
+    split_seed: Option<u64>,
     /// Follow links to files and folders; a folder is entered once
     #[arg(long)]
     follow_links: bool,
@@ -530,6 +530,11 @@ enum LayoutName {
     Cuhk03,
     Cuhk01,
     Msmt17,
+    Veri,
+    Mars,
+    Viper,
+    Prid,
+    OccludedReid,
     Folders,
     Csv,
 }
@@ -549,27 +554,49 @@ enum Cuhk03Name {
 impl SetArguments {
     /// As the loaders take them.
     pub fn options(&self) -> LoadOptions {
+        let default = LoadOptions::default();
         LoadOptions {
             layout: self.layout.map(|name| match name {
                 LayoutName::Market1501 => Layout::Market1501,
                 LayoutName::Cuhk03 => Layout::Cuhk03,
                 LayoutName::Cuhk01 => Layout::Cuhk01,
                 LayoutName::Msmt17 => Layout::Msmt17,
+                LayoutName::Veri => Layout::Veri,
+                LayoutName::Mars => Layout::Mars,
+                LayoutName::Viper => Layout::Viper,
+                LayoutName::Prid => Layout::Prid,
+                LayoutName::OccludedReid => Layout::OccludedReid,
                 LayoutName::Folders => Layout::Folders,
                 LayoutName::Csv => Layout::Csv,
             }),
-            boxes: match self.boxes {
+            boxes: self.boxes.map_or(default.boxes, |name| match name {
                 BoxesName::Detected => Boxes::Detected,
                 BoxesName::Labelled => Boxes::Labelled,
-            },
-            protocol: match self.cuhk03 {
+            }),
+            protocol: self.cuhk03.map_or(default.protocol, |name| match name {
                 Cuhk03Name::New => Cuhk03Protocol::New,
                 Cuhk03Name::Classic => Cuhk03Protocol::Classic,
-            },
-            split: self.split,
-            seed: self.split_seed,
+            }),
+            split: self.split.unwrap_or(default.split),
+            seed: self.split_seed.unwrap_or(default.seed),
             follow_links: self.follow_links,
         }
+    }
+
+    /// Those that were given, as (key, value) of the training configuration, which spells the values alike.
+    fn flags(&self) -> Vec<(String, String)> {
+        fn spelled<T: ValueEnum>(value: Option<T>) -> Option<String> {
+            Some(value?.to_possible_value()?.get_name().to_string())
+        }
+        let given = [
+            ("data.layout", spelled(self.layout)),
+            ("data.boxes", spelled(self.boxes)),
+            ("data.cuhk03", spelled(self.cuhk03)),
+            ("data.split", self.split.map(|split| split.to_string())),
+            ("data.split_seed", self.split_seed.map(|seed| seed.to_string())),
+            ("data.follow_links", self.follow_links.then(|| "true".to_string())),
+        ];
+        given.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect()
     }
 }
 
@@ -595,7 +622,7 @@ pub struct DataArguments {
 /// `lat-wgpu ablate`.
 #[derive(Debug, Args)]
 pub struct AblateArguments {
-    /// Folder of a data set with training pictures, query and gallery
+    /// Folder of a data set with train images, query and gallery, or a table of images (.csv)
     #[arg(long, value_name = "DIR")]
     pub data: String,
     /// Weights to start from
@@ -622,15 +649,14 @@ pub struct AblateArguments {
     /// Part of the adapter's name, see `lat-wgpu info`
     #[arg(long, value_name = "NAME")]
     pub adapter: Option<String>,
-    /// Follow links to files and folders; a folder is entered once
-    #[arg(long)]
-    pub follow_links: bool,
     /// Keys of the training runs from a file
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
     /// One key of the training runs, such as optim.lr=1e-4; may be given often
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    #[command(flatten)]
+    data_set: SetArguments,
 }
 
 impl AblateArguments {
@@ -646,8 +672,7 @@ impl AblateArguments {
             ("device.adapter", self.adapter.as_ref()),
         ];
         let flag = |(key, value): (&str, Option<&String>)| Some((key.to_string(), value?.clone()));
-        let links = self.follow_links.then(|| ("data.follow_links".to_string(), "true".to_string()));
-        given.into_iter().filter_map(flag).chain(links).collect()
+        given.into_iter().filter_map(flag).chain(self.data_set.flags()).collect()
     }
 }
 
@@ -947,7 +972,7 @@ pub struct TrainArguments {
     /// Weights to start from: a plain ViT, or a trained model (its part classifiers are dropped)
     #[arg(long, value_name = "FILE")]
     backbone: Option<String>,
-    /// Pictures: Market-1501's layout, or one folder per person
+    /// Folder of a data set, or a table of images (.csv): its train split trains, or without a split all of it
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
     /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
@@ -1040,9 +1065,6 @@ pub struct TrainArguments {
     /// How weights and activations are stored: f32 or f16; sums and updates are f32 [default: f32]
     #[arg(long, value_name = "NAME")]
     precision: Option<String>,
-    /// Follow links to files and folders; a folder is entered once
-    #[arg(long)]
-    follow_links: bool,
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long)]
     ignore_exif: bool,
@@ -1076,6 +1098,8 @@ pub struct TrainArguments {
     /// One part per grid row (rows), or one in all (1)
     #[arg(long, value_name = "NAME")]
     parts: Option<String>,
+    #[command(flatten)]
+    data_set: SetArguments,
 }
 
 impl TrainArguments {
@@ -1119,12 +1143,12 @@ impl TrainArguments {
         ];
         let switches = [
             ("data.shuffle", self.no_shuffle.then_some("false")),
-            ("data.follow_links", self.follow_links.then_some("true")),
             ("data.ignore_exif", self.ignore_exif.then_some("true")),
         ];
         let valued = valued.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
         let switches = switches.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
-        valued.chain(switches).map(|(key, value)| (key.to_string(), value)).collect()
+        let flags = valued.chain(switches).map(|(key, value)| (key.to_string(), value));
+        flags.chain(self.data_set.flags()).collect()
     }
 }
 
