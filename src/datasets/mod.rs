@@ -78,10 +78,10 @@ pub struct ReidSet {
     pub unscored: Vec<LabelledPicture>,
     /// The persons' names by the number in [`Label::person`].
     ///
-    /// 0 is a person of the train split who is called `0000`; elsewhere that is a distractor.
     /// The number is the data set's own where it has one: 2 for Market-1501's `0002`, 1017 for CUHK03's `1_017`.
     /// MSMT17 counts its training and its test persons from 0 each; the test persons follow the others here. In one's
     /// own data, names that are all different numbers are those numbers, else each is its place, from 0, in sorted order.
+    /// Who is called `0000` is here only if in the train split; elsewhere that is a distractor.
     pub persons: BTreeMap<u32, String>,
     /// The cameras' names by [`Label::camera`]; numbered as persons are. CUHK01 and CUHK03 have views 1 and 2.
     pub cameras: BTreeMap<u32, String>,
