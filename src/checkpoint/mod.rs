@@ -3,6 +3,7 @@
 //! The way through: `safetensors` reads the header, `names` brings every name to timm's, `recognise` settles the
 //! configuration and checks shapes, and only then is tensor data read, one tensor at a time.
 
+mod foreign;
 mod metadata;
 mod names;
 mod positions;
@@ -86,7 +87,7 @@ impl Network {
 pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
     let mut container = Container::open(path)?;
     let metadata = metadata::read(path, container.metadata.get("lat_wgpu"))?;
-    let sorted = names::sort(path, &container)?;
+    let sorted = names::sort(path, &container, settings.ignore_unknown)?;
     let recognised = recognise(path, &container, &sorted, &metadata, settings)?;
     let config = recognised.config;
 

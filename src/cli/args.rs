@@ -103,6 +103,9 @@ pub struct NetworkArguments {
     /// One part per grid row, or one mean over all positions [default: rows]
     #[arg(long)]
     parts: Option<PartsName>,
+    /// Pass over tensors of the file that are not known; they are refused otherwise, since they could change the network
+    #[arg(long)]
+    ignore_unknown: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -176,6 +179,7 @@ impl NetworkArguments {
                 PartsName::Rows => PartLayout::Rows,
                 PartsName::One => PartLayout::One,
             }),
+            ignore_unknown: self.ignore_unknown,
         }
     }
 }
@@ -601,6 +605,9 @@ pub struct AblateArguments {
     /// Weights to start from
     #[arg(long, value_name = "FILE")]
     backbone: String,
+    /// Pass over tensors of the backbone's file that are not known
+    #[arg(long)]
+    ignore_unknown: bool,
     /// Folder for the twelve run folders, table.md and table.json; the same command again goes on where it stopped
     #[arg(long, value_name = "FOLDER", default_value = "ablation")]
     pub out: PathBuf,
@@ -646,8 +653,10 @@ impl AblateArguments {
             ("device.adapter", self.adapter.as_ref()),
         ];
         let flag = |(key, value): (&str, Option<&String>)| Some((key.to_string(), value?.clone()));
-        let links = self.follow_links.then(|| ("data.follow_links".to_string(), "true".to_string()));
-        given.into_iter().filter_map(flag).chain(links).collect()
+        let switches =
+            [("data.follow_links", self.follow_links), ("model.ignore_unknown", self.ignore_unknown)];
+        let switch = |(key, is_on): (&str, bool)| is_on.then(|| (key.to_string(), "true".to_string()));
+        given.into_iter().filter_map(flag).chain(switches.into_iter().filter_map(switch)).collect()
     }
 }
 
@@ -1076,6 +1085,9 @@ pub struct TrainArguments {
     /// One part per grid row (rows), or one in all (1)
     #[arg(long, value_name = "NAME")]
     parts: Option<String>,
+    /// Pass over tensors of the backbone's file that are not known
+    #[arg(long)]
+    ignore_unknown: bool,
 }
 
 impl TrainArguments {
@@ -1121,6 +1133,7 @@ impl TrainArguments {
             ("data.shuffle", self.no_shuffle.then_some("false")),
             ("data.follow_links", self.follow_links.then_some("true")),
             ("data.ignore_exif", self.ignore_exif.then_some("true")),
+            ("model.ignore_unknown", self.ignore_unknown.then_some("true")),
         ];
         let valued = valued.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
         let switches = switches.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));

@@ -91,6 +91,9 @@ pub struct ModelConfig {
     pub embed_tokens: PartTokens,
     /// Cut of the grid into parts.
     pub parts: PartLayout,
+    /// Whether unknown tensors of the backbone's file are passed over.
+    #[serde(default)]
+    pub ignore_unknown: bool,
 }
 
 /// `[data]`.
@@ -276,6 +279,11 @@ const KEYS: &[(&str, Kind, &str)] = &[
         "what becomes the parts when the trained model embeds: gelt, local or global",
     ),
     ("model.parts", Text, "one part per grid row (rows) or one in all (1)"),
+    (
+        "model.ignore_unknown",
+        Switch,
+        "pass over unknown tensors of the backbone's file; they are refused otherwise",
+    ),
     ("data.dir", Text, "pictures: Market-1501's layout or a folder per person"),
     (
         "data.val_fraction",
@@ -374,6 +382,7 @@ impl Config {
                 tokens: PartTokens::Gelt,
                 embed_tokens: PartTokens::Gelt,
                 parts: PartLayout::Rows,
+                ignore_unknown: false,
             },
             data: DataConfig {
                 dir: None,
@@ -544,6 +553,7 @@ impl Config {
             lambda_on: Some(model.lambda_on),
             tokens: Some(model.tokens),
             parts: Some(model.parts),
+            ignore_unknown: model.ignore_unknown,
         }
     }
 

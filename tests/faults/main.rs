@@ -5,3 +5,4 @@
 mod common;
 mod serve;
 mod walk;
+mod weights;
