@@ -214,6 +214,9 @@ pub struct EmbedArguments {
     /// Write each vector in fewer numbers, by the principal components that `lat-wgpu reduce` found
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long, requires = "reduce")]
+    pub allow_other_weights: bool,
     /// How a number is stored
     #[arg(long, default_value = "f32")]
     pub dtype: DtypeName,
@@ -257,6 +260,9 @@ pub struct MergeArguments {
     /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// Write a summary as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -417,6 +423,9 @@ pub struct ReduceArguments {
     /// Find nothing: reduce GALLERY by the components in this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels"])]
     pub apply: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// With --apply: how a number is stored
     #[arg(long, default_value = "f32", requires = "apply")]
     pub dtype: DtypeName,
@@ -675,6 +684,9 @@ pub struct EvalArguments {
     /// Embeddings of the gallery; the same file again: every picture is a query against all others
     #[arg(long, value_name = "FILE", requires = "query_embeddings")]
     pub gallery_embeddings: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long, requires = "query_embeddings")]
+    pub allow_other_weights: bool,
     /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
     #[arg(long, value_name = "CSV", requires = "query_embeddings", conflicts_with = "model")]
     pub labels: Option<PathBuf>,
@@ -725,7 +737,7 @@ pub struct EvalArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: folder that was embedded; twice: of the queries', then of the gallery's
+    /// For --html: folder that was embedded; twice: of the queries', then of the gallery's [default: the inputs that the embeddings carry]
     #[arg(long, value_name = "DIR", requires_all = ["html", "query_embeddings"], conflicts_with = "model")]
     pub images: Vec<PathBuf>,
     /// Do not turn pictures as their EXIF orientation says
@@ -801,6 +813,9 @@ pub struct SearchArguments {
     /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// Whom to find: a picture, or a folder with all below it; may be given often
     #[arg(long, required = true, value_name = "IMG|DIR")]
     pub query: Vec<PathBuf>,
@@ -830,7 +845,7 @@ pub struct SearchArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: the folder that was embedded, so that its pictures are shown [default: names only]
+    /// For --html: the folder that was embedded, so that its pictures are shown [default: the inputs that the gallery carries, where they are still there]
     #[arg(long, value_name = "DIR", requires = "html")]
     pub images: Option<PathBuf>,
     /// Do not turn pictures as their EXIF orientation says
@@ -849,7 +864,10 @@ pub struct ServeArguments {
     /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
-    /// The folder that was embedded: its pictures are shown [default: names only]
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
+    /// The folder that was embedded: its pictures are shown [default: the inputs that the gallery carries, on this machine's own address]
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
     /// Address to listen on; any other than this machine's own lets others search, without a password

@@ -20,6 +20,7 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
             "model": network.as_ref().ok().map(|network| &network.config),
             "preprocess": network.as_ref().ok().map(|network| &network.preprocess),
             "classes": network.as_ref().ok().and_then(|network| network.class_names.as_ref().map(Vec::len)),
+            "weights_sha256": network.as_ref().ok().map(Network::weights_sha256),
             "notes": network.as_ref().ok().map(|network| &network.notes),
             "not_a_model": network.as_ref().err().map(ToString::to_string),
             "metadata": metadata,

@@ -78,6 +78,9 @@ struct About {
     method: String,
     /// What made the rows: the `lat_wgpu` entry of their metadata, where that is told.
     settings: Option<Value>,
+    /// SHA-256 of the weights that made them, where that is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights_sha256: Option<String>,
 }
 
 /// How a fit is made.
@@ -133,6 +136,7 @@ impl Reduction {
             total_variance,
             method,
             settings: settings.and_then(|settings| serde_json::from_str(settings).ok()),
+            weights_sha256: None,
         };
         let mean = sample.mean.iter().map(|&v| v as f32).collect();
         let variances = variances.into_iter().map(|v| v as f32).collect();
@@ -145,6 +149,17 @@ impl Reduction {
             hash.update(&bytes_of(numbers));
         }
         Reduction { mean, components, variances, about, sha256: hash.hex() }
+    }
+
+    /// Remembers which weights made the rows that it was fitted on.
+    pub fn with_weights(mut self, weights_sha256: Option<String>) -> Reduction {
+        self.about.weights_sha256 = weights_sha256;
+        self
+    }
+
+    /// SHA-256 of the weights that made the rows that it was fitted on, where that is told.
+    pub fn weights_sha256(&self) -> Option<&String> {
+        self.about.weights_sha256.as_ref()
     }
 
     /// K, numbers in a reduced row.

@@ -14,6 +14,7 @@ use super::embeddings::{
     safetensors_head,
 };
 use super::parquet_reader::read_parquet;
+use super::provenance::Provenance;
 use crate::error::{Error, Result};
 
 /// Bytes of halves that are turned into f32 at a time.
@@ -65,6 +66,8 @@ pub struct EmbeddingFile {
     pub paths: Vec<String>,
     /// The `lat_wgpu` entry of the metadata: by which settings of a network the rows were made, where that is told.
     pub settings: Option<String>,
+    /// Where the rows come from.
+    pub provenance: Provenance,
     dim: usize,
     dtype: Dtype,
     /// First byte of the numbers.
@@ -81,13 +84,13 @@ impl EmbeddingFile {
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
-        let (paths, settings, head) = match ending(path).as_str() {
+        let (paths, Told { settings, provenance }, head) = match ending(path).as_str() {
             "safetensors" => read_safetensors_head(&mut file, path)?,
             "npy" => {
                 let mut beginning = Vec::new();
                 let read = file.by_ref().take(MAX_NPY_HEADER as u64).read_to_end(&mut beginning);
                 read.map_err(Error::io("read", path))?;
-                (npy_names(path)?, None, npy_head(&beginning).map_err(invalid(path))?)
+                (npy_names(path)?, Told::default(), npy_head(&beginning).map_err(invalid(path))?)
             }
             _ => {
                 return Err(Error::Usage(format!(
@@ -110,6 +113,7 @@ impl EmbeddingFile {
             path: path.to_path_buf(),
             paths,
             settings,
+            provenance,
             dim,
             dtype,
             start: start as u64,
@@ -118,8 +122,15 @@ impl EmbeddingFile {
     }
 }
 
+/// What the metadata tells beside the names.
+#[derive(Default)]
+struct Told {
+    settings: Option<String>,
+    provenance: Provenance,
+}
+
 /// Reads length and header, and no numbers.
-fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Option<String>, Head)> {
+fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Told, Head)> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(Error::io("read", path))?;
     // A damaged file may promise anything: no room is made for a header that isn't there.
@@ -131,9 +142,10 @@ fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, O
     let mut json = vec![0; length];
     file.read_exact(&mut json).map_err(Error::io("read", path))?;
     let header: Metadata = serde_json::from_slice(&json).map_err(|e| invalid(path)(e.to_string()))?;
-    let settings = header.metadata().as_ref().and_then(|entries| entries.get("lat_wgpu")).cloned();
+    let entry = |key: &str| header.metadata().as_ref()?.get(key).cloned();
+    let told = Told { settings: entry("lat_wgpu"), provenance: Provenance::read(entry) };
     let (paths, head) = safetensors_head(&header, length).map_err(invalid(path))?;
-    Ok((paths, settings, head))
+    Ok((paths, told, head))
 }
 
 impl Rows for EmbeddingFile {
@@ -180,6 +192,8 @@ pub struct NamedRows {
     pub names: Vec<String>,
     /// The `lat_wgpu` entry of the metadata: by which settings of a network the rows were made, where that is told.
     pub settings: Option<String>,
+    /// Where the rows come from.
+    pub provenance: Provenance,
 }
 
 /// Opens a file that `EmbeddingWriter` wrote. A `.parquet` file is read whole: its columns are compressed.
@@ -195,7 +209,8 @@ pub fn open(path: &Path) -> Result<NamedRows> {
     let mut file = EmbeddingFile::open(path)?;
     // Beside the file's own: a name is needed once.
     let (names, settings) = (file.paths.clone(), file.settings.take());
-    Ok(NamedRows { rows: Box::new(file), names, settings })
+    let provenance = std::mem::take(&mut file.provenance);
+    Ok(NamedRows { rows: Box::new(file), names, settings, provenance })
 }
 
 /// Some rows of a matrix as one of their own.
