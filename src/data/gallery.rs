@@ -213,6 +213,11 @@ impl Rows for Gallery {
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         Parts::new(self.parts.iter().map(|part| &*part.rows).collect())?.read(rows, out)
     }
+
+    fn name(&self, row: usize) -> Option<String> {
+        let part = self.parts.get(self.parts.partition_point(|part| part.end <= row))?;
+        part.rows.name(row + part.rows.len() - part.end)
+    }
 }
 
 /// A folder's list of its parts.

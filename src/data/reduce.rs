@@ -130,6 +130,13 @@ impl Reduction {
             let (components, variances, passes) = sample.by_iteration(dim, total_variance, options.seed)?;
             (components, variances, format!("subspace iteration, {passes} passes"))
         };
+        if let Some(at) = variances.iter().position(|&v| !(v as f32).is_finite()) {
+            let farthest = sample.farthest()?;
+            return Err(Error::Data(format!(
+                "the variance along component {at} is not finite in f32: {} is the farthest from the mean",
+                sample.called(farthest)
+            )));
+        }
         let about = About {
             format: FORMAT,
             rows: count,
@@ -398,6 +405,11 @@ fn rows_of(columns: &Mat<f64>) -> Vec<f32> {
     rows
 }
 
+/// What a row is called in messages.
+fn called(rows: &dyn Rows, row: usize) -> String {
+    format!("row {row}{}", rows.name(row).map_or(String::new(), |name| format!(" ({name})")))
+}
+
 /// Rows that a reduction is fitted on, block by block.
 struct Sample<'a> {
     rows: Selected<'a>,
@@ -442,8 +454,7 @@ impl Sample<'_> {
             Ok(())
         })?;
         if let Some(bad) = bad {
-            let row = self.rows.row(bad);
-            return Err(Error::Data(format!("row {row} holds a number that isn't finite")));
+            return Err(Error::Data(format!("{} holds a number that isn't finite", self.called(bad))));
         }
         self.mean = sum.into_iter().map(|sum| sum / count).collect();
         let mut squares = 0.0;
@@ -452,6 +463,26 @@ impl Sample<'_> {
             Ok(())
         })?;
         Ok(squares / count)
+    }
+
+    /// What one of its rows is called in messages.
+    fn called(&self, row: usize) -> String {
+        called(self.rows.whole(), self.rows.row(row))
+    }
+
+    /// Which of its rows is the farthest from the mean.
+    fn farthest(&mut self) -> Result<usize> {
+        let (dim, mut most, mut farthest) = (self.rows.dim(), -1.0, 0);
+        self.visit(|range, rows| {
+            for (at, row) in rows.chunks(dim).enumerate() {
+                let distance = row.iter().map(|v| v * v).sum::<f64>();
+                if distance > most {
+                    (most, farthest) = (distance, range.start + at);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(farthest)
     }
 
     /// Components (D, K) and their variances by the eigenvectors of the covariance.
@@ -560,8 +591,21 @@ impl Rows for Reduced<'_> {
             whole.resize(range.len() * full, 0.0);
             self.rows.read(range, &mut whole)?;
             out.copy_from_slice(&self.reduction.apply(&whole));
+            if let Some(at) = out.iter().position(|v| !v.is_finite()) {
+                let row = start + at / dim;
+                return Err(Error::Data(format!(
+                    "{} is not finite in fewer numbers: number {} is {}",
+                    called(self.rows, row),
+                    at % dim,
+                    out[at]
+                )));
+            }
         }
         Ok(())
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        self.rows.name(row)
     }
 }
 

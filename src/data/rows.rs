@@ -37,6 +37,11 @@ pub trait Rows: Send + Sync {
     /// If there are no such rows, or `out` hasn't their size.
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
 
+    /// What a row is called in messages, if it has a name: its picture, and the file that it is in.
+    fn name(&self, _row: usize) -> Option<String> {
+        None
+    }
+
     /// Whether there is no row at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -55,6 +60,10 @@ impl Rows for Embeddings {
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         out.copy_from_slice(&self.rows[rows.start * self.dim..rows.end * self.dim]);
         Ok(())
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        self.paths.get(row).cloned()
     }
 }
 
@@ -182,6 +191,39 @@ impl Rows for EmbeddingFile {
         }
         Ok(())
     }
+
+    fn name(&self, row: usize) -> Option<String> {
+        name_in(&self.paths, &self.path, row)
+    }
+}
+
+/// A file that is held in memory.
+struct Whole {
+    path: PathBuf,
+    embeddings: Embeddings,
+}
+
+impl Rows for Whole {
+    fn len(&self) -> usize {
+        self.embeddings.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.embeddings.dim
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        self.embeddings.read(rows, out)
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        name_in(&self.embeddings.paths, &self.path, row)
+    }
+}
+
+/// A row by its picture and its file.
+fn name_in(names: &[String], file: &Path, row: usize) -> Option<String> {
+    Some(format!("{} in {}", names.get(row)?, file.display()))
 }
 
 /// A file of embeddings, whatever its form.
@@ -202,12 +244,13 @@ pub struct NamedRows {
 /// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
 pub fn open(path: &Path) -> Result<NamedRows> {
     if ending(path) == "parquet" {
-        let (mut embeddings, settings) = read_parquet(path)?;
-        let names = std::mem::take(&mut embeddings.paths);
-        return Ok(NamedRows { rows: Box::new(embeddings), names, settings });
+        let (embeddings, settings, provenance) = read_parquet(path)?;
+        let names = embeddings.paths.clone();
+        let rows = Box::new(Whole { path: path.to_path_buf(), embeddings });
+        return Ok(NamedRows { rows, names, settings, provenance });
     }
     let mut file = EmbeddingFile::open(path)?;
-    // Beside the file's own: a name is needed once.
+    // The file keeps its own: messages name rows.
     let (names, settings) = (file.paths.clone(), file.settings.take());
     let provenance = std::mem::take(&mut file.provenance);
     Ok(NamedRows { rows: Box::new(file), names, settings, provenance })
@@ -229,6 +272,11 @@ impl<'a> Selected<'a> {
         assert!(kept.is_sorted_by(|a, b| a < b), "rows in ascending order");
         assert!(kept.last().is_none_or(|&last| last < rows.len()), "row {:?} of {}", kept.last(), rows.len());
         Selected { rows, kept }
+    }
+
+    /// The whole matrix.
+    pub fn whole(&self) -> &'a dyn Rows {
+        self.rows
     }
 
     /// Which row of the whole matrix stands at `index` here.
@@ -260,6 +308,10 @@ impl Rows for Selected<'_> {
             rest = behind;
         }
         Ok(())
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        self.rows.name(*self.kept.get(row)?)
     }
 }
 
@@ -313,6 +365,17 @@ impl Rows for Parts<'_> {
             first = end;
         }
         Ok(())
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        let mut row = row;
+        for part in &self.parts {
+            if row < part.len() {
+                return part.name(row);
+            }
+            row -= part.len();
+        }
+        None
     }
 }
 

@@ -230,3 +230,95 @@ fn only_rows_below_the_inputs_are_shown() {
         assert_eq!(shown, [0], "{inputs:?}");
     }
 }
+
+/// Embeddings of the names of `ok.npy`, with numbers of one's own.
+fn embeddings(path: &Path, value: impl Fn(usize, usize) -> f32) {
+    use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
+    let text = std::fs::read_to_string(input("emb/ok.paths.txt")).unwrap();
+    let names: Vec<String> = text.lines().map(String::from).collect();
+    let mut writer = EmbeddingWriter::create(path, 8, Dtype::F32, &names, &BTreeMap::new()).unwrap();
+    for (row, name) in names.iter().enumerate() {
+        let vector: Vec<f32> = (0..8).map(|place| value(row, place)).collect();
+        writer.push(name, &vector).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn distances_that_are_not_finite_are_errors() {
+    let folder = copies(&["emb"]);
+    let here = &folder.path().join("emb");
+    let ordinary = |row: usize, place: usize| ((row * 5 + place * 3) % 7) as f32 - 3.0;
+    let one = |bad: f32| move |row, place| if (row, place) == (5, 2) { bad } else { ordinary(row, place) };
+    embeddings(&here.join("fine.npy"), ordinary);
+    embeddings(&here.join("long.parquet"), one(2e19));
+    embeddings(&here.join("negative.safetensors"), one(-3e38));
+    embeddings(&here.join("infinite.npy"), one(f32::INFINITY));
+    embeddings(&here.join("nan.parquet"), one(f32::NAN));
+    let eval = |queries: &str, gallery: &str, more: &[&str]| {
+        let command = ["eval", "--query-embeddings", queries, "--gallery-embeddings", gallery];
+        let output = crate::common::program(here, &[&command[..], more].concat()).output().unwrap();
+        assert!(output.stdout.is_empty(), "{queries} and {gallery}");
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{queries} and {gallery}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let (bad, first) = ("0002_c1s1_000001_00.jpg", "0001_c1s1_000000_00.jpg");
+    for file in ["long.parquet", "negative.safetensors", "infinite.npy", "nan.parquet"] {
+        let text = eval("fine.npy", file, &[]);
+        assert_says(&text, &["row of the gallery 5", bad, file, "query 0", first, "not finite"]);
+        let text = eval(file, "fine.npy", &[]);
+        assert_says(&text, &["query 5", bad, file, "row of the gallery 0", first, "not finite"]);
+        assert_says(&eval(file, file, &["--rerank"]), &[bad, file, "not finite"]);
+    }
+    assert_says(&eval("big_vals.npy", "big_vals.npy", &[]), &["big_vals.npy", "query 0", "not finite"]);
+    assert_says(&eval("ok.npy", "big_vals.npy", &[]), &["big_vals.npy", "query 0", "row of the gallery 0"]);
+    // Large numbers that distances can be had of are no fault.
+    embeddings(&here.join("large.npy"), |row, place| 1e17 * ordinary(row, place));
+    expect(0, here, &["eval", "--query-embeddings", "large.npy", "--gallery-embeddings", "large.npy"]);
+}
+
+#[test]
+fn search_names_the_row_too() {
+    let folder = set();
+    let here = folder.path();
+    embed(here, "a.safetensors", &["two_p"], &["--out", "g.npy"]);
+    let mut bytes = std::fs::read(here.join("g.npy")).unwrap();
+    let end = bytes.len();
+    for (value, code) in [(1e25f32, 1), (f32::NAN, 2)] {
+        bytes[end - 4..].copy_from_slice(&value.to_le_bytes());
+        std::fs::write(here.join("g.npy"), &bytes).unwrap();
+        let command =
+            ["search", "--model", "a.safetensors", "--gallery", "g.npy", "--query", "two_p/a/1_0.jpg"];
+        let (stdout, stderr) = expect(code, here, &command);
+        assert_says(&stderr, &["b/2_1.jpg", "g.npy", "1_0.jpg", "not finite"]);
+        assert_eq!(stdout, "");
+        let (_, stderr) =
+            expect(code, here, &["serve", "--model", "a.safetensors", "--gallery", "g.npy", "--port", "0"]);
+        assert_says(&stderr, &["b/2_1.jpg", "not finite"]);
+    }
+}
+
+#[test]
+fn variances_that_are_not_finite_are_errors() {
+    let folder = copies(&["emb"]);
+    let here = &folder.path().join("emb");
+    embeddings(&here.join("one.npy"), |row, place| if row == 7 { 3e38 } else { (row + place) as f32 });
+    embeddings(&here.join("nan.npy"), |row, place| if row == 3 { f32::NAN } else { (row * place) as f32 });
+    for (file, words) in [
+        ("big_vals.npy", &["variance", "not finite"][..]),
+        ("one.npy", &["variance", "not finite", "row 7", "0002_c2s1_000001_00.jpg"]),
+        ("nan.npy", &["row 3", "0001_c2s1_000001_00.jpg", "nan.npy", "finite"]),
+    ] {
+        let (_, stderr) = expect(1, here, &["reduce", file, "--dim", "2", "--out", "pca.safetensors"]);
+        assert_says(&stderr, words);
+        assert!(!here.join("pca.safetensors").exists(), "{file}");
+    }
+    expect(0, here, &["reduce", "ok.npy", "--dim", "2", "--out", "pca.safetensors"]);
+    let apply =
+        |file: &str| ["reduce", file, "--apply", "pca.safetensors", "--out", "small.npy"].map(String::from);
+    let apply = |file: &str| {
+        let arguments = apply(file);
+        expect(1, here, &arguments.each_ref().map(String::as_str)).1
+    };
+    assert_says(&apply("nan.npy"), &["row 3", "nan.npy", "not finite"]);
+}
