@@ -473,7 +473,7 @@ mod tests {
 
     #[test]
     fn settings_are_shown_as_the_user_writes_them() {
-        assert_eq!(word(&Activation::QuickGelu), "quick_gelu");
+        assert_eq!(word(&Activation::QuickGelu), "quick-gelu");
         assert_eq!(word(&ImageSize { height: 224, width: 112 }), "224x112");
         assert_eq!(word(&0.8f32), "0.8");
         assert_eq!(word(&12usize), "12");

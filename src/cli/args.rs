@@ -111,7 +111,6 @@ pub struct NetworkArguments {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Act {
     Gelu,
-    #[value(alias = "quick_gelu")]
     QuickGelu,
 }
 
@@ -1082,8 +1081,8 @@ pub struct TrainArguments {
     /// Attention heads
     #[arg(long, value_name = "N")]
     heads: Option<String>,
-    /// Non-linearity of the MLP: gelu or quick_gelu
-    #[arg(long, value_name = "NAME")]
+    /// Non-linearity of the MLP
+    #[arg(long, value_name = "NAME", value_parser = ["gelu", "quick-gelu"])]
     act: Option<String>,
     /// ε of every LayerNorm
     #[arg(long, value_name = "F")]
@@ -1208,6 +1207,36 @@ mod tests {
     #[test]
     fn the_declared_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// Asserts that every name of a flag's value is that in configurations and metadata.
+    fn assert_spelled_alike<Flag: ValueEnum, Value>()
+    where
+        Value: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        for flag in Flag::value_variants() {
+            let name = flag.to_possible_value().unwrap().get_name().to_string();
+            let value: Value =
+                serde_json::from_value(name.as_str().into()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(serde_json::to_value(&value).unwrap(), name.as_str());
+        }
+    }
+
+    #[test]
+    fn values_have_one_spelling() {
+        assert_spelled_alike::<Act, Activation>();
+        assert_spelled_alike::<NormalizeName, Normalize>();
+        assert_spelled_alike::<LambdaOperand, LambdaOn>();
+        assert_spelled_alike::<TokensName, PartTokens>();
+        assert_spelled_alike::<PartsName, PartLayout>();
+        assert_spelled_alike::<DtypeName, Dtype>();
+        assert_spelled_alike::<DtypeName, Precision>();
+        let command = Arguments::command();
+        let train = command.find_subcommand("train").unwrap();
+        let act = train.get_arguments().find(|argument| argument.get_id() == "act").unwrap();
+        let names: Vec<String> =
+            act.get_possible_values().iter().map(|value| value.get_name().to_string()).collect();
+        assert_eq!(names, ["gelu", "quick-gelu"]);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::embeddings::{ending, invalid};
+use super::index::is_same;
+use super::provenance::{Provenance, Source};
 use super::reduce::{self, Reduction};
 use super::rows::{self, NamedRows, Parts, Rows};
 use super::walk;
@@ -265,7 +267,7 @@ fn difference(theirs: &str, own: &str) -> Option<(String, [Value; 2])> {
     let mut own = settings(own);
     // The picture's settings first: its size decides the grid.
     settings(theirs).into_iter().rev().find_map(|(key, theirs)| {
-        let own = own.remove(&key).filter(|own| *own != theirs)?;
+        let own = own.remove(&key).filter(|own| !is_same(own, &theirs))?;
         Some((key, [theirs, own]))
     })
 }

@@ -105,10 +105,18 @@ fn json<T: Serialize>(value: &T) -> Value {
 }
 
 /// Names the innermost places where two values differ, in words for the user.
-pub(super) fn differences(one: &Value, other: &Value) -> Vec<String> {
+pub(crate) fn differences(one: &Value, other: &Value) -> Vec<String> {
     let mut found = Vec::new();
     compare("", one, other, &mut found);
     found
+}
+
+/// Whether two values mean the same: earlier versions wrote words with `_` that have `-` now.
+pub(super) fn is_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::String(one), Value::String(other)) => one.replace('_', "-") == other.replace('_', "-"),
+        _ => one == other,
+    }
 }
 
 fn compare(place: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
@@ -123,7 +131,7 @@ fn compare(place: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
                 compare(&place, &at(a), &at(b), found);
             }
         }
-        _ if one != other => found.push(format!("{place}: {one}, not {other}")),
+        _ if !is_same(one, other) => found.push(format!("{place}: {one}, not {other}")),
         _ => {}
     }
 }

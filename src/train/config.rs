@@ -263,7 +263,7 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("model.size", Text, "input size HxW in pixels; absent: the backbone's"),
     ("model.stride", Whole, "pixels from one patch to the next; absent: the backbone's"),
     ("model.heads", Whole, "attention heads; absent: the backbone's"),
-    ("model.act", Text, "non-linearity of the MLP, gelu or quick_gelu; absent: the backbone's"),
+    ("model.act", Text, "non-linearity of the MLP, gelu or quick-gelu; absent: the backbone's"),
     ("model.ln_eps", Real, "ε of every LayerNorm; absent: the backbone's"),
     (
         "model.normalize",

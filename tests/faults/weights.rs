@@ -383,3 +383,33 @@ fn files_that_are_something_else_are_named() {
         }
     }
 }
+
+#[test]
+fn values_have_one_spelling_on_every_command() {
+    let folder = copies(&["two_p"]);
+    let here = folder.path();
+    std::fs::copy(TINY, here.join("m.safetensors")).unwrap();
+    let (stdout, _) = expect(0, here, &["inspect", "m.safetensors", "--act", "quick-gelu"]);
+    assert_says(&stdout, &["quick-gelu"]);
+    let (stdout, _) = expect(0, here, &["inspect", "m.safetensors", "--act", "quick-gelu", "--json", "-"]);
+    assert_says(&stdout, &["\"quick-gelu\""]);
+    assert!(!stdout.contains("quick_gelu"), "{stdout}");
+    expect(2, here, &["inspect", "m.safetensors", "--act", "quick_gelu"]);
+
+    let train = ["train", "--backbone", "m.safetensors", "--data", "two_p", "--batch-size", "2", "--dry-run"];
+    expect(0, here, &[&train[..], &["--act", "quick-gelu"]].concat());
+    expect(2, here, &[&train[..], &["--act", "quick_gelu"]].concat());
+    std::fs::write(here.join("new.toml"), "[model]\nact = \"quick-gelu\"\n").unwrap();
+    expect(0, here, &[&train[..], &["--config", "new.toml"]].concat());
+    // What earlier versions wrote is read.
+    std::fs::write(here.join("old.toml"), "[model]\nact = \"quick_gelu\"\n").unwrap();
+    expect(0, here, &[&train[..], &["--config", "old.toml"]].concat());
+    let (tensors, metadata) = read(Path::new(TINY));
+    let old = metadata["lat_wgpu"].replace("\"act\":\"gelu\"", "\"act\":\"quick_gelu\"");
+    store(&here.join("old.safetensors"), &tensors, &[("lat_wgpu".to_string(), old)].into());
+    let (stdout, _) = expect(0, here, &["inspect", "old.safetensors"]);
+    assert_says(&stdout, &["tokens, quick-gelu,"]);
+    // In notes, too.
+    let (stdout, _) = expect(0, here, &["inspect", "old.safetensors", "--act", "gelu"]);
+    assert_says(&stdout, &["--act gelu: the file's metadata says quick-gelu"]);
+}
