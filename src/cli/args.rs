@@ -103,12 +103,14 @@ pub struct NetworkArguments {
     /// One part per grid row, or one mean over all positions [default: rows]
     #[arg(long)]
     parts: Option<PartsName>,
+    /// Pass over tensors of the file that are not known; they are refused otherwise, since they could change the network
+    #[arg(long)]
+    ignore_unknown: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Act {
     Gelu,
-    #[value(alias = "quick_gelu")]
     QuickGelu,
 }
 
@@ -176,6 +178,7 @@ impl NetworkArguments {
                 PartsName::Rows => PartLayout::Rows,
                 PartsName::One => PartLayout::One,
             }),
+            ignore_unknown: self.ignore_unknown,
         }
     }
 }
@@ -210,6 +213,9 @@ pub struct EmbedArguments {
     /// Write each vector in fewer numbers, by the principal components that `lat-wgpu reduce` found
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long, requires = "reduce")]
+    pub allow_other_weights: bool,
     /// How a number is stored
     #[arg(long, default_value = "f32")]
     pub dtype: DtypeName,
@@ -253,6 +259,9 @@ pub struct MergeArguments {
     /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// Write a summary as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -413,6 +422,9 @@ pub struct ReduceArguments {
     /// Find nothing: reduce GALLERY by the components in this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels"])]
     pub apply: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// With --apply: how a number is stored
     #[arg(long, default_value = "f32", requires = "apply")]
     pub dtype: DtypeName,
@@ -628,6 +640,9 @@ pub struct AblateArguments {
     /// Weights to start from
     #[arg(long, value_name = "FILE")]
     backbone: String,
+    /// Pass over tensors of the backbone's file that are not known
+    #[arg(long)]
+    ignore_unknown: bool,
     /// Folder for the twelve run folders, table.md and table.json; the same command again goes on where it stopped
     #[arg(long, value_name = "FOLDER", default_value = "ablation")]
     pub out: PathBuf,
@@ -672,7 +687,10 @@ impl AblateArguments {
             ("device.adapter", self.adapter.as_ref()),
         ];
         let flag = |(key, value): (&str, Option<&String>)| Some((key.to_string(), value?.clone()));
-        given.into_iter().filter_map(flag).chain(self.data_set.flags()).collect()
+        let switches = [("model.ignore_unknown", self.ignore_unknown)];
+        let switch = |(key, is_on): (&str, bool)| is_on.then(|| (key.to_string(), "true".to_string()));
+        let switches = switches.into_iter().filter_map(switch);
+        given.into_iter().filter_map(flag).chain(switches).chain(self.data_set.flags()).collect()
     }
 }
 
@@ -691,6 +709,9 @@ pub struct EvalArguments {
     /// Embeddings of the gallery; the same file again: every picture is a query against all others
     #[arg(long, value_name = "FILE", requires = "query_embeddings")]
     pub gallery_embeddings: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long, requires = "query_embeddings")]
+    pub allow_other_weights: bool,
     /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
     #[arg(long, value_name = "CSV", requires = "query_embeddings", conflicts_with = "model")]
     pub labels: Option<PathBuf>,
@@ -741,7 +762,7 @@ pub struct EvalArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: folder that was embedded; twice: of the queries', then of the gallery's
+    /// For --html: folder that was embedded; twice: of the queries', then of the gallery's [default: the inputs that the embeddings carry]
     #[arg(long, value_name = "DIR", requires_all = ["html", "query_embeddings"], conflicts_with = "model")]
     pub images: Vec<PathBuf>,
     /// Do not turn pictures as their EXIF orientation says
@@ -817,6 +838,9 @@ pub struct SearchArguments {
     /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// Whom to find: a picture, or a folder with all below it; may be given often
     #[arg(long, required = true, value_name = "IMG|DIR")]
     pub query: Vec<PathBuf>,
@@ -846,7 +870,7 @@ pub struct SearchArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: the folder that was embedded, so that its pictures are shown [default: names only]
+    /// For --html: the folder that was embedded, so that its pictures are shown [default: the inputs that the gallery carries, where they are still there]
     #[arg(long, value_name = "DIR", requires = "html")]
     pub images: Option<PathBuf>,
     /// Do not turn pictures as their EXIF orientation says
@@ -865,7 +889,10 @@ pub struct ServeArguments {
     /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
-    /// The folder that was embedded: its pictures are shown [default: names only]
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
+    /// The folder that was embedded: its pictures are shown [default: the inputs that the gallery carries, on this machine's own address]
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
     /// Address to listen on; any other than this machine's own lets others search, without a password
@@ -1077,8 +1104,8 @@ pub struct TrainArguments {
     /// Attention heads
     #[arg(long, value_name = "N")]
     heads: Option<String>,
-    /// Non-linearity of the MLP: gelu or quick_gelu
-    #[arg(long, value_name = "NAME")]
+    /// Non-linearity of the MLP
+    #[arg(long, value_name = "NAME", value_parser = ["gelu", "quick-gelu"])]
     act: Option<String>,
     /// ε of every LayerNorm
     #[arg(long, value_name = "F")]
@@ -1098,6 +1125,9 @@ pub struct TrainArguments {
     /// One part per grid row (rows), or one in all (1)
     #[arg(long, value_name = "NAME")]
     parts: Option<String>,
+    /// Pass over tensors of the backbone's file that are not known
+    #[arg(long)]
+    ignore_unknown: bool,
     #[command(flatten)]
     data_set: SetArguments,
 }
@@ -1144,6 +1174,7 @@ impl TrainArguments {
         let switches = [
             ("data.shuffle", self.no_shuffle.then_some("false")),
             ("data.ignore_exif", self.ignore_exif.then_some("true")),
+            ("model.ignore_unknown", self.ignore_unknown.then_some("true")),
         ];
         let valued = valued.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
         let switches = switches.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
@@ -1201,6 +1232,36 @@ mod tests {
     #[test]
     fn the_declared_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// Asserts that every name of a flag's value is that in configurations and metadata.
+    fn assert_spelled_alike<Flag: ValueEnum, Value>()
+    where
+        Value: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        for flag in Flag::value_variants() {
+            let name = flag.to_possible_value().unwrap().get_name().to_string();
+            let value: Value =
+                serde_json::from_value(name.as_str().into()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(serde_json::to_value(&value).unwrap(), name.as_str());
+        }
+    }
+
+    #[test]
+    fn values_have_one_spelling() {
+        assert_spelled_alike::<Act, Activation>();
+        assert_spelled_alike::<NormalizeName, Normalize>();
+        assert_spelled_alike::<LambdaOperand, LambdaOn>();
+        assert_spelled_alike::<TokensName, PartTokens>();
+        assert_spelled_alike::<PartsName, PartLayout>();
+        assert_spelled_alike::<DtypeName, Dtype>();
+        assert_spelled_alike::<DtypeName, Precision>();
+        let command = Arguments::command();
+        let train = command.find_subcommand("train").unwrap();
+        let act = train.get_arguments().find(|argument| argument.get_id() == "act").unwrap();
+        let names: Vec<String> =
+            act.get_possible_values().iter().map(|value| value.get_name().to_string()).collect();
+        assert_eq!(names, ["gelu", "quick-gelu"]);
     }
 
     #[test]

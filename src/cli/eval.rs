@@ -9,6 +9,8 @@ use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::Embeddings;
+use crate::data::gallery::Inputs;
+use crate::data::provenance::{Provenance, Source, check_same_weights};
 use crate::data::rows::{self, NamedRows, Parts, Rows};
 use crate::data::walk::{LeftOut, Picture};
 use crate::datasets::labels::{Label, Person};
@@ -83,8 +85,12 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             }
         }
         (None, Some(queries), Some(gallery)) => {
-            let task = read_task(queries, gallery, arguments.labels.as_deref())?;
+            let mut task = read_task(queries, gallery, arguments.labels.as_deref())?;
             task.check(&plan.rules)?;
+            task.check_weights(queries, gallery, arguments.allow_other_weights)?;
+            if page.is_some() && arguments.images.is_empty() {
+                task.find_pictures();
+            }
             let context = open::adapter(arguments.adapter.as_ref())?;
             results.push(evaluate(task, &plan, &context, &signals)?);
         }
@@ -173,6 +179,8 @@ struct Side {
     pictures: Pictures,
     /// Pictures that could not be read.
     unreadable: usize,
+    /// Where embeddings come from that were read from a file.
+    provenance: Provenance,
 }
 
 /// What embeddings were made of.
@@ -210,6 +218,31 @@ impl Task {
         match uses::match_refusal(queries, gallery, self.gallery.is_none(), rules.across_cameras()) {
             Some(reason) => Err(Error::Data(reason)),
             None => Ok(()),
+        }
+    }
+
+    /// Makes sure that both files come from the same weights, where they tell it; `allow` passes over other ones.
+    fn check_weights(&self, queries: &Path, gallery: &Path, allow: bool) -> Result<()> {
+        let sides = [(queries, Some(&self.queries)), (gallery, self.gallery.as_ref())];
+        let source = |(file, side): (&Path, Option<&Side>)| {
+            let weights_sha256 = side?.provenance.weights_sha256.clone();
+            Some(Source { file: file.to_path_buf(), weights_sha256 })
+        };
+        // One file fits itself.
+        let sources: Vec<Source> = sides.into_iter().filter_map(source).collect();
+        if sources.len() > 1 {
+            open::tell(&check_same_weights(&sources, allow)?);
+        }
+        Ok(())
+    }
+
+    /// Looks for the pictures where they were embedded from.
+    fn find_pictures(&mut self) {
+        for side in [Some(&mut self.queries), self.gallery.as_mut()].into_iter().flatten() {
+            if let Some(inputs) = Inputs::open(&side.provenance.inputs) {
+                let find = |name: &String| inputs.find(name).unwrap_or_default();
+                side.pictures.files = side.pictures.names.iter().map(find).collect();
+            }
         }
     }
 }
@@ -284,7 +317,8 @@ pub(super) fn embed_set(
         if kept.is_empty() {
             return Err(Error::Data(format!("{}: none of {unreadable} pictures could be read", set.name)));
         }
-        Ok(Side { rows: Box::new(embeddings), labels: kept, pictures, unreadable })
+        let provenance = Provenance::default();
+        Ok(Side { rows: Box::new(embeddings), labels: kept, pictures, unreadable, provenance })
     };
     let queries = embed(set.query)?;
     let gallery = set.gallery.map(embed).transpose()?;
@@ -358,7 +392,7 @@ fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Tas
 }
 
 fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
-    let NamedRows { rows, names, .. } = rows::open(path)?;
+    let NamedRows { rows, names, provenance, .. } = rows::open(path)?;
     if rows.is_empty() {
         return Err(Error::Data(format!("{} holds no embeddings", path.display())));
     }
@@ -377,7 +411,7 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
     match (without.first(), table) {
         (None, _) => {
             let pictures = Pictures { names, files: Vec::new() };
-            Ok(Side { rows, labels, pictures, unreadable: 0 })
+            Ok(Side { rows, labels, pictures, unreadable: 0, provenance })
         }
         (Some(first), Some((table, _))) => Err(Error::Data(format!(
             "{} doesn't list {first}, which is in {} ({} of its {} names are missing)",

@@ -9,10 +9,15 @@ use std::path::Path;
 /// Loads a model.
 pub fn network(path: &Path, settings: &Settings) -> Result<Network> {
     let network = checkpoint::load(path, settings)?;
-    for note in &network.notes {
+    tell(&network.notes);
+    Ok(network)
+}
+
+/// Prints notes.
+pub fn tell(notes: &[String]) {
+    for note in notes {
         eprintln!("note: {note}");
     }
-    Ok(network)
 }
 
 /// Opens the adapter whose name holds this, or the best one.

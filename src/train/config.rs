@@ -92,6 +92,9 @@ pub struct ModelConfig {
     pub embed_tokens: PartTokens,
     /// Cut of the grid into parts.
     pub parts: PartLayout,
+    /// Whether unknown tensors of the backbone's file are passed over.
+    #[serde(default)]
+    pub ignore_unknown: bool,
 }
 
 /// `[data]`.
@@ -285,7 +288,7 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("model.size", Text, "input size HxW in pixels; absent: the backbone's"),
     ("model.stride", Whole, "pixels from one patch to the next; absent: the backbone's"),
     ("model.heads", Whole, "attention heads; absent: the backbone's"),
-    ("model.act", Text, "non-linearity of the MLP, gelu or quick_gelu; absent: the backbone's"),
+    ("model.act", Text, "non-linearity of the MLP, gelu or quick-gelu; absent: the backbone's"),
     ("model.ln_eps", Real, "ε of every LayerNorm; absent: the backbone's"),
     (
         "model.normalize",
@@ -301,6 +304,11 @@ const KEYS: &[(&str, Kind, &str)] = &[
         "what becomes the parts when the trained model embeds: gelt, local or global",
     ),
     ("model.parts", Text, "one part per grid row (rows) or one in all (1)"),
+    (
+        "model.ignore_unknown",
+        Switch,
+        "pass over unknown tensors of the backbone's file; they are refused otherwise",
+    ),
     (
         "data.dir",
         Text,
@@ -412,6 +420,7 @@ impl Config {
                 tokens: PartTokens::Gelt,
                 embed_tokens: PartTokens::Gelt,
                 parts: PartLayout::Rows,
+                ignore_unknown: false,
             },
             data: DataConfig {
                 dir: None,
@@ -587,6 +596,7 @@ impl Config {
             lambda_on: Some(model.lambda_on),
             tokens: Some(model.tokens),
             parts: Some(model.parts),
+            ignore_unknown: model.ignore_unknown,
         }
     }
 

@@ -4,5 +4,7 @@
 
 mod common;
 mod datasets;
+mod embeddings;
 mod serve;
 mod walk;
+mod weights;
