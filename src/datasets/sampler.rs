@@ -197,6 +197,16 @@ impl Sampling {
         }
     }
 
+    /// Sizes of an epoch's batches of `count` samples, each once: the first one's, and the last one's where it is smaller.
+    pub fn sizes(&self, count: usize) -> Vec<usize> {
+        if self.persons > 0 {
+            // Persons with too few images show them again, so that every batch is whole.
+            return vec![self.batch_size];
+        }
+        let sizes = [if count < self.batch_size { 0 } else { self.batch_size }, count % self.batch_size];
+        sizes.into_iter().filter(|&size| size > 1).collect()
+    }
+
     /// An epoch's batches: of each, indices into `classes`, the samples' persons.
     ///
     /// With P persons a batch, they are taken from a permutation of all persons, a new one when fewer than P are left;
@@ -204,7 +214,7 @@ impl Sampling {
     /// before most others have come, and only a person with too few pictures shows one twice in a batch.
     ///
     /// # Panics
-    /// If P is larger than the number of persons: the caller checks it.
+    /// If P is larger than the number of persons among `classes`: the caller checks it.
     pub fn batches(&self, classes: &[usize], epoch: u64) -> Vec<Vec<usize>> {
         let Sampling { batch_size, persons, shuffle, seed } = *self;
         if persons == 0 {
@@ -462,6 +472,28 @@ mod tests {
         assert_eq!(first[..], [0, 0, 0, 0, 1, 2, 1, 2, 3, 4, 5, 3]);
         // Fewer pictures than a batch still make one.
         assert_eq!(Sampling { batch_size: 6, persons: 3, ..sampling }.batches(&[0, 1, 2], 0).len(), 1);
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_batches_that_are_sent() {
+        for images in 2..20 {
+            for persons in 1..=images.min(5) {
+                let classes: Vec<usize> = (0..images).map(|i| i % persons).collect();
+                for (batch_size, persons) in (2..12)
+                    .map(|batch| (batch, 0))
+                    .chain((1..=persons).flat_map(|p| (2..6).map(move |k| (p * k, p))))
+                {
+                    let sampling = Sampling { batch_size, persons, shuffle: true, seed: 1 };
+                    for epoch in 0..3 {
+                        let batches = sampling.batches(&classes, epoch);
+                        let mut sizes: Vec<usize> = batches.iter().map(Vec::len).collect();
+                        sizes.dedup();
+                        assert_eq!(sizes, sampling.sizes(images), "{images} images, {sampling:?}");
+                        assert_eq!(batches.len(), sampling.steps_per_epoch(images), "{sampling:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -610,7 +610,7 @@ impl Config {
         let in_unit = |v: f64| (0.0..1.0).contains(&v);
         let probability = |v: f64| (0.0..=1.0).contains(&v);
         let persons = data.persons_per_batch;
-        let sampled = persons * data.images_per_person;
+        let sampled = persons.checked_mul(data.images_per_person);
         let rules = [
             ("model.lambda", model.lambda >= 0.0, "0 or more"),
             ("model.ln_eps", model.ln_eps.is_none_or(|eps| eps > 0.0), "above 0"),
@@ -633,7 +633,7 @@ impl Config {
             ),
             (
                 "schedule.batch_size",
-                persons == 0 || schedule.batch_size == sampled,
+                persons == 0 || sampled == Some(schedule.batch_size),
                 "persons_per_batch × images_per_person",
             ),
             ("schedule.unfreeze_every", schedule.unfreeze_every >= 1, "1 or more"),

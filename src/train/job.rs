@@ -206,12 +206,19 @@ impl Job {
         batches.into_iter().map(|batch| batch.into_iter().map(|i| self.train[i]).collect()).collect()
     }
 
-    /// Sizes of the batches that the run trains by, each once: the whole batch, and an epoch's last if it is smaller.
+    /// Sizes of the batches that the run trains by, each once, the largest first.
     pub fn batch_sizes(&self) -> Vec<usize> {
-        let (count, batch) = (self.train.len(), self.config.schedule.batch_size);
-        let last = if self.config.data.persons_per_batch > 0 { 0 } else { count % batch };
-        let sizes = [if count < batch && last > 0 { 0 } else { batch }, last];
-        sizes.into_iter().filter(|&size| size > 1).collect()
+        self.config.sampling().sizes(self.train.len())
+    }
+
+    /// Size of the largest batch.
+    pub fn largest_batch(&self) -> usize {
+        self.batch_sizes().first().copied().unwrap_or(self.config.schedule.batch_size)
+    }
+
+    /// Images that run through the backbone at once.
+    pub fn piece(&self) -> usize {
+        self.config.piece().min(self.largest_batch())
     }
 
     /// Sizes of the batches that validation runs by when it takes `batch` pictures at once, each once.

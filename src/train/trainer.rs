@@ -293,7 +293,7 @@ impl Run<'_, '_> {
             self.unprofiled = watch.wants_profiles();
         }
         if self.steps.is_empty() {
-            let batch = self.job.config.schedule.batch_size.min(self.job.train.len());
+            let batch = self.job.largest_batch();
             self.step_for(batch)?;
             let recorded = &self.steps[&batch];
             let plan = recorded.plan.summary();
@@ -308,7 +308,7 @@ impl Run<'_, '_> {
                 if open > 0 { format!(" ({forward} of the last block forward, {backward} back)") } else { String::new() },
                 self.device_bytes() >> 20
             ));
-            let piece = self.job.config.piece();
+            let piece = self.job.piece();
             if piece < batch {
                 let whole = self.learner.need(stage, batch, batch)?;
                 watch.note(&format!(
@@ -324,7 +324,7 @@ impl Run<'_, '_> {
 
     fn step_for(&mut self, batch: usize) -> Result<()> {
         if !self.steps.contains_key(&batch) {
-            self.steps.insert(batch, self.learner.record_step(batch, self.job.config.piece())?);
+            self.steps.insert(batch, self.learner.record_step(batch, self.job.piece())?);
         }
         Ok(())
     }
@@ -509,7 +509,7 @@ impl Run<'_, '_> {
             return Ok(None);
         }
         let reader = Reader::new(&self.job);
-        let most = self.job.config.piece();
+        let most = self.job.piece();
         let classes = self.job.set.classes.len();
         let (mut loss, mut right) = (0.0, 0usize);
         for indices in self.job.validation.chunks(most) {
