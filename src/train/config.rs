@@ -119,6 +119,7 @@ pub struct DataConfig {
     /// Whether the EXIF orientation is passed over.
     pub ignore_exif: bool,
     /// Seed of every random choice.
+    #[serde(with = "seed_as_number_or_text")]
     pub seed: u64,
 }
 
@@ -247,11 +248,13 @@ pub struct Layers {
 enum Kind {
     Text,
     Whole,
+    /// Any u64: a number, or above TOML's largest its digits as a text.
+    Seed,
     Real,
     Switch,
 }
 
-use Kind::{Real, Switch, Text, Whole};
+use Kind::{Real, Seed, Switch, Text, Whole};
 
 /// Every key with its kind and help, in the order of the file. A test holds it against [`Config`].
 const KEYS: &[(&str, Kind, &str)] = &[
@@ -290,7 +293,11 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("data.images_per_person", Whole, "pictures of each person in such a batch"),
     ("data.follow_links", Switch, "follow links to files and folders; a folder is entered once"),
     ("data.ignore_exif", Switch, "do not turn pictures as their EXIF orientation says"),
-    ("data.seed", Whole, "seed of every random choice"),
+    (
+        "data.seed",
+        Seed,
+        "seed of every random choice, from 0 to 2^64 - 1; in a file above 2^63 - 1 as a text",
+    ),
     ("optim.optimizer", Text, "adam (weight decay as L2) or adamw (decoupled)"),
     ("optim.lr", Real, "learning rate before any decay"),
     ("optim.lr_decay", Real, "what the learning rate is multiplied by when a block opens"),
@@ -711,6 +718,7 @@ fn wrong(key: &str, kind: Kind, found: &str) -> String {
     let wanted = match kind {
         Text => "a text",
         Whole => "a whole number of 0 or more",
+        Seed => "a whole number from 0 to 2^64 - 1",
         Real => "a number",
         Switch => "true or false",
     };
@@ -727,6 +735,7 @@ fn parse(key: &str, text: &str) -> std::result::Result<Value, String> {
             Some(Value::String(bare.to_string()))
         }
         Whole => text.parse().ok().map(Value::Integer),
+        Seed => text.trim_matches('"').parse().ok().map(seed_value),
         Real => text.parse().ok().map(Value::Float),
         Switch => text.parse().ok().map(Value::Boolean),
     };
@@ -738,7 +747,11 @@ fn typed(key: &str, value: Value) -> std::result::Result<Value, String> {
     let kind = kind(key)?;
     match (kind, value) {
         (Text, value @ Value::String(_)) | (Switch, value @ Value::Boolean(_)) => Ok(value),
-        (Whole, Value::Integer(number)) if number >= 0 => Ok(Value::Integer(number)),
+        (Whole | Seed, Value::Integer(number)) if number >= 0 => Ok(Value::Integer(number)),
+        (Seed, Value::String(text)) => match text.parse() {
+            Ok(seed) => Ok(seed_value(seed)),
+            Err(_) => Err(wrong(key, kind, &format!("{text:?}"))),
+        },
         (Real, Value::Float(number)) if number.is_finite() => Ok(Value::Float(number)),
         (Real, Value::Integer(number)) => Ok(Value::Float(number as f64)),
         (kind, value) => Err(wrong(key, kind, &value.to_string())),
@@ -775,6 +788,34 @@ fn same_place(a: Option<&Value>, b: Option<&Value>) -> bool {
     let place =
         |value: Option<&Value>| value.and_then(Value::as_str).and_then(|p| Path::new(p).canonicalize().ok());
     place(a).is_some_and(|path| Some(path) == place(b))
+}
+
+/// A seed as TOML can hold it: a number, or above the largest i64 its digits as a text.
+fn seed_value(seed: u64) -> Value {
+    i64::try_from(seed).map_or_else(|_| Value::String(seed.to_string()), Value::Integer)
+}
+
+/// A u64 in TOML, whose numbers end at 2^63 − 1.
+mod seed_as_number_or_text {
+    use super::seed_value;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    pub fn serialize<S: Serializer>(seed: &u64, out: S) -> Result<S::Ok, S::Error> {
+        seed_value(*seed).serialize(out)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            Number(u64),
+            Text(String),
+        }
+        match Given::deserialize(from)? {
+            Given::Number(seed) => Ok(seed),
+            Given::Text(text) => text.parse().map_err(de::Error::custom),
+        }
+    }
 }
 
 /// `HxW` in TOML, as on the command line.
@@ -965,6 +1006,40 @@ mod tests {
         }
         let missing = Layers { file: Some("nowhere.toml".into()), ..Layers::default() };
         assert!(matches!(Config::resolve(&missing), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn a_seed_is_any_u64_as_number_or_text() {
+        let highest = i64::MAX as u64;
+        for (seed, written) in [
+            (0, "0".to_string()),
+            (highest, highest.to_string()),
+            (highest + 1, format!("\"{}\"", highest + 1)),
+            (u64::MAX, format!("\"{}\"", u64::MAX)),
+        ] {
+            let text = seed.to_string();
+            let config = Config::resolve(&layers(&[("data.seed", &text)], &[])).unwrap();
+            assert_eq!(config.data.seed, seed);
+            assert!(config.to_toml().contains(&format!("\nseed = {written}\n")), "{}", config.to_toml());
+            let (dir, file) = with_file(&config.to_toml());
+            assert_eq!(Config::resolve(&file).unwrap(), config);
+            // Both spellings are the same seed for a resumed run, on the command line and in a file.
+            let quoted = format!("data.seed=\"{seed}\"");
+            let saved = dir.path().join("my.toml");
+            for given in [layers(&[("data.seed", &text)], &[]), layers(&[], &[&quoted])] {
+                assert_eq!(Config::resume(&saved, &given).unwrap(), config);
+            }
+            let (_dir, other) = with_file(&format!("[data]\nseed = \"{seed}\"\n"));
+            assert_eq!(Config::resolve(&other).unwrap().data.seed, seed);
+        }
+        for bad in ["-1", "1.5", "18446744073709551616", "", "one"] {
+            let text = refusal(Config::resolve(&layers(&[("data.seed", bad)], &[])));
+            assert!(text.starts_with("data.seed: expected a whole number from 0 to 2^64"), "{text}");
+        }
+        let (_dir, bad) = with_file("[data]\nseed = \"x\"\n");
+        assert!(refusal(Config::resolve(&bad)).contains("data.seed"));
+        let (_dir, bad) = with_file("[data]\nseed = 18446744073709551615\n");
+        assert!(refusal(Config::resolve(&bad)).contains("my.toml"));
     }
 
     #[test]
