@@ -29,7 +29,7 @@ pub struct StepLine {
     pub lr: f64,
     /// Number of parameters that train.
     pub trainable_params: u64,
-    /// Pictures per second.
+    /// Images per second, from the end of the step before to the end of this one.
     pub images_per_s: f64,
     /// Device memory in bytes.
     pub gpu_bytes: u64,

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is asked of a run.
 #[derive(Debug, Clone)]
@@ -170,14 +170,17 @@ fn attempt(
     let log =
         if resumes { Log::resume(&log, job.position.step, job.position.epoch)? } else { Log::create(&log)? };
     let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
-    let (flights, idle, read) = (VecDeque::new(), Vec::new(), Instant::now());
+    let (flights, idle, done) = (VecDeque::new(), Vec::new(), Instant::now());
     let unprofiled = watch.wants_profiles();
-    Run { context: &context, job, out, log, learner, steps, flights, idle, read, evaluations, unprofiled }
+    Run { context: &context, job, out, log, learner, steps, flights, idle, done, evaluations, unprofiled }
         .go(watch, judge)
 }
 
 /// Steps that the adapter may have before it: while it computes one, the host prepares the next.
 const IN_FLIGHT: usize = 2;
+
+/// From one look at the adapter to the next while the host prepares a step: how exact a step's time is.
+const LOOKS: Duration = Duration::from_millis(1);
 
 /// What a step leaves on the adapter, on its way back.
 struct Results {
@@ -210,8 +213,8 @@ struct Run<'c, 'o> {
     flights: VecDeque<Flight>,
     /// Readbacks of steps that are done, for those to come.
     idle: Vec<Results>,
-    /// When the last results were read.
-    read: Instant,
+    /// When the last step whose results were read was done.
+    done: Instant,
     evaluations: BTreeMap<usize, EvaluationStep>,
     /// Whether a step of this stage is still to be profiled.
     unprofiled: bool,
@@ -256,8 +259,16 @@ impl Run<'_, '_> {
                     }
                 }
             });
-            self.read = Instant::now();
-            for batch in receiver {
+            self.done = Instant::now();
+            loop {
+                let batch = match receiver.recv_timeout(LOOKS) {
+                    Ok(batch) => batch,
+                    Err(mpsc::RecvTimeoutError::Timeout) => {
+                        self.context.look();
+                        continue;
+                    }
+                    Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                };
                 self.send(batch?, watch)?;
                 self.land(IN_FLIGHT - 1, watch)?;
                 let every = self.job.config.schedule.save_every;
@@ -266,6 +277,7 @@ impl Run<'_, '_> {
                 if signal.is_some() || at_save {
                     self.land(0, watch)?;
                     self.save("last.safetensors")?;
+                    self.done = Instant::now();
                 }
                 if let Some(signal) = signal {
                     return Err(Error::Interrupted { signal, outcome: SAVED });
@@ -377,7 +389,7 @@ impl Run<'_, '_> {
         context.write(&recorded.step, bytemuck::cast_slice(&values.words()));
         if std::mem::take(&mut self.unprofiled) {
             self.profile(count, watch)?;
-            self.read = Instant::now();
+            self.done = Instant::now();
         }
         let recorded = &self.steps[&count];
         recorded.plan.run(context)?;
@@ -413,6 +425,10 @@ impl Run<'_, '_> {
         let Flight { before, lr, names, gpu_bytes, mut results } = flight;
         let rows = results.losses.finish(self.context)?;
         let control = Control::from_words(&results.control.finish(self.context)?);
+        // The adapter computes one step after the other: a step takes from the end of the one before to its own.
+        let now = results.control.arrived().unwrap_or_else(Instant::now).max(self.done);
+        let seconds = (now - self.done).as_secs_f64().max(f64::MIN_POSITIVE);
+        self.done = now;
         self.idle.push(results);
         let number = before.step + 1;
         if control.stopped {
@@ -430,7 +446,6 @@ impl Run<'_, '_> {
             position.loss_sum += loss * count as f64;
             position.pictures += count as u64;
         }
-        let now = Instant::now();
         let line = StepLine {
             step: number,
             epoch: before.epoch,
@@ -439,10 +454,9 @@ impl Run<'_, '_> {
             skipped: !control.counted,
             lr,
             trainable_params: self.learner.trainable_parameters() as u64,
-            images_per_s: count as f64 / (now - self.read).as_secs_f64(),
+            images_per_s: count as f64 / seconds,
             gpu_bytes,
         };
-        self.read = now;
         self.log.step(&line)?;
         watch.step(&line, self.job.schedule.steps());
         Ok(())
@@ -625,7 +639,6 @@ pub fn vote(logits: &[f32], b: usize, batch: usize, classes: usize, label: usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn an_adapter_that_never_lasts_to_the_next_save_ends_the_run() {
