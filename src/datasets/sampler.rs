@@ -3,10 +3,11 @@
 //! Every random choice is a number of [`crate::rng`] at a place of its own, so order and flips of any step follow from
 //! (seed, epoch, place) alone and a resumed run meets the same pictures.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use crate::data::walk;
+use crate::datasets::labels::Label;
 use crate::error::{Error, Result};
 use crate::rng;
 
@@ -19,6 +20,10 @@ const FLIP: u64 = 2 << 56;
 const SHARE: u64 = 3 << 56;
 const CHOICE: u64 = 4 << 56;
 const PERSONS: u64 = 8 << 56;
+const HELD_OUT: u64 = 9 << 56;
+
+/// Fewest persons by whom an epoch can be chosen.
+const LEAST_HELD_OUT: usize = 10;
 
 /// One labelled picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,10 +34,12 @@ pub struct Sample {
     pub name: String,
     /// Its person: an index into [`TrainingSet::classes`].
     pub class: usize,
+    /// Which camera took it; 0 where its name doesn't say.
+    pub camera: u32,
 }
 
 /// A folder of labelled pictures.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrainingSet {
     /// Sorted by name.
     pub pictures: Vec<Sample>,
@@ -101,6 +108,7 @@ pub fn load_training(dir: &Path, follow_links: bool) -> Result<TrainingSet> {
     let pictures: Vec<Sample> = labelled
         .into_iter()
         .map(|(picture, person)| Sample {
+            camera: Label::from_market_name(&picture.name).map_or(0, |label| label.camera),
             path: picture.path,
             name: picture.name,
             // Every person is in the list that was made of them.
@@ -172,6 +180,56 @@ impl TrainingSet {
             }
         }
         (0..self.pictures.len()).partition(|&index| !validates[index])
+    }
+
+    /// Takes `share` of the persons out, rounded: the set of the others, and theirs.
+    ///
+    /// `seed` draws them from those with two or more images; nobody else can be found again.
+    ///
+    /// # Errors
+    /// `Usage` where they are fewer than ten or too few have two images, or fewer than two persons are left.
+    pub fn hold_out(self, share: f64, seed: u64) -> Result<(TrainingSet, TrainingSet)> {
+        let persons = self.classes.len();
+        let wanted = (share * persons as f64).round() as usize;
+        let mut counts = vec![0usize; persons];
+        self.pictures.iter().for_each(|sample| counts[sample.class] += 1);
+        let mut eligible: Vec<usize> = (0..persons).filter(|&class| counts[class] >= 2).collect();
+        let refused = |reason: String| {
+            Err(Error::Usage(format!("--val-persons {share} of {persons} persons is {wanted}: {reason}")))
+        };
+        if wanted < LEAST_HELD_OUT {
+            return refused(format!("choosing an epoch by them needs {LEAST_HELD_OUT} or more"));
+        }
+        if wanted > eligible.len() {
+            return refused(format!("but {} persons have two images or more", eligible.len()));
+        }
+        if persons - wanted < 2 {
+            return refused(format!("{} would train, and training needs two", persons - wanted));
+        }
+        eligible.sort_by_key(|&class| (rng::bits(seed, HELD_OUT, class as u64), class));
+        let held_out: BTreeSet<usize> = eligible.into_iter().take(wanted).collect();
+        let of = |is_held_out: bool| {
+            let classes: Vec<usize> =
+                (0..persons).filter(|class| held_out.contains(class) == is_held_out).collect();
+            let place: BTreeMap<usize, usize> = classes.iter().copied().zip(0..).collect();
+            let pictures = self
+                .pictures
+                .iter()
+                .filter_map(|sample| Some(Sample { class: *place.get(&sample.class)?, ..sample.clone() }));
+            TrainingSet {
+                pictures: pictures.collect(),
+                classes: classes.iter().map(|&class| self.classes[class].clone()).collect(),
+                skipped: self.skipped,
+                left_out: self.left_out.clone(),
+            }
+        };
+        Ok((of(false), of(true)))
+    }
+
+    /// Whether any person is seen by two cameras.
+    pub fn crosses_cameras(&self) -> bool {
+        let mut seen: BTreeMap<usize, u32> = BTreeMap::new();
+        self.pictures.iter().any(|sample| *seen.entry(sample.class).or_insert(sample.camera) != sample.camera)
     }
 }
 
@@ -388,6 +446,7 @@ mod tests {
                 path: PathBuf::new(),
                 name: format!("{class:03}/{i:03}"),
                 class,
+                camera: (i % 2) as u32,
             })
         });
         TrainingSet {
@@ -420,6 +479,41 @@ mod tests {
         for class in 0..400 {
             assert!(train.iter().any(|&index| set.pictures[index].class == class));
         }
+    }
+
+    #[test]
+    fn persons_are_held_out_by_seed_from_those_with_two_images() {
+        let all = set(&[3, 1, 2, 2].repeat(10));
+        let (rest, held_out) = all.clone().hold_out(0.26, 5).unwrap();
+        // 0.26 · 40 = 10.4.
+        assert_eq!((rest.classes.len(), held_out.classes.len()), (30, 10));
+        for part in [&rest, &held_out] {
+            for sample in &part.pictures {
+                assert_eq!(sample.name.split('/').next(), Some(part.classes[sample.class].as_str()));
+            }
+            assert!(part.classes.is_sorted() && part.pictures.is_sorted_by_key(|sample| &sample.name));
+        }
+        assert!(held_out.crosses_cameras());
+        let single: Vec<String> = (0..10).map(|i| format!("{:03}", 4 * i + 1)).collect();
+        assert!(held_out.classes.iter().all(|class| !single.contains(class)), "{:?}", held_out.classes);
+        let mut both: Vec<Sample> =
+            [&rest, &held_out].into_iter().flat_map(|part| part.pictures.clone()).collect();
+        both.sort_by(|a, b| a.name.cmp(&b.name));
+        let names = |samples: &[Sample]| samples.iter().map(|sample| sample.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&both), names(&all.pictures));
+        assert_eq!(all.clone().hold_out(0.26, 5).unwrap().1, held_out);
+        assert_ne!(all.clone().hold_out(0.26, 6).unwrap().1.classes, held_out.classes);
+
+        for (share, words) in [(0.2, "40 persons is 8: choosing"), (0.8, "but 30 persons"), (0.01, "is 0")] {
+            match all.clone().hold_out(share, 0) {
+                Err(Error::Usage(text)) => assert!(text.contains(words), "{text}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(set(&[2; 11]).hold_out(0.9, 0), Err(Error::Usage(_))));
+        let mut one = set(&[2; 2]);
+        one.pictures.iter_mut().for_each(|sample| sample.camera = 0);
+        assert!(!one.crosses_cameras());
     }
 
     #[test]

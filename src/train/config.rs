@@ -101,6 +101,8 @@ pub struct DataConfig {
     pub dir: Option<String>,
     /// Share of each person's pictures that validates.
     pub val_fraction: Option<f64>,
+    /// Share of the persons that are held out of training, to choose the best epoch by.
+    pub val_persons: Option<f64>,
     /// Whether each epoch has an order of its own.
     pub shuffle: bool,
     /// Probability that a picture is mirrored.
@@ -177,16 +179,22 @@ pub struct ScheduleConfig {
     pub eval_every: usize,
     /// What `best.safetensors` is the best by.
     pub best: BestBy,
+    /// Whether all persons then train for as many epochs as were best.
+    pub refit: bool,
 }
 
 /// What makes an epoch the best one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum BestBy {
+    /// It is the last one.
+    Last,
+    /// Mean average precision among the images of persons held out of training.
+    ValMap,
     /// Accuracy on the validation pictures, then their loss.
     Accuracy,
     /// Mean average precision of the data set's queries in its gallery.
-    Map,
+    TestMap,
 }
 
 /// `[head]`.
@@ -283,7 +291,12 @@ const KEYS: &[(&str, Kind, &str)] = &[
     (
         "data.val_fraction",
         Real,
-        "share of each person's pictures that validates, 0: none; absent: the first of each",
+        "share of each person's images that validates; absent: none, with schedule.best=accuracy the first of each",
+    ),
+    (
+        "data.val_persons",
+        Real,
+        "share of the persons, ten or more, that schedule.best=val-map holds out of training",
     ),
     ("data.shuffle", Switch, "each epoch in an order of its own; false: sorted by path"),
     ("data.flip", Real, "probability that a picture is mirrored"),
@@ -330,7 +343,13 @@ const KEYS: &[(&str, Kind, &str)] = &[
     (
         "schedule.best",
         Text,
-        "what best.safetensors is chosen by: accuracy (of validation) or map (of retrieval)",
+        "what best.safetensors is: the last epoch's model (last), or the best by mAP among persons held out of training \
+         (val-map), by accuracy on validation images (accuracy) or by mAP on the test set (test-map)",
+    ),
+    (
+        "schedule.refit",
+        Switch,
+        "with schedule.best=val-map: then train all persons, for as many epochs as were best",
     ),
     ("head.hidden", Whole, "width between a part classifier's two linear layers"),
     ("head.dropout", Real, "probability that a hidden value is dropped"),
@@ -385,6 +404,7 @@ impl Config {
             data: DataConfig {
                 dir: None,
                 val_fraction: None,
+                val_persons: None,
                 shuffle: true,
                 flip: 0.5,
                 erasing: 0.0,
@@ -419,7 +439,8 @@ impl Config {
                 max_steps: None,
                 save_every: 0,
                 eval_every: 0,
-                best: BestBy::Accuracy,
+                best: BestBy::Last,
+                refit: false,
             },
             head: HeadConfig { hidden: 256, dropout: 0.5, relu: true },
             loss: LossConfig { label_smoothing: 0.0, triplet: false, margin: 0.3 },
@@ -437,6 +458,7 @@ impl Config {
                 config.optim.weight_decay = 5e-4;
                 config.schedule.first_unfreeze = 2;
                 config.schedule.freeze_embeddings = false;
+                config.schedule.best = BestBy::Accuracy;
                 config.head.relu = false;
             }
             Preset::Full => config.open_all(),
@@ -578,6 +600,14 @@ impl Config {
         }
     }
 
+    /// Share of each person's images that validates; `None`: the first of each.
+    pub fn val_fraction(&self) -> Option<f64> {
+        match self.schedule.best {
+            BestBy::Accuracy => self.data.val_fraction,
+            _ => Some(self.data.val_fraction.unwrap_or(0.0)),
+        }
+    }
+
     /// Pictures that run through the backbone at once.
     pub fn piece(&self) -> usize {
         match self.schedule.micro_batch {
@@ -604,6 +634,13 @@ impl Config {
     fn overlaid(&self, given: Vec<(String, Value)>) -> Result<Config> {
         let mut table = self.table();
         for (key, value) in given {
+            if key == "schedule.best" && value.as_str() == Some("map") {
+                return Err(Error::Usage(
+                    "schedule.best: map is called test-map, since it chooses on the test set; val-map chooses on persons \
+                     held out of training"
+                        .to_string(),
+                ));
+            }
             put(&mut table, &key, value);
         }
         let config: Config = table.try_into().map_err(|e| unusable(&e))?;
@@ -622,6 +659,12 @@ impl Config {
             ("model.lambda", model.lambda >= 0.0, "0 or more"),
             ("model.ln_eps", model.ln_eps.is_none_or(|eps| eps > 0.0), "above 0"),
             ("data.val_fraction", data.val_fraction.is_none_or(in_unit), "from 0 to below 1"),
+            ("data.val_persons", data.val_persons.is_none_or(|v| v > 0.0 && v < 1.0), "above 0 and below 1"),
+            (
+                "data.val_persons",
+                (schedule.best == BestBy::ValMap) == data.val_persons.is_some(),
+                "given with schedule.best=val-map, and only then",
+            ),
             ("data.flip", probability(data.flip), "from 0 to 1"),
             ("data.erasing", probability(data.erasing), "from 0 to 1"),
             ("data.images_per_person", persons == 0 || data.images_per_person >= 2, "2 or more"),
@@ -646,8 +689,13 @@ impl Config {
             ("schedule.unfreeze_every", schedule.unfreeze_every >= 1, "1 or more"),
             (
                 "schedule.eval_every",
-                schedule.best == BestBy::Accuracy || schedule.eval_every >= 1,
-                "1 or more where schedule.best is map",
+                schedule.best != BestBy::TestMap || schedule.eval_every >= 1,
+                "1 or more where schedule.best is test-map",
+            ),
+            (
+                "schedule.refit",
+                schedule.best == BestBy::ValMap || !schedule.refit,
+                "false unless schedule.best is val-map",
             ),
             ("head.hidden", head.hidden >= 1, "1 or more"),
             ("head.dropout", in_unit(head.dropout), "from 0 to below 1"),
@@ -877,6 +925,8 @@ mod tests {
         config.model.normalize = Some(Normalize::Half);
         config.data.dir = Some("d".into());
         config.data.val_fraction = Some(0.1);
+        config.data.val_persons = Some(0.1);
+        config.schedule.best = BestBy::ValMap;
         config.schedule.max_steps = Some(9);
         config.device.adapter = Some("a".into());
         let table = config.table();

@@ -70,7 +70,7 @@ impl Forecast {
 /// # Errors
 /// As a run itself, [`Error::TooLarge`] for a batch that exceeds `memory` bytes included.
 pub fn forecast(layers: &config::Layers, memory: Option<u64>, watch: &mut dyn Watch) -> Result<Forecast> {
-    let job = Job::start(layers, watch)?;
+    let job = Job::start(config::Config::resolve(layers)?, watch)?;
     let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
     let learner = job.learner(&context)?;
     check_memory(&job, &learner, &context, memory)?;
