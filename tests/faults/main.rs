@@ -4,4 +4,5 @@
 
 mod common;
 mod serve;
+mod training;
 mod walk;
