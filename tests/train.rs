@@ -14,10 +14,11 @@ fn lat(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// `train` on the drawn pictures in `figures`: 4 persons (of 8) × 2 cameras × 3 pictures, batches of 7 and a last one of 6.
+/// `train` on the drawn pictures in `figures`: 4 persons (of 8) × 2 cameras × 3 pictures, one of each person to validate,
+/// batches of 7 and a last one of 6.
 fn train(folder: &Path, more: &[&str]) -> Command {
     let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures"];
-    arguments.extend(["--batch-size", "7", "--epochs", "4", "--lr", "0.01"]);
+    arguments.extend(["--batch-size", "7", "--epochs", "4", "--lr", "0.01", "--best", "accuracy"]);
     arguments.extend(more);
     lat(folder, &arguments)
 }
@@ -125,7 +126,7 @@ fn interrupted_anywhere_and_resumed_it_ends_as_if_never_stopped() {
 fn a_signal_after_the_last_step_leaves_the_epochs_end_to_the_resumed_run() {
     let folder = folder_with_figures();
     let here = folder.path();
-    let recipe = ["--epochs", "1", "--eval-every", "1", "--best", "map", "--out"];
+    let recipe = ["--epochs", "1", "--eval-every", "1", "--best", "test-map", "--out"];
     done(0, train(here, &recipe).arg("whole"));
     let mut command = train(here, &recipe);
     let mut child = command.arg("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -288,7 +289,8 @@ fn a_batch_in_pieces_takes_less_memory_and_gives_the_same_losses() {
 fn retrieval_is_scored_on_the_way_and_chooses_the_best() {
     let folder = folder_with_figures();
     let here = folder.path();
-    let scored = ["--out", "run", "--epochs", "3", "--eval-every", "2", "--best", "map", "--preset", "full"];
+    let scored =
+        ["--out", "run", "--epochs", "3", "--eval-every", "2", "--best", "test-map", "--preset", "full"];
     done(0, &mut train(here, &scored));
     let run = here.join("run");
     let epochs: Vec<Value> = lines(&run).into_iter().filter(|line| line["kind"] == "epoch").collect();
@@ -317,7 +319,7 @@ fn retrieval_is_scored_on_the_way_and_chooses_the_best() {
         done(2, &mut lat(here, &[&["train", "--backbone", TINY, "--heads", "2"], &flat[..]].concat()));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("has no query and gallery"), "{stderr}");
-    done(2, &mut train(here, &["--out", "other", "--best", "map"]));
+    done(2, &mut train(here, &["--out", "other", "--best", "test-map"]));
 }
 
 #[test]

@@ -206,14 +206,7 @@ impl Run<'_> {
             };
             log.step(&line).unwrap();
             if place + 1 == steps {
-                let line = EpochLine {
-                    epoch,
-                    train_loss: lr,
-                    val_loss: None,
-                    val_accuracy: None,
-                    retrieval: None,
-                    seconds: 1.0,
-                };
+                let line = EpochLine { epoch, train_loss: lr, seconds: 1.0, ..EpochLine::default() };
                 log.epoch(&line).unwrap();
             }
         }

@@ -21,7 +21,8 @@ pub use random::random_backbone;
 pub use recognise::{Settings, parameter_shapes};
 pub use safetensors::{FileTensor, list};
 pub use save::{
-    HeadsInfo, StateData, StateTensor, export, read_state, save, store_threshold, trained_metadata,
+    HeadsInfo, StateData, StateTensor, TRAINED_ON, export, read_state, read_trained_on, save,
+    store_threshold, trained_metadata,
 };
 
 use crate::data::hash::Hash;

@@ -20,6 +20,10 @@ use crate::shape::{Preprocess, VitConfig};
 /// Beginning of the names of everything that only a resumed training needs.
 const STATE: &str = "state.";
 
+/// Name, among the state, of the hashes of the images that a model was trained on: the first 64 bits of the SHA-256 of
+/// each file, sorted.
+pub const TRAINED_ON: &str = "trained_on";
+
 /// Elements of a state tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StateData {
@@ -279,6 +283,17 @@ pub fn read_state(path: &Path) -> Result<BTreeMap<String, StateTensor>> {
     Ok(state)
 }
 
+/// The hashes of the images that a model was trained on, sorted; `None` where it doesn't know them.
+///
+/// # Errors
+/// As [`read_state`].
+pub fn read_trained_on(path: &Path) -> Result<Option<Vec<u64>>> {
+    let container = Container::open(path)?;
+    let name = format!("{STATE}{TRAINED_ON}");
+    let found = container.tensors.iter().position(|tensor| tensor.name == name && tensor.dtype == "U64");
+    found.map(|index| Ok(elements(&container.read_bytes(index)?, u64::from_le_bytes))).transpose()
+}
+
 /// Splits bytes into elements of N bytes.
 fn elements<T, const N: usize>(bytes: &[u8], element: fn([u8; N]) -> T) -> Vec<T> {
     bytes.as_chunks::<N>().0.iter().map(|chunk| element(*chunk)).collect()
@@ -299,6 +314,7 @@ mod tests {
         let tensors = tensors.iter().map(|(name, shape)| (name.to_string(), tensor(shape))).collect();
         let state = [
             ("step", StateTensor::counts(vec![u64::MAX, 7])),
+            (TRAINED_ON, StateTensor::counts(vec![3, u64::MAX])),
             ("m.b", StateTensor { shape: vec![2], data: StateData::F32(vec![-0.0, 1e-40]) }),
             ("odd", StateTensor { shape: vec![3], data: StateData::U32(vec![1, 2, u32::MAX]) }),
             ("signed", StateTensor { shape: vec![1, 1], data: StateData::I64(vec![-5]) }),
@@ -313,6 +329,7 @@ mod tests {
         let (tensors, state) = model();
         save(&path, &tensors, &state, "{\"format\":1}").unwrap();
         assert_eq!(read_state(&path).unwrap(), state);
+        assert_eq!(read_trained_on(&path).unwrap(), Some(vec![3, u64::MAX]));
         let bytes = std::fs::read(&path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         for (name, tensor) in &tensors {
@@ -340,7 +357,8 @@ mod tests {
         let (length, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(length % 8, 0);
         for (name, info) in header.tensors() {
-            let width = if name.ends_with("step") || name.ends_with("signed") { 8 } else { 4 };
+            let width =
+                if ["step", TRAINED_ON, "signed"].iter().any(|end| name.ends_with(end)) { 8 } else { 4 };
             assert_eq!(info.data_offsets.0 % width, 0, "{name}");
         }
     }
@@ -388,5 +406,6 @@ mod tests {
         assert!(message.contains("state.v") && message.contains("NaN"), "{message}");
         save(&path, &BTreeMap::new(), &BTreeMap::new(), "{}").unwrap();
         assert!(read_state(&path).unwrap().is_empty());
+        assert_eq!(read_trained_on(&path).unwrap(), None);
     }
 }

@@ -1065,18 +1065,25 @@ pub struct TrainArguments {
     /// Stop after N steps in all; 0 writes the initial model
     #[arg(long, value_name = "N")]
     max_steps: Option<String>,
-    /// Share of each person's pictures that validates; 0: none [default: the first of every person with two or more]
+    /// Share of each person's images that validates [default: none; with --best accuracy the first of every person with two or more]
     #[arg(long, value_name = "F")]
     val_fraction: Option<String>,
+    /// With --best val-map: share of the persons, at least ten, that is held out of training
+    #[arg(long, value_name = "F")]
+    val_persons: Option<String>,
     /// Save every so many steps, beside every epoch's end
     #[arg(long, value_name = "STEPS")]
     save_every: Option<String>,
     /// Score query against gallery every E epochs and after the last one; needs both in the data set
     #[arg(long, value_name = "E")]
     eval_every: Option<String>,
-    /// What best.safetensors is chosen by: accuracy (of validation) or map (with --eval-every)
+    /// What best.safetensors is: last (the last epoch's model), or the best by val-map (mAP among the persons of --val-persons),
+    /// accuracy (on validation images) or test-map (with --eval-every: chooses on the test set) [default: last; of released-code accuracy]
     #[arg(long, value_name = "WHAT")]
     best: Option<String>,
+    /// With --best val-map: then train all persons from the start, for as many epochs as were best
+    #[arg(long)]
+    refit: bool,
     /// Epochs from one opening of a block to the next
     #[arg(long, value_name = "T")]
     unfreeze_every: Option<String>,
@@ -1154,6 +1161,7 @@ impl TrainArguments {
             ("data.seed", &self.seed),
             ("schedule.max_steps", &self.max_steps),
             ("data.val_fraction", &self.val_fraction),
+            ("data.val_persons", &self.val_persons),
             ("schedule.save_every", &self.save_every),
             ("schedule.unfreeze_every", &self.unfreeze_every),
             ("schedule.first_unfreeze", &self.first_unfreeze),
@@ -1175,6 +1183,7 @@ impl TrainArguments {
             ("data.shuffle", self.no_shuffle.then_some("false")),
             ("data.ignore_exif", self.ignore_exif.then_some("true")),
             ("model.ignore_unknown", self.ignore_unknown.then_some("true")),
+            ("schedule.refit", self.refit.then_some("true")),
         ];
         let valued = valued.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
         let switches = switches.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));

@@ -4,6 +4,7 @@ use super::args::EvalArguments;
 use super::embed::progress_bar;
 use super::eval_report;
 use super::json;
+use super::known::{Known, Seen};
 use super::open;
 use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
@@ -14,7 +15,7 @@ use crate::data::provenance::{Provenance, Source, check_same_weights};
 use crate::data::rows::{self, NamedRows, Parts, Rows};
 use crate::data::walk::{LeftOut, Picture};
 use crate::datasets::labels::{Label, Person};
-use crate::datasets::{self, LabelledPicture, LoadOptions, uses};
+use crate::datasets::{self, LabelledPicture, LoadOptions, ReidSet, uses};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::evaluate::distances::visit;
@@ -26,7 +27,7 @@ use crate::evaluate::verification::{OperatingPoint, Report, Verification};
 use crate::gpu::Context;
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             sets.iter()
                 .filter_map(|(_, set)| set.example.as_ref())
                 .for_each(|example| eprintln!("{example}"));
+            let known = Known::read(model, &network)?;
             if !sets.is_empty() {
                 let context = open::adapter(arguments.adapter.as_ref())?;
                 let look = Look {
@@ -67,9 +69,13 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
                     },
                 };
                 for (dir, set) in sets {
+                    let seen = known.as_ref().map(|known| known.among(&set));
+                    for warning in seen.iter().flat_map(Seen::warnings) {
+                        eprintln!("warning: {}: {warning}", set.name);
+                    }
                     let task = embed_set(set, &network, &context, look, &signals);
                     match task.and_then(|task| evaluate(task, &plan, &context, &signals)) {
-                        Ok(outcome) => results.push(outcome),
+                        Ok(outcome) => results.push(Outcome { seen, ..outcome }),
                         Err(error @ Error::Interrupted { .. }) => return Err(error),
                         Err(error) => failed.push((dir, error)),
                     }
@@ -254,6 +260,8 @@ pub(super) struct TestSet {
     query: Vec<LabelledPicture>,
     /// `None`: the queries themselves.
     gallery: Option<Vec<LabelledPicture>>,
+    /// Images to learn from, which are not scored.
+    train: Vec<LabelledPicture>,
     label_names: LabelNames,
     /// What else the walk over its folders left out.
     left_out: LeftOut,
@@ -261,6 +269,36 @@ pub(super) struct TestSet {
     pub has_split: bool,
     /// One image with its person and camera.
     example: Option<String>,
+}
+
+impl TestSet {
+    /// The images that are scored.
+    pub fn evaluated(&self) -> impl Iterator<Item = &LabelledPicture> {
+        self.query.iter().chain(self.gallery.iter().flatten())
+    }
+
+    /// Those of the same data set to learn from.
+    pub fn train(&self) -> &[LabelledPicture] {
+        &self.train
+    }
+
+    /// Names of the persons who are scored.
+    pub fn persons(&self) -> BTreeSet<String> {
+        let known = self.evaluated().filter_map(|picture| match picture.label.person {
+            Person::Known(number) => self.label_names.persons.get(&number).cloned(),
+            Person::Distractor | Person::Junk => None,
+        });
+        known.collect()
+    }
+
+    /// Pictures each of which is looked for among all others.
+    pub fn of_each_other(name: &str, query: Vec<LabelledPicture>) -> TestSet {
+        let label_names = LabelNames::default();
+        let left_out = LeftOut::default();
+        let name = name.to_string();
+        let (gallery, train, has_split, example) = (None, Vec::new(), false, None);
+        TestSet { name, query, gallery, train, label_names, left_out, has_split, example }
+    }
 }
 
 /// Lists a data set's test pictures, before the first one is embedded, and makes sure that a query has a match.
@@ -273,15 +311,8 @@ pub(super) fn load_set(dir: &Path, options: &LoadOptions, rules: &Rules) -> Resu
     let (has_split, example) = (uses::has_split(&set), uses::an_example(&set));
     let gallery = (!set.query_is_gallery).then_some(set.gallery);
     let label_names = LabelNames { persons: set.persons, cameras: set.cameras };
-    Ok(TestSet {
-        name: set.name,
-        query: set.query,
-        gallery,
-        label_names,
-        left_out: set.left_out,
-        has_split,
-        example,
-    })
+    let ReidSet { name, query, train, left_out, .. } = set;
+    Ok(TestSet { name, query, gallery, train, label_names, left_out, has_split, example })
 }
 
 /// How pictures are looked at.
@@ -442,6 +473,8 @@ pub(super) struct Outcome {
     left_out: LeftOut,
     /// If ranked lists were asked for.
     pub listed: Option<Listed>,
+    /// What of it the model was trained on, if it knows.
+    seen: Option<Seen>,
 }
 
 /// Ranked lists and what they are about.
@@ -562,7 +595,7 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
         gallery: shown.map(labelled),
         label_names,
     });
-    Ok(Outcome { name, plain, reranked, verification, queries, gallery, left_out, listed })
+    Ok(Outcome { name, plain, reranked, verification, queries, gallery, left_out, listed, seen: None })
 }
 
 fn store_threshold(model: &Path, network: &Network, results: &[Outcome]) -> Result<()> {
@@ -714,6 +747,7 @@ impl Outcome {
         );
         let plain = self.reranked.is_some().then(|| scores_json(&self.plain));
         value.insert("without_rerank".to_string(), json!(plain));
+        value.insert("trained_on".to_string(), json!(self.seen));
         value.insert(
             "verification".to_string(),
             self.verification.as_ref().map_or(Value::Null, verification_json),

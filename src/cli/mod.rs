@@ -39,6 +39,7 @@ mod info;
 mod init;
 mod inspect;
 mod json;
+mod known;
 mod merge;
 mod open;
 mod profile;

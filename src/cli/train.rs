@@ -7,6 +7,9 @@ use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
+use crate::datasets::LabelledPicture;
+use crate::datasets::labels::{Label, Person};
+use crate::datasets::sampler::{Sample, TrainingSet};
 use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
 use crate::evaluate::metrics::{Rules, Scores};
@@ -14,7 +17,7 @@ use crate::gpu::{Context, PlanProfile};
 use crate::train::config::{Config, Layers, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
 use crate::train::log::{EpochLine, RetrievalScores, StepLine};
-use crate::train::trainer::{self, Judge, Request, Watch};
+use crate::train::trainer::{self, Exam, Judge, Request, Summary, Watch};
 use indicatif::ProgressBar;
 use std::path::Path;
 use std::process::ExitCode;
@@ -37,9 +40,59 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let mut judge = TestPictures::new(progress.signals.clone());
     let done = trainer::run(&request, &mut progress, &mut judge);
     progress.finish();
-    done?;
-    eprintln!("trained: {}", request.out.join("last.safetensors").display());
+    print_summary(&done?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints which model came out, why this one, and what to do with it.
+fn print_summary(summary: &Summary) {
+    let Summary { out, data, options, unfinished, epoch, reason, line, refit } = summary;
+    let best = out.join("best.safetensors");
+    if let Some(unfinished) = unfinished {
+        eprintln!("{unfinished}: --resume goes on");
+    }
+    match (epoch, refit) {
+        (Some(epoch), Some(epochs)) => eprintln!(
+            "best.safetensors: all persons, trained for {epochs} epochs, since epoch {epoch} was {reason}"
+        ),
+        (Some(epoch), None) => eprintln!("best.safetensors: epoch {epoch}, {reason}"),
+        (None, _) if best.exists() => eprintln!("best.safetensors: {reason}"),
+        (None, _) => eprintln!("best.safetensors: not yet, no epoch is done"),
+    }
+    if let Some(line) = line {
+        eprintln!("  of epoch {}", describe(line));
+    }
+    eprintln!("run folder: {}", out.display());
+    if best.exists() {
+        let has_test = load_set(data, options, &Rules::default()).is_ok_and(|set| set.has_split);
+        let (note, data) = match has_test {
+            true => ("", quoted(&data.to_string_lossy())),
+            false => (" (DIR: images of persons that it was not trained on)", "DIR".to_string()),
+        };
+        eprintln!("next: lat-wgpu eval --model {} --data {data}{note}", quoted(&best.to_string_lossy()));
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:@".contains(c);
+    if path.chars().all(plain) { path.to_string() } else { format!("'{}'", path.replace('\'', "'\\''")) }
+}
+
+/// What was measured in an epoch.
+fn describe(line: &EpochLine) -> String {
+    let EpochLine { epoch, train_loss, val_loss, val_accuracy, retrieval, val_map, val_rank1, .. } = line;
+    let mut text = format!("{epoch}: loss {train_loss:.4}");
+    if let (Some(loss), Some(accuracy)) = (val_loss, val_accuracy) {
+        text.push_str(&format!(", validation loss {loss:.4} accuracy {accuracy:.4}"));
+    }
+    if let (Some(rank1), Some(map)) = (val_rank1, val_map) {
+        text.push_str(&format!(", persons held out R1 {:.2} % mAP {:.2} %", 100.0 * rank1, 100.0 * map));
+    }
+    if let Some(RetrievalScores { rank1, map, .. }) = retrieval {
+        text.push_str(&format!(", R1 {:.2} % mAP {:.2} %", 100.0 * rank1, 100.0 * map));
+    }
+    text
 }
 
 fn print_forecast(forecast: &Forecast) {
@@ -114,15 +167,9 @@ impl Watch for Progress {
     }
 
     fn epoch(&mut self, line: &EpochLine) {
-        let EpochLine { epoch, train_loss, val_loss, val_accuracy, retrieval, seconds } = line;
-        let validation = match (val_loss, val_accuracy) {
-            (Some(loss), Some(accuracy)) => format!(", validation loss {loss:.4} accuracy {accuracy:.4}"),
-            _ => String::new(),
-        };
-        let retrieval = retrieval.map_or(String::new(), |RetrievalScores { rank1, map, .. }| {
-            format!(", R1 {:.2} % mAP {:.2} %", 100.0 * rank1, 100.0 * map)
-        });
-        self.say(&format!("epoch {epoch}: loss {train_loss:.4}{validation}{retrieval}, {seconds:.1} s"));
+        let test_set =
+            if line.chosen_on_test_set { "; best.safetensors is chosen on the test set" } else { "" };
+        self.say(&format!("epoch {}, {:.1} s{test_set}", describe(line), line.seconds));
     }
 
     fn signal(&mut self) -> Option<u8> {
@@ -142,16 +189,19 @@ impl Watch for Progress {
     }
 }
 
-/// The data set's queries and gallery, on which models are scored by the standard protocol.
+/// The data set's queries and gallery, and the persons held out of training, on which models are scored by the standard protocol.
 pub(super) struct TestPictures {
     set: Option<TestSet>,
+    held_out: Option<TestSet>,
+    /// Whether the held-out persons' matches by one camera count.
+    ignore_cameras: bool,
     ignore_exif: bool,
     signals: Signals,
 }
 
 impl TestPictures {
     pub fn new(signals: Signals) -> TestPictures {
-        TestPictures { set: None, ignore_exif: false, signals }
+        TestPictures { set: None, held_out: None, ignore_cameras: false, ignore_exif: false, signals }
     }
 }
 
@@ -169,14 +219,31 @@ impl Judge for TestPictures {
         Ok(())
     }
 
-    fn score(&mut self, context: &Context, network: &Network) -> Result<RetrievalScores> {
-        let Some(set) = &self.set else {
+    fn hold_out(&mut self, persons: &TrainingSet, crosses_cameras: bool, config: &Config) {
+        let labelled = |sample: &Sample| LabelledPicture {
+            path: sample.path.clone(),
+            name: sample.name.clone(),
+            label: Label { person: Person::Known(sample.class as u32), camera: sample.camera },
+        };
+        let images = persons.pictures.iter().map(labelled).collect();
+        self.held_out = Some(TestSet::of_each_other("persons held out", images));
+        self.ignore_cameras = !crosses_cameras;
+        self.ignore_exif = config.data.ignore_exif;
+    }
+
+    fn score(&mut self, exam: Exam, context: &Context, network: &Network) -> Result<RetrievalScores> {
+        let (set, ignore_cameras) = match exam {
+            Exam::Test => (&self.set, false),
+            Exam::HeldOut => (&self.held_out, self.ignore_cameras),
+        };
+        let Some(set) = set else {
             return Err(Error::Usage("no test pictures were listed".to_string()));
         };
         let decode = DecodeOptions { ignore_exif: self.ignore_exif };
         let look = Look { batch: None, memory: DEFAULT_MEMORY, options: LookOptions { decode, flip: false } };
         let task = embed_set(set.clone(), network, context, look, &self.signals)?;
-        let plan = Plan { memory: DEFAULT_MEMORY, ..Plan::default() };
+        let rules = Rules { ignore_cameras, ..Rules::default() };
+        let plan = Plan { rules, memory: DEFAULT_MEMORY, ..Plan::default() };
         let Scores { ranks: [rank1, rank5, rank10, rank20], map, minp, .. } =
             evaluate(task, &plan, context, &self.signals)?.plain;
         Ok(RetrievalScores { rank1, rank5, rank10, rank20, map, minp })

@@ -62,3 +62,14 @@ pub fn write_atomically(target: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).map_err(Error::io("write", target))?;
     publish(file, target)
 }
+
+/// Copies a whole file.
+///
+/// # Errors
+/// `Io` where it can't be read, written or renamed.
+pub fn copy_atomically(source: &Path, target: &Path) -> Result<()> {
+    let mut from = File::open(source).map_err(Error::io("open", source))?;
+    let mut file = temporary_beside(target)?;
+    std::io::copy(&mut from, file.as_file_mut()).map_err(Error::io("write", target))?;
+    publish(file, target)
+}

@@ -45,8 +45,19 @@ pub fn of_file(path: &Path) -> Result<String> {
 
 /// The first eight bytes of a text's SHA-256 as a number, the highest byte first.
 pub fn number(text: &str) -> u64 {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
+    number_of_bytes(text.as_bytes())
+}
+
+/// The same of a small file's content.
+///
+/// # Errors
+/// `Io` where it can't be read.
+pub fn number_of_file(path: &Path) -> Result<u64> {
+    Ok(number_of_bytes(&std::fs::read(path).map_err(Error::io("read", path))?))
+}
+
+fn number_of_bytes(bytes: &[u8]) -> u64 {
+    Sha256::digest(bytes).iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 #[cfg(test)]
@@ -66,6 +77,7 @@ mod tests {
         std::fs::write(&file, "abc").unwrap();
         assert_eq!(of_file(&file).unwrap(), wanted);
         assert_eq!(number("abc"), 0xba78_16bf_8f01_cfea);
+        assert_eq!(number_of_file(&file).unwrap(), 0xba78_16bf_8f01_cfea);
         assert!(matches!(of_file(&dir.path().join("none")), Err(Error::Io { .. })));
     }
 }

@@ -3,10 +3,11 @@
 //! Every random choice is a number of [`crate::rng`] at a place of its own, so order and flips of any step follow from
 //! (seed, epoch, place) alone and a resumed run meets the same pictures.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 use crate::data::walk;
+use crate::error::{Error, Result};
 use crate::rng;
 
 // Streams of random numbers. The upper byte tells the use; what is below counts epochs or classes.
@@ -15,6 +16,10 @@ const FLIP: u64 = 2 << 56;
 const SHARE: u64 = 3 << 56;
 const CHOICE: u64 = 4 << 56;
 const PERSONS: u64 = 8 << 56;
+const HELD_OUT: u64 = 9 << 56;
+
+/// Fewest persons by whom an epoch can be chosen.
+const LEAST_HELD_OUT: usize = 10;
 
 /// One labelled picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +30,12 @@ pub struct Sample {
     pub name: String,
     /// Its person: an index into [`TrainingSet::classes`].
     pub class: usize,
+    /// Which camera took it; 0 where its name doesn't say.
+    pub camera: u32,
 }
 
 /// Labelled pictures to train on; [`training_set`](super::uses::training_set) makes it of a data set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrainingSet {
     /// Sorted by name.
     pub pictures: Vec<Sample>,
@@ -72,6 +79,56 @@ impl TrainingSet {
         }
         (0..self.pictures.len()).partition(|&index| !validates[index])
     }
+
+    /// Takes `share` of the persons out, rounded: the set of the others, and theirs.
+    ///
+    /// `seed` draws them from those with two or more images; nobody else can be found again.
+    ///
+    /// # Errors
+    /// `Usage` where they are fewer than ten or too few have two images, or fewer than two persons are left.
+    pub fn hold_out(self, share: f64, seed: u64) -> Result<(TrainingSet, TrainingSet)> {
+        let persons = self.classes.len();
+        let wanted = (share * persons as f64).round() as usize;
+        let mut counts = vec![0usize; persons];
+        self.pictures.iter().for_each(|sample| counts[sample.class] += 1);
+        let mut eligible: Vec<usize> = (0..persons).filter(|&class| counts[class] >= 2).collect();
+        let refused = |reason: String| {
+            Err(Error::Usage(format!("--val-persons {share} of {persons} persons is {wanted}: {reason}")))
+        };
+        if wanted < LEAST_HELD_OUT {
+            return refused(format!("choosing an epoch by them needs {LEAST_HELD_OUT} or more"));
+        }
+        if wanted > eligible.len() {
+            return refused(format!("but {} persons have two images or more", eligible.len()));
+        }
+        if persons - wanted < 2 {
+            return refused(format!("{} would train, and training needs two", persons - wanted));
+        }
+        eligible.sort_by_key(|&class| (rng::bits(seed, HELD_OUT, class as u64), class));
+        let held_out: BTreeSet<usize> = eligible.into_iter().take(wanted).collect();
+        let of = |is_held_out: bool| {
+            let classes: Vec<usize> =
+                (0..persons).filter(|class| held_out.contains(class) == is_held_out).collect();
+            let place: BTreeMap<usize, usize> = classes.iter().copied().zip(0..).collect();
+            let pictures = self
+                .pictures
+                .iter()
+                .filter_map(|sample| Some(Sample { class: *place.get(&sample.class)?, ..sample.clone() }));
+            TrainingSet {
+                pictures: pictures.collect(),
+                classes: classes.iter().map(|&class| self.classes[class].clone()).collect(),
+                skipped: self.skipped,
+                left_out: self.left_out.clone(),
+            }
+        };
+        Ok((of(false), of(true)))
+    }
+
+    /// Whether any person is seen by two cameras.
+    pub fn crosses_cameras(&self) -> bool {
+        let mut seen: BTreeMap<usize, u32> = BTreeMap::new();
+        self.pictures.iter().any(|sample| *seen.entry(sample.class).or_insert(sample.camera) != sample.camera)
+    }
 }
 
 /// How an epoch's batches are made up.
@@ -96,6 +153,16 @@ impl Sampling {
         }
     }
 
+    /// Sizes of an epoch's batches of `count` samples, each once: the first one's, and the last one's where it is smaller.
+    pub fn sizes(&self, count: usize) -> Vec<usize> {
+        if self.persons > 0 {
+            // Persons with too few images show them again, so that every batch is whole.
+            return vec![self.batch_size];
+        }
+        let sizes = [if count < self.batch_size { 0 } else { self.batch_size }, count % self.batch_size];
+        sizes.into_iter().filter(|&size| size > 1).collect()
+    }
+
     /// An epoch's batches: of each, indices into `classes`, the samples' persons.
     ///
     /// With P persons a batch, they are taken from a permutation of all persons, a new one when fewer than P are left;
@@ -103,7 +170,7 @@ impl Sampling {
     /// before most others have come, and only a person with too few pictures shows one twice in a batch.
     ///
     /// # Panics
-    /// If P is larger than the number of persons: the caller checks it.
+    /// If P is larger than the number of persons among `classes`: the caller checks it.
     pub fn batches(&self, classes: &[usize], epoch: u64) -> Vec<Vec<usize>> {
         let Sampling { batch_size, persons, shuffle, seed } = *self;
         if persons == 0 {
@@ -202,6 +269,7 @@ mod tests {
                 path: PathBuf::new(),
                 name: format!("{class:03}/{i:03}"),
                 class,
+                camera: (i % 2) as u32,
             })
         });
         TrainingSet {
@@ -234,6 +302,41 @@ mod tests {
         for class in 0..400 {
             assert!(train.iter().any(|&index| set.pictures[index].class == class));
         }
+    }
+
+    #[test]
+    fn persons_are_held_out_by_seed_from_those_with_two_images() {
+        let all = set(&[3, 1, 2, 2].repeat(10));
+        let (rest, held_out) = all.clone().hold_out(0.26, 5).unwrap();
+        // 0.26 · 40 = 10.4.
+        assert_eq!((rest.classes.len(), held_out.classes.len()), (30, 10));
+        for part in [&rest, &held_out] {
+            for sample in &part.pictures {
+                assert_eq!(sample.name.split('/').next(), Some(part.classes[sample.class].as_str()));
+            }
+            assert!(part.classes.is_sorted() && part.pictures.is_sorted_by_key(|sample| &sample.name));
+        }
+        assert!(held_out.crosses_cameras());
+        let single: Vec<String> = (0..10).map(|i| format!("{:03}", 4 * i + 1)).collect();
+        assert!(held_out.classes.iter().all(|class| !single.contains(class)), "{:?}", held_out.classes);
+        let mut both: Vec<Sample> =
+            [&rest, &held_out].into_iter().flat_map(|part| part.pictures.clone()).collect();
+        both.sort_by(|a, b| a.name.cmp(&b.name));
+        let names = |samples: &[Sample]| samples.iter().map(|sample| sample.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&both), names(&all.pictures));
+        assert_eq!(all.clone().hold_out(0.26, 5).unwrap().1, held_out);
+        assert_ne!(all.clone().hold_out(0.26, 6).unwrap().1.classes, held_out.classes);
+
+        for (share, words) in [(0.2, "40 persons is 8: choosing"), (0.8, "but 30 persons"), (0.01, "is 0")] {
+            match all.clone().hold_out(share, 0) {
+                Err(Error::Usage(text)) => assert!(text.contains(words), "{text}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(set(&[2; 11]).hold_out(0.9, 0), Err(Error::Usage(_))));
+        let mut one = set(&[2; 2]);
+        one.pictures.iter_mut().for_each(|sample| sample.camera = 0);
+        assert!(!one.crosses_cameras());
     }
 
     #[test]
@@ -286,6 +389,28 @@ mod tests {
         assert_eq!(first[..], [0, 0, 0, 0, 1, 2, 1, 2, 3, 4, 5, 3]);
         // Fewer pictures than a batch still make one.
         assert_eq!(Sampling { batch_size: 6, persons: 3, ..sampling }.batches(&[0, 1, 2], 0).len(), 1);
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_batches_that_are_sent() {
+        for images in 2..20 {
+            for persons in 1..=images.min(5) {
+                let classes: Vec<usize> = (0..images).map(|i| i % persons).collect();
+                for (batch_size, persons) in (2..12)
+                    .map(|batch| (batch, 0))
+                    .chain((1..=persons).flat_map(|p| (2..6).map(move |k| (p * k, p))))
+                {
+                    let sampling = Sampling { batch_size, persons, shuffle: true, seed: 1 };
+                    for epoch in 0..3 {
+                        let batches = sampling.batches(&classes, epoch);
+                        let mut sizes: Vec<usize> = batches.iter().map(Vec::len).collect();
+                        sizes.dedup();
+                        assert_eq!(sizes, sampling.sizes(images), "{images} images, {sampling:?}");
+                        assert_eq!(batches.len(), sampling.steps_per_epoch(images), "{sampling:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -127,6 +127,7 @@ pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, V
             name: picture.name.clone(),
             // Every person is in the list that was made of them.
             class: classes.partition_point(|class| class.as_str() < *person),
+            camera: picture.label.camera,
         })
         .collect();
     let mut notes = Vec::new();

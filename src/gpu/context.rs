@@ -11,7 +11,7 @@ use crate::shape::Precision;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Words that a guarded context has behind each of its tensors: more than the widest row of a tile.
 pub(super) const GUARD_WORDS: usize = 256;
@@ -504,6 +504,12 @@ impl Context {
         self.check()
     }
 
+    /// Notices work that is done, without waiting: readbacks learn that their words have come.
+    pub fn look(&self) {
+        // A failure is met by whoever waits for the work.
+        let _ = guarded(|| self.device.poll(wgpu::PollType::Poll));
+    }
+
     /// Whether a submission, or all, are done within a time.
     fn answers(&self, submission_index: Option<wgpu::SubmissionIndex>, within: Duration) -> Result<bool> {
         if self.rehearsal.as_ref().is_some_and(Rehearsal::hangs) {
@@ -756,7 +762,8 @@ impl std::fmt::Debug for Context {
 /// Another thread's poll may run our callback: then ours returns before the callback has, and waits here.
 #[derive(Debug, Default)]
 struct Mapped {
-    outcome: Mutex<Option<std::result::Result<(), wgpu::BufferAsyncError>>>,
+    /// And when that was found out.
+    outcome: Mutex<Option<(std::result::Result<(), wgpu::BufferAsyncError>, Instant)>>,
     told: Condvar,
 }
 
@@ -769,6 +776,8 @@ pub struct Readback {
     mapped: Arc<Mapped>,
     /// What it waits for, and its number.
     submission: Option<(wgpu::SubmissionIndex, u64)>,
+    /// When the words that were read last had come.
+    arrived: Option<Instant>,
 }
 
 impl Readback {
@@ -779,7 +788,7 @@ impl Readback {
     pub fn new(context: &Context, capacity: usize) -> Result<Readback> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = context.allocate("readback", capacity as u64 * WORD, usage)?;
-        Ok(Readback { staging, capacity, words: 0, mapped: Arc::default(), submission: None })
+        Ok(Readback { staging, capacity, words: 0, mapped: Arc::default(), submission: None, arrived: None })
     }
 
     /// Asks for the first `words` of a buffer, after all work submitted so far.
@@ -799,9 +808,14 @@ impl Readback {
         *locked(&self.mapped.outcome) = None;
         let mapped = self.mapped.clone();
         self.staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
-            *locked(&mapped.outcome) = Some(result);
+            *locked(&mapped.outcome) = Some((result, Instant::now()));
             mapped.told.notify_all();
         });
+    }
+
+    /// When the words that [`Self::finish`] returned last had come; as exact as [`Context::look`] was called often.
+    pub fn arrived(&self) -> Option<Instant> {
+        self.arrived
     }
 
     /// Waits for the words asked for.
@@ -824,10 +838,12 @@ impl Readback {
             }
             outcome = guard;
         }
-        if let Some(Err(error)) = outcome.take() {
-            return Err(Error::Gpu(format!("read back: {error}")));
-        }
+        let arrived = outcome.take();
         drop(outcome);
+        if let Some((result, at)) = arrived {
+            result.map_err(|error| Error::Gpu(format!("read back: {error}")))?;
+            self.arrived = Some(at);
+        }
         let view = self
             .staging
             .slice(..bytes)

@@ -217,7 +217,8 @@ impl<'c> Learner<'c> {
             (true, false) => Some(Arenas::unallocated_shared(context, &backbone)?),
         };
         let partials = open.iter().map(|group| gradnorm::partial_words(group.words)).sum();
-        let triplets = if self.rule.triplet_margin.is_some() { batch } else { 0 };
+        // A slice has at least four words; the losses behind them are zeros.
+        let triplets = if self.rule.triplet_margin.is_some() { batch.max(4) } else { 0 };
         Ok(StepMemory {
             pieces,
             labels: buffer("labels", batch)?,

@@ -115,6 +115,8 @@ pub struct DataConfig {
     pub split_seed: u64,
     /// Share of each person's pictures that validates.
     pub val_fraction: Option<f64>,
+    /// Share of the persons that are held out of training, to choose the best epoch by.
+    pub val_persons: Option<f64>,
     /// Whether each epoch has an order of its own.
     pub shuffle: bool,
     /// Probability that a picture is mirrored.
@@ -133,6 +135,7 @@ pub struct DataConfig {
     /// Whether the EXIF orientation is passed over.
     pub ignore_exif: bool,
     /// Seed of every random choice.
+    #[serde(with = "seed_as_number_or_text")]
     pub seed: u64,
 }
 
@@ -204,16 +207,22 @@ pub struct ScheduleConfig {
     pub eval_every: usize,
     /// What `best.safetensors` is the best by.
     pub best: BestBy,
+    /// Whether all persons then train for as many epochs as were best.
+    pub refit: bool,
 }
 
 /// What makes an epoch the best one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum BestBy {
+    /// It is the last one.
+    Last,
+    /// Mean average precision among the images of persons held out of training.
+    ValMap,
     /// Accuracy on the validation pictures, then their loss.
     Accuracy,
     /// Mean average precision of the data set's queries in its gallery.
-    Map,
+    TestMap,
 }
 
 /// `[head]`.
@@ -275,11 +284,13 @@ pub struct Layers {
 enum Kind {
     Text,
     Whole,
+    /// Any u64: a number, or above TOML's largest its digits as a text.
+    Seed,
     Real,
     Switch,
 }
 
-use Kind::{Real, Switch, Text, Whole};
+use Kind::{Real, Seed, Switch, Text, Whole};
 
 /// Every key with its kind and help, in the order of the file. A test holds it against [`Config`].
 const KEYS: &[(&str, Kind, &str)] = &[
@@ -326,7 +337,12 @@ const KEYS: &[(&str, Kind, &str)] = &[
     (
         "data.val_fraction",
         Real,
-        "share of each person's pictures that validates, 0: none; absent: the first of each",
+        "share of each person's images that validates; absent: none, with schedule.best=accuracy the first of each",
+    ),
+    (
+        "data.val_persons",
+        Real,
+        "share of the persons, ten or more, that schedule.best=val-map holds out of training",
     ),
     ("data.shuffle", Switch, "each epoch in an order of its own; false: sorted by path"),
     ("data.flip", Real, "probability that a picture is mirrored"),
@@ -336,7 +352,11 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("data.images_per_person", Whole, "pictures of each person in such a batch"),
     ("data.follow_links", Switch, "follow links to files and folders; a folder is entered once"),
     ("data.ignore_exif", Switch, "do not turn pictures as their EXIF orientation says"),
-    ("data.seed", Whole, "seed of every random choice"),
+    (
+        "data.seed",
+        Seed,
+        "seed of every random choice, from 0 to 2^64 - 1; in a file above 2^63 - 1 as a text",
+    ),
     ("optim.optimizer", Text, "adam (weight decay as L2) or adamw (decoupled)"),
     ("optim.lr", Real, "learning rate before any decay"),
     ("optim.lr_decay", Real, "what the learning rate is multiplied by when a block opens"),
@@ -369,7 +389,13 @@ const KEYS: &[(&str, Kind, &str)] = &[
     (
         "schedule.best",
         Text,
-        "what best.safetensors is chosen by: accuracy (of validation) or map (of retrieval)",
+        "what best.safetensors is: the last epoch's model (last), or the best by mAP among persons held out of training \
+         (val-map), by accuracy on validation images (accuracy) or by mAP on the test set (test-map)",
+    ),
+    (
+        "schedule.refit",
+        Switch,
+        "with schedule.best=val-map: then train all persons, for as many epochs as were best",
     ),
     ("head.hidden", Whole, "width between a part classifier's two linear layers"),
     ("head.dropout", Real, "probability that a hidden value is dropped"),
@@ -430,6 +456,7 @@ impl Config {
                 split: 1,
                 split_seed: 0,
                 val_fraction: None,
+                val_persons: None,
                 shuffle: true,
                 flip: 0.5,
                 erasing: 0.0,
@@ -464,7 +491,8 @@ impl Config {
                 max_steps: None,
                 save_every: 0,
                 eval_every: 0,
-                best: BestBy::Accuracy,
+                best: BestBy::Last,
+                refit: false,
             },
             head: HeadConfig { hidden: 256, dropout: 0.5, relu: true },
             loss: LossConfig { label_smoothing: 0.0, triplet: false, margin: 0.3 },
@@ -482,6 +510,7 @@ impl Config {
                 config.optim.weight_decay = 5e-4;
                 config.schedule.first_unfreeze = 2;
                 config.schedule.freeze_embeddings = false;
+                config.schedule.best = BestBy::Accuracy;
                 config.head.relu = false;
             }
             Preset::Full => config.open_all(),
@@ -624,6 +653,14 @@ impl Config {
         }
     }
 
+    /// Share of each person's images that validates; `None`: the first of each.
+    pub fn val_fraction(&self) -> Option<f64> {
+        match self.schedule.best {
+            BestBy::Accuracy => self.data.val_fraction,
+            _ => Some(self.data.val_fraction.unwrap_or(0.0)),
+        }
+    }
+
     /// Pictures that run through the backbone at once.
     pub fn piece(&self) -> usize {
         match self.schedule.micro_batch {
@@ -650,6 +687,13 @@ impl Config {
     fn overlaid(&self, given: Vec<(String, Value)>) -> Result<Config> {
         let mut table = self.table();
         for (key, value) in given {
+            if key == "schedule.best" && value.as_str() == Some("map") {
+                return Err(Error::Usage(
+                    "schedule.best: map is called test-map, since it chooses on the test set; val-map chooses on persons \
+                     held out of training"
+                        .to_string(),
+                ));
+            }
             put(&mut table, &key, value);
         }
         let config: Config = table.try_into().map_err(|e| unusable(&e))?;
@@ -663,12 +707,18 @@ impl Config {
         let in_unit = |v: f64| (0.0..1.0).contains(&v);
         let probability = |v: f64| (0.0..=1.0).contains(&v);
         let persons = data.persons_per_batch;
-        let sampled = persons * data.images_per_person;
+        let sampled = persons.checked_mul(data.images_per_person);
         let rules = [
             ("model.lambda", model.lambda >= 0.0, "0 or more"),
             ("model.ln_eps", model.ln_eps.is_none_or(|eps| eps > 0.0), "above 0"),
             ("data.split", data.split >= 1, "1 or more"),
             ("data.val_fraction", data.val_fraction.is_none_or(in_unit), "from 0 to below 1"),
+            ("data.val_persons", data.val_persons.is_none_or(|v| v > 0.0 && v < 1.0), "above 0 and below 1"),
+            (
+                "data.val_persons",
+                (schedule.best == BestBy::ValMap) == data.val_persons.is_some(),
+                "given with schedule.best=val-map, and only then",
+            ),
             ("data.flip", probability(data.flip), "from 0 to 1"),
             ("data.erasing", probability(data.erasing), "from 0 to 1"),
             ("data.images_per_person", persons == 0 || data.images_per_person >= 2, "2 or more"),
@@ -687,14 +737,19 @@ impl Config {
             ),
             (
                 "schedule.batch_size",
-                persons == 0 || schedule.batch_size == sampled,
+                persons == 0 || sampled == Some(schedule.batch_size),
                 "persons_per_batch × images_per_person",
             ),
             ("schedule.unfreeze_every", schedule.unfreeze_every >= 1, "1 or more"),
             (
                 "schedule.eval_every",
-                schedule.best == BestBy::Accuracy || schedule.eval_every >= 1,
-                "1 or more where schedule.best is map",
+                schedule.best != BestBy::TestMap || schedule.eval_every >= 1,
+                "1 or more where schedule.best is test-map",
+            ),
+            (
+                "schedule.refit",
+                schedule.best == BestBy::ValMap || !schedule.refit,
+                "false unless schedule.best is val-map",
             ),
             ("head.hidden", head.hidden >= 1, "1 or more"),
             ("head.dropout", in_unit(head.dropout), "from 0 to below 1"),
@@ -765,6 +820,7 @@ fn wrong(key: &str, kind: Kind, found: &str) -> String {
     let wanted = match kind {
         Text => "a text",
         Whole => "a whole number of 0 or more",
+        Seed => "a whole number from 0 to 2^64 - 1",
         Real => "a number",
         Switch => "true or false",
     };
@@ -781,6 +837,7 @@ fn parse(key: &str, text: &str) -> std::result::Result<Value, String> {
             Some(Value::String(bare.to_string()))
         }
         Whole => text.parse().ok().map(Value::Integer),
+        Seed => text.trim_matches('"').parse().ok().map(seed_value),
         Real => text.parse().ok().map(Value::Float),
         Switch => text.parse().ok().map(Value::Boolean),
     };
@@ -792,7 +849,11 @@ fn typed(key: &str, value: Value) -> std::result::Result<Value, String> {
     let kind = kind(key)?;
     match (kind, value) {
         (Text, value @ Value::String(_)) | (Switch, value @ Value::Boolean(_)) => Ok(value),
-        (Whole, Value::Integer(number)) if number >= 0 => Ok(Value::Integer(number)),
+        (Whole | Seed, Value::Integer(number)) if number >= 0 => Ok(Value::Integer(number)),
+        (Seed, Value::String(text)) => match text.parse() {
+            Ok(seed) => Ok(seed_value(seed)),
+            Err(_) => Err(wrong(key, kind, &format!("{text:?}"))),
+        },
         (Real, Value::Float(number)) if number.is_finite() => Ok(Value::Float(number)),
         (Real, Value::Integer(number)) => Ok(Value::Float(number as f64)),
         (kind, value) => Err(wrong(key, kind, &value.to_string())),
@@ -829,6 +890,34 @@ fn same_place(a: Option<&Value>, b: Option<&Value>) -> bool {
     let place =
         |value: Option<&Value>| value.and_then(Value::as_str).and_then(|p| Path::new(p).canonicalize().ok());
     place(a).is_some_and(|path| Some(path) == place(b))
+}
+
+/// A seed as TOML can hold it: a number, or above the largest i64 its digits as a text.
+fn seed_value(seed: u64) -> Value {
+    i64::try_from(seed).map_or_else(|_| Value::String(seed.to_string()), Value::Integer)
+}
+
+/// A u64 in TOML, whose numbers end at 2^63 − 1.
+mod seed_as_number_or_text {
+    use super::seed_value;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    pub fn serialize<S: Serializer>(seed: &u64, out: S) -> Result<S::Ok, S::Error> {
+        seed_value(*seed).serialize(out)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            Number(u64),
+            Text(String),
+        }
+        match Given::deserialize(from)? {
+            Given::Number(seed) => Ok(seed),
+            Given::Text(text) => text.parse().map_err(de::Error::custom),
+        }
+    }
 }
 
 /// `HxW` in TOML, as on the command line.
@@ -891,6 +980,8 @@ mod tests {
         config.data.dir = Some("d".into());
         config.data.layout = Some(Layout::OccludedReid);
         config.data.val_fraction = Some(0.1);
+        config.data.val_persons = Some(0.1);
+        config.schedule.best = BestBy::ValMap;
         config.schedule.max_steps = Some(9);
         config.device.adapter = Some("a".into());
         let table = config.table();
@@ -1020,6 +1111,40 @@ mod tests {
         }
         let missing = Layers { file: Some("nowhere.toml".into()), ..Layers::default() };
         assert!(matches!(Config::resolve(&missing), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn a_seed_is_any_u64_as_number_or_text() {
+        let highest = i64::MAX as u64;
+        for (seed, written) in [
+            (0, "0".to_string()),
+            (highest, highest.to_string()),
+            (highest + 1, format!("\"{}\"", highest + 1)),
+            (u64::MAX, format!("\"{}\"", u64::MAX)),
+        ] {
+            let text = seed.to_string();
+            let config = Config::resolve(&layers(&[("data.seed", &text)], &[])).unwrap();
+            assert_eq!(config.data.seed, seed);
+            assert!(config.to_toml().contains(&format!("\nseed = {written}\n")), "{}", config.to_toml());
+            let (dir, file) = with_file(&config.to_toml());
+            assert_eq!(Config::resolve(&file).unwrap(), config);
+            // Both spellings are the same seed for a resumed run, on the command line and in a file.
+            let quoted = format!("data.seed=\"{seed}\"");
+            let saved = dir.path().join("my.toml");
+            for given in [layers(&[("data.seed", &text)], &[]), layers(&[], &[&quoted])] {
+                assert_eq!(Config::resume(&saved, &given).unwrap(), config);
+            }
+            let (_dir, other) = with_file(&format!("[data]\nseed = \"{seed}\"\n"));
+            assert_eq!(Config::resolve(&other).unwrap().data.seed, seed);
+        }
+        for bad in ["-1", "1.5", "18446744073709551616", "", "one"] {
+            let text = refusal(Config::resolve(&layers(&[("data.seed", bad)], &[])));
+            assert!(text.starts_with("data.seed: expected a whole number from 0 to 2^64"), "{text}");
+        }
+        let (_dir, bad) = with_file("[data]\nseed = \"x\"\n");
+        assert!(refusal(Config::resolve(&bad)).contains("data.seed"));
+        let (_dir, bad) = with_file("[data]\nseed = 18446744073709551615\n");
+        assert!(refusal(Config::resolve(&bad)).contains("my.toml"));
     }
 
     #[test]

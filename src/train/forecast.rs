@@ -70,11 +70,11 @@ impl Forecast {
 /// # Errors
 /// As a run itself, [`Error::TooLarge`] for a batch that exceeds `memory` bytes included.
 pub fn forecast(layers: &config::Layers, memory: Option<u64>, watch: &mut dyn Watch) -> Result<Forecast> {
-    let job = Job::start(layers, watch)?;
+    let job = Job::start(config::Config::resolve(layers)?, watch)?;
     let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
     let learner = job.learner(&context)?;
     check_memory(&job, &learner, &context, memory)?;
-    let piece = job.config.piece();
+    let piece = job.piece();
     let flops_per_second = measure(&context, &job, &learner)?;
     let mut stages: Vec<StageForecast> = Vec::new();
     for (stage, epochs, steps) in stages_of(&job) {
@@ -114,7 +114,7 @@ pub(super) fn check_memory(
 ) -> Result<()> {
     let Some((stage, ..)) = stages_of(job).pop() else { return Ok(()) };
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let (piece, tokens) = (job.config.piece(), job.network.config.tokens());
+    let (piece, tokens) = (job.piece(), job.network.config.tokens());
     let most_rows = if context.is_cpu() { MOST_ROWS_ON_CPU } else { usize::MAX };
     // What stands in the way of so many pictures at once, if anything.
     let obstacle = |need: &StageNeed, bytes: u64, piece: usize| {
@@ -191,7 +191,7 @@ fn stage_need(job: &Job, learner: &Learner<'_>, stage: Trainable, piece: usize) 
 
 /// Floating-point operations per second in a short training step on grey pictures.
 fn measure(context: &Context, job: &Job, learner: &Learner<'_>) -> Result<f64> {
-    let batch = MEASURED_BATCH.min(job.config.schedule.batch_size);
+    let batch = MEASURED_BATCH.min(job.largest_batch());
     let step = learner.record_step(batch, batch)?;
     let size = job.network.config.image;
     step.write(context, &vec![128; batch * size.height * size.width * 3], &vec![0; batch], &vec![0; batch]);

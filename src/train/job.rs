@@ -1,18 +1,21 @@
 //! What a run works on: configuration, network, pictures, schedule and place, settled before an adapter is touched.
 
-use super::config::{self, Config, Optimizer};
+use super::config::{self, BestBy, Config, Optimizer};
 use super::heads::init_heads;
+use super::images::ImageList;
 use super::schedule::Schedule;
 use super::trainer::Watch;
 use crate::checkpoint::{self, Network, StateData, StateTensor};
 use crate::data::augment::Augment;
+use crate::data::hash;
 use crate::datasets::sampler::{self, TrainingSet};
 use crate::datasets::uses::training_set;
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::kernels::adam::Betas;
 use crate::model::{GroupKind, HeadSettings, HostMoments, Learner, UpdateRule};
-use std::collections::BTreeMap;
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Where a run stands: what a save holds beside parameters and moments.
@@ -37,6 +40,8 @@ pub(super) struct Best {
     /// Accuracy or mAP.
     pub score: f64,
     pub loss: f64,
+    /// `None` in states that were saved before it was.
+    pub epoch: Option<usize>,
 }
 
 impl Best {
@@ -50,7 +55,10 @@ const START: Position = Position { step: 0, epoch: 0, batch: 0, loss_sum: 0.0, p
 
 impl Position {
     pub fn tensor(&self) -> StateTensor {
-        let best = self.best.map_or([0, 0, 0], |best| [1, best.score.to_bits(), best.loss.to_bits()]);
+        let after = |epoch: usize| epoch as u64 + 1;
+        let best = self.best.map_or([0; 4], |best| {
+            [1, best.score.to_bits(), best.loss.to_bits(), best.epoch.map_or(0, after)]
+        });
         let mut words = vec![self.step, self.epoch as u64, self.batch as u64];
         words.extend([self.loss_sum.to_bits(), self.pictures]);
         words.extend(best);
@@ -58,8 +66,11 @@ impl Position {
     }
 
     fn from_words(words: &[u64]) -> Option<Position> {
-        let &[step, epoch, batch, loss_sum, pictures, has_best, score, loss] = words else { return None };
-        let best = Best { score: f64::from_bits(score), loss: f64::from_bits(loss) };
+        let &[step, epoch, batch, loss_sum, pictures, has_best, score, loss, ref rest @ ..] = words else {
+            return None;
+        };
+        let best_epoch = rest.first().and_then(|after| (*after as usize).checked_sub(1));
+        let best = Best { score: f64::from_bits(score), loss: f64::from_bits(loss), epoch: best_epoch };
         Some(Position {
             step,
             epoch: epoch as usize,
@@ -71,11 +82,23 @@ impl Position {
     }
 }
 
+/// Name of the position in a save.
+pub(super) const POSITION: &str = "position";
+
+/// Name of the hash of the list of images in a save.
+pub(super) const IMAGES: &str = "images";
+
 /// What a run works on, settled before the adapter is touched.
 pub(super) struct Job {
     pub config: Config,
     pub network: Network,
     pub set: TrainingSet,
+    /// All images of the data set, by name and size.
+    pub images: ImageList,
+    /// Persons who don't train, but choose the best epoch.
+    pub held_out: TrainingSet,
+    /// Hashes of the images that train and that the backbone was trained on, sorted.
+    pub trained_on: Vec<u64>,
     /// Pictures of `set` that train.
     pub train: Vec<usize>,
     /// Pictures of `set` that validate.
@@ -85,15 +108,31 @@ pub(super) struct Job {
     state: BTreeMap<String, StateTensor>,
 }
 
+/// The images of a run, divided.
+struct Pictures {
+    set: TrainingSet,
+    images: ImageList,
+    held_out: TrainingSet,
+    train: Vec<usize>,
+    validation: Vec<usize>,
+    trained_on: Vec<u64>,
+}
+
 impl Job {
     /// A run from its beginning.
     ///
     /// # Errors
     /// [`Error::Usage`] for settings that no run can have; whatever weights and pictures may say.
-    pub fn start(layers: &config::Layers, watch: &mut dyn Watch) -> Result<Job> {
-        let mut config = Config::resolve(layers)?;
+    pub fn start(mut config: Config, watch: &mut dyn Watch) -> Result<Job> {
         let backbone = needed(&config.model.backbone, "backbone")?;
-        let (set, train, validation) = pictures(&config, |text| watch.note(text))?;
+        let set = labelled(&config, |text| watch.note(text))?;
+        let images = ImageList::of(&set)?;
+        let (set, held_out) = hold_out(&config, set)?;
+        let (train, validation) = divide(&config, &set)?;
+        if !held_out.classes.is_empty() {
+            let (persons, pictures) = (held_out.classes.len(), held_out.pictures.len());
+            watch.note(&format!("{persons} persons with {pictures} images are held out of training"));
+        }
         let mut network = checkpoint::load(&backbone, &config.settings())?;
         for note in &network.notes {
             watch.note(note);
@@ -112,7 +151,12 @@ impl Job {
         if config.data.persons_per_batch == 0 && sampler::drops_last(train.len(), batch_size) {
             watch.note("each epoch's last batch would hold one picture and is dropped");
         }
-        Job::new(config, network, set, (train, validation), START, BTreeMap::new())
+        let mut trained_on = hash_images(&set, &train)?;
+        trained_on.extend(checkpoint::read_trained_on(&backbone)?.unwrap_or_default());
+        trained_on.sort_unstable();
+        trained_on.dedup();
+        let pictures = Pictures { set, images, held_out, train, validation, trained_on };
+        Job::new(config, network, pictures, START, BTreeMap::new())
     }
 
     /// A run from where `last.safetensors` in its folder stands.
@@ -120,39 +164,78 @@ impl Job {
     /// # Errors
     /// [`Error::Usage`] for settings or pictures that contradict the saved ones; [`Error::Weights`] for a file that no
     /// run left.
-    pub fn resume(out: &Path, layers: &config::Layers) -> Result<Job> {
+    pub fn resume(out: &Path, layers: &config::Layers, watch: &mut dyn Watch) -> Result<Job> {
         let last = out.join("last.safetensors");
         let config = Config::resume(&out.join("config.toml"), layers)?;
-        let (set, train, validation) = pictures(&config, |_| {})?;
+        let set = labelled(&config, |_| {})?;
+        let images = ImageList::of(&set)?;
         let network = checkpoint::load(&last, &config.settings())?;
         let state = checkpoint::read_state(&last)?;
+        match counts(&state, IMAGES) {
+            Some(&[hash]) => images.check(out, hash, config.data.dir.as_deref().unwrap_or_default())?,
+            _ => watch.note("the saved run holds no list of its images: they are taken for the same"),
+        }
+        let (set, held_out) = hold_out(&config, set)?;
+        let (train, validation) = divide(&config, &set)?;
         if network.class_names.as_ref() != Some(&set.classes) {
             let dir = config.data.dir.unwrap_or_default();
             return Err(Error::Usage(format!("{dir}: the persons differ from those of the saved run")));
         }
         check_heads(&last, &network, config.head.hidden, set.classes.len())?;
-        let position = match state.get("position") {
-            Some(StateTensor { data: StateData::U64(words), .. }) => Position::from_words(words),
-            _ => None,
-        };
+        let position = counts(&state, POSITION).and_then(Position::from_words);
         let position = position.ok_or_else(|| Error::Weights {
             path: last,
             reason: "it holds no position to resume from".to_string(),
         })?;
-        Job::new(config, network, set, (train, validation), position, state)
+        if position.batch > config.sampling().steps_per_epoch(train.len()) {
+            let dir = config.data.dir.unwrap_or_default();
+            return Err(Error::Usage(format!("{dir}: the saved run had more images")));
+        }
+        let trained_on = match counts(&state, checkpoint::TRAINED_ON) {
+            Some(hashes) => hashes.to_vec(),
+            None => {
+                let mut hashes = hash_images(&set, &train)?;
+                hashes.sort_unstable();
+                hashes.dedup();
+                hashes
+            }
+        };
+        let pictures = Pictures { set, images, held_out, train, validation, trained_on };
+        Job::new(config, network, pictures, position, state)
     }
 
     fn new(
         config: Config,
         network: Network,
-        set: TrainingSet,
-        (train, validation): (Vec<usize>, Vec<usize>),
+        pictures: Pictures,
         position: Position,
         state: BTreeMap<String, StateTensor>,
     ) -> Result<Job> {
+        let Pictures { set, images, held_out, train, validation, trained_on } = pictures;
         let schedule =
             Schedule::new(&config, network.config.depth, config.sampling().steps_per_epoch(train.len()));
-        Ok(Job { config, network, set, train, validation, schedule, position, state })
+        Ok(Job {
+            config,
+            network,
+            set,
+            images,
+            held_out,
+            trained_on,
+            train,
+            validation,
+            schedule,
+            position,
+            state,
+        })
+    }
+
+    /// Whether `best.safetensors` is the model of the last epoch: it is asked for, or there is nothing to choose by.
+    pub fn keeps_last(&self) -> bool {
+        match self.config.schedule.best {
+            BestBy::Last => true,
+            BestBy::Accuracy => self.validation.is_empty(),
+            BestBy::ValMap | BestBy::TestMap => false,
+        }
     }
 
     /// Whether all steps are done, and what follows the last one of an epoch too.
@@ -207,12 +290,19 @@ impl Job {
         batches.into_iter().map(|batch| batch.into_iter().map(|i| self.train[i]).collect()).collect()
     }
 
-    /// Sizes of the batches that the run trains by, each once: the whole batch, and an epoch's last if it is smaller.
+    /// Sizes of the batches that the run trains by, each once, the largest first.
     pub fn batch_sizes(&self) -> Vec<usize> {
-        let (count, batch) = (self.train.len(), self.config.schedule.batch_size);
-        let last = if self.config.data.persons_per_batch > 0 { 0 } else { count % batch };
-        let sizes = [if count < batch && last > 0 { 0 } else { batch }, last];
-        sizes.into_iter().filter(|&size| size > 1).collect()
+        self.config.sampling().sizes(self.train.len())
+    }
+
+    /// Size of the largest batch.
+    pub fn largest_batch(&self) -> usize {
+        self.batch_sizes().first().copied().unwrap_or(self.config.schedule.batch_size)
+    }
+
+    /// Images that run through the backbone at once.
+    pub fn piece(&self) -> usize {
+        self.config.piece().min(self.largest_batch())
     }
 
     /// Sizes of the batches that validation runs by when it takes `batch` pictures at once, each once.
@@ -238,28 +328,53 @@ fn needed(value: &Option<String>, flag: &str) -> Result<PathBuf> {
     value.clone().map(PathBuf::from).ok_or_else(|| Error::Usage(format!("--{flag} is needed")))
 }
 
-/// The labelled pictures; those that train; those that validate. `note` is called with what the user should know.
-fn pictures(config: &Config, note: impl FnMut(&String)) -> Result<(TrainingSet, Vec<usize>, Vec<usize>)> {
+/// The labelled images. `note` is called with what the user should know.
+fn labelled(config: &Config, note: impl FnMut(&String)) -> Result<TrainingSet> {
     let (set, notes) = training_set(&needed(&config.data.dir, "data")?, &config.data.load_options())?;
     notes.iter().for_each(note);
-    let (train, validation) = set.split(config.data.val_fraction, config.data.seed);
-    let (batch_size, persons) = (config.schedule.batch_size, config.data.persons_per_batch);
+    Ok(set)
+}
+
+/// The set without the persons who are held out, and theirs.
+fn hold_out(config: &Config, set: TrainingSet) -> Result<(TrainingSet, TrainingSet)> {
+    match config.data.val_persons {
+        Some(share) => set.hold_out(share, config.data.seed),
+        None => Ok((set, TrainingSet::default())),
+    }
+}
+
+/// Hashes of the images that train, by which a model knows them again.
+fn hash_images(set: &TrainingSet, train: &[usize]) -> Result<Vec<u64>> {
+    train.par_iter().map(|&index| hash::number_of_file(&set.pictures[index].path)).collect()
+}
+
+/// The images of `set` that train, and those that validate.
+fn divide(config: &Config, set: &TrainingSet) -> Result<(Vec<usize>, Vec<usize>)> {
+    let (train, validation) = set.split(config.val_fraction(), config.data.seed);
+    let (batch_size, wanted) = (config.schedule.batch_size, config.data.persons_per_batch);
     if batch_size < 2 || train.len() < 2 {
         return Err(Error::Usage(format!(
             "BatchNorm needs two pictures or more in a batch: --batch-size is {batch_size}, {} pictures train",
             train.len()
         )));
     }
-    if persons > set.classes.len() {
+    let persons = train.iter().map(|&index| set.pictures[index].class).collect::<BTreeSet<usize>>().len();
+    if wanted > persons {
         return Err(Error::Usage(format!(
-            "data.persons_per_batch is {persons}, but there are {} persons: --set data.persons_per_batch={} with \
-             --batch-size {}, or 0 for batches of anybody",
-            set.classes.len(),
-            set.classes.len(),
-            set.classes.len() * config.data.images_per_person
+            "data.persons_per_batch is {wanted}, but there are {persons} persons: --set \
+             data.persons_per_batch={persons} with --batch-size {}, or 0 for batches of anybody",
+            persons * config.data.images_per_person
         )));
     }
-    Ok((set, train, validation))
+    Ok((train, validation))
+}
+
+/// The counts that a save holds under a name.
+fn counts<'s>(state: &'s BTreeMap<String, StateTensor>, name: &str) -> Option<&'s [u64]> {
+    match state.get(name) {
+        Some(StateTensor { data: StateData::U64(words), .. }) => Some(words),
+        _ => None,
+    }
 }
 
 /// Makes sure that every part classifier is complete and of the right shape.

@@ -29,14 +29,14 @@ pub struct StepLine {
     pub lr: f64,
     /// Number of parameters that train.
     pub trainable_params: u64,
-    /// Pictures per second.
+    /// Images per second, from the end of the step before to the end of this one.
     pub images_per_s: f64,
     /// Device memory in bytes.
     pub gpu_bytes: u64,
 }
 
 /// What an epoch leaves in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochLine {
     /// Number of the epoch, from 0.
     pub epoch: usize,
@@ -49,6 +49,15 @@ pub struct EpochLine {
     /// Retrieval scores; `None` in epochs without.
     #[serde(flatten)]
     pub retrieval: Option<RetrievalScores>,
+    /// Mean average precision among the images of persons held out of training, as a fraction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_map: Option<f64>,
+    /// Share of these images whose nearest other one shows the same person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_rank1: Option<f64>,
+    /// Whether the best epoch is chosen on the test set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chosen_on_test_set: bool,
     /// Duration in seconds.
     pub seconds: f64,
 }
@@ -72,6 +81,9 @@ pub struct RetrievalScores {
 
 /// Marks the lines of epochs.
 const EPOCH: &str = "epoch";
+
+/// Marks the line with which training on all persons begins.
+const REFIT: &str = "refit";
 
 /// An epoch's line with its mark.
 #[derive(Serialize)]
@@ -135,6 +147,17 @@ impl Log {
     /// `Io` where it can't be written.
     pub fn epoch(&mut self, line: &EpochLine) -> Result<()> {
         self.write(&Marked { kind: EPOCH, line })
+    }
+
+    /// Marks in a finished log that all persons now train for so many epochs, in a folder of their own; once.
+    ///
+    /// # Errors
+    /// `Io` where it can't be read or written.
+    pub fn mark_refit(path: &Path, epochs: usize, folder: &str) -> Result<()> {
+        let line = serde_json::json!({ "kind": REFIT, "epochs": epochs, "folder": folder });
+        let marked = line.to_string();
+        let is_marked = read(path)?.lines().any(|found| found == marked);
+        if is_marked { Ok(()) } else { Log::append(path)?.write(&line) }
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<()> {
@@ -203,8 +226,8 @@ mod tests {
             train_loss: 80.0,
             val_loss: Some(79.0),
             val_accuracy: Some(0.125),
-            retrieval: None,
             seconds: 3.5,
+            ..EpochLine::default()
         }
     }
 

@@ -4,6 +4,7 @@ pub mod config;
 pub mod curves;
 pub mod forecast;
 pub mod heads;
+mod images;
 mod job;
 pub mod log;
 pub mod schedule;

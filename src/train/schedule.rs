@@ -31,8 +31,9 @@ impl Schedule {
         self.config.schedule.max_steps.map_or(all, |most| most.min(all))
     }
 
-    fn all_steps(&self) -> u64 {
-        (self.config.schedule.epochs * self.steps_per_epoch) as u64
+    /// Steps of all epochs.
+    pub fn all_steps(&self) -> u64 {
+        (self.config.schedule.epochs as u64).saturating_mul(self.steps_per_epoch as u64)
     }
 
     /// Blocks that are open in an epoch.
@@ -81,7 +82,7 @@ impl Schedule {
         // Multiplied one by one, as the released code does.
         let mut lr = (0..=epoch).filter(|&e| self.decays(e)).fold(optim.lr, |lr, _| lr * optim.lr_decay);
         let step = (epoch * self.steps_per_epoch + place) as f64;
-        let warm = (optim.warmup_epochs * self.steps_per_epoch) as f64;
+        let warm = optim.warmup_epochs.saturating_mul(self.steps_per_epoch) as f64;
         if step < warm {
             lr *= (step + 1.0) / warm;
         } else if optim.cosine {
@@ -100,14 +101,15 @@ impl Schedule {
             GroupKind::Block(_) if !schedule.blockwise => Some(0),
             GroupKind::Block(block) => {
                 let order = self.depth - 1 - block;
-                Some((order + 1).saturating_sub(schedule.first_unfreeze) * schedule.unfreeze_every)
+                let turns = (order + 1).saturating_sub(schedule.first_unfreeze);
+                Some(turns.saturating_mul(schedule.unfreeze_every))
             }
         }
     }
 
     /// A group's own step count (from 1) at a step of the run (from 1); 0 while it is closed.
     pub fn adam_step(&self, group: GroupKind, step: u64) -> u64 {
-        let opened = self.opens_at(group).map(|epoch| (epoch * self.steps_per_epoch) as u64);
+        let opened = self.opens_at(group).map(|epoch| epoch.saturating_mul(self.steps_per_epoch) as u64);
         opened.map_or(0, |before| step.saturating_sub(before))
     }
 }

@@ -1,15 +1,16 @@
 //! The loop: batches, steps, validation, saves; goes on from where a saved run stopped, to the bit.
 
 use super::config::{BestBy, Config};
-use super::job::{Best, Job, Position, betas};
+use super::job::{Best, IMAGES, Job, POSITION, Position, betas};
 use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
 use super::{config, curves, forecast};
-use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor};
+use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor, TRAINED_ON};
 use crate::data::augment::Augment;
 use crate::data::decode::DecodeOptions;
 use crate::data::lock::{FolderLock, holds_files};
-use crate::data::{files, preprocess};
-use crate::datasets::sampler::{self, Sample};
+use crate::data::{files, hash, preprocess};
+use crate::datasets::LoadOptions;
+use crate::datasets::sampler::{self, Sample, TrainingSet};
 use crate::error::{Error, Result};
 use crate::gpu::{BETWEEN_FAILURES, Context, ContextOptions, PlanProfile, Readback};
 use crate::kernels::adam::StepValues;
@@ -20,7 +21,7 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is asked of a run.
 #[derive(Debug, Clone)]
@@ -58,19 +59,57 @@ pub trait Watch {
     }
 }
 
-/// Scores the model of an epoch on the data set's test pictures.
+/// Images that the model of an epoch is scored on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exam {
+    /// The data set's queries, in its gallery.
+    Test,
+    /// Each image of the persons held out of training, among all others of them.
+    HeldOut,
+}
+
+/// Scores the model of an epoch by retrieval.
 pub trait Judge {
-    /// Lists the pictures, before training begins.
+    /// Lists the test pictures, before training begins.
     ///
     /// # Errors
     /// If the data set in `dir` has no queries or no gallery.
     fn prepare(&mut self, dir: &Path, config: &Config) -> Result<()>;
-    /// Scores a network on them.
+    /// Takes the persons held out, before training begins; without `crosses_cameras` matches by one camera count.
+    fn hold_out(&mut self, persons: &TrainingSet, crosses_cameras: bool, config: &Config);
+    /// Scores a network.
     ///
     /// # Errors
     /// What pictures or adapter report; [`Error::Interrupted`] after a signal.
-    fn score(&mut self, context: &Context, network: &Network) -> Result<RetrievalScores>;
+    fn score(&mut self, exam: Exam, context: &Context, network: &Network) -> Result<RetrievalScores>;
 }
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Run folder.
+    pub out: PathBuf,
+    /// The data set.
+    pub data: PathBuf,
+    /// How it is read.
+    pub options: LoadOptions,
+    /// How far it came, if it is to go on.
+    pub unfinished: Option<String>,
+    /// The epoch whose model `best.safetensors` is, if that was reached and is known.
+    pub epoch: Option<usize>,
+    /// Why this one.
+    pub reason: String,
+    /// What was measured in it.
+    pub line: Option<EpochLine>,
+    /// Epochs for which all persons were then trained: `best.safetensors` is the outcome.
+    pub refit: Option<usize>,
+}
+
+/// The state to resume from.
+const LAST: &str = "last.safetensors";
+
+/// The model to use.
+const BEST: &str = "best.safetensors";
 
 /// What an interrupted run says.
 const SAVED: &str = "the state is saved; --resume goes on";
@@ -91,7 +130,7 @@ struct Batch {
 /// [`Error::Usage`] for a folder that holds a run already, or settings that contradict the saved ones;
 /// [`Error::NotFinite`] when loss or gradients overflow, after the state before it was saved; [`Error::Interrupted`] after
 /// the state was saved; whatever weights, pictures and adapter may say.
-pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<()> {
+pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<Summary> {
     let out = &request.out;
     if !request.resume && holds_files(out)? {
         return Err(Error::Usage(format!(
@@ -101,34 +140,199 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
     }
     std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
     let _lock = FolderLock::acquire(out)?;
-    let last = out.join("last.safetensors");
-    let resumes = request.resume && last.exists();
+    let resumes = request.resume && out.join(LAST).exists();
     if request.resume && !resumes {
         watch.note(&format!("nothing to resume in {}: the run starts afresh", out.display()));
     }
-    let job = if resumes { Job::resume(out, &request.layers)? } else { Job::start(&request.layers, watch)? };
+    let begin = Begin::Layers(&request.layers);
+    let ended = phase(out, &begin, resumes, request.memory, watch, judge)?;
+    let refit = match ended.refit_epochs() {
+        Some(epochs) => refit(request, &ended, epochs, watch, judge)?,
+        None => None,
+    };
+    ended.summary(out, refit)
+}
+
+/// Where a run gets its configuration from.
+enum Begin<'a> {
+    /// What the user gave.
+    Layers(&'a config::Layers),
+    /// Another run's, changed.
+    Config(&'a Config),
+}
+
+impl Begin<'_> {
+    fn config(&self) -> Result<Config> {
+        match self {
+            Begin::Layers(layers) => Config::resolve(layers),
+            Begin::Config(config) => Ok((*config).clone()),
+        }
+    }
+
+    /// What is said on top of the saved configuration when the run is resumed.
+    fn on_top(&self) -> config::Layers {
+        match self {
+            Begin::Layers(layers) => (*layers).clone(),
+            Begin::Config(config) => limits(config),
+        }
+    }
+}
+
+/// The settings that a resumed run takes for absent where they aren't said.
+fn limits(config: &Config) -> config::Layers {
+    let steps = config.schedule.max_steps.map(|steps| ("schedule.max_steps".to_string(), steps.to_string()));
+    let adapter = config.device.adapter.clone().map(|name| ("device.adapter".to_string(), name));
+    config::Layers { flags: steps.into_iter().chain(adapter).collect(), ..config::Layers::default() }
+}
+
+/// Trains all persons from the start, for so many epochs, as a run in a folder of its own inside the run folder; its model
+/// becomes the outer run's best. Says for how many epochs, or `None` if the run was to stop earlier.
+fn refit(
+    request: &Request,
+    first: &Ended,
+    epochs: usize,
+    watch: &mut dyn Watch,
+    judge: &mut dyn Judge,
+) -> Result<Option<usize>> {
+    let name = format!("refit-{epochs}");
+    let out = request.out.join(&name);
+    let mut config = first.config.clone();
+    config.data.val_persons = None;
+    config.schedule.best = BestBy::Last;
+    config.schedule.refit = false;
+    config.schedule.epochs = epochs;
+    if let Some(most) = &mut config.schedule.max_steps {
+        if *most <= first.position.step {
+            return Ok(None);
+        }
+        *most -= first.position.step;
+    }
+    Log::mark_refit(&request.out.join("log.jsonl"), epochs, &name)?;
+    watch.note(&format!("all persons train now, for {epochs} epochs, in {}", out.display()));
+    std::fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
+    let _lock = FolderLock::acquire(&out)?;
+    let resumes = out.join(LAST).exists();
+    let ended = phase(&out, &Begin::Config(&config), resumes, request.memory, watch, judge)?;
+    if !ended.is_whole() {
+        return Ok(None);
+    }
+    let (model, best) = (out.join(BEST), request.out.join(BEST));
+    if !best.exists() || hash::of_file(&model)? != hash::of_file(&best)? {
+        files::copy_atomically(&model, &best)?;
+    }
+    Ok(Some(epochs))
+}
+
+/// What is known of a run when it ends.
+struct Ended {
+    config: Config,
+    position: Position,
+    /// Steps of all epochs.
+    steps: u64,
+    keeps_last: bool,
+    held_out: usize,
+}
+
+impl Ended {
+    fn of(job: &Job) -> Ended {
+        Ended {
+            config: job.config.clone(),
+            position: job.position,
+            steps: job.schedule.all_steps(),
+            keeps_last: job.keeps_last(),
+            held_out: job.held_out.classes.len(),
+        }
+    }
+
+    /// Whether all epochs are done, not only as many steps as were asked for.
+    fn is_whole(&self) -> bool {
+        self.position.epoch >= self.config.schedule.epochs
+    }
+
+    /// For how many epochs all persons are to train now.
+    fn refit_epochs(&self) -> Option<usize> {
+        let epochs = self.position.best.and_then(|best| best.epoch).map(|epoch| epoch + 1);
+        epochs.filter(|_| self.config.schedule.refit && self.is_whole())
+    }
+
+    fn summary(&self, out: &Path, refit: Option<usize>) -> Result<Summary> {
+        let Ended { config, position, .. } = self;
+        let is_between = position.batch > 0 || position.epoch == 0;
+        let epoch = match position.best {
+            _ if self.keeps_last && is_between => None,
+            _ if self.keeps_last => position.epoch.checked_sub(1),
+            best => best.and_then(|best| best.epoch),
+        };
+        let unfinished = if !self.is_whole() {
+            Some(format!("stopped after {} of {} steps", position.step, self.steps))
+        } else if config.schedule.refit && refit.is_none() {
+            Some("stopped before all persons were trained".to_string())
+        } else {
+            None
+        };
+        let reason = match config.schedule.best {
+            _ if self.keeps_last && is_between => format!("the model after {} steps", position.step),
+            BestBy::Last => "the last one".to_string(),
+            BestBy::Accuracy if self.keeps_last => "the last one, as no image validates".to_string(),
+            BestBy::Accuracy => "the best by accuracy on the validation images".to_string(),
+            BestBy::ValMap => format!("the best by mAP among {} persons held out of training", self.held_out),
+            BestBy::TestMap => "the best by mAP on the test set, which flatters its scores there".to_string(),
+        };
+        let lines = logged_epochs(&out.join("log.jsonl"))?;
+        Ok(Summary {
+            out: out.to_path_buf(),
+            data: PathBuf::from(config.data.dir.as_deref().unwrap_or_default()),
+            options: config.data.load_options(),
+            unfinished,
+            epoch,
+            reason,
+            line: lines.into_iter().find(|line| Some(line.epoch) == epoch),
+            refit,
+        })
+    }
+}
+
+/// Trains in a folder from the start or from its last save.
+fn phase(
+    out: &Path,
+    begin: &Begin<'_>,
+    resumes: bool,
+    memory: Option<u64>,
+    watch: &mut dyn Watch,
+    judge: &mut dyn Judge,
+) -> Result<Ended> {
+    let last = out.join(LAST);
+    let job =
+        if resumes { Job::resume(out, &begin.on_top(), watch)? } else { Job::start(begin.config()?, watch)? };
+    if !job.held_out.classes.is_empty() {
+        judge.hold_out(&job.held_out, job.held_out.crosses_cameras(), &job.config);
+    }
     if job.config.schedule.eval_every > 0 {
         judge.prepare(Path::new(job.config.data.dir.as_deref().unwrap_or_default()), &job.config)?;
     }
     files::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
+    job.images.write(out)?;
     if resumes && job.is_finished() {
         watch.note(&format!("the run in {} is finished", out.display()));
-        return Ok(());
+        return Ok(Ended::of(&job));
     }
     let options = job.config.device.options();
+    let limits = limits(&job.config);
     let mut failures = Failures::default();
     let (mut job, mut resumes) = (job, resumes);
     loop {
-        let error = match attempt(job, &options, request, resumes, watch, judge) {
+        let error = match attempt(job, &options, out, memory, resumes, watch, judge) {
             Err(error) if error.may_pass() => error,
             outcome => return outcome,
         };
         resumes = last.exists();
-        // The configuration is the saved one: what was said on top of it stands in there.
+        // The configuration is the saved one: what was said on top of it stands in there, but for the limits.
         job = if resumes {
-            Job::resume(out, &config::Layers::default())?
+            Job::resume(out, &limits, watch)?
         } else {
-            Job::start(&request.layers, watch)?
+            let job = Job::start(begin.config()?, watch)?;
+            job.images.write(out)?;
+            job
         };
         if failures.are_too_many(Instant::now(), job.position.step) {
             return Err(error);
@@ -154,30 +358,33 @@ impl Failures {
 fn attempt(
     job: Job,
     options: &ContextOptions,
-    request: &Request,
+    out: &Path,
+    memory: Option<u64>,
     resumes: bool,
     watch: &mut dyn Watch,
     judge: &mut dyn Judge,
-) -> Result<()> {
-    let out = &request.out;
+) -> Result<Ended> {
     let context = Context::open(options)?;
     if context.is_cpu() {
         watch.note(&format!("{} is a CPU adapter: right, but slow", context.adapter.name));
     }
     let learner = job.learner(&context)?;
-    forecast::check_memory(&job, &learner, &context, request.memory)?;
+    forecast::check_memory(&job, &learner, &context, memory)?;
     let log = out.join("log.jsonl");
     let log =
         if resumes { Log::resume(&log, job.position.step, job.position.epoch)? } else { Log::create(&log)? };
     let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
-    let (flights, idle, read) = (VecDeque::new(), Vec::new(), Instant::now());
+    let (flights, idle, done) = (VecDeque::new(), Vec::new(), Instant::now());
     let unprofiled = watch.wants_profiles();
-    Run { context: &context, job, out, log, learner, steps, flights, idle, read, evaluations, unprofiled }
+    Run { context: &context, job, out, log, learner, steps, flights, idle, done, evaluations, unprofiled }
         .go(watch, judge)
 }
 
 /// Steps that the adapter may have before it: while it computes one, the host prepares the next.
 const IN_FLIGHT: usize = 2;
+
+/// From one look at the adapter to the next while the host prepares a step: how exact a step's time is.
+const LOOKS: Duration = Duration::from_millis(1);
 
 /// What a step leaves on the adapter, on its way back.
 struct Results {
@@ -210,22 +417,32 @@ struct Run<'c, 'o> {
     flights: VecDeque<Flight>,
     /// Readbacks of steps that are done, for those to come.
     idle: Vec<Results>,
-    /// When the last results were read.
-    read: Instant,
+    /// When the last step whose results were read was done.
+    done: Instant,
     evaluations: BTreeMap<usize, EvaluationStep>,
     /// Whether a step of this stage is still to be profiled.
     unprofiled: bool,
 }
 
 impl Run<'_, '_> {
-    fn go(mut self, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<()> {
+    fn go(mut self, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<Ended> {
         if self.job.is_finished() {
-            return self.save("last.safetensors");
+            self.save_all()?;
         }
         while !self.job.is_finished() {
             self.epoch(watch, judge)?;
         }
-        Ok(())
+        Ok(Ended::of(&self.job))
+    }
+
+    /// Saves the state, and as the best model too where that is the last one.
+    fn save_all(&self) -> Result<()> {
+        if !self.job.keeps_last() {
+            return self.save(LAST);
+        }
+        // The state comes last: a run that is killed in between does its last steps again.
+        self.save(BEST)?;
+        files::copy_atomically(&self.out.join(BEST), &self.out.join(LAST))
     }
 
     /// Trains to the end of the epoch, or of the run.
@@ -256,8 +473,16 @@ impl Run<'_, '_> {
                     }
                 }
             });
-            self.read = Instant::now();
-            for batch in receiver {
+            self.done = Instant::now();
+            loop {
+                let batch = match receiver.recv_timeout(LOOKS) {
+                    Ok(batch) => batch,
+                    Err(mpsc::RecvTimeoutError::Timeout) => {
+                        self.context.look();
+                        continue;
+                    }
+                    Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                };
                 self.send(batch?, watch)?;
                 self.land(IN_FLIGHT - 1, watch)?;
                 let every = self.job.config.schedule.save_every;
@@ -265,7 +490,8 @@ impl Run<'_, '_> {
                 let at_save = every > 0 && self.job.position.step.is_multiple_of(every);
                 if signal.is_some() || at_save {
                     self.land(0, watch)?;
-                    self.save("last.safetensors")?;
+                    self.save(LAST)?;
+                    self.done = Instant::now();
                 }
                 if let Some(signal) = signal {
                     return Err(Error::Interrupted { signal, outcome: SAVED });
@@ -277,11 +503,7 @@ impl Run<'_, '_> {
         if self.job.position.batch == batches {
             self.end_epoch(start, watch, judge)?;
         }
-        self.save("last.safetensors")?;
-        if self.job.validation.is_empty() && self.job.config.schedule.best == BestBy::Accuracy {
-            self.save("best.safetensors")?;
-        }
-        Ok(())
+        self.save_all()
     }
 
     /// Opens what the epoch trains; says what that costs.
@@ -293,7 +515,7 @@ impl Run<'_, '_> {
             self.unprofiled = watch.wants_profiles();
         }
         if self.steps.is_empty() {
-            let batch = self.job.config.schedule.batch_size.min(self.job.train.len());
+            let batch = self.job.largest_batch();
             self.step_for(batch)?;
             let recorded = &self.steps[&batch];
             let plan = recorded.plan.summary();
@@ -308,7 +530,7 @@ impl Run<'_, '_> {
                 if open > 0 { format!(" ({forward} of the last block forward, {backward} back)") } else { String::new() },
                 self.device_bytes() >> 20
             ));
-            let piece = self.job.config.piece();
+            let piece = self.job.piece();
             if piece < batch {
                 let whole = self.learner.need(stage, batch, batch)?;
                 watch.note(&format!(
@@ -324,7 +546,7 @@ impl Run<'_, '_> {
 
     fn step_for(&mut self, batch: usize) -> Result<()> {
         if !self.steps.contains_key(&batch) {
-            self.steps.insert(batch, self.learner.record_step(batch, self.job.config.piece())?);
+            self.steps.insert(batch, self.learner.record_step(batch, self.job.piece())?);
         }
         Ok(())
     }
@@ -377,7 +599,7 @@ impl Run<'_, '_> {
         context.write(&recorded.step, bytemuck::cast_slice(&values.words()));
         if std::mem::take(&mut self.unprofiled) {
             self.profile(count, watch)?;
-            self.read = Instant::now();
+            self.done = Instant::now();
         }
         let recorded = &self.steps[&count];
         recorded.plan.run(context)?;
@@ -413,6 +635,10 @@ impl Run<'_, '_> {
         let Flight { before, lr, names, gpu_bytes, mut results } = flight;
         let rows = results.losses.finish(self.context)?;
         let control = Control::from_words(&results.control.finish(self.context)?);
+        // The adapter computes one step after the other: a step takes from the end of the one before to its own.
+        let now = results.control.arrived().unwrap_or_else(Instant::now).max(self.done);
+        let seconds = (now - self.done).as_secs_f64().max(1e-6);
+        self.done = now;
         self.idle.push(results);
         let number = before.step + 1;
         if control.stopped {
@@ -420,7 +646,7 @@ impl Run<'_, '_> {
             self.flights.clear();
             let Position { step, batch, .. } = before;
             self.job.position = Position { step, batch, ..self.job.position };
-            self.save("last.safetensors")?;
+            self.save(LAST)?;
             return Err(Error::NotFinite { step: number, pictures: names.join(", ") });
         }
         let count = names.len();
@@ -430,7 +656,6 @@ impl Run<'_, '_> {
             position.loss_sum += loss * count as f64;
             position.pictures += count as u64;
         }
-        let now = Instant::now();
         let line = StepLine {
             step: number,
             epoch: before.epoch,
@@ -439,10 +664,9 @@ impl Run<'_, '_> {
             skipped: !control.counted,
             lr,
             trainable_params: self.learner.trainable_parameters() as u64,
-            images_per_s: count as f64 / (now - self.read).as_secs_f64(),
+            images_per_s: count as f64 / seconds,
             gpu_bytes,
         };
-        self.read = now;
         self.log.step(&line)?;
         watch.step(&line, self.job.schedule.steps());
         Ok(())
@@ -450,27 +674,36 @@ impl Run<'_, '_> {
 
     fn end_epoch(&mut self, start: Instant, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<()> {
         let validation = self.validate()?;
-        let retrieval = self.retrieve(judge)?;
         let best_by = self.job.config.schedule.best;
+        let holds_out = best_by == BestBy::ValMap;
+        let held_out = if holds_out { Some(self.examine(Exam::HeldOut, judge)?) } else { None };
+        let retrieval = if self.is_tested() { Some(self.examine(Exam::Test, judge)?) } else { None };
         let position = &mut self.job.position;
+        let epoch = position.epoch;
         let line = EpochLine {
             epoch: position.epoch,
             train_loss: position.loss_sum / position.pictures.max(1) as f64,
             val_loss: validation.map(|validation| validation.loss),
             val_accuracy: validation.map(|validation| validation.score),
             retrieval,
+            val_map: held_out.map(|scores| scores.map),
+            val_rank1: held_out.map(|scores| scores.rank1),
+            chosen_on_test_set: best_by == BestBy::TestMap,
             seconds: start.elapsed().as_secs_f64(),
         };
         *position = Position { epoch: position.epoch + 1, batch: 0, loss_sum: 0.0, pictures: 0, ..*position };
+        let by_map = |scores: RetrievalScores| Best { score: scores.map, loss: 0.0, epoch: Some(epoch) };
         let score = match best_by {
+            BestBy::Last => None,
             BestBy::Accuracy => validation,
-            BestBy::Map => retrieval.map(|scores| Best { score: scores.map, loss: 0.0 }),
+            BestBy::ValMap => held_out.map(by_map),
+            BestBy::TestMap => retrieval.map(by_map),
         };
         if let Some(score) = score
             && position.best.is_none_or(|best| best.is_beaten_by(&score))
         {
             position.best = Some(score);
-            self.save("best.safetensors")?;
+            self.save(BEST)?;
         }
         self.log.epoch(&line)?;
         watch.epoch(&line);
@@ -478,13 +711,16 @@ impl Run<'_, '_> {
         curves::write(&self.out.join("curves.svg"), &epochs, &self.job.schedule.openings())
     }
 
-    /// The judge's scores in epochs that want them: every few, and after the last.
-    fn retrieve(&mut self, judge: &mut dyn Judge) -> Result<Option<RetrievalScores>> {
-        let Job { config, network, position, .. } = &self.job;
-        let (every, done) = (config.schedule.eval_every, position.epoch + 1);
-        if every == 0 || !(done.is_multiple_of(every) || done == config.schedule.epochs) {
-            return Ok(None);
-        }
+    /// Whether this epoch's model is scored on the test set: every few, and the last.
+    fn is_tested(&self) -> bool {
+        let schedule = &self.job.config.schedule;
+        let (every, done) = (schedule.eval_every, self.job.position.epoch + 1);
+        every > 0 && (done.is_multiple_of(every) || done == schedule.epochs)
+    }
+
+    /// The judge's scores of the model as it is now.
+    fn examine(&mut self, exam: Exam, judge: &mut dyn Judge) -> Result<RetrievalScores> {
+        let Job { config, network, .. } = &self.job;
         let mut tensors = self.learner.read_parameters()?;
         tensors.retain(|name, _| network.tensors.contains_key(name));
         let network = Network {
@@ -494,13 +730,13 @@ impl Run<'_, '_> {
             heads: BTreeMap::new(),
             ..network.clone()
         };
-        match judge.score(self.context, &network) {
+        match judge.score(exam, self.context, &network) {
             Err(Error::Interrupted { signal, .. }) => {
                 // The epoch's steps are done: a resumed run goes on with its end.
-                self.save("last.safetensors")?;
+                self.save(LAST)?;
                 Err(Error::Interrupted { signal, outcome: SAVED })
             }
-            scores => scores.map(Some),
+            scores => scores,
         }
     }
 
@@ -510,7 +746,7 @@ impl Run<'_, '_> {
             return Ok(None);
         }
         let reader = Reader::new(&self.job);
-        let most = self.job.config.piece();
+        let most = self.job.piece();
         let classes = self.job.set.classes.len();
         let (mut loss, mut right) = (0.0, 0usize);
         for indices in self.job.validation.chunks(most) {
@@ -531,15 +767,18 @@ impl Run<'_, '_> {
             }
         }
         let count = self.job.validation.len() as f64;
-        Ok(Some(Best { score: right as f64 / count, loss: loss / count }))
+        let epoch = Some(self.job.position.epoch);
+        Ok(Some(Best { score: right as f64 / count, loss: loss / count, epoch }))
     }
 
     /// Saves everything that a resumed run needs.
     fn save(&self, name: &str) -> Result<()> {
-        let Job { config, network, set, position, .. } = &self.job;
+        let Job { config, network, set, images, trained_on, position, .. } = &self.job;
         let tensors = self.learner.read_parameters()?;
         let mut state = BTreeMap::from([
-            ("position".to_string(), position.tensor()),
+            (POSITION.to_string(), position.tensor()),
+            (IMAGES.to_string(), StateTensor::counts(vec![images.hash()])),
+            (TRAINED_ON.to_string(), StateTensor::counts(trained_on.clone())),
             // The generator is counter-based: seed and position are its whole state.
             ("rng".to_string(), StateTensor::counts(vec![config.data.seed, position.step])),
         ]);
@@ -626,7 +865,6 @@ pub fn vote(logits: &[f32], b: usize, batch: usize, classes: usize, label: usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn an_adapter_that_never_lasts_to_the_next_save_ends_the_run() {

@@ -6,5 +6,6 @@ mod common;
 mod datasets;
 mod embeddings;
 mod serve;
+mod training;
 mod walk;
 mod weights;

@@ -1,0 +1,77 @@
+//! What a model was trained on, among what it is scored on.
+
+use super::eval::TestSet;
+use crate::checkpoint::{self, Network};
+use crate::data::hash;
+use crate::error::Result;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// What a model knows.
+pub(super) struct Known {
+    /// Hashes of the images that it was trained on, sorted.
+    images: Vec<u64>,
+    persons: BTreeSet<String>,
+}
+
+/// How much of a test set a model knows.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Seen {
+    images: usize,
+    of_images: usize,
+    persons: usize,
+    of_persons: usize,
+    #[serde(skip)]
+    first_person: Option<String>,
+}
+
+impl Known {
+    /// What the model in a file was trained on; `None` where it doesn't say.
+    pub fn read(model: &Path, network: &Network) -> Result<Option<Known>> {
+        let persons = network.class_names.iter().flatten().cloned().collect();
+        Ok(checkpoint::read_trained_on(model)?.map(|images| Known { images, persons }))
+    }
+
+    /// What of a test set is known. Names of persons count within the data set that the model was trained on, which it knows by
+    /// the content of any of its images: other data sets have a `0001` too.
+    pub fn among(&self, set: &TestSet) -> Seen {
+        let evaluated: Vec<&Path> = set.evaluated().map(|picture| picture.path.as_path()).collect();
+        let images = evaluated.par_iter().filter(|path| self.holds(path)).count();
+        let names = set.persons();
+        let mut persons: Vec<&String> = names.iter().filter(|name| self.persons.contains(*name)).collect();
+        if images == 0 && !persons.is_empty() {
+            let train: Vec<&Path> = set.train().iter().map(|picture| picture.path.as_path()).collect();
+            if !train.par_iter().any(|path| self.holds(path)) {
+                persons.clear();
+            }
+        }
+        Seen {
+            images,
+            of_images: evaluated.len(),
+            persons: persons.len(),
+            of_persons: names.len(),
+            first_person: persons.first().map(|name| (*name).clone()),
+        }
+    }
+
+    /// Whether the model was trained on an image; one that can't be read is found out when it is embedded.
+    fn holds(&self, path: &Path) -> bool {
+        hash::number_of_file(path).is_ok_and(|number| self.images.binary_search(&number).is_ok())
+    }
+}
+
+impl Seen {
+    /// What the user is to be warned of.
+    pub fn warnings(&self) -> Vec<String> {
+        let Seen { images, of_images, persons, of_persons, first_person } = self;
+        let images = (*images > 0).then(|| {
+            format!("{images} of {of_images} evaluated images were trained on: the scores say little about new ones")
+        });
+        let persons = first_person.as_ref().map(|first| {
+            format!("{persons} of {of_persons} evaluated persons were trained on (first: {first}): the scores say little about others")
+        });
+        images.into_iter().chain(persons).collect()
+    }
+}
