@@ -413,7 +413,7 @@ fn recognise(dir: &Path) -> Result<Layout> {
     if entries.iter().any(|name| cuhk::cuhk01_label(name).is_some()) {
         return Ok(Layout::Cuhk01);
     }
-    if entries.iter().any(is_market) {
+    if entries.iter().any(|name| is_market(name)) {
         return Ok(Layout::Market1501);
     }
     if custom::only_table(dir)?.is_some() {
@@ -458,7 +458,7 @@ fn recognise(dir: &Path) -> Result<Layout> {
     )))
 }
 
-fn is_market(name: &String) -> bool {
+fn is_market(name: &str) -> bool {
     Label::from_market_name(name).is_some()
 }
 
@@ -469,7 +469,7 @@ fn by_folders(dir: &Path) -> Result<Option<Layout>> {
     // A folder `query` may hold a folder per person as well.
     let query = dir.join(market1501::QUERY);
     let market = has(&[market1501::TRAIN, market1501::GALLERY])
-        || query.is_dir() && names_in(&query)?.iter().any(is_market);
+        || query.is_dir() && names_in(&query)?.iter().any(|name| is_market(name));
     let pair = pairs::recognise(dir)?;
     Ok(if market {
         Some(Layout::Market1501)
