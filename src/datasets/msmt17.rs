@@ -73,7 +73,7 @@ pub(super) fn load(dir: &Path) -> Result<Found> {
     found.variant =
         root.file_name().map(readable).filter(|name| ARCHIVES.contains(&name.as_str())).unwrap_or_default();
     let person = |number: u32| match number.checked_sub(training_persons) {
-        None => format!("train/{number:04}"),
+        None => format!("{number:04}"),
         Some(number) => format!("test/{number:04}"),
     };
     found.name_all(person, |camera| format!("{camera:02}"));
@@ -126,7 +126,7 @@ mod tests {
             assert_eq!((set.gallery.len(), set.gallery[0].label.person), (1, Known(2)));
             assert_eq!(set.skipped.len(), 1);
             assert!(set.skipped[0].1.contains("list_gallery.txt"), "{:?}", set.skipped);
-            assert_eq!(names(&set.persons), [(0, "train/0000"), (1, "train/0001"), (2, "test/0000")]);
+            assert_eq!(names(&set.persons), [(0, "0000"), (1, "0001"), (2, "test/0000")]);
             assert_eq!(names(&set.cameras)[3], (15, "15"));
         }
     }

@@ -112,6 +112,7 @@ pub struct DataConfig {
     /// Which of the splits of CUHK03's classic protocol or of CUHK01.
     pub split: u32,
     /// Seed of CUHK01's random splits.
+    #[serde(with = "seed_as_number_or_text")]
     pub split_seed: u64,
     /// Share of each person's pictures that validates.
     pub val_fraction: Option<f64>,
@@ -333,7 +334,7 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("data.boxes", Text, "CUHK03: boxes by a detector (detected) or by people (labelled)"),
     ("data.cuhk03", Text, "CUHK03: 767 persons to train and 700 to test (new), or 1,367 and 100 (classic)"),
     ("data.split", Whole, "CUHK03's classic protocol (1 to 20), CUHK01: which of the splits"),
-    ("data.split_seed", Whole, "CUHK01: seed of the random halves"),
+    ("data.split_seed", Seed, "CUHK01: seed of the random halves, written as data.seed is"),
     (
         "data.val_fraction",
         Real,
@@ -1141,6 +1142,10 @@ mod tests {
             let text = refusal(Config::resolve(&layers(&[("data.seed", bad)], &[])));
             assert!(text.starts_with("data.seed: expected a whole number from 0 to 2^64"), "{text}");
         }
+        let split = Config::resolve(&layers(&[("data.split_seed", &u64::MAX.to_string())], &[])).unwrap();
+        assert_eq!(split.data.split_seed, u64::MAX);
+        let (_dir, file) = with_file(&split.to_toml());
+        assert_eq!(Config::resolve(&file).unwrap(), split);
         let (_dir, bad) = with_file("[data]\nseed = \"x\"\n");
         assert!(refusal(Config::resolve(&bad)).contains("data.seed"));
         let (_dir, bad) = with_file("[data]\nseed = 18446744073709551615\n");

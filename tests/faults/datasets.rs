@@ -43,7 +43,7 @@ fn images(names: &[&str]) -> TempDir {
 #[test]
 fn training_takes_the_train_split_alone() {
     for (name, data, persons, images, of_train) in [
-        ("msmt", "msmt", &["train/0000", "train/0001", "train/0002"][..], 12, "msmt/train/"),
+        ("msmt", "msmt", &["0000", "0001", "0002"][..], 12, "msmt/train/"),
         ("folders_split", "folders_split", &["a", "b", "c", "d"], 16, "folders_split/train/"),
         ("duke", "duke", &["0001", "0002", "0005", "0007"], 16, "duke/bounding_box_train/"),
         ("veri", "veri", &["0001", "0004", "0005"], 6, "veri/image_train/"),
@@ -486,7 +486,7 @@ fn one_image_shows_one_person() {
     let list = std::fs::read_to_string(here.join("msmt/list_train.txt")).unwrap();
     let first = "0000/0000_000_01_0303morning_0001_0.jpg";
     write(&here.join("msmt/list_val.txt"), format!("{first} 1\n"));
-    assert_says(&expect(1, here, &["data", "msmt"]).1, &[first, "train/0000", "train/0001"]);
+    assert_says(&expect(1, here, &["data", "msmt"]).1, &[first, "person 0000", "person 0001"]);
     write(&here.join("msmt/list_val.txt"), "");
     write(&here.join("msmt/list_train.txt"), format!("{list}\n{first} 0\n"));
     assert_says(&expect(1, here, &["data", "msmt"]).1, &[first, "listed twice"]);
