@@ -3,6 +3,7 @@
 use super::args::DataArguments;
 use super::embed::progress_bar;
 use super::json;
+use super::paths::Paths;
 use crate::datasets::survey::{self, Counts, Findings};
 use crate::datasets::{self, ReidSet};
 use crate::error::Result;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 const SHOWN: usize = 5;
 
 pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
+    Paths::new().reads_sets("DIR", [&arguments.dir]).writes("--json", &arguments.json).check()?;
     let set = datasets::load(&arguments.dir, &arguments.set.options())?;
     let splits = [
         ("train", survey::counts(&set.train)),

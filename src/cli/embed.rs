@@ -4,12 +4,14 @@ use super::args::EmbedArguments;
 use super::info::mebibytes;
 use super::json;
 use super::open;
+use super::paths::Paths;
 use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::EmbeddingWriter;
-use crate::data::index::{Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
+use crate::data::index::{self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
+use crate::data::lock;
 use crate::data::reduce::{self, Reduction};
 use crate::data::walk::{self, LeftOut, Listing, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
@@ -29,6 +31,7 @@ use std::time::{Duration, Instant};
 pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let start = Instant::now();
     // Everything that can be wrong on the host is found before the adapter is touched.
+    check_paths(arguments)?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let Listing { pictures, left_out } = walk::list_pictures(&arguments.inputs, arguments.follow_links)?;
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
@@ -152,6 +155,34 @@ fn name_images(left_out: &LeftOut) {
     }
 }
 
+/// Finds outputs that can't be written, or would replace what is read.
+fn check_paths(arguments: &EmbedArguments) -> Result<()> {
+    let EmbedArguments { model, inputs, out, reduce, json, profile, .. } = arguments;
+    let paths = Paths::new().reads("--model", [model]).reads("INPUT", inputs).reads("--reduce", reduce);
+    let paths = if arguments.append || arguments.shard.is_some() {
+        if out.is_file() {
+            return Err(Error::Usage(format!(
+                "--out {} is a file: --append and --shard write into a folder",
+                out.display()
+            )));
+        }
+        let folder = index_folder(arguments);
+        paths.writes_into("--out", &folder, index::is_own, lock::was_taken(&folder))
+    } else {
+        paths.writes_embeddings("--out", out)
+    };
+    let trace = profile.as_ref().map(|file| file.clone().unwrap_or_else(|| PathBuf::from(TRACE)));
+    paths.writes("--json", json).writes("--profile", &trace).check()
+}
+
+/// The folder of an index, or of a shard of it.
+fn index_folder(arguments: &EmbedArguments) -> PathBuf {
+    match arguments.shard {
+        Some(number) => arguments.out.join(number.folder()),
+        None => arguments.out.clone(),
+    }
+}
+
 /// Where rows go.
 enum Output {
     File(EmbeddingWriter),
@@ -216,12 +247,6 @@ fn open_output(
         let writer = EmbeddingWriter::create(out, dim, dtype, &names, &metadata)?;
         return Ok((Arc::new(pictures), Output::File(writer)));
     }
-    if out.is_file() {
-        return Err(Error::Usage(format!(
-            "{} is a file: --append and --shard write into a folder",
-            out.display()
-        )));
-    }
     let name = arguments.model.file_name().unwrap_or_default();
     let model = Model { name: walk::readable(name), sha256: network.weights_sha256() };
     let origin = Origin { model, metadata, ignore_exif: arguments.ignore_exif, dim, dtype };
@@ -234,7 +259,7 @@ fn open_output(
         Some(number) => {
             let (shard, pictures) = Shard::of_list(number, pictures)?;
             let options = IndexOptions { shard: Some(shard), prune: true, part_rows };
-            IndexWriter::open(&out.join(number.folder()), origin, pictures, &options)?
+            IndexWriter::open(&index_folder(arguments), origin, pictures, &options)?
         }
     };
     Ok((writer.todo(), Output::Index(Box::new(writer))))

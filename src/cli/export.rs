@@ -3,6 +3,7 @@
 use super::args::{DtypeName, ExportArguments, ExportForm};
 use super::info::mebibytes;
 use super::open;
+use super::paths::Paths;
 use crate::checkpoint::{self, Network};
 use crate::data::embeddings::Dtype;
 use crate::data::files::{publish, temporary_beside};
@@ -29,6 +30,8 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     if let Some((flag, _, form)) = flags.into_iter().find(|(_, misplaced, _)| *misplaced) {
         return Err(Error::Usage(format!("{flag} goes with {form} alone")));
     }
+    let paths = Paths::new().reads("--model", [model]);
+    if web { paths.makes_folder("--out", out) } else { paths.writes("--out", [out]) }.check()?;
     let network = open::network(model, &network.settings())?;
     match to {
         ExportForm::Timm => {
@@ -56,7 +59,6 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
 
 /// Has Python write the network as ONNX, from a model file made for it.
 fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
-    // A folder that can't be written is found before the work.
     let mut target = temporary_beside(out)?;
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
     let [plain, made] = ["model.safetensors", "model.onnx"].map(|name| folder.path().join(name));

@@ -2,12 +2,14 @@
 
 use super::args::InfoArguments;
 use super::json;
+use super::paths::Paths;
 use crate::error::{Error, Result};
 use crate::gpu::{self, AdapterSummary};
 use serde_json::json;
 use std::process::ExitCode;
 
 pub fn run(arguments: &InfoArguments) -> Result<ExitCode> {
+    Paths::new().writes("--json", &arguments.json).check()?;
     let adapters = gpu::adapters();
     if let Some(target) = &arguments.json {
         json::write(target, &adapters.iter().map(as_json).collect())?;

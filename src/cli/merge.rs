@@ -3,6 +3,7 @@
 use super::args::MergeArguments;
 use super::embed::progress_bar;
 use super::json;
+use super::paths::Paths;
 use super::signals::Signals;
 use crate::data::merge::{Merge, Merged};
 use crate::error::Result;
@@ -10,6 +11,8 @@ use serde_json::json;
 use std::process::ExitCode;
 
 pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
+    let paths = Paths::new().reads("DIR", [&arguments.dir]).writes_embeddings("--out", &arguments.out);
+    paths.writes("--json", &arguments.json).check()?;
     let merge = Merge::open(&arguments.dir)?;
     let signals = Signals::listen()?;
     let bar = progress_bar(merge.rows() as u64);

@@ -41,6 +41,7 @@ mod inspect;
 mod json;
 mod merge;
 mod open;
+mod paths;
 mod profile;
 mod reduce;
 mod search;

@@ -4,6 +4,7 @@ use super::args::SearchArguments;
 use super::embed::progress_bar;
 use super::json;
 use super::open;
+use super::paths::Paths;
 use super::search_report::Page;
 use super::signals::Signals;
 use crate::checkpoint::{Network, Threshold};
@@ -25,6 +26,10 @@ use std::process::ExitCode;
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
+    let SearchArguments { model, gallery, query, reduce, images, json, page, .. } = arguments;
+    let paths = Paths::new().reads("--model", [model]).reads("--gallery", [gallery]).reads("--query", query);
+    let paths = paths.reads("--reduce", reduce).reads("--images", images);
+    paths.writes("--json", json).writes("--html", &page.html).check()?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let page = Page::of(arguments)?;
     let Listing { pictures, left_out } = walk::list_pictures(&arguments.query, arguments.follow_links)?;

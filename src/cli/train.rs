@@ -3,10 +3,12 @@
 use super::args::TrainArguments;
 use super::embed::progress_bar;
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
+use super::paths::{Paths, same};
 use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
+use crate::data::lock;
 use crate::datasets::LoadOptions;
 use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
@@ -24,9 +26,9 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let layers =
         Layers { file: arguments.config.clone(), flags: arguments.flags(), set: arguments.set.clone() };
     let mut progress = Progress::new(Signals::listen()?);
-    if let (Some(file), Some(out)) = (&arguments.profile, &arguments.out) {
-        progress.profiles = Some(Profiles::new(file.clone().unwrap_or_else(|| out.join(TRACE))));
-    }
+    let trace = arguments.profile.as_ref().zip(arguments.out.as_ref());
+    let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
+    progress.profiles = trace.clone().map(Profiles::new);
     let out = match &arguments.out {
         Some(out) if !arguments.dry_run => out.clone(),
         _ => {
@@ -34,6 +36,8 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
+    let paths = run_paths(Paths::new(), &out, arguments.resume, &layers, trainer::is_own)?;
+    paths.writes("--profile", &trace).check()?;
     let request = Request { out, resume: arguments.resume, memory: arguments.memory, layers };
     let mut judge = TestPictures::new(progress.signals.clone());
     let done = trainer::run(&request, &mut progress, &mut judge);
@@ -41,6 +45,28 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     done?;
     eprintln!("trained: {}", request.out.join("last.safetensors").display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Adds what a run reads, and its folder with the files in it that `owns` admits.
+///
+/// # Errors
+/// Where its configuration can't be settled.
+pub(super) fn run_paths(
+    paths: Paths,
+    out: &Path,
+    resume: bool,
+    layers: &Layers,
+    owns: fn(&str) -> bool,
+) -> Result<Paths> {
+    let saved = out.join("config.toml");
+    let goes_on = resume && out.join("last.safetensors").exists();
+    let config = if goes_on { Config::resume(&saved, layers)? } else { Config::resolve(layers)? };
+    // Nothing but the pictures is read again; the configuration may be the run's own.
+    let backbone = config.model.backbone.filter(|_| !goes_on);
+    let file = layers.file.iter().filter(|file| !(goes_on && same(file, &saved)));
+    let paths = paths.reads("--backbone", &backbone).reads("--config", file);
+    let paths = paths.reads_sets("--data", &config.data.dir);
+    Ok(paths.writes_into("--out", out, owns, lock::was_taken(out)))
 }
 
 fn print_forecast(forecast: &Forecast) {

@@ -265,6 +265,11 @@ impl Npy {
     }
 }
 
+/// The file of names beside an embeddings file, if its form has one.
+pub fn side_file(file: &Path) -> Option<PathBuf> {
+    (ending(file) == "npy").then(|| paths_beside(file))
+}
+
 /// `gallery.npy` → `gallery.paths.txt`.
 fn paths_beside(npy: &Path) -> PathBuf {
     npy.with_extension("paths.txt")

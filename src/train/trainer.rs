@@ -22,6 +22,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Instant;
 
+/// Whether a name in a run folder is one that a run gives or replaces.
+pub fn is_own(name: &str) -> bool {
+    ["config.toml", "log.jsonl", "curves.svg", "last.safetensors", "best.safetensors"].contains(&name)
+}
+
 /// What is asked of a run.
 #[derive(Debug, Clone)]
 pub struct Request {

@@ -3,5 +3,6 @@
 //! `data/` holds the inputs: drawn or random images, a tiny backbone, files that are something else than their name says.
 
 mod common;
+mod outputs;
 mod serve;
 mod walk;
