@@ -4,6 +4,7 @@
 use super::args::AblateArguments;
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::json;
+use super::open;
 use super::paths::Paths;
 use super::signals::Signals;
 use super::train::{Progress, TestPictures, run_paths};
@@ -160,7 +161,7 @@ fn one(
     let mut progress = Progress::new(signals.clone());
     let trained = trainer::run(&request, &mut progress, &mut TestPictures::new(signals.clone()));
     progress.finish();
-    trained?;
+    trained.map_err(open::about_tensors)?;
 
     // A run that is told to stop inside its first epoch has no best one.
     let best = ["best.safetensors", "last.safetensors"].map(|name| out.join(name));

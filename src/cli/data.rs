@@ -15,7 +15,8 @@ use std::process::ExitCode;
 const SHOWN: usize = 5;
 
 pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
-    Paths::new().reads_sets("DIR", [&arguments.dir]).writes("--json", &arguments.json).check()?;
+    let paths = Paths::new().following(arguments.set.options().follow_links);
+    paths.reads_sets("DIR", [&arguments.dir]).writes("--json", &arguments.json).check()?;
     let set = datasets::load(&arguments.dir, &arguments.set.options())?;
     let splits = [
         ("train", survey::counts(&set.train)),

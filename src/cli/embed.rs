@@ -33,7 +33,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
     check_paths(arguments)?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
-    let Listing { pictures, left_out } = walk::list_pictures(&arguments.inputs, arguments.follow_links)?;
+    let Listing { pictures, left_out } = open::pictures(&arguments.inputs, arguments.follow_links)?;
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     if let Some(reduction) = &reduction {
         reduction.check_fits(&network, arguments.flip)?;
@@ -66,7 +66,8 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let Progress { bar, output, first_vector, skipped, .. } = progress;
     bar.finish_and_clear();
     if skipped == pictures.len() && output.needs_rows() {
-        return Err(Error::NothingToDo(format!("none of {skipped} pictures could be read")));
+        let error = Error::NothingToDo(format!("none of {skipped} images could be read"));
+        return Err(error.hinted("the lines above that begin with `skipped` say why"));
     }
     let (rows, total) = output.finish()?;
     let seconds = start.elapsed().as_secs_f64();
@@ -158,7 +159,8 @@ fn name_images(left_out: &LeftOut) {
 /// Finds outputs that can't be written, or would replace what is read.
 fn check_paths(arguments: &EmbedArguments) -> Result<()> {
     let EmbedArguments { model, inputs, out, reduce, json, profile, .. } = arguments;
-    let paths = Paths::new().reads("--model", [model]).reads("INPUT", inputs).reads("--reduce", reduce);
+    let paths = Paths::new().following(arguments.follow_links).reads("--model", [model]);
+    let paths = paths.reads("INPUT", inputs).reads("--reduce", reduce);
     let paths = if arguments.append || arguments.shard.is_some() {
         if out.is_file() {
             return Err(Error::Usage(format!(
@@ -287,7 +289,7 @@ fn embed_all(arguments: &EmbedArguments, network: &Network, progress: &mut Progr
             return Err(error);
         }
         failed = Some(Instant::now());
-        if matches!(error, Error::Memory(_)) {
+        if matches!(error.plain(), Error::Memory(_)) {
             batch = batch.map(|batch| batch.div_ceil(2));
         }
         Watch::note(progress, &format!("{error}; the adapter is opened anew for the rest"));

@@ -18,6 +18,10 @@ use std::process::{Command, ExitCode};
 /// Makes an ONNX file out of what `--to timm` writes.
 const ONNX_SCRIPT: &str = include_str!("../../tools/export_onnx.py");
 
+/// What `--to onnx` needs.
+const PACKAGES: &str = "--to onnx needs Python with three packages: pip install onnx numpy safetensors; LAT_PYTHON=PATH names \
+                        another Python";
+
 pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     let ExportArguments { model, to, backbone_only, dtype, batch, flip, out, network } = arguments;
     let (timm, web) = (*to == ExportForm::Timm, *to == ExportForm::Web);
@@ -71,12 +75,14 @@ fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
         .args(["-c", ONNX_SCRIPT])
         .args([&plain, &made])
         .output()
-        .map_err(|error| Error::Python(format!("cannot run {shown}: {error}")))?;
+        .map_err(|error| Error::Python(format!("cannot run {shown}: {error}")).hinted(PACKAGES))?;
     if !output.status.success() {
         // Of a traceback the last line says what happened.
         let told = String::from_utf8_lossy(&output.stderr);
         let reason = told.trim().lines().last().unwrap_or("it says nothing").trim_start_matches("error: ");
-        return Err(Error::Python(format!("{shown} (export_onnx.py): {reason}")));
+        let error = Error::Python(format!("{shown} (export_onnx.py): {reason}"));
+        let lacks_package = reason.contains("No module named") || reason.contains("ImportError");
+        return Err(if lacks_package { error.hinted(PACKAGES) } else { error });
     }
     // Copied here, so that a full disk is told as such and not by a traceback.
     let mut made = File::open(&made).map_err(Error::io("read", &made))?;

@@ -5,6 +5,7 @@
 
 use crate::data::embeddings;
 use crate::data::files::{Identity, folder_of, is_special, temporary_beside, temporary_in};
+use crate::data::walk;
 use crate::datasets;
 use crate::error::{Error, Result};
 use std::collections::HashSet;
@@ -21,6 +22,7 @@ const MAX_LINKS: usize = 40;
 pub struct Paths {
     inputs: Vec<Input>,
     outputs: Vec<Output>,
+    follow_links: bool,
 }
 
 /// A file or a folder that is read.
@@ -60,6 +62,11 @@ impl Paths {
     /// Nothing yet.
     pub fn new() -> Paths {
         Paths::default()
+    }
+
+    /// Whether the links in folders are followed when they are read.
+    pub fn following(self, follow_links: bool) -> Paths {
+        Paths { follow_links, ..self }
     }
 
     /// Files and folders that are read, with the names beside a `.npy`.
@@ -148,7 +155,7 @@ impl Paths {
         // Tables are read only where there is something to compare with their images.
         if !replaced.is_empty() {
             for input in self.inputs.iter().flat_map(Input::with_listed) {
-                replaced.iter().try_for_each(|file| input.spare(file))?;
+                replaced.iter().try_for_each(|file| input.spare(file, self.follow_links))?;
             }
         }
         for (place, one) in outputs.iter().enumerate() {
@@ -171,7 +178,7 @@ impl Paths {
 
 /// Whether two paths lead to the same file or folder that is there.
 pub fn same(one: &Path, other: &Path) -> bool {
-    Identity::of(one).is_some_and(|identity| Identity::of(other) == Some(identity))
+    Identity::of(one).is_ok_and(|identity| Identity::of(other).is_ok_and(|other| other == identity))
 }
 
 fn label(flag: &str, path: &Path) -> String {
@@ -193,14 +200,14 @@ impl Input {
     }
 
     /// Fails where a file that will be replaced is this one, or in this folder.
-    fn spare(&self, Replaced { label, path, updates }: &Replaced) -> Result<()> {
+    fn spare(&self, Replaced { label, path, updates }: &Replaced, follow_links: bool) -> Result<()> {
         if !self.path.is_dir() && same(path, &self.path) {
             return Err(Error::Usage(format!(
                 "{label} is the same file as {}, which is read: choose another name for the output",
                 self.label
             )));
         }
-        if !updates && self.path.is_dir() && holds(&self.path, path) {
+        if !updates && self.path.is_dir() && holds(&self.path, path, follow_links) {
             return Err(Error::Usage(format!(
                 "{label} would replace a file in {}, which is read: choose a new name for the output, or another folder",
                 self.label
@@ -273,15 +280,7 @@ impl Output {
 
 /// Whether a folder holds anything but hidden files, which systems leave behind.
 fn is_occupied(folder: &Path) -> Result<bool> {
-    if !folder.is_dir() {
-        return Ok(false);
-    }
-    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        if !entry.map_err(Error::io("read", folder))?.file_name().as_encoded_bytes().starts_with(b".") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(folder.is_dir() && !walk::names_in(folder)?.0.is_empty())
 }
 
 /// Tables of a data set: itself, or those in its folder.
@@ -300,12 +299,12 @@ fn listed(table: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether a file is below a folder, by its own name, by another one or by a link.
-fn holds(folder: &Path, file: &Path) -> bool {
+fn holds(folder: &Path, file: &Path, follow_links: bool) -> bool {
     let places = [fs::canonicalize(file), fs::canonicalize(folder_of(file))];
     let steps: HashSet<Identity> =
-        places.iter().flatten().flat_map(|place| place.ancestors().filter_map(Identity::of)).collect();
-    let mut entries = WalkDir::new(folder).into_iter().flatten();
-    entries.any(|entry| Identity::of(entry.path()).is_some_and(|identity| steps.contains(&identity)))
+        places.iter().flatten().flat_map(|place| place.ancestors().flat_map(Identity::of)).collect();
+    let mut entries = WalkDir::new(folder).follow_links(follow_links).into_iter().flatten();
+    entries.any(|entry| Identity::of(entry.path()).is_ok_and(|identity| steps.contains(&identity)))
 }
 
 /// Where a path leads: the last step that is there, and those behind it that are missing.
@@ -327,7 +326,7 @@ impl Spot {
         }
         path.ancestors().find_map(|step| {
             let folder = or_here(step).to_path_buf();
-            let identity = Identity::of(&folder)?;
+            let identity = Identity::of(&folder).ok()?;
             let missing = path.strip_prefix(step).unwrap_or(Path::new("")).to_path_buf();
             Some(Spot { folder, identity, missing })
         })

@@ -3,6 +3,7 @@
 use super::args::TrainArguments;
 use super::embed::progress_bar;
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
+use super::open;
 use super::paths::{Paths, same};
 use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
@@ -32,7 +33,8 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let out = match &arguments.out {
         Some(out) if !arguments.dry_run => out.clone(),
         _ => {
-            print_forecast(&forecast::forecast(&layers, arguments.memory, &mut progress)?);
+            let forecast = forecast::forecast(&layers, arguments.memory, &mut progress);
+            print_forecast(&forecast.map_err(about_training)?);
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -42,7 +44,7 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let mut judge = TestPictures::new(progress.signals.clone());
     let done = trainer::run(&request, &mut progress, &mut judge);
     progress.finish();
-    done?;
+    done.map_err(about_training)?;
     eprintln!("trained: {}", request.out.join("last.safetensors").display());
     Ok(ExitCode::SUCCESS)
 }
@@ -65,8 +67,21 @@ pub(super) fn run_paths(
     let backbone = config.model.backbone.filter(|_| !goes_on);
     let file = layers.file.iter().filter(|file| !(goes_on && same(file, &saved)));
     let paths = paths.reads("--backbone", &backbone).reads("--config", file);
-    let paths = paths.reads_sets("--data", &config.data.dir);
+    let paths = paths.following(config.data.follow_links).reads_sets("--data", &config.data.dir);
     Ok(paths.writes_into("--out", out, owns, lock::was_taken(out)))
+}
+
+/// A run's error with what its flags can do about it.
+pub(super) fn about_training(error: Error) -> Error {
+    match error.plain() {
+        Error::Memory(_) => {
+            error.hinted("a smaller --micro-batch needs less; do other programs use the adapter's memory?")
+        }
+        Error::NotFinite { .. } => {
+            error.hinted("the state before this step is saved; try a lower --lr, or --clip-norm 1")
+        }
+        _ => open::about_tensors(error),
+    }
 }
 
 fn print_forecast(forecast: &Forecast) {

@@ -9,20 +9,23 @@ use tempfile::NamedTempFile;
 /// The file or folder behind a path, links followed: all names of one file have the same identity.
 ///
 /// Device and inode number where the system has them, else the path without links.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(#[cfg(unix)] (u64, u64), #[cfg(not(unix))] std::path::PathBuf);
 
 impl Identity {
-    /// That of a file or folder that is there and can be asked for.
-    pub fn of(path: &Path) -> Option<Identity> {
+    /// That of a file or folder that is there.
+    ///
+    /// # Errors
+    /// Where it is missing, or the system tells nothing of it.
+    pub fn of(path: &Path) -> io::Result<Identity> {
         #[cfg(unix)]
         {
             use std::os::unix::fs::MetadataExt;
-            let found = std::fs::metadata(path).ok()?;
-            Some(Identity((found.dev(), found.ino())))
+            let found = std::fs::metadata(path)?;
+            Ok(Identity((found.dev(), found.ino())))
         }
         #[cfg(not(unix))]
-        std::fs::canonicalize(path).ok().map(Identity)
+        std::fs::canonicalize(path).map(Identity)
     }
 }
 
@@ -164,10 +167,10 @@ mod tests {
         std::fs::hard_link(at("a"), at("hard")).unwrap();
         std::os::unix::fs::symlink("a", at("soft")).unwrap();
         for same in ["a", "./a", "hard", "soft"] {
-            assert_eq!(Identity::of(&at(same)), Identity::of(&at("a")), "{same}");
+            assert_eq!(Identity::of(&at(same)).unwrap(), Identity::of(&at("a")).unwrap(), "{same}");
         }
-        assert_ne!(Identity::of(&at("b")), Identity::of(&at("a")));
-        assert_eq!(Identity::of(&at("c")), None);
+        assert_ne!(Identity::of(&at("b")).unwrap(), Identity::of(&at("a")).unwrap());
+        assert!(Identity::of(&at("c")).is_err());
     }
 
     #[cfg(target_os = "linux")]

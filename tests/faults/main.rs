@@ -3,6 +3,7 @@
 //! `data/` holds the inputs: drawn or random images, a tiny backbone, files that are something else than their name says.
 
 mod common;
+mod messages;
 mod outputs;
 mod serve;
 mod walk;
