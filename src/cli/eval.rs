@@ -81,7 +81,11 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
 /// Finds outputs that can't be written, or would replace what is read.
 fn check_paths(arguments: &EvalArguments) -> Result<()> {
     let EvalArguments { model, data, query_embeddings, gallery_embeddings, labels, images, .. } = arguments;
-    let paths = Paths::new().following(arguments.set.options().follow_links).reads_sets("--data", data).reads("--labels", labels).reads("--images", images);
+    let paths = Paths::new()
+        .following(arguments.set.options().follow_links)
+        .reads_sets("--data", data)
+        .reads("--labels", labels)
+        .reads("--images", images);
     let paths = paths.reads("--query-embeddings", query_embeddings);
     let paths = paths.reads("--gallery-embeddings", gallery_embeddings);
     let paths = match arguments.store_threshold {

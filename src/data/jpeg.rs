@@ -69,7 +69,8 @@ pub fn check_kind(bytes: &[u8]) -> Result<(), String> {
     let cut = || "is truncated: the data ends inside the header".to_string();
     loop {
         let kind = match walk.next_marker().ok_or_else(cut)? {
-            SOS | EOI => return Ok(()),
+            EOI => return Ok(()),
+            SOS => return walk.segment().map(|_| ()).ok_or_else(cut),
             0xc3 => "lossless coding",
             0xc5..=0xc7 => "hierarchical coding",
             // The conditioning of the coder may come before the frame.

@@ -316,6 +316,14 @@ fn an_input_is_known_under_every_name() {
         }
     }
     assert_eq!(tree(folder), before);
+    // A link behind a followed link leads to what is read as well.
+    write(&at("far.jpg"), "far");
+    std::fs::create_dir(at("elsewhere")).unwrap();
+    symlink("../far.jpg", at("elsewhere/near.jpg")).unwrap();
+    symlink("../elsewhere", at("crops/more")).unwrap();
+    let (_, stderr) = expect(2, folder, &["data", "crops", "--follow-links", "--json", "far.jpg"]);
+    assert_says(&stderr, &["--json far.jpg", "DIR crops", "which is read"]);
+    assert_eq!(std::fs::read(at("far.jpg")).unwrap(), b"far");
 }
 
 #[test]
