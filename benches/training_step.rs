@@ -26,6 +26,7 @@ fn network(dim: usize) -> Network {
     });
     Network {
         tensors: tensors.collect(),
+        file_positions: None,
         heads: init_heads(1, config.parts(), dim, HIDDEN, CLASSES),
         preprocess: Preprocess::new(config.image, Normalize::Imagenet.mean_std()),
         config,

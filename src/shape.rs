@@ -50,11 +50,12 @@ impl std::str::FromStr for ImageSize {
 
 /// The non-linearity of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Activation {
     /// x·Φ(x) with the exact error function: timm, DINOv2.
     Gelu,
-    /// x·sigmoid(1.702·x): OpenAI CLIP.
+    /// x·sigmoid(1.702·x): OpenAI CLIP. Files of earlier versions spell it with an underscore.
+    #[serde(alias = "quick_gelu")]
     QuickGelu,
 }
 

@@ -73,6 +73,7 @@ fn random(dim: usize) -> Network {
     let config = VitConfig::plain(ImageSize::square(64), 16, dim, 2, dim / 32);
     Network {
         tensors: random_backbone(&config, 3),
+        file_positions: None,
         heads: BTreeMap::new(),
         preprocess: Preprocess::new(config.image, Normalize::Imagenet.mean_std()),
         config,

@@ -229,6 +229,8 @@ fn what_is_no_request_gets_a_reason() {
     let folder = drawn();
     let here = folder.path();
     let (_, bytes) = a_query(here);
+    // What was embedded is not there any more.
+    std::fs::rename(here.join("gallery"), here.join("elsewhere")).unwrap();
     let server = Server::start(here, &["--gallery", "g.safetensors"]);
 
     server.post("/search", b"").refused(400, "empty");
@@ -253,7 +255,7 @@ fn what_is_no_request_gets_a_reason() {
     assert!(server.get("/search").head.contains("allow: post"));
     server.post("/health", b"").refused(405, "method");
     server.get("/nowhere").refused(404, "no such page");
-    // No folder of pictures was named.
+    // No folder of images was named.
     server.get("/image/0").refused(404, "no such picture");
     assert_eq!(server.get("/health").json()["images"], false);
     assert_eq!(server.send(b"what is this\r\n\r\n").status, 400);

@@ -10,7 +10,9 @@ use lat_wgpu::checkpoint::{
     trained_metadata,
 };
 use lat_wgpu::data::lock::{FolderLock, holds_files};
-use lat_wgpu::datasets::sampler::{Sampling, flips, load_training};
+use lat_wgpu::datasets::LoadOptions;
+use lat_wgpu::datasets::sampler::{Sampling, flips};
+use lat_wgpu::datasets::uses::training_set;
 use lat_wgpu::error::Error;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize, PartTokens, Preprocess, VitConfig};
 use lat_wgpu::train::config::{Config, Layers, Preset};
@@ -234,7 +236,7 @@ fn a_run_that_was_stopped_goes_on_as_if_it_was_not() {
             std::fs::write(pictures.path().join(name), b"x").unwrap();
         }
     }
-    let set = load_training(pictures.path(), false).unwrap();
+    let (set, _) = training_set(pictures.path(), &LoadOptions::default()).unwrap();
     let (train, val) = set.split(None, 0);
     assert_eq!((train.len(), val), (18, vec![0, 7, 14]));
 

@@ -110,7 +110,7 @@ def main():
     model.add_argument("--size", type=size, metavar="HxW")
     model.add_argument("--stride", type=int)
     model.add_argument("--heads", type=int)
-    model.add_argument("--act", choices=("gelu", "quick_gelu"))
+    model.add_argument("--act", choices=("gelu", "quick-gelu"))
     model.add_argument("--ln-eps", type=float)
     model.add_argument("--normalize", choices=lat.NORMALIZE)
     model.add_argument("--lambda", dest="lam", type=float, default=0.8)

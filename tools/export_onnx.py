@@ -77,7 +77,7 @@ class Vit:
 
     def activation(self, x):
         g = self.graph
-        if self.model["act"] == "quick_gelu":
+        if self.model["act"] in ("quick-gelu", "quick_gelu"):
             return g.node("Mul", x, g.node("Sigmoid", g.node("Mul", x, g.scalar(1.702))))
         curve = g.node("Erf", g.node("Div", x, g.scalar(math.sqrt(2))))
         return g.node("Mul", g.node("Mul", x, g.node("Add", curve, g.scalar(1))), g.scalar(0.5))

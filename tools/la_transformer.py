@@ -44,7 +44,7 @@ class Config:
     patch: int
     stride: int
     size: tuple  # (height, width) in pixels
-    act: str = "gelu"  # or quick_gelu
+    act: str = "gelu"  # or quick-gelu
     ln_eps: float = 1e-6
     position_rows: int = 0  # rows of the fitted position table
     registers: int = 0
@@ -283,7 +283,7 @@ def read_config(state, size=None, stride=None, heads=None, act=None, ln_eps=None
         patch=patch,
         stride=stride or patch,
         size=tuple(size),
-        act=act or ("quick_gelu" if norm_pre else "gelu"),
+        act=act or ("quick-gelu" if norm_pre else "gelu"),
         ln_eps=ln_eps or (1e-5 if norm_pre else 1e-6),
         registers=registers,
         dist=dist,

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::positions::Grid;
+use crate::data::index::differences;
 use crate::error::{Error, Result};
 use crate::shape::{Activation, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig};
 
@@ -48,7 +49,7 @@ impl StoredThreshold {
 
     /// The threshold, if embeddings of a network with these settings are like those that it was measured with.
     pub(super) fn valid_for(&self, config: &VitConfig, preprocess: &Preprocess) -> Option<Threshold> {
-        (self.settings == settings(config, preprocess)).then_some(self.threshold)
+        differences(&self.settings, &settings(config, preprocess)).is_empty().then_some(self.threshold)
     }
 }
 
@@ -169,7 +170,9 @@ mod tests {
             r#"{"format":1,"author":"x","model":{"act":"quick_gelu","gelt":{"lambda":8,"parts":"1"}}}"#,
         )
         .unwrap();
-        assert_eq!(m.model.act, Some(Activation::QuickGelu));
+        assert_eq!(m.model.act, Some(Activation::QuickGelu), "as earlier versions wrote it");
+        let m_now = parse(r#"{"format":1,"model":{"act":"quick-gelu"}}"#).unwrap();
+        assert_eq!(m_now.model.act, m.model.act);
         assert_eq!((m.model.gelt.lambda, m.model.gelt.parts), (Some(8.0), Some(PartLayout::One)));
         assert_eq!((m.model.heads, m.class_names), (None, None));
         let m = parse(r#"{"preprocess":{"size":[224,112],"mean":[0.1,0.2,0.3]}}"#).unwrap();

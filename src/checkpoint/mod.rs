@@ -3,6 +3,7 @@
 //! The way through: `safetensors` reads the header, `names` brings every name to timm's, `recognise` settles the
 //! configuration and checks shapes, and only then is tensor data read, one tensor at a time.
 
+mod foreign;
 mod metadata;
 mod names;
 mod positions;
@@ -30,6 +31,9 @@ use names::Source;
 use recognise::recognise;
 use safetensors::Container;
 
+/// Name of the position table.
+const POSITIONS: &str = "pos_embed";
+
 /// A tensor in host memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostTensor {
@@ -48,6 +52,8 @@ pub struct Network {
     pub preprocess: Preprocess,
     /// The backbone in timm's names: exactly what [`parameter_shapes`] lists for `config`.
     pub tensors: BTreeMap<String, HostTensor>,
+    /// The position table as the file has it, where the one in `tensors` was resized.
+    pub file_positions: Option<HostTensor>,
     /// Part classifiers (`heads.{i}.…`) as the file has them; empty for a bare backbone.
     pub heads: BTreeMap<String, HostTensor>,
     /// Names of the classes, in the order of the classifiers' outputs.
@@ -59,11 +65,13 @@ pub struct Network {
 }
 
 impl Network {
-    /// SHA-256 of the backbone's names, shapes and values: what is stored beside them, such as a threshold, doesn't
-    /// change it.
+    /// SHA-256 of the backbone's names, shapes and values as the file has them, in f32: neither what is stored beside
+    /// them, such as a threshold, nor a resized position table changes it.
     pub fn weights_sha256(&self) -> String {
         let mut hash = Hash::default();
-        for (name, HostTensor { shape, data }) in &self.tensors {
+        for (name, tensor) in &self.tensors {
+            let stored = self.file_positions.as_ref().filter(|_| name == POSITIONS);
+            let HostTensor { shape, data } = stored.unwrap_or(tensor);
             hash.update(format!("{name} {shape:?} ").as_bytes());
             for values in data.chunks(1 << 12) {
                 let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -86,11 +94,12 @@ impl Network {
 pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
     let mut container = Container::open(path)?;
     let metadata = metadata::read(path, container.metadata.get("lat_wgpu"))?;
-    let sorted = names::sort(path, &container)?;
+    let sorted = names::sort(path, &container, settings.ignore_unknown)?;
     let recognised = recognise(path, &container, &sorted, &metadata, settings)?;
     let config = recognised.config;
 
     let mut tensors = BTreeMap::new();
+    let mut file_positions = None;
     for (name, shape) in parameter_shapes(&config) {
         let mut data = Vec::new();
         match sorted.parameters.get(&name) {
@@ -102,8 +111,13 @@ pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
             }
             None => {}
         }
-        if name == "pos_embed" {
-            data = recognised.table.fit(&data, config.grid(), config.dim);
+        if name == POSITIONS {
+            let fitted = recognised.table.fit(&data, config.grid(), config.dim);
+            if fitted != data {
+                let shape = vec![1, data.len() / config.dim, config.dim];
+                file_positions = Some(HostTensor { shape, data });
+            }
+            data = fitted;
         }
         debug_assert_eq!(data.len(), shape.iter().product::<usize>(), "{name}");
         tensors.insert(name, HostTensor { shape, data });
@@ -124,6 +138,7 @@ pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
         config,
         preprocess: recognised.preprocess,
         tensors,
+        file_positions,
         heads,
         class_names: metadata.class_names,
         threshold,

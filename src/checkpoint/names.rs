@@ -1,4 +1,7 @@
-//! What each name in a file means: timm's names as they stand, CLIP's and DINOv2's brought to timm's.
+//! What each name in a file means: timm's names as they stand, CLIP's, DINOv2's and Hugging Face's brought to timm's.
+//!
+//! A prefix before the whole network (`module.`, `base.`, `student.backbone.`) is stripped. A tensor that is no parameter
+//! of the network is ignored only where its name is on a list: any other could change what the network computes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,9 +18,22 @@ pub(super) enum Source {
     Qkv([Option<usize>; 3]),
 }
 
+/// Whose names a file has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Names {
+    #[default]
+    Timm,
+    OpenAiClip,
+    HfClip,
+    HfDino,
+    HfVit,
+}
+
 /// A file's tensors, sorted by what they are for.
 #[derive(Debug, Default)]
 pub(super) struct Sorted {
+    /// Whose names it has.
+    pub(super) names: Names,
     /// Backbone parameters under timm's names.
     pub(super) parameters: BTreeMap<String, Source>,
     /// Part classifiers (`heads.{i}.…`).
@@ -33,14 +49,16 @@ enum Fate {
     Parameter(String),
     /// One of query (0), key (1), value (2), to be stacked under this timm name.
     Part(String, usize),
-    /// Belongs to a part classifier.
-    Classifier,
+    /// Belongs to a part classifier, under this name.
+    Classifier(String),
     /// State of a training run, of no use here.
     State,
     /// Not part of the network.
     Ignored(Ignored),
-    /// Would change the network; the reason says how.
+    /// Means another network for sure; the reason says which.
     Refused(&'static str),
+    /// On no list: it could change the network; the reason says how.
+    Unknown(&'static str),
 }
 
 /// Kinds of tensors that are left out, each told in its own note.
@@ -49,6 +67,7 @@ enum Ignored {
     Head,
     Projection,
     Text,
+    Decoder,
     Other,
 }
 
@@ -57,10 +76,13 @@ type Renames = &'static [(&'static str, &'static str)];
 
 /// One way of naming a ViT.
 struct Scheme {
+    names: Names,
     /// What the names are called in a note; None for timm's own.
     label: Option<&'static str>,
-    /// Stands before each name of the image tower.
-    prefix: String,
+    /// Stands before each name of the network, or is empty.
+    lead: String,
+    /// Stands before each name of the image tower, behind the lead.
+    prefix: &'static str,
     /// Renames outside the blocks.
     top: Renames,
     /// Stands before the number of a block.
@@ -130,6 +152,40 @@ const HF_DINO_INNER: Renames = &[
     ("layer_scale2.lambda1", "ls2.gamma"),
 ];
 
+const HF_VIT_TOP: Renames = &[
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.distillation_token", "dist_token"),
+    ("embeddings.position_embeddings", "pos_embed"),
+    ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+    ("layernorm", "norm"),
+];
+const HF_VIT_INNER: Renames = &[
+    ("layernorm_before", "norm1"),
+    ("attention.attention.query", "attn.q"),
+    ("attention.attention.key", "attn.k"),
+    ("attention.attention.value", "attn.v"),
+    ("attention.output.dense", "attn.proj"),
+    ("layernorm_after", "norm2"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+];
+
+/// Names of the patch projection: a scheme is recognised by its own, and what stands before it is the lead. A name that
+/// ends in another one stands before it.
+const PROJECTIONS: [(&str, Names); 5] = [
+    ("vision_model.embeddings.patch_embedding.weight", Names::HfClip),
+    (HF_PATCHES, Names::HfDino),
+    ("visual.conv1.weight", Names::OpenAiClip),
+    ("patch_embed.proj.weight", Names::Timm),
+    (BARE_CONVOLUTION, Names::OpenAiClip),
+];
+const HF_PATCHES: &str = "embeddings.patch_embeddings.projection.weight";
+/// Other networks have one of this name too: it counts beside a `class_embedding` alone.
+const BARE_CONVOLUTION: &str = "conv1.weight";
+
+/// Leads that belong to Hugging Face's names: not worth a note.
+const HF_LEADS: [&str; 4] = ["dinov2.", "dinov2_with_registers.", "vit.", "deit."];
+
 /// Every parameter outside the blocks, in timm's names.
 const TOP_PARAMETERS: [&str; 10] = [
     "patch_embed.proj.weight",
@@ -180,14 +236,29 @@ const TELLTALES: [(&str, &str); 14] = [
     ("q_bias", "a BEiT"),
 ];
 
-/// Sorts the tensors of a file by name alone.
+/// How tensors change the network that other programs add under names that begin so.
+const ADDITIONS: [(&str, &str); 8] = [
+    ("sie_embed", "it is added to the tokens by camera or view"),
+    ("cv_embed", "it is added to the tokens by camera or view"),
+    ("prompt", "it brings tokens of its own"),
+    ("storage_token", "it brings tokens of its own"),
+    ("register", "it brings tokens of its own"),
+    ("ln_pre", "it is a norm before the blocks"),
+    ("pre_norm", "it is a norm before the blocks"),
+    ("norm_pre", "it is a norm before the blocks"),
+];
+
+/// Sorts the tensors of a file by name alone; `ignore_unknown` passes over those that are on no list.
 ///
 /// # Errors
-/// [`Error::Tensor`] for a tensor that would change the network, or two that mean the same parameter.
-pub(super) fn sort(path: &Path, container: &Container) -> Result<Sorted> {
-    let scheme = Scheme::of(&container.tensors);
-    let mut sorted = Sorted::default();
+/// [`Error::Tensor`] for a tensor that would change the network, or two that mean the same parameter;
+/// [`Error::Weights`] for a file with two networks.
+pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> Result<Sorted> {
+    let scheme = Scheme::of(&container.tensors)
+        .map_err(|reason| Error::Weights { path: path.to_path_buf(), reason })?;
+    let mut sorted = Sorted { names: scheme.names, ..Sorted::default() };
     let mut ignored: BTreeMap<Ignored, Vec<&str>> = BTreeMap::new();
+    let mut unknown: Vec<(&FileTensor, &str)> = Vec::new();
     for (index, tensor) in container.tensors.iter().enumerate() {
         let fault = |expected: String, found: String| Error::Tensor {
             path: path.to_path_buf(),
@@ -209,15 +280,45 @@ pub(super) fn sort(path: &Path, container: &Container) -> Result<Sorted> {
                     _ => return Err(duplicate(&name)),
                 }
             }
-            Fate::Classifier => {
-                sorted.classifiers.insert(tensor.name.clone(), index);
+            Fate::Classifier(name) => {
+                sorted.classifiers.insert(name, index);
             }
             Fate::State => {}
             Fate::Ignored(kind) => ignored.entry(kind).or_default().push(&tensor.name),
             Fate::Refused(reason) => {
                 return Err(fault(format!("a plain pre-norm ViT without it ({reason})"), tensor.describe()));
             }
+            Fate::Unknown(reason) => unknown.push((tensor, reason)),
         }
+    }
+    // A file that isn't a ViT at all is better told by what it lacks.
+    if let Some(&(first, reason)) = unknown.first()
+        && sorted.parameters.contains_key("patch_embed.proj.weight")
+    {
+        let names: Vec<&str> = unknown.iter().map(|(tensor, _)| tensor.name.as_str()).collect();
+        if !ignore_unknown {
+            let others = match &names[1..] {
+                [] => String::new(),
+                others => format!("; also unknown: {}", some_of(others)),
+            };
+            return Err(Error::Tensor {
+                path: path.to_path_buf(),
+                tensor: first.name.clone(),
+                expected: format!(
+                    "a plain pre-norm ViT without it ({reason}; --ignore-unknown passes over such tensors)"
+                ),
+                found: format!("{}{others}", first.describe()),
+            });
+        }
+        sorted.notes.push(format!(
+            "unknown, ignored as --ignore-unknown says: {}; they may have changed what the network computed",
+            some_of(&names)
+        ));
+    }
+    if !scheme.lead.is_empty() && !HF_LEADS.contains(&scheme.lead.as_str()) {
+        let everywhere = container.tensors.iter().all(|tensor| tensor.name.starts_with(&scheme.lead));
+        let whose = if everywhere { "all names" } else { "the network's names" };
+        sorted.notes.push(format!("prefix {} stripped from {whose}", scheme.lead));
     }
     if let Some(label) = scheme.label {
         sorted.notes.push(format!("names mapped from {label} to timm's"));
@@ -227,6 +328,7 @@ pub(super) fn sort(path: &Path, container: &Container) -> Result<Sorted> {
             Ignored::Head => "classification head ignored",
             Ignored::Projection => "projection into the text space ignored",
             Ignored::Text => "text tower ignored",
+            Ignored::Decoder => "decoder ignored",
             Ignored::Other => "not part of the network, ignored",
         };
         sorted.notes.push(format!("{what}: {}", some_of(&names)));
@@ -243,42 +345,54 @@ fn some_of(names: &[&str]) -> String {
 }
 
 impl Scheme {
-    /// Recognises the scheme by the name that the patch projection has in it.
-    fn of(tensors: &[FileTensor]) -> Scheme {
+    /// Recognises the scheme, and what stands before its names, by the patch projection.
+    ///
+    /// # Errors
+    /// The reason, where several networks are there.
+    fn of(tensors: &[FileTensor]) -> std::result::Result<Scheme, String> {
         let has = |name: &str| tensors.iter().any(|t| t.name == name);
-        let openai = |prefix: &str| Scheme {
-            label: Some("OpenAI CLIP"),
-            prefix: prefix.into(),
-            top: OPENAI_TOP,
-            blocks: "transformer.resblocks.",
-            inner: OPENAI_INNER,
+        for (projection, names) in PROJECTIONS {
+            let mut leads: Vec<&str> = tensors
+                .iter()
+                .filter_map(|t| t.name.strip_suffix(projection))
+                .filter(|lead| lead.is_empty() || lead.ends_with('.'))
+                .filter(|lead| projection != BARE_CONVOLUTION || has(&format!("{lead}class_embedding")))
+                .collect();
+            leads.sort_unstable();
+            match leads[..] {
+                [] => {}
+                ["", ..] => return Ok(Scheme::new(names, projection, "", &has)),
+                [lead] => return Ok(Scheme::new(names, projection, lead, &has)),
+                _ => {
+                    return Err(format!(
+                        "holds {} networks, under {}: leave one of them in the file",
+                        leads.len(),
+                        some_of(&leads)
+                    ));
+                }
+            }
+        }
+        Ok(Scheme::new(Names::Timm, "", "", &has))
+    }
+
+    fn new(names: Names, projection: &str, lead: &str, has: &impl Fn(&str) -> bool) -> Scheme {
+        let names = match names {
+            Names::HfDino if has(&format!("{lead}encoder.layer.0.layernorm_before.weight")) => Names::HfVit,
+            names => names,
         };
-        if has("visual.conv1.weight") {
-            return openai("visual.");
-        }
-        if has("conv1.weight") && has("class_embedding") {
-            return openai("");
-        }
-        if has("vision_model.embeddings.patch_embedding.weight") {
-            return Scheme {
-                label: Some("Hugging Face CLIP"),
-                prefix: "vision_model.".into(),
-                top: HF_CLIP_TOP,
-                blocks: "encoder.layers.",
-                inner: HF_CLIP_INNER,
-            };
-        }
-        let patches = "embeddings.patch_embeddings.projection.weight";
-        if let Some(prefix) = tensors.iter().find_map(|t| t.name.strip_suffix(patches)) {
-            return Scheme {
-                label: Some("Hugging Face DINOv2"),
-                prefix: prefix.into(),
-                top: HF_DINO_TOP,
-                blocks: "encoder.layer.",
-                inner: HF_DINO_INNER,
-            };
-        }
-        Scheme { label: None, prefix: String::new(), top: TIMM_TOP, blocks: "blocks.", inner: &[] }
+        let (label, prefix, top, blocks, inner) = match names {
+            Names::Timm => (None, "", TIMM_TOP, "blocks.", &[][..]),
+            Names::OpenAiClip => {
+                let prefix = if projection == BARE_CONVOLUTION { "" } else { "visual." };
+                (Some("OpenAI CLIP"), prefix, OPENAI_TOP, "transformer.resblocks.", OPENAI_INNER)
+            }
+            Names::HfClip => {
+                (Some("Hugging Face CLIP"), "vision_model.", HF_CLIP_TOP, "encoder.layers.", HF_CLIP_INNER)
+            }
+            Names::HfDino => (Some("Hugging Face DINOv2"), "", HF_DINO_TOP, "encoder.layer.", HF_DINO_INNER),
+            Names::HfVit => (Some("Hugging Face ViT"), "", HF_VIT_TOP, "encoder.layer.", HF_VIT_INNER),
+        };
+        Scheme { names, label, lead: lead.to_string(), prefix, top, blocks, inner }
     }
 
     /// Decides what is done with the tensor of this name.
@@ -286,11 +400,13 @@ impl Scheme {
         if name.starts_with("state.") {
             return Fate::State;
         }
-        if is_classifier(name) {
-            return Fate::Classifier;
+        let behind = name.strip_prefix(&self.lead).unwrap_or(name);
+        if is_classifier(behind) {
+            return Fate::Classifier(behind.to_string());
         }
-        match name.strip_prefix(&self.prefix) {
-            None => Fate::Ignored(kind_of(name).unwrap_or(Ignored::Other)),
+        let tower = name.strip_prefix(&self.lead).and_then(|behind| behind.strip_prefix(self.prefix));
+        match tower {
+            None => outside(behind).map_or(Fate::Unknown(UNKNOWN), Fate::Ignored),
             Some(inside) => self.translate(inside).unwrap_or_else(|| self.unknown(inside)),
         }
     }
@@ -335,44 +451,64 @@ impl Scheme {
         {
             return Fate::Ignored(kind);
         }
-        for word in name.split('.') {
-            if let Some((_, reason)) = TELLTALES.iter().find(|(telltale, _)| word.starts_with(telltale)) {
-                return Fate::Refused(reason);
-            }
-        }
-        let harmless = ["mask_token", "position_ids", "pooler"];
-        if name.split('.').any(|word| harmless.contains(&word)) {
-            return Fate::Ignored(Ignored::Other);
-        }
-        let first = name.split('.').next().unwrap_or(name);
-        let in_network = matches!(first, "blocks" | "patch_embed" | "embeddings" | "encoder" | "layernorm")
-            || first.starts_with("norm")
-            || name.starts_with(self.blocks)
-            || !self.prefix.is_empty();
-        if in_network {
-            Fate::Refused("an unknown tensor could change the network")
-        } else {
-            Fate::Ignored(Ignored::Other)
+        let begins = |table: &[(&str, &'static str)]| {
+            let known = |word: &str| table.iter().find(|(start, _)| word.starts_with(start));
+            name.split('.').find_map(|word| Some(known(word)?.1))
+        };
+        match begins(&TELLTALES) {
+            Some(reason) => Fate::Refused(reason),
+            None if is_unused(name) => Fate::Ignored(Ignored::Other),
+            None => Fate::Unknown(begins(&ADDITIONS).unwrap_or(UNKNOWN)),
         }
     }
 }
 
-/// The kind of a tensor that is known to stand outside the image tower.
+/// Why a tensor is refused of which nothing is known.
+const UNKNOWN: &str = "an unknown tensor could change the network";
+
+/// Whether it is a buffer that embedding doesn't read, or belongs to a task of its own, wherever it is.
+fn is_unused(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let buffers = ["num_batches_tracked", "position_ids", "attn_mask", "attention_mask", "causal_mask"];
+    buffers.contains(&last) || name.split('.').any(|word| matches!(word, "mask_token" | "pooler"))
+}
+
+/// The kind of a tensor that changes nothing, by its first word: a head, or what other networks have beside the tower.
 fn kind_of(name: &str) -> Option<Ignored> {
+    // Heads of parts are numbered: classifier3, bottleneck_2.
+    let numbered = |word: &str| {
+        let stem = word.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
+        matches!(stem, "classifier" | "bottleneck" | "bnneck")
+    };
+    match name.split('.').next().unwrap_or(name) {
+        "head"
+        | "head_dist"
+        | "fc"
+        | "pre_logits"
+        | "cls_classifier"
+        | "distillation_classifier"
+        | "dino_head"
+        | "ibot_head" => Some(Ignored::Head),
+        first if numbered(first) => Some(Ignored::Head),
+        "proj" | "visual_projection" => Some(Ignored::Projection),
+        "text_model" | "text" | "token_embedding" | "ln_final" | "text_projection" | "logit_scale"
+        | "logit_bias" => Some(Ignored::Text),
+        "decoder" | "decoder_embed" | "decoder_pos_embed" | "decoder_blocks" | "decoder_norm"
+        | "decoder_pred" => Some(Ignored::Decoder),
+        "dino_loss" | "ibot_patch_loss" => Some(Ignored::Other),
+        _ => None,
+    }
+}
+
+/// The same for a name outside the image tower: there a text tower may be.
+fn outside(name: &str) -> Option<Ignored> {
     let first = name.split('.').next().unwrap_or(name);
     match first {
-        "head" | "head_dist" | "fc" | "classifier" | "pre_logits" => Some(Ignored::Head),
-        "proj" | "visual_projection" => Some(Ignored::Projection),
-        "text_model"
-        | "text"
-        | "transformer"
-        | "token_embedding"
-        | "positional_embedding"
-        | "ln_final"
-        | "text_projection"
-        | "logit_scale"
-        | "logit_bias" => Some(Ignored::Text),
-        _ => None,
+        "transformer" | "positional_embedding" => Some(Ignored::Text),
+        // OpenCLIP's projection behind a tower with timm's names.
+        "visual" if name.starts_with("visual.head.") => Some(Ignored::Projection),
+        _ if is_unused(name) => Some(Ignored::Other),
+        _ => kind_of(name),
     }
 }
 
@@ -414,7 +550,7 @@ mod tests {
     use super::*;
 
     fn timm() -> Scheme {
-        Scheme::of(&[])
+        Scheme::of(&[]).unwrap()
     }
 
     fn parameter(name: &str) -> Fate {
@@ -435,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_change_the_network_is_refused() {
+    fn what_means_another_network_is_refused() {
         for name in [
             "fc_norm.weight",
             "blocks.0.attn.q_norm.weight",
@@ -448,30 +584,62 @@ mod tests {
             "blocks.0.attn.rel_pos_h",
             "blocks.0.attn.relative_position_bias_table",
             "blocks.0.gamma_1",
-            "blocks.0.norm3.weight",
-            "blocks.0.head.weight",
-            "patch_embed.backbone.stem.conv.weight",
-            "norm_post.weight",
-            "blocks.x.norm1.weight",
         ] {
             assert!(matches!(timm().fate(name), Fate::Refused(_)), "{name}");
         }
     }
 
     #[test]
-    fn heads_texts_and_strangers_are_left_out() {
+    fn what_is_on_no_list_is_unknown() {
+        for name in [
+            "blocks.0.norm3.weight",
+            "blocks.0.head.weight",
+            "patch_embed.backbone.stem.conv.weight",
+            "norm_post.weight",
+            "blocks.x.norm1.weight",
+            "sie_embed",
+            "cv_embed",
+            "prompt_tokens",
+            "storage_tokens",
+            "registers",
+            "ln_pre.weight",
+            "pre_norm.bias",
+            "transformer.resblocks.0.ln_1.weight",
+            "positional_embedding",
+            "headless.weight",
+            "classifiers.weight",
+            "something.else",
+            "heads.0.fc3.weight",
+        ] {
+            assert!(matches!(timm().fate(name), Fate::Unknown(_)), "{name}: {:?}", timm().fate(name));
+        }
+        assert_eq!(
+            timm().fate("base.prompt_tokens.0"),
+            Fate::Unknown("it brings tokens of its own"),
+            "the reason is told wherever the word is"
+        );
+    }
+
+    #[test]
+    fn heads_texts_and_buffers_are_left_out() {
         for (name, kind) in [
             ("head.weight", Ignored::Head),
             ("head_dist.bias", Ignored::Head),
             ("fc.weight", Ignored::Head),
+            ("classifier12.add_block.0.weight", Ignored::Head),
+            ("bottleneck_1.running_mean", Ignored::Head),
+            ("decoder_blocks.0.norm1.weight", Ignored::Decoder),
             ("mask_token", Ignored::Other),
+            ("blocks.0.attn.attn_mask", Ignored::Other),
             ("heads.0.bn.num_batches_tracked", Ignored::Other),
             ("logit_scale", Ignored::Text),
-            ("something.else", Ignored::Other),
         ] {
             assert_eq!(timm().fate(name), Fate::Ignored(kind), "{name}");
         }
-        assert_eq!(timm().fate("heads.13.bn.running_var"), Fate::Classifier);
+        assert_eq!(
+            timm().fate("heads.13.bn.running_var"),
+            Fate::Classifier("heads.13.bn.running_var".into())
+        );
         assert_eq!(timm().fate("state.blocks.0.norm1.weight.m"), Fate::State);
     }
 

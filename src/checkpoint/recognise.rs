@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::metadata::Metadata;
-use super::names::{Sorted, Source};
+use super::names::{Names, Sorted, Source};
 use super::positions::{Grid, Table};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
@@ -18,6 +18,13 @@ const MAX_TABLE: usize = 1 << 30;
 
 /// Longest side of an input, in pixels; the limit for pictures too.
 const MAX_SIDE: usize = 16_384;
+
+/// Widths at which published networks differ in their heads, and in which.
+const AMBIGUOUS: [(usize, &str); 3] = [
+    (1280, "16: ViT-H of MAE, I-JEPA and OpenCLIP; 20: ViT-H+ of DINOv3, as 64 numbers a head give"),
+    (1408, "16: ViT-g of OpenCLIP and EVA; 22: V-JEPA 2, as 64 numbers a head give"),
+    (1664, "16: ViT-bigG of OpenCLIP; 26: V-JEPA 2, as 64 numbers a head give"),
+];
 
 /// What the user asked for; None leaves the choice to the file's metadata, then to the built-in default.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,6 +49,8 @@ pub struct Settings {
     pub tokens: Option<PartTokens>,
     /// Cut of the grid into parts.
     pub parts: Option<PartLayout>,
+    /// Whether tensors that are on no list are passed over; they are refused otherwise.
+    pub ignore_unknown: bool,
 }
 
 /// A file understood from its header alone.
@@ -151,6 +160,12 @@ pub(super) fn recognise(
 
     let heads = match chosen.pick("--heads", settings.heads, metadata.model.heads) {
         Some(heads) => heads,
+        None if AMBIGUOUS.iter().any(|(width, _)| *width == dim) => {
+            let published = AMBIGUOUS.iter().find(|(width, _)| *width == dim).map_or("", |(_, which)| which);
+            return Err(Error::Usage(format!(
+                "published networks of width {dim} differ in their heads ({published}): set --heads"
+            )));
+        }
         None if dim % 64 == 0 => dim / 64,
         None => {
             return Err(Error::Usage(format!(
@@ -171,8 +186,15 @@ pub(super) fn recognise(
                 .into(),
         );
     }
+    if sorted.names == Names::HfVit && ln_eps.is_none() {
+        chosen.notes.push("Hugging Face's ViT, so LayerNorm eps 1e-12; --ln-eps overrides".into());
+    }
     let act = act.unwrap_or(if norm_pre { Activation::QuickGelu } else { Activation::Gelu });
-    let ln_eps = ln_eps.unwrap_or(if norm_pre { 1e-5 } else { 1e-6 });
+    let ln_eps = ln_eps.unwrap_or(match sorted.names {
+        Names::HfVit => 1e-12,
+        _ if norm_pre => 1e-5,
+        _ => 1e-6,
+    });
     if !(ln_eps.is_finite() && ln_eps > 0.0) {
         return Err(Error::Usage(format!("--ln-eps {ln_eps}: expected a small positive number")));
     }
@@ -245,7 +267,13 @@ pub(super) fn recognise(
         chosen.notes.push(format!("position table resized from {r}x{c} to {rows}x{cols}"));
     }
     file.check(&config)?;
-    let preprocess = preprocess(&mut chosen, metadata, settings, image)?;
+    let normalize = match sorted.names {
+        Names::OpenAiClip | Names::HfClip => Normalize::Clip,
+        // DeiT alone has this token, and was trained with ImageNet's.
+        Names::HfVit if !dist_token => Normalize::Half,
+        _ => Normalize::Imagenet,
+    };
+    let preprocess = preprocess(&mut chosen, metadata, settings, image, normalize)?;
     Ok(Recognised { config, preprocess, table, notes: chosen.notes })
 }
 
@@ -276,20 +304,27 @@ fn gelt(chosen: &mut Chosen, metadata: &Metadata, settings: &Settings) -> Result
     Ok(gelt)
 }
 
-/// How pictures are prepared.
+/// How pictures are prepared; `normalize` is what networks of the file's names were trained with.
 fn preprocess(
     chosen: &mut Chosen,
     metadata: &Metadata,
     settings: &Settings,
     size: ImageSize,
+    normalize: Normalize,
 ) -> Result<Preprocess> {
     let told = &metadata.preprocess;
     let flag = settings.normalize.map(Normalize::mean_std);
-    let (default_mean, default_std) = Normalize::Imagenet.mean_std();
+    let (default_mean, default_std) = normalize.mean_std();
     // The two belong together: a file that tells only one of them is completed from the default.
     let in_file = (told.mean.is_some() || told.std.is_some())
         .then(|| (told.mean.unwrap_or(default_mean), told.std.unwrap_or(default_std)));
-    let (mean, std) = chosen.pick("--normalize", flag, in_file).unwrap_or((default_mean, default_std));
+    let picked = chosen.pick("--normalize", flag, in_file);
+    if picked.is_none() && normalize != Normalize::Imagenet {
+        let whose = if normalize == Normalize::Clip { "CLIP's names" } else { "Hugging Face's ViT" };
+        let name = word(&normalize);
+        chosen.notes.push(format!("{whose}, so mean and deviation {name}; --normalize overrides"));
+    }
+    let (mean, std) = picked.unwrap_or((default_mean, default_std));
     if !mean.iter().chain(&std).all(|v| v.is_finite()) || std.iter().any(|&v| v <= 0.0) {
         return Err(Error::Usage(format!(
             "the file's metadata asks for mean {mean:?} and deviation {std:?}; --normalize overrides"
@@ -438,7 +473,7 @@ mod tests {
 
     #[test]
     fn settings_are_shown_as_the_user_writes_them() {
-        assert_eq!(word(&Activation::QuickGelu), "quick_gelu");
+        assert_eq!(word(&Activation::QuickGelu), "quick-gelu");
         assert_eq!(word(&ImageSize { height: 224, width: 112 }), "224x112");
         assert_eq!(word(&0.8f32), "0.8");
         assert_eq!(word(&12usize), "12");

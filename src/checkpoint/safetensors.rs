@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
+use super::foreign;
 use crate::error::{Error, Result};
 
 /// Longest header that is read, in bytes. A ViT-g with optimiser state needs about 300 kB.
@@ -67,30 +68,30 @@ impl Container {
         let unusable = |reason: String| Error::Weights { path: path.to_path_buf(), reason };
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
-        if length < 8 {
-            return Err(unusable(format!("not a safetensors file: only {length} bytes long")));
-        }
-        let mut first = [0u8; 8];
-        file.read_exact(&mut first).map_err(Error::io("read", path))?;
-        let header_length = u64::from_le_bytes(first);
-        if first.starts_with(b"PK\x03\x04") {
-            return Err(unusable("a PyTorch archive (.pt, .pth, .bin), not a safetensors file".into()));
-        }
+        let mut start = Vec::new();
+        file.by_ref().take(foreign::START).read_to_end(&mut start).map_err(Error::io("read", path))?;
+        // What else it is, if it is no safetensors file.
+        let foreign = |otherwise: String| unusable(foreign::describe(&start).unwrap_or(otherwise));
+        let Some(first) = start.first_chunk() else {
+            return Err(foreign(format!("not a safetensors file: only {length} bytes long")));
+        };
+        let header_length = u64::from_le_bytes(*first);
         if header_length > length - 8 {
-            return Err(unusable(format!(
+            return Err(foreign(format!(
                 "truncated, or not a safetensors file: a header of {header_length} bytes is announced, {} bytes follow",
                 length - 8
             )));
         }
         if header_length > MAX_HEADER {
-            return Err(unusable(format!(
+            return Err(foreign(format!(
                 "the header has {header_length} bytes, more than the {MAX_HEADER} that are read"
             )));
         }
         let mut json = vec![0u8; header_length as usize];
-        file.read_exact(&mut json).map_err(Error::io("read", path))?;
+        let read = file.seek(SeekFrom::Start(8)).and_then(|_| file.read_exact(&mut json));
+        read.map_err(Error::io("read", path))?;
         let header: Header = serde_json::from_slice(&json)
-            .map_err(|e| unusable(format!("not a safetensors file, or a damaged header: {e}")))?;
+            .map_err(|e| foreign(format!("not a safetensors file, or a damaged header: {e}")))?;
         if header.tensors.len() > MAX_TENSORS {
             return Err(unusable(format!(
                 "the header lists {} tensors, more than the {MAX_TENSORS} that are read",

@@ -12,12 +12,11 @@ use crate::checkpoint::{self, Settings};
 use crate::data::decode::DecodeOptions;
 use crate::data::files::write_atomically;
 use crate::data::lock;
-use crate::datasets::LoadOptions;
 use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
-use crate::evaluate::metrics::Scores;
+use crate::evaluate::metrics::{Rules, Scores};
 use crate::gpu::{Context, ContextOptions};
-use crate::train::config::Layers;
+use crate::train::config::{Config, Layers};
 use crate::train::trainer::{self, Request};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -56,12 +55,12 @@ const SCORES: &str = "scores.json";
 
 pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
     check_paths(arguments)?;
-    let options = LoadOptions { follow_links: arguments.follow_links, ..LoadOptions::default() };
-    let set = load_set(Path::new(&arguments.data), &options)?;
-    if set.gallery.is_none() {
+    let Config { data, .. } = Config::resolve(&layers(arguments, arguments.flags()))?;
+    let dir = data.dir.clone().unwrap_or_default();
+    let set = load_set(Path::new(&dir), &data.load_options(), &Rules::default())?;
+    if !set.has_split {
         return Err(Error::Usage(format!(
-            "{} has no query and gallery apart from the pictures that train: there is nothing to score on",
-            arguments.data
+            "{dir} has no query and gallery apart from the pictures that train: there is nothing to score on"
         )));
     }
     let signals = Signals::listen()?;
@@ -130,7 +129,7 @@ impl Variant {
         ];
         let mut flags = arguments.flags();
         flags.extend(keys.map(|(key, value)| (key.to_string(), value.to_string())));
-        Layers { file: arguments.config.clone(), flags, set: arguments.set.clone() }
+        layers(arguments, flags)
     }
 }
 
@@ -146,6 +145,11 @@ fn check_paths(arguments: &AblateArguments) -> Result<()> {
         paths = run_paths(paths, &folder, true, &variant.layers(arguments), owns)?;
     }
     paths.writes_into("--out", out, |name| TABLES.contains(&name), is_begun).check()
+}
+
+/// What a run is told, with these flags.
+fn layers(arguments: &AblateArguments, flags: Vec<(String, String)>) -> Layers {
+    Layers { file: arguments.config.clone(), flags, set: arguments.set.clone() }
 }
 
 /// Trains one model, or goes on with it, and scores it; what is done already is only read.

@@ -103,12 +103,14 @@ pub struct NetworkArguments {
     /// One part per grid row, or one mean over all positions [default: rows]
     #[arg(long)]
     parts: Option<PartsName>,
+    /// Pass over tensors of the file that are not known; they are refused otherwise, since they could change the network
+    #[arg(long)]
+    ignore_unknown: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Act {
     Gelu,
-    #[value(alias = "quick_gelu")]
     QuickGelu,
 }
 
@@ -176,6 +178,7 @@ impl NetworkArguments {
                 PartsName::Rows => PartLayout::Rows,
                 PartsName::One => PartLayout::One,
             }),
+            ignore_unknown: self.ignore_unknown,
         }
     }
 }
@@ -210,6 +213,9 @@ pub struct EmbedArguments {
     /// Write each vector in fewer numbers, by the principal components that `lat-wgpu reduce` found
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long, requires = "reduce")]
+    pub allow_other_weights: bool,
     /// How a number is stored
     #[arg(long, default_value = "f32")]
     pub dtype: DtypeName,
@@ -253,6 +259,9 @@ pub struct MergeArguments {
     /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// Write a summary as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -413,6 +422,9 @@ pub struct ReduceArguments {
     /// Find nothing: reduce GALLERY by the components in this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels"])]
     pub apply: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// With --apply: how a number is stored
     #[arg(long, default_value = "f32", requires = "apply")]
     pub dtype: DtypeName,
@@ -504,21 +516,21 @@ pub struct InspectArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data set")]
 pub struct SetArguments {
-    /// How the folder is laid out [default: told from what stands in it]
+    /// How the data set is laid out [default: by what is in its folder]
     #[arg(long)]
     layout: Option<LayoutName>,
-    /// CUHK03: boxes by a detector, or by people
-    #[arg(long, value_name = "WHOSE", default_value = "detected")]
-    boxes: BoxesName,
-    /// CUHK03: 767 persons to train and 700 to test, or 1,367 and 100
-    #[arg(long, value_name = "PROTOCOL", default_value = "new")]
-    cuhk03: Cuhk03Name,
-    /// CUHK03's classic protocol (1 to 20), CUHK01: which of the splits
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    split: u32,
-    /// CUHK01: seed of the random halves
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    split_seed: u64,
+    /// CUHK03: boxes by a detector, or by people [default: detected]
+    #[arg(long, value_name = "WHOSE")]
+    boxes: Option<BoxesName>,
+    /// CUHK03: 767 persons to train and 700 to test, or 1,367 and 100 [default: new]
+    #[arg(long, value_name = "PROTOCOL")]
+    cuhk03: Option<Cuhk03Name>,
+    /// CUHK03's classic protocol (1 to 20), CUHK01: which of the splits [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    split: Option<u32>,
+    /// CUHK01: seed of the random halves [default: 0]
+    #[arg(long, value_name = "N")]
+    split_seed: Option<u64>,
     /// Follow links to files and folders; a folder is entered once
     #[arg(long)]
     follow_links: bool,
@@ -530,6 +542,11 @@ enum LayoutName {
     Cuhk03,
     Cuhk01,
     Msmt17,
+    Veri,
+    Mars,
+    Viper,
+    Prid,
+    OccludedReid,
     Folders,
     Csv,
 }
@@ -549,27 +566,49 @@ enum Cuhk03Name {
 impl SetArguments {
     /// As the loaders take them.
     pub fn options(&self) -> LoadOptions {
+        let default = LoadOptions::default();
         LoadOptions {
             layout: self.layout.map(|name| match name {
                 LayoutName::Market1501 => Layout::Market1501,
                 LayoutName::Cuhk03 => Layout::Cuhk03,
                 LayoutName::Cuhk01 => Layout::Cuhk01,
                 LayoutName::Msmt17 => Layout::Msmt17,
+                LayoutName::Veri => Layout::Veri,
+                LayoutName::Mars => Layout::Mars,
+                LayoutName::Viper => Layout::Viper,
+                LayoutName::Prid => Layout::Prid,
+                LayoutName::OccludedReid => Layout::OccludedReid,
                 LayoutName::Folders => Layout::Folders,
                 LayoutName::Csv => Layout::Csv,
             }),
-            boxes: match self.boxes {
+            boxes: self.boxes.map_or(default.boxes, |name| match name {
                 BoxesName::Detected => Boxes::Detected,
                 BoxesName::Labelled => Boxes::Labelled,
-            },
-            protocol: match self.cuhk03 {
+            }),
+            protocol: self.cuhk03.map_or(default.protocol, |name| match name {
                 Cuhk03Name::New => Cuhk03Protocol::New,
                 Cuhk03Name::Classic => Cuhk03Protocol::Classic,
-            },
-            split: self.split,
-            seed: self.split_seed,
+            }),
+            split: self.split.unwrap_or(default.split),
+            seed: self.split_seed.unwrap_or(default.seed),
             follow_links: self.follow_links,
         }
+    }
+
+    /// Those that were given, as (key, value) of the training configuration, which spells the values alike.
+    fn flags(&self) -> Vec<(String, String)> {
+        fn spelled<T: ValueEnum>(value: Option<T>) -> Option<String> {
+            Some(value?.to_possible_value()?.get_name().to_string())
+        }
+        let given = [
+            ("data.layout", spelled(self.layout)),
+            ("data.boxes", spelled(self.boxes)),
+            ("data.cuhk03", spelled(self.cuhk03)),
+            ("data.split", self.split.map(|split| split.to_string())),
+            ("data.split_seed", self.split_seed.map(|seed| seed.to_string())),
+            ("data.follow_links", self.follow_links.then(|| "true".to_string())),
+        ];
+        given.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect()
     }
 }
 
@@ -595,12 +634,15 @@ pub struct DataArguments {
 /// `lat-wgpu ablate`.
 #[derive(Debug, Args)]
 pub struct AblateArguments {
-    /// Folder of a data set with training pictures, query and gallery
+    /// Folder of a data set with train images, query and gallery, or a table of images (.csv)
     #[arg(long, value_name = "DIR")]
     pub data: String,
     /// Weights to start from
     #[arg(long, value_name = "FILE")]
     backbone: String,
+    /// Pass over tensors of the backbone's file that are not known
+    #[arg(long)]
+    ignore_unknown: bool,
     /// Folder for the twelve run folders, table.md and table.json; the same command again goes on where it stopped
     #[arg(long, value_name = "FOLDER", default_value = "ablation")]
     pub out: PathBuf,
@@ -622,15 +664,14 @@ pub struct AblateArguments {
     /// Part of the adapter's name, see `lat-wgpu info`
     #[arg(long, value_name = "NAME")]
     pub adapter: Option<String>,
-    /// Follow links to files and folders; a folder is entered once
-    #[arg(long)]
-    pub follow_links: bool,
     /// Keys of the training runs from a file
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
     /// One key of the training runs, such as optim.lr=1e-4; may be given often
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    #[command(flatten)]
+    data_set: SetArguments,
 }
 
 impl AblateArguments {
@@ -646,8 +687,10 @@ impl AblateArguments {
             ("device.adapter", self.adapter.as_ref()),
         ];
         let flag = |(key, value): (&str, Option<&String>)| Some((key.to_string(), value?.clone()));
-        let links = self.follow_links.then(|| ("data.follow_links".to_string(), "true".to_string()));
-        given.into_iter().filter_map(flag).chain(links).collect()
+        let switches = [("model.ignore_unknown", self.ignore_unknown)];
+        let switch = |(key, is_on): (&str, bool)| is_on.then(|| (key.to_string(), "true".to_string()));
+        let switches = switches.into_iter().filter_map(switch);
+        given.into_iter().filter_map(flag).chain(switches).chain(self.data_set.flags()).collect()
     }
 }
 
@@ -666,6 +709,9 @@ pub struct EvalArguments {
     /// Embeddings of the gallery; the same file again: every picture is a query against all others
     #[arg(long, value_name = "FILE", requires = "query_embeddings")]
     pub gallery_embeddings: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long, requires = "query_embeddings")]
+    pub allow_other_weights: bool,
     /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
     #[arg(long, value_name = "CSV", requires = "query_embeddings", conflicts_with = "model")]
     pub labels: Option<PathBuf>,
@@ -716,7 +762,7 @@ pub struct EvalArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: folder that was embedded; twice: of the queries', then of the gallery's
+    /// For --html: folder that was embedded; twice: of the queries', then of the gallery's [default: the inputs that the embeddings carry]
     #[arg(long, value_name = "DIR", requires_all = ["html", "query_embeddings"], conflicts_with = "model")]
     pub images: Vec<PathBuf>,
     /// Do not turn pictures as their EXIF orientation says
@@ -792,6 +838,9 @@ pub struct SearchArguments {
     /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// Whom to find: a picture, or a folder with all below it; may be given often
     #[arg(long, required = true, value_name = "IMG|DIR")]
     pub query: Vec<PathBuf>,
@@ -821,7 +870,7 @@ pub struct SearchArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: the folder that was embedded, so that its pictures are shown [default: names only]
+    /// For --html: the folder that was embedded, so that its pictures are shown [default: the inputs that the gallery carries, where they are still there]
     #[arg(long, value_name = "DIR", requires = "html")]
     pub images: Option<PathBuf>,
     /// Do not turn pictures as their EXIF orientation says
@@ -840,7 +889,10 @@ pub struct ServeArguments {
     /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
-    /// The folder that was embedded: its pictures are shown [default: names only]
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
+    /// The folder that was embedded: its pictures are shown [default: the inputs that the gallery carries, on this machine's own address]
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
     /// Address to listen on; any other than this machine's own lets others search, without a password
@@ -947,7 +999,7 @@ pub struct TrainArguments {
     /// Weights to start from: a plain ViT, or a trained model (its part classifiers are dropped)
     #[arg(long, value_name = "FILE")]
     backbone: Option<String>,
-    /// Pictures: Market-1501's layout, or one folder per person
+    /// Folder of a data set, or a table of images (.csv): its train split trains, or without a split all of it
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
     /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
@@ -1040,9 +1092,6 @@ pub struct TrainArguments {
     /// How weights and activations are stored: f32 or f16; sums and updates are f32 [default: f32]
     #[arg(long, value_name = "NAME")]
     precision: Option<String>,
-    /// Follow links to files and folders; a folder is entered once
-    #[arg(long)]
-    follow_links: bool,
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long)]
     ignore_exif: bool,
@@ -1055,8 +1104,8 @@ pub struct TrainArguments {
     /// Attention heads
     #[arg(long, value_name = "N")]
     heads: Option<String>,
-    /// Non-linearity of the MLP: gelu or quick_gelu
-    #[arg(long, value_name = "NAME")]
+    /// Non-linearity of the MLP
+    #[arg(long, value_name = "NAME", value_parser = ["gelu", "quick-gelu"])]
     act: Option<String>,
     /// ε of every LayerNorm
     #[arg(long, value_name = "F")]
@@ -1076,6 +1125,11 @@ pub struct TrainArguments {
     /// One part per grid row (rows), or one in all (1)
     #[arg(long, value_name = "NAME")]
     parts: Option<String>,
+    /// Pass over tensors of the backbone's file that are not known
+    #[arg(long)]
+    ignore_unknown: bool,
+    #[command(flatten)]
+    data_set: SetArguments,
 }
 
 impl TrainArguments {
@@ -1119,12 +1173,13 @@ impl TrainArguments {
         ];
         let switches = [
             ("data.shuffle", self.no_shuffle.then_some("false")),
-            ("data.follow_links", self.follow_links.then_some("true")),
             ("data.ignore_exif", self.ignore_exif.then_some("true")),
+            ("model.ignore_unknown", self.ignore_unknown.then_some("true")),
         ];
         let valued = valued.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
         let switches = switches.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
-        valued.chain(switches).map(|(key, value)| (key.to_string(), value)).collect()
+        let flags = valued.chain(switches).map(|(key, value)| (key.to_string(), value));
+        flags.chain(self.data_set.flags()).collect()
     }
 }
 
@@ -1177,6 +1232,36 @@ mod tests {
     #[test]
     fn the_declared_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// Asserts that every name of a flag's value is that in configurations and metadata.
+    fn assert_spelled_alike<Flag: ValueEnum, Value>()
+    where
+        Value: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        for flag in Flag::value_variants() {
+            let name = flag.to_possible_value().unwrap().get_name().to_string();
+            let value: Value =
+                serde_json::from_value(name.as_str().into()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(serde_json::to_value(&value).unwrap(), name.as_str());
+        }
+    }
+
+    #[test]
+    fn values_have_one_spelling() {
+        assert_spelled_alike::<Act, Activation>();
+        assert_spelled_alike::<NormalizeName, Normalize>();
+        assert_spelled_alike::<LambdaOperand, LambdaOn>();
+        assert_spelled_alike::<TokensName, PartTokens>();
+        assert_spelled_alike::<PartsName, PartLayout>();
+        assert_spelled_alike::<DtypeName, Dtype>();
+        assert_spelled_alike::<DtypeName, Precision>();
+        let command = Arguments::command();
+        let train = command.find_subcommand("train").unwrap();
+        let act = train.get_arguments().find(|argument| argument.get_id() == "act").unwrap();
+        let names: Vec<String> =
+            act.get_possible_values().iter().map(|value| value.get_name().to_string()).collect();
+        assert_eq!(names, ["gelu", "quick-gelu"]);
     }
 
     #[test]

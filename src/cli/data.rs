@@ -5,7 +5,7 @@ use super::embed::progress_bar;
 use super::json;
 use super::paths::Paths;
 use crate::datasets::survey::{self, Counts, Findings};
-use crate::datasets::{self, ReidSet};
+use crate::datasets::{self, ReidSet, uses};
 use crate::error::Result;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -18,6 +18,9 @@ pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
     let paths = Paths::new().following(arguments.set.options().follow_links);
     paths.reads_sets("DIR", [&arguments.dir]).writes("--json", &arguments.json).check()?;
     let set = datasets::load(&arguments.dir, &arguments.set.options())?;
+    if let Some(example) = uses::an_example(&set) {
+        eprintln!("{example}");
+    }
     let splits = [
         ("train", survey::counts(&set.train)),
         ("query", survey::counts(&set.query)),
@@ -26,7 +29,7 @@ pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
     let findings = survey::findings(&set);
     let unreadable = (!arguments.fast).then(|| {
         let query = if set.query_is_gallery { 0 } else { set.query.len() };
-        let bar = progress_bar((set.train.len() + query + set.gallery.len()) as u64);
+        let bar = progress_bar((set.train.len() + query + set.gallery.len() + set.unscored.len()) as u64);
         let bad = survey::unreadable(&set, || bar.inc(1));
         bar.finish_and_clear();
         bad
@@ -87,7 +90,7 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
     let with_reason = |list: &[(String, String)]| -> Vec<String> {
         list.iter().map(|(name, reason)| format!("{name} {reason}")).collect()
     };
-    let Findings { only_camera, absent, same_camera, nobody, in_both, duplicates } = findings;
+    let Findings { only_camera, absent, same_camera, nobody, in_both, duplicates, .. } = findings;
     let camera = only_camera.map(|camera| set.cameras[&camera].clone());
     let persons: Vec<String> = in_both.iter().map(|person| set.persons[person].clone()).collect();
     let mut lines = Vec::new();
@@ -119,6 +122,15 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
     list("WRONG: queries that show junk or a distractor, nobody to look for", nobody);
     list("WRONG: persons both in training and in the test", &persons);
     list("WRONG: pictures that are there more than once", duplicates);
+    let (eval, train) = (&findings.not_scored, &findings.not_trained);
+    for (command, refusal, other, also) in
+        [("eval", eval, "train", train.is_none()), ("train", train, "eval", eval.is_none())]
+    {
+        if let Some(reason) = refusal {
+            let serves = if also { format!("; the set serves for `{other}`") } else { String::new() };
+            lines.push(format!("WRONG: `{command}` refuses the set: {reason}{serves}"));
+        }
+    }
     lines
 }
 
@@ -138,7 +150,8 @@ fn as_json(
     let files = |list: &[(String, String)]| -> Value {
         list.iter().map(|(name, reason)| json!({"file": name, "reason": reason})).collect()
     };
-    let Findings { only_camera, absent, same_camera, nobody, in_both, duplicates } = findings;
+    let Findings { only_camera, absent, same_camera, nobody, in_both, duplicates, not_scored, not_trained } =
+        findings;
     json!({
         "name": set.name,
         "layout": set.layout.to_string(),
@@ -155,5 +168,6 @@ fn as_json(
         "queries_of_nobody": nobody,
         "persons_in_train_and_test": in_both.iter().map(|person| &set.persons[person]).collect::<Vec<_>>(),
         "duplicates": duplicates,
+        "refused": {"eval": not_scored, "train": not_trained},
     })
 }

@@ -63,7 +63,7 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     let score = |model: &Path| -> Result<Outcome> {
         let network = checkpoint::load(model, &Settings::default())?;
         let look = Look { batch: None, memory: DEFAULT_MEMORY, options: LookOptions::default() };
-        let set = load_set(&figures, &LoadOptions::default())?;
+        let set = load_set(&figures, &LoadOptions::default(), &plan.rules)?;
         let task = embed_set(set, &network, &context, look, &signals)?;
         evaluate(task, &plan, &context, &signals)
     };
@@ -73,7 +73,7 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     let mut flags = RECIPE.map(|(key, value)| (key.to_string(), value.to_string())).to_vec();
     for (key, value) in [
         ("model.backbone", backbone.to_string_lossy().into_owned()),
-        ("data.dir", figures.join("bounding_box_train").to_string_lossy().into_owned()),
+        ("data.dir", figures.to_string_lossy().into_owned()),
         ("data.seed", seed.to_string()),
         ("schedule.epochs", epochs.to_string()),
     ] {

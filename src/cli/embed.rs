@@ -12,6 +12,7 @@ use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::EmbeddingWriter;
 use crate::data::index::{self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
 use crate::data::lock;
+use crate::data::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
 use crate::data::reduce::{self, Reduction};
 use crate::data::walk::{self, LeftOut, Listing, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
@@ -38,8 +39,18 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     if let Some(reduction) = &reduction {
         reduction.check_fits(&network, arguments.flip)?;
     }
+    let weights_sha256 = network.weights_sha256();
+    if let (Some(file), Some(reduction)) = (&arguments.reduce, &reduction) {
+        let source = |file: &PathBuf, weights: Option<&String>| Source {
+            file: file.clone(),
+            weights_sha256: weights.cloned(),
+        };
+        let sources =
+            [source(&arguments.model, Some(&weights_sha256)), source(file, reduction.weights_sha256())];
+        open::tell(&check_same_weights(&sources, arguments.allow_other_weights)?);
+    }
     let dim = reduction.as_ref().map_or(network.config.embedding_len(), Reduction::dim);
-    let (pictures, output) = open_output(arguments, &network, reduction.as_ref(), pictures)?;
+    let (pictures, output) = open_output(arguments, &network, weights_sha256, reduction.as_ref(), pictures)?;
     let found = output.found();
 
     let mut progress = Progress {
@@ -237,20 +248,27 @@ impl Output {
 fn open_output(
     arguments: &EmbedArguments,
     network: &Network,
+    weights_sha256: String,
     reduction: Option<&Reduction>,
     pictures: Vec<Picture>,
 ) -> Result<(Arc<Vec<Picture>>, Output)> {
     let entry = reduce::settings(network, arguments.flip, reduction);
-    let metadata = BTreeMap::from([("lat_wgpu".to_string(), entry)]);
+    let inputs: Vec<String> =
+        arguments.inputs.iter().map(|input| walk::readable(input.as_os_str())).collect();
+    let provenance = Provenance { weights_sha256: Some(weights_sha256.clone()), inputs };
+    let metadata = provenance.add_to(&BTreeMap::from([("lat_wgpu".to_string(), entry)]));
     let (out, dtype) = (&arguments.out, arguments.dtype.into());
     let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
     if !arguments.append && arguments.shard.is_none() {
         let names: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
+        if !has_place(out) {
+            eprintln!("note: {NPY_NOTE}");
+        }
         let writer = EmbeddingWriter::create(out, dim, dtype, &names, &metadata)?;
         return Ok((Arc::new(pictures), Output::File(writer)));
     }
     let name = arguments.model.file_name().unwrap_or_default();
-    let model = Model { name: walk::readable(name), sha256: network.weights_sha256() };
+    let model = Model { name: walk::readable(name), sha256: weights_sha256 };
     let origin = Origin { model, metadata, ignore_exif: arguments.ignore_exif, dim, dtype };
     let part_rows = arguments.part_rows.map_or(PART_ROWS, |rows| rows as usize);
     let writer = match arguments.shard {

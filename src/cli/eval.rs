@@ -10,10 +10,12 @@ use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::Embeddings;
+use crate::data::gallery::Inputs;
+use crate::data::provenance::{Provenance, Source, check_same_weights};
 use crate::data::rows::{self, NamedRows, Parts, Rows};
 use crate::data::walk::{LeftOut, Picture};
 use crate::datasets::labels::{Label, Person};
-use crate::datasets::{self, LabelledPicture, LoadOptions};
+use crate::datasets::{self, LabelledPicture, LoadOptions, uses};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::evaluate::distances::visit;
@@ -40,37 +42,74 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let page = eval_report::Page::of(arguments)?;
     let signals = Signals::listen()?;
     let mut results = Vec::new();
+    let mut failed = Vec::new();
     match (&arguments.model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
         (Some(model), ..) => {
             let network = open::network(model, &arguments.network.settings())?;
-            let sets = arguments.data.iter().map(|dir| load_set(dir, &arguments.set.options()));
-            let sets = sets.collect::<Result<Vec<TestSet>>>()?;
-            let context = open::adapter(arguments.adapter.as_ref())?;
-            let look = Look {
-                batch: arguments.batch.map(|batch| batch as usize),
-                memory: plan.memory,
-                options: LookOptions {
-                    decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
-                    flip: arguments.flip,
-                },
-            };
-            for set in sets {
-                let task = embed_set(set, &network, &context, look, &signals)?;
-                results.push(evaluate(task, &plan, &context, &signals)?);
+            let options = arguments.set.options();
+            let mut sets = Vec::new();
+            for dir in &arguments.data {
+                match load_set(dir, &options, &plan.rules) {
+                    Ok(set) => sets.push((dir, set)),
+                    Err(error) => failed.push((dir, error)),
+                }
+            }
+            // Labels and matches of every set were looked at; now the adapter and the images.
+            sets.iter()
+                .filter_map(|(_, set)| set.example.as_ref())
+                .for_each(|example| eprintln!("{example}"));
+            if !sets.is_empty() {
+                let context = open::adapter(arguments.adapter.as_ref())?;
+                let look = Look {
+                    batch: arguments.batch.map(|batch| batch as usize),
+                    memory: plan.memory,
+                    options: LookOptions {
+                        decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
+                        flip: arguments.flip,
+                    },
+                };
+                for (dir, set) in sets {
+                    let task = embed_set(set, &network, &context, look, &signals);
+                    match task.and_then(|task| evaluate(task, &plan, &context, &signals)) {
+                        Ok(outcome) => results.push(outcome),
+                        Err(error @ Error::Interrupted { .. }) => return Err(error),
+                        Err(error) => failed.push((dir, error)),
+                    }
+                }
+            }
+            if arguments.data.len() == 1
+                && let Some((_, error)) = failed.pop()
+            {
+                return Err(error);
             }
             if arguments.store_threshold {
                 store_threshold(model, &network, &results)?;
             }
         }
         (None, Some(queries), Some(gallery)) => {
-            let task = read_task(queries, gallery, arguments.labels.as_deref())?;
+            let mut task = read_task(queries, gallery, arguments.labels.as_deref())?;
+            task.check(&plan.rules)?;
+            task.check_weights(queries, gallery, arguments.allow_other_weights)?;
+            if page.is_some() && arguments.images.is_empty() {
+                task.find_pictures();
+            }
             let context = open::adapter(arguments.adapter.as_ref())?;
             results.push(evaluate(task, &plan, &context, &signals)?);
         }
         _ => unreachable!("the arguments need a model or both embeddings"),
     }
 
-    json::print_or_write(arguments.json.as_deref(), &plan.text(&results), || plan.json(&results, arguments))?;
+    // The sets that can be scored are; the others are named, and the command fails.
+    if !results.is_empty() {
+        let value = || plan.json(&results, &failed, arguments);
+        json::print_or_write(arguments.json.as_deref(), &plan.text(&results), value)?;
+    }
+    for (dir, error) in &failed {
+        eprintln!("error: {} was not scored: {}", dir.display(), error.with_causes());
+    }
+    if !failed.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
     if let (Some(page), [outcome]) = (&page, &results[..]) {
         page.write(outcome, &plan)?;
         eprintln!("wrote {}", page.target.display());
@@ -159,6 +198,8 @@ struct Side {
     pictures: Pictures,
     /// Pictures that could not be read.
     unreadable: usize,
+    /// Where embeddings come from that were read from a file.
+    provenance: Provenance,
 }
 
 /// What embeddings were made of.
@@ -189,6 +230,40 @@ impl Task {
     fn gallery(&self) -> &Side {
         self.gallery.as_ref().unwrap_or(&self.queries)
     }
+
+    /// Makes sure that a query has a match, before any distance is computed.
+    fn check(&self, rules: &Rules) -> Result<()> {
+        let (queries, gallery) = (&self.queries.labels, &self.gallery().labels);
+        match uses::match_refusal(queries, gallery, self.gallery.is_none(), rules.across_cameras()) {
+            Some(reason) => Err(Error::Data(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes sure that both files come from the same weights, where they tell it; `allow` passes over other ones.
+    fn check_weights(&self, queries: &Path, gallery: &Path, allow: bool) -> Result<()> {
+        let sides = [(queries, Some(&self.queries)), (gallery, self.gallery.as_ref())];
+        let source = |(file, side): (&Path, Option<&Side>)| {
+            let weights_sha256 = side?.provenance.weights_sha256.clone();
+            Some(Source { file: file.to_path_buf(), weights_sha256 })
+        };
+        // One file fits itself.
+        let sources: Vec<Source> = sides.into_iter().filter_map(source).collect();
+        if sources.len() > 1 {
+            open::tell(&check_same_weights(&sources, allow)?);
+        }
+        Ok(())
+    }
+
+    /// Looks for the pictures where they were embedded from.
+    fn find_pictures(&mut self) {
+        for side in [Some(&mut self.queries), self.gallery.as_mut()].into_iter().flatten() {
+            if let Some(inputs) = Inputs::open(&side.provenance.inputs) {
+                let find = |name: &String| inputs.find(name).unwrap_or_default();
+                side.pictures.files = side.pictures.names.iter().map(find).collect();
+            }
+        }
+    }
 }
 
 /// A data set's test pictures.
@@ -197,26 +272,35 @@ pub(super) struct TestSet {
     name: String,
     query: Vec<LabelledPicture>,
     /// `None`: the queries themselves.
-    pub gallery: Option<Vec<LabelledPicture>>,
+    gallery: Option<Vec<LabelledPicture>>,
     label_names: LabelNames,
     /// What else the walk over its folders left out.
     left_out: LeftOut,
+    /// Whether it says which images train; else all of them do.
+    pub has_split: bool,
+    /// One image with its person and camera.
+    example: Option<String>,
 }
 
-/// Lists a data set's test pictures, before the first one is embedded.
-pub(super) fn load_set(dir: &Path, options: &LoadOptions) -> Result<TestSet> {
+/// Lists a data set's test pictures, before the first one is embedded, and makes sure that a query has a match.
+pub(super) fn load_set(dir: &Path, options: &LoadOptions, rules: &Rules) -> Result<TestSet> {
     let set = datasets::load(dir, options)?;
-    for (list, pictures) in [("query", &set.query), ("gallery", &set.gallery)] {
-        if pictures.is_empty() {
-            let dir = dir.display();
-            return Err(Error::Data(format!(
-                "{dir}: no {list} pictures; `lat-wgpu data {dir}` tells what is there"
-            )));
-        }
+    if let Some(reason) = uses::scoring_refusal(&set, rules.across_cameras()) {
+        let dir = dir.display();
+        return Err(Error::Data(format!("{dir}: {reason}; `lat-wgpu data {dir}` lists what is there")));
     }
+    let (has_split, example) = (uses::has_split(&set), uses::an_example(&set));
     let gallery = (!set.query_is_gallery).then_some(set.gallery);
     let label_names = LabelNames { persons: set.persons, cameras: set.cameras };
-    Ok(TestSet { name: set.name, query: set.query, gallery, label_names, left_out: set.left_out })
+    Ok(TestSet {
+        name: set.name,
+        query: set.query,
+        gallery,
+        label_names,
+        left_out: set.left_out,
+        has_split,
+        example,
+    })
 }
 
 /// How pictures are looked at.
@@ -252,7 +336,8 @@ pub(super) fn embed_set(
         if kept.is_empty() {
             return Err(Error::Data(format!("{}: none of {unreadable} pictures could be read", set.name)));
         }
-        Ok(Side { rows: Box::new(embeddings), labels: kept, pictures, unreadable })
+        let provenance = Provenance::default();
+        Ok(Side { rows: Box::new(embeddings), labels: kept, pictures, unreadable, provenance })
     };
     let queries = embed(set.query)?;
     let gallery = set.gallery.map(embed).transpose()?;
@@ -325,7 +410,7 @@ fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Tas
 }
 
 fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
-    let NamedRows { rows, names, .. } = rows::open(path)?;
+    let NamedRows { rows, names, provenance, .. } = rows::open(path)?;
     if rows.is_empty() {
         return Err(Error::Data(format!("{} holds no embeddings", path.display())));
     }
@@ -344,7 +429,7 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
     match (without.first(), table) {
         (None, _) => {
             let pictures = Pictures { names, files: Vec::new() };
-            Ok(Side { rows, labels, pictures, unreadable: 0 })
+            Ok(Side { rows, labels, pictures, unreadable: 0, provenance })
         }
         (Some(first), Some((table, _))) => Err(Error::Data(format!(
             "{} doesn't list {first}, which is in {} ({} of its {} names are missing)",
@@ -572,12 +657,16 @@ impl Plan {
         text
     }
 
-    /// One object; with several data sets, one of each in `sets`.
-    fn json(&self, results: &[Outcome], arguments: &EvalArguments) -> Value {
+    /// One object; with several data sets, one of each in `sets`, and in `failed` those without scores.
+    fn json(&self, results: &[Outcome], failed: &[(&PathBuf, Error)], arguments: &EvalArguments) -> Value {
         let mut value = Map::new();
-        if let [outcome] = results {
+        if let ([outcome], []) = (results, failed) {
             value.append(&mut outcome.json());
         } else {
+            let failed = failed
+                .iter()
+                .map(|(dir, error)| json!({"data": dir.to_string_lossy(), "error": error.with_causes()}));
+            value.insert("failed".to_string(), failed.collect());
             let sets: Vec<Map<String, Value>> = results.iter().map(Outcome::json).collect();
             value.insert("sets".to_string(), json!(sets));
         }

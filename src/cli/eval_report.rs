@@ -212,6 +212,9 @@ impl Album<'_> {
     /// A row's picture; if its file isn't known, its name is looked for in `folder`.
     fn picture(&mut self, pictures: &Pictures, row: usize, folder: Option<&ImageFolder>) -> Picture {
         match (pictures.files.get(row), folder) {
+            (Some(file), _) if file.as_os_str().is_empty() => {
+                Picture::Missing("not where it was embedded from".to_string())
+            }
             (Some(file), _) => self.thumbnails.picture(file),
             (None, Some(folder)) => match folder.find(&pictures.names[row]) {
                 Some(file) => self.thumbnails.picture(&file),

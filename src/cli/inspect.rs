@@ -5,6 +5,7 @@ use super::json;
 use super::paths::Paths;
 use crate::checkpoint::{self, Network};
 use crate::error::Result;
+use serde::Serialize;
 use serde_json::json;
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
             "model": network.as_ref().ok().map(|network| &network.config),
             "preprocess": network.as_ref().ok().map(|network| &network.preprocess),
             "classes": network.as_ref().ok().and_then(|network| network.class_names.as_ref().map(Vec::len)),
+            "weights_sha256": network.as_ref().ok().map(Network::weights_sha256),
             "notes": network.as_ref().ok().map(|network| &network.notes),
             "not_a_model": network.as_ref().err().map(ToString::to_string),
             "metadata": metadata,
@@ -51,6 +53,11 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A setting as it is typed.
+fn word(value: &impl Serialize) -> String {
+    json!(value).as_str().unwrap_or_default().to_string()
+}
+
 fn describe(network: &Network) -> String {
     let Network { config, preprocess, notes, heads, class_names, threshold, .. } = network;
     let (rows, columns) = config.grid();
@@ -66,24 +73,24 @@ fn describe(network: &Network) -> String {
         parameters as f64 / 1e6
     );
     text.push_str(&format!(
-        "input {} ({:?} mean, {:?} deviation), grid {rows}x{columns}, {} prefix tokens, {:?}, LayerNorm eps {:e}{}{}\n",
+        "input {} ({:?} mean, {:?} deviation), grid {rows}x{columns}, {} prefix tokens, {}, LayerNorm eps {:e}{}{}\n",
         config.image,
         preprocess.mean,
         preprocess.std,
         config.prefix(),
-        config.act,
+        word(&config.act),
         config.ln_eps,
         if config.norm_pre { ", norm before the blocks" } else { "" },
         if config.layer_scale { ", LayerScale" } else { "" },
     ));
     text.push_str(&format!(
-        "embedding: {} parts × {} = {} numbers, {:?}, λ {} on {:?}\n",
+        "embedding: {} parts × {} = {} numbers, {}, λ {} on {}\n",
         config.parts(),
         config.dim,
         config.embedding_len(),
-        config.gelt.tokens,
+        word(&config.gelt.tokens),
         config.gelt.lambda,
-        config.gelt.lambda_on
+        word(&config.gelt.lambda_on)
     ));
     if !heads.is_empty() {
         let classes = class_names.as_ref().map_or(0, Vec::len);

@@ -10,10 +10,15 @@ use std::path::{Path, PathBuf};
 /// Loads a model.
 pub fn network(path: &Path, settings: &Settings) -> Result<Network> {
     let network = checkpoint::load(path, settings).map_err(about_tensors)?;
-    for note in &network.notes {
+    tell(&network.notes);
+    Ok(network)
+}
+
+/// Prints notes.
+pub fn tell(notes: &[String]) {
+    for note in notes {
         eprintln!("note: {note}");
     }
-    Ok(network)
 }
 
 /// An error about a tensor with where to see them all; others as they are.

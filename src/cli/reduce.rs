@@ -3,10 +3,12 @@
 use super::args::ReduceArguments;
 use super::embed::progress_bar;
 use super::json;
+use super::open;
 use super::paths::Paths;
 use super::signals::Signals;
 use crate::data::embeddings::EmbeddingWriter;
 use crate::data::gallery::Gallery;
+use crate::data::provenance::{Source, check_same_weights};
 use crate::data::reduce::{FIT_ROWS, FitOptions, Reduced, Reduction};
 use crate::data::rows::{Rows, Selected};
 use crate::datasets;
@@ -51,7 +53,11 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &
     let reduction = Reduction::read(file)?;
     let reduced = Reduced::new(gallery, &reduction)?;
     let entry = reduction.settings_of_reduced(gallery.settings());
-    let metadata = BTreeMap::from([("lat_wgpu".to_string(), entry)]);
+    let mut sources =
+        vec![Source { file: file.to_path_buf(), weights_sha256: reduction.weights_sha256().cloned() }];
+    sources.extend(gallery.sources());
+    open::tell(&check_same_weights(&sources, arguments.allow_other_weights)?);
+    let metadata = gallery.provenance().add_to(&BTreeMap::from([("lat_wgpu".to_string(), entry)]));
     let (names, dim) = (gallery.names(), reduced.dim());
     let mut writer = EmbeddingWriter::create(&arguments.out, dim, arguments.dtype.into(), names, &metadata)?;
     let bar = progress_bar(names.len() as u64);
@@ -88,6 +94,11 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &
 fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Result<()> {
     // What can be wrong with the labels is found before the work.
     let task = Task::open(arguments, gallery)?;
+    let mut sources = gallery.sources();
+    if let Ok(Task { queries: Queries::File(queries), .. }) = &task {
+        sources.extend(queries.sources());
+    }
+    open::tell(&check_same_weights(&sources, arguments.allow_other_weights)?);
     let dims: Vec<usize> = arguments.dim.iter().map(|&dim| dim as usize).collect();
     let options = FitOptions {
         dim: dims.iter().copied().max().unwrap_or_default(),
@@ -99,7 +110,8 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Res
     let reduction = Reduction::fit(gallery, gallery.settings(), options, &mut || {
         bar.tick();
         signals.check("nothing was written")
-    })?;
+    })?
+    .with_weights(gallery.provenance().weights_sha256);
     bar.finish_and_clear();
     reduction.write(&arguments.out)?;
     eprintln!(

@@ -11,6 +11,7 @@ use crate::checkpoint::{Network, Threshold};
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::Embeddings;
 use crate::data::gallery::Gallery;
+use crate::data::provenance::{Source, check_same_weights};
 use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
 use crate::data::walk::{LeftOut, Listing, Picture};
@@ -21,7 +22,7 @@ use crate::gpu::Context;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
@@ -32,7 +33,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let paths = paths.reads("--reduce", reduce).reads("--images", images);
     paths.writes("--json", json).writes("--html", &page.html).check()?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
-    let page = Page::of(arguments)?;
+    let mut page = Page::of(arguments)?;
     let Listing { pictures, left_out } = open::pictures(&arguments.query, arguments.follow_links)?;
     if !left_out.counts().is_empty() {
         eprintln!("note: left out: {left_out}");
@@ -40,6 +41,11 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let gallery = Gallery::open(&arguments.gallery)?;
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     check_fits(&gallery, &network, reduction.as_ref(), arguments.flip)?;
+    let components = arguments.reduce.as_deref().zip(reduction.as_ref());
+    check_weights(&arguments.model, &network, &gallery, components, arguments.allow_other_weights)?;
+    if let Some(page) = &mut page {
+        page.images = gallery.images(arguments.images.as_deref())?;
+    }
     let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);
     let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), reduction.is_some());
 
@@ -68,7 +74,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
 
     json::print_or_write(arguments.json.as_deref(), &found.text(), || found.json())?;
     if let Some(page) = &page {
-        page.write(&found, &files)?;
+        page.write(&found, &files, &gallery)?;
         eprintln!("wrote {}", page.target.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -85,6 +91,26 @@ pub(super) fn check_fits(
         reduction.check_fits(network, flip)?;
     }
     gallery.check_fits(network, reduction)
+}
+
+/// Makes sure that gallery, components and model come from the same weights, where that is told; `allow` passes over
+/// other ones.
+pub(super) fn check_weights(
+    model: &Path,
+    network: &Network,
+    gallery: &Gallery,
+    components: Option<(&Path, &Reduction)>,
+    allow: bool,
+) -> Result<()> {
+    let mut sources =
+        vec![Source { file: model.to_path_buf(), weights_sha256: Some(network.weights_sha256()) }];
+    sources.extend(components.map(|(file, reduction)| Source {
+        file: file.to_path_buf(),
+        weights_sha256: reduction.weights_sha256().cloned(),
+    }));
+    sources.extend(gallery.sources());
+    open::tell(&check_same_weights(&sources, allow)?);
+    Ok(())
 }
 
 /// What same and different are told by, or why they aren't.

@@ -3,7 +3,7 @@
 use super::args::{PageArguments, SearchArguments};
 use super::search::{Found, Match as FoundMatch, Ranking};
 use crate::data::decode::DecodeOptions;
-use crate::data::gallery::ImageFolder;
+use crate::data::gallery::{Gallery, Images};
 use crate::datasets::labels::{Label, Person};
 use crate::error::Result;
 use crate::report::{Match, Picture, RankedList, Report, Shown, Thumbnails, Verdict};
@@ -19,8 +19,8 @@ pub(super) struct Page {
     /// Bytes of pictures inside the page.
     thumbnails: u64,
     decode: DecodeOptions,
-    /// Where the gallery's pictures are.
-    images: Option<ImageFolder>,
+    /// Where the gallery's pictures are, once it is open.
+    pub images: Option<Images>,
 }
 
 impl Page {
@@ -40,22 +40,26 @@ impl Page {
             lists: *lists,
             thumbnails: *thumbnails,
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
-            images: arguments.images.as_deref().map(ImageFolder::open).transpose()?,
+            images: None,
         }))
     }
 
     /// Writes it; `files` are the queries'.
-    pub fn write(&self, found: &Found, files: &[PathBuf]) -> Result<()> {
+    pub fn write(&self, found: &Found, files: &[PathBuf], gallery: &Gallery) -> Result<()> {
         let mut thumbnails = Thumbnails::new(&self.target, self.thumbnails, self.decode)?;
         let mut lists = Vec::new();
         // Thumbnails are made in the page's order: those of the first lists have room first.
         for (Ranking { query, results }, file) in found.queries.iter().zip(files).take(self.lists) {
             let asked = shown(query, thumbnails.picture(file));
             let mut matches = Vec::with_capacity(results.len());
-            for FoundMatch { path, distance, same, .. } in results {
-                let picture = match self.images.as_ref().map(|images| images.find(path)) {
-                    Some(Some(file)) => thumbnails.picture(&file),
-                    Some(None) => Picture::Missing("not in --images".to_string()),
+            for FoundMatch { row, path, distance, same } in results {
+                let file = self.images.as_ref().map(|images| (images, gallery.image(images, *row)));
+                let picture = match file {
+                    Some((_, Some(file))) => thumbnails.picture(&file),
+                    Some((images, None)) if images.is_named() => {
+                        Picture::Missing("not in --images".to_string())
+                    }
+                    Some(_) => Picture::Missing("not where it was embedded from".to_string()),
                     None => Picture::Missing("no --images".to_string()),
                 };
                 let verdict = match same {

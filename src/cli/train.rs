@@ -10,10 +10,9 @@ use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
 use crate::data::lock;
-use crate::datasets::LoadOptions;
 use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
-use crate::evaluate::metrics::Scores;
+use crate::evaluate::metrics::{Rules, Scores};
 use crate::gpu::{Context, PlanProfile};
 use crate::train::config::{Config, Layers, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
@@ -199,9 +198,8 @@ impl TestPictures {
 
 impl Judge for TestPictures {
     fn prepare(&mut self, dir: &Path, config: &Config) -> Result<()> {
-        let options = LoadOptions { follow_links: config.data.follow_links, ..LoadOptions::default() };
-        let set = load_set(dir, &options)?;
-        if set.gallery.is_none() {
+        let set = load_set(dir, &config.data.load_options(), &Rules::default())?;
+        if !set.has_split {
             return Err(Error::Usage(format!(
                 "--eval-every needs pictures apart from those that train: {} has no query and gallery",
                 dir.display()

@@ -6,11 +6,14 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::embeddings::{ending, invalid};
+use super::index::is_same;
+use super::provenance::{Provenance, Source};
 use super::reduce::{self, Reduction};
 use super::rows::{self, NamedRows, Parts, Rows};
 use super::walk;
@@ -38,6 +41,9 @@ struct Part {
     path: PathBuf,
     rows: Box<dyn Rows>,
     settings: Option<String>,
+    provenance: Provenance,
+    /// First row behind it, counted over all parts.
+    end: usize,
 }
 
 impl Gallery {
@@ -51,7 +57,7 @@ impl Gallery {
         let paths = if path.is_dir() { part_paths(path)? } else { vec![path.to_path_buf()] };
         let mut gallery = Gallery { parts: Vec::new(), names: Vec::new(), dim: 0 };
         for path in paths {
-            let NamedRows { rows, names, settings } = rows::open(&path)?;
+            let NamedRows { rows, names, settings, provenance } = rows::open(&path)?;
             // A part without rows has nothing to say.
             if names.is_empty() {
                 continue;
@@ -69,7 +75,8 @@ impl Gallery {
             }
             gallery.dim = rows.dim();
             gallery.names.extend(names);
-            gallery.parts.push(Part { path, rows, settings });
+            let end = gallery.names.len();
+            gallery.parts.push(Part { path, rows, settings, provenance, end });
         }
         if gallery.names.is_empty() {
             return Err(Error::Data(format!("{} holds no embeddings", path.display())));
@@ -80,6 +87,52 @@ impl Gallery {
     /// The `lat_wgpu` entry of its first file's metadata: what the rows were made with, where that is told.
     pub fn settings(&self) -> Option<&str> {
         self.parts.first()?.settings.as_deref()
+    }
+
+    /// Its files with the weights that they tell of.
+    pub fn sources(&self) -> Vec<Source> {
+        let source = |part: &Part| Source {
+            file: part.path.clone(),
+            weights_sha256: part.provenance.weights_sha256.clone(),
+        };
+        self.parts.iter().map(source).collect()
+    }
+
+    /// Where all its rows come from.
+    pub fn provenance(&self) -> Provenance {
+        Provenance::of_all(self.parts.iter().map(|part| &part.provenance))
+    }
+
+    /// Where its pictures are: in `folder`, else where its files tell that they were embedded from, if that is still
+    /// there.
+    ///
+    /// # Errors
+    /// `Io` where `folder` can't be read.
+    pub fn images(&self, folder: Option<&Path>) -> Result<Option<Images>> {
+        if let Some(folder) = folder {
+            return Ok(Some(Images { folder: Some(ImageFolder::open(folder)?), inputs: Vec::new() }));
+        }
+        let mut inputs: Vec<(&[String], Option<Arc<Inputs>>)> = Vec::new();
+        let mut of_parts = Vec::with_capacity(self.parts.len());
+        for Part { provenance, .. } in &self.parts {
+            let known = inputs.iter().find(|(list, _)| *list == provenance.inputs);
+            let own = known.map(|(_, found)| found.clone()).unwrap_or_else(|| {
+                let found = Inputs::open(&provenance.inputs).map(Arc::new);
+                inputs.push((&provenance.inputs, found.clone()));
+                found
+            });
+            of_parts.push(own);
+        }
+        Ok(of_parts.iter().any(Option::is_some).then_some(Images { folder: None, inputs: of_parts }))
+    }
+
+    /// The file of a row's picture.
+    pub fn image(&self, images: &Images, row: usize) -> Option<PathBuf> {
+        let name = self.names.get(row)?;
+        match &images.folder {
+            Some(folder) => folder.find(name),
+            None => images.inputs[self.parts.partition_point(|part| part.end <= row)].as_ref()?.find(name),
+        }
     }
 
     /// Name of each row's picture, as it was when it was embedded.
@@ -120,7 +173,8 @@ impl Gallery {
     }
 
     /// Makes sure that distances to what `network` embeds, reduced or not, mean something: rows of the same length, and
-    /// where a file tells the settings that it was made with, no other ones. Which weights made it isn't told by any file.
+    /// where a file tells the settings that it was made with, no other ones. The weights are looked at apart:
+    /// [`super::provenance::check_same_weights`].
     ///
     /// # Errors
     /// `Data` with the file and the first setting that differs.
@@ -160,6 +214,11 @@ impl Rows for Gallery {
 
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         Parts::new(self.parts.iter().map(|part| &*part.rows).collect())?.read(rows, out)
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        let part = self.parts.get(self.parts.partition_point(|part| part.end <= row))?;
+        part.rows.name(row + part.rows.len() - part.end)
     }
 }
 
@@ -208,7 +267,7 @@ fn difference(theirs: &str, own: &str) -> Option<(String, [Value; 2])> {
     let mut own = settings(own);
     // The picture's settings first: its size decides the grid.
     settings(theirs).into_iter().rev().find_map(|(key, theirs)| {
-        let own = own.remove(&key).filter(|own| *own != theirs)?;
+        let own = own.remove(&key).filter(|own| !is_same(own, &theirs))?;
         Some((key, [theirs, own]))
     })
 }
@@ -294,12 +353,74 @@ impl ImageFolder {
         let path = fs::canonicalize(self.root.join(name)).ok()?;
         (path.starts_with(&self.root) && path.is_file()).then_some(path)
     }
+}
 
-    /// The content of a picture's file of at most 16 MiB, as [`Self::find`] finds it.
-    pub fn read(&self, name: &str) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(self.find(name)?).ok()?.take(MAX_SHOWN + 1).read_to_end(&mut bytes).ok()?;
-        (bytes.len() as u64 <= MAX_SHOWN).then_some(bytes)
+/// The content of a picture's file of at most 16 MiB.
+pub fn read_image(file: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file).ok()?.take(MAX_SHOWN + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= MAX_SHOWN).then_some(bytes)
+}
+
+/// Where the pictures of a gallery are.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// One folder for all, or
+    folder: Option<ImageFolder>,
+    /// for each part what was embedded, if it is still there.
+    inputs: Vec<Option<Arc<Inputs>>>,
+}
+
+impl Images {
+    /// Whether they are in a folder that the user named.
+    pub fn is_named(&self) -> bool {
+        self.folder.is_some()
+    }
+}
+
+/// The inputs that embeddings were made from, as far as they are still where they were typed.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Folders, each with what its names begin with where there are several inputs.
+    folders: Vec<(String, ImageFolder)>,
+    /// Files, by their names.
+    files: BTreeMap<String, PathBuf>,
+    /// Whether there is no other input: names don't begin with the folder then.
+    is_single: bool,
+}
+
+impl Inputs {
+    /// Looks for inputs as typed, from the current folder; `None` where none of them is there.
+    pub fn open(inputs: &[String]) -> Option<Inputs> {
+        let mut found = Inputs { folders: Vec::new(), files: BTreeMap::new(), is_single: inputs.len() == 1 };
+        for input in inputs {
+            let path = Path::new(input);
+            if path.is_file() {
+                found.files.insert(input.clone(), fs::canonicalize(path).ok()?);
+            } else if let Ok(folder) = ImageFolder::open(path) {
+                found.folders.push((walk::folder_prefix(path), folder));
+            }
+        }
+        (!found.files.is_empty() || !found.folders.is_empty()).then_some(found)
+    }
+
+    /// The file of a picture: an input itself, or a regular file below one. No name and no link leads elsewhere.
+    pub fn find(&self, name: &str) -> Option<PathBuf> {
+        if let Some(file) = self.files.get(name) {
+            return Some(file.clone());
+        }
+        if !self.is_single {
+            let below =
+                |(prefix, folder): &(String, ImageFolder)| folder.find(name.strip_prefix(prefix.as_str())?);
+            if let Some(file) = self.folders.iter().find_map(below) {
+                return Some(file);
+            }
+        }
+        // Of an index that several commands extended, each from one folder: in one of them, or it can't be told.
+        let mut found: Vec<PathBuf> =
+            self.folders.iter().filter_map(|(_, folder)| folder.find(name)).collect();
+        found.dedup();
+        if found.len() == 1 { found.pop() } else { None }
     }
 }
 
@@ -404,7 +525,7 @@ mod tests {
         }
         let root = here.join("root");
         let images = ImageFolder::open(&root).unwrap();
-        assert_eq!(images.read("sub/a.jpg").unwrap(), b"root/sub/a.jpg");
+        assert_eq!(images.find("sub/a.jpg").and_then(|file| read_image(&file)).unwrap(), b"root/sub/a.jpg");
         assert!(images.find("sub/../b.jpg").is_some());
         assert!(images.find(&fs::canonicalize(root.join("b.jpg")).unwrap().to_string_lossy()).is_some());
         let secret = fs::canonicalize(here.join("secret.jpg")).unwrap();
@@ -418,11 +539,14 @@ mod tests {
             std::os::unix::fs::symlink(here, root.join("up")).unwrap();
             std::os::unix::fs::symlink(root.join("b.jpg"), root.join("inside.jpg")).unwrap();
             assert_eq!((images.find("link.jpg"), images.find("up/secret.jpg")), (None, None));
-            assert_eq!(images.read("inside.jpg").unwrap(), b"root/b.jpg");
+            assert_eq!(images.find("inside.jpg").and_then(|file| read_image(&file)).unwrap(), b"root/b.jpg");
         }
         assert!(ImageFolder::open(&root.join("b.jpg")).is_err());
         let large = File::create(root.join("large.jpg")).unwrap();
         large.set_len(MAX_SHOWN + 1).unwrap();
-        assert!(images.find("large.jpg").is_some() && images.read("large.jpg").is_none());
+        assert!(
+            images.find("large.jpg").is_some()
+                && images.find("large.jpg").and_then(|file| read_image(&file)).is_none()
+        );
     }
 }

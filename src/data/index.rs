@@ -20,6 +20,7 @@ use super::embeddings::{Dtype, EmbeddingWriter, invalid};
 use super::files::write_atomically;
 use super::hash::{self, Hash};
 use super::lock::{FolderLock, holds_files};
+use super::provenance::{self, Provenance};
 use super::rows::{EmbeddingFile, Rows};
 use super::walk::{self, Picture};
 use crate::error::{Error, Result};
@@ -38,7 +39,7 @@ const FORMAT: u32 = 1;
 pub struct Origin {
     /// The weights.
     pub model: Model,
-    /// Pairs of strings for the metadata of embeddings.
+    /// Pairs of strings for the metadata of embeddings; of an index the inputs are those of all its writers.
     pub metadata: BTreeMap<String, String>,
     /// Whether pictures are left as they are stored, whatever their EXIF orientation says.
     pub ignore_exif: bool,
@@ -61,10 +62,21 @@ impl Origin {
     /// In what the other one differs, in words for the user; empty if vectors of both can stand in one index.
     pub fn differences(&self, other: &Origin) -> Vec<String> {
         let mut found = Vec::new();
-        if self.model.sha256 != other.model.sha256 {
-            let told = |model: &Model| format!("{} (SHA-256 {:.12}…)", model.name, model.sha256);
-            found.push(format!("model: {}, not {}", told(&self.model), told(&other.model)));
-        }
+        found.extend(self.other_weights(other));
+        found.append(&mut self.other_settings(other));
+        found
+    }
+
+    /// Which weights both have, in words for the user, if they aren't the same.
+    pub(super) fn other_weights(&self, other: &Origin) -> Option<String> {
+        let told = |model: &Model| format!("{} (SHA-256 {:.12}…)", model.name, model.sha256);
+        (self.model.sha256 != other.model.sha256)
+            .then(|| format!("model: {}, not {}", told(&self.model), told(&other.model)))
+    }
+
+    /// In what the other one differs beside the weights.
+    pub(super) fn other_settings(&self, other: &Origin) -> Vec<String> {
+        let mut found = Vec::new();
         if self.dtype != other.dtype {
             found.push(format!("dtype: {}, not {}", json(&self.dtype), json(&other.dtype)));
         }
@@ -74,7 +86,8 @@ impl Origin {
         let metadata = |origin: &Origin| {
             // Entries are JSON where they hold more than a word.
             let parse = |text: &String| serde_json::from_str(text).unwrap_or(Value::from(text.as_str()));
-            Value::Object(origin.metadata.iter().map(|(key, text)| (key.clone(), parse(text))).collect())
+            let settings = provenance::without(&origin.metadata);
+            Value::Object(settings.iter().map(|(key, text)| (key.clone(), parse(text))).collect())
         };
         found.append(&mut differences(&metadata(self), &metadata(other)));
         if found.is_empty() && self.dim != other.dim {
@@ -92,10 +105,18 @@ fn json<T: Serialize>(value: &T) -> Value {
 }
 
 /// Names the innermost places where two values differ, in words for the user.
-pub(super) fn differences(one: &Value, other: &Value) -> Vec<String> {
+pub(crate) fn differences(one: &Value, other: &Value) -> Vec<String> {
     let mut found = Vec::new();
     compare("", one, other, &mut found);
     found
+}
+
+/// Whether two values mean the same: earlier versions wrote words with `_` that have `-` now.
+pub(super) fn is_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::String(one), Value::String(other)) => one.replace('_', "-") == other.replace('_', "-"),
+        _ => one == other,
+    }
 }
 
 fn compare(place: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
@@ -110,7 +131,7 @@ fn compare(place: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
                 compare(&place, &at(a), &at(b), found);
             }
         }
-        _ if one != other => found.push(format!("{place}: {one}, not {other}")),
+        _ if !is_same(one, other) => found.push(format!("{place}: {one}, not {other}")),
         _ => {}
     }
 }
@@ -214,6 +235,12 @@ pub struct Manifest {
     /// What its vectors are made with.
     #[serde(flatten)]
     pub origin: Origin,
+    /// SHA-256 of the weights, as embeddings have it; manifests of older versions don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights_sha256: Option<String>,
+    /// All inputs as typed, those of the first writer first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    inputs: Vec<String>,
     /// Which share of a list it is, if it is one.
     pub shard: Option<Shard>,
     /// Whether the last writer came to the end of its list.
@@ -403,6 +430,8 @@ pub struct IndexWriter {
     folder: PathBuf,
     manifest: Manifest,
     part_rows: usize,
+    /// The inputs as typed.
+    inputs: Vec<String>,
     /// What is still to be embedded, sorted by name, each with what its file was like when it was listed.
     todo: Arc<Vec<Picture>>,
     states: Vec<State>,
@@ -477,6 +506,8 @@ impl IndexWriter {
             manifest.shard = options.shard.clone();
             is_dirty = true;
         }
+        let own = origin.provenance();
+        is_dirty |= manifest.take_in(&own);
 
         let states: Vec<State> = pictures.par_iter().map(State::of).collect();
         let prune = options.prune || options.shard.is_some();
@@ -512,6 +543,7 @@ impl IndexWriter {
             folder: folder.to_path_buf(),
             manifest,
             part_rows: options.part_rows.max(1),
+            inputs: own.inputs,
             todo: Arc::new(todo),
             states: todo_states,
             found,
@@ -552,7 +584,7 @@ impl IndexWriter {
                 continue;
             }
             let names: Vec<String> = rows.iter().map(|&row| file.paths[row].clone()).collect();
-            let mut open = self.begin_part(&names, 0)?;
+            let mut open = self.begin_part(&names, 0, &file.provenance.inputs)?;
             let mut vector = vec![0.0; file.dim()];
             for (row, name) in rows.into_iter().zip(&names) {
                 file.read(row..row + 1, &mut vector)?;
@@ -606,7 +638,8 @@ impl IndexWriter {
                 let end = (at + self.part_rows).min(self.todo.len());
                 let names: Vec<String> =
                     self.todo[at..end].iter().map(|picture| picture.name.clone()).collect();
-                self.begin_part(&names, end)?
+                let inputs = self.inputs.clone();
+                self.begin_part(&names, end, &inputs)?
             }
         };
         open.writer.push(name, vector)?;
@@ -648,11 +681,14 @@ impl IndexWriter {
         Ok((self.rows, self.manifest.pictures))
     }
 
-    fn begin_part(&mut self, names: &[String], end: usize) -> Result<OpenPart> {
+    fn begin_part(&mut self, names: &[String], end: usize, inputs: &[String]) -> Result<OpenPart> {
         let file = format!("part-{:06}.safetensors", self.manifest.next_part);
         self.manifest.next_part += 1;
-        let Origin { dim, dtype, metadata, .. } = &self.manifest.origin;
-        let writer = EmbeddingWriter::create(&self.folder.join(&file), *dim, *dtype, names, metadata)?;
+        let origin = &self.manifest.origin;
+        let provenance = Provenance { inputs: inputs.to_vec(), ..origin.provenance() };
+        let metadata = provenance.add_to(&origin.metadata);
+        let path = self.folder.join(&file);
+        let writer = EmbeddingWriter::create(&path, origin.dim, origin.dtype, names, &metadata)?;
         Ok(OpenPart { file, writer, states: States::default(), end })
     }
 
@@ -699,10 +735,32 @@ impl IndexWriter {
     }
 }
 
+impl Origin {
+    /// What the metadata tells of where vectors come from.
+    pub(super) fn provenance(&self) -> Provenance {
+        Provenance::read(|key| self.metadata.get(key).cloned())
+    }
+}
+
 impl Manifest {
+    /// Takes a writer's inputs in, and returns whether that changes anything.
+    fn take_in(&mut self, writer: &Provenance) -> bool {
+        let mut whole = Provenance::of_all([&self.origin.provenance(), writer]);
+        // Its weights are those of the index, or it would have been refused.
+        whole.weights_sha256 = writer.weights_sha256.clone();
+        let metadata = whole.add_to(&self.origin.metadata);
+        let told = (self.weights_sha256.take(), std::mem::take(&mut self.inputs), &self.origin.metadata);
+        let is_new = told != (whole.weights_sha256.clone(), whole.inputs.clone(), &metadata);
+        (self.weights_sha256, self.inputs, self.origin.metadata) =
+            (whole.weights_sha256, whole.inputs, metadata);
+        is_new
+    }
+
     fn begin(origin: Origin, shard: Option<Shard>) -> Manifest {
         Manifest {
             format: FORMAT,
+            weights_sha256: None,
+            inputs: Vec::new(),
             origin,
             shard,
             complete: false,

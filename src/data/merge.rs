@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::embeddings::{EmbeddingWriter, invalid};
 use super::hash;
 use super::index::{MANIFEST, Manifest, Shard, ShardNumber, hash_of_list};
+use super::provenance::Provenance;
 use super::rows::{EmbeddingFile, Rows};
 use crate::error::{Error, Result};
 
@@ -51,6 +52,14 @@ impl Merge {
     /// `Data` naming shards that are missing, not complete, made with another model, other settings or from another
     /// list; `Io` where a manifest can't be read.
     pub fn open(folder: &Path) -> Result<Merge> {
+        Merge::open_with(folder, false)
+    }
+
+    /// The same; shards that were made with different weights are let through if `allow_other_weights` is set.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(folder: &Path, allow_other_weights: bool) -> Result<Merge> {
         if let Some(manifest) = Manifest::read(folder)? {
             let source = Source { folder: folder.to_path_buf(), manifest };
             if !source.manifest.complete {
@@ -99,10 +108,20 @@ impl Merge {
                 return Err(Error::Data(format!("{} holds no {MANIFEST}", folder.display())));
             };
             let source = Source { folder, manifest };
-            source.check(number, sources.first())?;
+            source.check(number, sources.first(), allow_other_weights)?;
             sources.push(source);
         }
         Ok(Merge { sources })
+    }
+
+    /// In which weights shards differ from the first one, in words for the user.
+    pub fn other_weights(&self) -> Vec<String> {
+        let Some((first, rest)) = self.sources.split_first() else { return Vec::new() };
+        let differs = |source: &Source| {
+            let found = source.manifest.origin.other_weights(&first.manifest.origin)?;
+            Some(format!("{}: {found}, as {} has", source.folder.display(), first.folder.display()))
+        };
+        rest.iter().filter_map(differs).collect()
     }
 
     /// Rows of all parts.
@@ -154,7 +173,10 @@ impl Merge {
 
         let count = parts.len();
         let (names, places): (Vec<String>, Vec<Option<Place>>) = found.into_iter().unzip();
-        let mut writer = EmbeddingWriter::create(out, origin.dim, origin.dtype, &names, &origin.metadata)?;
+        let told: Vec<Provenance> =
+            self.sources.iter().map(|source| source.manifest.origin.provenance()).collect();
+        let metadata = Provenance::of_all(&told).add_to(&origin.metadata);
+        let mut writer = EmbeddingWriter::create(out, origin.dim, origin.dtype, &names, &metadata)?;
         for (name, place) in names.iter().zip(places) {
             let Some(Place { part, row }) = place else { continue };
             writer.push(name, parts[part].row(row, origin.dim)?)?;
@@ -193,7 +215,7 @@ impl Merge {
 
 impl Source {
     /// Whether it is that shard, complete, and made with the same and from the same list as the first one.
-    fn check(&self, number: ShardNumber, first: Option<&Source>) -> Result<()> {
+    fn check(&self, number: ShardNumber, first: Option<&Source>, allow_other_weights: bool) -> Result<()> {
         let bad = |what: String| Err(Error::Data(format!("{}: {what}", self.folder.display())));
         let Some(shard) = self.manifest.shard.as_ref().filter(|shard| shard.number == number) else {
             return bad(format!("its {MANIFEST} isn't that of shard {number}"));
@@ -202,7 +224,13 @@ impl Source {
             return Err(self.incomplete());
         }
         let Some(first) = first else { return Ok(()) };
-        let differences = self.manifest.origin.differences(&first.manifest.origin);
+        let (own, theirs) = (&self.manifest.origin, &first.manifest.origin);
+        let mut differences = own.other_settings(theirs);
+        if let Some(found) = own.other_weights(theirs)
+            && !allow_other_weights
+        {
+            differences.insert(0, format!("{found} (--allow-other-weights goes on)"));
+        }
         if !differences.is_empty() {
             return bad(format!(
                 "made with something else than {}: {}",

@@ -18,6 +18,7 @@ pub mod gallery;
 pub mod index;
 pub mod merge;
 mod parquet_reader;
+pub mod provenance;
 pub mod reduce;
 pub mod rows;
 mod thrift;

@@ -22,6 +22,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, FooterTail, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::embeddings::{Embeddings, invalid};
+use super::provenance::Provenance;
 use super::thrift::{FOOTER, MAX_DEPTH, PAGE_HEADER, Value};
 use crate::error::{Error, Result};
 use crate::guard::guarded;
@@ -29,8 +30,8 @@ use crate::guard::guarded;
 /// Bytes that the header of a page may have. Statistics of strings are the longest in it.
 const MAX_PAGE_HEADER: u64 = 1 << 16;
 
-/// Reads the columns `path` and `embedding`, and the metadata entry `lat_wgpu`.
-pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Option<String>)> {
+/// Reads the columns `path` and `embedding`, the metadata entry `lat_wgpu`, and where the rows come from.
+pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Option<String>, Provenance)> {
     // Where a file contradicts itself, the library panics here and there.
     guarded(|| read_parquet_unguarded(path))
         .unwrap_or_else(|| Err(invalid(path)("it is damaged: the reader of Parquet gave up".to_string())))
@@ -244,7 +245,7 @@ fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounde
     Ok((builder.map_err(failed)?, file))
 }
 
-fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
+fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>, Provenance)> {
     let bad = |reason: &str| invalid(path)(reason.to_string());
     let failed = |error: ParquetError| invalid(path)(error.to_string());
     let (builder, file) = open(path)?;
@@ -257,8 +258,11 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
     }
     let (rows, dim) = check_parquet(&file, builder.metadata()).map_err(|reason| bad(&reason))?;
     let metadata = builder.metadata().file_metadata();
-    let pairs = metadata.key_value_metadata().into_iter().flatten();
-    let settings = pairs.filter(|pair| pair.key == "lat_wgpu").find_map(|pair| pair.value.clone());
+    let entry = |key: &str| {
+        let mut pairs = metadata.key_value_metadata().into_iter().flatten();
+        pairs.find(|pair| pair.key == key)?.value.clone()
+    };
+    let (settings, provenance) = (entry("lat_wgpu"), Provenance::read(entry));
     let mut embeddings = Embeddings { paths: Vec::new(), dim, rows: Vec::new() };
     embeddings.rows.reserve(rows.saturating_mul(dim));
     let columns = ProjectionMask::columns(builder.parquet_schema(), ["path", "embedding"]);
@@ -296,7 +300,7 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>)> {
             other => return Err(bad(&format!("embedding holds {other}, not Float32 or Float16"))),
         }
     }
-    Ok((embeddings, settings))
+    Ok((embeddings, settings, provenance))
 }
 
 #[cfg(test)]
@@ -383,7 +387,7 @@ mod tests {
         ];
         for (paths, lists) in strings.iter().flat_map(|paths| lists.iter().map(move |lists| (paths, lists))) {
             let path = written(dir.path(), paths.clone(), lists.clone(), ArrowWriterOptions::new());
-            let (read, settings) = read_parquet(&path).unwrap();
+            let (read, settings, _) = read_parquet(&path).unwrap();
             assert_eq!((read.paths, read.dim), (vec!["a.jpg".to_string(), "b.jpg".to_string()], 2));
             assert_eq!((read.rows, settings), (vec![1.0, 2.0, 3.0, 4.0], None));
         }

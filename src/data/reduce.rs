@@ -78,6 +78,9 @@ struct About {
     method: String,
     /// What made the rows: the `lat_wgpu` entry of their metadata, where that is told.
     settings: Option<Value>,
+    /// SHA-256 of the weights that made them, where that is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights_sha256: Option<String>,
 }
 
 /// How a fit is made.
@@ -127,12 +130,20 @@ impl Reduction {
             let (components, variances, passes) = sample.by_iteration(dim, total_variance, options.seed)?;
             (components, variances, format!("subspace iteration, {passes} passes"))
         };
+        if let Some(at) = variances.iter().position(|&v| !(v as f32).is_finite()) {
+            let farthest = sample.farthest()?;
+            return Err(Error::Data(format!(
+                "the variance along component {at} is not finite in f32: {} is the farthest from the mean",
+                sample.called(farthest)
+            )));
+        }
         let about = About {
             format: FORMAT,
             rows: count,
             total_variance,
             method,
             settings: settings.and_then(|settings| serde_json::from_str(settings).ok()),
+            weights_sha256: None,
         };
         let mean = sample.mean.iter().map(|&v| v as f32).collect();
         let variances = variances.into_iter().map(|v| v as f32).collect();
@@ -145,6 +156,17 @@ impl Reduction {
             hash.update(&bytes_of(numbers));
         }
         Reduction { mean, components, variances, about, sha256: hash.hex() }
+    }
+
+    /// Remembers which weights made the rows that it was fitted on.
+    pub fn with_weights(mut self, weights_sha256: Option<String>) -> Reduction {
+        self.about.weights_sha256 = weights_sha256;
+        self
+    }
+
+    /// SHA-256 of the weights that made the rows that it was fitted on, where that is told.
+    pub fn weights_sha256(&self) -> Option<&String> {
+        self.about.weights_sha256.as_ref()
     }
 
     /// K, numbers in a reduced row.
@@ -383,6 +405,11 @@ fn rows_of(columns: &Mat<f64>) -> Vec<f32> {
     rows
 }
 
+/// What a row is called in messages.
+fn called(rows: &dyn Rows, row: usize) -> String {
+    format!("row {row}{}", rows.name(row).map_or(String::new(), |name| format!(" ({name})")))
+}
+
 /// Rows that a reduction is fitted on, block by block.
 struct Sample<'a> {
     rows: Selected<'a>,
@@ -427,8 +454,7 @@ impl Sample<'_> {
             Ok(())
         })?;
         if let Some(bad) = bad {
-            let row = self.rows.row(bad);
-            return Err(Error::Data(format!("row {row} holds a number that isn't finite")));
+            return Err(Error::Data(format!("{} holds a number that isn't finite", self.called(bad))));
         }
         self.mean = sum.into_iter().map(|sum| sum / count).collect();
         let mut squares = 0.0;
@@ -437,6 +463,26 @@ impl Sample<'_> {
             Ok(())
         })?;
         Ok(squares / count)
+    }
+
+    /// What one of its rows is called in messages.
+    fn called(&self, row: usize) -> String {
+        called(self.rows.whole(), self.rows.row(row))
+    }
+
+    /// Which of its rows is the farthest from the mean.
+    fn farthest(&mut self) -> Result<usize> {
+        let (dim, mut most, mut farthest) = (self.rows.dim(), -1.0, 0);
+        self.visit(|range, rows| {
+            for (at, row) in rows.chunks(dim).enumerate() {
+                let distance = row.iter().map(|v| v * v).sum::<f64>();
+                if distance > most {
+                    (most, farthest) = (distance, range.start + at);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(farthest)
     }
 
     /// Components (D, K) and their variances by the eigenvectors of the covariance.
@@ -545,8 +591,21 @@ impl Rows for Reduced<'_> {
             whole.resize(range.len() * full, 0.0);
             self.rows.read(range, &mut whole)?;
             out.copy_from_slice(&self.reduction.apply(&whole));
+            if let Some(at) = out.iter().position(|v| !v.is_finite()) {
+                let row = start + at / dim;
+                return Err(Error::Data(format!(
+                    "{} is not finite in fewer numbers: number {} is {}",
+                    called(self.rows, row),
+                    at % dim,
+                    out[at]
+                )));
+            }
         }
         Ok(())
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        self.rows.name(row)
     }
 }
 

@@ -14,6 +14,7 @@ use super::embeddings::{
     other_ending, safetensors_head,
 };
 use super::parquet_reader::read_parquet;
+use super::provenance::Provenance;
 use crate::error::{Error, Result};
 
 /// Bytes of halves that are turned into f32 at a time.
@@ -36,6 +37,11 @@ pub trait Rows: Send + Sync {
     /// If there are no such rows, or `out` hasn't their size.
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
 
+    /// What a row is called in messages, if it has a name: its picture, and the file that it is in.
+    fn name(&self, _row: usize) -> Option<String> {
+        None
+    }
+
     /// Whether there is no row at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -55,6 +61,10 @@ impl Rows for Embeddings {
         out.copy_from_slice(&self.rows[rows.start * self.dim..rows.end * self.dim]);
         Ok(())
     }
+
+    fn name(&self, row: usize) -> Option<String> {
+        self.paths.get(row).cloned()
+    }
 }
 
 /// A `.safetensors` or `.npy` file of which only the rows asked for are read.
@@ -65,6 +75,8 @@ pub struct EmbeddingFile {
     pub paths: Vec<String>,
     /// The `lat_wgpu` entry of the metadata: by which settings of a network the rows were made, where that is told.
     pub settings: Option<String>,
+    /// Where the rows come from.
+    pub provenance: Provenance,
     dim: usize,
     dtype: Dtype,
     /// First byte of the numbers.
@@ -81,14 +93,14 @@ impl EmbeddingFile {
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
-        let (paths, settings, head) = match ending(path).as_str() {
+        let (paths, Told { settings, provenance }, head) = match ending(path).as_str() {
             "safetensors" => read_safetensors_head(&mut file, path)?,
             "npy" => {
                 let mut beginning = Vec::new();
                 let read = file.by_ref().take(MAX_NPY_HEADER as u64).read_to_end(&mut beginning);
                 read.map_err(Error::io("read", path))?;
                 let head = npy_head(&beginning).map_err(invalid(path))?;
-                (npy_names(path)?, None, head)
+                (npy_names(path)?, Told::default(), head)
             }
             _ => return Err(other_ending(path)),
         };
@@ -106,6 +118,7 @@ impl EmbeddingFile {
             path: path.to_path_buf(),
             paths,
             settings,
+            provenance,
             dim,
             dtype,
             start: start as u64,
@@ -114,8 +127,15 @@ impl EmbeddingFile {
     }
 }
 
+/// What the metadata tells beside the names.
+#[derive(Default)]
+struct Told {
+    settings: Option<String>,
+    provenance: Provenance,
+}
+
 /// Reads length and header, and no numbers.
-fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Option<String>, Head)> {
+fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Told, Head)> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(Error::io("read", path))?;
     // A damaged file may promise anything: no room is made for a header that isn't there.
@@ -127,9 +147,10 @@ fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, O
     let mut json = vec![0; length];
     file.read_exact(&mut json).map_err(Error::io("read", path))?;
     let header: Metadata = serde_json::from_slice(&json).map_err(|e| invalid(path)(e.to_string()))?;
-    let settings = header.metadata().as_ref().and_then(|entries| entries.get("lat_wgpu")).cloned();
+    let entry = |key: &str| header.metadata().as_ref()?.get(key).cloned();
+    let told = Told { settings: entry("lat_wgpu"), provenance: Provenance::read(entry) };
     let (paths, head) = safetensors_head(&header, length).map_err(invalid(path))?;
-    Ok((paths, settings, head))
+    Ok((paths, told, head))
 }
 
 impl Rows for EmbeddingFile {
@@ -166,6 +187,39 @@ impl Rows for EmbeddingFile {
         }
         Ok(())
     }
+
+    fn name(&self, row: usize) -> Option<String> {
+        name_in(&self.paths, &self.path, row)
+    }
+}
+
+/// A file that is held in memory.
+struct Whole {
+    path: PathBuf,
+    embeddings: Embeddings,
+}
+
+impl Rows for Whole {
+    fn len(&self) -> usize {
+        self.embeddings.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.embeddings.dim
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        self.embeddings.read(rows, out)
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        name_in(&self.embeddings.paths, &self.path, row)
+    }
+}
+
+/// A row by its picture and its file.
+fn name_in(names: &[String], file: &Path, row: usize) -> Option<String> {
+    Some(format!("{} in {}", names.get(row)?, file.display()))
 }
 
 /// A file of embeddings, whatever its form.
@@ -176,6 +230,8 @@ pub struct NamedRows {
     pub names: Vec<String>,
     /// The `lat_wgpu` entry of the metadata: by which settings of a network the rows were made, where that is told.
     pub settings: Option<String>,
+    /// Where the rows come from.
+    pub provenance: Provenance,
 }
 
 /// Opens a file that `EmbeddingWriter` wrote. A `.parquet` file is read whole: its columns are compressed.
@@ -184,14 +240,16 @@ pub struct NamedRows {
 /// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
 pub fn open(path: &Path) -> Result<NamedRows> {
     if ending(path) == "parquet" {
-        let (mut embeddings, settings) = read_parquet(path)?;
-        let names = std::mem::take(&mut embeddings.paths);
-        return Ok(NamedRows { rows: Box::new(embeddings), names, settings });
+        let (embeddings, settings, provenance) = read_parquet(path)?;
+        let names = embeddings.paths.clone();
+        let rows = Box::new(Whole { path: path.to_path_buf(), embeddings });
+        return Ok(NamedRows { rows, names, settings, provenance });
     }
     let mut file = EmbeddingFile::open(path)?;
-    // Beside the file's own: a name is needed once.
+    // The file keeps its own: messages name rows.
     let (names, settings) = (file.paths.clone(), file.settings.take());
-    Ok(NamedRows { rows: Box::new(file), names, settings })
+    let provenance = std::mem::take(&mut file.provenance);
+    Ok(NamedRows { rows: Box::new(file), names, settings, provenance })
 }
 
 /// Some rows of a matrix as one of their own.
@@ -210,6 +268,11 @@ impl<'a> Selected<'a> {
         assert!(kept.is_sorted_by(|a, b| a < b), "rows in ascending order");
         assert!(kept.last().is_none_or(|&last| last < rows.len()), "row {:?} of {}", kept.last(), rows.len());
         Selected { rows, kept }
+    }
+
+    /// The whole matrix.
+    pub fn whole(&self) -> &'a dyn Rows {
+        self.rows
     }
 
     /// Which row of the whole matrix stands at `index` here.
@@ -241,6 +304,10 @@ impl Rows for Selected<'_> {
             rest = behind;
         }
         Ok(())
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        self.rows.name(*self.kept.get(row)?)
     }
 }
 
@@ -294,6 +361,17 @@ impl Rows for Parts<'_> {
             first = end;
         }
         Ok(())
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        let mut row = row;
+        for part in &self.parts {
+            if row < part.len() {
+                return part.name(row);
+            }
+            row -= part.len();
+        }
+        None
     }
 }
 

@@ -293,7 +293,7 @@ fn is_hidden(name: &OsStr) -> bool {
 }
 
 /// The folder as given, ending in exactly one `/` more than its name.
-fn folder_prefix(folder: &Path) -> String {
+pub(super) fn folder_prefix(folder: &Path) -> String {
     let given = readable(folder.as_os_str());
     format!("{}/", given.strip_suffix('/').unwrap_or(&given))
 }

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Boxes, Cuhk03Protocol, Found, LabelledPicture, LoadOptions, Split};
+use super::{Boxes, Cuhk03Protocol, Found, LabelledPicture, Layout, LoadOptions, Split};
 use super::{lines, list_into, malformed, market1501};
 use crate::data::walk::readable;
 use crate::datasets::labels::{Label, Person};
@@ -49,7 +49,7 @@ pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<Found> {
     let mut found = match options.protocol {
         // Converters other than ours lay the new protocol out as Market-1501 is.
         Cuhk03Protocol::New if dir.join(folder).join(market1501::TRAIN).is_dir() => {
-            let mut found = market1501::load(&dir.join(folder), options.follow_links)?;
+            let mut found = market1501::load(&dir.join(folder), Layout::Market1501, options.follow_links)?;
             for split in Split::ALL {
                 found.list(split).iter_mut().for_each(|p| p.name = format!("{folder}/{}", p.name));
             }
@@ -188,8 +188,8 @@ pub(super) fn cuhk01_label(name: &str) -> Option<Label> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::load;
     use super::super::tests::{folder, load_default, names, told, write};
-    use super::super::{Layout, load};
     use super::*;
     use crate::datasets::labels::Person::Known;
 

@@ -1,11 +1,12 @@
 //! One's own pictures: a folder per person, or a table.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{Found, LabelledPicture, Split, malformed, names_in};
+use super::{DISTRACTOR, Found, LabelledPicture, Spellings, Split, malformed, names_in};
 use crate::data::walk::{self, LeftOut};
-use crate::datasets::labels::{Label, Person};
+use crate::datasets::labels::{Label, Person, base, is_junk, is_number, is_same_person, published};
 use crate::error::{Error, Result};
 
 /// A picture with the names that its folder or row gives it.
@@ -14,59 +15,139 @@ struct Named {
     path: PathBuf,
     name: String,
     person: String,
-    camera: String,
+    /// `None`: its name says none.
+    camera: Option<String>,
 }
+
+/// The number of a camera that isn't known.
+const UNKNOWN: u32 = u32::MAX;
+
+/// Names of folders that others give to splits and that are none here.
+const OTHER_SPLITS: [&str; 5] = ["test", "val", "valid", "validation", "probe"];
 
 /// Reads `PERSON/CAMERA_anything.jpg` below the folders `train`, `query` and `gallery`, or below `dir` itself, without a
 /// split, if there is none of them.
 ///
-/// Files that are named as in Market-1501 inside their person's folder, as several toolboxes sort that data set, keep
-/// the camera that their name says.
+/// Files that are named as in a published data set inside their person's folder, as several toolboxes sort Market-1501,
+/// keep the camera that their name says. An image whose name says no camera can train, but is not scored.
+///
+/// # Errors
+/// `Data` where the names of a person's folder and of a file in it contradict each other.
 pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<Found> {
     let there: Vec<Split> = Split::ALL.into_iter().filter(|split| dir.join(split.name()).is_dir()).collect();
     let mut places: Vec<(Option<Split>, &str)> =
         there.iter().map(|&split| (Some(split), split.name())).collect();
+    let (mut pictures, mut skipped, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+    let beside = folders_in(dir, follow_links)?;
     if places.is_empty() {
+        if let Some(name) = beside.iter().find(|name| OTHER_SPLITS.contains(&name.as_str())) {
+            return Err(Error::Data(format!(
+                "{} is no person's folder: the folders of a split are called train, query and gallery",
+                dir.join(name).display()
+            )));
+        }
         places.push((None, ""));
+    } else {
+        let others = beside.into_iter().filter(|name| Split::from_name(name).is_none());
+        skipped.extend(others.map(|name| (name, "is none of train, query and gallery".to_string())));
     }
     let walked_root = there.is_empty();
-    let (mut pictures, mut skipped, mut left_out) = (Vec::new(), Vec::new(), LeftOut::default());
+    let mut left_out = LeftOut::default();
+    let mut spellings = Spellings::default();
     for (split, folder) in places {
         let below =
             |name: &str| if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") };
         let found = walk::list_files(&dir.join(folder), follow_links)?;
         left_out.add(found.left_out, |name| below(&name));
+        let mut said = BTreeMap::new();
+        let mut filled = BTreeSet::new();
         for picture in found.pictures {
             let name = below(&picture.name);
             let Some((person, file)) = picture.name.split_once('/') else {
                 skipped.push((name, "stands in no person's folder".to_string()));
                 continue;
             };
-            let base = file.rsplit('/').next().unwrap_or(file);
-            let market = Label::from_market_name(base).map(|label| label.camera.to_string());
+            filled.insert(person.to_string());
+            let wrong = |text: String| Error::Data(format!("{}: {text}", dir.display()));
+            spellings.add(person, || below(person)).map_err(wrong)?;
+            let base = base(file);
+            if let Some((by_name, _)) = published(base) {
+                contradiction(&mut said, person, by_name, &name).map_err(wrong)?;
+            }
+            let market = Label::from_market_name(base).map(|label| label.camera);
+            let known = market.or_else(|| published(base).map(|(_, camera)| camera)).map(|c| c.to_string());
             let before = || base.split_once('_').map(|(camera, _)| camera.to_string());
-            match market.or_else(before).filter(|camera| !camera.is_empty()) {
-                Some(camera) => {
-                    let person = person.to_string();
-                    pictures.push(Named { split, path: picture.path, name, person, camera });
-                }
-                None => skipped.push((name, "is not named CAMERA_anything".to_string())),
+            let camera = known.or_else(before).filter(|camera| !camera.is_empty());
+            if camera.is_none() && split != Some(Split::Train) {
+                skipped.push((name.clone(), "is not named CAMERA_anything".to_string()));
+            }
+            if camera.is_some() || !matches!(split, Some(Split::Query | Split::Gallery)) {
+                pictures.push(Named { split, path: picture.path, name, person: person.to_string(), camera });
             }
         }
+        if matches!(split, None | Some(Split::Train)) {
+            let folders = folders_in(&dir.join(folder), follow_links)?.into_iter();
+            empty.extend(folders.filter(|name| !filled.contains(name)).map(|name| below(&name)));
+        }
     }
-    Ok(Found { left_out, walked_root, ..number(pictures, skipped) })
+    Ok(Found { empty, left_out, walked_root, ..number(pictures, skipped) })
+}
+
+/// Names of the folders in a folder but the hidden ones, sorted.
+fn folders_in(dir: &Path, follow_links: bool) -> Result<Vec<String>> {
+    let mut names = names_in(dir)?;
+    names.retain(|name| {
+        let path = dir.join(name);
+        path.is_dir() && (follow_links || !path.is_symlink())
+    });
+    Ok(names)
+}
+
+/// Holds the name of a person's folder against the person that the name of a file in it says: `said` keeps by folder the
+/// first person, and file, that one which isn't a number was found with.
+fn contradiction(
+    said: &mut BTreeMap<String, (String, String)>,
+    folder: &str,
+    by_name: &str,
+    file: &str,
+) -> std::result::Result<(), String> {
+    if is_number(folder) || is_junk(folder) {
+        if is_same_person(folder, by_name) {
+            return Ok(());
+        }
+        return Err(format!(
+            "{file} is in the folder of person {folder}, but its name says person {by_name}: move or rename it, or \
+             list the images in a CSV of path,person,camera,split"
+        ));
+    }
+    let (person, first) =
+        said.entry(folder.to_string()).or_insert_with(|| (by_name.to_string(), file.to_string()));
+    if is_same_person(person, by_name) {
+        return Ok(());
+    }
+    Err(format!(
+        "{folder} is read as the folder of one person, but by their names {first} shows person {person} and {file} \
+         person {by_name}: is the data set one folder further down?"
+    ))
 }
 
 /// The only table in a folder, if there is exactly one.
 pub(super) fn only_table(dir: &Path) -> Result<Option<PathBuf>> {
     let names = names_in(dir)?;
-    let mut tables = names.iter().filter(|name| name.to_ascii_lowercase().ends_with(".csv"));
+    let is_table = |name: &&String| {
+        let name = name.to_ascii_lowercase();
+        name.ends_with(".csv") || name.ends_with(".tsv")
+    };
+    let mut tables = names.iter().filter(is_table);
     let first = tables.next().map(|name| dir.join(name)).filter(|path| path.is_file());
     Ok(if tables.next().is_some() { None } else { first })
 }
 
 /// Reads a table with a header: `path` (from the table's folder), `person`, `camera`, and maybe `split` (train, query or
 /// gallery; if no row says one, there is no split). Other columns are left alone. `given` is the table or its folder.
+///
+/// # Errors
+/// `Io` where it can't be read, or an image is in it twice: for two persons or by two cameras, or twice in one split.
 pub(super) fn load_csv(given: &Path) -> Result<Found> {
     let table = match given.is_dir() {
         true => only_table(given)?.ok_or_else(|| {
@@ -78,29 +159,57 @@ pub(super) fn load_csv(given: &Path) -> Result<Found> {
     let (mut pictures, mut skipped) = (Vec::new(), Vec::new());
     // Lines of a row that says its split and of one that doesn't.
     let (mut with, mut without) = (None, None);
-    for Row { line, path: name, person, camera, split } in read_table(&table)? {
+    let rows = read_table(&table)?;
+    let mut files: BTreeMap<PathBuf, Vec<&Row>> = BTreeMap::new();
+    for row in &rows {
+        let Row { line, path: name, person, camera, split } = row;
         let split = match split.as_str() {
             "" => {
-                without = without.or(Some(line));
+                without = without.or(Some(*line));
                 None
             }
             word => {
-                with = with.or(Some(line));
+                with = with.or(Some(*line));
                 let reason = format!("split must be train, query or gallery, found {word}");
-                Some(Split::from_name(word).ok_or_else(|| malformed(&table, line, &reason))?)
+                Some(Split::from_name(word).ok_or_else(|| malformed(&table, *line, &reason))?)
             }
         };
-        let path = folder.join(&name);
-        if path.is_file() {
-            pictures.push(Named { split, path, name, person, camera });
-        } else {
-            skipped.push((name, format!("is listed in line {line} but not there")));
+        let path = folder.join(name);
+        if !path.is_file() {
+            skipped.push((name.clone(), format!("is listed in line {line} but not there")));
+            continue;
         }
+        let same = files.entry(path.canonicalize().unwrap_or_else(|_| path.clone())).or_default();
+        for before in same.iter() {
+            let again = before.split == row.split;
+            check_again(before, row, again).map_err(|reason| malformed(&table, *line, &reason))?;
+        }
+        same.push(row);
+        let (name, person, camera) = (name.clone(), person.clone(), Some(camera.clone()));
+        pictures.push(Named { split, path, name, person, camera });
     }
     if let (Some(_), Some(line)) = (with, without) {
         return Err(malformed(&table, line, "split is empty, but other rows have one"));
     }
     Ok(number(pictures, skipped))
+}
+
+/// Refuses a row about an image that an earlier one was about: one that says something else, or with `again` any.
+fn check_again(before: &Row, row: &Row, again: bool) -> std::result::Result<(), String> {
+    let (path, line) = (&row.path, before.line);
+    let said = |what: &str, here: &str, there: &str| {
+        Err(format!("{path} is {what} {here} here and {what} {there} in line {line}"))
+    };
+    if before.person != row.person {
+        return said("person", &row.person, &before.person);
+    }
+    if before.camera != row.camera {
+        return said("camera", &row.camera, &before.camera);
+    }
+    if again {
+        return Err(format!("{path} is listed a second time, after line {line}"));
+    }
+    Ok(())
 }
 
 /// Reads who is seen by which camera from a table with the columns `path`, `person`, `camera`; the pictures themselves
@@ -110,14 +219,37 @@ pub(super) fn load_csv(given: &Path) -> Result<Found> {
 /// `Io` where the table can't be read, lacks a column, or names a picture twice.
 pub fn read_labels(table: &Path) -> Result<BTreeMap<String, Label>> {
     let rows = read_table(table)?;
-    let numbers = Numbers::of(rows.iter().map(|row| (row.person.as_str(), row.camera.as_str())));
+    let numbers = Numbers::of(rows.iter().map(Row::named));
     let mut labels = BTreeMap::new();
-    for Row { line, path, person, camera, .. } in &rows {
-        if labels.insert(path.clone(), numbers.label(person, camera)).is_some() {
-            return Err(malformed(table, *line, &format!("{path} is listed a second time")));
+    let mut seen: BTreeMap<String, &Row> = BTreeMap::new();
+    for row in &rows {
+        match seen.entry(plain(&row.path)) {
+            Entry::Occupied(before) => {
+                check_again(before.get(), row, true).map_err(|reason| malformed(table, row.line, &reason))?;
+            }
+            Entry::Vacant(place) => {
+                place.insert(row);
+            }
         }
+        labels.insert(row.path.clone(), numbers.label(&row.person, Some(&row.camera), None));
     }
     Ok(labels)
+}
+
+/// A path with no step `.`, none that is empty, and none that `..` takes back.
+fn plain(path: &str) -> String {
+    let mut steps: Vec<&str> = Vec::new();
+    for step in path.split('/') {
+        match step {
+            "." => {}
+            "" if !steps.is_empty() => {}
+            ".." if steps.last().is_some_and(|last| !["", ".."].contains(last)) => {
+                steps.pop();
+            }
+            step => steps.push(step),
+        }
+    }
+    steps.join("/")
 }
 
 /// What [`read_labels`] calls persons and cameras by number: their names in the table, as (persons, cameras).
@@ -126,7 +258,7 @@ pub fn read_labels(table: &Path) -> Result<BTreeMap<String, Label>> {
 /// `Io` where the table can't be read or lacks a column.
 pub fn read_label_names(table: &Path) -> Result<(BTreeMap<u32, String>, BTreeMap<u32, String>)> {
     let rows = read_table(table)?;
-    Ok(Numbers::of(rows.iter().map(|row| (row.person.as_str(), row.camera.as_str()))).names())
+    Ok(Numbers::of(rows.iter().map(Row::named)).names())
 }
 
 /// One row of a table; `split` may be empty.
@@ -139,25 +271,60 @@ struct Row {
     split: String,
 }
 
+impl Row {
+    /// Person and camera, whose split doesn't count.
+    fn named(&self) -> (&str, Option<&str>, Option<Split>) {
+        (&self.person, Some(&self.camera), None)
+    }
+}
+
+/// What stands between the cells of a row.
+const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
+
+/// Reads a table and makes sure that no person is in it under two spellings of one number.
 fn read_table(table: &Path) -> Result<Vec<Row>> {
-    let unreadable = |error: csv::Error| {
-        Error::io("read", table)(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+    let invalid = |reason: &str| {
+        Error::io("read", table)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_string()))
     };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(table).map_err(unreadable)?;
+    let bytes = std::fs::read(table).map_err(Error::io("read", table))?;
     // Spreadsheets put a byte order mark in front.
-    let headers = reader.headers().map_err(unreadable)?;
-    let headers: Vec<String> =
-        headers.iter().map(|name| name.trim_start_matches('\u{feff}').to_ascii_lowercase()).collect();
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    if bytes.starts_with(&[0xff, 0xfe])
+        || bytes.starts_with(&[0xfe, 0xff])
+        || bytes.iter().take(64).any(|b| *b == 0)
+    {
+        return Err(invalid("the table is in UTF-16: save it as UTF-8 (in a spreadsheet: CSV UTF-8)"));
+    }
+    let unreadable = |error: csv::Error| invalid(&error.to_string());
+    let reader = |separator: u8| {
+        csv::ReaderBuilder::new().delimiter(separator).trim(csv::Trim::All).from_reader(bytes)
+    };
+    let mut best: Option<(u8, Vec<String>)> = None;
+    for separator in SEPARATORS {
+        let mut reader = reader(separator);
+        let headers = reader.headers().map_err(unreadable)?;
+        let headers: Vec<String> = headers.iter().map(|name| name.to_ascii_lowercase()).collect();
+        let known =
+            |headers: &[String]| headers.iter().filter(|name| COLUMNS.contains(&name.as_str())).count();
+        if best.as_ref().is_none_or(|(_, before)| known(before) < known(&headers)) {
+            best = Some((separator, headers));
+        }
+    }
+    let (separator, headers) = best.unwrap_or((b',', Vec::new()));
     let column = |name: &str| headers.iter().position(|header| header == name);
     let needed = |name: &str| {
-        let reason = format!("no column {name} in the header; needed are path,person,camera (and split)");
+        let reason = format!(
+            "no column {name} in the header; needed are path,person,camera (and split), with commas, semicolons or \
+             tabs between them"
+        );
         column(name).ok_or_else(|| malformed(table, 1, &reason))
     };
     let (path, person, camera, split) =
         (needed("path")?, needed("person")?, needed("camera")?, column("split"));
 
     let mut rows = Vec::new();
-    for record in reader.records() {
+    let mut spellings = Spellings::default();
+    for record in reader(separator).records() {
         let record = record.map_err(unreadable)?;
         let line = record.position().map_or(0, |position| position.line() as usize);
         let cell = |column: usize| record.get(column).unwrap_or_default().to_string();
@@ -166,16 +333,22 @@ fn read_table(table: &Path) -> Result<Vec<Row>> {
                 return Err(malformed(table, line, &format!("{name} is empty")));
             }
         }
+        let person = cell(person);
+        spellings
+            .add(&person, || format!("line {line}"))
+            .map_err(|reason| malformed(table, line, &reason))?;
         let split = split.map(cell).unwrap_or_default();
-        rows.push(Row {
-            line,
-            path: cell(path).replace('\\', "/"),
-            person: cell(person),
-            camera: cell(camera),
-            split,
-        });
+        rows.push(Row { line, path: cell(path).replace('\\', "/"), person, camera: cell(camera), split });
     }
     Ok(rows)
+}
+
+/// The columns that are read.
+const COLUMNS: [&str; 4] = ["path", "person", "camera", "split"];
+
+/// Whether a table has the columns that are needed.
+pub(super) fn has_columns(table: &Path) -> bool {
+    read_table(table).is_ok()
 }
 
 /// The numbers of persons and cameras.
@@ -185,16 +358,21 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// Of all names that occur, as (person, camera).
-    fn of<'a>(names: impl Iterator<Item = (&'a str, &'a str)>) -> Numbers {
-        let (persons, cameras): (BTreeSet<&str>, BTreeSet<&str>) = names.unzip();
-        let known = persons.into_iter().filter(|name| special(name).is_none());
-        Numbers { persons: numbers(known.collect()), cameras: numbers(cameras) }
+    /// Of all names that occur, as (person, camera, split).
+    fn of<'a>(names: impl Iterator<Item = (&'a str, Option<&'a str>, Option<Split>)>) -> Numbers {
+        let (mut persons, mut cameras) = (BTreeSet::new(), BTreeSet::new());
+        for (person, camera, split) in names {
+            if special(person, split).is_none() {
+                persons.insert(person);
+            }
+            cameras.extend(camera);
+        }
+        Numbers { persons: numbers(persons), cameras: numbers(cameras) }
     }
 
-    fn label(&self, person: &str, camera: &str) -> Label {
-        let person = special(person).unwrap_or_else(|| Person::Known(self.persons[person]));
-        Label { person, camera: self.cameras[camera] }
+    fn label(&self, person: &str, camera: Option<&str>, split: Option<Split>) -> Label {
+        let person = special(person, split).unwrap_or_else(|| Person::Known(self.persons[person]));
+        Label { person, camera: camera.map_or(UNKNOWN, |camera| self.cameras[camera]) }
     }
 
     /// The names by their numbers, as (persons, cameras).
@@ -206,25 +384,28 @@ impl Numbers {
     }
 }
 
-/// `-1` and `0000` are junk and distractor.
-fn special(person: &str) -> Option<Person> {
+/// `-1` is junk, and `0000` a distractor where it doesn't train.
+fn special(person: &str, split: Option<Split>) -> Option<Person> {
     match person {
-        "-1" => Some(Person::Junk),
-        "0000" => Some(Person::Distractor),
-        _ => None,
+        DISTRACTOR if split != Some(Split::Train) => Some(Person::Distractor),
+        person => is_junk(person).then_some(Person::Junk),
     }
 }
 
 /// Gives persons and cameras their numbers.
 fn number(pictures: Vec<Named>, skipped: Vec<(String, String)>) -> Found {
-    let names = pictures.iter().map(|picture| (picture.person.as_str(), picture.camera.as_str()));
+    let names = pictures.iter().map(|p| (p.person.as_str(), p.camera.as_deref(), p.split));
     let numbers = Numbers::of(names);
     let mut found = Found { skipped, ..Found::default() };
     (found.persons, found.cameras) = numbers.names();
     let has_split = pictures.iter().any(|picture| picture.split.is_some());
     for Named { split, path, name, person, camera } in pictures {
-        let label = numbers.label(&person, &camera);
-        found.list(split.unwrap_or(Split::Gallery)).push(LabelledPicture { path, name, label });
+        let label = numbers.label(&person, camera.as_deref(), split);
+        let picture = LabelledPicture { path, name, label };
+        match split {
+            None if camera.is_none() => found.unscored.push(picture),
+            split => found.list(split.unwrap_or(Split::Gallery)).push(picture),
+        }
     }
     if !has_split {
         found.match_all_with_all();
@@ -234,9 +415,8 @@ fn number(pictures: Vec<Named>, skipped: Vec<(String, String)>) -> Found {
 
 /// Names that are all different numbers are those numbers, else each is its place in sorted order.
 fn numbers(names: BTreeSet<&str>) -> BTreeMap<String, u32> {
-    let digits = |name: &str| name.bytes().all(|b| b.is_ascii_digit());
     let parsed: Option<Vec<u32>> =
-        names.iter().map(|name| name.parse().ok().filter(|_| digits(name))).collect();
+        names.iter().map(|name| name.parse().ok().filter(|_| is_number(name))).collect();
     let different = |numbers: &Vec<u32>| numbers.iter().collect::<BTreeSet<_>>().len() == numbers.len();
     let numbers = parsed.filter(different).unwrap_or_else(|| (0..names.len() as u32).collect());
     names.into_iter().map(str::to_string).zip(numbers).collect()
@@ -268,6 +448,7 @@ mod tests {
         assert_eq!(names(&set.persons), [(0, "anna"), (1, "bob")]);
         assert_eq!(names(&set.cameras), [(0, "door"), (1, "hall")]);
         assert_eq!(set.skipped.len(), 2, "{:?}", set.skipped);
+        assert_eq!(told(&set.unscored), [("bob/noname.jpg", Known(1), super::UNKNOWN)]);
         assert_eq!(set.left_out.to_string(), "1 .txt");
     }
 
@@ -275,6 +456,8 @@ mod tests {
     fn a_folder_per_person_in_splits() {
         let dir = folder(&[
             "train/7/2_a.jpg",
+            "train/7/0001.jpg",
+            "gallery/0012/0001.jpg",
             "query/0012/10_a.jpg",
             "gallery/0012/2_a.jpg",
             "gallery/0000/2_b.jpg",
@@ -285,7 +468,10 @@ mod tests {
         ]);
         let set = load_default(dir.path());
         assert!(!set.query_is_gallery);
-        assert_eq!(told(&set.train), [("train/7/2_a.jpg", Known(7), 2)]);
+        let train = [("train/7/0001.jpg", Known(7), super::UNKNOWN), ("train/7/2_a.jpg", Known(7), 2)];
+        assert_eq!(told(&set.train), train);
+        let skipped: Vec<&str> = set.skipped.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(skipped, ["elsewhere", "gallery/0012/0001.jpg"]);
         assert_eq!(told(&set.query), [("query/0012/10_a.jpg", Known(12), 10)]);
         let gallery = [
             ("gallery/-1/3_b.jpg", Junk, 3),
@@ -298,9 +484,9 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_collide_are_names() {
-        let set = load_default(folder(&["1/01_a.jpg", "01/1_a.jpg", "2/3_a.jpg"]).path());
-        assert_eq!(names(&set.persons), [(0, "01"), (1, "1"), (2, "2")]);
+    fn numbers_of_cameras_that_collide_are_names() {
+        let set = load_default(folder(&["1/01_a.jpg", "4/1_a.jpg", "2/3_a.jpg"]).path());
+        assert_eq!(names(&set.persons), [(1, "1"), (2, "2"), (4, "4")]);
         assert_eq!(names(&set.cameras), [(0, "01"), (1, "1"), (2, "3")]);
     }
 
@@ -351,6 +537,10 @@ mod tests {
         let told: Vec<_> = labels.iter().map(|(name, l)| (name.as_str(), l.person, l.camera)).collect();
         assert_eq!(told, [("2.jpg", Known(1), 1), ("3.jpg", Junk, 1), ("a/1.jpg", Known(0), 0)]);
         write(dir.path(), "l.csv", "path,person,camera\n1.jpg,1,1\n1.jpg,2,1\n");
+        let error = read_labels(&dir.path().join("l.csv")).unwrap_err();
+        let reason = std::error::Error::source(&error).unwrap().to_string();
+        assert!(reason.contains("line 3: 1.jpg is person 2 here and person 1 in line 2"), "{reason}");
+        write(dir.path(), "l.csv", "path,person,camera\n1.jpg,1,1\n./1.jpg,1,1\n");
         let error = read_labels(&dir.path().join("l.csv")).unwrap_err();
         let reason = std::error::Error::source(&error).unwrap().to_string();
         assert!(reason.contains("line 3") && reason.contains("second time"), "{reason}");

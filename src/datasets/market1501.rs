@@ -1,10 +1,11 @@
-//! Market-1501 and the data sets that are named like it.
+//! Market-1501 and the data sets that are named like it: DukeMTMC-reID, VeRi-776, MARS.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Found, Split, list_into};
-use crate::datasets::labels::Label;
-use crate::error::Result;
+use super::{Found, Layout, Spellings, Split, list_into};
+use crate::datasets::labels::{self, Label, Person};
+use crate::error::{Error, Result};
 
 /// Folder of the training pictures.
 pub(super) const TRAIN: &str = "bounding_box_train";
@@ -12,33 +13,99 @@ pub(super) const TRAIN: &str = "bounding_box_train";
 pub(super) const QUERY: &str = "query";
 /// Folder of the gallery.
 pub(super) const GALLERY: &str = "bounding_box_test";
+/// VeRi-776's folders: train, query, gallery.
+pub(super) const VERI: [&str; 3] = ["image_train", "image_query", "image_test"];
+/// MARS's folders: train, gallery. Its queries are listed in MATLAB files.
+pub(super) const MARS: [&str; 2] = ["bbox_train", "bbox_test"];
 
-/// Reads those of the three folders that are there, or the folder itself, without a split, if none is.
-pub(super) fn load(dir: &Path, follow_links: bool) -> Result<Found> {
+/// Reads those of the layout's folders that are there, or the folder itself, without a split, if none is. The images
+/// may be sorted into a folder per person.
+///
+/// # Errors
+/// `Data` where a person has two spellings, or a file's name contradicts its person's folder.
+pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<Found> {
     let mut found = Found::default();
-    let splits = [(TRAIN, Split::Train), (QUERY, Split::Query), (GALLERY, Split::Gallery)];
+    let splits = match layout {
+        Layout::Veri => vec![(VERI[0], Split::Train), (VERI[1], Split::Query), (VERI[2], Split::Gallery)],
+        Layout::Mars => vec![(MARS[0], Split::Train), (MARS[1], Split::Gallery)],
+        _ => vec![(TRAIN, Split::Train), (QUERY, Split::Query), (GALLERY, Split::Gallery)],
+    };
     let there: Vec<_> = splits.into_iter().filter(|(folder, _)| dir.join(folder).is_dir()).collect();
+    let mut persons =
+        Persons { layout, spellings: Spellings::default(), names: BTreeMap::new(), wrong: None };
     for (folder, split) in &there {
-        list_into(&mut found, dir, folder, follow_links, |name| Ok((*split, label(name)?)))?;
+        list_into(&mut found, dir, folder, follow_links, |name| {
+            Ok((*split, persons.label(folder, *split, name)?))
+        })?;
     }
     if there.is_empty() {
-        list_into(&mut found, dir, "", follow_links, |name| Ok((Split::Gallery, label(name)?)))?;
+        list_into(&mut found, dir, "", follow_links, |name| {
+            Ok((Split::Gallery, persons.label("", Split::Gallery, name)?))
+        })?;
         found.match_all_with_all();
     }
-    found.name_all(|person| format!("{person:04}"), |camera| format!("c{camera}"));
+    if let Some(wrong) = persons.wrong {
+        return Err(Error::Data(format!("{}: {wrong}", dir.display())));
+    }
+    let name = |number: u32| persons.names.get(&number).cloned().unwrap_or_else(|| format!("{number:04}"));
+    found.name_all(name, |camera| format!("c{camera}"));
     Ok(found)
 }
 
-fn label(name: &str) -> std::result::Result<Label, String> {
-    if name.contains('/') {
-        return Err("stands deeper than the layout has it".to_string());
+/// The persons that names said so far.
+struct Persons {
+    layout: Layout,
+    spellings: Spellings,
+    /// As the names spell them.
+    names: BTreeMap<u32, String>,
+    /// The first contradiction.
+    wrong: Option<String>,
+}
+
+impl Persons {
+    /// Whom a file in one of the folders shows, or why it is left out.
+    fn label(&mut self, folder: &str, split: Split, name: &str) -> std::result::Result<Label, String> {
+        let file = labels::base(name);
+        let of_person = name.strip_suffix(file).unwrap_or_default().trim_end_matches('/');
+        let is_person = labels::is_number(of_person) || labels::is_junk(of_person);
+        if !of_person.is_empty() && !is_person {
+            return Err("stands deeper than the layout has it".to_string());
+        }
+        let (Some(mut label), Some((person, _))) = (Label::from_market_name(file), labels::spelled(file))
+        else {
+            let example = match self.layout {
+                Layout::Veri => "0001_c001_00016450_0.jpg",
+                Layout::Mars => "0001C1T0001F001.jpg",
+                _ => "0002_c1s1_000451_03.jpg",
+            };
+            return Err(format!("is not named like {example}"));
+        };
+        if is_person && !labels::is_same_person(of_person, person) {
+            let wrong = format!(
+                "{folder}/{name} is in the folder of person {of_person}, but its name says person {person}"
+            );
+            self.wrong.get_or_insert(wrong);
+        }
+        let place = || format!("{folder}/{name}").trim_start_matches('/').to_string();
+        if let Err(wrong) = self.spellings.add(person, place) {
+            self.wrong.get_or_insert(wrong);
+        }
+        // In a train split 0000 is a person like any other.
+        if split == Split::Train && label.person == Person::Distractor {
+            label.person = Person::Known(0);
+        }
+        if let Person::Known(number) = label.person {
+            self.names.entry(number).or_insert_with(|| person.to_string());
+        }
+        Ok(label)
     }
-    Label::from_market_name(name).ok_or_else(|| "is not named like 0002_c1s1_000451_03.jpg".to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::{folder, load_default, names, told};
+    use super::super::{LoadOptions, load};
+    use super::*;
     use crate::datasets::labels::Person::{Distractor, Junk, Known};
 
     #[test]
@@ -73,6 +140,44 @@ mod tests {
         assert_eq!(set.left_out.to_string(), "1 hidden");
         assert_eq!(names(&set.persons), [(2, "0002"), (7, "0007")]);
         assert_eq!(names(&set.cameras)[4], (12, "c12"));
+    }
+
+    #[test]
+    fn persons_may_have_folders_that_agree_with_the_names() {
+        let dir = folder(&[
+            "bbox_train/0000/0000C1T0001F001.jpg",
+            "bbox_train/0001/0001C1T0001F001.jpg",
+            "bbox_train/00-1/00-1C1T0001F001.jpg",
+            "bbox_test/0000/0000C2T0001F001.jpg",
+            "bbox_test/00-1/00-1C2T0001F001.jpg",
+            "bbox_test/0004/0004C3T0001F001.jpg",
+        ]);
+        let set = load_default(dir.path());
+        let train = [
+            ("bbox_train/00-1/00-1C1T0001F001.jpg", Junk, 1),
+            ("bbox_train/0000/0000C1T0001F001.jpg", Known(0), 1),
+            ("bbox_train/0001/0001C1T0001F001.jpg", Known(1), 1),
+        ];
+        assert_eq!(told(&set.train), train);
+        let gallery = [
+            ("bbox_test/00-1/00-1C2T0001F001.jpg", Junk, 2),
+            ("bbox_test/0000/0000C2T0001F001.jpg", Distractor, 2),
+            ("bbox_test/0004/0004C3T0001F001.jpg", Known(4), 3),
+        ];
+        assert_eq!((told(&set.gallery), set.query.len()), (gallery.to_vec(), 0));
+        assert_eq!(names(&set.persons), [(0, "0000"), (1, "0001"), (4, "0004")]);
+
+        for (files, words) in [
+            (&["bbox_train/0001/0002C1T0001F001.jpg"][..], "its name says person 0002"),
+            (
+                &["query/0001_c1s1_1_1.jpg", "bounding_box_test/0007/0001_c1s1_1_1.jpg"],
+                "folder of person 0007",
+            ),
+            (&["query/0001_c1s1_1_1.jpg", "bounding_box_test/1_c1s1_1_1.jpg"], "persons 0001 (query/"),
+        ] {
+            let error = load(folder(files).path(), &LoadOptions::default()).unwrap_err();
+            assert!(matches!(&error, Error::Data(text) if text.contains(words)), "{error}");
+        }
     }
 
     #[test]

@@ -3,9 +3,13 @@
 //! | layout | what stands in the folder |
 //! |---|---|
 //! | Market-1501 | `bounding_box_train`, `query`, `bounding_box_test` with files `0002_c1s1_000451_03.jpg` (DukeMTMC-reID too); some of them, or such files in the folder itself |
+//! | VeRi-776 | `image_train`, `image_query`, `image_test` with files `0001_c001_00016450_0.jpg` |
+//! | MARS | `bbox_train`, `bbox_test` with files `0001/0001C1T0001F001.jpg`; its queries are not read |
 //! | CUHK03 | `labelled`, `detected` with files `1_001_1_01.png` and the lists that `tools/convert_cuhk03.py` writes |
 //! | CUHK01 | `campus`, or the folder itself, with files `0001001.png` |
 //! | MSMT17 | `list_train.txt`, `list_val.txt`, `list_query.txt`, `list_gallery.txt` and the folders they name |
+//! | VIPeR, PRID 2011 | `cam_a`, `cam_b` with files `000_45.bmp`, or `person_0001.png`, or folders of that name |
+//! | Occluded-REID | `occluded_body_images`, `whole_body_images` with files `001/001_01.tif` |
 //! | folders | `PERSON/CAMERA_anything.jpg`, maybe inside `train`, `query`, `gallery` |
 //! | CSV | a file with the columns `path,person,camera,split` |
 //!
@@ -16,18 +20,24 @@ mod custom;
 pub mod labels;
 mod market1501;
 mod msmt17;
+mod pairs;
 pub mod sampler;
 pub mod survey;
+pub mod uses;
 
 pub use custom::{read_label_names, read_labels};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::data::walk::{self, LeftOut, Listing, readable};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The person's name that means somebody who is in no query, where it doesn't train.
+const DISTRACTOR: &str = "0000";
 
 /// One picture, whom it shows and by which camera.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,18 +71,25 @@ pub struct ReidSet {
     pub skipped: Vec<(String, String)>,
     /// What else the walk over the folders left out.
     pub left_out: LeftOut,
+    /// Folders of persons who would train, but without an image.
+    pub empty: Vec<String>,
+    /// Images of a set without a split whose name says no camera: they train, but are not scored. They are among the
+    /// files that were left out, too.
+    pub unscored: Vec<LabelledPicture>,
     /// The persons' names by the number in [`Label::person`].
     ///
     /// The number is the data set's own where it has one: 2 for Market-1501's `0002`, 1017 for CUHK03's `1_017`.
     /// MSMT17 counts its training and its test persons from 0 each; the test persons follow the others here. In one's
     /// own data, names that are all different numbers are those numbers, else each is its place, from 0, in sorted order.
+    /// Who is called `0000` is here only if in the train split; elsewhere that is a distractor.
     pub persons: BTreeMap<u32, String>,
     /// The cameras' names by [`Label::camera`]; numbered as persons are. CUHK01 and CUHK03 have views 1 and 2.
     pub cameras: BTreeMap<u32, String>,
 }
 
 /// How a data set is laid out, see the [module](self).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// Zheng et al., ICCV 2015, and whatever is named like it.
     Market1501,
@@ -82,6 +99,16 @@ pub enum Layout {
     Cuhk01,
     /// Wei et al., CVPR 2018.
     Msmt17,
+    /// Vehicles: Liu et al., ECCV 2016.
+    Veri,
+    /// Zheng et al., ECCV 2016.
+    Mars,
+    /// Gray and Tao, ECCV 2008.
+    Viper,
+    /// Hirzer et al., SCIA 2011.
+    Prid,
+    /// Zhuo et al., ICME 2018.
+    OccludedReid,
     /// A folder per person.
     Folders,
     /// A table.
@@ -95,6 +122,11 @@ impl fmt::Display for Layout {
             Layout::Cuhk03 => "CUHK03",
             Layout::Cuhk01 => "CUHK01",
             Layout::Msmt17 => "MSMT17",
+            Layout::Veri => "VeRi-776",
+            Layout::Mars => "MARS",
+            Layout::Viper => "VIPeR",
+            Layout::Prid => "PRID 2011",
+            Layout::OccludedReid => "Occluded-REID",
             Layout::Folders => "folders",
             Layout::Csv => "CSV",
         })
@@ -102,7 +134,8 @@ impl fmt::Display for Layout {
 }
 
 /// Who drew CUHK03's boxes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Boxes {
     /// A pedestrian detector: the harder and the usual ones.
     #[default]
@@ -112,7 +145,8 @@ pub enum Boxes {
 }
 
 /// How CUHK03 is split.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Cuhk03Protocol {
     /// 767 persons to train, 700 to test (Zhong et al., CVPR 2017).
     #[default]
@@ -157,6 +191,8 @@ struct Found {
     left_out: LeftOut,
     /// The data set's folder itself was walked, not only some that it holds.
     walked_root: bool,
+    empty: Vec<String>,
+    unscored: Vec<LabelledPicture>,
     persons: BTreeMap<u32, String>,
     cameras: BTreeMap<u32, String>,
 }
@@ -201,6 +237,34 @@ impl Found {
         self.query_is_gallery = true;
     }
 
+    /// Refuses an image that lists name for two persons or cameras, or twice in one split.
+    fn check_once(&self) -> std::result::Result<(), String> {
+        let query = if self.query_is_gallery { &[][..] } else { &self.query };
+        let mut seen: HashMap<&Path, (usize, &LabelledPicture)> = HashMap::new();
+        for (split, list) in [&self.train[..], query, &self.gallery].into_iter().enumerate() {
+            for picture in list {
+                let LabelledPicture { path, name, label } = picture;
+                let Some((before, first)) = seen.insert(path, (split, picture)) else { continue };
+                let [here, there] = [label, &first.label]
+                    .map(|l| (self.person(l.person), camera_name(&self.cameras, l.camera)));
+                if here != there {
+                    return Err(format!(
+                        "{name} is listed for person {} by camera {}, and for person {} by camera {}",
+                        there.0, there.1, here.0, here.1
+                    ));
+                }
+                if split == before {
+                    return Err(format!("{name} is listed twice in one split"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn person(&self, person: Person) -> &str {
+        person_name(&self.persons, person)
+    }
+
     /// Lists the names of all persons and cameras that occur.
     fn name_all(&mut self, person: impl Fn(u32) -> String, camera: impl Fn(u32) -> String) {
         for picture in self.train.iter().chain(&self.query).chain(&self.gallery) {
@@ -213,13 +277,42 @@ impl Found {
     }
 }
 
+/// The names of persons that are numbers, each with the place where it was found first.
+#[derive(Default)]
+struct Spellings(BTreeMap<String, (String, String)>);
+
+impl Spellings {
+    /// Adds a name; `place` is where it is, such as "line 3".
+    ///
+    /// # Errors
+    /// If the same number was added before in other digits, such as 1 and 0001: both, and where they are.
+    fn add(&mut self, name: &str, place: impl FnOnce() -> String) -> std::result::Result<(), String> {
+        if !labels::is_number(name) {
+            return Ok(());
+        }
+        let number = name.trim_start_matches('0').to_string();
+        let (first, there) = self.0.entry(number).or_insert_with(|| (name.to_string(), String::new()));
+        if first != name {
+            return Err(format!(
+                "persons {first} ({there}) and {name} ({}) are the same number: write one person in one way",
+                place()
+            ));
+        }
+        if there.is_empty() {
+            *there = place();
+        }
+        Ok(())
+    }
+}
+
 /// Lists the pictures of a data set.
 ///
 /// `dir` is its folder, or for [`Layout::Csv`] the table itself.
 ///
 /// # Errors
 /// `Io` where a folder or list can't be read or a list is malformed; `NothingToDo` where the layout can't be
-/// recognised or holds no picture; `Usage` where `options` ask for a split that isn't there.
+/// recognised or holds no picture; `Usage` where `options` ask for a split that isn't there; `Data` where names or lists
+/// contradict each other: one person under two spellings, one image for two persons, or twice in one split.
 pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     let metadata = std::fs::metadata(dir).map_err(Error::io("read", dir))?;
     if options.split == 0 {
@@ -234,23 +327,42 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
         return Err(Error::io("read", dir)(std::io::ErrorKind::NotADirectory.into()));
     }
     let mut found = match layout {
-        Layout::Market1501 => market1501::load(dir, options.follow_links)?,
+        Layout::Market1501 | Layout::Veri | Layout::Mars => {
+            market1501::load(dir, layout, options.follow_links)?
+        }
         Layout::Cuhk03 => cuhk::load_cuhk03(dir, options)?,
         Layout::Cuhk01 => cuhk::load_cuhk01(dir, options)?,
         Layout::Msmt17 => msmt17::load(dir)?,
+        Layout::Viper | Layout::Prid | Layout::OccludedReid => {
+            pairs::load(dir, layout, options.follow_links)?
+        }
         Layout::Folders => custom::load_folders(dir, options.follow_links)?,
         Layout::Csv => custom::load_csv(dir)?,
     };
     for split in Split::ALL {
         found.list(split).sort_by(|a, b| a.name.cmp(&b.name));
     }
+    if layout != Layout::Csv {
+        found.check_once().map_err(|reason| Error::Data(format!("{}: {reason}", dir.display())))?;
+    }
     if metadata.is_dir() && !found.walked_root {
         found.left_out.add_hidden(walk::names_in(dir)?.1);
     }
     let Found {
-        variant, train, query, gallery, query_is_gallery, skipped, left_out, persons, cameras, ..
+        variant,
+        train,
+        query,
+        gallery,
+        query_is_gallery,
+        skipped,
+        left_out,
+        walked_root: _,
+        empty,
+        unscored,
+        persons,
+        cameras,
     } = found;
-    if train.is_empty() && query.is_empty() && gallery.is_empty() {
+    if train.is_empty() && query.is_empty() && gallery.is_empty() && unscored.is_empty() {
         let first = skipped.first().map(|(file, why)| format!("; left out: {file} {why}"));
         return Err(Error::NothingToDo(format!(
             "no labelled picture in {}, read as {layout}{}{}",
@@ -271,30 +383,34 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
         query_is_gallery,
         skipped,
         left_out,
+        empty,
+        unscored,
         persons,
         cameras,
     })
 }
 
-/// Tells the layout from what stands in the folder.
+/// A person's name.
+fn person_name(persons: &BTreeMap<u32, String>, person: Person) -> &str {
+    match person {
+        Person::Known(number) => persons.get(&number).map_or("", String::as_str),
+        Person::Distractor => DISTRACTOR,
+        Person::Junk => "-1",
+    }
+}
+
+/// A camera's name.
+fn camera_name(cameras: &BTreeMap<u32, String>, camera: u32) -> &str {
+    cameras.get(&camera).map_or("unknown", String::as_str)
+}
+
+/// Finds the layout by what is in the folder.
 fn recognise(dir: &Path) -> Result<Layout> {
+    if let Some(layout) = by_folders(dir)? {
+        return Ok(layout);
+    }
     let entries = names_in(dir)?;
-    let has = |names: &[&str]| names.iter().any(|name| entries.iter().any(|entry| entry == name));
-    let is_market = |name: &String| Label::from_market_name(name).is_some();
-    // A folder `query` may hold a folder per person as well.
-    let query = dir.join(market1501::QUERY);
-    if has(&[market1501::TRAIN, market1501::GALLERY])
-        || (query.is_dir() && names_in(&query)?.iter().any(is_market))
-    {
-        return Ok(Layout::Market1501);
-    }
-    if msmt17::root(dir).is_some() {
-        return Ok(Layout::Msmt17);
-    }
-    if has(&cuhk::LABELLED) || has(&cuhk::DETECTED) {
-        return Ok(Layout::Cuhk03);
-    }
-    if has(&[cuhk::CAMPUS]) || entries.iter().any(|name| cuhk::cuhk01_label(name).is_some()) {
+    if entries.iter().any(|name| cuhk::cuhk01_label(name).is_some()) {
         return Ok(Layout::Cuhk01);
     }
     if entries.iter().any(is_market) {
@@ -303,15 +419,92 @@ fn recognise(dir: &Path) -> Result<Layout> {
     if custom::only_table(dir)?.is_some() {
         return Ok(Layout::Csv);
     }
-    if entries.iter().any(|name| dir.join(name).is_dir()) {
+    let folders: Vec<&String> = entries.iter().filter(|name| dir.join(name).is_dir()).collect();
+    if folders.iter().any(|name| Split::from_name(name).is_some()) {
+        return Ok(Layout::Folders);
+    }
+    let mut inside = Vec::new();
+    for name in &folders {
+        if let Some(layout) = inner(&dir.join(name))? {
+            inside.push(format!("{} ({layout})", dir.join(name).display()));
+        }
+    }
+    if !inside.is_empty() {
+        return Err(Error::Data(format!(
+            "{} is one folder above a data set: give {} (--layout folders reads it as PERSON/CAMERA_anything.jpg all \
+             the same)",
+            dir.display(),
+            inside.join(" or ")
+        )));
+    }
+    if !folders.is_empty() && folders.iter().all(|name| is_camera(name)) {
+        return Err(Error::Data(format!(
+            "the folders in {} are called like cameras ({}), not like persons: list the images in a CSV of \
+             path,person,camera, or sort them as PERSON/CAMERA_anything.jpg (--layout folders takes the names for \
+             persons all the same)",
+            dir.display(),
+            folders.iter().take(3).map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+        )));
+    }
+    if !folders.is_empty() {
         return Ok(Layout::Folders);
     }
     Err(Error::NothingToDo(format!(
         "{} is laid out as no data set that is known: Market-1501 (bounding_box_train, query, bounding_box_test), \
-         CUHK03 (labelled, detected), CUHK01 (campus), MSMT17 (list_train.txt …), PERSON/CAMERA_anything.jpg, \
-         or a CSV of path,person,camera,split",
+         VeRi-776 (image_train, image_query, image_test), MARS (bbox_train, bbox_test), CUHK03 (labelled, detected), \
+         CUHK01 (campus), MSMT17 (list_train.txt …), VIPeR and PRID 2011 (cam_a, cam_b), Occluded-REID \
+         (occluded_body_images, whole_body_images), PERSON/CAMERA_anything.jpg, or a CSV of path,person,camera,split",
         dir.display()
     )))
+}
+
+fn is_market(name: &String) -> bool {
+    Label::from_market_name(name).is_some()
+}
+
+/// The layout of a data set that has folders or lists of its own.
+fn by_folders(dir: &Path) -> Result<Option<Layout>> {
+    let entries = names_in(dir)?;
+    let has = |names: &[&str]| names.iter().any(|name| entries.iter().any(|entry| entry == name));
+    // A folder `query` may hold a folder per person as well.
+    let query = dir.join(market1501::QUERY);
+    let market = has(&[market1501::TRAIN, market1501::GALLERY])
+        || query.is_dir() && names_in(&query)?.iter().any(is_market);
+    let pair = pairs::recognise(dir)?;
+    Ok(if market {
+        Some(Layout::Market1501)
+    } else if has(&market1501::VERI) {
+        Some(Layout::Veri)
+    } else if has(&market1501::MARS) {
+        Some(Layout::Mars)
+    } else if msmt17::root(dir).is_some() {
+        Some(Layout::Msmt17)
+    } else if has(&cuhk::LABELLED) || has(&cuhk::DETECTED) {
+        Some(Layout::Cuhk03)
+    } else if has(&[cuhk::CAMPUS]) {
+        Some(Layout::Cuhk01)
+    } else {
+        pair
+    })
+}
+
+/// The layout of a folder that can't be a person's, since it is a data set.
+fn inner(dir: &Path) -> Result<Option<Layout>> {
+    if let Some(layout) = by_folders(dir)? {
+        return Ok(Some(layout));
+    }
+    if Split::ALL.into_iter().any(|split| dir.join(split.name()).is_dir()) {
+        return Ok(Some(Layout::Folders));
+    }
+    Ok(custom::only_table(dir)?.filter(|table| custom::has_columns(table)).map(|_| Layout::Csv))
+}
+
+/// Whether a folder is called like a camera: cam1, cam_a, camera-12.
+fn is_camera(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let Some(rest) = name.strip_prefix("cam") else { return false };
+    let rest = rest.strip_prefix("era").unwrap_or(rest).trim_start_matches(['_', '-']);
+    matches!(rest.len(), 1..=2) && rest.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 /// The names in a folder but the hidden ones, sorted.
@@ -404,6 +597,22 @@ mod tests {
             (&["MSMT17_V1/list_query.txt", "MSMT17_V1/test/x.jpg"], Layout::Msmt17),
             (&["query/0001/1_a.jpg", "gallery/0001/2_a.jpg"], Layout::Folders),
             (&["anna/hall_1.jpg"], Layout::Folders),
+            (&["cam_a/1_a.jpg", "anna/1_a.jpg"], Layout::Folders),
+            (&["image_train/0001_c001_00016450_0.jpg"], Layout::Veri),
+            (&["image_query/0001_c001_00016450_0.jpg", "name_query.txt"], Layout::Veri),
+            (&["bbox_train/0001/0001C1T0001F001.jpg"], Layout::Mars),
+            (&["bounding_box_train/0001C1T0001F001.jpg"], Layout::Market1501),
+            (&["0001C1T0001F001.jpg"], Layout::Market1501),
+            (&["cam_a/000_45.bmp", "cam_b/000_90.bmp"], Layout::Viper),
+            (&["cam_a/person_0001.png", "cam_b/person_0001.png"], Layout::Prid),
+            (
+                &["multi_shot/cam_a/person_0001/0001.png", "multi_shot/cam_b/person_0001/0001.png"],
+                Layout::Prid,
+            ),
+            (
+                &["occluded_body_images/001/001_01.tif", "whole_body_images/001/001_01.tif"],
+                Layout::OccludedReid,
+            ),
             (&["mine.csv", "pictures/1.jpg"], Layout::Csv),
         ] {
             assert_eq!(recognise(folder(files).path()).unwrap(), layout, "{files:?}");
@@ -412,6 +621,32 @@ mod tests {
             let error = recognise(folder(files).path()).unwrap_err();
             assert!(matches!(error, Error::NothingToDo(_)), "{files:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_folder_above_a_data_set_is_no_data_set() {
+        for (files, words) in [
+            (
+                &["market/bounding_box_train/0001_c1s1_1_1.jpg", "duke/query/0001_c1_f1.jpg"][..],
+                "duke (Market-1501)",
+            ),
+            (&["VeRi/image_train/0001_c001_00016450_0.jpg"], "VeRi (VeRi-776)"),
+            (&["mine/train/anna/1_a.jpg", "notes.txt"], "mine (folders)"),
+            (&["VIPeR/cam_a/000_45.bmp", "VIPeR/cam_b/000_90.bmp"], "VIPeR (VIPeR)"),
+            (&["cam1/1_a.jpg", "Camera_02/1_a.jpg"], "called like cameras"),
+        ] {
+            let error = recognise(folder(files).path()).unwrap_err();
+            assert!(matches!(&error, Error::Data(text) if text.contains(words)), "{files:?}: {error}");
+        }
+        let dir = folder(&["set/1.jpg"]);
+        write(dir.path(), "set/mine.csv", "path;person;camera\n1.jpg;1;1\n");
+        assert!(recognise(dir.path()).unwrap_err().to_string().contains("set (CSV)"));
+        // Any other table is no data set.
+        write(dir.path(), "set/mine.csv", "name;age\nanna;1\n");
+        assert_eq!(recognise(dir.path()).unwrap(), Layout::Folders);
+        let dir = folder(&["cam1/1_a.jpg", "cam2/1_a.jpg"]);
+        let options = LoadOptions { layout: Some(Layout::Folders), ..LoadOptions::default() };
+        assert_eq!(load(dir.path(), &options).unwrap().persons.len(), 2);
     }
 
     #[test]

@@ -4,14 +4,10 @@
 //! (seed, epoch, place) alone and a resumed run meets the same pictures.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::data::walk;
-use crate::error::{Error, Result};
 use crate::rng;
-
-/// Folder of Market-1501 that holds the training pictures.
-const MARKET_TRAIN: &str = "bounding_box_train";
 
 // Streams of random numbers. The upper byte tells the use; what is below counts epochs or classes.
 const ORDER: u64 = 1 << 56;
@@ -25,120 +21,23 @@ const PERSONS: u64 = 8 << 56;
 pub struct Sample {
     /// Where to open it.
     pub path: PathBuf,
-    /// Its path below the folder of pictures, with `/` between the steps.
+    /// Its path below the data set's folder, with `/` between the steps.
     pub name: String,
     /// Its person: an index into [`TrainingSet::classes`].
     pub class: usize,
 }
 
-/// A folder of labelled pictures.
+/// Labelled pictures to train on; [`training_set`](super::uses::training_set) makes it of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainingSet {
     /// Sorted by name.
     pub pictures: Vec<Sample>,
     /// The persons' names, sorted.
     pub classes: Vec<String>,
-    /// Pictures that were left out: junk and distractors (persons −1 and 0), and files that stand outside the layout.
+    /// Files that were left out: junk (person −1), and those that are outside the layout.
     pub skipped: usize,
     /// What else the walk over the folders left out.
     pub left_out: walk::LeftOut,
-}
-
-/// Lists the pictures of `dir` with their persons.
-///
-/// Two layouts are read. Market-1501: files named `PERSON_cCsS_…` in `dir/bounding_box_train`, or in `dir` itself.
-/// Otherwise one sub-folder per person, each of which is searched to the bottom.
-///
-/// # Errors
-/// `Io` where a folder can't be read; `NothingToDo` where there are no labelled pictures, a person's folder is empty,
-/// or there is only one person.
-pub fn load_training(dir: &Path, follow_links: bool) -> Result<TrainingSet> {
-    let metadata = std::fs::metadata(dir).map_err(Error::io("read", dir))?;
-    if !metadata.is_dir() {
-        return Err(Error::io("read", dir)(std::io::ErrorKind::NotADirectory.into()));
-    }
-    let market = dir.join(MARKET_TRAIN);
-    let (folder, is_market) = if market.is_dir() { (market.as_path(), true) } else { (dir, false) };
-    let walk::Listing { pictures: listed, left_out } =
-        walk::list_pictures(&[folder.to_path_buf()], follow_links)?;
-    let is_market = is_market || listed.iter().any(|picture| market_person(&picture.name).is_some());
-    if !is_market {
-        check_folders(folder, follow_links)?;
-    }
-    let found = listed.len();
-    let labelled: Vec<(walk::Picture, String)> = listed
-        .into_iter()
-        .filter_map(|picture| {
-            let person = if is_market {
-                market_person(&picture.name).filter(|person| !is_junk(person))
-            } else {
-                picture.name.split_once('/').map(|(person, _)| person)
-            };
-            let person = person?.to_string();
-            Some((picture, person))
-        })
-        .collect();
-
-    let mut classes: Vec<String> = labelled.iter().map(|(_, person)| person.clone()).collect();
-    classes.sort();
-    classes.dedup();
-    match classes.as_slice() {
-        [] => {
-            return Err(Error::NothingToDo(format!(
-                "no picture of a known person in {}: training wants files named as in Market-1501 \
-                 (0002_c1s1_000451_03.jpg), there or in {MARKET_TRAIN} inside, or a folder per person",
-                folder.display()
-            )));
-        }
-        [person] => {
-            return Err(Error::NothingToDo(format!(
-                "{} shows one person only ({person}); training tells persons apart and needs two",
-                folder.display()
-            )));
-        }
-        _ => {}
-    }
-    let pictures: Vec<Sample> = labelled
-        .into_iter()
-        .map(|(picture, person)| Sample {
-            path: picture.path,
-            name: picture.name,
-            // Every person is in the list that was made of them.
-            class: classes.partition_point(|class| *class < person),
-        })
-        .collect();
-    let skipped = found - pictures.len();
-    Ok(TrainingSet { pictures, classes, skipped, left_out })
-}
-
-/// The person that a file of Market-1501 shows: `0002` of `0002_c1s1_000451_03.jpg`; `None` for any other name.
-fn market_person(name: &str) -> Option<&str> {
-    let digits = |text: &str| {
-        let count = text.bytes().take_while(u8::is_ascii_digit).count();
-        (count > 0).then_some(count)
-    };
-    let sign = usize::from(name.starts_with('-'));
-    let (person, rest) = name.split_at(sign + digits(&name[sign..])?);
-    let rest = rest.strip_prefix("_c")?;
-    let rest = rest[digits(rest)?..].strip_prefix('s')?;
-    let rest = &rest[digits(rest)?..];
-    (rest.starts_with('_') && !name.contains('/')).then_some(person)
-}
-
-/// Whether the person is −1 (a bad detection) or 0 (somebody who is in no query).
-fn is_junk(person: &str) -> bool {
-    person.starts_with('-') || person.bytes().all(|digit| digit == b'0')
-}
-
-/// Refuses a person's folder without a picture: its class could never be learnt.
-fn check_folders(dir: &Path, follow_links: bool) -> Result<()> {
-    for name in walk::names_in(dir)?.0 {
-        let path = dir.join(name);
-        if path.is_dir() && (follow_links || !path.is_symlink()) {
-            walk::list_pictures(&[path], follow_links)?;
-        }
-    }
-    Ok(())
 }
 
 impl TrainingSet {
@@ -295,81 +194,6 @@ pub fn drops_last(count: usize, batch_size: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn folder(files: &[&str]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = dir.path().join(file);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, b"x").unwrap();
-        }
-        dir
-    }
-
-    fn labels(set: &TrainingSet) -> Vec<(&str, usize)> {
-        set.pictures.iter().map(|s| (s.name.as_str(), s.class)).collect()
-    }
-
-    #[test]
-    fn market_names_give_persons_and_junk_is_left_out() {
-        let files = [
-            "1500_c6s4_002427_06.jpg",
-            "0002_c1s1_000451_03.jpg",
-            "0002_c1s2_000001_01.png",
-            "-1_c1s1_000401_03.jpg",
-            "0000_c1s1_000151_01.jpg",
-            "0002.jpg",
-            "0002_c1_000451_03.jpg",
-            "more/0007_c1s1_000451_03.jpg",
-            "Thumbs.db",
-        ];
-        let flat = folder(&files);
-        let set = load_training(flat.path(), false).unwrap();
-        assert_eq!(set.classes, ["0002", "1500"]);
-        assert_eq!(
-            labels(&set),
-            [("0002_c1s1_000451_03.jpg", 0), ("0002_c1s2_000001_01.png", 0), ("1500_c6s4_002427_06.jpg", 1)]
-        );
-        assert_eq!(set.skipped, 5);
-        assert_eq!(set.pictures[2].path, flat.path().join(files[0]));
-
-        let inside: Vec<String> = files.iter().map(|name| format!("bounding_box_train/{name}")).collect();
-        let mut inside: Vec<&str> = inside.iter().map(String::as_str).collect();
-        inside.push("query/0002_c1s1_000451_03.jpg");
-        let nested = folder(&inside);
-        let other = load_training(nested.path(), false).unwrap();
-        assert_eq!((labels(&other), &other.classes), (labels(&set), &set.classes));
-    }
-
-    #[test]
-    fn every_folder_is_a_person() {
-        let dir = folder(&["b/1.jpg", "b/deep/2.WEBP", "-1/x.png", "0000/y.gif", "b/notes.txt", "loose.jpg"]);
-        let set = load_training(dir.path(), false).unwrap();
-        assert_eq!(set.classes, ["-1", "0000", "b"]);
-        assert_eq!(labels(&set), [("-1/x.png", 0), ("0000/y.gif", 1), ("b/1.jpg", 2), ("b/deep/2.WEBP", 2)]);
-        assert_eq!(set.skipped, 1);
-    }
-
-    #[test]
-    fn what_cannot_train_is_an_error() {
-        for (files, words) in [
-            (&["notes.txt"][..], "no picture"),
-            (&["loose.jpg"], "folder per person"),
-            (&["-1_c1s1_000401_03.jpg"], "no picture of a known person"),
-            (&["bounding_box_train/a.jpg", "p/x.jpg", "q/x.jpg"], "no picture of a known person"),
-            (&["a/x.jpg", "a/y.jpg"], "one person only (a)"),
-            (&["a/x.jpg", "b/y.jpg", "c/notes.txt"], "/c"),
-        ] {
-            let dir = folder(files);
-            match load_training(dir.path(), false) {
-                Err(Error::NothingToDo(text)) => assert!(text.contains(words), "{text}"),
-                other => panic!("{files:?}: {other:?}"),
-            }
-        }
-        let dir = folder(&["a.jpg"]);
-        assert!(matches!(load_training(&dir.path().join("a.jpg"), false), Err(Error::Io { .. })));
-        assert!(matches!(load_training(&dir.path().join("nowhere"), false), Err(Error::Io { .. })));
-    }
 
     /// A set with so many pictures of each person.
     fn set(counts: &[usize]) -> TrainingSet {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
+use super::uses::{scoring_refusal, training_refusal};
 use super::{LabelledPicture, Layout, ReidSet};
 use crate::data::decode;
 use crate::datasets::labels::{Label, Person};
@@ -52,6 +53,10 @@ pub struct Findings {
     pub in_both: Vec<u32>,
     /// Pictures that are listed more than once, or where the file name says all, files of the same name.
     pub duplicates: Vec<String>,
+    /// Why scoring by the standard protocol refuses the set.
+    pub not_scored: Option<String>,
+    /// Why training refuses the set.
+    pub not_trained: Option<String>,
 }
 
 impl Findings {
@@ -104,18 +109,23 @@ pub fn findings(set: &ReidSet) -> Findings {
     let tested = &persons(&set.query) | &persons(&set.gallery);
     findings.in_both = trained.intersection(&tested).copied().collect();
 
-    let query = if set.query_is_gallery { &[][..] } else { &set.query };
+    // VeRi-776 has its queries in its gallery too.
+    let query = if set.query_is_gallery || set.layout == Layout::Veri { &[][..] } else { &set.query };
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for picture in set.train.iter().chain(query).chain(&set.gallery) {
         let name = match set.layout {
             // A file of the same name in two folders is the same frame.
-            Layout::Market1501 => picture.name.rsplit('/').next().unwrap_or(&picture.name),
+            Layout::Market1501 | Layout::Veri | Layout::Mars => {
+                picture.name.rsplit('/').next().unwrap_or(&picture.name)
+            }
             _ => &picture.name,
         };
         *seen.entry(name).or_default() += 1;
     }
     findings.duplicates =
         seen.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name.to_string()).collect();
+    findings.not_scored = scoring_refusal(set, true);
+    findings.not_trained = training_refusal(set);
     findings
 }
 
@@ -123,7 +133,8 @@ pub fn findings(set: &ReidSet) -> Findings {
 /// after each picture. Headers are read, pixels aren't.
 pub fn unreadable(set: &ReidSet, done: impl Fn() + Sync) -> Vec<(String, String)> {
     let query = if set.query_is_gallery { &[][..] } else { &set.query };
-    let pictures: Vec<&LabelledPicture> = set.train.iter().chain(query).chain(&set.gallery).collect();
+    let pictures: Vec<&LabelledPicture> =
+        set.train.iter().chain(query).chain(&set.gallery).chain(&set.unscored).collect();
     let mut bad: Vec<(String, String)> = pictures
         .into_par_iter()
         .filter_map(|picture| {
@@ -182,6 +193,8 @@ mod tests {
             nobody: strings(&["query/0000_c1s1_1_1.jpg"]),
             in_both: vec![1],
             duplicates: strings(&["0001_c1s1_1_1.jpg"]),
+            not_scored: None,
+            not_trained: None,
         };
         assert_eq!(findings(&set), wanted);
         assert!(!findings(&set).is_empty());
@@ -195,7 +208,8 @@ mod tests {
         assert_eq!(found.absent, ["a/1_x.jpg"]);
         assert_eq!(found.same_camera, ["b/1_x.jpg", "b/1_y.jpg"]);
         assert!(found.nobody.is_empty() && found.duplicates.is_empty());
-        let good = load_default(folder(&["a/1_x.jpg", "a/2_x.jpg"]).path());
+        assert!(found.not_scored.unwrap().contains("same camera only") && found.not_trained.is_none());
+        let good = load_default(folder(&["a/1_x.jpg", "a/2_x.jpg", "b/2_x.jpg", "b/1_x.jpg"]).path());
         assert!(findings(&good).is_empty());
     }
 

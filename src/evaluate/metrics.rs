@@ -62,6 +62,13 @@ pub struct Rules {
     pub seed: u64,
 }
 
+impl Rules {
+    /// Whether pictures of a query's person by its own camera are no matches.
+    pub fn across_cameras(&self) -> bool {
+        !self.ignore_cameras && self.protocol != Protocol::ReleasedCode
+    }
+}
+
 /// What a gallery picture is to a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
@@ -95,7 +102,7 @@ impl Retrieval<'_> {
         }
         match (asked.person, shown.person) {
             (Person::Known(a), Person::Known(b)) if a == b => {
-                if asked.camera == shown.camera && !rules.ignore_cameras && !every_picture {
+                if asked.camera == shown.camera && rules.across_cameras() {
                     Relation::LeftOut
                 } else {
                     Relation::Match

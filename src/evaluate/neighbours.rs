@@ -19,6 +19,8 @@ const MAX_QUERIES: usize = 2048;
 const FLOPS_PER_TILE: f64 = 5e10;
 /// Distances of a tile, in bytes: what one readback brings.
 const MAX_DISTANCES: u64 = 64 << 20;
+/// Largest squared length of a row: |a - b|² is at most (|a| + |b|)², and so at most f32's largest number.
+const MAX_SQUARE: f64 = f32::MAX as f64 / 4.0;
 /// Tiles of the gallery that are on their way at once: one on the adapter, one being read.
 const IN_FLIGHT: usize = 2;
 
@@ -125,6 +127,8 @@ struct Slot {
 /// What is recorded for one number of queries.
 struct Step {
     queries: usize,
+    /// The first of the queries that are there.
+    first: usize,
     rows: Buffer,
     /// (queries, gallery) of a tile.
     distances: Buffer,
@@ -214,6 +218,7 @@ impl<'a> Neighbours<'a> {
         let mut all = vec![0.0; queries.len() * width];
         for part in pieces(&queries, self.tiles.queries) {
             let out = &mut all[(part.start - queries.start) * width..][..part.len() * width];
+            let first = part.start;
             let step = self.load(part)?;
             let distances = &step.distances;
             let send = |neighbours: &mut Self, readback: &mut Readback, _: &Range<usize>| {
@@ -225,9 +230,20 @@ impl<'a> Neighbours<'a> {
                     out[tile.clone()].copy_from_slice(&found[..tile.len()]);
                 }
             })?;
+            if let Some(at) = out.iter().position(|distance| !distance.is_finite()) {
+                return Err(self.not_finite(first + at / width, at % width));
+            }
             self.step = Some(step);
         }
         Ok(all)
+    }
+
+    fn not_finite(&self, query: usize, row: usize) -> Error {
+        Error::Data(format!(
+            "the distance from {} to {} is not finite",
+            called("query", self.queries, query),
+            called("row of the gallery", self.gallery, row)
+        ))
     }
 
     /// The `k` nearest rows of the gallery to each of these queries, nearest first, equal distances in the gallery's order;
@@ -265,6 +281,9 @@ impl<'a> Neighbours<'a> {
             self.lead_past(&step, 1, send, |_, _| {})?;
             let distances = self.context.read(&nearest.distances)?;
             let indices = self.context.read(&nearest.indices)?;
+            if let Some(at) = distances.iter().position(|distance| !distance.is_finite()) {
+                return Err(self.not_finite(step.first + at / k, indices[at].to_bits() as usize));
+            }
             for (distances, indices) in distances.chunks(k).zip(indices.chunks(k)) {
                 let pairs = distances.iter().zip(indices);
                 let neighbour = |(&distance, index): (&f32, &f32)| Neighbour {
@@ -281,11 +300,14 @@ impl<'a> Neighbours<'a> {
 
     /// Brings a tile of queries to the adapter.
     fn load(&mut self, queries: Range<usize>) -> Result<Step> {
-        let step = match self.step.take() {
+        let mut step = match self.step.take() {
             Some(step) if step.queries == queries.len() => step,
             _ => self.record(queries.len())?,
         };
-        let rows = self.staging.fill("query", self.queries, queries.clone(), queries.len())?;
+        step.first = queries.start;
+        let gallery = self.gallery;
+        let other = || called("row of the gallery", gallery, 0);
+        let rows = self.staging.fill("query", self.queries, queries.clone(), queries.len(), &other)?;
         self.context.write(&step.rows, bytemuck::cast_slice(rows));
         step.prepare.run(self.context)?;
         Ok(step)
@@ -315,11 +337,14 @@ impl<'a> Neighbours<'a> {
             let slot = &mut self.slots[at];
             if slot.tile != Some(i) {
                 slot.tile = None;
+                let queries = self.queries;
+                let other = || called("query", queries, step.first);
                 let rows = self.staging.fill(
                     "row of the gallery",
                     self.gallery,
                     tile.clone(),
                     self.tiles.gallery,
+                    &other,
                 )?;
                 context.write(&slot.rows, bytemuck::cast_slice(rows));
                 slot.prepare.run(context)?;
@@ -360,6 +385,7 @@ impl<'a> Neighbours<'a> {
         };
         Ok(Step {
             queries,
+            first: 0,
             prepare: prepare(self.context, &rows, &norms, queries, dim)?,
             measure: self.slots.iter().map(measure).collect::<Result<_>>()?,
             rows,
@@ -433,6 +459,12 @@ fn check(queries: &dyn Rows, gallery: &dyn Rows) -> Result<usize> {
     Ok(dim)
 }
 
+/// What a row is called in messages: by its place, and by its name where it has one.
+fn called(what: &str, rows: &dyn Rows, row: usize) -> String {
+    let name = rows.name(row).map_or(String::new(), |name| format!(" ({name})"));
+    format!("{what} {row}{name}")
+}
+
 /// Cuts a range into pieces of `most`; the last one may be shorter.
 fn pieces(range: &Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let end = range.end;
@@ -451,16 +483,36 @@ struct Staging {
 impl Staging {
     /// Reads rows and lays them out for a tile of `count` of them: slab by slab, each row filled up with zeros to what
     /// kernels load, rows that a last tile lacks with whatever was there.
-    fn fill(&mut self, what: &str, source: &dyn Rows, rows: Range<usize>, count: usize) -> Result<&[f32]> {
+    ///
+    /// # Errors
+    /// A row that no finite distance leads to; `other` is who it would be measured from.
+    fn fill(
+        &mut self,
+        what: &str,
+        source: &dyn Rows,
+        rows: Range<usize>,
+        count: usize,
+        other: &dyn Fn() -> String,
+    ) -> Result<&[f32]> {
         let (dim, wide) = (source.dim(), padded(source.dim()));
         self.read.resize(rows.len() * dim, 0.0);
         source.read(rows.clone(), &mut self.read)?;
         if let Some(at) = self.read.iter().position(|v| !v.is_finite()) {
             return Err(Error::Usage(format!(
-                "{what} {} holds {} at place {}: distances need finite numbers",
-                rows.start + at / dim,
+                "{} holds {} at place {}: its distance from {} is not finite",
+                called(what, source, rows.start + at / dim),
                 self.read[at],
-                at % dim
+                at % dim,
+                other()
+            )));
+        }
+        let square = |row: &[f32]| row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
+        if let Some(at) = self.read.chunks(dim.max(1)).position(|row| square(row) > MAX_SQUARE) {
+            return Err(Error::Data(format!(
+                "{} has length {:.3e}: its distance from {} is not finite, or not sure to be, in f32",
+                called(what, source, rows.start + at),
+                square(&self.read[at * dim..][..dim]).sqrt(),
+                other()
             )));
         }
         self.slabs.resize(count * wide, 0.0);

@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 use crate::checkpoint::Settings;
 use crate::datasets::sampler::Sampling;
+use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::error::{Error, Result};
 use crate::gpu::ContextOptions;
 use crate::shape::{
@@ -91,14 +92,27 @@ pub struct ModelConfig {
     pub embed_tokens: PartTokens,
     /// Cut of the grid into parts.
     pub parts: PartLayout,
+    /// Whether unknown tensors of the backbone's file are passed over.
+    #[serde(default)]
+    pub ignore_unknown: bool,
 }
 
 /// `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Folder of labelled pictures.
+    /// Folder or table of labelled pictures.
     pub dir: Option<String>,
+    /// How it is laid out.
+    pub layout: Option<Layout>,
+    /// Whose boxes of CUHK03.
+    pub boxes: Boxes,
+    /// Which protocol of CUHK03.
+    pub cuhk03: Cuhk03Protocol,
+    /// Which of the splits of CUHK03's classic protocol or of CUHK01.
+    pub split: u32,
+    /// Seed of CUHK01's random splits.
+    pub split_seed: u64,
     /// Share of each person's pictures that validates.
     pub val_fraction: Option<f64>,
     /// Whether each epoch has an order of its own.
@@ -120,6 +134,20 @@ pub struct DataConfig {
     pub ignore_exif: bool,
     /// Seed of every random choice.
     pub seed: u64,
+}
+
+impl DataConfig {
+    /// How the data set is loaded.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            layout: self.layout,
+            boxes: self.boxes,
+            protocol: self.cuhk03,
+            split: self.split,
+            seed: self.split_seed,
+            follow_links: self.follow_links,
+        }
+    }
 }
 
 /// `[optim]`.
@@ -260,7 +288,7 @@ const KEYS: &[(&str, Kind, &str)] = &[
     ("model.size", Text, "input size HxW in pixels; absent: the backbone's"),
     ("model.stride", Whole, "pixels from one patch to the next; absent: the backbone's"),
     ("model.heads", Whole, "attention heads; absent: the backbone's"),
-    ("model.act", Text, "non-linearity of the MLP, gelu or quick_gelu; absent: the backbone's"),
+    ("model.act", Text, "non-linearity of the MLP, gelu or quick-gelu; absent: the backbone's"),
     ("model.ln_eps", Real, "ε of every LayerNorm; absent: the backbone's"),
     (
         "model.normalize",
@@ -276,7 +304,25 @@ const KEYS: &[(&str, Kind, &str)] = &[
         "what becomes the parts when the trained model embeds: gelt, local or global",
     ),
     ("model.parts", Text, "one part per grid row (rows) or one in all (1)"),
-    ("data.dir", Text, "pictures: Market-1501's layout or a folder per person"),
+    (
+        "model.ignore_unknown",
+        Switch,
+        "pass over unknown tensors of the backbone's file; they are refused otherwise",
+    ),
+    (
+        "data.dir",
+        Text,
+        "data set: its folder, or a table of images (.csv); its train split trains, without a split all of it",
+    ),
+    (
+        "data.layout",
+        Text,
+        "how it is laid out: market1501, cuhk03, cuhk01, msmt17, veri, mars, folders or csv; absent: by what is in it",
+    ),
+    ("data.boxes", Text, "CUHK03: boxes by a detector (detected) or by people (labelled)"),
+    ("data.cuhk03", Text, "CUHK03: 767 persons to train and 700 to test (new), or 1,367 and 100 (classic)"),
+    ("data.split", Whole, "CUHK03's classic protocol (1 to 20), CUHK01: which of the splits"),
+    ("data.split_seed", Whole, "CUHK01: seed of the random halves"),
     (
         "data.val_fraction",
         Real,
@@ -374,9 +420,15 @@ impl Config {
                 tokens: PartTokens::Gelt,
                 embed_tokens: PartTokens::Gelt,
                 parts: PartLayout::Rows,
+                ignore_unknown: false,
             },
             data: DataConfig {
                 dir: None,
+                layout: None,
+                boxes: Boxes::default(),
+                cuhk03: Cuhk03Protocol::default(),
+                split: 1,
+                split_seed: 0,
                 val_fraction: None,
                 shuffle: true,
                 flip: 0.5,
@@ -544,6 +596,7 @@ impl Config {
             lambda_on: Some(model.lambda_on),
             tokens: Some(model.tokens),
             parts: Some(model.parts),
+            ignore_unknown: model.ignore_unknown,
         }
     }
 
@@ -614,6 +667,7 @@ impl Config {
         let rules = [
             ("model.lambda", model.lambda >= 0.0, "0 or more"),
             ("model.ln_eps", model.ln_eps.is_none_or(|eps| eps > 0.0), "above 0"),
+            ("data.split", data.split >= 1, "1 or more"),
             ("data.val_fraction", data.val_fraction.is_none_or(in_unit), "from 0 to below 1"),
             ("data.flip", probability(data.flip), "from 0 to 1"),
             ("data.erasing", probability(data.erasing), "from 0 to 1"),
@@ -835,6 +889,7 @@ mod tests {
         config.model.ln_eps = Some(1e-6);
         config.model.normalize = Some(Normalize::Half);
         config.data.dir = Some("d".into());
+        config.data.layout = Some(Layout::OccludedReid);
         config.data.val_fraction = Some(0.1);
         config.schedule.max_steps = Some(9);
         config.device.adapter = Some("a".into());
@@ -985,6 +1040,16 @@ mod tests {
         assert_eq!((silent.preset, silent.optim.lr, silent.schedule.epochs), (Preset::Full, 1e-3, 4));
         assert_eq!((silent.schedule.max_steps, silent.device.adapter), (None, None));
 
+        // A run that was saved before data sets had options.
+        let text = config.to_toml();
+        let old =
+            text.lines().filter(|line| !["boxes", "cuhk03", "split"].iter().any(|key| line.starts_with(key)));
+        let old: Vec<&str> = old.collect();
+        assert_eq!(old.len(), text.lines().count() - 4);
+        let before = dir.path().join("old.toml");
+        std::fs::write(&before, old.join("\n")).unwrap();
+        assert_eq!(Config::resume(&before, &first).unwrap(), config);
+
         let free = layers(&[("schedule.epochs", "9"), ("device.adapter", "x")], &["schedule.save_every=5"]);
         assert_eq!(Config::resume(&saved, &free).unwrap().schedule.epochs, 9);
         let spelled = format!("{pictures}/../{}", dir.path().file_name().unwrap().to_str().unwrap());
@@ -995,6 +1060,7 @@ mod tests {
             ("preset", "paper"),
             ("data.seed", "1"),
             ("data.dir", "elsewhere"),
+            ("data.split", "2"),
             ("data.val_fraction", "0"),
             ("model.size", "64x32"),
         ] {

@@ -7,6 +7,7 @@ use super::trainer::Watch;
 use crate::checkpoint::{self, Network, StateData, StateTensor};
 use crate::data::augment::Augment;
 use crate::datasets::sampler::{self, TrainingSet};
+use crate::datasets::uses::training_set;
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::kernels::adam::Betas;
@@ -92,7 +93,7 @@ impl Job {
     pub fn start(layers: &config::Layers, watch: &mut dyn Watch) -> Result<Job> {
         let mut config = Config::resolve(layers)?;
         let backbone = needed(&config.model.backbone, "backbone")?;
-        let (set, train, validation) = pictures(&config)?;
+        let (set, train, validation) = pictures(&config, |text| watch.note(text))?;
         let mut network = checkpoint::load(&backbone, &config.settings())?;
         for note in &network.notes {
             watch.note(note);
@@ -102,7 +103,7 @@ impl Job {
         network.heads = init_heads(config.data.seed, parts, dim, hidden, set.classes.len());
         network.class_names = Some(set.classes.clone());
         if set.skipped > 0 {
-            watch.note(&format!("{} files are junk, distractors or outside the layout", set.skipped));
+            watch.note(&format!("{} files are junk or outside the layout", set.skipped));
         }
         if !set.left_out.counts().is_empty() {
             watch.note(&format!("left out: {}", set.left_out));
@@ -122,7 +123,7 @@ impl Job {
     pub fn resume(out: &Path, layers: &config::Layers) -> Result<Job> {
         let last = out.join("last.safetensors");
         let config = Config::resume(&out.join("config.toml"), layers)?;
-        let (set, train, validation) = pictures(&config)?;
+        let (set, train, validation) = pictures(&config, |_| {})?;
         let network = checkpoint::load(&last, &config.settings())?;
         let state = checkpoint::read_state(&last)?;
         if network.class_names.as_ref() != Some(&set.classes) {
@@ -237,9 +238,10 @@ fn needed(value: &Option<String>, flag: &str) -> Result<PathBuf> {
     value.clone().map(PathBuf::from).ok_or_else(|| Error::Usage(format!("--{flag} is needed")))
 }
 
-/// The labelled pictures; those that train; those that validate.
-fn pictures(config: &Config) -> Result<(TrainingSet, Vec<usize>, Vec<usize>)> {
-    let set = sampler::load_training(&needed(&config.data.dir, "data")?, config.data.follow_links)?;
+/// The labelled pictures; those that train; those that validate. `note` is called with what the user should know.
+fn pictures(config: &Config, note: impl FnMut(&String)) -> Result<(TrainingSet, Vec<usize>, Vec<usize>)> {
+    let (set, notes) = training_set(&needed(&config.data.dir, "data")?, &config.data.load_options())?;
+    notes.iter().for_each(note);
     let (train, validation) = set.split(config.data.val_fraction, config.data.seed);
     let (batch_size, persons) = (config.schedule.batch_size, config.data.persons_per_batch);
     if batch_size < 2 || train.len() < 2 {

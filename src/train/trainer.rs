@@ -495,6 +495,7 @@ impl Run<'_, '_> {
         let network = Network {
             config: config.saved_network(&network.config),
             tensors,
+            file_positions: None,
             heads: BTreeMap::new(),
             ..network.clone()
         };

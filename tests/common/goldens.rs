@@ -1,13 +1,15 @@
 //! The goldens that `tools/make_goldens.py` wrote: a model file and what PyTorch makes of it.
 
 use lat_wgpu::checkpoint::Settings;
+use lat_wgpu::shape::Normalize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The golden's settings, as `settings` in its metadata tells them.
 pub fn settings(metadata: &BTreeMap<String, String>) -> Settings {
     let told: BTreeMap<String, serde_json::Value> = serde_json::from_str(&metadata["settings"]).unwrap();
-    let mut settings = Settings::default();
+    // PyTorch was given ImageNet's numbers where nothing else is told, whatever the names in the file.
+    let mut settings = Settings { normalize: Some(Normalize::Imagenet), ..Settings::default() };
     for (key, value) in told {
         match key.as_str() {
             "size" => settings.size = Some(value.as_str().unwrap().parse().unwrap()),

@@ -3,7 +3,10 @@
 //! `data/` holds the inputs: drawn or random images, a tiny backbone, files that are something else than their name says.
 
 mod common;
+mod datasets;
+mod embeddings;
 mod messages;
 mod outputs;
 mod serve;
 mod walk;
+mod weights;

@@ -2,7 +2,7 @@
 
 use super::connections::{Connections, Limits};
 use crate::data::decode;
-use crate::data::gallery::{Gallery, ImageFolder};
+use crate::data::gallery::{Gallery, Images, read_image};
 use crate::error::{Error, Result};
 use crate::kernels::topk::MAX_K;
 use axum::body::Bytes;
@@ -59,7 +59,7 @@ pub(super) struct Site {
     /// Rows that can be found, ascending: other pictures aren't shown either.
     pub kept: Vec<usize>,
     /// Where the gallery's pictures lie, if they are to be shown.
-    pub images: Option<ImageFolder>,
+    pub images: Option<Images>,
     /// How many are listed unless the request says so.
     pub top: usize,
     /// Answer of `/health`.
@@ -204,7 +204,7 @@ async fn image(
     let none = || Refusal::new(StatusCode::NOT_FOUND, "there is no such picture");
     let row = row.ok().and_then(|Path(row)| row.parse().ok());
     let row = row.filter(|row| site.kept.binary_search(row).is_ok()).ok_or_else(none)?;
-    let read = move || site.images.as_ref()?.read(&site.gallery.names()[row]);
+    let read = move || read_image(&site.gallery.image(site.images.as_ref()?, row)?);
     let bytes = tokio::task::spawn_blocking(read).await.ok().flatten().ok_or_else(none)?;
     let kind = decode::media_type(&bytes).ok_or_else(none)?;
     Ok(([(CONTENT_TYPE, kind)], bytes).into_response())

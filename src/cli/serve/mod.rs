@@ -9,10 +9,10 @@ mod http;
 
 use super::args::ServeArguments;
 use super::open;
-use super::search::{Found, Verdicts, check_fits, verdicts};
+use super::search::{Found, Verdicts, check_fits, check_weights, verdicts};
 use super::signals::Signals;
 use crate::data::decode::{self, DecodeOptions};
-use crate::data::gallery::{Gallery, ImageFolder};
+use crate::data::gallery::Gallery;
 use crate::data::preprocess::resize_bicubic;
 use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
@@ -52,9 +52,15 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     let gallery = Arc::new(Gallery::open(&arguments.gallery)?);
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     check_fits(&gallery, &network, reduction.as_ref(), false)?;
+    let components = arguments.reduce.as_deref().zip(reduction.as_ref());
+    check_weights(&arguments.model, &network, &gallery, components, arguments.allow_other_weights)?;
     let kept = gallery.filtered(&arguments.filter)?;
     let selected = Selected::new(&*gallery, kept.clone());
-    let images = arguments.images.as_deref().map(ImageFolder::open).transpose()?;
+    // Others see images only where the user says which.
+    let images = match &arguments.images {
+        None if !address.ip().is_loopback() => None,
+        folder => gallery.images(folder.as_deref())?,
+    };
     let verdicts = verdicts(&network, gallery.is_flipped(), reduction.is_some());
     if !address.ip().is_loopback() {
         eprintln!(

@@ -1,0 +1,291 @@
+//! Uses of a data set: on what training works, and why training or scoring would refuse the set.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::sampler::{Sample, TrainingSet};
+use super::{LabelledPicture, Layout, LoadOptions, ReidSet, camera_name, load, person_name};
+use crate::datasets::labels::{Label, Person};
+use crate::error::{Error, Result};
+
+/// Images that train, with the number of each one's person: those of the train split, or where there is no split all;
+/// junk is left out, and `0000` is a person like any other. `None` where there is a split without train images.
+fn trains(set: &ReidSet) -> Option<Vec<(&LabelledPicture, &str)>> {
+    let mut pictures: Vec<&LabelledPicture> = match has_split(set) {
+        false => set.gallery.iter().chain(&set.unscored).collect(),
+        true if set.train.is_empty() => return None,
+        true => set.train.iter().collect(),
+    };
+    pictures.retain(|picture| picture.label.person != Person::Junk);
+    pictures.sort_by(|a, b| a.name.cmp(&b.name));
+    Some(pictures.into_iter().map(|p| (p, person_name(&set.persons, p.label.person))).collect())
+}
+
+/// Whether the set says which images train; else all of them do.
+pub fn has_split(set: &ReidSet) -> bool {
+    !set.query_is_gallery || !set.train.is_empty()
+}
+
+/// Why training refuses the set, if it does.
+pub fn training_refusal(set: &ReidSet) -> Option<String> {
+    let Some(pictures) = trains(set) else {
+        let (queries, gallery) = (set.query.len(), set.gallery.len());
+        return Some(format!(
+            "no train images: there are {queries} of the query and {gallery} of the gallery only"
+        ));
+    };
+    if let Some(folder) = set.empty.first() {
+        return Some(format!("the folder of person {folder} holds no image"));
+    }
+    let persons: BTreeSet<&str> = pictures.iter().map(|(_, person)| *person).collect();
+    match (persons.len(), persons.first()) {
+        (1, Some(person)) => Some(format!("one person only trains ({person}); training needs two")),
+        (0, _) => Some("no image of a person trains: all are junk (-1)".to_string()),
+        _ => None,
+    }
+}
+
+/// Why scoring refuses the set, if it does; `across_cameras`: images by a query's own camera are no match.
+pub fn scoring_refusal(set: &ReidSet, across_cameras: bool) -> Option<String> {
+    let mars = "; MARS lists its queries in info/*.mat, MATLAB files that are not read here, so only training is \
+                offered: to score, list the test images in a CSV of path,person,camera,split";
+    if set.query.is_empty() && !set.unscored.is_empty() {
+        return Some("no image is named CAMERA_anything, so nobody knows which camera took it".to_string());
+    }
+    if set.query.is_empty() {
+        let mars = if set.layout == Layout::Mars { mars } else { "" };
+        return Some(format!("no query pictures{mars}"));
+    }
+    if set.gallery.is_empty() {
+        return Some("no gallery pictures".to_string());
+    }
+    let [queries, gallery] =
+        [&set.query, &set.gallery].map(|list| list.iter().map(|p| p.label).collect::<Vec<Label>>());
+    match_refusal(&queries, &gallery, set.query_is_gallery, across_cameras)
+}
+
+/// Why no query has a match in the gallery, if none has.
+pub fn match_refusal(
+    queries: &[Label],
+    gallery: &[Label],
+    query_is_gallery: bool,
+    across_cameras: bool,
+) -> Option<String> {
+    let mut by_person: BTreeMap<u32, BTreeMap<u32, usize>> = BTreeMap::new();
+    for label in gallery {
+        if let Person::Known(person) = label.person {
+            *by_person.entry(person).or_default().entry(label.camera).or_default() += 1;
+        }
+    }
+    let (mut absent, mut same_camera) = (0, 0);
+    for Label { person, camera } in queries {
+        let Person::Known(person) = person else { continue };
+        let shown = by_person.get(person);
+        let count = |own: bool| -> usize {
+            shown.into_iter().flatten().filter(|(by, _)| (*by == camera) == own).map(|(_, count)| count).sum()
+        };
+        let own = count(true).saturating_sub(usize::from(query_is_gallery));
+        match (count(false), own) {
+            (0, 0) => absent += 1,
+            (0, _) if across_cameras => same_camera += 1,
+            _ => return None,
+        }
+    }
+    let mut reasons = Vec::new();
+    for (count, why) in [
+        (absent, "not in the gallery"),
+        (same_camera, "in the gallery by the same camera only"),
+        (queries.len() - absent - same_camera, "junk or a distractor"),
+    ] {
+        if count > 0 {
+            reasons.push(format!("{count} {why}"));
+        }
+    }
+    let advice = if same_camera > 0 { "; --ignore-cameras lets these match" } else { "" };
+    Some(format!("no query has a match in the gallery: {}{advice}", reasons.join(", ")))
+}
+
+/// Loads what training works on: the train split, or where a data set has no split all of it. With it come notes for
+/// the user.
+///
+/// # Errors
+/// As [`load`]; `Data` where [`training_refusal`] has a reason.
+pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, Vec<String>)> {
+    let set = load(dir, options)?;
+    let refused = |reason: String| Error::Data(format!("{}: {reason}", dir.display()));
+    if let Some(reason) = training_refusal(&set) {
+        return Err(refused(reason));
+    }
+    let labelled = trains(&set).unwrap_or_default();
+    let mut classes: Vec<String> = labelled.iter().map(|(_, person)| person.to_string()).collect();
+    classes.sort();
+    classes.dedup();
+    let pictures: Vec<Sample> = labelled
+        .iter()
+        .map(|(picture, person)| Sample {
+            path: picture.path.clone(),
+            name: picture.name.clone(),
+            // Every person is in the list that was made of them.
+            class: classes.partition_point(|class| class.as_str() < *person),
+        })
+        .collect();
+    let mut notes = Vec::new();
+    if !has_split(&set) {
+        notes.push(format!(
+            "{} has no train split: all {} images of {} persons train",
+            dir.display(),
+            pictures.len(),
+            classes.len()
+        ));
+    }
+    notes.extend(labelled.first().map(|(picture, _)| example(&set, picture)));
+    // Images without a camera count among those that were left out, but train.
+    let listed = if has_split(&set) { set.train.len() } else { set.gallery.len() };
+    let skipped = (set.skipped.len() + listed).saturating_sub(pictures.len());
+    let left_out = set.left_out.clone();
+    Ok((TrainingSet { pictures, classes, skipped, left_out }, notes))
+}
+
+/// One image with its person and camera, for the user to see that names are read as meant.
+pub fn an_example(set: &ReidSet) -> Option<String> {
+    let known = |picture: &&LabelledPicture| matches!(picture.label.person, Person::Known(_));
+    let mut all = set.query.iter().chain(&set.gallery).chain(&set.train);
+    all.find(known).map(|picture| example(set, picture))
+}
+
+fn example(set: &ReidSet, picture: &LabelledPicture) -> String {
+    let Label { person, camera } = picture.label;
+    let number = camera.to_string();
+    let camera = match set.layout {
+        Layout::Folders | Layout::Csv | Layout::Msmt17 | Layout::Viper | Layout::Prid => {
+            camera_name(&set.cameras, camera)
+        }
+        _ => &number,
+    };
+    let person = person_name(&set.persons, person);
+    format!("{} is person {person}, seen by camera {camera}", picture.path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{folder, load_default, write};
+    use super::*;
+
+    fn training(dir: &Path) -> Result<(TrainingSet, Vec<String>)> {
+        training_set(dir, &LoadOptions::default())
+    }
+
+    fn labels(set: &TrainingSet) -> Vec<(&str, usize)> {
+        set.pictures.iter().map(|s| (s.name.as_str(), s.class)).collect()
+    }
+
+    #[test]
+    fn market_names_give_persons_and_junk_is_left_out() {
+        let files = [
+            "1500_c6s4_002427_06.jpg",
+            "0002_c1s1_000451_03.jpg",
+            "0002_c1s2_000001_01.png",
+            "-1_c1s1_000401_03.jpg",
+            "0000_c1s1_000151_01.jpg",
+            "0002.jpg",
+            "more/0007_c1s1_000451_03.jpg",
+            "Thumbs.db",
+        ];
+        let flat = folder(&files);
+        let (set, notes) = training(flat.path()).unwrap();
+        assert_eq!(set.classes, ["0000", "0002", "1500"]);
+        let wanted = [
+            ("0000_c1s1_000151_01.jpg", 0),
+            ("0002_c1s1_000451_03.jpg", 1),
+            ("0002_c1s2_000001_01.png", 1),
+            ("1500_c6s4_002427_06.jpg", 2),
+        ];
+        assert_eq!(labels(&set), wanted);
+        assert_eq!((set.skipped, set.left_out.to_string().as_str()), (3, "1 hidden"));
+        assert_eq!(set.pictures[3].path, flat.path().join(files[0]));
+        assert!(notes[0].ends_with(" has no train split: all 4 images of 3 persons train"), "{notes:?}");
+        assert!(notes[1].ends_with("0000_c1s1_000151_01.jpg is person 0000, seen by camera 1"), "{notes:?}");
+
+        let inside: Vec<String> = files.iter().map(|name| format!("bounding_box_train/{name}")).collect();
+        let mut inside: Vec<&str> = inside.iter().map(String::as_str).collect();
+        inside.push("query/0003_c1s1_000451_03.jpg");
+        let (other, notes) = training(folder(&inside).path()).unwrap();
+        assert_eq!((&other.classes, other.pictures.len()), (&set.classes, 4));
+        assert_eq!(
+            (other.pictures[1].name.as_str(), notes.len()),
+            ("bounding_box_train/0002_c1s1_000451_03.jpg", 1)
+        );
+    }
+
+    #[test]
+    fn every_folder_is_a_person() {
+        let dir =
+            folder(&["b/1.jpg", "b/deep/2_.WEBP", "-1/x.png", "0000/y.gif", "b/notes.txt", "loose.jpg"]);
+        let (set, _) = training(dir.path()).unwrap();
+        assert_eq!(set.classes, ["0000", "b"]);
+        assert_eq!(labels(&set), [("0000/y.gif", 0), ("b/1.jpg", 1), ("b/deep/2_.WEBP", 1)]);
+        assert_eq!((set.skipped, set.left_out.to_string().as_str()), (2, "1 .txt"));
+        // Frames without a camera train, but are not scored.
+        let dir = folder(&["7/0001.jpg", "7/0002.jpg", "8/0001.jpg"]);
+        let (set, notes) = training(dir.path()).unwrap();
+        assert_eq!((set.classes, set.skipped), (vec!["7".to_string(), "8".to_string()], 0));
+        assert!(notes[1].ends_with("7/0001.jpg is person 7, seen by camera unknown"), "{notes:?}");
+        assert!(scoring_refusal(&load_default(dir.path()), true).unwrap().contains("CAMERA_anything"));
+    }
+
+    #[test]
+    fn the_train_split_alone_trains() {
+        let dir = folder(&["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]);
+        let table = "path,person,camera,split\n1.jpg,anna,1,train\n2.jpg,0000,1,train\n3.jpg,-1,1,train\n\
+                     4.jpg,eve,1,query\n5.jpg,0000,2,gallery\n";
+        write(dir.path(), "mine.csv", table);
+        let (set, _) = training(dir.path()).unwrap();
+        assert_eq!(
+            (set.classes, set.pictures.len(), set.skipped),
+            (vec!["0000".into(), "anna".into()], 2, 1)
+        );
+        let set = load_default(dir.path());
+        assert_eq!(set.train[1].label.person, Person::Known(0));
+        assert_eq!(set.gallery[0].label.person, Person::Distractor);
+    }
+
+    #[test]
+    fn refusals_have_their_reasons() {
+        for (files, words) in [
+            (&["-1_c1s1_000401_03.jpg"][..], "all are junk"),
+            (&["query/a/1_x.jpg", "gallery/a/2_x.jpg"], "1 of the query and 1 of the gallery only"),
+            (&["a/1_x.jpg", "a/1_y.jpg"], "one person only trains (a)"),
+            (&["train/a/1_x.jpg", "query/b/1_x.jpg", "gallery/b/2_x.jpg"], "one person only trains (a)"),
+            (&["a/1_x.jpg", "b/1_y.jpg", "c/notes.txt"], "person c holds no image"),
+        ] {
+            let dir = folder(files);
+            match training(dir.path()) {
+                Err(Error::Data(text)) => assert!(text.contains(words), "{text}"),
+                other => panic!("{files:?}: {other:?}"),
+            }
+        }
+        for (files, across, words) in [
+            (
+                &["bbox_train/0001/0001C1T0001F001.jpg", "bbox_test/0001/0001C1T0001F001.jpg"][..],
+                true,
+                "info/*.mat",
+            ),
+            (&["train/a/1_x.jpg"], true, "no query pictures"),
+            (&["query/a/1_x.jpg"], true, "no gallery pictures"),
+            (
+                &["a/1_x.jpg", "a/1_y.jpg", "b/1_x.jpg"],
+                true,
+                "1 not in the gallery, 2 in the gallery by the same",
+            ),
+            (&["a/1_x.jpg", "b/1_x.jpg", "-1/1_x.jpg"], false, "2 not in the gallery, 1 junk"),
+        ] {
+            let set = load_default(folder(files).path());
+            let reason = scoring_refusal(&set, across).unwrap();
+            assert!(reason.contains(words), "{files:?}: {reason}");
+        }
+        let set = load_default(folder(&["a/1_x.jpg", "a/1_y.jpg", "b/1_x.jpg"]).path());
+        assert_eq!(scoring_refusal(&set, false), None);
+        let set = load_default(folder(&["a/1_x.jpg", "a/2_y.jpg"]).path());
+        assert_eq!(scoring_refusal(&set, true), None);
+    }
+}
