@@ -77,18 +77,26 @@ impl<'c> Embedder<'c> {
         let most = most_bound.min(most_kept);
         let batch = batch.unwrap_or_else(|| most.clamp(1, filling_batch(context, config.tokens())));
         if batch > most {
-            return Err(Error::TooLarge(if most_bound <= most_kept {
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            let what = if batch == 1 { "one image".to_string() } else { format!("a batch of {batch}") };
+            let error = Error::TooLarge(if most_bound <= most_kept {
                 format!(
-                    "a batch of {batch} needs bindings of {} bytes; {} binds at most {}",
+                    "{what} needs bindings of {} bytes; {} binds at most {}",
                     batch as u64 * summary.largest_tensor_bytes,
                     context.adapter.name,
                     context.max_tensor_bytes()
                 )
             } else {
+                let allowed = memory as f64 / f64::from(1 << 20);
                 format!(
-                    "a batch of {batch} needs {} bytes; the memory allowed is {memory}",
-                    need.bytes(batch)
+                    "{what} needs {} MiB of device memory; {allowed:.1} MiB are allowed",
+                    mib(need.bytes(batch))
                 )
+            });
+            return Err(error.hinted(match (most, most_bound) {
+                (0, 0) => "a smaller input size needs smaller bindings".to_string(),
+                (0, _) => format!("at least {} MiB are needed, for one image at a time", mib(need.bytes(1))),
+                _ => format!("a batch of {most} fits"),
             }));
         }
         let step = (batch == 1).then_some(one);
@@ -292,7 +300,7 @@ pub fn embed_pictures(
                 let (names, images): (Vec<_>, Vec<_>) = queue.drain(..count).unzip();
                 match embedder.submit(&images) {
                     Ok(()) => flying.push_back(names),
-                    Err(error @ Error::Memory(_)) if embedder.halve() => {
+                    Err(error) if matches!(error.plain(), Error::Memory(_)) && embedder.halve() => {
                         watch.note(&format!("{error}; going on with batches of {}", embedder.batch()));
                         for picture in names.into_iter().zip(images).rev() {
                             queue.push_front(picture);

@@ -1,5 +1,6 @@
 //! The one error type: what went wrong, in which file or tensor, and what the user can do about it.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -92,6 +93,14 @@ pub enum Error {
     /// The need is larger than the memory or binding that the adapter offers.
     #[error("{0}")]
     TooLarge(String),
+    /// One of the others, with what the user can try next: made by [`Error::hinted`], seen through by [`Error::plain`].
+    #[error("{error}")]
+    Hinted {
+        /// What went wrong.
+        error: Box<Error>,
+        /// What to try.
+        hint: Cow<'static, str>,
+    },
 }
 
 impl Error {
@@ -101,10 +110,39 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// That no row of a table is named as a filter says, with what names look like.
+    pub fn no_row(filter: &str, names: &[String]) -> Error {
+        let mut kernels: Vec<&str> = names.iter().filter_map(|name| name.split(' ').next()).collect();
+        kernels.sort_unstable();
+        kernels.dedup();
+        let example = names.first().map_or("", String::as_str);
+        Error::NothingToDo(format!("no row's name contains {filter:?}"))
+            .hinted(format!("a name is such as {example:?}; the first words are {}", kernels.join(", ")))
+    }
+
+    /// The same error with what the user can try next; a hint that it had is replaced.
+    ///
+    /// A hint is given where the cause is known, and where it names flags, by the command that has them.
+    pub fn hinted(self, hint: impl Into<Cow<'static, str>>) -> Error {
+        let error = match self {
+            Error::Hinted { error, .. } => error,
+            plain => Box::new(plain),
+        };
+        Error::Hinted { error, hint: hint.into() }
+    }
+
+    /// The error without its hint.
+    pub fn plain(&self) -> &Error {
+        match self {
+            Error::Hinted { error, .. } => error,
+            plain => plain,
+        }
+    }
+
     /// The message and those of its causes, in one line.
     pub fn with_causes(&self) -> String {
         let mut line = self.to_string();
-        let mut cause = std::error::Error::source(self);
+        let mut cause = std::error::Error::source(self.plain());
         while let Some(error) = cause {
             line.push_str(&format!(": {error}"));
             cause = error.source();
@@ -114,55 +152,33 @@ impl Error {
 
     /// Whether the same work may succeed on the same adapter, opened anew.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Error::Lost(_) | Error::Memory(_))
+        matches!(self.plain(), Error::Lost(_) | Error::Memory(_))
     }
 
-    /// What the user can try next, if there is something to say.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// What the user can try next, if there is something to say: what [`Error::hinted`] was given, and of the file system
+    /// what the system's own reason tells.
+    pub fn hint(&self) -> Option<&str> {
         match self {
-            Error::NoAdapter(_) => Some(
-                "install a Vulkan driver (Debian and Ubuntu: apt install mesa-vulkan-drivers); `lat-wgpu info` lists what is found",
-            ),
-            Error::Weights { .. } | Error::Tensor { .. } => Some(
-                "`lat-wgpu inspect FILE` lists the tensors of a file; weights/README.md tells what can be used",
-            ),
-            Error::TooLarge(_) => Some(
-                "a smaller --batch, --micro-batch or --size needs less; .npy and .parquet take any number of rows",
-            ),
-            Error::Gpu(_) => {
-                Some("try --adapter with another name from `lat-wgpu info`, or a smaller --batch")
-            }
-            Error::Lost(_) => {
-                Some("a driver resets an adapter that works too long or runs too hot; what was saved stands")
-            }
-            Error::Memory(_) => {
-                Some("a smaller --batch or --micro-batch needs less; do other programs use the adapter?")
-            }
-            Error::Python(_) => Some(
-                "--to onnx needs Python with three packages: pip install onnx numpy safetensors; LAT_PYTHON=PATH names another Python",
-            ),
-            Error::NothingToDo(_) => Some("inputs are folders or .jpg .jpeg .png .bmp .webp .gif .tif files"),
-            Error::Io { action: "create" | "write" | "replace", .. } => {
-                Some("is the folder there, writable, and not full?")
-            }
-            Error::Io { action: "listen on", .. } => {
-                Some("is the address this machine's, and the port free? --port 0 takes any that is free")
-            }
-            Error::NotFinite { .. } => {
-                Some("the state before this step is saved; try a lower --lr, or --clip-norm 1")
-            }
-            Error::Io { source, .. } => match source.kind() {
+            Error::Hinted { hint, .. } => Some(hint),
+            Error::Io { action: "create" | "write" | "replace", source, .. } => Some(match source.kind() {
+                ErrorKind::NotFound => "make that folder first, or choose another name",
+                ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+                    "something else has that name: choose another one"
+                }
+                _ => "is the folder there, writable, and not full?",
+            }),
+            Error::Io { action: "open" | "read", source, .. } => match source.kind() {
                 // It was found and read, but isn't what it should be.
                 ErrorKind::InvalidData => None,
                 _ => Some("is the path right, and may this user read it?"),
             },
-            Error::Usage(_) | Error::Data(_) | Error::Image { .. } | Error::Interrupted { .. } => None,
+            _ => None,
         }
     }
 
     /// Exit code of the process: 2 for bad usage, 130 or 143 when interrupted, else 1.
     pub fn exit_code(&self) -> u8 {
-        match self {
+        match self.plain() {
             Error::Usage(_) => 2,
             Error::Interrupted { signal, .. } => 128 + signal,
             _ => 1,
@@ -176,9 +192,49 @@ mod tests {
 
     #[test]
     fn what_was_read_needs_no_other_path() {
-        let hint = |kind: ErrorKind| Error::io("read", Path::new("a"))(kind.into()).hint();
+        let hint = |kind: ErrorKind| Some(Error::io("read", Path::new("a"))(kind.into()).hint()?.to_string());
         assert!(hint(ErrorKind::NotFound).unwrap().contains("path right"));
         assert!(hint(ErrorKind::PermissionDenied).unwrap().contains("may this user read"));
         assert_eq!(hint(ErrorKind::InvalidData), None);
+    }
+
+    #[test]
+    fn a_hint_changes_nothing_but_the_hint() {
+        let io = || Error::io("write", Path::new("a"))(ErrorKind::StorageFull.into());
+        for (plain, code) in
+            [(io(), 1), (Error::Usage("u".into()), 2), (Error::Interrupted { signal: 2, outcome: "" }, 130)]
+        {
+            let words = plain.with_causes();
+            let hinted = plain.hinted("first").hinted("second");
+            assert_eq!(
+                (hinted.with_causes(), hinted.exit_code(), hinted.hint()),
+                (words, code, Some("second"))
+            );
+            assert!(!matches!(hinted.plain(), Error::Hinted { .. }));
+        }
+        assert!(Error::Lost("l".into()).hinted("h").may_pass());
+    }
+
+    #[test]
+    fn no_hint_comes_with_a_kind_of_error() {
+        let text = || "what happened".to_string();
+        let path = || PathBuf::from("a");
+        for error in [
+            Error::Usage(text()),
+            Error::NothingToDo(text()),
+            Error::Data(text()),
+            Error::NoAdapter(text()),
+            Error::Gpu(text()),
+            Error::Lost(text()),
+            Error::Memory(text()),
+            Error::Python(text()),
+            Error::TooLarge(text()),
+            Error::Image { path: path(), reason: text() },
+            Error::Weights { path: path(), reason: text() },
+            Error::Tensor { path: path(), tensor: text(), expected: text(), found: text() },
+            Error::NotFinite { step: 1, pictures: text() },
+        ] {
+            assert_eq!(error.hint(), None, "{error}");
+        }
     }
 }

@@ -37,7 +37,7 @@ fn a_chunk_that_is_not_there_gets_no_room() {
     // Its EXIF chunk claims 3.3 GB, which the decoder made room for.
     let bytes = std::fs::read(found("exif.webp")).unwrap();
     let reason = decode(&bytes, DecodeOptions::default()).unwrap_err();
-    assert_eq!(reason, "truncated: the file is shorter than a chunk says");
+    assert_eq!(reason, "is truncated: the file is shorter than a chunk says");
 }
 
 #[test]

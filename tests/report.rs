@@ -177,9 +177,10 @@ fn a_search_is_a_page_too() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
+    // Figures are drawn into an empty folder alone.
+    expect(0, here, &["draw", ".", "--persons", "4", "--cameras", "3", "--images", "1"]);
     std::fs::copy(model, here.join("m.safetensors")).unwrap();
     let network = ["--model", "m.safetensors", "--heads", "2"];
-    expect(0, here, &["draw", ".", "--persons", "4", "--cameras", "3", "--images", "1"]);
     expect(0, here, &[&["embed"], &network[..], &["bounding_box_test", "--out", "g.npy"]].concat());
     let search =
         [&["search"], &network[..], &["--gallery", "g.npy", "--query", "query", "--top", "3"]].concat();

@@ -54,9 +54,10 @@ pub fn run(
 ) -> Result<Report> {
     let Options { filter, samples } = options;
     let mut rows = rows::rows(context);
+    let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     rows.retain(|row| row.name.contains(filter));
     if rows.is_empty() {
-        return Err(Error::NothingToDo(format!("no row's name contains {filter:?}")));
+        return Err(Error::no_row(filter, &names));
     }
     next(0, rows.len(), "roofs")?;
     let mut roofs = Roofs::find(context)?;

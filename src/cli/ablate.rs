@@ -4,11 +4,14 @@
 use super::args::AblateArguments;
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::json;
+use super::open;
+use super::paths::Paths;
 use super::signals::Signals;
-use super::train::{Progress, TestPictures};
+use super::train::{Progress, TestPictures, run_paths};
 use crate::checkpoint::{self, Settings};
 use crate::data::decode::DecodeOptions;
 use crate::data::files::write_atomically;
+use crate::data::lock;
 use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
 use crate::evaluate::metrics::{Rules, Scores};
@@ -45,7 +48,13 @@ struct Row {
     with_blockwise: Reached,
 }
 
+/// What makes up the table, beside the run folders.
+const TABLES: [&str; 2] = ["table.md", "table.json"];
+/// The scores of a run's model, in its folder.
+const SCORES: &str = "scores.json";
+
 pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
+    check_paths(arguments)?;
     let Config { data, .. } = Config::resolve(&layers(arguments, arguments.flags()))?;
     let dir = data.dir.clone().unwrap_or_default();
     let set = load_set(Path::new(&dir), &data.load_options(), &Rules::default())?;
@@ -61,10 +70,9 @@ pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
             let mut reached = Vec::new();
             let mut classifiers = 0;
             for preset in PRESETS {
-                let name = format!("{}-{tokens_key}-{preset}", model.to_lowercase());
-                eprintln!("{name}");
-                let keys = [("model.parts", parts), ("model.tokens", tokens_key), ("preset", preset)];
-                let (scores, parts) = one(arguments, &name, &keys, &set, &signals)?;
+                let variant = Variant { model, parts, tokens: tokens_key, preset };
+                eprintln!("{}", variant.name());
+                let (scores, parts) = one(arguments, &variant, &set, &signals)?;
                 reached.push(scores);
                 classifiers = parts;
             }
@@ -74,9 +82,10 @@ pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
         }
     }
     let table = markdown(&rows);
-    write_atomically(&arguments.out.join("table.md"), table.as_bytes())?;
+    let [markdown, json] = TABLES.map(|name| arguments.out.join(name));
+    write_atomically(&markdown, table.as_bytes())?;
     let value = serde_json::json!({ "protocol": "standard", "rows": rows });
-    json::write(&arguments.out.join("table.json"), &value)?;
+    json::write(&json, &value)?;
     match &arguments.json {
         Some(target) => json::write(target, &value)?,
         None => print!("{table}"),
@@ -84,6 +93,61 @@ pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// One of the twelve models.
+struct Variant {
+    model: &'static str,
+    parts: &'static str,
+    tokens: &'static str,
+    preset: &'static str,
+}
+
+impl Variant {
+    fn all() -> Vec<Variant> {
+        let mut all = Vec::new();
+        for (model, parts) in MODELS {
+            for (_, tokens) in TOKENS {
+                all.extend(PRESETS.map(|preset| Variant { model, parts, tokens, preset }));
+            }
+        }
+        all
+    }
+
+    /// Of its run folder.
+    fn name(&self) -> String {
+        let Variant { model, tokens, preset, .. } = self;
+        format!("{}-{tokens}-{preset}", model.to_lowercase())
+    }
+
+    /// What its run is told.
+    fn layers(&self, arguments: &AblateArguments) -> Layers {
+        let Variant { parts, tokens, preset, .. } = *self;
+        let keys = [
+            ("model.parts", parts),
+            ("model.tokens", tokens),
+            ("model.embed_tokens", tokens),
+            ("preset", preset),
+        ];
+        let mut flags = arguments.flags();
+        flags.extend(keys.map(|(key, value)| (key.to_string(), value.to_string())));
+        layers(arguments, flags)
+    }
+}
+
+/// Finds outputs that can't be written, or would replace what is read.
+fn check_paths(arguments: &AblateArguments) -> Result<()> {
+    let AblateArguments { data, out, json, .. } = arguments;
+    let mut paths = Paths::new().reads_sets("--data", [data]).writes("--json", json);
+    let mut is_begun = false;
+    for variant in Variant::all() {
+        let folder = out.join(variant.name());
+        is_begun |= lock::was_taken(&folder);
+        let owns = |name: &str| name == SCORES || trainer::is_own(name);
+        paths = run_paths(paths, &folder, true, &variant.layers(arguments), owns)?;
+    }
+    paths.writes_into("--out", out, |name| TABLES.contains(&name), is_begun).check()
+}
+
+/// What a run is told, with these flags.
 fn layers(arguments: &AblateArguments, flags: Vec<(String, String)>) -> Layers {
     Layers { file: arguments.config.clone(), flags, set: arguments.set.clone() }
 }
@@ -91,32 +155,24 @@ fn layers(arguments: &AblateArguments, flags: Vec<(String, String)>) -> Layers {
 /// Trains one model, or goes on with it, and scores it; what is done already is only read.
 fn one(
     arguments: &AblateArguments,
-    name: &str,
-    keys: &[(&str, &str)],
+    variant: &Variant,
     set: &TestSet,
     signals: &Signals,
 ) -> Result<(Reached, usize)> {
-    let out = arguments.out.join(name);
-    let mut flags = arguments.flags();
-    for &(key, value) in keys {
-        flags.push((key.to_string(), value.to_string()));
-        if key == "model.tokens" {
-            flags.push(("model.embed_tokens".to_string(), value.to_string()));
-        }
-    }
-    let layers = layers(arguments, flags);
+    let out = arguments.out.join(variant.name());
+    let layers = variant.layers(arguments);
     let request = Request { out: out.clone(), resume: true, memory: None, layers };
     let mut progress = Progress::new(signals.clone());
     let trained = trainer::run(&request, &mut progress, &mut TestPictures::new(signals.clone()));
     progress.finish();
-    trained?;
+    trained.map_err(open::about_tensors)?;
 
     // A run that is told to stop inside its first epoch has no best one.
     let best = ["best.safetensors", "last.safetensors"].map(|name| out.join(name));
     let best = best.into_iter().find(|path| path.exists()).unwrap_or_else(|| out.join("best.safetensors"));
     let network = checkpoint::load(&best, &Settings::default())?;
     let parts = network.config.parts();
-    let stored = out.join("scores.json");
+    let stored = out.join(SCORES);
     // Scores belong to the model that they were written after.
     let time = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
     if time(&stored) >= time(&best)

@@ -4,6 +4,7 @@ use super::args::BenchArguments;
 use super::embed::progress_bar;
 use super::json;
 use super::open;
+use super::paths::{Paths, same};
 use super::signals::Signals;
 use crate::bench::baseline::{self, Verdict};
 use crate::bench::{self, Options, roofline};
@@ -13,6 +14,11 @@ use serde_json::json;
 use std::process::ExitCode;
 
 pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
+    let BenchArguments { json, svg, baseline, save_baseline, .. } = arguments;
+    // A run may be compared with the one that it takes the place of.
+    let kept = baseline.iter().filter(|file| !save_baseline.as_ref().is_some_and(|saved| same(saved, file)));
+    let paths = Paths::new().reads("--baseline", kept).updates("--save-baseline", save_baseline);
+    paths.writes("--json", json).writes("--svg", svg).check()?;
     // A file that can't be used is found before minutes are spent.
     let saved = arguments.baseline.as_deref().map(baseline::read).transpose()?;
     let mut kept = arguments.save_baseline.as_deref().map(baseline::read).transpose()?;

@@ -3,6 +3,7 @@
 use super::args::DataArguments;
 use super::embed::progress_bar;
 use super::json;
+use super::paths::Paths;
 use crate::datasets::survey::{self, Counts, Findings};
 use crate::datasets::{self, ReidSet, uses};
 use crate::error::Result;
@@ -14,6 +15,8 @@ use std::process::ExitCode;
 const SHOWN: usize = 5;
 
 pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
+    let paths = Paths::new().following(arguments.set.options().follow_links);
+    paths.reads_sets("DIR", [&arguments.dir]).writes("--json", &arguments.json).check()?;
     let set = datasets::load(&arguments.dir, &arguments.set.options())?;
     if let Some(example) = uses::an_example(&set) {
         eprintln!("{example}");

@@ -3,6 +3,7 @@
 use super::args::DemoArguments;
 use super::eval::{Look, Outcome, Plan, embed_set, evaluate, load_set};
 use super::eval_report::{PLACES, Page};
+use super::paths::Paths;
 use super::signals::Signals;
 use super::train::{Progress, TestPictures};
 use crate::checkpoint::{self, Settings};
@@ -40,6 +41,7 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
             out.display()
         )));
     }
+    Paths::new().makes_folder("--out", out).check()?;
     let start = Instant::now();
     let say = |text: &str| eprintln!("\n== {text} (after {:.0} s)", start.elapsed().as_secs_f64());
     let signals = Signals::listen()?;

@@ -4,12 +4,14 @@ use super::args::EmbedArguments;
 use super::info::mebibytes;
 use super::json;
 use super::open;
+use super::paths::Paths;
 use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
 use crate::data::embeddings::EmbeddingWriter;
-use crate::data::index::{Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
+use crate::data::index::{self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
+use crate::data::lock;
 use crate::data::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
 use crate::data::reduce::{self, Reduction};
 use crate::data::walk::{self, LeftOut, Listing, Picture};
@@ -30,8 +32,9 @@ use std::time::{Duration, Instant};
 pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let start = Instant::now();
     // Everything that can be wrong on the host is found before the adapter is touched.
+    check_paths(arguments)?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
-    let Listing { pictures, left_out } = walk::list_pictures(&arguments.inputs, arguments.follow_links)?;
+    let Listing { pictures, left_out } = open::pictures(&arguments.inputs, arguments.follow_links)?;
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     if let Some(reduction) = &reduction {
         reduction.check_fits(&network, arguments.flip)?;
@@ -74,7 +77,8 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let Progress { bar, output, first_vector, skipped, .. } = progress;
     bar.finish_and_clear();
     if skipped == pictures.len() && output.needs_rows() {
-        return Err(Error::NothingToDo(format!("none of {skipped} pictures could be read")));
+        let error = Error::NothingToDo(format!("none of {skipped} images could be read"));
+        return Err(error.hinted("the lines above that begin with `skipped` say why"));
     }
     let (rows, total) = output.finish()?;
     let seconds = start.elapsed().as_secs_f64();
@@ -163,6 +167,35 @@ fn name_images(left_out: &LeftOut) {
     }
 }
 
+/// Finds outputs that can't be written, or would replace what is read.
+fn check_paths(arguments: &EmbedArguments) -> Result<()> {
+    let EmbedArguments { model, inputs, out, reduce, json, profile, .. } = arguments;
+    let paths = Paths::new().following(arguments.follow_links).reads("--model", [model]);
+    let paths = paths.reads("INPUT", inputs).reads("--reduce", reduce);
+    let paths = if arguments.append || arguments.shard.is_some() {
+        if out.is_file() {
+            return Err(Error::Usage(format!(
+                "--out {} is a file: --append and --shard write into a folder",
+                out.display()
+            )));
+        }
+        let folder = index_folder(arguments);
+        paths.writes_into("--out", &folder, index::is_own, lock::was_taken(&folder))
+    } else {
+        paths.writes_embeddings("--out", out)
+    };
+    let trace = profile.as_ref().map(|file| file.clone().unwrap_or_else(|| PathBuf::from(TRACE)));
+    paths.writes("--json", json).writes("--profile", &trace).check()
+}
+
+/// The folder of an index, or of a shard of it.
+fn index_folder(arguments: &EmbedArguments) -> PathBuf {
+    match arguments.shard {
+        Some(number) => arguments.out.join(number.folder()),
+        None => arguments.out.clone(),
+    }
+}
+
 /// Where rows go.
 enum Output {
     File(EmbeddingWriter),
@@ -234,12 +267,6 @@ fn open_output(
         let writer = EmbeddingWriter::create(out, dim, dtype, &names, &metadata)?;
         return Ok((Arc::new(pictures), Output::File(writer)));
     }
-    if out.is_file() {
-        return Err(Error::Usage(format!(
-            "{} is a file: --append and --shard write into a folder",
-            out.display()
-        )));
-    }
     let name = arguments.model.file_name().unwrap_or_default();
     let model = Model { name: walk::readable(name), sha256: weights_sha256 };
     let origin = Origin { model, metadata, ignore_exif: arguments.ignore_exif, dim, dtype };
@@ -252,7 +279,7 @@ fn open_output(
         Some(number) => {
             let (shard, pictures) = Shard::of_list(number, pictures)?;
             let options = IndexOptions { shard: Some(shard), prune: true, part_rows };
-            IndexWriter::open(&out.join(number.folder()), origin, pictures, &options)?
+            IndexWriter::open(&index_folder(arguments), origin, pictures, &options)?
         }
     };
     Ok((writer.todo(), Output::Index(Box::new(writer))))
@@ -280,7 +307,7 @@ fn embed_all(arguments: &EmbedArguments, network: &Network, progress: &mut Progr
             return Err(error);
         }
         failed = Some(Instant::now());
-        if matches!(error, Error::Memory(_)) {
+        if matches!(error.plain(), Error::Memory(_)) {
             batch = batch.map(|batch| batch.div_ceil(2));
         }
         Watch::note(progress, &format!("{error}; the adapter is opened anew for the rest"));

@@ -6,6 +6,7 @@ use super::eval_report;
 use super::json;
 use super::known::{Known, Seen};
 use super::open;
+use super::paths::{Paths, same};
 use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::data::decode::DecodeOptions;
@@ -38,6 +39,7 @@ pub(super) const INFLATED: &str = "released-code inflates: it counts pictures of
 
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let plan = Plan::new(arguments)?;
+    check_paths(arguments)?;
     let page = eval_report::Page::of(arguments)?;
     let signals = Signals::listen()?;
     let mut results = Vec::new();
@@ -119,6 +121,23 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
         eprintln!("wrote {}", page.target.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Finds outputs that can't be written, or would replace what is read.
+fn check_paths(arguments: &EvalArguments) -> Result<()> {
+    let EvalArguments { model, data, query_embeddings, gallery_embeddings, labels, images, .. } = arguments;
+    let paths = Paths::new()
+        .following(arguments.set.options().follow_links)
+        .reads_sets("--data", data)
+        .reads("--labels", labels)
+        .reads("--images", images);
+    let paths = paths.reads("--query-embeddings", query_embeddings);
+    let paths = paths.reads("--gallery-embeddings", gallery_embeddings);
+    let paths = match arguments.store_threshold {
+        true => paths.updates("--model", model),
+        false => paths.reads("--model", model),
+    };
+    paths.writes("--json", &arguments.json).writes("--html", &arguments.page.html).check()
 }
 
 /// What is measured, whatever the data.
@@ -404,7 +423,6 @@ fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Tas
         None => LabelNames::default(),
     };
     let table = table.map(|path| Ok((path, datasets::read_labels(path)?))).transpose()?;
-    let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
     let name = queries.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let asked = read_side(queries, table.as_ref())?;
     let shown = if same(queries, gallery) { None } else { Some(read_side(gallery, table.as_ref())?) };

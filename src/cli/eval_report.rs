@@ -3,7 +3,6 @@
 use super::args::{EvalArguments, PageArguments};
 use super::eval::{INFLATED, LabelNames, Labelled, Listed, Outcome, Pictures, Plan};
 use crate::data::decode::DecodeOptions;
-use crate::data::files::temporary_beside;
 use crate::data::gallery::ImageFolder;
 use crate::datasets::labels::{Label, Person};
 use crate::error::Result;
@@ -33,12 +32,11 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// The page that is asked for, if any; what would keep it from being written is told before the work.
+    /// The page that is asked for, if any.
     pub fn of(arguments: &EvalArguments) -> Result<Option<Page>> {
         let PageArguments { html: Some(target), thumbnails, lists } = &arguments.page else {
             return Ok(None);
         };
-        drop(temporary_beside(target)?);
         let mut source = Vec::new();
         if let Some(model) = &arguments.model {
             let flip = if arguments.flip { ", each picture and its mirror image" } else { "" };

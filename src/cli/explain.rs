@@ -3,8 +3,9 @@
 use super::args::ExplainArguments;
 use super::json;
 use super::open;
+use super::paths::Paths;
 use crate::data::decode::{self, DecodeOptions, Rgb};
-use crate::data::files::{temporary_beside, write_atomically};
+use crate::data::files::write_atomically;
 use crate::data::preprocess::resize_bicubic;
 use crate::error::{Error, Result};
 use crate::explain::{self, Explanation};
@@ -18,10 +19,10 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
         return Err(Error::Usage(format!("--out {}: the drawing is a PNG: name it .png", out.display())));
     }
+    let paths = Paths::new().reads("--model", [&arguments.model]).reads("IMG", [image]);
+    paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let picture = decode::read(image, DecodeOptions { ignore_exif: arguments.ignore_exif })?;
-    // Removed at once: it only shows that the drawing can be written.
-    drop(temporary_beside(out)?);
 
     let context = open::adapter(arguments.adapter.as_ref())?;
     let config = &network.config;

@@ -3,6 +3,7 @@
 use super::args::{DtypeName, ExportArguments, ExportForm};
 use super::info::mebibytes;
 use super::open;
+use super::paths::Paths;
 use crate::checkpoint::{self, Network};
 use crate::data::embeddings::Dtype;
 use crate::data::files::{publish, temporary_beside};
@@ -17,6 +18,10 @@ use std::process::{Command, ExitCode};
 /// Makes an ONNX file out of what `--to timm` writes.
 const ONNX_SCRIPT: &str = include_str!("../../tools/export_onnx.py");
 
+/// What `--to onnx` needs.
+const PACKAGES: &str = "--to onnx needs Python with three packages: pip install onnx numpy safetensors; LAT_PYTHON=PATH names \
+                        another Python";
+
 pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     let ExportArguments { model, to, backbone_only, dtype, batch, flip, out, network } = arguments;
     let (timm, web) = (*to == ExportForm::Timm, *to == ExportForm::Web);
@@ -29,6 +34,8 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     if let Some((flag, _, form)) = flags.into_iter().find(|(_, misplaced, _)| *misplaced) {
         return Err(Error::Usage(format!("{flag} goes with {form} alone")));
     }
+    let paths = Paths::new().reads("--model", [model]);
+    if web { paths.makes_folder("--out", out) } else { paths.writes("--out", [out]) }.check()?;
     let network = open::network(model, &network.settings())?;
     match to {
         ExportForm::Timm => {
@@ -56,7 +63,6 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
 
 /// Has Python write the network as ONNX, from a model file made for it.
 fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
-    // A folder that can't be written is found before the work.
     let mut target = temporary_beside(out)?;
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
     let [plain, made] = ["model.safetensors", "model.onnx"].map(|name| folder.path().join(name));
@@ -69,12 +75,14 @@ fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
         .args(["-c", ONNX_SCRIPT])
         .args([&plain, &made])
         .output()
-        .map_err(|error| Error::Python(format!("cannot run {shown}: {error}")))?;
+        .map_err(|error| Error::Python(format!("cannot run {shown}: {error}")).hinted(PACKAGES))?;
     if !output.status.success() {
         // Of a traceback the last line says what happened.
         let told = String::from_utf8_lossy(&output.stderr);
         let reason = told.trim().lines().last().unwrap_or("it says nothing").trim_start_matches("error: ");
-        return Err(Error::Python(format!("{shown} (export_onnx.py): {reason}")));
+        let error = Error::Python(format!("{shown} (export_onnx.py): {reason}"));
+        let lacks_package = reason.contains("No module named") || reason.contains("ImportError");
+        return Err(if lacks_package { error.hinted(PACKAGES) } else { error });
     }
     // Copied here, so that a full disk is told as such and not by a traceback.
     let mut made = File::open(&made).map_err(Error::io("read", &made))?;

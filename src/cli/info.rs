@@ -2,18 +2,20 @@
 
 use super::args::InfoArguments;
 use super::json;
-use crate::error::{Error, Result};
+use super::paths::Paths;
+use crate::error::Result;
 use crate::gpu::{self, AdapterSummary};
 use serde_json::json;
 use std::process::ExitCode;
 
 pub fn run(arguments: &InfoArguments) -> Result<ExitCode> {
+    Paths::new().writes("--json", &arguments.json).check()?;
     let adapters = gpu::adapters();
     if let Some(target) = &arguments.json {
         json::write(target, &adapters.iter().map(as_json).collect())?;
     }
     if adapters.is_empty() {
-        return Err(Error::NoAdapter("no Vulkan, Metal or DX12 adapter was found".to_string()));
+        return Err(gpu::no_adapter());
     }
     if arguments.json.is_none() {
         for (i, adapter) in adapters.iter().enumerate() {

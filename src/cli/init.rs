@@ -1,6 +1,7 @@
 //! `lat-wgpu init`: a backbone with random weights, to train from nothing.
 
 use super::args::InitArguments;
+use super::paths::Paths;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::shape::{Normalize, Preprocess, VitConfig};
@@ -16,6 +17,7 @@ pub fn run(arguments: &InitArguments) -> Result<ExitCode> {
     if size.height < patch || size.width < patch {
         return Err(Error::Usage(format!("--size {size}: smaller than one patch of {patch}x{patch}")));
     }
+    Paths::new().writes("--out", [out]).check()?;
     let config = VitConfig::plain(*size, patch, dim, depth, heads);
     let preprocess = Preprocess::new(*size, Normalize::from(*normalize).mean_std());
     let tensors = checkpoint::random_backbone(&config, *seed);

@@ -2,6 +2,7 @@
 
 use super::args::InspectArguments;
 use super::json;
+use super::paths::Paths;
 use crate::checkpoint::{self, Network};
 use crate::error::Result;
 use serde::Serialize;
@@ -10,6 +11,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
+    Paths::new().reads("FILE", [&arguments.file]).writes("--json", &arguments.json).check()?;
     let (tensors, metadata) = checkpoint::list(&arguments.file)?;
     let network = checkpoint::load(&arguments.file, &arguments.network.settings());
     if let Some(target) = &arguments.json {

@@ -4,6 +4,7 @@ use super::args::MergeArguments;
 use super::embed::progress_bar;
 use super::json;
 use super::open;
+use super::paths::Paths;
 use super::signals::Signals;
 use crate::data::merge::{Merge, Merged};
 use crate::data::provenance::{NPY_NOTE, has_place};
@@ -12,6 +13,8 @@ use serde_json::json;
 use std::process::ExitCode;
 
 pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
+    let paths = Paths::new().reads("DIR", [&arguments.dir]).writes_embeddings("--out", &arguments.out);
+    paths.writes("--json", &arguments.json).check()?;
     let merge = Merge::open_with(&arguments.dir, arguments.allow_other_weights)?;
     open::tell(&merge.other_weights());
     if !has_place(&arguments.out) {

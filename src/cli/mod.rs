@@ -42,6 +42,7 @@ mod json;
 mod known;
 mod merge;
 mod open;
+mod paths;
 mod profile;
 mod reduce;
 mod search;

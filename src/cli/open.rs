@@ -1,14 +1,15 @@
 //! What commands open alike, and what they tell the user about it.
 
 use crate::checkpoint::{self, Network, Settings};
-use crate::error::Result;
+use crate::data::walk::{self, Listing};
+use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::shape::Precision;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Loads a model.
 pub fn network(path: &Path, settings: &Settings) -> Result<Network> {
-    let network = checkpoint::load(path, settings)?;
+    let network = checkpoint::load(path, settings).map_err(about_tensors)?;
     tell(&network.notes);
     Ok(network)
 }
@@ -18,6 +19,27 @@ pub fn tell(notes: &[String]) {
     for note in notes {
         eprintln!("note: {note}");
     }
+}
+
+/// An error about a tensor with where to see them all; others as they are.
+pub fn about_tensors(error: Error) -> Error {
+    match &error {
+        Error::Tensor { path, .. } => {
+            let hint = format!("`lat-wgpu inspect {}` lists the tensors of the file", path.display());
+            error.hinted(hint)
+        }
+        _ => error,
+    }
+}
+
+/// Lists the images of inputs.
+pub fn pictures(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
+    walk::list_pictures(inputs, follow_links).map_err(|error| match error {
+        Error::NothingToDo(_) => {
+            error.hinted(format!("inputs are files, or folders with images: .{}", walk::ENDINGS.join(" .")))
+        }
+        _ => error,
+    })
 }
 
 /// Opens the adapter whose name holds this, or the best one.

@@ -4,6 +4,7 @@ use super::args::ReduceArguments;
 use super::embed::progress_bar;
 use super::json;
 use super::open;
+use super::paths::Paths;
 use super::signals::Signals;
 use crate::data::embeddings::EmbeddingWriter;
 use crate::data::gallery::Gallery;
@@ -29,9 +30,18 @@ const QUERIES: usize = 1000;
 const ROWS: usize = 64;
 
 pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
-    let gallery = Gallery::open(&arguments.gallery)?;
+    let ReduceArguments { gallery, out, apply: reduction, query_embeddings, labels, json, .. } = arguments;
+    let paths =
+        Paths::new().reads("GALLERY", [gallery]).reads("--apply", reduction).reads("--labels", labels);
+    let paths = paths.reads("--query-embeddings", query_embeddings).writes("--json", json);
+    match reduction {
+        Some(_) => paths.writes_embeddings("--out", out),
+        None => paths.writes("--out", [out]),
+    }
+    .check()?;
+    let gallery = Gallery::open(gallery)?;
     let signals = Signals::listen()?;
-    match &arguments.apply {
+    match reduction {
         Some(reduction) => apply(arguments, &gallery, reduction, &signals)?,
         None => fit(arguments, &gallery, &signals)?,
     }

@@ -4,6 +4,7 @@ use super::args::SearchArguments;
 use super::embed::progress_bar;
 use super::json;
 use super::open;
+use super::paths::Paths;
 use super::search_report::Page;
 use super::signals::Signals;
 use crate::checkpoint::{Network, Threshold};
@@ -13,7 +14,7 @@ use crate::data::gallery::Gallery;
 use crate::data::provenance::{Source, check_same_weights};
 use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
-use crate::data::walk::{self, LeftOut, Listing, Picture};
+use crate::data::walk::{LeftOut, Listing, Picture};
 use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::evaluate::neighbours::{Neighbour, Neighbours};
@@ -26,9 +27,14 @@ use std::process::ExitCode;
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
+    let SearchArguments { model, gallery, query, reduce, images, json, page, .. } = arguments;
+    let paths = Paths::new().following(arguments.follow_links).reads("--model", [model]);
+    let paths = paths.reads("--gallery", [gallery]).reads("--query", query);
+    let paths = paths.reads("--reduce", reduce).reads("--images", images);
+    paths.writes("--json", json).writes("--html", &page.html).check()?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let mut page = Page::of(arguments)?;
-    let Listing { pictures, left_out } = walk::list_pictures(&arguments.query, arguments.follow_links)?;
+    let Listing { pictures, left_out } = open::pictures(&arguments.query, arguments.follow_links)?;
     if !left_out.counts().is_empty() {
         eprintln!("note: left out: {left_out}");
     }
@@ -231,7 +237,8 @@ fn embed_queries(
     let Collect { bar, embeddings, files, .. } = collect;
     bar.finish_and_clear();
     if embeddings.is_empty() {
-        return Err(Error::NothingToDo(format!("none of {} queries could be read", pictures.len())));
+        let error = Error::NothingToDo(format!("none of {} queries could be read", pictures.len()));
+        return Err(error.hinted("the lines above that begin with `skipped` say why"));
     }
     Ok((embeddings, files))
 }

@@ -3,7 +3,6 @@
 use super::args::{PageArguments, SearchArguments};
 use super::search::{Found, Match as FoundMatch, Ranking};
 use crate::data::decode::DecodeOptions;
-use crate::data::files::temporary_beside;
 use crate::data::gallery::{Gallery, Images};
 use crate::datasets::labels::{Label, Person};
 use crate::error::Result;
@@ -25,12 +24,11 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// The page that is asked for, if any; what would keep it from being written is told before the work.
+    /// The page that is asked for, if any.
     pub fn of(arguments: &SearchArguments) -> Result<Option<Page>> {
         let PageArguments { html: Some(target), thumbnails, lists } = &arguments.page else {
             return Ok(None);
         };
-        drop(temporary_beside(target)?);
         let flip = if arguments.flip { ", each query and its mirror image" } else { "" };
         let line = |name: &str, value: String| (name.to_string(), value);
         Ok(Some(Page {

@@ -4,6 +4,7 @@ use super::args::SelftestArguments;
 use super::embed::progress_bar;
 use super::json;
 use super::open;
+use super::paths::Paths;
 use super::signals::Signals;
 use crate::error::Result;
 use crate::selftest::{self, Report};
@@ -12,6 +13,7 @@ use serde_json::json;
 use std::process::ExitCode;
 
 pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
+    Paths::new().writes("--json", &arguments.json).check()?;
     let signals = Signals::listen()?;
     // For halves, so that matrix units are tested where there are any; all other kernels take them as they come.
     let context = open::adapter_with(arguments.adapter.as_ref(), Precision::F16)?;

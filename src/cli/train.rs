@@ -3,10 +3,13 @@
 use super::args::TrainArguments;
 use super::embed::progress_bar;
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
+use super::open;
+use super::paths::{Paths, same};
 use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
+use crate::data::lock;
 use crate::datasets::LabelledPicture;
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{Sample, TrainingSet};
@@ -26,21 +29,24 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let layers =
         Layers { file: arguments.config.clone(), flags: arguments.flags(), set: arguments.set.clone() };
     let mut progress = Progress::new(Signals::listen()?);
-    if let (Some(file), Some(out)) = (&arguments.profile, &arguments.out) {
-        progress.profiles = Some(Profiles::new(file.clone().unwrap_or_else(|| out.join(TRACE))));
-    }
+    let trace = arguments.profile.as_ref().zip(arguments.out.as_ref());
+    let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
+    progress.profiles = trace.clone().map(Profiles::new);
     let out = match &arguments.out {
         Some(out) if !arguments.dry_run => out.clone(),
         _ => {
-            print_forecast(&forecast::forecast(&layers, arguments.memory, &mut progress)?);
+            let forecast = forecast::forecast(&layers, arguments.memory, &mut progress);
+            print_forecast(&forecast.map_err(about_training)?);
             return Ok(ExitCode::SUCCESS);
         }
     };
+    let paths = run_paths(Paths::new(), &out, arguments.resume, &layers, trainer::is_own)?;
+    paths.writes("--profile", &trace).check()?;
     let request = Request { out, resume: arguments.resume, memory: arguments.memory, layers };
     let mut judge = TestPictures::new(progress.signals.clone());
     let done = trainer::run(&request, &mut progress, &mut judge);
     progress.finish();
-    print_summary(&done?);
+    print_summary(&done.map_err(about_training)?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -93,6 +99,41 @@ fn describe(line: &EpochLine) -> String {
         text.push_str(&format!(", R1 {:.2} % mAP {:.2} %", 100.0 * rank1, 100.0 * map));
     }
     text
+}
+
+/// Adds what a run reads, and its folder with the files in it that `owns` admits.
+///
+/// # Errors
+/// Where its configuration can't be settled.
+pub(super) fn run_paths(
+    paths: Paths,
+    out: &Path,
+    resume: bool,
+    layers: &Layers,
+    owns: fn(&str) -> bool,
+) -> Result<Paths> {
+    let saved = out.join("config.toml");
+    let goes_on = resume && out.join("last.safetensors").exists();
+    let config = if goes_on { Config::resume(&saved, layers)? } else { Config::resolve(layers)? };
+    // Nothing but the pictures is read again; the configuration may be the run's own.
+    let backbone = config.model.backbone.filter(|_| !goes_on);
+    let file = layers.file.iter().filter(|file| !(goes_on && same(file, &saved)));
+    let paths = paths.reads("--backbone", &backbone).reads("--config", file);
+    let paths = paths.following(config.data.follow_links).reads_sets("--data", &config.data.dir);
+    Ok(paths.writes_into("--out", out, owns, lock::was_taken(out)))
+}
+
+/// A run's error with what its flags can do about it.
+pub(super) fn about_training(error: Error) -> Error {
+    match error.plain() {
+        Error::Memory(_) => {
+            error.hinted("a smaller --micro-batch needs less; do other programs use the adapter's memory?")
+        }
+        Error::NotFinite { .. } => {
+            error.hinted("the state before this step is saved; try a lower --lr, or --clip-norm 1")
+        }
+        _ => open::about_tensors(error),
+    }
 }
 
 fn print_forecast(forecast: &Forecast) {

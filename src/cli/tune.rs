@@ -1,8 +1,9 @@
 //! `lat-wgpu tune`: which tiles are quickest on this adapter, kept for all later runs.
 
 use super::args::TuneArguments;
+use super::paths::Paths;
 use super::{json, open};
-use crate::data::files::{temporary_beside, write_atomically};
+use crate::data::files::write_atomically;
 use crate::error::{Error, Result};
 use crate::gpu::AdapterSummary;
 use crate::gpu::choices::{self, Choices};
@@ -13,6 +14,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
+    let paths = Paths::new().reads("--model", &arguments.model).writes("--json", &arguments.json);
+    paths.check()?;
     let network = match (&arguments.model, arguments.clear) {
         (None, false) => return Err(Error::Usage("--model or --clear is needed".to_string())),
         (None, true) => None,
@@ -24,7 +27,7 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
     }
     let Some(network) = network else { return Ok(ExitCode::SUCCESS) };
     // A place that can't be written is found before the work.
-    drop(temporary_beside(&place(&context.adapter)?)?);
+    paths.updates("the choices in", [place(&context.adapter)?]).check()?;
     let kept = if arguments.clear { Choices::new() } else { choices::load(&context.adapter) };
     let batch = arguments.batch.map_or(if context.is_cpu() { 2 } else { 32 }, |batch| batch as usize);
     let limit = Duration::from_secs(u64::from(arguments.seconds));

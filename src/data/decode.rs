@@ -65,7 +65,7 @@ fn read_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
     if !metadata.is_file() {
         return Err("is not a regular file".to_string());
     }
-    let too_large = || format!("the file is larger than {} MiB", MAX_FILE >> 20);
+    let too_large = || format!("is larger than {} MiB", MAX_FILE >> 20);
     if metadata.len() > MAX_FILE {
         return Err(too_large());
     }
@@ -140,11 +140,14 @@ fn known_format(bytes: &[u8]) -> Option<ImageFormat> {
 /// Reads a picture's header and refuses what is of no known type, without pixels, cut off or too large.
 fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
     if bytes.is_empty() {
-        return Err("the file is empty".to_string());
+        return Err("is empty".to_string());
     }
     let format = known_format(bytes).ok_or("is not a JPEG, PNG, BMP, WebP, GIF or TIFF picture")?;
     if format == ImageFormat::WebP {
         check_webp_length(bytes)?;
+    }
+    if format == ImageFormat::Jpeg {
+        jpeg::check_kind(bytes)?;
     }
 
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -181,7 +184,7 @@ fn check_webp_length(bytes: &[u8]) -> std::result::Result<(), String> {
         let field = bytes.get(at..)?.first_chunk()?;
         usize::try_from(u32::from_le_bytes(*field)).ok()
     };
-    let truncated = |what: &str| Err(format!("truncated: the file is shorter than {what} says"));
+    let truncated = |what: &str| Err(format!("is truncated: the file is shorter than {what} says"));
     let Some(end) = length(4).and_then(|length| length.checked_add(8)).filter(|end| *end <= bytes.len())
     else {
         return truncated("its header");
@@ -208,12 +211,12 @@ fn reason(error: ImageError) -> String {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(e) = cause {
         if is_end(e) {
-            return "truncated: the data ends too early".to_string();
+            return "is truncated: the data ends too early".to_string();
         }
         cause = e.source();
     }
     match error {
-        ImageError::IoError(e) if is_end(&e) => "truncated: the data ends too early".to_string(),
+        ImageError::IoError(e) if is_end(&e) => "is truncated: the data ends too early".to_string(),
         ImageError::Unsupported(e) => format!("is of an unsupported kind: {e}"),
         ImageError::Limits(_) => format!("is too large: more than {} MiB are needed", MAX_DECODED >> 19),
         other => format!("cannot be decoded: {other}"),
@@ -326,10 +329,10 @@ mod tests {
 
     #[test]
     fn what_is_no_picture_is_named() {
-        assert_eq!(reason_of(b""), "the file is empty");
+        assert_eq!(reason_of(b""), "is empty");
         assert!(reason_of(b"just some words").contains("is not a JPEG"));
-        assert!(reason_of(b"\xff\xd8\xff\xe0").starts_with("cannot be decoded"));
-        assert!(reason_of(b"RIFF\xff\0\0\0WEBPVP8 ").starts_with("truncated"));
+        assert!(reason_of(b"\xff\xd8\xff\xe0").starts_with("is truncated"));
+        assert!(reason_of(b"RIFF\xff\0\0\0WEBPVP8 ").starts_with("is truncated"));
         assert_eq!((media_type(b"GIF89a"), media_type(b"<svg>")), (Some("image/gif"), None));
 
         let dir = tempfile::tempdir().unwrap();

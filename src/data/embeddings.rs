@@ -265,6 +265,11 @@ impl Npy {
     }
 }
 
+/// The file of names beside an embeddings file, if its form has one.
+pub fn side_file(file: &Path) -> Option<PathBuf> {
+    (ending(file) == "npy").then(|| paths_beside(file))
+}
+
 /// `gallery.npy` → `gallery.paths.txt`.
 fn paths_beside(npy: &Path) -> PathBuf {
     npy.with_extension("paths.txt")
@@ -428,14 +433,18 @@ pub fn read(path: &Path) -> Result<Embeddings> {
     let parsed = match ending(path).as_str() {
         "safetensors" => parse_safetensors(&bytes()?),
         "npy" => parse_npy(&bytes()?, npy_names(path)?),
-        _ => {
-            return Err(Error::Usage(format!(
-                "{}: embeddings are read from .safetensors, .npy or .parquet",
-                path.display()
-            )));
-        }
+        _ => return Err(other_ending(path)),
     };
     parsed.and_then(Stored::unpack).map_err(invalid(path))
+}
+
+/// That a file's ending is none of those that embeddings have.
+pub(super) fn other_ending(path: &Path) -> Error {
+    let what = match ending(path).as_str() {
+        "npz" => "; a NumPy archive (.npz) holds several arrays: save the one with numpy.save",
+        _ => "",
+    };
+    Error::Usage(format!("{}: embeddings are read from .safetensors, .npy or .parquet{what}", path.display()))
 }
 
 /// What is wrong with the content of a file.
@@ -520,7 +529,10 @@ pub(super) const MAX_NPY_HEADER: usize = 10 + u16::MAX as usize;
 
 /// Reads the beginning of a matrix in C order, as NumPy writes it too.
 pub(super) fn npy_head(bytes: &[u8]) -> std::result::Result<Head, String> {
-    let bad = || "is not a NumPy matrix of f32 or f16 in C order".to_string();
+    let bad = || match bytes.starts_with(b"PK\x03\x04") {
+        true => "is a NumPy archive (.npz) of several arrays: save the one with numpy.save".to_string(),
+        false => "is not a NumPy matrix of f32 or f16 in C order".to_string(),
+    };
     let (magic, rest) = bytes.split_at_checked(8).ok_or_else(bad)?;
     if magic != b"\x93NUMPY\x01\x00" {
         return Err(bad());

@@ -266,6 +266,11 @@ pub struct Part {
     pub sha256: String,
 }
 
+/// Whether a name in an index folder is one that a writer gives, replaces or removes.
+pub fn is_own(name: &str) -> bool {
+    name == MANIFEST || is_part(name)
+}
+
 /// Whether a name is that of a part, or of what stands beside it.
 fn is_part(name: &str) -> bool {
     let number = name.strip_prefix("part-").and_then(|rest| rest.split_once('.'));

@@ -42,6 +42,11 @@ impl FolderLock {
     }
 }
 
+/// Whether a writer has taken the folder before.
+pub fn was_taken(folder: &Path) -> bool {
+    folder.join(LOCK).exists()
+}
+
 /// Removes the folder's temporaries: whoever made them is gone.
 fn sweep(folder: &Path) -> Result<()> {
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {

@@ -11,7 +11,7 @@ use safetensors::tensor::Metadata;
 
 use super::embeddings::{
     Dtype, Embeddings, Head, MAX_NPY_HEADER, MAX_SAFETENSORS_HEADER, ending, invalid, npy_head, npy_names,
-    safetensors_head,
+    other_ending, safetensors_head,
 };
 use super::parquet_reader::read_parquet;
 use super::provenance::Provenance;
@@ -99,14 +99,10 @@ impl EmbeddingFile {
                 let mut beginning = Vec::new();
                 let read = file.by_ref().take(MAX_NPY_HEADER as u64).read_to_end(&mut beginning);
                 read.map_err(Error::io("read", path))?;
-                (npy_names(path)?, Told::default(), npy_head(&beginning).map_err(invalid(path))?)
+                let head = npy_head(&beginning).map_err(invalid(path))?;
+                (npy_names(path)?, Told::default(), head)
             }
-            _ => {
-                return Err(Error::Usage(format!(
-                    "{}: embeddings are read piece by piece from .safetensors or .npy",
-                    path.display()
-                )));
-            }
+            _ => return Err(other_ending(path)),
         };
         let Head { rows, dim, dtype, start } = head;
         if paths.len() != rows {

@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use crate::data::files::Identity;
 use crate::error::{Error, Result};
 
 /// Endings of files that are taken for images, compared without regard to case.
 /// What a file really holds is decided from its content when it is decoded.
-const ENDINGS: [&str; 11] =
+pub const ENDINGS: [&str; 11] =
     ["jpg", "jpeg", "jfif", "jpe", "pjpeg", "png", "bmp", "webp", "gif", "tif", "tiff"];
 
 /// Endings of images in formats that aren't read.
@@ -195,7 +196,7 @@ struct Walk<'a> {
     folder: &'a Path,
     follow_links: bool,
     /// Folders that were entered, where links are followed.
-    entered: BTreeSet<FolderId>,
+    entered: BTreeSet<Identity>,
     /// Links that were met and are still to be looked at, by name.
     links: BTreeMap<String, PathBuf>,
     found: Listing,
@@ -219,7 +220,8 @@ impl Walk<'_> {
                     entries.skip_current_dir();
                 }
             } else if kind.is_dir() || is_start {
-                if self.follow_links && !self.entered.insert(identity(path)?) {
+                let identity = || Identity::of(path).map_err(Error::io("read", path));
+                if self.follow_links && !self.entered.insert(identity()?) {
                     if is_start {
                         return Ok(true);
                     }
@@ -283,27 +285,6 @@ impl Walk<'_> {
         let steps: Vec<String> = below.iter().map(readable).collect();
         steps.join("/")
     }
-}
-
-/// What makes two paths the same folder.
-#[cfg(unix)]
-type FolderId = (u64, u64);
-/// What makes two paths the same folder.
-#[cfg(not(unix))]
-type FolderId = PathBuf;
-
-/// Device and inode of a folder.
-#[cfg(unix)]
-fn identity(folder: &Path) -> Result<FolderId> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(folder).map_err(Error::io("read", folder))?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-/// A folder's path without links.
-#[cfg(not(unix))]
-fn identity(folder: &Path) -> Result<FolderId> {
-    folder.canonicalize().map_err(Error::io("read", folder))
 }
 
 /// Whether a name in a folder is skipped.

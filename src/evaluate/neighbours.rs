@@ -55,11 +55,17 @@ impl Tiles {
         let share = memory / 4;
         let most = (share / row).min(context.max_tensor_bytes() / row) as usize;
         if most == 0 {
-            return Err(Error::TooLarge(format!(
-                "rows of {dim} numbers need {row} bytes each; {} binds at most {} and the memory allowed is {memory}",
-                context.adapter.name,
-                context.max_tensor_bytes(),
-            )));
+            return Err(Error::TooLarge(match share < row {
+                true => format!(
+                    "rows of {dim} numbers need at least {} bytes of device memory, of which {memory} are allowed",
+                    4 * row
+                ),
+                false => format!(
+                    "rows of {dim} numbers need {row} bytes each; {} binds at most {}",
+                    context.adapter.name,
+                    context.max_tensor_bytes(),
+                ),
+            }));
         }
         let nearest = MAX_K as u64 * 2 * WORD;
         let query_tile = MAX_QUERIES.min(most).min((share / (row + nearest)).max(1) as usize);

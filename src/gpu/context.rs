@@ -1,7 +1,7 @@
 //! The opened adapter: device, queue, limits, pipelines, and what went wrong on it.
 
 use super::choices::{self, Choices};
-use super::faults::{Fault, Faults, Rehearsal, Running};
+use super::faults::{self, Fault, Faults, Rehearsal, Running};
 use super::kernel::{Access, Storage, assemble};
 use super::recorder::Dispatch;
 use super::{Constants, WORD};
@@ -226,6 +226,12 @@ fn fragments(adapter: &wgpu::Adapter) -> Option<u32> {
     })
 }
 
+/// That this machine has no adapter.
+pub fn no_adapter() -> Error {
+    Error::NoAdapter("no Vulkan, Metal or DX12 adapter was found".to_string())
+        .hinted("install a Vulkan driver (Debian and Ubuntu: apt install mesa-vulkan-drivers)")
+}
+
 /// All adapters that the drivers on this machine offer, best first.
 pub fn adapters() -> Vec<AdapterSummary> {
     enumerate().iter().map(summarise).collect()
@@ -297,12 +303,14 @@ impl Context {
         };
         let Some(adapter) = adapter else {
             let names: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
-            return Err(Error::NoAdapter(match wanted {
-                Some(name) if !names.is_empty() => {
-                    format!("no adapter's name contains {name:?}; found: {}", names.join(", "))
-                }
-                _ => "no Vulkan, Metal or DX12 adapter was found".to_string(),
-            }));
+            return Err(match wanted {
+                Some(name) if !names.is_empty() => Error::NoAdapter(format!(
+                    "no adapter's name contains {name:?}; found: {}",
+                    names.join(", ")
+                ))
+                .hinted("--adapter and LAT_ADAPTER take any part of such a name; without them the best one is used"),
+                _ => no_adapter(),
+            });
         };
         Self::from_adapter(adapter, options)
     }
@@ -334,7 +342,7 @@ impl Context {
             experimental_features: experimental,
             ..Default::default()
         }))
-        .map_err(|error| Error::Gpu(format!("{}: no device: {error}", info.name)))?;
+        .map_err(|error| faults::failed(format!("{}: no device: {error}", info.name)))?;
 
         let faults: Arc<Mutex<Faults>> = Arc::default();
         let record = faults.clone();
@@ -492,13 +500,13 @@ impl Context {
             let running = locked(&self.running);
             for submitted in &running.submitted {
                 if !self.answers(Some(submitted.index.clone()), Duration::ZERO)? {
-                    return Err(Error::Gpu(format!(
+                    return Err(faults::failed(format!(
                         "no answer within {} s; it hangs in {submitted}",
                         self.patience.as_secs()
                     )));
                 }
             }
-            return Err(Error::Gpu(format!("no answer within {} s", self.patience.as_secs())));
+            return Err(faults::failed(format!("no answer within {} s", self.patience.as_secs())));
         }
         locked(&self.running).done(number);
         self.check()
@@ -520,9 +528,9 @@ impl Context {
         match guarded(|| self.device.poll(wait)) {
             Some(Ok(_)) => Ok(true),
             Some(Err(wgpu::PollError::Timeout)) => Ok(false),
-            Some(Err(error)) => Err(Error::Gpu(error.to_string())),
+            Some(Err(error)) => Err(faults::failed(error.to_string())),
             // wgpu panics if the device is lost meanwhile, or the driver finds no memory for the wait itself.
-            None => self.check().and(Err(Error::Lost("waiting for it failed".into()))),
+            None => self.check().and(Err(faults::lost("waiting for it failed".into()))),
         }
     }
 
@@ -588,7 +596,7 @@ impl Context {
         let guard = if self.guarded { GUARD_WORDS } else { 0 };
         let bytes = (words + guard) as u64 * WORD;
         if bytes > self.max_tensor_bytes() {
-            return Err(Error::TooLarge(format!(
+            return Err(faults::too_large(format!(
                 "{label} needs {bytes} bytes; {} binds at most {}",
                 self.adapter.name,
                 self.max_tensor_bytes()
@@ -618,7 +626,7 @@ impl Context {
     pub fn arena(&self, label: &str, words: usize) -> Result<Buffer> {
         let bytes = words as u64 * WORD;
         if bytes > self.limits.max_buffer_size {
-            return Err(Error::TooLarge(format!(
+            return Err(faults::too_large(format!(
                 "{label} needs {bytes} bytes; {} makes buffers of at most {}",
                 self.adapter.name, self.limits.max_buffer_size
             )));
@@ -834,21 +842,21 @@ impl Readback {
             let waited = self.mapped.told.wait_timeout(outcome, CALLBACK_PATIENCE);
             let (guard, patience) = waited.unwrap_or_else(PoisonError::into_inner);
             if patience.timed_out() && guard.is_none() {
-                return Err(Error::Gpu("read back: the adapter never answered".to_string()));
+                return Err(faults::failed("read back: the adapter never answered".to_string()));
             }
             outcome = guard;
         }
         let arrived = outcome.take();
         drop(outcome);
         if let Some((result, at)) = arrived {
-            result.map_err(|error| Error::Gpu(format!("read back: {error}")))?;
+            result.map_err(|error| faults::failed(format!("read back: {error}")))?;
             self.arrived = Some(at);
         }
         let view = self
             .staging
             .slice(..bytes)
             .get_mapped_range()
-            .map_err(|error| Error::Gpu(format!("read back: {error}")))?;
+            .map_err(|error| faults::failed(format!("read back: {error}")))?;
         let data = bytemuck::pod_collect_to_vec(&view);
         drop(view);
         self.staging.unmap();

@@ -30,11 +30,27 @@ impl Fault {
 
     fn error(&self) -> Error {
         match self.clone() {
-            Fault::Lost(text) => Error::Lost(text),
-            Fault::Memory(text) => Error::Memory(text),
-            Fault::Other(text) => Error::Gpu(text),
+            Fault::Lost(text) => lost(text),
+            Fault::Memory(text) => Error::Memory(text).hinted("do other programs use the adapter's memory?"),
+            Fault::Other(text) => failed(text),
         }
     }
+}
+
+/// The adapter is gone.
+pub(super) fn lost(text: String) -> Error {
+    Error::Lost(text)
+        .hinted("a driver resets an adapter that works too long or runs too hot: its log may say more")
+}
+
+/// A tensor or a buffer is larger than the adapter allows.
+pub(super) fn too_large(text: String) -> Error {
+    Error::TooLarge(text).hinted("smaller images need smaller buffers; another adapter may allow larger ones")
+}
+
+/// The driver refused work, or never answered.
+pub(super) fn failed(text: String) -> Error {
+    Error::Gpu(text).hinted("`lat-wgpu info` lists the adapters; LAT_ADAPTER=NAME chooses another one")
 }
 
 impl From<wgpu::Error> for Fault {
@@ -193,12 +209,12 @@ mod tests {
         faults.push(Fault::Other("one".into()));
         faults.push(Fault::Memory("two".into()));
         faults.push(Fault::Memory("three".into()));
-        assert!(matches!(faults.take(), Err(Error::Memory(text)) if text == "two"));
+        assert!(matches!(faults.take().unwrap_err().plain(), Error::Memory(text) if text == "two"));
         assert!(faults.take().is_ok());
         faults.push(Fault::Lost("four".into()));
         faults.push(Fault::Other("five".into()));
         for _ in 0..2 {
-            assert!(matches!(faults.take(), Err(Error::Lost(text)) if text == "four"));
+            assert!(matches!(faults.take().unwrap_err().plain(), Error::Lost(text) if text == "four"));
         }
     }
 

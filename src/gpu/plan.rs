@@ -2,6 +2,7 @@
 
 use super::WORD;
 use super::context::{Buffer, Context, GUARD_NUMBERS, GUARD_WORDS, Pipeline};
+use super::faults;
 use super::kernel::Access;
 use super::memory::{Transient, place};
 use super::recorder::{Dispatch, Home, Recorder, TensorInfo};
@@ -188,7 +189,7 @@ impl Recorder<'_> {
             let guard = if self.context.is_guarded() { GUARD_BYTES } else { 0 };
             let bytes = tensor.bytes + guard;
             if bytes > most {
-                return Err(Error::TooLarge(format!(
+                return Err(faults::too_large(format!(
                     "{} needs {bytes} bytes, a binding holds {most}",
                     tensor.label
                 )));

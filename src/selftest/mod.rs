@@ -115,9 +115,10 @@ pub fn run(
     next: &mut dyn FnMut(usize, usize, &str) -> Result<()>,
 ) -> Result<Report> {
     let mut cases = cases::all(context);
+    let names: Vec<String> = cases.iter().map(Case::name).collect();
     cases.retain(|case| case.name().contains(filter));
     if cases.is_empty() {
-        return Err(Error::NothingToDo(format!("no row's name contains {filter:?}")));
+        return Err(Error::no_row(filter, &names));
     }
     judge(context, &cases, next)
 }

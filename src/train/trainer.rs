@@ -3,7 +3,7 @@
 use super::config::{BestBy, Config};
 use super::job::{Best, IMAGES, Job, POSITION, Position, betas};
 use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
-use super::{config, curves, forecast};
+use super::{config, curves, forecast, images};
 use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor, TRAINED_ON};
 use crate::data::augment::Augment;
 use crate::data::decode::DecodeOptions;
@@ -22,6 +22,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+/// Whether a name in a run folder is one that a run gives or replaces.
+pub fn is_own(name: &str) -> bool {
+    ["config.toml", "log.jsonl", images::FILE, "curves.svg", "last.safetensors", "best.safetensors"]
+        .contains(&name)
+        || name.starts_with(REFIT)
+}
+
+/// Begins the name of the folder in a run folder where all persons are trained for the chosen number of epochs.
+const REFIT: &str = "refit-";
 
 /// What is asked of a run.
 #[derive(Debug, Clone)]
@@ -194,7 +204,7 @@ fn refit(
     watch: &mut dyn Watch,
     judge: &mut dyn Judge,
 ) -> Result<Option<usize>> {
-    let name = format!("refit-{epochs}");
+    let name = format!("{REFIT}{epochs}");
     let out = request.out.join(&name);
     let mut config = first.config.clone();
     config.data.val_persons = None;

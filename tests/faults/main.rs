@@ -5,6 +5,8 @@
 mod common;
 mod datasets;
 mod embeddings;
+mod messages;
+mod outputs;
 mod serve;
 mod training;
 mod walk;

@@ -25,7 +25,7 @@ use axum::http::StatusCode;
 use connections::Limits;
 use http::{Job, QUEUE, Refusal, Site};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::ops::Range;
 use std::process::ExitCode;
@@ -39,8 +39,14 @@ const POSTED: &str = "picture";
 pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
     let place = format!("{}:{}", arguments.host, arguments.port);
-    let listener = TcpListener::bind((arguments.host.as_str(), arguments.port))
-        .map_err(Error::io("listen on", &place))?;
+    let listener = TcpListener::bind((arguments.host.as_str(), arguments.port)).map_err(|reason| {
+        let hint = match reason.kind() {
+            ErrorKind::AddrInUse => "another program uses the port: --port 0 takes any that is free",
+            ErrorKind::PermissionDenied => "ports below 1024 take special rights: choose a larger --port",
+            _ => "--host takes an address of this machine, such as 127.0.0.1",
+        };
+        Error::io("listen on", &place)(reason).hinted(hint)
+    })?;
     let address = listener.local_addr().map_err(Error::io("listen on", &place))?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let gallery = Arc::new(Gallery::open(&arguments.gallery)?);
@@ -177,7 +183,11 @@ impl Searcher<'_> {
                     let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
                     (
                         Err(refusal),
-                        if matches!(error, Error::Gpu(_) | Error::Lost(_)) { Err(error) } else { Ok(()) },
+                        if matches!(error.plain(), Error::Gpu(_) | Error::Lost(_)) {
+                            Err(error)
+                        } else {
+                            Ok(())
+                        },
                     )
                 }
             };

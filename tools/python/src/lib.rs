@@ -40,7 +40,7 @@ fn words(error: &Error) -> String {
 
 fn raised(error: Error) -> PyErr {
     let text = words(&error);
-    match error {
+    match error.plain() {
         Error::Io { .. } => PyOSError::new_err(text),
         Error::TooLarge(_) | Error::Memory(_) => PyMemoryError::new_err(text),
         Error::NoAdapter(_) | Error::Gpu(_) | Error::Lost(_) => PyRuntimeError::new_err(text),
@@ -133,7 +133,7 @@ fn embed(embedder: &mut Embedder<'_>, size: ImageSize, job: &Job) -> Result<Vec<
                 let fitted: Vec<Rgb> =
                     batch.par_iter().map(|picture| preprocess::resize_bicubic(picture, size)).collect();
                 match embedder.submit(&fitted) {
-                    Err(Error::Memory(_)) if embedder.halve() => continue,
+                    Err(error) if matches!(error.plain(), Error::Memory(_)) && embedder.halve() => continue,
                     submitted => submitted?,
                 }
                 // The batch before it; the next one is resized while the adapter works on this one.

@@ -1,0 +1,356 @@
+//! The files that a command reads and those that it writes, compared before it opens any for writing.
+//!
+//! No output may replace what the command reads, and no two outputs may be one file, however they are spelled. What would
+//! keep an output from being written is found here as well, before minutes of work are lost.
+
+use crate::data::embeddings;
+use crate::data::files::{Identity, folder_of, is_special, temporary_beside, temporary_in};
+use crate::data::walk;
+use crate::datasets;
+use crate::error::{Error, Result};
+use std::collections::HashSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
+
+/// Links to nothing that are followed before they count as a circle.
+const MAX_LINKS: usize = 40;
+
+/// What a command reads and writes, each under the name of its flag or argument.
+#[derive(Default)]
+pub struct Paths {
+    inputs: Vec<Input>,
+    outputs: Vec<Output>,
+    follow_links: bool,
+}
+
+/// A file or a folder that is read.
+struct Input {
+    label: String,
+    path: PathBuf,
+    /// Whether tables in it name images that are read too.
+    is_set: bool,
+}
+
+/// A file or a folder that is written.
+struct Output {
+    label: String,
+    path: PathBuf,
+    kind: Kind,
+    /// Whether it may be in a folder that is read: an earlier state of its own is updated.
+    updates: bool,
+}
+
+/// A file that is there and will be replaced.
+struct Replaced {
+    label: String,
+    path: PathBuf,
+    updates: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    File,
+    /// A folder in which the command writes files of these names; made where it is missing.
+    Folder(fn(&str) -> bool),
+    /// A folder that is new, or holds nothing but hidden files.
+    NewFolder,
+}
+
+impl Paths {
+    /// Nothing yet.
+    pub fn new() -> Paths {
+        Paths::default()
+    }
+
+    /// Whether the links in folders are followed when they are read.
+    pub fn following(self, follow_links: bool) -> Paths {
+        Paths { follow_links, ..self }
+    }
+
+    /// Files and folders that are read, with the names beside a `.npy`.
+    pub fn reads(mut self, flag: &str, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
+        for path in paths {
+            let path = path.as_ref();
+            self.input(label(flag, path), path, false);
+            if let Some(beside) = embeddings::side_file(path) {
+                self.input(format!("{}, read with {}", beside.display(), label(flag, path)), &beside, false);
+            }
+        }
+        self
+    }
+
+    /// Data sets that are read: folders, or tables and the images that they list.
+    pub fn reads_sets(mut self, flag: &str, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
+        for path in paths {
+            self.input(label(flag, path.as_ref()), path.as_ref(), true);
+        }
+        self
+    }
+
+    /// Adds an input, each once.
+    fn input(&mut self, label: String, path: &Path, is_set: bool) {
+        if self.inputs.iter().all(|input| input.label != label) {
+            self.inputs.push(Input { label, path: path.to_path_buf(), is_set });
+        }
+    }
+
+    /// Files that are written; `-` is stdout and none.
+    pub fn writes(self, flag: &str, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
+        self.output(flag, paths, Kind::File, false)
+    }
+
+    /// Files of embeddings that are written, with the names beside a `.npy`.
+    pub fn writes_embeddings(mut self, flag: &str, path: &Path) -> Paths {
+        self = self.writes(flag, [path]);
+        if let Some(beside) = embeddings::side_file(path) {
+            let label = format!("{}, written with {}", beside.display(), label(flag, path));
+            self.outputs.push(Output { label, path: beside, kind: Kind::File, updates: false });
+        }
+        self
+    }
+
+    /// Files that are updated in place, as is documented of them.
+    pub fn updates(self, flag: &str, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
+        self.output(flag, paths, Kind::File, true)
+    }
+
+    /// A folder in which files are written whose names `owns` admits; they are updated where the command has begun them.
+    pub fn writes_into(self, flag: &str, folder: &Path, owns: fn(&str) -> bool, is_begun: bool) -> Paths {
+        self.output(flag, [folder], Kind::Folder(owns), is_begun)
+    }
+
+    /// A folder that has to be new or empty.
+    pub fn makes_folder(self, flag: &str, folder: &Path) -> Paths {
+        self.output(flag, [folder], Kind::NewFolder, false)
+    }
+
+    fn output(
+        mut self,
+        flag: &str,
+        paths: impl IntoIterator<Item = impl AsRef<Path>>,
+        kind: Kind,
+        updates: bool,
+    ) -> Paths {
+        let paths = paths.into_iter().map(|path| path.as_ref().to_path_buf());
+        self.outputs.extend(paths.filter(|path| path != Path::new("-")).map(|path| Output {
+            label: label(flag, &path),
+            path,
+            kind,
+            updates,
+        }));
+        self
+    }
+
+    /// Makes sure that all outputs can be written and that none is written over what it must not replace.
+    ///
+    /// # Errors
+    /// `Usage` naming both paths where an output is an input, is in an input folder or is another output, and for a folder
+    /// that has to be empty; `Io` where an output can't be made.
+    pub fn check(&self) -> Result<()> {
+        // Devices and pipes are never replaced.
+        let outputs: Vec<&Output> = self.outputs.iter().filter(|output| !is_special(&output.path)).collect();
+        let replaced: Vec<Replaced> = outputs.iter().flat_map(|output| output.replaced()).collect();
+        // Tables are read only where there is something to compare with their images.
+        if !replaced.is_empty() {
+            for input in self.inputs.iter().flat_map(Input::with_listed) {
+                replaced.iter().try_for_each(|file| input.spare(file, self.follow_links))?;
+            }
+        }
+        for (place, one) in outputs.iter().enumerate() {
+            for other in &outputs[..place] {
+                one.check_beside(other)?;
+                other.check_beside(one)?;
+            }
+        }
+        for output in &outputs {
+            let made = |folder: &Path| {
+                outputs
+                    .iter()
+                    .any(|other| !matches!(other.kind, Kind::File) && same_place(folder, &other.path))
+            };
+            output.check_makeable(made)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether two paths lead to the same file or folder that is there.
+pub fn same(one: &Path, other: &Path) -> bool {
+    Identity::of(one).is_ok_and(|identity| Identity::of(other).is_ok_and(|other| other == identity))
+}
+
+fn label(flag: &str, path: &Path) -> String {
+    format!("{flag} {}", path.display())
+}
+
+impl Input {
+    /// Itself, and the images that its tables list.
+    fn with_listed(&self) -> Vec<Input> {
+        let Input { label, path, is_set } = self;
+        let mut all = vec![Input { label: label.clone(), path: path.clone(), is_set: *is_set }];
+        if *is_set {
+            for image in tables(path).iter().flat_map(|table| listed(table)) {
+                let label = format!("{}, listed by {label}", image.display());
+                all.push(Input { label, path: image, is_set: false });
+            }
+        }
+        all
+    }
+
+    /// Fails where a file that will be replaced is this one, or in this folder.
+    fn spare(&self, Replaced { label, path, updates }: &Replaced, follow_links: bool) -> Result<()> {
+        if !self.path.is_dir() && same(path, &self.path) {
+            return Err(Error::Usage(format!(
+                "{label} is the same file as {}, which is read: choose another name for the output",
+                self.label
+            )));
+        }
+        if !updates && self.path.is_dir() && holds(&self.path, path, follow_links) {
+            return Err(Error::Usage(format!(
+                "{label} would replace a file in {}, which is read: choose a new name for the output, or another folder",
+                self.label
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Output {
+    /// The files that are there and will be replaced.
+    fn replaced(&self) -> Vec<Replaced> {
+        let file = |label, path| Replaced { label, path, updates: self.updates };
+        if self.path.is_file() {
+            return vec![file(self.label.clone(), self.path.clone())];
+        }
+        let Kind::Folder(owns) = self.kind else { return Vec::new() };
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let own = entries.filter(|entry| owns(&entry.file_name().to_string_lossy()));
+        let files = own.map(|entry| entry.path()).filter(|path| path.is_file());
+        files.map(|path| file(format!("{} of {}", path.display(), self.label), path)).collect()
+    }
+
+    /// Fails where another output is the same, or has a name that is written in this folder.
+    fn check_beside(&self, other: &Output) -> Result<()> {
+        if same_place(&self.path, &other.path) {
+            let what = if matches!(self.kind, Kind::File) { "file" } else { "folder" };
+            return Err(Error::Usage(format!(
+                "{} and {} are the same {what}: give them different names",
+                other.label, self.label
+            )));
+        }
+        let owned = match self.kind {
+            Kind::Folder(owns) => other.path.file_name().is_some_and(|name| owns(&name.to_string_lossy())),
+            Kind::File | Kind::NewFolder => false,
+        };
+        if owned && same_place(folder_of(&other.path), &self.path) {
+            return Err(Error::Usage(format!(
+                "{} has a name that {} needs for a file of its own: choose another one",
+                other.label, self.label
+            )));
+        }
+        Ok(())
+    }
+
+    /// Fails where it can't be written; `made` says which folders the command makes itself.
+    fn check_makeable(&self, made: impl Fn(&Path) -> bool) -> Result<()> {
+        let path = &self.path;
+        if matches!(self.kind, Kind::File) {
+            let folder = folder_of(path);
+            // Removed at once: it only shows that one can be made.
+            return if made(folder) && !folder.exists() { Ok(()) } else { temporary_beside(path).map(drop) };
+        }
+        if matches!(self.kind, Kind::NewFolder) && is_occupied(path)? {
+            return Err(Error::Usage(format!(
+                "{} is not empty: it takes a new or an empty folder",
+                self.label
+            )));
+        }
+        let there = path.ancestors().map(or_here).find(|step| fs::symlink_metadata(step).is_ok());
+        let there = there.unwrap_or(Path::new("."));
+        match fs::metadata(there) {
+            Ok(found) if !found.is_dir() => Err(ErrorKind::NotADirectory.into()),
+            Ok(_) => temporary_in(there).map(drop),
+            Err(error) => Err(error),
+        }
+        .map_err(Error::io("create", path))
+    }
+}
+
+/// Whether a folder holds anything but hidden files, which systems leave behind.
+fn is_occupied(folder: &Path) -> Result<bool> {
+    Ok(folder.is_dir() && !walk::names_in(folder)?.0.is_empty())
+}
+
+/// Tables of a data set: itself, or those in its folder.
+fn tables(set: &Path) -> Vec<PathBuf> {
+    let is_table = |path: &PathBuf| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
+    match fs::read_dir(set) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).filter(is_table).collect(),
+        Err(_) => vec![set.to_path_buf()],
+    }
+}
+
+/// The images that a table lists. What is wrong with it is said where it is read for good.
+fn listed(table: &Path) -> Vec<PathBuf> {
+    let names = datasets::read_labels(table).unwrap_or_default().into_keys();
+    names.map(|name| folder_of(table).join(name)).collect()
+}
+
+/// Whether a file is below a folder, by its own name, by another one or by a link.
+fn holds(folder: &Path, file: &Path, follow_links: bool) -> bool {
+    let places = [fs::canonicalize(file), fs::canonicalize(folder_of(file))];
+    let steps: HashSet<Identity> =
+        places.iter().flatten().flat_map(|place| place.ancestors().flat_map(Identity::of)).collect();
+    let mut entries = WalkDir::new(folder).follow_links(follow_links).into_iter().flatten();
+    entries.any(|entry| Identity::of(entry.path()).is_ok_and(|identity| steps.contains(&identity)))
+}
+
+/// Where a path leads: the last step that is there, and those behind it that are missing.
+struct Spot {
+    folder: PathBuf,
+    identity: Identity,
+    missing: PathBuf,
+}
+
+impl Spot {
+    fn of(path: &Path) -> Option<Spot> {
+        let mut path = path.to_path_buf();
+        // A link to nothing leads to what its target will be.
+        for _ in 0..MAX_LINKS {
+            match fs::read_link(&path) {
+                Ok(target) if !path.exists() => path = folder_of(&path).join(target),
+                _ => break,
+            }
+        }
+        path.ancestors().find_map(|step| {
+            let folder = or_here(step).to_path_buf();
+            let identity = Identity::of(&folder).ok()?;
+            let missing = path.strip_prefix(step).unwrap_or(Path::new("")).to_path_buf();
+            Some(Spot { folder, identity, missing })
+        })
+    }
+}
+
+/// Whether two paths are names of one file or folder, there or still to be made.
+fn same_place(one: &Path, other: &Path) -> bool {
+    let (Some(one), Some(other)) = (Spot::of(one), Spot::of(other)) else { return false };
+    if one.identity != other.identity {
+        return false;
+    }
+    let lower = |spot: &Spot| spot.missing.to_string_lossy().to_lowercase();
+    one.missing == other.missing || (lower(&one) == lower(&other) && ignores_case(&one.folder))
+}
+
+/// Whether `a` and `A` are one name in a folder.
+fn ignores_case(folder: &Path) -> bool {
+    temporary_in(folder).is_ok_and(|file| {
+        file.path().file_name().is_some_and(|name| folder.join(name.to_ascii_uppercase()).exists())
+    })
+}
+
+/// A path's step, the empty one as the folder that it is.
+fn or_here(step: &Path) -> &Path {
+    if step.as_os_str().is_empty() { Path::new(".") } else { step }
+}
