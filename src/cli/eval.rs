@@ -96,7 +96,10 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             let mut task = read_task(queries, gallery, arguments.labels.as_deref())?;
             task.check(&plan.rules)?;
             task.check_weights(queries, gallery, arguments.allow_other_weights)?;
+            task.example().iter().for_each(|example| eprintln!("{example}"));
             if page.is_some() && arguments.images.is_empty() {
+                let paths = Paths::new().reads("the input of the embeddings", task.inputs());
+                paths.writes("--json", &arguments.json).writes("--html", &arguments.page.html).check()?;
                 task.find_pictures();
             }
             let context = open::adapter(arguments.adapter.as_ref())?;
@@ -259,6 +262,24 @@ impl Task {
             open::tell(&check_same_weights(&sources, allow)?);
         }
         Ok(())
+    }
+
+    /// One query with its person and camera, for the user to see that names are read as meant.
+    fn example(&self) -> Option<String> {
+        let Side { labels, pictures, .. } = &self.queries;
+        pictures.names.iter().zip(labels).find_map(|(name, Label { person, camera })| {
+            let Person::Known(number) = person else { return None };
+            let LabelNames { persons, cameras } = &self.label_names;
+            let person = persons.get(number).cloned().unwrap_or_else(|| format!("{number:04}"));
+            let camera = cameras.get(camera).cloned().unwrap_or_else(|| camera.to_string());
+            Some(format!("{name} is person {person}, seen by camera {camera}"))
+        })
+    }
+
+    /// The inputs that the embeddings were made from, as typed.
+    fn inputs(&self) -> impl Iterator<Item = &String> {
+        let sides = [Some(&self.queries), self.gallery.as_ref()];
+        sides.into_iter().flatten().flat_map(|side| &side.provenance.inputs)
     }
 
     /// Looks for the pictures where they were embedded from.

@@ -44,6 +44,10 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let components = arguments.reduce.as_deref().zip(reduction.as_ref());
     check_weights(&arguments.model, &network, &gallery, components, arguments.allow_other_weights)?;
     if let Some(page) = &mut page {
+        if images.is_none() {
+            let paths = Paths::new().reads("the input of --gallery", gallery.inputs());
+            paths.writes("--json", json).writes("--html", &arguments.page.html).check()?;
+        }
         page.images = gallery.images(arguments.images.as_deref())?;
     }
     let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);

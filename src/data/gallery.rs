@@ -1,6 +1,6 @@
 //! What is searched in: embeddings in one file or in a folder of parts, some of their rows, and the pictures behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::ops::Range;
@@ -124,6 +124,11 @@ impl Gallery {
             of_parts.push(own);
         }
         Ok(of_parts.iter().any(Option::is_some).then_some(Images { folder: None, inputs: of_parts }))
+    }
+
+    /// The inputs that its files were embedded from, as typed.
+    pub fn inputs(&self) -> BTreeSet<&str> {
+        self.parts.iter().flat_map(|part| &part.provenance.inputs).map(String::as_str).collect()
     }
 
     /// The file of a row's picture.

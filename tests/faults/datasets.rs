@@ -496,7 +496,8 @@ fn one_image_shows_one_person() {
 fn tables_come_with_any_separator_and_mark() {
     let folder = copies(&["csv_split", "emb"]);
     let here = folder.path();
-    let wanted = by_labels(0, here, "emb/ok.csv").0;
+    let (wanted, stderr) = by_labels(0, here, "emb/ok.csv");
+    assert_says(&stderr, &["0001_c1s1_000000_00.jpg is person 0001, seen by camera 1"]);
     assert_eq!(by_labels(0, here, "emb/semi.csv").0, wanted);
     assert_eq!(by_labels(0, here, "emb/tab.csv").0, wanted);
     let table = std::fs::read_to_string(input("csv_split").join("set.csv")).unwrap();

@@ -200,6 +200,16 @@ fn thumbnails_are_found_where_the_inputs_are() {
     expect(0, here, &[&eval[..], &["--labels", "labels.csv", "--html", "eval.html"]].concat());
     let evaluated = || std::fs::read_to_string(here.join("eval.html")).unwrap();
     assert!(evaluated().contains("data:image") && !evaluated().contains("no --images"));
+    // They are read, so no page takes their place.
+    let image = std::fs::read(here.join("two_p/a/1_0.jpg")).unwrap();
+    let over = ["--html", "two_p/a/1_0.jpg"];
+    let search = ["search", "--model", "a.safetensors", "--gallery", "one.safetensors"];
+    let query = ["--query", "two_p/b/1_0.jpg"];
+    let labels = ["--labels", "labels.csv"];
+    for command in [[&search[..], &query, &over].concat(), [&eval[..], &labels, &over].concat()] {
+        assert_says(&expect(2, here, &command).1, &["--html two_p/a/1_0.jpg", "two_p, which is read"]);
+    }
+    assert_eq!(std::fs::read(here.join("two_p/a/1_0.jpg")).unwrap(), image);
     // What is gone is named only.
     std::fs::rename(here.join("two_p/b"), here.join("elsewhere")).unwrap();
     assert_eq!(page("one.safetensors"), 5);
