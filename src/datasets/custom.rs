@@ -22,8 +22,21 @@ struct Named {
 /// The number of a camera that isn't known.
 const UNKNOWN: u32 = u32::MAX;
 
-/// Names of folders that others give to splits and that are none here.
-const OTHER_SPLITS: [&str; 5] = ["test", "val", "valid", "validation", "probe"];
+/// Names, in lower case, that others give to the folders of splits and of other parts of a data set: no persons.
+const NO_PERSONS: [&str; 12] = [
+    "train",
+    "query",
+    "gallery",
+    "test",
+    "training",
+    "testing",
+    "val",
+    "valid",
+    "validation",
+    "probe",
+    "whole_body_images",
+    "partial_body_images",
+];
 
 /// Reads `PERSON/CAMERA_anything.jpg` below the folders `train`, `query` and `gallery`, or below `dir` itself, without a
 /// split, if there is none of them.
@@ -32,7 +45,8 @@ const OTHER_SPLITS: [&str; 5] = ["test", "val", "valid", "validation", "probe"];
 /// keep the camera that their name says. An image whose name says no camera can train, but is not scored.
 ///
 /// # Errors
-/// `Data` where the names of a person's folder and of a file in it contradict each other.
+/// `Data` where the names of a person's folder and of a file in it contradict each other, where a folder has the name of a
+/// split, or where every image is further down.
 pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<Found> {
     let there: Vec<Split> = Split::ALL.into_iter().filter(|split| dir.join(split.name()).is_dir()).collect();
     let mut places: Vec<(Option<Split>, &str)> =
@@ -40,7 +54,7 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<Found> {
     let (mut pictures, mut skipped, mut empty) = (Vec::new(), Vec::new(), Vec::new());
     let beside = folders_in(dir, follow_links)?;
     if places.is_empty() {
-        if let Some(name) = beside.iter().find(|name| OTHER_SPLITS.contains(&name.as_str())) {
+        if let Some(name) = beside.iter().find(|name| NO_PERSONS.contains(&&*name.to_ascii_lowercase())) {
             return Err(Error::Data(format!(
                 "{} is no person's folder: the folders of a split are called train, query and gallery",
                 dir.join(name).display()
@@ -60,6 +74,8 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<Found> {
         let found = walk::list_files(&dir.join(folder), follow_links)?;
         left_out.add(found.left_out, |name| below(&name));
         let mut said = BTreeMap::new();
+        // The first image, and whether one is directly in its person's folder.
+        let (mut first, mut has_direct) = (None, false);
         let mut filled = BTreeSet::new();
         for picture in found.pictures {
             let name = below(&picture.name);
@@ -68,6 +84,8 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<Found> {
                 continue;
             };
             filled.insert(person.to_string());
+            first.get_or_insert_with(|| name.clone());
+            has_direct |= !file.contains('/');
             let wrong = |text: String| Error::Data(format!("{}: {text}", dir.display()));
             spellings.add(person, || below(person)).map_err(wrong)?;
             let base = base(file);
@@ -84,6 +102,13 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<Found> {
             if camera.is_some() || !matches!(split, Some(Split::Query | Split::Gallery)) {
                 pictures.push(Named { split, path: picture.path, name, person: person.to_string(), camera });
             }
+        }
+        if let Some(first) = first.filter(|_| !has_direct) {
+            return Err(Error::Data(format!(
+                "{}: every image is a folder further down than PERSON/CAMERA_anything.jpg, such as {first}: give the \
+                 folder that holds the persons' folders, or list the images in a CSV of path,person,camera,split",
+                dir.display()
+            )));
         }
         if matches!(split, None | Some(Split::Train)) {
             let folders = folders_in(&dir.join(folder), follow_links)?.into_iter();
@@ -278,7 +303,7 @@ impl Row {
     }
 }
 
-/// What stands between the cells of a row.
+/// Separators of the cells of a row.
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
 /// Reads a table and makes sure that no person is in it under two spellings of one number.
@@ -346,7 +371,7 @@ fn read_table(table: &Path) -> Result<Vec<Row>> {
 /// The columns that are read.
 const COLUMNS: [&str; 4] = ["path", "person", "camera", "split"];
 
-/// Whether a table has the columns that are needed.
+/// Returns whether a table has the columns that are needed.
 pub(super) fn has_columns(table: &Path) -> bool {
     read_table(table).is_ok()
 }

@@ -1,6 +1,6 @@
-//! Whom a picture shows, and by which camera: what retrieval scores are counted by.
+//! Person and camera of an image: labels that retrieval scores are counted by.
 
-/// Whom a picture shows.
+/// Person in an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Person {
     /// A person with a number of their own.
@@ -14,7 +14,7 @@ pub enum Person {
 /// Person and camera of one picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label {
-    /// Whom it shows.
+    /// Person in it.
     pub person: Person,
     /// Which camera took it.
     pub camera: u32,
@@ -42,17 +42,17 @@ pub(super) fn base(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-/// Whether these are digits, at least one.
+/// Returns whether these are digits, at least one.
 pub(super) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Whether a person is called junk: -1, or 00-1 as in MARS.
+/// Returns whether a person is called junk: -1, or 00-1 as in MARS.
 pub(super) fn is_junk(person: &str) -> bool {
     person.trim_start_matches('0').strip_prefix('-').is_some_and(is_number)
 }
 
-/// Whether two spellings mean the same person.
+/// Returns whether two spellings mean the same person.
 pub(super) fn is_same_person(a: &str, b: &str) -> bool {
     a.trim_start_matches('0') == b.trim_start_matches('0') || is_junk(a) && is_junk(b)
 }

@@ -63,7 +63,7 @@ struct Persons {
 }
 
 impl Persons {
-    /// Whom a file in one of the folders shows, or why it is left out.
+    /// Label of a file in one of the folders, or the reason why it is left out.
     fn label(&mut self, folder: &str, split: Split, name: &str) -> std::result::Result<Label, String> {
         let file = labels::base(name);
         let of_person = name.strip_suffix(file).unwrap_or_default().trim_end_matches('/');

@@ -31,6 +31,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::data::files::Identity;
 use crate::data::walk::{self, LeftOut, Listing, readable};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
@@ -69,7 +70,7 @@ pub struct ReidSet {
     pub query_is_gallery: bool,
     /// Images that the layout has no label for, and why.
     pub skipped: Vec<(String, String)>,
-    /// What else the walk over the folders left out.
+    /// Other files that the walk over the folders left out.
     pub left_out: LeftOut,
     /// Folders of persons who would train, but without an image.
     pub empty: Vec<String>,
@@ -81,7 +82,7 @@ pub struct ReidSet {
     /// The number is the data set's own where it has one: 2 for Market-1501's `0002`, 1017 for CUHK03's `1_017`.
     /// MSMT17 counts its training and its test persons from 0 each; the test persons follow the others here. In one's
     /// own data, names that are all different numbers are those numbers, else each is its place, from 0, in sorted order.
-    /// Who is called `0000` is here only if in the train split; elsewhere that is a distractor.
+    /// `0000` is here only if it is in the train split; elsewhere it is a distractor.
     pub persons: BTreeMap<u32, String>,
     /// The cameras' names by [`Label::camera`]; numbered as persons are. CUHK01 and CUHK03 have views 1 and 2.
     pub cameras: BTreeMap<u32, String>,
@@ -168,7 +169,7 @@ pub struct LoadOptions {
     pub split: u32,
     /// Seed of CUHK01's random splits.
     pub seed: u64,
-    /// Whether links inside the data set are followed; the layout's own folders may be links in any case.
+    /// True if links inside the data set are followed; the layout's own folders may be links in any case.
     pub follow_links: bool,
 }
 
@@ -240,21 +241,27 @@ impl Found {
     /// Refuses an image that lists name for two persons or cameras, or twice in one split.
     fn check_once(&self) -> std::result::Result<(), String> {
         let query = if self.query_is_gallery { &[][..] } else { &self.query };
-        let mut seen: HashMap<&Path, (usize, &LabelledPicture)> = HashMap::new();
+        // A file under two names, by a link, is one image.
+        let mut seen: HashMap<Identity, (usize, &LabelledPicture)> = HashMap::new();
         for (split, list) in [&self.train[..], query, &self.gallery].into_iter().enumerate() {
             for picture in list {
                 let LabelledPicture { path, name, label } = picture;
-                let Some((before, first)) = seen.insert(path, (split, picture)) else { continue };
+                let identity = Identity::of(path).ok();
+                let Some((before, first)) = identity.and_then(|id| seen.insert(id, (split, picture))) else {
+                    continue;
+                };
                 let [here, there] = [label, &first.label]
                     .map(|l| (self.person(l.person), camera_name(&self.cameras, l.camera)));
                 if here != there {
                     return Err(format!(
-                        "{name} is listed for person {} by camera {}, and for person {} by camera {}",
-                        there.0, there.1, here.0, here.1
+                        "one image is listed for two: {} for person {} by camera {}, and {name} for person {} by camera {}",
+                        first.name, there.0, there.1, here.0, here.1
                     ));
                 }
                 if split == before {
-                    return Err(format!("{name} is listed twice in one split"));
+                    let again =
+                        if first.name == *name { String::new() } else { format!(", as {} too", first.name) };
+                    return Err(format!("{name} is listed twice in one split{again}"));
                 }
             }
         }
@@ -499,7 +506,7 @@ fn inner(dir: &Path) -> Result<Option<Layout>> {
     Ok(custom::only_table(dir)?.filter(|table| custom::has_columns(table)).map(|_| Layout::Csv))
 }
 
-/// Whether a folder is called like a camera: cam1, cam_a, camera-12.
+/// Returns whether a folder is called like a camera: cam1, cam_a, camera-12.
 fn is_camera(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let Some(rest) = name.strip_prefix("cam") else { return false };

@@ -43,7 +43,7 @@ pub struct TrainingSet {
     pub classes: Vec<String>,
     /// Files that were left out: junk (person −1), and those that are outside the layout.
     pub skipped: usize,
-    /// What else the walk over the folders left out.
+    /// Other files that the walk over the folders left out.
     pub left_out: walk::LeftOut,
 }
 
@@ -124,10 +124,18 @@ impl TrainingSet {
         Ok((of(false), of(true)))
     }
 
-    /// Whether any person is seen by two cameras.
+    /// Returns whether any person is seen by two cameras.
     pub fn crosses_cameras(&self) -> bool {
-        let mut seen: BTreeMap<usize, u32> = BTreeMap::new();
-        self.pictures.iter().any(|sample| *seen.entry(sample.class).or_insert(sample.camera) != sample.camera)
+        self.across_cameras() > 0
+    }
+
+    /// Number of persons who are seen by two cameras or more.
+    pub fn across_cameras(&self) -> usize {
+        let mut seen: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
+        for sample in &self.pictures {
+            seen.entry(sample.class).or_default().insert(sample.camera);
+        }
+        seen.values().filter(|cameras| cameras.len() > 1).count()
     }
 }
 

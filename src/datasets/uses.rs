@@ -21,7 +21,7 @@ fn trains(set: &ReidSet) -> Option<Vec<(&LabelledPicture, &str)>> {
     Some(pictures.into_iter().map(|p| (p, person_name(&set.persons, p.label.person))).collect())
 }
 
-/// Whether the set says which images train; else all of them do.
+/// Returns whether the set says which images train; else all of them do.
 pub fn has_split(set: &ReidSet) -> bool {
     !set.query_is_gallery || !set.train.is_empty()
 }
@@ -101,7 +101,7 @@ pub fn match_refusal(
             reasons.push(format!("{count} {why}"));
         }
     }
-    let advice = if same_camera > 0 { "; --ignore-cameras lets these match" } else { "" };
+    let advice = if same_camera > 0 { "; `lat-wgpu eval --ignore-cameras` lets these match" } else { "" };
     Some(format!("no query has a match in the gallery: {}{advice}", reasons.join(", ")))
 }
 

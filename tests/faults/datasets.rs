@@ -290,6 +290,46 @@ fn a_folder_one_level_too_high_is_refused() {
 }
 
 #[test]
+fn folders_that_are_no_persons_are_refused() {
+    for (files, words) in [
+        (&["Train/a/1_0.png", "Query/b/1_0.png", "Gallery/b/2_0.png"][..], "train, query and gallery"),
+        (&["training/a/1_0.png", "testing/b/1_0.png"], "train, query and gallery"),
+        (&["whole_body_images/001_1.png", "partial_body_images/001_1.png"], "train, query and gallery"),
+        (&["day1/anna/1_0.png", "day1/bob/2_0.png", "day2/anna/2_1.png"], "further down"),
+        (&["data/0001/1_0.png", "data/0001/2_0.png", "data/0002/1_0.png"], "further down"),
+        (&["train/x/a/1_0.png", "query/b/1_0.png", "gallery/b/2_0.png"], "train/x/a/1_0.png"),
+    ] {
+        let names: Vec<String> = files.iter().map(|file| format!("set/{file}")).collect();
+        let folder = images(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let train = ["train", "--backbone", TINY, "--data", "set", "--out", "run"];
+        for command in [&["data", "set"][..], &["eval", "--model", TINY, "--data", "set"], &train] {
+            assert_says(&expect(1, folder.path(), command).1, &[words]);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn one_file_under_two_names_is_one_image() {
+    let folder = copies(&["two_p"]);
+    let set = folder.path().join("two_p");
+    std::os::unix::fs::symlink("../a/1_0.jpg", set.join("b/9_9.jpg")).unwrap();
+    expect(0, folder.path(), &["data", "two_p"]);
+    let train = ["train", "--backbone", TINY, "--data", "two_p", "--follow-links", "--out", "run"];
+    for command in [&["data", "two_p", "--follow-links"][..], &train] {
+        assert_says(
+            &expect(1, folder.path(), command).1,
+            &["a/1_0.jpg for person a", "b/9_9.jpg for person b"],
+        );
+    }
+    std::fs::remove_file(set.join("b/9_9.jpg")).unwrap();
+    std::fs::hard_link(set.join("a/1_0.jpg"), set.join("a/1_9.jpg")).unwrap();
+    assert_says(&expect(1, folder.path(), &["data", "two_p"]).1, &["a/1_0.jpg", "a/1_9.jpg", "twice"]);
+    std::fs::rename(set.join("a/1_9.jpg"), set.join("b/1_9.jpg")).unwrap();
+    assert_says(&expect(1, folder.path(), &["data", "two_p"]).1, &["a/1_0.jpg for person a", "b/1_9.jpg"]);
+}
+
+#[test]
 fn a_file_that_contradicts_its_persons_folder_is_refused() {
     let folder = copies(&["contradict"]);
     for command in [

@@ -99,7 +99,7 @@ fn further_hidden_names() {
     let found = data(0, here, &["two_p", "--strict"]);
     assert_eq!((&found["left_out"], &found["skipped"]), (&json!({"hidden": 7}), &json!([])));
 
-    // What is given by name is taken, whatever the name is.
+    // An input given by name is taken, whatever the name is.
     let (summary, _) = embed(0, here, &["two_p/.cache"]);
     assert_eq!((&summary["images"], &summary["left_out"]), (&json!(1), &json!({})));
     let (summary, _) = embed(0, here, &["two_p/.git/objects/b.jpg", "two_p/a"]);
@@ -196,7 +196,8 @@ mod links {
         paint(&here.join("beside/1_0.jpg"), [1, 200, 3]);
         paint(&here.join("beside/deep/2_0.jpg"), [1, 2, 200]);
         symlink("../beside", here.join("set/carol")).unwrap();
-        symlink("../../beside/1_0.jpg", here.join("set/a/9_0.jpg")).unwrap();
+        paint(&here.join("single/9_0.jpg"), [200, 2, 100]);
+        symlink("../../single/9_0.jpg", here.join("set/a/9_0.jpg")).unwrap();
         folder
     }
 
