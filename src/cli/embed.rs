@@ -9,7 +9,7 @@ use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
-use crate::data::embeddings::EmbeddingWriter;
+use crate::data::embeddings::{Dtype, EmbeddingWriter, check_finite};
 use crate::data::index::{self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
 use crate::data::lock;
 use crate::data::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
@@ -57,6 +57,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         bar: progress_bar(pictures.len() as u64),
         output,
         reduction,
+        dtype: arguments.dtype.into(),
         signals: Signals::listen()?,
         start,
         first_vector: None,
@@ -358,6 +359,8 @@ struct Progress {
     bar: ProgressBar,
     output: Output,
     reduction: Option<Reduction>,
+    /// How its numbers are stored.
+    dtype: Dtype,
     signals: Signals,
     start: Instant,
     first_vector: Option<Duration>,
@@ -421,10 +424,10 @@ impl Watch for Progress {
         self.rows += 1;
         self.finish_one(picture);
         self.bar.inc(1);
-        match &self.reduction {
-            Some(reduction) => self.output.push(&picture.name, &reduction.apply(embedding)),
-            None => self.output.push(&picture.name, embedding),
-        }
+        let reduced = self.reduction.as_ref().map(|reduction| reduction.apply(embedding));
+        let row = reduced.as_deref().unwrap_or(embedding);
+        check_finite(&picture.name, row, self.dtype)?;
+        self.output.push(&picture.name, row)
     }
 
     fn note(&mut self, text: &str) {

@@ -97,9 +97,9 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             task.check(&plan.rules)?;
             task.check_weights(queries, gallery, arguments.allow_other_weights)?;
             task.example().iter().for_each(|example| eprintln!("{example}"));
+            let paths = Paths::new().reads("the input of the embeddings", task.inputs());
+            paths.writes("--json", &arguments.json).writes("--html", &arguments.page.html).check()?;
             if page.is_some() && arguments.images.is_empty() {
-                let paths = Paths::new().reads("the input of the embeddings", task.inputs());
-                paths.writes("--json", &arguments.json).writes("--html", &arguments.page.html).check()?;
                 task.find_pictures();
             }
             let context = open::adapter(arguments.adapter.as_ref())?;
@@ -303,9 +303,9 @@ pub(super) struct TestSet {
     /// Images to learn from, which are not scored.
     train: Vec<LabelledPicture>,
     label_names: LabelNames,
-    /// What else the walk over its folders left out.
+    /// Other files that the walk over its folders left out.
     left_out: LeftOut,
-    /// Whether it says which images train; else all of them do.
+    /// True if it says which images train; else all of them do.
     pub has_split: bool,
     /// One image with its person and camera.
     example: Option<String>,
@@ -512,7 +512,7 @@ pub(super) struct Outcome {
     left_out: LeftOut,
     /// If ranked lists were asked for.
     pub listed: Option<Listed>,
-    /// What of it the model was trained on, if it knows.
+    /// Images and persons of it that the model was trained on, if it knows.
     seen: Option<Seen>,
 }
 

@@ -6,7 +6,7 @@ use super::json;
 use super::open;
 use super::paths::Paths;
 use super::signals::Signals;
-use crate::data::embeddings::EmbeddingWriter;
+use crate::data::embeddings::{EmbeddingWriter, check_finite};
 use crate::data::gallery::Gallery;
 use crate::data::provenance::{Source, check_same_weights};
 use crate::data::reduce::{FIT_ROWS, FitOptions, Reduced, Reduction};
@@ -40,6 +40,8 @@ pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
     }
     .check()?;
     let gallery = Gallery::open(gallery)?;
+    let paths = Paths::new().reads("the input of GALLERY", gallery.inputs());
+    paths.writes("--out", [out]).writes("--json", json).check()?;
     let signals = Signals::listen()?;
     match reduction {
         Some(reduction) => apply(arguments, &gallery, reduction, &signals)?,
@@ -67,6 +69,7 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &
         let mut rows = vec![0.0; range.len() * dim];
         reduced.read(range.clone(), &mut rows)?;
         for (name, row) in names[range.clone()].iter().zip(rows.chunks(dim)) {
+            check_finite(name, row, arguments.dtype.into())?;
             writer.push(name, row)?;
         }
         bar.inc(range.len() as u64);

@@ -43,11 +43,9 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     check_fits(&gallery, &network, reduction.as_ref(), arguments.flip)?;
     let components = arguments.reduce.as_deref().zip(reduction.as_ref());
     check_weights(&arguments.model, &network, &gallery, components, arguments.allow_other_weights)?;
+    let paths = Paths::new().reads("the input of --gallery", gallery.inputs());
+    paths.writes("--json", json).writes("--html", &arguments.page.html).check()?;
     if let Some(page) = &mut page {
-        if images.is_none() {
-            let paths = Paths::new().reads("the input of --gallery", gallery.inputs());
-            paths.writes("--json", json).writes("--html", &arguments.page.html).check()?;
-        }
         page.images = gallery.images(arguments.images.as_deref())?;
     }
     let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);
@@ -143,7 +141,7 @@ pub(super) fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdi
 pub(super) struct Found {
     /// What same and different are told by.
     pub verdicts: Verdicts,
-    /// What is among the queries' files but no query.
+    /// Files among the queries' that are no query.
     pub left_out: LeftOut,
     /// How many pictures were searched.
     pub gallery: usize,

@@ -47,6 +47,25 @@ pub enum Dtype {
     F16,
 }
 
+/// Refuses a row that `dtype` can't hold.
+///
+/// # Errors
+/// `Data` naming the row and its first number that is infinite or NaN, or becomes infinite in 16 bits.
+pub fn check_finite(name: &str, row: &[f32], dtype: Dtype) -> Result<()> {
+    let holds = |v: f32| match dtype {
+        Dtype::F32 => v.is_finite(),
+        Dtype::F16 => f16::from_f32(v).is_finite(),
+    };
+    match row.iter().position(|&v| !holds(v)) {
+        None => Ok(()),
+        Some(at) => Err(Error::Data(format!(
+            "the embedding of {name} is not finite: number {at} is {} in {} bits",
+            row[at],
+            8 * dtype.bytes()
+        ))),
+    }
+}
+
 impl Dtype {
     /// Size of one number.
     pub(super) const fn bytes(self) -> usize {

@@ -377,7 +377,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// Whether they are in a folder that the user named.
+    /// Returns whether they are in a folder that the user named.
     pub fn is_named(&self) -> bool {
         self.folder.is_some()
     }
@@ -390,7 +390,7 @@ pub struct Inputs {
     folders: Vec<(String, ImageFolder)>,
     /// Files, by their names.
     files: BTreeMap<String, PathBuf>,
-    /// Whether there is no other input: names don't begin with the folder then.
+    /// True if there is no other input: names don't begin with the folder then.
     is_single: bool,
 }
 

@@ -63,7 +63,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Whether pictures of a query's person by its own camera are no matches.
+    /// Returns whether pictures of a query's person by its own camera are no matches.
     pub fn across_cameras(&self) -> bool {
         !self.ignore_cameras && self.protocol != Protocol::ReleasedCode
     }

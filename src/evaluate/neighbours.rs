@@ -459,7 +459,7 @@ fn check(queries: &dyn Rows, gallery: &dyn Rows) -> Result<usize> {
     Ok(dim)
 }
 
-/// What a row is called in messages: by its place, and by its name where it has one.
+/// Names a row in messages: by its place, and by its name where it has one.
 fn called(what: &str, rows: &dyn Rows, row: usize) -> String {
     let name = rows.name(row).map_or(String::new(), |name| format!(" ({name})"));
     format!("{what} {row}{name}")
@@ -510,6 +510,19 @@ impl Staging {
         if let Some(at) = self.read.chunks(dim.max(1)).position(|row| square(row) > MAX_SQUARE) {
             return Err(Error::Data(format!(
                 "{} has length {:.3e}: its distance from {} is not finite, or not sure to be, in f32",
+                called(what, source, rows.start + at),
+                square(&self.read[at * dim..][..dim]).sqrt(),
+                other()
+            )));
+        }
+        // So short that squares vanish in f32: all distances would be equal.
+        let vanishes = |row: &[f32]| {
+            let square = square(row);
+            square > 0.0 && square < f64::from(f32::MIN_POSITIVE)
+        };
+        if let Some(at) = self.read.chunks(dim.max(1)).position(vanishes) {
+            return Err(Error::Data(format!(
+                "{} has length {:.3e}: its distance from {} is lost in f32",
                 called(what, source, rows.start + at),
                 square(&self.read[at * dim..][..dim]).sqrt(),
                 other()

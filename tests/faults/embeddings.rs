@@ -19,7 +19,7 @@ fn embed(folder: &Path, model: &str, inputs: &[&str], more: &[&str]) -> String {
     expect(0, folder, &[&["embed", "--model", model][..], inputs, more].concat()).1
 }
 
-/// Whom the images show.
+/// Persons in the images.
 const LABELS: &str = "path,person,camera\na/1_0.jpg,1,1\na/1_1.jpg,1,2\na/2_0.jpg,1,3\na/2_1.jpg,1,4\nb/1_0.jpg,2,1\n\
                   b/1_1.jpg,2,2\nb/2_0.jpg,2,3\nb/2_1.jpg,2,4\n";
 
@@ -200,17 +200,22 @@ fn thumbnails_are_found_where_the_inputs_are() {
     expect(0, here, &[&eval[..], &["--labels", "labels.csv", "--html", "eval.html"]].concat());
     let evaluated = || std::fs::read_to_string(here.join("eval.html")).unwrap();
     assert!(evaluated().contains("data:image") && !evaluated().contains("no --images"));
-    // They are read, so no page takes their place.
+    // They are read, or belong to what is: nothing takes their place.
     let image = std::fs::read(here.join("two_p/a/1_0.jpg")).unwrap();
-    let over = ["--html", "two_p/a/1_0.jpg"];
     let search = ["search", "--model", "a.safetensors", "--gallery", "one.safetensors"];
     let query = ["--query", "two_p/b/1_0.jpg"];
     let labels = ["--labels", "labels.csv"];
-    for command in [[&search[..], &query, &over].concat(), [&eval[..], &labels, &over].concat()] {
-        assert_says(&expect(2, here, &command).1, &["--html two_p/a/1_0.jpg", "two_p, which is read"]);
+    let reduce = ["reduce", "one.safetensors", "--dim", "2", "--out", "pca.safetensors"];
+    for flag in ["--html", "--json"] {
+        let over = [flag, "two_p/a/1_0.jpg"];
+        for command in [[&search[..], &query, &over].concat(), [&eval[..], &labels, &over].concat()] {
+            assert_says(&expect(2, here, &command).1, &[&over.join(" "), "two_p, which is read"]);
+        }
     }
+    let over = [&reduce[..], &["--json", "two_p/a/1_0.jpg"]].concat();
+    assert_says(&expect(2, here, &over).1, &["--json two_p/a/1_0.jpg", "two_p, which is read"]);
     assert_eq!(std::fs::read(here.join("two_p/a/1_0.jpg")).unwrap(), image);
-    // What is gone is named only.
+    // Missing images are named only.
     std::fs::rename(here.join("two_p/b"), here.join("elsewhere")).unwrap();
     assert_eq!(page("one.safetensors"), 5);
     assert_eq!(page("two.parquet"), 5);
@@ -282,6 +287,9 @@ fn distances_that_are_not_finite_are_errors() {
     }
     assert_says(&eval("big_vals.npy", "big_vals.npy", &[]), &["big_vals.npy", "query 0", "not finite"]);
     assert_says(&eval("ok.npy", "big_vals.npy", &[]), &["big_vals.npy", "query 0", "row of the gallery 0"]);
+    // Squares that vanish would make all distances equal.
+    embeddings(&here.join("short.npy"), |row, place| 1e-25 * ordinary(row, place));
+    assert_says(&eval("short.npy", "fine.npy", &[]), &["short.npy", "query 0", "lost in f32"]);
     // Large numbers that distances can be had of are no fault.
     embeddings(&here.join("large.npy"), |row, place| 1e17 * ordinary(row, place));
     expect(0, here, &["eval", "--query-embeddings", "large.npy", "--gallery-embeddings", "large.npy"]);
@@ -331,4 +339,34 @@ fn variances_that_are_not_finite_are_errors() {
         expect(1, here, &arguments.each_ref().map(String::as_str)).1
     };
     assert_says(&apply("nan.npy"), &["row 3", "nan.npy", "not finite"]);
+}
+
+#[test]
+fn vectors_that_are_not_finite_are_not_written() {
+    let folder = set();
+    let here = folder.path();
+    // Finite weights whose products are not.
+    let mut bytes = std::fs::read(TINY).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let json: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let offsets = &json["norm.weight"]["data_offsets"];
+    let [start, end] = [0, 1].map(|i| 8 + header + offsets[i].as_u64().unwrap() as usize);
+    for number in bytes[start..end].chunks_mut(4) {
+        number.copy_from_slice(&3e38f32.to_le_bytes());
+    }
+    write(&here.join("huge.safetensors"), bytes);
+    for more in [&["--out", "e.npy"][..], &["--out", "index", "--append"]] {
+        let command = [&["embed", "--model", "huge.safetensors", "two_p"], more].concat();
+        assert_says(&expect(1, here, &command).1, &["embedding of a/1_0.jpg is not finite"]);
+    }
+    assert!(!here.join("e.npy").exists());
+    // Numbers that 16 bits can't hold.
+    embed(here, "a.safetensors", &["two_p"], &["--out", "g.npy"]);
+    expect(0, here, &["reduce", "g.npy", "--dim", "2", "--out", "pca.safetensors"]);
+    let mut bytes = std::fs::read(here.join("g.npy")).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&1e9f32.to_le_bytes());
+    write(&here.join("g.npy"), bytes);
+    let apply = ["reduce", "g.npy", "--apply", "pca.safetensors", "--dtype", "f16", "--out", "short.npy"];
+    assert_says(&expect(1, here, &apply).1, &["embedding of b/2_1.jpg is not finite", "16 bits"]);
 }
