@@ -251,12 +251,12 @@ fn a_run_that_was_stopped_goes_on_as_if_it_was_not() {
 
     for (stopped, saved) in [(1, 1), (5, 5), (7, 6), (12, 10), (12, 0), (25, 24), (25, 25)] {
         let folder = tempfile::tempdir().unwrap();
-        assert!(!holds_files(folder.path()).unwrap());
+        assert!(!holds_files(folder.path(), &[]).unwrap());
         let _lock = FolderLock::acquire(folder.path()).unwrap();
         let config_path = folder.path().join("config.toml");
         std::fs::write(&config_path, config.to_toml()).unwrap();
         run(folder.path(), &config, 0, stopped);
-        assert!(holds_files(folder.path()).unwrap());
+        assert!(holds_files(folder.path(), &[]).unwrap());
         let resumed = Config::resume(&config_path, &Layers::default()).unwrap();
         assert_eq!(resumed, config);
         assert!(run(folder.path(), &resumed, saved, u64::MAX) == wanted, "stopped {stopped}, saved {saved}");

@@ -48,7 +48,7 @@ struct Row {
     with_blockwise: Reached,
 }
 
-/// What makes up the table, beside the run folders.
+/// Files of the table, beside the run folders.
 const TABLES: [&str; 2] = ["table.md", "table.json"];
 /// The scores of a run's model, in its folder.
 const SCORES: &str = "scores.json";
@@ -118,7 +118,7 @@ impl Variant {
         format!("{}-{tokens}-{preset}", model.to_lowercase())
     }
 
-    /// What its run is told.
+    /// Configuration of its run.
     fn layers(&self, arguments: &AblateArguments) -> Layers {
         let Variant { parts, tokens, preset, .. } = *self;
         let keys = [
@@ -147,7 +147,7 @@ fn check_paths(arguments: &AblateArguments) -> Result<()> {
     paths.writes_into("--out", out, |name| TABLES.contains(&name), is_begun).check()
 }
 
-/// What a run is told, with these flags.
+/// Configuration of a run, with these flags.
 fn layers(arguments: &AblateArguments, flags: Vec<(String, String)>) -> Layers {
     Layers { file: arguments.config.clone(), flags, set: arguments.set.clone() }
 }
@@ -165,7 +165,12 @@ fn one(
     let mut progress = Progress::new(signals.clone());
     let trained = trainer::run(&request, &mut progress, &mut TestPictures::new(signals.clone()));
     progress.finish();
-    trained.map_err(open::about_tensors)?;
+    trained.map_err(|error| match error {
+        Error::Interrupted { signal, .. } => {
+            Error::Interrupted { signal, outcome: "the state is saved; the same command goes on" }
+        }
+        error => open::about_tensors(error),
+    })?;
 
     // A run that is told to stop inside its first epoch has no best one.
     let best = ["best.safetensors", "last.safetensors"].map(|name| out.join(name));

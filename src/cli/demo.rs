@@ -86,7 +86,12 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     let mut progress = Progress::new(signals.clone());
     let trained = trainer::run(&request, &mut progress, &mut TestPictures::new(signals.clone()));
     progress.finish();
-    trained?;
+    trained.map_err(|error| match error {
+        Error::Interrupted { signal, .. } => {
+            Error::Interrupted { signal, outcome: "the demo is not complete" }
+        }
+        error => error,
+    })?;
 
     say("Score the trained model on persons it has never seen");
     let after = score(&run.join("last.safetensors"))?;

@@ -10,9 +10,9 @@ use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::data::decode::DecodeOptions;
 use crate::data::lock;
-use crate::datasets::LabelledPicture;
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{Sample, TrainingSet};
+use crate::datasets::{LabelledPicture, LoadOptions};
 use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
 use crate::evaluate::metrics::{Rules, Scores};
@@ -52,10 +52,10 @@ pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
 
 /// Prints which model came out, why this one, and what to do with it.
 fn print_summary(summary: &Summary) {
-    let Summary { out, data, options, unfinished, epoch, reason, line, refit } = summary;
+    let Summary { out, data, options, ignore_exif, unfinished, epoch, reason, line, refit } = summary;
     let best = out.join("best.safetensors");
     if let Some(unfinished) = unfinished {
-        eprintln!("{unfinished}: --resume goes on");
+        eprintln!("{unfinished}; next: lat-wgpu train --resume --out {}", quoted(&out.to_string_lossy()));
     }
     match (epoch, refit) {
         (Some(epoch), Some(epochs)) => eprintln!(
@@ -72,20 +72,52 @@ fn print_summary(summary: &Summary) {
     if best.exists() {
         let has_test = load_set(data, options, &Rules::default()).is_ok_and(|set| set.has_split);
         let (note, data) = match has_test {
-            true => ("", quoted(&data.to_string_lossy())),
+            true => ("", quoted(&data.to_string_lossy()) + &data_flags(options, *ignore_exif)),
             false => (" (DIR: images of persons that it was not trained on)", "DIR".to_string()),
         };
         eprintln!("next: lat-wgpu eval --model {} --data {data}{note}", quoted(&best.to_string_lossy()));
     }
 }
 
-/// A path as a shell takes it.
+/// The flags by which `eval` reads a data set as the run did; those at their defaults are left out.
+fn data_flags(options: &LoadOptions, ignore_exif: bool) -> String {
+    let LoadOptions { layout, boxes, protocol, split, seed, follow_links } = options;
+    let default = LoadOptions::default();
+    let word = |value: serde_json::Result<serde_json::Value>| {
+        value.ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
+    };
+    let mut flags = String::new();
+    if let Some(layout) = layout {
+        flags.push_str(&format!(" --layout {}", word(serde_json::to_value(layout))));
+    }
+    if *boxes != default.boxes {
+        flags.push_str(&format!(" --boxes {}", word(serde_json::to_value(boxes))));
+    }
+    if *protocol != default.protocol {
+        flags.push_str(&format!(" --cuhk03 {}", word(serde_json::to_value(protocol))));
+    }
+    if *split != default.split {
+        flags.push_str(&format!(" --split {split}"));
+    }
+    if *seed != default.seed {
+        flags.push_str(&format!(" --split-seed {seed}"));
+    }
+    for (flag, is_on) in [("--follow-links", *follow_links), ("--ignore-exif", ignore_exif)] {
+        if is_on {
+            flags.push_str(&format!(" {flag}"));
+        }
+    }
+    flags
+}
+
+/// A path as a shell takes it, and no flag.
 fn quoted(path: &str) -> String {
+    let path = if path.starts_with('-') { &format!("./{path}") } else { path };
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@".contains(c);
     if path.chars().all(plain) { path.to_string() } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
-/// What was measured in an epoch.
+/// Figures of an epoch in words.
 fn describe(line: &EpochLine) -> String {
     let EpochLine { epoch, train_loss, val_loss, val_accuracy, retrieval, val_map, val_rank1, .. } = line;
     let mut text = format!("{epoch}: loss {train_loss:.4}");
@@ -234,7 +266,7 @@ impl Watch for Progress {
 pub(super) struct TestPictures {
     set: Option<TestSet>,
     held_out: Option<TestSet>,
-    /// Whether the held-out persons' matches by one camera count.
+    /// True if the held-out persons' matches by one camera count.
     ignore_cameras: bool,
     ignore_exif: bool,
     signals: Signals,

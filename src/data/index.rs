@@ -111,7 +111,7 @@ pub(crate) fn differences(one: &Value, other: &Value) -> Vec<String> {
     found
 }
 
-/// Whether two values mean the same: earlier versions wrote words with `_` that have `-` now.
+/// Returns whether two values mean the same: earlier versions wrote words with `_` that have `-` now.
 pub(super) fn is_same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::String(one), Value::String(other)) => one.replace('_', "-") == other.replace('_', "-"),
@@ -266,7 +266,7 @@ pub struct Part {
     pub sha256: String,
 }
 
-/// Whether a name in an index folder is one that a writer gives, replaces or removes.
+/// Returns whether a name in an index folder is one that a writer gives, replaces or removes.
 pub fn is_own(name: &str) -> bool {
     name == MANIFEST || is_part(name)
 }
@@ -476,7 +476,7 @@ impl IndexWriter {
         let lock = FolderLock::acquire(folder)?;
         let (mut manifest, mut is_dirty) = match Manifest::read(folder)? {
             Some(manifest) => (manifest, false),
-            None if holds_files(folder)? => {
+            None if holds_files(folder, &[])? => {
                 return Err(Error::Usage(format!(
                     "{} holds other things and no {MANIFEST}: an index needs a folder of its own",
                     folder.display()
@@ -736,7 +736,7 @@ impl IndexWriter {
 }
 
 impl Origin {
-    /// What the metadata tells of where vectors come from.
+    /// Provenance of the vectors, by the metadata.
     pub(super) fn provenance(&self) -> Provenance {
         Provenance::read(|key| self.metadata.get(key).cloned())
     }

@@ -42,7 +42,7 @@ impl FolderLock {
     }
 }
 
-/// Whether a writer has taken the folder before.
+/// Returns whether a writer has taken the folder before.
 pub fn was_taken(folder: &Path) -> bool {
     folder.join(LOCK).exists()
 }
@@ -60,11 +60,12 @@ fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the folder holds anything but a lock and temporaries; a folder that isn't there holds nothing.
+/// Returns whether the folder holds anything but a lock, temporaries and files of the names `but`; a folder that isn't there
+/// holds nothing.
 ///
 /// # Errors
 /// `Io` where it can't be read.
-pub fn holds_files(folder: &Path) -> Result<bool> {
+pub fn holds_files(folder: &Path, but: &[&str]) -> Result<bool> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -72,7 +73,8 @@ pub fn holds_files(folder: &Path) -> Result<bool> {
     };
     for entry in entries {
         let name = entry.map_err(Error::io("read", folder))?.file_name();
-        if name != LOCK && !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+        let passes = name == LOCK || but.iter().any(|known| name == *known);
+        if !passes && !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
             return Ok(true);
         }
     }
@@ -115,13 +117,13 @@ mod tests {
     #[test]
     fn a_lock_and_temporaries_are_no_run() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(!holds_files(&dir.path().join("nowhere")).unwrap());
-        assert!(!holds_files(dir.path()).unwrap());
+        assert!(!holds_files(&dir.path().join("nowhere"), &[]).unwrap());
+        assert!(!holds_files(dir.path(), &[]).unwrap());
         std::fs::write(dir.path().join(".lat-wgpu-1"), b"x").unwrap();
         std::fs::write(dir.path().join(".lock"), b"").unwrap();
-        assert!(!holds_files(dir.path()).unwrap());
+        assert!(!holds_files(dir.path(), &[]).unwrap());
         std::fs::write(dir.path().join("notes.txt"), b"x").unwrap();
-        assert!(holds_files(dir.path()).unwrap());
-        assert!(holds_files(&dir.path().join("notes.txt")).is_err());
+        assert!(holds_files(dir.path(), &[]).unwrap());
+        assert!(holds_files(&dir.path().join("notes.txt"), &[]).is_err());
     }
 }

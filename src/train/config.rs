@@ -92,7 +92,7 @@ pub struct ModelConfig {
     pub embed_tokens: PartTokens,
     /// Cut of the grid into parts.
     pub parts: PartLayout,
-    /// Whether unknown tensors of the backbone's file are passed over.
+    /// True if unknown tensors of the backbone's file are passed over.
     #[serde(default)]
     pub ignore_unknown: bool,
 }
@@ -130,7 +130,7 @@ pub struct DataConfig {
     pub persons_per_batch: usize,
     /// Pictures of each person in a batch of `persons_per_batch`.
     pub images_per_person: usize,
-    /// Whether links to files and folders are followed.
+    /// True if links to files and folders are followed.
     #[serde(default)]
     pub follow_links: bool,
     /// Whether the EXIF orientation is passed over.
@@ -208,7 +208,7 @@ pub struct ScheduleConfig {
     pub eval_every: usize,
     /// What `best.safetensors` is the best by.
     pub best: BestBy,
-    /// Whether all persons then train for as many epochs as were best.
+    /// True if all persons then train for as many epochs as were best.
     pub refit: bool,
 }
 
@@ -775,7 +775,14 @@ impl Layers {
             None => Vec::new(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-                read_file(&text).map_err(|reason| Error::Usage(format!("{}: {reason}", path.display())))?
+                read_file(&text).map_err(|reason| {
+                    // The parser says only that it is too large.
+                    let seed =
+                        "; a seed above 2^63 - 1 is written in quotes: seed = \"18446744073709551615\"";
+                    let advice =
+                        if reason.contains("seed") && reason.contains("too large") { seed } else { "" };
+                    Error::Usage(format!("{}: {reason}{advice}", path.display()))
+                })?
             }
         };
         for (key, text) in &self.flags {

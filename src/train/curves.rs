@@ -78,7 +78,7 @@ pub fn draw(epochs: &[EpochLine], openings: &[usize]) -> String {
         Series::new("train", epochs, |line| Some(line.train_loss)),
         Series::new("val", epochs, |line| line.val_loss),
     ];
-    // What chooses the best epoch goes before the test set's scores.
+    // Scores that choose the best epoch go before the test set's.
     let holds_out = epochs.iter().any(|line| line.val_map.is_some());
     let accuracies = [
         Series::new("val", epochs, |line| line.val_accuracy),

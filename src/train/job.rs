@@ -131,7 +131,14 @@ impl Job {
         let (train, validation) = divide(&config, &set)?;
         if !held_out.classes.is_empty() {
             let (persons, pictures) = (held_out.classes.len(), held_out.pictures.len());
-            watch.note(&format!("{persons} persons with {pictures} images are held out of training"));
+            let matches = match held_out.across_cameras() {
+                0 => "none by two cameras, so images by one camera match".to_string(),
+                across if across == persons => "all by two cameras or more".to_string(),
+                across => format!("only {across} of them by two cameras or more: the others are not scored"),
+            };
+            watch.note(&format!(
+                "{persons} persons with {pictures} images are held out of training, {matches}"
+            ));
         }
         let mut network = checkpoint::load(&backbone, &config.settings())?;
         for note in &network.notes {

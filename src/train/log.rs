@@ -55,7 +55,7 @@ pub struct EpochLine {
     /// Share of these images whose nearest other one shows the same person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_rank1: Option<f64>,
-    /// Whether the best epoch is chosen on the test set.
+    /// True if the best epoch is chosen on the test set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chosen_on_test_set: bool,
     /// Duration in seconds.

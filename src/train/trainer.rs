@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Whether a name in a run folder is one that a run gives or replaces.
+/// Returns whether a name in a run folder is one that a run gives or replaces.
 pub fn is_own(name: &str) -> bool {
     ["config.toml", "log.jsonl", images::FILE, "curves.svg", "last.safetensors", "best.safetensors"]
         .contains(&name)
@@ -32,6 +32,12 @@ pub fn is_own(name: &str) -> bool {
 
 /// Begins the name of the folder in a run folder where all persons are trained for the chosen number of epochs.
 const REFIT: &str = "refit-";
+
+/// Returns whether a folder holds anything but the files of a run that was refused before its first step.
+fn holds_run(out: &Path) -> Result<bool> {
+    let refused = ["config.toml", images::FILE];
+    holds_files(out, if out.join(images::FILE).exists() { &refused } else { &[] })
+}
 
 /// What is asked of a run.
 #[derive(Debug, Clone)]
@@ -103,13 +109,15 @@ pub struct Summary {
     pub data: PathBuf,
     /// How it is read.
     pub options: LoadOptions,
+    /// Whether the EXIF orientation is passed over.
+    pub ignore_exif: bool,
     /// How far it came, if it is to go on.
     pub unfinished: Option<String>,
     /// The epoch whose model `best.safetensors` is, if that was reached and is known.
     pub epoch: Option<usize>,
     /// Why this one.
     pub reason: String,
-    /// What was measured in it.
+    /// Figures of that epoch.
     pub line: Option<EpochLine>,
     /// Epochs for which all persons were then trained: `best.safetensors` is the outcome.
     pub refit: Option<usize>,
@@ -142,7 +150,7 @@ struct Batch {
 /// the state was saved; whatever weights, pictures and adapter may say.
 pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<Summary> {
     let out = &request.out;
-    if !request.resume && holds_files(out)? {
+    if !request.resume && holds_run(out)? {
         return Err(Error::Usage(format!(
             "{} is not empty: --resume goes on with its run, another --out begins a new one",
             out.display()
@@ -152,9 +160,26 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
     let _lock = FolderLock::acquire(out)?;
     let resumes = request.resume && out.join(LAST).exists();
     if request.resume && !resumes {
+        // A run that was killed before its first save may have a best model of its first epoch, no more.
+        let best = out.join(BEST);
+        if best.exists()
+            && (!out.join(images::FILE).exists() || logged_epochs(&out.join("log.jsonl"))?.len() > 1)
+        {
+            return Err(Error::Usage(format!(
+                "{} has no {LAST} to go on from, and a new run would replace its {BEST}: choose another --out",
+                out.display()
+            )));
+        }
         watch.note(&format!("nothing to resume in {}: the run starts afresh", out.display()));
     }
-    let begin = Begin::Layers(&request.layers);
+    // A run that was killed before its first save goes on by its own configuration where none is given.
+    let saved = out.join("config.toml");
+    let restarts = request.resume && !resumes && saved.exists();
+    let begun = match restarts && Config::resolve(&request.layers)?.model.backbone.is_none() {
+        true => Some(Config::resume(&saved, &request.layers)?),
+        false => None,
+    };
+    let begin = begun.as_ref().map_or(Begin::Layers(&request.layers), Begin::Config);
     let ended = phase(out, &begin, resumes, request.memory, watch, judge)?;
     let refit = match ended.refit_epochs() {
         Some(epochs) => refit(request, &ended, epochs, watch, judge)?,
@@ -165,7 +190,7 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
 
 /// Where a run gets its configuration from.
 enum Begin<'a> {
-    /// What the user gave.
+    /// Settings that the user gave.
     Layers(&'a config::Layers),
     /// Another run's, changed.
     Config(&'a Config),
@@ -179,7 +204,7 @@ impl Begin<'_> {
         }
     }
 
-    /// What is said on top of the saved configuration when the run is resumed.
+    /// Settings on top of the saved configuration when the run is resumed.
     fn on_top(&self) -> config::Layers {
         match self {
             Begin::Layers(layers) => (*layers).clone(),
@@ -233,7 +258,7 @@ fn refit(
     Ok(Some(epochs))
 }
 
-/// What is known of a run when it ends.
+/// Summary of a run when it ends.
 struct Ended {
     config: Config,
     position: Position,
@@ -254,7 +279,7 @@ impl Ended {
         }
     }
 
-    /// Whether all epochs are done, not only as many steps as were asked for.
+    /// Returns whether all epochs are done, not only as many steps as were asked for.
     fn is_whole(&self) -> bool {
         self.position.epoch >= self.config.schedule.epochs
     }
@@ -293,6 +318,7 @@ impl Ended {
             out: out.to_path_buf(),
             data: PathBuf::from(config.data.dir.as_deref().unwrap_or_default()),
             options: config.data.load_options(),
+            ignore_exif: config.data.ignore_exif,
             unfinished,
             epoch,
             reason,
@@ -721,7 +747,7 @@ impl Run<'_, '_> {
         curves::write(&self.out.join("curves.svg"), &epochs, &self.job.schedule.openings())
     }
 
-    /// Whether this epoch's model is scored on the test set: every few, and the last.
+    /// Returns whether this epoch's model is scored on the test set: every few, and the last.
     fn is_tested(&self) -> bool {
         let schedule = &self.job.config.schedule;
         let (every, done) = (schedule.eval_every, self.job.position.epoch + 1);

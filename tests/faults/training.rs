@@ -65,7 +65,7 @@ fn p_by_k_trains_or_says_what_is_too_few() {
         let recipe: Vec<&str> = recipe.iter().map(String::as_str).chain(more.iter().copied()).collect();
         let said = train(code, here, data, &format!("run-{number}"), &recipe);
         if code == 0 {
-            // What a dry run foretells is what the run recorded.
+            // A dry run foretells the recorded plan.
             let mut dry = vec!["train", "--backbone", TINY, "--data", data, "--dry-run"];
             dry.extend(&recipe);
             expect(0, here, &dry);
@@ -411,4 +411,59 @@ fn a_model_knows_what_it_was_trained_on() {
     );
     let (json, said) = eval("plain.safetensors", "moved/bounding_box_train");
     assert!(json["trained_on"].is_null() && !said.contains("trained on"), "{said}");
+}
+
+#[test]
+fn a_model_is_not_replaced_by_a_run_that_cannot_go_on() {
+    let folder = copies(&["two_p"]);
+    let here = folder.path();
+    let train =
+        ["train", "--backbone", TINY, "--data", "two_p", "--batch-size", "4", "--epochs", "2", "--out"];
+    expect(0, here, &[&train[..], &["run"]].concat());
+    std::fs::create_dir(here.join("mine")).unwrap();
+    std::fs::copy(here.join("run/best.safetensors"), here.join("mine/best.safetensors")).unwrap();
+    // A run without its last save, and a model that is no run's.
+    std::fs::remove_file(here.join("run/last.safetensors")).unwrap();
+    for out in ["run", "mine"] {
+        let best = std::fs::read(here.join(out).join("best.safetensors")).unwrap();
+        let (_, stderr) = expect(2, here, &[&train[..], &[out, "--resume"]].concat());
+        assert_says(&stderr, &[out, "no last.safetensors", "best.safetensors"]);
+        assert_eq!(std::fs::read(here.join(out).join("best.safetensors")).unwrap(), best);
+    }
+}
+
+#[test]
+fn a_run_that_never_saved_is_in_nobodys_way() {
+    let folder = copies(&["two_p"]);
+    let here = folder.path();
+    let train =
+        ["train", "--backbone", TINY, "--data", "two_p", "--batch-size", "4", "--epochs", "1", "--out"];
+    // Refused for its memory: the corrected command runs in the same folder.
+    expect(1, here, &[&train[..], &["run", "--memory", "1M"]].concat());
+    expect(0, here, &[&train[..], &["run"]].concat());
+    // Killed before its first save: --resume needs no flags.
+    expect(1, here, &[&train[..], &["early", "--memory", "1M"]].concat());
+    expect(0, here, &["train", "--resume", "--out", "early"]);
+    assert!(here.join("early/best.safetensors").exists());
+}
+
+#[test]
+fn the_next_command_reads_the_data_set_as_the_run_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for person in 1..=8 {
+        for image in 1..=4u8 {
+            let colour = [30 * person as u8, 60 * image, 90];
+            crate::common::paint(&here.join(format!("set/campus/{person:04}{image:03}.png")), colour);
+        }
+    }
+    let train = ["train", "--backbone", TINY, "--data", "set", "--batch-size", "4", "--epochs", "1"];
+    let options = ["--split", "3", "--split-seed", "9223372036854775808"];
+    let (_, stderr) = expect(0, here, &[&train[..], &options, &["--out=-run"]].concat());
+    let next = "next: lat-wgpu eval --model ./-run/best.safetensors --data set --split 3 --split-seed 9223372036854775808";
+    assert_says(&stderr, &[next]);
+    let (_, stderr) = expect(0, here, &next["next: lat-wgpu ".len()..].split(' ').collect::<Vec<_>>());
+    assert!(!stderr.contains("trained on"), "{stderr}");
+    let (_, stderr) = expect(0, here, &[&train[..], &["--max-steps", "1", "--out", "short"]].concat());
+    assert_says(&stderr, &["next: lat-wgpu train --resume --out short"]);
 }
