@@ -96,9 +96,9 @@ pub enum Error {
     /// One of the others, with what the user can try next: made by [`Error::hinted`], seen through by [`Error::plain`].
     #[error("{error}")]
     Hinted {
-        /// What went wrong.
+        /// The failure.
         error: Box<Error>,
-        /// What to try.
+        /// The advice.
         hint: Cow<'static, str>,
     },
 }
@@ -155,7 +155,7 @@ impl Error {
         matches!(self.plain(), Error::Lost(_) | Error::Memory(_))
     }
 
-    /// What the user can try next, if there is something to say: what [`Error::hinted`] was given, and of the file system
+    /// Advice for the user, if there is any: the text that [`Error::hinted`] was given, and of the file system
     /// what the system's own reason tells.
     pub fn hint(&self) -> Option<&str> {
         match self {

@@ -229,7 +229,7 @@ fn what_is_no_request_gets_a_reason() {
     let folder = drawn();
     let here = folder.path();
     let (_, bytes) = a_query(here);
-    // What was embedded is not there any more.
+    // The embedded images are not there any more.
     std::fs::rename(here.join("gallery"), here.join("elsewhere")).unwrap();
     let server = Server::start(here, &["--gallery", "g.safetensors"]);
 

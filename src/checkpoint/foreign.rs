@@ -21,7 +21,7 @@ const BINARY: [(&[u8], &str); 11] = [
 /// How a PyTorch file becomes one that can be read.
 const CONVERT: &str = "weights/README.md shows how to convert it to .safetensors";
 
-/// What a file is that begins with `start` and is no safetensors file, and the way out; `None` where it can't be told.
+/// Names a file that begins with `start` and is no safetensors file, with the way out; `None` where it isn't known.
 pub(super) fn describe(start: &[u8]) -> Option<String> {
     if start.is_empty() {
         return Some("empty, not a safetensors file: was it copied or downloaded whole?".to_string());
@@ -101,7 +101,12 @@ fn text(start: &[u8]) -> Option<String> {
             "a JSON document: give the .safetensors file that belongs to it".to_string()
         });
     }
-    None
+    let line = text.lines().next().unwrap_or_default();
+    let plain = line.len() >= 8 && line.chars().all(|c| !c.is_control() && c != char::REPLACEMENT_CHARACTER);
+    plain.then(|| {
+        let beginning: String = line.chars().take(40).collect();
+        format!("a text that begins with {beginning:?}, such as a failed download's message: download the file itself")
+    })
 }
 
 #[cfg(test)]
@@ -116,6 +121,7 @@ mod tests {
         let zip = |name: &str| [b"PK\x03\x04\x14\0\0\0".as_slice(), &[0; 22], name.as_bytes()].concat();
         for (start, words) in [
             (&b""[..], "empty"),
+            (b"Entry not found", "a text that begins with \"Entry not found\""),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab", "git lfs pull"),
             (b"<!DOCTYPE html><html>", "HTML"),
             (b"\xef\xbb\xbf\n  <HTML lang=en>", "HTML"),
@@ -141,7 +147,7 @@ mod tests {
             assert!(told.contains(words), "{words}: {told}");
         }
         let damaged = b"\x80\x02\0\0\0\0\0\0{\"a\":";
-        for other in [&b"hello, world"[..], &[0; 64], b"x", b"PK", b"\x80", damaged] {
+        for other in [&b"hello"[..], &[0; 64], b"x", b"PK", b"\x80", damaged] {
             assert_eq!(describe(other), None);
         }
     }

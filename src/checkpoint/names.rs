@@ -1,4 +1,4 @@
-//! What each name in a file means: timm's names as they stand, CLIP's, DINOv2's and Hugging Face's brought to timm's.
+//! Meaning of each name in a file: timm's names as they are; CLIP's, DINOv2's and Hugging Face's mapped to timm's.
 //!
 //! A prefix before the whole network (`module.`, `base.`, `student.backbone.`) is stripped. A tensor that is no parameter
 //! of the network is ignored only where its name is on a list: any other could change what the network computes.
@@ -466,7 +466,7 @@ impl Scheme {
 /// Why a tensor is refused of which nothing is known.
 const UNKNOWN: &str = "an unknown tensor could change the network";
 
-/// Whether it is a buffer that embedding doesn't read, or belongs to a task of its own, wherever it is.
+/// Returns whether it is a buffer that embedding doesn't read, or belongs to a task of its own, wherever it is.
 fn is_unused(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     let buffers = ["num_batches_tracked", "position_ids", "attn_mask", "attention_mask", "causal_mask"];

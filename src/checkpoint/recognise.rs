@@ -49,7 +49,7 @@ pub struct Settings {
     pub tokens: Option<PartTokens>,
     /// Cut of the grid into parts.
     pub parts: Option<PartLayout>,
-    /// Whether tensors that are on no list are passed over; they are refused otherwise.
+    /// True if tensors that are on no list are passed over; they are refused otherwise.
     pub ignore_unknown: bool,
 }
 
@@ -163,7 +163,7 @@ pub(super) fn recognise(
         None if AMBIGUOUS.iter().any(|(width, _)| *width == dim) => {
             let published = AMBIGUOUS.iter().find(|(width, _)| *width == dim).map_or("", |(_, which)| which);
             return Err(Error::Usage(format!(
-                "published networks of width {dim} differ in their heads ({published}): set --heads"
+                "published networks of width {dim} differ in their heads ({published}): set --heads (ablate: --set model.heads=N)"
             )));
         }
         None if dim % 64 == 0 => dim / 64,

@@ -70,7 +70,7 @@ impl Container {
         let length = file.metadata().map_err(Error::io("read", path))?.len();
         let mut start = Vec::new();
         file.by_ref().take(foreign::START).read_to_end(&mut start).map_err(Error::io("read", path))?;
-        // What else it is, if it is no safetensors file.
+        // Another kind of file is named as that.
         let foreign = |otherwise: String| unusable(foreign::describe(&start).unwrap_or(otherwise));
         let Some(first) = start.first_chunk() else {
             return Err(foreign(format!("not a safetensors file: only {length} bytes long")));

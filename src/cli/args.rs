@@ -1077,7 +1077,7 @@ pub struct TrainArguments {
     /// Score query against gallery every E epochs and after the last one; needs both in the data set
     #[arg(long, value_name = "E")]
     eval_every: Option<String>,
-    /// What best.safetensors is: last (the last epoch's model), or the best by val-map (mAP among the persons of --val-persons),
+    /// Model that becomes best.safetensors: last (the last epoch's model), or the best by val-map (mAP among the persons of --val-persons),
     /// accuracy (on validation images) or test-map (with --eval-every: chooses on the test set) [default: last; of released-code accuracy]
     #[arg(long, value_name = "WHAT")]
     best: Option<String>,

@@ -1,4 +1,4 @@
-//! What a model was trained on, among what it is scored on.
+//! Images and persons that a model is scored on and was trained on.
 
 use super::eval::TestSet;
 use crate::checkpoint::{self, Network};
@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// What a model knows.
+/// Images and persons that a model was trained on.
 pub(super) struct Known {
     /// Hashes of the images that it was trained on, sorted.
     images: Vec<u64>,
@@ -28,13 +28,13 @@ pub(super) struct Seen {
 }
 
 impl Known {
-    /// What the model in a file was trained on; `None` where it doesn't say.
+    /// Reads them from a model's file; `None` where it doesn't say.
     pub fn read(model: &Path, network: &Network) -> Result<Option<Known>> {
         let persons = network.class_names.iter().flatten().cloned().collect();
         Ok(checkpoint::read_trained_on(model)?.map(|images| Known { images, persons }))
     }
 
-    /// What of a test set is known. Names of persons count within the data set that the model was trained on, which it knows by
+    /// Counts those of a test set. Names of persons count within the data set that the model was trained on, which it knows by
     /// the content of any of its images: other data sets have a `0001` too.
     pub fn among(&self, set: &TestSet) -> Seen {
         let evaluated: Vec<&Path> = set.evaluated().map(|picture| picture.path.as_path()).collect();
@@ -56,14 +56,14 @@ impl Known {
         }
     }
 
-    /// Whether the model was trained on an image; one that can't be read is found out when it is embedded.
+    /// Returns whether the model was trained on an image; one that can't be read is found out when it is embedded.
     fn holds(&self, path: &Path) -> bool {
         hash::number_of_file(path).is_ok_and(|number| self.images.binary_search(&number).is_ok())
     }
 }
 
 impl Seen {
-    /// What the user is to be warned of.
+    /// Warnings for the user.
     pub fn warnings(&self) -> Vec<String> {
         let Seen { images, of_images, persons, of_persons, first_person } = self;
         let images = (*images > 0).then(|| {

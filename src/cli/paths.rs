@@ -17,7 +17,7 @@ use walkdir::WalkDir;
 /// Links to nothing that are followed before they count as a circle.
 const MAX_LINKS: usize = 40;
 
-/// What a command reads and writes, each under the name of its flag or argument.
+/// Files that a command reads and writes, each under the name of its flag or argument.
 #[derive(Default)]
 pub struct Paths {
     inputs: Vec<Input>,
@@ -29,7 +29,7 @@ pub struct Paths {
 struct Input {
     label: String,
     path: PathBuf,
-    /// Whether tables in it name images that are read too.
+    /// True if tables in it name images that are read too.
     is_set: bool,
 }
 
@@ -38,7 +38,7 @@ struct Output {
     label: String,
     path: PathBuf,
     kind: Kind,
-    /// Whether it may be in a folder that is read: an earlier state of its own is updated.
+    /// True if it may be in a folder that is read: an earlier state of its own is updated.
     updates: bool,
 }
 
@@ -64,7 +64,7 @@ impl Paths {
         Paths::default()
     }
 
-    /// Whether the links in folders are followed when they are read.
+    /// Returns whether the links in folders are followed when they are read.
     pub fn following(self, follow_links: bool) -> Paths {
         Paths { follow_links, ..self }
     }
@@ -176,7 +176,7 @@ impl Paths {
     }
 }
 
-/// Whether two paths lead to the same file or folder that is there.
+/// Returns whether two paths lead to the same file or folder that is there.
 pub fn same(one: &Path, other: &Path) -> bool {
     Identity::of(one).is_ok_and(|identity| Identity::of(other).is_ok_and(|other| other == identity))
 }
@@ -278,7 +278,7 @@ impl Output {
     }
 }
 
-/// Whether a folder holds anything but hidden files, which systems leave behind.
+/// Returns whether a folder holds anything but hidden files, which systems leave behind.
 fn is_occupied(folder: &Path) -> Result<bool> {
     Ok(folder.is_dir() && !walk::names_in(folder)?.0.is_empty())
 }
@@ -298,7 +298,7 @@ fn listed(table: &Path) -> Vec<PathBuf> {
     names.map(|name| folder_of(table).join(name)).collect()
 }
 
-/// Whether a file is below a folder, by its own name, by another one or by a link.
+/// Returns whether a file is below a folder, by its own name, by another one or by a link.
 fn holds(folder: &Path, file: &Path, follow_links: bool) -> bool {
     let places = [fs::canonicalize(file), fs::canonicalize(folder_of(file))];
     let steps: HashSet<Identity> =
@@ -333,7 +333,7 @@ impl Spot {
     }
 }
 
-/// Whether two paths are names of one file or folder, there or still to be made.
+/// Returns whether two paths are names of one file or folder, there or still to be made.
 fn same_place(one: &Path, other: &Path) -> bool {
     let (Some(one), Some(other)) = (Spot::of(one), Spot::of(other)) else { return false };
     if one.identity != other.identity {

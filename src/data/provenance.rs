@@ -1,4 +1,4 @@
-//! What embeddings come from: which weights made them, and which inputs were embedded; told by the metadata of their files.
+//! Provenance of embeddings: the weights that made them and the inputs, in the metadata of their files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ const WEIGHTS: &str = "weights_sha256";
 /// Entry of the metadata: the inputs as typed, a JSON list.
 const INPUTS: &str = "inputs";
 
-/// What a file tells of where its rows come from.
+/// Provenance of a file's rows, as far as the file says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provenance {
     /// SHA-256 of the weights; files of other programs, and `.npy`, don't tell it.
@@ -73,7 +73,7 @@ pub(super) fn add_inputs(inputs: &mut Vec<String>, more: &[String]) {
 pub const NPY_NOTE: &str = "a .npy file has no place for weights_sha256 and inputs: whether its rows fit a model, or each other, can't \
      be checked later; .safetensors and .parquet have it";
 
-/// Whether a file of this name has a place for provenance.
+/// Returns whether a file of this name has a place for provenance.
 pub fn has_place(path: &Path) -> bool {
     ending(path) != "npy"
 }

@@ -405,7 +405,7 @@ fn rows_of(columns: &Mat<f64>) -> Vec<f32> {
     rows
 }
 
-/// What a row is called in messages.
+/// Names a row in messages.
 fn called(rows: &dyn Rows, row: usize) -> String {
     format!("row {row}{}", rows.name(row).map_or(String::new(), |name| format!(" ({name})")))
 }
@@ -465,7 +465,7 @@ impl Sample<'_> {
         Ok(squares / count)
     }
 
-    /// What one of its rows is called in messages.
+    /// Names one of its rows in messages.
     fn called(&self, row: usize) -> String {
         called(self.rows.whole(), self.rows.row(row))
     }

@@ -37,7 +37,7 @@ pub trait Rows: Send + Sync {
     /// If there are no such rows, or `out` hasn't their size.
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
 
-    /// What a row is called in messages, if it has a name: its picture, and the file that it is in.
+    /// Names a row in messages, if it has a name: its image, and the file that it is in.
     fn name(&self, _row: usize) -> Option<String> {
         None
     }
@@ -127,7 +127,7 @@ impl EmbeddingFile {
     }
 }
 
-/// What the metadata tells beside the names.
+/// Metadata beside the names.
 #[derive(Default)]
 struct Told {
     settings: Option<String>,

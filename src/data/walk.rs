@@ -45,7 +45,7 @@ pub struct Picture {
 pub struct Listing {
     /// Sorted by name.
     pub pictures: Vec<Picture>,
-    /// What else is there.
+    /// Other files.
     pub left_out: LeftOut,
 }
 
@@ -287,7 +287,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a name in a folder is skipped.
+/// Returns whether a name in a folder is skipped.
 fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || HIDDEN.iter().any(|hidden| name == *hidden)
 }

@@ -1,4 +1,4 @@
-//! What an error says, and that its hint belongs to it.
+//! Texts of errors, and hints that belong to them.
 
 use super::common::{assert_says, copies, copy, expect, input, paint, program, write};
 use std::path::Path;
@@ -14,7 +14,7 @@ fn inputs() -> TempDir {
     folder
 }
 
-/// What a command of these words prints to stderr.
+/// Runs a command of these words and returns its stderr.
 #[track_caller]
 fn says(code: i32, folder: &Path, command: &str) -> String {
     expect(code, folder, &command.split(' ').collect::<Vec<_>>()).1

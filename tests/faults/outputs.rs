@@ -9,7 +9,7 @@ use tempfile::TempDir;
 struct Route {
     /// Everything but the output in question.
     command: &'static str,
-    /// What the command needs where another flag is tried; empty: nothing.
+    /// Arguments that the command needs where another flag is tried; empty: none.
     needed: &'static str,
     /// Flags that take an output.
     outputs: &'static [&'static str],

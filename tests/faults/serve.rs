@@ -92,7 +92,7 @@ impl Drop for Server {
     }
 }
 
-/// Whether the server hung up.
+/// Returns whether the server hung up.
 fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     match stream.read(&mut [0; 4096]) {

@@ -307,7 +307,7 @@ fn hugging_face_vits_are_read() {
         assert_eq!(network.config.ln_eps, 1e-6);
         assert_eq!(network.preprocess.mean, Normalize::Imagenet.mean_std().0);
     }
-    // What is unknown there is named as everywhere.
+    // Unknown tensors are named there, too.
     let mut tensors = hugging_face("vit.");
     tensors.push(zeros("vit.embeddings.prompt_tokens", &[64]));
     store(&path, &tensors, &HashMap::new());
@@ -401,7 +401,7 @@ fn values_have_one_spelling_on_every_command() {
     expect(2, here, &[&train[..], &["--act", "quick_gelu"]].concat());
     std::fs::write(here.join("new.toml"), "[model]\nact = \"quick-gelu\"\n").unwrap();
     expect(0, here, &[&train[..], &["--config", "new.toml"]].concat());
-    // What earlier versions wrote is read.
+    // Files of earlier versions are read.
     std::fs::write(here.join("old.toml"), "[model]\nact = \"quick_gelu\"\n").unwrap();
     expect(0, here, &[&train[..], &["--config", "old.toml"]].concat());
     let (tensors, metadata) = read(Path::new(TINY));

@@ -74,7 +74,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a connection does.
+/// State of a connection.
 struct Phase(Mutex<State>);
 
 struct State {
@@ -173,7 +173,7 @@ impl Connections {
         Arc::new(Connections { limits, open, changed, stopping })
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     pub fn is_empty(&self) -> bool {
         lock(&self.open).connections.is_empty()
     }

@@ -291,7 +291,7 @@ fn unreadable(status: StatusCode, reason: String) -> Refusal {
     if status == StatusCode::PAYLOAD_TOO_LARGE { too_large() } else { Refusal::new(status, reason) }
 }
 
-/// Whether the body is a form with files, as `curl -F` sends it.
+/// Returns whether the body is a form with files, as `curl -F` sends it.
 fn is_form(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("multipart/form-data"))
@@ -401,7 +401,7 @@ mod tests {
         (address, waiting)
     }
 
-    /// What comes until the server hangs up on a client that sent these bytes, and how long that takes.
+    /// Reads until the server hangs up on a client that sent these bytes; returns the text and the time.
     fn until_closed(address: SocketAddr, bytes: &str) -> (String, Duration) {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(bytes.as_bytes()).unwrap();
@@ -443,7 +443,7 @@ mod tests {
         assert!(answer.is_empty() && time >= 2 * long - short, "{answer} {time:?}");
         let (answer, time) = idle.join().unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && time >= 2 * long - short, "{answer} {time:?}");
-        // What was asked before is answered.
+        // An earlier request is answered.
         assert!(until_closed(address, second).0.starts_with("HTTP/1.1 200"));
     }
 
