@@ -7,14 +7,14 @@ use std::sync::OnceLock;
 use lat_wgpu::bench::baseline;
 use lat_wgpu::checkpoint::{self, Settings};
 use lat_wgpu::data::decode::{self, DecodeOptions, MAX_DECODED, MAX_SIDE};
+use lat_wgpu::data::embeddings as files;
 use lat_wgpu::data::gallery::Gallery;
 use lat_wgpu::data::index::{IndexOptions, IndexWriter, Manifest};
-use lat_wgpu::datasets::labels::Label;
 use lat_wgpu::data::merge::Merge;
 use lat_wgpu::data::reduce::Reduction;
-use lat_wgpu::datasets::{self, Cuhk03Protocol, Layout, LoadOptions};
 use lat_wgpu::data::rows::{self, NamedRows};
-use lat_wgpu::data::{embeddings as files, datasets::read_label_names, datasets::read_labels};
+use lat_wgpu::datasets::labels::Label;
+use lat_wgpu::datasets::{self, Cuhk03Protocol, Layout, LoadOptions, read_label_names, read_labels};
 use lat_wgpu::train::config::{Config, Layers};
 use lat_wgpu::train::log;
 
