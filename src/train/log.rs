@@ -11,7 +11,7 @@ use crate::data::files::write_atomically;
 use crate::error::{Error, Result};
 
 /// What a step leaves in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
     /// Number of the step, from 1.
     pub step: u64,

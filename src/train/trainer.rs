@@ -412,8 +412,22 @@ fn attempt(
     let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
     let (flights, idle, done) = (VecDeque::new(), Vec::new(), Instant::now());
     let unprofiled = watch.wants_profiles();
-    Run { context: &context, job, out, log, learner, steps, flights, idle, done, evaluations, unprofiled }
-        .go(watch, judge)
+    let timed = None;
+    Run {
+        context: &context,
+        job,
+        out,
+        log,
+        learner,
+        steps,
+        flights,
+        idle,
+        done,
+        timed,
+        evaluations,
+        unprofiled,
+    }
+    .go(watch, judge)
 }
 
 /// Steps that the adapter may have before it: while it computes one, the host prepares the next.
@@ -440,6 +454,37 @@ struct Flight {
     results: Results,
 }
 
+/// A step's line, with the time from the end of the step before to its own.
+struct Timed {
+    line: StepLine,
+    images: usize,
+    seconds: f64,
+    /// True if another step's end was noticed with its own.
+    shares: bool,
+}
+
+impl Timed {
+    /// Shares the time with the step before where both ends were noticed together: on a busy machine the first one is
+    /// noticed late, and nothing is left for the second.
+    fn share(&mut self, before: &mut Timed) {
+        let rate = |timed: &Timed| timed.images as f64 / timed.seconds;
+        if before.shares || self.seconds > TOGETHER || rate(self) < FASTER * rate(before) {
+            return;
+        }
+        let each = (before.seconds + self.seconds) / (before.images + self.images) as f64;
+        for timed in [before, self] {
+            timed.seconds = each * timed.images as f64;
+            timed.line.images_per_s = 1.0 / each;
+            timed.shares = true;
+        }
+    }
+}
+
+/// Ends of steps no more than so many seconds apart may have been noticed together.
+const TOGETHER: f64 = 0.01;
+/// A step that seems so many times as fast as the one before was noticed with it.
+const FASTER: f64 = 3.0;
+
 /// A run on an adapter.
 struct Run<'c, 'o> {
     context: &'c Context,
@@ -455,6 +500,8 @@ struct Run<'c, 'o> {
     idle: Vec<Results>,
     /// When the last step whose results were read was done.
     done: Instant,
+    /// The line of that step.
+    timed: Option<Timed>,
     evaluations: BTreeMap<usize, EvaluationStep>,
     /// Whether a step of this stage is still to be profiled.
     unprofiled: bool,
@@ -663,10 +710,18 @@ impl Run<'_, '_> {
         {
             self.settle(flight, watch)?;
         }
+        if self.flights.is_empty() { self.publish(watch) } else { Ok(()) }
+    }
+
+    /// Logs the step whose line waits for the next one's end.
+    fn publish(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        let Some(Timed { line, .. }) = self.timed.take() else { return Ok(()) };
+        self.log.step(&line)?;
+        watch.step(&line, self.job.schedule.steps());
         Ok(())
     }
 
-    /// Reads the results of a step and logs them.
+    /// Reads the results of a step; its line is logged with the next one.
     fn settle(&mut self, flight: Flight, watch: &mut dyn Watch) -> Result<()> {
         let Flight { before, lr, names, gpu_bytes, mut results } = flight;
         let rows = results.losses.finish(self.context)?;
@@ -680,6 +735,7 @@ impl Run<'_, '_> {
         if control.stopped {
             // The adapter has left parameters, moments and statistics as they were, in the steps sent after it too.
             self.flights.clear();
+            self.publish(watch)?;
             let Position { step, batch, .. } = before;
             self.job.position = Position { step, batch, ..self.job.position };
             self.save(LAST)?;
@@ -703,8 +759,12 @@ impl Run<'_, '_> {
             images_per_s: count as f64 / seconds,
             gpu_bytes,
         };
-        self.log.step(&line)?;
-        watch.step(&line, self.job.schedule.steps());
+        let mut timed = Timed { line, images: count, seconds, shares: false };
+        if let Some(before) = &mut self.timed {
+            timed.share(before);
+        }
+        self.publish(watch)?;
+        self.timed = Some(timed);
         Ok(())
     }
 
@@ -901,6 +961,32 @@ pub fn vote(logits: &[f32], b: usize, batch: usize, classes: usize, label: usize
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ends_that_are_noticed_together_share_their_time() {
+        let timed = |images: usize, seconds: f64| {
+            let line = StepLine { images_per_s: images as f64 / seconds, ..StepLine::default() };
+            Timed { line, images, seconds, shares: false }
+        };
+        let rates =
+            |steps: &[Timed]| steps.iter().map(|step| step.line.images_per_s.round()).collect::<Vec<_>>();
+        let shared = |steps: &[(usize, f64)]| {
+            let mut steps: Vec<Timed> =
+                steps.iter().map(|&(images, seconds)| timed(images, seconds)).collect();
+            for next in 1..steps.len() {
+                let (first, second) = steps.split_at_mut(next);
+                second[0].share(&mut first[next - 1]);
+            }
+            rates(&steps)
+        };
+        // The second end came 1 ms after the first, which was twice too late.
+        assert_eq!(shared(&[(6, 0.1), (6, 0.199), (6, 0.001), (6, 0.1)]), [60.0, 60.0, 60.0, 60.0]);
+        // A step may be quicker than the one before that compiled its kernels, and a smaller one slower.
+        assert_eq!(shared(&[(8, 2.0), (8, 0.1), (2, 0.05)]), [4.0, 80.0, 40.0]);
+        // Of steps that take no longer than that, one slow one drags no others along.
+        let many = [(8, 0.5), (8, 0.001), (8, 0.001), (8, 0.001)];
+        assert_eq!(shared(&many), [32.0, 32.0, 8000.0, 8000.0]);
+    }
 
     #[test]
     fn an_adapter_that_never_lasts_to_the_next_save_ends_the_run() {

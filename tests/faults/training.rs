@@ -204,9 +204,8 @@ fn every_step_logs_a_rate_of_its_own() {
             assert!(sum > 0.5 * seconds && sum < 1.05 * seconds, "{run}: {sum} of {seconds} s");
         }
         for rate in &rates {
-            // A busy machine notices an end late, which makes a step longer and the next one shorter; once the last step of an
-            // epoch came to thousands of times the others.
-            assert!(*rate < 30.0 * median && *rate > 0.0, "{run}: {rate} of {rates:?}");
+            // Slow ones come of a busy machine; the last step of an epoch came to thousands of times the others.
+            assert!(*rate < 6.0 * median && *rate > 0.0, "{run}: {rate} of {rates:?}");
         }
     }
 }
