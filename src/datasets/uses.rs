@@ -31,7 +31,8 @@ pub fn training_refusal(set: &ReidSet) -> Option<String> {
     let Some(pictures) = trains(set) else {
         let (queries, gallery) = (set.query.len(), set.gallery.len());
         return Some(format!(
-            "no train images: there are {queries} of the query and {gallery} of the gallery only"
+            "no train images: there are {queries} of the query and {gallery} of the gallery only; to train on some of \
+             them, list them in a CSV of path,person,camera,split"
         ));
     };
     if let Some(folder) = set.empty.first() {
