@@ -140,7 +140,7 @@ fn known_format(bytes: &[u8]) -> Option<ImageFormat> {
 /// Reads a picture's header and refuses what is of no known type, without pixels, cut off or too large.
 fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
     if bytes.is_empty() {
-        return Err("is empty".to_string());
+        return Err("is an empty file".to_string());
     }
     let format = known_format(bytes).ok_or("is not a JPEG, PNG, BMP, WebP, GIF or TIFF picture")?;
     if format == ImageFormat::WebP {
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn what_is_no_picture_is_named() {
-        assert_eq!(reason_of(b""), "is empty");
+        assert_eq!(reason_of(b""), "is an empty file");
         assert!(reason_of(b"just some words").contains("is not a JPEG"));
         assert!(reason_of(b"\xff\xd8\xff\xe0").starts_with("is truncated"));
         assert!(reason_of(b"RIFF\xff\0\0\0WEBPVP8 ").starts_with("is truncated"));

@@ -221,7 +221,7 @@ mod tests {
         let bad = unreadable(&load_default(dir.path()), || {
             count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         });
-        let empty = "is empty".to_string();
+        let empty = "is an empty file".to_string();
         assert_eq!(bad, [("a/1_x.jpg".to_string(), empty.clone()), ("a/2_x.jpg".to_string(), empty)]);
         assert_eq!(count.into_inner(), 3);
     }

@@ -191,7 +191,7 @@ fn images_that_cannot_be_decoded_are_spoken_of_in_sentences() {
         &[
             "bad/cut.jpg: is truncated: ",
             "bad/cut_header.jpg: is truncated: the data ends inside the header",
-            "bad/empty.jpg: is empty",
+            "bad/empty.jpg: is an empty file",
             "bad/lossless.jpg: is a JPEG with lossless coding, which isn't supported; convert it",
             "bad/arithmetic.jpg: is a JPEG with arithmetic coding, which isn't supported; convert it",
             "bad/progressive_arithmetic.jpg: is a JPEG with arithmetic coding",
