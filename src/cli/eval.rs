@@ -39,7 +39,8 @@ pub(super) const INFLATED: &str = "released-code inflates: it counts pictures of
 
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let plan = Plan::new(arguments)?;
-    check_paths(arguments)?;
+    let paths = paths(arguments);
+    paths.check()?;
     let page = eval_report::Page::of(arguments)?;
     let signals = Signals::listen()?;
     let mut results = Vec::new();
@@ -97,8 +98,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             task.check(&plan.rules)?;
             task.check_weights(queries, gallery, arguments.allow_other_weights)?;
             task.example().iter().for_each(|example| eprintln!("{example}"));
-            let paths = Paths::new().reads("the input of the embeddings", task.inputs());
-            paths.writes("--json", &arguments.json).writes("--html", &arguments.page.html).check()?;
+            paths.reads("the input of the embeddings", task.inputs()).check()?;
             if page.is_some() && arguments.images.is_empty() {
                 task.find_pictures();
             }
@@ -126,8 +126,8 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Finds outputs that can't be written, or would replace what is read.
-fn check_paths(arguments: &EvalArguments) -> Result<()> {
+/// The files that are read and written.
+fn paths(arguments: &EvalArguments) -> Paths {
     let EvalArguments { model, data, query_embeddings, gallery_embeddings, labels, images, .. } = arguments;
     let paths = Paths::new()
         .following(arguments.set.options().follow_links)
@@ -140,7 +140,7 @@ fn check_paths(arguments: &EvalArguments) -> Result<()> {
         true => paths.updates("--model", model),
         false => paths.reads("--model", model),
     };
-    paths.writes("--json", &arguments.json).writes("--html", &arguments.page.html).check()
+    paths.writes("--json", &arguments.json).writes("--html", &arguments.page.html)
 }
 
 /// What is measured, whatever the data.

@@ -34,14 +34,13 @@ pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
     let paths =
         Paths::new().reads("GALLERY", [gallery]).reads("--apply", reduction).reads("--labels", labels);
     let paths = paths.reads("--query-embeddings", query_embeddings).writes("--json", json);
-    match reduction {
+    let paths = match reduction {
         Some(_) => paths.writes_embeddings("--out", out),
         None => paths.writes("--out", [out]),
-    }
-    .check()?;
+    };
+    paths.check()?;
     let gallery = Gallery::open(gallery)?;
-    let paths = Paths::new().reads("the input of GALLERY", gallery.inputs());
-    paths.writes("--out", [out]).writes("--json", json).check()?;
+    paths.reads("the input of GALLERY", gallery.inputs()).check()?;
     let signals = Signals::listen()?;
     match reduction {
         Some(reduction) => apply(arguments, &gallery, reduction, &signals)?,

@@ -31,7 +31,8 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let paths = Paths::new().following(arguments.follow_links).reads("--model", [model]);
     let paths = paths.reads("--gallery", [gallery]).reads("--query", query);
     let paths = paths.reads("--reduce", reduce).reads("--images", images);
-    paths.writes("--json", json).writes("--html", &page.html).check()?;
+    let paths = paths.writes("--json", json).writes("--html", &page.html);
+    paths.check()?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let mut page = Page::of(arguments)?;
     let Listing { pictures, left_out } = open::pictures(&arguments.query, arguments.follow_links)?;
@@ -43,8 +44,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     check_fits(&gallery, &network, reduction.as_ref(), arguments.flip)?;
     let components = arguments.reduce.as_deref().zip(reduction.as_ref());
     check_weights(&arguments.model, &network, &gallery, components, arguments.allow_other_weights)?;
-    let paths = Paths::new().reads("the input of --gallery", gallery.inputs());
-    paths.writes("--json", json).writes("--html", &arguments.page.html).check()?;
+    paths.reads("the input of --gallery", gallery.inputs()).check()?;
     if let Some(page) = &mut page {
         page.images = gallery.images(arguments.images.as_deref())?;
     }

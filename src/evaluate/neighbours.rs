@@ -507,24 +507,20 @@ impl Staging {
             )));
         }
         let square = |row: &[f32]| row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>();
-        if let Some(at) = self.read.chunks(dim.max(1)).position(|row| square(row) > MAX_SQUARE) {
-            return Err(Error::Data(format!(
-                "{} has length {:.3e}: its distance from {} is not finite, or not sure to be, in f32",
-                called(what, source, rows.start + at),
-                square(&self.read[at * dim..][..dim]).sqrt(),
-                other()
-            )));
-        }
-        // So short that squares vanish in f32: all distances would be equal.
-        let vanishes = |row: &[f32]| {
+        for (at, row) in self.read.chunks(dim.max(1)).enumerate() {
             let square = square(row);
-            square > 0.0 && square < f64::from(f32::MIN_POSITIVE)
-        };
-        if let Some(at) = self.read.chunks(dim.max(1)).position(vanishes) {
+            let reason = if square > MAX_SQUARE {
+                "is not finite, or not sure to be, in f32"
+            } else if square > 0.0 && square < f64::from(f32::MIN_POSITIVE) {
+                // Squares that vanish: all distances would be equal.
+                "is lost in f32"
+            } else {
+                continue;
+            };
             return Err(Error::Data(format!(
-                "{} has length {:.3e}: its distance from {} is lost in f32",
+                "{} has length {:.3e}: its distance from {} {reason}",
                 called(what, source, rows.start + at),
-                square(&self.read[at * dim..][..dim]).sqrt(),
+                square.sqrt(),
                 other()
             )));
         }
