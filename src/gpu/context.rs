@@ -66,6 +66,53 @@ impl std::fmt::Display for Family {
     }
 }
 
+/// How much parallel work an adapter takes to be busy; the order of some sums depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AdapterClass {
+    /// Software on the processor's cores.
+    Cpu,
+    /// Some ten compute units that share the system's memory; also what a portable recording is made for.
+    Integrated,
+    /// A hundred compute units or more, with memory of their own.
+    Discrete,
+}
+
+impl AdapterClass {
+    fn of(kind: wgpu::DeviceType) -> AdapterClass {
+        match kind {
+            wgpu::DeviceType::Cpu => AdapterClass::Cpu,
+            wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Other => AdapterClass::Integrated,
+            wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu => AdapterClass::Discrete,
+        }
+    }
+}
+
+impl std::fmt::Display for AdapterClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            AdapterClass::Cpu => "CPU",
+            AdapterClass::Integrated => "integrated GPU",
+            AdapterClass::Discrete => "discrete GPU",
+        })
+    }
+}
+
+/// Seconds that a dispatch may take by estimate: between dispatches only can other programs, and a watchdog, have their turn.
+const DISPATCH_SECONDS: f64 = 0.05;
+
+impl AdapterClass {
+    /// Floating-point operations of the longest dispatch that a recording should hold: 50 ms of work on a slow adapter of
+    /// the class. CPU adapters have no watchdog and no limit.
+    pub fn dispatch_flops(self) -> f64 {
+        DISPATCH_SECONDS
+            * match self {
+                AdapterClass::Cpu => f64::INFINITY,
+                AdapterClass::Integrated => 1e12,
+                AdapterClass::Discrete => 5e12,
+            }
+    }
+}
+
 /// How a [`Context`] is opened.
 #[derive(Debug, Clone, Default)]
 pub struct ContextOptions {
@@ -184,7 +231,7 @@ pub struct Context {
     limits: wgpu::Limits,
     family: Family,
     precision: Precision,
-    cpu: bool,
+    class: AdapterClass,
     checked: bool,
     /// Side of the fragments that its matrix units multiply.
     fragments: Option<u32>,
@@ -372,11 +419,12 @@ impl Context {
         let summary = summarise(adapter);
         let choices =
             if options.tuned && !options.portable { choices::load(&summary) } else { Choices::new() };
-        let cpu = info.device_type == wgpu::DeviceType::Cpu;
+        let class = AdapterClass::of(info.device_type);
+        let patience = if class == AdapterClass::Cpu { 3600 } else { 60 };
         Ok(Context {
             running: Mutex::default(),
             rehearsal,
-            patience: Duration::from_secs(options.patience.unwrap_or(if cpu { 3600 } else { 60 })),
+            patience: Duration::from_secs(options.patience.unwrap_or(patience)),
             unused: ["unused input", "unused output"]
                 .map(|label| whole(allocate(&device, label, 4 * WORD, STORAGE), label, 4 * WORD)),
             choices: Mutex::new(choices),
@@ -384,7 +432,7 @@ impl Context {
             limits,
             family,
             precision: options.precision,
-            cpu: cpu && !options.portable,
+            class: if options.portable { AdapterClass::Integrated } else { class },
             checked: options.checked,
             guarded: options.guarded,
             guards: AtomicU32::new(0),
@@ -441,9 +489,14 @@ impl Context {
         std::mem::replace(&mut locked(&self.choices), choices)
     }
 
+    /// How much parallel work keeps the adapter busy.
+    pub fn class(&self) -> AdapterClass {
+        self.class
+    }
+
     /// Whether kernels are for a CPU adapter.
     pub fn is_cpu(&self) -> bool {
-        self.cpu
+        self.class == AdapterClass::Cpu
     }
 
     /// Lanes that share one row in row-wise kernels: few where a barrier is dear.

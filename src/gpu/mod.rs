@@ -12,7 +12,9 @@ mod plan;
 mod profile;
 mod recorder;
 
-pub use context::{AdapterSummary, Buffer, Context, ContextOptions, Family, Readback, adapters, no_adapter};
+pub use context::{
+    AdapterClass, AdapterSummary, Buffer, Context, ContextOptions, Family, Readback, adapters, no_adapter,
+};
 pub use faults::BETWEEN_FAILURES;
 pub use kernel::{Access, Binding, Constants, Kernel, Overrides, Storage, assemble};
 pub use memory::{Placement, Transient, place};
