@@ -13,6 +13,8 @@ mod common;
 mod cross_entropy;
 #[path = "kernels/distance.rs"]
 mod distance;
+#[path = "kernels/flops.rs"]
+mod flops;
 #[path = "kernels/gelt.rs"]
 mod gelt;
 #[path = "kernels/gelu.rs"]

@@ -163,7 +163,8 @@ impl Adam {
             tensors: vec![gradients, step, control, parameters, first_moment, second_moment],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d((len / 4).div_ceil(THREADS)),
-            flops: 16.0 * len as f64,
+            // The factor 1, the decay 1 or 2 if it is added to the gradient, the moments 3 and 4, the step 7.
+            flops: if self.decoupled { 16.0 } else { 17.0 } * len as f64,
             label: recorder.label(name),
         });
     }

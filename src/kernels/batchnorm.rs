@@ -82,6 +82,13 @@ pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     [&TRAIN, &EVALUATE, &UPDATE, &BACKWARD].map(|kernel| (kernel, vec![])).to_vec()
 }
 
+/// What differs between a layer's launches.
+struct Launch {
+    kernel: &'static Kernel,
+    tensors: Vec<Tensor>,
+    flops: f64,
+}
+
 /// B, R, E and the settings that all launches of a layer share.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer {
@@ -113,7 +120,13 @@ impl Layer {
         assert!((0.0..1.0).contains(&self.drop), "{name}: drops {} of all", self.drop);
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, name: &str, kernel: &'static Kernel, tensors: Vec<Tensor>) {
+    /// Elements of x, and what ReLU does to each.
+    fn elements(&self) -> (f64, f64) {
+        ((self.batch * self.parts * self.dim) as f64, f64::from(u8::from(self.relu)))
+    }
+
+    fn record(&self, recorder: &mut Recorder<'_>, name: &str, launch: Launch) {
+        let Launch { kernel, tensors, flops } = launch;
         let Layer { batch, parts, dim, eps, relu, drop, momentum } = *self;
         let params = Params {
             batch: u32_of(batch),
@@ -132,7 +145,7 @@ impl Layer {
             tensors,
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d((parts * dim).div_ceil(THREADS)),
-            flops: 12.0 * (batch * parts * dim) as f64,
+            flops,
             label: recorder.label(name),
         });
     }
@@ -171,7 +184,11 @@ impl Train {
         expect(recorder, "bias", bias, &[parts, dim]);
         expect(recorder, "y", y, &[parts, batch, dim]);
         expect(recorder, "saved", saved, &[layer.saved_words()]);
-        layer.record(recorder, name, &TRAIN, vec![x, weight, bias, y, saved, step]);
+        let (elements, relu) = layer.elements();
+        // The mean 1, the variance 3, z 4, the mask's comparison, its number and its product 3.
+        let flops = (11.0 + relu) * elements;
+        let tensors = vec![x, weight, bias, y, saved, step];
+        layer.record(recorder, name, Launch { kernel: &TRAIN, tensors, flops });
     }
 }
 
@@ -208,7 +225,10 @@ impl Evaluate {
         expect(recorder, "running_mean", running_mean, &[parts, dim]);
         expect(recorder, "running_var", running_var, &[parts, dim]);
         expect(recorder, "y", y, &[parts, batch, dim]);
-        layer.record(recorder, name, &EVALUATE, vec![x, weight, bias, y, running_mean, running_var]);
+        let (elements, relu) = layer.elements();
+        let flops = (4.0 + relu) * elements;
+        let tensors = vec![x, weight, bias, y, running_mean, running_var];
+        layer.record(recorder, name, Launch { kernel: &EVALUATE, tensors, flops });
     }
 }
 
@@ -238,7 +258,10 @@ impl Update {
         expect(recorder, "saved", saved, &[layer.saved_words()]);
         expect(recorder, "running_mean", running_mean, &[layer.parts, layer.dim]);
         expect(recorder, "running_var", running_var, &[layer.parts, layer.dim]);
-        layer.record(recorder, name, &UPDATE, vec![control, saved, running_mean, running_var]);
+        // Two moments of a unit: a multiply-add and a product each, one more product for the variance, and 1 - momentum.
+        let flops = 8.0 * (layer.parts * layer.dim) as f64;
+        let tensors = vec![control, saved, running_mean, running_var];
+        layer.record(recorder, name, Launch { kernel: &UPDATE, tensors, flops });
     }
 }
 
@@ -278,6 +301,11 @@ impl Backward {
         expect(recorder, "dx", dx, &[parts, batch, dim]);
         expect(recorder, "dweight", dweight, &[parts, dim]);
         expect(recorder, "dbias", dbias, &[parts, dim]);
-        layer.record(recorder, name, &BACKWARD, vec![x, saved, dy, dx, dweight, step, dbias]);
+        let (elements, relu) = layer.elements();
+        // x̂ 2, g and its mask 3, ReLU's z and comparison 3, the two sums 3; then x̂ again 2 and dx 5, the two factors'
+        // product among them.
+        let flops = (15.0 + 3.0 * relu) * elements;
+        let tensors = vec![x, saved, dy, dx, dweight, step, dbias];
+        layer.record(recorder, name, Launch { kernel: &BACKWARD, tensors, flops });
     }
 }

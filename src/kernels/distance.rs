@@ -164,7 +164,8 @@ impl Distances {
             tensors: vec![query_norms, gallery_norms, distances],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(query_count * gallery_count.div_ceil(THREADS)),
-            flops: 3.0 * distances.len as f64,
+            // |q|² + |g|², a multiply-add, and both ends of the clamp.
+            flops: 5.0 * distances.len as f64,
             label: recorder.label(name),
         });
     }

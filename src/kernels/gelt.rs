@@ -101,7 +101,8 @@ impl Forward {
             tensors: vec![tokens, gelt],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d((batch * parts * dim / 4).div_ceil(THREADS)),
-            flops: tokens.len as f64,
+            // C additions for the mean, a division and a product, and the class token's multiply-add.
+            flops: (batch * parts * dim * (columns + 4)) as f64,
             label: recorder.label(name),
         });
     }
@@ -157,7 +158,8 @@ impl Backward {
             tensors: vec![dgelt, dtokens],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d((dtokens.len / 4).div_ceil(THREADS)),
-            flops: dtokens.len as f64,
+            // One product for each patch; R additions and a product for the class token.
+            flops: (batch * dim * (parts * columns + parts + 1)) as f64,
             label: recorder.label(name),
         });
     }

@@ -60,7 +60,8 @@ impl Forward {
             tensors: vec![x, y],
             params: bytemuck::bytes_of(&Params { len: u32_of(x.len), unused: [0; 3] }).to_vec(),
             grid: grid_1d(x.len.div_ceil(THREADS)),
-            flops: 20.0 * x.len as f64,
+            // erfc 25, of which its polynomial 18, and 6 around it; the sigmoid form 5.
+            flops: if activation == Activation::Gelu { 31.0 } else { 5.0 } * x.len as f64,
             label: recorder.label(name),
         });
     }
@@ -95,7 +96,8 @@ impl Backward {
             tensors: vec![x, dy, dx],
             params: bytemuck::bytes_of(&Params { len: u32_of(x.len), unused: [0; 3] }).to_vec(),
             grid: grid_1d(x.len.div_ceil(THREADS)),
-            flops: 30.0 * x.len as f64,
+            // Φ(x) 30, the density 6 and a multiply-add; the sigmoid form 10. One for dy.
+            flops: if activation == Activation::Gelu { 39.0 } else { 11.0 } * x.len as f64,
             label: recorder.label(name),
         });
     }

@@ -83,6 +83,7 @@ impl Forward {
             tensors: vec![pixels, flip.unwrap_or(unused), image],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(image.len.div_ceil(THREADS)),
+            // Two divisions and a difference.
             flops: 3.0 * image.len as f64,
             label: recorder.label(name),
         });

@@ -66,6 +66,7 @@ impl Forward {
             tensors: vec![x, y],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(batch * parts),
+            // A multiply-add for the length and a product.
             flops: 3.0 * x.len as f64,
             label: recorder.label(name),
         });

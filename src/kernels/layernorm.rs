@@ -134,6 +134,7 @@ impl Forward {
             tensors: vec![x, y, bias, weight, stats.unwrap_or(unused)],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(rows),
+            // The mean 1, the variance 3, y 4.
             flops: 8.0 * x.len as f64,
             label: recorder.label(name),
         });
@@ -191,7 +192,8 @@ impl BackwardInput {
             tensors: vec![x, stats, dy, weight, addend.unwrap_or(unused), dx],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(rows),
-            flops: 12.0 * x.len as f64,
+            // The two means 6, of which g 1 and x̂ 2, then dx 7 with both again, and the addend.
+            flops: if addend.is_some() { 14.0 } else { 13.0 } * x.len as f64,
             label: recorder.label(name),
         });
     }
@@ -261,6 +263,7 @@ impl BackwardParameters {
             tensors: vec![norm.x, norm.stats, norm.dy, second.x, second.stats, second.dy, partials],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [workgroups(dim / 4), u32_of(chunks), u32_of(norms)],
+            // x̂ 2, its multiply-add 2, the bias 1.
             flops: 5.0 * (norms * rows * dim) as f64,
             label: recorder.label(&format!("{name}.partials")),
         });

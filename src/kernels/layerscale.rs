@@ -85,6 +85,7 @@ impl Backward {
             tensors: vec![x, weight, dy, dx, partial],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d((sums / 4).div_ceil(THREADS)),
+            // A product, and a multiply-add for the weight.
             flops: 3.0 * x.len as f64,
             label: recorder.label(name),
         });

@@ -2,6 +2,10 @@
 //!
 //! Laws. Shapes are checked when a call is recorded and panic there: a wrong one is a mistake of ours. A kernel writes
 //! every element of its outputs. A kernel knows no network: no name of a layer or a weight stands here.
+//!
+//! A launch declares its floating-point operations. An addition, multiplication, division, comparison, rounding or
+//! elementary function counts one, a multiply-add two. Matrix products and attention count their multiply-adds alone, as
+//! every engine does, so that figures compare. What is done once per row or workgroup beside a loop over a row is left out.
 
 pub mod accumulate;
 pub mod adam;

@@ -52,7 +52,8 @@ impl Narrow {
             tensors: vec![wide, narrow],
             params: bytemuck::bytes_of(&Params { quads: u32_of(quads), unused: [0; 3] }).to_vec(),
             grid: grid_1d(quads.div_ceil(THREADS)),
-            flops: 0.0,
+            // One rounding each.
+            flops: wide.len as f64,
             label: recorder.label(name),
         });
     }

@@ -77,7 +77,8 @@ impl Probabilities {
             tensors: vec![qkv, lse, mixed],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(mixed.len.div_ceil(THREADS)),
-            flops: 2.0 * (mixed.len * heads * head_dim) as f64,
+            // A head's product of rows, then scale, lse, exp and their sum; its mean and what comes past it.
+            flops: (mixed.len * (heads * (2 * head_dim + 4) + 2)) as f64,
             label: recorder.label(name),
         });
     }

@@ -103,7 +103,8 @@ impl Forward {
             tensors: vec![prefix, patches, position, tokens],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d((tokens.len / 4).div_ceil(THREADS)),
-            flops: tokens.len as f64,
+            // One addition where a token has a position.
+            flops: (batch * position.len) as f64,
             label: recorder.label(name),
         });
     }

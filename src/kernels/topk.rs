@@ -132,6 +132,7 @@ impl Merge {
                 tensors: vec![distances, place, nearest_distance, nearest_index],
                 params: bytemuck::bytes_of(&params).to_vec(),
                 grid: grid_1d(queries),
+                // One comparison a column at least; how many more depends on the distances.
                 flops: (queries * (end - start)) as f64,
                 label: recorder.label(name),
             });

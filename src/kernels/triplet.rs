@@ -83,6 +83,7 @@ impl Distances {
             tensors: vec![parts, distances],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(distances.len.div_ceil(THREADS)),
+            // A difference and a multiply-add.
             flops: 3.0 * (distances.len * length) as f64,
             label: recorder.label(name),
         });
@@ -125,6 +126,7 @@ impl Mine {
             tensors: vec![labels, distances, loss, choice],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(batch.div_ceil(THREADS)),
+            // One comparison each; whether a distance is finite its bits say.
             flops: distances.len as f64,
             label: recorder.label(name),
         });
@@ -170,7 +172,9 @@ impl Backward {
             tensors: vec![parts, distances, choice, dparts, control],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(length.div_ceil(THREADS)),
-            flops: 8.0 * (batch * length) as f64,
+            // For each anchor, which has a choice at most, and each column two differences with their two factors 6, the
+            // shares 6 and what is added to three rows 4.
+            flops: 16.0 * (batch * length) as f64,
             label: recorder.label(name),
         });
     }
