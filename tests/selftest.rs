@@ -9,7 +9,8 @@ use lat_wgpu::kernels::accumulate::Accumulate;
 use lat_wgpu::reference::Exact;
 use lat_wgpu::selftest::cases::{self, Case, Expected};
 use lat_wgpu::selftest::guard::Guarded;
-use lat_wgpu::selftest::{Report, judge, tolerance};
+use lat_wgpu::selftest::{Options, Report, judge, run, tolerance};
+use lat_wgpu::shape::Precision;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -181,6 +182,42 @@ fn table_and_json_say_the_same() {
     // stdout is for one of the two.
     let output = run(&["--json", "-"]);
     assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
+}
+
+#[test]
+fn both_precisions_together_are_all_rows_and_quick_takes_the_first_of_each() {
+    let names = |options: Options<'_>| {
+        let mut names = Vec::new();
+        run(context(), options, &mut |_, _, name| {
+            names.push(name.to_string());
+            Ok(())
+        })
+        .unwrap();
+        names
+    };
+    let filter = "tokens ";
+    let all = names(Options { filter, ..Options::default() });
+    let [single, halves] = [Precision::F32, Precision::F16]
+        .map(|precision| names(Options { filter, precision: Some(precision), quick: false }));
+    assert!(single.iter().all(|name| name.contains(" f32 ")), "{single:?}");
+    assert!(!halves.is_empty() && halves.iter().all(|name| !name.contains(" f32 ")), "{halves:?}");
+    let mut both = [single, halves].concat();
+    both.sort();
+    let mut sorted = all.clone();
+    sorted.sort();
+    assert_eq!(both, sorted);
+
+    let quick = names(Options { filter, quick: true, ..Options::default() });
+    let first = |direction: &str, stored: &str| {
+        all.iter().find(|name| name.contains(&format!("{direction} {stored} "))).cloned()
+    };
+    for direction in ["tokens forward", "tokens backward"] {
+        assert!(quick.contains(&first(direction, "f32").unwrap()), "{quick:?}");
+        assert_eq!(
+            quick.iter().filter(|name| name.starts_with(direction)).count(),
+            1 + usize::from(context().supports(Storage::F16)) + 1
+        );
+    }
 }
 
 #[test]

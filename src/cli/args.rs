@@ -491,6 +491,12 @@ pub struct SelftestArguments {
     /// Only rows whose kernel, variant and shape contain this, such as "gemm nt" [default: all]
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
+    /// Only rows that store activations so; f16 has native and packed halves, and matrix units [default: both]
+    #[arg(long, value_name = "STORAGE")]
+    pub precision: Option<DtypeName>,
+    /// One shape of each kernel in each storage
+    #[arg(long)]
+    pub quick: bool,
     /// Write adapter, limits and rows as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -7,7 +7,7 @@ use super::open;
 use super::paths::Paths;
 use super::signals::Signals;
 use crate::error::Result;
-use crate::selftest::{self, Report};
+use crate::selftest::{self, Options, Report};
 use crate::shape::Precision;
 use serde_json::json;
 use std::process::ExitCode;
@@ -18,8 +18,12 @@ pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
     // For halves, so that matrix units are tested where there are any; all other kernels take them as they come.
     let context = open::adapter_with(arguments.adapter.as_ref(), Precision::F16)?;
     let bar = progress_bar(0);
-    let filter = arguments.filter.as_deref().unwrap_or_default();
-    let report = selftest::run(&context, filter, &mut |done, rows, name| {
+    let options = Options {
+        filter: arguments.filter.as_deref().unwrap_or_default(),
+        precision: arguments.precision.map(Into::into),
+        quick: arguments.quick,
+    };
+    let report = selftest::run(&context, options, &mut |done, rows, name| {
         bar.set_length(rows as u64);
         bar.set_position(done as u64);
         bar.set_message(name.to_string());

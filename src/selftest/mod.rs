@@ -18,7 +18,8 @@ pub mod tolerance;
 mod training;
 
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterSummary, Context};
+use crate::gpu::{AdapterSummary, Context, Storage};
+use crate::shape::Precision;
 use cases::Case;
 use guard::Guarded;
 use serde::Serialize;
@@ -104,19 +105,53 @@ impl Row {
     }
 }
 
-/// Tests the rows whose name contains `filter`; `next` is told how many are done, of how many, and the next one's name, and may
-/// stop the run.
+/// Which rows are tested.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Those whose name contains this.
+    pub filter: &'a str,
+    /// Those that store activations in f32, or those that store them in halves; `None` for all.
+    pub precision: Option<Precision>,
+    /// The first shape of each kernel, direction and storage alone.
+    pub quick: bool,
+}
+
+impl Options<'_> {
+    /// The cases that are wanted, in their order.
+    fn choose(&self, mut cases: Vec<Case>) -> Vec<Case> {
+        let halves = self.precision.map(|precision| precision == Precision::F16);
+        cases.retain(|case| halves.is_none_or(|halves| halves == (case.storage != Storage::F32)));
+        cases.retain(|case| case.name().contains(self.filter));
+        if self.quick {
+            let mut seen = Vec::new();
+            cases.retain(|case| {
+                let direction = case.variant.split(' ').next().unwrap_or_default().to_string();
+                let one = (case.kernel, direction, case.storage);
+                let new = !seen.contains(&one);
+                if new {
+                    seen.push(one);
+                }
+                new
+            });
+        }
+        cases
+    }
+}
+
+/// Tests the rows that `options` choose. `next` gets how many are done, of how many, and the next one's name, and may stop
+/// the run.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no row has such a name; what `next` reports. What the adapter reports is a row that failed.
+/// [`Error::NothingToDo`] if no row is left; what `next` reports. What the adapter reports is a row that failed.
 pub fn run(
     context: &Context,
-    filter: &str,
+    options: Options<'_>,
     next: &mut dyn FnMut(usize, usize, &str) -> Result<()>,
 ) -> Result<Report> {
-    let mut cases = cases::all(context);
+    let filter = options.filter;
+    let cases = cases::all(context);
     let names: Vec<String> = cases.iter().map(Case::name).collect();
-    cases.retain(|case| case.name().contains(filter));
+    let cases = options.choose(cases);
     if cases.is_empty() {
         return Err(Error::no_row(filter, &names));
     }
