@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # What AMD's real instruction set makes of the shaders, without a card: every variant through naga and Mesa's RADV on a
-# device that runs nothing. Needs the drivers of tools/adapters.sh.
+# device that runs nothing, which needs the drivers of tools/adapters.sh. And what the driver that is there says of them.
 #
 #   tools/isa_report.sh --check               fails if a hot kernel spills or falls under its row in tools/isa_report/TABLE.md
 #   tools/isa_report.sh --write               makes the table again
 #   tools/isa_report.sh --show FAMILY NAME    one kernel's statistics and machine code; without a name: all names
+#   tools/isa_report.sh --any [--json] [--adapter NAME] [--seconds S]
+#                                             registers, stack and spills of every pipeline on the driver that is there,
+#                                             where it has VK_KHR_pipeline_executable_properties
 set -euo pipefail
 cd "$(dirname "$0")/.."
 table=tools/isa_report/TABLE.md
@@ -14,10 +17,10 @@ usage() {
     exit 2
 }
 case "${1:-} $#" in
-    "--check 1" | "--write 1" | "--show 2" | "--show 3") ;;
+    "--check 1" | "--write 1" | "--show 2" | "--show 3" | "--any "*) ;;
     *) usage ;;
 esac
-if [[ "$(tools/adapters.sh --list)" == *"radv: not there"* ]]; then
+if [ "$1" != --any ] && [[ "$(tools/adapters.sh --list)" == *"radv: not there"* ]]; then
     echo "error: no driver that compiles for AMD cards" >&2
     echo "hint: tools/adapters.sh fetches it" >&2
     exit 1
@@ -36,6 +39,7 @@ report() {
 }
 
 case "$1" in
+    --any) "$target/isa_report/debug/isa_report" "$shaders" any "${@:2}" ;;
     --check) report check "$table" ;;
     --write)
         {

@@ -1,6 +1,8 @@
-//! What Mesa's compiler for AMD cards makes of every shader, on a device that doesn't exist: registers, workgroup
-//! memory, waves, and what stands in the hot loop. See tools/isa_report.sh, which calls it.
+//! What a driver's compiler makes of every shader. Of Mesa's for AMD cards, on a device that doesn't exist: registers,
+//! workgroup memory, waves, and what stands in the hot loop. Of any other: what it says by itself. See
+//! tools/isa_report.sh, which calls it.
 
+mod any;
 mod assembly;
 mod device;
 mod table;
@@ -10,6 +12,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use device::{Compiled, Device};
 use table::Row;
@@ -21,6 +24,8 @@ const FAMILIES: [&str; 3] = [VEGA, "navi21", "navi31"];
 const USAGE: &str = "usage: isa_report SHADERS write               prints the table of all shaders
        isa_report SHADERS check TABLE         compares them with a table
        isa_report SHADERS show FAMILY NAME    prints one kernel's statistics and machine code
+       isa_report SHADERS any [--json] [--adapter NAME] [--seconds S]
+                                              prints what the driver that is there says of every pipeline
 SHADERS: the folder that tests/shader_contract.rs leaves with LAT_SHADER_OUT";
 
 fn main() -> ExitCode {
@@ -33,6 +38,13 @@ fn main() -> ExitCode {
         }),
         [shaders, "check", wanted] => check(Path::new(shaders), Path::new(wanted)),
         [shaders, "show", family, name] => show(Path::new(shaders), family, name),
+        [shaders, "any", flags @ ..] => match any_options(flags) {
+            Some(options) => any::run(Path::new(shaders), &options).map(|()| ExitCode::SUCCESS),
+            None => {
+                eprintln!("{USAGE}");
+                return ExitCode::from(2);
+            }
+        },
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -44,17 +56,47 @@ fn main() -> ExitCode {
     })
 }
 
+/// The flags of `any`; `None` if one isn't known.
+fn any_options(flags: &[&str]) -> Option<any::Options> {
+    let mut options = any::Options::default();
+    let mut flags = flags.iter();
+    while let Some(flag) = flags.next() {
+        match *flag {
+            "--json" => options.json = true,
+            "--adapter" => options.adapter = Some(flags.next()?.to_string()),
+            "--seconds" => {
+                let seconds = flags.next()?.parse().ok()?;
+                options.limit = Some(Duration::try_from_secs_f64(seconds).ok()?);
+            }
+            _ => return None,
+        }
+    }
+    Some(options)
+}
+
 /// One line of `list.txt`.
 struct Pipeline {
     variant: String,
     entry: String,
     /// The file of its SPIR-V without `.spv`: the variant and the switches that aren't at their defaults.
     name: String,
-    /// Whether it multiplies on matrix units.
-    fragments: bool,
+    /// What it needs, joined by commas.
+    features: String,
 }
 
-/// Every pipeline that an AMD card can get: its matrix units have fragments of 16 × 16 alone. Those with subgroups are made for adapters whose subgroups have 4 to 16 lanes.
+impl Pipeline {
+    fn needs(&self, feature: &str) -> bool {
+        self.features.split(',').any(|one| one == feature)
+    }
+
+    /// Whether an AMD card can get it: its matrix units have fragments of 16 × 16 alone. Pipelines with subgroups are made
+    /// for adapters whose subgroups have 4 to 16 lanes.
+    fn is_for_amd(&self) -> bool {
+        self.needs("plain") || (self.needs("fragments") && self.variant.contains("SIDE16"))
+    }
+}
+
+/// Every pipeline of the list.
 fn pipelines(shaders: &Path) -> Result<Vec<Pipeline>, Box<dyn Error>> {
     let path = shaders.join("list.txt");
     let list = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -64,25 +106,27 @@ fn pipelines(shaders: &Path) -> Result<Vec<Pipeline>, Box<dyn Error>> {
         let (Some(variant), Some(entry), Some(features)) = (words.next(), words.next(), words.next()) else {
             return Err(format!("{}: `{line}` is no line of a pipeline", path.display()).into());
         };
-        let fragments = features.split(',').any(|feature| feature == "fragments");
-        if features.split(',').any(|feature| feature == "plain") || (fragments && variant.contains("SIDE16"))
-        {
-            let switches: String = words.map(|switch| format!("+{switch}")).collect();
-            let name = format!("{variant}{switches}");
-            found.push(Pipeline { variant: variant.to_string(), entry: entry.to_string(), name, fragments });
-        }
+        let switches: String = words.map(|switch| format!("+{switch}")).collect();
+        let name = format!("{variant}{switches}");
+        let [variant, entry, features] = [variant, entry, features].map(str::to_string);
+        found.push(Pipeline { variant, entry, name, features });
     }
     Ok(found)
 }
 
-fn compile(device: &Device, shaders: &Path, pipeline: &Pipeline) -> Result<Compiled, Box<dyn Error>> {
+/// The SPIR-V of a pipeline.
+fn words(shaders: &Path, pipeline: &Pipeline) -> Result<Vec<u32>, Box<dyn Error>> {
     let path = shaders.join(format!("{}.spv", pipeline.name));
     let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let (words, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() {
         return Err(format!("{}: not a whole number of words", path.display()).into());
     }
-    let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    Ok(words.iter().map(|word| u32::from_le_bytes(*word)).collect())
+}
+
+fn compile(device: &Device, shaders: &Path, pipeline: &Pipeline) -> Result<Compiled, Box<dyn Error>> {
+    let words = words(shaders, pipeline)?;
     device.compile(&words, &pipeline.entry).map_err(|error| format!("{}: {error}", pipeline.name).into())
 }
 
@@ -108,13 +152,16 @@ fn row(family: &str, variant: &str, compiled: &Compiled) -> Result<Row, Box<dyn 
 
 /// The driver, and a row for every family and variant.
 fn report(shaders: &Path) -> Result<(String, Vec<Row>), Box<dyn Error>> {
-    let pipelines = pipelines(shaders)?;
+    let mut pipelines = pipelines(shaders)?;
+    pipelines.retain(Pipeline::is_for_amd);
     let mut drivers = BTreeSet::new();
     let mut rows: Vec<Row> = Vec::new();
     for family in FAMILIES {
         let device = Device::open(family)?;
         drivers.insert(device.driver.clone());
-        for pipeline in pipelines.iter().filter(|pipeline| device.matrix_units || !pipeline.fragments) {
+        for pipeline in
+            pipelines.iter().filter(|pipeline| device.matrix_units || !pipeline.needs("fragments"))
+        {
             let new = row(family, &pipeline.variant, &compile(&device, shaders, pipeline)?)?;
             match rows.iter_mut().find(|row| (&row.family, &row.variant) == (&new.family, &new.variant)) {
                 Some(row) => row.worsen(&new),

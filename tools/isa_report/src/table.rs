@@ -46,10 +46,15 @@ const HOT: [&str; 7] = [
 /// How far a share may fall before that counts, in percentage points: it is printed with one digit.
 const TOLERANCE: f64 = 0.05;
 
+/// Whether most of the time goes to kernels of this variant.
+pub fn is_hot(variant: &str) -> bool {
+    HOT.iter().any(|head| variant.starts_with(head))
+}
+
 impl Row {
     /// Whether most of the time goes to such kernels.
     pub fn is_hot(&self) -> bool {
-        HOT.iter().any(|head| self.variant.starts_with(head))
+        is_hot(&self.variant)
     }
 
     /// Takes the worse of both in each column.
