@@ -12,7 +12,8 @@ pub enum Access {
 }
 
 /// How weights and activations lie in memory. Sums are f32 with any.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Storage {
     /// 4 bytes an element.
     #[default]

@@ -122,8 +122,8 @@ pub struct Distances {
 impl Distances {
     /// Records the product with the tile from the built-in table, and what follows.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let family = recorder.context.family();
-        let tile = Tile::built_in(Form::Nt, family, self.query_count, self.gallery_count, self.dim.min(SLAB));
+        let (m, n, k) = (self.query_count, self.gallery_count, self.dim.min(SLAB));
+        let tile = Tile::built_in(Form::Nt, recorder.context, m, n, k);
         self.record_with(recorder, name, tile);
     }
 

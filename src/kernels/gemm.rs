@@ -5,14 +5,18 @@
 //! `gemm_subgroup.wgsl` (CPU adapters). A fourth, `gemm_cooperative.wgsl`, multiplies halves forward on matrix units, whose
 //! sums round in their own way.
 
+pub mod tiles;
+
 use super::{THREADS, expect, u32_of};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{
-    Access, Binding, Buffer, Constants, Context, Dispatch, Family, Kernel, Recorder, Storage, Tensor,
-    assemble, grid_1d,
+    Access, AdapterClass, Binding, Buffer, Constants, Context, Dispatch, Family, Kernel, Recorder, Storage,
+    Tensor, assemble, grid_1d,
 };
 use crate::rng;
 use crate::shape::Activation;
+use serde::Deserialize;
+use tiles::{SliceRule, Table};
 
 const NT: &[Binding] = &[
     Binding::read("a").in_quads(),
@@ -125,7 +129,8 @@ struct Params {
 }
 
 /// Which operand a product takes turned; (M, K) times (K, N) is meant in each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Form {
     /// A·Bᵀ, B stored (N, K).
     Nt,
@@ -139,6 +144,14 @@ impl Form {
     /// Every form.
     pub const ALL: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
 
+    /// The two sizes that don't change with the batch: N and K, of TN M and N.
+    pub fn layer(self, m: usize, n: usize, k: usize) -> [usize; 2] {
+        match self {
+            Form::Nt | Form::Nn => [n, k],
+            Form::Tn => [m, n],
+        }
+    }
+
     /// Whether the rows of operands and result are whole quads, as all tiles but [`Tile::Plain`] need.
     pub fn in_quads(self, m: usize, n: usize, k: usize) -> bool {
         let (one, other) = match self {
@@ -150,7 +163,8 @@ impl Form {
 }
 
 /// One way to compute a product; all but [`Tile::Cooperative`] give the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Tile {
     /// `gemm.wgsl`.
     Plain,
@@ -195,6 +209,32 @@ impl std::fmt::Display for Tile {
     }
 }
 
+impl TryFrom<String> for Tile {
+    type Error = Error;
+
+    /// Reads what [`Tile`] is displayed as.
+    fn try_from(text: String) -> Result<Tile> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let number = |word: &str| word.parse::<u32>().ok().filter(|&number| number > 0);
+        let pair = |word: &str| word.split_once('x').and_then(|(one, other)| number(one).zip(number(other)));
+        let twice = |word: &str| pair(word).filter(|(one, other)| one == other).map(|(one, _)| one);
+        let tile = match words.as_slice() {
+            ["plain"] => Some(Tile::Plain),
+            ["fragments", "of", side] => twice(side).map(|side| Tile::Cooperative { side }),
+            ["tiled", sides, "by", each] => (pair(sides).zip(twice(each)))
+                .map(|((rows, columns), each)| Tile::Tiled { rows, columns, each }),
+            ["subgroup", "of", lanes, "with", rows, "rows", "x", columns, "columns"] => (number(lanes)
+                .zip(number(rows))
+                .zip(number(columns)))
+            .map(|((lanes, rows), columns)| Tile::Subgroup { lanes, rows, quads: columns / (4 * lanes) }),
+            _ => None,
+        };
+        // No second spelling: choices are compared as words.
+        tile.filter(|tile| tile.to_string() == text)
+            .ok_or_else(|| Error::Data(format!("{text:?} is no tile")))
+    }
+}
+
 /// The key of a class of shapes in the file of choices: rows of pictures, which change with the batch, count by powers of two.
 pub fn class_of(form: Form, storage: Storage, m: usize, n: usize, k: usize) -> String {
     let (m, k) = match form {
@@ -212,17 +252,6 @@ pub fn shape_of(dispatch: &Dispatch) -> Option<(Form, [usize; 3])> {
     Some((form, [m, n, k].map(|size| size as usize)))
 }
 
-/// GPU tiles, largest first. 8 × 8 outputs read two words of workgroup memory per eight multiply-adds, 4 × 4 outputs four,
-/// which is all that an AMD card can read meanwhile.
-pub const TILED_MENU: [Tile; 5] = [
-    Tile::Tiled { rows: 128, columns: 128, each: 8 },
-    Tile::Tiled { rows: 128, columns: 64, each: 8 },
-    Tile::Tiled { rows: 64, columns: 64, each: 8 },
-    Tile::Tiled { rows: 32, columns: 32, each: 4 },
-    // Skinny: few rows, as of one query.
-    Tile::Tiled { rows: 16, columns: 64, each: 4 },
-];
-
 /// Rows per workgroup and quads of columns per lane on CPU adapters, largest first. Loads are what costs there, and a larger
 /// tile does more with each; but its epilogue is unrolled too, and takes the longer to compile.
 pub const SUBGROUP_MENU: [(u32, u32); 4] = [(32, 2), (32, 1), (16, 1), (8, 1)];
@@ -233,12 +262,9 @@ pub const SUBGROUP_MENU_TN: [(u32, u32); 2] = [(64, 4), (32, 2)];
 /// Rows from which on a CPU adapter's largest tile earns back its time in the compiler, which an epilogue makes long.
 const MANY_ROWS: usize = 512;
 
-/// Workgroups that keep a GPU of a hundred processors busy.
-const WORKGROUPS: usize = 128;
-
-/// How the sums of TN are cut along k where the result alone gives a GPU too little to do at once.
+/// How the sums of TN are cut along k where the result alone gives an adapter too little to do at once.
 ///
-/// A function of the shape alone, so that all tiles on all adapters add up in the same order.
+/// A function of the shape and the class of adapter, so that all tiles add up in the same order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slices {
     count: usize,
@@ -248,11 +274,11 @@ struct Slices {
 
 impl Slices {
     /// Slices are as deep as a tile's steps divide, and deep enough to be worth another pass.
-    fn of(m: usize, n: usize, k: usize) -> Slices {
-        const LEAST_DEPTH: usize = 512;
+    fn of(class: AdapterClass, m: usize, n: usize, k: usize) -> Slices {
         const STEP: usize = 16;
+        let rule: SliceRule = Table::built_in().of(class).slices;
         let tiles = m.div_ceil(64) * n.div_ceil(64);
-        let count = (WORKGROUPS / tiles).min(k / LEAST_DEPTH).clamp(1, 16);
+        let count = (rule.tiles / tiles).min(k / rule.depth).clamp(1, rule.most);
         let depth = k.div_ceil(count).next_multiple_of(STEP);
         Slices { count: k.div_ceil(depth), depth }
     }
@@ -268,13 +294,12 @@ impl Tile {
         {
             return tile;
         }
-        let family = context.family();
         let chosen = context.choice(&class_of(form, context.storage(), m, n, k));
-        let menu = || Tile::menu(form, family).into_iter();
+        let menu = || Tile::menu(form, context.family(), context.class()).into_iter();
         chosen
             .and_then(|name| menu().find(|tile| tile.name(form) == name))
             .filter(|_| form.in_quads(m, n, k))
-            .unwrap_or_else(|| Tile::built_in(form, family, m, n, k))
+            .unwrap_or_else(|| Tile::built_in(form, context, m, n, k))
     }
 
     /// The tile's name in the file of choices: with a hash of its source, so that a choice holds for this source alone.
@@ -288,22 +313,34 @@ impl Tile {
     }
 
     /// The tile that the built-in table picks for a shape.
-    pub fn built_in(form: Form, family: Family, m: usize, n: usize, k: usize) -> Tile {
+    pub fn built_in(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
         if !form.in_quads(m, n, k) {
             return Tile::Plain;
         }
+        let (family, class) = (context.family(), context.class());
+        let tiles = Table::built_in().of(class);
+        let slices = if form == Form::Tn { Slices::of(class, m, n, k).count } else { 1 };
+        let workgroups =
+            |tile: Tile| slices * tile.grid(m, n).map(|side| side as usize).iter().product::<usize>();
+        let won = tiles.winners.iter().find(|winner| {
+            (winner.form, winner.sizes, winner.storage) == (form, form.layer(m, n, k), context.storage())
+        });
+        // A winner of large batches leaves an adapter idle at small ones.
+        let least = tiles.built_in[0].workgroups;
+        let won = won.map(|winner| winner.tile).filter(|&tile| {
+            tile != Tile::Plain
+                && workgroups(tile) >= least
+                && Tile::menu(form, family, class).contains(&tile)
+        });
+        if let Some(tile) = won {
+            return tile;
+        }
         match family {
+            // A GPU wants many workgroups; a large tile wants few loads. The largest tile that still gives enough.
+            Family::Tiled if m <= 16 => tiles.skinny,
             Family::Tiled => {
-                // A GPU wants many workgroups; a large tile wants few loads. The largest tile that still gives enough.
-                let slices = if form == Form::Tn { Slices::of(m, n, k).count } else { 1 };
-                let enough = |tile: &Tile| match *tile {
-                    Tile::Tiled { rows, columns, .. } => {
-                        slices * m.div_ceil(rows as usize) * n.div_ceil(columns as usize) >= WORKGROUPS
-                    }
-                    _ => false,
-                };
-                let [.., small, skinny] = TILED_MENU;
-                if m <= 16 { skinny } else { TILED_MENU.into_iter().find(enough).unwrap_or(small) }
+                let enough = tiles.built_in.iter().find(|step| workgroups(step.tile) >= step.workgroups);
+                enough.unwrap_or(&tiles.built_in[tiles.built_in.len() - 1]).tile
             }
             Family::Subgroup(lanes) => {
                 let menu = Tile::subgroup_menu(form, lanes);
@@ -341,14 +378,27 @@ impl Tile {
         }
     }
 
-    /// Every tile that a form can be computed with on an adapter of this family; the plain one is the first.
-    pub fn menu(form: Form, family: Family) -> Vec<Tile> {
+    /// Every tile that tuning and the lab try for a form on an adapter of this family and class; the plain one is the first.
+    pub fn menu(form: Form, family: Family, class: AdapterClass) -> Vec<Tile> {
+        let tiles = Table::built_in().of(class);
         let mut menu = vec![Tile::Plain];
-        menu.extend(TILED_MENU);
+        menu.extend(tiles.built_in.iter().map(|step| step.tile));
+        menu.extend([tiles.skinny]);
+        menu.extend(&tiles.menu);
         if let Family::Subgroup(lanes) = family {
             menu.extend(Tile::subgroup_menu(form, lanes));
         }
         menu
+    }
+
+    /// The menus of all classes in one, each tile once: what an adapter of this family can run, quick or not.
+    pub fn every(form: Form, family: Family) -> Vec<Tile> {
+        let mut every: Vec<Tile> = Vec::new();
+        for class in [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete] {
+            let new = Tile::menu(form, family, class).into_iter().filter(|tile| !every.contains(tile));
+            every.extend(new.collect::<Vec<_>>());
+        }
+        every
     }
 
     /// Largest first.
@@ -417,7 +467,7 @@ pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     let units = [16, 8].map(|side| Tile::Cooperative { side });
     all.extend(units.map(|tile| (tile.kernel(Form::Nt), tile.constants())));
     for form in Form::ALL {
-        let mut tiles = Tile::menu(form, Family::Tiled);
+        let mut tiles = Tile::every(form, Family::Tiled);
         for lanes in [4, 8, 16] {
             tiles.extend(Tile::subgroup_menu(form, lanes));
         }
@@ -477,7 +527,7 @@ impl Proof {
     /// Whether fragments of this side give what the built-in tile gives.
     fn holds(context: &Context, side: u32) -> bool {
         let [m, n, k] = Self::SIZE;
-        let wanted = Self::product(context, Tile::built_in(Form::Nt, context.family(), m, n, k));
+        let wanted = Self::product(context, Tile::built_in(Form::Nt, context, m, n, k));
         let found = Self::product(context, Tile::Cooperative { side });
         matches!((wanted, found), (Ok(wanted), Ok(found)) if wanted == found)
     }
@@ -695,7 +745,7 @@ impl Tn {
         }
         tile.check(Form::Tn, name, m, n, k);
 
-        let Slices { count, depth } = Slices::of(m, n, k);
+        let Slices { count, depth } = Slices::of(recorder.context.class(), m, n, k);
         let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: u32_of(depth) };
         let params = bytemuck::bytes_of(&params).to_vec();
         let unused = recorder.unused(Access::Write);
@@ -757,16 +807,48 @@ mod tests {
         assert_eq!(told, 4, "sums in halves came out right");
     }
 
+    const CLASSES: [AdapterClass; 3] = [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete];
+
     #[test]
     fn slices_cover_k_in_steps_of_a_tile() {
-        for (m, n, k) in [(384, 384, 1576), (192, 192, 6304), (4, 4, 9000), (384, 1536, 257), (36, 40, 1029)]
-        {
-            let Slices { count, depth } = Slices::of(m, n, k);
-            assert!(depth % 16 == 0 && (count - 1) * depth < k && count * depth >= k, "{m}x{n}x{k}");
-            assert!(count == 1 || depth >= 512, "{m}x{n}x{k}: {count} slices of {depth}");
+        for class in CLASSES {
+            let rule = Table::built_in().of(class).slices;
+            for (m, n, k) in [
+                (384, 384, 1576),
+                (384, 384, 6304),
+                (192, 192, 6304),
+                (3072, 768, 6304),
+                (1536, 384, 50_432),
+                (4, 4, 9000),
+                (4, 4, 90_000),
+                (384, 1536, 257),
+                (36, 40, 1029),
+            ] {
+                let Slices { count, depth } = Slices::of(class, m, n, k);
+                let case = format!("{class} {m}x{n}x{k}: {count} slices of {depth}");
+                assert!(depth % 16 == 0 && (count - 1) * depth < k && count * depth >= k, "{case}");
+                assert!(count == 1 || (depth >= rule.depth && count <= rule.most), "{case}");
+                assert!(
+                    count == 1 || 4 * count * m * n <= 16_384 * rule.tiles,
+                    "{case} take too much memory"
+                );
+            }
         }
-        assert_eq!(Slices::of(384, 384, 1576).count, 3);
+        assert_eq!(Slices::of(AdapterClass::Integrated, 384, 384, 1576).count, 3);
         // A large result fills the adapter alone.
-        assert_eq!(Slices::of(1536, 384, 25_216).count, 1);
+        assert_eq!(Slices::of(AdapterClass::Integrated, 1536, 384, 25_216).count, 1);
+    }
+
+    #[test]
+    fn every_tile_is_read_as_it_is_shown() {
+        let tiles = Form::ALL.into_iter().flat_map(|form| Tile::every(form, Family::Subgroup(8)));
+        for tile in tiles.chain([Tile::Cooperative { side: 16 }]) {
+            assert_eq!(Tile::try_from(tile.to_string()).unwrap(), tile);
+        }
+        for wrong in
+            ["", "tiled 64x64 by 8x4", "tiled 64x64  by 8x8", "tiled 064x64 by 8x8", "fragments of 0x0"]
+        {
+            assert!(Tile::try_from(wrong.to_string()).is_err(), "{wrong}");
+        }
     }
 }

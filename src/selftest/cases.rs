@@ -4,7 +4,7 @@ use super::compare::compare;
 use super::guard::Guarded;
 use super::tolerance::{Tolerance, in_halves};
 use super::{attention, products, retrieval, rows, training};
-use crate::gpu::{Context, Family, Storage, Tensor};
+use crate::gpu::{AdapterClass, Context, Family, Storage, Tensor};
 use crate::reference::Exact;
 
 /// What one output should hold.
@@ -123,6 +123,8 @@ pub(super) struct List {
     storages: Vec<Storage>,
     /// What the adapter is served from.
     pub family: Family,
+    /// How much parallel work keeps the adapter busy.
+    pub class: AdapterClass,
     /// Software drivers take long to compile wide kernels.
     pub is_cpu: bool,
     /// Side of the fragments that its matrix units multiply, whether they are proved or not.
@@ -186,7 +188,7 @@ pub fn all(context: &Context) -> Vec<Case> {
     let storages = Storage::ALL.into_iter().filter(|&storage| context.supports(storage)).collect();
     let (family, is_cpu) = (context.family(), context.is_cpu());
     let matrix_units = context.fragments();
-    let mut list = List { storages, family, is_cpu, matrix_units, cases: Vec::new() };
+    let mut list = List { storages, family, class: context.class(), is_cpu, matrix_units, cases: Vec::new() };
     products::add(&mut list);
     attention::add(&mut list);
     rows::add(&mut list);

@@ -54,7 +54,7 @@ const DERIVATIVES: [(&str, Option<Activation>, bool); 5] = [
 
 pub(super) fn add(list: &mut List) {
     for form in Form::ALL {
-        let menu = Tile::menu(form, list.family);
+        let menu = Tile::every(form, list.family);
         for (i, &tile) in menu.iter().enumerate() {
             let [large, small] = shapes(form, tile);
             // A software driver takes a second for a large tile: there the smallest of each kind, which are the last, get all

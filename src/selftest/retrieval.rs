@@ -22,7 +22,7 @@ pub(super) fn add(list: &mut List) {
             vec![Expected::all("norms", norms, values, tolerance::distance(dim))]
         });
     }
-    for tile in Tile::menu(Form::Nt, list.family) {
+    for tile in Tile::menu(Form::Nt, list.family, list.class) {
         for (query_count, gallery_count, dim) in [(1, 4, 4), (35, 68, 516)] {
             let shape = format!("{query_count}x{gallery_count}x{dim}");
             list.add("distance", format!("{tile}"), shape, move |run| {

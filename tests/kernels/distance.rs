@@ -62,7 +62,7 @@ fn check(name: &str, queries: &[f32], gallery: &[f32], dim: usize) -> Vec<f32> {
     compare(&name, &plain, wanted, tolerance::distance(dim));
     assert!(plain.iter().all(|d| (0.0..=FAR).contains(d)), "{name}: out of range");
     let fits = |tile: &Tile| *tile == Tile::Plain || gallery_count.is_multiple_of(4);
-    for tile in Tile::menu(Form::Nt, context().family()).into_iter().filter(fits) {
+    for tile in Tile::menu(Form::Nt, context().family(), context().class()).into_iter().filter(fits) {
         assert_same_bits(&format!("{name} {tile:?}"), &plain, &distances(queries, gallery, dim, Some(tile)));
     }
     assert_same_bits(&name, &plain, &distances(queries, gallery, dim, None));

@@ -121,7 +121,7 @@ impl Product {
 
 /// What this adapter can run beside the plain kernel.
 fn tiles(form: Form, m: usize, n: usize, k: usize) -> Vec<Tile> {
-    let mut tiles = if form.in_quads(m, n, k) { Tile::menu(form, context().family()) } else { Vec::new() };
+    let mut tiles = if form.in_quads(m, n, k) { Tile::every(form, context().family()) } else { Vec::new() };
     tiles.retain(|tile| *tile != Tile::Plain);
     tiles
 }

@@ -82,7 +82,10 @@ fn same_but_rounded(case: &str, record: impl Fn(&mut Guarded)) {
 #[test]
 fn gemm_in_halves_is_gemm_in_f32_rounded() {
     let (m, n, k) = (37, 68, 44);
-    for tile in Tile::menu(Form::Nt, context().family()).into_iter().filter(|tile| *tile != Tile::Plain) {
+    for tile in Tile::menu(Form::Nt, context().family(), context().class())
+        .into_iter()
+        .filter(|tile| *tile != Tile::Plain)
+    {
         for kept in [false, true] {
             same_but_rounded(&format!("gemm NT {tile:?}"), |run| {
                 let (a, b) = (run.activation("a", &exact(1, m * k)), run.activation("b", &exact(2, n * k)));
@@ -98,7 +101,10 @@ fn gemm_in_halves_is_gemm_in_f32_rounded() {
             });
         }
     }
-    for tile in Tile::menu(Form::Nn, context().family()).into_iter().filter(|tile| *tile != Tile::Plain) {
+    for tile in Tile::menu(Form::Nn, context().family(), context().class())
+        .into_iter()
+        .filter(|tile| *tile != Tile::Plain)
+    {
         same_but_rounded(&format!("gemm NN {tile:?}"), |run| {
             let (a, b) = (run.activation("a", &exact(1, m * k)), run.activation("b", &exact(2, k * n)));
             let c = run.activation_output("c", m * n);
@@ -108,7 +114,10 @@ fn gemm_in_halves_is_gemm_in_f32_rounded() {
         });
     }
     let (m, n, k) = (36, 68, 41);
-    for tile in Tile::menu(Form::Tn, context().family()).into_iter().filter(|tile| *tile != Tile::Plain) {
+    for tile in Tile::menu(Form::Tn, context().family(), context().class())
+        .into_iter()
+        .filter(|tile| *tile != Tile::Plain)
+    {
         same_but_rounded(&format!("gemm TN {tile:?}"), |run| {
             let (a, b) = (run.activation("a", &exact(1, k * m)), run.activation("b", &exact(2, k * n)));
             let c = run.output("c", m * n);
