@@ -11,6 +11,7 @@ mod memory;
 mod plan;
 mod profile;
 mod recorder;
+mod timing;
 
 pub use context::{
     AdapterClass, AdapterSummary, Buffer, Context, ContextOptions, Family, Readback, adapters, no_adapter,
@@ -21,6 +22,7 @@ pub use memory::{Placement, Transient, place};
 pub use plan::{Listing, Place, Plan, PlanSummary};
 pub use profile::{DispatchTime, PlanProfile};
 pub use recorder::{Dispatch, Recorder, Tensor, grid_1d};
+pub use timing::SubmitTime;
 
 /// Bytes of a word: an f32, a u32, or two f16.
 pub const WORD: u64 = 4;

@@ -123,40 +123,58 @@ impl Plan {
         let mut seconds = Vec::with_capacity(self.dispatches.len());
         for start in (0..self.dispatches.len()).step_by(CHUNK) {
             let count = CHUNK.min(self.dispatches.len() - start);
-            let queries = context.device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("profile"),
-                ty: wgpu::QueryType::Timestamp,
-                count: 2 * count as u32,
-            });
-            let resolved = Buffer {
-                raw: context.allocate(
-                    "profile",
-                    16 * count as u64,
-                    wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                )?,
-                start: 0,
-                bound: 4 * count,
-                guard: None,
-                words: 4 * count,
-                label: "profile".into(),
-            };
+            let timestamps = Timestamps::new(context, count)?;
             let mut encoder = context.device.create_command_encoder(&Default::default());
             for i in 0..count {
-                let writes = wgpu::ComputePassTimestampWrites {
-                    query_set: &queries,
-                    beginning_of_pass_write_index: Some(2 * i as u32),
-                    end_of_pass_write_index: Some(2 * i as u32 + 1),
-                };
-                self.encode(&mut encoder, start + i..start + i + 1, Some(writes));
+                self.encode(&mut encoder, start + i..start + i + 1, Some(timestamps.of(i)));
             }
-            encoder.resolve_query_set(&queries, 0..2 * count as u32, &resolved.raw, 0);
-            context.queue.submit([encoder.finish()]);
-            // Each timestamp is two words, the lower one first.
-            let words: Vec<u64> = context.read(&resolved)?.iter().map(|w| u64::from(w.to_bits())).collect();
-            let ticks: Vec<u64> = words.chunks(2).map(|w| w[0] | w[1] << 32).collect();
-            let period = f64::from(context.queue.get_timestamp_period()) * 1e-9;
-            seconds.extend(ticks.chunks(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period));
+            seconds.extend(timestamps.submit(context, encoder)?);
         }
         Ok(seconds)
+    }
+}
+
+/// Two timestamps around each of a few passes.
+pub(super) struct Timestamps {
+    queries: wgpu::QuerySet,
+    resolved: Buffer,
+    count: u32,
+}
+
+impl Timestamps {
+    /// For `passes` passes, at most 2,048.
+    pub fn new(context: &Context, passes: usize) -> Result<Timestamps> {
+        let count = 2 * passes as u32;
+        let queries = context.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("profile"),
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        });
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        // Each timestamp is two words.
+        let words = 2 * count as usize;
+        let raw = context.allocate("profile", 4 * words as u64, usage)?;
+        let resolved = Buffer { raw, start: 0, bound: words, guard: None, words, label: "profile".into() };
+        Ok(Timestamps { queries, resolved, count })
+    }
+
+    /// Those around a pass.
+    pub fn of(&self, pass: usize) -> wgpu::ComputePassTimestampWrites<'_> {
+        wgpu::ComputePassTimestampWrites {
+            query_set: &self.queries,
+            beginning_of_pass_write_index: Some(2 * pass as u32),
+            end_of_pass_write_index: Some(2 * pass as u32 + 1),
+        }
+    }
+
+    /// Submits the passes, waits for them, and gives the seconds of each.
+    pub fn submit(&self, context: &Context, mut encoder: wgpu::CommandEncoder) -> Result<Vec<f64>> {
+        encoder.resolve_query_set(&self.queries, 0..self.count, &self.resolved.raw, 0);
+        context.queue.submit([encoder.finish()]);
+        // The lower word comes first.
+        let words: Vec<u64> = context.read(&self.resolved)?.iter().map(|w| u64::from(w.to_bits())).collect();
+        let ticks: Vec<u64> = words.chunks(2).map(|w| w[0] | w[1] << 32).collect();
+        let period = f64::from(context.queue.get_timestamp_period()) * 1e-9;
+        Ok(ticks.chunks(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period).collect())
     }
 }
