@@ -98,6 +98,148 @@ fn figures_picture_and_comparison_of_a_few_rows() {
 }
 
 #[test]
+fn batch_precision_and_tokens_are_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let rows = |name: &str, arguments: &[&str]| -> Vec<Value> {
+        let file = format!("{name}.json");
+        let fixed = ["--quick", "--samples", "1", "--json", &file];
+        expect(0, here, &[&fixed[..], arguments].concat());
+        let run = json(&here.join(&file));
+        assert_eq!(run["complete"], true);
+        run["rows"].as_array().unwrap().clone()
+    };
+    let bytes = |rows: &[Value]| rows[0]["bytes"].as_f64().unwrap();
+    let norm = ["--filter", "layernorm vit-s"];
+    let one = bytes(&rows("one", &norm));
+    let three = bytes(&rows("three", &[&norm[..], &["--batch-size", "3"]].concat()));
+    let halves = bytes(&rows("halves", &[&norm[..], &["--batch-size", "3", "--precision", "f16"]].concat()));
+    // Weight and bias have 384 words each, and a stand-in for what isn't wanted four; all else grows with the batch.
+    let fixed = 4.0 * (2.0 * 384.0 + 4.0);
+    assert_eq!((three - fixed, halves - fixed), (3.0 * (one - fixed), 1.5 * (one - fixed)));
+
+    let found = rows("tokens", &["--filter", "attention", "--tokens", "33,5"]);
+    let names: Vec<&str> = found.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    let wanted = ["33 tokens", "5 tokens"]
+        .map(|tokens| [format!("attention vit-s {tokens}"), format!("attention vit-s backward {tokens}")]);
+    assert_eq!(names, wanted.concat());
+    assert!(bytes(&found) > 6.0 * bytes(&found[2..]), "{found:?}");
+
+    // Unlike runs aren't compared.
+    let run = json(&here.join("three.json"));
+    assert_eq!((run["batch"].as_u64(), run["precision"].as_str()), (Some(3), Some("f32")));
+    let key = ["adapter", "driver", "class"].map(|key| run[key].as_str().unwrap()).join("; ");
+    let key = format!("{key}; batch 3; f32");
+    std::fs::write(here.join("saved.json"), serde_json::json!({ &key: run }).to_string()).unwrap();
+    let judged = |code: i32, choice: &[&str]| {
+        let fixed = ["--quick", "--samples", "1", "--baseline", "saved.json"];
+        expect(code, here, &[&fixed[..], &norm, choice].concat())
+    };
+    for choice in [&[][..], &["--batch-size", "3", "--precision", "f16"]] {
+        let (out, err) = judged(1, choice);
+        assert!(out.is_empty() && err.contains(&format!("aren't compared: {key}")), "{err}");
+    }
+    let output =
+        bench(here, &[&["--quick", "--baseline", "saved.json", "--batch-size", "3"], &norm[..]].concat());
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.contains("against the baseline: "), "{err}");
+}
+
+#[test]
+fn the_lab_checks_and_compares_tiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for precision in ["f32", "f16"] {
+        let few = ["--lab", "--quick", "--samples", "1", "--precision", precision, "--json", "lab.json"];
+        let (out, _) = expect(0, here, &few);
+        assert!(out.contains("vit-s qkv nn batch 1"), "{out}");
+        let run = json(&here.join("lab.json"));
+        assert_eq!((run["complete"].as_bool(), run["wrong"].as_u64()), (Some(true), Some(0)), "{run}");
+        assert_eq!(run["precision"], precision);
+        assert!(run["roof"]["gflops"].as_f64().unwrap() > 0.0);
+        let shapes = run["shapes"].as_array().unwrap();
+        let forms: Vec<&str> = shapes.iter().map(|shape| shape["form"].as_str().unwrap()).collect();
+        assert_eq!(forms, ["nt", "nn", "tn"]);
+        for shape in shapes {
+            let sizes = ["m", "n", "k"].map(|key| shape[key].as_f64().unwrap());
+            assert_eq!(shape["flops"].as_f64(), Some(2.0 * sizes.iter().product::<f64>()));
+            let tiles = shape["tiles"].as_array().unwrap();
+            assert!(tiles.len() > 4, "{shape}");
+            let time = |tile: &Value| tile["seconds"].as_f64().unwrap();
+            let best = tiles.iter().min_by(|a, b| time(a).total_cmp(&time(b))).unwrap();
+            assert_eq!(shape["winner"], best["tile"]);
+            assert!(tiles.iter().any(|tile| tile["tile"] == shape["picked"]), "{shape}");
+            for tile in tiles {
+                let used = tile["tolerance_used"].as_f64().unwrap();
+                assert!(used > 0.0 && used <= 1.0 && tile["wrong"] == false, "{tile}");
+            }
+        }
+    }
+    // Shapes and tiles by name, of a batch of one's own.
+    let chosen = ["--filter", "proj tn batch 2 tiled 32x32", "--batch-size", "2"];
+    expect(0, here, &[&["--lab", "--samples", "1", "--json", "lab.json"], &chosen[..]].concat());
+    let run = json(&here.join("lab.json"));
+    let shapes = run["shapes"].as_array().unwrap();
+    let names: Vec<&str> = shapes.iter().map(|shape| shape["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["vit-s proj tn batch 2", "vit-b proj tn batch 2"]);
+    for shape in shapes {
+        let tiles = shape["tiles"].as_array().unwrap();
+        assert!(
+            tiles.iter().all(|tile| tile["tile"].as_str().unwrap().starts_with("tiled 32x32")),
+            "{shape}"
+        );
+    }
+}
+
+#[test]
+fn overheads_and_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    expect(0, here, &["--overheads", "--quick", "--json", "overheads.json"]);
+    let run = json(&here.join("overheads.json"));
+    let overheads = run["overheads"].as_array().unwrap();
+    let names: Vec<&str> = overheads.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    let wanted = [
+        "empty dispatch, dependent",
+        "empty dispatch, independent",
+        "encoding of a dispatch",
+        "submit of a dispatch",
+        "empty submit and its wait",
+    ];
+    assert_eq!((names, run["complete"].as_bool()), (wanted.to_vec(), Some(true)));
+    for row in overheads {
+        let [least, middle, most] = ["min", "microseconds", "max"].map(|key| row[key].as_f64().unwrap());
+        assert!(0.0 <= least && least <= middle && middle <= most && most > 0.0, "{row}");
+    }
+    assert!(run["roof"]["gbps"].as_f64().unwrap() > 0.0);
+
+    let few = ["--steps", "--quick", "--samples", "1", "--filter", "1 block", "--json", "steps.json"];
+    let (out, _) = expect(0, here, &few);
+    assert!(out.contains("training step vit-s 1 block"), "{out}");
+    let run = json(&here.join("steps.json"));
+    assert_eq!((run["batch"].as_u64(), run["complete"].as_bool()), (Some(2), Some(true)));
+    let row = &run["rows"][0];
+    let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("no number {key} in {row}"));
+    assert!((number("images_per_second") * number("seconds") - 2.0).abs() < 1e-9);
+    let gflops = run["roof"]["gflops"].as_f64().unwrap();
+    assert!((number("percent_of_roof") - 100.0 * number("gflops") / gflops).abs() < 1e-6);
+    assert!(number("launches") > 100.0 && number("memory_bytes") > 1e8);
+}
+
+#[test]
+fn a_run_ends_when_its_time_is_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for (mode, rows) in [(&[][..], "rows"), (&["--lab"], "shapes"), (&["--steps"], "rows")] {
+        let (out, _) = expect(0, here, &[mode, &["--seconds", "1", "--json", "cut.json"]].concat());
+        assert!(out.contains("the time was up"), "{out}");
+        let run = json(&here.join("cut.json"));
+        assert_eq!(run["complete"], false, "{run}");
+        assert!(run[rows].as_array().unwrap().len() < 60, "{run}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -105,7 +247,25 @@ fn what_makes_no_sense_is_refused() {
     assert!(err.contains("no row's name contains \"no such kernel\""), "{err}");
     expect(2, here, &["--samples", "0"]);
     // Half a baseline would make later runs look incomplete.
-    expect(2, here, &["--filter", "l2norm", "--save-baseline", "baseline.json"]);
+    for partly in
+        [&["--filter", "l2norm"][..], &["--quick"], &["--seconds", "9"], &["--tokens", "33"], &["--lab"]]
+    {
+        expect(2, here, &[partly, &["--save-baseline", "baseline.json"]].concat());
+    }
+    for arguments in [
+        &["--lab", "--steps"][..],
+        &["--lab", "--svg", "roof.svg"],
+        &["--steps", "--baseline", "baseline.json"],
+        &["--overheads", "--filter", "empty"],
+        &["--steps", "--tokens", "33"],
+        &["--steps", "--batch-size", "1"],
+        &["--tokens", "0"],
+        &["--seconds", "0"],
+    ] {
+        expect(2, here, arguments);
+    }
+    let (_, err) = expect(1, here, &["--lab", "--filter", "vit-x"]);
+    assert!(err.contains("no row's name contains \"vit-x\"") && err.contains("vit-b, vit-s"), "{err}");
     std::fs::write(here.join("broken.json"), "no json").unwrap();
     let (_, err) = expect(1, here, &["--baseline", "broken.json"]);
     assert!(err.contains("broken.json"), "{err}");

@@ -17,8 +17,11 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// What may be imported from a module's own row.
-const SIDEWAYS: [(&str, &str); 9] = [
+const SIDEWAYS: [(&str, &str); 11] = [
     ("tune", "train"),
+    // New heads of a step, and the one table of tolerances.
+    ("bench", "train"),
+    ("bench", "selftest"),
     ("main", "cli"),
     ("data", "checkpoint"),
     ("datasets", "data"),

@@ -4,7 +4,7 @@
 //! is busy, or that has another processor behind an adapter of the same name, is slower in both, and only what became of the
 //! kernel is left. Times are told beside it.
 
-use super::report::{Report, RowReport};
+use super::report::{Machine, Report, RowReport};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,12 +15,51 @@ const LEAST_DIFFERENCE: f64 = 0.05;
 /// Differences up to so many deviations are noise.
 const DEVIATIONS: f64 = 3.0;
 
-/// Saved runs, by adapter, driver and class.
+/// Saved runs, by adapter, driver, class, batch and precision.
 pub type Baselines = BTreeMap<String, Report>;
 
-/// The name of an adapter in a file of saved runs.
-pub fn key(adapter: &str, driver: &str, class: &str) -> String {
+/// The name of a run in a file of saved runs.
+pub fn key(machine: &Machine, batch: usize) -> String {
+    let Machine { precision, .. } = machine;
+    format!("{}; batch {batch}; {precision}", short_key(machine))
+}
+
+/// The same from before batch and precision could be chosen.
+fn short_key(machine: &Machine) -> String {
+    let Machine { adapter, driver, class, .. } = machine;
     format!("{adapter}; {driver}; {class}")
+}
+
+/// Keeps a run in the place of the one like it; `default` as for [`take`].
+pub fn keep(baselines: &mut Baselines, report: Report, default: usize) {
+    let _ = take(baselines, &report.machine, report.batch, default);
+    baselines.insert(key(&report.machine, report.batch), report);
+}
+
+/// Takes the saved run out that a new one may be compared with: of this adapter, driver and class, with this batch and this
+/// precision; `default` is the batch that runs without a choice have.
+///
+/// # Errors
+/// [`Error::Data`] if there is none, with what there is of this adapter.
+pub fn take(baselines: &mut Baselines, machine: &Machine, batch: usize, default: usize) -> Result<Report> {
+    let (key, short) = (key(machine, batch), short_key(machine));
+    let alike = |report: &Report| {
+        let of = if report.batch == 0 { default } else { report.batch };
+        (of, &report.machine.precision) == (batch, &machine.precision)
+    };
+    let old = if baselines.get(&short).is_some_and(alike) { baselines.remove(&short) } else { None };
+    if let Some(report) = baselines.remove(&key).or(old) {
+        return Ok(report);
+    }
+    let others: Vec<&str> = (baselines.keys())
+        .filter(|other| **other == short || other.starts_with(&format!("{short}; ")))
+        .map(String::as_str)
+        .collect();
+    let others = match others[..] {
+        [] => String::new(),
+        _ => format!("; runs with another batch or precision aren't compared: {}", others.join(", ")),
+    };
+    Err(Error::Data(format!("no run of {key}{others}")))
 }
 
 /// Reads saved runs; none if there is no such file.
@@ -173,18 +212,18 @@ pub fn table(judgements: &[Judgement]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::{Roof, tests::roof};
+    use crate::bench::report::Roof;
+    use crate::bench::report::tests::{machine, roof, work};
 
     /// A run of one row with these samples of its time, on a machine that is `speed` times as fast as that of the roofs.
     fn run(samples: &[f64], speed: f64, name: &str, flops: f64) -> Report {
         let roof = Roof { gflops: 100.0 * speed, gbps: 10.0 * speed, ..roof() };
         let roof = Roof { gflops_deviation: 0.01 * roof.gflops, gbps_deviation: 0.01 * roof.gbps, ..roof };
         Report {
-            adapter: "a".to_string(),
-            driver: "d".to_string(),
-            class: "c".to_string(),
-            precision: "f32".to_string(),
-            rows: vec![RowReport::new(name, samples, flops, 1e6, &roof)],
+            machine: machine(),
+            batch: 1,
+            complete: true,
+            rows: vec![RowReport::new(name, samples, work(flops, 1e6), &roof)],
             roof,
         }
     }
@@ -248,7 +287,7 @@ mod tests {
             let mut report = run(&[0.02], 1.0, "row", 1e9);
             let roof = report.roof.clone();
             report.rows =
-                rows.iter().map(|(name, s)| RowReport::new(name, &[*s; 3], 1e9, 1e6, &roof)).collect();
+                rows.iter().map(|(name, s)| RowReport::new(name, &[*s; 3], work(1e9, 1e6), &roof)).collect();
             report
         };
         let then = report(&[("quicker", 0.02), ("slower", 0.02), ("same", 0.02)]);
@@ -271,10 +310,39 @@ mod tests {
         let path = folder.path().join("baseline.json");
         assert!(read(&path).unwrap().is_empty());
         let report = run(&[0.02, 0.03], 1.0, "row", 1e9);
-        let baselines = Baselines::from([(key("a", "d", "c"), report)]);
+        let baselines = Baselines::from([(key(&machine(), 1), report)]);
         std::fs::write(&path, text(&baselines).unwrap()).unwrap();
         assert_eq!(read(&path).unwrap(), baselines);
         std::fs::write(&path, "[]").unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("--save-baseline"));
+    }
+    #[test]
+    fn a_run_is_compared_with_its_like_alone() {
+        let report = run(&[0.02], 1.0, "row", 1e9);
+        let halves = Machine { precision: "f16".to_string(), ..machine() };
+        // From before there was a choice: the batch by default, f32.
+        let old = Report { batch: 0, ..report.clone() };
+        let file =
+            || Baselines::from([("a; d; c".to_string(), old.clone()), (key(&halves, 8), report.clone())]);
+        assert_eq!(take(&mut file(), &machine(), 32, 32).unwrap(), old);
+        assert_eq!(take(&mut file(), &halves, 8, 32).unwrap(), report);
+        for (machine, batch) in [(machine(), 8), (halves.clone(), 32)] {
+            let mut file = file();
+            let error = take(&mut file, &machine, batch, 32).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("batch {batch}; {}; runs with another", machine.precision)),
+                "{error}"
+            );
+            assert!(error.contains("a; d; c, a; d; c; batch 8; f16"), "{error}");
+            assert_eq!(file.len(), 2);
+        }
+        // The old one's place is taken.
+        let mut file = file();
+        keep(&mut file, Report { batch: 32, ..report.clone() }, 32);
+        let keys: Vec<&str> = file.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["a; d; c; batch 32; f32", "a; d; c; batch 8; f16"]);
+        let another = Machine { adapter: "b".to_string(), ..machine() };
+        let error = take(&mut file, &another, 32, 32).unwrap_err().to_string();
+        assert!(error.ends_with("no run of b; d; c; batch 32; f32"), "{error}");
     }
 }

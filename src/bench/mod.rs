@@ -4,66 +4,123 @@
 //! operations a second of a kernel of nothing but multiply-adds, and bytes a second of a kernel of nothing but copies. A
 //! kernel of f operations on b bytes can't take less than max(f / multiply-adds, b / copies) seconds; that time as a share of
 //! the time it takes is its percent of the roof, and the larger of the two is what limits it [Roofline, Williams 2009 §3].
-//! Bytes are those of the tensors bound, each once per launch, as if each word moved once between memory and kernel.
+//! Bytes are those of the tensors bound, each once per launch, as if each word moved once between memory and kernel. What
+//! matrix units multiply is held against their own roof.
 //!
 //! From there: [`report`] (figures and their table), [`roofline`] (the picture), [`baseline`] (against a saved run).
-//! [`profile`] tells where the time of a whole plan goes.
+//! [`lab`] compares the tiles of matrix products, [`steps`] times training steps, [`overheads`] launches and submits that do
+//! nothing. [`profile`] tells where the time of a whole plan goes.
 
 pub mod baseline;
+pub mod lab;
+mod numbers;
+pub mod overheads;
 pub mod profile;
 pub mod report;
 pub mod roof;
 pub mod roofline;
 pub mod rows;
 pub mod samples;
+pub mod steps;
 
 use crate::error::{Error, Result};
 use crate::gpu::Context;
-use report::{Report, Roof, RowReport};
+use report::{Machine, Report, RowReport, Work};
 use roof::Roofs;
+use std::time::Instant;
 
 /// Samples of a row unless the user says otherwise.
 pub const DEFAULT_SAMPLES: usize = 11;
+
+/// Samples of a quick run.
+const QUICK_SAMPLES: usize = 3;
 
 /// Samples of a row between two of the roofs.
 const ROOF_EVERY: usize = 4;
 
 /// What is measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
     /// Rows whose name contains this; empty: all.
     pub filter: &'a str,
-    /// Samples of every row, from 1 on.
-    pub samples: usize,
+    /// Samples of every row, from 1 on; `None`: as many as the kind of run has by default.
+    pub samples: Option<usize>,
+    /// Pictures at once; `None`: the default of the adapter and the kind of run.
+    pub batch: Option<usize>,
+    /// Lengths of the sequences in the rows of attention; none: that of the models.
+    pub tokens: &'a [usize],
+    /// As little as shows that everything runs: one shape of a kernel, one picture, few samples.
+    pub quick: bool,
+    /// When the run ends with what was measured until then.
+    pub until: Option<Instant>,
 }
 
-/// What sort of adapter it is, and the kernels that it is served.
-pub fn class(context: &Context) -> String {
-    format!("{}, {}", context.adapter.kind, context.family())
+impl Options<'_> {
+    fn samples(&self, default: usize) -> usize {
+        self.samples.unwrap_or(if self.quick { default.min(QUICK_SAMPLES) } else { default })
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
 }
 
-/// Measures the rows that the filter leaves, and the roofs; `next` is told how many are done, of how many, and the next one's
-/// name, and may stop the run.
+/// Who watches a run of reports `R`.
+pub trait Watch<R> {
+    /// So many rows are done, of so many, and this one is next; an error stops the run.
+    ///
+    /// # Errors
+    /// What the run is to end with.
+    fn next(&mut self, done: usize, of: usize, name: &str) -> Result<()>;
+
+    /// One more row is measured: what a run that ends here would report.
+    ///
+    /// # Errors
+    /// What the run is to end with.
+    fn measured(&mut self, report: R) -> Result<()> {
+        drop(report);
+        Ok(())
+    }
+}
+
+/// Pictures at once in the rows of kernels.
+pub fn batch(context: &Context, options: &Options<'_>) -> usize {
+    options.batch.unwrap_or(if options.quick { 1 } else { default_batch(context) })
+}
+
+/// The same without a choice: one picture on CPU adapters, 32 on others.
+pub fn default_batch(context: &Context) -> usize {
+    if context.is_cpu() { 1 } else { 32 }
+}
+
+/// Measures the rows that the filter leaves, and the roofs.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no row has such a name; what the adapter or `next` reports.
-pub fn run(
-    context: &Context,
-    options: Options<'_>,
-    next: &mut dyn FnMut(usize, usize, &str) -> Result<()>,
-) -> Result<Report> {
-    let Options { filter, samples } = options;
-    let mut rows = rows::rows(context);
+/// [`Error::NothingToDo`] if no row has such a name; what the adapter or `watch` reports.
+pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
+    let samples = options.samples(DEFAULT_SAMPLES);
+    let batch = batch(context, &options);
+    let mut rows = rows::rows(batch, options.tokens, options.quick);
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
-    rows.retain(|row| row.name.contains(filter));
+    rows.retain(|row| row.name.contains(options.filter));
     if rows.is_empty() {
-        return Err(Error::no_row(filter, &names));
+        return Err(Error::no_row(options.filter, &names));
     }
-    next(0, rows.len(), "roofs")?;
-    let mut roofs = Roofs::find(context)?;
+    watch.next(0, rows.len(), "roofs")?;
+    let mut roofs = Roofs::find(context, options.quick)?;
     let mut measured = Vec::new();
+    let report = |measured: &[(&str, Vec<f64>, Work)], roofs: &Roofs| {
+        let roof = roofs.report();
+        let row =
+            |(name, seconds, work): &(&str, Vec<f64>, Work)| RowReport::new(name, seconds, *work, &roof);
+        let done: Vec<RowReport> = measured.iter().map(row).collect();
+        Report { machine: Machine::of(context), batch, complete: done.len() == rows.len(), rows: done, roof }
+    };
     for (done, row) in rows.iter().enumerate() {
-        next(done, rows.len(), &row.name)?;
+        watch.next(done, rows.len(), &row.name)?;
+        if options.is_over() {
+            break;
+        }
         let plan = row.plan(context)?;
         let replays = samples::replays(&plan, context)?;
         let mut seconds = Vec::with_capacity(samples);
@@ -72,21 +129,15 @@ pub fn run(
             roofs.sample(context, 1)?;
             let wanted = ROOF_EVERY.min(samples - seconds.len());
             seconds.extend(samples::take(&plan, context, replays, wanted)?);
+            if options.is_over() {
+                break;
+            }
         }
-        measured.push((row, seconds, plan.summary().flops, plan.summary().moved_bytes));
+        measured.push((&*row.name, seconds, Work::of(&plan)));
+        watch.measured(report(&measured, &roofs))?;
     }
-    let roof: Roof = roofs.report();
-    let rows = measured
-        .into_iter()
-        .map(|(row, seconds, flops, bytes)| RowReport::new(&row.name, &seconds, flops, bytes, &roof))
-        .collect();
-    let adapter = &context.adapter;
-    Ok(Report {
-        adapter: adapter.name.clone(),
-        driver: adapter.driver.clone(),
-        class: class(context),
-        precision: "f32".to_string(),
-        roof,
-        rows,
-    })
+    if measured.is_empty() {
+        roofs.sample(context, 1)?;
+    }
+    Ok(report(&measured, &roofs))
 }

@@ -1,12 +1,13 @@
 //! The figures of a run, as JSON keeps them and as a table shows them.
 
 use super::samples;
+use crate::gpu::{Context, Plan};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// A run on one adapter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+/// What a run was made on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
     /// The adapter's name.
     pub adapter: String,
     /// Driver and version.
@@ -15,10 +16,49 @@ pub struct Report {
     pub class: String,
     /// How numbers are stored.
     pub precision: String,
+}
+
+impl Machine {
+    /// The one that is open.
+    pub fn of(context: &Context) -> Machine {
+        let adapter = &context.adapter;
+        Machine {
+            adapter: adapter.name.clone(),
+            driver: adapter.driver.clone(),
+            class: format!("{}, {}", adapter.kind, context.family()),
+            precision: format!("{:?}", context.precision()).to_lowercase(),
+        }
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Machine { adapter, driver, class, precision } = self;
+        write!(f, "{adapter}; {driver}; {class}; {precision}")
+    }
+}
+
+/// A run on one adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What it was made on.
+    #[serde(flatten)]
+    pub machine: Machine,
+    /// Pictures at once; 0 in runs from before this was kept: the default of the class.
+    #[serde(default)]
+    pub batch: usize,
+    /// Whether every row was measured.
+    #[serde(default = "yes")]
+    pub complete: bool,
     /// What the adapter can do at most.
     pub roof: Roof,
     /// One per kernel, shape and model.
     pub rows: Vec<RowReport>,
+}
+
+/// Runs from before there was a limit of time are complete.
+fn yes() -> bool {
+    true
 }
 
 /// What an adapter can do at most: medians over samples from the whole run.
@@ -36,6 +76,20 @@ pub struct Roof {
     pub multiply_add: String,
     /// The kernel of copies that was best.
     pub copy: String,
+    /// The matrix units, where the adapter has them and was opened for halves.
+    #[serde(default)]
+    pub matrix_units: Option<MatrixRoof>,
+}
+
+/// What an adapter's matrix units can do at most.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MatrixRoof {
+    /// Multiply-adds of fragments, two operations each, in 10⁹ operations a second.
+    pub gflops: f64,
+    /// Median absolute deviation of `gflops`.
+    pub gflops_deviation: f64,
+    /// The kernel.
+    pub kernel: String,
 }
 
 /// What keeps a kernel from being faster.
@@ -44,22 +98,87 @@ pub struct Roof {
 pub enum Limit {
     /// Multiply-adds take longer than copying its tensors.
     Arithmetic,
+    /// The same on matrix units.
+    #[serde(rename = "matrix units")]
+    MatrixUnits,
     /// Copying its tensors takes longer than its multiply-adds.
     Memory,
 }
 
+impl Limit {
+    /// As tables show it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Limit::Arithmetic => "arithmetic",
+            Limit::MatrixUnits => "matrix units",
+            Limit::Memory => "memory",
+        }
+    }
+}
+
+/// What one replay does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Work {
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Bytes of the tensors bound, each once per launch.
+    pub bytes: f64,
+    /// Whether matrix units multiply.
+    pub fragments: bool,
+}
+
+impl Work {
+    /// That of a plan.
+    pub fn of(plan: &Plan) -> Work {
+        let summary = plan.summary();
+        let fragments = plan.dispatches.iter().any(|dispatch| dispatch.kernel.multiplies_fragments());
+        Work { flops: summary.flops, bytes: summary.moved_bytes, fragments }
+    }
+}
+
 impl Roof {
-    /// The least time of so many operations on so many bytes, in seconds, and what it is spent on.
-    pub fn least_seconds(&self, flops: f64, bytes: f64) -> (f64, Limit) {
-        let (arithmetic, memory) = (flops / self.gflops / 1e9, bytes / self.gbps / 1e9);
-        if arithmetic > memory { (arithmetic, Limit::Arithmetic) } else { (memory, Limit::Memory) }
+    /// The least time of some work, in seconds, and what it is spent on.
+    pub fn least_seconds(&self, work: Work) -> (f64, Limit) {
+        let (gflops, limit) = match &self.matrix_units {
+            Some(units) if work.fragments => (units.gflops, Limit::MatrixUnits),
+            _ => (self.gflops, Limit::Arithmetic),
+        };
+        let (arithmetic, memory) = (work.flops / gflops / 1e9, work.bytes / self.gbps / 1e9);
+        if arithmetic > memory { (arithmetic, limit) } else { (memory, Limit::Memory) }
     }
 
     /// The deviation of what limits, as a share of it.
     pub fn noise(&self, limit: Limit) -> f64 {
-        match limit {
-            Limit::Arithmetic => self.gflops_deviation / self.gflops,
-            Limit::Memory => self.gbps_deviation / self.gbps,
+        match (limit, &self.matrix_units) {
+            (Limit::MatrixUnits, Some(units)) => units.gflops_deviation / units.gflops,
+            (Limit::Arithmetic | Limit::MatrixUnits, _) => self.gflops_deviation / self.gflops,
+            (Limit::Memory, _) => self.gbps_deviation / self.gbps,
+        }
+    }
+}
+
+impl std::fmt::Display for Roof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let percent = |limit| 100.0 * self.noise(limit);
+        write!(
+            f,
+            "{:.1} GFLOP/s ± {:.1} % ({}), {:.2} GB/s ± {:.1} % ({})",
+            self.gflops,
+            percent(Limit::Arithmetic),
+            self.multiply_add,
+            self.gbps,
+            percent(Limit::Memory),
+            self.copy
+        )?;
+        match &self.matrix_units {
+            None => Ok(()),
+            Some(units) => write!(
+                f,
+                ", matrix units {:.1} GFLOP/s ± {:.1} % ({})",
+                units.gflops,
+                percent(Limit::MatrixUnits),
+                units.kernel
+            ),
         }
     }
 }
@@ -97,9 +216,10 @@ pub struct RowReport {
 
 impl RowReport {
     /// Figures of a row from the samples of its time.
-    pub fn new(name: &str, samples: &[f64], flops: f64, bytes: f64, roof: &Roof) -> RowReport {
+    pub fn new(name: &str, samples: &[f64], work: Work, roof: &Roof) -> RowReport {
+        let Work { flops, bytes, .. } = work;
         let seconds = samples::median(samples);
-        let (least, limit) = roof.least_seconds(flops, bytes);
+        let (least, limit) = roof.least_seconds(work);
         RowReport {
             name: name.to_string(),
             seconds,
@@ -121,31 +241,17 @@ impl RowReport {
 impl Report {
     /// Adapter, roofs and rows for people.
     pub fn table(&self) -> String {
-        let Report { adapter, driver, class, precision, roof, rows } = self;
+        let Report { machine, batch, complete, roof, rows } = self;
         let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(4);
-        let mut text = format!("{adapter}; {driver}; {class}; {precision}\n");
-        let percent = |limit| 100.0 * roof.noise(limit);
+        let mut text = format!("{machine}; batch {batch}\nroofs: {roof}\n");
         // Writing to a string doesn't fail.
-        let _ = writeln!(
-            text,
-            "roofs: {:.1} GFLOP/s ± {:.1} % ({}), {:.2} GB/s ± {:.1} % ({})",
-            roof.gflops,
-            percent(Limit::Arithmetic),
-            roof.multiply_add,
-            roof.gbps,
-            percent(Limit::Memory),
-            roof.copy
-        );
         let _ = writeln!(
             text,
             "{:<width$} {:>10} {:>7} {:>9} {:>8} {:>10} {:>9}  limit",
             "row", "ms", "±", "GFLOP/s", "GB/s", "FLOP/byte", "% of roof"
         );
         for row in rows {
-            let limit = match row.limit {
-                Limit::Arithmetic => "arithmetic",
-                Limit::Memory => "memory",
-            };
+            let limit = row.limit.word();
             let _ = writeln!(
                 text,
                 "{:<width$} {:>10.3} {:>5.1} % {:>9.2} {:>8.2} {:>10.2} {:>9.1}  {limit}",
@@ -157,6 +263,9 @@ impl Report {
                 row.intensity,
                 row.percent_of_roof
             );
+        }
+        if !complete {
+            text.push_str("the time was up before the last row\n");
         }
         text
     }
@@ -175,34 +284,55 @@ pub(super) mod tests {
             gbps_deviation: 0.2,
             multiply_add: "4 chains of four".to_string(),
             copy: "1 MiB".to_string(),
+            matrix_units: None,
         }
+    }
+
+    /// Work without matrix units.
+    pub fn work(flops: f64, bytes: f64) -> Work {
+        Work { flops, bytes, fragments: false }
+    }
+
+    pub fn machine() -> Machine {
+        let [adapter, driver, class, precision] = ["a", "d", "c", "f32"].map(str::to_string);
+        Machine { adapter, driver, class, precision }
     }
 
     #[test]
     fn the_nearer_roof_limits() {
-        let product = RowReport::new("product", &[0.04, 0.05, 0.09], 1e9, 1e6, &roof());
+        let product = RowReport::new("product", &[0.04, 0.05, 0.09], work(1e9, 1e6), &roof());
         assert_eq!((product.limit, product.intensity), (Limit::Arithmetic, 1000.0));
         assert!((product.percent_of_roof - 20.0).abs() < 1e-9 && (product.gflops - 20.0).abs() < 1e-9);
         assert_eq!((product.min, product.seconds, product.max, product.samples), (0.04, 0.05, 0.09, 3));
         assert!((product.deviation - 0.01).abs() < 1e-12);
         // Nothing but bytes.
-        let copy = RowReport::new("copy", &[1e-3], 0.0, 5e6, &roof());
+        let copy = RowReport::new("copy", &[1e-3], work(0.0, 5e6), &roof());
         assert_eq!((copy.limit, copy.intensity), (Limit::Memory, 0.0));
         assert!((copy.percent_of_roof - 50.0).abs() < 1e-9 && (copy.gbps - 5.0).abs() < 1e-9);
+        // Fragments are held against the matrix units, where those were measured.
+        let fragments = Work { fragments: true, ..work(1e9, 1e6) };
+        assert_eq!(
+            RowReport::new("fragments", &[0.05], fragments, &roof()),
+            RowReport {
+                name: "fragments".to_string(),
+                ..RowReport::new("product", &[0.05], work(1e9, 1e6), &roof())
+            }
+        );
+        let units = MatrixRoof { gflops: 1000.0, gflops_deviation: 50.0, kernel: "k".to_string() };
+        let roof = Roof { matrix_units: Some(units), ..roof() };
+        let product = RowReport::new("fragments", &[0.05], fragments, &roof);
+        assert_eq!((product.limit, roof.noise(product.limit)), (Limit::MatrixUnits, 0.05));
+        assert!((product.percent_of_roof - 2.0).abs() < 1e-9);
+        assert_eq!(RowReport::new("product", &[0.05], work(1e9, 1e6), &roof).limit, Limit::Arithmetic);
     }
 
     #[test]
     fn a_table_has_every_row_and_json_comes_back() {
         let rows = [("gemm one", 1e9, 1e6), ("tokens", 0.0, 5e6)];
-        let rows = rows.map(|(name, flops, bytes)| RowReport::new(name, &[0.02; 3], flops, bytes, &roof()));
-        let report = Report {
-            adapter: "a".to_string(),
-            driver: "d".to_string(),
-            class: "CPU, subgroups of 8".to_string(),
-            precision: "f32".to_string(),
-            roof: roof(),
-            rows: rows.to_vec(),
-        };
+        let rows =
+            rows.map(|(name, flops, bytes)| RowReport::new(name, &[0.02; 3], work(flops, bytes), &roof()));
+        let report =
+            Report { machine: machine(), batch: 2, complete: true, roof: roof(), rows: rows.to_vec() };
         let table = report.table();
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 5, "{table}");
@@ -214,5 +344,7 @@ pub(super) mod tests {
         assert!(lines[4].starts_with("tokens ") && lines[4].ends_with("2.5  memory"), "{table}");
         let text = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+        let cut = Report { complete: false, ..report };
+        assert!(cut.table().ends_with("the time was up before the last row\n"));
     }
 }

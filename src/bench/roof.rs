@@ -1,6 +1,6 @@
 //! What the adapter can do at most: the best of a few kernels of nothing but multiply-adds, and of nothing but copies.
 
-use super::report::Roof;
+use super::report::{MatrixRoof, Roof};
 use super::samples;
 use crate::error::Result;
 use crate::gpu::{Context, Plan, Recorder};
@@ -44,6 +44,7 @@ impl Candidate {
 pub struct Roofs {
     multiply_add: Candidate,
     copy: Candidate,
+    matrix_units: Option<Candidate>,
 }
 
 impl Roofs {
@@ -51,26 +52,37 @@ impl Roofs {
     ///
     /// How many chains of multiply-adds fill an adapter depends on its registers and latencies. GPUs copy 128 MiB, more than
     /// their caches hold: the roof is that of their memory, and a row above it found its tensors in a cache. CPU adapters are
-    /// bound by instructions rather than by memory, and take the best of three sizes.
+    /// bound by instructions rather than by memory, and take the best of three sizes. A quick run tries one kernel of a sort.
     ///
     /// # Errors
     /// What the adapter reports.
-    pub fn find(context: &Context) -> Result<Roofs> {
+    pub fn find(context: &Context, quick: bool) -> Result<Roofs> {
+        let trials = if quick { 1 } else { TRIALS };
         let mut multiply_adds = Vec::new();
         // Enough threads for the largest GPUs; on a CPU a few hundred workgroups are shared out evenly.
         let threads = if context.is_cpu() { 256 * 64 } else { 16_384 * 64 };
-        for accumulators in ACCUMULATORS {
+        let (chains, each) =
+            if quick { (&ACCUMULATORS[3..4], &EACH[..1]) } else { (&ACCUMULATORS[..], &EACH[..]) };
+        for &accumulators in chains {
             multiply_adds.push(multiply_add(context, threads, accumulators)?);
         }
         let most = context.max_tensor_bytes();
-        let sizes: &[u64] = if context.is_cpu() { &[1 << 20, 8 << 20, 64 << 20] } else { &[128 << 20] };
+        let sizes: &[u64] = match context.is_cpu() {
+            true if quick => &[8 << 20],
+            true => &[1 << 20, 8 << 20, 64 << 20],
+            false => &[128 << 20],
+        };
         let mut copies = Vec::new();
         for &bytes in sizes {
-            for each in EACH {
+            for &each in each {
                 copies.push(copy(context, bytes.min(most), each)?);
             }
         }
-        Ok(Roofs { multiply_add: best(context, multiply_adds)?, copy: best(context, copies)? })
+        Ok(Roofs {
+            multiply_add: best(context, multiply_adds, trials)?,
+            copy: best(context, copies, trials)?,
+            matrix_units: None,
+        })
     }
 
     /// Takes so many more samples of both.
@@ -78,8 +90,10 @@ impl Roofs {
     /// # Errors
     /// What the adapter reports.
     pub fn sample(&mut self, context: &Context, count: usize) -> Result<()> {
-        self.multiply_add.sample(context, count)?;
-        self.copy.sample(context, count)
+        for candidate in [&mut self.multiply_add, &mut self.copy].into_iter().chain(&mut self.matrix_units) {
+            candidate.sample(context, count)?;
+        }
+        Ok(())
     }
 
     /// What all samples say.
@@ -92,14 +106,19 @@ impl Roofs {
             gbps_deviation: samples::deviation(&bytes),
             multiply_add: self.multiply_add.name.clone(),
             copy: self.copy.name.clone(),
+            matrix_units: self.matrix_units.as_ref().map(|units| MatrixRoof {
+                gflops: samples::median(&units.rates()),
+                gflops_deviation: samples::deviation(&units.rates()),
+                kernel: units.name.clone(),
+            }),
         }
     }
 }
 
 /// The one with the quickest sample; these samples are dropped, so that the choice doesn't flatter it.
-fn best(context: &Context, mut candidates: Vec<Candidate>) -> Result<Candidate> {
+fn best(context: &Context, mut candidates: Vec<Candidate>, trials: usize) -> Result<Candidate> {
     // In turns: a moment in which the machine is busy falls on all alike.
-    for _ in 0..TRIALS {
+    for _ in 0..trials {
         for candidate in &mut candidates {
             candidate.sample(context, 1)?;
         }

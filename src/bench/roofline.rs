@@ -81,9 +81,15 @@ pub fn draw(report: &Report) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
          <title>Kernels under the roofs of {}</title>\n<style>{STYLE}</style>\n\
          <rect class=\"ground\" width=\"{WIDTH}\" height=\"{height}\"/>\n",
-        escaped(&report.adapter)
+        escaped(&report.machine.adapter)
     );
-    text(&mut svg, (LEFT, 22.0), "start", "", &format!("{}, {}", report.adapter, report.precision));
+    text(
+        &mut svg,
+        (LEFT, 22.0),
+        "start",
+        "",
+        &format!("{}, {}", report.machine.adapter, report.machine.precision),
+    );
     text(&mut svg, (LEFT, 46.0), "start", "small", "GFLOP/s");
     for (at, label) in y.ticks() {
         put(&mut svg, format_args!("<path class=\"grid\" d=\"M{LEFT} {at:.1}H{RIGHT}\"/>"));
@@ -139,7 +145,7 @@ fn roofs(svg: &mut String, report: &Report, x: &Axis, y: &Axis) {
 
 fn class(row: &RowReport) -> &'static str {
     match row.limit {
-        Limit::Arithmetic => "arithmetic",
+        Limit::Arithmetic | Limit::MatrixUnits => "arithmetic",
         Limit::Memory => "memory",
     }
 }
@@ -188,7 +194,7 @@ fn dots(svg: &mut String, rows: &[RowReport], x: &Axis, y: &Axis) {
             row.gbps,
             row.intensity,
             row.percent_of_roof,
-            class(row)
+            row.limit.word()
         ));
         put(svg, format_args!("<g><title>{words}</title>"));
         put(
@@ -244,17 +250,17 @@ fn put(svg: &mut String, element: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::tests::roof;
+    use crate::bench::report::Machine;
+    use crate::bench::report::tests::{machine, roof, work};
 
     fn report(rows: &[(&str, f64, f64, f64)]) -> Report {
-        let rows = rows
-            .iter()
-            .map(|(name, seconds, flops, bytes)| RowReport::new(name, &[*seconds], *flops, *bytes, &roof()));
+        let rows = rows.iter().map(|(name, seconds, flops, bytes)| {
+            RowReport::new(name, &[*seconds], work(*flops, *bytes), &roof())
+        });
         Report {
-            adapter: "a <card> & more".to_string(),
-            driver: "d".to_string(),
-            class: "c".to_string(),
-            precision: "f32".to_string(),
+            machine: Machine { adapter: "a <card> & more".to_string(), ..machine() },
+            batch: 1,
+            complete: true,
             rows: rows.collect(),
             roof: roof(),
         }

@@ -1,12 +1,12 @@
 //! The list of rows: one per kernel, shape and model. `cargo bench` and `lat-wgpu bench` measure the same.
 
+use super::numbers;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Plan, Recorder, Storage, Tensor};
 use crate::kernels::{
     accumulate, adam, attention, batchnorm, cross_entropy, distance, gelt, gelu, gemm, gradnorm, image,
     l2norm, layernorm, layerscale, narrow, part_linear, patch_embed, rollout, tokens, topk, triplet,
 };
-use crate::rng;
 use crate::shape::{Activation, GeltConfig, ImageSize, Normalize};
 
 /// A model whose shapes are measured: 224 × 224 pixels in patches of 16.
@@ -52,14 +52,21 @@ impl Row {
     }
 }
 
-/// Every row, in the order in which they are measured: one picture at a time on CPU adapters, 32 on others.
-pub fn rows(context: &Context) -> Vec<Row> {
-    let batch = if context.is_cpu() { 1 } else { 32 };
+/// Every row, in the order in which they are measured, of `batch` pictures at once. `tokens` are the lengths of the sequences in
+/// rows of attention; none: that of the models. `quick` leaves one shape of a kernel.
+pub fn rows(batch: usize, tokens: &[usize], quick: bool) -> Vec<Row> {
     let mut all = Vec::new();
-    for model in MODELS {
-        network(&mut all, &model, batch);
-        training(&mut all, &model);
-        retrieval(&mut all, &model);
+    for model in if quick { &MODELS[..1] } else { &MODELS[..] } {
+        network(&mut all, model, batch, quick);
+        if tokens.is_empty() {
+            attention(&mut all, model, batch, TOKENS, "");
+        }
+        for &tokens in tokens {
+            attention(&mut all, model, batch, tokens, &format!(" {tokens} tokens"));
+        }
+        rest_of_network(&mut all, model, batch);
+        training(&mut all, model, quick);
+        retrieval(&mut all, model, quick);
     }
     all
 }
@@ -78,8 +85,21 @@ struct Inputs<'r, 'c> {
 impl Inputs<'_, '_> {
     /// A tensor of numbers in [-1, 1): zeros would be kinder than what a network sees.
     fn get(&mut self, len: usize) -> Tensor {
-        let data: Vec<f32> = (0..len as u64).map(|i| 2.0 * rng::uniform(0, len as u64, i) - 1.0).collect();
-        self.hold(&data)
+        self.numbers(len, Storage::F32)
+    }
+
+    /// The same as weights and activations are stored.
+    fn quads(&mut self, len: usize) -> Tensor {
+        self.numbers(len, self.recorder.context.storage())
+    }
+
+    fn numbers(&mut self, len: usize, storage: Storage) -> Tensor {
+        let context = self.recorder.context;
+        let made = numbers::tensor(context, "bench", len as u64, len, storage).unwrap_or_else(|error| {
+            self.failure.get_or_insert(error);
+            context.unallocated("bench", numbers::words(len, storage))
+        });
+        self.recorder.import_as(&made, storage)
     }
 
     /// A tensor of these numbers.
@@ -97,7 +117,11 @@ impl Inputs<'_, '_> {
 
     /// A tensor of as many halves, zeros.
     fn halves(&mut self, len: usize) -> Tensor {
-        self.hold_as(&vec![0.0; len / 2], Storage::Packed)
+        let storage = match self.recorder.context.storage() {
+            Storage::F32 => Storage::Packed,
+            halves => halves,
+        };
+        self.hold_as(&vec![0.0; len / 2], storage)
     }
 
     /// A tensor of these words.
@@ -114,25 +138,25 @@ impl Inputs<'_, '_> {
     }
 }
 
-/// What a network runs forward and backward, on `batch` pictures.
-fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
-    let Model { name: model, dim, heads } = *model;
+/// The linear layers of a network forward and backward, on `batch` pictures.
+fn network(all: &mut Vec<Row>, model: &Model, batch: usize, quick: bool) {
+    let Model { name: model, dim, .. } = *model;
     let rows = batch * TOKENS;
-    let patches = batch * GRID * GRID;
 
     // n, k, and which of activation and residual the network has behind this product.
-    for (layer, n, k, activation, residual) in [
+    let layers = [
         ("qkv", 3 * dim, dim, None, false),
         ("proj", dim, dim, None, true),
         ("fc1", 4 * dim, dim, Some(Activation::Gelu), false),
         ("fc2", dim, 4 * dim, None, true),
-    ] {
+    ];
+    for (layer, n, k, activation, residual) in layers.into_iter().take(if quick { 1 } else { 4 }) {
         add(all, format!("gemm {model} {layer}"), move |t| {
-            let (a, b, c) = (t.get(rows * k), t.get(n * k), t.get(rows * n));
+            let (a, b, c) = (t.quads(rows * k), t.quads(n * k), t.quads(rows * n));
             let epilogue = gemm::Epilogue {
                 bias: Some(t.get(n)),
                 activation,
-                residual: residual.then(|| t.get(rows * n)),
+                residual: residual.then(|| t.quads(rows * n)),
                 ..Default::default()
             };
             let call = gemm::Nt { a, b, c, m: rows, n, k, epilogue };
@@ -140,37 +164,50 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
         });
         // Backward through the same layer: fc2's input gradient goes on through the activation before it.
         add(all, format!("gemm {model} {layer} input gradient"), move |t| {
-            let (a, b, c) = (t.get(rows * n), t.get(n * k), t.get(rows * k));
-            let derivative = (k > n).then(|| (Activation::Gelu, t.get(rows * k)));
+            let (a, b, c) = (t.quads(rows * n), t.quads(n * k), t.quads(rows * k));
+            let derivative = (k > n).then(|| (Activation::Gelu, t.quads(rows * k)));
             let call = gemm::Nn { a, b, c, m: rows, n: k, k: n, derivative, residual: None };
             call.record(t.recorder, "gemm");
         });
         add(all, format!("gemm {model} {layer} weight gradient"), move |t| {
-            let (a, b, c) = (t.get(rows * n), t.get(rows * k), t.get(n * k));
+            let (a, b, c) = (t.quads(rows * n), t.quads(rows * k), t.get(n * k));
             let call = gemm::Tn { a, b, c, column_sum: Some(t.get(n)), m: n, n: k, k: rows };
             call.record(t.recorder, "gemm");
         });
     }
-    add(all, format!("attention {model}"), move |t| {
+}
+
+/// Attention forward and backward, on `batch` sequences of so many tokens.
+fn attention(all: &mut Vec<Row>, model: &Model, batch: usize, tokens: usize, note: &str) {
+    let Model { name: model, dim, heads } = *model;
+    let rows = batch * tokens;
+    add(all, format!("attention {model}{note}"), move |t| {
         let head_dim = dim / heads;
-        let (qkv, out) = (t.get(rows * 3 * dim), t.get(rows * dim));
-        let call = attention::Forward { qkv, out, lse: None, batch, tokens: TOKENS, heads, head_dim };
+        let (qkv, out) = (t.quads(rows * 3 * dim), t.quads(rows * dim));
+        let call = attention::Forward { qkv, out, lse: None, batch, tokens, heads, head_dim };
         call.record(t.recorder, "attention");
     });
-    add(all, format!("attention {model} backward"), move |t| {
+    add(all, format!("attention {model} backward{note}"), move |t| {
         let call = attention::Backward {
-            qkv: t.get(rows * 3 * dim),
-            out: t.get(rows * dim),
+            qkv: t.quads(rows * 3 * dim),
+            out: t.quads(rows * dim),
             lse: t.get(rows * heads),
-            dout: t.get(rows * dim),
-            dqkv: t.get(rows * 3 * dim),
+            dout: t.quads(rows * dim),
+            dqkv: t.quads(rows * 3 * dim),
             batch,
-            tokens: TOKENS,
+            tokens,
             heads,
             head_dim: dim / heads,
         };
         call.record(t.recorder, "attention");
     });
+}
+
+/// What else a network runs forward and backward, on `batch` pictures.
+fn rest_of_network(all: &mut Vec<Row>, model: &Model, batch: usize) {
+    let Model { name: model, dim, heads } = *model;
+    let rows = batch * TOKENS;
+    let patches = batch * GRID * GRID;
     // One picture at a time, whatever the batch of the others.
     add(all, format!("rollout {model}"), move |t| {
         let (tokens, head_dim, mixed) = (TOKENS, dim / heads, t.get(TOKENS * TOKENS));
@@ -181,7 +218,7 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
         carry.record(t.recorder, "rollout");
     });
     add(all, format!("layernorm {model}"), move |t| {
-        let (x, y) = (t.get(rows * dim), t.get(rows * dim));
+        let (x, y) = (t.quads(rows * dim), t.quads(rows * dim));
         let call = layernorm::Forward {
             x,
             weight: t.get(dim),
@@ -196,12 +233,12 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
     });
     add(all, format!("layernorm {model} backward input"), move |t| {
         let call = layernorm::BackwardInput {
-            x: t.get(rows * dim),
+            x: t.quads(rows * dim),
             stats: t.get(2 * rows),
-            dy: t.get(rows * dim),
+            dy: t.quads(rows * dim),
             weight: t.get(dim),
-            addend: Some(t.get(rows * dim)),
-            dx: t.get(rows * dim),
+            addend: Some(t.quads(rows * dim)),
+            dx: t.quads(rows * dim),
             rows,
             dim,
         };
@@ -209,9 +246,9 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
     });
     add(all, format!("layernorm {model} backward parameters"), move |t| {
         let norm = layernorm::Parameters {
-            x: t.get(rows * dim),
+            x: t.quads(rows * dim),
             stats: t.get(2 * rows),
-            dy: t.get(rows * dim),
+            dy: t.quads(rows * dim),
             dweight: t.get(dim),
             dbias: t.get(dim),
         };
@@ -230,10 +267,10 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
     });
     add(all, format!("layerscale {model} backward"), move |t| {
         let call = layerscale::Backward {
-            x: t.get(rows * dim),
+            x: t.quads(rows * dim),
             weight: t.get(dim),
-            dy: t.get(rows * dim),
-            dx: t.get(rows * dim),
+            dy: t.quads(rows * dim),
+            dx: t.quads(rows * dim),
             dweight: t.get(dim),
             rows,
             dim,
@@ -269,7 +306,7 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
     add(all, format!("patch_embed {model} backward"), move |t| {
         let call = patch_embed::Backward {
             image: t.get(batch * 3 * SIZE.height * SIZE.width),
-            dtokens: t.get(rows * dim),
+            dtokens: t.quads(rows * dim),
             dweight: t.get(dim * 3 * PATCH * PATCH),
             dbias: Some(t.get(dim)),
             batch,
@@ -286,7 +323,7 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
             prefix: t.get(dim),
             patches: t.get(patches * dim),
             position: t.get(TOKENS * dim),
-            tokens: t.get(rows * dim),
+            tokens: t.quads(rows * dim),
             batch,
             count: GRID * GRID,
             dim,
@@ -295,7 +332,7 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
     });
     add(all, format!("tokens {model} backward"), move |t| {
         let call = tokens::Backward {
-            dtokens: t.get(rows * dim),
+            dtokens: t.quads(rows * dim),
             dprefix: t.get(dim),
             dposition: t.get(TOKENS * dim),
             batch,
@@ -305,7 +342,7 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
         call.record(t.recorder, "tokens");
     });
     add(all, format!("gelt {model}"), move |t| {
-        let (tokens, gelt) = (t.get(rows * dim), t.get(batch * GRID * dim));
+        let (tokens, gelt) = (t.quads(rows * dim), t.get(batch * GRID * dim));
         let weights = GeltConfig::default().weights();
         let call = gelt::Forward {
             tokens,
@@ -321,7 +358,7 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
         call.record(t.recorder, "gelt");
     });
     add(all, format!("gelt {model} backward"), move |t| {
-        let (dgelt, dtokens) = (t.get(batch * GRID * dim), t.get(rows * dim));
+        let (dgelt, dtokens) = (t.get(batch * GRID * dim), t.quads(rows * dim));
         let (parts, columns, weights) = (GRID, GRID, GeltConfig::default().weights());
         let call =
             gelt::Backward { dgelt, dtokens, first: 0, batch, prefix: 1, parts, columns, dim, weights };
@@ -335,15 +372,16 @@ fn network(all: &mut Vec<Row>, model: &Model, batch: usize) {
 }
 
 /// What only training has: part classifiers on a batch of 32 with the persons of Market-1501, loss, and one step of a block.
-fn training(all: &mut Vec<Row>, model: &Model) {
+fn training(all: &mut Vec<Row>, model: &Model, quick: bool) {
     const BATCH: usize = 32;
     const HIDDEN: usize = 256;
     const CLASSES: usize = 751;
     let Model { name: model, dim, .. } = *model;
-    for (layer, inputs, outputs, layout) in [
+    let layers = [
         ("fc1", dim, HIDDEN, part_linear::Layout::SampleFirst),
         ("fc2", HIDDEN, CLASSES, part_linear::Layout::PartFirst),
-    ] {
+    ];
+    for (layer, inputs, outputs, layout) in layers.into_iter().take(if quick { 1 } else { 2 }) {
         let shape = part_linear::Shape { batch: BATCH, parts: GRID, inputs, outputs, layout };
         let x_len = GRID * BATCH * inputs;
         let (weight_len, y_len) = (GRID * outputs * inputs, GRID * BATCH * outputs);
@@ -472,42 +510,41 @@ fn training(all: &mut Vec<Row>, model: &Model) {
 }
 
 /// A tile of retrieval: distances between embeddings of all parts, and the 50 nearest.
-fn retrieval(all: &mut Vec<Row>, model: &Model) {
-    const QUERIES: usize = 256;
-    // Of ViT-B 88 MB: fits a binding of WebGPU's default limits.
-    const GALLERY: usize = 2048;
+fn retrieval(all: &mut Vec<Row>, model: &Model, quick: bool) {
+    // The gallery of ViT-B has 88 MB: fits a binding of WebGPU's default limits.
+    let (queries, gallery) = if quick { (64, 256) } else { (256, 2048) };
     const K: usize = 50;
     let dim = GRID * model.dim;
     let model = model.name;
 
     add(all, format!("distance {model}"), move |t| {
         let call = distance::Distances {
-            queries: distance::slabs(QUERIES, dim).map(|(_, width)| t.get(QUERIES * width)).collect(),
-            gallery: distance::slabs(GALLERY, dim).map(|(_, width)| t.get(GALLERY * width)).collect(),
-            query_norms: t.get(QUERIES),
-            gallery_norms: t.get(GALLERY),
-            distances: t.get(QUERIES * GALLERY),
-            partial: t.get(QUERIES * GALLERY),
-            query_count: QUERIES,
-            gallery_count: GALLERY,
+            queries: distance::slabs(queries, dim).map(|(_, width)| t.get(queries * width)).collect(),
+            gallery: distance::slabs(gallery, dim).map(|(_, width)| t.get(gallery * width)).collect(),
+            query_norms: t.get(queries),
+            gallery_norms: t.get(gallery),
+            distances: t.get(queries * gallery),
+            partial: t.get(queries * gallery),
+            query_count: queries,
+            gallery_count: gallery,
             dim,
         };
         call.record(t.recorder, "distance");
     });
     add(all, format!("distance {model} norms"), move |t| {
-        let call = distance::Norms { rows: t.get(GALLERY * dim), norms: t.get(GALLERY), count: GALLERY, dim };
+        let call = distance::Norms { rows: t.get(gallery * dim), norms: t.get(gallery), count: gallery, dim };
         call.record(t.recorder, "norms");
     });
     add(all, format!("topk {model}"), move |t| {
         // A gallery's first tile: the one that brings most.
-        let place = topk::Place { first: 0, count: GALLERY as u32, fresh: true };
+        let place = topk::Place { first: 0, count: gallery as u32, fresh: true };
         let call = topk::Merge {
-            distances: t.get(QUERIES * GALLERY),
+            distances: t.get(queries * gallery),
             place: t.hold(&place.words().map(f32::from_bits)),
-            nearest_distance: t.get(QUERIES * K),
-            nearest_index: t.get(QUERIES * K),
-            queries: QUERIES,
-            gallery: GALLERY,
+            nearest_distance: t.get(queries * K),
+            nearest_index: t.get(queries * K),
+            queries,
+            gallery,
             k: K,
         };
         call.record(t.recorder, "topk");

@@ -19,10 +19,14 @@ pub fn replays(plan: &Plan, context: &Context) -> Result<usize> {
     let mut replays = 1;
     // One replay alone takes mostly the way there and back if its work is little: what many take tells more.
     for _ in 0..2 {
-        let seconds = plan.time(context, replays)?;
-        replays = (SAMPLE_SECONDS / seconds).ceil().clamp(1.0, MOST_REPLAYS) as usize;
+        replays = replays_of(plan.time(context, replays)?);
     }
     Ok(replays)
+}
+
+/// The same if one replay takes so many seconds.
+pub fn replays_of(seconds: f64) -> usize {
+    (SAMPLE_SECONDS / seconds).ceil().clamp(1.0, MOST_REPLAYS) as usize
 }
 
 /// Seconds of one replay, `count` times: each is the mean over `replays` that are submitted at once.

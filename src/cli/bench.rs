@@ -1,4 +1,4 @@
-//! `lat-wgpu bench`: kernels against the adapter's roofs, and against a saved run.
+//! `lat-wgpu bench`: kernels against the adapter's roofs, and against a saved run; tiles, training steps, launches.
 
 use super::args::BenchArguments;
 use super::embed::progress_bar;
@@ -7,59 +7,146 @@ use super::open;
 use super::paths::{Paths, same};
 use super::signals::Signals;
 use crate::bench::baseline::{self, Verdict};
-use crate::bench::{self, Options, roofline};
+use crate::bench::report::Machine;
+use crate::bench::{self, Options, Watch, lab, overheads, roofline, steps};
 use crate::data::files::write_atomically;
 use crate::error::{Error, Result};
+use crate::gpu::Context;
+use crate::shape::Precision;
+use indicatif::ProgressBar;
+use serde::Serialize;
 use serde_json::json;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
     let BenchArguments { json, svg, baseline, save_baseline, .. } = arguments;
+    let limit = arguments.seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
+    let until = limit.map(|limit| Instant::now() + limit);
     // A run may be compared with the one that it takes the place of.
     let kept = baseline.iter().filter(|file| !save_baseline.as_ref().is_some_and(|saved| same(saved, file)));
     let paths = Paths::new().reads("--baseline", kept).updates("--save-baseline", save_baseline);
     paths.writes("--json", json).writes("--svg", svg).check()?;
     // A file that can't be used is found before minutes are spent.
     let saved = arguments.baseline.as_deref().map(baseline::read).transpose()?;
-    let mut kept = arguments.save_baseline.as_deref().map(baseline::read).transpose()?;
+    let kept = arguments.save_baseline.as_deref().map(baseline::read).transpose()?;
     let signals = Signals::listen()?;
-    let context = open::adapter(arguments.adapter.as_ref())?;
-    let key = baseline::key(&context.adapter.name, &context.adapter.driver, &bench::class(&context));
+    // Launches cost the same with either; for halves, matrix units have their roof.
+    let precision = if arguments.overheads { Precision::F16 } else { arguments.precision.into() };
+    let context = open::adapter_with(arguments.adapter.as_ref(), precision)?;
+    let tokens: Vec<usize> = arguments.tokens.iter().map(|&tokens| tokens as usize).collect();
+    let options = Options {
+        filter: arguments.filter.as_deref().unwrap_or_default(),
+        samples: arguments.samples.map(|samples| samples as usize),
+        batch: arguments.batch_size.map(|batch| batch as usize),
+        tokens: &tokens,
+        quick: arguments.quick,
+        until,
+    };
+    let json = arguments.json.as_deref();
+    let mut progress = Progress { bar: progress_bar(0), signals, json, wrote: false };
+    if arguments.lab {
+        let report = lab::run(&context, options, &mut progress)?;
+        progress.finish(&report, &report.table())?;
+        return Ok(if report.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    if arguments.overheads {
+        let report = overheads::run(&context, options, &mut progress)?;
+        progress.finish(&report, &report.table())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.steps {
+        let report = steps::run(&context, options, &mut progress)?;
+        progress.finish(&report, &report.table())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    kernels(arguments, &context, options, progress, saved, kept)
+}
+
+/// The rows of kernels, and their comparison with a saved run.
+fn kernels(
+    arguments: &BenchArguments,
+    context: &Context,
+    options: Options<'_>,
+    mut progress: Progress<'_>,
+    saved: Option<baseline::Baselines>,
+    kept: Option<baseline::Baselines>,
+) -> Result<ExitCode> {
+    let (batch, default) = (bench::batch(context, &options), bench::default_batch(context));
     let then = match (saved, &arguments.baseline) {
-        (Some(mut saved), Some(path)) => Some(saved.remove(&key).ok_or_else(|| {
+        (Some(mut saved), Some(path)) => {
+            let then = baseline::take(&mut saved, &Machine::of(context), batch, default);
             let path = path.display();
-            Error::Data(format!("{path} holds no run of {key}: --save-baseline {path} makes one"))
-        })?),
+            Some(then.map_err(|error| {
+                let hint =
+                    format!("the same command with --save-baseline {path} in place of --baseline makes one");
+                Error::Data(format!("{path}: {error}")).hinted(hint)
+            })?)
+        }
         _ => None,
     };
-    let bar = progress_bar(0);
-    let filter = arguments.filter.as_deref().unwrap_or_default();
-    let options = Options { filter, samples: arguments.samples as usize };
-    let report = bench::run(&context, options, &mut |done, rows, name| {
-        bar.set_length(rows as u64);
-        bar.set_position(done as u64);
-        bar.set_message(name.to_string());
-        signals.check("nothing was written")
-    });
-    bar.finish_and_clear();
-    let report = report?;
-
-    json::print_or_write(arguments.json.as_deref(), &report.table(), || json!(report))?;
+    let report = bench::run(context, options, &mut progress)?;
+    progress.finish(&report, &report.table())?;
     if let Some(path) = &arguments.svg {
         write_atomically(path, roofline::draw(&report).as_bytes())?;
     }
     let mut code = ExitCode::SUCCESS;
     if let Some(mut then) = then {
-        then.rows.retain(|row| row.name.contains(filter));
+        // Rows that this run left out by its own choice aren't gone.
+        let whole =
+            report.complete && !options.quick && options.filter.is_empty() && options.tokens.is_empty();
+        if !whole {
+            then.rows.retain(|old| report.rows.iter().any(|row| row.name == old.name));
+        }
         let judged = baseline::judge(&then, &report);
         eprint!("{}", baseline::table(&judged));
         if judged.iter().any(|row| row.verdict == Verdict::Loss) {
             code = ExitCode::FAILURE;
         }
     }
-    if let (Some(kept), Some(path)) = (&mut kept, &arguments.save_baseline) {
-        kept.insert(key, report);
-        write_atomically(path, baseline::text(kept)?.as_bytes())?;
+    if let (Some(mut kept), Some(path)) = (kept, &arguments.save_baseline) {
+        baseline::keep(&mut kept, report, default);
+        write_atomically(path, baseline::text(&kept)?.as_bytes())?;
     }
     Ok(code)
+}
+
+/// Shows how far a run is, keeps what it has in the file of `--json`, and ends it after a signal.
+struct Progress<'a> {
+    bar: ProgressBar,
+    signals: Signals,
+    json: Option<&'a Path>,
+    /// Whether the file holds something of this run.
+    wrote: bool,
+}
+
+impl Progress<'_> {
+    fn finish<R: Serialize>(&self, report: &R, table: &str) -> Result<()> {
+        self.bar.finish_and_clear();
+        json::print_or_write(self.json, table, || json!(report))
+    }
+}
+
+impl<R: Serialize> Watch<R> for Progress<'_> {
+    fn next(&mut self, done: usize, of: usize, name: &str) -> Result<()> {
+        self.bar.set_length(of as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(name.to_string());
+        let outcome = self.signals.check(if self.wrote {
+            "the file of --json has what was measured until then"
+        } else {
+            "nothing was written"
+        });
+        if outcome.is_err() {
+            self.bar.finish_and_clear();
+        }
+        outcome
+    }
+
+    fn measured(&mut self, report: R) -> Result<()> {
+        let Some(path) = self.json.filter(|path| *path != Path::new("-")) else { return Ok(()) };
+        self.wrote = true;
+        json::write(path, &json!(report))
+    }
 }

@@ -414,7 +414,7 @@ impl Tile {
     }
 
     /// Whether this tile can compute such a product.
-    fn can(self, form: Form, m: usize, n: usize, k: usize) -> bool {
+    pub fn can(self, form: Form, m: usize, n: usize, k: usize) -> bool {
         match self {
             Tile::Plain => true,
             Tile::Cooperative { side } => {

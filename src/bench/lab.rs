@@ -1,0 +1,631 @@
+//! The product lab: every tile of every family that an adapter can run, on the matrix products of ViT-S and ViT-B. A tile's
+//! result is checked in f64 at a thousand places before its time counts.
+
+use super::numbers::{self, PERIOD};
+use super::report::{Machine, Roof, Work};
+use super::roof::Roofs;
+use super::{Options, Watch, samples};
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Context, Plan, Recorder, Storage};
+use crate::kernels::gemm::{Epilogue, Form, Nn, Nt, Tile, Tn};
+use crate::rng;
+use crate::selftest::tolerance::{self, UNIT};
+use half::f16;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// Samples of a tile unless the user says otherwise.
+pub const DEFAULT_SAMPLES: usize = 5;
+
+/// Pictures at once, one after the other.
+pub const BATCHES: [usize; 3] = [32, 128, 256];
+
+/// Tokens of a picture: 224 × 224 pixels in patches of 16, and the class token.
+const TOKENS: usize = 197;
+
+/// Places of a result that are checked, beside its corners.
+const PLACES: u64 = 1_000;
+
+/// Samples of a tile take about so many seconds together, and a tile whose replay is expected to take longer is left out: on a
+/// GPU a watchdog may end it.
+const CPU_SECONDS: f64 = 4.0;
+const GPU_SECONDS: f64 = 1.0;
+
+/// A tile this much slower than the best so far has one sample.
+const HOPELESS: f64 = 2.0;
+
+/// A run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What it was made on.
+    #[serde(flatten)]
+    pub machine: Machine,
+    /// "timestamps", or "wall clock" where the adapter has none or is a CPU.
+    pub timing: &'static str,
+    /// Whether every tile of every shape had its turn.
+    pub complete: bool,
+    /// What the adapter can do at most.
+    pub roof: Roof,
+    /// One per model, layer, form and batch.
+    pub shapes: Vec<ShapeReport>,
+    /// Results that were wrong.
+    pub wrong: usize,
+}
+
+/// A product and what its tiles did.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShapeReport {
+    /// Model, layer, form and batch, such as "vit-s qkv nt batch 32".
+    pub name: String,
+    /// "nt", "nn" or "tn".
+    pub form: String,
+    /// Pictures at once.
+    pub batch: usize,
+    /// Rows of the result.
+    pub m: usize,
+    /// Its columns.
+    pub n: usize,
+    /// Length of the sums.
+    pub k: usize,
+    /// Floating-point operations.
+    pub flops: f64,
+    /// The tile that the engine takes today.
+    pub picked: String,
+    /// The quickest tile whose result was right; none if there was none.
+    pub winner: Option<String>,
+    /// Every tile in the order in which they were tried.
+    pub tiles: Vec<TileReport>,
+}
+
+/// What a tile did with a product.
+#[derive(Debug, Clone, Serialize)]
+pub struct TileReport {
+    /// The tile.
+    pub tile: String,
+    /// The kernel's file.
+    pub kernel: &'static str,
+    /// Median of the samples; none if there was no sample.
+    pub seconds: Option<f64>,
+    /// Number of samples.
+    pub samples: usize,
+    /// 10⁹ operations a second.
+    pub gflops: Option<f64>,
+    /// The least time that the roofs allow, as a percentage of `seconds`.
+    pub percent_of_roof: Option<f64>,
+    /// Share of the tolerance that the worst value uses; none where nothing was compared or a value is no number.
+    pub tolerance_used: Option<f64>,
+    /// Whether a value was wrong: such a tile never wins.
+    pub wrong: bool,
+    /// Why there is no time, or only one sample.
+    pub note: Option<String>,
+}
+
+/// A product of a network.
+#[derive(Debug, Clone, PartialEq)]
+struct Shape {
+    name: String,
+    form: Form,
+    batch: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+impl Shape {
+    fn flops(&self) -> f64 {
+        2.0 * self.m as f64 * self.n as f64 * self.k as f64
+    }
+
+    /// What a tile is found by.
+    fn with(&self, tile: Tile) -> String {
+        format!("{} {tile}", self.name)
+    }
+
+    /// Every tile that can compute it on this adapter.
+    fn tiles(&self, context: &Context) -> Vec<Tile> {
+        let mut tiles = Tile::menu(self.form, context.family());
+        tiles.extend(context.fragments().map(|side| Tile::Cooperative { side }));
+        tiles.dedup();
+        // The plain kernel knows f32 alone.
+        tiles.retain(|tile| *tile != Tile::Plain || context.storage() == Storage::F32);
+        tiles.retain(|tile| tile.can(self.form, self.m, self.n, self.k));
+        tiles
+    }
+}
+
+/// Every shape, those of the smallest batch first.
+fn shapes(batches: &[usize], quick: bool) -> Vec<Shape> {
+    let mut all = Vec::new();
+    for &batch in batches {
+        for (model, dim) in [("vit-s", 384), ("vit-b", 768)] {
+            let rows = batch * TOKENS;
+            let layers =
+                [("qkv", 3 * dim, dim), ("proj", dim, dim), ("fc1", 4 * dim, dim), ("fc2", dim, 4 * dim)];
+            for (layer, outputs, inputs) in layers {
+                for form in Form::ALL {
+                    // Forward, gradient of the input, gradient of the weight.
+                    let (m, n, k) = match form {
+                        Form::Nt => (rows, outputs, inputs),
+                        Form::Nn => (rows, inputs, outputs),
+                        Form::Tn => (outputs, inputs, rows),
+                    };
+                    let name = format!("{model} {layer} {form:?} batch {batch}").to_lowercase();
+                    all.push(Shape { name, form, batch, m, n, k });
+                }
+            }
+        }
+    }
+    if quick {
+        all.truncate(Form::ALL.len());
+    }
+    all
+}
+
+/// What a tile did, before it is held against the roofs.
+struct Measured {
+    tile: Tile,
+    kernel: &'static str,
+    work: Work,
+    seconds: Vec<f64>,
+    /// Share of the tolerance, infinite where a value is no number.
+    used: Option<f64>,
+    note: Option<String>,
+}
+
+impl Measured {
+    fn is_wrong(&self) -> bool {
+        self.used.is_some_and(|used| used > 1.0)
+    }
+
+    fn median(&self) -> Option<f64> {
+        (!self.seconds.is_empty()).then(|| samples::median(&self.seconds))
+    }
+
+    fn report(&self, roof: &Roof) -> TileReport {
+        let seconds = self.median();
+        TileReport {
+            tile: self.tile.to_string(),
+            kernel: self.kernel,
+            seconds,
+            samples: self.seconds.len(),
+            gflops: seconds.map(|seconds| self.work.flops / seconds / 1e9),
+            percent_of_roof: seconds.map(|seconds| 100.0 * roof.least_seconds(self.work).0 / seconds),
+            tolerance_used: self.used.filter(|used| used.is_finite()),
+            wrong: self.is_wrong(),
+            note: self.note.clone(),
+        }
+    }
+}
+
+/// The quickest tile whose result was right.
+fn winner(tiles: &[Measured]) -> Option<&Measured> {
+    let right = tiles.iter().filter(|measured| !measured.is_wrong() && !measured.seconds.is_empty());
+    right.min_by(|a, b| a.median().unwrap_or(f64::INFINITY).total_cmp(&b.median().unwrap_or(f64::INFINITY)))
+}
+
+/// Times and checks every tile that the filter leaves: of those whose shape and tile, such as
+/// "vit-s qkv nt batch 32 tiled 128x128 by 8x8", contain it.
+///
+/// # Errors
+/// [`Error::NothingToDo`] if no name contains the filter; what the adapter or `watch` reports. What doesn't fit the adapter is
+/// left out with a note.
+pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
+    let batches = match options.batch {
+        Some(batch) => vec![batch],
+        None if options.quick => vec![1],
+        None => BATCHES.to_vec(),
+    };
+    let all = shapes(&batches, options.quick);
+    let names: Vec<String> =
+        all.iter().flat_map(|shape| shape.tiles(context).into_iter().map(|tile| shape.with(tile))).collect();
+    let mut todo: Vec<(Shape, Vec<Tile>)> = Vec::new();
+    for shape in all {
+        let mut tiles = shape.tiles(context);
+        tiles.retain(|tile| shape.with(*tile).contains(options.filter));
+        if !tiles.is_empty() {
+            todo.push((shape, tiles));
+        }
+    }
+    if todo.is_empty() {
+        return Err(Error::no_row(options.filter, &names));
+    }
+    let of = todo.iter().map(|(_, tiles)| tiles.len()).sum();
+    watch.next(0, of, "roofs")?;
+    let mut bench = Bench { context, samples: options.samples(DEFAULT_SAMPLES), rates: Vec::new() };
+    let mut roofs = Roofs::find(context, options.quick)?;
+    let mut found: Vec<(&Shape, Vec<Measured>)> = Vec::new();
+    let mut done = 0;
+    for (shape, tiles) in &todo {
+        roofs.sample(context, 1)?;
+        let mut measured = Vec::new();
+        let operands = match Operands::new(context, shape) {
+            Err(error) if is_too_large(&error) => Err(error.to_string()),
+            operands => Ok(operands?),
+        };
+        for &tile in tiles {
+            watch.next(done, of, &shape.with(tile))?;
+            if options.is_over() {
+                break;
+            }
+            let best = winner(&measured).and_then(Measured::median);
+            measured.push(match &operands {
+                Ok(operands) => bench.measure(shape, operands, tile, best)?,
+                Err(reason) => left_out(shape, tile, reason.clone()),
+            });
+            done += 1;
+        }
+        found.push((shape, measured));
+        watch.measured(report(context, &found, &roofs, done == of))?;
+        if options.is_over() {
+            break;
+        }
+    }
+    Ok(report(context, &found, &roofs, done == of))
+}
+
+fn report(context: &Context, found: &[(&Shape, Vec<Measured>)], roofs: &Roofs, complete: bool) -> Report {
+    let roof = roofs.report();
+    let shapes = found.iter().map(|(shape, tiles)| {
+        let Shape { form, m, n, k, .. } = **shape;
+        ShapeReport {
+            name: shape.name.clone(),
+            form: format!("{form:?}").to_lowercase(),
+            batch: shape.batch,
+            m,
+            n,
+            k,
+            flops: shape.flops(),
+            picked: Tile::pick(form, context, m, n, k).to_string(),
+            winner: winner(tiles).map(|tile| tile.tile.to_string()),
+            tiles: tiles.iter().map(|tile| tile.report(&roof)).collect(),
+        }
+    });
+    Report {
+        machine: Machine::of(context),
+        timing: if context.times_itself() { "timestamps" } else { "wall clock" },
+        complete,
+        shapes: shapes.collect(),
+        wrong: found.iter().flat_map(|(_, tiles)| tiles).filter(|tile| tile.is_wrong()).count(),
+        roof,
+    }
+}
+
+/// Whether an adapter may simply be too small.
+fn is_too_large(error: &Error) -> bool {
+    matches!(error.plain(), Error::TooLarge(_) | Error::Memory(_))
+}
+
+fn left_out(shape: &Shape, tile: Tile, reason: String) -> Measured {
+    let work = Work { flops: shape.flops(), bytes: 0.0, fragments: false };
+    Measured {
+        tile,
+        kernel: "",
+        work,
+        seconds: Vec::new(),
+        used: None,
+        note: Some(format!("left out: {reason}")),
+    }
+}
+
+/// What is known while tiles are measured.
+struct Bench<'c> {
+    context: &'c Context,
+    samples: usize,
+    /// Seconds for an operation that a tile took with the last shape of a form.
+    rates: Vec<(Form, Tile, f64)>,
+}
+
+impl Bench<'_> {
+    /// Checks and times a tile; `best` is the time of the quickest one with this shape so far.
+    fn measure(
+        &mut self,
+        shape: &Shape,
+        operands: &Operands,
+        tile: Tile,
+        best: Option<f64>,
+    ) -> Result<Measured> {
+        let context = self.context;
+        let most = if context.is_cpu() { CPU_SECONDS } else { GPU_SECONDS };
+        let known = self.rates.iter_mut().find(|(form, other, _)| (*form, *other) == (shape.form, tile));
+        let expected = known.as_ref().map_or(0.0, |(.., rate)| rate * shape.flops());
+        if expected > most {
+            return Ok(left_out(shape, tile, format!("a replay would take about {expected:.0} s")));
+        }
+        let plan = match operands.record(context, shape, tile) {
+            Err(error) if is_too_large(&error) => return Ok(left_out(shape, tile, error.to_string())),
+            plan => plan?,
+        };
+        // NaN shows what a tile leaves unwritten.
+        context.fill(&operands.c, &operands.unwritten);
+        // The first replay compiles.
+        plan.time(context, 1)?;
+        let used = operands.check(context, shape, &plan)?;
+        let first = plan.time_on_adapter(context, 1)?;
+        let rate = first / shape.flops();
+        match known {
+            Some((.., known)) => *known = rate,
+            None => self.rates.push((shape.form, tile, rate)),
+        }
+        let mut measured = Measured {
+            tile,
+            kernel: plan.dispatches[0].kernel.name,
+            work: Work::of(&plan),
+            seconds: vec![first],
+            used: Some(used),
+            note: None,
+        };
+        if measured.is_wrong() {
+            return Ok(measured);
+        }
+        if best.is_some_and(|best| first > HOPELESS * best) {
+            measured.note = Some("one sample: far from the best".to_string());
+            return Ok(measured);
+        }
+        let count = self.samples.min((most / first) as usize);
+        if count < self.samples {
+            measured.note = Some(format!("{} samples: a replay takes {first:.1} s", count.max(1)));
+        }
+        if count > 0 {
+            let replays = samples::replays_of(first);
+            let again = (0..count).map(|_| plan.time_on_adapter(context, replays));
+            measured.seconds = again.collect::<Result<_>>()?;
+        }
+        Ok(measured)
+    }
+}
+
+/// Operands and result of a product on the adapter, and what the result should hold.
+struct Operands {
+    a: Buffer,
+    b: Buffer,
+    c: Buffer,
+    /// What `c` holds before a tile writes it.
+    unwritten: Buffer,
+    /// Of operands, and of the result but in TN, whose gradients are f32.
+    storage: Storage,
+    result: Storage,
+    /// Places of the result, their exact values, and the sums of magnitudes.
+    wanted: Vec<(usize, f64, f64)>,
+}
+
+impl Operands {
+    fn new(context: &Context, shape: &Shape) -> Result<Operands> {
+        let Shape { form, m, n, k, .. } = *shape;
+        let storage = context.storage();
+        let result = if form == Form::Tn { Storage::F32 } else { storage };
+        let (a, b) = (1, 2);
+        let nan = match result {
+            Storage::F32 => f32::NAN,
+            Storage::F16 | Storage::Packed => f32::from_bits(0x7e00_7e00),
+        };
+        Ok(Operands {
+            a: numbers::tensor(context, "a", a, m * k, storage)?,
+            b: numbers::tensor(context, "b", b, n * k, storage)?,
+            c: context.buffer("c", numbers::words(m * n, result))?,
+            unwritten: context.upload("unwritten", &vec![nan; PERIOD])?,
+            storage,
+            result,
+            wanted: exact(shape, &[a, b].map(|stream| numbers::period(stream, PERIOD, storage))),
+        })
+    }
+
+    fn record(&self, context: &Context, shape: &Shape, tile: Tile) -> Result<Plan> {
+        let Shape { form, m, n, k, .. } = *shape;
+        let mut recorder = Recorder::new(context);
+        let [a, b] = [&self.a, &self.b].map(|operand| recorder.import_as(operand, self.storage));
+        let c = recorder.import_as(&self.c, self.result);
+        match form {
+            Form::Nt => {
+                let epilogue = Epilogue::default();
+                Nt { a, b, c, m, n, k, epilogue }.record_with(&mut recorder, "product", tile);
+            }
+            Form::Nn => {
+                let product = Nn { a, b, c, m, n, k, derivative: None, residual: None };
+                product.record_with(&mut recorder, "product", tile);
+            }
+            Form::Tn => Tn { a, b, c, column_sum: None, m, n, k }.record_with(&mut recorder, "product", tile),
+        }
+        recorder.finish()
+    }
+
+    /// The share of the tolerance that the result uses.
+    fn check(&self, context: &Context, shape: &Shape, plan: &Plan) -> Result<f64> {
+        let places: Vec<usize> =
+            self.wanted.iter().map(|(place, ..)| numbers::words(*place, self.result)).collect();
+        let words = context.read_words(&self.c, &places)?;
+        let found = words.into_iter().zip(&self.wanted).map(|(word, (place, ..))| match self.result {
+            Storage::F32 => f64::from(f32::from_bits(word)),
+            Storage::F16 | Storage::Packed => f16::from_bits((word >> (16 * (place % 2))) as u16).to_f64(),
+        });
+        Ok(tolerance_used(shape.k, Work::of(plan).fragments, self.result, found, &self.wanted))
+    }
+}
+
+/// The share of the tolerance that results use, by their worst value and by their mean.
+fn tolerance_used(
+    k: usize,
+    fragments: bool,
+    result: Storage,
+    found: impl Iterator<Item = f64>,
+    wanted: &[(usize, f64, f64)],
+) -> f64 {
+    // Matrix units may cut off instead of rounding: what their kernel's header proves. All others as in every test.
+    let units = if fragments { 2.0 * (k + 1) as f64 } else { tolerance::gemm(k).c };
+    let (mut worst, mut errors, mut squares): (f64, f64, f64) = (0.0, 0.0, 0.0);
+    for (found, &(_, exact, magnitude)) in found.zip(wanted) {
+        let mut bound = units * UNIT * magnitude;
+        if result != Storage::F32 {
+            // Rounded to either neighbour.
+            bound += exact.abs().max(2f64.powi(-14)) * 2f64.powi(-10);
+        }
+        let error = (found - exact).abs();
+        worst = worst.max(if error.is_nan() { f64::INFINITY } else { error / bound });
+        errors += error * error;
+        squares += exact * exact;
+    }
+    // Sums of k numbers of either sign are off by k·2⁻⁴⁸/6 of their square where every addition rounds, by four times as much
+    // and a bias where it cuts off.
+    let mean = match (result, fragments) {
+        (Storage::F32, false) => tolerance::gemm(k).nmse.max(k as f64 * UNIT * UNIT),
+        (Storage::F32, true) => 1e-8,
+        _ => 1e-6,
+    };
+    let mean_used = errors / squares / mean;
+    worst.max(if mean_used.is_nan() { f64::INFINITY } else { mean_used })
+}
+
+/// Places of a result with their exact values and sums of magnitudes, from the operands' periods.
+fn exact(shape: &Shape, [a, b]: &[Vec<f32>; 2]) -> Vec<(usize, f64, f64)> {
+    let Shape { form, m, n, k, .. } = *shape;
+    let drawn = (0..PLACES).map(|i| {
+        let [row, column] = [(0, m), (1, n)].map(|(stream, below)| rng::bits(5, stream, i) as usize % below);
+        row * n + column
+    });
+    let mut places: Vec<usize> = drawn.chain([0, n - 1, (m - 1) * n, m * n - 1]).collect();
+    places.sort_unstable();
+    places.dedup();
+    let value = |place: usize| {
+        let (row, column) = (place / n, place % n);
+        let terms = (0..k).map(|i| {
+            let (left, right) = match form {
+                Form::Nt => (row * k + i, column * k + i),
+                Form::Nn => (row * k + i, i * n + column),
+                Form::Tn => (i * m + row, i * n + column),
+            };
+            f64::from(a[left % PERIOD]) * f64::from(b[right % PERIOD])
+        });
+        let (sum, magnitude) =
+            terms.fold((0.0, 0.0), |(sum, magnitude), term| (sum + term, magnitude + term.abs()));
+        (place, sum, magnitude)
+    };
+    places.into_par_iter().map(value).collect()
+}
+
+impl Report {
+    /// Winners for people, then what was left out and what was wrong.
+    pub fn table(&self) -> String {
+        let Report { machine, timing, complete, roof, shapes, wrong } = self;
+        let width = shapes.iter().map(|shape| shape.name.chars().count()).max().unwrap_or(0).max(5);
+        let longest = |of: &dyn Fn(&ShapeReport) -> usize| shapes.iter().map(of).max().unwrap_or(0).max(6);
+        let tile = longest(&|shape| shape.winner.as_ref().map_or(0, String::len));
+        let mut text = format!("{machine}; by {timing}\nroofs: {roof}\n");
+        // Writing to a string doesn't fail.
+        let _ = writeln!(
+            text,
+            "{:<width$} {:>18} {:<tile$} {:>10} {:>9} {:>9}  tile today",
+            "shape", "m x n x k", "winner", "ms", "GFLOP/s", "% of roof"
+        );
+        for shape in shapes {
+            let size = format!("{}x{}x{}", shape.m, shape.n, shape.k);
+            let of = |name: &str| shape.tiles.iter().find(|tile| tile.tile == name);
+            let Some(best) = shape.winner.as_deref().and_then(of) else {
+                let _ = writeln!(text, "{:<width$} {size:>18} none", shape.name);
+                continue;
+            };
+            let seconds = best.seconds.unwrap_or(f64::NAN);
+            let today = match of(&shape.picked).and_then(|tile| tile.seconds) {
+                _ if best.tile == shape.picked => "the same".to_string(),
+                Some(today) => format!("{}: {:.2} times as long", shape.picked, today / seconds),
+                None => format!("{}: not timed", shape.picked),
+            };
+            let _ = writeln!(
+                text,
+                "{:<width$} {size:>18} {:<tile$} {:>10.3} {:>9.1} {:>9.1}  {today}",
+                shape.name,
+                best.tile,
+                1e3 * seconds,
+                best.gflops.unwrap_or(f64::NAN),
+                best.percent_of_roof.unwrap_or(f64::NAN),
+            );
+        }
+        for shape in shapes {
+            for tile in &shape.tiles {
+                let name = format!("{} {}", shape.name, tile.tile);
+                if tile.wrong {
+                    let used =
+                        tile.tolerance_used.map_or("no number".to_string(), |used| format!("{used:.2}"));
+                    let _ = writeln!(text, "WRONG {name}: {used} of the tolerance");
+                } else if let Some(note) = tile.note.as_ref().filter(|_| tile.seconds.is_none()) {
+                    let _ = writeln!(text, "{name}: {note}");
+                }
+            }
+        }
+        if !complete {
+            text.push_str("the time was up before the last tile\n");
+        }
+        if *wrong > 0 {
+            let _ = writeln!(text, "{wrong} wrong");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::tests::{roof, work};
+
+    #[test]
+    fn every_layer_has_its_products_in_every_batch() {
+        let all = shapes(&BATCHES, false);
+        assert_eq!(all.len(), 2 * 4 * 3 * 3);
+        let names: std::collections::BTreeSet<&str> = all.iter().map(|shape| &*shape.name).collect();
+        assert_eq!(names.len(), all.len());
+        let find = |name: &str| all.iter().find(|shape| shape.name == name).map(|s| [s.m, s.n, s.k]);
+        assert_eq!(find("vit-b fc2 nt batch 256"), Some([256 * 197, 768, 3072]));
+        assert_eq!(find("vit-s fc1 nn batch 32"), Some([32 * 197, 384, 1536]));
+        assert_eq!(find("vit-s qkv tn batch 128"), Some([1152, 384, 128 * 197]));
+    }
+
+    #[test]
+    fn a_wrong_number_uses_more_than_its_tolerance() {
+        let shape = Shape { name: String::new(), form: Form::Tn, batch: 1, m: 40, n: 52, k: 197 };
+        let operands = [1, 2].map(|stream| numbers::period(stream, PERIOD, Storage::F32));
+        let wanted = exact(&shape, &operands);
+        let corners = [0, 51, 39 * 52, 40 * 52 - 1];
+        assert!(corners.iter().all(|corner| wanted.iter().any(|(place, ..)| place == corner)));
+        // Element (1, 2) by hand.
+        let (place, value, _) = *wanted.iter().find(|(place, ..)| *place == 51).unwrap();
+        let sum: f64 =
+            (0..197).map(|k| f64::from(operands[0][k * 40]) * f64::from(operands[1][k * 52 + 51])).sum();
+        assert!(place == 51 && (value - sum).abs() < 1e-12);
+        let used = |change: &dyn Fn(usize, f64) -> f64, fragments: bool, storage: Storage| {
+            let found = wanted.iter().map(|&(place, exact, _)| change(place, exact));
+            tolerance_used(shape.k, fragments, storage, found, &wanted)
+        };
+        let rounded = |_: usize, exact: f64| f64::from(exact as f32);
+        let halved = |_: usize, exact: f64| f16::from_f64(exact).to_f64();
+        for fragments in [false, true] {
+            assert!(used(&rounded, fragments, Storage::F32) < 0.1);
+            assert!(used(&halved, fragments, Storage::F32) > 1.0);
+            assert!(used(&halved, fragments, Storage::F16) < 1.0);
+            for storage in [Storage::F32, Storage::F16] {
+                let one_off = |place: usize, exact: f64| if place == 51 { exact + 0.1 } else { exact };
+                let unwritten = |place: usize, exact: f64| if place == 0 { f64::NAN } else { exact };
+                assert!(used(&one_off, fragments, storage) > 1.0, "{fragments} {storage:?}");
+                assert_eq!(used(&unwritten, fragments, storage), f64::INFINITY);
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_tile_never_wins() {
+        let tile = |tile: Tile, seconds: &[f64], used: f64| Measured {
+            tile,
+            kernel: "gemm",
+            work: work(1e9, 1e6),
+            seconds: seconds.to_vec(),
+            used: Some(used),
+            note: None,
+        };
+        let other = Tile::Cooperative { side: 8 };
+        let tiles = [tile(other, &[0.01], f64::INFINITY), tile(Tile::Plain, &[0.04, 0.02, 0.03], 0.5)];
+        assert_eq!(winner(&tiles).map(|tile| tile.tile), Some(Tile::Plain));
+        assert!(winner(&tiles[..1]).is_none());
+        let report = tiles[1].report(&roof());
+        assert_eq!((report.seconds, report.samples, report.wrong), (Some(0.03), 3, false));
+        assert!((report.percent_of_roof.unwrap() - 100.0 / 3.0).abs() < 1e-9);
+        assert!(tiles[0].report(&roof()).wrong && tiles[0].report(&roof()).tolerance_used.is_none());
+    }
+}

@@ -1,0 +1,157 @@
+//! What launches and submits cost by themselves: launches of one workgroup that do next to nothing, and submits of them.
+
+use super::report::{Machine, Roof};
+use super::roof::Roofs;
+use super::{Options, Watch, samples};
+use crate::error::Result;
+use crate::gpu::{Context, Plan, Recorder};
+use crate::kernels::roof::MultiplyAdd;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// Samples of a figure unless the user says otherwise.
+pub const DEFAULT_SAMPLES: usize = 5;
+
+/// Launches of a plan, of a quick run, and on CPU adapters, which take a hundred times as long for each.
+const LAUNCHES: usize = 1024;
+const FEW_LAUNCHES: usize = 64;
+
+/// Submits of a sample.
+const SUBMITS: usize = 64;
+
+/// A run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What it was made on.
+    #[serde(flatten)]
+    pub machine: Machine,
+    /// Whether every figure was measured.
+    pub complete: bool,
+    /// What the adapter can do at most.
+    pub roof: Option<Roof>,
+    /// In the order in which they were measured.
+    pub overheads: Vec<Overhead>,
+}
+
+/// One figure, in microseconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Overhead {
+    /// What is done once.
+    pub name: &'static str,
+    /// Median of the samples.
+    pub microseconds: f64,
+    /// Least sample.
+    pub min: f64,
+    /// Greatest sample.
+    pub max: f64,
+    /// Number of samples.
+    pub samples: usize,
+}
+
+impl Overhead {
+    fn new(name: &'static str, seconds: &[f64]) -> Overhead {
+        let microseconds: Vec<f64> = seconds.iter().map(|seconds| 1e6 * seconds).collect();
+        Overhead {
+            name,
+            microseconds: samples::median(&microseconds),
+            min: microseconds.iter().copied().fold(f64::INFINITY, f64::min),
+            max: microseconds.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            samples: seconds.len(),
+        }
+    }
+}
+
+/// A launch that waits for the one before it.
+pub const DEPENDENT: &str = "empty dispatch, dependent";
+/// A launch that waits for none.
+pub const INDEPENDENT: &str = "empty dispatch, independent";
+/// Recording a launch, on the CPU.
+pub const ENCODE: &str = "encoding of a dispatch";
+/// One more submit of a launch, not waited for.
+pub const SUBMIT: &str = "submit of a dispatch";
+/// A submit of nothing, until it is known to be done.
+pub const ROUND_TRIP: &str = "empty submit and its wait";
+
+/// Measures the figures and the roofs.
+///
+/// # Errors
+/// What the adapter or `watch` reports.
+pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
+    type Sample<'s> = &'s dyn Fn() -> Result<f64>;
+    let samples = options.samples(DEFAULT_SAMPLES);
+    let launches = if options.quick || context.is_cpu() { FEW_LAUNCHES } else { LAUNCHES };
+    let (dependent, independent, single) =
+        (empty(context, launches, false)?, empty(context, launches, true)?, empty(context, 1, false)?);
+    // Less what a submit of nothing takes.
+    let launch = |plan: &Plan| -> Result<f64> {
+        let all = plan.time_submit(context, 1)?.run;
+        Ok(((all - plan.time_submit(context, 0)?.run) / launches as f64).max(0.0))
+    };
+    let submit = || -> Result<f64> {
+        let all = single.time_submits(context, SUBMITS)?;
+        Ok(((all - single.time_submits(context, 1)?) / (SUBMITS - 1) as f64).max(0.0))
+    };
+    let figures: [(&'static str, Sample<'_>); 5] = [
+        (DEPENDENT, &|| launch(&dependent)),
+        (INDEPENDENT, &|| launch(&independent)),
+        (ENCODE, &|| Ok(dependent.time_submit(context, 1)?.encode / launches as f64)),
+        (SUBMIT, &submit),
+        (ROUND_TRIP, &|| Ok(single.time_submit(context, 0)?.run)),
+    ];
+    let of = figures.len() + 1;
+    let mut report =
+        Report { machine: Machine::of(context), complete: false, roof: None, overheads: Vec::new() };
+    for (done, (name, sample)) in figures.into_iter().enumerate() {
+        watch.next(done, of, name)?;
+        if options.is_over() {
+            return Ok(report);
+        }
+        // The first compiles, and touches memory for the first time.
+        sample()?;
+        let seconds = (0..samples).map(|_| sample()).collect::<Result<Vec<f64>>>()?;
+        report.overheads.push(Overhead::new(name, &seconds));
+        watch.measured(report.clone())?;
+    }
+    watch.next(of - 1, of, "roofs")?;
+    if options.is_over() {
+        return Ok(report);
+    }
+    let mut roofs = Roofs::find(context, options.quick)?;
+    roofs.sample(context, samples)?;
+    Ok(Report { roof: Some(roofs.report()), complete: true, ..report })
+}
+
+/// So many launches of one workgroup that write four numbers: all the same ones, or each its own.
+fn empty(context: &Context, launches: usize, apart: bool) -> Result<Plan> {
+    let mut recorder = Recorder::new(context);
+    let mut y = recorder.import(&context.buffer("y", 4)?);
+    for launch in 0..launches {
+        if apart && launch > 0 {
+            y = recorder.import(&context.buffer("y", 4)?);
+        }
+        let call = MultiplyAdd { y, accumulators: 1, turns: 0, multiplier: 0.0, addend: 0.0 };
+        call.record(&mut recorder, "empty");
+    }
+    recorder.finish()
+}
+
+impl Report {
+    /// The figures for people.
+    pub fn table(&self) -> String {
+        let Report { machine, complete, roof, overheads } = self;
+        let mut text = format!("{machine}\n");
+        // Writing to a string doesn't fail.
+        if let Some(roof) = roof {
+            let _ = writeln!(text, "roofs: {roof}");
+        }
+        let width = overheads.iter().map(|overhead| overhead.name.len()).max().unwrap_or(0).max(4);
+        let _ = writeln!(text, "{:<width$} {:>10} {:>10} {:>10}", "what", "µs", "least", "most");
+        for Overhead { name, microseconds, min, max, .. } in overheads {
+            let _ = writeln!(text, "{name:<width$} {microseconds:>10.3} {min:>10.3} {max:>10.3}");
+        }
+        if !complete {
+            text.push_str("the time was up before the last figure\n");
+        }
+        text
+    }
+}

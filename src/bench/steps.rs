@@ -1,0 +1,264 @@
+//! Whole training steps (forward, loss, backward, optimiser) of ViT-S and ViT-B, with one block open and with everything.
+//!
+//! Pictures have 224 × 224 pixels, the classifiers are 14 of Market-1501's 751 persons. Weights are random: a step takes as long
+//! with any.
+
+use super::report::{Machine, Roof};
+use super::roof::Roofs;
+use super::{Options, Watch, samples};
+use crate::checkpoint::{HostTensor, Network, parameter_shapes};
+use crate::error::{Error, Result};
+use crate::gpu::Context;
+use crate::kernels::adam::{Betas, StepValues};
+use crate::model::{HeadSettings, Learner, Trainable, UpdateRule};
+use crate::rng;
+use crate::shape::{ImageSize, Normalize, Preprocess, VitConfig};
+use crate::train::heads::init_heads;
+use serde::Serialize;
+use std::fmt::Write;
+use std::time::Instant;
+
+/// Samples of a step unless the user says otherwise.
+pub const DEFAULT_SAMPLES: usize = 5;
+
+/// Fewest pictures of a step.
+const LEAST: usize = 2;
+
+const CLASSES: usize = 751;
+const HIDDEN: usize = 256;
+const DEPTH: usize = 12;
+const SIDE: usize = 224;
+const PATCH: usize = 16;
+
+/// A run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What it was made on.
+    #[serde(flatten)]
+    pub machine: Machine,
+    /// Pictures of a step.
+    pub batch: usize,
+    /// Whether every row was measured.
+    pub complete: bool,
+    /// What the adapter can do at most.
+    pub roof: Roof,
+    /// One per model and stage.
+    pub rows: Vec<Row>,
+}
+
+/// The steps of a model at a stage; times are of one step, in seconds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Such as "training step vit-s 1 block".
+    pub name: String,
+    /// "vit-s" or "vit-b".
+    pub model: &'static str,
+    /// "1 block", or "all" for all blocks and the embeddings.
+    pub open: &'static str,
+    /// The figures; none if the step doesn't fit.
+    #[serde(flatten)]
+    pub figures: Option<Figures>,
+    /// Why there are none.
+    pub note: Option<String>,
+}
+
+/// Figures of a step.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figures {
+    /// Median of the samples.
+    pub seconds: f64,
+    /// Least sample.
+    pub min: f64,
+    /// Greatest sample.
+    pub max: f64,
+    /// Median absolute deviation of the samples.
+    pub deviation: f64,
+    /// Number of samples.
+    pub samples: usize,
+    /// Pictures a second.
+    pub images_per_second: f64,
+    /// Floating-point operations.
+    pub flops: f64,
+    /// 10⁹ operations a second.
+    pub gflops: f64,
+    /// The same as a percentage of f32 multiply-adds.
+    pub percent_of_roof: f64,
+    /// Launches.
+    pub launches: usize,
+    /// Device memory: weights, moments, activations.
+    pub memory_bytes: u64,
+}
+
+/// Measures the steps whose name the filter leaves.
+///
+/// # Errors
+/// [`Error::NothingToDo`] if no row has such a name, [`Error::Usage`] for a batch of one; what the adapter or `watch` reports. What doesn't fit the adapter is a row
+/// without figures.
+pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
+    let samples = options.samples(DEFAULT_SAMPLES);
+    let default = if context.is_cpu() || options.quick { LEAST } else { 32 };
+    let batch = options.batch.unwrap_or(default);
+    if batch < LEAST {
+        return Err(Error::Usage(format!(
+            "a training step takes {LEAST} pictures or more: batches are normalised"
+        )));
+    }
+    let models = if options.quick { &MODELS[..1] } else { &MODELS[..] };
+    let mut todo: Vec<(String, Model, Stage)> = Vec::new();
+    for &model in models {
+        todo.extend(STAGES.map(|stage| (format!("training step {} {}", model.0, stage.0), model, stage)));
+    }
+    let names: Vec<String> = todo.iter().map(|(name, ..)| name.clone()).collect();
+    todo.retain(|(name, ..)| name.contains(options.filter));
+    if todo.is_empty() {
+        return Err(Error::no_row(options.filter, &names));
+    }
+    watch.next(0, todo.len(), "roofs")?;
+    let mut roofs = Roofs::find(context, options.quick)?;
+    roofs.sample(context, 1)?;
+    let mut rows: Vec<Row> = Vec::new();
+    let report = |rows: &[Row], roofs: &Roofs| {
+        let roof = roofs.report();
+        let mut rows = rows.to_vec();
+        for figures in rows.iter_mut().filter_map(|row| row.figures.as_mut()) {
+            figures.percent_of_roof = 100.0 * figures.gflops / roof.gflops;
+        }
+        Report { machine: Machine::of(context), batch, complete: rows.len() == todo.len(), roof, rows }
+    };
+    for (done, (name, model, stage)) in todo.iter().enumerate() {
+        watch.next(done, todo.len(), name)?;
+        if options.is_over() {
+            break;
+        }
+        let step = Step { dim: model.1, stage: stage.1, batch, samples };
+        let (figures, note) = match step.measure(context, &options, &mut roofs) {
+            Ok(figures) => (Some(figures), None),
+            Err(error) if matches!(error.plain(), Error::TooLarge(_) | Error::Memory(_)) => {
+                (None, Some(error.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
+        rows.push(Row { name: name.clone(), model: model.0, open: stage.0, figures, note });
+        watch.measured(report(&rows, &roofs))?;
+    }
+    Ok(report(&rows, &roofs))
+}
+
+/// Name and width.
+type Model = (&'static str, usize);
+const MODELS: [Model; 2] = [("vit-s", 384), ("vit-b", 768)];
+
+/// Name and what trains.
+type Stage = (&'static str, Trainable);
+const STAGES: [Stage; 2] = [
+    ("1 block", Trainable { embeddings: false, first_open: DEPTH - 1 }),
+    ("all", Trainable { embeddings: true, first_open: 0 }),
+];
+
+struct Step {
+    dim: usize,
+    stage: Trainable,
+    batch: usize,
+    samples: usize,
+}
+
+impl Step {
+    fn measure(&self, context: &Context, options: &Options<'_>, roofs: &mut Roofs) -> Result<Figures> {
+        let Step { dim, stage, batch, samples } = *self;
+        let heads = HeadSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.5 };
+        let betas = Betas { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+        let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
+        let learner = Learner::new(context, &network(dim), heads, rule, stage)?;
+        let step = learner.record_step(batch, batch)?;
+        let pixels: Vec<u8> = (0..batch * SIDE * SIDE * 3).map(|i| rng::bits(1, 0, i as u64) as u8).collect();
+        let labels: Vec<u32> = (0..batch).map(|i| (i % CLASSES) as u32).collect();
+        step.write(context, &pixels, &labels, &vec![0; batch]);
+        let corrections = vec![betas.corrections(1); learner.groups().len()];
+        let values = StepValues { number: 1, corrections, ..StepValues::default() };
+        context.write(&step.step, bytemuck::cast_slice(&values.words()));
+        let time = || -> Result<f64> {
+            context.wait()?;
+            let start = Instant::now();
+            step.plan.run(context)?;
+            context.wait()?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        // The first compiles.
+        time()?;
+        let mut all = Vec::with_capacity(samples);
+        while all.len() < samples && (all.is_empty() || !options.is_over()) {
+            roofs.sample(context, 1)?;
+            all.push(time()?);
+        }
+        let seconds = samples::median(&all);
+        let summary = step.plan.summary();
+        Ok(Figures {
+            seconds,
+            min: all.iter().copied().fold(f64::INFINITY, f64::min),
+            max: all.iter().copied().fold(0.0, f64::max),
+            deviation: samples::deviation(&all),
+            samples: all.len(),
+            images_per_second: batch as f64 / seconds,
+            flops: summary.flops,
+            gflops: summary.flops / seconds / 1e9,
+            percent_of_roof: 0.0,
+            launches: summary.dispatches,
+            memory_bytes: learner.state_bytes() + step.bytes(),
+        })
+    }
+}
+
+fn network(dim: usize) -> Network {
+    let config = VitConfig::plain(ImageSize::square(SIDE), PATCH, dim, DEPTH, dim / 64);
+    let tensors = parameter_shapes(&config).into_iter().enumerate().map(|(stream, (name, shape))| {
+        let len = shape.iter().product::<usize>() as u64;
+        let data = (0..len).map(|i| 0.04 * rng::uniform(1, stream as u64, i) - 0.02).collect();
+        (name, HostTensor { shape, data })
+    });
+    Network {
+        tensors: tensors.collect(),
+        file_positions: None,
+        heads: init_heads(1, config.parts(), dim, HIDDEN, CLASSES),
+        preprocess: Preprocess::new(config.image, Normalize::Imagenet.mean_std()),
+        config,
+        class_names: None,
+        threshold: None,
+        notes: Vec::new(),
+    }
+}
+
+impl Report {
+    /// The figures for people.
+    pub fn table(&self) -> String {
+        let Report { machine, batch, complete, roof, rows } = self;
+        let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max(3);
+        let mut text = format!("{machine}; batch {batch}\nroofs: {roof}\n");
+        // Writing to a string doesn't fail.
+        let _ = writeln!(
+            text,
+            "{:<width$} {:>10} {:>7} {:>10} {:>9} {:>9} {:>8} {:>7}",
+            "row", "ms", "±", "images/s", "GFLOP/s", "% of roof", "launches", "MiB"
+        );
+        for Row { name, figures, note, .. } in rows {
+            let Some(row) = figures else {
+                let _ = writeln!(text, "{name:<width$} left out: {}", note.as_deref().unwrap_or_default());
+                continue;
+            };
+            let _ = writeln!(
+                text,
+                "{name:<width$} {:>10.3} {:>5.1} % {:>10.2} {:>9.1} {:>9.1} {:>8} {:>7}",
+                1e3 * row.seconds,
+                100.0 * row.deviation / row.seconds,
+                row.images_per_second,
+                row.gflops,
+                row.percent_of_roof,
+                row.launches,
+                row.memory_bytes >> 20
+            );
+        }
+        if !complete {
+            text.push_str("the time was up before the last row\n");
+        }
+        text
+    }
+}
