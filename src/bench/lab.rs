@@ -124,7 +124,7 @@ impl Shape {
 
     /// Every tile that can compute it on this adapter.
     fn tiles(&self, context: &Context) -> Vec<Tile> {
-        let mut tiles = Tile::menu(self.form, context.family());
+        let mut tiles = Tile::menu(self.form, context.family(), context.class());
         tiles.extend(context.fragments().map(|side| Tile::Cooperative { side }));
         tiles.dedup();
         // The plain kernel knows f32 alone.
