@@ -282,8 +282,47 @@ fn inspect_and_info_tell_people_and_programs() {
 
     let output = lat(here, &["info", "--json", "-"]);
     let value: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(!value.as_array().unwrap().is_empty());
-    assert!(String::from_utf8(lat(here, &["info"]).stdout).unwrap().contains("limits: "));
+    let adapters = value.as_array().unwrap();
+    assert!(!adapters.is_empty());
+    for adapter in adapters {
+        assert!(
+            adapter["matrix_units"].is_array() && adapter["pipeline_cache"]["state"].is_string(),
+            "{adapter}"
+        );
+        assert!(adapter["largest_allocation_bytes"].as_u64().unwrap() >= 1 << 20, "{adapter}");
+        assert!(adapter["subgroup_min"].as_u64() <= adapter["subgroup_max"].as_u64(), "{adapter}");
+        let families = adapter["families"].as_array().unwrap();
+        let named =
+            |choice: &Value| format!("{} {}", choice["precision"], choice["kernels"]).replace('"', "");
+        let names: Vec<String> = families.iter().map(named).collect();
+        let kernels = ["products", "attention", "patch embedding", "row-wise"];
+        let wanted = ["f32", "f16"].map(|precision| kernels.map(|kernels| format!("{precision} {kernels}")));
+        assert_eq!(names, wanted.concat());
+        assert!(families.iter().all(|choice| !choice["family"].as_str().unwrap().is_empty()), "{adapter}");
+    }
+    let text = String::from_utf8(lat(here, &["info"]).stdout).unwrap();
+    for word in ["limits: ", "matrix units: ", "largest allocation ", "pipeline cache: ", "f16 products: "] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+}
+
+#[test]
+fn info_says_which_switches_decide() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, value, reason) in [
+        ("LAT_LIMITS", "default", "without optional features"),
+        ("LAT_PIPELINE_CACHE", "0", "LAT_PIPELINE_CACHE=0"),
+        ("LAT_MATRIX_UNITS", "0", "LAT_MATRIX_UNITS=0"),
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+            .current_dir(folder.path())
+            .env(name, value)
+            .arg("info")
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(reason), "{reason} in {text}");
+    }
 }
 
 #[test]

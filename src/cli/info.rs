@@ -4,53 +4,116 @@ use super::args::InfoArguments;
 use super::json;
 use super::paths::Paths;
 use crate::error::Result;
-use crate::gpu::{self, AdapterSummary};
+use crate::gpu::{self, AdapterSummary, ContextOptions, KernelChoice, MatrixUnit};
+use crate::shape::Precision;
 use serde_json::json;
 use std::process::ExitCode;
 
 pub fn run(arguments: &InfoArguments) -> Result<ExitCode> {
     Paths::new().writes("--json", &arguments.json).check()?;
-    let adapters = gpu::adapters();
+    let (adapters, options) = (gpu::adapters(), ContextOptions::from_environment(None));
     if let Some(target) = &arguments.json {
-        json::write(target, &adapters.iter().map(as_json).collect())?;
+        json::write(target, &adapters.iter().map(|adapter| as_json(adapter, &options)).collect())?;
     }
     if adapters.is_empty() {
         return Err(gpu::no_adapter());
     }
     if arguments.json.is_none() {
         for (i, adapter) in adapters.iter().enumerate() {
-            let AdapterSummary { name, backend, kind, driver, subgroup: (low, high), .. } = adapter;
-            println!("{}{name}", if i == 0 { "* " } else { "  " });
-            println!("    {kind}, {backend}, {driver}");
-            println!("    features: {}; subgroups of {low} to {high}", adapter.features.join(", "));
-            println!(
-                "    limits: buffer {}, binding {}, {} storage buffers, workgroup {} bytes and {} invocations",
-                mebibytes(adapter.max_buffer),
-                mebibytes(adapter.max_binding),
-                adapter.max_storage_buffers,
-                adapter.max_workgroup_bytes,
-                adapter.max_invocations
-            );
+            print(if i == 0 { "*" } else { " " }, adapter, &options);
         }
         println!("* is used unless --adapter NAME or LAT_ADAPTER=NAME says otherwise");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn as_json(adapter: &AdapterSummary) -> serde_json::Value {
+fn print(mark: &str, adapter: &AdapterSummary, options: &ContextOptions) {
+    let AdapterSummary { name, backend, kind, driver, subgroup: (low, high), .. } = adapter;
+    println!("{mark} {name}");
+    println!("    {kind}, {backend}, {driver}");
+    println!("    features: {}; subgroups of {low} to {high}", adapter.features.join(", "));
+    let units: Vec<String> = adapter.matrix_units.iter().map(MatrixUnit::to_string).collect();
+    println!("    matrix units: {}", if units.is_empty() { "none".to_string() } else { units.join(", ") });
+    println!(
+        "    memory: {}, largest allocation {}",
+        adapter.memory.map_or("unknown".to_string(), mebibytes),
+        mebibytes(adapter.largest_allocation)
+    );
+    println!(
+        "    limits: buffer {}, binding {}, {} storage buffers, workgroup {} bytes and {} invocations",
+        mebibytes(adapter.max_buffer),
+        mebibytes(adapter.max_binding),
+        adapter.max_storage_buffers,
+        adapter.max_workgroup_bytes,
+        adapter.max_invocations
+    );
+    if let Some(compiler) = adapter.shader_compiler {
+        println!("    shader compiler: {compiler}");
+    }
+    let (state, file, bytes) = pipeline_cache(adapter, options);
+    match (file, bytes) {
+        (Some(file), Some(bytes)) => println!("    pipeline cache: {} in {file}", mebibytes(bytes)),
+        (Some(file), None) => println!("    pipeline cache: {state}, {file}"),
+        (None, _) => println!("    pipeline cache: {state}"),
+    }
+    for choice in adapter.kernels(options) {
+        let KernelChoice { kernels, precision, family, reason } = choice;
+        println!("    {} {kernels}: {family} ({reason})", precision_name(precision));
+    }
+}
+
+/// In a few words, the file, and its bytes.
+fn pipeline_cache(
+    adapter: &AdapterSummary,
+    options: &ContextOptions,
+) -> (&'static str, Option<String>, Option<u64>) {
+    match adapter.pipeline_cache(options) {
+        Err(reason) => (reason, None, None),
+        Ok(file) => {
+            let state = if file.bytes.is_some() { "kept" } else { "empty" };
+            (state, Some(file.path.display().to_string()), file.bytes)
+        }
+    }
+}
+
+fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::F16 => "f16",
+    }
+}
+
+fn as_json(adapter: &AdapterSummary, options: &ContextOptions) -> serde_json::Value {
+    let units = adapter.matrix_units.iter().map(|unit| {
+        let MatrixUnit { m, n, k, operands, sums } = unit;
+        json!({"m": m, "n": n, "k": k, "operands": operands, "sums": sums})
+    });
+    let families = adapter.kernels(options).into_iter().map(|choice| {
+        let KernelChoice { kernels, precision, family, reason } = choice;
+        json!({"kernels": kernels, "precision": precision_name(precision), "family": family, "reason": reason})
+    });
+    let (state, file, bytes) = pipeline_cache(adapter, options);
     json!({
         "name": adapter.name,
         "backend": adapter.backend,
         "kind": adapter.kind,
+        "class": adapter.class.to_string(),
         "driver": adapter.driver,
         "features": adapter.features,
         "subgroup_min": adapter.subgroup.0,
         "subgroup_max": adapter.subgroup.1,
+        "matrix_units": units.collect::<Vec<_>>(),
+        "memory_bytes": adapter.memory,
+        "largest_allocation_bytes": adapter.largest_allocation,
         "max_buffer_bytes": adapter.max_buffer,
         "max_binding_bytes": adapter.max_binding,
         "max_storage_buffers": adapter.max_storage_buffers,
         "max_workgroup_bytes": adapter.max_workgroup_bytes,
         "max_invocations": adapter.max_invocations,
+        "shader_compiler": adapter.shader_compiler,
+        "pipeline_cache": {"state": state, "file": file, "bytes": bytes},
+        "default_memory_bytes": adapter.default_memory(),
+        "families": families.collect::<Vec<_>>(),
     })
 }
 

@@ -3,7 +3,7 @@
 //! One JSON file for each adapter and driver, in the user's cache folder. The engine knows keys and variants as words
 //! alone; kernels give them a meaning and pass over those that they don't know.
 
-use super::context::AdapterSummary;
+use super::adapter::AdapterSummary;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ struct File {
 }
 
 /// The folder that this program may fill and anybody may empty: `LAT_CACHE`, else that of the operating system.
-fn folder() -> Option<PathBuf> {
+pub(super) fn folder() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let system = || {
         if cfg!(target_os = "windows") {
@@ -36,13 +36,18 @@ fn folder() -> Option<PathBuf> {
     variable("LAT_CACHE").or_else(|| system().map(|cache| cache.join("lat-wgpu")))
 }
 
-/// Where the choices for an adapter are kept; `None` where the system names no cache folder.
-pub fn file(adapter: &AdapterSummary) -> Option<PathBuf> {
+/// A name of few letters for files about an adapter and its driver. Two long names may meet in one.
+pub(super) fn file_name(adapter: &AdapterSummary) -> String {
     let name: String = format!("{} {} {}", adapter.backend, adapter.name, adapter.driver)
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' })
         .collect();
-    Some(folder()?.join("tune").join(format!("{}.json", name.get(..120).unwrap_or(&name))))
+    name.get(..120).unwrap_or(&name).to_string()
+}
+
+/// Where the choices for an adapter are kept; `None` where the system names no cache folder.
+pub fn file(adapter: &AdapterSummary) -> Option<PathBuf> {
+    Some(folder()?.join("tune").join(file_name(adapter) + ".json"))
 }
 
 /// The choices kept for an adapter: none if there is no file, or none that can be used.

@@ -1,5 +1,7 @@
 //! The opened adapter: device, queue, limits, pipelines, and what went wrong on it.
 
+use super::adapter::{self, AdapterClass, AdapterSummary, Family};
+use super::cache::PipelineCache;
 use super::choices::{self, Choices};
 use super::faults::{self, Fault, Faults, Rehearsal, Running};
 use super::kernel::{Access, Storage, assemble};
@@ -8,6 +10,7 @@ use super::{Constants, WORD};
 use crate::error::{Error, Result};
 use crate::guard::guarded;
 use crate::shape::Precision;
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,98 +23,6 @@ pub(super) const GUARD_WORDS: usize = 256;
 const GUARD: u32 = 0x7fc8_7e00;
 /// Those last bits.
 pub(super) const GUARD_NUMBERS: u32 = 0x1ff;
-
-/// What `lat-wgpu info` prints about an adapter.
-#[derive(Debug, Clone)]
-pub struct AdapterSummary {
-    /// The driver's name for it.
-    pub name: String,
-    /// "vulkan", "metal" or "dx12".
-    pub backend: String,
-    /// "discrete GPU", "integrated GPU", "virtual GPU", "CPU" or "other".
-    pub kind: &'static str,
-    /// Driver name and version.
-    pub driver: String,
-    /// Smallest and largest subgroup, in invocations.
-    pub subgroup: (u32, u32),
-    /// Optional features that the engine can use.
-    pub features: Vec<&'static str>,
-    /// Largest buffer and largest storage binding, in bytes.
-    pub max_buffer: u64,
-    /// Largest storage binding, in bytes.
-    pub max_binding: u64,
-    /// Storage buffers per kernel.
-    pub max_storage_buffers: u32,
-    /// Workgroup memory, in bytes.
-    pub max_workgroup_bytes: u32,
-    /// Invocations per workgroup.
-    pub max_invocations: u32,
-}
-
-/// Which tile menu an adapter is served from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// Workgroup-memory register tiles: GPUs, and whatever has no fixed subgroup size.
-    Tiled,
-    /// One subgroup of this many lanes per workgroup, no barriers: CPU adapters.
-    Subgroup(u32),
-}
-
-impl std::fmt::Display for Family {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Family::Tiled => write!(f, "workgroup tiles"),
-            Family::Subgroup(lanes) => write!(f, "subgroups of {lanes}"),
-        }
-    }
-}
-
-/// How much parallel work an adapter takes to be busy; the order of some sums depends on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AdapterClass {
-    /// Software on the processor's cores.
-    Cpu,
-    /// Some ten compute units that share the system's memory; also what a portable recording is made for.
-    Integrated,
-    /// A hundred compute units or more, with memory of their own.
-    Discrete,
-}
-
-impl AdapterClass {
-    fn of(kind: wgpu::DeviceType) -> AdapterClass {
-        match kind {
-            wgpu::DeviceType::Cpu => AdapterClass::Cpu,
-            wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Other => AdapterClass::Integrated,
-            wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu => AdapterClass::Discrete,
-        }
-    }
-}
-
-impl std::fmt::Display for AdapterClass {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            AdapterClass::Cpu => "CPU",
-            AdapterClass::Integrated => "integrated GPU",
-            AdapterClass::Discrete => "discrete GPU",
-        })
-    }
-}
-
-/// Seconds that a dispatch may take by estimate: between dispatches only can other programs, and a watchdog, have their turn.
-const DISPATCH_SECONDS: f64 = 0.05;
-
-impl AdapterClass {
-    /// Floating-point operations of the longest dispatch that a recording should hold: 50 ms of work on a slow adapter of
-    /// the class. CPU adapters have no watchdog and no limit.
-    pub fn dispatch_flops(self) -> f64 {
-        DISPATCH_SECONDS
-            * match self {
-                AdapterClass::Cpu => f64::INFINITY,
-                AdapterClass::Integrated => 1e12,
-                AdapterClass::Discrete => 5e12,
-            }
-    }
-}
 
 /// How a [`Context`] is opened.
 #[derive(Debug, Clone, Default)]
@@ -128,6 +39,8 @@ pub struct ContextOptions {
     pub portable: bool,
     /// With f16, let the adapter's matrix units multiply, once they are proved.
     pub matrix_units: bool,
+    /// Keep compiled pipelines in the user's cache folder where the driver gives them out; `None`: on GPUs.
+    pub pipeline_cache: Option<bool>,
     /// Have shaders check every index and loop; for drivers in doubt, slower.
     pub checked: bool,
     /// Run every plan in memory full of NaN, each tensor in a place of its own with guard words behind it, and check those
@@ -143,8 +56,8 @@ pub struct ContextOptions {
 
 impl ContextOptions {
     /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices, `LAT_TUNED=0`, which passes over
-    /// what was tuned, `LAT_MATRIX_UNITS=0`, which leaves matrix units alone, `LAT_PATIENCE=SECONDS`, and what looks for faults:
-    /// `LAT_CHECKED=1`, `LAT_GUARDED=1` and `LAT_REHEARSE`.
+    /// what was tuned, `LAT_MATRIX_UNITS=0`, which leaves matrix units alone, `LAT_PIPELINE_CACHE=0`, which keeps no compiled
+    /// pipelines (`1`: on CPU adapters too), `LAT_PATIENCE=SECONDS`, and what looks for faults: `LAT_CHECKED=1`, `LAT_GUARDED=1` and `LAT_REHEARSE`.
     pub fn from_environment(adapter: Option<String>) -> Self {
         let says = |name: &str, value: &str| std::env::var(name).is_ok_and(|v| v == value);
         let default_limits = says("LAT_LIMITS", "default");
@@ -155,6 +68,10 @@ impl ContextOptions {
             precision: Precision::F32,
             tuned: !default_limits && !says("LAT_TUNED", "0"),
             matrix_units: !default_limits && !says("LAT_MATRIX_UNITS", "0"),
+            pipeline_cache: ["0", "1"]
+                .into_iter()
+                .find(|value| says("LAT_PIPELINE_CACHE", value))
+                .map(|value| value == "1"),
             checked: says("LAT_CHECKED", "1"),
             guarded: says("LAT_GUARDED", "1"),
             rehearse: std::env::var("LAT_REHEARSE").ok().filter(|text| !text.is_empty()),
@@ -240,6 +157,7 @@ pub struct Context {
     /// Number of guarded buffers made so far.
     guards: AtomicU32,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    pipeline_cache: Option<PipelineCache>,
     choices: Mutex<Choices>,
     faults: Arc<Mutex<Faults>>,
     running: Mutex<Running>,
@@ -249,96 +167,13 @@ pub struct Context {
     pub(super) unused: [Buffer; 2],
 }
 
-const OPTIONAL_FEATURES: [(wgpu::Features, &str); 3] = [
-    (wgpu::Features::SUBGROUP, "subgroups"),
-    (wgpu::Features::SHADER_F16, "f16"),
-    (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
-];
-
-/// The side of the fragments that an adapter's matrix units multiply, halves in and f32 out, if it has such units.
-fn fragments(adapter: &wgpu::Adapter) -> Option<u32> {
-    use wgpu::CooperativeScalarType::{F16, F32};
-    let wanted = wgpu::Features::SUBGROUP
-        | wgpu::Features::SHADER_F16
-        | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-    let known = if adapter.features().contains(wanted) {
-        adapter.cooperative_matrix_properties()
-    } else {
-        Vec::new()
-    };
-    [16, 8].into_iter().find(|&side| {
-        known.iter().any(|unit| {
-            [unit.m_size, unit.n_size, unit.k_size] == [side; 3] && (unit.ab_type, unit.cr_type) == (F16, F32)
-        })
-    })
-}
-
-/// That this machine has no adapter.
-pub fn no_adapter() -> Error {
-    Error::NoAdapter("no Vulkan, Metal or DX12 adapter was found".to_string())
-        .hinted("install a Vulkan driver (Debian and Ubuntu: apt install mesa-vulkan-drivers)")
-}
-
-/// All adapters that the drivers on this machine offer, best first.
-pub fn adapters() -> Vec<AdapterSummary> {
-    enumerate().iter().map(summarise).collect()
-}
-
-fn enumerate() -> Vec<wgpu::Adapter> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
-    let mut found = pollster::block_on(instance.enumerate_adapters(backends));
-    found.sort_by_key(|adapter| rank(adapter.get_info().device_type));
-    found
-}
-
-fn rank(kind: wgpu::DeviceType) -> u32 {
-    match kind {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    }
-}
-
-fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
-    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
-    AdapterSummary {
-        name: info.name,
-        backend: info.backend.to_str().to_string(),
-        kind: match info.device_type {
-            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
-            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
-            wgpu::DeviceType::VirtualGpu => "virtual GPU",
-            wgpu::DeviceType::Cpu => "CPU",
-            wgpu::DeviceType::Other => "other",
-        },
-        driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
-        subgroup: (info.subgroup_min_size, info.subgroup_max_size),
-        features: OPTIONAL_FEATURES
-            .iter()
-            .filter(|(flag, _)| features.contains(*flag))
-            .map(|(_, name)| *name)
-            .collect(),
-        max_buffer: limits.max_buffer_size,
-        max_binding: limits.max_storage_buffer_binding_size,
-        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
-        max_invocations: limits.max_compute_invocations_per_workgroup,
-    }
-}
-
 impl Context {
     /// Opens the adapter whose name contains what was asked for, else the best one.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] if there is none, or none of that name; [`Error::Gpu`] if its driver refuses a device.
     pub fn open(options: &ContextOptions) -> Result<Context> {
-        let found = enumerate();
+        let found = adapter::enumerate();
         let wanted = options.adapter.clone().or_else(|| std::env::var("LAT_ADAPTER").ok());
         let wanted = wanted.filter(|name| !name.is_empty());
         let adapter = match &wanted {
@@ -356,24 +191,26 @@ impl Context {
                     names.join(", ")
                 ))
                 .hinted("--adapter and LAT_ADAPTER take any part of such a name; without them the best one is used"),
-                _ => no_adapter(),
+                _ => adapter::no_adapter(),
             });
         };
         Self::from_adapter(adapter, options)
     }
 
     fn from_adapter(adapter: &wgpu::Adapter, options: &ContextOptions) -> Result<Context> {
-        let info = adapter.get_info();
+        let summary = adapter::summarise(adapter);
         let rehearsal = options.rehearse.as_deref().map(Rehearsal::parse).transpose()?;
-        let (features, limits) = if options.default_limits || options.portable {
-            (wgpu::Features::empty(), wgpu::Limits::default())
-        } else {
-            let wanted = OPTIONAL_FEATURES.iter().fold(wgpu::Features::empty(), |all, (flag, _)| all | *flag);
+        let whole_adapter = !options.default_limits && !options.portable;
+        let (features, limits) = if whole_adapter {
+            let wanted =
+                adapter::OPTIONAL_FEATURES.iter().fold(wgpu::Features::empty(), |all, (flag, _)| all | *flag);
             (adapter.features() & wanted, adapter.limits())
+        } else {
+            (wgpu::Features::empty(), wgpu::Limits::default())
         };
         // Halves alone: f32 has to come out the same everywhere.
-        let units = options.precision == Precision::F16 && options.matrix_units && !features.is_empty();
-        let fragments = fragments(adapter).filter(|_| units);
+        let units = options.precision == Precision::F16 && options.matrix_units && whole_adapter;
+        let fragments = summary.fragments().ok().filter(|_| units);
         let (features, experimental) = match fragments {
             None => (features, wgpu::ExperimentalFeatures::disabled()),
             // SAFETY: the one experimental feature is that of matrix units; what its shader reads and writes is checked
@@ -389,7 +226,7 @@ impl Context {
             experimental_features: experimental,
             ..Default::default()
         }))
-        .map_err(|error| faults::failed(format!("{}: no device: {error}", info.name)))?;
+        .map_err(|error| faults::failed(format!("{}: no device: {error}", summary.name)))?;
 
         let faults: Arc<Mutex<Faults>> = Arc::default();
         let record = faults.clone();
@@ -404,22 +241,13 @@ impl Context {
             }
         });
 
-        // Shaders with a fixed lane count are served only where every subgroup has just that many lanes.
-        let fixed = info.subgroup_min_size == info.subgroup_max_size;
-        let lanes = info.subgroup_min_size;
-        let family = if features.contains(wgpu::Features::SUBGROUP)
-            && info.device_type == wgpu::DeviceType::Cpu
-            && fixed
-            && matches!(lanes, 4 | 8 | 16)
-        {
-            Family::Subgroup(lanes)
-        } else {
-            Family::Tiled
-        };
-        let summary = summarise(adapter);
+        let family = summary.family(whole_adapter).0;
+        let pipeline_cache = summary.pipeline_cache(options).ok();
+        let pipeline_cache =
+            pipeline_cache.map(|file| PipelineCache::open(&device, &adapter.get_info(), file.path));
         let choices =
             if options.tuned && !options.portable { choices::load(&summary) } else { Choices::new() };
-        let class = AdapterClass::of(info.device_type);
+        let class = summary.class;
         let patience = if class == AdapterClass::Cpu { 3600 } else { 60 };
         Ok(Context {
             running: Mutex::default(),
@@ -439,6 +267,7 @@ impl Context {
             fragments,
             fragments_proved: OnceLock::new(),
             pipelines: Mutex::default(),
+            pipeline_cache,
             faults,
             device,
             queue,
@@ -499,17 +328,19 @@ impl Context {
         self.class == AdapterClass::Cpu
     }
 
-    /// Lanes that share one row in row-wise kernels: few where a barrier is dear.
+    /// Lanes that share one row in row-wise kernels: few where a barrier is costly.
     pub fn row_lanes(&self) -> u32 {
-        match self.family {
-            Family::Subgroup(lanes) => lanes,
-            Family::Tiled => 64,
-        }
+        self.family.row_lanes()
     }
 
     /// Largest tensor that one binding can show, in bytes.
     pub fn max_tensor_bytes(&self) -> u64 {
         self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    }
+
+    /// Device memory to stay within where the user names no limit, in bytes.
+    pub fn default_memory(&self) -> u64 {
+        self.adapter.default_memory()
     }
 
     /// Whether plans run in guarded memory.
@@ -733,11 +564,28 @@ impl Context {
         readback.finish(self)
     }
 
+    /// Compiles what launches need and isn't there yet, on all of the processor's cores.
+    ///
+    /// # Errors
+    /// What the driver refuses; of several the same one, whatever the order in which they were tried.
+    pub(super) fn compile(&self, dispatches: &[Dispatch]) -> Result<()> {
+        let mut missing: HashMap<PipelineKey, &Dispatch> =
+            dispatches.iter().map(|dispatch| (pipeline_key(dispatch), dispatch)).collect();
+        let there = locked(&self.pipelines);
+        missing.retain(|key, _| !there.contains_key(key));
+        drop(there);
+        missing.into_values().par_bridge().for_each(|dispatch| {
+            self.pipeline(dispatch);
+        });
+        locked(&self.faults).sort();
+        self.check()
+    }
+
+    /// The pipeline of a launch, compiled if it isn't there yet.
     pub(super) fn pipeline(&self, dispatch: &Dispatch) -> Arc<Pipeline> {
         let Dispatch { kernel, constants, overrides, .. } = dispatch;
         let storage = dispatch.storage();
-        let bits = overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
-        let key = (kernel.name, kernel.entry, constants.clone(), storage, bits);
+        let key = pipeline_key(dispatch);
         if let Some(pipeline) = locked(&self.pipelines).get(&key) {
             return pipeline.clone();
         }
@@ -784,12 +632,33 @@ impl Context {
                 constants: overrides,
                 zero_initialize_workgroup_memory: self.checked,
             },
-            cache: None,
+            cache: self.pipeline_cache.as_ref().map(|cache| &cache.raw),
         });
         let pipeline = Arc::new(Pipeline { raw, layout });
         locked(&self.pipelines).insert(key, pipeline.clone());
         pipeline
     }
+}
+
+impl Drop for Context {
+    /// Keeps compiled pipelines for the next run.
+    fn drop(&mut self) {
+        let compiled = self.pipelines.get_mut().is_ok_and(|pipelines| !pipelines.is_empty());
+        if let Some(cache) = &self.pipeline_cache
+            && compiled
+            && !std::thread::panicking()
+            && self.check().is_ok()
+        {
+            guarded(|| cache.keep());
+        }
+    }
+}
+
+/// What makes a launch's pipeline differ from others.
+fn pipeline_key(dispatch: &Dispatch) -> PipelineKey {
+    let Dispatch { kernel, constants, overrides, .. } = dispatch;
+    let bits = overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
+    (kernel.name, kernel.entry, constants.clone(), dispatch.storage(), bits)
 }
 
 /// What a buffer of a kernel is used for.

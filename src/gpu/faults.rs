@@ -74,6 +74,13 @@ impl Faults {
         self.0.push(fault);
     }
 
+    /// Puts faults that came from several threads in an order of their own.
+    pub fn sort(&mut self) {
+        self.0.sort_by_key(|fault| match fault {
+            Fault::Lost(text) | Fault::Memory(text) | Fault::Other(text) => text.clone(),
+        });
+    }
+
     /// The first of the gravest kind; all are forgotten, but for the loss of the device.
     pub fn take(&mut self) -> Result<()> {
         let gravest = self.0.iter().min_by_key(|fault| fault.gravity()).map(Fault::error);

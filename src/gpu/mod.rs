@@ -3,6 +3,8 @@
 //! Reading order: a [`Context`] opens an adapter; a [`Kernel`] declares one WGSL entry point; a [`Recorder`] collects
 //! dispatches over [`Tensor`]s; a [`Plan`] owns the memory and bind groups of a recording and replays it.
 
+mod adapter;
+mod cache;
 pub mod choices;
 mod context;
 mod faults;
@@ -13,9 +15,11 @@ mod profile;
 mod recorder;
 mod timing;
 
-pub use context::{
-    AdapterClass, AdapterSummary, Buffer, Context, ContextOptions, Family, Readback, adapters, no_adapter,
+pub use adapter::{
+    AdapterClass, AdapterSummary, FXC, Family, KernelChoice, MatrixUnit, adapters, no_adapter,
 };
+pub use cache::CacheFile;
+pub use context::{Buffer, Context, ContextOptions, Readback};
 pub use faults::BETWEEN_FAILURES;
 pub use kernel::{Access, Binding, Constants, Kernel, Overrides, Storage, assemble};
 pub use memory::{Placement, Transient, place};

@@ -1,6 +1,7 @@
 //! A plan: a recording with memory and bind groups, replayed as often as wanted without allocating.
 
 use super::WORD;
+use super::adapter::AdapterClass;
 use super::context::{Buffer, Context, GUARD_NUMBERS, GUARD_WORDS, Pipeline};
 use super::faults;
 use super::kernel::Access;
@@ -10,8 +11,32 @@ use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Work per submit on a GPU, in floating-point operations: a tenth of a second at 0.5 TFLOP/s, far from any watchdog.
-const FLOPS_PER_SUBMIT: f64 = 5e10;
+/// Submits that a plan is cut into at least on a GPU, so that it begins while the rest is still encoded.
+const SUBMITS: usize = 6;
+/// Fewest launches that are worth a submit of their own: it takes as much of the processor's time as some ten launches.
+const LAUNCHES_PER_SUBMIT: usize = 8;
+
+/// Where the submits of a plan end, whose launches take so many floating-point operations: a function of them and of the
+/// class. A submit ends with enough launches, or with enough work; a CPU adapter encodes on the cores that it works on,
+/// and takes everything at once.
+fn submits(flops: &[f64], class: AdapterClass) -> Vec<usize> {
+    let launches = match class {
+        AdapterClass::Cpu => usize::MAX,
+        _ => flops.len().div_ceil(SUBMITS).max(LAUNCHES_PER_SUBMIT),
+    };
+    let (mut ends, mut start, mut work) = (Vec::new(), 0, 0.0);
+    for (i, flops) in flops.iter().enumerate() {
+        if i - start == launches || work >= class.submit_flops() {
+            ends.push(i);
+            (start, work) = (i, 0.0);
+        }
+        work += flops;
+    }
+    if !flops.is_empty() {
+        ends.push(flops.len());
+    }
+    ends
+}
 
 /// What a guarded plan's tensors hold before a run: NaN as a number and as two halves.
 const UNWRITTEN: u32 = 0x7fff_7fff;
@@ -50,6 +75,8 @@ pub struct Plan {
     steps: Vec<Step>,
     /// What each step launches, in order.
     pub dispatches: Vec<Dispatch>,
+    /// Where each submit ends.
+    submits: Vec<usize>,
     heaps: Vec<Buffer>,
     /// In a guarded context: the tensors in the heaps, then buffers made before.
     guarded: [Vec<Buffer>; 2],
@@ -223,6 +250,7 @@ impl Recorder<'_> {
             })
             .collect();
 
+        context.compile(&self.dispatches)?;
         let uniforms = context.uniforms(&self.dispatches)?;
         let steps = (self.dispatches.iter().enumerate())
             .map(|(step, dispatch)| {
@@ -261,7 +289,9 @@ impl Recorder<'_> {
             .filter(|(place, _)| place.guard.is_some())
             .partition::<Vec<_>, _>(|(_, slot)| slot.is_some());
         let guarded = [transient, fixed].map(|places| places.into_iter().map(|(place, _)| place).collect());
-        Ok(Plan { steps, dispatches: self.dispatches, heaps, guarded, summary: layout.summary })
+        let flops: Vec<f64> = self.dispatches.iter().map(|dispatch| dispatch.flops).collect();
+        let submits = submits(&flops, context.class());
+        Ok(Plan { steps, dispatches: self.dispatches, submits, heaps, guarded, summary: layout.summary })
     }
 }
 
@@ -294,23 +324,16 @@ impl Plan {
             context.write(tensor, bytemuck::cast_slice(&vec![UNWRITTEN; tensor.words]));
             context.write_guard(tensor);
         }
-        let mut rest = 0..self.steps.len();
-        while !rest.is_empty() {
-            let start = rest.start;
-            let mut flops = 0.0;
-            while rest.start < rest.end
-                && (rest.start == start || context.is_cpu() || flops < FLOPS_PER_SUBMIT)
-            {
-                flops += self.dispatches[rest.start].flops;
-                rest.start += 1;
-            }
+        let mut start = 0;
+        for &end in &self.submits {
             context.submit(
-                start..rest.start,
+                start..end,
                 self.steps.len(),
                 |i| self.dispatches[i].label.clone(),
                 |encoder, steps| self.encode(encoder, steps, None),
             );
             context.check()?;
+            start = end;
         }
         self.check_guards(context)
     }
@@ -369,5 +392,42 @@ impl std::fmt::Debug for Plan {
             writeln!(f, "{label}: {} {grid:?} {:.3} GFLOP", kernel.name, flops / 1e9)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_plans_are_cut_so_that_encoding_overlaps() {
+        for class in [AdapterClass::Integrated, AdapterClass::Discrete] {
+            for launches in [32, 90, 124, 320] {
+                let ends = submits(&vec![1e6; launches], class);
+                assert!((4..=8).contains(&ends.len()), "{launches} launches in {} submits", ends.len());
+                assert!(ends.windows(2).all(|pair| pair[0] < pair[1]));
+                assert_eq!(ends.last(), Some(&launches));
+            }
+            assert_eq!(submits(&[1e6; 8], class), [8]);
+            assert_eq!(submits(&[], class), [0; 0]);
+        }
+        assert_eq!(submits(&[1e12; 90], AdapterClass::Cpu), [90]);
+    }
+
+    #[test]
+    fn no_submit_takes_long() {
+        for class in [AdapterClass::Integrated, AdapterClass::Discrete] {
+            let longest = class.dispatch_flops();
+            for share in [0.01, 0.3, 1.0, 20.0] {
+                let flops = vec![share * longest; 90];
+                let mut start = 0;
+                for end in submits(&flops, class) {
+                    let work: f64 = flops[start..end].iter().sum();
+                    assert!(end == start + 1 || work <= class.submit_flops() + longest, "{start} to {end}");
+                    start = end;
+                }
+                assert_eq!(start, flops.len());
+            }
+        }
     }
 }

@@ -1,0 +1,478 @@
+//! What an adapter says about itself, before it is opened, and which kernels will serve it.
+
+use super::context::ContextOptions;
+use crate::error::Error;
+use crate::shape::Precision;
+use std::path::{Path, PathBuf};
+
+/// What `lat-wgpu info` prints about an adapter.
+#[derive(Debug, Clone)]
+pub struct AdapterSummary {
+    /// The driver's name for it.
+    pub name: String,
+    /// "vulkan", "metal" or "dx12".
+    pub backend: String,
+    /// "discrete GPU", "integrated GPU", "virtual GPU", "CPU" or "other".
+    pub kind: &'static str,
+    /// How much parallel work keeps it busy.
+    pub class: AdapterClass,
+    /// Driver name and version.
+    pub driver: String,
+    /// Smallest and largest subgroup, in invocations.
+    pub subgroup: (u32, u32),
+    /// Optional features that the engine can use.
+    pub features: Vec<&'static str>,
+    /// Products that its matrix units can do; empty without such units.
+    pub matrix_units: Vec<MatrixUnit>,
+    /// Memory of its own, or of the system where it has none, in bytes; `None` where the driver's interface doesn't say.
+    pub memory: Option<u64>,
+    /// Largest piece of memory that the driver gives out, in bytes; where its interface doesn't say, the largest buffer.
+    pub largest_allocation: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer: u64,
+    /// Largest storage binding, in bytes.
+    pub max_binding: u64,
+    /// Storage buffers per kernel.
+    pub max_storage_buffers: u32,
+    /// Workgroup memory, in bytes.
+    pub max_workgroup_bytes: u32,
+    /// Invocations per workgroup.
+    pub max_invocations: u32,
+    /// On DX12, what compiles shaders: "DXC" or [`FXC`].
+    pub shader_compiler: Option<&'static str>,
+}
+
+/// DX12's old compiler of shaders: neither halves nor subgroups, and seconds for a large shader.
+pub const FXC: &str = "FXC";
+
+/// A product of small matrices that matrix units do at once: C (m, n) += A (m, k)·B (k, n).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixUnit {
+    /// Rows of the result.
+    pub m: u32,
+    /// Columns of the result.
+    pub n: u32,
+    /// Length of the sums.
+    pub k: u32,
+    /// Type of A and B: "f16", "f32", "i32" or "u32".
+    pub operands: &'static str,
+    /// Type of C.
+    pub sums: &'static str,
+}
+
+impl std::fmt::Display for MatrixUnit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let MatrixUnit { m, n, k, operands, sums } = self;
+        write!(f, "{m}x{n}x{k} {operands} to {sums}")
+    }
+}
+
+/// Which tile menu an adapter is served from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Workgroup-memory register tiles: GPUs, and whatever has no fixed subgroup size.
+    Tiled,
+    /// One subgroup of this many lanes per workgroup, no barriers: CPU adapters.
+    Subgroup(u32),
+}
+
+impl Family {
+    /// Lanes that share one row in row-wise kernels: few where a barrier is costly.
+    pub fn row_lanes(self) -> u32 {
+        match self {
+            Family::Subgroup(lanes) => lanes,
+            Family::Tiled => 64,
+        }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Family::Tiled => write!(f, "workgroup tiles"),
+            Family::Subgroup(lanes) => write!(f, "subgroups of {lanes}"),
+        }
+    }
+}
+
+/// Which kernels will do a kind of work in a precision, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelChoice {
+    /// "products", "attention", "patch embedding" or "row-wise".
+    pub kernels: &'static str,
+    /// How weights and activations are stored.
+    pub precision: Precision,
+    /// The family, as [`Family`] is displayed, or the matrix units' fragments.
+    pub family: String,
+    /// What decided.
+    pub reason: String,
+}
+
+/// How much parallel work an adapter takes to be busy; the order of some sums depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AdapterClass {
+    /// Software on the processor's cores.
+    Cpu,
+    /// Some ten compute units that share the system's memory; also what a portable recording is made for.
+    Integrated,
+    /// A hundred compute units or more, with memory of their own.
+    Discrete,
+}
+
+impl AdapterClass {
+    pub(super) fn of(kind: wgpu::DeviceType) -> AdapterClass {
+        match kind {
+            wgpu::DeviceType::Cpu => AdapterClass::Cpu,
+            wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Other => AdapterClass::Integrated,
+            wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu => AdapterClass::Discrete,
+        }
+    }
+}
+
+impl std::fmt::Display for AdapterClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            AdapterClass::Cpu => "CPU",
+            AdapterClass::Integrated => "integrated GPU",
+            AdapterClass::Discrete => "discrete GPU",
+        })
+    }
+}
+
+/// Seconds that a dispatch may take by estimate: between dispatches only can other programs, and a watchdog, have their turn.
+const DISPATCH_SECONDS: f64 = 0.05;
+
+impl AdapterClass {
+    /// Floating-point operations of the longest dispatch that a recording should hold: 50 ms of work on a slow adapter of
+    /// the class. CPU adapters have no watchdog and no limit.
+    pub fn dispatch_flops(self) -> f64 {
+        DISPATCH_SECONDS
+            * match self {
+                AdapterClass::Cpu => f64::INFINITY,
+                AdapterClass::Integrated => 1e12,
+                AdapterClass::Discrete => 5e12,
+            }
+    }
+
+    /// Floating-point operations after which a submit ends: 100 ms of work on a slow adapter of the class, far from any
+    /// watchdog.
+    pub(super) fn submit_flops(self) -> f64 {
+        2.0 * self.dispatch_flops()
+    }
+}
+
+/// A feature that the engine uses where it is offered, by the name that people read.
+pub(super) const SUBGROUPS: &str = "subgroups";
+const HALVES: &str = "f16";
+pub(super) const PIPELINE_CACHE: &str = "pipeline cache";
+
+pub(super) const OPTIONAL_FEATURES: [(wgpu::Features, &str); 4] = [
+    (wgpu::Features::SUBGROUP, SUBGROUPS),
+    (wgpu::Features::SHADER_F16, HALVES),
+    (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+    (wgpu::Features::PIPELINE_CACHE, PIPELINE_CACHE),
+];
+
+impl AdapterSummary {
+    pub(super) fn has(&self, feature: &str) -> bool {
+        self.features.contains(&feature)
+    }
+
+    /// The tile menu that serves the adapter, with or without its optional features, and why.
+    pub(super) fn family(&self, features: bool) -> (Family, String) {
+        let (least, most) = self.subgroup;
+        let tiled = |reason: &str| (Family::Tiled, reason.to_string());
+        if self.class != AdapterClass::Cpu {
+            return tiled("no CPU adapter");
+        }
+        if !features {
+            return tiled("without optional features");
+        }
+        // Shaders with a fixed lane count are served only where every subgroup has just that many lanes.
+        if !self.has(SUBGROUPS) || least != most || !matches!(least, 4 | 8 | 16) {
+            return tiled("CPU adapter without a fixed subgroup of 4, 8 or 16");
+        }
+        (Family::Subgroup(least), format!("CPU adapter with a fixed subgroup of {least}"))
+    }
+
+    /// The side of the fragments that its matrix units multiply, halves in and f32 out; else why it has none that serve.
+    pub(super) fn fragments(&self) -> std::result::Result<u32, &'static str> {
+        if self.matrix_units.is_empty() {
+            return Err("no matrix units");
+        }
+        if !self.has(SUBGROUPS) || !self.has(HALVES) {
+            return Err("matrix units without f16 or subgroups in shaders");
+        }
+        let fits = |side| MatrixUnit { m: side, n: side, k: side, operands: "f16", sums: "f32" };
+        let found = [16, 8].into_iter().find(|&side| self.matrix_units.contains(&fits(side)));
+        found.ok_or("no configuration of 16x16x16 or 8x8x8 with f16 in and f32 out")
+    }
+
+    /// Which kernels a context opened by `options` will use, and why.
+    pub fn kernels(&self, options: &ContextOptions) -> Vec<KernelChoice> {
+        let features = !options.default_limits && !options.portable;
+        let (family, why) = self.family(features);
+        let tuned = if options.tuned && features { super::choices::load(self).len() } else { 0 };
+        let mut chosen = Vec::new();
+        for precision in [Precision::F32, Precision::F16] {
+            let halves = match precision {
+                Precision::F32 => "",
+                Precision::F16 if features && self.has(HALVES) => "; halves as f16",
+                Precision::F16 => "; halves packed in words",
+            };
+            let units = match precision {
+                Precision::F32 => None,
+                Precision::F16 if !features => Some(Err("matrix units are an optional feature")),
+                Precision::F16 if !options.matrix_units => Some(Err("LAT_MATRIX_UNITS=0")),
+                Precision::F16 => Some(self.fragments()),
+            };
+            let tuned = if tuned > 0 { format!("; {tuned} tiles chosen by tune") } else { String::new() };
+            let mut add = |kernels, family: String, reason: String| {
+                chosen.push(KernelChoice { kernels, precision, family, reason });
+            };
+            match units {
+                Some(Ok(side)) => add(
+                    "products",
+                    format!("matrix units of {side}x{side}"),
+                    format!(
+                        "{side}x{side}x{side}, f16 in and f32 out: forward products, once they are validated; the others by {family}{tuned}"
+                    ),
+                ),
+                Some(Err(none)) => {
+                    add("products", family.to_string(), format!("{why}; {none}{halves}{tuned}"))
+                }
+                None => add("products", family.to_string(), format!("{why}{tuned}")),
+            }
+            add("attention", family.to_string(), format!("{why}{halves}"));
+            add("patch embedding", family.to_string(), format!("{why}{halves}"));
+            add("row-wise", format!("{} lanes a row", family.row_lanes()), format!("{why}{halves}"));
+        }
+        chosen
+    }
+
+    /// Device memory to stay within where the user names no limit, in bytes: 2 GiB, on graphics cards 8 GiB, and on any GPU
+    /// at most half of its memory.
+    pub fn default_memory(&self) -> u64 {
+        match (self.class, self.memory) {
+            (AdapterClass::Cpu, _) | (_, None) => 2 << 30,
+            (AdapterClass::Integrated, Some(bytes)) => (bytes / 2).min(2 << 30),
+            (AdapterClass::Discrete, Some(bytes)) => (bytes / 2).min(8 << 30),
+        }
+    }
+}
+
+/// That this machine has no adapter.
+pub fn no_adapter() -> Error {
+    Error::NoAdapter("no Vulkan, Metal or DX12 adapter was found".to_string())
+        .hinted("install a Vulkan driver (Debian and Ubuntu: apt install mesa-vulkan-drivers)")
+}
+
+/// All adapters that the drivers on this machine offer, best first.
+pub fn adapters() -> Vec<AdapterSummary> {
+    enumerate().iter().map(summarise).collect()
+}
+
+pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
+    let beside = dxc_beside_the_program();
+    let path = beside.as_deref().and_then(Path::to_str);
+    let mut found = match path {
+        Some(path) => enumerate_with(wgpu::Dx12Compiler::DynamicDxc { dxc_path: path.to_string() }),
+        // Where the system finds one, else FXC.
+        None => enumerate_with(wgpu::Dx12Compiler::Auto),
+    };
+    // A compiler that can't be loaded takes all of DX12 with it.
+    if path.is_some() && !found.iter().any(|adapter| adapter.get_info().backend == wgpu::Backend::Dx12) {
+        found = enumerate_with(wgpu::Dx12Compiler::Fxc);
+    }
+    found.sort_by_key(|adapter| rank(adapter.get_info().device_type));
+    found
+}
+
+fn enumerate_with(shader_compiler: wgpu::Dx12Compiler) -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let dx12 = wgpu::Dx12BackendOptions { shader_compiler, ..Default::default() };
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends,
+        backend_options: wgpu::BackendOptions { dx12, ..Default::default() },
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    pollster::block_on(instance.enumerate_adapters(backends))
+}
+
+/// On Windows, the compiler of shaders that lies beside the program.
+fn dxc_beside_the_program() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok().filter(|_| cfg!(windows))?;
+    Some(program.with_file_name("dxcompiler.dll")).filter(|path| path.is_file())
+}
+
+fn rank(kind: wgpu::DeviceType) -> u32 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+pub(super) fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
+    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    let units = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    let units = if units { adapter.cooperative_matrix_properties() } else { Vec::new() };
+    let memory = memory(adapter);
+    AdapterSummary {
+        name: info.name,
+        backend: info.backend.to_str().to_string(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+            wgpu::DeviceType::VirtualGpu => "virtual GPU",
+            wgpu::DeviceType::Cpu => "CPU",
+            wgpu::DeviceType::Other => "other",
+        },
+        class: AdapterClass::of(info.device_type),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
+        subgroup: (info.subgroup_min_size, info.subgroup_max_size),
+        features: OPTIONAL_FEATURES
+            .iter()
+            .filter(|(flag, _)| features.contains(*flag))
+            .map(|(_, name)| *name)
+            .collect(),
+        matrix_units: units.iter().map(matrix_unit).collect(),
+        memory: memory.map(|(all, _)| all),
+        largest_allocation: memory.map_or(limits.max_buffer_size, |(_, largest)| largest),
+        max_buffer: limits.max_buffer_size,
+        max_binding: limits.max_storage_buffer_binding_size,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        max_invocations: limits.max_compute_invocations_per_workgroup,
+        // Subgroups come with shader model 6, which FXC doesn't know, and every adapter of that model has them.
+        shader_compiler: (info.backend == wgpu::Backend::Dx12)
+            .then(|| if features.contains(wgpu::Features::SUBGROUP) { "DXC" } else { FXC }),
+    }
+}
+
+fn matrix_unit(unit: &wgpu::CooperativeMatrixProperties) -> MatrixUnit {
+    let name = |scalar| match scalar {
+        wgpu::CooperativeScalarType::F32 => "f32",
+        wgpu::CooperativeScalarType::F16 => "f16",
+        wgpu::CooperativeScalarType::I32 => "i32",
+        wgpu::CooperativeScalarType::U32 => "u32",
+    };
+    let (operands, sums) = (name(unit.ab_type), name(unit.cr_type));
+    MatrixUnit { m: unit.m_size, n: unit.n_size, k: unit.k_size, operands, sums }
+}
+
+/// Bytes of an adapter's largest heap of device memory, and of the largest allocation: Vulkan alone says.
+#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn memory(adapter: &wgpu::Adapter) -> Option<(u64, u64)> {
+    use ash::vk;
+    // SAFETY: nothing of the adapter is destroyed; the guard lives to the end of this function.
+    let raw = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let device = raw.raw_physical_device();
+    let version = raw.physical_device_capabilities().properties().api_version;
+    if raw.shared_instance().instance_api_version().min(version) < vk::API_VERSION_1_1 {
+        return None;
+    }
+    let instance = raw.shared_instance().raw_instance();
+    let mut limits = vk::PhysicalDeviceMaintenance3Properties::default();
+    let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut limits);
+    // SAFETY: the device belongs to the instance, and both are of Vulkan 1.1, which has these calls and structures.
+    let heaps = unsafe {
+        instance.get_physical_device_properties2(device, &mut properties);
+        instance.get_physical_device_memory_properties(device)
+    };
+    let local = |heap: &&vk::MemoryHeap| heap.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL);
+    let all = heaps.memory_heaps_as_slice().iter().filter(local).map(|heap| heap.size).max()?;
+    Some((all, limits.max_memory_allocation_size))
+}
+
+/// Other interfaces don't say.
+#[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn memory(_: &wgpu::Adapter) -> Option<(u64, u64)> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(class: AdapterClass, subgroup: (u32, u32)) -> AdapterSummary {
+        AdapterSummary {
+            name: "an adapter".into(),
+            backend: "vulkan".into(),
+            kind: "CPU",
+            class,
+            driver: String::new(),
+            subgroup,
+            features: vec![SUBGROUPS, HALVES],
+            matrix_units: Vec::new(),
+            memory: Some(12 << 30),
+            largest_allocation: 2 << 30,
+            max_buffer: 2 << 30,
+            max_binding: 1 << 27,
+            max_storage_buffers: 8,
+            max_workgroup_bytes: 1 << 14,
+            max_invocations: 256,
+            shader_compiler: None,
+        }
+    }
+
+    fn options() -> ContextOptions {
+        ContextOptions { matrix_units: true, ..ContextOptions::default() }
+    }
+
+    fn products(
+        summary: &AdapterSummary,
+        options: &ContextOptions,
+        precision: Precision,
+    ) -> (String, String) {
+        let found = summary.kernels(options).into_iter();
+        let mut found = found.filter(|choice| (choice.kernels, choice.precision) == ("products", precision));
+        let KernelChoice { family, reason, .. } = found.next().unwrap();
+        (family, reason)
+    }
+
+    #[test]
+    fn kernels_are_chosen_for_a_reason() {
+        let cpu = summary(AdapterClass::Cpu, (8, 8));
+        let (family, reason) = products(&cpu, &options(), Precision::F32);
+        assert_eq!(
+            (family.as_str(), reason.as_str()),
+            ("subgroups of 8", "CPU adapter with a fixed subgroup of 8")
+        );
+        for (odd, features) in [(summary(AdapterClass::Cpu, (4, 8)), true), (cpu.clone(), false)] {
+            let options = ContextOptions { default_limits: !features, ..options() };
+            assert_eq!(products(&odd, &options, Precision::F32).0, "workgroup tiles");
+        }
+
+        let mut card = summary(AdapterClass::Discrete, (32, 32));
+        let unit = MatrixUnit { m: 16, n: 16, k: 16, operands: "f16", sums: "f16" };
+        for (units, side, reason) in [
+            (vec![], None, "no matrix units"),
+            (vec![unit], None, "no configuration of 16x16x16 or 8x8x8"),
+            (vec![unit, MatrixUnit { k: 8, sums: "f32", ..unit }], None, "no configuration"),
+            (vec![unit, MatrixUnit { sums: "f32", ..unit }], Some(16), "forward products"),
+        ] {
+            card.matrix_units = units;
+            let (family, found) = products(&card, &options(), Precision::F16);
+            let wanted =
+                side.map_or("workgroup tiles".to_string(), |side| format!("matrix units of {side}x{side}"));
+            assert_eq!(family, wanted);
+            assert!(found.contains(reason), "{found}");
+            assert_eq!(products(&card, &options(), Precision::F32).0, "workgroup tiles");
+        }
+        let off = ContextOptions { matrix_units: false, ..options() };
+        assert!(products(&card, &off, Precision::F16).1.contains("LAT_MATRIX_UNITS=0"));
+    }
+
+    #[test]
+    fn memory_follows_the_class_and_what_there_is() {
+        let of = |class, memory| AdapterSummary { memory, ..summary(class, (8, 8)) }.default_memory() >> 20;
+        assert_eq!(of(AdapterClass::Cpu, Some(1 << 30)), 2048);
+        assert_eq!(of(AdapterClass::Integrated, Some(1 << 30)), 512);
+        assert_eq!(of(AdapterClass::Discrete, Some(139 << 30)), 8192);
+        assert_eq!(of(AdapterClass::Discrete, Some(6 << 30)), 3072);
+        assert_eq!(of(AdapterClass::Discrete, None), 2048);
+    }
+}
