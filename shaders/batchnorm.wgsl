@@ -15,7 +15,7 @@
 // backward: x (R, B, E) read   kept (R, E) vec4 read   dy (R, B, E) read   x_gradient (R, B, E) written
 //           dweight, dbias (R, E) written   step read
 // saved, read again as kept: mean, var, weight, bias, in one because a kernel has at most eight buffers.
-// step, control: common/step.wgsl.
+// step, control: common/step.wgsl. A NaN passes ReLU, by its bits: it has to show in the loss.
 // One invocation owns a unit (r, e) and goes through its samples in order; the variance is summed about the mean. Between
 // its two passes the backward kernel holds g in x_gradient. Error of y ≤ (2·B + 8)·2⁻²⁴ relative to |x| + |mean|, scaled like x.
 // The mask hangs on the sample's place in the epoch, not on how the epoch is cut: a step can be replayed.
@@ -72,6 +72,11 @@ fn mask(hash: u32, b: u32) -> f32 {
     return select(0.0, params.keep_scale, number >= params.drop);
 }
 
+fn relu(z: f32) -> f32 {
+    let is_nan = (bitcast<u32>(z) & 0x7fffffffu) > 0x7f800000u;
+    return select(max(z, 0.0), z, is_nan);
+}
+
 @compute @workgroup_size(THREADS)
 fn batchnorm_train(
     @builtin(workgroup_id) group: vec3u,
@@ -108,7 +113,7 @@ fn batchnorm_train(
         let at = first + b * dim;
         var z = fma((x[at] - mean) * rstd, scale, shift);
         if (RELU) {
-            z = max(z, 0.0);
+            z = relu(z);
         }
         y[at] = z * mask(hash, b);
     }
@@ -135,7 +140,7 @@ fn batchnorm_evaluate(
         let at = first + b * dim;
         var z = fma((x[at] - mean) * rstd, scale, shift);
         if (RELU) {
-            z = max(z, 0.0);
+            z = relu(z);
         }
         y[at] = z;
     }

@@ -9,7 +9,7 @@
 // A workgroup of LANES invocations owns one row: each lane strides through it, then a fixed tree. Subtracting the largest
 // logit keeps exp within (0, 1]. Error: loss ≤ (K/LANES + log2 LANES + 12)·2⁻²⁴ of log S + Σ t|x - max| + 1; dlogits
 // the same, with the exponential's own (3 + 2|x - max| ulp), relative to (p + t)/B. A label past K has no target but the
-// smoothing. Rows with a NaN or an infinite logit get a loss that is not finite.
+// smoothing. Rows with a NaN or an infinite logit get NaN as their loss, by bits: adapters may assume that no float is either.
 // Source: [LAT eq. 7], label smoothing [Inception-v3 §7] as PyTorch has it. Limits: R·B·K below 2³².
 
 struct Params {
@@ -29,6 +29,7 @@ struct Params {
 override WITH_GRADIENT: bool = true;
 
 const LANES: u32 = 64;
+const NOT_A_NUMBER: u32 = 0x7fc00000u;
 
 @compute @workgroup_size(LANES)
 fn cross_entropy(
@@ -55,15 +56,22 @@ fn cross_entropy(
 
     var exponentials = 0.0;
     var targets = 0.0;
+    var bad = 0.0;
     for (var k = lane; k < params.classes; k += LANES) {
-        let centred = logits[start + k] - most;
+        let logit = logits[start + k];
+        if (!is_finite(bitcast<u32>(logit))) {
+            bad = 1.0;
+        }
+        let centred = logit - most;
         exponentials += exp(centred);
         targets = fma(select(everywhere, at_label, k == label), centred, targets);
     }
     let total = workgroup_sum(lane, exponentials);
     let target_sum = workgroup_sum(lane, targets);
+    let any_bad = workgroup_max(lane, bad) > 0.0;
     if (lane == 0u) {
-        loss[row] = log(total) - target_sum;
+        let bits = bitcast<u32>(log(total) - target_sum);
+        loss[row] = bitcast<f32>(select(bits, NOT_A_NUMBER, any_bad));
     }
 
     if (WITH_GRADIENT) {

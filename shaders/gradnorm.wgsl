@@ -93,6 +93,10 @@ fn gradnorm_finish(@builtin(local_invocation_index) lane: u32) {
         var factor = 1.0;
         if (finite && clip > 0.0) {
             factor = min(1.0, clip / (norm + 1e-6));
+            // By bits: adapters may assume that no float is infinite.
+            if (!is_finite(bitcast<u32>(norm))) {
+                factor = 0.0;
+            }
         }
         control[CONTROL_FINITE] = select(0u, 1u, counts);
         control[CONTROL_FACTOR] = bitcast<u32>(factor / scale);

@@ -6,7 +6,7 @@
 // distances (Q, G) read   place (3: first, count, 1 in the beginning, else 0) read as words
 // nearest_distance (Q, k) and nearest_index (Q, k) hold the nearest so far, save in the beginning: written in place
 // Places that nothing has come to yet hold FAR = 1e30 and NOBODY = 2³² - 1, and every row of the gallery is before that. So
-// do those left over when the gallery has fewer than k rows. What is NaN or beyond FAR is never kept.
+// do those left over when the gallery has fewer than k rows. What isn't finite, or is beyond FAR, is never kept.
 // A workgroup of LANES invocations owns a query. In every round each invocation walks on to its next distance that belongs
 // before the last one kept; those found are ranked among each other, then all of them and all kept move to their places
 // at once. A pair's place is the number of pairs before it, so the result is exact and depends on no order of work.
@@ -116,8 +116,11 @@ fn topk_merge(
         var distance = FAR;
         var index = NOBODY;
         while (column < end && index == NOBODY) {
-            if (before(distances[row + column], first + column, last_distance, last_index)) {
-                distance = distances[row + column];
+            let candidate = distances[row + column];
+            // By bits: adapters may assume that no float is infinite or NaN.
+            let finite = (bitcast<u32>(candidate) & 0x7f800000u) != 0x7f800000u;
+            if (finite && before(candidate, first + column, last_distance, last_index)) {
+                distance = candidate;
                 index = first + column;
             }
             column += LANES;

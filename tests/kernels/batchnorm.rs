@@ -235,6 +235,28 @@ fn a_sample_in_evaluation_does_not_depend_on_its_neighbours() {
     }
 }
 
+#[test]
+fn what_is_no_number_passes_relu() {
+    let layer = Layer { relu: true, ..layer(5, 2, 9) };
+    let clean = Case::new(layer, normal);
+    let (mean, var) = (normal(5, 18), vec![1.5; 18]);
+    let (trained, evaluated) = (clean.run().y, evaluate(&clean, &mean, &var));
+    // Of either sign, in one sample of one unit: training takes all samples of the unit with it.
+    for bad in [f32::NAN, f32::from_bits(0xffc0_0001)] {
+        let mut case = Case::new(layer, normal);
+        case.x[5 * 9 + 2 * 9 + 4] = bad;
+        let units = |i: usize| (i / 45, i % 9) == (1, 4);
+        for (i, (found, clean)) in case.run().y.iter().zip(&trained).enumerate() {
+            let right = if units(i) { found.is_nan() } else { found == clean };
+            assert!(right, "training: {found} at {i}");
+        }
+        for (i, (found, clean)) in evaluate(&case, &mean, &var).iter().zip(&evaluated).enumerate() {
+            let right = if i == 5 * 9 + 2 * 9 + 4 { found.is_nan() } else { found == clean };
+            assert!(right, "evaluation: {found} at {i}");
+        }
+    }
+}
+
 /// Running mean and variance after a step.
 fn update(case: &Case, mean: &[f32], var: &[f32], finite: u32) -> (Vec<f32>, Vec<f32>) {
     let saved = case.run().saved;

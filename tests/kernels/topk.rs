@@ -125,7 +125,9 @@ fn a_gallery_smaller_than_k_leaves_places() {
 
 #[test]
 fn what_is_no_distance_is_left_out() {
-    let all = [f32::NAN, 2.0, f32::INFINITY, FAR, 1.0, 2e30, f32::NAN];
+    // A NaN of another sign and payload, and what would come first, too.
+    let odd = f32::from_bits(0xff80_0001);
+    let all = [f32::NAN, 2.0, f32::INFINITY, FAR, 1.0, 2e30, odd, f32::NEG_INFINITY];
     let found = merge(&tiles(&all, 1, 4), 1, 5).remove(0);
     assert_eq!(found, [(1.0, 4), (2.0, 1), (FAR, 3), (FAR, NOBODY), (FAR, NOBODY)]);
 }
