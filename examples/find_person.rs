@@ -6,7 +6,7 @@ use lat_wgpu::checkpoint::{self, Settings};
 use lat_wgpu::data::decode::DecodeOptions;
 use lat_wgpu::data::embeddings::Embeddings;
 use lat_wgpu::data::{preprocess, walk};
-use lat_wgpu::embed::{DEFAULT_MEMORY, Embedder};
+use lat_wgpu::embed::Embedder;
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::evaluate::neighbours::Neighbours;
 use lat_wgpu::gpu::{Context, ContextOptions};
@@ -18,7 +18,7 @@ const SHOWN: usize = 5;
 fn find(model: &Path, query: &Path, folder: &Path) -> Result<Vec<(String, f32)>> {
     let network = checkpoint::load(model, &Settings::default())?;
     let context = Context::open(&ContextOptions::from_environment(None))?;
-    let mut embedder = Embedder::new(&context, &network, None, DEFAULT_MEMORY)?;
+    let mut embedder = Embedder::new(&context, &network, None, context.default_memory())?;
 
     // Each picture is stretched to the network's input size; a batch becomes (pictures, R·D).
     let mut embed = |paths: &[PathBuf]| -> Result<Embeddings> {
@@ -36,7 +36,7 @@ fn find(model: &Path, query: &Path, folder: &Path) -> Result<Vec<(String, f32)>>
     let gallery = embed(&pictures.into_iter().map(|picture| picture.path).collect::<Vec<_>>())?;
     let query = embed(&[query.to_path_buf()])?;
 
-    let mut neighbours = Neighbours::new(&context, &query, &gallery, DEFAULT_MEMORY)?;
+    let mut neighbours = Neighbours::new(&context, &query, &gallery, context.default_memory())?;
     let nearest = neighbours.nearest(0..1, SHOWN)?.remove(0);
     Ok(nearest.into_iter().map(|found| (gallery.paths[found.index].clone(), found.distance)).collect())
 }

@@ -5,7 +5,7 @@ use crate::data::decode::{DecodeOptions, Rgb};
 use crate::data::preprocess;
 use crate::data::walk::Picture;
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Context, Plan, PlanProfile, Readback, Recorder, WORD};
+use crate::gpu::{AdapterClass, Buffer, Context, Plan, PlanProfile, Readback, Recorder, WORD};
 use crate::model::LaTransformer;
 use crate::rng;
 use crate::shape::Precision;
@@ -13,9 +13,6 @@ use rayon::prelude::*;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::mpsc;
-
-/// Device memory to stay within when the user names none, in bytes: wgpu tells no memory size.
-pub const DEFAULT_MEMORY: u64 = 2 << 30;
 
 /// Batches that are on their way at once: one on the adapter, one being read back.
 const IN_FLIGHT: usize = 2;
@@ -75,7 +72,7 @@ impl<'c> Embedder<'c> {
         let most_bound = (context.max_tensor_bytes() / summary.largest_tensor_bytes.max(1)) as usize;
         let most_kept = (memory.saturating_sub(need.parameters) / need.per_picture) as usize;
         let most = most_bound.min(most_kept);
-        let batch = batch.unwrap_or_else(|| most.clamp(1, filling_batch(context, config.tokens())));
+        let batch = batch.unwrap_or_else(|| most.clamp(1, filling_batch(context.class(), config.tokens())));
         if batch > most {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             let what = if batch == 1 { "one image".to_string() } else { format!("a batch of {batch}") };
@@ -202,9 +199,13 @@ impl Step {
 }
 
 /// The smallest batch past which throughput hardly grows: enough rows of tokens for every core of the adapter.
-fn filling_batch(context: &Context, tokens: usize) -> usize {
-    let rows: usize = if context.is_cpu() { 1024 } else { 8192 };
-    rows.div_ceil(tokens.max(1)).clamp(1, 64)
+fn filling_batch(class: AdapterClass, tokens: usize) -> usize {
+    let (rows, most) = match class {
+        AdapterClass::Cpu => (1024_usize, 64),
+        AdapterClass::Integrated => (8192, 64),
+        AdapterClass::Discrete => (32_768, 256),
+    };
+    rows.div_ceil(tokens.max(1)).clamp(1, most)
 }
 
 /// Is told what happens while a list of pictures is embedded.
@@ -330,6 +331,17 @@ pub fn embed_pictures(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_fill_the_adapter() {
+        let of = |tokens| {
+            [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete]
+                .map(|class| filling_batch(class, tokens))
+        };
+        assert_eq!(of(197), [6, 42, 167]);
+        assert_eq!(of(9), [64, 64, 256]);
+        assert_eq!(of(100_000), [1, 1, 1]);
+    }
 
     #[test]
     fn views_meet_in_the_middle() {

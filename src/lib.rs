@@ -5,7 +5,7 @@
 //! ```
 //! use lat_wgpu::checkpoint::{self, Settings};
 //! use lat_wgpu::data::{decode::DecodeOptions, embeddings::Embeddings, preprocess};
-//! use lat_wgpu::embed::{DEFAULT_MEMORY, Embedder};
+//! use lat_wgpu::embed::Embedder;
 //! use lat_wgpu::error::Result;
 //! use lat_wgpu::evaluate::neighbours::Neighbours;
 //! use lat_wgpu::gpu::{Context, ContextOptions};
@@ -16,7 +16,7 @@
 //! # draw("one.png", 0).and_then(|()| draw("two.png", 200)).and_then(|()| draw("query.png", 199)).expect("pictures");
 //! let network = checkpoint::load("weights/demo.safetensors".as_ref(), &Settings::default())?;
 //! let context = Context::open(&ContextOptions::from_environment(None))?;
-//! let mut embedder = Embedder::new(&context, &network, None, DEFAULT_MEMORY)?;
+//! let mut embedder = Embedder::new(&context, &network, None, context.default_memory())?;
 //!
 //! // One vector a picture; no more than `embedder.batch()` at a time.
 //! let mut embed = |names: &[&str]| -> Result<Embeddings> {
@@ -27,7 +27,7 @@
 //! let (gallery, query) = (embed(&["one.png", "two.png"])?, embed(&["query.png"])?);
 //!
 //! // Nearest first. The distance is squared Euclidean; vectors have length 1, so it is 2 - 2·cosine.
-//! let nearest = Neighbours::new(&context, &query, &gallery, DEFAULT_MEMORY)?.nearest(0..1, 2)?;
+//! let nearest = Neighbours::new(&context, &query, &gallery, context.default_memory())?.nearest(0..1, 2)?;
 //! for found in &nearest[0] {
 //!     println!("{:.4}  {}", found.distance, gallery.paths[found.index]);
 //! }

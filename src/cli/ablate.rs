@@ -12,7 +12,7 @@ use crate::checkpoint::{self, Settings};
 use crate::data::decode::DecodeOptions;
 use crate::data::files::write_atomically;
 use crate::data::lock;
-use crate::embed::{DEFAULT_MEMORY, LookOptions};
+use crate::embed::LookOptions;
 use crate::error::{Error, Result};
 use crate::evaluate::metrics::{Rules, Scores};
 use crate::gpu::{Context, ContextOptions};
@@ -188,9 +188,9 @@ fn one(
     }
     let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
     let options = LookOptions { decode: DecodeOptions::default(), flip: false };
-    let look = Look { batch: None, memory: DEFAULT_MEMORY, options };
+    let look = Look { options, ..Look::default() };
     let task = embed_set(set.clone(), &network, &context, look, signals)?;
-    let plan = Plan { memory: DEFAULT_MEMORY, ..Plan::default() };
+    let plan = Plan::default();
     let Scores { ranks, map, minp, valid_queries, .. } = evaluate(task, &plan, &context, signals)?.plain;
     let reached = Reached { rank1: ranks[0], map, minp, valid_queries };
     json::write(&stored, &serde_json::json!(reached))?;

@@ -218,10 +218,10 @@ pub struct EmbedArguments {
     /// How a number is stored
     #[arg(long, default_value = "f32")]
     pub dtype: DtypeName,
-    /// Pictures per batch [default: where throughput stops growing, within --memory]
+    /// Pictures per batch [default: what fills an adapter of its class, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
     /// How weights and activations are stored while computing; sums are f32
@@ -439,7 +439,7 @@ pub struct ReduceArguments {
     /// Persons and cameras: path,person,camera [default: from Market-1501 names; else the loss isn't told]
     #[arg(long, value_name = "CSV")]
     pub labels: Option<PathBuf>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
@@ -779,10 +779,10 @@ pub struct EvalArguments {
     /// Store the threshold for --fpr in the model's metadata
     #[arg(long, requires = "fpr", conflicts_with = "query_embeddings")]
     pub store_threshold: bool,
-    /// Pictures per batch [default: where throughput stops growing, within --memory]
+    /// Pictures per batch [default: what fills an adapter of its class, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "query_embeddings")]
     pub batch: Option<u32>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
@@ -890,7 +890,7 @@ pub struct SearchArguments {
     /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
@@ -941,7 +941,7 @@ pub struct ServeArguments {
     /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, since drivers don't tell what is free]
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]

@@ -11,7 +11,6 @@ use crate::data::decode::DecodeOptions;
 use crate::data::figures::{Figures, draw_figures};
 use crate::data::files::write_atomically;
 use crate::datasets::LoadOptions;
-use crate::embed::{DEFAULT_MEMORY, LookOptions};
 use crate::error::{Error, Result};
 use crate::evaluate::metrics::Scores;
 use crate::gpu::{Context, ContextOptions};
@@ -59,10 +58,10 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     write_atomically(&backbone, BACKBONE)?;
 
     say("Score the backbone as it is");
-    let plan = Plan { memory: DEFAULT_MEMORY, places: PLACES, ..Plan::default() };
+    let plan = Plan { places: PLACES, ..Plan::default() };
     let score = |model: &Path| -> Result<Outcome> {
         let network = checkpoint::load(model, &Settings::default())?;
-        let look = Look { batch: None, memory: DEFAULT_MEMORY, options: LookOptions::default() };
+        let look = Look::default();
         let set = load_set(&figures, &LoadOptions::default(), &plan.rules)?;
         let task = embed_set(set, &network, &context, look, &signals)?;
         evaluate(task, &plan, &context, &signals)

@@ -15,7 +15,7 @@ use crate::data::lock;
 use crate::data::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
 use crate::data::reduce::{self, Reduction};
 use crate::data::walk::{self, LeftOut, Listing, Picture};
-use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
+use crate::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::gpu::{BETWEEN_FAILURES, PlanProfile};
 use crate::shape::{LambdaOn, PartTokens, Precision};
@@ -324,7 +324,7 @@ fn embed_rest(
     progress: &mut Progress,
 ) -> Result<Device> {
     let context = open::adapter_with(arguments.adapter.as_ref(), arguments.precision.into())?;
-    let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
+    let memory = arguments.memory.unwrap_or(context.default_memory());
     let mut embedder = Embedder::new(&context, network, *batch, memory)?;
     let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
     let options = LookOptions { decode, flip: arguments.flip };

@@ -17,7 +17,7 @@ use crate::data::rows::{self, NamedRows, Parts, Rows};
 use crate::data::walk::{LeftOut, Picture};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::{self, LabelledPicture, LoadOptions, ReidSet, uses};
-use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
+use crate::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::evaluate::distances::visit;
 use crate::evaluate::lists::{Place, RankedLists};
@@ -149,7 +149,8 @@ pub(super) struct Plan {
     pub rules: Rules,
     pub rerank: Option<RerankOptions>,
     pub wished_rate: Option<f64>,
-    pub memory: u64,
+    /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
+    pub memory: Option<u64>,
     /// Places of each ranked list that are kept; 0: none.
     pub places: usize,
 }
@@ -194,7 +195,7 @@ impl Plan {
             rules,
             rerank: arguments.rerank()?,
             wished_rate: arguments.fpr,
-            memory: arguments.memory.unwrap_or(DEFAULT_MEMORY),
+            memory: arguments.memory,
             places: if arguments.page.html.is_some() { eval_report::PLACES } else { 0 },
         })
     }
@@ -356,12 +357,12 @@ pub(super) fn load_set(dir: &Path, options: &LoadOptions, rules: &Rules) -> Resu
 }
 
 /// How pictures are looked at.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Look {
     /// Pictures per batch, if that is decided.
     pub batch: Option<usize>,
-    /// Device memory to stay within, in bytes.
-    pub memory: u64,
+    /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
+    pub memory: Option<u64>,
     pub options: LookOptions,
 }
 
@@ -372,7 +373,8 @@ pub(super) fn embed_set(
     look: Look,
     signals: &Signals,
 ) -> Result<Task> {
-    let mut embedder = Embedder::new(context, network, look.batch, look.memory)?;
+    let mut embedder =
+        Embedder::new(context, network, look.batch, look.memory.unwrap_or(context.default_memory()))?;
     let mut embed = |pictures: Vec<LabelledPicture>| -> Result<Side> {
         let labels = pictures.iter().map(|picture| (picture.name.clone(), picture.label)).collect();
         let pictures: Vec<Picture> =
@@ -582,10 +584,11 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
         signals.check("nothing was written")
     };
 
+    let memory = plan.memory.unwrap_or(context.default_memory());
     let mut lists = (plan.places > 0).then(|| RankedLists::new(retrieval, plan.places));
     let mut scorer = Scorer::new(retrieval);
     let mut verification = Verification::new(retrieval);
-    visit(&mut Neighbours::new(context, asked, shown, plan.memory)?, |range, rows| {
+    visit(&mut Neighbours::new(context, asked, shown, memory)?, |range, rows| {
         go_on(range.len())?;
         scorer.add(range.clone(), rows);
         if let (Some(lists), None) = (&mut lists, plan.rerank) {
@@ -598,7 +601,7 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
     let reranked = plan.rerank.map(|options| -> Result<Scores> {
         let parts = if query_is_gallery { vec![asked] } else { vec![asked, shown] };
         let all = Parts::new(parts)?;
-        let mut distances = Neighbours::new(context, &all, &all, plan.memory)?;
+        let mut distances = Neighbours::new(context, &all, &all, memory)?;
         let gallery = if query_is_gallery { 0 } else { asked.len() };
         let mut reranked =
             Reranked::new(&mut distances, asked.len(), gallery, options, &mut |rows| go_on(rows))?;

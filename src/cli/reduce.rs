@@ -13,7 +13,6 @@ use crate::data::reduce::{FIT_ROWS, FitOptions, Reduced, Reduction};
 use crate::data::rows::{Rows, Selected};
 use crate::datasets;
 use crate::datasets::labels::Label;
-use crate::embed::DEFAULT_MEMORY;
 use crate::error::{Error, Result};
 use crate::evaluate::distances::visit;
 use crate::evaluate::metrics::{Retrieval, Rules, Scorer};
@@ -130,7 +129,7 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Res
         Err(reason) => eprintln!("note: mAP isn't told: {reason}"),
         Ok(task) => {
             let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
-            let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
+            let memory = arguments.memory.unwrap_or(context.default_memory());
             let measure =
                 |reduction: Option<&Reduction>| task.map(&context, gallery, reduction, memory, signals);
             whole = Some(measure(None)?);

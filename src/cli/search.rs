@@ -15,7 +15,7 @@ use crate::data::provenance::{Source, check_same_weights};
 use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
 use crate::data::walk::{LeftOut, Listing, Picture};
-use crate::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
+use crate::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use crate::error::{Error, Result};
 use crate::evaluate::neighbours::{Neighbour, Neighbours};
 use crate::gpu::Context;
@@ -53,7 +53,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
 
     let signals = Signals::listen()?;
     let context = open::adapter(arguments.adapter.as_ref())?;
-    let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
+    let memory = arguments.memory.unwrap_or(context.default_memory());
     let options =
         LookOptions { decode: DecodeOptions { ignore_exif: arguments.ignore_exif }, flip: arguments.flip };
     let (mut queries, files) = embed_queries(&pictures, &network, &context, memory, options, &signals)?;

@@ -13,7 +13,7 @@ use crate::data::lock;
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{Sample, TrainingSet};
 use crate::datasets::{LabelledPicture, LoadOptions};
-use crate::embed::{DEFAULT_MEMORY, LookOptions};
+use crate::embed::LookOptions;
 use crate::error::{Error, Result};
 use crate::evaluate::metrics::{Rules, Scores};
 use crate::gpu::{Context, PlanProfile};
@@ -313,10 +313,10 @@ impl Judge for TestPictures {
             return Err(Error::Usage("no test pictures were listed".to_string()));
         };
         let decode = DecodeOptions { ignore_exif: self.ignore_exif };
-        let look = Look { batch: None, memory: DEFAULT_MEMORY, options: LookOptions { decode, flip: false } };
+        let look = Look { options: LookOptions { decode, flip: false }, ..Look::default() };
         let task = embed_set(set.clone(), network, context, look, &self.signals)?;
         let rules = Rules { ignore_cameras, ..Rules::default() };
-        let plan = Plan { rules, memory: DEFAULT_MEMORY, ..Plan::default() };
+        let plan = Plan { rules, ..Plan::default() };
         let Scores { ranks: [rank1, rank5, rank10, rank20], map, minp, .. } =
             evaluate(task, &plan, context, &self.signals)?.plain;
         Ok(RetrievalScores { rank1, rank5, rank10, rank20, map, minp })

@@ -17,7 +17,7 @@ use crate::data::preprocess::resize_bicubic;
 use crate::data::reduce::Reduction;
 use crate::data::rows::{Rows, Selected};
 use crate::data::walk::LeftOut;
-use crate::embed::{DEFAULT_MEMORY, Embedder};
+use crate::embed::Embedder;
 use crate::error::{Error, Result};
 use crate::evaluate::neighbours::{Neighbour, Neighbours};
 use crate::shape::ImageSize;
@@ -70,7 +70,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     }
 
     let context = open::adapter(arguments.adapter.as_ref())?;
-    let memory = arguments.memory.unwrap_or(DEFAULT_MEMORY);
+    let memory = arguments.memory.unwrap_or(context.default_memory());
     let embedder = Embedder::new(&context, &network, Some(1), memory)?;
     let left = memory.saturating_sub(embedder.need().bytes(1));
     let query = OneRow { values: Mutex::new(vec![0.0; gallery.dim()]) };

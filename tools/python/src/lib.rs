@@ -15,7 +15,7 @@ use lat_wgpu::checkpoint::{self, Settings};
 use lat_wgpu::data::decode::Rgb;
 use lat_wgpu::data::preprocess;
 use lat_wgpu::data::walk::Picture;
-use lat_wgpu::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
+use lat_wgpu::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::gpu::{Context, ContextOptions};
 use lat_wgpu::shape::{ImageSize, Precision};
@@ -153,7 +153,7 @@ fn serve(opening: &Opening, ready: &Sender<Result<Opened>>, jobs: &Receiver<Job>
     let network = checkpoint::load(&opening.path, &Settings::default())?;
     let options = ContextOptions::from_environment(opening.adapter.clone());
     let context = Context::open(&ContextOptions { precision: opening.precision, ..options })?;
-    let mut embedder = Embedder::new(&context, &network, opening.batch, DEFAULT_MEMORY)?;
+    let mut embedder = Embedder::new(&context, &network, opening.batch, context.default_memory())?;
     let size = network.config.image;
     let opened = Opened {
         dim: embedder.dim(),

@@ -4,7 +4,7 @@ use lat_wgpu::data::decode::{DecodeOptions, Rgb};
 use lat_wgpu::data::embeddings::Embeddings;
 use lat_wgpu::data::figures::{Figures, draw_figures};
 use lat_wgpu::data::walk::Picture;
-use lat_wgpu::embed::{DEFAULT_MEMORY, Embedder, LookOptions, Watch, embed_pictures};
+use lat_wgpu::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::evaluate::neighbours::Neighbours;
 use lat_wgpu::gpu::{Buffer, Context, ContextOptions, Recorder};
@@ -168,7 +168,7 @@ fn attend_backward(context: &Context, samples: usize, model: Model) -> Result<Fo
 }
 
 fn forward(context: &Context, samples: usize, model: Model, batch: usize) -> Result<Found> {
-    let mut embedder = Embedder::new(context, &model.network(), Some(batch), DEFAULT_MEMORY)?;
+    let mut embedder = Embedder::new(context, &model.network(), Some(batch), context.default_memory())?;
     let pixels = pixels(batch);
     let pictures: Vec<Rgb> = pixels
         .chunks(SIZE.height * SIZE.width * 3)
@@ -228,7 +228,7 @@ impl Watch for Rows {
 }
 
 fn embed(context: &Context, samples: usize, model: Model, pictures: &[Picture]) -> Result<Found> {
-    let mut embedder = Embedder::new(context, &model.network(), None, DEFAULT_MEMORY)?;
+    let mut embedder = Embedder::new(context, &model.network(), None, context.default_memory())?;
     let mut rows = Rows::default();
     let options = LookOptions { decode: DecodeOptions::default(), flip: false };
     let seconds = repeat(samples, || {
@@ -241,7 +241,7 @@ fn embed(context: &Context, samples: usize, model: Model, pictures: &[Picture]) 
 fn nearest(context: &Context, samples: usize, queries: usize, dim: usize, gallery: usize) -> Result<Found> {
     let rows = |stream, count| Embeddings { paths: Vec::new(), dim, rows: numbers(stream, count * dim) };
     let (asked, kept) = (rows(streams::LEFT, queries), rows(streams::RIGHT, gallery));
-    let mut neighbours = Neighbours::new(context, &asked, &kept, DEFAULT_MEMORY)?;
+    let mut neighbours = Neighbours::new(context, &asked, &kept, context.default_memory())?;
     let mut found = Vec::new();
     let seconds = repeat(samples, || {
         found = neighbours.nearest(0..queries, NEAREST)?;
