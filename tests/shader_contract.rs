@@ -130,7 +130,7 @@ fn expected_workgroup(kernel: &Kernel, source: &str) -> u32 {
         return constant("SUB");
     }
     match kernel.name {
-        "gemm_cooperative" => 128,
+        "gemm_cooperative" | "roof_cooperative" => 128,
         "gemm_tiled" => (constant("BM") / constant("TM")) * (constant("BN") / constant("TN")),
         "patch_embed" => (constant("BM") / constant("TILE")) * (constant("BN") / constant("TILE")),
         "layernorm" | "l2norm" | "cross_entropy" | "topk" => constant("LANES"),

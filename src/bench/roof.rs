@@ -1,10 +1,11 @@
-//! What the adapter can do at most: the best of a few kernels of nothing but multiply-adds, and of nothing but copies.
+//! What the adapter can do at most: the best of a few kernels of nothing but multiply-adds, and of nothing but copies; beside
+//! them the multiply-adds of matrix units.
 
 use super::report::{MatrixRoof, Roof};
-use super::samples;
+use super::{numbers, samples};
 use crate::error::Result;
 use crate::gpu::{Context, Plan, Recorder};
-use crate::kernels::roof::{ACCUMULATORS, CopyWords, EACH, MultiplyAdd};
+use crate::kernels::roof::{ACCUMULATORS, BLOCKS, CopyWords, EACH, MultiplyAdd, MultiplyFragments};
 
 /// Links of an invocation's chains in turns of the loop, all chains together.
 const TURNS: u32 = 768;
@@ -81,7 +82,7 @@ impl Roofs {
         Ok(Roofs {
             multiply_add: best(context, multiply_adds, trials)?,
             copy: best(context, copies, trials)?,
-            matrix_units: None,
+            matrix_units: context.fragments().map(|side| fragments(context, side)).transpose()?,
         })
     }
 
@@ -143,6 +144,22 @@ fn multiply_add(context: &Context, threads: usize, accumulators: u32) -> Result<
     let plural = if accumulators == 1 { "chain" } else { "chains" };
     let name = format!("{accumulators} {plural} of four");
     Candidate::new(context, name, plan, work)
+}
+
+/// 16 × 1,024 blocks of four sums: 64 subgroups and more for each of a hundred multiprocessors.
+fn fragments(context: &Context, side: u32) -> Result<Candidate> {
+    // Software units take a thousand times as long.
+    let (groups, turns) = if context.is_cpu() { (4, 2) } else { (1024, 64) };
+    let area = (side * side) as usize;
+    let mut recorder = Recorder::new(context);
+    let halves = context.storage();
+    let operands = numbers::tensor(context, "operands", 1, (2 * BLOCKS + 2) * area, halves)?;
+    let operands = recorder.import_as(&operands, halves);
+    let y = recorder.tensor("y", groups * BLOCKS * 4 * area);
+    MultiplyFragments { operands, y, side, turns }.record(&mut recorder, "multiply_fragments");
+    let plan = recorder.finish()?;
+    let work = plan.summary().flops;
+    Candidate::new(context, format!("fragments of {side}x{side}"), plan, work)
 }
 
 fn copy(context: &Context, bytes: u64, each: u32) -> Result<Candidate> {

@@ -1,4 +1,5 @@
-//! The adapter's roofs: nothing but multiply-adds, and nothing but copies. No network has them; benches divide by them.
+//! The adapter's roofs: nothing but multiply-adds, of numbers or of whole fragments on matrix units, and nothing but copies. No
+//! network has them; benches divide by them.
 
 use super::{THREADS, expect, u32_of};
 use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
@@ -21,6 +22,33 @@ pub static COPY: Kernel = Kernel {
     bindings: &[Binding::read("from_words"), Binding::write("to_words")],
     ..MULTIPLY_ADD
 };
+
+const OF_FRAGMENTS: &[Binding] = &[Binding::read("operands").in_quads(), Binding::write("y")];
+
+const fn fragments(helpers: &'static [&'static str]) -> Kernel {
+    Kernel {
+        name: "roof_cooperative",
+        source: include_str!("../../shaders/roof_cooperative.wgsl"),
+        helpers,
+        entry: "multiply_fragments",
+        bindings: OF_FRAGMENTS,
+        uniform_bytes: size_of::<FragmentParams>(),
+        subgroups: true,
+        quads: true,
+    }
+}
+
+/// The declaration of `roof_cooperative.wgsl` for fragments of 16 × 16.
+pub static FRAGMENTS_16: Kernel = fragments(&[include_str!("../../shaders/common/fragment_16.wgsl")]);
+/// The same for fragments of 8 × 8.
+pub static FRAGMENTS_8: Kernel = fragments(&[include_str!("../../shaders/common/fragment_8.wgsl")]);
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct FragmentParams {
+    turns: u32,
+    unused: [u32; 3],
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -46,7 +74,9 @@ const MOST_TURNS: u32 = 4096;
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     let chains = ACCUMULATORS.map(|count| (&MULTIPLY_ADD, vec![("ACCUMULATORS", count)]));
     let copies = EACH.map(|each| (&COPY, vec![("EACH", each)]));
-    chains.into_iter().chain(copies).collect()
+    let fragments =
+        [(&FRAGMENTS_16, 16), (&FRAGMENTS_8, 8)].map(|(kernel, side)| (kernel, vec![("SIDE", side)]));
+    chains.into_iter().chain(copies).chain(fragments).collect()
 }
 
 /// y\[i\] = Σ_a x_a after `TOGETHER · turns` times x_a = x_a · multiplier + addend.
@@ -120,6 +150,49 @@ impl CopyWords {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid_1d(count.div_ceil(THREADS * each as usize)),
             flops: 0.0,
+            label: recorder.label(name),
+        });
+    }
+}
+
+/// Blocks of a workgroup of [`MultiplyFragments`], as in the WGSL.
+pub const BLOCKS: usize = 16;
+
+/// y\[g, b, 2·i + j\] = `TOGETHER · turns` · left\[b, i\]·right\[j\], products of fragments of side × side.
+#[derive(Debug, Clone, Copy)]
+pub struct MultiplyFragments {
+    /// (2·[`BLOCKS`] + 2, side, side), halves: left sides of all blocks, then two right sides, turned.
+    pub operands: Tensor,
+    /// (groups, [`BLOCKS`], 4, side, side), f32, written.
+    pub y: Tensor,
+    /// Side of a fragment, 16 or 8.
+    pub side: u32,
+    /// Turns of the loop, below 4,096.
+    pub turns: u32,
+}
+
+impl MultiplyFragments {
+    /// Records the kernel.
+    ///
+    /// # Panics
+    /// If a tensor doesn't fit its shape or there are too many turns.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        let MultiplyFragments { operands, y, side, turns } = *self;
+        let kernel = if side == 16 { &FRAGMENTS_16 } else { &FRAGMENTS_8 };
+        let edge = side as usize;
+        let groups = y.len / (BLOCKS * 4 * edge * edge);
+        expect(recorder, "operands", operands, &[2 * BLOCKS + 2, edge, edge]);
+        expect(recorder, "y", y, &[groups, BLOCKS, 4, edge, edge]);
+        assert!(turns < MOST_TURNS, "{turns} turns of the loop, the shader takes fewer than {MOST_TURNS}");
+        let products = f64::from(TOGETHER) * f64::from(turns) * (groups * BLOCKS * 4) as f64;
+        recorder.dispatch(Dispatch {
+            kernel,
+            constants: vec![("SIDE", side)],
+            overrides: vec![],
+            tensors: vec![operands, y],
+            params: bytemuck::bytes_of(&FragmentParams { turns, unused: [0; 3] }).to_vec(),
+            grid: [u32_of(groups), 1, 1],
+            flops: 2.0 * products * (edge * edge * edge) as f64,
             label: recorder.label(name),
         });
     }

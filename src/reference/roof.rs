@@ -1,4 +1,4 @@
-//! Chains of multiply-adds.
+//! Chains of multiply-adds, and of products of fragments.
 
 use super::Exact;
 
@@ -29,6 +29,23 @@ pub fn multiply_add(
     sum
 }
 
+/// Element (row, column) of `links` times left·right, both `side` × `side`; `right` is stored turned.
+pub fn multiply_fragments(
+    left: &[f32],
+    right: &[f32],
+    side: usize,
+    links: usize,
+    (row, column): (usize, usize),
+) -> Exact {
+    let mut sum = Exact::default();
+    for k in 0..side {
+        let product = f64::from(left[row * side + k]) * f64::from(right[column * side + k]);
+        sum.value += links as f64 * product;
+        sum.scale += links as f64 * product.abs();
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +66,17 @@ mod tests {
             [0, 1, 2, 3].map(|c| 4096.0 * multiply_add(5, c, 1, 0, 1.0, 0.0).value),
             [5.0, 69.0, 133.0, 197.0]
         );
+    }
+
+    #[test]
+    fn fragments_are_multiplied_as_matrices() {
+        // [1 2; 3 4] · [5 7; 6 8], the right side stored as its columns.
+        let (left, right) = ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, -8.0]);
+        let at = |row, column| multiply_fragments(&left, &right, 2, 3, (row, column));
+        assert_eq!(
+            [at(0, 0).value, at(0, 1).value, at(1, 0).value, at(1, 1).value],
+            [51.0, -27.0, 117.0, -33.0]
+        );
+        assert_eq!(at(1, 1).scale, 3.0 * (21.0 + 32.0));
     }
 }

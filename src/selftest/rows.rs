@@ -3,6 +3,7 @@
 use super::cases::{Expected, List};
 use super::random::{bytes, normal};
 use super::tolerance;
+use crate::gpu::Storage;
 use crate::kernels::{accumulate, gelt, gelu, image, l2norm, layernorm, layerscale, narrow, roof, tokens};
 use crate::reference::gelu::{activation, derivative};
 use crate::reference::{self, Exact};
@@ -100,6 +101,27 @@ fn roofs(list: &mut List) {
             vec![Expected::same("to", to_words, data.iter().map(|v| v.to_bits()).enumerate())]
         });
     }
+    let Some(side) = list.matrix_units else { return };
+    let (edge, groups, turns) = (side as usize, 3, 5);
+    let variant = format!("multiply-adds, fragments of {side}x{side}");
+    list.add_in(Storage::F16, "roof", &variant, "3 workgroups, 5 turns", move |run| {
+        // Whole numbers: their sums are exact in any order.
+        let count = (2 * roof::BLOCKS + 2) * edge * edge;
+        let operands: Vec<f32> = bytes(1, count).into_iter().map(|byte| f32::from(byte % 8) - 3.0).collect();
+        let y = run.output("y", groups * roof::BLOCKS * 4 * edge * edge);
+        let tensor = run.activation("operands", &operands);
+        roof::MultiplyFragments { operands: tensor, y, side, turns }.record(&mut run.recorder, "roof");
+        let fragment = |i: usize| &operands[i * edge * edge..(i + 1) * edge * edge];
+        let links = (roof::TOGETHER * turns) as usize;
+        let values = (0..y.len).map(|i| {
+            let (place, sum, block) = (i % (edge * edge), i / (edge * edge) % 4, i / (4 * edge * edge));
+            let left = fragment(2 * (block % roof::BLOCKS) + sum / 2);
+            let right = fragment(2 * roof::BLOCKS + sum % 2);
+            let place = (place / edge, place % edge);
+            (i, reference::roof::multiply_fragments(left, right, edge, links, place).value as f32)
+        });
+        vec![Expected::same("y", y, values.map(|(i, value)| (i, (value + 0.0).to_bits())))]
+    });
 }
 
 fn pictures(list: &mut List) {
