@@ -1,5 +1,6 @@
 //! `lat-wgpu bench` as a user meets it: figures, picture, comparison, refusals.
 
+use lat_wgpu::kernels::gemm::tiles::Table;
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -151,7 +152,7 @@ fn the_lab_checks_and_compares_tiles() {
     let here = folder.path();
     for precision in ["f32", "f16"] {
         let few = ["--lab", "--quick", "--samples", "1", "--precision", precision, "--json", "lab.json"];
-        let (out, _) = expect(0, here, &few);
+        let (out, _) = expect(0, here, &[&few[..], &["--write-tiles", "tiles.toml"]].concat());
         assert!(out.contains("vit-s qkv nn batch 1"), "{out}");
         let run = json(&here.join("lab.json"));
         assert_eq!((run["complete"].as_bool(), run["wrong"].as_u64()), (Some(true), Some(0)), "{run}");
@@ -160,6 +161,19 @@ fn the_lab_checks_and_compares_tiles() {
         let shapes = run["shapes"].as_array().unwrap();
         let forms: Vec<&str> = shapes.iter().map(|shape| shape["form"].as_str().unwrap()).collect();
         assert_eq!(forms, ["nt", "nn", "tn"]);
+        // In the table tiles that were tried take the places of today's; nothing else is changed.
+        let table = std::fs::read_to_string(here.join("tiles.toml")).unwrap();
+        Table::parse(&table).unwrap();
+        let built_in = Table::built_in().text();
+        let added = table.lines().filter(|line| !built_in.contains(line));
+        for line in added.filter(|line| line.contains("form")) {
+            let found = shapes.iter().find(|shape| line.contains(&format!("form = {}", shape["form"])));
+            let tiles = found.unwrap()["tiles"].as_array().unwrap();
+            assert!(
+                tiles.iter().any(|tile| line.ends_with(&format!("tile = {} }},", tile["tile"]))),
+                "{line}"
+            );
+        }
         for shape in shapes {
             let sizes = ["m", "n", "k"].map(|key| shape[key].as_f64().unwrap());
             assert_eq!(shape["flops"].as_f64(), Some(2.0 * sizes.iter().product::<f64>()));
@@ -258,6 +272,7 @@ fn what_makes_no_sense_is_refused() {
         &["--steps", "--baseline", "baseline.json"],
         &["--overheads", "--filter", "empty"],
         &["--steps", "--tokens", "33"],
+        &["--write-tiles", "tiles.toml"],
         &["--steps", "--batch-size", "1"],
         &["--tokens", "0"],
         &["--seconds", "0"],

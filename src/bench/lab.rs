@@ -7,6 +7,7 @@ use super::roof::Roofs;
 use super::{Options, Watch, samples};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Plan, Recorder, Storage};
+use crate::kernels::gemm::tiles::Winner;
 use crate::kernels::gemm::{Epilogue, Form, Nn, Nt, Tile, Tn};
 use crate::rng;
 use crate::selftest::tolerance::{self, UNIT};
@@ -51,6 +52,9 @@ pub struct Report {
     pub shapes: Vec<ShapeReport>,
     /// Results that were wrong.
     pub wrong: usize,
+    /// For the table of tiles: where another tile than the built-in one is quicker over all batches.
+    #[serde(skip)]
+    pub winners: Vec<Winner>,
 }
 
 /// A product and what its tiles did.
@@ -115,6 +119,11 @@ struct Shape {
 impl Shape {
     fn flops(&self) -> f64 {
         2.0 * self.m as f64 * self.n as f64 * self.k as f64
+    }
+
+    /// The two of its sizes that aren't the batch's.
+    fn layer(&self) -> [usize; 2] {
+        self.form.layer(self.m, self.n, self.k)
     }
 
     /// What a tile is found by.
@@ -287,6 +296,7 @@ fn report(context: &Context, found: &[(&Shape, Vec<Measured>)], roofs: &Roofs, c
         complete,
         shapes: shapes.collect(),
         wrong: found.iter().flat_map(|(_, tiles)| tiles).filter(|tile| tile.is_wrong()).count(),
+        winners: winners(context, found),
         roof,
     }
 }
@@ -306,6 +316,52 @@ fn left_out(shape: &Shape, tile: Tile, reason: String) -> Measured {
         used: None,
         note: Some(format!("left out: {reason}")),
     }
+}
+
+/// For each layer and form the tile that the table should name: see [`quickest`].
+fn winners(context: &Context, found: &[(&Shape, Vec<Measured>)]) -> Vec<Winner> {
+    let mut winners: Vec<Winner> = Vec::new();
+    let mut seen = Vec::new();
+    for (shape, _) in found {
+        let layer = (shape.form, shape.layer());
+        if seen.contains(&layer) {
+            continue;
+        }
+        seen.push(layer);
+        let (form, sizes) = layer;
+        let alike = found.iter().filter(|(other, _)| (other.form, other.layer()) == layer);
+        let batches: Vec<(Tile, &[Measured])> = alike
+            .map(|(shape, tiles)| (Tile::built_in(form, context, shape.m, shape.n, shape.k), &tiles[..]))
+            .collect();
+        let mut menu = Tile::menu(form, context.family(), context.class());
+        menu.retain(|tile| *tile != Tile::Plain);
+        if let Some(tile) = quickest(&batches, &menu) {
+            winners.push(Winner { form, sizes, storage: context.storage(), tile });
+        }
+    }
+    winners
+}
+
+/// The tile of the menu that is quickest over all batches, by the mean of its times over the best ones, each batch with the
+/// tile that it has today. None if that was not tried with every batch, or if its mean is as good but for noise.
+fn quickest(batches: &[(Tile, &[Measured])], menu: &[Tile]) -> Option<Tile> {
+    const GAIN: f64 = 0.97;
+    let find = |tiles: &'_ [Measured], tile: Tile| tiles.iter().position(|other| other.tile == tile);
+    if batches.iter().any(|(today, tiles)| find(tiles, *today).is_none()) {
+        return None;
+    }
+    // None if the tile wasn't right and timed with every batch.
+    let mean = |tile_of: &dyn Fn(Tile) -> Tile| -> Option<f64> {
+        let ratios = batches.iter().map(|(today, tiles)| {
+            let tile = &tiles[find(tiles, tile_of(*today))?];
+            let seconds = tile.median().filter(|_| !tile.is_wrong())?;
+            Some(seconds / winner(tiles)?.median()?)
+        });
+        Some(ratios.sum::<Option<f64>>()? / batches.len() as f64)
+    };
+    let best = menu.iter().filter_map(|&tile| Some((tile, mean(&|_| tile)?)));
+    let (tile, ratio) = best.min_by(|(_, one), (_, other)| one.total_cmp(other))?;
+    mean(&|today| today).is_none_or(|today| ratio < GAIN * today).then_some(tile)
 }
 
 /// What is known while tiles are measured.
@@ -505,7 +561,7 @@ fn exact(shape: &Shape, [a, b]: &[Vec<f32>; 2]) -> Vec<(usize, f64, f64)> {
 impl Report {
     /// Winners for people, then what was left out and what was wrong.
     pub fn table(&self) -> String {
-        let Report { machine, timing, complete, roof, shapes, wrong } = self;
+        let Report { machine, timing, complete, roof, shapes, wrong, .. } = self;
         let width = shapes.iter().map(|shape| shape.name.chars().count()).max().unwrap_or(0).max(5);
         let longest = |of: &dyn Fn(&ShapeReport) -> usize| shapes.iter().map(of).max().unwrap_or(0).max(6);
         let tile = longest(&|shape| shape.winner.as_ref().map_or(0, String::len));
@@ -609,16 +665,31 @@ mod tests {
         }
     }
 
+    fn tile(tile: Tile, seconds: &[f64], used: f64) -> Measured {
+        let (work, seconds) = (work(1e9, 1e6), seconds.to_vec());
+        Measured { tile, kernel: "gemm", work, seconds, used: Some(used), note: None }
+    }
+
+    #[test]
+    fn the_table_gets_what_is_quickest_over_all_batches() {
+        let [one, two, three] = [4, 8, 16].map(|lanes| Tile::Subgroup { lanes, rows: 32, quads: 1 });
+        let menu = [one, two, three];
+        let small = [tile(one, &[1.0], 0.5), tile(two, &[1.2], 0.5), tile(three, &[0.1], 9.0)];
+        let large = [tile(one, &[4.0], 0.5), tile(two, &[2.0], 0.5), tile(three, &[1.9], 0.5)];
+        // Over the best: 1 and 2.1 against 1.2 and 1.05; the third was wrong once.
+        assert_eq!(quickest(&[(one, &small), (one, &large)], &menu), Some(two));
+        assert_eq!(quickest(&[(one, &small), (one, &large)], &menu[..1]), None);
+        // Nothing beats what each batch has today.
+        assert_eq!(quickest(&[(one, &small), (two, &large)], &menu), None);
+        assert_eq!(quickest(&[(one, &small)], &menu), None);
+        // What wasn't tried can't be beaten; what was wrong or had no time is.
+        assert_eq!(quickest(&[(Tile::Plain, &small)], &menu), None);
+        assert_eq!(quickest(&[(three, &small)], &menu), Some(one));
+        assert_eq!(quickest(&[(two, &[tile(two, &[], 0.5), tile(one, &[9.0], 0.5)])], &menu), Some(one));
+    }
+
     #[test]
     fn a_wrong_tile_never_wins() {
-        let tile = |tile: Tile, seconds: &[f64], used: f64| Measured {
-            tile,
-            kernel: "gemm",
-            work: work(1e9, 1e6),
-            seconds: seconds.to_vec(),
-            used: Some(used),
-            note: None,
-        };
         let other = Tile::Cooperative { side: 8 };
         let tiles = [tile(other, &[0.01], f64::INFINITY), tile(Tile::Plain, &[0.04, 0.02, 0.03], 0.5)];
         assert_eq!(winner(&tiles).map(|tile| tile.tile), Some(Tile::Plain));

@@ -496,6 +496,10 @@ pub struct BenchArguments {
     /// Write the figures as JSON, anew after every row, so that a run that is cut short leaves what it has; - for stdout, at the end
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// With --lab: write the table of tiles with what was quickest on this class of adapter, to take the place of
+    /// src/kernels/gemm/tiles.toml
+    #[arg(long, value_name = "FILE", requires = "lab")]
+    pub write_tiles: Option<PathBuf>,
     /// Draw the roofline: operations a second over operations per byte
     #[arg(long, value_name = "FILE", conflicts_with = "mode")]
     pub svg: Option<PathBuf>,

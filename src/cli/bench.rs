@@ -12,6 +12,7 @@ use crate::bench::{self, Options, Watch, lab, overheads, roofline, steps};
 use crate::data::files::write_atomically;
 use crate::error::{Error, Result};
 use crate::gpu::Context;
+use crate::kernels::gemm::tiles::Table;
 use crate::shape::Precision;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -27,7 +28,8 @@ pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
     // A run may be compared with the one that it takes the place of.
     let kept = baseline.iter().filter(|file| !save_baseline.as_ref().is_some_and(|saved| same(saved, file)));
     let paths = Paths::new().reads("--baseline", kept).updates("--save-baseline", save_baseline);
-    paths.writes("--json", json).writes("--svg", svg).check()?;
+    let paths = paths.writes("--json", json).writes("--svg", svg);
+    paths.writes("--write-tiles", &arguments.write_tiles).check()?;
     // A file that can't be used is found before minutes are spent.
     let saved = arguments.baseline.as_deref().map(baseline::read).transpose()?;
     let kept = arguments.save_baseline.as_deref().map(baseline::read).transpose()?;
@@ -49,6 +51,10 @@ pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
     if arguments.lab {
         let report = lab::run(&context, options, &mut progress)?;
         progress.finish(&report, &report.table())?;
+        if let Some(path) = &arguments.write_tiles {
+            let table = Table::built_in().with_winners(context.class(), &report.winners);
+            write_atomically(path, table.text().as_bytes())?;
+        }
         return Ok(if report.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     if arguments.overheads {
