@@ -1,14 +1,14 @@
-//! Every kernel against the adapter's roofs: `cargo bench --bench kernels [FILTER]`. `lat-wgpu bench` measures the same rows and
-//! can also write, draw and compare them.
+//! Every kernel against the adapter's roofs: `cargo bench --bench kernels [FILTER]`. `lat-wgpu bench` measures the same
+//! rows and can also write, draw and compare them.
 
 use lat_wgpu::bench::report::Report;
 use lat_wgpu::bench::{Options, Watch, run};
 use lat_wgpu::error::Result;
 use lat_wgpu::gpu::{Context, ContextOptions};
 
-struct Told;
+struct Printed;
 
-impl Watch<Report> for Told {
+impl Watch<Report> for Printed {
     fn next(&mut self, done: usize, of: usize, name: &str) -> Result<()> {
         eprintln!("{done} of {of} rows done; next: {name}");
         Ok(())
@@ -20,5 +20,5 @@ fn main() {
     // `cargo bench` passes flags of its own; a word is a filter.
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let options = Options { filter: &filter, ..Options::default() };
-    print!("{}", run(&context, options, &mut Told).expect("figures").table());
+    print!("{}", run(&context, options, &mut Printed).expect("figures").table());
 }

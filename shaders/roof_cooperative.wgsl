@@ -1,14 +1,14 @@
 // The roof of matrix units: nothing but multiply-adds of fragments in registers; see roof.wgsl. No network has it.
 //
-//   multiply_fragments: y[g, b, 2·i + j] = TOGETHER·turns · left[b, i] · right[j],  products of whole fragments of SIDE × SIDE
+//   multiply_fragments: y[g, b, 2·i + j] = TOGETHER·turns · left[b, i] · right[j],  products of fragments, SIDE × SIDE
 //
-// operands (2·BLOCKS + 2 fragments) read: left[b, 0], left[b, 1] for every b, then right[0], right[1]; halves, each fragment
-// in rows, those of the right side turned          y (groups, BLOCKS, 4, SIDE, SIDE) written: f32, rows
-// A workgroup owns BLOCKS blocks; each of its subgroups, however many lanes that has, takes every so manieth of them. A block
-// has four sums that don't wait for each other and grow by the same products in every turn, 4·TOGETHER·turns·2·SIDE³ operations
-// in all. Blocks differ in their left sides, so that no compiler computes one for another, and every sum is stored, so that
-// none is dropped.
-// Error: as of a sum of TOGETHER·turns·SIDE products, in the unit's own order; none if all are whole numbers below 2²⁴.
+// operands (2·BLOCKS + 2, SIDE, SIDE) read: left[b, 0], left[b, 1] for every b, then right[0], right[1]; halves, in
+// rows, those of the right sides turned          y (groups, BLOCKS, 4, SIDE, SIDE) written: f32, in rows
+// A workgroup owns BLOCKS blocks; each of its subgroups, however many lanes that has, takes every so manieth of them.
+// A block has four sums that don't wait for each other and grow by the same products in every turn, in all
+// 4·TOGETHER·turns·2·SIDE³ operations. Blocks differ in their left sides, so that no compiler computes one for another,
+// and every sum is stored, so that none is dropped.
+// Error: that of a sum of TOGETHER·turns·SIDE products in the unit's own order; none for whole numbers below 2²⁴.
 // Source: [Roofline, Williams 2009 §3]. Limits: turns below 4,096; as many workgroups as y has room for. Halves alone.
 
 enable wgpu_cooperative_matrix;

@@ -89,7 +89,7 @@ fn figures_picture_and_comparison_of_a_few_rows() {
         assert!(err.contains(&format!("against the baseline: 2{word}")), "{err}");
     }
 
-    // Nothing to compare with is told before anything is measured.
+    // A missing run to compare with is reported before anything is measured.
     std::fs::write(here.join("baseline.json"), serde_json::json!({ "another card": run }).to_string())
         .unwrap();
     for file in ["baseline.json", "nowhere.json"] {

@@ -1,8 +1,8 @@
 //! A run against a saved one: what is slower, what is quicker, what is noise.
 //!
-//! Rows are judged by their percent of the roof, not by their time. The roofs are measured in the same run, so a machine that
-//! is busy, or that has another processor behind an adapter of the same name, is slower in both, and only what became of the
-//! kernel is left. Times are told beside it.
+//! Rows are judged by their percent of the roof, not by their time. The roofs are measured in the same run, so a
+//! machine that is busy, or that has another processor behind an adapter of the same name, is slower in both, and only
+//! what became of the kernel is left. Times are told beside it.
 
 use super::report::{Machine, Report, RowReport};
 use crate::error::{Error, Result};
@@ -36,8 +36,8 @@ pub fn keep(baselines: &mut Baselines, report: Report, default: usize) {
     baselines.insert(key(&report.machine, report.batch), report);
 }
 
-/// Takes the saved run out that a new one may be compared with: of this adapter, driver and class, with this batch and this
-/// precision; `default` is the batch that runs without a choice have.
+/// Takes the saved run out that a new one may be compared with: of this adapter, driver and class, with this batch and
+/// this precision; `default` is the batch that runs without a choice have.
 ///
 /// # Errors
 /// [`Error::Data`] if there is none, with what there is of this adapter.
@@ -136,8 +136,8 @@ pub struct Judgement {
 
 /// Compares a run with a saved one of the same adapter, row by row in the order of the new run.
 ///
-/// A difference counts if it is more than 5 % and more than three times the combined deviation: the root of the summed squares
-/// of the relative median absolute deviations of both rows and of both roofs that limit them.
+/// A difference counts if it is more than 5 % and more than three times the combined deviation: the root of the summed
+/// squares of the relative median absolute deviations of both rows and of both roofs that limit them.
 pub fn judge(then: &Report, now: &Report) -> Vec<Judgement> {
     let find = |report: &'_ Report, name: &str| report.rows.iter().find(|row| row.name == name).cloned();
     let uncompared = |name: &str, verdict| Judgement {
@@ -215,7 +215,8 @@ mod tests {
     use crate::bench::report::Roof;
     use crate::bench::report::tests::{machine, roof, work};
 
-    /// A run of one row with these samples of its time, on a machine that is `speed` times as fast as that of the roofs.
+    /// A run of one row with these samples of its time, on a machine that is `speed` times as fast as that of the
+    /// roofs.
     fn run(samples: &[f64], speed: f64, name: &str, flops: f64) -> Report {
         let roof = Roof { gflops: 100.0 * speed, gbps: 10.0 * speed, ..roof() };
         let roof = Roof { gflops_deviation: 0.01 * roof.gflops, gbps_deviation: 0.01 * roof.gbps, ..roof };

@@ -1,5 +1,5 @@
-//! The product lab: every tile of every family that an adapter can run, on the matrix products of ViT-S and ViT-B. A tile's
-//! result is checked in f64 at a thousand places before its time counts.
+//! The product lab: every tile of every family that an adapter can run, on the matrix products of ViT-S and ViT-B. A
+//! tile's result is checked in f64 at a thousand places before its time counts.
 
 use super::numbers::{self, PERIOD};
 use super::report::{Machine, Roof, Work};
@@ -28,8 +28,8 @@ const TOKENS: usize = 197;
 /// Places of a result that are checked, beside its corners.
 const PLACES: u64 = 1_000;
 
-/// Samples of a tile take about so many seconds together, and a tile whose replay is expected to take longer is left out: on a
-/// GPU a watchdog may end it.
+/// Samples of a tile take about so many seconds together, and a tile whose replay is expected to take longer is left
+/// out: on a GPU a watchdog may end it.
 const CPU_SECONDS: f64 = 4.0;
 const GPU_SECONDS: f64 = 1.0;
 
@@ -39,14 +39,14 @@ const HOPELESS: f64 = 2.0;
 /// A run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// What it was made on.
+    /// The adapter and how it was opened.
     #[serde(flatten)]
     pub machine: Machine,
     /// "timestamps", or "wall clock" where the adapter has none or is a CPU.
     pub timing: &'static str,
-    /// Whether every tile of every shape had its turn.
+    /// True if every tile of every shape had its turn.
     pub complete: bool,
-    /// What the adapter can do at most.
+    /// The adapter's roofs.
     pub roof: Roof,
     /// One per model, layer, form and batch.
     pub shapes: Vec<ShapeReport>,
@@ -82,7 +82,7 @@ pub struct ShapeReport {
     pub tiles: Vec<TileReport>,
 }
 
-/// What a tile did with a product.
+/// The figures of a tile with a product.
 #[derive(Debug, Clone, Serialize)]
 pub struct TileReport {
     /// The tile.
@@ -99,7 +99,7 @@ pub struct TileReport {
     pub percent_of_roof: Option<f64>,
     /// Share of the tolerance that the worst value uses; none where nothing was compared or a value is no number.
     pub tolerance_used: Option<f64>,
-    /// Whether a value was wrong: such a tile never wins.
+    /// True if a value was wrong: such a tile never wins.
     pub wrong: bool,
     /// Why there is no time, or only one sample.
     pub note: Option<String>,
@@ -126,7 +126,7 @@ impl Shape {
         self.form.layer(self.m, self.n, self.k)
     }
 
-    /// What a tile is found by.
+    /// The name that a filter is compared with.
     fn with(&self, tile: Tile) -> String {
         format!("{} {tile}", self.name)
     }
@@ -171,7 +171,7 @@ fn shapes(batches: &[usize], quick: bool) -> Vec<Shape> {
     all
 }
 
-/// What a tile did, before it is held against the roofs.
+/// The figures of a tile, before they are held against the roofs.
 struct Measured {
     tile: Tile,
     kernel: &'static str,
@@ -217,8 +217,8 @@ fn winner(tiles: &[Measured]) -> Option<&Measured> {
 /// "vit-s qkv nt batch 32 tiled 128x128 by 8x8", contain it.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no name contains the filter; what the adapter or `watch` reports. What doesn't fit the adapter is
-/// left out with a note.
+/// [`Error::NothingToDo`] if no name contains the filter; those of the adapter and of `watch`. A product
+/// that doesn't fit the adapter is left out with a note.
 pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
     let batches = match options.batch {
         Some(batch) => vec![batch],
@@ -301,7 +301,7 @@ fn report(context: &Context, found: &[(&Shape, Vec<Measured>)], roofs: &Roofs, c
     }
 }
 
-/// Whether an adapter may simply be too small.
+/// True if the adapter may simply be too small.
 fn is_too_large(error: &Error) -> bool {
     matches!(error.plain(), Error::TooLarge(_) | Error::Memory(_))
 }
@@ -342,8 +342,8 @@ fn winners(context: &Context, found: &[(&Shape, Vec<Measured>)]) -> Vec<Winner> 
     winners
 }
 
-/// The tile of the menu that is quickest over all batches, by the mean of its times over the best ones, each batch with the
-/// tile that it has today. None if that was not tried with every batch, or if its mean is as good but for noise.
+/// The tile of the menu that is quickest over all batches, by the mean of its times over the best ones, each batch with
+/// the tile that it has today. None if that was not tried with every batch, or if its mean is as good but for noise.
 fn quickest(batches: &[(Tile, &[Measured])], menu: &[Tile]) -> Option<Tile> {
     const GAIN: f64 = 0.97;
     let find = |tiles: &'_ [Measured], tile: Tile| tiles.iter().position(|other| other.tile == tile);
@@ -364,7 +364,7 @@ fn quickest(batches: &[(Tile, &[Measured])], menu: &[Tile]) -> Option<Tile> {
     mean(&|today| today).is_none_or(|today| ratio < GAIN * today).then_some(tile)
 }
 
-/// What is known while tiles are measured.
+/// State of a run between tiles.
 struct Bench<'c> {
     context: &'c Context,
     samples: usize,
@@ -436,7 +436,7 @@ struct Operands {
     a: Buffer,
     b: Buffer,
     c: Buffer,
-    /// What `c` holds before a tile writes it.
+    /// NaN, the words of `c` before a tile writes it.
     unwritten: Buffer,
     /// Of operands, and of the result but in TN, whose gradients are f32.
     storage: Storage,
@@ -506,7 +506,7 @@ fn tolerance_used(
     found: impl Iterator<Item = f64>,
     wanted: &[(usize, f64, f64)],
 ) -> f64 {
-    // Matrix units may cut off instead of rounding: what their kernel's header proves. All others as in every test.
+    // Matrix units may cut off instead of rounding: the bound of their kernel's header. All others as in every test.
     let units = if fragments { 2.0 * (k + 1) as f64 } else { tolerance::gemm(k).c };
     let (mut worst, mut errors, mut squares): (f64, f64, f64) = (0.0, 0.0, 0.0);
     for (found, &(_, exact, magnitude)) in found.zip(wanted) {
@@ -520,8 +520,8 @@ fn tolerance_used(
         errors += error * error;
         squares += exact * exact;
     }
-    // Sums of k numbers of either sign are off by k·2⁻⁴⁸/6 of their square where every addition rounds, by four times as much
-    // and a bias where it cuts off.
+    // Sums of k numbers of either sign are off by k·2⁻⁴⁸/6 of their square where every addition rounds, by four times
+    // as much and a bias where it cuts off.
     let mean = match (result, fragments) {
         (Storage::F32, false) => tolerance::gemm(k).nmse.max(k as f64 * UNIT * UNIT),
         (Storage::F32, true) => 1e-8,

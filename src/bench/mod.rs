@@ -1,15 +1,15 @@
 //! How fast the kernels are, as a share of what the adapter can do: `lat-wgpu bench`, `cargo bench` and `--profile`.
 //!
-//! A row is one kernel at one shape ([`rows`]). The adapter's roofs are measured in the same run, between samples of rows ([`roof`]):
-//! operations a second of a kernel of nothing but multiply-adds, and bytes a second of a kernel of nothing but copies. A
-//! kernel of f operations on b bytes can't take less than max(f / multiply-adds, b / copies) seconds; that time as a share of
-//! the time it takes is its percent of the roof, and the larger of the two is what limits it [Roofline, Williams 2009 §3].
-//! Bytes are those of the tensors bound, each once per launch, as if each word moved once between memory and kernel. What
-//! matrix units multiply is held against their own roof.
+//! A row is one kernel at one shape ([`rows`]). The adapter's roofs are measured in the same run, between samples of
+//! rows ([`roof`]): operations a second of a kernel of nothing but multiply-adds, and bytes a second of a kernel of
+//! nothing but copies. A kernel of f operations on b bytes can't take less than max(f / multiply-adds, b / copies)
+//! seconds; that time as a share of the time it takes is its percent of the roof, and the larger of the two is what
+//! limits it [Roofline, Williams 2009 §3]. Bytes are those of the tensors bound, each once per launch, as if each word
+//! moved once between memory and kernel. What matrix units multiply is held against their own roof.
 //!
 //! From there: [`report`] (figures and their table), [`roofline`] (the picture), [`baseline`] (against a saved run).
-//! [`lab`] compares the tiles of matrix products, [`steps`] times training steps, [`overheads`] launches and submits that do
-//! nothing. [`profile`] tells where the time of a whole plan goes.
+//! [`lab`] compares the tiles of matrix products, [`steps`] times training steps, [`overheads`] launches and submits
+//! that do nothing. [`profile`] shows where the time of a whole plan goes.
 
 pub mod baseline;
 pub mod lab;
@@ -38,7 +38,7 @@ const QUICK_SAMPLES: usize = 3;
 /// Samples of a row between two of the roofs.
 const ROOF_EVERY: usize = 4;
 
-/// What is measured.
+/// Choices of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
     /// Rows whose name contains this; empty: all.
@@ -70,13 +70,13 @@ pub trait Watch<R> {
     /// So many rows are done, of so many, and this one is next; an error stops the run.
     ///
     /// # Errors
-    /// What the run is to end with.
+    /// The error that the run is to end with.
     fn next(&mut self, done: usize, of: usize, name: &str) -> Result<()>;
 
     /// One more row is measured: what a run that ends here would report.
     ///
     /// # Errors
-    /// What the run is to end with.
+    /// The error that the run is to end with.
     fn measured(&mut self, report: R) -> Result<()> {
         drop(report);
         Ok(())
@@ -96,7 +96,7 @@ pub fn default_batch(context: &Context) -> usize {
 /// Measures the rows that the filter leaves, and the roofs.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no row has such a name; what the adapter or `watch` reports.
+/// [`Error::NothingToDo`] if no row has such a name; those of the adapter and of `watch`.
 pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
     let samples = options.samples(DEFAULT_SAMPLES);
     let batch = batch(context, &options);
@@ -124,7 +124,8 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
         let plan = row.plan(context)?;
         let replays = samples::replays(&plan, context)?;
         let mut seconds = Vec::with_capacity(samples);
-        // The roofs' samples come from the same minutes as the rows': what slows the machine down in between slows both.
+        // The roofs' samples come from the same minutes as the rows': what slows the machine down in between slows
+        // both.
         for _ in 0..samples.div_ceil(ROOF_EVERY) {
             roofs.sample(context, 1)?;
             let wanted = ROOF_EVERY.min(samples - seconds.len());

@@ -1,12 +1,13 @@
-//! Tensors of random numbers. Large ones repeat a period and are filled on the adapter: the host makes a million numbers at most.
+//! Tensors of random numbers. Large ones repeat a period and are filled on the adapter: the host makes a million
+//! numbers at most.
 
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Storage, WORD};
 use crate::rng;
 use half::f16;
 
-/// After so many numbers they repeat: four times a prime, so that no two rows of a matrix whose width is a multiple of four
-/// begin alike.
+/// After so many numbers they repeat: four times a prime, so that no two rows of a matrix whose width is a multiple of
+/// four begin alike.
 pub const PERIOD: usize = 4 * 262_139;
 
 /// Words of so many elements.

@@ -1,4 +1,5 @@
-//! What launches and submits cost by themselves: launches of one workgroup that do next to nothing, and submits of them.
+//! What launches and submits cost by themselves: launches of one workgroup that do next to nothing, and submits of
+//! them.
 
 use super::report::{Machine, Roof};
 use super::roof::Roofs;
@@ -22,12 +23,12 @@ const SUBMITS: usize = 64;
 /// A run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// What it was made on.
+    /// The adapter and how it was opened.
     #[serde(flatten)]
     pub machine: Machine,
-    /// Whether every figure was measured.
+    /// True if every figure was measured.
     pub complete: bool,
-    /// What the adapter can do at most.
+    /// The adapter's roofs.
     pub roof: Option<Roof>,
     /// In the order in which they were measured.
     pub overheads: Vec<Overhead>,
@@ -36,7 +37,7 @@ pub struct Report {
 /// One figure, in microseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Overhead {
-    /// What is done once.
+    /// The action that is counted.
     pub name: &'static str,
     /// Median of the samples.
     pub microseconds: f64,
@@ -75,7 +76,7 @@ pub const ROUND_TRIP: &str = "empty submit and its wait";
 /// Measures the figures and the roofs.
 ///
 /// # Errors
-/// What the adapter or `watch` reports.
+/// Those of the adapter and of `watch`.
 pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
     type Sample<'s> = &'s dyn Fn() -> Result<f64>;
     let samples = options.samples(DEFAULT_SAMPLES);

@@ -126,8 +126,8 @@ pub fn tables(title: &str, profile: &PlanProfile) -> String {
     text
 }
 
-/// Plans with their titles in the format of Chrome's tracing: a process for each, with one track of layers and one of kernels;
-/// launches stand one behind the other.
+/// Plans with their titles in the format of Chrome's tracing: a process for each, with one track of layers and one of
+/// kernels; launches stand one behind the other.
 pub fn trace(profiles: &[(String, PlanProfile)]) -> Value {
     const LAYERS: usize = 1;
     const KERNELS: usize = 2;

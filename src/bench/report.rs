@@ -5,7 +5,7 @@ use crate::gpu::{Context, Plan};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// What a run was made on.
+/// The adapter of a run and how it was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// The adapter's name.
@@ -41,16 +41,16 @@ impl std::fmt::Display for Machine {
 /// A run on one adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// What it was made on.
+    /// The adapter and how it was opened.
     #[serde(flatten)]
     pub machine: Machine,
     /// Pictures at once; 0 in runs from before this was kept: the default of the class.
     #[serde(default)]
     pub batch: usize,
-    /// Whether every row was measured.
+    /// True if every row was measured.
     #[serde(default = "yes")]
     pub complete: bool,
-    /// What the adapter can do at most.
+    /// The adapter's roofs.
     pub roof: Roof,
     /// One per kernel, shape and model.
     pub rows: Vec<RowReport>,
@@ -61,7 +61,7 @@ fn yes() -> bool {
     true
 }
 
-/// What an adapter can do at most: medians over samples from the whole run.
+/// The roofs of an adapter: medians over samples from the whole run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Roof {
     /// Multiply-adds, two operations each, in 10⁹ operations a second.
@@ -81,7 +81,7 @@ pub struct Roof {
     pub matrix_units: Option<MatrixRoof>,
 }
 
-/// What an adapter's matrix units can do at most.
+/// The roof of an adapter's matrix units.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MatrixRoof {
     /// Multiply-adds of fragments, two operations each, in 10⁹ operations a second.
@@ -92,7 +92,7 @@ pub struct MatrixRoof {
     pub kernel: String,
 }
 
-/// What keeps a kernel from being faster.
+/// The roof that keeps a kernel from being faster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Limit {
@@ -116,14 +116,14 @@ impl Limit {
     }
 }
 
-/// What one replay does.
+/// The work of one replay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Work {
     /// Floating-point operations.
     pub flops: f64,
     /// Bytes of the tensors bound, each once per launch.
     pub bytes: f64,
-    /// Whether matrix units multiply.
+    /// True if matrix units multiply.
     pub fragments: bool,
 }
 

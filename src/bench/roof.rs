@@ -1,5 +1,5 @@
-//! What the adapter can do at most: the best of a few kernels of nothing but multiply-adds, and of nothing but copies; beside
-//! them the multiply-adds of matrix units.
+//! What the adapter can do at most: the best of a few kernels of nothing but multiply-adds, and of nothing but copies;
+//! beside them the multiply-adds of matrix units.
 
 use super::report::{MatrixRoof, Roof};
 use super::{numbers, samples};
@@ -51,12 +51,13 @@ pub struct Roofs {
 impl Roofs {
     /// Tries kernels of both sorts and keeps the best of each.
     ///
-    /// How many chains of multiply-adds fill an adapter depends on its registers and latencies. GPUs copy 128 MiB, more than
-    /// their caches hold: the roof is that of their memory, and a row above it found its tensors in a cache. CPU adapters are
-    /// bound by instructions rather than by memory, and take the best of three sizes. A quick run tries one kernel of a sort.
+    /// How many chains of multiply-adds fill an adapter depends on its registers and latencies. GPUs copy 128 MiB, more
+    /// than their caches hold: the roof is that of their memory, and a row above it found its tensors in a cache. CPU
+    /// adapters are bound by instructions rather than by memory, and take the best of three sizes. A quick run tries
+    /// one kernel of a sort.
     ///
     /// # Errors
-    /// What the adapter reports.
+    /// Those of the adapter.
     pub fn find(context: &Context, quick: bool) -> Result<Roofs> {
         let trials = if quick { 1 } else { TRIALS };
         let mut multiply_adds = Vec::new();
@@ -89,7 +90,7 @@ impl Roofs {
     /// Takes so many more samples of both.
     ///
     /// # Errors
-    /// What the adapter reports.
+    /// Those of the adapter.
     pub fn sample(&mut self, context: &Context, count: usize) -> Result<()> {
         for candidate in [&mut self.multiply_add, &mut self.copy].into_iter().chain(&mut self.matrix_units) {
             candidate.sample(context, count)?;
@@ -97,7 +98,7 @@ impl Roofs {
         Ok(())
     }
 
-    /// What all samples say.
+    /// Medians over all samples.
     pub fn report(&self) -> Roof {
         let (flops, bytes) = (self.multiply_add.rates(), self.copy.rates());
         Roof {

@@ -1,6 +1,7 @@
 //! The roofline: operations a second over operations per byte, both on logarithmic axes, with the adapter's two roofs.
 //!
-//! A dot per row carries a number; the list below the axes says which row that is, and the dot says it where a pointer rests.
+//! A dot per row carries a number; the list below the axes says which row that is, and the dot says it where a pointer
+//! rests.
 
 use super::report::{Limit, Report, RowReport};
 use std::fmt::Write;

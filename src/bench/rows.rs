@@ -52,8 +52,8 @@ impl Row {
     }
 }
 
-/// Every row, in the order in which they are measured, of `batch` pictures at once. `tokens` are the lengths of the sequences in
-/// rows of attention; none: that of the models. `quick` leaves one shape of a kernel.
+/// Every row, in the order in which they are measured, of `batch` pictures at once. `tokens` are the lengths of the
+/// sequences in rows of attention; none: that of the models. `quick` leaves one shape of a kernel.
 pub fn rows(batch: usize, tokens: &[usize], quick: bool) -> Vec<Row> {
     let mut all = Vec::new();
     for model in if quick { &MODELS[..1] } else { &MODELS[..] } {
@@ -371,7 +371,8 @@ fn rest_of_network(all: &mut Vec<Row>, model: &Model, batch: usize) {
     });
 }
 
-/// What only training has: part classifiers on a batch of 32 with the persons of Market-1501, loss, and one step of a block.
+/// What only training has: part classifiers on a batch of 32 with the persons of Market-1501, loss, and one step of a
+/// block.
 fn training(all: &mut Vec<Row>, model: &Model, quick: bool) {
     const BATCH: usize = 32;
     const HIDDEN: usize = 256;

@@ -1,7 +1,8 @@
-//! Whole training steps (forward, loss, backward, optimiser) of ViT-S and ViT-B, with one block open and with everything.
+//! Whole training steps (forward, loss, backward, optimiser) of ViT-S and ViT-B, with one block open and with
+//! everything.
 //!
-//! Pictures have 224 × 224 pixels, the classifiers are 14 of Market-1501's 751 persons. Weights are random: a step takes as long
-//! with any.
+//! Pictures have 224 × 224 pixels, the classifiers are 14 of Market-1501's 751 persons. Weights are random: a step
+//! takes as long with any.
 
 use super::report::{Machine, Roof};
 use super::roof::Roofs;
@@ -33,14 +34,14 @@ const PATCH: usize = 16;
 /// A run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// What it was made on.
+    /// The adapter and how it was opened.
     #[serde(flatten)]
     pub machine: Machine,
     /// Pictures of a step.
     pub batch: usize,
-    /// Whether every row was measured.
+    /// True if every row was measured.
     pub complete: bool,
-    /// What the adapter can do at most.
+    /// The adapter's roofs.
     pub roof: Roof,
     /// One per model and stage.
     pub rows: Vec<Row>,
@@ -92,8 +93,8 @@ pub struct Figures {
 /// Measures the steps whose name the filter leaves.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no row has such a name, [`Error::Usage`] for a batch of one; what the adapter or `watch` reports. What doesn't fit the adapter is a row
-/// without figures.
+/// [`Error::NothingToDo`] if no row has such a name, [`Error::Usage`] for a batch of one; those of the adapter and of
+/// `watch`. A step that doesn't fit the adapter is a row without figures.
 pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
     let samples = options.samples(DEFAULT_SAMPLES);
     let default = if context.is_cpu() || options.quick { LEAST } else { 32 };

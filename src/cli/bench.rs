@@ -123,7 +123,7 @@ struct Progress<'a> {
     bar: ProgressBar,
     signals: Signals,
     json: Option<&'a Path>,
-    /// Whether the file holds something of this run.
+    /// True once the file holds something of this run.
     wrote: bool,
 }
 

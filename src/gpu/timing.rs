@@ -1,5 +1,5 @@
-//! Times and memory for benches: replays between timestamps, what launches and submits cost by themselves, large tensors
-//! that are filled on the adapter and looked at in a few places.
+//! Times and memory for benches: replays between timestamps, what launches and submits cost by themselves, large
+//! tensors that are filled on the adapter and looked at in a few places.
 
 use super::WORD;
 use super::context::{Buffer, Context, Readback};
@@ -18,11 +18,11 @@ pub struct SubmitTime {
 }
 
 impl Plan {
-    /// Seconds of one replay by the adapter's own clock: `replays` in one pass, between two timestamps. By the wall clock, as
-    /// [`Plan::time`], where [`Context::times_itself`] says no.
+    /// Seconds of one replay by the adapter's own clock: `replays` in one pass, between two timestamps. By the wall
+    /// clock, as [`Plan::time`], where [`Context::times_itself`] says no.
     ///
     /// # Errors
-    /// What the driver has reported so far.
+    /// Those that the driver has reported so far.
     pub fn time_on_adapter(&self, context: &Context, replays: usize) -> Result<f64> {
         if !context.times_itself() {
             return self.time(context, replays);
@@ -35,10 +35,10 @@ impl Plan {
         Ok(timestamps.submit(context, encoder)?[0] / replays as f64)
     }
 
-    /// What `replays` of the recording take as one submit; none of them is a submit that does nothing.
+    /// Times `replays` of the recording as one submit; 0 replays are a submit that does nothing.
     ///
     /// # Errors
-    /// What the driver has reported so far.
+    /// Those that the driver has reported so far.
     pub fn time_submit(&self, context: &Context, replays: usize) -> Result<SubmitTime> {
         context.wait()?;
         let start = Instant::now();
@@ -53,7 +53,7 @@ impl Plan {
     /// Seconds of `count` submits of one replay each, waited for once; the commands are recorded before.
     ///
     /// # Errors
-    /// What the driver has reported so far.
+    /// Those that the driver has reported so far.
     pub fn time_submits(&self, context: &Context, count: usize) -> Result<f64> {
         context.wait()?;
         let all: Vec<_> = (0..count).map(|_| self.commands(context, 1)).collect();
@@ -74,7 +74,7 @@ impl Plan {
 }
 
 impl Context {
-    /// Whether [`Plan::time_on_adapter`] reads timestamps: CPU adapters' lump launches together.
+    /// True if [`Plan::time_on_adapter`] reads timestamps; those of CPU adapters lump launches together.
     pub fn times_itself(&self) -> bool {
         self.has_timestamps() && !self.is_cpu()
     }
@@ -97,7 +97,7 @@ impl Context {
     /// Reads single words of a buffer back, after all submitted work.
     ///
     /// # Errors
-    /// What the driver has reported so far.
+    /// Those that the driver has reported so far.
     ///
     /// # Panics
     /// If a place lies past the end.
