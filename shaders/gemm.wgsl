@@ -24,6 +24,8 @@ struct Params {
     k: u32,
     // TN: k of a slice, a multiple of 16.
     depth: u32,
+    // Workgroups before this launch's.
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -102,7 +104,7 @@ fn gemm_nt(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let index = (group.x + group.y * groups.x) * THREADS + lane;
+    let index = (params.first + group.x + group.y * groups.x) * THREADS + lane;
     let row = index / params.n;
     let column = index % params.n;
     if (row >= params.m) {
@@ -121,7 +123,7 @@ fn gemm_nn(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let index = (group.x + group.y * groups.x) * THREADS + lane;
+    let index = (params.first + group.x + group.y * groups.x) * THREADS + lane;
     let row = index / params.n;
     let column = index % params.n;
     if (row >= params.m) {
@@ -140,7 +142,7 @@ fn gemm_tn(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let index = (group.x + group.y * groups.x) * THREADS + lane;
+    let index = (params.first + group.x + group.y * groups.x) * THREADS + lane;
     let row = index / params.n;
     let column = index % params.n;
     if (row >= params.m) {

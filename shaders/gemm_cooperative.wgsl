@@ -2,14 +2,18 @@
 //
 //   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ, halves in, f32 sums; see gemm.wgsl for the buffers
 //
-// A workgroup owns BM × BN outputs, cut into blocks of 2 × 2 fragments of SIDE × SIDE; each of its subgroups, however many
-// lanes that has, takes every so manieth block and multiplies straight from memory. Sums go through workgroup memory to the
-// epilogue, because nobody knows which lane holds which of them. Where the last tile would stick out, it is moved back to end
-// with the matrix: what two workgroups own, both write alike.
-// The order in which a matrix unit adds up is its own: these are not the bits of the other families. So it is proved on the
-// adapter before it is used, by sums of whole numbers, which come out the same in any order unless they are kept in halves.
+// A workgroup owns BM × BN outputs, cut into blocks of 2 × 2 fragments of SIDE × SIDE; in a round each of its subgroups,
+// however many lanes that has, takes one block. The tile walks along k in steps of BK: BM rows of a and BN of b go into
+// workgroup memory, from where fragments are loaded. Its rows are 8 halves longer than BK, so that those of a fragment begin at
+// different banks. The next step is read into registers before this step's products, which hide the wait for it. Rows past the
+// end repeat the last one and are never stored; k past the end is 0. Sums go through workgroup memory to the epilogue, a
+// fragment of each block at a time, because nobody knows which lane holds which of them.
+// An output is the same whatever rows lie beside it: its sum runs over fragments of k, k ascending, in any m, n and tile.
+// The order in which a matrix unit adds up is its own: these are not the bits of the other families. So it is tried on the
+// adapter before it is used: by sums of whole numbers, which come out the same in any order unless they are kept in halves, and
+// by a product with an epilogue.
 // Error: |c - exact| ≤ (K + 1)·2⁻²³·Σ_k|a||b| before the epilogue: units may cut off instead of rounding.
-// Limits: M ≥ BM, N ≥ BN, N a multiple of 4, K of SIDE. Halves alone.
+// Limits: N and K multiples of 4; BK a multiple of SIDE. Halves alone. Workgroup memory 2·(BM + BN)·(BK + 8) + BM·BN bytes.
 
 enable wgpu_cooperative_matrix;
 
@@ -18,11 +22,13 @@ struct Params {
     n: u32,
     k: u32,
     unused: u32,
+    // Rows of tiles before this launch's.
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<Element>;
-@group(0) @binding(2) var<storage, read> b: array<Element>;
+@group(0) @binding(1) var<storage, read> a: array<Quad>;
+@group(0) @binding(2) var<storage, read> b: array<Quad>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;
 @group(0) @binding(4) var<storage, read> scale: array<vec4f>;
 @group(0) @binding(5) var<storage, read> residual: array<Quad>;
@@ -31,6 +37,7 @@ struct Params {
 
 const BM: u32 = 64;
 const BN: u32 = 64;
+const BK: u32 = 32;
 // Of a fragment; the helper appended has its types, and says of what they are loaded: Element, EACH halves.
 const SIDE: u32 = 16;
 
@@ -38,8 +45,45 @@ const THREADS = 128u;
 const BLOCK = 2u * SIDE;
 const BLOCKS_ALONG = BN / BLOCK;
 const BLOCKS = (BM / BLOCK) * BLOCKS_ALONG;
+// Halves from a row of the stage to the next.
+const PITCH = BK + 8u;
+// Quads of a step that an invocation moves.
+const MOVES = (BM + BN) * (BK / 4u) / THREADS;
 
-var<workgroup> finished: array<f32, BM * BN>;
+// BM rows of a, then BN of b.
+var<workgroup> staged: array<Element, (BM + BN) * PITCH / EACH>;
+// A fragment of each block.
+var<workgroup> finished: array<f32, BLOCKS * SIDE * SIDE>;
+
+// Quad t of a step's rows, of which the first is row `first.x` of a, then row `first.y` of b.
+fn fetch(t: u32, first: vec2u, k: u32) -> Quad {
+    let quads = params.k / 4u;
+    let row = t / (BK / 4u);
+    let quad = k / 4u + t % (BK / 4u);
+    let column = min(quad, quads - 1u);
+    var read: Quad;
+    if (row < BM) {
+        read = a[min(first.x + row, params.m - 1u) * quads + column];
+    } else {
+        read = b[min(first.y + row - BM, params.n - 1u) * quads + column];
+    }
+    return select(Quad(), read, vec4<bool>(quad < quads));
+}
+
+// Stores the fragments that lie in `finished`, of the blocks of a round: those at `within` of each block.
+fn store(lane: u32, round: u32, end: u32, first: vec2u, within: vec2u) {
+    for (var t = lane; t < BLOCKS * SIDE * SIDE / 4u; t += THREADS) {
+        let block = t / (SIDE * SIDE / 4u);
+        let place = t % (SIDE * SIDE / 4u);
+        let row = first.x + block / BLOCKS_ALONG * BLOCK + within.x + place / (SIDE / 4u);
+        let column = first.y + block % BLOCKS_ALONG * BLOCK + within.y + place % (SIDE / 4u) * 4u;
+        if (block >= round && block < end && row < params.m && column < params.n) {
+            let at = 4u * t;
+            let sum = vec4f(finished[at], finished[at + 1u], finished[at + 2u], finished[at + 3u]);
+            finish(row, column / 4u, sum);
+        }
+    }
+}
 
 @compute @workgroup_size(THREADS)
 fn gemm_nt(
@@ -48,45 +92,72 @@ fn gemm_nt(
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
 ) {
-    let first_row = min(group.y * BM, params.m - BM);
-    let first_column = min(group.x * BN, params.n - BN);
-    let pitch = params.k / EACH;
-    for (var block = subgroup; block < BLOCKS; block += subgroups) {
-        let row = (block / BLOCKS_ALONG) * BLOCK;
-        let column = (block % BLOCKS_ALONG) * BLOCK;
-        var a_at = (first_row + row) * pitch;
-        var b_at = (first_column + column) * pitch;
-        // Four names and no array: SPIR-V has no arrays of fragments.
-        var sum_00 = Sums();
-        var sum_01 = Sums();
-        var sum_10 = Sums();
-        var sum_11 = Sums();
-        for (var k = 0u; k < params.k; k += SIDE) {
-            let left_0 = coopLoadT<Left>(&a[a_at], pitch);
-            let left_1 = coopLoadT<Left>(&a[a_at + SIDE * pitch], pitch);
-            // Rows of b are columns of the product's right side.
-            let right_0 = coopLoad<Right>(&b[b_at], pitch);
-            let right_1 = coopLoad<Right>(&b[b_at + SIDE * pitch], pitch);
-            sum_00 = coopMultiplyAdd(left_0, right_0, sum_00);
-            sum_01 = coopMultiplyAdd(left_0, right_1, sum_01);
-            sum_10 = coopMultiplyAdd(left_1, right_0, sum_10);
-            sum_11 = coopMultiplyAdd(left_1, right_1, sum_11);
-            a_at += SIDE / EACH;
-            b_at += SIDE / EACH;
+    let first = vec2u((params.first + group.y) * BM, group.x * BN);
+    // Four names and no array: SPIR-V has no arrays of fragments. They are set to 0 in the loop: what declares them there may
+    // do so once alone.
+    var sum_00 = Sums();
+    var sum_01 = Sums();
+    var sum_10 = Sums();
+    var sum_11 = Sums();
+    var held: array<Quad, MOVES>;
+    for (var round = 0u; round < BLOCKS; round += subgroups) {
+        // Subgroups without a block of their own do the last one's work too, and store the same.
+        let block = min(round + subgroup, BLOCKS - 1u);
+        let end = round + subgroups;
+        let row = block / BLOCKS_ALONG * BLOCK;
+        let column = block % BLOCKS_ALONG * BLOCK;
+        sum_00 = Sums();
+        sum_01 = Sums();
+        sum_10 = Sums();
+        sum_11 = Sums();
+        for (var i = 0u; i < MOVES; i++) {
+            held[i] = fetch(i * THREADS + lane, first, 0u);
         }
-        let at = row * BN + column;
-        coopStoreT(sum_00, &finished[at], BN);
-        coopStoreT(sum_01, &finished[at + SIDE], BN);
-        coopStoreT(sum_10, &finished[at + SIDE * BN], BN);
-        coopStoreT(sum_11, &finished[at + SIDE * BN + SIDE], BN);
-    }
-    workgroupBarrier();
+        for (var k = 0u; k < params.k; k += BK) {
+            for (var i = 0u; i < MOVES; i++) {
+                let t = i * THREADS + lane;
+                stage(t / (BK / 4u) * PITCH + t % (BK / 4u) * 4u, held[i]);
+            }
+            workgroupBarrier();
+            for (var i = 0u; i < MOVES; i++) {
+                held[i] = fetch(i * THREADS + lane, first, k + BK);
+            }
+            let pitch = PITCH / EACH;
+            for (var i = 0u; i < BK; i += SIDE) {
+                let a_0 = (row * PITCH + i) / EACH;
+                let a_1 = ((row + SIDE) * PITCH + i) / EACH;
+                let b_0 = ((BM + column) * PITCH + i) / EACH;
+                let b_1 = ((BM + column + SIDE) * PITCH + i) / EACH;
+                let left_0 = coopLoadT<Left>(&staged[a_0], pitch);
+                let left_1 = coopLoadT<Left>(&staged[a_1], pitch);
+                // Rows of b are columns of the product's right side.
+                let right_0 = coopLoad<Right>(&staged[b_0], pitch);
+                let right_1 = coopLoad<Right>(&staged[b_1], pitch);
+                sum_00 = coopMultiplyAdd(left_0, right_0, sum_00);
+                sum_01 = coopMultiplyAdd(left_0, right_1, sum_01);
+                sum_10 = coopMultiplyAdd(left_1, right_0, sum_10);
+                sum_11 = coopMultiplyAdd(left_1, right_1, sum_11);
+            }
+            workgroupBarrier();
+        }
 
-    for (var t = lane; t < BM * BN / 4u; t += THREADS) {
-        let row = t / (BN / 4u);
-        let quad = t % (BN / 4u);
-        let at = 4u * t;
-        let sum = vec4f(finished[at], finished[at + 1u], finished[at + 2u], finished[at + 3u]);
-        finish(first_row + row, first_column / 4u + quad, sum);
+        let at = block * SIDE * SIDE;
+        let side = SIDE;
+        coopStoreT(sum_00, &finished[at], side);
+        workgroupBarrier();
+        store(lane, round, end, first, vec2u(0u, 0u));
+        workgroupBarrier();
+        coopStoreT(sum_01, &finished[at], side);
+        workgroupBarrier();
+        store(lane, round, end, first, vec2u(0u, SIDE));
+        workgroupBarrier();
+        coopStoreT(sum_10, &finished[at], side);
+        workgroupBarrier();
+        store(lane, round, end, first, vec2u(SIDE, 0u));
+        workgroupBarrier();
+        coopStoreT(sum_11, &finished[at], side);
+        workgroupBarrier();
+        store(lane, round, end, first, vec2u(SIDE, SIDE));
+        workgroupBarrier();
     }
 }

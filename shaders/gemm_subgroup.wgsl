@@ -22,6 +22,8 @@ struct Params {
     k: u32,
     // TN: k of a slice, a multiple of 16.
     depth: u32,
+    // Rows of tiles before this launch's.
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -52,7 +54,7 @@ const QUAD_GROUPS = (ROWS + 4u * SUB - 1u) / (4u * SUB);
 @compute @workgroup_size(SUB)
 fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let quads = params.k / 4u;
-    let first_row = group.x * ROWS;
+    let first_row = (params.first + group.x) * ROWS;
     let my_columns = group.y * SUB * QUADS + lane;
 
     // Rows and columns past the end repeat the last one and are never stored.
@@ -111,7 +113,7 @@ fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
 fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let quads_k = params.k / 4u;
     let quads_n = params.n / 4u;
-    let first_row = group.x * ROWS;
+    let first_row = (params.first + group.x) * ROWS;
     let my_columns = group.y * SUB * QUADS + lane;
 
     // Rows and columns past the end repeat the last ones and are never stored.
@@ -165,7 +167,7 @@ fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
 fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let quads_m = params.m / 4u;
     let quads_n = params.n / 4u;
-    let my_rows = group.x * SUB * QUAD_GROUPS + lane;
+    let my_rows = (params.first + group.x) * SUB * QUAD_GROUPS + lane;
     let my_columns = group.y * SUB * QUADS + lane;
 
     // Rows and columns past the end repeat the last ones and are never stored.
@@ -215,7 +217,7 @@ fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
         for (var i = 0u; i < SUB; i++) {
             for (var j = 0u; j < 4u; j++) {
                 for (var q = 0u; q < QUADS; q++) {
-                    let row = ((group.x * QUAD_GROUPS + g) * SUB + i) * 4u + j;
+                    let row = (((params.first + group.x) * QUAD_GROUPS + g) * SUB + i) * 4u + j;
                     let column = my_columns + q * SUB;
                     if (row < params.m && column < quads_n) {
                         gradient[(group.z * params.m + row) * quads_n + column] = sums[g][i][j][q];

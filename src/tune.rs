@@ -207,11 +207,7 @@ fn replay(context: &Context, plan: &Plan, count: usize) -> Result<Vec<f64>> {
 /// Proves and times every tile for a product.
 fn compare(context: &Context, product: Product) -> Result<Finding> {
     let Product { form, m, n, k, .. } = product;
-    let built_in = Tile::built_in(form, context, m, n, k);
-    let mut tiles = Tile::menu(form, context.family(), context.class());
-    // The plain kernel is never quicker where a tile can be had, and knows f32 alone.
-    tiles.retain(|tile| *tile != Tile::Plain && *tile != built_in);
-    tiles.insert(0, built_in);
+    let tiles = Tile::alike(form, context, m, n, k);
     let operands = Operands::new(context, product)?;
     let mut proof: Option<Vec<u32>> = None;
     let (mut seconds, mut refused): (Vec<(Tile, f64)>, Vec<Tile>) = (Vec::new(), Vec::new());

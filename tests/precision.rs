@@ -7,6 +7,7 @@ use lat_wgpu::checkpoint::{self, Network, random_backbone};
 use lat_wgpu::data::decode::Rgb;
 use lat_wgpu::embed::{Embedder, Need};
 use lat_wgpu::gpu::{Context, ContextOptions, Storage};
+use lat_wgpu::kernels::gemm::{Form, Tile};
 use lat_wgpu::rng;
 use lat_wgpu::shape::{ImageSize, Normalize, Precision, Preprocess, VitConfig};
 use safetensors::SafeTensors;
@@ -98,22 +99,52 @@ fn halves_take_half_the_memory() {
     }
 }
 
+/// Every way in which this adapter can compute a vector: its own kernels and those for GPUs, in f32 and in halves.
+fn ways() -> Vec<Context> {
+    let open = |precision, portable| {
+        let environment = ContextOptions::from_environment(None);
+        Context::open(&ContextOptions { precision, portable, ..environment }).unwrap()
+    };
+    let mut ways = contexts();
+    ways.push(full());
+    ways.push(open(Precision::F32, true));
+    ways.push(open(Precision::F16, true));
+    ways
+}
+
 #[test]
-fn a_vector_in_halves_depends_on_its_picture_alone_to_the_bit() {
+fn a_vector_depends_on_its_picture_alone_to_the_bit() {
     let network = random(64);
     let picture = |seed: u64| {
         let pixels = (0..64 * 64 * 3).map(|i| rng::bits(seed, 0, i) as u8).collect();
         Rgb { height: 64, width: 64, pixels }
     };
-    let pictures: Vec<Rgb> = (1..=5).map(picture).collect();
-    for context in contexts() {
-        let mut embedder = Embedder::new(&context, &network, Some(5), 1 << 30).unwrap();
-        let together = embedder.embed(&pictures).unwrap();
-        for (picture, wanted) in pictures.iter().zip(together.chunks(embedder.dim())) {
-            let mut alone = Embedder::new(&context, &network, Some(1), 1 << 30).unwrap();
-            assert_eq!(alone.embed(std::slice::from_ref(picture)).unwrap(), wanted);
+    let pictures: Vec<Rgb> = (1..=33).map(picture).collect();
+    for context in ways() {
+        // Layers of this width are wide enough for matrix units, whatever the rows.
+        for rows in [1, 17, 33 * 17] {
+            let units = Tile::units(Form::Nt, &context, rows, 192, 64);
+            assert_eq!(units.is_some(), context.fragments().is_some(), "{rows} rows: {units:?}");
+        }
+        let case =
+            format!("{} {:?}, fragments {:?}", context.family(), context.storage(), context.fragments());
+        let mut alone = Embedder::new(&context, &network, Some(1), 1 << 30).unwrap();
+        let wanted = alone.embed(&pictures[..1]).unwrap();
+        let last = alone.embed(&pictures[32..]).unwrap();
+        for batch in [3, 16, 33] {
+            let mut embedder = Embedder::new(&context, &network, Some(batch), 1 << 30).unwrap();
+            let together = embedder.embed(&pictures[..batch]).unwrap();
+            assert_eq!(together.len(), batch * wanted.len());
+            assert_eq!(bits(&together[..wanted.len()]), bits(&wanted), "{case}: the first of {batch}");
+            if batch == 33 {
+                assert_eq!(bits(&together[32 * wanted.len()..]), bits(&last), "{case}: the last of {batch}");
+            }
         }
     }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
 }
 
 #[test]

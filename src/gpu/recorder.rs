@@ -78,6 +78,8 @@ impl Dispatch {
 pub struct Recorder<'c> {
     /// The adapter that the recording is for.
     pub context: &'c Context,
+    /// Floating-point operations of the longest launch: kernels that can cut longer ones do.
+    pub dispatch_flops: f64,
     /// How activations lie in memory.
     storage: Storage,
     pub(super) tensors: Vec<TensorInfo>,
@@ -96,6 +98,7 @@ impl<'c> Recorder<'c> {
     pub fn with_storage(context: &'c Context, storage: Storage) -> Self {
         Recorder {
             context,
+            dispatch_flops: context.class().dispatch_flops(),
             storage,
             tensors: Vec::new(),
             dispatches: Vec::new(),

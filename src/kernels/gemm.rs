@@ -126,6 +126,8 @@ struct Params {
     k: u32,
     /// TN: k of a slice.
     depth: u32,
+    /// Rows of tiles before this launch's; of [`Tile::Plain`] workgroups.
+    first: u32,
 }
 
 /// Which operand a product takes turned; (M, K) times (K, N) is meant in each.
@@ -162,6 +164,32 @@ impl Form {
     }
 }
 
+/// Switches of `gemm_tiled.wgsl`, whose header has their reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Switches {
+    /// PREFETCH: the next step of k is read into registers before this step's sums.
+    pub prefetch: bool,
+    /// LANES: a subgroup's invocations lie 4 along M and 8 along N.
+    pub lanes: bool,
+    /// SWIZZLE: turned operands lie in workgroup memory without conflicts of banks.
+    pub swizzle: bool,
+}
+
+impl Switches {
+    fn words(self) -> [(&'static str, &'static str, bool); 3] {
+        [
+            ("prefetch", "PREFETCH", self.prefetch),
+            ("lanes", "LANES", self.lanes),
+            ("swizzle", "SWIZZLE", self.swizzle),
+        ]
+    }
+
+    fn from_words(words: &[&str]) -> Switches {
+        let has = |word| words.contains(&word);
+        Switches { prefetch: has("prefetch"), lanes: has("lanes"), swizzle: has("swizzle") }
+    }
+}
+
 /// One way to compute a product; all but [`Tile::Cooperative`] give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -176,6 +204,8 @@ pub enum Tile {
         columns: u32,
         /// TM = TN.
         each: u32,
+        /// What is faster on some adapters, with the same bits.
+        switches: Switches,
     },
     /// `gemm_subgroup.wgsl` with this many rows per workgroup; in TN a multiple of 4 · `lanes`.
     Subgroup {
@@ -186,7 +216,7 @@ pub enum Tile {
         /// QUADS of columns per lane.
         quads: u32,
     },
-    /// `gemm_cooperative.wgsl`: halves, A·Bᵀ, at least [`COOPERATIVE_TILE`] rows and columns. In no menu.
+    /// `gemm_cooperative.wgsl`: halves, A·Bᵀ. In no menu: it rounds otherwise than the rest.
     Cooperative {
         /// SIDE of a fragment, 16 or 8.
         side: u32,
@@ -201,7 +231,11 @@ impl std::fmt::Display for Tile {
         match self {
             Tile::Plain => write!(f, "plain"),
             Tile::Cooperative { side } => write!(f, "fragments of {side}x{side}"),
-            Tile::Tiled { rows, columns, each } => write!(f, "tiled {rows}x{columns} by {each}x{each}"),
+            Tile::Tiled { rows, columns, each, switches } => {
+                write!(f, "tiled {rows}x{columns} by {each}x{each}")?;
+                let words = switches.words().into_iter().filter(|(_, _, on)| *on);
+                words.map(|(word, ..)| word).try_for_each(|word| write!(f, " {word}"))
+            }
             Tile::Subgroup { lanes, rows, quads } => {
                 write!(f, "subgroup of {lanes} with {rows} rows x {} columns", 4 * lanes * quads)
             }
@@ -221,8 +255,15 @@ impl TryFrom<String> for Tile {
         let tile = match words.as_slice() {
             ["plain"] => Some(Tile::Plain),
             ["fragments", "of", side] => twice(side).map(|side| Tile::Cooperative { side }),
-            ["tiled", sides, "by", each] => (pair(sides).zip(twice(each)))
-                .map(|((rows, columns), each)| Tile::Tiled { rows, columns, each }),
+            ["tiled", sides, "by", each, switches @ ..] => {
+                let switches = Switches::from_words(switches);
+                (pair(sides).zip(twice(each))).map(|((rows, columns), each)| Tile::Tiled {
+                    rows,
+                    columns,
+                    each,
+                    switches,
+                })
+            }
             ["subgroup", "of", lanes, "with", rows, "rows", "x", columns, "columns"] => (number(lanes)
                 .zip(number(rows))
                 .zip(number(columns)))
@@ -248,7 +289,8 @@ pub fn class_of(form: Form, storage: Storage, m: usize, n: usize, k: usize) -> S
 pub fn shape_of(dispatch: &Dispatch) -> Option<(Form, [usize; 3])> {
     let form = Form::ALL.into_iter().find(|form| Tile::Plain.kernel(*form).entry == dispatch.kernel.entry)?;
     let words: &[u32] = bytemuck::try_cast_slice(&dispatch.params).ok()?;
-    let [m, n, k, _] = *words else { return None };
+    // A product in several launches counts once.
+    let [m, n, k, _, 0] = *words else { return None };
     Some((form, [m, n, k].map(|size| size as usize)))
 }
 
@@ -258,6 +300,9 @@ pub const SUBGROUP_MENU: [(u32, u32); 4] = [(32, 2), (32, 1), (16, 1), (8, 1)];
 
 /// The same for TN, which has no epilogue.
 pub const SUBGROUP_MENU_TN: [(u32, u32); 2] = [(64, 4), (32, 2)];
+
+/// Rows from which on a product of the batch takes the tile that a lab found.
+const WINNER_ROWS: usize = 1024;
 
 /// Rows from which on a CPU adapter's largest tile earns back its time in the compiler, which an epilogue makes long.
 const MANY_ROWS: usize = 512;
@@ -285,21 +330,54 @@ impl Slices {
 }
 
 impl Tile {
-    /// Matrix units if the adapter has such and they can, else the tile that tuning chose for shapes like this one, else the
-    /// one from the built-in table.
+    /// [`Tile::units`], else the tile that tuning chose for shapes like this one, else the one from the built-in table.
     pub fn pick(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
-        let units = context.matrix_units(|side| Proof::holds(context, side));
-        if let Some(tile) =
-            units.map(|side| Tile::Cooperative { side }).filter(|tile| tile.can(form, m, n, k))
-        {
-            return tile;
-        }
         let chosen = context.choice(&class_of(form, context.storage(), m, n, k));
-        let menu = || Tile::menu(form, context.family(), context.class()).into_iter();
-        chosen
-            .and_then(|name| menu().find(|tile| tile.name(form) == name))
-            .filter(|_| form.in_quads(m, n, k))
-            .unwrap_or_else(|| Tile::built_in(form, context, m, n, k))
+        let tiles = Tile::alike(form, context, m, n, k);
+        let named = |name| tiles.iter().copied().find(|tile| tile.name(form) == name);
+        chosen.and_then(named).unwrap_or(tiles[0])
+    }
+
+    /// The tiles of an adapter that give a product the same bits, which tuning may choose from: the built-in one first, then
+    /// the rest of the menu; [`Tile::units`] alone where matrix units serve.
+    pub fn alike(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Vec<Tile> {
+        if let Some(units) = Tile::units(form, context, m, n, k) {
+            return vec![units];
+        }
+        let built_in = Tile::built_in(form, context, m, n, k);
+        let mut tiles = vec![built_in];
+        if form.in_quads(m, n, k) {
+            // The plain kernel is never quicker where a tile can be had, and knows f32 alone.
+            let menu = Tile::menu(form, context.family(), context.class()).into_iter();
+            tiles.extend(menu.filter(|tile| *tile != Tile::Plain && *tile != built_in));
+        }
+        tiles
+    }
+
+    /// Matrix units, if the adapter has such, they are right, and they serve such products.
+    ///
+    /// Depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone: the rows of a picture's vector come
+    /// out the same in any batch.
+    pub fn units(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Option<Tile> {
+        let won = Tile::winner(form, context, m, n, k);
+        let serve = match won {
+            Some(tile) => matches!(tile, Tile::Cooperative { .. }),
+            None => n >= COOPERATIVE_TILE,
+        };
+        if form != Form::Nt || !form.in_quads(m, n, k) || !serve {
+            return None;
+        }
+        context.matrix_units(|side| Proof::holds(context, side)).map(|side| Tile::Cooperative { side })
+    }
+
+    /// What a lab found for such a layer on the adapter's class.
+    fn winner(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Option<Tile> {
+        let (layer, storage) = (form.layer(m, n, k), context.storage());
+        let winners = &Table::built_in().of(context.class()).winners;
+        let won = winners
+            .iter()
+            .find(|winner| (winner.form, winner.sizes, winner.storage) == (form, layer, storage));
+        won.map(|winner| winner.tile)
     }
 
     /// The tile's name in the file of choices: with a hash of its source, so that a choice holds for this source alone.
@@ -322,16 +400,10 @@ impl Tile {
         let slices = if form == Form::Tn { Slices::of(class, m, n, k).count } else { 1 };
         let workgroups =
             |tile: Tile| slices * tile.grid(m, n).map(|side| side as usize).iter().product::<usize>();
-        let won = tiles.winners.iter().find(|winner| {
-            (winner.form, winner.sizes, winner.storage) == (form, form.layer(m, n, k), context.storage())
-        });
         // A winner of large batches leaves an adapter idle at small ones.
-        let least = tiles.built_in[0].workgroups;
-        let won = won.map(|winner| winner.tile).filter(|&tile| {
-            tile != Tile::Plain
-                && workgroups(tile) >= least
-                && Tile::menu(form, family, class).contains(&tile)
-        });
+        let menu = || Tile::menu(form, family, class);
+        let won = Tile::winner(form, context, m, n, k).filter(|_| form == Form::Tn || m >= WINNER_ROWS);
+        let won = won.filter(|tile| *tile != Tile::Plain && menu().contains(tile));
         if let Some(tile) = won {
             return tile;
         }
@@ -417,10 +489,7 @@ impl Tile {
     pub fn can(self, form: Form, m: usize, n: usize, k: usize) -> bool {
         match self {
             Tile::Plain => true,
-            Tile::Cooperative { side } => {
-                let large = m.min(n) >= COOPERATIVE_TILE;
-                form == Form::Nt && large && n.is_multiple_of(4) && k.is_multiple_of(side as usize)
-            }
+            Tile::Cooperative { .. } => form == Form::Nt && form.in_quads(m, n, k),
             Tile::Tiled { .. } | Tile::Subgroup { .. } => form.in_quads(m, n, k),
         }
     }
@@ -433,8 +502,10 @@ impl Tile {
         match self {
             Tile::Plain => vec![],
             Tile::Cooperative { side } => vec![("SIDE", side)],
-            Tile::Tiled { rows, columns, each } => {
-                vec![("BM", rows), ("BN", columns), ("TM", each), ("TN", each)]
+            Tile::Tiled { rows, columns, each, switches } => {
+                let sizes = [("BM", rows), ("BN", columns), ("TM", each), ("TN", each)];
+                let on = switches.words().into_iter().filter(|(_, _, on)| *on);
+                sizes.into_iter().chain(on.map(|(_, constant, _)| (constant, 1))).collect()
             }
             Tile::Subgroup { lanes, rows, quads } => vec![("SUB", lanes), ("ROWS", rows), ("QUADS", quads)],
         }
@@ -462,6 +533,40 @@ impl Tile {
     }
 }
 
+/// A part of a product: workgroups of neighbouring rows of tiles.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Part {
+    /// Rows of tiles before it.
+    first: u32,
+    grid: [u32; 3],
+    flops: f64,
+}
+
+impl Tile {
+    /// A product's launches: as few as keep each within `most` floating-point operations, or a row of tiles each.
+    fn parts(self, m: usize, n: usize, slices: usize, flops: f64, most: f64) -> Vec<Part> {
+        let [x, y, _] = self.grid(m, n);
+        let rows = match self {
+            Tile::Plain => (m * n).div_ceil(THREADS),
+            Tile::Subgroup { .. } => x as usize,
+            Tile::Tiled { .. } | Tile::Cooperative { .. } => y as usize,
+        };
+        let parts = ((flops / most).ceil() as usize).clamp(1, rows);
+        let each = rows.div_ceil(parts);
+        let part = |first: usize| {
+            let count = each.min(rows - first);
+            let [x, y, _] = match self {
+                Tile::Plain => grid_1d(count),
+                Tile::Subgroup { .. } => [u32_of(count), y, 1],
+                Tile::Tiled { .. } | Tile::Cooperative { .. } => [x, u32_of(count), 1],
+            };
+            let share = count as f64 / rows as f64;
+            Part { first: u32_of(first), grid: [x, y, u32_of(slices)], flops: share * flops }
+        };
+        (0..rows).step_by(each).map(part).collect()
+    }
+}
+
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     let mut all = vec![(&SLICES, vec![])];
     let units = [16, 8].map(|side| Tile::Cooperative { side });
@@ -476,13 +581,15 @@ pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     all
 }
 
-/// Operands that prove matrix units: whole numbers whose sums come out the same in any order in f32, and wrong if they are
-/// kept in halves on the way.
+/// Operands that try matrix units: whole numbers whose sums come out the same in any order in f32, and wrong if they are
+/// kept in halves on the way; then a product with all that may follow one.
 struct Proof;
 
 impl Proof {
     /// M, N and K: neither M nor N is a multiple of the tile.
     const SIZE: [usize; 3] = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 128];
+    /// M, N and K of the product with an epilogue: less than a fragment's rows, K no multiple of a step or a fragment.
+    const WITH_EPILOGUE: [usize; 3] = [5, COOPERATIVE_TILE + 8, 84];
 
     fn whole(stream: u64, i: usize, below: f32) -> f32 {
         (rng::uniform(7, stream, i as u64) * below).floor()
@@ -507,16 +614,18 @@ impl Proof {
         if i % k < k / 2 { repeated } else { Self::whole(3, i, 3.0) - 1.0 - repeated }
     }
 
+    fn halves(context: &Context, label: &str, len: usize, value: &dyn Fn(usize) -> f32) -> Result<Buffer> {
+        let buffer = context.buffer(label, len / 2)?;
+        let data: Vec<half::f16> = (0..len).map(|i| half::f16::from_f32(value(i))).collect();
+        context.write(&buffer, bytemuck::cast_slice(&data));
+        Ok(buffer)
+    }
+
     fn product(context: &Context, tile: Tile) -> Result<Vec<u32>> {
         let [m, n, k] = Self::SIZE;
-        let halves = |label: &str, len: usize, value: &dyn Fn(usize) -> f32| -> Result<Buffer> {
-            let buffer = context.buffer(label, len / 2)?;
-            let data: Vec<half::f16> = (0..len).map(|i| half::f16::from_f32(value(i))).collect();
-            context.write(&buffer, bytemuck::cast_slice(&data));
-            Ok(buffer)
-        };
-        let (a, b) = (halves("a", m * k, &Self::left)?, halves("b", n * k, &Self::right)?);
-        let result = halves("c", m * n, &|_| f32::NAN)?;
+        let a = Self::halves(context, "a", m * k, &Self::left)?;
+        let b = Self::halves(context, "b", n * k, &Self::right)?;
+        let result = Self::halves(context, "c", m * n, &|_| f32::NAN)?;
         let mut recorder = Recorder::new(context);
         let [a, b, c] = [&a, &b, &result].map(|buffer| recorder.import_as(buffer, Storage::F16));
         Nt { a, b, c, m, n, k, epilogue: Epilogue::default() }.record_with(&mut recorder, "proof", tile);
@@ -524,12 +633,56 @@ impl Proof {
         Ok(context.read(&result)?.into_iter().map(f32::to_bits).collect())
     }
 
+    /// gelu(A·Bᵀ + bias) + residual, of values between -1 and 1; B is scaled to sums of about unit size.
+    fn with_epilogue(context: &Context, tile: Tile) -> Result<Vec<f32>> {
+        let [m, n, k] = Self::WITH_EPILOGUE;
+        let value = |stream: u64| move |i: usize| 2.0 * rng::uniform(8, stream, i as u64) - 1.0;
+        let scale = 1.0 / (k as f32).sqrt();
+        let a = Self::halves(context, "a", m * k, &value(1))?;
+        let b = Self::halves(context, "b", n * k, &|i| scale * value(2)(i))?;
+        let residual = Self::halves(context, "residual", m * n, &value(3))?;
+        let bias = context.upload("bias", &(0..n).map(value(4)).collect::<Vec<_>>())?;
+        let result = Self::halves(context, "c", m * n, &|_| f32::NAN)?;
+        let mut recorder = Recorder::new(context);
+        let bias = recorder.import(&bias);
+        let [a, b, c, residual] =
+            [&a, &b, &result, &residual].map(|buffer| recorder.import_as(buffer, Storage::F16));
+        let epilogue = Epilogue {
+            bias: Some(bias),
+            activation: Some(Activation::Gelu),
+            residual: Some(residual),
+            ..Epilogue::default()
+        };
+        Nt { a, b, c, m, n, k, epilogue }.record_with(&mut recorder, "proof", tile);
+        recorder.finish()?.run(context)?;
+        let words = context.read(&result)?;
+        let halves: &[half::f16] = bytemuck::cast_slice(&words);
+        Ok(halves.iter().map(|half| half.to_f32()).collect())
+    }
+
+    /// Whether two results of [`Proof::with_epilogue`] agree: sums differ by (K + 1)·2⁻²²·√K at most, as Σ|a||b| is √K at most
+    /// and one of the two may cut off; gelu makes no more than 1.13 times as much of it. Then both are rounded to halves,
+    /// by 2⁻¹¹ of themselves each.
+    fn agree(one: &[f32], other: &[f32]) -> bool {
+        let k = Self::WITH_EPILOGUE[2] as f32;
+        let sums = 1.13 * (k + 1.0) * k.sqrt() / 4_194_304.0;
+        let near =
+            |(one, other): (&f32, &f32)| (one - other).abs() <= sums + one.abs().max(other.abs()) / 1024.0;
+        // NaN is near nothing.
+        one.len() == other.len() && one.iter().zip(other).all(near)
+    }
+
     /// Whether fragments of this side give what the built-in tile gives.
     fn holds(context: &Context, side: u32) -> bool {
-        let [m, n, k] = Self::SIZE;
-        let wanted = Self::product(context, Tile::built_in(Form::Nt, context, m, n, k));
-        let found = Self::product(context, Tile::Cooperative { side });
-        matches!((wanted, found), (Ok(wanted), Ok(found)) if wanted == found)
+        let units = Tile::Cooperative { side };
+        let built_in = |[m, n, k]: [usize; 3]| Tile::built_in(Form::Nt, context, m, n, k);
+        let wanted = Self::product(context, built_in(Self::SIZE));
+        if !matches!((wanted, Self::product(context, units)), (Ok(wanted), Ok(found)) if wanted == found) {
+            return false;
+        }
+        let wanted = Self::with_epilogue(context, built_in(Self::WITH_EPILOGUE));
+        let found = Self::with_epilogue(context, units);
+        matches!((wanted, found), (Ok(wanted), Ok(found)) if Self::agree(&wanted, &found))
     }
 }
 
@@ -612,31 +765,34 @@ impl Nt {
 
         let read = recorder.unused(Access::Read);
         let write = recorder.unused(Access::Write);
-        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0 };
-        recorder.dispatch(Dispatch {
-            kernel: tile.kernel(Form::Nt),
-            constants: tile.constants(),
-            overrides: vec![
-                ("HAS_BIAS", on(epilogue.bias)),
-                ("KEEP_PRE", on(epilogue.pre)),
-                ("ACTIVATION", number(epilogue.activation)),
-                ("HAS_SCALE", on(epilogue.scale)),
-                ("HAS_RESIDUAL", on(epilogue.residual)),
-            ],
-            tensors: vec![
-                a,
-                b,
-                epilogue.bias.unwrap_or(read),
-                epilogue.scale.unwrap_or(read),
-                epilogue.residual.unwrap_or(read),
-                c,
-                epilogue.pre.unwrap_or(write),
-            ],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: tile.grid(m, n),
-            flops: 2.0 * m as f64 * n as f64 * k as f64,
-            label: recorder.label(name),
-        });
+        let flops = 2.0 * m as f64 * n as f64 * k as f64;
+        for part in tile.parts(m, n, 1, flops, recorder.dispatch_flops) {
+            let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0, first: part.first };
+            recorder.dispatch(Dispatch {
+                kernel: tile.kernel(Form::Nt),
+                constants: tile.constants(),
+                overrides: vec![
+                    ("HAS_BIAS", on(epilogue.bias)),
+                    ("KEEP_PRE", on(epilogue.pre)),
+                    ("ACTIVATION", number(epilogue.activation)),
+                    ("HAS_SCALE", on(epilogue.scale)),
+                    ("HAS_RESIDUAL", on(epilogue.residual)),
+                ],
+                tensors: vec![
+                    a,
+                    b,
+                    epilogue.bias.unwrap_or(read),
+                    epilogue.scale.unwrap_or(read),
+                    epilogue.residual.unwrap_or(read),
+                    c,
+                    epilogue.pre.unwrap_or(write),
+                ],
+                params: bytemuck::bytes_of(&params).to_vec(),
+                grid: part.grid,
+                flops: part.flops,
+                label: recorder.label(name),
+            });
+        }
     }
 }
 
@@ -686,20 +842,23 @@ impl Nn {
         tile.check(Form::Nn, name, m, n, k);
 
         let unused = recorder.unused(Access::Read);
-        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0 };
-        recorder.dispatch(Dispatch {
-            kernel: tile.kernel(Form::Nn),
-            constants: tile.constants(),
-            overrides: vec![
-                ("ACTIVATION", number(derivative.map(|(activation, _)| activation))),
-                ("HAS_RESIDUAL", on(residual)),
-            ],
-            tensors: vec![a, b, c, kept.unwrap_or(unused), residual.unwrap_or(unused)],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: tile.grid(m, n),
-            flops: 2.0 * m as f64 * n as f64 * k as f64,
-            label: recorder.label(name),
-        });
+        let flops = 2.0 * m as f64 * n as f64 * k as f64;
+        for part in tile.parts(m, n, 1, flops, recorder.dispatch_flops) {
+            let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0, first: part.first };
+            recorder.dispatch(Dispatch {
+                kernel: tile.kernel(Form::Nn),
+                constants: tile.constants(),
+                overrides: vec![
+                    ("ACTIVATION", number(derivative.map(|(activation, _)| activation))),
+                    ("HAS_RESIDUAL", on(residual)),
+                ],
+                tensors: vec![a, b, c, kept.unwrap_or(unused), residual.unwrap_or(unused)],
+                params: bytemuck::bytes_of(&params).to_vec(),
+                grid: part.grid,
+                flops: part.flops,
+                label: recorder.label(name),
+            });
+        }
     }
 }
 
@@ -746,8 +905,6 @@ impl Tn {
         tile.check(Form::Tn, name, m, n, k);
 
         let Slices { count, depth } = Slices::of(recorder.context.class(), m, n, k);
-        let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: u32_of(depth) };
-        let params = bytemuck::bytes_of(&params).to_vec();
         let unused = recorder.unused(Access::Write);
         let (gradient, sums) = if count == 1 {
             (c, column_sum)
@@ -755,17 +912,20 @@ impl Tn {
             let sums = column_sum.map(|_| recorder.tensor("column sums of slices", count * m));
             (recorder.tensor("slices", count * m * n), sums)
         };
-        let [x, y, _] = tile.grid(m, n);
-        recorder.dispatch(Dispatch {
-            kernel: tile.kernel(Form::Tn),
-            constants: tile.constants(),
-            overrides: vec![("HAS_COLUMN_SUM", on(column_sum))],
-            tensors: vec![a, b, gradient, sums.unwrap_or(unused)],
-            params: params.clone(),
-            grid: [x, y, u32_of(count)],
-            flops: 2.0 * m as f64 * n as f64 * k as f64,
-            label: recorder.label(name),
-        });
+        let flops = 2.0 * m as f64 * n as f64 * k as f64;
+        let sizes = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: u32_of(depth), first: 0 };
+        for part in tile.parts(m, n, count, flops, recorder.dispatch_flops) {
+            recorder.dispatch(Dispatch {
+                kernel: tile.kernel(Form::Tn),
+                constants: tile.constants(),
+                overrides: vec![("HAS_COLUMN_SUM", on(column_sum))],
+                tensors: vec![a, b, gradient, sums.unwrap_or(unused)],
+                params: bytemuck::bytes_of(&Params { first: part.first, ..sizes }).to_vec(),
+                grid: part.grid,
+                flops: part.flops,
+                label: recorder.label(name),
+            });
+        }
         if count == 1 {
             return;
         }
@@ -776,7 +936,7 @@ impl Tn {
             constants: vec![],
             overrides: vec![("HAS_COLUMN_SUM", on(column_sum))],
             tensors: vec![gradient, sums.unwrap_or(read), c, column_sum.unwrap_or(unused)],
-            params,
+            params: bytemuck::bytes_of(&sizes).to_vec(),
             grid: grid_1d(outputs.div_ceil(THREADS)),
             flops: (count * outputs) as f64,
             label: recorder.label(&format!("{name} slices")),
@@ -808,6 +968,45 @@ mod tests {
     }
 
     const CLASSES: [AdapterClass; 3] = [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete];
+
+    #[test]
+    fn the_proof_of_epilogues_can_fail() {
+        let right = [0.5f32, -1.25, 0.0];
+        assert!(Proof::agree(&right, &right));
+        assert!(Proof::agree(&right, &[0.5 + 0.5 / 1024.0, -1.25, 1e-4]));
+        for wrong in
+            [[0.5 + 1.0 / 512.0, -1.25, 0.0], [0.5, -1.25, 1e-3], [0.5, 1.25, 0.0], [0.5, f32::NAN, 0.0]]
+        {
+            assert!(!Proof::agree(&right, &wrong), "{wrong:?}");
+        }
+        assert!(!Proof::agree(&right, &right[..2]));
+    }
+
+    #[test]
+    fn parts_cover_every_row_of_tiles_once() {
+        for tile in
+            Tile::every(Form::Nt, Family::Subgroup(8)).into_iter().chain([Tile::Cooperative { side: 8 }])
+        {
+            let whole = tile.parts(1000, 300, 3, 8e9, f64::INFINITY);
+            assert_eq!((whole.len(), whole[0].first), (1, 0), "{tile}");
+            assert_eq!(&whole[0].grid[..2], &tile.grid(1000, 300)[..2], "{tile}");
+            let parts = tile.parts(1000, 300, 3, 8e9, 3e9);
+            assert!(parts.len() == 3, "{tile}: {parts:?}");
+            let rows = |part: &Part| match tile {
+                Tile::Plain => part.grid[0] * part.grid[1],
+                Tile::Subgroup { .. } => part.grid[0],
+                _ => part.grid[1],
+            };
+            for pair in parts.windows(2) {
+                assert_eq!(pair[0].first + rows(&pair[0]), pair[1].first, "{tile}: {parts:?}");
+            }
+            assert!(parts.iter().all(|part| part.grid[2] == 3));
+            let flops: f64 = parts.iter().map(|part| part.flops).sum();
+            assert!((flops - 8e9).abs() < 1.0, "{tile}: {flops}");
+            let (all, last) = (rows(&whole[0]), &parts[2]);
+            assert_eq!(last.first + rows(last), all, "{tile}: {parts:?}");
+        }
+    }
 
     #[test]
     fn slices_cover_k_in_steps_of_a_tile() {

@@ -84,10 +84,13 @@ pub(super) fn add(list: &mut List) {
         }
     }
     if let Some(side) = list.matrix_units {
+        let tile = Tile::Cooperative { side };
         let shape = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 48];
-        EPILOGUES
-            .into_iter()
-            .for_each(|epilogue| nt(list, Tile::Cooperative { side }, shape, epilogue, true));
+        EPILOGUES.into_iter().for_each(|epilogue| nt(list, tile, shape, epilogue, true));
+        // Fewer rows than a fragment, and a depth that ends within a fragment.
+        for shape in [[5, COOPERATIVE_TILE + 8, 84], [1, 4, 4]] {
+            nt(list, tile, shape, EPILOGUES[EPILOGUES.len() - 1], true);
+        }
     }
     for family in list.families() {
         for (shape, has_bias) in

@@ -119,9 +119,14 @@ impl Product {
     }
 }
 
-/// What this adapter can run beside the plain kernel.
+/// What this adapter can run beside the plain kernel: what every class is served from, for large products its own class alone.
 fn tiles(form: Form, m: usize, n: usize, k: usize) -> Vec<Tile> {
-    let mut tiles = if form.in_quads(m, n, k) { Tile::every(form, context().family()) } else { Vec::new() };
+    let (family, class) = (context().family(), context().class());
+    let mut tiles = match form.in_quads(m, n, k) {
+        false => Vec::new(),
+        true if m * n > 40_000 => Tile::menu(form, family, class),
+        true => Tile::every(form, family),
+    };
     tiles.retain(|tile| *tile != Tile::Plain);
     tiles
 }
@@ -408,5 +413,64 @@ fn reference_gradient_before_an_activation_is_the_difference_quotient() {
         let dx = reference::Nn { a: &dy, b: &weight, n, k, derivative, residual: Some(&straight) };
         let dx: Vec<f64> = (0..m * n).map(|i| dx.at(i / n, i % n).value).collect();
         prove(&format!("gemm dx before {activation:?}"), &x, &dx, loss);
+    }
+}
+
+/// Sizes of a product whose rows of tiles don't divide evenly, in any tile.
+const UNEVEN: [usize; 3] = [300, 36, 68];
+
+/// The launches that a product is cut into if none may take more than its `share`th part, and its outputs.
+fn in_parts(form: Form, tile: Option<Tile>, share: f64) -> (usize, Vec<Vec<f32>>) {
+    let [m, n, k] = UNEVEN;
+    let mut run = Guarded::new(&format!("gemm {form:?} {tile:?} in parts"));
+    run.recorder.dispatch_flops = 2.0 * (m * n * k) as f64 / share;
+    let (a, b) = (normal(1, m * k), normal(2, n * k));
+    let (a, b) = (run.input("a", &a), run.input("b", &b));
+    let c = run.output("c", m * n);
+    let tile = tile.unwrap_or(Tile::Plain);
+    match form {
+        Form::Nt => {
+            let bias = run.input("bias", &normal(3, n));
+            let pre = run.output("pre", m * n);
+            let epilogue = Epilogue {
+                bias: Some(bias),
+                pre: Some(pre),
+                activation: Some(Activation::Gelu),
+                ..Epilogue::default()
+            };
+            let product = Nt { a, b, c, m, n, k, epilogue };
+            product.record_with(&mut run.recorder, "gemm", tile);
+        }
+        Form::Nn => {
+            let residual = Some(run.input("residual", &normal(4, m * n)));
+            let product = Nn { a, b, c, m, n, k, derivative: None, residual };
+            product.record_with(&mut run.recorder, "gemm", tile);
+        }
+        Form::Tn => {
+            let column_sum = Some(run.output("column_sum", m));
+            let product = Tn { a, b, c, column_sum, m, n, k };
+            product.record_with(&mut run.recorder, "gemm", tile);
+        }
+    }
+    (run.recorder.summary().dispatches, run.run())
+}
+
+#[test]
+fn a_product_in_several_launches_gives_the_same_bits() {
+    for form in Form::ALL {
+        let (whole, wanted) = in_parts(form, None, 1.0);
+        assert_eq!(whole, 1, "{form:?}");
+        let menu = Tile::menu(form, context().family(), context().class());
+        for tile in menu.into_iter().map(Some) {
+            // More parts than rows of tiles are as many as those.
+            for (share, least) in [(2.5, 2), (1e6, 3)] {
+                let (launches, found) = in_parts(form, tile, share);
+                assert!(launches >= least, "{form:?} {tile:?}: {launches} launches");
+                assert!(share > 10.0 || launches <= 3, "{form:?} {tile:?}: {launches} launches");
+                for (wanted, found) in wanted.iter().zip(&found) {
+                    assert_same_bits(&format!("{form:?} {tile:?} in {launches}"), wanted, found);
+                }
+            }
+        }
     }
 }
