@@ -131,14 +131,18 @@ impl Shape {
         format!("{} {tile}", self.name)
     }
 
-    /// Every tile that can compute it on this adapter.
+    /// Every tile that can compute it on this adapter, that of today first: what is far slower needs no more samples.
     fn tiles(&self, context: &Context) -> Vec<Tile> {
-        let mut tiles = Tile::menu(self.form, context.family(), context.class());
-        tiles.extend(context.fragments().map(|side| Tile::Cooperative { side }));
-        tiles.dedup();
-        // The plain kernel knows f32 alone.
-        tiles.retain(|tile| *tile != Tile::Plain || context.storage() == Storage::F32);
-        tiles.retain(|tile| tile.can(self.form, self.m, self.n, self.k));
+        let Shape { form, m, n, k, .. } = *self;
+        let mut tiles = vec![Tile::pick(form, context, m, n, k)];
+        let units = context.fragments().map(|side| Tile::Cooperative { side });
+        for tile in Tile::menu(form, context.family(), context.class()).into_iter().chain(units) {
+            // The plain kernel knows f32 alone.
+            let knows = tile != Tile::Plain || context.storage() == Storage::F32;
+            if knows && tile.can(form, m, n, k) && !tiles.contains(&tile) {
+                tiles.push(tile);
+            }
+        }
         tiles
     }
 }
