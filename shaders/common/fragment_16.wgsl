@@ -7,8 +7,3 @@ alias Sums = coop_mat16x16<f32, C>;
 
 alias Element = Quad;
 const EACH = 4u;
-
-// Puts four halves at half `at` of the stage.
-fn stage(at: u32, quad: Quad) {
-    staged[at / 4u] = quad;
-}

@@ -97,11 +97,19 @@ const fn cooperative(helpers: &'static [&'static str]) -> Kernel {
 }
 
 /// Matrix units that multiply fragments of 16 × 16.
-pub static COOPERATIVE_16: Kernel =
-    cooperative(&[include_str!("../../shaders/common/fragment_16.wgsl"), EPILOGUE, GELU]);
+pub static COOPERATIVE_16: Kernel = cooperative(&[
+    include_str!("../../shaders/common/fragment_16.wgsl"),
+    include_str!("../../shaders/common/gemm_stage_16.wgsl"),
+    EPILOGUE,
+    GELU,
+]);
 /// Matrix units that multiply fragments of 8 × 8.
-pub static COOPERATIVE_8: Kernel =
-    cooperative(&[include_str!("../../shaders/common/fragment_8.wgsl"), EPILOGUE, GELU]);
+pub static COOPERATIVE_8: Kernel = cooperative(&[
+    include_str!("../../shaders/common/fragment_8.wgsl"),
+    include_str!("../../shaders/common/gemm_stage_8.wgsl"),
+    EPILOGUE,
+    GELU,
+]);
 
 /// [`PLAIN`] for A·B.
 pub static PLAIN_NN: Kernel = Kernel { entry: "gemm_nn", bindings: NN, ..PLAIN };
