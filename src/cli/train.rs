@@ -25,6 +25,9 @@ use indicatif::ProgressBar;
 use std::path::Path;
 use std::process::ExitCode;
 
+/// Device memory that scores stay within while the training step keeps its own, in bytes.
+const BESIDE_TRAINING: Option<u64> = Some(2 << 30);
+
 pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let layers =
         Layers { file: arguments.config.clone(), flags: arguments.flags(), set: arguments.set.clone() };
@@ -313,10 +316,11 @@ impl Judge for TestPictures {
             return Err(Error::Usage("no test pictures were listed".to_string()));
         };
         let decode = DecodeOptions { ignore_exif: self.ignore_exif };
-        let look = Look { options: LookOptions { decode, flip: false }, ..Look::default() };
+        let look =
+            Look { batch: None, memory: BESIDE_TRAINING, options: LookOptions { decode, flip: false } };
         let task = embed_set(set.clone(), network, context, look, &self.signals)?;
         let rules = Rules { ignore_cameras, ..Rules::default() };
-        let plan = Plan { rules, ..Plan::default() };
+        let plan = Plan { rules, memory: BESIDE_TRAINING, ..Plan::default() };
         let Scores { ranks: [rank1, rank5, rank10, rank20], map, minp, .. } =
             evaluate(task, &plan, context, &self.signals)?.plain;
         Ok(RetrievalScores { rank1, rank5, rank10, rank20, map, minp })
