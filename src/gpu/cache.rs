@@ -41,7 +41,7 @@ impl AdapterSummary {
         if !self.has(PIPELINE_CACHE) {
             return Err("the adapter has none");
         }
-        // Lavapipe's caches hold nothing: its driver keeps machine code in files of its own.
+        // Lavapipe's cache holds its header alone, 32 bytes: the driver keeps machine code in files of its own.
         if self.class == AdapterClass::Cpu && options.pipeline_cache != Some(true) {
             return Err("off on CPU adapters");
         }
