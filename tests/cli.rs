@@ -306,6 +306,52 @@ fn inspect_and_info_tell_people_and_programs() {
     }
 }
 
+/// Compiled pipelines kept below a folder.
+fn pipelines(cache: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(cache.join("pipelines")).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn pipelines_are_kept_and_a_damaged_file_is_replaced() {
+    let folder = drawn(2);
+    let here = folder.path();
+    let cache = here.join("cache");
+    let start = |keep: &str, out: &str| {
+        Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
+            .args(["embed", "--model", TINY, "--heads", "2", "crops", "--batch", "1", "--out", out])
+            .current_dir(here)
+            .env("LAT_CACHE", &cache)
+            .env("LAT_PIPELINE_CACHE", keep)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    assert!(start("0", "none.npy").wait().unwrap().success());
+    assert_eq!(pipelines(&cache), Vec::<PathBuf>::new());
+    let info = lat(here, &["info", "--json", "-"]);
+    let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+    let adapter = info.as_array().unwrap().iter().find(|adapter| adapter["class"] == "CPU");
+    let Some(adapter) = adapter.filter(|adapter| adapter["name"] == info[0]["name"]) else { return };
+    let features = adapter["features"].as_array().unwrap();
+    if std::env::var("LAT_LIMITS").is_ok() || !features.contains(&"pipeline cache".into()) {
+        return;
+    }
+
+    // Two processes at once leave one whole file.
+    let both = ["one.npy", "two.npy"].map(|out| start("1", out));
+    both.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
+    let [file] = pipelines(&cache).try_into().expect("one file, and nothing beside it");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+    assert!(start("1", "three.npy").wait().unwrap().success());
+    assert_eq!(std::fs::read(&file).unwrap().len(), whole.len());
+    let vectors = |name: &str| std::fs::read(here.join(name)).unwrap();
+    for name in ["one.npy", "two.npy", "three.npy"] {
+        assert!(vectors(name) == vectors("none.npy"), "{name}");
+    }
+}
+
 #[test]
 fn info_says_which_switches_decide() {
     let folder = tempfile::tempdir().unwrap();

@@ -161,3 +161,47 @@ fn guarded_memory_finds_what_it_is_for() {
         assert!(error.contains(&format!("{label} was written past its end")), "{error}");
     }
 }
+
+#[test]
+fn of_several_shaders_that_are_refused_the_same_one_is_named() {
+    const fn wrong(name: &'static str, source: &'static str) -> Kernel {
+        Kernel {
+            name,
+            source,
+            helpers: &[],
+            entry: "main",
+            bindings: &[],
+            uniform_bytes: 0,
+            subgroups: false,
+            quads: false,
+        }
+    }
+    static WRONG: [Kernel; 4] = [
+        wrong("wrong_a", "fn main() { first }"),
+        wrong("wrong_b", "fn main() { second }"),
+        wrong("wrong_c", "fn main() { third }"),
+        wrong("wrong_d", "fn main() { fourth }"),
+    ];
+    let refusal = |order: &mut dyn Iterator<Item = &'static Kernel>| {
+        let context = open(|_| ());
+        let mut recorder = Recorder::new(&context);
+        for kernel in order {
+            recorder.dispatch(Dispatch {
+                kernel,
+                constants: Vec::new(),
+                overrides: Vec::new(),
+                tensors: Vec::new(),
+                params: Vec::new(),
+                grid: [1; 3],
+                flops: 0.0,
+                label: kernel.name.to_string(),
+            });
+        }
+        recorder.finish().expect_err("a refusal").to_string()
+    };
+    let first = refusal(&mut WRONG.iter());
+    assert!(first.contains("wrong_a"), "{first}");
+    for _ in 0..4 {
+        assert_eq!(refusal(&mut WRONG.iter().rev()), first);
+    }
+}

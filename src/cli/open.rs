@@ -3,7 +3,7 @@
 use crate::checkpoint::{self, Network, Settings};
 use crate::data::walk::{self, Listing};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, ContextOptions, FXC};
+use crate::gpu::{Context, ContextOptions};
 use crate::shape::Precision;
 use std::path::{Path, PathBuf};
 
@@ -51,14 +51,6 @@ pub fn adapter(name: Option<&String>) -> Result<Context> {
 pub fn adapter_with(name: Option<&String>, precision: Precision) -> Result<Context> {
     let options = ContextOptions { precision, ..ContextOptions::from_environment(name.cloned()) };
     let context = Context::open(&options)?;
-    if context.is_cpu() {
-        eprintln!("note: {} is a CPU adapter: right, but slow", context.adapter.name);
-    }
-    if context.adapter.shader_compiler == Some(FXC) {
-        eprintln!(
-            "note: DX12 compiles shaders by FXC: slowly, and without f16 and subgroups; with dxcompiler.dll and dxil.dll \
-             beside the program it uses DXC (https://github.com/microsoft/DirectXShaderCompiler/releases)"
-        );
-    }
+    tell(&context.adapter.notes());
     Ok(context)
 }

@@ -38,12 +38,12 @@ pub struct AdapterSummary {
     pub max_workgroup_bytes: u32,
     /// Invocations per workgroup.
     pub max_invocations: u32,
-    /// On DX12, what compiles shaders: "DXC" or [`FXC`].
+    /// On DX12, what compiles shaders: "DXC" or "FXC".
     pub shader_compiler: Option<&'static str>,
 }
 
 /// DX12's old compiler of shaders: neither halves nor subgroups, and seconds for a large shader.
-pub const FXC: &str = "FXC";
+const FXC: &str = "FXC";
 
 /// A product of small matrices that matrix units do at once: C (m, n) += A (m, k)·B (k, n).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,6 +248,22 @@ impl AdapterSummary {
             add("row-wise", format!("{} lanes a row", family.row_lanes()), format!("{why}{halves}"));
         }
         chosen
+    }
+
+    /// What a user of the adapter should know before the work.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.class == AdapterClass::Cpu {
+            notes.push(format!("{} is a CPU adapter: right, but slow", self.name));
+        }
+        if self.shader_compiler == Some(FXC) {
+            notes.push(
+                "DX12 compiles shaders by FXC: slowly, and without f16 and subgroups; with dxcompiler.dll and dxil.dll beside \
+                 the program it uses DXC (https://github.com/microsoft/DirectXShaderCompiler/releases)"
+                    .to_string(),
+            );
+        }
+        notes
     }
 
     /// Device memory to stay within where the user names no limit, in bytes: 2 GiB, on graphics cards 8 GiB, and on any GPU
@@ -464,6 +480,16 @@ mod tests {
         }
         let off = ContextOptions { matrix_units: false, ..options() };
         assert!(products(&card, &off, Precision::F16).1.contains("LAT_MATRIX_UNITS=0"));
+    }
+
+    #[test]
+    fn a_slow_compiler_is_noted() {
+        let card = summary(AdapterClass::Discrete, (32, 32));
+        assert!(card.notes().is_empty());
+        let notes = AdapterSummary { shader_compiler: Some(FXC), ..card.clone() }.notes();
+        assert!(notes.len() == 1 && notes[0].contains("dxcompiler.dll"), "{notes:?}");
+        assert!(AdapterSummary { shader_compiler: Some("DXC"), ..card }.notes().is_empty());
+        assert!(summary(AdapterClass::Cpu, (8, 8)).notes()[0].ends_with("a CPU adapter: right, but slow"));
     }
 
     #[test]

@@ -15,9 +15,7 @@ mod profile;
 mod recorder;
 mod timing;
 
-pub use adapter::{
-    AdapterClass, AdapterSummary, FXC, Family, KernelChoice, MatrixUnit, adapters, no_adapter,
-};
+pub use adapter::{AdapterClass, AdapterSummary, Family, KernelChoice, MatrixUnit, adapters, no_adapter};
 pub use cache::CacheFile;
 pub use context::{Buffer, Context, ContextOptions, Readback};
 pub use faults::BETWEEN_FAILURES;

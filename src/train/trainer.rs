@@ -401,9 +401,7 @@ fn attempt(
     judge: &mut dyn Judge,
 ) -> Result<Ended> {
     let context = Context::open(options)?;
-    if context.is_cpu() {
-        watch.note(&format!("{} is a CPU adapter: right, but slow", context.adapter.name));
-    }
+    context.adapter.notes().iter().for_each(|note| watch.note(note));
     let learner = job.learner(&context)?;
     forecast::check_memory(&job, &learner, &context, memory)?;
     let log = out.join("log.jsonl");
