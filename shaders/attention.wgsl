@@ -11,8 +11,12 @@
 // attention_dq, attention_dkv: qkv, dout read   kept_lse, kept_delta (B, H, T) read   dqkv (B, T, 3, H, Dh) written: its
 // queries by the one, its keys and values by the other
 // A workgroup owns ROWS queries (attention_dkv: keys) of one head and walks over the other side STEP rows at a time: small
-// matrix products between tiles in workgroup memory. For the scores an invocation owns four rows and every ALONG-th of the
-// other side, for the output four rows and every ALONG-th vec4 of the head; scores change hands through workgroup memory.
+// matrix products between tiles in workgroup memory. For the scores an invocation owns every DOWN-th row and every ALONG-th
+// of the other side, EACH of both, for the output these rows and every ALONG-th vec4 of the head; scores change hands
+// through workgroup memory.
+// Padding: with R = ROWS = STEP and T rounded up to r = R·⌈T/R⌉ the scores take r²/T² of the useful work, what they weigh
+// takes r·4⌈T/4⌉/T², since it ends with the last row. EACH is 4, 5 or 6 by T, so that r is least. For T = 33, 129, 197
+// and 257 R is 40, 48, 40 and 40: 1.47, 1.25, 1.03 and 1.19 for the scores, 1.32, 1.14, 1.03 and 1.10 for the rest.
 // The softmax runs online: sums are rescaled when a larger s turns up, so no exp overflows. Rows past the end repeat the
 // last one, weigh 0 and are never stored.
 // Sums over j (attention_dkv: i) ascend. Error of out ≤ about (Dh + T + 8)·2⁻²⁴ of the largest |v|, of the gradients ≤
@@ -24,7 +28,8 @@ struct Params {
     tokens: u32,
     heads: u32,
     scale: f32,
-    unused: u32,
+    // Heads of all images are counted on; the first of this launch.
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -45,30 +50,48 @@ override KEEP_LSE: bool = false;
 const HEAD_DIM: u32 = 64;
 // Quads of the head that the scores' tiles hold at a time.
 const CHUNK: u32 = 8;
+// Rows of each side whose scores an invocation owns, at least four.
+const EACH: u32 = 4;
 
 const QUADS = HEAD_DIM / 4u;
 const_assert QUADS % CHUNK == 0u;
 
-const ROWS = 32u;
-const STEP = 32u;
-// Invocations over four rows each, and along the other side or the head.
-const DOWN = ROWS / 4u;
+// Invocations along the rows, and along the other side or the head.
+const DOWN = 8u;
 const ALONG = 8u;
 const THREADS = DOWN * ALONG;
-const OWN = STEP / ALONG;
+const ROWS = DOWN * EACH;
+const STEP = ALONG * EACH;
 const OWN_QUADS = (QUADS + ALONG - 1u) / ALONG;
-// Quads from a tile's row to the next: one more than it has, so that neighbouring rows lie in other banks.
-const STRIDE = CHUNK + 1u;
+// Quads from a tile's row to the next: an odd number, so that neighbouring rows lie in other banks.
+const STRIDE = CHUNK | 1u;
 const TILE = ROWS * STRIDE;
-// Whole rows of the other side that fit where both tiles were.
-const WHOLE = STEP / ((STEP * QUADS + 2u * TILE - 1u) / (2u * TILE));
 const UNROLL = 4u;
+// Whole rows of the other side that fit where both tiles were.
+const PIECES = (STEP * QUADS + 2u * TILE - 1u) / (2u * TILE);
+const WHOLE = (STEP / UNROLL + PIECES - 1u) / PIECES * UNROLL;
+// Rows of an invocation past the fourth.
+const REST = EACH - 4u;
 
 // The rows' tile and that of the other side, or whole rows of the other side.
 var<workgroup> tile: array<vec4f, 2u * TILE>;
-// [row of the other side][four rows].
+// [row of the other side][an invocation's first four rows]; what it has beside them: [row of the other side][REST][DOWN].
 var<workgroup> weights: array<vec4f, STEP * (DOWN + 1u)>;
-var<workgroup> partial: array<vec4f, THREADS>;
+var<workgroup> rest: array<f32, STEP * max(REST, 1u) * DOWN>;
+
+// An invocation's place along the rows and along the other side: the bits of its number by turns, so that two of any four
+// neighbours read the same row and two the same row of the other side.
+fn place(lane: u32) -> vec2u {
+    let down = ((lane >> 1u) & 1u) | ((lane >> 2u) & 2u) | ((lane >> 3u) & 4u);
+    let along = (lane & 1u) | ((lane >> 1u) & 2u) | ((lane >> 2u) & 4u);
+    return vec2u(down, along);
+}
+
+// Tile, head and image of a workgroup: x counts the tiles of a head's rows, y the heads.
+fn place_of(group: vec3u) -> vec3u {
+    let head = params.first + group.y;
+    return vec3u(group.x, head % params.heads, head / params.heads);
+}
 
 // Where a row of q, k or v (part 0, 1, 2) begins.
 fn qkv_row(group: vec3u, part: u32, token: u32) -> u32 {
@@ -122,56 +145,90 @@ fn load_whole_dout(group: vec3u, lane: u32, first: u32) {
 }
 
 // Adds one chunk's part of the products of this invocation's rows with its rows of the other side.
-fn add_products(products: ptr<function, array<vec4f, OWN>>, down: u32, along: u32) {
+fn add_products(products: ptr<function, array<array<f32, EACH>, EACH>>, down: u32, along: u32) {
     // A constant that is added last becomes part of the instruction that reads.
-    let mine_at = down * 4u * STRIDE;
+    let mine_at = down * STRIDE;
     let other_at = along * STRIDE;
     for (var d = 0u; d < CHUNK; d++) {
-        let row_0 = tile[mine_at + d];
-        let row_1 = tile[mine_at + d + STRIDE];
-        let row_2 = tile[mine_at + d + 2u * STRIDE];
-        let row_3 = tile[mine_at + d + 3u * STRIDE];
-        for (var j = 0u; j < OWN; j++) {
+        var rows: array<vec4f, EACH>;
+        for (var i = 0u; i < EACH; i++) {
+            rows[i] = tile[mine_at + d + i * DOWN * STRIDE];
+        }
+        for (var j = 0u; j < EACH; j++) {
             let other = tile[other_at + d + (TILE + j * ALONG * STRIDE)];
-            var product = (*products)[j];
-            product = fma(vec4f(row_0.x, row_1.x, row_2.x, row_3.x), vec4f(other.x), product);
-            product = fma(vec4f(row_0.y, row_1.y, row_2.y, row_3.y), vec4f(other.y), product);
-            product = fma(vec4f(row_0.z, row_1.z, row_2.z, row_3.z), vec4f(other.z), product);
-            product = fma(vec4f(row_0.w, row_1.w, row_2.w, row_3.w), vec4f(other.w), product);
-            (*products)[j] = product;
+            for (var i = 0u; i < EACH; i++) {
+                (*products)[j][i] = fma(rows[i].x, other.x, (*products)[j][i]);
+            }
+            for (var i = 0u; i < EACH; i++) {
+                (*products)[j][i] = fma(rows[i].y, other.y, (*products)[j][i]);
+            }
+            for (var i = 0u; i < EACH; i++) {
+                (*products)[j][i] = fma(rows[i].z, other.z, (*products)[j][i]);
+            }
+            for (var i = 0u; i < EACH; i++) {
+                (*products)[j][i] = fma(rows[i].w, other.w, (*products)[j][i]);
+            }
         }
     }
 }
 
-// Adds the whole rows in `tile`, weighed by `weights` from row `first` of the step on.
-fn add_weighted(sums: ptr<function, array<array<vec4f, OWN_QUADS>, 4>>, first: u32, down: u32, along: u32) {
-    for (var start = 0u; start < WHOLE; start += UNROLL) {
-        let weight_at = (first + start) * (DOWN + 1u) + down;
+// Leaves what belongs to a row of the other side and this invocation's rows.
+fn put(other: u32, down: u32, values: array<f32, EACH>) {
+    weights[other * (DOWN + 1u) + down] = vec4f(values[0], values[1], values[2], values[3]);
+    for (var i = 0u; i < REST; i++) {
+        rest[(other * REST + i) * DOWN + down] = values[4u + i];
+    }
+}
+
+fn take(other: u32, down: u32) -> array<f32, EACH> {
+    var values: array<f32, EACH>;
+    let four = weights[other * (DOWN + 1u) + down];
+    values[0] = four.x;
+    values[1] = four.y;
+    values[2] = four.z;
+    values[3] = four.w;
+    for (var i = 0u; i < REST; i++) {
+        values[4u + i] = rest[(other * REST + i) * DOWN + down];
+    }
+    return values;
+}
+
+// Rows of the other side that are left from row `first` of the step on: past the end all weigh 0.
+fn left(start: u32, first: u32) -> u32 {
+    return min(params.tokens - min(start + first, params.tokens), STEP - first);
+}
+
+// Adds the whole rows in `tile`, weighed from row `first` of the step on: `count` of them, rounded up to UNROLL.
+fn add_weighted(sums: ptr<function, array<array<vec4f, OWN_QUADS>, EACH>>, first: u32, count: u32, down: u32, along: u32) {
+    for (var start = 0u; start < min(count, WHOLE); start += UNROLL) {
         for (var j = 0u; j < UNROLL; j++) {
-            let weight = weights[weight_at + j * (DOWN + 1u)];
+            let weight = take(first + start + j, down);
             for (var d = 0u; d < OWN_QUADS; d++) {
                 let value = tile[start * QUADS + min(along + d * ALONG, QUADS - 1u) + j * QUADS];
-                (*sums)[0][d] = fma(vec4f(weight.x), value, (*sums)[0][d]);
-                (*sums)[1][d] = fma(vec4f(weight.y), value, (*sums)[1][d]);
-                (*sums)[2][d] = fma(vec4f(weight.z), value, (*sums)[2][d]);
-                (*sums)[3][d] = fma(vec4f(weight.w), value, (*sums)[3][d]);
+                for (var i = 0u; i < EACH; i++) {
+                    (*sums)[i][d] = fma(vec4f(weight[i]), value, (*sums)[i][d]);
+                }
             }
         }
     }
 }
 
 @compute @workgroup_size(THREADS)
-fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn attention_forward(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let group = place_of(workgroup);
     let first_row = group.x * ROWS;
-    let down = lane / ALONG;
-    let along = lane % ALONG;
+    let down = place(lane).x;
+    let along = place(lane).y;
 
-    var sums: array<array<vec4f, OWN_QUADS>, 4>;
-    // Of the four rows; `total` adds up this invocation's keys alone.
-    var peak = vec4f(-1e30);
-    var total = vec4f(0.0);
+    var sums: array<array<vec4f, OWN_QUADS>, EACH>;
+    // Of the invocation's rows; `total` adds up its keys alone.
+    var peak: array<f32, EACH>;
+    var total: array<f32, EACH>;
+    for (var i = 0u; i < EACH; i++) {
+        peak[i] = -1e30;
+    }
     for (var start = 0u; start < params.tokens; start += STEP) {
-        var scores = array<vec4f, OWN>();
+        var scores = array<array<f32, EACH>, EACH>();
         for (var chunk = 0u; chunk < QUADS / CHUNK; chunk++) {
             workgroupBarrier();
             load_qkv(group, lane, 0u, 0u, first_row, chunk);
@@ -180,48 +237,59 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocat
             add_products(&scores, down, along);
         }
 
-        var highest = vec4f(-1e30);
-        for (var j = 0u; j < OWN; j++) {
-            let valid = start + j * ALONG + along < params.tokens;
-            scores[j] = select(vec4f(-1e30), scores[j] * params.scale, valid);
-            highest = max(highest, scores[j]);
+        var highest: array<f32, EACH>;
+        for (var i = 0u; i < EACH; i++) {
+            highest[i] = -1e30;
+            for (var j = 0u; j < EACH; j++) {
+                let valid = start + j * ALONG + along < params.tokens;
+                scores[j][i] = select(-1e30, scores[j][i] * params.scale, valid);
+                highest[i] = max(highest[i], scores[j][i]);
+            }
         }
-        partial[lane] = highest;
+        put(along, down, highest);
         workgroupBarrier();
         highest = peak;
-        for (var i = 0u; i < ALONG; i++) {
-            highest = max(highest, partial[down * ALONG + i]);
+        for (var other = 0u; other < ALONG; other++) {
+            let found = take(other, down);
+            for (var i = 0u; i < EACH; i++) {
+                highest[i] = max(highest[i], found[i]);
+            }
         }
-        let shrink = exp(peak - highest);
+        workgroupBarrier();
+        for (var i = 0u; i < EACH; i++) {
+            let shrink = exp(peak[i] - highest[i]);
+            total[i] *= shrink;
+            for (var j = 0u; j < EACH; j++) {
+                scores[j][i] = exp(scores[j][i] - highest[i]);
+                total[i] += scores[j][i];
+            }
+            for (var d = 0u; d < OWN_QUADS; d++) {
+                sums[i][d] *= shrink;
+            }
+        }
         peak = highest;
-        total *= shrink;
-        for (var j = 0u; j < OWN; j++) {
-            let p = exp(scores[j] - highest);
-            total += p;
-            weights[(j * ALONG + along) * (DOWN + 1u) + down] = p;
-        }
-        for (var d = 0u; d < OWN_QUADS; d++) {
-            sums[0][d] *= shrink.x;
-            sums[1][d] *= shrink.y;
-            sums[2][d] *= shrink.z;
-            sums[3][d] *= shrink.w;
+        for (var j = 0u; j < EACH; j++) {
+            put(j * ALONG + along, down, scores[j]);
         }
         for (var first = 0u; first < STEP; first += WHOLE) {
             load_whole_qkv(group, lane, 2u, start + first);
             workgroupBarrier();
-            add_weighted(&sums, first, down, along);
+            add_weighted(&sums, first, left(start, first), down, along);
             workgroupBarrier();
         }
     }
 
-    partial[lane] = total;
+    put(along, down, total);
     workgroupBarrier();
-    total = vec4f(0.0);
-    for (var i = 0u; i < ALONG; i++) {
-        total += partial[down * ALONG + i];
+    total = array<f32, EACH>();
+    for (var other = 0u; other < ALONG; other++) {
+        let found = take(other, down);
+        for (var i = 0u; i < EACH; i++) {
+            total[i] += found[i];
+        }
     }
-    for (var i = 0u; i < 4u; i++) {
-        let row = first_row + down * 4u + i;
+    for (var i = 0u; i < EACH; i++) {
+        let row = first_row + i * DOWN + down;
         if (row < params.tokens) {
             for (var d = 0u; d < OWN_QUADS; d++) {
                 if (along + d * ALONG < QUADS) {
@@ -236,7 +304,8 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invocat
 }
 
 @compute @workgroup_size(THREADS)
-fn attention_delta(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn attention_delta(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let group = place_of(workgroup);
     let row = group.x * THREADS + lane;
     if (row >= params.tokens) {
         return;
@@ -252,23 +321,24 @@ fn attention_delta(@builtin(workgroup_id) group: vec3u, @builtin(local_invocatio
 }
 
 @compute @workgroup_size(THREADS)
-fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn attention_dq(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let group = place_of(workgroup);
     let first_row = group.x * ROWS;
-    let down = lane / ALONG;
-    let along = lane % ALONG;
+    let down = place(lane).x;
+    let along = place(lane).y;
     let stats_at = (group.z * params.heads + group.y) * params.tokens;
-    var lse_of: vec4f;
-    var delta_of: vec4f;
-    for (var i = 0u; i < 4u; i++) {
-        let row = min(first_row + down * 4u + i, params.tokens - 1u);
+    var lse_of: array<f32, EACH>;
+    var delta_of: array<f32, EACH>;
+    for (var i = 0u; i < EACH; i++) {
+        let row = min(first_row + i * DOWN + down, params.tokens - 1u);
         lse_of[i] = kept_lse[stats_at + row];
         delta_of[i] = kept_delta[stats_at + row];
     }
 
-    var sums: array<array<vec4f, OWN_QUADS>, 4>;
+    var sums: array<array<vec4f, OWN_QUADS>, EACH>;
     for (var start = 0u; start < params.tokens; start += STEP) {
-        var scores = array<vec4f, OWN>();
-        var products = array<vec4f, OWN>();
+        var scores = array<array<f32, EACH>, EACH>();
+        var products = array<array<f32, EACH>, EACH>();
         for (var chunk = 0u; chunk < QUADS / CHUNK; chunk++) {
             workgroupBarrier();
             load_qkv(group, lane, 0u, 0u, first_row, chunk);
@@ -282,21 +352,25 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_i
             add_products(&products, down, along);
         }
 
-        for (var j = 0u; j < OWN; j++) {
+        // From scores to their gradients, in place.
+        for (var j = 0u; j < EACH; j++) {
             let valid = start + j * ALONG + along < params.tokens;
-            let p = select(vec4f(0.0), exp(scores[j] * params.scale - lse_of), valid);
-            weights[(j * ALONG + along) * (DOWN + 1u) + down] = p * (products[j] - delta_of) * params.scale;
+            for (var i = 0u; i < EACH; i++) {
+                let p = select(0.0, exp(scores[j][i] * params.scale - lse_of[i]), valid);
+                scores[j][i] = p * (products[j][i] - delta_of[i]) * params.scale;
+            }
+            put(j * ALONG + along, down, scores[j]);
         }
         for (var first = 0u; first < STEP; first += WHOLE) {
             workgroupBarrier();
             load_whole_qkv(group, lane, 1u, start + first);
             workgroupBarrier();
-            add_weighted(&sums, first, down, along);
+            add_weighted(&sums, first, left(start, first), down, along);
         }
     }
 
-    for (var i = 0u; i < 4u; i++) {
-        let row = first_row + down * 4u + i;
+    for (var i = 0u; i < EACH; i++) {
+        let row = first_row + i * DOWN + down;
         if (row < params.tokens) {
             for (var d = 0u; d < OWN_QUADS; d++) {
                 if (along + d * ALONG < QUADS) {
@@ -308,17 +382,18 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_i
 }
 
 @compute @workgroup_size(THREADS)
-fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn attention_dkv(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let group = place_of(workgroup);
     let first_row = group.x * ROWS;
-    let down = lane / ALONG;
-    let along = lane % ALONG;
+    let down = place(lane).x;
+    let along = place(lane).y;
     let stats_at = (group.z * params.heads + group.y) * params.tokens;
 
-    var k_sums: array<array<vec4f, OWN_QUADS>, 4>;
-    var v_sums: array<array<vec4f, OWN_QUADS>, 4>;
+    var k_sums: array<array<vec4f, OWN_QUADS>, EACH>;
+    var v_sums: array<array<vec4f, OWN_QUADS>, EACH>;
     for (var start = 0u; start < params.tokens; start += STEP) {
-        var scores = array<vec4f, OWN>();
-        var products = array<vec4f, OWN>();
+        var scores = array<array<f32, EACH>, EACH>();
+        var products = array<array<f32, EACH>, EACH>();
         for (var chunk = 0u; chunk < QUADS / CHUNK; chunk++) {
             workgroupBarrier();
             load_qkv(group, lane, 0u, 1u, first_row, chunk);
@@ -333,38 +408,44 @@ fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
         }
 
         // From scores to probabilities and from products to the scores' gradients, in place.
-        for (var j = 0u; j < OWN; j++) {
+        for (var j = 0u; j < EACH; j++) {
             let query = start + j * ALONG + along;
             let at = stats_at + min(query, params.tokens - 1u);
-            let p = select(vec4f(0.0), exp(scores[j] * params.scale - kept_lse[at]), query < params.tokens);
-            products[j] = p * (products[j] - kept_delta[at]) * params.scale;
-            weights[(j * ALONG + along) * (DOWN + 1u) + down] = p;
+            let lse_of = kept_lse[at];
+            let delta_of = kept_delta[at];
+            for (var i = 0u; i < EACH; i++) {
+                let p = select(0.0, exp(scores[j][i] * params.scale - lse_of), query < params.tokens);
+                products[j][i] = p * (products[j][i] - delta_of) * params.scale;
+                scores[j][i] = p;
+            }
+            put(j * ALONG + along, down, scores[j]);
         }
         for (var first = 0u; first < STEP; first += WHOLE) {
             workgroupBarrier();
             load_whole_dout(group, lane, start + first);
             workgroupBarrier();
-            add_weighted(&v_sums, first, down, along);
+            add_weighted(&v_sums, first, left(start, first), down, along);
         }
         workgroupBarrier();
-        for (var j = 0u; j < OWN; j++) {
-            weights[(j * ALONG + along) * (DOWN + 1u) + down] = products[j];
+        for (var j = 0u; j < EACH; j++) {
+            put(j * ALONG + along, down, products[j]);
         }
         for (var first = 0u; first < STEP; first += WHOLE) {
             workgroupBarrier();
             load_whole_qkv(group, lane, 0u, start + first);
             workgroupBarrier();
-            add_weighted(&k_sums, first, down, along);
+            add_weighted(&k_sums, first, left(start, first), down, along);
         }
     }
 
-    for (var i = 0u; i < 4u; i++) {
-        let row = first_row + down * 4u + i;
+    for (var i = 0u; i < EACH; i++) {
+        let row = first_row + i * DOWN + down;
         if (row < params.tokens) {
             for (var d = 0u; d < OWN_QUADS; d++) {
                 if (along + d * ALONG < QUADS) {
-                    dqkv[qkv_row(group, 1u, row) + along + d * ALONG] = pack(k_sums[i][d]);
-                    dqkv[qkv_row(group, 2u, row) + along + d * ALONG] = pack(v_sums[i][d]);
+                    let at = qkv_row(group, 1u, row) + along + d * ALONG;
+                    dqkv[at] = pack(k_sums[i][d]);
+                    dqkv[at + params.heads * QUADS] = pack(v_sums[i][d]);
                 }
             }
         }

@@ -13,7 +13,8 @@ struct Params {
     tokens: u32,
     heads: u32,
     scale: f32,
-    unused: u32,
+    // Heads of all images are counted on; the first of this launch.
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -36,8 +37,15 @@ const QUADS = HEAD_DIM / 4u;
 // vec4 columns of the output that a lane owns.
 const OWN = (QUADS + SUB - 1u) / SUB;
 
+// Tile, head and image of a workgroup: x counts the tiles of a head's rows, y the heads.
+fn place_of(group: vec3u) -> vec3u {
+    let head = params.first + group.y;
+    return vec3u(group.x, head % params.heads, head / params.heads);
+}
+
 @compute @workgroup_size(SUB)
-fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+fn attention_forward(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let group = place_of(workgroup);
     let first_row = group.x * ROWS;
     let model = params.heads * QUADS;
     let last = params.tokens - 1u;
@@ -132,7 +140,8 @@ fn attention_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invo
 }
 
 @compute @workgroup_size(SUB)
-fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+fn attention_dq(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let group = place_of(workgroup);
     let first_row = group.x * ROWS;
     let model = params.heads * QUADS;
     let last = params.tokens - 1u;
@@ -228,7 +237,8 @@ fn attention_dq(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocatio
 }
 
 @compute @workgroup_size(SUB)
-fn attention_dkv(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+fn attention_dkv(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let group = place_of(workgroup);
     let first_row = group.x * ROWS;
     let model = params.heads * QUADS;
     let last = params.tokens - 1u;

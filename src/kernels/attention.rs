@@ -1,7 +1,9 @@
 //! Fused multi-head self-attention: no T × T matrix in memory.
 
 use super::{THREADS, expect, u32_of};
-use crate::gpu::{Access, Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor};
+use crate::gpu::{
+    Access, AdapterClass, Binding, Constants, Dispatch, Family, Kernel, Overrides, Recorder, Tensor,
+};
 
 const BINDINGS: &[Binding] =
     &[Binding::read("qkv").in_quads(), Binding::write("out").in_quads(), Binding::write("lse")];
@@ -61,12 +63,10 @@ pub static BACKWARD_SUBGROUP: [Kernel; 2] = [
     Kernel { entry: "attention_dkv", bindings: GRADIENT_BINDINGS, ..SUBGROUP },
 ];
 
-/// ROWS of the tiled family, as in its WGSL.
-const TILED_ROWS: usize = 32;
 /// ROWS of the subgroup family.
 const ROWS: u32 = 16;
-/// CHUNK of the tiled family at most: two tiles of so many quads take half of the workgroup memory that every adapter has.
-const CHUNK: u32 = 8;
+/// Bytes of workgroup memory that every adapter has.
+const WORKGROUP_BYTES: u32 = 16 * 1024;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -74,46 +74,127 @@ struct Params {
     tokens: u32,
     heads: u32,
     scale: f32,
-    unused: u32,
+    first: u32,
 }
 
-/// CHUNK of the tiled family: the most that divides the head's quads.
-fn chunk(head_dim: u32) -> u32 {
+/// EACH of the tiled family: of 4, 5 and 6 the one with which tiles of 8·EACH rows reach the least past the last token, the
+/// larger of two. Wide heads leave no registers for more than 4; nor do integrated adapters, which may have 128 of them.
+fn each(tokens: usize, head_dim: usize, class: AdapterClass) -> u32 {
+    if head_dim > 64 || class == AdapterClass::Integrated {
+        return 4;
+    }
+    let padded = |each: &u32| tokens.next_multiple_of(tiled_rows(*each));
+    (4..=6).rev().min_by_key(padded).unwrap_or(4)
+}
+
+/// ROWS of the tiled family.
+fn tiled_rows(each: u32) -> usize {
+    8 * each as usize
+}
+
+/// CHUNK of the tiled family: the most that divides the head's quads and whose two tiles fit beside the weights.
+fn chunk(head_dim: u32, each: u32) -> u32 {
     let quads = head_dim / 4;
-    (1..=CHUNK).rev().find(|chunk| quads.is_multiple_of(*chunk)).unwrap_or(1)
+    let rows = 8 * each;
+    let weights = rows * (9 * 16 + 8 * 4 * (each - 4).max(1));
+    let fits =
+        |chunk: u32| quads.is_multiple_of(chunk) && 2 * rows * 16 * (chunk | 1) + weights <= WORKGROUP_BYTES;
+    (1..=8).rev().find(|&chunk| fits(chunk)).unwrap_or(1)
 }
 
-/// Forward and both backward kernels of a family, and their constants.
-fn family_of(family: Family, head_dim: usize) -> (&'static Kernel, &'static [Kernel; 2], Constants) {
-    let width = u32_of(head_dim);
-    let head = ("HEAD_DIM", width);
-    match family {
-        Family::Tiled => (&TILED, &BACKWARD_TILED, vec![head, ("CHUNK", chunk(width))]),
-        Family::Subgroup(lanes) => {
-            (&SUBGROUP, &BACKWARD_SUBGROUP, vec![head, ("SUB", lanes), ("ROWS", ROWS)])
+/// [`DELTA`] has no tiles; its file wants a CHUNK that divides the head's quads.
+fn delta_constants(head_dim: u32) -> Constants {
+    vec![("HEAD_DIM", head_dim), ("CHUNK", 1)]
+}
+
+/// A family's variant for a shape: both passes' kernels, their constants, and how many rows a workgroup owns.
+struct Variant {
+    forward: &'static Kernel,
+    backward: &'static [Kernel; 2],
+    constants: Constants,
+    rows: usize,
+}
+
+impl Variant {
+    fn of(family: Family, tokens: usize, head_dim: usize, class: AdapterClass) -> Variant {
+        match family {
+            Family::Tiled => Variant::tiled(u32_of(head_dim), each(tokens, head_dim, class)),
+            Family::Subgroup(lanes) => Variant::subgroup(u32_of(head_dim), lanes),
+        }
+    }
+
+    fn tiled(head_dim: u32, each: u32) -> Variant {
+        let constants = vec![("HEAD_DIM", head_dim), ("CHUNK", chunk(head_dim, each)), ("EACH", each)];
+        Variant { forward: &TILED, backward: &BACKWARD_TILED, constants, rows: tiled_rows(each) }
+    }
+
+    fn subgroup(head_dim: u32, lanes: u32) -> Variant {
+        let constants = vec![("HEAD_DIM", head_dim), ("SUB", lanes), ("ROWS", ROWS)];
+        Variant { forward: &SUBGROUP, backward: &BACKWARD_SUBGROUP, constants, rows: ROWS as usize }
+    }
+}
+
+/// Operations of one product of a head's rows: T²·Dh multiply-adds. Forward has two; dq has two for the scores and their
+/// gradients and one more, dkv two more.
+fn product(tokens: usize, head_dim: usize) -> f64 {
+    2.0 * (tokens as f64).powi(2) * head_dim as f64
+}
+
+/// A kernel over the heads of all images.
+struct Launch {
+    kernel: &'static Kernel,
+    constants: Constants,
+    overrides: Overrides,
+    tensors: Vec<Tensor>,
+    batch: usize,
+    tokens: usize,
+    heads: usize,
+    head_dim: usize,
+    /// Tokens that a workgroup owns.
+    rows: usize,
+    /// Operations on one head of one image.
+    flops: f64,
+}
+
+impl Launch {
+    /// Records it in as few pieces as hold at most `most` operations each and fit a grid, one head being the least. A
+    /// workgroup knows of no head but its own, so bits don't change.
+    fn record(self, recorder: &mut Recorder<'_>, name: &str, most: f64) {
+        const MOST_WORKGROUPS: f64 = 65_535.0;
+        let heads = self.batch * self.heads;
+        let fit = (most / self.flops).clamp(1.0, MOST_WORKGROUPS) as usize;
+        let piece = heads.div_ceil(heads.div_ceil(fit));
+        for first in (0..heads).step_by(piece) {
+            let count = piece.min(heads - first);
+            let params = Params {
+                tokens: u32_of(self.tokens),
+                heads: u32_of(self.heads),
+                scale: 1.0 / (self.head_dim as f32).sqrt(),
+                first: u32_of(first),
+            };
+            recorder.dispatch(Dispatch {
+                kernel: self.kernel,
+                constants: self.constants.clone(),
+                overrides: self.overrides.clone(),
+                tensors: self.tensors.clone(),
+                params: bytemuck::bytes_of(&params).to_vec(),
+                grid: [u32_of(self.tokens.div_ceil(self.rows)), u32_of(count), 1],
+                flops: self.flops * count as f64,
+                label: recorder.label(name),
+            });
         }
     }
 }
 
-/// Workgroups over the tokens, heads and images.
-fn grid(rows: usize, tokens: usize, heads: usize, batch: usize) -> [u32; 3] {
-    [u32_of(tokens.div_ceil(rows)), u32_of(heads), u32_of(batch)]
-}
-
-/// Rows that a workgroup of a family owns.
-fn rows_of(family: Family) -> usize {
-    if family == Family::Tiled { TILED_ROWS } else { ROWS as usize }
-}
-
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let families = [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)];
     let mut all = Vec::new();
     for head_dim in [4, 12, 16, 32, 64, 80, 128] {
-        for family in families {
-            let (forward, backward, constants) = family_of(family, head_dim);
+        let tiled = (4..=if head_dim > 64 { 4 } else { 6 }).map(|each| Variant::tiled(head_dim, each));
+        let subgroups = [4, 8, 16].map(|lanes| Variant::subgroup(head_dim, lanes));
+        for Variant { forward, backward, constants, .. } in tiled.chain(subgroups) {
             all.extend([forward, &backward[0], &backward[1]].map(|kernel| (kernel, constants.clone())));
         }
-        all.push((&DELTA, family_of(Family::Tiled, head_dim).2));
+        all.push((&DELTA, delta_constants(head_dim)));
     }
     all
 }
@@ -143,11 +224,16 @@ impl Forward {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernel of one family.
+    /// Records the kernel of one family, in launches as long as suit the adapter.
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
+        self.record_within(recorder, name, family, recorder.context.class().dispatch_flops());
+    }
+
+    /// Records the kernel of one family, in launches of at most `most` floating-point operations each.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape or the head's width isn't a multiple of 4.
-    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
+    pub fn record_within(&self, recorder: &mut Recorder<'_>, name: &str, family: Family, most: f64) {
         let Forward { qkv, out, lse, batch, tokens, heads, head_dim } = *self;
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
         expect(recorder, "qkv", qkv, &[batch, tokens, 3, heads, head_dim]);
@@ -155,24 +241,22 @@ impl Forward {
         if let Some(lse) = lse {
             expect(recorder, "lse", lse, &[batch, heads, tokens]);
         }
-        let (kernel, _, constants) = family_of(family, head_dim);
-        let params = Params {
-            tokens: u32_of(tokens),
-            heads: u32_of(heads),
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            unused: 0,
-        };
+        let Variant { forward: kernel, constants, rows, .. } =
+            Variant::of(family, tokens, head_dim, recorder.context.class());
         let unused = recorder.unused(Access::Write);
-        recorder.dispatch(Dispatch {
+        let launch = Launch {
             kernel,
             constants,
             overrides: vec![("KEEP_LSE", f64::from(u8::from(lse.is_some())))],
             tensors: vec![qkv, out, lse.unwrap_or(unused)],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid(rows_of(family), tokens, heads, batch),
-            flops: 4.0 * (batch * heads * head_dim) as f64 * (tokens as f64).powi(2),
-            label: recorder.label(name),
-        });
+            batch,
+            tokens,
+            heads,
+            head_dim,
+            rows,
+            flops: 2.0 * product(tokens, head_dim),
+        };
+        launch.record(recorder, name, most);
     }
 }
 
@@ -205,11 +289,16 @@ impl Backward {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernels of one family: `name.delta`, `name.dq` and `name.dkv`.
+    /// Records the kernels of one family, in launches as long as suit the adapter: `name.delta`, `name.dq` and `name.dkv`.
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
+        self.record_within(recorder, name, family, recorder.context.class().dispatch_flops());
+    }
+
+    /// Records the kernels of one family, in launches of at most `most` floating-point operations each.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape or the head's width isn't a multiple of 4.
-    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
+    pub fn record_within(&self, recorder: &mut Recorder<'_>, name: &str, family: Family, most: f64) {
         let Backward { qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim } = *self;
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
         expect(recorder, "qkv", qkv, &[batch, tokens, 3, heads, head_dim]);
@@ -218,36 +307,20 @@ impl Backward {
         expect(recorder, "dout", dout, &[batch, tokens, heads, head_dim]);
         expect(recorder, "dqkv", dqkv, &[batch, tokens, 3, heads, head_dim]);
         let delta = recorder.tensor(&format!("{name}.delta"), batch * heads * tokens);
-        let params = Params {
-            tokens: u32_of(tokens),
-            heads: u32_of(heads),
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            unused: 0,
-        };
-        recorder.dispatch(Dispatch {
-            kernel: &DELTA,
-            constants: family_of(Family::Tiled, head_dim).2,
-            overrides: vec![],
-            tensors: vec![out, dout, delta],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid(THREADS, tokens, heads, batch),
-            flops: 2.0 * out.len as f64,
-            label: recorder.label(&format!("{name}.delta")),
-        });
-        let (_, backward, constants) = family_of(family, head_dim);
-        // Products of rows with rows, T²·Dh multiply-adds each: two for the scores and their gradients, then one or two.
-        let product = 2.0 * (batch * heads * head_dim) as f64 * (tokens as f64).powi(2);
-        for (kernel, part, products) in [(&backward[0], "dq", 3.0), (&backward[1], "dkv", 4.0)] {
-            recorder.dispatch(Dispatch {
-                kernel,
-                constants: constants.clone(),
-                overrides: vec![],
-                tensors: vec![qkv, dout, lse, delta, dqkv],
-                params: bytemuck::bytes_of(&params).to_vec(),
-                grid: grid(rows_of(family), tokens, heads, batch),
-                flops: products * product,
-                label: recorder.label(&format!("{name}.{part}")),
-            });
+        let Variant { backward, constants, rows, .. } =
+            Variant::of(family, tokens, head_dim, recorder.context.class());
+        let deltas = 2.0 * (tokens * head_dim) as f64;
+        let product = product(tokens, head_dim);
+        let passes = [
+            ("delta", &DELTA, delta_constants(u32_of(head_dim)), vec![out, dout, delta], THREADS, deltas),
+            ("dq", &backward[0], constants.clone(), vec![qkv, dout, lse, delta, dqkv], rows, 3.0 * product),
+            ("dkv", &backward[1], constants, vec![qkv, dout, lse, delta, dqkv], rows, 4.0 * product),
+        ];
+        for (part, kernel, constants, tensors, rows, flops) in passes {
+            let overrides = vec![];
+            let launch =
+                Launch { kernel, constants, overrides, tensors, batch, tokens, heads, head_dim, rows, flops };
+            launch.record(recorder, &format!("{name}.{part}"), most);
         }
     }
 }

@@ -20,7 +20,13 @@ struct Shape {
 
 pub(super) fn add(list: &mut List) {
     let shape = |batch, tokens, heads, head_dim| Shape { batch, tokens, heads, head_dim };
-    let mut shapes = vec![shape(1, 1, 2, 16), shape(2, 33, 3, 16), shape(1, 5, 3, 4), shape(1, 17, 2, 12)];
+    let mut shapes = vec![
+        shape(1, 1, 2, 16),
+        shape(2, 33, 3, 16),
+        shape(1, 5, 3, 4),
+        shape(1, 17, 2, 12),
+        shape(1, 41, 2, 16),
+    ];
     // Each width is compiled for itself, and wide ones take a software driver long.
     if !list.is_cpu {
         shapes.extend([

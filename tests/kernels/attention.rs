@@ -69,9 +69,16 @@ fn check(shape: Shape, qkv: &[f32], count: usize) {
     }
 }
 
+/// One, primes, and what lies around the tiles of each family: tiles of 32 rows up to 32 and at 49 to 64, 127 and 128, of 48
+/// at 41 to 48, 81 and 129, else of 40.
+const TOKENS: [usize; 31] = [
+    1, 2, 3, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 37, 39, 40, 41, 47, 48, 49, 61, 63, 64, 65, 79, 80, 81,
+    127, 128, 129, 257,
+];
+
 #[test]
 fn one_primes_and_around_every_tile() {
-    for tokens in [1, 2, 3, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 61, 63, 64, 65, 127, 128, 129] {
+    for tokens in TOKENS {
         let shape = Shape { batch: 1, tokens, heads: 2, head_dim: 16 };
         check(shape, &normal(1, shape.qkv_len()), usize::MAX);
     }
@@ -88,8 +95,11 @@ fn every_width_of_head() {
 
 #[test]
 fn shape_of_vit_b() {
-    let shape = Shape { batch: 1, tokens: 197, heads: 12, head_dim: 64 };
-    check(shape, &normal(3, shape.qkv_len()), 64);
+    // Of 224×112 and of 224×224 pixels.
+    for tokens in [129, 197] {
+        let shape = Shape { batch: 1, tokens, heads: 12, head_dim: 64 };
+        check(shape, &normal(3, shape.qkv_len()), 64);
+    }
 }
 
 #[test]
@@ -214,7 +224,7 @@ fn backward_of_the_reference_against_differences() {
 
 #[test]
 fn backward_of_one_primes_and_around_every_tile() {
-    for tokens in [1, 2, 3, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 61, 63, 64, 65, 127, 129] {
+    for tokens in TOKENS {
         let shape = Shape { batch: 1, tokens, heads: 2, head_dim: 16 };
         check_backward(shape, &normal(10, shape.qkv_len()));
     }
@@ -231,8 +241,11 @@ fn backward_of_every_width_of_head() {
 
 #[test]
 fn backward_of_vit_s() {
-    let shape = Shape { batch: 1, tokens: 197, heads: 6, head_dim: 64 };
-    check_backward(shape, &normal(12, shape.qkv_len()));
+    // Of 224×112 and of 224×224 pixels.
+    for (tokens, heads) in [(129, 2), (197, 6)] {
+        let shape = Shape { batch: 1, tokens, heads, head_dim: 64 };
+        check_backward(shape, &normal(12, shape.qkv_len()));
+    }
 }
 
 #[test]
@@ -256,6 +269,34 @@ fn backward_of_an_image_does_not_depend_on_its_neighbours() {
                 &all[i * alone.len()..][..alone.len()],
                 &alone,
             );
+        }
+    }
+}
+
+#[test]
+fn launches_cut_short_have_the_same_bits() {
+    let shape = Shape { batch: 3, tokens: 13, heads: 2, head_dim: 8 };
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let (qkv, dout) = (normal(17, shape.qkv_len()), normal(18, shape.qkv_len() / 3));
+    let product = (2 * tokens * tokens * head_dim) as f64;
+    for family in families() {
+        // Operations that a launch has at most; launches of forward, delta, dq and dkv over six heads.
+        let runs =
+            [(f64::INFINITY, [1; 4]), (4.0 * product, [3, 1, 6, 6]), (1.0, [6; 4])].map(|(most, wanted)| {
+                let mut run = Guarded::new(&format!("attention in launches of {most} {family:?}"));
+                let (qkv, dout) = (run.input("qkv", &qkv), run.input("dout", &dout));
+                let (out, lse) = (run.output("out", dout.len), run.output("lse", batch * heads * tokens));
+                let dqkv = run.output("dqkv", qkv.len);
+                let forward = Forward { qkv, out, lse: Some(lse), batch, tokens, heads, head_dim };
+                forward.record_within(&mut run.recorder, "attention", family, most);
+                let backward = Backward { qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim };
+                backward.record_within(&mut run.recorder, "attention", family, most);
+                let launches = run.recorder.summary().dispatches;
+                assert_eq!(launches, wanted.iter().sum::<usize>(), "launches of {most}");
+                run.run().concat()
+            });
+        for run in &runs[1..] {
+            assert_same_bits(&format!("launches cut short {family:?}"), &runs[0], run);
         }
     }
 }
