@@ -75,12 +75,13 @@ const REST = EACH - 4u;
 
 // The rows' tile and that of the other side, or whole rows of the other side.
 var<workgroup> tile: array<vec4f, 2u * TILE>;
-// [row of the other side][an invocation's first four rows]; what it has beside them: [row of the other side][REST][DOWN].
+// [row of the other side][an invocation's first four rows]; its rows past the fourth:
+// [row of the other side][REST][DOWN].
 var<workgroup> weights: array<vec4f, STEP * (DOWN + 1u)>;
 var<workgroup> rest: array<f32, STEP * max(REST, 1u) * DOWN>;
 
-// An invocation's place along the rows and along the other side: the bits of its number by turns, so that two of any four
-// neighbours read the same row and two the same row of the other side.
+// An invocation's place along the rows and along the other side: the bits of its number by turns, so that two of any
+// four neighbours read the same row and two the same row of the other side.
 fn place(lane: u32) -> vec2u {
     let down = ((lane >> 1u) & 1u) | ((lane >> 2u) & 2u) | ((lane >> 3u) & 4u);
     let along = (lane & 1u) | ((lane >> 1u) & 2u) | ((lane >> 2u) & 4u);
@@ -199,7 +200,13 @@ fn left(start: u32, first: u32) -> u32 {
 }
 
 // Adds the whole rows in `tile`, weighed from row `first` of the step on: `count` of them, rounded up to UNROLL.
-fn add_weighted(sums: ptr<function, array<array<vec4f, OWN_QUADS>, EACH>>, first: u32, count: u32, down: u32, along: u32) {
+fn add_weighted(
+    sums: ptr<function, array<array<vec4f, OWN_QUADS>, EACH>>,
+    first: u32,
+    count: u32,
+    down: u32,
+    along: u32,
+) {
     for (var start = 0u; start < min(count, WHOLE); start += UNROLL) {
         for (var j = 0u; j < UNROLL; j++) {
             let weight = take(first + start + j, down);

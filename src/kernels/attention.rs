@@ -77,8 +77,8 @@ struct Params {
     first: u32,
 }
 
-/// EACH of the tiled family: of 4, 5 and 6 the one with which tiles of 8·EACH rows reach the least past the last token, the
-/// larger of two. Wide heads leave no registers for more than 4; nor do integrated adapters, which may have 128 of them.
+/// EACH of the tiled family: of 4, 5 and 6 the one with which tiles of 8·EACH rows reach the least past the last token,
+/// the larger of two. Wide heads leave no registers for more than 4; nor do integrated adapters, which may have 128.
 fn each(tokens: usize, head_dim: usize, class: AdapterClass) -> u32 {
     if head_dim > 64 || class == AdapterClass::Integrated {
         return 4;
@@ -134,8 +134,8 @@ impl Variant {
     }
 }
 
-/// Operations of one product of a head's rows: T²·Dh multiply-adds. Forward has two; dq has two for the scores and their
-/// gradients and one more, dkv two more.
+/// Operations of one product of a head's rows: T²·Dh multiply-adds. Forward has two; dq has two for the scores and
+/// their gradients and one more, dkv two more.
 fn product(tokens: usize, head_dim: usize) -> f64 {
     2.0 * (tokens as f64).powi(2) * head_dim as f64
 }
@@ -289,7 +289,7 @@ impl Backward {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernels of one family, in launches as long as suit the adapter: `name.delta`, `name.dq` and `name.dkv`.
+    /// Records the kernels of one family, `name.delta`, `name.dq` and `name.dkv`, in launches as long as suit the adapter.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
         self.record_within(recorder, name, family, recorder.context.class().dispatch_flops());
     }

@@ -69,8 +69,8 @@ fn check(shape: Shape, qkv: &[f32], count: usize) {
     }
 }
 
-/// One, primes, and what lies around the tiles of each family: tiles of 32 rows up to 32 and at 49 to 64, 127 and 128, of 48
-/// at 41 to 48, 81 and 129, else of 40.
+/// One, primes, and what lies around the tiles of each family: tiles of 32 rows up to 32 and at 49 to 64, 127 and 128, of
+/// 48 at 41 to 48, 81 and 129, else of 40.
 const TOKENS: [usize; 31] = [
     1, 2, 3, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 37, 39, 40, 41, 47, 48, 49, 61, 63, 64, 65, 79, 80, 81,
     127, 128, 129, 257,

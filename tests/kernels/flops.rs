@@ -1,7 +1,7 @@
 //! The floating-point operations that every launch declares, against a count by hand for one shape.
 
 use crate::common::context;
-use lat_wgpu::gpu::{Family, Recorder, Tensor};
+use lat_wgpu::gpu::{Family, Recorder, Storage, Tensor};
 use lat_wgpu::kernels::adam::{Adam, Betas, StepValues};
 use lat_wgpu::kernels::gradnorm::{CONTROL_WORDS, partial_words};
 use lat_wgpu::kernels::{
@@ -189,6 +189,13 @@ fn rows(counted: &mut Counted) {
         roof::MultiplyAdd { y, accumulators: 4, turns: 3, multiplier: 0.5, addend: 0.5 }.record(r, "chains");
     };
     counted.check(chains, &[("multiply_add", 2.0 * 40.0 * 96.0)]);
+    // One workgroup of 16 blocks, 4 products of 8³ multiply-adds each in 8 links of 3 turns.
+    let fragments = |r: &mut Recorder<'_>| {
+        let operands = context().buffer("operands", 34 * 64 / 2).unwrap();
+        let (operands, y) = (r.import_as(&operands, Storage::F16), new(r, 64 * 64));
+        roof::MultiplyFragments { operands, y, side: 8, turns: 3 }.record(r, "fragments");
+    };
+    counted.check(fragments, &[("multiply_fragments", 2.0 * 64.0 * 24.0 * 512.0)]);
     let copy = |r: &mut Recorder<'_>| {
         let (from_words, to_words) = (new(r, 40), new(r, 40));
         roof::CopyWords { from_words, to_words, each: 1 }.record(r, "copy");
