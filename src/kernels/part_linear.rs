@@ -1,10 +1,10 @@
 //! A linear layer for each part, all parts in one launch, and its backward pass.
 //!
-//! Two WGSL files compute the same bits: `part_linear.wgsl` (any shape) and `part_linear_wide.wgsl` (inputs a multiple
-//! of 4).
+//! Three WGSL files compute the same bits: `part_linear.wgsl` (any shape), and for inputs that are a multiple of 4
+//! `part_linear_wide.wgsl` and `part_linear_subgroup.wgsl` (CPU adapters).
 
 use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::gpu::{Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
 
 const FORWARD: &[Binding] =
     &[Binding::read("weight"), Binding::read("x"), Binding::read("bias"), Binding::write("y")];
@@ -34,6 +34,15 @@ const fn wide(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
     }
 }
 
+const fn subgroup(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
+    Kernel {
+        name: "part_linear_subgroup",
+        source: include_str!("../../shaders/part_linear_subgroup.wgsl"),
+        subgroups: true,
+        ..plain(entry, bindings)
+    }
+}
+
 /// Forward, one invocation per output.
 pub static PLAIN_FORWARD: Kernel = plain("part_linear_forward", FORWARD);
 /// Gradient of the inputs, one invocation per output.
@@ -46,9 +55,17 @@ pub static WIDE_FORWARD: Kernel = wide("part_linear_forward", FORWARD);
 pub static WIDE_BACKWARD_INPUT: Kernel = wide("part_linear_backward_input", BACKWARD_INPUT);
 /// Gradient of weight and bias, four inputs to an invocation.
 pub static WIDE_BACKWARD_WEIGHT: Kernel = wide("part_linear_backward_weight", BACKWARD_WEIGHT);
+/// Forward, one subgroup per workgroup.
+pub static SUBGROUP_FORWARD: Kernel = subgroup("part_linear_forward", FORWARD);
+/// Gradient of the inputs, one subgroup per workgroup.
+pub static SUBGROUP_BACKWARD_INPUT: Kernel = subgroup("part_linear_backward_input", BACKWARD_INPUT);
+/// Gradient of weight and bias, one subgroup per workgroup.
+pub static SUBGROUP_BACKWARD_WEIGHT: Kernel = subgroup("part_linear_backward_weight", BACKWARD_WEIGHT);
 
 /// EACH of `part_linear_wide.wgsl`.
 const EACH: usize = 4;
+/// ROWS of `part_linear_subgroup.wgsl`.
+const ROWS: usize = 32;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -63,7 +80,7 @@ struct Params {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [
+    let mut all = [
         &PLAIN_FORWARD,
         &PLAIN_BACKWARD_INPUT,
         &PLAIN_BACKWARD_WEIGHT,
@@ -72,16 +89,32 @@ pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
         &WIDE_BACKWARD_WEIGHT,
     ]
     .map(|kernel| (kernel, vec![]))
-    .to_vec()
+    .to_vec();
+    let subgroup = [&SUBGROUP_FORWARD, &SUBGROUP_BACKWARD_INPUT, &SUBGROUP_BACKWARD_WEIGHT];
+    for lanes in [4, 8, 16] {
+        all.extend(subgroup.map(|kernel| (kernel, Tile::Subgroup(lanes).constants())));
+    }
+    all
 }
 
-/// Which of two files computes; both give the same bits.
+/// Which of three files computes; all give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tile {
     /// `part_linear.wgsl`.
     Plain,
     /// `part_linear_wide.wgsl`.
     Wide,
+    /// `part_linear_subgroup.wgsl`, where every subgroup has this many lanes.
+    Subgroup(u32),
+}
+
+impl Tile {
+    fn constants(self) -> Constants {
+        match self {
+            Tile::Plain | Tile::Wide => vec![],
+            Tile::Subgroup(lanes) => vec![("SUB", lanes), ("ROWS", ROWS as u32)],
+        }
+    }
 }
 
 /// How the inputs of all samples and parts are laid out.
@@ -117,9 +150,17 @@ impl Shape {
         }
     }
 
-    /// The wide file where the inputs allow it.
-    pub fn tile(&self) -> Tile {
-        if self.inputs.is_multiple_of(4) { Tile::Wide } else { Tile::Plain }
+    /// What can compute it on a family of adapters, the fastest last.
+    pub fn menu(&self, family: Family) -> Vec<Tile> {
+        match family {
+            _ if !self.inputs.is_multiple_of(4) => vec![Tile::Plain],
+            Family::Tiled => vec![Tile::Plain, Tile::Wide],
+            Family::Subgroup(lanes) => vec![Tile::Plain, Tile::Wide, Tile::Subgroup(lanes)],
+        }
+    }
+
+    fn tile(&self, family: Family) -> Tile {
+        self.menu(family)[self.menu(family).len() - 1]
     }
 
     fn params(&self) -> Params {
@@ -135,16 +176,16 @@ impl Shape {
         }
     }
 
-    /// Workgroups of a wide kernel whose lanes go along `lanes` items and whose invocations own EACH of `rows`.
-    fn wide_grid(&self, lanes: usize, rows: usize) -> [u32; 3] {
-        [u32_of(lanes.div_ceil(THREADS)), u32_of(rows.div_ceil(EACH)), u32_of(self.parts)]
+    /// Workgroups that own so many of `columns` and of `rows` each, for every part.
+    fn grid(&self, [columns, each]: [usize; 2], [rows, height]: [usize; 2]) -> [u32; 3] {
+        [u32_of(columns.div_ceil(each)), u32_of(rows.div_ceil(height)), u32_of(self.parts)]
     }
 
     fn record(&self, recorder: &mut Recorder<'_>, name: &str, launch: Launch) {
-        let Launch { kernel, tensors, grid } = launch;
+        let Launch { kernel, tile, tensors, grid } = launch;
         recorder.dispatch(Dispatch {
             kernel,
-            constants: vec![],
+            constants: tile.constants(),
             overrides: vec![],
             tensors,
             params: bytemuck::bytes_of(&self.params()).to_vec(),
@@ -167,6 +208,7 @@ impl Shape {
 /// What differs between the three launches.
 struct Launch {
     kernel: &'static Kernel,
+    tile: Tile,
     tensors: Vec<Tensor>,
     grid: [u32; 3],
 }
@@ -189,7 +231,7 @@ pub struct Forward {
 impl Forward {
     /// Records the kernel.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        self.record_with(recorder, name, self.shape.tile());
+        self.record_with(recorder, name, self.shape.tile(recorder.context.family()));
     }
 
     /// Records the kernel of the caller's choice.
@@ -206,9 +248,12 @@ impl Forward {
         expect(recorder, "y", y, &[parts, batch, outputs]);
         let (kernel, grid) = match tile {
             Tile::Plain => (&PLAIN_FORWARD, grid_1d(y.len.div_ceil(THREADS))),
-            Tile::Wide => (&WIDE_FORWARD, shape.wide_grid(outputs, batch)),
+            Tile::Wide => (&WIDE_FORWARD, shape.grid([outputs, THREADS], [batch, EACH])),
+            Tile::Subgroup(lanes) => {
+                (&SUBGROUP_FORWARD, shape.grid([outputs, 4 * lanes as usize], [batch, ROWS]))
+            }
         };
-        shape.record(recorder, name, Launch { kernel, tensors: vec![weight, x, bias, y], grid });
+        shape.record(recorder, name, Launch { kernel, tile, tensors: vec![weight, x, bias, y], grid });
     }
 }
 
@@ -228,7 +273,7 @@ pub struct BackwardInput {
 impl BackwardInput {
     /// Records the kernel.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        self.record_with(recorder, name, self.shape.tile());
+        self.record_with(recorder, name, self.shape.tile(recorder.context.family()));
     }
 
     /// Records the kernel of the caller's choice.
@@ -244,9 +289,12 @@ impl BackwardInput {
         expect(recorder, "dx", dx, &[parts, batch, inputs]);
         let (kernel, grid) = match tile {
             Tile::Plain => (&PLAIN_BACKWARD_INPUT, grid_1d(dx.len.div_ceil(THREADS))),
-            Tile::Wide => (&WIDE_BACKWARD_INPUT, shape.wide_grid(inputs / 4, batch)),
+            Tile::Wide => (&WIDE_BACKWARD_INPUT, shape.grid([inputs / 4, THREADS], [batch, EACH])),
+            Tile::Subgroup(lanes) => {
+                (&SUBGROUP_BACKWARD_INPUT, shape.grid([inputs / 4, lanes as usize], [batch, ROWS]))
+            }
         };
-        shape.record(recorder, name, Launch { kernel, tensors: vec![weight, dx, dy], grid });
+        shape.record(recorder, name, Launch { kernel, tile, tensors: vec![weight, dx, dy], grid });
     }
 }
 
@@ -268,7 +316,7 @@ pub struct BackwardWeight {
 impl BackwardWeight {
     /// Records the kernel.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        self.record_with(recorder, name, self.shape.tile());
+        self.record_with(recorder, name, self.shape.tile(recorder.context.family()));
     }
 
     /// Records the kernel of the caller's choice.
@@ -285,8 +333,11 @@ impl BackwardWeight {
         expect(recorder, "dbias", dbias, &[parts, outputs]);
         let (kernel, grid) = match tile {
             Tile::Plain => (&PLAIN_BACKWARD_WEIGHT, grid_1d(dweight.len.div_ceil(THREADS))),
-            Tile::Wide => (&WIDE_BACKWARD_WEIGHT, shape.wide_grid(inputs / 4, outputs)),
+            Tile::Wide => (&WIDE_BACKWARD_WEIGHT, shape.grid([inputs / 4, THREADS], [outputs, EACH])),
+            Tile::Subgroup(lanes) => {
+                (&SUBGROUP_BACKWARD_WEIGHT, shape.grid([inputs / 4, lanes as usize], [outputs, ROWS]))
+            }
         };
-        shape.record(recorder, name, Launch { kernel, tensors: vec![dweight, x, dy, dbias], grid });
+        shape.record(recorder, name, Launch { kernel, tile, tensors: vec![dweight, x, dy, dbias], grid });
     }
 }

@@ -107,10 +107,7 @@ pub(super) fn add(list: &mut List) {
     for layout in [part_linear::Layout::SampleFirst, part_linear::Layout::PartFirst] {
         for (batch, inputs, outputs) in [(1, 1, 1), (3, 7, 5), (5, 68, 65), (3, 260, 9)] {
             let shape = part_linear::Shape { batch, parts: 2, inputs, outputs, layout };
-            parts(list, shape, part_linear::Tile::Plain);
-            if shape.tile() == part_linear::Tile::Wide {
-                parts(list, shape, part_linear::Tile::Wide);
-            }
+            shape.menu(list.family).into_iter().for_each(|tile| parts(list, shape, tile));
         }
     }
 }

@@ -1,10 +1,10 @@
-//! part_linear in both files and both layouts against the reference, whose gradients finite differences prove.
+//! part_linear in all its files and both layouts against the reference, whose gradients finite differences prove.
 
 use crate::common::compare::compare;
 use crate::common::differences::{coarse, prove};
 use crate::common::guard::Guarded;
 use crate::common::random::normal;
-use crate::common::{assert_same_bits, tolerance};
+use crate::common::{assert_same_bits, context, tolerance};
 use lat_wgpu::kernels::part_linear::{BackwardInput, BackwardWeight, Forward, Layout, Shape, Tile};
 use lat_wgpu::reference::part_linear::PartLinear;
 
@@ -81,9 +81,9 @@ fn check(batch: usize, parts: usize, inputs: usize, outputs: usize) {
             let name = format!("part_linear {name} {batch}x{parts}x{inputs} to {outputs} {layout:?}");
             compare(&name, found, wanted.into_iter().enumerate(), tolerance::gemm(terms));
         }
-        if shape.tile() == Tile::Wide {
-            for (plain, wide) in found.iter().zip(case.run(Tile::Wide)) {
-                assert_same_bits(&format!("part_linear {shape:?}: plain and wide"), plain, &wide);
+        for tile in shape.menu(context().family()).into_iter().skip(1) {
+            for (plain, other) in found.iter().zip(case.run(tile)) {
+                assert_same_bits(&format!("part_linear {shape:?}: plain and {tile:?}"), plain, &other);
             }
         }
     }
@@ -95,6 +95,10 @@ fn one_primes_and_around_every_tile() {
         for batch in [1, 3, 4, 5] {
             check(batch, 2, inputs, outputs);
         }
+    }
+    // Around the rows of a workgroup of the subgroup kernels: samples, then outputs.
+    for (batch, outputs) in [(31, 9), (32, 31), (33, 33)] {
+        check(batch, 2, 36, outputs);
     }
     // Around the 256 inputs that a workgroup of the wide backward kernels holds.
     for inputs in [252, 256, 260] {
@@ -112,7 +116,7 @@ fn shapes_of_a_part_classifier() {
 fn a_sample_does_not_depend_on_its_neighbours() {
     let shape = Shape { batch: 5, parts: 3, inputs: 20, outputs: 70, layout: Layout::SampleFirst };
     let case = Case::new(shape, normal);
-    for tile in [Tile::Plain, Tile::Wide] {
+    for tile in shape.menu(context().family()) {
         let all = case.run(tile);
         for b in 0..5 {
             let x = case.x[b * 60..][..60].to_vec();
