@@ -2,7 +2,7 @@
 
 use super::gradnorm::CONTROL_WORDS;
 use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::gpu::{Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
 
 const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
     Kernel {
@@ -20,6 +20,14 @@ const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
 /// Distances of all pairs.
 pub static DISTANCES: Kernel =
     kernel("triplet_distances", &[Binding::read("parts"), Binding::write("distances")]);
+/// The same for rows of whole quads, one subgroup per workgroup.
+pub static DISTANCES_SUBGROUP: Kernel = Kernel {
+    name: "triplet_subgroup",
+    source: include_str!("../../shaders/triplet_subgroup.wgsl"),
+    helpers: &[],
+    subgroups: true,
+    ..DISTANCES
+};
 /// Every anchor's hardest pictures, and its loss.
 pub static MINE: Kernel = kernel(
     "triplet_mine",
@@ -37,6 +45,9 @@ pub static BACKWARD: Kernel = kernel(
     ],
 );
 
+/// ROWS of `triplet_subgroup.wgsl`.
+const ROWS: u32 = 16;
+
 /// In `choice`: the anchor has no loss.
 pub const NONE: u32 = u32::MAX;
 
@@ -50,7 +61,13 @@ struct Params {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [&DISTANCES, &MINE, &BACKWARD].map(|kernel| (kernel, vec![])).to_vec()
+    let mut all = [&DISTANCES, &MINE, &BACKWARD].map(|kernel| (kernel, vec![])).to_vec();
+    all.extend([4, 8, 16].map(|lanes| (&DISTANCES_SUBGROUP, subgroup(lanes))));
+    all
+}
+
+fn subgroup(lanes: u32) -> Constants {
+    vec![("SUB", lanes), ("ROWS", ROWS)]
 }
 
 /// distances\[i,j\] = √max(Σ_k (parts\[i,k\] - parts\[j,k\])², 1e-12).
@@ -67,22 +84,34 @@ pub struct Distances {
 }
 
 impl Distances {
-    /// Records the kernel.
+    /// Records the kernel as it suits the adapter.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        self.record_with(recorder, name, recorder.context.family());
+    }
+
+    /// Records the kernel as it suits a family of adapters; all give the same bits.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
-    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
         let Distances { parts, distances, batch, length } = *self;
         expect(recorder, "parts", parts, &[batch, length]);
         expect(recorder, "distances", distances, &[batch, batch]);
         let params = Params { batch: u32_of(batch), length: u32_of(length), margin: 0.0, unused: 0 };
+        let (kernel, constants, grid) = match family {
+            Family::Subgroup(lanes) if length.is_multiple_of(4) => {
+                let [columns, rows] = [lanes, ROWS].map(|side| u32_of(batch.div_ceil(side as usize)));
+                (&DISTANCES_SUBGROUP, subgroup(lanes), [columns, rows, 1])
+            }
+            _ => (&DISTANCES, vec![], grid_1d(distances.len.div_ceil(THREADS))),
+        };
         recorder.dispatch(Dispatch {
-            kernel: &DISTANCES,
-            constants: vec![],
+            kernel,
+            constants,
             overrides: vec![],
             tensors: vec![parts, distances],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(distances.len.div_ceil(THREADS)),
+            grid,
             // A difference and a multiply-add.
             flops: 3.0 * (distances.len * length) as f64,
             label: recorder.label(name),

@@ -4,7 +4,8 @@ use crate::common::compare::compare;
 use crate::common::differences::{coarse, prove};
 use crate::common::guard::Guarded;
 use crate::common::random::{normal, scaled};
-use crate::common::tolerance;
+use crate::common::{context, tolerance};
+use lat_wgpu::gpu::Family;
 use lat_wgpu::kernels::gradnorm::Control;
 use lat_wgpu::kernels::triplet::{Backward, Distances, Mine, NONE};
 use lat_wgpu::reference::triplet as reference;
@@ -23,10 +24,16 @@ fn widened(values: &[f32]) -> Vec<f64> {
 
 fn run_distances(parts: &[f32], batch: usize) -> Vec<f32> {
     let length = parts.len() / batch;
-    let mut run = Guarded::new(&format!("triplet distances {batch}x{length}"));
-    let (parts, distances) = (run.input("parts", parts), run.output("distances", batch * batch));
-    Distances { parts, distances, batch, length }.record(&mut run.recorder, "distances");
-    run.run().remove(0)
+    let [gpu, own] = [Family::Tiled, context().family()].map(|family| {
+        let mut run = Guarded::new(&format!("triplet distances {batch}x{length} {family:?}"));
+        let (parts, distances) = (run.input("parts", parts), run.output("distances", batch * batch));
+        Distances { parts, distances, batch, length }.record_with(&mut run.recorder, "distances", family);
+        run.run().remove(0)
+    });
+    // A NaN's payload may differ.
+    let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+    assert!(gpu.iter().zip(&own).all(same), "families, {batch}x{length}");
+    own
 }
 
 /// Losses, and the two pictures of each anchor.
