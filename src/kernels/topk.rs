@@ -20,6 +20,14 @@ pub static KERNEL: Kernel = Kernel {
     quads: false,
 };
 
+/// The same for lists of up to 64, one subgroup per workgroup.
+pub static SUBGROUP: Kernel = Kernel {
+    name: "topk_subgroup",
+    source: include_str!("../../shaders/topk_subgroup.wgsl"),
+    subgroups: true,
+    ..KERNEL
+};
+
 /// Most rows that can be asked for: more don't fit into workgroup memory.
 pub const MAX_K: usize = 1024;
 /// Distance where the gallery has fewer than k rows: FAR of `topk.wgsl`.
@@ -47,8 +55,10 @@ impl Place {
     }
 }
 
+/// CAPACITY of `topk_subgroup.wgsl`.
+const SHORT: u32 = 64;
 /// Values of CAPACITY, ascending.
-pub const CAPACITIES: [u32; 3] = [64, 256, MAX_K as u32];
+pub const CAPACITIES: [u32; 3] = [SHORT, 256, MAX_K as u32];
 /// Most columns of one launch.
 const COLUMNS: usize = 4096;
 
@@ -64,18 +74,23 @@ struct Params {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let families = [Family::Tiled, Family::Subgroup(8)].into_iter();
-    families.flat_map(|family| CAPACITIES.map(|capacity| (&KERNEL, constants(family, capacity)))).collect()
+    let families = [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)];
+    let mut all: Vec<(&'static Kernel, Constants)> =
+        families.into_iter().map(|family| kernel_of(family, SHORT)).collect();
+    for family in [Family::Tiled, Family::Subgroup(8)] {
+        all.extend(CAPACITIES[1..].iter().map(|&capacity| kernel_of(family, capacity)));
+    }
+    all
 }
 
-/// As many invocations to a query as a GPU likes; on CPU adapters, where waiting for each other and ranking among many is
-/// dear, a short list gets few.
-fn constants(family: Family, capacity: u32) -> Constants {
-    let lanes = match family {
-        Family::Tiled => 64,
-        Family::Subgroup(_) => (capacity / 8).min(64),
-    };
-    vec![("LANES", lanes), ("CAPACITY", capacity)]
+/// As many invocations to a query as a GPU likes. On CPU adapters a short list lies in the registers of a subgroup, and a longer
+/// one gets few invocations where waiting for each other and ranking among many costs most.
+fn kernel_of(family: Family, capacity: u32) -> (&'static Kernel, Constants) {
+    match family {
+        Family::Subgroup(lanes) if capacity == SHORT => (&SUBGROUP, vec![("SUB", lanes)]),
+        Family::Subgroup(_) => (&KERNEL, vec![("LANES", (capacity / 8).min(64)), ("CAPACITY", capacity)]),
+        Family::Tiled => (&KERNEL, vec![("LANES", 64), ("CAPACITY", capacity)]),
+    }
 }
 
 /// nearest = the k nearest of what was nearest so far and a tile of distances, equal distances by index.
@@ -115,6 +130,7 @@ impl Merge {
         expect(recorder, "nearest_index", nearest_index, &[queries, k]);
         let capacity = CAPACITIES.into_iter().find(|&capacity| (1..=capacity as usize).contains(&k));
         let Some(capacity) = capacity else { panic!("{name}: k is {k}, not from 1 to {MAX_K}") };
+        let (kernel, constants) = kernel_of(family, capacity);
         for start in (0..gallery).step_by(COLUMNS) {
             let end = gallery.min(start + COLUMNS);
             let params = Params {
@@ -126,8 +142,8 @@ impl Merge {
                 unused: [0; 3],
             };
             recorder.dispatch(Dispatch {
-                kernel: &KERNEL,
-                constants: constants(family, capacity),
+                kernel,
+                constants: constants.clone(),
                 overrides: vec![],
                 tensors: vec![distances, place, nearest_distance, nearest_index],
                 params: bytemuck::bytes_of(&params).to_vec(),

@@ -31,11 +31,11 @@ pub(super) fn add(list: &mut List) {
         }
     }
     // Lists of every length that a kernel is made for, and one less; ties among them.
-    for (name, family) in [("for GPUs", Family::Tiled), ("for CPUs", Family::Subgroup(8))] {
+    for family in list.families() {
         for capacity in CAPACITIES {
             for k in [capacity as usize, capacity as usize - 1] {
                 let (queries, gallery) = (2, 1501);
-                let variant = format!("{capacity} places {name}");
+                let variant = format!("{capacity} places, {family}");
                 list.add("topk", variant, format!("{k} of {queries}x{gallery}"), move |run| {
                     nearest(run, family, k, queries, gallery)
                 });
