@@ -9,9 +9,10 @@
 // partial: gradients (len) vec4 read   partials (C) vec2 written; one launch per parameter group
 // finish:  sums (C of all groups, one behind the other) vec2 read   losses (rows) read as words   step read
 //          control read and written
-// partial: a workgroup of LANES invocations owns a chunk of 4·LANES·QUADS words; C is rounded up, and chunks past the end
-// are 0. finish: one workgroup. Each lane strides, then a fixed tree: the order hangs on len and rows alone. Counts are
-// exact in f32. Relative error of the norm ≤ (QUADS + C/LANES + 2·log2 LANES + 4)·2⁻²⁴. Finite gradients whose squares
+// partial: a workgroup of LANES invocations owns a chunk of 4·64·QUADS words; C is rounded up, and chunks past the end
+// are 0. Each invocation is the FOLD = 64/LANES lanes that are LANES apart of a tree of 64: same bits for any LANES.
+// finish: one workgroup. Each lane strides, then a fixed tree: the order hangs on len and rows alone. Counts are
+// exact in f32. Relative error of the norm ≤ (QUADS + C/64 + 16)·2⁻²⁴. Finite gradients whose squares
 // overflow give an infinite norm, hence factor 0 under a limit, as in PyTorch. If anything is not finite, factor is 1.
 // Dividing by the scale, a power of two, is exact.
 // Source: [Pascanu 2013 §3.2], clip_grad_norm_ of PyTorch; the scale: [Micikevicius et al. 2018 §3.2], PyTorch's GradScaler.
@@ -38,6 +39,7 @@ struct Params {
 
 const LANES: u32 = 64;
 const QUADS: u32 = 16;
+const FOLD: u32 = 1;
 const GROW_AFTER: u32 = 2000;
 
 @compute @workgroup_size(LANES)
@@ -51,20 +53,31 @@ fn gradnorm_partial(
     if (chunk >= params.limit) {
         return;
     }
-    var squares = vec4f(0.0);
+    var squares: array<vec4f, FOLD>;
     var bad = 0.0;
     for (var i = 0u; i < QUADS; i++) {
-        let quad = (chunk * QUADS + i) * LANES + lane;
-        if (quad < params.count) {
-            let g = gradients[quad];
-            let bits = bitcast<vec4u>(g);
-            squares = fma(g, g, squares);
-            if (!(is_finite(bits.x) && is_finite(bits.y) && is_finite(bits.z) && is_finite(bits.w))) {
-                bad += 1.0;
+        for (var j = 0u; j < FOLD; j++) {
+            let quad = ((chunk * QUADS + i) * FOLD + j) * LANES + lane;
+            if (quad < params.count) {
+                let g = gradients[quad];
+                let bits = bitcast<vec4u>(g);
+                squares[j] = fma(g, g, squares[j]);
+                if (!(is_finite(bits.x) && is_finite(bits.y) && is_finite(bits.z) && is_finite(bits.w))) {
+                    bad += 1.0;
+                }
             }
         }
     }
-    let sum = workgroup_sum(lane, (squares.x + squares.y) + (squares.z + squares.w));
+    var sums: array<f32, FOLD>;
+    for (var j = 0u; j < FOLD; j++) {
+        sums[j] = (squares[j].x + squares[j].y) + (squares[j].z + squares[j].w);
+    }
+    for (var width = FOLD / 2u; width > 0u; width = width / 2u) {
+        for (var j = 0u; j < width; j++) {
+            sums[j] += sums[j + width];
+        }
+    }
+    let sum = workgroup_sum(lane, sums[0]);
     let count = workgroup_sum(lane, bad);
     if (lane == 0u) {
         partials[chunk] = vec2f(sum, count);

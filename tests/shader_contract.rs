@@ -133,7 +133,7 @@ fn expected_workgroup(kernel: &Kernel, source: &str) -> u32 {
         "gemm_cooperative" | "roof_cooperative" => 128,
         "gemm_tiled" => (constant("BM") / constant("TM")) * (constant("BN") / constant("TN")),
         "patch_embed" => (constant("BM") / constant("TILE")) * (constant("BN") / constant("TILE")),
-        "layernorm" | "l2norm" | "cross_entropy" | "topk" => constant("LANES"),
+        "layernorm" | "l2norm" | "cross_entropy" | "topk" | "gradnorm" => constant("LANES"),
         _ => 64,
     }
 }

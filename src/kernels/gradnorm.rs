@@ -1,7 +1,7 @@
 //! Norm and finiteness of all gradients of a step, and what follows from them: the `control` words.
 
 use super::{expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::gpu::{Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
 
 const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
     Kernel {
@@ -28,7 +28,7 @@ pub static FINISH: Kernel = kernel(
     &[Binding::read("sums"), Binding::read("losses"), Binding::read("step"), Binding::write("control")],
 );
 
-/// Words of gradients per chunk: 4·LANES·QUADS of `gradnorm.wgsl`.
+/// Words of gradients per chunk: 4·64·QUADS of `gradnorm.wgsl`.
 const CHUNK: usize = 4 * 64 * 16;
 /// Words of a chunk's partial sum.
 const PARTIAL_WORDS: usize = 2;
@@ -112,7 +112,18 @@ struct Params {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [&PARTIAL, &FINISH].map(|kernel| (kernel, vec![])).to_vec()
+    let families = [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)];
+    let mut all = families.map(|family| (&PARTIAL, constants(family))).to_vec();
+    all.push((&FINISH, vec![]));
+    all
+}
+
+/// How a chunk is shared out: among as many invocations as wait for each other cheaply.
+fn constants(family: Family) -> Constants {
+    match family {
+        Family::Tiled => vec![],
+        Family::Subgroup(lanes) => vec![("LANES", lanes), ("FOLD", 64 / lanes)],
+    }
 }
 
 /// Words of the partial sums of `len` words of gradients, a multiple of a slice's alignment.
@@ -130,11 +141,16 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Records the kernel.
+    /// Records the kernel as it suits the adapter.
+    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+        self.record_with(recorder, name, recorder.context.family());
+    }
+
+    /// Records the kernel as it suits a family of adapters; all give the same bits.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
-    pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
         let Partial { gradients, partials } = *self;
         assert!(gradients.len.is_multiple_of(4), "{name}: {} isn't a multiple of 4", gradients.len);
         expect(recorder, "partials", partials, &[partial_words(gradients.len)]);
@@ -142,7 +158,7 @@ impl Partial {
         let params = Params { count: u32_of(gradients.len / 4), limit: u32_of(chunks), unused: [0; 2] };
         recorder.dispatch(Dispatch {
             kernel: &PARTIAL,
-            constants: vec![],
+            constants: constants(family),
             overrides: vec![],
             tensors: vec![gradients, partials],
             params: bytemuck::bytes_of(&params).to_vec(),
