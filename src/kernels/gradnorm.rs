@@ -1,7 +1,7 @@
 //! Norm and finiteness of all gradients of a step, and what follows from them: the `control` words.
 
 use super::{expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
+use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
 
 const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
     Kernel {
@@ -112,18 +112,14 @@ struct Params {
 }
 
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let families = [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)];
-    let mut all = families.map(|family| (&PARTIAL, constants(family))).to_vec();
+    let mut all = [64, 4, 8, 16].map(|lanes| (&PARTIAL, constants(lanes))).to_vec();
     all.push((&FINISH, vec![]));
     all
 }
 
-/// How a chunk is shared out: among as many invocations as wait for each other cheaply.
-fn constants(family: Family) -> Constants {
-    match family {
-        Family::Tiled => vec![],
-        Family::Subgroup(lanes) => vec![("LANES", lanes), ("FOLD", 64 / lanes)],
-    }
+/// For `lanes` invocations to a chunk.
+fn constants(lanes: u32) -> Constants {
+    if lanes == 64 { vec![] } else { vec![("LANES", lanes), ("FOLD", 64 / lanes)] }
 }
 
 /// Words of the partial sums of `len` words of gradients, a multiple of a slice's alignment.
@@ -143,14 +139,14 @@ pub struct Partial {
 impl Partial {
     /// Records the kernel as it suits the adapter.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        self.record_with(recorder, name, recorder.context.family());
+        self.record_with(recorder, name, recorder.context.row_lanes());
     }
 
-    /// Records the kernel as it suits a family of adapters; all give the same bits.
+    /// Records the kernel with 4, 8, 16 or 64 invocations to a chunk; all give the same bits.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
-    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
         let Partial { gradients, partials } = *self;
         assert!(gradients.len.is_multiple_of(4), "{name}: {} isn't a multiple of 4", gradients.len);
         expect(recorder, "partials", partials, &[partial_words(gradients.len)]);
@@ -158,7 +154,7 @@ impl Partial {
         let params = Params { count: u32_of(gradients.len / 4), limit: u32_of(chunks), unused: [0; 2] };
         recorder.dispatch(Dispatch {
             kernel: &PARTIAL,
-            constants: constants(family),
+            constants: constants(lanes),
             overrides: vec![],
             tensors: vec![gradients, partials],
             params: bytemuck::bytes_of(&params).to_vec(),

@@ -26,11 +26,11 @@ pub(super) fn add(list: &mut List) {
     for classes in [2, 13, 67] {
         LANES.into_iter().for_each(|lanes| losses(list, lanes, classes));
     }
-    for (batch, length) in [(1, 1), (7, 13), (13, 131)] {
+    for (batch, length) in [(1, 1), (7, 13), (13, 131), (19, 132)] {
         triplets(list, batch, length);
     }
     for (len, clip) in [(4, 0.0), (4_100, 1.0), (12_292, 1e6)] {
-        norm(list, len, clip);
+        LANES.into_iter().for_each(|lanes| norm(list, lanes, len, clip));
     }
     for len in [4, 268] {
         for decoupled in [false, true] {
@@ -261,12 +261,12 @@ fn triplets(list: &mut List, batch: usize, length: usize) {
     });
 }
 
-fn norm(list: &mut List, len: usize, clip: f32) {
-    list.add("gradnorm", format!("clip {clip}"), format!("{len}"), move |run| {
+fn norm(list: &mut List, lanes: u32, len: usize, clip: f32) {
+    list.add("gradnorm", format!("{lanes} lanes, clip {clip}"), format!("{len}"), move |run| {
         let (gradients, losses) = (normal(1, len), normal(4, 67));
         let partials = run.output("partials", partial_words(len));
         let partial = Partial { gradients: run.input("gradients", &gradients), partials };
-        partial.record(&mut run.recorder, "partial");
+        partial.record_with(&mut run.recorder, "partial", lanes);
         let step = StepValues { clip_norm: clip, ..StepValues::default() };
         let before = Control::start(1.0).words().map(f32::from_bits);
         let control = run.in_place("control", &before);

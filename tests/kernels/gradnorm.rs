@@ -3,25 +3,26 @@
 use crate::common::compare::compare;
 use crate::common::guard::Guarded;
 use crate::common::random::normal;
-use crate::common::{context, tolerance};
-use lat_wgpu::gpu::Family;
+use crate::common::tolerance;
 use lat_wgpu::kernels::adam::StepValues;
 use lat_wgpu::kernels::gradnorm::{Control, Finish, Partial, partial_words};
 use lat_wgpu::reference::Exact;
 use lat_wgpu::reference::gradnorm as reference;
 
 fn partials(gradients: &[f32]) -> Vec<f32> {
-    let [gpu, own] = [Family::Tiled, context().family()].map(|family| {
-        let mut run = Guarded::new(&format!("gradnorm partial {} {family:?}", gradients.len()));
+    let [of_64, of_4, of_8, of_16] = [64, 4, 8, 16].map(|lanes| {
+        let mut run = Guarded::new(&format!("gradnorm partial {} by {lanes}", gradients.len()));
         let gradients = run.input("gradients", gradients);
         let partials = run.output("partials", partial_words(gradients.len));
-        Partial { gradients, partials }.record_with(&mut run.recorder, "partial", family);
+        Partial { gradients, partials }.record_with(&mut run.recorder, "partial", lanes);
         run.run().remove(0)
     });
     // The sum of what isn't finite may be a NaN of any payload; the counts decide.
     let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-    assert!(gpu.iter().zip(&own).all(same), "families, {} words", gradients.len());
-    own
+    for fewer in [of_4, of_8, of_16] {
+        assert!(of_64.iter().zip(&fewer).all(same), "lanes, {} words", gradients.len());
+    }
+    of_64
 }
 
 /// Finite, factor and norm, and what is kept for the next step.
