@@ -3,8 +3,8 @@
     python3 torch_peer.py [--device cpu|cuda] [--precision fp32|tf32|bf16] [--compile] SAMPLES FOLDER ROW...
 
 Prints one line of JSON for each row, as `src/lib.rs` does. `tf32` multiplies f32 matrices in TF32. `bf16` casts the operands
-of products and attention, and runs networks under autocast with f32 weights. Times end when the device has finished. Needs
-torch, safetensors and Pillow.
+of products and attention, and runs networks under autocast with f32 weights. Times end when the device has finished. FOLDER has
+the networks' files; for one that isn't there weights are random. Needs torch, safetensors and Pillow.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 SIDE, PATCH, GRID, DEPTH, HEAD_WIDTH = 224, 16, 14, 12, 64
 TOKENS = 1 + GRID * GRID
 WIDTHS = {"vit-ti": 192, "vit-s": 384, "vit-b": 768}
+HIDDEN, CLASSES = 256, 751
 # As in src/lib.rs.
 LEFT, RIGHT, ATTENTION, GRADIENT, PIXELS = 1, 2, 3, 4, 5
 LEARNING_RATE, ADAM_EPS, BATCHNORM_EPS, WARM_STEPS, NEAREST, LAMBDA = 1e-4, 1e-8, 1e-5, 2, 10, 0.8
@@ -190,8 +191,31 @@ class Network:
         return torch.baddbmm(t["heads.fc2.bias"][:, None], hidden, t["heads.fc2.weight"].mT)
 
 
+def shapes(width):
+    """Name and shape of every tensor of a network and its classifiers."""
+    yield from (("cls_token", (1, 1, width)), ("pos_embed", (1, TOKENS, width)))
+    yield from (("patch_embed.proj.weight", (width, 3, PATCH, PATCH)), ("patch_embed.proj.bias", (width,)))
+    linears = (("attn.qkv", 3, 1), ("attn.proj", 1, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4))
+    for i in range(DEPTH):
+        for name, n, k in linears:
+            yield f"blocks.{i}.{name}.weight", (n * width, k * width)
+            yield f"blocks.{i}.{name}.bias", (n * width,)
+    norms = [f"blocks.{i}.norm{which}" for i in range(DEPTH) for which in (1, 2)] + ["norm"]
+    yield from ((f"{norm}.{part}", (width,)) for norm in norms for part in ("weight", "bias"))
+    for part in range(GRID):
+        head = f"heads.{part}."
+        yield from ((head + "fc1.weight", (HIDDEN, width)), (head + "fc2.weight", (CLASSES, HIDDEN)))
+        yield from ((head + name, (HIDDEN,)) for name in ("fc1.bias", "bn.weight", "bn.bias"))
+        yield head + "fc2.bias", (CLASSES,)
+
+
 def load(folder, model):
-    return load_file(folder / f"{model}.safetensors")
+    """The tensors of the network's file; without one random tensors, for times alone."""
+    path = folder / f"{model}.safetensors"
+    if path.exists():
+        return load_file(path)
+    torch.manual_seed(0)
+    return {name: 0.02 * torch.randn(shape) for name, shape in shapes(WIDTHS[model])}
 
 
 def gemm(samples, form, shape):
