@@ -105,7 +105,7 @@ pub fn run(shaders: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
         Ok(device) => device,
         Err(reason) => {
             if options.json {
-                println!("{{\"available\": false, \"reason\": {}}}", quoted(&reason.to_string()));
+                println!("{{\n  \"available\": false,\n  \"reason\": {}\n}}", quoted(&reason.to_string()));
             } else {
                 println!("no statistics: {reason}");
             }

@@ -1,0 +1,665 @@
+#!/usr/bin/env bash
+# Measures everything that lat-wgpu can measure of an adapter, with programs that are built already, and writes a report.
+#
+#   gpu_report.sh OUT [--quick] [--minutes 9]
+#
+#   OUT          folder of the report: report.md, report.json, report.log, and tiles.json if the lab wrote one
+#   --quick      every step at its smallest, in 2.7 minutes
+#   --minutes N  time for everything; each step has a share of what is left as its limit
+#
+# What is read from the environment:
+#   LAT_PROGRAMS  folder with lat-wgpu and isa_report [this script's, else target/release, else target/debug]
+#   LAT_PROGRAM   lat-wgpu itself
+#   LAT_RUNNER    what stands before every call of a program, such as "tools/adapters.sh lavapipe-newest"
+#   LAT_SHADERS   folder with the SPIR-V of every variant [shaders beside this script, else target/isa_shaders]
+#   LAT_ADAPTER   part of the adapter's name, if there are several
+#   DATA          a data set to train on and to score, such as Market-1501; WEIGHTS the backbone, EPOCHS how many (2)
+#   PYTHON        a Python with torch, safetensors and Pillow [python3]; without one there are no ratios
+#
+# Runs in bash 3.2 and later with awk and sed: Linux, macOS, Git Bash on Windows. The report is written anew after every
+# step, so that a run that is cut short leaves what it has.
+# Exit code: 0 if every step ended well, was left out or ran out of time; 1 if one failed, found a wrong result, or no
+# adapter is found; 2 for bad usage; 130 or 143 after a signal. The report is there in each case but 2.
+set -u
+export LC_ALL=C
+here="$(cd "$(dirname "$0")" && pwd)"
+
+usage() {
+    sed -n 's/^#   /  /p' "$0" >&2
+    exit 2
+}
+
+# ---- What was asked for
+
+out="" quick="" minutes=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --quick) quick=1 ;;
+        --minutes)
+            [ $# -gt 1 ] || usage
+            minutes="$2"
+            shift
+            ;;
+        --help | -h) usage ;;
+        -*) usage ;;
+        *)
+            [ -z "$out" ] || usage
+            out="$1"
+            ;;
+    esac
+    shift
+done
+[ -n "$out" ] || usage
+[ -n "$minutes" ] || minutes=$([ -n "$quick" ] && echo 2.7 || echo 9)
+total=$(awk -v m="$minutes" 'BEGIN { if (m !~ /^[0-9]+([.][0-9]+)?$/ || m * 60 < 30 || m > 1440) exit 1; print int(m * 60) }') || {
+    echo "error: --minutes $minutes is no number from 0.5 to 1440" >&2
+    exit 2
+}
+mkdir -p "$out" || exit 2
+out="$(cd "$out" && pwd)"
+
+# ---- Where things are
+
+exe=""
+case "$(uname -s)" in MINGW* | MSYS* | CYGWIN*) exe=.exe ;; esac
+repository="$(dirname "$here")"
+target="${CARGO_TARGET_DIR:-$repository/target}"
+# The first of these files, or folders of SPIR-V, that is there; else the first.
+first_there() {
+    local path
+    for path in "$@"; do
+        if [ -e "$path" ] && { [ ! -d "$path" ] || [ -e "$path/list.txt" ]; }; then
+            echo "$path"
+            return
+        fi
+    done
+    echo "$1"
+}
+programs="${LAT_PROGRAMS:-}"
+program="${LAT_PROGRAM:-}"
+if [ -z "$program" ]; then
+    if [ -n "$programs" ]; then
+        program="$programs/lat-wgpu$exe"
+    else
+        program=$(first_there "$here/lat-wgpu$exe" "$target/release/lat-wgpu$exe" "$target/debug/lat-wgpu$exe")
+    fi
+fi
+program="$(cd "$(dirname "$program")" 2>/dev/null && pwd)/$(basename "$program")"
+isa=$(first_there "${programs:-$here}/isa_report$exe" "$(dirname "$program")/isa_report$exe" "$target/isa_report/debug/isa_report$exe")
+shaders="${LAT_SHADERS:-$(first_there "$here/shaders" "$target/isa_shaders")}"
+demo_weights=$(first_there "$here/demo.safetensors" "$repository/weights/demo.safetensors")
+peer=$(first_there "$here/torch_peer.py" "$repository/benches/peers/torch_peer.py")
+python="${PYTHON:-python3}"
+runner="${LAT_RUNNER:-}"
+if [ ! -x "$program" ]; then
+    echo "error: no program $program" >&2
+    echo "hint: LAT_PROGRAMS=DIR names the folder with lat-wgpu; \`cargo build --release\` makes it" >&2
+    exit 2
+fi
+
+scratch="$(mktemp -d "${TMPDIR:-/tmp}/gpu_report.XXXXXX")" || exit 2
+running=""
+finish() {
+    if [ -n "$running" ]; then kill -KILL -- "-$running" 2>/dev/null; fi
+    rm -rf "$scratch"
+}
+trap finish EXIT
+if [ ! -w "${XDG_RUNTIME_DIR:-}" ] && [ "$(uname -s)" = Linux ]; then
+    mkdir -m 700 "$scratch/runtime"
+    export XDG_RUNTIME_DIR="$scratch/runtime"
+fi
+# A packed Vulkan loader serves where the system has none.
+if [ -d "$here/lib" ]; then export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$here/lib"; fi
+# Containers often have NVIDIA's driver without the file by which a loader finds it.
+if [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] && ! ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1 &&
+    PATH="$PATH:/sbin" ldconfig -p 2>/dev/null | grep -q libGLX_nvidia.so.0; then
+    echo '{"file_format_version": "1.0.0", "ICD": {"library_path": "libGLX_nvidia.so.0", "api_version": "1.3.0"}}' >"$scratch/nvidia.json"
+    export VK_DRIVER_FILES="$scratch/nvidia.json" VK_ICD_FILENAMES="$scratch/nvidia.json"
+fi
+
+# ---- Texts
+
+# Standard input as the inside of a JSON text, in one line.
+escaped() {
+    sed "s/$(printf '\033')\[[0-9;]*[A-Za-z]//g" | tr '\t\r' '  ' | tr -d '\000-\010\013-\037' | sed 's/\\/\\\\/g; s/"/\\"/g' |
+        awk '{ printf "%s%s", (NR > 1 ? "\\n" : ""), $0 }'
+}
+quoted() { printf '"%s"' "$(printf '%s' "$1" | escaped)"; }
+# One line for a cell of a table.
+cell() { printf '%s' "$1" | tr '\n|' '  '; }
+flat() { [ -s "$1" ] && awk -f "$here/flat_json.awk" "$1"; }
+# The value at the first path that matches a pattern.
+value() { flat "$1" | awk -F '\t' -v at="$2" '$1 ~ at { print $2; exit }'; }
+
+# ---- Steps: name, share of the time; the same order as they run in
+
+if [ -n "$quick" ]; then
+    plan="info:2 isa:6 selftest:10 overheads:4 bench-f32:12 bench-f16:12 lab-f32:12 attention-f32:8 steps-f32:26 steps-f16:22
+        embed-1:6 embed-2:6 embed-3:6 torch-fp32:10 demo:20 train:20 eval:10"
+else
+    plan="info:1 isa:5 selftest:7 overheads:3 bench-f32:7 bench-f16:5 lab-f32:11 lab-f16:7 attention-f32:3 attention-f16:3
+        steps-f32:4 steps-f16:4 steps-large-f32:4 steps-large-f16:4 embed-1:3 embed-2:3 embed-3:3
+        torch-fp32:5 torch-tf32:3 torch-bf16:3 demo:4 train:9 eval:5 torch-bf16-compiled:6"
+fi
+started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+steps_md="" steps_json="" details="" results="" failed="" complete=false current="" step_start=0 tail_of=""
+: >"$out/report.log"
+
+# The seconds that a step may take: its share of what is left, which what ended early adds to.
+share() {
+    local left=$((total - SECONDS)) name="$1" weights=0 own=0 entry seen=""
+    for entry in $plan; do
+        if [ "${entry%:*}" = "$name" ]; then
+            seen=1
+            own=${entry#*:}
+        fi
+        # A data set is seldom given.
+        case "${entry%:*}" in train | eval) [ -n "${DATA:-}" ] || continue ;; esac
+        if [ -n "$seen" ]; then weights=$((weights + ${entry#*:})); fi
+    done
+    # No step gets less than it takes to start.
+    local seconds=$((weights > 0 ? left * own / weights : 0))
+    echo $((seconds > 5 ? seconds : 5))
+}
+
+# Runs a command under a limit of seconds, its output into files. Sets `code`; 124 means that the limit was reached.
+limited() {
+    local limit="$1" stdout="$2" stderr="$3" end
+    shift 3
+    # A group of its own, so that what it started ends with it.
+    set -m
+    "$@" >"$stdout" 2>"$stderr" </dev/null &
+    running=$!
+    set +m
+    end=$((SECONDS + limit))
+    code=""
+    while kill -0 "$running" 2>/dev/null; do
+        if [ "$SECONDS" -ge "$end" ]; then
+            code=124
+            kill -TERM -- "-$running" 2>/dev/null
+            local grace=$((SECONDS + 3))
+            while kill -0 "$running" 2>/dev/null && [ "$SECONDS" -lt "$grace" ]; do sleep 0.2; done
+            kill -KILL -- "-$running" 2>/dev/null
+            break
+        fi
+        sleep 0.1
+    done
+    wait "$running" 2>/dev/null
+    local ended=$?
+    running=""
+    if [ -z "$code" ]; then code=$ended; fi
+}
+
+begin() {
+    current="$1"
+    step_start=$SECONDS
+    seconds=$(share "$1")
+    # What ends by itself leaves more than what is ended.
+    soft=$((seconds > 12 ? seconds - seconds / 6 - 2 : seconds - 2))
+    printf '%s (%s s at most)\n' "$1" "$seconds" >&2
+}
+
+# Notes how a step ended, takes its output and result, and writes the report anew.
+end() {
+    local name="$1" status="$2" reason="$3" stdout="$4" stderr="$5" result="$6"
+    local took=$((SECONDS - step_start)) last=""
+    case "$status" in
+        failed | "timed out" | interrupted)
+            last=$(tail -n 12 "$stderr" 2>/dev/null | tr '\r' '\n' | tail -n 12)
+            ;;
+    esac
+    if [ "$status" = failed ]; then failed=1; fi
+    steps_md="$steps_md| $name | $status$([ -n "$reason" ] && printf ': %s' "$(cell "$reason")") | $took |
+"
+    steps_json="$steps_json${steps_json:+,
+    }{\"name\": \"$name\", \"status\": \"$status\", \"reason\": $(quoted "$reason"), \"seconds\": $took, \"limit\": ${seconds:-0}, \"last_lines\": $(quoted "$last")}"
+    {
+        echo "==== $name: $status${reason:+: $reason} ($took s)"
+        tail -c 200000 "$stdout" 2>/dev/null
+        tail -c 100000 "$stderr" 2>/dev/null
+    } >>"$out/report.log"
+    if [ -n "$result" ] && [ -s "$result" ]; then
+        if [ "$(wc -c <"$result")" -gt 3000000 ]; then
+            echo "{\"left_out\": \"over 3 MB\"}" >"$result"
+        fi
+        results="$results $name"
+    fi
+    details="$details $name"
+    if [ -n "$last" ]; then printf '%s\n' "$last" >"$scratch/$name.last"; fi
+    current=""
+    write
+}
+
+skip() {
+    step_start=$SECONDS seconds=0
+    end "$1" "left out" "$2" /dev/null /dev/null ""
+}
+
+# One step of the program that writes JSON: NAME ARGUMENTS…
+measure() {
+    local name="$1"
+    shift
+    begin "$name"
+    # shellcheck disable=SC2086 # a command with its arguments
+    limited "$seconds" "$scratch/$name.txt" "$scratch/$name.err" $runner "$program" "$@" --json "$scratch/$name.json"
+    conclude "$name"
+}
+
+# The same of kernels, which ends by itself when its time is up.
+bench() {
+    local name="$1"
+    shift
+    begin "$name"
+    # shellcheck disable=SC2086
+    limited "$seconds" "$scratch/$name.txt" "$scratch/$name.err" $runner "$program" bench "$@" ${quick:+--quick} \
+        --seconds "$soft" --json "$scratch/$name.json"
+    conclude "$name"
+}
+
+conclude() {
+    local name="$1" status=done reason=""
+    case "$code" in
+        0)
+            if [ "$(value "$scratch/$name.json" '^complete$')" = false ]; then
+                reason="its time was up before the last row"
+            fi
+            ;;
+        124) status="timed out" reason="after $seconds s" ;;
+        *) status=failed reason="exit code $code" ;;
+    esac
+    end "$name" "$status" "$reason" "$scratch/$name.txt" "$scratch/$name.err" "$scratch/$name.json"
+}
+
+# ---- Figures
+
+# Rows of a result of bench or steps: name, seconds, percent of the roof.
+rows() {
+    flat "$scratch/$1.json" | awk -F '\t' '
+        match($1, /^rows\.[0-9]+\./) {
+            at = substr($1, 6, RLENGTH - 6); key = substr($1, RLENGTH + 1); got[at, key] = $2
+            if (at + 0 >= count) count = at + 1
+        }
+        END { for (i = 0; i < count; i++) if (got[i, "seconds"] > 0)
+            printf "%s\t%s\t%s\n", got[i, "name"], got[i, "seconds"], got[i, "percent_of_roof"] }'
+}
+
+# Of the rows of a result whose names match: percent of the roof, weighed by time, with least and most.
+percent() {
+    rows "$1" | awk -F '\t' -v name="$2" '$1 ~ name && $3 != "" {
+            sum += $2 * $3; time += $2; n++
+            if (n == 1 || $3 < least) least = $3
+            if ($3 > most) most = $3
+        }
+        END { if (n) printf "%.1f %%, %d row%s (%.1f to %.1f)", sum / time, n, (n > 1 ? "s" : ""), least, most; else printf "not measured" }'
+}
+
+# Seconds of PyTorch by row: name, median.
+peers() {
+    [ -s "$scratch/$1.lines" ] && awk '
+        match($0, /"row": "[^"]*"/) {
+            name = substr($0, RSTART + 8, RLENGTH - 9)
+            if (!match($0, /"seconds": \[[^]]*\]/)) next
+            n = split(substr($0, RSTART + 12, RLENGTH - 13), s, /, */)
+            for (i = 2; i <= n; i++) for (j = i; j > 1 && s[j] + 0 < s[j - 1] + 0; j--) { t = s[j]; s[j] = s[j - 1]; s[j - 1] = t }
+            print name "\t" s[int((n + 1) / 2)]
+        }' "$scratch/$1.lines"
+}
+
+# What PyTorch calls our rows: name<tab>row, at a batch.
+same_work() {
+    awk -v batch="$1" 'BEGIN {
+        split("vit-s 384 vit-b 768", models, " ")
+        for (i = 1; i < 4; i += 2) {
+            model = models[i]; d = models[i + 1]; rows = 197 * batch
+            split("qkv fc1 fc2 proj", layers, " ")
+            n["qkv"] = 3 * d; k["qkv"] = d; n["proj"] = d; k["proj"] = d; n["fc1"] = 4 * d; k["fc1"] = d; n["fc2"] = d; k["fc2"] = 4 * d
+            for (l = 1; l <= 4; l++) {
+                layer = layers[l]; name = "gemm " model " " layer
+                print name "\tgemm:nt:" rows "x" k[layer] "x" n[layer]
+                print name " input gradient\tgemm:nn:" rows "x" n[layer] "x" k[layer]
+                print name " weight gradient\tgemm:tn:" n[layer] "x" rows "x" k[layer]
+            }
+            print "attention " model "\tattention:forward:" model ":" batch ":197"
+            print "attention " model " backward\tattention:backward:" model ":" batch ":197"
+            print "training step " model " 1 block\tstep:" model ":1:" batch
+            print "training step " model " all\tstep:" model ":all:" batch
+        }
+        print "forward vit-s\tforward:vit-s:" batch
+    }'
+}
+
+# Our rows that PyTorch has too, by storage: name, seconds.
+ours() {
+    rows "bench-$1"
+    rows "steps-$1"
+    if [ "$1" = f32 ] && [ -s "$scratch/forward" ]; then cat "$scratch/forward"; fi
+}
+
+# ratios TORCH STORAGE: name, our seconds, PyTorch's, our speed over PyTorch's.
+ratios() {
+    [ -s "$scratch/$1.lines" ] || return 0
+    {
+        ours "$2" | sed 's/^/ours	/'
+        same_work "$(value "$scratch/bench-$2.json" '^batch$')" | sed 's/^/same	/'
+        peers "$1" | sed 's/^/torch	/'
+    } | awk -F '\t' '
+        $1 == "ours" { seconds[$2] = $3 }
+        $1 == "same" { name[$3] = $2 }
+        $1 == "torch" && name[$2] != "" && seconds[name[$2]] > 0 {
+            printf "%s\t%s\t%s\t%.3f\n", name[$2], seconds[name[$2]], $3, $3 / seconds[name[$2]]
+        }'
+}
+
+mean_ratio() {
+    ratios "$1" "$2" | awk -F '\t' '{ sum += log($4); n++; if (n == 1 || $4 < least) least = $4; if ($4 > most) most = $4 }
+        END { if (n) printf "%.2f, geometric mean of %d rows (%.2f to %.2f)", exp(sum / n), n, least, most; else printf "not measured" }'
+}
+
+# The goals, one a line: name<tab>wanted<tab>measured.
+goals() {
+    local idle
+    printf 'f32 product\tat least 60 %% of its roof\t%s\n' "$(percent bench-f32 '^gemm vit-[sb] (qkv|proj|fc1|fc2)$')"
+    printf 'f32 gradient of the input\tnone set\t%s\n' "$(percent bench-f32 '^gemm .* input gradient$')"
+    printf 'f32 gradient of the weight\tat least 45 %%\t%s\n' "$(percent bench-f32 '^gemm .* weight gradient$')"
+    printf 'attention forward\tat least 40 %%\t%s\n' "$(percent bench-f32 '^attention vit-[sb]$')"
+    printf 'attention backward\tat least 30 %%\t%s\n' "$(percent bench-f32 '^attention vit-[sb] backward$')"
+    printf 'whole step of ViT-B, everything open\tat least 45 %% at batch 32\t%s\n' "$(percent steps-f32 '^training step vit-b all$')"
+    idle=$(cat "$scratch"/embed-*.idle 2>/dev/null | tail -n 1)
+    printf 'adapter idle in embed\tbelow 5 %%\t%s\n' "${idle:-not measured}"
+    printf 'speed over eager f32 PyTorch\tat least 0.8\t%s\n' "$(mean_ratio torch-fp32 f32)"
+}
+
+# ---- The report
+
+write() {
+    local name
+    {
+        printf '{\n  "format": 1,\n  "complete": %s,\n  "quick": %s,\n  "minutes": %s,\n' "$complete" "$([ -n "$quick" ] && echo true || echo false)" "$minutes"
+        printf '  "started": "%s",\n  "seconds": %s,\n  "system": %s,\n  "program": %s,\n' "$started" "$SECONDS" "$(quoted "$(uname -srm)")" "$(quoted "$version")"
+        printf '  "adapter": %s,\n  "driver": %s,\n' "$(quoted "$adapter")" "$(quoted "$driver")"
+        printf '  "steps": [\n    %s\n  ],\n' "$steps_json"
+        printf '  "goals": [\n%s\n  ],\n' "$(goals | awk -F '\t' '{ gsub(/"/, "\\\""); printf "%s    {\"goal\": \"%s\", \"wanted\": \"%s\", \"measured\": \"%s\"}", (NR > 1 ? ",\n" : ""), $1, $2, $3 }')"
+        printf '  "ratios": [\n%s\n  ],\n' "$(all_ratios | awk -F '\t' '{ printf "%s    {\"torch\": \"%s\", \"precision\": \"%s\", \"row\": \"%s\", \"seconds\": %s, \"torch_seconds\": %s, \"speed_over_torch\": %s}", (NR > 1 ? ",\n" : ""), $1, $2, $3, $4, $5, $6 }')"
+        printf '  "results": {'
+        local comma=""
+        for name in $results; do
+            printf '%s\n    "%s": ' "$comma" "$name"
+            cat "$scratch/$name.json"
+            comma=","
+        done
+        printf '\n  }\n}\n'
+    } >"$scratch/report.json"
+    {
+        summary
+        for name in $details; do
+            if [ -s "$scratch/$name.last" ]; then
+                printf '\n## %s: its last lines\n\n```text\n%s\n```\n' "$name" "$(cat "$scratch/$name.last")"
+            fi
+            if [ -s "$scratch/$name.txt" ]; then
+                printf '\n## %s\n\n```text\n%s\n```\n' "$name" "$(head -c 60000 "$scratch/$name.txt")"
+            fi
+        done
+    } >"$scratch/report.md"
+    # Each appears when it is whole.
+    for name in report.json report.md; do
+        cp "$scratch/$name" "$out/.$name" && mv "$out/.$name" "$out/$name"
+    done
+}
+
+all_ratios() {
+    ratios torch-fp32 f32 | sed 's/^/eager f32	f32	/'
+    ratios torch-tf32 f32 | sed 's/^/eager TF32	f32	/'
+    ratios torch-bf16 f16 | sed 's/^/eager bf16	f16	/'
+    ratios torch-bf16-compiled f16 | sed 's/^/compiled bf16	f16	/'
+}
+
+summary() {
+    printf '# %s\n\n' "${adapter:-No adapter}"
+    printf '%s, %s; %s; %s, %s s%s.\n' "${driver:-no driver}" "$(uname -srm)" "$version" "$started" "$SECONDS" "$([ -n "$quick" ] && echo ', quick: shapes are small, figures say little')"
+    if [ "$complete" = false ]; then printf '\n**Not complete**: the run has not reached its end.\n'; fi
+    printf '\n| step | how it ended | s |\n|---|---|---|\n%s' "$steps_md"
+    printf '\n| goal on a card | wanted | measured |\n|---|---|---|\n'
+    goals | awk -F '\t' '{ printf "| %s | %s | %s |\n", $1, $2, $3 }'
+    all_ratios >"$scratch/ratios"
+    if [ -s "$scratch/ratios" ]; then
+        printf '\nSpeed over PyTorch on the same machine, above 1 where lat-wgpu is quicker (f16 beside bf16):\n\n'
+        printf '| work | here | ms | PyTorch | ms | ratio |\n|---|---|---|---|---|---|\n'
+        awk -F '\t' '{ printf "| %s | %s | %.3f | %s | %.3f | %.2f |\n", $3, $2, 1e3 * $4, $1, 1e3 * $5, $6 }' "$scratch/ratios"
+    fi
+    if [ -s "$scratch/isa.md" ]; then cat "$scratch/isa.md"; fi
+}
+
+adapter="" driver="" version=""
+version="$($runner "$program" --version 2>/dev/null)"
+interrupted() {
+    local signal="$1"
+    if [ -n "$running" ]; then
+        kill -TERM -- "-$running" 2>/dev/null
+        sleep 1
+        kill -KILL -- "-$running" 2>/dev/null
+        running=""
+    fi
+    trap - INT TERM
+    if [ -n "$current" ]; then
+        end "$current" interrupted "by a signal" "$scratch/$current.txt" "$scratch/$current.err" "$scratch/$current.json"
+    fi
+    write
+    echo "interrupted: what was measured is in $out" >&2
+    exit $((128 + signal))
+}
+trap 'interrupted 2' INT
+trap 'interrupted 15' TERM
+
+# ---- Adapter
+
+begin info
+# shellcheck disable=SC2086
+limited "$seconds" "$scratch/info.txt" "$scratch/info.err" $runner "$program" info
+if [ "$code" = 0 ]; then
+    # shellcheck disable=SC2086
+    limited "$seconds" "$scratch/info.more" "$scratch/info.err" $runner "$program" info --json "$scratch/info.json"
+fi
+conclude info
+if [ ! -s "$scratch/info.json" ]; then
+    write
+    summary
+    echo "error: no adapter is found: see $out/report.md" >&2
+    exit 1
+fi
+# The adapter that LAT_ADAPTER names, else the first, which is the one that is used.
+at=$(flat "$scratch/info.json" | awk -F '\t' -v wanted="${LAT_ADAPTER:-}" 'tolower($1) ~ /(^|\.)[0-9]+\.name$/ && index(tolower($2), tolower(wanted)) { sub(/name$/, "", $1); print $1; exit }')
+at="${at//./\\.}"
+adapter="$(value "$scratch/info.json" "^${at}name\$")"
+driver="$(value "$scratch/info.json" "^${at}driver\$")"
+on_cpu=""
+if [ "$(value "$scratch/info.json" "^${at}kind\$")" = CPU ]; then on_cpu=1; fi
+# Pictures at once: those of the rows, of the larger steps, and three for embedding.
+small=32 large=128 batches="32 128 512"
+if [ -n "$on_cpu" ]; then small=1 large=4 batches="1 4 16"; fi
+
+# ---- Registers, stack and spills
+
+if [ -x "$isa" ] && [ -e "$shaders/list.txt" ]; then
+    begin isa
+    # shellcheck disable=SC2086
+    limited "$seconds" "$scratch/isa.json" "$scratch/isa.err" $runner "$isa" "$shaders" any --json --adapter "$adapter" --seconds "$soft"
+    if [ "$code" = 0 ] && [ "$(value "$scratch/isa.json" '^available$')" = false ]; then
+        end isa "left out" "$(value "$scratch/isa.json" '^reason$')" /dev/null "$scratch/isa.err" "$scratch/isa.json"
+    elif [ "$code" = 0 ]; then
+        {
+            printf '\n## Registers, stack and spills\n\n'
+            flat "$scratch/isa.json" | awk -F '\t' '{ got[$1] = $2 } END {
+                printf "%s with registers named, %s wanted: %s with spills, %s with a stack, %s failed.\n", got["with_registers"], got["pipelines_wanted"], got["with_spills"], got["with_stack"], got["failed"] }'
+            awk -F '"' '
+                function number(key) { return match($0, "\"" key "\": [0-9]+") ? substr($0, RSTART + length(key) + 4, RLENGTH - length(key) - 4) : "–" }
+                /^    \{"name"/ && $4 !~ /[+]/ && $4 ~ /^(gemm_tiled|gemm_cooperative|attention-|patch_embed-|distance-)/ {
+                    line = "| " $4 " | " number("registers") " | " number("spills") " | " number("stack_bytes") " | " number("shared_bytes") " |"
+                    if (number("stack_bytes") + 0 > 0 || number("spills") + 0 > 0) bad = bad line "\n"; else good = good line "\n"
+                }
+                END { printf "\n| hot kernel, leaks first | registers | spills | stack B | shared B |\n|---|---|---|---|---|\n%s%s", bad, good }' "$scratch/isa.json"
+        } >"$scratch/isa.md"
+        conclude isa
+    else
+        rm -f "$scratch/isa.json"
+        conclude isa
+    fi
+else
+    skip isa "no isa_report or no SPIR-V beside this script; tools/isa_report.sh makes both"
+fi
+
+# ---- Selftest, f32 and f16 at once
+
+selftests() {
+    local kind
+    for kind in f32 f16; do
+        {
+            # shellcheck disable=SC2086
+            $runner "$program" selftest --precision $kind ${quick:+--quick} --json "$scratch/selftest-$kind.json" \
+                >"$scratch/selftest-$kind.txt" 2>"$scratch/selftest-$kind.err"
+            echo $? >"$scratch/selftest-$kind.code"
+        } &
+    done
+    wait
+}
+begin selftest
+limited "$seconds" /dev/null /dev/null selftests
+for kind in f32 f16; do
+    code=$(cat "$scratch/selftest-$kind.code" 2>/dev/null || echo 124)
+    # The rows that failed, and the last line: the others are in the JSON.
+    if [ -s "$scratch/selftest-$kind.txt" ]; then
+        cp "$scratch/selftest-$kind.txt" "$scratch/rows"
+        awk 'NR <= 5 || /FAILED/ || failed && /^    / || / passed$/ { print } { failed = /FAILED/ || failed && /^    / }' "$scratch/rows" >"$scratch/selftest-$kind.txt"
+    fi
+    if [ "$code" = 1 ] && [ -s "$scratch/selftest-$kind.json" ]; then
+        end "selftest-$kind" failed "$(tail -n 1 "$scratch/selftest-$kind.txt")" "$scratch/selftest-$kind.txt" "$scratch/selftest-$kind.err" "$scratch/selftest-$kind.json"
+    elif [ "$code" = 0 ]; then
+        end "selftest-$kind" "done" "$(tail -n 1 "$scratch/selftest-$kind.txt")" "$scratch/selftest-$kind.txt" "$scratch/selftest-$kind.err" "$scratch/selftest-$kind.json"
+    else
+        conclude "selftest-$kind"
+    fi
+done
+
+# ---- Launches, roofs, kernels, tiles, steps
+
+bench overheads --overheads
+if [ -n "$quick" ]; then sizes="" large_sizes=""; else sizes="--batch-size $small" large_sizes="--batch-size $large"; fi
+# shellcheck disable=SC2086
+{
+    bench bench-f32 $sizes
+    bench bench-f16 $sizes --precision f16
+    bench lab-f32 --lab
+    if [ -z "$quick" ]; then bench lab-f16 --lab --precision f16; fi
+    bench attention-f32 $sizes --filter attention --tokens 33,129,197,257
+    if [ -z "$quick" ]; then bench attention-f16 $sizes --filter attention --tokens 33,129,197,257 --precision f16; fi
+    bench steps-f32 --steps $sizes
+    bench steps-f16 --steps $sizes --precision f16
+    if [ -z "$quick" ]; then
+        bench steps-large-f32 --steps $large_sizes
+        bench steps-large-f16 --steps $large_sizes --precision f16
+    fi
+}
+
+# ---- Embedding, end to end
+
+persons=8 weights="$demo_weights"
+if [ -z "$quick" ]; then
+    persons=$([ -n "$on_cpu" ] && echo 16 || echo 400)
+    weights="$scratch/vit-s.safetensors"
+    # shellcheck disable=SC2086
+    $runner "$program" init --out "$weights" --size 224x224 --dim 384 --depth 12 --heads 6 >>"$out/report.log" 2>&1
+fi
+# shellcheck disable=SC2086
+$runner "$program" draw "$scratch/figures" --persons "$persons" --cameras 4 --images 2 >>"$out/report.log" 2>&1
+number=0
+for batch in $batches; do
+    number=$((number + 1))
+    name="embed-$number"
+    begin "$name"
+    # shellcheck disable=SC2086
+    limited "$seconds" "$scratch/$name.txt" "$scratch/$name.err" $runner "$program" embed --model "$weights" "$scratch/figures" \
+        --out "$scratch/$name.safetensors" --batch "$batch" --profile="$scratch/trace.json" --json "$scratch/$name.json"
+    # The tables of the profile go to stderr.
+    tr '\r' '\n' <"$scratch/$name.err" | awk '/^(embedded|profile|kernel|layer|launch)/ { on = 1 } /^trace/ { on = 0 } on' >"$scratch/$name.txt"
+    together=$(awk '/^profile of a batch/ { for (i = 1; i < NF; i++) if ($(i + 2) == "together" && $(i + 1) == "ms") print $i }' "$scratch/$name.txt")
+    if [ -n "$together" ] && [ -s "$scratch/$name.json" ]; then
+        flat "$scratch/$name.json" | awk -F '\t' -v ms="$together" '{ got[$1] = $2 } END {
+            batch = got["batch"]; rest = got["images"] - batch; time = got["seconds"] - got["first_vector_seconds"]
+            if (rest > 0 && time > 0) { idle = 100 * (1 - ms / 1e3 / batch * rest / time); printf "%.1f %% after the first vector, batch %d, %.1f images/s\n", idle < 0 ? 0 : idle, batch, rest / time }
+        }' >"$scratch/$name.idle"
+        if [ -z "$quick" ] && [ "$batch" = "$small" ]; then
+            awk -v ms="$together" 'BEGIN { printf "forward vit-s\t%.6f\t\n", ms / 1e3 }' >"$scratch/forward"
+        fi
+    fi
+    conclude "$name"
+done
+
+# ---- PyTorch on the same machine
+
+torch_rows() {
+    # What says most comes first: the time may be up before the rest.
+    same_work "$1" | cut -f 2 | awk '
+        /^forward/ { print "0 " $0 } /^step:vit-s:all/ { print "1 " $0 } /^step:vit-b:all/ { print "2 " $0 } /:1:[0-9]+$/ { print "7 " $0 }
+        /^attention/ { print "3 " $0 } /^gemm:nt/ { print "4 " $0 } /^gemm:tn/ { print "5 " $0 } /^gemm:nn/ { print "6 " $0 }' |
+        sort -s -k 1,1 | cut -d " " -f 2
+}
+torch_device=$("$python" -c 'import torch, safetensors, PIL; print("cuda" if torch.cuda.is_available() else "cpu")' 2>/dev/null)
+torch() {
+    local name="$1"
+    shift
+    if [ -z "$torch_device" ]; then
+        skip "$name" "no torch, safetensors and Pillow in $python"
+        return
+    elif [ "$torch_device" = cpu ] && [ -z "$on_cpu" ]; then
+        skip "$name" "PyTorch has no device for this adapter"
+        return
+    elif [ "$torch_device" = cpu ] && [ "$name" != torch-fp32 ]; then
+        skip "$name" "on a CPU only f32 is compared"
+        return
+    fi
+    begin "$name"
+    mkdir -p "$scratch/peer"
+    # shellcheck disable=SC2046
+    limited "$seconds" "$scratch/$name.lines" "$scratch/$name.err" "$python" "$peer" --device "$torch_device" "$@" 3 "$scratch/peer" \
+        $(torch_rows "$(value "$scratch/bench-f32.json" '^batch$')")
+    # Single values say nothing here.
+    sed 's/, "values": \[[^]]*\]//' "$scratch/$name.lines" >"$scratch/lines" && mv "$scratch/lines" "$scratch/$name.lines"
+    awk '/^\{.*\}$/ { printf "%s%s", (n++ ? ",\n" : "[\n"), $0 } END { if (n) print "\n]" }' "$scratch/$name.lines" >"$scratch/$name.json"
+    conclude "$name"
+}
+torch torch-fp32 --precision fp32
+if [ -z "$quick" ]; then
+    torch torch-tf32 --precision tf32
+    torch torch-bf16 --precision bf16
+fi
+
+# ---- From nothing to scores
+
+begin demo
+# shellcheck disable=SC2086
+limited "$seconds" "$scratch/demo.txt" "$scratch/demo.err" $runner "$program" demo --out "$scratch/demo" ${quick:+--persons 8 --epochs 1}
+conclude demo
+
+if [ -n "${DATA:-}" ]; then
+    backbone="${WEIGHTS:-$demo_weights}"
+    begin train
+    # shellcheck disable=SC2086
+    limited "$seconds" "$scratch/train.txt" "$scratch/train.err" $runner "$program" train --backbone "$backbone" --data "$DATA" \
+        --out "$scratch/run" --unfreeze-every 1 --val-fraction 0 --epochs "${EPOCHS:-$([ -n "$quick" ] && echo 1 || echo 2)}" \
+        ${WEIGHTS:+--size 224x112}
+    grep '"kind":"epoch"' "$scratch/run/log.jsonl" 2>/dev/null | awk '{ printf "%s%s", (n++ ? ",\n" : "[\n"), $0 } END { if (n) print "\n]" }' >"$scratch/train.json"
+    conclude train
+    if [ -e "$scratch/run/last.safetensors" ]; then
+        measure eval eval --model "$scratch/run/last.safetensors" --data "$DATA"
+    else
+        skip eval "training saved no model"
+    fi
+else
+    skip train "DATA names no data set"
+fi
+if [ -z "$quick" ]; then torch torch-bf16-compiled --precision bf16 --compile; fi
+
+complete=true
+write
+summary
+echo "report: $out/report.md, $out/report.json, $out/report.log" >&2
+[ -z "$failed" ]
