@@ -178,8 +178,8 @@ fn embeddings_of_unit_length_near_and_far() {
         let error = (f64::from(found[i * count + i]) - exact.value).abs();
         println!("distance {:.1e}: off by {error:.1e}, scale {:.2}", exact.value, exact.scale);
         assert!(error <= tolerance::distance(dim).c * UNIT * exact.scale);
-        // What slabs are for: one sum over all columns was off by up to 3e-6. Drivers fuse multiply-adds differently:
-        // llvmpipe of Mesa 22 and 25 is off by up to 4e-7, of Mesa 26 by up to 6e-7.
+        // Slabs keep this error small: one sum over all columns was off by up to 3e-6. llvmpipe of Mesa 26 is off by up to
+        // 6e-7; older ones stay below 5e-7.
         assert!(error <= 1e-6, "{error:.1e}");
     }
 }
