@@ -143,10 +143,11 @@ const ROUTES: [Route; 20] = [
 ];
 
 /// Outputs of commands that read nothing, or that may replace what they read.
-const WITHOUT_INPUT: [(&str, &str, &str); 6] = [
+const WITHOUT_INPUT: [(&str, &str, &str); 7] = [
     ("info", "--json", "info"),
     ("selftest", "--json", "selftest --filter nothing"),
     ("bench", "--save-baseline", "bench --baseline base.json"),
+    ("bench", "--write-tiles", "bench --lab"),
     ("init", "--out", "init"),
     ("draw", "DIR", ""),
     ("demo", "--out", ""),
