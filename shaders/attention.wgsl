@@ -73,8 +73,8 @@ const WHOLE = (STEP / UNROLL + PIECES - 1u) / PIECES * UNROLL;
 // Rows of an invocation past the fourth.
 const REST = EACH - 4u;
 
-// The rows' tile and that of the other side, or whole rows of the other side.
-var<workgroup> tile: array<vec4f, 2u * TILE>;
+// The rows' tile and that of the other side, or whole rows of the other side, which may take more: UNROLL rounds them up.
+var<workgroup> tile: array<vec4f, max(2u * TILE, WHOLE * QUADS)>;
 // [row of the other side][an invocation's first four rows]; its rows past the fourth:
 // [row of the other side][REST][DOWN].
 var<workgroup> weights: array<vec4f, STEP * (DOWN + 1u)>;

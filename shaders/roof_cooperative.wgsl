@@ -4,7 +4,7 @@
 //
 // operands (2·BLOCKS + 2, SIDE, SIDE) read: left[b, 0], left[b, 1] for every b, then right[0], right[1]; halves, in
 // rows, those of the right sides turned          y (groups, BLOCKS, 4, SIDE, SIDE) written: f32, in rows
-// A workgroup owns BLOCKS blocks; each of its subgroups, however many lanes that has, takes every so manieth of them.
+// A workgroup owns BLOCKS blocks; each of its subgroups, however many lanes that has, takes its share of them in turn.
 // A block has four sums that don't wait for each other and grow by the same products in every turn, in all
 // 4·TOGETHER·turns·2·SIDE³ operations. Blocks differ in their left sides, so that no compiler computes one for another,
 // and every sum is stored, so that none is dropped.

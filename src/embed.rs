@@ -135,9 +135,11 @@ impl<'c> Embedder<'c> {
     /// If a picture has another size.
     pub fn submit(&mut self, pictures: &[Rgb]) -> Result<()> {
         let size = self.model.config().image;
-        let step = match self.step.take() {
-            Some(step) if step.batch == pictures.len() => step,
-            _ => Step::record(self.context, &self.model, pictures.len())?,
+        // A step of another size is dropped before its successor takes memory.
+        let kept = self.step.take().filter(|step| step.batch == pictures.len());
+        let step = match kept {
+            Some(step) => step,
+            None => Step::record(self.context, &self.model, pictures.len())?,
         };
         let mut bytes = Vec::with_capacity(self.model.pixel_words(pictures.len()) * WORD as usize);
         for picture in pictures {

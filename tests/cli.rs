@@ -362,6 +362,7 @@ fn info_says_which_switches_decide() {
     ] {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
             .current_dir(folder.path())
+            .env_remove("LAT_LIMITS")
             .env(name, value)
             .arg("info")
             .output()

@@ -333,12 +333,22 @@ fn winners(context: &Context, found: &[(&Shape, Vec<Measured>)]) -> Vec<Winner> 
         }
         seen.push(layer);
         let (form, sizes) = layer;
+        let units = context.fragments().filter(|_| form == Form::Nt).map(|side| Tile::Cooperative { side });
+        // A winner would keep other adapters of the class from their matrix units.
+        if form == Form::Nt && context.storage() != Storage::F32 && units.is_none() {
+            continue;
+        }
         let alike = found.iter().filter(|(other, _)| (other.form, other.layer()) == layer);
         let batches: Vec<(Tile, &[Measured])> = alike
-            .map(|(shape, tiles)| (Tile::built_in(form, context, shape.m, shape.n, shape.k), &tiles[..]))
+            .map(|(shape, tiles)| {
+                let Shape { m, n, k, .. } = **shape;
+                let units = Tile::units(form, context, m, n, k);
+                (units.unwrap_or_else(|| Tile::built_in(form, context, m, n, k)), &tiles[..])
+            })
             .collect();
         let mut menu = Tile::menu(form, context.family(), context.class());
         menu.retain(|tile| *tile != Tile::Plain);
+        menu.extend(units);
         if let Some(tile) = quickest(&batches, &menu) {
             winners.push(Winner { form, sizes, storage: context.storage(), tile });
         }
@@ -688,6 +698,11 @@ mod tests {
         assert_eq!(quickest(&[(one, &small)], &menu), None);
         // What wasn't tried can't be beaten; what was wrong or had no time is.
         assert_eq!(quickest(&[(Tile::Plain, &small)], &menu), None);
+        // Matrix units are beaten, and beat others, like any tile.
+        let units = Tile::Cooperative { side: 16 };
+        let with_units = [tile(one, &[2.0], 0.5), tile(two, &[1.8], 0.5), tile(units, &[1.0], 0.5)];
+        assert_eq!(quickest(&[(units, &with_units)], &[one, two, units]), None);
+        assert_eq!(quickest(&[(one, &with_units)], &[one, two, units]), Some(units));
         assert_eq!(quickest(&[(three, &small)], &menu), Some(one));
         assert_eq!(quickest(&[(two, &[tile(two, &[], 0.5), tile(one, &[9.0], 0.5)])], &menu), Some(one));
     }

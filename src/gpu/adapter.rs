@@ -149,13 +149,13 @@ impl AdapterClass {
         DISPATCH_SECONDS
             * match self {
                 AdapterClass::Cpu => f64::INFINITY,
-                AdapterClass::Integrated => 1e12,
-                AdapterClass::Discrete => 5e12,
+                AdapterClass::Integrated => 2e11,
+                AdapterClass::Discrete => 1e12,
             }
     }
 
-    /// Floating-point operations after which a submit ends: 100 ms of work on a slow adapter of the class, far from any
-    /// watchdog.
+    /// Floating-point operations that a submit of several dispatches holds at most: 100 ms of work on a slow adapter of the
+    /// class. Watchdogs end what takes two seconds.
     pub(super) fn submit_flops(self) -> f64 {
         2.0 * self.dispatch_flops()
     }
@@ -183,7 +183,7 @@ impl AdapterSummary {
         let (least, most) = self.subgroup;
         let tiled = |reason: &str| (Family::Tiled, reason.to_string());
         if self.class != AdapterClass::Cpu {
-            return tiled("no CPU adapter");
+            return tiled("not a CPU adapter");
         }
         if !features {
             return tiled("without optional features");

@@ -26,7 +26,7 @@ fn submits(flops: &[f64], class: AdapterClass) -> Vec<usize> {
     };
     let (mut ends, mut start, mut work) = (Vec::new(), 0, 0.0);
     for (i, flops) in flops.iter().enumerate() {
-        if i - start == launches || work >= class.submit_flops() {
+        if i > start && (i - start == launches || work + flops > class.submit_flops()) {
             ends.push(i);
             (start, work) = (i, 0.0);
         }
@@ -423,7 +423,7 @@ mod tests {
                 let mut start = 0;
                 for end in submits(&flops, class) {
                     let work: f64 = flops[start..end].iter().sum();
-                    assert!(end == start + 1 || work <= class.submit_flops() + longest, "{start} to {end}");
+                    assert!(end == start + 1 || work <= class.submit_flops(), "{start} to {end}");
                     start = end;
                 }
                 assert_eq!(start, flops.len());

@@ -97,8 +97,12 @@ fn chunk(head_dim: u32, each: u32) -> u32 {
     let quads = head_dim / 4;
     let rows = 8 * each;
     let weights = rows * (9 * 16 + 8 * 4 * (each - 4).max(1));
-    let fits =
-        |chunk: u32| quads.is_multiple_of(chunk) && 2 * rows * 16 * (chunk | 1) + weights <= WORKGROUP_BYTES;
+    let fits = |chunk: u32| {
+        let tiles = 2 * rows * (chunk | 1);
+        // PIECES and WHOLE of the file: whole rows share the tiles' memory.
+        let whole = (rows / 4).div_ceil((rows * quads).div_ceil(tiles)) * 4;
+        quads.is_multiple_of(chunk) && 16 * tiles.max(whole * quads) + weights <= WORKGROUP_BYTES
+    };
     (1..=8).rev().find(|&chunk| fits(chunk)).unwrap_or(1)
 }
 
