@@ -3,7 +3,7 @@
 #
 #   gpu_report.sh OUT [--quick] [--minutes 9]
 #
-#   OUT          folder of the report: report.md, report.json, report.log, and tiles.json if the lab wrote one
+#   OUT          folder of the report: report.md, report.json, report.log; without --quick the lab's tiles-f32.toml, tiles-f16.toml
 #   --quick      every step at its smallest, in 2.7 minutes
 #   --minutes N  time for everything; each step has a share of what is left as its limit
 #
@@ -24,8 +24,9 @@ set -u
 export LC_ALL=C
 here="$(cd "$(dirname "$0")" && pwd)"
 
+help() { sed -n 's/^#   /  /p' "$0"; }
 usage() {
-    sed -n 's/^#   /  /p' "$0" >&2
+    help >&2
     exit 2
 }
 
@@ -40,7 +41,10 @@ while [ $# -gt 0 ]; do
             minutes="$2"
             shift
             ;;
-        --help | -h) usage ;;
+        --help | -h)
+            help
+            exit 0
+            ;;
         -*) usage ;;
         *)
             [ -z "$out" ] || usage
@@ -55,8 +59,9 @@ total=$(awk -v m="$minutes" 'BEGIN { if (m !~ /^[0-9]+([.][0-9]+)?$/ || m * 60 <
     echo "error: --minutes $minutes is no number from 0.5 to 1440" >&2
     exit 2
 }
-mkdir -p "$out" || exit 2
-out="$(cd "$out" && pwd)"
+# As JSON has numbers: without zeros in front.
+minutes=$(awk -v m="$minutes" 'BEGIN { print m + 0 }')
+mkdir -p "$out" && out="$(cd "$out" && pwd)" && : >"$out/report.log" || exit 2
 
 # ---- Where things are
 
@@ -84,14 +89,14 @@ if [ -z "$program" ]; then
         program=$(first_there "$here/lat-wgpu$exe" "$target/release/lat-wgpu$exe" "$target/debug/lat-wgpu$exe")
     fi
 fi
-program="$(cd "$(dirname "$program")" 2>/dev/null && pwd)/$(basename "$program")"
+folder="$(cd "$(dirname "$program")" 2>/dev/null && pwd)" && program="$folder/$(basename "$program")"
 isa=$(first_there "${programs:-$here}/isa_report$exe" "$(dirname "$program")/isa_report$exe" "$target/isa_report/debug/isa_report$exe")
 shaders="${LAT_SHADERS:-$(first_there "$here/shaders" "$target/isa_shaders")}"
 demo_weights=$(first_there "$here/demo.safetensors" "$repository/weights/demo.safetensors")
 peer=$(first_there "$here/torch_peer.py" "$repository/benches/peers/torch_peer.py")
 python="${PYTHON:-python3}"
 runner="${LAT_RUNNER:-}"
-if [ ! -x "$program" ]; then
+if [ ! -f "$program" ] || [ ! -x "$program" ]; then
     echo "error: no program $program" >&2
     echo "hint: LAT_PROGRAMS=DIR names the folder with lat-wgpu; \`cargo build --release\` makes it" >&2
     exit 2
@@ -112,38 +117,69 @@ fi
 if [ -d "$here/lib" ]; then export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$here/lib"; fi
 # Containers often have NVIDIA's driver without the file by which a loader finds it.
 if [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] && ! ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1 &&
-    PATH="$PATH:/sbin" ldconfig -p 2>/dev/null | grep -q libGLX_nvidia.so.0; then
+    PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q libGLX_nvidia.so.0; then
     echo '{"file_format_version": "1.0.0", "ICD": {"library_path": "libGLX_nvidia.so.0", "api_version": "1.3.0"}}' >"$scratch/nvidia.json"
     export VK_DRIVER_FILES="$scratch/nvidia.json" VK_ICD_FILENAMES="$scratch/nvidia.json"
 fi
 
 # ---- Texts
 
+# A report names no user and no file: what stands for the folders that were given.
+: >"$scratch/names.sed"
+while read -r name path; do
+    case "$path" in
+        /??*)
+            printf '%s\n' "$path"
+            cygpath -m "$path" 2>/dev/null
+            ;;
+    esac | sed "s/[][\\.*^\$|]/\\\\&/g; s/.*/s|&|$name|g/" >>"$scratch/names.sed"
+done <<NAMES
+SCRATCH $scratch
+DATA ${DATA:-}
+WEIGHTS ${WEIGHTS:-}
+OUT $out
+HERE $here
+REPOSITORY $repository
+HOME ${HOME:-}
+NAMES
+named() {
+    if [ -s "$1" ]; then sed -f "$scratch/names.sed" "$1" >"$scratch/named" && mv "$scratch/named" "$1"; fi
+}
+
+# Whatever bytes come, as UTF-8.
+utf8() { if command -v iconv >/dev/null; then iconv -c -f UTF-8 -t UTF-8 2>/dev/null; else tr -d '\200-\377'; fi; }
 # Standard input as the inside of a JSON text, in one line.
 escaped() {
-    sed "s/$(printf '\033')\[[0-9;]*[A-Za-z]//g" | tr '\t\r' '  ' | tr -d '\000-\010\013-\037' | sed 's/\\/\\\\/g; s/"/\\"/g' |
+    utf8 | sed "s/$(printf '\033')\[[0-9;]*[A-Za-z]//g" | tr '\t\r' '  ' | tr -d '\000-\010\013-\037' | sed 's/\\/\\\\/g; s/"/\\"/g' |
         awk '{ printf "%s%s", (NR > 1 ? "\\n" : ""), $0 }'
 }
 quoted() { printf '"%s"' "$(printf '%s' "$1" | escaped)"; }
 # One line for a cell of a table.
 cell() { printf '%s' "$1" | tr '\n|' '  '; }
 flat() { [ -s "$1" ] && awk -f "$here/flat_json.awk" "$1"; }
+# Whether a file is JSON to its end, as far as brackets outside of texts say.
+whole() {
+    [ -s "$1" ] && awk '
+        { gsub(/\\./, ""); gsub(/"[^"]*"/, ""); left = $0; depth += gsub(/[[{]/, "", left) - gsub(/[]}]/, "", left) }
+        /"/ || depth < 0 || (NR > 1 && ended && NF) || (NR == 1 && !/^[[{]/) { bad = 1; exit }
+        depth == 0 { ended = 1 }
+        END { exit bad || depth != 0 }' "$1"
+}
 # The value at the first path that matches a pattern.
 value() { flat "$1" | awk -F '\t' -v at="$2" '$1 ~ at { print $2; exit }'; }
 
 # ---- Steps: name, share of the time; the same order as they run in
 
 if [ -n "$quick" ]; then
-    plan="info:2 isa:6 selftest:10 overheads:4 bench-f32:12 bench-f16:12 lab-f32:12 attention-f32:8 steps-f32:26 steps-f16:22
-        embed-1:6 embed-2:6 embed-3:6 torch-fp32:10 demo:20 train:20 eval:10"
+    plan="info:2 isa:6 selftest:22 overheads:4 bench-f32:12 bench-f16:12 lab-f32:10 attention-f32:6 steps-f32:26 steps-f16:26
+        embed-1:5 embed-2:5 embed-3:5 torch-fp32:14 demo:12 train:20 eval:10"
 else
-    plan="info:1 isa:5 selftest:7 overheads:3 bench-f32:7 bench-f16:5 lab-f32:11 lab-f16:7 attention-f32:3 attention-f16:3
+    plan="info:1 isa:5 selftest:12 overheads:3 bench-f32:7 bench-f16:5 lab-f32:11 lab-f16:7 attention-f32:3 attention-f16:3
         steps-f32:4 steps-f16:4 steps-large-f32:4 steps-large-f16:4 embed-1:3 embed-2:3 embed-3:3
         torch-fp32:5 torch-tf32:3 torch-bf16:3 demo:4 train:9 eval:5 torch-bf16-compiled:6"
 fi
 started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-steps_md="" steps_json="" details="" results="" failed="" complete=false current="" step_start=0 tail_of=""
-: >"$out/report.log"
+steps_md="" steps_json="" details="" results="" failed="" complete=false current="" step_start=0
 
 # The seconds that a step may take: its share of what is left, which what ended early adds to.
 share() {
@@ -153,8 +189,12 @@ share() {
             seen=1
             own=${entry#*:}
         fi
-        # A data set is seldom given.
-        case "${entry%:*}" in train | eval) [ -n "${DATA:-}" ] || continue ;; esac
+        # A data set is seldom given, PyTorch is seldom there.
+        case "${entry%:*}" in
+            train | eval) [ -n "${DATA:-}" ] || continue ;;
+            torch-fp32) [ -n "$torch_device" ] || continue ;;
+            torch-*) [ "$torch_device" = cuda ] || continue ;;
+        esac
         if [ -n "$seen" ]; then weights=$((weights + ${entry#*:})); fi
     done
     # No step gets less than it takes to start.
@@ -190,10 +230,17 @@ limited() {
     if [ -z "$code" ]; then code=$ended; fi
 }
 
+# Sets the limit of a step, and one until which it should end by itself. Fails if no time is left.
 begin() {
+    if [ "$SECONDS" -gt $((total - 5)) ]; then
+        skip "$1" "no time was left"
+        return 1
+    fi
     current="$1"
     step_start=$SECONDS
     seconds=$(share "$1")
+    # Nothing runs without it, and a driver's first start takes a while.
+    if [ "$1" = info ]; then seconds=$((total < 60 ? total / 2 : 30)); fi
     # What ends by itself leaves more than what is ended.
     soft=$((seconds > 12 ? seconds - seconds / 6 - 2 : seconds - 2))
     printf '%s (%s s at most)\n' "$1" "$seconds" >&2
@@ -203,9 +250,11 @@ begin() {
 end() {
     local name="$1" status="$2" reason="$3" stdout="$4" stderr="$5" result="$6"
     local took=$((SECONDS - step_start)) last=""
+    named "$stdout"
+    named "$stderr"
     case "$status" in
         failed | "timed out" | interrupted)
-            last=$(tail -n 12 "$stderr" 2>/dev/null | tr '\r' '\n' | tail -n 12)
+            last=$(tail -n 12 "$stderr" 2>/dev/null | tail -c 4000 | tr '\r' '\n' | tail -n 12 | utf8)
             ;;
     esac
     if [ "$status" = failed ]; then failed=1; fi
@@ -218,11 +267,14 @@ end() {
         tail -c 200000 "$stdout" 2>/dev/null
         tail -c 100000 "$stderr" 2>/dev/null
     } >>"$out/report.log"
-    if [ -n "$result" ] && [ -s "$result" ]; then
+    if [ -n "$result" ] && whole "$result"; then
+        named "$result"
         if [ "$(wc -c <"$result")" -gt 3000000 ]; then
             echo "{\"left_out\": \"over 3 MB\"}" >"$result"
         fi
         results="$results $name"
+    elif [ -n "$result" ]; then
+        rm -f "$result"
     fi
     details="$details $name"
     if [ -n "$last" ]; then printf '%s\n' "$last" >"$scratch/$name.last"; fi
@@ -239,7 +291,7 @@ skip() {
 measure() {
     local name="$1"
     shift
-    begin "$name"
+    begin "$name" || return 0
     # shellcheck disable=SC2086 # a command with its arguments
     limited "$seconds" "$scratch/$name.txt" "$scratch/$name.err" $runner "$program" "$@" --json "$scratch/$name.json"
     conclude "$name"
@@ -249,7 +301,7 @@ measure() {
 bench() {
     local name="$1"
     shift
-    begin "$name"
+    begin "$name" || return 0
     # shellcheck disable=SC2086
     limited "$seconds" "$scratch/$name.txt" "$scratch/$name.err" $runner "$program" bench "$@" ${quick:+--quick} \
         --seconds "$soft" --json "$scratch/$name.json"
@@ -257,14 +309,17 @@ bench() {
 }
 
 conclude() {
-    local name="$1" status=done reason=""
+    local name="$1" status="done" reason=""
     case "$code" in
         0)
-            if [ "$(value "$scratch/$name.json" '^complete$')" = false ]; then
+            if [ -s "$scratch/$name.json" ] && ! whole "$scratch/$name.json"; then
+                status=failed reason="its result is no JSON"
+            elif [ "$(value "$scratch/$name.json" '^complete$')" = false ]; then
                 reason="its time was up before the last row"
             fi
             ;;
         124) status="timed out" reason="after $seconds s" ;;
+        129 | 1[3-9][0-9]) status=failed reason="ended by signal $((code - 128))" ;;
         *) status=failed reason="exit code $code" ;;
     esac
     end "$name" "$status" "$reason" "$scratch/$name.txt" "$scratch/$name.err" "$scratch/$name.json"
@@ -429,8 +484,7 @@ summary() {
     if [ -s "$scratch/isa.md" ]; then cat "$scratch/isa.md"; fi
 }
 
-adapter="" driver="" version=""
-version="$($runner "$program" --version 2>/dev/null)"
+adapter="" driver="" version="" torch_device=""
 interrupted() {
     local signal="$1"
     if [ -n "$running" ]; then
@@ -450,8 +504,18 @@ interrupted() {
 trap 'interrupted 2' INT
 trap 'interrupted 15' TERM
 
+# Runs what no step of the report is, such as making files; its output goes to the log.
+prepare() {
+    limited "$1" "$scratch/prepare.txt" "$scratch/prepare.err" "${@:2}"
+    named "$scratch/prepare.err"
+    cat "$scratch/prepare.err" >>"$out/report.log"
+}
+
 # ---- Adapter
 
+# shellcheck disable=SC2086 # a command with its arguments
+prepare 10 $runner "$program" --version
+version=$(head -n 1 "$scratch/prepare.txt" | head -c 100 | utf8)
 begin info
 # shellcheck disable=SC2086
 limited "$seconds" "$scratch/info.txt" "$scratch/info.err" $runner "$program" info
@@ -461,14 +525,13 @@ if [ "$code" = 0 ]; then
 fi
 conclude info
 if [ ! -s "$scratch/info.json" ]; then
-    write
     summary
-    echo "error: no adapter is found: see $out/report.md" >&2
+    echo "error: lat-wgpu finds no adapter: see $out/report.md" >&2
     exit 1
 fi
 # The adapter that LAT_ADAPTER names, else the first, which is the one that is used.
 at=$(flat "$scratch/info.json" | awk -F '\t' -v wanted="${LAT_ADAPTER:-}" 'tolower($1) ~ /(^|\.)[0-9]+\.name$/ && index(tolower($2), tolower(wanted)) { sub(/name$/, "", $1); print $1; exit }')
-at="${at//./\\.}"
+at="${at//./[.]}"
 adapter="$(value "$scratch/info.json" "^${at}name\$")"
 driver="$(value "$scratch/info.json" "^${at}driver\$")"
 on_cpu=""
@@ -476,14 +539,22 @@ if [ "$(value "$scratch/info.json" "^${at}kind\$")" = CPU ]; then on_cpu=1; fi
 # Pictures at once: those of the rows, of the larger steps, and three for embedding.
 small=32 large=128 batches="32 128 512"
 if [ -n "$on_cpu" ]; then small=1 large=4 batches="1 4 16"; fi
+# A card's PyTorch says nothing of a CPU adapter.
+prepare 30 "$python" -c 'import sys, torch, safetensors, PIL
+print("cuda" if torch.cuda.is_available() and not sys.argv[1] else "cpu")' "$on_cpu"
+if [ "$code" = 0 ]; then torch_device=$(cat "$scratch/prepare.txt"); fi
+case "$torch_device" in cuda | cpu) ;; *) torch_device="" ;; esac
 
 # ---- Registers, stack and spills
 
-if [ -x "$isa" ] && [ -e "$shaders/list.txt" ]; then
-    begin isa
+if [ ! -x "$isa" ] || [ ! -e "$shaders/list.txt" ]; then
+    skip isa "no isa_report or no SPIR-V beside this script; tools/isa_report.sh makes both"
+elif begin isa; then
     # shellcheck disable=SC2086
     limited "$seconds" "$scratch/isa.json" "$scratch/isa.err" $runner "$isa" "$shaders" any --json --adapter "$adapter" --seconds "$soft"
-    if [ "$code" = 0 ] && [ "$(value "$scratch/isa.json" '^available$')" = false ]; then
+    if [ "$code" = 0 ] && ! whole "$scratch/isa.json"; then
+        conclude isa
+    elif [ "$code" = 0 ] && [ "$(value "$scratch/isa.json" '^available$')" = false ]; then
         end isa "left out" "$(value "$scratch/isa.json" '^reason$')" /dev/null "$scratch/isa.err" "$scratch/isa.json"
     elif [ "$code" = 0 ]; then
         {
@@ -498,13 +569,15 @@ if [ -x "$isa" ] && [ -e "$shaders/list.txt" ]; then
                 }
                 END { printf "\n| hot kernel, leaks first | registers | spills | stack B | shared B |\n|---|---|---|---|---|\n%s%s", bad, good }' "$scratch/isa.json"
         } >"$scratch/isa.md"
+        # What each driver calls its figures makes most of it.
+        if [ "$(wc -c <"$scratch/isa.json")" -gt 3000000 ]; then
+            sed 's/, "executables": .*\]}\(,*\)$/}\1/' "$scratch/isa.json" >"$scratch/isa.less" && mv "$scratch/isa.less" "$scratch/isa.json"
+        fi
         conclude isa
     else
         rm -f "$scratch/isa.json"
         conclude isa
     fi
-else
-    skip isa "no isa_report or no SPIR-V beside this script; tools/isa_report.sh makes both"
 fi
 
 # ---- Selftest, f32 and f16 at once
@@ -521,23 +594,24 @@ selftests() {
     done
     wait
 }
-begin selftest
-limited "$seconds" /dev/null /dev/null selftests
-for kind in f32 f16; do
-    code=$(cat "$scratch/selftest-$kind.code" 2>/dev/null || echo 124)
-    # The rows that failed, and the last line: the others are in the JSON.
-    if [ -s "$scratch/selftest-$kind.txt" ]; then
-        cp "$scratch/selftest-$kind.txt" "$scratch/rows"
-        awk 'NR <= 5 || /FAILED/ || failed && /^    / || / passed$/ { print } { failed = /FAILED/ || failed && /^    / }' "$scratch/rows" >"$scratch/selftest-$kind.txt"
-    fi
-    if [ "$code" = 1 ] && [ -s "$scratch/selftest-$kind.json" ]; then
-        end "selftest-$kind" failed "$(tail -n 1 "$scratch/selftest-$kind.txt")" "$scratch/selftest-$kind.txt" "$scratch/selftest-$kind.err" "$scratch/selftest-$kind.json"
-    elif [ "$code" = 0 ]; then
-        end "selftest-$kind" "done" "$(tail -n 1 "$scratch/selftest-$kind.txt")" "$scratch/selftest-$kind.txt" "$scratch/selftest-$kind.err" "$scratch/selftest-$kind.json"
-    else
-        conclude "selftest-$kind"
-    fi
-done
+if begin selftest; then
+    limited "$seconds" /dev/null /dev/null selftests
+    for kind in f32 f16; do
+        code=$(cat "$scratch/selftest-$kind.code" 2>/dev/null || echo 124)
+        # The rows that failed, and the last line: the others are in the JSON.
+        if [ -s "$scratch/selftest-$kind.txt" ]; then
+            cp "$scratch/selftest-$kind.txt" "$scratch/rows"
+            awk 'NR <= 5 || /FAILED/ || failed && /^    / || / passed$/ { print } { failed = /FAILED/ || failed && /^    / }' "$scratch/rows" >"$scratch/selftest-$kind.txt"
+        fi
+        if [ "$code" = 1 ] && [ -s "$scratch/selftest-$kind.json" ]; then
+            end "selftest-$kind" failed "$(tail -n 1 "$scratch/selftest-$kind.txt")" "$scratch/selftest-$kind.txt" "$scratch/selftest-$kind.err" "$scratch/selftest-$kind.json"
+        elif [ "$code" = 0 ]; then
+            end "selftest-$kind" "done" "$(tail -n 1 "$scratch/selftest-$kind.txt")" "$scratch/selftest-$kind.txt" "$scratch/selftest-$kind.err" "$scratch/selftest-$kind.json"
+        else
+            conclude "selftest-$kind"
+        fi
+    done
+fi
 
 # ---- Launches, roofs, kernels, tiles, steps
 
@@ -547,8 +621,12 @@ if [ -n "$quick" ]; then sizes="" large_sizes=""; else sizes="--batch-size $smal
 {
     bench bench-f32 $sizes
     bench bench-f16 $sizes --precision f16
-    bench lab-f32 --lab
-    if [ -z "$quick" ]; then bench lab-f16 --lab --precision f16; fi
+    if [ -n "$quick" ]; then
+        bench lab-f32 --lab
+    else
+        bench lab-f32 --lab --write-tiles "$out/tiles-f32.toml"
+        bench lab-f16 --lab --precision f16 --write-tiles "$out/tiles-f16.toml"
+    fi
     bench attention-f32 $sizes --filter attention --tokens 33,129,197,257
     if [ -z "$quick" ]; then bench attention-f16 $sizes --filter attention --tokens 33,129,197,257 --precision f16; fi
     bench steps-f32 --steps $sizes
@@ -566,15 +644,15 @@ if [ -z "$quick" ]; then
     persons=$([ -n "$on_cpu" ] && echo 16 || echo 400)
     weights="$scratch/vit-s.safetensors"
     # shellcheck disable=SC2086
-    $runner "$program" init --out "$weights" --size 224x224 --dim 384 --depth 12 --heads 6 >>"$out/report.log" 2>&1
+    prepare 30 $runner "$program" init --out "$weights" --size 224x224 --dim 384 --depth 12 --heads 6
 fi
 # shellcheck disable=SC2086
-$runner "$program" draw "$scratch/figures" --persons "$persons" --cameras 4 --images 2 >>"$out/report.log" 2>&1
+prepare 30 $runner "$program" draw "$scratch/figures" --persons "$persons" --cameras 4 --images 2
 number=0
 for batch in $batches; do
     number=$((number + 1))
     name="embed-$number"
-    begin "$name"
+    begin "$name" || continue
     # shellcheck disable=SC2086
     limited "$seconds" "$scratch/$name.txt" "$scratch/$name.err" $runner "$program" embed --model "$weights" "$scratch/figures" \
         --out "$scratch/$name.safetensors" --batch "$batch" --profile="$scratch/trace.json" --json "$scratch/$name.json"
@@ -595,17 +673,21 @@ done
 
 # ---- PyTorch on the same machine
 
+# The rows of PyTorch that have ours beside them: BATCH STORAGE.
 torch_rows() {
     # What says most comes first: the time may be up before the rest.
-    same_work "$1" | cut -f 2 | awk '
+    {
+        ours "$2" | sed 's/^/ours	/'
+        same_work "$1" | sed 's/^/same	/'
+    } | awk -F '\t' '$1 == "ours" { have[$2] = 1 } $1 == "same" && have[$2] { print $3 }' | awk '
         /^forward/ { print "0 " $0 } /^step:vit-s:all/ { print "1 " $0 } /^step:vit-b:all/ { print "2 " $0 } /:1:[0-9]+$/ { print "7 " $0 }
         /^attention/ { print "3 " $0 } /^gemm:nt/ { print "4 " $0 } /^gemm:tn/ { print "5 " $0 } /^gemm:nn/ { print "6 " $0 }' |
         sort -s -k 1,1 | cut -d " " -f 2
 }
-torch_device=$("$python" -c 'import torch, safetensors, PIL; print("cuda" if torch.cuda.is_available() else "cpu")' 2>/dev/null)
+# NAME STORAGE FLAGS…
 torch() {
-    local name="$1"
-    shift
+    local name="$1" storage="$2" rows
+    shift 2
     if [ -z "$torch_device" ]; then
         skip "$name" "no torch, safetensors and Pillow in $python"
         return
@@ -616,32 +698,39 @@ torch() {
         skip "$name" "on a CPU only f32 is compared"
         return
     fi
-    begin "$name"
+    rows=$(torch_rows "$(value "$scratch/bench-$storage.json" '^batch$')" "$storage")
+    if [ -z "$rows" ]; then
+        skip "$name" "nothing of what PyTorch does was measured here"
+        return
+    fi
+    begin "$name" || return 0
     mkdir -p "$scratch/peer"
-    # shellcheck disable=SC2046
+    # shellcheck disable=SC2086
     limited "$seconds" "$scratch/$name.lines" "$scratch/$name.err" "$python" "$peer" --device "$torch_device" "$@" 3 "$scratch/peer" \
-        $(torch_rows "$(value "$scratch/bench-f32.json" '^batch$')")
+        $rows
     # Single values say nothing here.
     sed 's/, "values": \[[^]]*\]//' "$scratch/$name.lines" >"$scratch/lines" && mv "$scratch/lines" "$scratch/$name.lines"
     awk '/^\{.*\}$/ { printf "%s%s", (n++ ? ",\n" : "[\n"), $0 } END { if (n) print "\n]" }' "$scratch/$name.lines" >"$scratch/$name.json"
     conclude "$name"
 }
-torch torch-fp32 --precision fp32
+torch torch-fp32 f32 --precision fp32
 if [ -z "$quick" ]; then
-    torch torch-tf32 --precision tf32
-    torch torch-bf16 --precision bf16
+    torch torch-tf32 f32 --precision tf32
+    torch torch-bf16 f16 --precision bf16
 fi
 
 # ---- From nothing to scores
 
-begin demo
-# shellcheck disable=SC2086
-limited "$seconds" "$scratch/demo.txt" "$scratch/demo.err" $runner "$program" demo --out "$scratch/demo" ${quick:+--persons 8 --epochs 1}
-conclude demo
+if begin demo; then
+    # shellcheck disable=SC2086
+    limited "$seconds" "$scratch/demo.txt" "$scratch/demo.err" $runner "$program" demo --out "$scratch/demo" ${quick:+--persons 8 --epochs 1}
+    conclude demo
+fi
 
-if [ -n "${DATA:-}" ]; then
+if [ -z "${DATA:-}" ]; then
+    skip train "DATA names no data set"
+elif begin train; then
     backbone="${WEIGHTS:-$demo_weights}"
-    begin train
     # shellcheck disable=SC2086
     limited "$seconds" "$scratch/train.txt" "$scratch/train.err" $runner "$program" train --backbone "$backbone" --data "$DATA" \
         --out "$scratch/run" --unfreeze-every 1 --val-fraction 0 --epochs "${EPOCHS:-$([ -n "$quick" ] && echo 1 || echo 2)}" \
@@ -653,10 +742,8 @@ if [ -n "${DATA:-}" ]; then
     else
         skip eval "training saved no model"
     fi
-else
-    skip train "DATA names no data set"
 fi
-if [ -z "$quick" ]; then torch torch-bf16-compiled --precision bf16 --compile; fi
+if [ -z "$quick" ]; then torch torch-bf16-compiled f16 --precision bf16 --compile; fi
 
 complete=true
 write
