@@ -6,12 +6,14 @@
 #   DIR            is made: programs, scripts, SPIR-V of every variant, demo weights; and beside it DIR.tar.xz
 #   --with-loader  puts this system's libvulkan.so.1 in as well, for machines with a driver but no Vulkan loader
 #
-# Builds for this system. LAT_PROGRAM names a lat-wgpu that is built already.
+# Builds for this system: on Linux the other machine's C library must be as new as this one's. LAT_PROGRAM names a
+# lat-wgpu that is built already.
 set -euo pipefail
 most=25000000
 
+help() { sed -n 's/^#   /  /p' "$0"; }
 usage() {
-    sed -n 's/^#   /  /p' "$0" >&2
+    help >&2
     exit 2
 }
 fail() {
@@ -23,6 +25,10 @@ dir="" loader=""
 for argument in "$@"; do
     case "$argument" in
         --with-loader) loader=1 ;;
+        --help | -h)
+            help
+            exit 0
+            ;;
         -*) usage ;;
         *)
             [ -z "$dir" ] || usage
@@ -32,14 +38,30 @@ for argument in "$@"; do
 done
 [ -n "$dir" ] || usage
 [ ! -e "$dir" ] || fail "$dir is there already: remove it, or give another folder"
-mkdir -p "$dir"
-dir="$(cd "$dir" && pwd)"
+parent="$(mkdir -p "$(dirname "$dir")" && cd "$(dirname "$dir")" && pwd)"
+dir="$parent/$(basename "$dir")"
+program="${LAT_PROGRAM:-}"
+if [ -n "$program" ]; then
+    [ -f "$program" ] || fail "no program $program"
+    program="$(cd "$(dirname "$program")" && pwd)/$(basename "$program")"
+fi
 cd "$(dirname "$0")/.."
 target="$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)"
 exe=""
 case "$(uname -s)" in MINGW* | MSYS* | CYGWIN*) exe=.exe ;; esac
 
-program="${LAT_PROGRAM:-}"
+# Found before minutes are spent.
+found=""
+if [ -n "$loader" ]; then
+    for path in $(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p | sed -n 's/.*libvulkan\.so\.1 .*64.*=> //p'); do
+        found="${found:-$path}"
+    done
+    [ -n "$found" ] || fail "no libvulkan.so.1 on this system"
+fi
+for tool in strip xz; do
+    command -v "$tool" >/dev/null || fail "no $tool on this system"
+done
+
 if [ -z "$program" ]; then
     cargo build --release --locked
     program="$target/release/lat-wgpu$exe"
@@ -49,18 +71,22 @@ shaders="$target/pack_shaders"
 rm -rf "$shaders"
 LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_becomes >/dev/null
 
-cp "$program" "$target/isa_report/release/isa_report$exe" "$dir"
-strip "$dir/lat-wgpu$exe" "$dir/isa_report$exe"
-cp tools/gpu_report.sh tools/flat_json.awk benches/peers/torch_peer.py weights/demo.safetensors LICENSE "$dir"
-mkdir "$dir/shaders"
-cp "$shaders"/*.spv "$shaders/list.txt" "$dir/shaders"
+# It appears when it is whole.
+part="$dir.part"
+trap 'rm -rf "$part" "$dir.tar.xz.part"' EXIT
+rm -rf "$part"
+mkdir "$part"
+cp "$program" "$part/lat-wgpu$exe"
+cp "$target/isa_report/release/isa_report$exe" "$part"
+strip "$part/lat-wgpu$exe" "$part/isa_report$exe"
+cp tools/gpu_report.sh tools/flat_json.awk benches/peers/torch_peer.py weights/demo.safetensors LICENSE "$part"
+mkdir "$part/shaders"
+cp "$shaders"/*.spv "$shaders/list.txt" "$part/shaders"
 if [ -n "$loader" ]; then
-    found="$(/sbin/ldconfig -p | sed -n 's/.*libvulkan\.so\.1 .*x86-64.*=> //p' | head -n 1)"
-    [ -n "$found" ] || fail "no libvulkan.so.1 on this system"
-    mkdir "$dir/lib"
-    cp -L "$found" "$dir/lib/libvulkan.so.1"
+    mkdir "$part/lib"
+    cp -L "$found" "$part/lib/libvulkan.so.1"
 fi
-cat >"$dir/README.txt" <<'TEXT'
+cat >"$part/README.txt" <<'TEXT'
 Measures what lat-wgpu does on this machine's graphics card. Nothing is installed, nothing is sent.
 
     ./gpu_report.sh report            nine minutes
@@ -70,7 +96,9 @@ Send report/report.md and report/report.json. They name the card, its driver and
 On Windows run it in Git Bash, on macOS in Terminal. ./gpu_report.sh --help says what else can be set.
 TEXT
 
-# Made apart, so that it appears when it is whole; sorted, so that shaders of one kernel stand together.
+mv "$part" "$dir"
+
+# Sorted, so that shaders of one kernel are neighbours.
 (cd "$(dirname "$dir")" && find "$(basename "$dir")" -type f | LC_ALL=C sort | tar -cf - -T - | xz -9 -T 1 >"$dir.tar.xz.part")
 mv "$dir.tar.xz.part" "$dir.tar.xz"
 size=$(wc -c <"$dir.tar.xz")

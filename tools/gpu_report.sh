@@ -506,7 +506,8 @@ trap 'interrupted 15' TERM
 
 # Runs what no step of the report is, such as making files; its output goes to the log.
 prepare() {
-    limited "$1" "$scratch/prepare.txt" "$scratch/prepare.err" "${@:2}"
+    local left=$((total > SECONDS + 3 ? total - SECONDS : 3))
+    limited $(($1 < left ? $1 : left)) "$scratch/prepare.txt" "$scratch/prepare.err" "${@:2}"
     named "$scratch/prepare.err"
     cat "$scratch/prepare.err" >>"$out/report.log"
 }
@@ -675,11 +676,12 @@ done
 
 # The rows of PyTorch that have ours beside them: BATCH STORAGE.
 torch_rows() {
-    # What says most comes first: the time may be up before the rest.
+    # What says most comes first, with --quick what is done soon: the time may be up before the rest.
     {
         ours "$2" | sed 's/^/ours	/'
         same_work "$1" | sed 's/^/same	/'
-    } | awk -F '\t' '$1 == "ours" { have[$2] = 1 } $1 == "same" && have[$2] { print $3 }' | awk '
+    } | awk -F '\t' '$1 == "ours" { have[$2] = 1 } $1 == "same" && have[$2] { print $3 }' | awk -v quick="$quick" '
+        quick && /^step/ { print "8 " $0; next }
         /^forward/ { print "0 " $0 } /^step:vit-s:all/ { print "1 " $0 } /^step:vit-b:all/ { print "2 " $0 } /:1:[0-9]+$/ { print "7 " $0 }
         /^attention/ { print "3 " $0 } /^gemm:nt/ { print "4 " $0 } /^gemm:tn/ { print "5 " $0 } /^gemm:nn/ { print "6 " $0 }' |
         sort -s -k 1,1 | cut -d " " -f 2

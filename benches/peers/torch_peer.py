@@ -312,6 +312,9 @@ def nearest(samples, shape):
 def measure(row, samples, folder):
     """What the row found, as the members of its line."""
     words, growth = row.split(":"), None
+    if COMPILE:
+        # Else shapes of earlier rows make this one's dynamic, and after eight nothing is compiled any more.
+        torch.compiler.reset()
     if words[0] == "gemm":
         seconds, result = gemm(samples, *words[1:])
     elif words[0] == "attention":
