@@ -5,7 +5,7 @@
     sub(/^[ \t]+/, "", line)
     sub(/[\r]$/, "", line)
     sub(/,$/, "", line)
-    if (line ~ /^[}\]]/) { depth--; next }
+    if (line ~ /^[]}]/) { depth--; next }
     if (match(line, /^"([^"\\]|\\.)*": /)) {
         key = substr(line, 2, RLENGTH - 4)
         line = substr(line, RLENGTH + 1)
