@@ -30,9 +30,15 @@ pub(super) fn add(list: &mut List) {
             });
         }
     }
-    // Lists of every length that a kernel is made for, and one less; ties among them.
-    for family in list.families() {
-        for capacity in CAPACITIES {
+    // Lists of every length that a kernel is made for, and one less; ties among them. Of those for CPU adapters only the short
+    // ones need subgroups: the others run everywhere.
+    let mut families: Vec<(Family, &[u32])> =
+        list.families().into_iter().map(|family| (family, &CAPACITIES[..])).collect();
+    if families.len() == 1 {
+        families.push((Family::Subgroup(8), &CAPACITIES[1..]));
+    }
+    for (family, capacities) in families {
+        for &capacity in capacities {
             for k in [capacity as usize, capacity as usize - 1] {
                 let (queries, gallery) = (2, 1501);
                 let variant = format!("{capacity} places, {family}");
