@@ -565,10 +565,12 @@ elif begin isa; then
             awk -F '"' '
                 function number(key) { return match($0, "\"" key "\": [0-9]+") ? substr($0, RSTART + length(key) + 4, RLENGTH - length(key) - 4) : "–" }
                 /^    \{"name"/ && $4 !~ /[+]/ && $4 ~ /^(gemm_tiled|gemm_cooperative|attention-|patch_embed-|distance-)/ {
-                    line = "| " $4 " | " number("registers") " | " number("spills") " | " number("stack_bytes") " | " number("shared_bytes") " |"
-                    if (number("stack_bytes") + 0 > 0 || number("spills") + 0 > 0) bad = bad line "\n"; else good = good line "\n"
-                }
-                END { printf "\n| hot kernel, leaks first | registers | spills | stack B | shared B |\n|---|---|---|---|---|\n%s%s", bad, good }' "$scratch/isa.json"
+                    leaks = number("stack_bytes") + 0 > 0 || number("spills") + 0 > 0
+                    print leaks "\t" number("registers") "\t| " $4 " | " number("registers") " | " number("spills") " | " number("stack_bytes") " | " number("shared_bytes") " |"
+                }' "$scratch/isa.json" | sort -t '	' -k 1,1nr -k 2,2nr | cut -f 3 >"$scratch/isa.hot"
+            printf '\nOf %s rows of hot kernels those that leak, then those with most registers; all are in report.json.\n' "$(wc -l <"$scratch/isa.hot" | tr -d ' ')"
+            printf '\n| hot kernel | registers | spills | stack B | shared B |\n|---|---|---|---|---|\n'
+            head -n 60 "$scratch/isa.hot"
         } >"$scratch/isa.md"
         # What each driver calls its figures makes most of it.
         if [ "$(wc -c <"$scratch/isa.json")" -gt 3000000 ]; then
