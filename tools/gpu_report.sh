@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Measures everything that lat-wgpu can measure of an adapter, with programs that are built already, and writes a report.
+# Measures everything that lat-wgpu can measure of an adapter, with programs that are built already; writes a report.
 #
 #   gpu_report.sh OUT [--quick] [--minutes 9]
 #
-#   OUT          folder of the report: report.md, report.json, report.log; without --quick the lab's tiles-f32.toml, tiles-f16.toml
+#   OUT          folder of the report: report.md, report.json, report.log; without --quick the lab's tiles-f32.toml and
+#                tiles-f16.toml
 #   --quick      every step at its smallest, in 2.7 minutes
 #   --minutes N  time for everything; each step has a share of what is left as its limit
 #
@@ -116,15 +117,20 @@ fi
 # A packed Vulkan loader serves where the system has none.
 if [ -d "$here/lib" ]; then export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$here/lib"; fi
 # Containers often have NVIDIA's driver without the file by which a loader finds it.
-if [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] && ! ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1 &&
-    PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q libGLX_nvidia.so.0; then
+nvidia=/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json
+if [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] ||
+    cat /usr/share/vulkan/icd.d/*nvidia*.json /etc/vulkan/icd.d/*nvidia*.json 2>/dev/null | grep -q .; then
+    : # It is found, or another is wanted.
+elif [ -e "$nvidia" ]; then
+    export VK_DRIVER_FILES="$nvidia" VK_ICD_FILENAMES="$nvidia"
+elif PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q libGLX_nvidia.so.0; then
     echo '{"file_format_version": "1.0.0", "ICD": {"library_path": "libGLX_nvidia.so.0", "api_version": "1.3.0"}}' >"$scratch/nvidia.json"
     export VK_DRIVER_FILES="$scratch/nvidia.json" VK_ICD_FILENAMES="$scratch/nvidia.json"
 fi
 
 # ---- Texts
 
-# A report names no user and no file: what stands for the folders that were given.
+# A report names no user and no file: folders that were given appear as these names.
 : >"$scratch/names.sed"
 while read -r name path; do
     case "$path" in
@@ -531,7 +537,7 @@ if [ ! -s "$scratch/info.json" ]; then
     exit 1
 fi
 # The adapter that LAT_ADAPTER names, else the first, which is the one that is used.
-at=$(flat "$scratch/info.json" | awk -F '\t' -v wanted="${LAT_ADAPTER:-}" 'tolower($1) ~ /(^|\.)[0-9]+\.name$/ && index(tolower($2), tolower(wanted)) { sub(/name$/, "", $1); print $1; exit }')
+at=$(flat "$scratch/info.json" | awk -F '\t' -v wanted="${LAT_ADAPTER:-}" 'tolower($1) ~ /(^|\.)[0-9]+\.name$/ && (wanted == "" || index(tolower($2), tolower(wanted))) { sub(/name$/, "", $1); print $1; exit }')
 at="${at//./[.]}"
 adapter="$(value "$scratch/info.json" "^${at}name\$")"
 driver="$(value "$scratch/info.json" "^${at}driver\$")"
