@@ -690,7 +690,7 @@ torch_rows() {
         same_work "$1" | sed 's/^/same	/'
     } | awk -F '\t' '$1 == "ours" { have[$2] = 1 } $1 == "same" && have[$2] { print $3 }' | awk -v quick="$quick" '
         quick && /^step/ { print "8 " $0; next }
-        /^forward/ { print "0 " $0 } /^step:vit-s:all/ { print "1 " $0 } /^step:vit-b:all/ { print "2 " $0 } /:1:[0-9]+$/ { print "7 " $0 }
+        /^forward/ { print "0 " $0 } /^step:vit-s:all/ { print "1 " $0 } /^step:vit-b:all/ { print "2 " $0 } /^step:.*:1:[0-9]+$/ { print "7 " $0 }
         /^attention/ { print "3 " $0 } /^gemm:nt/ { print "4 " $0 } /^gemm:tn/ { print "5 " $0 } /^gemm:nn/ { print "6 " $0 }' |
         sort -s -k 1,1 | cut -d " " -f 2
 }
