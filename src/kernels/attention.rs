@@ -161,12 +161,12 @@ struct Launch {
 }
 
 impl Launch {
-    /// Records it in as few pieces as hold at most `most` operations each and fit a grid, one head being the least. A
-    /// workgroup knows of no head but its own, so bits don't change.
-    fn record(self, recorder: &mut Recorder<'_>, name: &str, most: f64) {
+    /// Records it in as few pieces as hold at most [`Recorder::dispatch_flops`] each and fit a grid, one head being the
+    /// least. A workgroup knows of no head but its own, so bits don't change.
+    fn record(self, recorder: &mut Recorder<'_>, name: &str) {
         const MOST_WORKGROUPS: f64 = 65_535.0;
         let heads = self.batch * self.heads;
-        let fit = (most / self.flops).clamp(1.0, MOST_WORKGROUPS) as usize;
+        let fit = (recorder.dispatch_flops / self.flops).clamp(1.0, MOST_WORKGROUPS) as usize;
         let piece = heads.div_ceil(heads.div_ceil(fit));
         for first in (0..heads).step_by(piece) {
             let count = piece.min(heads - first);
@@ -228,16 +228,11 @@ impl Forward {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernel of one family, in launches as long as suit the adapter.
-    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
-        self.record_within(recorder, name, family, recorder.context.class().dispatch_flops());
-    }
-
-    /// Records the kernel of one family, in launches of at most `most` floating-point operations each.
+    /// Records the kernel of one family, in launches within [`Recorder::dispatch_flops`].
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape or the head's width isn't a multiple of 4.
-    pub fn record_within(&self, recorder: &mut Recorder<'_>, name: &str, family: Family, most: f64) {
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
         let Forward { qkv, out, lse, batch, tokens, heads, head_dim } = *self;
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
         expect(recorder, "qkv", qkv, &[batch, tokens, 3, heads, head_dim]);
@@ -260,7 +255,7 @@ impl Forward {
             rows,
             flops: 2.0 * product(tokens, head_dim),
         };
-        launch.record(recorder, name, most);
+        launch.record(recorder, name);
     }
 }
 
@@ -293,16 +288,12 @@ impl Backward {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernels of one family, `name.delta`, `name.dq` and `name.dkv`, in launches as long as suit the adapter.
-    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
-        self.record_within(recorder, name, family, recorder.context.class().dispatch_flops());
-    }
-
-    /// Records the kernels of one family, in launches of at most `most` floating-point operations each.
+    /// Records the kernels of one family, `name.delta`, `name.dq` and `name.dkv`, in launches within
+    /// [`Recorder::dispatch_flops`].
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape or the head's width isn't a multiple of 4.
-    pub fn record_within(&self, recorder: &mut Recorder<'_>, name: &str, family: Family, most: f64) {
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
         let Backward { qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim } = *self;
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
         expect(recorder, "qkv", qkv, &[batch, tokens, 3, heads, head_dim]);
@@ -324,7 +315,7 @@ impl Backward {
             let overrides = vec![];
             let launch =
                 Launch { kernel, constants, overrides, tensors, batch, tokens, heads, head_dim, rows, flops };
-            launch.record(recorder, &format!("{name}.{part}"), most);
+            launch.record(recorder, &format!("{name}.{part}"));
         }
     }
 }

@@ -286,13 +286,14 @@ fn launches_cut_short_have_the_same_bits() {
         let runs =
             [(f64::INFINITY, [1; 4]), (4.0 * product, [3, 1, 6, 6]), (1.0, [6; 4])].map(|(most, wanted)| {
                 let mut run = Guarded::new(&format!("attention in launches of {most} {family:?}"));
+                run.recorder.dispatch_flops = most;
                 let (qkv, dout) = (run.input("qkv", &qkv), run.input("dout", &dout));
                 let (out, lse) = (run.output("out", dout.len), run.output("lse", batch * heads * tokens));
                 let dqkv = run.output("dqkv", qkv.len);
                 let forward = Forward { qkv, out, lse: Some(lse), batch, tokens, heads, head_dim };
-                forward.record_within(&mut run.recorder, "attention", family, most);
+                forward.record_with(&mut run.recorder, "attention", family);
                 let backward = Backward { qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim };
-                backward.record_within(&mut run.recorder, "attention", family, most);
+                backward.record_with(&mut run.recorder, "attention", family);
                 let launches = run.recorder.summary().dispatches;
                 assert_eq!(launches, wanted.iter().sum::<usize>(), "launches of {most}");
                 run.run().concat()
