@@ -47,6 +47,23 @@ fn sample_at(b: u32, r: u32) -> u32 {
     return (b * params.sample_stride + r * params.part_stride) / 4u;
 }
 
+// Adds four terms of each sum: the values of every row, handed round, times this lane's four columns.
+fn add_products(
+    sums: ptr<function, array<array<vec4f, SUB>, GROUPS>>,
+    rows: array<vec4f, GROUPS>,
+    right: array<vec4f, 4>,
+) {
+    for (var g = 0u; g < GROUPS; g++) {
+        for (var i = 0u; i < SUB; i++) {
+            var sum = (*sums)[g][i];
+            for (var k = 0u; k < 4u; k++) {
+                sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
+            }
+            (*sums)[g][i] = sum;
+        }
+    }
+}
+
 @compute @workgroup_size(SUB)
 fn part_linear_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let r = group.z;
@@ -78,15 +95,7 @@ fn part_linear_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_in
         for (var k = 0u; k < 4u; k++) {
             right[k] = vec4f(w0[k], w1[k], w2[k], w3[k]);
         }
-        for (var g = 0u; g < GROUPS; g++) {
-            for (var i = 0u; i < SUB; i++) {
-                var sum = sums[g][i];
-                for (var k = 0u; k < 4u; k++) {
-                    sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
-                }
-                sums[g][i] = sum;
-            }
-        }
+        add_products(&sums, rows, right);
     }
 
     let add = vec4f(bias[column.x], bias[column.y], bias[column.z], bias[column.w]);
@@ -134,15 +143,7 @@ fn part_linear_backward_input(
         for (var k = 0u; k < 4u; k++) {
             right[k] = select(vec4f(0.0), weight[weight_at + min(o + k, last) * quads], o + k <= last);
         }
-        for (var g = 0u; g < GROUPS; g++) {
-            for (var i = 0u; i < SUB; i++) {
-                var sum = sums[g][i];
-                for (var k = 0u; k < 4u; k++) {
-                    sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
-                }
-                sums[g][i] = sum;
-            }
-        }
+        add_products(&sums, rows, right);
     }
 
     for (var g = 0u; g < GROUPS; g++) {
@@ -187,15 +188,7 @@ fn part_linear_backward_weight(
         for (var k = 0u; k < 4u; k++) {
             right[k] = select(vec4f(0.0), x[sample_at(min(b + k, last), r) + x_quad], b + k <= last);
         }
-        for (var g = 0u; g < GROUPS; g++) {
-            for (var i = 0u; i < SUB; i++) {
-                var sum = sums[g][i];
-                for (var k = 0u; k < 4u; k++) {
-                    sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
-                }
-                sums[g][i] = sum;
-            }
-        }
+        add_products(&sums, rows, right);
     }
 
     for (var g = 0u; g < GROUPS; g++) {
