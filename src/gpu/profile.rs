@@ -47,15 +47,7 @@ impl Plan {
     /// # Errors
     /// What the driver has reported so far.
     pub fn time(&self, context: &Context, replays: usize) -> Result<f64> {
-        context.wait()?;
-        let mut encoder = context.device.create_command_encoder(&Default::default());
-        let steps = 0..self.dispatches.len();
-        self.encode(&mut encoder, (0..replays).flat_map(|_| steps.clone()), None);
-        let commands = encoder.finish();
-        let start = Instant::now();
-        context.queue.submit([commands]);
-        context.wait()?;
-        Ok(start.elapsed().as_secs_f64() / replays as f64)
+        Ok(self.time_submit(context, replays)?.run / replays as f64)
     }
 
     /// Replays the recording one launch at a time, in order, and times each; the least of a few replays counts.
@@ -74,11 +66,8 @@ impl Plan {
         let rounds = (PROFILE_SECONDS / whole).ceil().clamp(ROUNDS.0, ROUNDS.1) as usize;
         let mut least = vec![f64::INFINITY; self.dispatches.len()];
         for _ in 0..rounds {
-            let seconds = if context.has_timestamps() && !context.is_cpu() {
-                self.timestamps(context)?
-            } else {
-                self.wall_times(context)?
-            };
+            let seconds =
+                if context.times_itself() { self.timestamps(context)? } else { self.wall_times(context)? };
             for (least, seconds) in least.iter_mut().zip(seconds) {
                 *least = least.min(seconds);
             }

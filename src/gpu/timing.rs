@@ -29,10 +29,8 @@ impl Plan {
         }
         context.wait()?;
         let timestamps = Timestamps::new(context, 1)?;
-        let mut encoder = context.device.create_command_encoder(&Default::default());
-        let steps = 0..self.dispatches.len();
-        self.encode(&mut encoder, (0..replays).flat_map(|_| steps.clone()), Some(timestamps.of(0)));
-        Ok(timestamps.submit(context, encoder)?[0] / replays as f64)
+        let commands = self.commands(context, replays, Some(timestamps.of(0)));
+        Ok(timestamps.submit(context, commands)?[0] / replays as f64)
     }
 
     /// Times `replays` of the recording as one submit; 0 replays are a submit that does nothing.
@@ -42,7 +40,7 @@ impl Plan {
     pub fn time_submit(&self, context: &Context, replays: usize) -> Result<SubmitTime> {
         context.wait()?;
         let start = Instant::now();
-        let commands = self.commands(context, replays);
+        let commands = self.commands(context, replays, None).finish();
         let encode = start.elapsed().as_secs_f64();
         let start = Instant::now();
         context.queue.submit([commands]);
@@ -56,7 +54,7 @@ impl Plan {
     /// Those that the driver has reported so far.
     pub fn time_submits(&self, context: &Context, count: usize) -> Result<f64> {
         context.wait()?;
-        let all: Vec<_> = (0..count).map(|_| self.commands(context, 1)).collect();
+        let all: Vec<_> = (0..count).map(|_| self.commands(context, 1, None).finish()).collect();
         let start = Instant::now();
         for commands in all {
             context.queue.submit([commands]);
@@ -65,11 +63,16 @@ impl Plan {
         Ok(start.elapsed().as_secs_f64())
     }
 
-    fn commands(&self, context: &Context, replays: usize) -> wgpu::CommandBuffer {
+    fn commands(
+        &self,
+        context: &Context,
+        replays: usize,
+        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) -> wgpu::CommandEncoder {
         let mut encoder = context.device.create_command_encoder(&Default::default());
         let steps = 0..self.dispatches.len();
-        self.encode(&mut encoder, (0..replays).flat_map(|_| steps.clone()), None);
-        encoder.finish()
+        self.encode(&mut encoder, (0..replays).flat_map(|_| steps.clone()), timestamps);
+        encoder
     }
 }
 
