@@ -1,24 +1,17 @@
 //! Every kernel against the adapter's roofs: `cargo bench --bench kernels [FILTER]`. `lat-wgpu bench` measures the same
 //! rows and can also write, draw and compare them.
 
-use lat_wgpu::bench::report::Report;
-use lat_wgpu::bench::{Options, Watch, run};
-use lat_wgpu::error::Result;
+use lat_wgpu::bench::{Options, run};
 use lat_wgpu::gpu::{Context, ContextOptions};
-
-struct Printed;
-
-impl Watch<Report> for Printed {
-    fn next(&mut self, done: usize, of: usize, name: &str) -> Result<()> {
-        eprintln!("{done} of {of} rows done; next: {name}");
-        Ok(())
-    }
-}
 
 fn main() {
     let context = Context::open(&ContextOptions::from_environment(None)).expect("an adapter");
     // `cargo bench` passes flags of its own; a word is a filter.
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let options = Options { filter: &filter, ..Options::default() };
-    print!("{}", run(&context, options, &mut Printed).expect("figures").table());
+    let report = run(&context, options, &mut |done: usize, of: usize, name: &str| {
+        eprintln!("{done} of {of} rows done; next: {name}");
+        Ok(())
+    });
+    print!("{}", report.expect("figures").table());
 }

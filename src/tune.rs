@@ -4,9 +4,9 @@
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 use crate::gpu::choices::Choices;
-use crate::gpu::{Buffer, Context, Plan, Recorder, Storage, Tensor, WORD};
+use crate::gpu::{Buffer, Context, Plan, Recorder, Storage, WORD};
 use crate::kernels::adam::{Betas, StepValues};
-use crate::kernels::gemm::{self, Epilogue, Form, Nn, Nt, Tile, Tn};
+use crate::kernels::gemm::{self, Form, Tile};
 use crate::model::{HeadSettings, LaTransformer, Learner, Trainable, UpdateRule};
 use crate::rng;
 use crate::train::heads::init_heads;
@@ -276,24 +276,10 @@ impl Operands {
     fn record(&self, context: &Context, product: Product, tile: Tile) -> Result<Plan> {
         let Product { form, m, n, k, .. } = product;
         let mut recorder = Recorder::new(context);
-        let mut quads = |buffer: &Buffer| -> Tensor { recorder.import_as(buffer, self.storage) };
-        let (a, b) = (quads(&self.a), quads(&self.b));
-        match form {
-            Form::Nt => {
-                let c = quads(&self.c);
-                let epilogue = Epilogue::default();
-                Nt { a, b, c, m, n, k, epilogue }.record_with(&mut recorder, "product", tile);
-            }
-            Form::Nn => {
-                let c = quads(&self.c);
-                let product = Nn { a, b, c, m, n, k, derivative: None, residual: None };
-                product.record_with(&mut recorder, "product", tile);
-            }
-            Form::Tn => {
-                let c = recorder.import(&self.c);
-                Tn { a, b, c, column_sum: None, m, n, k }.record_with(&mut recorder, "product", tile);
-            }
-        }
+        let result = if form == Form::Tn { Storage::F32 } else { self.storage };
+        let [a, b] = [&self.a, &self.b].map(|operand| recorder.import_as(operand, self.storage));
+        let c = recorder.import_as(&self.c, result);
+        gemm::record_alone(&mut recorder, form, [a, b, c], [m, n, k], tile);
         recorder.finish()
     }
 }

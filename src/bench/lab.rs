@@ -4,11 +4,11 @@
 use super::numbers::{self, PERIOD};
 use super::report::{Machine, Roof, Work};
 use super::roof::Roofs;
-use super::{Options, Watch, samples};
+use super::{MODELS, Options, TOKENS, Watch, is_too_large, samples};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Plan, Recorder, Storage};
 use crate::kernels::gemm::tiles::Winner;
-use crate::kernels::gemm::{Epilogue, Form, Nn, Nt, Tile, Tn};
+use crate::kernels::gemm::{Form, Tile, record_alone};
 use crate::rng;
 use crate::selftest::tolerance::{self, UNIT};
 use half::f16;
@@ -21,9 +21,6 @@ pub const DEFAULT_SAMPLES: usize = 5;
 
 /// Pictures at once, one after the other.
 pub const BATCHES: [usize; 3] = [32, 128, 256];
-
-/// Tokens of a picture: 224 × 224 pixels in patches of 16, and the class token.
-const TOKENS: usize = 197;
 
 /// Places of a result that are checked, beside its corners.
 const PLACES: u64 = 1_000;
@@ -151,11 +148,9 @@ impl Shape {
 fn shapes(batches: &[usize], quick: bool) -> Vec<Shape> {
     let mut all = Vec::new();
     for &batch in batches {
-        for (model, dim) in [("vit-s", 384), ("vit-b", 768)] {
+        for model in MODELS {
             let rows = batch * TOKENS;
-            let layers =
-                [("qkv", 3 * dim, dim), ("proj", dim, dim), ("fc1", 4 * dim, dim), ("fc2", dim, 4 * dim)];
-            for (layer, outputs, inputs) in layers {
+            for (layer, outputs, inputs) in model.layers() {
                 for form in Form::ALL {
                     // Forward, gradient of the input, gradient of the weight.
                     let (m, n, k) = match form {
@@ -163,7 +158,7 @@ fn shapes(batches: &[usize], quick: bool) -> Vec<Shape> {
                         Form::Nn => (rows, inputs, outputs),
                         Form::Tn => (outputs, inputs, rows),
                     };
-                    let name = format!("{model} {layer} {form:?} batch {batch}").to_lowercase();
+                    let name = format!("{} {layer} {form:?} batch {batch}", model.name).to_lowercase();
                     all.push(Shape { name, form, batch, m, n, k });
                 }
             }
@@ -303,11 +298,6 @@ fn report(context: &Context, found: &[(&Shape, Vec<Measured>)], roofs: &Roofs, c
         winners: winners(context, found),
         roof,
     }
-}
-
-/// True if the adapter may simply be too small.
-fn is_too_large(error: &Error) -> bool {
-    matches!(error.plain(), Error::TooLarge(_) | Error::Memory(_))
 }
 
 fn left_out(shape: &Shape, tile: Tile, reason: String) -> Measured {
@@ -485,17 +475,7 @@ impl Operands {
         let mut recorder = Recorder::new(context);
         let [a, b] = [&self.a, &self.b].map(|operand| recorder.import_as(operand, self.storage));
         let c = recorder.import_as(&self.c, self.result);
-        match form {
-            Form::Nt => {
-                let epilogue = Epilogue::default();
-                Nt { a, b, c, m, n, k, epilogue }.record_with(&mut recorder, "product", tile);
-            }
-            Form::Nn => {
-                let product = Nn { a, b, c, m, n, k, derivative: None, residual: None };
-                product.record_with(&mut recorder, "product", tile);
-            }
-            Form::Tn => Tn { a, b, c, column_sum: None, m, n, k }.record_with(&mut recorder, "product", tile),
-        }
+        record_alone(&mut recorder, form, [a, b, c], [m, n, k], tile);
         recorder.finish()
     }
 
@@ -696,7 +676,7 @@ mod tests {
         // Nothing beats what each batch has today.
         assert_eq!(quickest(&[(one, &small), (two, &large)], &menu), None);
         assert_eq!(quickest(&[(one, &small)], &menu), None);
-        // What wasn't tried can't be beaten; what was wrong or had no time is.
+        // No tile replaces one that wasn't tried; one that was wrong or has no time is replaced.
         assert_eq!(quickest(&[(Tile::Plain, &small)], &menu), None);
         // Matrix units are beaten, and beat others, like any tile.
         let units = Tile::Cooperative { side: 16 };

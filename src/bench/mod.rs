@@ -25,9 +25,33 @@ pub mod steps;
 
 use crate::error::{Error, Result};
 use crate::gpu::Context;
+use crate::shape::ImageSize;
 use report::{Machine, Report, RowReport, Work};
 use roof::Roofs;
 use std::time::Instant;
+
+/// A model whose shapes are measured: 224 × 224 pixels in patches of 16.
+#[derive(Debug, Clone, Copy)]
+struct Model {
+    name: &'static str,
+    dim: usize,
+    heads: usize,
+}
+
+const MODELS: [Model; 2] =
+    [Model { name: "vit-s", dim: 384, heads: 6 }, Model { name: "vit-b", dim: 768, heads: 12 }];
+const SIZE: ImageSize = ImageSize::square(224);
+const PATCH: usize = 16;
+const GRID: usize = 14;
+const TOKENS: usize = 1 + GRID * GRID;
+
+impl Model {
+    /// Name, outputs and inputs of a block's linear layers.
+    fn layers(&self) -> [(&'static str, usize, usize); 4] {
+        let dim = self.dim;
+        [("qkv", 3 * dim, dim), ("proj", dim, dim), ("fc1", 4 * dim, dim), ("fc2", dim, 4 * dim)]
+    }
+}
 
 /// Samples of a row unless the user says otherwise.
 pub const DEFAULT_SAMPLES: usize = 11;
@@ -65,7 +89,7 @@ impl Options<'_> {
     }
 }
 
-/// Who watches a run of reports `R`.
+/// Follows a run of reports `R`; a function of what [`Watch::next`] takes does.
 pub trait Watch<R> {
     /// So many rows are done, of so many, and this one is next; an error stops the run.
     ///
@@ -81,6 +105,17 @@ pub trait Watch<R> {
         drop(report);
         Ok(())
     }
+}
+
+impl<R, F: FnMut(usize, usize, &str) -> Result<()>> Watch<R> for F {
+    fn next(&mut self, done: usize, of: usize, name: &str) -> Result<()> {
+        self(done, of, name)
+    }
+}
+
+/// True if the adapter may simply be too small.
+fn is_too_large(error: &Error) -> bool {
+    matches!(error.plain(), Error::TooLarge(_) | Error::Memory(_))
 }
 
 /// Pictures at once in the rows of kernels.

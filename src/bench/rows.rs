@@ -1,27 +1,13 @@
 //! The list of rows: one per kernel, shape and model. `cargo bench` and `lat-wgpu bench` measure the same.
 
-use super::numbers;
+use super::{GRID, MODELS, Model, PATCH, SIZE, TOKENS, numbers};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Plan, Recorder, Storage, Tensor};
 use crate::kernels::{
     accumulate, adam, attention, batchnorm, cross_entropy, distance, gelt, gelu, gemm, gradnorm, image,
     l2norm, layernorm, layerscale, narrow, part_linear, patch_embed, rollout, tokens, topk, triplet,
 };
-use crate::shape::{Activation, GeltConfig, ImageSize, Normalize};
-
-/// A model whose shapes are measured: 224 × 224 pixels in patches of 16.
-struct Model {
-    name: &'static str,
-    dim: usize,
-    heads: usize,
-}
-
-const MODELS: [Model; 2] =
-    [Model { name: "vit-s", dim: 384, heads: 6 }, Model { name: "vit-b", dim: 768, heads: 12 }];
-const SIZE: ImageSize = ImageSize::square(224);
-const PATCH: usize = 16;
-const GRID: usize = 14;
-const TOKENS: usize = 1 + GRID * GRID;
+use crate::shape::{Activation, GeltConfig, Normalize};
 
 /// What a step that counts leaves.
 fn control() -> [f32; gradnorm::CONTROL_WORDS] {
@@ -140,17 +126,12 @@ impl Inputs<'_, '_> {
 
 /// The linear layers of a network forward and backward, on `batch` pictures.
 fn network(all: &mut Vec<Row>, model: &Model, batch: usize, quick: bool) {
-    let Model { name: model, dim, .. } = *model;
+    let (layers, model) = (model.layers(), model.name);
     let rows = batch * TOKENS;
 
-    // n, k, and which of activation and residual the network has behind this product.
-    let layers = [
-        ("qkv", 3 * dim, dim, None, false),
-        ("proj", dim, dim, None, true),
-        ("fc1", 4 * dim, dim, Some(Activation::Gelu), false),
-        ("fc2", dim, 4 * dim, None, true),
-    ];
-    for (layer, n, k, activation, residual) in layers.into_iter().take(if quick { 1 } else { 4 }) {
+    for (layer, n, k) in layers.into_iter().take(if quick { 1 } else { 4 }) {
+        let activation = (layer == "fc1").then_some(Activation::Gelu);
+        let residual = matches!(layer, "proj" | "fc2");
         add(all, format!("gemm {model} {layer}"), move |t| {
             let (a, b, c) = (t.quads(rows * k), t.quads(n * k), t.quads(rows * n));
             let epilogue = gemm::Epilogue {
@@ -203,7 +184,7 @@ fn attention(all: &mut Vec<Row>, model: &Model, batch: usize, tokens: usize, not
     });
 }
 
-/// What else a network runs forward and backward, on `batch` pictures.
+/// The other kernels of a network forward and backward, on `batch` pictures.
 fn rest_of_network(all: &mut Vec<Row>, model: &Model, batch: usize) {
     let Model { name: model, dim, heads } = *model;
     let rows = batch * TOKENS;
@@ -371,7 +352,7 @@ fn rest_of_network(all: &mut Vec<Row>, model: &Model, batch: usize) {
     });
 }
 
-/// What only training has: part classifiers on a batch of 32 with the persons of Market-1501, loss, and one step of a
+/// Kernels of training alone: part classifiers on a batch of 32 with the persons of Market-1501, loss, and one step of a
 /// block.
 fn training(all: &mut Vec<Row>, model: &Model, quick: bool) {
     const BATCH: usize = 32;

@@ -6,14 +6,14 @@
 
 use super::report::{Machine, Roof};
 use super::roof::Roofs;
-use super::{Options, Watch, samples};
+use super::{MODELS, Model, Options, PATCH, SIZE, Watch, is_too_large, samples};
 use crate::checkpoint::{HostTensor, Network, parameter_shapes};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::kernels::adam::{Betas, StepValues};
 use crate::model::{HeadSettings, Learner, Trainable, UpdateRule};
 use crate::rng;
-use crate::shape::{ImageSize, Normalize, Preprocess, VitConfig};
+use crate::shape::{Normalize, Preprocess, VitConfig};
 use crate::train::heads::init_heads;
 use serde::Serialize;
 use std::fmt::Write;
@@ -28,8 +28,6 @@ const LEAST: usize = 2;
 const CLASSES: usize = 751;
 const HIDDEN: usize = 256;
 const DEPTH: usize = 12;
-const SIDE: usize = 224;
-const PATCH: usize = 16;
 
 /// A run.
 #[derive(Debug, Clone, Serialize)]
@@ -107,7 +105,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
     let models = if options.quick { &MODELS[..1] } else { &MODELS[..] };
     let mut todo: Vec<(String, Model, Stage)> = Vec::new();
     for &model in models {
-        todo.extend(STAGES.map(|stage| (format!("training step {} {}", model.0, stage.0), model, stage)));
+        todo.extend(STAGES.map(|stage| (format!("training step {} {}", model.name, stage.0), model, stage)));
     }
     let names: Vec<String> = todo.iter().map(|(name, ..)| name.clone()).collect();
     todo.retain(|(name, ..)| name.contains(options.filter));
@@ -131,23 +129,17 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
         if options.is_over() {
             break;
         }
-        let step = Step { dim: model.1, stage: stage.1, batch, samples };
+        let step = Step { model: *model, stage: stage.1, batch, samples };
         let (figures, note) = match step.measure(context, &options, &mut roofs) {
             Ok(figures) => (Some(figures), None),
-            Err(error) if matches!(error.plain(), Error::TooLarge(_) | Error::Memory(_)) => {
-                (None, Some(error.to_string()))
-            }
+            Err(error) if is_too_large(&error) => (None, Some(error.to_string())),
             Err(error) => return Err(error),
         };
-        rows.push(Row { name: name.clone(), model: model.0, open: stage.0, figures, note });
+        rows.push(Row { name: name.clone(), model: model.name, open: stage.0, figures, note });
         watch.measured(report(&rows, &roofs))?;
     }
     Ok(report(&rows, &roofs))
 }
-
-/// Name and width.
-type Model = (&'static str, usize);
-const MODELS: [Model; 2] = [("vit-s", 384), ("vit-b", 768)];
 
 /// Name and what trains.
 type Stage = (&'static str, Trainable);
@@ -157,7 +149,7 @@ const STAGES: [Stage; 2] = [
 ];
 
 struct Step {
-    dim: usize,
+    model: Model,
     stage: Trainable,
     batch: usize,
     samples: usize,
@@ -165,13 +157,14 @@ struct Step {
 
 impl Step {
     fn measure(&self, context: &Context, options: &Options<'_>, roofs: &mut Roofs) -> Result<Figures> {
-        let Step { dim, stage, batch, samples } = *self;
+        let Step { model, stage, batch, samples } = *self;
         let heads = HeadSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
         let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
-        let learner = Learner::new(context, &network(dim), heads, rule, stage)?;
+        let learner = Learner::new(context, &network(model), heads, rule, stage)?;
         let step = learner.record_step(batch, batch)?;
-        let pixels: Vec<u8> = (0..batch * SIDE * SIDE * 3).map(|i| rng::bits(1, 0, i as u64) as u8).collect();
+        let pixels: Vec<u8> =
+            (0..batch * SIZE.height * SIZE.width * 3).map(|i| rng::bits(1, 0, i as u64) as u8).collect();
         let labels: Vec<u32> = (0..batch).map(|i| (i % CLASSES) as u32).collect();
         step.write(context, &pixels, &labels, &vec![0; batch]);
         let corrections = vec![betas.corrections(1); learner.groups().len()];
@@ -209,8 +202,8 @@ impl Step {
     }
 }
 
-fn network(dim: usize) -> Network {
-    let config = VitConfig::plain(ImageSize::square(SIDE), PATCH, dim, DEPTH, dim / 64);
+fn network(Model { dim, heads, .. }: Model) -> Network {
+    let config = VitConfig::plain(SIZE, PATCH, dim, DEPTH, heads);
     let tensors = parameter_shapes(&config).into_iter().enumerate().map(|(stream, (name, shape))| {
         let len = shape.iter().product::<usize>() as u64;
         let data = (0..len).map(|i| 0.04 * rng::uniform(1, stream as u64, i) - 0.02).collect();

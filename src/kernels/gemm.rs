@@ -212,7 +212,7 @@ pub enum Tile {
         columns: u32,
         /// TM = TN.
         each: u32,
-        /// What is faster on some adapters, with the same bits.
+        /// Changes that are faster on some adapters, with the same bits.
         switches: Switches,
     },
     /// `gemm_subgroup.wgsl` with this many rows per workgroup; in TN a multiple of 4 · `lanes`.
@@ -378,7 +378,7 @@ impl Tile {
         context.matrix_units(|side| Proof::holds(context, side)).map(|side| Tile::Cooperative { side })
     }
 
-    /// What a lab found for such a layer on the adapter's class.
+    /// The tile that a lab found for such a layer on the adapter's class.
     fn winner(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Option<Tile> {
         let (layer, storage) = (form.layer(m, n, k), context.storage());
         let winners = &Table::built_in().of(context.class()).winners;
@@ -575,6 +575,28 @@ impl Tile {
     }
 }
 
+/// Records C (m, n) of a product by itself, without epilogue, in its form's storage: see [`Nt`], [`Nn`] and [`Tn`].
+pub fn record_alone(
+    recorder: &mut Recorder<'_>,
+    form: Form,
+    [a, b, c]: [Tensor; 3],
+    [m, n, k]: [usize; 3],
+    tile: Tile,
+) {
+    let name = "product";
+    match form {
+        Form::Nt => {
+            let epilogue = Epilogue::default();
+            Nt { a, b, c, m, n, k, epilogue }.record_with(recorder, name, tile);
+        }
+        Form::Nn => {
+            let product = Nn { a, b, c, m, n, k, derivative: None, residual: None };
+            product.record_with(recorder, name, tile);
+        }
+        Form::Tn => Tn { a, b, c, column_sum: None, m, n, k }.record_with(recorder, name, tile),
+    }
+}
+
 pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     let mut all = vec![(&SLICES, vec![])];
     let units = [16, 8].map(|side| Tile::Cooperative { side });
@@ -668,7 +690,7 @@ impl Proof {
         Ok(halves.iter().map(|half| half.to_f32()).collect())
     }
 
-    /// Whether two results of [`Proof::with_epilogue`] agree: sums differ by (K + 1)·2⁻²²·√K at most, as Σ|a||b| is √K at most
+    /// True if two results of [`Proof::with_epilogue`] agree: sums differ by (K + 1)·2⁻²²·√K at most, as Σ|a||b| is √K at most
     /// and one of the two may cut off; gelu makes no more than 1.13 times as much of it. Then both are rounded to halves,
     /// by 2⁻¹¹ of themselves each.
     fn agree(one: &[f32], other: &[f32]) -> bool {
