@@ -8,7 +8,7 @@
 #   --quick      every step at its smallest, in 2.7 minutes
 #   --minutes N  time for everything; each step has a share of what is left as its limit
 #
-# What is read from the environment:
+# Environment variables:
 #   LAT_PROGRAMS  folder with lat-wgpu and isa_report [this script's, else target/release, else target/debug]
 #   LAT_PROGRAM   lat-wgpu itself
 #   LAT_RUNNER    what stands before every call of a program, such as "tools/adapters.sh lavapipe-newest"
@@ -163,7 +163,7 @@ quoted() { printf '"%s"' "$(printf '%s' "$1" | escaped)"; }
 # One line for a cell of a table.
 cell() { printf '%s' "$1" | tr '\n|' '  '; }
 flat() { [ -s "$1" ] && awk -f "$here/flat_json.awk" "$1"; }
-# Whether a file is JSON to its end, as far as brackets outside of texts say.
+# Succeeds if a file is JSON to its end, as far as brackets outside of texts say.
 whole() {
     [ -s "$1" ] && awk '
         { gsub(/\\./, ""); gsub(/"[^"]*"/, ""); left = $0; depth += gsub(/[[{]/, "", left) - gsub(/[]}]/, "", left) }
@@ -247,7 +247,7 @@ begin() {
     seconds=$(share "$1")
     # Nothing runs without it, and a driver's first start takes a while.
     if [ "$1" = info ]; then seconds=$((total < 60 ? total / 2 : 30)); fi
-    # What ends by itself leaves more than what is ended.
+    # A run that ends by itself leaves more than one that is killed.
     soft=$((seconds > 12 ? seconds - seconds / 6 - 2 : seconds - 2))
     printf '%s (%s s at most)\n' "$1" "$seconds" >&2
 }
@@ -366,7 +366,7 @@ peers() {
         }' "$scratch/$1.lines"
 }
 
-# What PyTorch calls our rows: name<tab>row, at a batch.
+# PyTorch's names of our rows: name<tab>row, at a batch.
 same_work() {
     awk -v batch="$1" 'BEGIN {
         split("vit-s 384 vit-b 768", models, " ")
@@ -578,7 +578,7 @@ elif begin isa; then
             printf '\n| hot kernel | registers | spills | stack B | shared B |\n|---|---|---|---|---|\n'
             head -n 60 "$scratch/isa.hot"
         } >"$scratch/isa.md"
-        # What each driver calls its figures makes most of it.
+        # Most of it are the drivers' own names of figures.
         if [ "$(wc -c <"$scratch/isa.json")" -gt 3000000 ]; then
             sed 's/, "executables": .*\]}\(,*\)$/}\1/' "$scratch/isa.json" >"$scratch/isa.less" && mv "$scratch/isa.less" "$scratch/isa.json"
         fi
@@ -684,7 +684,7 @@ done
 
 # The rows of PyTorch that have ours beside them: BATCH STORAGE.
 torch_rows() {
-    # What says most comes first, with --quick what is done soon: the time may be up before the rest.
+    # The rows that matter most come first, with --quick the shortest: the time may be up before the rest.
     {
         ours "$2" | sed 's/^/ours	/'
         same_work "$1" | sed 's/^/same	/'

@@ -1,4 +1,4 @@
-//! What launches and submits cost by themselves: launches of one workgroup that do next to nothing, and submits of
+//! The cost of launches and submits by themselves: launches of one workgroup that do next to nothing, and submits of
 //! them.
 
 use super::report::{Machine, Roof};

@@ -1,4 +1,4 @@
-//! What the adapter can do at most: the best of a few kernels of nothing but multiply-adds, and of nothing but copies;
+//! The adapter's roofs: the best of a few kernels of nothing but multiply-adds, and of nothing but copies;
 //! beside them the multiply-adds of matrix units.
 
 use super::report::{MatrixRoof, Roof};

@@ -1,11 +1,11 @@
-//! What an adapter says about itself, before it is opened, and which kernels will serve it.
+//! The description of an adapter before it is opened, and the choice of kernels that will serve it.
 
 use super::context::ContextOptions;
 use crate::error::Error;
 use crate::shape::Precision;
 use std::path::{Path, PathBuf};
 
-/// What `lat-wgpu info` prints about an adapter.
+/// The description of an adapter that `lat-wgpu info` prints.
 #[derive(Debug, Clone)]
 pub struct AdapterSummary {
     /// The driver's name for it.
@@ -104,7 +104,7 @@ pub struct KernelChoice {
     pub precision: Precision,
     /// The family, as [`Family`] is displayed, or the matrix units' fragments.
     pub family: String,
-    /// What decided.
+    /// The reason for the choice.
     pub reason: String,
 }
 
@@ -250,7 +250,7 @@ impl AdapterSummary {
         chosen
     }
 
-    /// What a user of the adapter should know before the work.
+    /// Notes for the user of the adapter before the work.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.class == AdapterClass::Cpu {

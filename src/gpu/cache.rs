@@ -57,7 +57,7 @@ pub(super) struct PipelineCache {
     pub raw: wgpu::PipelineCache,
     path: PathBuf,
     identity: String,
-    /// What was read; it needn't be written again.
+    /// The data that was read: it needn't be written again.
     loaded: Option<Vec<u8>>,
 }
 

@@ -567,7 +567,7 @@ impl Context {
     /// Compiles what launches need and isn't there yet, on all of the processor's cores.
     ///
     /// # Errors
-    /// What the driver refuses; of several the same one, whatever the order in which they were tried.
+    /// The driver's refusal of a pipeline; of several always the same one, in any order of trials.
     pub(super) fn compile(&self, dispatches: &[Dispatch]) -> Result<()> {
         let mut missing: HashMap<PipelineKey, &Dispatch> =
             dispatches.iter().map(|dispatch| (pipeline_key(dispatch), dispatch)).collect();
@@ -654,7 +654,7 @@ impl Drop for Context {
     }
 }
 
-/// What makes a launch's pipeline differ from others.
+/// The properties of a launch by which pipelines differ.
 fn pipeline_key(dispatch: &Dispatch) -> PipelineKey {
     let Dispatch { kernel, constants, overrides, .. } = dispatch;
     let bits = overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();

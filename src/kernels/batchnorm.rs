@@ -82,7 +82,7 @@ pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
     [&TRAIN, &EVALUATE, &UPDATE, &BACKWARD].map(|kernel| (kernel, vec![])).to_vec()
 }
 
-/// What differs between a layer's launches.
+/// The part of a layer's launch that differs from the others.
 struct Launch {
     kernel: &'static Kernel,
     tensors: Vec<Tensor>,

@@ -150,7 +150,7 @@ impl Shape {
         }
     }
 
-    /// What can compute it on a family of adapters, the fastest last.
+    /// The tiles that can compute it on a family of adapters, the fastest last.
     pub fn menu(&self, family: Family) -> Vec<Tile> {
         match family {
             _ if !self.inputs.is_multiple_of(4) => vec![Tile::Plain],
@@ -160,7 +160,7 @@ impl Shape {
     }
 
     fn tile(&self, family: Family) -> Tile {
-        self.menu(family)[self.menu(family).len() - 1]
+        self.menu(family).pop().unwrap_or(Tile::Plain)
     }
 
     fn params(&self) -> Params {

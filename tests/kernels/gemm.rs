@@ -119,7 +119,7 @@ impl Product {
     }
 }
 
-/// What this adapter can run beside the plain kernel: what every class is served from, for large products its own class alone.
+/// The tiles that this adapter can run beside the plain one: those of every class, for large products of its own alone.
 fn tiles(form: Form, m: usize, n: usize, k: usize) -> Vec<Tile> {
     let (family, class) = (context().family(), context().class());
     let mut tiles = match form.in_quads(m, n, k) {

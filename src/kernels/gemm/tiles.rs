@@ -38,7 +38,7 @@ pub struct Tiles {
     pub built_in: Vec<Step>,
     /// Further candidates of tuning and of the lab.
     pub menu: Vec<Tile>,
-    /// What a lab found quickest.
+    /// The tiles that a lab found quickest.
     pub winners: Vec<Winner>,
 }
 

@@ -1,4 +1,5 @@
-//! What any driver's compiler says of the shaders, by VK_KHR_pipeline_executable_properties: registers, stack, spills.
+//! The statistics of any driver's compiler about the shaders, by VK_KHR_pipeline_executable_properties: registers, stack,
+//! spills.
 //!
 //! Every driver names its statistics as it likes. They are all kept, and those whose names are known are brought to one
 //! name as well.
@@ -87,7 +88,7 @@ impl Common {
         worst
     }
 
-    /// Whether registers went to memory.
+    /// True if registers went to memory.
     fn leaks(&self) -> bool {
         self.spills > Some(0) || self.stack > Some(0)
     }

@@ -89,7 +89,7 @@ pub struct Device {
     pub matrix_units: bool,
     /// Lanes of its smallest and its largest subgroups.
     pub subgroup: (u32, u32),
-    /// Whether it has halves, in memory and in registers.
+    /// True if it has halves, in memory and in registers.
     halves: bool,
     /// Rows, columns and depth of the fragments that its matrix units multiply, halves into f32 sums.
     fragments: Vec<[u32; 3]>,
@@ -276,7 +276,7 @@ impl Device {
         }
     }
 
-    /// Whether the device can have a pipeline with these features, as `list.txt` joins them by commas.
+    /// True if the device can have a pipeline with these features, as `list.txt` joins them by commas.
     pub fn takes(&self, variant: &str, features: &str) -> bool {
         let has = |feature: &str| features.split(',').any(|one| one == feature);
         let (smallest, largest) = self.subgroup;

@@ -1,5 +1,5 @@
-//! What a driver's compiler makes of every shader. Of Mesa's for AMD cards, on a device that doesn't exist: registers,
-//! workgroup memory, waves, and what stands in the hot loop. Of any other: what it says by itself. See
+//! The machine code that a driver's compiler makes of every shader. Of Mesa's for AMD cards, on a device that doesn't
+//! exist: registers, workgroup memory, waves, and the hot loop's instructions. Of any other: its own statistics. See
 //! tools/isa_report.sh, which calls it.
 
 mod any;
