@@ -236,17 +236,6 @@ impl VitConfig {
     }
 }
 
-/// How weights and activations are stored on the adapter; sums, norms, losses and what training updates are f32 with either.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 4 bytes a number.
-    #[default]
-    F32,
-    /// 2 bytes a number.
-    F16,
-}
-
 /// The normalisations that common checkpoints were trained with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

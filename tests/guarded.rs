@@ -7,10 +7,9 @@ use common::{bits, random};
 use lat_wgpu::checkpoint::{self, Network, Settings};
 use lat_wgpu::data::decode::Rgb;
 use lat_wgpu::embed::Embedder;
-use lat_wgpu::gpu::{Binding, Context, ContextOptions, Dispatch, Kernel, Recorder, Tensor};
+use lat_wgpu::gpu::{Binding, Context, ContextOptions, Dispatch, Kernel, Precision, Recorder, Tensor};
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::model::{HeadSettings, Learner, Trainable, UpdateRule};
-use lat_wgpu::shape::Precision;
 use std::path::Path;
 
 const BATCH: usize = 4;

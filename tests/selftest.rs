@@ -3,14 +3,13 @@
 mod common;
 
 use common::context;
-use lat_wgpu::gpu::{Binding, Constants, Dispatch, Family, Kernel, Storage};
+use lat_wgpu::gpu::{Binding, Constants, Dispatch, Family, Kernel, Precision, Storage};
 use lat_wgpu::kernels;
 use lat_wgpu::kernels::accumulate::Accumulate;
 use lat_wgpu::reference::Exact;
 use lat_wgpu::selftest::cases::{self, Case, Expected};
 use lat_wgpu::selftest::guard::Guarded;
 use lat_wgpu::selftest::{Options, Report, judge, run, tolerance};
-use lat_wgpu::shape::Precision;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::process::Command;

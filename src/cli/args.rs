@@ -8,9 +8,10 @@ use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::error::Error;
 use crate::evaluate::metrics::{AveragePrecision, Protocol, Rules};
 use crate::evaluate::rerank::RerankOptions;
+use crate::gpu::Precision;
 use crate::kernels::topk::MAX_K;
 use crate::report;
-use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Precision};
+use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 

@@ -4,8 +4,7 @@ use super::args::InfoArguments;
 use super::json;
 use super::paths::Paths;
 use crate::error::Result;
-use crate::gpu::{self, AdapterSummary, ContextOptions, KernelChoice, MatrixUnit};
-use crate::shape::Precision;
+use crate::gpu::{self, AdapterSummary, ContextOptions, KernelChoice, MatrixUnit, Precision};
 use serde_json::json;
 use std::process::ExitCode;
 

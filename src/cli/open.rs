@@ -3,8 +3,7 @@
 use crate::checkpoint::{self, Network, Settings};
 use crate::data::walk::{self, Listing};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, ContextOptions};
-use crate::shape::Precision;
+use crate::gpu::{Context, ContextOptions, Precision};
 use std::path::{Path, PathBuf};
 
 /// Loads a model.

@@ -7,8 +7,8 @@ use super::open;
 use super::paths::Paths;
 use super::signals::Signals;
 use crate::error::Result;
+use crate::gpu::Precision;
 use crate::selftest::{self, Options, Report};
-use crate::shape::Precision;
 use serde_json::json;
 use std::process::ExitCode;
 

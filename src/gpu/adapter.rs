@@ -1,8 +1,7 @@
 //! The description of an adapter before it is opened, and the choice of kernels that will serve it.
 
-use super::context::ContextOptions;
+use super::options::{ContextOptions, Precision};
 use crate::error::Error;
-use crate::shape::Precision;
 use std::path::{Path, PathBuf};
 
 /// The description of an adapter that `lat-wgpu info` prints.

@@ -7,7 +7,7 @@
 
 use super::adapter::{AdapterClass, AdapterSummary, PIPELINE_CACHE};
 use super::choices;
-use super::context::ContextOptions;
+use super::options::ContextOptions;
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

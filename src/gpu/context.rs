@@ -5,11 +5,11 @@ use super::cache::PipelineCache;
 use super::choices::{self, Choices};
 use super::faults::{self, Fault, Faults, Rehearsal, Running};
 use super::kernel::{Access, Storage, assemble};
+use super::options::{ContextOptions, Precision};
 use super::recorder::Dispatch;
 use super::{Constants, WORD};
 use crate::error::{Error, Result};
 use crate::guard::guarded;
-use crate::shape::Precision;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,62 +23,6 @@ pub(super) const GUARD_WORDS: usize = 256;
 const GUARD: u32 = 0x7fc8_7e00;
 /// Those last bits.
 pub(super) const GUARD_NUMBERS: u32 = 0x1ff;
-
-/// How a [`Context`] is opened.
-#[derive(Debug, Clone, Default)]
-pub struct ContextOptions {
-    /// Part of an adapter's name, in any case; `None`: the environment's `LAT_ADAPTER`, else the best one.
-    pub adapter: Option<String>,
-    /// Ask for WebGPU's default limits and no optional feature, as on the least of all devices.
-    pub default_limits: bool,
-    /// How recordings store weights and activations.
-    pub precision: Precision,
-    /// Serve from what `lat-wgpu tune` kept for the adapter.
-    pub tuned: bool,
-    /// Record for any WebGPU device, not for this one: `default_limits`, and kernels for GPUs even where this is a CPU.
-    pub portable: bool,
-    /// With f16, let the adapter's matrix units multiply, once they are proved.
-    pub matrix_units: bool,
-    /// Keep compiled pipelines in the user's cache folder where the driver gives them out; `None`: on GPUs.
-    pub pipeline_cache: Option<bool>,
-    /// Have shaders check every index and loop; for drivers in doubt, slower.
-    pub checked: bool,
-    /// Run every plan in memory full of NaN, each tensor in a place of its own with guard words behind it, and check those
-    /// afterwards: finds a kernel, ours or a driver's, that reads what nothing wrote or writes what isn't its own. Slow, and takes
-    /// the memory that tensors otherwise share. Slices of arenas (parameters, gradients, moments) have no guard words.
-    pub guarded: bool,
-    /// Failures to be rehearsed, such as `lose@120,refuse@7`: the device is lost before the 120th launch of this process, its
-    /// 7th buffer finds no memory; `hang@3` never answers from the third launch on.
-    pub rehearse: Option<String>,
-    /// Seconds without an answer after which the adapter counts as hung; `None`: a minute, on CPU adapters an hour.
-    pub patience: Option<u64>,
-}
-
-impl ContextOptions {
-    /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices, `LAT_TUNED=0`, which passes over
-    /// what was tuned, `LAT_MATRIX_UNITS=0`, which leaves matrix units alone, `LAT_PIPELINE_CACHE=0`, which keeps no compiled
-    /// pipelines (`1`: on CPU adapters too), `LAT_PATIENCE=SECONDS`, and what looks for faults: `LAT_CHECKED=1`, `LAT_GUARDED=1` and `LAT_REHEARSE`.
-    pub fn from_environment(adapter: Option<String>) -> Self {
-        let says = |name: &str, value: &str| std::env::var(name).is_ok_and(|v| v == value);
-        let default_limits = says("LAT_LIMITS", "default");
-        ContextOptions {
-            adapter,
-            default_limits,
-            portable: false,
-            precision: Precision::F32,
-            tuned: !default_limits && !says("LAT_TUNED", "0"),
-            matrix_units: !default_limits && !says("LAT_MATRIX_UNITS", "0"),
-            pipeline_cache: ["0", "1"]
-                .into_iter()
-                .find(|value| says("LAT_PIPELINE_CACHE", value))
-                .map(|value| value == "1"),
-            checked: says("LAT_CHECKED", "1"),
-            guarded: says("LAT_GUARDED", "1"),
-            rehearse: std::env::var("LAT_REHEARSE").ok().filter(|text| !text.is_empty()),
-            patience: std::env::var("LAT_PATIENCE").ok().and_then(|seconds| seconds.parse().ok()),
-        }
-    }
-}
 
 /// A device buffer of whole words that outlives plans, or a slice of one: weights, inputs, outputs.
 #[derive(Debug, Clone)]

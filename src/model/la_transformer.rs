@@ -4,9 +4,9 @@ use super::parameters::{self, Arenas, backbone_groups, check_widths, without_mat
 use super::vit::Vit;
 use crate::checkpoint::Network;
 use crate::error::Result;
-use crate::gpu::{Buffer, Context, Recorder, Tensor};
+use crate::gpu::{Buffer, Context, Precision, Recorder, Tensor};
 use crate::kernels::{gelt, image, l2norm};
-use crate::shape::{Precision, Preprocess, VitConfig};
+use crate::shape::{Preprocess, VitConfig};
 
 /// The network with its parameters on a device.
 #[derive(Debug)]

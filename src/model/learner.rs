@@ -5,13 +5,13 @@ use super::parameters::{Arenas, Group, GroupKind, backbone_groups, check_widths,
 use super::vit::{Trainable, Vit};
 use crate::checkpoint::{HostTensor, Network};
 use crate::error::Result;
-use crate::gpu::{Buffer, Context, Recorder, WORD};
+use crate::gpu::{Buffer, Context, Precision, Recorder, WORD};
 use crate::kernels::adam::Betas;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::kernels::narrow::Narrow;
 use crate::layers::norm::Norm;
 use crate::layers::part_classifier::{HeadShape, Heads, PartClassifiers};
-use crate::shape::{Precision, Preprocess, VitConfig};
+use crate::shape::{Preprocess, VitConfig};
 use std::collections::BTreeMap;
 
 /// ε of the part classifiers' BatchNorm: PyTorch's default, as in the released code.

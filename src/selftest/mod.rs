@@ -18,8 +18,7 @@ pub mod tolerance;
 mod training;
 
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterSummary, Context, Storage};
-use crate::shape::Precision;
+use crate::gpu::{AdapterSummary, Context, Precision, Storage};
 use cases::Case;
 use guard::Guarded;
 use serde::Serialize;

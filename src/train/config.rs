@@ -12,9 +12,9 @@ use crate::checkpoint::Settings;
 use crate::datasets::sampler::Sampling;
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::error::{Error, Result};
-use crate::gpu::ContextOptions;
+use crate::gpu::{ContextOptions, Precision};
 use crate::shape::{
-    Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Precision, Preprocess, VitConfig,
+    Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess, VitConfig,
 };
 
 /// A named recipe.
