@@ -3,13 +3,14 @@
 //!     cargo run --example find_person -- weights/demo.safetensors person.png figures/bounding_box_test
 
 use lat_wgpu::checkpoint::{self, Settings};
-use lat_wgpu::data::decode::DecodeOptions;
-use lat_wgpu::data::embeddings::Embeddings;
-use lat_wgpu::data::{preprocess, walk};
-use lat_wgpu::embed::Embedder;
+use lat_wgpu::embeddings::Embeddings;
 use lat_wgpu::error::{Error, Result};
-use lat_wgpu::evaluate::neighbours::Neighbours;
 use lat_wgpu::gpu::{Context, ContextOptions};
+use lat_wgpu::images::decode::DecodeOptions;
+use lat_wgpu::images::preprocess;
+use lat_wgpu::images::walk;
+use lat_wgpu::retrieval::neighbours::Neighbours;
+use lat_wgpu::tasks::embed::Embedder;
 use std::path::{Path, PathBuf};
 
 /// How many pictures are shown.

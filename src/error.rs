@@ -110,6 +110,11 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// Wraps a reason why the content of the file at `path` is unusable.
+    pub fn invalid(path: &Path) -> impl FnOnce(String) -> Error {
+        move |reason| Error::io("read", path)(std::io::Error::new(ErrorKind::InvalidData, reason))
+    }
+
     /// That no row of a table is named as a filter says, with what names look like.
     pub fn no_row(filter: &str, names: &[String]) -> Error {
         let mut kernels: Vec<&str> = names.iter().filter_map(|name| name.split(' ').next()).collect();

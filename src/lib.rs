@@ -4,10 +4,12 @@
 //!
 //! ```
 //! use lat_wgpu::checkpoint::{self, Settings};
-//! use lat_wgpu::data::{decode::DecodeOptions, embeddings::Embeddings, preprocess};
-//! use lat_wgpu::embed::Embedder;
+//! use lat_wgpu::images::decode::DecodeOptions;
+//! use lat_wgpu::embeddings::Embeddings;
+//! use lat_wgpu::images::preprocess;
+//! use lat_wgpu::tasks::embed::Embedder;
 //! use lat_wgpu::error::Result;
-//! use lat_wgpu::evaluate::neighbours::Neighbours;
+//! use lat_wgpu::retrieval::neighbours::Neighbours;
 //! use lat_wgpu::gpu::{Context, ContextOptions};
 //! # fn main() -> Result<()> {
 //! # let folder = tempfile::tempdir().map_err(lat_wgpu::error::Error::io("create", "a folder"))?;
@@ -36,8 +38,8 @@
 //! # }
 //! ```
 //!
-//! One image down, in the files to open: [`data::decode`] bytes → (H, W, 3) u8 → [`data::preprocess`] stretched to the
-//! input size → [`embed`] batch, upload → [`kernels::image`] (B, 3, H, W) f32 → [`kernels::patch_embed`] (B, N, D) →
+//! One image down, in the files to open: [`images::decode`] bytes → (H, W, 3) u8 → [`images::preprocess`] stretched to the
+//! input size → [`tasks::embed`] batch, upload → [`kernels::image`] (B, 3, H, W) f32 → [`kernels::patch_embed`] (B, N, D) →
 //! [`kernels::tokens`] + class token, + position (B, T, D) → blocks ([`layers::block`]) → final norm → [`kernels::gelt`]
 //! row means blended with the class token (B, R, D) → [`kernels::l2norm`] (B, R·D).
 //! From the model to a kernel: `model/vit.rs` → `layers/block.rs` → `kernels/S.rs` → `shaders/S.wgsl`.
@@ -52,24 +54,29 @@ pub mod rng;
 pub mod shape;
 
 pub mod gpu;
+
+pub mod figures;
+pub mod images;
+pub mod storage;
+
+pub mod datasets;
 pub mod kernels;
-pub mod layers;
+pub mod report;
 
 pub mod checkpoint;
-pub mod data;
-pub mod datasets;
-pub mod model;
+pub mod embeddings;
+pub mod layers;
 
-pub mod bench;
-pub mod embed;
-pub mod evaluate;
-pub mod explain;
-pub mod report;
-pub mod selftest;
+pub mod model;
+pub mod retrieval;
+
+pub mod export;
 pub mod train;
-pub mod tune;
-pub mod web;
+
+pub mod tasks;
 
 pub mod cli;
 
+pub mod bench;
 pub mod reference;
+pub mod selftest;

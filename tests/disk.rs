@@ -4,8 +4,8 @@
 
 #![cfg(target_os = "linux")]
 
-use lat_wgpu::data::embeddings;
-use lat_wgpu::data::index::Manifest;
+use lat_wgpu::embeddings;
+use lat_wgpu::embeddings::index::Manifest;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

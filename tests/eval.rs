@@ -1,6 +1,6 @@
 //! `lat-wgpu eval` as a user meets it.
 
-use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
+use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
 use lat_wgpu::rng;
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -3,12 +3,12 @@
 use approx::assert_abs_diff_eq;
 use lat_wgpu::datasets::labels::{Label, Person};
 use lat_wgpu::error::{Error, Result};
-use lat_wgpu::evaluate::distances::{DistanceRows, visit};
-use lat_wgpu::evaluate::metrics::{
+use lat_wgpu::retrieval::distances::{DistanceRows, visit};
+use lat_wgpu::retrieval::metrics::{
     AveragePrecision, Protocol, RANKS, Retrieval, Rules, Scorer, Scores, score,
 };
-use lat_wgpu::evaluate::rerank::{RerankOptions, Reranked};
-use lat_wgpu::evaluate::verification::{Report, Verification};
+use lat_wgpu::retrieval::rerank::{RerankOptions, Reranked};
+use lat_wgpu::retrieval::verification::{Report, Verification};
 use lat_wgpu::rng;
 use serde_json::Value;
 use std::ops::Range;

@@ -6,9 +6,9 @@ mod goldens;
 
 use common::context;
 use lat_wgpu::checkpoint;
-use lat_wgpu::data::decode::Rgb;
-use lat_wgpu::explain::{self, Explanation};
+use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::rng;
+use lat_wgpu::tasks::explain::{self, Explanation};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;

@@ -2,10 +2,10 @@
 //! with its reason. Those that can't be made in a few lines stand in tests/found.
 
 use lat_wgpu::checkpoint::{self, HostTensor, Settings};
-use lat_wgpu::data::decode::{DecodeOptions, decode};
-use lat_wgpu::data::embeddings::{self, Dtype, EmbeddingWriter};
-use lat_wgpu::data::index::{IndexOptions, IndexWriter, MANIFEST, Manifest, Model, Origin};
-use lat_wgpu::data::rows;
+use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, MANIFEST, Manifest, Model, Origin};
+use lat_wgpu::embeddings::rows;
+use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter};
+use lat_wgpu::images::decode::{DecodeOptions, decode};
 use lat_wgpu::shape::{ImageSize, VitConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -5,11 +5,11 @@ mod common;
 
 use common::{bits, random};
 use lat_wgpu::checkpoint::{self, Network, Settings};
-use lat_wgpu::data::decode::Rgb;
-use lat_wgpu::embed::Embedder;
 use lat_wgpu::gpu::{Binding, Context, ContextOptions, Dispatch, Kernel, Precision, Recorder, Tensor};
+use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::model::{HeadSettings, Learner, Trainable, UpdateRule};
+use lat_wgpu::tasks::embed::Embedder;
 use std::path::Path;
 
 const BATCH: usize = 4;

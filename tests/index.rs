@@ -1,12 +1,12 @@
 //! Index folders, shards and their way back to one file.
 
-use lat_wgpu::data::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
-use lat_wgpu::data::index::{
+use lat_wgpu::embeddings::index::{
     Found, IndexOptions, IndexWriter, Manifest, Model, Origin, Shard, ShardNumber, hash_of_list,
 };
-use lat_wgpu::data::merge::{Merge, Merged};
-use lat_wgpu::data::walk::{self, Picture};
+use lat_wgpu::embeddings::merge::{Merge, Merged};
+use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::error::{Error, Result};
+use lat_wgpu::images::walk::{self, Picture};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -8,10 +8,10 @@ mod goldens;
 
 use common::context;
 use lat_wgpu::checkpoint::{self, Network};
-use lat_wgpu::data::decode::Rgb;
-use lat_wgpu::embed::Embedder;
 use lat_wgpu::gpu::{Plan, Recorder, Tensor};
+use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::model::LaTransformer;
+use lat_wgpu::tasks::embed::Embedder;
 use safetensors::SafeTensors;
 use std::path::Path;
 

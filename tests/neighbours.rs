@@ -4,12 +4,12 @@ mod common;
 
 use common::random::{normal, sample};
 use common::{assert_same_bits, context};
-use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter, Embeddings};
-use lat_wgpu::data::rows::{EmbeddingFile, Parts, Rows};
+use lat_wgpu::embeddings::rows::{EmbeddingFile, Parts, Rows};
+use lat_wgpu::embeddings::{Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::error::{Error, Result};
-use lat_wgpu::evaluate::neighbours::{Neighbour, Neighbours, Tiles};
 use lat_wgpu::kernels::topk::MAX_K;
 use lat_wgpu::reference::{distance, topk};
+use lat_wgpu::retrieval::neighbours::{Neighbour, Neighbours, Tiles};
 use lat_wgpu::rng;
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -4,12 +4,12 @@
 mod goldens;
 
 use lat_wgpu::checkpoint::{self, Network, random_backbone};
-use lat_wgpu::data::decode::Rgb;
-use lat_wgpu::embed::{Embedder, Need};
 use lat_wgpu::gpu::{Context, ContextOptions, Precision, Storage};
+use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::gemm::{Form, Tile};
 use lat_wgpu::rng;
 use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
+use lat_wgpu::tasks::embed::{Embedder, Need};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Resizing against pictures that Pillow resized: equal byte for byte.
 
-use lat_wgpu::data::decode::Rgb;
-use lat_wgpu::data::preprocess::resize_bicubic;
+use lat_wgpu::images::decode::Rgb;
+use lat_wgpu::images::preprocess::resize_bicubic;
 use lat_wgpu::shape::ImageSize;
 use safetensors::{Dtype, SafeTensors};
 

@@ -1,7 +1,7 @@
 //! `lat-wgpu reduce` as a user meets it.
 
-use lat_wgpu::data::embeddings::{self, Dtype, EmbeddingWriter};
-use lat_wgpu::data::reduce::Reduction;
+use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter};
+use lat_wgpu::retrieval::pca::Reduction;
 use lat_wgpu::rng;
 use serde_json::Value;
 use std::collections::BTreeMap;

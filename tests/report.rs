@@ -1,8 +1,8 @@
 //! The page of `lat-wgpu eval --html`, and what it is made of.
 
-use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
 use lat_wgpu::datasets::labels::{Label, Person};
-use lat_wgpu::evaluate::metrics::{CURVE_DEPTH, Protocol, RANKS, Retrieval, Rules, Scorer};
+use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
+use lat_wgpu::retrieval::metrics::{CURVE_DEPTH, Protocol, RANKS, Retrieval, Rules, Scorer};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};

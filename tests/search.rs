@@ -1,7 +1,7 @@
 //! `lat-wgpu search` as a user meets it.
 
 use lat_wgpu::checkpoint::{self, Settings, Threshold};
-use lat_wgpu::data::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
+use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;

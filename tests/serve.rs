@@ -3,7 +3,7 @@
 #![cfg(unix)]
 
 use lat_wgpu::checkpoint::{self, Settings, Threshold};
-use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
+use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

@@ -9,12 +9,12 @@ use lat_wgpu::checkpoint::{
     self, HeadsInfo, HostTensor, Settings, StateData, StateTensor, parameter_shapes, read_state, save,
     trained_metadata,
 };
-use lat_wgpu::data::lock::{FolderLock, holds_files};
 use lat_wgpu::datasets::LoadOptions;
 use lat_wgpu::datasets::sampler::{Sampling, flips};
 use lat_wgpu::datasets::uses::training_set;
 use lat_wgpu::error::Error;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize, PartTokens, Preprocess, VitConfig};
+use lat_wgpu::storage::lock::{FolderLock, holds_files};
 use lat_wgpu::train::config::{Config, Layers, Preset};
 use lat_wgpu::train::curves;
 use lat_wgpu::train::heads::init_heads;

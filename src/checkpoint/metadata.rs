@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::positions::Grid;
-use crate::data::index::differences;
 use crate::error::{Error, Result};
 use crate::shape::{Activation, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig};
+use crate::storage::json::differences;
 
 /// Newest format that is understood.
 const FORMAT: u64 = 1;

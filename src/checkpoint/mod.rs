@@ -25,9 +25,9 @@ pub use save::{
     store_threshold, trained_metadata,
 };
 
-use crate::data::hash::Hash;
 use crate::error::Result;
 use crate::shape::{Preprocess, VitConfig};
+use crate::storage::hash::Hash;
 use names::Source;
 use recognise::recognise;
 use safetensors::Container;

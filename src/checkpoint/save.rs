@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 use super::metadata::StoredThreshold;
 use super::safetensors::Container;
 use super::{HostTensor, Network, Threshold, lat_wgpu_metadata, timm};
-use crate::data::embeddings::Dtype;
-use crate::data::files::{publish, temporary_beside};
 use crate::error::{Error, Result};
 use crate::shape::{Preprocess, VitConfig};
+use crate::storage::Dtype;
+use crate::storage::atomic::{publish, temporary_beside};
 
 /// Beginning of the names of everything that only a resumed training needs.
 const STATE: &str = "state.";

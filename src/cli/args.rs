@@ -1,16 +1,16 @@
 //! What can be typed, and its help.
 
 use crate::checkpoint::Settings;
-use crate::data::embeddings::Dtype;
-use crate::data::gallery::Filter;
-use crate::data::index::ShardNumber;
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
+use crate::embeddings::Dtype;
+use crate::embeddings::gallery::Filter;
+use crate::embeddings::index::ShardNumber;
 use crate::error::Error;
-use crate::evaluate::metrics::{AveragePrecision, Protocol, Rules};
-use crate::evaluate::rerank::RerankOptions;
 use crate::gpu::Precision;
 use crate::kernels::topk::MAX_K;
 use crate::report;
+use crate::retrieval::metrics::{AveragePrecision, Protocol, Rules};
+use crate::retrieval::rerank::RerankOptions;
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

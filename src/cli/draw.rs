@@ -2,8 +2,8 @@
 
 use super::args::DrawArguments;
 use super::paths::Paths;
-use crate::data::figures::{Figures, draw_figures};
 use crate::error::Result;
+use crate::figures::{Figures, draw_figures};
 use std::process::ExitCode;
 
 pub fn run(arguments: &DrawArguments) -> Result<ExitCode> {

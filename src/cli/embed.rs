@@ -8,17 +8,17 @@ use super::paths::Paths;
 use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
-use crate::data::decode::DecodeOptions;
-use crate::data::embeddings::{Dtype, EmbeddingWriter, check_finite};
-use crate::data::index::{self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
-use crate::data::lock;
-use crate::data::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
-use crate::data::reduce::{self, Reduction};
-use crate::data::walk::{self, LeftOut, Listing, Picture};
-use crate::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use crate::embeddings::index::{self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
+use crate::embeddings::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
+use crate::embeddings::{Dtype, EmbeddingWriter, check_finite};
 use crate::error::{Error, Result};
 use crate::gpu::{BETWEEN_FAILURES, PlanProfile, Precision};
+use crate::images::decode::DecodeOptions;
+use crate::images::walk::{self, LeftOut, Listing, Picture};
+use crate::retrieval::pca::{self, Reduction};
 use crate::shape::{LambdaOn, PartTokens};
+use crate::storage::lock;
+use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -253,7 +253,7 @@ fn open_output(
     reduction: Option<&Reduction>,
     pictures: Vec<Picture>,
 ) -> Result<(Arc<Vec<Picture>>, Output)> {
-    let entry = reduce::settings(network, arguments.flip, reduction);
+    let entry = pca::settings(network, arguments.flip, reduction);
     let inputs: Vec<String> =
         arguments.inputs.iter().map(|input| walk::readable(input.as_os_str())).collect();
     let provenance = Provenance { weights_sha256: Some(weights_sha256.clone()), inputs };

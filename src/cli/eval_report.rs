@@ -2,15 +2,15 @@
 
 use super::args::{EvalArguments, PageArguments};
 use super::eval::{INFLATED, LabelNames, Labelled, Listed, Outcome, Pictures, Plan};
-use crate::data::decode::DecodeOptions;
-use crate::data::gallery::ImageFolder;
 use crate::datasets::labels::{Label, Person};
+use crate::embeddings::gallery::ImageFolder;
 use crate::error::Result;
-use crate::evaluate::lists::Place;
-use crate::evaluate::metrics::{Protocol, RANKS, REPETITIONS, Scores};
-use crate::evaluate::rerank::RerankOptions;
-use crate::evaluate::verification;
+use crate::images::decode::DecodeOptions;
 use crate::report::{Curve, Match, Picture, RankedList, Report, Shown, Thumbnails, Verdict, Verification};
+use crate::retrieval::lists::Place;
+use crate::retrieval::metrics::{Protocol, RANKS, REPETITIONS, Scores};
+use crate::retrieval::rerank::RerankOptions;
+use crate::retrieval::verification;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

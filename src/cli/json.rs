@@ -1,7 +1,7 @@
 //! `--json FILE`, the same everywhere: one JSON value, to stdout if FILE is `-`.
 
-use crate::data::files::write_atomically;
 use crate::error::{Error, Result};
+use crate::storage::atomic::write_atomically;
 use std::io::Write;
 use std::path::Path;
 

@@ -2,8 +2,8 @@
 
 use super::eval::TestSet;
 use crate::checkpoint::{self, Network};
-use crate::data::hash;
 use crate::error::Result;
+use crate::storage::hash;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeSet;

@@ -1,9 +1,9 @@
 //! What commands open alike, and what they tell the user about it.
 
 use crate::checkpoint::{self, Network, Settings};
-use crate::data::walk::{self, Listing};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions, Precision};
+use crate::images::walk::{self, Listing};
 use std::path::{Path, PathBuf};
 
 /// Loads a model.

@@ -3,11 +3,11 @@
 //! No output may replace what the command reads, and no two outputs may be one file, however they are spelled. What would
 //! keep an output from being written is found here as well, before minutes of work are lost.
 
-use crate::data::embeddings;
-use crate::data::files::{Identity, folder_of, is_special, temporary_beside, temporary_in};
-use crate::data::walk;
 use crate::datasets;
+use crate::embeddings;
 use crate::error::{Error, Result};
+use crate::images::walk;
+use crate::storage::atomic::{Identity, folder_of, is_special, temporary_beside, temporary_in};
 use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;

@@ -1,9 +1,9 @@
 //! `--profile`, the same in `embed` and `train`: tables for stderr, a trace in a file.
 
 use crate::bench::profile;
-use crate::data::files::write_atomically;
 use crate::error::Result;
 use crate::gpu::PlanProfile;
+use crate::storage::atomic::write_atomically;
 use std::path::PathBuf;
 
 /// The trace's name unless the user gives one.

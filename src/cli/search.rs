@@ -8,17 +8,17 @@ use super::paths::Paths;
 use super::search_report::Page;
 use super::signals::Signals;
 use crate::checkpoint::{Network, Threshold};
-use crate::data::decode::DecodeOptions;
-use crate::data::embeddings::Embeddings;
-use crate::data::gallery::Gallery;
-use crate::data::provenance::{Source, check_same_weights};
-use crate::data::reduce::Reduction;
-use crate::data::rows::{Rows, Selected};
-use crate::data::walk::{LeftOut, Listing, Picture};
-use crate::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use crate::embeddings::Embeddings;
+use crate::embeddings::gallery::Gallery;
+use crate::embeddings::provenance::{Source, check_same_weights};
+use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
-use crate::evaluate::neighbours::{Neighbour, Neighbours};
 use crate::gpu::Context;
+use crate::images::decode::DecodeOptions;
+use crate::images::walk::{LeftOut, Listing, Picture};
+use crate::retrieval::neighbours::{Neighbour, Neighbours};
+use crate::retrieval::pca::{self, Reduction};
+use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
@@ -92,7 +92,8 @@ pub(super) fn check_fits(
     if let Some(reduction) = reduction {
         reduction.check_fits(network, flip)?;
     }
-    gallery.check_fits(network, reduction)
+    let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
+    gallery.check_fits(&pca::settings(network, false, reduction), dim)
 }
 
 /// Makes sure that gallery, components and model come from the same weights, where that is told; `allow` passes over

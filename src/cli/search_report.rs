@@ -2,10 +2,10 @@
 
 use super::args::{PageArguments, SearchArguments};
 use super::search::{Found, Match as FoundMatch, Ranking};
-use crate::data::decode::DecodeOptions;
-use crate::data::gallery::{Gallery, Images};
 use crate::datasets::labels::{Label, Person};
+use crate::embeddings::gallery::{Gallery, Images};
 use crate::error::Result;
+use crate::images::decode::DecodeOptions;
 use crate::report::{Match, Picture, RankedList, Report, Shown, Thumbnails, Verdict};
 use std::path::PathBuf;
 

@@ -3,11 +3,11 @@
 use super::args::TuneArguments;
 use super::paths::Paths;
 use super::{json, open};
-use crate::data::files::write_atomically;
 use crate::error::{Error, Result};
 use crate::gpu::AdapterSummary;
 use crate::gpu::choices::{self, Choices};
-use crate::tune::{self, Finding, Outcome, Product};
+use crate::storage::atomic::write_atomically;
+use crate::tasks::tune::{self, Finding, Outcome, Product};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

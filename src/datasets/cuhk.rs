@@ -15,9 +15,9 @@ use std::path::Path;
 
 use super::{Boxes, Cuhk03Protocol, Found, LabelledPicture, Layout, LoadOptions, Split};
 use super::{lines, list_into, malformed, market1501};
-use crate::data::walk::readable;
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
+use crate::images::walk::readable;
 use crate::rng;
 
 /// Folders that hold the pictures with boxes drawn by people, in several converters' spellings.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{DISTRACTOR, Found, LabelledPicture, Spellings, Split, malformed, names_in};
-use crate::data::walk::{self, LeftOut};
 use crate::datasets::labels::{Label, Person, base, is_junk, is_number, is_same_person, published};
 use crate::error::{Error, Result};
+use crate::images::walk::{self, LeftOut};
 
 /// A picture with the names that its folder or row gives it.
 struct Named {

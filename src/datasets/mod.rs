@@ -31,10 +31,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::data::files::Identity;
-use crate::data::walk::{self, LeftOut, Listing, readable};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
+use crate::images::walk::{self, LeftOut, Listing, readable};
+use crate::storage::atomic::Identity;
 use serde::{Deserialize, Serialize};
 
 /// The person's name that means somebody who is in no query, where it doesn't train.

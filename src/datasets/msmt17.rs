@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use super::{Found, LabelledPicture, Split, lines, malformed};
-use crate::data::walk::readable;
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
+use crate::images::walk::readable;
 
 /// The lists and what they list. Training takes the validation list in: so the data set's own 32,621 training pictures
 /// of 1,041 persons come about.

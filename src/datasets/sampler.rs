@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
-use crate::data::walk;
 use crate::error::{Error, Result};
+use crate::images::walk;
 use crate::rng;
 
 // Streams of random numbers. The upper byte tells the use; what is below counts epochs or classes.

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::uses::{scoring_refusal, training_refusal};
 use super::{LabelledPicture, Layout, ReidSet};
-use crate::data::decode;
 use crate::datasets::labels::{Label, Person};
+use crate::images::decode;
 
 /// One split in numbers, counted as re-identification toolboxes do: junk is in none of the first three, and all
 /// distractors together are one person. So Market-1501's gallery has 751 persons, 750 of whom can be found.

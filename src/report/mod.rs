@@ -9,8 +9,8 @@ mod thumbnails;
 
 pub use thumbnails::{DEFAULT_LIMIT, Thumbnails};
 
-use crate::data::files::write_atomically;
 use crate::error::{Error, Result};
+use crate::storage::atomic::write_atomically;
 use askama::Template;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

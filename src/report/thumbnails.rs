@@ -1,9 +1,9 @@
 //! Pictures for the page: small copies inside it while there is room, then links to the files.
 
 use super::Picture;
-use crate::data::decode::{self, DecodeOptions, Rgb};
-use crate::data::preprocess::resize_bicubic;
 use crate::error::{Error, Result};
+use crate::images::decode::{self, DecodeOptions, Rgb};
+use crate::images::preprocess::resize_bicubic;
 use crate::shape::ImageSize;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::data::files::write_atomically;
 use crate::error::Result;
+use crate::storage::atomic::write_atomically;
 use crate::train::log::EpochLine;
 
 /// Size of the picture, in SVG's units.

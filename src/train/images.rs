@@ -6,10 +6,10 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::data::files::write_atomically;
-use crate::data::hash;
 use crate::datasets::sampler::{Sample, TrainingSet};
 use crate::error::{Error, Result};
+use crate::storage::atomic::write_atomically;
+use crate::storage::hash;
 
 /// Name of the file in the run folder.
 pub(super) const FILE: &str = "images.jsonl";

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::data::files::write_atomically;
 use crate::error::{Error, Result};
+use crate::storage::atomic::write_atomically;
 
 /// What a step leaves in the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

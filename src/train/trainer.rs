@@ -5,18 +5,19 @@ use super::job::{Best, IMAGES, Job, POSITION, Position, betas};
 use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
 use super::{config, curves, forecast, images};
 use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor, TRAINED_ON};
-use crate::data::augment::Augment;
-use crate::data::decode::DecodeOptions;
-use crate::data::lock::{FolderLock, holds_files};
-use crate::data::{files, hash, preprocess};
 use crate::datasets::LoadOptions;
 use crate::datasets::sampler::{self, Sample, TrainingSet};
 use crate::error::{Error, Result};
 use crate::gpu::{BETWEEN_FAILURES, Context, ContextOptions, PlanProfile, Precision, Readback};
+use crate::images::augment::Augment;
+use crate::images::decode::DecodeOptions;
+use crate::images::preprocess;
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::model::{EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
 use crate::shape::ImageSize;
+use crate::storage::lock::{FolderLock, holds_files};
+use crate::storage::{atomic, hash};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -253,7 +254,7 @@ fn refit(
     }
     let (model, best) = (out.join(BEST), request.out.join(BEST));
     if !best.exists() || hash::of_file(&model)? != hash::of_file(&best)? {
-        files::copy_atomically(&model, &best)?;
+        atomic::copy_atomically(&model, &best)?;
     }
     Ok(Some(epochs))
 }
@@ -346,7 +347,7 @@ fn phase(
     if job.config.schedule.eval_every > 0 {
         judge.prepare(Path::new(job.config.data.dir.as_deref().unwrap_or_default()), &job.config)?;
     }
-    files::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
+    atomic::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
     job.images.write(out)?;
     if resumes && job.is_finished() {
         watch.note(&format!("the run in {} is finished", out.display()));
@@ -523,7 +524,7 @@ impl Run<'_, '_> {
         }
         // The state comes last: a run that is killed in between does its last steps again.
         self.save(BEST)?;
-        files::copy_atomically(&self.out.join(BEST), &self.out.join(LAST))
+        atomic::copy_atomically(&self.out.join(BEST), &self.out.join(LAST))
     }
 
     /// Trains to the end of the epoch, or of the run.

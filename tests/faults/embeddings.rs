@@ -223,9 +223,9 @@ fn thumbnails_are_found_where_the_inputs_are() {
 
 #[test]
 fn only_rows_below_the_inputs_are_shown() {
-    use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
-    use lat_wgpu::data::gallery::Gallery;
-    use lat_wgpu::data::provenance::Provenance;
+    use lat_wgpu::embeddings::gallery::Gallery;
+    use lat_wgpu::embeddings::provenance::Provenance;
+    use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
     let folder = copies(&["two_p"]);
     let here = folder.path();
     let below = here.join("two_p/a").to_string_lossy().into_owned();
@@ -248,7 +248,7 @@ fn only_rows_below_the_inputs_are_shown() {
 
 /// Embeddings of the names of `ok.npy`, with numbers of one's own.
 fn embeddings(path: &Path, value: impl Fn(usize, usize) -> f32) {
-    use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter};
+    use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
     let text = std::fs::read_to_string(input("emb/ok.paths.txt")).unwrap();
     let names: Vec<String> = text.lines().map(String::from).collect();
     let mut writer = EmbeddingWriter::create(path, 8, Dtype::F32, &names, &BTreeMap::new()).unwrap();

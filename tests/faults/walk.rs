@@ -2,7 +2,7 @@
 
 use crate::common::{TINY, assert_says, copies, copy, expect, input, paint, write};
 use lat_wgpu::checkpoint::{self, Settings};
-use lat_wgpu::data::embeddings;
+use lat_wgpu::embeddings;
 use serde_json::{Value, json};
 use std::path::Path;
 

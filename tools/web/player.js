@@ -206,7 +206,7 @@ function meanOfViews(one, other, parts) {
     return mean;
 }
 
-// The filter is Pillow's `Image.resize(size, BICUBIC)`, byte for byte, as src/data/preprocess.rs has it: a cubic that is
+// The filter is Pillow's `Image.resize(size, BICUBIC)`, byte for byte, as src/images/preprocess.rs has it: a cubic that is
 // widened when shrinking, weights in 22-bit fixed point, one pass along the rows and one along the columns, each rounded
 // to 8 bit. The order of operations is Pillow's.
 

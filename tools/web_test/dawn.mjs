@@ -14,7 +14,7 @@ import { Player, resizeBicubic, squaredDistance } from "../web/player.js";
 
 Object.assign(globalThis, globals);
 
-/** From `Image.resize(size, Image.BICUBIC)` of Pillow 13.0; src/data/preprocess.rs has the same. */
+/** From `Image.resize(size, Image.BICUBIC)` of Pillow 13.0; src/images/preprocess.rs has the same. */
 function equalsPillow() {
     for (const [height, width, values, [toHeight, toWidth], expected] of [
         [1, 5, [0, 100, 200, 50, 255], [1, 3], [43, 144, 168]],

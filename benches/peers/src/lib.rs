@@ -372,8 +372,8 @@ fn status(name: &str) -> Option<u64> {
 ///
 /// # Errors
 /// If the folder can't be read or holds fewer.
-pub fn pictures(folder: &Path, count: usize) -> Result<Vec<lat_wgpu::data::walk::Picture>> {
-    let mut pictures = lat_wgpu::data::walk::list_pictures(&[folder.join("pictures")], false)?.pictures;
+pub fn pictures(folder: &Path, count: usize) -> Result<Vec<lat_wgpu::images::walk::Picture>> {
+    let mut pictures = lat_wgpu::images::walk::list_pictures(&[folder.join("pictures")], false)?.pictures;
     pictures.sort_by(|a, b| a.name.cmp(&b.name));
     if pictures.len() < count {
         let found = pictures.len();

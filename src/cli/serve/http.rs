@@ -1,9 +1,9 @@
 //! What is said over HTTP: the page, its pictures, the API. Every refusal is JSON, `{"error": why}`.
 
 use super::connections::{Connections, Limits};
-use crate::data::decode;
-use crate::data::gallery::{Gallery, Images, read_image};
+use crate::embeddings::gallery::{Gallery, Images, read_image};
 use crate::error::{Error, Result};
+use crate::images::decode;
 use crate::kernels::topk::MAX_K;
 use axum::body::Bytes;
 use axum::extract::multipart::MultipartError;
@@ -314,7 +314,7 @@ async fn file_of_form(request: Request) -> std::result::Result<Bytes, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::embeddings::{Dtype, EmbeddingWriter};
+    use crate::embeddings::{Dtype, EmbeddingWriter};
     use std::collections::BTreeMap;
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpStream};

@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 
 use image::{DynamicImage, ImageFormat};
 use lat_wgpu::checkpoint::{self, HeadsInfo, HostTensor, StateTensor};
-use lat_wgpu::data::embeddings::{Dtype, EmbeddingWriter, Embeddings};
-use lat_wgpu::data::figures::{Figures, draw_figures};
-use lat_wgpu::data::index::{IndexOptions, IndexWriter, Model, Origin, Shard, ShardNumber};
-use lat_wgpu::data::reduce::{FitOptions, Reduction};
-use lat_wgpu::data::walk::Picture;
+use lat_wgpu::embeddings::{Dtype, EmbeddingWriter, Embeddings};
+use lat_wgpu::figures::{Figures, draw_figures};
+use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Model, Origin, Shard, ShardNumber};
+use lat_wgpu::retrieval::pca::{FitOptions, Reduction};
+use lat_wgpu::images::walk::Picture;
 use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
 use lat_wgpu::train::config::{Config, Preset};
 

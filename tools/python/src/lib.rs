@@ -12,10 +12,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lat_wgpu::checkpoint::{self, Settings};
-use lat_wgpu::data::decode::Rgb;
-use lat_wgpu::data::preprocess;
-use lat_wgpu::data::walk::Picture;
-use lat_wgpu::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use lat_wgpu::images::decode::Rgb;
+use lat_wgpu::images::preprocess;
+use lat_wgpu::images::walk::Picture;
+use lat_wgpu::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::gpu::{Context, ContextOptions, Precision};
 use lat_wgpu::shape::ImageSize;

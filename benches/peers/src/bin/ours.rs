@@ -1,12 +1,12 @@
 //! Our side of the table, and what the others read: weights and pictures.
 
-use lat_wgpu::data::decode::{DecodeOptions, Rgb};
-use lat_wgpu::data::embeddings::Embeddings;
-use lat_wgpu::data::figures::{Figures, draw_figures};
-use lat_wgpu::data::walk::Picture;
-use lat_wgpu::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use lat_wgpu::images::decode::{DecodeOptions, Rgb};
+use lat_wgpu::embeddings::Embeddings;
+use lat_wgpu::figures::{Figures, draw_figures};
+use lat_wgpu::images::walk::Picture;
+use lat_wgpu::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use lat_wgpu::error::{Error, Result};
-use lat_wgpu::evaluate::neighbours::Neighbours;
+use lat_wgpu::retrieval::neighbours::Neighbours;
 use lat_wgpu::gpu::{Buffer, Context, ContextOptions, Recorder};
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::kernels::{attention, gemm};

@@ -5,7 +5,7 @@
 //! two rows alone ([`crate::kernels::distance`]), so nothing here depends on the tiles.
 
 use super::distances::DistanceRows;
-use crate::data::rows::Rows;
+use crate::embeddings::rows::Rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Plan, Readback, Recorder, Tensor, WORD};
 use crate::kernels::distance::{Distances, MAX_DIM, Norms, SLAB, slabs};

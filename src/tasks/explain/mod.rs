@@ -9,9 +9,9 @@ mod panels;
 pub use panels::draw;
 
 use crate::checkpoint::Network;
-use crate::data::decode::Rgb;
 use crate::error::{Error, Result};
 use crate::gpu::{Context, Recorder, WORD};
+use crate::images::decode::Rgb;
 use crate::model::LaTransformer;
 use crate::shape::VitConfig;
 

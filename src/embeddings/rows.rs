@@ -9,13 +9,14 @@ use std::sync::{Mutex, PoisonError};
 use half::f16;
 use safetensors::tensor::Metadata;
 
-use super::embeddings::{
-    Dtype, Embeddings, Head, MAX_NPY_HEADER, MAX_SAFETENSORS_HEADER, ending, invalid, npy_head, npy_names,
-    other_ending, safetensors_head,
+use super::format::{
+    Embeddings, Head, MAX_NPY_HEADER, MAX_SAFETENSORS_HEADER, ending, npy_head, npy_names, other_ending,
+    safetensors_head,
 };
-use super::parquet_reader::read_parquet;
+use super::parquet::read_parquet;
 use super::provenance::Provenance;
 use crate::error::{Error, Result};
+use crate::storage::Dtype;
 
 /// Bytes of halves that are turned into f32 at a time.
 const HALVES: usize = 1 << 17;
@@ -99,18 +100,18 @@ impl EmbeddingFile {
                 let mut beginning = Vec::new();
                 let read = file.by_ref().take(MAX_NPY_HEADER as u64).read_to_end(&mut beginning);
                 read.map_err(Error::io("read", path))?;
-                let head = npy_head(&beginning).map_err(invalid(path))?;
+                let head = npy_head(&beginning).map_err(Error::invalid(path))?;
                 (npy_names(path)?, Told::default(), head)
             }
             _ => return Err(other_ending(path)),
         };
         let Head { rows, dim, dtype, start } = head;
         if paths.len() != rows {
-            return Err(invalid(path)(format!("{} paths for {rows} rows", paths.len())));
+            return Err(Error::invalid(path)(format!("{} paths for {rows} rows", paths.len())));
         }
         let bytes = rows.checked_mul(dim).and_then(|count| count.checked_mul(dtype.bytes()));
         if bytes.and_then(|bytes| bytes.checked_add(start)).is_none_or(|end| end as u64 > length) {
-            return Err(invalid(path)(format!(
+            return Err(Error::invalid(path)(format!(
                 "{length} bytes are too few for {rows} rows of {dim} numbers"
             )));
         }
@@ -143,13 +144,14 @@ fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, T
     let length = Some(u64::from_le_bytes(length)).filter(|&length| length <= rest);
     let length =
         length.and_then(|length| usize::try_from(length).ok()).filter(|&n| n <= MAX_SAFETENSORS_HEADER);
-    let length = length.ok_or_else(|| invalid(path)("is cut off, or not a safetensors file".to_string()))?;
+    let length =
+        length.ok_or_else(|| Error::invalid(path)("is cut off, or not a safetensors file".to_string()))?;
     let mut json = vec![0; length];
     file.read_exact(&mut json).map_err(Error::io("read", path))?;
-    let header: Metadata = serde_json::from_slice(&json).map_err(|e| invalid(path)(e.to_string()))?;
+    let header: Metadata = serde_json::from_slice(&json).map_err(|e| Error::invalid(path)(e.to_string()))?;
     let entry = |key: &str| header.metadata().as_ref()?.get(key).cloned();
     let told = Told { settings: entry("lat_wgpu"), provenance: Provenance::read(entry) };
-    let (paths, head) = safetensors_head(&header, length).map_err(invalid(path))?;
+    let (paths, head) = safetensors_head(&header, length).map_err(Error::invalid(path))?;
     Ok((paths, told, head))
 }
 
@@ -377,7 +379,7 @@ impl Rows for Parts<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::embeddings::{self, EmbeddingWriter};
+    use super::super::{self as embeddings, EmbeddingWriter};
     use super::*;
     use std::collections::BTreeMap;
 

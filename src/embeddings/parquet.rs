@@ -21,7 +21,7 @@ use parquet::file::FOOTER_SIZE;
 use parquet::file::metadata::{ColumnChunkMetaData, FooterTail, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::embeddings::{Embeddings, invalid};
+use super::format::Embeddings;
 use super::provenance::Provenance;
 use super::thrift::{FOOTER, MAX_DEPTH, PAGE_HEADER, Value};
 use crate::error::{Error, Result};
@@ -33,8 +33,9 @@ const MAX_PAGE_HEADER: u64 = 1 << 16;
 /// Reads the columns `path` and `embedding`, the metadata entry `lat_wgpu`, and where the rows come from.
 pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Option<String>, Provenance)> {
     // Where a file contradicts itself, the library panics here and there.
-    guarded(|| read_parquet_unguarded(path))
-        .unwrap_or_else(|| Err(invalid(path)("it is damaged: the reader of Parquet gave up".to_string())))
+    guarded(|| read_parquet_unguarded(path)).unwrap_or_else(|| {
+        Err(Error::invalid(path)("it is damaged: the reader of Parquet gave up".to_string()))
+    })
 }
 
 /// Refuses what a file of so many bytes can't hold: a damaged one may promise anything, and a reader takes its word for
@@ -225,14 +226,14 @@ fn footer_is_sound(mut footer: &[u8]) -> Option<()> {
 
 /// Opens a file whose footer the library may believe.
 fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounded)> {
-    let failed = |error: ParquetError| invalid(path)(error.to_string());
+    let failed = |error: ParquetError| Error::invalid(path)(error.to_string());
     let file = Bounded(Arc::new(File::open(path).map_err(Error::io("read", path))?));
-    let damaged = || invalid(path)("its footer is damaged".to_string());
+    let damaged = || Error::invalid(path)("its footer is damaged".to_string());
     let tail = file.len().checked_sub(FOOTER_SIZE as u64).ok_or_else(damaged)?;
     let announced = file.get_bytes(tail, FOOTER_SIZE).and_then(|bytes| FooterTail::try_from(&bytes[..]));
     let announced = announced.map_err(failed)?;
     if announced.is_encrypted_footer() {
-        return Err(invalid(path)("it is encrypted".to_string()));
+        return Err(Error::invalid(path)("it is encrypted".to_string()));
     }
     let announced = announced.metadata_length();
     let start = tail.checked_sub(announced as u64).ok_or_else(damaged)?;
@@ -246,8 +247,8 @@ fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounde
 }
 
 fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>, Provenance)> {
-    let bad = |reason: &str| invalid(path)(reason.to_string());
-    let failed = |error: ParquetError| invalid(path)(error.to_string());
+    let bad = |reason: &str| Error::invalid(path)(reason.to_string());
+    let failed = |error: ParquetError| Error::invalid(path)(error.to_string());
     let (builder, file) = open(path)?;
     let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
     let (Some(DataType::Utf8), Some(DataType::List(item))) = (column("path"), column("embedding")) else {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::embeddings::ending;
+use super::format::ending;
 use crate::error::{Error, Result};
 
 /// Entry of the metadata: the SHA-256 of the weights.

@@ -21,14 +21,13 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::embeddings::invalid;
-use super::files::write_atomically;
-use super::hash::Hash;
-use super::index::differences;
-use super::rows::{Rows, Selected};
 use crate::checkpoint::{Network, lat_wgpu_metadata};
+use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
 use crate::rng;
+use crate::storage::atomic::write_atomically;
+use crate::storage::hash::Hash;
+use crate::storage::json::differences;
 
 /// Most numbers in a row whose covariance is taken as a whole.
 pub const MAX_COVARIANCE: usize = 2048;
@@ -300,7 +299,7 @@ impl Reduction {
     /// `Io` where it can't be read, is of another or a newer form, or holds numbers that aren't finite.
     pub fn read(path: &Path) -> Result<Reduction> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        parse_file(&bytes).map_err(invalid(path))
+        parse_file(&bytes).map_err(Error::invalid(path))
     }
 }
 
@@ -612,7 +611,7 @@ impl Rows for Reduced<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::embeddings::Embeddings;
+    use crate::embeddings::Embeddings;
 
     /// `count` rows around a point of their own in a random subspace of `rank` directions, whose spreads halve.
     fn cloud(count: usize, full: usize, rank: usize, noise: f32) -> Embeddings {

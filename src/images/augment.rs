@@ -3,7 +3,7 @@
 //! Both work on bytes of the input size, before the adapter mirrors and normalises: mirroring moves crops and rectangles to
 //! places that are as likely, and the fill is the mean colour, which normalises to about zero.
 
-use crate::data::decode::Rgb;
+use crate::images::decode::Rgb;
 use crate::rng;
 
 // Streams of random numbers, beside those of `dataset`. The upper byte tells the use; what is below counts epochs.

@@ -1,11 +1,11 @@
 //! Pictures in, LA-Transformer embeddings out: decoding in parallel with the adapter, rows in the order of the list.
 
 use crate::checkpoint::Network;
-use crate::data::decode::{DecodeOptions, Rgb};
-use crate::data::preprocess;
-use crate::data::walk::Picture;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterClass, Buffer, Context, Plan, PlanProfile, Precision, Readback, Recorder, WORD};
+use crate::images::decode::{DecodeOptions, Rgb};
+use crate::images::preprocess;
+use crate::images::walk::Picture;
 use crate::model::LaTransformer;
 use crate::rng;
 use rayon::prelude::*;

@@ -1,8 +1,8 @@
 //! Three panels side by side: the picture; attention rollout as a heat map over it, with a legend; its part rows, numbered.
 
 use super::Explanation;
-use crate::data::decode::Rgb;
-use crate::data::preprocess;
+use crate::images::decode::Rgb;
+use crate::images::preprocess;
 use crate::shape::{ImageSize, VitConfig};
 
 /// A panel has the picture's own size, but is enlarged until its shorter side has so many pixels ...

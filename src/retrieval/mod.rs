@@ -1,9 +1,10 @@
-//! From embeddings to figures: distances, rankings, metrics.
+//! From embeddings to scores: distances, rankings, metrics, and fewer dimensions.
 
 pub mod distances;
 pub mod neighbours;
 
 pub mod lists;
 pub mod metrics;
+pub mod pca;
 pub mod rerank;
 pub mod verification;

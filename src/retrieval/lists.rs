@@ -69,7 +69,7 @@ impl<'a> RankedLists<'a> {
 mod tests {
     use super::*;
     use crate::datasets::labels::{Label, Person};
-    use crate::evaluate::metrics::{Protocol, Rules};
+    use crate::retrieval::metrics::{Protocol, Rules};
 
     fn label(person: Person, camera: u32) -> Label {
         Label { person, camera }

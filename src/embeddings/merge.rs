@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::embeddings::{EmbeddingWriter, invalid};
-use super::hash;
 use super::index::{MANIFEST, Manifest, Shard, ShardNumber, hash_of_list};
 use super::provenance::Provenance;
 use super::rows::{EmbeddingFile, Rows};
+use super::writer::EmbeddingWriter;
 use crate::error::{Error, Result};
+use crate::storage::hash;
 
 /// Bytes of a part that are read ahead.
 const AHEAD: usize = 1 << 16;
@@ -151,7 +151,7 @@ impl Merge {
                 let path = source.folder.join(&part.file);
                 let sha256 = hash::of_file(&path)?;
                 if sha256 != part.sha256 {
-                    return Err(invalid(&path)(format!(
+                    return Err(Error::invalid(&path)(format!(
                         "it is damaged: its SHA-256 is {sha256:.12}…, where {MANIFEST} says {:.12}…; remove {} and run \
                          `lat-wgpu embed` for it again",
                         part.sha256,
@@ -160,7 +160,7 @@ impl Merge {
                 }
                 let file = EmbeddingFile::open(&path)?;
                 if (file.len(), file.dim()) != (part.rows, origin.dim) {
-                    return Err(invalid(&path)(format!("holds not the rows that {MANIFEST} says")));
+                    return Err(Error::invalid(&path)(format!("holds not the rows that {MANIFEST} says")));
                 }
                 let place = |row| Some(Place { part: parts.len(), row });
                 found.extend(file.paths.into_iter().enumerate().map(|(row, name)| (name, place(row))));

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use crate::data::files::Identity;
 use crate::error::{Error, Result};
+use crate::storage::atomic::Identity;
 
 /// Endings of files that are taken for images, compared without regard to case.
 /// What a file really holds is decided from its content when it is decoded.
@@ -293,7 +293,7 @@ fn is_hidden(name: &OsStr) -> bool {
 }
 
 /// The folder as given, ending in exactly one `/` more than its name.
-pub(super) fn folder_prefix(folder: &Path) -> String {
+pub fn folder_prefix(folder: &Path) -> String {
     let given = readable(folder.as_os_str());
     format!("{}/", given.strip_suffix('/').unwrap_or(&given))
 }

@@ -11,15 +11,13 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::embeddings::{ending, invalid};
-use super::index::is_same;
+use super::format::ending;
 use super::provenance::{Provenance, Source};
-use super::reduce::{self, Reduction};
 use super::rows::{self, NamedRows, Parts, Rows};
-use super::walk;
-use crate::checkpoint::Network;
 use crate::datasets::labels::Label;
 use crate::error::{Error, Result};
+use crate::images::walk;
+use crate::storage::json::is_same;
 
 /// Lists the parts of a folder, where it has such a file.
 const MANIFEST: &str = "manifest.json";
@@ -177,17 +175,15 @@ impl Gallery {
         self.parts.iter().any(|part| part.settings.as_ref().is_some_and(flip))
     }
 
-    /// Makes sure that distances to what `network` embeds, reduced or not, mean something: rows of the same length, and
-    /// where a file tells the settings that it was made with, no other ones. The weights are looked at apart:
+    /// Checks that distances to queries mean something: `dim` numbers in a row, and where a file has the settings that it
+    /// was made with, those of the queries, `own` (from [`crate::retrieval::pca::settings`]). The weights are checked by
     /// [`super::provenance::check_same_weights`].
     ///
     /// # Errors
     /// `Data` with the file and the first setting that differs.
-    pub fn check_fits(&self, network: &Network, reduction: Option<&Reduction>) -> Result<()> {
-        let own = reduce::settings(network, false, reduction);
+    pub fn check_fits(&self, own: &str, dim: usize) -> Result<()> {
         for Part { path, settings, .. } in &self.parts {
-            if let Some((key, [theirs, own])) = settings.as_ref().and_then(|theirs| difference(theirs, &own))
-            {
+            if let Some((key, [theirs, own])) = settings.as_ref().and_then(|theirs| difference(theirs, own)) {
                 return Err(Error::Data(format!(
                     "{} was embedded with {key} {theirs}, the model now has {own}: embed it again, or search with the \
                      flags that it was embedded with",
@@ -195,7 +191,6 @@ impl Gallery {
                 )));
             }
         }
-        let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
         match self.parts.first() {
             Some(part) if self.dim != dim => Err(Error::Data(format!(
                 "{} has embeddings of {} numbers, the queries' have {dim}: both must come from the same model and settings, and be \
@@ -244,13 +239,13 @@ fn part_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     if manifest.is_file() {
         let text = fs::read(&manifest).map_err(Error::io("read", &manifest))?;
         let Manifest { parts } =
-            serde_json::from_slice(&text).map_err(|error| invalid(&manifest)(error.to_string()))?;
+            serde_json::from_slice(&text).map_err(|error| Error::invalid(&manifest)(error.to_string()))?;
         // What lies elsewhere is none of the folder's parts.
         let stranger =
             parts.iter().find(|part| Path::new(&part.file).file_name() != Some(part.file.as_ref()));
         return match stranger {
             Some(part) => {
-                Err(invalid(&manifest)(format!("{} is not the name of a file beside it", part.file)))
+                Err(Error::invalid(&manifest)(format!("{} is not the name of a file beside it", part.file)))
             }
             None => Ok(parts.iter().map(|part| folder.join(&part.file)).collect()),
         };
@@ -431,8 +426,9 @@ impl Inputs {
 
 #[cfg(test)]
 mod tests {
-    use super::super::embeddings::{Dtype, EmbeddingWriter};
+    use super::super::EmbeddingWriter;
     use super::*;
+    use crate::storage::Dtype;
 
     /// Writes rows that begin with the given numbers, under names of persons by cameras 1 and 2 in turns.
     fn write(out: &Path, dim: usize, firsts: Range<usize>) {

@@ -6,9 +6,9 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use crate::data::jpeg;
 use crate::error::{Error, Result};
 use crate::guard::guarded;
+use crate::images::jpeg;
 
 /// Longest side of a picture, in pixels.
 pub const MAX_SIDE: u32 = 16_384;
@@ -226,7 +226,7 @@ fn reason(error: ImageError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::jpeg::tests as jpegs;
+    use crate::images::jpeg::tests as jpegs;
 
     const PLAIN: DecodeOptions = DecodeOptions { ignore_exif: false };
 

@@ -13,9 +13,9 @@ use std::path::Path;
 use image::{Rgb, RgbImage};
 use rayon::prelude::*;
 
-use super::files::replace;
 use crate::error::{Error, Result};
 use crate::rng;
+use crate::storage::atomic::replace;
 use canvas::{Canvas, Dice, Noise, cosine, sine};
 use person::{Looks, Pose, View};
 use place::Place;
@@ -298,9 +298,9 @@ fn blur(canvas: &mut Canvas, moment: &mut Dice, place: &Place, heading: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::walk;
     use crate::datasets::labels::Person;
     use crate::datasets::{self, survey};
+    use crate::images::walk;
 
     fn drawn(figures: Figures) -> Vec<(String, Vec<u8>)> {
         let dir = tempfile::tempdir().unwrap();
@@ -341,7 +341,7 @@ mod tests {
     fn no_two_pictures_are_alike_and_all_have_the_size() {
         let files = drawn(FEW);
         for (i, (name, bytes)) in files.iter().enumerate() {
-            let picture = crate::data::decode::decode(bytes, Default::default()).unwrap();
+            let picture = crate::images::decode::decode(bytes, Default::default()).unwrap();
             assert_eq!((picture.height, picture.width), (HEIGHT, WIDTH), "{name}");
             assert!(files[..i].iter().all(|other| other.1 != *bytes));
         }

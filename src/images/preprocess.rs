@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use crate::data::decode::{self, DecodeOptions, Rgb};
 use crate::error::Result;
+use crate::images::decode::{self, DecodeOptions, Rgb};
 use crate::shape::ImageSize;
 
 /// Fraction bits of a weight: 32, less 8 for the pixel, less 2 for sums that overshoot.

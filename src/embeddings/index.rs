@@ -16,14 +16,16 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::embeddings::{Dtype, EmbeddingWriter, invalid};
-use super::files::write_atomically;
-use super::hash::{self, Hash};
-use super::lock::{FolderLock, holds_files};
 use super::provenance::{self, Provenance};
 use super::rows::{EmbeddingFile, Rows};
-use super::walk::{self, Picture};
+use super::writer::EmbeddingWriter;
 use crate::error::{Error, Result};
+use crate::images::walk::{self, Picture};
+use crate::storage::Dtype;
+use crate::storage::atomic::write_atomically;
+use crate::storage::hash::{self, Hash};
+use crate::storage::json::differences;
+use crate::storage::lock::{FolderLock, holds_files};
 
 /// Most rows of a part, unless told otherwise: what a killed writer loses.
 pub const PART_ROWS: usize = 16_384;
@@ -101,38 +103,6 @@ fn json<T: Serialize>(value: &T) -> Value {
     match serde_json::to_value(value) {
         Ok(value) => value,
         Err(e) => unreachable!("words and numbers can always be written as JSON: {e}"),
-    }
-}
-
-/// Names the innermost places where two values differ, in words for the user.
-pub(crate) fn differences(one: &Value, other: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    compare("", one, other, &mut found);
-    found
-}
-
-/// Returns whether two values mean the same: earlier versions wrote words with `_` that have `-` now.
-pub(super) fn is_same(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::String(one), Value::String(other)) => one.replace('_', "-") == other.replace('_', "-"),
-        _ => one == other,
-    }
-}
-
-fn compare(place: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
-    match (one, other) {
-        (Value::Object(a), Value::Object(b)) => {
-            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-            keys.sort();
-            keys.dedup();
-            for key in keys {
-                let place = if place.is_empty() { key.clone() } else { format!("{place}.{key}") };
-                let at = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
-                compare(&place, &at(a), &at(b), found);
-            }
-        }
-        _ if !is_same(one, other) => found.push(format!("{place}: {one}, not {other}")),
-        _ => {}
     }
 }
 
@@ -293,14 +263,16 @@ impl Manifest {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("read", &path)(e)),
         };
-        let value: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(&path)(e.to_string()))?;
+        let value: Value =
+            serde_json::from_slice(&bytes).map_err(|e| Error::invalid(&path)(e.to_string()))?;
         if let Some(format) = value["format"].as_u64().filter(|&format| format > u64::from(FORMAT)) {
             return Err(Error::Data(format!(
                 "{}: written in format {format}, this program understands up to {FORMAT}",
                 path.display()
             )));
         }
-        let manifest: Manifest = serde_json::from_value(value).map_err(|e| invalid(&path)(e.to_string()))?;
+        let manifest: Manifest =
+            serde_json::from_value(value).map_err(|e| Error::invalid(&path)(e.to_string()))?;
         // Files are removed by these names: they must not lead out of the folder.
         let number = |part: &Part| {
             let stem = part.file.strip_suffix(".safetensors").filter(|_| is_part(&part.file))?;
@@ -309,15 +281,21 @@ impl Manifest {
         let mut next_part = 0;
         for part in &manifest.parts {
             let number = number(part)
-                .ok_or_else(|| invalid(&path)(format!("{:?} is no name of a part", part.file)))?;
+                .ok_or_else(|| Error::invalid(&path)(format!("{:?} is no name of a part", part.file)))?;
             next_part = next_part.max(number.saturating_add(1));
         }
         if manifest.next_part < next_part || manifest.next_part == u32::MAX {
-            return Err(invalid(&path)(format!("the next part can't be number {}", manifest.next_part)));
+            return Err(Error::invalid(&path)(format!(
+                "the next part can't be number {}",
+                manifest.next_part
+            )));
         }
         let rows = manifest.parts.iter().try_fold(0usize, |rows, part| rows.checked_add(part.rows));
         if rows != Some(manifest.pictures) {
-            return Err(invalid(&path)(format!("its parts don't hold {} pictures", manifest.pictures)));
+            return Err(Error::invalid(&path)(format!(
+                "its parts don't hold {} pictures",
+                manifest.pictures
+            )));
         }
         Ok(Some(manifest))
     }
@@ -384,10 +362,11 @@ impl States {
 
     fn read(path: &Path, rows: usize) -> Result<States> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        let states: States = serde_json::from_slice(&bytes).map_err(|e| invalid(path)(e.to_string()))?;
+        let states: States =
+            serde_json::from_slice(&bytes).map_err(|e| Error::invalid(path)(e.to_string()))?;
         let lengths = [states.folder.len(), states.size.len(), states.modified.len()];
         if lengths != [rows; 3] || states.folder.iter().any(|&folder| folder >= states.folders.len()) {
-            return Err(invalid(path)(format!("doesn't tell of {rows} pictures")));
+            return Err(Error::invalid(path)(format!("doesn't tell of {rows} pictures")));
         }
         Ok(states)
     }
@@ -517,7 +496,7 @@ impl IndexWriter {
             let path = folder.join(&part.file);
             let file = EmbeddingFile::open(&path)?;
             if (file.len(), file.dim()) != (part.rows, manifest.origin.dim) {
-                return Err(invalid(&path)(format!(
+                return Err(Error::invalid(&path)(format!(
                     "{} rows of {} numbers, where the manifest says {} of {}",
                     file.len(),
                     file.dim(),

@@ -1,0 +1,369 @@
+//! Embeddings on disk: rows are written as they come, the file takes its name only when it is complete.
+//!
+//! Each form begins with or ends in a table that needs the final number of rows, which skipped pictures decide. So
+//! room for the largest possible header is left in front (`.safetensors`, `.npy`), or the table stands last
+//! (`.parquet`). All is written to a temporary file in the target's folder; an output that is there already stays
+//! untouched until `finish`.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+use tempfile::NamedTempFile;
+
+use super::format::{MAX_SAFETENSORS_HEADER, ending, paths_beside, to_line};
+use crate::error::{Error, Result};
+use crate::storage::Dtype;
+use crate::storage::atomic::{publish, temporary_beside};
+
+/// Most rows of a `.safetensors` file: all names stand in its header, which readers hold in memory.
+pub const MAX_SAFETENSORS_ROWS: usize = 500_000;
+/// Length of the `.npy` header, in bytes: room for any shape.
+const NPY_HEADER: usize = 128;
+/// Embeddings held back until they are written as one row group of `.parquet`, in bytes.
+const ROW_GROUP: usize = 16 << 20;
+
+/// Refuses a row that `dtype` can't hold.
+///
+/// # Errors
+/// `Data` naming the row and its first number that is infinite or NaN, or becomes infinite in 16 bits.
+pub fn check_finite(name: &str, row: &[f32], dtype: Dtype) -> Result<()> {
+    let holds = |v: f32| match dtype {
+        Dtype::F32 => v.is_finite(),
+        Dtype::F16 => f16::from_f32(v).is_finite(),
+    };
+    match row.iter().position(|&v| !holds(v)) {
+        None => Ok(()),
+        Some(at) => Err(Error::Data(format!(
+            "the embedding of {name} is not finite: number {at} is {} in {} bits",
+            row[at],
+            8 * dtype.bytes()
+        ))),
+    }
+}
+
+/// Writes one embedding after the other, in memory that doesn't grow with their number (names apart).
+///
+/// Dropped before `finish`, it leaves nothing behind and an older output as it was.
+pub struct EmbeddingWriter {
+    dim: usize,
+    rows: usize,
+    form: Box<dyn Form>,
+}
+
+/// One kind of file.
+trait Form: Send {
+    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()>;
+    fn finish(self: Box<Self>, rows: usize) -> Result<()>;
+}
+
+impl EmbeddingWriter {
+    /// Begins a file at `out` whose ending decides its form; vectors have `dim` numbers.
+    ///
+    /// `names` are those of all rows that may come; some may stay away. `metadata` goes into the file as pairs of
+    /// strings (`.npy` has no place for it).
+    ///
+    /// # Errors
+    /// `Usage` for an ending that is none of `.safetensors`, `.npy`, `.parquet`; `TooLarge` where the names don't fit
+    /// into a `.safetensors` header; `Io` where the folder can't be written.
+    pub fn create(
+        out: &Path,
+        dim: usize,
+        dtype: Dtype,
+        names: &[String],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let form: Box<dyn Form> = match ending(out).as_str() {
+            "safetensors" => Box::new(Safetensors::create(out, dim, dtype, names, metadata)?),
+            "npy" => Box::new(Npy::create(out, dim, dtype)?),
+            "parquet" => Box::new(Parquet::create(out, dim, dtype, metadata)?),
+            _ => {
+                return Err(Error::Usage(format!(
+                    "{}: embeddings are written to .safetensors, .npy or .parquet",
+                    out.display()
+                )));
+            }
+        };
+        Ok(EmbeddingWriter { dim, rows: 0, form })
+    }
+
+    /// Appends one row.
+    ///
+    /// # Errors
+    /// `Io` where it can't be written.
+    ///
+    /// # Panics
+    /// If the vector has not `dim` numbers.
+    pub fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+        assert_eq!(vector.len(), self.dim, "length of the embedding of {name}");
+        self.form.push(name, vector)?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Completes the file, gives it its name and returns its number of rows.
+    ///
+    /// # Errors
+    /// `Io` where it can't be written or renamed.
+    pub fn finish(self) -> Result<usize> {
+        self.form.finish(self.rows)?;
+        Ok(self.rows)
+    }
+}
+
+/// Rows of numbers behind a header that is filled in last.
+struct Flat {
+    target: PathBuf,
+    file: BufWriter<NamedTempFile>,
+    dim: usize,
+    dtype: Dtype,
+    /// One row as bytes.
+    row: Vec<u8>,
+}
+
+impl Flat {
+    fn create(target: &Path, dim: usize, dtype: Dtype, header_len: usize) -> Result<Self> {
+        let mut file = BufWriter::with_capacity(1 << 20, temporary_beside(target)?);
+        file.seek(SeekFrom::Start(header_len as u64)).map_err(Error::io("write", target))?;
+        Ok(Flat { target: target.to_path_buf(), file, dim, dtype, row: Vec::new() })
+    }
+
+    fn push(&mut self, vector: &[f32]) -> Result<()> {
+        self.row.clear();
+        match self.dtype {
+            Dtype::F32 => self.row.extend(vector.iter().flat_map(|v| v.to_le_bytes())),
+            Dtype::F16 => self.row.extend(vector.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes())),
+        }
+        self.file.write_all(&self.row).map_err(Error::io("write", &self.target))
+    }
+
+    /// Fills in the header: the file lacks nothing but its name.
+    fn complete(self, header: &[u8]) -> Result<NamedTempFile> {
+        let Flat { target, mut file, .. } = self;
+        let filled = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(header));
+        filled.map_err(Error::io("write", &target))?;
+        unbuffered(file, &target)
+    }
+
+    fn finish(self, header: &[u8]) -> Result<()> {
+        let target = self.target.clone();
+        publish(self.complete(header)?, &target)
+    }
+}
+
+fn unbuffered(file: BufWriter<NamedTempFile>, target: &Path) -> Result<NamedTempFile> {
+    file.into_inner().map_err(|e| Error::io("write", target)(e.into_error()))
+}
+
+/// Tensor `embeddings` (N, D); the rows' names as a JSON list in the metadata entry `paths`.
+struct Safetensors {
+    flat: Flat,
+    names: Vec<String>,
+    metadata: BTreeMap<String, String>,
+    header_len: usize,
+}
+
+impl Safetensors {
+    fn create(
+        out: &Path,
+        dim: usize,
+        dtype: Dtype,
+        names: &[String],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let too_large = |what: &str| {
+            Err(Error::TooLarge(format!(
+                "{}: {} pictures: a .safetensors file {what}; write .npy or .parquet instead",
+                out.display(),
+                names.len()
+            )))
+        };
+        if names.len() > MAX_SAFETENSORS_ROWS {
+            return too_large(&format!("holds at most {MAX_SAFETENSORS_ROWS} rows"));
+        }
+        // Fewer rows make a shorter header. The numbers behind it begin at a multiple of 8 bytes.
+        let header_len = safetensors_header(names, metadata, dtype, dim).len().next_multiple_of(8);
+        if header_len > MAX_SAFETENSORS_HEADER {
+            return too_large("has no room for so long names");
+        }
+        let flat = Flat::create(out, dim, dtype, 8 + header_len)?;
+        Ok(Safetensors { flat, names: Vec::new(), metadata: metadata.clone(), header_len })
+    }
+}
+
+/// The JSON of a safetensors header.
+fn safetensors_header(
+    names: &[String],
+    metadata: &BTreeMap<String, String>,
+    dtype: Dtype,
+    dim: usize,
+) -> String {
+    let mut metadata = metadata.clone();
+    metadata.insert("paths".to_string(), serde_json::json!(names).to_string());
+    let dtype_name = match dtype {
+        Dtype::F32 => "F32",
+        Dtype::F16 => "F16",
+    };
+    serde_json::json!({
+        "__metadata__": metadata,
+        "embeddings": {
+            "dtype": dtype_name,
+            "shape": [names.len(), dim],
+            "data_offsets": [0, names.len() * dim * dtype.bytes()],
+        },
+    })
+    .to_string()
+}
+
+impl Form for Safetensors {
+    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+        self.names.push(name.to_string());
+        self.flat.push(vector)
+    }
+
+    fn finish(self: Box<Self>, _rows: usize) -> Result<()> {
+        let json = safetensors_header(&self.names, &self.metadata, self.flat.dtype, self.flat.dim);
+        assert!(json.len() <= self.header_len, "a row came whose name was not announced");
+        let mut header = (self.header_len as u64).to_le_bytes().to_vec();
+        header.extend(json.as_bytes());
+        header.resize(8 + self.header_len, b' ');
+        self.flat.finish(&header)
+    }
+}
+
+/// NumPy's array file (N, D), and beside it the rows' names, one a line.
+struct Npy {
+    flat: Flat,
+    paths_target: PathBuf,
+    paths: BufWriter<NamedTempFile>,
+}
+
+impl Npy {
+    fn create(out: &Path, dim: usize, dtype: Dtype) -> Result<Self> {
+        let paths_target = paths_beside(out);
+        let paths = BufWriter::new(temporary_beside(&paths_target)?);
+        Ok(Npy { flat: Flat::create(out, dim, dtype, NPY_HEADER)?, paths_target, paths })
+    }
+}
+
+impl Form for Npy {
+    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+        writeln!(self.paths, "{}", to_line(name)).map_err(Error::io("write", &self.paths_target))?;
+        self.flat.push(vector)
+    }
+
+    fn finish(self: Box<Self>, rows: usize) -> Result<()> {
+        let descr = match self.flat.dtype {
+            Dtype::F32 => "<f4",
+            Dtype::F16 => "<f2",
+        };
+        let dim = self.flat.dim;
+        let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {dim}), }}");
+        let mut header = b"\x93NUMPY\x01\x00".to_vec();
+        header.extend(((NPY_HEADER - 10) as u16).to_le_bytes());
+        header.extend(dict.as_bytes());
+        header.resize(NPY_HEADER - 1, b' ');
+        header.push(b'\n');
+        // Both are whole and on the disk before either takes its name: on a full one the older pair stays together. The
+        // array comes last: where it is, its names are.
+        let target = self.flat.target.clone();
+        let array = self.flat.complete(&header)?;
+        array.as_file().sync_all().map_err(Error::io("write", &target))?;
+        publish(unbuffered(self.paths, &self.paths_target)?, &self.paths_target)?;
+        publish(array, &target)
+    }
+}
+
+/// Columns `path` and `embedding`, the latter a list of fixed size.
+struct Parquet {
+    target: PathBuf,
+    writer: ArrowWriter<NamedTempFile>,
+    schema: Arc<Schema>,
+    dim: i32,
+    dtype: Dtype,
+    /// Rows of the next row group.
+    names: Vec<String>,
+    values: Vec<f32>,
+}
+
+impl Parquet {
+    fn create(out: &Path, dim: usize, dtype: Dtype, metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let number = match dtype {
+            Dtype::F32 => DataType::Float32,
+            Dtype::F16 => DataType::Float16,
+        };
+        let list_dim = i32::try_from(dim).map_err(|_| {
+            Error::TooLarge(format!("embeddings of {dim} numbers do not fit into a .parquet file"))
+        })?;
+        let item = Arc::new(Field::new("item", number, false));
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("path", DataType::Utf8, false),
+            Field::new("embedding", DataType::FixedSizeList(item, list_dim), false),
+        ]));
+        let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
+        // No two embeddings share numbers: a dictionary of them would only cost time.
+        let column = ["embedding", "list", "item"].map(String::from).to_vec();
+        let properties = WriterProperties::builder()
+            .set_key_value_metadata(Some(pairs))
+            .set_column_dictionary_enabled(ColumnPath::new(column), false)
+            .build();
+        let writer = ArrowWriter::try_new(temporary_beside(out)?, schema.clone(), Some(properties))
+            .map_err(parquet_error(out))?;
+        let target = out.to_path_buf();
+        Ok(Parquet { target, writer, schema, dim: list_dim, dtype, names: Vec::new(), values: Vec::new() })
+    }
+
+    /// Writes the rows held back as one row group.
+    fn write_group(&mut self) -> Result<()> {
+        if self.names.is_empty() {
+            return Ok(());
+        }
+        let values = std::mem::take(&mut self.values);
+        let (item, values): (_, ArrayRef) = match self.dtype {
+            Dtype::F32 => (DataType::Float32, Arc::new(Float32Array::from(values))),
+            Dtype::F16 => {
+                let mut halves = vec![f16::ZERO; values.len()];
+                halves.convert_from_f32_slice(&values);
+                (DataType::Float16, Arc::new(Float16Array::from(halves)))
+            }
+        };
+        let paths: ArrayRef = Arc::new(StringArray::from(std::mem::take(&mut self.names)));
+        let item = Arc::new(Field::new("item", item, false));
+        let written = FixedSizeListArray::try_new(item, self.dim, values, None)
+            .and_then(|list| RecordBatch::try_new(self.schema.clone(), vec![paths, Arc::new(list)]))
+            .map_err(ParquetError::from)
+            .and_then(|batch| self.writer.write(&batch))
+            .and_then(|()| self.writer.flush());
+        written.map_err(parquet_error(&self.target))
+    }
+}
+
+impl Form for Parquet {
+    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+        self.names.push(name.to_string());
+        self.values.extend_from_slice(vector);
+        if self.values.len() * self.dtype.bytes() >= ROW_GROUP { self.write_group() } else { Ok(()) }
+    }
+
+    fn finish(mut self: Box<Self>, _rows: usize) -> Result<()> {
+        self.write_group()?;
+        let Parquet { target, writer, .. } = *self;
+        let file = writer.into_inner().map_err(parquet_error(&target))?;
+        publish(file, &target)
+    }
+}
+
+fn parquet_error(target: &Path) -> impl FnOnce(ParquetError) -> Error {
+    let target = target.to_path_buf();
+    move |error| Error::io("write", target)(std::io::Error::other(error))
+}

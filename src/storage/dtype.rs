@@ -1,0 +1,23 @@
+//! Numbers in files.
+
+use serde::{Deserialize, Serialize};
+
+/// Storage of a number in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits.
+    F32,
+    /// 16 bits, rounded to nearest even.
+    F16,
+}
+
+impl Dtype {
+    /// Size of one number.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 => 2,
+        }
+    }
+}

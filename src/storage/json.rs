@@ -1,0 +1,35 @@
+//! Comparison of JSON values.
+
+use serde_json::Value;
+
+/// Names the innermost places where two values differ, in words for the user.
+pub fn differences(one: &Value, other: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    compare("", one, other, &mut found);
+    found
+}
+
+/// Returns whether two values mean the same: earlier versions wrote words with `_` that have `-` now.
+pub fn is_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::String(one), Value::String(other)) => one.replace('_', "-") == other.replace('_', "-"),
+        _ => one == other,
+    }
+}
+
+fn compare(place: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
+    match (one, other) {
+        (Value::Object(a), Value::Object(b)) => {
+            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
+            keys.sort();
+            keys.dedup();
+            for key in keys {
+                let place = if place.is_empty() { key.clone() } else { format!("{place}.{key}") };
+                let at = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+                compare(&place, &at(a), &at(b), found);
+            }
+        }
+        _ if !is_same(one, other) => found.push(format!("{place}: {one}, not {other}")),
+        _ => {}
+    }
+}

@@ -1,0 +1,9 @@
+//! Files: written as a whole or not at all, locked, hashed, and compared.
+
+pub mod atomic;
+mod dtype;
+pub mod hash;
+pub mod json;
+pub mod lock;
+
+pub use dtype::Dtype;
