@@ -545,7 +545,7 @@ on_cpu=""
 if [ "$(value "$scratch/info.json" "^${at}kind\$")" = CPU ]; then on_cpu=1; fi
 # Pictures at once: those of the rows, of the larger steps, and three for embedding.
 small=32 large=128 batches="32 128 512"
-if [ -n "$on_cpu" ]; then small=1 large=4 batches="1 4 16"; fi
+if [ -n "$on_cpu" ]; then small=2 large=4 batches="1 2 8"; fi
 # A card's PyTorch says nothing of a CPU adapter.
 prepare 30 "$python" -c 'import sys, torch, safetensors, PIL
 print("cuda" if torch.cuda.is_available() and not sys.argv[1] else "cpu")' "$on_cpu"
@@ -650,7 +650,7 @@ if [ -n "$quick" ]; then sizes="" large_sizes=""; else sizes="--batch-size $smal
 
 persons=8 weights="$demo_weights"
 if [ -z "$quick" ]; then
-    persons=$([ -n "$on_cpu" ] && echo 16 || echo 400)
+    persons=$([ -n "$on_cpu" ] && echo 4 || echo 400)
     weights="$scratch/vit-s.safetensors"
     # shellcheck disable=SC2086
     prepare 30 $runner "$program" init --out "$weights" --size 224x224 --dim 384 --depth 12 --heads 6
