@@ -1,5 +1,7 @@
 //! The one error type: what went wrong, in which file or tensor, and what the user can do about it.
 
+use crate::gpu;
+pub use crate::gpu::guarded;
 use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -59,18 +61,9 @@ pub enum Error {
     /// Embeddings or labels that don't fit together or hold nothing to measure.
     #[error("{0}")]
     Data(String),
-    /// No graphics adapter can be used.
-    #[error("{0}")]
-    NoAdapter(String),
-    /// The adapter refused work, or never answered.
-    #[error("the adapter failed: {0}")]
-    Gpu(String),
-    /// The adapter is gone: its driver was reset, or it was unplugged.
-    #[error("the adapter was lost: {0}")]
-    Lost(String),
-    /// The adapter has no memory for a buffer.
-    #[error("the adapter is out of memory: {0}")]
-    Memory(String),
+    /// The adapter failed, or there is none.
+    #[error(transparent)]
+    Gpu(gpu::Error),
     /// A script that Python was to run for us failed, or there is no Python.
     #[error("{0}")]
     Python(String),
@@ -101,6 +94,34 @@ pub enum Error {
         /// The advice.
         hint: Cow<'static, str>,
     },
+}
+
+impl From<gpu::Error> for Error {
+    /// Adds what the user can try next.
+    fn from(error: gpu::Error) -> Error {
+        let hint = match error {
+            gpu::Error::Rehearsal(text) => return Error::Usage(text),
+            gpu::Error::TooLarge(text) => {
+                return Error::TooLarge(text)
+                    .hinted("smaller images need smaller buffers; another adapter may allow larger ones");
+            }
+            gpu::Error::Overwritten(_) | gpu::Error::Refused(_) => return Error::Gpu(error),
+            gpu::Error::NoAdapter => {
+                "install a Vulkan driver (Debian and Ubuntu: apt install mesa-vulkan-drivers)"
+            }
+            gpu::Error::UnknownAdapter { .. } => {
+                "--adapter and LAT_ADAPTER take any part of such a name; without them the best one is used"
+            }
+            gpu::Error::Failed(_) => {
+                "`lat-wgpu info` lists the adapters; LAT_ADAPTER=NAME chooses another one"
+            }
+            gpu::Error::Lost(_) => {
+                "a driver resets an adapter that works too long or runs too hot: its log may say more"
+            }
+            gpu::Error::Memory(_) => "do other programs use the adapter's memory?",
+        };
+        Error::Gpu(error).hinted(hint)
+    }
 }
 
 impl Error {
@@ -157,7 +178,12 @@ impl Error {
 
     /// Whether the same work may succeed on the same adapter, opened anew.
     pub fn may_pass(&self) -> bool {
-        matches!(self.plain(), Error::Lost(_) | Error::Memory(_))
+        matches!(self.plain(), Error::Gpu(gpu::Error::Lost(_))) || self.is_out_of_memory()
+    }
+
+    /// Returns true if the adapter had no memory for a buffer.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self.plain(), Error::Gpu(gpu::Error::Memory(_) | gpu::Error::Refused(_)))
     }
 
     /// Advice for the user, if there is any: the text that [`Error::hinted`] was given, and of the file system
@@ -217,7 +243,7 @@ mod tests {
             );
             assert!(!matches!(hinted.plain(), Error::Hinted { .. }));
         }
-        assert!(Error::Lost("l".into()).hinted("h").may_pass());
+        assert!(Error::Gpu(gpu::Error::Lost("l".into())).hinted("h").may_pass());
     }
 
     #[test]
@@ -228,10 +254,7 @@ mod tests {
             Error::Usage(text()),
             Error::NothingToDo(text()),
             Error::Data(text()),
-            Error::NoAdapter(text()),
-            Error::Gpu(text()),
-            Error::Lost(text()),
-            Error::Memory(text()),
+            Error::Gpu(gpu::Error::Lost(text())),
             Error::Python(text()),
             Error::TooLarge(text()),
             Error::Image { path: path(), reason: text() },

@@ -48,12 +48,11 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod gpu;
+
 pub mod error;
-pub mod guard;
 pub mod rng;
 pub mod shape;
-
-pub mod gpu;
 
 pub mod figures;
 pub mod images;

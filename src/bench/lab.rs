@@ -6,7 +6,7 @@ use super::report::{Machine, Roof, Work};
 use super::roof::Roofs;
 use super::{MODELS, Options, TOKENS, Watch, is_too_large, samples};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Context, Plan, Recorder, Storage};
+use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage};
 use crate::kernels::gemm::tiles::Winner;
 use crate::kernels::gemm::{Form, Tile, record_alone};
 use crate::rng;
@@ -429,7 +429,7 @@ impl Bench<'_> {
         if count > 0 {
             let replays = samples::replays_of(first);
             let again = (0..count).map(|_| plan.time_on_adapter(context, replays));
-            measured.seconds = again.collect::<Result<_>>()?;
+            measured.seconds = again.collect::<gpu::Result<_>>()?;
         }
         Ok(measured)
     }
@@ -476,7 +476,7 @@ impl Operands {
         let [a, b] = [&self.a, &self.b].map(|operand| recorder.import_as(operand, self.storage));
         let c = recorder.import_as(&self.c, self.result);
         record_alone(&mut recorder, form, [a, b, c], [m, n, k], tile);
-        recorder.finish()
+        Ok(recorder.finish()?)
     }
 
     /// The share of the tolerance that the result uses.

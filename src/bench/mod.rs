@@ -115,7 +115,7 @@ impl<R, F: FnMut(usize, usize, &str) -> Result<()>> Watch<R> for F {
 
 /// True if the adapter may simply be too small.
 fn is_too_large(error: &Error) -> bool {
-    matches!(error.plain(), Error::TooLarge(_) | Error::Memory(_))
+    matches!(error.plain(), Error::TooLarge(_)) || error.is_out_of_memory()
 }
 
 /// Pictures at once in the rows of kernels.

@@ -1,8 +1,7 @@
 //! Tensors of random numbers. Large ones repeat a period and are filled on the adapter: the host makes a million
 //! numbers at most.
 
-use crate::error::Result;
-use crate::gpu::{Buffer, Context, Storage, WORD};
+use crate::gpu::{Buffer, Context, Result, Storage, WORD};
 use crate::rng;
 use half::f16;
 

@@ -5,7 +5,7 @@ use super::report::{Machine, Roof};
 use super::roof::Roofs;
 use super::{Options, Watch, samples};
 use crate::error::Result;
-use crate::gpu::{Context, Plan, Recorder};
+use crate::gpu::{self, Context, Plan, Recorder};
 use crate::kernels::roof::MultiplyAdd;
 use serde::Serialize;
 use std::fmt::Write;
@@ -123,7 +123,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
 }
 
 /// So many launches of one workgroup that write four numbers: all the same ones, or each its own.
-fn empty(context: &Context, launches: usize, apart: bool) -> Result<Plan> {
+fn empty(context: &Context, launches: usize, apart: bool) -> gpu::Result<Plan> {
     let mut recorder = Recorder::new(context);
     let mut y = recorder.import(&context.buffer("y", 4)?);
     for launch in 0..launches {

@@ -1,8 +1,7 @@
 //! The list of rows: one per kernel, shape and model. `cargo bench` and `lat-wgpu bench` measure the same.
 
 use super::{GRID, MODELS, Model, PATCH, SIZE, TOKENS, numbers};
-use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Context, Plan, Recorder, Storage, Tensor};
+use crate::gpu::{Buffer, Context, Error, Plan, Recorder, Result, Storage, Tensor};
 use crate::kernels::{
     accumulate, adam, attention, batchnorm, cross_entropy, distance, gelt, gelu, gemm, gradnorm, image,
     l2norm, layernorm, layerscale, narrow, part_linear, patch_embed, rollout, tokens, topk, triplet,

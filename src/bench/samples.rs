@@ -1,7 +1,6 @@
 //! Samples of a plan's time, and what is made of them.
 
-use crate::error::Result;
-use crate::gpu::{Context, Plan};
+use crate::gpu::{Context, Plan, Result};
 
 /// A sample takes at least about so many seconds, by as many replays as that needs.
 const SAMPLE_SECONDS: f64 = 5e-3;

@@ -308,7 +308,7 @@ fn embed_all(arguments: &EmbedArguments, network: &Network, progress: &mut Progr
             return Err(error);
         }
         failed = Some(Instant::now());
-        if matches!(error.plain(), Error::Memory(_)) {
+        if error.is_out_of_memory() {
             batch = batch.map(|batch| batch.div_ceil(2));
         }
         Watch::note(progress, &format!("{error}; the adapter is opened anew for the rest"));

@@ -447,7 +447,7 @@ fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Tas
         }
         None => LabelNames::default(),
     };
-    let table = table.map(|path| Ok((path, datasets::read_labels(path)?))).transpose()?;
+    let table = table.map(|path| Ok::<_, Error>((path, datasets::read_labels(path)?))).transpose()?;
     let name = queries.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let asked = read_side(queries, table.as_ref())?;
     let shown = if same(queries, gallery) { None } else { Some(read_side(gallery, table.as_ref())?) };

@@ -15,7 +15,7 @@ pub fn run(arguments: &InfoArguments) -> Result<ExitCode> {
         json::write(target, &adapters.iter().map(|adapter| as_json(adapter, &options)).collect())?;
     }
     if adapters.is_empty() {
-        return Err(gpu::no_adapter());
+        return Err(gpu::Error::NoAdapter.into());
     }
     if arguments.json.is_none() {
         for (i, adapter) in adapters.iter().enumerate() {

@@ -54,7 +54,7 @@ mod train;
 mod tune;
 
 use crate::error::Error;
-use crate::guard::silence_guarded_panics;
+use crate::gpu::silence_guarded_panics;
 use args::{Arguments, Command};
 use clap::Parser;
 use std::process::ExitCode;

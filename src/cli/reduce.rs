@@ -181,8 +181,11 @@ enum Queries {
 impl Task {
     /// Whom the pictures show; inside, why mAP can't be told where no labels are given.
     fn open(arguments: &ReduceArguments, gallery: &Gallery) -> Result<std::result::Result<Task, String>> {
-        let table =
-            arguments.labels.as_deref().map(|path| Ok((path, datasets::read_labels(path)?))).transpose()?;
+        let table = arguments
+            .labels
+            .as_deref()
+            .map(|path| Ok::<_, Error>((path, datasets::read_labels(path)?)))
+            .transpose()?;
         let labels = |names: &[String]| -> Result<std::result::Result<Vec<Label>, String>> {
             let mut labels = Vec::with_capacity(names.len());
             for name in names {

@@ -161,7 +161,7 @@ pub(super) fn run_paths(
 /// A run's error with what its flags can do about it.
 pub(super) fn about_training(error: Error) -> Error {
     match error.plain() {
-        Error::Memory(_) => {
+        _ if error.is_out_of_memory() => {
             error.hinted("a smaller --micro-batch needs less; do other programs use the adapter's memory?")
         }
         Error::NotFinite { .. } => {

@@ -82,7 +82,8 @@ fn place(adapter: &AdapterSummary) -> Result<PathBuf> {
 /// Keeps choices for an adapter; gives the file.
 fn store(adapter: &AdapterSummary, choices: &Choices) -> Result<PathBuf> {
     let path = place(adapter)?;
-    write_atomically(&path, choices::text(adapter, choices)?.as_bytes())?;
+    let text = choices::text(adapter, choices).map_err(|error| Error::Data(error.to_string()))?;
+    write_atomically(&path, text.as_bytes())?;
     Ok(path)
 }
 

@@ -24,8 +24,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use super::format::Embeddings;
 use super::provenance::Provenance;
 use super::thrift::{FOOTER, MAX_DEPTH, PAGE_HEADER, Value};
-use crate::error::{Error, Result};
-use crate::guard::guarded;
+use crate::error::{Error, Result, guarded};
 
 /// Bytes that the header of a page may have. Statistics of strings are the longest in it.
 const MAX_PAGE_HEADER: u64 = 1 << 16;

@@ -201,7 +201,7 @@ fn record(context: &Context, network: &Network, batch: usize) -> Result<Listing>
     let embeddings = context.unallocated(OUTPUT, batch * network.config.embedding_len());
     let mut recorder = Recorder::new(context);
     model.embed(&mut recorder, &pixels, &embeddings, batch);
-    recorder.list()
+    Ok(recorder.list()?)
 }
 
 /// Labels of the buffers that are no weights.

@@ -1,7 +1,6 @@
 //! The description of an adapter before it is opened, and the choice of kernels that will serve it.
 
 use super::options::{ContextOptions, Precision};
-use crate::error::Error;
 use std::path::{Path, PathBuf};
 
 /// The description of an adapter that `lat-wgpu info` prints.
@@ -274,12 +273,6 @@ impl AdapterSummary {
             (AdapterClass::Discrete, Some(bytes)) => (bytes / 2).min(8 << 30),
         }
     }
-}
-
-/// That this machine has no adapter.
-pub fn no_adapter() -> Error {
-    Error::NoAdapter("no Vulkan, Metal or DX12 adapter was found".to_string())
-        .hinted("install a Vulkan driver (Debian and Ubuntu: apt install mesa-vulkan-drivers)")
 }
 
 /// All adapters that the drivers on this machine offer, best first.

@@ -4,7 +4,6 @@
 //! alone; kernels give them a meaning and pass over those that they don't know.
 
 use super::adapter::AdapterSummary;
-use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -64,14 +63,13 @@ pub fn load(adapter: &AdapterSummary) -> Choices {
 /// The text of the file that keeps choices for an adapter.
 ///
 /// # Errors
-/// Never for choices of words; [`Error::Data`] if they can't be written as JSON.
-pub fn text(adapter: &AdapterSummary, choices: &Choices) -> Result<String> {
+/// Never for choices of words.
+pub fn text(adapter: &AdapterSummary, choices: &Choices) -> serde_json::Result<String> {
     let file = File {
         adapter: adapter.name.clone(),
         backend: adapter.backend.clone(),
         driver: adapter.driver.clone(),
         choices: choices.clone(),
     };
-    let text = serde_json::to_string_pretty(&file).map_err(|error| Error::Data(error.to_string()))?;
-    Ok(text + "\n")
+    Ok(serde_json::to_string_pretty(&file)? + "\n")
 }

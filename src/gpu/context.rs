@@ -3,13 +3,13 @@
 use super::adapter::{self, AdapterClass, AdapterSummary, Family};
 use super::cache::PipelineCache;
 use super::choices::{self, Choices};
-use super::faults::{self, Fault, Faults, Rehearsal, Running};
+use super::error::{Error, Result};
+use super::faults::{Fault, Faults, Rehearsal, Running};
+use super::guard::guarded;
 use super::kernel::{Access, Storage, assemble};
 use super::options::{ContextOptions, Precision};
 use super::recorder::Dispatch;
 use super::{Constants, WORD};
-use crate::error::{Error, Result};
-use crate::guard::guarded;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -115,7 +115,7 @@ impl Context {
     /// Opens the adapter whose name contains what was asked for, else the best one.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if there is none, or none of that name; [`Error::Gpu`] if its driver refuses a device.
+    /// [`Error::NoAdapter`] and [`Error::UnknownAdapter`] if there is none; [`Error::Failed`] if its driver refuses a device.
     pub fn open(options: &ContextOptions) -> Result<Context> {
         let found = adapter::enumerate();
         let wanted = options.adapter.clone().or_else(|| std::env::var("LAT_ADAPTER").ok());
@@ -128,14 +128,10 @@ impl Context {
             }
         };
         let Some(adapter) = adapter else {
-            let names: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
+            let found: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
             return Err(match wanted {
-                Some(name) if !names.is_empty() => Error::NoAdapter(format!(
-                    "no adapter's name contains {name:?}; found: {}",
-                    names.join(", ")
-                ))
-                .hinted("--adapter and LAT_ADAPTER take any part of such a name; without them the best one is used"),
-                _ => adapter::no_adapter(),
+                Some(wanted) if !found.is_empty() => Error::UnknownAdapter { wanted, found },
+                _ => Error::NoAdapter,
             });
         };
         Self::from_adapter(adapter, options)
@@ -170,7 +166,7 @@ impl Context {
             experimental_features: experimental,
             ..Default::default()
         }))
-        .map_err(|error| faults::failed(format!("{}: no device: {error}", summary.name)))?;
+        .map_err(|error| Error::Failed(format!("{}: no device: {error}", summary.name)))?;
 
         let faults: Arc<Mutex<Faults>> = Arc::default();
         let record = faults.clone();
@@ -307,7 +303,7 @@ impl Context {
     /// The gravest error that the driver reported since the last call, if any. A device that is lost stays so.
     ///
     /// # Errors
-    /// [`Error::Lost`], [`Error::Memory`] or [`Error::Gpu`].
+    /// [`Error::Lost`], [`Error::Memory`] or [`Error::Failed`].
     pub fn check(&self) -> Result<()> {
         locked(&self.faults).take()
     }
@@ -315,7 +311,7 @@ impl Context {
     /// Waits until all submitted work is done.
     ///
     /// # Errors
-    /// What the driver reported; [`Error::Gpu`] with the launches in question if it doesn't answer.
+    /// What the driver reported; [`Error::Failed`] with the launches in question if it doesn't answer.
     pub fn wait(&self) -> Result<()> {
         self.wait_for(None, u64::MAX)
     }
@@ -328,13 +324,13 @@ impl Context {
             let running = locked(&self.running);
             for submitted in &running.submitted {
                 if !self.answers(Some(submitted.index.clone()), Duration::ZERO)? {
-                    return Err(faults::failed(format!(
+                    return Err(Error::Failed(format!(
                         "no answer within {} s; it hangs in {submitted}",
                         self.patience.as_secs()
                     )));
                 }
             }
-            return Err(faults::failed(format!("no answer within {} s", self.patience.as_secs())));
+            return Err(Error::Failed(format!("no answer within {} s", self.patience.as_secs())));
         }
         locked(&self.running).done(number);
         self.check()
@@ -356,9 +352,9 @@ impl Context {
         match guarded(|| self.device.poll(wait)) {
             Some(Ok(_)) => Ok(true),
             Some(Err(wgpu::PollError::Timeout)) => Ok(false),
-            Some(Err(error)) => Err(faults::failed(error.to_string())),
+            Some(Err(error)) => Err(Error::Failed(error.to_string())),
             // wgpu panics if the device is lost meanwhile, or the driver finds no memory for the wait itself.
-            None => self.check().and(Err(faults::lost("waiting for it failed".into()))),
+            None => self.check().and(Err(Error::Lost("waiting for it failed".into()))),
         }
     }
 
@@ -401,7 +397,7 @@ impl Context {
         usage: wgpu::BufferUsages,
     ) -> Result<wgpu::Buffer> {
         if self.rehearsal.as_ref().is_some_and(Rehearsal::refuses) {
-            return Err(Error::Memory(format!("{label} of {bytes} bytes, as rehearsed")));
+            return Err(Error::Refused(format!("{label} of {bytes} bytes")));
         }
         let raw = allocate(&self.device, label, bytes, usage);
         self.check()?;
@@ -424,7 +420,7 @@ impl Context {
         let guard = if self.guarded { GUARD_WORDS } else { 0 };
         let bytes = (words + guard) as u64 * WORD;
         if bytes > self.max_tensor_bytes() {
-            return Err(faults::too_large(format!(
+            return Err(Error::TooLarge(format!(
                 "{label} needs {bytes} bytes; {} binds at most {}",
                 self.adapter.name,
                 self.max_tensor_bytes()
@@ -454,7 +450,7 @@ impl Context {
     pub fn arena(&self, label: &str, words: usize) -> Result<Buffer> {
         let bytes = words as u64 * WORD;
         if bytes > self.limits.max_buffer_size {
-            return Err(faults::too_large(format!(
+            return Err(Error::TooLarge(format!(
                 "{label} needs {bytes} bytes; {} makes buffers of at most {}",
                 self.adapter.name, self.limits.max_buffer_size
             )));
@@ -695,7 +691,7 @@ impl Readback {
     /// Waits for the words asked for.
     ///
     /// # Errors
-    /// [`Error::Gpu`], [`Error::Lost`] or [`Error::Memory`] if the adapter failed in the meantime.
+    /// [`Error::Failed`], [`Error::Lost`] or [`Error::Memory`] if the adapter failed in the meantime.
     pub fn finish(&mut self, context: &Context) -> Result<Vec<f32>> {
         if self.words == 0 {
             return Ok(Vec::new());
@@ -708,21 +704,21 @@ impl Readback {
             let waited = self.mapped.told.wait_timeout(outcome, CALLBACK_PATIENCE);
             let (guard, patience) = waited.unwrap_or_else(PoisonError::into_inner);
             if patience.timed_out() && guard.is_none() {
-                return Err(faults::failed("read back: the adapter never answered".to_string()));
+                return Err(Error::Failed("read back: the adapter never answered".to_string()));
             }
             outcome = guard;
         }
         let arrived = outcome.take();
         drop(outcome);
         if let Some((result, at)) = arrived {
-            result.map_err(|error| faults::failed(format!("read back: {error}")))?;
+            result.map_err(|error| Error::Failed(format!("read back: {error}")))?;
             self.arrived = Some(at);
         }
         let view = self
             .staging
             .slice(..bytes)
             .get_mapped_range()
-            .map_err(|error| faults::failed(format!("read back: {error}")))?;
+            .map_err(|error| Error::Failed(format!("read back: {error}")))?;
         let data = bytemuck::pod_collect_to_vec(&view);
         drop(view);
         self.staging.unmap();

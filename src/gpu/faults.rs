@@ -1,6 +1,6 @@
 //! What goes wrong on an adapter, which work it happens in, and rehearsals of it.
 
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,27 +30,11 @@ impl Fault {
 
     fn error(&self) -> Error {
         match self.clone() {
-            Fault::Lost(text) => lost(text),
-            Fault::Memory(text) => Error::Memory(text).hinted("do other programs use the adapter's memory?"),
-            Fault::Other(text) => failed(text),
+            Fault::Lost(text) => Error::Lost(text),
+            Fault::Memory(text) => Error::Memory(text),
+            Fault::Other(text) => Error::Failed(text),
         }
     }
-}
-
-/// The adapter is gone.
-pub(super) fn lost(text: String) -> Error {
-    Error::Lost(text)
-        .hinted("a driver resets an adapter that works too long or runs too hot: its log may say more")
-}
-
-/// A tensor or a buffer is larger than the adapter allows.
-pub(super) fn too_large(text: String) -> Error {
-    Error::TooLarge(text).hinted("smaller images need smaller buffers; another adapter may allow larger ones")
-}
-
-/// The driver refused work, or never answered.
-pub(super) fn failed(text: String) -> Error {
-    Error::Gpu(text).hinted("`lat-wgpu info` lists the adapters; LAT_ADAPTER=NAME chooses another one")
 }
 
 impl From<wgpu::Error> for Fault {
@@ -65,7 +49,7 @@ impl From<wgpu::Error> for Fault {
     }
 }
 
-/// The faults of a device that nobody was told of yet.
+/// The faults of a device that no call has returned yet.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Vec<Fault>);
 
@@ -159,7 +143,7 @@ impl Rehearsal {
     /// Reads `lose@120,refuse@7`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for anything else.
+    /// [`Error::Rehearsal`] for anything else.
     pub fn parse(text: &str) -> Result<Rehearsal> {
         let mut rehearsal = Rehearsal::default();
         for part in text.split(',') {
@@ -173,7 +157,7 @@ impl Rehearsal {
             match (list, at.parse()) {
                 (Some(list), Ok(at)) if at > 0 => list.push(at),
                 _ => {
-                    return Err(Error::Usage(format!(
+                    return Err(Error::Rehearsal(format!(
                         "LAT_REHEARSE={text}: `{part}` is none of lose@N, refuse@N and hang@N"
                     )));
                 }
@@ -210,18 +194,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gravest_fault_is_told_and_a_loss_stays() {
+    fn the_gravest_fault_is_returned_and_a_loss_stays() {
         let mut faults = Faults::default();
         assert!(faults.take().is_ok());
         faults.push(Fault::Other("one".into()));
         faults.push(Fault::Memory("two".into()));
         faults.push(Fault::Memory("three".into()));
-        assert!(matches!(faults.take().unwrap_err().plain(), Error::Memory(text) if text == "two"));
-        assert!(faults.take().is_ok());
+        assert_eq!(faults.take(), Err(Error::Memory("two".into())));
+        assert_eq!(faults.take(), Ok(()));
         faults.push(Fault::Lost("four".into()));
         faults.push(Fault::Other("five".into()));
         for _ in 0..2 {
-            assert!(matches!(faults.take().unwrap_err().plain(), Error::Lost(text) if text == "four"));
+            assert_eq!(faults.take(), Err(Error::Lost("four".into())));
         }
     }
 
@@ -230,7 +214,7 @@ mod tests {
         let wanted = Rehearsal { lose: vec![120, 3], refuse: vec![7], hang: vec![] };
         assert_eq!(Rehearsal::parse("lose@120,refuse@7,lose@3").ok(), Some(wanted));
         for wrong in ["", "lose", "lose@", "lose@0", "lose@-1", "win@3", "lose@3,", "lose@3 "] {
-            assert!(matches!(Rehearsal::parse(wrong), Err(Error::Usage(_))), "{wrong:?}");
+            assert!(matches!(Rehearsal::parse(wrong), Err(Error::Rehearsal(_))), "{wrong:?}");
         }
     }
 }

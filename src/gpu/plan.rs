@@ -3,11 +3,10 @@
 use super::WORD;
 use super::adapter::AdapterClass;
 use super::context::{Buffer, Context, GUARD_NUMBERS, GUARD_WORDS, Pipeline};
-use super::faults;
+use super::error::{Error, Result};
 use super::kernel::Access;
 use super::memory::{Transient, place};
 use super::recorder::{Dispatch, Home, Recorder, TensorInfo};
-use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -216,7 +215,7 @@ impl Recorder<'_> {
             let guard = if self.context.is_guarded() { GUARD_BYTES } else { 0 };
             let bytes = tensor.bytes + guard;
             if bytes > most {
-                return Err(faults::too_large(format!(
+                return Err(Error::TooLarge(format!(
                     "{} needs {bytes} bytes, a binding holds {most}",
                     tensor.label
                 )));
@@ -228,7 +227,7 @@ impl Recorder<'_> {
     /// Allocates memory, compiles pipelines and makes bind groups.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if a tensor exceeds one binding; [`Error::Gpu`] if the driver refuses.
+    /// [`Error::TooLarge`] if a tensor exceeds one binding; [`Error::Failed`] if the driver refuses.
     pub fn finish(self) -> Result<Plan> {
         let context = self.context;
         self.check_bindings()?;
@@ -318,7 +317,7 @@ impl Plan {
     /// Replays the recording, after all work submitted before.
     ///
     /// # Errors
-    /// What the driver has reported so far; in a guarded context [`Error::Gpu`] for a tensor that was written past its end.
+    /// What the driver has reported so far; in a guarded context [`Error::Overwritten`] for a tensor that was written past its end.
     pub fn run(&self, context: &Context) -> Result<()> {
         for tensor in &self.guarded[0] {
             context.write(tensor, bytemuck::cast_slice(&vec![UNWRITTEN; tensor.words]));
@@ -355,7 +354,7 @@ impl Plan {
         let found = context.read(&all)?;
         for (buffer, found) in guarded.iter().zip(found.chunks(GUARD_WORDS)) {
             if found.iter().any(|word| Some(word.to_bits()) != buffer.guard) {
-                return Err(Error::Gpu(format!("{} was written past its end", buffer.label)));
+                return Err(Error::Overwritten(buffer.label.to_string()));
             }
         }
         Ok(())

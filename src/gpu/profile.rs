@@ -1,8 +1,8 @@
 //! Time of a plan: as a whole, and one launch at a time.
 
 use super::context::{Buffer, Context};
+use super::error::Result;
 use super::plan::Plan;
-use crate::error::Result;
 use std::time::Instant;
 
 /// Replays of a profile take about so many seconds together, within [`ROUNDS`].

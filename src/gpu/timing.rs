@@ -3,9 +3,9 @@
 
 use super::WORD;
 use super::context::{Buffer, Context, Readback};
+use super::error::Result;
 use super::plan::Plan;
 use super::profile::Timestamps;
-use crate::error::Result;
 use std::time::Instant;
 
 /// How long the parts of a submit took, in seconds.

@@ -6,8 +6,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use crate::error::{Error, Result};
-use crate::guard::guarded;
+use crate::error::{Error, Result, guarded};
 use crate::images::jpeg;
 
 /// Longest side of a picture, in pixels.

@@ -211,7 +211,7 @@ impl Arenas {
     /// # Errors
     /// [`Error::TooLarge`] if an arena exceeds the adapter's largest buffer, or a slot its largest binding.
     pub fn zeroed(context: &Context, groups: &[Group]) -> Result<Arenas> {
-        Arenas::with_memory(context, groups, |group| context.arena(&group.kind.to_string(), group.words))
+        Arenas::with_memory(context, groups, |group| Ok(context.arena(&group.kind.to_string(), group.words)?))
     }
 
     /// Zeroed memory for groups that are worked on one at a time: all blocks, which are laid out alike, share one arena.
@@ -219,7 +219,7 @@ impl Arenas {
     /// # Errors
     /// As [`Arenas::zeroed`].
     pub fn shared(context: &Context, groups: &[Group]) -> Result<Arenas> {
-        Arenas::sharing(context, groups, |label, words| context.arena(label, words))
+        Arenas::sharing(context, groups, |label, words| Ok(context.arena(label, words)?))
     }
 
     /// [`Arenas::zeroed`] without memory: for recordings of which only the need is asked.

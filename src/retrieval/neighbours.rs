@@ -7,7 +7,7 @@
 use super::distances::DistanceRows;
 use crate::embeddings::rows::Rows;
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Context, Plan, Readback, Recorder, Tensor, WORD};
+use crate::gpu::{self, Buffer, Context, Plan, Readback, Recorder, Tensor, WORD};
 use crate::kernels::distance::{Distances, MAX_DIM, Norms, SLAB, slabs};
 use crate::kernels::topk::{MAX_K, Merge, NOBODY, PLACE_WORDS, Place};
 use std::collections::VecDeque;
@@ -195,7 +195,7 @@ impl<'a> Neighbours<'a> {
             distances: context.buffer("distances", tiles.queries * tiles.gallery)?,
             partial: context.buffer("partial", tiles.queries * tiles.gallery)?,
             place: context.buffer("place", PLACE_WORDS)?,
-            slots: (0..slots).map(|_| Slot::new(context, tiles.gallery, dim)).collect::<Result<_>>()?,
+            slots: (0..slots).map(|_| Slot::new(context, tiles.gallery, dim)).collect::<gpu::Result<_>>()?,
             step: None,
             nearest: None,
         })
@@ -387,7 +387,7 @@ impl<'a> Neighbours<'a> {
             queries,
             first: 0,
             prepare: prepare(self.context, &rows, &norms, queries, dim)?,
-            measure: self.slots.iter().map(measure).collect::<Result<_>>()?,
+            measure: self.slots.iter().map(measure).collect::<gpu::Result<_>>()?,
             rows,
             distances,
         })
@@ -413,7 +413,7 @@ impl<'a> Neighbours<'a> {
 }
 
 impl Slot {
-    fn new(context: &Context, count: usize, dim: usize) -> Result<Slot> {
+    fn new(context: &Context, count: usize, dim: usize) -> gpu::Result<Slot> {
         let rows = context.buffer("gallery", count * dim)?;
         let norms = context.buffer("gallery norms", count)?;
         let prepare = prepare(context, &rows, &norms, count, dim)?;
@@ -427,7 +427,7 @@ fn import_slabs(recorder: &mut Recorder<'_>, rows: &Buffer, count: usize, dim: u
 }
 
 /// The plan from rows to norms.
-fn prepare(context: &Context, rows: &Buffer, norms: &Buffer, count: usize, dim: usize) -> Result<Plan> {
+fn prepare(context: &Context, rows: &Buffer, norms: &Buffer, count: usize, dim: usize) -> gpu::Result<Plan> {
     let mut recorder = Recorder::new(context);
     let call = Norms { rows: recorder.import(rows), norms: recorder.import(norms), count, dim };
     call.record(&mut recorder, "norms");

@@ -5,7 +5,7 @@
 //! runs once more and must give the same bits. Guard words are NaN too: reading one into a result shows.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Context, Recorder, Storage, Tensor};
+use crate::gpu::{self, Buffer, Context, Recorder, Storage, Tensor};
 use half::f16;
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ pub struct Guarded<'c> {
     inputs: Vec<(Buffer, Vec<u32>)>,
     outputs: Vec<Output>,
     /// The first tensor that the adapter couldn't hold.
-    failure: Option<Error>,
+    failure: Option<gpu::Error>,
 }
 
 struct Output {
@@ -132,7 +132,7 @@ impl<'c> Guarded<'c> {
     pub fn run(self) -> Result<Run> {
         let Guarded { recorder, inputs, outputs, failure, .. } = self;
         if let Some(error) = failure {
-            return Err(error);
+            return Err(error.into());
         }
         let context = recorder.context;
         let plan = recorder.finish()?;

@@ -185,7 +185,7 @@ impl<'c> Embedder<'c> {
         let step = Step::record(self.context, &self.model, self.batch)?;
         let words: Vec<u32> = (0..step.pixels.words as u64).map(|i| rng::bits(0, 0, i)).collect();
         self.context.write(&step.pixels, bytemuck::cast_slice(&words));
-        step.plan.profile(self.context)
+        Ok(step.plan.profile(self.context)?)
     }
 }
 
@@ -302,7 +302,7 @@ pub fn embed_pictures(
                 let (names, images): (Vec<_>, Vec<_>) = queue.drain(..count).unzip();
                 match embedder.submit(&images) {
                     Ok(()) => flying.push_back(names),
-                    Err(error) if matches!(error.plain(), Error::Memory(_)) && embedder.halve() => {
+                    Err(error) if error.is_out_of_memory() && embedder.halve() => {
                         watch.note(&format!("{error}; going on with batches of {}", embedder.batch()));
                         for picture in names.into_iter().zip(images).rev() {
                             queue.push_front(picture);

@@ -4,7 +4,7 @@
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 use crate::gpu::choices::Choices;
-use crate::gpu::{Buffer, Context, Plan, Recorder, Storage, WORD};
+use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage, WORD};
 use crate::kernels::adam::{Betas, StepValues};
 use crate::kernels::gemm::{self, Form, Tile};
 use crate::model::{HeadSettings, LaTransformer, Learner, Trainable, UpdateRule};
@@ -227,9 +227,9 @@ fn compare(context: &Context, product: Product) -> Result<Finding> {
         let more = if first < 2.0 * best { replay(context, &plan, REPLAYS - 1)? } else { Vec::new() };
         seconds.push((tile, more.into_iter().fold(first, f64::min)));
     }
-    let (mut chosen, mut best) = *seconds
-        .first()
-        .ok_or_else(|| Error::Gpu(format!("no tile computes a product of {m}x{n}x{k} twice alike")))?;
+    let (mut chosen, mut best) = *seconds.first().ok_or_else(|| {
+        Error::Gpu(gpu::Error::Failed(format!("no tile computes a product of {m}x{n}x{k} twice alike")))
+    })?;
     best *= GAIN;
     for &(tile, seconds) in &seconds[1..] {
         if seconds < best {
@@ -273,7 +273,7 @@ impl Operands {
         })
     }
 
-    fn record(&self, context: &Context, product: Product, tile: Tile) -> Result<Plan> {
+    fn record(&self, context: &Context, product: Product, tile: Tile) -> gpu::Result<Plan> {
         let Product { form, m, n, k, .. } = product;
         let mut recorder = Recorder::new(context);
         let result = if form == Form::Tn { Storage::F32 } else { self.storage };

@@ -183,7 +183,7 @@ impl Searcher<'_> {
                     let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
                     (
                         Err(refusal),
-                        if matches!(error.plain(), Error::Gpu(_) | Error::Lost(_)) {
+                        if matches!(error.plain(), Error::Gpu(_)) && !error.is_out_of_memory() {
                             Err(error)
                         } else {
                             Ok(())

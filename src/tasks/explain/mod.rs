@@ -72,5 +72,5 @@ pub fn rollout(context: &Context, network: &Network, picture: &Rgb) -> Result<Ve
     let [pixels, class, output] = [&pixels, &class, &shares].map(|buffer| recorder.import(buffer));
     model.rollout(&mut recorder, pixels, class, output);
     recorder.finish()?.run(context)?;
-    context.read(&shares)
+    Ok(context.read(&shares)?)
 }

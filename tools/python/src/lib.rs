@@ -42,8 +42,9 @@ fn raised(error: Error) -> PyErr {
     let text = words(&error);
     match error.plain() {
         Error::Io { .. } => PyOSError::new_err(text),
-        Error::TooLarge(_) | Error::Memory(_) => PyMemoryError::new_err(text),
-        Error::NoAdapter(_) | Error::Gpu(_) | Error::Lost(_) => PyRuntimeError::new_err(text),
+        Error::TooLarge(_) => PyMemoryError::new_err(text),
+        _ if error.is_out_of_memory() => PyMemoryError::new_err(text),
+        Error::Gpu(_) => PyRuntimeError::new_err(text),
         _ => PyValueError::new_err(text),
     }
 }
@@ -133,7 +134,7 @@ fn embed(embedder: &mut Embedder<'_>, size: ImageSize, job: &Job) -> Result<Vec<
                 let fitted: Vec<Rgb> =
                     batch.par_iter().map(|picture| preprocess::resize_bicubic(picture, size)).collect();
                 match embedder.submit(&fitted) {
-                    Err(error) if matches!(error.plain(), Error::Memory(_)) && embedder.halve() => continue,
+                    Err(error) if error.is_out_of_memory() && embedder.halve() => continue,
                     submitted => submitted?,
                 }
                 // The batch before it; the next one is resized while the adapter works on this one.

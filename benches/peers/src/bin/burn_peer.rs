@@ -12,7 +12,7 @@ use lat_wgpu::images::decode::DecodeOptions;
 use lat_wgpu::images::preprocess;
 use lat_wgpu::images::walk::Picture;
 use lat_wgpu::error::{Error, Result};
-use lat_wgpu::gpu::{Context, ContextOptions};
+use lat_wgpu::gpu::{self, Context, ContextOptions};
 use lat_wgpu::shape::GeltConfig;
 use lat_wgpu_peers::{
     ADAM_EPS, BATCHNORM_EPS, DEPTH, Form, Found, GRID, HEAD_WIDTH, LEARNING_RATE, Memory, Model, PATCH,
@@ -42,7 +42,7 @@ fn device() -> Result<(Device, String)> {
     let name = device.identity().map_or_else(|| "unknown".to_string(), |identity| identity.name);
     if name != ours.adapter.name {
         let wanted = &ours.adapter.name;
-        return Err(Error::NoAdapter(format!("Burn opens {name:?}, not {wanted:?}: nothing to compare")));
+        return Err(Error::Data(format!("Burn opens {name:?}, not {wanted:?}: nothing to compare")));
     }
     Ok((device, name))
 }
@@ -69,12 +69,12 @@ fn measure(request: Request) -> Result<()> {
     Ok(())
 }
 
-fn gpu(error: impl std::fmt::Display) -> Error {
-    Error::Gpu(error.to_string())
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::Gpu(gpu::Error::Failed(error.to_string()))
 }
 
 fn wait(device: &Device) -> Result<()> {
-    device.sync().map_err(gpu)
+    device.sync().map_err(failed)
 }
 
 fn upload<const D: usize>(device: &Device, data: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
@@ -82,7 +82,7 @@ fn upload<const D: usize>(device: &Device, data: Vec<f32>, shape: [usize; D]) ->
 }
 
 fn fetch<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    tensor.into_data().try_to_vec::<f32>().map_err(|error| Error::Gpu(format!("{error:?}")))
+    tensor.into_data().try_to_vec::<f32>().map_err(|error| failed(format!("{error:?}")))
 }
 
 /// Times what makes a tensor, then fetches the last one.

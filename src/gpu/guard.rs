@@ -1,5 +1,5 @@
-//! Other people's code that may panic: a decoder fed with anybody's bytes, a driver's wrapper whose device is gone. That is
-//! one bad file, or one lost adapter, not the end.
+//! Calls of code that may panic: a driver's wrapper whose device is gone, a decoder fed with any bytes. That is one lost
+//! adapter, or one bad file, and not the end of the program.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,8 +16,8 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     result.ok()
 }
 
-/// Has panics that a guard catches say nothing from now on: the error that comes of them tells what matters. Others are told
-/// as before.
+/// Prints nothing from now on for panics that a guard catches: the error that follows says enough. Others are printed as
+/// before.
 pub fn silence_guarded_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
