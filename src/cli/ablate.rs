@@ -1,7 +1,7 @@
 //! `lat-wgpu ablate`: the paper's Table 2 on a data set: one classifier or one per row, three kinds of tokens, with and
 //! without blockwise fine-tuning.
 
-use super::args::AblateArguments;
+use super::arguments::SetArguments;
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::json;
 use super::open;
@@ -18,8 +18,9 @@ use crate::storage::lock;
 use crate::tasks::embed::LookOptions;
 use crate::train::config::{Config, Layers};
 use crate::train::trainer::{self, Request};
+use clap::Args;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// (name, classifiers' layout) as in the first columns of the table.
@@ -52,6 +53,69 @@ struct Row {
 const TABLES: [&str; 2] = ["table.md", "table.json"];
 /// The scores of a run's model, in its folder.
 const SCORES: &str = "scores.json";
+
+/// `lat-wgpu ablate`.
+#[derive(Debug, Args)]
+pub struct AblateArguments {
+    /// Folder of a data set with train images, query and gallery, or a table of images (.csv)
+    #[arg(long, value_name = "DIR")]
+    pub data: String,
+    /// Weights to start from
+    #[arg(long, value_name = "FILE")]
+    backbone: String,
+    /// Pass over tensors of the backbone's file that are not known
+    #[arg(long)]
+    ignore_unknown: bool,
+    /// Folder for the twelve run folders, table.md and table.json; the same command again goes on where it stopped
+    #[arg(long, value_name = "FOLDER", default_value = "ablation")]
+    pub out: PathBuf,
+    /// Write the table as JSON instead of printing Markdown; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Input size in pixels
+    #[arg(long, value_name = "HxW")]
+    size: Option<String>,
+    /// Passes over the pictures
+    #[arg(long, value_name = "N")]
+    epochs: Option<String>,
+    /// Pictures in a step
+    #[arg(long, value_name = "N")]
+    batch_size: Option<String>,
+    /// Seed of every random choice
+    #[arg(long, value_name = "N")]
+    seed: Option<String>,
+    /// Part of the adapter's name, see `lat-wgpu info`
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Keys of the training runs from a file
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// One key of the training runs, such as optim.lr=1e-4; may be given often
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    #[command(flatten)]
+    data_set: SetArguments,
+}
+
+impl AblateArguments {
+    /// The flags as keys of the training configuration.
+    pub fn flags(&self) -> Vec<(String, String)> {
+        let given = [
+            ("data.dir", Some(&self.data)),
+            ("model.backbone", Some(&self.backbone)),
+            ("model.size", self.size.as_ref()),
+            ("schedule.epochs", self.epochs.as_ref()),
+            ("schedule.batch_size", self.batch_size.as_ref()),
+            ("data.seed", self.seed.as_ref()),
+            ("device.adapter", self.adapter.as_ref()),
+        ];
+        let flag = |(key, value): (&str, Option<&String>)| Some((key.to_string(), value?.clone()));
+        let switches = [("model.ignore_unknown", self.ignore_unknown)];
+        let switch = |(key, is_on): (&str, bool)| is_on.then(|| (key.to_string(), "true".to_string()));
+        let switches = switches.into_iter().filter_map(switch);
+        given.into_iter().filter_map(flag).chain(switches).chain(self.data_set.flags()).collect()
+    }
+}
 
 pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
     check_paths(arguments)?;

@@ -1,6 +1,6 @@
 //! `lat-wgpu bench`: kernels against the adapter's roofs, and against a saved run; tiles, training steps, launches.
 
-use super::args::BenchArguments;
+use super::arguments::DtypeName;
 use super::embed::progress_bar;
 use super::json;
 use super::open;
@@ -13,12 +13,69 @@ use crate::error::{Error, Result};
 use crate::gpu::{Context, Precision};
 use crate::kernels::gemm::tiles::Table;
 use crate::storage::atomic::write_atomically;
+use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+/// `lat-wgpu bench`.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// Compare the tiles of matrix products instead: every tile that the adapter can run, at the shapes of ViT-S and ViT-B, its
+    /// results checked in f64; exit with 1 if one is wrong
+    #[arg(long, group = "mode")]
+    pub lab: bool,
+    /// Time launches and submits that do nothing instead, and the roofs
+    #[arg(long, group = "mode")]
+    pub overheads: bool,
+    /// Time whole training steps of ViT-S and ViT-B instead, with one block open and with everything
+    #[arg(long, group = "mode")]
+    pub steps: bool,
+    /// Only rows whose name contains this, such as "gemm vit-s"; with --lab shapes and tiles, such as "vit-b fc1 nt" [default: all]
+    #[arg(long, value_name = "TEXT", conflicts_with = "overheads")]
+    pub filter: Option<String>,
+    /// Samples of every row, each a replay or as many as take 5 ms; the median counts [default: 11; 5 with --lab, --overheads and
+    /// --steps; 3 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub samples: Option<u32>,
+    /// Pictures at once [default: 32, on CPU adapters 1; with --steps 32 and 2, with --lab 32, 128 and 256]
+    #[arg(long, value_name = "N", conflicts_with = "overheads", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch_size: Option<u32>,
+    /// How weights and activations are stored; sums are f32
+    #[arg(long, default_value = "f32", conflicts_with = "overheads")]
+    pub precision: DtypeName,
+    /// Tokens of a picture in the rows of attention, one or several, such as 33,129,197,257 [default: 197]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "mode", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub tokens: Vec<u32>,
+    /// As little as shows that everything runs: one shape of a kernel, one model, one picture, few samples
+    #[arg(long)]
+    pub quick: bool,
+    /// End after so many seconds with what was measured until then
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: Option<u32>,
+    /// Write the figures as JSON, anew after every row, so that a run that is cut short leaves what it has; - for stdout, at the end
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// With --lab: write the table of tiles with what was quickest on this class of adapter, to take the place of
+    /// src/kernels/gemm/tiles.toml
+    #[arg(long, value_name = "FILE", requires = "lab")]
+    pub write_tiles: Option<PathBuf>,
+    /// Draw the roofline: operations a second over operations per byte
+    #[arg(long, value_name = "FILE", conflicts_with = "mode")]
+    pub svg: Option<PathBuf>,
+    /// Compare with the run of this adapter, batch and precision that FILE holds; exit with 1 if a row is slower by more than noise
+    #[arg(long, value_name = "FILE", conflicts_with = "mode")]
+    pub baseline: Option<PathBuf>,
+    /// Keep this run in FILE as the one of this adapter, batch and precision, beside others; after a comparison with the same file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mode", "filter", "tokens", "quick", "seconds"])]
+    pub save_baseline: Option<PathBuf>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+}
 
 pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
     let BenchArguments { json, svg, baseline, save_baseline, .. } = arguments;

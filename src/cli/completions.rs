@@ -1,10 +1,19 @@
 //! `lat-wgpu completions`: what a shell sources to complete commands and flags.
 
-use super::args::{Arguments, CompletionsArguments};
+use super::Arguments;
 use crate::error::{Error, Result};
+use clap::Args;
 use clap::CommandFactory;
 use std::io::Write;
 use std::process::ExitCode;
+
+/// `lat-wgpu completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArguments {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
 
 pub fn run(arguments: &CompletionsArguments) -> Result<ExitCode> {
     let mut command = Arguments::command();

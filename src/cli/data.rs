@@ -1,18 +1,39 @@
 //! `lat-wgpu data`: what a data set holds, and what looks wrong with it.
 
-use super::args::DataArguments;
+use super::arguments::SetArguments;
 use super::embed::progress_bar;
 use super::json;
 use super::paths::Paths;
 use crate::datasets::survey::{self, Counts, Findings};
 use crate::datasets::{self, ReidSet, uses};
 use crate::error::Result;
+use clap::Args;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Names that are printed of each kind; the JSON has all.
 const SHOWN: usize = 5;
+
+/// `lat-wgpu data`.
+#[derive(Debug, Args)]
+pub struct DataArguments {
+    /// Folder of the data set, or a table of pictures (.csv)
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Don't open the pictures: names and lists only
+    #[arg(long)]
+    pub fast: bool,
+    /// Exit with 1 if anything looks wrong, or images are left out
+    #[arg(long)]
+    pub strict: bool,
+    /// Write counts and findings as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub set: SetArguments,
+}
 
 pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
     let paths = Paths::new().following(arguments.set.options().follow_links);

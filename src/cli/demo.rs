@@ -1,6 +1,5 @@
 //! `lat-wgpu demo`: from nothing to a report: figures, blockwise fine-tuning, scores before and after.
 
-use super::args::DemoArguments;
 use super::eval::{Look, Outcome, Plan, embed_set, evaluate, load_set};
 use super::eval_report::{PLACES, Page};
 use super::paths::Paths;
@@ -17,7 +16,8 @@ use crate::retrieval::metrics::Scores;
 use crate::storage::atomic::write_atomically;
 use crate::train::config::Layers;
 use crate::train::trainer::{self, Request};
-use std::path::Path;
+use clap::Args;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -31,6 +31,26 @@ const RECIPE: [(&str, &str); 4] = [
     ("data.val_fraction", "0"),
     ("optim.lr", "0.001"),
 ];
+
+/// `lat-wgpu demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// Folder for everything that is made
+    #[arg(long, value_name = "DIR", default_value = "lat-wgpu-demo")]
+    pub out: PathBuf,
+    /// Persons who are drawn; every second one is for training
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=9999))]
+    pub persons: u32,
+    /// Epochs of fine-tuning; one more block opens in each
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub epochs: u32,
+    /// Same seed, same pictures, and the same scores on the same adapter
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+}
 
 pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     let DemoArguments { out, persons, epochs, seed, adapter } = arguments;

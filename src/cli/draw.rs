@@ -1,10 +1,31 @@
 //! `lat-wgpu draw`: figures for demos and tests.
 
-use super::args::DrawArguments;
 use super::paths::Paths;
 use crate::error::Result;
 use crate::figures::{Figures, draw_figures};
+use clap::Args;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// `lat-wgpu draw`.
+#[derive(Debug, Args)]
+pub struct DrawArguments {
+    /// Folder for the data set, in Market-1501's layout; made if it isn't there
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Number of persons; every second one is for training
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub persons: u32,
+    /// Number of cameras
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub cameras: u32,
+    /// Pictures of each person by each camera
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub images: u32,
+    /// Same seed, same bytes
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
 
 pub fn run(arguments: &DrawArguments) -> Result<ExitCode> {
     let DrawArguments { dir, persons, cameras, images, seed } = arguments;

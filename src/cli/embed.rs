@@ -1,6 +1,6 @@
 //! `lat-wgpu embed`: folders of person crops to embeddings.
 
-use super::args::EmbedArguments;
+use super::arguments::{DtypeName, NetworkArguments, bytes};
 use super::info::mebibytes;
 use super::json;
 use super::open;
@@ -8,7 +8,9 @@ use super::paths::Paths;
 use super::profile::{Profiles, TRACE};
 use super::signals::Signals;
 use crate::checkpoint::Network;
-use crate::embeddings::index::{self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard};
+use crate::embeddings::index::{
+    self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard, ShardNumber,
+};
 use crate::embeddings::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
 use crate::embeddings::{Dtype, EmbeddingWriter, check_finite};
 use crate::error::{Error, Result};
@@ -19,6 +21,7 @@ use crate::retrieval::pca::{self, Reduction};
 use crate::shape::{LambdaOn, PartTokens};
 use crate::storage::lock;
 use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -28,6 +31,73 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// `lat-wgpu embed`.
+#[derive(Debug, Args)]
+pub struct EmbedArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Folders (with all below them) and picture files
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet; with --append or --shard a folder
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Extend an index folder: pictures that are there with the same name, size and modification time are not embedded again
+    #[arg(long, group = "folder")]
+    pub append: bool,
+    /// With --append: take rows out whose pictures are not among the inputs (they stay otherwise)
+    #[arg(long, requires = "append")]
+    pub prune: bool,
+    /// Embed share I (from 1) of N into the folder shard-I-of-N inside --out; every share needs the same inputs, see `lat-wgpu merge`
+    #[arg(long, value_name = "I/N", group = "folder")]
+    pub shard: Option<ShardNumber>,
+    /// With --append or --shard: most rows of one file, which is what a kill loses [default: 16384]
+    #[arg(long, value_name = "N", requires = "folder", value_parser = clap::value_parser!(u32).range(1..))]
+    pub part_rows: Option<u32>,
+    /// Embed each picture and its mirror image, and take the mean
+    #[arg(long)]
+    pub flip: bool,
+    /// Write each vector in fewer numbers, by the principal components that `lat-wgpu reduce` found
+    #[arg(long, value_name = "FILE")]
+    pub reduce: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long, requires = "reduce")]
+    pub allow_other_weights: bool,
+    /// How a number is stored
+    #[arg(long, default_value = "f32")]
+    pub dtype: DtypeName,
+    /// Pictures per batch [default: what fills an adapter of its class, within --memory]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// How weights and activations are stored while computing; sums are f32
+    #[arg(long, default_value = "f32")]
+    pub precision: DtypeName,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write a summary as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Exit with 1 if an image had to be skipped, is a link that isn't followed, or is .heic .heif .avif .jxl .jp2
+    #[arg(long)]
+    pub strict: bool,
+    /// Follow links to files and folders; a folder is entered once
+    #[arg(long)]
+    pub follow_links: bool,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long)]
+    pub ignore_exif: bool,
+    /// Print the time of kernels and layers for one batch, and write it as a trace for Chrome and Perfetto [default FILE: trace.json]
+    #[arg(long, value_name = "FILE", require_equals = true)]
+    pub profile: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
 
 pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let start = Instant::now();

@@ -1,6 +1,6 @@
 //! `lat-wgpu eval`: what a model, or embeddings, are worth on a data set.
 
-use super::args::EvalArguments;
+use super::arguments::{NetworkArguments, PageArguments, SetArguments, bytes, fraction};
 use super::embed::progress_bar;
 use super::eval_report;
 use super::json;
@@ -28,6 +28,7 @@ use crate::retrieval::neighbours::Neighbours;
 use crate::retrieval::rerank::{RerankOptions, Reranked};
 use crate::retrieval::verification::{OperatingPoint, Report, Verification};
 use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -38,6 +39,141 @@ use std::process::ExitCode;
 /// What is said before scores of the released code's protocol.
 pub(super) const INFLATED: &str = "released-code inflates: it counts pictures of the query's person by the query's own camera, often from the \
      same moment, and AP looks at the first ten only; its figures are not comparable with those of --protocol standard";
+
+/// `lat-wgpu eval`.
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors
+    #[arg(long, value_name = "FILE", requires = "data", required_unless_present = "query_embeddings")]
+    pub model: Option<PathBuf>,
+    /// Folder of a data set, or a table of pictures (.csv); give it often for a table over several sets
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub data: Vec<PathBuf>,
+    /// Instead of a model: embeddings of the queries, as `lat-wgpu embed` writes them
+    #[arg(long, value_name = "FILE", requires = "gallery_embeddings", conflicts_with_all = ["model", "data"])]
+    pub query_embeddings: Option<PathBuf>,
+    /// Embeddings of the gallery; the same file again: every picture is a query against all others
+    #[arg(long, value_name = "FILE", requires = "query_embeddings")]
+    pub gallery_embeddings: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long, requires = "query_embeddings")]
+    pub allow_other_weights: bool,
+    /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
+    #[arg(long, value_name = "CSV", requires = "query_embeddings", conflicts_with = "model")]
+    pub labels: Option<PathBuf>,
+    /// Who is compared with whom; released-code inflates
+    #[arg(long, default_value = "standard")]
+    protocol: ProtocolName,
+    /// Average precision: mean of the precisions at the matches, or of those and the ones just before [default: plain]
+    #[arg(long)]
+    ap: Option<AveragePrecisionName>,
+    /// Pictures of the same person by the same camera are matches like others
+    #[arg(long)]
+    ignore_cameras: bool,
+    /// Seed of the random galleries of cuhk03-single-shot
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Also re-rank by k-reciprocal neighbours: the scores are then those after it
+    #[arg(long)]
+    rerank: bool,
+    /// Neighbours that must be mutual
+    #[arg(long, value_name = "N", default_value_t = RerankOptions::default().k1, requires = "rerank")]
+    rerank_k1: usize,
+    /// Pictures whose neighbours are averaged; 1: none
+    #[arg(long, value_name = "N", default_value_t = RerankOptions::default().k2, requires = "rerank")]
+    rerank_k2: usize,
+    /// Weight of the original distance
+    #[arg(long, value_name = "F", default_value_t = RerankOptions::default().lambda, requires = "rerank")]
+    rerank_lambda: f64,
+    /// Embed each picture and its mirror image, and take the mean
+    #[arg(long, conflicts_with = "query_embeddings")]
+    pub flip: bool,
+    /// Also tell the threshold that takes at most this share of the pairs of different persons for the same
+    #[arg(long, value_name = "F", value_parser = fraction)]
+    pub fpr: Option<f64>,
+    /// Store the threshold for --fpr in the model's metadata
+    #[arg(long, requires = "fpr", conflicts_with = "query_embeddings")]
+    pub store_threshold: bool,
+    /// Pictures per batch [default: what fills an adapter of its class, within --memory]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "query_embeddings")]
+    pub batch: Option<u32>,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write the scores as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub page: PageArguments,
+    /// For --html: folder that was embedded; twice: of the queries', then of the gallery's [default: the inputs that the embeddings carry]
+    #[arg(long, value_name = "DIR", requires_all = ["html", "query_embeddings"], conflicts_with = "model")]
+    pub images: Vec<PathBuf>,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long, conflicts_with = "query_embeddings")]
+    pub ignore_exif: bool,
+    #[command(flatten)]
+    pub set: SetArguments,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
+
+impl EvalArguments {
+    /// As the scores take them.
+    ///
+    /// # Errors
+    /// `Usage` where they contradict each other.
+    pub fn rules(&self) -> Result<Rules> {
+        if self.protocol == ProtocolName::ReleasedCode && self.ap.is_some() {
+            return Err(Error::Usage(
+                "--protocol released-code counts AP its own way: leave --ap away".to_string(),
+            ));
+        }
+        Ok(Rules {
+            protocol: match self.protocol {
+                ProtocolName::Standard => Protocol::Standard,
+                ProtocolName::ReleasedCode => Protocol::ReleasedCode,
+                ProtocolName::Cuhk03SingleShot => Protocol::Cuhk03SingleShot,
+            },
+            average_precision: match self.ap {
+                None | Some(AveragePrecisionName::Plain) => AveragePrecision::Plain,
+                Some(AveragePrecisionName::Trapezoid) => AveragePrecision::Trapezoid,
+            },
+            ignore_cameras: self.ignore_cameras,
+            query_is_gallery: false,
+            seed: self.seed,
+        })
+    }
+
+    /// How to re-rank, if that is asked for.
+    ///
+    /// # Errors
+    /// `Usage` for impossible values.
+    pub fn rerank(&self) -> Result<Option<RerankOptions>> {
+        let options = RerankOptions { k1: self.rerank_k1, k2: self.rerank_k2, lambda: self.rerank_lambda };
+        options.check()?;
+        Ok(self.rerank.then_some(options))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProtocolName {
+    /// Market-1501's: junk dropped, same person by the same camera left out
+    Standard,
+    /// Every picture counts, AP within the first ten
+    ReleasedCode,
+    /// One random gallery picture per person, the mean of 100 draws
+    #[value(name = "cuhk03-single-shot")]
+    Cuhk03SingleShot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AveragePrecisionName {
+    Plain,
+    Trapezoid,
+}
 
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let plan = Plan::new(arguments)?;

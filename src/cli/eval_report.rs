@@ -1,7 +1,7 @@
 //! `lat-wgpu eval --html`: what was measured, as a page to look at.
 
-use super::args::{EvalArguments, PageArguments};
-use super::eval::{INFLATED, LabelNames, Labelled, Listed, Outcome, Pictures, Plan};
+use super::arguments::PageArguments;
+use super::eval::{EvalArguments, INFLATED, LabelNames, Labelled, Listed, Outcome, Pictures, Plan};
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::ImageFolder;
 use crate::error::Result;

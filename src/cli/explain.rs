@@ -1,6 +1,6 @@
 //! `lat-wgpu explain`: where in a picture the model looks.
 
-use super::args::ExplainArguments;
+use super::arguments::NetworkArguments;
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -9,9 +9,35 @@ use crate::images::decode::{self, DecodeOptions, Rgb};
 use crate::images::preprocess::resize_bicubic;
 use crate::storage::atomic::write_atomically;
 use crate::tasks::explain::{self, Explanation};
+use clap::Args;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// `lat-wgpu explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// The picture
+    #[arg(value_name = "IMG")]
+    pub image: PathBuf,
+    /// Where to draw: the picture, what the class token takes from where, and the part rows, side by side
+    #[arg(long, value_name = "FILE.png")]
+    pub out: PathBuf,
+    /// Write the shares of patches and parts as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Do not turn the picture as its EXIF orientation says
+    #[arg(long)]
+    pub ignore_exif: bool,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
 
 pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     let ExplainArguments { out, image, .. } = arguments;

@@ -1,6 +1,6 @@
 //! `lat-wgpu export`: a model for other programs.
 
-use super::args::{DtypeName, ExportArguments, ExportForm};
+use super::arguments::{DtypeName, NetworkArguments};
 use super::info::mebibytes;
 use super::open;
 use super::paths::Paths;
@@ -10,9 +10,10 @@ use crate::error::{Error, Result};
 use crate::export::web;
 use crate::gpu::{Context, ContextOptions};
 use crate::storage::atomic::{publish, temporary_beside};
+use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Makes an ONNX file out of what `--to timm` writes.
@@ -21,6 +22,42 @@ const ONNX_SCRIPT: &str = include_str!("../../tools/export_onnx.py");
 /// What `--to onnx` needs.
 const PACKAGES: &str = "--to onnx needs Python with three packages: pip install onnx numpy safetensors; LAT_PYTHON=PATH names \
                         another Python";
+
+/// `lat-wgpu export`.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// timm: backbone and part classifiers in timm's and PyTorch's names, without what only a resumed training needs; onnx: pixels
+    /// to embedding, by Python (LAT_PYTHON, else python3) with onnx; web: a folder to be served, whose page embeds pictures in the browser
+    #[arg(long, value_name = "FORM")]
+    pub to: ExportForm,
+    /// With --to timm: leave the part classifiers away
+    #[arg(long)]
+    pub backbone_only: bool,
+    /// With --to timm: how a number is stored [default: f32]
+    #[arg(long)]
+    pub dtype: Option<DtypeName>,
+    /// With --to web: pictures per batch [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub batch: Option<u32>,
+    /// With --to web: embed each picture and its mirror image, and take the mean
+    #[arg(long)]
+    pub flip: bool,
+    /// Where to write: a .safetensors file, an .onnx file, or a new folder
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportForm {
+    Timm,
+    Onnx,
+    Web,
+}
 
 pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     let ExportArguments { model, to, backbone_only, dtype, batch, flip, out, network } = arguments;

@@ -1,12 +1,21 @@
 //! `lat-wgpu info`: what adapters there are and what they can do.
 
-use super::args::InfoArguments;
 use super::json;
 use super::paths::Paths;
 use crate::error::Result;
 use crate::gpu::{self, AdapterSummary, ContextOptions, KernelChoice, MatrixUnit, Precision};
+use clap::Args;
 use serde_json::json;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// `lat-wgpu info`.
+#[derive(Debug, Args)]
+pub struct InfoArguments {
+    /// Write the list as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
 
 pub fn run(arguments: &InfoArguments) -> Result<ExitCode> {
     Paths::new().writes("--json", &arguments.json).check()?;

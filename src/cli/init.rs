@@ -1,12 +1,43 @@
 //! `lat-wgpu init`: a backbone with random weights, to train from nothing.
 
-use super::args::InitArguments;
+use super::arguments::NormalizeName;
 use super::paths::Paths;
 use crate::checkpoint;
 use crate::error::{Error, Result};
-use crate::shape::{Normalize, Preprocess, VitConfig};
+use crate::shape::{ImageSize, Normalize, Preprocess, VitConfig};
+use clap::Args;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// `lat-wgpu init`.
+#[derive(Debug, Args)]
+pub struct InitArguments {
+    /// Input size in pixels
+    #[arg(long, value_name = "HxW", default_value = "224x224")]
+    pub size: ImageSize,
+    /// Side of a patch in pixels
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub patch: u32,
+    /// Width of a token
+    #[arg(long, value_name = "N", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub dim: u32,
+    /// Number of blocks
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub depth: u32,
+    /// Attention heads
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub heads: u32,
+    /// Same seed, same weights
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Mean and deviation of the input
+    #[arg(long, default_value = "imagenet")]
+    pub normalize: NormalizeName,
+    /// Where to write: a .safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
 
 pub fn run(arguments: &InitArguments) -> Result<ExitCode> {
     let InitArguments { size, patch, dim, depth, heads, seed, normalize, out } = arguments;

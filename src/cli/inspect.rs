@@ -1,14 +1,29 @@
 //! `lat-wgpu inspect`: what a file holds and what network it makes.
 
-use super::args::InspectArguments;
+use super::arguments::NetworkArguments;
 use super::json;
 use super::paths::Paths;
 use crate::checkpoint::{self, Network};
 use crate::error::Result;
+use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// `lat-wgpu inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// A .safetensors file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write configuration and tensors as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
 
 pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
     Paths::new().reads("FILE", [&arguments.file]).writes("--json", &arguments.json).check()?;

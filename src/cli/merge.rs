@@ -1,6 +1,5 @@
 //! `lat-wgpu merge`: shards of a list, or an index folder, as one file.
 
-use super::args::MergeArguments;
 use super::embed::progress_bar;
 use super::json;
 use super::open;
@@ -9,8 +8,27 @@ use super::signals::Signals;
 use crate::embeddings::merge::{Merge, Merged};
 use crate::embeddings::provenance::{NPY_NOTE, has_place};
 use crate::error::Result;
+use clap::Args;
 use serde_json::json;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// `lat-wgpu merge`.
+#[derive(Debug, Args)]
+pub struct MergeArguments {
+    /// Folder of shard-I-of-N folders, or an index folder
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
+    /// Write a summary as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
 
 pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
     let paths = Paths::new().reads("DIR", [&arguments.dir]).writes_embeddings("--out", &arguments.out);

@@ -24,7 +24,7 @@ macro_rules! eprintln {
 }
 
 mod ablate;
-mod args;
+mod arguments;
 mod bench;
 mod completions;
 mod data;
@@ -55,9 +55,62 @@ mod tune;
 
 use crate::error::Error;
 use crate::gpu::silence_guarded_panics;
-use args::{Arguments, Command};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+
+/// Person re-identification with the Locally Aware Transformer on any Vulkan, Metal or DX12 adapter.
+///
+/// Person crops in, vectors out; there is no detector inside.
+#[derive(Debug, Parser)]
+#[command(name = "lat-wgpu", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn folders of person crops into embeddings
+    Embed(embed::EmbedArguments),
+    /// Verify the shards of a list, or an index folder, and write them as one file
+    Merge(merge::MergeArguments),
+    /// Find principal components of embeddings, or write embeddings in fewer numbers
+    Reduce(Box<reduce::ReduceArguments>),
+    /// List adapters, their features and limits
+    Info(info::InfoArguments),
+    /// Time every kernel and compare it with what the adapter can do at most
+    Bench(bench::BenchArguments),
+    /// Check every kernel on an adapter against the reference: what to paste into an issue
+    Selftest(selftest::SelftestArguments),
+    /// Print a model file's configuration and tensors
+    Inspect(inspect::InspectArguments),
+    /// Fine-tune a backbone into a re-identification model
+    Train(Box<train::TrainArguments>),
+    /// Train and score the paper's twelve variants of the model: its Table 2 on your data
+    Ablate(ablate::AblateArguments),
+    /// Score a model, or embeddings, on data sets: rank-k, mAP, mINP, same or different
+    Eval(Box<eval::EvalArguments>),
+    /// Find the persons of pictures in a gallery of embeddings
+    Search(Box<search::SearchArguments>),
+    /// Search as a page and a JSON API on this machine
+    Serve(Box<serve::ServeArguments>),
+    /// Count a data set's persons, pictures and cameras, and say what looks wrong
+    Data(data::DataArguments),
+    /// Draw walking figures, seen by several cameras, as a small data set
+    Draw(draw::DrawArguments),
+    /// Draw, fine-tune, score before and after, report: all of it on a small example
+    Demo(demo::DemoArguments),
+    /// Write a backbone with random weights, to train from nothing
+    Init(init::InitArguments),
+    /// Find out which tiles are quickest on this adapter, and keep that for all later runs
+    Tune(tune::TuneArguments),
+    /// Write a model for other programs
+    Export(export::ExportArguments),
+    /// Show where in a picture the model looks, and its part rows
+    Explain(explain::ExplainArguments),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArguments),
+}
 
 /// Parses the arguments, runs the command and reports its failure.
 ///
@@ -108,5 +161,16 @@ fn report(error: &Error) {
     eprintln!("error: {}", error.with_causes());
     if let Some(hint) = error.hint() {
         eprintln!("hint: {hint}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_declared_arguments_are_consistent() {
+        Arguments::command().debug_assert();
     }
 }

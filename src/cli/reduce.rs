@@ -1,6 +1,6 @@
 //! `lat-wgpu reduce`: embeddings in fewer numbers, and what that costs.
 
-use super::args::ReduceArguments;
+use super::arguments::{DtypeName, bytes};
 use super::embed::progress_bar;
 use super::json;
 use super::open;
@@ -18,15 +18,60 @@ use crate::retrieval::distances::visit;
 use crate::retrieval::metrics::{Retrieval, Rules, Scorer};
 use crate::retrieval::neighbours::Neighbours;
 use crate::retrieval::pca::{FIT_ROWS, FitOptions, Reduced, Reduction};
+use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Queries of a gallery against itself, unless told otherwise.
 const QUERIES: usize = 1000;
 /// Rows that are reduced and written at a time.
 const ROWS: usize = 64;
+
+/// `lat-wgpu reduce`.
+#[derive(Debug, Args)]
+pub struct ReduceArguments {
+    /// Embeddings, or an index folder
+    #[arg(value_name = "GALLERY")]
+    pub gallery: PathBuf,
+    /// Numbers to reduce to; several, as 64,128,256, are compared, and the file holds the most
+    #[arg(long, value_name = "K,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "apply")]
+    pub dim: Vec<u32>,
+    /// Where to write the components, as .safetensors; with --apply the reduced embeddings
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Find nothing: reduce GALLERY by the components in this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels"])]
+    pub apply: Option<PathBuf>,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
+    /// With --apply: how a number is stored
+    #[arg(long, default_value = "f32", requires = "apply")]
+    pub dtype: DtypeName,
+    /// Look at no more than so many rows, evenly spaced [default: 20000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub fit_rows: Option<u32>,
+    /// Where the search for the components starts from, above 2048 numbers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Measure the loss with these queries [default: 1000 of the gallery, evenly spaced]
+    #[arg(long, value_name = "FILE")]
+    pub query_embeddings: Option<PathBuf>,
+    /// Persons and cameras: path,person,camera [default: from Market-1501 names; else the loss isn't told]
+    #[arg(long, value_name = "CSV")]
+    pub labels: Option<PathBuf>,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write the table as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
 
 pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
     let ReduceArguments { gallery, out, apply: reduction, query_embeddings, labels, json, .. } = arguments;

@@ -1,6 +1,6 @@
 //! `lat-wgpu search`: whom pictures show, found again in a gallery of embeddings.
 
-use super::args::SearchArguments;
+use super::arguments::{NetworkArguments, PageArguments, bytes};
 use super::embed::progress_bar;
 use super::json;
 use super::open;
@@ -9,21 +9,74 @@ use super::search_report::Page;
 use super::signals::Signals;
 use crate::checkpoint::{Network, Threshold};
 use crate::embeddings::Embeddings;
-use crate::embeddings::gallery::Gallery;
+use crate::embeddings::gallery::{Filter, Gallery};
 use crate::embeddings::provenance::{Source, check_same_weights};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{LeftOut, Listing, Picture};
+use crate::kernels::topk::MAX_K;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::retrieval::pca::{self, Reduction};
 use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// `lat-wgpu search`.
+#[derive(Debug, Args)]
+pub struct SearchArguments {
+    /// The model that the gallery was embedded with, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
+    #[arg(long, value_name = "FILE|DIR")]
+    pub gallery: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
+    /// Whom to find: a picture, or a folder with all below it; may be given often
+    #[arg(long, required = true, value_name = "IMG|DIR")]
+    pub query: Vec<PathBuf>,
+    /// Follow links to files and folders; a folder is entered once
+    #[arg(long)]
+    pub follow_links: bool,
+    /// How many of the gallery's pictures to list for each query
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
+    pub top: u32,
+    /// Search only these pictures: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<Filter>,
+    /// Embed each query and its mirror image, and take the mean; the model's threshold isn't for that
+    #[arg(long)]
+    pub flip: bool,
+    /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
+    #[arg(long, value_name = "FILE")]
+    pub reduce: Option<PathBuf>,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write the lists as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub page: PageArguments,
+    /// For --html: the folder that was embedded, so that its pictures are shown [default: the inputs that the gallery carries, where they are still there]
+    #[arg(long, value_name = "DIR", requires = "html")]
+    pub images: Option<PathBuf>,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long)]
+    pub ignore_exif: bool,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.

@@ -1,7 +1,7 @@
 //! `lat-wgpu search --html`: what was found, as a page to look at.
 
-use super::args::{PageArguments, SearchArguments};
-use super::search::{Found, Match as FoundMatch, Ranking};
+use super::arguments::PageArguments;
+use super::search::{Found, Match as FoundMatch, Ranking, SearchArguments};
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::{Gallery, Images};
 use crate::error::Result;

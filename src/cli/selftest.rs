@@ -1,6 +1,6 @@
 //! `lat-wgpu selftest`: every kernel on an adapter against the reference.
 
-use super::args::SelftestArguments;
+use super::arguments::DtypeName;
 use super::embed::progress_bar;
 use super::json;
 use super::open;
@@ -9,8 +9,30 @@ use super::signals::Signals;
 use crate::error::Result;
 use crate::gpu::Precision;
 use crate::selftest::{self, Options, Report};
+use clap::Args;
 use serde_json::json;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// `lat-wgpu selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestArguments {
+    /// Only rows whose kernel, variant and shape contain this, such as "gemm nt" [default: all]
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Only rows that store activations so; f16 has native and packed halves, and matrix units [default: both]
+    #[arg(long, value_name = "STORAGE")]
+    pub precision: Option<DtypeName>,
+    /// One shape of each kernel in each storage
+    #[arg(long)]
+    pub quick: bool,
+    /// Write adapter, limits and rows as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+}
 
 pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
     Paths::new().writes("--json", &arguments.json).check()?;

@@ -1,6 +1,6 @@
 //! `lat-wgpu train`: fine-tune a backbone into a re-identification model.
 
-use super::args::TrainArguments;
+use super::arguments::{SetArguments, bytes};
 use super::embed::progress_bar;
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::open;
@@ -21,12 +21,215 @@ use crate::train::config::{Config, Layers, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
 use crate::train::log::{EpochLine, RetrievalScores, StepLine};
 use crate::train::trainer::{self, Exam, Judge, Request, Summary, Watch};
+use clap::Args;
 use indicatif::ProgressBar;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Device memory that scores stay within while the training step keeps its own, in bytes.
 const BESIDE_TRAINING: Option<u64> = Some(2 << 30);
+
+/// `lat-wgpu train`.
+///
+/// Flags that are a key of the configuration are passed on as text: the configuration checks them.
+#[derive(Debug, Args)]
+#[command(after_long_help = keys_help(), args_override_self = true)]
+pub struct TrainArguments {
+    /// Weights to start from: a plain ViT, or a trained model (its part classifiers are dropped)
+    #[arg(long, value_name = "FILE")]
+    backbone: Option<String>,
+    /// Folder of a data set, or a table of images (.csv): its train split trains, or without a split all of it
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
+    #[arg(long, value_name = "RUN", required_unless_present = "dry_run")]
+    pub out: Option<PathBuf>,
+    /// Recipe: paper, released-code, full or strong [default: paper]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Go on from RUN/last.safetensors, to the bit as if never stopped
+    #[arg(long)]
+    pub resume: bool,
+    /// Keys from a file; flags and --set win over it
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// One key of the configuration, such as optim.lr=1e-4; may be given often
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Passes over the pictures
+    #[arg(long, value_name = "N")]
+    epochs: Option<String>,
+    /// Pictures in a step
+    #[arg(long, value_name = "N")]
+    batch_size: Option<String>,
+    /// Run the backbone on N pictures at a time: the same step in less memory and more time [default: the whole batch]
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<String>,
+    /// Device memory to stay within, such as 800M or 4G; a run that needs more is refused [default: any]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Print memory, operations and an estimate of time for each stage, and train nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the time of kernels and layers in a step of each stage, and write it as a trace for Chrome and Perfetto [default FILE: RUN/trace.json]
+    #[arg(long, value_name = "FILE", require_equals = true, conflicts_with = "dry_run")]
+    pub profile: Option<Option<PathBuf>>,
+    /// Learning rate before any decay
+    #[arg(long, value_name = "F")]
+    lr: Option<String>,
+    /// What the learning rate is multiplied by when a block opens
+    #[arg(long, value_name = "F")]
+    lr_decay: Option<String>,
+    /// Weight decay on every trainable parameter
+    #[arg(long, value_name = "F")]
+    weight_decay: Option<String>,
+    /// Longest gradient over all parameters; 0: any
+    #[arg(long, value_name = "F")]
+    clip_norm: Option<String>,
+    /// Share of the target that is spread over all classes
+    #[arg(long, value_name = "F")]
+    label_smoothing: Option<String>,
+    /// Probability that a hidden value of a part classifier is dropped
+    #[arg(long, value_name = "P")]
+    dropout: Option<String>,
+    /// Probability that a picture is mirrored
+    #[arg(long, value_name = "P")]
+    flip: Option<String>,
+    /// Take the pictures in sorted path order in every epoch
+    #[arg(long)]
+    no_shuffle: bool,
+    /// Seed of every random choice
+    #[arg(long, value_name = "N")]
+    seed: Option<String>,
+    /// Stop after N steps in all; 0 writes the initial model
+    #[arg(long, value_name = "N")]
+    max_steps: Option<String>,
+    /// Share of each person's images that validates [default: none; with --best accuracy the first of every person with two or more]
+    #[arg(long, value_name = "F")]
+    val_fraction: Option<String>,
+    /// With --best val-map: share of the persons, at least ten, that is held out of training
+    #[arg(long, value_name = "F")]
+    val_persons: Option<String>,
+    /// Save every so many steps, beside every epoch's end
+    #[arg(long, value_name = "STEPS")]
+    save_every: Option<String>,
+    /// Score query against gallery every E epochs and after the last one; needs both in the data set
+    #[arg(long, value_name = "E")]
+    eval_every: Option<String>,
+    /// Model that becomes best.safetensors: last (the last epoch's model), or the best by val-map (mAP among the persons of --val-persons),
+    /// accuracy (on validation images) or test-map (with --eval-every: chooses on the test set) [default: last; of released-code accuracy]
+    #[arg(long, value_name = "WHAT")]
+    best: Option<String>,
+    /// With --best val-map: then train all persons from the start, for as many epochs as were best
+    #[arg(long)]
+    refit: bool,
+    /// Epochs from one opening of a block to the next
+    #[arg(long, value_name = "T")]
+    unfreeze_every: Option<String>,
+    /// Blocks that are open in epoch 0
+    #[arg(long, value_name = "N")]
+    first_unfreeze: Option<String>,
+    /// Leave patch embedding, tokens and positions as they are
+    #[arg(long, value_name = "true|false")]
+    freeze_embeddings: Option<String>,
+    /// Part of the adapter's name, see `lat-wgpu info`
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// How weights and activations are stored: f32 or f16; sums and updates are f32 [default: f32]
+    #[arg(long, value_name = "NAME")]
+    precision: Option<String>,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long)]
+    ignore_exif: bool,
+    /// Input size in pixels
+    #[arg(long, value_name = "HxW")]
+    size: Option<String>,
+    /// Pixels from one patch to the next
+    #[arg(long, value_name = "N")]
+    stride: Option<String>,
+    /// Attention heads
+    #[arg(long, value_name = "N")]
+    heads: Option<String>,
+    /// Non-linearity of the MLP
+    #[arg(long, value_name = "NAME", value_parser = ["gelu", "quick-gelu"])]
+    act: Option<String>,
+    /// ε of every LayerNorm
+    #[arg(long, value_name = "F")]
+    ln_eps: Option<String>,
+    /// Mean and deviation of the input: imagenet, half or clip
+    #[arg(long, value_name = "NAME")]
+    normalize: Option<String>,
+    /// λ, the weight of one operand of the blend
+    #[arg(long, value_name = "F")]
+    lambda: Option<String>,
+    /// Which operand carries λ: class or local
+    #[arg(long, value_name = "OPERAND")]
+    lambda_on: Option<String>,
+    /// What becomes the parts in training: gelt, local or global
+    #[arg(long, value_name = "NAME")]
+    tokens: Option<String>,
+    /// One part per grid row (rows), or one in all (1)
+    #[arg(long, value_name = "NAME")]
+    parts: Option<String>,
+    /// Pass over tensors of the backbone's file that are not known
+    #[arg(long)]
+    ignore_unknown: bool,
+    #[command(flatten)]
+    data_set: SetArguments,
+}
+
+impl TrainArguments {
+    /// The flags that were given, as (key, value) of the configuration.
+    pub fn flags(&self) -> Vec<(String, String)> {
+        let valued = [
+            ("preset", &self.preset),
+            ("model.backbone", &self.backbone),
+            ("data.dir", &self.data),
+            ("schedule.epochs", &self.epochs),
+            ("schedule.batch_size", &self.batch_size),
+            ("schedule.micro_batch", &self.micro_batch),
+            ("schedule.eval_every", &self.eval_every),
+            ("schedule.best", &self.best),
+            ("optim.lr", &self.lr),
+            ("optim.lr_decay", &self.lr_decay),
+            ("optim.weight_decay", &self.weight_decay),
+            ("optim.clip_norm", &self.clip_norm),
+            ("loss.label_smoothing", &self.label_smoothing),
+            ("head.dropout", &self.dropout),
+            ("data.flip", &self.flip),
+            ("data.seed", &self.seed),
+            ("schedule.max_steps", &self.max_steps),
+            ("data.val_fraction", &self.val_fraction),
+            ("data.val_persons", &self.val_persons),
+            ("schedule.save_every", &self.save_every),
+            ("schedule.unfreeze_every", &self.unfreeze_every),
+            ("schedule.first_unfreeze", &self.first_unfreeze),
+            ("schedule.freeze_embeddings", &self.freeze_embeddings),
+            ("device.adapter", &self.adapter),
+            ("device.precision", &self.precision),
+            ("model.size", &self.size),
+            ("model.stride", &self.stride),
+            ("model.heads", &self.heads),
+            ("model.act", &self.act),
+            ("model.ln_eps", &self.ln_eps),
+            ("model.normalize", &self.normalize),
+            ("model.lambda", &self.lambda),
+            ("model.lambda_on", &self.lambda_on),
+            ("model.tokens", &self.tokens),
+            ("model.parts", &self.parts),
+        ];
+        let switches = [
+            ("data.shuffle", self.no_shuffle.then_some("false")),
+            ("data.ignore_exif", self.ignore_exif.then_some("true")),
+            ("model.ignore_unknown", self.ignore_unknown.then_some("true")),
+            ("schedule.refit", self.refit.then_some("true")),
+        ];
+        let valued = valued.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
+        let switches = switches.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
+        let flags = valued.chain(switches).map(|(key, value)| (key.to_string(), value));
+        flags.chain(self.data_set.flags()).collect()
+    }
+}
 
 pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let layers =

@@ -1,6 +1,6 @@
 //! `lat-wgpu tune`: which tiles are quickest on this adapter, kept for all later runs.
 
-use super::args::TuneArguments;
+use super::arguments::{DtypeName, NetworkArguments};
 use super::paths::Paths;
 use super::{json, open};
 use crate::error::{Error, Result};
@@ -8,10 +8,42 @@ use crate::gpu::AdapterSummary;
 use crate::gpu::choices::{self, Choices};
 use crate::storage::atomic::write_atomically;
 use crate::tasks::tune::{self, Finding, Outcome, Product};
+use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// `lat-wgpu tune`.
+#[derive(Debug, Args)]
+pub struct TuneArguments {
+    /// Weights of a plain ViT, or a trained model, as .safetensors: whose products are tuned for
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Pictures at once [default: 32, on CPU adapters 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// Tune a training step instead of embedding
+    #[arg(long)]
+    pub train: bool,
+    /// Seconds to spend
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+    /// Forget what was kept for this adapter
+    #[arg(long)]
+    pub clear: bool,
+    /// How weights and activations are stored
+    #[arg(long, default_value = "f32")]
+    pub precision: DtypeName,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Write what was measured as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
 
 pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
     let paths = Paths::new().reads("--model", &arguments.model).writes("--json", &arguments.json);

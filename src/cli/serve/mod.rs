@@ -7,27 +7,30 @@
 mod connections;
 mod http;
 
-use super::args::ServeArguments;
+use super::arguments::{NetworkArguments, bytes};
 use super::open;
 use super::search::{Found, Verdicts, check_fits, check_weights, verdicts};
 use super::signals::Signals;
-use crate::embeddings::gallery::Gallery;
+use crate::embeddings::gallery::{Filter, Gallery};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
 use crate::images::decode::{self, DecodeOptions};
 use crate::images::preprocess::resize_bicubic;
 use crate::images::walk::LeftOut;
+use crate::kernels::topk::MAX_K;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::retrieval::pca::Reduction;
 use crate::shape::ImageSize;
 use crate::tasks::embed::Embedder;
 use axum::http::StatusCode;
+use clap::Args;
 use connections::Limits;
 use http::{Job, QUEUE, Refusal, Site};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +38,49 @@ use tokio::sync::mpsc;
 
 /// What the posted picture is called in an answer: it comes without a name.
 const POSTED: &str = "picture";
+
+/// `lat-wgpu serve`.
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// The model that the gallery was embedded with, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
+    #[arg(long, value_name = "FILE|DIR")]
+    pub gallery: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
+    /// The folder that was embedded: its pictures are shown [default: the inputs that the gallery carries, on this machine's own address]
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// Address to listen on; any other than this machine's own lets others search, without a password
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0: any that is free
+    #[arg(long, value_name = "N", default_value_t = 8080)]
+    pub port: u16,
+    /// How many of the gallery's pictures to list unless a request says so
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
+    pub top: u32,
+    /// Search only these pictures: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<Filter>,
+    /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
+    #[arg(long, value_name = "FILE")]
+    pub reduce: Option<PathBuf>,
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Do not turn pictures as their EXIF orientation says
+    #[arg(long)]
+    pub ignore_exif: bool,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+}
 
 pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
