@@ -5,7 +5,8 @@ mod common;
 
 use common::{bits, random};
 use lat_wgpu::checkpoint::{self, Network, Settings};
-use lat_wgpu::gpu::{Binding, Context, ContextOptions, Dispatch, Kernel, Precision, Recorder, Tensor};
+use lat_wgpu::entry_points;
+use lat_wgpu::gpu::{Context, ContextOptions, File, Precision, Recorder, Tensor};
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::model::{HeadSettings, Learner, Trainable, UpdateRule};
@@ -95,10 +96,10 @@ fn checked_shaders_give_the_same_bits() {
 }
 
 /// Writes y[i] = x[first + i] for i below `count`, whatever the tensors' length.
-static COPY: Kernel = Kernel {
-    name: "copy",
-    source: "
-struct Params { first: u32, count: u32, unused_0: u32, unused_1: u32 }
+static COPY: File = File::new(
+    "copy",
+    "
+struct Params { first: u32, count: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<u32>;
@@ -109,25 +110,17 @@ fn copy(@builtin(workgroup_id) group: vec3u) {
     }
 }
 ",
-    helpers: &[],
-    entry: "copy",
-    bindings: &[Binding::read("x"), Binding::write("y")],
-    uniform_bytes: 16,
-    subgroups: false,
-    quads: false,
-};
+);
 
-fn copy(recorder: &mut Recorder<'_>, from: Tensor, to: Tensor, first: u32, count: u32) {
-    recorder.dispatch(Dispatch {
-        kernel: &COPY,
-        constants: vec![],
-        overrides: vec![],
-        tensors: vec![from, to],
-        params: [first, count, 0, 0].iter().flat_map(|v| v.to_le_bytes()).collect(),
-        grid: [count, 1, 1],
-        flops: 0.0,
-        label: "copy".to_string(),
-    });
+entry_points! {
+    struct Params in 8 bytes { first: u32, count: u32 }
+    fn copy(x: read, y: write);
+    fn nothing();
+}
+
+fn record_copy(recorder: &mut Recorder<'_>, x: Tensor, y: Tensor, first: u32, count: u32) {
+    let launch = COPY.launch(Params { first, count }, copy { x, y }).workgroups(count as usize);
+    launch.record(recorder, "copy", 0.0);
 }
 
 /// Eight words that go through a tensor of the plan, of which each copy takes so many; what the last word is.
@@ -137,8 +130,8 @@ fn through(context: &Context, first: u32, counts: [u32; 2]) -> lat_wgpu::error::
     let mut recorder = Recorder::new(context);
     let (x, y) = (recorder.import(&input), recorder.import(&output));
     let middle = recorder.tensor("middle", 8);
-    copy(&mut recorder, x, middle, 0, counts[0]);
-    copy(&mut recorder, middle, y, first, counts[1]);
+    record_copy(&mut recorder, x, middle, 0, counts[0]);
+    record_copy(&mut recorder, middle, y, first, counts[1]);
     let plan = recorder.finish()?;
     // A second replay finds nothing that the first left.
     plan.run(context)?;
@@ -163,38 +156,17 @@ fn guarded_memory_finds_what_it_is_for() {
 
 #[test]
 fn of_several_shaders_that_are_refused_the_same_one_is_named() {
-    const fn wrong(name: &'static str, source: &'static str) -> Kernel {
-        Kernel {
-            name,
-            source,
-            helpers: &[],
-            entry: "main",
-            bindings: &[],
-            uniform_bytes: 0,
-            subgroups: false,
-            quads: false,
-        }
-    }
-    static WRONG: [Kernel; 4] = [
-        wrong("wrong_a", "fn main() { first }"),
-        wrong("wrong_b", "fn main() { second }"),
-        wrong("wrong_c", "fn main() { third }"),
-        wrong("wrong_d", "fn main() { fourth }"),
+    static WRONG: [File; 4] = [
+        File::new("wrong_a", "fn main() { first }"),
+        File::new("wrong_b", "fn main() { second }"),
+        File::new("wrong_c", "fn main() { third }"),
+        File::new("wrong_d", "fn main() { fourth }"),
     ];
-    let refusal = |order: &mut dyn Iterator<Item = &'static Kernel>| {
+    let refusal = |order: &mut dyn Iterator<Item = &'static File>| {
         let context = open(|_| ());
         let mut recorder = Recorder::new(&context);
-        for kernel in order {
-            recorder.dispatch(Dispatch {
-                kernel,
-                constants: Vec::new(),
-                overrides: Vec::new(),
-                tensors: Vec::new(),
-                params: Vec::new(),
-                grid: [1; 3],
-                flops: 0.0,
-                label: kernel.name.to_string(),
-            });
+        for file in order {
+            file.launch(Params { first: 0, count: 0 }, nothing {}).record(&mut recorder, file.name, 0.0);
         }
         recorder.finish().expect_err("a refusal").to_string()
     };

@@ -3,7 +3,8 @@
 mod common;
 
 use common::context;
-use lat_wgpu::gpu::{Binding, Constants, Dispatch, Family, Kernel, Precision, Storage};
+use lat_wgpu::entry_points;
+use lat_wgpu::gpu::{Constants, Family, File, Kernel, Precision, Storage};
 use lat_wgpu::kernels;
 use lat_wgpu::kernels::accumulate::Accumulate;
 use lat_wgpu::reference::Exact;
@@ -18,7 +19,7 @@ use std::process::Command;
 fn key(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
     let constants: Vec<_> =
         constants.iter().filter(|(name, _)| !["HEAD_DIM", "CHUNK"].contains(name)).collect();
-    format!("{} {} {constants:?} {storage:?}", kernel.name, kernel.entry)
+    format!("{} {} {constants:?} {storage:?}", kernel.file.name, kernel.entry)
 }
 
 #[test]
@@ -28,20 +29,20 @@ fn every_variant_that_the_adapter_offers_has_a_row() {
         let mut recording = Guarded::new(context(), case.storage);
         case.record(&mut recording);
         for dispatch in recording.recorder.list().unwrap().dispatches {
-            covered.insert(key(dispatch.kernel, &dispatch.constants, dispatch.storage()));
+            covered.insert(key(&dispatch.kernel, &dispatch.constants, dispatch.storage()));
         }
     }
     let offered = |kernel: &Kernel, constants: &Constants, storage| {
         let lanes = constants.iter().find(|(name, _)| *name == "SUB").map(|(_, lanes)| *lanes);
-        let fits =
-            !kernel.subgroups || lanes.is_some_and(|lanes| context().family() == Family::Subgroup(lanes));
+        let fits = !kernel.file.subgroups
+            || lanes.is_some_and(|lanes| context().family() == Family::Subgroup(lanes));
         fits && context().supports(storage)
     };
     let all = kernels::variants()
         .into_iter()
         .filter(|(kernel, constants, storage)| offered(kernel, constants, *storage));
     let missing: BTreeSet<_> = all
-        .map(|(kernel, constants, storage)| key(kernel, &constants, storage))
+        .map(|(kernel, constants, storage)| key(&kernel, &constants, storage))
         .filter(|variant| !covered.contains(variant))
         .collect();
     assert!(missing.is_empty(), "no row for {missing:#?}");
@@ -62,32 +63,18 @@ fn sum(addend: f32, wanted: Exact) -> Case {
     })
 }
 
+entry_points! {
+    struct Place in 16 bytes { place: u32 }
+    fn copy(x: read, y: write);
+}
+
 /// A copy of one word, in WGSL of the caller's.
-fn copy(name: &'static str, source: &'static str, wanted: u32) -> Case {
-    const BINDINGS: &[Binding] = &[Binding::read("x"), Binding::write("y")];
-    let kernel: &'static Kernel = Box::leak(Box::new(Kernel {
-        // Pipelines are kept by their name.
-        name,
-        source,
-        helpers: &[],
-        entry: "copy",
-        bindings: BINDINGS,
-        uniform_bytes: 16,
-        subgroups: false,
-        quads: false,
-    }));
+fn copied(name: &'static str, source: &'static str, wanted: u32) -> Case {
+    // Pipelines are kept by their file's name.
+    let file: &'static File = Box::leak(Box::new(File::new(name, source)));
     Case::new(name, "word", "1", Storage::F32, move |run| {
         let (x, y) = (run.words("x", &[7]), run.output("y", 1));
-        run.recorder.dispatch(Dispatch {
-            kernel,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![x, y],
-            params: vec![0; 16],
-            grid: [1, 1, 1],
-            flops: 0.0,
-            label: "copy".to_string(),
-        });
+        file.launch(Place { place: 0 }, copy { x, y }).record(&mut run.recorder, "copy", 0.0);
         vec![Expected::same("y", y, [(0, wanted)])]
     })
 }
@@ -115,10 +102,10 @@ fn what_is_wrong_fails_and_what_follows_is_still_tested() {
         sum(2.0, Exact { value: 3.0, scale: 3.0 }),
         sum(2.5, Exact { value: 3.6, scale: 3.5 }),
         sum(f32::NAN, Exact { value: 3.0, scale: 3.0 }),
-        copy("good", COPY, 7),
-        copy("other", COPY, 8),
-        copy("unwritten", UNWRITTEN, 7),
-        copy("none", "no shader at all", 7),
+        copied("good", COPY, 7),
+        copied("other", COPY, 8),
+        copied("unwritten", UNWRITTEN, 7),
+        copied("none", "no shader at all", 7),
         sum(3.0, Exact { value: 4.0, scale: 4.0 }),
     ]);
     let passed: Vec<bool> = report.rows.iter().map(|row| row.passed).collect();

@@ -12,13 +12,13 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use lat_wgpu::gpu::{Access, Binding, Constants, Kernel, Storage, assemble};
+use lat_wgpu::gpu::{Access, Binding, Constants, Field, File, Kernel, Storage, Threads, assemble};
 use lat_wgpu::kernels;
 use naga::back::pipeline_constants::process_overrides;
 use naga::back::{PipelineConstants, hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy, Layouter};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, Module, Scalar, ShaderStage, StorageAccess};
+use naga::{AddressSpace, Handle, Module, Scalar, ShaderStage, StorageAccess, Type, TypeInner, VectorSize};
 
 /// WebGPU's default limits.
 const MAX_STORAGE_BUFFERS: usize = 8;
@@ -62,7 +62,7 @@ const TARGETS: [(&str, Targets); 6] = {
 /// What a variant needs, joined by commas.
 fn features(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
     let fragments = kernel.multiplies_fragments();
-    let mut words = vec![match (fragments, kernel.subgroups) {
+    let mut words = vec![match (fragments, kernel.file.subgroups) {
         (true, _) => "fragments".to_string(),
         (false, true) => "subgroups".to_string(),
         (false, false) => "plain".to_string(),
@@ -91,7 +91,7 @@ fn validator(capabilities: Capabilities) -> Validator {
 
 fn capabilities(kernel: &Kernel, storage: Storage) -> Capabilities {
     let when = |condition: bool, capability| if condition { capability } else { Capabilities::empty() };
-    let subgroups = when(kernel.subgroups, Capabilities::SUBGROUP);
+    let subgroups = when(kernel.file.subgroups, Capabilities::SUBGROUP);
     let fragments = when(kernel.multiplies_fragments(), Capabilities::COOPERATIVE_MATRIX);
     let halves = match storage {
         Storage::F32 => Capabilities::empty(),
@@ -111,7 +111,7 @@ fn parse(kernel: &Kernel, storage: Storage, source: &str) -> Result<Parsed, Stri
 
 /// A short name of a variant that serves as a file name: `gemm_tiled-gemm_nt-BM64-BN64-TM4-TN4`.
 fn variant_name(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
-    let mut name = format!("{}-{}", kernel.name, kernel.entry);
+    let mut name = format!("{}-{}", kernel.file.name, kernel.entry);
     for (constant, value) in constants {
         let _ = write!(name, "-{constant}{value}");
     }
@@ -123,18 +123,12 @@ fn variant_name(kernel: &Kernel, constants: &Constants, storage: Storage) -> Str
     name
 }
 
-/// How many invocations a workgroup has, by the file header: what the Rust side computes its grids with.
-fn expected_workgroup(kernel: &Kernel, source: &str) -> u32 {
-    let constant = |name: &str| constant_value(source, name);
-    if kernel.subgroups && !kernel.multiplies_fragments() {
-        return constant("SUB");
-    }
-    match kernel.name {
-        "gemm_cooperative" | "roof_cooperative" => 128,
-        "gemm_tiled" => (constant("BM") / constant("TM")) * (constant("BN") / constant("TN")),
-        "patch_embed" => (constant("BM") / constant("TILE")) * (constant("BN") / constant("TILE")),
-        "layernorm" | "l2norm" | "cross_entropy" | "topk" | "gradnorm" => constant("LANES"),
-        _ => 64,
+/// How many invocations the declaration gives a workgroup; the WGSL may have any number if it gives none.
+fn declared_workgroup(kernel: &Kernel, source: &str) -> Option<u32> {
+    match kernel.file.threads {
+        Threads::Count(count) => Some(count),
+        Threads::Constant(name) => Some(constant_value(source, name)),
+        Threads::Tile => None,
     }
 }
 
@@ -144,6 +138,43 @@ fn constant_value(source: &str, name: &str) -> u32 {
     let line = source.lines().find_map(|line| line.strip_prefix(&head));
     let value = line.and_then(|rest| rest.split(';').next()).and_then(|value| value.parse().ok());
     value.unwrap_or_else(|| panic!("no line `{head}VALUE;`"))
+}
+
+/// The members of the uniform block that a declaration misses in the WGSL's struct; those that it doesn't name are called
+/// `unused…` there.
+fn wrong_fields(kernel: &Kernel, module: &Module, ty: Handle<Type>) -> Vec<String> {
+    let TypeInner::Struct { members, .. } = &module.types[ty].inner else {
+        return vec!["params is no struct".to_string()];
+    };
+    let shown = |name: &str, offset, ty: &str| format!("{name}: {ty} at {offset}");
+    let found: Vec<_> = members
+        .iter()
+        .map(|member| {
+            let ty = match module.types[member.ty].inner {
+                TypeInner::Scalar(Scalar::U32) => "u32",
+                TypeInner::Scalar(Scalar::F32) => "f32",
+                TypeInner::Vector { size: VectorSize::Quad, scalar: Scalar::F32 } => "[f32; 4]",
+                _ => "of another type",
+            };
+            (member.name.clone().unwrap_or_default(), member.offset as usize, ty)
+        })
+        .collect();
+    let declared: Vec<_> = kernel.params.iter().map(|field| (field.name, field.offset, field.ty)).collect();
+    let is_unused = |offset: usize| {
+        found.iter().any(|(name, at, ty)| *at == offset && name.starts_with("unused") && *ty == "u32")
+    };
+    let missing = (declared.iter())
+        .filter(|(name, offset, ty)| {
+            !is_unused(*offset)
+                && !found.iter().any(|(n, o, t)| (n.as_str(), *o, *t) == (*name, *offset, *ty))
+        })
+        .map(|(name, offset, ty)| format!("params: no {} in the WGSL", shown(name, *offset, ty)));
+    let hidden = (found.iter())
+        .filter(|(name, offset, _)| {
+            !name.starts_with("unused") && !declared.iter().any(|(_, at, _)| at == offset)
+        })
+        .map(|(name, offset, ty)| format!("params: {} isn't declared", shown(name, *offset, ty)));
+    missing.chain(hidden).collect()
 }
 
 /// Where source and declaration disagree; empty if nowhere.
@@ -176,6 +207,7 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
             (AddressSpace::WorkGroup, None) => workgroup_bytes += size,
             (AddressSpace::Uniform, Some(at)) if (at.group, at.binding) == (0, 0) => {
                 uniform = Some((name, size as usize));
+                wrong.extend(wrong_fields(kernel, module, variable.ty));
             }
             (AddressSpace::Storage { access }, Some(at)) if at.group == 0 => {
                 storage.push((at.binding, name, access));
@@ -202,6 +234,11 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
     if storage != declared {
         wrong.push(format!("storage buffers: declared {declared:?}, found {storage:?}"));
     }
+    for switch in kernel.bindings.iter().filter_map(|binding| binding.switch) {
+        if !module.overrides.iter().any(|(_, found)| found.name.as_deref() == Some(switch)) {
+            wrong.push(format!("no override `{switch}`"));
+        }
+    }
     if storage.len() > MAX_STORAGE_BUFFERS {
         wrong.push(format!("{} storage buffers, the limit is {MAX_STORAGE_BUFFERS}", storage.len()));
     }
@@ -211,9 +248,9 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
         wrong.push("the workgroup's size hangs on an override".to_string());
     }
     let invocations: u32 = point.workgroup_size.iter().product();
-    if point.workgroup_size != [expected_workgroup(kernel, source), 1, 1] {
-        let expected = expected_workgroup(kernel, source);
-        wrong.push(format!("workgroup size: expected [{expected}, 1, 1], found {:?}", point.workgroup_size));
+    let declared = declared_workgroup(kernel, source).unwrap_or(invocations);
+    if point.workgroup_size != [declared, 1, 1] {
+        wrong.push(format!("workgroup size: declared [{declared}, 1, 1], found {:?}", point.workgroup_size));
     }
     if invocations > MAX_INVOCATIONS {
         wrong.push(format!("{invocations} invocations per workgroup, the limit is {MAX_INVOCATIONS}"));
@@ -222,7 +259,7 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
         wrong
             .push(format!("{workgroup_bytes} bytes of workgroup memory, the limit is {MAX_WORKGROUP_BYTES}"));
     }
-    if kernel.subgroups && validator(Capabilities::empty()).validate(module).is_ok() {
+    if kernel.file.subgroups && validator(Capabilities::empty()).validate(module).is_ok() {
         wrong.push("declared with subgroups, but calls no subgroup operation".to_string());
     }
     wrong
@@ -356,12 +393,12 @@ fn none(wrong: Vec<String>) {
 fn every_variant_agrees_with_its_declaration() {
     let mut wrong = Vec::new();
     for (kernel, constants, storage) in kernels::variants() {
-        let source = assemble(kernel, &constants, storage);
-        let found = match parse(kernel, storage, &source) {
-            Ok(parsed) => disagreements(kernel, &source, &parsed),
+        let source = assemble(&kernel, &constants, storage);
+        let found = match parse(&kernel, storage, &source) {
+            Ok(parsed) => disagreements(&kernel, &source, &parsed),
             Err(message) => vec![message],
         };
-        let name = variant_name(kernel, &constants, storage);
+        let name = variant_name(&kernel, &constants, storage);
         wrong.extend(found.into_iter().map(|message| format!("{name}: {message}")));
     }
     none(wrong);
@@ -393,13 +430,13 @@ fn every_variant_becomes_what_its_targets_read() {
     let mut wrong = Vec::new();
     let mut seen = HashSet::new();
     for (kernel, constants, storage) in kernels::variants() {
-        let name = variant_name(kernel, &constants, storage);
+        let name = variant_name(&kernel, &constants, storage);
         if !seen.insert(name.clone()) {
             continue;
         }
-        let source = assemble(kernel, &constants, storage);
-        let needs = features(kernel, &constants, storage);
-        let (targets, parsed) = match (targets(&needs), parse(kernel, storage, &source)) {
+        let source = assemble(&kernel, &constants, storage);
+        let needs = features(&kernel, &constants, storage);
+        let (targets, parsed) = match (targets(&needs), parse(&kernel, storage, &source)) {
             (Ok(targets), Ok(parsed)) => (targets, parsed),
             (Err(message), _) | (_, Err(message)) => {
                 wrong.push(format!("{name}: {message}"));
@@ -412,7 +449,7 @@ fn every_variant_becomes_what_its_targets_read() {
         let words = if targets.tint { needs } else { format!("{needs},naga") };
         for setting in settings(&parsed.module) {
             let values: Vec<_> = setting.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            match (translate(kernel, targets, &parsed, &setting), &folder) {
+            match (translate(&kernel, targets, &parsed, &setting), &folder) {
                 (Ok(made), Some(folder)) => {
                     let suffix: String = values.iter().map(|value| format!("+{value}")).collect();
                     leave(folder, &mut lists, targets, &format!("{name}{suffix}"), &made);
@@ -435,8 +472,8 @@ fn every_variant_becomes_what_its_targets_read() {
 fn every_source_is_valid_as_it_stands() {
     let mut wrong = Vec::new();
     for (kernel, _, storage) in kernels::variants() {
-        if let Err(message) = parse(kernel, storage, &assemble(kernel, &[], storage)) {
-            wrong.push(format!("{}: {message}", kernel.name));
+        if let Err(message) = parse(&kernel, storage, &assemble(&kernel, &[], storage)) {
+            wrong.push(format!("{}: {message}", kernel.file.name));
         }
     }
     none(wrong);
@@ -446,13 +483,13 @@ fn every_source_is_valid_as_it_stands() {
 fn every_constant_stands_on_one_line_at_its_default() {
     let mut wrong = Vec::new();
     for (kernel, constants, storage) in kernels::variants() {
-        let source = assemble(kernel, &[], storage);
+        let source = assemble(&kernel, &[], storage);
         for (constant, _) in constants {
             let head = format!("const {constant}: u32 = ");
             let lines = source.lines().filter(|line| line.starts_with(&head)).count();
             let elsewhere = source.matches(&format!("const {constant}")).count();
             if (lines, elsewhere) != (1, 1) {
-                wrong.push(format!("{}.wgsl has {lines} lines `{head}…`, wanted 1", kernel.name));
+                wrong.push(format!("{}.wgsl has {lines} lines `{head}…`, wanted 1", kernel.file.name));
             }
         }
     }
@@ -462,10 +499,10 @@ fn every_constant_stands_on_one_line_at_its_default() {
 /// The first plain kernel of the list with its source, to be declared wrongly below.
 fn specimen() -> (Kernel, String, Parsed) {
     let (kernel, constants, storage) =
-        kernels::variants().into_iter().find(|(kernel, ..)| !kernel.subgroups).expect("a plain kernel");
-    let source = assemble(kernel, &constants, storage);
-    let parsed = parse(kernel, storage, &source).unwrap_or_else(|message| panic!("{message}"));
-    (Kernel { ..*kernel }, source, parsed)
+        kernels::variants().into_iter().find(|(kernel, ..)| !kernel.file.subgroups).expect("a plain kernel");
+    let source = assemble(&kernel, &constants, storage);
+    let parsed = parse(&kernel, storage, &source).unwrap_or_else(|message| panic!("{message}"));
+    (kernel, source, parsed)
 }
 
 #[test]
@@ -480,22 +517,48 @@ fn wrong_declarations_are_caught() {
     renamed[0].name = "nobody";
     let mut written = right.bindings.to_vec();
     written[0].access = Access::Write;
+    let mut switched = right.bindings.to_vec();
+    switched[0].switch = Some("NOBODY");
     let fewer = right.bindings[1..].to_vec();
+    let file = |change: fn(File) -> File| -> &'static File { Box::leak(Box::new(change(*right.file))) };
     let cases = [
         ("entry point", Kernel { entry: "nobody", ..right }, "entry point"),
         ("uniform size", Kernel { uniform_bytes: right.uniform_bytes + 16, ..right }, "uniform"),
         ("order", Kernel { bindings: leaked(swapped), ..right }, "storage buffers"),
         ("name", Kernel { bindings: leaked(renamed), ..right }, "storage buffers"),
         ("access", Kernel { bindings: leaked(written), ..right }, "storage buffers"),
+        ("switch", Kernel { bindings: leaked(switched), ..right }, "no override"),
         ("missing buffer", Kernel { bindings: leaked(fewer), ..right }, "storage buffers"),
-        ("subgroups", Kernel { subgroups: true, ..right }, "no subgroup operation"),
+        ("subgroups", Kernel { file: file(|file| File { subgroups: true, ..file }), ..right }, "no subgroup"),
+        (
+            "workgroup",
+            Kernel { file: file(|file| file.threads(Threads::Count(32))), ..right },
+            "workgroup size",
+        ),
     ];
     for (case, kernel, message) in cases {
-        let source =
-            if kernel.subgroups { format!("{source}\nconst SUB: u32 = 64;\n") } else { source.clone() };
         let found = disagreements(&kernel, &source, &parsed).join("\n");
         assert!(found.contains(message), "a wrong {case} passes: {found:?}");
     }
+}
+
+#[test]
+fn wrong_members_of_a_uniform_block_are_caught() {
+    let (kernel, _, storage) =
+        kernels::variants().into_iter().find(|(kernel, ..)| kernel.entry == "layernorm_forward").expect("it");
+    let source = assemble(&kernel, &[], storage);
+    let parsed = parse(&kernel, storage, &source).expect("valid WGSL");
+    let found = |change: &dyn Fn(&mut Vec<Field>)| {
+        let mut params = kernel.params.to_vec();
+        change(&mut params);
+        disagreements(&Kernel { params: params.leak(), ..kernel }, &source, &parsed).join("\n")
+    };
+    assert_eq!(found(&|_| ()), "");
+    let swap = |fields: &mut Vec<Field>| (fields[0].name, fields[1].name) = (fields[1].name, fields[0].name);
+    assert!(found(&swap).contains("no dim: u32 at 0"), "two members of one type may change places");
+    assert!(found(&|fields| fields[2].ty = "u32").contains("no eps: u32 at 8"));
+    assert!(found(&|fields| fields[3].offset = 16).contains("no chunk: u32 at 16"));
+    assert!(found(&|fields| fields.truncate(3)).contains("chunk: u32 at 12 isn't declared"));
 }
 
 #[test]
@@ -564,10 +627,10 @@ fn matrix_units_stated_for_hlsl_are_caught() {
         .into_iter()
         .find(|(kernel, ..)| kernel.multiplies_fragments())
         .expect("a variant");
-    let parsed = parse(kernel, storage, &assemble(kernel, &constants, storage)).expect("right WGSL");
+    let parsed = parse(&kernel, storage, &assemble(&kernel, &constants, storage)).expect("right WGSL");
     let model = hlsl::ShaderModel::V6_7;
     let targets = Targets { vulkan: "vulkan1.3", metal: None, hlsl: Some(model), tint: false };
-    if let Err(message) = translate(kernel, &targets, &parsed, &Setting::new()) {
+    if let Err(message) = translate(&kernel, &targets, &parsed, &Setting::new()) {
         panic!("not implemented: {message}");
     }
 }

@@ -409,7 +409,7 @@ impl Bench<'_> {
         }
         let mut measured = Measured {
             tile,
-            kernel: plan.dispatches[0].kernel.name,
+            kernel: plan.dispatches[0].kernel.file.name,
             work: Work::of(&plan),
             seconds: vec![first],
             used: Some(used),

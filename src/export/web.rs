@@ -350,14 +350,14 @@ fn plan_file(
 
 /// The name of a launch's shader, such as `attention-HEAD_DIM64-STEP16.wgsl`.
 fn shader_of(dispatch: &Dispatch, shaders: &mut BTreeMap<String, String>) -> String {
-    let mut name = dispatch.kernel.name.to_string();
+    let mut name = dispatch.kernel.file.name.to_string();
     for (constant, value) in &dispatch.constants {
         name.push_str(&format!("-{constant}{value}"));
     }
     name.push_str(".wgsl");
     shaders
         .entry(name.clone())
-        .or_insert_with(|| assemble(dispatch.kernel, &dispatch.constants, dispatch.storage()));
+        .or_insert_with(|| assemble(&dispatch.kernel, &dispatch.constants, dispatch.storage()));
     name
 }
 

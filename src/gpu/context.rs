@@ -530,7 +530,7 @@ impl Context {
             return pipeline.clone();
         }
         let source = wgpu::ShaderSource::Wgsl(assemble(kernel, constants, storage).into());
-        let module = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
+        let module = wgpu::ShaderModuleDescriptor { label: Some(kernel.file.name), source };
         let module = if self.checked {
             self.device.create_shader_module(module)
         } else {
@@ -555,16 +555,16 @@ impl Context {
             })
             .collect();
         let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some(kernel.name),
+            label: Some(kernel.file.name),
             entries: &entries,
         });
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(kernel.name),
+            label: Some(kernel.file.name),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
         let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
+            label: Some(kernel.file.name),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some(kernel.entry),
@@ -598,7 +598,7 @@ impl Drop for Context {
 fn pipeline_key(dispatch: &Dispatch) -> PipelineKey {
     let Dispatch { kernel, constants, overrides, .. } = dispatch;
     let bits = overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
-    (kernel.name, kernel.entry, constants.clone(), dispatch.storage(), bits)
+    (kernel.file.name, kernel.entry, constants.clone(), dispatch.storage(), bits)
 }
 
 /// What a buffer of a kernel is used for.

@@ -388,7 +388,7 @@ impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for dispatch in &self.dispatches {
             let Dispatch { kernel, grid, flops, label, .. } = dispatch;
-            writeln!(f, "{label}: {} {grid:?} {:.3} GFLOP", kernel.name, flops / 1e9)?;
+            writeln!(f, "{label}: {} {grid:?} {:.3} GFLOP", kernel.file.name, flops / 1e9)?;
         }
         Ok(())
     }

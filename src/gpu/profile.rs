@@ -75,7 +75,7 @@ impl Plan {
         whole = whole.min(self.whole_time(context)?);
         let launches = self.dispatches.iter().zip(least).map(|(dispatch, seconds)| DispatchTime {
             label: dispatch.label.clone(),
-            kernel: dispatch.kernel.name,
+            kernel: dispatch.kernel.file.name,
             entry: dispatch.kernel.entry,
             seconds,
             flops: dispatch.flops,

@@ -1,7 +1,7 @@
 //! A recording: dispatches over named tensors, before any memory exists.
 
 use super::context::{Buffer, Context};
-use super::kernel::{Access, Kernel, Storage};
+use super::kernel::{Access, File, Kernel, Storage, Tensors, Threads, Uniform};
 use super::{Constants, Overrides, WORD};
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(super) struct TensorInfo {
 /// One kernel launch.
 pub struct Dispatch {
     /// What is launched.
-    pub kernel: &'static Kernel,
+    pub kernel: Kernel,
     /// Values for its constants.
     pub constants: Constants,
     /// Values for its overrides.
@@ -63,7 +63,7 @@ impl Dispatch {
 
     fn quads(&self) -> impl Iterator<Item = &Tensor> {
         let bindings = self.tensors.iter().zip(self.kernel.bindings);
-        bindings.filter(|(_, binding)| self.kernel.quads && binding.quads).map(|(tensor, _)| tensor)
+        bindings.filter(|(_, binding)| self.kernel.file.quads && binding.quads).map(|(tensor, _)| tensor)
     }
 
     /// Bytes that must move between memory and kernel: every bound tensor once, also if it is read and written.
@@ -71,6 +71,87 @@ impl Dispatch {
         let distinct =
             self.tensors.iter().enumerate().filter(|(i, tensor)| !self.tensors[..*i].contains(tensor));
         distinct.map(|(_, tensor)| tensor.bytes() as f64).sum()
+    }
+}
+
+/// A kernel with its tensors, on its way into a recording.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    kernel: Kernel,
+    constants: Constants,
+    overrides: Overrides,
+    tensors: Vec<Option<Tensor>>,
+    params: Vec<u8>,
+    grid: [u32; 3],
+}
+
+impl File {
+    /// A launch of the entry point of `tensors`, of one workgroup. Switches that hang on a tensor are set.
+    pub fn launch<T: Tensors>(&'static self, params: T::Params, tensors: T) -> Launch {
+        let tensors = tensors.list();
+        let mut overrides = Overrides::new();
+        for (binding, tensor) in T::BINDINGS.iter().zip(&tensors) {
+            let Some(switch) = binding.switch else { continue };
+            let on = f64::from(u8::from(tensor.is_some()));
+            match overrides.iter().find(|(name, _)| *name == switch) {
+                Some((_, other)) => assert_eq!(on, *other, "{}: {} alone", self.name, binding.name),
+                None => overrides.push((switch, on)),
+            }
+        }
+        let mut params = bytemuck::bytes_of(&params).to_vec();
+        params.resize(T::Params::BYTES, 0);
+        Launch { kernel: self.kernel::<T>(), constants: vec![], overrides, tensors, params, grid: [1; 3] }
+    }
+}
+
+impl Launch {
+    /// With values for the file's constants.
+    pub fn constants(self, constants: Constants) -> Launch {
+        Launch { constants, ..self }
+    }
+
+    /// With a value for an override.
+    pub fn choice(mut self, name: &'static str, value: impl Into<f64>) -> Launch {
+        self.overrides.push((name, value.into()));
+        self
+    }
+
+    /// With a value for a switch.
+    pub fn switch(self, name: &'static str, on: bool) -> Launch {
+        self.choice(name, u8::from(on))
+    }
+
+    /// Of workgroups along x, y and z.
+    pub fn grid(self, grid: [u32; 3]) -> Launch {
+        Launch { grid, ..self }
+    }
+
+    /// Of so many workgroups, see [`grid_1d`].
+    pub fn workgroups(self, count: usize) -> Launch {
+        self.grid(grid_1d(count))
+    }
+
+    /// Of as many workgroups as have `count` invocations.
+    ///
+    /// # Panics
+    /// If the declaration doesn't say how many invocations a workgroup has.
+    pub fn invocations(self, count: usize) -> Launch {
+        let file = self.kernel.file;
+        let Threads::Count(each) = file.threads else { panic!("{}: {:?}", file.name, file.threads) };
+        self.workgroups(count.div_ceil(each as usize))
+    }
+
+    /// Records it under the recorder's scope and `name`.
+    ///
+    /// # Panics
+    /// If tensors or grid don't fit the declaration: a mistake of ours, found before any dispatch.
+    pub fn record(self, recorder: &mut Recorder<'_>, name: &str, flops: f64) {
+        let Launch { kernel, constants, overrides, tensors, params, grid } = self;
+        let bindings = tensors.into_iter().zip(kernel.bindings);
+        let tensors =
+            bindings.map(|(tensor, b)| tensor.unwrap_or_else(|| recorder.unused(b.access))).collect();
+        let label = recorder.label(name);
+        recorder.dispatch(Dispatch { kernel, constants, overrides, tensors, params, grid, flops, label });
     }
 }
 
@@ -144,8 +225,8 @@ impl<'c> Recorder<'c> {
         if self.scope.is_empty() { name.to_string() } else { format!("{}.{name}", self.scope) }
     }
 
-    /// Stands for a binding that this launch's switches leave untouched.
-    pub fn unused(&mut self, access: Access) -> Tensor {
+    /// Stands for a binding that a launch has no tensor for.
+    fn unused(&mut self, access: Access) -> Tensor {
         let context = self.context;
         let (read, write) = match self.unused {
             Some(pair) => pair,
@@ -157,30 +238,25 @@ impl<'c> Recorder<'c> {
         if access == Access::Read { read } else { write }
     }
 
-    /// Appends a launch.
-    ///
-    /// # Panics
-    /// If bindings, uniform block or grid don't fit the declaration: a mistake of ours, found before any dispatch.
-    pub fn dispatch(&mut self, dispatch: Dispatch) {
-        let Dispatch { kernel, tensors, params, grid, label, .. } = &dispatch;
-        assert_eq!(tensors.len(), kernel.bindings.len(), "{label}: number of bindings of {}", kernel.name);
-        assert_eq!(params.len(), kernel.uniform_bytes, "{label}: uniform bytes of {}", kernel.name);
+    /// Appends a launch, which [`Launch::record`] makes.
+    fn dispatch(&mut self, dispatch: Dispatch) {
+        let Dispatch { kernel, tensors, grid, label, .. } = &dispatch;
         let most = self.context.max_workgroups();
-        assert!(grid.iter().all(|&n| n >= 1 && n <= most), "{label}: grid {grid:?} of {}", kernel.name);
+        assert!(grid.iter().all(|&n| n >= 1 && n <= most), "{label}: grid {grid:?} of {}", kernel.file.name);
         let unused = self.unused.map_or([usize::MAX; 2], |(read, write)| [read.id, write.id]);
         for tensor in dispatch.quads().filter(|tensor| !unused.contains(&tensor.id)) {
             let agree = tensor.storage == dispatch.storage();
             assert!(
                 agree,
                 "{label}: quads of {} are {:?} and {:?}",
-                kernel.name,
+                kernel.file.name,
                 tensor.storage,
                 dispatch.storage()
             );
         }
         for (tensor, binding) in tensors.iter().zip(kernel.bindings) {
-            let halves = tensor.storage != Storage::F32 && !(kernel.quads && binding.quads);
-            assert!(!halves, "{label}: {} of {} is narrowed", binding.name, kernel.name);
+            let halves = tensor.storage != Storage::F32 && !(kernel.file.quads && binding.quads);
+            assert!(!halves, "{label}: {} of {} is narrowed", binding.name, kernel.file.name);
             for (other, twin) in tensors.iter().zip(kernel.bindings) {
                 let clash = tensor == other && binding.access != twin.access;
                 assert!(!clash, "{label}: one tensor is both {} and {}", binding.name, twin.name);

@@ -1,29 +1,18 @@
 //! Adds one tensor to another.
 
-use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 
-/// The declaration of `accumulate.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "accumulate",
-    source: include_str!("../../shaders/accumulate.wgsl"),
-    helpers: &[],
-    entry: "accumulate",
-    bindings: &[Binding::read("addend"), Binding::write("sum")],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: false,
-};
+static FILE: File = File::new("accumulate", include_str!("../../shaders/accumulate.wgsl"));
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    unused: [u32; 3],
+entry_points! {
+    struct Params in 16 bytes { count: u32 }
+    fn accumulate(addend: read, sum: write);
 }
 
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&KERNEL, vec![])]
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<accumulate>(), vec![])]
 }
 
 /// sum += addend.
@@ -43,16 +32,8 @@ impl Accumulate {
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let Accumulate { addend, sum } = *self;
         expect(recorder, "sum", sum, &[addend.len]);
-        let params = Params { count: u32_of(sum.len), unused: [0; 3] };
-        recorder.dispatch(Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![addend, sum],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(sum.len.div_ceil(THREADS)),
-            flops: sum.len as f64,
-            label: recorder.label(name),
-        });
+        let params = Params { count: u32_of(sum.len) };
+        let launch = FILE.launch(params, accumulate { addend, sum }).invocations(sum.len);
+        launch.record(recorder, name, sum.len as f64);
     }
 }

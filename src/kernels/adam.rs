@@ -1,43 +1,24 @@
 //! Adam and AdamW on a parameter group, and the words that steer a step.
 
 use super::gradnorm::CONTROL_WORDS;
-use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 
-/// The declaration of `adam.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "adam",
-    source: include_str!("../../shaders/adam.wgsl"),
-    helpers: &[include_str!("../../shaders/common/step.wgsl")],
-    entry: "adam",
-    bindings: &[
-        Binding::read("gradients"),
-        Binding::read("step"),
-        Binding::read("control"),
-        Binding::write("parameters"),
-        Binding::write("first_moment"),
-        Binding::write("second_moment"),
-    ],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: false,
-};
+static FILE: File = File::new("adam", include_str!("../../shaders/adam.wgsl"))
+    .helpers(&[include_str!("../../shaders/common/step.wgsl")]);
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    quads: u32,
-    group: u32,
-    beta1: f32,
-    rest1: f32,
-    beta2: f32,
-    rest2: f32,
-    eps: f32,
-    unused: u32,
+entry_points! {
+    struct Params in 32 bytes {
+        quads: u32, group: u32, beta1: f32, rest1: f32, beta2: f32, rest2: f32, eps: f32
+    }
+    fn adam(
+        gradients: read, step: read, control: read, parameters: write, first_moment: write, second_moment: write
+    );
 }
 
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&KERNEL, vec![])]
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<adam>(), vec![])]
 }
 
 /// Adam's settings that never change.
@@ -154,19 +135,12 @@ impl Adam {
             beta2: beta2 as f32,
             rest2: (1.0 - beta2) as f32,
             eps: eps as f32,
-            unused: 0,
         };
-        recorder.dispatch(Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            overrides: vec![("DECOUPLED", f64::from(u8::from(self.decoupled)))],
-            tensors: vec![gradients, step, control, parameters, first_moment, second_moment],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d((len / 4).div_ceil(THREADS)),
+        FILE.launch(params, adam { gradients, step, control, parameters, first_moment, second_moment })
+            .switch("DECOUPLED", self.decoupled)
+            .invocations(len / 4)
             // The factor 1, the decay 1 or 2 if it is added to the gradient, the moments 3 and 4, the step 7.
-            flops: if self.decoupled { 16.0 } else { 17.0 } * len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, if self.decoupled { 16.0 } else { 17.0 } * len as f64);
     }
 }
 
@@ -176,7 +150,7 @@ mod tests {
 
     #[test]
     fn words_stand_where_the_shaders_look_for_them() {
-        let source = KERNEL.helpers[0];
+        let source = FILE.helpers[0];
         let place = |name: &str| {
             let head = format!("const {name}: u32 = ");
             let rest = source.split(&head).nth(1).unwrap();

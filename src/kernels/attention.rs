@@ -1,81 +1,36 @@
 //! Fused multi-head self-attention: no T × T matrix in memory.
 
 use super::{THREADS, expect, u32_of};
-use crate::gpu::{
-    Access, AdapterClass, Binding, Constants, Dispatch, Family, Kernel, Overrides, Recorder, Tensor,
-};
-
-const BINDINGS: &[Binding] =
-    &[Binding::read("qkv").in_quads(), Binding::write("out").in_quads(), Binding::write("lse")];
+use crate::entry_points;
+use crate::gpu::{AdapterClass, Constants, Family, File, Kernel, Recorder, Tensor, Tensors};
 
 /// Tiles of rows and of keys and values through workgroup memory.
-pub static TILED: Kernel = Kernel {
-    name: "attention",
-    source: include_str!("../../shaders/attention.wgsl"),
-    helpers: &[],
-    entry: "attention_forward",
-    bindings: BINDINGS,
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: true,
-};
-
+static TILED: File = File::new("attention", include_str!("../../shaders/attention.wgsl")).quads();
 /// One subgroup per workgroup.
-pub static SUBGROUP: Kernel = Kernel {
-    name: "attention_subgroup",
-    source: include_str!("../../shaders/attention_subgroup.wgsl"),
-    helpers: &[],
-    entry: "attention_forward",
-    bindings: BINDINGS,
-    uniform_bytes: size_of::<Params>(),
-    subgroups: true,
-    quads: true,
-};
+static SUBGROUP: File =
+    File::new("attention_subgroup", include_str!("../../shaders/attention_subgroup.wgsl"))
+        .subgroups()
+        .quads();
 
-/// The sums Σ dout·out of each row, for both families.
-pub static DELTA: Kernel = Kernel {
-    entry: "attention_delta",
-    bindings: &[
-        Binding::read("kept_out").in_quads(),
-        Binding::read("dout").in_quads(),
-        Binding::write("delta"),
-    ],
-    ..TILED
-};
-
-const GRADIENT_BINDINGS: &[Binding] = &[
-    Binding::read("qkv").in_quads(),
-    Binding::read("dout").in_quads(),
-    Binding::read("kept_lse"),
-    Binding::read("kept_delta"),
-    Binding::write("dqkv").in_quads(),
-];
-
-/// Gradients of queries and of keys and values, tiled.
-pub static BACKWARD_TILED: [Kernel; 2] = [
-    Kernel { entry: "attention_dq", bindings: GRADIENT_BINDINGS, ..TILED },
-    Kernel { entry: "attention_dkv", bindings: GRADIENT_BINDINGS, ..TILED },
-];
-
-/// The same, one subgroup per workgroup.
-pub static BACKWARD_SUBGROUP: [Kernel; 2] = [
-    Kernel { entry: "attention_dq", bindings: GRADIENT_BINDINGS, ..SUBGROUP },
-    Kernel { entry: "attention_dkv", bindings: GRADIENT_BINDINGS, ..SUBGROUP },
-];
+entry_points! {
+    struct Params in 16 bytes { tokens: u32, heads: u32, scale: f32, first: u32 }
+    fn attention_forward(qkv: read_quads, out: write_quads, lse: write if KEEP_LSE);
+    /// The sums Σ dout·out of each row, for both families.
+    fn attention_delta(kept_out: read_quads, dout: read_quads, delta: write);
+    /// The gradient of queries.
+    fn attention_dq(
+        qkv: read_quads, dout: read_quads, kept_lse: read, kept_delta: read, dqkv: write_quads
+    );
+    /// The gradients of keys and values.
+    fn attention_dkv(
+        qkv: read_quads, dout: read_quads, kept_lse: read, kept_delta: read, dqkv: write_quads
+    );
+}
 
 /// ROWS of the subgroup family.
 const ROWS: u32 = 16;
 /// Bytes of workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    tokens: u32,
-    heads: u32,
-    scale: f32,
-    first: u32,
-}
 
 /// EACH of the tiled family: of 4, 5 and 6 the one with which tiles of 8·EACH rows reach the least past the last token,
 /// the larger of two. Wide heads leave no registers for more than 4; nor do integrated adapters, which may have 128.
@@ -106,15 +61,9 @@ fn chunk(head_dim: u32, each: u32) -> u32 {
     (1..=8).rev().find(|&chunk| fits(chunk)).unwrap_or(1)
 }
 
-/// [`DELTA`] has no tiles; its file wants a CHUNK that divides the head's quads.
-fn delta_constants(head_dim: u32) -> Constants {
-    vec![("HEAD_DIM", head_dim), ("CHUNK", 1)]
-}
-
-/// A family's variant for a shape: both passes' kernels, their constants, and how many rows a workgroup owns.
+/// A file's variant for a shape: its constants, and how many rows a workgroup owns.
 struct Variant {
-    forward: &'static Kernel,
-    backward: &'static [Kernel; 2],
+    file: &'static File,
     constants: Constants,
     rows: usize,
 }
@@ -129,13 +78,33 @@ impl Variant {
 
     fn tiled(head_dim: u32, each: u32) -> Variant {
         let constants = vec![("HEAD_DIM", head_dim), ("CHUNK", chunk(head_dim, each)), ("EACH", each)];
-        Variant { forward: &TILED, backward: &BACKWARD_TILED, constants, rows: tiled_rows(each) }
+        Variant { file: &TILED, constants, rows: tiled_rows(each) }
     }
 
     fn subgroup(head_dim: u32, lanes: u32) -> Variant {
         let constants = vec![("HEAD_DIM", head_dim), ("SUB", lanes), ("ROWS", ROWS)];
-        Variant { forward: &SUBGROUP, backward: &BACKWARD_SUBGROUP, constants, rows: ROWS as usize }
+        Variant { file: &SUBGROUP, constants, rows: ROWS as usize }
     }
+
+    /// Of [`attention_delta`], which has no tiles; its file wants a CHUNK that divides the head's quads.
+    fn delta(head_dim: u32) -> Variant {
+        Variant { file: &TILED, constants: vec![("HEAD_DIM", head_dim), ("CHUNK", 1)], rows: THREADS }
+    }
+}
+
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    let mut all = Vec::new();
+    for head_dim in [4, 12, 16, 32, 64, 80, 128] {
+        let tiled = (4..=if head_dim > 64 { 4 } else { 6 }).map(|each| Variant::tiled(head_dim, each));
+        let subgroups = [4, 8, 16].map(|lanes| Variant::subgroup(head_dim, lanes));
+        for Variant { file, constants, .. } in tiled.chain(subgroups) {
+            all.push((file.kernel::<attention_forward>(), constants.clone()));
+            all.push((file.kernel::<attention_dq>(), constants.clone()));
+            all.push((file.kernel::<attention_dkv>(), constants));
+        }
+        all.push((TILED.kernel::<attention_delta>(), Variant::delta(head_dim).constants));
+    }
+    all
 }
 
 /// Operations of one product of a head's rows: T²·Dh multiply-adds. Forward has two; dq has two for the scores and
@@ -144,29 +113,31 @@ fn product(tokens: usize, head_dim: usize) -> f64 {
     2.0 * (tokens as f64).powi(2) * head_dim as f64
 }
 
-/// A kernel over the heads of all images.
-struct Launch {
-    kernel: &'static Kernel,
-    constants: Constants,
-    overrides: Overrides,
-    tensors: Vec<Tensor>,
+/// The heads of all images.
+#[derive(Clone, Copy)]
+struct Heads {
     batch: usize,
     tokens: usize,
     heads: usize,
     head_dim: usize,
-    /// Tokens that a workgroup owns.
-    rows: usize,
-    /// Operations on one head of one image.
-    flops: f64,
 }
 
-impl Launch {
-    /// Records it in as few pieces as hold at most [`Recorder::dispatch_flops`] each and fit a grid, one head being the
-    /// least. A workgroup knows of no head but its own, so bits don't change.
-    fn record(self, recorder: &mut Recorder<'_>, name: &str) {
+impl Heads {
+    /// Records `flops` operations on each head of each image in as few pieces as hold at most [`Recorder::dispatch_flops`]
+    /// each and fit a grid, one head being the least. A workgroup knows of no head but its own, so bits don't change.
+    fn record<T>(
+        self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        Variant { file, constants, rows }: &Variant,
+        tensors: T,
+        flops: f64,
+    ) where
+        T: Tensors<Params = Params>,
+    {
         const MOST_WORKGROUPS: f64 = 65_535.0;
         let heads = self.batch * self.heads;
-        let fit = (recorder.dispatch_flops / self.flops).clamp(1.0, MOST_WORKGROUPS) as usize;
+        let fit = (recorder.dispatch_flops / flops).clamp(1.0, MOST_WORKGROUPS) as usize;
         let piece = heads.div_ceil(heads.div_ceil(fit));
         for first in (0..heads).step_by(piece) {
             let count = piece.min(heads - first);
@@ -176,31 +147,12 @@ impl Launch {
                 scale: 1.0 / (self.head_dim as f32).sqrt(),
                 first: u32_of(first),
             };
-            recorder.dispatch(Dispatch {
-                kernel: self.kernel,
-                constants: self.constants.clone(),
-                overrides: self.overrides.clone(),
-                tensors: self.tensors.clone(),
-                params: bytemuck::bytes_of(&params).to_vec(),
-                grid: [u32_of(self.tokens.div_ceil(self.rows)), u32_of(count), 1],
-                flops: self.flops * count as f64,
-                label: recorder.label(name),
-            });
+            file.launch(params, tensors)
+                .constants(constants.clone())
+                .grid([u32_of(self.tokens.div_ceil(*rows)), u32_of(count), 1])
+                .record(recorder, name, flops * count as f64);
         }
     }
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let mut all = Vec::new();
-    for head_dim in [4, 12, 16, 32, 64, 80, 128] {
-        let tiled = (4..=if head_dim > 64 { 4 } else { 6 }).map(|each| Variant::tiled(head_dim, each));
-        let subgroups = [4, 8, 16].map(|lanes| Variant::subgroup(head_dim, lanes));
-        for Variant { forward, backward, constants, .. } in tiled.chain(subgroups) {
-            all.extend([forward, &backward[0], &backward[1]].map(|kernel| (kernel, constants.clone())));
-        }
-        all.push((&DELTA, delta_constants(head_dim)));
-    }
-    all
 }
 
 /// out = softmax(Q·Kᵀ/√Dh)·V for every image and head.
@@ -237,25 +189,11 @@ impl Forward {
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
         expect(recorder, "qkv", qkv, &[batch, tokens, 3, heads, head_dim]);
         expect(recorder, "out", out, &[batch, tokens, heads, head_dim]);
-        if let Some(lse) = lse {
-            expect(recorder, "lse", lse, &[batch, heads, tokens]);
-        }
-        let Variant { forward: kernel, constants, rows, .. } =
-            Variant::of(family, tokens, head_dim, recorder.context.class());
-        let unused = recorder.unused(Access::Write);
-        let launch = Launch {
-            kernel,
-            constants,
-            overrides: vec![("KEEP_LSE", f64::from(u8::from(lse.is_some())))],
-            tensors: vec![qkv, out, lse.unwrap_or(unused)],
-            batch,
-            tokens,
-            heads,
-            head_dim,
-            rows,
-            flops: 2.0 * product(tokens, head_dim),
-        };
-        launch.record(recorder, name);
+        expect(recorder, "lse", lse, &[batch, heads, tokens]);
+        let variant = Variant::of(family, tokens, head_dim, recorder.context.class());
+        let flops = 2.0 * product(tokens, head_dim);
+        let all = Heads { batch, tokens, heads, head_dim };
+        all.record(recorder, name, &variant, attention_forward { qkv, out, lse }, flops);
     }
 }
 
@@ -302,20 +240,15 @@ impl Backward {
         expect(recorder, "dout", dout, &[batch, tokens, heads, head_dim]);
         expect(recorder, "dqkv", dqkv, &[batch, tokens, 3, heads, head_dim]);
         let delta = recorder.tensor(&format!("{name}.delta"), batch * heads * tokens);
-        let Variant { backward, constants, rows, .. } =
-            Variant::of(family, tokens, head_dim, recorder.context.class());
-        let deltas = 2.0 * (tokens * head_dim) as f64;
-        let product = product(tokens, head_dim);
-        let passes = [
-            ("delta", &DELTA, delta_constants(u32_of(head_dim)), vec![out, dout, delta], THREADS, deltas),
-            ("dq", &backward[0], constants.clone(), vec![qkv, dout, lse, delta, dqkv], rows, 3.0 * product),
-            ("dkv", &backward[1], constants, vec![qkv, dout, lse, delta, dqkv], rows, 4.0 * product),
-        ];
-        for (part, kernel, constants, tensors, rows, flops) in passes {
-            let overrides = vec![];
-            let launch =
-                Launch { kernel, constants, overrides, tensors, batch, tokens, heads, head_dim, rows, flops };
-            launch.record(recorder, &format!("{name}.{part}"));
-        }
+        let variant = Variant::of(family, tokens, head_dim, recorder.context.class());
+        let (all, product) = (Heads { batch, tokens, heads, head_dim }, product(tokens, head_dim));
+        let part = |part: &str| format!("{name}.{part}");
+        let sums = attention_delta { kept_out: out, dout, delta };
+        let of_sums = Variant::delta(u32_of(head_dim));
+        all.record(recorder, &part("delta"), &of_sums, sums, 2.0 * (tokens * head_dim) as f64);
+        let dq = attention_dq { qkv, dout, kept_lse: lse, kept_delta: delta, dqkv };
+        all.record(recorder, &part("dq"), &variant, dq, 3.0 * product);
+        let dkv = attention_dkv { qkv, dout, kept_lse: lse, kept_delta: delta, dqkv };
+        all.record(recorder, &part("dkv"), &variant, dkv, 4.0 * product);
     }
 }

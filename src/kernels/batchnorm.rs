@@ -1,93 +1,41 @@
 //! Batch normalisation, ReLU and dropout of the part classifiers, and its backward pass.
 
-use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Tensors};
 
-const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
-    Kernel {
-        name: "batchnorm",
-        source: include_str!("../../shaders/batchnorm.wgsl"),
-        helpers: &[
-            include_str!("../../shaders/common/random.wgsl"),
-            include_str!("../../shaders/common/step.wgsl"),
-        ],
-        entry,
-        bindings,
-        uniform_bytes: size_of::<Params>(),
-        subgroups: false,
-        quads: false,
+static FILE: File = File::new("batchnorm", include_str!("../../shaders/batchnorm.wgsl")).helpers(&[
+    include_str!("../../shaders/common/random.wgsl"),
+    include_str!("../../shaders/common/step.wgsl"),
+]);
+
+entry_points! {
+    struct Params in 32 bytes {
+        batch: u32, parts: u32, dim: u32, drop: f32, keep_scale: f32, eps: f32, momentum: f32, unbias: f32
     }
+    /// The forward pass over a batch's own statistics.
+    fn batchnorm_train(x: read, weight: read, bias: read, y: write, saved: write, step: read);
+    /// The forward pass over running statistics.
+    fn batchnorm_evaluate(x: read, weight: read, bias: read, y: write, running_mean: read, running_var: read);
+    /// The running statistics' step towards the batch's.
+    fn batchnorm_update(control: read, kept: read, new_mean: write, new_var: write);
+    /// The backward pass.
+    fn batchnorm_backward(
+        x: read, kept: read, dy: read, x_gradient: write, dweight: write, step: read, dbias: write
+    );
 }
 
-/// The forward pass over a batch's own statistics.
-pub static TRAIN: Kernel = kernel(
-    "batchnorm_train",
-    &[
-        Binding::read("x"),
-        Binding::read("weight"),
-        Binding::read("bias"),
-        Binding::write("y"),
-        Binding::write("saved"),
-        Binding::read("step"),
-    ],
-);
-/// The forward pass over running statistics.
-pub static EVALUATE: Kernel = kernel(
-    "batchnorm_evaluate",
-    &[
-        Binding::read("x"),
-        Binding::read("weight"),
-        Binding::read("bias"),
-        Binding::write("y"),
-        Binding::read("running_mean"),
-        Binding::read("running_var"),
-    ],
-);
-/// The running statistics' step towards the batch's.
-pub static UPDATE: Kernel = kernel(
-    "batchnorm_update",
-    &[Binding::read("control"), Binding::read("kept"), Binding::write("new_mean"), Binding::write("new_var")],
-);
-/// The backward pass.
-pub static BACKWARD: Kernel = kernel(
-    "batchnorm_backward",
-    &[
-        Binding::read("x"),
-        Binding::read("kept"),
-        Binding::read("dy"),
-        Binding::write("x_gradient"),
-        Binding::write("dweight"),
-        Binding::read("step"),
-        Binding::write("dbias"),
-    ],
-);
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![
+        (FILE.kernel::<batchnorm_train>(), vec![]),
+        (FILE.kernel::<batchnorm_evaluate>(), vec![]),
+        (FILE.kernel::<batchnorm_update>(), vec![]),
+        (FILE.kernel::<batchnorm_backward>(), vec![]),
+    ]
+}
 
 /// High word of the random stream that dropout masks are drawn from; the low word is the step's number.
 pub const DROPOUT_STREAM: u32 = 0x6472_6f70;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    batch: u32,
-    parts: u32,
-    dim: u32,
-    drop: f32,
-    keep_scale: f32,
-    eps: f32,
-    momentum: f32,
-    unbias: f32,
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [&TRAIN, &EVALUATE, &UPDATE, &BACKWARD].map(|kernel| (kernel, vec![])).to_vec()
-}
-
-/// The part of a layer's launch that differs from the others.
-struct Launch {
-    kernel: &'static Kernel,
-    tensors: Vec<Tensor>,
-    flops: f64,
-}
 
 /// B, R, E and the settings that all launches of a layer share.
 #[derive(Debug, Clone, Copy)]
@@ -125,8 +73,10 @@ impl Layer {
         ((self.batch * self.parts * self.dim) as f64, f64::from(u8::from(self.relu)))
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, name: &str, launch: Launch) {
-        let Launch { kernel, tensors, flops } = launch;
+    fn record<T>(&self, recorder: &mut Recorder<'_>, name: &str, tensors: T, flops: f64)
+    where
+        T: Tensors<Params = Params>,
+    {
         let Layer { batch, parts, dim, eps, relu, drop, momentum } = *self;
         let params = Params {
             batch: u32_of(batch),
@@ -138,16 +88,10 @@ impl Layer {
             momentum,
             unbias: batch as f32 / batch.saturating_sub(1).max(1) as f32,
         };
-        recorder.dispatch(Dispatch {
-            kernel,
-            constants: vec![],
-            overrides: vec![("RELU", f64::from(u8::from(relu)))],
-            tensors,
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d((parts * dim).div_ceil(THREADS)),
-            flops,
-            label: recorder.label(name),
-        });
+        FILE.launch(params, tensors)
+            .switch("RELU", relu)
+            .invocations(parts * dim)
+            .record(recorder, name, flops);
     }
 }
 
@@ -187,8 +131,8 @@ impl Train {
         let (elements, relu) = layer.elements();
         // The mean 1, the variance 3, z 4, the mask's comparison, its number and its product 3.
         let flops = (11.0 + relu) * elements;
-        let tensors = vec![x, weight, bias, y, saved, step];
-        layer.record(recorder, name, Launch { kernel: &TRAIN, tensors, flops });
+        let tensors = batchnorm_train { x, weight, bias, y, saved, step };
+        layer.record(recorder, name, tensors, flops);
     }
 }
 
@@ -227,8 +171,8 @@ impl Evaluate {
         expect(recorder, "y", y, &[parts, batch, dim]);
         let (elements, relu) = layer.elements();
         let flops = (4.0 + relu) * elements;
-        let tensors = vec![x, weight, bias, y, running_mean, running_var];
-        layer.record(recorder, name, Launch { kernel: &EVALUATE, tensors, flops });
+        let tensors = batchnorm_evaluate { x, weight, bias, y, running_mean, running_var };
+        layer.record(recorder, name, tensors, flops);
     }
 }
 
@@ -260,8 +204,8 @@ impl Update {
         expect(recorder, "running_var", running_var, &[layer.parts, layer.dim]);
         // Two moments of a unit: a multiply-add and a product each, one more product for the variance, and 1 - momentum.
         let flops = 8.0 * (layer.parts * layer.dim) as f64;
-        let tensors = vec![control, saved, running_mean, running_var];
-        layer.record(recorder, name, Launch { kernel: &UPDATE, tensors, flops });
+        let tensors = batchnorm_update { control, kept: saved, new_mean: running_mean, new_var: running_var };
+        layer.record(recorder, name, tensors, flops);
     }
 }
 
@@ -305,7 +249,7 @@ impl Backward {
         // x̂ 2, g and its mask 3, ReLU's z and comparison 3, the two sums 3; then x̂ again 2 and dx 5, the two factors'
         // product among them.
         let flops = (15.0 + 3.0 * relu) * elements;
-        let tensors = vec![x, saved, dy, dx, dweight, step, dbias];
-        layer.record(recorder, name, Launch { kernel: &BACKWARD, tensors, flops });
+        let tensors = batchnorm_backward { x, kept: saved, dy, x_gradient: dx, dweight, step, dbias };
+        layer.record(recorder, name, tensors, flops);
     }
 }

@@ -2,40 +2,25 @@
 
 use super::gradnorm::CONTROL_WORDS;
 use super::{expect, u32_of};
-use crate::gpu::{Access, Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
 
-/// The declaration of `cross_entropy.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "cross_entropy",
-    source: include_str!("../../shaders/cross_entropy.wgsl"),
-    helpers: &[
+static FILE: File = File::new("cross_entropy", include_str!("../../shaders/cross_entropy.wgsl"))
+    .helpers(&[
         include_str!("../../shaders/common/reduce.wgsl"),
         include_str!("../../shaders/common/step.wgsl"),
-    ],
-    entry: "cross_entropy",
-    bindings: &[
-        Binding::read("logits"),
-        Binding::read("labels"),
-        Binding::write("loss"),
-        Binding::write("dlogits"),
-        Binding::read("control"),
-    ],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: false,
-};
+    ])
+    .threads(Threads::Constant("LANES"));
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    batch: u32,
-    classes: u32,
-    smoothing: f32,
+entry_points! {
+    struct Params in 16 bytes { rows: u32, batch: u32, classes: u32, smoothing: f32 }
+    fn cross_entropy(
+        logits: read, labels: read, loss: write, dlogits: write if WITH_GRADIENT, control: read if WITH_GRADIENT
+    );
 }
 
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [4, 8, 16, 64].map(|lanes| (&KERNEL, vec![("LANES", lanes)])).to_vec()
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    [4, 8, 16, 64].map(|lanes| (FILE.kernel::<cross_entropy>(), vec![("LANES", lanes)])).to_vec()
 }
 
 /// loss = -Σ target·log softmax(logits) row by row, and the gradient of its mean over the batch, summed over parts.
@@ -80,18 +65,11 @@ impl CrossEntropy {
         }
         let rows = parts * batch;
         let params = Params { rows: u32_of(rows), batch: u32_of(batch), classes: u32_of(classes), smoothing };
-        let (dlogits, control) =
-            gradient.unwrap_or((recorder.unused(Access::Write), recorder.unused(Access::Read)));
-        recorder.dispatch(Dispatch {
-            kernel: &KERNEL,
-            constants: vec![("LANES", lanes)],
-            overrides: vec![("WITH_GRADIENT", f64::from(u8::from(gradient.is_some())))],
-            tensors: vec![logits, labels, loss, dlogits, control],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(rows),
+        let (dlogits, control) = gradient.unzip();
+        FILE.launch(params, cross_entropy { logits, labels, loss, dlogits, control })
+            .constants(vec![("LANES", lanes)])
+            .workgroups(rows)
             // The largest 1, the two sums 5; the gradient 6.
-            flops: if gradient.is_some() { 12.0 } else { 6.0 } * logits.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, if gradient.is_some() { 12.0 } else { 6.0 } * logits.len as f64);
     }
 }

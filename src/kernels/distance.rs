@@ -2,28 +2,22 @@
 
 use super::gemm::{Epilogue, Form, Nt, Tile};
 use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 
-const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
-    Kernel {
-        name: "distance",
-        source: include_str!("../../shaders/distance.wgsl"),
-        helpers: &[],
-        entry,
-        bindings,
-        uniform_bytes: size_of::<Params>(),
-        subgroups: false,
-        quads: false,
-    }
+static FILE: File = File::new("distance", include_str!("../../shaders/distance.wgsl"));
+
+entry_points! {
+    struct Params in 16 bytes { rows: u32, columns: u32 }
+    /// Sums of squares of rows.
+    fn distance_norms(rows: read, norms: write);
+    /// From products to distances.
+    fn distance_finish(query_norms: read, gallery_norms: read, distances: write);
 }
 
-/// Sums of squares of rows.
-pub static NORMS: Kernel = kernel("distance_norms", &[Binding::read("rows"), Binding::write("norms")]);
-/// From products to distances.
-pub static FINISH: Kernel = kernel(
-    "distance_finish",
-    &[Binding::read("query_norms"), Binding::read("gallery_norms"), Binding::write("distances")],
-);
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<distance_norms>(), vec![]), (FILE.kernel::<distance_finish>(), vec![])]
+}
 
 /// Columns of a slab: 4·SLAB of `distance.wgsl`.
 pub const SLAB: usize = 512;
@@ -41,18 +35,6 @@ pub const FAR: f32 = 1e30;
 /// Longest rows, in words: with longer ones a tile of `gemm_tiled.wgsl` takes more turns of its loops than Mesa's llvmpipe
 /// grants an invocation (65,535 in all; it stops without a word).
 pub const MAX_DIM: usize = 32_768;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    columns: u32,
-    unused: [u32; 2],
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [&NORMS, &FINISH].map(|kernel| (kernel, vec![])).to_vec()
-}
 
 fn check(name: &str, dim: usize) {
     let right = dim.is_multiple_of(4) && dim <= MAX_DIM;
@@ -82,17 +64,9 @@ impl Norms {
         check(name, dim);
         expect(recorder, "rows", rows, &[count, dim]);
         expect(recorder, "norms", norms, &[count]);
-        let params = Params { rows: u32_of(count), columns: u32_of(dim / 4), unused: [0; 2] };
-        recorder.dispatch(Dispatch {
-            kernel: &NORMS,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![rows, norms],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(count.div_ceil(THREADS)),
-            flops: 2.0 * rows.len as f64,
-            label: recorder.label(name),
-        });
+        let params = Params { rows: u32_of(count), columns: u32_of(dim / 4) };
+        let launch = FILE.launch(params, distance_norms { rows, norms }).invocations(count);
+        launch.record(recorder, name, 2.0 * rows.len as f64);
     }
 }
 
@@ -156,17 +130,10 @@ impl Distances {
         }
         expect(recorder, "query_norms", query_norms, &[query_count]);
         expect(recorder, "gallery_norms", gallery_norms, &[gallery_count]);
-        let params = Params { rows: u32_of(query_count), columns: u32_of(gallery_count), unused: [0; 2] };
-        recorder.dispatch(Dispatch {
-            kernel: &FINISH,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![query_norms, gallery_norms, distances],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(query_count * gallery_count.div_ceil(THREADS)),
+        let params = Params { rows: u32_of(query_count), columns: u32_of(gallery_count) };
+        FILE.launch(params, distance_finish { query_norms, gallery_norms, distances })
+            .workgroups(query_count * gallery_count.div_ceil(THREADS))
             // |q|² + |g|², a multiply-add, and both ends of the clamp.
-            flops: 5.0 * distances.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, 5.0 * distances.len as f64);
     }
 }

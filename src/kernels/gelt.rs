@@ -1,42 +1,21 @@
 //! Globally enhanced local tokens: the mean of each part's patches, blended with the class token.
 
-use super::{THREADS, expect, expect_quads, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, expect_quads, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 
-/// The forward of `gelt.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "gelt",
-    source: include_str!("../../shaders/gelt.wgsl"),
-    helpers: &[],
-    entry: "gelt_forward",
-    bindings: &[Binding::read("tokens").in_quads(), Binding::write("gelt")],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: true,
-};
+static FILE: File = File::new("gelt", include_str!("../../shaders/gelt.wgsl")).quads();
 
-/// Its backward.
-pub static BACKWARD: Kernel = Kernel {
-    entry: "gelt_backward",
-    bindings: &[Binding::read("dgelt"), Binding::write("dtokens").in_quads()],
-    ..KERNEL
-};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    batch: u32,
-    prefix: u32,
-    parts: u32,
-    columns: u32,
-    dim: u32,
-    class_weight: f32,
-    local_weight: f32,
-    first: u32,
+entry_points! {
+    struct Params in 32 bytes {
+        batch: u32, prefix: u32, parts: u32, columns: u32, dim: u32, class_weight: f32, local_weight: f32, first: u32
+    }
+    fn gelt_forward(tokens: read_quads, gelt: write);
+    fn gelt_backward(dgelt: read, dtokens: write_quads);
 }
 
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&KERNEL, vec![]), (&BACKWARD, vec![])]
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<gelt_forward>(), vec![]), (FILE.kernel::<gelt_backward>(), vec![])]
 }
 
 /// Checks that a tensor holds whole pictures, `least` or more.
@@ -94,17 +73,10 @@ impl Forward {
             local_weight: weights.1,
             first: u32_of(first),
         };
-        recorder.dispatch(Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![tokens, gelt],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d((batch * parts * dim / 4).div_ceil(THREADS)),
+        FILE.launch(params, gelt_forward { tokens, gelt })
+            .invocations(batch * parts * dim / 4)
             // C additions for the mean, a division and a product, and the class token's multiply-add.
-            flops: (batch * parts * dim * (columns + 4)) as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, (batch * parts * dim * (columns + 4)) as f64);
     }
 }
 
@@ -151,16 +123,9 @@ impl Backward {
             local_weight: weights.1,
             first: u32_of(first),
         };
-        recorder.dispatch(Dispatch {
-            kernel: &BACKWARD,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![dgelt, dtokens],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d((dtokens.len / 4).div_ceil(THREADS)),
+        FILE.launch(params, gelt_backward { dgelt, dtokens })
+            .invocations(dtokens.len / 4)
             // One product for each patch; R additions and a product for the class token.
-            flops: (batch * dim * (parts * columns + parts + 1)) as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, (batch * dim * (parts * columns + parts + 1)) as f64);
     }
 }

@@ -1,37 +1,21 @@
 //! The MLP's non-linearity, element by element.
 
-use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 use crate::shape::Activation;
 
-/// The declaration of `gelu.wgsl`, forward.
-pub static FORWARD: Kernel = Kernel {
-    name: "gelu",
-    source: include_str!("../../shaders/gelu.wgsl"),
-    helpers: &[include_str!("../../shaders/common/gelu.wgsl")],
-    entry: "gelu_forward",
-    bindings: &[Binding::read("x"), Binding::write("y")],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: false,
-};
+static FILE: File = File::new("gelu", include_str!("../../shaders/gelu.wgsl"))
+    .helpers(&[include_str!("../../shaders/common/gelu.wgsl")]);
 
-/// The declaration of `gelu.wgsl`, backward.
-pub static BACKWARD: Kernel = Kernel {
-    entry: "gelu_backward",
-    bindings: &[Binding::read("x"), Binding::read("dy"), Binding::write("x_gradient")],
-    ..FORWARD
-};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    len: u32,
-    unused: [u32; 3],
+entry_points! {
+    struct Params in 16 bytes { len: u32 }
+    fn gelu_forward(x: read, y: write);
+    fn gelu_backward(x: read, dy: read, x_gradient: write);
 }
 
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&FORWARD, vec![]), (&BACKWARD, vec![])]
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<gelu_forward>(), vec![]), (FILE.kernel::<gelu_backward>(), vec![])]
 }
 
 /// y = activation(x).
@@ -53,17 +37,11 @@ impl Forward {
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let Forward { x, y, activation } = *self;
         expect(recorder, "y", y, &[x.len]);
-        recorder.dispatch(Dispatch {
-            kernel: &FORWARD,
-            constants: vec![],
-            overrides: vec![("QUICK", f64::from(u8::from(activation == Activation::QuickGelu)))],
-            tensors: vec![x, y],
-            params: bytemuck::bytes_of(&Params { len: u32_of(x.len), unused: [0; 3] }).to_vec(),
-            grid: grid_1d(x.len.div_ceil(THREADS)),
+        FILE.launch(Params { len: u32_of(x.len) }, gelu_forward { x, y })
+            .switch("QUICK", activation == Activation::QuickGelu)
+            .invocations(x.len)
             // erfc 25, of which its polynomial 18, and 6 around it; the sigmoid form 5.
-            flops: if activation == Activation::Gelu { 31.0 } else { 5.0 } * x.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, if activation == Activation::Gelu { 31.0 } else { 5.0 } * x.len as f64);
     }
 }
 
@@ -89,16 +67,10 @@ impl Backward {
         let Backward { x, dy, dx, activation } = *self;
         expect(recorder, "dy", dy, &[x.len]);
         expect(recorder, "dx", dx, &[x.len]);
-        recorder.dispatch(Dispatch {
-            kernel: &BACKWARD,
-            constants: vec![],
-            overrides: vec![("QUICK", f64::from(u8::from(activation == Activation::QuickGelu)))],
-            tensors: vec![x, dy, dx],
-            params: bytemuck::bytes_of(&Params { len: u32_of(x.len), unused: [0; 3] }).to_vec(),
-            grid: grid_1d(x.len.div_ceil(THREADS)),
+        FILE.launch(Params { len: u32_of(x.len) }, gelu_backward { x, dy, x_gradient: dx })
+            .switch("QUICK", activation == Activation::QuickGelu)
+            .invocations(x.len)
             // Φ(x) 30, the density 6 and a multiply-add; the sigmoid form 10. One for dy.
-            flops: if activation == Activation::Gelu { 39.0 } else { 11.0 } * x.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, if activation == Activation::Gelu { 39.0 } else { 11.0 } * x.len as f64);
     }
 }

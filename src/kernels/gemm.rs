@@ -8,134 +8,88 @@
 pub mod tiles;
 
 use super::{THREADS, expect, u32_of};
+use crate::entry_points;
 use crate::error::{Error, Result};
 use crate::gpu::{
-    Access, AdapterClass, Binding, Buffer, Constants, Context, Dispatch, Family, Kernel, Recorder, Storage,
-    Tensor, assemble, grid_1d,
+    AdapterClass, Buffer, Constants, Context, Dispatch, Family, File, Kernel, Recorder, Storage, Tensor,
+    Threads, assemble, grid_1d,
 };
 use crate::rng;
 use crate::shape::Activation;
 use serde::Deserialize;
 use tiles::{SliceRule, Table};
 
-const NT: &[Binding] = &[
-    Binding::read("a").in_quads(),
-    Binding::read("b").in_quads(),
-    Binding::read("bias"),
-    Binding::read("scale"),
-    Binding::read("residual").in_quads(),
-    Binding::write("c").in_quads(),
-    Binding::write("pre").in_quads(),
-];
-const NN: &[Binding] = &[
-    Binding::read("a").in_quads(),
-    Binding::read("b").in_quads(),
-    Binding::write("product").in_quads(),
-    Binding::read("kept").in_quads(),
-    Binding::read("residual").in_quads(),
-];
-const TN: &[Binding] = &[
-    Binding::read("a").in_quads(),
-    Binding::read("b").in_quads(),
-    Binding::write("gradient"),
-    Binding::write("column_sum"),
-];
 const GELU: &str = include_str!("../../shaders/common/gelu.wgsl");
-const OF_SLICES: &[Binding] = &[
-    Binding::read("slices"),
-    Binding::read("slices_of_sums"),
-    Binding::write("total"),
-    Binding::write("total_of_sums"),
-];
 const EPILOGUE: &str = include_str!("../../shaders/common/gemm_epilogue.wgsl");
 const HELPERS: &[&str] = &[EPILOGUE, include_str!("../../shaders/common/gemm_epilogue_backward.wgsl"), GELU];
 
 /// One invocation per output, any shape, f32 alone.
-pub static PLAIN: Kernel = Kernel {
-    name: "gemm",
-    source: include_str!("../../shaders/gemm.wgsl"),
-    helpers: &[GELU],
-    entry: "gemm_nt",
-    bindings: NT,
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: false,
-};
-
+static PLAIN: File = File::new("gemm", include_str!("../../shaders/gemm.wgsl")).helpers(&[GELU]);
 /// Register tiles fed from workgroup memory.
-pub static TILED: Kernel = Kernel {
-    name: "gemm_tiled",
-    source: include_str!("../../shaders/gemm_tiled.wgsl"),
-    helpers: HELPERS,
-    entry: "gemm_nt",
-    bindings: NT,
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: true,
-};
-
+static TILED: File = File::new("gemm_tiled", include_str!("../../shaders/gemm_tiled.wgsl"))
+    .helpers(HELPERS)
+    .threads(Threads::Tile)
+    .quads();
 /// One subgroup per workgroup.
-pub static SUBGROUP: Kernel = Kernel {
-    name: "gemm_subgroup",
-    source: include_str!("../../shaders/gemm_subgroup.wgsl"),
-    helpers: HELPERS,
-    entry: "gemm_nt",
-    bindings: NT,
-    uniform_bytes: size_of::<Params>(),
-    subgroups: true,
-    quads: true,
-};
+static SUBGROUP: File = File::new("gemm_subgroup", include_str!("../../shaders/gemm_subgroup.wgsl"))
+    .helpers(HELPERS)
+    .subgroups()
+    .quads();
 
-const fn cooperative(helpers: &'static [&'static str]) -> Kernel {
-    Kernel {
-        name: "gemm_cooperative",
-        source: include_str!("../../shaders/gemm_cooperative.wgsl"),
-        helpers,
-        subgroups: true,
-        ..TILED
-    }
+const fn cooperative(helpers: &'static [&'static str]) -> File {
+    File::new("gemm_cooperative", include_str!("../../shaders/gemm_cooperative.wgsl"))
+        .helpers(helpers)
+        .subgroups()
+        .threads(Threads::Count(128))
+        .quads()
 }
 
 /// Matrix units that multiply fragments of 16 × 16.
-pub static COOPERATIVE_16: Kernel = cooperative(&[
+static COOPERATIVE_16: File = cooperative(&[
     include_str!("../../shaders/common/fragment_16.wgsl"),
     include_str!("../../shaders/common/gemm_stage_16.wgsl"),
     EPILOGUE,
     GELU,
 ]);
 /// Matrix units that multiply fragments of 8 × 8.
-pub static COOPERATIVE_8: Kernel = cooperative(&[
+static COOPERATIVE_8: File = cooperative(&[
     include_str!("../../shaders/common/fragment_8.wgsl"),
     include_str!("../../shaders/common/gemm_stage_8.wgsl"),
     EPILOGUE,
     GELU,
 ]);
 
-/// [`PLAIN`] for A·B.
-pub static PLAIN_NN: Kernel = Kernel { entry: "gemm_nn", bindings: NN, ..PLAIN };
-/// [`TILED`] for A·B.
-pub static TILED_NN: Kernel = Kernel { entry: "gemm_nn", bindings: NN, ..TILED };
-/// [`SUBGROUP`] for A·B.
-pub static SUBGROUP_NN: Kernel = Kernel { entry: "gemm_nn", bindings: NN, ..SUBGROUP };
-/// [`PLAIN`] for Aᵀ·B.
-pub static PLAIN_TN: Kernel = Kernel { entry: "gemm_tn", bindings: TN, ..PLAIN };
-/// [`TILED`] for Aᵀ·B.
-pub static TILED_TN: Kernel = Kernel { entry: "gemm_tn", bindings: TN, ..TILED };
-/// Adds up the slices of Aᵀ·B.
-pub static SLICES: Kernel = Kernel { entry: "gemm_slices", bindings: OF_SLICES, ..PLAIN };
-/// [`SUBGROUP`] for Aᵀ·B.
-pub static SUBGROUP_TN: Kernel = Kernel { entry: "gemm_tn", bindings: TN, ..SUBGROUP };
+// `depth` is k of a slice in TN; `first` counts the rows of tiles before this launch's, of [`Tile::Plain`] workgroups.
+entry_points! {
+    struct Params in 20 bytes { m: u32, n: u32, k: u32, depth: u32, first: u32 }
+    fn gemm_nt(
+        a: read_quads, b: read_quads, bias: read if HAS_BIAS, scale: read if HAS_SCALE,
+        residual: read_quads if HAS_RESIDUAL, c: write_quads, pre: write_quads if KEEP_PRE
+    );
+    fn gemm_nn(
+        a: read_quads, b: read_quads, product: write_quads, kept: read_quads if _,
+        residual: read_quads if HAS_RESIDUAL
+    );
+    fn gemm_tn(a: read_quads, b: read_quads, gradient: write, column_sum: write if HAS_COLUMN_SUM);
+    /// Adds up the slices of Aᵀ·B.
+    fn gemm_slices(
+        slices: read, slices_of_sums: read if HAS_COLUMN_SUM,
+        total: write, total_of_sums: write if HAS_COLUMN_SUM
+    );
+}
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    /// TN: k of a slice.
-    depth: u32,
-    /// Rows of tiles before this launch's; of [`Tile::Plain`] workgroups.
-    first: u32,
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    let mut all = vec![(PLAIN.kernel::<gemm_slices>(), vec![])];
+    let units = [16, 8].map(|side| Tile::Cooperative { side });
+    all.extend(units.map(|tile| (tile.kernel(Form::Nt), tile.constants())));
+    for form in Form::ALL {
+        let mut tiles = Tile::every(form, Family::Tiled);
+        for lanes in [4, 8, 16] {
+            tiles.extend(Tile::subgroup_menu(form, lanes));
+        }
+        all.extend(tiles.into_iter().map(|tile| (tile.kernel(form), tile.constants())));
+    }
+    all
 }
 
 /// Which operand a product takes turned; (M, K) times (K, N) is meant in each.
@@ -390,7 +344,7 @@ impl Tile {
 
     /// The tile's name in the file of choices: with a hash of its source, so that a choice holds for this source alone.
     pub fn name(self, form: Form) -> String {
-        let source = assemble(self.kernel(form), &self.constants(), Storage::F32);
+        let source = assemble(&self.kernel(form), &self.constants(), Storage::F32);
         // FNV-1a: a mark of change, no proof.
         let hash = source.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
@@ -442,19 +396,21 @@ impl Tile {
         }
     }
 
-    fn kernel(self, form: Form) -> &'static Kernel {
-        match (self, form) {
-            (Tile::Plain, Form::Nt) => &PLAIN,
-            (Tile::Plain, Form::Nn) => &PLAIN_NN,
-            (Tile::Plain, Form::Tn) => &PLAIN_TN,
-            (Tile::Cooperative { side: 16 }, _) => &COOPERATIVE_16,
-            (Tile::Cooperative { .. }, _) => &COOPERATIVE_8,
-            (Tile::Tiled { .. }, Form::Nt) => &TILED,
-            (Tile::Tiled { .. }, Form::Nn) => &TILED_NN,
-            (Tile::Tiled { .. }, Form::Tn) => &TILED_TN,
-            (Tile::Subgroup { .. }, Form::Nt) => &SUBGROUP,
-            (Tile::Subgroup { .. }, Form::Nn) => &SUBGROUP_NN,
-            (Tile::Subgroup { .. }, Form::Tn) => &SUBGROUP_TN,
+    fn file(self) -> &'static File {
+        match self {
+            Tile::Plain => &PLAIN,
+            Tile::Cooperative { side: 16 } => &COOPERATIVE_16,
+            Tile::Cooperative { .. } => &COOPERATIVE_8,
+            Tile::Tiled { .. } => &TILED,
+            Tile::Subgroup { .. } => &SUBGROUP,
+        }
+    }
+
+    fn kernel(self, form: Form) -> Kernel {
+        match form {
+            Form::Nt => self.file().kernel::<gemm_nt>(),
+            Form::Nn => self.file().kernel::<gemm_nn>(),
+            Form::Tn => self.file().kernel::<gemm_tn>(),
         }
     }
 
@@ -597,20 +553,6 @@ pub fn record_alone(
     }
 }
 
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let mut all = vec![(&SLICES, vec![])];
-    let units = [16, 8].map(|side| Tile::Cooperative { side });
-    all.extend(units.map(|tile| (tile.kernel(Form::Nt), tile.constants())));
-    for form in Form::ALL {
-        let mut tiles = Tile::every(form, Family::Tiled);
-        for lanes in [4, 8, 16] {
-            tiles.extend(Tile::subgroup_menu(form, lanes));
-        }
-        all.extend(tiles.into_iter().map(|tile| (tile.kernel(form), tile.constants())));
-    }
-    all
-}
-
 /// Operands that try matrix units: whole numbers whose sums come out the same in any order in f32, and wrong if they are
 /// kept in halves on the way; then a product with all that may follow one.
 struct Proof;
@@ -725,11 +667,6 @@ fn number(activation: Option<Activation>) -> f64 {
     }
 }
 
-/// A switch of the shaders: 1 if the tensor takes part.
-fn on(tensor: Option<Tensor>) -> f64 {
-    f64::from(u8::from(tensor.is_some()))
-}
-
 /// What happens to a sum before it is stored: c = activation(sum + bias)·scale + residual.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue {
@@ -780,48 +717,19 @@ impl Nt {
         expect(recorder, "a", a, &[m, k]);
         expect(recorder, "b", b, &[n, k]);
         expect(recorder, "c", c, &[m, n]);
-        let optional = [
-            ("bias", epilogue.bias, vec![n]),
-            ("scale", epilogue.scale, vec![n]),
-            ("residual", epilogue.residual, vec![m, n]),
-            ("pre", epilogue.pre, vec![m, n]),
-        ];
-        for (name, tensor, shape) in optional {
-            if let Some(tensor) = tensor {
-                expect(recorder, name, tensor, &shape);
-            }
-        }
+        let Epilogue { bias, pre, activation, scale, residual } = epilogue;
+        expect(recorder, "bias", bias, &[n]);
+        expect(recorder, "scale", scale, &[n]);
+        expect(recorder, "residual", residual, &[m, n]);
+        expect(recorder, "pre", pre, &[m, n]);
         tile.check(Form::Nt, name, m, n, k);
 
-        let read = recorder.unused(Access::Read);
-        let write = recorder.unused(Access::Write);
+        let tensors = gemm_nt { a, b, bias, scale, residual, c, pre };
         let flops = 2.0 * m as f64 * n as f64 * k as f64;
         for part in tile.parts(m, n, 1, flops, recorder.dispatch_flops) {
             let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0, first: part.first };
-            recorder.dispatch(Dispatch {
-                kernel: tile.kernel(Form::Nt),
-                constants: tile.constants(),
-                overrides: vec![
-                    ("HAS_BIAS", on(epilogue.bias)),
-                    ("KEEP_PRE", on(epilogue.pre)),
-                    ("ACTIVATION", number(epilogue.activation)),
-                    ("HAS_SCALE", on(epilogue.scale)),
-                    ("HAS_RESIDUAL", on(epilogue.residual)),
-                ],
-                tensors: vec![
-                    a,
-                    b,
-                    epilogue.bias.unwrap_or(read),
-                    epilogue.scale.unwrap_or(read),
-                    epilogue.residual.unwrap_or(read),
-                    c,
-                    epilogue.pre.unwrap_or(write),
-                ],
-                params: bytemuck::bytes_of(&params).to_vec(),
-                grid: part.grid,
-                flops: part.flops,
-                label: recorder.label(name),
-            });
+            let launch = tile.file().launch(params, tensors).choice("ACTIVATION", number(activation));
+            launch.constants(tile.constants()).grid(part.grid).record(recorder, name, part.flops);
         }
     }
 }
@@ -864,30 +772,17 @@ impl Nn {
         expect(recorder, "a", a, &[m, k]);
         expect(recorder, "b", b, &[k, n]);
         expect(recorder, "c", c, &[m, n]);
-        for (name, tensor) in [("kept", kept), ("residual", residual)] {
-            if let Some(tensor) = tensor {
-                expect(recorder, name, tensor, &[m, n]);
-            }
-        }
+        expect(recorder, "kept", kept, &[m, n]);
+        expect(recorder, "residual", residual, &[m, n]);
         tile.check(Form::Nn, name, m, n, k);
 
-        let unused = recorder.unused(Access::Read);
+        let tensors = gemm_nn { a, b, product: c, kept, residual };
+        let activation = derivative.map(|(activation, _)| activation);
         let flops = 2.0 * m as f64 * n as f64 * k as f64;
         for part in tile.parts(m, n, 1, flops, recorder.dispatch_flops) {
             let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0, first: part.first };
-            recorder.dispatch(Dispatch {
-                kernel: tile.kernel(Form::Nn),
-                constants: tile.constants(),
-                overrides: vec![
-                    ("ACTIVATION", number(derivative.map(|(activation, _)| activation))),
-                    ("HAS_RESIDUAL", on(residual)),
-                ],
-                tensors: vec![a, b, c, kept.unwrap_or(unused), residual.unwrap_or(unused)],
-                params: bytemuck::bytes_of(&params).to_vec(),
-                grid: part.grid,
-                flops: part.flops,
-                label: recorder.label(name),
-            });
+            let launch = tile.file().launch(params, tensors).choice("ACTIVATION", number(activation));
+            launch.constants(tile.constants()).grid(part.grid).record(recorder, name, part.flops);
         }
     }
 }
@@ -935,42 +830,28 @@ impl Tn {
         tile.check(Form::Tn, name, m, n, k);
 
         let Slices { count, depth } = Slices::of(recorder.context.class(), m, n, k);
-        let unused = recorder.unused(Access::Write);
         let (gradient, sums) = if count == 1 {
             (c, column_sum)
         } else {
             let sums = column_sum.map(|_| recorder.tensor("column sums of slices", count * m));
             (recorder.tensor("slices", count * m * n), sums)
         };
+        let tensors = gemm_tn { a, b, gradient, column_sum: sums };
         let flops = 2.0 * m as f64 * n as f64 * k as f64;
         let sizes = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: u32_of(depth), first: 0 };
         for part in tile.parts(m, n, count, flops, recorder.dispatch_flops) {
-            recorder.dispatch(Dispatch {
-                kernel: tile.kernel(Form::Tn),
-                constants: tile.constants(),
-                overrides: vec![("HAS_COLUMN_SUM", on(column_sum))],
-                tensors: vec![a, b, gradient, sums.unwrap_or(unused)],
-                params: bytemuck::bytes_of(&Params { first: part.first, ..sizes }).to_vec(),
-                grid: part.grid,
-                flops: part.flops,
-                label: recorder.label(name),
-            });
+            let launch = tile.file().launch(Params { first: part.first, ..sizes }, tensors);
+            launch.constants(tile.constants()).grid(part.grid).record(recorder, name, part.flops);
         }
         if count == 1 {
             return;
         }
         let outputs = m * n + column_sum.map_or(0, |_| m);
-        let read = recorder.unused(Access::Read);
-        recorder.dispatch(Dispatch {
-            kernel: &SLICES,
-            constants: vec![],
-            overrides: vec![("HAS_COLUMN_SUM", on(column_sum))],
-            tensors: vec![gradient, sums.unwrap_or(read), c, column_sum.unwrap_or(unused)],
-            params: bytemuck::bytes_of(&sizes).to_vec(),
-            grid: grid_1d(outputs.div_ceil(THREADS)),
-            flops: (count * outputs) as f64,
-            label: recorder.label(&format!("{name} slices")),
-        });
+        let tensors =
+            gemm_slices { slices: gradient, slices_of_sums: sums, total: c, total_of_sums: column_sum };
+        let label = format!("{name} slices");
+        let launch = PLAIN.launch(sizes, tensors).invocations(outputs);
+        launch.record(recorder, &label, (count * outputs) as f64);
     }
 }
 

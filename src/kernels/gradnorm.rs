@@ -1,32 +1,34 @@
 //! Norm and finiteness of all gradients of a step, and what follows from them: the `control` words.
 
 use super::{expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
 
-const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
-    Kernel {
-        name: "gradnorm",
-        source: include_str!("../../shaders/gradnorm.wgsl"),
-        helpers: &[
-            include_str!("../../shaders/common/reduce.wgsl"),
-            include_str!("../../shaders/common/step.wgsl"),
-        ],
-        entry,
-        bindings,
-        uniform_bytes: size_of::<Params>(),
-        subgroups: false,
-        quads: false,
-    }
+static FILE: File = File::new("gradnorm", include_str!("../../shaders/gradnorm.wgsl"))
+    .helpers(&[
+        include_str!("../../shaders/common/reduce.wgsl"),
+        include_str!("../../shaders/common/step.wgsl"),
+    ])
+    .threads(Threads::Constant("LANES"));
+
+entry_points! {
+    struct Params in 16 bytes { count: u32, limit: u32 }
+    /// Sums of squares over chunks of one group's gradients.
+    fn gradnorm_partial(gradients: read, partials: write);
+    /// From all groups' sums to `control`.
+    fn gradnorm_finish(sums: read, losses: read, step: read, control: write);
 }
 
-/// Sums of squares over chunks of one group's gradients.
-pub static PARTIAL: Kernel =
-    kernel("gradnorm_partial", &[Binding::read("gradients"), Binding::write("partials")]);
-/// From all groups' sums to `control`.
-pub static FINISH: Kernel = kernel(
-    "gradnorm_finish",
-    &[Binding::read("sums"), Binding::read("losses"), Binding::read("step"), Binding::write("control")],
-);
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    let mut all = [64, 4, 8, 16].map(|lanes| (FILE.kernel::<gradnorm_partial>(), constants(lanes))).to_vec();
+    all.push((FILE.kernel::<gradnorm_finish>(), vec![]));
+    all
+}
+
+/// For `lanes` invocations to a chunk.
+fn constants(lanes: u32) -> Constants {
+    if lanes == 64 { vec![] } else { vec![("LANES", lanes), ("FOLD", 64 / lanes)] }
+}
 
 /// Words of gradients per chunk: 4·64·QUADS of `gradnorm.wgsl`.
 const CHUNK: usize = 4 * 64 * 16;
@@ -103,25 +105,6 @@ impl Control {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    limit: u32,
-    unused: [u32; 2],
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let mut all = [64, 4, 8, 16].map(|lanes| (&PARTIAL, constants(lanes))).to_vec();
-    all.push((&FINISH, vec![]));
-    all
-}
-
-/// For `lanes` invocations to a chunk.
-fn constants(lanes: u32) -> Constants {
-    if lanes == 64 { vec![] } else { vec![("LANES", lanes), ("FOLD", 64 / lanes)] }
-}
-
 /// Words of the partial sums of `len` words of gradients, a multiple of a slice's alignment.
 pub fn partial_words(len: usize) -> usize {
     (len.div_ceil(CHUNK) * PARTIAL_WORDS).next_multiple_of(ALIGN_WORDS)
@@ -151,17 +134,11 @@ impl Partial {
         assert!(gradients.len.is_multiple_of(4), "{name}: {} isn't a multiple of 4", gradients.len);
         expect(recorder, "partials", partials, &[partial_words(gradients.len)]);
         let chunks = partials.len / PARTIAL_WORDS;
-        let params = Params { count: u32_of(gradients.len / 4), limit: u32_of(chunks), unused: [0; 2] };
-        recorder.dispatch(Dispatch {
-            kernel: &PARTIAL,
-            constants: constants(lanes),
-            overrides: vec![],
-            tensors: vec![gradients, partials],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(chunks),
-            flops: 2.0 * gradients.len as f64,
-            label: recorder.label(name),
-        });
+        let params = Params { count: u32_of(gradients.len / 4), limit: u32_of(chunks) };
+        FILE.launch(params, gradnorm_partial { gradients, partials })
+            .constants(constants(lanes))
+            .workgroups(chunks)
+            .record(recorder, name, 2.0 * gradients.len as f64);
     }
 }
 
@@ -188,17 +165,9 @@ impl Finish {
         let chunks = partials.len / PARTIAL_WORDS;
         expect(recorder, "partials", partials, &[chunks, PARTIAL_WORDS]);
         expect(recorder, "control", control, &[CONTROL_WORDS]);
-        let params = Params { count: u32_of(chunks), limit: u32_of(losses.len), unused: [0; 2] };
-        recorder.dispatch(Dispatch {
-            kernel: &FINISH,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![partials, losses, step, control],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [1, 1, 1],
+        let params = Params { count: u32_of(chunks), limit: u32_of(losses.len) };
+        FILE.launch(params, gradnorm_finish { sums: partials, losses, step, control })
             // Both words of a chunk; losses are looked at as words.
-            flops: partials.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, partials.len as f64);
     }
 }

@@ -1,34 +1,21 @@
 //! Bytes of pictures to the network's normalised, planar input.
 
-use super::{THREADS, expect, u32_of};
-use crate::gpu::{Access, Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 use crate::shape::ImageSize;
 
-/// The declaration of `image.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "image",
-    source: include_str!("../../shaders/image.wgsl"),
-    helpers: &[],
-    entry: "image_forward",
-    bindings: &[Binding::read("pixels"), Binding::read("flip"), Binding::write("image")],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: false,
-};
+static FILE: File = File::new("image", include_str!("../../shaders/image.wgsl"));
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    height: u32,
-    width: u32,
-    batch: u32,
-    unused: u32,
-    mean: [f32; 4],
-    std: [f32; 4],
+entry_points! {
+    struct Params in 48 bytes {
+        height: u32, width: u32, batch: u32, unused: u32, mean: [f32; 4], deviation: [f32; 4]
+    }
+    fn image_forward(pixels: read, flip: read if HAS_FLIP, image: write);
 }
 
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&KERNEL, vec![])]
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<image_forward>(), vec![])]
 }
 
 /// image = (pixels/255 - mean)/std, mirrored where `flip` says so.
@@ -64,28 +51,18 @@ impl Forward {
         let Forward { pixels, flip, image, batch, size, mean, std } = *self;
         expect(recorder, "pixels", pixels, &[pixel_words(batch, size)]);
         expect(recorder, "image", image, &[batch, 3, size.height, size.width]);
-        if let Some(flip) = flip {
-            expect(recorder, "flip", flip, &[batch]);
-        }
+        expect(recorder, "flip", flip, &[batch]);
         let params = Params {
             height: u32_of(size.height),
             width: u32_of(size.width),
             batch: u32_of(batch),
             unused: 0,
             mean: [mean[0], mean[1], mean[2], 0.0],
-            std: [std[0], std[1], std[2], 1.0],
+            deviation: [std[0], std[1], std[2], 1.0],
         };
-        let unused = recorder.unused(Access::Read);
-        recorder.dispatch(Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            overrides: vec![("HAS_FLIP", f64::from(u8::from(flip.is_some())))],
-            tensors: vec![pixels, flip.unwrap_or(unused), image],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(image.len.div_ceil(THREADS)),
+        FILE.launch(params, image_forward { pixels, flip, image })
+            .invocations(image.len)
             // Two divisions and a difference.
-            flops: 3.0 * image.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, 3.0 * image.len as f64);
     }
 }

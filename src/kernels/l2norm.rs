@@ -1,31 +1,20 @@
 //! The embedding: every part scaled to unit length, then all by 1/√R.
 
 use super::{expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
 
-/// The declaration of `l2norm.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "l2norm",
-    source: include_str!("../../shaders/l2norm.wgsl"),
-    helpers: &[include_str!("../../shaders/common/reduce.wgsl")],
-    entry: "l2norm_forward",
-    bindings: &[Binding::read("x"), Binding::write("y")],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: false,
-};
+static FILE: File = File::new("l2norm", include_str!("../../shaders/l2norm.wgsl"))
+    .helpers(&[include_str!("../../shaders/common/reduce.wgsl")])
+    .threads(Threads::Constant("LANES"));
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    dim: u32,
-    parts: u32,
-    unused: u32,
+entry_points! {
+    struct Params in 16 bytes { rows: u32, dim: u32, parts: u32 }
+    fn l2norm_forward(x: read, y: write);
 }
 
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [4, 8, 16, 64].map(|lanes| (&KERNEL, vec![("LANES", lanes)])).to_vec()
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    [4, 8, 16, 64].map(|lanes| (FILE.kernel::<l2norm_forward>(), vec![("LANES", lanes)])).to_vec()
 }
 
 /// y = x / (‖x‖·√R), part by part.
@@ -57,18 +46,11 @@ impl Forward {
         let Forward { x, y, batch, parts, dim } = *self;
         expect(recorder, "x", x, &[batch, parts, dim]);
         expect(recorder, "y", y, &[batch, parts, dim]);
-        let params =
-            Params { rows: u32_of(batch * parts), dim: u32_of(dim), parts: u32_of(parts), unused: 0 };
-        recorder.dispatch(Dispatch {
-            kernel: &KERNEL,
-            constants: vec![("LANES", lanes)],
-            overrides: vec![],
-            tensors: vec![x, y],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(batch * parts),
+        let params = Params { rows: u32_of(batch * parts), dim: u32_of(dim), parts: u32_of(parts) };
+        FILE.launch(params, l2norm_forward { x, y })
+            .constants(vec![("LANES", lanes)])
+            .workgroups(batch * parts)
             // A multiply-add for the length and a product.
-            flops: 3.0 * x.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, 3.0 * x.len as f64);
     }
 }

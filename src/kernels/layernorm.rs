@@ -1,88 +1,48 @@
 //! Layer normalisation of each row.
 
 use super::{expect, expect_quads, u32_of};
-use crate::gpu::{Access, Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
 
-/// The forward of `layernorm.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "layernorm",
-    source: include_str!("../../shaders/layernorm.wgsl"),
-    helpers: &[include_str!("../../shaders/common/reduce.wgsl")],
-    entry: "layernorm_forward",
-    bindings: &[
-        Binding::read("x").in_quads(),
-        Binding::write("y").in_quads(),
-        Binding::read("bias"),
-        Binding::read("weight"),
-        Binding::write("stats"),
-    ],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: true,
-};
+static FILE: File = File::new("layernorm", include_str!("../../shaders/layernorm.wgsl"))
+    .helpers(&[include_str!("../../shaders/common/reduce.wgsl")])
+    .threads(Threads::Constant("LANES"))
+    .quads();
 
-/// The gradient of its input.
-pub static BACKWARD: Kernel = Kernel {
-    entry: "layernorm_backward",
-    bindings: &[
-        Binding::read("x").in_quads(),
-        Binding::read("kept_stats"),
-        Binding::read("dy").in_quads(),
-        Binding::read("weight"),
-        Binding::read("addend").in_quads(),
-        Binding::write("x_gradient").in_quads(),
-    ],
-    ..KERNEL
-};
+entry_points! {
+    struct Params in 16 bytes { rows: u32, dim: u32, eps: f32, chunk: u32 }
+    fn layernorm_forward(x: read_quads, y: write_quads, bias: read, weight: read, stats: write if KEEP_STATS);
+    /// The gradient of its input.
+    fn layernorm_backward(
+        x: read_quads, kept_stats: read, dy: read_quads, weight: read, addend: read_quads if HAS_ADDEND,
+        x_gradient: write_quads
+    );
+    /// The gradients of its parameters, a chunk of rows at a time.
+    fn layernorm_partials(
+        x: read_quads, kept_stats: read, dy: read_quads,
+        other_x: read_quads if _, other_stats: read if _, other_dy: read_quads if _, partials: write
+    );
+    /// The sum of the chunks.
+    fn layernorm_parameters(
+        kept_partials: read, dweight: write, dbias: write, other_dweight: write if _, other_dbias: write if _
+    );
+}
 
-/// The gradients of its parameters, a chunk of rows at a time.
-pub static PARTIALS: Kernel = Kernel {
-    entry: "layernorm_partials",
-    bindings: &[
-        Binding::read("x").in_quads(),
-        Binding::read("kept_stats"),
-        Binding::read("dy").in_quads(),
-        Binding::read("other_x").in_quads(),
-        Binding::read("other_stats"),
-        Binding::read("other_dy").in_quads(),
-        Binding::write("partials"),
-    ],
-    ..KERNEL
-};
-
-/// The sum of the chunks.
-pub static PARAMETERS: Kernel = Kernel {
-    entry: "layernorm_parameters",
-    bindings: &[
-        Binding::read("kept_partials"),
-        Binding::write("dweight"),
-        Binding::write("dbias"),
-        Binding::write("other_dweight"),
-        Binding::write("other_dbias"),
-    ],
-    ..KERNEL
-};
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    let kernels = [
+        FILE.kernel::<layernorm_forward>(),
+        FILE.kernel::<layernorm_backward>(),
+        FILE.kernel::<layernorm_partials>(),
+        FILE.kernel::<layernorm_parameters>(),
+    ];
+    let lanes = |kernel| [4, 8, 16, 64].map(|lanes| (kernel, vec![("LANES", lanes)]));
+    kernels.into_iter().flat_map(lanes).collect()
+}
 
 /// Most chunks that rows are cut into: with a workgroup per 64 columns enough for a GPU, and little memory.
 const MOST_CHUNKS: usize = 64;
 /// Fewest rows to a chunk.
 const LEAST_ROWS: usize = 16;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    dim: u32,
-    eps: f32,
-    chunk: u32,
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [&KERNEL, &BACKWARD, &PARTIALS, &PARAMETERS]
-        .into_iter()
-        .flat_map(|kernel| [4, 8, 16, 64].map(|lanes| (kernel, vec![("LANES", lanes)])))
-        .collect()
-}
 
 /// y = (x - mean)·rstd·weight + bias, row by row.
 #[derive(Debug, Clone, Copy)]
@@ -122,22 +82,13 @@ impl Forward {
         expect(recorder, "weight", weight, &[dim]);
         expect(recorder, "bias", bias, &[dim]);
         expect(recorder, "y", y, &[rows, dim]);
-        if let Some(stats) = stats {
-            expect(recorder, "stats", stats, &[rows, 2]);
-        }
+        expect(recorder, "stats", stats, &[rows, 2]);
         let params = Params { rows: u32_of(rows), dim: u32_of(dim), eps, chunk: 0 };
-        let unused = recorder.unused(Access::Write);
-        recorder.dispatch(Dispatch {
-            kernel: &KERNEL,
-            constants: vec![("LANES", lanes)],
-            overrides: vec![("KEEP_STATS", f64::from(u8::from(stats.is_some())))],
-            tensors: vec![x, y, bias, weight, stats.unwrap_or(unused)],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(rows),
+        FILE.launch(params, layernorm_forward { x, y, bias, weight, stats })
+            .constants(vec![("LANES", lanes)])
+            .workgroups(rows)
             // The mean 1, the variance 3, y 4.
-            flops: 8.0 * x.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, 8.0 * x.len as f64);
     }
 }
 
@@ -180,22 +131,13 @@ impl BackwardInput {
         expect(recorder, "dy", dy, &[rows, dim]);
         expect(recorder, "weight", weight, &[dim]);
         expect(recorder, "dx", dx, &[rows, dim]);
-        if let Some(addend) = addend {
-            expect(recorder, "addend", addend, &[rows, dim]);
-        }
+        expect(recorder, "addend", addend, &[rows, dim]);
         let params = Params { rows: u32_of(rows), dim: u32_of(dim), eps: 0.0, chunk: 0 };
-        let unused = recorder.unused(Access::Read);
-        recorder.dispatch(Dispatch {
-            kernel: &BACKWARD,
-            constants: vec![("LANES", lanes)],
-            overrides: vec![("HAS_ADDEND", f64::from(u8::from(addend.is_some())))],
-            tensors: vec![x, stats, dy, weight, addend.unwrap_or(unused), dx],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(rows),
+        FILE.launch(params, layernorm_backward { x, kept_stats: stats, dy, weight, addend, x_gradient: dx })
+            .constants(vec![("LANES", lanes)])
+            .workgroups(rows)
             // The two means 6, of which g 1 and x̂ 2, then dx 7 with both again, and the addend.
-            flops: if addend.is_some() { 14.0 } else { 13.0 } * x.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, if addend.is_some() { 14.0 } else { 13.0 } * x.len as f64);
     }
 }
 
@@ -248,34 +190,35 @@ impl BackwardParameters {
         }
         expect_quads(recorder, dim);
         let norms = 1 + usize::from(other.is_some());
-        let (read, write) = (recorder.unused(Access::Read), recorder.unused(Access::Write));
-        let none = Parameters { x: read, stats: read, dy: read, dweight: write, dbias: write };
-        let second = other.unwrap_or(none);
         let chunk = rows.div_ceil(MOST_CHUNKS).max(LEAST_ROWS);
         let chunks = rows.div_ceil(chunk);
         let partials = recorder.tensor(&format!("{name}.partials"), norms * chunks * 2 * dim);
         let params = Params { rows: u32_of(rows), dim: u32_of(dim), eps: 0.0, chunk: u32_of(chunk) };
         let workgroups = |columns: usize| u32_of(columns.div_ceil(lanes as usize));
-        recorder.dispatch(Dispatch {
-            kernel: &PARTIALS,
-            constants: vec![("LANES", lanes)],
-            overrides: vec![],
-            tensors: vec![norm.x, norm.stats, norm.dy, second.x, second.stats, second.dy, partials],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [workgroups(dim / 4), u32_of(chunks), u32_of(norms)],
+        let tensors = layernorm_partials {
+            x: norm.x,
+            kept_stats: norm.stats,
+            dy: norm.dy,
+            other_x: other.map(|norm| norm.x),
+            other_stats: other.map(|norm| norm.stats),
+            other_dy: other.map(|norm| norm.dy),
+            partials,
+        };
+        FILE.launch(params, tensors)
+            .constants(vec![("LANES", lanes)])
+            .grid([workgroups(dim / 4), u32_of(chunks), u32_of(norms)])
             // x̂ 2, its multiply-add 2, the bias 1.
-            flops: 5.0 * (norms * rows * dim) as f64,
-            label: recorder.label(&format!("{name}.partials")),
-        });
-        recorder.dispatch(Dispatch {
-            kernel: &PARAMETERS,
-            constants: vec![("LANES", lanes)],
-            overrides: vec![],
-            tensors: vec![partials, norm.dweight, norm.dbias, second.dweight, second.dbias],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [workgroups(dim), 1, u32_of(norms)],
-            flops: partials.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, &format!("{name}.partials"), 5.0 * (norms * rows * dim) as f64);
+        let tensors = layernorm_parameters {
+            kept_partials: partials,
+            dweight: norm.dweight,
+            dbias: norm.dbias,
+            other_dweight: other.map(|norm| norm.dweight),
+            other_dbias: other.map(|norm| norm.dbias),
+        };
+        FILE.launch(params, tensors)
+            .constants(vec![("LANES", lanes)])
+            .grid([workgroups(dim), 1, u32_of(norms)])
+            .record(recorder, name, partials.len as f64);
     }
 }

@@ -1,47 +1,24 @@
 //! LayerScale's backward pass; forward it is [`super::gemm::Epilogue::scale`].
 
-use super::{THREADS, expect, expect_quads, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, expect_quads, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 
-/// The declaration of `layerscale.wgsl`, first stage.
-pub static BACKWARD: Kernel = Kernel {
-    name: "layerscale",
-    source: include_str!("../../shaders/layerscale.wgsl"),
-    helpers: &[],
-    entry: "layerscale_backward",
-    bindings: &[
-        Binding::read("x").in_quads(),
-        Binding::read("weight"),
-        Binding::read("dy").in_quads(),
-        Binding::write("x_gradient").in_quads(),
-        Binding::write("partial"),
-    ],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: true,
-};
+static FILE: File = File::new("layerscale", include_str!("../../shaders/layerscale.wgsl")).quads();
 
-/// The declaration of `layerscale.wgsl`, second stage.
-pub static SUM: Kernel = Kernel {
-    entry: "layerscale_sum",
-    bindings: &[Binding::read("chunk_sums"), Binding::write("dweight")],
-    ..BACKWARD
-};
+entry_points! {
+    struct Params in 16 bytes { rows: u32, dim: u32 }
+    fn layerscale_backward(x: read_quads, weight: read, dy: read_quads, x_gradient: write_quads, partial: write);
+    /// The sum of the chunks.
+    fn layerscale_sum(chunk_sums: read, dweight: write);
+}
+
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<layerscale_backward>(), vec![]), (FILE.kernel::<layerscale_sum>(), vec![])]
+}
 
 /// Rows that one invocation sums, as in the WGSL.
 const CHUNK: usize = 64;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    dim: u32,
-    unused: [u32; 2],
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&BACKWARD, vec![]), (&SUM, vec![])]
-}
 
 /// dx = dy·weight and dweight = Σ over rows of dy·x, where y = x·weight.
 #[derive(Debug, Clone, Copy)]
@@ -77,27 +54,12 @@ impl Backward {
         expect(recorder, "dweight", dweight, &[dim]);
         let sums = rows.div_ceil(CHUNK) * dim;
         let partial = recorder.tensor(&format!("{name}.partial"), sums);
-        let params = Params { rows: u32_of(rows), dim: u32_of(dim), unused: [0; 2] };
-        recorder.dispatch(Dispatch {
-            kernel: &BACKWARD,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![x, weight, dy, dx, partial],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d((sums / 4).div_ceil(THREADS)),
+        let params = Params { rows: u32_of(rows), dim: u32_of(dim) };
+        FILE.launch(params, layerscale_backward { x, weight, dy, x_gradient: dx, partial })
+            .invocations(sums / 4)
             // A product, and a multiply-add for the weight.
-            flops: 3.0 * x.len as f64,
-            label: recorder.label(name),
-        });
-        recorder.dispatch(Dispatch {
-            kernel: &SUM,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![partial, dweight],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(dim.div_ceil(THREADS)),
-            flops: sums as f64,
-            label: recorder.label(&format!("{name}.sum")),
-        });
+            .record(recorder, name, 3.0 * x.len as f64);
+        let launch = FILE.launch(params, layerscale_sum { chunk_sums: partial, dweight }).invocations(dim);
+        launch.record(recorder, &format!("{name}.sum"), sums as f64);
     }
 }

@@ -1,29 +1,18 @@
 //! Copies of f32 parameters in the storage that products read them in.
 
-use super::{THREADS, expect, expect_quads, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, expect_quads, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 
-/// The declaration of `narrow.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "narrow",
-    source: include_str!("../../shaders/narrow.wgsl"),
-    helpers: &[],
-    entry: "narrow_forward",
-    bindings: &[Binding::read("wide"), Binding::write("narrow").in_quads()],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: true,
-};
+static FILE: File = File::new("narrow", include_str!("../../shaders/narrow.wgsl")).quads();
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    quads: u32,
-    unused: [u32; 3],
+entry_points! {
+    struct Params in 16 bytes { quads: u32 }
+    fn narrow_forward(wide: read, narrow: write_quads);
 }
 
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&KERNEL, vec![])]
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<narrow_forward>(), vec![])]
 }
 
 /// narrow = wide, rounded to its storage.
@@ -45,16 +34,9 @@ impl Narrow {
         expect_quads(recorder, wide.len);
         expect(recorder, "narrow", narrow, &[wide.len]);
         let quads = wide.len / 4;
-        recorder.dispatch(Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![wide, narrow],
-            params: bytemuck::bytes_of(&Params { quads: u32_of(quads), unused: [0; 3] }).to_vec(),
-            grid: grid_1d(quads.div_ceil(THREADS)),
+        FILE.launch(Params { quads: u32_of(quads) }, narrow_forward { wide, narrow })
+            .invocations(quads)
             // One rounding each.
-            flops: wide.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, wide.len as f64);
     }
 }

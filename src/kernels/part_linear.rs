@@ -4,98 +4,48 @@
 //! `part_linear_wide.wgsl` and `part_linear_subgroup.wgsl` (CPU adapters).
 
 use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
+use crate::entry_points;
+use crate::gpu::{Constants, Family, File, Kernel, Recorder, Tensor, Tensors, grid_1d};
 
-const FORWARD: &[Binding] =
-    &[Binding::read("weight"), Binding::read("x"), Binding::read("bias"), Binding::write("y")];
-const BACKWARD_INPUT: &[Binding] =
-    &[Binding::read("weight"), Binding::write("x_gradient"), Binding::read("dy")];
-const BACKWARD_WEIGHT: &[Binding] =
-    &[Binding::write("dweight"), Binding::read("x"), Binding::read("dy"), Binding::write("dbias")];
+/// One invocation per output.
+static PLAIN: File = File::new("part_linear", include_str!("../../shaders/part_linear.wgsl"));
+/// Four inputs to a load or an invocation.
+static WIDE: File = File::new("part_linear_wide", include_str!("../../shaders/part_linear_wide.wgsl"));
+/// One subgroup per workgroup.
+static SUBGROUP: File =
+    File::new("part_linear_subgroup", include_str!("../../shaders/part_linear_subgroup.wgsl")).subgroups();
 
-const fn plain(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
-    Kernel {
-        name: "part_linear",
-        source: include_str!("../../shaders/part_linear.wgsl"),
-        helpers: &[],
-        entry,
-        bindings,
-        uniform_bytes: size_of::<Params>(),
-        subgroups: false,
-        quads: false,
+entry_points! {
+    struct Params in 32 bytes {
+        batch: u32, parts: u32, inputs: u32, outputs: u32, sample_stride: u32, part_stride: u32
     }
+    fn part_linear_forward(weight: read, x: read, bias: read, y: write);
+    /// The gradient of the inputs.
+    fn part_linear_backward_input(weight: read, x_gradient: write, dy: read);
+    /// The gradient of weight and bias.
+    fn part_linear_backward_weight(dweight: write, x: read, dy: read, dbias: write);
 }
 
-const fn wide(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
-    Kernel {
-        name: "part_linear_wide",
-        source: include_str!("../../shaders/part_linear_wide.wgsl"),
-        ..plain(entry, bindings)
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    let mut all = Vec::new();
+    for tile in [Tile::Plain, Tile::Wide].into_iter().chain([4, 8, 16].map(Tile::Subgroup)) {
+        let file = tile.file();
+        all.extend(
+            [
+                file.kernel::<part_linear_forward>(),
+                file.kernel::<part_linear_backward_input>(),
+                file.kernel::<part_linear_backward_weight>(),
+            ]
+            .map(|kernel| (kernel, tile.constants())),
+        );
     }
+    all
 }
-
-const fn subgroup(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
-    Kernel {
-        name: "part_linear_subgroup",
-        source: include_str!("../../shaders/part_linear_subgroup.wgsl"),
-        subgroups: true,
-        ..plain(entry, bindings)
-    }
-}
-
-/// Forward, one invocation per output.
-pub static PLAIN_FORWARD: Kernel = plain("part_linear_forward", FORWARD);
-/// Gradient of the inputs, one invocation per output.
-pub static PLAIN_BACKWARD_INPUT: Kernel = plain("part_linear_backward_input", BACKWARD_INPUT);
-/// Gradient of weight and bias, one invocation per output.
-pub static PLAIN_BACKWARD_WEIGHT: Kernel = plain("part_linear_backward_weight", BACKWARD_WEIGHT);
-/// Forward, four inputs to a load.
-pub static WIDE_FORWARD: Kernel = wide("part_linear_forward", FORWARD);
-/// Gradient of the inputs, four to an invocation.
-pub static WIDE_BACKWARD_INPUT: Kernel = wide("part_linear_backward_input", BACKWARD_INPUT);
-/// Gradient of weight and bias, four inputs to an invocation.
-pub static WIDE_BACKWARD_WEIGHT: Kernel = wide("part_linear_backward_weight", BACKWARD_WEIGHT);
-/// Forward, one subgroup per workgroup.
-pub static SUBGROUP_FORWARD: Kernel = subgroup("part_linear_forward", FORWARD);
-/// Gradient of the inputs, one subgroup per workgroup.
-pub static SUBGROUP_BACKWARD_INPUT: Kernel = subgroup("part_linear_backward_input", BACKWARD_INPUT);
-/// Gradient of weight and bias, one subgroup per workgroup.
-pub static SUBGROUP_BACKWARD_WEIGHT: Kernel = subgroup("part_linear_backward_weight", BACKWARD_WEIGHT);
 
 /// EACH of `part_linear_wide.wgsl`.
 const EACH: usize = 4;
 /// ROWS of `part_linear_subgroup.wgsl`.
 const ROWS: usize = 32;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    batch: u32,
-    parts: u32,
-    inputs: u32,
-    outputs: u32,
-    sample_stride: u32,
-    part_stride: u32,
-    unused: [u32; 2],
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let mut all = [
-        &PLAIN_FORWARD,
-        &PLAIN_BACKWARD_INPUT,
-        &PLAIN_BACKWARD_WEIGHT,
-        &WIDE_FORWARD,
-        &WIDE_BACKWARD_INPUT,
-        &WIDE_BACKWARD_WEIGHT,
-    ]
-    .map(|kernel| (kernel, vec![]))
-    .to_vec();
-    let subgroup = [&SUBGROUP_FORWARD, &SUBGROUP_BACKWARD_INPUT, &SUBGROUP_BACKWARD_WEIGHT];
-    for lanes in [4, 8, 16] {
-        all.extend(subgroup.map(|kernel| (kernel, Tile::Subgroup(lanes).constants())));
-    }
-    all
-}
 
 /// Which of three files computes; all give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +59,14 @@ pub enum Tile {
 }
 
 impl Tile {
+    fn file(self) -> &'static File {
+        match self {
+            Tile::Plain => &PLAIN,
+            Tile::Wide => &WIDE,
+            Tile::Subgroup(_) => &SUBGROUP,
+        }
+    }
+
     fn constants(self) -> Constants {
         match self {
             Tile::Plain | Tile::Wide => vec![],
@@ -172,7 +130,6 @@ impl Shape {
             outputs: u32_of(self.outputs),
             sample_stride: u32_of(sample_stride),
             part_stride: u32_of(part_stride),
-            unused: [0; 2],
         }
     }
 
@@ -181,18 +138,14 @@ impl Shape {
         [u32_of(columns.div_ceil(each)), u32_of(rows.div_ceil(height)), u32_of(self.parts)]
     }
 
-    fn record(&self, recorder: &mut Recorder<'_>, name: &str, launch: Launch) {
-        let Launch { kernel, tile, tensors, grid } = launch;
-        recorder.dispatch(Dispatch {
-            kernel,
-            constants: tile.constants(),
-            overrides: vec![],
-            tensors,
-            params: bytemuck::bytes_of(&self.params()).to_vec(),
-            grid,
-            flops: 2.0 * (self.parts * self.batch) as f64 * self.inputs as f64 * self.outputs as f64,
-            label: recorder.label(name),
-        });
+    /// Records one of three launches, which all do as much.
+    fn record<T>(&self, recorder: &mut Recorder<'_>, name: &str, tile: Tile, tensors: T, grid: [u32; 3])
+    where
+        T: Tensors<Params = Params>,
+    {
+        let flops = 2.0 * (self.parts * self.batch) as f64 * self.inputs as f64 * self.outputs as f64;
+        let launch = tile.file().launch(self.params(), tensors).constants(tile.constants());
+        launch.grid(grid).record(recorder, name, flops);
     }
 
     #[track_caller]
@@ -203,14 +156,6 @@ impl Shape {
             self.inputs
         );
     }
-}
-
-/// What differs between the three launches.
-struct Launch {
-    kernel: &'static Kernel,
-    tile: Tile,
-    tensors: Vec<Tensor>,
-    grid: [u32; 3],
 }
 
 /// y\[r,b\] = weight\[r\]·x\[b,r\] + bias\[r\].
@@ -246,14 +191,12 @@ impl Forward {
         expect(recorder, "weight", weight, &[parts, outputs, inputs]);
         expect(recorder, "bias", bias, &[parts, outputs]);
         expect(recorder, "y", y, &[parts, batch, outputs]);
-        let (kernel, grid) = match tile {
-            Tile::Plain => (&PLAIN_FORWARD, grid_1d(y.len.div_ceil(THREADS))),
-            Tile::Wide => (&WIDE_FORWARD, shape.grid([outputs, THREADS], [batch, EACH])),
-            Tile::Subgroup(lanes) => {
-                (&SUBGROUP_FORWARD, shape.grid([outputs, 4 * lanes as usize], [batch, ROWS]))
-            }
+        let grid = match tile {
+            Tile::Plain => grid_1d(y.len.div_ceil(THREADS)),
+            Tile::Wide => shape.grid([outputs, THREADS], [batch, EACH]),
+            Tile::Subgroup(lanes) => shape.grid([outputs, 4 * lanes as usize], [batch, ROWS]),
         };
-        shape.record(recorder, name, Launch { kernel, tile, tensors: vec![weight, x, bias, y], grid });
+        shape.record(recorder, name, tile, part_linear_forward { weight, x, bias, y }, grid);
     }
 }
 
@@ -287,14 +230,13 @@ impl BackwardInput {
         expect(recorder, "weight", weight, &[parts, outputs, inputs]);
         expect(recorder, "dy", dy, &[parts, batch, outputs]);
         expect(recorder, "dx", dx, &[parts, batch, inputs]);
-        let (kernel, grid) = match tile {
-            Tile::Plain => (&PLAIN_BACKWARD_INPUT, grid_1d(dx.len.div_ceil(THREADS))),
-            Tile::Wide => (&WIDE_BACKWARD_INPUT, shape.grid([inputs / 4, THREADS], [batch, EACH])),
-            Tile::Subgroup(lanes) => {
-                (&SUBGROUP_BACKWARD_INPUT, shape.grid([inputs / 4, lanes as usize], [batch, ROWS]))
-            }
+        let grid = match tile {
+            Tile::Plain => grid_1d(dx.len.div_ceil(THREADS)),
+            Tile::Wide => shape.grid([inputs / 4, THREADS], [batch, EACH]),
+            Tile::Subgroup(lanes) => shape.grid([inputs / 4, lanes as usize], [batch, ROWS]),
         };
-        shape.record(recorder, name, Launch { kernel, tile, tensors: vec![weight, dx, dy], grid });
+        let tensors = part_linear_backward_input { weight, x_gradient: dx, dy };
+        shape.record(recorder, name, tile, tensors, grid);
     }
 }
 
@@ -331,13 +273,12 @@ impl BackwardWeight {
         expect(recorder, "dy", dy, &[parts, batch, outputs]);
         expect(recorder, "dweight", dweight, &[parts, outputs, inputs]);
         expect(recorder, "dbias", dbias, &[parts, outputs]);
-        let (kernel, grid) = match tile {
-            Tile::Plain => (&PLAIN_BACKWARD_WEIGHT, grid_1d(dweight.len.div_ceil(THREADS))),
-            Tile::Wide => (&WIDE_BACKWARD_WEIGHT, shape.grid([inputs / 4, THREADS], [outputs, EACH])),
-            Tile::Subgroup(lanes) => {
-                (&SUBGROUP_BACKWARD_WEIGHT, shape.grid([inputs / 4, lanes as usize], [outputs, ROWS]))
-            }
+        let grid = match tile {
+            Tile::Plain => grid_1d(dweight.len.div_ceil(THREADS)),
+            Tile::Wide => shape.grid([inputs / 4, THREADS], [outputs, EACH]),
+            Tile::Subgroup(lanes) => shape.grid([inputs / 4, lanes as usize], [outputs, ROWS]),
         };
-        shape.record(recorder, name, Launch { kernel, tile, tensors: vec![dweight, x, dy, dbias], grid });
+        let tensors = part_linear_backward_weight { dweight, x, dy, dbias };
+        shape.record(recorder, name, tile, tensors, grid);
     }
 }

@@ -1,75 +1,50 @@
 //! Patch embedding: a convolution as a matrix product whose left rows are gathered from the image.
 
 use super::{expect, expect_quads, u32_of};
-use crate::gpu::{Access, Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor};
+use crate::entry_points;
+use crate::gpu::{Constants, Family, File, Kernel, Recorder, Tensor, Threads};
 use crate::shape::ImageSize;
 
-const BINDINGS: &[Binding] =
-    &[Binding::read("image"), Binding::read("weight"), Binding::read("bias"), Binding::write("patches")];
-
 /// Register tiles fed from workgroup memory.
-pub static TILED: Kernel = Kernel {
-    name: "patch_embed",
-    source: include_str!("../../shaders/patch_embed.wgsl"),
-    helpers: &[],
-    entry: "patch_embed_forward",
-    bindings: BINDINGS,
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: true,
-};
-
+static TILED: File =
+    File::new("patch_embed", include_str!("../../shaders/patch_embed.wgsl")).threads(Threads::Tile).quads();
 /// One subgroup per workgroup.
-pub static SUBGROUP: Kernel = Kernel {
-    name: "patch_embed_subgroup",
-    source: include_str!("../../shaders/patch_embed_subgroup.wgsl"),
-    helpers: &[],
-    entry: "patch_embed_forward",
-    bindings: BINDINGS,
-    uniform_bytes: size_of::<Params>(),
-    subgroups: true,
-    quads: true,
-};
+static SUBGROUP: File =
+    File::new("patch_embed_subgroup", include_str!("../../shaders/patch_embed_subgroup.wgsl"))
+        .subgroups()
+        .quads();
 
-const BACKWARD_BINDINGS: &[Binding] = &[
-    Binding::read("image"),
-    Binding::read("dtokens").in_quads(),
-    Binding::write("dweight"),
-    Binding::write("dbias"),
-];
+entry_points! {
+    struct Params in 48 bytes {
+        height: u32, width: u32, side: u32, stride: u32, rows: u32, columns: u32, batch: u32, dim: u32, prefix: u32
+    }
+    fn patch_embed_forward(image: read, weight: read, bias: read if HAS_BIAS, patches: write);
+    /// The gradients of weight and bias.
+    fn patch_embed_backward(image: read, dtokens: read_quads, dweight: write, dbias: write if HAS_BIAS);
+}
 
-/// The gradients of weight and bias, tiled.
-pub static BACKWARD_TILED: Kernel =
-    Kernel { entry: "patch_embed_backward", bindings: BACKWARD_BINDINGS, ..TILED };
-
-/// The gradients of weight and bias, one subgroup per workgroup.
-pub static BACKWARD_SUBGROUP: Kernel =
-    Kernel { entry: "patch_embed_backward", bindings: BACKWARD_BINDINGS, ..SUBGROUP };
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)]
+        .into_iter()
+        .flat_map(|family| {
+            let (file, constants) = file_of(family);
+            [
+                (file.kernel::<patch_embed_forward>(), constants.clone()),
+                (file.kernel::<patch_embed_backward>(), constants),
+            ]
+        })
+        .collect()
+}
 
 /// BM = BN of the tiled family, as in its WGSL.
 const SIDE: usize = 32;
 /// ROWS of the subgroup family.
 const ROWS: u32 = 32;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    height: u32,
-    width: u32,
-    patch: u32,
-    stride: u32,
-    rows: u32,
-    columns: u32,
-    batch: u32,
-    dim: u32,
-    prefix: u32,
-    unused: [u32; 3],
-}
-
-fn constants(family: Family) -> (&'static Kernel, &'static Kernel, Constants) {
+fn file_of(family: Family) -> (&'static File, Constants) {
     match family {
-        Family::Tiled => (&TILED, &BACKWARD_TILED, vec![]),
-        Family::Subgroup(lanes) => (&SUBGROUP, &BACKWARD_SUBGROUP, vec![("SUB", lanes), ("ROWS", ROWS)]),
+        Family::Tiled => (&TILED, vec![]),
+        Family::Subgroup(lanes) => (&SUBGROUP, vec![("SUB", lanes), ("ROWS", ROWS)]),
     }
 }
 
@@ -80,16 +55,6 @@ fn workgroups(family: Family, columns: usize, rows: usize) -> [u32; 3] {
         Family::Subgroup(lanes) => [columns.div_ceil(4 * lanes as usize), rows.div_ceil(ROWS as usize)],
     };
     [u32_of(x), u32_of(y), 1]
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)]
-        .into_iter()
-        .flat_map(|family| {
-            let (forward, backward, constants) = constants(family);
-            [(forward, constants.clone()), (backward, constants)]
-        })
-        .collect()
 }
 
 /// Rows and columns of patches in an image (paper eq. 1).
@@ -139,33 +104,23 @@ impl Forward {
         expect(recorder, "image", image, &[batch, 3, size.height, size.width]);
         expect(recorder, "weight", weight, &[dim, depth]);
         expect(recorder, "patches", patches, &[count, dim]);
-        if let Some(bias) = bias {
-            expect(recorder, "bias", bias, &[dim]);
-        }
-        let (kernel, _, constants) = constants(family);
+        expect(recorder, "bias", bias, &[dim]);
+        let (file, constants) = file_of(family);
         let params = Params {
             height: u32_of(size.height),
             width: u32_of(size.width),
-            patch: u32_of(patch),
+            side: u32_of(patch),
             stride: u32_of(stride),
             rows: u32_of(rows),
             columns: u32_of(columns),
             batch: u32_of(batch),
             dim: u32_of(dim),
             prefix: 0,
-            unused: [0; 3],
         };
-        let unused = recorder.unused(Access::Read);
-        recorder.dispatch(Dispatch {
-            kernel,
-            constants,
-            overrides: vec![("HAS_BIAS", f64::from(u8::from(bias.is_some())))],
-            tensors: vec![image, weight, bias.unwrap_or(unused), patches],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: workgroups(family, dim, count),
-            flops: 2.0 * count as f64 * dim as f64 * depth as f64,
-            label: recorder.label(name),
-        });
+        file.launch(params, patch_embed_forward { image, weight, bias, patches })
+            .constants(constants)
+            .grid(workgroups(family, dim, count))
+            .record(recorder, name, 2.0 * count as f64 * dim as f64 * depth as f64);
     }
 }
 
@@ -212,32 +167,22 @@ impl Backward {
         expect(recorder, "dtokens", dtokens, &[batch, prefix + rows * columns, dim]);
         expect_quads(recorder, dim);
         expect(recorder, "dweight", dweight, &[dim, depth]);
-        if let Some(dbias) = dbias {
-            expect(recorder, "dbias", dbias, &[dim]);
-        }
-        let (_, kernel, constants) = constants(family);
+        expect(recorder, "dbias", dbias, &[dim]);
+        let (file, constants) = file_of(family);
         let params = Params {
             height: u32_of(size.height),
             width: u32_of(size.width),
-            patch: u32_of(patch),
+            side: u32_of(patch),
             stride: u32_of(stride),
             rows: u32_of(rows),
             columns: u32_of(columns),
             batch: u32_of(batch),
             dim: u32_of(dim),
             prefix: u32_of(prefix),
-            unused: [0; 3],
         };
-        let unused = recorder.unused(Access::Write);
-        recorder.dispatch(Dispatch {
-            kernel,
-            constants,
-            overrides: vec![("HAS_BIAS", f64::from(u8::from(dbias.is_some())))],
-            tensors: vec![image, dtokens, dweight, dbias.unwrap_or(unused)],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: workgroups(family, depth, dim),
-            flops: 2.0 * (batch * rows * columns) as f64 * dim as f64 * depth as f64,
-            label: recorder.label(name),
-        });
+        file.launch(params, patch_embed_backward { image, dtokens, dweight, dbias })
+            .constants(constants)
+            .grid(workgroups(family, depth, dim))
+            .record(recorder, name, 2.0 * (batch * rows * columns) as f64 * dim as f64 * depth as f64);
     }
 }

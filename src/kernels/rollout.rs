@@ -1,39 +1,21 @@
 //! Attention rollout of one picture: a block's attention as a T × T matrix, and a row carried through it.
 
-use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 
-const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
-    Kernel {
-        name: "rollout",
-        source: include_str!("../../shaders/rollout.wgsl"),
-        helpers: &[],
-        entry,
-        bindings,
-        uniform_bytes: size_of::<Params>(),
-        subgroups: false,
-        quads: false,
-    }
+static FILE: File = File::new("rollout", include_str!("../../shaders/rollout.wgsl"));
+
+entry_points! {
+    struct Params in 16 bytes { tokens: u32, heads: u32, quads: u32, scale: f32 }
+    /// Mean attention of a block's heads, half of it, beside the other half that comes past the block.
+    fn rollout_probabilities(qkv: read, lse: read, mixed: write);
+    /// A row times such a matrix.
+    fn rollout_multiply(row: read, matrix: read, carried: write);
 }
 
-/// Mean attention of a block's heads, half of it, beside the other half that comes past the block.
-pub static PROBABILITIES: Kernel =
-    kernel("rollout_probabilities", &[Binding::read("qkv"), Binding::read("lse"), Binding::write("mixed")]);
-/// A row times such a matrix.
-pub static MULTIPLY: Kernel =
-    kernel("rollout_multiply", &[Binding::read("row"), Binding::read("matrix"), Binding::write("carried")]);
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    tokens: u32,
-    heads: u32,
-    quads: u32,
-    scale: f32,
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    [&PROBABILITIES, &MULTIPLY].map(|kernel| (kernel, vec![])).to_vec()
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<rollout_probabilities>(), vec![]), (FILE.kernel::<rollout_multiply>(), vec![])]
 }
 
 /// mixed = ½·mean over heads of softmax(Q·Kᵀ/√Dh) + ½·identity, for one picture.
@@ -70,17 +52,10 @@ impl Probabilities {
             quads: u32_of(head_dim / 4),
             scale: 1.0 / (head_dim as f32).sqrt(),
         };
-        recorder.dispatch(Dispatch {
-            kernel: &PROBABILITIES,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![qkv, lse, mixed],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(mixed.len.div_ceil(THREADS)),
+        FILE.launch(params, rollout_probabilities { qkv, lse, mixed })
+            .invocations(mixed.len)
             // A head's product of rows, then scale, lse, exp and their sum; its mean and what comes past it.
-            flops: (mixed.len * (heads * (2 * head_dim + 4) + 2)) as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, (mixed.len * (heads * (2 * head_dim + 4) + 2)) as f64);
     }
 }
 
@@ -108,15 +83,7 @@ impl Multiply {
         expect(recorder, "matrix", matrix, &[tokens, tokens]);
         expect(recorder, "carried", carried, &[tokens]);
         let params = Params { tokens: u32_of(tokens), heads: 0, quads: 0, scale: 0.0 };
-        recorder.dispatch(Dispatch {
-            kernel: &MULTIPLY,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![row, matrix, carried],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(tokens.div_ceil(THREADS)),
-            flops: 2.0 * matrix.len as f64,
-            label: recorder.label(name),
-        });
+        let launch = FILE.launch(params, rollout_multiply { row, matrix, carried }).invocations(tokens);
+        launch.record(recorder, name, 2.0 * matrix.len as f64);
     }
 }

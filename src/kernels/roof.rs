@@ -2,61 +2,41 @@
 //! network has them; benches divide by them.
 
 use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
 
-/// The declaration of `roof.wgsl`, multiply-adds.
-pub static MULTIPLY_ADD: Kernel = Kernel {
-    name: "roof",
-    source: include_str!("../../shaders/roof.wgsl"),
-    helpers: &[],
-    entry: "multiply_add",
-    bindings: &[Binding::write("y")],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: false,
-};
+static FILE: File = File::new("roof", include_str!("../../shaders/roof.wgsl"));
 
-/// The declaration of `roof.wgsl`, copies.
-pub static COPY: Kernel = Kernel {
-    entry: "copy",
-    bindings: &[Binding::read("from_words"), Binding::write("to_words")],
-    ..MULTIPLY_ADD
-};
-
-const OF_FRAGMENTS: &[Binding] = &[Binding::read("operands").in_quads(), Binding::write("y")];
-
-const fn fragments(helpers: &'static [&'static str]) -> Kernel {
-    Kernel {
-        name: "roof_cooperative",
-        source: include_str!("../../shaders/roof_cooperative.wgsl"),
-        helpers,
-        entry: "multiply_fragments",
-        bindings: OF_FRAGMENTS,
-        uniform_bytes: size_of::<FragmentParams>(),
-        subgroups: true,
-        quads: true,
-    }
+entry_points! {
+    struct Params in 16 bytes { multiplier: f32, addend: f32, turns: u32, count: u32 }
+    fn multiply_add(y: write);
+    fn copy(from_words: read, to_words: write);
 }
 
-/// The declaration of `roof_cooperative.wgsl` for fragments of 16 × 16.
-pub static FRAGMENTS_16: Kernel = fragments(&[include_str!("../../shaders/common/fragment_16.wgsl")]);
-/// The same for fragments of 8 × 8.
-pub static FRAGMENTS_8: Kernel = fragments(&[include_str!("../../shaders/common/fragment_8.wgsl")]);
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct FragmentParams {
-    turns: u32,
-    unused: [u32; 3],
+const fn fragments(helpers: &'static [&'static str]) -> File {
+    File::new("roof_cooperative", include_str!("../../shaders/roof_cooperative.wgsl"))
+        .helpers(helpers)
+        .subgroups()
+        .threads(Threads::Count(128))
+        .quads()
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    multiplier: f32,
-    addend: f32,
-    turns: u32,
-    count: u32,
+/// Fragments of 16 × 16.
+static FRAGMENTS_16: File = fragments(&[include_str!("../../shaders/common/fragment_16.wgsl")]);
+/// Fragments of 8 × 8.
+static FRAGMENTS_8: File = fragments(&[include_str!("../../shaders/common/fragment_8.wgsl")]);
+
+entry_points! {
+    struct FragmentParams in 16 bytes { turns: u32 }
+    fn multiply_fragments(operands: read_quads, y: write);
+}
+
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    let chains = ACCUMULATORS.map(|count| (FILE.kernel::<multiply_add>(), vec![("ACCUMULATORS", count)]));
+    let copies = EACH.map(|each| (FILE.kernel::<copy>(), vec![("EACH", each)]));
+    let fragments = [(&FRAGMENTS_16, 16), (&FRAGMENTS_8, 8)]
+        .map(|(file, side)| (file.kernel::<multiply_fragments>(), vec![("SIDE", side)]));
+    chains.into_iter().chain(copies).chain(fragments).collect()
 }
 
 /// How many chains an invocation may have: which is best depends on the adapter's registers and latencies.
@@ -70,14 +50,6 @@ pub const TOGETHER: u32 = 8;
 
 /// Turns that an invocation may take, by the shader's header.
 const MOST_TURNS: u32 = 4096;
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let chains = ACCUMULATORS.map(|count| (&MULTIPLY_ADD, vec![("ACCUMULATORS", count)]));
-    let copies = EACH.map(|each| (&COPY, vec![("EACH", each)]));
-    let fragments =
-        [(&FRAGMENTS_16, 16), (&FRAGMENTS_8, 8)].map(|(kernel, side)| (kernel, vec![("SIDE", side)]));
-    chains.into_iter().chain(copies).chain(fragments).collect()
-}
 
 /// y\[i\] = Σ_a x_a after `TOGETHER · turns` times x_a = x_a · multiplier + addend.
 #[derive(Debug, Clone, Copy)]
@@ -106,17 +78,11 @@ impl MultiplyAdd {
         assert!(turns < MOST_TURNS, "{turns} turns of the loop, the shader takes fewer than {MOST_TURNS}");
         let params = Params { multiplier, addend, turns, count: u32_of(count) };
         let links = f64::from(accumulators) * f64::from(TOGETHER) * f64::from(turns);
-        recorder.dispatch(Dispatch {
-            kernel: &MULTIPLY_ADD,
-            constants: vec![("ACCUMULATORS", accumulators)],
-            overrides: vec![],
-            tensors: vec![y],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(count.div_ceil(THREADS)),
+        FILE.launch(params, multiply_add { y })
+            .constants(vec![("ACCUMULATORS", accumulators)])
+            .invocations(count)
             // A multiplication and an addition for each of four components.
-            flops: 2.0 * links * y.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, 2.0 * links * y.len as f64);
     }
 }
 
@@ -142,16 +108,10 @@ impl CopyWords {
         expect(recorder, "from_words", from_words, &[count, 4]);
         expect(recorder, "to_words", to_words, &[count, 4]);
         let params = Params { multiplier: 0.0, addend: 0.0, turns: 0, count: u32_of(count) };
-        recorder.dispatch(Dispatch {
-            kernel: &COPY,
-            constants: vec![("EACH", each)],
-            overrides: vec![],
-            tensors: vec![from_words, to_words],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(count.div_ceil(THREADS * each as usize)),
-            flops: 0.0,
-            label: recorder.label(name),
-        });
+        FILE.launch(params, copy { from_words, to_words })
+            .constants(vec![("EACH", each)])
+            .workgroups(count.div_ceil(THREADS * each as usize))
+            .record(recorder, name, 0.0);
     }
 }
 
@@ -178,22 +138,16 @@ impl MultiplyFragments {
     /// If a tensor doesn't fit its shape or there are too many turns.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let MultiplyFragments { operands, y, side, turns } = *self;
-        let kernel = if side == 16 { &FRAGMENTS_16 } else { &FRAGMENTS_8 };
+        let file = if side == 16 { &FRAGMENTS_16 } else { &FRAGMENTS_8 };
         let edge = side as usize;
         let groups = y.len / (BLOCKS * 4 * edge * edge);
         expect(recorder, "operands", operands, &[2 * BLOCKS + 2, edge, edge]);
         expect(recorder, "y", y, &[groups, BLOCKS, 4, edge, edge]);
         assert!(turns < MOST_TURNS, "{turns} turns of the loop, the shader takes fewer than {MOST_TURNS}");
         let products = f64::from(TOGETHER) * f64::from(turns) * (groups * BLOCKS * 4) as f64;
-        recorder.dispatch(Dispatch {
-            kernel,
-            constants: vec![("SIDE", side)],
-            overrides: vec![],
-            tensors: vec![operands, y],
-            params: bytemuck::bytes_of(&FragmentParams { turns, unused: [0; 3] }).to_vec(),
-            grid: [u32_of(groups), 1, 1],
-            flops: 2.0 * products * (edge * edge * edge) as f64,
-            label: recorder.label(name),
-        });
+        file.launch(FragmentParams { turns }, multiply_fragments { operands, y })
+            .constants(vec![("SIDE", side)])
+            .grid([u32_of(groups), 1, 1])
+            .record(recorder, name, 2.0 * products * (edge * edge * edge) as f64);
     }
 }

@@ -1,41 +1,19 @@
 //! The sequence that enters the transformer: prefix tokens, then patches, plus positions where a token has one.
 
-use super::{THREADS, expect, expect_quads, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Kernel, Recorder, Tensor, grid_1d};
+use super::{expect, expect_quads, u32_of};
+use crate::entry_points;
+use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
 
-/// The forward of `tokens.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "tokens",
-    source: include_str!("../../shaders/tokens.wgsl"),
-    helpers: &[],
-    entry: "tokens_forward",
-    bindings: &[
-        Binding::read("prefix"),
-        Binding::read("patches"),
-        Binding::read("position"),
-        Binding::write("tokens").in_quads(),
-    ],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: true,
-};
+static FILE: File = File::new("tokens", include_str!("../../shaders/tokens.wgsl")).quads();
 
-/// Its backward.
-pub static BACKWARD: Kernel = Kernel {
-    entry: "tokens_backward",
-    bindings: &[Binding::read("dtokens").in_quads(), Binding::write("dprefix"), Binding::write("dposition")],
-    ..KERNEL
-};
+entry_points! {
+    struct Params in 32 bytes { batch: u32, prefix: u32, patches: u32, dim: u32, positioned: u32 }
+    fn tokens_forward(prefix: read, patches: read, position: read, tokens: write_quads);
+    fn tokens_backward(dtokens: read_quads, dprefix: write, dposition: write);
+}
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    batch: u32,
-    prefix: u32,
-    patches: u32,
-    dim: u32,
-    positioned: u32,
-    unused: [u32; 3],
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    vec![(FILE.kernel::<tokens_forward>(), vec![]), (FILE.kernel::<tokens_backward>(), vec![])]
 }
 
 impl Params {
@@ -53,13 +31,8 @@ impl Params {
             patches: u32_of(patches),
             dim: u32_of(dim),
             positioned: u32_of(positioned),
-            unused: [0; 3],
         }
     }
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    vec![(&KERNEL, vec![]), (&BACKWARD, vec![])]
 }
 
 /// tokens = [prefix; patches] + position, where the first S of P prefix tokens and all patches have a position.
@@ -96,17 +69,10 @@ impl Forward {
         expect(recorder, "tokens", tokens, &[batch, prefix_tokens + count, dim]);
         expect_quads(recorder, dim);
         let params = Params::new(batch, prefix_tokens, count, positions, dim);
-        recorder.dispatch(Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![prefix, patches, position, tokens],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d((tokens.len / 4).div_ceil(THREADS)),
+        FILE.launch(params, tokens_forward { prefix, patches, position, tokens })
+            .invocations(tokens.len / 4)
             // One addition where a token has a position.
-            flops: (batch * position.len) as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, (batch * position.len) as f64);
     }
 }
 
@@ -141,15 +107,8 @@ impl Backward {
         let positions = dposition.len / dim;
         expect(recorder, "dposition", dposition, &[positions, dim]);
         let params = Params::new(batch, prefix, count, positions, dim);
-        recorder.dispatch(Dispatch {
-            kernel: &BACKWARD,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![dtokens, dprefix, dposition],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(((prefix + count) * dim / 4).div_ceil(THREADS)),
-            flops: dtokens.len as f64,
-            label: recorder.label(name),
-        });
+        FILE.launch(params, tokens_backward { dtokens, dprefix, dposition })
+            .invocations((prefix + count) * dim / 4)
+            .record(recorder, name, dtokens.len as f64);
     }
 }

@@ -1,32 +1,38 @@
 //! Streaming top-k: the nearest rows of a gallery that comes tile by tile.
 
 use super::{expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
+use crate::entry_points;
+use crate::gpu::{Constants, Family, File, Kernel, Recorder, Tensor, Threads};
 
-/// The declaration of `topk.wgsl`.
-pub static KERNEL: Kernel = Kernel {
-    name: "topk",
-    source: include_str!("../../shaders/topk.wgsl"),
-    helpers: &[],
-    entry: "topk_merge",
-    bindings: &[
-        Binding::read("distances"),
-        Binding::read("place"),
-        Binding::write("nearest_distance"),
-        Binding::write("nearest_index"),
-    ],
-    uniform_bytes: size_of::<Params>(),
-    subgroups: false,
-    quads: false,
-};
-
+static FILE: File =
+    File::new("topk", include_str!("../../shaders/topk.wgsl")).threads(Threads::Constant("LANES"));
 /// The same for lists of up to 64, one subgroup per workgroup.
-pub static SUBGROUP: Kernel = Kernel {
-    name: "topk_subgroup",
-    source: include_str!("../../shaders/topk_subgroup.wgsl"),
-    subgroups: true,
-    ..KERNEL
-};
+static SUBGROUP: File =
+    File::new("topk_subgroup", include_str!("../../shaders/topk_subgroup.wgsl")).subgroups();
+
+entry_points! {
+    struct Params in 32 bytes { queries: u32, gallery: u32, k: u32, start: u32, end: u32 }
+    fn topk_merge(distances: read, place: read, nearest_distance: write, nearest_index: write);
+}
+
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    let families = [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)];
+    let mut all: Vec<_> = families.map(|family| file_of(family, SHORT)).to_vec();
+    for family in [Family::Tiled, Family::Subgroup(8)] {
+        all.extend(CAPACITIES[1..].iter().map(|&capacity| file_of(family, capacity)));
+    }
+    all.into_iter().map(|(file, constants)| (file.kernel::<topk_merge>(), constants)).collect()
+}
+
+/// As many invocations to a query as a GPU likes. On CPU adapters a short list lies in the registers of a subgroup, and a longer
+/// one gets few invocations where waiting for each other and ranking among many costs most.
+fn file_of(family: Family, capacity: u32) -> (&'static File, Constants) {
+    match family {
+        Family::Subgroup(lanes) if capacity == SHORT => (&SUBGROUP, vec![("SUB", lanes)]),
+        Family::Subgroup(_) => (&FILE, vec![("LANES", (capacity / 8).min(64)), ("CAPACITY", capacity)]),
+        Family::Tiled => (&FILE, vec![("LANES", 64), ("CAPACITY", capacity)]),
+    }
+}
 
 /// Most rows that can be asked for: more don't fit into workgroup memory.
 pub const MAX_K: usize = 1024;
@@ -61,37 +67,6 @@ const SHORT: u32 = 64;
 pub const CAPACITIES: [u32; 3] = [SHORT, 256, MAX_K as u32];
 /// Most columns of one launch.
 const COLUMNS: usize = 4096;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    queries: u32,
-    gallery: u32,
-    k: u32,
-    start: u32,
-    end: u32,
-    unused: [u32; 3],
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let families = [Family::Tiled, Family::Subgroup(4), Family::Subgroup(8), Family::Subgroup(16)];
-    let mut all: Vec<(&'static Kernel, Constants)> =
-        families.into_iter().map(|family| kernel_of(family, SHORT)).collect();
-    for family in [Family::Tiled, Family::Subgroup(8)] {
-        all.extend(CAPACITIES[1..].iter().map(|&capacity| kernel_of(family, capacity)));
-    }
-    all
-}
-
-/// As many invocations to a query as a GPU likes. On CPU adapters a short list lies in the registers of a subgroup, and a longer
-/// one gets few invocations where waiting for each other and ranking among many costs most.
-fn kernel_of(family: Family, capacity: u32) -> (&'static Kernel, Constants) {
-    match family {
-        Family::Subgroup(lanes) if capacity == SHORT => (&SUBGROUP, vec![("SUB", lanes)]),
-        Family::Subgroup(_) => (&KERNEL, vec![("LANES", (capacity / 8).min(64)), ("CAPACITY", capacity)]),
-        Family::Tiled => (&KERNEL, vec![("LANES", 64), ("CAPACITY", capacity)]),
-    }
-}
 
 /// nearest = the k nearest of what was nearest so far and a tile of distances, equal distances by index.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +105,7 @@ impl Merge {
         expect(recorder, "nearest_index", nearest_index, &[queries, k]);
         let capacity = CAPACITIES.into_iter().find(|&capacity| (1..=capacity as usize).contains(&k));
         let Some(capacity) = capacity else { panic!("{name}: k is {k}, not from 1 to {MAX_K}") };
-        let (kernel, constants) = kernel_of(family, capacity);
+        let (file, constants) = file_of(family, capacity);
         for start in (0..gallery).step_by(COLUMNS) {
             let end = gallery.min(start + COLUMNS);
             let params = Params {
@@ -139,19 +114,12 @@ impl Merge {
                 k: u32_of(k),
                 start: u32_of(start),
                 end: u32_of(end),
-                unused: [0; 3],
             };
-            recorder.dispatch(Dispatch {
-                kernel,
-                constants: constants.clone(),
-                overrides: vec![],
-                tensors: vec![distances, place, nearest_distance, nearest_index],
-                params: bytemuck::bytes_of(&params).to_vec(),
-                grid: grid_1d(queries),
+            file.launch(params, topk_merge { distances, place, nearest_distance, nearest_index })
+                .constants(constants.clone())
+                .workgroups(queries)
                 // One comparison a column at least; how many more depends on the distances.
-                flops: (queries * (end - start)) as f64,
-                label: recorder.label(name),
-            });
+                .record(recorder, name, (queries * (end - start)) as f64);
         }
     }
 }

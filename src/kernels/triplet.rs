@@ -2,73 +2,44 @@
 
 use super::gradnorm::CONTROL_WORDS;
 use super::{THREADS, expect, u32_of};
-use crate::gpu::{Binding, Constants, Dispatch, Family, Kernel, Recorder, Tensor, grid_1d};
+use crate::entry_points;
+use crate::gpu::{Constants, Family, File, Kernel, Recorder, Tensor, grid_1d};
 
-const fn kernel(entry: &'static str, bindings: &'static [Binding]) -> Kernel {
-    Kernel {
-        name: "triplet",
-        source: include_str!("../../shaders/triplet.wgsl"),
-        helpers: &[include_str!("../../shaders/common/step.wgsl")],
-        entry,
-        bindings,
-        uniform_bytes: size_of::<Params>(),
-        subgroups: false,
-        quads: false,
-    }
+static FILE: File = File::new("triplet", include_str!("../../shaders/triplet.wgsl"))
+    .helpers(&[include_str!("../../shaders/common/step.wgsl")]);
+/// Distances for rows of whole quads, one subgroup per workgroup.
+static SUBGROUP: File =
+    File::new("triplet_subgroup", include_str!("../../shaders/triplet_subgroup.wgsl")).subgroups();
+
+entry_points! {
+    struct Params in 16 bytes { batch: u32, length: u32, margin: f32 }
+    /// Distances of all pairs.
+    fn triplet_distances(parts: read, distances: write);
+    /// Every anchor's hardest pictures, and its loss.
+    fn triplet_mine(labels: read, measured: read, loss: write, choice: write);
+    /// The gradient, added to what is there.
+    fn triplet_backward(parts: read, measured: read, chosen: read, dparts: write, control: read);
 }
 
-/// Distances of all pairs.
-pub static DISTANCES: Kernel =
-    kernel("triplet_distances", &[Binding::read("parts"), Binding::write("distances")]);
-/// The same for rows of whole quads, one subgroup per workgroup.
-pub static DISTANCES_SUBGROUP: Kernel = Kernel {
-    name: "triplet_subgroup",
-    source: include_str!("../../shaders/triplet_subgroup.wgsl"),
-    helpers: &[],
-    subgroups: true,
-    ..DISTANCES
-};
-/// Every anchor's hardest pictures, and its loss.
-pub static MINE: Kernel = kernel(
-    "triplet_mine",
-    &[Binding::read("labels"), Binding::read("measured"), Binding::write("loss"), Binding::write("choice")],
-);
-/// The gradient, added to what is there.
-pub static BACKWARD: Kernel = kernel(
-    "triplet_backward",
-    &[
-        Binding::read("parts"),
-        Binding::read("measured"),
-        Binding::read("chosen"),
-        Binding::write("dparts"),
-        Binding::read("control"),
-    ],
-);
-
-/// ROWS of `triplet_subgroup.wgsl`.
-const ROWS: u32 = 16;
-
-/// In `choice`: the anchor has no loss.
-pub const NONE: u32 = u32::MAX;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    batch: u32,
-    length: u32,
-    margin: f32,
-    unused: u32,
-}
-
-pub(super) fn variants() -> Vec<(&'static Kernel, Constants)> {
-    let mut all = [&DISTANCES, &MINE, &BACKWARD].map(|kernel| (kernel, vec![])).to_vec();
-    all.extend([4, 8, 16].map(|lanes| (&DISTANCES_SUBGROUP, subgroup(lanes))));
+pub(super) fn variants() -> Vec<(Kernel, Constants)> {
+    let mut all = vec![
+        (FILE.kernel::<triplet_distances>(), vec![]),
+        (FILE.kernel::<triplet_mine>(), vec![]),
+        (FILE.kernel::<triplet_backward>(), vec![]),
+    ];
+    all.extend([4, 8, 16].map(|lanes| (SUBGROUP.kernel::<triplet_distances>(), subgroup(lanes))));
     all
 }
 
 fn subgroup(lanes: u32) -> Constants {
     vec![("SUB", lanes), ("ROWS", ROWS)]
 }
+
+/// ROWS of `triplet_subgroup.wgsl`.
+const ROWS: u32 = 16;
+
+/// In `choice`: the anchor has no loss.
+pub const NONE: u32 = u32::MAX;
 
 /// distances\[i,j\] = √max(Σ_k (parts\[i,k\] - parts\[j,k\])², 1e-12).
 #[derive(Debug, Clone, Copy)]
@@ -97,25 +68,19 @@ impl Distances {
         let Distances { parts, distances, batch, length } = *self;
         expect(recorder, "parts", parts, &[batch, length]);
         expect(recorder, "distances", distances, &[batch, batch]);
-        let params = Params { batch: u32_of(batch), length: u32_of(length), margin: 0.0, unused: 0 };
-        let (kernel, constants, grid) = match family {
+        let params = Params { batch: u32_of(batch), length: u32_of(length), margin: 0.0 };
+        let (file, constants, grid) = match family {
             Family::Subgroup(lanes) if length.is_multiple_of(4) => {
                 let [columns, rows] = [lanes, ROWS].map(|side| u32_of(batch.div_ceil(side as usize)));
-                (&DISTANCES_SUBGROUP, subgroup(lanes), [columns, rows, 1])
+                (&SUBGROUP, subgroup(lanes), [columns, rows, 1])
             }
-            _ => (&DISTANCES, vec![], grid_1d(distances.len.div_ceil(THREADS))),
+            _ => (&FILE, vec![], grid_1d(distances.len.div_ceil(THREADS))),
         };
-        recorder.dispatch(Dispatch {
-            kernel,
-            constants,
-            overrides: vec![],
-            tensors: vec![parts, distances],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid,
+        file.launch(params, triplet_distances { parts, distances })
+            .constants(constants)
+            .grid(grid)
             // A difference and a multiply-add.
-            flops: 3.0 * (distances.len * length) as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, 3.0 * (distances.len * length) as f64);
     }
 }
 
@@ -147,18 +112,11 @@ impl Mine {
         expect(recorder, "labels", labels, &[batch]);
         expect(recorder, "loss", loss, &[batch]);
         expect(recorder, "choice", choice, &[batch, 2]);
-        let params = Params { batch: u32_of(batch), length: 0, margin, unused: 0 };
-        recorder.dispatch(Dispatch {
-            kernel: &MINE,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![labels, distances, loss, choice],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(batch.div_ceil(THREADS)),
+        let params = Params { batch: u32_of(batch), length: 0, margin };
+        FILE.launch(params, triplet_mine { labels, measured: distances, loss, choice })
+            .invocations(batch)
             // One comparison each; whether a distance is finite its bits say.
-            flops: distances.len as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, distances.len as f64);
     }
 }
 
@@ -193,18 +151,11 @@ impl Backward {
         expect(recorder, "choice", choice, &[batch, 2]);
         expect(recorder, "dparts", dparts, &[batch, length]);
         expect(recorder, "control", control, &[CONTROL_WORDS]);
-        let params = Params { batch: u32_of(batch), length: u32_of(length), margin: 0.0, unused: 0 };
-        recorder.dispatch(Dispatch {
-            kernel: &BACKWARD,
-            constants: vec![],
-            overrides: vec![],
-            tensors: vec![parts, distances, choice, dparts, control],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid_1d(length.div_ceil(THREADS)),
+        let params = Params { batch: u32_of(batch), length: u32_of(length), margin: 0.0 };
+        FILE.launch(params, triplet_backward { parts, measured: distances, chosen: choice, dparts, control })
+            .invocations(length)
             // For each anchor, which has a choice at most, and each column two differences with their two factors 6, the
             // shares 6 and what is added to three rows 4.
-            flops: 16.0 * (batch * length) as f64,
-            label: recorder.label(name),
-        });
+            .record(recorder, name, 16.0 * (batch * length) as f64);
     }
 }

@@ -4,14 +4,15 @@ use crate::common::compare::compare;
 use crate::common::context;
 use crate::common::guard::Guarded;
 use crate::common::tolerance::{self, UNIT};
-use lat_wgpu::gpu::{Binding, Dispatch, Kernel};
+use lat_wgpu::entry_points;
+use lat_wgpu::gpu::File;
 use lat_wgpu::reference::Exact;
 
 /// Writes y[i] = x[i] for `first` ≤ i < `end`, whatever the tensors' length.
-static COPY: Kernel = Kernel {
-    name: "copy",
-    source: "
-struct Params { first: u32, end: u32, unused_0: u32, unused_1: u32 }
+static COPY: File = File::new(
+    "copy",
+    "
+struct Params { first: u32, end: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
@@ -23,54 +24,45 @@ fn copy(@builtin(workgroup_id) group: vec3u) {
     }
 }
 ",
-    helpers: &[],
-    entry: "copy",
-    bindings: &[Binding::read("x"), Binding::write("y")],
-    uniform_bytes: 16,
-    subgroups: false,
-    quads: false,
-};
+);
+
+entry_points! {
+    struct Params in 8 bytes { first: u32, end: u32 }
+    fn copy(x: read, y: write);
+}
 
 const LEN: usize = 10;
 
-fn copy(first: u32, end: u32) -> Vec<f32> {
+fn copied(first: u32, end: u32) -> Vec<f32> {
     let data: Vec<f32> = (0..LEN).map(|i| i as f32).collect();
     let mut run = Guarded::new("copy");
     let (x, y) = (run.input("x", &data), run.output("y", LEN));
-    run.recorder.dispatch(Dispatch {
-        kernel: &COPY,
-        constants: vec![],
-        overrides: vec![],
-        tensors: vec![x, y],
-        params: [first, end, 0, 0].iter().flat_map(|v| v.to_le_bytes()).collect(),
-        grid: [end - first, 1, 1],
-        flops: 0.0,
-        label: "copy".to_string(),
-    });
+    let launch = COPY.launch(Params { first, end }, copy { x, y }).workgroups((end - first) as usize);
+    launch.record(&mut run.recorder, "copy", 0.0);
     run.run().remove(0)
 }
 
 #[test]
 fn a_good_kernel_passes() {
-    assert_eq!(copy(0, LEN as u32)[LEN - 1], (LEN - 1) as f32);
+    assert_eq!(copied(0, LEN as u32)[LEN - 1], (LEN - 1) as f32);
 }
 
 #[test]
 #[should_panic(expected = "a word that nothing wrote")]
 fn an_unwritten_first_word_is_caught() {
-    copy(1, LEN as u32);
+    copied(1, LEN as u32);
 }
 
 #[test]
 #[should_panic(expected = "a word that nothing wrote")]
 fn an_unwritten_last_word_is_caught() {
-    copy(0, LEN as u32 - 1);
+    copied(0, LEN as u32 - 1);
 }
 
 #[test]
 #[should_panic(expected = "written past its end")]
 fn a_word_past_the_end_is_caught() {
-    copy(0, LEN as u32 + 1);
+    copied(0, LEN as u32 + 1);
 }
 
 fn compare_with(error: f64, values: &[f64]) -> f64 {

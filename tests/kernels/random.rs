@@ -2,14 +2,15 @@
 
 use crate::common::bits;
 use crate::common::guard::Guarded;
-use lat_wgpu::gpu::{Binding, Dispatch, Kernel};
+use lat_wgpu::entry_points;
+use lat_wgpu::gpu::File;
 use lat_wgpu::rng;
 
 /// Writes bits and uniform of each (seed, stream, index) in words.
-static DRAW: Kernel = Kernel {
-    name: "draw",
-    source: "
-struct Params { count: u32, unused_0: u32, unused_1: u32, unused_2: u32 }
+static DRAW: File = File::new(
+    "draw",
+    "
+struct Params { count: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> words: array<vec2u>;
 @group(0) @binding(2) var<storage, read_write> drawn: array<u32>;
@@ -23,13 +24,13 @@ fn draw(@builtin(workgroup_id) group: vec3u) {
     }
 }
 ",
-    helpers: &[include_str!("../../shaders/common/random.wgsl")],
-    entry: "draw",
-    bindings: &[Binding::read("words"), Binding::write("drawn")],
-    uniform_bytes: 16,
-    subgroups: false,
-    quads: false,
-};
+)
+.helpers(&[include_str!("../../shaders/common/random.wgsl")]);
+
+entry_points! {
+    struct Params in 4 bytes { count: u32 }
+    fn draw(words: read, drawn: write);
+}
 
 #[test]
 fn the_adapter_draws_the_same_bits() {
@@ -47,17 +48,9 @@ fn the_adapter_draws_the_same_bits() {
         .map(f32::from_bits)
         .collect();
     let mut run = Guarded::new("random");
-    let tensors = vec![run.input("words", &words), run.output("drawn", 2 * keys.len())];
-    run.recorder.dispatch(Dispatch {
-        kernel: &DRAW,
-        constants: vec![],
-        overrides: vec![],
-        tensors,
-        params: [keys.len() as u32, 0, 0, 0].iter().flat_map(|v| v.to_le_bytes()).collect(),
-        grid: [keys.len() as u32, 1, 1],
-        flops: 0.0,
-        label: "draw".to_string(),
-    });
+    let tensors = draw { words: run.input("words", &words), drawn: run.output("drawn", 2 * keys.len()) };
+    let launch = DRAW.launch(Params { count: keys.len() as u32 }, tensors).workgroups(keys.len());
+    launch.record(&mut run.recorder, "draw", 0.0);
     let drawn = bits(&run.run().remove(0));
     for ([seed, stream, index], drawn) in keys.into_iter().zip(drawn.chunks(2)) {
         let wanted = [rng::bits(seed, stream, index), rng::uniform(seed, stream, index).to_bits()];
