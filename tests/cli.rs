@@ -1,51 +1,21 @@
 //! The program as a user meets it: outputs, messages, exit codes.
 
+#[path = "common/program.rs"]
+mod program;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
 use lat_wgpu::embeddings;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use program::{TINY, crops, expect, finish, program, signal};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use tempfile::TempDir;
-
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-fn lat(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-/// Runs, asserts the exit code and returns stderr.
-fn expect(code: i32, folder: &Path, arguments: &[&str]) -> String {
-    let output = lat(folder, arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    stderr
-}
+use std::process::Stdio;
 
 fn embed(code: i32, folder: &Path, more: &[&str]) -> String {
     let mut arguments = vec!["embed", "--model", TINY, "--heads", "2"];
     arguments.extend(more);
-    expect(code, folder, &arguments)
-}
-
-/// A folder with `crops/`, drawn figures of `persons` persons by two cameras, one picture each.
-fn drawn(persons: usize) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    // Every second person is drawn for training.
-    let persons = (2 * persons).to_string();
-    let counts = ["--persons", &persons, "--cameras", "2", "--images", "1", "--seed", "7"];
-    expect(0, folder.path(), &[&["draw", "set"], &counts[..]].concat());
-    std::fs::rename(folder.path().join("set/bounding_box_train"), folder.path().join("crops")).unwrap();
-    std::fs::remove_dir_all(folder.path().join("set")).unwrap();
-    folder
+    expect(code, folder, &arguments).1
 }
 
 fn read_parquet(path: &Path) -> (Vec<String>, Vec<f32>) {
@@ -69,7 +39,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn three_forms_hold_the_same_rows_in_sorted_order() {
-    let folder = drawn(3);
+    let folder = crops(3);
     let here = folder.path();
     for out in ["a.safetensors", "a.npy", "a.parquet"] {
         let stderr = embed(0, here, &["crops", "--out", out]);
@@ -96,7 +66,7 @@ fn three_forms_hold_the_same_rows_in_sorted_order() {
 
 #[test]
 fn bad_pictures_are_named_skipped_and_change_no_other_vector() {
-    let folder = drawn(3);
+    let folder = crops(3);
     let here = folder.path();
     embed(0, here, &["crops", "--out", "good.safetensors", "--batch", "4"]);
     let good = embeddings::read(&here.join("good.safetensors")).unwrap();
@@ -124,7 +94,7 @@ fn bad_pictures_are_named_skipped_and_change_no_other_vector() {
 
 #[test]
 fn f16_rounds_what_f32_holds() {
-    let folder = drawn(1);
+    let folder = crops(1);
     let here = folder.path();
     embed(0, here, &["crops", "--out", "full.npy"]);
     embed(0, here, &["crops", "--out", "half.npy", "--dtype", "f16"]);
@@ -136,7 +106,7 @@ fn f16_rounds_what_f32_holds() {
 
 #[test]
 fn names_follow_the_inputs() {
-    let folder = drawn(1);
+    let folder = crops(1);
     let here = folder.path();
     let names = |inputs: &[&str]| {
         let mut arguments = inputs.to_vec();
@@ -158,7 +128,7 @@ fn names_follow_the_inputs() {
 
 #[test]
 fn weights_are_refused_before_the_adapter_is_touched() {
-    let folder = drawn(1);
+    let folder = crops(1);
     let here = folder.path();
     let whole = std::fs::read(TINY).unwrap();
     std::fs::write(here.join("cut.safetensors"), &whole[..whole.len() - 100]).unwrap();
@@ -176,7 +146,7 @@ fn weights_are_refused_before_the_adapter_is_touched() {
             "--adapter",
             "no such adapter",
         ];
-        expect(1, here, &arguments)
+        expect(1, here, &arguments).1
     };
     for (model, word) in [("cut.safetensors", "cut.safetensors"), ("none.safetensors", "none.safetensors")] {
         let stderr = run(model);
@@ -190,7 +160,7 @@ fn weights_are_refused_before_the_adapter_is_touched() {
 
 #[test]
 fn nothing_to_do_and_nowhere_to_write_are_errors_with_a_hint() {
-    let folder = drawn(1);
+    let folder = crops(1);
     let here = folder.path();
     std::fs::create_dir(here.join("empty")).unwrap();
     std::fs::create_dir(here.join("broken")).unwrap();
@@ -238,7 +208,7 @@ fn bad_usage_exits_with_2() {
 
 #[test]
 fn settings_reach_the_network_and_the_file() {
-    let folder = drawn(1);
+    let folder = crops(1);
     let here = folder.path();
     let run = |more: &[&str]| {
         let mut arguments = vec!["crops", "--out", "s.safetensors", "--json", "s.json"];
@@ -270,18 +240,16 @@ fn settings_reach_the_network_and_the_file() {
 fn inspect_and_info_tell_people_and_programs() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let output = lat(here, &["inspect", TINY, "--heads", "2"]);
-    let text = String::from_utf8(output.stdout).unwrap();
+    let (text, _) = expect(0, here, &["inspect", TINY, "--heads", "2"]);
     for word in ["width 32", "depth 2", "heads 2", "blocks.1.mlp.fc2.weight", "[32, 128]"] {
         assert!(text.contains(word), "{word} in {text}");
     }
-    let output = lat(here, &["inspect", TINY, "--heads", "2", "--json", "-"]);
-    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (text, _) = expect(0, here, &["inspect", TINY, "--heads", "2", "--json", "-"]);
+    let value: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["model"]["dim"], 32);
     assert!(value["tensors"].as_array().unwrap().len() > 20);
 
-    let output = lat(here, &["info", "--json", "-"]);
-    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let value: Value = serde_json::from_str(&expect(0, here, &["info", "--json", "-"]).0).unwrap();
     let adapters = value.as_array().unwrap();
     assert!(!adapters.is_empty());
     for adapter in adapters {
@@ -300,7 +268,7 @@ fn inspect_and_info_tell_people_and_programs() {
         assert_eq!(names, wanted.concat());
         assert!(families.iter().all(|choice| !choice["family"].as_str().unwrap().is_empty()), "{adapter}");
     }
-    let text = String::from_utf8(lat(here, &["info"]).stdout).unwrap();
+    let (text, _) = expect(0, here, &["info"]);
     for word in ["limits: ", "matrix units: ", "largest allocation ", "pipeline cache: ", "f16 products: "] {
         assert!(text.contains(word), "{word} in {text}");
     }
@@ -314,13 +282,11 @@ fn pipelines(cache: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn pipelines_are_kept_and_a_damaged_file_is_replaced() {
-    let folder = drawn(2);
+    let folder = crops(2);
     let here = folder.path();
     let cache = here.join("cache");
     let start = |keep: &str, out: &str| {
-        Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-            .args(["embed", "--model", TINY, "--heads", "2", "crops", "--batch", "1", "--out", out])
-            .current_dir(here)
+        program(here, &["embed", "--model", TINY, "--heads", "2", "crops", "--batch", "1", "--out", out])
             .env("LAT_CACHE", &cache)
             .env("LAT_PIPELINE_CACHE", keep)
             .stderr(Stdio::null())
@@ -329,8 +295,7 @@ fn pipelines_are_kept_and_a_damaged_file_is_replaced() {
     };
     assert!(start("0", "none.npy").wait().unwrap().success());
     assert_eq!(pipelines(&cache), Vec::<PathBuf>::new());
-    let info = lat(here, &["info", "--json", "-"]);
-    let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+    let info: Value = serde_json::from_str(&expect(0, here, &["info", "--json", "-"]).0).unwrap();
     let adapter = info.as_array().unwrap().iter().find(|adapter| adapter["class"] == "CPU");
     let Some(adapter) = adapter.filter(|adapter| adapter["name"] == info[0]["name"]) else { return };
     let features = adapter["features"].as_array().unwrap();
@@ -360,14 +325,8 @@ fn info_says_which_switches_decide() {
         ("LAT_PIPELINE_CACHE", "0", "LAT_PIPELINE_CACHE=0"),
         ("LAT_MATRIX_UNITS", "0", "LAT_MATRIX_UNITS=0"),
     ] {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-            .current_dir(folder.path())
-            .env_remove("LAT_LIMITS")
-            .env(name, value)
-            .arg("info")
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
+        let (text, _) =
+            finish(0, program(folder.path(), &["info"]).env_remove("LAT_LIMITS").env(name, value));
         assert!(text.contains(reason), "{reason} in {text}");
     }
 }
@@ -393,19 +352,16 @@ fn drawn_figures_repeat_by_seed() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_leaves_the_old_output_and_nothing_else() {
-    let folder = drawn(60);
+    let folder = crops(60);
     let here = folder.path();
     std::fs::write(here.join("o.npy"), b"old").unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(["embed", "--model", TINY, "--heads", "2", "crops", "--out", "o.npy", "--batch", "1"])
-        .args(["--size", "128x64", "--stride", "1"])
-        .current_dir(here)
+    let mut child = program(here, &["embed", "--model", TINY, "--heads", "2", "crops", "--out", "o.npy"])
+        .args(["--batch", "1", "--size", "128x64", "--stride", "1"])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1500));
-    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
+    signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(143));
     assert_eq!(std::fs::read(here.join("o.npy")).unwrap(), b"old");
     assert_eq!(files(here).len(), 2, "{:?}", files(here));

@@ -1,23 +1,16 @@
 //! `lat-wgpu data` as a user meets it: the table, the findings, the exit codes.
 
+#[path = "common/program.rs"]
+mod program;
+
+use program::{finish, program};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// Runs `lat-wgpu data .` in `folder`, asserts the exit code and returns stdout, or stderr where that is empty.
 fn data(code: i32, folder: &Path, more: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(["data", "."])
-        .args(more)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let [stdout, stderr] =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    assert_eq!(output.status.code(), Some(code), "{more:?}:\n{stdout}{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
+    let (stdout, stderr) = finish(code, program(folder, &["data", "."]).args(more));
     if stdout.is_empty() { stderr } else { stdout }
 }
 

@@ -1,11 +1,13 @@
 //! `lat-wgpu demo`: the whole way, on a few persons.
 
-use std::path::Path;
-use std::process::{Command, Output};
+#[path = "common/program.rs"]
+mod program;
 
-fn demo(folder: &Path, more: &[&str]) -> Output {
-    let small = ["demo", "--persons", "8", "--epochs", "2", "--seed", "3", "--out"];
-    Command::new(env!("CARGO_BIN_EXE_lat-wgpu")).args(small).args(more).current_dir(folder).output().unwrap()
+use program::expect;
+use std::path::Path;
+
+fn demo(code: i32, folder: &Path, out: &str) -> (String, String) {
+    expect(code, folder, &["demo", "--persons", "8", "--epochs", "2", "--seed", "3", "--out", out])
 }
 
 #[test]
@@ -13,11 +15,8 @@ fn it_ends_with_scores_and_a_report_and_repeats_itself() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let outputs = ["one", "two"].map(|out| {
-        let output = demo(here, &[out]);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{stderr}");
+        let (text, stderr) = demo(0, here, out);
         assert!(stderr.contains("epoch 1: loss"), "{stderr}");
-        let text = String::from_utf8(output.stdout).unwrap();
         let lines: Vec<String> = text.lines().map(str::to_string).collect();
         assert_eq!(lines.len(), 3, "{text}");
         for (line, when) in lines.iter().zip(["before: rank-1 ", "after: rank-1 "]) {
@@ -34,7 +33,6 @@ fn it_ends_with_scores_and_a_report_and_repeats_itself() {
     assert!(page.contains("<!doctype html>") || page.contains("<!DOCTYPE html>"));
     assert!(page.contains("data:image/") && page.contains(&outputs[0][0]["before: ".len()..]));
 
-    let refused = demo(here, &["one"]);
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("one is there already"));
+    let (_, stderr) = demo(2, here, "one");
+    assert!(stderr.contains("one is there already"), "{stderr}");
 }

@@ -4,8 +4,12 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "common/program.rs"]
+mod program;
+
 use lat_wgpu::embeddings;
 use lat_wgpu::embeddings::index::Manifest;
+use program::{PROGRAM, expect, finish, program};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,7 +19,6 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_lat-wgpu");
 /// What stands under every output's name before a run.
 const OLD: &[u8] = b"an older file";
 /// More room than any of the runs needs, in KiB.
@@ -105,10 +108,7 @@ fn inputs() -> TempDir {
     let python = folder.path().join("python");
     std::fs::write(&python, "#!/bin/sh\ncat \"$3\" >\"$4\"\n").unwrap();
     std::fs::set_permissions(&python, PermissionsExt::from_mode(0o755)).unwrap();
-    let lat = |arguments: &[&str]| {
-        let output = Command::new(PROGRAM).args(arguments).current_dir(folder.path()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
+    let lat = |arguments: &[&str]| expect(0, folder.path(), arguments);
     std::fs::create_dir(folder.path().join("old")).unwrap();
     lat(&["draw", "set", "--persons", "4", "--cameras", "2", "--images", "2", "--seed", "3"]);
     let size = ["--size", "64x32", "--patch", "8", "--dim", "64", "--depth", "1", "--heads", "4"];
@@ -385,8 +385,8 @@ fn a_pipe_that_nobody_reads_is_no_accident() {
     ];
     for arguments in cases {
         for both in [false, true] {
-            let mut command = Command::new(PROGRAM);
-            command.args(arguments).current_dir(folder).stdin(Stdio::null()).stderr(Stdio::piped());
+            let mut command = program(folder, arguments);
+            command.stderr(Stdio::piped());
             // The reader is gone before the program begins.
             let closed = || std::io::pipe().unwrap().1;
             command.stdout(closed());
@@ -414,8 +414,8 @@ fn a_pipe_that_nobody_reads_is_no_accident() {
 fn without_a_home_all_but_tune_works() {
     let inputs = inputs();
     let folder = inputs.path();
-    let lat = |arguments: &[&str]| {
-        let mut command = Command::new(PROGRAM);
+    let lat = |code, arguments: &[&str]| {
+        let mut command = program(folder, arguments);
         for name in [
             "HOME",
             "XDG_CACHE_HOME",
@@ -427,14 +427,11 @@ fn without_a_home_all_but_tune_works() {
         ] {
             command.env_remove(name);
         }
-        let output = command.args(arguments).current_dir(folder).stdin(Stdio::null()).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        finish(code, &mut command).1
     };
-    let embed = lat(&["embed", "--model", "m.safetensors", "set", "--out", "e.npy"]);
-    assert_eq!(embed.0, Some(0), "{}", embed.1);
-    assert_eq!(lat(&["info"]).0, Some(0));
-    let (code, stderr) = lat(&["tune", "--model", "m.safetensors", "--batch", "1", "--seconds", "1"]);
-    assert_eq!(code, Some(2), "{stderr}");
+    lat(0, &["embed", "--model", "m.safetensors", "set", "--out", "e.npy"]);
+    lat(0, &["info"]);
+    let stderr = lat(2, &["tune", "--model", "m.safetensors", "--batch", "1", "--seconds", "1"]);
     assert!(stderr.contains("neither HOME nor LAT_CACHE is set"), "{stderr}");
 }
 
@@ -443,8 +440,7 @@ fn odd_names_are_names() {
     let inputs = inputs();
     let folder = inputs.path();
     let lat = |arguments: &[OsString]| {
-        let output =
-            Command::new(PROGRAM).args(arguments).current_dir(folder).stdin(Stdio::null()).output().unwrap();
+        let output = program(folder, arguments).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!stderr.contains("panicked"), "{stderr}");
         (output.status.code(), stderr)

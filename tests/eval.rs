@@ -1,48 +1,20 @@
 //! `lat-wgpu eval` as a user meets it.
 
+#[path = "common/program.rs"]
+mod program;
+
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
 use lat_wgpu::rng;
+use program::{TINY, expect, write_points};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
-
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-fn lat(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-/// Runs, asserts the exit code and returns stdout and stderr.
-fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = lat(folder, arguments);
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stdout}{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    (stdout, stderr)
-}
 
 /// Runs `eval --json -` with more arguments.
 fn scores(folder: &Path, more: &[&str]) -> Value {
     let arguments: Vec<&str> = ["eval", "--json", "-"].iter().chain(more).copied().collect();
     serde_json::from_str(&expect(0, folder, &arguments).0).unwrap()
-}
-
-/// Points on a line under names.
-fn write(file: &Path, rows: &[(f32, &str)]) {
-    let names: Vec<String> = rows.iter().map(|(_, name)| name.to_string()).collect();
-    let mut writer = EmbeddingWriter::create(file, 2, Dtype::F32, &names, &BTreeMap::new()).unwrap();
-    for (x, name) in rows {
-        writer.push(name, &[*x, 1.0]).unwrap();
-    }
-    writer.finish().unwrap();
 }
 
 /// Queries and a gallery whose ranking is seen by eye, in files of one form.
@@ -64,8 +36,8 @@ fn written(ending: &str) -> TempDir {
         (5., "q/0003_c1s1_000003_00.jpg"),
         (5., "q/0004_c1s1_000002_00.jpg"),
     ];
-    write(&folder.path().join("q").with_extension(ending), &queries);
-    write(&folder.path().join("g").with_extension(ending), &gallery);
+    write_points(&folder.path().join("q").with_extension(ending), &queries);
+    write_points(&folder.path().join("g").with_extension(ending), &gallery);
     folder
 }
 
@@ -139,8 +111,8 @@ fn the_released_protocol_says_that_it_inflates() {
 fn labels_may_come_from_a_table() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    write(&here.join("q.npy"), &[(0., "a.jpg"), (9., "b.jpg")]);
-    write(&here.join("g.npy"), &[(1., "c.jpg"), (8., "d.jpg"), (8., "e.jpg")]);
+    write_points(&here.join("q.npy"), &[(0., "a.jpg"), (9., "b.jpg")]);
+    write_points(&here.join("g.npy"), &[(1., "c.jpg"), (8., "d.jpg"), (8., "e.jpg")]);
     let files = ["--query-embeddings", "q.npy", "--gallery-embeddings", "g.npy"];
     let (_, stderr) = expect(1, here, &[&["eval"], &files[..]].concat());
     assert!(stderr.contains("a.jpg") && stderr.contains("--labels"), "{stderr}");
@@ -165,7 +137,7 @@ fn one_file_is_matched_with_itself() {
     let folder = tempfile::tempdir().unwrap();
     let names = ["0001_c1s1.jpg", "0001_c2s1.jpg", "0002_c1s1.jpg", "0002_c2s1.jpg"];
     let rows: Vec<(f32, &str)> = names.iter().zip([0., 1., 10., 12.]).map(|(name, x)| (x, *name)).collect();
-    write(&folder.path().join("all.npy"), &rows);
+    write_points(&folder.path().join("all.npy"), &rows);
     for more in [&[][..], &["--rerank", "--rerank-k1", "1", "--rerank-k2", "1"]] {
         let files = ["--query-embeddings", "all.npy", "--gallery-embeddings", "./all.npy"];
         let got = scores(folder.path(), &[&files[..], more].concat());
@@ -183,8 +155,8 @@ fn what_does_not_fit_is_told() {
         EmbeddingWriter::create(&here.join("w.npy"), 3, Dtype::F32, &names, &BTreeMap::new()).unwrap();
     writer.push(&names[0], &[1., 2., 3.]).unwrap();
     writer.finish().unwrap();
-    write(&here.join("none.npy"), &[]);
-    write(&here.join("nan.npy"), &[(f32::NAN, "0001_c2.jpg")]);
+    write_points(&here.join("none.npy"), &[]);
+    write_points(&here.join("nan.npy"), &[(f32::NAN, "0001_c2.jpg")]);
     let of = |code, queries, gallery, more: &[&str]| {
         let files = ["eval", "--query-embeddings", queries, "--gallery-embeddings", gallery];
         expect(code, here, &[&files[..], more].concat()).1

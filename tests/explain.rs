@@ -3,41 +3,23 @@
 mod common;
 #[path = "common/goldens.rs"]
 mod goldens;
+#[path = "common/program.rs"]
+mod program;
 
 use common::context;
 use lat_wgpu::checkpoint;
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::rng;
 use lat_wgpu::tasks::explain::{self, Explanation};
+use program::{TINY, expect};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use tempfile::TempDir;
-
-/// A two-block ViT of width 32 for 32×32 pictures in patches of 8; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
 
 /// Of the largest value, as for the whole forward pass.
 const TOLERANCE: f32 = 2e-5;
-
-fn lat(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-/// Runs, asserts the exit code and returns stdout and stderr.
-fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = lat(folder, arguments);
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stdout}{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    (stdout, stderr)
-}
 
 fn explain(code: i32, folder: &Path, more: &[&str]) -> (String, String) {
     let arguments: Vec<&str> =

@@ -1,27 +1,15 @@
 //! `lat-wgpu init` and `lat-wgpu export`: models that begin here, and models that leave.
 
+#[path = "common/program.rs"]
+mod program;
+
 use half::f16;
 use lat_wgpu::checkpoint::{self, Network, Settings};
 use lat_wgpu::shape::{ImageSize, VitConfig};
+use program::{TINY, expect, finish, program};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output};
-
-/// A two-block ViT of width 32 for 32×32 pictures that doesn't say how many attention heads it has.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-fn lat(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lat-wgpu")).args(arguments).current_dir(folder).output().unwrap()
-}
-
-/// Runs, asserts the exit code and returns stderr.
-fn expect(code: i32, folder: &Path, arguments: &[&str]) -> String {
-    let output = lat(folder, arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stderr}");
-    stderr
-}
 
 fn load(path: &Path) -> Network {
     checkpoint::load(path, &Settings::default()).unwrap()
@@ -62,10 +50,10 @@ fn a_random_backbone_loads_without_flags() {
     assert_eq!(network.preprocess.normalize_name(), "half");
     assert!(network.heads.is_empty() && network.notes.is_empty(), "{:?}", network.notes);
 
-    let refused =
+    let (_, refused) =
         expect(2, folder.path(), &["init", "--out", "d.safetensors", "--dim", "10", "--heads", "4"]);
     assert!(refused.contains("--heads 4"), "{refused}");
-    let refused = expect(2, folder.path(), &["init", "--out", "d.safetensors", "--size", "8x32"]);
+    let (_, refused) = expect(2, folder.path(), &["init", "--out", "d.safetensors", "--size", "8x32"]);
     assert!(refused.contains("8x32"), "{refused}");
     assert!(!folder.path().join("d.safetensors").exists());
 }
@@ -127,7 +115,7 @@ fn what_f16_cannot_hold_is_named() {
         "--out",
         "o.safetensors",
     ];
-    let refused = expect(1, here, &export);
+    let (_, refused) = expect(1, here, &export);
     assert!(refused.contains("norm.weight") && refused.contains("65504"), "{refused}");
     assert!(!here.join("o.safetensors").exists());
 }
@@ -136,7 +124,7 @@ fn what_f16_cannot_hold_is_named() {
 fn what_was_said_by_flags_stands_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let export = ["export", "--model", TINY, "--to", "timm", "--out", "o.safetensors"];
-    let refused = expect(2, folder.path(), &export);
+    let (_, refused) = expect(2, folder.path(), &export);
     assert!(refused.contains("--heads"), "{refused}");
     expect(0, folder.path(), &[&export[..], &["--heads", "2", "--lambda", "3"]].concat());
     let settings = Settings { heads: Some(2), lambda: Some(3.0), ..Settings::default() };
@@ -156,7 +144,7 @@ fn flags_go_with_their_form() {
         ("web", &["--dtype", "f16"], "--to timm"),
     ] {
         let export = ["export", "--model", TINY, "--heads", "2", "--to", form, "--out", "o"];
-        let refused = expect(2, here, &[&export[..], flag].concat());
+        let (_, refused) = expect(2, here, &[&export[..], flag].concat());
         assert!(refused.contains(flag[0]) && refused.contains(wanted), "{refused}");
     }
     assert!(std::fs::read_dir(here).unwrap().next().is_none());
@@ -259,7 +247,7 @@ fn the_web_folder_is_whole_and_fits_the_least_of_all_devices() {
     let used: std::collections::BTreeSet<_> = pipelines.iter().map(|p| p["shader"].to_string()).collect();
     assert_eq!(shaders, used.len());
 
-    let refused =
+    let (_, refused) =
         expect(2, here, &["export", "--model", TINY, "--heads", "2", "--to", "web", "--out", "web"]);
     assert!(refused.contains("new or an empty folder"), "{refused}");
     assert_eq!(content(&here.join("web")), files);
@@ -271,36 +259,29 @@ fn onnx_is_written_by_python_or_not_at_all() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let export = |script: &str, out: &str| {
+    let export = |code: i32, script: &str, out: &str| {
         let python = here.join("python");
         std::fs::write(&python, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&python, PermissionsExt::from_mode(0o755)).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-            .args(["export", "--model", TINY, "--heads", "2", "--to", "onnx", "--out", out])
-            .current_dir(here)
-            .env("LAT_PYTHON", if script.is_empty() { Path::new("no/such/python") } else { &python })
-            .output()
-            .unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let python = if script.is_empty() { Path::new("no/such/python") } else { &python };
+        let mut command =
+            program(here, &["export", "--model", TINY, "--heads", "2", "--to", "onnx", "--out", out]);
+        finish(code, command.env("LAT_PYTHON", python)).1
     };
     // What the script is given: a file as `--to timm` writes it, and where to write.
-    let (code, stderr) = export("[ \"$1\" = -c ] && cat \"$3\" >\"$4\"", "o.onnx");
-    assert_eq!(code, Some(0), "{stderr}");
+    export(0, "[ \"$1\" = -c ] && cat \"$3\" >\"$4\"", "o.onnx");
     expect(0, here, &["export", "--model", TINY, "--heads", "2", "--to", "timm", "--out", "o.safetensors"]);
     assert_eq!(
         std::fs::read(here.join("o.onnx")).unwrap(),
         std::fs::read(here.join("o.safetensors")).unwrap()
     );
 
-    let (code, stderr) =
-        export("echo \"error: No module named 'onnx'\" >&2; echo half >\"$4\"; exit 1", "o.onnx");
-    assert_eq!(code, Some(1));
+    let stderr = export(1, "echo \"error: No module named 'onnx'\" >&2; echo half >\"$4\"; exit 1", "o.onnx");
     assert!(
         stderr.contains("No module named 'onnx'") && stderr.contains("hint: --to onnx needs Python"),
         "{stderr}"
     );
-    let (code, stderr) = export("", "other.onnx");
-    assert_eq!(code, Some(1));
+    let stderr = export(1, "", "other.onnx");
     assert!(stderr.contains("cannot run no/such/python") && stderr.contains("LAT_PYTHON"), "{stderr}");
     // The file of before stands; nothing else was left.
     assert_eq!(

@@ -1,5 +1,8 @@
 //! Index folders, shards and their way back to one file.
 
+#[path = "common/program.rs"]
+mod program;
+
 use lat_wgpu::embeddings::index::{
     Found, IndexOptions, IndexWriter, Manifest, Model, Origin, Shard, ShardNumber, hash_of_list,
 };
@@ -7,15 +10,14 @@ use lat_wgpu::embeddings::merge::{Merge, Merged};
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::images::walk::{self, Picture};
+use program::{TINY, crops, expect, program, signal};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
 const ENDINGS: [&str; 3] = ["safetensors", "npy", "parquet"];
 const DIM: usize = 3;
 
@@ -378,44 +380,15 @@ fn bad_shards_are_named() {
 
 // The program.
 
-fn lat(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-/// Runs, asserts the exit code and returns stderr.
-fn expect(code: i32, folder: &Path, arguments: &[&str]) -> String {
-    let output = lat(folder, arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    stderr
-}
-
 fn embed(code: i32, folder: &Path, more: &[&str]) -> String {
     let mut arguments = vec!["embed", "--model", TINY, "--heads", "2"];
     arguments.extend(more);
-    expect(code, folder, &arguments)
-}
-
-/// A folder with `crops/`, drawn figures of `persons` persons by two cameras, one picture each.
-fn drawn(persons: usize) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let persons = (2 * persons).to_string();
-    let counts = ["--persons", &persons, "--cameras", "2", "--images", "1", "--seed", "7"];
-    expect(0, folder.path(), &[&["draw", "set"], &counts[..]].concat());
-    std::fs::rename(folder.path().join("set/bounding_box_train"), folder.path().join("crops")).unwrap();
-    std::fs::remove_dir_all(folder.path().join("set")).unwrap();
-    folder
+    expect(code, folder, &arguments).1
 }
 
 #[test]
 fn four_shards_are_one_run_to_the_byte() {
-    let folder = drawn(9);
+    let folder = crops(9);
     let here = folder.path();
     std::fs::write(here.join("crops/0004_broken.png"), "no picture").unwrap();
     for number in 1..=4 {
@@ -427,7 +400,7 @@ fn four_shards_are_one_run_to_the_byte() {
     for ending in ENDINGS {
         let (one, all) = (format!("one.{ending}"), format!("all.{ending}"));
         embed(0, here, &["crops", "--out", &one, "--batch", "5"]);
-        let stderr = expect(0, here, &["merge", "parts", "--out", &all, "--json", "m.json"]);
+        let (_, stderr) = expect(0, here, &["merge", "parts", "--out", &all, "--json", "m.json"]);
         assert!(stderr.contains("merged 18 rows of 128 numbers"), "{stderr}");
         assert!(
             std::fs::read(here.join(&one)).unwrap() == std::fs::read(here.join(&all)).unwrap(),
@@ -445,19 +418,13 @@ fn four_shards_are_one_run_to_the_byte() {
 #[cfg(unix)]
 #[test]
 fn a_killed_shard_loses_and_doubles_nothing() {
-    let folder = drawn(12);
+    let folder = crops(12);
     let here = folder.path();
     let slow = ["--size", "64x64", "--stride", "2", "--batch", "1"];
     let arguments = [&["crops", "--out", "parts", "--shard", "1/1", "--part-rows", "2"][..], &slow].concat();
     let start = || {
-        Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-            .args(["embed", "--model", TINY, "--heads", "2"])
-            .args(&arguments)
-            .current_dir(here)
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
+        let mut command = program(here, &["embed", "--model", TINY, "--heads", "2"]);
+        command.args(&arguments).stderr(Stdio::null()).spawn().unwrap()
     };
     let index = here.join("parts/shard-1-of-1");
     let pictures = || Manifest::read(&index).unwrap().map_or(0, |manifest| manifest.pictures);
@@ -472,13 +439,13 @@ fn a_killed_shard_loses_and_doubles_nothing() {
     child.wait().unwrap();
     let killed = read(&index).len();
     assert!((2..24).contains(&killed), "{killed} rows");
-    let text = String::from_utf8(lat(here, &["merge", "parts", "--out", "all.npy"]).stderr).unwrap();
+    let (_, text) = expect(1, here, &["merge", "parts", "--out", "all.npy"]);
     assert!(text.contains("isn't complete"), "{text}");
 
     // A signal keeps what has come, down to the row.
     let mut child = start();
     wait_for_more_than(killed);
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(143));
     let stopped = read(&index).len();
     assert!(stopped > killed && stopped < 24, "{stopped} rows after {killed}");
@@ -493,7 +460,7 @@ fn a_killed_shard_loses_and_doubles_nothing() {
 
 #[test]
 fn an_index_is_appended_to() {
-    let folder = drawn(3);
+    let folder = crops(3);
     let here = folder.path();
     let summary =
         || -> Value { serde_json::from_slice(&std::fs::read(here.join("s.json")).unwrap()).unwrap() };
@@ -528,7 +495,7 @@ fn an_index_is_appended_to() {
 
 #[test]
 fn two_views_are_told_and_kept_apart() {
-    let folder = drawn(2);
+    let folder = crops(2);
     let here = folder.path();
     embed(0, here, &["crops", "--out", "single.safetensors", "--json", "s.json"]);
     embed(0, here, &["crops", "--out", "flip.safetensors", "--flip", "--json", "f.json"]);

@@ -1,38 +1,19 @@
 //! What becomes of the work when the adapter is lost, finds no memory, or never answers: rehearsed by `LAT_REHEARSE`.
 
+#[path = "common/program.rs"]
+mod program;
+
+use program::{TINY, finish, program};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-fn lat(folder: &Path, rehearse: &str, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null());
-    command.env("LAT_REHEARSE", rehearse).env("LAT_PATIENCE", "2").env("LAT_TUNED", "0");
-    let output = command.output().unwrap();
-    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{rehearse}: {output:?}");
-    output
-}
-
-/// What the program says, if it ends well.
-fn done(folder: &Path, rehearse: &str, arguments: &[&str]) -> String {
-    let output = lat(folder, rehearse, arguments);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{rehearse} {arguments:?}: {said}");
-    said
-}
-
-/// What the program says, if it fails.
-fn failed(folder: &Path, rehearse: &str, arguments: &[&str]) -> String {
-    let output = lat(folder, rehearse, arguments);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{rehearse} {arguments:?}: {said}");
-    said
+/// Runs with this rehearsal, asserts the exit code and returns stderr.
+fn lat(code: i32, folder: &Path, rehearse: &str, arguments: &[&str]) -> String {
+    let mut command = program(folder, arguments);
+    finish(code, command.env("LAT_REHEARSE", rehearse).env("LAT_PATIENCE", "2")).1
 }
 
 fn draw(folder: &Path) {
-    done(folder, "", &["draw", "figures", "--persons", "4", "--cameras", "2", "--images", "2"]);
+    lat(0, folder, "", &["draw", "figures", "--persons", "4", "--cameras", "2", "--images", "2"]);
 }
 
 fn embed<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -54,7 +35,7 @@ fn embed_loses_no_vector_and_doubles_none() {
     draw(folder);
     // A file that is skipped, ahead of the pictures that come after a failure.
     std::fs::write(folder.join("figures/bounding_box_train/zzz.jpg"), b"no picture").unwrap();
-    done(folder, "", &embed("whole.npy", &["--batch", "4"]));
+    lat(0, folder, "", &embed("whole.npy", &["--batch", "4"]));
     let read = |name: &str| {
         let rows = std::fs::read(folder.join(format!("{name}.npy"))).unwrap();
         (rows, std::fs::read_to_string(folder.join(format!("{name}.paths.txt"))).unwrap())
@@ -65,7 +46,7 @@ fn embed_loses_no_vector_and_doubles_none() {
     // Every buffer in turn, until none is left to be refused.
     let (mut halved, mut opened) = (0, 0);
     for number in 1.. {
-        let said = done(folder, &format!("refuse@{number}"), &embed("out.npy", &["--batch", "4"]));
+        let said = lat(0, folder, &format!("refuse@{number}"), &embed("out.npy", &["--batch", "4"]));
         assert!(read("out") == whole, "refuse@{number}: {said}");
         assert!(said.contains("(1 skipped)"), "refuse@{number}: {said}");
         halved += usize::from(said.contains("going on with batches of 2"));
@@ -79,12 +60,12 @@ fn embed_loses_no_vector_and_doubles_none() {
 
     // `tools/rehearse.sh` draws 50. Pictures that are named twice have two rows.
     let twice = ["figures/bounding_box_train", "--batch", "2"];
-    done(folder, "", &embed("whole.npy", &twice));
+    lat(0, folder, "", &embed("whole.npy", &twice));
     let doubled = read("whole");
     assert_eq!(doubled.1.lines().count(), 2 * whole.1.lines().count());
     let mut lost = 0;
     for number in numbers(140, 12) {
-        let said = done(folder, &format!("lose@{number}"), &embed("out.npy", &twice));
+        let said = lat(0, folder, &format!("lose@{number}"), &embed("out.npy", &twice));
         assert!(read("out") == doubled, "lose@{number}: {said}");
         assert!(said.contains("(2 skipped)"), "lose@{number}: {said}");
         lost += usize::from(said.contains("was lost: as rehearsed; the adapter is opened anew"));
@@ -100,12 +81,12 @@ fn a_batch_that_was_halved_stays_so_when_the_adapter_is_opened_anew() {
     // The first buffer that only a batch needs.
     let (number, halved) = (1..100)
         .find_map(|number| {
-            let said = done(folder, &format!("refuse@{number}"), &embed("out.npy", &[]));
+            let said = lat(0, folder, &format!("refuse@{number}"), &embed("out.npy", &[]));
             let (_, halved) = said.split_once("going on with batches of ")?;
             Some((number, halved.lines().next()?.to_string()))
         })
         .unwrap();
-    let said = done(folder, &format!("refuse@{number},lose@3"), &embed("out.npy", &[]));
+    let said = lat(0, folder, &format!("refuse@{number},lose@3"), &embed("out.npy", &[]));
     assert!(said.contains("opened anew"), "{said}");
     assert!(said.contains(&format!("in batches of {halved},")), "{said}");
 }
@@ -115,12 +96,11 @@ fn a_second_loss_ends_it_and_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
-    let said = failed(folder, "lose@3,lose@9", &embed("out.npy", &[]));
+    let said = lat(1, folder, "lose@3,lose@9", &embed("out.npy", &[]));
     assert!(said.contains("opened anew") && said.contains("error: the adapter was lost"), "{said}");
     let left: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["figures"], "{said}");
-    let said = lat(folder, "loose@3", &embed("out.npy", &[]));
-    assert_eq!(said.status.code(), Some(2), "{said:?}");
+    lat(2, folder, "loose@3", &embed("out.npy", &[]));
 }
 
 #[test]
@@ -128,7 +108,7 @@ fn work_that_hangs_is_named() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
-    let said = failed(folder, "hang@1", &embed("out.npy", &["--batch", "2"]));
+    let said = lat(1, folder, "hang@1", &embed("out.npy", &["--batch", "2"]));
     assert!(said.contains("no answer within 2 s; it hangs in launches 1 to "), "{said}");
 }
 
@@ -175,7 +155,7 @@ fn train_ends_as_if_nothing_had_happened() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
-    done(folder, "", &train("whole"));
+    lat(0, folder, "", &train("whole"));
     let whole = left(folder, "whole");
     // `tools/rehearse.sh` tries every buffer and many more launches.
     let failures = numbers(1000, 8).map(|number| format!("lose@{number}"));
@@ -183,11 +163,11 @@ fn train_ends_as_if_nothing_had_happened() {
     let mut passed = 0;
     for failure in failures {
         let run = failure.replace('@', "-");
-        let said = done(folder, &failure, &train(&run));
+        let said = lat(0, folder, &failure, &train(&run));
         assert!(left(folder, &run) == whole, "{failure}: {said}");
         passed += usize::from(said.contains("as rehearsed; the adapter is opened anew"));
     }
     assert!(passed >= 10, "{passed} failures came about");
-    let said = failed(folder, "lose@5,lose@20", &train("twice"));
+    let said = lat(1, folder, "lose@5,lose@20", &train("twice"));
     assert!(said.contains("opened anew") && said.contains("error: the adapter was lost"), "{said}");
 }

@@ -2,6 +2,8 @@
 
 #[path = "common/goldens.rs"]
 mod goldens;
+#[path = "common/program.rs"]
+mod program;
 
 use lat_wgpu::checkpoint::{self, Network, random_backbone};
 use lat_wgpu::gpu::{Context, ContextOptions, Precision, Storage};
@@ -10,11 +12,11 @@ use lat_wgpu::kernels::gemm::{Form, Tile};
 use lat_wgpu::rng;
 use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
 use lat_wgpu::tasks::embed::{Embedder, Need};
+use program::{TINY, expect, figures};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// What issue and README promise for every picture.
 const LEAST_COSINE: f64 = 0.9995;
@@ -156,16 +158,6 @@ fn widths_that_halves_cannot_hold_are_refused() {
     assert!(refused.contains("multiples of 4") && refused.contains("250"), "{refused}");
 }
 
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-fn lat(folder: &Path, arguments: &[&str]) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
-    let output = command.args(arguments).current_dir(folder).stdin(Stdio::null()).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}:\n{stderr}");
-}
-
 fn steps(run: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
@@ -174,15 +166,14 @@ fn steps(run: &Path) -> Vec<Value> {
 
 #[test]
 fn training_in_halves_follows_training_in_f32_and_resumes_to_the_bit() {
-    let temporary = tempfile::tempdir().unwrap();
+    let temporary = figures("3");
     let folder = temporary.path();
-    lat(folder, &["draw", "figures", "--persons", "8", "--cameras", "2", "--images", "3", "--seed", "3"]);
     let train = |out: &str, more: &[&str]| {
         let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures"];
         arguments.extend(["--batch-size", "7", "--epochs", "4", "--lr", "0.001", "--preset", "full"]);
         arguments.extend(["--out", out]);
         arguments.extend(more);
-        lat(folder, &arguments);
+        expect(0, folder, &arguments);
     };
     train("whole", &[]);
     train("halves", &["--precision", "f16"]);
@@ -209,10 +200,8 @@ fn training_in_halves_follows_training_in_f32_and_resumes_to_the_bit() {
     let read = |run: &str| std::fs::read(folder.join(run).join("last.safetensors")).unwrap();
     assert!(read("again") == read("halves"), "a resumed run ends elsewhere");
 
-    let mut other = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
     let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures", "--resume"];
     arguments.extend(["--out", "halves", "--epochs", "5", "--precision", "f32"]);
-    let refused = other.args(arguments).current_dir(folder).output().unwrap();
-    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("device.precision"));
+    let (_, stderr) = expect(2, folder, &arguments);
+    assert!(stderr.contains("device.precision"), "{stderr}");
 }

@@ -1,35 +1,17 @@
 //! `--profile` as a user meets it: tables, traces, and results that it doesn't change.
 
+#[path = "common/program.rs"]
+mod program;
+
+use program::{TINY, expect, figures};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use tempfile::TempDir;
-
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
 
 /// Runs, asserts the exit code and returns stderr; nothing may stand on stdout.
 fn lat(code: i32, folder: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stderr}");
-    assert!(output.stdout.is_empty() && !stderr.contains("panicked"), "{stderr}");
+    let (stdout, stderr) = expect(code, folder, arguments);
+    assert!(stdout.is_empty(), "{stdout}");
     stderr
-}
-
-fn folder_with_figures() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    lat(
-        0,
-        folder.path(),
-        &["draw", "figures", "--persons", "8", "--cameras", "2", "--images", "2", "--seed", "3"],
-    );
-    folder
 }
 
 /// Titles of a trace's processes; every track's events must follow each other without gaps, and both tracks end together.
@@ -56,7 +38,7 @@ fn titles(path: &Path) -> Vec<String> {
 
 #[test]
 fn embed_tells_where_the_time_goes_and_writes_the_same_vectors() {
-    let folder = folder_with_figures();
+    let folder = figures("2");
     let here = folder.path();
     let embed =
         ["embed", "--model", TINY, "--heads", "2", "figures/bounding_box_train", "--batch", "4", "--out"];
@@ -82,7 +64,7 @@ fn embed_tells_where_the_time_goes_and_writes_the_same_vectors() {
 
 #[test]
 fn train_profiles_every_stage_and_ends_with_the_same_bits() {
-    let folder = folder_with_figures();
+    let folder = figures("2");
     let here = folder.path();
     // Two stages, dropout, running statistics, pieces whose gradients are added up, a last batch of its own size.
     let train = [

@@ -1,34 +1,15 @@
 //! `lat-wgpu reduce` as a user meets it.
 
+#[path = "common/program.rs"]
+mod program;
+
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter};
 use lat_wgpu::retrieval::pca::Reduction;
 use lat_wgpu::rng;
+use program::{TINY, expect};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
-
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-fn lat(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-/// Runs, asserts the exit code and returns stdout and stderr.
-fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = lat(folder, arguments);
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stdout}{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    (stdout, stderr)
-}
 
 /// Persons on a circle in the first two of eight numbers, cameras in the third, noise in the others.
 fn gallery(names: impl Fn(u64, u64) -> String) -> TempDir {

@@ -1,34 +1,11 @@
 //! The page of `lat-wgpu eval --html`, and what it is made of.
 
+#[path = "common/program.rs"]
+mod program;
+
 use lat_wgpu::datasets::labels::{Label, Person};
-use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
 use lat_wgpu::retrieval::metrics::{CURVE_DEPTH, Protocol, RANKS, Retrieval, Rules, Scorer};
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, Stdio};
-
-fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stdout}{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    (stdout, stderr)
-}
-
-/// Points on a line under names.
-fn write(file: &Path, rows: &[(f32, &str)]) {
-    let names: Vec<String> = rows.iter().map(|(_, name)| name.to_string()).collect();
-    let mut writer = EmbeddingWriter::create(file, 2, Dtype::F32, &names, &BTreeMap::new()).unwrap();
-    for (x, name) in rows {
-        writer.push(name, &[*x, 1.0]).unwrap();
-    }
-    writer.finish().unwrap();
-}
+use program::{TINY, expect, write_points};
 
 /// Queries, a gallery, their labels and small pictures of them, one under a hostile name.
 fn embedded() -> tempfile::TempDir {
@@ -36,8 +13,8 @@ fn embedded() -> tempfile::TempDir {
     let here = folder.path();
     let queries = [(0., "a.png"), (5., "<b>&\"'.png"), (9., "z.png")];
     let gallery = [(1., "c.png"), (2., "d.png"), (3., "e.png"), (4., "../out.png"), (8., "f.png")];
-    write(&here.join("q.npy"), &queries);
-    write(&here.join("g.npy"), &gallery);
+    write_points(&here.join("q.npy"), &queries);
+    write_points(&here.join("g.npy"), &gallery);
     for (place, rows) in [("queries", &queries[..]), ("gallery", &gallery[..])] {
         std::fs::create_dir(here.join(place)).unwrap();
         for (x, name) in rows {
@@ -176,10 +153,9 @@ fn the_curve_and_the_scores_of_single_queries_are_told() {
 fn a_search_is_a_page_too() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
     // Figures are drawn into an empty folder alone.
     expect(0, here, &["draw", ".", "--persons", "4", "--cameras", "3", "--images", "1"]);
-    std::fs::copy(model, here.join("m.safetensors")).unwrap();
+    std::fs::copy(TINY, here.join("m.safetensors")).unwrap();
     let network = ["--model", "m.safetensors", "--heads", "2"];
     expect(0, here, &[&["embed"], &network[..], &["bounding_box_test", "--out", "g.npy"]].concat());
     let search =

@@ -1,30 +1,16 @@
 //! `lat-wgpu search` as a user meets it.
 
+#[path = "common/program.rs"]
+mod program;
+
 use lat_wgpu::checkpoint::{self, Settings, Threshold};
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
+use program::{TINY, expect};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
-
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-/// Runs, asserts the exit code and returns stdout and stderr.
-fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stdout}{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    (stdout, stderr)
-}
 
 fn search(code: i32, folder: &Path, more: &[&str]) -> (String, String) {
     expect(code, folder, &[&["search", "--model", TINY, "--heads", "2"], more].concat())

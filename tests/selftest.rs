@@ -1,6 +1,8 @@
 //! `lat-wgpu selftest`: that it covers every variant, that it finds what is wrong, and what it prints and writes.
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use common::context;
 use lat_wgpu::entry_points;
@@ -11,9 +13,9 @@ use lat_wgpu::reference::Exact;
 use lat_wgpu::selftest::cases::{self, Case, Expected};
 use lat_wgpu::selftest::guard::Guarded;
 use lat_wgpu::selftest::{Options, Report, judge, run, tolerance};
+use program::{expect, finish, program};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::process::Command;
 
 /// What tells variants apart; heads have one width among several.
 fn key(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
@@ -132,12 +134,10 @@ fn table_and_json_say_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("selftest.json");
     let run = |more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
-        command.args(["selftest", "--filter", "accumulate"]).args(more).output().unwrap()
+        let mut command = program(folder.path(), &["selftest", "--filter", "accumulate"]);
+        finish(0, command.args(more)).0
     };
-    let output = run(&["--json", file.to_str().unwrap()]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let table = String::from_utf8(output.stdout).unwrap();
+    let table = run(&["--json", file.to_str().unwrap()]);
     assert_eq!(table.lines().last(), Some("3 of 3 passed"), "{table}");
 
     let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
@@ -166,8 +166,7 @@ fn table_and_json_say_the_same() {
         assert!(row["milliseconds"].as_f64().unwrap() > 0.0, "{row}");
     }
     // stdout is for one of the two.
-    let output = run(&["--json", "-"]);
-    assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
+    assert!(serde_json::from_str::<Value>(&run(&["--json", "-"])).is_ok());
 }
 
 #[test]
@@ -208,10 +207,7 @@ fn both_precisions_together_are_all_rows_and_quick_takes_the_first_of_each() {
 
 #[test]
 fn a_filter_that_leaves_nothing_is_said() {
-    let output = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(["selftest", "--filter", "no such row"])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no row's name contains"));
+    let folder = tempfile::tempdir().unwrap();
+    let (_, stderr) = expect(1, folder.path(), &["selftest", "--filter", "no such row"]);
+    assert!(stderr.contains("no row's name contains"), "{stderr}");
 }

@@ -2,70 +2,42 @@
 
 #![cfg(unix)]
 
+#[path = "common/program.rs"]
+mod program;
+
 use lat_wgpu::checkpoint::{self, Settings, Threshold};
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
+use program::{Server, TINY, answer, expect, program, signal};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-fn lat(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn done(folder: &Path, arguments: &[&str]) -> String {
-    let output = lat(folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// Drawn figures in `query` and `gallery`, a model with a threshold, and the gallery's embeddings `g.safetensors`.
 fn drawn() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    done(here, &["draw", ".", "--persons", "6", "--cameras", "2", "--images", "2", "--seed", "3"]);
+    expect(0, here, &["draw", ".", "--persons", "6", "--cameras", "2", "--images", "2", "--seed", "3"]);
     std::fs::rename(here.join("bounding_box_test"), here.join("gallery")).unwrap();
     let model = here.join("m.safetensors");
     std::fs::copy(TINY, &model).unwrap();
     let network = checkpoint::load(&model, &Settings { heads: Some(2), ..Settings::default() }).unwrap();
     checkpoint::store_threshold(&model, &network, Threshold { distance: 0.05, fpr: 0.01 }).unwrap();
-    done(here, &["embed", "--model", "m.safetensors", "--heads", "2", "gallery", "--out", "g.safetensors"]);
+    expect(
+        0,
+        here,
+        &["embed", "--model", "m.safetensors", "--heads", "2", "gallery", "--out", "g.safetensors"],
+    );
     folder
-}
-
-/// A server that ends with its test.
-struct Server {
-    child: Child,
-    address: String,
 }
 
 impl Server {
     fn start(folder: &Path, more: &[&str]) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"))
-            .args(["serve", "--model", "m.safetensors", "--heads", "2", "--port", "0"])
-            .args(more)
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}"));
-        Server { address: address.to_string(), child }
+        let serve = ["serve", "--model", "m.safetensors", "--heads", "2", "--port", "0"];
+        Server::spawn(program(folder, &serve).args(more))
     }
 
     fn connect(&self) -> TcpStream {
@@ -105,8 +77,7 @@ impl Server {
     }
 
     fn signal(&self, name: &str) {
-        let killed = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
-        assert!(killed.success());
+        signal(&self.child, name);
     }
 
     /// The exit code, if there is one soon.
@@ -122,13 +93,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -138,17 +102,9 @@ struct Answer {
 }
 
 impl Answer {
-    fn read(mut stream: TcpStream) -> Answer {
-        let mut bytes = Vec::new();
-        match stream.read_to_end(&mut bytes) {
-            Ok(_) => {}
-            // The server hung up on what it did not want to read; its answer came before.
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            Err(error) => panic!("{error}"),
-        }
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("an end of the head");
-        let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_lowercase();
-        Answer { status: head[9..12].parse().unwrap(), head, body: bytes[end + 4..].to_vec() }
+    fn read(stream: TcpStream) -> Answer {
+        let (status, head, body) = answer(stream);
+        Answer { status, head, body }
     }
 
     fn json(&self) -> Value {
@@ -182,7 +138,8 @@ fn a_posted_picture_is_searched_as_on_the_command_line() {
     let filtered = ["--gallery", "g.safetensors", "--filter", "camera=2"];
     let search = ["search", "--model", "m.safetensors", "--heads", "2", "--query", &query, "--json", "-"];
     let mut wanted: Value =
-        serde_json::from_str(&done(here, &[&search[..], &filtered, &["--top", "4"]].concat())).unwrap();
+        serde_json::from_str(&expect(0, here, &[&search[..], &filtered, &["--top", "4"]].concat()).0)
+            .unwrap();
     wanted["queries"][0]["query"] = "picture".into();
 
     let mut server = Server::start(here, &[&filtered[..], &["--images", "gallery", "--top", "3"]].concat());
@@ -399,9 +356,7 @@ fn what_cannot_be_served_is_told() {
         (2, &["--port", "65536"], &["--port"]),
         (2, &["--top", "0"], &["--top"]),
     ] {
-        let output = lat(here, &[&serve[..], more].concat());
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{more:?}: {stderr}");
+        let (_, stderr) = expect(code, here, &[&serve[..], more].concat());
         for words in words {
             assert!(stderr.contains(words), "{words} in: {stderr}");
         }

@@ -1,18 +1,12 @@
 //! `lat-wgpu train` as a user meets it: run folder, resume to the bit, signals, refusals.
 
+#[path = "common/program.rs"]
+mod program;
+
+use program::{TINY, expect, figures, finish, program, signal};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use tempfile::TempDir;
-
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-fn lat(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null());
-    command
-}
+use std::process::{Child, Command, Stdio};
 
 /// `train` on the drawn pictures in `figures`: 4 persons (of 8) × 2 cameras × 3 pictures, one of each person to validate,
 /// batches of 7 and a last one of 6.
@@ -20,22 +14,7 @@ fn train(folder: &Path, more: &[&str]) -> Command {
     let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures"];
     arguments.extend(["--batch-size", "7", "--epochs", "4", "--lr", "0.01", "--best", "accuracy"]);
     arguments.extend(more);
-    lat(folder, &arguments)
-}
-
-fn done(code: i32, command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{command:?}:\n{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    output
-}
-
-fn folder_with_figures() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let draw = ["draw", "figures", "--persons", "8", "--cameras", "2", "--images", "3", "--seed", "3"];
-    done(0, &mut lat(folder.path(), &draw));
-    folder
+    program(folder, &arguments)
 }
 
 fn lines(run: &Path) -> Vec<Value> {
@@ -53,9 +32,9 @@ fn bytes(run: &Path, name: &str) -> Vec<u8> {
 
 #[test]
 fn a_run_leaves_what_it_promises_and_learns() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
-    done(
+    finish(
         0,
         &mut train(
             here,
@@ -90,17 +69,17 @@ fn a_run_leaves_what_it_promises_and_learns() {
 
     // A trained model embeds, and is a backbone.
     let embed = ["embed", "--model", "run/best.safetensors", "figures", "--out", "e.npy"];
-    done(0, &mut lat(here, &embed));
-    let mut again = lat(here, &["train", "--backbone", "run/last.safetensors", "--data", "figures"]);
-    done(0, again.args(["--out", "again", "--max-steps", "1"]));
+    expect(0, here, &embed);
+    let mut again = program(here, &["train", "--backbone", "run/last.safetensors", "--data", "figures"]);
+    finish(0, again.args(["--out", "again", "--max-steps", "1"]));
 }
 
 #[test]
 fn interrupted_anywhere_and_resumed_it_ends_as_if_never_stopped() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
-    done(0, &mut train(here, &["--out", "whole"]));
-    done(0, &mut train(here, &["--out", "twice"]));
+    finish(0, &mut train(here, &["--out", "whole"]));
+    finish(0, &mut train(here, &["--out", "twice"]));
     let whole = here.join("whole");
     let last = bytes(&whole, "last.safetensors");
     assert!(last == bytes(&here.join("twice"), "last.safetensors"), "same seed, same bits");
@@ -108,9 +87,9 @@ fn interrupted_anywhere_and_resumed_it_ends_as_if_never_stopped() {
     for stops in [&["1", "5"][..], &["3"], &["0", "2", "7"]] {
         let run = format!("stopped-{}", stops.join("-"));
         for stop in stops {
-            done(0, &mut train(here, &["--out", &run, "--resume", "--max-steps", stop]));
+            finish(0, &mut train(here, &["--out", &run, "--resume", "--max-steps", stop]));
         }
-        done(0, &mut train(here, &["--out", &run, "--resume"]));
+        finish(0, &mut train(here, &["--out", &run, "--resume"]));
         let run = here.join(run);
         assert!(bytes(&run, "last.safetensors") == last, "{stops:?}: last.safetensors differs");
         assert!(bytes(&run, "best.safetensors") == bytes(&whole, "best.safetensors"), "{stops:?}: best");
@@ -118,16 +97,16 @@ fn interrupted_anywhere_and_resumed_it_ends_as_if_never_stopped() {
     }
     // A finished run resumed is a no-op.
     let before = std::fs::metadata(whole.join("last.safetensors")).unwrap().modified().unwrap();
-    done(0, &mut train(here, &["--out", "whole", "--resume"]));
+    finish(0, &mut train(here, &["--out", "whole", "--resume"]));
     assert_eq!(std::fs::metadata(whole.join("last.safetensors")).unwrap().modified().unwrap(), before);
 }
 
 #[test]
 fn a_signal_after_the_last_step_leaves_the_epochs_end_to_the_resumed_run() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
     let recipe = ["--epochs", "1", "--eval-every", "1", "--best", "test-map", "--out"];
-    done(0, train(here, &recipe).arg("whole"));
+    finish(0, train(here, &recipe).arg("whole"));
     let mut command = train(here, &recipe);
     let mut child = command.arg("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let log = here.join("run/log.jsonl");
@@ -135,10 +114,10 @@ fn a_signal_after_the_last_step_leaves_the_epochs_end_to_the_resumed_run() {
     while std::fs::read_to_string(&log).unwrap_or_default().lines().count() < 3 {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(143));
     assert!(!here.join("run/best.safetensors").exists());
-    done(0, train(here, &recipe).args(["run", "--resume"]));
+    finish(0, train(here, &recipe).args(["run", "--resume"]));
     for name in ["last.safetensors", "best.safetensors"] {
         assert!(bytes(&here.join("whole"), name) == bytes(&here.join("run"), name), "{name}");
     }
@@ -149,11 +128,11 @@ fn a_signal_after_the_last_step_leaves_the_epochs_end_to_the_resumed_run() {
 
 #[test]
 fn the_initial_model_depends_on_seed_and_shapes_alone() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
     for (out, more) in [("a", ["--lr", "0.01"]), ("b", ["--lr", "0.5"]), ("c", ["--seed", "9"])] {
-        let mut command = lat(here, &["train", "--backbone", TINY, "--heads", "2", "--data", "figures"]);
-        done(0, command.args(["--out", out, "--max-steps", "0"]).args(more));
+        let mut command = program(here, &["train", "--backbone", TINY, "--heads", "2", "--data", "figures"]);
+        finish(0, command.args(["--out", out, "--max-steps", "0"]).args(more));
     }
     let model = |run: &str| {
         let bytes = bytes(&here.join(run), "last.safetensors");
@@ -167,11 +146,11 @@ fn the_initial_model_depends_on_seed_and_shapes_alone() {
 #[cfg(unix)]
 #[test]
 fn a_signal_saves_and_a_kill_loses_no_more_than_since_the_last_save() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
     let long = ["--epochs", "60", "--save-every", "2"];
     let mut whole = train(here, &["--out", "whole"]);
-    done(0, whole.args(long));
+    finish(0, whole.args(long));
     let started = |arguments: &[&str]| -> Child {
         let mut command = train(here, arguments);
         command.args(long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
@@ -187,9 +166,9 @@ fn a_signal_saves_and_a_kill_loses_no_more_than_since_the_last_save() {
     wait_for(5);
     // One trainer per run folder.
     let refused =
-        done(2, &mut train(here, &["--out", "run", "--resume", "--epochs", "60", "--save-every", "2"]));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("another process"));
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+        finish(2, &mut train(here, &["--out", "run", "--resume", "--epochs", "60", "--save-every", "2"]));
+    assert!(refused.1.contains("another process"), "{refused:?}");
+    signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(143));
     for steps in [20, 45, 70, 90] {
         let mut child = started(&["--out", "run", "--resume"]);
@@ -200,7 +179,7 @@ fn a_signal_saves_and_a_kill_loses_no_more_than_since_the_last_save() {
         assert!(opened.is_ok(), "an unreadable checkpoint: {opened:?}");
     }
     let mut rest = train(here, &["--out", "run", "--resume"]);
-    done(0, rest.args(long));
+    finish(0, rest.args(long));
     let (run, whole) = (here.join("run"), here.join("whole"));
     assert!(bytes(&run, "last.safetensors") == bytes(&whole, "last.safetensors"));
     assert_eq!(losses(&run), losses(&whole));
@@ -210,11 +189,11 @@ fn a_signal_saves_and_a_kill_loses_no_more_than_since_the_last_save() {
 
 #[test]
 fn what_cannot_be_is_refused_with_its_reason() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
     std::fs::create_dir(here.join("full")).unwrap();
     std::fs::write(here.join("full/notes.txt"), "mine").unwrap();
-    done(0, &mut train(here, &["--out", "run", "--max-steps", "2"]));
+    finish(0, &mut train(here, &["--out", "run", "--max-steps", "2"]));
     let cases: [(&[&str], &str); 7] = [
         (&["--out", "full"], "not empty"),
         (&["--out", "run"], "--resume"),
@@ -225,12 +204,10 @@ fn what_cannot_be_is_refused_with_its_reason() {
         (&["--out", "new", "--dropout", "two"], "head.dropout"),
     ];
     for (arguments, word) in cases {
-        let output = done(2, &mut train(here, arguments));
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let (_, stderr) = finish(2, &mut train(here, arguments));
         assert!(stderr.contains(word), "{arguments:?}: {stderr}");
     }
-    let help = done(0, &mut lat(here, &["train", "--help"]));
-    let help = String::from_utf8(help.stdout).unwrap();
+    let (help, _) = expect(0, here, &["train", "--help"]);
     for (key, ..) in lat_wgpu::train::config::keys() {
         assert!(help.contains(&key), "--help lacks {key}");
     }
@@ -238,13 +215,13 @@ fn what_cannot_be_is_refused_with_its_reason() {
 
 #[test]
 fn the_strong_recipe_trains_and_resumes() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
     let strong =
         ["--preset", "strong", "--set", "data.persons_per_batch=3", "--set", "data.images_per_person=2"];
     let run = |out: &str, more: &[&str]| {
         let mut command = train(here, &strong);
-        done(0, command.args(["--batch-size", "6", "--out", out]).args(more))
+        finish(0, command.args(["--batch-size", "6", "--out", out]).args(more))
     };
     run("whole", &[]);
     // 20 pictures train: three whole batches an epoch, and all of one size.
@@ -260,19 +237,17 @@ fn the_strong_recipe_trains_and_resumes() {
         assert!(losses(&here.join(set)) != losses(&here.join("whole")), "{set}");
     }
     let mut many = train(here, &["--preset", "strong", "--batch-size", "64", "--out", "many"]);
-    let output = done(2, &mut many);
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let (_, stderr) = finish(2, &mut many);
     assert!(stderr.contains("there are 4 persons"), "{stderr}");
 }
 
 #[test]
 fn a_batch_in_pieces_takes_less_memory_and_gives_the_same_losses() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
     let recipe = ["--preset", "full", "--lr", "0.0001", "--out"];
-    done(0, train(here, &recipe).arg("whole"));
-    let output = done(0, train(here, &recipe).args(["pieces", "--micro-batch", "2"]));
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    finish(0, train(here, &recipe).arg("whole"));
+    let (_, stderr) = finish(0, train(here, &recipe).args(["pieces", "--micro-batch", "2"]));
     assert!(
         stderr.contains("micro-batch 2: a step of 7 has") && stderr.contains("times the work"),
         "{stderr}"
@@ -287,11 +262,11 @@ fn a_batch_in_pieces_takes_less_memory_and_gives_the_same_losses() {
 
 #[test]
 fn retrieval_is_scored_on_the_way_and_chooses_the_best() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
     let scored =
         ["--out", "run", "--epochs", "3", "--eval-every", "2", "--best", "test-map", "--preset", "full"];
-    done(0, &mut train(here, &scored));
+    finish(0, &mut train(here, &scored));
     let run = here.join("run");
     let epochs: Vec<Value> = lines(&run).into_iter().filter(|line| line["kind"] == "epoch").collect();
     let keys = ["rank1", "rank5", "rank10", "rank20", "map", "minp"];
@@ -303,9 +278,12 @@ fn retrieval_is_scored_on_the_way_and_chooses_the_best() {
     }
     // Every second epoch, and the last.
     let best = if epochs[2]["map"].as_f64() > epochs[1]["map"].as_f64() { &epochs[2] } else { &epochs[1] };
-    done(
+    finish(
         0,
-        &mut lat(here, &["eval", "--model", "run/best.safetensors", "--data", "figures", "--json", "s.json"]),
+        &mut program(
+            here,
+            &["eval", "--model", "run/best.safetensors", "--data", "figures", "--json", "s.json"],
+        ),
     );
     let scores: Value = serde_json::from_slice(&bytes(here, "s.json")).unwrap();
     for key in keys {
@@ -315,21 +293,19 @@ fn retrieval_is_scored_on_the_way_and_chooses_the_best() {
     assert!(curves.contains("rank-1 and mAP"));
 
     let flat = ["--out", "flat", "--data", "figures/bounding_box_train", "--eval-every", "1"];
-    let output =
-        done(2, &mut lat(here, &[&["train", "--backbone", TINY, "--heads", "2"], &flat[..]].concat()));
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let (_, stderr) = expect(2, here, &[&["train", "--backbone", TINY, "--heads", "2"], &flat[..]].concat());
     assert!(stderr.contains("has no query and gallery"), "{stderr}");
-    done(2, &mut train(here, &["--out", "other", "--best", "test-map"]));
+    finish(2, &mut train(here, &["--out", "other", "--best", "test-map"]));
 }
 
 #[test]
 fn the_ablation_fills_the_papers_table_and_goes_on_where_it_stopped() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
     let arguments =
         ["ablate", "--data", "figures", "--backbone", TINY, "--set", "model.heads=2", "--epochs", "1"];
-    let ablate = || done(0, lat(here, &arguments).args(["--batch-size", "7"]));
-    let table = String::from_utf8(ablate().stdout).unwrap();
+    let ablate = || finish(0, program(here, &arguments).args(["--batch-size", "7"]));
+    let table = ablate().0;
     let rows: Vec<&str> = table.lines().skip(2).collect();
     assert_eq!(rows.len(), 6, "{table}");
     assert!(rows[0].starts_with("| 1 | ViT | 1 | Global |"), "{table}");
@@ -339,29 +315,27 @@ fn the_ablation_fills_the_papers_table_and_goes_on_where_it_stopped() {
     // A second time nothing is trained, and nothing changes.
     let trained = bytes(&here.join("ablation/la-gelt-paper"), "log.jsonl");
     std::fs::remove_file(here.join("ablation/la-gelt-paper/scores.json")).unwrap();
-    assert_eq!(String::from_utf8(ablate().stdout).unwrap(), table);
+    assert_eq!(ablate().0, table);
     assert!(trained == bytes(&here.join("ablation/la-gelt-paper"), "log.jsonl"));
 }
 
 #[test]
 fn a_dry_run_foretells_and_writes_nothing() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
-    let output = done(0, &mut train(here, &["--dry-run"]));
-    let text = String::from_utf8_lossy(&output.stdout);
+    let (text, _) = finish(0, &mut train(here, &["--dry-run"]));
     for words in ["20 images train, 4 validate, 4 classes, 12 steps", "GFLOP/s", "0-1", "2-3", "about"] {
         assert!(text.contains(words), "{words} in {text}");
     }
     assert_eq!(std::fs::read_dir(here).unwrap().count(), 1);
     // What it foretells is what a run has.
-    done(0, &mut train(here, &["--out", "run"]));
+    finish(0, &mut train(here, &["--out", "run"]));
     let last = lines(&here.join("run")).iter().rev().find_map(|line| line["gpu_bytes"].as_u64()).unwrap();
     let foretold = text.lines().find(|line| line.starts_with("2-3")).unwrap();
     let foretold: u64 = foretold.split_whitespace().nth(4).unwrap().parse().unwrap();
     assert_eq!(foretold, last.div_ceil(1 << 20), "{text}");
 
-    let output = done(1, &mut train(here, &["--out", "small", "--memory", "2M", "--preset", "full"]));
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let (_, stderr) = finish(1, &mut train(here, &["--out", "small", "--memory", "2M", "--preset", "full"]));
     assert!(stderr.contains("--memory allows 2 MiB"), "{stderr}");
     let fitting = stderr.split("--micro-batch ").nth(1);
     assert!(fitting.is_some(), "{stderr}");
@@ -369,10 +343,9 @@ fn a_dry_run_foretells_and_writes_nothing() {
 
 #[test]
 fn a_loss_that_is_not_finite_stops_the_run_with_its_pictures() {
-    let folder = folder_with_figures();
+    let folder = figures("3");
     let here = folder.path();
-    let output = done(1, &mut train(here, &["--out", "run", "--lr", "1e38", "--preset", "full"]));
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (_, stderr) = finish(1, &mut train(here, &["--out", "run", "--lr", "1e38", "--preset", "full"]));
     assert!(stderr.contains("not finite") && stderr.contains(".png") && stderr.contains("hint:"), "{stderr}");
     assert!(lat_wgpu::checkpoint::list(&here.join("run/last.safetensors")).is_ok());
 }

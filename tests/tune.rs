@@ -1,24 +1,16 @@
 //! `lat-wgpu tune` as a user meets it: what it measures, keeps, forgets, and never changes.
 
+#[path = "common/program.rs"]
+mod program;
+
+use program::{TINY, finish, program};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
-/// A two-block ViT of width 32 for 32×32 pictures; needs `--heads 2`.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
-
-fn lat(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+fn lat(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
+    let mut command = program(folder, arguments);
     command.env("LAT_CACHE", folder.join("cache")).env_remove("LAT_TUNED").env_remove("LAT_LIMITS");
-    let output = command.output().unwrap();
-    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{output:?}");
-    output
-}
-
-fn done(folder: &Path, arguments: &[&str]) {
-    let output = lat(folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    finish(code, &mut command)
 }
 
 fn read(path: &Path) -> Value {
@@ -34,7 +26,7 @@ fn kept(folder: &Path) -> PathBuf {
 }
 
 fn embed(folder: &Path, out: &str) -> Vec<u8> {
-    done(folder, &["embed", "--model", TINY, "--heads", "2", "figures", "--out", out]);
+    lat(0, folder, &["embed", "--model", TINY, "--heads", "2", "figures", "--out", out]);
     std::fs::read(folder.join(out)).unwrap()
 }
 
@@ -42,12 +34,12 @@ fn embed(folder: &Path, out: &str) -> Vec<u8> {
 fn choices_are_proved_kept_and_change_no_vector() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    done(folder, &["draw", "figures", "--persons", "2", "--cameras", "2", "--images", "1"]);
+    lat(0, folder, &["draw", "figures", "--persons", "2", "--cameras", "2", "--images", "1"]);
     let before = embed(folder, "before.npy");
     for train in [&[][..], &["--train"]] {
         let mut arguments = vec!["tune", "--model", TINY, "--heads", "2", "--batch", "2", "--json", "t.json"];
         arguments.extend(train);
-        done(folder, &arguments);
+        lat(0, folder, &arguments);
         let told = read(&folder.join("t.json"));
         let products = told["products"].as_array().unwrap();
         let forms: Vec<&str> = products.iter().map(|product| product["form"].as_str().unwrap()).collect();
@@ -75,7 +67,7 @@ fn choices_are_proved_kept_and_change_no_vector() {
     let file = folder.join("cache/tune");
     std::fs::create_dir_all(&file).unwrap();
     if !told["kept"].is_string() {
-        done(folder, &["tune", "--clear"]);
+        lat(0, folder, &["tune", "--clear"]);
         return;
     }
     let file = kept(folder);
@@ -87,14 +79,13 @@ fn choices_are_proved_kept_and_change_no_vector() {
     assert!(embed(folder, "future.npy") == before);
     std::fs::write(&file, "{").unwrap();
     assert!(embed(folder, "broken.npy") == before);
-    done(folder, &["tune", "--clear"]);
+    lat(0, folder, &["tune", "--clear"]);
     assert!(!file.exists());
 }
 
 #[test]
 fn what_tune_needs_is_said() {
     let temporary = tempfile::tempdir().unwrap();
-    let output = lat(temporary.path(), &["tune"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--model"));
+    let (_, stderr) = lat(2, temporary.path(), &["tune"]);
+    assert!(stderr.contains("--model"), "{stderr}");
 }

@@ -1,31 +1,13 @@
-//! Runs the program on copies of the inputs.
+//! Inputs of the faults, and copies of them.
 
 #![allow(dead_code, reason = "each module uses its own part of this")]
 
+pub use crate::program::{expect, program};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// A backbone of two blocks for 64×32 images; its metadata holds its configuration.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/data/tiny/tiny.safetensors");
-
-/// The program with these arguments, run in `folder`.
-pub fn program(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lat-wgpu"));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null()).env("LAT_TUNED", "0");
-    command
-}
-
-/// Runs the program, asserts its exit code and returns stdout and stderr.
-#[track_caller]
-pub fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
-    let output = program(folder, arguments).output().unwrap();
-    let [stdout, stderr] =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{stdout}{stderr}");
-    assert!(!stderr.contains("panicked"), "{arguments:?}:\n{stderr}");
-    (stdout, stderr)
-}
 
 /// Asserts that a text contains each of `words`.
 #[track_caller]

@@ -7,6 +7,8 @@ mod datasets;
 mod embeddings;
 mod messages;
 mod outputs;
+#[path = "../common/program.rs"]
+mod program;
 mod serve;
 mod training;
 mod walk;

@@ -3,11 +3,12 @@
 #![cfg(unix)]
 
 use crate::common::{TINY, copies, expect, input};
+use crate::program::{PROGRAM, Server, answer};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -18,29 +19,24 @@ fn gallery() -> TempDir {
     folder
 }
 
-/// A server that may open so many files, and ends with its test.
-struct Server {
-    child: Child,
-    address: String,
-}
-
 impl Server {
+    /// Starts a server that may open so many files.
     fn start(folder: &Path, descriptors: u32) -> Server {
         let limited = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
-        let mut child = Command::new("sh")
-            .args(["-c", &limited, env!("CARGO_BIN_EXE_lat-wgpu")])
-            .args(["serve", "--model", TINY, "--gallery", "g.npy", "--port", "0"])
-            .current_dir(folder)
-            .env("LAT_TUNED", "0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}"));
-        Server { address: address.to_string(), child }
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            &limited,
+            PROGRAM,
+            "serve",
+            "--model",
+            TINY,
+            "--gallery",
+            "g.npy",
+            "--port",
+            "0",
+        ]);
+        Server::spawn(command.current_dir(folder).env("LAT_TUNED", "0").stdin(Stdio::null()))
     }
 
     /// A connection on which these bytes were sent, and nothing more comes.
@@ -52,18 +48,10 @@ impl Server {
 
     /// Status and body of what is answered to these bytes.
     fn send(&self, request: &[u8]) -> (u16, String) {
-        let mut stream = self.begin(request);
+        let stream = self.begin(request);
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut answer = Vec::new();
-        match stream.read_to_end(&mut answer) {
-            Ok(_) => {}
-            // The server hung up on what it did not want to read; its answer came before.
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            Err(error) => panic!("{error}"),
-        }
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
-        (head[9..12].parse().unwrap(), body.to_string())
+        let (status, _, body) = answer(stream);
+        (status, String::from_utf8(body).unwrap())
     }
 
     /// How long `/health` takes to answer.
@@ -82,13 +70,6 @@ impl Server {
             body.len()
         );
         self.send(&[head.as_bytes(), body].concat())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
