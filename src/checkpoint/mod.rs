@@ -6,6 +6,7 @@
 mod foreign;
 mod metadata;
 mod names;
+mod parameters;
 mod positions;
 mod random;
 mod recognise;
@@ -17,8 +18,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use metadata::{Threshold, lat_wgpu_metadata};
+pub use parameters::{HeadTensor, head_tensors, is_prefix, parameter_shapes};
 pub use random::random_backbone;
-pub use recognise::{Settings, parameter_shapes};
+pub use recognise::Settings;
 pub use safetensors::{FileTensor, list};
 pub use save::{
     HeadsInfo, StateData, StateTensor, TRAINED_ON, export, read_state, read_trained_on, save,
@@ -29,11 +31,9 @@ use crate::error::Result;
 use crate::shape::{Preprocess, VitConfig};
 use crate::storage::hash::Hash;
 use names::Source;
+use parameters::POSITIONS;
 use recognise::recognise;
 use safetensors::Container;
-
-/// Name of the position table.
-const POSITIONS: &str = "pos_embed";
 
 /// A tensor in host memory.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::parameters::{block_names, head_tensors, outer_names};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
 
@@ -185,38 +186,6 @@ const BARE_CONVOLUTION: &str = "conv1.weight";
 
 /// Leads that belong to Hugging Face's names: not worth a note.
 const HF_LEADS: [&str; 4] = ["dinov2.", "dinov2_with_registers.", "vit.", "deit."];
-
-/// Every parameter outside the blocks, in timm's names.
-const TOP_PARAMETERS: [&str; 10] = [
-    "patch_embed.proj.weight",
-    "patch_embed.proj.bias",
-    "cls_token",
-    "dist_token",
-    "reg_token",
-    "pos_embed",
-    "norm_pre.weight",
-    "norm_pre.bias",
-    "norm.weight",
-    "norm.bias",
-];
-
-/// Every parameter of a block, in timm's names.
-const BLOCK_PARAMETERS: [&str; 14] = [
-    "norm1.weight",
-    "norm1.bias",
-    "attn.qkv.weight",
-    "attn.qkv.bias",
-    "attn.proj.weight",
-    "attn.proj.bias",
-    "ls1.gamma",
-    "norm2.weight",
-    "norm2.bias",
-    "mlp.fc1.weight",
-    "mlp.fc1.bias",
-    "mlp.fc2.weight",
-    "mlp.fc2.bias",
-    "ls2.gamma",
-];
 
 /// What a word inside a name gives away about a network that is not a plain pre-norm ViT.
 const TELLTALES: [(&str, &str); 14] = [
@@ -420,7 +389,7 @@ impl Scheme {
                 None if self.label.is_none() => name.to_string(),
                 None => return None,
             };
-            return TOP_PARAMETERS.contains(&timm.as_str()).then_some(Fate::Parameter(timm));
+            return outer_names().any(|name| name == timm).then_some(Fate::Parameter(timm));
         };
         let (mut number, mut inner) = split_number(rest)?;
         // DINOv2 saved in chunks: blocks.{chunk}.{block}, blocks numbered through.
@@ -434,7 +403,7 @@ impl Scheme {
             None if self.label.is_none() => inner.to_string(),
             None => return None,
         };
-        if BLOCK_PARAMETERS.contains(&inner.as_str()) {
+        if block_names().any(|name| name == inner) {
             return Some(Fate::Parameter(format!("blocks.{number}.{inner}")));
         }
         let (part, kind) = [("attn.q.", 0), ("attn.k.", 1), ("attn.v.", 2)]
@@ -515,17 +484,7 @@ fn outside(name: &str) -> Option<Ignored> {
 /// Whether the name is that of a part classifier's parameter: `heads.{i}.fc1.weight` and so on.
 fn is_classifier(name: &str) -> bool {
     let inner = name.strip_prefix("heads.").and_then(split_number);
-    let known = [
-        "fc1.weight",
-        "fc1.bias",
-        "fc2.weight",
-        "fc2.bias",
-        "bn.weight",
-        "bn.bias",
-        "bn.running_mean",
-        "bn.running_var",
-    ];
-    inner.is_some_and(|(_, rest)| known.contains(&rest))
+    inner.is_some_and(|(_, rest)| head_tensors(0, 0, 0).iter().any(|tensor| tensor.name == rest))
 }
 
 /// Splits `12.rest` into the number and the rest.
@@ -559,10 +518,10 @@ mod tests {
 
     #[test]
     fn timm_names_stand_as_they_are() {
-        for name in TOP_PARAMETERS {
+        for name in outer_names() {
             assert_eq!(timm().fate(name), parameter(name));
         }
-        for inner in BLOCK_PARAMETERS {
+        for inner in block_names() {
             let name = format!("blocks.11.{inner}");
             assert_eq!(timm().fate(&name), parameter(&name));
         }

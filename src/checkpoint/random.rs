@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{HostTensor, parameter_shapes};
+use super::{HostTensor, is_prefix, parameter_shapes};
 use crate::rng;
 use crate::shape::VitConfig;
 
@@ -27,7 +27,7 @@ pub fn random_backbone(config: &VitConfig, seed: u64) -> BTreeMap<String, HostTe
                 vec![0.0; count]
             } else if name.ends_with("gamma") {
                 vec![1e-5; count]
-            } else if name.ends_with("_token") {
+            } else if is_prefix(&name) {
                 normal(1e-6)
             } else if name == "patch_embed.proj.weight" {
                 let bound = 1.0 / (shape[1..].iter().product::<usize>() as f32).sqrt();

@@ -3,7 +3,7 @@
 
 use super::parameters::{Arenas, Group, GroupKind, backbone_groups, check_widths, head_group, matrices};
 use super::vit::{Trainable, Vit};
-use crate::checkpoint::{HostTensor, Network};
+use crate::checkpoint::{HeadTensor, HostTensor, Network, head_tensors};
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Precision, Recorder, WORD};
 use crate::kernels::adam::Betas;
@@ -94,9 +94,10 @@ pub(super) fn classifiers(arenas: &Arenas) -> PartClassifiers {
     PartClassifiers { fc1: linear("fc1"), bn, fc2: linear("fc2") }
 }
 
-/// Running statistics in the checkpoint, one pair for each part.
-fn running_names(part: usize) -> [String; 2] {
-    [format!("heads.{part}.bn.running_mean"), format!("heads.{part}.bn.running_var")]
+/// BatchNorm's running mean and variance in the checkpoint.
+fn running(HeadShape { dim, hidden, classes, .. }: HeadShape) -> [HeadTensor; 2] {
+    let [.., mean, variance, _, _] = head_tensors(dim, hidden, classes);
+    [mean, variance]
 }
 
 impl<'c> Learner<'c> {
@@ -131,15 +132,15 @@ impl<'c> Learner<'c> {
         let control = context.buffer("control", CONTROL_WORDS)?;
         let start = Control::start(if halves { LOSS_SCALE } else { 1.0 });
         context.write(&control, bytemuck::cast_slice(&start.words()));
-        let running = |which: usize, label: &str| {
-            let names = (0..shape.parts).map(|part| running_names(part)[which].clone());
-            let data: Vec<f32> = names.flat_map(|name| tensors[&name].data.clone()).collect();
-            context.upload(label, &data)
+        let upload = |tensor: &HeadTensor| {
+            let parts = (0..shape.parts).flat_map(|part| &tensors[&tensor.of(part)].data);
+            context.upload(&format!("heads.{}", tensor.name), &parts.copied().collect::<Vec<f32>>())
         };
+        let [mean, variance] = running(shape);
         let heads = Heads {
             shape,
             parameters: classifiers(&parameters),
-            running: (running(0, "heads.bn.running_mean")?, running(1, "heads.bn.running_var")?),
+            running: (upload(&mean)?, upload(&variance)?),
             relu,
             dropout,
         };
@@ -238,11 +239,11 @@ impl<'c> Learner<'c> {
     /// Reads the parameters and running statistics back, by their names in the checkpoint.
     pub fn read_parameters(&self) -> Result<BTreeMap<String, HostTensor>> {
         let mut tensors = self.parameters.read(self.context)?;
-        let hidden = self.heads.shape.hidden;
-        for (which, buffer) in [&self.heads.running.0, &self.heads.running.1].into_iter().enumerate() {
-            for (part, data) in self.context.read(buffer)?.chunks(hidden).enumerate() {
-                let tensor = HostTensor { shape: vec![hidden], data: data.to_vec() };
-                tensors.insert(running_names(part)[which].clone(), tensor);
+        let shape = self.heads.shape;
+        for (tensor, buffer) in running(shape).iter().zip([&self.heads.running.0, &self.heads.running.1]) {
+            for (part, data) in self.context.read(buffer)?.chunks(shape.hidden).enumerate() {
+                let data = HostTensor { shape: tensor.shape.clone(), data: data.to_vec() };
+                tensors.insert(tensor.of(part), data);
             }
         }
         Ok(tensors)

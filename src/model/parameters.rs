@@ -3,7 +3,7 @@
 //! A group is what blockwise fine-tuning opens or keeps frozen as a whole [LAT Alg. 1]. In its arena every slot begins on a
 //! 256-byte boundary, so that slots can be bound alone and the optimiser can walk over the whole.
 
-use crate::checkpoint::{HostTensor, parameter_shapes};
+use crate::checkpoint::{HostTensor, head_tensors, is_prefix, parameter_shapes};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Storage, WORD};
 use crate::layers::linear::Linear;
@@ -129,8 +129,6 @@ impl Group {
     }
 }
 
-const PREFIX: [&str; 3] = ["cls_token", "dist_token", "reg_token"];
-
 /// The backbone's groups in the order of the forward pass.
 pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
     let kinds = GroupKind::all(config.depth).into_iter().filter(|kind| *kind != GroupKind::Heads);
@@ -142,7 +140,7 @@ pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
             GroupKind::Norm => &mut groups[1 + config.depth],
             GroupKind::Embeddings | GroupKind::Heads => &mut groups[0],
         };
-        if PREFIX.contains(&name.as_str()) {
+        if is_prefix(&name) {
             prefix.push((name, shape));
         } else {
             group.push(&name.clone(), vec![(name, shape)], Storage::F32);
@@ -181,16 +179,9 @@ pub fn without_matrices(groups: &[Group]) -> Vec<Group> {
 pub fn head_group(shape: HeadShape) -> Group {
     let HeadShape { parts, dim, hidden, classes } = shape;
     let mut group = Group::new(GroupKind::Heads);
-    for (name, shape) in [
-        ("fc1.weight", vec![hidden, dim]),
-        ("fc1.bias", vec![hidden]),
-        ("bn.weight", vec![hidden]),
-        ("bn.bias", vec![hidden]),
-        ("fc2.weight", vec![classes, hidden]),
-        ("fc2.bias", vec![classes]),
-    ] {
-        let stacked = (0..parts).map(|i| (format!("heads.{i}.{name}"), shape.clone())).collect();
-        group.push(&format!("heads.{name}"), stacked, Storage::F32);
+    for tensor in head_tensors(dim, hidden, classes).iter().filter(|tensor| tensor.learned) {
+        let stacked = (0..parts).map(|part| (tensor.of(part), tensor.shape.clone())).collect();
+        group.push(&format!("heads.{}", tensor.name), stacked, Storage::F32);
     }
     group
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::HostTensor;
+use crate::checkpoint::{HostTensor, head_tensors};
 use crate::rng;
 
 /// Stream of random numbers: the upper byte tells the use, as in `datasets::sampler`.
@@ -22,19 +22,18 @@ pub fn init_heads(
 ) -> BTreeMap<String, HostTensor> {
     let mut heads = BTreeMap::new();
     for part in 0..parts {
-        let mut add = |name: &str, shape: &[usize], data: Vec<f32>| {
-            heads.insert(format!("heads.{part}.{name}"), HostTensor { shape: shape.to_vec(), data });
-        };
         let stream = |tensor: u64| STREAM | ((part as u64) << 8) | tensor;
-        let kaiming = (2.0 / hidden as f64).sqrt();
-        add("fc1.weight", &[hidden, dim], normal(seed, stream(0), hidden * dim, 0.0, kaiming));
-        add("fc1.bias", &[hidden], vec![0.0; hidden]);
-        add("bn.weight", &[hidden], normal(seed, stream(1), hidden, 1.0, 0.02));
-        add("bn.bias", &[hidden], vec![0.0; hidden]);
-        add("bn.running_mean", &[hidden], vec![0.0; hidden]);
-        add("bn.running_var", &[hidden], vec![1.0; hidden]);
-        add("fc2.weight", &[classes, hidden], normal(seed, stream(2), classes * hidden, 0.0, 0.001));
-        add("fc2.bias", &[classes], vec![0.0; classes]);
+        for tensor in head_tensors(dim, hidden, classes) {
+            let count = tensor.shape.iter().product();
+            let data = match tensor.name {
+                "fc1.weight" => normal(seed, stream(0), count, 0.0, (2.0 / hidden as f64).sqrt()),
+                "bn.weight" => normal(seed, stream(1), count, 1.0, 0.02),
+                "fc2.weight" => normal(seed, stream(2), count, 0.0, 0.001),
+                "bn.running_var" => vec![1.0; count],
+                _ => vec![0.0; count],
+            };
+            heads.insert(tensor.of(part), HostTensor { shape: tensor.shape, data });
+        }
     }
     heads
 }

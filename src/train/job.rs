@@ -388,17 +388,8 @@ fn counts<'s>(state: &'s BTreeMap<String, StateTensor>, name: &str) -> Option<&'
 fn check_heads(path: &Path, network: &Network, hidden: usize, classes: usize) -> Result<()> {
     let dim = network.config.dim;
     for part in 0..network.config.parts() {
-        for (name, shape) in [
-            ("fc1.weight", vec![hidden, dim]),
-            ("fc1.bias", vec![hidden]),
-            ("bn.weight", vec![hidden]),
-            ("bn.bias", vec![hidden]),
-            ("bn.running_mean", vec![hidden]),
-            ("bn.running_var", vec![hidden]),
-            ("fc2.weight", vec![classes, hidden]),
-            ("fc2.bias", vec![classes]),
-        ] {
-            let name = format!("heads.{part}.{name}");
+        for tensor in checkpoint::head_tensors(dim, hidden, classes) {
+            let (name, shape) = (tensor.of(part), tensor.shape);
             let found = network.heads.get(&name).map(|tensor| &tensor.shape);
             if found != Some(&shape) {
                 return Err(Error::Tensor {

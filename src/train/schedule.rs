@@ -6,7 +6,7 @@
 
 use std::f64::consts::PI;
 
-use crate::checkpoint::parameter_shapes;
+use crate::checkpoint::{head_tensors, parameter_shapes};
 use crate::model::{GroupKind, Trainable};
 use crate::shape::VitConfig;
 use crate::train::config::Config;
@@ -117,13 +117,12 @@ impl Schedule {
 /// Number of parameters that train in a stage: backbone and `config.parts()` classifiers Linear (dim → hidden),
 /// BatchNorm, Linear (hidden → classes).
 pub fn trainable_parameters(config: &VitConfig, hidden: usize, classes: usize, stage: Trainable) -> usize {
-    let backbone: usize = parameter_shapes(config)
-        .into_iter()
-        .filter(|(name, _)| stage.contains(GroupKind::of(name)))
-        .map(|(_, shape)| shape.iter().product::<usize>())
-        .sum();
-    let linear = |inputs: usize, outputs: usize| inputs * outputs + outputs;
-    backbone + config.parts() * (linear(config.dim, hidden) + 2 * hidden + linear(hidden, classes))
+    let count = |shape: &[usize]| shape.iter().product::<usize>();
+    let backbone =
+        parameter_shapes(config).into_iter().filter(|(name, _)| stage.contains(GroupKind::of(name)));
+    let head = head_tensors(config.dim, hidden, classes).into_iter().filter(|tensor| tensor.learned);
+    backbone.map(|(_, shape)| count(&shape)).sum::<usize>()
+        + config.parts() * head.map(|tensor| count(&tensor.shape)).sum::<usize>()
 }
 
 #[cfg(test)]
