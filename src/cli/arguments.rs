@@ -1,9 +1,11 @@
 //! Arguments that several commands share, and how their values are read.
 
+use super::open;
 use crate::checkpoint::Settings;
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::embeddings::Dtype;
-use crate::gpu::Precision;
+use crate::error::Result;
+use crate::gpu::{Context, ContextOptions, Precision};
 use crate::report;
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use clap::{Args, ValueEnum};
@@ -147,6 +149,39 @@ impl From<DtypeName> for Dtype {
     }
 }
 
+/// The device memory that a command stays within.
+#[derive(Debug, Args)]
+pub struct MemoryArgument {
+    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+}
+
+impl MemoryArgument {
+    /// The bytes that were given, else the adapter's default.
+    pub fn within(&self, context: &Context) -> u64 {
+        self.memory.unwrap_or(context.default_memory())
+    }
+}
+
+/// The adapter that a command runs on.
+#[derive(Debug, Args)]
+pub struct AdapterArgument {
+    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+}
+
+impl AdapterArgument {
+    /// Opens the adapter whose name holds this, or the best one, to store weights and activations in a precision.
+    pub fn open(&self, precision: Precision) -> Result<Context> {
+        let options = ContextOptions { precision, ..ContextOptions::from_environment(self.adapter.clone()) };
+        let context = Context::open(&options)?;
+        open::tell(&context.adapter.notes());
+        Ok(context)
+    }
+}
+
 /// Which data set, and which of its splits.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data set")]
@@ -261,18 +296,18 @@ pub struct PageArguments {
     pub lists: usize,
 }
 
-pub fn positive(text: &str) -> Result<f32, String> {
+pub fn positive(text: &str) -> std::result::Result<f32, String> {
     not_negative(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("must be above 0".to_string()) })
 }
 
-pub fn not_negative(text: &str) -> Result<f32, String> {
+pub fn not_negative(text: &str) -> std::result::Result<f32, String> {
     match text.parse::<f32>() {
         Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
         _ => Err("expected a number of 0 or more".to_string()),
     }
 }
 
-pub fn fraction(text: &str) -> Result<f64, String> {
+pub fn fraction(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
         _ => Err("expected a number from 0 to 1".to_string()),
@@ -280,7 +315,7 @@ pub fn fraction(text: &str) -> Result<f64, String> {
 }
 
 /// Reads `800M`, `4G`, `1500000`: powers of 1,024.
-pub fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> std::result::Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
         "" => 1u64,
@@ -298,7 +333,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-pub fn bytes_or_none(text: &str) -> Result<u64, String> {
+pub fn bytes_or_none(text: &str) -> std::result::Result<u64, String> {
     if text == "0" { Ok(0) } else { bytes(text) }
 }
 

@@ -1,10 +1,9 @@
 //! `lat-wgpu bench`: kernels against the adapter's roofs, and against a saved run; tiles, training steps, launches.
 
-use super::arguments::DtypeName;
-use super::embed::progress_bar;
+use super::arguments::{AdapterArgument, DtypeName};
 use super::json;
-use super::open;
 use super::paths::{Paths, same};
+use super::progress::progress_bar;
 use super::signals::Signals;
 use crate::bench::baseline::{self, Verdict};
 use crate::bench::report::Machine;
@@ -72,9 +71,8 @@ pub struct BenchArguments {
     /// Keep this run in FILE as the one of this adapter, batch and precision, beside others; after a comparison with the same file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["mode", "filter", "tokens", "quick", "seconds"])]
     pub save_baseline: Option<PathBuf>,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
 }
 
 pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
@@ -92,7 +90,7 @@ pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     // Launches cost the same with either; for halves, matrix units have their roof.
     let precision = if arguments.overheads { Precision::F16 } else { arguments.precision.into() };
-    let context = open::adapter_with(arguments.adapter.as_ref(), precision)?;
+    let context = arguments.adapter.open(precision)?;
     let tokens: Vec<usize> = arguments.tokens.iter().map(|&tokens| tokens as usize).collect();
     let options = Options {
         filter: arguments.filter.as_deref().unwrap_or_default(),

@@ -1,9 +1,9 @@
 //! `lat-wgpu data`: what a data set holds, and what looks wrong with it.
 
 use super::arguments::SetArguments;
-use super::embed::progress_bar;
 use super::json;
 use super::paths::Paths;
+use super::progress::progress_bar;
 use crate::datasets::survey::{self, Counts, Findings};
 use crate::datasets::{self, ReidSet, uses};
 use crate::error::Result;

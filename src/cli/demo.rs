@@ -1,5 +1,6 @@
 //! `lat-wgpu demo`: from nothing to a report: figures, blockwise fine-tuning, scores before and after.
 
+use super::arguments::AdapterArgument;
 use super::eval::{Look, Outcome, Plan, embed_set, evaluate, load_set};
 use super::eval_report::{PLACES, Page};
 use super::paths::Paths;
@@ -47,13 +48,12 @@ pub struct DemoArguments {
     /// Same seed, same pictures, and the same scores on the same adapter
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
 }
 
 pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
-    let DemoArguments { out, persons, epochs, seed, adapter } = arguments;
+    let DemoArguments { out, persons, epochs, seed, adapter: AdapterArgument { adapter } } = arguments;
     if out.exists() {
         return Err(Error::Usage(format!(
             "{} is there already: remove it, or give another --out",

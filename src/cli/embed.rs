@@ -1,11 +1,11 @@
 //! `lat-wgpu embed`: folders of person crops to embeddings.
 
-use super::arguments::{DtypeName, NetworkArguments, bytes};
-use super::info::mebibytes;
+use super::arguments::{AdapterArgument, DtypeName, MemoryArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
 use super::profile::{Profiles, TRACE};
+use super::progress::progress_bar;
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::embeddings::index::{
@@ -22,10 +22,9 @@ use crate::shape::{LambdaOn, PartTokens};
 use crate::storage::lock;
 use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,15 +70,13 @@ pub struct EmbedArguments {
     /// Pictures per batch [default: what fills an adapter of its class, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    pub memory: Option<u64>,
+    #[command(flatten)]
+    pub memory: MemoryArgument,
     /// How weights and activations are stored while computing; sums are f32
     #[arg(long, default_value = "f32")]
     pub precision: DtypeName,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// Write a summary as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -159,12 +156,12 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
 
     match &device {
         Some(device) => eprintln!(
-            "embedded {rows} pictures ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {}",
+            "embedded {rows} pictures ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {} MiB",
             left_out.after(", left out: "),
             describe(&network),
             device.adapter,
             device.batch,
-            mebibytes(device.bytes),
+            device.bytes >> 20,
         ),
         None => {
             eprintln!("embedded no pictures: there is nothing new{}", left_out.after("; left out: "));
@@ -393,8 +390,8 @@ fn embed_rest(
     batch: &mut Option<usize>,
     progress: &mut Progress,
 ) -> Result<Device> {
-    let context = open::adapter_with(arguments.adapter.as_ref(), arguments.precision.into())?;
-    let memory = arguments.memory.unwrap_or(context.default_memory());
+    let context = arguments.adapter.open(arguments.precision.into())?;
+    let memory = arguments.memory.within(&context);
     let mut embedder = Embedder::new(&context, network, *batch, memory)?;
     let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
     let options = LookOptions { decode, flip: arguments.flip };
@@ -510,14 +507,4 @@ impl Watch for Progress {
             Ok(()) => ControlFlow::Continue(()),
         }
     }
-}
-
-/// Hidden unless stderr is a terminal.
-pub(super) fn progress_bar(length: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(length);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left {msg}");
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

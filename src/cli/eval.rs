@@ -1,12 +1,14 @@
 //! `lat-wgpu eval`: what a model, or embeddings, are worth on a data set.
 
-use super::arguments::{NetworkArguments, PageArguments, SetArguments, bytes, fraction};
-use super::embed::progress_bar;
+use super::arguments::{
+    AdapterArgument, MemoryArgument, NetworkArguments, PageArguments, SetArguments, fraction,
+};
 use super::eval_report;
 use super::json;
 use super::known::{Known, Seen};
 use super::open;
 use super::paths::{Paths, same};
+use super::progress::progress_bar;
 use super::signals::Signals;
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::datasets::labels::{Label, Person};
@@ -16,7 +18,7 @@ use crate::embeddings::gallery::Inputs;
 use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
 use crate::embeddings::rows::{self, NamedRows, Parts, Rows};
 use crate::error::{Error, Result};
-use crate::gpu::Context;
+use crate::gpu::{Context, Precision};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{LeftOut, Picture};
 use crate::retrieval::distances::visit;
@@ -97,12 +99,10 @@ pub struct EvalArguments {
     /// Pictures per batch [default: what fills an adapter of its class, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "query_embeddings")]
     pub batch: Option<u32>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    pub memory: Option<u64>,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub memory: MemoryArgument,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// Write the scores as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -200,7 +200,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
                 .for_each(|example| eprintln!("{example}"));
             let known = Known::read(model, &network)?;
             if !sets.is_empty() {
-                let context = open::adapter(arguments.adapter.as_ref())?;
+                let context = arguments.adapter.open(Precision::F32)?;
                 let look = Look {
                     batch: arguments.batch.map(|batch| batch as usize),
                     memory: plan.memory,
@@ -240,7 +240,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             if page.is_some() && arguments.images.is_empty() {
                 task.find_pictures();
             }
-            let context = open::adapter(arguments.adapter.as_ref())?;
+            let context = arguments.adapter.open(Precision::F32)?;
             results.push(evaluate(task, &plan, &context, &signals)?);
         }
         _ => unreachable!("the arguments need a model or both embeddings"),
@@ -333,7 +333,7 @@ impl Plan {
             rules,
             rerank: arguments.rerank()?,
             wished_rate: arguments.fpr,
-            memory: arguments.memory,
+            memory: arguments.memory.memory,
             places: if arguments.page.html.is_some() { eval_report::PLACES } else { 0 },
         })
     }

@@ -1,10 +1,11 @@
 //! `lat-wgpu explain`: where in a picture the model looks.
 
-use super::arguments::NetworkArguments;
+use super::arguments::{AdapterArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
 use crate::error::{Error, Result};
+use crate::gpu::Precision;
 use crate::images::decode::{self, DecodeOptions, Rgb};
 use crate::images::preprocess::resize_bicubic;
 use crate::storage::atomic::write_atomically;
@@ -29,9 +30,8 @@ pub struct ExplainArguments {
     /// Write the shares of patches and parts as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// Do not turn the picture as its EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
@@ -50,7 +50,7 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let picture = decode::read(image, DecodeOptions { ignore_exif: arguments.ignore_exif })?;
 
-    let context = open::adapter(arguments.adapter.as_ref())?;
+    let context = arguments.adapter.open(Precision::F32)?;
     let config = &network.config;
     let rollout = explain::rollout(&context, &network, &resize_bicubic(&picture, config.image))?;
     let explanation = Explanation::new(config, &rollout)?;

@@ -1,7 +1,6 @@
 //! `lat-wgpu export`: a model for other programs.
 
 use super::arguments::{DtypeName, NetworkArguments};
-use super::info::mebibytes;
 use super::open;
 use super::paths::Paths;
 use crate::checkpoint::{self, Network};
@@ -85,12 +84,12 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
             let exported =
                 web::export(&Context::open(&options)?, &network, batch.unwrap_or(1) as usize, *flip, out)?;
             eprintln!(
-                "{}: {} launches of {} shaders, {} of weights and {} of memory besides; serve the folder, such as by `python3 -m http.server --directory {}`",
+                "{}: {} launches of {} shaders, {} MiB of weights and {} MiB of memory besides; serve the folder, such as by `python3 -m http.server --directory {}`",
                 out.display(),
                 exported.dispatches,
                 exported.shaders,
-                mebibytes(exported.weight_bytes),
-                mebibytes(exported.other_bytes),
+                exported.weight_bytes >> 20,
+                exported.other_bytes >> 20,
                 out.display(),
             );
         }

@@ -126,6 +126,6 @@ fn as_json(adapter: &AdapterSummary, options: &ContextOptions) -> serde_json::Va
 }
 
 /// Bytes as whole MiB.
-pub(super) fn mebibytes(bytes: u64) -> String {
+fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }

@@ -1,9 +1,9 @@
 //! `lat-wgpu merge`: shards of a list, or an index folder, as one file.
 
-use super::embed::progress_bar;
 use super::json;
 use super::open;
 use super::paths::Paths;
+use super::progress::progress_bar;
 use super::signals::Signals;
 use crate::embeddings::merge::{Merge, Merged};
 use crate::embeddings::provenance::{NPY_NOTE, has_place};

@@ -44,6 +44,7 @@ mod merge;
 mod open;
 mod paths;
 mod profile;
+mod progress;
 mod reduce;
 mod search;
 mod search_report;

@@ -2,7 +2,6 @@
 
 use crate::checkpoint::{self, Network, Settings};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, ContextOptions, Precision};
 use crate::images::walk::{self, Listing};
 use std::path::{Path, PathBuf};
 
@@ -39,17 +38,4 @@ pub fn pictures(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
         }
         _ => error,
     })
-}
-
-/// Opens the adapter whose name holds this, or the best one.
-pub fn adapter(name: Option<&String>) -> Result<Context> {
-    adapter_with(name, Precision::F32)
-}
-
-/// The same with weights and activations stored in a precision.
-pub fn adapter_with(name: Option<&String>, precision: Precision) -> Result<Context> {
-    let options = ContextOptions { precision, ..ContextOptions::from_environment(name.cloned()) };
-    let context = Context::open(&options)?;
-    tell(&context.adapter.notes());
-    Ok(context)
 }

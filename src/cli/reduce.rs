@@ -1,10 +1,10 @@
 //! `lat-wgpu reduce`: embeddings in fewer numbers, and what that costs.
 
-use super::arguments::{DtypeName, bytes};
-use super::embed::progress_bar;
+use super::arguments::{AdapterArgument, DtypeName, MemoryArgument};
 use super::json;
 use super::open;
 use super::paths::Paths;
+use super::progress::progress_bar;
 use super::signals::Signals;
 use crate::datasets;
 use crate::datasets::labels::Label;
@@ -62,12 +62,10 @@ pub struct ReduceArguments {
     /// Persons and cameras: path,person,camera [default: from Market-1501 names; else the loss isn't told]
     #[arg(long, value_name = "CSV")]
     pub labels: Option<PathBuf>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    pub memory: Option<u64>,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub memory: MemoryArgument,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// Write the table as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -173,8 +171,9 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Res
     match task {
         Err(reason) => eprintln!("note: mAP isn't told: {reason}"),
         Ok(task) => {
-            let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
-            let memory = arguments.memory.unwrap_or(context.default_memory());
+            let context =
+                Context::open(&ContextOptions::from_environment(arguments.adapter.adapter.clone()))?;
+            let memory = arguments.memory.within(&context);
             let measure =
                 |reduction: Option<&Reduction>| task.map(&context, gallery, reduction, memory, signals);
             whole = Some(measure(None)?);

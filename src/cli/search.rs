@@ -1,10 +1,10 @@
 //! `lat-wgpu search`: whom pictures show, found again in a gallery of embeddings.
 
-use super::arguments::{NetworkArguments, PageArguments, bytes};
-use super::embed::progress_bar;
+use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments, PageArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
+use super::progress::progress_bar;
 use super::search_report::Page;
 use super::signals::Signals;
 use crate::checkpoint::{Network, Threshold};
@@ -13,7 +13,7 @@ use crate::embeddings::gallery::{Filter, Gallery};
 use crate::embeddings::provenance::{Source, check_same_weights};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
-use crate::gpu::Context;
+use crate::gpu::{Context, Precision};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{LeftOut, Listing, Picture};
 use crate::kernels::topk::MAX_K;
@@ -57,12 +57,10 @@ pub struct SearchArguments {
     /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    pub memory: Option<u64>,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub memory: MemoryArgument,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// Write the lists as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -105,8 +103,8 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), reduction.is_some());
 
     let signals = Signals::listen()?;
-    let context = open::adapter(arguments.adapter.as_ref())?;
-    let memory = arguments.memory.unwrap_or(context.default_memory());
+    let context = arguments.adapter.open(Precision::F32)?;
+    let memory = arguments.memory.within(&context);
     let options =
         LookOptions { decode: DecodeOptions { ignore_exif: arguments.ignore_exif }, flip: arguments.flip };
     let (mut queries, files) = embed_queries(&pictures, &network, &context, memory, options, &signals)?;

@@ -1,10 +1,9 @@
 //! `lat-wgpu selftest`: every kernel on an adapter against the reference.
 
-use super::arguments::DtypeName;
-use super::embed::progress_bar;
+use super::arguments::{AdapterArgument, DtypeName};
 use super::json;
-use super::open;
 use super::paths::Paths;
+use super::progress::progress_bar;
 use super::signals::Signals;
 use crate::error::Result;
 use crate::gpu::Precision;
@@ -29,16 +28,15 @@ pub struct SelftestArguments {
     /// Write adapter, limits and rows as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
 }
 
 pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
     Paths::new().writes("--json", &arguments.json).check()?;
     let signals = Signals::listen()?;
     // For halves, so that matrix units are tested where there are any; all other kernels take them as they come.
-    let context = open::adapter_with(arguments.adapter.as_ref(), Precision::F16)?;
+    let context = arguments.adapter.open(Precision::F16)?;
     let bar = progress_bar(0);
     let options = Options {
         filter: arguments.filter.as_deref().unwrap_or_default(),

@@ -1,11 +1,11 @@
 //! `lat-wgpu train`: fine-tune a backbone into a re-identification model.
 
 use super::arguments::{SetArguments, bytes};
-use super::embed::progress_bar;
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::open;
 use super::paths::{Paths, same};
 use super::profile::{Profiles, TRACE};
+use super::progress::progress_bar;
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::datasets::labels::{Label, Person};

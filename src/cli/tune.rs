@@ -1,6 +1,6 @@
 //! `lat-wgpu tune`: which tiles are quickest on this adapter, kept for all later runs.
 
-use super::arguments::{DtypeName, NetworkArguments};
+use super::arguments::{AdapterArgument, DtypeName, NetworkArguments};
 use super::paths::Paths;
 use super::{json, open};
 use crate::error::{Error, Result};
@@ -35,9 +35,8 @@ pub struct TuneArguments {
     /// How weights and activations are stored
     #[arg(long, default_value = "f32")]
     pub precision: DtypeName,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// Write what was measured as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -53,7 +52,7 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
         (None, true) => None,
         (Some(model), _) => Some(open::network(model, &arguments.network.settings())?),
     };
-    let context = open::adapter_with(arguments.adapter.as_ref(), arguments.precision.into())?;
+    let context = arguments.adapter.open(arguments.precision.into())?;
     if arguments.clear {
         clear(&context.adapter)?;
     }

@@ -7,13 +7,14 @@
 mod connections;
 mod http;
 
-use super::arguments::{NetworkArguments, bytes};
+use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments};
 use super::open;
 use super::search::{Found, Verdicts, check_fits, check_weights, verdicts};
 use super::signals::Signals;
 use crate::embeddings::gallery::{Filter, Gallery};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
+use crate::gpu::Precision;
 use crate::images::decode::{self, DecodeOptions};
 use crate::images::preprocess::resize_bicubic;
 use crate::images::walk::LeftOut;
@@ -69,12 +70,10 @@ pub struct ServeArguments {
     /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    pub memory: Option<u64>,
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
-    #[arg(long, value_name = "NAME")]
-    pub adapter: Option<String>,
+    #[command(flatten)]
+    pub memory: MemoryArgument,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// Do not turn pictures as their EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
@@ -115,8 +114,8 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         );
     }
 
-    let context = open::adapter(arguments.adapter.as_ref())?;
-    let memory = arguments.memory.unwrap_or(context.default_memory());
+    let context = arguments.adapter.open(Precision::F32)?;
+    let memory = arguments.memory.within(&context);
     let embedder = Embedder::new(&context, &network, Some(1), memory)?;
     let left = memory.saturating_sub(embedder.need().bytes(1));
     let query = OneRow { values: Mutex::new(vec![0.0; gallery.dim()]) };
