@@ -5,7 +5,7 @@ use super::paths::Paths;
 use super::{json, open};
 use crate::error::{Error, Result};
 use crate::gpu::AdapterSummary;
-use crate::gpu::choices::{self, Choices};
+use crate::gpu::tuning::{self, Choices};
 use crate::storage::atomic::write_atomically;
 use crate::tasks::tune::{self, Finding, Outcome, Product};
 use clap::Args;
@@ -59,7 +59,7 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
     let Some(network) = network else { return Ok(ExitCode::SUCCESS) };
     // A place that can't be written is found before the work.
     paths.updates("the choices in", [place(&context.adapter)?]).check()?;
-    let kept = if arguments.clear { Choices::new() } else { choices::load(&context.adapter) };
+    let kept = if arguments.clear { Choices::new() } else { tuning::load(&context.adapter) };
     let batch = arguments.batch.map_or(if context.is_cpu() { 2 } else { 32 }, |batch| batch as usize);
     let limit = Duration::from_secs(u64::from(arguments.seconds));
     let outcome = tune::tune(&context, &network, batch, arguments.train, limit, &mut |finding| {
@@ -102,7 +102,7 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
 
 /// The file that keeps choices for an adapter, in a folder that is there.
 fn place(adapter: &AdapterSummary) -> Result<PathBuf> {
-    let path = choices::file(adapter).ok_or_else(|| {
+    let path = tuning::file(adapter).ok_or_else(|| {
         Error::Usage("no folder to keep choices in: neither HOME nor LAT_CACHE is set".into())
     })?;
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -113,13 +113,13 @@ fn place(adapter: &AdapterSummary) -> Result<PathBuf> {
 /// Keeps choices for an adapter; gives the file.
 fn store(adapter: &AdapterSummary, choices: &Choices) -> Result<PathBuf> {
     let path = place(adapter)?;
-    let text = choices::text(adapter, choices).map_err(|error| Error::Data(error.to_string()))?;
+    let text = tuning::text(adapter, choices).map_err(|error| Error::Data(error.to_string()))?;
     write_atomically(&path, text.as_bytes())?;
     Ok(path)
 }
 
 fn clear(adapter: &AdapterSummary) -> Result<()> {
-    let Some(path) = choices::file(adapter) else { return Ok(()) };
+    let Some(path) = tuning::file(adapter) else { return Ok(()) };
     match std::fs::remove_file(&path) {
         Ok(()) => eprintln!("removed {}", path.display()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => eprintln!("nothing was kept"),

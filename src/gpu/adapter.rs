@@ -1,6 +1,6 @@
-//! The description of an adapter before it is opened, and the choice of kernels that will serve it.
+//! Descriptions of the adapters that the drivers offer, before any is opened.
 
-use super::options::{ContextOptions, Precision};
+use super::selection::AdapterClass;
 use std::path::{Path, PathBuf};
 
 /// The description of an adapter that `lat-wgpu info` prints.
@@ -65,103 +65,9 @@ impl std::fmt::Display for MatrixUnit {
     }
 }
 
-/// Which tile menu an adapter is served from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// Workgroup-memory register tiles: GPUs, and whatever has no fixed subgroup size.
-    Tiled,
-    /// One subgroup of this many lanes per workgroup, no barriers: CPU adapters.
-    Subgroup(u32),
-}
-
-impl Family {
-    /// Lanes that share one row in row-wise kernels: few where a barrier is costly.
-    pub fn row_lanes(self) -> u32 {
-        match self {
-            Family::Subgroup(lanes) => lanes,
-            Family::Tiled => 64,
-        }
-    }
-}
-
-impl std::fmt::Display for Family {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Family::Tiled => write!(f, "workgroup tiles"),
-            Family::Subgroup(lanes) => write!(f, "subgroups of {lanes}"),
-        }
-    }
-}
-
-/// Which kernels will do a kind of work in a precision, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KernelChoice {
-    /// "products", "attention", "patch embedding" or "row-wise".
-    pub kernels: &'static str,
-    /// How weights and activations are stored.
-    pub precision: Precision,
-    /// The family, as [`Family`] is displayed, or the matrix units' fragments.
-    pub family: String,
-    /// The reason for the choice.
-    pub reason: String,
-}
-
-/// How much parallel work an adapter takes to be busy; the order of some sums depends on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AdapterClass {
-    /// Software on the processor's cores.
-    Cpu,
-    /// Some ten compute units that share the system's memory; also what a portable recording is made for.
-    Integrated,
-    /// A hundred compute units or more, with memory of their own.
-    Discrete,
-}
-
-impl AdapterClass {
-    pub(super) fn of(kind: wgpu::DeviceType) -> AdapterClass {
-        match kind {
-            wgpu::DeviceType::Cpu => AdapterClass::Cpu,
-            wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Other => AdapterClass::Integrated,
-            wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu => AdapterClass::Discrete,
-        }
-    }
-}
-
-impl std::fmt::Display for AdapterClass {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            AdapterClass::Cpu => "CPU",
-            AdapterClass::Integrated => "integrated GPU",
-            AdapterClass::Discrete => "discrete GPU",
-        })
-    }
-}
-
-/// Seconds that a dispatch may take by estimate: between dispatches only can other programs, and a watchdog, have their turn.
-const DISPATCH_SECONDS: f64 = 0.05;
-
-impl AdapterClass {
-    /// Floating-point operations of the longest dispatch that a recording should hold: 50 ms of work on a slow adapter of
-    /// the class. CPU adapters have no watchdog and no limit.
-    pub fn dispatch_flops(self) -> f64 {
-        DISPATCH_SECONDS
-            * match self {
-                AdapterClass::Cpu => f64::INFINITY,
-                AdapterClass::Integrated => 2e11,
-                AdapterClass::Discrete => 1e12,
-            }
-    }
-
-    /// Floating-point operations that a submit of several dispatches holds at most: 100 ms of work on a slow adapter of the
-    /// class. Watchdogs end what takes two seconds.
-    pub(super) fn submit_flops(self) -> f64 {
-        2.0 * self.dispatch_flops()
-    }
-}
-
 /// A feature that the engine uses where it is offered, by the name that people read.
 pub(super) const SUBGROUPS: &str = "subgroups";
-const HALVES: &str = "f16";
+pub(super) const HALVES: &str = "f16";
 pub(super) const PIPELINE_CACHE: &str = "pipeline cache";
 
 pub(super) const OPTIONAL_FEATURES: [(wgpu::Features, &str); 4] = [
@@ -174,78 +80,6 @@ pub(super) const OPTIONAL_FEATURES: [(wgpu::Features, &str); 4] = [
 impl AdapterSummary {
     pub(super) fn has(&self, feature: &str) -> bool {
         self.features.contains(&feature)
-    }
-
-    /// The tile menu that serves the adapter, with or without its optional features, and why.
-    pub(super) fn family(&self, features: bool) -> (Family, String) {
-        let (least, most) = self.subgroup;
-        let tiled = |reason: &str| (Family::Tiled, reason.to_string());
-        if self.class != AdapterClass::Cpu {
-            return tiled("not a CPU adapter");
-        }
-        if !features {
-            return tiled("without optional features");
-        }
-        // Shaders with a fixed lane count are served only where every subgroup has just that many lanes.
-        if !self.has(SUBGROUPS) || least != most || !matches!(least, 4 | 8 | 16) {
-            return tiled("CPU adapter without a fixed subgroup of 4, 8 or 16");
-        }
-        (Family::Subgroup(least), format!("CPU adapter with a fixed subgroup of {least}"))
-    }
-
-    /// The side of the fragments that its matrix units multiply, halves in and f32 out; else why it has none that serve.
-    pub(super) fn fragments(&self) -> std::result::Result<u32, &'static str> {
-        if self.matrix_units.is_empty() {
-            return Err("no matrix units");
-        }
-        if !self.has(SUBGROUPS) || !self.has(HALVES) {
-            return Err("matrix units without f16 or subgroups in shaders");
-        }
-        let fits = |side| MatrixUnit { m: side, n: side, k: side, operands: "f16", sums: "f32" };
-        let found = [16, 8].into_iter().find(|&side| self.matrix_units.contains(&fits(side)));
-        found.ok_or("no configuration of 16x16x16 or 8x8x8 with f16 in and f32 out")
-    }
-
-    /// Which kernels a context opened by `options` will use, and why.
-    pub fn kernels(&self, options: &ContextOptions) -> Vec<KernelChoice> {
-        let features = !options.default_limits && !options.portable;
-        let (family, why) = self.family(features);
-        let tuned = if options.tuned && features { super::choices::load(self).len() } else { 0 };
-        let mut chosen = Vec::new();
-        for precision in [Precision::F32, Precision::F16] {
-            let halves = match precision {
-                Precision::F32 => "",
-                Precision::F16 if features && self.has(HALVES) => "; halves as f16",
-                Precision::F16 => "; halves packed in words",
-            };
-            let units = match precision {
-                Precision::F32 => None,
-                Precision::F16 if !features => Some(Err("matrix units are an optional feature")),
-                Precision::F16 if !options.matrix_units => Some(Err("LAT_MATRIX_UNITS=0")),
-                Precision::F16 => Some(self.fragments()),
-            };
-            let tuned = if tuned > 0 { format!("; {tuned} tiles chosen by tune") } else { String::new() };
-            let mut add = |kernels, family: String, reason: String| {
-                chosen.push(KernelChoice { kernels, precision, family, reason });
-            };
-            match units {
-                Some(Ok(side)) => add(
-                    "products",
-                    format!("matrix units of {side}x{side}"),
-                    format!(
-                        "{side}x{side}x{side}, f16 in and f32 out: forward products, once they are validated; the others by {family}{tuned}"
-                    ),
-                ),
-                Some(Err(none)) => {
-                    add("products", family.to_string(), format!("{why}; {none}{halves}{tuned}"))
-                }
-                None => add("products", family.to_string(), format!("{why}{tuned}")),
-            }
-            add("attention", family.to_string(), format!("{why}{halves}"));
-            add("patch embedding", family.to_string(), format!("{why}{halves}"));
-            add("row-wise", format!("{} lanes a row", family.row_lanes()), format!("{why}{halves}"));
-        }
-        chosen
     }
 
     /// Notes for the user of the adapter before the work.
@@ -402,10 +236,10 @@ fn memory(_: &wgpu::Adapter) -> Option<(u64, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn summary(class: AdapterClass, subgroup: (u32, u32)) -> AdapterSummary {
+    pub fn summary(class: AdapterClass, subgroup: (u32, u32)) -> AdapterSummary {
         AdapterSummary {
             name: "an adapter".into(),
             backend: "vulkan".into(),
@@ -424,54 +258,6 @@ mod tests {
             max_invocations: 256,
             shader_compiler: None,
         }
-    }
-
-    fn options() -> ContextOptions {
-        ContextOptions { matrix_units: true, ..ContextOptions::default() }
-    }
-
-    fn products(
-        summary: &AdapterSummary,
-        options: &ContextOptions,
-        precision: Precision,
-    ) -> (String, String) {
-        let found = summary.kernels(options).into_iter();
-        let mut found = found.filter(|choice| (choice.kernels, choice.precision) == ("products", precision));
-        let KernelChoice { family, reason, .. } = found.next().unwrap();
-        (family, reason)
-    }
-
-    #[test]
-    fn kernels_are_chosen_for_a_reason() {
-        let cpu = summary(AdapterClass::Cpu, (8, 8));
-        let (family, reason) = products(&cpu, &options(), Precision::F32);
-        assert_eq!(
-            (family.as_str(), reason.as_str()),
-            ("subgroups of 8", "CPU adapter with a fixed subgroup of 8")
-        );
-        for (odd, features) in [(summary(AdapterClass::Cpu, (4, 8)), true), (cpu.clone(), false)] {
-            let options = ContextOptions { default_limits: !features, ..options() };
-            assert_eq!(products(&odd, &options, Precision::F32).0, "workgroup tiles");
-        }
-
-        let mut card = summary(AdapterClass::Discrete, (32, 32));
-        let unit = MatrixUnit { m: 16, n: 16, k: 16, operands: "f16", sums: "f16" };
-        for (units, side, reason) in [
-            (vec![], None, "no matrix units"),
-            (vec![unit], None, "no configuration of 16x16x16 or 8x8x8"),
-            (vec![unit, MatrixUnit { k: 8, sums: "f32", ..unit }], None, "no configuration"),
-            (vec![unit, MatrixUnit { sums: "f32", ..unit }], Some(16), "forward products"),
-        ] {
-            card.matrix_units = units;
-            let (family, found) = products(&card, &options(), Precision::F16);
-            let wanted =
-                side.map_or("workgroup tiles".to_string(), |side| format!("matrix units of {side}x{side}"));
-            assert_eq!(family, wanted);
-            assert!(found.contains(reason), "{found}");
-            assert_eq!(products(&card, &options(), Precision::F32).0, "workgroup tiles");
-        }
-        let off = ContextOptions { matrix_units: false, ..options() };
-        assert!(products(&card, &off, Precision::F16).1.contains("LAT_MATRIX_UNITS=0"));
     }
 
     #[test]

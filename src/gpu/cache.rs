@@ -5,9 +5,10 @@
 //! that is damaged, or of another adapter or driver, counts as none. Nothing here is an error: a pipeline that isn't kept is
 //! compiled.
 
-use super::adapter::{AdapterClass, AdapterSummary, PIPELINE_CACHE};
-use super::choices;
+use super::adapter::{AdapterSummary, PIPELINE_CACHE};
 use super::options::ContextOptions;
+use super::selection::AdapterClass;
+use super::tuning;
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -45,8 +46,8 @@ impl AdapterSummary {
         if self.class == AdapterClass::Cpu && options.pipeline_cache != Some(true) {
             return Err("off on CPU adapters");
         }
-        let folder = choices::folder().ok_or("no folder: neither HOME nor LAT_CACHE is set")?;
-        let path = folder.join("pipelines").join(choices::file_name(self) + ".bin");
+        let folder = tuning::folder().ok_or("no folder: neither HOME nor LAT_CACHE is set")?;
+        let path = folder.join("pipelines").join(tuning::file_name(self) + ".bin");
         let bytes = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
         Ok(CacheFile { path, bytes })
     }

@@ -5,8 +5,8 @@
 //! owns the memory and bind groups of a recording and replays it.
 
 mod adapter;
+mod buffer;
 mod cache;
-pub mod choices;
 mod context;
 mod error;
 mod faults;
@@ -14,14 +14,20 @@ mod guard;
 mod kernel;
 mod memory;
 mod options;
+mod pipeline;
 mod plan;
 mod profile;
+mod readback;
 mod recorder;
+mod selection;
+mod submission;
 mod timing;
+pub mod tuning;
 
-pub use adapter::{AdapterClass, AdapterSummary, Family, KernelChoice, MatrixUnit, adapters};
+pub use adapter::{AdapterSummary, MatrixUnit, adapters};
+pub use buffer::Buffer;
 pub use cache::CacheFile;
-pub use context::{Buffer, Context, Readback};
+pub use context::Context;
 pub use error::{Error, Result};
 pub use faults::BETWEEN_FAILURES;
 pub use guard::{guarded, silence_guarded_panics};
@@ -32,8 +38,17 @@ pub use memory::{Placement, Transient, place};
 pub use options::{ContextOptions, Precision};
 pub use plan::{Listing, Place, Plan, PlanSummary};
 pub use profile::{DispatchTime, PlanProfile};
+pub use readback::Readback;
 pub use recorder::{Dispatch, Launch, Recorder, Tensor, grid_1d};
+pub use selection::{AdapterClass, Family, KernelChoice};
 pub use timing::SubmitTime;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of a word: an f32, a u32, or two f16.
 pub const WORD: u64 = 4;
+
+/// Locks even if another thread died holding the lock: the data are plain lists, never half-changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,12 +1,14 @@
 //! A plan: a recording with memory and bind groups, replayed as often as wanted without allocating.
 
 use super::WORD;
-use super::adapter::AdapterClass;
-use super::context::{Buffer, Context, GUARD_NUMBERS, GUARD_WORDS, Pipeline};
+use super::buffer::{Buffer, GUARD_NUMBERS, GUARD_WORDS};
+use super::context::Context;
 use super::error::{Error, Result};
 use super::kernel::Access;
 use super::memory::{Transient, place};
+use super::pipeline::Pipeline;
 use super::recorder::{Dispatch, Home, Recorder, TensorInfo};
+use super::selection::AdapterClass;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -161,7 +163,7 @@ fn lay_out(recorder: &Recorder<'_>) -> Layout {
         }
     }
     let conflicts: Vec<_> = conflicts.into_iter().collect();
-    let placement = place(&transients, &conflicts, recorder.context.max_buffer_bytes());
+    let placement = place(&transients, &conflicts, recorder.context.limits.max_buffer_size);
     Layout {
         summary: PlanSummary {
             dispatches: recorder.dispatches.len(),

@@ -1,6 +1,8 @@
 //! Time of a plan: as a whole, and one launch at a time.
 
-use super::context::{Buffer, Context};
+use super::WORD;
+use super::buffer::Buffer;
+use super::context::Context;
 use super::error::Result;
 use super::plan::Plan;
 use std::time::Instant;
@@ -141,9 +143,8 @@ impl Timestamps {
         });
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         // Each timestamp is two words.
-        let words = 2 * count as usize;
-        let raw = context.allocate("profile", 4 * words as u64, usage)?;
-        let resolved = Buffer { raw, start: 0, bound: words, guard: None, words, label: "profile".into() };
+        let bytes = 2 * u64::from(count) * WORD;
+        let resolved = Buffer::whole(context.allocate("profile", bytes, usage)?, "profile", bytes);
         Ok(Timestamps { queries, resolved, count })
     }
 

@@ -1,6 +1,7 @@
 //! A recording: dispatches over named tensors, before any memory exists.
 
-use super::context::{Buffer, Context};
+use super::buffer::Buffer;
+use super::context::Context;
 use super::kernel::{Access, File, Kernel, Storage, Tensors, Threads, Uniform};
 use super::{Constants, Overrides, WORD};
 use std::sync::Arc;
@@ -241,7 +242,7 @@ impl<'c> Recorder<'c> {
     /// Appends a launch, which [`Launch::record`] makes.
     fn dispatch(&mut self, dispatch: Dispatch) {
         let Dispatch { kernel, tensors, grid, label, .. } = &dispatch;
-        let most = self.context.max_workgroups();
+        let most = self.context.limits.max_compute_workgroups_per_dimension;
         assert!(grid.iter().all(|&n| n >= 1 && n <= most), "{label}: grid {grid:?} of {}", kernel.file.name);
         let unused = self.unused.map_or([usize::MAX; 2], |(read, write)| [read.id, write.id]);
         for tensor in dispatch.quads().filter(|tensor| !unused.contains(&tensor.id)) {

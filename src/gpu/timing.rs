@@ -2,10 +2,12 @@
 //! tensors that are filled on the adapter and looked at in a few places.
 
 use super::WORD;
-use super::context::{Buffer, Context, Readback};
+use super::buffer::Buffer;
+use super::context::Context;
 use super::error::Result;
 use super::plan::Plan;
 use super::profile::Timestamps;
+use super::readback::Readback;
 use std::time::Instant;
 
 /// How long the parts of a submit took, in seconds.

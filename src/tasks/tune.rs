@@ -3,7 +3,7 @@
 
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
-use crate::gpu::choices::Choices;
+use crate::gpu::tuning::Choices;
 use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage, WORD};
 use crate::kernels::adam::{Betas, StepValues};
 use crate::kernels::gemm::{self, Form, Tile};

@@ -1,4 +1,4 @@
-//! What `lat-wgpu tune` found out about an adapter: which variant of a kernel is quickest for a class of shapes.
+//! The choices of tuning: which variant of a kernel is quickest on an adapter for a class of shapes.
 //!
 //! One JSON file for each adapter and driver, in the user's cache folder. The engine knows keys and variants as words
 //! alone; kernels give them a meaning and pass over those that they don't know.
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// Variants by key.
 pub type Choices = BTreeMap<String, String>;
 
-/// What a file holds; adapter and driver are there to be read by people, and compared.
+/// The content of a file; adapter and driver are there to be read by people, and compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct File {
     adapter: String,
