@@ -302,7 +302,7 @@ fn plan_file(
             (_, Some((index, [offset, _]))) => (*index, *offset, *bytes),
             (INPUT, None) => (0, 0, *bytes),
             (OUTPUT, None) => (1, 0, *bytes),
-            (_, None) => (UNUSED + usize::from(access == Access::Write), 0, *bytes),
+            (_, None) => (UNUSED + usize::from(access != Access::Read), 0, *bytes),
         },
     };
     let mut pipelines = Vec::new();
@@ -313,7 +313,7 @@ fn plan_file(
             shader: shader_of(dispatch, shaders),
             entry: kernel.entry,
             overrides: overrides.iter().copied().collect(),
-            writes: kernel.bindings.iter().map(|binding| binding.access == Access::Write).collect(),
+            writes: kernel.bindings.iter().map(|binding| binding.access != Access::Read).collect(),
         };
         let known = pipelines.iter().position(|known| *known == pipeline);
         dispatches.push(Launch {

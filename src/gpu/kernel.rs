@@ -8,8 +8,10 @@ use std::borrow::Cow;
 pub enum Access {
     /// `var<storage, read>`.
     Read,
-    /// `var<storage, read_write>`, of which every element is written.
+    /// `var<storage, read_write>`, of which every element is written and none is read before.
     Write,
+    /// `var<storage, read_write>`, whose elements are read and changed in place.
+    Update,
 }
 
 /// How weights and activations lie in memory. Sums are f32 with any.
@@ -73,6 +75,11 @@ impl Binding {
     /// Words that the kernel writes.
     pub const fn write(name: &'static str) -> Self {
         Self::new(name, Access::Write, false)
+    }
+
+    /// Words that the kernel changes.
+    pub const fn update(name: &'static str) -> Self {
+        Self::new(name, Access::Update, false)
     }
 
     /// Quads that the kernel reads.

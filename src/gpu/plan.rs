@@ -154,12 +154,13 @@ fn lay_out(recorder: &Recorder<'_>) -> Layout {
     }
     let mut conflicts = BTreeSet::new();
     for dispatch in &recorder.dispatches {
-        let of = |access: Access| {
+        let of = |read_only: bool| {
             let bindings = dispatch.tensors.iter().zip(dispatch.kernel.bindings);
-            bindings.filter(move |(_, b)| b.access == access).filter_map(|(t, _)| index[t.id])
+            let alike = bindings.filter(move |(_, b)| (b.access == Access::Read) == read_only);
+            alike.filter_map(|(t, _)| index[t.id])
         };
-        for written in of(Access::Write) {
-            conflicts.extend(of(Access::Read).map(|read| (read.min(written), read.max(written))));
+        for written in of(false) {
+            conflicts.extend(of(true).map(|read| (read.min(written), read.max(written))));
         }
     }
     let conflicts: Vec<_> = conflicts.into_iter().collect();

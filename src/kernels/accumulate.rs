@@ -8,7 +8,7 @@ static FILE: File = File::new("accumulate", include_str!("../../shaders/accumula
 
 entry_points! {
     struct Params in 16 bytes { count: u32 }
-    fn accumulate(addend: read, sum: write);
+    fn accumulate(addend: read, sum: update);
 }
 
 pub(super) fn variants() -> Vec<(Kernel, Constants)> {

@@ -13,7 +13,7 @@ entry_points! {
         quads: u32, group: u32, beta1: f32, rest1: f32, beta2: f32, rest2: f32, eps: f32
     }
     fn adam(
-        gradients: read, step: read, control: read, parameters: write, first_moment: write, second_moment: write
+        gradients: read, step: read, control: read, parameters: update, first_moment: update, second_moment: update
     );
 }
 

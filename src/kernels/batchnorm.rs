@@ -18,7 +18,7 @@ entry_points! {
     /// The forward pass over running statistics.
     fn batchnorm_evaluate(x: read, weight: read, bias: read, y: write, running_mean: read, running_var: read);
     /// The running statistics' step towards the batch's.
-    fn batchnorm_update(control: read, kept: read, new_mean: write, new_var: write);
+    fn batchnorm_update(control: read, kept: read, new_mean: update, new_var: update);
     /// The backward pass.
     fn batchnorm_backward(
         x: read, kept: read, dy: read, x_gradient: write, dweight: write, step: read, dbias: write

@@ -12,7 +12,7 @@ entry_points! {
     /// Sums of squares of rows.
     fn distance_norms(rows: read, norms: write);
     /// From products to distances.
-    fn distance_finish(query_norms: read, gallery_norms: read, distances: write);
+    fn distance_finish(query_norms: read, gallery_norms: read, distances: update);
 }
 
 pub(super) fn variants() -> Vec<(Kernel, Constants)> {

@@ -16,7 +16,7 @@ entry_points! {
     /// Sums of squares over chunks of one group's gradients.
     fn gradnorm_partial(gradients: read, partials: write);
     /// From all groups' sums to `control`.
-    fn gradnorm_finish(sums: read, losses: read, step: read, control: write);
+    fn gradnorm_finish(sums: read, losses: read, step: read, control: update);
 }
 
 pub(super) fn variants() -> Vec<(Kernel, Constants)> {

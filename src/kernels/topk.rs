@@ -12,7 +12,7 @@ static SUBGROUP: File =
 
 entry_points! {
     struct Params in 32 bytes { queries: u32, gallery: u32, k: u32, start: u32, end: u32 }
-    fn topk_merge(distances: read, place: read, nearest_distance: write, nearest_index: write);
+    fn topk_merge(distances: read, place: read, nearest_distance: update, nearest_index: update);
 }
 
 pub(super) fn variants() -> Vec<(Kernel, Constants)> {

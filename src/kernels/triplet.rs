@@ -18,7 +18,7 @@ entry_points! {
     /// Every anchor's hardest pictures, and its loss.
     fn triplet_mine(labels: read, measured: read, loss: write, choice: write);
     /// The gradient, added to what is there.
-    fn triplet_backward(parts: read, measured: read, chosen: read, dparts: write, control: read);
+    fn triplet_backward(parts: read, measured: read, chosen: read, dparts: update, control: read);
 }
 
 pub(super) fn variants() -> Vec<(Kernel, Constants)> {
