@@ -278,11 +278,10 @@ impl Preprocess {
         Preprocess { size, interpolation: "bicubic".to_string(), mean, std }
     }
 
-    /// The name of mean and deviation: "imagenet", "half", "clip", else "custom".
-    pub fn normalize_name(&self) -> &'static str {
-        let named = [(Normalize::Imagenet, "imagenet"), (Normalize::Half, "half"), (Normalize::Clip, "clip")];
-        let same = |normalize: Normalize| normalize.mean_std() == (self.mean, self.std);
-        named.into_iter().find(|(normalize, _)| same(*normalize)).map_or("custom", |(_, name)| name)
+    /// The normalisation with this mean and deviation, where it is one of those that have a name.
+    pub fn normalize(&self) -> Option<Normalize> {
+        let named = [Normalize::Imagenet, Normalize::Half, Normalize::Clip];
+        named.into_iter().find(|normalize| normalize.mean_std() == (self.mean, self.std))
     }
 }
 

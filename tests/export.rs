@@ -5,7 +5,7 @@ mod program;
 
 use half::f16;
 use lat_wgpu::checkpoint::{self, Network, Settings};
-use lat_wgpu::shape::{ImageSize, VitConfig};
+use lat_wgpu::shape::{ImageSize, Normalize, VitConfig};
 use program::{TINY, expect, finish, program};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ fn a_random_backbone_loads_without_flags() {
     let network = load(&folder.path().join("a.safetensors"));
     let size = ImageSize { height: 64, width: 32 };
     assert_eq!(network.config, VitConfig::plain(size, 16, 24, 3, 2));
-    assert_eq!(network.preprocess.normalize_name(), "half");
+    assert_eq!(network.preprocess.normalize(), Some(Normalize::Half));
     assert!(network.heads.is_empty() && network.notes.is_empty(), "{:?}", network.notes);
 
     let (_, refused) =

@@ -1,14 +1,14 @@
 //! Arguments that several commands share, and how their values are read.
 
 use super::open;
+use super::words::{named, word};
 use crate::checkpoint::Settings;
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
-use crate::embeddings::Dtype;
 use crate::error::Result;
 use crate::gpu::{Context, ContextOptions, Precision};
 use crate::report;
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use std::path::PathBuf;
 
 /// Settings of the network: a flag wins over the model's metadata, which wins over the default.
@@ -25,26 +25,26 @@ pub struct NetworkArguments {
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
     /// Non-linearity of the MLP [default: quick-gelu with norm_pre, else gelu]
-    #[arg(long)]
-    act: Option<Act>,
+    #[arg(long, value_parser = named::<Activation>())]
+    act: Option<Activation>,
     /// ε of every LayerNorm [default: 1e-5 with norm_pre, else 1e-6]
     #[arg(long, value_name = "F", value_parser = positive)]
     ln_eps: Option<f32>,
     /// Mean and deviation of the input [default: imagenet]
-    #[arg(long)]
-    normalize: Option<NormalizeName>,
+    #[arg(long, value_parser = named::<Normalize>())]
+    normalize: Option<Normalize>,
     /// λ, the weight of one operand of the blend [default: 0.8]
     #[arg(long, value_name = "F", value_parser = not_negative)]
     lambda: Option<f32>,
     /// Which operand carries λ: class (Q+λG)/(1+λ) as in the paper, local (G+λQ)/(1+λ) as in the released code [default: class]
-    #[arg(long, value_name = "OPERAND")]
-    lambda_on: Option<LambdaOperand>,
+    #[arg(long, value_name = "OPERAND", value_parser = named::<LambdaOn>())]
+    lambda_on: Option<LambdaOn>,
     /// What becomes the parts: row means blended with the class token, row means, or the class token [default: gelt]
-    #[arg(long)]
-    tokens: Option<TokensName>,
+    #[arg(long, value_parser = named::<PartTokens>())]
+    tokens: Option<PartTokens>,
     /// One part per grid row, or one mean over all positions [default: rows]
-    #[arg(long)]
-    parts: Option<PartsName>,
+    #[arg(long, value_parser = named::<PartLayout>())]
+    parts: Option<PartLayout>,
     /// Pass over tensors of the file that are not known; they are refused otherwise, since they could change the network
     #[arg(long)]
     ignore_unknown: bool,
@@ -53,98 +53,20 @@ pub struct NetworkArguments {
 impl NetworkArguments {
     /// As the checkpoint reader takes them.
     pub fn settings(&self) -> Settings {
+        let &NetworkArguments { size, stride, heads, act, ln_eps, normalize, lambda, .. } = self;
+        let &NetworkArguments { lambda_on, tokens, parts, ignore_unknown, .. } = self;
         Settings {
-            size: self.size,
-            stride: self.stride,
-            heads: self.heads,
-            act: self.act.map(|act| match act {
-                Act::Gelu => Activation::Gelu,
-                Act::QuickGelu => Activation::QuickGelu,
-            }),
-            ln_eps: self.ln_eps,
-            normalize: self.normalize.map(Normalize::from),
-            lambda: self.lambda,
-            lambda_on: self.lambda_on.map(|operand| match operand {
-                LambdaOperand::Class => LambdaOn::Class,
-                LambdaOperand::Local => LambdaOn::Local,
-            }),
-            tokens: self.tokens.map(|tokens| match tokens {
-                TokensName::Gelt => PartTokens::Gelt,
-                TokensName::Local => PartTokens::Local,
-                TokensName::Global => PartTokens::Global,
-            }),
-            parts: self.parts.map(|parts| match parts {
-                PartsName::Rows => PartLayout::Rows,
-                PartsName::One => PartLayout::One,
-            }),
-            ignore_unknown: self.ignore_unknown,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Act {
-    Gelu,
-    QuickGelu,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum NormalizeName {
-    Imagenet,
-    Half,
-    Clip,
-}
-
-impl From<NormalizeName> for Normalize {
-    fn from(name: NormalizeName) -> Normalize {
-        match name {
-            NormalizeName::Imagenet => Normalize::Imagenet,
-            NormalizeName::Half => Normalize::Half,
-            NormalizeName::Clip => Normalize::Clip,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LambdaOperand {
-    Class,
-    Local,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum TokensName {
-    Gelt,
-    Local,
-    Global,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum PartsName {
-    Rows,
-    #[value(name = "1")]
-    One,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DtypeName {
-    F32,
-    F16,
-}
-
-impl From<DtypeName> for Precision {
-    fn from(name: DtypeName) -> Precision {
-        match name {
-            DtypeName::F32 => Precision::F32,
-            DtypeName::F16 => Precision::F16,
-        }
-    }
-}
-
-impl From<DtypeName> for Dtype {
-    fn from(name: DtypeName) -> Dtype {
-        match name {
-            DtypeName::F32 => Dtype::F32,
-            DtypeName::F16 => Dtype::F16,
+            size,
+            stride,
+            heads,
+            act,
+            ln_eps,
+            normalize,
+            lambda,
+            lambda_on,
+            tokens,
+            parts,
+            ignore_unknown,
         }
     }
 }
@@ -187,14 +109,14 @@ impl AdapterArgument {
 #[command(next_help_heading = "Data set")]
 pub struct SetArguments {
     /// How the data set is laid out [default: by what is in its folder]
-    #[arg(long)]
-    layout: Option<LayoutName>,
+    #[arg(long, value_parser = named::<Layout>())]
+    layout: Option<Layout>,
     /// CUHK03: boxes by a detector, or by people [default: detected]
-    #[arg(long, value_name = "WHOSE")]
-    boxes: Option<BoxesName>,
+    #[arg(long, value_name = "WHOSE", value_parser = named::<Boxes>())]
+    boxes: Option<Boxes>,
     /// CUHK03: 767 persons to train and 700 to test, or 1,367 and 100 [default: new]
-    #[arg(long, value_name = "PROTOCOL")]
-    cuhk03: Option<Cuhk03Name>,
+    #[arg(long, value_name = "PROTOCOL", value_parser = named::<Cuhk03Protocol>())]
+    cuhk03: Option<Cuhk03Protocol>,
     /// CUHK03's classic protocol (1 to 20), CUHK01: which of the splits [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     split: Option<u32>,
@@ -211,75 +133,41 @@ impl SetArguments {
     pub fn options(&self) -> LoadOptions {
         let default = LoadOptions::default();
         LoadOptions {
-            layout: self.layout.map(|name| match name {
-                LayoutName::Market1501 => Layout::Market1501,
-                LayoutName::Cuhk03 => Layout::Cuhk03,
-                LayoutName::Cuhk01 => Layout::Cuhk01,
-                LayoutName::Msmt17 => Layout::Msmt17,
-                LayoutName::Veri => Layout::Veri,
-                LayoutName::Mars => Layout::Mars,
-                LayoutName::Viper => Layout::Viper,
-                LayoutName::Prid => Layout::Prid,
-                LayoutName::OccludedReid => Layout::OccludedReid,
-                LayoutName::Folders => Layout::Folders,
-                LayoutName::Csv => Layout::Csv,
-            }),
-            boxes: self.boxes.map_or(default.boxes, |name| match name {
-                BoxesName::Detected => Boxes::Detected,
-                BoxesName::Labelled => Boxes::Labelled,
-            }),
-            protocol: self.cuhk03.map_or(default.protocol, |name| match name {
-                Cuhk03Name::New => Cuhk03Protocol::New,
-                Cuhk03Name::Classic => Cuhk03Protocol::Classic,
-            }),
+            layout: self.layout,
+            boxes: self.boxes.unwrap_or(default.boxes),
+            protocol: self.cuhk03.unwrap_or(default.protocol),
             split: self.split.unwrap_or(default.split),
             seed: self.split_seed.unwrap_or(default.seed),
             follow_links: self.follow_links,
         }
     }
 
-    /// Those that were given, as (key, value) of the training configuration, which spells the values alike.
-    pub fn flags(&self) -> Vec<(String, String)> {
-        fn spelled<T: ValueEnum>(value: Option<T>) -> Option<String> {
-            Some(value?.to_possible_value()?.get_name().to_string())
+    /// The flags that amount to these options, without those at their defaults.
+    pub fn of(options: &LoadOptions) -> SetArguments {
+        let &LoadOptions { layout, boxes, protocol, split, seed, follow_links } = options;
+        let default = LoadOptions::default();
+        SetArguments {
+            layout,
+            boxes: (boxes != default.boxes).then_some(boxes),
+            cuhk03: (protocol != default.protocol).then_some(protocol),
+            split: (split != default.split).then_some(split),
+            split_seed: (seed != default.seed).then_some(seed),
+            follow_links,
         }
+    }
+
+    /// Those that were given, as (key, value) of the training configuration.
+    pub fn flags(&self) -> Vec<(String, String)> {
         let given = [
-            ("data.layout", spelled(self.layout)),
-            ("data.boxes", spelled(self.boxes)),
-            ("data.cuhk03", spelled(self.cuhk03)),
+            ("data.layout", self.layout.map(|layout| word(&layout))),
+            ("data.boxes", self.boxes.map(|boxes| word(&boxes))),
+            ("data.cuhk03", self.cuhk03.map(|protocol| word(&protocol))),
             ("data.split", self.split.map(|split| split.to_string())),
             ("data.split_seed", self.split_seed.map(|seed| seed.to_string())),
             ("data.follow_links", self.follow_links.then(|| "true".to_string())),
         ];
         given.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect()
     }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LayoutName {
-    Market1501,
-    Cuhk03,
-    Cuhk01,
-    Msmt17,
-    Veri,
-    Mars,
-    Viper,
-    Prid,
-    OccludedReid,
-    Folders,
-    Csv,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum BoxesName {
-    Detected,
-    Labelled,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Cuhk03Name {
-    New,
-    Classic,
 }
 
 /// A page to look at.
@@ -340,38 +228,6 @@ pub fn bytes_or_none(text: &str) -> std::result::Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Arguments;
-    use clap::CommandFactory;
-
-    /// Asserts that every name of a flag's value is that in configurations and metadata.
-    fn assert_spelled_alike<Flag: ValueEnum, Value>()
-    where
-        Value: serde::Serialize + serde::de::DeserializeOwned,
-    {
-        for flag in Flag::value_variants() {
-            let name = flag.to_possible_value().unwrap().get_name().to_string();
-            let value: Value =
-                serde_json::from_value(name.as_str().into()).unwrap_or_else(|e| panic!("{name}: {e}"));
-            assert_eq!(serde_json::to_value(&value).unwrap(), name.as_str());
-        }
-    }
-
-    #[test]
-    fn values_have_one_spelling() {
-        assert_spelled_alike::<Act, Activation>();
-        assert_spelled_alike::<NormalizeName, Normalize>();
-        assert_spelled_alike::<LambdaOperand, LambdaOn>();
-        assert_spelled_alike::<TokensName, PartTokens>();
-        assert_spelled_alike::<PartsName, PartLayout>();
-        assert_spelled_alike::<DtypeName, Dtype>();
-        assert_spelled_alike::<DtypeName, Precision>();
-        let command = Arguments::command();
-        let train = command.find_subcommand("train").unwrap();
-        let act = train.get_arguments().find(|argument| argument.get_id() == "act").unwrap();
-        let names: Vec<String> =
-            act.get_possible_values().iter().map(|value| value.get_name().to_string()).collect();
-        assert_eq!(names, ["gelu", "quick-gelu"]);
-    }
 
     #[test]
     fn memory_is_read_with_its_unit() {

@@ -1,10 +1,11 @@
 //! `lat-wgpu bench`: kernels against the adapter's roofs, and against a saved run; tiles, training steps, launches.
 
-use super::arguments::{AdapterArgument, DtypeName};
+use super::arguments::AdapterArgument;
 use super::json;
 use super::paths::{Paths, same};
 use super::progress::progress_bar;
 use super::signals::Signals;
+use super::words::named;
 use crate::bench::baseline::{self, Verdict};
 use crate::bench::report::Machine;
 use crate::bench::{self, Options, Watch, lab, overheads, roofline, steps};
@@ -44,8 +45,8 @@ pub struct BenchArguments {
     #[arg(long, value_name = "N", conflicts_with = "overheads", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch_size: Option<u32>,
     /// How weights and activations are stored; sums are f32
-    #[arg(long, default_value = "f32", conflicts_with = "overheads")]
-    pub precision: DtypeName,
+    #[arg(long, default_value = "f32", conflicts_with = "overheads", value_parser = named::<Precision>())]
+    pub precision: Precision,
     /// Tokens of a picture in the rows of attention, one or several, such as 33,129,197,257 [default: 197]
     #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "mode", value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub tokens: Vec<u32>,
@@ -89,7 +90,7 @@ pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
     let kept = arguments.save_baseline.as_deref().map(baseline::read).transpose()?;
     let signals = Signals::listen()?;
     // Launches cost the same with either; for halves, matrix units have their roof.
-    let precision = if arguments.overheads { Precision::F16 } else { arguments.precision.into() };
+    let precision = if arguments.overheads { Precision::F16 } else { arguments.precision };
     let context = arguments.adapter.open(precision)?;
     let tokens: Vec<usize> = arguments.tokens.iter().map(|&tokens| tokens as usize).collect();
     let options = Options {

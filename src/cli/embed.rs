@@ -1,12 +1,13 @@
 //! `lat-wgpu embed`: folders of person crops to embeddings.
 
-use super::arguments::{AdapterArgument, DtypeName, MemoryArgument, NetworkArguments};
+use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
 use super::profile::{Profiles, TRACE};
 use super::progress::progress_bar;
 use super::signals::Signals;
+use super::words::{named, word};
 use crate::checkpoint::Network;
 use crate::embeddings::index::{
     self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard, ShardNumber,
@@ -18,7 +19,7 @@ use crate::gpu::{BETWEEN_FAILURES, PlanProfile, Precision};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{self, LeftOut, Listing, Picture};
 use crate::retrieval::pca::{self, Reduction};
-use crate::shape::{LambdaOn, PartTokens};
+use crate::shape::PartTokens;
 use crate::storage::lock;
 use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
 use clap::Args;
@@ -65,16 +66,16 @@ pub struct EmbedArguments {
     #[arg(long, requires = "reduce")]
     pub allow_other_weights: bool,
     /// How a number is stored
-    #[arg(long, default_value = "f32")]
-    pub dtype: DtypeName,
+    #[arg(long, default_value = "f32", value_parser = named::<Dtype>())]
+    pub dtype: Dtype,
     /// Pictures per batch [default: what fills an adapter of its class, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
     #[command(flatten)]
     pub memory: MemoryArgument,
     /// How weights and activations are stored while computing; sums are f32
-    #[arg(long, default_value = "f32")]
-    pub precision: DtypeName,
+    #[arg(long, default_value = "f32", value_parser = named::<Precision>())]
+    pub precision: Precision,
     #[command(flatten)]
     pub adapter: AdapterArgument,
     /// Write a summary as JSON; - for stdout
@@ -124,7 +125,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         bar: progress_bar(pictures.len() as u64),
         output,
         reduction,
-        dtype: arguments.dtype.into(),
+        dtype: arguments.dtype,
         signals: Signals::listen()?,
         start,
         first_vector: None,
@@ -206,7 +207,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             "batch": device.as_ref().map(|device| device.batch),
             "gpu_bytes": device.as_ref().map(|device| device.bytes),
             "adapter": device.as_ref().map(|device| device.adapter.as_str()),
-            "precision": Precision::from(arguments.precision),
+            "precision": arguments.precision,
             "model": config,
             "preprocess": network.preprocess,
             "notes": network.notes,
@@ -325,7 +326,7 @@ fn open_output(
         arguments.inputs.iter().map(|input| walk::readable(input.as_os_str())).collect();
     let provenance = Provenance { weights_sha256: Some(weights_sha256.clone()), inputs };
     let metadata = provenance.add_to(&BTreeMap::from([("lat_wgpu".to_string(), entry)]));
-    let (out, dtype) = (&arguments.out, arguments.dtype.into());
+    let (out, dtype) = (&arguments.out, arguments.dtype);
     let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
     if !arguments.append && arguments.shard.is_none() {
         let names: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
@@ -390,7 +391,7 @@ fn embed_rest(
     batch: &mut Option<usize>,
     progress: &mut Progress,
 ) -> Result<Device> {
-    let context = arguments.adapter.open(arguments.precision.into())?;
+    let context = arguments.adapter.open(arguments.precision)?;
     let memory = arguments.memory.within(&context);
     let mut embedder = Embedder::new(&context, network, *batch, memory)?;
     let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
@@ -410,14 +411,11 @@ fn embed_rest(
 fn describe(network: &Network) -> String {
     let (config, preprocess) = (&network.config, &network.preprocess);
     let blend = match config.gelt.tokens {
-        PartTokens::Gelt => {
-            let operand = if config.gelt.lambda_on == LambdaOn::Class { "class" } else { "local" };
-            format!("λ {} on {operand}", config.gelt.lambda)
-        }
+        PartTokens::Gelt => format!("λ {} on {}", config.gelt.lambda, word(&config.gelt.lambda_on)),
         PartTokens::Local => "local tokens".to_string(),
         PartTokens::Global => "global token".to_string(),
     };
-    let name = preprocess.normalize_name();
+    let name = preprocess.normalize().map_or("custom".to_string(), |normalize| word(&normalize));
     format!("{} {name}, {blend}, {} parts of {}", config.image, config.parts(), config.dim)
 }
 

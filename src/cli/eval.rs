@@ -10,6 +10,7 @@ use super::open;
 use super::paths::{Paths, same};
 use super::progress::progress_bar;
 use super::signals::Signals;
+use super::words::{described, named, word};
 use crate::checkpoint::{self, Network, Settings, Threshold};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::{self, LabelledPicture, LoadOptions, ReidSet, uses};
@@ -30,7 +31,7 @@ use crate::retrieval::neighbours::Neighbours;
 use crate::retrieval::rerank::{RerankOptions, Reranked};
 use crate::retrieval::verification::{OperatingPoint, Report, Verification};
 use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -41,6 +42,13 @@ use std::process::ExitCode;
 /// What is said before scores of the released code's protocol.
 pub(super) const INFLATED: &str = "released-code inflates: it counts pictures of the query's person by the query's own camera, often from the \
      same moment, and AP looks at the first ten only; its figures are not comparable with those of --protocol standard";
+
+/// The help of each protocol.
+const PROTOCOLS: [&str; 3] = [
+    "Market-1501's: junk dropped, same person by the same camera left out",
+    "Every picture counts, AP within the first ten",
+    "One random gallery picture per person, the mean of 100 draws",
+];
 
 /// `lat-wgpu eval`.
 #[derive(Debug, Args)]
@@ -64,11 +72,11 @@ pub struct EvalArguments {
     #[arg(long, value_name = "CSV", requires = "query_embeddings", conflicts_with = "model")]
     pub labels: Option<PathBuf>,
     /// Who is compared with whom; released-code inflates
-    #[arg(long, default_value = "standard")]
-    protocol: ProtocolName,
+    #[arg(long, default_value = "standard", value_parser = described::<Protocol>(&PROTOCOLS))]
+    protocol: Protocol,
     /// Average precision: mean of the precisions at the matches, or of those and the ones just before [default: plain]
-    #[arg(long)]
-    ap: Option<AveragePrecisionName>,
+    #[arg(long, value_parser = named::<AveragePrecision>())]
+    ap: Option<AveragePrecision>,
     /// Pictures of the same person by the same camera are matches like others
     #[arg(long)]
     ignore_cameras: bool,
@@ -126,21 +134,14 @@ impl EvalArguments {
     /// # Errors
     /// `Usage` where they contradict each other.
     pub fn rules(&self) -> Result<Rules> {
-        if self.protocol == ProtocolName::ReleasedCode && self.ap.is_some() {
+        if self.protocol == Protocol::ReleasedCode && self.ap.is_some() {
             return Err(Error::Usage(
                 "--protocol released-code counts AP its own way: leave --ap away".to_string(),
             ));
         }
         Ok(Rules {
-            protocol: match self.protocol {
-                ProtocolName::Standard => Protocol::Standard,
-                ProtocolName::ReleasedCode => Protocol::ReleasedCode,
-                ProtocolName::Cuhk03SingleShot => Protocol::Cuhk03SingleShot,
-            },
-            average_precision: match self.ap {
-                None | Some(AveragePrecisionName::Plain) => AveragePrecision::Plain,
-                Some(AveragePrecisionName::Trapezoid) => AveragePrecision::Trapezoid,
-            },
+            protocol: self.protocol,
+            average_precision: self.ap.unwrap_or_default(),
             ignore_cameras: self.ignore_cameras,
             query_is_gallery: false,
             seed: self.seed,
@@ -156,23 +157,6 @@ impl EvalArguments {
         options.check()?;
         Ok(self.rerank.then_some(options))
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ProtocolName {
-    /// Market-1501's: junk dropped, same person by the same camera left out
-    Standard,
-    /// Every picture counts, AP within the first ten
-    ReleasedCode,
-    /// One random gallery picture per person, the mean of 100 draws
-    #[value(name = "cuhk03-single-shot")]
-    Cuhk03SingleShot,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum AveragePrecisionName {
-    Plain,
-    Trapezoid,
 }
 
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
@@ -795,19 +779,14 @@ fn store_threshold(model: &Path, network: &Network, results: &[Outcome]) -> Resu
 }
 
 impl Plan {
-    pub fn protocol_name(&self) -> &'static str {
-        match self.rules.protocol {
-            Protocol::Standard => "standard",
-            Protocol::ReleasedCode => "released-code",
-            Protocol::Cuhk03SingleShot => "cuhk03-single-shot",
-        }
+    pub fn protocol_name(&self) -> String {
+        word(&self.rules.protocol)
     }
 
-    pub fn average_precision_name(&self) -> &'static str {
-        match (self.rules.protocol, self.rules.average_precision) {
-            (Protocol::ReleasedCode, _) => "first-ten",
-            (_, AveragePrecision::Plain) => "plain",
-            (_, AveragePrecision::Trapezoid) => "trapezoid",
+    pub fn average_precision_name(&self) -> String {
+        match self.rules.protocol {
+            Protocol::ReleasedCode => "first-ten".to_string(),
+            _ => word(&self.rules.average_precision),
         }
     }
 

@@ -1,8 +1,9 @@
 //! `lat-wgpu export`: a model for other programs.
 
-use super::arguments::{DtypeName, NetworkArguments};
+use super::arguments::NetworkArguments;
 use super::open;
 use super::paths::Paths;
+use super::words::named;
 use crate::checkpoint::{self, Network};
 use crate::embeddings::Dtype;
 use crate::error::{Error, Result};
@@ -36,8 +37,8 @@ pub struct ExportArguments {
     #[arg(long)]
     pub backbone_only: bool,
     /// With --to timm: how a number is stored [default: f32]
-    #[arg(long)]
-    pub dtype: Option<DtypeName>,
+    #[arg(long, value_parser = named::<Dtype>())]
+    pub dtype: Option<Dtype>,
     /// With --to web: pictures per batch [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub batch: Option<u32>,
@@ -75,7 +76,7 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     let network = open::network(model, &network.settings())?;
     match to {
         ExportForm::Timm => {
-            let dtype = dtype.unwrap_or(DtypeName::F32).into();
+            let dtype = dtype.unwrap_or(Dtype::F32);
             checkpoint::export(model, &network, !backbone_only, dtype, out)?;
         }
         ExportForm::Onnx => to_onnx(model, &network, out)?,

@@ -2,8 +2,9 @@
 
 use super::json;
 use super::paths::Paths;
+use super::words::word;
 use crate::error::Result;
-use crate::gpu::{self, AdapterSummary, ContextOptions, KernelChoice, MatrixUnit, Precision};
+use crate::gpu::{self, AdapterSummary, ContextOptions, KernelChoice, MatrixUnit};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -66,7 +67,7 @@ fn print(mark: &str, adapter: &AdapterSummary, options: &ContextOptions) {
     }
     for choice in adapter.kernels(options) {
         let KernelChoice { kernels, precision, family, reason } = choice;
-        println!("    {} {kernels}: {family} ({reason})", precision_name(precision));
+        println!("    {} {kernels}: {family} ({reason})", word(&precision));
     }
 }
 
@@ -84,13 +85,6 @@ fn pipeline_cache(
     }
 }
 
-fn precision_name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "f32",
-        Precision::F16 => "f16",
-    }
-}
-
 fn as_json(adapter: &AdapterSummary, options: &ContextOptions) -> serde_json::Value {
     let units = adapter.matrix_units.iter().map(|unit| {
         let MatrixUnit { m, n, k, operands, sums } = unit;
@@ -98,7 +92,7 @@ fn as_json(adapter: &AdapterSummary, options: &ContextOptions) -> serde_json::Va
     });
     let families = adapter.kernels(options).into_iter().map(|choice| {
         let KernelChoice { kernels, precision, family, reason } = choice;
-        json!({"kernels": kernels, "precision": precision_name(precision), "family": family, "reason": reason})
+        json!({"kernels": kernels, "precision": precision, "family": family, "reason": reason})
     });
     let (state, file, bytes) = pipeline_cache(adapter, options);
     json!({

@@ -1,7 +1,7 @@
 //! `lat-wgpu init`: a backbone with random weights, to train from nothing.
 
-use super::arguments::NormalizeName;
 use super::paths::Paths;
+use super::words::named;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::shape::{ImageSize, Normalize, Preprocess, VitConfig};
@@ -32,8 +32,8 @@ pub struct InitArguments {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Mean and deviation of the input
-    #[arg(long, default_value = "imagenet")]
-    pub normalize: NormalizeName,
+    #[arg(long, default_value = "imagenet", value_parser = named::<Normalize>())]
+    pub normalize: Normalize,
     /// Where to write: a .safetensors file
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -50,7 +50,7 @@ pub fn run(arguments: &InitArguments) -> Result<ExitCode> {
     }
     Paths::new().writes("--out", [out]).check()?;
     let config = VitConfig::plain(*size, patch, dim, depth, heads);
-    let preprocess = Preprocess::new(*size, Normalize::from(*normalize).mean_std());
+    let preprocess = Preprocess::new(*size, normalize.mean_std());
     let tensors = checkpoint::random_backbone(&config, *seed);
     let parameters: usize = tensors.values().map(|tensor| tensor.data.len()).sum();
     let metadata = checkpoint::lat_wgpu_metadata(&config, &preprocess, None);

@@ -3,10 +3,10 @@
 use super::arguments::NetworkArguments;
 use super::json;
 use super::paths::Paths;
+use super::words::word;
 use crate::checkpoint::{self, Network};
 use crate::error::Result;
 use clap::Args;
-use serde::Serialize;
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
@@ -66,11 +66,6 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
     // A pager that was closed early isn't a failure.
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
-}
-
-/// A setting as it is typed.
-fn word(value: &impl Serialize) -> String {
-    json!(value).as_str().unwrap_or_default().to_string()
 }
 
 fn describe(network: &Network) -> String {

@@ -53,6 +53,7 @@ mod serve;
 mod signals;
 mod train;
 mod tune;
+mod words;
 
 use crate::error::Error;
 use crate::gpu::silence_guarded_panics;

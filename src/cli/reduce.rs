@@ -1,17 +1,18 @@
 //! `lat-wgpu reduce`: embeddings in fewer numbers, and what that costs.
 
-use super::arguments::{AdapterArgument, DtypeName, MemoryArgument};
+use super::arguments::{AdapterArgument, MemoryArgument};
 use super::json;
 use super::open;
 use super::paths::Paths;
 use super::progress::progress_bar;
 use super::signals::Signals;
+use super::words::named;
 use crate::datasets;
 use crate::datasets::labels::Label;
 use crate::embeddings::gallery::Gallery;
 use crate::embeddings::provenance::{Source, check_same_weights};
 use crate::embeddings::rows::{Rows, Selected};
-use crate::embeddings::{EmbeddingWriter, check_finite};
+use crate::embeddings::{Dtype, EmbeddingWriter, check_finite};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::retrieval::distances::visit;
@@ -48,8 +49,8 @@ pub struct ReduceArguments {
     #[arg(long)]
     pub allow_other_weights: bool,
     /// With --apply: how a number is stored
-    #[arg(long, default_value = "f32", requires = "apply")]
-    pub dtype: DtypeName,
+    #[arg(long, default_value = "f32", requires = "apply", value_parser = named::<Dtype>())]
+    pub dtype: Dtype,
     /// Look at no more than so many rows, evenly spaced [default: 20000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub fit_rows: Option<u32>,
@@ -102,7 +103,7 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &
     open::tell(&check_same_weights(&sources, arguments.allow_other_weights)?);
     let metadata = gallery.provenance().add_to(&BTreeMap::from([("lat_wgpu".to_string(), entry)]));
     let (names, dim) = (gallery.names(), reduced.dim());
-    let mut writer = EmbeddingWriter::create(&arguments.out, dim, arguments.dtype.into(), names, &metadata)?;
+    let mut writer = EmbeddingWriter::create(&arguments.out, dim, arguments.dtype, names, &metadata)?;
     let bar = progress_bar(names.len() as u64);
     for start in (0..names.len()).step_by(ROWS) {
         signals.check("nothing was written")?;
@@ -110,7 +111,7 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &
         let mut rows = vec![0.0; range.len() * dim];
         reduced.read(range.clone(), &mut rows)?;
         for (name, row) in names[range.clone()].iter().zip(rows.chunks(dim)) {
-            check_finite(name, row, arguments.dtype.into())?;
+            check_finite(name, row, arguments.dtype)?;
             writer.push(name, row)?;
         }
         bar.inc(range.len() as u64);

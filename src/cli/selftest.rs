@@ -1,10 +1,11 @@
 //! `lat-wgpu selftest`: every kernel on an adapter against the reference.
 
-use super::arguments::{AdapterArgument, DtypeName};
+use super::arguments::AdapterArgument;
 use super::json;
 use super::paths::Paths;
 use super::progress::progress_bar;
 use super::signals::Signals;
+use super::words::named;
 use crate::error::Result;
 use crate::gpu::Precision;
 use crate::selftest::{self, Options, Report};
@@ -20,8 +21,8 @@ pub struct SelftestArguments {
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
     /// Only rows that store activations so; f16 has native and packed halves, and matrix units [default: both]
-    #[arg(long, value_name = "STORAGE")]
-    pub precision: Option<DtypeName>,
+    #[arg(long, value_name = "STORAGE", value_parser = named::<Precision>())]
+    pub precision: Option<Precision>,
     /// One shape of each kernel in each storage
     #[arg(long)]
     pub quick: bool,

@@ -287,33 +287,12 @@ fn print_summary(summary: &Summary) {
 
 /// The flags by which `eval` reads a data set as the run did; those at their defaults are left out.
 fn data_flags(options: &LoadOptions, ignore_exif: bool) -> String {
-    let LoadOptions { layout, boxes, protocol, split, seed, follow_links } = options;
-    let default = LoadOptions::default();
-    let word = |value: serde_json::Result<serde_json::Value>| {
-        value.ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
-    };
-    let mut flags = String::new();
-    if let Some(layout) = layout {
-        flags.push_str(&format!(" --layout {}", word(serde_json::to_value(layout))));
-    }
-    if *boxes != default.boxes {
-        flags.push_str(&format!(" --boxes {}", word(serde_json::to_value(boxes))));
-    }
-    if *protocol != default.protocol {
-        flags.push_str(&format!(" --cuhk03 {}", word(serde_json::to_value(protocol))));
-    }
-    if *split != default.split {
-        flags.push_str(&format!(" --split {split}"));
-    }
-    if *seed != default.seed {
-        flags.push_str(&format!(" --split-seed {seed}"));
-    }
-    for (flag, is_on) in [("--follow-links", *follow_links), ("--ignore-exif", ignore_exif)] {
-        if is_on {
-            flags.push_str(&format!(" {flag}"));
-        }
-    }
-    flags
+    let switch = ignore_exif.then(|| ("data.ignore_exif".to_string(), "true".to_string()));
+    let given = SetArguments::of(options).flags().into_iter().chain(switch);
+    given.fold(String::new(), |flags, (key, value)| {
+        let value = if value == "true" { String::new() } else { format!(" {value}") };
+        format!("{flags} --{}{value}", key.trim_start_matches("data.").replace('_', "-"))
+    })
 }
 
 /// A path as a shell takes it, and no flag.

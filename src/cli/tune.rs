@@ -1,11 +1,12 @@
 //! `lat-wgpu tune`: which tiles are quickest on this adapter, kept for all later runs.
 
-use super::arguments::{AdapterArgument, DtypeName, NetworkArguments};
+use super::arguments::{AdapterArgument, NetworkArguments};
 use super::paths::Paths;
+use super::words::named;
 use super::{json, open};
 use crate::error::{Error, Result};
-use crate::gpu::AdapterSummary;
 use crate::gpu::tuning::{self, Choices};
+use crate::gpu::{AdapterSummary, Precision};
 use crate::storage::atomic::write_atomically;
 use crate::tasks::tune::{self, Finding, Outcome, Product};
 use clap::Args;
@@ -33,8 +34,8 @@ pub struct TuneArguments {
     #[arg(long)]
     pub clear: bool,
     /// How weights and activations are stored
-    #[arg(long, default_value = "f32")]
-    pub precision: DtypeName,
+    #[arg(long, default_value = "f32", value_parser = named::<Precision>())]
+    pub precision: Precision,
     #[command(flatten)]
     pub adapter: AdapterArgument,
     /// Write what was measured as JSON; - for stdout
@@ -52,7 +53,7 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
         (None, true) => None,
         (Some(model), _) => Some(open::network(model, &arguments.network.settings())?),
     };
-    let context = arguments.adapter.open(arguments.precision.into())?;
+    let context = arguments.adapter.open(arguments.precision)?;
     if arguments.clear {
         clear(&context.adapter)?;
     }

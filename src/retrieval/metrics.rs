@@ -9,6 +9,7 @@ use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 use crate::rng;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +24,8 @@ const RELEASED_DEPTH: usize = 10;
 pub const REPETITIONS: u64 = 100;
 
 /// Who is compared with whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// Market-1501's: junk is dropped, and for each query the pictures of its person by its own camera.
     #[default]
@@ -37,7 +39,8 @@ pub enum Protocol {
 }
 
 /// How precision becomes average precision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AveragePrecision {
     /// The mean of the precision at each match.
     #[default]

@@ -639,9 +639,7 @@ impl Config {
         model.act = Some(network.act);
         // By its shortest digits: widened, 1e-6 would show as 9.999999974752427e-7.
         model.ln_eps = network.ln_eps.to_string().parse().ok();
-        let named = [Normalize::Imagenet, Normalize::Half, Normalize::Clip];
-        model.normalize =
-            named.into_iter().find(|normalize| normalize.mean_std() == (preprocess.mean, preprocess.std));
+        model.normalize = preprocess.normalize();
     }
 
     /// How batches are made up.
