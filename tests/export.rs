@@ -29,7 +29,7 @@ fn trained(folder: &Path) -> Network {
     let mut tensors = network.tensors.clone();
     tensors.extend(network.heads.clone());
     let state = [("step".to_string(), checkpoint::StateTensor::counts(vec![7]))].into();
-    checkpoint::save(&folder.join("trained.safetensors"), &tensors, &state, &metadata).unwrap();
+    checkpoint::save(&folder.join("trained.safetensors"), &tensors, &state, metadata.text()).unwrap();
     load(&folder.join("trained.safetensors"))
 }
 
@@ -102,7 +102,7 @@ fn what_f16_cannot_hold_is_named() {
     let mut network = trained(here);
     network.tensors.get_mut("norm.weight").unwrap().data[3] = 7e4;
     let metadata = checkpoint::lat_wgpu_metadata(&network.config, &network.preprocess, None);
-    checkpoint::save(&here.join("large.safetensors"), &network.tensors, &Default::default(), &metadata)
+    checkpoint::save(&here.join("large.safetensors"), &network.tensors, &Default::default(), metadata.text())
         .unwrap();
     let export = [
         "export",

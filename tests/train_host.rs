@@ -65,6 +65,8 @@ fn metadata() -> String {
     let config = Config::preset(Preset::ReleasedCode).saved_network(&network());
     let classes = ["0002".to_string(), "Zoë \"7\"".to_string()];
     trained_metadata(&config, &preprocess(), &classes, HeadsInfo { hidden: 8, relu: false, classes: 2 })
+        .text()
+        .to_string()
 }
 
 /// Saves a model with its shift as state.

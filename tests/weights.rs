@@ -239,7 +239,7 @@ fn registers_may_have_no_row() {
         let narrow = VitConfig { image: ImageSize { height: 12, width: 8 }, ..registers };
         let preprocess = Preprocess::new(narrow.image, Normalize::Imagenet.mean_std());
         let entry = lat_wgpu_metadata(&narrow, &preprocess, None);
-        let network = load_ok(&vit(&narrow), Some(&entry), &Settings::default());
+        let network = load_ok(&vit(&narrow), Some(entry.text()), &Settings::default());
         assert_eq!(network.config, narrow);
         assert_holds(&network, &vit(&narrow));
     }
@@ -452,7 +452,7 @@ fn what_is_written_into_metadata_is_read_back() {
     let entry = lat_wgpu_metadata(&own, &preprocess, Some(&names));
     let classifiers: [(&str, &[usize]); 3] =
         [("heads.0.fc1.weight", &[4, D]), ("heads.0.bn.running_var", &[4]), ("heads.0.fc2.weight", &[2, 4])];
-    let network = load_ok(&with(vit(&own), &classifiers), Some(&entry), &Settings::default());
+    let network = load_ok(&with(vit(&own), &classifiers), Some(entry.text()), &Settings::default());
     assert_eq!((&network.config, &network.preprocess), (&own, &preprocess));
     assert_eq!(network.class_names.as_deref(), Some(&names[..]));
     assert_holds(&network, &vit(&own));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::positions::Grid;
 use crate::error::{Error, Result};
 use crate::shape::{Activation, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig};
+use crate::storage::entry::Entry;
 use crate::storage::json::differences;
 
 /// Newest format that is understood.
@@ -55,10 +56,7 @@ impl StoredThreshold {
 
 /// All settings that embeddings depend on.
 fn settings(config: &VitConfig, preprocess: &Preprocess) -> serde_json::Value {
-    match serde_json::from_str(&lat_wgpu_metadata(config, preprocess, None)) {
-        Ok(settings) => settings,
-        Err(e) => unreachable!("it was written as JSON just now: {e}"),
-    }
+    lat_wgpu_metadata(config, preprocess, None).value().clone()
 }
 
 /// What the tensors' shapes don't tell about the network.
@@ -125,7 +123,7 @@ pub fn lat_wgpu_metadata(
     config: &VitConfig,
     preprocess: &Preprocess,
     class_names: Option<&[String]>,
-) -> String {
+) -> Entry {
     let metadata = Metadata {
         format: Some(FORMAT),
         model: Model {
@@ -151,7 +149,7 @@ pub fn lat_wgpu_metadata(
         threshold: None,
     };
     match serde_json::to_string(&metadata) {
-        Ok(text) => text,
+        Ok(text) => Entry::new(text),
         Err(e) => unreachable!("numbers and strings can always be written as JSON: {e}"),
     }
 }

@@ -29,6 +29,7 @@ pub use save::{
 
 use crate::error::Result;
 use crate::shape::{Preprocess, VitConfig};
+use crate::storage::entry::KEY;
 use crate::storage::hash::Hash;
 use names::Source;
 use parameters::POSITIONS;
@@ -94,7 +95,7 @@ impl Network {
 /// can't be met; [`TooLarge`](crate::error::Error::TooLarge).
 pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
     let mut container = Container::open(path)?;
-    let metadata = metadata::read(path, container.metadata.get("lat_wgpu"))?;
+    let metadata = metadata::read(path, container.metadata.get(KEY))?;
     let sorted = names::sort(path, &container, settings.ignore_unknown)?;
     let recognised = recognise(path, &container, &sorted, &metadata, settings)?;
     let config = recognised.config;

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::shape::{Preprocess, VitConfig};
 use crate::storage::Dtype;
 use crate::storage::atomic::{publish, temporary_beside};
+use crate::storage::entry::{Entry, KEY};
 
 /// Beginning of the names of everything that only a resumed training needs.
 const STATE: &str = "state.";
@@ -70,15 +71,10 @@ pub fn trained_metadata(
     preprocess: &Preprocess,
     class_names: &[String],
     heads: HeadsInfo,
-) -> String {
-    let text = lat_wgpu_metadata(config, preprocess, Some(class_names));
-    let mut entry: Map<String, Value> = match serde_json::from_str(&text) {
-        Ok(entry) => entry,
-        Err(e) => unreachable!("it was written as a JSON object just now: {e}"),
-    };
+) -> Entry {
     let HeadsInfo { hidden, relu, classes } = heads;
-    entry.insert("heads".to_string(), json!({ "hidden": hidden, "relu": relu, "classes": classes }));
-    Value::Object(entry).to_string()
+    lat_wgpu_metadata(config, preprocess, Some(class_names))
+        .with("heads", json!({ "hidden": hidden, "relu": relu, "classes": classes }))
 }
 
 /// One tensor to be written.
@@ -155,20 +151,20 @@ fn write_items(path: &Path, mut items: Vec<Item<'_>>, metadata: &str) -> Result<
 pub fn export(source: &Path, network: &Network, heads: bool, dtype: Dtype, target: &Path) -> Result<()> {
     let heads = heads && !network.heads.is_empty();
     let class_names = network.class_names.as_deref().filter(|_| heads);
-    let entry = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
-    let mut metadata = entry(&lat_wgpu_metadata(&network.config, &network.preprocess, class_names));
-    metadata.insert("timm".to_string(), timm::create_model(&network.config));
+    let mut metadata = lat_wgpu_metadata(&network.config, &network.preprocess, class_names)
+        .with("timm", timm::create_model(&network.config));
     let mut tensors = network.tensors.clone();
     if heads {
         tensors.extend(network.heads.clone());
-        let (_, stored) = super::list(source)?;
-        if let Some(told) = stored.get("lat_wgpu").and_then(|text| entry(text).remove("heads")) {
-            metadata.insert("heads".to_string(), told);
+        let (_, mut stored) = super::list(source)?;
+        if let Some(told) = stored.remove(KEY).and_then(|text| Entry::new(text).value().get("heads").cloned())
+        {
+            metadata = metadata.with("heads", told);
         }
     }
-    let metadata = Value::Object(metadata).to_string();
+    let metadata = metadata.text();
     if dtype == Dtype::F32 {
-        return save(target, &tensors, &BTreeMap::new(), &metadata);
+        return save(target, &tensors, &BTreeMap::new(), metadata);
     }
     let mut halves: Vec<(&String, &[usize], Vec<f16>)> = Vec::new();
     for (name, HostTensor { shape, data }) in &tensors {
@@ -185,7 +181,7 @@ pub fn export(source: &Path, network: &Network, heads: bool, dtype: Dtype, targe
     }
     let items =
         halves.iter().map(|(name, shape, data)| Item::new((*name).clone(), "F16", shape, data)).collect();
-    write_items(target, items, &metadata)
+    write_items(target, items, metadata)
 }
 
 /// Stores a threshold in the metadata of the file that `network` was read from; all else stays as it is.
@@ -205,10 +201,9 @@ pub fn store_threshold(path: &Path, network: &Network, threshold: Threshold) -> 
     let stored = StoredThreshold::new(threshold, &network.config, &network.preprocess);
     let mut header: Map<String, Value> = serde_json::from_slice(&text).map_err(unusable)?;
     let metadata = header.entry("__metadata__").or_insert_with(|| json!({}));
-    let entry = metadata.get("lat_wgpu").and_then(Value::as_str).unwrap_or("{}");
-    let mut entry: Map<String, Value> = serde_json::from_str(entry).map_err(unusable)?;
-    entry.insert("threshold".to_string(), json!(stored));
-    metadata["lat_wgpu"] = Value::Object(entry).to_string().into();
+    let entry = metadata.get(KEY).and_then(Value::as_str).unwrap_or("{}");
+    let entry = Entry::new(entry.to_string()).with("threshold", json!(stored));
+    metadata[KEY] = entry.text().into();
     let text = padded(Value::Object(header).to_string());
 
     let mut file = temporary_beside(path)?;
@@ -224,7 +219,7 @@ pub fn store_threshold(path: &Path, network: &Network, threshold: Threshold) -> 
 /// The JSON of a safetensors header, padded to a multiple of 8 bytes.
 fn header(items: &[Item<'_>], metadata: &str) -> String {
     let mut entries = Map::new();
-    entries.insert("__metadata__".to_string(), json!({ "lat_wgpu": metadata }));
+    entries.insert("__metadata__".to_string(), json!({ KEY: metadata }));
     let mut begin = 0;
     for item in items {
         let end = begin + item.bytes.len();

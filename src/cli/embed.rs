@@ -321,11 +321,11 @@ fn open_output(
     reduction: Option<&Reduction>,
     pictures: Vec<Picture>,
 ) -> Result<(Arc<Vec<Picture>>, Output)> {
-    let entry = pca::settings(network, arguments.flip, reduction);
+    let settings = Some(pca::settings(network, arguments.flip, reduction));
     let inputs: Vec<String> =
         arguments.inputs.iter().map(|input| walk::readable(input.as_os_str())).collect();
-    let provenance = Provenance { weights_sha256: Some(weights_sha256.clone()), inputs };
-    let metadata = provenance.add_to(&BTreeMap::from([("lat_wgpu".to_string(), entry)]));
+    let provenance = Provenance { settings, weights_sha256: Some(weights_sha256.clone()), inputs };
+    let metadata = provenance.add_to(&BTreeMap::new());
     let (out, dtype) = (&arguments.out, arguments.dtype);
     let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
     if !arguments.append && arguments.shard.is_none() {

@@ -54,7 +54,7 @@ pub fn run(arguments: &InitArguments) -> Result<ExitCode> {
     let tensors = checkpoint::random_backbone(&config, *seed);
     let parameters: usize = tensors.values().map(|tensor| tensor.data.len()).sum();
     let metadata = checkpoint::lat_wgpu_metadata(&config, &preprocess, None);
-    checkpoint::save(out, &tensors, &BTreeMap::new(), &metadata)?;
+    checkpoint::save(out, &tensors, &BTreeMap::new(), metadata.text())?;
     eprintln!("{}: {parameters} random parameters", out.display());
     Ok(ExitCode::SUCCESS)
 }

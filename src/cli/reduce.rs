@@ -96,12 +96,13 @@ pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
 fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &Signals) -> Result<()> {
     let reduction = Reduction::read(file)?;
     let reduced = Reduced::new(gallery, &reduction)?;
-    let entry = reduction.settings_of_reduced(gallery.settings());
+    let mut provenance = gallery.provenance();
+    provenance.settings = Some(reduction.settings_of_reduced(provenance.settings));
     let mut sources =
         vec![Source { file: file.to_path_buf(), weights_sha256: reduction.weights_sha256().cloned() }];
     sources.extend(gallery.sources());
     open::tell(&check_same_weights(&sources, arguments.allow_other_weights)?);
-    let metadata = gallery.provenance().add_to(&BTreeMap::from([("lat_wgpu".to_string(), entry)]));
+    let metadata = provenance.add_to(&BTreeMap::new());
     let (names, dim) = (gallery.names(), reduced.dim());
     let mut writer = EmbeddingWriter::create(&arguments.out, dim, arguments.dtype, names, &metadata)?;
     let bar = progress_bar(names.len() as u64);
@@ -152,11 +153,12 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Res
     };
     let bar = progress_bar(0);
     bar.set_message("principal components");
-    let reduction = Reduction::fit(gallery, gallery.settings(), options, &mut || {
+    let provenance = gallery.provenance();
+    let reduction = Reduction::fit(gallery, provenance.settings.as_ref(), options, &mut || {
         bar.tick();
         signals.check("nothing was written")
     })?
-    .with_weights(gallery.provenance().weights_sha256);
+    .with_weights(provenance.weights_sha256);
     bar.finish_and_clear();
     reduction.write(&arguments.out)?;
     eprintln!(

@@ -9,7 +9,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::format::ending;
 use super::provenance::{Provenance, Source};
@@ -17,7 +16,7 @@ use super::rows::{self, NamedRows, Parts, Rows};
 use crate::datasets::labels::Label;
 use crate::error::{Error, Result};
 use crate::images::walk;
-use crate::storage::json::is_same;
+use crate::storage::entry::Entry;
 
 /// Lists the parts of a folder, where it has such a file.
 const MANIFEST: &str = "manifest.json";
@@ -38,7 +37,6 @@ pub struct Gallery {
 struct Part {
     path: PathBuf,
     rows: Box<dyn Rows>,
-    settings: Option<String>,
     provenance: Provenance,
     /// First row behind it, counted over all parts.
     end: usize,
@@ -55,7 +53,7 @@ impl Gallery {
         let paths = if path.is_dir() { part_paths(path)? } else { vec![path.to_path_buf()] };
         let mut gallery = Gallery { parts: Vec::new(), names: Vec::new(), dim: 0 };
         for path in paths {
-            let NamedRows { rows, names, settings, provenance } = rows::open(&path)?;
+            let NamedRows { rows, names, provenance } = rows::open(&path)?;
             // A part without rows has nothing to say.
             if names.is_empty() {
                 continue;
@@ -74,17 +72,12 @@ impl Gallery {
             gallery.dim = rows.dim();
             gallery.names.extend(names);
             let end = gallery.names.len();
-            gallery.parts.push(Part { path, rows, settings, provenance, end });
+            gallery.parts.push(Part { path, rows, provenance, end });
         }
         if gallery.names.is_empty() {
             return Err(Error::Data(format!("{} holds no embeddings", path.display())));
         }
         Ok(gallery)
-    }
-
-    /// The `lat_wgpu` entry of its first file's metadata: what the rows were made with, where that is told.
-    pub fn settings(&self) -> Option<&str> {
-        self.parts.first()?.settings.as_deref()
     }
 
     /// Its files with the weights that they tell of.
@@ -167,12 +160,9 @@ impl Gallery {
         Ok(kept)
     }
 
-    /// Whether its rows are means of a picture's and its mirror image's vectors, where that is told.
+    /// Returns whether its rows are means of a picture's and its mirror image's vectors, where that is told.
     pub fn is_flipped(&self) -> bool {
-        let flip = |settings: &String| {
-            serde_json::from_str(settings).is_ok_and(|entry: Value| entry["flip"] == Value::Bool(true))
-        };
-        self.parts.iter().any(|part| part.settings.as_ref().is_some_and(flip))
+        self.parts.iter().any(|part| part.provenance.settings.as_ref().is_some_and(Entry::is_flipped))
     }
 
     /// Checks that distances to queries mean something: `dim` numbers in a row, and where a file has the settings that it
@@ -181,9 +171,10 @@ impl Gallery {
     ///
     /// # Errors
     /// `Data` with the file and the first setting that differs.
-    pub fn check_fits(&self, own: &str, dim: usize) -> Result<()> {
-        for Part { path, settings, .. } in &self.parts {
-            if let Some((key, [theirs, own])) = settings.as_ref().and_then(|theirs| difference(theirs, own)) {
+    pub fn check_fits(&self, own: &Entry, dim: usize) -> Result<()> {
+        for Part { path, provenance, .. } in &self.parts {
+            let difference = provenance.settings.as_ref().and_then(|theirs| theirs.difference(own));
+            if let Some((key, [theirs, own])) = difference {
                 return Err(Error::Data(format!(
                     "{} was embedded with {key} {theirs}, the model now has {own}: embed it again, or search with the \
                      flags that it was embedded with",
@@ -252,40 +243,6 @@ fn part_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     let paths = walk::names_in(folder)?.0.into_iter().map(|name| folder.join(name));
     Ok(paths.filter(|path| path.is_file() && ENDINGS.contains(&ending(path).as_str())).collect())
-}
-
-/// The first setting of network or picture that two `lat_wgpu` entries tell differently, with both values.
-fn difference(theirs: &str, own: &str) -> Option<(String, [Value; 2])> {
-    let settings = |text: &str| {
-        let mut leaves = BTreeMap::new();
-        let entry: Value = serde_json::from_str(text).unwrap_or_default();
-        for key in ["model", "preprocess", "reduction"] {
-            collect_leaves(key, &entry[key], &mut leaves);
-        }
-        leaves
-    };
-    let mut own = settings(own);
-    // The picture's settings first: its size decides the grid.
-    settings(theirs).into_iter().rev().find_map(|(key, theirs)| {
-        let own = own.remove(&key).filter(|own| !is_same(own, &theirs))?;
-        Some((key, [theirs, own]))
-    })
-}
-
-/// Everything in `value` that is no object, under its path with dots.
-fn collect_leaves(path: &str, value: &Value, leaves: &mut BTreeMap<String, Value>) {
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map {
-                collect_leaves(&format!("{path}.{key}"), value, leaves);
-            }
-        }
-        // Not told.
-        Value::Null => {}
-        leaf => {
-            leaves.insert(path.to_string(), leaf.clone());
-        }
-    }
 }
 
 /// Which pictures of a gallery count.
@@ -501,19 +458,6 @@ mod tests {
         }
         let nameless = Filter::Cameras(vec![1]).admits("holiday.jpg");
         assert!(matches!(nameless, Err(Error::Data(text)) if text.contains("holiday.jpg")));
-    }
-
-    #[test]
-    fn settings_are_compared_where_both_tell_them() {
-        let own = r#"{"format":1,"model":{"heads":2,"gelt":{"lambda":0.8}},"preprocess":{"size":[32,16]}}"#;
-        for same in [own, "{}", "no JSON", r#"{"format":9,"model":{"new":1,"heads":null}}"#] {
-            assert_eq!(difference(same, own), None, "{same}");
-        }
-        let (key, values) =
-            difference(r#"{"model":{"heads":2,"gelt":{"lambda":8}},"preprocess":{}}"#, own).unwrap();
-        assert_eq!((key.as_str(), values), ("model.gelt.lambda", [8.into(), 0.8.into()]));
-        let (key, _) = difference(r#"{"preprocess":{"size":[32,32]}}"#, own).unwrap();
-        assert_eq!(key, "preprocess.size");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use parquet::read_parquet;
 /// `Usage` for another ending, `Io` where the file can't be read or is not of the form that `EmbeddingWriter` writes.
 pub fn read(path: &Path) -> Result<Embeddings> {
     if ending(path) == "parquet" {
-        return read_parquet(path).map(|(embeddings, ..)| embeddings);
+        return read_parquet(path).map(|(embeddings, _)| embeddings);
     }
     let bytes = || std::fs::read(path).map_err(Error::io("read", path));
     let parsed = match ending(path).as_str() {

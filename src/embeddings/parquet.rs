@@ -29,8 +29,8 @@ use crate::error::{Error, Result, guarded};
 /// Bytes that the header of a page may have. Statistics of strings are the longest in it.
 const MAX_PAGE_HEADER: u64 = 1 << 16;
 
-/// Reads the columns `path` and `embedding`, the metadata entry `lat_wgpu`, and where the rows come from.
-pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Option<String>, Provenance)> {
+/// Reads the columns `path` and `embedding`, and where the rows come from.
+pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Provenance)> {
     // Where a file contradicts itself, the library panics here and there.
     guarded(|| read_parquet_unguarded(path)).unwrap_or_else(|| {
         Err(Error::invalid(path)("it is damaged: the reader of Parquet gave up".to_string()))
@@ -245,7 +245,7 @@ fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounde
     Ok((builder.map_err(failed)?, file))
 }
 
-fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>, Provenance)> {
+fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Provenance)> {
     let bad = |reason: &str| Error::invalid(path)(reason.to_string());
     let failed = |error: ParquetError| Error::invalid(path)(error.to_string());
     let (builder, file) = open(path)?;
@@ -262,7 +262,7 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>, Pr
         let mut pairs = metadata.key_value_metadata().into_iter().flatten();
         pairs.find(|pair| pair.key == key)?.value.clone()
     };
-    let (settings, provenance) = (entry("lat_wgpu"), Provenance::read(entry));
+    let provenance = Provenance::read(entry);
     let mut embeddings = Embeddings { paths: Vec::new(), dim, rows: Vec::new() };
     embeddings.rows.reserve(rows.saturating_mul(dim));
     let columns = ProjectionMask::columns(builder.parquet_schema(), ["path", "embedding"]);
@@ -300,7 +300,7 @@ fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Option<String>, Pr
             other => return Err(bad(&format!("embedding holds {other}, not Float32 or Float16"))),
         }
     }
-    Ok((embeddings, settings, provenance))
+    Ok((embeddings, provenance))
 }
 
 #[cfg(test)]
@@ -387,9 +387,9 @@ mod tests {
         ];
         for (paths, lists) in strings.iter().flat_map(|paths| lists.iter().map(move |lists| (paths, lists))) {
             let path = written(dir.path(), paths.clone(), lists.clone(), ArrowWriterOptions::new());
-            let (read, settings, _) = read_parquet(&path).unwrap();
+            let (read, provenance) = read_parquet(&path).unwrap();
             assert_eq!((read.paths, read.dim), (vec!["a.jpg".to_string(), "b.jpg".to_string()], 2));
-            assert_eq!((read.rows, settings), (vec![1.0, 2.0, 3.0, 4.0], None));
+            assert_eq!((read.rows, provenance), (vec![1.0, 2.0, 3.0, 4.0], Provenance::default()));
         }
     }
 

@@ -1,10 +1,11 @@
-//! Provenance of embeddings: the weights that made them and the inputs, in the metadata of their files.
+//! Provenance of embeddings: settings and weights that made them and the inputs, in the metadata of their files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::format::ending;
 use crate::error::{Error, Result};
+use crate::storage::entry::{Entry, KEY};
 
 /// Entry of the metadata: the SHA-256 of the weights.
 const WEIGHTS: &str = "weights_sha256";
@@ -14,6 +15,8 @@ const INPUTS: &str = "inputs";
 /// Provenance of a file's rows, as far as the file says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provenance {
+    /// Settings that made them: the `lat_wgpu` entry.
+    pub settings: Option<Entry>,
     /// SHA-256 of the weights; files of other programs, and `.npy`, don't tell it.
     pub weights_sha256: Option<String>,
     /// The inputs as typed.
@@ -24,12 +27,19 @@ impl Provenance {
     /// Reads the entries, where they are.
     pub(super) fn read(entry: impl Fn(&str) -> Option<String>) -> Provenance {
         let inputs = entry(INPUTS).and_then(|text| serde_json::from_str(&text).ok());
-        Provenance { weights_sha256: entry(WEIGHTS), inputs: inputs.unwrap_or_default() }
+        Provenance {
+            settings: entry(KEY).map(Entry::new),
+            weights_sha256: entry(WEIGHTS),
+            inputs: inputs.unwrap_or_default(),
+        }
     }
 
     /// The metadata of a file with these entries beside its other ones; what isn't told has none.
     pub fn add_to(&self, metadata: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut metadata = without(metadata);
+        if let Some(settings) = &self.settings {
+            metadata.insert(KEY.to_string(), settings.text().to_string());
+        }
         if let Some(weights) = &self.weights_sha256 {
             metadata.insert(WEIGHTS.to_string(), weights.clone());
         }
@@ -39,7 +49,7 @@ impl Provenance {
         metadata
     }
 
-    /// That of rows from several files: the weights where all tell the same, and every input once.
+    /// That of rows from several files: the settings of the first one, the weights where all tell the same, and every input once.
     pub fn of_all<'p>(all: impl IntoIterator<Item = &'p Provenance>) -> Provenance {
         let mut all = all.into_iter();
         let mut whole = all.next().cloned().unwrap_or_default();
@@ -158,15 +168,18 @@ mod tests {
 
     #[test]
     fn what_is_added_is_read_back() {
-        let provenance =
-            Provenance { weights_sha256: Some("ab".to_string()), inputs: vec!["a \"b\"".into(), "c".into()] };
-        let before = BTreeMap::from([("lat_wgpu".to_string(), "{}".to_string())]);
+        let provenance = Provenance {
+            settings: Some(Entry::new("{}".to_string())),
+            weights_sha256: Some("ab".to_string()),
+            inputs: vec!["a \"b\"".into(), "c".into()],
+        };
+        let before = BTreeMap::from([(KEY.to_string(), "{}".to_string())]);
         let metadata = provenance.add_to(&before);
         assert_eq!(metadata.len(), 3);
         assert_eq!(Provenance::read(|key| metadata.get(key).cloned()), provenance);
         assert_eq!(Provenance::default().add_to(&before), before);
         assert_eq!(Provenance::read(|_| Some("no JSON".to_string())).inputs, Vec::<String>::new());
-        let other = Provenance { weights_sha256: None, inputs: vec!["c".into(), "d".into()] };
+        let other = Provenance { inputs: vec!["c".into(), "d".into()], ..Provenance::default() };
         let both = Provenance::of_all([&provenance, &other]);
         assert_eq!((both.weights_sha256, both.inputs.len()), (None, 3));
     }

@@ -74,8 +74,6 @@ pub struct EmbeddingFile {
     path: PathBuf,
     /// Name of each row.
     pub paths: Vec<String>,
-    /// The `lat_wgpu` entry of the metadata: by which settings of a network the rows were made, where that is told.
-    pub settings: Option<String>,
     /// Where the rows come from.
     pub provenance: Provenance,
     dim: usize,
@@ -94,14 +92,14 @@ impl EmbeddingFile {
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
-        let (paths, Told { settings, provenance }, head) = match ending(path).as_str() {
+        let (paths, provenance, head) = match ending(path).as_str() {
             "safetensors" => read_safetensors_head(&mut file, path)?,
             "npy" => {
                 let mut beginning = Vec::new();
                 let read = file.by_ref().take(MAX_NPY_HEADER as u64).read_to_end(&mut beginning);
                 read.map_err(Error::io("read", path))?;
                 let head = npy_head(&beginning).map_err(Error::invalid(path))?;
-                (npy_names(path)?, Told::default(), head)
+                (npy_names(path)?, Provenance::default(), head)
             }
             _ => return Err(other_ending(path)),
         };
@@ -118,7 +116,6 @@ impl EmbeddingFile {
         Ok(EmbeddingFile {
             path: path.to_path_buf(),
             paths,
-            settings,
             provenance,
             dim,
             dtype,
@@ -128,15 +125,8 @@ impl EmbeddingFile {
     }
 }
 
-/// Metadata beside the names.
-#[derive(Default)]
-struct Told {
-    settings: Option<String>,
-    provenance: Provenance,
-}
-
 /// Reads length and header, and no numbers.
-fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Told, Head)> {
+fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Provenance, Head)> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(Error::io("read", path))?;
     // A damaged file may promise anything: no room is made for a header that isn't there.
@@ -150,9 +140,8 @@ fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, T
     file.read_exact(&mut json).map_err(Error::io("read", path))?;
     let header: Metadata = serde_json::from_slice(&json).map_err(|e| Error::invalid(path)(e.to_string()))?;
     let entry = |key: &str| header.metadata().as_ref()?.get(key).cloned();
-    let told = Told { settings: entry("lat_wgpu"), provenance: Provenance::read(entry) };
     let (paths, head) = safetensors_head(&header, length).map_err(Error::invalid(path))?;
-    Ok((paths, told, head))
+    Ok((paths, Provenance::read(entry), head))
 }
 
 impl Rows for EmbeddingFile {
@@ -230,8 +219,6 @@ pub struct NamedRows {
     pub rows: Box<dyn Rows>,
     /// Name of each row.
     pub names: Vec<String>,
-    /// The `lat_wgpu` entry of the metadata: by which settings of a network the rows were made, where that is told.
-    pub settings: Option<String>,
     /// Where the rows come from.
     pub provenance: Provenance,
 }
@@ -242,16 +229,15 @@ pub struct NamedRows {
 /// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
 pub fn open(path: &Path) -> Result<NamedRows> {
     if ending(path) == "parquet" {
-        let (embeddings, settings, provenance) = read_parquet(path)?;
+        let (embeddings, provenance) = read_parquet(path)?;
         let names = embeddings.paths.clone();
         let rows = Box::new(Whole { path: path.to_path_buf(), embeddings });
-        return Ok(NamedRows { rows, names, settings, provenance });
+        return Ok(NamedRows { rows, names, provenance });
     }
     let mut file = EmbeddingFile::open(path)?;
     // The file keeps its own: messages name rows.
-    let (names, settings) = (file.paths.clone(), file.settings.take());
-    let provenance = std::mem::take(&mut file.provenance);
-    Ok(NamedRows { rows: Box::new(file), names, settings, provenance })
+    let (names, provenance) = (file.paths.clone(), std::mem::take(&mut file.provenance));
+    Ok(NamedRows { rows: Box::new(file), names, provenance })
 }
 
 /// Some rows of a matrix as one of their own.
@@ -381,6 +367,7 @@ impl Rows for Parts<'_> {
 mod tests {
     use super::super::{self as embeddings, EmbeddingWriter};
     use super::*;
+    use crate::storage::entry::Entry;
     use std::collections::BTreeMap;
 
     /// Writes `rows` rows of which no two numbers are the same, and reads the file whole.
@@ -478,7 +465,8 @@ mod tests {
             }
             writer.finish().unwrap();
             let opened = open(&out).unwrap();
-            assert_eq!((opened.names, opened.settings.as_deref()), (memory.paths, settings), "{name}");
+            let told = opened.provenance.settings.as_ref().map(Entry::text);
+            assert_eq!((opened.names, told), (memory.paths, settings), "{name}");
             assert_eq!(all(&*opened.rows, 0..4), memory.rows, "{name}");
         }
         std::fs::write(dir.path().join("e.csv"), "").unwrap();

@@ -19,13 +19,14 @@ use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::checkpoint::{Network, lat_wgpu_metadata};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
 use crate::rng;
 use crate::storage::atomic::write_atomically;
+use crate::storage::entry::Entry;
 use crate::storage::hash::Hash;
 use crate::storage::json::differences;
 
@@ -102,7 +103,7 @@ impl Reduction {
     /// same; what the rows and `go_on` report.
     pub fn fit(
         rows: &dyn Rows,
-        settings: Option<&str>,
+        settings: Option<&Entry>,
         options: FitOptions,
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Reduction> {
@@ -141,7 +142,7 @@ impl Reduction {
             rows: count,
             total_variance,
             method,
-            settings: settings.and_then(|settings| serde_json::from_str(settings).ok()),
+            settings: settings.map(|settings| settings.value().clone()),
             weights_sha256: None,
         };
         let mean = sample.mean.iter().map(|&v| v as f32).collect();
@@ -246,8 +247,7 @@ impl Reduction {
             )));
         }
         let Some(theirs) = &self.about.settings else { return Ok(()) };
-        let own = parse(&settings(network, flip, None));
-        let found = differences(theirs, &own);
+        let found = differences(theirs, settings(network, flip, None).value());
         if found.is_empty() {
             return Ok(());
         }
@@ -258,13 +258,9 @@ impl Reduction {
     }
 
     /// The `lat_wgpu` entry for the metadata of embeddings with `settings`, once they are reduced.
-    pub fn settings_of_reduced(&self, settings: Option<&str>) -> String {
-        let mut entry = match settings.map(parse) {
-            Some(Value::Object(entry)) => entry,
-            _ => Map::new(),
-        };
-        entry.insert("reduction".to_string(), json!({ "sha256": self.sha256, "dim": self.dim() }));
-        Value::Object(entry).to_string()
+    pub fn settings_of_reduced(&self, settings: Option<Entry>) -> Entry {
+        let reduction = json!({ "sha256": self.sha256, "dim": self.dim() });
+        settings.unwrap_or_else(|| Entry::new("{}".to_string())).with("reduction", reduction)
     }
 
     /// Writes tensors `mean` (D), `components` (K, D) and `variances` (K), all f32, as `.safetensors`.
@@ -305,20 +301,15 @@ impl Reduction {
 
 /// The `lat_wgpu` entry for the metadata of embeddings: the network's settings, and what was done beyond one look at each
 /// picture.
-pub fn settings(network: &Network, flip: bool, reduction: Option<&Reduction>) -> String {
-    let mut text = lat_wgpu_metadata(&network.config, &network.preprocess, None);
-    if flip && let Value::Object(mut entry) = parse(&text) {
-        entry.insert("flip".to_string(), json!(true));
-        text = Value::Object(entry).to_string();
+pub fn settings(network: &Network, flip: bool, reduction: Option<&Reduction>) -> Entry {
+    let mut entry = lat_wgpu_metadata(&network.config, &network.preprocess, None);
+    if flip {
+        entry = entry.with("flip", json!(true));
     }
     match reduction {
-        Some(reduction) => reduction.settings_of_reduced(Some(&text)),
-        None => text,
+        Some(reduction) => reduction.settings_of_reduced(Some(entry)),
+        None => entry,
     }
-}
-
-fn parse(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_default()
 }
 
 fn bytes_of(numbers: &[f32]) -> Vec<u8> {
@@ -738,7 +729,8 @@ mod tests {
         reduction.write(&b).unwrap();
         assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
         assert_eq!(Reduction::read(&a).unwrap(), reduction);
-        let settings = parse(&reduction.settings_of_reduced(Some(r#"{"format":1}"#)));
+        let settings = reduction.settings_of_reduced(Some(Entry::new(r#"{"format":1}"#.to_string())));
+        let settings = settings.value();
         assert_eq!((&settings["format"], &settings["reduction"]["dim"]), (&json!(1), &json!(5)));
 
         let bytes = std::fs::read(&a).unwrap();

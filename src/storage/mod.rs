@@ -2,6 +2,7 @@
 
 pub mod atomic;
 mod dtype;
+pub mod entry;
 pub mod hash;
 pub mod json;
 pub mod lock;

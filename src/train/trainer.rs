@@ -892,7 +892,7 @@ impl Run<'_, '_> {
             HeadsInfo { hidden: config.head.hidden, relu: config.head.relu, classes: set.classes.len() };
         let saved = config.saved_network(&network.config);
         let metadata = checkpoint::trained_metadata(&saved, &network.preprocess, &set.classes, heads);
-        checkpoint::save(&self.out.join(name), &tensors, &state, &metadata)
+        checkpoint::save(&self.out.join(name), &tensors, &state, metadata.text())
     }
 }
 

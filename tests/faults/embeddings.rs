@@ -233,7 +233,7 @@ fn only_rows_below_the_inputs_are_shown() {
         .map(String::from);
     for inputs in [vec![below.clone()], vec![below.clone(), format!("{below}/1_1.jpg")]] {
         let file = here.join("g.safetensors");
-        let provenance = Provenance { weights_sha256: None, inputs: inputs.clone() };
+        let provenance = Provenance { inputs: inputs.clone(), ..Provenance::default() };
         let metadata = provenance.add_to(&BTreeMap::new());
         let mut writer = EmbeddingWriter::create(&file, 1, Dtype::F32, &names, &metadata).unwrap();
         names.iter().for_each(|name| writer.push(name, &[0.0]).unwrap());

@@ -77,10 +77,12 @@ fn entries() -> Vec<String> {
     let preprocess = Preprocess::new(config.image, Normalize::Imagenet.mean_std());
     let names = ["0002".to_string(), "0007".to_string()];
     let heads = HeadsInfo { hidden: 4, relu: true, classes: 2 };
-    vec![
+    [
         checkpoint::lat_wgpu_metadata(&config, &preprocess, None),
         checkpoint::trained_metadata(&config, &preprocess, &names, heads),
     ]
+    .map(|entry| entry.text().to_string())
+    .to_vec()
 }
 
 /// Texts for the `lat_wgpu` entry of a weights file.

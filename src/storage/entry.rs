@@ -1,0 +1,103 @@
+//! The `lat_wgpu` entry of a file's metadata: the settings of network and pictures, and what was done to the rows since.
+
+use super::json::is_same;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// Its key.
+pub const KEY: &str = "lat_wgpu";
+
+/// The entry as its file has it, parsed once; text that is no JSON tells nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    text: String,
+    value: Value,
+}
+
+impl Entry {
+    /// Parses the text of an entry.
+    pub fn new(text: String) -> Entry {
+        let value = serde_json::from_str(&text).unwrap_or_default();
+        Entry { text, value }
+    }
+
+    /// The entry with another value under `key`.
+    pub fn with(self, key: &str, value: Value) -> Entry {
+        let mut map = match self.value {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        };
+        map.insert(key.to_string(), value);
+        let value = Value::Object(map);
+        Entry { text: value.to_string(), value }
+    }
+
+    /// The text to be stored.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// All of it; `Null` where the text is no JSON.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// Returns whether rows are means of a picture's and its mirror image's vectors.
+    pub fn is_flipped(&self) -> bool {
+        self.value["flip"] == Value::Bool(true)
+    }
+
+    /// The first setting of network, picture or reduction that two entries tell differently, with both values.
+    pub fn difference(&self, other: &Entry) -> Option<(String, [Value; 2])> {
+        let mut others = other.leaves();
+        // The picture's settings first: its size decides the grid.
+        self.leaves().into_iter().rev().find_map(|(key, own)| {
+            let other = others.remove(&key).filter(|other| !is_same(other, &own))?;
+            Some((key, [own, other]))
+        })
+    }
+
+    fn leaves(&self) -> BTreeMap<String, Value> {
+        let mut leaves = BTreeMap::new();
+        for key in ["model", "preprocess", "reduction"] {
+            collect_leaves(key, &self.value[key], &mut leaves);
+        }
+        leaves
+    }
+}
+
+/// Everything in `value` that is no object, under its path with dots.
+fn collect_leaves(path: &str, value: &Value, leaves: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                collect_leaves(&format!("{path}.{key}"), value, leaves);
+            }
+        }
+        // Not told.
+        Value::Null => {}
+        leaf => {
+            leaves.insert(path.to_string(), leaf.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_compared_where_both_tell_them() {
+        let difference =
+            |one: &str, other: &str| Entry::new(one.to_string()).difference(&Entry::new(other.to_string()));
+        let own = r#"{"format":1,"model":{"heads":2,"gelt":{"lambda":0.8}},"preprocess":{"size":[32,16]}}"#;
+        for same in [own, "{}", "no JSON", r#"{"format":9,"model":{"new":1,"heads":null}}"#] {
+            assert_eq!(difference(same, own), None, "{same}");
+        }
+        let (key, values) =
+            difference(r#"{"model":{"heads":2,"gelt":{"lambda":8}},"preprocess":{}}"#, own).unwrap();
+        assert_eq!((key.as_str(), values), ("model.gelt.lambda", [8.into(), 0.8.into()]));
+        let (key, _) = difference(r#"{"preprocess":{"size":[32,32]}}"#, own).unwrap();
+        assert_eq!(key, "preprocess.size");
+    }
+}
