@@ -2,17 +2,31 @@
 //! and can also write them, with another batch or precision.
 
 use lat_wgpu::bench::Options;
-use lat_wgpu::bench::steps::run;
+use lat_wgpu::bench::steps::{Report, run};
+use lat_wgpu::error::Result;
 use lat_wgpu::gpu::{Context, ContextOptions};
+use lat_wgpu::observer::{Follower, Observer};
+
+/// Prints which row is next.
+struct Rows;
+
+impl Observer for Rows {
+    fn progress(&self, name: &str, done: usize, total: usize) {
+        eprintln!("{done} of {total} rows done; next: {name}");
+    }
+}
+
+impl Follower<Report> for Rows {
+    fn event(&self, _: Report) -> Result<()> {
+        Ok(())
+    }
+}
 
 fn main() {
     let context = Context::open(&ContextOptions::from_environment(None)).expect("an adapter");
     // `cargo bench` passes flags of its own; a word is a filter.
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let options = Options { filter: &filter, ..Options::default() };
-    let report = run(&context, options, &mut |done: usize, of: usize, name: &str| {
-        eprintln!("{done} of {of} rows done; next: {name}");
-        Ok(())
-    });
+    let report = run(&context, options, &Rows);
     print!("{}", report.expect("figures").table());
 }

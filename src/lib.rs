@@ -51,6 +51,8 @@
 pub mod gpu;
 
 pub mod error;
+pub mod observer;
+pub mod retry;
 pub mod rng;
 pub mod shape;
 

@@ -3,6 +3,7 @@
 use approx::assert_abs_diff_eq;
 use lat_wgpu::datasets::labels::{Label, Person};
 use lat_wgpu::error::{Error, Result};
+use lat_wgpu::observer::{Observer, Stage};
 use lat_wgpu::retrieval::distances::{DistanceRows, visit};
 use lat_wgpu::retrieval::metrics::{
     AveragePrecision, Protocol, RANKS, Retrieval, Rules, Scorer, Scores, score,
@@ -203,7 +204,8 @@ fn sparse_re_ranking_is_the_dense_algorithm() {
             lambda: options[2].as_f64().unwrap(),
         };
         let mut original = Matrix::between(&vectors, &vectors);
-        let mut reranked = Reranked::new(&mut original, queries, gallery, options, &mut |_| Ok(())).unwrap();
+        let mut reranked =
+            Reranked::new(&mut original, queries, gallery, options, &Stage::new(&(), "", 0, "")).unwrap();
         assert_eq!((reranked.queries(), reranked.gallery()), (queries, vectors.len() - gallery));
         let rounded = reranked.rows(0..queries).unwrap();
         let encoding = reranked.into_encoding();
@@ -415,6 +417,15 @@ fn thresholds_keep_their_rate() {
     }
 }
 
+/// Asks to stop.
+struct Stopped;
+
+impl Observer for Stopped {
+    fn signal(&self) -> Option<u8> {
+        Some(2)
+    }
+}
+
 #[test]
 fn impossible_re_ranking_is_refused() {
     let mut matrix = Matrix::between(&[vec![0.]], &[vec![0.]]);
@@ -422,11 +433,11 @@ fn impossible_re_ranking_is_refused() {
         [(0, 6, 0.3, "k1"), (20, 0, 0.3, "k2"), (20, 6, 1.5, "λ"), (20, 6, f64::NAN, "λ")]
     {
         let options = RerankOptions { k1, k2, lambda };
-        let error = Reranked::new(&mut matrix, 1, 0, options, &mut |_| Ok(())).err().unwrap();
+        let error = Reranked::new(&mut matrix, 1, 0, options, &Stage::new(&(), "", 0, "")).err().unwrap();
         assert!(matches!(&error, Error::Usage(text) if text.contains(words)), "{error}");
     }
     // An interruption comes through.
-    let stop = &mut |_| Err(Error::Interrupted { signal: 2, outcome: "nothing was written" });
+    let stop = &Stage::new(&Stopped, "", 0, "nothing was written");
     let error = Reranked::new(&mut matrix, 1, 0, RerankOptions::default(), stop).err().unwrap();
     assert!(matches!(error, Error::Interrupted { .. }));
 }

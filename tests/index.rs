@@ -107,7 +107,7 @@ fn wanted(pictures: &[Picture]) -> BTreeMap<String, Vec<f32>> {
 }
 
 fn merge(folder: &Path, out: &Path) -> Result<Merged> {
-    Merge::open(folder)?.write(out, &mut |_| Ok(()))
+    Merge::open(folder)?.write(out, &())
 }
 
 fn message<T>(result: Result<T>) -> String {

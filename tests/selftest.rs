@@ -89,7 +89,7 @@ const COPY: &str = "
 ";
 
 fn judged(cases: &[Case]) -> Report {
-    judge(context(), cases, &mut |_, _, _| Ok(())).unwrap()
+    judge(context(), cases, &()).unwrap()
 }
 
 #[test]
@@ -172,13 +172,8 @@ fn table_and_json_say_the_same() {
 #[test]
 fn both_precisions_together_are_all_rows_and_quick_takes_the_first_of_each() {
     let names = |options: Options<'_>| {
-        let mut names = Vec::new();
-        run(context(), options, &mut |_, _, name| {
-            names.push(name.to_string());
-            Ok(())
-        })
-        .unwrap();
-        names
+        let report = run(context(), options, &()).unwrap();
+        report.rows.into_iter().map(|row| row.name()).collect::<Vec<_>>()
     };
     let filter = "tokens ";
     let all = names(Options { filter, ..Options::default() });

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Rows of the design, bottom first: a module imports from rows below its own.
 const LAYERS: [&[&str]; 10] = [
     &["gpu"],
-    &["error", "rng", "shape"],
+    &["error", "observer", "retry", "rng", "shape"],
     &["images", "storage", "figures"],
     &["kernels", "datasets", "report"],
     &["layers", "checkpoint", "embeddings"],
@@ -20,13 +20,21 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// What may be imported from a module's own row.
-const SIDEWAYS: [(&str, &str); 4] =
-    [("images", "storage"), ("figures", "storage"), ("shape", "error"), ("rng", "error")];
+const SIDEWAYS: [(&str, &str); 7] = [
+    ("images", "storage"),
+    ("figures", "storage"),
+    ("shape", "error"),
+    ("rng", "error"),
+    ("observer", "error"),
+    ("retry", "error"),
+    ("retry", "observer"),
+];
 
 /// Modules of a lower row that may still not be imported: host memory knows no GPU, kernels no files.
-const BARRED: [(&str, &[&str]); 10] = [
+const BARRED: [(&str, &[&str]); 11] = [
     ("rng", &["gpu"]),
     ("shape", &["gpu"]),
+    ("observer", &["gpu"]),
     ("images", &["gpu"]),
     ("storage", &["gpu"]),
     ("figures", &["gpu"]),

@@ -4,11 +4,12 @@
 use super::numbers::{self, PERIOD};
 use super::report::{Machine, Roof, Work};
 use super::roof::Roofs;
-use super::{MODELS, Options, TOKENS, Watch, is_too_large, samples};
+use super::{MODELS, Options, TOKENS, is_too_large, next, samples};
 use crate::error::{Error, Result};
 use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage};
 use crate::kernels::gemm::tiles::Winner;
 use crate::kernels::gemm::{Form, Tile, record_alone};
+use crate::observer::Follower;
 use crate::rng;
 use crate::selftest::tolerance::{self, UNIT};
 use half::f16;
@@ -216,9 +217,9 @@ fn winner(tiles: &[Measured]) -> Option<&Measured> {
 /// "vit-s qkv nt batch 32 tiled 128x128 by 8x8", contain it.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no name contains the filter; those of the adapter and of `watch`. A product
+/// [`Error::NothingToDo`] if no name contains the filter; those of the adapter and of `observer`. A product
 /// that doesn't fit the adapter is left out with a note.
-pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
+pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     let batches = match options.batch {
         Some(batch) => vec![batch],
         None if options.quick => vec![1],
@@ -239,7 +240,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
         return Err(Error::no_row(options.filter, &names));
     }
     let of = todo.iter().map(|(_, tiles)| tiles.len()).sum();
-    watch.next(0, of, "roofs")?;
+    next(observer, 0, of, "roofs")?;
     let mut bench = Bench { context, samples: options.samples(DEFAULT_SAMPLES), rates: Vec::new() };
     let mut roofs = Roofs::find(context, options.quick)?;
     let mut found: Vec<(&Shape, Vec<Measured>)> = Vec::new();
@@ -252,7 +253,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
             operands => Ok(operands?),
         };
         for &tile in tiles {
-            watch.next(done, of, &shape.with(tile))?;
+            next(observer, done, of, &shape.with(tile))?;
             if options.is_over() {
                 break;
             }
@@ -264,7 +265,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
             done += 1;
         }
         found.push((shape, measured));
-        watch.measured(report(context, &found, &roofs, done == of))?;
+        observer.event(report(context, &found, &roofs, done == of))?;
         if options.is_over() {
             break;
         }

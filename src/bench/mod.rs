@@ -25,6 +25,7 @@ pub mod steps;
 
 use crate::error::{Error, Result};
 use crate::gpu::Context;
+use crate::observer::{Follower, Observer};
 use crate::shape::ImageSize;
 use report::{Machine, Report, RowReport, Work};
 use roof::Roofs;
@@ -89,28 +90,10 @@ impl Options<'_> {
     }
 }
 
-/// Follows a run of reports `R`; a function of what [`Watch::next`] takes does.
-pub trait Watch<R> {
-    /// So many rows are done, of so many, and this one is next; an error stops the run.
-    ///
-    /// # Errors
-    /// The error that the run is to end with.
-    fn next(&mut self, done: usize, of: usize, name: &str) -> Result<()>;
-
-    /// One more row is measured: what a run that ends here would report.
-    ///
-    /// # Errors
-    /// The error that the run is to end with.
-    fn measured(&mut self, report: R) -> Result<()> {
-        drop(report);
-        Ok(())
-    }
-}
-
-impl<R, F: FnMut(usize, usize, &str) -> Result<()>> Watch<R> for F {
-    fn next(&mut self, done: usize, of: usize, name: &str) -> Result<()> {
-        self(done, of, name)
-    }
+/// Names the row that is next.
+fn next(observer: &dyn Observer, done: usize, of: usize, name: &str) -> Result<()> {
+    observer.progress(name, done, of);
+    observer.check("nothing was written")
 }
 
 /// True if the adapter may simply be too small.
@@ -128,11 +111,11 @@ pub fn default_batch(context: &Context) -> usize {
     if context.is_cpu() { 1 } else { 32 }
 }
 
-/// Measures the rows that the filter leaves, and the roofs.
+/// Measures the rows that the filter leaves, and the roofs; after each, `observer` receives what a run that ends here would report.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no row has such a name; those of the adapter and of `watch`.
-pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
+/// [`Error::NothingToDo`] if no row has such a name; those of the adapter and of `observer`.
+pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     let samples = options.samples(DEFAULT_SAMPLES);
     let batch = batch(context, &options);
     let mut rows = rows::rows(batch, options.tokens, options.quick);
@@ -141,7 +124,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
     if rows.is_empty() {
         return Err(Error::no_row(options.filter, &names));
     }
-    watch.next(0, rows.len(), "roofs")?;
+    next(observer, 0, rows.len(), "roofs")?;
     let mut roofs = Roofs::find(context, options.quick)?;
     let mut measured = Vec::new();
     let report = |measured: &[(&str, Vec<f64>, Work)], roofs: &Roofs| {
@@ -152,7 +135,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
         Report { machine: Machine::of(context), batch, complete: done.len() == rows.len(), rows: done, roof }
     };
     for (done, row) in rows.iter().enumerate() {
-        watch.next(done, rows.len(), &row.name)?;
+        next(observer, done, rows.len(), &row.name)?;
         if options.is_over() {
             break;
         }
@@ -170,7 +153,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
             }
         }
         measured.push((&*row.name, seconds, Work::of(&plan)));
-        watch.measured(report(&measured, &roofs))?;
+        observer.event(report(&measured, &roofs))?;
     }
     if measured.is_empty() {
         roofs.sample(context, 1)?;

@@ -3,10 +3,11 @@
 
 use super::report::{Machine, Roof};
 use super::roof::Roofs;
-use super::{Options, Watch, samples};
+use super::{Options, next, samples};
 use crate::error::Result;
 use crate::gpu::{self, Context, Plan, Recorder};
 use crate::kernels::roof::MultiplyAdd;
+use crate::observer::Follower;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -76,8 +77,8 @@ pub const ROUND_TRIP: &str = "empty submit and its wait";
 /// Measures the figures and the roofs.
 ///
 /// # Errors
-/// Those of the adapter and of `watch`.
-pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
+/// Those of the adapter and of `observer`.
+pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     type Sample<'s> = &'s dyn Fn() -> Result<f64>;
     let samples = options.samples(DEFAULT_SAMPLES);
     let launches = if options.quick || context.is_cpu() { FEW_LAUNCHES } else { LAUNCHES };
@@ -103,7 +104,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
     let mut report =
         Report { machine: Machine::of(context), complete: false, roof: None, overheads: Vec::new() };
     for (done, (name, sample)) in figures.into_iter().enumerate() {
-        watch.next(done, of, name)?;
+        next(observer, done, of, name)?;
         if options.is_over() {
             return Ok(report);
         }
@@ -111,9 +112,9 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
         sample()?;
         let seconds = (0..samples).map(|_| sample()).collect::<Result<Vec<f64>>>()?;
         report.overheads.push(Overhead::new(name, &seconds));
-        watch.measured(report.clone())?;
+        observer.event(report.clone())?;
     }
-    watch.next(of - 1, of, "roofs")?;
+    next(observer, of - 1, of, "roofs")?;
     if options.is_over() {
         return Ok(report);
     }

@@ -6,12 +6,13 @@
 
 use super::report::{Machine, Roof};
 use super::roof::Roofs;
-use super::{MODELS, Model, Options, PATCH, SIZE, Watch, is_too_large, samples};
+use super::{MODELS, Model, Options, PATCH, SIZE, is_too_large, next, samples};
 use crate::checkpoint::{HostTensor, Network, parameter_shapes};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::kernels::adam::{Betas, StepValues};
 use crate::model::{HeadSettings, Learner, Trainable, UpdateRule};
+use crate::observer::Follower;
 use crate::rng;
 use crate::shape::{Normalize, Preprocess, VitConfig};
 use crate::train::heads::init_heads;
@@ -92,8 +93,8 @@ pub struct Figures {
 ///
 /// # Errors
 /// [`Error::NothingToDo`] if no row has such a name, [`Error::Usage`] for a batch of one; those of the adapter and of
-/// `watch`. A step that doesn't fit the adapter is a row without figures.
-pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report>) -> Result<Report> {
+/// `observer`. A step that doesn't fit the adapter is a row without figures.
+pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     let samples = options.samples(DEFAULT_SAMPLES);
     let default = if context.is_cpu() || options.quick { LEAST } else { 32 };
     let batch = options.batch.unwrap_or(default);
@@ -112,7 +113,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
     if todo.is_empty() {
         return Err(Error::no_row(options.filter, &names));
     }
-    watch.next(0, todo.len(), "roofs")?;
+    next(observer, 0, todo.len(), "roofs")?;
     let mut roofs = Roofs::find(context, options.quick)?;
     roofs.sample(context, 1)?;
     let mut rows: Vec<Row> = Vec::new();
@@ -125,7 +126,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
         Report { machine: Machine::of(context), batch, complete: rows.len() == todo.len(), roof, rows }
     };
     for (done, (name, model, stage)) in todo.iter().enumerate() {
-        watch.next(done, todo.len(), name)?;
+        next(observer, done, todo.len(), name)?;
         if options.is_over() {
             break;
         }
@@ -136,7 +137,7 @@ pub fn run(context: &Context, options: Options<'_>, watch: &mut dyn Watch<Report
             Err(error) => return Err(error),
         };
         rows.push(Row { name: name.clone(), model: model.name, open: stage.0, figures, note });
-        watch.measured(report(&rows, &roofs))?;
+        observer.event(report(&rows, &roofs))?;
     }
     Ok(report(&rows, &roofs))
 }

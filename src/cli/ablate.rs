@@ -6,8 +6,9 @@ use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::json;
 use super::open;
 use super::paths::Paths;
+use super::progress::Progress;
 use super::signals::Signals;
-use super::train::{Progress, TestPictures, run_paths};
+use super::train::{TestPictures, run_paths};
 use crate::checkpoint::{self, Settings};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
@@ -225,9 +226,9 @@ fn one(
 ) -> Result<(Reached, usize)> {
     let out = arguments.out.join(variant.name());
     let layers = variant.layers(arguments);
-    let request = Request { out: out.clone(), resume: true, memory: None, layers };
-    let mut progress = Progress::new(signals.clone());
-    let trained = trainer::run(&request, &mut progress, &mut TestPictures::new(signals.clone()));
+    let request = Request { out: out.clone(), resume: true, memory: None, layers, profile: false };
+    let progress = Progress::new(Some(signals.clone()));
+    let trained = trainer::run(&request, &progress, &mut TestPictures::new(signals.clone()));
     progress.finish();
     trained.map_err(|error| match error {
         Error::Interrupted { signal, .. } => {
@@ -253,9 +254,9 @@ fn one(
     let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
     let options = LookOptions { decode: DecodeOptions::default(), flip: false };
     let look = Look { options, ..Look::default() };
-    let task = embed_set(set.clone(), &network, &context, look, signals)?;
+    let task = embed_set(set.clone(), &network, &context, look, &progress)?;
     let plan = Plan::default();
-    let Scores { ranks, map, minp, valid_queries, .. } = evaluate(task, &plan, &context, signals)?.plain;
+    let Scores { ranks, map, minp, valid_queries, .. } = evaluate(task, &plan, &context, &progress)?.plain;
     let reached = Reached { rank1: ranks[0], map, minp, valid_queries };
     json::write(&stored, &serde_json::json!(reached))?;
     Ok((reached, parts))

@@ -95,10 +95,14 @@ pub struct AdapterArgument {
 }
 
 impl AdapterArgument {
-    /// Opens the adapter whose name holds this, or the best one, to store weights and activations in a precision.
+    /// How the adapter whose name holds this, or the best one, is opened to store weights and activations in a precision.
+    pub fn options(&self, precision: Precision) -> ContextOptions {
+        ContextOptions { precision, ..ContextOptions::from_environment(self.adapter.clone()) }
+    }
+
+    /// Opens that adapter.
     pub fn open(&self, precision: Precision) -> Result<Context> {
-        let options = ContextOptions { precision, ..ContextOptions::from_environment(self.adapter.clone()) };
-        let context = Context::open(&options)?;
+        let context = Context::open(&self.options(precision))?;
         open::tell(&context.adapter.notes());
         Ok(context)
     }

@@ -3,22 +3,23 @@
 use super::arguments::AdapterArgument;
 use super::json;
 use super::paths::{Paths, same};
-use super::progress::progress_bar;
+use super::progress::Progress;
 use super::signals::Signals;
 use super::words::named;
 use crate::bench::baseline::{self, Verdict};
-use crate::bench::report::Machine;
-use crate::bench::{self, Options, Watch, lab, overheads, roofline, steps};
+use crate::bench::report::{Machine, Report};
+use crate::bench::{self, Options, lab, overheads, roofline, steps};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, Precision};
 use crate::kernels::gemm::tiles::Table;
+use crate::observer::{Follower, Observer};
 use crate::storage::atomic::write_atomically;
 use clap::Args;
-use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// `lat-wgpu bench`.
@@ -102,10 +103,10 @@ pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
         until,
     };
     let json = arguments.json.as_deref();
-    let mut progress = Progress { bar: progress_bar(0), signals, json, wrote: false };
+    let progress = Progress::new(Some(signals));
+    let run = Run { progress, json, wrote: AtomicBool::new(false) };
     if arguments.lab {
-        let report = lab::run(&context, options, &mut progress)?;
-        progress.finish(&report, &report.table())?;
+        let report = run.finish(lab::run(&context, options, &run), lab::Report::table)?;
         if let Some(path) = &arguments.write_tiles {
             let table = Table::built_in().with_winners(context.class(), &report.winners);
             write_atomically(path, table.text().as_bytes())?;
@@ -113,16 +114,14 @@ pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
         return Ok(if report.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     if arguments.overheads {
-        let report = overheads::run(&context, options, &mut progress)?;
-        progress.finish(&report, &report.table())?;
+        run.finish(overheads::run(&context, options, &run), overheads::Report::table)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.steps {
-        let report = steps::run(&context, options, &mut progress)?;
-        progress.finish(&report, &report.table())?;
+        run.finish(steps::run(&context, options, &run), steps::Report::table)?;
         return Ok(ExitCode::SUCCESS);
     }
-    kernels(arguments, &context, options, progress, saved, kept)
+    kernels(arguments, &context, options, &run, saved, kept)
 }
 
 /// The rows of kernels, and their comparison with a saved run.
@@ -130,7 +129,7 @@ fn kernels(
     arguments: &BenchArguments,
     context: &Context,
     options: Options<'_>,
-    mut progress: Progress<'_>,
+    run: &Run<'_>,
     saved: Option<baseline::Baselines>,
     kept: Option<baseline::Baselines>,
 ) -> Result<ExitCode> {
@@ -147,8 +146,7 @@ fn kernels(
         }
         _ => None,
     };
-    let report = bench::run(context, options, &mut progress)?;
-    progress.finish(&report, &report.table())?;
+    let report = run.finish(bench::run(context, options, run), Report::table)?;
     if let Some(path) = &arguments.svg {
         write_atomically(path, roofline::draw(&report).as_bytes())?;
     }
@@ -173,41 +171,44 @@ fn kernels(
     Ok(code)
 }
 
-/// Shows how far a run is, keeps what it has in the file of `--json`, and ends it after a signal.
-struct Progress<'a> {
-    bar: ProgressBar,
-    signals: Signals,
+/// Keeps what a run has so far in the file of `--json`.
+struct Run<'a> {
+    progress: Progress,
     json: Option<&'a Path>,
     /// True once the file holds something of this run.
-    wrote: bool,
+    wrote: AtomicBool,
 }
 
-impl Progress<'_> {
-    fn finish<R: Serialize>(&self, report: &R, table: &str) -> Result<()> {
-        self.bar.finish_and_clear();
-        json::print_or_write(self.json, table, || json!(report))
+impl Run<'_> {
+    /// Prints and writes the whole report, or gives the error with what was kept until then.
+    fn finish<R: Serialize>(&self, report: Result<R>, table: fn(&R) -> String) -> Result<R> {
+        self.progress.finish();
+        let report = match report {
+            Err(Error::Interrupted { signal, .. }) if self.wrote.load(Ordering::Relaxed) => {
+                let outcome = "the file of --json has what was measured until then";
+                return Err(Error::Interrupted { signal, outcome });
+            }
+            report => report?,
+        };
+        json::print_or_write(self.json, &table(&report), || json!(report))?;
+        Ok(report)
     }
 }
 
-impl<R: Serialize> Watch<R> for Progress<'_> {
-    fn next(&mut self, done: usize, of: usize, name: &str) -> Result<()> {
-        self.bar.set_length(of as u64);
-        self.bar.set_position(done as u64);
-        self.bar.set_message(name.to_string());
-        let outcome = self.signals.check(if self.wrote {
-            "the file of --json has what was measured until then"
-        } else {
-            "nothing was written"
-        });
-        if outcome.is_err() {
-            self.bar.finish_and_clear();
-        }
-        outcome
+impl Observer for Run<'_> {
+    fn progress(&self, row: &str, done: usize, rows: usize) {
+        self.progress.progress(row, done, rows);
     }
 
-    fn measured(&mut self, report: R) -> Result<()> {
+    fn signal(&self) -> Option<u8> {
+        self.progress.signal()
+    }
+}
+
+impl<R: Serialize> Follower<R> for Run<'_> {
+    fn event(&self, report: R) -> Result<()> {
         let Some(path) = self.json.filter(|path| *path != Path::new("-")) else { return Ok(()) };
-        self.wrote = true;
+        self.wrote.store(true, Ordering::Relaxed);
         json::write(path, &json!(report))
     }
 }

@@ -3,7 +3,7 @@
 use super::arguments::SetArguments;
 use super::json;
 use super::paths::Paths;
-use super::progress::progress_bar;
+use super::progress::Progress;
 use crate::datasets::survey::{self, Counts, Findings};
 use crate::datasets::{self, ReidSet, uses};
 use crate::error::Result;
@@ -48,13 +48,8 @@ pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
         ("gallery", survey::counts(&set.gallery)),
     ];
     let findings = survey::findings(&set);
-    let unreadable = (!arguments.fast).then(|| {
-        let query = if set.query_is_gallery { 0 } else { set.query.len() };
-        let bar = progress_bar((set.train.len() + query + set.gallery.len() + set.unscored.len()) as u64);
-        let bad = survey::unreadable(&set, || bar.inc(1));
-        bar.finish_and_clear();
-        bad
-    });
+    let progress = Progress::new(None);
+    let unreadable = (!arguments.fast).then(|| survey::unreadable(&set, &progress)).transpose()?;
     let fine = findings.is_empty()
         && unreadable.as_ref().is_none_or(Vec::is_empty)
         && set.left_out.images().is_empty();

@@ -4,8 +4,9 @@ use super::arguments::AdapterArgument;
 use super::eval::{Look, Outcome, Plan, embed_set, evaluate, load_set};
 use super::eval_report::{PLACES, Page};
 use super::paths::Paths;
+use super::progress::Progress;
 use super::signals::Signals;
-use super::train::{Progress, TestPictures};
+use super::train::TestPictures;
 use crate::checkpoint::{self, Settings};
 use crate::datasets::LoadOptions;
 use crate::error::{Error, Result};
@@ -64,6 +65,7 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     let start = Instant::now();
     let say = |text: &str| eprintln!("\n== {text} (after {:.0} s)", start.elapsed().as_secs_f64());
     let signals = Signals::listen()?;
+    let progress = Progress::new(Some(signals.clone()));
     let context = Context::open(&ContextOptions::from_environment(adapter.clone()))?;
     eprintln!("{}", context.adapter.name);
 
@@ -83,8 +85,8 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
         let network = checkpoint::load(model, &Settings::default())?;
         let look = Look::default();
         let set = load_set(&figures, &LoadOptions::default(), &plan.rules)?;
-        let task = embed_set(set, &network, &context, look, &signals)?;
-        evaluate(task, &plan, &context, &signals)
+        let task = embed_set(set, &network, &context, look, &progress)?;
+        evaluate(task, &plan, &context, &progress)
     };
     let before = score(&backbone)?;
 
@@ -101,9 +103,8 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     flags.extend(adapter.iter().map(|name| ("device.adapter".to_string(), name.clone())));
     let run = out.join("run");
     let layers = Layers { flags, ..Layers::default() };
-    let request = Request { out: run.clone(), resume: false, memory: None, layers };
-    let mut progress = Progress::new(signals.clone());
-    let trained = trainer::run(&request, &mut progress, &mut TestPictures::new(signals.clone()));
+    let request = Request { out: run.clone(), resume: false, memory: None, layers, profile: false };
+    let trained = trainer::run(&request, &progress, &mut TestPictures::new(signals));
     progress.finish();
     trained.map_err(|error| match error {
         Error::Interrupted { signal, .. } => {

@@ -5,7 +5,7 @@ use super::json;
 use super::open;
 use super::paths::Paths;
 use super::profile::{Profiles, TRACE};
-use super::progress::progress_bar;
+use super::progress::Progress;
 use super::signals::Signals;
 use super::words::{named, word};
 use crate::checkpoint::Network;
@@ -13,24 +13,22 @@ use crate::embeddings::index::{
     self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard, ShardNumber,
 };
 use crate::embeddings::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
-use crate::embeddings::{Dtype, EmbeddingWriter, check_finite};
+use crate::embeddings::{Dtype, EmbeddingWriter};
 use crate::error::{Error, Result};
-use crate::gpu::{BETWEEN_FAILURES, PlanProfile, Precision};
+use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{self, LeftOut, Listing, Picture};
 use crate::retrieval::pca::{self, Reduction};
 use crate::shape::PartTokens;
 use crate::storage::lock;
-use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use crate::tasks::embed::{Device, Embedded, LookOptions, Output, Request, embed};
 use clap::Args;
-use indicatif::ProgressBar;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// `lat-wgpu embed`.
 #[derive(Debug, Args)]
@@ -119,40 +117,24 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     }
     let dim = reduction.as_ref().map_or(network.config.embedding_len(), Reduction::dim);
     let (pictures, output) = open_output(arguments, &network, weights_sha256, reduction.as_ref(), pictures)?;
-    let found = output.found();
-
-    let mut progress = Progress {
-        bar: progress_bar(pictures.len() as u64),
-        output,
-        reduction,
-        dtype: arguments.dtype,
-        signals: Signals::listen()?,
-        start,
-        first_vector: None,
-        rows: 0,
-        skipped: 0,
-        done: vec![false; pictures.len()],
-        done_before: 0,
-        pictures: pictures.clone(),
-    };
-    // An index may have everything already: then no adapter is needed.
-    let device = match pictures.is_empty() {
-        true => None,
-        false => match embed_all(arguments, &network, &mut progress) {
-            Ok(device) => Some(device),
-            Err(error) => return Err(progress.stop(error)),
+    let request = Request {
+        device: arguments.adapter.options(arguments.precision),
+        batch: arguments.batch.map(|batch| batch as usize),
+        memory: arguments.memory.memory,
+        look: LookOptions {
+            decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
+            flip: arguments.flip,
         },
+        dtype: arguments.dtype,
+        profile: arguments.profile.is_some(),
     };
-    let Progress { bar, output, first_vector, skipped, .. } = progress;
-    bar.finish_and_clear();
-    if skipped == pictures.len() && output.needs_rows() {
-        let error = Error::NothingToDo(format!("none of {skipped} images could be read"));
-        return Err(error.hinted("the lines above that begin with `skipped` say why"));
-    }
-    let (rows, total) = output.finish()?;
+    let progress = Progress::new(Some(Signals::listen()?));
+    let done = embed(&network, reduction.as_ref(), &pictures, output, &request, &progress);
+    progress.finish();
+    let Embedded { rows, skipped, found, total, first, device } = done.map_err(open::about_skipped)?;
     let seconds = start.elapsed().as_secs_f64();
     // Loading and compiling come before the first vector; the rate is that of the work after it.
-    let first = first_vector.unwrap_or_default().as_secs_f64();
+    let first = first.map_or(0.0, |first| (first - start).as_secs_f64());
     let per_second = rows as f64 / seconds;
 
     match &device {
@@ -265,54 +247,6 @@ fn index_folder(arguments: &EmbedArguments) -> PathBuf {
     }
 }
 
-/// Where rows go.
-enum Output {
-    File(EmbeddingWriter),
-    Index(Box<IndexWriter>),
-}
-
-impl Output {
-    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
-        match self {
-            Output::File(writer) => writer.push(name, vector),
-            Output::Index(writer) => writer.push(name, vector),
-        }
-    }
-
-    fn skip(&mut self, name: &str) {
-        if let Output::Index(writer) = self {
-            writer.skip(name);
-        }
-    }
-
-    /// What was there, in an index.
-    fn found(&self) -> Option<Found> {
-        match self {
-            Output::File(_) => None,
-            Output::Index(writer) => Some(writer.found()),
-        }
-    }
-
-    /// Whether a run that read no picture failed: a shard may be empty, and an index may have pictures already.
-    fn needs_rows(&self) -> bool {
-        match self {
-            Output::File(_) => true,
-            Output::Index(writer) => !writer.is_shard() && writer.pictures() == 0,
-        }
-    }
-
-    /// Rows that came, and in an index all that are there now.
-    fn finish(self) -> Result<(usize, Option<usize>)> {
-        match self {
-            Output::File(writer) => Ok((writer.finish()?, None)),
-            Output::Index(writer) => {
-                let (rows, total) = writer.finish()?;
-                Ok((rows, Some(total)))
-            }
-        }
-    }
-}
-
 /// Opens what is written to, and tells which pictures it lacks.
 fn open_output(
     arguments: &EmbedArguments,
@@ -354,59 +288,6 @@ fn open_output(
     Ok((writer.todo(), Output::Index(Box::new(writer))))
 }
 
-/// What worked.
-struct Device {
-    adapter: String,
-    batch: usize,
-    bytes: u64,
-    /// Times of the launches of a batch, if they are asked for.
-    profile: Option<PlanProfile>,
-}
-
-fn embed_all(arguments: &EmbedArguments, network: &Network, progress: &mut Progress) -> Result<Device> {
-    let mut failed: Option<Instant> = None;
-    let mut batch = arguments.batch.map(|batch| batch as usize);
-    loop {
-        let rest = progress.rest();
-        let error = match embed_rest(arguments, network, &rest, &mut batch, progress) {
-            Err(error) if error.may_pass() => error,
-            outcome => return outcome,
-        };
-        if failed.is_some_and(|at| at.elapsed() < BETWEEN_FAILURES) {
-            return Err(error);
-        }
-        failed = Some(Instant::now());
-        if error.is_out_of_memory() {
-            batch = batch.map(|batch| batch.div_ceil(2));
-        }
-        Watch::note(progress, &format!("{error}; the adapter is opened anew for the rest"));
-    }
-}
-
-/// Leaves in `batch` what it came to.
-fn embed_rest(
-    arguments: &EmbedArguments,
-    network: &Network,
-    pictures: &[Picture],
-    batch: &mut Option<usize>,
-    progress: &mut Progress,
-) -> Result<Device> {
-    let context = arguments.adapter.open(arguments.precision)?;
-    let memory = arguments.memory.within(&context);
-    let mut embedder = Embedder::new(&context, network, *batch, memory)?;
-    let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
-    let options = LookOptions { decode, flip: arguments.flip };
-    let embedded = embed_pictures(&mut embedder, pictures, options, progress);
-    *batch = Some(embedder.batch());
-    embedded?;
-    Ok(Device {
-        adapter: context.adapter.name.clone(),
-        batch: embedder.batch(),
-        bytes: embedder.need().bytes(embedder.batch()),
-        profile: arguments.profile.as_ref().map(|_| embedder.profile()).transpose()?,
-    })
-}
-
 /// Size, normalisation, λ and parts in a few words.
 fn describe(network: &Network) -> String {
     let (config, preprocess) = (&network.config, &network.preprocess);
@@ -417,92 +298,4 @@ fn describe(network: &Network) -> String {
     };
     let name = preprocess.normalize().map_or("custom".to_string(), |normalize| word(&normalize));
     format!("{} {name}, {blend}, {} parts of {}", config.image, config.parts(), config.dim)
-}
-
-/// What happens while the pictures go by.
-struct Progress {
-    bar: ProgressBar,
-    output: Output,
-    reduction: Option<Reduction>,
-    /// How its numbers are stored.
-    dtype: Dtype,
-    signals: Signals,
-    start: Instant,
-    first_vector: Option<Duration>,
-    rows: usize,
-    skipped: usize,
-    /// What is to be embedded. One picture, or one name, may stand there twice.
-    pictures: Arc<Vec<Picture>>,
-    /// Which of them have a row, or were skipped.
-    done: Vec<bool>,
-    /// How many of the first are done.
-    done_before: usize,
-}
-
-impl Progress {
-    /// Pictures that are neither embedded nor skipped yet.
-    fn rest(&self) -> Vec<Picture> {
-        let left = self.pictures.iter().zip(&self.done).filter(|(_, done)| !**done);
-        left.map(|(picture, _)| picture.clone()).collect()
-    }
-
-    /// Notes that a picture has a row, or was skipped. Rows come in the order of the list, and skipped pictures among
-    /// themselves, some way ahead.
-    fn finish_one(&mut self, picture: &Picture) {
-        let mut places = self.done_before..self.pictures.len();
-        if let Some(place) =
-            places.find(|&place| !self.done[place] && self.pictures[place].path == picture.path)
-        {
-            self.done[place] = true;
-        }
-        while self.done.get(self.done_before) == Some(&true) {
-            self.done_before += 1;
-        }
-    }
-
-    /// Leaves what an index has got so far in a readable state, and tells what became of it.
-    fn stop(self, error: Error) -> Error {
-        self.bar.finish_and_clear();
-        let Output::Index(writer) = self.output else { return error };
-        match (writer.stop(), error) {
-            (Ok(()), Error::Interrupted { signal, .. }) => Error::Interrupted {
-                signal,
-                outcome: "what was embedded so far is kept; run it again to go on",
-            },
-            (Ok(()), error) => error,
-            (Err(error), _) => error,
-        }
-    }
-}
-
-impl Watch for Progress {
-    fn skipped(&mut self, picture: &Picture, error: &Error) {
-        self.skipped += 1;
-        self.finish_one(picture);
-        self.output.skip(&picture.name);
-        self.bar.inc(1);
-        self.bar.suspend(|| eprintln!("skipped {error}"));
-    }
-
-    fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()> {
-        self.first_vector.get_or_insert_with(|| self.start.elapsed());
-        self.rows += 1;
-        self.finish_one(picture);
-        self.bar.inc(1);
-        let reduced = self.reduction.as_ref().map(|reduction| reduction.apply(embedding));
-        let row = reduced.as_deref().unwrap_or(embedding);
-        check_finite(&picture.name, row, self.dtype)?;
-        self.output.push(&picture.name, row)
-    }
-
-    fn note(&mut self, text: &str) {
-        self.bar.suspend(|| eprintln!("note: {text}"));
-    }
-
-    fn go_on(&mut self) -> ControlFlow<Error> {
-        match self.signals.check("nothing was written") {
-            Err(error) => ControlFlow::Break(error),
-            Ok(()) => ControlFlow::Continue(()),
-        }
-    }
 }

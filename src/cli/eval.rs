@@ -8,7 +8,7 @@ use super::json;
 use super::known::{Known, Seen};
 use super::open;
 use super::paths::{Paths, same};
-use super::progress::progress_bar;
+use super::progress::Progress;
 use super::signals::Signals;
 use super::words::{described, named, word};
 use crate::checkpoint::{self, Network, Settings, Threshold};
@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Context, Precision};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{LeftOut, Picture};
+use crate::observer::{Observer, Stage};
 use crate::retrieval::distances::visit;
 use crate::retrieval::lists::{Place, RankedLists};
 use crate::retrieval::metrics::{
@@ -30,12 +31,10 @@ use crate::retrieval::metrics::{
 use crate::retrieval::neighbours::Neighbours;
 use crate::retrieval::rerank::{RerankOptions, Reranked};
 use crate::retrieval::verification::{OperatingPoint, Report, Verification};
-use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use crate::tasks::embed::{Embedder, LookOptions};
 use clap::Args;
-use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -164,7 +163,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let paths = paths(arguments);
     paths.check()?;
     let page = eval_report::Page::of(arguments)?;
-    let signals = Signals::listen()?;
+    let progress = Progress::new(Some(Signals::listen()?));
     let mut results = Vec::new();
     let mut failed = Vec::new();
     match (&arguments.model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
@@ -198,8 +197,8 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
                     for warning in seen.iter().flat_map(Seen::warnings) {
                         eprintln!("warning: {}: {warning}", set.name);
                     }
-                    let task = embed_set(set, &network, &context, look, &signals);
-                    match task.and_then(|task| evaluate(task, &plan, &context, &signals)) {
+                    let task = embed_set(set, &network, &context, look, &progress);
+                    match task.and_then(|task| evaluate(task, &plan, &context, &progress)) {
                         Ok(outcome) => results.push(Outcome { seen, ..outcome }),
                         Err(error @ Error::Interrupted { .. }) => return Err(error),
                         Err(error) => failed.push((dir, error)),
@@ -225,7 +224,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
                 task.find_pictures();
             }
             let context = arguments.adapter.open(Precision::F32)?;
-            results.push(evaluate(task, &plan, &context, &signals)?);
+            results.push(evaluate(task, &plan, &context, &progress)?);
         }
         _ => unreachable!("the arguments need a model or both embeddings"),
     }
@@ -493,69 +492,41 @@ pub(super) fn embed_set(
     network: &Network,
     context: &Context,
     look: Look,
-    signals: &Signals,
+    observer: &dyn Observer,
 ) -> Result<Task> {
     let mut embedder =
         Embedder::new(context, network, look.batch, look.memory.unwrap_or(context.default_memory()))?;
     let mut embed = |pictures: Vec<LabelledPicture>| -> Result<Side> {
-        let labels = pictures.iter().map(|picture| (picture.name.clone(), picture.label)).collect();
+        let labels: Vec<Label> = pictures.iter().map(|picture| picture.label).collect();
         let pictures: Vec<Picture> =
             pictures.into_iter().map(|LabelledPicture { path, name, .. }| Picture { path, name }).collect();
-        let bar = progress_bar(pictures.len() as u64);
-        let embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
-        let shown = Pictures { names: Vec::new(), files: Vec::new() };
-        let mut collect =
-            Collect { bar, signals, labels, embeddings, kept: Vec::new(), pictures: shown, unreadable: 0 };
-        embed_pictures(&mut embedder, &pictures, look.options, &mut collect)?;
-        let Collect { bar, embeddings, kept, pictures, unreadable, .. } = collect;
-        bar.finish_and_clear();
+        let mut embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
+        let mut shown = Pictures { names: Vec::new(), files: Vec::new() };
+        let (mut kept, mut unreadable) = (Vec::new(), 0);
+        for (row, label) in embedder.rows(pictures, look.options, observer).zip(labels) {
+            match row? {
+                (_, Err(error)) => {
+                    unreadable += 1;
+                    observer.skipped(&error);
+                }
+                (picture, Ok(row)) => {
+                    kept.push(label);
+                    shown.names.push(picture.name);
+                    shown.files.push(picture.path);
+                    embeddings.rows.extend(row);
+                }
+            }
+        }
         if kept.is_empty() {
             return Err(Error::Data(format!("{}: none of {unreadable} pictures could be read", set.name)));
         }
         let provenance = Provenance::default();
-        Ok(Side { rows: Box::new(embeddings), labels: kept, pictures, unreadable, provenance })
+        Ok(Side { rows: Box::new(embeddings), labels: kept, pictures: shown, unreadable, provenance })
     };
     let queries = embed(set.query)?;
     let gallery = set.gallery.map(embed).transpose()?;
     let TestSet { name, label_names, left_out, .. } = set;
     Ok(Task { name, queries, gallery, label_names, left_out })
-}
-
-/// Keeps the embeddings that come.
-struct Collect<'s> {
-    bar: ProgressBar,
-    signals: &'s Signals,
-    labels: HashMap<String, Label>,
-    embeddings: Embeddings,
-    /// Labels of the rows.
-    kept: Vec<Label>,
-    /// What the rows were made of.
-    pictures: Pictures,
-    unreadable: usize,
-}
-
-impl Watch for Collect<'_> {
-    fn skipped(&mut self, _: &Picture, error: &Error) {
-        self.unreadable += 1;
-        self.bar.inc(1);
-        self.bar.suspend(|| eprintln!("skipped {error}"));
-    }
-
-    fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()> {
-        self.bar.inc(1);
-        self.kept.push(self.labels[&picture.name]);
-        self.pictures.names.push(picture.name.clone());
-        self.pictures.files.push(picture.path.clone());
-        self.embeddings.rows.extend_from_slice(embedding);
-        Ok(())
-    }
-
-    fn go_on(&mut self) -> ControlFlow<Error> {
-        match self.signals.check("nothing was written") {
-            Err(error) => ControlFlow::Break(error),
-            Ok(()) => ControlFlow::Continue(()),
-        }
-    }
 }
 
 /// Opens embeddings and finds their labels.
@@ -692,26 +663,25 @@ impl Outcome {
     }
 }
 
-pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Signals) -> Result<Outcome> {
+pub(super) fn evaluate(
+    task: Task,
+    plan: &Plan,
+    context: &Context,
+    observer: &dyn Observer,
+) -> Result<Outcome> {
     let query_is_gallery = task.gallery.is_none();
     let rules = Rules { query_is_gallery, ..plan.rules };
     let retrieval = Retrieval { queries: &task.queries.labels, gallery: &task.gallery().labels, rules };
     let (asked, shown) = (&*task.queries.rows, &*task.gallery().rows);
     let pictures = if query_is_gallery { asked.len() } else { asked.len() + shown.len() };
     let reranking = if plan.rerank.is_some() { 2 * pictures + asked.len() } else { 0 };
-    let bar = progress_bar((asked.len() + reranking) as u64);
-    bar.set_message("distances");
-    let go_on = |rows: usize| {
-        bar.inc(rows as u64);
-        signals.check("nothing was written")
-    };
-
+    let stage = Stage::new(observer, "distances", asked.len() + reranking, "nothing was written");
     let memory = plan.memory.unwrap_or(context.default_memory());
     let mut lists = (plan.places > 0).then(|| RankedLists::new(retrieval, plan.places));
     let mut scorer = Scorer::new(retrieval);
     let mut verification = Verification::new(retrieval);
     visit(&mut Neighbours::new(context, asked, shown, memory)?, |range, rows| {
-        go_on(range.len())?;
+        stage.advance(range.len())?;
         scorer.add(range.clone(), rows);
         if let (Some(lists), None) = (&mut lists, plan.rerank) {
             lists.add(range.clone(), rows);
@@ -725,11 +695,10 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
         let all = Parts::new(parts)?;
         let mut distances = Neighbours::new(context, &all, &all, memory)?;
         let gallery = if query_is_gallery { 0 } else { asked.len() };
-        let mut reranked =
-            Reranked::new(&mut distances, asked.len(), gallery, options, &mut |rows| go_on(rows))?;
+        let mut reranked = Reranked::new(&mut distances, asked.len(), gallery, options, &stage)?;
         let mut scorer = Scorer::new(retrieval);
         visit(&mut reranked, |range, rows| {
-            go_on(range.len())?;
+            stage.advance(range.len())?;
             scorer.add(range.clone(), rows);
             if let Some(lists) = &mut lists {
                 lists.add(range, rows);
@@ -739,7 +708,6 @@ pub(super) fn evaluate(task: Task, plan: &Plan, context: &Context, signals: &Sig
         scorer.finish()
     });
     let mut reranked = reranked.transpose()?;
-    bar.finish_and_clear();
 
     let mut plain = plain;
     for scores in [&mut plain].into_iter().chain(&mut reranked) {

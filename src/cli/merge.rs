@@ -3,7 +3,7 @@
 use super::json;
 use super::open;
 use super::paths::Paths;
-use super::progress::progress_bar;
+use super::progress::Progress;
 use super::signals::Signals;
 use crate::embeddings::merge::{Merge, Merged};
 use crate::embeddings::provenance::{NPY_NOTE, has_place};
@@ -38,15 +38,9 @@ pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
     if !has_place(&arguments.out) {
         eprintln!("note: {NPY_NOTE}");
     }
-    let signals = Signals::listen()?;
-    let bar = progress_bar(merge.rows() as u64);
     let dim = merge.dim();
-    let merged = merge.write(&arguments.out, &mut |rows| {
-        bar.inc(rows as u64);
-        signals.check("nothing was written")
-    });
-    bar.finish_and_clear();
-    let Merged { rows, skipped, parts } = merged?;
+    let progress = Progress::new(Some(Signals::listen()?));
+    let Merged { rows, skipped, parts } = merge.write(&arguments.out, &progress)?;
     eprintln!(
         "merged {rows} rows of {dim} numbers from {parts} parts into {} ({skipped} pictures were skipped)",
         arguments.out.display()

@@ -4,7 +4,7 @@ use super::arguments::{AdapterArgument, MemoryArgument};
 use super::json;
 use super::open;
 use super::paths::Paths;
-use super::progress::progress_bar;
+use super::progress::Progress;
 use super::signals::Signals;
 use super::words::named;
 use crate::datasets;
@@ -15,6 +15,7 @@ use crate::embeddings::rows::{Rows, Selected};
 use crate::embeddings::{Dtype, EmbeddingWriter, check_finite};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
+use crate::observer::{Observer, Stage};
 use crate::retrieval::distances::visit;
 use crate::retrieval::metrics::{Retrieval, Rules, Scorer};
 use crate::retrieval::neighbours::Neighbours;
@@ -84,16 +85,16 @@ pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
     paths.check()?;
     let gallery = Gallery::open(gallery)?;
     paths.reads("the input of GALLERY", gallery.inputs()).check()?;
-    let signals = Signals::listen()?;
+    let progress = Progress::new(Some(Signals::listen()?));
     match reduction {
-        Some(reduction) => apply(arguments, &gallery, reduction, &signals)?,
-        None => fit(arguments, &gallery, &signals)?,
+        Some(reduction) => apply(arguments, &gallery, reduction, &progress)?,
+        None => fit(arguments, &gallery, &progress)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes embeddings in fewer numbers.
-fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &Signals) -> Result<()> {
+fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, progress: &Progress) -> Result<()> {
     let reduction = Reduction::read(file)?;
     let reduced = Reduced::new(gallery, &reduction)?;
     let mut provenance = gallery.provenance();
@@ -105,9 +106,9 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &
     let metadata = provenance.add_to(&BTreeMap::new());
     let (names, dim) = (gallery.names(), reduced.dim());
     let mut writer = EmbeddingWriter::create(&arguments.out, dim, arguments.dtype, names, &metadata)?;
-    let bar = progress_bar(names.len() as u64);
+    let stage = Stage::new(progress, "", names.len(), "nothing was written");
     for start in (0..names.len()).step_by(ROWS) {
-        signals.check("nothing was written")?;
+        stage.advance(0)?;
         let range = start..(start + ROWS).min(names.len());
         let mut rows = vec![0.0; range.len() * dim];
         reduced.read(range.clone(), &mut rows)?;
@@ -115,9 +116,8 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &
             check_finite(name, row, arguments.dtype)?;
             writer.push(name, row)?;
         }
-        bar.inc(range.len() as u64);
+        stage.advance(range.len())?;
     }
-    bar.finish_and_clear();
     let rows = writer.finish()?;
     eprintln!(
         "reduced {rows} rows from {} to {dim} numbers: {}",
@@ -137,7 +137,7 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, signals: &
 }
 
 /// Finds the components, writes them, and tells what they cost.
-fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Result<()> {
+fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> Result<()> {
     // What can be wrong with the labels is found before the work.
     let task = Task::open(arguments, gallery)?;
     let mut sources = gallery.sources();
@@ -151,15 +151,10 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Res
         rows: arguments.fit_rows.map_or(FIT_ROWS, |rows| rows as usize),
         seed: arguments.seed,
     };
-    let bar = progress_bar(0);
-    bar.set_message("principal components");
     let provenance = gallery.provenance();
-    let reduction = Reduction::fit(gallery, provenance.settings.as_ref(), options, &mut || {
-        bar.tick();
-        signals.check("nothing was written")
-    })?
-    .with_weights(provenance.weights_sha256);
-    bar.finish_and_clear();
+    let reduction = Reduction::fit(gallery, provenance.settings.as_ref(), options, progress)?
+        .with_weights(provenance.weights_sha256);
+    progress.finish();
     reduction.write(&arguments.out)?;
     eprintln!(
         "fitted on {} of {} rows ({}): {}",
@@ -178,7 +173,7 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, signals: &Signals) -> Res
                 Context::open(&ContextOptions::from_environment(arguments.adapter.adapter.clone()))?;
             let memory = arguments.memory.within(&context);
             let measure =
-                |reduction: Option<&Reduction>| task.map(&context, gallery, reduction, memory, signals);
+                |reduction: Option<&Reduction>| task.map(&context, gallery, reduction, memory, progress);
             whole = Some(measure(None)?);
             for (&dim, score) in dims.iter().zip(&mut scores) {
                 *score = Some(measure(Some(&reduction.leading(dim)))?);
@@ -287,7 +282,7 @@ impl Task {
         gallery: &Gallery,
         reduction: Option<&Reduction>,
         memory: u64,
-        signals: &Signals,
+        progress: &Progress,
     ) -> Result<f64> {
         let selected;
         let queries: &dyn Rows = match &self.queries {
@@ -298,11 +293,11 @@ impl Task {
             }
         };
         match reduction {
-            None => self.score(context, queries, gallery, memory, signals),
+            None => self.score(context, queries, gallery, memory, progress),
             Some(reduction) => {
                 let (queries, gallery) =
                     (Reduced::new(queries, reduction)?, Reduced::new(gallery, reduction)?);
-                self.score(context, &queries, &gallery, memory, signals)
+                self.score(context, &queries, &gallery, memory, progress)
             }
         }
     }
@@ -313,13 +308,13 @@ impl Task {
         queries: &dyn Rows,
         gallery: &dyn Rows,
         memory: u64,
-        signals: &Signals,
+        progress: &Progress,
     ) -> Result<f64> {
         let rules = Rules::default();
         let retrieval = Retrieval { queries: &self.query_labels, gallery: &self.gallery_labels, rules };
         let mut scorer = Scorer::new(retrieval);
         visit(&mut Neighbours::new(context, queries, gallery, memory)?, |range, rows| {
-            signals.check("the components are written, what they cost is not told")?;
+            progress.check("the components are written, what they cost is not told")?;
             scorer.add(range, rows);
             Ok(())
         })?;

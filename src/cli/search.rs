@@ -4,7 +4,7 @@ use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments, PageAr
 use super::json;
 use super::open;
 use super::paths::Paths;
-use super::progress::progress_bar;
+use super::progress::Progress;
 use super::search_report::Page;
 use super::signals::Signals;
 use crate::checkpoint::{Network, Threshold};
@@ -17,13 +17,12 @@ use crate::gpu::{Context, Precision};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{LeftOut, Listing, Picture};
 use crate::kernels::topk::MAX_K;
+use crate::observer::Observer;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::retrieval::pca::{self, Reduction};
-use crate::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use crate::tasks::embed::{Embedder, LookOptions};
 use clap::Args;
-use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -102,12 +101,13 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);
     let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), reduction.is_some());
 
-    let signals = Signals::listen()?;
+    let progress = Progress::new(Some(Signals::listen()?));
     let context = arguments.adapter.open(Precision::F32)?;
     let memory = arguments.memory.within(&context);
     let options =
         LookOptions { decode: DecodeOptions { ignore_exif: arguments.ignore_exif }, flip: arguments.flip };
-    let (mut queries, files) = embed_queries(&pictures, &network, &context, memory, options, &signals)?;
+    let (mut queries, files) = embed_queries(pictures, &network, &context, memory, options, &progress)
+        .map_err(open::about_skipped)?;
     if let Some(reduction) = &reduction {
         queries.rows = reduction.apply(&queries.rows);
         queries.dim = reduction.dim();
@@ -117,7 +117,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let step = neighbours.tiles().queries;
     let mut found = Found { verdicts, left_out, gallery: selected.len(), queries: Vec::new() };
     for start in (0..queries.len()).step_by(step) {
-        signals.check("nothing was written")?;
+        progress.check("nothing was written")?;
         let range = start..(start + step).min(queries.len());
         let lists = neighbours.nearest(range.clone(), arguments.top as usize)?;
         for (query, list) in queries.paths[range].iter().zip(&lists) {
@@ -274,56 +274,30 @@ impl Ranking {
     }
 }
 
-/// Embeds the queries; their names are the rows'. Also tells the rows' files.
+/// Embeds the queries; their names are the rows'. Also returns the rows' files.
 fn embed_queries(
-    pictures: &[Picture],
+    pictures: Vec<Picture>,
     network: &Network,
     context: &Context,
     memory: u64,
     options: LookOptions,
-    signals: &Signals,
+    observer: &dyn Observer,
 ) -> Result<(Embeddings, Vec<PathBuf>)> {
     let mut embedder = Embedder::new(context, network, None, memory)?;
-    let embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
-    let mut collect =
-        Collect { bar: progress_bar(pictures.len() as u64), signals, embeddings, files: Vec::new() };
-    embed_pictures(&mut embedder, pictures, options, &mut collect)?;
-    let Collect { bar, embeddings, files, .. } = collect;
-    bar.finish_and_clear();
-    if embeddings.is_empty() {
-        let error = Error::NothingToDo(format!("none of {} queries could be read", pictures.len()));
-        return Err(error.hinted("the lines above that begin with `skipped` say why"));
-    }
-    Ok((embeddings, files))
-}
-
-/// Keeps the embeddings that come.
-struct Collect<'s> {
-    bar: ProgressBar,
-    signals: &'s Signals,
-    embeddings: Embeddings,
-    /// Of the rows.
-    files: Vec<PathBuf>,
-}
-
-impl Watch for Collect<'_> {
-    fn skipped(&mut self, _: &Picture, error: &Error) {
-        self.bar.inc(1);
-        self.bar.suspend(|| eprintln!("skipped {error}"));
-    }
-
-    fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()> {
-        self.bar.inc(1);
-        self.embeddings.paths.push(picture.name.clone());
-        self.files.push(picture.path.clone());
-        self.embeddings.rows.extend_from_slice(embedding);
-        Ok(())
-    }
-
-    fn go_on(&mut self) -> ControlFlow<Error> {
-        match self.signals.check("nothing was written") {
-            Err(error) => ControlFlow::Break(error),
-            Ok(()) => ControlFlow::Continue(()),
+    let mut embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
+    let (count, mut files) = (pictures.len(), Vec::new());
+    for row in embedder.rows(pictures, options, observer) {
+        match row? {
+            (_, Err(error)) => observer.skipped(&error),
+            (picture, Ok(row)) => {
+                embeddings.paths.push(picture.name);
+                embeddings.rows.extend(row);
+                files.push(picture.path);
+            }
         }
     }
+    if embeddings.is_empty() {
+        return Err(Error::NothingToDo(format!("none of {count} queries could be read")));
+    }
+    Ok((embeddings, files))
 }

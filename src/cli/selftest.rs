@@ -3,7 +3,7 @@
 use super::arguments::AdapterArgument;
 use super::json;
 use super::paths::Paths;
-use super::progress::progress_bar;
+use super::progress::Progress;
 use super::signals::Signals;
 use super::words::named;
 use crate::error::Result;
@@ -38,20 +38,14 @@ pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     // For halves, so that matrix units are tested where there are any; all other kernels take them as they come.
     let context = arguments.adapter.open(Precision::F16)?;
-    let bar = progress_bar(0);
     let options = Options {
         filter: arguments.filter.as_deref().unwrap_or_default(),
         precision: arguments.precision.map(Into::into),
         quick: arguments.quick,
     };
-    let report = selftest::run(&context, options, &mut |done, rows, name| {
-        bar.set_length(rows as u64);
-        bar.set_position(done as u64);
-        bar.set_message(name.to_string());
-        signals.check("nothing was written")
-    });
-    bar.finish_and_clear();
-    let report = report?;
+    let progress = Progress::new(Some(signals));
+    let report = selftest::run(&context, options, &progress)?;
+    progress.finish();
     json::print_or_write(arguments.json.as_deref(), &report.table(), || json!(report))?;
     Ok(code(&report))
 }

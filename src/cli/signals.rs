@@ -27,14 +27,6 @@ impl Signals {
         Ok(Signals(received))
     }
 
-    /// Fails after a signal, with what became of the work.
-    pub fn check(&self, outcome: &'static str) -> Result<()> {
-        match self.received() {
-            Some(signal) => Err(Error::Interrupted { signal, outcome }),
-            None => Ok(()),
-        }
-    }
-
     /// The number of the signal that came, if one did.
     pub fn received(&self) -> Option<u8> {
         match self.0.load(Ordering::Relaxed) {

@@ -5,26 +5,27 @@ use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::open;
 use super::paths::{Paths, same};
 use super::profile::{Profiles, TRACE};
-use super::progress::progress_bar;
+use super::progress::Progress;
 use super::signals::Signals;
 use crate::checkpoint::Network;
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{Sample, TrainingSet};
 use crate::datasets::{LabelledPicture, LoadOptions};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, PlanProfile};
+use crate::gpu::Context;
 use crate::images::decode::DecodeOptions;
+use crate::observer::Follower;
 use crate::retrieval::metrics::{Rules, Scores};
 use crate::storage::lock;
 use crate::tasks::embed::LookOptions;
 use crate::train::config::{Config, Layers, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
-use crate::train::log::{EpochLine, RetrievalScores, StepLine};
-use crate::train::trainer::{self, Exam, Judge, Request, Summary, Watch};
+use crate::train::log::{EpochLine, RetrievalScores};
+use crate::train::trainer::{self, Event, Exam, Judge, Request, Summary};
 use clap::Args;
-use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 /// Device memory that scores stay within while the training step keeps its own, in bytes.
 const BESIDE_TRAINING: Option<u64> = Some(2 << 30);
@@ -234,23 +235,25 @@ impl TrainArguments {
 pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
     let layers =
         Layers { file: arguments.config.clone(), flags: arguments.flags(), set: arguments.set.clone() };
-    let mut progress = Progress::new(Signals::listen()?);
+    let signals = Signals::listen()?;
+    let mut progress = Progress::new(Some(signals.clone()));
     let trace = arguments.profile.as_ref().zip(arguments.out.as_ref());
     let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
-    progress.profiles = trace.clone().map(Profiles::new);
+    progress.profiles = trace.clone().map(Profiles::new).map(Mutex::new);
     let out = match &arguments.out {
         Some(out) if !arguments.dry_run => out.clone(),
         _ => {
-            let forecast = forecast::forecast(&layers, arguments.memory, &mut progress);
+            let forecast = forecast::forecast(&layers, arguments.memory, &progress);
             print_forecast(&forecast.map_err(about_training)?);
             return Ok(ExitCode::SUCCESS);
         }
     };
     let paths = run_paths(Paths::new(), &out, arguments.resume, &layers, trainer::is_own)?;
     paths.writes("--profile", &trace).check()?;
-    let request = Request { out, resume: arguments.resume, memory: arguments.memory, layers };
-    let mut judge = TestPictures::new(progress.signals.clone());
-    let done = trainer::run(&request, &mut progress, &mut judge);
+    let request =
+        Request { out, resume: arguments.resume, memory: arguments.memory, layers, profile: trace.is_some() };
+    let mut judge = TestPictures::new(signals);
+    let done = trainer::run(&request, &progress, &mut judge);
     progress.finish();
     print_summary(&done.map_err(about_training)?);
     Ok(ExitCode::SUCCESS)
@@ -384,64 +387,24 @@ pub fn keys_help() -> String {
     text
 }
 
-/// Prints what happens in a run.
-pub(super) struct Progress {
-    /// Made at the first step, which tells the number of the last.
-    bar: Option<ProgressBar>,
-    signals: Signals,
-    /// Where a step of each stage is profiled.
-    profiles: Option<Profiles>,
-}
-
-impl Progress {
-    pub fn new(signals: Signals) -> Progress {
-        Progress { bar: None, signals, profiles: None }
-    }
-
-    /// Takes the bar away.
-    pub fn finish(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
-    }
-}
-
-impl Watch for Progress {
-    fn note(&mut self, text: &str) {
-        self.say(&format!("note: {text}"));
-    }
-
-    fn step(&mut self, line: &StepLine, steps: u64) {
-        let bar = self.bar.get_or_insert_with(|| progress_bar(steps));
-        bar.set_position(line.step);
-        bar.set_message(format!("epoch {} loss {:.3} lr {:.2e}", line.epoch, line.loss, line.lr));
-    }
-
-    fn epoch(&mut self, line: &EpochLine) {
-        let test_set =
-            if line.chosen_on_test_set { "; best.safetensors is chosen on the test set" } else { "" };
-        self.say(&format!("epoch {}, {:.1} s{test_set}", describe(line), line.seconds));
-    }
-
-    fn signal(&mut self) -> Option<u8> {
-        self.signals.received()
-    }
-
-    fn wants_profiles(&self) -> bool {
-        self.profiles.is_some()
-    }
-
-    fn profiled(&mut self, stage: &str, profile: &PlanProfile) -> Result<()> {
-        if let Some(profiles) = &mut self.profiles {
-            let text = profiles.add(stage, profile)?;
-            self.say(text.trim_end());
+impl Follower<Event> for Progress {
+    fn event(&self, event: Event) -> Result<()> {
+        match event {
+            Event::Step { line, steps } => {
+                let message = format!("epoch {} loss {:.3} lr {:.2e}", line.epoch, line.loss, line.lr);
+                self.show(message, line.step, steps);
+            }
+            Event::Epoch(line) => {
+                let test_set =
+                    if line.chosen_on_test_set { "; best.safetensors is chosen on the test set" } else { "" };
+                self.say(&format!("epoch {}, {:.1} s{test_set}", describe(&line), line.seconds));
+            }
+            Event::Profile { stage, profile } => {
+                if let Some(profiles) = &self.profiles {
+                    let mut profiles = profiles.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.say(profiles.add(&stage, &profile)?.trim_end());
+                }
+            }
         }
         Ok(())
     }
@@ -454,12 +417,13 @@ pub(super) struct TestPictures {
     /// True if the held-out persons' matches by one camera count.
     ignore_cameras: bool,
     ignore_exif: bool,
-    signals: Signals,
+    progress: Progress,
 }
 
 impl TestPictures {
     pub fn new(signals: Signals) -> TestPictures {
-        TestPictures { set: None, held_out: None, ignore_cameras: false, ignore_exif: false, signals }
+        let progress = Progress::new(Some(signals));
+        TestPictures { set: None, held_out: None, ignore_cameras: false, ignore_exif: false, progress }
     }
 }
 
@@ -500,11 +464,11 @@ impl Judge for TestPictures {
         let decode = DecodeOptions { ignore_exif: self.ignore_exif };
         let look =
             Look { batch: None, memory: BESIDE_TRAINING, options: LookOptions { decode, flip: false } };
-        let task = embed_set(set.clone(), network, context, look, &self.signals)?;
+        let task = embed_set(set.clone(), network, context, look, &self.progress)?;
         let rules = Rules { ignore_cameras, ..Rules::default() };
         let plan = Plan { rules, memory: BESIDE_TRAINING, ..Plan::default() };
         let Scores { ranks: [rank1, rank5, rank10, rank20], map, minp, .. } =
-            evaluate(task, &plan, context, &self.signals)?.plain;
+            evaluate(task, &plan, context, &self.progress)?.plain;
         Ok(RetrievalScores { rank1, rank5, rank10, rank20, map, minp })
     }
 }

@@ -2,11 +2,13 @@
 
 use super::arguments::{AdapterArgument, NetworkArguments};
 use super::paths::Paths;
+use super::progress::Progress;
 use super::words::named;
 use super::{json, open};
 use crate::error::{Error, Result};
 use crate::gpu::tuning::{self, Choices};
 use crate::gpu::{AdapterSummary, Precision};
+use crate::observer::Follower;
 use crate::storage::atomic::write_atomically;
 use crate::tasks::tune::{self, Finding, Outcome, Product};
 use clap::Args;
@@ -63,9 +65,7 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
     let kept = if arguments.clear { Choices::new() } else { tuning::load(&context.adapter) };
     let batch = arguments.batch.map_or(if context.is_cpu() { 2 } else { 32 }, |batch| batch as usize);
     let limit = Duration::from_secs(u64::from(arguments.seconds));
-    let outcome = tune::tune(&context, &network, batch, arguments.train, limit, &mut |finding| {
-        eprintln!("{}", line(finding))
-    })?;
+    let outcome = tune::tune(&context, &network, batch, arguments.train, limit, &Progress::new(None))?;
     let Outcome { findings, left, step: (before, after), choices: chosen } = &outcome;
     if *left > 0 {
         eprintln!("note: no time for {left} more shapes; --seconds gives more");
@@ -127,6 +127,13 @@ fn clear(adapter: &AdapterSummary) -> Result<()> {
         Err(error) => return Err(Error::io("remove", &path)(error)),
     }
     Ok(())
+}
+
+impl Follower<Finding> for Progress {
+    fn event(&self, finding: Finding) -> Result<()> {
+        self.say(&line(&finding));
+        Ok(())
+    }
 }
 
 fn line(finding: &Finding) -> String {

@@ -7,7 +7,9 @@ use rayon::prelude::*;
 use super::uses::{scoring_refusal, training_refusal};
 use super::{LabelledPicture, Layout, ReidSet};
 use crate::datasets::labels::{Label, Person};
+use crate::error::Result;
 use crate::images::decode;
+use crate::observer::{Observer, Stage};
 
 /// One split in numbers, counted as re-identification toolboxes do: junk is in none of the first three, and all
 /// distractors together are one person. So Market-1501's gallery has 751 persons, 750 of whom can be found.
@@ -129,22 +131,24 @@ pub fn findings(set: &ReidSet) -> Findings {
     findings
 }
 
-/// Opens every picture and returns the names of those that can't be used, with the reason, sorted; `done` is called
-/// after each picture. Headers are read, pixels aren't.
-pub fn unreadable(set: &ReidSet, done: impl Fn() + Sync) -> Vec<(String, String)> {
+/// Opens every picture and returns the names of those that can't be used, with the reason, sorted. Headers are read, pixels aren't.
+///
+/// # Errors
+/// [`Error::Interrupted`](crate::error::Error::Interrupted) after a signal.
+pub fn unreadable(set: &ReidSet, observer: &dyn Observer) -> Result<Vec<(String, String)>> {
     let query = if set.query_is_gallery { &[][..] } else { &set.query };
     let pictures: Vec<&LabelledPicture> =
         set.train.iter().chain(query).chain(&set.gallery).chain(&set.unscored).collect();
-    let mut bad: Vec<(String, String)> = pictures
-        .into_par_iter()
-        .filter_map(|picture| {
-            let reason = decode::check_header(&picture.path).err();
-            done();
-            Some((picture.name.clone(), reason?))
-        })
-        .collect();
+    let stage = Stage::new(observer, "", pictures.len(), "nothing was written");
+    let check = |picture: &LabelledPicture| {
+        let reason = decode::check_header(&picture.path).err();
+        stage.advance(1)?;
+        Ok(reason.map(|reason| (picture.name.clone(), reason)))
+    };
+    let found = pictures.into_par_iter().map(check).collect::<Result<Vec<_>>>()?;
+    let mut bad: Vec<(String, String)> = found.into_iter().flatten().collect();
     bad.sort();
-    bad
+    Ok(bad)
 }
 
 #[cfg(test)]
@@ -217,12 +221,8 @@ mod tests {
     fn unreadable_pictures_are_named_once() {
         let dir = folder(&["a/1_x.jpg", "a/2_x.jpg"]);
         image::RgbImage::new(3, 2).save(dir.path().join("a/3_x.png")).unwrap();
-        let count = std::sync::atomic::AtomicUsize::new(0);
-        let bad = unreadable(&load_default(dir.path()), || {
-            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        });
+        let bad = unreadable(&load_default(dir.path()), &()).unwrap();
         let empty = "is an empty file".to_string();
         assert_eq!(bad, [("a/1_x.jpg".to_string(), empty.clone()), ("a/2_x.jpg".to_string(), empty)]);
-        assert_eq!(count.into_inner(), 3);
     }
 }

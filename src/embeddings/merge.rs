@@ -10,6 +10,7 @@ use super::provenance::Provenance;
 use super::rows::{EmbeddingFile, Rows};
 use super::writer::EmbeddingWriter;
 use crate::error::{Error, Result};
+use crate::observer::{Observer, Stage};
 use crate::storage::hash;
 
 /// Bytes of a part that are read ahead.
@@ -134,20 +135,20 @@ impl Merge {
         self.sources.first().map_or(0, |source| source.manifest.origin.dim)
     }
 
-    /// Verifies every part, then writes all rows to `out`, whose ending decides its form. `go_on` is told the rows
-    /// written since it was asked last; it may stop the work.
+    /// Verifies every part, then writes all rows to `out`, whose ending decides its form.
     ///
     /// # Errors
     /// `Data` where a name stands twice or rows are missing or too many; `Io` naming a part that is damaged or can't be
-    /// read; what [`EmbeddingWriter`] and `go_on` report.
-    pub fn write(self, out: &Path, go_on: &mut dyn FnMut(usize) -> Result<()>) -> Result<Merged> {
+    /// read; what [`EmbeddingWriter`] reports; [`Error::Interrupted`].
+    pub fn write(self, out: &Path, observer: &dyn Observer) -> Result<Merged> {
         let Some(first) = self.sources.first() else { unreachable!("nothing is opened without a manifest") };
         let origin = &first.manifest.origin;
+        let stage = Stage::new(observer, "", self.rows(), "nothing was written");
         let mut parts = Vec::new();
         let mut found: Vec<(String, Option<Place>)> = Vec::new();
         for source in &self.sources {
             for part in &source.manifest.parts {
-                go_on(0)?;
+                stage.advance(0)?;
                 let path = source.folder.join(&part.file);
                 let sha256 = hash::of_file(&path)?;
                 if sha256 != part.sha256 {
@@ -180,7 +181,7 @@ impl Merge {
         for (name, place) in names.iter().zip(places) {
             let Some(Place { part, row }) = place else { continue };
             writer.push(name, parts[part].row(row, origin.dim)?)?;
-            go_on(1)?;
+            stage.advance(1)?;
         }
         let rows = writer.finish()?;
         Ok(Merged { rows, skipped: names.len() - rows, parts: count })

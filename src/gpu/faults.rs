@@ -2,10 +2,6 @@
 
 use super::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-/// After a failure that passed once, another within this time is final: the adapter doesn't bear the work.
-pub const BETWEEN_FAILURES: Duration = Duration::from_secs(60);
 
 /// The failure that a driver reports.
 pub(super) fn fault(error: wgpu::Error) -> Error {

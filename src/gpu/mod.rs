@@ -29,7 +29,6 @@ pub use buffer::Buffer;
 pub use cache::CacheFile;
 pub use context::Context;
 pub use error::{Error, Result};
-pub use faults::BETWEEN_FAILURES;
 pub use guard::{guarded, silence_guarded_panics};
 pub use kernel::{
     Access, Binding, Constants, Field, File, Kernel, Overrides, Storage, Tensors, Threads, Uniform, assemble,

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::{Network, lat_wgpu_metadata};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
+use crate::observer::{Observer, Stage};
 use crate::rng;
 use crate::storage::atomic::write_atomically;
 use crate::storage::entry::Entry;
@@ -95,17 +96,17 @@ pub struct FitOptions {
 }
 
 impl Reduction {
-    /// Fits the components to a gallery. `settings` is the `lat_wgpu` entry of its metadata; `go_on` is asked between
-    /// blocks.
+    /// Fits the components to a gallery. `settings` is the `lat_wgpu` entry of its metadata; a signal is
+    /// looked for between blocks.
     ///
     /// # Errors
     /// `Usage` where K is 0, or more than D or the number of rows; `Data` where a number isn't finite or all rows are the
-    /// same; what the rows and `go_on` report.
+    /// same; what the rows report; `Interrupted`.
     pub fn fit(
         rows: &dyn Rows,
         settings: Option<&Entry>,
         options: FitOptions,
-        go_on: &mut dyn FnMut() -> Result<()>,
+        observer: &dyn Observer,
     ) -> Result<Reduction> {
         let count = rows.len().min(options.rows);
         let (dim, most) = (options.dim, rows.dim().min(count));
@@ -118,7 +119,8 @@ impl Reduction {
         let chosen = (0..count).map(|i| (i as u128 * rows.len() as u128 / count as u128) as usize).collect();
         // Within faer nothing is shared among threads: sums would depend on how many there are.
         faer::set_global_parallelism(Par::Seq);
-        let mut sample = Sample { rows: Selected::new(rows, chosen), mean: vec![0.0; rows.dim()], go_on };
+        let stage = Stage::new(observer, "principal components", 0, "nothing was written");
+        let mut sample = Sample { rows: Selected::new(rows, chosen), mean: vec![0.0; rows.dim()], stage };
         let total_variance = sample.find_mean()?;
         if total_variance <= 0.0 {
             return Err(Error::Data(format!("all {count} rows are the same: there are no directions")));
@@ -405,7 +407,7 @@ struct Sample<'a> {
     rows: Selected<'a>,
     /// (D).
     mean: Vec<f64>,
-    go_on: &'a mut dyn FnMut() -> Result<()>,
+    stage: Stage<'a>,
 }
 
 impl Sample<'_> {
@@ -416,7 +418,7 @@ impl Sample<'_> {
         let mut read = Vec::new();
         let mut centred = Vec::new();
         for start in (0..count).step_by(step) {
-            (self.go_on)()?;
+            self.stage.advance(0)?;
             let range = start..(start + step).min(count);
             read.resize(range.len() * dim, 0.0f32);
             self.rows.read(range.clone(), &mut read)?;
@@ -622,7 +624,7 @@ mod tests {
 
     fn fit(rows: &dyn Rows, dim: usize) -> Reduction {
         let options = FitOptions { dim, rows: usize::MAX, seed: 1 };
-        Reduction::fit(rows, None, options, &mut || Ok(())).unwrap()
+        Reduction::fit(rows, None, options, &()).unwrap()
     }
 
     fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
@@ -705,11 +707,10 @@ mod tests {
         let full = 120;
         let cloud = cloud(400, full, 12, 0.05);
         let exact = fit(&cloud, 8);
-        let mut nothing = || Ok(());
         let mut sample = Sample {
             rows: Selected::new(&cloud, (0..400).collect()),
             mean: vec![0.0; full],
-            go_on: &mut nothing,
+            stage: Stage::new(&(), "", 0, ""),
         };
         let total = sample.find_mean().unwrap();
         let (_, variances, passes) = sample.by_iteration(8, total, 1).unwrap();
@@ -759,15 +760,21 @@ mod tests {
         assert!(Reduced::new(&narrow, &reduction).is_err());
     }
 
+    /// Asks to stop.
+    struct Stopped;
+
+    impl Observer for Stopped {
+        fn signal(&self) -> Option<u8> {
+            Some(15)
+        }
+    }
+
     #[test]
     fn what_cannot_be_fitted_is_said() {
         let cloud = cloud(20, 12, 3, 0.1);
         let fit = |rows: &dyn Rows, dim, most| {
             let options = FitOptions { dim, rows: most, seed: 1 };
-            Reduction::fit(rows, None, options, &mut || Ok(()))
-                .err()
-                .map(|e| e.to_string())
-                .unwrap_or_default()
+            Reduction::fit(rows, None, options, &()).err().map(|e| e.to_string()).unwrap_or_default()
         };
         for (dim, most) in [(0, 20), (13, 20), (6, 5)] {
             assert!(fit(&cloud, dim, most).contains("are reduced to"), "{dim} of {most}");
@@ -778,12 +785,8 @@ mod tests {
         let mut bad = cloud.clone();
         bad.rows[12 * 7 + 1] = f32::INFINITY;
         assert!(fit(&bad, 2, 20).contains("row 7 "));
-        let mut asked = 0;
         let options = FitOptions { dim: 2, rows: 20, seed: 1 };
-        let stop = Reduction::fit(&cloud, None, options, &mut || {
-            asked += 1;
-            Err(Error::Interrupted { signal: 15, outcome: "x" })
-        });
+        let stop = Reduction::fit(&cloud, None, options, &Stopped);
         assert!(matches!(stop, Err(Error::Interrupted { .. })));
     }
 }

@@ -13,6 +13,7 @@
 use super::distances::{DistanceRows, visit};
 use super::metrics::nearer;
 use crate::error::{Error, Result};
+use crate::observer::Stage;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -86,10 +87,10 @@ impl<'d> Reranked<'d> {
     ///
     /// `distances` are those from every picture of a list to every picture of it. Its first `queries` pictures are the
     /// queries; the gallery begins at picture `gallery`: after the queries, or at 0 if every picture is both.
-    /// `go_on` is asked between chunks.
+    /// `stage` advances by twice the pictures.
     ///
     /// # Errors
-    /// `Usage` for impossible options; what the distances or `go_on` report.
+    /// `Usage` for impossible options; what the distances report; `Interrupted`.
     ///
     /// # Panics
     /// If the distances are not square, or too few.
@@ -98,7 +99,7 @@ impl<'d> Reranked<'d> {
         queries: usize,
         gallery: usize,
         options: RerankOptions,
-        go_on: &mut dyn FnMut(usize) -> Result<()>,
+        stage: &Stage<'_>,
     ) -> Result<Reranked<'d>> {
         options.check()?;
         let all = distances.queries();
@@ -108,14 +109,14 @@ impl<'d> Reranked<'d> {
             "{queries} queries, gallery from {gallery}: {all} pictures"
         );
 
-        let Nearest { rows: nearest, largest } = Nearest::find(distances, &options, go_on)?;
+        let Nearest { rows: nearest, largest } = Nearest::find(distances, &options, stage)?;
         let expanded: Vec<Vec<u32>> = (0..all)
             .into_par_iter()
             .map(|picture| expanded_neighbours(&nearest, picture, &options))
             .collect();
         let mut encoded: Sparse = Vec::with_capacity(all);
         visit(distances, |range, rows| {
-            go_on(range.len())?;
+            stage.advance(range.len())?;
             let encode = |(picture, row): (usize, &[f32])| weights(&expanded[picture], row, largest[picture]);
             encoded.par_extend(range.into_par_iter().zip(rows.par_chunks(all)).map(encode));
             Ok(())
@@ -197,16 +198,12 @@ struct Nearest {
 }
 
 impl Nearest {
-    fn find(
-        distances: &mut dyn DistanceRows,
-        options: &RerankOptions,
-        go_on: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Nearest> {
+    fn find(distances: &mut dyn DistanceRows, options: &RerankOptions, stage: &Stage<'_>) -> Result<Nearest> {
         let all = distances.gallery();
         let count = (options.k1 + 1).max(options.k2).min(all);
         let mut found = Vec::with_capacity(all);
         visit(distances, |range, rows| {
-            go_on(range.len())?;
+            stage.advance(range.len())?;
             found.par_extend(rows.par_chunks(all).map(|row| {
                 let mut order: Vec<(f32, usize)> = row.iter().copied().zip(0..).collect();
                 if count < all {

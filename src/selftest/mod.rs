@@ -19,6 +19,7 @@ mod training;
 
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Context, Precision, Storage};
+use crate::observer::Observer;
 use cases::Case;
 use guard::Guarded;
 use serde::Serialize;
@@ -137,16 +138,11 @@ impl Options<'_> {
     }
 }
 
-/// Tests the rows that `options` choose. `next` gets how many are done, of how many, and the next one's name, and may stop
-/// the run.
+/// Tests the rows that `options` choose.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no row is left; what `next` reports. What the adapter reports is a row that failed.
-pub fn run(
-    context: &Context,
-    options: Options<'_>,
-    next: &mut dyn FnMut(usize, usize, &str) -> Result<()>,
-) -> Result<Report> {
+/// [`Error::NothingToDo`] if no row is left; [`Error::Interrupted`]. What the adapter reports is a row that failed.
+pub fn run(context: &Context, options: Options<'_>, observer: &dyn Observer) -> Result<Report> {
     let filter = options.filter;
     let cases = cases::all(context);
     let names: Vec<String> = cases.iter().map(Case::name).collect();
@@ -154,21 +150,18 @@ pub fn run(
     if cases.is_empty() {
         return Err(Error::no_row(filter, &names));
     }
-    judge(context, &cases, next)
+    judge(context, &cases, observer)
 }
 
 /// Tests these cases.
 ///
 /// # Errors
-/// What `next` reports.
-pub fn judge(
-    context: &Context,
-    cases: &[Case],
-    next: &mut dyn FnMut(usize, usize, &str) -> Result<()>,
-) -> Result<Report> {
+/// [`Error::Interrupted`] after a signal.
+pub fn judge(context: &Context, cases: &[Case], observer: &dyn Observer) -> Result<Report> {
     let mut rows = Vec::with_capacity(cases.len());
     for (done, case) in cases.iter().enumerate() {
-        next(done, cases.len(), &case.name())?;
+        observer.progress(&case.name(), done, cases.len());
+        observer.check("nothing was written")?;
         rows.push(row(context, case));
     }
     let passed = rows.iter().filter(|row| row.passed).count();

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 /// Storage of a number in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32 bits.
+    #[default]
     F32,
     /// 16 bits, rounded to nearest even.
     F16,

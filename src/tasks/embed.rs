@@ -1,5 +1,7 @@
 //! Pictures in, LA-Transformer embeddings out: decoding in parallel with the adapter, rows in the order of the list.
 
+mod output;
+
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterClass, Buffer, Context, Plan, PlanProfile, Precision, Readback, Recorder, WORD};
@@ -7,11 +9,14 @@ use crate::images::decode::{DecodeOptions, Rgb};
 use crate::images::preprocess;
 use crate::images::walk::Picture;
 use crate::model::LaTransformer;
+use crate::observer::{Observer, Stage};
 use crate::rng;
 use rayon::prelude::*;
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+pub use output::{Device, Embedded, Output, Request, embed};
 
 /// Batches that are on their way at once: one on the adapter, one being read back.
 const IN_FLIGHT: usize = 2;
@@ -209,18 +214,6 @@ fn filling_batch(class: AdapterClass, tokens: usize) -> usize {
     rows.div_ceil(tokens.max(1)).clamp(1, most)
 }
 
-/// Is told what happens while a list of pictures is embedded.
-pub trait Watch {
-    /// A picture can't be read and has no row.
-    fn skipped(&mut self, picture: &Picture, error: &Error);
-    /// The row of a picture, in the order of the list.
-    fn row(&mut self, picture: &Picture, embedding: &[f32]) -> Result<()>;
-    /// Something that the user should know.
-    fn note(&mut self, _text: &str) {}
-    /// Whether to go on; asked between batches.
-    fn go_on(&mut self) -> ControlFlow<Error>;
-}
-
 /// How the pictures of a list are looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LookOptions {
@@ -243,90 +236,145 @@ fn mean_of_views(one: &[f32], other: &[f32], parts: usize) -> Vec<f32> {
     mean
 }
 
-/// Embeds every readable picture of a list, in its order; memory doesn't grow with the list. Where the adapter finds no memory
-/// for a batch, it goes on with smaller ones.
+/// The pictures of a list in its order, each with its embedding (R·D) or the reason why it can't be read: [`Embedder::rows`].
 ///
-/// # Errors
-/// What the adapter or `watch` reports. An unreadable picture is no error here.
-pub fn embed_pictures(
-    embedder: &mut Embedder<'_>,
-    pictures: &[Picture],
-    options: LookOptions,
-    watch: &mut dyn Watch,
-) -> Result<()> {
-    let size = embedder.model.config().image;
-    let parts = embedder.model.config().parts();
-    // Whole rounds for the decoding threads, and never much more than the adapter takes at once.
-    let chunk = embedder.batch().max(2 * rayon::current_num_threads());
-    std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        scope.spawn(move || {
-            for pictures in pictures.chunks(chunk) {
-                let load = |picture: &Picture| preprocess::load(&picture.path, options.decode, size);
-                let decoded: Vec<Result<Rgb>> = pictures.par_iter().map(load).collect();
-                // The other side stopped: there is nobody to decode for.
-                if sender.send(decoded).is_err() {
+/// An error of the adapter ends it. Memory doesn't grow with the list: decoding runs in parallel, a few batches ahead.
+pub struct Rows<'e, 'c> {
+    embedder: &'e mut Embedder<'c>,
+    stage: Stage<'e>,
+    flip: bool,
+    decoder: Option<JoinHandle<()>>,
+    decoded: mpsc::Receiver<Vec<(Picture, Result<Rgb>)>>,
+    /// Pictures that are decoded but not returned; those that can't be read with the reason.
+    listed: VecDeque<(Picture, Option<Error>)>,
+    /// Views of those that can be read, on their way to the adapter.
+    queue: VecDeque<Rgb>,
+    /// Embeddings that were read back, of those that come first.
+    rows: VecDeque<Vec<f32>>,
+    /// The row of a picture whose mirror image's row is still to come.
+    first_view: Option<Vec<f32>>,
+}
+
+impl<'c> Embedder<'c> {
+    /// Embeds the pictures of a list; where the adapter finds no memory for a batch, goes on with smaller ones.
+    ///
+    /// The iterator's errors are those of the adapter, and [`Error::Interrupted`].
+    pub fn rows<'e>(
+        &'e mut self,
+        pictures: Vec<Picture>,
+        options: LookOptions,
+        observer: &'e dyn Observer,
+    ) -> Rows<'e, 'c> {
+        let size = self.model.config().image;
+        // Whole rounds for the decoding threads, and never much more than the adapter takes at once.
+        let chunk = self.batch().max(2 * rayon::current_num_threads());
+        let stage = Stage::new(observer, "", pictures.len(), "nothing was written");
+        let (sender, decoded) = mpsc::sync_channel(1);
+        let decoder = std::thread::spawn(move || {
+            let mut pictures = pictures.into_iter();
+            loop {
+                let chunk: Vec<Picture> = pictures.by_ref().take(chunk).collect();
+                let load = |picture: Picture| {
+                    let loaded = preprocess::load(&picture.path, options.decode, size);
+                    (picture, loaded)
+                };
+                // Without a receiver there is nobody to decode for.
+                if chunk.is_empty() || sender.send(chunk.into_par_iter().map(load).collect()).is_err() {
                     return;
                 }
             }
         });
+        // A run that was given up may have left batches on their way.
+        self.flights.clear();
+        Rows {
+            embedder: self,
+            stage,
+            flip: options.flip,
+            decoder: Some(decoder),
+            decoded,
+            listed: VecDeque::new(),
+            queue: VecDeque::new(),
+            rows: VecDeque::new(),
+            first_view: None,
+        }
+    }
+}
 
-        let mut queue: VecDeque<(&Picture, Rgb)> = VecDeque::new();
-        let mut flying: VecDeque<Vec<&Picture>> = VecDeque::new();
-        // The row of a picture whose mirror image's row is still to come.
-        let mut first_view: Option<Vec<f32>> = None;
-        let mut listed = pictures.iter();
-        let mut ended = false;
-        while !ended || !queue.is_empty() || !flying.is_empty() {
-            if let ControlFlow::Break(error) = watch.go_on() {
-                return Err(error);
-            }
-            while !ended && queue.len() < embedder.batch() {
-                let Ok(decoded) = receiver.recv() else {
-                    ended = true;
-                    break;
+impl Rows<'_, '_> {
+    /// Sends one batch on its way, and reads back the one before it.
+    fn work(&mut self) -> Result<()> {
+        self.stage.advance(0)?;
+        while self.decoder.is_some() && self.queue.len() < self.embedder.batch() {
+            let Ok(decoded) = self.decoded.recv() else {
+                let ended = self.decoder.take().map_or(Ok(()), JoinHandle::join);
+                ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                break;
+            };
+            for (picture, decoded) in decoded {
+                let error = match decoded {
+                    Ok(rgb) => {
+                        let mirrored = self.flip.then(|| rgb.mirrored());
+                        self.queue.push_back(rgb);
+                        self.queue.extend(mirrored);
+                        None
+                    }
+                    Err(error) => Some(error),
                 };
-                for (picture, decoded) in listed.by_ref().take(decoded.len()).zip(decoded) {
-                    match decoded {
-                        Ok(rgb) => {
-                            let mirrored = options.flip.then(|| rgb.mirrored());
-                            queue.push_back((picture, rgb));
-                            queue.extend(mirrored.map(|rgb| (picture, rgb)));
-                        }
-                        Err(error) => watch.skipped(picture, &error),
-                    }
-                }
+                self.listed.push_back((picture, error));
             }
-            if !queue.is_empty() {
-                let count = embedder.batch().min(queue.len());
-                let (names, images): (Vec<_>, Vec<_>) = queue.drain(..count).unzip();
-                match embedder.submit(&images) {
-                    Ok(()) => flying.push_back(names),
-                    Err(error) if error.is_out_of_memory() && embedder.halve() => {
-                        watch.note(&format!("{error}; going on with batches of {}", embedder.batch()));
-                        for picture in names.into_iter().zip(images).rev() {
-                            queue.push_front(picture);
-                        }
-                        continue;
-                    }
-                    Err(error) => return Err(error),
+        }
+        if !self.queue.is_empty() {
+            let count = self.embedder.batch().min(self.queue.len());
+            match self.embedder.submit(&self.queue.make_contiguous()[..count]) {
+                Ok(()) => drop(self.queue.drain(..count)),
+                Err(error) if error.is_out_of_memory() && self.embedder.halve() => {
+                    let batch = self.embedder.batch();
+                    self.stage.observer().note(&format!("{error}; going on with batches of {batch}"));
+                    return Ok(());
                 }
+                Err(error) => return Err(error),
             }
-            let drained = ended && queue.is_empty();
-            if flying.len() >= IN_FLIGHT || drained {
-                let rows = embedder.collect()?;
-                let names = flying.pop_front().unwrap_or_default();
-                for (picture, row) in names.iter().zip(rows.chunks(embedder.dim())) {
-                    match first_view.take() {
-                        Some(first) => watch.row(picture, &mean_of_views(&first, row, parts))?,
-                        None if options.flip => first_view = Some(row.to_vec()),
-                        None => watch.row(picture, row)?,
-                    }
+        }
+        let drained = self.decoder.is_none() && self.queue.is_empty();
+        if self.embedder.flights.len() >= IN_FLIGHT || drained {
+            let (rows, parts) = (self.embedder.collect()?, self.embedder.model.config().parts());
+            for row in rows.chunks(self.embedder.dim()) {
+                match self.first_view.take() {
+                    Some(first) => self.rows.push_back(mean_of_views(&first, row, parts)),
+                    None if self.flip => self.first_view = Some(row.to_vec()),
+                    None => self.rows.push_back(row.to_vec()),
                 }
             }
         }
         Ok(())
-    })
+    }
+}
+
+impl Iterator for Rows<'_, '_> {
+    type Item = Result<(Picture, Result<Vec<f32>>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let is_next =
+                |(_, error): &mut (Picture, Option<Error>)| error.is_some() || !self.rows.is_empty();
+            if let Some((picture, error)) = self.listed.pop_front_if(is_next) {
+                let row = match error {
+                    Some(error) => Err(error),
+                    None => Ok(self.rows.pop_front().unwrap_or_default()),
+                };
+                return Some(self.stage.advance(1).map(|()| (picture, row)));
+            }
+            if self.decoder.is_none() && self.listed.is_empty() {
+                return None;
+            }
+            if let Err(error) = self.work() {
+                // Nothing comes after it.
+                (self.decoder, self.decoded) = (None, mpsc::sync_channel(0).1);
+                self.listed.clear();
+                return Some(Err(error));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage, WORD};
 use crate::kernels::adam::{Betas, StepValues};
 use crate::kernels::gemm::{self, Form, Tile};
 use crate::model::{HeadSettings, LaTransformer, Learner, Trainable, UpdateRule};
+use crate::observer::Follower;
 use crate::rng;
 use crate::train::heads::init_heads;
 use std::time::{Duration, Instant};
@@ -68,11 +69,11 @@ pub fn tune(
     batch: usize,
     train: bool,
     limit: Duration,
-    tell: &mut dyn FnMut(&Finding),
+    observer: &dyn Follower<Finding>,
 ) -> Result<Outcome> {
     let start = Instant::now();
     let before = context.set_choices(Choices::new());
-    let outcome = search(context, network, batch, train, start + limit, tell);
+    let outcome = search(context, network, batch, train, start + limit, observer);
     match &outcome {
         Ok(outcome) => context.set_choices(outcome.choices.clone()),
         Err(_) => context.set_choices(before),
@@ -86,7 +87,7 @@ fn search(
     batch: usize,
     train: bool,
     end: Instant,
-    tell: &mut dyn FnMut(&Finding),
+    observer: &dyn Follower<Finding>,
 ) -> Result<Outcome> {
     let step = Step::record(context, network, batch, train)?;
     let products = products(&step.plan);
@@ -101,7 +102,7 @@ fn search(
             break;
         }
         let finding = compare(context, *product)?;
-        tell(&finding);
+        observer.event(finding.clone())?;
         findings.push(finding);
     }
     let chosen = findings.iter().filter(|finding| finding.chosen != finding.seconds[0].0);

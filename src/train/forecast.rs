@@ -1,12 +1,12 @@
 //! What a run will take, before it is run: memory, operations and time of each stage.
 
 use super::job::Job;
-use super::trainer::Watch;
 use super::{config, job};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::kernels::adam::StepValues;
 use crate::model::{Learner, StageNeed, Trainable};
+use crate::observer::Observer;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -69,8 +69,8 @@ impl Forecast {
 ///
 /// # Errors
 /// As a run itself, [`Error::TooLarge`] for a batch that exceeds `memory` bytes included.
-pub fn forecast(layers: &config::Layers, memory: Option<u64>, watch: &mut dyn Watch) -> Result<Forecast> {
-    let job = Job::start(config::Config::resolve(layers)?, watch)?;
+pub fn forecast(layers: &config::Layers, memory: Option<u64>, observer: &dyn Observer) -> Result<Forecast> {
+    let job = Job::start(config::Config::resolve(layers)?, observer)?;
     let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
     let learner = job.learner(&context)?;
     check_memory(&job, &learner, &context, memory)?;

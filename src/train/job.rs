@@ -4,7 +4,6 @@ use super::config::{self, BestBy, Config, Optimizer};
 use super::heads::init_heads;
 use super::images::ImageList;
 use super::schedule::Schedule;
-use super::trainer::Watch;
 use crate::checkpoint::{self, Network, StateData, StateTensor};
 use crate::datasets::sampler::{self, TrainingSet};
 use crate::datasets::uses::training_set;
@@ -13,6 +12,7 @@ use crate::gpu::Context;
 use crate::images::augment::Augment;
 use crate::kernels::adam::Betas;
 use crate::model::{GroupKind, HeadSettings, HostMoments, Learner, UpdateRule};
+use crate::observer::Observer;
 use crate::storage::hash;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,9 +123,9 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Usage`] for settings that no run can have; whatever weights and pictures may say.
-    pub fn start(mut config: Config, watch: &mut dyn Watch) -> Result<Job> {
+    pub fn start(mut config: Config, observer: &dyn Observer) -> Result<Job> {
         let backbone = needed(&config.model.backbone, "backbone")?;
-        let set = labelled(&config, |text| watch.note(text))?;
+        let set = labelled(&config, |text| observer.note(text))?;
         let images = ImageList::of(&set)?;
         let (set, held_out) = hold_out(&config, set)?;
         let (train, validation) = divide(&config, &set)?;
@@ -136,27 +136,27 @@ impl Job {
                 across if across == persons => "all by two cameras or more".to_string(),
                 across => format!("only {across} of them by two cameras or more: the others are not scored"),
             };
-            watch.note(&format!(
+            observer.note(&format!(
                 "{persons} persons with {pictures} images are held out of training, {matches}"
             ));
         }
         let mut network = checkpoint::load(&backbone, &config.settings())?;
         for note in &network.notes {
-            watch.note(note);
+            observer.note(note);
         }
         config.settle(&network.config, &network.preprocess);
         let (parts, dim, hidden) = (network.config.parts(), network.config.dim, config.head.hidden);
         network.heads = init_heads(config.data.seed, parts, dim, hidden, set.classes.len());
         network.class_names = Some(set.classes.clone());
         if set.skipped > 0 {
-            watch.note(&format!("{} files are junk or outside the layout", set.skipped));
+            observer.note(&format!("{} files are junk or outside the layout", set.skipped));
         }
         if !set.left_out.counts().is_empty() {
-            watch.note(&format!("left out: {}", set.left_out));
+            observer.note(&format!("left out: {}", set.left_out));
         }
         let batch_size = config.schedule.batch_size;
         if config.data.persons_per_batch == 0 && sampler::drops_last(train.len(), batch_size) {
-            watch.note("each epoch's last batch would hold one picture and is dropped");
+            observer.note("each epoch's last batch would hold one picture and is dropped");
         }
         let mut trained_on = hash_images(&set, &train)?;
         trained_on.extend(checkpoint::read_trained_on(&backbone)?.unwrap_or_default());
@@ -171,7 +171,7 @@ impl Job {
     /// # Errors
     /// [`Error::Usage`] for settings or pictures that contradict the saved ones; [`Error::Weights`] for a file that no
     /// run left.
-    pub fn resume(out: &Path, layers: &config::Layers, watch: &mut dyn Watch) -> Result<Job> {
+    pub fn resume(out: &Path, layers: &config::Layers, observer: &dyn Observer) -> Result<Job> {
         let last = out.join("last.safetensors");
         let config = Config::resume(&out.join("config.toml"), layers)?;
         let set = labelled(&config, |_| {})?;
@@ -180,7 +180,7 @@ impl Job {
         let state = checkpoint::read_state(&last)?;
         match counts(&state, IMAGES) {
             Some(&[hash]) => images.check(out, hash, config.data.dir.as_deref().unwrap_or_default())?,
-            _ => watch.note("the saved run holds no list of its images: they are taken for the same"),
+            _ => observer.note("the saved run holds no list of its images: they are taken for the same"),
         }
         let (set, held_out) = hold_out(&config, set)?;
         let (train, validation) = divide(&config, &set)?;

@@ -8,13 +8,15 @@ use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor, TRAINE
 use crate::datasets::LoadOptions;
 use crate::datasets::sampler::{self, Sample, TrainingSet};
 use crate::error::{Error, Result};
-use crate::gpu::{BETWEEN_FAILURES, Context, ContextOptions, PlanProfile, Precision, Readback};
+use crate::gpu::{Context, PlanProfile, Precision, Readback};
 use crate::images::augment::Augment;
 use crate::images::decode::DecodeOptions;
 use crate::images::preprocess;
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::model::{EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
+use crate::observer::Follower;
+use crate::retry::retry;
 use crate::shape::ImageSize;
 use crate::storage::lock::{FolderLock, holds_files};
 use crate::storage::{atomic, hash};
@@ -51,29 +53,28 @@ pub struct Request {
     pub memory: Option<u64>,
     /// What was said on the command line and in files.
     pub layers: config::Layers,
+    /// Whether a step of each stage is profiled.
+    pub profile: bool,
 }
 
-/// Is told what happens in a run.
-pub trait Watch {
-    /// Something that the user should know.
-    fn note(&mut self, text: &str);
-    /// A step is done; `steps` is the number of the last one.
-    fn step(&mut self, line: &StepLine, steps: u64);
+/// Something that happened in a run.
+pub enum Event {
+    /// A step is done.
+    Step {
+        /// Its line in the log.
+        line: StepLine,
+        /// The number of the run's last step.
+        steps: u64,
+    },
     /// An epoch is done.
-    fn epoch(&mut self, line: &EpochLine);
-    /// The number of a signal that asks to stop.
-    fn signal(&mut self) -> Option<u8>;
-    /// Whether a step of each stage is to be profiled.
-    fn wants_profiles(&self) -> bool {
-        false
-    }
-    /// A step of a stage was profiled.
-    ///
-    /// # Errors
-    /// If it can't be kept: then the run ends.
-    fn profiled(&mut self, _stage: &str, _profile: &PlanProfile) -> Result<()> {
-        Ok(())
-    }
+    Epoch(EpochLine),
+    /// A step of a stage was profiled, as [`Request::profile`] asks for.
+    Profile {
+        /// The stage in words.
+        stage: String,
+        /// Times of the step's launches.
+        profile: PlanProfile,
+    },
 }
 
 /// Images that the model of an epoch is scored on.
@@ -149,7 +150,7 @@ struct Batch {
 /// [`Error::Usage`] for a folder that holds a run already, or settings that contradict the saved ones;
 /// [`Error::NotFinite`] when loss or gradients overflow, after the state before it was saved; [`Error::Interrupted`] after
 /// the state was saved; whatever weights, pictures and adapter may say.
-pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<Summary> {
+pub fn run(request: &Request, observer: &dyn Follower<Event>, judge: &mut dyn Judge) -> Result<Summary> {
     let out = &request.out;
     if !request.resume && holds_run(out)? {
         return Err(Error::Usage(format!(
@@ -171,7 +172,7 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
                 out.display()
             )));
         }
-        watch.note(&format!("nothing to resume in {}: the run starts afresh", out.display()));
+        observer.note(&format!("nothing to resume in {}: the run starts afresh", out.display()));
     }
     // A run that was killed before its first save goes on by its own configuration where none is given.
     let saved = out.join("config.toml");
@@ -181,9 +182,9 @@ pub fn run(request: &Request, watch: &mut dyn Watch, judge: &mut dyn Judge) -> R
         false => None,
     };
     let begin = begun.as_ref().map_or(Begin::Layers(&request.layers), Begin::Config);
-    let ended = phase(out, &begin, resumes, request.memory, watch, judge)?;
+    let ended = phase(out, &begin, resumes, request, observer, judge)?;
     let refit = match ended.refit_epochs() {
-        Some(epochs) => refit(request, &ended, epochs, watch, judge)?,
+        Some(epochs) => refit(request, &ended, epochs, observer, judge)?,
         None => None,
     };
     ended.summary(out, refit)
@@ -227,7 +228,7 @@ fn refit(
     request: &Request,
     first: &Ended,
     epochs: usize,
-    watch: &mut dyn Watch,
+    observer: &dyn Follower<Event>,
     judge: &mut dyn Judge,
 ) -> Result<Option<usize>> {
     let name = format!("{REFIT}{epochs}");
@@ -244,11 +245,11 @@ fn refit(
         *most -= first.position.step;
     }
     Log::mark_refit(&request.out.join("log.jsonl"), epochs, &name)?;
-    watch.note(&format!("all persons train now, for {epochs} epochs, in {}", out.display()));
+    observer.note(&format!("all persons train now, for {epochs} epochs, in {}", out.display()));
     std::fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
     let _lock = FolderLock::acquire(&out)?;
     let resumes = out.join(LAST).exists();
-    let ended = phase(&out, &Begin::Config(&config), resumes, request.memory, watch, judge)?;
+    let ended = phase(&out, &Begin::Config(&config), resumes, request, observer, judge)?;
     if !ended.is_whole() {
         return Ok(None);
     }
@@ -334,13 +335,16 @@ fn phase(
     out: &Path,
     begin: &Begin<'_>,
     resumes: bool,
-    memory: Option<u64>,
-    watch: &mut dyn Watch,
+    request: &Request,
+    observer: &dyn Follower<Event>,
     judge: &mut dyn Judge,
 ) -> Result<Ended> {
     let last = out.join(LAST);
-    let job =
-        if resumes { Job::resume(out, &begin.on_top(), watch)? } else { Job::start(begin.config()?, watch)? };
+    let job = if resumes {
+        Job::resume(out, &begin.on_top(), observer)?
+    } else {
+        Job::start(begin.config()?, observer)?
+    };
     if !job.held_out.classes.is_empty() {
         judge.hold_out(&job.held_out, job.held_out.crosses_cameras(), &job.config);
     }
@@ -350,83 +354,54 @@ fn phase(
     atomic::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
     job.images.write(out)?;
     if resumes && job.is_finished() {
-        watch.note(&format!("the run in {} is finished", out.display()));
+        observer.note(&format!("the run in {} is finished", out.display()));
         return Ok(Ended::of(&job));
     }
-    let options = job.config.device.options();
     let limits = limits(&job.config);
-    let mut failures = Failures::default();
-    let (mut job, mut resumes) = (job, resumes);
-    loop {
-        let error = match attempt(job, &options, out, memory, resumes, watch, judge) {
-            Err(error) if error.may_pass() => error,
-            outcome => return outcome,
-        };
-        resumes = last.exists();
-        // The configuration is the saved one: what was said on top of it stands in there, but for the limits.
-        job = if resumes {
-            Job::resume(out, &limits, watch)?
-        } else {
-            let job = Job::start(begin.config()?, watch)?;
-            job.images.write(out)?;
-            job
-        };
-        if failures.are_too_many(Instant::now(), job.position.step) {
-            return Err(error);
-        }
-        watch.note(&format!("{error}; the adapter is opened anew, and the run goes on from its last save"));
-    }
-}
-
-/// The adapter's last failure: when, and up to which step the run was saved.
-#[derive(Default)]
-struct Failures(Option<(Instant, u64)>);
-
-impl Failures {
-    /// Whether one more ends the run: it comes within a minute, or the adapter didn't last from one save to the next, and
-    /// might do so for ever.
-    fn are_too_many(&mut self, at: Instant, saved: u64) -> bool {
-        let last = self.0.replace((at, saved));
-        last.is_some_and(|(before, then)| at.duration_since(before) < BETWEEN_FAILURES || saved == then)
-    }
-}
-
-/// Trains on the adapter until it is done, or the adapter fails.
-fn attempt(
-    job: Job,
-    options: &ContextOptions,
-    out: &Path,
-    memory: Option<u64>,
-    resumes: bool,
-    watch: &mut dyn Watch,
-    judge: &mut dyn Judge,
-) -> Result<Ended> {
-    let context = Context::open(options)?;
-    context.adapter.notes().iter().for_each(|note| watch.note(note));
-    let learner = job.learner(&context)?;
-    forecast::check_memory(&job, &learner, &context, memory)?;
-    let log = out.join("log.jsonl");
-    let log =
-        if resumes { Log::resume(&log, job.position.step, job.position.epoch)? } else { Log::create(&log)? };
-    let (steps, evaluations) = (BTreeMap::new(), BTreeMap::new());
-    let (flights, idle, done) = (VecDeque::new(), Vec::new(), Instant::now());
-    let unprofiled = watch.wants_profiles();
-    let timed = None;
-    Run {
-        context: &context,
-        job,
-        out,
-        log,
-        learner,
-        steps,
-        flights,
-        idle,
-        done,
-        timed,
-        evaluations,
-        unprofiled,
-    }
-    .go(watch, judge)
+    retry(
+        &job.config.device.options(),
+        observer,
+        ", and the run goes on from its last save",
+        &mut (job, resumes),
+        |(job, resumes), context| {
+            let learner = job.learner(context)?;
+            forecast::check_memory(job, &learner, context, request.memory)?;
+            let log = out.join("log.jsonl");
+            let log = match *resumes {
+                true => Log::resume(&log, job.position.step, job.position.epoch)?,
+                false => Log::create(&log)?,
+            };
+            let run = Run {
+                context,
+                job,
+                out,
+                log,
+                learner,
+                steps: BTreeMap::new(),
+                flights: VecDeque::new(),
+                idle: Vec::new(),
+                done: Instant::now(),
+                timed: None,
+                evaluations: BTreeMap::new(),
+                profile: request.profile,
+                unprofiled: request.profile,
+                observer,
+            };
+            run.go(judge)
+        },
+        |(job, resumes), _| {
+            *resumes = last.exists();
+            // The configuration is the saved one: what was said on top of it stands in there, but for the limits.
+            *job = if *resumes {
+                Job::resume(out, &limits, observer)?
+            } else {
+                let job = Job::start(begin.config()?, observer)?;
+                job.images.write(out)?;
+                job
+            };
+            Ok(job.position.step)
+        },
+    )
 }
 
 /// Steps that the adapter may have before it: while it computes one, the host prepares the next.
@@ -487,7 +462,7 @@ const FASTER: f64 = 3.0;
 /// A run on an adapter.
 struct Run<'c, 'o> {
     context: &'c Context,
-    job: Job,
+    job: &'o mut Job,
     out: &'o Path,
     log: Log,
     learner: Learner<'c>,
@@ -502,19 +477,22 @@ struct Run<'c, 'o> {
     /// The line of that step.
     timed: Option<Timed>,
     evaluations: BTreeMap<usize, EvaluationStep>,
-    /// Whether a step of this stage is still to be profiled.
+    /// Whether a step of each stage is profiled.
+    profile: bool,
+    /// Whether that of this stage is still to come.
     unprofiled: bool,
+    observer: &'o dyn Follower<Event>,
 }
 
 impl Run<'_, '_> {
-    fn go(mut self, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<Ended> {
+    fn go(mut self, judge: &mut dyn Judge) -> Result<Ended> {
         if self.job.is_finished() {
             self.save_all()?;
         }
         while !self.job.is_finished() {
-            self.epoch(watch, judge)?;
+            self.epoch(judge)?;
         }
-        Ok(Ended::of(&self.job))
+        Ok(Ended::of(self.job))
     }
 
     /// Saves the state, and as the best model too where that is the last one.
@@ -528,10 +506,10 @@ impl Run<'_, '_> {
     }
 
     /// Trains to the end of the epoch, or of the run.
-    fn epoch(&mut self, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<()> {
+    fn epoch(&mut self, judge: &mut dyn Judge) -> Result<()> {
         let start = Instant::now();
         let epoch = self.job.position.epoch;
-        self.enter_stage(epoch, watch)?;
+        self.enter_stage(epoch)?;
         let job = &self.job;
         let (seed, batch_size) = (job.config.data.seed, job.config.schedule.batch_size);
         let first = job.position.batch;
@@ -565,13 +543,13 @@ impl Run<'_, '_> {
                     }
                     Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 };
-                self.send(batch?, watch)?;
-                self.land(IN_FLIGHT - 1, watch)?;
+                self.send(batch?)?;
+                self.land(IN_FLIGHT - 1)?;
                 let every = self.job.config.schedule.save_every;
-                let signal = watch.signal();
+                let signal = self.observer.signal();
                 let at_save = every > 0 && self.job.position.step.is_multiple_of(every);
                 if signal.is_some() || at_save {
-                    self.land(0, watch)?;
+                    self.land(0)?;
                     self.save(LAST)?;
                     self.done = Instant::now();
                 }
@@ -579,22 +557,22 @@ impl Run<'_, '_> {
                     return Err(Error::Interrupted { signal, outcome: SAVED });
                 }
             }
-            self.land(0, watch)
+            self.land(0)
         });
         done?;
         if self.job.position.batch == batches {
-            self.end_epoch(start, watch, judge)?;
+            self.end_epoch(start, judge)?;
         }
         self.save_all()
     }
 
     /// Opens what the epoch trains; says what that costs.
-    fn enter_stage(&mut self, epoch: usize, watch: &mut dyn Watch) -> Result<()> {
+    fn enter_stage(&mut self, epoch: usize) -> Result<()> {
         let stage = self.job.schedule.stage(epoch);
         if self.learner.trainable() != stage {
             self.learner.open(stage)?;
             self.steps.clear();
-            self.unprofiled = watch.wants_profiles();
+            self.unprofiled = self.profile;
         }
         if self.steps.is_empty() {
             let batch = self.job.largest_batch();
@@ -604,7 +582,7 @@ impl Run<'_, '_> {
             let depth = self.job.network.config.depth;
             let open = depth - stage.first_open;
             let (forward, backward) = recorded.launches_of_block(depth - 1);
-            watch.note(&format!(
+            self.observer.note(&format!(
                 "epoch {epoch}: {open} blocks{} open, {} parameters train, {} launches a step{}, {} MiB of device memory",
                 if stage.embeddings { " and the embeddings" } else { "" },
                 self.learner.trainable_parameters(),
@@ -615,7 +593,7 @@ impl Run<'_, '_> {
             let piece = self.job.piece();
             if piece < batch {
                 let whole = self.learner.need(stage, batch, batch)?;
-                watch.note(&format!(
+                self.observer.note(&format!(
                     "micro-batch {piece}: a step of {batch} has {} MiB for itself instead of {} MiB, for {:.2} times the work",
                     recorded.bytes() >> 20,
                     whole.step_bytes >> 20,
@@ -641,7 +619,7 @@ impl Run<'_, '_> {
 
     /// Profiles the step for `count` pictures, whose inputs are written. Every replay is a step of training: what it changes is
     /// put back as it was, to the bit.
-    fn profile(&mut self, count: usize, watch: &mut dyn Watch) -> Result<()> {
+    fn profile(&mut self, count: usize) -> Result<()> {
         let state = self.learner.save_state()?;
         let profile = self.steps[&count].plan.profile(self.context);
         self.learner.restore_state(&state);
@@ -649,11 +627,11 @@ impl Run<'_, '_> {
         let embeddings = if self.learner.trainable().embeddings { " and the embeddings" } else { "" };
         let epoch = self.job.position.epoch;
         let stage = format!("epoch {epoch}, {open} blocks{embeddings} open, a step of {count}");
-        watch.profiled(&stage, &profile?)
+        self.observer.event(Event::Profile { stage, profile: profile? })
     }
 
     /// Sends a step on its way.
-    fn send(&mut self, batch: Batch, watch: &mut dyn Watch) -> Result<()> {
+    fn send(&mut self, batch: Batch) -> Result<()> {
         let count = batch.labels.len();
         self.step_for(count)?;
         let before = self.job.position;
@@ -680,7 +658,7 @@ impl Run<'_, '_> {
         recorded.write(context, &batch.bytes, &batch.labels, &batch.flips);
         context.write(&recorded.step, bytemuck::cast_slice(&values.words()));
         if std::mem::take(&mut self.unprofiled) {
-            self.profile(count, watch)?;
+            self.profile(count)?;
             self.done = Instant::now();
         }
         let recorded = &self.steps[&count];
@@ -703,25 +681,24 @@ impl Run<'_, '_> {
     }
 
     /// Reads the results of the oldest steps until at most `most` are on their way.
-    fn land(&mut self, most: usize, watch: &mut dyn Watch) -> Result<()> {
+    fn land(&mut self, most: usize) -> Result<()> {
         while self.flights.len() > most
             && let Some(flight) = self.flights.pop_front()
         {
-            self.settle(flight, watch)?;
+            self.settle(flight)?;
         }
-        if self.flights.is_empty() { self.publish(watch) } else { Ok(()) }
+        if self.flights.is_empty() { self.publish() } else { Ok(()) }
     }
 
     /// Logs the step whose line waits for the next one's end.
-    fn publish(&mut self, watch: &mut dyn Watch) -> Result<()> {
+    fn publish(&mut self) -> Result<()> {
         let Some(Timed { line, .. }) = self.timed.take() else { return Ok(()) };
         self.log.step(&line)?;
-        watch.step(&line, self.job.schedule.steps());
-        Ok(())
+        self.observer.event(Event::Step { line, steps: self.job.schedule.steps() })
     }
 
     /// Reads the results of a step; its line is logged with the next one.
-    fn settle(&mut self, flight: Flight, watch: &mut dyn Watch) -> Result<()> {
+    fn settle(&mut self, flight: Flight) -> Result<()> {
         let Flight { before, lr, names, gpu_bytes, mut results } = flight;
         let rows = results.losses.finish(self.context)?;
         let control = Control::from_words(&results.control.finish(self.context)?);
@@ -734,7 +711,7 @@ impl Run<'_, '_> {
         if control.stopped {
             // The adapter has left parameters, moments and statistics as they were, in the steps sent after it too.
             self.flights.clear();
-            self.publish(watch)?;
+            self.publish()?;
             let Position { step, batch, .. } = before;
             self.job.position = Position { step, batch, ..self.job.position };
             self.save(LAST)?;
@@ -762,12 +739,12 @@ impl Run<'_, '_> {
         if let Some(before) = &mut self.timed {
             timed.share(before);
         }
-        self.publish(watch)?;
+        self.publish()?;
         self.timed = Some(timed);
         Ok(())
     }
 
-    fn end_epoch(&mut self, start: Instant, watch: &mut dyn Watch, judge: &mut dyn Judge) -> Result<()> {
+    fn end_epoch(&mut self, start: Instant, judge: &mut dyn Judge) -> Result<()> {
         let validation = self.validate()?;
         let best_by = self.job.config.schedule.best;
         let holds_out = best_by == BestBy::ValMap;
@@ -801,7 +778,7 @@ impl Run<'_, '_> {
             self.save(BEST)?;
         }
         self.log.epoch(&line)?;
-        watch.epoch(&line);
+        self.observer.event(Event::Epoch(line))?;
         let epochs = logged_epochs(&self.out.join("log.jsonl"))?;
         curves::write(&self.out.join("curves.svg"), &epochs, &self.job.schedule.openings())
     }
@@ -985,17 +962,5 @@ mod tests {
         // Of steps that take no longer than that, one slow one drags no others along.
         let many = [(8, 0.5), (8, 0.001), (8, 0.001), (8, 0.001)];
         assert_eq!(shared(&many), [32.0, 32.0, 8000.0, 8000.0]);
-    }
-
-    #[test]
-    fn an_adapter_that_never_lasts_to_the_next_save_ends_the_run() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut failures = Failures::default();
-        assert!(!failures.are_too_many(at(0), 0));
-        assert!(!failures.are_too_many(at(90), 7));
-        assert!(!failures.are_too_many(at(180), 8));
-        assert!(failures.are_too_many(at(270), 8), "nothing was saved since");
-        assert!(failures.are_too_many(at(280), 9), "a second one within a minute");
     }
 }

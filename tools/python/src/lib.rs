@@ -3,7 +3,6 @@
 //! A thread of its own holds the adapter and the network; calls from Python send it work and wait for rows without the
 //! interpreter's lock. So no reference crosses the border, and signals are heard while a call waits.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -15,9 +14,10 @@ use lat_wgpu::checkpoint::{self, Settings};
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::images::preprocess;
 use lat_wgpu::images::walk::Picture;
-use lat_wgpu::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use lat_wgpu::tasks::embed::{Embedder, LookOptions};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::gpu::{Context, ContextOptions, Precision};
+use lat_wgpu::observer::Observer;
 use lat_wgpu::shape::ImageSize;
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray3, PyReadonlyArray4, PyUntypedArray};
 use numpy::{PyUntypedArrayMethods, ndarray};
@@ -80,56 +80,28 @@ struct Job {
     reply: Sender<Result<Vec<f32>>>,
 }
 
-/// Gathers rows; the first picture that can't be read ends it.
-struct Gather<'j> {
-    rows: Vec<f32>,
-    unreadable: Option<String>,
-    stop: &'j AtomicBool,
-}
-
-impl Gather<'_> {
-    /// The reason not to go on.
-    fn ended(&mut self) -> Option<Error> {
-        let stopped = self
-            .stop
-            .load(Ordering::Relaxed)
-            .then_some(Error::Interrupted { signal: 2, outcome: "no vectors were returned" });
-        stopped.or_else(|| self.unreadable.take().map(Error::Data))
+impl Observer for Job {
+    fn signal(&self) -> Option<u8> {
+        self.stop.load(Ordering::Relaxed).then_some(2)
     }
 }
 
-impl Watch for Gather<'_> {
-    fn skipped(&mut self, _: &Picture, error: &Error) {
-        self.unreadable.get_or_insert_with(|| words(error));
-    }
-
-    fn row(&mut self, _: &Picture, embedding: &[f32]) -> Result<()> {
-        self.rows.extend_from_slice(embedding);
-        Ok(())
-    }
-
-    fn go_on(&mut self) -> ControlFlow<Error> {
-        self.ended().map_or(ControlFlow::Continue(()), ControlFlow::Break)
-    }
-}
-
-/// Rows (N, D) of a job's pictures.
+/// Rows (N, D) of a job's pictures; the first one that can't be read ends it.
 fn embed(embedder: &mut Embedder<'_>, size: ImageSize, job: &Job) -> Result<Vec<f32>> {
-    let mut gather = Gather { rows: Vec::new(), unreadable: None, stop: &job.stop };
+    let mut rows = Vec::new();
     match &job.pictures {
         Pictures::Files(paths) => {
             let named =
                 |path: &PathBuf| Picture { path: path.clone(), name: path.to_string_lossy().into_owned() };
-            let list: Vec<Picture> = paths.iter().map(named).collect();
-            embed_pictures(embedder, &list, LookOptions::default(), &mut gather)?;
+            for row in embedder.rows(paths.iter().map(named).collect(), LookOptions::default(), job) {
+                rows.extend(row?.1.map_err(|error| Error::Data(words(&error)))?);
+            }
         }
         Pictures::Pixels(pictures) => {
             let mut left = pictures.as_slice();
             let mut flying = false;
             while !left.is_empty() {
-                if let Some(error) = gather.ended() {
-                    return Err(error);
-                }
+                job.check("no vectors were returned")?;
                 let (batch, rest) = left.split_at(left.len().min(embedder.batch()));
                 let fitted: Vec<Rgb> =
                     batch.par_iter().map(|picture| preprocess::resize_bicubic(picture, size)).collect();
@@ -139,14 +111,14 @@ fn embed(embedder: &mut Embedder<'_>, size: ImageSize, job: &Job) -> Result<Vec<
                 }
                 // The batch before it; the next one is resized while the adapter works on this one.
                 if flying {
-                    gather.rows.extend(embedder.collect()?);
+                    rows.extend(embedder.collect()?);
                 }
                 (left, flying) = (rest, true);
             }
-            gather.rows.extend(embedder.collect()?);
+            rows.extend(embedder.collect()?);
         }
     }
-    gather.ended().map_or(Ok(gather.rows), Err)
+    Ok(rows)
 }
 
 /// Opens a network, tells so, and serves jobs until nobody can send any.

@@ -1,10 +1,10 @@
 //! Our side of the table, and what the others read: weights and pictures.
 
-use lat_wgpu::images::decode::{DecodeOptions, Rgb};
+use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::embeddings::Embeddings;
 use lat_wgpu::figures::{Figures, draw_figures};
 use lat_wgpu::images::walk::Picture;
-use lat_wgpu::tasks::embed::{Embedder, LookOptions, Watch, embed_pictures};
+use lat_wgpu::tasks::embed::{Embedder, LookOptions};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::retrieval::neighbours::Neighbours;
 use lat_wgpu::gpu::{Buffer, Context, ContextOptions, Recorder};
@@ -16,7 +16,6 @@ use lat_wgpu_peers::{
     Request, SIZE, TOKENS, Task, end, numbers, pictures, pixels, repeat, request, sample, streams, train,
 };
 use safetensors::{Dtype, tensor::TensorView};
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -208,34 +207,20 @@ fn step(context: &Context, samples: usize, model: Model, stage: Trainable, batch
     Ok(Found { seconds, flops, values: losses, peak_growth: memory.growth(), ..Found::default() })
 }
 
-/// Keeps the rows.
-#[derive(Default)]
-struct Rows(Vec<f32>);
-
-impl Watch for Rows {
-    fn skipped(&mut self, picture: &Picture, error: &Error) {
-        eprintln!("warning: {} has no row: {error}", picture.name);
-    }
-
-    fn row(&mut self, _: &Picture, embedding: &[f32]) -> Result<()> {
-        self.0.extend_from_slice(embedding);
-        Ok(())
-    }
-
-    fn go_on(&mut self) -> ControlFlow<Error> {
-        ControlFlow::Continue(())
-    }
-}
-
 fn embed(context: &Context, samples: usize, model: Model, pictures: &[Picture]) -> Result<Found> {
     let mut embedder = Embedder::new(context, &model.network(), None, context.default_memory())?;
-    let mut rows = Rows::default();
-    let options = LookOptions { decode: DecodeOptions::default(), flip: false };
+    let mut rows = Vec::new();
     let seconds = repeat(samples, || {
-        rows.0.clear();
-        embed_pictures(&mut embedder, pictures, options, &mut rows)
+        rows.clear();
+        for row in embedder.rows(pictures.to_vec(), LookOptions::default(), &()) {
+            match row? {
+                (picture, Err(error)) => eprintln!("warning: {} has no row: {error}", picture.name),
+                (_, Ok(row)) => rows.extend(row),
+            }
+        }
+        Ok(())
     })?;
-    Ok(Found { seconds, values: sample(&rows.0), ..Found::default() })
+    Ok(Found { seconds, values: sample(&rows), ..Found::default() })
 }
 
 fn nearest(context: &Context, samples: usize, queries: usize, dim: usize, gallery: usize) -> Result<Found> {
