@@ -79,5 +79,6 @@ pub mod tasks;
 pub mod cli;
 
 pub mod bench;
+pub mod cases;
 pub mod reference;
 pub mod selftest;

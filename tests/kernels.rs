@@ -1,7 +1,5 @@
 //! Every kernel on the adapter against its f64 reference; `--nocapture` shows how much of each tolerance is used.
 
-#[path = "kernels/accumulate.rs"]
-mod accumulate;
 #[path = "kernels/adam.rs"]
 mod adam;
 #[path = "kernels/attention.rs"]
@@ -45,11 +43,23 @@ mod plan;
 mod random;
 #[path = "kernels/rollout.rs"]
 mod rollout;
-#[path = "kernels/roof.rs"]
-mod roof;
 #[path = "kernels/tokens.rs"]
 mod tokens;
 #[path = "kernels/topk.rs"]
 mod topk;
 #[path = "kernels/triplet.rs"]
 mod triplet;
+
+macro_rules! every_case_of {
+    ($($stem:ident)*) => {
+        $(#[test]
+        fn $stem() {
+            common::guard::every_case(stringify!($stem));
+        })*
+    };
+}
+
+every_case_of!(
+    gemm attention rollout layernorm gelu layerscale accumulate image patch_embed tokens gelt l2norm
+    part_linear batchnorm narrow cross_entropy triplet gradnorm adam distance topk roof
+);

@@ -5,14 +5,14 @@ mod common;
 mod program;
 
 use common::context;
+use lat_wgpu::cases::run::{Purpose, Run};
+use lat_wgpu::cases::{self, Case, tolerance};
 use lat_wgpu::entry_points;
 use lat_wgpu::gpu::{Constants, Family, File, Kernel, Precision, Storage};
 use lat_wgpu::kernels;
 use lat_wgpu::kernels::accumulate::Accumulate;
 use lat_wgpu::reference::Exact;
-use lat_wgpu::selftest::cases::{self, Case, Expected};
-use lat_wgpu::selftest::guard::Guarded;
-use lat_wgpu::selftest::{Options, Report, judge, run, tolerance};
+use lat_wgpu::selftest::{Options, Report, judge, run};
 use program::{expect, finish, program};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -27,10 +27,10 @@ fn key(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
 #[test]
 fn every_variant_that_the_adapter_offers_has_a_row() {
     let mut covered = BTreeSet::new();
-    for case in cases::all(context()) {
-        let mut recording = Guarded::new(context(), case.storage);
-        case.record(&mut recording);
-        for dispatch in recording.recorder.list().unwrap().dispatches {
+    for case in cases::quick(context()) {
+        let mut run = Run::new(context(), case.storage, Purpose::Time);
+        case.record(&mut run);
+        for dispatch in run.recorder.list().unwrap().dispatches {
             covered.insert(key(&dispatch.kernel, &dispatch.constants, dispatch.storage()));
         }
     }
@@ -52,16 +52,17 @@ fn every_variant_that_the_adapter_offers_has_a_row() {
 
 #[test]
 fn rows_have_names_of_their_own() {
-    let names: Vec<_> = cases::all(context()).iter().map(Case::name).collect();
+    let names: Vec<_> = cases::quick(context()).iter().map(Case::name).collect();
     let distinct: BTreeSet<_> = names.iter().collect();
     assert_eq!(distinct.len(), names.len());
 }
 
 fn sum(addend: f32, wanted: Exact) -> Case {
     Case::new("accumulate", format!("{addend}"), "1", Storage::F32, move |run| {
-        let sum = run.in_place("sum", &[1.0]);
-        Accumulate { addend: run.input("addend", &[addend]), sum }.record(&mut run.recorder, "sum");
-        vec![Expected::all("sum", sum, [wanted], tolerance::ACCUMULATE)]
+        let (addend, sum) =
+            (run.operand("addend", vec![addend]).tensor, run.updated("sum", vec![1.0]).tensor);
+        Accumulate { addend, sum }.record(&mut run.recorder, "sum");
+        run.all("sum", sum, tolerance::ACCUMULATE, || [wanted]);
     })
 }
 
@@ -77,7 +78,7 @@ fn copied(name: &'static str, source: &'static str, wanted: u32) -> Case {
     Case::new(name, "word", "1", Storage::F32, move |run| {
         let (x, y) = (run.words("x", &[7]), run.output("y", 1));
         file.launch(Place { place: 0 }, copy { x, y }).record(&mut run.recorder, "copy", 0.0);
-        vec![Expected::same("y", y, [(0, wanted)])]
+        run.same("y", y, || [(0, wanted)]);
     })
 }
 

@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 10] = [
     &["error", "observer", "retry", "rng", "shape"],
     &["images", "storage", "figures"],
     &["kernels", "datasets", "report"],
-    &["layers", "checkpoint", "embeddings"],
+    &["layers", "checkpoint", "embeddings", "cases"],
     &["model", "retrieval"],
     &["export", "train", "selftest"],
     &["tasks", "bench"],
@@ -344,47 +344,37 @@ fn header(text: &str) -> String {
 }
 
 #[test]
-fn every_stem_has_its_five_homes() {
-    // The roofs are no rows: rows are divided by them.
-    let bench = ["src/bench/rows.rs", "src/bench/roof.rs"]
-        .map(|path| lex(&fs::read_to_string(root().join(path)).unwrap_or_default()).0)
-        .concat();
+fn every_stem_has_its_four_homes() {
     let mut wrong = Vec::new();
     for stem in stems() {
         for home in [
             format!("shaders/{stem}.wgsl"),
             format!("src/reference/{stem}.rs"),
-            format!("tests/kernels/{stem}.rs"),
+            format!("src/cases/{stem}.rs"),
         ] {
             if !root().join(&home).is_file() {
                 wrong.push(format!("{stem}: no {home}"));
             }
         }
-        if words(&bench, &stem).next().is_none() {
-            wrong.push(format!("{stem}: no row in src/bench/rows.rs"));
-        }
     }
-    none("A kernel is a stem with five homes; it lands whole.", wrong);
+    none("A kernel is a stem with four homes; it lands whole.", wrong);
 }
 
 #[test]
 fn every_home_is_lived_in() {
     let mut wrong = Vec::new();
-    for (list, wanted) in [
-        ("src/kernels/mod.rs", vec!["mod", "variants"]),
-        ("src/reference/mod.rs", vec!["mod"]),
-        ("tests/kernels.rs", vec!["mod"]),
+    for (list, name) in [
+        ("src/kernels/mod.rs", "mod STEM"),
+        ("src/kernels/mod.rs", "STEM::variants"),
+        ("src/reference/mod.rs", "mod STEM"),
+        ("src/cases/mod.rs", "STEM"),
+        ("tests/kernels.rs", "STEM"),
     ] {
         let code = lex(&fs::read_to_string(root().join(list)).unwrap_or_default()).0;
         for stem in stems() {
-            for what in &wanted {
-                let there = match *what {
-                    "mod" => words(&code, &format!("mod {stem}")).next().is_some(),
-                    _ => words(&code, &format!("{stem}::{what}")).next().is_some(),
-                };
-                if !there {
-                    wrong.push(format!("{list} doesn't list `{what}` of {stem}"));
-                }
+            let name = name.replace("STEM", &stem);
+            if words(&code, &name).next().is_none() {
+                wrong.push(format!("{list} doesn't list `{name}`"));
             }
         }
     }
@@ -511,8 +501,14 @@ fn the_reference_stands_apart() {
     let mut wrong = Vec::new();
     for source in sources() {
         let imports = imports(&source.code);
-        if !["reference", "selftest"].contains(&source.module.as_str()) && imports.contains("reference") {
-            wrong.push(format!("{}: imports the reference", source.path));
+        for (name, users) in [
+            ("reference", &["reference", "cases"][..]),
+            // Of the tasks, tuning fills its operands as benches do.
+            ("cases", &["cases", "selftest", "bench", "tasks"]),
+        ] {
+            if imports.contains(name) && !users.contains(&source.module.as_str()) {
+                wrong.push(format!("{}: imports `{name}`", source.path));
+            }
         }
         if source.module == "reference" {
             let strange =
@@ -521,7 +517,7 @@ fn the_reference_stands_apart() {
         }
     }
     none(
-        "The reference is plain loops over std; tests and benches import it, of the program `selftest` alone.",
+        "The reference is plain loops over std; of the program `cases` alone imports it, and those `selftest` and `bench`.",
         wrong,
     );
 }

@@ -1,17 +1,18 @@
 //! The product lab: every tile of every family that an adapter can run, on the matrix products of ViT-S and ViT-B. A
 //! tile's result is checked in f64 at a thousand places before its time counts.
 
-use super::numbers::{self, PERIOD};
 use super::report::{Machine, Roof, Work};
 use super::roof::Roofs;
-use super::{MODELS, Options, TOKENS, is_too_large, next, samples};
+use super::{Options, is_too_large, next, samples};
+use crate::cases::numbers::{self, PERIOD};
+use crate::cases::tolerance::{self, UNIT};
+use crate::cases::{MODELS, TOKENS};
 use crate::error::{Error, Result};
 use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage};
 use crate::kernels::gemm::tiles::Winner;
 use crate::kernels::gemm::{Form, Tile, record_alone};
 use crate::observer::Follower;
 use crate::rng;
-use crate::selftest::tolerance::{self, UNIT};
 use half::f16;
 use rayon::prelude::*;
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! How fast the kernels are, as a share of what the adapter can do: `lat-wgpu bench`, `cargo bench` and `--profile`.
 //!
-//! A row is one kernel at one shape ([`rows`]). The adapter's roofs are measured in the same run, between samples of
+//! A row is one kernel at one shape ([`crate::cases`]). The adapter's roofs are measured in the same run, between samples of
 //! rows ([`roof`]): operations a second of a kernel of nothing but multiply-adds, and bytes a second of a kernel of
 //! nothing but copies. A kernel of f operations on b bytes can't take less than max(f / multiply-adds, b / copies)
 //! seconds; that time as a share of the time it takes is its percent of the roof, and the larger of the two is what
@@ -13,46 +13,21 @@
 
 pub mod baseline;
 pub mod lab;
-mod numbers;
 pub mod overheads;
 pub mod profile;
 pub mod report;
 pub mod roof;
 pub mod roofline;
-pub mod rows;
 pub mod samples;
 pub mod steps;
 
+use crate::cases;
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::observer::{Follower, Observer};
-use crate::shape::ImageSize;
 use report::{Machine, Report, RowReport, Work};
 use roof::Roofs;
 use std::time::Instant;
-
-/// A model whose shapes are measured: 224 × 224 pixels in patches of 16.
-#[derive(Debug, Clone, Copy)]
-struct Model {
-    name: &'static str,
-    dim: usize,
-    heads: usize,
-}
-
-const MODELS: [Model; 2] =
-    [Model { name: "vit-s", dim: 384, heads: 6 }, Model { name: "vit-b", dim: 768, heads: 12 }];
-const SIZE: ImageSize = ImageSize::square(224);
-const PATCH: usize = 16;
-const GRID: usize = 14;
-const TOKENS: usize = 1 + GRID * GRID;
-
-impl Model {
-    /// Name, outputs and inputs of a block's linear layers.
-    fn layers(&self) -> [(&'static str, usize, usize); 4] {
-        let dim = self.dim;
-        [("qkv", 3 * dim, dim), ("proj", dim, dim), ("fc1", 4 * dim, dim), ("fc2", dim, 4 * dim)]
-    }
-}
 
 /// Samples of a row unless the user says otherwise.
 pub const DEFAULT_SAMPLES: usize = 11;
@@ -118,7 +93,7 @@ pub fn default_batch(context: &Context) -> usize {
 pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     let samples = options.samples(DEFAULT_SAMPLES);
     let batch = batch(context, &options);
-    let mut rows = rows::rows(batch, options.tokens, options.quick);
+    let mut rows = cases::rows(batch, options.tokens, options.quick);
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     rows.retain(|row| row.name.contains(options.filter));
     if rows.is_empty() {

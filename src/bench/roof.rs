@@ -2,7 +2,8 @@
 //! beside them the multiply-adds of matrix units.
 
 use super::report::{MatrixRoof, Roof};
-use super::{numbers, samples};
+use super::samples;
+use crate::cases::numbers;
 use crate::error::Result;
 use crate::gpu::{Context, Plan, Recorder};
 use crate::kernels::roof::{ACCUMULATORS, BLOCKS, CopyWords, EACH, MultiplyAdd, MultiplyFragments};

@@ -6,7 +6,8 @@
 
 use super::report::{Machine, Roof};
 use super::roof::Roofs;
-use super::{MODELS, Model, Options, PATCH, SIZE, is_too_large, next, samples};
+use super::{Options, is_too_large, next, samples};
+use crate::cases::{MODELS, Model, PATCH, SIZE};
 use crate::checkpoint::{HostTensor, Network, parameter_shapes};
 use crate::error::{Error, Result};
 use crate::gpu::Context;

@@ -117,7 +117,8 @@ impl Shape {
         }
     }
 
-    fn tile(&self, family: Family) -> Tile {
+    /// The quickest for a family.
+    pub fn tile(&self, family: Family) -> Tile {
         self.menu(family).pop().unwrap_or(Tile::Plain)
     }
 

@@ -59,7 +59,7 @@ impl PartLinear<'_> {
 
     /// dx, laid out as x, from dy (R, B, O).
     pub fn backward_input(&self, dy: &[f32]) -> Vec<Exact> {
-        let mut dx = vec![Exact::default(); self.x.len()];
+        let mut dx = vec![Exact::default(); self.parts * self.batch * self.inputs];
         for r in 0..self.parts {
             for b in 0..self.batch {
                 let row = &dy[(r * self.batch + b) * self.outputs..][..self.outputs];

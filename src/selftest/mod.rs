@@ -1,27 +1,12 @@
 //! `lat-wgpu selftest`: every kernel in every variant that an adapter offers, on that adapter, against the f64 reference.
 //!
-//! A row is one kernel in one variant on one small, ugly shape ([`cases`]). It runs twice in memory full of NaN with guard words
-//! behind every buffer ([`guard`]); its outputs are compared with [`crate::reference`] ([`compare`]) under the one table of
-//! tolerances ([`tolerance`]). The tests run the same kernels in the same memory under the same table, on more shapes.
-//!
-//! This is the only module that a user runs which may use the reference: `tests/tidy.rs` says so.
+//! A row is one quick case of [`crate::cases`].
 
-mod attention;
-pub mod cases;
-pub mod compare;
-pub mod guard;
-mod products;
-pub mod random;
-mod retrieval;
-mod rows;
-pub mod tolerance;
-mod training;
-
+use crate::cases::run::Found;
+use crate::cases::{self, Case};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Context, Precision, Storage};
 use crate::observer::Observer;
-use cases::Case;
-use guard::Guarded;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -144,7 +129,7 @@ impl Options<'_> {
 /// [`Error::NothingToDo`] if no row is left; [`Error::Interrupted`]. What the adapter reports is a row that failed.
 pub fn run(context: &Context, options: Options<'_>, observer: &dyn Observer) -> Result<Report> {
     let filter = options.filter;
-    let cases = cases::all(context);
+    let cases = cases::quick(context);
     let names: Vec<String> = cases.iter().map(Case::name).collect();
     let cases = options.choose(cases);
     if cases.is_empty() {
@@ -201,13 +186,10 @@ fn row(context: &Context, case: &Case) -> Row {
         passed: false,
         error: None,
     };
-    let mut recording = Guarded::new(context, case.storage);
-    let expected = case.record(&mut recording);
-    match recording.run() {
+    match case.judge(context) {
         Err(error) => row.error = Some(error.to_string()),
-        Ok(run) => {
-            row.milliseconds = Some(1e3 * run.seconds);
-            let judged: Vec<_> = expected.iter().map(|expected| expected.judge(&run.outputs)).collect();
+        Ok(Found { judged, seconds, .. }) => {
+            row.milliseconds = Some(1e3 * seconds);
             let most = judged.iter().map(|(used, _)| *used).fold(0.0, f64::max);
             row.tolerance_used = most.is_finite().then_some(most);
             row.passed = most <= 1.0;

@@ -1,8 +1,8 @@
-//! The comparison of `lat_wgpu::selftest`, as an assertion.
+//! The comparison of `lat_wgpu::cases`, as an assertion.
 
 use super::tolerance::Tolerance;
+use lat_wgpu::cases::compare as selftest;
 use lat_wgpu::reference::Exact;
-use lat_wgpu::selftest::compare as selftest;
 
 /// Compares `got[i]` with the exact value for every (i, exact) and prints a line.
 ///

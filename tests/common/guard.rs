@@ -1,51 +1,47 @@
-//! The guarded recordings of `lat_wgpu::selftest`, on the adapter that tests share; what they find is a panic.
+//! Recordings of `lat_wgpu::cases` on the adapter that tests share; what is wrong is a panic.
 
 use super::context;
+use lat_wgpu::cases;
+use lat_wgpu::cases::run::{Found, Purpose, Run};
 use lat_wgpu::gpu::Storage;
-use lat_wgpu::selftest::guard;
-use std::ops::{Deref, DerefMut};
 
-/// A recording whose tensors are guarded buffers.
-pub struct Guarded {
-    case: String,
-    recording: guard::Guarded<'static>,
+/// The outputs of a recording, in the order of their making, which `record` makes.
+///
+/// # Panics
+/// If anything is unwritten, overwritten or not the same twice.
+#[track_caller]
+pub fn outputs(case: &str, record: impl FnOnce(&mut Run<'static>)) -> Vec<Vec<f32>> {
+    run(case, Purpose::Guard, record)
 }
 
-impl Guarded {
-    /// An empty recording; `case` stands in messages.
-    pub fn new(case: &str) -> Self {
-        Self::with_storage(case, Storage::F32)
-    }
-
-    /// An empty recording with activations stored so.
-    pub fn with_storage(case: &str, storage: Storage) -> Self {
-        Guarded { case: case.to_string(), recording: guard::Guarded::new(context(), storage) }
-    }
-
-    /// Runs twice; gives the outputs in the order of their making.
-    ///
-    /// # Panics
-    /// If anything is unwritten, overwritten or not the same twice.
-    #[track_caller]
-    pub fn run(self) -> Vec<Vec<f32>> {
-        let Guarded { case, recording } = self;
-        match recording.run() {
-            Ok(run) => run.outputs.into_iter().map(|(_, found)| found).collect(),
-            Err(error) => panic!("{case}: {error}"),
-        }
-    }
+/// The same; each must be what the reference has, and a line shows how much of the tolerance it uses.
+#[track_caller]
+pub fn judged(case: &str, record: impl FnOnce(&mut Run<'static>)) -> Vec<Vec<f32>> {
+    run(case, Purpose::Judge, record)
 }
 
-impl Deref for Guarded {
-    type Target = guard::Guarded<'static>;
+#[track_caller]
+fn run(case: &str, purpose: Purpose, record: impl FnOnce(&mut Run<'static>)) -> Vec<Vec<f32>> {
+    let mut run = Run::new(context(), Storage::F32, purpose);
+    record(&mut run);
+    let found = run.run().unwrap_or_else(|error| panic!("{case}: {error}"));
+    passes(case, &found);
+    found.outputs.into_iter().map(|(_, found)| found).collect()
+}
 
-    fn deref(&self) -> &Self::Target {
-        &self.recording
+/// Prints a line for every comparison, all of which must pass.
+#[track_caller]
+fn passes(case: &str, found: &Found) {
+    for (used, report) in &found.judged {
+        println!("{case}: {report}");
+        assert!(*used <= 1.0, "{case}: {report}");
     }
 }
 
-impl DerefMut for Guarded {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.recording
+/// Runs the cases of a stem that are for tests alone.
+pub fn every_case(stem: &str) {
+    for case in cases::full(context(), stem) {
+        let name = case.name();
+        passes(&name, &case.judge(context()).unwrap_or_else(|error| panic!("{name}: {error}")));
     }
 }

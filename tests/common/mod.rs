@@ -6,8 +6,8 @@ pub mod compare;
 pub mod differences;
 pub mod guard;
 
+pub use lat_wgpu::cases::{random, tolerance};
 use lat_wgpu::gpu::{Context, ContextOptions};
-pub use lat_wgpu::selftest::{random, tolerance};
 use std::sync::OnceLock;
 
 /// The adapter that all tests of a binary share; `LAT_ADAPTER` and `LAT_LIMITS=default` choose it.
@@ -31,5 +31,17 @@ pub fn assert_same_bits(case: &str, a: &[f32], b: &[f32]) {
     assert_eq!(a.len(), b.len(), "{case}: lengths");
     if let Some(i) = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()) {
         panic!("{case}: bits differ at {i}: {} and {}", a[i], b[i]);
+    }
+}
+
+/// Asserts that each of `count` equal pieces of `data` gives by itself the bits that it has among all.
+#[track_caller]
+pub fn alone(data: &[f32], count: usize, run: impl Fn(&[f32]) -> Vec<Vec<f32>>) {
+    let all = run(data);
+    for (i, piece) in data.chunks(data.len() / count).enumerate() {
+        for (output, (all, alone)) in all.iter().zip(run(piece)).enumerate() {
+            let of_all = &all[i * alone.len()..][..alone.len()];
+            assert_same_bits(&format!("output {output} of piece {i}"), of_all, &alone);
+        }
     }
 }

@@ -1,71 +1,35 @@
-//! distance against the reference, with every tile; whole numbers are exact, equal rows are equally far.
+//! distance beside its cases: whole numbers are exact, equal rows are equally far.
 
-use crate::common::compare::compare;
-use crate::common::guard::Guarded;
-use crate::common::random::{normal, sample, scaled};
+use crate::common::guard::{judged, outputs};
+use crate::common::random::{normal, scaled};
 use crate::common::tolerance::{self, UNIT};
 use crate::common::{assert_same_bits, context};
-use lat_wgpu::kernels::distance::{Distances, FAR, MAX_DIM, Norms, slabs};
+use lat_wgpu::cases::distance::distances as record;
+use lat_wgpu::cases::run::Run;
+use lat_wgpu::kernels::distance::{FAR, MAX_DIM};
 use lat_wgpu::kernels::gemm::{Form, Tile};
 use lat_wgpu::reference::distance as reference;
 use lat_wgpu::rng;
 
-/// Rows slab by slab.
-fn cut(rows: &[f32], dim: usize) -> Vec<Vec<f32>> {
-    let count = rows.len() / dim;
-    slabs(count, dim)
-        .map(|(start, width)| {
-            let first = start / count;
-            rows.chunks(dim).flat_map(|row| row[first..first + width].to_vec()).collect()
-        })
-        .collect()
-}
-
-fn norms(rows: &[f32], dim: usize) -> Vec<f32> {
-    let count = rows.len() / dim;
-    let rows = &cut(rows, dim).concat();
-    let mut run = Guarded::new(&format!("norms {count}x{dim}"));
-    let norms = Norms { rows: run.input("rows", rows), norms: run.output("norms", count), count, dim };
-    norms.record(&mut run.recorder, "norms");
-    run.run().remove(0)
+fn recorded(queries: &[f32], gallery: &[f32], dim: usize, tile: Option<Tile>) -> impl Fn(&mut Run<'static>) {
+    let (queries, gallery) = (queries.to_vec(), gallery.to_vec());
+    let counts = [queries.len() / dim, gallery.len() / dim];
+    move |run| record(run, [&|| queries.clone(), &|| gallery.clone()], counts, dim, true, tile)
 }
 
 fn distances(queries: &[f32], gallery: &[f32], dim: usize, tile: Option<Tile>) -> Vec<f32> {
-    let (query_count, gallery_count) = (queries.len() / dim, gallery.len() / dim);
-    let mut run = Guarded::new(&format!("distances {query_count}x{gallery_count}x{dim} {tile:?}"));
-    let call = Distances {
-        queries: cut(queries, dim).iter().map(|slab| run.input("queries", slab)).collect(),
-        gallery: cut(gallery, dim).iter().map(|slab| run.input("gallery", slab)).collect(),
-        query_norms: run.input("query_norms", &norms(queries, dim)),
-        gallery_norms: run.input("gallery_norms", &norms(gallery, dim)),
-        distances: run.output("distances", query_count * gallery_count),
-        partial: run.recorder.tensor("partial", query_count * gallery_count),
-        query_count,
-        gallery_count,
-        dim,
-    };
-    match tile {
-        None => call.record(&mut run.recorder, "distances"),
-        Some(tile) => call.record_with(&mut run.recorder, "distances", tile),
-    }
-    run.run().remove(0)
+    outputs("distances", recorded(queries, gallery, dim, tile)).remove(0)
 }
 
 /// Compares the plain kernel with the reference, and all others with the plain kernel.
 fn check(name: &str, queries: &[f32], gallery: &[f32], dim: usize) -> Vec<f32> {
-    let (query_count, gallery_count) = (queries.len() / dim, gallery.len() / dim);
-    let plain = distances(queries, gallery, dim, Some(Tile::Plain));
-    let name = format!("distance {name} {query_count}x{gallery_count}x{dim}");
-    let at =
-        |i| reference::distance(row(queries, dim, i / gallery_count), row(gallery, dim, i % gallery_count));
-    let wanted = sample(plain.len(), 4000).into_iter().map(|i| (i, at(i)));
-    compare(&name, &plain, wanted, tolerance::distance(dim));
+    let plain = judged(name, recorded(queries, gallery, dim, Some(Tile::Plain))).remove(0);
     assert!(plain.iter().all(|d| (0.0..=FAR).contains(d)), "{name}: out of range");
-    let fits = |tile: &Tile| *tile == Tile::Plain || gallery_count.is_multiple_of(4);
-    for tile in Tile::menu(Form::Nt, context().family(), context().class()).into_iter().filter(fits) {
-        assert_same_bits(&format!("{name} {tile:?}"), &plain, &distances(queries, gallery, dim, Some(tile)));
+    let fits = |tile: &Tile| *tile == Tile::Plain || (gallery.len() / dim).is_multiple_of(4);
+    let menu = Tile::menu(Form::Nt, context().family(), context().class()).into_iter().filter(fits);
+    for tile in menu.map(Some).chain([None]) {
+        assert_same_bits(&format!("{name} {tile:?}"), &plain, &distances(queries, gallery, dim, tile));
     }
-    assert_same_bits(&name, &plain, &distances(queries, gallery, dim, None));
     plain
 }
 
@@ -76,40 +40,6 @@ fn row(rows: &[f32], dim: usize, i: usize) -> &[f32] {
 /// Whole numbers from -3 to 3.
 fn whole(stream: u64, count: usize) -> Vec<f32> {
     (0..count as u64).map(|i| (rng::bits(5, stream, i) % 7) as f32 - 3.0).collect()
-}
-
-#[test]
-fn one_primes_and_around_every_tile() {
-    for (query_count, gallery_count, dim) in [
-        (1, 1, 4),
-        (1, 13, 20),
-        (11, 1, 28),
-        (7, 67, 44),
-        (63, 65, 12),
-        (65, 63, 64),
-        (129, 127, 68),
-        (31, 33, 4),
-        (7, 68, 44),
-        (63, 64, 12),
-        (65, 60, 64),
-        (129, 128, 68),
-        (31, 36, 4),
-        // Around a slab, and several.
-        (5, 9, 508),
-        (5, 8, 512),
-        (5, 12, 516),
-        (3, 68, 1540),
-    ] {
-        let queries = normal(1, query_count * dim);
-        check("normal", &queries, &normal(2, gallery_count * dim), dim);
-        let wanted = queries.chunks(dim).map(reference::norm).enumerate();
-        compare(
-            &format!("norms {query_count}x{dim}"),
-            &norms(&queries, dim),
-            wanted,
-            tolerance::distance(dim),
-        );
-    }
 }
 
 #[test]
@@ -202,9 +132,7 @@ fn what_overflows_is_far() {
 fn more_rows_than_one_row_of_workgroups_holds() {
     // The grid folds into a second dimension and has a workgroup too many.
     let (queries, gallery) = (whole(7, 65_537 * 4), scaled(8, 4, 2.0));
-    let found = distances(&queries, &gallery, 4, None);
-    let wanted = queries.chunks(4).map(|query| reference::distance(query, &gallery)).enumerate();
-    compare("distance folded", &found, wanted, tolerance::distance(4));
+    judged("distance folded", recorded(&queries, &gallery, 4, None));
 }
 
 #[test]

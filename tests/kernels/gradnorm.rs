@@ -1,44 +1,32 @@
-//! gradnorm against the reference: norm, clipping factor, and that nothing non-finite slips through.
+//! gradnorm beside its cases: several groups, and that nothing non-finite slips through.
 
-use crate::common::compare::compare;
-use crate::common::guard::Guarded;
+use crate::common::guard::{judged, outputs};
 use crate::common::random::normal;
-use crate::common::tolerance;
-use lat_wgpu::kernels::adam::StepValues;
-use lat_wgpu::kernels::gradnorm::{Control, Finish, Partial, partial_words};
-use lat_wgpu::reference::Exact;
-use lat_wgpu::reference::gradnorm as reference;
+use lat_wgpu::cases::LANES;
+use lat_wgpu::cases::gradnorm::{finish, partial};
+use lat_wgpu::kernels::gradnorm::Control;
 
 fn partials(gradients: &[f32]) -> Vec<f32> {
-    let [of_64, of_4, of_8, of_16] = [64, 4, 8, 16].map(|lanes| {
-        let mut run = Guarded::new(&format!("gradnorm partial {} by {lanes}", gradients.len()));
-        let gradients = run.input("gradients", gradients);
-        let partials = run.output("partials", partial_words(gradients.len));
-        Partial { gradients, partials }.record_with(&mut run.recorder, "partial", lanes);
-        run.run().remove(0)
+    let all = LANES.map(|lanes| {
+        outputs("gradnorm partial", |run| {
+            partial(run, gradients, lanes);
+        })
+        .remove(0)
     });
     // The sum of what isn't finite may be a NaN of any payload; the counts decide.
     let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-    for fewer in [of_4, of_8, of_16] {
-        assert!(of_64.iter().zip(&fewer).all(same), "lanes, {} words", gradients.len());
-    }
-    of_64
+    assert!(all.iter().all(|other| all[0].iter().zip(other).all(same)), "lanes, {} words", gradients.len());
+    all[0].clone()
 }
 
 /// Finite, factor and norm, and what is kept for the next step.
 fn control_after(before: Control, groups: &[&[f32]], losses: &[f32], clip: f32) -> (u32, f32, f32, Control) {
     let all: Vec<f32> = groups.iter().flat_map(|gradients| partials(gradients)).collect();
-    let step = StepValues { clip_norm: clip, ..StepValues::default() };
-    let words = |words: &[u32]| -> Vec<f32> { words.iter().copied().map(f32::from_bits).collect() };
-    let mut run = Guarded::new("gradnorm finish");
-    let finish = Finish {
-        partials: run.input("partials", &all),
-        losses: run.input("losses", losses),
-        step: run.input("step", &words(&step.words())),
-        control: run.in_place("control", &words(&before.words())),
-    };
-    finish.record(&mut run.recorder, "finish");
-    let found = run.run().remove(0);
+    let found = outputs("gradnorm finish", |run| {
+        let partials = run.operand("partials", &all).tensor;
+        finish(run, partials, groups, losses, before, clip);
+    })
+    .remove(0);
     (found[0].to_bits(), found[1], found[2], Control::from_words(&found))
 }
 
@@ -49,6 +37,22 @@ fn control(groups: &[&[f32]], losses: &[f32], clip: f32) -> (u32, f32, f32) {
         Control { counted: finite == 1, norm, steps: finite, stopped: finite == 0, ..Control::start(1.0) };
     assert_eq!(after.words(), expected.words());
     (finite, factor, norm)
+}
+
+#[test]
+fn groups_and_losses_count_together() {
+    let groups = [normal(1, 100), normal(2, 8192), normal(3, 300_000)];
+    let groups: Vec<&[f32]> = groups.iter().map(Vec::as_slice).collect();
+    let check = |groups: &[&[f32]], losses: &[f32], clip| {
+        let all: Vec<f32> = groups.iter().flat_map(|gradients| partials(gradients)).collect();
+        judged(&format!("gradnorm of {} groups, clip {clip}", groups.len()), |run| {
+            let partials = run.operand("partials", &all).tensor;
+            finish(run, partials, groups, losses, Control::start(1.0), clip);
+        });
+    };
+    check(&groups, &normal(4, 14 * 32), 0.5);
+    check(&groups, &normal(4, 1), 0.0);
+    check(&[&[0.0; 64]], &normal(4, 65), 0.5);
 }
 
 #[test]
@@ -81,42 +85,6 @@ fn the_scale_falls_after_an_overflow_and_rises_after_2000_steps() {
     assert_eq!((risen.counted, risen.scale, risen.steps), (true, 4.0, 0));
     // Not past the largest.
     assert_eq!(step(Control { steps: 1999, ..start }, 1.0).scale, 4.0);
-}
-
-fn check(groups: &[&[f32]], losses: &[f32], clip: f32) {
-    let (finite, factor, norm) = control(groups, losses, clip);
-    let wanted = reference::control(groups, losses, f64::from(clip));
-    assert_eq!(finite == 1, wanted.finite);
-    let len: usize = groups.iter().map(|gradients| gradients.len()).sum();
-    let name = format!("gradnorm of {len} in {} groups, clip {clip}", groups.len());
-    let wanted = [(0, wanted.factor), (1, wanted.norm)];
-    compare(&name, &[factor, norm], wanted, tolerance::gradnorm(len));
-}
-
-#[test]
-fn four_primes_and_around_a_chunk() {
-    for len in [4, 12, 28, 244, 252, 256, 260, 4092, 4096, 4100, 4 * 1031, 65_536, 131_076] {
-        let gradients = normal(1, len);
-        let partials = partials(&gradients);
-        let exact = gradients.chunks(4096).map(reference::squares).chain(std::iter::repeat(0.0));
-        let wanted = (0..partials.len() / 2).zip(exact);
-        let wanted: Vec<_> =
-            wanted.map(|(chunk, value)| (2 * chunk, Exact { value, scale: value })).collect();
-        compare(&format!("gradnorm partials of {len}"), &partials, wanted, tolerance::gradnorm(4096));
-        assert!(partials.iter().skip(1).step_by(2).all(|bad| *bad == 0.0));
-        for clip in [0.0, 1.0, 1e6] {
-            check(&[&gradients], &[1.0], clip);
-        }
-    }
-}
-
-#[test]
-fn groups_and_losses_count_together() {
-    let groups = [normal(1, 100), normal(2, 8192), normal(3, 300_000)];
-    let groups: Vec<&[f32]> = groups.iter().map(Vec::as_slice).collect();
-    check(&groups, &normal(4, 14 * 32), 0.5);
-    check(&groups, &normal(4, 1), 0.0);
-    check(&[&[0.0; 64]], &normal(4, 65), 0.5);
 }
 
 #[test]

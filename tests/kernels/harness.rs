@@ -2,7 +2,7 @@
 
 use crate::common::compare::compare;
 use crate::common::context;
-use crate::common::guard::Guarded;
+use crate::common::guard::outputs;
 use crate::common::tolerance::{self, UNIT};
 use lat_wgpu::entry_points;
 use lat_wgpu::gpu::File;
@@ -35,11 +35,12 @@ const LEN: usize = 10;
 
 fn copied(first: u32, end: u32) -> Vec<f32> {
     let data: Vec<f32> = (0..LEN).map(|i| i as f32).collect();
-    let mut run = Guarded::new("copy");
-    let (x, y) = (run.input("x", &data), run.output("y", LEN));
-    let launch = COPY.launch(Params { first, end }, copy { x, y }).workgroups((end - first) as usize);
-    launch.record(&mut run.recorder, "copy", 0.0);
-    run.run().remove(0)
+    outputs("copy", |run| {
+        let (x, y) = (run.operand("x", &data).tensor, run.output("y", LEN));
+        let launch = COPY.launch(Params { first, end }, copy { x, y }).workgroups((end - first) as usize);
+        launch.record(&mut run.recorder, "copy", 0.0);
+    })
+    .remove(0)
 }
 
 #[test]

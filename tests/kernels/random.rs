@@ -1,7 +1,7 @@
 //! common/random.wgsl draws the bits of `rng`.
 
 use crate::common::bits;
-use crate::common::guard::Guarded;
+use crate::common::guard::outputs;
 use lat_wgpu::entry_points;
 use lat_wgpu::gpu::File;
 use lat_wgpu::rng;
@@ -47,11 +47,12 @@ fn the_adapter_draws_the_same_bits() {
         .flat_map(|key| [*key as u32, (*key >> 32) as u32])
         .map(f32::from_bits)
         .collect();
-    let mut run = Guarded::new("random");
-    let tensors = draw { words: run.input("words", &words), drawn: run.output("drawn", 2 * keys.len()) };
-    let launch = DRAW.launch(Params { count: keys.len() as u32 }, tensors).workgroups(keys.len());
-    launch.record(&mut run.recorder, "draw", 0.0);
-    let drawn = bits(&run.run().remove(0));
+    let found = outputs("random", |run| {
+        let (words, drawn) = (run.operand("words", &words).tensor, run.output("drawn", 2 * keys.len()));
+        let launch = DRAW.launch(Params { count: keys.len() as u32 }, draw { words, drawn });
+        launch.workgroups(keys.len()).record(&mut run.recorder, "draw", 0.0);
+    });
+    let drawn = bits(&found[0]);
     for ([seed, stream, index], drawn) in keys.into_iter().zip(drawn.chunks(2)) {
         let wanted = [rng::bits(seed, stream, index), rng::uniform(seed, stream, index).to_bits()];
         assert_eq!(drawn, wanted, "seed {seed}, stream {stream}, index {index}");

@@ -1,158 +1,49 @@
-//! triplet against the reference: distances, mining and gradient; finite differences prove the reference's gradient.
+//! triplet beside its cases: mining of every sort, and the reference's gradient.
 
-use crate::common::compare::compare;
+use crate::common::context;
 use crate::common::differences::{coarse, prove};
-use crate::common::guard::Guarded;
-use crate::common::random::{normal, scaled};
-use crate::common::{context, tolerance};
-use lat_wgpu::gpu::Family;
-use lat_wgpu::kernels::gradnorm::Control;
-use lat_wgpu::kernels::triplet::{Backward, Distances, Mine, NONE};
+use crate::common::guard::{judged, outputs};
+use crate::common::random::{drawn, normal, scaled};
+use lat_wgpu::cases::run::Run;
+use lat_wgpu::cases::triplet::{Choice, backward, distances, labels, mine};
+use lat_wgpu::kernels::triplet::NONE;
 use lat_wgpu::reference::triplet as reference;
-use lat_wgpu::rng;
 
 const MARGIN: f32 = 0.3;
 
-/// The words of small whole numbers.
-fn words(values: &[u32]) -> Vec<f32> {
-    values.iter().map(|&value| f32::from_bits(value)).collect()
-}
-
-fn widened(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&v| f64::from(v)).collect()
-}
-
-fn run_distances(parts: &[f32], batch: usize) -> Vec<f32> {
-    let length = parts.len() / batch;
-    let [gpu, own] = [Family::Tiled, context().family()].map(|family| {
-        let mut run = Guarded::new(&format!("triplet distances {batch}x{length} {family:?}"));
-        let (parts, distances) = (run.input("parts", parts), run.output("distances", batch * batch));
-        Distances { parts, distances, batch, length }.record_with(&mut run.recorder, "distances", family);
-        run.run().remove(0)
-    });
-    // A NaN's payload may differ.
-    let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-    assert!(gpu.iter().zip(&own).all(same), "families, {batch}x{length}");
-    own
-}
-
 /// Losses, and the two pictures of each anchor.
-fn run_mine(distances: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, Vec<Option<[usize; 2]>>) {
-    let batch = labels.len();
-    let mut run = Guarded::new(&format!("triplet mine {batch}"));
-    let mine = Mine {
-        distances: run.input("distances", distances),
-        labels: run.input("labels", &words(labels)),
-        loss: run.output("loss", batch),
-        choice: run.output("choice", 2 * batch),
-        batch,
-        margin,
-    };
-    mine.record(&mut run.recorder, "mine");
-    let mut found = run.run();
-    let choices = found.remove(1);
-    let choices = choices.chunks(2).map(|pair| {
+fn mined(found: &[Vec<f32>]) -> (Vec<f32>, Vec<Choice>) {
+    let batch = found[0].len();
+    let choice = |pair: &[f32]| {
         let pair = [pair[0].to_bits(), pair[1].to_bits()];
         assert!(pair == [NONE; 2] || pair.iter().all(|&i| i < batch as u32), "{pair:?}");
         (pair != [NONE; 2]).then_some(pair.map(|i| i as usize))
-    });
-    let choices = choices.collect();
-    (found.remove(0), choices)
-}
-
-fn run_backward(
-    parts: &[f32],
-    distances: &[f32],
-    choices: &[Option<[usize; 2]>],
-    dparts: &[f32],
-) -> Vec<f32> {
-    run_scaled(parts, distances, choices, dparts, 1.0)
-}
-
-fn run_scaled(
-    parts: &[f32],
-    distances: &[f32],
-    choices: &[Option<[usize; 2]>],
-    dparts: &[f32],
-    scale: f32,
-) -> Vec<f32> {
-    let batch = choices.len();
-    let length = parts.len() / batch;
-    let choice: Vec<u32> =
-        choices.iter().flat_map(|pair| pair.map_or([NONE; 2], |pair| pair.map(|i| i as u32))).collect();
-    let mut run = Guarded::new(&format!("triplet backward {batch}x{length}"));
-    let backward = Backward {
-        parts: run.input("parts", parts),
-        distances: run.input("distances", distances),
-        choice: run.input("choice", &words(&choice)),
-        dparts: run.in_place("dparts", dparts),
-        control: run.input("control", &Control::start(scale).words().map(f32::from_bits)),
-        batch,
-        length,
     };
-    backward.record(&mut run.recorder, "backward");
-    run.run().remove(0)
+    (found[0].clone(), found[1].chunks(2).map(choice).collect())
 }
 
 /// Compares all three launches, each on what the one before it gave; returns losses and choices.
-fn check(name: &str, parts: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, Vec<Option<[usize; 2]>>) {
-    let batch = labels.len();
-    let length = parts.len() / batch;
-    let name = format!("triplet {name} {batch}x{length}");
-
-    let distances = run_distances(parts, batch);
-    let wanted = reference::distances(parts, batch);
-    let case = format!("{name} distances");
-    compare(&case, &distances, wanted.into_iter().enumerate(), tolerance::triplet_distances(length));
+fn check(name: &str, parts: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, Vec<Choice>) {
+    let (batch, family) = (labels.len(), context().family());
+    let found = judged(name, |run| distances(run, parts, batch, family)).remove(0);
     for i in 0..batch {
-        assert_eq!(distances[i * batch + i], 1e-6, "{name}: a picture's distance from itself");
+        assert_eq!(found[i * batch + i], 1e-6, "{name}: a picture's distance from itself");
         for j in 0..i {
-            let (there, back) = (distances[i * batch + j], distances[j * batch + i]);
+            let (there, back) = (found[i * batch + j], found[j * batch + i]);
             assert_eq!(there.to_bits(), back.to_bits(), "{name}: from {i} to {j} and back");
         }
     }
-
-    let (losses, choices) = run_mine(&distances, labels, margin);
-    let exact = widened(&distances);
-    let mined: Vec<_> =
-        (0..batch).map(|anchor| reference::mine(&exact, labels, anchor, f64::from(margin))).collect();
-    let case = format!("{name} losses");
-    compare(&case, &losses, mined.iter().map(|m| m.0).enumerate(), tolerance::TRIPLET_LOSS);
-    assert_eq!(choices, mined.iter().map(|m| m.1).collect::<Vec<_>>(), "{name}: choices");
-
-    let before = normal(99, parts.len());
-    let found = run_backward(parts, &distances, &choices, &before);
-    let wanted = reference::gradient(parts, &exact, &choices, &before);
-    let case = format!("{name} gradient");
-    compare(&case, &found, wanted.into_iter().enumerate(), tolerance::triplet_backward(batch));
-    // What nothing is added to keeps its bits.
-    for (i, row) in found.chunks(length).enumerate() {
-        let touched = choices.iter().enumerate().any(|(anchor, pair)| {
-            pair.is_some_and(|[positive, negative]| [anchor, positive, negative].contains(&i))
-        });
-        if !touched {
-            assert_eq!(row, &before[i * length..][..length], "{name}: row {i}");
-        }
-    }
+    let (losses, choices) = mined(&judged(name, |run| mine(run, &found, labels, margin)));
+    judged(name, |run| backward(run, parts, &found, &choices, &normal(99, parts.len()), 1.0));
     (losses, choices)
 }
 
-/// About `persons` labels, some of which may have a single picture.
-fn labels(batch: usize, persons: u32) -> Vec<u32> {
-    (0..batch as u64).map(|i| 1000 + rng::bits(6, 1, i) % persons).collect()
-}
-
 #[test]
-fn one_primes_and_around_four_and_a_workgroup() {
-    for length in [1, 2, 3, 4, 5, 7, 8, 13, 31, 63, 64, 65, 127, 129] {
-        check("normal", &normal(1, 6 * length), &labels(6, 3), MARGIN);
-    }
-    for batch in [1, 2, 3, 7, 8, 9, 31, 63, 64, 65, 127] {
+fn many_pictures_of_few_persons() {
+    for batch in [6, 63, 65, 127] {
         // Far apart, some anchors have no loss.
         let (losses, _) = check("normal", &normal(2, batch * 11), &labels(batch, 4), MARGIN);
-        if batch > 60 {
-            assert!(losses.iter().filter(|&&loss| loss > 0.0).count() > batch / 2);
-        }
+        assert!(batch < 60 || losses.iter().filter(|&&loss| loss > 0.0).count() > batch / 2);
     }
 }
 
@@ -226,7 +117,9 @@ fn what_is_not_finite_shows_in_the_loss() {
             let mut parts = normal(9, 6 * 5);
             parts[at] = bad;
             let labels = [0, 0, 1, 1, 2, 2];
-            let (losses, choices) = run_mine(&run_distances(&parts, 6), &labels, MARGIN);
+            let family = context().family();
+            let distances = outputs("distances", |run| distances(run, &parts, 6, family)).remove(0);
+            let (losses, choices) = mined(&outputs("mine", |run| mine(run, &distances, &labels, MARGIN)));
             assert!(losses.iter().all(|loss| !loss.is_finite()), "{bad} at {at}: {losses:?}");
             assert!(choices.iter().all(Option::is_none), "{bad} at {at}: {choices:?}");
         }
@@ -257,10 +150,13 @@ fn the_reference_gradient_is_a_difference_quotient() {
 
 #[test]
 fn the_scale_multiplies_what_is_added() {
-    let parts = normal(11, 3 * 8);
-    let (distances, choices) =
-        ([0.0, 1.0, 2.0, 1.0, 0.0, 3.0, 2.0, 3.0, 0.0], [Some([1, 2]), None, Some([0, 1])]);
-    let [plain, scaled] =
-        [1.0, 512.0].map(|scale| run_scaled(&parts, &distances, &choices, &[0.0; 24], scale));
+    let distances = [0.0, 1.0, 2.0, 1.0, 0.0, 3.0, 2.0, 3.0, 0.0];
+    let choices = [Some([1, 2]), None, Some([0, 1])];
+    let [plain, scaled] = [1.0, 512.0].map(|scale| {
+        let record = |run: &mut Run<'static>| {
+            backward(run, drawn(11, 3 * 8), &distances[..], &choices, vec![0.0; 24], scale);
+        };
+        outputs("triplet backward", record).remove(0)
+    });
     assert_eq!(plain.iter().map(|g| 512.0 * g).collect::<Vec<f32>>(), scaled);
 }

@@ -1,0 +1,110 @@
+//! Cases of adam.
+
+use super::random::{Numbers, drawn};
+use super::run::Run;
+use super::{List, Rows, tolerance};
+use crate::kernels::adam::{Adam, Betas, StepValues};
+use crate::kernels::gradnorm::Control;
+use crate::reference::adam as reference;
+
+/// What one step is steered by.
+#[derive(Debug, Clone, Copy)]
+pub struct Steering {
+    /// The learning rate.
+    pub rate: f32,
+    /// Of weights.
+    pub decay: f32,
+    /// AdamW's way to decay.
+    pub decoupled: bool,
+    /// The group's own count of steps.
+    pub t: u32,
+    /// The step counts.
+    pub counted: bool,
+    /// Gradients are multiplied with it.
+    pub factor: f32,
+    /// The group is the second of three, whose words must not matter, and not the only one.
+    pub others: bool,
+}
+
+impl Default for Steering {
+    fn default() -> Self {
+        Steering { rate: 1e-2, decay: 0.1, decoupled: false, t: 1, counted: true, factor: 1.0, others: true }
+    }
+}
+
+/// Records a step of parameters, first and second moment.
+pub fn step<'n>(
+    run: &mut Run<'_>,
+    state: [Numbers<'n>; 3],
+    gradients: impl Into<Numbers<'n>>,
+    steering: Steering,
+) {
+    let Steering { rate, decay, decoupled, t, counted, factor, others } = steering;
+    let betas = Betas::default();
+    let mut corrections = vec![betas.corrections(t)];
+    if others {
+        corrections = vec![[f32::NAN; 2], corrections[0], [f32::NAN; 2]];
+    }
+    let step = StepValues { learning_rate: rate, weight_decay: decay, corrections, ..StepValues::default() };
+    let mut control = Control { counted, ..Control::start(1.0) }.words();
+    control[1] = factor.to_bits();
+    let mut names = ["parameters", "first", "second"].into_iter();
+    let [p, m, v] = state.map(|numbers| run.updated(names.next().unwrap_or_default(), numbers));
+    let g = run.operand("gradients", gradients);
+    let call = Adam {
+        gradients: g.tensor,
+        step: run.words("step", &step.words()),
+        control: run.words("control", &control),
+        parameters: p.tensor,
+        first_moment: m.tensor,
+        second_moment: v.tensor,
+        group: usize::from(others),
+        betas,
+        decoupled,
+    };
+    call.record(&mut run.recorder, "adam");
+    let Betas { beta1, beta2, eps } = betas;
+    let [rate, decay, factor] = [rate, decay, factor].map(f64::from);
+    let exact = reference::Adam { rate, beta1, beta2, eps, decay, decoupled, factor };
+    let after = |i: usize| {
+        let [p, m, v, g] = [p[i], m[i], v[i], g[i]].map(f64::from);
+        exact.step(t, p, m, v, g)
+    };
+    run.places("parameters", p.tensor, tolerance::ADAM, |i| after(i).parameter);
+    run.places("first", m.tensor, tolerance::ADAM, |i| after(i).first);
+    run.places("second", v.tensor, tolerance::ADAM, |i| after(i).second);
+}
+
+/// Parameters and both moments.
+pub fn state<'n>(len: usize) -> [Numbers<'n>; 3] {
+    [drawn(1, len), drawn(2, len).map(|v| 0.1 * v), drawn(3, len).map(|v| 0.01 * v * v)]
+}
+
+pub(super) fn list(list: &mut List) {
+    let one = |len, steering| move |run: &mut Run<'_>| step(run, state(len), drawn(4, len).map(|v| 0.3 * v), steering);
+    for len in [4, 268] {
+        for decoupled in [false, true] {
+            let variant = if decoupled { "decoupled decay" } else { "coupled decay" };
+            list.add(variant, format!("{len}"), one(len, Steering { decoupled, t: 3, factor: 0.25, ..Steering::default() }));
+        }
+    }
+    for decoupled in [false, true] {
+        // Four, primes, and around a workgroup.
+        for quads in [1, 3, 7, 61, 63, 64, 65, 127, 129, 1031] {
+            let steering = Steering { decoupled, ..Steering::default() };
+            list.full(format!("{} {steering:?}", 4 * quads), one(4 * quads, steering));
+        }
+        for t in [1, 2, 10, 1000, 100_000] {
+            for (decay, factor) in [(0.0, 1.0), (5e-4, 0.25), (0.05, 1e-3)] {
+                let steering = Steering { rate: 3e-4, decay, decoupled, t, factor, ..Steering::default() };
+                list.full(format!("260 {steering:?}"), one(260, steering));
+            }
+        }
+    }
+}
+
+pub(super) fn time(rows: &mut Rows<'_>) {
+    let len = rows.model.block_len();
+    let steering = Steering { rate: 3e-4, decay: 0.0, others: false, ..Steering::default() };
+    rows.add("", move |run| step(run, state(len), drawn(4, len), steering));
+}

@@ -1,0 +1,255 @@
+//! Cases of attention: both families, forward and backward.
+
+use super::random::{Numbers, drawn};
+use super::run::Run;
+use super::{List, Rows, TOKENS, tolerance};
+use crate::gpu::Family;
+use crate::kernels::attention::{Backward, Forward};
+use crate::reference::Exact;
+use crate::reference::attention::Attention;
+use std::rc::Rc;
+
+/// B, T, H and Dh.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Pictures.
+    pub batch: usize,
+    /// Of a picture.
+    pub tokens: usize,
+    /// Heads of attention.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl Shape {
+    /// Numbers of queries, keys and values.
+    pub fn qkv_len(&self) -> usize {
+        3 * self.out_len()
+    }
+
+    /// Numbers of a result.
+    pub fn out_len(&self) -> usize {
+        self.batch * self.tokens * self.heads * self.head_dim
+    }
+
+    /// Rows of scores.
+    pub fn lse_len(&self) -> usize {
+        self.batch * self.heads * self.tokens
+    }
+
+    /// The reference.
+    pub fn exact<'q>(&self, qkv: &'q [f32]) -> Attention<'q> {
+        Attention { qkv, tokens: self.tokens, heads: self.heads, head_dim: self.head_dim }
+    }
+
+    /// A row's picture, head and token, counted as lse (B, H, T) is, and its first place in out (B, T, H, Dh).
+    fn place(&self, row: usize) -> ([usize; 3], usize) {
+        let Shape { tokens, heads, head_dim, .. } = *self;
+        let (image, head, token) = (row / (heads * tokens), row / tokens % heads, row % tokens);
+        ([image, head, token], ((image * tokens + token) * heads + head) * head_dim)
+    }
+}
+
+/// Exact out (B, T, H, Dh) and lse (B, H, T).
+pub fn rows(qkv: &[f32], shape: Shape) -> (Vec<Exact>, Vec<Exact>) {
+    let mut out = vec![Exact::default(); shape.out_len()];
+    let mut lse = Vec::new();
+    for row in 0..shape.lse_len() {
+        let ([image, head, token], start) = shape.place(row);
+        let row = shape.exact(qkv).row(image, head, token);
+        out[start..start + shape.head_dim].copy_from_slice(&row.out);
+        lse.push(row.lse);
+    }
+    (out, lse)
+}
+
+/// Values as an adapter would round them.
+pub fn rounded(exact: &[Exact]) -> Vec<f32> {
+    exact.iter().map(|exact| exact.value as f32).collect()
+}
+
+/// Records out, and lse where `keep` says so.
+pub fn forward<'n>(run: &mut Run<'_>, qkv: impl Into<Numbers<'n>>, shape: Shape, keep: bool, family: Family) {
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let qkv = run.quads("qkv", qkv);
+    let out = run.quads_output("out", shape.out_len());
+    let lse = keep.then(|| run.output("lse", shape.lse_len()));
+    Forward { qkv: qkv.tensor, out, lse, batch, tokens, heads, head_dim }.record_with(
+        &mut run.recorder,
+        "attention",
+        family,
+    );
+    let rows = super::random::sample(shape.lse_len(), run.places);
+    let row = |&row: &usize| {
+        let ([image, head, token], start) = shape.place(row);
+        (row, start, shape.exact(&qkv).row(image, head, token))
+    };
+    let allowed = tolerance::attention(tokens, head_dim);
+    run.near("out", out, allowed, || rows.iter().map(row).flat_map(|(_, start, row)| (start..).zip(row.out)));
+    if let Some(lse) = lse {
+        run.near("lse", lse, allowed, || rows.iter().map(row).map(|(place, _, row)| (place, row.lse)));
+    }
+}
+
+/// Gradients of queries, keys and values, each with its places in dqkv (B, T, 3, H, Dh); `out` rounded as the adapter has it.
+pub fn gradients(qkv: &[f32], out: Option<&[f32]>, dout: &[f32], shape: Shape) -> [Vec<(usize, Exact)>; 3] {
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let mut parts: [Vec<(usize, Exact)>; 3] = Default::default();
+    for (image, head) in (0..batch).flat_map(|image| (0..heads).map(move |head| (image, head))) {
+        let gradients = shape.exact(qkv).gradients_from(image, head, out, dout).dqkv;
+        for (part, (places, gradient)) in parts.iter_mut().zip(gradients).enumerate() {
+            for (token, row) in gradient.chunks(head_dim).enumerate() {
+                let start = (((image * tokens + token) * 3 + part) * heads + head) * head_dim;
+                places.extend((start..).zip(row.iter().copied()));
+            }
+        }
+    }
+    parts
+}
+
+/// Records dqkv, from the reference's out and lse rounded as the adapter holds them.
+pub fn backward<'n>(
+    run: &mut Run<'_>,
+    qkv: impl Into<Numbers<'n>>,
+    dout: impl Into<Numbers<'n>>,
+    shape: Shape,
+    family: Family,
+) {
+    let Shape { batch, tokens, heads, head_dim } = shape;
+    let (qkv, dout) = (run.quads("qkv", qkv), run.quads("dout", dout));
+    let exact = std::cell::OnceCell::new();
+    let exact = || exact.get_or_init(|| rows(&qkv, shape));
+    let out = run.quads("out", Numbers::new(shape.out_len(), || rounded(&exact().0)));
+    let lse = run.operand("lse", Numbers::new(shape.lse_len(), || rounded(&exact().1)));
+    let dqkv = run.quads_output("dqkv", shape.qkv_len());
+    let call = Backward {
+        qkv: qkv.tensor,
+        out: out.tensor,
+        lse: lse.tensor,
+        dout: dout.tensor,
+        dqkv,
+        batch,
+        tokens,
+        heads,
+        head_dim,
+    };
+    call.record_with(&mut run.recorder, "attention.backward", family);
+    let parts = std::cell::OnceCell::new();
+    let part = |part: usize| {
+        let parts = parts.get_or_init(|| gradients(&qkv, Some(&out), &dout, shape));
+        parts[part].iter().copied()
+    };
+    let allowed = tolerance::attention_backward(tokens, head_dim);
+    run.near("dv", dqkv, allowed, || part(2));
+    // A single token has nothing to choose from: dq and dk are zero but for rounding.
+    if tokens > 1 {
+        run.near("dq", dqkv, allowed, || part(0));
+        run.near("dk", dqkv, allowed, || part(1));
+    }
+}
+
+pub(super) fn list(list: &mut List) {
+    let shape = |batch, tokens, heads, head_dim| Shape { batch, tokens, heads, head_dim };
+    let mut shapes = vec![
+        shape(1, 1, 2, 16),
+        shape(2, 33, 3, 16),
+        shape(1, 5, 3, 4),
+        shape(1, 17, 2, 12),
+        shape(1, 41, 2, 16),
+    ];
+    // Each width is compiled for itself, and wide ones take a software driver long.
+    if !list.is_cpu {
+        shapes.extend([
+            shape(1, 35, 2, 20),
+            shape(1, 34, 2, 32),
+            shape(1, 65, 2, 64),
+            shape(1, 67, 2, 80),
+            shape(1, 31, 1, 128),
+        ]);
+    }
+    let name = |Shape { batch, tokens, heads, head_dim }| format!("{batch}x{tokens}x{heads}x{head_dim}");
+    for family in list.families() {
+        let quick = |shape: Shape, keep| {
+            move |run: &mut Run<'_>| forward(run, drawn(1, shape.qkv_len()), shape, keep, family)
+        };
+        for &shape in &shapes {
+            list.add_stored(format!("forward {family} lse"), name(shape), quick(shape, true));
+            list.add_stored(format!("backward {family}"), name(shape), move |run| {
+                backward(run, drawn(1, shape.qkv_len()), drawn(7, shape.out_len()), shape, family);
+            });
+        }
+        list.add_stored(format!("forward {family}"), name(shapes[1]), quick(shapes[1], false));
+
+        let mut full = |rows: usize, shape: Shape, note: &str, qkv: Rc<dyn Fn() -> Numbers<'static>>| {
+            // Rows of log-sum-exps change nothing else.
+            list.alike(rows, format!("forward {family} {}{note}", name(shape)), [true, false], move |run, keep| {
+                forward(run, qkv(), shape, keep, family);
+            });
+        };
+        let normal = |shape: Shape, factor: f32| -> Rc<dyn Fn() -> Numbers<'static>> {
+            Rc::new(move || drawn(4, shape.qkv_len()).map(move |v| factor * v))
+        };
+        // One, primes, and around the tiles of each family: tiles of 32 rows up to 32 and at 49 to 64, 127 and 128, of 48 at
+        // 41 to 48, 81 and 129, else of 40.
+        let mut ugly: Vec<Shape> = [
+            1, 2, 3, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 37, 39, 40, 41, 47, 48, 49, 61, 63, 64, 65, 79, 80, 81,
+            127, 128, 129, 257,
+        ]
+        .map(|tokens| shape(1, tokens, 2, 16))
+        .to_vec();
+        // Whole rows of 52 and of 104 take more workgroup memory than the tiles of the scores. tests/shader_contract.rs
+        // validates 80 and 128, which take a software driver long to compile.
+        ugly.extend([4, 20, 52, 64, 104].map(|head_dim| shape(2, 35, 3, head_dim)));
+        for &shape in &ugly {
+            full(usize::MAX, shape, "", normal(shape, 1.0));
+        }
+        // Pictures of 224×112 and of 224×224 pixels.
+        for tokens in [129, 197] {
+            full(64, shape(1, tokens, 12, 64), "", normal(shape(1, tokens, 12, 64), 1.0));
+        }
+        // Scores of ±80 and beyond, which exp alone can't take; and some that rise by 80 from tile to tile, and fall.
+        let large = shape(1, 37, 2, 16);
+        full(usize::MAX, large, " large scores", normal(large, 6.0));
+        for step in [80.0, -80.0] {
+            let shape = shape(1, 100, 1, 4);
+            let qkv = move || {
+                Numbers::new(shape.qkv_len(), move || {
+                    let mut qkv = super::random::normal(5, shape.qkv_len());
+                    for (token, row) in qkv.chunks_mut(12).enumerate() {
+                        row[..4].fill(1.0);
+                        row[4..8].fill(step * (token / 10) as f32 / 2.0);
+                    }
+                    qkv
+                })
+            };
+            full(usize::MAX, shape, &format!(" steps of {step}"), Rc::new(qkv));
+        }
+        ugly.extend([shape(1, 129, 2, 64), shape(1, 197, 6, 64)]);
+        for (shape, factor) in ugly.into_iter().map(|shape| (shape, 1.0)).chain([(large, 4.0)]) {
+            let qkv = normal(shape, factor);
+            list.full(format!("backward {family} {} times {factor}", name(shape)), move |run| {
+                backward(run, qkv(), drawn(7, shape.out_len()), shape, family);
+            });
+        }
+    }
+}
+
+pub(super) fn time(rows: &mut Rows<'_>) {
+    let (batch, heads, head_dim) = (rows.batch, rows.model.heads, rows.model.dim / rows.model.heads);
+    let lengths: Vec<(usize, String)> = match rows.tokens {
+        [] => vec![(TOKENS, String::new())],
+        lengths => lengths.iter().map(|&tokens| (tokens, format!("{tokens} tokens"))).collect(),
+    };
+    for (tokens, note) in lengths {
+        let shape = Shape { batch, tokens, heads, head_dim };
+        rows.add(&note, move |run| {
+            let family = run.recorder.context.family();
+            forward(run, drawn(1, shape.qkv_len()), shape, false, family);
+        });
+        rows.add(format!("backward {note}").trim_end(), move |run| {
+            let family = run.recorder.context.family();
+            backward(run, drawn(1, shape.qkv_len()), drawn(7, shape.out_len()), shape, family);
+        });
+    }
+}

@@ -1,0 +1,115 @@
+//! Compares results of the adapter with the reference and finds how much of the tolerance they use.
+
+use super::tolerance::{Tolerance, UNIT, in_halves};
+use crate::gpu::{Storage, Tensor};
+use crate::reference::Exact;
+
+/// Below this an f32 is denormal, and adapters may flush it to zero.
+const SMALLEST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
+
+/// What a comparison found.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// Share of the tolerance that is used: above 1 the result is wrong; infinite where there is a NaN.
+    pub used: f64,
+    /// Number of values compared.
+    pub count: usize,
+    /// Where it is worst, and how bad.
+    pub report: String,
+}
+
+/// Compares `got[i]` with the exact value for every (i, exact).
+pub fn compare(
+    got: &[f32],
+    wanted: impl IntoIterator<Item = (usize, Exact)>,
+    tolerance: Tolerance,
+) -> Comparison {
+    let (mut errors, mut squares, mut count) = (0.0, 0.0, 0);
+    let mut worst = (0.0, 0, 0.0, Exact::default());
+    for (i, exact) in wanted {
+        let found = f64::from(got[i]);
+        let error = (found - exact.value).abs();
+        let bound = tolerance.c * UNIT * exact.scale + SMALLEST_NORMAL;
+        // NaN compares with nothing, so it is asked for by name.
+        let used = if error.is_nan() || exact.value.is_nan() { f64::INFINITY } else { error / bound };
+        if used >= worst.0 {
+            worst = (used, i, found, exact);
+        }
+        errors += error * error;
+        squares += exact.value * exact.value;
+        count += 1;
+    }
+    let nmse = if errors == 0.0 { 0.0 } else { errors / squares };
+    let nmse_used = if nmse.is_nan() { f64::INFINITY } else { nmse / tolerance.nmse };
+    let (used, i, found, exact) = worst;
+    let report = format!(
+        "{:.1} % of tolerance at [{i}] ({found:e} for {:e}), NMSE {nmse:.1e} ({:.1} %), {count} values",
+        100.0 * used,
+        exact.value,
+        100.0 * nmse_used,
+    );
+    Comparison { used: used.max(nmse_used), count, report }
+}
+
+/// What one output should hold.
+pub struct Expected {
+    name: &'static str,
+    tensor: Tensor,
+    wanted: Wanted,
+}
+
+enum Wanted {
+    /// Values at places, with what they may be off by in f32.
+    Near(Vec<(usize, Exact)>, Tolerance),
+    /// Words at places.
+    Same(Vec<(usize, u32)>),
+}
+
+impl Expected {
+    /// `tensor` holds these values at these places; if it holds halves, their rounding is allowed for as well.
+    pub fn near(
+        name: &'static str,
+        tensor: Tensor,
+        values: impl IntoIterator<Item = (usize, Exact)>,
+        tolerance: Tolerance,
+    ) -> Expected {
+        Expected { name, tensor, wanted: Wanted::Near(values.into_iter().collect(), tolerance) }
+    }
+
+    /// `tensor` holds just these words at these places.
+    pub fn same(
+        name: &'static str,
+        tensor: Tensor,
+        words: impl IntoIterator<Item = (usize, u32)>,
+    ) -> Expected {
+        Expected { name, tensor, wanted: Wanted::Same(words.into_iter().collect()) }
+    }
+
+    /// The share of the tolerance that is used, infinite if a value is no number or a word another one, and where.
+    pub(super) fn judge(&self, outputs: &[(Tensor, Vec<f32>)]) -> (f64, String) {
+        let Expected { name, tensor, wanted } = self;
+        let Some((_, found)) = outputs.iter().find(|(output, _)| output == tensor) else {
+            return (f64::INFINITY, format!("{name} is no output"));
+        };
+        match wanted {
+            Wanted::Near(values, tolerance) => {
+                let judged = if tensor.storage == Storage::F32 {
+                    compare(found, values.iter().copied(), *tolerance)
+                } else {
+                    let (_, loosened) = in_halves(Exact::default(), *tolerance);
+                    let rounded = values.iter().map(|&(i, exact)| (i, in_halves(exact, *tolerance).0));
+                    compare(found, rounded, loosened)
+                };
+                let used = if judged.count == 0 { f64::INFINITY } else { judged.used };
+                (used, format!("{name}: {}", judged.report))
+            }
+            Wanted::Same(words) => match words.iter().find(|(i, word)| found[*i].to_bits() != *word) {
+                None => (0.0, String::new()),
+                Some((i, word)) => {
+                    let other = found[*i].to_bits();
+                    (f64::INFINITY, format!("{name}: word {i} is {other:#010x}, not {word:#010x}"))
+                }
+            },
+        }
+    }
+}

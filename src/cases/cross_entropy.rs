@@ -1,0 +1,119 @@
+//! Cases of cross_entropy, with every count of lanes.
+
+use super::random::{Numbers, drawn};
+use super::run::Run;
+use super::tolerance::{Tolerance, UNIT};
+use super::{BATCH, CLASSES, GRID, LANES, List, Rows, tolerance};
+use crate::kernels::cross_entropy::CrossEntropy;
+use crate::kernels::gradnorm::Control;
+use crate::reference::cross_entropy as reference;
+use crate::rng;
+
+/// B, R, K and what is added to every class.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Samples.
+    pub batch: usize,
+    /// Classifiers.
+    pub parts: usize,
+    /// Of a classifier.
+    pub classes: usize,
+    /// Label smoothing.
+    pub smoothing: f32,
+}
+
+impl Shape {
+    /// Labels with the first and the last class among them.
+    pub fn labels(&self) -> Vec<u32> {
+        let classes = self.classes as u32;
+        let drawn = (0..self.batch as u64).map(|b| rng::bits(5, 0, b) % classes);
+        drawn.enumerate().map(|(b, label)| [0, classes - 1].get(b).copied().unwrap_or(label)).collect()
+    }
+
+    fn len(&self) -> usize {
+        self.parts * self.batch * self.classes
+    }
+}
+
+/// Records losses and, if there is a scale, gradients times it.
+pub fn losses<'n>(
+    run: &mut Run<'_>,
+    logits: impl Into<Numbers<'n>>,
+    labels: &[u32],
+    shape: Shape,
+    scale: Option<f32>,
+    lanes: u32,
+) {
+    let Shape { batch, parts, classes, smoothing } = shape;
+    let logits = run.operand("logits", logits);
+    let loss = run.output("loss", parts * batch);
+    let control = |scale: f32| Control { counted: true, ..Control::start(scale) }.words();
+    let gradient = scale.map(|scale| (run.output("dlogits", shape.len()), run.words("control", &control(scale))));
+    let call = CrossEntropy {
+        logits: logits.tensor,
+        labels: run.words("labels", labels),
+        loss,
+        gradient,
+        batch,
+        parts,
+        classes,
+        smoothing,
+    };
+    call.record_with(&mut run.recorder, "cross_entropy", lanes);
+    let rows = || logits.chunks(classes).enumerate().map(|(i, row)| (row, labels[i % batch] as usize));
+    let allowed = tolerance::cross_entropy(classes);
+    run.all("loss", loss, allowed, || rows().map(|(row, label)| reference::loss(row, label, smoothing)));
+    if let Some((dlogits, _)) = gradient {
+        // One class has nothing to learn: its gradient is zero but for rounding.
+        let nothing = Tolerance { nmse: f64::INFINITY, c: 1e-7 / UNIT };
+        run.all("dlogits", dlogits, if classes > 1 { allowed } else { nothing }, || {
+            rows().flat_map(move |(row, label)| {
+                let mut gradient = reference::gradient(row, label, smoothing, batch);
+                if classes == 1 {
+                    gradient[0].scale = 1.0;
+                }
+                gradient
+            })
+        });
+    }
+}
+
+pub(super) fn list(list: &mut List) {
+    for classes in [2, 13, 67] {
+        for lanes in LANES {
+            for (smoothing, scale, note) in [(0.1, Some(1.0), " smoothed gradient"), (0.0, None, "")] {
+                let shape = Shape { batch: 3, parts: 2, classes, smoothing };
+                list.add(format!("{lanes} lanes{note}"), format!("3x2x{classes}"), move |run| {
+                    losses(run, drawn(1, shape.len()), &shape.labels(), shape, scale, lanes);
+                });
+            }
+        }
+    }
+    for lanes in LANES {
+        let mut full = |batch, parts, classes, smoothing, factor: f32| {
+            let shape = Shape { batch, parts, classes, smoothing };
+            // Losses are the same without gradients.
+            let ways = [Some(1.0), None];
+            list.alike(usize::MAX, format!("{lanes} lanes {shape:?} times {factor}"), ways, move |run, scale| {
+                let logits = drawn(1, shape.len()).map(move |v| factor * v);
+                losses(run, logits, &shape.labels(), shape, scale, lanes);
+            });
+        };
+        // One, primes, and around every count of lanes.
+        for classes in [1, 2, 3, 5, 7, 8, 9, 13, 15, 16, 17, 31, 63, 64, 65, 127, 129] {
+            [0.0, 0.1].into_iter().for_each(|smoothing| full(3, 2, classes, smoothing, 1.0));
+        }
+        full(1, 1, 11, 0.0, 1.0);
+        // As many persons as Market-1501 has.
+        full(4, 14, 751, 0.0, 0.01);
+        full(4, 14, 751, 0.1, 10.0);
+    }
+}
+
+pub(super) fn time(rows: &mut Rows<'_>) {
+    let shape = Shape { batch: BATCH, parts: GRID, classes: CLASSES, smoothing: 0.1 };
+    rows.add("", move |run| {
+        let lanes = run.recorder.context.row_lanes();
+        losses(run, drawn(1, shape.len()), &shape.labels(), shape, Some(1.0), lanes);
+    });
+}

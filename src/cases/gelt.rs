@@ -1,0 +1,109 @@
+//! Cases of gelt.
+
+use super::random::{Numbers, drawn};
+use super::run::Run;
+use super::{GRID, List, Rows, tolerance};
+use crate::kernels::gelt::{Backward, Forward};
+use crate::reference::gelt::Gelt;
+use crate::shape::{GeltConfig, LambdaOn, PartTokens};
+
+/// P, R, C, D and the blend.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Tokens in front.
+    pub prefix: usize,
+    /// Parts, rows of patches.
+    pub parts: usize,
+    /// Patches of a row.
+    pub columns: usize,
+    /// Width.
+    pub dim: usize,
+    /// Of row means and of the class token.
+    pub weights: (f32, f32),
+}
+
+impl Shape {
+    /// Numbers of a picture's tokens.
+    pub fn tokens(&self) -> usize {
+        (self.prefix + self.parts * self.columns) * self.dim
+    }
+
+    /// The reference.
+    pub fn exact<'t>(&self, tokens: &'t [f32]) -> Gelt<'t> {
+        let Shape { prefix, parts, columns, dim, weights } = *self;
+        Gelt { tokens, prefix, parts, columns, dim, weights }
+    }
+}
+
+/// Records the blended parts of whole pictures' tokens.
+pub fn forward<'n>(run: &mut Run<'_>, tokens: impl Into<Numbers<'n>>, shape: Shape) {
+    let Shape { prefix, parts, columns, dim, weights } = shape;
+    let of = run.quads("tokens", tokens);
+    let (tokens, batch) = (of.tensor, of.tensor.len / shape.tokens());
+    let gelt = run.output("gelt", batch * parts * dim);
+    Forward { tokens, gelt, first: 0, batch, prefix, parts, columns, dim, weights }
+        .record(&mut run.recorder, "gelt");
+    let exact = shape.exact(&of);
+    run.places("gelt", gelt, tolerance::gelt(columns), |i| {
+        exact.at(i / (parts * dim), i / dim % parts, i % dim)
+    });
+}
+
+/// Records the gradient of all tokens for dgelt (batch, parts, dim).
+pub fn backward<'n>(run: &mut Run<'_>, dgelt: impl Into<Numbers<'n>>, shape: Shape) {
+    let Shape { prefix, parts, columns, dim, weights } = shape;
+    let of = run.operand("dgelt", dgelt);
+    let (dgelt, batch, within) = (of.tensor, of.tensor.len / (parts * dim), shape.tokens());
+    let dtokens = run.quads_output("dtokens", batch * within);
+    Backward { dgelt, dtokens, first: 0, batch, prefix, parts, columns, dim, weights }
+        .record(&mut run.recorder, "gelt.backward");
+    let exact = shape.exact(&[]);
+    run.all("dtokens", dtokens, tolerance::gelt_backward(parts), || {
+        (0..dtokens.len).map(|i| exact.gradient(&of, i / within, i % within / dim, i % dim))
+    });
+}
+
+fn both(batch: usize, shape: Shape) -> [Box<dyn Fn(&mut Run<'_>)>; 2] {
+    let (tokens, gelt) = (batch * shape.tokens(), batch * shape.parts * shape.dim);
+    let back = move |run: &mut Run<'_>| backward(run, drawn(3, gelt), shape);
+    [Box::new(move |run: &mut Run<'_>| forward(run, drawn(1, tokens), shape)), Box::new(back)]
+}
+
+pub(super) fn list(list: &mut List) {
+    let weights = GeltConfig::default().weights();
+    for (batch, prefix, parts, columns, dim) in [(1, 1, 1, 1, 4), (2, 2, 7, 3, 68), (2, 5, 3, 11, 28)] {
+        let name = format!("{batch}x({prefix}+{parts}x{columns})x{dim}");
+        let [forward, backward] = both(batch, Shape { prefix, parts, columns, dim, weights });
+        list.add_stored("forward", &name, forward);
+        list.add_stored("backward", &name, backward);
+    }
+    let mut full = |batch: usize, prefix: usize, parts: usize, columns: usize, dim: usize, weights: (f32, f32)| {
+        let shape = Shape { prefix, parts, columns, dim, weights };
+        let [forward, backward] = both(batch, shape);
+        list.full(format!("forward {batch} {shape:?}"), forward);
+        list.full(format!("backward {batch} {shape:?}"), backward);
+    };
+    // One, primes, and around a workgroup.
+    full(1, 1, 1, 1, 4, weights);
+    for dim in [1, 3, 7, 15, 16, 17, 31, 33].map(|quads| 4 * quads) {
+        for (prefix, parts, columns) in [(1, 1, 13), (2, 7, 3), (5, 3, 11)] {
+            full(2, prefix, parts, columns, dim, weights);
+        }
+    }
+    for tokens in [PartTokens::Gelt, PartTokens::Local, PartTokens::Global] {
+        for lambda_on in [LambdaOn::Class, LambdaOn::Local] {
+            let config = GeltConfig { tokens, lambda_on, ..GeltConfig::default() };
+            full(2, 1, 14, 14, 768, config.weights());
+        }
+    }
+    // One part of all positions.
+    full(1, 1, 1, 196, 768, weights);
+}
+
+pub(super) fn time(rows: &mut Rows<'_>) {
+    let weights = GeltConfig::default().weights();
+    let shape = Shape { prefix: 1, parts: GRID, columns: GRID, dim: rows.model.dim, weights };
+    let [forward, backward] = both(rows.batch, shape);
+    rows.add("", forward);
+    rows.add("backward", backward);
+}

@@ -1,0 +1,364 @@
+//! Cases of gemm, in every form, tile and epilogue.
+
+use super::random::{Numbers, drawn};
+use super::run::Run;
+use super::{List, Rows, TOKENS, tolerance};
+use crate::gpu::{Recorder, Storage};
+use crate::kernels::gemm::{COOPERATIVE_TILE, Epilogue, Form, Nn, Nt, Tile, Tn};
+use crate::reference::gemm as reference;
+use crate::shape::Activation;
+
+/// What follows a product A·Bᵀ.
+#[derive(Debug, Clone, Copy)]
+pub struct Switches {
+    /// Added to rows.
+    pub bias: bool,
+    /// The result before the activation is kept.
+    pub pre: bool,
+    /// Applied then.
+    pub activation: Option<Activation>,
+    /// Multiplied with rows.
+    pub scale: bool,
+    /// Added at last.
+    pub residual: bool,
+}
+
+/// Nothing.
+pub const NONE: Switches = Switches { bias: false, pre: false, activation: None, scale: false, residual: false };
+/// A bias alone.
+pub const BIAS: Switches = Switches { bias: true, ..NONE };
+const GELU: Switches = Switches { activation: Some(Activation::Gelu), ..BIAS };
+const QUICK: Switches = Switches { activation: Some(Activation::QuickGelu), ..BIAS };
+const RESIDUAL: Switches = Switches { residual: true, ..BIAS };
+const LAYER_SCALE: Switches = Switches { scale: true, ..RESIDUAL };
+
+/// Every epilogue that a network has, then all of them at once: what touches every tensor that halves may narrow.
+const EPILOGUES: [(&str, Switches); 9] = [
+    ("alone", NONE),
+    ("bias", BIAS),
+    ("bias gelu", GELU),
+    ("bias quick_gelu", QUICK),
+    ("bias residual", RESIDUAL),
+    ("bias scale residual", LAYER_SCALE),
+    ("bias kept gelu", Switches { pre: true, ..GELU }),
+    ("bias kept quick_gelu", Switches { pre: true, ..QUICK }),
+    ("bias kept gelu scale residual", Switches { pre: true, scale: true, residual: true, ..GELU }),
+];
+
+/// What may follow a product of gradients: an activation's derivative and a second gradient; both come last.
+const DERIVATIVES: [(&str, Option<Activation>, bool); 5] = [
+    ("alone", None, false),
+    ("residual", None, true),
+    ("gelu'", Some(Activation::Gelu), false),
+    ("quick_gelu'", Some(Activation::QuickGelu), false),
+    ("gelu' residual", Some(Activation::Gelu), true),
+];
+
+/// Records `with` a tile, or else as the adapter chooses.
+fn record(recorder: &mut Recorder<'_>, tile: Option<Tile>, product: &dyn Product) {
+    match tile {
+        None => product.choose(recorder),
+        Some(tile) => product.with(recorder, tile),
+    }
+}
+
+/// The forms alike.
+trait Product {
+    fn choose(&self, recorder: &mut Recorder<'_>);
+    fn with(&self, recorder: &mut Recorder<'_>, tile: Tile);
+}
+
+macro_rules! products {
+    ($($form:ty)*) => {
+        $(impl Product for $form {
+            fn choose(&self, recorder: &mut Recorder<'_>) {
+                self.record(recorder, "gemm");
+            }
+
+            fn with(&self, recorder: &mut Recorder<'_>, tile: Tile) {
+                self.record_with(recorder, "gemm", tile);
+            }
+        })*
+    };
+}
+
+products!(Nt Nn Tn);
+
+/// B, so that outputs have about unit size, as in a network: where activations bend.
+fn unit<'n>(len: usize, k: usize) -> Numbers<'n> {
+    drawn(2, len).map(move |v| v * (1.0 / (k as f32).sqrt()))
+}
+
+/// Records A·Bᵀ of a (m, k) and n rows of B.
+pub fn nt<'a>(run: &mut Run<'_>, a: impl Into<Numbers<'a>>, n: usize, k: usize, switches: Switches, tile: Option<Tile>) {
+    let (a, b) = (run.quads("a", a), run.quads("b", unit(n * k, k)));
+    let m = a.tensor.len / k;
+    let c = run.quads_output("c", m * n);
+    let bias = switches.bias.then(|| run.operand("bias", drawn(3, n).map(|v| 0.5 * v)));
+    let pre = switches.pre.then(|| run.quads_output("pre", m * n));
+    let scale = switches.scale.then(|| run.operand("scale", drawn(4, n)));
+    let residual = switches.residual.then(|| run.quads("residual", drawn(5, m * n)));
+    let activation = switches.activation;
+    let epilogue = Epilogue {
+        bias: bias.as_ref().map(|bias| bias.tensor),
+        pre,
+        activation,
+        scale: scale.as_ref().map(|scale| scale.tensor),
+        residual: residual.as_ref().map(|residual| residual.tensor),
+    };
+    record(&mut run.recorder, tile, &Nt { a: a.tensor, b: b.tensor, c, m, n, k, epilogue });
+    let (bias, scale, residual) = (bias.as_deref(), scale.as_deref(), residual.as_deref());
+    let exact = reference::Nt { a: &a, b: &b, n, k, bias, activation, scale, residual };
+    // Matrix units may cut sums off instead of rounding them: twice the error.
+    let steps = if matches!(tile, Some(Tile::Cooperative { .. })) { 4 * k } else { k };
+    run.places("c", c, tolerance::gemm(steps), |i| exact.at(i / n, i % n));
+    if let Some(pre) = pre {
+        run.places("pre", pre, tolerance::gemm(steps), |i| exact.pre(i / n, i % n));
+    }
+}
+
+/// Records A·B, with an activation's derivative and a second gradient.
+pub fn nn(
+    run: &mut Run<'_>,
+    [m, n, k]: [usize; 3],
+    (activation, has_residual): (Option<Activation>, bool),
+    tile: Option<Tile>,
+) {
+    let (a, b) = (run.quads("a", drawn(1, m * k)), run.quads("b", unit(k * n, k)));
+    let c = run.quads_output("c", m * n);
+    let kept = activation.map(|activation| (activation, run.quads("kept", drawn(3, m * n))));
+    let residual = has_residual.then(|| run.quads("residual", drawn(4, m * n)));
+    let product = Nn {
+        a: a.tensor,
+        b: b.tensor,
+        c,
+        m,
+        n,
+        k,
+        derivative: kept.as_ref().map(|(activation, kept)| (*activation, kept.tensor)),
+        residual: residual.as_ref().map(|residual| residual.tensor),
+    };
+    record(&mut run.recorder, tile, &product);
+    let derivative = kept.as_ref().map(|(activation, kept)| (*activation, &kept[..]));
+    let exact = reference::Nn { a: &a, b: &b, n, k, derivative, residual: residual.as_deref() };
+    run.places("c", c, tolerance::gemm(k), |i| exact.at(i / n, i % n));
+}
+
+/// Records Aᵀ·B, and the sums of A's columns.
+pub fn tn(run: &mut Run<'_>, [m, n, k]: [usize; 3], with_sum: bool, tile: Option<Tile>) {
+    let (a, b) = (run.quads("a", drawn(1, k * m)), run.quads("b", drawn(2, k * n)));
+    let c = run.output("c", m * n);
+    let column_sum = with_sum.then(|| run.output("column_sum", m));
+    record(&mut run.recorder, tile, &Tn { a: a.tensor, b: b.tensor, c, column_sum, m, n, k });
+    let exact = reference::Tn { a: &a, b: &b, m, n, k };
+    run.places("c", c, tolerance::gemm(k), |i| exact.at(i / n, i % n));
+    if let Some(sum) = column_sum {
+        run.all("column_sum", sum, tolerance::gemm(k), || (0..m).map(|m| exact.column_sum(m)));
+    }
+}
+
+/// A shape that ends within a tile behind one and one of a single row or column, both with a depth that ends within a step.
+fn shapes(form: Form, tile: Tile) -> [[usize; 3]; 2] {
+    let [rows, columns] = match tile {
+        Tile::Plain => return [[7, 11, 13], [1, 1, 1]],
+        Tile::Tiled { rows, columns, .. } => [rows, columns],
+        Tile::Cooperative { .. } => [COOPERATIVE_TILE as u32; 2],
+        Tile::Subgroup { lanes, rows, quads } => [rows, 4 * lanes * quads],
+    }
+    .map(|side| side as usize);
+    match form {
+        Form::Nt | Form::Nn => [[rows + 1, columns + 4, 20], [1, 4, 4]],
+        Form::Tn => [[rows + 4, columns + 4, 17], [4, 4, 1]],
+    }
+}
+
+/// Once for every storage; in f32 alone if the tile knows nothing else, or if a software driver would take long to compile what
+/// others cover: it gets halves where `in_halves` says so.
+fn add(
+    list: &mut List,
+    tile: Tile,
+    in_halves: bool,
+    variant: &str,
+    [m, n, k]: [usize; 3],
+    record: impl Fn(&mut Run<'_>) + 'static,
+) {
+    let shape = format!("{m}x{n}x{k}");
+    if matches!(tile, Tile::Cooperative { .. }) {
+        list.add_in(Storage::F16, variant, &shape, record);
+    } else if tile == Tile::Plain || (list.is_cpu && !in_halves) {
+        list.add_in(Storage::F32, variant, &shape, record);
+    } else {
+        list.add_stored(variant, &shape, record);
+    }
+}
+
+fn quick_nt(list: &mut List, tile: Tile, shape: [usize; 3], (name, switches): (&str, Switches), every: bool) {
+    let whole = switches.pre && switches.residual;
+    let [m, n, k] = shape;
+    add(list, tile, whole == every, &format!("nt {tile} {name}"), shape, move |run| {
+        nt(run, drawn(1, m * k), n, k, switches, Some(tile));
+    });
+}
+
+fn quick(list: &mut List) {
+    for form in Form::ALL {
+        let menu = Tile::every(form, list.family);
+        for (i, &tile) in menu.iter().enumerate() {
+            let [large, small] = shapes(form, tile);
+            // A software driver takes a second for a large tile: there the smallest of each kind, which are the last, get all
+            // epilogues, the others none and, in f32, all at once.
+            let next = menu.get(i + 1).map(std::mem::discriminant);
+            let every = !list.is_cpu || next != Some(std::mem::discriminant(&tile));
+            match form {
+                Form::Nt => {
+                    let [alone, .., whole] = EPILOGUES;
+                    let epilogues = if every { EPILOGUES.to_vec() } else { vec![alone, whole] };
+                    epilogues.into_iter().for_each(|epilogue| quick_nt(list, tile, large, epilogue, every));
+                    quick_nt(list, tile, small, whole, every);
+                }
+                Form::Nn => {
+                    let [alone, .., whole] = DERIVATIVES;
+                    let mut add = |shape, (name, activation, residual): (&str, Option<Activation>, bool)| {
+                        let is_whole = activation.is_some() && residual;
+                        add(list, tile, is_whole == every, &format!("nn {tile} {name}"), shape, move |run| {
+                            nn(run, shape, (activation, residual), Some(tile));
+                        });
+                    };
+                    let derivatives = if every { DERIVATIVES.to_vec() } else { vec![alone, whole] };
+                    derivatives.into_iter().for_each(|derivative| add(large, derivative));
+                    add(small, whole);
+                }
+                Form::Tn => {
+                    // The last is long enough to be cut into slices.
+                    for (shape, sum) in [(large, true), (large, false), (small, true), ([4, 8, 1029], true)] {
+                        let name = if sum { "column sums" } else { "alone" };
+                        add(list, tile, sum, &format!("tn {tile} {name}"), shape, move |run| {
+                            tn(run, shape, sum, Some(tile));
+                        });
+                    }
+                }
+            }
+        }
+    }
+    if let Some(side) = list.matrix_units {
+        let tile = Tile::Cooperative { side };
+        let shape = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 48];
+        EPILOGUES.into_iter().for_each(|epilogue| quick_nt(list, tile, shape, epilogue, true));
+        // Fewer rows than a fragment, and a depth that ends within a fragment.
+        for shape in [[5, COOPERATIVE_TILE + 8, 84], [1, 4, 4]] {
+            quick_nt(list, tile, shape, EPILOGUES[EPILOGUES.len() - 1], true);
+        }
+    }
+}
+
+pub(super) fn list(list: &mut List) {
+    quick(list);
+    let (family, class) = (list.family, list.class);
+    // The plain tile, the adapter's choice, and those that it can run: of every class, for large products of its own alone.
+    let tiles = move |form: Form, [m, n, k]: [usize; 3]| {
+        let mut tiles = match form.in_quads(m, n, k) {
+            false => Vec::new(),
+            true if m * n > 40_000 => Tile::menu(form, family, class),
+            true => Tile::every(form, family),
+        };
+        tiles.retain(|tile| *tile != Tile::Plain);
+        [Some(Tile::Plain)].into_iter().chain(tiles.into_iter().map(Some)).chain([None]).collect::<Vec<_>>()
+    };
+    let mut full = |places: usize, shape: [usize; 3], (name, switches): (&str, Switches)| {
+        let [m, n, k] = shape;
+        list.alike(places, format!("nt {shape:?} {name}"), tiles(Form::Nt, shape), move |run, tile| {
+            nt(run, drawn(1, m * k), n, k, switches, tile);
+        });
+    };
+    let [alone, bias, gelu, _, residual, scale, ..] = EPILOGUES;
+    // One, and primes.
+    for shape in [
+        [1, 1, 1],
+        [1, 1, 4],
+        [1, 13, 20],
+        [11, 1, 28],
+        [2, 3, 5],
+        [7, 11, 13],
+        [13, 7, 44],
+        [61, 67, 71],
+        [127, 3, 4],
+    ] {
+        full(usize::MAX, shape, alone);
+    }
+    for tile in [8, 16, 32, 64, 128] {
+        for shape in [[tile - 1, tile + 1, tile], [tile + 1, tile - 1, tile - 4], [tile, tile, tile + 4]] {
+            full(usize::MAX, shape, bias);
+        }
+    }
+    // Depths around the tiled family's step of 16, and one that is no multiple of 4.
+    [12, 16, 20, 17].into_iter().for_each(|k| full(usize::MAX, [33, 35, k], bias));
+    EPILOGUES.into_iter().for_each(|epilogue| full(usize::MAX, [37, 70, 24], epilogue));
+    // ViT-B.
+    for (n, k, epilogue) in [(2304, 768, bias), (768, 768, scale), (3072, 768, gelu), (768, 3072, residual)] {
+        full(4000, [197, n, k], epilogue);
+    }
+
+    let mut full = |places: usize, shape: [usize; 3], derivative: (Option<Activation>, bool)| {
+        list.alike(places, format!("nn {shape:?} {derivative:?}"), tiles(Form::Nn, shape), move |run, tile| {
+            nn(run, shape, derivative, tile);
+        });
+    };
+    const BACKWARD: [[usize; 3]; 9] = [
+        [1, 1, 1],
+        [1, 4, 4],
+        [4, 1, 4],
+        [4, 4, 1],
+        [2, 3, 5],
+        [13, 20, 28],
+        [20, 28, 13],
+        [28, 13, 20],
+        [61, 67, 71],
+    ];
+    BACKWARD.into_iter().for_each(|shape| full(usize::MAX, shape, (None, false)));
+    for tile in [8, 16, 32, 64, 128] {
+        for shape in [[tile - 1, tile + 4, tile], [tile + 1, tile - 4, tile - 4], [tile, tile, tile + 4]] {
+            full(usize::MAX, shape, (None, false));
+        }
+    }
+    [4, 12, 16, 20].into_iter().for_each(|k| full(usize::MAX, [33, 36, k], (None, false)));
+    for (_, activation, residual) in &DERIVATIVES[1..] {
+        full(usize::MAX, [37, 72, 24], (*activation, *residual));
+    }
+    // Two images of ViT-S: dX of fc2 with its GELU, dX of qkv.
+    full(4000, [2 * 257, 1536, 384], (Some(Activation::Gelu), false));
+    full(4000, [2 * 257, 384, 1152], (None, false));
+
+    let mut full = |places: usize, shape: [usize; 3]| {
+        let tiles = tiles(Form::Tn, shape).into_iter().map(|tile| (tile, true));
+        // Column sums change nothing else.
+        let ways = tiles.chain([(None, false)]);
+        list.alike(places, format!("tn {shape:?}"), ways, move |run, (tile, sum)| tn(run, shape, sum, tile));
+    };
+    BACKWARD.into_iter().for_each(|shape| full(usize::MAX, shape));
+    for tile in [8, 16, 32, 64, 128] {
+        for shape in [[tile - 4, tile + 4, tile - 1], [tile + 4, tile - 4, tile + 1], [tile, tile, tile]] {
+            full(usize::MAX, shape);
+        }
+    }
+    // Depths around the tiled family's step of 16.
+    [1, 3, 4, 15, 16, 17, 31, 33].into_iter().for_each(|k| full(usize::MAX, [36, 40, k]));
+    // Long sums of few outputs, which are cut into slices: the last one short, and as many as there may be.
+    full(usize::MAX, [36, 40, 1029]);
+    full(usize::MAX, [12, 4, 8203]);
+    // ViT-S: dW of the projection and of fc1.
+    full(2000, [384, 384, 8 * 257]);
+    full(2000, [1536, 384, 2 * 257]);
+}
+
+pub(super) fn time(rows: &mut Rows<'_>) {
+    let count = rows.batch * TOKENS;
+    for (layer, n, k) in rows.model.layers().into_iter().take(if rows.quick { 1 } else { 4 }) {
+        let activation = (layer == "fc1").then_some(Activation::Gelu);
+        let switches = Switches { activation, residual: matches!(layer, "proj" | "fc2"), ..BIAS };
+        rows.add(layer, move |run| nt(run, drawn(1, count * k), n, k, switches, None));
+        // Backward through the same layer: fc2's input gradient goes on through the activation before it.
+        let derivative = ((k > n).then_some(Activation::Gelu), false);
+        rows.add(&format!("{layer} input gradient"), move |run| nn(run, [count, k, n], derivative, None));
+        rows.add(&format!("{layer} weight gradient"), move |run| tn(run, [n, k, count], true, None));
+    }
+}

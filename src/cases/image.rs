@@ -1,0 +1,83 @@
+//! Cases of image.
+
+use super::random::{Numbers, bytes};
+use super::run::Run;
+use super::{List, Rows, SIZE, tolerance};
+use crate::kernels::image::{Forward, pixel_words};
+use crate::reference::image::Image;
+use crate::shape::{ImageSize, Normalize};
+
+/// Records `batch` pictures; `flip` is empty, or one word per picture.
+pub fn forward(
+    run: &mut Run<'_>,
+    pixels: impl Fn() -> Vec<u8>,
+    batch: usize,
+    size: ImageSize,
+    flip: &[u32],
+    normalize: Normalize,
+) {
+    let ImageSize { height, width } = size;
+    let (mean, std) = normalize.mean_std();
+    let len = pixel_words(batch, size);
+    let words = Numbers::new(len, || {
+        // Bytes past the last pixel may hold anything.
+        let mut padded = pixels();
+        padded.resize(4 * len, 0xa5);
+        padded.chunks(4).map(|b| f32::from_bits(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+    });
+    let words = run.operand("pixels", words).tensor;
+    let flips = (!flip.is_empty()).then(|| run.words("flip", flip));
+    let plane = height * width;
+    let image = run.output("image", batch * 3 * plane);
+    Forward { pixels: words, flip: flips, image, batch, size, mean, std }.record(&mut run.recorder, "image");
+    let pixels = pixels();
+    let exact = Image { pixels: &pixels, flip, height, width, mean, std };
+    run.places("image", image, tolerance::IMAGE, |i| {
+        exact.at(i / (3 * plane), i / plane % 3, i % plane / width, i % width)
+    });
+}
+
+fn flips(batch: usize) -> Vec<u32> {
+    (0..batch as u32).map(|b| b % 2).collect()
+}
+
+pub(super) fn list(list: &mut List) {
+    for (batch, height, width, flipped) in [(1, 1, 1, false), (3, 5, 7, false), (3, 13, 31, true)] {
+        let variant = if flipped { "flips" } else { "no flips" };
+        let (size, flip) = (ImageSize { height, width }, if flipped { flips(batch) } else { Vec::new() });
+        list.add(variant, format!("{batch}x{height}x{width}"), move |run| {
+            run.places = usize::MAX;
+            forward(run, || bytes(1, batch * 3 * height * width), batch, size, &flip, Normalize::Imagenet);
+        });
+    }
+    let mut full = |places: usize, batch: usize, size: ImageSize, flip: &[u32], normalize: Normalize| {
+        let flip = flip.to_vec();
+        list.alike(places, format!("{batch}x{size} flip {flip:?} {normalize:?}"), [()], move |run, ()| {
+            let pixels = || bytes(1, batch * 3 * size.height * size.width);
+            forward(run, pixels, batch, size, &flip, normalize);
+        });
+    };
+    // One, primes, and around a workgroup.
+    for (height, width) in [(1, 1), (1, 2), (2, 1), (3, 7), (13, 11), (7, 9), (8, 8), (5, 13), (31, 33)] {
+        for batch in [1, 2, 3] {
+            full(usize::MAX, batch, ImageSize { height, width }, &[], Normalize::Imagenet);
+        }
+    }
+    for normalize in [Normalize::Imagenet, Normalize::Half, Normalize::Clip] {
+        full(4000, 2, ImageSize::square(224), &[], normalize);
+    }
+    for (height, width) in [(1, 1), (1, 2), (5, 7), (8, 8), (13, 31)] {
+        for flip in [[0, 1, 1, 0], [1, 0, 0, 1], [1; 4]] {
+            full(usize::MAX, 4, ImageSize { height, width }, &flip, Normalize::Imagenet);
+        }
+    }
+    list.full("every level", |run| {
+        let pixels = || (0..=255).flat_map(|level| [level; 3]).collect();
+        forward(run, pixels, 1, ImageSize::square(16), &[], Normalize::Imagenet);
+    });
+}
+
+pub(super) fn time(rows: &mut Rows<'_>) {
+    let batch = rows.batch;
+    rows.add("", move |run| forward(run, Vec::new, batch, SIZE, &flips(batch), Normalize::Imagenet));
+}

@@ -1,0 +1,349 @@
+//! Runs launches in memory that shows what they touched, and compares what they leave; or makes a plan to time.
+//!
+//! Every buffer has guard words behind it that the kernel could reach. Outputs are filled with a NaN of known bits
+//! beforehand. After the run all outputs must have been written, all guards and inputs be as they were; then everything
+//! runs once more and must give the same bits. Guard words are NaN too: reading one into a result shows.
+//!
+//! What is timed has bare buffers that the adapter fills; neither an operand nor a reference is computed on the host.
+
+use super::compare::Expected;
+use super::numbers;
+use super::random::{Numbers, sample};
+use super::tolerance::Tolerance;
+use crate::error::{Error, Result};
+use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage, Tensor};
+use crate::reference::Exact;
+use half::f16;
+use std::ops::Deref;
+use std::time::Instant;
+
+/// Behind every input: more than the widest row of a tile.
+const INPUT_GUARD: [u32; 256] = [0x7fc0_9a4d; 256];
+/// Behind every output: another pattern, so that a word copied from guard to guard shows.
+const OUTPUT_GUARD: [u32; 256] = [0x7fc0_57e1; 256];
+/// In outputs before a run.
+const UNWRITTEN: u32 = 0x7fc0_0bad;
+
+/// Use of a recording.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Purpose {
+    /// Outputs are compared with the reference.
+    Judge,
+    /// The same memory, without a reference.
+    Guard,
+    /// A plan to time.
+    Time,
+}
+
+/// A recording that makes its own tensors.
+pub struct Run<'c> {
+    /// Launches are recorded here.
+    pub recorder: Recorder<'c>,
+    storage: Storage,
+    purpose: Purpose,
+    /// Activations hold what halves can hold, however they are stored.
+    pub in_halves: bool,
+    /// Outputs that [`Self::places`] compares at most.
+    pub places: usize,
+    inputs: Vec<(Buffer, Vec<u32>)>,
+    outputs: Vec<Output>,
+    expected: Vec<Expected>,
+    /// The first tensor that the adapter couldn't hold.
+    failure: Option<gpu::Error>,
+}
+
+struct Output {
+    tensor: Tensor,
+    buffer: Buffer,
+    /// The bits that it holds before a run.
+    before: Vec<u32>,
+}
+
+/// What a run left.
+pub struct Found {
+    /// The outputs in the order of their making, as numbers.
+    pub outputs: Vec<(Tensor, Vec<f32>)>,
+    /// Of each comparison, the share of the tolerance that is used, infinite if anything is no number, and where.
+    pub judged: Vec<(f64, String)>,
+    /// Of the second replay, from its submission to its end, in seconds.
+    pub seconds: f64,
+}
+
+/// A tensor with the numbers that it holds before a run; none if it is timed.
+pub struct Operand {
+    /// For the call.
+    pub tensor: Tensor,
+    numbers: Vec<f32>,
+}
+
+impl Deref for Operand {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.numbers
+    }
+}
+
+impl<'c> Run<'c> {
+    /// An empty recording with activations stored so.
+    pub fn new(context: &'c Context, storage: Storage, purpose: Purpose) -> Self {
+        Run {
+            recorder: Recorder::with_storage(context, storage),
+            storage,
+            purpose,
+            in_halves: storage != Storage::F32,
+            places: usize::MAX,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            expected: Vec::new(),
+            failure: None,
+        }
+    }
+
+    /// Stores activations in halves, packed ones if the recording has none.
+    pub fn store_in_halves(&mut self) {
+        if self.storage == Storage::F32 {
+            self.storage = Storage::Packed;
+        }
+    }
+
+    /// True if outputs are compared with the reference.
+    pub fn is_judged(&self) -> bool {
+        self.purpose == Purpose::Judge
+    }
+
+    /// A tensor of numbers, which no launch may change.
+    pub fn operand<'n>(&mut self, label: &str, numbers: impl Into<Numbers<'n>>) -> Operand {
+        self.operand_of(label, numbers.into(), Storage::F32)
+    }
+
+    /// The same as activations are stored; halves round.
+    pub fn quads<'n>(&mut self, label: &str, numbers: impl Into<Numbers<'n>>) -> Operand {
+        let in_halves = self.in_halves;
+        let round = move |value| if in_halves { f16::from_f32(value).to_f32() } else { value };
+        self.operand_of(label, numbers.into().map(round), self.storage)
+    }
+
+    fn operand_of(&mut self, label: &str, numbers: Numbers<'_>, storage: Storage) -> Operand {
+        if self.purpose == Purpose::Time {
+            return Operand { tensor: self.filled(label, numbers.len, storage), numbers: Vec::new() };
+        }
+        let numbers = numbers.make();
+        let words = match storage {
+            Storage::F32 => bits(&numbers),
+            Storage::F16 | Storage::Packed => {
+                let half = |value: f32| u32::from(f16::from_f32(value).to_bits());
+                numbers.chunks(2).map(|pair| half(pair[0]) | half(pair[1]) << 16).collect()
+            }
+        };
+        Operand { tensor: self.input_of(label, words, storage), numbers }
+    }
+
+    /// A tensor of these words, which no launch may change.
+    pub fn words(&mut self, label: &str, words: &[u32]) -> Tensor {
+        self.input_of(label, words.to_vec(), Storage::F32)
+    }
+
+    fn input_of(&mut self, label: &str, words: Vec<u32>, storage: Storage) -> Tensor {
+        let buffer = self.buffer(label, words.len(), &INPUT_GUARD);
+        if self.failure.is_none() {
+            self.recorder.context.write(&buffer, bytemuck::cast_slice(&words));
+        }
+        let tensor = self.recorder.import_as(&buffer, storage);
+        self.inputs.push((buffer, words));
+        tensor
+    }
+
+    /// A tensor of which launches must write every word.
+    pub fn output(&mut self, label: &str, len: usize) -> Tensor {
+        self.output_of(label, len, Storage::F32)
+    }
+
+    /// The same as activations are stored.
+    pub fn quads_output(&mut self, label: &str, len: usize) -> Tensor {
+        self.output_of(label, len, self.storage)
+    }
+
+    fn output_of(&mut self, label: &str, len: usize, storage: Storage) -> Tensor {
+        if self.purpose == Purpose::Time {
+            return self.filled(label, len, storage);
+        }
+        let words = numbers::words(len, storage);
+        let buffer = self.buffer(label, words, &OUTPUT_GUARD);
+        let tensor = self.recorder.import_as(&buffer, storage);
+        self.outputs.push(Output { tensor, buffer, before: vec![UNWRITTEN; words] });
+        tensor
+    }
+
+    /// A tensor of numbers that is read and written; it counts as an output.
+    pub fn updated<'n>(&mut self, label: &str, numbers: impl Into<Numbers<'n>>) -> Operand {
+        let numbers = numbers.into();
+        let tensor = self.output(label, numbers.len);
+        let numbers = if self.purpose == Purpose::Time { Vec::new() } else { numbers.make() };
+        if let Some(output) = self.outputs.last_mut() {
+            output.before = bits(&numbers);
+        }
+        Operand { tensor, numbers }
+    }
+
+    fn buffer(&mut self, label: &str, words: usize, guard: &[u32]) -> Buffer {
+        let context = self.recorder.context;
+        let made = match self.purpose {
+            Purpose::Time => context.buffer(label, words),
+            Purpose::Judge | Purpose::Guard => context.guarded_buffer(label, words, guard),
+        };
+        self.made(made, label, words)
+    }
+
+    /// A tensor of numbers in [-1, 1): zeros would be kinder than what a network sees.
+    fn filled(&mut self, label: &str, len: usize, storage: Storage) -> Tensor {
+        let made = numbers::tensor(self.recorder.context, label, len as u64, len, storage);
+        let buffer = self.made(made, label, numbers::words(len, storage));
+        self.recorder.import_as(&buffer, storage)
+    }
+
+    fn made(&mut self, made: gpu::Result<Buffer>, label: &str, words: usize) -> Buffer {
+        made.unwrap_or_else(|error| {
+            self.failure.get_or_insert(error);
+            self.recorder.context.unallocated(label, words)
+        })
+    }
+
+    /// The output `tensor` should hold all these values, in order.
+    pub fn all<Values: IntoIterator<Item = Exact>>(
+        &mut self,
+        name: &'static str,
+        tensor: Tensor,
+        tolerance: Tolerance,
+        values: impl FnOnce() -> Values,
+    ) {
+        self.near(name, tensor, tolerance, || values().into_iter().enumerate());
+    }
+
+    /// The output `tensor` should hold these values at these places; if it holds halves, their rounding is allowed for as
+    /// well.
+    pub fn near<Values: IntoIterator<Item = (usize, Exact)>>(
+        &mut self,
+        name: &'static str,
+        tensor: Tensor,
+        tolerance: Tolerance,
+        values: impl FnOnce() -> Values,
+    ) {
+        if self.purpose == Purpose::Judge {
+            self.expected.push(Expected::near(name, tensor, values(), tolerance));
+        }
+    }
+
+    /// The output `tensor` should hold what `value` has for every place, of which not all may be compared.
+    pub fn places(
+        &mut self,
+        name: &'static str,
+        tensor: Tensor,
+        tolerance: Tolerance,
+        value: impl Fn(usize) -> Exact,
+    ) {
+        let places = self.places;
+        self.near(name, tensor, tolerance, || {
+            sample(tensor.len, places).into_iter().map(move |i| (i, value(i)))
+        });
+    }
+
+    /// The output `tensor` should hold just these words at these places.
+    pub fn same<Words: IntoIterator<Item = (usize, u32)>>(
+        &mut self,
+        name: &'static str,
+        tensor: Tensor,
+        words: impl FnOnce() -> Words,
+    ) {
+        if self.purpose == Purpose::Judge {
+            self.expected.push(Expected::same(name, tensor, words()));
+        }
+    }
+
+    /// The plan to time.
+    ///
+    /// # Errors
+    /// If the adapter can't hold it.
+    pub fn plan(self) -> gpu::Result<Plan> {
+        match self.failure {
+            Some(error) => Err(error),
+            None => self.recorder.finish(),
+        }
+    }
+
+    /// Runs twice, then compares.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] and [`Error::TooLarge`] in the driver's words; [`Error::Data`] if anything is unwritten, overwritten or
+    /// not the same twice.
+    pub fn run(self) -> Result<Found> {
+        let Run { recorder, inputs, outputs, expected, failure, .. } = self;
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        let context = recorder.context;
+        let plan = recorder.finish()?;
+        let mut results: Vec<Vec<f32>> = Vec::new();
+        let mut seconds = 0.0;
+        for round in 0..2 {
+            for output in &outputs {
+                context.write(&output.buffer, bytemuck::cast_slice(&output.before));
+            }
+            context.wait()?;
+            let start = Instant::now();
+            plan.run(context)?;
+            context.wait()?;
+            seconds = start.elapsed().as_secs_f64();
+            for (i, Output { buffer, .. }) in outputs.iter().enumerate() {
+                let found = read(context, buffer, &OUTPUT_GUARD)?;
+                let label = &buffer.label;
+                if found.iter().any(|v| v.to_bits() == UNWRITTEN) {
+                    return Err(Error::Data(format!("{label} has a word that nothing wrote")));
+                }
+                if round == 0 {
+                    results.push(found);
+                } else if let Some(at) =
+                    (0..found.len()).find(|&at| found[at].to_bits() != results[i][at].to_bits())
+                {
+                    let (first, second) = (results[i][at], found[at]);
+                    return Err(Error::Data(format!(
+                        "{label} differs from run to run at [{at}]: {first:e} and {second:e}"
+                    )));
+                }
+            }
+        }
+        for (input, words) in &inputs {
+            if bits(&read(context, input, &INPUT_GUARD)?) != *words {
+                return Err(Error::Data(format!("{} was changed", input.label)));
+            }
+        }
+        let widened =
+            |(output, found): (&Output, Vec<f32>)| (output.tensor, widened(found, output.tensor.storage));
+        let outputs: Vec<_> = outputs.iter().zip(results).map(widened).collect();
+        let judged = expected.iter().map(|expected| expected.judge(&outputs)).collect();
+        Ok(Found { outputs, judged, seconds })
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Elements as numbers.
+fn widened(found: Vec<f32>, storage: Storage) -> Vec<f32> {
+    if storage == Storage::F32 {
+        return found;
+    }
+    let halves = found.iter().flat_map(|pair| [pair.to_bits() as u16, (pair.to_bits() >> 16) as u16]);
+    halves.map(|half| f16::from_bits(half).to_f32()).collect()
+}
+
+/// Reads a buffer back and checks the words behind it.
+fn read(context: &Context, buffer: &Buffer, wanted: &[u32]) -> Result<Vec<f32>> {
+    let mut found = context.read_guarded(buffer)?;
+    let guard = found.split_off(buffer.words);
+    if bits(&guard) != wanted {
+        return Err(Error::Data(format!("{} was written past its end", buffer.label)));
+    }
+    Ok(found)
+}

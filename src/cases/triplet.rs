@@ -1,0 +1,147 @@
+//! Cases of triplet: each launch on what the reference has for the one before it.
+
+use super::random::{Numbers, drawn, normal};
+use super::run::Run;
+use super::{GRID, List, Rows, tolerance};
+use crate::gpu::Family;
+use crate::kernels::gradnorm::Control;
+use crate::kernels::triplet::{Backward, Distances, Mine, NONE};
+use crate::reference::triplet as reference;
+use crate::rng;
+
+const MARGIN: f32 = 0.3;
+
+/// The two pictures of an anchor, if it has any.
+pub type Choice = Option<[usize; 2]>;
+
+/// Records the distances of pictures (batch, length).
+pub fn distances<'n>(run: &mut Run<'_>, parts: impl Into<Numbers<'n>>, batch: usize, family: Family) {
+    let parts = run.operand("parts", parts);
+    let length = parts.tensor.len / batch;
+    let distances = run.output("distances", batch * batch);
+    let call = Distances { parts: parts.tensor, distances, batch, length };
+    call.record_with(&mut run.recorder, "distances", family);
+    run.all("distances", distances, tolerance::triplet_distances(length), || {
+        reference::distances(&parts, batch)
+    });
+}
+
+/// Losses and choices of every anchor.
+fn mined(distances: &[f32], labels: &[u32], margin: f32) -> (Vec<f64>, Vec<(crate::reference::Exact, Choice)>) {
+    let exact: Vec<f64> = distances.iter().map(|&d| f64::from(d)).collect();
+    let mine = |anchor| reference::mine(&exact, labels, anchor, f64::from(margin));
+    let all = (0..labels.len()).map(mine).collect();
+    (exact, all)
+}
+
+fn words(choices: impl IntoIterator<Item = Choice>) -> Vec<u32> {
+    choices.into_iter().flat_map(|pair| pair.map_or([NONE; 2], |pair| pair.map(|i| i as u32))).collect()
+}
+
+/// Records losses and choices.
+pub fn mine<'n>(run: &mut Run<'_>, distances: impl Into<Numbers<'n>>, labels: &[u32], margin: f32) {
+    let distances = run.operand("distances", distances);
+    let batch = labels.len();
+    let (loss, choice) = (run.output("loss", batch), run.output("choice", 2 * batch));
+    let of_labels = run.words("labels", labels);
+    Mine { distances: distances.tensor, labels: of_labels, loss, choice, batch, margin }
+        .record(&mut run.recorder, "mine");
+    let mined = || mined(&distances, labels, margin).1.into_iter();
+    run.all("loss", loss, tolerance::TRIPLET_LOSS, || mined().map(|mined| mined.0));
+    run.same("choice", choice, || words(mined().map(|mined| mined.1)).into_iter().enumerate());
+}
+
+/// Records what the anchors' losses, times `scale`, add to gradients (batch, length).
+pub fn backward<'n>(
+    run: &mut Run<'_>,
+    parts: impl Into<Numbers<'n>>,
+    distances: impl Into<Numbers<'n>>,
+    choices: &[Choice],
+    before: impl Into<Numbers<'n>>,
+    scale: f32,
+) {
+    let (parts, distances) = (run.operand("parts", parts), run.operand("distances", distances));
+    let dparts = run.updated("dparts", before);
+    let batch = choices.len();
+    let length = parts.tensor.len / batch;
+    let call = Backward {
+        parts: parts.tensor,
+        distances: distances.tensor,
+        choice: run.words("choice", &words(choices.iter().copied())),
+        dparts: dparts.tensor,
+        control: run.words("control", &Control { counted: true, ..Control::start(scale) }.words()),
+        batch,
+        length,
+    };
+    call.record(&mut run.recorder, "backward");
+    run.all("dparts", dparts.tensor, tolerance::triplet_backward(batch), || {
+        let exact: Vec<f64> = distances.iter().map(|&d| f64::from(d)).collect();
+        reference::gradient(&parts, &exact, choices, &dparts)
+    });
+    // Rows that nothing is added to keep their bits.
+    let touched = |row: usize| {
+        choices.iter().enumerate().any(|(anchor, pair)| {
+            pair.is_some_and(|[positive, negative]| [anchor, positive, negative].contains(&row))
+        })
+    };
+    run.same("other rows", dparts.tensor, || {
+        (0..parts.len()).filter(|i| !touched(i / length)).map(|i| (i, dparts[i].to_bits()))
+    });
+}
+
+/// About `persons` labels, some of which may have a single picture.
+pub fn labels(batch: usize, persons: u32) -> Vec<u32> {
+    (0..batch as u64).map(|i| 1000 + rng::bits(6, 1, i) % persons).collect()
+}
+
+pub(super) fn list(list: &mut List) {
+    let exact = |batch: usize, length: usize| -> Vec<f32> {
+        reference::distances(&normal(1, batch * length), batch).iter().map(|d| d.value as f32).collect()
+    };
+    let of_distances = |batch: usize, length: usize| {
+        move |run: &mut Run<'_>, family| distances(run, drawn(1, batch * length), batch, family)
+    };
+    let of_mine = move |batch: usize, length: usize| {
+        move |run: &mut Run<'_>| mine(run, exact(batch, length), &labels(batch, 3), MARGIN)
+    };
+    let of_backward = move |batch: usize, length: usize| {
+        move |run: &mut Run<'_>| {
+            let distances = exact(batch, length);
+            let choices = mined(&distances, &labels(batch, 3), MARGIN).1.into_iter().map(|mined| mined.1);
+            let (parts, before) = (drawn(1, batch * length), drawn(99, batch * length));
+            backward(run, parts, distances, &choices.collect::<Vec<_>>(), before, 1.0);
+        }
+    };
+    let own = list.family;
+    for (batch, length) in [(1, 1), (7, 13), (13, 131), (19, 132)] {
+        let (name, record) = (format!("{batch}x{length}"), of_distances(batch, length));
+        list.add("distances", &name, move |run| record(run, own));
+        list.add("mine", &name, of_mine(batch, length));
+        list.add("backward", &name, of_backward(batch, length));
+    }
+    // One, primes, around four and around a workgroup.
+    let lengths = [1, 2, 3, 4, 5, 7, 8, 13, 31, 63, 64, 65, 127, 129].map(|length| (6, length));
+    let batches = [1, 2, 3, 7, 8, 9, 31, 63, 64, 65, 127].map(|batch| (batch, 11));
+    for (batch, length) in lengths.into_iter().chain(batches) {
+        let name = format!("{batch}x{length}");
+        let ways = [own, Family::Tiled];
+        list.alike(usize::MAX, format!("distances {name}"), ways, of_distances(batch, length));
+        list.full(format!("mine {name}"), of_mine(batch, length));
+        list.full(format!("backward {name}"), of_backward(batch, length));
+    }
+}
+
+pub(super) fn time(rows: &mut Rows<'_>) {
+    // Sixteen persons with four pictures each; each picture's farthest and nearest are any two.
+    const PICTURES: usize = 64;
+    let len = PICTURES * GRID * rows.model.dim;
+    rows.add("", move |run| {
+        let family = run.recorder.context.family();
+        distances(run, drawn(1, len), PICTURES, family);
+        mine(run, drawn(2, PICTURES * PICTURES), &(0..PICTURES as u32).map(|i| i / 4).collect::<Vec<_>>(), MARGIN);
+    });
+    rows.add("backward", move |run| {
+        let choices: Vec<Choice> = (0..PICTURES).map(|i| Some([i ^ 1, (i + 4) % PICTURES])).collect();
+        backward(run, drawn(1, len), drawn(2, PICTURES * PICTURES), &choices, drawn(3, len), 1.0);
+    });
+}
