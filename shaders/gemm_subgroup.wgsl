@@ -4,17 +4,17 @@
 //   backward   forms NN and TN, and for the error bound
 //
 // A workgroup of SUB lanes owns ROWS rows × 4·SUB·QUADS columns. Workgroups follow each other along the rows, so that
-// neighbours find the same part of b in the cache. What the lanes share of a is loaded by one lane and handed round by
-// subgroupShuffle, because on a CPU adapter a load with a lane-varying address costs hundreds of instructions (llvmpipe turns
-// it into a loop over the lanes) and a shuffle costs one. Every load takes four values:
+// neighbours find the same part of b in the cache. One lane loads what all share of a and passes it on by
+// subgroupShuffle, because on a CPU adapter a load with a lane-varying address costs hundreds of instructions (llvmpipe
+// makes it a loop over the lanes) and a shuffle costs one. Every load takes four values:
 //   NT: lane l holds quads of columns, SUB quads apart; loads are four k of a row of a or b.
 //   NN: the same columns, one load of b per quad and k; loads of a are four k of a row.
 //   TN: the same columns; a load of a is one k of four rows.
-// The sums don't fit into registers: four k are added to one between its load and its store. Arrays have a dimension for each
-// loop over them: that is what makes llvmpipe unroll the loop, however long.
+// The sums don't fit into registers: four k are added to one between its load and its store. Arrays have a dimension
+// for each loop over them: that is what makes llvmpipe unroll the loop, however long.
 // k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl.
-// Limits: NT, NN: K and N multiples of 4; TN: M and N. ROWS a multiple of SUB, in TN of 4·SUB; only where every subgroup has
-// exactly SUB lanes.
+// Limits: NT, NN: K and N multiples of 4; TN: M and N. ROWS a multiple of SUB, in TN of 4·SUB; only where every
+// subgroup has exactly SUB lanes.
 
 struct Params {
     m: u32,
@@ -51,6 +51,24 @@ const QUADS: u32 = 1;
 const GROUPS = ROWS / SUB;
 const QUAD_GROUPS = (ROWS + 4u * SUB - 1u) / (4u * SUB);
 
+// Adds four terms of the sums in columns `q`: the values of every row, from their lanes, times this lane's columns.
+fn add_products(
+    sums: ptr<function, array<array<array<vec4f, QUADS>, SUB>, GROUPS>>,
+    q: u32,
+    rows: array<vec4f, GROUPS>,
+    right: array<vec4f, 4>,
+) {
+    for (var g = 0u; g < GROUPS; g++) {
+        for (var i = 0u; i < SUB; i++) {
+            var sum = (*sums)[g][i][q];
+            for (var k = 0u; k < 4u; k++) {
+                sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
+            }
+            (*sums)[g][i][q] = sum;
+        }
+    }
+}
+
 @compute @workgroup_size(SUB)
 fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let quads = params.k / 4u;
@@ -84,15 +102,7 @@ fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
             for (var k = 0u; k < 4u; k++) {
                 right[k] = vec4f(b0[k], b1[k], b2[k], b3[k]);
             }
-            for (var g = 0u; g < GROUPS; g++) {
-                for (var i = 0u; i < SUB; i++) {
-                    var sum = sums[g][i][q];
-                    for (var k = 0u; k < 4u; k++) {
-                        sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
-                    }
-                    sums[g][i][q] = sum;
-                }
-            }
+            add_products(&sums, q, rows, right);
         }
     }
 
@@ -138,15 +148,7 @@ fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
                 right[k] = unpack(b[b_at[q]]);
                 b_at[q] += quads_n;
             }
-            for (var g = 0u; g < GROUPS; g++) {
-                for (var i = 0u; i < SUB; i++) {
-                    var sum = sums[g][i][q];
-                    for (var k = 0u; k < 4u; k++) {
-                        sum = fma(vec4f(subgroupShuffle(rows[g][k], i)), right[k], sum);
-                    }
-                    sums[g][i][q] = sum;
-                }
-            }
+            add_products(&sums, q, rows, right);
         }
     }
 
