@@ -3,10 +3,10 @@
 // Formula, derivative, buffers and error bound: attention.wgsl. Sums run in another order, so the bits differ.
 //
 // A workgroup of SUB lanes owns ROWS rows of one head and walks over the keys 4·SUB at a time. Twice a small matrix
-// product as in gemm_subgroup.wgsl: for the scores a lane owns the keys l, l + SUB, …; for the output it owns the
-// vec4 columns l, l + SUB, … of the head. Queries and probabilities are handed round by subgroupShuffle. Backward likewise:
-// attention_dq owns ROWS queries and walks over keys, attention_dkv owns ROWS keys and walks over queries; attention_delta
-// is that of attention.wgsl.
+// product as in gemm_subgroup.wgsl: for the scores a lane owns the keys l, l + SUB, …; for the output it owns the vec4
+// columns l, l + SUB, … of the head. subgroupShuffle passes queries and probabilities to all lanes. Backward likewise:
+// attention_dq owns ROWS queries and walks over keys, attention_dkv owns ROWS keys and walks over queries;
+// attention_delta is that of attention.wgsl.
 // Limits: Dh a multiple of 4; ROWS a multiple of SUB; only where every subgroup has exactly SUB lanes.
 
 struct Params {
@@ -43,6 +43,46 @@ fn place_of(group: vec3u) -> vec3u {
     return vec3u(group.x, head % params.heads, head / params.heads);
 }
 
+// A quad of each of this lane's four rows of the other side, in q, k or v; a column is one element of all four.
+fn quads_of_qkv(at: vec4u) -> mat4x4f {
+    return transpose(mat4x4f(unpack(qkv[at.x]), unpack(qkv[at.y]), unpack(qkv[at.z]), unpack(qkv[at.w])));
+}
+
+// Adds a quad's part of the products of the g-th SUB rows, of which each lane has loaded a `row`, with its `others`.
+fn add_products(products: ptr<function, array<vec4f, ROWS>>, g: u32, row: vec4f, others: mat4x4f) {
+    for (var c = 0u; c < 4u; c++) {
+        for (var i = 0u; i < SUB; i++) {
+            let left = subgroupShuffle(row[c], i);
+            (*products)[g * SUB + i] = fma(vec4f(left), others[c], (*products)[g * SUB + i]);
+        }
+    }
+}
+
+// Adds 4·SUB rows of q, k or v, weighed by `weights`, to the vec4 columns that this lane owns; a head's rows begin at
+// `first`.
+fn add_weighted(
+    sums: ptr<function, array<array<vec4f, OWN>, ROWS>>,
+    weights: ptr<function, array<vec4f, ROWS>>,
+    first: u32,
+    start: u32,
+    lane: u32,
+) {
+    for (var j = 0u; j < 4u; j++) {
+        // A whole group of rows past the end adds nothing.
+        if (start + j * SUB < params.tokens) {
+            for (var i = 0u; i < SUB; i++) {
+                let at = first + min(start + j * SUB + i, params.tokens - 1u) * 3u * params.heads * QUADS;
+                for (var d = 0u; d < OWN; d++) {
+                    let value = unpack(qkv[at + min(d * SUB + lane, QUADS - 1u)]);
+                    for (var r = 0u; r < ROWS; r++) {
+                        (*sums)[r][d] = fma(vec4f(subgroupShuffle((*weights)[r][j], i)), value, (*sums)[r][d]);
+                    }
+                }
+            }
+        }
+    }
+}
+
 @compute @workgroup_size(SUB)
 fn attention_forward(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let group = place_of(workgroup);
@@ -73,22 +113,9 @@ fn attention_forward(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_
         }
         var scores = array<vec4f, ROWS>();
         for (var d = 0u; d < QUADS; d++) {
-            let k0 = unpack(qkv[k_at.x + d]);
-            let k1 = unpack(qkv[k_at.y + d]);
-            let k2 = unpack(qkv[k_at.z + d]);
-            let k3 = unpack(qkv[k_at.w + d]);
-            var queries: array<vec4f, ROWS / SUB>;
+            let keys = quads_of_qkv(k_at + vec4u(d));
             for (var g = 0u; g < ROWS / SUB; g++) {
-                queries[g] = unpack(qkv[q_at[g] + d]);
-            }
-            for (var c = 0u; c < 4u; c++) {
-                let right = vec4f(k0[c], k1[c], k2[c], k3[c]);
-                for (var g = 0u; g < ROWS / SUB; g++) {
-                    for (var i = 0u; i < SUB; i++) {
-                        let left = subgroupShuffle(queries[g][c], i);
-                        scores[g * SUB + i] = fma(vec4f(left), right, scores[g * SUB + i]);
-                    }
-                }
+                add_products(&scores, g, unpack(qkv[q_at[g] + d]), keys);
             }
         }
 
@@ -107,20 +134,7 @@ fn attention_forward(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_
             scores[r] = p;
         }
 
-        for (var j = 0u; j < 4u; j++) {
-            // A whole group of keys past the end adds nothing.
-            if (start + j * SUB < params.tokens) {
-                for (var i = 0u; i < SUB; i++) {
-                    let v_at = v_start + min(start + j * SUB + i, last) * 3u * model;
-                    for (var d = 0u; d < OWN; d++) {
-                        let value = unpack(qkv[v_at + min(d * SUB + lane, QUADS - 1u)]);
-                        for (var r = 0u; r < ROWS; r++) {
-                            sums[r][d] = fma(vec4f(subgroupShuffle(scores[r][j], i)), value, sums[r][d]);
-                        }
-                    }
-                }
-            }
-        }
+        add_weighted(&sums, &scores, v_start, start, lane);
     }
 
     for (var r = 0u; r < ROWS; r++) {
@@ -169,33 +183,13 @@ fn attention_dq(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invoc
         var scores = array<vec4f, ROWS>();
         var products = array<vec4f, ROWS>();
         for (var d = 0u; d < QUADS; d++) {
-            let k0 = unpack(qkv[k_at.x + d]);
-            let k1 = unpack(qkv[k_at.y + d]);
-            let k2 = unpack(qkv[k_at.z + d]);
-            let k3 = unpack(qkv[k_at.w + d]);
+            let keys = quads_of_qkv(k_at + vec4u(d));
             for (var g = 0u; g < ROWS / SUB; g++) {
-                let query = unpack(qkv[q_at[g] + d]);
-                for (var c = 0u; c < 4u; c++) {
-                    let right = vec4f(k0[c], k1[c], k2[c], k3[c]);
-                    for (var i = 0u; i < SUB; i++) {
-                        let left = subgroupShuffle(query[c], i);
-                        scores[g * SUB + i] = fma(vec4f(left), right, scores[g * SUB + i]);
-                    }
-                }
+                add_products(&scores, g, unpack(qkv[q_at[g] + d]), keys);
             }
-            let v0 = unpack(qkv[k_at.x + model + d]);
-            let v1 = unpack(qkv[k_at.y + model + d]);
-            let v2 = unpack(qkv[k_at.z + model + d]);
-            let v3 = unpack(qkv[k_at.w + model + d]);
+            let values = quads_of_qkv(k_at + vec4u(model + d));
             for (var g = 0u; g < ROWS / SUB; g++) {
-                let gradient = unpack(dout[g_at[g] + d]);
-                for (var c = 0u; c < 4u; c++) {
-                    let right = vec4f(v0[c], v1[c], v2[c], v3[c]);
-                    for (var i = 0u; i < SUB; i++) {
-                        let left = subgroupShuffle(gradient[c], i);
-                        products[g * SUB + i] = fma(vec4f(left), right, products[g * SUB + i]);
-                    }
-                }
+                add_products(&products, g, unpack(dout[g_at[g] + d]), values);
             }
         }
 
@@ -208,20 +202,7 @@ fn attention_dq(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invoc
             scores[r] = p * (products[r] - kept_delta[at]) * params.scale;
         }
 
-        for (var j = 0u; j < 4u; j++) {
-            // A whole group of keys past the end adds nothing.
-            if (start + j * SUB < params.tokens) {
-                for (var i = 0u; i < SUB; i++) {
-                    let at = k_start + min(start + j * SUB + i, last) * 3u * model;
-                    for (var d = 0u; d < OWN; d++) {
-                        let key = unpack(qkv[at + min(d * SUB + lane, QUADS - 1u)]);
-                        for (var r = 0u; r < ROWS; r++) {
-                            sums[r][d] = fma(vec4f(subgroupShuffle(scores[r][j], i)), key, sums[r][d]);
-                        }
-                    }
-                }
-            }
-        }
+        add_weighted(&sums, &scores, k_start, start, lane);
     }
 
     for (var r = 0u; r < ROWS; r++) {
@@ -270,33 +251,15 @@ fn attention_dkv(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invo
         var scores = array<vec4f, ROWS>();
         var products = array<vec4f, ROWS>();
         for (var d = 0u; d < QUADS; d++) {
-            let q0 = unpack(qkv[q_at.x + d]);
-            let q1 = unpack(qkv[q_at.y + d]);
-            let q2 = unpack(qkv[q_at.z + d]);
-            let q3 = unpack(qkv[q_at.w + d]);
+            let queries = quads_of_qkv(q_at + vec4u(d));
             for (var g = 0u; g < ROWS / SUB; g++) {
-                let key = unpack(qkv[k_at[g] + d]);
-                for (var c = 0u; c < 4u; c++) {
-                    let right = vec4f(q0[c], q1[c], q2[c], q3[c]);
-                    for (var i = 0u; i < SUB; i++) {
-                        let left = subgroupShuffle(key[c], i);
-                        scores[g * SUB + i] = fma(vec4f(left), right, scores[g * SUB + i]);
-                    }
-                }
+                add_products(&scores, g, unpack(qkv[k_at[g] + d]), queries);
             }
-            let g0 = unpack(dout[g_at.x + d]);
-            let g1 = unpack(dout[g_at.y + d]);
-            let g2 = unpack(dout[g_at.z + d]);
-            let g3 = unpack(dout[g_at.w + d]);
+            let at = g_at + vec4u(d);
+            let gradients =
+                transpose(mat4x4f(unpack(dout[at.x]), unpack(dout[at.y]), unpack(dout[at.z]), unpack(dout[at.w])));
             for (var g = 0u; g < ROWS / SUB; g++) {
-                let value = unpack(qkv[k_at[g] + model + d]);
-                for (var c = 0u; c < 4u; c++) {
-                    let right = vec4f(g0[c], g1[c], g2[c], g3[c]);
-                    for (var i = 0u; i < SUB; i++) {
-                        let left = subgroupShuffle(value[c], i);
-                        products[g * SUB + i] = fma(vec4f(left), right, products[g * SUB + i]);
-                    }
-                }
+                add_products(&products, g, unpack(qkv[k_at[g] + model + d]), gradients);
             }
         }
 
