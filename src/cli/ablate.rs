@@ -1,7 +1,7 @@
 //! `lat-wgpu ablate`: the paper's Table 2 on a data set: one classifier or one per row, three kinds of tokens, with and
 //! without blockwise fine-tuning.
 
-use super::arguments::SetArguments;
+use super::arguments::{SetArguments, Training};
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::json;
 use super::open;
@@ -56,10 +56,12 @@ const TABLES: [&str; 2] = ["table.md", "table.json"];
 const SCORES: &str = "scores.json";
 
 /// `lat-wgpu ablate`.
+///
+/// Private fields are read as keys of the configuration, by their ids: see [`Training`].
 #[derive(Debug, Args)]
 pub struct AblateArguments {
     /// Folder of a data set with train images, query and gallery, or a table of images (.csv)
-    #[arg(long, value_name = "DIR")]
+    #[arg(id = "dir", long = "data", value_name = "DIR")]
     pub data: String,
     /// Weights to start from
     #[arg(long, value_name = "FILE")]
@@ -98,29 +100,10 @@ pub struct AblateArguments {
     data_set: SetArguments,
 }
 
-impl AblateArguments {
-    /// The flags as keys of the training configuration.
-    pub fn flags(&self) -> Vec<(String, String)> {
-        let given = [
-            ("data.dir", Some(&self.data)),
-            ("model.backbone", Some(&self.backbone)),
-            ("model.size", self.size.as_ref()),
-            ("schedule.epochs", self.epochs.as_ref()),
-            ("schedule.batch_size", self.batch_size.as_ref()),
-            ("data.seed", self.seed.as_ref()),
-            ("device.adapter", self.adapter.as_ref()),
-        ];
-        let flag = |(key, value): (&str, Option<&String>)| Some((key.to_string(), value?.clone()));
-        let switches = [("model.ignore_unknown", self.ignore_unknown)];
-        let switch = |(key, is_on): (&str, bool)| is_on.then(|| (key.to_string(), "true".to_string()));
-        let switches = switches.into_iter().filter_map(switch);
-        given.into_iter().filter_map(flag).chain(switches).chain(self.data_set.flags()).collect()
-    }
-}
-
-pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
-    check_paths(arguments)?;
-    let Config { data, .. } = Config::resolve(&layers(arguments, arguments.flags()))?;
+pub fn run(given: &Training<AblateArguments>) -> Result<ExitCode> {
+    check_paths(given)?;
+    let Training { arguments, layers } = given;
+    let Config { data, .. } = Config::resolve(layers)?;
     let dir = data.dir.clone().unwrap_or_default();
     let set = load_set(Path::new(&dir), &data.load_options(), &Rules::default())?;
     if !set.has_split {
@@ -137,7 +120,7 @@ pub fn run(arguments: &AblateArguments) -> Result<ExitCode> {
             for preset in PRESETS {
                 let variant = Variant { model, parts, tokens: tokens_key, preset };
                 eprintln!("{}", variant.name());
-                let (scores, parts) = one(arguments, &variant, &set, &signals)?;
+                let (scores, parts) = one(given, &variant, &set, &signals)?;
                 reached.push(scores);
                 classifiers = parts;
             }
@@ -184,7 +167,7 @@ impl Variant {
     }
 
     /// Configuration of its run.
-    fn layers(&self, arguments: &AblateArguments) -> Layers {
+    fn layers(&self, given: &Layers) -> Layers {
         let Variant { parts, tokens, preset, .. } = *self;
         let keys = [
             ("model.parts", parts),
@@ -192,14 +175,14 @@ impl Variant {
             ("model.embed_tokens", tokens),
             ("preset", preset),
         ];
-        let mut flags = arguments.flags();
-        flags.extend(keys.map(|(key, value)| (key.to_string(), value.to_string())));
-        layers(arguments, flags)
+        let mut layers = given.clone();
+        layers.flags.extend(keys.map(|(key, value)| (key.to_string(), value.to_string())));
+        layers
     }
 }
 
 /// Finds outputs that can't be written, or would replace what is read.
-fn check_paths(arguments: &AblateArguments) -> Result<()> {
+fn check_paths(Training { arguments, layers }: &Training<AblateArguments>) -> Result<()> {
     let AblateArguments { data, out, json, .. } = arguments;
     let mut paths = Paths::new().reads_sets("--data", [data]).writes("--json", json);
     let mut is_begun = false;
@@ -207,25 +190,20 @@ fn check_paths(arguments: &AblateArguments) -> Result<()> {
         let folder = out.join(variant.name());
         is_begun |= lock::was_taken(&folder);
         let owns = |name: &str| name == SCORES || trainer::is_own(name);
-        paths = run_paths(paths, &folder, true, &variant.layers(arguments), owns)?;
+        paths = run_paths(paths, &folder, true, &variant.layers(layers), owns)?;
     }
     paths.writes_into("--out", out, |name| TABLES.contains(&name), is_begun).check()
 }
 
-/// Configuration of a run, with these flags.
-fn layers(arguments: &AblateArguments, flags: Vec<(String, String)>) -> Layers {
-    Layers { file: arguments.config.clone(), flags, set: arguments.set.clone() }
-}
-
 /// Trains one model, or goes on with it, and scores it; what is done already is only read.
 fn one(
-    arguments: &AblateArguments,
+    Training { arguments, layers }: &Training<AblateArguments>,
     variant: &Variant,
     set: &TestSet,
     signals: &Signals,
 ) -> Result<(Reached, usize)> {
     let out = arguments.out.join(variant.name());
-    let layers = variant.layers(arguments);
+    let layers = variant.layers(layers);
     let request = Request { out: out.clone(), resume: true, memory: None, layers, profile: false };
     let progress = Progress::new(Some(signals.clone()));
     let trained = trainer::run(&request, &progress, &mut TestPictures::new(signals.clone()));

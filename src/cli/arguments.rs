@@ -1,14 +1,16 @@
 //! Arguments that several commands share, and how their values are read.
 
 use super::open;
-use super::words::{named, word};
+use super::words::named;
 use crate::checkpoint::Settings;
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
 use crate::error::Result;
 use crate::gpu::{Context, ContextOptions, Precision};
 use crate::report;
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
-use clap::Args;
+use crate::train::config::{Layers, keys};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use std::path::PathBuf;
 
 /// Settings of the network: a flag wins over the model's metadata, which wins over the default.
@@ -145,32 +147,44 @@ impl SetArguments {
             follow_links: self.follow_links,
         }
     }
+}
 
-    /// The flags that amount to these options, without those at their defaults.
-    pub fn of(options: &LoadOptions) -> SetArguments {
-        let &LoadOptions { layout, boxes, protocol, split, seed, follow_links } = options;
-        let default = LoadOptions::default();
-        SetArguments {
-            layout,
-            boxes: (boxes != default.boxes).then_some(boxes),
-            cuhk03: (protocol != default.protocol).then_some(protocol),
-            split: (split != default.split).then_some(split),
-            split_seed: (seed != default.seed).then_some(seed),
-            follow_links,
-        }
+/// The arguments of a command that trains, and the layers of its configuration: `--config`, `--set`, and every flag
+/// whose id is the name of a key. The configuration checks their values.
+#[derive(Debug)]
+pub struct Training<T> {
+    pub arguments: T,
+    pub layers: Layers,
+}
+
+impl<T: Args> FromArgMatches for Training<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let flag = |(key, ..): (String, _, _)| {
+            let id = key.rsplit('.').next()?;
+            let value = matches.try_get_raw(id).ok()??.last()?.to_str()?.to_string();
+            let is_given = matches.value_source(id) == Some(ValueSource::CommandLine);
+            is_given.then_some((key, value))
+        };
+        let layers = Layers {
+            file: matches.get_one("config").cloned(),
+            flags: keys().into_iter().filter_map(flag).collect(),
+            set: matches.get_many("set").into_iter().flatten().cloned().collect(),
+        };
+        Ok(Training { arguments: T::from_arg_matches(matches)?, layers })
     }
 
-    /// Those that were given, as (key, value) of the training configuration.
-    pub fn flags(&self) -> Vec<(String, String)> {
-        let given = [
-            ("data.layout", self.layout.map(|layout| word(&layout))),
-            ("data.boxes", self.boxes.map(|boxes| word(&boxes))),
-            ("data.cuhk03", self.cuhk03.map(|protocol| word(&protocol))),
-            ("data.split", self.split.map(|split| split.to_string())),
-            ("data.split_seed", self.split_seed.map(|seed| seed.to_string())),
-            ("data.follow_links", self.follow_links.then(|| "true".to_string())),
-        ];
-        given.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect()
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        Self::from_arg_matches(matches).map(|given| *self = given)
+    }
+}
+
+impl<T: Args> Args for Training<T> {
+    fn augment_args(command: Command) -> Command {
+        T::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        T::augment_args_for_update(command)
     }
 }
 
@@ -232,6 +246,25 @@ pub fn bytes_or_none(text: &str) -> std::result::Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Arguments;
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_of_training_are_keys() {
+        let keys = keys().into_iter().map(|(key, ..)| key.split('.').next_back().unwrap().to_string());
+        let keys: Vec<String> = keys.collect();
+        for (place, key) in keys.iter().enumerate() {
+            assert!(!keys[..place].contains(key), "two keys are called {key}");
+        }
+        let own = ["out", "resume", "config", "set", "memory", "dry_run", "profile", "json"];
+        let command = Arguments::command();
+        for name in ["train", "ablate"] {
+            for argument in command.find_subcommand(name).unwrap().get_arguments() {
+                let id = argument.get_id().as_str();
+                assert!(own.contains(&id) || keys.iter().any(|key| key == id), "{name}: {id} is not a key");
+            }
+        }
+    }
 
     #[test]
     fn memory_is_read_with_its_unit() {

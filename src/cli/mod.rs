@@ -57,6 +57,7 @@ mod words;
 
 use crate::error::Error;
 use crate::gpu::silence_guarded_panics;
+use arguments::Training;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -87,9 +88,9 @@ enum Command {
     /// Print a model file's configuration and tensors
     Inspect(inspect::InspectArguments),
     /// Fine-tune a backbone into a re-identification model
-    Train(Box<train::TrainArguments>),
+    Train(Box<Training<train::TrainArguments>>),
     /// Train and score the paper's twelve variants of the model: its Table 2 on your data
-    Ablate(ablate::AblateArguments),
+    Ablate(Training<ablate::AblateArguments>),
     /// Score a model, or embeddings, on data sets: rank-k, mAP, mINP, same or different
     Eval(Box<eval::EvalArguments>),
     /// Find the persons of pictures in a gallery of embeddings
@@ -135,7 +136,7 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Selftest(arguments) => selftest::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
-        Command::Train(arguments) => train::run(&arguments),
+        Command::Train(arguments) => train::run(*arguments),
         Command::Ablate(arguments) => ablate::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),

@@ -1,12 +1,13 @@
 //! `lat-wgpu train`: fine-tune a backbone into a re-identification model.
 
-use super::arguments::{SetArguments, bytes};
+use super::arguments::{SetArguments, Training, bytes};
 use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::open;
 use super::paths::{Paths, same};
 use super::profile::{Profiles, TRACE};
 use super::progress::Progress;
 use super::signals::Signals;
+use super::words::{word, words};
 use crate::checkpoint::Network;
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{Sample, TrainingSet};
@@ -16,13 +17,15 @@ use crate::gpu::Context;
 use crate::images::decode::DecodeOptions;
 use crate::observer::Follower;
 use crate::retrieval::metrics::{Rules, Scores};
+use crate::shape::Activation;
 use crate::storage::lock;
 use crate::tasks::embed::LookOptions;
 use crate::train::config::{Config, Layers, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
 use crate::train::log::{EpochLine, RetrievalScores};
 use crate::train::trainer::{self, Event, Exam, Judge, Request, Summary};
-use clap::Args;
+use clap::builder::PossibleValuesParser;
+use clap::{ArgAction, Args};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -32,7 +35,7 @@ const BESIDE_TRAINING: Option<u64> = Some(2 << 30);
 
 /// `lat-wgpu train`.
 ///
-/// Flags that are a key of the configuration are passed on as text: the configuration checks them.
+/// Private fields are read as keys of the configuration, by their ids: see [`Training`].
 #[derive(Debug, Args)]
 #[command(after_long_help = keys_help(), args_override_self = true)]
 pub struct TrainArguments {
@@ -40,7 +43,7 @@ pub struct TrainArguments {
     #[arg(long, value_name = "FILE")]
     backbone: Option<String>,
     /// Folder of a data set, or a table of images (.csv): its train split trains, or without a split all of it
-    #[arg(long, value_name = "DIR")]
+    #[arg(id = "dir", long = "data", value_name = "DIR")]
     data: Option<String>,
     /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
     #[arg(long, value_name = "RUN", required_unless_present = "dry_run")]
@@ -97,7 +100,7 @@ pub struct TrainArguments {
     #[arg(long, value_name = "P")]
     flip: Option<String>,
     /// Take the pictures in sorted path order in every epoch
-    #[arg(long)]
+    #[arg(id = "shuffle", long = "no-shuffle", action = ArgAction::SetFalse)]
     no_shuffle: bool,
     /// Seed of every random choice
     #[arg(long, value_name = "N")]
@@ -152,7 +155,7 @@ pub struct TrainArguments {
     #[arg(long, value_name = "N")]
     heads: Option<String>,
     /// Non-linearity of the MLP
-    #[arg(long, value_name = "NAME", value_parser = ["gelu", "quick-gelu"])]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(words::<Activation>()))]
     act: Option<String>,
     /// ε of every LayerNorm
     #[arg(long, value_name = "F")]
@@ -179,62 +182,7 @@ pub struct TrainArguments {
     data_set: SetArguments,
 }
 
-impl TrainArguments {
-    /// The flags that were given, as (key, value) of the configuration.
-    pub fn flags(&self) -> Vec<(String, String)> {
-        let valued = [
-            ("preset", &self.preset),
-            ("model.backbone", &self.backbone),
-            ("data.dir", &self.data),
-            ("schedule.epochs", &self.epochs),
-            ("schedule.batch_size", &self.batch_size),
-            ("schedule.micro_batch", &self.micro_batch),
-            ("schedule.eval_every", &self.eval_every),
-            ("schedule.best", &self.best),
-            ("optim.lr", &self.lr),
-            ("optim.lr_decay", &self.lr_decay),
-            ("optim.weight_decay", &self.weight_decay),
-            ("optim.clip_norm", &self.clip_norm),
-            ("loss.label_smoothing", &self.label_smoothing),
-            ("head.dropout", &self.dropout),
-            ("data.flip", &self.flip),
-            ("data.seed", &self.seed),
-            ("schedule.max_steps", &self.max_steps),
-            ("data.val_fraction", &self.val_fraction),
-            ("data.val_persons", &self.val_persons),
-            ("schedule.save_every", &self.save_every),
-            ("schedule.unfreeze_every", &self.unfreeze_every),
-            ("schedule.first_unfreeze", &self.first_unfreeze),
-            ("schedule.freeze_embeddings", &self.freeze_embeddings),
-            ("device.adapter", &self.adapter),
-            ("device.precision", &self.precision),
-            ("model.size", &self.size),
-            ("model.stride", &self.stride),
-            ("model.heads", &self.heads),
-            ("model.act", &self.act),
-            ("model.ln_eps", &self.ln_eps),
-            ("model.normalize", &self.normalize),
-            ("model.lambda", &self.lambda),
-            ("model.lambda_on", &self.lambda_on),
-            ("model.tokens", &self.tokens),
-            ("model.parts", &self.parts),
-        ];
-        let switches = [
-            ("data.shuffle", self.no_shuffle.then_some("false")),
-            ("data.ignore_exif", self.ignore_exif.then_some("true")),
-            ("model.ignore_unknown", self.ignore_unknown.then_some("true")),
-            ("schedule.refit", self.refit.then_some("true")),
-        ];
-        let valued = valued.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
-        let switches = switches.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
-        let flags = valued.chain(switches).map(|(key, value)| (key.to_string(), value));
-        flags.chain(self.data_set.flags()).collect()
-    }
-}
-
-pub fn run(arguments: &TrainArguments) -> Result<ExitCode> {
-    let layers =
-        Layers { file: arguments.config.clone(), flags: arguments.flags(), set: arguments.set.clone() };
+pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     let mut progress = Progress::new(Some(signals.clone()));
     let trace = arguments.profile.as_ref().zip(arguments.out.as_ref());
@@ -290,12 +238,20 @@ fn print_summary(summary: &Summary) {
 
 /// The flags by which `eval` reads a data set as the run did; those at their defaults are left out.
 fn data_flags(options: &LoadOptions, ignore_exif: bool) -> String {
-    let switch = ignore_exif.then(|| ("data.ignore_exif".to_string(), "true".to_string()));
-    let given = SetArguments::of(options).flags().into_iter().chain(switch);
-    given.fold(String::new(), |flags, (key, value)| {
-        let value = if value == "true" { String::new() } else { format!(" {value}") };
-        format!("{flags} --{}{value}", key.trim_start_matches("data.").replace('_', "-"))
-    })
+    let LoadOptions { layout, boxes, protocol, split, seed, follow_links } = options;
+    let default = LoadOptions::default();
+    let given = [
+        ("layout", layout.map(|layout| word(&layout))),
+        ("boxes", (*boxes != default.boxes).then(|| word(boxes))),
+        ("cuhk03", (*protocol != default.protocol).then(|| word(protocol))),
+        ("split", (*split != default.split).then(|| split.to_string())),
+        ("split-seed", (*seed != default.seed).then(|| seed.to_string())),
+        ("follow-links", follow_links.then(String::new)),
+        ("ignore-exif", ignore_exif.then(String::new)),
+    ];
+    let flag =
+        |(name, value): (_, Option<String>)| Some(format!(" --{name} {}", value?).trim_end().to_string());
+    given.into_iter().filter_map(flag).collect()
 }
 
 /// A path as a shell takes it, and no flag.
