@@ -49,6 +49,7 @@ mod reduce;
 mod search;
 mod search_report;
 mod selftest;
+#[cfg(feature = "serve")]
 mod serve;
 mod signals;
 mod train;
@@ -96,6 +97,7 @@ enum Command {
     /// Find the persons of pictures in a gallery of embeddings
     Search(Box<search::SearchArguments>),
     /// Search as a page and a JSON API on this machine
+    #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArguments>),
     /// Count a data set's persons, pictures and cameras, and say what looks wrong
     Data(data::DataArguments),
@@ -140,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Ablate(arguments) => ablate::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
+        #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
         Command::Draw(arguments) => draw::run(&arguments),

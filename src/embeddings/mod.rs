@@ -4,10 +4,10 @@ mod format;
 pub mod gallery;
 pub mod index;
 pub mod merge;
+#[cfg(feature = "parquet")]
 mod parquet;
 pub mod provenance;
 pub mod rows;
-mod thrift;
 mod writer;
 
 pub use crate::storage::Dtype;
@@ -21,6 +21,7 @@ use safetensors::SafeTensors;
 
 use crate::error::{Error, Result};
 use format::{Head, ending, npy_head, npy_names, other_ending, safetensors_head};
+#[cfg(feature = "parquet")]
 use parquet::read_parquet;
 
 /// Reads a `.safetensors` or `.parquet` file, or a `.npy` file with the `.paths.txt` beside it.
@@ -28,6 +29,7 @@ use parquet::read_parquet;
 /// # Errors
 /// `Usage` for another ending, `Io` where the file can't be read or is not of the form that `EmbeddingWriter` writes.
 pub fn read(path: &Path) -> Result<Embeddings> {
+    #[cfg(feature = "parquet")]
     if ending(path) == "parquet" {
         return read_parquet(path).map(|(embeddings, _)| embeddings);
     }

@@ -13,7 +13,6 @@ use super::format::{
     Embeddings, Head, MAX_NPY_HEADER, MAX_SAFETENSORS_HEADER, ending, npy_head, npy_names, other_ending,
     safetensors_head,
 };
-use super::parquet::read_parquet;
 use super::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::storage::Dtype;
@@ -184,32 +183,8 @@ impl Rows for EmbeddingFile {
     }
 }
 
-/// A file that is held in memory.
-struct Whole {
-    path: PathBuf,
-    embeddings: Embeddings,
-}
-
-impl Rows for Whole {
-    fn len(&self) -> usize {
-        self.embeddings.len()
-    }
-
-    fn dim(&self) -> usize {
-        self.embeddings.dim
-    }
-
-    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        self.embeddings.read(rows, out)
-    }
-
-    fn name(&self, row: usize) -> Option<String> {
-        name_in(&self.embeddings.paths, &self.path, row)
-    }
-}
-
 /// A row by its picture and its file.
-fn name_in(names: &[String], file: &Path, row: usize) -> Option<String> {
+pub(super) fn name_in(names: &[String], file: &Path, row: usize) -> Option<String> {
     Some(format!("{} in {}", names.get(row)?, file.display()))
 }
 
@@ -228,11 +203,9 @@ pub struct NamedRows {
 /// # Errors
 /// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
 pub fn open(path: &Path) -> Result<NamedRows> {
+    #[cfg(feature = "parquet")]
     if ending(path) == "parquet" {
-        let (embeddings, provenance) = read_parquet(path)?;
-        let names = embeddings.paths.clone();
-        let rows = Box::new(Whole { path: path.to_path_buf(), embeddings });
-        return Ok(NamedRows { rows, names, provenance });
+        return super::parquet::open(path);
     }
     let mut file = EmbeddingFile::open(path)?;
     // The file keeps its own: messages name rows.

@@ -3,9 +3,13 @@
 //! The library for Parquet takes a file's word for what to make room for and how far to count. So a file is measured
 //! before the library believes it: its schema, what its columns promise, and where its bytes end.
 
+mod thrift;
+pub(super) mod writer;
+
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::Array;
@@ -23,8 +27,9 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::format::Embeddings;
 use super::provenance::Provenance;
-use super::thrift::{FOOTER, MAX_DEPTH, PAGE_HEADER, Value};
+use super::rows::{NamedRows, Rows, name_in};
 use crate::error::{Error, Result, guarded};
+use thrift::{FOOTER, MAX_DEPTH, PAGE_HEADER, Value};
 
 /// Bytes that the header of a page may have. Statistics of strings are the longest in it.
 const MAX_PAGE_HEADER: u64 = 1 << 16;
@@ -35,6 +40,38 @@ pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Provenance)> {
     guarded(|| read_parquet_unguarded(path)).unwrap_or_else(|| {
         Err(Error::invalid(path)("it is damaged: the reader of Parquet gave up".to_string()))
     })
+}
+
+/// The same as named rows.
+pub(super) fn open(path: &Path) -> Result<NamedRows> {
+    let (embeddings, provenance) = read_parquet(path)?;
+    let names = embeddings.paths.clone();
+    let rows = Box::new(Whole { path: path.to_path_buf(), embeddings });
+    Ok(NamedRows { rows, names, provenance })
+}
+
+/// A file that is held in memory.
+struct Whole {
+    path: PathBuf,
+    embeddings: Embeddings,
+}
+
+impl Rows for Whole {
+    fn len(&self) -> usize {
+        self.embeddings.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.embeddings.dim
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        self.embeddings.read(rows, out)
+    }
+
+    fn name(&self, row: usize) -> Option<String> {
+        name_in(&self.embeddings.paths, &self.path, row)
+    }
 }
 
 /// Refuses what a file of so many bytes can't hold: a damaged one may promise anything, and a reader takes its word for
@@ -224,7 +261,7 @@ fn footer_is_sound(mut footer: &[u8]) -> Option<()> {
 }
 
 /// Opens a file whose footer the library may believe.
-fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounded)> {
+fn builder(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounded)> {
     let failed = |error: ParquetError| Error::invalid(path)(error.to_string());
     let file = Bounded(Arc::new(File::open(path).map_err(Error::io("read", path))?));
     let damaged = || Error::invalid(path)("its footer is damaged".to_string());
@@ -248,7 +285,7 @@ fn open(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounde
 fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Provenance)> {
     let bad = |reason: &str| Error::invalid(path)(reason.to_string());
     let failed = |error: ParquetError| Error::invalid(path)(error.to_string());
-    let (builder, file) = open(path)?;
+    let (builder, file) = builder(path)?;
     let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
     let (Some(DataType::Utf8), Some(DataType::List(item))) = (column("path"), column("embedding")) else {
         return Err(bad("needed are the columns path, of strings, and embedding, of lists of one size"));
