@@ -62,6 +62,7 @@ pub mod storage;
 
 pub mod datasets;
 pub mod kernels;
+pub mod plot;
 pub mod report;
 
 pub mod checkpoint;

@@ -179,10 +179,12 @@ fn the_web_folder_is_whole_and_fits_the_least_of_all_devices() {
     let files = export("web", &["--batch", "3", "--flip"]);
     assert_eq!(files, export("again", &["--batch", "3", "--flip"]));
     assert_eq!(std::fs::read_dir(here).unwrap().count(), 2, "nothing is left beside them");
-    for name in ["index.html", "page.js", "page.css", "player.js"] {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/web").join(name);
-        assert_eq!(files[name], std::fs::read(source).unwrap(), "{name}");
+    let source = |name: &str| std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    for name in ["index.html", "page.js", "player.js"] {
+        assert_eq!(files[name], source(&format!("tools/web/{name}")), "{name}");
     }
+    let style = [source("src/plot/colours.css"), b"\n".to_vec(), source("tools/web/page.css")].concat();
+    assert_eq!(files["page.css"], style);
 
     let plan: serde_json::Value = serde_json::from_slice(&files["plan.json"]).unwrap();
     let number = |value: &serde_json::Value| value.as_u64().unwrap();

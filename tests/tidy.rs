@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 10] = [
     &["gpu"],
     &["error", "observer", "retry", "rng", "shape"],
     &["images", "storage", "figures"],
-    &["kernels", "datasets", "report"],
+    &["kernels", "datasets", "report", "plot"],
     &["layers", "checkpoint", "embeddings", "cases"],
     &["model", "retrieval"],
     &["export", "train", "selftest"],
@@ -20,7 +20,7 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// What may be imported from a module's own row.
-const SIDEWAYS: [(&str, &str); 7] = [
+const SIDEWAYS: [(&str, &str); 8] = [
     ("images", "storage"),
     ("figures", "storage"),
     ("shape", "error"),
@@ -28,6 +28,7 @@ const SIDEWAYS: [(&str, &str); 7] = [
     ("observer", "error"),
     ("retry", "error"),
     ("retry", "observer"),
+    ("report", "plot"),
 ];
 
 /// Modules of a lower row that may still not be imported: host memory knows no GPU, kernels no files.

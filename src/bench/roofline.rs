@@ -4,7 +4,7 @@
 //! rests.
 
 use super::report::{Limit, Report, RowReport};
-use std::fmt::Write;
+use crate::plot::{Axis, Svg, escaped, on_step};
 
 /// Width of the picture, in SVG's units.
 const WIDTH: f64 = 960.0;
@@ -22,121 +22,63 @@ const LINE: f64 = 15.0;
 /// Columns of the list.
 const COLUMNS: usize = 3;
 
-/// Colours for light and for dark surroundings; the picture brings its own ground.
+/// Colours of roofs and dots, for light and for dark surroundings.
 const STYLE: &str = "\
-svg{font:13px system-ui,sans-serif}.ground{fill:#fff}text{fill:#2b2f36}.small{font-size:11px}.number{font-size:9px}\
-.grid{stroke:#e2e5ea}.axis{fill:none;stroke:#8a919c}.roof{fill:none;stroke:#2b2f36;stroke-width:2}.lead{stroke:#b4bac3}\
+.small{font-size:11px}.number{font-size:9px}.roof{fill:none;stroke:#2b2f36;stroke-width:2}.lead{stroke:#b4bac3}\
 .arithmetic{fill:#1f6fb4}.memory{fill:#c2571a}\
-@media(prefers-color-scheme:dark){.ground{fill:#16191f}text{fill:#d7dbe2}.grid{stroke:#2c313a}.axis{stroke:#7d8591}\
-.roof{stroke:#d7dbe2}.lead{stroke:#596170}.arithmetic{fill:#6db3ec}.memory{fill:#f0a06c}}";
-
-/// A logarithmic axis: from one power of ten to another.
-struct Axis {
-    powers: (i32, i32),
-    ends: (f64, f64),
-}
-
-impl Axis {
-    /// Covers all values that are above 0.
-    fn new(values: impl Iterator<Item = f64>, ends: (f64, f64)) -> Axis {
-        let logarithms = values.filter(|value| value.is_finite() && *value > 0.0).map(f64::log10);
-        let (low, high) = logarithms
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
-        if low > high {
-            return Axis { powers: (0, 1), ends };
-        }
-        let first = low.floor() as i32;
-        Axis { powers: (first, (high.ceil() as i32).max(first + 1)), ends }
-    }
-
-    fn at(&self, value: f64) -> f64 {
-        let (first, last) = self.powers;
-        let part = (value.log10() - f64::from(first)) / f64::from(last - first);
-        self.ends.0 + (self.ends.1 - self.ends.0) * part.clamp(0.0, 1.0)
-    }
-
-    /// Places and texts of the powers of ten.
-    fn ticks(&self) -> impl Iterator<Item = (f64, String)> {
-        (self.powers.0..=self.powers.1).map(|power| {
-            let decimals = (-power).max(0) as usize;
-            let value = 10f64.powi(power);
-            (self.at(value), format!("{value:.decimals$}"))
-        })
-    }
-
-    fn value(&self, power: i32) -> f64 {
-        10f64.powi(power)
-    }
-}
+@media(prefers-color-scheme:dark){.roof{stroke:#d7dbe2}.lead{stroke:#596170}.arithmetic{fill:#6db3ec}.memory{fill:#f0a06c}}";
 
 /// The picture as SVG; the same figures give the same bytes.
 pub fn draw(report: &Report) -> String {
     let Report { roof, rows, .. } = report;
     let ridge = roof.gflops / roof.gbps;
-    let x = Axis::new(rows.iter().map(|row| row.intensity).chain([ridge / 4.0, ridge * 4.0]), (LEFT, RIGHT));
-    let y = Axis::new(rows.iter().map(|row| row.gflops).chain([roof.gflops]), (BOTTOM, TOP));
+    let x =
+        Axis::around(rows.iter().map(|row| row.intensity).chain([ridge / 4.0, ridge * 4.0]), (LEFT, RIGHT));
+    let y = Axis::around(rows.iter().map(|row| row.gflops).chain([roof.gflops]), (BOTTOM, TOP));
     let lines = rows.len().div_ceil(COLUMNS);
     let height = BOTTOM + 64.0 + LINE * lines as f64 + 16.0;
 
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
-         <title>Kernels under the roofs of {}</title>\n<style>{STYLE}</style>\n\
-         <rect class=\"ground\" width=\"{WIDTH}\" height=\"{height}\"/>\n",
-        escaped(&report.machine.adapter)
-    );
-    text(
-        &mut svg,
-        (LEFT, 22.0),
-        "start",
-        "",
-        &format!("{}, {}", report.machine.adapter, report.machine.precision),
-    );
-    text(&mut svg, (LEFT, 46.0), "start", "small", "GFLOP/s");
-    for (at, label) in y.ticks() {
-        put(&mut svg, format_args!("<path class=\"grid\" d=\"M{LEFT} {at:.1}H{RIGHT}\"/>"));
-        text(&mut svg, (LEFT - 8.0, at + 4.0), "end", "small", &label);
+    let title = format!("Kernels under the roofs of {}", report.machine.adapter);
+    let mut svg = Svg::new((WIDTH, height), &title, STYLE);
+    svg.text((LEFT, 22.0), "start", "", &format!("{}, {}", report.machine.adapter, report.machine.precision));
+    svg.text((LEFT, 46.0), "start", "small", "GFLOP/s");
+    for (at, value) in y.ticks(1.0) {
+        svg.put(format_args!("<path class=\"grid\" d=\"M{LEFT} {at:.1}H{RIGHT}\"/>"));
+        svg.text((LEFT - 8.0, at + 4.0), "end", "small", &on_step(value, value));
     }
-    for (at, label) in x.ticks() {
-        put(&mut svg, format_args!("<path class=\"grid\" d=\"M{at:.1} {TOP}V{BOTTOM}\"/>"));
-        text(&mut svg, (at, BOTTOM + 17.0), "middle", "small", &label);
+    for (at, value) in x.ticks(1.0) {
+        svg.put(format_args!("<path class=\"grid\" d=\"M{at:.1} {TOP}V{BOTTOM}\"/>"));
+        svg.text((at, BOTTOM + 17.0), "middle", "small", &on_step(value, value));
     }
-    put(&mut svg, format_args!("<path class=\"axis\" d=\"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}\"/>"));
-    text(&mut svg, (RIGHT, BOTTOM + 34.0), "end", "small", "floating-point operations per byte");
+    svg.put(format_args!("<path class=\"axis\" d=\"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}\"/>"));
+    svg.text((RIGHT, BOTTOM + 34.0), "end", "small", "floating-point operations per byte");
     for (left, class, words) in
         [(LEFT, "arithmetic", "limited by multiply-adds"), (LEFT + 180.0, "memory", "by copies")]
     {
         let (middle, base) = (BOTTOM + 30.0, BOTTOM + 34.0);
-        put(
-            &mut svg,
-            format_args!("<circle class=\"{class}\" cx=\"{left:.1}\" cy=\"{middle:.1}\" r=\"3.5\"/>"),
-        );
-        text(&mut svg, (left + 10.0, base), "start", "small", words);
+        svg.put(format_args!("<circle class=\"{class}\" cx=\"{left:.1}\" cy=\"{middle:.1}\" r=\"3.5\"/>"));
+        svg.text((left + 10.0, base), "start", "small", words);
     }
     roofs(&mut svg, report, &x, &y);
     dots(&mut svg, rows, &x, &y);
     list(&mut svg, rows, lines);
-    svg.push_str("</svg>\n");
-    svg
+    svg.finish()
 }
 
 /// The slope of copies up to the ridge, then the level of multiply-adds.
-fn roofs(svg: &mut String, report: &Report, x: &Axis, y: &Axis) {
+fn roofs(svg: &mut Svg, report: &Report, x: &Axis, y: &Axis) {
     let (gflops, gbps) = (report.roof.gflops, report.roof.gbps);
     // The slope enters at the left side, or from below.
-    let enters = x.value(x.powers.0).max(y.value(y.powers.0) / gbps);
+    let enters = x.least().max(y.least() / gbps);
     let (from, ridge, level) = (x.at(enters), x.at(gflops / gbps), y.at(gflops));
-    put(
-        svg,
-        format_args!(
-            "<path class=\"roof\" d=\"M{from:.1} {:.1}L{ridge:.1} {level:.1}H{RIGHT}\"/>",
-            y.at(enters * gbps)
-        ),
-    );
-    text(svg, (RIGHT, level - 6.0), "end", "small", &format!("multiply-adds: {gflops:.1} GFLOP/s"));
+    svg.put(format_args!(
+        "<path class=\"roof\" d=\"M{from:.1} {:.1}L{ridge:.1} {level:.1}H{RIGHT}\"/>",
+        y.at(enters * gbps)
+    ));
+    svg.text((RIGHT, level - 6.0), "end", "small", &format!("multiply-adds: {gflops:.1} GFLOP/s"));
     // Above the slope, nearer to the ridge: few dots are there.
     let middle = enters.powf(0.3) * (gflops / gbps).powf(0.7);
-    text(
-        svg,
+    svg.text(
         (x.at(middle) - 8.0, y.at(middle * gbps) - 4.0),
         "end",
         "small",
@@ -152,7 +94,7 @@ fn class(row: &RowReport) -> &'static str {
 }
 
 /// A dot and its number for every row that computes something; numbers keep clear of dots and of each other.
-fn dots(svg: &mut String, rows: &[RowReport], x: &Axis, y: &Axis) {
+fn dots(svg: &mut Svg, rows: &[RowReport], x: &Axis, y: &Axis) {
     let places: Vec<Option<(f64, f64)>> =
         rows.iter().map(|row| (row.flops > 0.0).then(|| (x.at(row.intensity), y.at(row.gflops)))).collect();
     let mut taken: Vec<(f64, f64)> = Vec::new();
@@ -178,10 +120,10 @@ fn dots(svg: &mut String, rows: &[RowReport], x: &Axis, y: &Axis) {
         let at = spot.map_or((dot_x, dot_y - 11.0), |(radius, step)| ring(radius, step));
         taken.push(at);
         if spot.is_some_and(|(radius, _)| radius > 12.0) {
-            put(
-                svg,
-                format_args!("<path class=\"lead\" d=\"M{dot_x:.1} {dot_y:.1}L{:.1} {:.1}\"/>", at.0, at.1),
-            );
+            svg.put(format_args!(
+                "<path class=\"lead\" d=\"M{dot_x:.1} {dot_y:.1}L{:.1} {:.1}\"/>",
+                at.0, at.1
+            ));
         }
     }
     let mut numbers = taken.into_iter();
@@ -197,55 +139,32 @@ fn dots(svg: &mut String, rows: &[RowReport], x: &Axis, y: &Axis) {
             row.percent_of_roof,
             row.limit.word()
         ));
-        put(svg, format_args!("<g><title>{words}</title>"));
-        put(
-            svg,
-            format_args!("<circle class=\"{}\" cx=\"{dot_x:.1}\" cy=\"{dot_y:.1}\" r=\"3.5\"/>", class(row)),
-        );
-        text(svg, (at.0, at.1 + 3.0), "middle", "number", &(i + 1).to_string());
-        svg.push_str("</g>\n");
+        svg.put(format_args!("<g><title>{words}</title>"));
+        svg.put(format_args!(
+            "<circle class=\"{}\" cx=\"{dot_x:.1}\" cy=\"{dot_y:.1}\" r=\"3.5\"/>",
+            class(row)
+        ));
+        svg.text((at.0, at.1 + 3.0), "middle", "number", &(i + 1).to_string());
+        svg.put(format_args!("</g>"));
     }
 }
 
 /// Which row a number is, in columns below the axes.
-fn list(svg: &mut String, rows: &[RowReport], lines: usize) {
+fn list(svg: &mut Svg, rows: &[RowReport], lines: usize) {
     let width = (WIDTH - 2.0 * 24.0) / COLUMNS as f64;
     for (i, row) in rows.iter().enumerate() {
         let (column, line) = (i / lines.max(1), i % lines.max(1));
         let (left, base) = (24.0 + width * column as f64, BOTTOM + 64.0 + LINE * line as f64);
-        put(
-            svg,
-            format_args!(
-                "<circle class=\"{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\"/>",
-                class(row),
-                left + 4.0,
-                base - 4.0
-            ),
-        );
-        text(svg, (left + 28.0, base), "end", "small", &(i + 1).to_string());
-        text(svg, (left + 34.0, base), "start", "small", &row.name);
-        text(svg, (left + width - 10.0, base), "end", "small", &format!("{:.0} %", row.percent_of_roof));
+        svg.put(format_args!(
+            "<circle class=\"{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\"/>",
+            class(row),
+            left + 4.0,
+            base - 4.0
+        ));
+        svg.text((left + 28.0, base), "end", "small", &(i + 1).to_string());
+        svg.text((left + 34.0, base), "start", "small", &row.name);
+        svg.text((left + width - 10.0, base), "end", "small", &format!("{:.0} %", row.percent_of_roof));
     }
-}
-
-fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, class: &str, words: &str) {
-    let words = escaped(words);
-    put(
-        svg,
-        format_args!(
-            "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>"
-        ),
-    );
-}
-
-fn escaped(words: &str) -> String {
-    words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-fn put(svg: &mut String, element: std::fmt::Arguments<'_>) {
-    // Writing into a string can't fail.
-    let _ = svg.write_fmt(element);
-    svg.push('\n');
 }
 
 #[cfg(test)]

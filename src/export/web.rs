@@ -24,7 +24,10 @@ const WEIGHTS_BYTES: u64 = 64 << 20;
 /// The page and the player, by their names in the folder.
 const PAGE: [(&str, &str); 4] = [
     ("index.html", include_str!("../../tools/web/index.html")),
-    ("page.css", include_str!("../../tools/web/page.css")),
+    (
+        "page.css",
+        concat!(include_str!("../plot/colours.css"), "\n", include_str!("../../tools/web/page.css")),
+    ),
     ("page.js", include_str!("../../tools/web/page.js")),
     ("player.js", include_str!("../../tools/web/player.js")),
 ];

@@ -1,7 +1,7 @@
 //! The page's curves as coordinates; `chart.html` makes SVG of them.
 
 use super::{Curve, Report, Verification, distance_text, percent};
-use std::fmt::Write;
+use crate::plot::{Axis, on_step, path, round_step, rounded};
 
 /// Size of a chart, in SVG's units.
 pub const WIDTH: f64 = 360.0;
@@ -79,62 +79,31 @@ pub fn draw(report: &Report) -> Vec<Chart> {
     charts
 }
 
-/// A tenth of a unit is finer than anybody sees.
-fn rounded(coordinate: f64) -> f64 {
-    (coordinate * 10.0).round() / 10.0
+/// An axis along the lower side.
+fn across(from: f64, to: f64) -> Axis {
+    Axis::linear((from, to), (LEFT, RIGHT))
 }
 
-/// Place on the lower axis of a part of its length.
-fn across(part: f64) -> f64 {
-    rounded(LEFT + (RIGHT - LEFT) * part.clamp(0.0, 1.0))
+/// An upright axis from 0.
+fn up(to: f64) -> Axis {
+    Axis::linear((0.0, to), (BOTTOM, TOP))
 }
 
-/// Place on the upright axis of a part of its height.
-fn up(part: f64) -> f64 {
-    rounded(BOTTOM - (BOTTOM - TOP) * part.clamp(0.0, 1.0))
-}
-
-/// A line through points.
-fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
-    let mut path = String::new();
-    for (x, y) in points {
-        let command = if path.is_empty() { 'M' } else { 'L' };
-        // Writing to a string doesn't fail.
-        let _ = write!(path, "{command}{x} {y}");
-    }
-    path
-}
-
-/// The least of 1, 2, 5, 10, 20, … (and 0.5, 0.2, …) that is no less than `wanted`.
-fn round_step(wanted: f64) -> f64 {
-    if wanted.is_nan() || wanted <= 0.0 {
-        return 1.0;
-    }
-    let power = 10f64.powf(wanted.log10().floor());
-    [1.0, 2.0, 5.0, 10.0]
-        .map(|digit| digit * power)
-        .into_iter()
-        .find(|step| *step >= wanted * 0.999)
-        .unwrap_or(wanted)
-}
-
-/// Text of a multiple of a round step.
-fn on_step(value: f64, step: f64) -> String {
-    let decimals = (-step.log10().floor()).max(0.0) as usize;
-    format!("{value:.decimals$}")
+/// Ticks of an axis; `text` makes a label of a value.
+fn ticks(axis: Axis, step: f64, text: impl Fn(f64) -> String) -> Vec<Tick> {
+    axis.ticks(step).map(|(at, value)| Tick { at: rounded(at), label: text(value) }).collect()
 }
 
 /// Ticks at 0, 25, 50, 75 and 100 %.
 fn shares_up() -> Vec<Tick> {
-    (0..=4)
-        .map(|quarter| Tick { at: up(f64::from(quarter) / 4.0), label: format!("{} %", 25 * quarter) })
-        .collect()
+    ticks(up(1.0), 0.25, |share| format!("{} %", 100.0 * share))
 }
 
 /// CMC: rank across, share of the queries up.
 fn matching(curves: &[&Curve]) -> Chart {
     let depth = curves.iter().map(|curve| curve.shares.len()).max().unwrap_or(1);
-    let x = |k: usize| across((k - 1) as f64 / (depth - 1).max(1) as f64);
+    let (x, y) = (across(1.0, depth as f64), up(1.0));
+    let x = |k: usize| rounded(x.at(k as f64));
     let step = round_step(depth as f64 / 6.0).max(1.0) as usize;
     let ticks = [1].into_iter().chain((1..=depth).filter(|k| *k > 1 && k.is_multiple_of(step)));
     let mut chart = Chart {
@@ -153,7 +122,7 @@ fn matching(curves: &[&Curve]) -> Chart {
     };
     let mut sentences = Vec::new();
     for (class, Curve { name, shares }) in LOOKS.into_iter().zip(curves) {
-        let point = |k: usize| (x(k), up(shares[k - 1]));
+        let point = |k: usize| (x(k), rounded(y.at(shares[k - 1])));
         chart.lines.push(Line { class, path: path((1..=shares.len()).map(point)), area: None });
         let dotted = DOTTED.into_iter().filter(|k| *k <= shares.len());
         chart.dots.extend(dotted.clone().map(point).map(|(x, y)| Dot { class, x, y }));
@@ -177,7 +146,8 @@ fn distances(verification: &Verification) -> Option<Chart> {
     let Verification { edges, same, different, thresholds, .. } = verification;
     let (first, last) = (f64::from(*edges.first()?), f64::from(*edges.last()?));
     let width = last - first;
-    let x = |distance: f32| across((f64::from(distance) - first) / width);
+    let axis = across(first, last);
+    let x = |distance: f32| rounded(axis.at(f64::from(distance)));
     let kinds = [("same person", same), ("different persons", different)];
     let total = |counts: &[u64]| counts.iter().sum::<u64>() as f64;
     let share = |count: u64, counts: &[u64]| count as f64 / total(counts).max(1.0);
@@ -188,13 +158,11 @@ fn distances(verification: &Verification) -> Option<Chart> {
     }
     // Room for the words at the thresholds.
     let step = round_step(100.0 * highest / 4.0);
-    let top = (100.0 * highest / step).ceil() * step / 100.0 * 1.12;
-    let levels = (0..).map(|i| f64::from(i) * step).take_while(|level| level / 100.0 <= top);
+    let percents = up((100.0 * highest / step).ceil() * step * 1.12);
     let apart = round_step(width / 6.0);
-    let places = (0..).map(|i| f64::from(i) * apart).take_while(|place| *place <= last * 1.0001);
     let lines = LOOKS.into_iter().zip(kinds).map(|(class, (_, counts))| {
         let bin = |(i, count): (usize, &u64)| {
-            let y = up(share(*count, counts) / top);
+            let y = rounded(percents.at(100.0 * share(*count, counts)));
             [(x(edges[i]), y), (x(edges[i + 1]), y)]
         };
         let bins = counts.iter().enumerate().take(edges.len() - 1);
@@ -227,12 +195,8 @@ fn distances(verification: &Verification) -> Option<Chart> {
             if told.is_empty() { "none".to_string() } else { told.join(", ") }
         ),
         unit: "squared distance",
-        across: places
-            .map(|place| Tick { at: across((place - first) / width), label: on_step(place, apart) })
-            .collect(),
-        up: levels
-            .map(|level| Tick { at: up(level / 100.0 / top), label: format!("{} %", on_step(level, step)) })
-            .collect(),
+        across: ticks(axis, apart, |place| on_step(place, apart)),
+        up: ticks(percents, step, |level| format!("{} %", on_step(level, step))),
         lines: lines.collect(),
         dots: Vec::new(),
         marks: marks.collect(),
@@ -256,8 +220,9 @@ fn operating(verification: &Verification) -> Chart {
     let Verification { different, roc, equal_error_rate, found, .. } = verification;
     let pairs = (different.iter().sum::<u64>() as f64).clamp(10.0, MOST_PAIRS);
     // Powers of ten below 1; no pair is a smaller share than this.
-    let powers = pairs.log10().ceil();
-    let x = |rate: f64| across(if rate > 0.0 { 1.0 + rate.log10() / powers } else { 0.0 });
+    let powers = pairs.log10().ceil() as i32;
+    let (x, y) = (Axis::logarithmic((-powers, 0), (LEFT, RIGHT)), up(1.0));
+    let (x, y) = (|rate: f64| rounded(x.at(rate)), |share: f64| rounded(y.at(share)));
     let label = |power: i32| if power == 0 { "100 %".to_string() } else { share_of_power(power) };
     let at: Vec<String> =
         found.iter().map(|(rate, share)| format!("{} at {}", percent(*share), rate_text(*rate))).collect();
@@ -271,16 +236,14 @@ fn operating(verification: &Verification) -> Chart {
             if at.is_empty() { "not measured".to_string() } else { at.join(", ") }
         ),
         unit: "different persons taken for the same",
-        across: (0..=powers as i32)
-            .map(|power| Tick { at: x(10f64.powi(-power)), label: label(power) })
-            .collect(),
+        across: (0..=powers).map(|power| Tick { at: x(10f64.powi(-power)), label: label(power) }).collect(),
         up: shares_up(),
         lines: vec![Line {
             class: LOOKS[0],
-            path: path(roc.iter().map(|(rate, share)| (x(*rate), up(*share)))),
+            path: path(roc.iter().map(|(rate, share)| (x(*rate), y(*share)))),
             area: None,
         }],
-        dots: dots.map(|(rate, share)| Dot { class: LOOKS[0], x: x(rate), y: up(share) }).collect(),
+        dots: dots.map(|(rate, share)| Dot { class: LOOKS[0], x: x(rate), y: y(share) }).collect(),
         marks: Vec::new(),
         legend: Vec::new(),
         heads: ["false positives", "true positives"].map(str::to_string).to_vec(),
@@ -309,16 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_and_their_texts_are_round() {
-        for (wanted, step, text) in
-            [(0.03, 0.05, "0.10"), (0.2, 0.2, "0.4"), (0.6, 1.0, "2"), (3.0, 5.0, "10"), (8.4, 10.0, "20")]
-        {
-            assert!((round_step(wanted) - step).abs() < 1e-9 * step, "{wanted}: {}", round_step(wanted));
-            assert_eq!(on_step(2.0 * step, step), text);
-        }
-        for wanted in [0.0, -1.0, f64::NAN] {
-            assert_eq!(round_step(wanted), 1.0);
-        }
+    fn rates_are_told_in_percent() {
         assert_eq!([1e-2, 1e-4, 0.3, 0.05, 1.0].map(rate_text), ["1 %", "0.01 %", "30 %", "5 %", "100 %"]);
         assert_eq!([1, 2, 3, 5].map(share_of_power), ["10 %", "1 %", "0.1 %", "0.001 %"]);
     }
@@ -327,10 +281,7 @@ mod tests {
     fn a_curve_runs_from_its_first_to_its_last_rank() {
         let curve = Curve { name: "plain".to_string(), shares: vec![0.5, 0.5, 1.0] };
         let chart = matching(&[&curve]);
-        assert_eq!(
-            chart.lines[0].path,
-            format!("M{LEFT} {}L{} {}L{RIGHT} {TOP}", up(0.5), across(0.5), up(0.5))
-        );
+        assert_eq!(chart.lines[0].path, format!("M{LEFT} 108L{} 108L{RIGHT} {TOP}", (LEFT + RIGHT) / 2.0));
         assert_eq!(chart.rows, [["1", "50.00\u{a0}%"], ["2", "50.00\u{a0}%"], ["3", "100.00\u{a0}%"]]);
         assert!(
             chart.legend.is_empty() && chart.description.contains("50.00\u{a0}% at 1."),
@@ -355,7 +306,7 @@ mod tests {
         };
         let chart = distances(&verification).unwrap();
         assert_eq!((chart.marks[0].anchor, chart.marks[1].anchor), ("start", "end"));
-        assert_eq!((chart.marks[0].x, chart.marks[1].x), (across(0.25), RIGHT));
+        assert_eq!((chart.marks[0].x, chart.marks[1].x), (rounded(LEFT + 0.25 * (RIGHT - LEFT)), RIGHT));
         assert_eq!(chart.rows[1], ["1.0000", "2.0000", "1", "996"]);
         let chart = operating(&verification);
         // 996 pairs: three powers of ten.

@@ -232,8 +232,11 @@ impl Report {
     /// `Data` if a template can't be filled.
     pub fn to_html(&self) -> Result<String> {
         // Browsers read line ends as \n, whatever a checkout makes of them; the hashes must be those of what they read.
-        let [style, script] =
-            [include_str!("page.css"), include_str!("page.js")].map(|text| text.replace("\r\n", "\n"));
+        let [style, script] = [
+            concat!(include_str!("../plot/colours.css"), "\n", include_str!("page.css")),
+            include_str!("page.js"),
+        ]
+        .map(|text| text.replace("\r\n", "\n"));
         let hash = |text: &str| STANDARD.encode(Sha256::digest(text.as_bytes()));
         let policy = format!(
             "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data: 'self' file:; \

@@ -1,9 +1,9 @@
 //! `curves.svg`: loss and accuracy over epochs with the openings of blocks marked, as in the paper's figure 2.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use crate::error::Result;
+use crate::plot::{self, Axis, Svg, on_step, round_step};
 use crate::storage::atomic::write_atomically;
 use crate::train::log::EpochLine;
 
@@ -15,14 +15,13 @@ const HEIGHT: f64 = 560.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = WIDTH - 24.0;
 
-/// Colours for light and for dark surroundings; the picture brings its own ground.
+/// Colours of lines and marks, for light and for dark surroundings.
 const STYLE: &str = "\
-svg{font:13px system-ui,sans-serif}.ground{fill:#fff}text{fill:#2b2f36}.grid{stroke:#e2e5ea}.axis{stroke:#8a919c}\
 .open{stroke:#8a919c;stroke-dasharray:3 4}.mark{fill:#8a919c}\
 path.line{fill:none;stroke-width:2;stroke-linejoin:round}.train{stroke:#1f6fb4}.val{stroke:#c2571a}.rank1{stroke:#2f8a4c}.map{stroke:#8451b8}\
 circle{stroke:none}circle.train{fill:#1f6fb4}circle.val{fill:#c2571a}circle.rank1{fill:#2f8a4c}circle.map{fill:#8451b8}\
-@media(prefers-color-scheme:dark){.ground{fill:#16191f}text{fill:#d7dbe2}.grid{stroke:#2c313a}.axis{stroke:#7d8591}\
-.open{stroke:#7d8591}.mark{fill:#7d8591}.train{stroke:#6db3ec}.val{stroke:#f0a06c}.rank1{stroke:#6fcf91}.map{stroke:#c39bf0}\
+@media(prefers-color-scheme:dark){.open{stroke:#7d8591}.mark{fill:#7d8591}\
+.train{stroke:#6db3ec}.val{stroke:#f0a06c}.rank1{stroke:#6fcf91}.map{stroke:#c39bf0}\
 circle.train{fill:#6db3ec}circle.val{fill:#f0a06c}circle.rank1{fill:#6fcf91}circle.map{fill:#c39bf0}}";
 
 /// Draws the epochs into a file; `openings` are the epochs in which blocks opened.
@@ -58,18 +57,6 @@ struct Panel {
     highest: f64,
     /// From one labelled value to the next.
     step: f64,
-}
-
-impl Panel {
-    fn x(&self, epoch: usize) -> f64 {
-        let (first, last) = self.epochs;
-        let span = (last - first).max(1) as f64;
-        LEFT + (RIGHT - LEFT) * (epoch - first) as f64 / span
-    }
-
-    fn y(&self, value: f64) -> f64 {
-        self.bottom - (self.bottom - self.top) * value / self.highest
-    }
 }
 
 /// The picture as SVG; the same epochs give the same bytes.
@@ -115,62 +102,52 @@ pub fn draw(epochs: &[EpochLine], openings: &[usize]) -> String {
         ..loss
     };
 
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
-         <title>Loss and accuracy over epochs</title>\n<style>{STYLE}</style>\n\
-         <rect class=\"ground\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n"
-    );
+    let mut svg = Svg::new((WIDTH, HEIGHT), "Loss and accuracy over epochs", STYLE);
     panel(&mut svg, &loss, &losses, openings);
     panel(&mut svg, &accuracy, &accuracies, openings);
     legend(&mut svg, retrieves);
-    svg.push_str("</svg>\n");
-    svg
+    svg.finish()
 }
 
 /// Draws a coordinate system and what is in it.
-fn panel(svg: &mut String, panel: &Panel, lines: &[Series], openings: &[usize]) {
+fn panel(svg: &mut Svg, panel: &Panel, lines: &[Series], openings: &[usize]) {
     let (top, bottom, (first, last)) = (panel.top, panel.bottom, panel.epochs);
-    text(svg, LEFT, top - 12.0, "start", panel.title);
-    let count = (panel.highest / panel.step).round() as usize;
-    for tick in 0..=count {
-        let value = tick as f64 * panel.step;
-        let y = panel.y(value);
-        put(svg, format_args!("<path class=\"grid\" d=\"M{LEFT} {y:.1}H{RIGHT}\"/>"));
-        let decimals = if panel.step >= 1.0 { 0 } else { decimals(panel.step) };
-        text(svg, LEFT - 8.0, y + 4.5, "end", &format!("{value:.decimals$}"));
+    let x = Axis::linear((first as f64, last as f64), (LEFT, RIGHT));
+    let y = Axis::linear((0.0, panel.highest), (bottom, top));
+    svg.text((LEFT, top - 12.0), "start", "", panel.title);
+    for (at, value) in y.ticks(panel.step) {
+        svg.put(format_args!("<path class=\"grid\" d=\"M{LEFT} {at:.1}H{RIGHT}\"/>"));
+        svg.text((LEFT - 8.0, at + 4.5), "end", "", &on_step(value, panel.step));
     }
-    put(svg, format_args!("<path class=\"axis\" d=\"M{LEFT} {bottom}H{RIGHT}\"/>"));
-    let every = (round_step((last - first) as f64 / 12.0) as usize).max(1);
-    for epoch in (first..=last).filter(|epoch| epoch.is_multiple_of(every)) {
-        text(svg, panel.x(epoch), bottom + 18.0, "middle", &epoch.to_string());
+    svg.put(format_args!("<path class=\"axis\" d=\"M{LEFT} {bottom}H{RIGHT}\"/>"));
+    let every = round_step((last - first) as f64 / 12.0).max(1.0);
+    for (at, epoch) in x.ticks(every) {
+        svg.text((at, bottom + 18.0), "middle", "", &on_step(epoch, every));
     }
     for &epoch in openings.iter().filter(|epoch| (first..=last).contains(epoch)) {
-        let x = panel.x(epoch);
-        put(svg, format_args!("<path class=\"open\" d=\"M{x:.1} {top}V{bottom}\"/>"));
+        let x = x.at(epoch as f64);
+        svg.put(format_args!("<path class=\"open\" d=\"M{x:.1} {top}V{bottom}\"/>"));
         let (l, r, tip) = (x - 4.0, x + 4.0, top + 6.0);
-        put(svg, format_args!("<path class=\"mark\" d=\"M{l:.1} {top}H{r:.1}L{x:.1} {tip}Z\"/>"));
+        svg.put(format_args!("<path class=\"mark\" d=\"M{l:.1} {top}H{r:.1}L{x:.1} {tip}Z\"/>"));
     }
     if lines.iter().all(|line| line.points.is_empty()) {
-        text(svg, (LEFT + RIGHT) / 2.0, (top + bottom) / 2.0, "middle", "none measured");
+        svg.text(((LEFT + RIGHT) / 2.0, (top + bottom) / 2.0), "middle", "", "none measured");
     }
     for Series { class, points } in lines {
-        let mut path = String::new();
-        for &(epoch, value) in points {
-            let command = if path.is_empty() { 'M' } else { 'L' };
-            let (x, y) = (panel.x(epoch), panel.y(value));
-            path.push_str(&format!("{command}{x:.1} {y:.1}"));
-            put(svg, format_args!("<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>"));
+        let points = || points.iter().map(|&(epoch, value)| (x.at(epoch as f64), y.at(value)));
+        for (x, y) in points() {
+            svg.put(format_args!("<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>"));
         }
-        if points.len() > 1 {
-            put(svg, format_args!("<path class=\"line {class}\" d=\"{path}\"/>"));
+        if points().len() > 1 {
+            svg.put(format_args!("<path class=\"line {class}\" d=\"{}\"/>", plot::path(points())));
         }
     }
 }
 
 /// What the colours and marks mean, below both panels.
-fn legend(svg: &mut String, retrieves: bool) {
+fn legend(svg: &mut Svg, retrieves: bool) {
     let y = HEIGHT - 14.0;
-    text(svg, LEFT, y, "start", "epoch");
+    svg.text((LEFT, y), "start", "", "epoch");
     let lines = [
         (160.0, "train", "training"),
         (280.0, "val", "validation"),
@@ -179,40 +156,12 @@ fn legend(svg: &mut String, retrieves: bool) {
     ];
     for (x, class, name) in lines.into_iter().take(if retrieves { 4 } else { 2 }) {
         let (end, middle) = (x + 22.0, y - 4.5);
-        put(svg, format_args!("<path class=\"line {class}\" d=\"M{x} {middle}H{end}\"/>"));
-        text(svg, end + 6.0, y, "start", name);
+        svg.put(format_args!("<path class=\"line {class}\" d=\"M{x} {middle}H{end}\"/>"));
+        svg.text((end + 6.0, y), "start", "", name);
     }
     let (x, top, tip) = (620.0, y - 8.0, y - 2.0);
-    put(svg, format_args!("<path class=\"mark\" d=\"M{x} {top}h8L{} {tip}Z\"/>", x + 4.0));
-    text(svg, x + 14.0, y, "start", "a block opens");
-}
-
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, words: &str) {
-    put(svg, format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>"));
-}
-
-fn put(svg: &mut String, element: std::fmt::Arguments<'_>) {
-    // Writing into a string can't fail.
-    let _ = svg.write_fmt(element);
-    svg.push('\n');
-}
-
-/// The next of 1, 2, 5, 10, 20, … or their tenths.
-fn round_step(least: f64) -> f64 {
-    if !(least.is_finite() && least > 1e-9) {
-        return 1.0;
-    }
-    let power = 10f64.powi(least.log10().floor() as i32);
-    [1.0, 2.0, 5.0, 10.0]
-        .map(|digit| digit * power)
-        .into_iter()
-        .find(|step| *step >= least)
-        .unwrap_or(10.0 * power)
-}
-
-/// Digits after the point that show multiples of a step below 1.
-fn decimals(step: f64) -> usize {
-    (1..9).find(|&count| (step * 10f64.powi(count)).fract().abs() < 1e-6).unwrap_or(9) as usize
+    svg.put(format_args!("<path class=\"mark\" d=\"M{x} {top}h8L{} {tip}Z\"/>", x + 4.0));
+    svg.text((x + 14.0, y), "start", "", "a block opens");
 }
 
 #[cfg(test)]
@@ -297,16 +246,5 @@ mod tests {
         let svg = draw(&odd, &[]);
         check(&svg);
         assert!(svg.contains("none measured"));
-    }
-
-    #[test]
-    fn steps_are_round() {
-        for (least, step, digits) in
-            [(0.03, 0.05, 2), (0.25, 0.5, 1), (1.0, 1.0, 1), (1.1, 2.0, 1), (23.0, 50.0, 1)]
-        {
-            assert!((round_step(least) - step).abs() < 1e-12);
-            assert_eq!(decimals(step), digits);
-        }
-        assert_eq!((round_step(0.0), decimals(0.25)), (1.0, 2));
     }
 }

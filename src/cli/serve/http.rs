@@ -41,6 +41,9 @@ const GRACE: Duration = Duration::from_secs(3);
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// What the page looks like.
+const STYLE: &str = concat!(include_str!("../../plot/colours.css"), "\n", include_str!("page.css"));
+
 /// A picture to find.
 pub(super) struct Job {
     /// The file's content.
@@ -145,7 +148,7 @@ fn router(site: Arc<Site>) -> Router {
         |kind: &'static str, text: &'static str| get(move || async move { ([(CONTENT_TYPE, kind)], text) });
     Router::new()
         .route("/", text("text/html; charset=utf-8", include_str!("page.html")))
-        .route("/page.css", text("text/css; charset=utf-8", include_str!("page.css")))
+        .route("/page.css", text("text/css; charset=utf-8", STYLE))
         .route("/page.js", text("text/javascript; charset=utf-8", include_str!("page.js")))
         .route("/health", get(health))
         .route("/image/{row}", get(image))
