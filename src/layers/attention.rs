@@ -1,11 +1,11 @@
 //! Multi-head self-attention with its two projections [LAT eq. 3].
 
 use super::linear::Linear;
-use super::{Branch, Sequence};
+use super::{Branch, Grad, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::{attention, gemm, rollout};
 
-/// Parameters of self-attention, or their gradients.
+/// Parameters of self-attention.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// D → 3·D: queries, keys, values.
@@ -113,16 +113,22 @@ impl Attention {
         recorder: &mut Recorder<'_>,
         saved: Saved,
         dz: Tensor,
-        gradients: Option<&Attention>,
+        gradients: Option<Grad<&Attention>>,
         shape: Sequence,
     ) -> Tensor {
         let Saved { x, qkv, lse, context, branch } = saved;
         let rows = shape.rows();
         // 3. In the forward pass this was: z = residual + scale·proj(context).
-        let scales = gradients.and_then(|gradients| gradients.scale.as_ref());
+        let scales = gradients.and_then(|Grad(attn)| attn.scale.as_ref()).map(Grad);
         let dbranch = branch.backward(recorder, "attn.branch", dz, self.scale.as_ref(), scales, shape);
         if let Some(gradients) = gradients {
-            gradients.proj.backward_parameters(recorder, "attn.proj.dweight", dbranch, context, rows);
+            gradients.part(|attn| &attn.proj).backward_parameters(
+                recorder,
+                "attn.proj.dweight",
+                dbranch,
+                context,
+                rows,
+            );
         }
         let dcontext = self.proj.backward_input(recorder, "attn.dcontext", dbranch, rows, None);
         // 2. In the forward pass this was: context = softmax(Q·Kᵀ/√Dh)·V.
@@ -142,7 +148,7 @@ impl Attention {
         .record(recorder, "attn.softmax");
         // 1. In the forward pass this was: qkv = x·Wᵀ + b.
         if let Some(gradients) = gradients {
-            gradients.qkv.backward_parameters(recorder, "attn.qkv.dweight", dqkv, x, rows);
+            gradients.part(|attn| &attn.qkv).backward_parameters(recorder, "attn.qkv.dweight", dqkv, x, rows);
         }
         self.qkv.backward_input(recorder, "attn.dx", dqkv, rows, None)
     }

@@ -1,12 +1,12 @@
 //! One transformer block, pre-norm [LAT eq. 3-4].
 
-use super::Sequence;
 use super::attention::{self, Attention};
 use super::mlp::{self, Mlp};
 use super::norm::{self, Norm};
+use super::{Grad, Sequence};
 use crate::gpu::{Recorder, Tensor};
 
-/// Parameters of one block, or their gradients.
+/// Parameters of one block.
 #[derive(Debug, Clone)]
 pub struct Block {
     /// Before attention.
@@ -67,21 +67,21 @@ impl Block {
         recorder: &mut Recorder<'_>,
         saved: Saved,
         dz: Tensor,
-        gradients: Option<&Block>,
+        gradients: Option<&Grad<Block>>,
         input_wanted: bool,
         shape: Sequence,
     ) -> Option<Tensor> {
         // In the forward pass this was: z = z' + MLP(LN(z')).
-        let dnormed2 =
-            self.mlp.backward(recorder, saved.mlp, dz, gradients.map(|gradients| &gradients.mlp), shape);
+        let mlp = gradients.map(|gradients| gradients.part(|block| &block.mlp));
+        let dnormed2 = self.mlp.backward(recorder, saved.mlp, dz, mlp, shape);
         let dz = self.norm2.backward_input(recorder, "dz'", saved.norm2, dnormed2, Some(dz), shape);
         // In the forward pass this was: z' = z + MSA(LN(z)).
-        let dnormed1 =
-            self.attn.backward(recorder, saved.attn, dz, gradients.map(|gradients| &gradients.attn), shape);
+        let attn = gradients.map(|gradients| gradients.part(|block| &block.attn));
+        let dnormed1 = self.attn.backward(recorder, saved.attn, dz, attn, shape);
         if let Some(gradients) = gradients {
-            let first = (&gradients.norm1, saved.norm1, dnormed1);
-            let second = (&gradients.norm2, saved.norm2, dnormed2);
-            Norm::backward_parameters_of_two(recorder, "norms.dweight", [first, second], shape);
+            let first = (gradients.part(|block| &block.norm1), saved.norm1, dnormed1);
+            let second = (gradients.part(|block| &block.norm2), saved.norm2, dnormed2);
+            norm::backward_parameters(recorder, "norms.dweight", first, Some(second), shape);
         }
         input_wanted
             .then(|| self.norm1.backward_input(recorder, "dz", saved.norm1, dnormed1, Some(dz), shape))

@@ -1,12 +1,12 @@
 //! From pixels to the sequence that enters the first block [LAT eq. 1-2].
 
-use super::Sequence;
 use super::norm::{self, Norm};
+use super::{Grad, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::{patch_embed, tokens};
 use crate::shape::ImageSize;
 
-/// Parameters of the embedding, or their gradients.
+/// Parameters of the embedding.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     /// (D, 3, P, P).
@@ -90,13 +90,15 @@ impl Embedding {
         recorder: &mut Recorder<'_>,
         saved: Saved,
         dz: Tensor,
-        gradients: &Embedding,
+        gradients: &Grad<Embedding>,
         shape: Sequence,
     ) {
         let Sequence { batch, dim, .. } = shape;
+        let Grad(gradients) = gradients;
         let dtokens = match (&self.norm, &gradients.norm, saved.norm) {
             (Some(norm), Some(gradient), Some(saved)) => {
-                gradient.backward_parameters(recorder, "norm_pre dweight", saved, dz, shape);
+                let first = (Grad(gradient), saved, dz);
+                norm::backward_parameters(recorder, "norm_pre dweight", first, None, shape);
                 norm.backward_input(recorder, "dtokens", saved, dz, None, shape)
             }
             _ => dz,

@@ -1,10 +1,11 @@
 //! Linear layer: y = epilogue(x·Wᵀ + b).
 
+use super::Grad;
 use crate::gpu::{Buffer, Recorder, Storage, Tensor, WORD};
 use crate::kernels::gemm;
 use crate::shape::Activation;
 
-/// Weight and bias of a linear layer, or their gradients.
+/// Weight and bias of a linear layer.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// (outputs, inputs).
@@ -65,24 +66,27 @@ impl Linear {
         gemm::Nn { a: dy, b: weight, c: dx, m, n, k, derivative, residual: None }.record(recorder, name);
         dx
     }
+}
 
-    /// Records the gradients dW = dyᵀ·x and db = Σ dy into `self`, a layer's gradients.
+impl Grad<&Linear> {
+    /// Records the gradients dW = dyᵀ·x and db = Σ dy.
     pub fn backward_parameters(
-        &self,
+        self,
         recorder: &mut Recorder<'_>,
         name: &str,
         dy: Tensor,
         x: Tensor,
         rows: usize,
     ) {
-        let (dweight, dbias) = (recorder.import(&self.weight), recorder.import(&self.bias));
+        let Grad(layer) = self;
+        let (dweight, dbias) = (recorder.import(&layer.weight), recorder.import(&layer.bias));
         gemm::Tn {
             a: dy,
             b: x,
             c: dweight,
             column_sum: Some(dbias),
-            m: self.outputs(),
-            n: self.inputs(),
+            m: layer.outputs(),
+            n: layer.inputs(),
             k: rows,
         }
         .record(recorder, name);

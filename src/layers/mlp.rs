@@ -1,12 +1,12 @@
 //! The block's two-layer perceptron [LAT eq. 4].
 
 use super::linear::Linear;
-use super::{Branch, Sequence};
+use super::{Branch, Grad, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::gemm;
 use crate::shape::Activation;
 
-/// Parameters of the perceptron, or their gradients.
+/// Parameters of the perceptron.
 #[derive(Debug, Clone)]
 pub struct Mlp {
     /// D → M.
@@ -84,21 +84,27 @@ impl Mlp {
         recorder: &mut Recorder<'_>,
         saved: Saved,
         dz: Tensor,
-        gradients: Option<&Mlp>,
+        gradients: Option<Grad<&Mlp>>,
         shape: Sequence,
     ) -> Tensor {
         let Saved { x, pre, hidden, branch } = saved;
         let rows = shape.rows();
         // 2. In the forward pass this was: z = residual + scale·fc2(hidden).
-        let scales = gradients.and_then(|gradients| gradients.scale.as_ref());
+        let scales = gradients.and_then(|Grad(mlp)| mlp.scale.as_ref()).map(Grad);
         let dbranch = branch.backward(recorder, "mlp.branch", dz, self.scale.as_ref(), scales, shape);
         if let Some(gradients) = gradients {
-            gradients.fc2.backward_parameters(recorder, "mlp.fc2.dweight", dbranch, hidden, rows);
+            gradients.part(|mlp| &mlp.fc2).backward_parameters(
+                recorder,
+                "mlp.fc2.dweight",
+                dbranch,
+                hidden,
+                rows,
+            );
         }
         // 1. In the forward pass this was: hidden = act(x·Wᵀ + b).
         let dpre = self.fc2.backward_input(recorder, "mlp.dpre", dbranch, rows, Some((self.act, pre)));
         if let Some(gradients) = gradients {
-            gradients.fc1.backward_parameters(recorder, "mlp.fc1.dweight", dpre, x, rows);
+            gradients.part(|mlp| &mlp.fc1).backward_parameters(recorder, "mlp.fc1.dweight", dpre, x, rows);
         }
         self.fc1.backward_input(recorder, "mlp.dx", dpre, rows, None)
     }

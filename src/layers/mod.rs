@@ -41,6 +41,32 @@ impl Sequence {
     }
 }
 
+/// Memory for the gradients of `T`, laid out as its parameters are: no parameters can take its place.
+#[derive(Debug, Clone, Copy)]
+pub struct Grad<T>(T);
+
+impl<T> Grad<T> {
+    /// Calls this memory gradients.
+    pub fn new(memory: T) -> Grad<T> {
+        Grad(memory)
+    }
+
+    /// The memory, to be read.
+    pub fn memory(&self) -> &T {
+        &self.0
+    }
+
+    /// Its tensors in their places.
+    pub fn map<U>(&self, place: impl FnOnce(&T) -> U) -> Grad<U> {
+        Grad(place(&self.0))
+    }
+
+    /// The gradients of a part of `T`.
+    pub fn part<'a, U>(&'a self, part: impl FnOnce(&'a T) -> &'a U) -> Grad<&'a U> {
+        Grad(part(&self.0))
+    }
+}
+
 /// The output of a residual branch before LayerScale, kept where the backward pass needs it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Branch(Option<Tensor>);
@@ -69,14 +95,14 @@ impl Branch {
         name: &str,
         dz: Tensor,
         scale: Option<&Buffer>,
-        gradient: Option<&Buffer>,
+        gradient: Option<Grad<&Buffer>>,
         shape: Sequence,
     ) -> Tensor {
         let (Some(branch), Some(scale)) = (self.0, scale) else { return dz };
         let dbranch = recorder.activation(name, shape.len());
         let weight = recorder.import(scale);
         let dweight = match gradient {
-            Some(gradient) => recorder.import(gradient),
+            Some(Grad(gradient)) => recorder.import(gradient),
             // A frozen block: the kernel computes it all the same, and nothing reads it.
             None => recorder.tensor("unused dscale", shape.dim),
         };

@@ -1,10 +1,10 @@
 //! Layer normalisation with its parameters.
 
-use super::Sequence;
+use super::{Grad, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::layernorm;
 
-/// Weight and bias of a LayerNorm, or their gradients.
+/// Weight and bias of a LayerNorm.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// (D).
@@ -88,36 +88,23 @@ impl Norm {
         layernorm::BackwardInput { x, stats, dy, weight, addend, dx, rows, dim }.record(recorder, name);
         dx
     }
+}
 
-    /// Records the gradients of weight and bias into `self`, a norm's gradients.
-    pub fn backward_parameters(
-        &self,
-        recorder: &mut Recorder<'_>,
-        name: &str,
-        saved: Saved,
-        dy: Tensor,
-        shape: Sequence,
-    ) {
-        let norm = self.parameters(recorder, saved, dy);
-        let (rows, dim) = (shape.rows(), shape.dim);
-        layernorm::BackwardParameters { norm, other: None, rows, dim }.record(recorder, name);
-    }
+/// A norm's gradients, what it kept, and dy (B, T, D).
+pub type Backward<'a> = (Grad<&'a Norm>, Saved, Tensor);
 
-    /// Records those of two norms at once: each with its gradients, what it kept, and dy.
-    pub fn backward_parameters_of_two(
-        recorder: &mut Recorder<'_>,
-        name: &str,
-        [first, second]: [(&Norm, Saved, Tensor); 2],
-        shape: Sequence,
-    ) {
-        let [norm, other] = [first, second].map(|(norm, saved, dy)| norm.parameters(recorder, saved, dy));
-        let (rows, dim) = (shape.rows(), shape.dim);
-        layernorm::BackwardParameters { norm, other: Some(other), rows, dim }.record(recorder, name);
-    }
-
-    fn parameters(&self, recorder: &mut Recorder<'_>, saved: Saved, dy: Tensor) -> layernorm::Parameters {
-        let (dweight, dbias) = (recorder.import(&self.weight), recorder.import(&self.bias));
-        let Saved { x, stats } = saved;
+/// Records the gradients of weight and bias of a norm, and of another one at once if there is one.
+pub fn backward_parameters(
+    recorder: &mut Recorder<'_>,
+    name: &str,
+    first: Backward<'_>,
+    other: Option<Backward<'_>>,
+    shape: Sequence,
+) {
+    let mut of = |(Grad(norm), Saved { x, stats }, dy): Backward<'_>| {
+        let (dweight, dbias) = (recorder.import(&norm.weight), recorder.import(&norm.bias));
         layernorm::Parameters { x, stats, dy, dweight, dbias }
-    }
+    };
+    let (norm, other, rows, dim) = (of(first), other.map(&mut of), shape.rows(), shape.dim);
+    layernorm::BackwardParameters { norm, other, rows, dim }.record(recorder, name);
 }

@@ -1,5 +1,6 @@
 //! The part classifiers, all at once: Linear → BatchNorm → ReLU (or not) → Dropout → Linear for every part [LAT eq. 7].
 
+use super::Grad;
 use super::linear::Linear;
 use super::norm::Norm;
 use crate::gpu::{Buffer, Recorder, Tensor};
@@ -18,7 +19,7 @@ pub struct HeadShape {
     pub classes: usize,
 }
 
-/// Parameters of all part classifiers, stacked over the parts, or their gradients.
+/// Parameters of all part classifiers, stacked over the parts.
 #[derive(Debug, Clone)]
 pub struct PartClassifiers {
     /// (R, E, D) and (R, E).
@@ -135,11 +136,12 @@ impl Heads {
         recorder: &mut Recorder<'_>,
         saved: Saved,
         dlogits: Tensor,
-        gradients: &PartClassifiers,
+        gradients: &Grad<PartClassifiers>,
         batch: usize,
     ) -> Tensor {
         let Saved { parts, hidden, statistics, dropped, step } = saved;
         let PartClassifiers { fc1, fc2, .. } = &self.parameters;
+        let Grad(gradients) = gradients;
         // In the forward pass this was: logits = dropped·Wᵀ + b.
         let shape = self.second(batch);
         let [weight, dweight, dbias] =

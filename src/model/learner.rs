@@ -9,6 +9,7 @@ use crate::gpu::{Buffer, Context, Precision, Recorder, WORD};
 use crate::kernels::adam::Betas;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::kernels::narrow::Narrow;
+use crate::layers::Grad;
 use crate::layers::norm::Norm;
 use crate::layers::part_classifier::{HeadShape, Heads, PartClassifiers};
 use crate::shape::{Preprocess, VitConfig};
@@ -83,7 +84,7 @@ pub struct Learner<'c> {
     pub(super) vit: Vit,
     pub(super) heads: Heads,
     pub(super) trainable: Trainable,
-    pub(super) gradients: Arenas,
+    pub(super) gradients: Grad<Arenas>,
     pub(super) moments: BTreeMap<GroupKind, Moments>,
 }
 
@@ -156,7 +157,7 @@ impl<'c> Learner<'c> {
             control,
             heads,
             trainable,
-            gradients: Arenas::zeroed(context, &[])?,
+            gradients: Grad::new(Arenas::zeroed(context, &[])?),
             moments: BTreeMap::new(),
         };
         learner.open(trainable)?;
@@ -205,7 +206,7 @@ impl<'c> Learner<'c> {
                 self.moments.insert(group.kind, moments);
             }
         }
-        self.gradients = Arenas::zeroed(self.context, &open)?;
+        self.gradients = Grad::new(Arenas::zeroed(self.context, &open)?);
         self.trainable = trainable;
         Ok(())
     }
@@ -228,7 +229,7 @@ impl<'c> Learner<'c> {
     /// Bytes of parameters, gradients and moments.
     pub fn state_bytes(&self) -> u64 {
         let moments: u64 = self.moments.values().map(|m| 2 * m.first.words as u64 * WORD).sum();
-        self.parameters.bytes() + self.matrix_bytes() + self.gradients.bytes() + moments
+        self.parameters.bytes() + self.matrix_bytes() + self.gradients.memory().bytes() + moments
     }
 
     /// Bytes of the copies that products read.
@@ -251,7 +252,7 @@ impl<'c> Learner<'c> {
 
     /// Reads the gradients of the last step back.
     pub fn read_gradients(&self) -> Result<BTreeMap<String, HostTensor>> {
-        self.gradients.read(self.context)
+        self.gradients.memory().read(self.context)
     }
 
     /// Reads everything back that a step of this stage changes, to the bit.

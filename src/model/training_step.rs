@@ -13,6 +13,7 @@ use crate::gpu::{Buffer, Context, Plan, PlanSummary, Recorder, Tensor, WORD};
 use crate::kernels::accumulate::Accumulate;
 use crate::kernels::adam::{Adam, StepValues};
 use crate::kernels::{cross_entropy, gelt, gradnorm, image, triplet};
+use crate::layers::Grad;
 use crate::layers::part_classifier::HeadShape;
 use crate::shape::{ImageSize, Preprocess};
 use std::collections::BTreeMap;
@@ -127,7 +128,7 @@ struct StepMemory {
     control: Buffer,
     partials: Buffer,
     /// Gradients of every piece but the first.
-    piece_gradients: Option<Arenas>,
+    piece_gradients: Option<Grad<Arenas>>,
 }
 
 impl StepMemory {
@@ -135,14 +136,14 @@ impl StepMemory {
         let inputs = self.pieces.iter().flat_map(|piece| [&piece.pixels, &piece.flips]);
         let others = [&self.labels, &self.step, &self.losses, &self.control, &self.partials];
         let words: usize = inputs.chain(others).map(|buffer| buffer.words).sum();
-        words as u64 * WORD + self.piece_gradients.as_ref().map_or(0, Arenas::bytes)
+        words as u64 * WORD + self.piece_gradients.as_ref().map_or(0, |gradients| gradients.memory().bytes())
     }
 }
 
 /// A stage: what trains, and the memory that this takes.
 struct Stage<'a> {
     trainable: Trainable,
-    gradients: &'a Arenas,
+    gradients: &'a Grad<Arenas>,
     moments: &'a BTreeMap<GroupKind, Moments>,
 }
 
@@ -172,7 +173,7 @@ impl<'c> Learner<'c> {
         let context = self.context;
         let open: Vec<Group> =
             self.groups.iter().filter(|group| trainable.contains(group.kind)).cloned().collect();
-        let gradients = Arenas::unallocated(context, &open)?;
+        let gradients = Grad::new(Arenas::unallocated(context, &open)?);
         let moments = open.iter().map(|group| {
             let moment = context.unallocated("moment", group.words);
             (group.kind, Moments { first: moment.clone(), second: moment })
@@ -187,7 +188,7 @@ impl<'c> Learner<'c> {
             step_bytes: step.heap_bytes + memory.bytes(),
             step,
             // Gradient and two moments.
-            state_bytes: self.parameters.bytes() + self.matrix_bytes() + 3 * gradients.bytes(),
+            state_bytes: self.parameters.bytes() + self.matrix_bytes() + 3 * gradients.memory().bytes(),
             trainable: open.iter().map(Group::parameters).sum(),
         })
     }
@@ -196,7 +197,7 @@ impl<'c> Learner<'c> {
         &self,
         batch: usize,
         piece: usize,
-        gradients: &Arenas,
+        gradients: &Grad<Arenas>,
         allocate: bool,
     ) -> Result<StepMemory> {
         let context = self.context;
@@ -209,12 +210,12 @@ impl<'c> Learner<'c> {
             Ok(Piece { pixels, flips: buffer("flips", places.len())?, places })
         });
         let pieces = pieces.collect::<Result<Vec<Piece>>>()?;
-        let open: Vec<Group> = gradients.groups.iter().map(|(group, _)| group.clone()).collect();
+        let open: Vec<Group> = gradients.memory().groups.iter().map(|(group, _)| group.clone()).collect();
         let backbone: Vec<Group> = open.iter().filter(|g| g.kind != GroupKind::Heads).cloned().collect();
         let piece_gradients = match (pieces.len() > 1, allocate) {
             (false, _) => None,
-            (true, true) => Some(Arenas::shared(context, &backbone)?),
-            (true, false) => Some(Arenas::unallocated_shared(context, &backbone)?),
+            (true, true) => Some(Grad::new(Arenas::shared(context, &backbone)?)),
+            (true, false) => Some(Grad::new(Arenas::unallocated_shared(context, &backbone)?)),
         };
         let partials = open.iter().map(|group| gradnorm::partial_words(group.words)).sum();
         // A slice has at least four words; the losses behind them are zeros.
@@ -278,8 +279,8 @@ impl<'c> Learner<'c> {
 
         // Backward: the same lines in reverse.
         recorder.scope("backward.heads");
-        let dparts =
-            self.heads.backward(recorder, heads_saved, dlogits, &classifiers(stage.gradients), batch);
+        let gradients = stage.gradients.map(classifiers);
+        let dparts = self.heads.backward(recorder, heads_saved, dlogits, &gradients, batch);
         recorder.scope("backward");
         if let Some(margin) = self.rule.triplet_margin {
             self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
@@ -311,7 +312,7 @@ impl<'c> Learner<'c> {
             self.vit.backward(recorder, &saved, dtokens, &gradients, pictures, &mut |recorder, kind| {
                 if let Some(arenas) = arenas {
                     let [addend, sum] =
-                        [arenas, stage.gradients].map(|arenas| recorder.import(arenas.arena(kind)));
+                        [arenas, stage.gradients].map(|grad| recorder.import(grad.memory().arena(kind)));
                     Accumulate { addend, sum }.record(recorder, &format!("accumulate.{kind}"));
                 }
             });
@@ -319,7 +320,7 @@ impl<'c> Learner<'c> {
 
         // Norm of all gradients; whether all is finite; update.
         let mut start = 0;
-        for (group, arena) in &stage.gradients.groups {
+        for (group, arena) in &stage.gradients.memory().groups {
             let words = gradnorm::partial_words(group.words);
             let gradients = recorder.import(arena);
             let partials = recorder.import(&memory.partials.slice("gradnorm.partials", start, words));
@@ -336,7 +337,7 @@ impl<'c> Learner<'c> {
                 continue;
             }
             let moments = &stage.moments[&layout.kind];
-            let gradients = stage.gradients.arena(layout.kind);
+            let gradients = stage.gradients.memory().arena(layout.kind);
             let [gradients, parameters, first_moment, second_moment] =
                 [gradients, memory, &moments.first, &moments.second].map(|buffer| recorder.import(buffer));
             Adam {

@@ -2,12 +2,12 @@
 
 use super::parameters::{Arenas, GroupKind};
 use crate::gpu::{Recorder, Tensor};
-use crate::layers::Sequence;
 use crate::layers::attention::Attention;
 use crate::layers::block::{self, Block};
 use crate::layers::embedding::{self, Embedding};
 use crate::layers::mlp::Mlp;
 use crate::layers::norm::{self, Norm};
+use crate::layers::{Grad, Sequence};
 use crate::shape::VitConfig;
 
 /// Which groups of the backbone train; the final norm always does.
@@ -49,10 +49,10 @@ pub struct Vit {
 #[derive(Debug)]
 pub struct VitGradients {
     trainable: Trainable,
-    embedding: Option<Embedding>,
+    embedding: Option<Grad<Embedding>>,
     /// Of each block; `None` where it is frozen.
-    blocks: Vec<Option<Block>>,
-    norm: Norm,
+    blocks: Vec<Option<Grad<Block>>>,
+    norm: Grad<Norm>,
 }
 
 /// What the backward pass of the backbone reads.
@@ -101,13 +101,15 @@ fn block(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>, i: usiz
 
 impl VitGradients {
     /// Puts gradient arenas, of the trainable groups alone, in their places.
-    pub fn new(config: &VitConfig, arenas: &Arenas, trainable: Trainable) -> VitGradients {
+    pub fn new(config: &VitConfig, arenas: &Grad<Arenas>, trainable: Trainable) -> VitGradients {
         let open = |i: usize| i >= trainable.first_open;
         VitGradients {
             trainable,
-            embedding: trainable.embeddings.then(|| embedding(config, arenas)),
-            blocks: (0..config.depth).map(|i| open(i).then(|| block(config, arenas, None, i))).collect(),
-            norm: arenas.norm("norm", config.ln_eps),
+            embedding: trainable.embeddings.then(|| arenas.map(|arenas| embedding(config, arenas))),
+            blocks: (0..config.depth)
+                .map(|i| open(i).then(|| arenas.map(|arenas| block(config, arenas, None, i))))
+                .collect(),
+            norm: arenas.map(|arenas| arenas.norm("norm", config.ln_eps)),
         }
     }
 }
@@ -204,7 +206,8 @@ impl Vit {
         let trainable = gradients.trainable;
         recorder.scope("backward");
         // In the forward pass this was: F = LN(z_B).
-        gradients.norm.backward_parameters(recorder, "norm.dweight", saved.norm, dtokens, shape);
+        let first = (gradients.norm.part(|norm| norm), saved.norm, dtokens);
+        norm::backward_parameters(recorder, "norm.dweight", first, None, shape);
         finished(recorder, GroupKind::Norm);
         let lowest = trainable.lowest();
         if !trainable.embeddings && lowest >= self.blocks.len() {
