@@ -1,6 +1,6 @@
 //! Where the time of a plan goes: by kernel, by layer, launch by launch, and as a trace that Chrome and Perfetto show.
 
-use crate::gpu::{DispatchTime, PlanProfile};
+use crate::gpu::{DispatchTime, Phase, PlanProfile};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -17,40 +17,23 @@ pub struct Share {
     pub flops: f64,
 }
 
-/// What a launch is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Up to the loss.
-    Forward,
-    /// From the loss down.
-    Backward,
-    /// From the gradients to the parameters.
-    Optimiser,
-}
-
-impl Phase {
-    /// As tables and traces show it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Phase::Forward => "forward",
-            Phase::Backward => "backward",
-            Phase::Optimiser => "optimiser",
-        }
+/// A phase as tables and traces show it.
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Forward => "forward",
+        Phase::Backward => "backward",
+        Phase::Optimiser => "optimiser",
     }
 }
 
-/// Phase and layer of a launch, by its label: `backward.blocks.3.fc1.dweight` is `blocks.3` of the backward pass,
-/// `adam.blocks.3` that of the optimiser.
-pub fn layer(label: &str) -> (Phase, String) {
-    let (phase, rest) = if let Some(rest) = label.strip_prefix("backward.") {
-        (Phase::Backward, rest)
-    } else if let Some(rest) = label.strip_prefix("adam.").or_else(|| label.strip_prefix("gradnorm.")) {
-        (Phase::Optimiser, rest)
-    } else if label == "gradnorm" {
-        (Phase::Optimiser, label)
-    } else {
-        (Phase::Forward, label)
+/// The layer of a launch, by its label: `blocks.3` of `backward.blocks.3.fc1.dweight` and of `adam.blocks.3`.
+fn layer(phase: Phase, label: &str) -> String {
+    let heads: &[&str] = match phase {
+        Phase::Forward => &[],
+        Phase::Backward => &["backward."],
+        Phase::Optimiser => &["adam.", "gradnorm."],
     };
+    let rest = heads.iter().find_map(|head| label.strip_prefix(head)).unwrap_or(label);
     // A gradient that is added to another piece's belongs to its group.
     let rest = match rest.find("accumulate.") {
         Some(at) => &rest[at + "accumulate.".len()..],
@@ -58,7 +41,7 @@ pub fn layer(label: &str) -> (Phase, String) {
     };
     // Blocks are numbered.
     let parts = if rest.starts_with("blocks.") { 2 } else { 1 };
-    (phase, rest.split('.').take(parts).collect::<Vec<_>>().join("."))
+    rest.split('.').take(parts).collect::<Vec<_>>().join(".")
 }
 
 /// A label with all blocks called alike.
@@ -89,14 +72,14 @@ pub fn shares(launches: &[DispatchTime], name: impl Fn(&DispatchTime) -> String)
 pub fn tables(title: &str, profile: &PlanProfile) -> String {
     let PlanProfile { launches, whole, rounds } = profile;
     let total: f64 = launches.iter().map(|launch| launch.seconds).sum();
-    let trains = launches.iter().any(|launch| layer(&launch.label).0 != Phase::Forward);
+    let trains = launches.iter().any(|launch| launch.phase != Phase::Forward);
     let layer_of = |launch: &DispatchTime| {
-        let (phase, layer) = layer(&launch.label);
-        if trains { format!("{} {layer}", phase.word()) } else { layer }
+        let layer = layer(launch.phase, &launch.label);
+        if trains { format!("{} {layer}", word(launch.phase)) } else { layer }
     };
     let mut groups = vec![("kernel", shares(launches, |launch| launch.entry.to_string()))];
     if trains {
-        groups.push(("phase", shares(launches, |launch| layer(&launch.label).0.word().to_string())));
+        groups.push(("phase", shares(launches, |launch| word(launch.phase).to_string())));
     }
     groups.push(("layer", shares(launches, layer_of)));
     groups
@@ -146,13 +129,13 @@ pub fn trace(profiles: &[(String, PlanProfile)]) -> Value {
         let close = |events: &mut Vec<Value>, open: &mut Option<(Phase, String, f64)>, now: f64| {
             if let Some((phase, layer, start)) = open.take() {
                 events.push(json!({
-                    "name": layer, "cat": phase.word(), "ph": "X", "pid": process, "tid": LAYERS,
+                    "name": layer, "cat": word(phase), "ph": "X", "pid": process, "tid": LAYERS,
                     "ts": start, "dur": now - start,
                 }));
             }
         };
         for launch in &profile.launches {
-            let (phase, layer) = layer(&launch.label);
+            let (phase, layer) = (launch.phase, layer(launch.phase, &launch.label));
             if !open.as_ref().is_some_and(|(old, name, _)| (*old, name) == (phase, &layer)) {
                 close(&mut events, &mut open, now);
                 open = Some((phase, layer, now));
@@ -163,7 +146,7 @@ pub fn trace(profiles: &[(String, PlanProfile)]) -> Value {
                 "ts": now, "dur": duration,
                 "args": {
                     "label": launch.label,
-                    "phase": phase.word(),
+                    "phase": word(phase),
                     "flops": launch.flops,
                     "bytes": launch.bytes,
                     "gflops": launch.flops / launch.seconds / 1e9,
@@ -181,26 +164,26 @@ pub fn trace(profiles: &[(String, PlanProfile)]) -> Value {
 mod tests {
     use super::*;
 
-    fn launch(label: &str, entry: &'static str, milliseconds: f64) -> DispatchTime {
-        let seconds = 1e-3 * milliseconds;
-        DispatchTime { label: label.to_string(), kernel: entry, entry, seconds, flops: 1e6, bytes: 1e3 }
+    fn launch(phase: Phase, label: &str, entry: &'static str, milliseconds: f64) -> DispatchTime {
+        let (label, seconds) = (label.to_string(), 1e-3 * milliseconds);
+        DispatchTime { phase, label, kernel: entry, entry, seconds, flops: 1e6, bytes: 1e3 }
     }
 
     fn step() -> PlanProfile {
         let launches = vec![
-            launch("image", "image", 1.0),
-            launch("blocks.0.attn.qkv", "gemm_nt", 2.0),
-            launch("blocks.0.fc1", "gemm_nt", 3.0),
-            launch("blocks.1.attn.qkv", "gemm_nt", 4.0),
-            launch("backward.blocks.1.fc1.dweight", "gemm_tn", 5.0),
-            launch("gradnorm.blocks.1", "gradnorm_partial", 0.5),
-            launch("adam.blocks.1", "adam", 0.5),
+            launch(Phase::Forward, "image", "image", 1.0),
+            launch(Phase::Forward, "blocks.0.attn.qkv", "gemm_nt", 2.0),
+            launch(Phase::Forward, "blocks.0.fc1", "gemm_nt", 3.0),
+            launch(Phase::Forward, "blocks.1.attn.qkv", "gemm_nt", 4.0),
+            launch(Phase::Backward, "backward.blocks.1.fc1.dweight", "gemm_tn", 5.0),
+            launch(Phase::Optimiser, "gradnorm.blocks.1", "gradnorm_partial", 0.5),
+            launch(Phase::Optimiser, "adam.blocks.1", "adam", 0.5),
         ];
         PlanProfile { launches, whole: 0.015, rounds: 3 }
     }
 
     #[test]
-    fn labels_tell_phase_and_layer() {
+    fn labels_name_the_layer() {
         for (label, phase, name) in [
             ("patch_embed", Phase::Forward, "patch_embed"),
             ("blocks.11.attn.qkv", Phase::Forward, "blocks.11"),
@@ -213,7 +196,7 @@ mod tests {
             ("gradnorm.heads", Phase::Optimiser, "heads"),
             ("gradnorm", Phase::Optimiser, "gradnorm"),
         ] {
-            assert_eq!(layer(label), (phase, name.to_string()), "{label}");
+            assert_eq!(layer(phase, label), name, "{label}");
         }
         assert_eq!(alike("backward.blocks.12.fc1"), "backward.blocks.*.fc1");
         assert_eq!(alike("gelt"), "gelt");

@@ -38,7 +38,7 @@ pub use options::{ContextOptions, Precision};
 pub use plan::{Listing, Place, Plan, PlanSummary};
 pub use profile::{DispatchTime, PlanProfile};
 pub use readback::Readback;
-pub use recorder::{Dispatch, Launch, Recorder, Tensor, grid_1d};
+pub use recorder::{Dispatch, Launch, Phase, Recorder, Tensor, grid_1d};
 pub use selection::{AdapterClass, Family, KernelChoice};
 pub use timing::SubmitTime;
 

@@ -5,6 +5,7 @@ use super::buffer::Buffer;
 use super::context::Context;
 use super::error::Result;
 use super::plan::Plan;
+use super::recorder::Phase;
 use std::time::Instant;
 
 /// Replays of a profile take about so many seconds together, within [`ROUNDS`].
@@ -16,6 +17,8 @@ const ROUNDS: (f64, f64) = (2.0, 10.0);
 /// How long one launch took.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DispatchTime {
+    /// What it is for.
+    pub phase: Phase,
     /// What it computes.
     pub label: String,
     /// The kernel's name.
@@ -76,6 +79,7 @@ impl Plan {
         }
         whole = whole.min(self.whole_time(context)?);
         let launches = self.dispatches.iter().zip(least).map(|(dispatch, seconds)| DispatchTime {
+            phase: dispatch.phase,
             label: dispatch.label.clone(),
             kernel: dispatch.kernel.file.name,
             entry: dispatch.kernel.entry,

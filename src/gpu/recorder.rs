@@ -36,6 +36,18 @@ pub(super) struct TensorInfo {
     pub home: Home,
 }
 
+/// What a launch is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Up to the loss.
+    #[default]
+    Forward,
+    /// From the loss down; labels begin with `backward.`.
+    Backward,
+    /// From the gradients to the parameters.
+    Optimiser,
+}
+
 /// One kernel launch.
 pub struct Dispatch {
     /// What is launched.
@@ -52,6 +64,8 @@ pub struct Dispatch {
     pub grid: [u32; 3],
     /// Floating-point operations, for cutting submits, benches and profiles.
     pub flops: f64,
+    /// What it is for.
+    pub phase: Phase,
     /// What it computes, such as `blocks.3.attn.qkv`.
     pub label: String,
 }
@@ -151,8 +165,18 @@ impl Launch {
         let bindings = tensors.into_iter().zip(kernel.bindings);
         let tensors =
             bindings.map(|(tensor, b)| tensor.unwrap_or_else(|| recorder.unused(b.access))).collect();
-        let label = recorder.label(name);
-        recorder.dispatch(Dispatch { kernel, constants, overrides, tensors, params, grid, flops, label });
+        let (phase, label) = (recorder.phase, recorder.label(name));
+        recorder.dispatch(Dispatch {
+            kernel,
+            constants,
+            overrides,
+            tensors,
+            params,
+            grid,
+            flops,
+            phase,
+            label,
+        });
     }
 }
 
@@ -167,6 +191,7 @@ pub struct Recorder<'c> {
     pub(super) tensors: Vec<TensorInfo>,
     pub(super) dispatches: Vec<Dispatch>,
     unused: Option<(Tensor, Tensor)>,
+    phase: Phase,
     scope: String,
 }
 
@@ -185,6 +210,7 @@ impl<'c> Recorder<'c> {
             tensors: Vec::new(),
             dispatches: Vec::new(),
             unused: None,
+            phase: Phase::default(),
             scope: String::new(),
         }
     }
@@ -216,14 +242,16 @@ impl<'c> Recorder<'c> {
         tensor
     }
 
-    /// What follows is labelled as a part of `scope`.
-    pub fn scope(&mut self, scope: impl Into<String>) {
-        self.scope = scope.into();
+    /// What follows belongs to `phase` and is labelled as a part of `scope`.
+    pub fn scope(&mut self, phase: Phase, scope: impl Into<String>) {
+        (self.phase, self.scope) = (phase, scope.into());
     }
 
-    /// `scope` and `name` joined by a dot.
+    /// Phase, scope and `name` joined by dots.
     pub fn label(&self, name: &str) -> String {
-        if self.scope.is_empty() { name.to_string() } else { format!("{}.{name}", self.scope) }
+        let phase = if self.phase == Phase::Backward { "backward" } else { "" };
+        let parts = [phase, &self.scope, name];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
     }
 
     /// Stands for a binding that a launch has no tensor for.

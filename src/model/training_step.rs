@@ -9,7 +9,7 @@ use super::learner::{Learner, Moments, classifiers};
 use super::parameters::{Arenas, Group, GroupKind};
 use super::vit::{Trainable, VitGradients};
 use crate::error::Result;
-use crate::gpu::{Buffer, Context, Plan, PlanSummary, Recorder, Tensor, WORD};
+use crate::gpu::{Buffer, Context, Phase, Plan, PlanSummary, Recorder, Tensor, WORD};
 use crate::kernels::accumulate::Accumulate;
 use crate::kernels::adam::{Adam, StepValues};
 use crate::kernels::{cross_entropy, gelt, gradnorm, image, triplet};
@@ -257,9 +257,9 @@ impl<'c> Learner<'c> {
             };
             self.parts(tokens, parts_of, places).record(recorder, "gelt");
         }
-        recorder.scope("heads");
+        recorder.scope(Phase::Forward, "heads");
         let (logits, heads_saved) = self.heads.forward_saving(recorder, parts_of, steps, batch);
-        recorder.scope("");
+        recorder.scope(Phase::Forward, "");
         let dlogits = recorder.tensor("dlogits", logits.len);
         let control = recorder.import(&memory.control);
         let losses = recorder.import(&memory.losses);
@@ -278,10 +278,10 @@ impl<'c> Learner<'c> {
         .record(recorder, "cross_entropy");
 
         // Backward: the same lines in reverse.
-        recorder.scope("backward.heads");
+        recorder.scope(Phase::Backward, "heads");
         let gradients = stage.gradients.map(classifiers);
         let dparts = self.heads.backward(recorder, heads_saved, dlogits, &gradients, batch);
-        recorder.scope("backward");
+        recorder.scope(Phase::Backward, "");
         if let Some(margin) = self.rule.triplet_margin {
             self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
         }
@@ -291,7 +291,7 @@ impl<'c> Learner<'c> {
                 let normalised = self.image(recorder, pixels, Some(flips), pictures);
                 self.vit.forward_saving(recorder, normalised, stage.trainable, pictures)
             });
-            recorder.scope("backward");
+            recorder.scope(Phase::Backward, "");
             let dtokens = recorder.activation("dtokens", tokens.len);
             let gelt::Forward { first, prefix, columns, weights, .. } = self.parts(tokens, parts_of, places);
             gelt::Backward {
@@ -319,6 +319,7 @@ impl<'c> Learner<'c> {
         }
 
         // Norm of all gradients; whether all is finite; update.
+        recorder.scope(Phase::Optimiser, "");
         let mut start = 0;
         for (group, arena) in &stage.gradients.memory().groups {
             let words = gradnorm::partial_words(group.words);
@@ -329,9 +330,9 @@ impl<'c> Learner<'c> {
         }
         let sums = recorder.import(&memory.partials);
         gradnorm::Finish { partials: sums, losses, step: steps, control }.record(recorder, "gradnorm");
-        recorder.scope("heads");
+        recorder.scope(Phase::Forward, "heads");
         self.heads.update_running(recorder, heads_saved, control, batch);
-        recorder.scope("");
+        recorder.scope(Phase::Optimiser, "");
         for (group, (layout, memory)) in self.parameters.groups.iter().enumerate() {
             if !stage.trainable.contains(layout.kind) {
                 continue;
@@ -353,6 +354,7 @@ impl<'c> Learner<'c> {
             }
             .record(recorder, &format!("adam.{}", layout.kind));
         }
+        recorder.scope(Phase::Forward, "");
         self.record_narrow(recorder, stage.trainable);
     }
 
@@ -445,7 +447,7 @@ impl<'c> Learner<'c> {
         let parts = recorder.tensor("gelt", batch * words);
         self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");
         let output = recorder.import(logits);
-        recorder.scope("heads");
+        recorder.scope(Phase::Forward, "heads");
         self.heads.evaluate(recorder, parts, output, batch);
     }
 }

@@ -1,7 +1,7 @@
 //! The Vision Transformer backbone: embedding → blocks → norm [LAT eq. 1-5].
 
 use super::parameters::{Arenas, GroupKind};
-use crate::gpu::{Recorder, Tensor};
+use crate::gpu::{Phase, Recorder, Tensor};
 use crate::layers::attention::Attention;
 use crate::layers::block::{self, Block};
 use crate::layers::embedding::{self, Embedding};
@@ -136,10 +136,10 @@ impl Vit {
         // z_0 = [class; patches] + positions
         let mut z = self.embedding.forward(recorder, image, shape);
         for (i, block) in self.blocks.iter().enumerate() {
-            recorder.scope(format!("blocks.{i}"));
+            recorder.scope(Phase::Forward, format!("blocks.{i}"));
             z = block.forward(recorder, z, shape);
         }
-        recorder.scope("");
+        recorder.scope(Phase::Forward, "");
         // F = LN(z_B)
         self.norm.forward_into(recorder, "norm", z, tokens, shape);
     }
@@ -158,7 +158,7 @@ impl Vit {
         let embedding = trainable.embeddings.then_some(saved);
         let mut blocks = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
-            recorder.scope(format!("blocks.{i}"));
+            recorder.scope(Phase::Forward, format!("blocks.{i}"));
             if i < trainable.lowest() {
                 z = block.forward(recorder, z, shape);
             } else {
@@ -167,7 +167,7 @@ impl Vit {
                 blocks.push(saved);
             }
         }
-        recorder.scope("");
+        recorder.scope(Phase::Forward, "");
         let (tokens, norm) = self.norm.forward_saving(recorder, "norm", z, shape);
         (tokens, Saved { embedding, blocks, norm })
     }
@@ -183,12 +183,12 @@ impl Vit {
         // The product of all blocks' matrices, its class row alone: from the last block to the first.
         let mut row = class;
         for (i, (block, saved)) in self.blocks.iter().zip(saved.blocks).enumerate().rev() {
-            recorder.scope(format!("rollout.blocks.{i}"));
+            recorder.scope(Phase::Forward, format!("rollout.blocks.{i}"));
             let carried = if i == 0 { rollout } else { recorder.tensor("rollout", shape.tokens) };
             block.rollout(recorder, saved, row, carried, shape);
             row = carried;
         }
-        recorder.scope("");
+        recorder.scope(Phase::Forward, "");
     }
 
     /// Records the gradients of the trainable groups, given that of the tokens; the same lines in reverse. `finished` is
@@ -204,19 +204,19 @@ impl Vit {
     ) {
         let shape = self.sequence(batch);
         let trainable = gradients.trainable;
-        recorder.scope("backward");
+        recorder.scope(Phase::Backward, "");
         // In the forward pass this was: F = LN(z_B).
         let first = (gradients.norm.part(|norm| norm), saved.norm, dtokens);
         norm::backward_parameters(recorder, "norm.dweight", first, None, shape);
         finished(recorder, GroupKind::Norm);
         let lowest = trainable.lowest();
         if !trainable.embeddings && lowest >= self.blocks.len() {
-            recorder.scope("");
+            recorder.scope(Phase::Forward, "");
             return;
         }
         let mut dz = self.norm.backward_input(recorder, "norm.dz", saved.norm, dtokens, None, shape);
         for i in (lowest..self.blocks.len()).rev() {
-            recorder.scope(format!("backward.blocks.{i}"));
+            recorder.scope(Phase::Backward, format!("blocks.{i}"));
             let wanted = i > lowest || trainable.embeddings;
             let (block, saved) = (&self.blocks[i], saved.blocks[i - lowest]);
             let below = block.backward(recorder, saved, dz, gradients.blocks[i].as_ref(), wanted, shape);
@@ -228,12 +228,12 @@ impl Vit {
                 None => break,
             }
         }
-        recorder.scope("backward");
+        recorder.scope(Phase::Backward, "");
         // In the forward pass this was: z_0 = [class; patches] + positions.
         if let (Some(saved), Some(gradients)) = (saved.embedding, &gradients.embedding) {
             self.embedding.backward(recorder, saved, dz, gradients, shape);
             finished(recorder, GroupKind::Embeddings);
         }
-        recorder.scope("");
+        recorder.scope(Phase::Forward, "");
     }
 }

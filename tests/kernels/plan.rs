@@ -2,7 +2,7 @@
 
 use crate::common::random::{normal, scaled};
 use crate::common::{assert_same_bits, context};
-use lat_wgpu::gpu::{Buffer, Plan, Recorder, Tensor};
+use lat_wgpu::gpu::{Buffer, Phase, Plan, Recorder, Tensor};
 use lat_wgpu::kernels::{attention, gelt, gemm, l2norm, layernorm};
 use lat_wgpu::shape::Activation;
 
@@ -27,7 +27,7 @@ fn record(
     };
     let mut x = weight(recorder, 1, ROWS * DIM);
     for block in 0..2 {
-        recorder.scope(format!("block {block}"));
+        recorder.scope(Phase::Forward, format!("block {block}"));
         let stream = 10 * (block + 1);
         let gamma = weight(recorder, stream, DIM);
         let normed = tensor(recorder, "normed", ROWS * DIM);
