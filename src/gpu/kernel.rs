@@ -3,7 +3,7 @@
 use super::Tensor;
 use std::borrow::Cow;
 
-/// What an entry point does with a storage buffer.
+/// The use that an entry point makes of a storage buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// `var<storage, read>`.
@@ -54,9 +54,9 @@ impl Storage {
 pub struct Binding {
     /// The variable's name in the WGSL.
     pub name: &'static str,
-    /// What the kernel does with it.
+    /// Its use.
     pub access: Access,
-    /// Whether it holds quads, four neighbouring elements each in the launch's [`Storage`]; else words.
+    /// True if it holds quads, four neighbouring elements each in the launch's [`Storage`]; else words.
     pub quads: bool,
     /// The override that is true where a launch has a tensor for it.
     pub switch: Option<&'static str>,
@@ -147,9 +147,9 @@ pub struct File {
     pub helpers: &'static [&'static str],
     /// Invocations of a workgroup of each entry point.
     pub threads: Threads,
-    /// Whether the source calls subgroup operations.
+    /// True if the source calls subgroup operations.
     pub subgroups: bool,
-    /// Whether the source has buffers of quads; without, all its buffers are words.
+    /// True if the source has buffers of quads; without, all its buffers are words.
     pub quads: bool,
 }
 
@@ -206,7 +206,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Whether it multiplies on the adapter's matrix units.
+    /// True if it multiplies on the adapter's matrix units.
     pub fn multiplies_fragments(&self) -> bool {
         self.file.source.contains("enable wgpu_cooperative_matrix;")
     }

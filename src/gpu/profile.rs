@@ -17,7 +17,7 @@ const ROUNDS: (f64, f64) = (2.0, 10.0);
 /// How long one launch took.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DispatchTime {
-    /// What it is for.
+    /// The part of a step that it belongs to.
     pub phase: Phase,
     /// What it computes.
     pub label: String,

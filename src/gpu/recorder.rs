@@ -12,7 +12,7 @@ pub struct Tensor {
     pub(super) id: usize,
     /// Number of elements.
     pub len: usize,
-    /// What its elements are: [`Storage::F32`] stands for words of any kind.
+    /// Kind of its elements: [`Storage::F32`] means words of any kind.
     pub storage: Storage,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct TensorInfo {
     pub home: Home,
 }
 
-/// What a launch is for.
+/// The part of a training step that a launch belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Phase {
     /// Up to the loss.
@@ -50,7 +50,7 @@ pub enum Phase {
 
 /// One kernel launch.
 pub struct Dispatch {
-    /// What is launched.
+    /// The entry point.
     pub kernel: Kernel,
     /// Values for its constants.
     pub constants: Constants,
@@ -64,9 +64,9 @@ pub struct Dispatch {
     pub grid: [u32; 3],
     /// Floating-point operations, for cutting submits, benches and profiles.
     pub flops: f64,
-    /// What it is for.
+    /// The part of a step that it belongs to.
     pub phase: Phase,
-    /// What it computes, such as `blocks.3.attn.qkv`.
+    /// Name of its result, such as `blocks.3.attn.qkv`.
     pub label: String,
 }
 
@@ -159,7 +159,7 @@ impl Launch {
     /// Records it under the recorder's scope and `name`.
     ///
     /// # Panics
-    /// If tensors or grid don't fit the declaration: a mistake of ours, found before any dispatch.
+    /// If tensors or grid don't fit the declaration: a mistake in the caller, found before any dispatch.
     pub fn record(self, recorder: &mut Recorder<'_>, name: &str, flops: f64) {
         let Launch { kernel, constants, overrides, tensors, params, grid } = self;
         let bindings = tensors.into_iter().zip(kernel.bindings);
@@ -242,7 +242,7 @@ impl<'c> Recorder<'c> {
         tensor
     }
 
-    /// What follows belongs to `phase` and is labelled as a part of `scope`.
+    /// Puts the launches that follow into `phase`, labelled as a part of `scope`.
     pub fn scope(&mut self, phase: Phase, scope: impl Into<String>) {
         (self.phase, self.scope) = (phase, scope.into());
     }
