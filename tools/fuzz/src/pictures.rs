@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use lat_wgpu::images::decode::{DecodeOptions, decode};
 use lat_wgpu::embeddings;
+use lat_wgpu::images::decode::{DecodeOptions, decode};
 
 use crate::mutate::{Dice, mutated};
 use crate::{seeds, target};

@@ -8,12 +8,13 @@ use std::sync::OnceLock;
 
 use image::{DynamicImage, ImageFormat};
 use lat_wgpu::checkpoint::{self, HeadsInfo, HostTensor, StateTensor};
+use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Model, Origin, Shard, ShardNumber};
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::figures::{Figures, draw_figures};
-use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Model, Origin, Shard, ShardNumber};
-use lat_wgpu::retrieval::pca::{FitOptions, Reduction};
 use lat_wgpu::images::walk::Picture;
+use lat_wgpu::retrieval::pca::{FitOptions, Reduction};
 use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
+use lat_wgpu::storage::entry::Entry;
 use lat_wgpu::train::config::{Config, Preset};
 
 use crate::targets::{file, folder};
@@ -264,7 +265,8 @@ pub fn records() -> Vec<Vec<u8>> {
     let rows: Vec<f32> = (0..8 * 4).map(|i| ((i * 7) % 11) as f32).collect();
     let gallery = Embeddings { paths: (0..8).map(|i| format!("{i}.jpg")).collect(), dim: 4, rows };
     let options = FitOptions { dim: 2, rows: 8, seed: 1 };
-    let reduction = Reduction::fit(&gallery, Some("{}"), options, &mut || Ok(())).expect("a reduction");
+    let reduction =
+        Reduction::fit(&gallery, Some(&Entry::new("{}".to_string())), options, &()).expect("a reduction");
     let path = file("seed.reduction", b"");
     reduction.write(&path).expect("a reduction's file");
     let mut saved: serde_json::Value =

@@ -6,15 +6,15 @@ use std::sync::OnceLock;
 
 use lat_wgpu::bench::baseline;
 use lat_wgpu::checkpoint::{self, Settings};
-use lat_wgpu::images::decode::{self, DecodeOptions, MAX_DECODED, MAX_SIDE};
+use lat_wgpu::datasets::labels::Label;
+use lat_wgpu::datasets::{self, Cuhk03Protocol, Layout, LoadOptions, read_label_names, read_labels};
 use lat_wgpu::embeddings as files;
 use lat_wgpu::embeddings::gallery::Gallery;
 use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Manifest};
 use lat_wgpu::embeddings::merge::Merge;
-use lat_wgpu::retrieval::pca::Reduction;
 use lat_wgpu::embeddings::rows::{self, NamedRows};
-use lat_wgpu::datasets::labels::Label;
-use lat_wgpu::datasets::{self, Cuhk03Protocol, Layout, LoadOptions, read_label_names, read_labels};
+use lat_wgpu::images::decode::{self, DecodeOptions, MAX_DECODED, MAX_SIDE};
+use lat_wgpu::retrieval::pca::Reduction;
 use lat_wgpu::train::config::{Config, Layers};
 use lat_wgpu::train::log;
 
@@ -237,7 +237,7 @@ pub fn index(data: &[u8]) -> String {
     let gallery = within("the gallery's reader", bound, || Gallery::open(&folder));
     let merged = Merge::open(&folder).and_then(|merge| {
         let _ = (merge.rows(), merge.dim());
-        merge.write(&folder.join("merged.npy"), &mut |_| Ok(()))
+        merge.write(&folder.join("merged.npy"), &())
     });
     let options = IndexOptions { prune: data.len().is_multiple_of(2), ..IndexOptions::default() };
     let written = within("the index", bound, || {
