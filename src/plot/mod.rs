@@ -65,8 +65,8 @@ impl Axis {
     }
 }
 
-/// The least of 1, 2, 5, 10, 20, … and their tenths that is no less than `wanted`, by a thousandth at most; 1 where that is
-/// no length.
+/// The least of 1, 2, 5, 10, 20, … and their tenths that is no less than `wanted`, by a thousandth at most; 1 where
+/// that is no length.
 pub fn round_step(wanted: f64) -> f64 {
     if !(wanted.is_finite() && wanted > 1e-9) {
         return 1.0;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lat-wgpu");
 
-/// A two-block ViT of width 32 for 32×32 pictures in patches of 8 that doesn't say how many heads it has: needs `--heads 2`.
+/// A two-block ViT of width 32 for 32×32 pictures in patches of 8. It doesn't say how many heads it has: `--heads 2`.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
 
 /// The program with these arguments, run in `folder`, with the built-in tiles.

@@ -1,8 +1,8 @@
 //! Embeddings from `.parquet` files that aren't compressed, however damaged they are.
 //!
 //! The library for Parquet takes a file's word for what to make room for and how far to count. So a file is measured
-//! before the library believes it: its schema, what its columns promise, and where its bytes end. Version 60.1 still needs
-//! that: footers and page headers with one other number make it ask for gigabytes, count for minutes or panic.
+//! before the library believes it: its schema, what its columns promise, and where its bytes end. Version 60.1 still
+//! needs that: footers and page headers with one other number make it ask for gigabytes, count for minutes or panic.
 
 mod thrift;
 pub(super) mod writer;
