@@ -69,7 +69,7 @@ pub fn parameter_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
     all.filter_map(|(name, shape)| Some((name, shape(config)?))).collect()
 }
 
-/// Returns whether a backbone parameter holds tokens that stand before those of the patches.
+/// Returns whether a backbone parameter holds tokens that come before those of the patches.
 pub fn is_prefix(name: &str) -> bool {
     matches!(name, "cls_token" | "dist_token" | "reg_token")
 }

@@ -160,7 +160,7 @@ impl Gallery {
         Ok(kept)
     }
 
-    /// Returns whether its rows are means of a picture's and its mirror image's vectors, where that is told.
+    /// Returns whether its rows are means of a picture's and its mirror image's vectors, where its files say so.
     pub fn is_flipped(&self) -> bool {
         self.parts.iter().any(|part| part.provenance.settings.as_ref().is_some_and(Entry::is_flipped))
     }

@@ -49,7 +49,8 @@ impl Provenance {
         metadata
     }
 
-    /// That of rows from several files: the settings of the first one, the weights where all tell the same, and every input once.
+    /// That of rows from several files: the settings of the first one, the weights where all name
+    /// the same, and every input once.
     pub fn of_all<'p>(all: impl IntoIterator<Item = &'p Provenance>) -> Provenance {
         let mut all = all.into_iter();
         let mut whole = all.next().cloned().unwrap_or_default();

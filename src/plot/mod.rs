@@ -2,7 +2,7 @@
 
 use std::fmt::{Arguments, Write};
 
-/// Colours of a picture that stands alone, for light and for dark surroundings; it brings its own ground.
+/// Colours of a picture in a file of its own, for light and for dark surroundings; it brings its own ground.
 const STYLE: &str = "\
 svg{font:13px system-ui,sans-serif}.ground{fill:#fff}text{fill:#2b2f36}.grid{stroke:#e2e5ea}.axis{fill:none;stroke:#8a919c}\
 @media(prefers-color-scheme:dark){.ground{fill:#16191f}text{fill:#d7dbe2}.grid{stroke:#2c313a}.axis{stroke:#7d8591}}";
@@ -123,7 +123,7 @@ impl Svg {
         self.0.push('\n');
     }
 
-    /// Appends words at a place, which they start at, end at or stand around; `class` may be empty.
+    /// Appends words at a place, which they start at, end at or are centred on; `class` may be empty.
     pub fn text(&mut self, (x, y): (f64, f64), anchor: &str, class: &str, words: &str) {
         let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
         let words = escaped(words);

@@ -1,4 +1,4 @@
-//! The `lat_wgpu` entry of a file's metadata: the settings of network and pictures, and what was done to the rows since.
+//! The `lat_wgpu` entry of a file's metadata: settings of network and pictures, and what was done to the rows since.
 
 use super::json::is_same;
 use serde_json::{Map, Value};
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Its key.
 pub const KEY: &str = "lat_wgpu";
 
-/// The entry as its file has it, parsed once; text that is no JSON tells nothing.
+/// The entry as its file has it, parsed once; text that is no JSON has no values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     text: String,
@@ -47,7 +47,7 @@ impl Entry {
         self.value["flip"] == Value::Bool(true)
     }
 
-    /// The first setting of network, picture or reduction that two entries tell differently, with both values.
+    /// The first setting of network, picture or reduction that differs between two entries which both have it, with both values.
     pub fn difference(&self, other: &Entry) -> Option<(String, [Value; 2])> {
         let mut others = other.leaves();
         // The picture's settings first: its size decides the grid.
@@ -74,7 +74,7 @@ fn collect_leaves(path: &str, value: &Value, leaves: &mut BTreeMap<String, Value
                 collect_leaves(&format!("{path}.{key}"), value, leaves);
             }
         }
-        // Not told.
+        // Left open.
         Value::Null => {}
         leaf => {
             leaves.insert(path.to_string(), leaf.clone());
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_compared_where_both_tell_them() {
+    fn settings_are_compared_where_both_have_them() {
         let difference =
             |one: &str, other: &str| Entry::new(one.to_string()).difference(&Entry::new(other.to_string()));
         let own = r#"{"format":1,"model":{"heads":2,"gelt":{"lambda":0.8}},"preprocess":{"size":[32,16]}}"#;
