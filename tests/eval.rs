@@ -3,13 +3,36 @@
 #[path = "common/program.rs"]
 mod program;
 
+use lat_wgpu::checkpoint::{self, Settings};
+use lat_wgpu::datasets::{LoadOptions, TestSet};
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
+use lat_wgpu::figures::{Figures, draw_figures};
+use lat_wgpu::gpu::{Context, ContextOptions};
 use lat_wgpu::rng;
+use lat_wgpu::tasks::evaluate::{Look, Plan, Task, evaluate};
 use program::{TINY, expect, write_points};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use tempfile::TempDir;
+
+/// A small ViT that was trained on drawn figures.
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo.safetensors");
+
+/// Scores of a model on drawn figures, without the command line.
+#[test]
+fn a_model_is_scored_by_the_library() {
+    let folder = tempfile::tempdir().unwrap();
+    draw_figures(folder.path(), Figures { persons: 4, cameras: 2, images: 1, seed: 1 }).unwrap();
+    let network = checkpoint::load(DEMO.as_ref(), &Settings::default()).unwrap();
+    let context = Context::open(&ContextOptions::from_environment(None)).unwrap();
+    let set = TestSet::load(folder.path(), &LoadOptions::default(), true).unwrap();
+    let (name, queries) = (set.name.clone(), set.query.len());
+    let task = Task::embed(set, &network, &context, Look::default(), &()).unwrap();
+    let outcome = evaluate(task, &Plan::default(), &context, &()).unwrap();
+    assert_eq!((outcome.name, outcome.queries, outcome.plain.valid_queries), (name, queries, queries));
+    assert!(outcome.plain.ranks[0] > 0.0 && outcome.listed.is_none());
+}
 
 /// Runs `eval --json -` with more arguments.
 fn scores(folder: &Path, more: &[&str]) -> Value {

@@ -2,21 +2,23 @@
 //! without blockwise fine-tuning.
 
 use super::arguments::{SetArguments, Training};
-use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::json;
 use super::open;
 use super::paths::Paths;
 use super::progress::Progress;
 use super::signals::Signals;
-use super::train::{TestPictures, run_paths};
+use super::train::run_paths;
 use crate::checkpoint::{self, Settings};
+use crate::datasets::TestSet;
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::images::decode::DecodeOptions;
-use crate::retrieval::metrics::{Rules, Scores};
+use crate::retrieval::metrics::Scores;
 use crate::storage::atomic::write_atomically;
 use crate::storage::lock;
 use crate::tasks::embed::LookOptions;
+use crate::tasks::evaluate::{Look, Plan, Task, evaluate};
+use crate::tasks::train::train;
 use crate::train::config::{Config, Layers};
 use crate::train::trainer::{self, Request};
 use clap::Args;
@@ -105,7 +107,7 @@ pub fn run(given: &Training<AblateArguments>) -> Result<ExitCode> {
     let Training { arguments, layers } = given;
     let Config { data, .. } = Config::resolve(layers)?;
     let dir = data.dir.clone().unwrap_or_default();
-    let set = load_set(Path::new(&dir), &data.load_options(), &Rules::default())?;
+    let set = TestSet::load(Path::new(&dir), &data.load_options(), true)?;
     if !set.has_split {
         return Err(Error::Usage(format!(
             "{dir} has no query and gallery apart from the pictures that train: there is nothing to score on"
@@ -206,7 +208,7 @@ fn one(
     let layers = variant.layers(layers);
     let request = Request { out: out.clone(), resume: true, memory: None, layers, profile: false };
     let progress = Progress::new(Some(signals.clone()));
-    let trained = trainer::run(&request, &progress, &mut TestPictures::new(signals.clone()));
+    let trained = train(&request, &progress);
     progress.finish();
     trained.map_err(|error| match error {
         Error::Interrupted { signal, .. } => {
@@ -232,7 +234,7 @@ fn one(
     let context = Context::open(&ContextOptions::from_environment(arguments.adapter.clone()))?;
     let options = LookOptions { decode: DecodeOptions::default(), flip: false };
     let look = Look { options, ..Look::default() };
-    let task = embed_set(set.clone(), &network, &context, look, &progress)?;
+    let task = Task::embed(set.clone(), &network, &context, look, &progress)?;
     let plan = Plan::default();
     let Scores { ranks, map, minp, valid_queries, .. } = evaluate(task, &plan, &context, &progress)?.plain;
     let reached = Reached { rank1: ranks[0], map, minp, valid_queries };

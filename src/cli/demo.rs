@@ -1,14 +1,12 @@
 //! `lat-wgpu demo`: from nothing to a report: figures, blockwise fine-tuning, scores before and after.
 
 use super::arguments::AdapterArgument;
-use super::eval::{Look, Outcome, Plan, embed_set, evaluate, load_set};
 use super::eval_report::{PLACES, Page};
 use super::paths::Paths;
 use super::progress::Progress;
 use super::signals::Signals;
-use super::train::TestPictures;
 use crate::checkpoint::{self, Settings};
-use crate::datasets::LoadOptions;
+use crate::datasets::{LoadOptions, TestSet};
 use crate::error::{Error, Result};
 use crate::figures::{Figures, draw_figures};
 use crate::gpu::{Context, ContextOptions};
@@ -16,8 +14,10 @@ use crate::images::decode::DecodeOptions;
 use crate::report::DEFAULT_LIMIT;
 use crate::retrieval::metrics::Scores;
 use crate::storage::atomic::write_atomically;
+use crate::tasks::evaluate::{Look, Outcome, Plan, Task, evaluate};
+use crate::tasks::train::train;
 use crate::train::config::Layers;
-use crate::train::trainer::{self, Request};
+use crate::train::trainer::Request;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -84,8 +84,8 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     let score = |model: &Path| -> Result<Outcome> {
         let network = checkpoint::load(model, &Settings::default())?;
         let look = Look::default();
-        let set = load_set(&figures, &LoadOptions::default(), &plan.rules)?;
-        let task = embed_set(set, &network, &context, look, &progress)?;
+        let set = TestSet::load(&figures, &LoadOptions::default(), plan.rules.across_cameras())?;
+        let task = Task::embed(set, &network, &context, look, &progress)?;
         evaluate(task, &plan, &context, &progress)
     };
     let before = score(&backbone)?;
@@ -104,7 +104,7 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     let run = out.join("run");
     let layers = Layers { flags, ..Layers::default() };
     let request = Request { out: run.clone(), resume: false, memory: None, layers, profile: false };
-    let trained = trainer::run(&request, &progress, &mut TestPictures::new(signals));
+    let trained = train(&request, &progress);
     progress.finish();
     trained.map_err(|error| match error {
         Error::Interrupted { signal, .. } => {

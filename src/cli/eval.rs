@@ -5,37 +5,26 @@ use super::arguments::{
 };
 use super::eval_report;
 use super::json;
-use super::known::{Known, Seen};
 use super::open;
 use super::paths::{Paths, same};
 use super::progress::Progress;
 use super::signals::Signals;
 use super::words::{described, named, word};
-use crate::checkpoint::{self, Network, Settings, Threshold};
-use crate::datasets::labels::{Label, Person};
-use crate::datasets::{self, LabelledPicture, LoadOptions, ReidSet, uses};
-use crate::embeddings::Embeddings;
-use crate::embeddings::gallery::Inputs;
-use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
-use crate::embeddings::rows::{self, NamedRows, Parts, Rows};
+use crate::checkpoint::{Settings, Threshold};
+use crate::datasets::{LoadOptions, TestSet};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, Precision};
+use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
-use crate::images::walk::{LeftOut, Picture};
-use crate::observer::{Observer, Stage};
-use crate::retrieval::distances::visit;
-use crate::retrieval::lists::{Place, RankedLists};
-use crate::retrieval::metrics::{
-    AveragePrecision, Protocol, RANKS, Reason, Retrieval, Rules, Scorer, Scores,
-};
-use crate::retrieval::neighbours::Neighbours;
-use crate::retrieval::rerank::{RerankOptions, Reranked};
-use crate::retrieval::verification::{OperatingPoint, Report, Verification};
-use crate::tasks::embed::{Embedder, LookOptions};
+use crate::retrieval::metrics::{AveragePrecision, Protocol, RANKS, Rules, Scores};
+use crate::retrieval::rerank::RerankOptions;
+use crate::retrieval::verification::{OperatingPoint, Report};
+use crate::tasks::embed::LookOptions;
+use crate::tasks::evaluate::{GalleryCounts, Look, Outcome, Plan, Task, evaluate, store_threshold};
+use crate::tasks::known::{Known, Seen};
 use clap::Args;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// What is said before scores of the released code's protocol.
@@ -172,7 +161,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             let options = arguments.set.options();
             let mut sets = Vec::new();
             for dir in &arguments.data {
-                match load_set(dir, &options, &plan.rules) {
+                match TestSet::load(dir, &options, plan.rules.across_cameras()) {
                     Ok(set) => sets.push((dir, set)),
                     Err(error) => failed.push((dir, error)),
                 }
@@ -197,7 +186,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
                     for warning in seen.iter().flat_map(Seen::warnings) {
                         eprintln!("warning: {}: {warning}", set.name);
                     }
-                    let task = embed_set(set, &network, &context, look, &progress);
+                    let task = Task::embed(set, &network, &context, look, &progress);
                     match task.and_then(|task| evaluate(task, &plan, &context, &progress)) {
                         Ok(outcome) => results.push(Outcome { seen, ..outcome }),
                         Err(error @ Error::Interrupted { .. }) => return Err(error),
@@ -211,13 +200,18 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
                 return Err(error);
             }
             if arguments.store_threshold {
-                store_threshold(model, &network, &results)?;
+                let Threshold { distance, .. } = store_threshold(model, &network, results.first())?;
+                eprintln!(
+                    "stored in {}: same person up to a squared distance of {distance}",
+                    model.display()
+                );
             }
         }
         (None, Some(queries), Some(gallery)) => {
-            let mut task = read_task(queries, gallery, arguments.labels.as_deref())?;
+            let other = Some(gallery.as_path()).filter(|gallery| !same(queries, gallery));
+            let mut task = Task::read(queries, other, arguments.labels.as_deref())?;
             task.check(&plan.rules)?;
-            task.check_weights(queries, gallery, arguments.allow_other_weights)?;
+            open::tell(&task.check_weights(queries, gallery, arguments.allow_other_weights)?);
             task.example().iter().for_each(|example| eprintln!("{example}"));
             paths.reads("the input of the embeddings", task.inputs()).check()?;
             if page.is_some() && arguments.images.is_empty() {
@@ -262,18 +256,6 @@ fn paths(arguments: &EvalArguments) -> Paths {
         false => paths.reads("--model", model),
     };
     paths.writes("--json", &arguments.json).writes("--html", &arguments.page.html)
-}
-
-/// What is measured, whatever the data.
-#[derive(Default)]
-pub(super) struct Plan {
-    pub rules: Rules,
-    pub rerank: Option<RerankOptions>,
-    pub wished_rate: Option<f64>,
-    /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
-    pub memory: Option<u64>,
-    /// Places of each ranked list that are kept; 0: none.
-    pub places: usize,
 }
 
 impl Plan {
@@ -322,436 +304,12 @@ impl Plan {
     }
 }
 
-/// Embeddings with their labels.
-struct Side {
-    rows: Box<dyn Rows>,
-    labels: Vec<Label>,
-    pictures: Pictures,
-    /// Pictures that could not be read.
-    unreadable: usize,
-    /// Where embeddings come from that were read from a file.
-    provenance: Provenance,
-}
-
-/// What embeddings were made of.
-pub(super) struct Pictures {
-    pub names: Vec<String>,
-    /// Where each one is; empty if that isn't known.
-    pub files: Vec<PathBuf>,
-}
-
-/// What persons and cameras are called by number; those that are missing are called by it.
-#[derive(Clone, Default)]
-pub(super) struct LabelNames {
-    pub persons: BTreeMap<u32, String>,
-    pub cameras: BTreeMap<u32, String>,
-}
-
-/// Queries and the gallery to find them in.
-pub(super) struct Task {
-    name: String,
-    queries: Side,
-    /// `None`: the queries themselves.
-    gallery: Option<Side>,
-    label_names: LabelNames,
-    left_out: LeftOut,
-}
-
-impl Task {
-    fn gallery(&self) -> &Side {
-        self.gallery.as_ref().unwrap_or(&self.queries)
-    }
-
-    /// Makes sure that a query has a match, before any distance is computed.
-    fn check(&self, rules: &Rules) -> Result<()> {
-        let (queries, gallery) = (&self.queries.labels, &self.gallery().labels);
-        match uses::match_refusal(queries, gallery, self.gallery.is_none(), rules.across_cameras()) {
-            Some(reason) => Err(Error::Data(reason)),
-            None => Ok(()),
-        }
-    }
-
-    /// Makes sure that both files come from the same weights, where they tell it; `allow` passes over other ones.
-    fn check_weights(&self, queries: &Path, gallery: &Path, allow: bool) -> Result<()> {
-        let sides = [(queries, Some(&self.queries)), (gallery, self.gallery.as_ref())];
-        let source = |(file, side): (&Path, Option<&Side>)| {
-            let weights_sha256 = side?.provenance.weights_sha256.clone();
-            Some(Source { file: file.to_path_buf(), weights_sha256 })
-        };
-        // One file fits itself.
-        let sources: Vec<Source> = sides.into_iter().filter_map(source).collect();
-        if sources.len() > 1 {
-            open::tell(&check_same_weights(&sources, allow)?);
-        }
-        Ok(())
-    }
-
-    /// One query with its person and camera, for the user to see that names are read as meant.
-    fn example(&self) -> Option<String> {
-        let Side { labels, pictures, .. } = &self.queries;
-        pictures.names.iter().zip(labels).find_map(|(name, Label { person, camera })| {
-            let Person::Known(number) = person else { return None };
-            let LabelNames { persons, cameras } = &self.label_names;
-            let person = persons.get(number).cloned().unwrap_or_else(|| format!("{number:04}"));
-            let camera = cameras.get(camera).cloned().unwrap_or_else(|| camera.to_string());
-            Some(format!("{name} is person {person}, seen by camera {camera}"))
-        })
-    }
-
-    /// The inputs that the embeddings were made from, as typed.
-    fn inputs(&self) -> impl Iterator<Item = &String> {
-        let sides = [Some(&self.queries), self.gallery.as_ref()];
-        sides.into_iter().flatten().flat_map(|side| &side.provenance.inputs)
-    }
-
-    /// Looks for the pictures where they were embedded from.
-    fn find_pictures(&mut self) {
-        for side in [Some(&mut self.queries), self.gallery.as_mut()].into_iter().flatten() {
-            if let Some(inputs) = Inputs::open(&side.provenance.inputs) {
-                let find = |name: &String| inputs.find(name).unwrap_or_default();
-                side.pictures.files = side.pictures.names.iter().map(find).collect();
-            }
-        }
-    }
-}
-
-/// A data set's test pictures.
-#[derive(Clone)]
-pub(super) struct TestSet {
-    name: String,
-    query: Vec<LabelledPicture>,
-    /// `None`: the queries themselves.
-    gallery: Option<Vec<LabelledPicture>>,
-    /// Images to learn from, which are not scored.
-    train: Vec<LabelledPicture>,
-    label_names: LabelNames,
-    /// Other files that the walk over its folders left out.
-    left_out: LeftOut,
-    /// True if it says which images train; else all of them do.
-    pub has_split: bool,
-    /// One image with its person and camera.
-    example: Option<String>,
-}
-
-impl TestSet {
-    /// The images that are scored.
-    pub fn evaluated(&self) -> impl Iterator<Item = &LabelledPicture> {
-        self.query.iter().chain(self.gallery.iter().flatten())
-    }
-
-    /// Those of the same data set to learn from.
-    pub fn train(&self) -> &[LabelledPicture] {
-        &self.train
-    }
-
-    /// Names of the persons who are scored.
-    pub fn persons(&self) -> BTreeSet<String> {
-        let known = self.evaluated().filter_map(|picture| match picture.label.person {
-            Person::Known(number) => self.label_names.persons.get(&number).cloned(),
-            Person::Distractor | Person::Junk => None,
-        });
-        known.collect()
-    }
-
-    /// Pictures each of which is looked for among all others.
-    pub fn of_each_other(name: &str, query: Vec<LabelledPicture>) -> TestSet {
-        let label_names = LabelNames::default();
-        let left_out = LeftOut::default();
-        let name = name.to_string();
-        let (gallery, train, has_split, example) = (None, Vec::new(), false, None);
-        TestSet { name, query, gallery, train, label_names, left_out, has_split, example }
-    }
-}
-
-/// Lists a data set's test pictures, before the first one is embedded, and makes sure that a query has a match.
-pub(super) fn load_set(dir: &Path, options: &LoadOptions, rules: &Rules) -> Result<TestSet> {
-    let set = datasets::load(dir, options)?;
-    if let Some(reason) = uses::scoring_refusal(&set, rules.across_cameras()) {
-        let dir = dir.display();
-        return Err(Error::Data(format!("{dir}: {reason}; `lat-wgpu data {dir}` lists what is there")));
-    }
-    let (has_split, example) = (uses::has_split(&set), uses::an_example(&set));
-    let gallery = (!set.query_is_gallery).then_some(set.gallery);
-    let label_names = LabelNames { persons: set.persons, cameras: set.cameras };
-    let ReidSet { name, query, train, left_out, .. } = set;
-    Ok(TestSet { name, query, gallery, train, label_names, left_out, has_split, example })
-}
-
-/// How pictures are looked at.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Look {
-    /// Pictures per batch, if that is decided.
-    pub batch: Option<usize>,
-    /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
-    pub memory: Option<u64>,
-    pub options: LookOptions,
-}
-
-pub(super) fn embed_set(
-    set: TestSet,
-    network: &Network,
-    context: &Context,
-    look: Look,
-    observer: &dyn Observer,
-) -> Result<Task> {
-    let mut embedder =
-        Embedder::new(context, network, look.batch, look.memory.unwrap_or(context.default_memory()))?;
-    let mut embed = |pictures: Vec<LabelledPicture>| -> Result<Side> {
-        let labels: Vec<Label> = pictures.iter().map(|picture| picture.label).collect();
-        let pictures: Vec<Picture> =
-            pictures.into_iter().map(|LabelledPicture { path, name, .. }| Picture { path, name }).collect();
-        let mut embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
-        let mut shown = Pictures { names: Vec::new(), files: Vec::new() };
-        let (mut kept, mut unreadable) = (Vec::new(), 0);
-        for (row, label) in embedder.rows(pictures, look.options, observer).zip(labels) {
-            match row? {
-                (_, Err(error)) => {
-                    unreadable += 1;
-                    observer.skipped(&error);
-                }
-                (picture, Ok(row)) => {
-                    kept.push(label);
-                    shown.names.push(picture.name);
-                    shown.files.push(picture.path);
-                    embeddings.rows.extend(row);
-                }
-            }
-        }
-        if kept.is_empty() {
-            return Err(Error::Data(format!("{}: none of {unreadable} pictures could be read", set.name)));
-        }
-        let provenance = Provenance::default();
-        Ok(Side { rows: Box::new(embeddings), labels: kept, pictures: shown, unreadable, provenance })
-    };
-    let queries = embed(set.query)?;
-    let gallery = set.gallery.map(embed).transpose()?;
-    let TestSet { name, label_names, left_out, .. } = set;
-    Ok(Task { name, queries, gallery, label_names, left_out })
-}
-
-/// Opens embeddings and finds their labels.
-fn read_task(queries: &Path, gallery: &Path, table: Option<&Path>) -> Result<Task> {
-    let label_names = match table {
-        Some(path) => {
-            let (persons, cameras) = datasets::read_label_names(path)?;
-            LabelNames { persons, cameras }
-        }
-        None => LabelNames::default(),
-    };
-    let table = table.map(|path| Ok::<_, Error>((path, datasets::read_labels(path)?))).transpose()?;
-    let name = queries.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let asked = read_side(queries, table.as_ref())?;
-    let shown = if same(queries, gallery) { None } else { Some(read_side(gallery, table.as_ref())?) };
-    if let Some(shown) = &shown
-        && shown.rows.dim() != asked.rows.dim()
-    {
-        return Err(Error::Data(format!(
-            "{} has embeddings of {} numbers, {} of {}: both must come from the same model",
-            queries.display(),
-            asked.rows.dim(),
-            gallery.display(),
-            shown.rows.dim()
-        )));
-    }
-    Ok(Task { name, queries: asked, gallery: shown, label_names, left_out: LeftOut::default() })
-}
-
-fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
-    let NamedRows { rows, names, provenance, .. } = rows::open(path)?;
-    if rows.is_empty() {
-        return Err(Error::Data(format!("{} holds no embeddings", path.display())));
-    }
-    let mut labels = Vec::with_capacity(names.len());
-    let mut without = Vec::new();
-    for name in &names {
-        let label = match table {
-            Some((_, table)) => table.get(name).copied(),
-            None => Label::from_market_name(name),
-        };
-        match label {
-            Some(label) => labels.push(label),
-            None => without.push(name),
-        }
-    }
-    match (without.first(), table) {
-        (None, _) => {
-            let pictures = Pictures { names, files: Vec::new() };
-            Ok(Side { rows, labels, pictures, unreadable: 0, provenance })
-        }
-        (Some(first), Some((table, _))) => Err(Error::Data(format!(
-            "{} doesn't list {first}, which is in {} ({} of its {} names are missing)",
-            table.display(),
-            path.display(),
-            without.len(),
-            names.len()
-        ))),
-        (Some(first), None) => Err(Error::Data(format!(
-            "{}: {} of {} names tell no person and camera as 0002_c1s1_000451_03.jpg does, such as {first}; give \
-             --labels, a CSV of path,person,camera",
-            path.display(),
-            without.len(),
-            names.len()
-        ))),
-    }
-}
-
-/// What is measured on one task.
-pub(super) struct Outcome {
-    pub name: String,
-    /// Without re-ranking.
-    pub plain: Scores,
-    pub reranked: Option<Scores>,
-    pub verification: Option<Report>,
-    queries: usize,
-    gallery: GalleryCounts,
-    left_out: LeftOut,
-    /// If ranked lists were asked for.
-    pub listed: Option<Listed>,
-    /// Images and persons of it that the model was trained on, if it knows.
-    seen: Option<Seen>,
-}
-
-/// Ranked lists and what they are about.
-pub(super) struct Listed {
-    /// The first places for each query; re-ranked, if that was asked for.
-    pub lists: Vec<Vec<Place>>,
-    pub queries: Labelled,
-    /// `None`: the queries themselves.
-    pub gallery: Option<Labelled>,
-    pub label_names: LabelNames,
-}
-
-impl Listed {
-    pub fn gallery(&self) -> &Labelled {
-        self.gallery.as_ref().unwrap_or(&self.queries)
-    }
-}
-
-/// Pictures and whom they show.
-pub(super) struct Labelled {
-    pub pictures: Pictures,
-    pub labels: Vec<Label>,
-}
-
-/// The gallery in numbers.
-struct GalleryCounts {
-    /// Without junk.
-    pictures: usize,
-    /// How many of them are distractors.
-    distractors: usize,
-    junk: usize,
-    unreadable: usize,
-}
-
-impl GalleryCounts {
-    fn of(side: &Side) -> GalleryCounts {
-        let count = |person| side.labels.iter().filter(|label| label.person == person).count();
-        let junk = count(Person::Junk);
-        GalleryCounts {
-            pictures: side.labels.len() - junk,
-            distractors: count(Person::Distractor),
-            junk,
-            unreadable: side.unreadable,
-        }
-    }
-}
-
-impl Outcome {
-    /// The scores that were asked for.
-    pub fn scores(&self) -> &Scores {
-        self.reranked.as_ref().unwrap_or(&self.plain)
-    }
-}
-
-pub(super) fn evaluate(
-    task: Task,
-    plan: &Plan,
-    context: &Context,
-    observer: &dyn Observer,
-) -> Result<Outcome> {
-    let query_is_gallery = task.gallery.is_none();
-    let rules = Rules { query_is_gallery, ..plan.rules };
-    let retrieval = Retrieval { queries: &task.queries.labels, gallery: &task.gallery().labels, rules };
-    let (asked, shown) = (&*task.queries.rows, &*task.gallery().rows);
-    let pictures = if query_is_gallery { asked.len() } else { asked.len() + shown.len() };
-    let reranking = if plan.rerank.is_some() { 2 * pictures + asked.len() } else { 0 };
-    let stage = Stage::new(observer, "distances", asked.len() + reranking, "nothing was written");
-    let memory = plan.memory.unwrap_or(context.default_memory());
-    let mut lists = (plan.places > 0).then(|| RankedLists::new(retrieval, plan.places));
-    let mut scorer = Scorer::new(retrieval);
-    let mut verification = Verification::new(retrieval);
-    visit(&mut Neighbours::new(context, asked, shown, memory)?, |range, rows| {
-        stage.advance(range.len())?;
-        scorer.add(range.clone(), rows);
-        if let (Some(lists), None) = (&mut lists, plan.rerank) {
-            lists.add(range.clone(), rows);
-        }
-        verification.add(range, rows);
-        Ok(())
-    })?;
-    let plain = scorer.finish()?;
-    let reranked = plan.rerank.map(|options| -> Result<Scores> {
-        let parts = if query_is_gallery { vec![asked] } else { vec![asked, shown] };
-        let all = Parts::new(parts)?;
-        let mut distances = Neighbours::new(context, &all, &all, memory)?;
-        let gallery = if query_is_gallery { 0 } else { asked.len() };
-        let mut reranked = Reranked::new(&mut distances, asked.len(), gallery, options, &stage)?;
-        let mut scorer = Scorer::new(retrieval);
-        visit(&mut reranked, |range, rows| {
-            stage.advance(range.len())?;
-            scorer.add(range.clone(), rows);
-            if let Some(lists) = &mut lists {
-                lists.add(range, rows);
-            }
-            Ok(())
-        })?;
-        scorer.finish()
-    });
-    let mut reranked = reranked.transpose()?;
-
-    let mut plain = plain;
-    for scores in [&mut plain].into_iter().chain(&mut reranked) {
-        if task.queries.unreadable > 0 {
-            scores.dropped.insert(Reason::Unreadable, task.queries.unreadable);
-        }
-    }
-    let verification = verification.finish(plan.wished_rate);
-    let lists = lists.map(RankedLists::finish);
-    let queries = task.queries.labels.len() + task.queries.unreadable;
-    let gallery = GalleryCounts::of(task.gallery());
-    let Task { name, queries: asked, gallery: shown, label_names, left_out } = task;
-    let labelled = |Side { pictures, labels, .. }| Labelled { pictures, labels };
-    let listed = lists.map(|lists| Listed {
-        lists,
-        queries: labelled(asked),
-        gallery: shown.map(labelled),
-        label_names,
-    });
-    Ok(Outcome { name, plain, reranked, verification, queries, gallery, left_out, listed, seen: None })
-}
-
-fn store_threshold(model: &Path, network: &Network, results: &[Outcome]) -> Result<()> {
-    let report = results.first().and_then(|outcome| outcome.verification.as_ref());
-    let Some(OperatingPoint { wanted, reached }) = report.and_then(|report| report.wished) else {
-        return Err(Error::Data("there are no pairs of both kinds: no threshold was stored".to_string()));
-    };
-    let Some(point) = reached else {
-        return Err(Error::Data(format!(
-            "already the smallest distance takes more than {wanted} of the pairs of different persons for the same: no \
-             threshold was stored"
-        )));
-    };
-    checkpoint::store_threshold(model, network, Threshold { distance: point.threshold, fpr: wanted })?;
-    eprintln!("stored in {}: same person up to a squared distance of {}", model.display(), point.threshold);
-    Ok(())
-}
-
 impl Plan {
-    pub fn protocol_name(&self) -> String {
+    pub(super) fn protocol_name(&self) -> String {
         word(&self.rules.protocol)
     }
 
-    pub fn average_precision_name(&self) -> String {
+    pub(super) fn average_precision_name(&self) -> String {
         match self.rules.protocol {
             Protocol::ReleasedCode => "first-ten".to_string(),
             _ => word(&self.rules.average_precision),
@@ -834,7 +392,7 @@ impl Plan {
 
 impl Outcome {
     /// How many pictures there are, and what became of them.
-    pub fn counts(&self) -> String {
+    pub(super) fn counts(&self) -> String {
         let mut line = format!("{}: {} queries", self.name, self.queries);
         let dropped = &self.plain.dropped;
         if !dropped.is_empty() {

@@ -1,7 +1,8 @@
 //! `lat-wgpu eval --html`: what was measured, as a page to look at.
 
 use super::arguments::PageArguments;
-use super::eval::{EvalArguments, INFLATED, LabelNames, Labelled, Listed, Outcome, Pictures, Plan};
+use super::eval::{EvalArguments, INFLATED};
+use crate::datasets::LabelNames;
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::ImageFolder;
 use crate::error::Result;
@@ -11,6 +12,7 @@ use crate::retrieval::lists::Place;
 use crate::retrieval::metrics::{Protocol, RANKS, REPETITIONS, Scores};
 use crate::retrieval::rerank::RerankOptions;
 use crate::retrieval::verification;
+use crate::tasks::evaluate::{Labelled, Listed, Outcome, Pictures, Plan};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -39,7 +39,6 @@ mod info;
 mod init;
 mod inspect;
 mod json;
-mod known;
 mod merge;
 mod open;
 mod paths;

@@ -1,37 +1,27 @@
 //! `lat-wgpu train`: fine-tune a backbone into a re-identification model.
 
 use super::arguments::{SetArguments, Training, bytes};
-use super::eval::{Look, Plan, TestSet, embed_set, evaluate, load_set};
 use super::open;
 use super::paths::{Paths, same};
 use super::profile::{Profiles, TRACE};
 use super::progress::Progress;
 use super::signals::Signals;
 use super::words::{word, words};
-use crate::checkpoint::Network;
-use crate::datasets::labels::{Label, Person};
-use crate::datasets::sampler::{Sample, TrainingSet};
-use crate::datasets::{LabelledPicture, LoadOptions};
+use crate::datasets::{LoadOptions, TestSet};
 use crate::error::{Error, Result};
-use crate::gpu::Context;
-use crate::images::decode::DecodeOptions;
 use crate::observer::Follower;
-use crate::retrieval::metrics::{Rules, Scores};
 use crate::shape::Activation;
 use crate::storage::lock;
-use crate::tasks::embed::LookOptions;
+use crate::tasks::train::train;
 use crate::train::config::{Config, Layers, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
 use crate::train::log::{EpochLine, RetrievalScores};
-use crate::train::trainer::{self, Event, Exam, Judge, Request, Summary};
+use crate::train::trainer::{self, Event, Request, Summary};
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-
-/// Device memory that scores stay within while the training step keeps its own, in bytes.
-const BESIDE_TRAINING: Option<u64> = Some(2 << 30);
 
 /// `lat-wgpu train`.
 ///
@@ -183,8 +173,7 @@ pub struct TrainArguments {
 }
 
 pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<ExitCode> {
-    let signals = Signals::listen()?;
-    let mut progress = Progress::new(Some(signals.clone()));
+    let mut progress = Progress::new(Some(Signals::listen()?));
     let trace = arguments.profile.as_ref().zip(arguments.out.as_ref());
     let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
     progress.profiles = trace.clone().map(Profiles::new).map(Mutex::new);
@@ -200,8 +189,7 @@ pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<E
     paths.writes("--profile", &trace).check()?;
     let request =
         Request { out, resume: arguments.resume, memory: arguments.memory, layers, profile: trace.is_some() };
-    let mut judge = TestPictures::new(signals);
-    let done = trainer::run(&request, &progress, &mut judge);
+    let done = train(&request, &progress);
     progress.finish();
     print_summary(&done.map_err(about_training)?);
     Ok(ExitCode::SUCCESS)
@@ -227,7 +215,7 @@ fn print_summary(summary: &Summary) {
     }
     eprintln!("run folder: {}", out.display());
     if best.exists() {
-        let has_test = load_set(data, options, &Rules::default()).is_ok_and(|set| set.has_split);
+        let has_test = TestSet::load(data, options, true).is_ok_and(|set| set.has_split);
         let (note, data) = match has_test {
             true => ("", quoted(&data.to_string_lossy()) + &data_flags(options, *ignore_exif)),
             false => (" (DIR: images of persons that it was not trained on)", "DIR".to_string()),
@@ -363,68 +351,5 @@ impl Follower<Event> for Progress {
             }
         }
         Ok(())
-    }
-}
-
-/// The data set's queries and gallery, and the persons held out of training, on which models are scored by the standard protocol.
-pub(super) struct TestPictures {
-    set: Option<TestSet>,
-    held_out: Option<TestSet>,
-    /// True if the held-out persons' matches by one camera count.
-    ignore_cameras: bool,
-    ignore_exif: bool,
-    progress: Progress,
-}
-
-impl TestPictures {
-    pub fn new(signals: Signals) -> TestPictures {
-        let progress = Progress::new(Some(signals));
-        TestPictures { set: None, held_out: None, ignore_cameras: false, ignore_exif: false, progress }
-    }
-}
-
-impl Judge for TestPictures {
-    fn prepare(&mut self, dir: &Path, config: &Config) -> Result<()> {
-        let set = load_set(dir, &config.data.load_options(), &Rules::default())?;
-        if !set.has_split {
-            return Err(Error::Usage(format!(
-                "--eval-every needs pictures apart from those that train: {} has no query and gallery",
-                dir.display()
-            )));
-        }
-        self.set = Some(set);
-        self.ignore_exif = config.data.ignore_exif;
-        Ok(())
-    }
-
-    fn hold_out(&mut self, persons: &TrainingSet, crosses_cameras: bool, config: &Config) {
-        let labelled = |sample: &Sample| LabelledPicture {
-            path: sample.path.clone(),
-            name: sample.name.clone(),
-            label: Label { person: Person::Known(sample.class as u32), camera: sample.camera },
-        };
-        let images = persons.pictures.iter().map(labelled).collect();
-        self.held_out = Some(TestSet::of_each_other("persons held out", images));
-        self.ignore_cameras = !crosses_cameras;
-        self.ignore_exif = config.data.ignore_exif;
-    }
-
-    fn score(&mut self, exam: Exam, context: &Context, network: &Network) -> Result<RetrievalScores> {
-        let (set, ignore_cameras) = match exam {
-            Exam::Test => (&self.set, false),
-            Exam::HeldOut => (&self.held_out, self.ignore_cameras),
-        };
-        let Some(set) = set else {
-            return Err(Error::Usage("no test pictures were listed".to_string()));
-        };
-        let decode = DecodeOptions { ignore_exif: self.ignore_exif };
-        let look =
-            Look { batch: None, memory: BESIDE_TRAINING, options: LookOptions { decode, flip: false } };
-        let task = embed_set(set.clone(), network, context, look, &self.progress)?;
-        let rules = Rules { ignore_cameras, ..Rules::default() };
-        let plan = Plan { rules, memory: BESIDE_TRAINING, ..Plan::default() };
-        let Scores { ranks: [rank1, rank5, rank10, rank20], map, minp, .. } =
-            evaluate(task, &plan, context, &self.progress)?.plain;
-        Ok(RetrievalScores { rank1, rank5, rank10, rank20, map, minp })
     }
 }

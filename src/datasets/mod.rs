@@ -23,9 +23,11 @@ mod msmt17;
 mod pairs;
 pub mod sampler;
 pub mod survey;
+mod test_set;
 pub mod uses;
 
 pub use custom::{read_label_names, read_labels};
+pub use test_set::{LabelNames, TestSet};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

@@ -1,5 +1,8 @@
 //! The work of each command, for users of the library: nothing here prints.
 
 pub mod embed;
+pub mod evaluate;
 pub mod explain;
+pub mod known;
+pub mod train;
 pub mod tune;

@@ -5,8 +5,9 @@ use super::job::{Best, IMAGES, Job, POSITION, Position, betas};
 use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
 use super::{config, curves, forecast, images};
 use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor, TRAINED_ON};
-use crate::datasets::LoadOptions;
-use crate::datasets::sampler::{self, Sample, TrainingSet};
+use crate::datasets::labels::{Label, Person};
+use crate::datasets::sampler::{self, Sample};
+use crate::datasets::{LabelledPicture, LoadOptions, TestSet};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, PlanProfile, Precision, Readback};
 use crate::images::augment::Augment;
@@ -15,7 +16,7 @@ use crate::images::preprocess;
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::model::{EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
-use crate::observer::Follower;
+use crate::observer::{Follower, Observer};
 use crate::retry::retry;
 use crate::shape::ImageSize;
 use crate::storage::lock::{FolderLock, holds_files};
@@ -77,29 +78,55 @@ pub enum Event {
     },
 }
 
-/// Images that the model of an epoch is scored on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exam {
-    /// The data set's queries, in its gallery.
-    Test,
-    /// Each image of the persons held out of training, among all others of them.
-    HeldOut,
+/// Pictures that the model of an epoch is scored on.
+#[derive(Debug, Clone)]
+pub struct Exam {
+    /// The pictures.
+    pub set: TestSet,
+    /// Whether matches by one camera count.
+    pub ignore_cameras: bool,
+    /// Whether the EXIF orientation is passed over.
+    pub ignore_exif: bool,
 }
 
-/// Scores the model of an epoch by retrieval.
-pub trait Judge {
-    /// Lists the test pictures, before training begins.
-    ///
-    /// # Errors
-    /// If the data set in `dir` has no queries or no gallery.
-    fn prepare(&mut self, dir: &Path, config: &Config) -> Result<()>;
-    /// Takes the persons held out, before training begins; without `crosses_cameras` matches by one camera count.
-    fn hold_out(&mut self, persons: &TrainingSet, crosses_cameras: bool, config: &Config);
-    /// Scores a network.
-    ///
-    /// # Errors
-    /// What pictures or adapter report; [`Error::Interrupted`] after a signal.
-    fn score(&mut self, exam: Exam, context: &Context, network: &Network) -> Result<RetrievalScores>;
+/// Scores a network by retrieval. Its errors are those of pictures and adapter; [`Error::Interrupted`] after a signal.
+pub type Score = fn(&Exam, &Context, &Network, &dyn Observer) -> Result<RetrievalScores>;
+
+/// Pictures of the data set that score a run's models.
+struct Exams {
+    /// The data set's queries, in its gallery, every few epochs.
+    test: Option<Exam>,
+    /// Each image of the persons held out of training, among all others of them.
+    held_out: Option<Exam>,
+    score: Score,
+}
+
+impl Exams {
+    fn of(job: &Job, score: Score) -> Result<Exams> {
+        let data = &job.config.data;
+        let exam = |set, ignore_cameras| Exam { set, ignore_cameras, ignore_exif: data.ignore_exif };
+        let held_out = (!job.held_out.classes.is_empty()).then(|| {
+            let labelled = |sample: &Sample| LabelledPicture {
+                path: sample.path.clone(),
+                name: sample.name.clone(),
+                label: Label { person: Person::Known(sample.class as u32), camera: sample.camera },
+            };
+            let images = job.held_out.pictures.iter().map(labelled).collect();
+            exam(TestSet::of_each_other("persons held out", images), !job.held_out.crosses_cameras())
+        });
+        let mut test = None;
+        if job.config.schedule.eval_every > 0 {
+            let dir = data.dir.as_deref().unwrap_or_default();
+            let set = TestSet::load(Path::new(dir), &data.load_options(), true)?;
+            if !set.has_split {
+                return Err(Error::Usage(format!(
+                    "--eval-every needs pictures apart from those that train: {dir} has no query and gallery"
+                )));
+            }
+            test = Some(exam(set, false));
+        }
+        Ok(Exams { test, held_out, score })
+    }
 }
 
 /// How a run ended.
@@ -150,7 +177,7 @@ struct Batch {
 /// [`Error::Usage`] for a folder that holds a run already, or settings that contradict the saved ones;
 /// [`Error::NotFinite`] when loss or gradients overflow, after the state before it was saved; [`Error::Interrupted`] after
 /// the state was saved; whatever weights, pictures and adapter may say.
-pub fn run(request: &Request, observer: &dyn Follower<Event>, judge: &mut dyn Judge) -> Result<Summary> {
+pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> Result<Summary> {
     let out = &request.out;
     if !request.resume && holds_run(out)? {
         return Err(Error::Usage(format!(
@@ -182,9 +209,9 @@ pub fn run(request: &Request, observer: &dyn Follower<Event>, judge: &mut dyn Ju
         false => None,
     };
     let begin = begun.as_ref().map_or(Begin::Layers(&request.layers), Begin::Config);
-    let ended = phase(out, &begin, resumes, request, observer, judge)?;
+    let ended = phase(out, &begin, resumes, request, observer, score)?;
     let refit = match ended.refit_epochs() {
-        Some(epochs) => refit(request, &ended, epochs, observer, judge)?,
+        Some(epochs) => refit(request, &ended, epochs, observer, score)?,
         None => None,
     };
     ended.summary(out, refit)
@@ -229,7 +256,7 @@ fn refit(
     first: &Ended,
     epochs: usize,
     observer: &dyn Follower<Event>,
-    judge: &mut dyn Judge,
+    score: Score,
 ) -> Result<Option<usize>> {
     let name = format!("{REFIT}{epochs}");
     let out = request.out.join(&name);
@@ -249,7 +276,7 @@ fn refit(
     std::fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
     let _lock = FolderLock::acquire(&out)?;
     let resumes = out.join(LAST).exists();
-    let ended = phase(&out, &Begin::Config(&config), resumes, request, observer, judge)?;
+    let ended = phase(&out, &Begin::Config(&config), resumes, request, observer, score)?;
     if !ended.is_whole() {
         return Ok(None);
     }
@@ -337,7 +364,7 @@ fn phase(
     resumes: bool,
     request: &Request,
     observer: &dyn Follower<Event>,
-    judge: &mut dyn Judge,
+    score: Score,
 ) -> Result<Ended> {
     let last = out.join(LAST);
     let job = if resumes {
@@ -345,12 +372,7 @@ fn phase(
     } else {
         Job::start(begin.config()?, observer)?
     };
-    if !job.held_out.classes.is_empty() {
-        judge.hold_out(&job.held_out, job.held_out.crosses_cameras(), &job.config);
-    }
-    if job.config.schedule.eval_every > 0 {
-        judge.prepare(Path::new(job.config.data.dir.as_deref().unwrap_or_default()), &job.config)?;
-    }
+    let exams = Exams::of(&job, score)?;
     atomic::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
     job.images.write(out)?;
     if resumes && job.is_finished() {
@@ -385,9 +407,10 @@ fn phase(
                 evaluations: BTreeMap::new(),
                 profile: request.profile,
                 unprofiled: request.profile,
+                exams: &exams,
                 observer,
             };
-            run.go(judge)
+            run.go()
         },
         |(job, resumes), _| {
             *resumes = last.exists();
@@ -481,16 +504,17 @@ struct Run<'c, 'o> {
     profile: bool,
     /// Whether that of this stage is still to come.
     unprofiled: bool,
+    exams: &'o Exams,
     observer: &'o dyn Follower<Event>,
 }
 
 impl Run<'_, '_> {
-    fn go(mut self, judge: &mut dyn Judge) -> Result<Ended> {
+    fn go(mut self) -> Result<Ended> {
         if self.job.is_finished() {
             self.save_all()?;
         }
         while !self.job.is_finished() {
-            self.epoch(judge)?;
+            self.epoch()?;
         }
         Ok(Ended::of(self.job))
     }
@@ -506,7 +530,7 @@ impl Run<'_, '_> {
     }
 
     /// Trains to the end of the epoch, or of the run.
-    fn epoch(&mut self, judge: &mut dyn Judge) -> Result<()> {
+    fn epoch(&mut self) -> Result<()> {
         let start = Instant::now();
         let epoch = self.job.position.epoch;
         self.enter_stage(epoch)?;
@@ -561,7 +585,7 @@ impl Run<'_, '_> {
         });
         done?;
         if self.job.position.batch == batches {
-            self.end_epoch(start, judge)?;
+            self.end_epoch(start)?;
         }
         self.save_all()
     }
@@ -744,12 +768,12 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn end_epoch(&mut self, start: Instant, judge: &mut dyn Judge) -> Result<()> {
+    fn end_epoch(&mut self, start: Instant) -> Result<()> {
         let validation = self.validate()?;
         let best_by = self.job.config.schedule.best;
         let holds_out = best_by == BestBy::ValMap;
-        let held_out = if holds_out { Some(self.examine(Exam::HeldOut, judge)?) } else { None };
-        let retrieval = if self.is_tested() { Some(self.examine(Exam::Test, judge)?) } else { None };
+        let held_out = if holds_out { Some(self.examine(&self.exams.held_out)?) } else { None };
+        let retrieval = if self.is_tested() { Some(self.examine(&self.exams.test)?) } else { None };
         let position = &mut self.job.position;
         let epoch = position.epoch;
         let line = EpochLine {
@@ -790,8 +814,8 @@ impl Run<'_, '_> {
         every > 0 && (done.is_multiple_of(every) || done == schedule.epochs)
     }
 
-    /// The judge's scores of the model as it is now.
-    fn examine(&mut self, exam: Exam, judge: &mut dyn Judge) -> Result<RetrievalScores> {
+    /// Scores of the model as it is now.
+    fn examine(&self, exam: &Option<Exam>) -> Result<RetrievalScores> {
         let Job { config, network, .. } = &self.job;
         let mut tensors = self.learner.read_parameters()?;
         tensors.retain(|name, _| network.tensors.contains_key(name));
@@ -802,7 +826,10 @@ impl Run<'_, '_> {
             heads: BTreeMap::new(),
             ..network.clone()
         };
-        match judge.score(exam, self.context, &network) {
+        let Some(exam) = exam else {
+            return Err(Error::Usage("no test pictures were listed".to_string()));
+        };
+        match (self.exams.score)(exam, self.context, &network, self.observer) {
             Err(Error::Interrupted { signal, .. }) => {
                 // The epoch's steps are done: a resumed run goes on with its end.
                 self.save(LAST)?;

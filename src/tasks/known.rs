@@ -1,7 +1,7 @@
 //! Images and persons that a model is scored on and was trained on.
 
-use super::eval::TestSet;
 use crate::checkpoint::{self, Network};
+use crate::datasets::TestSet;
 use crate::error::Result;
 use crate::storage::hash;
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Images and persons that a model was trained on.
-pub(super) struct Known {
+pub struct Known {
     /// Hashes of the images that it was trained on, sorted.
     images: Vec<u64>,
     persons: BTreeSet<String>,
@@ -18,7 +18,7 @@ pub(super) struct Known {
 
 /// How much of a test set a model knows.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Seen {
+pub struct Seen {
     images: usize,
     of_images: usize,
     persons: usize,
@@ -42,7 +42,7 @@ impl Known {
         let names = set.persons();
         let mut persons: Vec<&String> = names.iter().filter(|name| self.persons.contains(*name)).collect();
         if images == 0 && !persons.is_empty() {
-            let train: Vec<&Path> = set.train().iter().map(|picture| picture.path.as_path()).collect();
+            let train: Vec<&Path> = set.train.iter().map(|picture| picture.path.as_path()).collect();
             if !train.par_iter().any(|path| self.holds(path)) {
                 persons.clear();
             }
