@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Boxes, Cuhk03Protocol, Found, LabelledPicture, Layout, LoadOptions, Split};
+use super::{Boxes, Cuhk03Protocol, LabelledPicture, Layout, LoadOptions, ReidSet, Split};
 use super::{lines, list_into, malformed, market1501};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ const CLASSIC_SPLITS: u32 = 20;
 const HALF: u64 = 5 << 56;
 
 /// Reads CUHK03 with the boxes and by the protocol that `options` name.
-pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<Found> {
+pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     let (folders, boxes) = match options.boxes {
         Boxes::Labelled => (&LABELLED[..], "labelled"),
         Boxes::Detected => (&DETECTED[..], "detected"),
@@ -72,10 +72,10 @@ pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<Found> {
     Ok(found)
 }
 
-fn load_new(dir: &Path, folder: &str, boxes: &str) -> Result<Found> {
+fn load_new(dir: &Path, folder: &str, boxes: &str) -> Result<ReidSet> {
     let list = dir.join(format!("new_{boxes}.txt"));
     check_list(&list)?;
-    let mut found = Found::default();
+    let mut found = ReidSet::default();
     for (number, line) in lines(&list)? {
         let wrong = |reason: &str| malformed(&list, number, reason);
         let wanted = "expected train, query or gallery and a file such as 1_001_1_01.png";
@@ -93,7 +93,7 @@ fn load_new(dir: &Path, folder: &str, boxes: &str) -> Result<Found> {
     Ok(found)
 }
 
-fn load_classic(dir: &Path, folder: &str, options: &LoadOptions) -> Result<Found> {
+fn load_classic(dir: &Path, folder: &str, options: &LoadOptions) -> Result<ReidSet> {
     let split = options.split;
     if split > CLASSIC_SPLITS {
         return Err(Error::Usage(format!(
@@ -109,7 +109,7 @@ fn load_classic(dir: &Path, folder: &str, options: &LoadOptions) -> Result<Found
         let label = label.ok_or_else(|| malformed(&list, number, "expected a person such as 1_017"))?;
         test.insert(label.person);
     }
-    let mut found = Found::default();
+    let mut found = ReidSet::default();
     list_into(&mut found, dir, folder, options.follow_links, |name| {
         let label = cuhk03_label(name).ok_or_else(|| "is not named like 1_001_1_01.png".to_string())?;
         let split = if test.contains(&label.person) { Split::Gallery } else { Split::Train };
@@ -146,9 +146,9 @@ fn cuhk03_label(name: &str) -> Option<Label> {
 }
 
 /// Reads CUHK01: half of the persons (485 of 971), by chance, train; of the others view 1 looks for view 2.
-pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<Found> {
+pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     let folder = if dir.join(CAMPUS).is_dir() { CAMPUS } else { "" };
-    let mut all = Found::default();
+    let mut all = ReidSet::default();
     list_into(&mut all, dir, folder, options.follow_links, |name| {
         let label = cuhk01_label(name).ok_or_else(|| "is not named like 0001001.png".to_string())?;
         Ok((Split::Gallery, label))
@@ -159,8 +159,8 @@ pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<Found> {
     order.sort_by_key(|&(index, _)| (rng::bits(options.seed, stream, index as u64), index));
     let train: BTreeSet<Person> = order[..order.len() / 2].iter().map(|&(_, person)| person).collect();
 
-    let Found { skipped, left_out, walked_root, .. } = all;
-    let mut found = Found { skipped, left_out, walked_root, ..Found::default() };
+    let ReidSet { skipped, left_out, walked_root, .. } = all;
+    let mut found = ReidSet { skipped, left_out, walked_root, ..ReidSet::default() };
     for picture in all.gallery {
         let split = match picture.label {
             Label { person, .. } if train.contains(&person) => Split::Train,

@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{DISTRACTOR, Found, LabelledPicture, Spellings, Split, malformed, names_in};
+use super::{DISTRACTOR, LabelledPicture, ReidSet, Spellings, Split, malformed, names_in};
 use crate::datasets::labels::{Label, Person, base, is_junk, is_number, is_same_person, published};
 use crate::error::{Error, Result};
 use crate::images::walk::{self, LeftOut};
@@ -47,7 +47,7 @@ const NO_PERSONS: [&str; 12] = [
 /// # Errors
 /// `Data` where the names of a person's folder and of a file in it contradict each other, where a folder has the name of a
 /// split, or where every image is further down.
-pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<Found> {
+pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
     let there: Vec<Split> = Split::ALL.into_iter().filter(|split| dir.join(split.name()).is_dir()).collect();
     let mut places: Vec<(Option<Split>, &str)> =
         there.iter().map(|&split| (Some(split), split.name())).collect();
@@ -115,7 +115,7 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<Found> {
             empty.extend(folders.filter(|name| !filled.contains(name)).map(|name| below(&name)));
         }
     }
-    Ok(Found { empty, left_out, walked_root, ..number(pictures, skipped) })
+    Ok(ReidSet { empty, left_out, walked_root, ..number(pictures, skipped) })
 }
 
 /// Names of the folders in a folder but the hidden ones, sorted.
@@ -173,7 +173,7 @@ pub(super) fn only_table(dir: &Path) -> Result<Option<PathBuf>> {
 ///
 /// # Errors
 /// `Io` where it can't be read, or an image is in it twice: for two persons or by two cameras, or twice in one split.
-pub(super) fn load_csv(given: &Path) -> Result<Found> {
+pub(super) fn load_csv(given: &Path) -> Result<ReidSet> {
     let table = match given.is_dir() {
         true => only_table(given)?.ok_or_else(|| {
             Error::NothingToDo(format!("{} does not hold exactly one .csv file", given.display()))
@@ -418,10 +418,10 @@ fn special(person: &str, split: Option<Split>) -> Option<Person> {
 }
 
 /// Gives persons and cameras their numbers.
-fn number(pictures: Vec<Named>, skipped: Vec<(String, String)>) -> Found {
+fn number(pictures: Vec<Named>, skipped: Vec<(String, String)>) -> ReidSet {
     let names = pictures.iter().map(|p| (p.person.as_str(), p.camera.as_deref(), p.split));
     let numbers = Numbers::of(names);
-    let mut found = Found { skipped, ..Found::default() };
+    let mut found = ReidSet { skipped, ..ReidSet::default() };
     (found.persons, found.cameras) = numbers.names();
     let has_split = pictures.iter().any(|picture| picture.split.is_some());
     for Named { split, path, name, person, camera } in pictures {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Found, Layout, Spellings, Split, list_into};
+use super::{Layout, ReidSet, Spellings, Split, list_into};
 use crate::datasets::labels::{self, Label, Person};
 use crate::error::{Error, Result};
 
@@ -23,8 +23,8 @@ pub(super) const MARS: [&str; 2] = ["bbox_train", "bbox_test"];
 ///
 /// # Errors
 /// `Data` where a person has two spellings, or a file's name contradicts its person's folder.
-pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<Found> {
-    let mut found = Found::default();
+pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<ReidSet> {
+    let mut found = ReidSet::default();
     let splits = match layout {
         Layout::Veri => vec![(VERI[0], Split::Train), (VERI[1], Split::Query), (VERI[2], Split::Gallery)],
         Layout::Mars => vec![(MARS[0], Split::Train), (MARS[1], Split::Gallery)],

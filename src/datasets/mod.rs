@@ -54,7 +54,7 @@ pub struct LabelledPicture {
 }
 
 /// A data set in its splits. Each list is sorted by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReidSet {
     /// What it is called: its folder's or file's own name.
     pub name: String,
@@ -88,10 +88,12 @@ pub struct ReidSet {
     pub persons: BTreeMap<u32, String>,
     /// The cameras' names by [`Label::camera`]; numbered as persons are. CUHK01 and CUHK03 have views 1 and 2.
     pub cameras: BTreeMap<u32, String>,
+    /// The data set's folder itself was walked, not only some that it holds.
+    walked_root: bool,
 }
 
 /// How a data set is laid out, see the [module](self).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// Zheng et al., ICCV 2015, and whatever is named like it.
@@ -113,6 +115,7 @@ pub enum Layout {
     /// Zhuo et al., ICME 2018.
     OccludedReid,
     /// A folder per person.
+    #[default]
     Folders,
     /// A table.
     Csv,
@@ -182,24 +185,6 @@ impl Default for LoadOptions {
     }
 }
 
-/// What the loader of a layout finds.
-#[derive(Default)]
-struct Found {
-    variant: String,
-    train: Vec<LabelledPicture>,
-    query: Vec<LabelledPicture>,
-    gallery: Vec<LabelledPicture>,
-    query_is_gallery: bool,
-    skipped: Vec<(String, String)>,
-    left_out: LeftOut,
-    /// The data set's folder itself was walked, not only some that it holds.
-    walked_root: bool,
-    empty: Vec<String>,
-    unscored: Vec<LabelledPicture>,
-    persons: BTreeMap<u32, String>,
-    cameras: BTreeMap<u32, String>,
-}
-
 /// Which list a picture belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Split {
@@ -225,7 +210,7 @@ impl Split {
     }
 }
 
-impl Found {
+impl ReidSet {
     fn list(&mut self, split: Split) -> &mut Vec<LabelledPicture> {
         match split {
             Split::Train => &mut self.train,
@@ -357,46 +342,19 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     if metadata.is_dir() && !found.walked_root {
         found.left_out.add_hidden(walk::names_in(dir)?.1);
     }
-    let Found {
-        variant,
-        train,
-        query,
-        gallery,
-        query_is_gallery,
-        skipped,
-        left_out,
-        walked_root: _,
-        empty,
-        unscored,
-        persons,
-        cameras,
-    } = found;
+    let ReidSet { train, query, gallery, unscored, .. } = &found;
     if train.is_empty() && query.is_empty() && gallery.is_empty() && unscored.is_empty() {
-        let first = skipped.first().map(|(file, why)| format!("; left out: {file} {why}"));
+        let first = found.skipped.first().map(|(file, why)| format!("; left out: {file} {why}"));
         return Err(Error::NothingToDo(format!(
             "no labelled picture in {}, read as {layout}{}{}",
             dir.display(),
             first.unwrap_or_default(),
-            left_out.after("; left out: ")
+            found.left_out.after("; left out: ")
         )));
     }
     let name = dir.canonicalize().ok().and_then(|path| path.file_name().map(readable));
     let name = name.unwrap_or_else(|| readable(dir.as_os_str()));
-    Ok(ReidSet {
-        name,
-        layout,
-        variant,
-        train,
-        query,
-        gallery,
-        query_is_gallery,
-        skipped,
-        left_out,
-        empty,
-        unscored,
-        persons,
-        cameras,
-    })
+    Ok(ReidSet { name, layout, ..found })
 }
 
 /// A person's name.
@@ -524,7 +482,7 @@ fn names_in(dir: &Path) -> Result<Vec<String>> {
 /// Appends the images below `dir/folder` to `found`, in the lists and with the labels that `label` says by the name
 /// below `folder`, or with the reason why not; and counts what else is there. An empty `folder` is `dir` itself.
 fn list_into(
-    found: &mut Found,
+    found: &mut ReidSet,
     dir: &Path,
     folder: &str,
     follow_links: bool,

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Found, LabelledPicture, Split, lines, malformed};
+use super::{LabelledPicture, ReidSet, Split, lines, malformed};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 use crate::images::walk::readable;
@@ -34,11 +34,11 @@ pub(super) fn root(dir: &Path) -> Option<(PathBuf, String)> {
 }
 
 /// Reads those of the lists that are there.
-pub(super) fn load(dir: &Path) -> Result<Found> {
+pub(super) fn load(dir: &Path) -> Result<ReidSet> {
     let Some((root, step)) = root(dir) else {
         return Err(Error::NothingToDo(format!("{} has no list_train.txt as MSMT17 has", dir.display())));
     };
-    let mut found = Found::default();
+    let mut found = ReidSet::default();
     // Training and test persons are counted from 0 each: the latter go on behind the former.
     let mut training_persons = 0;
     for (list, split) in LISTS {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Found, Layout, Split, list_into, names_in};
+use super::{Layout, ReidSet, Split, list_into, names_in};
 use crate::datasets::labels::{Label, Person, is_number, is_same_person};
 use crate::error::{Error, Result};
 
@@ -36,10 +36,10 @@ fn has_cameras(dir: &Path) -> bool {
 ///
 /// # Errors
 /// `Usage` where PRID 2011 is there in both forms; `Data` where a file's name contradicts its person's folder.
-pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<Found> {
+pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<ReidSet> {
     let (root, step) = if layout == Layout::Prid { prid_root(dir)? } else { (dir.to_path_buf(), "") };
     let folders = if layout == Layout::OccludedReid { BODIES } else { CAMERAS };
-    let mut found = Found { variant: step.to_string(), ..Found::default() };
+    let mut found = ReidSet { variant: step.to_string(), ..ReidSet::default() };
     let mut wrong = None;
     let mut digits = 0;
     for (i, (folder, split)) in folders.into_iter().zip([Split::Query, Split::Gallery]).enumerate() {
