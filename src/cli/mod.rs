@@ -44,6 +44,7 @@ mod open;
 mod paths;
 mod profile;
 mod progress;
+#[cfg(feature = "reduce")]
 mod reduce;
 mod search;
 mod search_report;
@@ -78,6 +79,7 @@ enum Command {
     /// Verify the shards of a list, or an index folder, and write them as one file
     Merge(merge::MergeArguments),
     /// Find principal components of embeddings, or write embeddings in fewer numbers
+    #[cfg(feature = "reduce")]
     Reduce(Box<reduce::ReduceArguments>),
     /// List adapters, their features and limits
     Info(info::InfoArguments),
@@ -132,6 +134,7 @@ pub fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),
+        #[cfg(feature = "reduce")]
         Command::Reduce(arguments) => reduce::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
