@@ -171,3 +171,21 @@ fn train_ends_as_if_nothing_had_happened() {
     let said = lat(1, folder, "lose@5,lose@20", &train("twice"));
     assert!(said.contains("opened anew") && said.contains("error: the adapter was lost"), "{said}");
 }
+
+#[test]
+fn search_begins_again_once() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    draw(folder);
+    lat(0, folder, "", &embed("gallery.safetensors", &[]));
+    let search = ["search", "--model", TINY, "--heads", "2", "--gallery", "gallery.safetensors"];
+    let search = [&search[..], &["--query", "figures/query", "--json", "found.json"]].concat();
+    let mut found = Vec::new();
+    for rehearse in ["", "lose@5"] {
+        let said = lat(0, folder, rehearse, &search);
+        assert_eq!(said.contains("anew, and the search begins again"), !rehearse.is_empty(), "{said}");
+        found.push(std::fs::read(folder.join("found.json")).unwrap());
+    }
+    assert!(found[0] == found[1]);
+    lat(1, folder, "lose@5,lose@9", &search);
+}

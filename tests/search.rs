@@ -4,7 +4,14 @@
 mod program;
 
 use lat_wgpu::checkpoint::{self, Settings, Threshold};
+use lat_wgpu::embeddings::gallery::Gallery;
+use lat_wgpu::embeddings::rows::Selected;
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
+use lat_wgpu::gpu::ContextOptions;
+use lat_wgpu::images::walk::list_pictures;
+use lat_wgpu::tasks;
+use lat_wgpu::tasks::embed::LookOptions;
+use lat_wgpu::tasks::search::{Request, check_fits, verdicts};
 use program::{TINY, expect};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -51,6 +58,33 @@ fn ranked(query: &[f32], gallery: &Embeddings) -> Vec<(usize, f64)> {
 fn paths(ranking: &Value) -> Vec<&str> {
     let results = ranking["results"].as_array().unwrap();
     results.iter().map(|result| result["path"].as_str().unwrap()).collect()
+}
+
+/// The library finds what the command finds.
+#[test]
+fn a_gallery_is_searched_by_the_library() {
+    let here = drawn();
+    let listed = found(here, &["--gallery", "g.safetensors", "--query", "query", "--top", "3"]);
+    let settings = Settings { heads: Some(2), ..Settings::default() };
+    let network = checkpoint::load(TINY.as_ref(), &settings).unwrap();
+    let gallery = Gallery::open(&here.join("g.safetensors")).unwrap();
+    check_fits(&gallery, &network, None, false).unwrap();
+    let selected = Selected::new(&gallery, gallery.filtered(&[]).unwrap());
+    let request = Request {
+        network: &network,
+        reduction: None,
+        device: ContextOptions::from_environment(None),
+        memory: None,
+        look: LookOptions::default(),
+        top: 3,
+        verdicts: verdicts(&network, false, false),
+    };
+    let queries = list_pictures(&[here.join("query")], false).unwrap().pictures;
+    let lists = tasks::search::search(&queries, &gallery, &selected, &request, &()).unwrap().queries;
+    for (list, wanted) in lists.iter().zip(listed["queries"].as_array().unwrap()) {
+        assert_eq!(list.results.iter().map(|found| &*found.path).collect::<Vec<_>>(), paths(wanted));
+    }
+    assert_eq!(lists.len(), listed["queries"].as_array().unwrap().len());
 }
 
 #[test]

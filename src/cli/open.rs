@@ -13,7 +13,7 @@ pub fn network(path: &Path, settings: &Settings) -> Result<Network> {
 }
 
 /// Prints notes.
-pub fn tell(notes: &[String]) {
+pub fn tell(notes: &[impl std::fmt::Display]) {
     for note in notes {
         eprintln!("note: {note}");
     }

@@ -1,12 +1,13 @@
 //! `lat-wgpu search --html`: what was found, as a page to look at.
 
 use super::arguments::PageArguments;
-use super::search::{Found, Match as FoundMatch, Ranking, SearchArguments};
+use super::search::SearchArguments;
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::{Gallery, Images};
 use crate::error::Result;
 use crate::images::decode::DecodeOptions;
 use crate::report::{Match, Picture, RankedList, Report, Shown, Thumbnails, Verdict};
+use crate::tasks::search::{Found, Match as FoundMatch, Ranking};
 use std::path::PathBuf;
 
 /// What the page is made of beside what was found.
@@ -44,12 +45,12 @@ impl Page {
         }))
     }
 
-    /// Writes it; `files` are the queries'.
-    pub fn write(&self, found: &Found, files: &[PathBuf], gallery: &Gallery) -> Result<()> {
+    /// Writes it.
+    pub fn write(&self, found: &Found, gallery: &Gallery) -> Result<()> {
         let mut thumbnails = Thumbnails::new(&self.target, self.thumbnails, self.decode)?;
         let mut lists = Vec::new();
         // Thumbnails are made in the page's order: those of the first lists have room first.
-        for (Ranking { query, results }, file) in found.queries.iter().zip(files).take(self.lists) {
+        for Ranking { query, file, results } in found.queries.iter().take(self.lists) {
             let asked = shown(query, thumbnails.picture(file));
             let mut matches = Vec::with_capacity(results.len());
             for FoundMatch { row, path, distance, same } in results {

@@ -3,6 +3,7 @@
 mod output;
 
 use crate::checkpoint::Network;
+use crate::embeddings::Embeddings;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterClass, Buffer, Context, Plan, PlanProfile, Precision, Readback, Recorder, WORD};
 use crate::images::decode::{DecodeOptions, Rgb};
@@ -13,6 +14,7 @@ use crate::observer::{Observer, Stage};
 use crate::rng;
 use rayon::prelude::*;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -297,6 +299,33 @@ impl<'c> Embedder<'c> {
             rows: VecDeque::new(),
             first_view: None,
         }
+    }
+}
+
+impl Embedder<'_> {
+    /// Embeds the readable pictures of a list; returns their embeddings by name, and their files.
+    ///
+    /// # Errors
+    /// Those of the adapter, and [`Error::Interrupted`].
+    pub fn embeddings(
+        &mut self,
+        pictures: Vec<Picture>,
+        options: LookOptions,
+        observer: &dyn Observer,
+    ) -> Result<(Embeddings, Vec<PathBuf>)> {
+        let mut embeddings = Embeddings { paths: Vec::new(), dim: self.dim(), rows: Vec::new() };
+        let mut files = Vec::new();
+        for row in self.rows(pictures, options, observer) {
+            match row? {
+                (_, Err(error)) => observer.skipped(&error),
+                (picture, Ok(row)) => {
+                    embeddings.paths.push(picture.name);
+                    embeddings.rows.extend(row);
+                    files.push(picture.path);
+                }
+            }
+        }
+        Ok((embeddings, files))
     }
 }
 

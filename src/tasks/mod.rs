@@ -4,5 +4,6 @@ pub mod embed;
 pub mod evaluate;
 pub mod explain;
 pub mod known;
+pub mod search;
 pub mod train;
 pub mod tune;

@@ -9,7 +9,6 @@ mod http;
 
 use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments};
 use super::open;
-use super::search::{Found, Verdicts, check_fits, check_weights, verdicts};
 use super::signals::Signals;
 use crate::embeddings::gallery::{Filter, Gallery};
 use crate::embeddings::rows::{Rows, Selected};
@@ -17,12 +16,12 @@ use crate::error::{Error, Result};
 use crate::gpu::Precision;
 use crate::images::decode::{self, DecodeOptions};
 use crate::images::preprocess::resize_bicubic;
-use crate::images::walk::LeftOut;
 use crate::kernels::topk::MAX_K;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::retrieval::pca::Reduction;
 use crate::shape::ImageSize;
 use crate::tasks::embed::Embedder;
+use crate::tasks::search::{Found, Verdicts, check_fits, check_weights, verdicts};
 use axum::http::StatusCode;
 use clap::Args;
 use connections::Limits;
@@ -31,7 +30,7 @@ use serde_json::{Value, json};
 use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,7 +97,13 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     check_fits(&gallery, &network, reduction.as_ref(), false)?;
     let components = arguments.reduce.as_deref().zip(reduction.as_ref());
-    check_weights(&arguments.model, &network, &gallery, components, arguments.allow_other_weights)?;
+    open::tell(&check_weights(
+        &arguments.model,
+        &network,
+        &gallery,
+        components,
+        arguments.allow_other_weights,
+    )?);
     let kept = gallery.filtered(&arguments.filter)?;
     let selected = Selected::new(&*gallery, kept.clone());
     // Others see images only where the user says which.
@@ -107,6 +112,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         folder => gallery.images(folder.as_deref())?,
     };
     let verdicts = verdicts(&network, gallery.is_flipped(), reduction.is_some());
+    open::tell(verdicts.err().as_slice());
     if !address.ip().is_loopback() {
         eprintln!(
             "note: whoever reaches {address} can search{}: there is no password",
@@ -258,13 +264,8 @@ impl Searcher<'_> {
             None => row,
         });
         let list = self.nearest(top)?;
-        let mut found = Found {
-            verdicts: self.verdicts,
-            left_out: LeftOut::default(),
-            gallery: self.selected.len(),
-            queries: Vec::new(),
-        };
-        found.add(POSTED, &list, self.gallery, self.selected);
+        let mut found = Found::new(self.verdicts, self.selected);
+        found.add(POSTED, Path::new(""), &list, self.gallery, self.selected);
         Ok(Ok(found.json()))
     }
 
