@@ -1,15 +1,15 @@
 //! Which tile is quickest for each product of a network on this adapter: every candidate is proved, then timed; the
 //! choice is confirmed on the whole step, or dropped.
 
+use crate::cases::numbers;
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 use crate::gpu::tuning::Choices;
-use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage, WORD};
+use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage};
 use crate::kernels::adam::{Betas, StepValues};
 use crate::kernels::gemm::{self, Form, Tile};
 use crate::model::{HeadSettings, LaTransformer, Learner, Trainable, UpdateRule};
 use crate::observer::Follower;
-use crate::rng;
 use crate::train::heads::init_heads;
 use std::time::{Duration, Instant};
 
@@ -252,23 +252,10 @@ impl Operands {
     fn new(context: &Context, product: Product) -> Result<Operands> {
         let Product { form, m, n, k, .. } = product;
         let storage = context.storage();
-        let words = |elements: usize| elements * storage.bytes() as usize / WORD as usize;
-        let fill = |label: &str, stream: u64, elements: usize| -> Result<Buffer> {
-            let buffer = context.buffer(label, words(elements))?;
-            let value = |i: usize| 2.0 * rng::uniform(1, stream, i as u64) - 1.0;
-            if storage == Storage::F32 {
-                let data: Vec<f32> = (0..elements).map(value).collect();
-                context.write(&buffer, bytemuck::cast_slice(&data));
-            } else {
-                let data: Vec<half::f16> = (0..elements).map(|i| half::f16::from_f32(value(i))).collect();
-                context.write(&buffer, bytemuck::cast_slice(&data));
-            }
-            Ok(buffer)
-        };
-        let result = if form == Form::Tn { m * n } else { words(m * n) };
+        let result = if form == Form::Tn { m * n } else { numbers::words(m * n, storage) };
         Ok(Operands {
-            a: fill("a", 1, m * k)?,
-            b: fill("b", 2, n * k)?,
+            a: numbers::tensor(context, "a", 1, m * k, storage)?,
+            b: numbers::tensor(context, "b", 2, n * k, storage)?,
             c: context.buffer("c", result)?,
             storage,
         })
