@@ -3,7 +3,6 @@
 
 use lat_wgpu::checkpoint::{self, HostTensor, Settings};
 use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, MANIFEST, Manifest, Model, Origin};
-use lat_wgpu::embeddings::rows;
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter};
 use lat_wgpu::images::decode::{DecodeOptions, decode};
 use lat_wgpu::shape::{ImageSize, VitConfig};
@@ -28,7 +27,7 @@ fn a_header_that_is_not_there_gets_no_room() {
     let path = dir.path().join("e.safetensors");
     // 14 MB of header were made room for.
     std::fs::write(&path, 14_548_186u64.to_le_bytes()).unwrap();
-    refused(rows::open(&path), "is cut off, or not a safetensors file");
+    refused(embeddings::open(&path), "is cut off, or not a safetensors file");
     assert!(embeddings::read(&path).is_err());
 }
 
@@ -61,7 +60,7 @@ fn parquet_that_contradicts_itself_is_refused() {
         ("snappy.parquet", "is compressed (SNAPPY): only uncompressed columns are read"),
     ] {
         let start = Instant::now();
-        refused(rows::open(&found(name)), words);
+        refused(embeddings::open(&found(name)), words);
         assert!(start.elapsed() < Duration::from_secs(5), "{name} took {:?}", start.elapsed());
     }
 }

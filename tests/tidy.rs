@@ -651,8 +651,8 @@ fn no_registry_host() {
 const UNSAFE: [(&str, usize); 7] = [
     ("src/gpu/adapter.rs", 2),
     ("src/gpu/cache.rs", 1),
+    ("src/gpu/compilation.rs", 1),
     ("src/gpu/context.rs", 1),
-    ("src/gpu/pipeline.rs", 1),
     ("src/main.rs", 1),
     ("tools/fuzz/src/memory.rs", 9),
     ("tools/isa_report/src/device.rs", 11),

@@ -63,23 +63,25 @@ pub fn backward<'n>(run: &mut Run<'_>, dgelt: impl Into<Numbers<'n>>, shape: Sha
     });
 }
 
-fn both(batch: usize, shape: Shape) -> [Box<dyn Fn(&mut Run<'_>)>; 2] {
+fn both(batch: usize, shape: Shape) -> (impl Fn(&mut Run<'_>), impl Fn(&mut Run<'_>)) {
     let (tokens, gelt) = (batch * shape.tokens(), batch * shape.parts * shape.dim);
-    let back = move |run: &mut Run<'_>| backward(run, drawn(3, gelt), shape);
-    [Box::new(move |run: &mut Run<'_>| forward(run, drawn(1, tokens), shape)), Box::new(back)]
+    (
+        move |run: &mut Run<'_>| forward(run, drawn(1, tokens), shape),
+        move |run: &mut Run<'_>| backward(run, drawn(3, gelt), shape),
+    )
 }
 
 pub(super) fn list(list: &mut List) {
     let weights = GeltConfig::default().weights();
     for (batch, prefix, parts, columns, dim) in [(1, 1, 1, 1, 4), (2, 2, 7, 3, 68), (2, 5, 3, 11, 28)] {
         let name = format!("{batch}x({prefix}+{parts}x{columns})x{dim}");
-        let [forward, backward] = both(batch, Shape { prefix, parts, columns, dim, weights });
+        let (forward, backward) = both(batch, Shape { prefix, parts, columns, dim, weights });
         list.add_stored("forward", &name, forward);
         list.add_stored("backward", &name, backward);
     }
     let mut full = |batch: usize, prefix: usize, parts: usize, columns: usize, dim: usize, weights: (f32, f32)| {
         let shape = Shape { prefix, parts, columns, dim, weights };
-        let [forward, backward] = both(batch, shape);
+        let (forward, backward) = both(batch, shape);
         list.full(format!("forward {batch} {shape:?}"), forward);
         list.full(format!("backward {batch} {shape:?}"), backward);
     };
@@ -103,7 +105,7 @@ pub(super) fn list(list: &mut List) {
 pub(super) fn time(rows: &mut Rows<'_>) {
     let weights = GeltConfig::default().weights();
     let shape = Shape { prefix: 1, parts: GRID, columns: GRID, dim: rows.model.dim, weights };
-    let [forward, backward] = both(rows.batch, shape);
+    let (forward, backward) = both(rows.batch, shape);
     rows.add("", forward);
     rows.add("backward", backward);
 }

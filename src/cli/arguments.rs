@@ -161,7 +161,7 @@ impl<T: Args> FromArgMatches for Training<T> {
     fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
         let flag = |(key, ..): (String, _, _)| {
             let id = key.rsplit('.').next()?;
-            let value = matches.try_get_raw(id).ok()??.last()?.to_str()?.to_string();
+            let value = matches.try_get_raw(id).ok()??.next_back()?.to_str()?.to_string();
             let is_given = matches.value_source(id) == Some(ValueSource::CommandLine);
             is_given.then_some((key, value))
         };

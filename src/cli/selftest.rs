@@ -40,7 +40,7 @@ pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
     let context = arguments.adapter.open(Precision::F16)?;
     let options = Options {
         filter: arguments.filter.as_deref().unwrap_or_default(),
-        precision: arguments.precision.map(Into::into),
+        precision: arguments.precision,
         quick: arguments.quick,
     };
     let progress = Progress::new(Some(signals));

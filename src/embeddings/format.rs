@@ -9,6 +9,12 @@ use crate::storage::Dtype;
 
 /// Longest header that readers of safetensors accept, in bytes.
 pub(super) const MAX_SAFETENSORS_HEADER: usize = 100_000_000;
+/// One kind of file.
+pub(super) trait Form: Send {
+    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()>;
+    fn finish(self: Box<Self>, rows: usize) -> Result<()>;
+}
+
 /// Embeddings read back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embeddings {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::format::ending;
 use super::provenance::{Provenance, Source};
-use super::rows::{self, NamedRows, Parts, Rows};
+use super::rows::{NamedRows, Parts, Rows};
 use crate::datasets::labels::Label;
 use crate::error::{Error, Result};
 use crate::images::walk;
@@ -53,7 +53,7 @@ impl Gallery {
         let paths = if path.is_dir() { part_paths(path)? } else { vec![path.to_path_buf()] };
         let mut gallery = Gallery { parts: Vec::new(), names: Vec::new(), dim: 0 };
         for path in paths {
-            let NamedRows { rows, names, provenance } = rows::open(&path)?;
+            let NamedRows { rows, names, provenance } = super::open(&path)?;
             // A part without rows has nothing to say.
             if names.is_empty() {
                 continue;

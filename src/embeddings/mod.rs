@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use format::{Head, ending, npy_head, npy_names, other_ending, safetensors_head};
 #[cfg(feature = "parquet")]
 use parquet::read_parquet;
+use rows::{EmbeddingFile, NamedRows};
 
 /// Reads a `.safetensors` or `.parquet` file, or a `.npy` file with the `.paths.txt` beside it.
 ///
@@ -42,7 +43,22 @@ pub fn read(path: &Path) -> Result<Embeddings> {
     parsed.and_then(Stored::unpack).map_err(Error::invalid(path))
 }
 
-/// What a file holds, as it stands there.
+/// Opens a file that `EmbeddingWriter` wrote. A `.parquet` file is read whole: its columns are compressed.
+///
+/// # Errors
+/// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
+pub fn open(path: &Path) -> Result<NamedRows> {
+    #[cfg(feature = "parquet")]
+    if ending(path) == "parquet" {
+        return parquet::open(path);
+    }
+    let mut file = EmbeddingFile::open(path)?;
+    // The file keeps its own: messages name rows.
+    let (names, provenance) = (file.paths.clone(), std::mem::take(&mut file.provenance));
+    Ok(NamedRows { rows: Box::new(file), names, provenance })
+}
+
+/// The content of a file, as it is stored.
 struct Stored {
     paths: Vec<String>,
     rows: usize,

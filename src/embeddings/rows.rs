@@ -198,21 +198,6 @@ pub struct NamedRows {
     pub provenance: Provenance,
 }
 
-/// Opens a file that `EmbeddingWriter` wrote. A `.parquet` file is read whole: its columns are compressed.
-///
-/// # Errors
-/// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
-pub fn open(path: &Path) -> Result<NamedRows> {
-    #[cfg(feature = "parquet")]
-    if ending(path) == "parquet" {
-        return super::parquet::open(path);
-    }
-    let mut file = EmbeddingFile::open(path)?;
-    // The file keeps its own: messages name rows.
-    let (names, provenance) = (file.paths.clone(), std::mem::take(&mut file.provenance));
-    Ok(NamedRows { rows: Box::new(file), names, provenance })
-}
-
 /// Some rows of a matrix as one of their own.
 pub struct Selected<'a> {
     rows: &'a dyn Rows,
@@ -437,13 +422,13 @@ mod tests {
                 writer.push(name, vector).unwrap();
             }
             writer.finish().unwrap();
-            let opened = open(&out).unwrap();
+            let opened = embeddings::open(&out).unwrap();
             let told = opened.provenance.settings.as_ref().map(Entry::text);
             assert_eq!((opened.names, told), (memory.paths, settings), "{name}");
             assert_eq!(all(&*opened.rows, 0..4), memory.rows, "{name}");
         }
         std::fs::write(dir.path().join("e.csv"), "").unwrap();
-        assert!(matches!(open(&dir.path().join("e.csv")), Err(Error::Usage(_))));
+        assert!(matches!(embeddings::open(&dir.path().join("e.csv")), Err(Error::Usage(_))));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use tempfile::NamedTempFile;
 
-use super::format::{MAX_SAFETENSORS_HEADER, ending, paths_beside, to_line};
+use super::format::{Form, MAX_SAFETENSORS_HEADER, ending, paths_beside, to_line};
 #[cfg(feature = "parquet")]
 use super::parquet::writer::Parquet;
 use crate::error::{Error, Result};
@@ -50,12 +50,6 @@ pub struct EmbeddingWriter {
     dim: usize,
     rows: usize,
     form: Box<dyn Form>,
-}
-
-/// One kind of file.
-pub(super) trait Form: Send {
-    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()>;
-    fn finish(self: Box<Self>, rows: usize) -> Result<()>;
 }
 
 impl EmbeddingWriter {

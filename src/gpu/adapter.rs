@@ -1,6 +1,6 @@
 //! Descriptions of the adapters that the drivers offer, before any is opened.
 
-use super::selection::AdapterClass;
+use super::class::AdapterClass;
 use std::path::{Path, PathBuf};
 
 /// The description of an adapter that `lat-wgpu info` prints.

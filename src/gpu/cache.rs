@@ -6,8 +6,8 @@
 //! compiled.
 
 use super::adapter::{AdapterSummary, PIPELINE_CACHE};
+use super::class::AdapterClass;
 use super::options::ContextOptions;
-use super::selection::AdapterClass;
 use super::tuning;
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};

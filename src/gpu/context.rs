@@ -2,13 +2,14 @@
 
 use super::adapter::{self, AdapterSummary};
 use super::buffer::Buffer;
+use super::class::AdapterClass;
 use super::error::{Error, Result};
 use super::faults::Rehearsal;
 use super::kernel::Storage;
 use super::locked;
 use super::options::{ContextOptions, Precision};
 use super::pipeline::Pipelines;
-use super::selection::{AdapterClass, Family};
+use super::selection::Family;
 use super::submission::Submissions;
 use super::tuning::{self, Choices};
 use std::sync::atomic::AtomicU32;

@@ -5,8 +5,11 @@
 //! owns the memory and bind groups of a recording and replays it.
 
 mod adapter;
+mod allocation;
 mod buffer;
 mod cache;
+mod class;
+mod compilation;
 mod context;
 mod error;
 mod faults;
@@ -23,10 +26,12 @@ mod selection;
 mod submission;
 mod timing;
 pub mod tuning;
+mod waiting;
 
 pub use adapter::{AdapterSummary, MatrixUnit, adapters};
 pub use buffer::Buffer;
 pub use cache::CacheFile;
+pub use class::AdapterClass;
 pub use context::Context;
 pub use error::{Error, Result};
 pub use guard::{guarded, silence_guarded_panics};
@@ -39,7 +44,7 @@ pub use plan::{Listing, Place, Plan, PlanSummary};
 pub use profile::{DispatchTime, PlanProfile};
 pub use readback::Readback;
 pub use recorder::{Dispatch, Launch, Phase, Recorder, Tensor, grid_1d};
-pub use selection::{AdapterClass, Family, KernelChoice};
+pub use selection::{Family, KernelChoice};
 pub use timing::SubmitTime;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

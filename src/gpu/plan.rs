@@ -2,13 +2,13 @@
 
 use super::WORD;
 use super::buffer::{Buffer, GUARD_NUMBERS, GUARD_WORDS};
+use super::class::AdapterClass;
 use super::context::Context;
 use super::error::{Error, Result};
 use super::kernel::Access;
 use super::memory::{Transient, place};
 use super::pipeline::Pipeline;
 use super::recorder::{Dispatch, Home, Recorder, TensorInfo};
-use super::selection::AdapterClass;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

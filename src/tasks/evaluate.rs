@@ -5,10 +5,10 @@ use super::known::Seen;
 use crate::checkpoint::{self, Network, Threshold};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::{self, LabelNames, LabelledPicture, TestSet, uses};
-use crate::embeddings::Embeddings;
 use crate::embeddings::gallery::Inputs;
 use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
-use crate::embeddings::rows::{self, NamedRows, Parts, Rows};
+use crate::embeddings::rows::{NamedRows, Parts, Rows};
+use crate::embeddings::{self, Embeddings};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::images::walk::{LeftOut, Picture};
@@ -230,7 +230,7 @@ pub struct Look {
 }
 
 fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
-    let NamedRows { rows, names, provenance, .. } = rows::open(path)?;
+    let NamedRows { rows, names, provenance, .. } = embeddings::open(path)?;
     if rows.is_empty() {
         return Err(Error::Data(format!("{} holds no embeddings", path.display())));
     }

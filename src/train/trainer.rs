@@ -844,7 +844,7 @@ impl Run<'_, '_> {
         if self.job.validation.is_empty() {
             return Ok(None);
         }
-        let reader = Reader::new(&self.job);
+        let reader = Reader::new(self.job);
         let most = self.job.piece();
         let classes = self.job.set.classes.len();
         let (mut loss, mut right) = (0.0, 0usize);

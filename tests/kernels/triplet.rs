@@ -34,7 +34,7 @@ fn check(name: &str, parts: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, V
         }
     }
     let (losses, choices) = mined(&judged(name, |run| mine(run, &found, labels, margin)));
-    judged(name, |run| backward(run, parts, &found, &choices, &normal(99, parts.len()), 1.0));
+    judged(name, |run| backward(run, parts, &found, &choices, normal(99, parts.len()), 1.0));
     (losses, choices)
 }
 

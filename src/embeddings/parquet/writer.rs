@@ -15,7 +15,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use tempfile::NamedTempFile;
 
-use crate::embeddings::writer::Form;
+use crate::embeddings::format::Form;
 use crate::error::{Error, Result};
 use crate::storage::Dtype;
 use crate::storage::atomic::{publish, temporary_beside};

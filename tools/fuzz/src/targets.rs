@@ -12,7 +12,7 @@ use lat_wgpu::embeddings as files;
 use lat_wgpu::embeddings::gallery::Gallery;
 use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Manifest};
 use lat_wgpu::embeddings::merge::Merge;
-use lat_wgpu::embeddings::rows::{self, NamedRows};
+use lat_wgpu::embeddings::rows::NamedRows;
 use lat_wgpu::images::decode::{self, DecodeOptions, MAX_DECODED, MAX_SIDE};
 use lat_wgpu::retrieval::pca::Reduction;
 use lat_wgpu::train::config::{Config, Layers};
@@ -139,7 +139,7 @@ pub fn config(data: &[u8]) -> String {
 
 /// Reads embeddings by both ways: whole, and row by row.
 fn embeddings_at(path: &Path, bound: usize) -> String {
-    let opened = within("the rows' reader", bound, || rows::open(path));
+    let opened = within("the rows' reader", bound, || files::open(path));
     let whole = within("the embeddings' reader", bound, || files::read(path));
     if let (Ok(NamedRows { rows, names, .. }), Ok(whole)) = (&opened, &whole) {
         assert_eq!(
