@@ -3,7 +3,7 @@
 use super::arguments::{
     AdapterArgument, MemoryArgument, NetworkArguments, PageArguments, SetArguments, fraction,
 };
-use super::eval_report;
+use super::eval_report::{self, INFLATED, Page};
 use super::json;
 use super::open;
 use super::paths::{Paths, same};
@@ -12,6 +12,7 @@ use super::signals::Signals;
 use super::words::{described, named, word};
 use crate::checkpoint::{Settings, Threshold};
 use crate::datasets::{LoadOptions, TestSet};
+use crate::embeddings::gallery::ImageFolder;
 use crate::error::{Error, Result};
 use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
@@ -26,10 +27,6 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// What is said before scores of the released code's protocol.
-pub(super) const INFLATED: &str = "released-code inflates: it counts pictures of the query's person by the query's own camera, often from the \
-     same moment, and AP looks at the first ten only; its figures are not comparable with those of --protocol standard";
 
 /// The help of each protocol.
 const PROTOCOLS: [&str; 3] = [
@@ -147,11 +144,36 @@ impl EvalArguments {
     }
 }
 
+impl EvalArguments {
+    /// The page that is asked for, if any.
+    fn page(&self) -> Result<Option<Page>> {
+        let PageArguments { html: Some(target), thumbnails, lists } = &self.page else {
+            return Ok(None);
+        };
+        let mut source = Vec::new();
+        if let Some(model) = &self.model {
+            let flip = if self.flip { ", each picture and its mirror image" } else { "" };
+            source.push(("Model".to_string(), format!("{}{flip}", model.display())));
+        }
+        if let (Some(queries), Some(gallery)) = (&self.query_embeddings, &self.gallery_embeddings) {
+            source.push(("Embeddings".to_string(), format!("{}, {}", queries.display(), gallery.display())));
+        }
+        Ok(Some(Page {
+            target: target.clone(),
+            source,
+            lists: *lists,
+            thumbnails: *thumbnails,
+            decode: DecodeOptions { ignore_exif: self.ignore_exif },
+            images: self.images.iter().map(|dir| ImageFolder::open(dir)).collect::<Result<_>>()?,
+        }))
+    }
+}
+
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let plan = Plan::new(arguments)?;
     let paths = paths(arguments);
     paths.check()?;
-    let page = eval_report::Page::of(arguments)?;
+    let page = arguments.page()?;
     let progress = Progress::new(Some(Signals::listen()?));
     let mut results = Vec::new();
     let mut failed = Vec::new();

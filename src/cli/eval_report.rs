@@ -1,7 +1,5 @@
 //! `lat-wgpu eval --html`: what was measured, as a page to look at.
 
-use super::arguments::PageArguments;
-use super::eval::{EvalArguments, INFLATED};
 use crate::datasets::LabelNames;
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::ImageFolder;
@@ -15,6 +13,10 @@ use crate::retrieval::verification;
 use crate::tasks::evaluate::{Labelled, Listed, Outcome, Pictures, Plan};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Printed before scores of the released code's protocol.
+pub const INFLATED: &str = "released-code inflates: it counts pictures of the query's person by the query's own camera, often from the \
+     same moment, and AP looks at the first ten only; its figures are not comparable with those of --protocol standard";
 
 /// Places of a ranked list.
 pub const PLACES: usize = 10;
@@ -34,29 +36,6 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// The page that is asked for, if any.
-    pub fn of(arguments: &EvalArguments) -> Result<Option<Page>> {
-        let PageArguments { html: Some(target), thumbnails, lists } = &arguments.page else {
-            return Ok(None);
-        };
-        let mut source = Vec::new();
-        if let Some(model) = &arguments.model {
-            let flip = if arguments.flip { ", each picture and its mirror image" } else { "" };
-            source.push(("Model".to_string(), format!("{}{flip}", model.display())));
-        }
-        if let (Some(queries), Some(gallery)) = (&arguments.query_embeddings, &arguments.gallery_embeddings) {
-            source.push(("Embeddings".to_string(), format!("{}, {}", queries.display(), gallery.display())));
-        }
-        Ok(Some(Page {
-            target: target.clone(),
-            source,
-            lists: *lists,
-            thumbnails: *thumbnails,
-            decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
-            images: arguments.images.iter().map(|dir| ImageFolder::open(dir)).collect::<Result<_>>()?,
-        }))
-    }
-
     /// Writes it.
     pub fn write(&self, outcome: &Outcome, plan: &Plan) -> Result<()> {
         let scores = outcome.scores();

@@ -71,6 +71,28 @@ pub struct SearchArguments {
     pub network: NetworkArguments,
 }
 
+impl SearchArguments {
+    /// The page that is asked for, if any.
+    fn page(&self) -> Result<Option<Page>> {
+        let PageArguments { html: Some(target), thumbnails, lists } = &self.page else {
+            return Ok(None);
+        };
+        let flip = if self.flip { ", each query and its mirror image" } else { "" };
+        let line = |name: &str, value: String| (name.to_string(), value);
+        Ok(Some(Page {
+            target: target.clone(),
+            source: vec![
+                line("Model", format!("{}{flip}", self.model.display())),
+                line("Gallery", self.gallery.display().to_string()),
+            ],
+            lists: *lists,
+            thumbnails: *thumbnails,
+            decode: DecodeOptions { ignore_exif: self.ignore_exif },
+            images: None,
+        }))
+    }
+}
+
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
     let SearchArguments { model, gallery, query, reduce, images, json, page, .. } = arguments;
@@ -80,7 +102,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let paths = paths.writes("--json", json).writes("--html", &page.html);
     paths.check()?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
-    let mut page = Page::of(arguments)?;
+    let mut page = arguments.page()?;
     let Listing { pictures, left_out } = open::pictures(&arguments.query, arguments.follow_links)?;
     if !left_out.counts().is_empty() {
         eprintln!("note: left out: {left_out}");

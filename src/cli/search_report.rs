@@ -1,7 +1,5 @@
 //! `lat-wgpu search --html`: what was found, as a page to look at.
 
-use super::arguments::PageArguments;
-use super::search::SearchArguments;
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::{Gallery, Images};
 use crate::error::Result;
@@ -14,37 +12,17 @@ use std::path::PathBuf;
 pub(super) struct Page {
     pub target: PathBuf,
     /// What was searched, in lines of a name and its value.
-    source: Vec<(String, String)>,
+    pub source: Vec<(String, String)>,
     /// How many ranked lists there are at most.
-    lists: usize,
+    pub lists: usize,
     /// Bytes of pictures inside the page.
-    thumbnails: u64,
-    decode: DecodeOptions,
+    pub thumbnails: u64,
+    pub decode: DecodeOptions,
     /// Where the gallery's pictures are, once it is open.
     pub images: Option<Images>,
 }
 
 impl Page {
-    /// The page that is asked for, if any.
-    pub fn of(arguments: &SearchArguments) -> Result<Option<Page>> {
-        let PageArguments { html: Some(target), thumbnails, lists } = &arguments.page else {
-            return Ok(None);
-        };
-        let flip = if arguments.flip { ", each query and its mirror image" } else { "" };
-        let line = |name: &str, value: String| (name.to_string(), value);
-        Ok(Some(Page {
-            target: target.clone(),
-            source: vec![
-                line("Model", format!("{}{flip}", arguments.model.display())),
-                line("Gallery", arguments.gallery.display().to_string()),
-            ],
-            lists: *lists,
-            thumbnails: *thumbnails,
-            decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
-            images: None,
-        }))
-    }
-
     /// Writes it.
     pub fn write(&self, found: &Found, gallery: &Gallery) -> Result<()> {
         let mut thumbnails = Thumbnails::new(&self.target, self.thumbnails, self.decode)?;
