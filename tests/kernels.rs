@@ -15,8 +15,6 @@ mod distance;
 mod flops;
 #[path = "kernels/gelt.rs"]
 mod gelt;
-#[path = "kernels/gelu.rs"]
-mod gelu;
 #[path = "kernels/gemm.rs"]
 mod gemm;
 #[path = "kernels/gradnorm.rs"]
@@ -60,6 +58,6 @@ macro_rules! every_case_of {
 }
 
 every_case_of!(
-    gemm attention rollout layernorm gelu layerscale accumulate image patch_embed tokens gelt l2norm
+    gemm attention rollout layernorm layerscale accumulate image patch_embed tokens gelt l2norm
     part_linear batchnorm narrow cross_entropy triplet gradnorm adam distance topk roof
 );

@@ -25,7 +25,7 @@ macro_rules! stems {
 }
 
 stems!(
-    gemm attention rollout layernorm gelu layerscale accumulate image patch_embed tokens gelt l2norm
+    gemm attention rollout layernorm layerscale accumulate image patch_embed tokens gelt l2norm
     part_linear batchnorm narrow cross_entropy triplet gradnorm adam distance topk roof
 );
 

@@ -14,7 +14,6 @@ pub mod batchnorm;
 pub mod cross_entropy;
 pub mod distance;
 pub mod gelt;
-pub mod gelu;
 pub mod gemm;
 pub mod gradnorm;
 pub mod image;
@@ -46,7 +45,6 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
         cross_entropy::variants,
         distance::variants,
         gelt::variants,
-        gelu::variants,
         gemm::variants,
         gradnorm::variants,
         image::variants,

@@ -61,10 +61,6 @@ fn rows() -> Vec<Count> {
     vec![
         ("accumulate sum 67", vec![("accumulate", 67.0)]),
         ("narrow forward f32 260", vec![("narrow_forward", 260.0)]),
-        ("gelu forward gelu 67", vec![("gelu_forward", 67.0 * 31.0)]),
-        ("gelu backward gelu 67", vec![("gelu_backward", 67.0 * 39.0)]),
-        ("gelu forward quick_gelu 67", vec![("gelu_forward", 67.0 * 5.0)]),
-        ("gelu backward quick_gelu 67", vec![("gelu_backward", 67.0 * 11.0)]),
         ("layernorm forward 4 lanes stats f32 7x52", vec![("layernorm_forward", 8.0 * 364.0)]),
         ("layernorm backward 4 lanes f32 1x4", backward([13.0 * 4.0, 5.0 * 4.0, 2.0 * 4.0])),
         (

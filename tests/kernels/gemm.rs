@@ -1,12 +1,12 @@
-//! gemm beside its cases: rows by themselves, launches in parts, and the reference's gradients.
+//! gemm beside its cases: rows by themselves, launches in parts, bounds of activations, and the reference's gradients.
 
 use crate::common::differences::{coarse, prove};
 use crate::common::guard::{judged, outputs};
 use crate::common::random::{drawn, normal};
-use crate::common::{assert_same_bits, context};
+use crate::common::{assert_same_bits, context, tolerance};
 use lat_wgpu::cases::gemm::{BIAS, Switches, nn, nt, tn};
-use lat_wgpu::kernels::gemm::{Form, Tile};
-use lat_wgpu::reference::{gelu, gemm as reference};
+use lat_wgpu::kernels::gemm::{Epilogue, Form, Nn, Nt, Tile};
+use lat_wgpu::reference::{Exact, gelu, gemm as reference};
 use lat_wgpu::shape::Activation;
 
 #[test]
@@ -45,7 +45,7 @@ fn reference_gradients_of_a_linear_layer_are_the_difference_quotients() {
 #[test]
 fn reference_gradient_before_an_activation_is_the_difference_quotient() {
     // Two paths back to x: y = activation(x)·Wᵀ, and x itself.
-    let (m, n, k) = (4, 5, 6);
+    let (m, n, k) = (50, 10, 2);
     let (x, weight) = (coarse(1, m * n), normal(2, k * n));
     let (dy, straight) = (normal(3, m * k), normal(4, m * n));
     for activation in [Activation::Gelu, Activation::QuickGelu] {
@@ -103,5 +103,61 @@ fn a_product_in_several_launches_gives_the_same_bits() {
                 }
             }
         }
+    }
+}
+
+/// An activation and its slope at `x`, within the bounds of common/gelu.wgsl: epilogues of products that are `x` and 1.
+fn activated(case: &str, form: Activation, x: &[f32]) -> Vec<Vec<f32>> {
+    judged(&format!("{form:?} {case}"), |run| {
+        let (m, n, k) = (x.len(), 1, 1);
+        let ones = vec![1.0; m];
+        let [a, one, dy] = [x, &ones[..1], &ones].map(|numbers| run.operand("operand", numbers).tensor);
+        let [y, slope] = ["y", "slope"].map(|label| run.output(label, m));
+        let epilogue = Epilogue { activation: Some(form), ..Epilogue::default() };
+        Nt { a, b: one, c: y, m, n, k, epilogue }.record_with(&mut run.recorder, "y", Tile::Plain);
+        let slope_of_one =
+            Nn { a: dy, b: one, c: slope, m, n, k, derivative: Some((form, a)), residual: None };
+        slope_of_one.record_with(&mut run.recorder, "slope", Tile::Plain);
+        let points = || x.iter().map(|&x| f64::from(x)).enumerate();
+        let tail = || points().filter(|(_, x)| *x > -9.0);
+        let exact = |value: f64, scale: f64| Exact { value, scale };
+        run.near("slope", slope, tolerance::GELU_DERIVATIVE, || {
+            points().map(|(i, x)| (i, exact(gelu::derivative(form, x), 1.0)))
+        });
+        if form == Activation::QuickGelu {
+            return run.near("y", y, tolerance::QUICK_GELU, || {
+                points().map(|(i, x)| {
+                    let value = gelu::quick_gelu(x);
+                    // The kernel clamps at -52, where σ is 4e-39.
+                    (i, exact(value, value.abs() * (1.0 + 1.702 * x.abs().min(52.0)) + 1e-31 * x.abs()))
+                })
+            });
+        }
+        run.near("y", y, tolerance::GELU, || points().map(|(i, x)| (i, exact(gelu::gelu(x), x.abs()))));
+        run.near("y of itself", y, tolerance::GELU_TAIL, || {
+            tail().map(|(i, x)| (i, exact(gelu::gelu(x), gelu::gelu(x).abs())))
+        });
+        run.near("slope of its terms", slope, tolerance::GELU_DERIVATIVE_TAIL, || {
+            let terms = |x: f64| gelu::normal_below(x) + x.abs() * gelu::normal_density(x);
+            tail().map(move |(i, x)| (i, exact(gelu::gelu_derivative(x), terms(x))))
+        });
+    })
+}
+
+#[test]
+fn activations_and_their_slopes_keep_the_stated_bounds() {
+    let range: Vec<f32> = (-120_000..=120_000).map(|i| i as f32 * 1e-4).collect();
+    let tiny: Vec<f32> = (0..=2000).map(|i| (0.01 * i as f32 - 20.0).exp2()).flat_map(|x| [x, -x]).collect();
+    let huge = [13.0, 20.0, 51.0, 52.0, 60.0, 100.0, 1e4, 1e20, 3e38].map(|x| [x, -x]).concat();
+    for form in [Activation::Gelu, Activation::QuickGelu] {
+        activated("over [-12, 12]", form, &range);
+        activated("near 0", form, &tiny);
+        let found = activated("far out", form, &huge);
+        for (x, (y, slope)) in huge.iter().zip(found[0].iter().zip(&found[1])) {
+            let (end, flat) = if *x > 0.0 { (*y == *x, 1.0) } else { (*y <= 0.0 && *y >= 1e-8 * x, 0.0) };
+            // quick_gelu' still has 2e-8 of its bend at 13.
+            assert!(end && (slope - flat).abs() <= 1e-7, "{form:?} at {x}: {y}, slope {slope}");
+        }
+        assert_eq!(activated("at 0", form, &[0.0]), [[0.0], [0.5]], "{form:?}");
     }
 }
