@@ -58,7 +58,7 @@ pub struct Binding {
     pub access: Access,
     /// True if it holds quads, four neighbouring elements each in the launch's [`Storage`]; else words.
     pub quads: bool,
-    /// The override that is true where a launch has a tensor for it.
+    /// The override that is true where a launch has a tensor for it; a plan turns it off where nothing reads what it writes.
     pub switch: Option<&'static str>,
 }
 

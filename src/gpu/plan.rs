@@ -8,7 +8,7 @@ use super::error::{Error, Result};
 use super::kernel::Access;
 use super::memory::{Transient, place};
 use super::pipeline::Pipeline;
-use super::recorder::{Dispatch, Home, Recorder, TensorInfo};
+use super::recorder::{Dispatch, Home, Recorder, Tensor, TensorInfo};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -180,8 +180,31 @@ fn lay_out(recorder: &Recorder<'_>) -> Layout {
 }
 
 impl Recorder<'_> {
-    /// What the plan of this recording will cost; allocates nothing.
-    pub fn summary(&self) -> PlanSummary {
+    /// Switches off outputs in the plan's memory that no launch reads, see [`Binding::switch`](super::Binding::switch).
+    fn drop_unread(&mut self) {
+        let unused = self.unused(Access::Write);
+        let mut kept: Vec<bool> = self.tensors.iter().map(|t| matches!(t.home, Home::Fixed(_))).collect();
+        for Dispatch { tensors, kernel, .. } in &self.dispatches {
+            for (tensor, binding) in tensors.iter().zip(kernel.bindings) {
+                kept[tensor.id] |= binding.access != Access::Write;
+            }
+        }
+        for Dispatch { tensors, kernel, overrides, .. } in &mut self.dispatches {
+            for (name, on) in overrides {
+                let bindings = tensors.iter_mut().zip(kernel.bindings);
+                let switched = bindings.filter(|(_, binding)| binding.switch == Some(name));
+                let mut switched: Vec<&mut Tensor> = switched.map(|(tensor, _)| tensor).collect();
+                if !switched.is_empty() && switched.iter().all(|tensor| !kept[tensor.id]) {
+                    *on = 0.0;
+                    switched.iter_mut().for_each(|tensor| **tensor = unused);
+                }
+            }
+        }
+    }
+
+    /// What the plan of this recording, which is now complete, will cost; allocates nothing.
+    pub fn summary(&mut self) -> PlanSummary {
+        self.drop_unread();
         lay_out(self).summary
     }
 
@@ -189,7 +212,8 @@ impl Recorder<'_> {
     ///
     /// # Errors
     /// [`Error::TooLarge`] if a tensor exceeds one binding.
-    pub fn list(self) -> Result<Listing> {
+    pub fn list(mut self) -> Result<Listing> {
+        self.drop_unread();
         self.check_bindings()?;
         let layout = lay_out(&self);
         let place = |id: usize| {
@@ -231,7 +255,8 @@ impl Recorder<'_> {
     ///
     /// # Errors
     /// [`Error::TooLarge`] if a tensor exceeds one binding; [`Error::Failed`] if the driver refuses.
-    pub fn finish(self) -> Result<Plan> {
+    pub fn finish(mut self) -> Result<Plan> {
+        self.drop_unread();
         let context = self.context;
         self.check_bindings()?;
         let layout = lay_out(&self);

@@ -255,7 +255,7 @@ impl<'c> Recorder<'c> {
     }
 
     /// Stands for a binding that a launch has no tensor for.
-    fn unused(&mut self, access: Access) -> Tensor {
+    pub(super) fn unused(&mut self, access: Access) -> Tensor {
         let context = self.context;
         let (read, write) = match self.unused {
             Some(pair) => pair,

@@ -40,54 +40,22 @@ impl Attention {
         x: Tensor,
         residual: Tensor,
         shape: Sequence,
-    ) -> Tensor {
-        let (_, context) = self.context(recorder, x, None, shape);
-        self.out(recorder, context, residual, Branch::default(), shape)
-    }
-
-    /// Records the same and keeps what the backward pass reads.
-    pub fn forward_saving(
-        &self,
-        recorder: &mut Recorder<'_>,
-        x: Tensor,
-        residual: Tensor,
-        shape: Sequence,
     ) -> (Tensor, Saved) {
-        let lse = recorder.tensor("attn.lse", shape.rows() * self.heads);
-        let (qkv, context) = self.context(recorder, x, Some(lse), shape);
-        let branch = Branch::saved(recorder, "attn.branch", self.scale.as_ref(), shape);
-        let z = self.out(recorder, context, residual, branch, shape);
-        (z, Saved { x, qkv, lse, context, branch })
-    }
-
-    fn context(
-        &self,
-        recorder: &mut Recorder<'_>,
-        x: Tensor,
-        lse: Option<Tensor>,
-        shape: Sequence,
-    ) -> (Tensor, Tensor) {
-        // 1. Queries, keys and values of all heads in one product.
-        let qkv = self.qkv.forward(recorder, "attn.qkv", x, shape.rows(), gemm::Epilogue::default());
-        // 2. Heads, scores, softmax and context in one kernel.
-        let out = recorder.activation("attn.context", shape.len());
         let Sequence { batch, tokens, dim } = shape;
-        attention::Forward { qkv, out, lse, batch, tokens, heads: self.heads, head_dim: dim / self.heads }
+        let (rows, heads) = (shape.rows(), self.heads);
+        let kept = recorder.tensor("attn.lse", rows * heads);
+        // 1. Queries, keys and values of all heads in one product.
+        let qkv = self.qkv.forward(recorder, "attn.qkv", x, rows, gemm::Epilogue::default());
+        // 2. Heads, scores, softmax and context in one kernel.
+        let context = recorder.activation("attn.context", shape.len());
+        let (out, lse) = (context, Some(kept));
+        attention::Forward { qkv, out, lse, batch, tokens, heads, head_dim: dim / heads }
             .record(recorder, "attn.softmax");
-        (qkv, out)
-    }
-
-    fn out(
-        &self,
-        recorder: &mut Recorder<'_>,
-        context: Tensor,
-        residual: Tensor,
-        branch: Branch,
-        shape: Sequence,
-    ) -> Tensor {
         // 3. Back to the residual stream.
+        let branch = Branch::new(recorder, "attn.branch", self.scale.as_ref(), shape);
         let epilogue = branch.epilogue(recorder, self.scale.as_ref(), residual);
-        self.proj.forward(recorder, "attn.proj", context, shape.rows(), epilogue)
+        let z = self.proj.forward(recorder, "attn.proj", context, rows, epilogue);
+        (z, Saved { x, qkv, lse: kept, context, branch })
     }
 
     /// Records `carried` (T) = `row` (T) · (½·mean attention of the heads + ½·identity), for a batch of one.

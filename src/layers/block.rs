@@ -30,21 +30,13 @@ pub struct Saved {
 
 impl Block {
     /// Records the block's output (B, T, D) for its input z: seven launches.
-    pub fn forward(&self, recorder: &mut Recorder<'_>, z: Tensor, shape: Sequence) -> Tensor {
+    pub fn forward(&self, recorder: &mut Recorder<'_>, z: Tensor, shape: Sequence) -> (Tensor, Saved) {
         // z' = z + MSA(LN(z))
-        let normed = self.norm1.forward(recorder, "norm1", z, shape);
-        let z = self.attn.forward(recorder, normed, z, shape);
+        let (normed, norm1) = self.norm1.forward(recorder, "norm1", z, None, shape);
+        let (z, attn) = self.attn.forward(recorder, normed, z, shape);
         // z = z' + MLP(LN(z'))
-        let normed = self.norm2.forward(recorder, "norm2", z, shape);
-        self.mlp.forward(recorder, normed, z, shape)
-    }
-
-    /// Records the same and keeps what the backward pass reads.
-    pub fn forward_saving(&self, recorder: &mut Recorder<'_>, z: Tensor, shape: Sequence) -> (Tensor, Saved) {
-        let (normed, norm1) = self.norm1.forward_saving(recorder, "norm1", z, shape);
-        let (z, attn) = self.attn.forward_saving(recorder, normed, z, shape);
-        let (normed, norm2) = self.norm2.forward_saving(recorder, "norm2", z, shape);
-        let (z, mlp) = self.mlp.forward_saving(recorder, normed, z, shape);
+        let (normed, norm2) = self.norm2.forward(recorder, "norm2", z, None, shape);
+        let (z, mlp) = self.mlp.forward(recorder, normed, z, shape);
         (z, Saved { norm1, attn, norm2, mlp })
     }
 

@@ -37,32 +37,7 @@ pub struct Saved {
 
 impl Embedding {
     /// Records the sequence (B, T, D) of normalised images (B, 3, height, width).
-    pub fn forward(&self, recorder: &mut Recorder<'_>, image: Tensor, shape: Sequence) -> Tensor {
-        let sequence = self.sequence(recorder, image, shape);
-        match &self.norm {
-            Some(norm) => norm.forward(recorder, "norm_pre", sequence, shape),
-            None => sequence,
-        }
-    }
-
-    /// Records the same and keeps what the backward pass reads.
-    pub fn forward_saving(
-        &self,
-        recorder: &mut Recorder<'_>,
-        image: Tensor,
-        shape: Sequence,
-    ) -> (Tensor, Saved) {
-        let sequence = self.sequence(recorder, image, shape);
-        match &self.norm {
-            Some(norm) => {
-                let (z, norm) = norm.forward_saving(recorder, "norm_pre", sequence, shape);
-                (z, Saved { image, norm: Some(norm) })
-            }
-            None => (sequence, Saved { image, norm: None }),
-        }
-    }
-
-    fn sequence(&self, recorder: &mut Recorder<'_>, image: Tensor, shape: Sequence) -> Tensor {
+    pub fn forward(&self, recorder: &mut Recorder<'_>, image: Tensor, shape: Sequence) -> (Tensor, Saved) {
         let Sequence { batch, dim, .. } = shape;
         let count = self.patches(shape);
         // 1. E(x) of every patch.
@@ -77,7 +52,9 @@ impl Embedding {
         let sequence = recorder.activation("tokens", shape.len());
         tokens::Forward { prefix, patches, position, tokens: sequence, batch, count, dim }
             .record(recorder, "tokens");
-        sequence
+        let normed = self.norm.as_ref().map(|norm| norm.forward(recorder, "norm_pre", sequence, None, shape));
+        let (z, norm) = normed.map_or((sequence, None), |(z, saved)| (z, Some(saved)));
+        (z, Saved { image, norm })
     }
 
     fn patches(&self, shape: Sequence) -> usize {

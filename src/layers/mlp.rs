@@ -39,43 +39,17 @@ impl Mlp {
         x: Tensor,
         residual: Tensor,
         shape: Sequence,
-    ) -> Tensor {
-        let hidden = self.hidden(recorder, x, None, shape);
-        self.out(recorder, hidden, residual, Branch::default(), shape)
-    }
-
-    /// Records the same and keeps what the backward pass reads.
-    pub fn forward_saving(
-        &self,
-        recorder: &mut Recorder<'_>,
-        x: Tensor,
-        residual: Tensor,
-        shape: Sequence,
     ) -> (Tensor, Saved) {
-        let pre = recorder.activation("mlp.pre", shape.rows() * self.fc1.bias.words);
-        let hidden = self.hidden(recorder, x, Some(pre), shape);
-        let branch = Branch::saved(recorder, "mlp.branch", self.scale.as_ref(), shape);
-        let z = self.out(recorder, hidden, residual, branch, shape);
-        (z, Saved { x, pre, hidden, branch })
-    }
-
-    fn hidden(&self, recorder: &mut Recorder<'_>, x: Tensor, pre: Option<Tensor>, shape: Sequence) -> Tensor {
+        let rows = shape.rows();
         // 1. To the hidden width, through the activation.
-        let epilogue = gemm::Epilogue { activation: Some(self.act), pre, ..Default::default() };
-        self.fc1.forward(recorder, "mlp.fc1", x, shape.rows(), epilogue)
-    }
-
-    fn out(
-        &self,
-        recorder: &mut Recorder<'_>,
-        hidden: Tensor,
-        residual: Tensor,
-        branch: Branch,
-        shape: Sequence,
-    ) -> Tensor {
+        let pre = recorder.activation("mlp.pre", rows * self.fc1.bias.words);
+        let epilogue = gemm::Epilogue { activation: Some(self.act), pre: Some(pre), ..Default::default() };
+        let hidden = self.fc1.forward(recorder, "mlp.fc1", x, rows, epilogue);
         // 2. Back to the residual stream.
+        let branch = Branch::new(recorder, "mlp.branch", self.scale.as_ref(), shape);
         let epilogue = branch.epilogue(recorder, self.scale.as_ref(), residual);
-        self.fc2.forward(recorder, "mlp.fc2", hidden, shape.rows(), epilogue)
+        let z = self.fc2.forward(recorder, "mlp.fc2", hidden, rows, epilogue);
+        (z, Saved { x, pre, hidden, branch })
     }
 
     /// Records the gradient (B, T, D) to x, given that of the output, and those of the parameters if wanted.

@@ -67,13 +67,13 @@ impl<T> Grad<T> {
     }
 }
 
-/// The output of a residual branch before LayerScale, kept where the backward pass needs it.
-#[derive(Debug, Clone, Copy, Default)]
+/// The output of a residual branch before LayerScale, which the backward pass reads.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Branch(Option<Tensor>);
 
 impl Branch {
     /// Room for the branch's output (B, T, D) if it is scaled.
-    fn saved(recorder: &mut Recorder<'_>, name: &str, scale: Option<&Buffer>, shape: Sequence) -> Branch {
+    fn new(recorder: &mut Recorder<'_>, name: &str, scale: Option<&Buffer>, shape: Sequence) -> Branch {
         Branch(scale.map(|_| recorder.activation(name, shape.len())))
     }
 

@@ -25,51 +25,21 @@ pub struct Saved {
 }
 
 impl Norm {
-    /// Records y of x, both (B, T, D).
-    pub fn forward(&self, recorder: &mut Recorder<'_>, name: &str, x: Tensor, shape: Sequence) -> Tensor {
-        let y = recorder.activation(name, shape.len());
-        self.forward_into(recorder, name, x, y, shape);
-        y
-    }
-
-    /// Records y of x into a tensor made before.
-    pub fn forward_into(
+    /// Records y of x, both (B, T, D), into `y` if it was made before.
+    pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         name: &str,
         x: Tensor,
-        y: Tensor,
-        shape: Sequence,
-    ) {
-        self.record(recorder, name, x, y, shape, None);
-    }
-
-    /// Records y of x and keeps what the backward pass reads.
-    pub fn forward_saving(
-        &self,
-        recorder: &mut Recorder<'_>,
-        name: &str,
-        x: Tensor,
+        y: Option<Tensor>,
         shape: Sequence,
     ) -> (Tensor, Saved) {
-        let y = recorder.activation(name, shape.len());
-        let stats = recorder.tensor(&format!("{name}.stats"), 2 * shape.rows());
-        self.record(recorder, name, x, y, shape, Some(stats));
-        (y, Saved { x, stats })
-    }
-
-    fn record(
-        &self,
-        recorder: &mut Recorder<'_>,
-        name: &str,
-        x: Tensor,
-        y: Tensor,
-        shape: Sequence,
-        stats: Option<Tensor>,
-    ) {
-        let (weight, bias) = (recorder.import(&self.weight), recorder.import(&self.bias));
+        let y = y.unwrap_or_else(|| recorder.activation(name, shape.len()));
         let (rows, dim, eps) = (shape.rows(), shape.dim, self.eps);
-        layernorm::Forward { x, weight, bias, y, stats, rows, dim, eps }.record(recorder, name);
+        let stats = recorder.tensor(&format!("{name}.stats"), 2 * rows);
+        let (weight, bias) = (recorder.import(&self.weight), recorder.import(&self.bias));
+        layernorm::Forward { x, weight, bias, y, stats: Some(stats), rows, dim, eps }.record(recorder, name);
+        (y, Saved { x, stats })
     }
 
     /// Records dx (B, T, D) = gradient through the norm + `addend`, the gradient that goes round it.

@@ -111,7 +111,7 @@ impl Heads {
     }
 
     /// Records the logits (R, B, K) of parts (B, R, D) by the batch's own statistics, with dropout.
-    pub fn forward_saving(
+    pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         parts: Tensor,

@@ -246,19 +246,13 @@ impl<'c> Learner<'c> {
         for Piece { places, pixels, flips } in &memory.pieces {
             let pictures = places.len();
             let normalised = self.image(recorder, pixels, Some(flips), pictures);
-            let tokens = if memory.pieces.len() == 1 {
-                let (tokens, kept) = self.vit.forward_saving(recorder, normalised, stage.trainable, pictures);
-                saved = Some((tokens, kept));
-                tokens
-            } else {
-                let tokens = recorder.activation("norm", self.vit.sequence(pictures).len());
-                self.vit.forward(recorder, normalised, tokens, pictures);
-                tokens
-            };
+            let (tokens, kept) = self.vit.forward(recorder, normalised, None, pictures);
             self.parts(tokens, parts_of, places).record(recorder, "gelt");
+            // Of several pieces, each runs once more before its backward pass: nothing is kept until then.
+            saved = (memory.pieces.len() == 1).then_some((tokens, kept));
         }
         recorder.scope(Phase::Forward, "heads");
-        let (logits, heads_saved) = self.heads.forward_saving(recorder, parts_of, steps, batch);
+        let (logits, heads_saved) = self.heads.forward(recorder, parts_of, steps, batch);
         recorder.scope(Phase::Forward, "");
         let dlogits = recorder.tensor("dlogits", logits.len);
         let control = recorder.import(&memory.control);
@@ -289,7 +283,7 @@ impl<'c> Learner<'c> {
             let pictures = places.len();
             let (tokens, saved) = saved.take().unwrap_or_else(|| {
                 let normalised = self.image(recorder, pixels, Some(flips), pictures);
-                self.vit.forward_saving(recorder, normalised, stage.trainable, pictures)
+                self.vit.forward(recorder, normalised, None, pictures)
             });
             recorder.scope(Phase::Backward, "");
             let dtokens = recorder.activation("dtokens", tokens.len);
@@ -443,7 +437,7 @@ impl<'c> Learner<'c> {
     ) {
         let normalised = self.image(recorder, pixels, None, batch);
         let tokens = recorder.activation("norm", self.vit.sequence(batch).len());
-        self.vit.forward(recorder, normalised, tokens, batch);
+        self.vit.forward(recorder, normalised, Some(tokens), batch);
         let parts = recorder.tensor("gelt", batch * words);
         self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");
         let output = recorder.import(logits);

@@ -58,8 +58,7 @@ pub struct VitGradients {
 /// What the backward pass of the backbone reads.
 #[derive(Debug)]
 pub struct Saved {
-    embedding: Option<embedding::Saved>,
-    /// From the lowest block that the backward pass runs through.
+    embedding: embedding::Saved,
     blocks: Vec<block::Saved>,
     norm: norm::Saved,
 }
@@ -130,45 +129,28 @@ impl Vit {
         Sequence { batch, tokens: self.config.tokens(), dim: self.config.dim }
     }
 
-    /// Records `tokens` (B, T, D) after the final norm for normalised images (B, 3, height, width).
-    pub fn forward(&self, recorder: &mut Recorder<'_>, image: Tensor, tokens: Tensor, batch: usize) {
-        let shape = self.sequence(batch);
-        // z_0 = [class; patches] + positions
-        let mut z = self.embedding.forward(recorder, image, shape);
-        for (i, block) in self.blocks.iter().enumerate() {
-            recorder.scope(Phase::Forward, format!("blocks.{i}"));
-            z = block.forward(recorder, z, shape);
-        }
-        recorder.scope(Phase::Forward, "");
-        // F = LN(z_B)
-        self.norm.forward_into(recorder, "norm", z, tokens, shape);
-    }
-
-    /// Records the tokens (B, T, D) after the final norm and keeps what the backward pass reads: nothing below the lowest
-    /// trainable group.
-    pub fn forward_saving(
+    /// Records the tokens (B, T, D) after the final norm for normalised images (B, 3, height, width), into `tokens` if it
+    /// was made before.
+    pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         image: Tensor,
-        trainable: Trainable,
+        tokens: Option<Tensor>,
         batch: usize,
     ) -> (Tensor, Saved) {
         let shape = self.sequence(batch);
-        let (mut z, saved) = self.embedding.forward_saving(recorder, image, shape);
-        let embedding = trainable.embeddings.then_some(saved);
+        // z_0 = [class; patches] + positions
+        let (mut z, embedding) = self.embedding.forward(recorder, image, shape);
         let mut blocks = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             recorder.scope(Phase::Forward, format!("blocks.{i}"));
-            if i < trainable.lowest() {
-                z = block.forward(recorder, z, shape);
-            } else {
-                let saved;
-                (z, saved) = block.forward_saving(recorder, z, shape);
-                blocks.push(saved);
-            }
+            let saved;
+            (z, saved) = block.forward(recorder, z, shape);
+            blocks.push(saved);
         }
         recorder.scope(Phase::Forward, "");
-        let (tokens, norm) = self.norm.forward_saving(recorder, "norm", z, shape);
+        // F = LN(z_B)
+        let (tokens, norm) = self.norm.forward(recorder, "norm", z, tokens, shape);
         (tokens, Saved { embedding, blocks, norm })
     }
 
@@ -178,8 +160,7 @@ impl Vit {
     /// Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
     pub fn rollout(&self, recorder: &mut Recorder<'_>, image: Tensor, class: Tensor, rollout: Tensor) {
         let shape = self.sequence(1);
-        let all = Trainable { embeddings: false, first_open: 0 };
-        let (_, saved) = self.forward_saving(recorder, image, all, 1);
+        let (_, saved) = self.forward(recorder, image, None, 1);
         // The product of all blocks' matrices, its class row alone: from the last block to the first.
         let mut row = class;
         for (i, (block, saved)) in self.blocks.iter().zip(saved.blocks).enumerate().rev() {
@@ -218,7 +199,7 @@ impl Vit {
         for i in (lowest..self.blocks.len()).rev() {
             recorder.scope(Phase::Backward, format!("blocks.{i}"));
             let wanted = i > lowest || trainable.embeddings;
-            let (block, saved) = (&self.blocks[i], saved.blocks[i - lowest]);
+            let (block, saved) = (&self.blocks[i], saved.blocks[i]);
             let below = block.backward(recorder, saved, dz, gradients.blocks[i].as_ref(), wanted, shape);
             if gradients.blocks[i].is_some() {
                 finished(recorder, GroupKind::Block(i));
@@ -230,8 +211,8 @@ impl Vit {
         }
         recorder.scope(Phase::Backward, "");
         // In the forward pass this was: z_0 = [class; patches] + positions.
-        if let (Some(saved), Some(gradients)) = (saved.embedding, &gradients.embedding) {
-            self.embedding.backward(recorder, saved, dz, gradients, shape);
+        if let Some(gradients) = &gradients.embedding {
+            self.embedding.backward(recorder, saved.embedding, dz, gradients, shape);
             finished(recorder, GroupKind::Embeddings);
         }
         recorder.scope(Phase::Forward, "");
