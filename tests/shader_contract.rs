@@ -470,6 +470,26 @@ fn every_variant_becomes_what_its_targets_read() {
     none(wrong);
 }
 
+/// An entry point that no list of variants names would escape every other test here.
+#[test]
+fn every_entry_point_has_a_variant() {
+    let listed: HashSet<_> =
+        kernels::variants().into_iter().map(|(kernel, ..)| (kernel.file.name, kernel.entry)).collect();
+    let mut wrong = Vec::new();
+    for (kernel, _, storage) in kernels::variants() {
+        let source = assemble(&kernel, &[], storage);
+        let module = naga::front::wgsl::parse_str(&source).expect("a source that other tests parse");
+        for point in module.entry_points {
+            if !listed.contains(&(kernel.file.name, point.name.as_str())) {
+                wrong.push(format!("{}.wgsl: {}", kernel.file.name, point.name));
+            }
+        }
+    }
+    wrong.sort();
+    wrong.dedup();
+    none(wrong);
+}
+
 #[test]
 fn every_source_is_valid_as_it_stands() {
     let mut wrong = Vec::new();

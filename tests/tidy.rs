@@ -379,6 +379,13 @@ fn every_home_is_lived_in() {
             }
         }
     }
+    let listed = read(&root().join("tests/kernels.rs"));
+    for path in files_ending("tests/kernels", "rs") {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !listed.contains(&format!("#[path = \"kernels/{name}\"]")) {
+            wrong.push(format!("tests/kernels.rs has no module of tests/kernels/{name}"));
+        }
+    }
     none("A file of a stem that no list names is dead text.", wrong);
 }
 
