@@ -14,6 +14,7 @@ fi
 target="${CARGO_TARGET_DIR:-target}"
 program="${LAT_PROGRAM:-}"
 if [ -z "$program" ]; then
+    echo "[1/2] Building lat-wgpu: about 10 minutes on two cores, once; later runs take seconds"
     cargo build --release
     program="$target/release/lat-wgpu"
 fi
@@ -38,5 +39,6 @@ if grep -qs '^VERSION_ID="12"' /etc/os-release && grep -qs '^ID=debian' /etc/os-
     echo "      tools/adapters.sh && tools/adapters.sh lavapipe-newest $program demo --out $target/demo-newest"
 fi
 
+echo "[2/2] Drawing, training, scoring: about a minute on two cores; the report comes to $target/demo"
 rm -rf "$target/demo"
 "$program" demo --out "$target/demo" "$@"
