@@ -44,7 +44,11 @@
 //!
 //! Modules in reading order, lowest layer first; imports only go up this list.
 
-#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+// Only `cli` prints or decides an exit code, by macros of its own; nothing unwraps outside tests.
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)
+)]
 
 pub mod gpu;
 

@@ -46,9 +46,6 @@ const BARRED: [(&str, &[&str]); 11] = [
     ("kernels", &["images", "storage", "figures"]),
 ];
 
-/// Modules that may print and exit.
-const TALKERS: [&str; 2] = ["cli", "main"];
-
 /// Beginnings of tensor names in weights files, which only `checkpoint` and `model` know.
 const TENSOR_NAMES: [&str; 8] = [
     "blocks.",
@@ -543,76 +540,6 @@ fn layers_know_no_tensor_names() {
         }
     }
     none("Names of tensors in weights files stand in `checkpoint` and `model` alone.", wrong);
-}
-
-#[test]
-fn only_the_command_line_prints_or_exits() {
-    let mut wrong = Vec::new();
-    for source in sources().into_iter().filter(|source| !TALKERS.contains(&source.module.as_str())) {
-        for call in ["println!", "eprintln!", "print!", "eprint!", "dbg!", "process::exit", "process::abort"]
-        {
-            let there = source.code.match_indices(call).any(|(at, _)| !source.code[..at].ends_with(is_word));
-            if there {
-                wrong.push(format!("{}: `{call}`", source.path));
-            }
-        }
-    }
-    none("Only `cli` and `main` print or exit; the others return values and errors.", wrong);
-}
-
-#[test]
-fn nothing_unwraps_outside_tests() {
-    let mut wrong = Vec::new();
-    for source in sources() {
-        for call in [".unwrap()", ".expect(", ".unwrap_err()", ".expect_err("] {
-            if source.code.contains(call) {
-                wrong.push(format!("{}: `{call}`", source.path));
-            }
-        }
-    }
-    none("What can fail returns an error; what can't says so with `unreachable!` or `assert!`.", wrong);
-}
-
-#[test]
-fn nothing_is_left_to_do() {
-    let mut wrong = Vec::new();
-    for folder in ["src", "tests", "benches", "examples"] {
-        for file in files_ending(folder, "rs") {
-            let code = lex(&read(&file)).0;
-            for call in ["todo!", "unimplemented!"] {
-                if code.contains(call) {
-                    wrong.push(format!("{}: `{call}`", shown(&file)));
-                }
-            }
-        }
-    }
-    none("No stubs.", wrong);
-}
-
-#[test]
-fn lints_are_silenced_with_a_reason() {
-    let mut wrong = Vec::new();
-    for folder in ["src", "tests", "benches", "examples"] {
-        for file in files_ending(folder, "rs") {
-            let code = lex(&read(&file)).0;
-            for lint in ["allow(", "expect("] {
-                for start in ["#[", "#!["] {
-                    for (_, attribute) in split_at_all(&code, &format!("{start}{lint}")) {
-                        let inside = attribute.split(']').next().unwrap_or_default();
-                        if !inside.contains("reason =") {
-                            wrong.push(format!("{}: {start}{lint}{inside}]", shown(&file)));
-                        }
-                    }
-                }
-            }
-        }
-    }
-    none("Every allowed lint gives its reason.", wrong);
-}
-
-/// Text before and after every place of a mark.
-fn split_at_all<'a>(text: &'a str, mark: &str) -> Vec<(&'a str, &'a str)> {
-    text.match_indices(mark).map(|(at, mark)| (&text[..at], &text[at + mark.len()..])).collect()
 }
 
 #[test]
