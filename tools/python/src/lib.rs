@@ -11,14 +11,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lat_wgpu::checkpoint::{self, Settings};
+use lat_wgpu::error::{Error, Result};
+use lat_wgpu::gpu::{Context, ContextOptions, Precision};
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::images::preprocess;
 use lat_wgpu::images::walk::Picture;
-use lat_wgpu::tasks::embed::{Embedder, LookOptions};
-use lat_wgpu::error::{Error, Result};
-use lat_wgpu::gpu::{Context, ContextOptions, Precision};
 use lat_wgpu::observer::Observer;
 use lat_wgpu::shape::ImageSize;
+use lat_wgpu::tasks::embed::{Embedder, LookOptions};
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray3, PyReadonlyArray4, PyUntypedArray};
 use numpy::{PyUntypedArrayMethods, ndarray};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};

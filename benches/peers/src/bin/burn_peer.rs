@@ -8,11 +8,11 @@ use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::module::{attention, layer_norm, linear};
 use burn::tensor::{Device, DeviceKind, Int, Tensor, TensorData, activation};
 use lat_wgpu::checkpoint::{HostTensor, Network};
+use lat_wgpu::error::{Error, Result};
+use lat_wgpu::gpu::{self, Context, ContextOptions};
 use lat_wgpu::images::decode::DecodeOptions;
 use lat_wgpu::images::preprocess;
 use lat_wgpu::images::walk::Picture;
-use lat_wgpu::error::{Error, Result};
-use lat_wgpu::gpu::{self, Context, ContextOptions};
 use lat_wgpu::shape::GeltConfig;
 use lat_wgpu_peers::{
     ADAM_EPS, BATCHNORM_EPS, DEPTH, Form, Found, GRID, HEAD_WIDTH, LEARNING_RATE, Memory, Model, PATCH,

@@ -1,16 +1,16 @@
 //! Our side of the table, and what the others read: weights and pictures.
 
-use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::embeddings::Embeddings;
-use lat_wgpu::figures::{Figures, draw_figures};
-use lat_wgpu::images::walk::Picture;
-use lat_wgpu::tasks::embed::{Embedder, LookOptions};
 use lat_wgpu::error::{Error, Result};
-use lat_wgpu::retrieval::neighbours::Neighbours;
+use lat_wgpu::figures::{Figures, draw_figures};
 use lat_wgpu::gpu::{Buffer, Context, ContextOptions, Recorder};
+use lat_wgpu::images::decode::Rgb;
+use lat_wgpu::images::walk::Picture;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::kernels::{attention, gemm};
 use lat_wgpu::model::{HeadSettings, Learner, Trainable, UpdateRule};
+use lat_wgpu::retrieval::neighbours::Neighbours;
+use lat_wgpu::tasks::embed::{Embedder, LookOptions};
 use lat_wgpu_peers::{
     ADAM_EPS, CLASSES, DEPTH, Form, Found, HEAD_WIDTH, HIDDEN, LEARNING_RATE, MODELS, Memory, Model, NEAREST,
     Request, SIZE, TOKENS, Task, end, numbers, pictures, pixels, repeat, request, sample, streams, train,
