@@ -7,7 +7,7 @@ use crate::kernels::adam::{Adam, Betas, StepValues};
 use crate::kernels::gradnorm::Control;
 use crate::reference::adam as reference;
 
-/// What one step is steered by.
+/// Settings of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Steering {
     /// The learning rate.

@@ -7,7 +7,7 @@ use crate::reference::Exact;
 /// Below this an f32 is denormal, and adapters may flush it to zero.
 const SMALLEST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
-/// What a comparison found.
+/// Result of a comparison.
 #[derive(Debug, Clone)]
 pub struct Comparison {
     /// Share of the tolerance that is used: above 1 the result is wrong; infinite where there is a NaN.
@@ -51,7 +51,7 @@ pub fn compare(
     Comparison { used: used.max(nmse_used), count, report }
 }
 
-/// What one output should hold.
+/// Expected content of one output.
 pub struct Expected {
     name: &'static str,
     tensor: Tensor,

@@ -8,7 +8,7 @@ use crate::kernels::gemm::{COOPERATIVE_TILE, Epilogue, Form, Nn, Nt, Tile, Tn};
 use crate::reference::gemm as reference;
 use crate::shape::Activation;
 
-/// What follows a product A·Bᵀ.
+/// Epilogue of a product A·Bᵀ.
 #[derive(Debug, Clone, Copy)]
 pub struct Switches {
     /// Added to rows.
@@ -45,7 +45,7 @@ const EPILOGUES: [(&str, Switches); 9] = [
     ("bias kept gelu scale residual", Switches { pre: true, scale: true, residual: true, ..GELU }),
 ];
 
-/// What may follow a product of gradients: an activation's derivative and a second gradient; both come last.
+/// Optional epilogue of a product of gradients: an activation's derivative and a second gradient; both come last.
 const DERIVATIVES: [(&str, Option<Activation>, bool); 5] = [
     ("alone", None, false),
     ("residual", None, true),

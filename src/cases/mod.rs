@@ -113,7 +113,7 @@ pub struct List {
     kernel: &'static str,
     full: bool,
     storages: Vec<Storage>,
-    /// What the adapter is served from.
+    /// The tile menu that serves the adapter.
     pub family: Family,
     /// How much parallel work keeps the adapter busy.
     pub class: AdapterClass,

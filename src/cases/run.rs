@@ -4,7 +4,7 @@
 //! beforehand. After the run all outputs must have been written, all guards and inputs be as they were; then everything
 //! runs once more and must give the same bits. Guard words are NaN too: reading one into a result shows.
 //!
-//! What is timed has bare buffers that the adapter fills; neither an operand nor a reference is computed on the host.
+//! A recording to time has bare buffers that the adapter fills; neither an operand nor a reference is computed on the host.
 
 use super::compare::Expected;
 use super::numbers;
@@ -59,7 +59,7 @@ struct Output {
     before: Vec<u32>,
 }
 
-/// What a run left.
+/// Outputs of a run, and how they compare.
 pub struct Found {
     /// The outputs in the order of their making, as numbers.
     pub outputs: Vec<(Tensor, Vec<f32>)>,

@@ -41,7 +41,7 @@ pub struct NetworkArguments {
     /// Which operand carries λ: class (Q+λG)/(1+λ) as in the paper, local (G+λQ)/(1+λ) as in the released code [default: class]
     #[arg(long, value_name = "OPERAND", value_parser = named::<LambdaOn>())]
     lambda_on: Option<LambdaOn>,
-    /// What becomes the parts: row means blended with the class token, row means, or the class token [default: gelt]
+    /// Parts: row means blended with the class token, row means, or the class token [default: gelt]
     #[arg(long, value_parser = named::<PartTokens>())]
     tokens: Option<PartTokens>,
     /// One part per grid row, or one mean over all positions [default: rows]

@@ -56,7 +56,7 @@ pub struct EvalArguments {
     /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
     #[arg(long, value_name = "CSV", requires = "query_embeddings", conflicts_with = "model")]
     pub labels: Option<PathBuf>,
-    /// Who is compared with whom; released-code inflates
+    /// Pairs of pictures that count; released-code inflates
     #[arg(long, default_value = "standard", value_parser = described::<Protocol>(&PROTOCOLS))]
     protocol: Protocol,
     /// Average precision: mean of the precisions at the matches, or of those and the ones just before [default: plain]

@@ -159,7 +159,7 @@ pub struct TrainArguments {
     /// Which operand carries λ: class or local
     #[arg(long, value_name = "OPERAND")]
     lambda_on: Option<String>,
-    /// What becomes the parts in training: gelt, local or global
+    /// Parts in training: gelt, local or global
     #[arg(long, value_name = "NAME")]
     tokens: Option<String>,
     /// One part per grid row (rows), or one in all (1)

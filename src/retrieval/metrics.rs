@@ -23,7 +23,7 @@ const RELEASED_DEPTH: usize = 10;
 /// Random galleries of the single-shot protocol.
 pub const REPETITIONS: u64 = 100;
 
-/// Who is compared with whom.
+/// Pairs of pictures that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
@@ -53,7 +53,7 @@ pub enum AveragePrecision {
 /// A protocol and its variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rules {
-    /// Who is compared with whom.
+    /// Pairs of pictures that count.
     pub protocol: Protocol,
     /// How AP is counted; [`Protocol::ReleasedCode`] has its own way.
     pub average_precision: AveragePrecision,

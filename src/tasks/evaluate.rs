@@ -22,7 +22,7 @@ use crate::retrieval::verification::{OperatingPoint, Report, Verification};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What is measured, whatever the data.
+/// Measurements to make, for any data.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// The protocol.
@@ -48,7 +48,7 @@ struct Side {
     provenance: Provenance,
 }
 
-/// What embeddings were made of.
+/// Pictures that embeddings were made from.
 pub struct Pictures {
     /// Their names.
     pub names: Vec<String>,
@@ -268,7 +268,7 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
     }
 }
 
-/// What is measured on one task.
+/// Measurements of one task.
 pub struct Outcome {
     /// The data set, or the queries' file.
     pub name: String,

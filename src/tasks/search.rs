@@ -133,7 +133,7 @@ pub fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdicts {
     })
 }
 
-/// What a search found.
+/// Result of a search.
 pub struct Found {
     /// The threshold between same and different.
     pub verdicts: Verdicts,
@@ -163,7 +163,7 @@ pub struct Match {
     pub path: String,
     /// Squared Euclidean distance to the query.
     pub distance: f32,
-    /// Whether both show the same person, if there is a threshold.
+    /// True if both show the same person; `None` without a threshold.
     pub same: Option<bool>,
 }
 

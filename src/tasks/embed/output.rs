@@ -69,18 +69,18 @@ pub struct Request {
     pub look: LookOptions,
     /// How numbers are stored.
     pub dtype: Dtype,
-    /// Whether the launches of a batch are timed at the end.
+    /// True to time the launches of a batch at the end.
     pub profile: bool,
 }
 
-/// What came of a list.
+/// Result of embedding a list.
 #[derive(Debug)]
 pub struct Embedded {
     /// Rows that were written.
     pub rows: usize,
     /// Pictures that could not be read.
     pub skipped: usize,
-    /// What was in an index before.
+    /// Content of an index before the run.
     pub found: Option<Found>,
     /// Pictures that are in an index now.
     pub total: Option<usize>,
