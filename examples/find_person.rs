@@ -3,7 +3,6 @@
 //!     cargo run --example find_person -- weights/demo.safetensors person.png figures/bounding_box_test
 
 use lat_wgpu::checkpoint::{self, Settings};
-use lat_wgpu::embeddings::Embeddings;
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::gpu::{Context, ContextOptions};
 use lat_wgpu::images::walk;
@@ -19,15 +18,18 @@ fn find(model: &Path, query: &Path, folder: &Path) -> Result<Vec<(String, f32)>>
     let context = Context::open(&ContextOptions::from_environment(None))?;
     let mut embedder = Embedder::new(&context, &network, None, context.default_memory())?;
 
-    let mut embed = |input: &Path| -> Result<(Embeddings, Vec<PathBuf>)> {
-        let pictures = walk::list_pictures(&[input.to_path_buf()], false)?.pictures;
-        embedder.embeddings(pictures, LookOptions::default(), &())
-    };
-    let ((gallery, files), (query, _)) = (embed(folder)?, embed(query)?);
+    let pictures =
+        |input: &Path| Ok::<_, Error>(walk::list_pictures(&[input.to_path_buf()], false)?.pictures);
+    let shown = pictures(folder)?;
+    let mut embed = |pictures| embedder.embeddings(pictures, LookOptions::default(), &());
+    let ((gallery, places), (query, _)) = (embed(shown.clone())?, embed(pictures(query)?)?);
 
     let mut neighbours = Neighbours::new(&context, &query, &gallery, context.default_memory())?;
     let nearest = neighbours.nearest(0..1, SHOWN)?.remove(0);
-    Ok(nearest.into_iter().map(|found| (files[found.index].display().to_string(), found.distance)).collect())
+    Ok(nearest
+        .into_iter()
+        .map(|found| (shown[places[found.index]].path.display().to_string(), found.distance))
+        .collect())
 }
 
 fn main() -> Result<()> {

@@ -14,7 +14,6 @@ use crate::observer::{Observer, Stage};
 use crate::rng;
 use rayon::prelude::*;
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -303,7 +302,7 @@ impl<'c> Embedder<'c> {
 }
 
 impl Embedder<'_> {
-    /// Embeds the readable pictures of a list; returns their embeddings by name, and their files.
+    /// Embeds the readable pictures of a list; returns their embeddings by name, and their places in the list.
     ///
     /// # Errors
     /// Those of the adapter, and [`Error::Interrupted`].
@@ -312,20 +311,20 @@ impl Embedder<'_> {
         pictures: Vec<Picture>,
         options: LookOptions,
         observer: &dyn Observer,
-    ) -> Result<(Embeddings, Vec<PathBuf>)> {
+    ) -> Result<(Embeddings, Vec<usize>)> {
         let mut embeddings = Embeddings { paths: Vec::new(), dim: self.dim(), rows: Vec::new() };
-        let mut files = Vec::new();
-        for row in self.rows(pictures, options, observer) {
+        let mut places = Vec::new();
+        for (place, row) in self.rows(pictures, options, observer).enumerate() {
             match row? {
                 (_, Err(error)) => observer.skipped(&error),
                 (picture, Ok(row)) => {
                     embeddings.paths.push(picture.name);
                     embeddings.rows.extend(row);
-                    files.push(picture.path);
+                    places.push(place);
                 }
             }
         }
-        Ok((embeddings, files))
+        Ok((embeddings, places))
     }
 }
 

@@ -5,10 +5,10 @@ use super::known::Seen;
 use crate::checkpoint::{self, Network, Threshold};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::{self, LabelNames, LabelledPicture, TestSet, uses};
+use crate::embeddings;
 use crate::embeddings::gallery::Inputs;
 use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
 use crate::embeddings::rows::{NamedRows, Parts, Rows};
-use crate::embeddings::{self, Embeddings};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::images::walk::{LeftOut, Picture};
@@ -81,36 +81,23 @@ impl Task {
         let mut embedder =
             Embedder::new(context, network, look.batch, look.memory.unwrap_or(context.default_memory()))?;
         let mut embed = |pictures: Vec<LabelledPicture>| -> Result<Side> {
-            let labels: Vec<Label> = pictures.iter().map(|picture| picture.label).collect();
-            let pictures: Vec<Picture> = pictures
-                .into_iter()
-                .map(|LabelledPicture { path, name, .. }| Picture { path, name })
-                .collect();
-            let mut embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
-            let mut shown = Pictures { names: Vec::new(), files: Vec::new() };
-            let (mut kept, mut unreadable) = (Vec::new(), 0);
-            for (row, label) in embedder.rows(pictures, look.options, observer).zip(labels) {
-                match row? {
-                    (_, Err(error)) => {
-                        unreadable += 1;
-                        observer.skipped(&error);
-                    }
-                    (picture, Ok(row)) => {
-                        kept.push(label);
-                        shown.names.push(picture.name);
-                        shown.files.push(picture.path);
-                        embeddings.rows.extend(row);
-                    }
-                }
-            }
-            if kept.is_empty() {
+            let list = pictures
+                .iter()
+                .map(|LabelledPicture { path, name, .. }| Picture { path: path.clone(), name: name.clone() });
+            let (mut embeddings, places) = embedder.embeddings(list.collect(), look.options, observer)?;
+            let unreadable = pictures.len() - places.len();
+            if places.is_empty() {
                 return Err(Error::Data(format!(
                     "{}: none of {unreadable} pictures could be read",
                     set.name
                 )));
             }
-            let provenance = Provenance::default();
-            Ok(Side { rows: Box::new(embeddings), labels: kept, pictures: shown, unreadable, provenance })
+            // Labels go by place, so rows have no names.
+            let names = std::mem::take(&mut embeddings.paths);
+            let labels = places.iter().map(|&place| pictures[place].label).collect();
+            let files = places.iter().map(|&place| pictures[place].path.clone()).collect();
+            let (pictures, provenance) = (Pictures { names, files }, Provenance::default());
+            Ok(Side { rows: Box::new(embeddings), labels, pictures, unreadable, provenance })
         };
         let queries = embed(set.query)?;
         let gallery = set.gallery.map(embed).transpose()?;

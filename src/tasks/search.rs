@@ -48,7 +48,7 @@ pub fn search(
         let Request { network, reduction, memory, look, top, verdicts, .. } = *request;
         let memory = memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, network, None, memory)?;
-        let (mut asked, files) = embedder.embeddings(queries.to_vec(), look, observer)?;
+        let (mut asked, places) = embedder.embeddings(queries.to_vec(), look, observer)?;
         drop(embedder);
         if asked.is_empty() {
             return Err(Error::NothingToDo(format!("none of {} queries could be read", queries.len())));
@@ -65,7 +65,7 @@ pub fn search(
             let range = start..(start + step).min(asked.len());
             let lists = neighbours.nearest(range.clone(), top)?;
             for (query, list) in range.zip(&lists) {
-                found.add(&asked.paths[query], &files[query], list, gallery, selected);
+                found.add(&asked.paths[query], &queries[places[query]].path, list, gallery, selected);
             }
         }
         Ok(found)

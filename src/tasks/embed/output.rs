@@ -209,7 +209,10 @@ impl Run<'_> {
                 (picture, Ok(row)) => {
                     self.first.get_or_insert_with(Instant::now);
                     self.rows += 1;
-                    let row = self.reduction.map_or_else(|| row.clone(), |reduction| reduction.apply(&row));
+                    let row = match self.reduction {
+                        Some(reduction) => reduction.apply(&row),
+                        None => row,
+                    };
                     check_finite(&picture.name, &row, *dtype)?;
                     self.output.push(&picture.name, &row)?;
                 }
