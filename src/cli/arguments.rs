@@ -2,16 +2,19 @@
 
 use super::open;
 use super::words::named;
-use crate::checkpoint::Settings;
+use crate::checkpoint::{Network, Settings};
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
+use crate::embeddings::gallery::Gallery;
 use crate::error::Result;
 use crate::gpu::{Context, ContextOptions, Precision};
 use crate::report;
+use crate::retrieval::pca::Reduction;
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
+use crate::tasks::search::{check_fits, check_weights};
 use crate::train::config::{Layers, keys};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Settings of the network: a flag wins over the model's metadata, which wins over the default.
 #[derive(Debug, Args)]
@@ -70,6 +73,37 @@ impl NetworkArguments {
             parts,
             ignore_unknown,
         }
+    }
+}
+
+/// The gallery that is searched, and the model that it was embedded with.
+#[derive(Debug, Args)]
+pub struct TargetArguments {
+    /// The model that the gallery was embedded with, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
+    #[arg(long, value_name = "FILE|DIR")]
+    pub gallery: PathBuf,
+    /// Go on where the files tell of different weights; they are refused otherwise
+    #[arg(long)]
+    pub allow_other_weights: bool,
+}
+
+impl TargetArguments {
+    /// Opens the gallery, and the components in `reduce`; both must fit what `network` embeds, and come from its weights.
+    pub fn open(
+        &self,
+        network: &Network,
+        reduce: Option<&Path>,
+        flip: bool,
+    ) -> Result<(Gallery, Option<Reduction>)> {
+        let gallery = Gallery::open(&self.gallery)?;
+        let reduction = reduce.map(Reduction::read).transpose()?;
+        check_fits(&gallery, network, reduction.as_ref(), flip)?;
+        let components = reduce.zip(reduction.as_ref());
+        open::tell(&check_weights(&self.model, network, &gallery, components, self.allow_other_weights)?);
+        Ok((gallery, reduction))
     }
 }
 

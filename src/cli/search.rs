@@ -1,22 +1,21 @@
 //! `lat-wgpu search`: whom pictures show, found again in a gallery of embeddings.
 
-use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments, PageArguments};
+use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments, PageArguments, TargetArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
 use super::progress::Progress;
 use super::search_report::Page;
 use super::signals::Signals;
-use crate::embeddings::gallery::{Filter, Gallery};
+use crate::embeddings::gallery::Filter;
 use crate::embeddings::rows::Selected;
 use crate::error::Result;
 use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::Listing;
 use crate::kernels::topk::MAX_K;
-use crate::retrieval::pca::Reduction;
 use crate::tasks::embed::LookOptions;
-use crate::tasks::search::{Found, Match, Ranking, Request, check_fits, check_weights, search, verdicts};
+use crate::tasks::search::{Found, Match, Ranking, Request, search, verdicts};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -25,15 +24,8 @@ use std::process::ExitCode;
 /// `lat-wgpu search`.
 #[derive(Debug, Args)]
 pub struct SearchArguments {
-    /// The model that the gallery was embedded with, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
-    /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
-    #[arg(long, value_name = "FILE|DIR")]
-    pub gallery: PathBuf,
-    /// Go on where the files tell of different weights; they are refused otherwise
-    #[arg(long)]
-    pub allow_other_weights: bool,
+    #[command(flatten)]
+    pub target: TargetArguments,
     /// Whom to find: a picture, or a folder with all below it; may be given often
     #[arg(long, required = true, value_name = "IMG|DIR")]
     pub query: Vec<PathBuf>,
@@ -82,8 +74,8 @@ impl SearchArguments {
         Ok(Some(Page {
             target: target.clone(),
             source: vec![
-                line("Model", format!("{}{flip}", self.model.display())),
-                line("Gallery", self.gallery.display().to_string()),
+                line("Model", format!("{}{flip}", self.target.model.display())),
+                line("Gallery", self.target.gallery.display().to_string()),
             ],
             lists: *lists,
             thumbnails: *thumbnails,
@@ -95,29 +87,19 @@ impl SearchArguments {
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
-    let SearchArguments { model, gallery, query, reduce, images, json, page, .. } = arguments;
-    let paths = Paths::new().following(arguments.follow_links).reads("--model", [model]);
-    let paths = paths.reads("--gallery", [gallery]).reads("--query", query);
+    let SearchArguments { target, query, reduce, images, json, page, .. } = arguments;
+    let paths = Paths::new().following(arguments.follow_links).reads("--model", [&target.model]);
+    let paths = paths.reads("--gallery", [&target.gallery]).reads("--query", query);
     let paths = paths.reads("--reduce", reduce).reads("--images", images);
     let paths = paths.writes("--json", json).writes("--html", &page.html);
     paths.check()?;
-    let network = open::network(&arguments.model, &arguments.network.settings())?;
+    let network = open::network(&target.model, &arguments.network.settings())?;
     let mut page = arguments.page()?;
     let Listing { pictures, left_out } = open::pictures(&arguments.query, arguments.follow_links)?;
     if !left_out.counts().is_empty() {
         eprintln!("note: left out: {left_out}");
     }
-    let gallery = Gallery::open(&arguments.gallery)?;
-    let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
-    check_fits(&gallery, &network, reduction.as_ref(), arguments.flip)?;
-    let components = arguments.reduce.as_deref().zip(reduction.as_ref());
-    open::tell(&check_weights(
-        &arguments.model,
-        &network,
-        &gallery,
-        components,
-        arguments.allow_other_weights,
-    )?);
+    let (gallery, reduction) = target.open(&network, reduce.as_deref(), arguments.flip)?;
     paths.reads("the input of --gallery", gallery.inputs()).check()?;
     if let Some(page) = &mut page {
         page.images = gallery.images(arguments.images.as_deref())?;

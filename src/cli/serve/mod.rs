@@ -7,7 +7,7 @@
 mod connections;
 mod http;
 
-use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments};
+use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments, TargetArguments};
 use super::open;
 use super::signals::Signals;
 use crate::embeddings::gallery::{Filter, Gallery};
@@ -21,7 +21,7 @@ use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::retrieval::pca::Reduction;
 use crate::shape::ImageSize;
 use crate::tasks::embed::Embedder;
-use crate::tasks::search::{Found, Verdicts, check_fits, check_weights, verdicts};
+use crate::tasks::search::{Found, Verdicts, verdicts};
 use axum::http::StatusCode;
 use clap::Args;
 use connections::Limits;
@@ -42,15 +42,8 @@ const POSTED: &str = "picture";
 /// `lat-wgpu serve`.
 #[derive(Debug, Args)]
 pub struct ServeArguments {
-    /// The model that the gallery was embedded with, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
-    /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
-    #[arg(long, value_name = "FILE|DIR")]
-    pub gallery: PathBuf,
-    /// Go on where the files tell of different weights; they are refused otherwise
-    #[arg(long)]
-    pub allow_other_weights: bool,
+    #[command(flatten)]
+    pub target: TargetArguments,
     /// The folder that was embedded: its pictures are shown [default: the inputs that the gallery carries, on this machine's own address]
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
@@ -92,18 +85,9 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         Error::io("listen on", &place)(reason).hinted(hint)
     })?;
     let address = listener.local_addr().map_err(Error::io("listen on", &place))?;
-    let network = open::network(&arguments.model, &arguments.network.settings())?;
-    let gallery = Arc::new(Gallery::open(&arguments.gallery)?);
-    let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
-    check_fits(&gallery, &network, reduction.as_ref(), false)?;
-    let components = arguments.reduce.as_deref().zip(reduction.as_ref());
-    open::tell(&check_weights(
-        &arguments.model,
-        &network,
-        &gallery,
-        components,
-        arguments.allow_other_weights,
-    )?);
+    let network = open::network(&arguments.target.model, &arguments.network.settings())?;
+    let (gallery, reduction) = arguments.target.open(&network, arguments.reduce.as_deref(), false)?;
+    let gallery = Arc::new(gallery);
     let kept = gallery.filtered(&arguments.filter)?;
     let selected = Selected::new(&*gallery, kept.clone());
     // Others see images only where the user says which.
@@ -138,7 +122,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     };
     // Once without a picture: brings the gallery to the adapter, and finds now what can't be read.
     searcher.nearest(arguments.top as usize)?;
-    let model = arguments.model.file_name().unwrap_or_default().to_string_lossy();
+    let model = arguments.target.model.file_name().unwrap_or_default().to_string_lossy();
     let health = json!({
         "status": "ok",
         "gallery": selected.len(),
