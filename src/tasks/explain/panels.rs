@@ -259,7 +259,6 @@ fn number(canvas: &mut Canvas, left: usize, width: usize, bounds: &[usize]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::{Activation, GeltConfig};
 
     fn blank(height: usize, width: usize) -> Rgb {
         Rgb { height, width, pixels: vec![128; 3 * height * width] }
@@ -284,25 +283,8 @@ mod tests {
 
     #[test]
     fn pictures_of_any_shape_are_drawn() {
-        let gelt = GeltConfig::default();
-        let config = VitConfig {
-            image: ImageSize { height: 224, width: 112 },
-            patch: 16,
-            stride: 16,
-            dim: 8,
-            depth: 1,
-            heads: 1,
-            mlp_hidden: 8,
-            dist_token: false,
-            registers: 0,
-            prefix_rows: 1,
-            patch_bias: true,
-            norm_pre: false,
-            layer_scale: false,
-            act: Activation::Gelu,
-            ln_eps: 1e-6,
-            gelt,
-        };
+        let image = ImageSize { height: 224, width: 112 };
+        let config = VitConfig { mlp_hidden: 8, ..VitConfig::plain(image, 16, 8, 1, 1) };
         let mut rollout = vec![0.01; 99];
         // One patch got nothing, one much: both have a colour.
         (rollout[1], rollout[40]) = (0.0, 0.5);
