@@ -208,9 +208,9 @@ pub fn quick(context: &Context) -> Vec<Case> {
     list(context, false, None)
 }
 
-/// The other cases of a stem, which tests add.
-pub fn full(context: &Context, stem: &str) -> Vec<Case> {
-    list(context, true, Some(stem))
+/// The quick cases of a stem, then those for tests alone.
+pub fn every(context: &Context, stem: &str) -> impl Iterator<Item = Case> {
+    [false, true].into_iter().flat_map(move |full| list(context, full, Some(stem)))
 }
 
 fn list(context: &Context, full: bool, only: Option<&str>) -> Vec<Case> {

@@ -1,7 +1,7 @@
 //! The comparison of `lat_wgpu::cases`, as an assertion.
 
 use super::tolerance::Tolerance;
-use lat_wgpu::cases::compare as selftest;
+use lat_wgpu::cases::compare as judge;
 use lat_wgpu::reference::Exact;
 
 /// Compares `got[i]` with the exact value for every (i, exact) and prints a line.
@@ -17,7 +17,7 @@ pub fn compare(
     wanted: impl IntoIterator<Item = (usize, Exact)>,
     tolerance: Tolerance,
 ) -> f64 {
-    let found = selftest::compare(got, wanted, tolerance);
+    let found = judge::compare(got, wanted, tolerance);
     assert!(found.count > 0, "{case}: nothing was compared");
     let report = format!("{case}: {}", found.report);
     println!("{report}");

@@ -40,8 +40,7 @@ fn passes(case: &str, found: &Found) {
 
 /// Runs the quick cases of a stem, and those for tests alone.
 pub fn every_case(stem: &str) {
-    let quick = cases::quick(context()).into_iter().filter(|case| case.kernel == stem);
-    for case in quick.chain(cases::full(context(), stem)) {
+    for case in cases::every(context(), stem) {
         let name = case.name();
         passes(&name, &case.judge(context()).unwrap_or_else(|error| panic!("{name}: {error}")));
     }
