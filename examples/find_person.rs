@@ -1,4 +1,4 @@
-//! The pictures of a folder that look most like one picture.
+//! The images of a folder that look most like one image.
 //!
 //!     cargo run --example find_person -- weights/demo.safetensors person.png figures/bounding_box_test
 
@@ -10,7 +10,7 @@ use lat_wgpu::retrieval::neighbours::Neighbours;
 use lat_wgpu::tasks::embed::{Embedder, LookOptions};
 use std::path::{Path, PathBuf};
 
-/// How many pictures are shown.
+/// How many images are shown.
 const SHOWN: usize = 5;
 
 fn find(model: &Path, query: &Path, folder: &Path) -> Result<Vec<(String, f32)>> {
@@ -18,11 +18,10 @@ fn find(model: &Path, query: &Path, folder: &Path) -> Result<Vec<(String, f32)>>
     let context = Context::open(&ContextOptions::from_environment(None))?;
     let mut embedder = Embedder::new(&context, &network, None, context.default_memory())?;
 
-    let pictures =
-        |input: &Path| Ok::<_, Error>(walk::list_pictures(&[input.to_path_buf()], false)?.pictures);
-    let shown = pictures(folder)?;
-    let mut embed = |pictures| embedder.embeddings(pictures, LookOptions::default(), &());
-    let ((gallery, places), (query, _)) = (embed(shown.clone())?, embed(pictures(query)?)?);
+    let images = |input: &Path| Ok::<_, Error>(walk::list_images(&[input.to_path_buf()], false)?.images);
+    let shown = images(folder)?;
+    let mut embed = |images| embedder.embeddings(images, LookOptions::default(), &());
+    let ((gallery, places), (query, _)) = (embed(shown.clone())?, embed(images(query)?)?);
 
     let mut neighbours = Neighbours::new(&context, &query, &gallery, context.default_memory())?;
     let nearest = neighbours.nearest(0..1, SHOWN)?.remove(0);

@@ -5,8 +5,8 @@
 //   dtokens[b,0,d] = class_weight·Σ_r dgelt[b,r,d]      dtokens[b,P+r·C+c,d] = (local_weight/C)·dgelt[b,r,d]
 //   dtokens[b,t,d] = 0 for the other prefix tokens
 //
-// gelt_forward: tokens (B, P + R·C, D) read   gelt (first + B or more, R, D) written from picture `first` on
-// gelt_backward: dgelt (first + B or more, R, D) read from picture `first` on   dtokens (B, P + R·C, D) written
+// gelt_forward: tokens (B, P + R·C, D) read   gelt (first + B or more, R, D) written from image `first` on
+// gelt_backward: dgelt (first + B or more, R, D) read from image `first` on   dtokens (B, P + R·C, D) written
 // So the pieces of a batch meet in one tensor of its parts.
 // One invocation owns four gelt[b,r,d] and sums their C tokens in order; error ≤ (C + 3)·2⁻²⁴ of the largest term. Backward
 // it owns four dtokens[b,t,d]; the class token's sums its R parts in order, error ≤ (R + 1)·2⁻²⁴ of the largest term.

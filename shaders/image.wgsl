@@ -1,4 +1,4 @@
-// Bytes of a picture to the network's input: scaled to [0, 1], normalised, turned from interleaved to planar.
+// Bytes of an image to the network's input: scaled to [0, 1], normalised, turned from interleaved to planar.
 //
 //   image[b,c,y,x] = (pixels[b,y,x',c] / 255 - mean[c]) / deviation[c]      x' = flip[b] ? width - 1 - x : x
 //
@@ -37,13 +37,13 @@ fn image_forward(
         return;
     }
     let channel = (i / plane) % 3u;
-    let picture = i / (3u * plane);
+    let image = i / (3u * plane);
     let y = (i % plane) / params.width;
     var x = i % params.width;
     if (HAS_FLIP) {
-        x = select(x, params.width - 1u - x, flip[picture] != 0u);
+        x = select(x, params.width - 1u - x, flip[image] != 0u);
     }
-    let byte = (picture * plane + y * params.width + x) * 3u + channel;
+    let byte = (image * plane + y * params.width + x) * 3u + channel;
     let value = f32((pixels[byte / 4u] >> (8u * (byte % 4u))) & 255u);
     image[i] = (value / 255.0 - params.mean[channel]) / params.deviation[channel];
 }

@@ -1,4 +1,4 @@
-// Attention rollout: what share of the class token's output each input token has, one picture at a time.
+// Attention rollout: what share of the class token's output each input token has, one image at a time.
 //
 //   p[h,i,j] = exp(scale·Σ_d q[h,i,d]·k[h,j,d] - lse[h,i])      the softmax of attention.wgsl; scale = 1/√Dh
 //   mixed[i,j] = ½·(1/H)·Σ_h p[h,i,j] + ½·[i = j]                one block: half of a token comes past it, on the residual

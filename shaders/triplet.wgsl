@@ -1,4 +1,4 @@
-// Batch-hard triplet loss on whole pictures: every anchor with its farthest picture of the same person and the nearest of another.
+// Batch-hard triplet loss on whole images: every anchor with its farthest image of the same person and the nearest of another.
 //
 //   d[i,j] = √max(Σ_k (f[i,k] - f[j,k])², 1e-12)
 //   p(i) = argmax_j d[i,j] over j ≠ i with label[j] = label[i]      n(i) = argmin_j d[i,j] over label[j] ≠ label[i]
@@ -6,14 +6,14 @@
 //   with u(a,b) = (f[a] - f[b])/d[a,b], 0 where max took 1e-12, and the sum over anchors with a loss above 0:
 //   df = (1/B) Σ_i of  u(i,p) - u(i,n) in row i, -u(i,p) in row p, u(i,n) in row n      the gradient of (1/B) Σ_i loss[i]
 //
-// distances: parts (B, L) read, L = R·D: the parts of a picture one behind the other   distances (B, B) written
+// distances: parts (B, L) read, L = R·D: the parts of an image one behind the other   distances (B, B) written
 // mine:      labels (B) u32 read   measured (B, B) read   loss (B) written   choice (B) vec2u written: p and n, or NONE twice
 //            where the loss is 0
 // backward:  parts (B, L) read   measured (B, B) read   chosen (B) vec2u read   dparts (B, L) read and written: df times the
 //            loss's scale is added   control read: that scale
 // What is written as distances and choice is read again as measured and chosen.
 // distances: one invocation owns a pair. Differences are taken before they are squared (norms and products would cancel
-// for near pictures); four sums of every fourth k ascend and are added in one order, so d[i,j] and d[j,i] are the same to
+// for near images); four sums of every fourth k ascend and are added in one order, so d[i,j] and d[j,i] are the same to
 // the bit. Error of d ≤ (L/8 + 5)·2⁻²⁴·d. mine: one invocation owns an anchor; of equal distances the first wins. Error of
 // loss ≤ 2·2⁻²⁴·(d[i,p] + d[i,n] + margin). A distance that isn't finite stands in the loss as it is, without a choice.
 // backward: one invocation owns a column k of all rows and goes through the anchors in order: what it adds to a row it

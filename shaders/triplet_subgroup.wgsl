@@ -1,4 +1,4 @@
-// Distances of all pairs of pictures, the CPU-adapter family: one subgroup per workgroup, no barrier.
+// Distances of all pairs of images, the CPU-adapter family: one subgroup per workgroup, no barrier.
 //
 //   d[i,j] = √max(Σ_k (f[i,k] - f[j,k])², 1e-12)      buffers and error bound: triplet.wgsl
 //

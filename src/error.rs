@@ -27,10 +27,10 @@ pub enum Error {
     /// Contradictory or impossible settings; exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// A picture that cannot be decoded.
+    /// An image that cannot be decoded.
     #[error("{}: {reason}", path.display())]
     Image {
-        /// The picture.
+        /// The image.
         path: PathBuf,
         /// Why, in words for its owner.
         reason: String,
@@ -76,12 +76,12 @@ pub enum Error {
         outcome: &'static str,
     },
     /// Loss or gradients overflowed; the step changed nothing.
-    #[error("step {step}: loss or gradients are not finite; its pictures: {pictures}")]
+    #[error("step {step}: loss or gradients are not finite; its images: {images}")]
     NotFinite {
         /// Number of the step, from 1.
         step: u64,
-        /// Names of the batch's pictures.
-        pictures: String,
+        /// Names of the batch's images.
+        images: String,
     },
     /// The need is larger than the memory or binding that the adapter offers.
     #[error("{0}")]
@@ -260,7 +260,7 @@ mod tests {
             Error::Image { path: path(), reason: text() },
             Error::Weights { path: path(), reason: text() },
             Error::Tensor { path: path(), tensor: text(), expected: text(), found: text() },
-            Error::NotFinite { step: 1, pictures: text() },
+            Error::NotFinite { step: 1, images: text() },
         ] {
             assert_eq!(error.hint(), None, "{error}");
         }

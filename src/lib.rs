@@ -1,6 +1,6 @@
 //! `lat-wgpu`: the Locally Aware Transformer for person re-identification on a hand-written wgpu engine.
 //!
-//! The pictures of a list that look most like another one (`examples/find_person.rs` does it with a folder):
+//! The images of a list that look most like another one (`examples/find_person.rs` does it with a folder):
 //!
 //! ```
 //! use lat_wgpu::checkpoint::{self, Settings};
@@ -15,14 +15,14 @@
 //! # let folder = folder.path();
 //! # std::fs::create_dir(folder.join("gallery")).expect("a folder");
 //! # let draw = |name: &str, red: u8| { image::RgbImage::from_fn(64, 128, |x, y| image::Rgb([red, x as u8, y as u8])).save(folder.join(name)) };
-//! # draw("gallery/one.png", 0).and_then(|()| draw("gallery/two.png", 200)).and_then(|()| draw("query.png", 199)).expect("pictures");
+//! # draw("gallery/one.png", 0).and_then(|()| draw("gallery/two.png", 200)).and_then(|()| draw("query.png", 199)).expect("images");
 //! let network = checkpoint::load("weights/demo.safetensors".as_ref(), &Settings::default())?;
 //! let context = Context::open(&ContextOptions::from_environment(None))?;
 //! let mut embedder = Embedder::new(&context, &network, None, context.default_memory())?;
 //!
 //! let mut embed = |name: &str| -> Result<Embeddings> {
-//!     let pictures = walk::list_pictures(&[folder.join(name)], false)?.pictures;
-//!     Ok(embedder.embeddings(pictures, LookOptions::default(), &())?.0)
+//!     let images = walk::list_images(&[folder.join(name)], false)?.images;
+//!     Ok(embedder.embeddings(images, LookOptions::default(), &())?.0)
 //! };
 //! let (gallery, query) = (embed("gallery")?, embed("query.png")?);
 //!

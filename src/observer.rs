@@ -1,4 +1,4 @@
-//! How long work reports to its caller: notes, pictures left out, progress, results as they come; and how it is stopped.
+//! How long work reports to its caller: notes, images left out, progress, results as they come; and how it is stopped.
 
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ pub trait Observer: Sync {
     /// Receives something that the user should know.
     fn note(&self, _text: &str) {}
 
-    /// Receives the reason why a picture is left out.
+    /// Receives the reason why an image is left out.
     fn skipped(&self, _reason: &Error) {}
 
     /// Receives how many of all pieces of a stage are done; the main stage of a work has no name.

@@ -259,10 +259,10 @@ impl Normalize {
     }
 }
 
-/// How a picture becomes the network's input.
+/// How an image becomes the network's input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Preprocess {
-    /// Size that pictures are stretched to, in pixels.
+    /// Size that images are stretched to, in pixels.
     pub size: ImageSize,
     /// Filter that stretches them; "bicubic" is the only one there is.
     pub interpolation: String,

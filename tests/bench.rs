@@ -1,4 +1,4 @@
-//! `lat-wgpu bench` as a user meets it: figures, picture, comparison, refusals.
+//! `lat-wgpu bench` as a user meets it: figures, image, comparison, refusals.
 
 #[path = "common/program.rs"]
 mod program;
@@ -20,7 +20,7 @@ fn json(path: &Path) -> Value {
 }
 
 #[test]
-fn figures_picture_and_comparison_of_a_few_rows() {
+fn figures_image_and_comparison_of_a_few_rows() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let (out, _) = bench(0, here, &[&FEW[..], &["--json", "run.json", "--svg", "roof.svg"]].concat());
@@ -54,7 +54,7 @@ fn figures_picture_and_comparison_of_a_few_rows() {
         close("intensity", flops / bytes);
         close("percent_of_roof", 100.0 * (flops / gflops).max(bytes / gbps) / 1e9 / seconds);
     }
-    // x and y of 14 parts of 384 numbers, one picture or 32.
+    // x and y of 14 parts of 384 numbers, one image or 32.
     assert_eq!(number(&rows[0], "bytes") % (2.0 * 4.0 * 14.0 * 384.0), 0.0);
     let svg = std::fs::read_to_string(here.join("roof.svg")).unwrap();
     assert!(svg.starts_with("<svg ") && svg.contains(">l2norm vit-b</text>"), "{svg}");

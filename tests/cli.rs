@@ -43,8 +43,7 @@ fn three_forms_hold_the_same_rows_in_sorted_order() {
     let here = folder.path();
     for out in ["a.safetensors", "a.npy", "a.parquet"] {
         let stderr = embed(0, here, &["crops", "--out", out]);
-        for word in ["embedded 6 pictures (0 skipped)", "32x32 imagenet", "λ 0.8 on class", "4 parts of 32"]
-        {
+        for word in ["embedded 6 images (0 skipped)", "32x32 imagenet", "λ 0.8 on class", "4 parts of 32"] {
             assert!(stderr.contains(word), "{word} in: {stderr}");
         }
     }
@@ -65,7 +64,7 @@ fn three_forms_hold_the_same_rows_in_sorted_order() {
 }
 
 #[test]
-fn bad_pictures_are_named_skipped_and_change_no_other_vector() {
+fn bad_images_are_named_skipped_and_change_no_other_vector() {
     let folder = crops(3);
     let here = folder.path();
     embed(0, here, &["crops", "--out", "good.safetensors", "--batch", "4"]);
@@ -74,7 +73,7 @@ fn bad_pictures_are_named_skipped_and_change_no_other_vector() {
     let whole = std::fs::read(&files(&here.join("crops"))[0]).unwrap();
     std::fs::write(here.join("crops/0000_empty.jpg"), b"").unwrap();
     std::fs::write(here.join("crops/0002_cut.png"), &whole[..whole.len() / 2]).unwrap();
-    std::fs::write(here.join("crops/zz_text.jpeg"), b"no picture").unwrap();
+    std::fs::write(here.join("crops/zz_text.jpeg"), b"no image").unwrap();
     std::fs::write(here.join("crops/readme.txt"), b"stray").unwrap();
     std::fs::create_dir(here.join("crops/folder.png")).unwrap();
 
@@ -82,7 +81,7 @@ fn bad_pictures_are_named_skipped_and_change_no_other_vector() {
     for name in ["0000_empty.jpg", "0002_cut.png", "zz_text.jpeg"] {
         assert_eq!(stderr.matches(name).count(), 1, "{name} in: {stderr}");
     }
-    assert!(stderr.contains("embedded 6 pictures (3 skipped, left out: 1 .txt)"), "{stderr}");
+    assert!(stderr.contains("embedded 6 images (3 skipped, left out: 1 .txt)"), "{stderr}");
     let bad = embeddings::read(&here.join("bad.safetensors")).unwrap();
     assert_eq!((bad.paths, bad.rows), (good.paths, good.rows), "to the bit");
     let summary: Value = serde_json::from_slice(&std::fs::read(here.join("s.json")).unwrap()).unwrap();

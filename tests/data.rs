@@ -63,11 +63,11 @@ fn findings_are_told_and_strict_fails() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         image::RgbImage::new(4, 8).save(path).unwrap();
     }
-    fs::write(here.join("bob/1_b.jpg"), "no picture").unwrap();
+    fs::write(here.join("bob/1_b.jpg"), "no image").unwrap();
     let text = data(0, here, &[]);
     for words in [
-        "no split: every picture is a query against all others",
-        "pictures that cannot be read: 1",
+        "no split: every image is a query against all others",
+        "images that cannot be read: 1",
         "bob/1_b.jpg is not a JPEG",
         "--ignore-cameras",
         "own camera only: 4",

@@ -102,7 +102,7 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Drawn pictures, a model, embeddings and an index of them, and a Python that writes a model as it is for ONNX.
+/// Drawn images, a model, embeddings and an index of them, and a Python that writes a model as it is for ONNX.
 fn inputs() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let python = folder.path().join("python");
@@ -119,7 +119,7 @@ fn inputs() -> TempDir {
     folder
 }
 
-/// One of the set's pictures.
+/// One of the set's images.
 fn a_query(folder: &Path) -> PathBuf {
     std::fs::read_dir(folder.join("set/query")).unwrap().next().unwrap().unwrap().path()
 }
@@ -216,8 +216,8 @@ fn a_full_disk_is_told_and_harms_nothing() {
     let searched = ["search", "--gallery", "g.npy", "--query", "set/query"];
     fill(folder, &[&with_model(&searched)[..], &["--json", "full/s.json"]].concat(), &["s.json"], 2, 8);
     let explained = ["explain", "set/query", "--out", "full/x.png"];
-    let picture = a_query(folder);
-    let explained = explained.map(|word| if word == "set/query" { picture.to_str().unwrap() } else { word });
+    let image = a_query(folder);
+    let explained = explained.map(|word| if word == "set/query" { image.to_str().unwrap() } else { word });
     fill(folder, &[&explained[..], &MODEL].concat(), &["x.png"], 2, 8);
     fill(folder, &with_model(&["export", "--to", "web", "--out", "full/web"]), &[], 4, 400);
     let bench = ["bench", "--filter", "l2norm", "--samples", "1"];
@@ -324,8 +324,8 @@ fn a_folder_that_cannot_be_written_is_named() {
         return;
     }
     std::fs::write(folder.join("old/e.npy"), OLD).unwrap();
-    let picture = a_query(folder);
-    std::fs::copy(picture, folder.join("crop.png")).unwrap();
+    let image = a_query(folder);
+    std::fs::copy(image, folder.join("crop.png")).unwrap();
     let cases: [&[&str]; 17] = [
         &["tune", "--model", "m.safetensors"],
         &["eval", "--model", "m.safetensors", "--data", "set", "--json", "full/e.npy"],
@@ -447,7 +447,7 @@ fn odd_names_are_names() {
     };
     let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
     let name = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-    let picture = a_query(folder);
+    let image = a_query(folder);
 
     let odd = folder.join(name(b"odd \"'\n$(x)\xff"));
     std::fs::create_dir(&odd).unwrap();
@@ -455,7 +455,7 @@ fn odd_names_are_names() {
     let names: [&[u8]; 5] =
         [b"line\nbreak.png", b"q\"u'o`te.png", b"\xff\xfe.png", b"-dash;|&.png", &longest];
     for file in names {
-        std::fs::copy(&picture, odd.join(name(file))).unwrap();
+        std::fs::copy(&image, odd.join(name(file))).unwrap();
     }
     let place = odd.strip_prefix(folder).unwrap();
     for ending in ["npy", "safetensors", "parquet"] {
@@ -522,7 +522,7 @@ fn odd_names_are_names() {
         deep.push("d".repeat(100));
     }
     std::fs::create_dir_all(&deep).unwrap();
-    std::fs::copy(&picture, deep.join("a.png")).unwrap();
+    std::fs::copy(&image, deep.join("a.png")).unwrap();
     let out = deep.join("e.npy");
     let embed = words("embed --model m.safetensors --out");
     let (code, stderr) = lat(&[&embed[..], &[out.clone().into(), deep.clone().into()]].concat());

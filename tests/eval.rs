@@ -64,19 +64,19 @@ fn written(ending: &str) -> TempDir {
     folder
 }
 
-/// Small pictures of `persons` persons by two cameras, each person with a colour of their own, in Market-1501's layout.
-fn pictures(persons: u32) -> TempDir {
+/// Small images of `persons` persons by two cameras, each person with a colour of their own, in Market-1501's layout.
+fn images(persons: u32) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (place, camera) in [("query", 1u32), ("bounding_box_test", 2), ("bounding_box_test", 3)] {
         std::fs::create_dir_all(folder.path().join(place)).unwrap();
         for person in 1..=persons {
             let colour = |channel: u64| rng::bits(1, u64::from(person), channel) as u8;
-            let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+            let image = image::RgbImage::from_fn(32, 32, |x, y| {
                 let noise = rng::bits(u64::from(camera), u64::from(person), u64::from(32 * y + x)) as u8 / 8;
                 image::Rgb([0, 1, 2].map(|channel| (colour(channel) / 2 + noise).saturating_add(x as u8)))
             });
             let name = format!("{person:04}_c{camera}s1_000001_00.png");
-            picture.save(folder.path().join(place).join(name)).unwrap();
+            image.save(folder.path().join(place).join(name)).unwrap();
         }
     }
     folder
@@ -108,7 +108,7 @@ fn figures_of_embeddings_in_every_form() {
         for words in [
             "5 queries, 3 scored",
             "1 not in the gallery",
-            "6 gallery pictures, 1 of them distractors",
+            "6 gallery images, 1 of them distractors",
             "33.33",
         ] {
             assert!(text.contains(words), "{words} in: {text}");
@@ -207,7 +207,7 @@ fn what_does_not_fit_is_told() {
 
 #[test]
 fn a_model_is_scored_as_its_embeddings_are() {
-    let folder = pictures(6);
+    let folder = images(6);
     let here = folder.path();
     let model = ["--model", TINY, "--heads", "2"];
     for (part, out) in [("query", "q.npy"), ("bounding_box_test", "g.npy")] {
@@ -219,7 +219,7 @@ fn a_model_is_scored_as_its_embeddings_are() {
     for key in ["rank1", "rank5", "map", "minp", "valid_queries", "verification"] {
         assert_eq!(got[key], from_files[key], "{key}");
     }
-    // Each picture again under other views: the scores change, or not, but stay scores.
+    // Each image again under other views: the scores change, or not, but stay scores.
     let flipped = scores(here, &[&data[..], &["--flip", "--batch", "1"]].concat());
     assert_eq!((&flipped["flip"], &flipped["valid_queries"]), (&true.into(), &6.into()));
     assert_ne!(flipped["verification"], got["verification"]);
@@ -233,7 +233,7 @@ fn a_model_is_scored_as_its_embeddings_are() {
     assert_eq!(both["sets"][0]["map"], got["map"]);
     assert_eq!(both["sets"].as_array().unwrap().len(), 2);
 
-    std::fs::write(here.join("query/0003_c1s1_000001_00.png"), b"no picture").unwrap();
+    std::fs::write(here.join("query/0003_c1s1_000001_00.png"), b"no image").unwrap();
     let (text, stderr) = expect(0, here, &[&["eval"], &data[..]].concat());
     assert!(stderr.contains("skipped") && stderr.contains("0003_c1s1"), "{stderr}");
     assert!(text.contains("6 queries, 5 scored (dropped: 1 unreadable)"), "{text}");
@@ -241,12 +241,12 @@ fn a_model_is_scored_as_its_embeddings_are() {
 
     std::fs::remove_dir_all(here.join("query")).unwrap();
     let (_, stderr) = expect(1, here, &[&["eval"], &data[..]].concat());
-    assert!(stderr.contains("no query pictures"), "{stderr}");
+    assert!(stderr.contains("no query images"), "{stderr}");
 }
 
 #[test]
 fn a_threshold_goes_into_the_model() {
-    let folder = pictures(8);
+    let folder = images(8);
     let here = folder.path();
     std::fs::copy(TINY, here.join("m.safetensors")).unwrap();
     let run = ["eval", "--model", "m.safetensors", "--heads", "2", "--data", ".", "--store-threshold"];

@@ -46,7 +46,7 @@ impl DistanceRows for Matrix {
     }
 }
 
-/// Pictures of a golden or a random case.
+/// Images of a golden or a random case.
 #[derive(Clone)]
 struct Side {
     vectors: Vec<Vec<f32>>,
@@ -223,9 +223,9 @@ fn sparse_re_ranking_is_the_dense_algorithm() {
 
 #[test]
 fn a_ranking_that_is_seen_by_eye() {
-    let side = |pictures: &[(f32, i64, u32)]| Side {
-        vectors: pictures.iter().map(|&(x, ..)| vec![x]).collect(),
-        labels: pictures.iter().map(|&(_, person, camera)| label(person, camera)).collect(),
+    let side = |images: &[(f32, i64, u32)]| Side {
+        vectors: images.iter().map(|&(x, ..)| vec![x]).collect(),
+        labels: images.iter().map(|&(_, person, camera)| label(person, camera)).collect(),
     };
     let gallery = side(&[
         (0., 1, 1), // same person and camera as the first query: left out for it
@@ -309,7 +309,7 @@ fn the_order_of_a_gallery_without_ties_does_not_matter() {
     for stream in 0..20 {
         let queries = random_side(stream, 9, 1);
         let mut gallery = random_side(100 + stream, 40, -1);
-        // A coordinate of its own for each picture: no two are equally far from a query.
+        // A coordinate of its own for each image: no two are equally far from a query.
         for (i, vector) in gallery.vectors.iter_mut().enumerate() {
             vector.push((i as f32) / 64.);
         }
@@ -352,8 +352,8 @@ fn junk_never_matters_and_trapezoid_is_never_more() {
 }
 
 #[test]
-fn one_picture_per_person_needs_no_luck() {
-    // With one picture of each person, every draw is the gallery itself.
+fn one_image_per_person_needs_no_luck() {
+    // With one image of each person, every draw is the gallery itself.
     let queries = random_side(1, 5, 1);
     let gallery =
         Side { vectors: random_side(2, 5, 1).vectors, labels: (0..5).map(|i| label(1 + i, 9)).collect() };

@@ -28,14 +28,14 @@ fn explain(code: i32, folder: &Path, more: &[&str]) -> (String, String) {
 }
 
 /// A folder with `crop.png`: noise around a bright spot, 40 pixels wide and 80 high.
-fn pictures() -> TempDir {
+fn images() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let picture = image::RgbImage::from_fn(40, 80, |x, y| {
+    let image = image::RgbImage::from_fn(40, 80, |x, y| {
         let noise = rng::bits(4, 5, u64::from(40 * y + x)) as u8 / 4;
         let bright = if (10..20).contains(&x) && (20..50).contains(&y) { 180 } else { 20 };
         image::Rgb([bright + noise, bright, 90 + noise])
     });
-    picture.save(folder.path().join("crop.png")).unwrap();
+    image.save(folder.path().join("crop.png")).unwrap();
     folder
 }
 
@@ -69,13 +69,13 @@ fn rollout_equals_pytorch_for_every_option() {
         let images = file.tensor("images").unwrap();
         let size = network.config.image;
         let wanted: Vec<f32> = bytemuck::pod_collect_to_vec(rollouts.tensor(name).unwrap().data());
-        let pictures = images.data().chunks(3 * size.height * size.width);
-        for (i, (pixels, wanted)) in pictures.zip(wanted.chunks(network.config.tokens())).enumerate() {
-            let picture = Rgb { height: size.height, width: size.width, pixels: pixels.to_vec() };
-            let found = explain::rollout(context(), &network, &picture).unwrap();
+        let images = images.data().chunks(3 * size.height * size.width);
+        for (i, (pixels, wanted)) in images.zip(wanted.chunks(network.config.tokens())).enumerate() {
+            let image = Rgb { height: size.height, width: size.width, pixels: pixels.to_vec() };
+            let found = explain::rollout(context(), &network, &image).unwrap();
             let used = used(&found, wanted);
-            println!("{name:<24} picture {i}: rollout {:>5.1} % of the tolerance", 100.0 * used);
-            assert!(used <= 1.0, "{name}, picture {i}: {found:?} for {wanted:?}");
+            println!("{name:<24} image {i}: rollout {:>5.1} % of the tolerance", 100.0 * used);
+            assert!(used <= 1.0, "{name}, image {i}: {found:?} for {wanted:?}");
             let sum: f64 = found.iter().map(|&share| f64::from(share)).sum();
             assert!((sum - 1.0).abs() < 1e-5, "{name}: shares sum to {sum}");
             worst = worst.max(used);
@@ -105,7 +105,7 @@ fn shares_that_are_not_finite_are_an_error() {
 
 #[test]
 fn the_drawing_has_three_panels_and_the_same_bytes_twice() {
-    let folder = pictures();
+    let folder = images();
     let here = folder.path();
     let (stdout, stderr) = explain(0, here, &["crop.png", "--out", "a.png", "--json", "a.json"]);
     assert_eq!(stdout, "");
@@ -120,7 +120,7 @@ fn the_drawing_has_three_panels_and_the_same_bytes_twice() {
     // Three panels, four margins, and between them bar, labels of six characters, a number of one, three spaces.
     let legend = 6 + 14 + 6 + 6 * 12;
     assert_eq!(drawing.width(), 3 * 256 + 4 * 12 + legend + 12 + 6);
-    // Picture and picture with rows are the same between the lines; the heat map isn't.
+    // Image and image with rows are the same between the lines; the heat map isn't.
     let [first, second, third] = [12, 12 + 256 + 12, drawing.width() - 12 - 256];
     let at = |left: u32| [*drawing.get_pixel(left + 90, 300), *drawing.get_pixel(left + 150, 60)];
     assert_eq!(at(first), at(third));
@@ -150,7 +150,7 @@ fn the_drawing_has_three_panels_and_the_same_bytes_twice() {
 
 #[test]
 fn network_flags_and_one_part() {
-    let folder = pictures();
+    let folder = images();
     let here = folder.path();
     let flags = ["--size", "48x24", "--stride", "4", "--parts", "1"];
     let arguments = [&["crop.png", "--out", "x.PNG", "--json", "-"][..], &flags].concat();
@@ -163,9 +163,9 @@ fn network_flags_and_one_part() {
 
 #[test]
 fn what_is_wrong_is_named_and_nothing_is_written() {
-    let folder = pictures();
+    let folder = images();
     let here = folder.path();
-    std::fs::write(here.join("words.png"), "no picture").unwrap();
+    std::fs::write(here.join("words.png"), "no image").unwrap();
     let listed = || std::fs::read_dir(here).unwrap().count();
     let before = listed();
     for (code, arguments, word) in [

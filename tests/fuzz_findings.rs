@@ -125,22 +125,20 @@ fn a_manifest_that_miscounts_is_refused() {
     writer.finish().unwrap();
     let states = r#"{"folders":[""],"folder":[0],"size":[1],"modified":[1]}"#;
     std::fs::write(dir.path().join("part-000001.json"), states).unwrap();
-    let manifest = |pictures: u64, next_part: u64| {
+    let manifest = |images: u64, next_part: u64| {
         let origin = serde_json::to_value(&origin).unwrap();
         let mut manifest = serde_json::json!({
-            "format": 1, "shard": null, "complete": true, "pictures": pictures, "skipped": [], "next_part": next_part,
+            "format": 1, "shard": null, "complete": true, "pictures": images, "skipped": [], "next_part": next_part,
             "parts": [{"file": "part-000001.safetensors", "rows": 1, "sha256": ""}],
         });
         manifest.as_object_mut().unwrap().extend(origin.as_object().unwrap().clone());
         std::fs::write(dir.path().join(MANIFEST), manifest.to_string()).unwrap();
     };
-    // Fewer pictures than its parts: taking one out counted below 0. A number given twice would overwrite a part.
-    for (pictures, next_part, words) in [
-        (0, 2, "don't hold 0 pictures"),
-        (1, 1, "can't be number 1"),
-        (1, u32::MAX.into(), "can't be number"),
-    ] {
-        manifest(pictures, next_part);
+    // Fewer images than its parts: taking one out counted below 0. A number given twice would overwrite a part.
+    for (images, next_part, words) in
+        [(0, 2, "don't hold 0 images"), (1, 1, "can't be number 1"), (1, u32::MAX.into(), "can't be number")]
+    {
+        manifest(images, next_part);
         refused(Manifest::read(dir.path()), words);
         let options = IndexOptions { prune: true, ..IndexOptions::default() };
         assert!(IndexWriter::open(dir.path(), origin.clone(), Vec::new(), &options).is_err());

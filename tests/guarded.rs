@@ -31,12 +31,12 @@ fn pixels() -> Vec<u8> {
     random::bytes(1, BATCH * 32 * 32 * 3)
 }
 
-/// The vectors of three pictures in batches of two: the last one has a place left over.
+/// The vectors of three images in batches of two: the last one has a place left over.
 fn vectors(context: &Context) -> Vec<u32> {
-    let picture = |pixels: &[u8]| Rgb { height: 32, width: 32, pixels: pixels.to_vec() };
-    let pictures: Vec<Rgb> = pixels().chunks(32 * 32 * 3).take(3).map(picture).collect();
+    let image = |pixels: &[u8]| Rgb { height: 32, width: 32, pixels: pixels.to_vec() };
+    let images: Vec<Rgb> = pixels().chunks(32 * 32 * 3).take(3).map(image).collect();
     let mut embedder = Embedder::new(context, &network(), Some(2), 1 << 30).unwrap();
-    let (pair, last) = pictures.split_at(2);
+    let (pair, last) = images.split_at(2);
     let mut vectors = embedder.embed(pair).unwrap();
     vectors.extend(embedder.embed(last).unwrap());
     bits(&vectors)

@@ -9,7 +9,7 @@ use lat_wgpu::embeddings::index::{
 use lat_wgpu::embeddings::merge::{Merge, Merged};
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::error::{Error, Result};
-use lat_wgpu::images::walk::{self, Picture};
+use lat_wgpu::images::walk::{self, Image};
 use program::{TINY, crops, expect, program, signal};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 const ENDINGS: [&str; 3] = ["safetensors", "npy", "parquet"];
 const DIM: usize = 3;
 
-// The folder alone: files that no picture is in, and vectors made of their content.
+// The folder alone: files that no image is in, and vectors made of their content.
 
 fn origin() -> Origin {
     Origin {
@@ -40,8 +40,8 @@ fn options(part_rows: usize) -> IndexOptions {
     IndexOptions { part_rows, ..IndexOptions::default() }
 }
 
-/// A folder with `pictures/`, whose files hold their own names.
-fn pictures(names: &[&str]) -> TempDir {
+/// A folder with `images/`, whose files hold their own names.
+fn images(names: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("pictures")).unwrap();
     for name in names {
@@ -50,39 +50,39 @@ fn pictures(names: &[&str]) -> TempDir {
     folder
 }
 
-fn list(folder: &Path) -> Vec<Picture> {
-    walk::list_pictures(&[folder.join("pictures")], false).unwrap().pictures
+fn list(folder: &Path) -> Vec<Image> {
+    walk::list_images(&[folder.join("pictures")], false).unwrap().images
 }
 
-/// The vector of a picture; `None` where it "can't be read".
-fn look(picture: &Picture) -> Option<Vec<f32>> {
-    let bytes = std::fs::read(&picture.path).unwrap();
+/// The vector of an image; `None` where it "can't be read".
+fn look(image: &Image) -> Option<Vec<f32>> {
+    let bytes = std::fs::read(&image.path).unwrap();
     let sum: u32 = bytes.iter().map(|&b| u32::from(b)).sum();
     (!bytes.starts_with(b"bad")).then(|| vec![sum as f32, bytes.len() as f32, 0.1])
 }
 
 /// Takes in up to `most` of what is lacking.
 fn feed(writer: &mut IndexWriter, most: usize) {
-    for picture in writer.todo().iter().take(most) {
-        match look(picture) {
-            Some(vector) => writer.push(&picture.name, &vector).unwrap(),
-            None => writer.skip(&picture.name),
+    for image in writer.todo().iter().take(most) {
+        match look(image) {
+            Some(vector) => writer.push(&image.name, &vector).unwrap(),
+            None => writer.skip(&image.name),
         }
     }
 }
 
 /// Extends an index to its end.
-fn extend(index: &Path, pictures: Vec<Picture>, options: &IndexOptions) -> (Found, (usize, usize)) {
-    let mut writer = IndexWriter::open(index, origin(), pictures, options).unwrap();
+fn extend(index: &Path, images: Vec<Image>, options: &IndexOptions) -> (Found, (usize, usize)) {
+    let mut writer = IndexWriter::open(index, origin(), images, options).unwrap();
     feed(&mut writer, usize::MAX);
     (writer.found(), writer.finish().unwrap())
 }
 
-fn shard(index: &Path, number: u32, of: u32, pictures: Vec<Picture>, origin: Origin) -> Result<usize> {
+fn shard(index: &Path, number: u32, of: u32, images: Vec<Image>, origin: Origin) -> Result<usize> {
     let number = ShardNumber { number, of };
-    let (shard, pictures) = Shard::of_list(number, pictures)?;
+    let (shard, images) = Shard::of_list(number, images)?;
     let options = IndexOptions { shard: Some(shard), ..options(2) };
-    let mut writer = IndexWriter::open(&index.join(number.folder()), origin, pictures, &options)?;
+    let mut writer = IndexWriter::open(&index.join(number.folder()), origin, images, &options)?;
     feed(&mut writer, usize::MAX);
     Ok(writer.finish()?.0)
 }
@@ -98,12 +98,12 @@ fn read(index: &Path) -> BTreeMap<String, Vec<f32>> {
             assert!(rows.insert(name.clone(), row.to_vec()).is_none(), "{name} stands twice");
         }
     }
-    assert_eq!(rows.len(), manifest.pictures);
+    assert_eq!(rows.len(), manifest.images);
     rows
 }
 
-fn wanted(pictures: &[Picture]) -> BTreeMap<String, Vec<f32>> {
-    pictures.iter().filter_map(|picture| Some((picture.name.clone(), look(picture)?))).collect()
+fn wanted(images: &[Image]) -> BTreeMap<String, Vec<f32>> {
+    images.iter().filter_map(|image| Some((image.name.clone(), look(image)?))).collect()
 }
 
 fn merge(folder: &Path, out: &Path) -> Result<Merged> {
@@ -125,7 +125,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 
 #[test]
 fn an_index_takes_in_what_it_lacks_and_drops_what_changed() {
-    let folder = pictures(&["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]);
+    let folder = images(&["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]);
     let (here, index) = (folder.path(), folder.path().join("index"));
     assert_eq!(extend(&index, list(here), &options(2)).1, (5, 5));
     assert_eq!(read(&index), wanted(&list(here)));
@@ -138,10 +138,10 @@ fn an_index_takes_in_what_it_lacks_and_drops_what_changed() {
     assert_eq!((names_in(&index), std::fs::read(index.join("manifest.json")).unwrap()), (before, bytes));
 
     // Changed, gone, new, and unreadable from now on.
-    std::fs::write(here.join("pictures/b.jpg"), "bright").unwrap();
-    std::fs::remove_file(here.join("pictures/c.jpg")).unwrap();
-    std::fs::write(here.join("pictures/bb.jpg"), "bb").unwrap();
-    std::fs::write(here.join("pictures/e.jpg"), "bad picture").unwrap();
+    std::fs::write(here.join("images/b.jpg"), "bright").unwrap();
+    std::fs::remove_file(here.join("images/c.jpg")).unwrap();
+    std::fs::write(here.join("images/bb.jpg"), "bb").unwrap();
+    std::fs::write(here.join("images/e.jpg"), "bad image").unwrap();
     let gone = read(&index)["c.jpg"].clone();
     let (found, rows) = extend(&index, list(here), &options(2));
     assert_eq!((found, rows), (Found { known: 2, changed: 2, pruned: 0 }, (2, 5)));
@@ -162,7 +162,7 @@ fn an_index_takes_in_what_it_lacks_and_drops_what_changed() {
 
 #[test]
 fn what_was_not_finished_is_done_again() {
-    let folder = pictures(&["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]);
+    let folder = images(&["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]);
     let (here, index) = (folder.path(), folder.path().join("index"));
     let mut writer = IndexWriter::open(&index, origin(), list(here), &options(2)).unwrap();
     match IndexWriter::open(&index, origin(), list(here), &options(2)) {
@@ -191,7 +191,7 @@ fn what_was_not_finished_is_done_again() {
 
 #[test]
 fn vectors_of_another_kind_are_kept_out() {
-    let folder = pictures(&["a.jpg"]);
+    let folder = images(&["a.jpg"]);
     let (here, index) = (folder.path(), folder.path().join("index"));
     extend(&index, list(here), &options(2));
     let refused = |change: &dyn Fn(&mut Origin)| {
@@ -218,9 +218,9 @@ fn vectors_of_another_kind_are_kept_out() {
     renamed.model.name = "other.safetensors".to_string();
     IndexWriter::open(&index, renamed, list(here), &options(2)).unwrap();
 
-    // The same name from another folder is another picture.
-    let other = pictures(&["a.jpg"]);
-    std::fs::write(other.path().join("pictures/a.jpg"), "another person").unwrap();
+    // The same name from another folder is another image.
+    let other = images(&["a.jpg"]);
+    std::fs::write(other.path().join("images/a.jpg"), "another person").unwrap();
     let text = message(IndexWriter::open(&index, origin(), list(other.path()), &options(2)));
     assert!(text.contains("a.jpg") && text.contains("--prune"), "{text}");
     assert_eq!(read(&index), wanted(&list(here)), "nothing is lost by an error");
@@ -266,22 +266,22 @@ fn shards_are_a_split() {
 #[test]
 fn merging_writes_what_one_run_would_have_written() {
     let names: Vec<String> = (0..23).map(|i| format!("{:02}.jpg", i * 7 % 23)).collect();
-    let folder = pictures(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let folder = images(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let here = folder.path();
     for name in ["03.jpg", "11.jpg"] {
-        std::fs::write(here.join("pictures").join(name), "bad picture").unwrap();
+        std::fs::write(here.join("pictures").join(name), "bad image").unwrap();
     }
-    let pictures = list(here);
+    let images = list(here);
     for number in 1..=3 {
-        shard(&here.join("parts"), number, 3, pictures.clone(), origin()).unwrap();
+        shard(&here.join("parts"), number, 3, images.clone(), origin()).unwrap();
     }
-    extend(&here.join("index"), pictures.clone(), &options(4));
+    extend(&here.join("index"), images.clone(), &options(4));
     for ending in ENDINGS {
         let whole = here.join("whole").with_extension(ending);
-        let all: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
+        let all: Vec<String> = images.iter().map(|image| image.name.clone()).collect();
         let Origin { dim, dtype, metadata, .. } = origin();
         let mut writer = EmbeddingWriter::create(&whole, dim, dtype, &all, &metadata).unwrap();
-        for (name, vector) in wanted(&pictures) {
+        for (name, vector) in wanted(&images) {
             writer.push(&name, &vector).unwrap();
         }
         writer.finish().unwrap();
@@ -299,7 +299,7 @@ fn merging_writes_what_one_run_would_have_written() {
 #[test]
 fn bad_shards_are_named() {
     let names: Vec<String> = (0..20).map(|i| format!("{i:02}.jpg")).collect();
-    let folder = pictures(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let folder = images(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let (here, parts) = (folder.path(), folder.path().join("parts"));
     let out = here.join("out.npy");
     std::fs::create_dir(&parts).unwrap();
@@ -324,15 +324,15 @@ fn bad_shards_are_named() {
     shard(&parts, 2, 4, list(here), origin()).unwrap();
     merge(&parts, &out).unwrap();
 
-    // A picture more: every shard has to know.
-    std::fs::write(here.join("pictures/20.jpg"), "20").unwrap();
+    // An image more: every shard has to know.
+    std::fs::write(here.join("images/20.jpg"), "20").unwrap();
     let its = ShardNumber::of_name("20.jpg", 4);
     let redone: Vec<usize> =
         (1..=4).map(|number| shard(&parts, number, 4, list(here), origin()).unwrap()).collect();
     assert_eq!(redone.iter().sum::<usize>(), 1, "the others are not redone");
     assert_eq!(redone[its as usize - 1], 1);
     assert_eq!(merge(&parts, &out).unwrap().rows, 21);
-    std::fs::remove_file(here.join("pictures/00.jpg")).unwrap();
+    std::fs::remove_file(here.join("images/00.jpg")).unwrap();
     shard(&parts, 3, 4, list(here), origin()).unwrap();
     let text = message(merge(&parts, &out));
     assert!(text.contains("shard-3-of-4") && text.contains("another list"), "{text}");
@@ -371,7 +371,7 @@ fn bad_shards_are_named() {
     assert!(text.contains(&format!("{skipped} stands twice")) && text.contains("shard-1-of-4"), "{text}");
     value["skipped"] = serde_json::json!(["new.jpg"]);
     std::fs::write(&path, value.to_string()).unwrap();
-    assert!(message(merge(&parts, &out)).contains("21 pictures that aren't the 20"));
+    assert!(message(merge(&parts, &out)).contains("21 images that aren't the 20"));
     assert_eq!(std::fs::read(&out).unwrap(), good, "no error replaces an older file");
     std::fs::create_dir(parts.join("shard-1-of-2")).unwrap();
     assert!(message(merge(&parts, &out)).contains("different splits"));
@@ -390,9 +390,9 @@ fn embed(code: i32, folder: &Path, more: &[&str]) -> String {
 fn four_shards_are_one_run_to_the_byte() {
     let folder = crops(9);
     let here = folder.path();
-    std::fs::write(here.join("crops/0004_broken.png"), "no picture").unwrap();
+    std::fs::write(here.join("crops/0004_broken.png"), "no image").unwrap();
     for number in 1..=4 {
-        // Batches of another size and of other pictures than in one run.
+        // Batches of another size and of other images than in one run.
         let shard = format!("{number}/4");
         let arguments = ["crops", "--out", "parts", "--shard", &shard, "--batch", "3", "--part-rows", "3"];
         embed(0, here, &arguments);
@@ -427,9 +427,9 @@ fn a_killed_shard_loses_and_doubles_nothing() {
         command.args(&arguments).stderr(Stdio::null()).spawn().unwrap()
     };
     let index = here.join("parts/shard-1-of-1");
-    let pictures = || Manifest::read(&index).unwrap().map_or(0, |manifest| manifest.pictures);
+    let images = || Manifest::read(&index).unwrap().map_or(0, |manifest| manifest.images);
     let wait_for_more_than = |rows: usize| {
-        while pictures() <= rows {
+        while images() <= rows {
             std::thread::sleep(Duration::from_millis(5));
         }
     };
@@ -451,7 +451,7 @@ fn a_killed_shard_loses_and_doubles_nothing() {
     assert!(stopped > killed && stopped < 24, "{stopped} rows after {killed}");
 
     let stderr = embed(0, here, &arguments);
-    assert!(stderr.contains(&format!("24 pictures; {stopped} were there")), "{stderr}");
+    assert!(stderr.contains(&format!("24 images; {stopped} were there")), "{stderr}");
     expect(0, here, &["merge", "parts", "--out", "all.npy"]);
     embed(0, here, &[&["crops", "--out", "one.npy"][..], &slow[..4]].concat());
     assert!(std::fs::read(here.join("one.npy")).unwrap() == std::fs::read(here.join("all.npy")).unwrap());
@@ -469,7 +469,7 @@ fn an_index_is_appended_to() {
     assert_eq!((&summary()["images"], &summary()["index"]["pictures"]), (&6.into(), &6.into()));
     // No adapter has this name: none is needed.
     let stderr = embed(0, here, &[&arguments[..], &["--adapter", "no such adapter"]].concat());
-    assert!(stderr.contains("nothing new") && stderr.contains("6 pictures; 6 were there"), "{stderr}");
+    assert!(stderr.contains("nothing new") && stderr.contains("6 images; 6 were there"), "{stderr}");
 
     let first = &names_in(&here.join("crops"))[0];
     std::fs::copy(here.join("crops").join(first), here.join("crops/9999_c1s1_000001_00.jpg")).unwrap();

@@ -33,8 +33,8 @@ fn embed_loses_no_vector_and_doubles_none() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
-    // A file that is skipped, ahead of the pictures that come after a failure.
-    std::fs::write(folder.join("figures/bounding_box_train/zzz.jpg"), b"no picture").unwrap();
+    // A file that is skipped, ahead of the images that come after a failure.
+    std::fs::write(folder.join("figures/bounding_box_train/zzz.jpg"), b"no image").unwrap();
     lat(0, folder, "", &embed("whole.npy", &["--batch", "4"]));
     let read = |name: &str| {
         let rows = std::fs::read(folder.join(format!("{name}.npy"))).unwrap();
@@ -58,7 +58,7 @@ fn embed_loses_no_vector_and_doubles_none() {
     }
     assert!(halved > 2 && opened > 2, "{halved} went on with half a batch, {opened} opened the adapter anew");
 
-    // `tools/rehearse.sh` draws 50. Pictures that are named twice have two rows.
+    // `tools/rehearse.sh` draws 50. Images that are named twice have two rows.
     let twice = ["figures/bounding_box_train", "--batch", "2"];
     lat(0, folder, "", &embed("whole.npy", &twice));
     let doubled = read("whole");

@@ -1,4 +1,4 @@
-//! The whole forward pass against PyTorch, and what must not change a picture's vector.
+//! The whole forward pass against PyTorch, and what must not change an image's vector.
 //!
 //! Third link of the chain of trust: the goldens were computed in float64 by `tools/make_goldens.py`.
 
@@ -21,7 +21,7 @@ const TOLERANCE: f32 = 2e-5;
 struct Golden {
     name: String,
     network: Network,
-    pictures: Vec<Rgb>,
+    images: Vec<Rgb>,
     tokens: Vec<f32>,
     embedding: Vec<f32>,
 }
@@ -41,10 +41,10 @@ fn read_golden(model: &Path, golden: &Path) -> Golden {
     let images = file.tensor("images").unwrap();
     let [_, height, width, 3] = images.shape() else { panic!("{name}: images {:?}", images.shape()) };
     let (height, width) = (*height, *width);
-    let pictures =
+    let images =
         images.data().chunks(height * width * 3).map(|p| Rgb { height, width, pixels: p.to_vec() }).collect();
     let (tokens, embedding) = (floats(&file, "tokens"), floats(&file, "embedding"));
-    Golden { name, network, pictures, tokens, embedding }
+    Golden { name, network, images, tokens, embedding }
 }
 
 fn all_goldens() -> Vec<Golden> {
@@ -78,8 +78,8 @@ fn record(network: &Network, batch: usize) -> Recorded {
     Recorded { plan: recorder.finish().unwrap(), pixels, tokens, embeddings }
 }
 
-fn write_pictures(recorded: &Recorded, pictures: &[Rgb]) {
-    let mut bytes: Vec<u8> = pictures.iter().flat_map(|p| p.pixels.iter().copied()).collect();
+fn write_images(recorded: &Recorded, images: &[Rgb]) {
+    let mut bytes: Vec<u8> = images.iter().flat_map(|p| p.pixels.iter().copied()).collect();
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     context().write(&recorded.pixels, &bytes);
 }
@@ -96,8 +96,8 @@ fn share(found: &[f32], wanted: &[f32]) -> f32 {
 #[test]
 fn tokens_and_embeddings_equal_pytorch_for_every_option() {
     for golden in all_goldens() {
-        let recorded = record(&golden.network, golden.pictures.len());
-        write_pictures(&recorded, &golden.pictures);
+        let recorded = record(&golden.network, golden.images.len());
+        write_images(&recorded, &golden.images);
         recorded.plan.run(context()).unwrap();
         let tokens = share(&context().read(&recorded.tokens).unwrap(), &golden.tokens);
         let embedding = share(&context().read(&recorded.embeddings).unwrap(), &golden.embedding);
@@ -121,38 +121,38 @@ fn the_comparison_with_pytorch_can_fail() {
 }
 
 #[test]
-fn a_vector_depends_on_its_picture_alone_to_the_bit() {
+fn a_vector_depends_on_its_image_alone_to_the_bit() {
     let golden = golden("plain");
-    let mut pictures = golden.pictures.clone();
+    let mut images = golden.images.clone();
     // A neighbour of extremes, and one more of each to make the batch odd.
-    let len = pictures[0].pixels.len();
-    let mut extreme = pictures[0].clone();
+    let len = images[0].pixels.len();
+    let mut extreme = images[0].clone();
     extreme.pixels = (0..len).map(|i| if i % 2 == 0 { 255 } else { 0 }).collect();
-    pictures.push(extreme);
-    while pictures.len() < 5 {
-        pictures.push(pictures[0].clone());
+    images.push(extreme);
+    while images.len() < 5 {
+        images.push(images[0].clone());
     }
 
     let mut alone = Embedder::new(context(), &golden.network, Some(1), 1 << 30).unwrap();
     let dim = alone.dim();
     let single: Vec<f32> =
-        pictures.iter().flat_map(|p| alone.embed(std::slice::from_ref(p)).unwrap()).collect();
+        images.iter().flat_map(|p| alone.embed(std::slice::from_ref(p)).unwrap()).collect();
     let mut together = Embedder::new(context(), &golden.network, Some(8), 1 << 30).unwrap();
     let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    assert_eq!(bits(&together.embed(&pictures).unwrap()), bits(&single), "batch of five against one by one");
+    assert_eq!(bits(&together.embed(&images).unwrap()), bits(&single), "batch of five against one by one");
 
-    let reversed: Vec<Rgb> = pictures.iter().rev().cloned().collect();
+    let reversed: Vec<Rgb> = images.iter().rev().cloned().collect();
     let back: Vec<f32> =
         together.embed(&reversed).unwrap().chunks(dim).rev().flat_map(<[f32]>::to_vec).collect();
     assert_eq!(bits(&back), bits(&single), "order");
-    assert_eq!(bits(&together.embed(&pictures).unwrap()), bits(&single), "twice");
+    assert_eq!(bits(&together.embed(&images).unwrap()), bits(&single), "twice");
 }
 
 #[test]
 fn a_replay_depends_on_nothing_left_in_memory() {
     let golden = golden("clip_timm");
-    let recorded = record(&golden.network, golden.pictures.len());
-    write_pictures(&recorded, &golden.pictures);
+    let recorded = record(&golden.network, golden.images.len());
+    write_images(&recorded, &golden.images);
     let mut runs = Vec::new();
     for pattern in [0x7fc0_0000, 0xffff_ffff, 0x3f80_0000] {
         recorded.plan.fill_heaps(context(), pattern);

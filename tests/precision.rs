@@ -18,7 +18,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What issue and README promise for every picture.
+/// What issue and README promise for every image.
 const LEAST_COSINE: f64 = 0.9995;
 
 /// A context with f16 of the adapter's own, if it has them, and one with halves packed in words.
@@ -55,13 +55,13 @@ fn vectors_in_halves_point_where_pytorchs_do() {
         let images = file.tensor("images").unwrap();
         let [_, height, width, 3] = images.shape() else { panic!("{name}: {:?}", images.shape()) };
         let (height, width) = (*height, *width);
-        let pictures: Vec<Rgb> = (images.data().chunks(height * width * 3))
+        let images: Vec<Rgb> = (images.data().chunks(height * width * 3))
             .map(|pixels| Rgb { height, width, pixels: pixels.to_vec() })
             .collect();
         let wanted: Vec<f32> = bytemuck::pod_collect_to_vec(file.tensor("embedding").unwrap().data());
         for context in &contexts {
-            let mut embedder = Embedder::new(context, &network, Some(pictures.len()), 1 << 30).unwrap();
-            let found = embedder.embed(&pictures).unwrap();
+            let mut embedder = Embedder::new(context, &network, Some(images.len()), 1 << 30).unwrap();
+            let found = embedder.embed(&images).unwrap();
             let dim = embedder.dim();
             let least = (found.chunks(dim).zip(wanted.chunks(dim)))
                 .map(|(found, wanted)| cosine(found, wanted))
@@ -94,8 +94,8 @@ fn halves_take_half_the_memory() {
     for context in contexts() {
         let halves = need(&context);
         let weights = halves.parameters as f64 / whole.parameters as f64;
-        let activations = halves.per_picture as f64 / whole.per_picture as f64;
-        println!("{:?}: weights {weights:.3}, each picture {activations:.3}", context.storage());
+        let activations = halves.per_image as f64 / whole.per_image as f64;
+        println!("{:?}: weights {weights:.3}, each image {activations:.3}", context.storage());
         // Patch embedding, positions, biases and norms stay f32; so do pixels and vectors.
         assert!(weights < 0.62 && activations < 0.75, "{weights} {activations}");
     }
@@ -115,13 +115,13 @@ fn ways() -> Vec<Context> {
 }
 
 #[test]
-fn a_vector_depends_on_its_picture_alone_to_the_bit() {
+fn a_vector_depends_on_its_image_alone_to_the_bit() {
     let network = random(64);
-    let picture = |seed: u64| {
+    let image = |seed: u64| {
         let pixels = (0..64 * 64 * 3).map(|i| rng::bits(seed, 0, i) as u8).collect();
         Rgb { height: 64, width: 64, pixels }
     };
-    let pictures: Vec<Rgb> = (1..=33).map(picture).collect();
+    let images: Vec<Rgb> = (1..=33).map(image).collect();
     for context in ways() {
         // Layers of this width are wide enough for matrix units, whatever the rows.
         for rows in [1, 17, 33 * 17] {
@@ -131,11 +131,11 @@ fn a_vector_depends_on_its_picture_alone_to_the_bit() {
         let case =
             format!("{} {:?}, fragments {:?}", context.family(), context.storage(), context.fragments());
         let mut alone = Embedder::new(&context, &network, Some(1), 1 << 30).unwrap();
-        let wanted = alone.embed(&pictures[..1]).unwrap();
-        let last = alone.embed(&pictures[32..]).unwrap();
+        let wanted = alone.embed(&images[..1]).unwrap();
+        let last = alone.embed(&images[32..]).unwrap();
         for batch in [3, 16, 33] {
             let mut embedder = Embedder::new(&context, &network, Some(batch), 1 << 30).unwrap();
-            let together = embedder.embed(&pictures[..batch]).unwrap();
+            let together = embedder.embed(&images[..batch]).unwrap();
             assert_eq!(together.len(), batch * wanted.len());
             assert_eq!(bits(&together[..wanted.len()]), bits(&wanted), "{case}: the first of {batch}");
             if batch == 33 {

@@ -1,11 +1,11 @@
-//! Resizing against pictures that Pillow resized: equal byte for byte.
+//! Resizing against images that Pillow resized: equal byte for byte.
 
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::images::preprocess::resize_bicubic;
 use lat_wgpu::shape::ImageSize;
 use safetensors::{Dtype, SafeTensors};
 
-fn picture(tensors: &SafeTensors<'_>, name: &str) -> Rgb {
+fn image(tensors: &SafeTensors<'_>, name: &str) -> Rgb {
     let Ok(tensor) = tensors.tensor(name) else { panic!("no tensor {name}") };
     assert_eq!(tensor.dtype(), Dtype::U8, "{name}");
     let &[height, width, 3] = tensor.shape() else { panic!("{name}: {:?}", tensor.shape()) };
@@ -20,7 +20,7 @@ fn resized_as_pillow_does() {
     let mut pairs = 0;
     for name in tensors.names() {
         let Some(stem) = name.strip_suffix(".in") else { continue };
-        let (input, expected) = (picture(&tensors, name), picture(&tensors, &format!("{stem}.out")));
+        let (input, expected) = (image(&tensors, name), image(&tensors, &format!("{stem}.out")));
         let size = ImageSize { height: expected.height, width: expected.width };
         let from = ImageSize { height: input.height, width: input.width };
         assert!(resize_bicubic(&input, size) == expected, "{name}: {from} to {size}");

@@ -7,7 +7,7 @@ use lat_wgpu::datasets::labels::{Label, Person};
 use lat_wgpu::retrieval::metrics::{CURVE_DEPTH, Protocol, RANKS, Retrieval, Rules, Scorer};
 use program::{TINY, expect, write_points};
 
-/// Queries, a gallery, their labels and small pictures of them, one under a hostile name.
+/// Queries, a gallery, their labels and small images of them, one under a hostile name.
 fn embedded() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -61,7 +61,7 @@ fn a_page_of_embeddings_shows_the_lists() {
     assert!(places[0] > 0 && places[0] < places[1], "{places:?}");
     assert!(lists[0].contains("person <bdi>bob</bdi>") && lists[0].contains("camera <bdi>hall</bdi>"));
     assert!(lists[0].contains("person <bdi>distractor</bdi>"));
-    // A name that leads out of the folder has no picture, although there is one.
+    // A name that leads out of the folder has no image, although there is one.
     assert!(here.join("out.png").exists());
     assert_eq!(page.matches("data:image/jpeg").count(), 4 + 5, "{page}");
     for words in [

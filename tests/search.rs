@@ -8,7 +8,7 @@ use lat_wgpu::embeddings::gallery::Gallery;
 use lat_wgpu::embeddings::rows::Selected;
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::gpu::ContextOptions;
-use lat_wgpu::images::walk::list_pictures;
+use lat_wgpu::images::walk::list_images;
 use lat_wgpu::tasks;
 use lat_wgpu::tasks::embed::LookOptions;
 use lat_wgpu::tasks::search::{Request, check_fits, verdicts};
@@ -79,7 +79,7 @@ fn a_gallery_is_searched_by_the_library() {
         top: 3,
         verdicts: verdicts(&network, false, false),
     };
-    let queries = list_pictures(&[here.join("query")], false).unwrap().pictures;
+    let queries = list_images(&[here.join("query")], false).unwrap().images;
     let lists = tasks::search::search(&queries, &gallery, &selected, &request, &()).unwrap().queries;
     for (list, wanted) in lists.iter().zip(listed["queries"].as_array().unwrap()) {
         assert_eq!(list.results.iter().map(|found| &*found.path).collect::<Vec<_>>(), paths(wanted));
@@ -128,7 +128,7 @@ fn people_read_a_table() {
     }
     assert!(stderr.contains("note: ") && stderr.contains("--store-threshold"), "{stderr}");
 
-    // Text for people and a file for programs; the same picture twice is asked twice.
+    // Text for people and a file for programs; the same image twice is asked twice.
     let twice = [&arguments[..], &["--query", &file, "--json", "s.json"]].concat();
     let (text, _) = search(0, here, &twice);
     assert_eq!(text.lines().filter(|line| **line == file).count(), 2, "{text}");
@@ -282,7 +282,7 @@ fn what_does_not_fit_is_told() {
         .and_then(EmbeddingWriter::finish)
         .unwrap();
     let broken = other("broken.png");
-    std::fs::write(&broken, b"no picture").unwrap();
+    std::fs::write(&broken, b"no image").unwrap();
     let narrow = other("narrow.npy");
     let names = ["a.jpg".to_string()];
     let mut writer =

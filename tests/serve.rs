@@ -121,7 +121,7 @@ impl Answer {
     }
 }
 
-/// The first query picture: its name and its content.
+/// The first query image: its name and its content.
 fn a_query(folder: &Path) -> (String, Vec<u8>) {
     let mut files: Vec<_> =
         std::fs::read_dir(folder.join("query")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -131,7 +131,7 @@ fn a_query(folder: &Path) -> (String, Vec<u8>) {
 }
 
 #[test]
-fn a_posted_picture_is_searched_as_on_the_command_line() {
+fn a_posted_image_is_searched_as_on_the_command_line() {
     let folder = drawn();
     let here = folder.path();
     let (query, bytes) = a_query(here);
@@ -162,12 +162,12 @@ fn a_posted_picture_is_searched_as_on_the_command_line() {
         }
     });
 
-    // The pictures of the list, and no others.
+    // The images of the list, and no others.
     for result in results(&wanted) {
-        let picture = server.get(&format!("/image/{}", result["row"]));
+        let image = server.get(&format!("/image/{}", result["row"]));
         let file = std::fs::read(here.join("gallery").join(result["path"].as_str().unwrap())).unwrap();
-        assert_eq!((picture.status, picture.body == file), (200, true));
-        assert!(picture.head.contains("content-type: image/"), "{}", picture.head);
+        assert_eq!((image.status, image.body == file), (200, true));
+        assert!(image.head.contains("content-type: image/"), "{}", image.head);
     }
     let camera_one = results(&wanted)[0]["row"].as_u64().unwrap();
     let others = (0..60).filter(|row| server.get(&format!("/image/{row}")).status == 404).count();
@@ -192,7 +192,7 @@ fn what_is_no_request_gets_a_reason() {
 
     server.post("/search", b"").refused(400, "empty");
     server.post("/search", b"<script>alert(1)</script>").refused(415, "not a JPEG");
-    server.post("/search", &bytes[..bytes.len() / 2]).refused(422, "the picture");
+    server.post("/search", &bytes[..bytes.len() / 2]).refused(422, "the image");
     let mut wide = std::io::Cursor::new(Vec::new());
     image::DynamicImage::new_luma8(16_385, 1).write_to(&mut wide, image::ImageFormat::Png).unwrap();
     server.post("/search", wide.get_ref()).refused(422, "16384 a side");
@@ -213,7 +213,7 @@ fn what_is_no_request_gets_a_reason() {
     server.post("/health", b"").refused(405, "method");
     server.get("/nowhere").refused(404, "no such page");
     // No folder of images was named.
-    server.get("/image/0").refused(404, "no such picture");
+    server.get("/image/0").refused(404, "no such image");
     assert_eq!(server.get("/health").json()["images"], false);
     assert_eq!(server.send(b"what is this\r\n\r\n").status, 400);
     // Still there.
@@ -257,14 +257,14 @@ fn the_page_comes_with_its_rules() {
 }
 
 #[test]
-fn no_picture_from_outside_the_folder() {
+fn no_image_from_outside_the_folder() {
     let folder = drawn();
     let here = folder.path();
     let root = here.join("shown");
     std::fs::create_dir(&root).unwrap();
     let (query, bytes) = a_query(here);
     std::fs::write(root.join("inside.jpg"), &bytes).unwrap();
-    std::fs::write(root.join("text.jpg"), "no picture").unwrap();
+    std::fs::write(root.join("text.jpg"), "no image").unwrap();
     std::os::unix::fs::symlink(here.join(&query), root.join("link.jpg")).unwrap();
     // Names that a gallery of somebody else may have.
     let absolute = here.join(&query).to_str().unwrap().to_string();
@@ -280,7 +280,7 @@ fn no_picture_from_outside_the_folder() {
     let inside = server.get("/image/0");
     assert_eq!((inside.status, &inside.body), (200, &bytes));
     for row in 1..names.len() {
-        server.get(&format!("/image/{row}")).refused(404, "no such picture");
+        server.get(&format!("/image/{row}")).refused(404, "no such image");
     }
     for path in [
         "/image/6",

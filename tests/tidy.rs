@@ -93,7 +93,7 @@ fn files_ending(folder: &str, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// What is kept in the repository, as text: build outputs, downloads and pictures left out.
+/// What is kept in the repository, as text: build outputs, downloads and images left out.
 fn texts() -> Vec<(String, String)> {
     let own = [
         "src",

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// `train` on the drawn pictures in `figures`: 4 persons (of 8) × 2 cameras × 3 pictures, one of each person to validate,
+/// `train` on the drawn images in `figures`: 4 persons (of 8) × 2 cameras × 3 images, one of each person to validate,
 /// batches of 7 and a last one of 6.
 fn train(folder: &Path, more: &[&str]) -> Command {
     let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures"];
@@ -47,7 +47,7 @@ fn a_run_leaves_what_it_promises_and_learns() {
     }
     let lines = lines(&run);
     let steps: Vec<&Value> = lines.iter().filter(|line| line.get("step").is_some()).collect();
-    // 24 pictures less one of each of 4 persons: three batches an epoch.
+    // 24 images less one of each of 4 persons: three batches an epoch.
     assert_eq!(steps.len(), 36);
     for (i, line) in steps.iter().enumerate() {
         assert_eq!((line["step"].as_u64(), line["epoch"].as_u64()), (Some(i as u64 + 1), Some(i as u64 / 3)));
@@ -224,7 +224,7 @@ fn the_strong_recipe_trains_and_resumes() {
         finish(0, command.args(["--batch-size", "6", "--out", out]).args(more))
     };
     run("whole", &[]);
-    // 20 pictures train: three whole batches an epoch, and all of one size.
+    // 20 images train: three whole batches an epoch, and all of one size.
     assert_eq!(losses(&here.join("whole")).len(), 12);
     run("stopped", &["--max-steps", "4"]);
     run("stopped", &["--resume"]);
@@ -342,7 +342,7 @@ fn a_dry_run_foretells_and_writes_nothing() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_stops_the_run_with_its_pictures() {
+fn a_loss_that_is_not_finite_stops_the_run_with_its_images() {
     let folder = figures("3");
     let here = folder.path();
     let (_, stderr) = finish(1, &mut train(here, &["--out", "run", "--lr", "1e38", "--preset", "full"]));

@@ -173,7 +173,7 @@ fn killed_runs_leave_a_whole_model_and_no_lock() {
 /// A run without its network: what each step would see, into the log.
 struct Run<'a> {
     folder: &'a Path,
-    pictures: &'a [usize],
+    images: &'a [usize],
     config: Config,
 }
 
@@ -183,17 +183,16 @@ impl Run<'_> {
         let data = &self.config.data;
         let batch = self.config.schedule.batch_size;
         let sampling = Sampling { batch_size: batch, persons: 0, shuffle: data.shuffle, seed: data.seed };
-        let steps = sampling.steps_per_epoch(self.pictures.len());
+        let steps = sampling.steps_per_epoch(self.images.len());
         let schedule = Schedule::new(&self.config, 4, steps);
         let log_path = self.folder.join("log.jsonl");
         let mut log = Log::resume(&log_path, done, done as usize / steps).unwrap();
         for step in done + 1..=until.min(schedule.steps()) {
             let (epoch, place) = ((step as usize - 1) / steps, (step as usize - 1) % steps);
-            let members = &sampling.batches(self.pictures, epoch as u64)[place];
+            let members = &sampling.batches(self.images, epoch as u64)[place];
             // Stands for everything that a step depends on.
             let flipped = |i: usize| flips(data.seed, epoch as u64, place * batch + i, data.flip);
-            let seen =
-                members.iter().enumerate().map(|(i, &p)| self.pictures[p] * 2 + usize::from(flipped(i)));
+            let seen = members.iter().enumerate().map(|(i, &p)| self.images[p] * 2 + usize::from(flipped(i)));
             let lr = schedule.lr(epoch, place);
             let line = StepLine {
                 step,
@@ -224,14 +223,14 @@ impl Run<'_> {
 
 #[test]
 fn a_run_that_was_stopped_goes_on_as_if_it_was_not() {
-    let pictures = tempfile::tempdir().unwrap();
+    let images = tempfile::tempdir().unwrap();
     for person in ["0001", "0002", "0003"] {
         for frame in 0..7 {
             let name = format!("{person}_c1s1_{frame:06}_01.jpg");
-            std::fs::write(pictures.path().join(name), b"x").unwrap();
+            std::fs::write(images.path().join(name), b"x").unwrap();
         }
     }
-    let (set, _) = training_set(pictures.path(), &LoadOptions::default()).unwrap();
+    let (set, _) = training_set(images.path(), &LoadOptions::default()).unwrap();
     let (train, val) = set.split(None, 0);
     assert_eq!((train.len(), val), (18, vec![0, 7, 14]));
 
@@ -243,12 +242,12 @@ fn a_run_that_was_stopped_goes_on_as_if_it_was_not() {
     let config = Config::resolve(&layers).unwrap();
     let whole = tempfile::tempdir().unwrap();
     let run = |folder: &Path, config: &Config, done: u64, until: u64| {
-        let run = Run { folder, pictures: &train, config: config.clone() };
+        let run = Run { folder, images: &train, config: config.clone() };
         run.go(done, until);
         run.files()
     };
     let wanted = run(whole.path(), &config, 0, u64::MAX);
-    // 18 pictures: four batches of 4 and one of 2, five times.
+    // 18 images: four batches of 4 and one of 2, five times.
     assert_eq!(wanted.0.lines().count(), 5 * 5 + 5);
 
     for (stopped, saved) in [(1, 1), (5, 5), (7, 6), (12, 10), (12, 0), (25, 24), (25, 25)] {

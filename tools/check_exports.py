@@ -43,7 +43,7 @@ def by_onnx(path, images):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     told = json.loads(session.get_modelmeta().custom_metadata_map["preprocess"])
     if list(images.shape[2:]) != told["size"]:
-        sys.exit(f"error: {path} wants pictures of {told['size']}")
+        sys.exit(f"error: {path} wants images of {told['size']}")
     halves = images[:1], images[1:]
     return np.concatenate([session.run(["embedding"], {"image": half})[0] for half in halves])
 

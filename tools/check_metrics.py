@@ -222,23 +222,23 @@ def random_case(number):
     dim, largest = random.integers(1, 4), random.integers(2, 8)
     most_persons, cameras = random.integers(2, 7), random.integers(1, 4)
 
-    def pictures(count, lowest):
+    def images(count, lowest):
         persons = random.integers(lowest, most_persons + 1, count)
         return random.integers(0, largest + 1, (count, dim)), persons, random.integers(1, cameras + 1, count)
 
-    gallery = pictures(random.integers(4, 36), JUNK)
+    gallery = images(random.integers(4, 36), JUNK)
     own = number % 5 == 4
     # Now and then a query that is nobody.
-    queries = gallery if own else pictures(random.integers(1, 8), JUNK if number % 7 == 0 else 1)
+    queries = gallery if own else images(random.integers(1, 8), JUNK if number % 7 == 0 else 1)
     return {"queries": queries, "gallery": gallery, "query_is_gallery": bool(own)}
 
 
 def rerank_case(number):
-    """Vectors, number of queries, first picture of the gallery, and the options."""
+    """Vectors, number of queries, first image of the gallery, and the options."""
     random = np.random.default_rng(10_000 + number)
     k1, k2, blend = [(20, 6, 0.3), (5, 2, 0.3), (7, 3, 0.5), (9, 1, 0.0), (1, 6, 0.3), (20, 6, 1.0)][number % 6]
     count = int(random.integers(12, 45))
-    # The third round is full of pictures that are equal.
+    # The third round is full of images that are equal.
     vectors = random.integers(0, 3 if number >= 12 else 10, (count, 2 if number >= 12 else 4))
     queries = count if number % 5 == 4 else int(random.integers(2, 6))
     return vectors, queries, 0 if queries == count else queries, k1, k2, blend
@@ -287,7 +287,7 @@ def write_embeddings(file, values, paths):
 
 
 def names(persons, cameras):
-    """Names as Market-1501 has them; the numbers behind keep pictures apart."""
+    """Names as Market-1501 has them; the numbers behind keep images apart."""
     marks = [f"{person:04}" if person >= 0 else str(person) for person in persons.tolist()]
     return [f"{mark}_c{camera}s1_{i:06}_00.jpg" for i, (mark, camera) in enumerate(zip(marks, cameras))]
 
@@ -338,7 +338,7 @@ def check_program(program, every_variant):
                 wrong += [f"gallery {number}, {variant}: {text}" for text in found]
                 compared += 1
             if number % 10 == 0:
-                # Re-ranked: all pictures in one list, the gallery at its end.
+                # Re-ranked: all images in one list, the gallery at its end.
                 own = case["query_is_gallery"]
                 both = case["gallery"][0] if own else np.concatenate([case["queries"][0], case["gallery"][0]])
                 queries = len(case["queries"][0])

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Compare an embeddings file of `lat-wgpu embed` with PyTorch on the same weights and the same pictures.
+"""Compare an embeddings file of `lat-wgpu embed` with PyTorch on the same weights and the same images.
 
     python3 tools/compare_embeddings.py --to-png CROPS SOURCE 50
     lat-wgpu embed --model W.safetensors CROPS --out OUT.safetensors
     python3 tools/compare_embeddings.py --model W.safetensors --embeddings OUT.safetensors --root CROPS
 
-The first command decodes 50 pictures from SOURCE, spread evenly over its sorted list, to PNG, so that two
+The first command decodes 50 images from SOURCE, spread evenly over its sorted list, to PNG, so that two
 JPEG decoders can't differ. Settings that were given to `embed` as flags have to be given here too. Exit code
-1 if any picture's cosine is below --min-cosine.
+1 if any image's cosine is below --min-cosine.
 """
 
 import argparse
@@ -24,17 +24,17 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 def to_png(folder, source, count):
-    """Decode `count` pictures below `source` with Pillow into `folder`."""
+    """Decode `count` images below `source` with Pillow into `folder`."""
     found = sorted(path for path in source.rglob("*") if path.suffix.lower() in ENDINGS)
     if not found:
-        sys.exit(f"error: no pictures in {source}")
+        sys.exit(f"error: no images in {source}")
     count = min(count, len(found))
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         path = found[i * len(found) // count]
-        # The number keeps pictures of the same name in different folders apart.
-        lat.read_picture(path).save(folder / f"{i:05}_{path.stem}.png")
-    print(f"decoded {count} of {len(found)} pictures to {folder}")
+        # The number keeps images of the same name in different folders apart.
+        lat.read_image(path).save(folder / f"{i:05}_{path.stem}.png")
+    print(f"decoded {count} of {len(found)} images to {folder}")
 
 
 def read_embeddings(path):
@@ -50,12 +50,12 @@ def read_embeddings(path):
 
 
 def recompute(model, mean_std, files, batch):
-    """The embeddings (N, D) that PyTorch makes of picture files, in the precision of `model`."""
+    """The embeddings (N, D) that PyTorch makes of image files, in the precision of `model`."""
     dtype, rows = model.cls_token.dtype, []
     with torch.no_grad():
         for start in range(0, len(files), batch):
-            pictures = [lat.read_picture(file) for file in files[start : start + batch]]
-            images = [lat.preprocess(p, model.config.size, mean_std, dtype) for p in pictures]
+            images = [lat.read_image(file) for file in files[start : start + batch]]
+            images = [lat.preprocess(p, model.config.size, mean_std, dtype) for p in images]
             rows.append(model(torch.stack(images)))
     return torch.cat(rows)
 
@@ -80,7 +80,7 @@ def compare(arguments):
         sys.exit(f"error: PyTorch gives {tuple(ours.shape)}, the file has {tuple(theirs.shape)}")
     cosines = torch.cosine_similarity(ours, theirs)
     worst = int(cosines.argmin())
-    print(f"pictures     {count} of {len(paths)}, {ours.shape[1]} numbers each")
+    print(f"images     {count} of {len(paths)}, {ours.shape[1]} numbers each")
     print(f"min cosine   {cosines[worst]:.10f}  ({paths[picked[worst]]})")
     print(f"mean cosine  {cosines.mean():.10f}")
     print(f"max abs      {(ours - theirs).abs().max():.3e}  (largest value {ours.abs().max():.3e})")
@@ -103,7 +103,7 @@ def main():
     parser.add_argument("--embeddings", type=Path, help="what embed wrote (.safetensors)")
     parser.add_argument("--root", type=Path, default=Path("."), help="folder the paths are relative to")
     parser.add_argument("--min-cosine", type=float, default=0.99999)
-    parser.add_argument("--count", type=int, help="look at this many pictures only")
+    parser.add_argument("--count", type=int, help="look at this many images only")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--double", action="store_true", help="let PyTorch compute in f64")
     model = parser.add_argument_group("settings, as given to embed")

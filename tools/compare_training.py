@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Compare the first steps of `lat-wgpu train` with PyTorch, from the same initial model, on the same pictures.
+"""Compare the first steps of `lat-wgpu train` with PyTorch, from the same initial model, on the same images.
 
     python3 tools/compare_training.py --binary target/release/lat-wgpu --backbone W.safetensors --preset paper
     python3 tools/compare_training.py … --data DIR --persons 8 --images 4
 
-Without --data figures are drawn; else pictures of a folder are taken that names persons as Market-1501 does
+Without --data figures are drawn; else images of a folder are taken that names persons as Market-1501 does
 (0002_c1s1_…) or has a sub-folder for each. They are decoded to PNG first, so that two JPEG decoders can't differ.
 Shuffling, dropout, flip, erasing, crop and identity sampler, where two programs' random numbers would have to agree,
 are off. PyTorch computes in f64. Exit code 1 if a loss is apart by more than --max-error
@@ -34,7 +34,7 @@ def run(*command):
 
 
 def collect(source, target, persons, images):
-    """Decode the first pictures of the first persons below `source` into a folder per person below `target`."""
+    """Decode the first images of the first persons below `source` into a folder per person below `target`."""
     found = {}
     for path in sorted(source.rglob("*")):
         if path.suffix.lower() in ENDINGS:
@@ -43,16 +43,16 @@ def collect(source, target, persons, images):
     # Junk and distractors are no persons.
     names = sorted(name for name in found if not re.fullmatch(r"-1|0+", name))[:persons]
     if not names:
-        sys.exit(f"error: no pictures of persons in {source}")
+        sys.exit(f"error: no images of persons in {source}")
     for i, name in enumerate(names):
         folder = target / f"{i:05}"
         folder.mkdir(parents=True)
         for j, path in enumerate(found[name][:images]):
-            lat.read_picture(path).save(folder / f"{j:05}.png")
+            lat.read_image(path).save(folder / f"{j:05}.png")
 
 
 def train_here(initial, data, recipe, batch_size, steps):
-    """`Step`s of PyTorch on the pictures of `data`, in sorted order, from the file `initial`."""
+    """`Step`s of PyTorch on the images of `data`, in sorted order, from the file `initial`."""
     state, metadata = lat.read_weights(initial)
     stored, preprocess = metadata["model"], metadata["preprocess"]
     settings = {name: stored[name] for name in ("heads", "act", "ln_eps", "stride")}
@@ -67,9 +67,9 @@ def train_here(initial, data, recipe, batch_size, steps):
     told = []
     for step in range(steps):
         batch = batches[step % len(batches)]
-        pictures = [lat.preprocess(lat.read_picture(f), size, mean_std, torch.float64) for f in batch]
+        images = [lat.preprocess(lat.read_image(f), size, mean_std, torch.float64) for f in batch]
         labels = torch.tensor([int(file.parent.name) for file in batch])
-        told.append(lat.train_step(model, optimizer, recipe, torch.stack(pictures), labels, step, len(batches)))
+        told.append(lat.train_step(model, optimizer, recipe, torch.stack(images), labels, step, len(batches)))
     return told, len(batches)
 
 
@@ -134,9 +134,9 @@ def main():
     parser.add_argument("--binary", type=Path, required=True, help="the program lat-wgpu")
     parser.add_argument("--backbone", type=Path, required=True, help="weights to start from")
     parser.add_argument("--preset", choices=lat.PRESETS, default="paper")
-    parser.add_argument("--data", type=Path, help="folder of pictures; absent: figures are drawn")
+    parser.add_argument("--data", type=Path, help="folder of images; absent: figures are drawn")
     parser.add_argument("--persons", type=int, default=4)
-    parser.add_argument("--images", type=int, default=4, help="pictures of each person, at most")
+    parser.add_argument("--images", type=int, default=4, help="images of each person, at most")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--size", metavar="HxW", help="absent: the backbone's")

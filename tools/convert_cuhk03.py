@@ -5,11 +5,11 @@
         --new-detected cuhk03_new_protocol_config_detected.mat
     python3 tools/convert_cuhk03.py --self-test
 
-cuhk-03.mat (HDF5) holds the pictures and the 20 classic test sets; the two files of the new protocol are optional. In OUT:
+cuhk-03.mat (HDF5) holds the images and the 20 classic test sets; the two files of the new protocol are optional. In OUT:
 
-    labelled/P_NNN_V_II.png, detected/P_NNN_V_II.png    pair of cameras, person, view (1, 2), picture (1 to 10), as they were
+    labelled/P_NNN_V_II.png, detected/P_NNN_V_II.png    pair of cameras, person, view (1, 2), image (1 to 10), as they were
     classic_01.txt … classic_20.txt                     a line P_NNN for each test person
-    new_labelled.txt, new_detected.txt                  a line `train|query|gallery P_NNN_V_II.png` for each picture
+    new_labelled.txt, new_detected.txt                  a line `train|query|gallery P_NNN_V_II.png` for each image
 
 Needs h5py, numpy and Pillow, and scipy for the new protocol.
 """
@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-# Pictures of a person: five of each view.
+# Images of a person: five of each view.
 PER_VIEW = 5
 
 
-def write_pictures(mat, boxes, folder):
-    """Save every picture of `mat[boxes]` as PNG and return their number.
+def write_images(mat, boxes, folder):
+    """Save every image of `mat[boxes]` as PNG and return their number.
 
     `boxes` refers to a matrix of references for each pair of cameras: one row of MATLAB's (persons, 10) per person.
-    HDF5 has the axes of MATLAB's arrays in reverse, so pictures come as (3, width, height).
+    HDF5 has the axes of MATLAB's arrays in reverse, so images come as (3, width, height).
     """
     from PIL import Image
 
@@ -38,13 +38,13 @@ def write_pictures(mat, boxes, folder):
     for pair, reference in enumerate(mat[boxes][0], 1):
         for person, references in enumerate(mat[reference][:].T, 1):
             for place, reference in enumerate(references):
-                picture = np.asarray(mat[reference]).T
-                # A view with fewer than five pictures has empty cells.
-                if picture.ndim != 3 or picture.size == 0:
+                image = np.asarray(mat[reference]).T
+                # A view with fewer than five images has empty cells.
+                if image.ndim != 3 or image.size == 0:
                     continue
                 view = 1 if place < PER_VIEW else 2
                 name = f"{pair}_{person:03}_{view}_{place + 1:02}.png"
-                Image.fromarray(np.ascontiguousarray(picture, np.uint8)).save(folder / name)
+                Image.fromarray(np.ascontiguousarray(image, np.uint8)).save(folder / name)
                 count += 1
     return count
 
@@ -60,7 +60,7 @@ def write_classic(mat, out):
 
 
 def write_new(file, list_file):
-    """Write a list of the new protocol and return the number of pictures in train, query and gallery."""
+    """Write a list of the new protocol and return the number of images in train, query and gallery."""
     from scipy.io import loadmat
 
     config = loadmat(file)
@@ -80,7 +80,7 @@ def convert(release, out, new):
     out.mkdir(parents=True, exist_ok=True)
     with h5py.File(release, "r") as mat:
         for boxes, folder in (("labeled", "labelled"), ("detected", "detected")):
-            print(f"{folder}: {write_pictures(mat, boxes, out / folder)} pictures")
+            print(f"{folder}: {write_images(mat, boxes, out / folder)} images")
         print(f"classic protocol: {write_classic(mat, out)} splits")
     for boxes, file in new.items():
         if file:
@@ -94,7 +94,7 @@ def self_test():
     from PIL import Image
     from scipy.io import savemat
 
-    def picture(pair, person, place):
+    def image(pair, person, place):
         # 6 high, 4 wide, no two pixels alike; the last person lacks all but the first of each view.
         if (pair, person) == (2, 2) and place % PER_VIEW:
             return np.zeros((0, 0), np.uint8)
@@ -114,7 +114,7 @@ def self_test():
 
             for boxes in ("labeled", "detected"):
                 pairs = [
-                    references([[refer(picture(pair, person, place)) for place in range(10)] for person in (1, 2)])
+                    references([[refer(image(pair, person, place)) for place in range(10)] for person in (1, 2)])
                     for pair in (1, 2)
                 ]
                 mat.create_dataset(boxes, data=np.array([pairs], dtype=h5py.ref_dtype))
@@ -131,7 +131,7 @@ def self_test():
             assert len(files) == 3 * 10 + 2, files
             assert [file.name for file in files[-2:]] == ["2_002_1_01.png", "2_002_2_06.png"]
             found = np.asarray(Image.open(out / boxes / "2_001_2_07.png"))
-            assert (found == picture(2, 1, 6)).all()
+            assert (found == image(2, 1, 6)).all()
         assert (out / "classic_01.txt").read_text() == "1_002\n2_001\n"
         assert (out / "classic_02.txt").read_text() == "1_001\n"
         wanted = "train 2_001_1_03.png\ntrain 1_001_1_01.png\nquery 1_002_1_01.png\ngallery 1_002_2_06.png\n"

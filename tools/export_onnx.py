@@ -4,7 +4,7 @@
     python3 tools/export_onnx.py MODEL.safetensors OUT.onnx
 
 Input `image` (N, 3, H, W), f32: R, G, B by 255, minus mean, over deviation. Output `embedding` (N, R*D), f32, rows of
-length 1. N is free. How pictures are prepared stands in the file's metadata, `preprocess`. Needs onnx, numpy and
+length 1. N is free. How images are prepared stands in the file's metadata, `preprocess`. Needs onnx, numpy and
 safetensors; operator set 17, which ONNX Runtime has since 1.12.
 """
 

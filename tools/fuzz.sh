@@ -3,7 +3,7 @@
 #
 #   tools/fuzz.sh run [--target NAME]… [--seconds N] [--seed S]    every target for N seconds each; the same seed, the same inputs
 #   tools/fuzz.sh replay --target NAME FILE…                       what a target says to files
-#   tools/fuzz.sh pictures [--count N] [--embed N] [--seed S]      mutated pictures through the decoder and `lat-wgpu embed`
+#   tools/fuzz.sh images [--count N] [--embed N] [--seed S]      mutated images through the decoder and `lat-wgpu embed`
 #   tools/fuzz.sh libfuzzer NAME [SECONDS]                         the same entry points led by coverage; needs a C++ compiler
 #   tools/fuzz.sh check                                            format, lints, and a short run; for CI
 #
@@ -34,10 +34,10 @@ case "$command" in
         build
         "$target/debug/lat-fuzz" replay "$@"
         ;;
-    pictures)
+    images)
         build
         cargo build --quiet --bin lat-wgpu
-        "$target/debug/lat-fuzz" pictures --program "$target/debug/lat-wgpu" "$@"
+        "$target/debug/lat-fuzz" images --program "$target/debug/lat-wgpu" "$@"
         ;;
     libfuzzer)
         name="${1:?NAME is missing: tools/fuzz.sh libfuzzer NAME [SECONDS]}"
@@ -62,7 +62,7 @@ case "$command" in
         build
         "$target/debug/lat-fuzz" run --out "$work/findings" --seconds 3
         cargo build --quiet --bin lat-wgpu
-        "$target/debug/lat-fuzz" pictures --program "$target/debug/lat-wgpu" --count 20000 --embed 200
+        "$target/debug/lat-fuzz" images --program "$target/debug/lat-wgpu" --count 20000 --embed 200
         ;;
     *)
         sed -n 's/^#   /  /p' "$0" >&2

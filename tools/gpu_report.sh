@@ -543,7 +543,7 @@ adapter="$(value "$scratch/info.json" "^${at}name\$")"
 driver="$(value "$scratch/info.json" "^${at}driver\$")"
 on_cpu=""
 if [ "$(value "$scratch/info.json" "^${at}kind\$")" = CPU ]; then on_cpu=1; fi
-# Pictures at once: those of the rows, of the larger steps, and three for embedding.
+# Images at once: those of the rows, of the larger steps, and three for embedding.
 small=32 large=128 batches="32 128 512"
 if [ -n "$on_cpu" ]; then small=2 large=4 batches="1 2 8"; fi
 # A card's PyTorch says nothing of a CPU adapter.

@@ -3,7 +3,7 @@
 A pre-norm ViT whose modules carry timm's names, so that a state dict is a weights file as it stands, and on
 top of it GELT (row means blended with the class token, equation 6 of the paper), the embedding, the part
 classifiers, and blockwise training with its presets (algorithm 1).
-Shapes: B pictures, T tokens (class, then distillation or registers, then patches row by row), D width,
+Shapes: B images, T tokens (class, then distillation or registers, then patches row by row), D width,
 R parts, K persons.
 """
 
@@ -148,7 +148,7 @@ class PartClassifier(nn.Module):
 
 
 class LaTransformer(nn.Module):
-    """Pictures to part features. `forward` gives the embedding; `tokens` and `parts` are its two halves."""
+    """Images to part features. `forward` gives the embedding; `tokens` and `parts` are its two halves."""
 
     def __init__(self, config, gelt=None):
         super().__init__()
@@ -331,15 +331,15 @@ def load_model(path, gelt=None, **settings):
     return build_model(state, gelt, **settings), mean_std
 
 
-def read_picture(path):
-    """A picture file as upright RGB."""
-    with Image.open(path) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
+def read_image(path):
+    """An image file as upright RGB."""
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def preprocess(picture, size, mean_std, dtype=torch.float32):
-    """A Pillow RGB picture -> (3, H, W): stretched to `size` (H, W) by Pillow's bicubic, normalised."""
-    resized = picture.resize((size[1], size[0]), Image.BICUBIC)
+def preprocess(image, size, mean_std, dtype=torch.float32):
+    """A Pillow RGB image -> (3, H, W): stretched to `size` (H, W) by Pillow's bicubic, normalised."""
+    resized = image.resize((size[1], size[0]), Image.BICUBIC)
     return normalize(torch.from_numpy(np.array(resized)), mean_std, dtype)
 
 
@@ -354,7 +354,7 @@ def normalize(pixels, mean_std, dtype=torch.float32):
 
 @dataclass
 class Recipe:
-    """What a preset decides about a step; the values here are the paper's. Pictures, their order and their
+    """What a preset decides about a step; the values here are the paper's. Images, their order and their
     flips are the caller's."""
 
     epochs: int = 30
@@ -379,7 +379,7 @@ class Recipe:
 
 OPEN = {"all_open": True, "freeze_embeddings": False, "lr_decay": 1.0}
 
-# Identity sampler, erasing and crop of `strong` are the caller's, as all pictures are.
+# Identity sampler, erasing and crop of `strong` are the caller's, as all images are.
 PRESETS = {
     "paper": Recipe(),
     "released-code": Recipe(
@@ -474,8 +474,8 @@ def loss_of(logits, labels, smoothing=0.0):
 
 
 def triplet_loss(parts, labels, margin):
-    """Batch-hard triplet loss (Hermans 2017, section 2.2) of (B, R, D) parts, the parts of a picture taken as one
-    vector: mean over the batch, where a picture without another of its person, or of another person, counts 0."""
+    """Batch-hard triplet loss (Hermans 2017, section 2.2) of (B, R, D) parts, the parts of an image taken as one
+    vector: mean over the batch, where an image without another of its person, or of another person, counts 0."""
     rows = parts.flatten(1)
     distances = (rows[:, None] - rows).square().sum(2).clamp(min=1e-12).sqrt()
     same = labels[:, None] == labels

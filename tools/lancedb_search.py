@@ -6,7 +6,7 @@
 
 loads what `lat-wgpu embed`, `merge` or `reduce --apply` wrote as .parquet into a LanceDB table as it is, builds an IVF-PQ
 index over it (a small gallery is searched without one, exactly), searches and prints recall@10: how many of the ten
-truly nearest pictures were found. The truth is an exact search over the same file, or with --exact what `lat-wgpu
+truly nearest images were found. The truth is an exact search over the same file, or with --exact what `lat-wgpu
 search --top 10 --json` found:
 
     lat-wgpu search --gallery gallery.parquet --model M.safetensors --query QUERIES --top 10 --json exact.json
@@ -177,13 +177,13 @@ def write_like_lat_wgpu(file, paths, vectors, item):
     pq.write_table(pa.table([pa.array(paths), lists], schema=schema), file)
 
 
-def clustered(persons, pictures, dim):
+def clustered(persons, images, dim):
     """Vectors of unit length around one direction per person, and their names."""
     random = np.random.default_rng(0)
     centres = random.standard_normal((persons, dim))
-    vectors = np.repeat(centres, pictures, 0) + 0.5 * random.standard_normal((persons * pictures, dim))
+    vectors = np.repeat(centres, images, 0) + 0.5 * random.standard_normal((persons * images, dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    paths = [f"{p + 1:05}_c{i + 1}s1_000001_00.jpg" for p in range(persons) for i in range(pictures)]
+    paths = [f"{p + 1:05}_c{i + 1}s1_000001_00.jpg" for p in range(persons) for i in range(images)]
     return paths, vectors.astype(np.float32)
 
 
@@ -217,7 +217,7 @@ def main():
     parser.add_argument("--queries", type=Path, help="embeddings to search for, as .parquet [default: from the gallery]")
     parser.add_argument("--exact", type=Path, help="what lat-wgpu search --json found for the queries")
     parser.add_argument("--count", type=int, default=200, help="queries from the gallery [default: 200]")
-    parser.add_argument("--top", type=int, default=10, help="nearest pictures [default: 10]")
+    parser.add_argument("--top", type=int, default=10, help="nearest images [default: 10]")
     parser.add_argument("--probes", type=int, default=20, help="partitions that are looked into [default: 20]")
     parser.add_argument("--refine", type=int, default=10, help="candidates measured again, times --top [default: 10]")
     parser.add_argument("--self-test", action="store_true", help="make galleries and check the way through")

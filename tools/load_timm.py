@@ -5,7 +5,7 @@
     vectors = model(model.preprocess(["person.jpg"]))          # (N, R*D), rows of length 1
     tokens = model.backbone.forward_features(images)           # it is timm's: model.backbone is a VisionTransformer
 
-The file's metadata says what `timm.create_model` has to make and how pictures are prepared. Part classifiers, where the
+The file's metadata says what `timm.create_model` has to make and how images are prepared. Part classifiers, where the
 file has them, are `model.heads`; `model.logits(images)` gives (R, N, K). Needs torch, timm, safetensors, pillow >= 13.
 """
 
@@ -47,15 +47,15 @@ class LaTransformer(nn.Module):
         self.class_names = metadata.get("class_names")
         self.heads = nn.ModuleList()
 
-    def preprocess(self, pictures):
-        """Files or Pillow pictures -> (N, 3, H, W): upright, stretched by Pillow's bicubic, normalised."""
+    def preprocess(self, images):
+        """Files or Pillow images -> (N, 3, H, W): upright, stretched by Pillow's bicubic, normalised."""
         told = self.metadata["preprocess"]
         height, width = told["size"]
         pixels = []
-        for picture in pictures:
-            if not isinstance(picture, Image.Image):
-                picture = Image.open(picture)
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
+        for image in images:
+            if not isinstance(image, Image.Image):
+                image = Image.open(image)
+            upright = ImageOps.exif_transpose(image).convert("RGB")
             pixels.append(np.array(upright.resize((width, height), Image.BICUBIC)))
         mean, std = torch.tensor(told["mean"]), torch.tensor(told["std"])
         return ((torch.from_numpy(np.stack(pixels)).float() / 255 - mean) / std).movedim(-1, 1)
@@ -125,7 +125,7 @@ def load(path):
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        sys.exit("usage: load_timm.py MODEL.safetensors PICTURE…  (prints the beginning of each vector)")
+        sys.exit("usage: load_timm.py MODEL.safetensors IMAGE…  (prints the beginning of each vector)")
     loaded = load(sys.argv[1])
     with torch.no_grad():
         for name in sys.argv[2:]:

@@ -71,15 +71,15 @@ class Random:
         state[f"{name}.bias"] = self.normal(width, std=0.2)
 
     def images(self, count, height, width):
-        """Pictures of a gradient in a random direction under noise, so that no two patches are alike."""
+        """Images of a gradient in a random direction under noise, so that no two patches are alike."""
         y, x = np.mgrid[0:height, 0:width]
-        pictures = []
+        images = []
         for _ in range(count):
             slope = self.rng.uniform(-1, 1, (2, 3))
             ramp = y[..., None] / height * slope[0] + x[..., None] / width * slope[1]
             noise = self.rng.standard_normal((height, width, 3))
-            pictures.append(np.clip(128 + 110 * ramp + 30 * noise, 0, 255).astype(np.uint8))
-        return torch.from_numpy(np.stack(pictures))
+            images.append(np.clip(128 + 110 * ramp + 30 * noise, 0, 255).astype(np.uint8))
+        return torch.from_numpy(np.stack(images))
 
 
 def random_vit(
@@ -146,7 +146,7 @@ def split_qkv(state, query, key, value):
 
 
 def as_openai_clip(state, name):
-    """OpenAI's file of a CLIP model: picture tower, projection, a little of the text tower."""
+    """OpenAI's file of a CLIP model: image tower, projection, a little of the text tower."""
     state = dict(state, cls_token=state["cls_token"][0, 0], pos_embed=state["pos_embed"][0])
     state = rename(
         state,
@@ -180,7 +180,7 @@ def as_openai_clip(state, name):
 
 
 def as_hf_clip(state, name):
-    """Hugging Face's file of a CLIP model: picture tower, projection, a little of the text tower."""
+    """Hugging Face's file of a CLIP model: image tower, projection, a little of the text tower."""
     positions = state["pos_embed"].shape[1]
     width = state["cls_token"].shape[2]
     state = dict(state, cls_token=state["cls_token"][0, 0], pos_embed=state["pos_embed"][0])
@@ -264,15 +264,15 @@ full = torch.float32
 heads = {"heads": 2}
 
 
-def case(name, what, vit=None, settings=None, naming=None, dtype=half, grid=(32, 32), pictures=2):
+def case(name, what, vit=None, settings=None, naming=None, dtype=half, grid=(32, 32), images=2):
     """One case: `vit` goes to `random_vit`, `settings` are the flags a user would have to give, `naming`
-    turns timm's names into those of the file, `grid` is the picture size when no `size` flag is needed."""
-    CASES.append((name, what, vit or {}, settings or {}, naming, dtype, grid, pictures))
+    turns timm's names into those of the file, `grid` is the image size when no `size` flag is needed."""
+    CASES.append((name, what, vit or {}, settings or {}, naming, dtype, grid, images))
 
 
 # Dimensions.
 case("plain", "two blocks, two heads, everything at its default",
-     {"depth": 2, "mlp": 4}, heads, dtype=full, pictures=3)
+     {"depth": 2, "mlp": 4}, heads, dtype=full, images=3)
 case("mlp_ratio", "an MLP 2.5 times as wide as the tokens", {"mlp": 2.5}, heads)
 case("three_heads", "width 48 in three heads", {"width": 48}, {"heads": 3})
 case("head_64", "width 64: one head by the built-in rule, no flag", {"width": 64})
@@ -339,7 +339,7 @@ case("parts_1_rect", "one part of a grid of 2x4, lambda on the local tokens",
 case("parts_1_global", "one part: the class token", {}, {"parts": "1", "tokens": "global", **heads})
 
 
-def write_case(name, what, vit, settings, naming, dtype, grid, pictures):
+def write_case(name, what, vit, settings, naming, dtype, grid, images):
     """Build, run and write one case; return its attention rollout."""
     # What is computed with is what is stored: rounded to the type on disk, then back in f32.
     state = {key: tensor.to(dtype).float() for key, tensor in random_vit(name, **vit).items()}
@@ -353,7 +353,7 @@ def write_case(name, what, vit, settings, naming, dtype, grid, pictures):
     chosen = {key: settings.get(key) for key in ("stride", "heads", "act", "ln_eps")}
     model = lat.build_model(state, gelt, size=size, **chosen).double()
     assert model.config.size == (size or grid), name
-    images = Random(name + " images").images(pictures, *model.config.size)
+    images = Random(name + " images").images(images, *model.config.size)
     mean_std = lat.NORMALIZE[settings.get("normalize", "imagenet")]
     with torch.no_grad():
         tokens = model.tokens(lat.normalize(images, mean_std, torch.float64))
@@ -371,7 +371,7 @@ def write_case(name, what, vit, settings, naming, dtype, grid, pictures):
     return rollout.float()
 
 
-# Height, width of a picture and the sizes it is resized to: up, down, one axis only, and no change at all.
+# Height, width of an image and the sizes it is resized to: up, down, one axis only, and no change at all.
 RESIZES = [
     ((1, 1), [(1, 1), (5, 4)]),
     ((1, 7), [(3, 3), (1, 2)]),

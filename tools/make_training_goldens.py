@@ -21,12 +21,12 @@ FOLDER = Path(__file__).resolve().parent.parent / "tests" / "goldens" / "trainin
 CLASSES, STEPS = 5, 10
 # Every person is there, the first one twice, not in order.
 LABELS = [3, 0, 4, 1, 0, 2]
-# For triplets: persons with several pictures, one with a single one, one that is absent.
+# For triplets: persons with several images, one with a single one, one that is absent.
 TRIPLET_LABELS = [3, 0, 1, 3, 0, 1, 3, 2]
 
 # --- the models --------------------------------------------------------------------------------------------
 
-# Name: settings of `random_vit`, picture size, what the metadata says of the network, number of parts.
+# Name: settings of `random_vit`, image size, what the metadata says of the network, number of parts.
 MODELS = {
     "tiny": ({"depth": 3}, (32, 32), {"stride": 8}, 4),
     # What `tiny` lacks: distillation token, pre-norm, no patch bias, quick-GELU, LayerScale, overlapping patches.
@@ -90,7 +90,7 @@ CASES = {
         NO_DROPOUT["strong"],
         ("embeddings", "blocks.2", "norm", "heads"),
         (),
-        "preset strong, cross-entropy and triplet loss; of persons with three, two and one pictures",
+        "preset strong, cross-entropy and triplet loss; of persons with three, two and one images",
     ),
     "adamw": (
         "tiny",
@@ -153,7 +153,7 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
     """Run and write one case."""
     model = build(states[model_name], recipe, model_name)
     labels = torch.tensor(LABELS if recipe.triplet_margin is None else TRIPLET_LABELS)
-    # The same for all cases of a model with as many pictures.
+    # The same for all cases of a model with as many images.
     pixels = Random(model_name + " images").images(len(labels), *model.config.size)
     images = lat.normalize(pixels, lat.NORMALIZE["imagenet"], torch.float64)
     tensors = {"images": pixels, "labels": labels}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the Python wheel of tools/python and compares its vectors with the command line's, bit for bit, on drawn pictures;
+# Builds the Python wheel of tools/python and compares its vectors with the command line's, bit for bit, on drawn images;
 # and the vectors of ONNX Runtime by what `export --to onnx` writes. Needs Rust, a Vulkan or Metal driver and Python with venv
 # ($PYTHON, or python3); fetches packages from PyPI into a virtual environment in the target folder.
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Rehearses every failure of the adapter: in training each buffer in turn finds no memory, and the device is lost before 50
-# launches drawn at random from all of the run; then 50 losses while pictures are embedded. Every run must end with the files of
+# launches drawn at random from all of the run; then 50 losses while images are embedded. Every run must end with the files of
 # the one that nothing happened to, to the bit. Takes about ten minutes on a software adapter; tests/lost_adapter.rs tries a few of
 # these.
 #

@@ -37,7 +37,7 @@ fail() {
     exit 1
 }
 
-# A run of a tiny model on drawn pictures, dropout and flips on: `train OUT STEPS SAVE_EVERY …`.
+# A run of a tiny model on drawn images, dropout and flips on: `train OUT STEPS SAVE_EVERY …`.
 train() {
     local out="$1" steps="$2" every="$3"
     shift 3

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""That a long run takes no more memory and no more time per picture at its end than at its beginning, by watching one.
+"""That a long run takes no more memory and no more time per image at its end than at its beginning, by watching one.
 
     tools/soak_memory.py PROGRAM [--minutes 20] [--only training|embedding]
 
-Trains a tiny network on drawn pictures for so many minutes and ends it with SIGINT, then embeds a folder of links to drawn
-pictures by the demo's network, as many as take about so many minutes. Of each it prints resident memory (VmRSS) in ten
-windows of equal length after a warm-up of a tenth; of the embedding also microseconds per picture, by how fast its output grows; of the training the bytes of its GPU buffers. Exit
-code 1 if memory grows by more than 5 % or time per picture by more than 10 % from the first half of the windows to the
+Trains a tiny network on drawn images for so many minutes and ends it with SIGINT, then embeds a folder of links to drawn
+images by the demo's network, as many as take about so many minutes. Of each it prints resident memory (VmRSS) in ten
+windows of equal length after a warm-up of a tenth; of the embedding also microseconds per image, by how fast its output grows; of the training the bytes of its GPU buffers. Exit
+code 1 if memory grows by more than 5 % or time per image by more than 10 % from the first half of the windows to the
 second, or if GPU buffers grow; those of the embedding are a part of resident memory on a CPU adapter. Linux.
 """
 
@@ -110,16 +110,16 @@ def embedding(program, folder, minutes):
 
     def link(first, end):
         for i in range(first, end):
-            picture = links / f"{i // 10_000:04}" / f"{i:08}.png"
-            picture.parent.mkdir(exist_ok=True)
-            os.link(crops[i % len(crops)], picture)
+            image = links / f"{i // 10_000:04}" / f"{i:08}.png"
+            image.parent.mkdir(exist_ok=True)
+            os.link(crops[i % len(crops)], image)
 
     command = [program, "embed", "--model", DEMO, "links", "--out", "out/rows.npy"]
     link(0, FIRST)
     start = time.monotonic()
     subprocess.run(command, cwd=folder, check=True, stderr=subprocess.DEVNULL)
-    pictures = max(FIRST, int(FIRST * minutes * 60 / (time.monotonic() - start)))
-    link(FIRST, pictures)
+    images = max(FIRST, int(FIRST * minutes * 60 / (time.monotonic() - start)))
+    link(FIRST, images)
     (out / "rows.npy").unlink()
 
     def written():
@@ -133,8 +133,8 @@ def embedding(program, folder, minutes):
     samples = watch(process, written)
     if process.returncode != 0:
         sys.exit(f"error: the embedding ended with {process.returncode}")
-    row = (out / "rows.npy").stat().st_size / pictures
-    print(f"embedding: {pictures} pictures in {samples[-1][0]:.0f} s")
+    row = (out / "rows.npy").stat().st_size / images
+    print(f"embedding: {images} images in {samples[-1][0]:.0f} s")
     # Rows reach the file in pieces: time counts from one piece to another, not from one look to the next.
     pieces = [after for before, after in zip(samples, samples[1:]) if after[2] > before[2]]
     pieces = pieces[len(pieces) // 10 :]
@@ -143,7 +143,7 @@ def embedding(program, folder, minutes):
     for begin, end in zip(ends, ends[1:]):
         if end > begin:
             times.append(1e6 * (pieces[end][0] - pieces[begin][0]) * row / (pieces[end][2] - pieces[begin][2]))
-    return all([memory_is_flat("embedding", samples), report("embedding, time per picture", times, "µs", 0.10)])
+    return all([memory_is_flat("embedding", samples), report("embedding, time per image", times, "µs", 0.10)])
 
 
 def main():

@@ -53,7 +53,7 @@ def groups(large):
 
 def wanted(row, peer):
     # Burn would have to bind the whole result of the product, more than many adapters bind at once; with one open block
-    # and eight pictures we are held against ourselves.
+    # and eight images we are held against ourselves.
     return not (peer == "burn" and row in (PRODUCT, NEAREST, ONE_OPEN))
 
 
@@ -80,11 +80,11 @@ def build(with_burn):
 
 
 def prepare(ours, folder, rows):
-    """Lays weights and pictures down for those who read them."""
+    """Lays weights and images down for those who read them."""
     models = {row.split(":")[1] for row in rows if row.split(":")[0] in ("forward", "step", "embed")}
     commands = [[ours, "weights", model, folder / f"{model}.safetensors"] for model in sorted(models)]
     if any(row.startswith("embed") for row in rows):
-        commands.append([ours, "draw", folder / "pictures"])
+        commands.append([ours, "draw", folder / "images"])
     for command in commands:
         if subprocess.run(command).returncode != 0:
             fail(f"this failed: {' '.join(map(str, command))}")

@@ -30,7 +30,7 @@ LEFT, RIGHT, ATTENTION, GRADIENT, PIXELS = 1, 2, 3, 4, 5
 LEARNING_RATE, ADAM_EPS, BATCHNORM_EPS, WARM_STEPS, NEAREST, LAMBDA = 1e-4, 1e-8, 1e-5, 2, 10, 0.8
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-# Pictures at once where files are embedded.
+# Images at once where files are embedded.
 BATCH = 8
 THREADS = os.cpu_count()
 # What the command line chooses.
@@ -79,7 +79,7 @@ def finish():
         torch.cuda.synchronize()
 
 
-def pictures(batch):
+def images(batch):
     """(B, 3, height, width), normalised."""
     pixels = (bits(PIXELS, batch * SIDE * SIDE * 3) & 255).float().view(batch, SIDE, SIDE, 3)
     return ((pixels.permute(0, 3, 1, 2) / 255 - MEAN) / STD).contiguous().to(DEVICE)
@@ -241,14 +241,14 @@ def attention(samples, direction, model, batch=1, tokens=TOKENS):
 
 
 def forward(samples, folder, model, batch):
-    network, images = Network(load(folder, model), WIDTHS[model]), pictures(batch)
+    network, images = Network(load(folder, model), WIDTHS[model]), images(batch)
     run = compiled(network.embeddings)
     with network_precision():
         return repeat(samples, lambda: run(images))
 
 
 def step(samples, folder, model, opened, batch):
-    state, images, labels = load(folder, model), pictures(batch), torch.arange(batch, device=DEVICE).repeat(GRID)
+    state, images, labels = load(folder, model), images(batch), torch.arange(batch, device=DEVICE).repeat(GRID)
     memory = Memory()
     network = Network(state, WIDTHS[model], DEPTH if opened == "all" else int(opened), opened == "all")
     optimiser = torch.optim.Adam([network.tensors[name] for name in network.open], lr=LEARNING_RATE, eps=ADAM_EPS)
@@ -276,7 +276,7 @@ def step(samples, folder, model, opened, batch):
 
 def embed(samples, folder, model, count):
     network = Network(load(folder, model), WIDTHS[model])
-    root = folder / "pictures"
+    root = folder / "images"
     files = sorted((path for path in root.rglob("*.png")), key=lambda path: path.relative_to(root).as_posix())[:count]
 
     def decode(path):

@@ -21,7 +21,7 @@ use std::fmt::Write;
 /// Samples of a tile unless the user says otherwise.
 pub const DEFAULT_SAMPLES: usize = 5;
 
-/// Pictures at once, one after the other.
+/// Images at once, one after the other.
 pub const BATCHES: [usize; 3] = [32, 128, 256];
 
 /// Places of a result that are checked, beside its corners.
@@ -63,7 +63,7 @@ pub struct ShapeReport {
     pub name: String,
     /// "nt", "nn" or "tn".
     pub form: String,
-    /// Pictures at once.
+    /// Images at once.
     pub batch: usize,
     /// Rows of the result.
     pub m: usize,

@@ -7,7 +7,7 @@
 //! limits it [Roofline, Williams 2009 §3]. Bytes are those of the tensors bound, each once per launch, as if each word
 //! moved once between memory and kernel. What matrix units multiply is held against their own roof.
 //!
-//! From there: [`report`] (figures and their table), [`roofline`] (the picture), [`baseline`] (against a saved run).
+//! From there: [`report`] (figures and their table), [`roofline`] (the image), [`baseline`] (against a saved run).
 //! [`lab`] compares the tiles of matrix products, [`steps`] times training steps, [`overheads`] launches and submits
 //! that do nothing. [`profile`] shows where the time of a whole plan goes.
 
@@ -45,11 +45,11 @@ pub struct Options<'a> {
     pub filter: &'a str,
     /// Samples of every row, from 1 on; `None`: as many as the kind of run has by default.
     pub samples: Option<usize>,
-    /// Pictures at once; `None`: the default of the adapter and the kind of run.
+    /// Images at once; `None`: the default of the adapter and the kind of run.
     pub batch: Option<usize>,
     /// Lengths of the sequences in the rows of attention; none: that of the models.
     pub tokens: &'a [usize],
-    /// As little as shows that everything runs: one shape of a kernel, one picture, few samples.
+    /// As little as shows that everything runs: one shape of a kernel, one image, few samples.
     pub quick: bool,
     /// When the run ends with what was measured until then.
     pub until: Option<Instant>,
@@ -76,12 +76,12 @@ fn is_too_large(error: &Error) -> bool {
     matches!(error.plain(), Error::TooLarge(_)) || error.is_out_of_memory()
 }
 
-/// Pictures at once in the rows of kernels.
+/// Images at once in the rows of kernels.
 pub fn batch(context: &Context, options: &Options<'_>) -> usize {
     options.batch.unwrap_or(if options.quick { 1 } else { default_batch(context) })
 }
 
-/// The same without a choice: one picture on CPU adapters, 32 on others.
+/// The same without a choice: one image on CPU adapters, 32 on others.
 pub fn default_batch(context: &Context) -> usize {
     if context.is_cpu() { 1 } else { 32 }
 }

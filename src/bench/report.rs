@@ -44,7 +44,7 @@ pub struct Report {
     /// The adapter and how it was opened.
     #[serde(flatten)]
     pub machine: Machine,
-    /// Pictures at once; 0 in runs from before this was kept: the default of the class.
+    /// Images at once; 0 in runs from before this was kept: the default of the class.
     #[serde(default)]
     pub batch: usize,
     /// True if every row was measured.

@@ -6,7 +6,7 @@
 use super::report::{Limit, Report, RowReport};
 use crate::plot::{Axis, Svg, escaped, on_step};
 
-/// Width of the picture, in SVG's units.
+/// Width of the image, in SVG's units.
 const WIDTH: f64 = 960.0;
 
 /// Sides of the part where the dots are.
@@ -28,7 +28,7 @@ const STYLE: &str = "\
 .arithmetic{fill:#1f6fb4}.memory{fill:#c2571a}\
 @media(prefers-color-scheme:dark){.roof{stroke:#d7dbe2}.lead{stroke:#596170}.arithmetic{fill:#6db3ec}.memory{fill:#f0a06c}}";
 
-/// The picture as SVG; the same figures give the same bytes.
+/// The image as SVG; the same figures give the same bytes.
 pub fn draw(report: &Report) -> String {
     let Report { roof, rows, .. } = report;
     let ridge = roof.gflops / roof.gbps;

@@ -1,7 +1,7 @@
 //! Whole training steps (forward, loss, backward, optimiser) of ViT-S and ViT-B, with one block open and with
 //! everything.
 //!
-//! Pictures have 224 × 224 pixels, the classifiers are 14 of Market-1501's 751 persons. Weights are random: a step
+//! Images have 224 × 224 pixels, the classifiers are 14 of Market-1501's 751 persons. Weights are random: a step
 //! takes as long with any.
 
 use super::report::{Machine, Roof};
@@ -24,7 +24,7 @@ use std::time::Instant;
 /// Samples of a step unless the user says otherwise.
 pub const DEFAULT_SAMPLES: usize = 5;
 
-/// Fewest pictures of a step.
+/// Fewest images of a step.
 const LEAST: usize = 2;
 
 const CLASSES: usize = 751;
@@ -37,7 +37,7 @@ pub struct Report {
     /// The adapter and how it was opened.
     #[serde(flatten)]
     pub machine: Machine,
-    /// Pictures of a step.
+    /// Images of a step.
     pub batch: usize,
     /// True if every row was measured.
     pub complete: bool,
@@ -76,7 +76,7 @@ pub struct Figures {
     pub deviation: f64,
     /// Number of samples.
     pub samples: usize,
-    /// Pictures a second.
+    /// Images a second.
     pub images_per_second: f64,
     /// Floating-point operations.
     pub flops: f64,
@@ -101,7 +101,7 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Repo
     let batch = options.batch.unwrap_or(default);
     if batch < LEAST {
         return Err(Error::Usage(format!(
-            "a training step takes {LEAST} pictures or more: batches are normalised"
+            "a training step takes {LEAST} images or more: batches are normalised"
         )));
     }
     let models = if options.quick { &MODELS[..1] } else { &MODELS[..] };

@@ -12,9 +12,9 @@ use std::rc::Rc;
 /// B, T, H and Dh.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Pictures.
+    /// Images.
     pub batch: usize,
-    /// Of a picture.
+    /// Of an image.
     pub tokens: usize,
     /// Heads of attention.
     pub heads: usize,
@@ -43,7 +43,7 @@ impl Shape {
         Attention { qkv, tokens: self.tokens, heads: self.heads, head_dim: self.head_dim }
     }
 
-    /// A row's picture, head and token, counted as lse (B, H, T) is, and its first place in out (B, T, H, Dh).
+    /// A row's image, head and token, counted as lse (B, H, T) is, and its first place in out (B, T, H, Dh).
     fn place(&self, row: usize) -> ([usize; 3], usize) {
         let Shape { tokens, heads, head_dim, .. } = *self;
         let (image, head, token) = (row / (heads * tokens), row / tokens % heads, row % tokens);
@@ -204,7 +204,7 @@ pub(super) fn list(list: &mut List) {
         for &shape in &ugly {
             full(usize::MAX, shape, "", normal(shape, 1.0));
         }
-        // Pictures of 224×112 and of 224×224 pixels.
+        // Images of 224×112 and of 224×224 pixels.
         for tokens in [129, 197] {
             full(64, shape(1, tokens, 12, 64), "", normal(shape(1, tokens, 12, 64), 1.0));
         }

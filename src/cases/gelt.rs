@@ -23,7 +23,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Numbers of a picture's tokens.
+    /// Numbers of an image's tokens.
     pub fn tokens(&self) -> usize {
         (self.prefix + self.parts * self.columns) * self.dim
     }
@@ -35,7 +35,7 @@ impl Shape {
     }
 }
 
-/// Records the blended parts of whole pictures' tokens.
+/// Records the blended parts of whole images' tokens.
 pub fn forward<'n>(run: &mut Run<'_>, tokens: impl Into<Numbers<'n>>, shape: Shape) {
     let Shape { prefix, parts, columns, dim, weights } = shape;
     let of = run.quads("tokens", tokens);

@@ -7,7 +7,7 @@ use crate::kernels::image::{Forward, pixel_words};
 use crate::reference::image::Image;
 use crate::shape::{ImageSize, Normalize};
 
-/// Records `batch` pictures; `flip` is empty, or one word per picture.
+/// Records `batch` images; `flip` is empty, or one word per image.
 pub fn forward(
     run: &mut Run<'_>,
     pixels: impl Fn() -> Vec<u8>,

@@ -240,7 +240,7 @@ pub struct Model {
 /// Those that are measured.
 pub const MODELS: [Model; 2] =
     [Model { name: "vit-s", dim: 384, heads: 6 }, Model { name: "vit-b", dim: 768, heads: 12 }];
-/// Pixels of a picture.
+/// Pixels of an image.
 pub const SIZE: ImageSize = ImageSize::square(224);
 /// Side of a patch.
 pub const PATCH: usize = 16;
@@ -309,7 +309,7 @@ impl Rows<'_> {
     }
 }
 
-/// Every row, in the order in which they are measured, of `batch` pictures at once. `tokens` are the lengths of the
+/// Every row, in the order in which they are measured, of `batch` images at once. `tokens` are the lengths of the
 /// sequences in rows of attention; none: that of the models. `quick` leaves one shape of a kernel.
 pub fn rows(batch: usize, tokens: &[usize], quick: bool) -> Vec<Row> {
     let mut rows = Rows { kernel: "", model: MODELS[0], batch, tokens, quick, rows: Vec::new() };

@@ -11,7 +11,7 @@ use crate::shape::ImageSize;
 /// B, height, width, P, stride and D.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Pictures.
+    /// Images.
     pub batch: usize,
     /// Pixels.
     pub size: ImageSize,
@@ -26,7 +26,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Numbers of all pictures.
+    /// Numbers of all images.
     pub fn image_len(&self) -> usize {
         self.batch * 3 * self.size.height * self.size.width
     }
@@ -41,14 +41,14 @@ impl Shape {
         PatchEmbed { image, weight, bias, height, width, patch, stride }
     }
 
-    /// Patches of a picture.
+    /// Patches of an image.
     pub fn count(&self) -> usize {
         let (rows, columns) = self.exact(&[], &[], None).grid();
         rows * columns
     }
 }
 
-/// Records the patches of pictures.
+/// Records the patches of images.
 pub fn forward<'n>(run: &mut Run<'_>, image: impl Into<Numbers<'n>>, shape: Shape, family: Family) {
     let Shape { batch, size, patch, stride, dim, has_bias } = shape;
     let depth = shape.depth();

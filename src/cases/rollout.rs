@@ -7,7 +7,7 @@ use super::{List, Rows, TOKENS, tolerance};
 use crate::kernels::rollout::{Multiply, Probabilities};
 use crate::reference::rollout as reference;
 
-/// Records the matrix of one picture's attention.
+/// Records the matrix of one image's attention.
 pub fn probabilities<'n>(run: &mut Run<'_>, qkv: impl Into<Numbers<'n>>, shape: Shape) {
     let Shape { tokens, heads, head_dim, .. } = shape;
     let qkv = run.operand("qkv", qkv);
@@ -61,7 +61,7 @@ pub(super) fn list(list: &mut List) {
 }
 
 pub(super) fn time(rows: &mut Rows<'_>) {
-    // One picture at a time, whatever the batch of the others.
+    // One image at a time, whatever the batch of the others.
     let (dim, heads) = (rows.model.dim, rows.model.heads);
     let shape = Shape { batch: 1, tokens: TOKENS, heads, head_dim: dim / heads };
     rows.add("", move |run| {

@@ -15,7 +15,7 @@ pub struct Shape {
     pub prefix: usize,
     /// Of them, those that have a position: all, the class token alone, or none.
     pub positioned: usize,
-    /// Patches of a picture.
+    /// Patches of an image.
     pub count: usize,
     /// Width.
     pub dim: usize,

@@ -11,10 +11,10 @@ use crate::rng;
 
 const MARGIN: f32 = 0.3;
 
-/// The two pictures of an anchor, if it has any.
+/// The two images of an anchor, if it has any.
 pub type Choice = Option<[usize; 2]>;
 
-/// Records the distances of pictures (batch, length).
+/// Records the distances of images (batch, length).
 pub fn distances<'n>(run: &mut Run<'_>, parts: impl Into<Numbers<'n>>, batch: usize, family: Family) {
     let parts = run.operand("parts", parts);
     let length = parts.tensor.len / batch;
@@ -89,7 +89,7 @@ pub fn backward<'n>(
     });
 }
 
-/// About `persons` labels, some of which may have a single picture.
+/// About `persons` labels, some of which may have a single image.
 pub fn labels(batch: usize, persons: u32) -> Vec<u32> {
     (0..batch as u64).map(|i| 1000 + rng::bits(6, 1, i) % persons).collect()
 }
@@ -132,16 +132,16 @@ pub(super) fn list(list: &mut List) {
 }
 
 pub(super) fn time(rows: &mut Rows<'_>) {
-    // Sixteen persons with four pictures each; each picture's farthest and nearest are any two.
-    const PICTURES: usize = 64;
-    let len = PICTURES * GRID * rows.model.dim;
+    // Sixteen persons with four images each; each image's farthest and nearest are any two.
+    const IMAGES: usize = 64;
+    let len = IMAGES * GRID * rows.model.dim;
     rows.add("", move |run| {
         let family = run.recorder.context.family();
-        distances(run, drawn(1, len), PICTURES, family);
-        mine(run, drawn(2, PICTURES * PICTURES), &(0..PICTURES as u32).map(|i| i / 4).collect::<Vec<_>>(), MARGIN);
+        distances(run, drawn(1, len), IMAGES, family);
+        mine(run, drawn(2, IMAGES * IMAGES), &(0..IMAGES as u32).map(|i| i / 4).collect::<Vec<_>>(), MARGIN);
     });
     rows.add("backward", move |run| {
-        let choices: Vec<Choice> = (0..PICTURES).map(|i| Some([i ^ 1, (i + 4) % PICTURES])).collect();
-        backward(run, drawn(1, len), drawn(2, PICTURES * PICTURES), &choices, drawn(3, len), 1.0);
+        let choices: Vec<Choice> = (0..IMAGES).map(|i| Some([i ^ 1, (i + 4) % IMAGES])).collect();
+        backward(run, drawn(1, len), drawn(2, IMAGES * IMAGES), &choices, drawn(3, len), 1.0);
     });
 }

@@ -19,14 +19,14 @@ const FORMAT: u64 = 1;
 pub(super) struct Metadata {
     format: Option<u64>,
     pub(super) model: Model,
-    pub(super) preprocess: Picture,
+    pub(super) preprocess: Image,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) class_names: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) threshold: Option<StoredThreshold>,
 }
 
-/// The distance up to which two pictures count as the same person.
+/// The distance up to which two images count as the same person.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 pub struct Threshold {
     /// Squared Euclidean, between the embeddings as they are.
@@ -82,17 +82,17 @@ pub(super) struct Gelt {
     pub(super) parts: Option<PartLayout>,
 }
 
-/// How pictures are prepared; `size` is height, width in pixels.
+/// How images are prepared; `size` is height, width in pixels.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub(super) struct Picture {
+pub(super) struct Image {
     pub(super) size: Option<[usize; 2]>,
     pub(super) interpolation: Option<String>,
     pub(super) mean: Option<[f32; 3]>,
     pub(super) std: Option<[f32; 3]>,
 }
 
-impl Picture {
+impl Image {
     /// The size, if one is given.
     pub(super) fn image_size(&self) -> Option<ImageSize> {
         self.size.map(|[height, width]| ImageSize { height, width })
@@ -139,7 +139,7 @@ pub fn lat_wgpu_metadata(
                 parts: Some(config.gelt.parts),
             },
         },
-        preprocess: Picture {
+        preprocess: Image {
             size: Some([preprocess.size.height, preprocess.size.width]),
             interpolation: Some(preprocess.interpolation.clone()),
             mean: Some(preprocess.mean),

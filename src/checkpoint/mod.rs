@@ -50,7 +50,7 @@ pub struct HostTensor {
 pub struct Network {
     /// Dimensions and options.
     pub config: VitConfig,
-    /// How its pictures are prepared.
+    /// How its images are prepared.
     pub preprocess: Preprocess,
     /// The backbone in timm's names: exactly what [`parameter_shapes`] lists for `config`.
     pub tensors: BTreeMap<String, HostTensor>,

@@ -17,7 +17,7 @@ use crate::shape::{
 /// Largest position table that is made, in bytes: a size setting must not be able to exhaust the memory.
 const MAX_TABLE: usize = 1 << 30;
 
-/// Longest side of an input, in pixels; the limit for pictures too.
+/// Longest side of an input, in pixels; the limit for images too.
 const MAX_SIDE: usize = 16_384;
 
 /// Widths at which published networks differ in their heads, and in which.
@@ -256,7 +256,7 @@ fn gelt(chosen: &mut Chosen, metadata: &Metadata, settings: &Settings) -> Result
     Ok(gelt)
 }
 
-/// How pictures are prepared; `normalize` is what networks of the file's names were trained with.
+/// How images are prepared; `normalize` is what networks of the file's names were trained with.
 fn preprocess(
     chosen: &mut Chosen,
     metadata: &Metadata,
@@ -283,7 +283,7 @@ fn preprocess(
         )));
     }
     if let Some(other) = told.interpolation.as_deref().filter(|&name| name != "bicubic") {
-        chosen.notes.push(format!("pictures are resized bicubic, the file's metadata says {other:?}"));
+        chosen.notes.push(format!("images are resized bicubic, the file's metadata says {other:?}"));
     }
     Ok(Preprocess::new(size, (mean, std)))
 }

@@ -80,10 +80,10 @@ pub struct AblateArguments {
     /// Input size in pixels
     #[arg(long, value_name = "HxW")]
     size: Option<String>,
-    /// Passes over the pictures
+    /// Passes over the images
     #[arg(long, value_name = "N")]
     epochs: Option<String>,
-    /// Pictures in a step
+    /// Images in a step
     #[arg(long, value_name = "N")]
     batch_size: Option<String>,
     /// Seed of every random choice
@@ -110,7 +110,7 @@ pub fn run(given: &Training<AblateArguments>) -> Result<ExitCode> {
     let set = TestSet::load(Path::new(&dir), &data.load_options(), true)?;
     if !set.has_split {
         return Err(Error::Usage(format!(
-            "{dir} has no query and gallery apart from the pictures that train: there is nothing to score on"
+            "{dir} has no query and gallery apart from the images that train: there is nothing to score on"
         )));
     }
     let signals = Signals::listen()?;

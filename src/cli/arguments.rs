@@ -225,10 +225,10 @@ impl<T: Args> Args for Training<T> {
 /// A page to look at.
 #[derive(Debug, Args)]
 pub struct PageArguments {
-    /// Write a page to look at, with pictures: one file that needs no network
+    /// Write a page to look at, with images: one file that needs no network
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// For --html: bytes of pictures inside the page, such as 800K; further ones are linked, with 0 all of them [default: 8M]
+    /// For --html: bytes of images inside the page, such as 800K; further ones are linked, with 0 all of them [default: 8M]
     #[arg(long, value_name = "BYTES", default_value_t = report::DEFAULT_LIMIT, hide_default_value = true, value_parser = bytes_or_none, requires = "html")]
     pub thumbnails: u64,
     /// For --html: how many ranked lists; of a search the first, of an evaluation half the worst and half the best

@@ -42,16 +42,16 @@ pub struct BenchArguments {
     /// --steps; 3 with --quick]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub samples: Option<u32>,
-    /// Pictures at once [default: 32, on CPU adapters 1; with --steps 32 and 2, with --lab 32, 128 and 256]
+    /// Images at once [default: 32, on CPU adapters 1; with --steps 32 and 2, with --lab 32, 128 and 256]
     #[arg(long, value_name = "N", conflicts_with = "overheads", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch_size: Option<u32>,
     /// How weights and activations are stored; sums are f32
     #[arg(long, default_value = "f32", conflicts_with = "overheads", value_parser = named::<Precision>())]
     pub precision: Precision,
-    /// Tokens of a picture in the rows of attention, one or several, such as 33,129,197,257 [default: 197]
+    /// Tokens of an image in the rows of attention, one or several, such as 33,129,197,257 [default: 197]
     #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "mode", value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub tokens: Vec<u32>,
-    /// As little as shows that everything runs: one shape of a kernel, one model, one picture, few samples
+    /// As little as shows that everything runs: one shape of a kernel, one model, one image, few samples
     #[arg(long)]
     pub quick: bool,
     /// End after so many seconds with what was measured until then

@@ -19,10 +19,10 @@ const SHOWN: usize = 5;
 /// `lat-wgpu data`.
 #[derive(Debug, Args)]
 pub struct DataArguments {
-    /// Folder of the data set, or a table of pictures (.csv)
+    /// Folder of the data set, or a table of images (.csv)
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// Don't open the pictures: names and lists only
+    /// Don't open the images: names and lists only
     #[arg(long)]
     pub fast: bool,
     /// Exit with 1 if anything looks wrong, or images are left out
@@ -62,7 +62,7 @@ pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
             text.push_str(&format!("{line}\n"));
         }
         match (fine, arguments.fast) {
-            (true, true) => text.push_str("nothing looks wrong; the pictures were not opened\n"),
+            (true, true) => text.push_str("nothing looks wrong; the images were not opened\n"),
             (true, false) => text.push_str("nothing looks wrong\n"),
             (false, _) => {}
         }
@@ -82,7 +82,7 @@ fn table(set: &ReidSet, splits: &[(&str, Counts)]) -> String {
         text.push_str(&format!("  {split:<8}{persons:>9}{images:>9}{cameras:>9}\n"));
     }
     if set.query_is_gallery {
-        text.push_str("no split: every picture is a query against all others\n");
+        text.push_str("no split: every image is a query against all others\n");
     }
     for (split, counts) in splits {
         if *split == "query" && set.query_is_gallery {
@@ -125,9 +125,9 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
     };
     list("left out, without a label", &with_reason(&set.skipped));
     list("WRONG: images that are left out", &with_reason(set.left_out.images()));
-    list("WRONG: pictures that cannot be read", &with_reason(unreadable));
+    list("WRONG: images that cannot be read", &with_reason(unreadable));
     list(
-        "WRONG: one camera took all test pictures, so nobody can be found across cameras; score with --ignore-cameras",
+        "WRONG: one camera took all test images, so nobody can be found across cameras; score with --ignore-cameras",
         &Vec::from_iter(camera),
     );
     list("WRONG: queries without a match: their person is not in the gallery", absent);
@@ -137,7 +137,7 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
     );
     list("WRONG: queries that show junk or a distractor, nobody to look for", nobody);
     list("WRONG: persons both in training and in the test", &persons);
-    list("WRONG: pictures that are there more than once", duplicates);
+    list("WRONG: images that are there more than once", duplicates);
     let (eval, train) = (&findings.not_scored, &findings.not_trained);
     for (command, refusal, other, also) in
         [("eval", eval, "train", train.is_none()), ("train", train, "eval", eval.is_none())]

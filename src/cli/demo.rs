@@ -46,7 +46,7 @@ pub struct DemoArguments {
     /// Epochs of fine-tuning; one more block opens in each
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub epochs: u32,
-    /// Same seed, same pictures, and the same scores on the same adapter
+    /// Same seed, same images, and the same scores on the same adapter
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode> {
     let figures = out.join("figures");
     let count = draw_figures(&figures, Figures { persons: *persons, cameras: 4, images: 2, seed: *seed })?;
     eprintln!(
-        "{count} pictures in {}: half of the persons to train with, half to be found again",
+        "{count} images in {}: half of the persons to train with, half to be found again",
         figures.display()
     );
     let backbone = out.join("backbone.safetensors");

@@ -19,7 +19,7 @@ pub struct DrawArguments {
     /// Number of cameras
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=9))]
     pub cameras: u32,
-    /// Pictures of each person by each camera
+    /// Images of each person by each camera
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=9999))]
     pub images: u32,
     /// Same seed, same bytes
@@ -33,6 +33,6 @@ pub fn run(arguments: &DrawArguments) -> Result<ExitCode> {
     Paths::new().makes_folder("DIR", dir).check()?;
     let figures = Figures { persons: *persons, cameras: *cameras, images: *images, seed: *seed };
     let count = draw_figures(dir, figures)?;
-    eprintln!("drew {count} pictures in {}", dir.display());
+    eprintln!("drew {count} images in {}", dir.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,7 @@ use crate::embeddings::{Dtype, EmbeddingWriter};
 use crate::error::{Error, Result};
 use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
-use crate::images::walk::{self, LeftOut, Listing, Picture};
+use crate::images::walk::{self, Image, LeftOut, Listing};
 use crate::retrieval::pca::{self, Reduction};
 use crate::shape::PartTokens;
 use crate::storage::lock;
@@ -36,16 +36,16 @@ pub struct EmbedArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Folders (with all below them) and picture files
+    /// Folders (with all below them) and image files
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet; with --append or --shard a folder
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Extend an index folder: pictures that are there with the same name, size and modification time are not embedded again
+    /// Extend an index folder: images that are there with the same name, size and modification time are not embedded again
     #[arg(long, group = "folder")]
     pub append: bool,
-    /// With --append: take rows out whose pictures are not among the inputs (they stay otherwise)
+    /// With --append: take rows out whose images are not among the inputs (they stay otherwise)
     #[arg(long, requires = "append")]
     pub prune: bool,
     /// Embed share I (from 1) of N into the folder shard-I-of-N inside --out; every share needs the same inputs, see `lat-wgpu merge`
@@ -54,7 +54,7 @@ pub struct EmbedArguments {
     /// With --append or --shard: most rows of one file, which is what a kill loses [default: 16384]
     #[arg(long, value_name = "N", requires = "folder", value_parser = clap::value_parser!(u32).range(1..))]
     pub part_rows: Option<u32>,
-    /// Embed each picture and its mirror image, and take the mean
+    /// Embed each image and its mirror image, and take the mean
     #[arg(long)]
     pub flip: bool,
     /// Write each vector in fewer numbers, by the principal components that `lat-wgpu reduce` found
@@ -66,7 +66,7 @@ pub struct EmbedArguments {
     /// How a number is stored
     #[arg(long, default_value = "f32", value_parser = named::<Dtype>())]
     pub dtype: Dtype,
-    /// Pictures per batch [default: what fills an adapter of its class, within --memory]
+    /// Images per batch [default: what fills an adapter of its class, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
     #[command(flatten)]
@@ -85,7 +85,7 @@ pub struct EmbedArguments {
     /// Follow links to files and folders; a folder is entered once
     #[arg(long)]
     pub follow_links: bool,
-    /// Do not turn pictures as their EXIF orientation says
+    /// Do not turn images as their EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
     /// Print the time of kernels and layers for one batch, and write it as a trace for Chrome and Perfetto [default FILE: trace.json]
@@ -100,7 +100,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     // Everything that can be wrong on the host is found before the adapter is touched.
     check_paths(arguments)?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
-    let Listing { pictures, left_out } = open::pictures(&arguments.inputs, arguments.follow_links)?;
+    let Listing { images, left_out } = open::images(&arguments.inputs, arguments.follow_links)?;
     let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
     if let Some(reduction) = &reduction {
         reduction.check_fits(&network, arguments.flip)?;
@@ -116,7 +116,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         open::tell(&check_same_weights(&sources, arguments.allow_other_weights)?);
     }
     let dim = reduction.as_ref().map_or(network.config.embedding_len(), Reduction::dim);
-    let (pictures, output) = open_output(arguments, &network, weights_sha256, reduction.as_ref(), pictures)?;
+    let (images, output) = open_output(arguments, &network, weights_sha256, reduction.as_ref(), images)?;
     let request = Request {
         device: arguments.adapter.options(arguments.precision),
         batch: arguments.batch.map(|batch| batch as usize),
@@ -129,7 +129,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
         profile: arguments.profile.is_some(),
     };
     let progress = Progress::new(Some(Signals::listen()?));
-    let done = embed(&network, reduction.as_ref(), &pictures, output, &request, &progress);
+    let done = embed(&network, reduction.as_ref(), &images, output, &request, &progress);
     progress.finish();
     let Embedded { rows, skipped, found, total, first, device } = done.map_err(open::about_skipped)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -139,7 +139,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
 
     match &device {
         Some(device) => eprintln!(
-            "embedded {rows} pictures ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {} MiB",
+            "embedded {rows} images ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {} MiB",
             left_out.after(", left out: "),
             describe(&network),
             device.adapter,
@@ -147,12 +147,12 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             device.bytes >> 20,
         ),
         None => {
-            eprintln!("embedded no pictures: there is nothing new{}", left_out.after("; left out: "));
+            eprintln!("embedded no images: there is nothing new{}", left_out.after("; left out: "));
         }
     }
     if let (Some(Found { known, changed, pruned }), Some(total)) = (found, total) {
         eprintln!(
-            "{}: {total} pictures; {known} were there, {changed} had changed, {pruned} were taken out",
+            "{}: {total} images; {known} were there, {changed} had changed, {pruned} were taken out",
             arguments.out.display()
         );
     }
@@ -247,14 +247,14 @@ fn index_folder(arguments: &EmbedArguments) -> PathBuf {
     }
 }
 
-/// Opens what is written to, and tells which pictures it lacks.
+/// Opens what is written to, and tells which images it lacks.
 fn open_output(
     arguments: &EmbedArguments,
     network: &Network,
     weights_sha256: String,
     reduction: Option<&Reduction>,
-    pictures: Vec<Picture>,
-) -> Result<(Arc<Vec<Picture>>, Output)> {
+    images: Vec<Image>,
+) -> Result<(Arc<Vec<Image>>, Output)> {
     let settings = Some(pca::settings(network, arguments.flip, reduction));
     let inputs: Vec<String> =
         arguments.inputs.iter().map(|input| walk::readable(input.as_os_str())).collect();
@@ -263,12 +263,12 @@ fn open_output(
     let (out, dtype) = (&arguments.out, arguments.dtype);
     let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
     if !arguments.append && arguments.shard.is_none() {
-        let names: Vec<String> = pictures.iter().map(|picture| picture.name.clone()).collect();
+        let names: Vec<String> = images.iter().map(|image| image.name.clone()).collect();
         if !has_place(out) {
             eprintln!("note: {NPY_NOTE}");
         }
         let writer = EmbeddingWriter::create(out, dim, dtype, &names, &metadata)?;
-        return Ok((Arc::new(pictures), Output::File(writer)));
+        return Ok((Arc::new(images), Output::File(writer)));
     }
     let name = arguments.model.file_name().unwrap_or_default();
     let model = Model { name: walk::readable(name), sha256: weights_sha256 };
@@ -277,12 +277,12 @@ fn open_output(
     let writer = match arguments.shard {
         None => {
             let options = IndexOptions { shard: None, prune: arguments.prune, part_rows };
-            IndexWriter::open(out, origin, pictures, &options)?
+            IndexWriter::open(out, origin, images, &options)?
         }
         Some(number) => {
-            let (shard, pictures) = Shard::of_list(number, pictures)?;
+            let (shard, images) = Shard::of_list(number, images)?;
             let options = IndexOptions { shard: Some(shard), prune: true, part_rows };
-            IndexWriter::open(&index_folder(arguments), origin, pictures, &options)?
+            IndexWriter::open(&index_folder(arguments), origin, images, &options)?
         }
     };
     Ok((writer.todo(), Output::Index(Box::new(writer))))

@@ -31,8 +31,8 @@ use std::process::ExitCode;
 /// The help of each protocol.
 const PROTOCOLS: [&str; 3] = [
     "Market-1501's: junk dropped, same person by the same camera left out",
-    "Every picture counts, AP within the first ten",
-    "One random gallery picture per person, the mean of 100 draws",
+    "Every image counts, AP within the first ten",
+    "One random gallery image per person, the mean of 100 draws",
 ];
 
 /// `lat-wgpu eval`.
@@ -41,13 +41,13 @@ pub struct EvalArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE", requires = "data", required_unless_present = "query_embeddings")]
     pub model: Option<PathBuf>,
-    /// Folder of a data set, or a table of pictures (.csv); give it often for a table over several sets
+    /// Folder of a data set, or a table of images (.csv); give it often for a table over several sets
     #[arg(long, value_name = "DIR", requires = "model")]
     pub data: Vec<PathBuf>,
     /// Instead of a model: embeddings of the queries, as `lat-wgpu embed` writes them
     #[arg(long, value_name = "FILE", requires = "gallery_embeddings", conflicts_with_all = ["model", "data"])]
     pub query_embeddings: Option<PathBuf>,
-    /// Embeddings of the gallery; the same file again: every picture is a query against all others
+    /// Embeddings of the gallery; the same file again: every image is a query against all others
     #[arg(long, value_name = "FILE", requires = "query_embeddings")]
     pub gallery_embeddings: Option<PathBuf>,
     /// Go on where the files tell of different weights; they are refused otherwise
@@ -56,13 +56,13 @@ pub struct EvalArguments {
     /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
     #[arg(long, value_name = "CSV", requires = "query_embeddings", conflicts_with = "model")]
     pub labels: Option<PathBuf>,
-    /// Pairs of pictures that count; released-code inflates
+    /// Pairs of images that count; released-code inflates
     #[arg(long, default_value = "standard", value_parser = described::<Protocol>(&PROTOCOLS))]
     protocol: Protocol,
     /// Average precision: mean of the precisions at the matches, or of those and the ones just before [default: plain]
     #[arg(long, value_parser = named::<AveragePrecision>())]
     ap: Option<AveragePrecision>,
-    /// Pictures of the same person by the same camera are matches like others
+    /// Images of the same person by the same camera are matches like others
     #[arg(long)]
     ignore_cameras: bool,
     /// Seed of the random galleries of cuhk03-single-shot
@@ -74,13 +74,13 @@ pub struct EvalArguments {
     /// Neighbours that must be mutual
     #[arg(long, value_name = "N", default_value_t = RerankOptions::default().k1, requires = "rerank")]
     rerank_k1: usize,
-    /// Pictures whose neighbours are averaged; 1: none
+    /// Images whose neighbours are averaged; 1: none
     #[arg(long, value_name = "N", default_value_t = RerankOptions::default().k2, requires = "rerank")]
     rerank_k2: usize,
     /// Weight of the original distance
     #[arg(long, value_name = "F", default_value_t = RerankOptions::default().lambda, requires = "rerank")]
     rerank_lambda: f64,
-    /// Embed each picture and its mirror image, and take the mean
+    /// Embed each image and its mirror image, and take the mean
     #[arg(long, conflicts_with = "query_embeddings")]
     pub flip: bool,
     /// Also tell the threshold that takes at most this share of the pairs of different persons for the same
@@ -89,7 +89,7 @@ pub struct EvalArguments {
     /// Store the threshold for --fpr in the model's metadata
     #[arg(long, requires = "fpr", conflicts_with = "query_embeddings")]
     pub store_threshold: bool,
-    /// Pictures per batch [default: what fills an adapter of its class, within --memory]
+    /// Images per batch [default: what fills an adapter of its class, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "query_embeddings")]
     pub batch: Option<u32>,
     #[command(flatten)]
@@ -104,7 +104,7 @@ pub struct EvalArguments {
     /// For --html: folder that was embedded; twice: of the queries', then of the gallery's [default: the inputs that the embeddings carry]
     #[arg(long, value_name = "DIR", requires_all = ["html", "query_embeddings"], conflicts_with = "model")]
     pub images: Vec<PathBuf>,
-    /// Do not turn pictures as their EXIF orientation says
+    /// Do not turn images as their EXIF orientation says
     #[arg(long, conflicts_with = "query_embeddings")]
     pub ignore_exif: bool,
     #[command(flatten)]
@@ -152,7 +152,7 @@ impl EvalArguments {
         };
         let mut source = Vec::new();
         if let Some(model) = &self.model {
-            let flip = if self.flip { ", each picture and its mirror image" } else { "" };
+            let flip = if self.flip { ", each image and its mirror image" } else { "" };
             source.push(("Model".to_string(), format!("{}{flip}", model.display())));
         }
         if let (Some(queries), Some(gallery)) = (&self.query_embeddings, &self.gallery_embeddings) {
@@ -237,7 +237,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             task.example().iter().for_each(|example| eprintln!("{example}"));
             paths.reads("the input of the embeddings", task.inputs()).check()?;
             if page.is_some() && arguments.images.is_empty() {
-                task.find_pictures();
+                task.find_images();
             }
             let context = arguments.adapter.open(Precision::F32)?;
             results.push(evaluate(task, &plan, &context, &progress)?);
@@ -313,7 +313,7 @@ impl Plan {
         }
         if arguments.images.len() > 2 {
             return usage(
-                "--images is given once for all pictures, or twice: for the queries', then the gallery's",
+                "--images is given once for all images, or twice: for the queries', then the gallery's",
             );
         }
         Ok(Plan {
@@ -413,7 +413,7 @@ impl Plan {
 }
 
 impl Outcome {
-    /// How many pictures there are, and what became of them.
+    /// How many images there are, and what became of them.
     pub(super) fn counts(&self) -> String {
         let mut line = format!("{}: {} queries", self.name, self.queries);
         let dropped = &self.plain.dropped;
@@ -426,8 +426,8 @@ impl Outcome {
                 reasons.join(", ")
             ));
         }
-        let GalleryCounts { pictures, distractors, junk, unreadable } = self.gallery;
-        line.push_str(&format!("; {pictures} gallery pictures"));
+        let GalleryCounts { images, distractors, junk, unreadable } = self.gallery;
+        line.push_str(&format!("; {images} gallery images"));
         for (count, what) in [
             (distractors, "of them distractors"),
             (junk, "more are junk"),
@@ -444,13 +444,13 @@ impl Outcome {
 
     fn json(&self) -> Map<String, Value> {
         let mut value = scores_json(self.scores());
-        let GalleryCounts { pictures, distractors, junk, unreadable } = self.gallery;
+        let GalleryCounts { images, distractors, junk, unreadable } = self.gallery;
         value.insert("name".to_string(), json!(self.name));
         value.insert("queries".to_string(), json!(self.queries));
         value.insert("left_out".to_string(), json!(self.left_out.counts()));
         value.insert(
             "gallery".to_string(),
-            json!({"pictures": pictures, "distractors": distractors, "junk": junk, "unreadable": unreadable}),
+            json!({"pictures": images, "distractors": distractors, "junk": junk, "unreadable": unreadable}),
         );
         let plain = self.reranked.is_some().then(|| scores_json(&self.plain));
         value.insert("without_rerank".to_string(), json!(plain));

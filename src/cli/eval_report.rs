@@ -5,17 +5,17 @@ use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::ImageFolder;
 use crate::error::Result;
 use crate::images::decode::DecodeOptions;
-use crate::report::{Curve, Match, Picture, RankedList, Report, Shown, Thumbnails, Verdict, Verification};
+use crate::report::{Curve, Image, Match, RankedList, Report, Shown, Thumbnails, Verdict, Verification};
 use crate::retrieval::lists::Place;
 use crate::retrieval::metrics::{Protocol, RANKS, REPETITIONS, Scores};
 use crate::retrieval::rerank::RerankOptions;
 use crate::retrieval::verification;
-use crate::tasks::evaluate::{Labelled, Listed, Outcome, Pictures, Plan};
+use crate::tasks::evaluate::{Images, Labelled, Listed, Outcome, Plan};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Printed before scores of the released code's protocol.
-pub const INFLATED: &str = "released-code inflates: it counts pictures of the query's person by the query's own camera, often from the \
+pub const INFLATED: &str = "released-code inflates: it counts images of the query's person by the query's own camera, often from the \
      same moment, and AP looks at the first ten only; its figures are not comparable with those of --protocol standard";
 
 /// Places of a ranked list.
@@ -28,10 +28,10 @@ pub(super) struct Page {
     pub source: Vec<(String, String)>,
     /// How many ranked lists there are at most.
     pub lists: usize,
-    /// Bytes of pictures inside the page.
+    /// Bytes of images inside the page.
     pub thumbnails: u64,
     pub decode: DecodeOptions,
-    /// Where pictures are whose files the outcome doesn't know: the queries' in the first, the gallery's in the last.
+    /// Where images are whose files the outcome doesn't know: the queries' in the first, the gallery's in the last.
     pub images: Vec<ImageFolder>,
 }
 
@@ -48,7 +48,7 @@ impl Page {
         };
         let mut facts = self.source.clone();
         facts.extend(measured(outcome, plan));
-        facts.push(("Pictures".to_string(), album.thumbnails.about()));
+        facts.push(("Images".to_string(), album.thumbnails.about()));
         let mut notes = Vec::new();
         if plan.rules.protocol == Protocol::ReleasedCode {
             notes.push(format!("{INFLATED}."));
@@ -170,38 +170,38 @@ fn about_lists(outcome: &Outcome, plan: &Plan, shown: usize) -> Vec<String> {
     let mut sentences = vec![
         format!("{which}{without}"),
         format!(
-            "With each the first {PLACES} gallery pictures that the protocol shows it. ✓ in a solid green frame: the \
+            "With each the first {PLACES} gallery images that the protocol shows it. ✓ in a solid green frame: the \
              query's person; ✗ in a dashed red frame: somebody else. The number is the {distance}."
         ),
     ];
     if plan.rules.protocol == Protocol::Cuhk03SingleShot {
         sentences.push(format!(
-            "Scores are means over {REPETITIONS} random galleries with one picture per person; the lists show the whole \
+            "Scores are means over {REPETITIONS} random galleries with one image per person; the lists show the whole \
              gallery."
         ));
     }
     sentences
 }
 
-/// Where the page's pictures come from.
+/// Where the page's images come from.
 struct Album<'a> {
     thumbnails: Thumbnails,
     images: &'a [ImageFolder],
 }
 
 impl Album<'_> {
-    /// A row's picture; if its file isn't known, its name is looked for in `folder`.
-    fn picture(&mut self, pictures: &Pictures, row: usize, folder: Option<&ImageFolder>) -> Picture {
-        match (pictures.files.get(row), folder) {
+    /// A row's image; if its file isn't known, its name is looked for in `folder`.
+    fn image(&mut self, images: &Images, row: usize, folder: Option<&ImageFolder>) -> Image {
+        match (images.files.get(row), folder) {
             (Some(file), _) if file.as_os_str().is_empty() => {
-                Picture::Missing("not where it was embedded from".to_string())
+                Image::Missing("not where it was embedded from".to_string())
             }
-            (Some(file), _) => self.thumbnails.picture(file),
-            (None, Some(folder)) => match folder.find(&pictures.names[row]) {
-                Some(file) => self.thumbnails.picture(&file),
-                None => Picture::Missing("not in --images".to_string()),
+            (Some(file), _) => self.thumbnails.image(file),
+            (None, Some(folder)) => match folder.find(&images.names[row]) {
+                Some(file) => self.thumbnails.image(&file),
+                None => Image::Missing("not in --images".to_string()),
             },
-            (None, None) => Picture::Missing("no --images".to_string()),
+            (None, None) => Image::Missing("no --images".to_string()),
         }
     }
 }
@@ -214,11 +214,11 @@ fn ranked_lists(listed: &Listed, queries: &[usize], scores: &Scores, album: &mut
     let (asked, gallery) = (&listed.queries, listed.gallery());
     let mut lists = Vec::with_capacity(queries.len());
     for &query in queries {
-        let own = shown(asked, query, names, album.picture(&asked.pictures, query, asked_in));
+        let own = shown(asked, query, names, album.image(&asked.images, query, asked_in));
         let mut matches = Vec::with_capacity(PLACES);
         for &Place { row, distance, is_match } in &listed.lists[query] {
             let verdict = if is_match { Verdict::Right } else { Verdict::Wrong };
-            let shown = shown(gallery, row, names, album.picture(&gallery.pictures, row, shown_in));
+            let shown = shown(gallery, row, names, album.image(&gallery.images, row, shown_in));
             matches.push(Match { shown, distance, verdict });
         }
         let average_precision = scores.average_precisions[query];
@@ -227,11 +227,11 @@ fn ranked_lists(listed: &Listed, queries: &[usize], scores: &Scores, album: &mut
     lists
 }
 
-fn shown(side: &Labelled, row: usize, names: &LabelNames, picture: Picture) -> Shown {
+fn shown(side: &Labelled, row: usize, names: &LabelNames, image: Image) -> Shown {
     let Label { person, camera } = side.labels[row];
     Shown {
-        name: side.pictures.names[row].clone(),
-        picture,
+        name: side.images.names[row].clone(),
+        image,
         person: Some(match person {
             Person::Known(number) => called(&names.persons, number),
             Person::Distractor => "distractor".to_string(),

@@ -1,4 +1,4 @@
-//! `lat-wgpu explain`: where in a picture the model looks.
+//! `lat-wgpu explain`: where in an image the model looks.
 
 use super::arguments::{AdapterArgument, NetworkArguments};
 use super::json;
@@ -21,10 +21,10 @@ pub struct ExplainArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// The picture
+    /// The image
     #[arg(value_name = "IMG")]
     pub image: PathBuf,
-    /// Where to draw: the picture, what the class token takes from where, and the part rows, side by side
+    /// Where to draw: the image, what the class token takes from where, and the part rows, side by side
     #[arg(long, value_name = "FILE.png")]
     pub out: PathBuf,
     /// Write the shares of patches and parts as JSON; - for stdout
@@ -32,7 +32,7 @@ pub struct ExplainArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub adapter: AdapterArgument,
-    /// Do not turn the picture as its EXIF orientation says
+    /// Do not turn the image as its EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]
@@ -48,13 +48,13 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     let paths = Paths::new().reads("--model", [&arguments.model]).reads("IMG", [image]);
     paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
-    let picture = decode::read(image, DecodeOptions { ignore_exif: arguments.ignore_exif })?;
+    let image = decode::read(image, DecodeOptions { ignore_exif: arguments.ignore_exif })?;
 
     let context = arguments.adapter.open(Precision::F32)?;
     let config = &network.config;
-    let rollout = explain::rollout(&context, &network, &resize_bicubic(&picture, config.image))?;
+    let rollout = explain::rollout(&context, &network, &resize_bicubic(&image, config.image))?;
     let explanation = Explanation::new(config, &rollout)?;
-    write_atomically(out, &png(out, &explain::draw(&picture, config, &explanation))?)?;
+    write_atomically(out, &png(out, &explain::draw(&image, config, &explanation))?)?;
 
     let Explanation { patches, parts, prefix } = &explanation;
     let (rows, columns) = config.grid();
@@ -72,7 +72,7 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     );
     if let Some(target) = &arguments.json {
         let value = json!({
-            "image": image.to_string_lossy(),
+            "image": arguments.image.to_string_lossy(),
             "out": out.to_string_lossy(),
             "rows": rows,
             "columns": columns,

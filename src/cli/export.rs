@@ -30,7 +30,7 @@ pub struct ExportArguments {
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// timm: backbone and part classifiers in timm's and PyTorch's names, without what only a resumed training needs; onnx: pixels
-    /// to embedding, by Python (LAT_PYTHON, else python3) with onnx; web: a folder to be served, whose page embeds pictures in the browser
+    /// to embedding, by Python (LAT_PYTHON, else python3) with onnx; web: a folder to be served, whose page embeds images in the browser
     #[arg(long, value_name = "FORM")]
     pub to: ExportForm,
     /// With --to timm: leave the part classifiers away
@@ -39,10 +39,10 @@ pub struct ExportArguments {
     /// With --to timm: how a number is stored [default: f32]
     #[arg(long, value_parser = named::<Dtype>())]
     pub dtype: Option<Dtype>,
-    /// With --to web: pictures per batch [default: 1]
+    /// With --to web: images per batch [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub batch: Option<u32>,
-    /// With --to web: embed each picture and its mirror image, and take the mean
+    /// With --to web: embed each image and its mirror image, and take the mean
     #[arg(long)]
     pub flip: bool,
     /// Where to write: a .safetensors file, an .onnx file, or a new folder

@@ -42,7 +42,7 @@ pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
     let progress = Progress::new(Some(Signals::listen()?));
     let Merged { rows, skipped, parts } = merge.write(&arguments.out, &progress)?;
     eprintln!(
-        "merged {rows} rows of {dim} numbers from {parts} parts into {} ({skipped} pictures were skipped)",
+        "merged {rows} rows of {dim} numbers from {parts} parts into {} ({skipped} images were skipped)",
         arguments.out.display()
     );
     if let Some(target) = &arguments.json {

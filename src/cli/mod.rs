@@ -95,12 +95,12 @@ enum Command {
     Ablate(Training<ablate::AblateArguments>),
     /// Score a model, or embeddings, on data sets: rank-k, mAP, mINP, same or different
     Eval(Box<eval::EvalArguments>),
-    /// Find the persons of pictures in a gallery of embeddings
+    /// Find the persons of images in a gallery of embeddings
     Search(Box<search::SearchArguments>),
     /// Search as a page and a JSON API on this machine
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArguments>),
-    /// Count a data set's persons, pictures and cameras, and say what looks wrong
+    /// Count a data set's persons, images and cameras, and say what looks wrong
     Data(data::DataArguments),
     /// Draw walking figures, seen by several cameras, as a small data set
     Draw(draw::DrawArguments),
@@ -112,7 +112,7 @@ enum Command {
     Tune(tune::TuneArguments),
     /// Write a model for other programs
     Export(export::ExportArguments),
-    /// Show where in a picture the model looks, and its part rows
+    /// Show where in an image the model looks, and its part rows
     Explain(explain::ExplainArguments),
     /// Print completions for a shell
     Completions(completions::CompletionsArguments),

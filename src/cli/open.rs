@@ -30,7 +30,7 @@ pub fn about_tensors(error: Error) -> Error {
     }
 }
 
-/// An error of pictures none of which could be read with where the reasons are; others as they are.
+/// An error of images none of which could be read with where the reasons are; others as they are.
 pub fn about_skipped(error: Error) -> Error {
     match error {
         Error::NothingToDo(_) => error.hinted("the lines above that begin with `skipped` say why"),
@@ -39,8 +39,8 @@ pub fn about_skipped(error: Error) -> Error {
 }
 
 /// Lists the images of inputs.
-pub fn pictures(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
-    walk::list_pictures(inputs, follow_links).map_err(|error| match error {
+pub fn images(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
+    walk::list_images(inputs, follow_links).map_err(|error| match error {
         Error::NothingToDo(_) => {
             error.hinted(format!("inputs are files, or folders with images: .{}", walk::ENDINGS.join(" .")))
         }

@@ -221,7 +221,7 @@ enum Queries {
 }
 
 impl Task {
-    /// Whom the pictures show; inside, why mAP can't be told where no labels are given.
+    /// Whom the images show; inside, why mAP can't be told where no labels are given.
     fn open(arguments: &ReduceArguments, gallery: &Gallery) -> Result<std::result::Result<Task, String>> {
         let table = arguments
             .labels

@@ -1,4 +1,4 @@
-//! `lat-wgpu search`: whom pictures show, found again in a gallery of embeddings.
+//! `lat-wgpu search`: whom images show, found again in a gallery of embeddings.
 
 use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments, PageArguments, TargetArguments};
 use super::json;
@@ -26,16 +26,16 @@ use std::process::ExitCode;
 pub struct SearchArguments {
     #[command(flatten)]
     pub target: TargetArguments,
-    /// Whom to find: a picture, or a folder with all below it; may be given often
+    /// Whom to find: an image, or a folder with all below it; may be given often
     #[arg(long, required = true, value_name = "IMG|DIR")]
     pub query: Vec<PathBuf>,
     /// Follow links to files and folders; a folder is entered once
     #[arg(long)]
     pub follow_links: bool,
-    /// How many of the gallery's pictures to list for each query
+    /// How many of the gallery's images to list for each query
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
     pub top: u32,
-    /// Search only these pictures: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
+    /// Search only these images: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<Filter>,
     /// Embed each query and its mirror image, and take the mean; the model's threshold isn't for that
@@ -53,10 +53,10 @@ pub struct SearchArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: the folder that was embedded, so that its pictures are shown [default: the inputs that the gallery carries, where they are still there]
+    /// For --html: the folder that was embedded, so that its images are shown [default: the inputs that the gallery carries, where they are still there]
     #[arg(long, value_name = "DIR", requires = "html")]
     pub images: Option<PathBuf>,
-    /// Do not turn pictures as their EXIF orientation says
+    /// Do not turn images as their EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]
@@ -95,7 +95,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     paths.check()?;
     let network = open::network(&target.model, &arguments.network.settings())?;
     let mut page = arguments.page()?;
-    let Listing { pictures, left_out } = open::pictures(&arguments.query, arguments.follow_links)?;
+    let Listing { images, left_out } = open::images(&arguments.query, arguments.follow_links)?;
     if !left_out.counts().is_empty() {
         eprintln!("note: left out: {left_out}");
     }
@@ -120,7 +120,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
         verdicts,
     };
     let progress = Progress::new(Some(Signals::listen()?));
-    let found = search(&pictures, &gallery, &selected, &request, &progress);
+    let found = search(&images, &gallery, &selected, &request, &progress);
     let found = Found { left_out, ..found.map_err(open::about_skipped)? };
 
     json::print_or_write(arguments.json.as_deref(), &found.text(), || found.json())?;

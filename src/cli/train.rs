@@ -50,13 +50,13 @@ pub struct TrainArguments {
     /// One key of the configuration, such as optim.lr=1e-4; may be given often
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Passes over the pictures
+    /// Passes over the images
     #[arg(long, value_name = "N")]
     epochs: Option<String>,
-    /// Pictures in a step
+    /// Images in a step
     #[arg(long, value_name = "N")]
     batch_size: Option<String>,
-    /// Run the backbone on N pictures at a time: the same step in less memory and more time [default: the whole batch]
+    /// Run the backbone on N images at a time: the same step in less memory and more time [default: the whole batch]
     #[arg(long, value_name = "N")]
     micro_batch: Option<String>,
     /// Device memory to stay within, such as 800M or 4G; a run that needs more is refused [default: any]
@@ -86,10 +86,10 @@ pub struct TrainArguments {
     /// Probability that a hidden value of a part classifier is dropped
     #[arg(long, value_name = "P")]
     dropout: Option<String>,
-    /// Probability that a picture is mirrored
+    /// Probability that an image is mirrored
     #[arg(long, value_name = "P")]
     flip: Option<String>,
-    /// Take the pictures in sorted path order in every epoch
+    /// Take the images in sorted path order in every epoch
     #[arg(id = "shuffle", long = "no-shuffle", action = ArgAction::SetFalse)]
     no_shuffle: bool,
     /// Seed of every random choice
@@ -132,7 +132,7 @@ pub struct TrainArguments {
     /// How weights and activations are stored: f32 or f16; sums and updates are f32 [default: f32]
     #[arg(long, value_name = "NAME")]
     precision: Option<String>,
-    /// Do not turn pictures as their EXIF orientation says
+    /// Do not turn images as their EXIF orientation says
     #[arg(long)]
     ignore_exif: bool,
     /// Input size in pixels
@@ -279,7 +279,7 @@ pub(super) fn run_paths(
     let saved = out.join("config.toml");
     let goes_on = resume && out.join("last.safetensors").exists();
     let config = if goes_on { Config::resume(&saved, layers)? } else { Config::resolve(layers)? };
-    // Nothing but the pictures is read again; the configuration may be the run's own.
+    // Nothing but the images is read again; the configuration may be the run's own.
     let backbone = config.model.backbone.filter(|_| !goes_on);
     let file = layers.file.iter().filter(|file| !(goes_on && same(file, &saved)));
     let paths = paths.reads("--backbone", &backbone).reads("--config", file);

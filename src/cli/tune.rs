@@ -23,7 +23,7 @@ pub struct TuneArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors: whose products are tuned for
     #[arg(long, value_name = "FILE")]
     pub model: Option<PathBuf>,
-    /// Pictures at once [default: 32, on CPU adapters 2]
+    /// Images at once [default: 32, on CPU adapters 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
     /// Tune a training step instead of embedding

@@ -2,29 +2,29 @@
 //!
 //! CUHK03 is published as MATLAB files; `tools/convert_cuhk03.py` makes this of them:
 //!
-//! - `labelled/` and `detected/` with files `P_NNN_V_II.png`: pair of cameras (1 to 5), person in it, view (1 or 2), picture
+//! - `labelled/` and `detected/` with files `P_NNN_V_II.png`: pair of cameras (1 to 5), person in it, view (1 or 2), image
 //!   (1 to 10, of which 6 to 10 are view 2). A person is `P_NNN`, the camera is the view, as other toolboxes have it.
-//! - `new_labelled.txt`, `new_detected.txt`: the new protocol, a line `train|query|gallery FILE` for each picture.
+//! - `new_labelled.txt`, `new_detected.txt`: the new protocol, a line `train|query|gallery FILE` for each image.
 //! - `classic_01.txt` to `classic_20.txt`: the old protocol, a line `P_NNN` for each of the 100 test persons; all others
-//!   train. All test pictures are queries and gallery at once, and scores are single-shot by custom.
+//!   train. All test images are queries and gallery at once, and scores are single-shot by custom.
 //!
 //! In every list empty lines and those that begin with `#` don't count.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Boxes, Cuhk03Protocol, LabelledPicture, Layout, LoadOptions, ReidSet, Split};
+use super::{Boxes, Cuhk03Protocol, LabelledImage, Layout, LoadOptions, ReidSet, Split};
 use super::{lines, list_into, malformed, market1501};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 use crate::images::walk::readable;
 use crate::rng;
 
-/// Folders that hold the pictures with boxes drawn by people, in several converters' spellings.
+/// Folders that hold the images with boxes drawn by people, in several converters' spellings.
 pub(super) const LABELLED: [&str; 4] = ["labelled", "labeled", "images_labelled", "images_labeled"];
-/// Folders that hold the pictures with detected boxes.
+/// Folders that hold the images with detected boxes.
 pub(super) const DETECTED: [&str; 2] = ["detected", "images_detected"];
-/// Folder of CUHK01's pictures in the published archive.
+/// Folder of CUHK01's images in the published archive.
 pub(super) const CAMPUS: &str = "campus";
 
 /// Number of the classic protocol's splits.
@@ -85,7 +85,7 @@ fn load_new(dir: &Path, folder: &str, boxes: &str) -> Result<ReidSet> {
         let name = format!("{folder}/{}", file.trim());
         let path = dir.join(folder).join(file.trim());
         if path.is_file() {
-            found.list(split).push(LabelledPicture { path, name, label });
+            found.list(split).push(LabelledImage { path, name, label });
         } else {
             found.skipped.push((name, format!("is listed in {} but not there", readable_name(&list))));
         }
@@ -153,7 +153,7 @@ pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<ReidSet> 
         let label = cuhk01_label(name).ok_or_else(|| "is not named like 0001001.png".to_string())?;
         Ok((Split::Gallery, label))
     })?;
-    let persons: BTreeSet<Person> = all.gallery.iter().map(|picture| picture.label.person).collect();
+    let persons: BTreeSet<Person> = all.gallery.iter().map(|image| image.label.person).collect();
     let mut order: Vec<(usize, Person)> = persons.into_iter().enumerate().collect();
     let stream = HALF | u64::from(options.split);
     order.sort_by_key(|&(index, _)| (rng::bits(options.seed, stream, index as u64), index));
@@ -161,29 +161,29 @@ pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<ReidSet> 
 
     let ReidSet { skipped, left_out, walked_root, .. } = all;
     let mut found = ReidSet { skipped, left_out, walked_root, ..ReidSet::default() };
-    for picture in all.gallery {
-        let split = match picture.label {
+    for image in all.gallery {
+        let split = match image.label {
             Label { person, .. } if train.contains(&person) => Split::Train,
             Label { camera: 1, .. } => Split::Query,
             _ => Split::Gallery,
         };
-        found.list(split).push(picture);
+        found.list(split).push(image);
     }
     found.variant = format!("random halves, seed {}, split {}", options.seed, options.split);
     found.name_all(|person| format!("{person:04}"), |view| format!("view {view}"));
     Ok(found)
 }
 
-/// `0001003.png` is person 1, picture 3: pictures 1 and 2 are view 1, pictures 3 and 4 view 2.
+/// `0001003.png` is person 1, image 3: images 1 and 2 are view 1, images 3 and 4 view 2.
 pub(super) fn cuhk01_label(name: &str) -> Option<Label> {
     let (stem, ending) = name.split_once('.')?;
     let digits = stem.len() == 7 && stem.bytes().all(|b| b.is_ascii_digit());
-    let (person, picture): (u32, u32) = match digits && ending.eq_ignore_ascii_case("png") {
+    let (person, image): (u32, u32) = match digits && ending.eq_ignore_ascii_case("png") {
         true => (stem[..4].parse().ok()?, stem[4..].parse().ok()?),
         false => return None,
     };
-    let camera = picture.div_ceil(2);
-    (1..=4).contains(&picture).then_some(Label { person: Person::Known(person), camera })
+    let camera = image.div_ceil(2);
+    (1..=4).contains(&image).then_some(Label { person: Person::Known(person), camera })
 }
 
 #[cfg(test)]

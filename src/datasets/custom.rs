@@ -1,15 +1,15 @@
-//! One's own pictures: a folder per person, or a table.
+//! One's own images: a folder per person, or a table.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{DISTRACTOR, LabelledPicture, ReidSet, Spellings, Split, malformed, names_in};
+use super::{DISTRACTOR, LabelledImage, ReidSet, Spellings, Split, malformed, names_in};
 use crate::datasets::labels::{Label, Person, base, is_junk, is_number, is_same_person, published};
 use crate::error::{Error, Result};
 use crate::images::walk::{self, LeftOut};
 
-/// A picture with the names that its folder or row gives it.
+/// An image with the names that its folder or row gives it.
 struct Named {
     split: Option<Split>,
     path: PathBuf,
@@ -51,7 +51,7 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
     let there: Vec<Split> = Split::ALL.into_iter().filter(|split| dir.join(split.name()).is_dir()).collect();
     let mut places: Vec<(Option<Split>, &str)> =
         there.iter().map(|&split| (Some(split), split.name())).collect();
-    let (mut pictures, mut skipped, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut images, mut skipped, mut empty) = (Vec::new(), Vec::new(), Vec::new());
     let beside = folders_in(dir, follow_links)?;
     if places.is_empty() {
         if let Some(name) = beside.iter().find(|name| NO_PERSONS.contains(&&*name.to_ascii_lowercase())) {
@@ -77,9 +77,9 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
         // The first image, and whether one is directly in its person's folder.
         let (mut first, mut has_direct) = (None, false);
         let mut filled = BTreeSet::new();
-        for picture in found.pictures {
-            let name = below(&picture.name);
-            let Some((person, file)) = picture.name.split_once('/') else {
+        for image in found.images {
+            let name = below(&image.name);
+            let Some((person, file)) = image.name.split_once('/') else {
                 skipped.push((name, "stands in no person's folder".to_string()));
                 continue;
             };
@@ -100,7 +100,7 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
                 skipped.push((name.clone(), "is not named CAMERA_anything".to_string()));
             }
             if camera.is_some() || !matches!(split, Some(Split::Query | Split::Gallery)) {
-                pictures.push(Named { split, path: picture.path, name, person: person.to_string(), camera });
+                images.push(Named { split, path: image.path, name, person: person.to_string(), camera });
             }
         }
         if let Some(first) = first.filter(|_| !has_direct) {
@@ -115,7 +115,7 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
             empty.extend(folders.filter(|name| !filled.contains(name)).map(|name| below(&name)));
         }
     }
-    Ok(ReidSet { empty, left_out, walked_root, ..number(pictures, skipped) })
+    Ok(ReidSet { empty, left_out, walked_root, ..number(images, skipped) })
 }
 
 /// Names of the folders in a folder but the hidden ones, sorted.
@@ -181,7 +181,7 @@ pub(super) fn load_csv(given: &Path) -> Result<ReidSet> {
         false => given.to_path_buf(),
     };
     let folder = table.parent().unwrap_or(Path::new(""));
-    let (mut pictures, mut skipped) = (Vec::new(), Vec::new());
+    let (mut images, mut skipped) = (Vec::new(), Vec::new());
     // Lines of a row that says its split and of one that doesn't.
     let (mut with, mut without) = (None, None);
     let rows = read_table(&table)?;
@@ -211,12 +211,12 @@ pub(super) fn load_csv(given: &Path) -> Result<ReidSet> {
         }
         same.push(row);
         let (name, person, camera) = (name.clone(), person.clone(), Some(camera.clone()));
-        pictures.push(Named { split, path, name, person, camera });
+        images.push(Named { split, path, name, person, camera });
     }
     if let (Some(_), Some(line)) = (with, without) {
         return Err(malformed(&table, line, "split is empty, but other rows have one"));
     }
-    Ok(number(pictures, skipped))
+    Ok(number(images, skipped))
 }
 
 /// Refuses a row about an image that an earlier one was about: one that says something else, or with `again` any.
@@ -237,11 +237,11 @@ fn check_again(before: &Row, row: &Row, again: bool) -> std::result::Result<(), 
     Ok(())
 }
 
-/// Reads who is seen by which camera from a table with the columns `path`, `person`, `camera`; the pictures themselves
+/// Reads who is seen by which camera from a table with the columns `path`, `person`, `camera`; the images themselves
 /// need not be there. `-1` is junk and `0000` a distractor.
 ///
 /// # Errors
-/// `Io` where the table can't be read, lacks a column, or names a picture twice.
+/// `Io` where the table can't be read, lacks a column, or names an image twice.
 pub fn read_labels(table: &Path) -> Result<BTreeMap<String, Label>> {
     let rows = read_table(table)?;
     let numbers = Numbers::of(rows.iter().map(Row::named));
@@ -418,18 +418,18 @@ fn special(person: &str, split: Option<Split>) -> Option<Person> {
 }
 
 /// Gives persons and cameras their numbers.
-fn number(pictures: Vec<Named>, skipped: Vec<(String, String)>) -> ReidSet {
-    let names = pictures.iter().map(|p| (p.person.as_str(), p.camera.as_deref(), p.split));
+fn number(images: Vec<Named>, skipped: Vec<(String, String)>) -> ReidSet {
+    let names = images.iter().map(|p| (p.person.as_str(), p.camera.as_deref(), p.split));
     let numbers = Numbers::of(names);
     let mut found = ReidSet { skipped, ..ReidSet::default() };
     (found.persons, found.cameras) = numbers.names();
-    let has_split = pictures.iter().any(|picture| picture.split.is_some());
-    for Named { split, path, name, person, camera } in pictures {
+    let has_split = images.iter().any(|image| image.split.is_some());
+    for Named { split, path, name, person, camera } in images {
         let label = numbers.label(&person, camera.as_deref(), split);
-        let picture = LabelledPicture { path, name, label };
+        let image = LabelledImage { path, name, label };
         match split {
-            None if camera.is_none() => found.unscored.push(picture),
-            split => found.list(split.unwrap_or(Split::Gallery)).push(picture),
+            None if camera.is_none() => found.unscored.push(image),
+            split => found.list(split.unwrap_or(Split::Gallery)).push(image),
         }
     }
     if !has_split {
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_alone_need_no_pictures() {
+    fn labels_alone_need_no_images() {
         let dir = folder(&[]);
         write(dir.path(), "l.csv", "camera,path,person\ndoor,a\\1.jpg,anna\nhall,2.jpg,bob\nhall,3.jpg,-1\n");
         let labels = read_labels(&dir.path().join("l.csv")).unwrap();

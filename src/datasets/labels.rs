@@ -11,7 +11,7 @@ pub enum Person {
     Junk,
 }
 
-/// Person and camera of one picture.
+/// Person and camera of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label {
     /// Person in it.

@@ -7,7 +7,7 @@ use super::{Layout, ReidSet, Spellings, Split, list_into};
 use crate::datasets::labels::{self, Label, Person};
 use crate::error::{Error, Result};
 
-/// Folder of the training pictures.
+/// Folder of the training images.
 pub(super) const TRAIN: &str = "bounding_box_train";
 /// Folder of the queries.
 pub(super) const QUERY: &str = "query";

@@ -13,7 +13,7 @@
 //! | folders | `PERSON/CAMERA_anything.jpg`, maybe inside `train`, `query`, `gallery` |
 //! | CSV | a file with the columns `path,person,camera,split` |
 //!
-//! Loading reads names and lists, never a picture.
+//! Loading reads names and lists, never an image.
 
 mod cuhk;
 mod custom;
@@ -42,9 +42,9 @@ use serde::{Deserialize, Serialize};
 /// The person's name that means somebody who is in no query, where it doesn't train.
 const DISTRACTOR: &str = "0000";
 
-/// One picture, whom it shows and by which camera.
+/// One image, whom it shows and by which camera.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LabelledPicture {
+pub struct LabelledImage {
     /// Where to open it.
     pub path: PathBuf,
     /// Its path below the data set's folder, with `/` between the steps.
@@ -62,13 +62,13 @@ pub struct ReidSet {
     pub layout: Layout,
     /// Which of the layout's several splits this is, in words; empty where there is only one.
     pub variant: String,
-    /// Pictures to learn from.
-    pub train: Vec<LabelledPicture>,
-    /// Pictures to look for.
-    pub query: Vec<LabelledPicture>,
-    /// Pictures to look among, junk and distractors with them.
-    pub gallery: Vec<LabelledPicture>,
-    /// Whether query and gallery are the same list; a picture never matches itself then.
+    /// Images to learn from.
+    pub train: Vec<LabelledImage>,
+    /// Images to look for.
+    pub query: Vec<LabelledImage>,
+    /// Images to look among, junk and distractors with them.
+    pub gallery: Vec<LabelledImage>,
+    /// Whether query and gallery are the same list; an image never matches itself then.
     pub query_is_gallery: bool,
     /// Images that the layout has no label for, and why.
     pub skipped: Vec<(String, String)>,
@@ -78,7 +78,7 @@ pub struct ReidSet {
     pub empty: Vec<String>,
     /// Images of a set without a split whose name says no camera: they train, but are not scored. They are among the
     /// files that were left out, too.
-    pub unscored: Vec<LabelledPicture>,
+    pub unscored: Vec<LabelledImage>,
     /// The persons' names by the number in [`Label::person`].
     ///
     /// The number is the data set's own where it has one: 2 for Market-1501's `0002`, 1017 for CUHK03's `1_017`.
@@ -185,7 +185,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// Which list a picture belongs to.
+/// Which list an image belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Split {
     Train,
@@ -211,7 +211,7 @@ impl Split {
 }
 
 impl ReidSet {
-    fn list(&mut self, split: Split) -> &mut Vec<LabelledPicture> {
+    fn list(&mut self, split: Split) -> &mut Vec<LabelledImage> {
         match split {
             Split::Train => &mut self.train,
             Split::Query => &mut self.query,
@@ -219,7 +219,7 @@ impl ReidSet {
         }
     }
 
-    /// Without a split every picture is a query against all others.
+    /// Without a split every image is a query against all others.
     fn match_all_with_all(&mut self) {
         self.query = self.gallery.clone();
         self.query_is_gallery = true;
@@ -229,12 +229,12 @@ impl ReidSet {
     fn check_once(&self) -> std::result::Result<(), String> {
         let query = if self.query_is_gallery { &[][..] } else { &self.query };
         // A file under two names, by a link, is one image.
-        let mut seen: HashMap<Identity, (usize, &LabelledPicture)> = HashMap::new();
+        let mut seen: HashMap<Identity, (usize, &LabelledImage)> = HashMap::new();
         for (split, list) in [&self.train[..], query, &self.gallery].into_iter().enumerate() {
-            for picture in list {
-                let LabelledPicture { path, name, label } = picture;
+            for image in list {
+                let LabelledImage { path, name, label } = image;
                 let identity = Identity::of(path).ok();
-                let Some((before, first)) = identity.and_then(|id| seen.insert(id, (split, picture))) else {
+                let Some((before, first)) = identity.and_then(|id| seen.insert(id, (split, image))) else {
                     continue;
                 };
                 let [here, there] = [label, &first.label]
@@ -261,8 +261,8 @@ impl ReidSet {
 
     /// Lists the names of all persons and cameras that occur.
     fn name_all(&mut self, person: impl Fn(u32) -> String, camera: impl Fn(u32) -> String) {
-        for picture in self.train.iter().chain(&self.query).chain(&self.gallery) {
-            let Label { person: whom, camera: by } = picture.label;
+        for image in self.train.iter().chain(&self.query).chain(&self.gallery) {
+            let Label { person: whom, camera: by } = image.label;
             if let Person::Known(number) = whom {
                 self.persons.entry(number).or_insert_with(|| person(number));
             }
@@ -299,13 +299,13 @@ impl Spellings {
     }
 }
 
-/// Lists the pictures of a data set.
+/// Lists the images of a data set.
 ///
 /// `dir` is its folder, or for [`Layout::Csv`] the table itself.
 ///
 /// # Errors
 /// `Io` where a folder or list can't be read or a list is malformed; `NothingToDo` where the layout can't be
-/// recognised or holds no picture; `Usage` where `options` ask for a split that isn't there; `Data` where names or lists
+/// recognised or holds no image; `Usage` where `options` ask for a split that isn't there; `Data` where names or lists
 /// contradict each other: one person under two spellings, one image for two persons, or twice in one split.
 pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     let metadata = std::fs::metadata(dir).map_err(Error::io("read", dir))?;
@@ -346,7 +346,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     if train.is_empty() && query.is_empty() && gallery.is_empty() && unscored.is_empty() {
         let first = found.skipped.first().map(|(file, why)| format!("; left out: {file} {why}"));
         return Err(Error::NothingToDo(format!(
-            "no labelled picture in {}, read as {layout}{}{}",
+            "no labelled image in {}, read as {layout}{}{}",
             dir.display(),
             first.unwrap_or_default(),
             found.left_out.after("; left out: ")
@@ -489,12 +489,12 @@ fn list_into(
     mut label: impl FnMut(&str) -> std::result::Result<(Split, Label), String>,
 ) -> Result<()> {
     let below = |name: &str| if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") };
-    let Listing { pictures, left_out } = walk::list_files(&dir.join(folder), follow_links)?;
-    for picture in pictures {
-        let name = below(&picture.name);
-        match label(&picture.name) {
+    let Listing { images, left_out } = walk::list_files(&dir.join(folder), follow_links)?;
+    for image in images {
+        let name = below(&image.name);
+        match label(&image.name) {
             Ok((split, label)) => {
-                found.list(split).push(LabelledPicture { path: picture.path, name, label });
+                found.list(split).push(LabelledImage { path: image.path, name, label });
             }
             Err(reason) => found.skipped.push((name, reason)),
         }
@@ -541,8 +541,8 @@ mod tests {
     }
 
     /// Name, person and camera of each.
-    pub fn told(pictures: &[LabelledPicture]) -> Vec<(&str, Person, u32)> {
-        let told = pictures.iter().map(|p| (p.name.as_str(), p.label.person, p.label.camera));
+    pub fn told(images: &[LabelledImage]) -> Vec<(&str, Person, u32)> {
+        let told = images.iter().map(|p| (p.name.as_str(), p.label.person, p.label.camera));
         told.collect()
     }
 
@@ -580,7 +580,7 @@ mod tests {
                 &["occluded_body_images/001/001_01.tif", "whole_body_images/001/001_01.tif"],
                 Layout::OccludedReid,
             ),
-            (&["mine.csv", "pictures/1.jpg"], Layout::Csv),
+            (&["mine.csv", "images/1.jpg"], Layout::Csv),
         ] {
             assert_eq!(recognise(folder(files).path()).unwrap(), layout, "{files:?}");
         }

@@ -1,16 +1,16 @@
 //! MSMT17, versions 1 and 2.
 //!
 //! A line of a list is `0000/0000_000_01_0303morning_0015_0.jpg 0`: a file below the folder of training or of test
-//! pictures, and its person; the third field of the file's name is the camera (1 to 15).
+//! images, and its person; the third field of the file's name is the camera (1 to 15).
 
 use std::path::{Path, PathBuf};
 
-use super::{LabelledPicture, ReidSet, Split, lines, malformed};
+use super::{LabelledImage, ReidSet, Split, lines, malformed};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 use crate::images::walk::readable;
 
-/// The lists and what they list. Training takes the validation list in: so the data set's own 32,621 training pictures
+/// The lists and what they list. Training takes the validation list in: so the data set's own 32,621 training images
 /// of 1,041 persons come about.
 const LISTS: [(&str, Split); 4] = [
     ("list_train.txt", Split::Train),
@@ -19,7 +19,7 @@ const LISTS: [(&str, Split); 4] = [
     ("list_gallery.txt", Split::Gallery),
 ];
 
-/// Where the pictures of the lists stand, in both versions' spellings.
+/// Where the images of the lists stand, in both versions' spellings.
 const TRAIN_FOLDERS: [&str; 3] = ["train", "mask_train_v2", "mask_train"];
 const TEST_FOLDERS: [&str; 3] = ["test", "mask_test_v2", "mask_test"];
 
@@ -48,7 +48,7 @@ pub(super) fn load(dir: &Path) -> Result<ReidSet> {
         }
         let folders = if split == Split::Train { TRAIN_FOLDERS } else { TEST_FOLDERS };
         let Some(folder) = folders.iter().find(|folder| root.join(folder).is_dir()) else {
-            let reason = format!("its pictures' folder ({}) is not there", folders.join(", "));
+            let reason = format!("its images' folder ({}) is not there", folders.join(", "));
             return Err(Error::io("read", &path)(std::io::Error::new(std::io::ErrorKind::NotFound, reason)));
         };
         for (number, line) in lines(&path)? {
@@ -61,10 +61,10 @@ pub(super) fn load(dir: &Path) -> Result<ReidSet> {
                 training_persons + person
             };
             let name = format!("{step}{folder}/{file}");
-            let picture = root.join(folder).join(file);
-            if picture.is_file() {
+            let image = root.join(folder).join(file);
+            if image.is_file() {
                 let label = Label { person: Person::Known(person), camera };
-                found.list(split).push(LabelledPicture { path: picture, name, label });
+                found.list(split).push(LabelledImage { path: image, name, label });
             } else {
                 found.skipped.push((name, format!("is listed in {list} but not there")));
             }

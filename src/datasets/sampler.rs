@@ -1,7 +1,7 @@
-//! Labelled pictures for training: which there are, which validate, and in what order an epoch sees them.
+//! Labelled images for training: which there are, which validate, and in what order an epoch sees them.
 //!
 //! Every random choice is a number of [`crate::rng`] at a place of its own, so order and flips of any step follow from
-//! (seed, epoch, place) alone and a resumed run meets the same pictures.
+//! (seed, epoch, place) alone and a resumed run meets the same images.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ const HELD_OUT: u64 = 9 << 56;
 /// Fewest persons by whom an epoch can be chosen.
 const LEAST_HELD_OUT: usize = 10;
 
-/// One labelled picture.
+/// One labelled image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// Where to open it.
@@ -34,11 +34,11 @@ pub struct Sample {
     pub camera: u32,
 }
 
-/// Labelled pictures to train on; [`training_set`](super::uses::training_set) makes it of a data set.
+/// Labelled images to train on; [`training_set`](super::uses::training_set) makes it of a data set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrainingSet {
     /// Sorted by name.
-    pub pictures: Vec<Sample>,
+    pub images: Vec<Sample>,
     /// The persons' names, sorted.
     pub classes: Vec<String>,
     /// Files that were left out: junk (person −1), and those that are outside the layout.
@@ -48,25 +48,25 @@ pub struct TrainingSet {
 }
 
 impl TrainingSet {
-    /// Divides the pictures into those that train and those that validate: two lists of indices into
-    /// [`Self::pictures`], each in ascending order.
+    /// Divides the images into those that train and those that validate: two lists of indices into
+    /// [`Self::images`], each in ascending order.
     ///
-    /// Without a fraction, the first picture of every person who has two or more validates. With one, `fraction` of
-    /// each person's pictures does, chosen by `seed` and rounded so that the share is right over all persons. A
-    /// person's last picture always trains.
+    /// Without a fraction, the first image of every person who has two or more validates. With one, `fraction` of
+    /// each person's images does, chosen by `seed` and rounded so that the share is right over all persons. A
+    /// person's last image always trains.
     pub fn split(&self, fraction: Option<f64>, seed: u64) -> (Vec<usize>, Vec<usize>) {
         let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];
-        for (index, sample) in self.pictures.iter().enumerate() {
+        for (index, sample) in self.images.iter().enumerate() {
             of_class[sample.class].push(index);
         }
-        let mut validates = vec![false; self.pictures.len()];
+        let mut validates = vec![false; self.images.len()];
         for (class, mut members) in of_class.into_iter().enumerate() {
             let most = members.len().saturating_sub(1);
             let count = match fraction {
                 None => 1,
                 Some(fraction) => {
                     let wanted = fraction * members.len() as f64;
-                    // Rounded up as often as the fraction says: many persons with two pictures each still give a tenth.
+                    // Rounded up as often as the fraction says: many persons with two images each still give a tenth.
                     (wanted + f64::from(rng::uniform(seed, SHARE, class as u64))).floor() as usize
                 }
             };
@@ -77,7 +77,7 @@ impl TrainingSet {
                 validates[index] = true;
             }
         }
-        (0..self.pictures.len()).partition(|&index| !validates[index])
+        (0..self.images.len()).partition(|&index| !validates[index])
     }
 
     /// Takes `share` of the persons out, rounded: the set of the others, and theirs.
@@ -90,7 +90,7 @@ impl TrainingSet {
         let persons = self.classes.len();
         let wanted = (share * persons as f64).round() as usize;
         let mut counts = vec![0usize; persons];
-        self.pictures.iter().for_each(|sample| counts[sample.class] += 1);
+        self.images.iter().for_each(|sample| counts[sample.class] += 1);
         let mut eligible: Vec<usize> = (0..persons).filter(|&class| counts[class] >= 2).collect();
         let refused = |reason: String| {
             Err(Error::Usage(format!("--val-persons {share} of {persons} persons is {wanted}: {reason}")))
@@ -110,12 +110,12 @@ impl TrainingSet {
             let classes: Vec<usize> =
                 (0..persons).filter(|class| held_out.contains(class) == is_held_out).collect();
             let place: BTreeMap<usize, usize> = classes.iter().copied().zip(0..).collect();
-            let pictures = self
-                .pictures
+            let images = self
+                .images
                 .iter()
                 .filter_map(|sample| Some(Sample { class: *place.get(&sample.class)?, ..sample.clone() }));
             TrainingSet {
-                pictures: pictures.collect(),
+                images: images.collect(),
                 classes: classes.iter().map(|&class| self.classes[class].clone()).collect(),
                 skipped: self.skipped,
                 left_out: self.left_out.clone(),
@@ -132,7 +132,7 @@ impl TrainingSet {
     /// Number of persons who are seen by two cameras or more.
     pub fn across_cameras(&self) -> usize {
         let mut seen: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
-        for sample in &self.pictures {
+        for sample in &self.images {
             seen.entry(sample.class).or_default().insert(sample.camera);
         }
         seen.values().filter(|cameras| cameras.len() > 1).count()
@@ -142,9 +142,9 @@ impl TrainingSet {
 /// How an epoch's batches are made up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampling {
-    /// Pictures in a batch.
+    /// Images in a batch.
     pub batch_size: usize,
-    /// P: persons in a batch, each with `batch_size` / P pictures; 0: batches follow the order alone.
+    /// P: persons in a batch, each with `batch_size` / P images; 0: batches follow the order alone.
     pub persons: usize,
     /// Whether each epoch has an order of its own; else that of the list.
     pub shuffle: bool,
@@ -174,8 +174,8 @@ impl Sampling {
     /// An epoch's batches: of each, indices into `classes`, the samples' persons.
     ///
     /// With P persons a batch, they are taken from a permutation of all persons, a new one when fewer than P are left;
-    /// and each person's pictures from a permutation of theirs, a new one when too few are left. So nobody comes again
-    /// before most others have come, and only a person with too few pictures shows one twice in a batch.
+    /// and each person's images from a permutation of theirs, a new one when too few are left. So nobody comes again
+    /// before most others have come, and only a person with too few images shows one twice in a batch.
     ///
     /// # Panics
     /// If P is larger than the number of persons among `classes`: the caller checks it.
@@ -195,27 +195,27 @@ impl Sampling {
             }
             list
         };
-        let mut pictures: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut images: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, &class) in classes.iter().enumerate() {
-            pictures.entry(class).or_default().push(index);
+            images.entry(class).or_default().push(index);
         }
-        let everybody: Vec<usize> = pictures.keys().copied().collect();
+        let everybody: Vec<usize> = images.keys().copied().collect();
         assert!(persons <= everybody.len(), "{persons} persons of {}", everybody.len());
         let each = batch_size / persons;
-        let (mut next_persons, mut next_pictures) = (VecDeque::new(), BTreeMap::new());
+        let (mut next_persons, mut next_images) = (VecDeque::new(), BTreeMap::new());
         let mut batch = || {
             if next_persons.len() < persons {
                 next_persons = VecDeque::from(shuffled(everybody.clone()));
             }
             let mut batch = Vec::with_capacity(batch_size);
             for class in next_persons.drain(..persons) {
-                let queue: &mut VecDeque<usize> = next_pictures.entry(class).or_default();
-                if queue.len() < each.min(pictures[&class].len()) {
+                let queue: &mut VecDeque<usize> = next_images.entry(class).or_default();
+                if queue.len() < each.min(images[&class].len()) {
                     queue.clear();
                 }
                 for _ in 0..each {
                     if queue.is_empty() {
-                        *queue = VecDeque::from(shuffled(pictures[&class].clone()));
+                        *queue = VecDeque::from(shuffled(images[&class].clone()));
                     }
                     batch.extend(queue.pop_front());
                 }
@@ -270,9 +270,9 @@ pub fn drops_last(count: usize, batch_size: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// A set with so many pictures of each person.
+    /// A set with so many images of each person.
     fn set(counts: &[usize]) -> TrainingSet {
-        let pictures = counts.iter().enumerate().flat_map(|(class, &count)| {
+        let images = counts.iter().enumerate().flat_map(|(class, &count)| {
             (0..count).map(move |i| Sample {
                 path: PathBuf::new(),
                 name: format!("{class:03}/{i:03}"),
@@ -281,7 +281,7 @@ mod tests {
             })
         });
         TrainingSet {
-            pictures: pictures.collect(),
+            images: images.collect(),
             classes: (0..counts.len()).map(|c| format!("{c:03}")).collect(),
             skipped: 0,
             left_out: walk::LeftOut::default(),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_the_first_picture_of_each_person_validates() {
+    fn by_default_the_first_image_of_each_person_validates() {
         let (train, val) = set(&[3, 1, 2]).split(None, 0);
         assert_eq!(train, [1, 2, 3, 5]);
         assert_eq!(val, [0, 4]);
@@ -298,17 +298,17 @@ mod tests {
     }
 
     #[test]
-    fn a_fraction_is_met_over_all_persons_and_leaves_each_a_picture() {
+    fn a_fraction_is_met_over_all_persons_and_leaves_each_an_image() {
         let set = set(&[2, 3, 10, 1].repeat(100));
         let (train, val) = set.split(Some(0.2), 7);
         assert_eq!(train.len() + val.len(), 1600);
-        // Single pictures never validate: a fifth of the other 1,500.
+        // Single images never validate: a fifth of the other 1,500.
         assert!(val.len().abs_diff(300) < 25, "{}", val.len());
         assert_eq!((train.clone(), val.clone()), set.split(Some(0.2), 7));
         assert_ne!(val, set.split(Some(0.2), 8).1);
         let (train, _) = set.split(Some(0.999), 7);
         for class in 0..400 {
-            assert!(train.iter().any(|&index| set.pictures[index].class == class));
+            assert!(train.iter().any(|&index| set.images[index].class == class));
         }
     }
 
@@ -319,19 +319,19 @@ mod tests {
         // 0.26 · 40 = 10.4.
         assert_eq!((rest.classes.len(), held_out.classes.len()), (30, 10));
         for part in [&rest, &held_out] {
-            for sample in &part.pictures {
+            for sample in &part.images {
                 assert_eq!(sample.name.split('/').next(), Some(part.classes[sample.class].as_str()));
             }
-            assert!(part.classes.is_sorted() && part.pictures.is_sorted_by_key(|sample| &sample.name));
+            assert!(part.classes.is_sorted() && part.images.is_sorted_by_key(|sample| &sample.name));
         }
         assert!(held_out.crosses_cameras());
         let single: Vec<String> = (0..10).map(|i| format!("{:03}", 4 * i + 1)).collect();
         assert!(held_out.classes.iter().all(|class| !single.contains(class)), "{:?}", held_out.classes);
         let mut both: Vec<Sample> =
-            [&rest, &held_out].into_iter().flat_map(|part| part.pictures.clone()).collect();
+            [&rest, &held_out].into_iter().flat_map(|part| part.images.clone()).collect();
         both.sort_by(|a, b| a.name.cmp(&b.name));
         let names = |samples: &[Sample]| samples.iter().map(|sample| sample.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&both), names(&all.pictures));
+        assert_eq!(names(&both), names(&all.images));
         assert_eq!(all.clone().hold_out(0.26, 5).unwrap().1, held_out);
         assert_ne!(all.clone().hold_out(0.26, 6).unwrap().1.classes, held_out.classes);
 
@@ -343,7 +343,7 @@ mod tests {
         }
         assert!(matches!(set(&[2; 11]).hold_out(0.9, 0), Err(Error::Usage(_))));
         let mut one = set(&[2; 2]);
-        one.pictures.iter_mut().for_each(|sample| sample.camera = 0);
+        one.images.iter_mut().for_each(|sample| sample.camera = 0);
         assert!(!one.crosses_cameras());
     }
 
@@ -365,8 +365,8 @@ mod tests {
     }
 
     #[test]
-    fn identity_batches_hold_p_persons_with_k_pictures_each() {
-        // 11 persons with 1 to 11 pictures.
+    fn identity_batches_hold_p_persons_with_k_images_each() {
+        // 11 persons with 1 to 11 images.
         let classes: Vec<usize> = (0..11).flat_map(|person| vec![person; person + 1]).collect();
         let sampling = Sampling { batch_size: 12, persons: 3, shuffle: true, seed: 4 };
         let batches = sampling.batches(&classes, 2);
@@ -382,8 +382,8 @@ mod tests {
             let distinct: std::collections::BTreeSet<usize> = persons.iter().copied().collect();
             assert_eq!((batch.len(), distinct.len()), (12, 3));
             for (person, group) in persons.iter().step_by(4).zip(batch.chunks(4)) {
-                let pictures: std::collections::BTreeSet<&usize> = group.iter().collect();
-                assert_eq!(pictures.len(), (person + 1).min(4), "person {person} with {group:?}");
+                let images: std::collections::BTreeSet<&usize> = group.iter().collect();
+                assert_eq!(images.len(), (person + 1).min(4), "person {person} with {group:?}");
             }
         }
         // Three batches of the first permutation, two of the second.
@@ -395,7 +395,7 @@ mod tests {
         // In order where order is asked for.
         let first = &Sampling { shuffle: false, ..sampling }.batches(&classes, 9)[0];
         assert_eq!(first[..], [0, 0, 0, 0, 1, 2, 1, 2, 3, 4, 5, 3]);
-        // Fewer pictures than a batch still make one.
+        // Fewer images than a batch still make one.
         assert_eq!(Sampling { batch_size: 6, persons: 3, ..sampling }.batches(&[0, 1, 2], 0).len(), 1);
     }
 
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_pictures_are_mirrored() {
+    fn half_of_the_images_are_mirrored() {
         let count = |p: f64| (0..10_000).filter(|&place| flips(3, 4, place, p)).count();
         assert!(count(0.5).abs_diff(5000) < 200, "{}", count(0.5));
         assert_eq!((count(0.0), count(1.0)), (0, 10_000));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::uses::{scoring_refusal, training_refusal};
-use super::{LabelledPicture, Layout, ReidSet};
+use super::{LabelledImage, Layout, ReidSet};
 use crate::datasets::labels::{Label, Person};
 use crate::error::Result;
 use crate::images::decode;
@@ -17,20 +17,20 @@ use crate::observer::{Observer, Stage};
 pub struct Counts {
     /// Different persons.
     pub persons: usize,
-    /// Pictures.
+    /// Images.
     pub images: usize,
     /// Different cameras.
     pub cameras: usize,
-    /// How many of the pictures show a distractor.
+    /// How many of the images show a distractor.
     pub distractors: usize,
-    /// Junk pictures, which come on top.
+    /// Junk images, which come on top.
     pub junk: usize,
 }
 
 /// Counts a split.
-pub fn counts(pictures: &[LabelledPicture]) -> Counts {
-    let of = |person| pictures.iter().filter(|picture| picture.label.person == person).count();
-    let counted = || pictures.iter().map(|p| p.label).filter(|label| label.person != Person::Junk);
+pub fn counts(images: &[LabelledImage]) -> Counts {
+    let of = |person| images.iter().filter(|image| image.label.person == person).count();
+    let counted = || images.iter().map(|p| p.label).filter(|label| label.person != Person::Junk);
     Counts {
         persons: counted().map(|label| label.person).collect::<BTreeSet<_>>().len(),
         images: counted().count(),
@@ -45,7 +45,7 @@ pub fn counts(pictures: &[LabelledPicture]) -> Counts {
 pub struct Findings {
     /// The one camera that took all queries and the whole gallery: nobody can be found across cameras.
     pub only_camera: Option<u32>,
-    /// Queries whose person is in no picture of the gallery (but the query itself).
+    /// Queries whose person is in no image of the gallery (but the query itself).
     pub absent: Vec<String>,
     /// Queries whose person is in the gallery by the query's own camera alone.
     pub same_camera: Vec<String>,
@@ -53,7 +53,7 @@ pub struct Findings {
     pub nobody: Vec<String>,
     /// Persons who are both in training and in the test.
     pub in_both: Vec<u32>,
-    /// Pictures that are listed more than once, or where the file name says all, files of the same name.
+    /// Images that are listed more than once, or where the file name says all, files of the same name.
     pub duplicates: Vec<String>,
     /// Why scoring by the standard protocol refuses the set.
     pub not_scored: Option<String>,
@@ -72,12 +72,12 @@ impl Findings {
 pub fn findings(set: &ReidSet) -> Findings {
     let mut findings = Findings::default();
     let test = || set.query.iter().chain(&set.gallery);
-    let cameras: BTreeSet<u32> = test().map(|picture| picture.label.camera).collect();
+    let cameras: BTreeSet<u32> = test().map(|image| image.label.camera).collect();
     findings.only_camera = cameras.first().copied().filter(|_| cameras.len() == 1);
 
-    // Pictures of each person in the gallery, by camera.
+    // Images of each person in the gallery, by camera.
     let mut gallery: BTreeMap<Person, BTreeMap<u32, usize>> = BTreeMap::new();
-    for Label { person, camera } in set.gallery.iter().map(|picture| picture.label) {
+    for Label { person, camera } in set.gallery.iter().map(|image| image.label) {
         *gallery.entry(person).or_default().entry(camera).or_default() += 1;
     }
     let nothing = BTreeMap::new();
@@ -87,7 +87,7 @@ pub fn findings(set: &ReidSet) -> Findings {
         let same_camera = by_camera.get(&camera).copied().unwrap_or(0);
         let name = query.name.clone();
         if !matches!(person, Person::Known(_)) {
-            // Without a split every picture is a query, those too: nothing is wrong with that.
+            // Without a split every image is a query, those too: nothing is wrong with that.
             if !set.query_is_gallery {
                 findings.nobody.push(name);
             }
@@ -100,8 +100,8 @@ pub fn findings(set: &ReidSet) -> Findings {
         }
     }
 
-    let persons = |pictures: &[LabelledPicture]| -> BTreeSet<u32> {
-        let known = pictures.iter().filter_map(|picture| match picture.label.person {
+    let persons = |images: &[LabelledImage]| -> BTreeSet<u32> {
+        let known = images.iter().filter_map(|image| match image.label.person {
             Person::Known(number) => Some(number),
             _ => None,
         });
@@ -114,13 +114,13 @@ pub fn findings(set: &ReidSet) -> Findings {
     // VeRi-776 has its queries in its gallery too.
     let query = if set.query_is_gallery || set.layout == Layout::Veri { &[][..] } else { &set.query };
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    for picture in set.train.iter().chain(query).chain(&set.gallery) {
+    for image in set.train.iter().chain(query).chain(&set.gallery) {
         let name = match set.layout {
             // A file of the same name in two folders is the same frame.
             Layout::Market1501 | Layout::Veri | Layout::Mars => {
-                picture.name.rsplit('/').next().unwrap_or(&picture.name)
+                image.name.rsplit('/').next().unwrap_or(&image.name)
             }
-            _ => &picture.name,
+            _ => &image.name,
         };
         *seen.entry(name).or_default() += 1;
     }
@@ -131,21 +131,21 @@ pub fn findings(set: &ReidSet) -> Findings {
     findings
 }
 
-/// Opens every picture and returns the names of those that can't be used, with the reason, sorted. Headers are read, pixels aren't.
+/// Opens every image and returns the names of those that can't be used, with the reason, sorted. Headers are read, pixels aren't.
 ///
 /// # Errors
 /// [`Error::Interrupted`](crate::error::Error::Interrupted) after a signal.
 pub fn unreadable(set: &ReidSet, observer: &dyn Observer) -> Result<Vec<(String, String)>> {
     let query = if set.query_is_gallery { &[][..] } else { &set.query };
-    let pictures: Vec<&LabelledPicture> =
+    let images: Vec<&LabelledImage> =
         set.train.iter().chain(query).chain(&set.gallery).chain(&set.unscored).collect();
-    let stage = Stage::new(observer, "", pictures.len(), "nothing was written");
-    let check = |picture: &LabelledPicture| {
-        let reason = decode::check_header(&picture.path).err();
+    let stage = Stage::new(observer, "", images.len(), "nothing was written");
+    let check = |image: &LabelledImage| {
+        let reason = decode::check_header(&image.path).err();
         stage.advance(1)?;
-        Ok(reason.map(|reason| (picture.name.clone(), reason)))
+        Ok(reason.map(|reason| (image.name.clone(), reason)))
     };
-    let found = pictures.into_par_iter().map(check).collect::<Result<Vec<_>>>()?;
+    let found = images.into_par_iter().map(check).collect::<Result<Vec<_>>>()?;
     let mut bad: Vec<(String, String)> = found.into_iter().flatten().collect();
     bad.sort();
     Ok(bad)
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_split_no_picture_is_its_own_match() {
+    fn without_a_split_no_image_is_its_own_match() {
         let set = load_default(folder(&["a/1_x.jpg", "b/1_x.jpg", "b/1_y.jpg", "-1/1_x.jpg"]).path());
         let found = findings(&set);
         assert_eq!(found.only_camera, Some(1));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_pictures_are_named_once() {
+    fn unreadable_images_are_named_once() {
         let dir = folder(&["a/1_x.jpg", "a/2_x.jpg"]);
         image::RgbImage::new(3, 2).save(dir.path().join("a/3_x.png")).unwrap();
         let bad = unreadable(&load_default(dir.path()), &()).unwrap();

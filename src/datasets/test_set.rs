@@ -1,7 +1,7 @@
-//! The pictures of a data set that models are scored on.
+//! The images of a data set that models are scored on.
 
 use super::labels::Person;
-use super::{LabelledPicture, LoadOptions, ReidSet, uses};
+use super::{LabelledImage, LoadOptions, ReidSet, uses};
 use crate::error::{Error, Result};
 use crate::images::walk::LeftOut;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,17 +16,17 @@ pub struct LabelNames {
     pub cameras: BTreeMap<u32, String>,
 }
 
-/// A data set's test pictures.
+/// A data set's test images.
 #[derive(Debug, Clone, Default)]
 pub struct TestSet {
     /// Its name.
     pub name: String,
     /// What is looked for.
-    pub query: Vec<LabelledPicture>,
+    pub query: Vec<LabelledImage>,
     /// `None`: the queries themselves.
-    pub gallery: Option<Vec<LabelledPicture>>,
+    pub gallery: Option<Vec<LabelledImage>>,
     /// Images to learn from, which are not scored.
-    pub train: Vec<LabelledPicture>,
+    pub train: Vec<LabelledImage>,
     /// Names of persons and cameras.
     pub label_names: LabelNames,
     /// Other files that the walk over its folders left out.
@@ -38,7 +38,7 @@ pub struct TestSet {
 }
 
 impl TestSet {
-    /// Lists a data set's test pictures, and makes sure that a query has a match; with `across_cameras` by another camera.
+    /// Lists a data set's test images, and makes sure that a query has a match; with `across_cameras` by another camera.
     ///
     /// # Errors
     /// [`Error::Data`] if no query has a match; what the data set's files report.
@@ -56,21 +56,21 @@ impl TestSet {
     }
 
     /// The images that are scored.
-    pub fn evaluated(&self) -> impl Iterator<Item = &LabelledPicture> {
+    pub fn evaluated(&self) -> impl Iterator<Item = &LabelledImage> {
         self.query.iter().chain(self.gallery.iter().flatten())
     }
 
     /// Names of the persons who are scored.
     pub fn persons(&self) -> BTreeSet<String> {
-        let known = self.evaluated().filter_map(|picture| match picture.label.person {
+        let known = self.evaluated().filter_map(|image| match image.label.person {
             Person::Known(number) => self.label_names.persons.get(&number).cloned(),
             Person::Distractor | Person::Junk => None,
         });
         known.collect()
     }
 
-    /// Pictures each of which is looked for among all others.
-    pub fn of_each_other(name: &str, query: Vec<LabelledPicture>) -> TestSet {
+    /// Images each of which is looked for among all others.
+    pub fn of_each_other(name: &str, query: Vec<LabelledImage>) -> TestSet {
         TestSet { name: name.to_string(), query, ..TestSet::default() }
     }
 }

@@ -4,21 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::sampler::{Sample, TrainingSet};
-use super::{LabelledPicture, Layout, LoadOptions, ReidSet, camera_name, load, person_name};
+use super::{LabelledImage, Layout, LoadOptions, ReidSet, camera_name, load, person_name};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 
 /// Images that train, with the number of each one's person: those of the train split, or where there is no split all;
 /// junk is left out, and `0000` is a person like any other. `None` where there is a split without train images.
-fn trains(set: &ReidSet) -> Option<Vec<(&LabelledPicture, &str)>> {
-    let mut pictures: Vec<&LabelledPicture> = match has_split(set) {
+fn trains(set: &ReidSet) -> Option<Vec<(&LabelledImage, &str)>> {
+    let mut images: Vec<&LabelledImage> = match has_split(set) {
         false => set.gallery.iter().chain(&set.unscored).collect(),
         true if set.train.is_empty() => return None,
         true => set.train.iter().collect(),
     };
-    pictures.retain(|picture| picture.label.person != Person::Junk);
-    pictures.sort_by(|a, b| a.name.cmp(&b.name));
-    Some(pictures.into_iter().map(|p| (p, person_name(&set.persons, p.label.person))).collect())
+    images.retain(|image| image.label.person != Person::Junk);
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    Some(images.into_iter().map(|p| (p, person_name(&set.persons, p.label.person))).collect())
 }
 
 /// Returns whether the set says which images train; else all of them do.
@@ -28,7 +28,7 @@ pub fn has_split(set: &ReidSet) -> bool {
 
 /// Why training refuses the set, if it does.
 pub fn training_refusal(set: &ReidSet) -> Option<String> {
-    let Some(pictures) = trains(set) else {
+    let Some(images) = trains(set) else {
         let (queries, gallery) = (set.query.len(), set.gallery.len());
         return Some(format!(
             "no train images: there are {queries} of the query and {gallery} of the gallery only; to train on some of \
@@ -38,7 +38,7 @@ pub fn training_refusal(set: &ReidSet) -> Option<String> {
     if let Some(folder) = set.empty.first() {
         return Some(format!("the folder of person {folder} holds no image"));
     }
-    let persons: BTreeSet<&str> = pictures.iter().map(|(_, person)| *person).collect();
+    let persons: BTreeSet<&str> = images.iter().map(|(_, person)| *person).collect();
     match (persons.len(), persons.first()) {
         (1, Some(person)) => Some(format!("one person only trains ({person}); training needs two")),
         (0, _) => Some("no image of a person trains: all are junk (-1)".to_string()),
@@ -55,10 +55,10 @@ pub fn scoring_refusal(set: &ReidSet, across_cameras: bool) -> Option<String> {
     }
     if set.query.is_empty() {
         let mars = if set.layout == Layout::Mars { mars } else { "" };
-        return Some(format!("no query pictures{mars}"));
+        return Some(format!("no query images{mars}"));
     }
     if set.gallery.is_empty() {
-        return Some("no gallery pictures".to_string());
+        return Some("no gallery images".to_string());
     }
     let [queries, gallery] =
         [&set.query, &set.gallery].map(|list| list.iter().map(|p| p.label).collect::<Vec<Label>>());
@@ -121,14 +121,14 @@ pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, V
     let mut classes: Vec<String> = labelled.iter().map(|(_, person)| person.to_string()).collect();
     classes.sort();
     classes.dedup();
-    let pictures: Vec<Sample> = labelled
+    let images: Vec<Sample> = labelled
         .iter()
-        .map(|(picture, person)| Sample {
-            path: picture.path.clone(),
-            name: picture.name.clone(),
+        .map(|(image, person)| Sample {
+            path: image.path.clone(),
+            name: image.name.clone(),
             // Every person is in the list that was made of them.
             class: classes.partition_point(|class| class.as_str() < *person),
-            camera: picture.label.camera,
+            camera: image.label.camera,
         })
         .collect();
     let mut notes = Vec::new();
@@ -136,27 +136,27 @@ pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, V
         notes.push(format!(
             "{} has no train split: all {} images of {} persons train",
             dir.display(),
-            pictures.len(),
+            images.len(),
             classes.len()
         ));
     }
-    notes.extend(labelled.first().map(|(picture, _)| example(&set, picture)));
+    notes.extend(labelled.first().map(|(image, _)| example(&set, image)));
     // Images without a camera count among those that were left out, but train.
     let listed = if has_split(&set) { set.train.len() } else { set.gallery.len() };
-    let skipped = (set.skipped.len() + listed).saturating_sub(pictures.len());
+    let skipped = (set.skipped.len() + listed).saturating_sub(images.len());
     let left_out = set.left_out.clone();
-    Ok((TrainingSet { pictures, classes, skipped, left_out }, notes))
+    Ok((TrainingSet { images, classes, skipped, left_out }, notes))
 }
 
 /// One image with its person and camera, for the user to see that names are read as meant.
 pub fn an_example(set: &ReidSet) -> Option<String> {
-    let known = |picture: &&LabelledPicture| matches!(picture.label.person, Person::Known(_));
+    let known = |image: &&LabelledImage| matches!(image.label.person, Person::Known(_));
     let mut all = set.query.iter().chain(&set.gallery).chain(&set.train);
-    all.find(known).map(|picture| example(set, picture))
+    all.find(known).map(|image| example(set, image))
 }
 
-fn example(set: &ReidSet, picture: &LabelledPicture) -> String {
-    let Label { person, camera } = picture.label;
+fn example(set: &ReidSet, image: &LabelledImage) -> String {
+    let Label { person, camera } = image.label;
     let number = camera.to_string();
     let camera = match set.layout {
         Layout::Folders | Layout::Csv | Layout::Msmt17 | Layout::Viper | Layout::Prid => {
@@ -165,7 +165,7 @@ fn example(set: &ReidSet, picture: &LabelledPicture) -> String {
         _ => &number,
     };
     let person = person_name(&set.persons, person);
-    format!("{} is person {person}, seen by camera {camera}", picture.path.display())
+    format!("{} is person {person}, seen by camera {camera}", image.path.display())
 }
 
 #[cfg(test)]
@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn labels(set: &TrainingSet) -> Vec<(&str, usize)> {
-        set.pictures.iter().map(|s| (s.name.as_str(), s.class)).collect()
+        set.images.iter().map(|s| (s.name.as_str(), s.class)).collect()
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
         ];
         assert_eq!(labels(&set), wanted);
         assert_eq!((set.skipped, set.left_out.to_string().as_str()), (3, "1 hidden"));
-        assert_eq!(set.pictures[3].path, flat.path().join(files[0]));
+        assert_eq!(set.images[3].path, flat.path().join(files[0]));
         assert!(notes[0].ends_with(" has no train split: all 4 images of 3 persons train"), "{notes:?}");
         assert!(notes[1].ends_with("0000_c1s1_000151_01.jpg is person 0000, seen by camera 1"), "{notes:?}");
 
@@ -212,9 +212,9 @@ mod tests {
         let mut inside: Vec<&str> = inside.iter().map(String::as_str).collect();
         inside.push("query/0003_c1s1_000451_03.jpg");
         let (other, notes) = training(folder(&inside).path()).unwrap();
-        assert_eq!((&other.classes, other.pictures.len()), (&set.classes, 4));
+        assert_eq!((&other.classes, other.images.len()), (&set.classes, 4));
         assert_eq!(
-            (other.pictures[1].name.as_str(), notes.len()),
+            (other.images[1].name.as_str(), notes.len()),
             ("bounding_box_train/0002_c1s1_000451_03.jpg", 1)
         );
     }
@@ -242,10 +242,7 @@ mod tests {
                      4.jpg,eve,1,query\n5.jpg,0000,2,gallery\n";
         write(dir.path(), "mine.csv", table);
         let (set, _) = training(dir.path()).unwrap();
-        assert_eq!(
-            (set.classes, set.pictures.len(), set.skipped),
-            (vec!["0000".into(), "anna".into()], 2, 1)
-        );
+        assert_eq!((set.classes, set.images.len(), set.skipped), (vec!["0000".into(), "anna".into()], 2, 1));
         let set = load_default(dir.path());
         assert_eq!(set.train[1].label.person, Person::Known(0));
         assert_eq!(set.gallery[0].label.person, Person::Distractor);
@@ -272,8 +269,8 @@ mod tests {
                 true,
                 "info/*.mat",
             ),
-            (&["train/a/1_x.jpg"], true, "no query pictures"),
-            (&["query/a/1_x.jpg"], true, "no gallery pictures"),
+            (&["train/a/1_x.jpg"], true, "no query images"),
+            (&["query/a/1_x.jpg"], true, "no gallery images"),
             (
                 &["a/1_x.jpg", "a/1_y.jpg", "b/1_x.jpg"],
                 true,

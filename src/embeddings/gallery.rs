@@ -1,4 +1,4 @@
-//! What is searched in: embeddings in one file or in a folder of parts, some of their rows, and the pictures behind them.
+//! What is searched in: embeddings in one file or in a folder of parts, some of their rows, and the images behind them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -22,10 +22,10 @@ use crate::storage::entry::Entry;
 const MANIFEST: &str = "manifest.json";
 /// Endings of files with embeddings.
 const ENDINGS: [&str; 3] = ["safetensors", "npy", "parquet"];
-/// Largest file of a picture that is shown, in bytes.
+/// Largest file of an image that is shown, in bytes.
 const MAX_SHOWN: u64 = 16 << 20;
 
-/// Embeddings with the names of their pictures, read piece by piece; the rows of a part stand behind those of the part
+/// Embeddings with the names of their images, read piece by piece; the rows of a part stand behind those of the part
 /// before.
 pub struct Gallery {
     parts: Vec<Part>,
@@ -94,7 +94,7 @@ impl Gallery {
         Provenance::of_all(self.parts.iter().map(|part| &part.provenance))
     }
 
-    /// Where its pictures are: in `folder`, else where its files tell that they were embedded from, if that is still
+    /// Where its images are: in `folder`, else where its files tell that they were embedded from, if that is still
     /// there.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Gallery {
         self.parts.iter().flat_map(|part| &part.provenance.inputs).map(String::as_str).collect()
     }
 
-    /// The file of a row's picture.
+    /// The file of a row's image.
     pub fn image(&self, images: &Images, row: usize) -> Option<PathBuf> {
         let name = self.names.get(row)?;
         match &images.folder {
@@ -131,7 +131,7 @@ impl Gallery {
         }
     }
 
-    /// Name of each row's picture, as it was when it was embedded.
+    /// Name of each row's image, as it was when it was embedded.
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -153,14 +153,14 @@ impl Gallery {
         }
         if kept.is_empty() {
             return Err(Error::Data(format!(
-                "none of the gallery's {} pictures passes --filter",
+                "none of the gallery's {} images passes --filter",
                 self.names.len()
             )));
         }
         Ok(kept)
     }
 
-    /// Returns whether its rows are means of a picture's and its mirror image's vectors, where its files say so.
+    /// Returns whether its rows are means of an image's and its mirror image's vectors, where its files say so.
     pub fn is_flipped(&self) -> bool {
         self.parts.iter().any(|part| part.provenance.settings.as_ref().is_some_and(Entry::is_flipped))
     }
@@ -245,7 +245,7 @@ fn part_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.filter(|path| path.is_file() && ENDINGS.contains(&ending(path).as_str())).collect())
 }
 
-/// Which pictures of a gallery count.
+/// Which images of a gallery count.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
     /// Those of these cameras, by Market-1501 names.
@@ -305,21 +305,21 @@ impl ImageFolder {
         Ok(ImageFolder { root })
     }
 
-    /// The file of a picture, if it is a regular file below the folder: no name and no link leads out of it.
+    /// The file of an image, if it is a regular file below the folder: no name and no link leads out of it.
     pub fn find(&self, name: &str) -> Option<PathBuf> {
         let path = fs::canonicalize(self.root.join(name)).ok()?;
         (path.starts_with(&self.root) && path.is_file()).then_some(path)
     }
 }
 
-/// The content of a picture's file of at most 16 MiB.
+/// The content of an image's file of at most 16 MiB.
 pub fn read_image(file: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(file).ok()?.take(MAX_SHOWN + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= MAX_SHOWN).then_some(bytes)
 }
 
-/// Where the pictures of a gallery are.
+/// Where the images of a gallery are.
 #[derive(Debug, Clone)]
 pub struct Images {
     /// One folder for all, or
@@ -361,7 +361,7 @@ impl Inputs {
         (!found.files.is_empty() || !found.folders.is_empty()).then_some(found)
     }
 
-    /// The file of a picture: an input itself, or a regular file below one. No name and no link leads elsewhere.
+    /// The file of an image: an input itself, or a regular file below one. No name and no link leads elsewhere.
     pub fn find(&self, name: &str) -> Option<PathBuf> {
         if let Some(file) = self.files.get(name) {
             return Some(file.clone());
@@ -452,7 +452,7 @@ mod tests {
         assert_eq!(kept(&["camera=2"]).unwrap(), [1, 3, 5]);
         assert_eq!(kept(&["camera=1, 2", "path=*000[1-4]*"]).unwrap(), [1, 2, 3, 4]);
         assert_eq!(kept(&["camera=2", "path=a/0003*", "path=*.jpg"]).unwrap(), [3]);
-        assert!(matches!(kept(&["camera=3"]), Err(Error::Data(text)) if text.contains("6 pictures")));
+        assert!(matches!(kept(&["camera=3"]), Err(Error::Data(text)) if text.contains("6 images")));
         for bad in ["", "camera", "camera=", "camera=x", "camera=1,", "path=[", "person=1"] {
             assert!(bad.parse::<Filter>().is_err(), "{bad}");
         }

@@ -1,7 +1,7 @@
 //! Index folders: embeddings in parts, and a manifest that says which of them count.
 //!
 //! A part is an ordinary `.safetensors` file of embeddings, sorted by name; beside it, `part-….json` tells size and time
-//! of its pictures. Neither is ever changed: a part that loses rows is written anew under another number. What counts
+//! of its images. Neither is ever changed: a part that loses rows is written anew under another number. What counts
 //! stands in `manifest.json`, which is replaced as a whole, so the folder is readable whatever moment its writer is
 //! killed at. What the manifest doesn't list is removed by the next writer.
 
@@ -20,7 +20,7 @@ use super::provenance::{self, Provenance};
 use super::rows::{EmbeddingFile, Rows};
 use super::writer::EmbeddingWriter;
 use crate::error::{Error, Result};
-use crate::images::walk::{self, Picture};
+use crate::images::walk::{self, Image};
 use crate::storage::Dtype;
 use crate::storage::atomic::write_atomically;
 use crate::storage::hash::{self, Hash};
@@ -43,7 +43,7 @@ pub struct Origin {
     pub model: Model,
     /// Pairs of strings for the metadata of embeddings; of an index the inputs are those of all its writers.
     pub metadata: BTreeMap<String, String>,
-    /// Whether pictures are left as they are stored, whatever their EXIF orientation says.
+    /// Whether images are left as they are stored, whatever their EXIF orientation says.
     pub ignore_exif: bool,
     /// D, numbers in a row.
     pub dim: usize,
@@ -106,7 +106,7 @@ fn json<T: Serialize>(value: &T) -> Value {
     }
 }
 
-/// One of several shares of a list of pictures.
+/// One of several shares of a list of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct ShardNumber {
     /// From 1.
@@ -116,7 +116,7 @@ pub struct ShardNumber {
 }
 
 impl ShardNumber {
-    /// Which one of `of` shards a picture belongs to: 1 + the first eight bytes of the SHA-256 of its name, as a number
+    /// Which one of `of` shards an image belongs to: 1 + the first eight bytes of the SHA-256 of its name, as a number
     /// whose highest byte comes first, modulo `of`.
     pub fn of_name(name: &str, of: u32) -> u32 {
         1 + (hash::number(name) % u64::from(of)) as u32
@@ -158,29 +158,29 @@ pub struct Shard {
     /// Which one.
     #[serde(flatten)]
     pub number: ShardNumber,
-    /// Pictures on the whole list.
+    /// Images on the whole list.
     pub listed: usize,
     /// SHA-256 of the whole list: [`hash_of_list`].
     pub list_sha256: String,
 }
 
 impl Shard {
-    /// A shard of a list of pictures that is sorted by name, and its pictures.
+    /// A shard of a list of images that is sorted by name, and its images.
     ///
     /// # Errors
     /// `Usage` where a name is listed twice.
-    pub fn of_list(number: ShardNumber, mut pictures: Vec<Picture>) -> Result<(Shard, Vec<Picture>)> {
-        check_names(&pictures)?;
-        let names = pictures.iter().map(|picture| picture.name.as_str());
-        let shard = Shard { number, listed: pictures.len(), list_sha256: hash_of_list(names) };
-        pictures.retain(|picture| ShardNumber::of_name(&picture.name, number.of) == number.number);
-        Ok((shard, pictures))
+    pub fn of_list(number: ShardNumber, mut images: Vec<Image>) -> Result<(Shard, Vec<Image>)> {
+        check_names(&images)?;
+        let names = images.iter().map(|image| image.name.as_str());
+        let shard = Shard { number, listed: images.len(), list_sha256: hash_of_list(names) };
+        images.retain(|image| ShardNumber::of_name(&image.name, number.of) == number.number);
+        Ok((shard, images))
     }
 }
 
-/// Fails where sorted pictures have a name twice.
-fn check_names(pictures: &[Picture]) -> Result<()> {
-    match pictures.windows(2).find(|pair| pair[0].name == pair[1].name) {
+/// Fails where sorted images have a name twice.
+fn check_names(images: &[Image]) -> Result<()> {
+    match images.windows(2).find(|pair| pair[0].name == pair[1].name) {
         Some(pair) => {
             Err(Error::Usage(format!("{} is listed twice: an index holds every name once", pair[0].name)))
         }
@@ -216,10 +216,11 @@ pub struct Manifest {
     /// Whether the last writer came to the end of its list.
     pub complete: bool,
     /// Rows of all parts.
-    pub pictures: usize,
+    #[serde(rename = "pictures")]
+    pub images: usize,
     /// The files that count.
     pub parts: Vec<Part>,
-    /// Names of pictures that can't be read, sorted.
+    /// Names of images that can't be read, sorted.
     pub skipped: Vec<String>,
     /// Number of the next part; none is given twice.
     next_part: u32,
@@ -291,11 +292,8 @@ impl Manifest {
             )));
         }
         let rows = manifest.parts.iter().try_fold(0usize, |rows, part| rows.checked_add(part.rows));
-        if rows != Some(manifest.pictures) {
-            return Err(Error::invalid(&path)(format!(
-                "its parts don't hold {} pictures",
-                manifest.pictures
-            )));
+        if rows != Some(manifest.images) {
+            return Err(Error::invalid(&path)(format!("its parts don't hold {} images", manifest.images)));
         }
         Ok(Some(manifest))
     }
@@ -305,7 +303,7 @@ impl Manifest {
     }
 }
 
-/// What a picture's file was like when it was embedded: as long as it is like that, so is its vector.
+/// What an image's file was like when it was embedded: as long as it is like that, so is its vector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct State {
     /// In bytes.
@@ -316,8 +314,8 @@ struct State {
 
 impl State {
     /// Asks the file system; what can't be asked is like nothing.
-    fn of(picture: &Picture) -> State {
-        let Ok(metadata) = std::fs::metadata(&picture.path) else { return State::default() };
+    fn of(image: &Image) -> State {
+        let Ok(metadata) = std::fs::metadata(&image.path) else { return State::default() };
         let modified = metadata.modified().map_or(0, |time| match time.duration_since(UNIX_EPOCH) {
             Ok(after) => after.as_nanos() as i64,
             Err(e) => -(e.duration().as_nanos() as i64),
@@ -326,11 +324,11 @@ impl State {
     }
 }
 
-/// The folder that a picture's name is counted from, ending in `/`; empty if that can't be told.
-fn base_folder(picture: &Picture) -> String {
-    let path = std::path::absolute(&picture.path).unwrap_or_else(|_| picture.path.clone());
+/// The folder that an image's name is counted from, ending in `/`; empty if that can't be told.
+fn base_folder(image: &Image) -> String {
+    let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());
     let text = walk::readable(path.as_os_str()).replace(std::path::MAIN_SEPARATOR, "/");
-    text.strip_suffix(&picture.name).unwrap_or_default().to_string()
+    text.strip_suffix(&image.name).unwrap_or_default().to_string()
 }
 
 /// What the rows of a part were made from, a column each.
@@ -366,7 +364,7 @@ impl States {
             serde_json::from_slice(&bytes).map_err(|e| Error::invalid(path)(e.to_string()))?;
         let lengths = [states.folder.len(), states.size.len(), states.modified.len()];
         if lengths != [rows; 3] || states.folder.iter().any(|&folder| folder >= states.folders.len()) {
-            return Err(Error::invalid(path)(format!("doesn't tell of {rows} pictures")));
+            return Err(Error::invalid(path)(format!("doesn't tell of {rows} images")));
         }
         Ok(states)
     }
@@ -379,9 +377,9 @@ impl States {
 /// How an index is extended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexOptions {
-    /// Which share of a list the pictures are, if they are one.
+    /// Which share of a list the images are, if they are one.
     pub shard: Option<Shard>,
-    /// Whether rows of pictures that aren't listed go; they stay otherwise. Those of a shard always go.
+    /// Whether rows of images that aren't listed go; they stay otherwise. Those of a shard always go.
     pub prune: bool,
     /// Most rows of a part.
     pub part_rows: usize,
@@ -396,11 +394,11 @@ impl Default for IndexOptions {
 /// What an index had before it was extended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Listed pictures that are there already, with the same size and time.
+    /// Listed images that are there already, with the same size and time.
     pub known: usize,
-    /// Listed pictures that were there with another size or time; their rows are gone.
+    /// Listed images that were there with another size or time; their rows are gone.
     pub changed: usize,
-    /// Pictures that weren't listed, whose rows are gone.
+    /// Images that weren't listed, whose rows are gone.
     pub pruned: usize,
 }
 
@@ -412,7 +410,7 @@ pub struct IndexWriter {
     /// The inputs as typed.
     inputs: Vec<String>,
     /// What is still to be embedded, sorted by name, each with what its file was like when it was listed.
-    todo: Arc<Vec<Picture>>,
+    todo: Arc<Vec<Image>>,
     states: Vec<State>,
     found: Found,
     open: Option<OpenPart>,
@@ -435,22 +433,22 @@ struct OpenPart {
 }
 
 impl IndexWriter {
-    /// Opens an index folder, or begins one, and finds out which of these pictures, sorted by name, it lacks.
+    /// Opens an index folder, or begins one, and finds out which of these images, sorted by name, it lacks.
     ///
-    /// Rows whose picture has another size or modification time are taken out at once: an index never shows a picture as
-    /// it was before. Pictures that aren't listed keep their rows unless `options` says otherwise.
+    /// Rows whose image has another size or modification time are taken out at once: an index never shows an image as
+    /// it was before. Images that aren't listed keep their rows unless `options` says otherwise.
     ///
     /// # Errors
     /// `Usage` where a name is listed twice, the folder holds other things or another process writes into it; `Data`
-    /// where the index was made with something else, or a name belongs to a picture from another folder; `Io` where it
+    /// where the index was made with something else, or a name belongs to an image from another folder; `Io` where it
     /// can't be read or written.
     pub fn open(
         folder: &Path,
         origin: Origin,
-        pictures: Vec<Picture>,
+        images: Vec<Image>,
         options: &IndexOptions,
     ) -> Result<IndexWriter> {
-        check_names(&pictures)?;
+        check_names(&images)?;
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let lock = FolderLock::acquire(folder)?;
         let (mut manifest, mut is_dirty) = match Manifest::read(folder)? {
@@ -488,9 +486,9 @@ impl IndexWriter {
         let own = origin.provenance();
         is_dirty |= manifest.take_in(&own);
 
-        let states: Vec<State> = pictures.par_iter().map(State::of).collect();
+        let states: Vec<State> = images.par_iter().map(State::of).collect();
         let prune = options.prune || options.shard.is_some();
-        let mut survey = Survey::new(&pictures, &states, prune);
+        let mut survey = Survey::new(&images, &states, prune);
         let mut kept = Vec::new();
         for part in &manifest.parts {
             let path = folder.join(&part.file);
@@ -512,10 +510,10 @@ impl IndexWriter {
 
         let mut todo = Vec::new();
         let mut todo_states = Vec::new();
-        for ((picture, state), _) in
-            pictures.into_iter().zip(states).zip(is_known).filter(|(_, is_known)| !is_known)
+        for ((image, state), _) in
+            images.into_iter().zip(states).zip(is_known).filter(|(_, is_known)| !is_known)
         {
-            todo.push(picture);
+            todo.push(image);
             todo_states.push(state);
         }
         let mut writer = IndexWriter {
@@ -556,7 +554,7 @@ impl IndexWriter {
                 self.manifest.parts.push(part);
                 continue;
             };
-            self.manifest.pictures -= part.rows - rows.len();
+            self.manifest.images -= part.rows - rows.len();
             self.manifest.complete = false;
             self.is_dirty = true;
             if rows.is_empty() {
@@ -577,8 +575,8 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// The pictures to embed, sorted by name.
-    pub fn todo(&self) -> Arc<Vec<Picture>> {
+    /// The images to embed, sorted by name.
+    pub fn todo(&self) -> Arc<Vec<Image>> {
         self.todo.clone()
     }
 
@@ -588,8 +586,8 @@ impl IndexWriter {
     }
 
     /// Rows of the index now, without those of a part that isn't complete.
-    pub fn pictures(&self) -> usize {
-        self.manifest.pictures
+    pub fn images(&self) -> usize {
+        self.manifest.images
     }
 
     /// Whether it is a share of a list.
@@ -597,7 +595,7 @@ impl IndexWriter {
         self.manifest.shard.is_some()
     }
 
-    /// Adds the row of a picture that was to be embedded, in the order of the list.
+    /// Adds the row of an image that was to be embedded, in the order of the list.
     ///
     /// # Errors
     /// `Io` where it can't be written.
@@ -605,7 +603,7 @@ impl IndexWriter {
     /// # Panics
     /// If it wasn't to be embedded, or its vector hasn't the length that was told.
     pub fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
-        let Ok(at) = self.todo.binary_search_by(|picture| picture.name.as_str().cmp(name)) else {
+        let Ok(at) = self.todo.binary_search_by(|image| image.name.as_str().cmp(name)) else {
             unreachable!("{name} wasn't to be embedded")
         };
         if self.open.as_ref().is_some_and(|open| at >= open.end) {
@@ -615,8 +613,7 @@ impl IndexWriter {
             Some(open) => open,
             None => {
                 let end = (at + self.part_rows).min(self.todo.len());
-                let names: Vec<String> =
-                    self.todo[at..end].iter().map(|picture| picture.name.clone()).collect();
+                let names: Vec<String> = self.todo[at..end].iter().map(|image| image.name.clone()).collect();
                 let inputs = self.inputs.clone();
                 self.begin_part(&names, end, &inputs)?
             }
@@ -628,7 +625,7 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// Remembers that a picture that was to be embedded can't be read.
+    /// Remembers that an image that was to be embedded can't be read.
     pub fn skip(&mut self, name: &str) {
         self.skipped.push(name.to_string());
     }
@@ -648,8 +645,7 @@ impl IndexWriter {
     pub fn finish(mut self) -> Result<(usize, usize)> {
         self.close_part()?;
         if !self.manifest.complete || self.is_dirty {
-            let is_listed =
-                |name: &String| self.todo.binary_search_by(|picture| picture.name.cmp(name)).is_ok();
+            let is_listed = |name: &String| self.todo.binary_search_by(|image| image.name.cmp(name)).is_ok();
             self.manifest.skipped.retain(|name| !is_listed(name));
             self.manifest.skipped.append(&mut self.skipped);
             self.manifest.skipped.sort();
@@ -657,7 +653,7 @@ impl IndexWriter {
             self.is_dirty = true;
             self.publish()?;
         }
-        Ok((self.rows, self.manifest.pictures))
+        Ok((self.rows, self.manifest.images))
     }
 
     fn begin_part(&mut self, names: &[String], end: usize, inputs: &[String]) -> Result<OpenPart> {
@@ -682,7 +678,7 @@ impl IndexWriter {
     fn close_part(&mut self) -> Result<()> {
         if let Some(open) = self.open.take() {
             let part = self.finish_part(open)?;
-            self.manifest.pictures += part.rows;
+            self.manifest.images += part.rows;
             self.manifest.parts.push(part);
             self.is_dirty = true;
             self.publish()?;
@@ -743,7 +739,7 @@ impl Manifest {
             origin,
             shard,
             complete: false,
-            pictures: 0,
+            images: 0,
             parts: Vec::new(),
             skipped: Vec::new(),
             next_part: 1,
@@ -753,7 +749,7 @@ impl Manifest {
 
 /// Compares what an index has with what is listed.
 struct Survey<'a> {
-    pictures: &'a [Picture],
+    images: &'a [Image],
     states: &'a [State],
     prune: bool,
     is_known: Vec<bool>,
@@ -761,8 +757,8 @@ struct Survey<'a> {
 }
 
 impl<'a> Survey<'a> {
-    fn new(pictures: &'a [Picture], states: &'a [State], prune: bool) -> Self {
-        Survey { pictures, states, prune, is_known: vec![false; pictures.len()], found: Found::default() }
+    fn new(images: &'a [Image], states: &'a [State], prune: bool) -> Self {
+        Survey { images, states, prune, is_known: vec![false; images.len()], found: Found::default() }
     }
 
     /// Which rows of a part stay.
@@ -770,17 +766,17 @@ impl<'a> Survey<'a> {
         let mut rows = Vec::with_capacity(names.len());
         for (row, name) in names.iter().enumerate() {
             let (folder, state) = told.row(row);
-            match self.pictures.binary_search_by(|picture| picture.name.cmp(name)) {
+            match self.images.binary_search_by(|image| image.name.cmp(name)) {
                 Ok(at) if self.states[at] == state => {
                     self.is_known[at] = true;
                     self.found.known += 1;
                     rows.push(row);
                 }
                 Ok(at) => {
-                    let here = base_folder(&self.pictures[at]);
+                    let here = base_folder(&self.images[at]);
                     if !self.prune && here != folder {
                         return Err(Error::Data(format!(
-                            "{name} stands in the index already, from {folder}, and is another picture in {here}: give \
+                            "{name} stands in the index already, from {folder}, and is another image in {here}: give \
                              both folders in one command, so that names begin with the folder, or --prune to replace it"
                         )));
                     }

@@ -33,7 +33,7 @@ struct Source {
 pub struct Merged {
     /// Rows of the file.
     pub rows: usize,
-    /// Pictures that couldn't be read.
+    /// Images that couldn't be read.
     pub skipped: usize,
     /// Files that were put together.
     pub parts: usize,
@@ -127,7 +127,7 @@ impl Merge {
 
     /// Rows of all parts.
     pub fn rows(&self) -> usize {
-        self.sources.iter().map(|source| source.manifest.pictures).sum()
+        self.sources.iter().map(|source| source.manifest.images).sum()
     }
 
     /// Numbers in a row.
@@ -192,7 +192,7 @@ impl Merge {
         if let Some(pair) = found.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             let told = |place: Option<Place>| match place {
                 Some(Place { part, .. }) => parts[part].path.display().to_string(),
-                None => "a list of pictures that can't be read".to_string(),
+                None => "a list of images that can't be read".to_string(),
             };
             return Err(Error::Data(format!(
                 "{} stands twice: in {} and in {}",
@@ -206,7 +206,7 @@ impl Merge {
         if found.len() != *listed || hash_of_list(found.iter().map(|(name, _)| name.as_str())) != *list_sha256
         {
             return Err(Error::Data(format!(
-                "the shards hold {} pictures that aren't the {listed} of the list they were made from",
+                "the shards hold {} images that aren't the {listed} of the list they were made from",
                 found.len()
             )));
         }
@@ -242,7 +242,7 @@ impl Source {
         match &first.manifest.shard {
             Some(other) if (other.listed, &other.list_sha256) != (shard.listed, &shard.list_sha256) => {
                 bad(format!(
-                    "made from another list than {} ({} pictures, not {}): run `lat-wgpu embed --shard` for all shards \
+                    "made from another list than {} ({} images, not {}): run `lat-wgpu embed --shard` for all shards \
                      on the same list; what is done stays",
                     first.folder.display(),
                     shard.listed,

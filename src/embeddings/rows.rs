@@ -183,7 +183,7 @@ impl Rows for EmbeddingFile {
     }
 }
 
-/// A row by its picture and its file.
+/// A row by its image and its file.
 pub(super) fn name_in(names: &[String], file: &Path, row: usize) -> Option<String> {
     Some(format!("{} in {}", names.get(row)?, file.display()))
 }

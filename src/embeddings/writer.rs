@@ -1,6 +1,6 @@
 //! Embeddings on disk: rows are written as they come, the file takes its name only when it is complete.
 //!
-//! Each form begins with or ends in a table that needs the final number of rows, which skipped pictures decide. So
+//! Each form begins with or ends in a table that needs the final number of rows, which skipped images decide. So
 //! room for the largest possible header is left in front (`.safetensors`, `.npy`), or the table stands last
 //! (`.parquet`). All is written to a temporary file in the target's folder; an output that is there already stays
 //! untouched until `finish`.
@@ -169,7 +169,7 @@ impl Safetensors {
     ) -> Result<Self> {
         let too_large = |what: &str| {
             Err(Error::TooLarge(format!(
-                "{}: {} pictures: a .safetensors file {what}; write .npy or .parquet instead",
+                "{}: {} images: a .safetensors file {what}; write .npy or .parquet instead",
                 out.display(),
                 names.len()
             )))

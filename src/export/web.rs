@@ -54,16 +54,16 @@ struct PlanFile {
     weights_sha256: String,
     preprocess: Preprocess,
     embedding: Embedding,
-    /// Pictures per replay.
+    /// Images per replay.
     batch: usize,
-    /// The squared distance up to which two pictures show the same person, where the model tells one.
+    /// The squared distance up to which two images show the same person, where the model tells one.
     threshold: Option<f32>,
     buffers: Vec<BufferFile>,
     pipelines: Vec<Pipeline>,
     dispatches: Vec<Launch>,
 }
 
-/// How a picture becomes the bytes of the input; the division by 255, mean and deviation are in the recording.
+/// How an image becomes the bytes of the input; the division by 255, mean and deviation are in the recording.
 #[derive(Debug, Serialize)]
 struct Preprocess {
     /// Height and width in pixels.
@@ -87,7 +87,7 @@ struct Embedding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
-    /// (B, height, width, 3) bytes of pictures, padded to whole words.
+    /// (B, height, width, 3) bytes of images, padded to whole words.
     Input,
     /// (B, R·D) f32.
     Output,
@@ -136,7 +136,7 @@ struct Launch {
     bindings: Vec<(usize, u64, u64)>,
 }
 
-/// Writes `network` to the new folder `target`, recorded for batches of `batch` pictures. `context` has to be
+/// Writes `network` to the new folder `target`, recorded for batches of `batch` images. `context` has to be
 /// [portable](crate::gpu::ContextOptions::portable), for the recording to suit any device.
 ///
 /// # Errors

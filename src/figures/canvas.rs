@@ -1,4 +1,4 @@
-//! A picture while it is painted, and the numbers that decide it.
+//! An image while it is painted, and the numbers that decide it.
 //!
 //! The same seed gives the same pixels on every machine: all arithmetic is +, −, ×, ÷, square root and rounding in
 //! f32, which IEEE 754 fixes to the bit. The standard library's sine, power and exponential are not fixed, so none is used.
@@ -12,7 +12,7 @@ pub(super) type Point = [f32; 2];
 /// Right, down and towards the camera, of unit length.
 pub(super) type Normal = [f32; 3];
 
-/// A run of random numbers of one thing: a person, a camera, or one picture.
+/// A run of random numbers of one thing: a person, a camera, or one image.
 pub(super) struct Dice {
     seed: u64,
     stream: u64,

@@ -20,10 +20,10 @@ use canvas::{Canvas, Dice, Noise, cosine, sine};
 use person::{Looks, Pose, View};
 use place::Place;
 
-/// Size of a picture in pixels: that of Market-1501's.
+/// Size of an image in pixels: that of Market-1501's.
 const WIDTH: usize = 64;
 const HEIGHT: usize = 128;
-/// Pixels of the canvas for one of the picture, each way.
+/// Pixels of the canvas for one of the image, each way.
 const FINE: usize = 2;
 
 /// Names of persons have four digits: strangers are numbered behind them.
@@ -36,7 +36,7 @@ pub struct Figures {
     pub persons: u32,
     /// Number of cameras, called c1 and on.
     pub cameras: u32,
-    /// Pictures of each person by each camera.
+    /// Images of each person by each camera.
     pub images: u32,
     /// Another seed, other persons and places.
     pub seed: u64,
@@ -48,7 +48,7 @@ impl Default for Figures {
     }
 }
 
-/// What a picture shows.
+/// What an image shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
     /// A person by number; strangers too.
@@ -57,7 +57,7 @@ enum Subject {
     Junk,
 }
 
-/// A picture that is to be drawn.
+/// An image that is to be drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Task {
     name: String,
@@ -68,9 +68,9 @@ struct Task {
 
 /// Draws `figures` into the folder `dir` and returns the number of files.
 ///
-/// Persons with odd numbers go to `bounding_box_train`, the others are tested: the first picture of each by each camera
-/// goes to `query`, the others to `bounding_box_test`. With one picture by each camera, only camera 1's are queries. The
-/// gallery gets a stranger (`0000`) and a bad detection (`-1`) for every eight of its pictures. Files are called
+/// Persons with odd numbers go to `bounding_box_train`, the others are tested: the first image of each by each camera
+/// goes to `query`, the others to `bounding_box_test`. With one image by each camera, only camera 1's are queries. The
+/// gallery gets a stranger (`0000`) and a bad detection (`-1`) for every eight of its images. Files are called
 /// `PPPP_cCs1_FFFFFF_NN.png` and 128×64 pixels large.
 ///
 /// Folders are created if need be; files of the same names are replaced, others stay. The same `figures` give the
@@ -99,9 +99,9 @@ pub fn draw_figures(dir: &Path, figures: Figures) -> Result<usize> {
     let tasks = tasks(figures);
     tasks.par_iter().try_for_each(|task| {
         let path = dir.join(&task.name);
-        let picture = draw(figures.seed, task, &places[task.camera as usize - 1], &noise);
+        let image = draw(figures.seed, task, &places[task.camera as usize - 1], &noise);
         let mut bytes = std::io::Cursor::new(Vec::new());
-        picture
+        image
             .write_to(&mut bytes, image::ImageFormat::Png)
             .map_err(|e| Error::Image { path: path.clone(), reason: e.to_string() })?;
         replace(&path, bytes.get_ref())
@@ -109,7 +109,7 @@ pub fn draw_figures(dir: &Path, figures: Figures) -> Result<usize> {
     Ok(tasks.len())
 }
 
-/// All pictures of a data set.
+/// All images of a data set.
 fn tasks(figures: Figures) -> Vec<Task> {
     let Figures { persons, cameras, images, seed } = figures;
     let mut tasks = Vec::new();
@@ -143,7 +143,7 @@ fn tasks(figures: Figures) -> Vec<Task> {
     tasks
 }
 
-/// One picture: the place, the person in it, what the camera makes of both.
+/// One image: the place, the person in it, what the camera makes of both.
 fn draw(seed: u64, task: &Task, place: &Place, noise: &Noise) -> RgbImage {
     let whom = match task.subject {
         Subject::Person(person) => person,
@@ -206,8 +206,8 @@ fn draw(seed: u64, task: &Task, place: &Place, noise: &Noise) -> RgbImage {
     let sensor = |size: usize| ((size as f32 / coarse.max(1.0)) as usize).max(1);
     let canvas = canvas.resized(sensor(WIDTH), sensor(HEIGHT)).resized(WIDTH, HEIGHT);
     let bright = passage.roll(0.88, 1.12) * moment.roll(0.93, 1.07);
-    let mut picture = RgbImage::new(WIDTH as u32, HEIGHT as u32);
-    for (index, (pixel, colour)) in picture.pixels_mut().zip(&canvas.pixels).enumerate() {
+    let mut image = RgbImage::new(WIDTH as u32, HEIGHT as u32);
+    for (index, (pixel, colour)) in image.pixels_mut().zip(&canvas.pixels).enumerate() {
         let colour = place.develop(*colour, bright);
         // Noise of all colours, and a little of each.
         let grains = rng::bits(seed, (5 << 48) | number | u64::from(task.image), index as u64).to_le_bytes();
@@ -218,7 +218,7 @@ fn draw(seed: u64, task: &Task, place: &Place, noise: &Noise) -> RgbImage {
         };
         *pixel = Rgb([value(0), value(1), value(2)]);
     }
-    picture
+    image
 }
 
 /// Darkens the ground in an ellipse with a soft edge.
@@ -231,7 +231,7 @@ fn draw_shadow(canvas: &mut Canvas, middle: [f32; 2], radii: [f32; 2], dark: f32
     });
 }
 
-/// Something in front of the person, in every fourth picture or so.
+/// Something in front of the person, in every fourth image or so.
 fn draw_obstacle(
     canvas: &mut Canvas,
     moment: &mut Dice,
@@ -277,7 +277,7 @@ fn draw_obstacle(
     }
 }
 
-/// Blur of the lens, and of the movement across the picture in every fifth picture or so.
+/// Blur of the lens, and of the movement across the image in every fifth image or so.
 fn blur(canvas: &mut Canvas, moment: &mut Dice, place: &Place, heading: f32) {
     let lens = (place.blur + moment.roll(-0.3, 0.9)).max(0.0) as usize;
     for along_rows in [true, false] {
@@ -306,7 +306,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("new/folder");
         let count = draw_figures(&folder, figures).unwrap();
-        let files = walk::list_pictures(&[folder], false).unwrap().pictures;
+        let files = walk::list_images(&[folder], false).unwrap().images;
         assert_eq!(files.len(), count);
         files.into_iter().map(|file| (file.name, std::fs::read(file.path).unwrap())).collect()
     }
@@ -329,20 +329,20 @@ mod tests {
         // Scores on drawn figures can be compared between machines and versions as long as this stays.
         let noise = Noise::new(0);
         let places: Vec<Place> = (1..=FEW.cameras).map(|camera| Place::roll(0, camera, &noise)).collect();
-        let pictures =
+        let images =
             tasks(FEW).into_iter().map(|task| draw(0, &task, &places[task.camera as usize - 1], &noise));
-        let bytes = pictures.flat_map(RgbImage::into_raw);
+        let bytes = images.flat_map(RgbImage::into_raw);
         // FNV-1a's step.
         let hash = bytes.fold(0u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         assert_eq!(hash, 8_544_794_227_610_361_936);
     }
 
     #[test]
-    fn no_two_pictures_are_alike_and_all_have_the_size() {
+    fn no_two_images_are_alike_and_all_have_the_size() {
         let files = drawn(FEW);
         for (i, (name, bytes)) in files.iter().enumerate() {
-            let picture = crate::images::decode::decode(bytes, Default::default()).unwrap();
-            assert_eq!((picture.height, picture.width), (HEIGHT, WIDTH), "{name}");
+            let image = crate::images::decode::decode(bytes, Default::default()).unwrap();
+            assert_eq!((image.height, image.width), (HEIGHT, WIDTH), "{name}");
             assert!(files[..i].iter().all(|other| other.1 != *bytes));
         }
     }

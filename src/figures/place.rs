@@ -3,7 +3,7 @@
 use super::canvas::{Canvas, Colour, Dice, Noise, Normal, blend, mix};
 use super::person::{self, Looks, Pose, View};
 
-/// Size of the place that is painted, in pixels of a picture's canvas: pictures are cut from it.
+/// Size of the place that is painted, in pixels of an image's canvas: images are cut from it.
 const WIDTH: usize = 640;
 const HEIGHT: usize = 320;
 
@@ -17,7 +17,7 @@ pub(super) struct Place {
     pub above: f32,
     /// Whether people pass from left to right, or come and go.
     pub across: bool,
-    /// Pixels of the picture that one pixel of the sensor covers.
+    /// Pixels of the image that one pixel of the sensor covers.
     pub coarse: f32,
     /// Half width of the lens' blur, in pixels of the canvas.
     pub blur: f32,
@@ -57,7 +57,7 @@ impl Place {
         }
     }
 
-    /// A part of the place as the background of a picture: from `left` (0 to 1 across the place), `zoom` times as large.
+    /// A part of the place as the background of an image: from `left` (0 to 1 across the place), `zoom` times as large.
     pub fn cut(&self, canvas: &mut Canvas, left: f32, top: f32, zoom: f32) {
         let (width, height) = (canvas.width as f32 / zoom, canvas.height as f32 / zoom);
         let x0 = left * (WIDTH as f32 - width);
@@ -98,7 +98,7 @@ fn paint_scene(dice: &mut Dice, seed: u64, number: u32, above: f32, noise: &Nois
         blend([0.50, 0.48, 0.45], stone, own)
     };
     let (wall, ground, trim) = (earthy(dice, 0.5), earthy(dice, 0.2), earthy(dice, 0.7));
-    // Seen from above, the ground fills more of the picture.
+    // Seen from above, the ground fills more of the image.
     let horizon = height * (0.55 - 0.75 * above) + dice.roll(-10.0, 10.0);
     let (brick, shift) = (dice.roll(6.0, 22.0), dice.roll(0.0, 60.0));
     scene.paint([0.0, 0.0], [width, horizon], |x, y, _| {

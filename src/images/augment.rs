@@ -1,4 +1,4 @@
-//! Changes of training pictures on their way to the adapter: pad and crop, and random erasing.
+//! Changes of training images on their way to the adapter: pad and crop, and random erasing.
 //!
 //! Both work on bytes of the input size, before the adapter mirrors and normalises: mirroring moves crops and rectangles to
 //! places that are as likely, and the fill is the mean colour, which normalises to about zero.
@@ -10,45 +10,45 @@ use crate::rng;
 const CROP: u64 = 6 << 56;
 const ERASE: u64 = 7 << 56;
 
-/// Random numbers that one picture may draw from its stream.
+/// Random numbers that one image may draw from its stream.
 const DRAWS: u64 = 512;
 
 /// Rectangles that are tried until one fits [Zhong et al. 2017, alg. 1].
 const ATTEMPTS: u64 = 100;
 
-/// Smallest and largest share of the picture that is erased, and the flattest rectangle's height by its width.
+/// Smallest and largest share of the image that is erased, and the flattest rectangle's height by its width.
 const AREA: (f64, f64) = (0.02, 0.4);
 const ASPECT: f64 = 0.3;
 
-/// How training pictures are changed.
+/// How training images are changed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Augment {
-    /// Black pixels around the picture, from which a crop of its size is taken at random; 0: none.
+    /// Black pixels around the image, from which a crop of its size is taken at random; 0: none.
     pub crop_pad: usize,
-    /// Probability that a rectangle is erased: 2 % to 40 % of the picture, 0.3 to 3.3 times as high as wide.
+    /// Probability that a rectangle is erased: 2 % to 40 % of the image, 0.3 to 3.3 times as high as wide.
     pub erasing: f64,
     /// Colour of the rectangle.
     pub fill: [u8; 3],
 }
 
 impl Augment {
-    /// Changes the picture at `place` of an epoch; what happens depends on seed, epoch and place alone.
-    pub fn apply(&self, picture: &mut Rgb, seed: u64, epoch: u64, place: usize) {
+    /// Changes the image at `place` of an epoch; what happens depends on seed, epoch and place alone.
+    pub fn apply(&self, image: &mut Rgb, seed: u64, epoch: u64, place: usize) {
         let draw =
             |stream: u64, i: u64| f64::from(rng::uniform(seed, stream | epoch, place as u64 * DRAWS + i));
         if self.crop_pad > 0 {
             let choices = (2 * self.crop_pad + 1) as f64;
             let [down, right] =
                 [0, 1].map(|axis| (draw(CROP, axis) * choices) as isize - self.crop_pad as isize);
-            shift(picture, down, right);
+            shift(image, down, right);
         }
         if self.erasing > 0.0
             && draw(ERASE, 0) < self.erasing
-            && let Some(rectangle) = rectangle(picture, &|i| draw(ERASE, i))
+            && let Some(rectangle) = rectangle(image, &|i| draw(ERASE, i))
         {
             let Rectangle { top, left, height, width } = rectangle;
             for y in top..top + height {
-                let row = &mut picture.pixels[3 * (y * picture.width + left)..][..3 * width];
+                let row = &mut image.pixels[3 * (y * image.width + left)..][..3 * width];
                 row.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&self.fill));
             }
         }
@@ -56,8 +56,8 @@ impl Augment {
 }
 
 /// Moves what is seen: pixel (y, x) becomes that of (y + down, x + right), black where there is none.
-fn shift(picture: &mut Rgb, down: isize, right: isize) {
-    let Rgb { height, width, pixels } = &*picture;
+fn shift(image: &mut Rgb, down: isize, right: isize) {
+    let Rgb { height, width, pixels } = &*image;
     let mut moved = vec![0; pixels.len()];
     for y in 0..*height {
         let Some(from_y) = y.checked_add_signed(down).filter(|from| from < height) else { continue };
@@ -67,7 +67,7 @@ fn shift(picture: &mut Rgb, down: isize, right: isize) {
             moved[to..to + 3].copy_from_slice(&pixels[from..from + 3]);
         }
     }
-    picture.pixels = moved;
+    image.pixels = moved;
 }
 
 struct Rectangle {
@@ -77,19 +77,19 @@ struct Rectangle {
     width: usize,
 }
 
-/// The rectangle to erase; `None` if none of many fits, as in a very flat picture.
-fn rectangle(picture: &Rgb, draw: &dyn Fn(u64) -> f64) -> Option<Rectangle> {
-    let area = (picture.height * picture.width) as f64;
+/// The rectangle to erase; `None` if none of many fits, as in a very flat image.
+fn rectangle(image: &Rgb, draw: &dyn Fn(u64) -> f64) -> Option<Rectangle> {
+    let area = (image.height * image.width) as f64;
     (0..ATTEMPTS).find_map(|attempt| {
         let [share, shape, down, right] = [1, 2, 3, 4].map(|i| draw(4 * attempt + i));
         let erased = area * (AREA.0 + share * (AREA.1 - AREA.0));
         let aspect = ASPECT + shape * (1.0 / ASPECT - ASPECT);
         let height = (erased * aspect).sqrt().round() as usize;
         let width = (erased / aspect).sqrt().round() as usize;
-        let fits = (1..picture.height).contains(&height) && (1..picture.width).contains(&width);
+        let fits = (1..image.height).contains(&height) && (1..image.width).contains(&width);
         fits.then(|| Rectangle {
-            top: (down * (picture.height - height + 1) as f64) as usize,
-            left: (right * (picture.width - width + 1) as f64) as usize,
+            top: (down * (image.height - height + 1) as f64) as usize,
+            left: (right * (image.width - width + 1) as f64) as usize,
             height,
             width,
         })
@@ -102,22 +102,22 @@ mod tests {
 
     const NONE: Augment = Augment { crop_pad: 0, erasing: 0.0, fill: [1, 2, 3] };
 
-    /// A picture whose pixels all differ, none of them black or of the fill.
-    fn picture(height: usize, width: usize) -> Rgb {
+    /// An image whose pixels all differ, none of them black or of the fill.
+    fn image(height: usize, width: usize) -> Rgb {
         let pixel = |i: usize| [(i / 250) as u8 + 10, (i % 250) as u8 + 5, 200];
         Rgb { height, width, pixels: (0..height * width).flat_map(pixel).collect() }
     }
 
     #[test]
     fn nothing_is_asked_and_nothing_happens() {
-        let mut changed = picture(9, 7);
+        let mut changed = image(9, 7);
         NONE.apply(&mut changed, 1, 2, 3);
-        assert_eq!(changed.pixels, picture(9, 7).pixels);
+        assert_eq!(changed.pixels, image(9, 7).pixels);
     }
 
     #[test]
-    fn a_crop_moves_the_picture_and_pads_with_black() {
-        let (whole, mut seen) = (picture(12, 8), std::collections::BTreeSet::new());
+    fn a_crop_moves_the_image_and_pads_with_black() {
+        let (whole, mut seen) = (image(12, 8), std::collections::BTreeSet::new());
         for place in 0..2000 {
             let mut cropped = whole.clone();
             Augment { crop_pad: 2, ..NONE }.apply(&mut cropped, 5, 0, place);
@@ -141,18 +141,18 @@ mod tests {
     }
 
     #[test]
-    fn about_half_of_the_pictures_lose_a_rectangle_of_allowed_size_and_shape() {
+    fn about_half_of_the_images_lose_a_rectangle_of_allowed_size_and_shape() {
         let augment = Augment { erasing: 0.5, ..NONE };
         let (mut erased, mut shares) = (0, Vec::new());
         for place in 0..2000 {
-            let mut changed = picture(64, 32);
+            let mut changed = image(64, 32);
             augment.apply(&mut changed, 7, 1, place);
             let gone: Vec<(usize, usize)> = (0..64 * 32)
                 .filter(|i| changed.pixels[3 * i..3 * i + 3] == [1, 2, 3])
                 .map(|i| (i / 32, i % 32))
                 .collect();
             if gone.is_empty() {
-                assert_eq!(changed.pixels, picture(64, 32).pixels);
+                assert_eq!(changed.pixels, image(64, 32).pixels);
                 continue;
             }
             erased += 1;
@@ -178,7 +178,7 @@ mod tests {
     fn the_same_place_of_the_same_epoch_is_changed_alike() {
         let augment = Augment { crop_pad: 3, erasing: 1.0, ..NONE };
         let change = |seed, epoch, place| {
-            let mut changed = picture(20, 10);
+            let mut changed = image(20, 10);
             augment.apply(&mut changed, seed, epoch, place);
             changed.pixels
         };
@@ -188,9 +188,9 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_no_rectangle_fits_stays() {
-        let mut flat = picture(1, 40);
+    fn an_image_that_no_rectangle_fits_stays() {
+        let mut flat = image(1, 40);
         Augment { erasing: 1.0, ..NONE }.apply(&mut flat, 1, 1, 1);
-        assert_eq!(flat.pixels, picture(1, 40).pixels);
+        assert_eq!(flat.pixels, image(1, 40).pixels);
     }
 }

@@ -1,4 +1,4 @@
-//! Bytes of a picture file → (H, W, 3) u8. Whatever the bytes are, the answer is a picture or a reason.
+//! Bytes of an image file → (H, W, 3) u8. Whatever the bytes are, the answer is an image or a reason.
 
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -9,14 +9,14 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use crate::error::{Error, Result, guarded};
 use crate::images::jpeg;
 
-/// Longest side of a picture, in pixels.
+/// Longest side of an image, in pixels.
 pub const MAX_SIDE: u32 = 16_384;
-/// Largest decoded picture, in bytes as the file's own pixel type needs them.
+/// Largest decoded image, in bytes as the file's own pixel type needs them.
 pub const MAX_DECODED: u64 = 256 << 20;
-/// Largest picture file that is read, in bytes.
+/// Largest image file that is read, in bytes.
 pub const MAX_FILE: u64 = 512 << 20;
 
-/// A decoded picture.
+/// A decoded image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rgb {
     /// Rows.
@@ -39,11 +39,11 @@ impl Rgb {
 /// Choices in decoding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// Leave the picture as it is stored, whatever its EXIF orientation says.
+    /// Leave the image as it is stored, whatever its EXIF orientation says.
     pub ignore_exif: bool,
 }
 
-/// Reads and decodes a picture file.
+/// Reads and decodes an image file.
 ///
 /// # Errors
 /// `Image` with the path and the reason.
@@ -59,7 +59,7 @@ fn read_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
     // Asked before opening: opening a pipe would wait for a writer.
     let metadata = std::fs::metadata(path).map_err(reason)?;
     if metadata.is_dir() {
-        return Err("is a folder, not a picture".to_string());
+        return Err("is a folder, not an image".to_string());
     }
     if !metadata.is_file() {
         return Err("is not a regular file".to_string());
@@ -77,13 +77,13 @@ fn read_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Decodes a picture; its type is told from its first bytes.
+/// Decodes an image; its type is told from its first bytes.
 ///
 /// The EXIF orientation is applied unless `options` say otherwise, alpha is dropped (not blended), 16-bit
 /// values v become round(v/257), grey, palette and CMYK become RGB, of an animation the first frame counts.
 ///
 /// # Errors
-/// The reason, in words for the picture's owner.
+/// The reason, in words for the image's owner.
 pub fn decode(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
     guarded(|| decode_unguarded(bytes, options)).unwrap_or_else(gave_up)
 }
@@ -92,21 +92,21 @@ fn decode_unguarded(bytes: &[u8], options: DecodeOptions) -> std::result::Result
     let mut decoder = open(bytes)?;
     let orientation = match options.ignore_exif {
         true => Orientation::NoTransforms,
-        // An EXIF block that can't be read doesn't spoil the picture.
+        // An EXIF block that can't be read doesn't spoil the image.
         false => decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(reason)?;
-    picture.apply_orientation(orientation);
-    let picture = picture.into_rgb8();
-    let (width, height) = picture.dimensions();
-    Ok(Rgb { height: height as usize, width: width as usize, pixels: picture.into_raw() })
+    let mut image = DynamicImage::from_decoder(decoder).map_err(reason)?;
+    image.apply_orientation(orientation);
+    let image = image.into_rgb8();
+    let (width, height) = image.dimensions();
+    Ok(Rgb { height: height as usize, width: width as usize, pixels: image.into_raw() })
 }
 
-/// Says whether a picture file can be opened: all that decoding refuses from the header, and of a JPEG whether its
+/// Says whether an image file can be opened: all that decoding refuses from the header, and of a JPEG whether its
 /// end is there. The pixels stay compressed, so this is quick and finds no damage inside them.
 ///
 /// # Errors
-/// The reason, in words for the picture's owner.
+/// The reason, in words for the image's owner.
 pub fn check_header(path: &Path) -> std::result::Result<(), String> {
     let bytes = read_bytes(path)?;
     guarded(|| open(&bytes).map(|_| ())).unwrap_or_else(gave_up)
@@ -116,12 +116,12 @@ fn gave_up<T>() -> std::result::Result<T, String> {
     Err("cannot be decoded: the decoder gave up".to_string())
 }
 
-/// The media type of a picture, such as `image/jpeg`, told from its first bytes; `None` for what is no picture.
+/// The media type of an image, such as `image/jpeg`, told from its first bytes; `None` for what is no image.
 pub fn media_type(bytes: &[u8]) -> Option<&'static str> {
     known_format(bytes).map(|format| format.to_mime_type())
 }
 
-/// The type of a picture that can be decoded.
+/// The type of an image that can be decoded.
 fn known_format(bytes: &[u8]) -> Option<ImageFormat> {
     image::guess_format(bytes).ok().filter(|format| {
         matches!(
@@ -136,12 +136,12 @@ fn known_format(bytes: &[u8]) -> Option<ImageFormat> {
     })
 }
 
-/// Reads a picture's header and refuses what is of no known type, without pixels, cut off or too large.
+/// Reads an image's header and refuses what is of no known type, without pixels, cut off or too large.
 fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
     if bytes.is_empty() {
         return Err("is an empty file".to_string());
     }
-    let format = known_format(bytes).ok_or("is not a JPEG, PNG, BMP, WebP, GIF or TIFF picture")?;
+    let format = known_format(bytes).ok_or("is not a JPEG, PNG, BMP, WebP, GIF or TIFF image")?;
     if format == ImageFormat::WebP {
         check_webp_length(bytes)?;
     }
@@ -229,15 +229,15 @@ mod tests {
 
     const PLAIN: DecodeOptions = DecodeOptions { ignore_exif: false };
 
-    /// A 9x7 picture in which every pixel differs.
+    /// A 9x7 image in which every pixel differs.
     fn colours() -> DynamicImage {
         let pixel = |x: u32, y: u32| image::Rgba([(x * 28) as u8, (y * 36) as u8, (x * y * 5) as u8, 90]);
         DynamicImage::ImageRgba8(image::RgbaImage::from_fn(9, 7, pixel))
     }
 
-    fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
-        picture.write_to(&mut bytes, format).unwrap();
+        image.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
     }
 
@@ -262,9 +262,9 @@ mod tests {
             .into_iter()
             .chain([encoded(&DynamicImage::ImageRgb8(colours().into_rgb8()), ImageFormat::Bmp)]);
         for file in files {
-            let picture = decode(&file, PLAIN).unwrap();
-            assert_eq!((picture.height, picture.width), (7, 9));
-            assert_eq!(picture.pixels, expected);
+            let image = decode(&file, PLAIN).unwrap();
+            assert_eq!((image.height, image.width), (7, 9));
+            assert_eq!(image.pixels, expected);
         }
     }
 
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_file_never_gives_another_picture() {
+    fn a_cut_file_never_gives_another_image() {
         let opaque = DynamicImage::ImageRgb8(colours().into_rgb8());
         let files = [
             encoded(&opaque, ImageFormat::Png),
@@ -292,8 +292,8 @@ mod tests {
             let whole = decode(&file, PLAIN).unwrap();
             for cut in 0..file.len() {
                 // What stands behind the pixels, such as a PNG's end chunk, may be missing.
-                if let Ok(picture) = decode(&file[..cut], PLAIN) {
-                    assert_eq!(picture, whole, "{cut} of {} bytes", file.len());
+                if let Ok(image) = decode(&file[..cut], PLAIN) {
+                    assert_eq!(image, whole, "{cut} of {} bytes", file.len());
                     assert!(cut + 12 >= file.len(), "{cut} of {} bytes", file.len());
                 }
             }
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_pictures_are_refused_from_their_header() {
+    fn too_large_images_are_refused_from_their_header() {
         let wide = DynamicImage::new_luma8(MAX_SIDE + 1, 1);
         assert!(reason_of(&encoded(&wide, ImageFormat::Png)).contains("16384 a side"));
         let most = DynamicImage::new_luma8(MAX_SIDE, 1);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_named() {
+    fn what_is_no_image_is_named() {
         assert_eq!(reason_of(b""), "is an empty file");
         assert!(reason_of(b"just some words").contains("is not a JPEG"));
         assert!(reason_of(b"\xff\xd8\xff\xe0").starts_with("is truncated"));
@@ -338,7 +338,7 @@ mod tests {
         let folder = dir.path().join("a.jpg");
         std::fs::create_dir(&folder).unwrap();
         let text = |path: &Path| read(path, PLAIN).unwrap_err().to_string();
-        assert!(text(&folder).ends_with("a.jpg: is a folder, not a picture"));
+        assert!(text(&folder).ends_with("a.jpg: is a folder, not an image"));
         assert!(text(&dir.path().join("b.jpg")).contains("b.jpg: cannot be read"));
         for (path, word) in [(&folder, "is a folder"), (&dir.path().join("b.jpg"), "cannot be read")] {
             assert!(check_header(path).unwrap_err().starts_with(word));

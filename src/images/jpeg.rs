@@ -4,11 +4,11 @@
 //! block, without computing a pixel: a scan that ends before its last block, a component whose coefficients
 //! never all come, or a missing end marker is told apart from an intact file (ITU-T T.81; sections named below).
 //! Baseline, extended and progressive Huffman coding are walked; the decoder refuses the other kinds by itself,
-//! except two rare layouts that it decodes to a wrong picture: those are refused here.
+//! except two rare layouts that it decodes to a wrong image: those are refused here.
 
 /// Values per Huffman look-up step; longer codes take the bit-by-bit way.
 const LOOKUP_BITS: u32 = 8;
-/// More scans than any encoder writes (the decoder's own limit); each walks the whole picture, so a small file could ask for hours.
+/// More scans than any encoder writes (the decoder's own limit); each walks the whole image, so a small file could ask for hours.
 const MAX_SCANS: usize = 100;
 
 const SOI: u8 = 0xd8;
@@ -287,7 +287,7 @@ impl<'a> Walk<'a> {
 
     /// At the end marker: whether every coefficient of every component came, down to its last bit.
     ///
-    /// A progressive file cut between two scans would otherwise pass, as a blurred picture.
+    /// A progressive file cut between two scans would otherwise pass, as a blurred image.
     fn all_coefficients_seen(&self) -> Result<(), String> {
         match self.components.iter().all(|c| c.missing_bits == [0; 64]) && !self.components.is_empty() {
             true => Ok(()),

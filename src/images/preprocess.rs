@@ -18,7 +18,7 @@ const HALF: i32 = 1 << (FRACTION_BITS - 1);
 const REACH: f64 = 2.0;
 const CHANNELS: usize = 3;
 
-/// Reads a picture and stretches it to `size`.
+/// Reads an image and stretches it to `size`.
 ///
 /// # Errors
 /// `Image` with the path and the reason.
@@ -26,12 +26,12 @@ pub fn load(path: &Path, options: DecodeOptions, size: ImageSize) -> Result<Rgb>
     Ok(resize_bicubic(&decode::read(path, options)?, size))
 }
 
-/// Stretches a picture to `size`; the aspect ratio is not kept.
+/// Stretches an image to `size`; the aspect ratio is not kept.
 ///
 /// # Panics
 /// If either size has no pixels, or `image` has not H·W·3 bytes.
 pub fn resize_bicubic(image: &Rgb, size: ImageSize) -> Rgb {
-    assert!(image.height * image.width * size.height * size.width > 0, "a picture without pixels");
+    assert!(image.height * image.width * size.height * size.width > 0, "an image without pixels");
     assert_eq!(image.pixels.len(), image.height * image.width * CHANNELS);
     let mut height = image.height;
     let mut pixels = std::borrow::Cow::Borrowed(&image.pixels[..]);

@@ -30,9 +30,9 @@ const UNREAD: [&str; 5] = ["heic", "heif", "avif", "jxl", "jp2"];
 /// Names that are skipped, beside those that begin with a dot.
 const HIDDEN: [&str; 3] = ["__MACOSX", "@eaDir", "Thumbs.db"];
 
-/// One picture to embed.
+/// One image to embed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picture {
+pub struct Image {
     /// Where to open it.
     pub path: PathBuf,
     /// What it is called in the output: the path below its input folder with `/` between the steps,
@@ -44,7 +44,7 @@ pub struct Picture {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Sorted by name.
-    pub pictures: Vec<Picture>,
+    pub images: Vec<Image>,
     /// Other files.
     pub left_out: LeftOut,
 }
@@ -125,31 +125,31 @@ impl fmt::Display for LeftOut {
 ///
 /// # Errors
 /// `Io` where an input or a folder inside it can't be read, `NothingToDo` where no image is found.
-pub fn list_pictures(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
-    let Listing { mut pictures, mut left_out } = Listing::default();
+pub fn list_images(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
+    let Listing { mut images, mut left_out } = Listing::default();
     for input in inputs {
         let metadata = std::fs::metadata(input).map_err(Error::io("read", input))?;
         if metadata.is_dir() {
             let prefix = if inputs.len() > 1 { folder_prefix(input) } else { String::new() };
             let rename = |name: String| format!("{prefix}{name}");
             let found = list_files(input, follow_links)?;
-            pictures.extend(
-                found.pictures.into_iter().map(|Picture { path, name }| Picture { path, name: rename(name) }),
+            images.extend(
+                found.images.into_iter().map(|Image { path, name }| Image { path, name: rename(name) }),
             );
             left_out.add(found.left_out, rename);
         } else {
-            pictures.push(Picture { path: input.clone(), name: readable(input.as_os_str()) });
+            images.push(Image { path: input.clone(), name: readable(input.as_os_str()) });
         }
     }
-    if pictures.is_empty() {
+    if images.is_empty() {
         let names: Vec<String> = inputs.iter().map(|input| readable(input.as_os_str())).collect();
         return Err(Error::NothingToDo(match names.len() {
             0 => "no input was given".to_string(),
-            _ => format!("no picture in {}{}", names.join(", "), left_out.after("; left out: ")),
+            _ => format!("no image in {}{}", names.join(", "), left_out.after("; left out: ")),
         }));
     }
-    pictures.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Listing { pictures, left_out })
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Listing { images, left_out })
 }
 
 /// Lists the images below `folder`, which may be a link and have any name.
@@ -169,7 +169,7 @@ pub fn list_files(folder: &Path, follow_links: bool) -> Result<Listing> {
         walk.link(name, path)?;
     }
     let mut found = walk.found;
-    found.pictures.sort_by(|a, b| a.name.cmp(&b.name));
+    found.images.sort_by(|a, b| a.name.cmp(&b.name));
     found.left_out.images.sort();
     Ok(found)
 }
@@ -267,7 +267,7 @@ impl Walk<'_> {
     /// Takes a file, or counts it.
     fn file(&mut self, name: String, path: PathBuf, leads_to_image: bool) {
         if leads_to_image || has_ending(&path, &ENDINGS) {
-            self.found.pictures.push(Picture { path, name });
+            self.found.images.push(Image { path, name });
             return;
         }
         let ending = path.extension().filter(|ending| !ending.is_empty());
@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     fn names(inputs: &[PathBuf]) -> Vec<String> {
-        list_pictures(inputs, false).unwrap().pictures.into_iter().map(|p| p.name).collect()
+        list_images(inputs, false).unwrap().images.into_iter().map(|p| p.name).collect()
     }
 
     fn touch(path: PathBuf) {
@@ -362,12 +362,12 @@ mod tests {
     fn missing_and_empty_inputs_are_errors() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("nowhere");
-        assert!(matches!(list_pictures(&[missing], false), Err(Error::Io { .. })));
-        match list_pictures(&[dir.path().to_path_buf()], false) {
+        assert!(matches!(list_images(&[missing], false), Err(Error::Io { .. })));
+        match list_images(&[dir.path().to_path_buf()], false) {
             Err(Error::NothingToDo(text)) => assert!(text.contains(&*dir.path().to_string_lossy())),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(list_pictures(&[], false), Err(Error::NothingToDo(_))));
+        assert!(matches!(list_images(&[], false), Err(Error::NothingToDo(_))));
     }
 
     #[cfg(unix)]

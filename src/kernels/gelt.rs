@@ -18,13 +18,13 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     vec![(FILE.kernel::<gelt_forward>(), vec![]), (FILE.kernel::<gelt_backward>(), vec![])]
 }
 
-/// Checks that a tensor holds whole pictures, `least` or more.
+/// Checks that a tensor holds whole images, `least` or more.
 #[track_caller]
-fn expect_pictures(recorder: &Recorder<'_>, tensor: Tensor, least: usize, words: usize) {
-    let pictures = tensor.len / words;
+fn expect_images(recorder: &Recorder<'_>, tensor: Tensor, least: usize, words: usize) {
+    let images = tensor.len / words;
     assert!(
-        pictures >= least && tensor.len == pictures * words,
-        "{}: {} words aren't {least} pictures of {words} or more",
+        images >= least && tensor.len == images * words,
+        "{}: {} words aren't {least} images of {words} or more",
         recorder.label(""),
         tensor.len
     );
@@ -35,9 +35,9 @@ fn expect_pictures(recorder: &Recorder<'_>, tensor: Tensor, least: usize, words:
 pub struct Forward {
     /// (B, prefix + parts·columns, D); the class token comes first.
     pub tokens: Tensor,
-    /// (first + B or more, parts, D), of which B pictures are written.
+    /// (first + B or more, parts, D), of which B images are written.
     pub gelt: Tensor,
-    /// The first picture's place in `gelt`.
+    /// The first image's place in `gelt`.
     pub first: usize,
     /// B.
     pub batch: usize,
@@ -62,7 +62,7 @@ impl Forward {
         let Forward { tokens, gelt, first, batch, prefix, parts, columns, dim, weights } = *self;
         expect(recorder, "tokens", tokens, &[batch, prefix + parts * columns, dim]);
         expect_quads(recorder, dim);
-        expect_pictures(recorder, gelt, first + batch, parts * dim);
+        expect_images(recorder, gelt, first + batch, parts * dim);
         let params = Params {
             batch: u32_of(batch),
             prefix: u32_of(prefix),
@@ -83,11 +83,11 @@ impl Forward {
 /// dtokens of dgelt: zero for prefix tokens other than the class token.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// (first + B or more, parts, D), of which B pictures are read.
+    /// (first + B or more, parts, D), of which B images are read.
     pub dgelt: Tensor,
     /// (B, prefix + parts·columns, D), written.
     pub dtokens: Tensor,
-    /// The first picture's place in `dgelt`.
+    /// The first image's place in `dgelt`.
     pub first: usize,
     /// B.
     pub batch: usize,
@@ -110,7 +110,7 @@ impl Backward {
     /// If a tensor doesn't fit its shape.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let Backward { dgelt, dtokens, first, batch, prefix, parts, columns, dim, weights } = *self;
-        expect_pictures(recorder, dgelt, first + batch, parts * dim);
+        expect_images(recorder, dgelt, first + batch, parts * dim);
         expect(recorder, "dtokens", dtokens, &[batch, prefix + parts * columns, dim]);
         expect_quads(recorder, dim);
         let params = Params {

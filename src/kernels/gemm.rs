@@ -238,7 +238,7 @@ impl TryFrom<String> for Tile {
     }
 }
 
-/// The key of a class of shapes in the file of choices: rows of pictures, which change with the batch, count by powers of two.
+/// The key of a class of shapes in the file of choices: rows of images, which change with the batch, count by powers of two.
 pub fn class_of(form: Form, storage: Storage, m: usize, n: usize, k: usize) -> String {
     let (m, k) = match form {
         Form::Nt | Form::Nn => (m.next_power_of_two(), k),
@@ -318,7 +318,7 @@ impl Tile {
 
     /// Matrix units, if the adapter has such, they are right, and they serve such products.
     ///
-    /// Depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone: the rows of a picture's vector come
+    /// Depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone: the rows of an image's vector come
     /// out the same in any batch.
     pub fn units(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Option<Tile> {
         let won = Tile::winner(form, context, m, n, k);

@@ -1,4 +1,4 @@
-//! Bytes of pictures to the network's normalised, planar input.
+//! Bytes of images to the network's normalised, planar input.
 
 use super::{expect, u32_of};
 use crate::entry_points;
@@ -23,7 +23,7 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
 pub struct Forward {
     /// (B, height, width, 3) bytes, four to a word, padded to whole words: [`pixel_words`] of them.
     pub pixels: Tensor,
-    /// (B) words: 1 mirrors the picture left to right, 0 leaves it.
+    /// (B) words: 1 mirrors the image left to right, 0 leaves it.
     pub flip: Option<Tensor>,
     /// (B, 3, height, width), written.
     pub image: Tensor,
@@ -37,7 +37,7 @@ pub struct Forward {
     pub std: [f32; 3],
 }
 
-/// Words that the bytes of `batch` pictures fill.
+/// Words that the bytes of `batch` images fill.
 pub fn pixel_words(batch: usize, size: ImageSize) -> usize {
     (batch * size.height * size.width * 3).div_ceil(4)
 }

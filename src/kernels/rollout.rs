@@ -1,4 +1,4 @@
-//! Attention rollout of one picture: a block's attention as a T × T matrix, and a row carried through it.
+//! Attention rollout of one image: a block's attention as a T × T matrix, and a row carried through it.
 
 use super::{expect, u32_of};
 use crate::entry_points;
@@ -18,7 +18,7 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     vec![(FILE.kernel::<rollout_probabilities>(), vec![]), (FILE.kernel::<rollout_multiply>(), vec![])]
 }
 
-/// mixed = ½·mean over heads of softmax(Q·Kᵀ/√Dh) + ½·identity, for one picture.
+/// mixed = ½·mean over heads of softmax(Q·Kᵀ/√Dh) + ½·identity, for one image.
 #[derive(Debug, Clone, Copy)]
 pub struct Probabilities {
     /// (T, 3, H, Dh).

@@ -1,4 +1,4 @@
-//! Batch-hard triplet loss on the parts of a picture concatenated: distances, mining, gradient.
+//! Batch-hard triplet loss on the parts of an image concatenated: distances, mining, gradient.
 
 use super::gradnorm::CONTROL_WORDS;
 use super::{THREADS, expect, u32_of};
@@ -15,7 +15,7 @@ entry_points! {
     struct Params in 16 bytes { batch: u32, length: u32, margin: f32 }
     /// Distances of all pairs.
     fn triplet_distances(parts: read, distances: write);
-    /// Every anchor's hardest pictures, and its loss.
+    /// Every anchor's hardest images, and its loss.
     fn triplet_mine(labels: read, measured: read, loss: write, choice: write);
     /// The gradient, added to what is there.
     fn triplet_backward(parts: read, measured: read, chosen: read, dparts: update, control: read);
@@ -44,7 +44,7 @@ pub const NONE: u32 = u32::MAX;
 /// distances\[i,j\] = √max(Σ_k (parts\[i,k\] - parts\[j,k\])², 1e-12).
 #[derive(Debug, Clone, Copy)]
 pub struct Distances {
-    /// (B, L): the unnormalised parts (B, R, D) of a picture as one row.
+    /// (B, L): the unnormalised parts (B, R, D) of an image as one row.
     pub parts: Tensor,
     /// (B, B), written.
     pub distances: Tensor,
@@ -93,7 +93,7 @@ pub struct Mine {
     pub labels: Tensor,
     /// (B), written: not yet divided by B; 0 where an anchor lacks one of the two.
     pub loss: Tensor,
-    /// (B, 2), u32, written: the two pictures, or [`NONE`] twice where the loss is 0.
+    /// (B, 2), u32, written: the two images, or [`NONE`] twice where the loss is 0.
     pub choice: Tensor,
     /// B.
     pub batch: usize,

@@ -62,7 +62,7 @@ impl LaTransformer {
         self.parameter_bytes
     }
 
-    /// Words of `batch` pictures as bytes (B, height, width, 3).
+    /// Words of `batch` images as bytes (B, height, width, 3).
     pub fn pixel_words(&self, batch: usize) -> usize {
         image::pixel_words(batch, self.config().image)
     }
@@ -105,7 +105,7 @@ impl LaTransformer {
         l2norm::Forward { x: local, y: embeddings, batch, parts, dim }.record(recorder, "l2norm");
     }
 
-    /// Records `rollout` (T), the share that each token of one picture (1, height, width, 3) of bytes has in the class token
+    /// Records `rollout` (T), the share that each token of one image (1, height, width, 3) of bytes has in the class token
     /// after the last block; `class` (T) is 1 at the class token, the first, and 0 elsewhere.
     pub fn rollout(&self, recorder: &mut Recorder<'_>, pixels: Tensor, class: Tensor, rollout: Tensor) {
         let normalised = self.normalised(recorder, pixels, 1);

@@ -3,7 +3,7 @@
 //! In pieces, the backbone runs over a part of the batch at a time and only the parts (B, R, D) are kept; classifiers and
 //! losses see the whole batch; then each piece is run forward once more and back-propagated, and the pieces' gradients
 //! are added up in order. That is the plain step up to the order of summation, for memory that grows with the piece:
-//! BatchNorm and the triplet loss, which mix the pictures of a batch, stand behind the parts.
+//! BatchNorm and the triplet loss, which mix the images of a batch, stand behind the parts.
 
 use super::learner::{Learner, Moments, classifiers};
 use super::parameters::{Arenas, Group, GroupKind};
@@ -29,7 +29,7 @@ pub struct TrainingStep {
     pub labels: Buffer,
     /// [`StepValues`].
     pub step: Buffer,
-    /// Cross-entropy of each part and picture (R, B), then zeros up to a whole slice, then the triplet losses (B), if wanted:
+    /// Cross-entropy of each part and image (R, B), then zeros up to a whole slice, then the triplet losses (B), if wanted:
     /// their sum divided by B is the batch's loss.
     pub losses: Buffer,
     /// Whether the step counted, and more: [`Control`](crate::kernels::gradnorm::Control).
@@ -37,18 +37,18 @@ pub struct TrainingStep {
     bytes: u64,
 }
 
-/// The pictures that run through the backbone together.
+/// The images that run through the backbone together.
 struct Piece {
     /// Their places in the batch.
     places: Range<usize>,
-    /// (pictures, height, width, 3) bytes.
+    /// (images, height, width, 3) bytes.
     pixels: Buffer,
-    /// (pictures) words: 1 mirrors.
+    /// (images) words: 1 mirrors.
     flips: Buffer,
 }
 
 impl TrainingStep {
-    /// Writes a batch: bytes (B, height, width, 3), persons (B), and for each picture 1 if it is to be mirrored.
+    /// Writes a batch: bytes (B, height, width, 3), persons (B), and for each image 1 if it is to be mirrored.
     pub fn write(&self, context: &Context, pixels: &[u8], labels: &[u32], flips: &[u32]) {
         let each = self.size.height * self.size.width * 3;
         for piece in &self.pieces {
@@ -148,7 +148,7 @@ struct Stage<'a> {
 }
 
 impl<'c> Learner<'c> {
-    /// Records a whole step for `batch` pictures, at most `piece` of which run through the backbone at once: forward,
+    /// Records a whole step for `batch` images, at most `piece` of which run through the backbone at once: forward,
     /// loss, backward, norm, optimiser.
     ///
     /// # Errors
@@ -244,9 +244,9 @@ impl<'c> Learner<'c> {
         let parts_of = recorder.tensor("gelt", batch * parts * dim);
         let mut saved = None;
         for Piece { places, pixels, flips } in &memory.pieces {
-            let pictures = places.len();
-            let normalised = self.image(recorder, pixels, Some(flips), pictures);
-            let (tokens, kept) = self.vit.forward(recorder, normalised, None, pictures);
+            let images = places.len();
+            let normalised = self.image(recorder, pixels, Some(flips), images);
+            let (tokens, kept) = self.vit.forward(recorder, normalised, None, images);
             self.parts(tokens, parts_of, places).record(recorder, "gelt");
             // Of several pieces, each runs once more before its backward pass: nothing is kept until then.
             saved = (memory.pieces.len() == 1).then_some((tokens, kept));
@@ -280,10 +280,10 @@ impl<'c> Learner<'c> {
             self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
         }
         for (i, Piece { places, pixels, flips }) in memory.pieces.iter().enumerate() {
-            let pictures = places.len();
+            let images = places.len();
             let (tokens, saved) = saved.take().unwrap_or_else(|| {
-                let normalised = self.image(recorder, pixels, Some(flips), pictures);
-                self.vit.forward(recorder, normalised, None, pictures)
+                let normalised = self.image(recorder, pixels, Some(flips), images);
+                self.vit.forward(recorder, normalised, None, images)
             });
             recorder.scope(Phase::Backward, "");
             let dtokens = recorder.activation("dtokens", tokens.len);
@@ -292,7 +292,7 @@ impl<'c> Learner<'c> {
                 dgelt: dparts,
                 dtokens,
                 first,
-                batch: pictures,
+                batch: images,
                 prefix,
                 parts,
                 columns,
@@ -303,7 +303,7 @@ impl<'c> Learner<'c> {
             let arenas = memory.piece_gradients.as_ref().filter(|_| i > 0);
             let gradients =
                 VitGradients::new(&self.config, arenas.unwrap_or(stage.gradients), stage.trainable);
-            self.vit.backward(recorder, &saved, dtokens, &gradients, pictures, &mut |recorder, kind| {
+            self.vit.backward(recorder, &saved, dtokens, &gradients, images, &mut |recorder, kind| {
                 if let Some(arenas) = arenas {
                     let [addend, sum] =
                         [arenas, stage.gradients].map(|grad| recorder.import(grad.memory().arena(kind)));
@@ -352,7 +352,7 @@ impl<'c> Learner<'c> {
         self.record_narrow(recorder, stage.trainable);
     }
 
-    /// The batch-hard triplet loss on the parts of a picture as one vector, and its gradient added to theirs.
+    /// The batch-hard triplet loss on the parts of an image as one vector, and its gradient added to theirs.
     fn record_triplet(
         &self,
         recorder: &mut Recorder<'c>,
@@ -402,7 +402,7 @@ impl<'c> Learner<'c> {
         normalised
     }
 
-    /// Records a forward pass for `batch` pictures by running statistics.
+    /// Records a forward pass for `batch` images by running statistics.
     ///
     /// # Errors
     /// If the adapter can't hold it.
@@ -416,7 +416,7 @@ impl<'c> Learner<'c> {
         Ok(EvaluationStep { plan: recorder.finish()?, pixels, logits })
     }
 
-    /// Bytes that an evaluation of `batch` pictures has for itself; allocates nothing of its size.
+    /// Bytes that an evaluation of `batch` images has for itself; allocates nothing of its size.
     pub fn evaluation_need(&self, batch: usize) -> u64 {
         let context = self.context;
         let HeadShape { parts, dim, classes, .. } = self.heads.shape;

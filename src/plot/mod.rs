@@ -1,8 +1,8 @@
-//! Pictures of numbers: axes, round steps, and SVG text that is the same for the same numbers.
+//! Images of numbers: axes, round steps, and SVG text that is the same for the same numbers.
 
 use std::fmt::{Arguments, Write};
 
-/// Colours of a picture in a file of its own, for light and for dark surroundings; it brings its own ground.
+/// Colours of an image in a file of its own, for light and for dark surroundings; it brings its own ground.
 const STYLE: &str = "\
 svg{font:13px system-ui,sans-serif}.ground{fill:#fff}text{fill:#2b2f36}.grid{stroke:#e2e5ea}.axis{fill:none;stroke:#8a919c}\
 @media(prefers-color-scheme:dark){.ground{fill:#16191f}text{fill:#d7dbe2}.grid{stroke:#2c313a}.axis{stroke:#7d8591}}";
@@ -102,11 +102,11 @@ pub fn escaped(words: &str) -> String {
     words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// The text of a picture, an element a line.
+/// The text of an image, an element a line.
 pub struct Svg(String);
 
 impl Svg {
-    /// Begins a picture on a ground of its own; `style` is what its classes look like.
+    /// Begins an image on a ground of its own; `style` is what its classes look like.
     pub fn new((width, height): (f64, f64), title: &str, style: &str) -> Svg {
         Svg(format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\">\n\
@@ -132,7 +132,7 @@ impl Svg {
         ));
     }
 
-    /// Ends the picture.
+    /// Ends the image.
     pub fn finish(self) -> String {
         self.0 + "</svg>\n"
     }

@@ -2,12 +2,12 @@
 
 use super::Exact;
 
-/// The operands of one batch of pictures.
+/// The operands of one batch of images.
 #[derive(Debug, Clone, Copy)]
 pub struct Image<'a> {
     /// (B, height, width, 3).
     pub pixels: &'a [u8],
-    /// (B): 1 mirrors a picture left to right; empty: none is.
+    /// (B): 1 mirrors an image left to right; empty: none is.
     pub flip: &'a [u32],
     /// Pixels.
     pub height: usize,

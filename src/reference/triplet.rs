@@ -2,7 +2,7 @@
 
 use super::Exact;
 
-/// The least distance: nearer pictures count as so far apart, and have no direction.
+/// The least distance: nearer images count as so far apart, and have no direction.
 const LEAST: f64 = 1e-6;
 
 /// Distances (B, B) of the rows of `parts` (B, L).
@@ -16,7 +16,7 @@ pub fn distances(parts: &[f32], batch: usize) -> Vec<Exact> {
     rows.iter().flat_map(|a| rows.iter().map(move |b| distance(a, b))).collect()
 }
 
-/// An anchor's loss, and the two pictures that it comes from where it is above 0: the farthest of the same label and the
+/// An anchor's loss, and the two images that it comes from where it is above 0: the farthest of the same label and the
 /// nearest of another.
 pub fn mine(distances: &[f64], labels: &[u32], anchor: usize, margin: f64) -> (Exact, Option<[usize; 2]>) {
     let batch = labels.len();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_are_alike_have_no_direction() {
+    fn images_that_are_alike_have_no_direction() {
         let parts = [1.0, 1.0, 1.5];
         let all: Vec<f64> = distances(&parts, 3).iter().map(|d| d.value).collect();
         assert_eq!(all[1], 1e-6);

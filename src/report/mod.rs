@@ -68,7 +68,7 @@ pub struct Verification {
     pub found: Vec<(f64, f64)>,
 }
 
-/// A query and its nearest gallery pictures.
+/// A query and its nearest gallery images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RankedList {
     /// What was looked for.
@@ -79,22 +79,22 @@ pub struct RankedList {
     pub matches: Vec<Match>,
 }
 
-/// A picture with what is known about it.
+/// An image with what is known about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
     /// What it is called: its path.
     pub name: String,
     /// Where it comes from.
-    pub picture: Picture,
+    pub image: Image,
     /// Whom it shows, if that is known.
     pub person: Option<String>,
     /// Which camera took it, if that is known.
     pub camera: Option<String>,
 }
 
-/// How a picture comes into the page; [`Thumbnails`] makes them.
+/// How an image comes into the page; [`Thumbnails`] makes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Picture {
+pub enum Image {
     /// A `data:` URI.
     Embedded(String),
     /// A URL, as a rule relative to the page's folder.
@@ -106,7 +106,7 @@ pub enum Picture {
 /// One place of a ranked list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Match {
-    /// The gallery picture.
+    /// The gallery image.
     pub shown: Shown,
     /// How far it is from the query.
     pub distance: f32,
@@ -222,7 +222,7 @@ struct Page<'a> {
     /// (value, name)
     orders: &'static [(&'static str, &'static str)],
     filters: Vec<Filter>,
-    links_pictures: bool,
+    links_images: bool,
 }
 
 impl Report {
@@ -261,8 +261,7 @@ impl Report {
             Filter::new("camera", "Camera of the query", queries().map(|query| &query.camera)),
             Filter::new("shown-camera", "Camera of the matches", places().map(|shown| &shown.camera)),
         ];
-        let links_pictures =
-            queries().chain(places()).any(|shown| matches!(shown.picture, Picture::Linked(_)));
+        let links_images = queries().chain(places()).any(|shown| matches!(shown.image, Image::Linked(_)));
         let page = Page {
             report: self,
             policy,
@@ -271,7 +270,7 @@ impl Report {
             charts: charts::draw(self),
             orders,
             filters: filters.into_iter().flatten().collect(),
-            links_pictures,
+            links_images,
         };
         page.render().map_err(|error| Error::Data(format!("the report can't be written: {error}")))
     }

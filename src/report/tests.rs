@@ -37,10 +37,10 @@ fn check(html: &str) -> Vec<String> {
 }
 
 fn shown(name: &str, person: Option<&str>, camera: Option<&str>) -> Shown {
-    let picture = Picture::Embedded("data:image/jpeg;base64,AAAA".to_string());
+    let image = Image::Embedded("data:image/jpeg;base64,AAAA".to_string());
     Shown {
         name: name.to_string(),
-        picture,
+        image,
         person: person.map(str::to_string),
         camera: camera.map(str::to_string),
     }
@@ -79,14 +79,14 @@ fn full(name: &str) -> Report {
                     place(name, Verdict::Right),
                     Match {
                         shown: Shown {
-                            picture: Picture::Missing(name.to_string()),
+                            image: Image::Missing(name.to_string()),
                             ..shown(name, Some(name), Some(name))
                         },
                         ..place("", Verdict::Wrong)
                     },
                     Match {
                         shown: Shown {
-                            picture: Picture::Linked("../a.jpg".to_string()),
+                            image: Image::Linked("../a.jpg".to_string()),
                             ..shown("c", None, None)
                         },
                         ..place("", Verdict::Unknown)

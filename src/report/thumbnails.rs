@@ -1,6 +1,6 @@
-//! Pictures for the page: small copies inside it while there is room, then links to the files.
+//! Images for the page: small copies inside it while there is room, then links to the files.
 
-use super::Picture;
+use super::Image;
 use crate::error::{Error, Result};
 use crate::images::decode::{self, DecodeOptions, Rgb};
 use crate::images::preprocess::resize_bicubic;
@@ -20,7 +20,7 @@ const MOST_HEIGHT: usize = 160;
 /// JPEG quality, of 100.
 const QUALITY: u8 = 82;
 
-/// Makes the pictures of one page.
+/// Makes the images of one page.
 pub struct Thumbnails {
     /// The page's folder, without links.
     folder: PathBuf,
@@ -30,15 +30,15 @@ pub struct Thumbnails {
     used: u64,
     /// Whether there was no room for one: no later one is embedded, even if it is smaller.
     full: bool,
-    /// What was made of a file: gallery pictures come in many lists.
-    made: HashMap<PathBuf, Picture>,
+    /// What was made of a file: gallery images come in many lists.
+    made: HashMap<PathBuf, Image>,
     embedded: usize,
     linked: usize,
     missing: usize,
 }
 
 impl Thumbnails {
-    /// For a page that will be written to `target`, with at most `limit` bytes of pictures inside.
+    /// For a page that will be written to `target`, with at most `limit` bytes of images inside.
     ///
     /// # Errors
     /// `Io` if the folder of `target` isn't there.
@@ -58,28 +58,28 @@ impl Thumbnails {
         })
     }
 
-    /// A picture for the page. A file that is no picture becomes [`Picture::Missing`] with the reason.
-    pub fn picture(&mut self, file: &Path) -> Picture {
-        let picture = self.embed(file).unwrap_or_else(|| self.link(file));
-        match picture {
-            Picture::Embedded(_) => self.embedded += 1,
-            Picture::Linked(_) => self.linked += 1,
-            Picture::Missing(_) => self.missing += 1,
+    /// An image for the page. A file that is no image becomes [`Image::Missing`] with the reason.
+    pub fn image(&mut self, file: &Path) -> Image {
+        let image = self.embed(file).unwrap_or_else(|| self.link(file));
+        match image {
+            Image::Embedded(_) => self.embedded += 1,
+            Image::Linked(_) => self.linked += 1,
+            Image::Missing(_) => self.missing += 1,
         }
-        picture
+        image
     }
 
     /// A small copy; `None` if there is no room for it.
-    fn embed(&mut self, file: &Path) -> Option<Picture> {
+    fn embed(&mut self, file: &Path) -> Option<Image> {
         if self.full {
             return None;
         }
         if !self.made.contains_key(file) {
-            let picture = thumbnail(file, self.decode).unwrap_or_else(Picture::Missing);
-            self.made.insert(file.to_path_buf(), picture);
+            let image = thumbnail(file, self.decode).unwrap_or_else(Image::Missing);
+            self.made.insert(file.to_path_buf(), image);
         }
-        let picture = self.made.get(file)?;
-        if let Picture::Embedded(source) = picture {
+        let image = self.made.get(file)?;
+        if let Image::Embedded(source) = image {
             let used = self.used + source.len() as u64;
             if used > self.limit {
                 self.full = true;
@@ -88,18 +88,18 @@ impl Thumbnails {
             }
             self.used = used;
         }
-        Some(picture.clone())
+        Some(image.clone())
     }
 
-    fn link(&self, file: &Path) -> Picture {
+    fn link(&self, file: &Path) -> Image {
         match file.canonicalize() {
             Ok(file) => relative(&self.folder, &file)
-                .map_or_else(|| Picture::Missing("is on another drive".to_string()), Picture::Linked),
-            Err(_) => Picture::Missing("not found".to_string()),
+                .map_or_else(|| Image::Missing("is on another drive".to_string()), Image::Linked),
+            Err(_) => Image::Missing("not found".to_string()),
         }
     }
 
-    /// How the pictures came into the page, in words.
+    /// How the images came into the page, in words.
     pub fn about(&self) -> String {
         let mut parts = Vec::new();
         if self.embedded > 0 {
@@ -125,22 +125,22 @@ fn megabytes(bytes: u64) -> String {
 }
 
 /// A small JPEG as a `data:` URI, or why there is none.
-fn thumbnail(file: &Path, options: DecodeOptions) -> std::result::Result<Picture, String> {
-    let picture = decode::read(file, options).map_err(|error| match error {
+fn thumbnail(file: &Path, options: DecodeOptions) -> std::result::Result<Image, String> {
+    let image = decode::read(file, options).map_err(|error| match error {
         Error::Image { reason, .. } => reason,
         other => other.to_string(),
     })?;
-    let small = resize_bicubic(&picture, fitting(&picture));
+    let small = resize_bicubic(&image, fitting(&image));
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, QUALITY)
         .encode(&small.pixels, small.width as u32, small.height as u32, image::ExtendedColorType::Rgb8)
         .map_err(|error| format!("cannot be made small: {error}"))?;
-    Ok(Picture::Embedded(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes))))
+    Ok(Image::Embedded(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes))))
 }
 
-/// The size of a picture's thumbnail: its own shape, never larger than itself.
-fn fitting(picture: &Rgb) -> ImageSize {
-    let (height, width) = (picture.height as f64, picture.width as f64);
+/// The size of an image's thumbnail: its own shape, never larger than itself.
+fn fitting(image: &Rgb) -> ImageSize {
+    let (height, width) = (image.height as f64, image.width as f64);
     let scale = (MOST_WIDTH as f64 / width).min(MOST_HEIGHT as f64 / height).min(1.0);
     let side = |length: f64| ((length * scale).round() as usize).max(1);
     ImageSize { height: side(height), width: side(width) }
@@ -194,35 +194,35 @@ mod tests {
         let open = |limit| Thumbnails::new(&target, limit, DecodeOptions::default()).unwrap();
 
         let mut one = open(DEFAULT_LIMIT);
-        let Picture::Embedded(source) = one.picture(&files[0]) else { panic!("no room?") };
+        let Image::Embedded(source) = one.image(&files[0]) else { panic!("no room?") };
         let encoded = source.strip_prefix("data:image/jpeg;base64,").unwrap();
-        let picture = image::load_from_memory(&STANDARD.decode(encoded).unwrap()).unwrap();
-        assert_eq!((picture.width(), picture.height()), (64, 133));
+        let image = image::load_from_memory(&STANDARD.decode(encoded).unwrap()).unwrap();
+        assert_eq!((image.width(), image.height()), (64, 133));
 
         // Room for two, also of the same file.
         let mut two = open(2 * source.len() as u64);
         for _ in 0..2 {
-            assert_eq!(two.picture(&files[0]), Picture::Embedded(source.clone()));
+            assert_eq!(two.image(&files[0]), Image::Embedded(source.clone()));
         }
-        assert_eq!(two.picture(&files[2]), Picture::Linked("../a%20b/%3C%233%3F%3E%25.png".to_string()));
-        assert_eq!(two.picture(&files[0]), Picture::Linked("../1.png".to_string()));
-        assert_eq!(two.picture(&dir.path().join("3.png")), Picture::Missing("not found".to_string()));
+        assert_eq!(two.image(&files[2]), Image::Linked("../a%20b/%3C%233%3F%3E%25.png".to_string()));
+        assert_eq!(two.image(&files[0]), Image::Linked("../1.png".to_string()));
+        assert_eq!(two.image(&dir.path().join("3.png")), Image::Missing("not found".to_string()));
         let about = two.about();
         for words in ["2 inside the page", "2 linked", "1 missing"] {
             assert!(about.contains(words), "{about}");
         }
-        assert!(matches!(open(0).picture(&files[1]), Picture::Linked(_)));
+        assert!(matches!(open(0).image(&files[1]), Image::Linked(_)));
         assert_eq!(open(0).about(), "none");
     }
 
     #[test]
-    fn what_is_no_picture_says_why() {
+    fn what_is_no_image_says_why() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.jpg");
-        std::fs::write(&file, "no picture").unwrap();
+        std::fs::write(&file, "no image").unwrap();
         let mut thumbnails =
             Thumbnails::new(&dir.path().join("r.html"), 1 << 20, DecodeOptions::default()).unwrap();
-        let Picture::Missing(reason) = thumbnails.picture(&file) else { panic!("a picture?") };
+        let Image::Missing(reason) = thumbnails.image(&file) else { panic!("an image?") };
         assert!(reason.contains("is not a JPEG"), "{reason}");
         let nowhere = dir.path().join("no/where.html");
         assert!(Thumbnails::new(&nowhere, 1, DecodeOptions::default()).is_err());
@@ -233,8 +233,8 @@ mod tests {
         for (size, wanted) in
             [((128, 64), (128, 64)), ((20, 10), (20, 10)), ((100, 400), (16, 64)), ((9000, 3), (160, 1))]
         {
-            let picture = Rgb { height: size.0, width: size.1, pixels: Vec::new() };
-            let got = fitting(&picture);
+            let image = Rgb { height: size.0, width: size.1, pixels: Vec::new() };
+            let got = fitting(&image);
             assert_eq!((got.height, got.width), wanted, "{size:?}");
         }
     }

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_not_in_its_own_list() {
+    fn an_image_is_not_in_its_own_list() {
         let labels = [label(Person::Known(1), 1), label(Person::Known(1), 2)];
         let rules = Rules { query_is_gallery: true, ..Rules::default() };
         let mut lists = RankedLists::new(Retrieval { queries: &labels, gallery: &labels, rules }, 10);

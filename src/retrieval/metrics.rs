@@ -23,17 +23,17 @@ const RELEASED_DEPTH: usize = 10;
 /// Random galleries of the single-shot protocol.
 pub const REPETITIONS: u64 = 100;
 
-/// Pairs of pictures that count.
+/// Pairs of images that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
-    /// Market-1501's: junk is dropped, and for each query the pictures of its person by its own camera.
+    /// Market-1501's: junk is dropped, and for each query the images of its person by its own camera.
     #[default]
     Standard,
-    /// What the released code does: every picture counts, also junk and the query's own camera; AP looks at the first
+    /// What the released code does: every image counts, also junk and the query's own camera; AP looks at the first
     /// ten. Its figures come out far higher than the standard ones.
     ReleasedCode,
-    /// CUHK03's classic one: as [`Protocol::Standard`], but each person keeps one random gallery picture among those
+    /// CUHK03's classic one: as [`Protocol::Standard`], but each person keeps one random gallery image among those
     /// that the query may match; the mean of [`REPETITIONS`] such galleries. Distractors all stay.
     Cuhk03SingleShot,
 }
@@ -53,26 +53,26 @@ pub enum AveragePrecision {
 /// A protocol and its variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rules {
-    /// Pairs of pictures that count.
+    /// Pairs of images that count.
     pub protocol: Protocol,
     /// How AP is counted; [`Protocol::ReleasedCode`] has its own way.
     pub average_precision: AveragePrecision,
-    /// Whether pictures of a query's person by its own camera count as matches.
+    /// Whether images of a query's person by its own camera count as matches.
     pub ignore_cameras: bool,
-    /// Whether query i is gallery row i: no picture is compared with itself, whatever the protocol.
+    /// Whether query i is gallery row i: no image is compared with itself, whatever the protocol.
     pub query_is_gallery: bool,
     /// Seed of the random galleries of [`Protocol::Cuhk03SingleShot`].
     pub seed: u64,
 }
 
 impl Rules {
-    /// Returns whether pictures of a query's person by its own camera are no matches.
+    /// Returns whether images of a query's person by its own camera are no matches.
     pub fn across_cameras(&self) -> bool {
         !self.ignore_cameras && self.protocol != Protocol::ReleasedCode
     }
 }
 
-/// What a gallery picture is to a query.
+/// What a gallery image is to a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
     /// It shows the query's person.
@@ -99,8 +99,8 @@ impl Retrieval<'_> {
     pub fn relation(&self, query: usize, row: usize) -> Relation {
         let (asked, shown) = (self.queries[query], self.gallery[row]);
         let rules = &self.rules;
-        let every_picture = rules.protocol == Protocol::ReleasedCode;
-        if rules.query_is_gallery && query == row || shown.person == Person::Junk && !every_picture {
+        let every_image = rules.protocol == Protocol::ReleasedCode;
+        if rules.query_is_gallery && query == row || shown.person == Person::Junk && !every_image {
             return Relation::LeftOut;
         }
         match (asked.person, shown.person) {
@@ -141,11 +141,11 @@ pub enum Reason {
     Junk,
     /// It shows nobody in particular.
     Distractor,
-    /// No other gallery picture shows its person.
+    /// No other gallery image shows its person.
     NotInGallery,
-    /// All gallery pictures of its person are by its own camera.
+    /// All gallery images of its person are by its own camera.
     SameCameraOnly,
-    /// The picture can't be read.
+    /// The image can't be read.
     Unreadable,
 }
 

@@ -218,7 +218,7 @@ impl Reduction {
 }
 
 /// The `lat_wgpu` entry for the metadata of embeddings: the network's settings, and what was done beyond one look at each
-/// picture.
+/// image.
 pub fn settings(network: &Network, flip: bool, reduction: Option<&Reduction>) -> Entry {
     let mut entry = lat_wgpu_metadata(&network.config, &network.preprocess, None);
     if flip {

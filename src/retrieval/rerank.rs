@@ -1,13 +1,13 @@
 //! k-reciprocal re-ranking (Zhong et al. 2017, "Re-ranking Person Re-identification with k-reciprocal Encoding").
 //!
-//! Pictures count as alike if they are among each other's nearest, and more so the more such neighbours they share.
-//! The published algorithm holds several N × N matrices of all N = queries + gallery pictures. Here a picture keeps its
+//! Images count as alike if they are among each other's nearest, and more so the more such neighbours they share.
+//! The published algorithm holds several N × N matrices of all N = queries + gallery images. Here an image keeps its
 //! k nearest, and its row of V the few values that are not 0; distances come by in chunks, twice: once for the
 //! neighbours and once for the weights, and a third time for the queries. The results are those of the dense algorithm.
 //!
 //! Source: sections 3.2 to 3.5 of the paper; where it leaves a choice, the authors' program. Distances are squared
-//! Euclidean. Each picture's distances are divided by their largest, before they become weights exp(-d) as well as in
-//! the final blend. Of equally near pictures the one that the list has first is the nearer. k1/2 is rounded half to
+//! Euclidean. Each image's distances are divided by their largest, before they become weights exp(-d) as well as in
+//! the final blend. Of equally near images the one that the list has first is the nearer. k1/2 is rounded half to
 //! even.
 
 use super::distances::{DistanceRows, visit};
@@ -23,9 +23,9 @@ const SHARED: f64 = 2. / 3.;
 /// The settings of the paper, by its names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RerankOptions {
-    /// Neighbours that must be mutual, the picture itself not counted.
+    /// Neighbours that must be mutual, the image itself not counted.
     pub k1: usize,
-    /// Pictures whose rows of V are averaged, the picture itself counted; 1: none.
+    /// Images whose rows of V are averaged, the image itself counted; 1: none.
     pub k2: usize,
     /// λ, the weight of the original distance, from 0 to 1.
     pub lambda: f64,
@@ -61,33 +61,33 @@ impl RerankOptions {
 /// Rows of a matrix, the values that are not 0: (column, value), columns ascending.
 type Sparse = Vec<Vec<(u32, f64)>>;
 
-/// Re-ranked distances between the first pictures of a list, the queries, and its last ones, the gallery.
+/// Re-ranked distances between the first images of a list, the queries, and its last ones, the gallery.
 pub struct Reranked<'d> {
-    /// From every picture to every picture.
+    /// From every image to every image.
     distances: &'d mut dyn DistanceRows,
     encoding: Encoding,
 }
 
-/// What re-ranking knows about the pictures, their original distances apart.
+/// What re-ranking knows about the images, their original distances apart.
 pub struct Encoding {
     queries: usize,
-    /// First picture of the gallery.
+    /// First image of the gallery.
     gallery: usize,
     lambda: f64,
     /// Largest distance of each query.
     largest: Vec<f32>,
     /// The queries' rows of V.
     encoded: Sparse,
-    /// The gallery's columns of V: for each picture, (gallery row, value).
+    /// The gallery's columns of V: for each image, (gallery row, value).
     inverted: Sparse,
 }
 
 impl<'d> Reranked<'d> {
-    /// Finds neighbours and encodes all pictures.
+    /// Finds neighbours and encodes all images.
     ///
-    /// `distances` are those from every picture of a list to every picture of it. Its first `queries` pictures are the
-    /// queries; the gallery begins at picture `gallery`: after the queries, or at 0 if every picture is both.
-    /// `stage` advances by twice the pictures.
+    /// `distances` are those from every image of a list to every image of it. Its first `queries` images are the
+    /// queries; the gallery begins at image `gallery`: after the queries, or at 0 if every image is both.
+    /// `stage` advances by twice the images.
     ///
     /// # Errors
     /// `Usage` for impossible options; what the distances report; `Interrupted`.
@@ -103,21 +103,16 @@ impl<'d> Reranked<'d> {
     ) -> Result<Reranked<'d>> {
         options.check()?;
         let all = distances.queries();
-        assert_eq!(all, distances.gallery(), "re-ranking needs the distances from all pictures to all");
-        assert!(
-            queries <= all && gallery <= all,
-            "{queries} queries, gallery from {gallery}: {all} pictures"
-        );
+        assert_eq!(all, distances.gallery(), "re-ranking needs the distances from all images to all");
+        assert!(queries <= all && gallery <= all, "{queries} queries, gallery from {gallery}: {all} images");
 
         let Nearest { rows: nearest, largest } = Nearest::find(distances, &options, stage)?;
-        let expanded: Vec<Vec<u32>> = (0..all)
-            .into_par_iter()
-            .map(|picture| expanded_neighbours(&nearest, picture, &options))
-            .collect();
+        let expanded: Vec<Vec<u32>> =
+            (0..all).into_par_iter().map(|image| expanded_neighbours(&nearest, image, &options)).collect();
         let mut encoded: Sparse = Vec::with_capacity(all);
         visit(distances, |range, rows| {
             stage.advance(range.len())?;
-            let encode = |(picture, row): (usize, &[f32])| weights(&expanded[picture], row, largest[picture]);
+            let encode = |(image, row): (usize, &[f32])| weights(&expanded[image], row, largest[image]);
             encoded.par_extend(range.into_par_iter().zip(rows.par_chunks(all)).map(encode));
             Ok(())
         })?;
@@ -126,8 +121,8 @@ impl<'d> Reranked<'d> {
             encoded = averaged(&encoded, &nearest, options.k2);
         }
         let mut inverted: Sparse = vec![Vec::new(); all];
-        for (row, picture) in encoded[gallery..].iter().enumerate() {
-            for &(column, value) in picture {
+        for (row, image) in encoded[gallery..].iter().enumerate() {
+            for &(column, value) in image {
                 inverted[column as usize].push((row as u32, value));
             }
         }
@@ -143,7 +138,7 @@ impl<'d> Reranked<'d> {
 }
 
 impl Encoding {
-    /// Re-ranked distances (G), in double precision, of one query, from its original distances to all pictures (N).
+    /// Re-ranked distances (G), in double precision, of one query, from its original distances to all images (N).
     pub fn row(&self, query: usize, original: &[f32]) -> Vec<f64> {
         let mut shared = vec![0.0; original.len() - self.gallery];
         for &(column, own) in &self.encoded[query] {
@@ -189,11 +184,11 @@ fn normalised(distance: f32, largest: f32) -> f64 {
     if largest > 0.0 { f64::from(distance) / f64::from(largest) } else { 0.0 }
 }
 
-/// The nearest of every picture.
+/// The nearest of every image.
 struct Nearest {
-    /// For each picture, nearest first; itself is one of them unless others are at distance 0 as well.
+    /// For each image, nearest first; itself is one of them unless others are at distance 0 as well.
     rows: Vec<Vec<u32>>,
-    /// Largest distance of each picture.
+    /// Largest distance of each image.
     largest: Vec<f32>,
 }
 
@@ -212,7 +207,7 @@ impl Nearest {
                 order.truncate(count);
                 order.sort_unstable_by(|&a, &b| nearer(a, b));
                 let largest = row.iter().fold(0.0, |most: f32, &distance| most.max(distance));
-                (order.into_iter().map(|(_, picture)| picture as u32).collect(), largest)
+                (order.into_iter().map(|(_, image)| image as u32).collect(), largest)
             }));
             Ok(())
         })?;
@@ -221,18 +216,15 @@ impl Nearest {
     }
 }
 
-/// Those of a picture's k + 1 nearest that have it among theirs (the paper's equation 3).
-fn reciprocal(nearest: &[Vec<u32>], picture: usize, k: usize) -> Vec<u32> {
+/// Those of an image's k + 1 nearest that have it among theirs (the paper's equation 3).
+fn reciprocal(nearest: &[Vec<u32>], image: usize, k: usize) -> Vec<u32> {
     let first = |row: usize| nearest[row].iter().take(k + 1);
-    first(picture)
-        .copied()
-        .filter(|&other| first(other as usize).any(|&back| back as usize == picture))
-        .collect()
+    first(image).copied().filter(|&other| first(other as usize).any(|&back| back as usize == image)).collect()
 }
 
-/// A picture's reciprocal neighbours, and those of each that shares enough of its own (equation 4); ascending.
-fn expanded_neighbours(nearest: &[Vec<u32>], picture: usize, options: &RerankOptions) -> Vec<u32> {
-    let mutual = reciprocal(nearest, picture, options.k1);
+/// An image's reciprocal neighbours, and those of each that shares enough of its own (equation 4); ascending.
+fn expanded_neighbours(nearest: &[Vec<u32>], image: usize, options: &RerankOptions) -> Vec<u32> {
+    let mutual = reciprocal(nearest, image, options.k1);
     let mut expanded = mutual.clone();
     for &candidate in &mutual {
         let theirs = reciprocal(nearest, candidate as usize, options.half());
@@ -255,12 +247,12 @@ fn weights(neighbours: &[u32], distances: &[f32], largest: f32) -> Vec<(u32, f64
     row
 }
 
-/// Each row of V as the mean of those of the picture's `k2` nearest (equation 11).
+/// Each row of V as the mean of those of the image's `k2` nearest (equation 11).
 fn averaged(encoded: &Sparse, nearest: &[Vec<u32>], k2: usize) -> Sparse {
     let mean = |(sums, touched): &mut (Vec<f64>, Vec<u32>), near: &Vec<u32>| {
         let count = near.len().min(k2);
-        for &picture in &near[..count] {
-            for &(column, value) in &encoded[picture as usize] {
+        for &image in &near[..count] {
+            for &(column, value) in &encoded[image as usize] {
                 // Weights are above 0, so a sum of 0 is one that nobody has added to.
                 if sums[column as usize] == 0.0 {
                     touched.push(column);

@@ -1,6 +1,6 @@
 //! Which distance means "same person": error rates of saying so for every pair up to a threshold.
 //!
-//! Pairs are a query and a gallery picture that the protocol shows it; queries that show nobody in particular are left
+//! Pairs are a query and a gallery image that the protocol shows it; queries that show nobody in particular are left
 //! out. Pairs are counted in bins of distance, 65,536 to a factor of two, in memory that doesn't grow with their
 //! number. A threshold is the upper end of a bin: every rate told for a threshold is exact for it, but thresholds
 //! inside a bin, closer than 1.5e-5 of their value, are not tried.

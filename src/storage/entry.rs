@@ -1,4 +1,4 @@
-//! The `lat_wgpu` entry of a file's metadata: settings of network and pictures, and what was done to the rows since.
+//! The `lat_wgpu` entry of a file's metadata: settings of network and images, and what was done to the rows since.
 
 use super::json::is_same;
 use serde_json::{Map, Value};
@@ -42,15 +42,15 @@ impl Entry {
         &self.value
     }
 
-    /// Returns whether rows are means of a picture's and its mirror image's vectors.
+    /// Returns whether rows are means of an image's and its mirror image's vectors.
     pub fn is_flipped(&self) -> bool {
         self.value["flip"] == Value::Bool(true)
     }
 
-    /// The first setting of network, picture or reduction that differs between two entries which both have it, with both values.
+    /// The first setting of network, image or reduction that differs between two entries which both have it, with both values.
     pub fn difference(&self, other: &Entry) -> Option<(String, [Value; 2])> {
         let mut others = other.leaves();
-        // The picture's settings first: its size decides the grid.
+        // The image's settings first: its size decides the grid.
         self.leaves().into_iter().rev().find_map(|(key, own)| {
             let other = others.remove(&key).filter(|other| !is_same(other, &own))?;
             Some((key, [own, other]))

@@ -1,4 +1,4 @@
-//! Pictures in, LA-Transformer embeddings out: decoding in parallel with the adapter, rows in the order of the list.
+//! Images in, LA-Transformer embeddings out: decoding in parallel with the adapter, rows in the order of the list.
 
 mod output;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterClass, Buffer, Context, Plan, PlanProfile, Precision, Readback, Recorder, WORD};
 use crate::images::decode::{DecodeOptions, Rgb};
 use crate::images::preprocess;
-use crate::images::walk::Picture;
+use crate::images::walk::Image;
 use crate::model::LaTransformer;
 use crate::observer::{Observer, Stage};
 use crate::rng;
@@ -22,7 +22,7 @@ pub use output::{Device, Embedded, Output, Request, embed};
 /// Batches that are on their way at once: one on the adapter, one being read back.
 const IN_FLIGHT: usize = 2;
 
-/// A network on a device, ready for pictures of its input size.
+/// A network on a device, ready for images of its input size.
 pub struct Embedder<'c> {
     context: &'c Context,
     model: LaTransformer,
@@ -46,14 +46,14 @@ struct Step {
 pub struct Need {
     /// The network's parameters.
     pub parameters: u64,
-    /// What every picture of a batch adds: activations, input and output.
-    pub per_picture: u64,
+    /// What every image of a batch adds: activations, input and output.
+    pub per_image: u64,
 }
 
 impl Need {
-    /// Bytes for batches of `batch` pictures.
+    /// Bytes for batches of `batch` images.
     pub fn bytes(&self, batch: usize) -> u64 {
-        self.parameters + batch as u64 * self.per_picture
+        self.parameters + batch as u64 * self.per_image
     }
 }
 
@@ -61,7 +61,7 @@ impl<'c> Embedder<'c> {
     /// Uploads a network and settles the batch size: the one asked for, else the smallest that fills the adapter.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the batch asked for, or a single picture, exceeds `memory` bytes or the adapter's largest
+    /// [`Error::TooLarge`] if the batch asked for, or a single image, exceeds `memory` bytes or the adapter's largest
     /// binding.
     pub fn new(context: &'c Context, network: &Network, batch: Option<usize>, memory: u64) -> Result<Self> {
         let model = LaTransformer::new(context, network)?;
@@ -72,10 +72,10 @@ impl<'c> Embedder<'c> {
         let input = model.pixel_words(1) as u64 * WORD;
         let need = Need {
             parameters: model.parameter_bytes(),
-            per_picture: summary.heap_bytes + input + (1 + IN_FLIGHT as u64) * output,
+            per_image: summary.heap_bytes + input + (1 + IN_FLIGHT as u64) * output,
         };
         let most_bound = (context.max_tensor_bytes() / summary.largest_tensor_bytes.max(1)) as usize;
-        let most_kept = (memory.saturating_sub(need.parameters) / need.per_picture) as usize;
+        let most_kept = (memory.saturating_sub(need.parameters) / need.per_image) as usize;
         let most = most_bound.min(most_kept);
         let batch = batch.unwrap_or_else(|| most.clamp(1, filling_batch(context.class(), config.tokens())));
         if batch > most {
@@ -105,7 +105,7 @@ impl<'c> Embedder<'c> {
         Ok(Embedder { context, model, batch, need, step, flights: VecDeque::new(), idle: Vec::new() })
     }
 
-    /// Pictures per batch.
+    /// Images per batch.
     pub fn batch(&self) -> usize {
         self.batch
     }
@@ -115,7 +115,7 @@ impl<'c> Embedder<'c> {
         self.need
     }
 
-    /// Makes batches half as large, after the adapter found no memory for one; false if they hold one picture already.
+    /// Makes batches half as large, after the adapter found no memory for one; false if they hold one image already.
     pub fn halve(&mut self) -> bool {
         self.step = None;
         let halves = self.batch > 1;
@@ -128,33 +128,33 @@ impl<'c> Embedder<'c> {
         self.model.config().embedding_len()
     }
 
-    /// Embeds up to [`Self::batch`] pictures of the input size: (pictures, R·D), row after row.
-    pub fn embed(&mut self, pictures: &[Rgb]) -> Result<Vec<f32>> {
-        self.submit(pictures)?;
+    /// Embeds up to [`Self::batch`] images of the input size: (images, R·D), row after row.
+    pub fn embed(&mut self, images: &[Rgb]) -> Result<Vec<f32>> {
+        self.submit(images)?;
         self.collect()
     }
 
-    /// Sends up to [`Self::batch`] pictures of the input size on their way.
+    /// Sends up to [`Self::batch`] images of the input size on their way.
     ///
     /// # Panics
-    /// If a picture has another size.
-    pub fn submit(&mut self, pictures: &[Rgb]) -> Result<()> {
+    /// If an image has another size.
+    pub fn submit(&mut self, images: &[Rgb]) -> Result<()> {
         let size = self.model.config().image;
         // A step of another size is dropped before its successor takes memory.
-        let kept = self.step.take().filter(|step| step.batch == pictures.len());
+        let kept = self.step.take().filter(|step| step.batch == images.len());
         let step = match kept {
             Some(step) => step,
-            None => Step::record(self.context, &self.model, pictures.len())?,
+            None => Step::record(self.context, &self.model, images.len())?,
         };
-        let mut bytes = Vec::with_capacity(self.model.pixel_words(pictures.len()) * WORD as usize);
-        for picture in pictures {
-            assert_eq!((picture.height, picture.width), (size.height, size.width), "size of a picture");
-            bytes.extend_from_slice(&picture.pixels);
+        let mut bytes = Vec::with_capacity(self.model.pixel_words(images.len()) * WORD as usize);
+        for image in images {
+            assert_eq!((image.height, image.width), (size.height, size.width), "size of an image");
+            bytes.extend_from_slice(&image.pixels);
         }
         bytes.resize(bytes.len().next_multiple_of(WORD as usize), 0);
         self.context.write(&step.pixels, &bytes);
         step.plan.run(self.context)?;
-        let capacity = self.batch.max(pictures.len()) * self.dim();
+        let capacity = self.batch.max(images.len()) * self.dim();
         let mut readback = match self.idle.pop() {
             Some(readback) => readback,
             None => Readback::new(self.context, capacity)?,
@@ -179,7 +179,7 @@ impl<'c> Embedder<'c> {
         Ok(rows)
     }
 
-    /// Times every launch of one whole batch of random bytes, which take as long as pictures.
+    /// Times every launch of one whole batch of random bytes, which take as long as images.
     ///
     /// The recorded plan is given up for it, and what was embedded stays as it is: a replay reads pixels and weights alone.
     ///
@@ -215,12 +215,12 @@ fn filling_batch(class: AdapterClass, tokens: usize) -> usize {
     rows.div_ceil(tokens.max(1)).clamp(1, most)
 }
 
-/// How the pictures of a list are looked at.
+/// How the images of a list are looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LookOptions {
     /// How they are decoded.
     pub decode: DecodeOptions,
-    /// Embed each picture's mirror image too: its row is the mean of the two, every part brought back to its length.
+    /// Embed each image's mirror image too: its row is the mean of the two, every part brought back to its length.
     pub flip: bool,
 }
 
@@ -237,7 +237,7 @@ fn mean_of_views(one: &[f32], other: &[f32], parts: usize) -> Vec<f32> {
     mean
 }
 
-/// The pictures of a list in its order, each with its embedding (R·D) or the reason why it can't be read: [`Embedder::rows`].
+/// The images of a list in its order, each with its embedding (R·D) or the reason why it can't be read: [`Embedder::rows`].
 ///
 /// An error of the adapter ends it. Memory doesn't grow with the list: decoding runs in parallel, a few batches ahead.
 pub struct Rows<'e, 'c> {
@@ -245,39 +245,39 @@ pub struct Rows<'e, 'c> {
     stage: Stage<'e>,
     flip: bool,
     decoder: Option<JoinHandle<()>>,
-    decoded: mpsc::Receiver<Vec<(Picture, Result<Rgb>)>>,
-    /// Pictures that are decoded but not returned; those that can't be read with the reason.
-    listed: VecDeque<(Picture, Option<Error>)>,
+    decoded: mpsc::Receiver<Vec<(Image, Result<Rgb>)>>,
+    /// Images that are decoded but not returned; those that can't be read with the reason.
+    listed: VecDeque<(Image, Option<Error>)>,
     /// Views of those that can be read, on their way to the adapter.
     queue: VecDeque<Rgb>,
     /// Embeddings that were read back, of those that come first.
     rows: VecDeque<Vec<f32>>,
-    /// The row of a picture whose mirror image's row is still to come.
+    /// The row of an image whose mirror image's row is still to come.
     first_view: Option<Vec<f32>>,
 }
 
 impl<'c> Embedder<'c> {
-    /// Embeds the pictures of a list; where the adapter finds no memory for a batch, goes on with smaller ones.
+    /// Embeds the images of a list; where the adapter finds no memory for a batch, goes on with smaller ones.
     ///
     /// The iterator's errors are those of the adapter, and [`Error::Interrupted`].
     pub fn rows<'e>(
         &'e mut self,
-        pictures: Vec<Picture>,
+        images: Vec<Image>,
         options: LookOptions,
         observer: &'e dyn Observer,
     ) -> Rows<'e, 'c> {
         let size = self.model.config().image;
         // Whole rounds for the decoding threads, and never much more than the adapter takes at once.
         let chunk = self.batch().max(2 * rayon::current_num_threads());
-        let stage = Stage::new(observer, "", pictures.len(), "nothing was written");
+        let stage = Stage::new(observer, "", images.len(), "nothing was written");
         let (sender, decoded) = mpsc::sync_channel(1);
         let decoder = std::thread::spawn(move || {
-            let mut pictures = pictures.into_iter();
+            let mut images = images.into_iter();
             loop {
-                let chunk: Vec<Picture> = pictures.by_ref().take(chunk).collect();
-                let load = |picture: Picture| {
-                    let loaded = preprocess::load(&picture.path, options.decode, size);
-                    (picture, loaded)
+                let chunk: Vec<Image> = images.by_ref().take(chunk).collect();
+                let load = |image: Image| {
+                    let loaded = preprocess::load(&image.path, options.decode, size);
+                    (image, loaded)
                 };
                 // Without a receiver there is nobody to decode for.
                 if chunk.is_empty() || sender.send(chunk.into_par_iter().map(load).collect()).is_err() {
@@ -302,23 +302,23 @@ impl<'c> Embedder<'c> {
 }
 
 impl Embedder<'_> {
-    /// Embeds the readable pictures of a list; returns their embeddings by name, and their places in the list.
+    /// Embeds the readable images of a list; returns their embeddings by name, and their places in the list.
     ///
     /// # Errors
     /// Those of the adapter, and [`Error::Interrupted`].
     pub fn embeddings(
         &mut self,
-        pictures: Vec<Picture>,
+        images: Vec<Image>,
         options: LookOptions,
         observer: &dyn Observer,
     ) -> Result<(Embeddings, Vec<usize>)> {
         let mut embeddings = Embeddings { paths: Vec::new(), dim: self.dim(), rows: Vec::new() };
         let mut places = Vec::new();
-        for (place, row) in self.rows(pictures, options, observer).enumerate() {
+        for (place, row) in self.rows(images, options, observer).enumerate() {
             match row? {
                 (_, Err(error)) => observer.skipped(&error),
-                (picture, Ok(row)) => {
-                    embeddings.paths.push(picture.name);
+                (image, Ok(row)) => {
+                    embeddings.paths.push(image.name);
                     embeddings.rows.extend(row);
                     places.push(place);
                 }
@@ -338,7 +338,7 @@ impl Rows<'_, '_> {
                 ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 break;
             };
-            for (picture, decoded) in decoded {
+            for (image, decoded) in decoded {
                 let error = match decoded {
                     Ok(rgb) => {
                         let mirrored = self.flip.then(|| rgb.mirrored());
@@ -348,7 +348,7 @@ impl Rows<'_, '_> {
                     }
                     Err(error) => Some(error),
                 };
-                self.listed.push_back((picture, error));
+                self.listed.push_back((image, error));
             }
         }
         if !self.queue.is_empty() {
@@ -379,18 +379,17 @@ impl Rows<'_, '_> {
 }
 
 impl Iterator for Rows<'_, '_> {
-    type Item = Result<(Picture, Result<Vec<f32>>)>;
+    type Item = Result<(Image, Result<Vec<f32>>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let is_next =
-                |(_, error): &mut (Picture, Option<Error>)| error.is_some() || !self.rows.is_empty();
-            if let Some((picture, error)) = self.listed.pop_front_if(is_next) {
+            let is_next = |(_, error): &mut (Image, Option<Error>)| error.is_some() || !self.rows.is_empty();
+            if let Some((image, error)) = self.listed.pop_front_if(is_next) {
                 let row = match error {
                     Some(error) => Err(error),
                     None => Ok(self.rows.pop_front().unwrap_or_default()),
                 };
-                return Some(self.stage.advance(1).map(|()| (picture, row)));
+                return Some(self.stage.advance(1).map(|()| (image, row)));
             }
             if self.decoder.is_none() && self.listed.is_empty() {
                 return None;

@@ -4,14 +4,14 @@ use super::embed::{Embedder, LookOptions};
 use super::known::Seen;
 use crate::checkpoint::{self, Network, Threshold};
 use crate::datasets::labels::{Label, Person};
-use crate::datasets::{self, LabelNames, LabelledPicture, TestSet, uses};
+use crate::datasets::{self, LabelNames, LabelledImage, TestSet, uses};
 use crate::embeddings;
 use crate::embeddings::gallery::Inputs;
 use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
 use crate::embeddings::rows::{NamedRows, Parts, Rows};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
-use crate::images::walk::{LeftOut, Picture};
+use crate::images::walk::{Image, LeftOut};
 use crate::observer::{Observer, Stage};
 use crate::retrieval::distances::visit;
 use crate::retrieval::lists::{Place, RankedLists};
@@ -41,15 +41,15 @@ pub struct Plan {
 struct Side {
     rows: Box<dyn Rows>,
     labels: Vec<Label>,
-    pictures: Pictures,
-    /// Pictures that could not be read.
+    images: Images,
+    /// Images that could not be read.
     unreadable: usize,
     /// Where embeddings come from that were read from a file.
     provenance: Provenance,
 }
 
-/// Pictures that embeddings were made from.
-pub struct Pictures {
+/// Images that embeddings were made from.
+pub struct Images {
     /// Their names.
     pub names: Vec<String>,
     /// Where each one is; empty if that isn't known.
@@ -67,7 +67,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// Embeds a data set's test pictures.
+    /// Embeds a data set's test images.
     ///
     /// # Errors
     /// [`Error::Data`] if none of a side can be read, [`Error::Interrupted`] after a signal; those of the adapter.
@@ -80,24 +80,21 @@ impl Task {
     ) -> Result<Task> {
         let mut embedder =
             Embedder::new(context, network, look.batch, look.memory.unwrap_or(context.default_memory()))?;
-        let mut embed = |pictures: Vec<LabelledPicture>| -> Result<Side> {
-            let list = pictures
+        let mut embed = |images: Vec<LabelledImage>| -> Result<Side> {
+            let list = images
                 .iter()
-                .map(|LabelledPicture { path, name, .. }| Picture { path: path.clone(), name: name.clone() });
+                .map(|LabelledImage { path, name, .. }| Image { path: path.clone(), name: name.clone() });
             let (mut embeddings, places) = embedder.embeddings(list.collect(), look.options, observer)?;
-            let unreadable = pictures.len() - places.len();
+            let unreadable = images.len() - places.len();
             if places.is_empty() {
-                return Err(Error::Data(format!(
-                    "{}: none of {unreadable} pictures could be read",
-                    set.name
-                )));
+                return Err(Error::Data(format!("{}: none of {unreadable} images could be read", set.name)));
             }
             // Labels go by place, so rows have no names.
             let names = std::mem::take(&mut embeddings.paths);
-            let labels = places.iter().map(|&place| pictures[place].label).collect();
-            let files = places.iter().map(|&place| pictures[place].path.clone()).collect();
-            let (pictures, provenance) = (Pictures { names, files }, Provenance::default());
-            Ok(Side { rows: Box::new(embeddings), labels, pictures, unreadable, provenance })
+            let labels = places.iter().map(|&place| images[place].label).collect();
+            let files = places.iter().map(|&place| images[place].path.clone()).collect();
+            let (images, provenance) = (Images { names, files }, Provenance::default());
+            Ok(Side { rows: Box::new(embeddings), labels, images, unreadable, provenance })
         };
         let queries = embed(set.query)?;
         let gallery = set.gallery.map(embed).transpose()?;
@@ -178,8 +175,8 @@ impl Task {
 
     /// One query with its person and camera, for the user to see that names are read as meant.
     pub fn example(&self) -> Option<String> {
-        let Side { labels, pictures, .. } = &self.queries;
-        pictures.names.iter().zip(labels).find_map(|(name, Label { person, camera })| {
+        let Side { labels, images, .. } = &self.queries;
+        images.names.iter().zip(labels).find_map(|(name, Label { person, camera })| {
             let Person::Known(number) = person else { return None };
             let LabelNames { persons, cameras } = &self.label_names;
             let person = persons.get(number).cloned().unwrap_or_else(|| format!("{number:04}"));
@@ -194,21 +191,21 @@ impl Task {
         sides.into_iter().flatten().flat_map(|side| &side.provenance.inputs)
     }
 
-    /// Looks for the pictures where they were embedded from.
-    pub fn find_pictures(&mut self) {
+    /// Looks for the images where they were embedded from.
+    pub fn find_images(&mut self) {
         for side in [Some(&mut self.queries), self.gallery.as_mut()].into_iter().flatten() {
             if let Some(inputs) = Inputs::open(&side.provenance.inputs) {
                 let find = |name: &String| inputs.find(name).unwrap_or_default();
-                side.pictures.files = side.pictures.names.iter().map(find).collect();
+                side.images.files = side.images.names.iter().map(find).collect();
             }
         }
     }
 }
 
-/// How pictures are looked at.
+/// How images are looked at.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Look {
-    /// Pictures per batch, if that is decided.
+    /// Images per batch, if that is decided.
     pub batch: Option<usize>,
     /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
     pub memory: Option<u64>,
@@ -235,8 +232,8 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
     }
     match (without.first(), table) {
         (None, _) => {
-            let pictures = Pictures { names, files: Vec::new() };
-            Ok(Side { rows, labels, pictures, unreadable: 0, provenance })
+            let images = Images { names, files: Vec::new() };
+            Ok(Side { rows, labels, images, unreadable: 0, provenance })
         }
         (Some(first), Some((table, _))) => Err(Error::Data(format!(
             "{} doesn't list {first}, which is in {} ({} of its {} names are missing)",
@@ -269,7 +266,7 @@ pub struct Outcome {
     pub queries: usize,
     /// The gallery in numbers.
     pub gallery: GalleryCounts,
-    /// Files of the data set that are no pictures of it.
+    /// Files of the data set that are no images of it.
     pub left_out: LeftOut,
     /// If ranked lists were asked for.
     pub listed: Option<Listed>,
@@ -290,16 +287,16 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// The pictures that were searched.
+    /// The images that were searched.
     pub fn gallery(&self) -> &Labelled {
         self.gallery.as_ref().unwrap_or(&self.queries)
     }
 }
 
-/// Pictures and whom they show.
+/// Images and whom they show.
 pub struct Labelled {
-    /// The pictures.
-    pub pictures: Pictures,
+    /// The images.
+    pub images: Images,
     /// Person and camera of each.
     pub labels: Vec<Label>,
 }
@@ -308,12 +305,12 @@ pub struct Labelled {
 #[derive(Debug, Clone, Copy)]
 pub struct GalleryCounts {
     /// Without junk.
-    pub pictures: usize,
+    pub images: usize,
     /// How many of them are distractors.
     pub distractors: usize,
-    /// Pictures of nobody in particular, which count for nothing.
+    /// Images of nobody in particular, which count for nothing.
     pub junk: usize,
-    /// Pictures that could not be read.
+    /// Images that could not be read.
     pub unreadable: usize,
 }
 
@@ -322,7 +319,7 @@ impl GalleryCounts {
         let count = |person| side.labels.iter().filter(|label| label.person == person).count();
         let junk = count(Person::Junk);
         GalleryCounts {
-            pictures: side.labels.len() - junk,
+            images: side.labels.len() - junk,
             distractors: count(Person::Distractor),
             junk,
             unreadable: side.unreadable,
@@ -346,8 +343,8 @@ pub fn evaluate(task: Task, plan: &Plan, context: &Context, observer: &dyn Obser
     let rules = Rules { query_is_gallery, ..plan.rules };
     let retrieval = Retrieval { queries: &task.queries.labels, gallery: &task.gallery().labels, rules };
     let (asked, shown) = (&*task.queries.rows, &*task.gallery().rows);
-    let pictures = if query_is_gallery { asked.len() } else { asked.len() + shown.len() };
-    let reranking = if plan.rerank.is_some() { 2 * pictures + asked.len() } else { 0 };
+    let images = if query_is_gallery { asked.len() } else { asked.len() + shown.len() };
+    let reranking = if plan.rerank.is_some() { 2 * images + asked.len() } else { 0 };
     let stage = Stage::new(observer, "distances", asked.len() + reranking, "nothing was written");
     let memory = plan.memory.unwrap_or(context.default_memory());
     let mut lists = (plan.places > 0).then(|| RankedLists::new(retrieval, plan.places));
@@ -393,7 +390,7 @@ pub fn evaluate(task: Task, plan: &Plan, context: &Context, observer: &dyn Obser
     let queries = task.queries.labels.len() + task.queries.unreadable;
     let gallery = GalleryCounts::of(task.gallery());
     let Task { name, queries: asked, gallery: shown, label_names, left_out } = task;
-    let labelled = |Side { pictures, labels, .. }| Labelled { pictures, labels };
+    let labelled = |Side { images, labels, .. }| Labelled { images, labels };
     let listed = lists.map(|lists| Listed {
         lists,
         queries: labelled(asked),

@@ -37,12 +37,12 @@ impl Known {
     /// Counts those of a test set. Names of persons count within the data set that the model was trained on, which it knows by
     /// the content of any of its images: other data sets have a `0001` too.
     pub fn among(&self, set: &TestSet) -> Seen {
-        let evaluated: Vec<&Path> = set.evaluated().map(|picture| picture.path.as_path()).collect();
+        let evaluated: Vec<&Path> = set.evaluated().map(|image| image.path.as_path()).collect();
         let images = evaluated.par_iter().filter(|path| self.holds(path)).count();
         let names = set.persons();
         let mut persons: Vec<&String> = names.iter().filter(|name| self.persons.contains(*name)).collect();
         if images == 0 && !persons.is_empty() {
-            let train: Vec<&Path> = set.train.iter().map(|picture| picture.path.as_path()).collect();
+            let train: Vec<&Path> = set.train.iter().map(|image| image.path.as_path()).collect();
             if !train.par_iter().any(|path| self.holds(path)) {
                 persons.clear();
             }

@@ -1,4 +1,4 @@
-//! Whom pictures show, found again in a gallery of embeddings.
+//! Whom images show, found again in a gallery of embeddings.
 
 use super::embed::{Embedder, LookOptions};
 use crate::checkpoint::{Network, Threshold};
@@ -7,7 +7,7 @@ use crate::embeddings::provenance::{Source, check_same_weights};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
-use crate::images::walk::{LeftOut, Picture};
+use crate::images::walk::{Image, LeftOut};
 use crate::observer::Observer;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::retrieval::pca::{self, Reduction};
@@ -26,19 +26,19 @@ pub struct Request<'r> {
     pub memory: Option<u64>,
     /// How queries are looked at.
     pub look: LookOptions,
-    /// Pictures of the gallery in each list.
+    /// Images of the gallery in each list.
     pub top: usize,
     /// Sets same and different apart, as [`verdicts`] finds it.
     pub verdicts: Verdicts,
 }
 
-/// Finds the pictures of a gallery that are nearest to each query; those that can't be read have no list. If the adapter is
+/// Finds the images of a gallery that are nearest to each query; those that can't be read have no list. If the adapter is
 /// lost or finds no memory, it is opened anew once.
 ///
 /// # Errors
 /// [`Error::NothingToDo`] if no query can be read, [`Error::Interrupted`] after a signal; those of adapter and gallery.
 pub fn search(
-    queries: &[Picture],
+    queries: &[Image],
     gallery: &Gallery,
     selected: &Selected<'_>,
     request: &Request<'_>,
@@ -139,7 +139,7 @@ pub struct Found {
     pub verdicts: Verdicts,
     /// Files among the queries' that are no query.
     pub left_out: LeftOut,
-    /// How many pictures were searched.
+    /// How many images were searched.
     pub gallery: usize,
     /// One list for each query.
     pub queries: Vec<Ranking>,
@@ -155,7 +155,7 @@ pub struct Ranking {
     pub results: Vec<Match>,
 }
 
-/// One picture of the gallery.
+/// One image of the gallery.
 pub struct Match {
     /// Its row in the gallery, whatever was filtered.
     pub row: usize,

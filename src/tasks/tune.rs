@@ -59,7 +59,7 @@ pub struct Outcome {
     pub choices: Choices,
 }
 
-/// Finds the quickest tiles for embedding `batch` pictures at once, and with `train` for a training step of as many.
+/// Finds the quickest tiles for embedding `batch` images at once, and with `train` for a training step of as many.
 ///
 /// # Errors
 /// If the adapter can't hold the step, or fails.

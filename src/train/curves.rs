@@ -7,7 +7,7 @@ use crate::plot::{self, Axis, Svg, on_step, round_step};
 use crate::storage::atomic::write_atomically;
 use crate::train::log::EpochLine;
 
-/// Size of the picture, in SVG's units.
+/// Size of the image, in SVG's units.
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 560.0;
 
@@ -32,7 +32,7 @@ pub fn write(path: &Path, epochs: &[EpochLine], openings: &[usize]) -> Result<()
     write_atomically(path, draw(epochs, openings).as_bytes())
 }
 
-/// A line of the picture.
+/// A line of the image.
 struct Series {
     class: &'static str,
     /// (epoch, value), finite.
@@ -59,7 +59,7 @@ struct Panel {
     step: f64,
 }
 
-/// The picture as SVG; the same epochs give the same bytes.
+/// The image as SVG; the same epochs give the same bytes.
 pub fn draw(epochs: &[EpochLine], openings: &[usize]) -> String {
     let losses = [
         Series::new("train", epochs, |line| Some(line.train_loss)),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_epochs_give_the_same_picture() {
+    fn the_same_epochs_give_the_same_image() {
         let svg = draw(&run(30), &[0, 2, 4]);
         check(&svg);
         assert_eq!(svg, draw(&run(30), &[0, 2, 4]));

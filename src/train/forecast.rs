@@ -13,7 +13,7 @@ use std::time::Instant;
 /// Tokens that a weight's gradient is summed over at once on CPU adapters: Mesa's llvmpipe ends an invocation's loops after
 /// 65,535 turns without a word.
 const MOST_ROWS_ON_CPU: usize = 32_768;
-/// Pictures in the step that is measured.
+/// Images in the step that is measured.
 const MEASURED_BATCH: usize = 4;
 
 /// What a run will take.
@@ -21,9 +21,9 @@ const MEASURED_BATCH: usize = 4;
 pub struct Forecast {
     /// The adapter's name.
     pub adapter: String,
-    /// Pictures that train.
+    /// Images that train.
     pub images: usize,
-    /// Pictures that validate.
+    /// Images that validate.
     pub validation_images: usize,
     /// Persons.
     pub classes: usize,
@@ -116,7 +116,7 @@ pub(super) fn check_memory(
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let (piece, tokens) = (job.piece(), job.network.config.tokens());
     let most_rows = if context.is_cpu() { MOST_ROWS_ON_CPU } else { usize::MAX };
-    // What stands in the way of so many pictures at once, if anything.
+    // What stands in the way of so many images at once, if anything.
     let obstacle = |need: &StageNeed, bytes: u64, piece: usize| {
         let largest = need.step.largest_tensor_bytes;
         if let Some(memory) = memory.filter(|&memory| bytes > memory) {
@@ -144,7 +144,7 @@ pub(super) fn check_memory(
         smaller /= 2;
     };
     Err(Error::TooLarge(format!(
-        "{piece} pictures at once need {} MiB in the last stage, but {reason}; {advice}",
+        "{piece} images at once need {} MiB in the last stage, but {reason}; {advice}",
         mib(bytes)
     )))
 }
@@ -184,12 +184,12 @@ fn stage_need(job: &Job, learner: &Learner<'_>, stage: Trainable, piece: usize) 
     for batch in job.evaluation_sizes(piece) {
         bytes += learner.evaluation_need(batch);
     }
-    let need = first.ok_or_else(|| Error::Usage("no batch has two pictures".to_string()))?;
+    let need = first.ok_or_else(|| Error::Usage("no batch has two images".to_string()))?;
     bytes += need.state_bytes;
     Ok((need, bytes))
 }
 
-/// Floating-point operations per second in a short training step on grey pictures.
+/// Floating-point operations per second in a short training step on grey images.
 fn measure(context: &Context, job: &Job, learner: &Learner<'_>) -> Result<f64> {
     let batch = MEASURED_BATCH.min(job.largest_batch());
     let step = learner.record_step(batch, batch)?;

@@ -40,7 +40,7 @@ impl ImageList {
                 person: set.classes[sample.class].clone(),
             })
         };
-        let mut lines = set.pictures.par_iter().map(line).collect::<Result<Vec<Line>>>()?;
+        let mut lines = set.images.par_iter().map(line).collect::<Result<Vec<Line>>>()?;
         lines.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(ImageList(lines))
     }

@@ -1,4 +1,4 @@
-//! What a run works on: configuration, network, pictures, schedule and place, settled before an adapter is touched.
+//! What a run works on: configuration, network, images, schedule and place, settled before an adapter is touched.
 
 use super::config::{self, BestBy, Config, Optimizer};
 use super::heads::init_heads;
@@ -27,10 +27,10 @@ pub(super) struct Position {
     pub epoch: usize,
     /// Batch of the next step in its epoch.
     pub batch: usize,
-    /// Sum of the epoch's losses so far, by picture.
+    /// Sum of the epoch's losses so far, by image.
     pub loss_sum: f64,
-    /// Pictures of the epoch so far.
-    pub pictures: u64,
+    /// Images of the epoch so far.
+    pub images: u64,
     pub best: Option<Best>,
 }
 
@@ -51,7 +51,7 @@ impl Best {
     }
 }
 
-const START: Position = Position { step: 0, epoch: 0, batch: 0, loss_sum: 0.0, pictures: 0, best: None };
+const START: Position = Position { step: 0, epoch: 0, batch: 0, loss_sum: 0.0, images: 0, best: None };
 
 impl Position {
     pub fn tensor(&self) -> StateTensor {
@@ -60,13 +60,13 @@ impl Position {
             [1, best.score.to_bits(), best.loss.to_bits(), best.epoch.map_or(0, after)]
         });
         let mut words = vec![self.step, self.epoch as u64, self.batch as u64];
-        words.extend([self.loss_sum.to_bits(), self.pictures]);
+        words.extend([self.loss_sum.to_bits(), self.images]);
         words.extend(best);
         StateTensor::counts(words)
     }
 
     fn from_words(words: &[u64]) -> Option<Position> {
-        let &[step, epoch, batch, loss_sum, pictures, has_best, score, loss, ref rest @ ..] = words else {
+        let &[step, epoch, batch, loss_sum, images, has_best, score, loss, ref rest @ ..] = words else {
             return None;
         };
         let best_epoch = rest.first().and_then(|after| (*after as usize).checked_sub(1));
@@ -76,7 +76,7 @@ impl Position {
             epoch: epoch as usize,
             batch: batch as usize,
             loss_sum: f64::from_bits(loss_sum),
-            pictures,
+            images,
             best: (has_best == 1).then_some(best),
         })
     }
@@ -99,9 +99,9 @@ pub(super) struct Job {
     pub held_out: TrainingSet,
     /// Hashes of the images that train and that the backbone was trained on, sorted.
     pub trained_on: Vec<u64>,
-    /// Pictures of `set` that train.
+    /// Images of `set` that train.
     pub train: Vec<usize>,
-    /// Pictures of `set` that validate.
+    /// Images of `set` that validate.
     pub validation: Vec<usize>,
     pub schedule: Schedule,
     pub position: Position,
@@ -109,7 +109,7 @@ pub(super) struct Job {
 }
 
 /// The images of a run, divided.
-struct Pictures {
+struct Images {
     set: TrainingSet,
     images: ImageList,
     held_out: TrainingSet,
@@ -122,7 +122,7 @@ impl Job {
     /// A run from its beginning.
     ///
     /// # Errors
-    /// [`Error::Usage`] for settings that no run can have; whatever weights and pictures may say.
+    /// [`Error::Usage`] for settings that no run can have; whatever weights and images may say.
     pub fn start(mut config: Config, observer: &dyn Observer) -> Result<Job> {
         let backbone = needed(&config.model.backbone, "backbone")?;
         let set = labelled(&config, |text| observer.note(text))?;
@@ -130,15 +130,14 @@ impl Job {
         let (set, held_out) = hold_out(&config, set)?;
         let (train, validation) = divide(&config, &set)?;
         if !held_out.classes.is_empty() {
-            let (persons, pictures) = (held_out.classes.len(), held_out.pictures.len());
+            let (persons, images) = (held_out.classes.len(), held_out.images.len());
             let matches = match held_out.across_cameras() {
                 0 => "none by two cameras, so images by one camera match".to_string(),
                 across if across == persons => "all by two cameras or more".to_string(),
                 across => format!("only {across} of them by two cameras or more: the others are not scored"),
             };
-            observer.note(&format!(
-                "{persons} persons with {pictures} images are held out of training, {matches}"
-            ));
+            observer
+                .note(&format!("{persons} persons with {images} images are held out of training, {matches}"));
         }
         let mut network = checkpoint::load(&backbone, &config.settings())?;
         for note in &network.notes {
@@ -156,20 +155,20 @@ impl Job {
         }
         let batch_size = config.schedule.batch_size;
         if config.data.persons_per_batch == 0 && sampler::drops_last(train.len(), batch_size) {
-            observer.note("each epoch's last batch would hold one picture and is dropped");
+            observer.note("each epoch's last batch would hold one image and is dropped");
         }
         let mut trained_on = hash_images(&set, &train)?;
         trained_on.extend(checkpoint::read_trained_on(&backbone)?.unwrap_or_default());
         trained_on.sort_unstable();
         trained_on.dedup();
-        let pictures = Pictures { set, images, held_out, train, validation, trained_on };
-        Job::new(config, network, pictures, START, BTreeMap::new())
+        let images = Images { set, images, held_out, train, validation, trained_on };
+        Job::new(config, network, images, START, BTreeMap::new())
     }
 
     /// A run from where `last.safetensors` in its folder stands.
     ///
     /// # Errors
-    /// [`Error::Usage`] for settings or pictures that contradict the saved ones; [`Error::Weights`] for a file that no
+    /// [`Error::Usage`] for settings or images that contradict the saved ones; [`Error::Weights`] for a file that no
     /// run left.
     pub fn resume(out: &Path, layers: &config::Layers, observer: &dyn Observer) -> Result<Job> {
         let last = out.join("last.safetensors");
@@ -207,18 +206,18 @@ impl Job {
                 hashes
             }
         };
-        let pictures = Pictures { set, images, held_out, train, validation, trained_on };
-        Job::new(config, network, pictures, position, state)
+        let images = Images { set, images, held_out, train, validation, trained_on };
+        Job::new(config, network, images, position, state)
     }
 
     fn new(
         config: Config,
         network: Network,
-        pictures: Pictures,
+        images: Images,
         position: Position,
         state: BTreeMap<String, StateTensor>,
     ) -> Result<Job> {
-        let Pictures { set, images, held_out, train, validation, trained_on } = pictures;
+        let Images { set, images, held_out, train, validation, trained_on } = images;
         let schedule =
             Schedule::new(&config, network.config.depth, config.sampling().steps_per_epoch(train.len()));
         Ok(Job {
@@ -292,7 +291,7 @@ impl Job {
 
     /// An epoch's batches: of each, places in [`Self::set`].
     pub fn batches(&self, epoch: usize) -> Vec<Vec<usize>> {
-        let classes: Vec<usize> = self.train.iter().map(|&i| self.set.pictures[i].class).collect();
+        let classes: Vec<usize> = self.train.iter().map(|&i| self.set.images[i].class).collect();
         let batches = self.config.sampling().batches(&classes, epoch as u64);
         batches.into_iter().map(|batch| batch.into_iter().map(|i| self.train[i]).collect()).collect()
     }
@@ -312,14 +311,14 @@ impl Job {
         self.config.piece().min(self.largest_batch())
     }
 
-    /// Sizes of the batches that validation runs by when it takes `batch` pictures at once, each once.
+    /// Sizes of the batches that validation runs by when it takes `batch` images at once, each once.
     pub fn evaluation_sizes(&self, batch: usize) -> Vec<usize> {
         let count = self.validation.len();
         let sizes = [if count >= batch { batch } else { 0 }, count % batch];
         sizes.into_iter().filter(|&size| size > 0).collect()
     }
 
-    /// How training pictures are changed, if at all.
+    /// How training images are changed, if at all.
     pub fn augment(&self) -> Option<Augment> {
         let (data, mean) = (&self.config.data, self.network.preprocess.mean);
         let changes = data.crop_pad > 0 || data.erasing > 0.0;
@@ -352,7 +351,7 @@ fn hold_out(config: &Config, set: TrainingSet) -> Result<(TrainingSet, TrainingS
 
 /// Hashes of the images that train, by which a model knows them again.
 fn hash_images(set: &TrainingSet, train: &[usize]) -> Result<Vec<u64>> {
-    train.par_iter().map(|&index| hash::number_of_file(&set.pictures[index].path)).collect()
+    train.par_iter().map(|&index| hash::number_of_file(&set.images[index].path)).collect()
 }
 
 /// The images of `set` that train, and those that validate.
@@ -361,11 +360,11 @@ fn divide(config: &Config, set: &TrainingSet) -> Result<(Vec<usize>, Vec<usize>)
     let (batch_size, wanted) = (config.schedule.batch_size, config.data.persons_per_batch);
     if batch_size < 2 || train.len() < 2 {
         return Err(Error::Usage(format!(
-            "BatchNorm needs two pictures or more in a batch: --batch-size is {batch_size}, {} pictures train",
+            "BatchNorm needs two images or more in a batch: --batch-size is {batch_size}, {} images train",
             train.len()
         )));
     }
-    let persons = train.iter().map(|&index| set.pictures[index].class).collect::<BTreeSet<usize>>().len();
+    let persons = train.iter().map(|&index| set.images[index].class).collect::<BTreeSet<usize>>().len();
     if wanted > persons {
         return Err(Error::Usage(format!(
             "data.persons_per_batch is {wanted}, but there are {persons} persons: --set \

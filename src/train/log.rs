@@ -42,9 +42,9 @@ pub struct EpochLine {
     pub epoch: usize,
     /// Mean of its steps' losses.
     pub train_loss: f64,
-    /// Loss on the validation pictures; `None` without any.
+    /// Loss on the validation images; `None` without any.
     pub val_loss: Option<f64>,
-    /// Share of the validation pictures that are recognised; `None` without any.
+    /// Share of the validation images that are recognised; `None` without any.
     pub val_accuracy: Option<f64>,
     /// Retrieval scores; `None` in epochs without.
     #[serde(flatten)]
@@ -62,10 +62,10 @@ pub struct EpochLine {
     pub seconds: f64,
 }
 
-/// What the model of an epoch finds among the data set's test pictures by the standard protocol, as fractions.
+/// What the model of an epoch finds among the data set's test images by the standard protocol, as fractions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalScores {
-    /// Share of the queries whose nearest picture is right.
+    /// Share of the queries whose nearest image is right.
     pub rank1: f64,
     /// Share with a right one among the first five.
     pub rank5: f64,

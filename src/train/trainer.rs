@@ -7,7 +7,7 @@ use super::{config, curves, forecast, images};
 use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor, TRAINED_ON};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{self, Sample};
-use crate::datasets::{LabelledPicture, LoadOptions, TestSet};
+use crate::datasets::{LabelledImage, LoadOptions, TestSet};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, PlanProfile, Precision, Readback};
 use crate::images::augment::Augment;
@@ -78,10 +78,10 @@ pub enum Event {
     },
 }
 
-/// Pictures that the model of an epoch is scored on.
+/// Images that the model of an epoch is scored on.
 #[derive(Debug, Clone)]
 pub struct Exam {
-    /// The pictures.
+    /// The images.
     pub set: TestSet,
     /// Whether matches by one camera count.
     pub ignore_cameras: bool,
@@ -89,10 +89,10 @@ pub struct Exam {
     pub ignore_exif: bool,
 }
 
-/// Scores a network by retrieval. Its errors are those of pictures and adapter; [`Error::Interrupted`] after a signal.
+/// Scores a network by retrieval. Its errors are those of images and adapter; [`Error::Interrupted`] after a signal.
 pub type Score = fn(&Exam, &Context, &Network, &dyn Observer) -> Result<RetrievalScores>;
 
-/// Pictures of the data set that score a run's models.
+/// Images of the data set that score a run's models.
 struct Exams {
     /// The data set's queries, in its gallery, every few epochs.
     test: Option<Exam>,
@@ -106,12 +106,12 @@ impl Exams {
         let data = &job.config.data;
         let exam = |set, ignore_cameras| Exam { set, ignore_cameras, ignore_exif: data.ignore_exif };
         let held_out = (!job.held_out.classes.is_empty()).then(|| {
-            let labelled = |sample: &Sample| LabelledPicture {
+            let labelled = |sample: &Sample| LabelledImage {
                 path: sample.path.clone(),
                 name: sample.name.clone(),
                 label: Label { person: Person::Known(sample.class as u32), camera: sample.camera },
             };
-            let images = job.held_out.pictures.iter().map(labelled).collect();
+            let images = job.held_out.images.iter().map(labelled).collect();
             exam(TestSet::of_each_other("persons held out", images), !job.held_out.crosses_cameras())
         });
         let mut test = None;
@@ -120,7 +120,7 @@ impl Exams {
             let set = TestSet::load(Path::new(dir), &data.load_options(), true)?;
             if !set.has_split {
                 return Err(Error::Usage(format!(
-                    "--eval-every needs pictures apart from those that train: {dir} has no query and gallery"
+                    "--eval-every needs images apart from those that train: {dir} has no query and gallery"
                 )));
             }
             test = Some(exam(set, false));
@@ -176,7 +176,7 @@ struct Batch {
 /// # Errors
 /// [`Error::Usage`] for a folder that holds a run already, or settings that contradict the saved ones;
 /// [`Error::NotFinite`] when loss or gradients overflow, after the state before it was saved; [`Error::Interrupted`] after
-/// the state was saved; whatever weights, pictures and adapter may say.
+/// the state was saved; whatever weights, images and adapter may say.
 pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> Result<Summary> {
     let out = &request.out;
     if !request.resume && holds_run(out)? {
@@ -539,7 +539,7 @@ impl Run<'_, '_> {
         let first = job.position.batch;
         let left = job.schedule.steps().saturating_sub(job.position.step) as usize;
         let samples: Vec<Vec<Sample>> = (job.batches(epoch).into_iter())
-            .map(|batch| batch.into_iter().map(|i| job.set.pictures[i].clone()).collect())
+            .map(|batch| batch.into_iter().map(|i| job.set.images[i].clone()).collect())
             .collect();
         let batches = samples.len();
         let reader = Reader::new(job);
@@ -641,7 +641,7 @@ impl Run<'_, '_> {
         self.learner.state_bytes() + steps + evaluations
     }
 
-    /// Profiles the step for `count` pictures, whose inputs are written. Every replay is a step of training: what it changes is
+    /// Profiles the step for `count` images, whose inputs are written. Every replay is a step of training: what it changes is
     /// put back as it was, to the bit.
     fn profile(&mut self, count: usize) -> Result<()> {
         let state = self.learner.save_state()?;
@@ -739,14 +739,14 @@ impl Run<'_, '_> {
             let Position { step, batch, .. } = before;
             self.job.position = Position { step, batch, ..self.job.position };
             self.save(LAST)?;
-            return Err(Error::NotFinite { step: number, pictures: names.join(", ") });
+            return Err(Error::NotFinite { step: number, images: names.join(", ") });
         }
         let count = names.len();
         let loss = rows.iter().map(|&row| f64::from(row)).sum::<f64>() / count as f64;
         if control.counted {
             let position = &mut self.job.position;
             position.loss_sum += loss * count as f64;
-            position.pictures += count as u64;
+            position.images += count as u64;
         }
         let line = StepLine {
             step: number,
@@ -778,7 +778,7 @@ impl Run<'_, '_> {
         let epoch = position.epoch;
         let line = EpochLine {
             epoch: position.epoch,
-            train_loss: position.loss_sum / position.pictures.max(1) as f64,
+            train_loss: position.loss_sum / position.images.max(1) as f64,
             val_loss: validation.map(|validation| validation.loss),
             val_accuracy: validation.map(|validation| validation.score),
             retrieval,
@@ -787,7 +787,7 @@ impl Run<'_, '_> {
             chosen_on_test_set: best_by == BestBy::TestMap,
             seconds: start.elapsed().as_secs_f64(),
         };
-        *position = Position { epoch: position.epoch + 1, batch: 0, loss_sum: 0.0, pictures: 0, ..*position };
+        *position = Position { epoch: position.epoch + 1, batch: 0, loss_sum: 0.0, images: 0, ..*position };
         let by_map = |scores: RetrievalScores| Best { score: scores.map, loss: 0.0, epoch: Some(epoch) };
         let score = match best_by {
             BestBy::Last => None,
@@ -827,7 +827,7 @@ impl Run<'_, '_> {
             ..network.clone()
         };
         let Some(exam) = exam else {
-            return Err(Error::Usage("no test pictures were listed".to_string()));
+            return Err(Error::Usage("no test images were listed".to_string()));
         };
         match (self.exams.score)(exam, self.context, &network, self.observer) {
             Err(Error::Interrupted { signal, .. }) => {
@@ -839,7 +839,7 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Loss and accuracy (argmax of summed softmax, paper eq. 8-9) on the validation pictures; `None` without any.
+    /// Loss and accuracy (argmax of summed softmax, paper eq. 8-9) on the validation images; `None` without any.
     fn validate(&mut self) -> Result<Option<Best>> {
         if self.job.validation.is_empty() {
             return Ok(None);
@@ -849,7 +849,7 @@ impl Run<'_, '_> {
         let classes = self.job.set.classes.len();
         let (mut loss, mut right) = (0.0, 0usize);
         for indices in self.job.validation.chunks(most) {
-            let samples: Vec<Sample> = indices.iter().map(|&i| self.job.set.pictures[i].clone()).collect();
+            let samples: Vec<Sample> = indices.iter().map(|&i| self.job.set.images[i].clone()).collect();
             let batch = reader.read(&samples, None)?;
             let count = samples.len();
             if !self.evaluations.contains_key(&count) {
@@ -860,8 +860,8 @@ impl Run<'_, '_> {
             recorded.plan.run(self.context)?;
             let logits = self.context.read(&recorded.logits)?;
             for (b, &label) in batch.labels.iter().enumerate() {
-                let (picture_loss, class) = vote(&logits, b, count, classes, label as usize);
-                loss += picture_loss;
+                let (image_loss, class) = vote(&logits, b, count, classes, label as usize);
+                loss += image_loss;
                 right += usize::from(class == label as usize);
             }
         }
@@ -900,14 +900,14 @@ impl Run<'_, '_> {
     }
 }
 
-/// Reads pictures at the input size.
+/// Reads images at the input size.
 #[derive(Clone, Copy)]
 struct Reader {
     options: DecodeOptions,
     size: ImageSize,
 }
 
-/// What an epoch does to its pictures.
+/// What an epoch does to its images.
 struct Changes {
     augment: Option<Augment>,
     flip: f64,
@@ -921,29 +921,29 @@ impl Reader {
         Reader { options, size: job.network.config.image }
     }
 
-    /// Reads the pictures of a batch, changed as `changes` say for the place of the first in its epoch.
+    /// Reads the images of a batch, changed as `changes` say for the place of the first in its epoch.
     fn read(&self, samples: &[Sample], changes: Option<(&Changes, usize)>) -> Result<Batch> {
         let load = |(i, sample): (usize, &Sample)| {
-            let mut picture = preprocess::load(&sample.path, self.options, self.size)?;
+            let mut image = preprocess::load(&sample.path, self.options, self.size)?;
             let Some((Changes { augment, flip, seed, epoch }, first)) = changes else {
-                return Ok((picture, 0));
+                return Ok((image, 0));
             };
             if let Some(augment) = augment {
-                augment.apply(&mut picture, *seed, *epoch, first + i);
+                augment.apply(&mut image, *seed, *epoch, first + i);
             }
-            Ok((picture, u32::from(sampler::flips(*seed, *epoch, first + i, *flip))))
+            Ok((image, u32::from(sampler::flips(*seed, *epoch, first + i, *flip))))
         };
         let read = samples.par_iter().enumerate().map(load).collect::<Result<Vec<_>>>()?;
         Ok(Batch {
             flips: read.iter().map(|(_, flip)| *flip).collect(),
-            bytes: read.into_iter().flat_map(|(picture, _)| picture.pixels).collect(),
+            bytes: read.into_iter().flat_map(|(image, _)| image.pixels).collect(),
             labels: samples.iter().map(|sample| sample.class as u32).collect(),
             names: samples.iter().map(|sample| sample.name.clone()).collect(),
         })
     }
 }
 
-/// The loss of picture `b` of logits (R, B, K) summed over its parts, and the class with the highest sum of softmax scores (eq. 8-9).
+/// The loss of image `b` of logits (R, B, K) summed over its parts, and the class with the highest sum of softmax scores (eq. 8-9).
 pub fn vote(logits: &[f32], b: usize, batch: usize, classes: usize, label: usize) -> (f64, usize) {
     let mut scores = vec![0.0; classes];
     let mut loss = 0.0;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lat-wgpu");
 
-/// A two-block ViT of width 32 for 32×32 pictures in patches of 8. It doesn't say how many heads it has: `--heads 2`.
+/// A two-block ViT of width 32 for 32×32 images in patches of 8. It doesn't say how many heads it has: `--heads 2`.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
 
 /// The program with these arguments, run in `folder`, with the built-in tiles.
@@ -46,7 +46,7 @@ pub fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
-/// A folder with `figures/`: a drawn data set of eight persons by two cameras, so many pictures each.
+/// A folder with `figures/`: a drawn data set of eight persons by two cameras, so many images each.
 pub fn figures(images: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let counts = ["--persons", "8", "--cameras", "2", "--images", images, "--seed", "3"];
@@ -54,7 +54,7 @@ pub fn figures(images: &str) -> TempDir {
     folder
 }
 
-/// A folder with `crops/`, drawn figures of `persons` persons by two cameras, one picture each.
+/// A folder with `crops/`, drawn figures of `persons` persons by two cameras, one image each.
 pub fn crops(persons: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     // Every second person is drawn for training.

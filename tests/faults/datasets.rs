@@ -371,11 +371,11 @@ fn data_reports_what_scoring_and_training_refuse() {
     let (text, _) = expect(0, here, &["data", "empty_query"]);
     assert_says(
         &text,
-        &["WRONG: `eval` refuses the set: no query pictures", "WRONG: `train` refuses the set: no train"],
+        &["WRONG: `eval` refuses the set: no query images", "WRONG: `train` refuses the set: no train"],
     );
     expect(1, here, &["data", "empty_query", "--strict"]);
     let (_, stderr) = expect(1, here, &["eval", "--model", TINY, "--data", "empty_query"]);
-    assert_says(&stderr, &["no query pictures"]);
+    assert_says(&stderr, &["no query images"]);
 
     std::fs::rename(here.join("two_p/a"), here.join("a")).unwrap();
     std::fs::remove_dir_all(here.join("folders_split/gallery")).unwrap();
@@ -384,7 +384,7 @@ fn data_reports_what_scoring_and_training_refuse() {
     std::fs::create_dir(empty.path().join("set/c")).unwrap();
     for (here, data, eval, train) in [
         (here, "two_p", "", "one person only trains (b)"),
-        (here, "folders_split", "no gallery pictures", ""),
+        (here, "folders_split", "no gallery images", ""),
         (one.path(), "set", "no query has a match", "one person only trains (a)"),
         (empty.path(), "set", "", "the folder of person c holds no image"),
     ] {

@@ -108,7 +108,7 @@ fn further_hidden_names() {
     write(&here.join("only/.DS_Store"), "x");
     write(&here.join("only/a.HEIC"), "x");
     let (_, stderr) = expect(1, here, &["embed", "--model", TINY, "only", "--out", "f.npy"]);
-    assert_says(&stderr, &["no picture in only; left out: 1 hidden, 1 .heic"]);
+    assert_says(&stderr, &["no image in only; left out: 1 hidden, 1 .heic"]);
 }
 
 #[test]

@@ -51,11 +51,11 @@ fn an_image_does_not_depend_on_its_neighbours() {
     let one = Shape { batch: 1, tokens: 50, heads: 2, head_dim: 32 };
     let len = one.out_len();
     for family in families() {
-        // A picture's queries, keys and values, then the gradient of its output.
+        // An image's queries, keys and values, then the gradient of its output.
         alone(&normal(6, 12 * len), 3, |data| {
             let shape = Shape { batch: data.len() / (4 * len), ..one };
             let (qkv, dout): (Vec<&[f32]>, Vec<&[f32]>) =
-                data.chunks(4 * len).map(|picture| picture.split_at(3 * len)).unzip();
+                data.chunks(4 * len).map(|image| image.split_at(3 * len)).unzip();
             let (qkv, dout) = (qkv.concat(), dout.concat());
             judged(&format!("attention {family:?}"), |run| {
                 forward(run, &qkv, shape, true, family);

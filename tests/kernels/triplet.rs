@@ -11,7 +11,7 @@ use lat_wgpu::reference::triplet as reference;
 
 const MARGIN: f32 = 0.3;
 
-/// Losses, and the two pictures of each anchor.
+/// Losses, and the two images of each anchor.
 fn mined(found: &[Vec<f32>]) -> (Vec<f32>, Vec<Choice>) {
     let batch = found[0].len();
     let choice = |pair: &[f32]| {
@@ -27,7 +27,7 @@ fn check(name: &str, parts: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, V
     let (batch, family) = (labels.len(), context().family());
     let found = judged(name, |run| distances(run, parts, batch, family)).remove(0);
     for i in 0..batch {
-        assert_eq!(found[i * batch + i], 1e-6, "{name}: a picture's distance from itself");
+        assert_eq!(found[i * batch + i], 1e-6, "{name}: an image's distance from itself");
         for j in 0..i {
             let (there, back) = (found[i * batch + j], found[j * batch + i]);
             assert_eq!(there.to_bits(), back.to_bits(), "{name}: from {i} to {j} and back");
@@ -39,7 +39,7 @@ fn check(name: &str, parts: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, V
 }
 
 #[test]
-fn many_pictures_of_few_persons() {
+fn many_images_of_few_persons() {
     for batch in [6, 63, 65, 127] {
         // Far apart, some anchors have no loss.
         let (losses, _) = check("normal", &normal(2, batch * 11), &labels(batch, 4), MARGIN);
@@ -57,7 +57,7 @@ fn parts_of_vit_s_and_vit_b() {
 }
 
 #[test]
-fn near_pictures_far_from_the_origin_keep_their_distance() {
+fn near_images_far_from_the_origin_keep_their_distance() {
     // Norms and products would leave nothing of it.
     let parts: Vec<f32> = scaled(5, 8 * 384, 0.001).iter().map(|v| v + 3.0).collect();
     check("near", &parts, &[0, 0, 1, 1, 2, 2, 3, 3], MARGIN);
@@ -86,7 +86,7 @@ fn an_anchor_without_a_pair_is_left_out() {
         let (losses, choices) = check("without pairs", &parts, &labels, MARGIN);
         assert!(losses.iter().all(|&loss| loss == 0.0) && choices.iter().all(Option::is_none));
     }
-    // The last person has one picture: it is no anchor, but others' negative.
+    // The last person has one image: it is no anchor, but others' negative.
     let (losses, choices) = check("one alone", &parts, &[0, 0, 1, 1, 2], 100.0);
     assert!(losses[4] == 0.0 && choices[4].is_none() && choices[..4].iter().all(Option::is_some));
 }
@@ -99,8 +99,8 @@ fn of_equals_the_first_is_taken() {
 }
 
 #[test]
-fn pictures_that_are_alike_have_no_direction() {
-    // Copies of one picture under both labels.
+fn images_that_are_alike_have_no_direction() {
+    // Copies of one image under both labels.
     let parts: Vec<f32> = normal(8, 13).repeat(4);
     let (losses, choices) = check("copies", &parts, &[0, 0, 1, 1], MARGIN);
     assert!(losses.iter().all(|&loss| loss == MARGIN) && choices.iter().all(Option::is_some));

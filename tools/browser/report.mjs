@@ -1,4 +1,4 @@
-// The reports of `lat-wgpu eval --html` and `lat-wgpu search --html`, of drawn figures and one picture with a hostile name,
+// The reports of `lat-wgpu eval --html` and `lat-wgpu search --html`, of drawn figures and one image with a hostile name,
 // in headless Chromium.
 //
 //   node tools/browser/report.mjs PROGRAM
@@ -76,8 +76,8 @@ async function showsEverything(page) {
     assert.equal(count, `${visible.length} of ${visible.length} lists`);
     assert.ok(visible.length > 10 && sorted(visible, 1), "worst first");
     assert.equal((await page.$$("figure.chart > svg")).length, 3);
-    const broken = await page.$$eval("img", (pictures) => pictures.filter((img) => !img.complete || img.naturalWidth === 0).length);
-    assert.equal(broken, 0, "pictures that don't show");
+    const broken = await page.$$eval("img", (images) => images.filter((img) => !img.complete || img.naturalWidth === 0).length);
+    assert.equal(broken, 0, "images that don't show");
     // Frames differ in more than their colour.
     for (const [verdict, sign, style] of [["right", "✓", "solid"], ["wrong", "✗", "dashed"]]) {
         const seen = await page.$eval(`li.${verdict}`, (place) => [place.querySelector(".verdict").textContent.trim(), getComputedStyle(place.querySelector(".frame")).borderStyle]);
@@ -85,7 +85,7 @@ async function showsEverything(page) {
     }
     // The name is text in every place, and the page's scripts are its own.
     assert.ok(visible.some(({ name }) => name === hostile), "the hostile name is a heading");
-    assert.ok(await page.$$eval("img", (pictures, name) => pictures.some((img) => img.alt === name), hostile));
+    assert.ok(await page.$$eval("img", (images, name) => images.some((img) => img.alt === name), hostile));
     assert.equal((await page.$$("script")).length, 1);
 }
 
@@ -187,8 +187,8 @@ try {
         await withPage(browser, url("other place/linked.html"), { allowed: nothingElse }, async (page) => {
             assert.equal((await page.$$("img[src^=data]")).length, 0);
             const loaded = (img) => img.scrollIntoView() || img.decode().then(() => img.naturalWidth > 0);
-            const picture = await page.evaluateHandle((name) => [...document.images].find((img) => img.alt === name), hostile);
-            assert.ok(await picture.evaluate(loaded), "a linked picture under the hostile name");
+            const image = await page.evaluateHandle((name) => [...document.images].find((img) => img.alt === name), hostile);
+            assert.ok(await image.evaluate(loaded), "a linked image under the hostile name");
         });
     });
     console.log("the reports work: everything is shown, by keyboard too, light and dark, on a phone, without scripts");

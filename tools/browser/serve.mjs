@@ -35,7 +35,7 @@ async function start() {
 
 const results = (page) => page.$$eval("#results li", (places) => places.map((place) => place.querySelector(".path").textContent));
 
-/** Waits until so many results are shown, with their pictures. */
+/** Waits until so many results are shown, with their images. */
 async function shown(page, count) {
     await page.waitForFunction((wanted) => {
         const places = [...document.querySelectorAll("#results li")];
@@ -43,21 +43,21 @@ async function shown(page, count) {
     }, {}, count);
 }
 
-/** Drops a file of this name: the content of the gallery's first picture, or none. */
-const drop = (page, name, isPicture) => page.evaluate(async (name, isPicture) => {
-    const content = isPicture ? await (await fetch("/image/0")).blob() : "no picture";
+/** Drops a file of this name: the content of the gallery's first image, or none. */
+const drop = (page, name, isImage) => page.evaluate(async (name, isImage) => {
+    const content = isImage ? await (await fetch("/image/0")).blob() : "no image";
     const dataTransfer = new DataTransfer();
     dataTransfer.items.add(new File([content], name));
     document.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
-}, name, isPicture);
+}, name, isImage);
 
 async function finds(page) {
-    await page.waitForFunction(() => document.getElementById("about").textContent.includes("pictures, embedded by"));
+    await page.waitForFunction(() => document.getElementById("about").textContent.includes("images, embedded by"));
     const chosen = readdirSync(join(folder, "figures/bounding_box_test")).sort()[3];
-    const input = await page.$("#picture");
+    const input = await page.$("#image");
     await input.uploadFile(join(folder, "figures/bounding_box_test", chosen));
     await shown(page, 5);
-    assert.equal((await results(page))[0], chosen, "a picture of the gallery is nearest to itself");
+    assert.equal((await results(page))[0], chosen, "an image of the gallery is nearest to itself");
     await page.$eval("#top", (top) => {
         top.value = 3;
         top.dispatchEvent(new Event("change"));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the pictures in seeds/ that the fuzzers begin with, where the engine's own encoders can't: needs Pillow."""
+"""Draws the images in seeds/ that the fuzzers begin with, where the engine's own encoders can't: needs Pillow."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ turned = Image.Exif()
 turned[0x0112] = 6
 
 
-def save(name, picture, **options):
-    picture.save(here / name, **options)
+def save(name, image, **options):
+    image.save(here / name, **options)
 
 
 here.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ save("plain.bmp", figure)
 save("palette.bmp", figure.quantize(16))
 save("bits.bmp", figure.convert("1"))
 for compression in ["raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg", "group4"]:
-    picture = figure.convert("1") if compression == "group4" else figure
-    save(f"{compression}.tif", picture, compression=compression)
+    image = figure.convert("1") if compression == "group4" else figure
+    save(f"{compression}.tif", image, compression=compression)
 save("clear.tif", clear, compression="tiff_lzw", exif=turned)
 save("cmyk.tif", figure.convert("CMYK"), compression="tiff_adobe_deflate")

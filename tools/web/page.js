@@ -1,4 +1,4 @@
-// The page beside a player: pictures in, vectors and the most similar pictures out. Nothing leaves the machine; names of
+// The page beside a player: images in, vectors and the most similar images out. Nothing leaves the machine; names of
 // files go in as text, never as HTML.
 
 import { Player, squaredDistance } from "./player.js";
@@ -10,13 +10,13 @@ const byId = (id) => document.getElementById(id);
 const picker = byId("pictures");
 
 /** What was embedded: { name, url, vector, button }. */
-let pictures = [];
-/** Index of the picture that was asked for. */
+let images = [];
+/** Index of the image that was asked for. */
 let asked = null;
 let player = null;
-/** Pictures are embedded one list after the other. */
+/** Images are embedded one list after the other. */
 let queue = Promise.resolve();
-/** Grows with every removal of all pictures: what was asked for before is dropped. */
+/** Grows with every removal of all images: what was asked for before is dropped. */
 let round = 0;
 
 function say(status, error = "") {
@@ -46,7 +46,7 @@ async function read(name) {
     return response.arrayBuffer();
 }
 
-/** The pixels of a picture, upright, as { width, height, data }. */
+/** The pixels of an image, upright, as { width, height, data }. */
 async function decode(file) {
     const bitmap = await createImageBitmap(file, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
     try {
@@ -66,24 +66,24 @@ async function add(files) {
     let done = 0;
     for (const file of files) {
         say(`Embedding ${done + 1} of ${files.length} …`, refused.join("; "));
-        let picture = null;
+        let image = null;
         try {
-            picture = await decode(file);
+            image = await decode(file);
         } catch {
-            refused.push(`${file.name} can't be read as a picture`);
+            refused.push(`${file.name} can't be read as an image`);
         }
-        const [vector] = picture ? await player.embed([picture]) : [];
+        const [vector] = image ? await player.embed([image]) : [];
         if (round !== began) return;
         if (vector) keep(file, vector);
         done += 1;
     }
     if (asked !== null) rank(asked);
-    say(`${pictures.length} pictures with vectors of ${player.dim} numbers`, refused.join("; "));
+    say(`${images.length} images with vectors of ${player.dim} numbers`, refused.join("; "));
 }
 
-/** Shows a picture with its vector. */
+/** Shows an image with its vector. */
 function keep(file, vector) {
-    const index = pictures.length;
+    const index = images.length;
     const url = URL.createObjectURL(file);
     const item = document.createElement("li");
     const button = document.createElement("button");
@@ -94,21 +94,21 @@ function keep(file, vector) {
     item.append(button);
     byId("gallery").append(item);
     byId("shown").hidden = false;
-    pictures.push({ name: file.name, url, vector, button });
+    images.push({ name: file.name, url, vector, button });
 }
 
-/** Shows the pictures that are most similar to one of them. */
+/** Shows the images that are most similar to one of them. */
 function rank(index) {
     asked = index;
-    const { name, vector } = pictures[index];
-    const others = pictures.map((picture) => ({ ...picture, distance: squaredDistance(vector, picture.vector) }));
+    const { name, vector } = images[index];
+    const others = images.map((image) => ({ ...image, distance: squaredDistance(vector, image.vector) }));
     others.splice(index, 1);
     others.sort((a, b) => a.distance - b.distance);
-    pictures.forEach(({ button }, place) => button.setAttribute("aria-pressed", String(place === index)));
+    images.forEach(({ button }, place) => button.setAttribute("aria-pressed", String(place === index)));
     byId("found-title").textContent = `Most similar to ${name}`;
     byId("results").replaceChildren(...others.slice(0, MOST).map(result));
     byId("found").hidden = false;
-    say(`${others.length} pictures, the most similar to ${name} first`);
+    say(`${others.length} images, the most similar to ${name} first`);
 }
 
 function result({ name, url, distance }, place) {
@@ -125,27 +125,27 @@ function result({ name, url, distance }, place) {
     return made;
 }
 
-/** The vectors as a NumPy matrix (pictures, numbers) of f32. */
+/** The vectors as a NumPy matrix (images, numbers) of f32. */
 function npy() {
-    const shape = `(${pictures.length}, ${player.dim})`;
+    const shape = `(${images.length}, ${player.dim})`;
     const dict = `{'descr': '<f4', 'fortran_order': False, 'shape': ${shape}, }`;
     const header = new Uint8Array(128).fill(0x20);
     header.set([0x93, ...new TextEncoder().encode("NUMPY"), 1, 0, header.length - 10, 0]);
     header.set(new TextEncoder().encode(dict), 10);
     header[header.length - 1] = 0x0a;
-    return [header, ...pictures.map(({ vector }) => vector)];
+    return [header, ...images.map(({ vector }) => vector)];
 }
 
 function json() {
     const { made_by, weights_sha256, preprocess, embedding } = player.plan;
-    const vectors = pictures.map(({ name, vector }) => ({ name, vector: [...vector] }));
-    return [JSON.stringify({ made_by, weights_sha256, preprocess, embedding, pictures: vectors })];
+    const vectors = images.map(({ name, vector }) => ({ name, vector: [...vector] }));
+    return [JSON.stringify({ made_by, weights_sha256, preprocess, embedding, images: vectors })];
 }
 
 /** One name a line, line breaks and backslashes escaped, as `lat-wgpu embed` writes them beside an .npy file. */
 function paths() {
     const escapes = { "\\": "\\\\", "\n": "\\n", "\r": "\\r" };
-    return pictures.map(({ name }) => `${name.replace(/[\\\n\r]/g, (found) => escapes[found])}\n`);
+    return images.map(({ name }) => `${name.replace(/[\\\n\r]/g, (found) => escapes[found])}\n`);
 }
 
 function download(name, parts) {
@@ -159,15 +159,15 @@ function download(name, parts) {
 
 function clear() {
     round += 1;
-    pictures.forEach(({ url }) => URL.revokeObjectURL(url));
-    pictures = [];
+    images.forEach(({ url }) => URL.revokeObjectURL(url));
+    images = [];
     asked = null;
     picker.value = "";
     byId("gallery").replaceChildren();
     byId("results").replaceChildren();
     byId("found").hidden = true;
     byId("shown").hidden = true;
-    say("No pictures");
+    say("No images");
     picker.focus();
 }
 
@@ -196,7 +196,7 @@ async function open() {
     const { architecture, vendor } = adapter.info;
     const { size: [height, width] } = player.plan.preprocess;
     const where = [vendor, architecture].filter(Boolean).join(" ") || "this machine's adapter";
-    byId("about").textContent = `Pictures stay on this machine: the network runs here, on ${where}, at ${height}×${width} pixels.`;
+    byId("about").textContent = `Images stay on this machine: the network runs here, on ${where}, at ${height}×${width} pixels.`;
     picker.disabled = false;
     say("Ready");
 }

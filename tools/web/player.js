@@ -28,7 +28,7 @@ export class Player {
             throw new Error(`plan.json has format ${plan.format}, this player knows ${FORMAT}: use the player beside it`);
         }
         if (plan.preprocess.interpolation !== "bicubic") {
-            throw new Error(`plan.json wants pictures resized by ${plan.preprocess.interpolation}, this player knows bicubic`);
+            throw new Error(`plan.json wants images resized by ${plan.preprocess.interpolation}, this player knows bicubic`);
         }
         const player = new Player();
         Object.assign(player, { device, plan });
@@ -112,14 +112,14 @@ export class Player {
     }
 
     /**
-     * The vectors of pictures { width, height, data } of any size, in their order: Float32Array, of length 1. Alpha is
+     * The vectors of images { width, height, data } of any size, in their order: Float32Array, of length 1. Alpha is
      * dropped. One call at a time.
      */
-    async embed(pictures) {
+    async embed(images) {
         const { size: [height, width], flip } = this.plan.preprocess;
         const views = [];
-        for (const picture of pictures) {
-            const resized = resizeBicubic(rgb(picture), height, width);
+        for (const image of images) {
+            const resized = resizeBicubic(rgb(image), height, width);
             views.push(resized.pixels);
             if (flip) views.push(mirrored(resized));
         }
@@ -128,10 +128,10 @@ export class Player {
             vectors.push(...await this.#run(views.slice(start, start + this.plan.batch)));
         }
         if (!flip) return vectors;
-        return pictures.map((_, index) => meanOfViews(vectors[2 * index], vectors[2 * index + 1], this.plan.embedding.parts));
+        return images.map((_, index) => meanOfViews(vectors[2 * index], vectors[2 * index + 1], this.plan.embedding.parts));
     }
 
-    /** One replay, for up to a batch of pictures of the input size. */
+    /** One replay, for up to a batch of images of the input size. */
     async #run(views) {
         const { device, dim } = this;
         const bytes = new Uint8Array(this.input.size);
@@ -178,7 +178,7 @@ export function rgb({ width, height, data }) {
     return { width, height, pixels };
 }
 
-/** The bytes of an RGB picture mirrored left to right. */
+/** The bytes of an RGB image mirrored left to right. */
 function mirrored({ width, height, pixels }) {
     const turned = new Uint8Array(pixels.length);
     for (let y = 0; y < height; y += 1) {
@@ -217,7 +217,7 @@ const HALF = 1 << (FRACTION_BITS - 1);
 /** Reach of the cubic on either side, in pixels of the coarser grid. */
 const REACH = 2;
 
-/** Stretches an RGB picture; the aspect ratio is not kept. */
+/** Stretches an RGB image; the aspect ratio is not kept. */
 export function resizeBicubic(image, height, width) {
     const rowsLost = image.height - height;
     const columnsLost = image.width - width;

@@ -1,4 +1,4 @@
-// What both tests of the exported web folder need: the program, pictures as bytes, vectors, and how far they are apart.
+// What both tests of the exported web folder need: the program, images as bytes, vectors, and how far they are apart.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -16,24 +16,24 @@ export const runner = (program, folder, env) => (...words) =>
     execFileSync(program, words, { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
 
 /** Draws figures, cuts some of them to odd sizes, and gives the folder with all of them: as PNG and BMP. */
-export function drawPictures(run, folder) {
+export function drawImages(run, folder) {
     run("draw", "figures", "--persons", "10", "--cameras", "2", "--images", "1", "--seed", "7");
     const drawn = join(folder, "figures/query");
-    const pictures = join(folder, "pictures");
-    mkdirSync(pictures);
+    const images = join(folder, "pictures");
+    mkdirSync(images);
     const names = readdirSync(drawn).sort();
     assert.ok(names.length >= 2);
     const cuts = [[128, 64], [37, 61], [5, 3], [99, 7], [128, 1]];
     for (const [index, [height, width]] of cuts.entries()) {
         const name = names[index % names.length];
         const bytes = readFileSync(join(drawn, name));
-        if (index < 2) writeFileSync(join(pictures, name), bytes);
-        writeFileSync(join(pictures, `cut ${height}x${width}.bmp`), bmp(cut(readPng(bytes), height, width)));
+        if (index < 2) writeFileSync(join(images, name), bytes);
+        writeFileSync(join(images, `cut ${height}x${width}.bmp`), bmp(cut(readPng(bytes), height, width)));
     }
-    return pictures;
+    return images;
 }
 
-/** A picture's lower right part. */
+/** An image's lower right part. */
 function cut({ width, height, data }, rows, columns) {
     const part = new Uint8ClampedArray(4 * rows * columns);
     for (let y = 0; y < rows; y += 1) {
@@ -62,8 +62,8 @@ function bmp({ width, height, data }) {
     return file;
 }
 
-/** The pixels of a file that `drawPictures` left. */
-export function readPicture(path) {
+/** The pixels of a file that `drawImages` left. */
+export function readImage(path) {
     const bytes = readFileSync(path);
     return path.endsWith(".png") ? readPng(bytes) : readBmp(bytes);
 }

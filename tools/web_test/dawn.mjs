@@ -9,7 +9,7 @@ import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { create, globals } from "webgpu";
-import { DEMO, agree, drawPictures, golden, readPicture, readVectors, runner } from "./common.mjs";
+import { DEMO, agree, drawImages, golden, readImage, readVectors, runner } from "./common.mjs";
 import { Player, resizeBicubic, squaredDistance } from "../web/player.js";
 
 Object.assign(globalThis, globals);
@@ -50,9 +50,9 @@ try {
     const device = await adapter.requestDevice();
     device.onuncapturederror = ({ error }) => assert.fail(error.message);
 
-    const pictures = drawPictures(run, folder);
-    const names = readdirSync(pictures).sort();
-    const decoded = names.map((name) => readPicture(join(pictures, name)));
+    const images = drawImages(run, folder);
+    const names = readdirSync(images).sort();
+    const decoded = names.map((name) => readImage(join(images, name)));
     const heads = ["--heads", "2"];
     for (const [name, model, network, web] of [
         ["demo", DEMO, [], []],

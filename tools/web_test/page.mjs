@@ -8,7 +8,7 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { extname, join, normalize } from "node:path";
 import { assertAccessible, assertNoSideways, withChromium, withPage } from "../browser/common/chromium.mjs";
-import { DEMO, agree, drawPictures, readVectors, runner } from "./common.mjs";
+import { DEMO, agree, drawImages, readVectors, runner } from "./common.mjs";
 
 const SOFTWARE = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json" };
@@ -61,14 +61,14 @@ async function download(page, ids) {
 
 async function embeds(page) {
     await until(page, "status", "Ready");
-    const pictures = join(folder, "pictures");
-    const names = readdirSync(pictures).sort();
+    const images = join(folder, "pictures");
+    const names = readdirSync(images).sort();
     const [last, ...first] = names.toReversed();
-    const input = await page.$("#pictures");
-    await input.uploadFile(...first.map((name) => join(pictures, name)));
-    await until(page, "status", `${first.length} pictures with vectors`);
-    await drop(page, last, readFileSync(join(pictures, last)));
-    await until(page, "status", `${names.length} pictures with vectors`);
+    const input = await page.$("#images");
+    await input.uploadFile(...first.map((name) => join(images, name)));
+    await until(page, "status", `${first.length} images with vectors`);
+    await drop(page, last, readFileSync(join(images, last)));
+    await until(page, "status", `${names.length} images with vectors`);
     await assertAccessible(page);
     await assertNoSideways(page);
 
@@ -76,13 +76,13 @@ async function embeds(page) {
     const target = await download(page, ["npy", "paths", "json"]);
     agree("page", readVectors(join(target, "vectors.npy")), readVectors(join(folder, "native.npy")));
     const json = JSON.parse(readFileSync(join(target, "vectors.json"), "utf8"));
-    const fromJson = new Map(json.pictures.map(({ name, vector }) => [name, Float32Array.from(vector)]));
+    const fromJson = new Map(json.images.map(({ name, vector }) => [name, Float32Array.from(vector)]));
     assert.deepEqual(fromJson, readVectors(join(target, "vectors.npy")));
-    run("search", "--model", DEMO, "--gallery", "downloads/vectors.npy", "--query", `pictures/${first[0]}`, "--top", "99", "--json", "found.json");
+    run("search", "--model", DEMO, "--gallery", "downloads/vectors.npy", "--query", `images/${first[0]}`, "--top", "99", "--json", "found.json");
     const found = JSON.parse(readFileSync(join(folder, "found.json"), "utf8"));
     const order = found.queries[0].results.map(({ path }) => path).slice(1);
 
-    // Ranked by keyboard as the program ranks, the picture itself left out.
+    // Ranked by keyboard as the program ranks, the image itself left out.
     await page.focus("#gallery li button");
     await page.keyboard.press("Enter");
     assert.equal(await text(page, "found-title"), `Most similar to ${first[0]}`);
@@ -91,9 +91,9 @@ async function embeds(page) {
     assert.equal(await page.$$eval("[aria-pressed=true]", (pressed) => pressed.length), 1);
     await assertAccessible(page);
 
-    await drop(page, hostile, readFileSync(join(pictures, last)));
-    await until(page, "status", `${names.length + 1} pictures with vectors`);
-    await drop(page, "notes.txt", Buffer.from("no picture"));
+    await drop(page, hostile, readFileSync(join(images, last)));
+    await until(page, "status", `${names.length + 1} images with vectors`);
+    await drop(page, "notes.txt", Buffer.from("no image"));
     await until(page, "error", "notes.txt can't be read");
     assert.equal((await page.$$("script")).length, 1);
     await page.click("#clear");
@@ -101,7 +101,7 @@ async function embeds(page) {
 }
 
 try {
-    drawPictures(run, folder);
+    drawImages(run, folder);
     run("export", "--model", DEMO, "--to", "web", "--out", "web");
     run("embed", "--model", DEMO, "pictures", "--out", "native.npy");
     const { server, url } = await serve(join(folder, "web"));
@@ -115,14 +115,14 @@ try {
         });
     }, SOFTWARE);
     // Under another name than localhost, without https, browsers offer no WebGPU.
-    const elsewhere = url.replace("127.0.0.1", "pictures.test");
+    const elsewhere = url.replace("127.0.0.1", "images.test");
     await withChromium(async (browser) => {
         await withPage(browser, elsewhere, { allowed: new RegExp(`^(${elsewhere}|data:)`) }, async (page) => {
             await until(page, "error", "This page needs WebGPU: browsers offer it on https and localhost alone");
             await assertAccessible(page);
-            assert.ok(await page.$eval("#pictures", (input) => input.disabled));
+            assert.ok(await page.$eval("#images", (input) => input.disabled));
         });
-    }, ["--host-resolver-rules=MAP pictures.test 127.0.0.1"]);
+    }, ["--host-resolver-rules=MAP images.test 127.0.0.1"]);
     server.close();
     console.log("the page works: choose, drop, rank, take along, light and dark, on a phone, and says so without WebGPU");
 } finally {

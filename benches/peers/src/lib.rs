@@ -59,7 +59,7 @@ pub fn numbers(stream: u64, len: usize) -> Vec<f32> {
     (0..len as u64).map(|i| 2.0 * rng::uniform(0, stream, i) - 1.0).collect()
 }
 
-/// Bytes of `batch` pictures of the input size (B, height, width, 3).
+/// Bytes of `batch` images of the input size (B, height, width, 3).
 pub fn pixels(batch: usize) -> Vec<u8> {
     let len = batch * SIZE.height * SIZE.width * 3;
     (0..len as u64).map(|i| rng::bits(0, streams::PIXELS, i) as u8).collect()
@@ -70,8 +70,8 @@ pub fn normalised(pixels: &[u8]) -> Vec<f32> {
     let (mean, std) = Normalize::Imagenet.mean_std();
     let plane = SIZE.height * SIZE.width;
     let mut out = vec![0.0; pixels.len()];
-    for (picture, out) in pixels.chunks(3 * plane).zip(out.chunks_mut(3 * plane)) {
-        for (at, &byte) in picture.iter().enumerate() {
+    for (image, out) in pixels.chunks(3 * plane).zip(out.chunks_mut(3 * plane)) {
+        for (at, &byte) in image.iter().enumerate() {
             let (pixel, channel) = (at / 3, at % 3);
             out[channel * plane + pixel] = (f32::from(byte) / 255.0 - mean[channel]) / std[channel];
         }
@@ -146,18 +146,18 @@ pub enum Task {
         /// Columns of the result.
         n: usize,
     },
-    /// `attention:forward:MODEL` or `attention:backward:MODEL`, of one picture.
+    /// `attention:forward:MODEL` or `attention:backward:MODEL`, of one image.
     Attention {
         /// Whether gradients are asked for.
         backward: bool,
         /// Whose heads.
         model: Model,
     },
-    /// `forward:MODEL:B`, from pictures to embeddings.
+    /// `forward:MODEL:B`, from images to embeddings.
     Forward {
         /// Which network.
         model: Model,
-        /// Pictures at once.
+        /// Images at once.
         batch: usize,
     },
     /// `step:MODEL:OPEN:B`, a training step with so many open blocks, or `all` for the embedding too.
@@ -168,10 +168,10 @@ pub enum Task {
         open: usize,
         /// Whether the embedding trains too.
         embeddings: bool,
-        /// Pictures at once.
+        /// Images at once.
         batch: usize,
     },
-    /// `embed:MODEL:N`, from N picture files to embeddings.
+    /// `embed:MODEL:N`, from N image files to embeddings.
     Embed {
         /// Which network.
         model: Model,
@@ -236,7 +236,7 @@ impl Task {
 pub struct Request {
     /// Timed samples of every row.
     pub samples: usize,
-    /// Where pictures and weights lie.
+    /// Where images and weights lie.
     pub folder: PathBuf,
     /// Names of rows and what they mean.
     pub rows: Vec<(String, Task)>,
@@ -368,19 +368,19 @@ fn status(name: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// The first `count` pictures of the folder, by name.
+/// The first `count` images of the folder, by name.
 ///
 /// # Errors
 /// If the folder can't be read or holds fewer.
-pub fn pictures(folder: &Path, count: usize) -> Result<Vec<lat_wgpu::images::walk::Picture>> {
-    let mut pictures = lat_wgpu::images::walk::list_pictures(&[folder.join("pictures")], false)?.pictures;
-    pictures.sort_by(|a, b| a.name.cmp(&b.name));
-    if pictures.len() < count {
-        let found = pictures.len();
-        return Err(Error::Usage(format!("{} holds {found} pictures, not {count}", folder.display())));
+pub fn images(folder: &Path, count: usize) -> Result<Vec<lat_wgpu::images::walk::Image>> {
+    let mut images = lat_wgpu::images::walk::list_images(&[folder.join("images")], false)?.images;
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    if images.len() < count {
+        let found = images.len();
+        return Err(Error::Usage(format!("{} holds {found} images, not {count}", folder.display())));
     }
-    pictures.truncate(count);
-    Ok(pictures)
+    images.truncate(count);
+    Ok(images)
 }
 
 /// Ends a program: 0, or 1 or 2 with the error's chain.

@@ -1,4 +1,4 @@
-//! What is said over HTTP: the page, its pictures, the API. Every refusal is JSON, `{"error": why}`.
+//! What is said over HTTP: the page, its images, the API. Every refusal is JSON, `{"error": why}`.
 
 use super::connections::{Connections, Limits};
 use crate::embeddings::gallery::{Gallery, Images, read_image};
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-/// Pictures that may wait for the adapter.
+/// Images that may wait for the adapter.
 pub(super) const QUEUE: usize = 8;
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 16 << 20;
@@ -37,18 +37,18 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long connections on which nothing is searched may hold up the end.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// What the page may do: load what this server has, show the picture that was chosen, and no more.
+/// What the page may do: load what this server has, show the image that was chosen, and no more.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What the page looks like.
 const STYLE: &str = concat!(include_str!("../../plot/colours.css"), "\n", include_str!("page.css"));
 
-/// A picture to find.
+/// An image to find.
 pub(super) struct Job {
     /// The file's content.
     pub bytes: Bytes,
-    /// How many of the gallery's pictures to list.
+    /// How many of the gallery's images to list.
     pub top: usize,
     /// Where the answer goes.
     pub answer: oneshot::Sender<std::result::Result<Value, Refusal>>,
@@ -59,9 +59,9 @@ pub(super) struct Site {
     /// To the adapter.
     pub jobs: mpsc::Sender<Job>,
     pub gallery: Arc<Gallery>,
-    /// Rows that can be found, ascending: other pictures aren't shown either.
+    /// Rows that can be found, ascending: other images aren't shown either.
     pub kept: Vec<usize>,
-    /// Where the gallery's pictures lie, if they are to be shown.
+    /// Where the gallery's images lie, if they are to be shown.
     pub images: Option<Images>,
     /// How many are listed unless the request says so.
     pub top: usize,
@@ -138,7 +138,7 @@ pub(super) fn serve(listener: TcpListener, site: Site, stop: impl Fn() -> bool) 
         }
         Ok(())
     });
-    // A picture that is read from a slow disk isn't waited for either.
+    // An image that is read from a slow disk isn't waited for either.
     runtime.shutdown_background();
     done.map_err(failed)
 }
@@ -199,12 +199,12 @@ async fn health(State(site): State<Arc<Site>>) -> Json<Value> {
     Json(site.health.clone())
 }
 
-/// A picture of the gallery by the number of its row.
+/// An image of the gallery by the number of its row.
 async fn image(
     State(site): State<Arc<Site>>,
     row: std::result::Result<Path<String>, PathRejection>,
 ) -> std::result::Result<Response, Refusal> {
-    let none = || Refusal::new(StatusCode::NOT_FOUND, "there is no such picture");
+    let none = || Refusal::new(StatusCode::NOT_FOUND, "there is no such image");
     let row = row.ok().and_then(|Path(row)| row.parse().ok());
     let row = row.filter(|row| site.kept.binary_search(row).is_ok()).ok_or_else(none)?;
     let read = move || read_image(&site.gallery.image(site.images.as_ref()?, row)?);
@@ -213,7 +213,7 @@ async fn image(
     Ok(([(CONTENT_TYPE, kind)], bytes).into_response())
 }
 
-/// The gallery's pictures nearest to the one in the body.
+/// The gallery's images nearest to the one in the body.
 async fn search(
     State(site): State<Arc<Site>>,
     request: Request,
@@ -222,19 +222,16 @@ async fn search(
     let top = top(request.uri().query().unwrap_or_default(), site.top)?;
     let bytes = body(request, site.limits.body).await?;
     if bytes.is_empty() {
-        return Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "the body is empty: it should be a picture's file",
-        ));
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "the body is empty: it should be an image's file"));
     }
     if decode::media_type(&bytes).is_none() {
-        let reason = "the body is not a JPEG, PNG, BMP, WebP, GIF or TIFF picture";
+        let reason = "the body is not a JPEG, PNG, BMP, WebP, GIF or TIFF image";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
     let (answer, answered) = oneshot::channel();
     site.jobs.try_send(Job { bytes, top, answer }).map_err(|error| match error {
         TrySendError::Full(_) => {
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("{QUEUE} pictures are waiting: try again"))
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("{QUEUE} images are waiting: try again"))
         }
         TrySendError::Closed(_) => Refusal::stopping(),
     })?;
@@ -286,7 +283,7 @@ async fn body(request: Request, time: Duration) -> std::result::Result<Bytes, Re
 }
 
 fn too_large() -> Refusal {
-    let reason = format!("the picture's file is larger than {} MiB", MAX_BODY >> 20);
+    let reason = format!("the image's file is larger than {} MiB", MAX_BODY >> 20);
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }
 
@@ -323,7 +320,7 @@ mod tests {
     use std::net::{SocketAddr, TcpStream};
     use std::thread;
 
-    /// A site whose queue holds `queue` pictures, with both of its ends.
+    /// A site whose queue holds `queue` images, with both of its ends.
     fn site(queue: usize) -> (Site, mpsc::Receiver<Job>) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("g.npy");
@@ -347,7 +344,7 @@ mod tests {
         (site, waiting)
     }
 
-    /// Posts what looks like a picture and gives the whole answer.
+    /// Posts what looks like an image and gives the whole answer.
     fn post(address: SocketAddr) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
         let body = "GIF89a";
@@ -374,7 +371,7 @@ mod tests {
         }
         let full = post(address);
         assert!(full.starts_with("HTTP/1.1 503") && full.contains("\r\nretry-after: 1\r\n"), "{full}");
-        assert!(full.ends_with(r#"{"error":"8 pictures are waiting: try again"}"#), "{full}");
+        assert!(full.ends_with(r#"{"error":"8 images are waiting: try again"}"#), "{full}");
 
         let job = waiting.blocking_recv().unwrap();
         assert_eq!((&job.bytes[..], job.top), (&b"GIF89a"[..], 10));

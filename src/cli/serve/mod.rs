@@ -1,6 +1,6 @@
 //! `lat-wgpu serve`: search as a page and as a small JSON API.
 //!
-//! The adapter has one owner, the thread that runs the command: it takes pictures from a bounded queue, one at a time. A
+//! The adapter has one owner, the thread that runs the command: it takes images from a bounded queue, one at a time. A
 //! second thread speaks HTTP ([`http`]) over a limited number of connections ([`connections`]) and never waits for the
 //! adapter.
 
@@ -36,7 +36,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
-/// What the posted picture is called in an answer: it comes without a name.
+/// What the posted image is called in an answer: it comes without a name.
 const POSTED: &str = "picture";
 
 /// `lat-wgpu serve`.
@@ -44,7 +44,7 @@ const POSTED: &str = "picture";
 pub struct ServeArguments {
     #[command(flatten)]
     pub target: TargetArguments,
-    /// The folder that was embedded: its pictures are shown [default: the inputs that the gallery carries, on this machine's own address]
+    /// The folder that was embedded: its images are shown [default: the inputs that the gallery carries, on this machine's own address]
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
     /// Address to listen on; any other than this machine's own lets others search, without a password
@@ -53,10 +53,10 @@ pub struct ServeArguments {
     /// Port to listen on; 0: any that is free
     #[arg(long, value_name = "N", default_value_t = 8080)]
     pub port: u16,
-    /// How many of the gallery's pictures to list unless a request says so
+    /// How many of the gallery's images to list unless a request says so
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
     pub top: u32,
-    /// Search only these pictures: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
+    /// Search only these images: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<Filter>,
     /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
@@ -66,7 +66,7 @@ pub struct ServeArguments {
     pub memory: MemoryArgument,
     #[command(flatten)]
     pub adapter: AdapterArgument,
-    /// Do not turn pictures as their EXIF orientation says
+    /// Do not turn images as their EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]
@@ -100,7 +100,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     if !address.ip().is_loopback() {
         eprintln!(
             "note: whoever reaches {address} can search{}: there is no password",
-            if images.is_some() { " and see the gallery's pictures" } else { "" }
+            if images.is_some() { " and see the gallery's images" } else { "" }
         );
     }
 
@@ -120,7 +120,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         size: network.config.image,
         decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
     };
-    // Once without a picture: brings the gallery to the adapter, and finds now what can't be read.
+    // Once without an image: brings the gallery to the adapter, and finds now what can't be read.
     searcher.nearest(arguments.top as usize)?;
     let model = arguments.target.model.file_name().unwrap_or_default().to_string_lossy();
     let health = json!({
@@ -187,7 +187,7 @@ impl Rows for OneRow {
     }
 }
 
-/// Owns the adapter: one picture after the other.
+/// Owns the adapter: one image after the other.
 struct Searcher<'c> {
     embedder: Embedder<'c>,
     neighbours: Neighbours<'c>,
@@ -233,16 +233,16 @@ impl Searcher<'_> {
         Ok(())
     }
 
-    /// What `lat-wgpu search --json` writes for one query, or what is wrong with the picture.
+    /// What `lat-wgpu search --json` writes for one query, or what is wrong with the image.
     fn search(&mut self, bytes: &[u8], top: usize) -> Result<std::result::Result<Value, Refusal>> {
-        let picture = match decode::decode(bytes, self.decode) {
-            Ok(picture) => resize_bicubic(&picture, self.size),
+        let image = match decode::decode(bytes, self.decode) {
+            Ok(image) => resize_bicubic(&image, self.size),
             Err(reason) => {
-                let reason = format!("the picture {reason}");
+                let reason = format!("the image {reason}");
                 return Ok(Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason)));
             }
         };
-        let row = self.embedder.embed(&[picture])?;
+        let row = self.embedder.embed(&[image])?;
         self.query.set(match &self.reduction {
             Some(reduction) => reduction.apply(&row),
             None => row,

@@ -6,14 +6,14 @@ const MAX_FILE = 16 * 1024 * 1024;
 
 const byId = (id) => document.getElementById(id);
 const form = byId("ask");
-const picker = byId("picture");
+const picker = byId("image");
 const wished = byId("top");
 
-/** The picture asked for last. */
+/** The image asked for last. */
 let asked = null;
 /** Ends the request under way. */
 let running = null;
-/** Whether the server shows the gallery's pictures. */
+/** Whether the server shows the gallery's images. */
 let shows = false;
 
 /** An element with a class and a text. */
@@ -29,7 +29,7 @@ function say(status, error = "") {
   byId("error").textContent = error;
 }
 
-/** One picture of the gallery. */
+/** One image of the gallery. */
 function item(result, place) {
   const made = document.createElement("li");
   if (shows) {
@@ -51,7 +51,7 @@ function item(result, place) {
   return made;
 }
 
-/** Shows the picture asked for and the list. */
+/** Shows the image asked for and the list. */
 function show(file, answer) {
   const preview = byId("asked");
   URL.revokeObjectURL(preview.src);
@@ -62,10 +62,10 @@ function show(file, answer) {
   byId("found").hidden = false;
   const same = results.filter((result) => result.same).length;
   const verdicts = answer.threshold === null ? "" : `, ${same} of them the same person`;
-  say(`${results.length} nearest of ${answer.gallery} pictures${verdicts}`);
+  say(`${results.length} nearest of ${answer.gallery} images${verdicts}`);
 }
 
-/** Asks the server; a later picture overtakes. */
+/** Asks the server; a later image overtakes. */
 async function search(file) {
   asked = file;
   running?.abort();
@@ -127,6 +127,6 @@ const introduced = fetch("/health")
   .then((health) => {
     shows = health.images;
     wished.value = health.top;
-    byId("about").textContent = `${health.gallery} pictures, embedded by ${health.model}, on ${health.adapter}`;
+    byId("about").textContent = `${health.gallery} images, embedded by ${health.model}, on ${health.adapter}`;
   })
   .catch((error) => say("", `The server doesn't answer: ${error.message}`));

@@ -1,4 +1,4 @@
-//! The pictures of a list to a file of embeddings, or into an index folder.
+//! The images of a list to a file of embeddings, or into an index folder.
 
 use super::{Embedder, LookOptions};
 use crate::checkpoint::Network;
@@ -6,7 +6,7 @@ use crate::embeddings::index::{Found, IndexWriter};
 use crate::embeddings::{Dtype, EmbeddingWriter, check_finite};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions, PlanProfile};
-use crate::images::walk::Picture;
+use crate::images::walk::Image;
 use crate::observer::Observer;
 use crate::retrieval::pca::Reduction;
 use crate::retry::retry;
@@ -34,11 +34,11 @@ impl Output {
         }
     }
 
-    /// Returns whether a run that read no picture failed: a shard may be empty, and an index may have pictures already.
+    /// Returns whether a run that read no image failed: a shard may be empty, and an index may have images already.
     fn needs_rows(&self) -> bool {
         match self {
             Output::File(_) => true,
-            Output::Index(writer) => !writer.is_shard() && writer.pictures() == 0,
+            Output::Index(writer) => !writer.is_shard() && writer.images() == 0,
         }
     }
 
@@ -56,16 +56,16 @@ impl Output {
     }
 }
 
-/// How pictures are embedded.
+/// How images are embedded.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
     /// The adapter, and the precision.
     pub device: ContextOptions,
-    /// Pictures at once; `None`: as many as fill the adapter.
+    /// Images at once; `None`: as many as fill the adapter.
     pub batch: Option<usize>,
     /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
     pub memory: Option<u64>,
-    /// How pictures are looked at.
+    /// How images are looked at.
     pub look: LookOptions,
     /// How numbers are stored.
     pub dtype: Dtype,
@@ -78,11 +78,11 @@ pub struct Request {
 pub struct Embedded {
     /// Rows that were written.
     pub rows: usize,
-    /// Pictures that could not be read.
+    /// Images that could not be read.
     pub skipped: usize,
     /// Content of an index before the run.
     pub found: Option<Found>,
-    /// Pictures that are in an index now.
+    /// Images that are in an index now.
     pub total: Option<usize>,
     /// When the first row came.
     pub first: Option<Instant>,
@@ -90,12 +90,12 @@ pub struct Embedded {
     pub device: Option<Device>,
 }
 
-/// The adapter that embedded pictures.
+/// The adapter that embedded images.
 #[derive(Debug)]
 pub struct Device {
     /// Its name.
     pub adapter: String,
-    /// Pictures at once.
+    /// Images at once.
     pub batch: usize,
     /// Its memory that was used, in bytes.
     pub bytes: u64,
@@ -103,16 +103,16 @@ pub struct Device {
     pub profile: Option<PlanProfile>,
 }
 
-/// Embeds pictures, reduced if there are components, and completes the output; the rows are those of the pictures that can
+/// Embeds images, reduced if there are components, and completes the output; the rows are those of the images that can
 /// be read, in their order. If the adapter is lost or finds no memory, it is opened anew for the rest.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no picture can be read; [`Error::Interrupted`] after a signal; those of the adapter, and of the
+/// [`Error::NothingToDo`] if no image can be read; [`Error::Interrupted`] after a signal; those of the adapter, and of the
 /// output, which then has no new rows, or those of an index so far.
 pub fn embed(
     network: &Network,
     reduction: Option<&Reduction>,
-    pictures: &[Picture],
+    images: &[Image],
     output: Output,
     request: &Request,
     observer: &dyn Observer,
@@ -125,7 +125,7 @@ pub fn embed(
     let mut run = Run {
         network,
         reduction,
-        pictures,
+        images,
         output,
         request,
         observer,
@@ -135,7 +135,7 @@ pub fn embed(
         skipped: 0,
     };
     // An index may have everything already: then no adapter is needed.
-    let device = (!pictures.is_empty()).then(|| {
+    let device = (!images.is_empty()).then(|| {
         retry(&request.device, observer, " for the rest", &mut run, Run::go, |run, error| {
             if error.is_out_of_memory() {
                 run.batch = run.batch.map(|batch| batch.div_ceil(2));
@@ -148,7 +148,7 @@ pub fn embed(
         Ok(device) => device,
         Err(error) => return Err(output.stop(error)),
     };
-    if skipped == pictures.len() && output.needs_rows() {
+    if skipped == images.len() && output.needs_rows() {
         return Err(Error::NothingToDo(format!("none of {skipped} images could be read")));
     }
     let (rows, total) = match output {
@@ -165,7 +165,7 @@ pub fn embed(
 struct Run<'r> {
     network: &'r Network,
     reduction: Option<&'r Reduction>,
-    pictures: &'r [Picture],
+    images: &'r [Image],
     output: Output,
     request: &'r Request,
     observer: &'r dyn Observer,
@@ -176,7 +176,7 @@ struct Run<'r> {
 }
 
 impl Run<'_> {
-    /// Pictures that have a row or were skipped: the first ones of the list.
+    /// Images that have a row or were skipped: the first ones of the list.
     fn done(&self) -> usize {
         self.rows + self.skipped
     }
@@ -198,23 +198,23 @@ impl Run<'_> {
     }
 
     fn write(&mut self, embedder: &mut Embedder<'_>) -> Result<()> {
-        let Run { pictures, request: Request { look, dtype, .. }, observer, .. } = *self;
-        for row in embedder.rows(pictures[self.done()..].to_vec(), *look, observer) {
+        let Run { images, request: Request { look, dtype, .. }, observer, .. } = *self;
+        for row in embedder.rows(images[self.done()..].to_vec(), *look, observer) {
             match row? {
-                (picture, Err(error)) => {
+                (image, Err(error)) => {
                     self.skipped += 1;
-                    self.output.skip(&picture.name);
+                    self.output.skip(&image.name);
                     observer.skipped(&error);
                 }
-                (picture, Ok(row)) => {
+                (image, Ok(row)) => {
                     self.first.get_or_insert_with(Instant::now);
                     self.rows += 1;
                     let row = match self.reduction {
                         Some(reduction) => reduction.apply(&row),
                         None => row,
                     };
-                    check_finite(&picture.name, &row, *dtype)?;
-                    self.output.push(&picture.name, &row)?;
+                    check_finite(&image.name, &row, *dtype)?;
+                    self.output.push(&image.name, &row)?;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Where in a picture the model looks: attention rollout of the class token, by patch and by part.
+//! Where in an image the model looks: attention rollout of the class token, by patch and by part.
 //!
 //! Rollout follows the attention of all blocks, half of every token passing each block on the residual stream, and tells
 //! what share of the class token came from which input token. It tells where information may have come from, not what
@@ -15,7 +15,7 @@ use crate::images::decode::Rgb;
 use crate::model::LaTransformer;
 use crate::shape::VitConfig;
 
-/// Shares of one picture's class token.
+/// Shares of one image's class token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explanation {
     /// Of each patch, (grid rows, grid columns) row after row; they sum to 1.
@@ -30,14 +30,14 @@ impl Explanation {
     /// Splits a rollout (T) into tokens before the patches, and patches and parts of the grid.
     ///
     /// # Errors
-    /// [`Error::Data`] if a share isn't finite, or none is above 0: the network overflows on this picture.
+    /// [`Error::Data`] if a share isn't finite, or none is above 0: the network overflows on this image.
     pub fn new(config: &VitConfig, rollout: &[f32]) -> Result<Explanation> {
         let shares: Vec<f64> = rollout.iter().map(|&v| f64::from(v)).collect();
         let (prefix, patches) = shares.split_at(config.prefix());
         let total: f64 = patches.iter().sum();
         if !total.is_finite() || total <= 0.0 {
             return Err(Error::Data(
-                "the network's attention isn't finite for this picture: its weights overflow".to_string(),
+                "the network's attention isn't finite for this image: its weights overflow".to_string(),
             ));
         }
         let patches: Vec<f64> = patches.iter().map(|share| share / total).collect();
@@ -46,21 +46,21 @@ impl Explanation {
     }
 }
 
-/// The rollout (T) of one picture at the network's input size.
+/// The rollout (T) of one image at the network's input size.
 ///
 /// # Errors
-/// [`Error::TooLarge`] if the picture's attention exceeds what the adapter binds; [`Error::Gpu`] for what the driver reports.
+/// [`Error::TooLarge`] if the image's attention exceeds what the adapter binds; [`Error::Gpu`] for what the driver reports.
 ///
 /// # Panics
-/// If the picture has another size.
-pub fn rollout(context: &Context, network: &Network, picture: &Rgb) -> Result<Vec<f32>> {
+/// If the image has another size.
+pub fn rollout(context: &Context, network: &Network, image: &Rgb) -> Result<Vec<f32>> {
     let config = &network.config;
     let size = config.image;
-    assert_eq!((picture.height, picture.width), (size.height, size.width), "size of the picture");
+    assert_eq!((image.height, image.width), (size.height, size.width), "size of the image");
     let model = LaTransformer::new(context, network)?;
 
     let pixels = context.buffer("pixels", model.pixel_words(1))?;
-    let mut bytes = picture.pixels.clone();
+    let mut bytes = image.pixels.clone();
     bytes.resize(model.pixel_words(1) * WORD as usize, 0);
     context.write(&pixels, &bytes);
     let mut one_hot = vec![0.0; config.tokens()];

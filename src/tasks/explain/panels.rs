@@ -1,15 +1,15 @@
-//! Three panels side by side: the picture; attention rollout as a heat map over it, with a legend; its part rows, numbered.
+//! Three panels side by side: the image; attention rollout as a heat map over it, with a legend; its part rows, numbered.
 
 use super::Explanation;
 use crate::images::decode::Rgb;
 use crate::images::preprocess;
 use crate::shape::{ImageSize, VitConfig};
 
-/// A panel has the picture's own size, but is enlarged until its shorter side has so many pixels ...
+/// A panel has the image's own size, but is enlarged until its shorter side has so many pixels ...
 const SHORTEST_SIDE: f64 = 256.0;
 /// ... and every part row so many, as a digit needs them; ...
 const ROW_HEIGHT: f64 = 10.0;
-/// ... and whatever the picture, its longer side has no more than this.
+/// ... and whatever the image, its longer side has no more than this.
 const LONGEST_SIDE: f64 = 1024.0;
 
 /// Around the panels.
@@ -21,7 +21,7 @@ const BAR: usize = 14;
 /// Least height of the legend: its three labels.
 const LEGEND: usize = 60;
 
-/// How much of a heat map's pixel is its colour; the rest is the picture in grey.
+/// How much of a heat map's pixel is its colour; the rest is the image in grey.
 const STRENGTH: f64 = 0.7;
 /// The heat map's colours go up to the largest share, and down to the least, but no further than this part of the largest.
 const LEAST_SHOWN: f64 = 1e-3;
@@ -114,10 +114,10 @@ impl Canvas {
         }
     }
 
-    /// Puts a picture with its upper left corner there.
-    fn put(&mut self, picture: &Rgb, left: usize, top: usize) {
-        for (i, &colour) in picture.pixels.as_chunks::<3>().0.iter().enumerate() {
-            if let Some(pixel) = self.pixel(left + i % picture.width, top + i / picture.width) {
+    /// Puts an image with its upper left corner there.
+    fn put(&mut self, image: &Rgb, left: usize, top: usize) {
+        for (i, &colour) in image.pixels.as_chunks::<3>().0.iter().enumerate() {
+            if let Some(pixel) = self.pixel(left + i % image.width, top + i / image.width) {
                 *pixel = colour;
             }
         }
@@ -137,9 +137,9 @@ impl Canvas {
     }
 }
 
-/// The size of a panel: the picture's own, its larger or its smaller image.
-fn panel_size(picture: &Rgb, rows: usize) -> ImageSize {
-    let (height, width) = (picture.height as f64, picture.width as f64);
+/// The size of a panel: the image's own, its larger or its smaller image.
+fn panel_size(image: &Rgb, rows: usize) -> ImageSize {
+    let (height, width) = (image.height as f64, image.width as f64);
     let least = SHORTEST_SIDE / height.min(width);
     let readable = ROW_HEIGHT * rows as f64 / height;
     let factor = 1f64.max(least).max(readable).min(LONGEST_SIDE / height.max(width));
@@ -160,15 +160,15 @@ fn edges(count: usize, patch: usize, stride: usize, input: usize, panel: usize) 
     (0..=count).map(|i| (edge(i) * panel as f64 / input as f64).round() as usize).collect()
 }
 
-/// Draws a picture of any size, what its class token takes from where, and its part rows.
+/// Draws an image of any size, what its class token takes from where, and its part rows.
 ///
-/// The panels keep the picture's shape, although the network sees it stretched to its input size. Colours go from the least to
+/// The panels keep the image's shape, although the network sees it stretched to its input size. Colours go from the least to
 /// the largest share of a patch on a logarithmic scale, since a single patch often has many times as much as most others;
 /// the legend names both and what is halfway.
-pub fn draw(picture: &Rgb, config: &VitConfig, explanation: &Explanation) -> Rgb {
+pub fn draw(image: &Rgb, config: &VitConfig, explanation: &Explanation) -> Rgb {
     let (rows, columns) = config.grid();
-    let panel = panel_size(picture, config.parts());
-    let shown = preprocess::resize_bicubic(picture, panel);
+    let panel = panel_size(image, config.parts());
+    let shown = preprocess::resize_bicubic(image, panel);
     let VitConfig { image, patch, stride, .. } = *config;
     let row_edges = edges(rows, patch, stride, image.height, panel.height);
     let column_edges = edges(columns, patch, stride, image.width, panel.width);
@@ -228,7 +228,7 @@ fn grey(colour: Colour) -> Colour {
     [(0.299 * red + 0.587 * green + 0.114 * blue).round() as u8; 3]
 }
 
-/// Frames around the rows between `bounds`, `width` pixels wide: white beside black shows on any picture.
+/// Frames around the rows between `bounds`, `width` pixels wide: white beside black shows on any image.
 fn outline(canvas: &mut Canvas, left: usize, width: usize, bounds: &[usize]) {
     let (top, bottom) = (MARGIN + bounds[0], MARGIN + bounds[bounds.len() - 1]);
     for (shift, colour) in [(0, WHITE), (1, BLACK)] {
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_any_shape_are_drawn() {
+    fn images_of_any_shape_are_drawn() {
         let image = ImageSize { height: 224, width: 112 };
         let config = VitConfig { mlp_hidden: 8, ..VitConfig::plain(image, 16, 8, 1, 1) };
         let mut rollout = vec![0.01; 99];

@@ -366,9 +366,9 @@ mod tests {
     fn a_resumed_run_changes_only_what_it_may() {
         let dir = tempfile::tempdir().unwrap();
         let saved = dir.path().join("config.toml");
-        let pictures = dir.path().display().to_string();
+        let images = dir.path().display().to_string();
         let first = layers(
-            &[("preset", "full"), ("optim.lr", "1e-3"), ("schedule.epochs", "4"), ("data.dir", &pictures)],
+            &[("preset", "full"), ("optim.lr", "1e-3"), ("schedule.epochs", "4"), ("data.dir", &images)],
             &["schedule.max_steps=10", "device.adapter=llvmpipe"],
         );
         let config = Config::resolve(&first).unwrap();
@@ -392,7 +392,7 @@ mod tests {
 
         let free = layers(&[("schedule.epochs", "9"), ("device.adapter", "x")], &["schedule.save_every=5"]);
         assert_eq!(Config::resume(&saved, &free).unwrap().schedule.epochs, 9);
-        let spelled = format!("{pictures}/../{}", dir.path().file_name().unwrap().to_str().unwrap());
+        let spelled = format!("{images}/../{}", dir.path().file_name().unwrap().to_str().unwrap());
         Config::resume(&saved, &layers(&[("data.dir", &spelled)], &[])).unwrap();
 
         for (key, value) in [

@@ -52,7 +52,7 @@ pub struct Config {
     pub preset: Preset,
     /// The network.
     pub model: ModelConfig,
-    /// The pictures.
+    /// The images.
     pub data: DataConfig,
     /// The update rule.
     pub optim: OptimConfig,
@@ -104,7 +104,7 @@ pub struct ModelConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Folder or table of labelled pictures.
+    /// Folder or table of labelled images.
     pub dir: Option<String>,
     /// How it is laid out.
     pub layout: Option<Layout>,
@@ -117,21 +117,21 @@ pub struct DataConfig {
     /// Seed of CUHK01's random splits.
     #[serde(with = "seed_as_number_or_text")]
     pub split_seed: u64,
-    /// Share of each person's pictures that validates.
+    /// Share of each person's images that validates.
     pub val_fraction: Option<f64>,
     /// Share of the persons that are held out of training, to choose the best epoch by.
     pub val_persons: Option<f64>,
     /// Whether each epoch has an order of its own.
     pub shuffle: bool,
-    /// Probability that a picture is mirrored.
+    /// Probability that an image is mirrored.
     pub flip: f64,
-    /// Probability that a rectangle of a picture is erased.
+    /// Probability that a rectangle of an image is erased.
     pub erasing: f64,
     /// Pixels of padding before a crop at random; 0: no crop.
     pub crop_pad: usize,
     /// Persons in a batch; 0: batches follow the order alone.
     pub persons_per_batch: usize,
-    /// Pictures of each person in a batch of `persons_per_batch`.
+    /// Images of each person in a batch of `persons_per_batch`.
     pub images_per_person: usize,
     /// True if links to files and folders are followed.
     #[serde(default)]
@@ -189,11 +189,11 @@ pub struct OptimConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
-    /// Passes over the pictures.
+    /// Passes over the images.
     pub epochs: usize,
-    /// Pictures in a step.
+    /// Images in a step.
     pub batch_size: usize,
-    /// Pictures that run through the backbone at once; 0: the whole batch.
+    /// Images that run through the backbone at once; 0: the whole batch.
     pub micro_batch: usize,
     /// Whether blocks open one by one; else all train from the start.
     pub blockwise: bool,
@@ -223,7 +223,7 @@ pub enum BestBy {
     Last,
     /// Mean average precision among the images of persons held out of training.
     ValMap,
-    /// Accuracy on the validation pictures, then their loss.
+    /// Accuracy on the validation images, then their loss.
     Accuracy,
     /// Mean average precision of the data set's queries in its gallery.
     TestMap,
@@ -433,7 +433,7 @@ impl Config {
         }
     }
 
-    /// Pictures that run through the backbone at once.
+    /// Images that run through the backbone at once.
     pub fn piece(&self) -> usize {
         match self.schedule.micro_batch {
             0 => self.schedule.batch_size,

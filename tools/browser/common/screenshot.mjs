@@ -1,4 +1,4 @@
-// A picture of a report, for documents: its top, with the best lists first.
+// An image of a report, for documents: its top, with the best lists first.
 //
 //   CHROMIUM=chromium node tools/browser/common/screenshot.mjs REPORT.html OUT.webp [light|dark]
 

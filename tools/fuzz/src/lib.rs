@@ -6,7 +6,7 @@
 
 pub mod memory;
 pub mod mutate;
-pub mod pictures;
+pub mod images;
 pub mod seeds;
 pub mod targets;
 
@@ -30,8 +30,8 @@ pub struct Target {
 pub const TARGETS: [Target; 11] = [
     Target {
         name: "picture",
-        fuzz: targets::picture,
-        seeds: seeds::pictures,
+        fuzz: targets::image,
+        seeds: seeds::images,
         words: &[
             b"\xff\xd8",
             b"\xff\xc0",
@@ -274,7 +274,7 @@ const JSON_OF_TENSORS: &[&[u8]] = &[
 const JSON_OF_INDEX: &[&[u8]] = &[
     b"\"format\":1",
     b"\"parts\":",
-    b"\"pictures\":",
+    b"\"images\":",
     b"\"rows\":",
     b"\"next_part\":",
     b"4294967295",

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use lat_fuzz::mutate::{Dice, mutated};
-use lat_fuzz::{TARGETS, Target, memory, pictures, target};
+use lat_fuzz::{TARGETS, Target, memory, images, target};
 
 /// Inputs kept because they made a reader say something new, beside the seeds.
 const MOST_KEPT: usize = 4096;
@@ -53,8 +53,8 @@ enum Action {
     },
     /// Writes the sound files and the words of every target, for libFuzzer: DIR/TARGET/ and DIR/TARGET.dict.
     Seeds { dir: PathBuf },
-    /// Mutated pictures through the decoder, and through `lat-wgpu embed`.
-    Pictures(pictures::Arguments),
+    /// Mutated images through the decoder, and through `lat-wgpu embed`.
+    Images(images::Arguments),
 }
 
 #[derive(Args)]
@@ -108,7 +108,7 @@ fn main() -> ExitCode {
             TARGETS.iter().for_each(|target| write_seeds(target, &dir));
             0
         }
-        Action::Pictures(arguments) => pictures::run(&arguments),
+        Action::Images(arguments) => images::run(&arguments),
     };
     let _ = std::fs::remove_dir_all(lat_fuzz::targets::folder());
     if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -11,7 +11,7 @@ use lat_wgpu::checkpoint::{self, HeadsInfo, HostTensor, StateTensor};
 use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Model, Origin, Shard, ShardNumber};
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::figures::{Figures, draw_figures};
-use lat_wgpu::images::walk::Picture;
+use lat_wgpu::images::walk::Image;
 use lat_wgpu::retrieval::pca::{FitOptions, Reduction};
 use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
 use lat_wgpu::storage::entry::Entry;
@@ -39,8 +39,8 @@ fn files_in(folder: &Path) -> Vec<Vec<u8>> {
     paths.iter().map(|path| read(path)).collect()
 }
 
-/// Small pictures of every kind that is read.
-pub fn pictures() -> Vec<Vec<u8>> {
+/// Small images of every kind that is read.
+pub fn images() -> Vec<Vec<u8>> {
     let mut found = files_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds"));
     let drawn = folder().join("drawn");
     draw_figures(&drawn, Figures { persons: 2, cameras: 1, images: 1, seed: 5 }).expect("figures");
@@ -53,9 +53,9 @@ pub fn pictures() -> Vec<Vec<u8>> {
             (ImageFormat::Bmp, DynamicImage::ImageRgba8(figure.to_rgba8())),
             (ImageFormat::Jpeg, figure),
         ];
-        for (format, picture) in kinds {
+        for (format, image) in kinds {
             let mut bytes = Cursor::new(Vec::new());
-            picture.write_to(&mut bytes, format).expect("an encoder");
+            image.write_to(&mut bytes, format).expect("an encoder");
             found.push(bytes.into_inner());
         }
     }
@@ -227,15 +227,15 @@ pub fn origin() -> Origin {
 fn index_of(shard: bool) -> [Vec<u8>; 3] {
     let index = folder().join("seed-index");
     let _ = std::fs::remove_dir_all(&index);
-    let pictures: Vec<Picture> = ["a.jpg", "b.jpg", "c.jpg"]
-        .map(|name| Picture { path: file(name, b"x"), name: name.to_string() })
+    let images: Vec<Image> = ["a.jpg", "b.jpg", "c.jpg"]
+        .map(|name| Image { path: file(name, b"x"), name: name.to_string() })
         .to_vec();
     let number = ShardNumber { number: 1, of: 1 };
-    let shard = shard.then(|| Shard::of_list(number, pictures.clone()).expect("a shard").0);
+    let shard = shard.then(|| Shard::of_list(number, images.clone()).expect("a shard").0);
     let options = IndexOptions { shard, ..IndexOptions::default() };
-    let mut writer = IndexWriter::open(&index, origin(), pictures, &options).expect("an index");
-    for (row, picture) in writer.todo().iter().enumerate() {
-        writer.push(&picture.name, &[row as f32, 0.5, -1.0]).expect("a row");
+    let mut writer = IndexWriter::open(&index, origin(), images, &options).expect("an index");
+    for (row, image) in writer.todo().iter().enumerate() {
+        writer.push(&image.name, &[row as f32, 0.5, -1.0]).expect("a row");
     }
     writer.finish().expect("an index");
     ["manifest.json", "part-000001.safetensors", "part-000001.json"].map(|name| read(&index.join(name)))

@@ -71,20 +71,20 @@ pub(crate) fn halves(data: &[u8]) -> (&[u8], &[u8]) {
     rest.split_at(usize::from(u16::from_le_bytes(*length)).min(rest.len()))
 }
 
-/// The decoder of pictures. Decoders of other people that give up are caught inside, on purpose.
-pub fn picture(data: &[u8]) -> String {
-    // Room for the largest picture as its file has it and as RGB, and what its decoder needs beside.
+/// The decoder of images. Decoders of other people that give up are caught inside, on purpose.
+pub fn image(data: &[u8]) -> String {
+    // Room for the largest image as its file has it and as RGB, and what its decoder needs beside.
     let bound = 4 * MAX_DECODED as usize;
-    let picture = within("the decoder", bound, || decode::decode(data, DecodeOptions::default()));
-    if let Ok(picture) = &picture {
-        assert_eq!(picture.pixels.len(), 3 * picture.height * picture.width, "pixels of a picture");
+    let image = within("the decoder", bound, || decode::decode(data, DecodeOptions::default()));
+    if let Ok(image) = &image {
+        assert_eq!(image.pixels.len(), 3 * image.height * image.width, "pixels of an image");
         assert!(
-            (1..=MAX_SIDE as usize).contains(&picture.height.min(picture.width)),
-            "a picture without pixels"
+            (1..=MAX_SIDE as usize).contains(&image.height.min(image.width)),
+            "an image without pixels"
         );
-        assert!(decode::media_type(data).is_some(), "a picture of no type");
+        assert!(decode::media_type(data).is_some(), "an image of no type");
     }
-    told(&picture)
+    told(&image)
 }
 
 /// A weights file: its list, its network, its state.

@@ -1,4 +1,4 @@
-//! `lat_wgpu` for Python: a network on an adapter, pictures in, embeddings out as numpy arrays.
+//! `lat_wgpu` for Python: a network on an adapter, images in, embeddings out as numpy arrays.
 //!
 //! A thread of its own holds the adapter and the network; calls from Python send it work and wait for rows without the
 //! interpreter's lock. So no reference crosses the border, and signals are heard while a call waits.
@@ -15,7 +15,7 @@ use lat_wgpu::error::{Error, Result};
 use lat_wgpu::gpu::{Context, ContextOptions, Precision};
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::images::preprocess;
-use lat_wgpu::images::walk::Picture;
+use lat_wgpu::images::walk::Image;
 use lat_wgpu::observer::Observer;
 use lat_wgpu::shape::ImageSize;
 use lat_wgpu::tasks::embed::{Embedder, LookOptions};
@@ -66,15 +66,15 @@ struct Opened {
     notes: Vec<String>,
 }
 
-/// Pictures as they come from Python.
-enum Pictures {
+/// Images as they come from Python.
+enum Images {
     Files(Vec<PathBuf>),
     Pixels(Vec<Rgb>),
 }
 
 /// One call of `embed`.
 struct Job {
-    pictures: Pictures,
+    images: Images,
     /// Nobody waits any more.
     stop: Arc<AtomicBool>,
     reply: Sender<Result<Vec<f32>>>,
@@ -86,25 +86,25 @@ impl Observer for Job {
     }
 }
 
-/// Rows (N, D) of a job's pictures; the first one that can't be read ends it.
+/// Rows (N, D) of a job's images; the first one that can't be read ends it.
 fn embed(embedder: &mut Embedder<'_>, size: ImageSize, job: &Job) -> Result<Vec<f32>> {
     let mut rows = Vec::new();
-    match &job.pictures {
-        Pictures::Files(paths) => {
+    match &job.images {
+        Images::Files(paths) => {
             let named =
-                |path: &PathBuf| Picture { path: path.clone(), name: path.to_string_lossy().into_owned() };
+                |path: &PathBuf| Image { path: path.clone(), name: path.to_string_lossy().into_owned() };
             for row in embedder.rows(paths.iter().map(named).collect(), LookOptions::default(), job) {
                 rows.extend(row?.1.map_err(|error| Error::Data(words(&error)))?);
             }
         }
-        Pictures::Pixels(pictures) => {
-            let mut left = pictures.as_slice();
+        Images::Pixels(images) => {
+            let mut left = images.as_slice();
             let mut flying = false;
             while !left.is_empty() {
                 job.check("no vectors were returned")?;
                 let (batch, rest) = left.split_at(left.len().min(embedder.batch()));
                 let fitted: Vec<Rgb> =
-                    batch.par_iter().map(|picture| preprocess::resize_bicubic(picture, size)).collect();
+                    batch.par_iter().map(|image| preprocess::resize_bicubic(image, size)).collect();
                 match embedder.submit(&fitted) {
                     Err(error) if error.is_out_of_memory() && embedder.halve() => continue,
                     submitted => submitted?,
@@ -149,7 +149,7 @@ fn serve(opening: &Opening, ready: &Sender<Result<Opened>>, jobs: &Receiver<Job>
     Ok(())
 }
 
-/// A network on a graphics adapter, ready for pictures. `Model.open` makes one.
+/// A network on a graphics adapter, ready for images. `Model.open` makes one.
 #[pyclass(frozen, module = "lat_wgpu")]
 struct Model {
     /// None only while it is dropped.
@@ -198,7 +198,7 @@ impl Model {
     /// path: a .safetensors file: timm's names, or as `lat-wgpu train` writes it.
     /// adapter: a part of its name, as `lat-wgpu info` lists them; the best by default.
     /// precision: "f32", or "f16" for weights and activations of 2 bytes.
-    /// batch: pictures at once; by default what fills the adapter. A vector doesn't depend on it.
+    /// batch: images at once; by default what fills the adapter. A vector doesn't depend on it.
     ///
     /// Raises ValueError for a file that is no such network, OSError if it can't be read, MemoryError if the batch is too
     /// large, RuntimeError without an adapter.
@@ -233,22 +233,22 @@ impl Model {
         Ok(Model { jobs: Some(jobs), worker: Some(worker), process: std::process::id(), opened })
     }
 
-    /// Embeds pictures: float32 (N, D), a row for each in their order.
+    /// Embeds images: float32 (N, D), a row for each in their order.
     ///
-    /// pictures: a path or a list of paths; or uint8 pixels, RGB, rows from the top: (N, H, W, 3), or a list of (H, W, 3)
+    /// images: a path or a list of paths; or uint8 pixels, RGB, rows from the top: (N, H, W, 3), or a list of (H, W, 3)
     /// of any sizes. All are stretched to `size`.
     ///
-    /// Raises TypeError for anything else, ValueError for a picture that can't be read, by its path, RuntimeError if the
+    /// Raises TypeError for anything else, ValueError for an image that can't be read, by its path, RuntimeError if the
     /// adapter fails.
     fn embed<'py>(
         &self,
         py: Python<'py>,
-        pictures: &Bound<'py, PyAny>,
+        images: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let pictures = pictures_of(pictures)?;
-        let count = match &pictures {
-            Pictures::Files(paths) => paths.len(),
-            Pictures::Pixels(pictures) => pictures.len(),
+        let images = images_of(images)?;
+        let count = match &images {
+            Images::Files(paths) => paths.len(),
+            Images::Pixels(images) => images.len(),
         };
         let shape = [count, self.opened.dim];
         if count == 0 {
@@ -261,7 +261,7 @@ impl Model {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let (reply, rows) = mpsc::channel();
-        let job = Job { pictures, stop: stop.clone(), reply };
+        let job = Job { images, stop: stop.clone(), reply };
         if let Some(jobs) = &self.jobs {
             // Without a receiver the reply's sender is dropped, which `wait` tells.
             let _ = jobs.send(job);
@@ -276,13 +276,13 @@ impl Model {
         self.opened.dim
     }
 
-    /// (height, width) that pictures are stretched to, in pixels.
+    /// (height, width) that images are stretched to, in pixels.
     #[getter]
     fn size(&self) -> (usize, usize) {
         (self.opened.size.height, self.opened.size.width)
     }
 
-    /// Pictures that the adapter takes at once.
+    /// Images that the adapter takes at once.
     #[getter]
     fn batch(&self) -> usize {
         self.opened.batch
@@ -306,18 +306,18 @@ impl Model {
     }
 }
 
-const NO_PICTURES: &str =
-    "pictures are paths, a uint8 array (N, H, W, 3), or a list of paths or of uint8 arrays (H, W, 3)";
+const NO_IMAGES: &str =
+    "images are paths, a uint8 array (N, H, W, 3), or a list of paths or of uint8 arrays (H, W, 3)";
 
 /// What Python gave, copied: the interpreter may change its arrays while the adapter works.
-fn pictures_of(given: &Bound<'_, PyAny>) -> PyResult<Pictures> {
+fn images_of(given: &Bound<'_, PyAny>) -> PyResult<Images> {
     if given.cast::<PyString>().is_ok() || given.hasattr("__fspath__")? {
-        return Ok(Pictures::Files(vec![given.extract()?]));
+        return Ok(Images::Files(vec![given.extract()?]));
     }
     if given.cast::<PyUntypedArray>().is_ok() {
         let array: PyReadonlyArray4<'_, u8> = given.extract().map_err(|_| wrong(given, "(N, H, W, 3)"))?;
         let views = array.as_array();
-        return views.outer_iter().map(pixels_of).collect::<PyResult<_>>().map(Pictures::Pixels);
+        return views.outer_iter().map(pixels_of).collect::<PyResult<_>>().map(Images::Pixels);
     }
     let Ok(items) = given.try_iter() else { return Err(wrong(given, "(N, H, W, 3)")) };
     let items = items.collect::<PyResult<Vec<_>>>()?;
@@ -326,10 +326,10 @@ fn pictures_of(given: &Bound<'_, PyAny>) -> PyResult<Pictures> {
             let array: PyReadonlyArray3<'_, u8> = item.extract().map_err(|_| wrong(item, "(H, W, 3)"))?;
             pixels_of(array.as_array())
         });
-        return pixels.collect::<PyResult<_>>().map(Pictures::Pixels);
+        return pixels.collect::<PyResult<_>>().map(Images::Pixels);
     }
     let path = |item: &Bound<'_, PyAny>| item.extract().map_err(|_| wrong(item, "(H, W, 3)"));
-    items.iter().map(path).collect::<PyResult<_>>().map(Pictures::Files)
+    items.iter().map(path).collect::<PyResult<_>>().map(Images::Files)
 }
 
 /// A TypeError that says what was given instead.
@@ -340,7 +340,7 @@ fn wrong(given: &Bound<'_, PyAny>, shape: &str) -> PyErr {
         }
         Err(_) => given.get_type().to_string(),
     };
-    PyTypeError::new_err(format!("{NO_PICTURES}; this is {found}"))
+    PyTypeError::new_err(format!("{NO_IMAGES}; this is {found}"))
 }
 
 /// (H, W, 3) in whatever order memory has it.
@@ -348,7 +348,7 @@ fn pixels_of(view: ndarray::ArrayView3<'_, u8>) -> PyResult<Rgb> {
     let (height, width, channels) = view.dim();
     if channels != 3 || height == 0 || width == 0 {
         return Err(PyValueError::new_err(format!(
-            "a picture is (H, W, 3) with H and W at least 1; this is ({height}, {width}, {channels})"
+            "an image is (H, W, 3) with H and W at least 1; this is ({height}, {width}, {channels})"
         )));
     }
     Ok(Rgb { height, width, pixels: view.iter().copied().collect() })

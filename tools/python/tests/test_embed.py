@@ -1,4 +1,4 @@
-"""The wheel against the command line: the same pictures must give the same bits. See tools/python_test.sh."""
+"""The wheel against the command line: the same images must give the same bits. See tools/python_test.sh."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ DEMO = os.environ["LAT_DEMO"]
 
 @pytest.fixture(scope="session")
 def figures(tmp_path_factory):
-    """Drawn pictures, sorted by path."""
+    """Drawn images, sorted by path."""
     folder = tmp_path_factory.mktemp("figures")
     subprocess.run([PROGRAM, "draw", folder, "--persons", "4", "--cameras", "2", "--images", "1"], check=True)
     return sorted(path for path in (folder / "bounding_box_test").iterdir() if path.suffix in (".png", ".jpg"))
@@ -85,7 +85,7 @@ def test_nothing(model):
     assert model.embed(numpy.zeros((0, 8, 8, 3), numpy.uint8)).shape == (0, model.dim)
 
 
-def test_an_error_names_the_picture_and_harms_no_later_call(model, figures, expected, tmp_path):
+def test_an_error_names_the_image_and_harms_no_later_call(model, figures, expected, tmp_path):
     torn = tmp_path / "torn.png"
     torn.write_bytes(figures[0].read_bytes()[:100])
     with pytest.raises(ValueError, match="torn.png"):

@@ -15,14 +15,14 @@ MIN_COSINE = 0.99999
 
 
 def test_onnx_runtime_gives_the_native_vectors(tmp_path):
-    # Of the input's size: how pictures are resized is another test's business.
+    # Of the input's size: how images are resized is another test's business.
     images = numpy.random.default_rng(5).integers(0, 256, (3, 128, 64, 3), dtype=numpy.uint8)
     images[1, :64, :, 0] //= 4
     images[2, 64:, :, 2] //= 4
-    pictures = [tmp_path / f"{i}.png" for i in range(len(images))]
-    for image, picture in zip(images, pictures):
-        PIL.Image.fromarray(image).save(picture)
-    subprocess.run([PROGRAM, "embed", "--model", DEMO, *pictures, "--out", tmp_path / "native.npy"], check=True)
+    images = [tmp_path / f"{i}.png" for i in range(len(images))]
+    for image, image in zip(images, images):
+        PIL.Image.fromarray(image).save(image)
+    subprocess.run([PROGRAM, "embed", "--model", DEMO, *images, "--out", tmp_path / "native.npy"], check=True)
     native = numpy.load(tmp_path / "native.npy")
 
     exported = tmp_path / "demo.onnx"
@@ -40,5 +40,5 @@ def test_onnx_runtime_gives_the_native_vectors(tmp_path):
     assert vectors.shape == native.shape
     cosines = (vectors * native).sum(1) / numpy.linalg.norm(vectors, axis=1) / numpy.linalg.norm(native, axis=1)
     assert (cosines >= MIN_COSINE).all(), cosines
-    # Else the bound would let another picture's vector pass.
+    # Else the bound would let another image's vector pass.
     assert max(vectors[0] @ native[1], vectors[1] @ native[2]) < MIN_COSINE

@@ -12,18 +12,18 @@ use lat_wgpu::error::{Error, Result};
 use lat_wgpu::gpu::{self, Context, ContextOptions};
 use lat_wgpu::images::decode::DecodeOptions;
 use lat_wgpu::images::preprocess;
-use lat_wgpu::images::walk::Picture;
+use lat_wgpu::images::walk::Image;
 use lat_wgpu::shape::GeltConfig;
 use lat_wgpu_peers::{
     ADAM_EPS, BATCHNORM_EPS, DEPTH, Form, Found, GRID, HEAD_WIDTH, LEARNING_RATE, Memory, Model, PATCH,
-    Request, SIZE, TOKENS, Task, end, normalised, numbers, pictures, pixels, repeat, request, sample,
+    Request, SIZE, TOKENS, Task, end, normalised, numbers, images, pixels, repeat, request, sample,
     streams, train,
 };
 use std::process::ExitCode;
 use std::time::Instant;
 
 const USAGE: &str = "burn_peer measure SAMPLES FOLDER ROW...";
-/// Pictures at once where files are embedded.
+/// Images at once where files are embedded.
 const BATCH: usize = 8;
 
 fn main() -> ExitCode {
@@ -60,7 +60,7 @@ fn measure(request: Request) -> Result<()> {
                 step(&device, samples, model, stage, batch)?
             }
             Task::Embed { model, count } => {
-                embed(&device, samples, model, &pictures(&request.folder, count)?)?
+                embed(&device, samples, model, &images(&request.folder, count)?)?
             }
             Task::Nearest { .. } => continue,
         };
@@ -373,7 +373,7 @@ impl Heads {
 }
 
 impl Vit {
-    /// Parts (B, R, D) of pictures (B, 3, height, width).
+    /// Parts (B, R, D) of images (B, 3, height, width).
     fn parts(&self, images: Tensor<4>) -> Tensor<3> {
         let [batch, ..] = images.dims();
         let [_, _, dim] = self.class.dims();
@@ -449,7 +449,7 @@ fn step(device: &Device, samples: usize, model: Model, stage: Stage, batch: usiz
     Ok(Found { seconds, values: losses, peak_growth: memory.growth(), ..Found::default() })
 }
 
-fn embed(device: &Device, samples: usize, model: Model, files: &[Picture]) -> Result<Found> {
+fn embed(device: &Device, samples: usize, model: Model, files: &[Image]) -> Result<Found> {
     let vit = inference(device, model)?;
     let mut rows = Vec::new();
     let seconds = repeat(samples, || {

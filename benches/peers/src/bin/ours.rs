@@ -1,11 +1,11 @@
-//! Our side of the table, and what the others read: weights and pictures.
+//! Our side of the table, and what the others read: weights and images.
 
 use lat_wgpu::embeddings::Embeddings;
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::figures::{Figures, draw_figures};
 use lat_wgpu::gpu::{Buffer, Context, ContextOptions, Recorder};
 use lat_wgpu::images::decode::Rgb;
-use lat_wgpu::images::walk::Picture;
+use lat_wgpu::images::walk::Image;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::kernels::{attention, gemm};
 use lat_wgpu::model::{HeadSettings, Learner, Trainable, UpdateRule};
@@ -13,7 +13,7 @@ use lat_wgpu::retrieval::neighbours::Neighbours;
 use lat_wgpu::tasks::embed::{Embedder, LookOptions};
 use lat_wgpu_peers::{
     ADAM_EPS, CLASSES, DEPTH, Form, Found, HEAD_WIDTH, HIDDEN, LEARNING_RATE, MODELS, Memory, Model, NEAREST,
-    Request, SIZE, TOKENS, Task, end, numbers, pictures, pixels, repeat, request, sample, streams, train,
+    Request, SIZE, TOKENS, Task, end, numbers, images, pixels, repeat, request, sample, streams, train,
 };
 use safetensors::{Dtype, tensor::TensorView};
 use std::path::Path;
@@ -47,7 +47,7 @@ fn write_weights(name: &str, file: &Path) -> Result<()> {
         .map_err(|error| Error::Usage(format!("{} can't be written: {error}", file.display())))
 }
 
-/// Draws some two dozen pictures.
+/// Draws some two dozen images.
 fn draw(folder: &Path) -> Result<()> {
     let figures = Figures { persons: 6, cameras: 2, images: 2, seed: 1 };
     draw_figures(folder, figures).map(|_| ())
@@ -68,7 +68,7 @@ fn measure(request: Request) -> Result<()> {
                 step(&context, samples, model, stage, batch)?
             }
             Task::Embed { model, count } => {
-                embed(&context, samples, model, &pictures(&request.folder, count)?)?
+                embed(&context, samples, model, &images(&request.folder, count)?)?
             }
             Task::Nearest { queries, dim, gallery } => nearest(&context, samples, queries, dim, gallery)?,
         };
@@ -131,7 +131,7 @@ fn gemm(context: &Context, samples: usize, form: Form, m: usize, k: usize, n: us
     Ok(if stripes == 1 { found } else { Found { values: Vec::new(), ..found } })
 }
 
-/// Queries, keys and values of one picture, attention's output and the log-sum-exps.
+/// Queries, keys and values of one image, attention's output and the log-sum-exps.
 fn attention_tensors(context: &Context, model: Model) -> Result<[Buffer; 3]> {
     let qkv = context.upload("qkv", &numbers(streams::ATTENTION, TOKENS * 3 * model.dim))?;
     let out = context.buffer("out", TOKENS * model.dim)?;
@@ -169,13 +169,13 @@ fn attend_backward(context: &Context, samples: usize, model: Model) -> Result<Fo
 fn forward(context: &Context, samples: usize, model: Model, batch: usize) -> Result<Found> {
     let mut embedder = Embedder::new(context, &model.network(), Some(batch), context.default_memory())?;
     let pixels = pixels(batch);
-    let pictures: Vec<Rgb> = pixels
+    let images: Vec<Rgb> = pixels
         .chunks(SIZE.height * SIZE.width * 3)
         .map(|pixels| Rgb { height: SIZE.height, width: SIZE.width, pixels: pixels.to_vec() })
         .collect();
     let mut rows = Vec::new();
     let seconds = repeat(samples, || {
-        rows = embedder.embed(&pictures)?;
+        rows = embedder.embed(&images)?;
         Ok(())
     })?;
     Ok(Found { seconds, values: sample(&rows), ..Found::default() })
@@ -207,14 +207,14 @@ fn step(context: &Context, samples: usize, model: Model, stage: Trainable, batch
     Ok(Found { seconds, flops, values: losses, peak_growth: memory.growth(), ..Found::default() })
 }
 
-fn embed(context: &Context, samples: usize, model: Model, pictures: &[Picture]) -> Result<Found> {
+fn embed(context: &Context, samples: usize, model: Model, images: &[Image]) -> Result<Found> {
     let mut embedder = Embedder::new(context, &model.network(), None, context.default_memory())?;
     let mut rows = Vec::new();
     let seconds = repeat(samples, || {
         rows.clear();
-        for row in embedder.rows(pictures.to_vec(), LookOptions::default(), &()) {
+        for row in embedder.rows(images.to_vec(), LookOptions::default(), &()) {
             match row? {
-                (picture, Err(error)) => eprintln!("warning: {} has no row: {error}", picture.name),
+                (image, Err(error)) => eprintln!("warning: {} has no row: {error}", image.name),
                 (_, Ok(row)) => rows.extend(row),
             }
         }

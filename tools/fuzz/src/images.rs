@@ -1,4 +1,4 @@
-//! Very many damaged pictures: each is decoded or refused with a reason, and among them the good ones keep their vectors.
+//! Very many damaged images: each is decoded or refused with a reason, and among them the good ones keep their vectors.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ use crate::{seeds, target};
 /// What is tried.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Mutated pictures for the decoder.
+    /// Mutated images for the decoder.
     #[arg(long, default_value_t = 100_000)]
     count: u64,
     /// How many of them go through `lat-wgpu embed` as well.
@@ -30,9 +30,9 @@ pub struct Arguments {
 
 /// Runs both and returns how many laws were broken.
 pub fn run(arguments: &Arguments) -> usize {
-    let Some(target) = target("picture") else { unreachable!("there are pictures") };
-    let sound = seeds::pictures();
-    let folder = tempfile::tempdir().expect("a folder for pictures");
+    let Some(target) = target("picture") else { unreachable!("there are images") };
+    let sound = seeds::images();
+    let folder = tempfile::tempdir().expect("a folder for images");
     std::panic::set_hook(Box::new(|_| {}));
     let start = Instant::now();
     let mut broken = 0;
@@ -47,27 +47,27 @@ pub fn run(arguments: &Arguments) -> usize {
         }
         let answer = catch_unwind(AssertUnwindSafe(|| decode(&bytes, DecodeOptions::default())));
         let Ok(answer) = answer else {
-            println!("FINDING picture {number}: the decoder's guard let a panic through");
+            println!("FINDING image {number}: the decoder's guard let a panic through");
             broken += 1;
             continue;
         };
         if number < arguments.embed {
             let name = format!("{number:06}.jpg");
             std::fs::create_dir_all(folder.path().join("all")).expect("a folder");
-            std::fs::write(folder.path().join("all").join(&name), &bytes).expect("room for pictures");
+            std::fs::write(folder.path().join("all").join(&name), &bytes).expect("room for images");
             good.insert(name, answer.is_ok());
         }
         match answer {
             Ok(_) => decoded += 1,
             Err(reason) if reason.len() < 8 => {
-                println!("FINDING picture {number}: a reason that says nothing: {reason:?}");
+                println!("FINDING image {number}: a reason that says nothing: {reason:?}");
                 broken += 1;
             }
             Err(reason) => *reasons.entry(shortened(&reason)).or_default() += 1,
         }
     }
     println!(
-        "{} pictures from {} sound ones in {:.0} s: {decoded} decoded ({same} of them left sound), {} refused for {} reasons",
+        "{} images from {} sound ones in {:.0} s: {decoded} decoded ({same} of them left sound), {} refused for {} reasons",
         arguments.count,
         sound.len(),
         start.elapsed().as_secs_f64(),
@@ -90,15 +90,15 @@ fn shortened(reason: &str) -> String {
     text.replace("####", "#").replace("###", "#").replace("##", "#")
 }
 
-/// Embeds the sound pictures alone, then among all others.
+/// Embeds the sound images alone, then among all others.
 fn embed(program: &Path, folder: &Path, sound: &[Vec<u8>], mut good: BTreeMap<String, bool>) -> usize {
     let alone = folder.join("sound");
     std::fs::create_dir_all(&alone).expect("a folder");
     for (number, bytes) in sound.iter().enumerate() {
         // Between the damaged ones, so that they share batches with them.
         let name = format!("{:06}_sound.jpg", number * good.len() / sound.len());
-        std::fs::write(alone.join(&name), bytes).expect("room for pictures");
-        std::fs::write(folder.join("all").join(&name), bytes).expect("room for pictures");
+        std::fs::write(alone.join(&name), bytes).expect("room for images");
+        std::fs::write(folder.join("all").join(&name), bytes).expect("room for images");
         good.insert(name, true);
     }
     let model = folder.join("model.safetensors");
@@ -125,13 +125,13 @@ fn embed(program: &Path, folder: &Path, sound: &[Vec<u8>], mut good: BTreeMap<St
     let mut broken = 0;
     let start = Instant::now();
     let mut found = Vec::new();
-    for pictures in ["sound", "all"] {
-        let out = format!("{pictures}.npy");
-        let done = lat(&["embed", "--model", "model.safetensors", pictures, "--out", &out]);
+    for images in ["sound", "all"] {
+        let out = format!("{images}.npy");
+        let done = lat(&["embed", "--model", "model.safetensors", images, "--out", &out]);
         let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
         if !done.status.success() {
             println!(
-                "FINDING embed {pictures}: {}: {}",
+                "FINDING embed {images}: {}: {}",
                 done.status,
                 stderr.lines().last().unwrap_or_default()
             );
@@ -162,7 +162,7 @@ fn embed(program: &Path, folder: &Path, sound: &[Vec<u8>], mut good: BTreeMap<St
         }
     }
     println!(
-        "embedded {} pictures in {:.0} s: {} rows, {} skipped by name, {} sound vectors unchanged to the bit: {}",
+        "embedded {} images in {:.0} s: {} rows, {} skipped by name, {} sound vectors unchanged to the bit: {}",
         good.len(),
         start.elapsed().as_secs_f64(),
         all.paths.len(),
