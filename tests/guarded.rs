@@ -6,7 +6,7 @@ mod common;
 use common::{bits, random};
 use lat_wgpu::checkpoint::{self, Network, Settings};
 use lat_wgpu::entry_points;
-use lat_wgpu::gpu::{Context, ContextOptions, File, Precision, Recorder, Tensor};
+use lat_wgpu::gpu::{Context, ContextOptions, Precision, Recorder, ShaderFile, Tensor};
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::model::{HeadSettings, Learner, Trainable, UpdateRule};
@@ -96,7 +96,7 @@ fn checked_shaders_give_the_same_bits() {
 }
 
 /// Writes y[i] = x[first + i] for i below `count`, whatever the tensors' length.
-static COPY: File = File::new(
+static COPY: ShaderFile = ShaderFile::new(
     "copy",
     "
 struct Params { first: u32, count: u32 }
@@ -156,13 +156,13 @@ fn guarded_memory_finds_what_it_is_for() {
 
 #[test]
 fn of_several_shaders_that_are_refused_the_same_one_is_named() {
-    static WRONG: [File; 4] = [
-        File::new("wrong_a", "fn main() { first }"),
-        File::new("wrong_b", "fn main() { second }"),
-        File::new("wrong_c", "fn main() { third }"),
-        File::new("wrong_d", "fn main() { fourth }"),
+    static WRONG: [ShaderFile; 4] = [
+        ShaderFile::new("wrong_a", "fn main() { first }"),
+        ShaderFile::new("wrong_b", "fn main() { second }"),
+        ShaderFile::new("wrong_c", "fn main() { third }"),
+        ShaderFile::new("wrong_d", "fn main() { fourth }"),
     ];
-    let refusal = |order: &mut dyn Iterator<Item = &'static File>| {
+    let refusal = |order: &mut dyn Iterator<Item = &'static ShaderFile>| {
         let context = open(|_| ());
         let mut recorder = Recorder::new(&context);
         for file in order {

@@ -8,7 +8,7 @@ use common::context;
 use lat_wgpu::cases::run::{Purpose, Run};
 use lat_wgpu::cases::{self, Case, tolerance};
 use lat_wgpu::entry_points;
-use lat_wgpu::gpu::{Constants, Family, File, Kernel, Precision, Storage};
+use lat_wgpu::gpu::{Constants, Family, Kernel, Precision, ShaderFile, Storage};
 use lat_wgpu::kernels;
 use lat_wgpu::kernels::accumulate::Accumulate;
 use lat_wgpu::reference::Exact;
@@ -74,7 +74,7 @@ entry_points! {
 /// A copy of one word, in WGSL of the caller's.
 fn copied(name: &'static str, source: &'static str, wanted: u32) -> Case {
     // Pipelines are kept by their file's name.
-    let file: &'static File = Box::leak(Box::new(File::new(name, source)));
+    let file: &'static ShaderFile = Box::leak(Box::new(ShaderFile::new(name, source)));
     Case::new(name, "word", "1", Storage::F32, move |run| {
         let (x, y) = (run.words("x", &[7]), run.output("y", 1));
         file.launch(Place { place: 0 }, copy { x, y }).record(&mut run.recorder, "copy", 0.0);

@@ -12,7 +12,9 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use lat_wgpu::gpu::{Access, Binding, Constants, Field, File, Kernel, Storage, Threads, assemble};
+use lat_wgpu::gpu::{
+    Access, Binding, Constants, Field, Kernel, ShaderFile, Storage, WorkgroupSize, assemble,
+};
 use lat_wgpu::kernels;
 use naga::back::pipeline_constants::process_overrides;
 use naga::back::{PipelineConstants, hlsl, msl, spv};
@@ -125,10 +127,10 @@ fn variant_name(kernel: &Kernel, constants: &Constants, storage: Storage) -> Str
 
 /// How many invocations the declaration gives a workgroup; the WGSL may have any number if it gives none.
 fn declared_workgroup(kernel: &Kernel, source: &str) -> Option<u32> {
-    match kernel.file.threads {
-        Threads::Count(count) => Some(count),
-        Threads::Constant(name) => Some(constant_value(source, name)),
-        Threads::Tile => None,
+    match kernel.file.workgroup_size {
+        WorkgroupSize::Count(count) => Some(count),
+        WorkgroupSize::Constant(name) => Some(constant_value(source, name)),
+        WorkgroupSize::Tile => None,
     }
 }
 
@@ -544,7 +546,9 @@ fn wrong_declarations_are_caught() {
     let mut switched = right.bindings.to_vec();
     switched[0].switch = Some("NOBODY");
     let fewer = right.bindings[1..].to_vec();
-    let file = |change: fn(File) -> File| -> &'static File { Box::leak(Box::new(change(*right.file))) };
+    let file = |change: fn(ShaderFile) -> ShaderFile| -> &'static ShaderFile {
+        Box::leak(Box::new(change(*right.file)))
+    };
     let cases = [
         ("entry point", Kernel { entry: "nobody", ..right }, "entry point"),
         ("uniform size", Kernel { uniform_bytes: right.uniform_bytes + 16, ..right }, "uniform"),
@@ -554,10 +558,14 @@ fn wrong_declarations_are_caught() {
         ("switch", Kernel { bindings: leaked(switched), ..right }, "no override"),
         ("update", Kernel { bindings: leaked(updated), ..right }, "storage buffers"),
         ("missing buffer", Kernel { bindings: leaked(fewer), ..right }, "storage buffers"),
-        ("subgroups", Kernel { file: file(|file| File { subgroups: true, ..file }), ..right }, "no subgroup"),
+        (
+            "subgroups",
+            Kernel { file: file(|file| ShaderFile { subgroups: true, ..file }), ..right },
+            "no subgroup",
+        ),
         (
             "workgroup",
-            Kernel { file: file(|file| file.threads(Threads::Count(32))), ..right },
+            Kernel { file: file(|file| file.workgroup_size(WorkgroupSize::Count(32))), ..right },
             "workgroup size",
         ),
     ];

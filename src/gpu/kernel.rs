@@ -127,7 +127,7 @@ pub trait Tensors: Copy {
 
 /// How many invocations a workgroup has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Threads {
+pub enum WorkgroupSize {
     /// So many.
     Count(u32),
     /// As many as this constant says.
@@ -138,7 +138,7 @@ pub enum Threads {
 
 /// A WGSL file with entry points.
 #[derive(Debug, Clone, Copy)]
-pub struct File {
+pub struct ShaderFile {
     /// File name in `shaders/` without `.wgsl`.
     pub name: &'static str,
     /// The file's text.
@@ -146,41 +146,41 @@ pub struct File {
     /// Whole WGSL files that are appended to it.
     pub helpers: &'static [&'static str],
     /// Invocations of a workgroup of each entry point.
-    pub threads: Threads,
+    pub workgroup_size: WorkgroupSize,
     /// True if the source calls subgroup operations.
     pub subgroups: bool,
     /// True if the source has buffers of quads; without, all its buffers are words.
     pub quads: bool,
 }
 
-impl File {
+impl ShaderFile {
     /// Invocations to a workgroup unless declared otherwise.
-    pub const THREADS: usize = 64;
+    pub const WORKGROUP_SIZE: usize = 64;
 
-    /// A file of words for any adapter, with [`File::THREADS`] invocations to a workgroup and without helpers.
-    pub const fn new(name: &'static str, source: &'static str) -> File {
-        let threads = Threads::Count(Self::THREADS as u32);
-        File { name, source, helpers: &[], threads, subgroups: false, quads: false }
+    /// A file of words for any adapter, with [`ShaderFile::WORKGROUP_SIZE`] invocations to a workgroup and without helpers.
+    pub const fn new(name: &'static str, source: &'static str) -> ShaderFile {
+        let workgroup_size = WorkgroupSize::Count(Self::WORKGROUP_SIZE as u32);
+        ShaderFile { name, source, helpers: &[], workgroup_size, subgroups: false, quads: false }
     }
 
     /// The same with helpers.
-    pub const fn helpers(self, helpers: &'static [&'static str]) -> File {
-        File { helpers, ..self }
+    pub const fn helpers(self, helpers: &'static [&'static str]) -> ShaderFile {
+        ShaderFile { helpers, ..self }
     }
 
     /// The same with other workgroups.
-    pub const fn threads(self, threads: Threads) -> File {
-        File { threads, ..self }
+    pub const fn workgroup_size(self, workgroup_size: WorkgroupSize) -> ShaderFile {
+        ShaderFile { workgroup_size, ..self }
     }
 
     /// The same with buffers of quads.
-    pub const fn quads(self) -> File {
-        File { quads: true, ..self }
+    pub const fn quads(self) -> ShaderFile {
+        ShaderFile { quads: true, ..self }
     }
 
     /// The same with subgroup operations; a workgroup is one subgroup of SUB invocations.
-    pub const fn subgroups(self) -> File {
-        File { subgroups: true, threads: Threads::Constant("SUB"), ..self }
+    pub const fn subgroups(self) -> ShaderFile {
+        ShaderFile { subgroups: true, workgroup_size: WorkgroupSize::Constant("SUB"), ..self }
     }
 
     /// The entry point of these tensors in this file.
@@ -194,7 +194,7 @@ impl File {
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
     /// Where it is written.
-    pub file: &'static File,
+    pub file: &'static ShaderFile,
     /// Entry point.
     pub entry: &'static str,
     /// Storage buffers, in binding order from 1 on.
@@ -225,7 +225,7 @@ impl Kernel {
 /// Declares the entry points of WGSL files that share a uniform block.
 ///
 /// First comes the block, with its size in the WGSL: it becomes a struct. Then each entry point with its storage buffers in
-/// binding order: it becomes a struct of its name with a tensor for each, to be handed to [`File::launch`]. `if` makes a tensor
+/// binding order: it becomes a struct of its name with a tensor for each, to be handed to [`ShaderFile::launch`]. `if` makes a tensor
 /// an option, and names the override that is true where there is one, or `_` where no override hangs on it.
 #[macro_export]
 macro_rules! entry_points {

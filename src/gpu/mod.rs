@@ -1,6 +1,6 @@
 //! The engine: the only folder that names `wgpu`.
 //!
-//! Reading order: a [`Context`] opens an adapter; a [`File`] declares a WGSL source, and
+//! Reading order: a [`Context`] opens an adapter; a [`ShaderFile`] declares a WGSL source, and
 //! [`entry_points!`](crate::entry_points!) what is in it; a [`Recorder`] collects launches over [`Tensor`]s; a [`Plan`]
 //! owns the memory and bind groups of a recording and replays it.
 
@@ -36,7 +36,8 @@ pub use context::Context;
 pub use error::{Error, Result};
 pub use guard::{guarded, silence_guarded_panics};
 pub use kernel::{
-    Access, Binding, Constants, Field, File, Kernel, Overrides, Storage, Tensors, Threads, Uniform, assemble,
+    Access, Binding, Constants, Field, Kernel, Overrides, ShaderFile, Storage, Tensors, Uniform,
+    WorkgroupSize, assemble,
 };
 pub use memory::{Placement, Transient, place};
 pub use options::{ContextOptions, Precision};

@@ -2,7 +2,7 @@
 
 use super::buffer::Buffer;
 use super::context::Context;
-use super::kernel::{Access, File, Kernel, Storage, Tensors, Threads, Uniform};
+use super::kernel::{Access, Kernel, ShaderFile, Storage, Tensors, Uniform, WorkgroupSize};
 use super::{Constants, Overrides, WORD};
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ pub struct Launch {
     grid: [u32; 3],
 }
 
-impl File {
+impl ShaderFile {
     /// A launch of the entry point of `tensors`, of one workgroup. Switches that hang on a tensor are set.
     pub fn launch<T: Tensors>(&'static self, params: T::Params, tensors: T) -> Launch {
         let tensors = tensors.list();
@@ -152,7 +152,9 @@ impl Launch {
     /// If the declaration doesn't say how many invocations a workgroup has.
     pub fn invocations(self, count: usize) -> Launch {
         let file = self.kernel.file;
-        let Threads::Count(each) = file.threads else { panic!("{}: {:?}", file.name, file.threads) };
+        let WorkgroupSize::Count(each) = file.workgroup_size else {
+            panic!("{}: {:?}", file.name, file.workgroup_size)
+        };
         self.workgroups(count.div_ceil(each as usize))
     }
 

@@ -2,9 +2,9 @@
 
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor};
 
-static FILE: File = File::new("accumulate", include_str!("../../shaders/accumulate.wgsl"));
+static FILE: ShaderFile = ShaderFile::new("accumulate", include_str!("../../shaders/accumulate.wgsl"));
 
 entry_points! {
     struct Params in 16 bytes { count: u32 }

@@ -3,9 +3,9 @@
 use super::gradnorm::CONTROL_WORDS;
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor};
 
-static FILE: File = File::new("adam", include_str!("../../shaders/adam.wgsl"))
+static FILE: ShaderFile = ShaderFile::new("adam", include_str!("../../shaders/adam.wgsl"))
     .helpers(&[include_str!("../../shaders/common/step.wgsl")]);
 
 entry_points! {

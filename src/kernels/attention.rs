@@ -2,13 +2,13 @@
 
 use super::{THREADS, expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{AdapterClass, Constants, Family, File, Kernel, Recorder, Tensor, Tensors};
+use crate::gpu::{AdapterClass, Constants, Family, Kernel, Recorder, ShaderFile, Tensor, Tensors};
 
 /// Tiles of rows and of keys and values through workgroup memory.
-static TILED: File = File::new("attention", include_str!("../../shaders/attention.wgsl")).quads();
+static TILED: ShaderFile = ShaderFile::new("attention", include_str!("../../shaders/attention.wgsl")).quads();
 /// One subgroup per workgroup.
-static SUBGROUP: File =
-    File::new("attention_subgroup", include_str!("../../shaders/attention_subgroup.wgsl"))
+static SUBGROUP: ShaderFile =
+    ShaderFile::new("attention_subgroup", include_str!("../../shaders/attention_subgroup.wgsl"))
         .subgroups()
         .quads();
 
@@ -63,7 +63,7 @@ fn chunk(head_dim: u32, each: u32) -> u32 {
 
 /// A file's variant for a shape: its constants, and how many rows a workgroup owns.
 struct Variant {
-    file: &'static File,
+    file: &'static ShaderFile,
     constants: Constants,
     rows: usize,
 }

@@ -2,12 +2,13 @@
 
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Tensors};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, Tensors};
 
-static FILE: File = File::new("batchnorm", include_str!("../../shaders/batchnorm.wgsl")).helpers(&[
-    include_str!("../../shaders/common/random.wgsl"),
-    include_str!("../../shaders/common/step.wgsl"),
-]);
+static FILE: ShaderFile =
+    ShaderFile::new("batchnorm", include_str!("../../shaders/batchnorm.wgsl")).helpers(&[
+        include_str!("../../shaders/common/random.wgsl"),
+        include_str!("../../shaders/common/step.wgsl"),
+    ]);
 
 entry_points! {
     struct Params in 32 bytes {

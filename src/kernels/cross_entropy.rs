@@ -3,14 +3,14 @@
 use super::gradnorm::CONTROL_WORDS;
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 
-static FILE: File = File::new("cross_entropy", include_str!("../../shaders/cross_entropy.wgsl"))
+static FILE: ShaderFile = ShaderFile::new("cross_entropy", include_str!("../../shaders/cross_entropy.wgsl"))
     .helpers(&[
         include_str!("../../shaders/common/reduce.wgsl"),
         include_str!("../../shaders/common/step.wgsl"),
     ])
-    .threads(Threads::Constant("LANES"));
+    .workgroup_size(WorkgroupSize::Constant("LANES"));
 
 entry_points! {
     struct Params in 16 bytes { rows: u32, batch: u32, classes: u32, smoothing: f32 }

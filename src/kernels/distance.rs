@@ -3,9 +3,9 @@
 use super::gemm::{Epilogue, Form, Nt, Tile};
 use super::{THREADS, expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor};
 
-static FILE: File = File::new("distance", include_str!("../../shaders/distance.wgsl"));
+static FILE: ShaderFile = ShaderFile::new("distance", include_str!("../../shaders/distance.wgsl"));
 
 entry_points! {
     struct Params in 16 bytes { rows: u32, columns: u32 }

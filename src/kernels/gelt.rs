@@ -2,9 +2,9 @@
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor};
 
-static FILE: File = File::new("gelt", include_str!("../../shaders/gelt.wgsl")).quads();
+static FILE: ShaderFile = ShaderFile::new("gelt", include_str!("../../shaders/gelt.wgsl")).quads();
 
 entry_points! {
     struct Params in 32 bytes {

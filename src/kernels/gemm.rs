@@ -11,8 +11,8 @@ use super::{THREADS, expect, u32_of};
 use crate::entry_points;
 use crate::error::{Error, Result};
 use crate::gpu::{
-    AdapterClass, Buffer, Constants, Context, Dispatch, Family, File, Kernel, Recorder, Storage, Tensor,
-    Threads, assemble, grid_1d,
+    AdapterClass, Buffer, Constants, Context, Dispatch, Family, Kernel, Recorder, ShaderFile, Storage,
+    Tensor, WorkgroupSize, assemble, grid_1d,
 };
 use crate::rng;
 use crate::shape::Activation;
@@ -24,35 +24,36 @@ const EPILOGUE: &str = include_str!("../../shaders/common/gemm_epilogue.wgsl");
 const HELPERS: &[&str] = &[EPILOGUE, include_str!("../../shaders/common/gemm_epilogue_backward.wgsl"), GELU];
 
 /// One invocation per output, any shape, f32 alone.
-static PLAIN: File = File::new("gemm", include_str!("../../shaders/gemm.wgsl")).helpers(&[GELU]);
+static PLAIN: ShaderFile = ShaderFile::new("gemm", include_str!("../../shaders/gemm.wgsl")).helpers(&[GELU]);
 /// Register tiles fed from workgroup memory.
-static TILED: File = File::new("gemm_tiled", include_str!("../../shaders/gemm_tiled.wgsl"))
+static TILED: ShaderFile = ShaderFile::new("gemm_tiled", include_str!("../../shaders/gemm_tiled.wgsl"))
     .helpers(HELPERS)
-    .threads(Threads::Tile)
+    .workgroup_size(WorkgroupSize::Tile)
     .quads();
 /// One subgroup per workgroup.
-static SUBGROUP: File = File::new("gemm_subgroup", include_str!("../../shaders/gemm_subgroup.wgsl"))
-    .helpers(HELPERS)
-    .subgroups()
-    .quads();
+static SUBGROUP: ShaderFile =
+    ShaderFile::new("gemm_subgroup", include_str!("../../shaders/gemm_subgroup.wgsl"))
+        .helpers(HELPERS)
+        .subgroups()
+        .quads();
 
-const fn cooperative(helpers: &'static [&'static str]) -> File {
-    File::new("gemm_cooperative", include_str!("../../shaders/gemm_cooperative.wgsl"))
+const fn cooperative(helpers: &'static [&'static str]) -> ShaderFile {
+    ShaderFile::new("gemm_cooperative", include_str!("../../shaders/gemm_cooperative.wgsl"))
         .helpers(helpers)
         .subgroups()
-        .threads(Threads::Count(128))
+        .workgroup_size(WorkgroupSize::Count(128))
         .quads()
 }
 
 /// Matrix units that multiply fragments of 16 × 16.
-static COOPERATIVE_16: File = cooperative(&[
+static COOPERATIVE_16: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_16.wgsl"),
     include_str!("../../shaders/common/gemm_stage_16.wgsl"),
     EPILOGUE,
     GELU,
 ]);
 /// Matrix units that multiply fragments of 8 × 8.
-static COOPERATIVE_8: File = cooperative(&[
+static COOPERATIVE_8: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_8.wgsl"),
     include_str!("../../shaders/common/gemm_stage_8.wgsl"),
     EPILOGUE,
@@ -396,7 +397,7 @@ impl Tile {
         }
     }
 
-    fn file(self) -> &'static File {
+    fn file(self) -> &'static ShaderFile {
         match self {
             Tile::Plain => &PLAIN,
             Tile::Cooperative { side: 16 } => &COOPERATIVE_16,

@@ -2,14 +2,14 @@
 
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 
-static FILE: File = File::new("gradnorm", include_str!("../../shaders/gradnorm.wgsl"))
+static FILE: ShaderFile = ShaderFile::new("gradnorm", include_str!("../../shaders/gradnorm.wgsl"))
     .helpers(&[
         include_str!("../../shaders/common/reduce.wgsl"),
         include_str!("../../shaders/common/step.wgsl"),
     ])
-    .threads(Threads::Constant("LANES"));
+    .workgroup_size(WorkgroupSize::Constant("LANES"));
 
 entry_points! {
     struct Params in 16 bytes { count: u32, limit: u32 }

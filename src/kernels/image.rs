@@ -2,10 +2,10 @@
 
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor};
 use crate::shape::ImageSize;
 
-static FILE: File = File::new("image", include_str!("../../shaders/image.wgsl"));
+static FILE: ShaderFile = ShaderFile::new("image", include_str!("../../shaders/image.wgsl"));
 
 entry_points! {
     struct Params in 48 bytes {

@@ -2,11 +2,11 @@
 
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 
-static FILE: File = File::new("l2norm", include_str!("../../shaders/l2norm.wgsl"))
+static FILE: ShaderFile = ShaderFile::new("l2norm", include_str!("../../shaders/l2norm.wgsl"))
     .helpers(&[include_str!("../../shaders/common/reduce.wgsl")])
-    .threads(Threads::Constant("LANES"));
+    .workgroup_size(WorkgroupSize::Constant("LANES"));
 
 entry_points! {
     struct Params in 16 bytes { rows: u32, dim: u32, parts: u32 }

@@ -2,11 +2,11 @@
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 
-static FILE: File = File::new("layernorm", include_str!("../../shaders/layernorm.wgsl"))
+static FILE: ShaderFile = ShaderFile::new("layernorm", include_str!("../../shaders/layernorm.wgsl"))
     .helpers(&[include_str!("../../shaders/common/reduce.wgsl")])
-    .threads(Threads::Constant("LANES"))
+    .workgroup_size(WorkgroupSize::Constant("LANES"))
     .quads();
 
 entry_points! {

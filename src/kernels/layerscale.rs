@@ -2,9 +2,10 @@
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor};
 
-static FILE: File = File::new("layerscale", include_str!("../../shaders/layerscale.wgsl")).quads();
+static FILE: ShaderFile =
+    ShaderFile::new("layerscale", include_str!("../../shaders/layerscale.wgsl")).quads();
 
 entry_points! {
     struct Params in 16 bytes { rows: u32, dim: u32 }

@@ -29,10 +29,10 @@ pub mod tokens;
 pub mod topk;
 pub mod triplet;
 
-use crate::gpu::{Constants, File, Kernel, Recorder, Storage, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Storage, Tensor};
 
 /// Invocations per workgroup of the element-wise kernels.
-const THREADS: usize = File::THREADS;
+const THREADS: usize = ShaderFile::WORKGROUP_SIZE;
 
 /// Every kernel in every variant that a menu can pick: what the shader tests assemble and validate.
 pub fn variants() -> Vec<(Kernel, Constants, Storage)> {

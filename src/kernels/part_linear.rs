@@ -5,15 +5,17 @@
 
 use super::{THREADS, expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, Family, File, Kernel, Recorder, Tensor, Tensors, grid_1d};
+use crate::gpu::{Constants, Family, Kernel, Recorder, ShaderFile, Tensor, Tensors, grid_1d};
 
 /// One invocation per output.
-static PLAIN: File = File::new("part_linear", include_str!("../../shaders/part_linear.wgsl"));
+static PLAIN: ShaderFile = ShaderFile::new("part_linear", include_str!("../../shaders/part_linear.wgsl"));
 /// Four inputs to a load or an invocation.
-static WIDE: File = File::new("part_linear_wide", include_str!("../../shaders/part_linear_wide.wgsl"));
+static WIDE: ShaderFile =
+    ShaderFile::new("part_linear_wide", include_str!("../../shaders/part_linear_wide.wgsl"));
 /// One subgroup per workgroup.
-static SUBGROUP: File =
-    File::new("part_linear_subgroup", include_str!("../../shaders/part_linear_subgroup.wgsl")).subgroups();
+static SUBGROUP: ShaderFile =
+    ShaderFile::new("part_linear_subgroup", include_str!("../../shaders/part_linear_subgroup.wgsl"))
+        .subgroups();
 
 entry_points! {
     struct Params in 32 bytes {
@@ -59,7 +61,7 @@ pub enum Tile {
 }
 
 impl Tile {
-    fn file(self) -> &'static File {
+    fn file(self) -> &'static ShaderFile {
         match self {
             Tile::Plain => &PLAIN,
             Tile::Wide => &WIDE,

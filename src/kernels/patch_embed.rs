@@ -2,15 +2,16 @@
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, Family, File, Kernel, Recorder, Tensor, Threads};
+use crate::gpu::{Constants, Family, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 use crate::shape::ImageSize;
 
 /// Register tiles fed from workgroup memory.
-static TILED: File =
-    File::new("patch_embed", include_str!("../../shaders/patch_embed.wgsl")).threads(Threads::Tile).quads();
+static TILED: ShaderFile = ShaderFile::new("patch_embed", include_str!("../../shaders/patch_embed.wgsl"))
+    .workgroup_size(WorkgroupSize::Tile)
+    .quads();
 /// One subgroup per workgroup.
-static SUBGROUP: File =
-    File::new("patch_embed_subgroup", include_str!("../../shaders/patch_embed_subgroup.wgsl"))
+static SUBGROUP: ShaderFile =
+    ShaderFile::new("patch_embed_subgroup", include_str!("../../shaders/patch_embed_subgroup.wgsl"))
         .subgroups()
         .quads();
 
@@ -41,7 +42,7 @@ const SIDE: usize = 32;
 /// ROWS of the subgroup family.
 const ROWS: u32 = 32;
 
-fn file_of(family: Family) -> (&'static File, Constants) {
+fn file_of(family: Family) -> (&'static ShaderFile, Constants) {
     match family {
         Family::Tiled => (&TILED, vec![]),
         Family::Subgroup(lanes) => (&SUBGROUP, vec![("SUB", lanes), ("ROWS", ROWS)]),

@@ -2,9 +2,9 @@
 
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor};
 
-static FILE: File = File::new("rollout", include_str!("../../shaders/rollout.wgsl"));
+static FILE: ShaderFile = ShaderFile::new("rollout", include_str!("../../shaders/rollout.wgsl"));
 
 entry_points! {
     struct Params in 16 bytes { tokens: u32, heads: u32, quads: u32, scale: f32 }

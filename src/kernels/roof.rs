@@ -3,9 +3,9 @@
 
 use super::{THREADS, expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor, Threads};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 
-static FILE: File = File::new("roof", include_str!("../../shaders/roof.wgsl"));
+static FILE: ShaderFile = ShaderFile::new("roof", include_str!("../../shaders/roof.wgsl"));
 
 entry_points! {
     struct Params in 16 bytes { multiplier: f32, addend: f32, turns: u32, count: u32 }
@@ -13,18 +13,18 @@ entry_points! {
     fn copy(from_words: read, to_words: write);
 }
 
-const fn fragments(helpers: &'static [&'static str]) -> File {
-    File::new("roof_cooperative", include_str!("../../shaders/roof_cooperative.wgsl"))
+const fn fragments(helpers: &'static [&'static str]) -> ShaderFile {
+    ShaderFile::new("roof_cooperative", include_str!("../../shaders/roof_cooperative.wgsl"))
         .helpers(helpers)
         .subgroups()
-        .threads(Threads::Count(128))
+        .workgroup_size(WorkgroupSize::Count(128))
         .quads()
 }
 
 /// Fragments of 16 × 16.
-static FRAGMENTS_16: File = fragments(&[include_str!("../../shaders/common/fragment_16.wgsl")]);
+static FRAGMENTS_16: ShaderFile = fragments(&[include_str!("../../shaders/common/fragment_16.wgsl")]);
 /// Fragments of 8 × 8.
-static FRAGMENTS_8: File = fragments(&[include_str!("../../shaders/common/fragment_8.wgsl")]);
+static FRAGMENTS_8: ShaderFile = fragments(&[include_str!("../../shaders/common/fragment_8.wgsl")]);
 
 entry_points! {
     struct FragmentParams in 16 bytes { turns: u32 }

@@ -2,9 +2,9 @@
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, File, Kernel, Recorder, Tensor};
+use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor};
 
-static FILE: File = File::new("tokens", include_str!("../../shaders/tokens.wgsl")).quads();
+static FILE: ShaderFile = ShaderFile::new("tokens", include_str!("../../shaders/tokens.wgsl")).quads();
 
 entry_points! {
     struct Params in 32 bytes { batch: u32, prefix: u32, patches: u32, dim: u32, positioned: u32 }

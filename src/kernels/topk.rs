@@ -2,13 +2,13 @@
 
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, Family, File, Kernel, Recorder, Tensor, Threads};
+use crate::gpu::{Constants, Family, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 
-static FILE: File =
-    File::new("topk", include_str!("../../shaders/topk.wgsl")).threads(Threads::Constant("LANES"));
+static FILE: ShaderFile = ShaderFile::new("topk", include_str!("../../shaders/topk.wgsl"))
+    .workgroup_size(WorkgroupSize::Constant("LANES"));
 /// The same for lists of up to 64, one subgroup per workgroup.
-static SUBGROUP: File =
-    File::new("topk_subgroup", include_str!("../../shaders/topk_subgroup.wgsl")).subgroups();
+static SUBGROUP: ShaderFile =
+    ShaderFile::new("topk_subgroup", include_str!("../../shaders/topk_subgroup.wgsl")).subgroups();
 
 entry_points! {
     struct Params in 32 bytes { queries: u32, gallery: u32, k: u32, start: u32, end: u32 }
@@ -26,7 +26,7 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
 
 /// As many invocations to a query as a GPU likes. On CPU adapters a short list lies in the registers of a subgroup, and a longer
 /// one gets few invocations where waiting for each other and ranking among many costs most.
-fn file_of(family: Family, capacity: u32) -> (&'static File, Constants) {
+fn file_of(family: Family, capacity: u32) -> (&'static ShaderFile, Constants) {
     match family {
         Family::Subgroup(lanes) if capacity == SHORT => (&SUBGROUP, vec![("SUB", lanes)]),
         Family::Subgroup(_) => (&FILE, vec![("LANES", (capacity / 8).min(64)), ("CAPACITY", capacity)]),

@@ -3,13 +3,13 @@
 use super::gradnorm::CONTROL_WORDS;
 use super::{THREADS, expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, Family, File, Kernel, Recorder, Tensor, grid_1d};
+use crate::gpu::{Constants, Family, Kernel, Recorder, ShaderFile, Tensor, grid_1d};
 
-static FILE: File = File::new("triplet", include_str!("../../shaders/triplet.wgsl"))
+static FILE: ShaderFile = ShaderFile::new("triplet", include_str!("../../shaders/triplet.wgsl"))
     .helpers(&[include_str!("../../shaders/common/step.wgsl")]);
 /// Distances for rows of whole quads, one subgroup per workgroup.
-static SUBGROUP: File =
-    File::new("triplet_subgroup", include_str!("../../shaders/triplet_subgroup.wgsl")).subgroups();
+static SUBGROUP: ShaderFile =
+    ShaderFile::new("triplet_subgroup", include_str!("../../shaders/triplet_subgroup.wgsl")).subgroups();
 
 entry_points! {
     struct Params in 16 bytes { batch: u32, length: u32, margin: f32 }

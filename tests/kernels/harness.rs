@@ -5,11 +5,11 @@ use crate::common::context;
 use crate::common::guard::outputs;
 use crate::common::tolerance::{self, UNIT};
 use lat_wgpu::entry_points;
-use lat_wgpu::gpu::File;
+use lat_wgpu::gpu::ShaderFile;
 use lat_wgpu::reference::Exact;
 
 /// Writes y[i] = x[i] for `first` ≤ i < `end`, whatever the tensors' length.
-static COPY: File = File::new(
+static COPY: ShaderFile = ShaderFile::new(
     "copy",
     "
 struct Params { first: u32, end: u32 }

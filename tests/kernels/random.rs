@@ -3,11 +3,11 @@
 use crate::common::bits;
 use crate::common::guard::outputs;
 use lat_wgpu::entry_points;
-use lat_wgpu::gpu::File;
+use lat_wgpu::gpu::ShaderFile;
 use lat_wgpu::rng;
 
 /// Writes bits and uniform of each (seed, stream, index) in words.
-static DRAW: File = File::new(
+static DRAW: ShaderFile = ShaderFile::new(
     "draw",
     "
 struct Params { count: u32 }
