@@ -37,13 +37,13 @@ fn image_forward(
         return;
     }
     let channel = (i / plane) % 3u;
-    let image = i / (3u * plane);
+    let row = i / (3u * plane);
     let y = (i % plane) / params.width;
     var x = i % params.width;
     if (HAS_FLIP) {
-        x = select(x, params.width - 1u - x, flip[image] != 0u);
+        x = select(x, params.width - 1u - x, flip[row] != 0u);
     }
-    let byte = (image * plane + y * params.width + x) * 3u + channel;
+    let byte = (row * plane + y * params.width + x) * 3u + channel;
     let value = f32((pixels[byte / 4u] >> (8u * (byte % 4u))) & 255u);
     image[i] = (value / 255.0 - params.mean[channel]) / params.deviation[channel];
 }
