@@ -1,7 +1,7 @@
 //! The one error type: what went wrong, in which file or tensor, and what the user can do about it.
 
 use crate::gpu;
-pub use crate::gpu::guarded;
+pub use crate::gpu::catch_panic;
 use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

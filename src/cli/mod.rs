@@ -57,7 +57,7 @@ mod tune;
 mod words;
 
 use crate::error::Error;
-use crate::gpu::silence_guarded_panics;
+use crate::gpu::silence_caught_panics;
 use arguments::Training;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -122,7 +122,7 @@ enum Command {
 ///
 /// Exit code 0: done; 1: failed; 2: bad usage; 130 or 143: interrupted.
 pub fn main() -> ExitCode {
-    silence_guarded_panics();
+    silence_caught_panics();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -13,10 +13,10 @@ mod compilation;
 mod context;
 mod error;
 mod faults;
-mod guard;
 mod kernel;
 mod memory;
 mod options;
+mod panics;
 mod pipeline;
 mod plan;
 mod profile;
@@ -34,13 +34,13 @@ pub use cache::CacheFile;
 pub use class::AdapterClass;
 pub use context::Context;
 pub use error::{Error, Result};
-pub use guard::{guarded, silence_guarded_panics};
 pub use kernel::{
     Access, Binding, Constants, Field, Kernel, Overrides, ShaderFile, Storage, Tensors, Uniform,
     WorkgroupSize, assemble,
 };
 pub use memory::{Placement, Transient, place};
 pub use options::{ContextOptions, Precision};
+pub use panics::{catch_panic, silence_caught_panics};
 pub use plan::{Listing, Place, Plan, PlanSummary};
 pub use profile::{DispatchTime, PlanProfile};
 pub use readback::Readback;

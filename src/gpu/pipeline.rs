@@ -3,9 +3,9 @@
 use super::Constants;
 use super::adapter::AdapterSummary;
 use super::cache::PipelineCache;
-use super::guard::guarded;
 use super::kernel::Storage;
 use super::options::ContextOptions;
+use super::panics::catch_panic;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -44,7 +44,7 @@ impl Pipelines {
         if let Some(cache) = &self.cache
             && self.compiled.lock().is_ok_and(|compiled| !compiled.is_empty())
         {
-            guarded(|| cache.keep());
+            catch_panic(|| cache.keep());
         }
     }
 }

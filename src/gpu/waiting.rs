@@ -3,8 +3,8 @@
 use super::context::Context;
 use super::error::{Error, Result};
 use super::faults::Rehearsal;
-use super::guard::guarded;
 use super::locked;
+use super::panics::catch_panic;
 use super::submission::Submissions;
 use std::ops::Range;
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl Context {
     /// Notices work that is done, without waiting: readbacks learn that their words have come.
     pub fn look(&self) {
         // A failure is returned to the caller that waits for the work.
-        let _ = guarded(|| self.device.poll(wgpu::PollType::Poll));
+        let _ = catch_panic(|| self.device.poll(wgpu::PollType::Poll));
     }
 
     /// Returns true if a submission, or all, are done within a time.
@@ -58,7 +58,7 @@ impl Context {
             return Ok(false);
         }
         let wait = wgpu::PollType::Wait { submission_index, timeout: Some(within) };
-        match guarded(|| self.device.poll(wait)) {
+        match catch_panic(|| self.device.poll(wait)) {
             Some(Ok(_)) => Ok(true),
             Some(Err(wgpu::PollError::Timeout)) => Ok(false),
             Some(Err(error)) => Err(Error::Failed(error.to_string())),

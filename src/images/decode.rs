@@ -6,7 +6,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use crate::error::{Error, Result, guarded};
+use crate::error::{Error, Result, catch_panic};
 use crate::images::jpeg;
 
 /// Longest side of an image, in pixels.
@@ -85,10 +85,10 @@ fn read_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
 /// # Errors
 /// The reason, in words for the image's owner.
 pub fn decode(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
-    guarded(|| decode_unguarded(bytes, options)).unwrap_or_else(gave_up)
+    catch_panic(|| decode_or_panic(bytes, options)).unwrap_or_else(gave_up)
 }
 
-fn decode_unguarded(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
+fn decode_or_panic(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
     let mut decoder = open(bytes)?;
     let orientation = match options.ignore_exif {
         true => Orientation::NoTransforms,
@@ -109,7 +109,7 @@ fn decode_unguarded(bytes: &[u8], options: DecodeOptions) -> std::result::Result
 /// The reason, in words for the image's owner.
 pub fn check_header(path: &Path) -> std::result::Result<(), String> {
     let bytes = read_bytes(path)?;
-    guarded(|| open(&bytes).map(|_| ())).unwrap_or_else(gave_up)
+    catch_panic(|| open(&bytes).map(|_| ())).unwrap_or_else(gave_up)
 }
 
 fn gave_up<T>() -> std::result::Result<T, String> {

@@ -29,7 +29,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use super::format::Embeddings;
 use super::provenance::Provenance;
 use super::rows::{NamedRows, Rows, name_in};
-use crate::error::{Error, Result, guarded};
+use crate::error::{Error, Result, catch_panic};
 use thrift::{FOOTER, MAX_DEPTH, PAGE_HEADER, Value};
 
 /// Bytes that the header of a page may have. Statistics of strings are the longest in it.
@@ -38,7 +38,7 @@ const MAX_PAGE_HEADER: u64 = 1 << 16;
 /// Reads the columns `path` and `embedding`, and where the rows come from.
 pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Provenance)> {
     // Where a file contradicts itself, the library panics here and there.
-    guarded(|| read_parquet_unguarded(path)).unwrap_or_else(|| {
+    catch_panic(|| read_parquet_or_panic(path)).unwrap_or_else(|| {
         Err(Error::invalid(path)("it is damaged: the reader of Parquet gave up".to_string()))
     })
 }
@@ -283,7 +283,7 @@ fn builder(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bou
     Ok((builder.map_err(failed)?, file))
 }
 
-fn read_parquet_unguarded(path: &Path) -> Result<(Embeddings, Provenance)> {
+fn read_parquet_or_panic(path: &Path) -> Result<(Embeddings, Provenance)> {
     let bad = |reason: &str| Error::invalid(path)(reason.to_string());
     let failed = |error: ParquetError| Error::invalid(path)(error.to_string());
     let (builder, file) = builder(path)?;
