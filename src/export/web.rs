@@ -6,7 +6,7 @@
 
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Buffer, Context, Dispatch, Listing, Place, Recorder, WORD, assemble};
+use crate::gpu::{Access, Buffer, Context, Dispatch, Listing, Recorder, Region, WORD, assemble};
 use crate::kernels::image;
 use crate::model::{LaTransformer, Slot, backbone_groups};
 use serde::Serialize;
@@ -299,9 +299,9 @@ fn plan_file(
     for (index, buffer) in buffers.iter().enumerate() {
         weights.extend(buffer.tensors.iter().map(|(name, place)| (name.as_str(), (index, *place))));
     }
-    let binding = |place: &Place, access: Access| match place {
-        Place::Heap { heap, offset, bytes } => (FIRST_HEAP + heap, *offset, *bytes),
-        Place::Buffer { label, bytes } => match (&**label, weights.get(&**label)) {
+    let binding = |region: &Region, access: Access| match region {
+        Region::Heap { heap, offset, bytes } => (FIRST_HEAP + heap, *offset, *bytes),
+        Region::Buffer { label, bytes } => match (&**label, weights.get(&**label)) {
             (_, Some((index, [offset, _]))) => (*index, *offset, *bytes),
             (INPUT, None) => (0, 0, *bytes),
             (OUTPUT, None) => (1, 0, *bytes),
@@ -310,7 +310,7 @@ fn plan_file(
     };
     let mut pipelines = Vec::new();
     let mut dispatches = Vec::new();
-    for (dispatch, places) in listing.dispatches.iter().zip(&listing.places) {
+    for (dispatch, regions) in listing.dispatches.iter().zip(&listing.regions) {
         let Dispatch { kernel, overrides, params, grid, label, .. } = dispatch;
         let pipeline = Pipeline {
             shader: shader_of(dispatch, shaders),
@@ -324,7 +324,11 @@ fn plan_file(
             pipeline: known.unwrap_or(pipelines.len()),
             grid: *grid,
             params: params.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect(),
-            bindings: places.iter().zip(kernel.bindings).map(|(place, b)| binding(place, b.access)).collect(),
+            bindings: regions
+                .iter()
+                .zip(kernel.bindings)
+                .map(|(region, b)| binding(region, b.access))
+                .collect(),
         });
         if known.is_none() {
             pipelines.push(pipeline);

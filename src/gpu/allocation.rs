@@ -1,7 +1,7 @@
 //! Buffers of a context: allocated, filled and guarded.
 
 use super::WORD;
-use super::buffer::{Buffer, GUARD, GUARD_NUMBERS, GUARD_WORDS, STORAGE, allocate};
+use super::buffer::{BUFFER_GUARD, Buffer, GUARD_NUMBERS, GUARD_WORDS, STORAGE, allocate};
 use super::context::Context;
 use super::error::{Error, Result};
 use super::faults::Rehearsal;
@@ -51,7 +51,7 @@ impl Context {
         let buffer = self.storage_buffer(label, bytes)?;
         let Some(guards) = &self.guards else { return Ok(buffer) };
         let number = guards.fetch_add(1, Ordering::Relaxed);
-        let buffer = buffer.with_guard(words, GUARD | number & GUARD_NUMBERS);
+        let buffer = buffer.with_guard(words, BUFFER_GUARD | number & GUARD_NUMBERS);
         self.write_guard(&buffer);
         Ok(buffer)
     }

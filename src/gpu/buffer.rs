@@ -3,12 +3,16 @@
 use super::WORD;
 use std::sync::Arc;
 
-/// Words that a guarded context has behind each of its tensors: more than the widest row of a tile.
+/// Guard words after each tensor in a guarded context: more than the widest row of a tile.
 pub(super) const GUARD_WORDS: usize = 256;
-/// A guard word behind a buffer: NaN as a number and as two halves. Its last bits differ from buffer to buffer, so that a word
-/// copied from guard to guard shows.
-pub(super) const GUARD: u32 = 0x7fc8_7e00;
-/// Those last bits.
+/// Bytes of the guard words after a tensor.
+pub(super) const GUARD_BYTES: u64 = GUARD_WORDS as u64 * WORD;
+/// Guard word after a buffer, without its number: NaN as f32 and as two f16.
+pub(super) const BUFFER_GUARD: u32 = 0x7fc8_7e00;
+/// Guard word after a tensor in a plan's heap, without its number: NaN as f32 and as two f16.
+pub(super) const HEAP_GUARD: u32 = 0x7fd0_7e00;
+/// The bits of a guard word that hold the number of its buffer or tensor. They reveal a guard word that a kernel
+/// copied from one guard to another.
 pub(super) const GUARD_NUMBERS: u32 = 0x1ff;
 
 /// The usages of a buffer that kernels bind.

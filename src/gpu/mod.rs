@@ -11,9 +11,12 @@ mod cache;
 mod class;
 mod compilation;
 mod context;
+mod cuts;
 mod error;
 mod faults;
 mod kernel;
+mod layout;
+mod listing;
 mod memory;
 mod options;
 mod panics;
@@ -38,10 +41,12 @@ pub use kernel::{
     Access, Binding, Constants, Field, Kernel, Overrides, ShaderFile, Storage, Tensors, Uniform,
     WorkgroupSize, assemble,
 };
+pub use layout::PlanSummary;
+pub use listing::{Listing, Region};
 pub use memory::{Placement, Transient, place};
 pub use options::{ContextOptions, Precision};
 pub use panics::{catch_panic, silence_caught_panics};
-pub use plan::{Listing, Place, Plan, PlanSummary};
+pub use plan::Plan;
 pub use profile::{DispatchTime, PlanProfile};
 pub use readback::Readback;
 pub use recorder::{Dispatch, Launch, Phase, Recorder, Tensor, grid_1d};

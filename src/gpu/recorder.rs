@@ -23,17 +23,18 @@ impl Tensor {
     }
 }
 
-pub(super) enum Home {
-    /// Lives in the plan's heaps between its first write and its last read.
-    Transient,
-    /// Lives in a buffer of its own.
-    Fixed(Buffer),
+/// The memory behind a tensor.
+pub(super) enum Backing {
+    /// A range of the plan's heaps, between its first write and its last read.
+    Heap,
+    /// An imported buffer.
+    Buffer(Buffer),
 }
 
 pub(super) struct TensorInfo {
     pub label: Arc<str>,
     pub bytes: u64,
-    pub home: Home,
+    pub backing: Backing,
 }
 
 /// The part of a training step that a launch belongs to.
@@ -219,12 +220,12 @@ impl<'c> Recorder<'c> {
 
     /// A tensor of `len` words that lives in the plan's memory.
     pub fn tensor(&mut self, label: &str, len: usize) -> Tensor {
-        self.add(label.into(), len, Storage::F32, Home::Transient)
+        self.add(label.into(), len, Storage::F32, Backing::Heap)
     }
 
     /// A tensor of `len` activations, in the recording's storage, that lives in the plan's memory.
     pub fn activation(&mut self, label: &str, len: usize) -> Tensor {
-        self.add(label.into(), len, self.storage, Home::Transient)
+        self.add(label.into(), len, self.storage, Backing::Heap)
     }
 
     /// A tensor that is a buffer made before.
@@ -235,12 +236,12 @@ impl<'c> Recorder<'c> {
     /// A tensor that is a buffer of elements in `storage`, made before: two to a word if they are halves.
     pub fn import_as(&mut self, buffer: &Buffer, storage: Storage) -> Tensor {
         let len = buffer.words * (WORD / storage.bytes()) as usize;
-        self.add(buffer.label.clone(), len, storage, Home::Fixed(buffer.clone()))
+        self.add(buffer.label.clone(), len, storage, Backing::Buffer(buffer.clone()))
     }
 
-    fn add(&mut self, label: Arc<str>, len: usize, storage: Storage, home: Home) -> Tensor {
+    fn add(&mut self, label: Arc<str>, len: usize, storage: Storage, backing: Backing) -> Tensor {
         let tensor = Tensor { id: self.tensors.len(), len, storage };
-        self.tensors.push(TensorInfo { label, bytes: tensor.bytes(), home });
+        self.tensors.push(TensorInfo { label, bytes: tensor.bytes(), backing });
         tensor
     }
 
