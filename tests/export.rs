@@ -22,7 +22,7 @@ fn trained(folder: &Path) -> Network {
     expect(0, folder, &[&["init", "--out", "start.safetensors"], &size[..]].concat());
     let mut network = load(&folder.join("start.safetensors"));
     let (parts, classes) = (network.config.parts(), 3);
-    network.heads = lat_wgpu::train::heads::init_heads(1, parts, 16, 8, classes);
+    network.heads = lat_wgpu::train::classifiers::init_classifiers(1, parts, 16, 8, classes);
     let names = ["a", "b", "c"].map(String::from);
     let heads = checkpoint::HeadsInfo { hidden: 8, relu: true, classes };
     let metadata = checkpoint::trained_metadata(&network.config, &network.preprocess, &names, heads);

@@ -15,9 +15,9 @@ use lat_wgpu::datasets::uses::training_set;
 use lat_wgpu::error::Error;
 use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize, PartTokens, Preprocess, VitConfig};
 use lat_wgpu::storage::lock::{FolderLock, holds_files};
+use lat_wgpu::train::classifiers::init_classifiers;
 use lat_wgpu::train::config::{Config, Layers, Preset};
 use lat_wgpu::train::curves;
-use lat_wgpu::train::heads::init_heads;
 use lat_wgpu::train::log::{EpochLine, Log, StepLine, epochs};
 use lat_wgpu::train::schedule::Schedule;
 
@@ -58,7 +58,7 @@ fn model(shift: f32) -> (BTreeMap<String, HostTensor>, BTreeMap<String, HostTens
         let data = values(shape.iter().product());
         (name, HostTensor { shape, data })
     });
-    (backbone.collect(), init_heads(3, network().parts(), 16, 8, 2))
+    (backbone.collect(), init_classifiers(3, network().parts(), 16, 8, 2))
 }
 
 fn metadata() -> String {

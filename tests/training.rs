@@ -9,7 +9,9 @@ mod goldens;
 use common::context;
 use lat_wgpu::checkpoint::{self, HostTensor, Network};
 use lat_wgpu::kernels::adam::{Betas, StepValues};
-use lat_wgpu::model::{GroupKind, HeadSettings, HostMoments, Learner, Trainable, TrainingStep, UpdateRule};
+use lat_wgpu::model::{
+    ClassifierSettings, GroupKind, HostMoments, Learner, Trainable, TrainingStep, UpdateRule,
+};
 use lat_wgpu::shape::VitConfig;
 use lat_wgpu::train::config::{Config, Preset};
 use lat_wgpu::train::schedule::Schedule;
@@ -98,7 +100,7 @@ impl Golden {
 
     fn learner(&self, trainable: Trainable) -> Learner<'static> {
         let heads =
-            HeadSettings { hidden: 256, classes: self.classes(), relu: self.is("relu"), dropout: 0.0 };
+            ClassifierSettings { hidden: 256, classes: self.classes(), relu: self.is("relu"), dropout: 0.0 };
         let rule = UpdateRule {
             betas: BETAS,
             decoupled: self.recipe["optimizer"] == "adamw",

@@ -12,11 +12,11 @@ use crate::checkpoint::{HostTensor, Network, parameter_shapes};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::kernels::adam::{Betas, StepValues};
-use crate::model::{HeadSettings, Learner, Trainable, UpdateRule};
+use crate::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
 use crate::observer::Follower;
 use crate::rng;
 use crate::shape::{Normalize, Preprocess, VitConfig};
-use crate::train::heads::init_heads;
+use crate::train::classifiers::init_classifiers;
 use serde::Serialize;
 use std::fmt::Write;
 use std::time::Instant;
@@ -160,10 +160,10 @@ struct Step {
 impl Step {
     fn measure(&self, context: &Context, options: &Options<'_>, roofs: &mut Roofs) -> Result<Figures> {
         let Step { model, stage, batch, samples } = *self;
-        let heads = HeadSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.5 };
+        let settings = ClassifierSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
         let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
-        let learner = Learner::new(context, &network(model), heads, rule, stage)?;
+        let learner = Learner::new(context, &network(model), settings, rule, stage)?;
         let step = learner.record_step(batch, batch)?;
         let pixels: Vec<u8> =
             (0..batch * SIZE.height * SIZE.width * 3).map(|i| rng::bits(1, 0, i as u64) as u8).collect();
@@ -214,7 +214,7 @@ fn network(Model { dim, heads, .. }: Model) -> Network {
     Network {
         tensors: tensors.collect(),
         file_positions: None,
-        heads: init_heads(1, config.parts(), dim, HIDDEN, CLASSES),
+        heads: init_classifiers(1, config.parts(), dim, HIDDEN, CLASSES),
         preprocess: Preprocess::new(config.image, Normalize::Imagenet.mean_std()),
         config,
         class_names: None,

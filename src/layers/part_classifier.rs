@@ -8,7 +8,7 @@ use crate::kernels::{batchnorm, part_linear};
 
 /// Shapes of the part classifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadShape {
+pub struct ClassifierShape {
     /// R, number of classifiers.
     pub parts: usize,
     /// D, width of their input.
@@ -21,7 +21,7 @@ pub struct HeadShape {
 
 /// Parameters of all part classifiers, stacked over the parts.
 #[derive(Debug, Clone)]
-pub struct PartClassifiers {
+pub struct ClassifierParameters {
     /// (R, E, D) and (R, E).
     pub fc1: Linear,
     /// BatchNorm's weight and bias (R, E).
@@ -32,11 +32,11 @@ pub struct PartClassifiers {
 
 /// What all passes of the part classifiers share.
 #[derive(Debug, Clone)]
-pub struct Heads {
+pub struct PartClassifiers {
     /// Dimensions.
-    pub shape: HeadShape,
+    pub shape: ClassifierShape,
     /// The parameters.
-    pub parameters: PartClassifiers,
+    pub parameters: ClassifierParameters,
     /// BatchNorm's running mean and variance (R, E).
     pub running: (Buffer, Buffer),
     /// Whether a ReLU follows the BatchNorm: the paper has one, the released code none.
@@ -58,7 +58,7 @@ pub struct Saved {
     step: Tensor,
 }
 
-impl Heads {
+impl PartClassifiers {
     fn layer(&self, batch: usize) -> batchnorm::Layer {
         batchnorm::Layer {
             batch,
@@ -72,13 +72,13 @@ impl Heads {
     }
 
     fn first(&self, batch: usize) -> part_linear::Shape {
-        let HeadShape { parts, dim, hidden, .. } = self.shape;
+        let ClassifierShape { parts, dim, hidden, .. } = self.shape;
         let layout = part_linear::Layout::SampleFirst;
         part_linear::Shape { batch, parts, inputs: dim, outputs: hidden, layout }
     }
 
     fn second(&self, batch: usize) -> part_linear::Shape {
-        let HeadShape { parts, hidden, classes, .. } = self.shape;
+        let ClassifierShape { parts, hidden, classes, .. } = self.shape;
         let layout = part_linear::Layout::PartFirst;
         part_linear::Shape { batch, parts, inputs: hidden, outputs: classes, layout }
     }
@@ -98,7 +98,7 @@ impl Heads {
 
     /// Records the logits (R, B, K) of parts (B, R, D) by running statistics.
     pub fn evaluate(&self, recorder: &mut Recorder<'_>, parts: Tensor, logits: Tensor, batch: usize) {
-        let PartClassifiers { fc1, bn, fc2 } = &self.parameters;
+        let ClassifierParameters { fc1, bn, fc2 } = &self.parameters;
         let x = Self::linear(recorder, "fc1", fc1, parts, self.first(batch));
         let y = recorder.tensor("bn", x.len);
         let [weight, bias, running_mean, running_var] =
@@ -118,7 +118,7 @@ impl Heads {
         step: Tensor,
         batch: usize,
     ) -> (Tensor, Saved) {
-        let PartClassifiers { fc1, bn, fc2 } = &self.parameters;
+        let ClassifierParameters { fc1, bn, fc2 } = &self.parameters;
         let hidden = Self::linear(recorder, "fc1", fc1, parts, self.first(batch));
         let layer = self.layer(batch);
         let dropped = recorder.tensor("bn", hidden.len);
@@ -136,11 +136,11 @@ impl Heads {
         recorder: &mut Recorder<'_>,
         saved: Saved,
         dlogits: Tensor,
-        gradients: &Grad<PartClassifiers>,
+        gradients: &Grad<ClassifierParameters>,
         batch: usize,
     ) -> Tensor {
         let Saved { parts, hidden, statistics, dropped, step } = saved;
-        let PartClassifiers { fc1, fc2, .. } = &self.parameters;
+        let ClassifierParameters { fc1, fc2, .. } = &self.parameters;
         let Grad(gradients) = gradients;
         // In the forward pass this was: logits = dropped·Wᵀ + b.
         let shape = self.second(batch);

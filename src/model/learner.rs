@@ -1,7 +1,9 @@
 //! The network while it learns: its parameters, gradients and moments on the device. What it records stands in
 //! `training_step.rs`.
 
-use super::parameters::{Arenas, Group, GroupKind, backbone_groups, check_widths, head_group, matrices};
+use super::parameters::{
+    Arenas, Group, GroupKind, backbone_groups, check_widths, classifier_group, matrices,
+};
 use super::vit::{Trainable, Vit};
 use crate::checkpoint::{HeadTensor, HostTensor, Network, head_tensors};
 use crate::error::Result;
@@ -11,7 +13,7 @@ use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::kernels::narrow::Narrow;
 use crate::layers::Grad;
 use crate::layers::norm::Norm;
-use crate::layers::part_classifier::{HeadShape, Heads, PartClassifiers};
+use crate::layers::part_classifier::{ClassifierParameters, ClassifierShape, PartClassifiers};
 use crate::shape::{Preprocess, VitConfig};
 use std::collections::BTreeMap;
 
@@ -23,7 +25,7 @@ const LOSS_SCALE: f32 = 65_536.0;
 
 /// Settings of the part classifiers.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HeadSettings {
+pub struct ClassifierSettings {
     /// E, width between the two linear layers.
     pub hidden: usize,
     /// K.
@@ -82,21 +84,21 @@ pub struct Learner<'c> {
     /// Kept from step to step.
     pub(super) control: Buffer,
     pub(super) vit: Vit,
-    pub(super) heads: Heads,
+    pub(super) classifiers: PartClassifiers,
     pub(super) trainable: Trainable,
     pub(super) gradients: Grad<Arenas>,
     pub(super) moments: BTreeMap<GroupKind, Moments>,
 }
 
-pub(super) fn classifiers(arenas: &Arenas) -> PartClassifiers {
+pub(super) fn classifier_parameters(arenas: &Arenas) -> ClassifierParameters {
     let linear = |name: &str| arenas.linear(&format!("heads.{name}"), None);
     let bn =
         Norm { weight: arenas.get("heads.bn.weight"), bias: arenas.get("heads.bn.bias"), eps: BATCHNORM_EPS };
-    PartClassifiers { fc1: linear("fc1"), bn, fc2: linear("fc2") }
+    ClassifierParameters { fc1: linear("fc1"), bn, fc2: linear("fc2") }
 }
 
 /// BatchNorm's running mean and variance in the checkpoint.
-fn running(HeadShape { dim, hidden, classes, .. }: HeadShape) -> [HeadTensor; 2] {
+fn running(ClassifierShape { dim, hidden, classes, .. }: ClassifierShape) -> [HeadTensor; 2] {
     let [.., mean, variance, _, _] = head_tensors(dim, hidden, classes);
     [mean, variance]
 }
@@ -112,15 +114,15 @@ impl<'c> Learner<'c> {
     pub fn new(
         context: &'c Context,
         network: &Network,
-        settings: HeadSettings,
+        settings: ClassifierSettings,
         rule: UpdateRule,
         trainable: Trainable,
     ) -> Result<Learner<'c>> {
         let config = network.config.clone();
-        let HeadSettings { hidden, classes, relu, dropout } = settings;
-        let shape = HeadShape { parts: config.parts(), dim: config.dim, hidden, classes };
+        let ClassifierSettings { hidden, classes, relu, dropout } = settings;
+        let shape = ClassifierShape { parts: config.parts(), dim: config.dim, hidden, classes };
         let mut groups = backbone_groups(&config);
-        groups.push(head_group(shape));
+        groups.push(classifier_group(shape));
         let mut tensors = network.tensors.clone();
         tensors.extend(network.heads.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         let parameters = Arenas::upload(context, &groups, &tensors)?;
@@ -138,9 +140,9 @@ impl<'c> Learner<'c> {
             context.upload(&format!("heads.{}", tensor.name), &parts.copied().collect::<Vec<f32>>())
         };
         let [mean, variance] = running(shape);
-        let heads = Heads {
+        let classifiers = PartClassifiers {
             shape,
-            parameters: classifiers(&parameters),
+            parameters: classifier_parameters(&parameters),
             running: (upload(&mean)?, upload(&variance)?),
             relu,
             dropout,
@@ -155,7 +157,7 @@ impl<'c> Learner<'c> {
             parameters,
             matrices: copies,
             control,
-            heads,
+            classifiers,
             trainable,
             gradients: Grad::new(Arenas::zeroed(context, &[])?),
             moments: BTreeMap::new(),
@@ -240,8 +242,10 @@ impl<'c> Learner<'c> {
     /// Reads the parameters and running statistics back, by their names in the checkpoint.
     pub fn read_parameters(&self) -> Result<BTreeMap<String, HostTensor>> {
         let mut tensors = self.parameters.read(self.context)?;
-        let shape = self.heads.shape;
-        for (tensor, buffer) in running(shape).iter().zip([&self.heads.running.0, &self.heads.running.1]) {
+        let shape = self.classifiers.shape;
+        for (tensor, buffer) in
+            running(shape).iter().zip([&self.classifiers.running.0, &self.classifiers.running.1])
+        {
             for (part, data) in self.context.read(buffer)?.chunks(shape.hidden).enumerate() {
                 let data = HostTensor { shape: tensor.shape.clone(), data: data.to_vec() };
                 tensors.insert(tensor.of(part), data);
@@ -260,7 +264,7 @@ impl<'c> Learner<'c> {
     /// # Errors
     /// What the adapter reports.
     pub fn save_state(&self) -> Result<LearnerState> {
-        let mut buffers = vec![&self.heads.running.0, &self.heads.running.1, &self.control];
+        let mut buffers = vec![&self.classifiers.running.0, &self.classifiers.running.1, &self.control];
         buffers
             .extend(self.matrices.iter().flat_map(|matrices| matrices.groups.iter().map(|(_, arena)| arena)));
         for (group, arena) in self.parameters.groups.iter().filter(|(g, _)| self.trainable.contains(g.kind)) {

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Storage, WORD};
 use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
-use crate::layers::part_classifier::HeadShape;
+use crate::layers::part_classifier::ClassifierShape;
 use crate::shape::VitConfig;
 use half::f16;
 use std::collections::BTreeMap;
@@ -23,14 +23,14 @@ pub enum GroupKind {
     /// Final norm.
     Norm,
     /// Part classifiers.
-    Heads,
+    PartClassifiers,
 }
 
 impl GroupKind {
     /// All groups of a network with `depth` blocks, in the order of the forward pass.
     pub fn all(depth: usize) -> Vec<GroupKind> {
         let blocks = (0..depth).map(GroupKind::Block);
-        let (first, last) = ([GroupKind::Embeddings], [GroupKind::Norm, GroupKind::Heads]);
+        let (first, last) = ([GroupKind::Embeddings], [GroupKind::Norm, GroupKind::PartClassifiers]);
         first.into_iter().chain(blocks).chain(last).collect()
     }
 
@@ -40,7 +40,7 @@ impl GroupKind {
         match block {
             Some(i) => GroupKind::Block(i),
             None if name.starts_with("norm.") => GroupKind::Norm,
-            None if name.starts_with("heads.") => GroupKind::Heads,
+            None if name.starts_with("heads.") => GroupKind::PartClassifiers,
             None => GroupKind::Embeddings,
         }
     }
@@ -52,7 +52,7 @@ impl std::fmt::Display for GroupKind {
             GroupKind::Embeddings => write!(f, "embeddings"),
             GroupKind::Block(i) => write!(f, "blocks.{i}"),
             GroupKind::Norm => write!(f, "norm"),
-            GroupKind::Heads => write!(f, "heads"),
+            GroupKind::PartClassifiers => write!(f, "heads"),
         }
     }
 }
@@ -131,14 +131,14 @@ impl Group {
 
 /// The backbone's groups in the order of the forward pass.
 pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
-    let kinds = GroupKind::all(config.depth).into_iter().filter(|kind| *kind != GroupKind::Heads);
+    let kinds = GroupKind::all(config.depth).into_iter().filter(|kind| *kind != GroupKind::PartClassifiers);
     let mut groups: Vec<Group> = kinds.map(Group::new).collect();
     let mut prefix = Vec::new();
     for (name, shape) in parameter_shapes(config) {
         let group = match GroupKind::of(&name) {
             GroupKind::Block(i) => &mut groups[1 + i],
             GroupKind::Norm => &mut groups[1 + config.depth],
-            GroupKind::Embeddings | GroupKind::Heads => &mut groups[0],
+            GroupKind::Embeddings | GroupKind::PartClassifiers => &mut groups[0],
         };
         if is_prefix(&name) {
             prefix.push((name, shape));
@@ -176,9 +176,9 @@ pub fn without_matrices(groups: &[Group]) -> Vec<Group> {
 }
 
 /// The part classifiers' group: every tensor stacked over the parts.
-pub fn head_group(shape: HeadShape) -> Group {
-    let HeadShape { parts, dim, hidden, classes } = shape;
-    let mut group = Group::new(GroupKind::Heads);
+pub fn classifier_group(shape: ClassifierShape) -> Group {
+    let ClassifierShape { parts, dim, hidden, classes } = shape;
+    let mut group = Group::new(GroupKind::PartClassifiers);
     for tensor in head_tensors(dim, hidden, classes).iter().filter(|tensor| tensor.learned) {
         let stacked = (0..parts).map(|part| (tensor.of(part), tensor.shape.clone())).collect();
         group.push(&format!("heads.{}", tensor.name), stacked, Storage::F32);
@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(count(GroupKind::Embeddings), 590_592 + 151_296 + 768);
         assert_eq!(count(GroupKind::Block(11)), 7_087_872);
         assert_eq!(count(GroupKind::Norm), 1_536);
-        let heads = head_group(HeadShape { parts: 14, dim: 768, hidden: 256, classes: 751 });
+        let heads = classifier_group(ClassifierShape { parts: 14, dim: 768, hidden: 256, classes: 751 });
         assert_eq!(heads.parameters(), 5_465_362);
     }
 
@@ -415,11 +415,11 @@ mod tests {
             ("reg_token", GroupKind::Embeddings),
             ("blocks.11.ls1.gamma", GroupKind::Block(11)),
             ("norm.weight", GroupKind::Norm),
-            ("heads.3.fc1.bias", GroupKind::Heads),
+            ("heads.3.fc1.bias", GroupKind::PartClassifiers),
         ] {
             assert_eq!(GroupKind::of(name), group);
         }
-        let (all, last) = (GroupKind::all(3), [GroupKind::Norm, GroupKind::Heads]);
+        let (all, last) = (GroupKind::all(3), [GroupKind::Norm, GroupKind::PartClassifiers]);
         assert_eq!((all.len(), all[1], &all[4..]), (6, GroupKind::Block(0), &last[..]));
     }
 }

@@ -5,7 +5,7 @@
 //! are added up in order. That is the plain step up to the order of summation, for memory that grows with the piece:
 //! BatchNorm and the triplet loss, which mix the images of a batch, stand behind the parts.
 
-use super::learner::{Learner, Moments, classifiers};
+use super::learner::{Learner, Moments, classifier_parameters};
 use super::parameters::{Arenas, Group, GroupKind};
 use super::vit::{Trainable, VitGradients};
 use crate::error::Result;
@@ -14,7 +14,7 @@ use crate::kernels::accumulate::Accumulate;
 use crate::kernels::adam::{Adam, StepValues};
 use crate::kernels::{cross_entropy, gelt, gradnorm, image, triplet};
 use crate::layers::Grad;
-use crate::layers::part_classifier::HeadShape;
+use crate::layers::part_classifier::ClassifierShape;
 use crate::shape::{ImageSize, Preprocess};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -211,7 +211,8 @@ impl<'c> Learner<'c> {
         });
         let pieces = pieces.collect::<Result<Vec<Piece>>>()?;
         let open: Vec<Group> = gradients.memory().groups.iter().map(|(group, _)| group.clone()).collect();
-        let backbone: Vec<Group> = open.iter().filter(|g| g.kind != GroupKind::Heads).cloned().collect();
+        let backbone: Vec<Group> =
+            open.iter().filter(|g| g.kind != GroupKind::PartClassifiers).cloned().collect();
         let piece_gradients = match (pieces.len() > 1, allocate) {
             (false, _) => None,
             (true, true) => Some(Grad::new(Arenas::shared(context, &backbone)?)),
@@ -233,12 +234,12 @@ impl<'c> Learner<'c> {
 
     /// Place of the triplet losses behind the parts' (R, B), where a slice may begin.
     fn first_triplet_loss(&self, batch: usize) -> usize {
-        let rows = self.heads.shape.parts * batch;
+        let rows = self.classifiers.shape.parts * batch;
         if self.rule.triplet_margin.is_some() { rows.next_multiple_of(Buffer::SLICE_ALIGN) } else { rows }
     }
 
     fn record(&self, recorder: &mut Recorder<'c>, batch: usize, memory: &StepMemory, stage: &Stage<'_>) {
-        let HeadShape { parts, dim, classes, .. } = self.heads.shape;
+        let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
         let steps = recorder.import(&memory.step);
         // Forward: tokens, parts, logits, loss.
         let parts_of = recorder.tensor("gelt", batch * parts * dim);
@@ -252,7 +253,7 @@ impl<'c> Learner<'c> {
             saved = (memory.pieces.len() == 1).then_some((tokens, kept));
         }
         recorder.scope(Phase::Forward, "heads");
-        let (logits, heads_saved) = self.heads.forward(recorder, parts_of, steps, batch);
+        let (logits, classifiers_saved) = self.classifiers.forward(recorder, parts_of, steps, batch);
         recorder.scope(Phase::Forward, "");
         let dlogits = recorder.tensor("dlogits", logits.len);
         let control = recorder.import(&memory.control);
@@ -273,8 +274,8 @@ impl<'c> Learner<'c> {
 
         // Backward: the same lines in reverse.
         recorder.scope(Phase::Backward, "heads");
-        let gradients = stage.gradients.map(classifiers);
-        let dparts = self.heads.backward(recorder, heads_saved, dlogits, &gradients, batch);
+        let gradients = stage.gradients.map(classifier_parameters);
+        let dparts = self.classifiers.backward(recorder, classifiers_saved, dlogits, &gradients, batch);
         recorder.scope(Phase::Backward, "");
         if let Some(margin) = self.rule.triplet_margin {
             self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
@@ -325,7 +326,7 @@ impl<'c> Learner<'c> {
         let sums = recorder.import(&memory.partials);
         gradnorm::Finish { partials: sums, losses, step: steps, control }.record(recorder, "gradnorm");
         recorder.scope(Phase::Forward, "heads");
-        self.heads.update_running(recorder, heads_saved, control, batch);
+        self.classifiers.update_running(recorder, classifiers_saved, control, batch);
         recorder.scope(Phase::Optimiser, "");
         for (group, (layout, memory)) in self.parameters.groups.iter().enumerate() {
             if !stage.trainable.contains(layout.kind) {
@@ -373,7 +374,7 @@ impl<'c> Learner<'c> {
     }
 
     fn parts(&self, tokens: Tensor, gelt: Tensor, places: &Range<usize>) -> gelt::Forward {
-        let HeadShape { parts, dim, .. } = self.heads.shape;
+        let ClassifierShape { parts, dim, .. } = self.classifiers.shape;
         gelt::Forward {
             tokens,
             gelt,
@@ -408,7 +409,7 @@ impl<'c> Learner<'c> {
     /// If the adapter can't hold it.
     pub fn record_evaluation(&self, batch: usize) -> Result<EvaluationStep> {
         let context = self.context;
-        let HeadShape { parts, dim, classes, .. } = self.heads.shape;
+        let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
         let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
         let logits = context.buffer("logits", parts * batch * classes)?;
         let mut recorder = Recorder::new(context);
@@ -419,7 +420,7 @@ impl<'c> Learner<'c> {
     /// Bytes that an evaluation of `batch` images has for itself; allocates nothing of its size.
     pub fn evaluation_need(&self, batch: usize) -> u64 {
         let context = self.context;
-        let HeadShape { parts, dim, classes, .. } = self.heads.shape;
+        let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
         let pixels = context.unallocated("pixels", image::pixel_words(batch, self.config.image));
         let logits = context.unallocated("logits", parts * batch * classes);
         let mut recorder = Recorder::new(context);
@@ -442,6 +443,6 @@ impl<'c> Learner<'c> {
         self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");
         let output = recorder.import(logits);
         recorder.scope(Phase::Forward, "heads");
-        self.heads.evaluate(recorder, parts, output, batch);
+        self.classifiers.evaluate(recorder, parts, output, batch);
     }
 }

@@ -25,7 +25,7 @@ impl Trainable {
         match kind {
             GroupKind::Embeddings => self.embeddings,
             GroupKind::Block(i) => i >= self.first_open,
-            GroupKind::Norm | GroupKind::Heads => true,
+            GroupKind::Norm | GroupKind::PartClassifiers => true,
         }
     }
 

@@ -8,9 +8,9 @@ use crate::gpu::tuning::Choices;
 use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage};
 use crate::kernels::adam::{Betas, StepValues};
 use crate::kernels::gemm::{self, Form, Tile};
-use crate::model::{HeadSettings, LaTransformer, Learner, Trainable, UpdateRule};
+use crate::model::{ClassifierSettings, LaTransformer, Learner, Trainable, UpdateRule};
 use crate::observer::Follower;
-use crate::train::heads::init_heads;
+use crate::train::classifiers::init_classifiers;
 use std::time::{Duration, Instant};
 
 /// Timed replays of a candidate, and of a whole step: the quickest counts for a candidate, the median for a step.
@@ -169,9 +169,9 @@ impl Step {
         const CLASSES: usize = 16;
         const HIDDEN: usize = 256;
         let (parts, dim) = (network.config.parts(), network.config.dim);
-        let heads = init_heads(1, parts, dim, HIDDEN, CLASSES);
+        let heads = init_classifiers(1, parts, dim, HIDDEN, CLASSES);
         let network = Network { heads, ..network.clone() };
-        let settings = HeadSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.5 };
+        let settings = ClassifierSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas::default();
         let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
         let stage = Trainable { embeddings: true, first_open: 0 };

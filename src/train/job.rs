@@ -1,7 +1,7 @@
 //! What a run works on: configuration, network, images, schedule and place, settled before an adapter is touched.
 
+use super::classifiers::init_classifiers;
 use super::config::{self, BestBy, Config, Optimizer};
-use super::heads::init_heads;
 use super::images::ImageList;
 use super::schedule::Schedule;
 use crate::checkpoint::{self, Network, StateData, StateTensor};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::images::augment::Augment;
 use crate::kernels::adam::Betas;
-use crate::model::{GroupKind, HeadSettings, HostMoments, Learner, UpdateRule};
+use crate::model::{ClassifierSettings, GroupKind, HostMoments, Learner, UpdateRule};
 use crate::observer::Observer;
 use crate::storage::hash;
 use rayon::prelude::*;
@@ -145,7 +145,7 @@ impl Job {
         }
         config.settle(&network.config, &network.preprocess);
         let (parts, dim, hidden) = (network.config.parts(), network.config.dim, config.head.hidden);
-        network.heads = init_heads(config.data.seed, parts, dim, hidden, set.classes.len());
+        network.heads = init_classifiers(config.data.seed, parts, dim, hidden, set.classes.len());
         network.class_names = Some(set.classes.clone());
         if set.skipped > 0 {
             observer.note(&format!("{} files are junk or outside the layout", set.skipped));
@@ -256,7 +256,7 @@ impl Job {
     /// If the adapter can't hold it.
     pub fn learner<'c>(&self, context: &'c Context) -> Result<Learner<'c>> {
         let config = &self.config;
-        let settings = HeadSettings {
+        let settings = ClassifierSettings {
             hidden: config.head.hidden,
             classes: self.set.classes.len(),
             relu: config.head.relu,

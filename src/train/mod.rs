@@ -1,9 +1,9 @@
 //! Training: what a run is told, how its learning rate and its trainable part change, and what it leaves behind.
 
+pub mod classifiers;
 pub mod config;
 pub mod curves;
 pub mod forecast;
-pub mod heads;
 mod images;
 mod job;
 pub mod log;

@@ -96,7 +96,7 @@ impl Schedule {
     pub fn opens_at(&self, group: GroupKind) -> Option<usize> {
         let schedule = &self.config.schedule;
         match group {
-            GroupKind::Norm | GroupKind::Heads => Some(0),
+            GroupKind::Norm | GroupKind::PartClassifiers => Some(0),
             GroupKind::Embeddings => (!schedule.freeze_embeddings).then_some(0),
             GroupKind::Block(_) if !schedule.blockwise => Some(0),
             GroupKind::Block(block) => {

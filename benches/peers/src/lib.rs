@@ -7,7 +7,7 @@ use lat_wgpu::checkpoint::{Network, random_backbone};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::rng;
 use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
-use lat_wgpu::train::heads::init_heads;
+use lat_wgpu::train::classifiers::init_classifiers;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -111,7 +111,7 @@ impl Model {
         let config = self.config();
         Network {
             tensors: random_backbone(&config, 1),
-            heads: init_heads(1, config.parts(), self.dim, HIDDEN, CLASSES),
+            heads: init_classifiers(1, config.parts(), self.dim, HIDDEN, CLASSES),
             preprocess: Preprocess::new(SIZE, Normalize::Imagenet.mean_std()),
             config,
             class_names: None,

@@ -224,7 +224,7 @@ struct Block {
 
 /// All part classifiers at once.
 #[derive(Module, Debug)]
-struct Heads {
+struct PartClassifiers {
     /// (R, D, E) and (R, 1, E).
     weight1: Param<Tensor<3>>,
     bias1: Param<Tensor<3>>,
@@ -246,7 +246,7 @@ struct Vit {
     position: Param<Tensor<3>>,
     blocks: Vec<Block>,
     norm: Norm,
-    heads: Heads,
+    heads: PartClassifiers,
 }
 
 /// (rows, columns) turned.
@@ -326,7 +326,7 @@ impl Loader<'_> {
             position: whole("pos_embed", TOKENS)?,
             blocks: (0..DEPTH).map(block).collect::<Result<_>>()?,
             norm: self.norm("norm", true)?,
-            heads: Heads {
+            heads: PartClassifiers {
                 weight1: self.stacked("fc1.weight")?,
                 bias1: self.stacked("fc1.bias")?,
                 scale: self.stacked("bn.weight")?,
@@ -359,7 +359,7 @@ impl Block {
     }
 }
 
-impl Heads {
+impl PartClassifiers {
     /// Scores (R, B, K) of parts (B, R, D), by the batch's own statistics. Running statistics are left out: work that Burn
     /// is spared.
     fn forward(&self, parts: Tensor<3>) -> Tensor<3> {

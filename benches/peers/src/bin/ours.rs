@@ -8,7 +8,7 @@ use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::images::walk::Image;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::kernels::{attention, gemm};
-use lat_wgpu::model::{HeadSettings, Learner, Trainable, UpdateRule};
+use lat_wgpu::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
 use lat_wgpu::retrieval::neighbours::Neighbours;
 use lat_wgpu::tasks::embed::{Embedder, LookOptions};
 use lat_wgpu_peers::{
@@ -184,7 +184,7 @@ fn forward(context: &Context, samples: usize, model: Model, batch: usize) -> Res
 fn step(context: &Context, samples: usize, model: Model, stage: Trainable, batch: usize) -> Result<Found> {
     let network = model.network();
     // No dropout: losses are compared.
-    let heads = HeadSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.0 };
+    let heads = ClassifierSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.0 };
     let betas = Betas { beta1: 0.9, beta2: 0.999, eps: f64::from(ADAM_EPS) };
     let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
     let pixels = pixels(batch);

@@ -13,14 +13,14 @@ const STREAM: u64 = 5 << 56;
 ///
 /// They depend on the seed and the shapes alone. fc1: normal with deviation √(2/hidden) (Kaiming, fan out); the
 /// BatchNorm's weight: normal around 1 with 0.02; fc2: normal with 0.001; every bias 0, running mean 0, variance 1.
-pub fn init_heads(
+pub fn init_classifiers(
     seed: u64,
     parts: usize,
     dim: usize,
     hidden: usize,
     classes: usize,
 ) -> BTreeMap<String, HostTensor> {
-    let mut heads = BTreeMap::new();
+    let mut tensors = BTreeMap::new();
     for part in 0..parts {
         let stream = |tensor: u64| STREAM | ((part as u64) << 8) | tensor;
         for tensor in head_tensors(dim, hidden, classes) {
@@ -32,10 +32,10 @@ pub fn init_heads(
                 "bn.running_var" => vec![1.0; count],
                 _ => vec![0.0; count],
             };
-            heads.insert(tensor.of(part), HostTensor { shape: tensor.shape, data });
+            tensors.insert(tensor.of(part), HostTensor { shape: tensor.shape, data });
         }
     }
-    heads
+    tensors
 }
 
 /// `count` normal numbers.
@@ -57,14 +57,14 @@ mod tests {
 
     #[test]
     fn weights_are_drawn_as_in_the_released_code() {
-        let heads = init_heads(0, 2, 384, 256, 751);
+        let tensors = init_classifiers(0, 2, 384, 256, 751);
         for (name, mean, deviation) in [
             ("fc1.weight", 0.0, (2.0f64 / 256.0).sqrt()),
             ("fc2.weight", 0.0, 0.001),
             ("bn.weight", 1.0, 0.02),
         ] {
             for part in 0..2 {
-                let data = &heads[&format!("heads.{part}.{name}")].data;
+                let data = &tensors[&format!("heads.{part}.{name}")].data;
                 let (m, d, k) = moments(data);
                 let noise = 5.0 / (data.len() as f64).sqrt();
                 assert!((m - mean).abs() < noise * deviation, "{name}: mean {m}");
@@ -74,27 +74,27 @@ mod tests {
         }
         for (name, value) in [("fc1.bias", 0.0), ("bn.bias", 0.0), ("fc2.bias", 0.0), ("bn.running_var", 1.0)]
         {
-            assert!(heads[&format!("heads.1.{name}")].data.iter().all(|&v| v == value));
+            assert!(tensors[&format!("heads.1.{name}")].data.iter().all(|&v| v == value));
         }
-        assert_eq!(heads["heads.0.fc2.weight"].shape, [751, 256]);
-        assert_eq!(heads["heads.0.fc1.weight"].shape, [256, 384]);
-        assert_eq!(heads.len(), 16);
-        for tensor in heads.values() {
+        assert_eq!(tensors["heads.0.fc2.weight"].shape, [751, 256]);
+        assert_eq!(tensors["heads.0.fc1.weight"].shape, [256, 384]);
+        assert_eq!(tensors.len(), 16);
+        for tensor in tensors.values() {
             assert_eq!(tensor.data.len(), tensor.shape.iter().product::<usize>());
         }
     }
 
     #[test]
     fn every_part_and_seed_has_numbers_of_its_own() {
-        let heads = init_heads(7, 3, 16, 8, 5);
-        assert_eq!(heads, init_heads(7, 3, 16, 8, 5));
-        let other = init_heads(8, 3, 16, 8, 5);
+        let tensors = init_classifiers(7, 3, 16, 8, 5);
+        assert_eq!(tensors, init_classifiers(7, 3, 16, 8, 5));
+        let other = init_classifiers(8, 3, 16, 8, 5);
         for name in ["fc1.weight", "bn.weight", "fc2.weight"] {
-            let of = |part: usize| &heads[&format!("heads.{part}.{name}")];
+            let of = |part: usize| &tensors[&format!("heads.{part}.{name}")];
             assert!(of(0) != of(1) && of(1) != of(2), "{name}");
             assert_ne!(of(0), &other[&format!("heads.0.{name}")]);
         }
         // More parts don't change the first.
-        assert_eq!(heads["heads.0.fc1.weight"], init_heads(7, 1, 16, 8, 5)["heads.0.fc1.weight"]);
+        assert_eq!(tensors["heads.0.fc1.weight"], init_classifiers(7, 1, 16, 8, 5)["heads.0.fc1.weight"]);
     }
 }
