@@ -90,7 +90,7 @@ impl Attention {
         let scales = gradients.and_then(|Grad(attn)| attn.scale.as_ref()).map(Grad);
         let dbranch = branch.backward(recorder, "attn.branch", dz, self.scale.as_ref(), scales, shape);
         if let Some(gradients) = gradients {
-            gradients.part(|attn| &attn.proj).backward_parameters(
+            gradients.field(|attn| &attn.proj).backward_parameters(
                 recorder,
                 "attn.proj.dweight",
                 dbranch,
@@ -116,7 +116,7 @@ impl Attention {
         .record(recorder, "attn.softmax");
         // 1. In the forward pass this was: qkv = x·Wᵀ + b.
         if let Some(gradients) = gradients {
-            gradients.part(|attn| &attn.qkv).backward_parameters(recorder, "attn.qkv.dweight", dqkv, x, rows);
+            gradients.field(|attn| &attn.qkv).backward_parameters(recorder, "attn.qkv.dweight", dqkv, x, rows);
         }
         self.qkv.backward_input(recorder, "attn.dx", dqkv, rows, None)
     }

@@ -64,15 +64,15 @@ impl Block {
         shape: Sequence,
     ) -> Option<Tensor> {
         // In the forward pass this was: z = z' + MLP(LN(z')).
-        let mlp = gradients.map(|gradients| gradients.part(|block| &block.mlp));
+        let mlp = gradients.map(|gradients| gradients.field(|block| &block.mlp));
         let dnormed2 = self.mlp.backward(recorder, saved.mlp, dz, mlp, shape);
         let dz = self.norm2.backward_input(recorder, "dz'", saved.norm2, dnormed2, Some(dz), shape);
         // In the forward pass this was: z' = z + MSA(LN(z)).
-        let attn = gradients.map(|gradients| gradients.part(|block| &block.attn));
+        let attn = gradients.map(|gradients| gradients.field(|block| &block.attn));
         let dnormed1 = self.attn.backward(recorder, saved.attn, dz, attn, shape);
         if let Some(gradients) = gradients {
-            let first = (gradients.part(|block| &block.norm1), saved.norm1, dnormed1);
-            let second = (gradients.part(|block| &block.norm2), saved.norm2, dnormed2);
+            let first = (gradients.field(|block| &block.norm1), saved.norm1, dnormed1);
+            let second = (gradients.field(|block| &block.norm2), saved.norm2, dnormed2);
             norm::backward_parameters(recorder, "norms.dweight", first, Some(second), shape);
         }
         input_wanted

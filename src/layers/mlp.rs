@@ -67,7 +67,7 @@ impl Mlp {
         let scales = gradients.and_then(|Grad(mlp)| mlp.scale.as_ref()).map(Grad);
         let dbranch = branch.backward(recorder, "mlp.branch", dz, self.scale.as_ref(), scales, shape);
         if let Some(gradients) = gradients {
-            gradients.part(|mlp| &mlp.fc2).backward_parameters(
+            gradients.field(|mlp| &mlp.fc2).backward_parameters(
                 recorder,
                 "mlp.fc2.dweight",
                 dbranch,
@@ -78,7 +78,7 @@ impl Mlp {
         // 1. In the forward pass this was: hidden = act(x·Wᵀ + b).
         let dpre = self.fc2.backward_input(recorder, "mlp.dpre", dbranch, rows, Some((self.act, pre)));
         if let Some(gradients) = gradients {
-            gradients.part(|mlp| &mlp.fc1).backward_parameters(recorder, "mlp.fc1.dweight", dpre, x, rows);
+            gradients.field(|mlp| &mlp.fc1).backward_parameters(recorder, "mlp.fc1.dweight", dpre, x, rows);
         }
         self.fc1.backward_input(recorder, "mlp.dx", dpre, rows, None)
     }

@@ -62,8 +62,8 @@ impl<T> Grad<T> {
     }
 
     /// The gradients of a part of `T`.
-    pub fn part<'a, U>(&'a self, part: impl FnOnce(&'a T) -> &'a U) -> Grad<&'a U> {
-        Grad(part(&self.0))
+    pub fn field<'a, U>(&'a self, field: impl FnOnce(&'a T) -> &'a U) -> Grad<&'a U> {
+        Grad(field(&self.0))
     }
 }
 

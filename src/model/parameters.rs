@@ -110,12 +110,12 @@ impl Group {
     }
 
     /// Its slots that `keep` chooses, in a storage.
-    fn part(&self, storage: Storage, keep: impl Fn(&Slot) -> bool) -> Group {
-        let mut part = Group::new(self.kind);
+    fn subset(&self, storage: Storage, keep: impl Fn(&Slot) -> bool) -> Group {
+        let mut subset = Group::new(self.kind);
         for slot in self.slots.iter().filter(|slot| keep(slot)) {
-            part.push(&slot.label, slot.tensors.clone(), storage);
+            subset.push(&slot.label, slot.tensors.clone(), storage);
         }
-        part
+        subset
     }
 
     /// Number of parameters.
@@ -167,12 +167,12 @@ pub fn check_widths(config: &VitConfig) -> Result<()> {
 /// The matrices of the blocks alone, in `storage`.
 pub fn matrices(groups: &[Group], storage: Storage) -> Vec<Group> {
     let blocks = groups.iter().filter(|group| matches!(group.kind, GroupKind::Block(_)));
-    blocks.map(|group| group.part(storage, Slot::is_matrix)).collect()
+    blocks.map(|group| group.subset(storage, Slot::is_matrix)).collect()
 }
 
 /// All but the matrices of the blocks.
 pub fn without_matrices(groups: &[Group]) -> Vec<Group> {
-    groups.iter().map(|group| group.part(Storage::F32, |slot| !slot.is_matrix())).collect()
+    groups.iter().map(|group| group.subset(Storage::F32, |slot| !slot.is_matrix())).collect()
 }
 
 /// The part classifiers' group: every tensor stacked over the parts.

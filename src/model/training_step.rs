@@ -23,7 +23,7 @@ use std::ops::Range;
 pub struct TrainingStep {
     /// The launches.
     pub plan: Plan,
-    pieces: Vec<Piece>,
+    micro_batches: Vec<MicroBatch>,
     size: ImageSize,
     /// (B) words.
     pub labels: Buffer,
@@ -38,7 +38,7 @@ pub struct TrainingStep {
 }
 
 /// The images that run through the backbone together.
-struct Piece {
+struct MicroBatch {
     /// Their places in the batch.
     places: Range<usize>,
     /// (images, height, width, 3) bytes.
@@ -51,10 +51,10 @@ impl TrainingStep {
     /// Writes a batch: bytes (B, height, width, 3), persons (B), and for each image 1 if it is to be mirrored.
     pub fn write(&self, context: &Context, pixels: &[u8], labels: &[u32], flips: &[u32]) {
         let each = self.size.height * self.size.width * 3;
-        for piece in &self.pieces {
-            let Range { start, end } = piece.places;
-            write_bytes(context, &piece.pixels, &pixels[start * each..end * each]);
-            context.write(&piece.flips, bytemuck::cast_slice(&flips[start..end]));
+        for micro_batch in &self.micro_batches {
+            let Range { start, end } = micro_batch.places;
+            write_bytes(context, &micro_batch.pixels, &pixels[start * each..end * each]);
+            context.write(&micro_batch.flips, bytemuck::cast_slice(&flips[start..end]));
         }
         context.write(&self.labels, bytemuck::cast_slice(labels));
     }
@@ -121,22 +121,22 @@ pub struct StageNeed {
 
 /// Device memory of a step, or what stands for it where only the need is asked.
 struct StepMemory {
-    pieces: Vec<Piece>,
+    micro_batches: Vec<MicroBatch>,
     labels: Buffer,
     step: Buffer,
     losses: Buffer,
     control: Buffer,
     partials: Buffer,
     /// Gradients of every piece but the first.
-    piece_gradients: Option<Grad<Arenas>>,
+    micro_batch_gradients: Option<Grad<Arenas>>,
 }
 
 impl StepMemory {
     fn bytes(&self) -> u64 {
-        let inputs = self.pieces.iter().flat_map(|piece| [&piece.pixels, &piece.flips]);
+        let inputs = self.micro_batches.iter().flat_map(|micro_batch| [&micro_batch.pixels, &micro_batch.flips]);
         let others = [&self.labels, &self.step, &self.losses, &self.control, &self.partials];
         let words: usize = inputs.chain(others).map(|buffer| buffer.words).sum();
-        words as u64 * WORD + self.piece_gradients.as_ref().map_or(0, |gradients| gradients.memory().bytes())
+        words as u64 * WORD + self.micro_batch_gradients.as_ref().map_or(0, |gradients| gradients.memory().bytes())
     }
 }
 
@@ -153,23 +153,23 @@ impl<'c> Learner<'c> {
     ///
     /// # Errors
     /// If the adapter can't hold it.
-    pub fn record_step(&self, batch: usize, piece: usize) -> Result<TrainingStep> {
+    pub fn record_step(&self, batch: usize, micro_batch: usize) -> Result<TrainingStep> {
         let context = self.context;
-        let memory = self.step_memory(batch, piece, &self.gradients, true)?;
+        let memory = self.step_memory(batch, micro_batch, &self.gradients, true)?;
         let stage = Stage { trainable: self.trainable, gradients: &self.gradients, moments: &self.moments };
         let mut recorder = Recorder::new(context);
         self.record(&mut recorder, batch, &memory, &stage);
         let plan = recorder.finish()?;
         let bytes = plan.summary().heap_bytes + memory.bytes();
-        let StepMemory { pieces, labels, step, losses, control, .. } = memory;
-        Ok(TrainingStep { plan, pieces, size: self.config.image, labels, step, losses, control, bytes })
+        let StepMemory { micro_batches, labels, step, losses, control, .. } = memory;
+        Ok(TrainingStep { plan, micro_batches, size: self.config.image, labels, step, losses, control, bytes })
     }
 
     /// What a step of [`Self::record_step`] takes when `trainable` is open; allocates nothing of its size.
     ///
     /// # Errors
     /// If the adapter can't hold a tensor of it.
-    pub fn need(&self, trainable: Trainable, batch: usize, piece: usize) -> Result<StageNeed> {
+    pub fn need(&self, trainable: Trainable, batch: usize, micro_batch: usize) -> Result<StageNeed> {
         let context = self.context;
         let open: Vec<Group> =
             self.groups.iter().filter(|group| trainable.contains(group.kind)).cloned().collect();
@@ -179,7 +179,7 @@ impl<'c> Learner<'c> {
             (group.kind, Moments { first: moment.clone(), second: moment })
         });
         let moments = moments.collect();
-        let memory = self.step_memory(batch, piece, &gradients, false)?;
+        let memory = self.step_memory(batch, micro_batch, &gradients, false)?;
         let mut recorder = Recorder::new(context);
         let stage = Stage { trainable, gradients: &gradients, moments: &moments };
         self.record(&mut recorder, batch, &memory, &stage);
@@ -196,7 +196,7 @@ impl<'c> Learner<'c> {
     fn step_memory(
         &self,
         batch: usize,
-        piece: usize,
+        micro_batch: usize,
         gradients: &Grad<Arenas>,
         allocate: bool,
     ) -> Result<StepMemory> {
@@ -204,16 +204,16 @@ impl<'c> Learner<'c> {
         let buffer = |label: &str, words: usize| {
             if allocate { context.buffer(label, words) } else { Ok(context.unallocated(label, words)) }
         };
-        let places = (0..batch).step_by(piece.max(1)).map(|start| start..(start + piece.max(1)).min(batch));
-        let pieces = places.map(|places| {
+        let places = (0..batch).step_by(micro_batch.max(1)).map(|start| start..(start + micro_batch.max(1)).min(batch));
+        let micro_batches = places.map(|places| {
             let pixels = buffer("pixels", image::pixel_words(places.len(), self.config.image))?;
-            Ok(Piece { pixels, flips: buffer("flips", places.len())?, places })
+            Ok(MicroBatch { pixels, flips: buffer("flips", places.len())?, places })
         });
-        let pieces = pieces.collect::<Result<Vec<Piece>>>()?;
+        let micro_batches = micro_batches.collect::<Result<Vec<MicroBatch>>>()?;
         let open: Vec<Group> = gradients.memory().groups.iter().map(|(group, _)| group.clone()).collect();
         let backbone: Vec<Group> =
             open.iter().filter(|g| g.kind != GroupKind::PartClassifiers).cloned().collect();
-        let piece_gradients = match (pieces.len() > 1, allocate) {
+        let micro_batch_gradients = match (micro_batches.len() > 1, allocate) {
             (false, _) => None,
             (true, true) => Some(Grad::new(Arenas::shared(context, &backbone)?)),
             (true, false) => Some(Grad::new(Arenas::unallocated_shared(context, &backbone)?)),
@@ -222,13 +222,13 @@ impl<'c> Learner<'c> {
         // A slice has at least four words; the losses behind them are zeros.
         let triplets = if self.rule.triplet_margin.is_some() { batch.max(4) } else { 0 };
         Ok(StepMemory {
-            pieces,
+            micro_batches,
             labels: buffer("labels", batch)?,
             step: buffer("step", StepValues::len_of(self.groups.len()))?,
             losses: buffer("losses", self.first_triplet_loss(batch) + triplets)?,
             control: self.control.clone(),
             partials: buffer("gradnorm.partials", partials)?,
-            piece_gradients,
+            micro_batch_gradients,
         })
     }
 
@@ -244,13 +244,13 @@ impl<'c> Learner<'c> {
         // Forward: tokens, parts, logits, loss.
         let parts_of = recorder.tensor("gelt", batch * parts * dim);
         let mut saved = None;
-        for Piece { places, pixels, flips } in &memory.pieces {
+        for MicroBatch { places, pixels, flips } in &memory.micro_batches {
             let images = places.len();
             let normalised = self.image(recorder, pixels, Some(flips), images);
             let (tokens, kept) = self.vit.forward(recorder, normalised, None, images);
             self.parts(tokens, parts_of, places).record(recorder, "gelt");
             // Of several pieces, each runs once more before its backward pass: nothing is kept until then.
-            saved = (memory.pieces.len() == 1).then_some((tokens, kept));
+            saved = (memory.micro_batches.len() == 1).then_some((tokens, kept));
         }
         recorder.scope(Phase::Forward, "heads");
         let (logits, classifiers_saved) = self.classifiers.forward(recorder, parts_of, steps, batch);
@@ -280,7 +280,7 @@ impl<'c> Learner<'c> {
         if let Some(margin) = self.rule.triplet_margin {
             self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
         }
-        for (i, Piece { places, pixels, flips }) in memory.pieces.iter().enumerate() {
+        for (i, MicroBatch { places, pixels, flips }) in memory.micro_batches.iter().enumerate() {
             let images = places.len();
             let (tokens, saved) = saved.take().unwrap_or_else(|| {
                 let normalised = self.image(recorder, pixels, Some(flips), images);
@@ -301,7 +301,7 @@ impl<'c> Learner<'c> {
                 weights,
             }
             .record(recorder, "gelt");
-            let arenas = memory.piece_gradients.as_ref().filter(|_| i > 0);
+            let arenas = memory.micro_batch_gradients.as_ref().filter(|_| i > 0);
             let gradients =
                 VitGradients::new(&self.config, arenas.unwrap_or(stage.gradients), stage.trainable);
             self.vit.backward(recorder, &saved, dtokens, &gradients, images, &mut |recorder, kind| {

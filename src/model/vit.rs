@@ -187,7 +187,7 @@ impl Vit {
         let trainable = gradients.trainable;
         recorder.scope(Phase::Backward, "");
         // In the forward pass this was: F = LN(z_B).
-        let first = (gradients.norm.part(|norm| norm), saved.norm, dtokens);
+        let first = (gradients.norm.field(|norm| norm), saved.norm, dtokens);
         norm::backward_parameters(recorder, "norm.dweight", first, None, shape);
         finished(recorder, GroupKind::Norm);
         let lowest = trainable.lowest();

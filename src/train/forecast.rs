@@ -74,11 +74,11 @@ pub fn forecast(layers: &config::Layers, memory: Option<u64>, observer: &dyn Obs
     let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
     let learner = job.learner(&context)?;
     check_memory(&job, &learner, &context, memory)?;
-    let piece = job.piece();
+    let micro_batch = job.micro_batch();
     let flops_per_second = measure(&context, &job, &learner)?;
     let mut stages: Vec<StageForecast> = Vec::new();
     for (stage, epochs, steps) in stages_of(&job) {
-        let (need, bytes) = stage_need(&job, &learner, stage, piece)?;
+        let (need, bytes) = stage_need(&job, &learner, stage, micro_batch)?;
         stages.push(StageForecast {
             epochs,
             open_blocks: job.network.config.depth - stage.first_open,
@@ -114,25 +114,25 @@ pub(super) fn check_memory(
 ) -> Result<()> {
     let Some((stage, ..)) = stages_of(job).pop() else { return Ok(()) };
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let (piece, tokens) = (job.piece(), job.network.config.tokens());
+    let (micro_batch, tokens) = (job.micro_batch(), job.network.config.tokens());
     let most_rows = if context.is_cpu() { MOST_ROWS_ON_CPU } else { usize::MAX };
     // What stands in the way of so many images at once, if anything.
-    let obstacle = |need: &StageNeed, bytes: u64, piece: usize| {
+    let obstacle = |need: &StageNeed, bytes: u64, micro_batch: usize| {
         let largest = need.step.largest_tensor_bytes;
         if let Some(memory) = memory.filter(|&memory| bytes > memory) {
             Some(format!("--memory allows {} MiB", mib(memory)))
         } else if largest > context.max_tensor_bytes() {
             let most = mib(context.max_tensor_bytes());
             Some(format!("the largest tensor has {} MiB and a binding holds {most} MiB", mib(largest)))
-        } else if piece * tokens > most_rows {
+        } else if micro_batch * tokens > most_rows {
             Some(format!("{} sums over {most_rows} tokens at most", context.adapter.name))
         } else {
             None
         }
     };
-    let (need, bytes) = stage_need(job, learner, stage, piece)?;
-    let Some(reason) = obstacle(&need, bytes, piece) else { return Ok(()) };
-    let mut smaller = piece / 2;
+    let (need, bytes) = stage_need(job, learner, stage, micro_batch)?;
+    let Some(reason) = obstacle(&need, bytes, micro_batch) else { return Ok(()) };
+    let mut smaller = micro_batch / 2;
     let advice = loop {
         if smaller == 0 {
             break "no --micro-batch fits: a smaller --size or --batch-size may".to_string();
@@ -144,7 +144,7 @@ pub(super) fn check_memory(
         smaller /= 2;
     };
     Err(Error::TooLarge(format!(
-        "{piece} images at once need {} MiB in the last stage, but {reason}; {advice}",
+        "{micro_batch} images at once need {} MiB in the last stage, but {reason}; {advice}",
         mib(bytes)
     )))
 }
@@ -173,15 +173,15 @@ fn stages_of(job: &Job) -> Vec<(Trainable, Range<usize>, u64)> {
 }
 
 /// What a step of the whole batch needs, and the bytes of everything that a stage holds at once.
-fn stage_need(job: &Job, learner: &Learner<'_>, stage: Trainable, piece: usize) -> Result<(StageNeed, u64)> {
+fn stage_need(job: &Job, learner: &Learner<'_>, stage: Trainable, micro_batch: usize) -> Result<(StageNeed, u64)> {
     let mut first = None;
     let mut bytes = 0;
     for batch in job.batch_sizes() {
-        let need = learner.need(stage, batch, piece)?;
+        let need = learner.need(stage, batch, micro_batch)?;
         bytes += need.step_bytes;
         first.get_or_insert(need);
     }
-    for batch in job.evaluation_sizes(piece) {
+    for batch in job.evaluation_sizes(micro_batch) {
         bytes += learner.evaluation_need(batch);
     }
     let need = first.ok_or_else(|| Error::Usage("no batch has two images".to_string()))?;

@@ -307,8 +307,8 @@ impl Job {
     }
 
     /// Images that run through the backbone at once.
-    pub fn piece(&self) -> usize {
-        self.config.piece().min(self.largest_batch())
+    pub fn micro_batch(&self) -> usize {
+        self.config.micro_batch().min(self.largest_batch())
     }
 
     /// Sizes of the batches that validation runs by when it takes `batch` images at once, each once.

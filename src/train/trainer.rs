@@ -614,11 +614,11 @@ impl Run<'_, '_> {
                 if open > 0 { format!(" ({forward} of the last block forward, {backward} back)") } else { String::new() },
                 self.device_bytes() >> 20
             ));
-            let piece = self.job.piece();
-            if piece < batch {
+            let micro_batch = self.job.micro_batch();
+            if micro_batch < batch {
                 let whole = self.learner.need(stage, batch, batch)?;
                 self.observer.note(&format!(
-                    "micro-batch {piece}: a step of {batch} has {} MiB for itself instead of {} MiB, for {:.2} times the work",
+                    "micro-batch {micro_batch}: a step of {batch} has {} MiB for itself instead of {} MiB, for {:.2} times the work",
                     recorded.bytes() >> 20,
                     whole.step_bytes >> 20,
                     plan.flops / whole.step.flops
@@ -630,7 +630,7 @@ impl Run<'_, '_> {
 
     fn step_for(&mut self, batch: usize) -> Result<()> {
         if !self.steps.contains_key(&batch) {
-            self.steps.insert(batch, self.learner.record_step(batch, self.job.piece())?);
+            self.steps.insert(batch, self.learner.record_step(batch, self.job.micro_batch())?);
         }
         Ok(())
     }
@@ -845,7 +845,7 @@ impl Run<'_, '_> {
             return Ok(None);
         }
         let reader = Reader::new(self.job);
-        let most = self.job.piece();
+        let most = self.job.micro_batch();
         let classes = self.job.set.classes.len();
         let (mut loss, mut right) = (0.0, 0usize);
         for indices in self.job.validation.chunks(most) {

@@ -434,10 +434,10 @@ impl Config {
     }
 
     /// Images that run through the backbone at once.
-    pub fn piece(&self) -> usize {
+    pub fn micro_batch(&self) -> usize {
         match self.schedule.micro_batch {
             0 => self.schedule.batch_size,
-            piece => piece.min(self.schedule.batch_size),
+            micro_batch => micro_batch.min(self.schedule.batch_size),
         }
     }
 

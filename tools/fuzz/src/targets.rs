@@ -132,7 +132,7 @@ pub fn config(data: &[u8]) -> String {
         let again = Config::read(&written).expect("what was written is read");
         assert!(again == *config, "another configuration comes back:\n{config:?}\n{again:?}");
         Config::resume(&written, &Layers::default()).expect("a run goes on as it was");
-        let _ = (config.settings(), config.sampling(), config.piece());
+        let _ = (config.settings(), config.sampling(), config.micro_batch());
     }
     chain(&config)
 }
