@@ -81,7 +81,7 @@ impl Readback {
         });
     }
 
-    /// When the words that [`Self::finish`] returned last had come; as exact as [`Context::look`] was called often.
+    /// When the words that [`Self::finish`] returned last had come; as exact as [`Context::poll`] was called often.
     pub fn arrived(&self) -> Option<Instant> {
         self.arrived
     }

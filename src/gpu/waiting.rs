@@ -46,7 +46,7 @@ impl Context {
     }
 
     /// Notices work that is done, without waiting: readbacks learn that their words have come.
-    pub fn look(&self) {
+    pub fn poll(&self) {
         // A failure is returned to the caller that waits for the work.
         let _ = catch_panic(|| self.device.poll(wgpu::PollType::Poll));
     }

@@ -9,7 +9,7 @@ use crate::images::decode::DecodeOptions;
 use crate::observer::{Follower, Observer};
 use crate::retrieval::metrics::{Rules, Scores};
 use crate::train::log::RetrievalScores;
-use crate::train::trainer::{Event, Exam, Request, Summary, run};
+use crate::train::trainer::{Event, RetrievalSet, Request, Summary, run};
 
 /// Device memory that scores stay within while the training step keeps its own, in bytes.
 const BESIDE_TRAINING: Option<u64> = Some(2 << 30);
@@ -23,12 +23,12 @@ pub fn train(request: &Request, observer: &dyn Follower<Event>) -> Result<Summar
 }
 
 fn score(
-    exam: &Exam,
+    retrieval_set: &RetrievalSet,
     context: &Context,
     network: &Network,
     observer: &dyn Observer,
 ) -> Result<RetrievalScores> {
-    let Exam { set, ignore_cameras, ignore_exif } = exam;
+    let RetrievalSet { set, ignore_cameras, ignore_exif } = retrieval_set;
     let decode = DecodeOptions { ignore_exif: *ignore_exif };
     let look = Look { batch: None, memory: BESIDE_TRAINING, options: LookOptions { decode, flip: false } };
     let task = Task::embed(set.clone(), network, context, look, observer)?;

@@ -109,7 +109,7 @@ pub(super) struct Job {
 }
 
 /// The images of a run, divided.
-struct Images {
+struct SplitImages {
     set: TrainingSet,
     images: ImageList,
     held_out: TrainingSet,
@@ -161,7 +161,7 @@ impl Job {
         trained_on.extend(checkpoint::read_trained_on(&backbone)?.unwrap_or_default());
         trained_on.sort_unstable();
         trained_on.dedup();
-        let images = Images { set, images, held_out, train, validation, trained_on };
+        let images = SplitImages { set, images, held_out, train, validation, trained_on };
         Job::new(config, network, images, START, BTreeMap::new())
     }
 
@@ -206,18 +206,18 @@ impl Job {
                 hashes
             }
         };
-        let images = Images { set, images, held_out, train, validation, trained_on };
+        let images = SplitImages { set, images, held_out, train, validation, trained_on };
         Job::new(config, network, images, position, state)
     }
 
     fn new(
         config: Config,
         network: Network,
-        images: Images,
+        images: SplitImages,
         position: Position,
         state: BTreeMap<String, StateTensor>,
     ) -> Result<Job> {
-        let Images { set, images, held_out, train, validation, trained_on } = images;
+        let SplitImages { set, images, held_out, train, validation, trained_on } = images;
         let schedule =
             Schedule::new(&config, network.config.depth, config.sampling().steps_per_epoch(train.len()));
         Ok(Job {

@@ -80,7 +80,7 @@ pub enum Event {
 
 /// Images that the model of an epoch is scored on.
 #[derive(Debug, Clone)]
-pub struct Exam {
+pub struct RetrievalSet {
     /// The images.
     pub set: TestSet,
     /// Whether matches by one camera count.
@@ -90,21 +90,21 @@ pub struct Exam {
 }
 
 /// Scores a network by retrieval. Its errors are those of images and adapter; [`Error::Interrupted`] after a signal.
-pub type Score = fn(&Exam, &Context, &Network, &dyn Observer) -> Result<RetrievalScores>;
+pub type Score = fn(&RetrievalSet, &Context, &Network, &dyn Observer) -> Result<RetrievalScores>;
 
 /// Images of the data set that score a run's models.
-struct Exams {
+struct RetrievalSets {
     /// The data set's queries, in its gallery, every few epochs.
-    test: Option<Exam>,
+    test: Option<RetrievalSet>,
     /// Each image of the persons held out of training, among all others of them.
-    held_out: Option<Exam>,
+    held_out: Option<RetrievalSet>,
     score: Score,
 }
 
-impl Exams {
-    fn of(job: &Job, score: Score) -> Result<Exams> {
+impl RetrievalSets {
+    fn of(job: &Job, score: Score) -> Result<RetrievalSets> {
         let data = &job.config.data;
-        let exam = |set, ignore_cameras| Exam { set, ignore_cameras, ignore_exif: data.ignore_exif };
+        let retrieval_set = |set, ignore_cameras| RetrievalSet { set, ignore_cameras, ignore_exif: data.ignore_exif };
         let held_out = (!job.held_out.classes.is_empty()).then(|| {
             let labelled = |sample: &Sample| LabelledImage {
                 path: sample.path.clone(),
@@ -112,7 +112,7 @@ impl Exams {
                 label: Label { person: Person::Known(sample.class as u32), camera: sample.camera },
             };
             let images = job.held_out.images.iter().map(labelled).collect();
-            exam(TestSet::of_each_other("persons held out", images), !job.held_out.crosses_cameras())
+            retrieval_set(TestSet::of_each_other("persons held out", images), !job.held_out.crosses_cameras())
         });
         let mut test = None;
         if job.config.schedule.eval_every > 0 {
@@ -123,9 +123,9 @@ impl Exams {
                     "--eval-every needs images apart from those that train: {dir} has no query and gallery"
                 )));
             }
-            test = Some(exam(set, false));
+            test = Some(retrieval_set(set, false));
         }
-        Ok(Exams { test, held_out, score })
+        Ok(RetrievalSets { test, held_out, score })
     }
 }
 
@@ -208,36 +208,36 @@ pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> R
         true => Some(Config::resume(&saved, &request.layers)?),
         false => None,
     };
-    let begin = begun.as_ref().map_or(Begin::Layers(&request.layers), Begin::Config);
-    let ended = phase(out, &begin, resumes, request, observer, score)?;
-    let refit = match ended.refit_epochs() {
-        Some(epochs) => refit(request, &ended, epochs, observer, score)?,
+    let source = begun.as_ref().map_or(ConfigSource::Layers(&request.layers), ConfigSource::Config);
+    let end = train_in(out, &source, resumes, request, observer, score)?;
+    let refit = match end.refit_epochs() {
+        Some(epochs) => refit(request, &end, epochs, observer, score)?,
         None => None,
     };
-    ended.summary(out, refit)
+    end.summary(out, refit)
 }
 
 /// Where a run gets its configuration from.
-enum Begin<'a> {
+enum ConfigSource<'a> {
     /// Settings that the user gave.
     Layers(&'a config::Layers),
     /// Another run's, changed.
     Config(&'a Config),
 }
 
-impl Begin<'_> {
+impl ConfigSource<'_> {
     fn config(&self) -> Result<Config> {
         match self {
-            Begin::Layers(layers) => Config::resolve(layers),
-            Begin::Config(config) => Ok((*config).clone()),
+            ConfigSource::Layers(layers) => Config::resolve(layers),
+            ConfigSource::Config(config) => Ok((*config).clone()),
         }
     }
 
     /// Settings on top of the saved configuration when the run is resumed.
     fn on_top(&self) -> config::Layers {
         match self {
-            Begin::Layers(layers) => (*layers).clone(),
-            Begin::Config(config) => limits(config),
+            ConfigSource::Layers(layers) => (*layers).clone(),
+            ConfigSource::Config(config) => limits(config),
         }
     }
 }
@@ -253,7 +253,7 @@ fn limits(config: &Config) -> config::Layers {
 /// becomes the outer run's best. Says for how many epochs, or `None` if the run was to stop earlier.
 fn refit(
     request: &Request,
-    first: &Ended,
+    first: &RunEnd,
     epochs: usize,
     observer: &dyn Follower<Event>,
     score: Score,
@@ -276,8 +276,8 @@ fn refit(
     std::fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
     let _lock = FolderLock::acquire(&out)?;
     let resumes = out.join(LAST).exists();
-    let ended = phase(&out, &Begin::Config(&config), resumes, request, observer, score)?;
-    if !ended.is_whole() {
+    let end = train_in(&out, &ConfigSource::Config(&config), resumes, request, observer, score)?;
+    if !end.is_whole() {
         return Ok(None);
     }
     let (model, best) = (out.join(BEST), request.out.join(BEST));
@@ -288,7 +288,7 @@ fn refit(
 }
 
 /// Summary of a run when it ends.
-struct Ended {
+struct RunEnd {
     config: Config,
     position: Position,
     /// Steps of all epochs.
@@ -297,9 +297,9 @@ struct Ended {
     held_out: usize,
 }
 
-impl Ended {
-    fn of(job: &Job) -> Ended {
-        Ended {
+impl RunEnd {
+    fn of(job: &Job) -> RunEnd {
+        RunEnd {
             config: job.config.clone(),
             position: job.position,
             steps: job.schedule.all_steps(),
@@ -320,7 +320,7 @@ impl Ended {
     }
 
     fn summary(&self, out: &Path, refit: Option<usize>) -> Result<Summary> {
-        let Ended { config, position, .. } = self;
+        let RunEnd { config, position, .. } = self;
         let is_between = position.batch > 0 || position.epoch == 0;
         let epoch = match position.best {
             _ if self.keeps_last && is_between => None,
@@ -358,26 +358,26 @@ impl Ended {
 }
 
 /// Trains in a folder from the start or from its last save.
-fn phase(
+fn train_in(
     out: &Path,
-    begin: &Begin<'_>,
+    source: &ConfigSource<'_>,
     resumes: bool,
     request: &Request,
     observer: &dyn Follower<Event>,
     score: Score,
-) -> Result<Ended> {
+) -> Result<RunEnd> {
     let last = out.join(LAST);
     let job = if resumes {
-        Job::resume(out, &begin.on_top(), observer)?
+        Job::resume(out, &source.on_top(), observer)?
     } else {
-        Job::start(begin.config()?, observer)?
+        Job::start(source.config()?, observer)?
     };
-    let exams = Exams::of(&job, score)?;
+    let retrieval_sets = RetrievalSets::of(&job, score)?;
     atomic::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
     job.images.write(out)?;
     if resumes && job.is_finished() {
         observer.note(&format!("the run in {} is finished", out.display()));
-        return Ok(Ended::of(&job));
+        return Ok(RunEnd::of(&job));
     }
     let limits = limits(&job.config);
     retry(
@@ -400,17 +400,17 @@ fn phase(
                 log,
                 learner,
                 steps: BTreeMap::new(),
-                flights: VecDeque::new(),
+                in_flight: VecDeque::new(),
                 idle: Vec::new(),
                 done: Instant::now(),
                 timed: None,
                 evaluations: BTreeMap::new(),
                 profile: request.profile,
                 unprofiled: request.profile,
-                exams: &exams,
+                retrieval_sets: &retrieval_sets,
                 observer,
             };
-            run.go()
+            run.train()
         },
         |(job, resumes), _| {
             *resumes = last.exists();
@@ -418,7 +418,7 @@ fn phase(
             *job = if *resumes {
                 Job::resume(out, &limits, observer)?
             } else {
-                let job = Job::start(begin.config()?, observer)?;
+                let job = Job::start(source.config()?, observer)?;
                 job.images.write(out)?;
                 job
             };
@@ -428,10 +428,10 @@ fn phase(
 }
 
 /// Steps that the adapter may have before it: while it computes one, the host prepares the next.
-const IN_FLIGHT: usize = 2;
+const MAX_IN_FLIGHT: usize = 2;
 
 /// From one look at the adapter to the next while the host prepares a step: how exact a step's time is.
-const LOOKS: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a step leaves on the adapter, on its way back.
 struct Results {
@@ -442,7 +442,7 @@ struct Results {
 }
 
 /// A step that was sent and whose results weren't read yet.
-struct Flight {
+struct SentStep {
     /// Where the run stood before it.
     before: Position,
     lr: f64,
@@ -492,7 +492,7 @@ struct Run<'c, 'o> {
     /// Of this stage, by batch size: the whole batch and the last one of an epoch.
     steps: BTreeMap<usize, TrainingStep>,
     /// Steps whose results are on their way back, oldest first.
-    flights: VecDeque<Flight>,
+    in_flight: VecDeque<SentStep>,
     /// Readbacks of steps that are done, for those to come.
     idle: Vec<Results>,
     /// When the last step whose results were read was done.
@@ -504,19 +504,19 @@ struct Run<'c, 'o> {
     profile: bool,
     /// Whether that of this stage is still to come.
     unprofiled: bool,
-    exams: &'o Exams,
+    retrieval_sets: &'o RetrievalSets,
     observer: &'o dyn Follower<Event>,
 }
 
 impl Run<'_, '_> {
-    fn go(mut self) -> Result<Ended> {
+    fn train(mut self) -> Result<RunEnd> {
         if self.job.is_finished() {
             self.save_all()?;
         }
         while !self.job.is_finished() {
             self.epoch()?;
         }
-        Ok(Ended::of(self.job))
+        Ok(RunEnd::of(self.job))
     }
 
     /// Saves the state, and as the best model too where that is the last one.
@@ -559,21 +559,21 @@ impl Run<'_, '_> {
             });
             self.done = Instant::now();
             loop {
-                let batch = match receiver.recv_timeout(LOOKS) {
+                let batch = match receiver.recv_timeout(POLL_INTERVAL) {
                     Ok(batch) => batch,
                     Err(mpsc::RecvTimeoutError::Timeout) => {
-                        self.context.look();
+                        self.context.poll();
                         continue;
                     }
                     Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 };
-                self.send(batch?)?;
-                self.land(IN_FLIGHT - 1)?;
+                self.send_step(batch?)?;
+                self.drain(MAX_IN_FLIGHT - 1)?;
                 let every = self.job.config.schedule.save_every;
                 let signal = self.observer.signal();
                 let at_save = every > 0 && self.job.position.step.is_multiple_of(every);
                 if signal.is_some() || at_save {
-                    self.land(0)?;
+                    self.drain(0)?;
                     self.save(LAST)?;
                     self.done = Instant::now();
                 }
@@ -581,7 +581,7 @@ impl Run<'_, '_> {
                     return Err(Error::Interrupted { signal, outcome: SAVED });
                 }
             }
-            self.land(0)
+            self.drain(0)
         });
         done?;
         if self.job.position.batch == batches {
@@ -655,7 +655,7 @@ impl Run<'_, '_> {
     }
 
     /// Sends a step on its way.
-    fn send(&mut self, batch: Batch) -> Result<()> {
+    fn send_step(&mut self, batch: Batch) -> Result<()> {
         let count = batch.labels.len();
         self.step_for(count)?;
         let before = self.job.position;
@@ -698,32 +698,32 @@ impl Run<'_, '_> {
         results.losses.start(context, &recorded.losses, words);
         results.control.start(context, &recorded.control, CONTROL_WORDS);
         let gpu_bytes = self.device_bytes();
-        self.flights.push_back(Flight { before, lr, names: batch.names, gpu_bytes, results });
+        self.in_flight.push_back(SentStep { before, lr, names: batch.names, gpu_bytes, results });
         self.job.position.step = number;
         self.job.position.batch += 1;
         Ok(())
     }
 
     /// Reads the results of the oldest steps until at most `most` are on their way.
-    fn land(&mut self, most: usize) -> Result<()> {
-        while self.flights.len() > most
-            && let Some(flight) = self.flights.pop_front()
+    fn drain(&mut self, most: usize) -> Result<()> {
+        while self.in_flight.len() > most
+            && let Some(sent) = self.in_flight.pop_front()
         {
-            self.settle(flight)?;
+            self.finish_step(sent)?;
         }
-        if self.flights.is_empty() { self.publish() } else { Ok(()) }
+        if self.in_flight.is_empty() { self.log_step() } else { Ok(()) }
     }
 
     /// Logs the step whose line waits for the next one's end.
-    fn publish(&mut self) -> Result<()> {
+    fn log_step(&mut self) -> Result<()> {
         let Some(Timed { line, .. }) = self.timed.take() else { return Ok(()) };
         self.log.step(&line)?;
         self.observer.event(Event::Step { line, steps: self.job.schedule.steps() })
     }
 
     /// Reads the results of a step; its line is logged with the next one.
-    fn settle(&mut self, flight: Flight) -> Result<()> {
-        let Flight { before, lr, names, gpu_bytes, mut results } = flight;
+    fn finish_step(&mut self, sent: SentStep) -> Result<()> {
+        let SentStep { before, lr, names, gpu_bytes, mut results } = sent;
         let rows = results.losses.finish(self.context)?;
         let control = Control::from_words(&results.control.finish(self.context)?);
         // The adapter computes one step after the other: a step takes from the end of the one before to its own.
@@ -734,8 +734,8 @@ impl Run<'_, '_> {
         let number = before.step + 1;
         if control.stopped {
             // The adapter has left parameters, moments and statistics as they were, in the steps sent after it too.
-            self.flights.clear();
-            self.publish()?;
+            self.in_flight.clear();
+            self.log_step()?;
             let Position { step, batch, .. } = before;
             self.job.position = Position { step, batch, ..self.job.position };
             self.save(LAST)?;
@@ -763,7 +763,7 @@ impl Run<'_, '_> {
         if let Some(before) = &mut self.timed {
             timed.share(before);
         }
-        self.publish()?;
+        self.log_step()?;
         self.timed = Some(timed);
         Ok(())
     }
@@ -772,8 +772,8 @@ impl Run<'_, '_> {
         let validation = self.validate()?;
         let best_by = self.job.config.schedule.best;
         let holds_out = best_by == BestBy::ValMap;
-        let held_out = if holds_out { Some(self.examine(&self.exams.held_out)?) } else { None };
-        let retrieval = if self.is_tested() { Some(self.examine(&self.exams.test)?) } else { None };
+        let held_out = if holds_out { Some(self.score_retrieval(&self.retrieval_sets.held_out)?) } else { None };
+        let retrieval = if self.is_tested() { Some(self.score_retrieval(&self.retrieval_sets.test)?) } else { None };
         let position = &mut self.job.position;
         let epoch = position.epoch;
         let line = EpochLine {
@@ -815,7 +815,7 @@ impl Run<'_, '_> {
     }
 
     /// Scores of the model as it is now.
-    fn examine(&self, exam: &Option<Exam>) -> Result<RetrievalScores> {
+    fn score_retrieval(&self, retrieval_set: &Option<RetrievalSet>) -> Result<RetrievalScores> {
         let Job { config, network, .. } = &self.job;
         let mut tensors = self.learner.read_parameters()?;
         tensors.retain(|name, _| network.tensors.contains_key(name));
@@ -826,10 +826,10 @@ impl Run<'_, '_> {
             heads: BTreeMap::new(),
             ..network.clone()
         };
-        let Some(exam) = exam else {
+        let Some(retrieval_set) = retrieval_set else {
             return Err(Error::Usage("no test images were listed".to_string()));
         };
-        match (self.exams.score)(exam, self.context, &network, self.observer) {
+        match (self.retrieval_sets.score)(retrieval_set, self.context, &network, self.observer) {
             Err(Error::Interrupted { signal, .. }) => {
                 // The epoch's steps are done: a resumed run goes on with its end.
                 self.save(LAST)?;
