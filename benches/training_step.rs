@@ -8,15 +8,15 @@ use lat_wgpu::gpu::{Context, ContextOptions};
 use lat_wgpu::observer::{Follower, Observer};
 
 /// Prints which row is next.
-struct Rows;
+struct Progress;
 
-impl Observer for Rows {
+impl Observer for Progress {
     fn progress(&self, name: &str, done: usize, total: usize) {
         eprintln!("{done} of {total} rows done; next: {name}");
     }
 }
 
-impl Follower<Report> for Rows {
+impl Follower<Report> for Progress {
     fn event(&self, _: Report) -> Result<()> {
         Ok(())
     }
@@ -27,6 +27,6 @@ fn main() {
     // `cargo bench` passes flags of its own; a word is a filter.
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let options = Options { filter: &filter, ..Options::default() };
-    let report = run(&context, options, &Rows);
+    let report = run(&context, options, &Progress);
     print!("{}", report.expect("figures").table());
 }

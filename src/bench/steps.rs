@@ -44,12 +44,12 @@ pub struct Report {
     /// The adapter's roofs.
     pub roof: Roof,
     /// One per model and stage.
-    pub rows: Vec<Row>,
+    pub rows: Vec<StepReport>,
 }
 
 /// The steps of a model at a stage; times are of one step, in seconds.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct StepReport {
     /// Such as "training step vit-s 1 block".
     pub name: String,
     /// "vit-s" or "vit-b".
@@ -117,8 +117,8 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Repo
     next(observer, 0, todo.len(), "roofs")?;
     let mut roofs = Roofs::find(context, options.quick)?;
     roofs.sample(context, 1)?;
-    let mut rows: Vec<Row> = Vec::new();
-    let report = |rows: &[Row], roofs: &Roofs| {
+    let mut rows: Vec<StepReport> = Vec::new();
+    let report = |rows: &[StepReport], roofs: &Roofs| {
         let roof = roofs.report();
         let mut rows = rows.to_vec();
         for figures in rows.iter_mut().filter_map(|row| row.figures.as_mut()) {
@@ -137,7 +137,7 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Repo
             Err(error) if is_too_large(&error) => (None, Some(error.to_string())),
             Err(error) => return Err(error),
         };
-        rows.push(Row { name: name.clone(), model: model.name, open: stage.0, figures, note });
+        rows.push(StepReport { name: name.clone(), model: model.name, open: stage.0, figures, note });
         observer.event(report(&rows, &roofs))?;
     }
     Ok(report(&rows, &roofs))
@@ -235,7 +235,7 @@ impl Report {
             "{:<width$} {:>10} {:>7} {:>10} {:>9} {:>9} {:>8} {:>7}",
             "row", "ms", "±", "images/s", "GFLOP/s", "% of roof", "launches", "MiB"
         );
-        for Row { name, figures, note, .. } in rows {
+        for StepReport { name, figures, note, .. } in rows {
             let Some(row) = figures else {
                 let _ = writeln!(text, "{name:<width$} left out: {}", note.as_deref().unwrap_or_default());
                 continue;

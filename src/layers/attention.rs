@@ -116,7 +116,13 @@ impl Attention {
         .record(recorder, "attn.softmax");
         // 1. In the forward pass this was: qkv = x·Wᵀ + b.
         if let Some(gradients) = gradients {
-            gradients.field(|attn| &attn.qkv).backward_parameters(recorder, "attn.qkv.dweight", dqkv, x, rows);
+            gradients.field(|attn| &attn.qkv).backward_parameters(
+                recorder,
+                "attn.qkv.dweight",
+                dqkv,
+                x,
+                rows,
+            );
         }
         self.qkv.backward_input(recorder, "attn.dx", dqkv, rows, None)
     }

@@ -133,10 +133,12 @@ struct StepMemory {
 
 impl StepMemory {
     fn bytes(&self) -> u64 {
-        let inputs = self.micro_batches.iter().flat_map(|micro_batch| [&micro_batch.pixels, &micro_batch.flips]);
+        let inputs =
+            self.micro_batches.iter().flat_map(|micro_batch| [&micro_batch.pixels, &micro_batch.flips]);
         let others = [&self.labels, &self.step, &self.losses, &self.control, &self.partials];
         let words: usize = inputs.chain(others).map(|buffer| buffer.words).sum();
-        words as u64 * WORD + self.micro_batch_gradients.as_ref().map_or(0, |gradients| gradients.memory().bytes())
+        words as u64 * WORD
+            + self.micro_batch_gradients.as_ref().map_or(0, |gradients| gradients.memory().bytes())
     }
 }
 
@@ -162,7 +164,16 @@ impl<'c> Learner<'c> {
         let plan = recorder.finish()?;
         let bytes = plan.summary().heap_bytes + memory.bytes();
         let StepMemory { micro_batches, labels, step, losses, control, .. } = memory;
-        Ok(TrainingStep { plan, micro_batches, size: self.config.image, labels, step, losses, control, bytes })
+        Ok(TrainingStep {
+            plan,
+            micro_batches,
+            size: self.config.image,
+            labels,
+            step,
+            losses,
+            control,
+            bytes,
+        })
     }
 
     /// What a step of [`Self::record_step`] takes when `trainable` is open; allocates nothing of its size.
@@ -204,7 +215,9 @@ impl<'c> Learner<'c> {
         let buffer = |label: &str, words: usize| {
             if allocate { context.buffer(label, words) } else { Ok(context.unallocated(label, words)) }
         };
-        let places = (0..batch).step_by(micro_batch.max(1)).map(|start| start..(start + micro_batch.max(1)).min(batch));
+        let places = (0..batch)
+            .step_by(micro_batch.max(1))
+            .map(|start| start..(start + micro_batch.max(1)).min(batch));
         let micro_batches = places.map(|places| {
             let pixels = buffer("pixels", image::pixel_words(places.len(), self.config.image))?;
             Ok(MicroBatch { pixels, flips: buffer("flips", places.len())?, places })

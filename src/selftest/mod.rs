@@ -20,7 +20,7 @@ pub struct Report {
     /// What it can do at most.
     pub limits: Limits,
     /// One per kernel, variant and shape.
-    pub rows: Vec<Row>,
+    pub rows: Vec<CaseOutcome>,
     /// Number of rows that are right.
     pub passed: usize,
     /// Number of rows that are not.
@@ -65,7 +65,7 @@ pub struct Limits {
 
 /// One kernel in one variant on one shape.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct CaseOutcome {
     /// The kernel's file.
     pub kernel: &'static str,
     /// Entry point, tile or family, switches and storage.
@@ -83,7 +83,7 @@ pub struct Row {
     pub error: Option<String>,
 }
 
-impl Row {
+impl CaseOutcome {
     /// Kernel, variant and shape.
     pub fn name(&self) -> String {
         format!("{} {} {}", self.kernel, self.variant, self.shape)
@@ -147,7 +147,7 @@ pub fn judge(context: &Context, cases: &[Case], observer: &dyn Observer) -> Resu
     for (done, case) in cases.iter().enumerate() {
         observer.progress(&case.name(), done, cases.len());
         observer.check("nothing was written")?;
-        rows.push(row(context, case));
+        rows.push(test(context, case));
     }
     let passed = rows.iter().filter(|row| row.passed).count();
     let AdapterSummary { name, backend, kind, driver, subgroup, features, .. } = context.adapter.clone();
@@ -176,8 +176,8 @@ pub fn judge(context: &Context, cases: &[Case], observer: &dyn Observer) -> Resu
     })
 }
 
-fn row(context: &Context, case: &Case) -> Row {
-    let mut row = Row {
+fn test(context: &Context, case: &Case) -> CaseOutcome {
+    let mut outcome = CaseOutcome {
         kernel: case.kernel,
         variant: case.variant.clone(),
         shape: case.shape.clone(),
@@ -187,19 +187,19 @@ fn row(context: &Context, case: &Case) -> Row {
         error: None,
     };
     match case.judge(context) {
-        Err(error) => row.error = Some(error.to_string()),
+        Err(error) => outcome.error = Some(error.to_string()),
         Ok(Found { judged, seconds, .. }) => {
-            row.milliseconds = Some(1e3 * seconds);
+            outcome.milliseconds = Some(1e3 * seconds);
             let most = judged.iter().map(|(used, _)| *used).fold(0.0, f64::max);
-            row.tolerance_used = most.is_finite().then_some(most);
-            row.passed = most <= 1.0;
-            if !row.passed {
+            outcome.tolerance_used = most.is_finite().then_some(most);
+            outcome.passed = most <= 1.0;
+            if !outcome.passed {
                 let wrong = judged.into_iter().filter(|(used, _)| *used > 1.0).map(|(_, report)| report);
-                row.error = Some(wrong.collect::<Vec<_>>().join("; "));
+                outcome.error = Some(wrong.collect::<Vec<_>>().join("; "));
             }
         }
     }
-    row
+    outcome
 }
 
 impl Report {
@@ -228,7 +228,7 @@ impl Report {
             max_buffer_bytes >> 20,
             max_binding_bytes >> 20,
         );
-        let width = |of: fn(&Row) -> &str, least: usize| {
+        let width = |of: fn(&CaseOutcome) -> &str, least: usize| {
             self.rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0).max(least)
         };
         let kernel = width(|row| row.kernel, 6);

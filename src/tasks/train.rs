@@ -9,7 +9,7 @@ use crate::images::decode::DecodeOptions;
 use crate::observer::{Follower, Observer};
 use crate::retrieval::metrics::{Rules, Scores};
 use crate::train::log::RetrievalScores;
-use crate::train::trainer::{Event, RetrievalSet, Request, Summary, run};
+use crate::train::trainer::{Event, Request, RetrievalSet, Summary, run};
 
 /// Device memory that scores stay within while the training step keeps its own, in bytes.
 const BESIDE_TRAINING: Option<u64> = Some(2 << 30);

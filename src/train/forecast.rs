@@ -173,7 +173,12 @@ fn stages_of(job: &Job) -> Vec<(Trainable, Range<usize>, u64)> {
 }
 
 /// What a step of the whole batch needs, and the bytes of everything that a stage holds at once.
-fn stage_need(job: &Job, learner: &Learner<'_>, stage: Trainable, micro_batch: usize) -> Result<(StageNeed, u64)> {
+fn stage_need(
+    job: &Job,
+    learner: &Learner<'_>,
+    stage: Trainable,
+    micro_batch: usize,
+) -> Result<(StageNeed, u64)> {
     let mut first = None;
     let mut bytes = 0;
     for batch in job.batch_sizes() {

@@ -104,7 +104,8 @@ struct RetrievalSets {
 impl RetrievalSets {
     fn of(job: &Job, score: Score) -> Result<RetrievalSets> {
         let data = &job.config.data;
-        let retrieval_set = |set, ignore_cameras| RetrievalSet { set, ignore_cameras, ignore_exif: data.ignore_exif };
+        let retrieval_set =
+            |set, ignore_cameras| RetrievalSet { set, ignore_cameras, ignore_exif: data.ignore_exif };
         let held_out = (!job.held_out.classes.is_empty()).then(|| {
             let labelled = |sample: &Sample| LabelledImage {
                 path: sample.path.clone(),
@@ -772,8 +773,10 @@ impl Run<'_, '_> {
         let validation = self.validate()?;
         let best_by = self.job.config.schedule.best;
         let holds_out = best_by == BestBy::ValMap;
-        let held_out = if holds_out { Some(self.score_retrieval(&self.retrieval_sets.held_out)?) } else { None };
-        let retrieval = if self.is_tested() { Some(self.score_retrieval(&self.retrieval_sets.test)?) } else { None };
+        let held_out =
+            if holds_out { Some(self.score_retrieval(&self.retrieval_sets.held_out)?) } else { None };
+        let retrieval =
+            if self.is_tested() { Some(self.score_retrieval(&self.retrieval_sets.test)?) } else { None };
         let position = &mut self.job.position;
         let epoch = position.epoch;
         let line = EpochLine {
