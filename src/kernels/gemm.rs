@@ -330,7 +330,7 @@ impl Tile {
         if form != Form::Nt || !form.in_quads(m, n, k) || !serve {
             return None;
         }
-        context.matrix_units(|side| Proof::holds(context, side)).map(|side| Tile::Cooperative { side })
+        context.matrix_units(|side| Validation::passes(context, side)).map(|side| Tile::Cooperative { side })
     }
 
     /// The tile that a lab found for such a layer on the adapter's class.
@@ -556,9 +556,9 @@ pub fn record_alone(
 
 /// Operands that try matrix units: whole numbers whose sums come out the same in any order in f32, and wrong if they are
 /// kept in halves on the way; then a product with all that may follow one.
-struct Proof;
+struct Validation;
 
-impl Proof {
+impl Validation {
     /// M, N and K: neither M nor N is a multiple of the tile.
     const SIZE: [usize; 3] = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 128];
     /// M, N and K of the product with an epilogue: less than a fragment's rows, K no multiple of a step or a fragment.
@@ -601,7 +601,7 @@ impl Proof {
         let result = Self::halves(context, "c", m * n, &|_| f32::NAN)?;
         let mut recorder = Recorder::new(context);
         let [a, b, c] = [&a, &b, &result].map(|buffer| recorder.import_as(buffer, Storage::F16));
-        Nt { a, b, c, m, n, k, epilogue: Epilogue::default() }.record_with(&mut recorder, "proof", tile);
+        Nt { a, b, c, m, n, k, epilogue: Epilogue::default() }.record_with(&mut recorder, "validation", tile);
         recorder.finish()?.run(context)?;
         Ok(context.read(&result)?.into_iter().map(f32::to_bits).collect())
     }
@@ -626,14 +626,14 @@ impl Proof {
             residual: Some(residual),
             ..Epilogue::default()
         };
-        Nt { a, b, c, m, n, k, epilogue }.record_with(&mut recorder, "proof", tile);
+        Nt { a, b, c, m, n, k, epilogue }.record_with(&mut recorder, "validation", tile);
         recorder.finish()?.run(context)?;
         let words = context.read(&result)?;
         let halves: &[half::f16] = bytemuck::cast_slice(&words);
         Ok(halves.iter().map(|half| half.to_f32()).collect())
     }
 
-    /// True if two results of [`Proof::with_epilogue`] agree: sums differ by (K + 1)·2⁻²²·√K at most, as Σ|a||b| is √K at most
+    /// True if two results of [`Validation::with_epilogue`] agree: sums differ by (K + 1)·2⁻²²·√K at most, as Σ|a||b| is √K at most
     /// and one of the two may cut off; gelu makes no more than 1.13 times as much of it. Then both are rounded to halves,
     /// by 2⁻¹¹ of themselves each.
     fn agree(one: &[f32], other: &[f32]) -> bool {
@@ -646,7 +646,7 @@ impl Proof {
     }
 
     /// Whether fragments of this side give what the built-in tile gives.
-    fn holds(context: &Context, side: u32) -> bool {
+    fn passes(context: &Context, side: u32) -> bool {
         let units = Tile::Cooperative { side };
         let built_in = |[m, n, k]: [usize; 3]| Tile::built_in(Form::Nt, context, m, n, k);
         let wanted = Self::product(context, built_in(Self::SIZE));
@@ -863,11 +863,11 @@ mod tests {
 
     #[test]
     fn the_proof_of_matrix_units_tells_f32_from_halves() {
-        let [m, n, k] = Proof::SIZE;
+        let [m, n, k] = Validation::SIZE;
         let mut told = 0;
         for (row, column) in [(0, 0), (1, 7), (m / 2, n / 3), (m - 1, n - 1)] {
             let terms: Vec<f32> =
-                (0..k).map(|i| Proof::left(row * k + i) * Proof::right(column * k + i)).collect();
+                (0..k).map(|i| Validation::left(row * k + i) * Validation::right(column * k + i)).collect();
             let sum: f32 = terms.iter().sum();
             let turned: f32 = terms.iter().rev().sum();
             let in_halves = terms.iter().fold(f16::ZERO, |sum, term| sum + f16::from_f32(*term));
@@ -884,14 +884,14 @@ mod tests {
     #[test]
     fn the_proof_of_epilogues_can_fail() {
         let right = [0.5f32, -1.25, 0.0];
-        assert!(Proof::agree(&right, &right));
-        assert!(Proof::agree(&right, &[0.5 + 0.5 / 1024.0, -1.25, 1e-4]));
+        assert!(Validation::agree(&right, &right));
+        assert!(Validation::agree(&right, &[0.5 + 0.5 / 1024.0, -1.25, 1e-4]));
         for wrong in
             [[0.5 + 1.0 / 512.0, -1.25, 0.0], [0.5, -1.25, 1e-3], [0.5, 1.25, 0.0], [0.5, f32::NAN, 0.0]]
         {
-            assert!(!Proof::agree(&right, &wrong), "{wrong:?}");
+            assert!(!Validation::agree(&right, &wrong), "{wrong:?}");
         }
-        assert!(!Proof::agree(&right, &right[..2]));
+        assert!(!Validation::agree(&right, &right[..2]));
     }
 
     #[test]
