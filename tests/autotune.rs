@@ -1,4 +1,4 @@
-//! `lat-wgpu tune` as a user meets it: what it measures, keeps, forgets, and never changes.
+//! `lat-wgpu autotune` as a user meets it: what it measures, keeps, forgets, and never changes.
 
 #[path = "common/program.rs"]
 mod program;
@@ -34,10 +34,11 @@ fn embed(folder: &Path, out: &str) -> Vec<u8> {
 fn choices_are_proved_kept_and_change_no_vector() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    lat(0, folder, &["draw", "figures", "--persons", "2", "--cameras", "2", "--images", "1"]);
+    lat(0, folder, &["synth", "figures", "--persons", "2", "--cameras", "2", "--images", "1"]);
     let before = embed(folder, "before.npy");
     for train in [&[][..], &["--train"]] {
-        let mut arguments = vec!["tune", "--model", TINY, "--heads", "2", "--batch", "2", "--json", "t.json"];
+        let mut arguments =
+            vec!["autotune", "--model", TINY, "--heads", "2", "--batch-size", "2", "--json", "t.json"];
         arguments.extend(train);
         lat(0, folder, &arguments);
         let told = read(&folder.join("t.json"));
@@ -67,7 +68,7 @@ fn choices_are_proved_kept_and_change_no_vector() {
     let file = folder.join("cache/tune");
     std::fs::create_dir_all(&file).unwrap();
     if !told["kept"].is_string() {
-        lat(0, folder, &["tune", "--clear"]);
+        lat(0, folder, &["autotune", "--clear"]);
         return;
     }
     let file = kept(folder);
@@ -79,13 +80,13 @@ fn choices_are_proved_kept_and_change_no_vector() {
     assert!(embed(folder, "future.npy") == before);
     std::fs::write(&file, "{").unwrap();
     assert!(embed(folder, "broken.npy") == before);
-    lat(0, folder, &["tune", "--clear"]);
+    lat(0, folder, &["autotune", "--clear"]);
     assert!(!file.exists());
 }
 
 #[test]
 fn what_tune_needs_is_said() {
     let temporary = tempfile::tempdir().unwrap();
-    let (_, stderr) = lat(2, temporary.path(), &["tune"]);
+    let (_, stderr) = lat(2, temporary.path(), &["autotune"]);
     assert!(stderr.contains("--model"), "{stderr}");
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Rows that take next to no time.
-const FEW: [&str; 4] = ["--filter", "l2norm", "--samples", "3"];
+const FEW: [&str; 4] = ["--match", "l2norm", "--samples", "3"];
 
 fn bench(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
     finish(code, program(folder, &["bench"]).args(arguments))
@@ -100,7 +100,7 @@ fn batch_precision_and_tokens_are_chosen() {
         run["rows"].as_array().unwrap().clone()
     };
     let bytes = |rows: &[Value]| rows[0]["bytes"].as_f64().unwrap();
-    let norm = ["--filter", "layernorm vit-s"];
+    let norm = ["--match", "layernorm vit-s"];
     let one = bytes(&rows("one", &norm));
     let three = bytes(&rows("three", &[&norm[..], &["--batch-size", "3"]].concat()));
     let halves = bytes(&rows("halves", &[&norm[..], &["--batch-size", "3", "--precision", "f16"]].concat()));
@@ -108,7 +108,7 @@ fn batch_precision_and_tokens_are_chosen() {
     let fixed = 4.0 * (2.0 * 384.0 + 4.0);
     assert_eq!((three - fixed, halves - fixed), (3.0 * (one - fixed), 1.5 * (one - fixed)));
 
-    let found = rows("tokens", &["--filter", "attention", "--tokens", "33,5"]);
+    let found = rows("tokens", &["--match", "attention", "--tokens", "33,5"]);
     let names: Vec<&str> = found.iter().map(|row| row["name"].as_str().unwrap()).collect();
     let wanted = ["33 tokens", "5 tokens"]
         .map(|tokens| [format!("attention vit-s {tokens}"), format!("attention vit-s backward {tokens}")]);
@@ -180,7 +180,7 @@ fn the_lab_checks_and_compares_tiles() {
         }
     }
     // Shapes and tiles by name, of a batch of one's own.
-    let chosen = ["--filter", "proj tn batch 2 tiled 32x32", "--batch-size", "2"];
+    let chosen = ["--match", "proj tn batch 2 tiled 32x32", "--batch-size", "2"];
     bench(0, here, &[&["--lab", "--samples", "1", "--json", "lab.json"], &chosen[..]].concat());
     let run = json(&here.join("lab.json"));
     let shapes = run["shapes"].as_array().unwrap();
@@ -217,7 +217,7 @@ fn overheads_and_steps() {
     }
     assert!(run["roof"]["gbps"].as_f64().unwrap() > 0.0);
 
-    let few = ["--steps", "--quick", "--samples", "1", "--filter", "1 block", "--json", "steps.json"];
+    let few = ["--steps", "--quick", "--samples", "1", "--match", "1 block", "--json", "steps.json"];
     let (out, _) = bench(0, here, &few);
     assert!(out.contains("training step vit-s 1 block"), "{out}");
     let run = json(&here.join("steps.json"));
@@ -247,12 +247,12 @@ fn a_run_ends_when_its_time_is_up() {
 fn what_makes_no_sense_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let (_, err) = bench(1, here, &["--filter", "no such kernel"]);
+    let (_, err) = bench(1, here, &["--match", "no such kernel"]);
     assert!(err.contains("no row's name contains \"no such kernel\""), "{err}");
     bench(2, here, &["--samples", "0"]);
     // Half a baseline would make later runs look incomplete.
     for partly in
-        [&["--filter", "l2norm"][..], &["--quick"], &["--seconds", "9"], &["--tokens", "33"], &["--lab"]]
+        [&["--match", "l2norm"][..], &["--quick"], &["--seconds", "9"], &["--tokens", "33"], &["--lab"]]
     {
         bench(2, here, &[partly, &["--save-baseline", "baseline.json"]].concat());
     }
@@ -260,7 +260,7 @@ fn what_makes_no_sense_is_refused() {
         &["--lab", "--steps"][..],
         &["--lab", "--svg", "roof.svg"],
         &["--steps", "--baseline", "baseline.json"],
-        &["--overheads", "--filter", "empty"],
+        &["--overheads", "--match", "empty"],
         &["--steps", "--tokens", "33"],
         &["--write-tiles", "tiles.toml"],
         &["--steps", "--batch-size", "1"],
@@ -269,7 +269,7 @@ fn what_makes_no_sense_is_refused() {
     ] {
         bench(2, here, arguments);
     }
-    let (_, err) = bench(1, here, &["--lab", "--filter", "vit-x"]);
+    let (_, err) = bench(1, here, &["--lab", "--match", "vit-x"]);
     assert!(err.contains("no row's name contains \"vit-x\"") && err.contains("vit-b, vit-s"), "{err}");
     std::fs::write(here.join("broken.json"), "no json").unwrap();
     let (_, err) = bench(1, here, &["--baseline", "broken.json"]);

@@ -67,7 +67,7 @@ fn three_forms_hold_the_same_rows_in_sorted_order() {
 fn bad_images_are_named_skipped_and_change_no_other_vector() {
     let folder = crops(3);
     let here = folder.path();
-    embed(0, here, &["crops", "--out", "good.safetensors", "--batch", "4"]);
+    embed(0, here, &["crops", "--out", "good.safetensors", "--batch-size", "4"]);
     let good = embeddings::read(&here.join("good.safetensors")).unwrap();
 
     let whole = std::fs::read(&files(&here.join("crops"))[0]).unwrap();
@@ -77,7 +77,8 @@ fn bad_images_are_named_skipped_and_change_no_other_vector() {
     std::fs::write(here.join("crops/readme.txt"), b"stray").unwrap();
     std::fs::create_dir(here.join("crops/folder.png")).unwrap();
 
-    let stderr = embed(0, here, &["crops", "--out", "bad.safetensors", "--batch", "1", "--json", "s.json"]);
+    let stderr =
+        embed(0, here, &["crops", "--out", "bad.safetensors", "--batch-size", "1", "--json", "s.json"]);
     for name in ["0000_empty.jpg", "0002_cut.png", "zz_text.jpeg"] {
         assert_eq!(stderr.matches(name).count(), 1, "{name} in: {stderr}");
     }
@@ -170,7 +171,7 @@ fn nothing_to_do_and_nowhere_to_write_are_errors_with_a_hint() {
         &["broken", "--out", "old.npy"],
         &["no such folder", "--out", "old.npy"],
         &["crops", "--out", "no such folder/o.npy"],
-        &["crops", "--out", "old.npy", "--batch", "4000000"],
+        &["crops", "--out", "old.npy", "--batch-size", "4000000"],
     ];
     for case in cases {
         let stderr = embed(1, here, case);
@@ -193,7 +194,7 @@ fn bad_usage_exits_with_2() {
         &["a.png", "--out", "o.txt"],
         &["a.png", "--out", "o.npy", "--size", "0x3"],
         &["a.png", "--out", "o.npy", "--lambda", "-1"],
-        &["a.png", "--out", "o.npy", "--batch", "0"],
+        &["a.png", "--out", "o.npy", "--batch-size", "0"],
         &["a.png", "--out", "o.npy", "--no-such-flag"],
     ];
     for case in cases {
@@ -285,7 +286,7 @@ fn pipelines_are_kept_and_a_damaged_file_is_replaced() {
     let here = folder.path();
     let cache = here.join("cache");
     let start = |keep: &str, out: &str| {
-        program(here, &["embed", "--model", TINY, "--heads", "2", "crops", "--batch", "1", "--out", out])
+        program(here, &["embed", "--model", TINY, "--heads", "2", "crops", "--batch-size", "1", "--out", out])
             .env("LAT_CACHE", &cache)
             .env("LAT_PIPELINE_CACHE", keep)
             .stderr(Stdio::null())
@@ -335,7 +336,7 @@ fn drawn_figures_repeat_by_seed() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for (dir, seed) in [("a", "1"), ("b", "1"), ("c", "2")] {
-        expect(0, here, &["draw", dir, "--persons", "2", "--cameras", "2", "--images", "2", "--seed", seed]);
+        expect(0, here, &["synth", dir, "--persons", "2", "--cameras", "2", "--images", "2", "--seed", seed]);
     }
     let bytes = |dir: &str| -> Vec<Vec<u8>> {
         let folders = ["bounding_box_train", "query", "bounding_box_test"];
@@ -355,7 +356,7 @@ fn an_interrupt_leaves_the_old_output_and_nothing_else() {
     let here = folder.path();
     std::fs::write(here.join("o.npy"), b"old").unwrap();
     let mut child = program(here, &["embed", "--model", TINY, "--heads", "2", "crops", "--out", "o.npy"])
-        .args(["--batch", "1", "--size", "128x64", "--stride", "1"])
+        .args(["--batch-size", "1", "--size", "128x64", "--stride", "1"])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();

@@ -85,7 +85,7 @@ fn on_disk(folder: &Path, room: Option<u64>, arguments: &[&str]) -> Output {
     };
     command.args(["-c", script, "sh", PROGRAM]).args(arguments).current_dir(folder).stdin(Stdio::null());
     command.env("LAT_PYTHON", folder.join("python"));
-    // Choices of `tune` go to the full disk.
+    // Choices of `autotune` go to the full disk.
     command.env("LAT_CACHE", "full/cache");
     command.env("ROOM", room.unwrap_or_default().to_string()).output().unwrap()
 }
@@ -110,7 +110,7 @@ fn inputs() -> TempDir {
     std::fs::set_permissions(&python, PermissionsExt::from_mode(0o755)).unwrap();
     let lat = |arguments: &[&str]| expect(0, folder.path(), arguments);
     std::fs::create_dir(folder.path().join("old")).unwrap();
-    lat(&["draw", "set", "--persons", "4", "--cameras", "2", "--images", "2", "--seed", "3"]);
+    lat(&["synth", "set", "--persons", "4", "--cameras", "2", "--images", "2", "--seed", "3"]);
     let size = ["--size", "64x32", "--patch", "8", "--dim", "64", "--depth", "1", "--heads", "4"];
     lat(&[&["init", "--out", "m.safetensors"], &size[..]].concat());
     lat(&["embed", "--model", "m.safetensors", "set/query", "--out", "q.npy"]);
@@ -220,7 +220,7 @@ fn a_full_disk_is_told_and_harms_nothing() {
     let explained = explained.map(|word| if word == "set/query" { image.to_str().unwrap() } else { word });
     fill(folder, &[&explained[..], &MODEL].concat(), &["x.png"], 2, 8);
     fill(folder, &with_model(&["export", "--to", "web", "--out", "full/web"]), &[], 4, 400);
-    let bench = ["bench", "--filter", "l2norm", "--samples", "1"];
+    let bench = ["bench", "--match", "l2norm", "--samples", "1"];
     fill(folder, &[&bench[..], &["--json", "full/b.json"]].concat(), &["b.json"], 1, 4);
     fill(folder, &[&bench[..], &["--svg", "full/b.svg"]].concat(), &["b.svg"], 1, 4);
     // What the Python of `inputs` writes is as large as the model.
@@ -231,9 +231,9 @@ fn a_full_disk_is_told_and_harms_nothing() {
 fn drawn_figures_are_whole_or_not_there() {
     let inputs = inputs();
     let folder = inputs.path();
-    fill(folder, &["draw", "full/set", "--persons", "2", "--cameras", "1", "--images", "2"], &[], 20, 80);
+    fill(folder, &["synth", "full/set", "--persons", "2", "--cameras", "1", "--images", "2"], &[], 20, 80);
     let whole = tree(&folder.join("after/set"));
-    on_disk(folder, Some(24), &["draw", "full/set", "--persons", "2", "--cameras", "1", "--images", "2"]);
+    on_disk(folder, Some(24), &["synth", "full/set", "--persons", "2", "--cameras", "1", "--images", "2"]);
     for (name, bytes) in tree(&folder.join("after/set")) {
         assert!(whole[&name] == bytes, "{name} is cut off");
     }
@@ -301,8 +301,11 @@ fn a_run_on_a_full_disk_goes_on_when_there_is_room() {
 fn tuned_choices_need_room_too() {
     let inputs = inputs();
     let folder = inputs.path();
-    let output =
-        on_disk(folder, Some(0), &["tune", "--model", "m.safetensors", "--batch", "1", "--seconds", "1"]);
+    let output = on_disk(
+        folder,
+        Some(0),
+        &["autotune", "--model", "m.safetensors", "--batch-size", "1", "--seconds", "1"],
+    );
     let stderr = String::from_utf8_lossy(&output.stderr);
     // Where no other tiles are quicker there is nothing to keep.
     if !stderr.contains("the built-in tiles stay") {
@@ -327,7 +330,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     let image = a_query(folder);
     std::fs::copy(image, folder.join("crop.png")).unwrap();
     let cases: [&[&str]; 17] = [
-        &["tune", "--model", "m.safetensors"],
+        &["autotune", "--model", "m.safetensors"],
         &["eval", "--model", "m.safetensors", "--data", "set", "--json", "full/e.npy"],
         &["eval", "--model", "m.safetensors", "--data", "set", "--html", "full/e.npy"],
         &[
@@ -343,10 +346,10 @@ fn a_folder_that_cannot_be_written_is_named() {
         ],
         &["explain", "--model", "m.safetensors", "crop.png", "--out", "full/e.png"],
         &["reduce", "g.npy", "--dim", "2", "--out", "full/e.npy"],
-        &["bench", "--filter", "l2norm", "--json", "full/e.npy"],
+        &["bench", "--match", "l2norm", "--json", "full/e.npy"],
         &["export", "--model", "m.safetensors", "--to", "onnx", "--out", "full/e.npy"],
         &["init", "--out", "full/e.npy"],
-        &["draw", "full/set"],
+        &["synth", "full/set"],
         &["merge", "index", "--out", "full/e.npy"],
         &["data", "set", "--json", "full/e.npy"],
         &["embed", "--model", "m.safetensors", "set", "--out", "full/e.npy"],
@@ -431,7 +434,7 @@ fn without_a_home_all_but_tune_works() {
     };
     lat(0, &["embed", "--model", "m.safetensors", "set", "--out", "e.npy"]);
     lat(0, &["info"]);
-    let stderr = lat(2, &["tune", "--model", "m.safetensors", "--batch", "1", "--seconds", "1"]);
+    let stderr = lat(2, &["autotune", "--model", "m.safetensors", "--batch-size", "1", "--seconds", "1"]);
     assert!(stderr.contains("neither HOME nor LAT_CACHE is set"), "{stderr}");
 }
 
@@ -473,11 +476,11 @@ fn odd_names_are_names() {
         );
     }
     for arguments in
-        [words("init --size 32x32 --dim 64 --heads 1 --depth 1 --out"), words("draw --persons 2 --images 1")]
+        [words("init --size 32x32 --dim 64 --heads 1 --depth 1 --out"), words("synth --persons 2 --images 1")]
     {
         let out = place.join(name(b"new\n\xff\"'.safetensors"));
         let (code, stderr) = lat(&[&arguments[..], &[out.clone().into()]].concat());
-        assert_eq!(code, Some(i32::from(arguments[0] == "draw")), "{stderr}");
+        assert_eq!(code, Some(i32::from(arguments[0] == "synth")), "{stderr}");
         assert!(folder.join(out).is_file(), "the second finds a file where it needs a folder");
     }
 
@@ -490,7 +493,7 @@ fn odd_names_are_names() {
     std::fs::create_dir(folder.join(&set)).unwrap();
     let inside = |file: &str| Path::new(&set).join(file).into_os_string();
     let commands = [
-        ("draw --persons 4 --cameras 2 --images 2 --seed 3", "", "set"),
+        ("synth --persons 4 --cameras 2 --images 2 --seed 3", "", "set"),
         ("data", "set", ""),
         (
             "train --preset paper --epochs 1 --batch-size 4 --backbone m.safetensors --data",

@@ -220,7 +220,7 @@ fn a_model_is_scored_as_its_embeddings_are() {
         assert_eq!(got[key], from_files[key], "{key}");
     }
     // Each image again under other views: the scores change, or not, but stay scores.
-    let flipped = scores(here, &[&data[..], &["--flip", "--batch", "1"]].concat());
+    let flipped = scores(here, &[&data[..], &["--flip", "--batch-size", "1"]].concat());
     assert_eq!((&flipped["flip"], &flipped["valid_queries"]), (&true.into(), &6.into()));
     assert_ne!(flipped["verification"], got["verification"]);
 

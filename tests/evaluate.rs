@@ -107,7 +107,7 @@ fn means(scores: &Scores) -> Vec<f64> {
     scores.ranks.iter().copied().chain([scores.map, scores.minp]).collect()
 }
 
-fn verify(queries: &Side, gallery: &Side, rules: Rules, wished: Option<f64>) -> Option<Report> {
+fn verify(queries: &Side, gallery: &Side, rules: Rules, target: Option<f64>) -> Option<Report> {
     let retrieval = Retrieval { queries: &queries.labels, gallery: &gallery.labels, rules };
     let mut verification = Verification::new(retrieval);
     visit(&mut Matrix::between(&queries.vectors, &gallery.vectors), |range, rows| {
@@ -115,7 +115,7 @@ fn verify(queries: &Side, gallery: &Side, rules: Rules, wished: Option<f64>) -> 
         Ok(())
     })
     .unwrap();
-    verification.finish(wished)
+    verification.finish(target)
 }
 
 /// Random integer vectors; labels with persons from `lowest` to 5 and three cameras.
@@ -178,7 +178,7 @@ fn verification_agrees_with_numpy() {
         let Some(got) = got else { continue };
         assert_eq!([got.same_pairs, got.different_pairs].as_slice(), wanted["pairs"].as_array().unwrap());
         assert_abs_diff_eq!(got.equal_error_rate, wanted["eer"].as_f64().unwrap(), epsilon = TOLERANCE);
-        let points = got.operating_points.iter().chain(&got.wished);
+        let points = got.operating_points.iter().chain(&got.target);
         for (point, wanted) in points.zip(wanted["tpr"].as_array().unwrap()) {
             assert_abs_diff_eq!(point.true_positive_rate(), wanted.as_f64().unwrap(), epsilon = TOLERANCE);
             assert!(point.reached.is_none_or(|reached| reached.false_positive_rate <= point.wanted));
@@ -298,7 +298,7 @@ fn a_perfect_ranking_scores_one() {
         assert_abs_diff_eq!(got.map, 1., epsilon = TOLERANCE);
         let report = verify(&own, &own, Rules { query_is_gallery: true, ..rules }, Some(0.)).unwrap();
         assert_eq!(report.equal_error_rate, 0.);
-        let reached = report.wished.unwrap().reached.unwrap();
+        let reached = report.target.unwrap().reached.unwrap();
         assert_eq!((reached.true_positive_rate, reached.false_positive_rate), (1., 0.));
         assert!((16.0..9216.0).contains(&reached.threshold), "{}", reached.threshold);
     }
@@ -402,16 +402,16 @@ fn a_task_without_a_match_says_why() {
 #[test]
 fn thresholds_keep_their_rate() {
     let (queries, gallery) = (random_side(8, 60, 1), random_side(9, 300, -1));
-    for wished in [0., 0.01, 0.1, 0.5, 1.] {
-        let report = verify(&queries, &gallery, Rules::default(), Some(wished)).unwrap();
-        let point = report.wished.unwrap();
+    for target in [0., 0.01, 0.1, 0.5, 1.] {
+        let report = verify(&queries, &gallery, Rules::default(), Some(target)).unwrap();
+        let point = report.target.unwrap();
         let Some(reached) = point.reached else { continue };
-        assert!(reached.false_positive_rate <= wished);
+        assert!(reached.false_positive_rate <= target);
         // The curve rises to (1, 1) and is told in few points.
         assert!(report.roc.len() <= 402 && report.roc.is_sorted_by(|a, b| a.threshold < b.threshold));
         let last = report.roc.last().unwrap();
         assert_eq!((last.false_positive_rate, last.true_positive_rate), (1., 1.));
-        if wished == 1. {
+        if target == 1. {
             assert_eq!(reached.true_positive_rate, 1.);
         }
     }

@@ -139,7 +139,7 @@ fn flags_go_with_their_form() {
     let here = folder.path();
     for (form, flag, wanted) in [
         ("timm", &["--flip"][..], "--to web"),
-        ("onnx", &["--batch", "2"], "--to web"),
+        ("onnx", &["--batch-size", "2"], "--to web"),
         ("onnx", &["--backbone-only"], "--to timm"),
         ("web", &["--dtype", "f16"], "--to timm"),
     ] {
@@ -176,8 +176,8 @@ fn the_web_folder_is_whole_and_fits_the_least_of_all_devices() {
     };
     // An empty folder is taken; the adapter's own limits make no difference.
     std::fs::create_dir(here.join("web")).unwrap();
-    let files = export("web", &["--batch", "3", "--flip"]);
-    assert_eq!(files, export("again", &["--batch", "3", "--flip"]));
+    let files = export("web", &["--batch-size", "3", "--flip"]);
+    assert_eq!(files, export("again", &["--batch-size", "3", "--flip"]));
     assert_eq!(std::fs::read_dir(here).unwrap().count(), 2, "nothing is left beside them");
     let source = |name: &str| std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
     for name in ["index.html", "page.js", "player.js"] {

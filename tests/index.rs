@@ -394,12 +394,13 @@ fn four_shards_are_one_run_to_the_byte() {
     for number in 1..=4 {
         // Batches of another size and of other images than in one run.
         let shard = format!("{number}/4");
-        let arguments = ["crops", "--out", "parts", "--shard", &shard, "--batch", "3", "--part-rows", "3"];
+        let arguments =
+            ["crops", "--out", "parts", "--shard", &shard, "--batch-size", "3", "--part-rows", "3"];
         embed(0, here, &arguments);
     }
     for ending in ENDINGS {
         let (one, all) = (format!("one.{ending}"), format!("all.{ending}"));
-        embed(0, here, &["crops", "--out", &one, "--batch", "5"]);
+        embed(0, here, &["crops", "--out", &one, "--batch-size", "5"]);
         let (_, stderr) = expect(0, here, &["merge", "parts", "--out", &all, "--json", "m.json"]);
         assert!(stderr.contains("merged 18 rows of 128 numbers"), "{stderr}");
         assert!(
@@ -420,7 +421,7 @@ fn four_shards_are_one_run_to_the_byte() {
 fn a_killed_shard_loses_and_doubles_nothing() {
     let folder = crops(12);
     let here = folder.path();
-    let slow = ["--size", "64x64", "--stride", "2", "--batch", "1"];
+    let slow = ["--size", "64x64", "--stride", "2", "--batch-size", "1"];
     let arguments = [&["crops", "--out", "parts", "--shard", "1/1", "--part-rows", "2"][..], &slow].concat();
     let start = || {
         let mut command = program(here, &["embed", "--model", TINY, "--heads", "2"]);

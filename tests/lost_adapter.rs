@@ -13,7 +13,7 @@ fn lat(code: i32, folder: &Path, rehearse: &str, arguments: &[&str]) -> String {
 }
 
 fn draw(folder: &Path) {
-    lat(0, folder, "", &["draw", "figures", "--persons", "4", "--cameras", "2", "--images", "2"]);
+    lat(0, folder, "", &["synth", "figures", "--persons", "4", "--cameras", "2", "--images", "2"]);
 }
 
 fn embed<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -35,7 +35,7 @@ fn embed_loses_no_vector_and_doubles_none() {
     draw(folder);
     // A file that is skipped, ahead of the images that come after a failure.
     std::fs::write(folder.join("figures/bounding_box_train/zzz.jpg"), b"no image").unwrap();
-    lat(0, folder, "", &embed("whole.npy", &["--batch", "4"]));
+    lat(0, folder, "", &embed("whole.npy", &["--batch-size", "4"]));
     let read = |name: &str| {
         let rows = std::fs::read(folder.join(format!("{name}.npy"))).unwrap();
         (rows, std::fs::read_to_string(folder.join(format!("{name}.paths.txt"))).unwrap())
@@ -46,7 +46,7 @@ fn embed_loses_no_vector_and_doubles_none() {
     // Every buffer in turn, until none is left to be refused.
     let (mut halved, mut opened) = (0, 0);
     for number in 1.. {
-        let said = lat(0, folder, &format!("refuse@{number}"), &embed("out.npy", &["--batch", "4"]));
+        let said = lat(0, folder, &format!("refuse@{number}"), &embed("out.npy", &["--batch-size", "4"]));
         assert!(read("out") == whole, "refuse@{number}: {said}");
         assert!(said.contains("(1 skipped)"), "refuse@{number}: {said}");
         halved += usize::from(said.contains("going on with batches of 2"));
@@ -59,7 +59,7 @@ fn embed_loses_no_vector_and_doubles_none() {
     assert!(halved > 2 && opened > 2, "{halved} went on with half a batch, {opened} opened the adapter anew");
 
     // `tools/rehearse.sh` draws 50. Images that are named twice have two rows.
-    let twice = ["figures/bounding_box_train", "--batch", "2"];
+    let twice = ["figures/bounding_box_train", "--batch-size", "2"];
     lat(0, folder, "", &embed("whole.npy", &twice));
     let doubled = read("whole");
     assert_eq!(doubled.1.lines().count(), 2 * whole.1.lines().count());
@@ -108,7 +108,7 @@ fn work_that_hangs_is_named() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
-    let said = lat(1, folder, "hang@1", &embed("out.npy", &["--batch", "2"]));
+    let said = lat(1, folder, "hang@1", &embed("out.npy", &["--batch-size", "2"]));
     assert!(said.contains("no answer within 2 s; it hangs in launches 1 to "), "{said}");
 }
 

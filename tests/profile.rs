@@ -40,8 +40,17 @@ fn titles(path: &Path) -> Vec<String> {
 fn embed_tells_where_the_time_goes_and_writes_the_same_vectors() {
     let folder = figures("2");
     let here = folder.path();
-    let embed =
-        ["embed", "--model", TINY, "--heads", "2", "figures/bounding_box_train", "--batch", "4", "--out"];
+    let embed = [
+        "embed",
+        "--model",
+        TINY,
+        "--heads",
+        "2",
+        "figures/bounding_box_train",
+        "--batch-size",
+        "4",
+        "--out",
+    ];
     lat(0, here, &[&embed[..], &["plain.safetensors"]].concat());
     // The flag takes no word that follows it: that is an input.
     for (flag, file) in [("--profile", "trace.json"), ("--profile=my.json", "my.json")] {

@@ -153,7 +153,7 @@ fn impossible_reductions_are_refused() {
 fn embed_reduces_as_reduce_does() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    expect(0, here, &["draw", "set", "--persons", "6", "--cameras", "2", "--images", "1"]);
+    expect(0, here, &["synth", "set", "--persons", "6", "--cameras", "2", "--images", "1"]);
     let embed = |out: &str, more: &[&str], code: i32| {
         let arguments = ["embed", "--model", TINY, "--heads", "2", "set/bounding_box_train", "--out", out];
         expect(code, here, &[&arguments[..], more].concat()).1

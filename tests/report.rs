@@ -154,7 +154,7 @@ fn a_search_is_a_page_too() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     // Figures are drawn into an empty folder alone.
-    expect(0, here, &["draw", ".", "--persons", "4", "--cameras", "3", "--images", "1"]);
+    expect(0, here, &["synth", ".", "--persons", "4", "--cameras", "3", "--images", "1"]);
     std::fs::copy(TINY, here.join("m.safetensors")).unwrap();
     let network = ["--model", "m.safetensors", "--heads", "2"];
     expect(0, here, &[&["embed"], &network[..], &["bounding_box_test", "--out", "g.npy"]].concat());

@@ -35,7 +35,7 @@ fn drawn() -> &'static Path {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path();
         let counts = ["--persons", "8", "--cameras", "3", "--images", "2", "--seed", "5"];
-        expect(0, here, &[&["draw", "."], &counts[..]].concat());
+        expect(0, here, &[&["synth", "."], &counts[..]].concat());
         for (part, out) in [("query", "q.npy"), ("bounding_box_test", "g.safetensors")] {
             expect(0, here, &["embed", "--model", TINY, "--heads", "2", part, "--out", out]);
         }

@@ -135,7 +135,7 @@ fn table_and_json_say_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("selftest.json");
     let run = |more: &[&str]| {
-        let mut command = program(folder.path(), &["selftest", "--filter", "accumulate"]);
+        let mut command = program(folder.path(), &["selftest", "--match", "accumulate"]);
         finish(0, command.args(more)).0
     };
     let table = run(&["--json", file.to_str().unwrap()]);
@@ -204,6 +204,6 @@ fn both_precisions_together_are_all_rows_and_quick_takes_the_first_of_each() {
 #[test]
 fn a_filter_that_leaves_nothing_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let (_, stderr) = expect(1, folder.path(), &["selftest", "--filter", "no such row"]);
+    let (_, stderr) = expect(1, folder.path(), &["selftest", "--match", "no such row"]);
     assert!(stderr.contains("no row's name contains"), "{stderr}");
 }

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 fn drawn() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    expect(0, here, &["draw", ".", "--persons", "6", "--cameras", "2", "--images", "2", "--seed", "3"]);
+    expect(0, here, &["synth", ".", "--persons", "6", "--cameras", "2", "--images", "2", "--seed", "3"]);
     std::fs::rename(here.join("bounding_box_test"), here.join("gallery")).unwrap();
     let model = here.join("m.safetensors");
     std::fs::copy(TINY, &model).unwrap();

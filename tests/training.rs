@@ -85,7 +85,7 @@ impl Golden {
         let (optim, schedule) = (&mut config.optim, &mut config.schedule);
         optim.lr = self.number("lr");
         optim.lr_decay = self.number("lr_decay");
-        optim.decay_for_ever = self.is("decay_for_ever");
+        optim.decay_every_interval = self.is("decay_every_interval");
         optim.warmup_epochs = self.number("warmup_epochs") as usize;
         optim.cosine = self.is("cosine");
         optim.weight_decay = self.number("weight_decay");

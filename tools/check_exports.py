@@ -121,7 +121,7 @@ def main():
     program, model = arguments.program.resolve(), arguments.model.resolve()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        run(program, folder, "draw", "figures", "--persons", "8", "--cameras", "2", "--images", "1")
+        run(program, folder, "synth", "figures", "--persons", "8", "--cameras", "2", "--images", "1")
         (folder / "figures/query").rename(folder / "pictures")
         good = check(program, folder, model.stem, model, [])
         good = check_heads(program, folder, REPOSITORY / "weights/demo.safetensors") and good

@@ -74,7 +74,7 @@ def compare(arguments):
     # Evenly spread when only some are asked for.
     count = min(arguments.count or len(paths), len(paths))
     picked = [i * len(paths) // count for i in range(count)]
-    ours = recompute(model, mean_std, [arguments.root / paths[i] for i in picked], arguments.batch).double()
+    ours = recompute(model, mean_std, [arguments.root / paths[i] for i in picked], arguments.batch_size).double()
     theirs = theirs[picked].double()
     if ours.shape != theirs.shape:
         sys.exit(f"error: PyTorch gives {tuple(ours.shape)}, the file has {tuple(theirs.shape)}")
@@ -104,7 +104,7 @@ def main():
     parser.add_argument("--root", type=Path, default=Path("."), help="folder the paths are relative to")
     parser.add_argument("--min-cosine", type=float, default=0.99999)
     parser.add_argument("--count", type=int, help="look at this many images only")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--double", action="store_true", help="let PyTorch compute in f64")
     model = parser.add_argument_group("settings, as given to embed")
     model.add_argument("--size", type=size, metavar="HxW")

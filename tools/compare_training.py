@@ -78,13 +78,13 @@ def compare(arguments, work):
     figures, data = work / "figures", work / "pictures"
     if not arguments.data:
         counts = ("--persons", arguments.persons, "--cameras", 1, "--images", arguments.images)
-        run(arguments.binary, "draw", figures, *counts)
+        run(arguments.binary, "synth", figures, *counts)
     collect(arguments.data or figures, data, arguments.persons, arguments.images)
 
     recipe = replace(lat.PRESETS[arguments.preset], dropout=0.0)
     train = [arguments.binary, "train", "--backbone", arguments.backbone, "--data", data]
     train += ["--preset", arguments.preset, "--batch-size", arguments.batch_size]
-    train += ["--no-shuffle", "--flip", 0, "--dropout", 0, "--val-fraction", 0]
+    train += ["--no-shuffle", "--flip-prob", 0, "--dropout", 0, "--val-fraction", 0]
     off = ("data.erasing=0", "data.crop_pad=0", "data.persons_per_batch=0")
     for setting in (*off, *arguments.set):
         train += ["--set", setting]

@@ -636,8 +636,8 @@ if [ -n "$quick" ]; then sizes="" large_sizes=""; else sizes="--batch-size $smal
         bench lab-f32 --lab --write-tiles "$out/tiles-f32.toml"
         bench lab-f16 --lab --precision f16 --write-tiles "$out/tiles-f16.toml"
     fi
-    bench attention-f32 $sizes --filter attention --tokens 33,129,197,257
-    if [ -z "$quick" ]; then bench attention-f16 $sizes --filter attention --tokens 33,129,197,257 --precision f16; fi
+    bench attention-f32 $sizes --match attention --tokens 33,129,197,257
+    if [ -z "$quick" ]; then bench attention-f16 $sizes --match attention --tokens 33,129,197,257 --precision f16; fi
     bench steps-f32 --steps $sizes
     bench steps-f16 --steps $sizes --precision f16
     if [ -z "$quick" ]; then
@@ -656,7 +656,7 @@ if [ -z "$quick" ]; then
     prepare 30 $runner "$program" init --out "$weights" --size 224x224 --dim 384 --depth 12 --heads 6
 fi
 # shellcheck disable=SC2086
-prepare 30 $runner "$program" draw "$scratch/figures" --persons "$persons" --cameras 4 --images 2
+prepare 30 $runner "$program" synth "$scratch/figures" --persons "$persons" --cameras 4 --images 2
 number=0
 for batch in $batches; do
     number=$((number + 1))
@@ -664,7 +664,7 @@ for batch in $batches; do
     begin "$name" || continue
     # shellcheck disable=SC2086
     limited "$seconds" "$scratch/$name.txt" "$scratch/$name.err" $runner "$program" embed --model "$weights" "$scratch/figures" \
-        --out "$scratch/$name.safetensors" --batch "$batch" --profile="$scratch/trace.json" --json "$scratch/$name.json"
+        --out "$scratch/$name.safetensors" --batch-size "$batch" --profile="$scratch/trace.json" --json "$scratch/$name.json"
     # The tables of the profile go to stderr.
     tr '\r' '\n' <"$scratch/$name.err" | awk '/^(embedded|profile|kernel|layer|launch)/ { on = 1 } /^trace/ { on = 0 } on' >"$scratch/$name.txt"
     together=$(awk '/^profile of a batch/ { for (i = 1; i < NF; i++) if ($(i + 2) == "together" && $(i + 1) == "ms") print $i }' "$scratch/$name.txt")

@@ -360,7 +360,7 @@ class Recipe:
     epochs: int = 30
     lr: float = 3e-4
     lr_decay: float = 0.85
-    decay_for_ever: bool = False  # also after the last block has opened
+    decay_every_interval: bool = False  # also after the last block has opened
     warmup_epochs: int = 0
     cosine: bool = False
     unfreeze_every: int = 2
@@ -384,7 +384,7 @@ PRESETS = {
     "paper": Recipe(),
     "released-code": Recipe(
         lr_decay=0.8,
-        decay_for_ever=True,
+        decay_every_interval=True,
         first_unfreeze=2,
         freeze_embeddings=False,
         weight_decay=5e-4,
@@ -431,7 +431,7 @@ def learning_rate(recipe, depth, step, steps_per_epoch):
     for opening in range(step // steps_per_epoch // recipe.unfreeze_every + 1):
         # At the first opening all blocks are closed; at a later one, what the one before left closed.
         closed = opening == 0 or recipe.first_unfreeze + opening - 1 < depth
-        decays += closed or recipe.decay_for_ever
+        decays += closed or recipe.decay_every_interval
     lr = recipe.lr * recipe.lr_decay**decays
     warmup, steps = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
     if step < warmup:

@@ -30,7 +30,7 @@ cat >lose_device.json <<'LAYER'
 LAYER
 export VK_LAYER_PATH="$folder" VK_INSTANCE_LAYERS=VK_LAYER_lat_wgpu_lose_device LOSE_NOTE="$folder/note"
 
-embed() { "$program" embed --model "$model" --heads 2 figures --batch 2 --out "$1.npy"; }
+embed() { "$program" embed --model "$model" --heads 2 figures --batch-size 2 --out "$1.npy"; }
 train() {
     "$program" train --backbone "$model" --heads 2 --data figures --out "$1" --preset paper --epochs 3 --batch-size 4 \
         --set schedule.save_every=1
@@ -41,7 +41,7 @@ fail() {
     exit 1
 }
 
-"$program" draw figures --persons 4 --cameras 2 --images 2
+"$program" synth figures --persons 4 --cameras 2 --images 2
 embed whole 2>said.txt || fail "embed failed without a loss"
 train whole 2>said.txt || fail "train failed without a loss"
 tries=0

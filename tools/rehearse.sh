@@ -19,7 +19,7 @@ folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 
-"$program" draw figures --persons 4 --cameras 2 --images 2
+"$program" synth figures --persons 4 --cameras 2 --images 2
 train() {
     rm -rf run
     LAT_REHEARSE="$1" "$program" train --backbone "$model" --heads 2 --data figures --out run --preset paper \
@@ -60,7 +60,7 @@ echo "each of $buffers buffers found no memory once: the same files"
 embed() {
     rm -rf run
     mkdir run
-    LAT_REHEARSE="$1" "$program" embed --model "$model" --heads 2 figures --batch 2 --out run/rows.npy 2>said.txt || {
+    LAT_REHEARSE="$1" "$program" embed --model "$model" --heads 2 figures --batch-size 2 --out run/rows.npy 2>said.txt || {
         echo "$1: the embedding failed" >&2
         cat said.txt >&2
         exit 1

@@ -73,7 +73,7 @@ stop() {
 
 has_temporary() { compgen -G "$1/.lat-wgpu-*" >/dev/null; }
 
-"$program" draw figures --persons 4 --cameras 2 --images 3 --seed 3 >draw.log 2>&1 || fail "draw failed: see draw.log"
+"$program" synth figures --persons 4 --cameras 2 --images 3 --seed 3 >synth.log 2>&1 || fail "synth failed: see synth.log"
 
 # 1. The same seed twice.
 for run in once again; do

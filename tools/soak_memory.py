@@ -85,7 +85,7 @@ def memory_is_flat(name, samples):
 
 
 def training(program, folder, minutes):
-    subprocess.run([program, "draw", "figures", "--persons", "8", "--cameras", "2", "--images", "4"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([program, "synth", "figures", "--persons", "8", "--cameras", "2", "--images", "4"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     command = [program, "train", "--backbone", TINY, "--heads", "2", "--data", "figures", "--out", "run"]
     # Hardly a rate: a network that had diverged would end the run.
     command += ["--preset", "full", "--epochs", "1000000", "--batch-size", "8", "--lr", "1e-6"]
@@ -102,7 +102,7 @@ def training(program, folder, minutes):
 
 
 def embedding(program, folder, minutes):
-    subprocess.run([program, "draw", "crops", "--persons", "40", "--cameras", "2", "--images", "3"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([program, "synth", "crops", "--persons", "40", "--cameras", "2", "--images", "3"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     crops = sorted((folder / "crops").rglob("*.png"))
     out, links = folder / "out", folder / "links"
     out.mkdir()

@@ -20,4 +20,4 @@ fi
 cargo test
 
 # Test programs that open an adapter.
-LAT_LIMITS=default cargo test --test kernels --test model --test training --test cli --test train --test neighbours --test eval --test search --test serve --test index --test reduce --test explain --test demo --test precision --test bench --test profile --test guarded --test selftest --test lost_adapter --test faults --test export --test tune
+LAT_LIMITS=default cargo test --test kernels --test model --test training --test cli --test train --test neighbours --test eval --test search --test serve --test index --test reduce --test explain --test demo --test precision --test bench --test profile --test guarded --test selftest --test lost_adapter --test faults --test export --test autotune

@@ -1,4 +1,4 @@
-//! `lat-wgpu tune`: which tiles are quickest on this adapter, kept for all later runs.
+//! `lat-wgpu autotune`: which tiles are quickest on this adapter, kept for all later runs.
 
 use super::arguments::{AdapterArgument, NetworkArguments};
 use super::paths::Paths;
@@ -10,22 +10,22 @@ use crate::gpu::tuning::{self, Choices};
 use crate::gpu::{AdapterSummary, Precision};
 use crate::observer::Follower;
 use crate::storage::atomic::write_atomically;
-use crate::tasks::tune::{self, Finding, Outcome, Product};
+use crate::tasks::autotune::{self, Finding, Outcome, Product};
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// `lat-wgpu tune`.
+/// `lat-wgpu autotune`.
 #[derive(Debug, Args)]
-pub struct TuneArguments {
+pub struct AutotuneArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors: whose products are tuned for
     #[arg(long, value_name = "FILE")]
     pub model: Option<PathBuf>,
     /// Images at once [default: 32, on CPU adapters 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub batch: Option<u32>,
+    pub batch_size: Option<u32>,
     /// Tune a training step instead of embedding
     #[arg(long)]
     pub train: bool,
@@ -47,7 +47,7 @@ pub struct TuneArguments {
     pub network: NetworkArguments,
 }
 
-pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
+pub fn run(arguments: &AutotuneArguments) -> Result<ExitCode> {
     let paths = Paths::new().reads("--model", &arguments.model).writes("--json", &arguments.json);
     paths.check()?;
     let network = match (&arguments.model, arguments.clear) {
@@ -63,9 +63,9 @@ pub fn run(arguments: &TuneArguments) -> Result<ExitCode> {
     // A place that can't be written is found before the work.
     paths.updates("the choices in", [place(&context.adapter)?]).check()?;
     let kept = if arguments.clear { Choices::new() } else { tuning::load(&context.adapter) };
-    let batch = arguments.batch.map_or(if context.is_cpu() { 2 } else { 32 }, |batch| batch as usize);
+    let batch = arguments.batch_size.map_or(if context.is_cpu() { 2 } else { 32 }, |batch| batch as usize);
     let limit = Duration::from_secs(u64::from(arguments.seconds));
-    let outcome = tune::tune(&context, &network, batch, arguments.train, limit, &Progress::new(None))?;
+    let outcome = autotune::tune(&context, &network, batch, arguments.train, limit, &Progress::new(None))?;
     let Outcome { findings, left, step: (before, after), choices: chosen } = &outcome;
     if *left > 0 {
         eprintln!("note: no time for {left} more shapes; --seconds gives more");

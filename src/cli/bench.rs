@@ -36,8 +36,8 @@ pub struct BenchArguments {
     #[arg(long, group = "mode")]
     pub steps: bool,
     /// Only rows whose name contains this, such as "gemm vit-s"; with --lab shapes and tiles, such as "vit-b fc1 nt" [default: all]
-    #[arg(long, value_name = "TEXT", conflicts_with = "overheads")]
-    pub filter: Option<String>,
+    #[arg(long = "match", value_name = "TEXT", conflicts_with = "overheads")]
+    pub matching: Option<String>,
     /// Samples of every row, each a replay or as many as take 5 ms; the median counts [default: 11; 5 with --lab, --overheads and
     /// --steps; 3 with --quick]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -71,7 +71,7 @@ pub struct BenchArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "mode")]
     pub baseline: Option<PathBuf>,
     /// Keep this run in FILE as the one of this adapter, batch and precision, beside others; after a comparison with the same file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["mode", "filter", "tokens", "quick", "seconds"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mode", "matching", "tokens", "quick", "seconds"])]
     pub save_baseline: Option<PathBuf>,
     #[command(flatten)]
     pub adapter: AdapterArgument,
@@ -95,7 +95,7 @@ pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
     let context = arguments.adapter.open(precision)?;
     let tokens: Vec<usize> = arguments.tokens.iter().map(|&tokens| tokens as usize).collect();
     let options = Options {
-        filter: arguments.filter.as_deref().unwrap_or_default(),
+        filter: arguments.matching.as_deref().unwrap_or_default(),
         samples: arguments.samples.map(|samples| samples as usize),
         batch: arguments.batch_size.map(|batch| batch as usize),
         tokens: &tokens,

@@ -68,7 +68,7 @@ pub struct EmbedArguments {
     pub dtype: Dtype,
     /// Images per batch [default: what fills an adapter of its class, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub batch: Option<u32>,
+    pub batch_size: Option<u32>,
     #[command(flatten)]
     pub memory: MemoryArgument,
     /// How weights and activations are stored while computing; sums are f32
@@ -119,7 +119,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let (images, output) = open_output(arguments, &network, weights_sha256, reduction.as_ref(), images)?;
     let request = Request {
         device: arguments.adapter.options(arguments.precision),
-        batch: arguments.batch.map(|batch| batch as usize),
+        batch: arguments.batch_size.map(|batch| batch as usize),
         memory: arguments.memory.memory,
         look: LookOptions {
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },

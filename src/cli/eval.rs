@@ -91,7 +91,7 @@ pub struct EvalArguments {
     pub store_threshold: bool,
     /// Images per batch [default: what fills an adapter of its class, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "query_embeddings")]
-    pub batch: Option<u32>,
+    pub batch_size: Option<u32>,
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
@@ -196,7 +196,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             if !sets.is_empty() {
                 let context = arguments.adapter.open(Precision::F32)?;
                 let look = Look {
-                    batch: arguments.batch.map(|batch| batch as usize),
+                    batch: arguments.batch_size.map(|batch| batch as usize),
                     memory: plan.memory,
                     options: LookOptions {
                         decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
@@ -319,7 +319,7 @@ impl Plan {
         Ok(Plan {
             rules,
             rerank: arguments.rerank()?,
-            wished_rate: arguments.fpr,
+            target_rate: arguments.fpr,
             memory: arguments.memory.memory,
             places: if arguments.page.html.is_some() { eval_report::PLACES } else { 0 },
         })
@@ -472,7 +472,7 @@ fn score_line(name: &str, width: usize, scores: &Scores) -> String {
     line
 }
 
-/// Rates in one line, and the threshold that was wished.
+/// Rates in one line, and the threshold for the target rate.
 fn describe(report: &Report) -> String {
     let mut text = format!(
         "EER {:.2} % at {:.4}; found at false positives of",
@@ -490,7 +490,7 @@ fn describe(report: &Report) -> String {
         " {} pairs of one person, {} of two\n",
         report.same_pairs, report.different_pairs
     ));
-    match &report.wished {
+    match &report.target {
         Some(OperatingPoint { wanted, reached: Some(point) }) => text.push_str(&format!(
             "  threshold for --fpr {wanted}: {} (finds {:.2} %, false positives {:.4} %)\n",
             point.threshold,
@@ -541,7 +541,7 @@ fn verification_json(report: &Report) -> Value {
         "eer": report.equal_error_rate,
         "eer_threshold": report.equal_error_threshold,
         "tpr_at_fpr": report.operating_points.iter().map(point).collect::<Vec<Value>>(),
-        "wished": report.wished.as_ref().map(point),
+        "target": report.target.as_ref().map(point),
         "roc": {"columns": ["threshold", "fpr", "tpr"], "points": roc},
         "histogram": {
             "edges": report.histogram.edges,

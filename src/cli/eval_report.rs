@@ -117,16 +117,16 @@ fn curves(outcome: &Outcome) -> Vec<Curve> {
 
 fn same_or_not(report: &verification::Report) -> Verification {
     let mut thresholds = vec![("equal error".to_string(), report.equal_error_threshold)];
-    if let Some(wished) = report.wished
-        && let Some(point) = wished.reached
+    if let Some(target) = report.target
+        && let Some(point) = target.reached
     {
-        thresholds.push((format!("false positives up to {}", wished.wanted), point.threshold));
+        thresholds.push((format!("false positives up to {}", target.wanted), point.threshold));
     }
     let verification::Histogram { edges, same, different } = report.histogram.clone();
     let roc = report.roc.iter().map(|point| (point.false_positive_rate, point.true_positive_rate));
     let known = |rate: f64| report.operating_points.iter().any(|point| point.wanted == rate);
     let found =
-        report.operating_points.iter().chain(report.wished.iter().filter(|point| !known(point.wanted)));
+        report.operating_points.iter().chain(report.target.iter().filter(|point| !known(point.wanted)));
     Verification {
         edges,
         same,

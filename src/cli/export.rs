@@ -41,7 +41,7 @@ pub struct ExportArguments {
     pub dtype: Option<Dtype>,
     /// With --to web: images per batch [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub batch: Option<u32>,
+    pub batch_size: Option<u32>,
     /// With --to web: embed each image and its mirror image, and take the mean
     #[arg(long)]
     pub flip: bool,
@@ -60,12 +60,12 @@ pub enum ExportForm {
 }
 
 pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
-    let ExportArguments { model, to, backbone_only, dtype, batch, flip, out, network } = arguments;
+    let ExportArguments { model, to, backbone_only, dtype, batch_size, flip, out, network } = arguments;
     let (timm, web) = (*to == ExportForm::Timm, *to == ExportForm::Web);
     let flags = [
         ("--backbone-only", *backbone_only && !timm, "--to timm"),
         ("--dtype", dtype.is_some() && !timm, "--to timm"),
-        ("--batch", batch.is_some() && !web, "--to web"),
+        ("--batch-size", batch_size.is_some() && !web, "--to web"),
         ("--flip", *flip && !web, "--to web"),
     ];
     if let Some((flag, _, form)) = flags.into_iter().find(|(_, misplaced, _)| *misplaced) {
@@ -82,8 +82,13 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
         ExportForm::Onnx => to_onnx(model, &network, out)?,
         ExportForm::Web => {
             let options = ContextOptions { portable: true, ..ContextOptions::from_environment(None) };
-            let exported =
-                web::export(&Context::open(&options)?, &network, batch.unwrap_or(1) as usize, *flip, out)?;
+            let exported = web::export(
+                &Context::open(&options)?,
+                &network,
+                batch_size.unwrap_or(1) as usize,
+                *flip,
+                out,
+            )?;
             eprintln!(
                 "{}: {} launches of {} shaders, {} MiB of weights and {} MiB of memory besides; serve the folder, such as by `python3 -m http.server --directory {}`",
                 out.display(),

@@ -25,11 +25,11 @@ macro_rules! eprintln {
 
 mod ablate;
 mod arguments;
+mod autotune;
 mod bench;
 mod completions;
 mod data;
 mod demo;
-mod draw;
 mod embed;
 mod eval;
 mod eval_report;
@@ -52,8 +52,8 @@ mod selftest;
 #[cfg(feature = "serve")]
 mod serve;
 mod signals;
+mod synth;
 mod train;
-mod tune;
 mod words;
 
 use crate::error::Error;
@@ -103,13 +103,13 @@ enum Command {
     /// Count a data set's persons, images and cameras, and say what looks wrong
     Data(data::DataArguments),
     /// Draw walking figures, seen by several cameras, as a small data set
-    Draw(draw::DrawArguments),
+    Synth(synth::SynthArguments),
     /// Draw, fine-tune, score before and after, report: all of it on a small example
     Demo(demo::DemoArguments),
     /// Write a backbone with random weights, to train from nothing
     Init(init::InitArguments),
     /// Find out which tiles are quickest on this adapter, and keep that for all later runs
-    Tune(tune::TuneArguments),
+    Autotune(autotune::AutotuneArguments),
     /// Write a model for other programs
     Export(export::ExportArguments),
     /// Show where in an image the model looks, and its part rows
@@ -147,10 +147,10 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
-        Command::Draw(arguments) => draw::run(&arguments),
+        Command::Synth(arguments) => synth::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
-        Command::Tune(arguments) => tune::run(&arguments),
+        Command::Autotune(arguments) => autotune::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

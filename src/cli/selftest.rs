@@ -18,8 +18,8 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 pub struct SelftestArguments {
     /// Only rows whose kernel, variant and shape contain this, such as "gemm nt" [default: all]
-    #[arg(long, value_name = "TEXT")]
-    pub filter: Option<String>,
+    #[arg(long = "match", value_name = "TEXT")]
+    pub matching: Option<String>,
     /// Only rows that store activations so; f16 has native and packed halves, and matrix units [default: both]
     #[arg(long, value_name = "STORAGE", value_parser = named::<Precision>())]
     pub precision: Option<Precision>,
@@ -39,7 +39,7 @@ pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
     // For halves, so that matrix units are tested where there are any; all other kernels take them as they come.
     let context = arguments.adapter.open(Precision::F16)?;
     let options = Options {
-        filter: arguments.filter.as_deref().unwrap_or_default(),
+        filter: arguments.matching.as_deref().unwrap_or_default(),
         precision: arguments.precision,
         quick: arguments.quick,
     };

@@ -1,4 +1,4 @@
-//! `lat-wgpu draw`: figures for demos and tests.
+//! `lat-wgpu synth`: figures for demos and tests.
 
 use super::paths::Paths;
 use crate::error::Result;
@@ -7,9 +7,9 @@ use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// `lat-wgpu draw`.
+/// `lat-wgpu synth`.
 #[derive(Debug, Args)]
-pub struct DrawArguments {
+pub struct SynthArguments {
     /// Folder for the data set, in Market-1501's layout; made if it isn't there
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
@@ -27,8 +27,8 @@ pub struct DrawArguments {
     pub seed: u64,
 }
 
-pub fn run(arguments: &DrawArguments) -> Result<ExitCode> {
-    let DrawArguments { dir, persons, cameras, images, seed } = arguments;
+pub fn run(arguments: &SynthArguments) -> Result<ExitCode> {
+    let SynthArguments { dir, persons, cameras, images, seed } = arguments;
     // In one folder two sets would be mixed up.
     Paths::new().makes_folder("DIR", dir).check()?;
     let figures = Figures { persons: *persons, cameras: *cameras, images: *images, seed: *seed };

@@ -87,8 +87,8 @@ pub struct TrainArguments {
     #[arg(long, value_name = "P")]
     dropout: Option<String>,
     /// Probability that an image is mirrored
-    #[arg(long, value_name = "P")]
-    flip: Option<String>,
+    #[arg(id = "flip", long = "flip-prob", value_name = "P")]
+    flip_prob: Option<String>,
     /// Take the images in sorted path order in every epoch
     #[arg(id = "shuffle", long = "no-shuffle", action = ArgAction::SetFalse)]
     no_shuffle: bool,

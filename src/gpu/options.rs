@@ -22,7 +22,7 @@ pub struct ContextOptions {
     pub default_limits: bool,
     /// How recordings store weights and activations.
     pub precision: Precision,
-    /// Serve from what `lat-wgpu tune` kept for the adapter.
+    /// Serve from what `lat-wgpu autotune` kept for the adapter.
     pub tuned: bool,
     /// Record for any WebGPU device, not for this one: `default_limits`, and kernels for GPUs even where this is a CPU.
     pub portable: bool,

@@ -95,7 +95,7 @@ impl AdapterSummary {
                 Precision::F16 if !options.matrix_units => Some(Err("LAT_MATRIX_UNITS=0")),
                 Precision::F16 => Some(self.fragments()),
             };
-            let tuned = if tuned > 0 { format!("; {tuned} tiles chosen by tune") } else { String::new() };
+            let tuned = if tuned > 0 { format!("; {tuned} tiles chosen by autotune") } else { String::new() };
             let mut add = |kernels, family: String, reason: String| {
                 chosen.push(KernelChoice { kernels, precision, family, reason });
             };

@@ -107,7 +107,7 @@ pub struct Report {
     /// For each of [`RATES`].
     pub operating_points: Vec<OperatingPoint>,
     /// For the rate asked for beside these.
-    pub wished: Option<OperatingPoint>,
+    pub target: Option<OperatingPoint>,
     /// The receiver operating characteristic: some of its points, the last one at (1, 1).
     pub roc: Vec<RocPoint>,
     /// Pairs by distance.
@@ -148,8 +148,8 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// The rates, also for a false positive rate that is wished; `None` unless there are pairs of both kinds.
-    pub fn finish(self, wished: Option<f64>) -> Option<Report> {
+    /// The rates, also at a target false positive rate; `None` unless there are pairs of both kinds.
+    pub fn finish(self, target: Option<f64>) -> Option<Report> {
         let Verification { same, different, .. } = self;
         if same.total == 0 || different.total == 0 {
             return None;
@@ -172,7 +172,7 @@ impl<'a> Verification<'a> {
             equal_error_rate,
             equal_error_threshold,
             operating_points: RATES.map(within).to_vec(),
-            wished: wished.map(within),
+            target: target.map(within),
             histogram: histogram(&steps),
             roc: thinned(&curve),
         })

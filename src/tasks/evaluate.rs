@@ -27,10 +27,10 @@ use std::path::{Path, PathBuf};
 pub struct Plan {
     /// The protocol.
     pub rules: Rules,
-    /// Re-ranking, if it is wished.
+    /// Re-ranking, if wanted.
     pub rerank: Option<RerankOptions>,
     /// Rate of false positives that a threshold is looked for at.
-    pub wished_rate: Option<f64>,
+    pub target_rate: Option<f64>,
     /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
     pub memory: Option<u64>,
     /// Places of each ranked list that are kept; 0: none.
@@ -385,7 +385,7 @@ pub fn evaluate(task: Task, plan: &Plan, context: &Context, observer: &dyn Obser
             scores.dropped.insert(Reason::Unreadable, task.queries.unreadable);
         }
     }
-    let verification = verification.finish(plan.wished_rate);
+    let verification = verification.finish(plan.target_rate);
     let lists = lists.map(RankedLists::finish);
     let queries = task.queries.labels.len() + task.queries.unreadable;
     let gallery = GalleryCounts::of(task.gallery());
@@ -400,13 +400,13 @@ pub fn evaluate(task: Task, plan: &Plan, context: &Context, observer: &dyn Obser
     Ok(Outcome { name, plain, reranked, verification, queries, gallery, left_out, listed, seen: None })
 }
 
-/// Stores the threshold that was wished in a model's file.
+/// Stores the threshold for the target rate in a model's file.
 ///
 /// # Errors
 /// [`Error::Data`] if there is none; [`Error::Io`] if the file can't be replaced.
 pub fn store_threshold(model: &Path, network: &Network, outcome: Option<&Outcome>) -> Result<Threshold> {
     let report = outcome.and_then(|outcome| outcome.verification.as_ref());
-    let Some(OperatingPoint { wanted, reached }) = report.and_then(|report| report.wished) else {
+    let Some(OperatingPoint { wanted, reached }) = report.and_then(|report| report.target) else {
         return Err(Error::Data("there are no pairs of both kinds: no threshold was stored".to_string()));
     };
     let Some(point) = reached else {

@@ -53,7 +53,7 @@ impl Schedule {
     /// Whether the learning rate is decayed at the beginning of an epoch.
     fn decays(&self, epoch: usize) -> bool {
         let at_turn = epoch.is_multiple_of(self.config.schedule.unfreeze_every);
-        at_turn && (self.config.optim.decay_for_ever || self.is_closed_before(epoch))
+        at_turn && (self.config.optim.decay_every_interval || self.is_closed_before(epoch))
     }
 
     /// What is open in an epoch.

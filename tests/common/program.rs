@@ -50,7 +50,7 @@ pub fn signal(child: &Child, name: &str) {
 pub fn figures(images: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let counts = ["--persons", "8", "--cameras", "2", "--images", images, "--seed", "3"];
-    expect(0, folder.path(), &[&["draw", "figures"], &counts[..]].concat());
+    expect(0, folder.path(), &[&["synth", "figures"], &counts[..]].concat());
     folder
 }
 
@@ -60,7 +60,7 @@ pub fn crops(persons: usize) -> TempDir {
     // Every second person is drawn for training.
     let persons = (2 * persons).to_string();
     let counts = ["--persons", &persons, "--cameras", "2", "--images", "1", "--seed", "7"];
-    expect(0, folder.path(), &[&["draw", "set"], &counts[..]].concat());
+    expect(0, folder.path(), &[&["synth", "set"], &counts[..]].concat());
     std::fs::rename(folder.path().join("set/bounding_box_train"), folder.path().join("crops")).unwrap();
     std::fs::remove_dir_all(folder.path().join("set")).unwrap();
     folder

@@ -28,12 +28,9 @@ fn hint(stderr: &str) -> &str {
 #[test]
 fn a_filter_that_fits_no_row_is_answered_with_names_of_rows() {
     let folder = tempfile::tempdir().unwrap();
-    for command in [
-        "bench --filter zzz",
-        "selftest --filter zzz",
-        "bench --filter GEMM",
-        "selftest --filter l2norm,gemm",
-    ] {
+    for command in
+        ["bench --match zzz", "selftest --match zzz", "bench --match GEMM", "selftest --match l2norm,gemm"]
+    {
         let stderr = says(1, folder.path(), command);
         assert_says(&stderr, &["error: no row's name contains"]);
         assert_says(hint(&stderr), &["a name is such as", "gemm", "l2norm"]);
@@ -50,15 +47,20 @@ fn too_little_memory_is_answered_with_what_is_enough() {
     assert_says(&stderr, &["one image needs ", "1.0 MiB are allowed"]);
     let needed: u64 = hint(&stderr).split(' ').nth(2).unwrap().parse().unwrap();
     assert_says(hint(&stderr), &["at least ", " MiB are needed, for one image at a time"]);
-    assert!(!stderr.contains("--batch"), "{stderr}");
+    assert!(!stderr.contains("--batch-size"), "{stderr}");
     says(0, here, &format!("embed --model demo.safetensors two_p --out e.npy --memory {needed}M"));
 
     // A batch that is too large: the largest that fits, which then works.
-    let stderr = says(1, here, "embed --model demo.safetensors two_p --out e.npy --memory 16M --batch 5000");
+    let stderr =
+        says(1, here, "embed --model demo.safetensors two_p --out e.npy --memory 16M --batch-size 5000");
     let fits = hint(&stderr).strip_prefix("a batch of ").and_then(|rest| rest.strip_suffix(" fits")).unwrap();
-    says(0, here, &format!("embed --model demo.safetensors two_p --out e.npy --memory 16M --batch {fits}"));
+    says(
+        0,
+        here,
+        &format!("embed --model demo.safetensors two_p --out e.npy --memory 16M --batch-size {fits}"),
+    );
 
-    // Commands without --batch don't speak of it.
+    // Commands without --batch-size don't speak of it.
     for command in [
         "search --model demo.safetensors --gallery e.npy --query two_p --memory 1M",
         "serve --model demo.safetensors --gallery e.npy --memory 1M --port 0",
@@ -66,7 +68,7 @@ fn too_little_memory_is_answered_with_what_is_enough() {
     ] {
         let stderr = says(1, here, command);
         assert_says(hint(&stderr), &["MiB are needed, for one image at a time"]);
-        assert!(!stderr.contains("--batch"), "{command}: {stderr}");
+        assert!(!stderr.contains("--batch-size"), "{command}: {stderr}");
     }
     let train = "train --backbone demo.safetensors --data two_p --out run --batch-size 4 --memory 1M";
     let stderr = says(1, here, train);
@@ -98,7 +100,7 @@ fn a_wrong_adapter_is_answered_with_those_that_are_there() {
     for command in [
         "embed --model m.safetensors two_p --out e.npy --adapter nosuch",
         "bench --adapter nosuch",
-        "tune --model m.safetensors --adapter nosuch",
+        "autotune --model m.safetensors --adapter nosuch",
     ] {
         let stderr = says(1, here, command);
         assert_says(&stderr, &["no adapter's name contains \"nosuch\"; found: "]);

@@ -135,7 +135,7 @@ const ROUTES: [Route; 20] = [
         inputs: &["p.png"],
     },
     Route {
-        command: "tune --model m.safetensors",
+        command: "autotune --model m.safetensors",
         needed: "",
         outputs: &["--json"],
         inputs: &["m.safetensors"],
@@ -145,11 +145,11 @@ const ROUTES: [Route; 20] = [
 /// Outputs of commands that read nothing, or that may replace what they read.
 const WITHOUT_INPUT: [(&str, &str, &str); 7] = [
     ("info", "--json", "info"),
-    ("selftest", "--json", "selftest --filter nothing"),
+    ("selftest", "--json", "selftest --match nothing"),
     ("bench", "--save-baseline", "bench --baseline base.json"),
     ("bench", "--write-tiles", "bench --lab"),
     ("init", "--out", "init"),
-    ("draw", "DIR", ""),
+    ("synth", "DIR", ""),
     ("demo", "--out", ""),
 ];
 
@@ -492,7 +492,7 @@ fn documented_updates_go_on() {
     for _ in 0..2 {
         run("embed --append --model m.safetensors crops --out crops/index --json -");
     }
-    run("draw set --persons 4 --cameras 2 --images 2");
+    run("synth set --persons 4 --cameras 2 --images 2");
     let train = "train --backbone m.safetensors --data set --out set/run --batch-size 4 --epochs 1";
     run(&format!("{train} --max-steps 1 --profile"));
     // An older trace is in the way of another one; the run's own files are not.
@@ -541,7 +541,7 @@ fn figures_are_drawn_into_an_empty_folder_alone() {
     let draw = |code: i32, dir: &str| {
         let before = tree(here);
         let (_, stderr) =
-            expect(code, here, &["draw", dir, "--persons", "2", "--cameras", "1", "--images", "1"]);
+            expect(code, here, &["synth", dir, "--persons", "2", "--cameras", "1", "--images", "1"]);
         assert_eq!(code == 0, tree(here) != before, "{dir}");
         stderr
     };

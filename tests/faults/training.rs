@@ -22,7 +22,7 @@ fn draw(folder: &Path, name: &str, persons: &str, more: &[&str]) {
     expect(
         0,
         folder,
-        &[&["draw", name, "--persons", persons, "--cameras", "2", "--images", "2"], more].concat(),
+        &[&["synth", name, "--persons", persons, "--cameras", "2", "--images", "2"], more].concat(),
     );
 }
 

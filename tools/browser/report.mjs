@@ -23,7 +23,7 @@ const run = (...words) => execFileSync(program, words, { cwd: folder, stdio: ["i
 
 /** Draws figures and lists them in a table, one query a second time under the hostile name. */
 function drawFigures() {
-    run("draw", "figures", "--persons", "10", "--cameras", "3", "--images", "2");
+    run("synth", "figures", "--persons", "10", "--cameras", "3", "--images", "2");
     const rows = ["path,person,camera,split"];
     for (const [split, name] of [["query", "query"], ["gallery", "bounding_box_test"]]) {
         for (const file of readdirSync(join(folder, "figures", name))) {

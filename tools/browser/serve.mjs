@@ -72,7 +72,7 @@ async function finds(page) {
 }
 
 try {
-    run("draw", "figures", "--persons", "8", "--cameras", "2", "--images", "2");
+    run("synth", "figures", "--persons", "8", "--cameras", "2", "--images", "2");
     run("embed", ...network, "figures/bounding_box_test", "--out", "gallery.npy");
     const { server, url } = await start();
     const ended = new Promise((done) => server.on("exit", done));

@@ -11,7 +11,7 @@ Path = Union[str, "PathLike[str]"]
 class Model:
     @staticmethod
     def open(
-        path: Path, adapter: Optional[str] = None, precision: str = "f32", batch: Optional[int] = None
+        path: Path, adapter: Optional[str] = None, precision: str = "f32", batch_size: Optional[int] = None
     ) -> "Model": ...
     def embed(
         self, images: Union[Path, Sequence[Path], NDArray[numpy.uint8], Sequence[NDArray[numpy.uint8]]]
@@ -21,7 +21,7 @@ class Model:
     @property
     def size(self) -> Tuple[int, int]: ...
     @property
-    def batch(self) -> int: ...
+    def batch_size(self) -> int: ...
     @property
     def adapter(self) -> str: ...
     @property

@@ -17,7 +17,7 @@ export const runner = (program, folder, env) => (...words) =>
 
 /** Draws figures, cuts some of them to odd sizes, and gives the folder with all of them: as PNG and BMP. */
 export function drawImages(run, folder) {
-    run("draw", "figures", "--persons", "10", "--cameras", "2", "--images", "1", "--seed", "7");
+    run("synth", "figures", "--persons", "10", "--cameras", "2", "--images", "1", "--seed", "7");
     const drawn = join(folder, "figures/query");
     const images = join(folder, "pictures");
     mkdirSync(images);
@@ -81,7 +81,7 @@ function readBmp(file) {
     return { width, height, data };
 }
 
-/** A PNG of 8-bit RGB without interlacing, as `lat-wgpu draw` writes it. */
+/** A PNG of 8-bit RGB without interlacing, as `lat-wgpu synth` writes it. */
 function readPng(file) {
     const [width, height] = [file.readUInt32BE(16), file.readUInt32BE(20)];
     assert.deepEqual([...file.subarray(24, 29)], [8, 2, 0, 0, 0], "8-bit RGB");

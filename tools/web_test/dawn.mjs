@@ -56,8 +56,8 @@ try {
     const heads = ["--heads", "2"];
     for (const [name, model, network, web] of [
         ["demo", DEMO, [], []],
-        ["smaller, flipped, in batches of 3", DEMO, ["--size", "96x48"], ["--batch", "3", "--flip"]],
-        ["CLIP", golden("clip_openai"), heads, ["--batch", "2"]],
+        ["smaller, flipped, in batches of 3", DEMO, ["--size", "96x48"], ["--batch-size", "3", "--flip"]],
+        ["CLIP", golden("clip_openai"), heads, ["--batch-size", "2"]],
         ["DINOv2 with registers", golden("dinov2_reg_hf"), heads, []],
         ["overlapping patches", golden("stride_not_dividing"), [...heads, "--stride", "6", "--size", "32x32"], []],
         ["one part of class tokens", golden("plain"), [...heads, "--parts", "1", "--tokens", "global"], []],

@@ -84,7 +84,11 @@ pub(super) const KEYS: &[(&str, Kind, &str)] = &[
     ("optim.optimizer", Text, "adam (weight decay as L2) or adamw (decoupled)"),
     ("optim.lr", Real, "learning rate before any decay"),
     ("optim.lr_decay", Real, "what the learning rate is multiplied by when a block opens"),
-    ("optim.decay_for_ever", Switch, "go on decaying every unfreeze_every epochs when all blocks are open"),
+    (
+        "optim.decay_every_interval",
+        Switch,
+        "go on decaying every unfreeze_every epochs when all blocks are open",
+    ),
     ("optim.weight_decay", Real, "weight decay, on every trainable parameter"),
     ("optim.beta1", Real, "Adam's decay of the gradient's mean"),
     ("optim.beta2", Real, "Adam's decay of the squared gradient's mean"),

@@ -168,7 +168,7 @@ pub struct OptimConfig {
     /// What the learning rate is multiplied by when a block opens.
     pub lr_decay: f64,
     /// Whether it goes on decaying when all blocks are open.
-    pub decay_for_ever: bool,
+    pub decay_every_interval: bool,
     /// Weight decay.
     pub weight_decay: f64,
     /// Decay of the gradient's mean.
@@ -315,7 +315,7 @@ impl Config {
                 optimizer: Optimizer::Adam,
                 lr: 3e-4,
                 lr_decay: 0.85,
-                decay_for_ever: false,
+                decay_every_interval: false,
                 weight_decay: 0.0,
                 beta1: 0.9,
                 beta2: 0.999,
@@ -350,7 +350,7 @@ impl Config {
                 // Its test code leaves the class token out of the embedding.
                 config.model.embed_tokens = PartTokens::Local;
                 config.optim.lr_decay = 0.8;
-                config.optim.decay_for_ever = true;
+                config.optim.decay_every_interval = true;
                 config.optim.weight_decay = 5e-4;
                 config.schedule.first_unfreeze = 2;
                 config.schedule.freeze_embeddings = false;

@@ -54,14 +54,14 @@ struct Opening {
     path: PathBuf,
     adapter: Option<String>,
     precision: Precision,
-    batch: Option<usize>,
+    batch_size: Option<usize>,
 }
 
 /// What was opened.
 struct Opened {
     dim: usize,
     size: ImageSize,
-    batch: usize,
+    batch_size: usize,
     adapter: String,
     notes: Vec<String>,
 }
@@ -126,12 +126,12 @@ fn serve(opening: &Opening, ready: &Sender<Result<Opened>>, jobs: &Receiver<Job>
     let network = checkpoint::load(&opening.path, &Settings::default())?;
     let options = ContextOptions::from_environment(opening.adapter.clone());
     let context = Context::open(&ContextOptions { precision: opening.precision, ..options })?;
-    let mut embedder = Embedder::new(&context, &network, opening.batch, context.default_memory())?;
+    let mut embedder = Embedder::new(&context, &network, opening.batch_size, context.default_memory())?;
     let size = network.config.image;
     let opened = Opened {
         dim: embedder.dim(),
         size,
-        batch: embedder.batch(),
+        batch_size: embedder.batch(),
         adapter: context.adapter.name.clone(),
         notes: network.notes.clone(),
     };
@@ -198,18 +198,18 @@ impl Model {
     /// path: a .safetensors file: timm's names, or as `lat-wgpu train` writes it.
     /// adapter: a part of its name, as `lat-wgpu info` lists them; the best by default.
     /// precision: "f32", or "f16" for weights and activations of 2 bytes.
-    /// batch: images at once; by default what fills the adapter. A vector doesn't depend on it.
+    /// batch_size: images at once; by default what fills the adapter. A vector doesn't depend on it.
     ///
     /// Raises ValueError for a file that is no such network, OSError if it can't be read, MemoryError if the batch is too
     /// large, RuntimeError without an adapter.
     #[staticmethod]
-    #[pyo3(signature = (path, adapter=None, precision="f32", batch=None))]
+    #[pyo3(signature = (path, adapter=None, precision="f32", batch_size=None))]
     fn open(
         py: Python<'_>,
         path: PathBuf,
         adapter: Option<String>,
         precision: &str,
-        batch: Option<usize>,
+        batch_size: Option<usize>,
     ) -> PyResult<Model> {
         let precision = match precision {
             "f32" => Precision::F32,
@@ -218,10 +218,10 @@ impl Model {
                 return Err(PyValueError::new_err(format!("precision is \"f32\" or \"f16\", not {other:?}")));
             }
         };
-        if batch == Some(0) {
-            return Err(PyValueError::new_err("batch is at least 1"));
+        if batch_size == Some(0) {
+            return Err(PyValueError::new_err("batch_size is at least 1"));
         }
-        let opening = Opening { path, adapter, precision, batch };
+        let opening = Opening { path, adapter, precision, batch_size };
         let (jobs, received) = mpsc::channel();
         let (ready, opened) = mpsc::channel();
         let worker = std::thread::Builder::new().name("lat-wgpu".to_string()).spawn(move || {
@@ -284,8 +284,8 @@ impl Model {
 
     /// Images that the adapter takes at once.
     #[getter]
-    fn batch(&self) -> usize {
-        self.opened.batch
+    fn batch_size(&self) -> usize {
+        self.opened.batch_size
     }
 
     /// The adapter's name.
@@ -301,8 +301,8 @@ impl Model {
     }
 
     fn __repr__(&self) -> String {
-        let Opened { dim, size, batch, adapter, .. } = &self.opened;
-        format!("<lat_wgpu.Model: {size}, {dim} numbers, batches of {batch}, {adapter}>")
+        let Opened { dim, size, batch_size, adapter, .. } = &self.opened;
+        format!("<lat_wgpu.Model: {size}, {dim} numbers, batches of {batch_size}, {adapter}>")
     }
 }
 

@@ -19,7 +19,7 @@ DEMO = os.environ["LAT_DEMO"]
 def figures(tmp_path_factory):
     """Drawn images, sorted by path."""
     folder = tmp_path_factory.mktemp("figures")
-    subprocess.run([PROGRAM, "draw", folder, "--persons", "4", "--cameras", "2", "--images", "1"], check=True)
+    subprocess.run([PROGRAM, "synth", folder, "--persons", "4", "--cameras", "2", "--images", "1"], check=True)
     return sorted(path for path in (folder / "bounding_box_test").iterdir() if path.suffix in (".png", ".jpg"))
 
 
@@ -50,7 +50,7 @@ def same(found, expected):
 
 def test_facts(model, expected):
     assert model.dim == expected.shape[1]
-    assert model.batch >= 1 and model.adapter and isinstance(model.notes, list)
+    assert model.batch_size >= 1 and model.adapter and isinstance(model.notes, list)
     assert len(model.size) == 2 and str(model.dim) in repr(model)
 
 
@@ -75,8 +75,8 @@ def test_memory_order(model, pixels, expected):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_batch(batch, figures, expected):
-    model = lat_wgpu.Model.open(DEMO, batch=batch)
-    assert model.batch == batch
+    model = lat_wgpu.Model.open(DEMO, batch_size=batch)
+    assert model.batch_size == batch
     same(model.embed(figures), expected)
 
 
@@ -107,7 +107,7 @@ def test_words_of_the_command_line(tmp_path):
     with pytest.raises(RuntimeError, match="no adapter's name contains"):
         lat_wgpu.Model.open(DEMO, adapter="no such card")
     with pytest.raises(MemoryError):
-        lat_wgpu.Model.open(DEMO, batch=10**9)
+        lat_wgpu.Model.open(DEMO, batch_size=10**9)
 
 
 def test_wrong_arguments(model):
@@ -125,8 +125,8 @@ def test_wrong_arguments(model):
         model.embed([numpy.zeros((0, 8, 3), numpy.uint8)])
     with pytest.raises(ValueError, match="precision"):
         lat_wgpu.Model.open(DEMO, precision="f64")
-    with pytest.raises(ValueError, match="batch"):
-        lat_wgpu.Model.open(DEMO, batch=0)
+    with pytest.raises(ValueError, match="batch_size"):
+        lat_wgpu.Model.open(DEMO, batch_size=0)
 
 
 def test_other_threads_run_meanwhile(model, figures, expected):
@@ -145,7 +145,7 @@ SIGNALLED = """
 import os, signal, sys, threading, lat_wgpu
 # A shell's background jobs ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-model = lat_wgpu.Model.open(sys.argv[1], batch=1)
+model = lat_wgpu.Model.open(sys.argv[1], batch_size=1)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     model.embed(sys.argv[2:] * 10_000)
