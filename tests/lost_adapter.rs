@@ -109,7 +109,7 @@ fn work_that_hangs_is_named() {
     let folder = temporary.path();
     draw(folder);
     let said = lat(1, folder, "hang@1", &embed("out.npy", &["--batch-size", "2"]));
-    assert!(said.contains("no answer within 2 s; it hangs in launches 1 to "), "{said}");
+    assert!(said.contains("no answer within 2 s; it hangs in dispatches 1 to "), "{said}");
 }
 
 /// A run of three epochs of two steps that opens a block, with a save at every step.

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 /// The description of an adapter that `lat-wgpu info` prints.
 #[derive(Debug, Clone)]
 pub struct AdapterSummary {
-    /// The driver's name for it.
+    /// Name, as the driver reports it.
     pub name: String,
     /// "vulkan", "metal" or "dx12".
     pub backend: String,
     /// "discrete GPU", "integrated GPU", "virtual GPU", "CPU" or "other".
     pub kind: &'static str,
-    /// How much parallel work keeps it busy.
+    /// Class: how much parallel work keeps it busy.
     pub class: AdapterClass,
     /// Driver name and version.
     pub driver: String,
@@ -20,37 +20,37 @@ pub struct AdapterSummary {
     pub subgroup: (u32, u32),
     /// Optional features that the engine can use.
     pub features: Vec<&'static str>,
-    /// Products that its matrix units can do; empty without such units.
+    /// Configurations of its matrix units; empty without matrix units.
     pub matrix_units: Vec<MatrixUnit>,
-    /// Memory of its own, or of the system where it has none, in bytes; `None` where the driver's interface doesn't say.
+    /// Bytes of its largest heap of device-local memory; `None` where the graphics API doesn't report it.
     pub memory: Option<u64>,
-    /// Largest piece of memory that the driver gives out, in bytes; where its interface doesn't say, the largest buffer.
+    /// Bytes of the largest allocation; where the graphics API doesn't report it, of the largest buffer.
     pub largest_allocation: u64,
-    /// Largest buffer, in bytes.
+    /// Bytes of the largest buffer.
     pub max_buffer: u64,
-    /// Largest storage binding, in bytes.
+    /// Bytes of the largest storage binding.
     pub max_binding: u64,
-    /// Storage buffers per kernel.
+    /// Most storage buffers of a kernel.
     pub max_storage_buffers: u32,
-    /// Workgroup memory, in bytes.
+    /// Bytes of workgroup memory.
     pub max_workgroup_bytes: u32,
-    /// Invocations per workgroup.
+    /// Most invocations of a workgroup.
     pub max_invocations: u32,
-    /// On DX12, what compiles shaders: "DXC" or "FXC".
+    /// The shader compiler on DX12: "DXC" or "FXC".
     pub shader_compiler: Option<&'static str>,
 }
 
-/// DX12's old compiler of shaders: neither halves nor subgroups, and seconds for a large shader.
+/// DX12's old shader compiler: has neither f16 nor subgroups, and takes seconds for a large shader.
 const FXC: &str = "FXC";
 
-/// A product of small matrices that matrix units do at once: C (m, n) += A (m, k)·B (k, n).
+/// A configuration of matrix units: the fragments of C (m, n) += A (m, k)·B (k, n).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MatrixUnit {
-    /// Rows of the result.
+    /// Rows of C.
     pub m: u32,
-    /// Columns of the result.
+    /// Columns of C.
     pub n: u32,
-    /// Length of the sums.
+    /// Columns of A and rows of B.
     pub k: u32,
     /// Type of A and B: "f16", "f32", "i32" or "u32".
     pub operands: &'static str,
@@ -65,14 +65,15 @@ impl std::fmt::Display for MatrixUnit {
     }
 }
 
-/// A feature that the engine uses where it is offered, by the name that people read.
+// Names of optional features in messages.
 pub(super) const SUBGROUPS: &str = "subgroups";
-pub(super) const HALVES: &str = "f16";
+pub(super) const F16: &str = "f16";
 pub(super) const PIPELINE_CACHE: &str = "pipeline cache";
 
+/// The features that the engine uses where the adapter has them.
 pub(super) const OPTIONAL_FEATURES: [(wgpu::Features, &str); 4] = [
     (wgpu::Features::SUBGROUP, SUBGROUPS),
-    (wgpu::Features::SHADER_F16, HALVES),
+    (wgpu::Features::SHADER_F16, F16),
     (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
     (wgpu::Features::PIPELINE_CACHE, PIPELINE_CACHE),
 ];
@@ -82,24 +83,24 @@ impl AdapterSummary {
         self.features.contains(&feature)
     }
 
-    /// Notes for the user of the adapter before the work.
+    /// Returns notes for the user about this adapter.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.class == AdapterClass::Cpu {
-            notes.push(format!("{} is a CPU adapter: right, but slow", self.name));
+            notes.push(format!("{} is a CPU adapter: results are correct, but it is slow", self.name));
         }
         if self.shader_compiler == Some(FXC) {
             notes.push(
-                "DX12 compiles shaders by FXC: slowly, and without f16 and subgroups; with dxcompiler.dll and dxil.dll beside \
-                 the program it uses DXC (https://github.com/microsoft/DirectXShaderCompiler/releases)"
+                "DX12 uses the shader compiler FXC, which is slow and has neither f16 nor subgroups. To use DXC, put \
+                 dxcompiler.dll and dxil.dll next to the program (https://github.com/microsoft/DirectXShaderCompiler/releases)"
                     .to_string(),
             );
         }
         notes
     }
 
-    /// Device memory to stay within where the user names no limit, in bytes: 2 GiB, on graphics cards 8 GiB, and on any GPU
-    /// at most half of its memory.
+    /// Returns the default limit of device memory, in bytes: 2 GiB, or 8 GiB on discrete GPUs, and on any GPU at most
+    /// half of its memory.
     pub fn default_memory(&self) -> u64 {
         match (self.class, self.memory) {
             (AdapterClass::Cpu, _) | (_, None) => 2 << 30,
@@ -109,7 +110,7 @@ impl AdapterSummary {
     }
 }
 
-/// All adapters that the drivers on this machine offer, best first.
+/// Returns all adapters of this machine, best first.
 pub fn adapters() -> Vec<AdapterSummary> {
     enumerate().iter().map(summarise).collect()
 }
@@ -119,10 +120,10 @@ pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
     let path = beside.as_deref().and_then(Path::to_str);
     let mut found = match path {
         Some(path) => enumerate_with(wgpu::Dx12Compiler::DynamicDxc { dxc_path: path.to_string() }),
-        // Where the system finds one, else FXC.
+        // DXC where the system finds it, else FXC.
         None => enumerate_with(wgpu::Dx12Compiler::Auto),
     };
-    // A compiler that can't be loaded takes all of DX12 with it.
+    // With a compiler that can't be loaded, wgpu lists no DX12 adapter.
     if path.is_some() && !found.iter().any(|adapter| adapter.get_info().backend == wgpu::Backend::Dx12) {
         found = enumerate_with(wgpu::Dx12Compiler::Fxc);
     }
@@ -141,7 +142,7 @@ fn enumerate_with(shader_compiler: wgpu::Dx12Compiler) -> Vec<wgpu::Adapter> {
     pollster::block_on(instance.enumerate_adapters(backends))
 }
 
-/// On Windows, the compiler of shaders that lies beside the program.
+/// Returns the path of a DXC in the program's folder, on Windows.
 fn dxc_beside_the_program() -> Option<PathBuf> {
     let program = std::env::current_exe().ok().filter(|_| cfg!(windows))?;
     Some(program.with_file_name("dxcompiler.dll")).filter(|path| path.is_file())
@@ -188,7 +189,7 @@ pub(super) fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
         max_invocations: limits.max_compute_invocations_per_workgroup,
-        // Subgroups come with shader model 6, which FXC doesn't know, and every adapter of that model has them.
+        // Shader model 6 includes subgroups, and FXC doesn't support it.
         shader_compiler: (info.backend == wgpu::Backend::Dx12)
             .then(|| if features.contains(wgpu::Features::SUBGROUP) { "DXC" } else { FXC }),
     }
@@ -205,11 +206,12 @@ fn matrix_unit(unit: &wgpu::CooperativeMatrixProperties) -> MatrixUnit {
     MatrixUnit { m: unit.m_size, n: unit.n_size, k: unit.k_size, operands, sums }
 }
 
-/// Bytes of an adapter's largest heap of device memory, and of the largest allocation: Vulkan alone says.
+/// Returns the bytes of the largest heap of device-local memory and of the largest allocation. Only Vulkan reports
+/// them.
 #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn memory(adapter: &wgpu::Adapter) -> Option<(u64, u64)> {
     use ash::vk;
-    // SAFETY: nothing of the adapter is destroyed; the guard lives to the end of this function.
+    // SAFETY: nothing of the adapter is destroyed, and `raw` is dropped at the end of this function.
     let raw = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
     let device = raw.raw_physical_device();
     let version = raw.physical_device_capabilities().properties().api_version;
@@ -219,7 +221,7 @@ fn memory(adapter: &wgpu::Adapter) -> Option<(u64, u64)> {
     let instance = raw.shared_instance().raw_instance();
     let mut limits = vk::PhysicalDeviceMaintenance3Properties::default();
     let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut limits);
-    // SAFETY: the device belongs to the instance, and both are of Vulkan 1.1, which has these calls and structures.
+    // SAFETY: the device belongs to the instance, and both support Vulkan 1.1, which has these calls and structures.
     let heaps = unsafe {
         instance.get_physical_device_properties2(device, &mut properties);
         instance.get_physical_device_memory_properties(device)
@@ -229,7 +231,7 @@ fn memory(adapter: &wgpu::Adapter) -> Option<(u64, u64)> {
     Some((all, limits.max_memory_allocation_size))
 }
 
-/// Other interfaces don't say.
+/// Metal doesn't report them.
 #[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn memory(_: &wgpu::Adapter) -> Option<(u64, u64)> {
     None
@@ -247,7 +249,7 @@ pub(super) mod tests {
             class,
             driver: String::new(),
             subgroup,
-            features: vec![SUBGROUPS, HALVES],
+            features: vec![SUBGROUPS, F16],
             matrix_units: Vec::new(),
             memory: Some(12 << 30),
             largest_allocation: 2 << 30,
@@ -267,7 +269,10 @@ pub(super) mod tests {
         let notes = AdapterSummary { shader_compiler: Some(FXC), ..card.clone() }.notes();
         assert!(notes.len() == 1 && notes[0].contains("dxcompiler.dll"), "{notes:?}");
         assert!(AdapterSummary { shader_compiler: Some("DXC"), ..card }.notes().is_empty());
-        assert!(summary(AdapterClass::Cpu, (8, 8)).notes()[0].ends_with("a CPU adapter: right, but slow"));
+        assert!(
+            summary(AdapterClass::Cpu, (8, 8)).notes()[0]
+                .ends_with("a CPU adapter: results are correct, but it is slow")
+        );
     }
 
     #[test]

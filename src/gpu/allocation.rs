@@ -1,4 +1,4 @@
-//! Buffers of a context: allocated, filled and guarded.
+//! Allocation and writing of buffers, and their guard words.
 
 use super::WORD;
 use super::buffer::{BUFFER_GUARD, Buffer, GUARD_NUMBERS, GUARD_WORDS, STORAGE, allocate};
@@ -8,10 +8,10 @@ use super::faults::Rehearsal;
 use std::sync::atomic::Ordering;
 
 impl Context {
-    /// Memory on the device.
+    /// Allocates device memory.
     ///
     /// # Errors
-    /// [`Error::Memory`] if there is none; what else the driver reports.
+    /// [`Error::Memory`] if there is not enough; any other error of the driver.
     pub(super) fn allocate(
         &self,
         label: &str,
@@ -26,18 +26,18 @@ impl Context {
         Ok(raw)
     }
 
-    /// A zeroed buffer of `bytes` bytes, a multiple of a word.
+    /// Creates a zeroed buffer of `bytes` bytes, a multiple of [`WORD`].
     ///
     /// # Errors
-    /// As of [`Self::allocate`].
+    /// As [`Self::allocate`].
     pub(super) fn storage_buffer(&self, label: &str, bytes: u64) -> Result<Buffer> {
         Ok(Buffer::whole(self.allocate(label, bytes, STORAGE)?, label, bytes))
     }
 
-    /// A zeroed buffer of `words` 4-byte words.
+    /// Creates a zeroed buffer of `words` 4-byte words.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if one binding can't show it.
+    /// [`Error::TooLarge`] if it exceeds one binding; [`Error::Memory`] if there is not enough.
     pub fn buffer(&self, label: &str, words: usize) -> Result<Buffer> {
         let guard = if self.is_guarded() { GUARD_WORDS } else { 0 };
         let bytes = (words + guard) as u64 * WORD;
@@ -56,17 +56,17 @@ impl Context {
         Ok(buffer)
     }
 
-    /// Puts the guard words behind a buffer that has them.
+    /// Writes the guard words after a buffer that has them.
     pub(super) fn write_guard(&self, buffer: &Buffer) {
         if let Some(word) = buffer.guard {
             self.write(&buffer.behind(), bytemuck::cast_slice(&[word; GUARD_WORDS]));
         }
     }
 
-    /// A zeroed buffer of `words` words that is bound in slices only.
+    /// Creates a zeroed buffer of `words` words, of which only slices are bound.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the adapter makes no buffer of that size.
+    /// [`Error::TooLarge`] if it exceeds the adapter's largest buffer; [`Error::Memory`] if there is not enough.
     pub fn arena(&self, label: &str, words: usize) -> Result<Buffer> {
         let bytes = words as u64 * WORD;
         if bytes > self.limits.max_buffer_size {
@@ -78,33 +78,36 @@ impl Context {
         self.storage_buffer(label, bytes)
     }
 
-    /// A buffer of `words` words without memory, for recordings of which only the need is asked: never run one on it.
+    /// Creates a buffer of `words` words without memory, for recordings that are only summarised. They must never run.
     pub fn unallocated(&self, label: &str, words: usize) -> Buffer {
         Buffer { label: label.into(), words, bound: words.max(4), ..self.unused[1].clone() }
     }
 
-    /// A buffer that holds `data`.
+    /// Creates a buffer with `data`.
+    ///
+    /// # Errors
+    /// As [`Self::buffer`].
     pub fn upload(&self, label: &str, data: &[f32]) -> Result<Buffer> {
         let buffer = self.buffer(label, data.len())?;
         self.write(&buffer, bytemuck::cast_slice(data));
         Ok(buffer)
     }
 
-    /// A buffer of `words` words with `guard` behind them, for tests: kernels can reach the guard words, but they belong
-    /// to no tensor.
+    /// Creates a buffer of `words` words followed by the words of `guard`, for tests. The guard words are bound too but
+    /// belong to no tensor.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if one binding can't show both.
+    /// [`Error::TooLarge`] if both exceed one binding.
     pub fn guarded_buffer(&self, label: &str, words: usize, guard: &[u32]) -> Result<Buffer> {
         let whole = self.buffer(label, words + guard.len())?;
         self.queue.write_buffer(&whole.raw, words as u64 * WORD, bytemuck::cast_slice(guard));
         Ok(Buffer { words, bound: whole.words, guard: None, ..whole })
     }
 
-    /// Replaces a buffer's first words, in order with submitted work.
+    /// Writes the first words of a buffer, ordered with submitted work.
     ///
     /// # Panics
-    /// If `bytes` isn't whole words or doesn't fit.
+    /// If `bytes` has a part of a word or exceeds the buffer.
     pub fn write(&self, buffer: &Buffer, bytes: &[u8]) {
         assert!(bytes.len() <= buffer.words * WORD as usize, "{}: write past its end", buffer.label);
         if !bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! Buffers: device memory that outlives plans, slices of it, and guard words behind it.
+//! Buffers: device memory that outlives plans, slices of it, and guard words after it.
 
 use super::WORD;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ pub(super) const HEAP_GUARD: u32 = 0x7fd0_7e00;
 /// copied from one guard to another.
 pub(super) const GUARD_NUMBERS: u32 = 0x1ff;
 
-/// The usages of a buffer that kernels bind.
+/// The usages of a storage buffer.
 pub(super) const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
 
-/// A device buffer of whole words that outlives plans, or a slice of one: weights, inputs, outputs.
+/// A device buffer of whole words that outlives plans, or a slice of one: for weights, inputs and outputs.
 #[derive(Debug, Clone)]
 pub struct Buffer {
     pub(super) raw: wgpu::Buffer,
-    /// Where it begins in `raw`, in words.
+    /// First word in `raw`.
     pub(super) start: usize,
-    /// Words that a kernel can reach: `words`, and guard words behind them if there are some.
+    /// Words to bind: `words`, and guard words after them if there are any.
     pub(super) bound: usize,
-    /// The value of those, if a guarded context made them: plans check it.
+    /// The value of the guard words, if a guarded context wrote them. Plans check it.
     pub(super) guard: Option<u32>,
     /// Length in 4-byte words.
     pub words: usize,
@@ -36,24 +36,24 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Words that slices are aligned to: WebGPU's 256 bytes for binding offsets.
+    /// Alignment of slices, in words: WebGPU's 256 bytes for binding offsets.
     pub const SLICE_ALIGN: usize = 64;
 
-    /// The whole of a raw buffer.
+    /// Wraps a whole buffer of wgpu.
     pub(super) fn whole(raw: wgpu::Buffer, label: &str, bytes: u64) -> Buffer {
         let words = (bytes / WORD) as usize;
         Buffer { raw, start: 0, bound: words.max(4), guard: None, words, label: label.into() }
     }
 
-    /// The smallest buffer that can be bound.
+    /// Creates a buffer of the smallest size that can be bound.
     pub(super) fn unused(device: &wgpu::Device, label: &str) -> Buffer {
         Buffer::whole(allocate(device, label, 4 * WORD, STORAGE), label, 4 * WORD)
     }
 
-    /// `words` words from `start` on, as a buffer of its own; shares the memory.
+    /// Returns `words` words from `start` on, as a buffer that shares the memory.
     ///
     /// # Panics
-    /// If they aren't aligned to [`Self::SLICE_ALIGN`] words or reach past the end.
+    /// If `start` isn't a multiple of [`Self::SLICE_ALIGN`] or the slice exceeds the buffer.
     pub fn slice(&self, label: &str, start: usize, words: usize) -> Buffer {
         assert!(
             start.is_multiple_of(Self::SLICE_ALIGN),
@@ -67,19 +67,19 @@ impl Buffer {
         Buffer { raw, start, bound, guard: None, words, label: label.into() }
     }
 
-    /// The same of which the first `words` belong to a tensor and the next ones are its guard, of this word.
+    /// Makes the first `words` words the tensor and the next ones its guard words, each `word`.
     pub(super) fn with_guard(self, words: usize, word: u32) -> Buffer {
         Buffer { words, bound: words + GUARD_WORDS, guard: Some(word), ..self }
     }
 
-    /// The words behind a buffer with a guard.
+    /// Returns the guard words after the buffer.
     pub(super) fn behind(&self) -> Buffer {
         let start = self.start + self.words;
         Buffer { start, words: GUARD_WORDS, bound: GUARD_WORDS, guard: None, ..self.clone() }
     }
 }
 
-/// Memory of a device, unchecked.
+/// Allocates device memory without checking for errors.
 pub(super) fn allocate(
     device: &wgpu::Device,
     label: &str,

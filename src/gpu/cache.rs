@@ -1,9 +1,9 @@
-//! Compiled pipelines, kept from run to run where the driver gives them out: one file for each adapter and driver in the
-//! user's cache folder.
+//! The cache of compiled pipelines: one file for each adapter and driver in the user's cache folder, where the driver
+//! supports it.
 //!
-//! A file is replaced as a whole, so processes that run at once see an old one or a new one; the last to end is kept. A file
-//! that is damaged, or of another adapter or driver, counts as none. Nothing here is an error: a pipeline that isn't kept is
-//! compiled.
+//! A file is replaced as a whole. Of processes that run at the same time, the last one writes the file that remains. A
+//! file that is damaged, or of another adapter or driver, is ignored. No failure here is an error: a pipeline that
+//! isn't cached is compiled.
 
 use super::adapter::{AdapterSummary, PIPELINE_CACHE};
 use super::class::AdapterClass;
@@ -13,25 +13,25 @@ use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// How a file begins; behind it come 32 bytes of SHA-256 over the adapter's identity and the driver's bytes, then those.
+/// First bytes of a file. 32 bytes of SHA-256 over the adapter's identity and the driver's data follow, then the data.
 const MAGIC: &[u8] = b"lat-wgpu pipelines 1\n";
-/// Longest file, in bytes: a cache that outgrows it begins anew.
+/// Largest file, in bytes. A cache that exceeds it is removed.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// Where compiled pipelines are kept, and what is there.
+/// The file of compiled pipelines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheFile {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its length; `None` if there is no file yet.
+    /// Size in bytes; `None` if the file doesn't exist yet.
     pub bytes: Option<u64>,
 }
 
 impl AdapterSummary {
-    /// Where a context opened by `options` keeps compiled pipelines.
+    /// Returns the file in which a context opened with `options` keeps compiled pipelines.
     ///
     /// # Errors
-    /// Why it keeps none.
+    /// The reason why it keeps none.
     pub fn pipeline_cache(&self, options: &ContextOptions) -> std::result::Result<CacheFile, &'static str> {
         if options.default_limits || options.portable {
             return Err("off without optional features");
@@ -42,7 +42,7 @@ impl AdapterSummary {
         if !self.has(PIPELINE_CACHE) {
             return Err("the adapter has none");
         }
-        // Lavapipe's cache holds its header alone, 32 bytes: the driver keeps machine code in files of its own.
+        // Lavapipe's cache is a header of 32 bytes without code: the driver keeps machine code in files of its own.
         if self.class == AdapterClass::Cpu && options.pipeline_cache != Some(true) {
             return Err("off on CPU adapters");
         }
@@ -58,12 +58,12 @@ pub(super) struct PipelineCache {
     pub raw: wgpu::PipelineCache,
     path: PathBuf,
     identity: String,
-    /// The data that was read: it needn't be written again.
+    /// The data that was read, to skip writing it again.
     loaded: Option<Vec<u8>>,
 }
 
 impl PipelineCache {
-    /// Makes a cache on a device that has the feature, from the file if that is whole.
+    /// Opens a cache with the data of a valid file. The device must have the feature.
     pub fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, path: PathBuf) -> PipelineCache {
         let identity = format!(
             "{} {} {:x} {:x} {} {}",
@@ -75,18 +75,18 @@ impl PipelineCache {
             data: loaded.as_deref(),
             fallback: true,
         };
-        // SAFETY: the bytes are what a cache of this adapter and driver gave out, by the hash over them and its identity;
-        // whoever can change files in the user's cache folder can run programs as the user.
+        // SAFETY: the hash shows that a cache of this adapter and driver wrote the data. Who can forge a file in the
+        // user's cache folder can run programs as the user anyway.
         let raw = unsafe { device.create_pipeline_cache(&descriptor) };
         PipelineCache { raw, path, identity, loaded }
     }
 
-    /// Writes what the driver has, if it is more than what was read.
+    /// Writes the driver's data, if it differs from what was read.
     pub fn keep(&self) {
         let Some(data) = self.raw.get_data().filter(|data| Some(data) != self.loaded.as_ref()) else {
             return;
         };
-        // A cache that can't be kept costs time alone.
+        // Without the file, the next run only takes longer.
         let _ = write(&self.path, &self.identity, &data);
     }
 }
@@ -96,7 +96,7 @@ fn hash(identity: &str, data: &[u8]) -> [u8; 32] {
     hash.chain_update(identity).chain_update(data).finalize().into()
 }
 
-/// The driver's bytes; `None` if the file isn't there, is too long, damaged, or somebody else's.
+/// Reads the driver's data; `None` if the file is missing, too large, damaged or of another adapter.
 fn read(path: &Path, identity: &str) -> Option<Vec<u8>> {
     let mut file = Vec::new();
     std::fs::File::open(path).ok()?.take(MOST_BYTES + 1).read_to_end(&mut file).ok()?;
@@ -107,7 +107,7 @@ fn read(path: &Path, identity: &str) -> Option<Vec<u8>> {
     (*found == hash(identity, data)).then(|| data.to_vec())
 }
 
-/// Replaces the file as a whole; removes it if the new one is too long.
+/// Replaces the file as a whole; removes it if the new one would be too large.
 fn write(path: &Path, identity: &str, data: &[u8]) -> std::io::Result<()> {
     if (MAGIC.len() + 32 + data.len()) as u64 > MOST_BYTES {
         return std::fs::remove_file(path);
@@ -144,7 +144,7 @@ mod tests {
             std::fs::write(&path, &whole[..at]).unwrap();
             assert_eq!(read(&path, "a"), None, "{at} bytes");
         }
-        // It is replaced, and nothing else is left in the folder.
+        // The file is replaced, and the folder holds nothing else.
         write(&path, "a", &data[1..]).unwrap();
         assert_eq!(read(&path, "a").as_deref(), Some(&data[1..]));
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);

@@ -1,11 +1,11 @@
-//! The class of an adapter, and the work that a launch and a submit of it may hold.
+//! The class of an adapter, and the most work in a dispatch and in a submit.
 
-/// How much parallel work an adapter takes to be busy; the order of some sums depends on it.
+/// The class of an adapter, by the amount of parallel work that keeps it busy. The order of some sums depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AdapterClass {
-    /// Software on the processor's cores.
+    /// Software on CPU cores.
     Cpu,
-    /// Some ten compute units that share the system's memory; also what a portable recording is made for.
+    /// About ten compute units that share the system's memory. Portable recordings are made for this class.
     Integrated,
     /// A hundred compute units or more, with memory of their own.
     Discrete,
@@ -31,12 +31,12 @@ impl std::fmt::Display for AdapterClass {
     }
 }
 
-/// Seconds that a dispatch may take by estimate: between dispatches only can other programs, and a watchdog, have their turn.
+/// Longest estimated time of a dispatch, in seconds. Other programs get the GPU only between dispatches.
 const DISPATCH_SECONDS: f64 = 0.05;
 
 impl AdapterClass {
-    /// Floating-point operations of the longest dispatch that a recording should hold: 50 ms of work on a slow adapter of
-    /// the class. CPU adapters have no watchdog and no limit.
+    /// Returns the most floating-point operations of a dispatch: 50 ms of work on a slow adapter of the class. CPU
+    /// adapters have no watchdog and no limit.
     pub fn dispatch_flops(self) -> f64 {
         DISPATCH_SECONDS
             * match self {
@@ -46,8 +46,8 @@ impl AdapterClass {
             }
     }
 
-    /// Floating-point operations that a submit of several dispatches holds at most: 100 ms of work on a slow adapter of the
-    /// class. Watchdogs end what takes two seconds.
+    /// Returns the most floating-point operations of a submit of several dispatches: 100 ms of work on a slow adapter
+    /// of the class. Watchdogs stop work that takes two seconds.
     pub(super) fn submit_flops(self) -> f64 {
         2.0 * self.dispatch_flops()
     }

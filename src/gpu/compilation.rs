@@ -1,4 +1,4 @@
-//! Compilation of the pipelines that launches need.
+//! Compilation of pipelines.
 
 use super::context::Context;
 use super::error::Result;
@@ -19,10 +19,10 @@ impl Dispatch {
 }
 
 impl Context {
-    /// Compiles what launches need and isn't there yet, on all of the processor's cores.
+    /// Compiles the missing pipelines of `dispatches`, on all CPU cores.
     ///
     /// # Errors
-    /// The driver's refusal of a pipeline; of several always the same one, in any order of trials.
+    /// The driver's error. If several pipelines fail, the error doesn't depend on the order of compilation.
     pub(super) fn compile(&self, dispatches: &[Dispatch]) -> Result<()> {
         let mut missing: HashMap<Key, &Dispatch> =
             dispatches.iter().map(|dispatch| (dispatch.pipeline_key(), dispatch)).collect();
@@ -36,7 +36,7 @@ impl Context {
         self.check()
     }
 
-    /// The pipeline of a launch, compiled if it isn't there yet.
+    /// Returns the pipeline of a dispatch; compiles it if it is missing.
     pub(super) fn pipeline(&self, dispatch: &Dispatch) -> Arc<Pipeline> {
         let Dispatch { kernel, constants, overrides, .. } = dispatch;
         let Pipelines { compiled, cache, checked } = &self.pipelines;
@@ -49,8 +49,8 @@ impl Context {
         let module = if *checked {
             self.device.create_shader_module(module)
         } else {
-            // SAFETY: every index in a kernel is guarded or clamped by the kernel itself, every loop ends, and tests
-            // check both with guard words behind each buffer and with `LAT_CHECKED=1`.
+            // SAFETY: kernels check or clamp every index, and every loop ends. Tests check this with guard words
+            // after each buffer and with `LAT_CHECKED=1`.
             unsafe {
                 self.device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
             }

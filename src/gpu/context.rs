@@ -1,4 +1,4 @@
-//! The opened adapter: a device with its queue, and the state of the parts that work on it.
+//! The opened adapter: device, queue, submissions, pipelines and tuning choices.
 
 use super::adapter::{self, AdapterSummary};
 use super::buffer::Buffer;
@@ -26,24 +26,25 @@ pub struct Context {
     family: Family,
     class: AdapterClass,
     precision: Precision,
-    /// Side of the fragments that its matrix units multiply.
+    /// Side of the fragments of its matrix units.
     fragments: Option<u32>,
     fragments_validated: OnceLock<bool>,
     choices: Mutex<Choices>,
-    /// Number of guarded buffers made so far; `None` if buffers have no guard words.
+    /// Number of guarded buffers so far; `None` if buffers have no guard words.
     pub(super) guards: Option<AtomicU32>,
     pub(super) rehearsal: Option<Rehearsal>,
     pub(super) submissions: Submissions,
     pub(super) pipelines: Pipelines,
-    /// Stand in for the inputs and outputs that a launch's switches leave untouched.
+    /// Bound as the inputs and outputs that a dispatch switches off.
     pub(super) unused: [Buffer; 2],
 }
 
 impl Context {
-    /// Opens the adapter whose name contains what was asked for, else the best one.
+    /// Opens the adapter whose name contains the one in `options`, or else the best adapter.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] and [`Error::UnknownAdapter`] if there is none; [`Error::Failed`] if its driver refuses a device.
+    /// [`Error::NoAdapter`] or [`Error::UnknownAdapter`] if none matches; [`Error::Failed`] if its driver refuses a
+    /// device.
     pub fn open(options: &ContextOptions) -> Result<Context> {
         let found = adapter::enumerate();
         let wanted = options.adapter.clone().or_else(|| std::env::var("LAT_ADAPTER").ok());
@@ -76,13 +77,13 @@ impl Context {
         } else {
             (wgpu::Features::empty(), wgpu::Limits::default())
         };
-        // Halves alone: f32 has to come out the same everywhere.
+        // Only for f16: the bits of f32 results must not depend on matrix units.
         let units = options.precision == Precision::F16 && options.matrix_units && whole_adapter;
         let fragments = summary.fragments().ok().filter(|_| units);
         let (features, experimental) = match fragments {
             None => (features, wgpu::ExperimentalFeatures::disabled()),
-            // SAFETY: the one experimental feature is that of matrix units; what its shader reads and writes is checked
-            // like that of all others, and its results are validated before they are used.
+            // SAFETY: the only experimental feature is cooperative matrices. Their shader's memory accesses are tested
+            // like those of all others, and its results are validated before they are used.
             Some(_) => (features | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, unsafe {
                 wgpu::ExperimentalFeatures::enabled()
             }),
@@ -118,17 +119,17 @@ impl Context {
         })
     }
 
-    /// The tile menu that serves this adapter.
+    /// Returns the kernel family of this adapter.
     pub fn family(&self) -> Family {
         self.family
     }
 
-    /// How recordings store weights and activations.
+    /// Returns the precision of weights and activations.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// How weights and activations lie in memory: halves as the adapter's own f16 if it knows it.
+    /// Returns the storage of weights and activations: with f16, WGSL's own type if the adapter supports it.
     pub fn storage(&self) -> Storage {
         match self.precision {
             Precision::F32 => Storage::F32,
@@ -137,52 +138,52 @@ impl Context {
         }
     }
 
-    /// Returns true if kernels can run with weights and activations stored so.
+    /// Returns true if kernels can run with weights and activations in `storage`.
     pub fn supports(&self, storage: Storage) -> bool {
         storage != Storage::F16 || self.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
-    /// The side of the fragments that the adapter's matrix units multiply: only if it was opened for halves.
+    /// Returns the side of the fragments of the adapter's matrix units; `None` if it wasn't opened for f16.
     pub fn fragments(&self) -> Option<u32> {
         self.fragments
     }
 
-    /// The same only if `validate`, which is called once, accepts their products.
+    /// Returns the same, if `validate` accepts the products of the matrix units. Calls it once.
     pub fn matrix_units(&self, validate: impl FnOnce(u32) -> bool) -> Option<u32> {
         self.fragments.filter(|&side| *self.fragments_validated.get_or_init(|| validate(side)))
     }
 
-    /// The variant that tuning chose for `key`, if it did.
+    /// Returns the variant that tuning chose for `key`, if any.
     pub fn choice(&self, key: &str) -> Option<String> {
         locked(&self.choices).get(key).cloned()
     }
 
-    /// Replaces the choices of tuning; returns those before.
+    /// Replaces the choices of tuning and returns the old ones.
     pub fn set_choices(&self, choices: Choices) -> Choices {
         std::mem::replace(&mut locked(&self.choices), choices)
     }
 
-    /// How much parallel work keeps the adapter busy.
+    /// Returns the class that kernels are chosen for.
     pub fn class(&self) -> AdapterClass {
         self.class
     }
 
-    /// Returns true if kernels are for a CPU adapter.
+    /// Returns true if kernels are chosen for a CPU adapter.
     pub fn is_cpu(&self) -> bool {
         self.class == AdapterClass::Cpu
     }
 
-    /// Lanes that share one row in row-wise kernels: few where a barrier is costly.
+    /// Returns the number of lanes that share a row in row-wise kernels: few where a barrier is expensive.
     pub fn row_lanes(&self) -> u32 {
         self.family.row_lanes()
     }
 
-    /// Largest tensor that one binding can show, in bytes.
+    /// Returns the bytes of the largest tensor that fits one binding.
     pub fn max_tensor_bytes(&self) -> u64 {
         self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
     }
 
-    /// Device memory to stay within where the user names no limit, in bytes.
+    /// Returns the default limit of device memory, in bytes.
     pub fn default_memory(&self) -> u64 {
         self.adapter.default_memory()
     }
@@ -198,7 +199,7 @@ impl Context {
 }
 
 impl Drop for Context {
-    /// Keeps compiled pipelines for the next run.
+    /// Writes compiled pipelines to the cache for the next run.
     fn drop(&mut self) {
         if !std::thread::panicking() && self.check().is_ok() {
             self.pipelines.keep();

@@ -1,43 +1,43 @@
-//! Failures of an adapter, each with what its driver reported.
+//! Failures of an adapter, with the driver's message.
 
-/// Result of everything that an adapter or its driver can refuse.
+/// Result of an operation on an adapter.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A failure of an adapter, or of the search for one.
+/// A failure of an adapter, or a failure to find one.
 ///
-/// Launches that don't fit their kernel's declaration are programmer mistakes and panic at record time instead.
+/// A dispatch that doesn't fit its kernel's declaration is a bug in the caller and panics when it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// No driver on this machine offers an adapter.
+    /// This machine has no adapter.
     #[error("no Vulkan, Metal or DX12 adapter was found")]
     NoAdapter,
-    /// There are adapters, but none of the name asked for.
+    /// No adapter has the name asked for.
     #[error("no adapter's name contains {wanted:?}; found: {}", found.join(", "))]
     UnknownAdapter {
-        /// The part of a name.
+        /// The name asked for: any part of an adapter's name.
         wanted: String,
         /// The names of all adapters.
         found: Vec<String>,
     },
-    /// The driver refused work, or never answered.
+    /// The driver returned an error or never answered.
     #[error("the adapter failed: {0}")]
     Failed(String),
-    /// In a guarded context: a launch wrote behind this tensor.
+    /// In a guarded context: a dispatch wrote past the end of this tensor.
     #[error("the adapter failed: {0} was written past its end")]
     Overwritten(String),
-    /// The adapter is gone: its driver was reset, or it was unplugged.
+    /// The driver was reset, or the adapter was unplugged.
     #[error("the adapter was lost: {0}")]
     Lost(String),
-    /// The adapter has no memory for a buffer.
+    /// The adapter is out of memory.
     #[error("the adapter is out of memory: {0}")]
     Memory(String),
-    /// A rehearsal refused this buffer, as if there were no memory for it.
+    /// A rehearsal refused this buffer, as if the adapter were out of memory.
     #[error("the adapter is out of memory: {0}, as rehearsed")]
     Refused(String),
     /// A tensor or a buffer is larger than the adapter allows.
     #[error("{0}")]
     TooLarge(String),
-    /// The failures to be rehearsed can't be read.
+    /// `LAT_REHEARSE` can't be parsed.
     #[error("{0}")]
     Rehearsal(String),
 }

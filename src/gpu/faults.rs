@@ -1,20 +1,20 @@
-//! Faults that a driver reports, and rehearsals of them.
+//! Faults that a driver reports, and rehearsals that inject such faults.
 
 use super::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The failure that a driver reports.
+/// Converts wgpu's error.
 pub(super) fn fault(error: wgpu::Error) -> Error {
     let text = error.to_string();
     match error {
         wgpu::Error::OutOfMemory { .. } => Error::Memory(text),
-        // wgpu has no kind of its own for what is tried on a lost device before its callback was heard.
+        // wgpu has no variant for calls on a lost device before the callback has run.
         _ if text.contains("device is lost") || text.contains("Device is lost") => Error::Lost(text),
         _ => Error::Failed(text),
     }
 }
 
-/// The faults of a device that no call has returned yet.
+/// The faults of a device that no call has returned to its caller yet.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Vec<Error>);
 
@@ -23,12 +23,12 @@ impl Faults {
         self.0.push(fault);
     }
 
-    /// Puts faults that came from several threads in an order of their own.
+    /// Sorts faults that several threads reported, so that the result doesn't depend on their timing.
     pub fn sort(&mut self) {
         self.0.sort_by_key(Error::to_string);
     }
 
-    /// The first of the gravest kind; all are forgotten, but for the loss of the device.
+    /// Returns the first fault of the most severe kind, and forgets all faults except for the loss of the device.
     pub fn take(&mut self) -> Result<()> {
         let gravity = |fault: &&Error| match fault {
             Error::Lost(_) => 0,
@@ -41,13 +41,15 @@ impl Faults {
     }
 }
 
-/// Launches and buffers of this process that rehearsals have counted: a device that is opened anew goes on counting.
-static LAUNCHES: AtomicU64 = AtomicU64::new(0);
+/// Dispatches and buffers of this process that rehearsals have counted, over all devices that it opens.
+static DISPATCHES: AtomicU64 = AtomicU64::new(0);
 static BUFFERS: AtomicU64 = AtomicU64::new(0);
 
-/// Failures at given places, to test that work survives them: `lose@N` loses the device before the N-th launch of this
-/// process, `refuse@N` refuses the N-th buffer for want of memory, `hang@N` never answers from the N-th launch on. Several are
-/// joined by commas; N counts from 1.
+/// Faults to inject, for tests of recovery, separated by commas. N counts from 1 over the whole process:
+///
+/// - `lose@N` loses the device before the Nth dispatch.
+/// - `refuse@N` reports that there is no memory for the Nth buffer.
+/// - `hang@N` never answers from the Nth dispatch on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Rehearsal {
     lose: Vec<u64>,
@@ -56,7 +58,7 @@ pub(super) struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// Reads `lose@120,refuse@7`.
+    /// Parses text such as `lose@120,refuse@7`.
     ///
     /// # Errors
     /// [`Error::Rehearsal`] for anything else.
@@ -74,7 +76,7 @@ impl Rehearsal {
                 (Some(list), Ok(at)) if at > 0 => list.push(at),
                 _ => {
                     return Err(Error::Rehearsal(format!(
-                        "LAT_REHEARSE={text}: `{part}` is none of lose@N, refuse@N and hang@N"
+                        "LAT_REHEARSE={text}: `{part}` is not lose@N, refuse@N or hang@N"
                     )));
                 }
             }
@@ -82,23 +84,24 @@ impl Rehearsal {
         Ok(rehearsal)
     }
 
-    /// Of the next `count` launches, how many come before the device is lost; `None` if all do.
-    pub fn launches_before_loss(&self, count: usize) -> Option<usize> {
-        let start = LAUNCHES.load(Ordering::Relaxed);
+    /// Counts the next `count` dispatches. Returns how many of them come before the loss of the device; `None` if it
+    /// isn't lost.
+    pub fn dispatches_before_loss(&self, count: usize) -> Option<usize> {
+        let start = DISPATCHES.load(Ordering::Relaxed);
         let before = |at: &u64| at.checked_sub(start + 1).map(|before| before as usize);
         let loss = self.lose.iter().filter_map(before).filter(|&before| before < count).min();
         let tried = loss.map_or(count, |before| before + 1);
-        LAUNCHES.fetch_add(tried as u64, Ordering::Relaxed);
+        DISPATCHES.fetch_add(tried as u64, Ordering::Relaxed);
         loss
     }
 
-    /// Returns true if the launches so far hang.
+    /// Returns true if a dispatch so far hangs.
     pub fn hangs(&self) -> bool {
-        let launches = LAUNCHES.load(Ordering::Relaxed);
-        self.hang.iter().any(|&at| at <= launches)
+        let dispatches = DISPATCHES.load(Ordering::Relaxed);
+        self.hang.iter().any(|&at| at <= dispatches)
     }
 
-    /// Returns true if the next buffer is refused.
+    /// Counts the next buffer and returns true if it is refused.
     pub fn refuses(&self) -> bool {
         let number = BUFFERS.fetch_add(1, Ordering::Relaxed) + 1;
         self.refuse.contains(&number)

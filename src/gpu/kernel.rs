@@ -1,37 +1,37 @@
-//! A kernel's declaration, and how its WGSL source is assembled.
+//! The declaration of a kernel, and the assembly of its WGSL source.
 
 use super::Tensor;
 use std::borrow::Cow;
 
-/// The use that an entry point makes of a storage buffer.
+/// The access of an entry point to a storage buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// `var<storage, read>`.
     Read,
-    /// `var<storage, read_write>`, of which every element is written and none is read before.
+    /// `var<storage, read_write>`: every element is written, and none is read before.
     Write,
-    /// `var<storage, read_write>`, whose elements are read and changed in place.
+    /// `var<storage, read_write>`: elements are read and changed in place.
     Update,
 }
 
-/// How weights and activations lie in memory. Sums are f32 with any.
+/// The type of weights and activations in memory. Sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Storage {
-    /// 4 bytes an element.
+    /// f32: 4 bytes per element.
     #[default]
     F32,
-    /// 2 bytes an element, of the shader's own type f16.
+    /// WGSL's f16: 2 bytes per element.
     F16,
-    /// 2 bytes an element, two of them packed in a u32: any adapter.
+    /// Two f16 packed into a u32: 2 bytes per element, on any adapter.
     Packed,
 }
 
 impl Storage {
-    /// Every way.
+    /// All types.
     pub const ALL: [Storage; 3] = [Storage::F32, Storage::F16, Storage::Packed];
 
-    /// Bytes of one element.
+    /// Returns the bytes of one element.
     pub const fn bytes(self) -> u64 {
         match self {
             Storage::F32 => 4,
@@ -39,7 +39,7 @@ impl Storage {
         }
     }
 
-    /// The WGSL file that defines `Quad`, `unpack` and `pack`.
+    /// Returns the WGSL file that defines `Quad`, `unpack` and `pack`.
     const fn helper(self) -> &'static str {
         match self {
             Storage::F32 => include_str!("../../shaders/common/storage_f32.wgsl"),
@@ -49,16 +49,17 @@ impl Storage {
     }
 }
 
-/// One storage buffer of a kernel, in binding order from 1 on; binding 0 is the uniform block `params`.
+/// One storage buffer of a kernel. Bindings start at 1; binding 0 is the uniform block `params`.
 #[derive(Debug, Clone, Copy)]
 pub struct Binding {
-    /// The variable's name in the WGSL.
+    /// Name of the variable in WGSL.
     pub name: &'static str,
-    /// Its use.
+    /// Access of the kernel.
     pub access: Access,
-    /// True if it holds quads, four neighbouring elements each in the launch's [`Storage`]; else words.
+    /// True for quads (four neighbouring elements in the dispatch's [`Storage`]), false for words.
     pub quads: bool,
-    /// The override that is true where a launch has a tensor for it; a plan turns it off where nothing reads what it writes.
+    /// The override that is true if the dispatch has a tensor for this binding. A plan switches it off if no dispatch
+    /// reads the output.
     pub switch: Option<&'static str>,
 }
 
@@ -67,27 +68,27 @@ impl Binding {
         Binding { name, access, quads, switch: None }
     }
 
-    /// Words that the kernel reads.
+    /// Declares words that the kernel reads.
     pub const fn read(name: &'static str) -> Self {
         Self::new(name, Access::Read, false)
     }
 
-    /// Words that the kernel writes.
+    /// Declares words that the kernel writes.
     pub const fn write(name: &'static str) -> Self {
         Self::new(name, Access::Write, false)
     }
 
-    /// Words that the kernel changes.
+    /// Declares words that the kernel changes in place.
     pub const fn update(name: &'static str) -> Self {
         Self::new(name, Access::Update, false)
     }
 
-    /// Quads that the kernel reads.
+    /// Declares quads that the kernel reads.
     pub const fn read_quads(name: &'static str) -> Self {
         Self::new(name, Access::Read, true)
     }
 
-    /// Quads that the kernel writes.
+    /// Declares quads that the kernel writes.
     pub const fn write_quads(name: &'static str) -> Self {
         Self::new(name, Access::Write, true)
     }
@@ -96,122 +97,122 @@ impl Binding {
 /// A member of a uniform block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
-    /// Its name, in Rust and in the WGSL.
+    /// Name, in Rust and in WGSL.
     pub name: &'static str,
-    /// Where it begins, in bytes.
+    /// Offset in bytes.
     pub offset: usize,
-    /// Its type in Rust: `u32`, `f32` or `[f32; 4]`.
+    /// Type in Rust: `u32`, `f32` or `[f32; 4]`.
     pub ty: &'static str,
 }
 
 /// A uniform block, declared by [`entry_points!`](crate::entry_points!).
 pub trait Uniform: bytemuck::NoUninit {
-    /// Its members; the WGSL may have more behind them, whose names begin with `unused`.
+    /// Members. More may follow in WGSL, with names that start with `unused`.
     const FIELDS: &'static [Field];
-    /// Its size in the WGSL.
+    /// Size in WGSL, in bytes.
     const BYTES: usize;
 }
 
-/// The tensors of an entry point by name, declared by [`entry_points!`](crate::entry_points!).
+/// The named tensors of an entry point, declared by [`entry_points!`](crate::entry_points!).
 pub trait Tensors: Copy {
     /// The entry point's uniform block.
     type Params: Uniform;
-    /// The entry point.
+    /// Name of the entry point.
     const ENTRY: &'static str;
-    /// Its storage buffers.
+    /// The entry point's storage buffers.
     const BINDINGS: &'static [Binding];
 
-    /// One tensor for each binding; none where the launch has none.
+    /// Returns the tensor of each binding; `None` where an optional one is absent.
     fn list(self) -> Vec<Option<Tensor>>;
 }
 
-/// How many invocations a workgroup has.
+/// The number of invocations of a workgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkgroupSize {
-    /// So many.
+    /// A fixed number.
     Count(u32),
-    /// As many as this constant says.
+    /// The value of a constant in the WGSL.
     Constant(&'static str),
-    /// As many as the WGSL makes of its tile's sides: grids count tiles.
+    /// Computed in the WGSL from the sides of a tile. Grids count tiles.
     Tile,
 }
 
 /// A WGSL file with entry points.
 #[derive(Debug, Clone, Copy)]
 pub struct ShaderFile {
-    /// File name in `shaders/` without `.wgsl`.
+    /// Name in `shaders/` without `.wgsl`.
     pub name: &'static str,
-    /// The file's text.
+    /// Text of the file.
     pub source: &'static str,
-    /// Whole WGSL files that are appended to it.
+    /// Texts of the WGSL files that are appended.
     pub helpers: &'static [&'static str],
-    /// Invocations of a workgroup of each entry point.
+    /// Workgroup size of every entry point.
     pub workgroup_size: WorkgroupSize,
     /// True if the source calls subgroup operations.
     pub subgroups: bool,
-    /// True if the source has buffers of quads; without, all its buffers are words.
+    /// True if the source has buffers of quads; else all buffers are words.
     pub quads: bool,
 }
 
 impl ShaderFile {
-    /// Invocations to a workgroup unless declared otherwise.
+    /// Default workgroup size.
     pub const WORKGROUP_SIZE: usize = 64;
 
-    /// A file of words for any adapter, with [`ShaderFile::WORKGROUP_SIZE`] invocations to a workgroup and without helpers.
+    /// Declares a file for any adapter, with buffers of words, [`ShaderFile::WORKGROUP_SIZE`] and no helpers.
     pub const fn new(name: &'static str, source: &'static str) -> ShaderFile {
         let workgroup_size = WorkgroupSize::Count(Self::WORKGROUP_SIZE as u32);
         ShaderFile { name, source, helpers: &[], workgroup_size, subgroups: false, quads: false }
     }
 
-    /// The same with helpers.
+    /// Sets the helpers.
     pub const fn helpers(self, helpers: &'static [&'static str]) -> ShaderFile {
         ShaderFile { helpers, ..self }
     }
 
-    /// The same with other workgroups.
+    /// Sets the workgroup size.
     pub const fn workgroup_size(self, workgroup_size: WorkgroupSize) -> ShaderFile {
         ShaderFile { workgroup_size, ..self }
     }
 
-    /// The same with buffers of quads.
+    /// Declares buffers of quads.
     pub const fn quads(self) -> ShaderFile {
         ShaderFile { quads: true, ..self }
     }
 
-    /// The same with subgroup operations; a workgroup is one subgroup of SUB invocations.
+    /// Declares subgroup operations. A workgroup is one subgroup of SUB invocations.
     pub const fn subgroups(self) -> ShaderFile {
         ShaderFile { subgroups: true, workgroup_size: WorkgroupSize::Constant("SUB"), ..self }
     }
 
-    /// The entry point of these tensors in this file.
+    /// Returns the entry point with the tensors `T`.
     pub const fn kernel<T: Tensors>(&'static self) -> Kernel {
         let (params, uniform_bytes) = (T::Params::FIELDS, T::Params::BYTES);
         Kernel { file: self, entry: T::ENTRY, bindings: T::BINDINGS, params, uniform_bytes }
     }
 }
 
-/// The one declaration of a WGSL entry point; a test compares it with what naga reads in the source.
+/// The declaration of a WGSL entry point. A test compares it with the source as naga parses it.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
-    /// Where it is written.
+    /// The file that defines it.
     pub file: &'static ShaderFile,
-    /// Entry point.
+    /// Name of the entry point.
     pub entry: &'static str,
-    /// Storage buffers, in binding order from 1 on.
+    /// Storage buffers, in binding order from 1.
     pub bindings: &'static [Binding],
     /// Members of the uniform block at binding 0.
     pub params: &'static [Field],
-    /// Size of that block, in bytes.
+    /// Bytes of the uniform block.
     pub uniform_bytes: usize,
 }
 
 impl Kernel {
-    /// True if it multiplies on the adapter's matrix units.
+    /// Returns true if it uses the adapter's matrix units.
     pub fn multiplies_fragments(&self) -> bool {
         self.file.source.contains("enable wgpu_cooperative_matrix;")
     }
 
-    /// The ways in which weights and activations may lie in memory for this entry point: f32 alone if it touches no quads.
+    /// Returns the storage types that this entry point supports: only f32 if it has no quads.
     pub fn storages(&self) -> &'static [Storage] {
         let has_quads = self.file.quads && self.bindings.iter().any(|binding| binding.quads);
         match (has_quads, self.multiplies_fragments()) {
@@ -224,9 +225,10 @@ impl Kernel {
 
 /// Declares the entry points of WGSL files that share a uniform block.
 ///
-/// First comes the block, with its size in the WGSL: it becomes a struct. Then each entry point with its storage buffers in
-/// binding order: it becomes a struct of its name with a tensor for each, to be handed to [`ShaderFile::launch`]. `if` makes a tensor
-/// an option, and names the override that is true where there is one, or `_` where no override hangs on it.
+/// The block comes first, with its size in WGSL, and becomes a struct. Each entry point follows, with its storage
+/// buffers in binding order. It becomes a struct of the same name with one tensor for each buffer, the argument of
+/// [`ShaderFile::launch`]. `if NAME` makes a tensor optional and names the override that is true if it is present;
+/// `if _` makes it optional without an override.
 #[macro_export]
 macro_rules! entry_points {
     (
@@ -275,17 +277,17 @@ macro_rules! entry_points {
     (@switch $switch:ident) => { Some(stringify!($switch)) };
 }
 
-/// Values for `const NAME: u32 = …;` lines: what sizes arrays and workgroups.
+/// Values for lines `const NAME: u32 = …;`, which set sizes of arrays and workgroups.
 pub type Constants = Vec<(&'static str, u32)>;
 
-/// Values for `override` declarations: switches that size nothing.
+/// Values for `override` declarations, which set no sizes.
 pub type Overrides = Vec<(&'static str, f64)>;
 
-/// The WGSL text of a kernel with its constants replaced, its helpers appended and the directive that its storage needs in
-/// front, on the first line: line numbers stay those of the file.
+/// Assembles the WGSL text of a kernel: replaces constants, appends helpers, and puts the directive that the storage
+/// needs at the start of the first line, so that line numbers stay those of the file.
 ///
 /// # Panics
-/// If a constant's line isn't in the source exactly once: the declaration and the file have drifted apart.
+/// If the source doesn't have exactly one line for a constant.
 pub fn assemble(kernel: &Kernel, constants: &[(&'static str, u32)], storage: Storage) -> String {
     let file = kernel.file;
     let mut text: Cow<'_, str> = Cow::Borrowed(file.source);

@@ -1,38 +1,38 @@
-//! The static memory planner: where each short-lived tensor of a recording lives.
+//! The static memory planner: places the transient tensors of a recording into shared heaps.
 //!
-//! Two rules. A dispatch may not see one buffer both read-only and read-write, so tensors are coloured and every colour
-//! has buffers of its own. Within a colour, tensors whose lives don't overlap share bytes.
+//! WebGPU forbids a dispatch to use one buffer both read-only and read-write. Tensors are therefore coloured, and each
+//! colour has heaps of its own. Within a colour, tensors with disjoint lifetimes share bytes.
 
-/// Alignment of every tensor in its heap, in bytes: what WebGPU asks of binding offsets.
+/// Alignment of tensors in a heap, in bytes: WebGPU's alignment of binding offsets.
 const ALIGN: u64 = 256;
 
-/// A tensor that lives from its first to its last dispatch.
+/// A tensor whose memory is needed from its first to its last dispatch.
 #[derive(Debug, Clone)]
 pub struct Transient {
     /// Size in bytes.
     pub bytes: u64,
-    /// Index of the dispatch that writes it first.
+    /// Index of the first dispatch that uses it.
     pub first: usize,
-    /// Index of the last dispatch that touches it.
+    /// Index of the last dispatch that uses it.
     pub last: usize,
 }
 
-/// Where each tensor lives.
+/// The placement of transient tensors.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// Size of each heap in bytes.
+    /// Bytes of each heap.
     pub heaps: Vec<u64>,
     /// Heap and byte offset of each tensor.
     pub slots: Vec<(usize, u64)>,
 }
 
-/// Places tensors into as few bytes as first-fit finds.
+/// Places tensors by first fit, the largest first.
 ///
-/// `conflicts` are pairs that one dispatch reads and writes. No heap grows past `max_heap` bytes: more are opened.
+/// `conflicts` are pairs of which one dispatch reads one and writes the other. A heap has at most `max_heap` bytes.
 pub fn place(transients: &[Transient], conflicts: &[(usize, usize)], max_heap: u64) -> Placement {
     let colours = colour(transients.len(), conflicts);
     let mut order: Vec<usize> = (0..transients.len()).collect();
-    // Large ones first leave fewer holes; ties by age keep the result a function of the recording alone.
+    // Large tensors first leave fewer gaps. Ties are broken by age, so that the result depends on the recording alone.
     order.sort_by_key(|&i| (std::cmp::Reverse(transients[i].bytes), transients[i].first, i));
 
     let mut placement = Placement { heaps: Vec::new(), slots: vec![(0, 0); transients.len()] };
@@ -56,7 +56,7 @@ pub fn place(transients: &[Transient], conflicts: &[(usize, usize)], max_heap: u
     placement
 }
 
-/// The lowest offset in `heap` at which tensor `i` overlaps nothing that lives at the same time.
+/// Returns the lowest offset in `heap` at which tensor `i` overlaps no tensor with an overlapping lifetime.
 fn lowest_gap(
     i: usize,
     heap: usize,
@@ -83,7 +83,7 @@ fn lowest_gap(
     offset
 }
 
-/// Greedy colouring in order of age: the lowest colour that no conflicting tensor has.
+/// Colours tensors greedily in order of age: each gets the lowest colour that no conflicting tensor has.
 fn colour(count: usize, conflicts: &[(usize, usize)]) -> Vec<usize> {
     let mut neighbours: Vec<Vec<usize>> = vec![Vec::new(); count];
     for &(a, b) in conflicts {

@@ -1,8 +1,8 @@
 //! The engine: the only folder that names `wgpu`.
 //!
-//! Reading order: a [`Context`] opens an adapter; a [`ShaderFile`] declares a WGSL source, and
-//! [`entry_points!`](crate::entry_points!) what is in it; a [`Recorder`] collects launches over [`Tensor`]s; a [`Plan`]
-//! owns the memory and bind groups of a recording and replays it.
+//! Reading order: a [`Context`] opens an adapter. A [`ShaderFile`] declares a WGSL file, and
+//! [`entry_points!`](crate::entry_points!) declares its entry points. A [`Recorder`] collects dispatches over
+//! [`Tensor`]s. A [`Plan`] owns the memory and bind groups of a recording and replays it.
 
 mod adapter;
 mod allocation;
@@ -55,10 +55,10 @@ pub use timing::SubmitTime;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes of a word: an f32, a u32, or two f16.
+/// Bytes of a word: one f32, one u32 or two f16.
 pub const WORD: u64 = 4;
 
-/// Locks even if another thread died holding the lock: the data are plain lists, never half-changed.
+/// Locks `mutex`, even if another thread panicked while it held the lock: no panic leaves the data half changed.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

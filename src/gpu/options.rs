@@ -1,52 +1,58 @@
-//! How an adapter is opened, and how numbers are stored on it.
+//! The options of a context.
 
 use serde::{Deserialize, Serialize};
 
-/// How weights and activations are stored on the adapter; sums, norms, losses and what training updates are f32 with either.
+/// The precision of weights and activations. Sums, norms, losses, master weights and moments are f32 with either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 4 bytes a number.
+    /// f32.
     #[default]
     F32,
-    /// 2 bytes a number.
+    /// f16.
     F16,
 }
 
-/// How a [`Context`](super::Context) is opened.
+/// Options of a [`Context`](super::Context).
 #[derive(Debug, Clone, Default)]
 pub struct ContextOptions {
-    /// Part of an adapter's name, in any case; `None`: the environment's `LAT_ADAPTER`, else the best one.
+    /// Part of an adapter's name, in any case. `None`: `LAT_ADAPTER` of the environment, or else the best adapter.
     pub adapter: Option<String>,
-    /// Ask for WebGPU's default limits and no optional feature, as on the least of all devices.
+    /// Request WebGPU's default limits and no optional feature.
     pub default_limits: bool,
-    /// How recordings store weights and activations.
+    /// Precision of weights and activations.
     pub precision: Precision,
-    /// Serve from what `lat-wgpu autotune` kept for the adapter.
+    /// Use the choices of `lat-wgpu autotune` for the adapter.
     pub tuned: bool,
-    /// Record for any WebGPU device, not for this one: `default_limits`, and kernels for GPUs even where this is a CPU.
+    /// Record for any WebGPU device: implies `default_limits`, and kernels for GPUs even on a CPU adapter.
     pub portable: bool,
-    /// With f16, let the adapter's matrix units multiply, once they are validated.
+    /// With f16, use the adapter's matrix units if they pass validation.
     pub matrix_units: bool,
-    /// Keep compiled pipelines in the user's cache folder where the driver gives them out; `None`: on GPUs.
+    /// Keep compiled pipelines in the user's cache folder. `None`: only on GPUs.
     pub pipeline_cache: Option<bool>,
-    /// Have shaders check every index and loop; for drivers in doubt, slower.
+    /// Compile shaders with run-time checks of indices and loops. Slower; for debugging.
     pub checked: bool,
-    /// Run every plan in memory full of NaN, each tensor in a place of its own with guard words behind it, and check those
-    /// afterwards: finds a kernel, the engine's or a driver's, that reads what nothing wrote or writes what isn't its own. Slow, and takes
-    /// the memory that tensors otherwise share. Slices of arenas (parameters, gradients, moments) have no guard words.
+    /// Run plans in guarded memory: each tensor has memory of its own, is filled with NaN before the run, and is
+    /// followed by guard words that are checked after it. Finds kernels that read unwritten memory or write past the
+    /// end of a tensor. Slow, and needs the memory that tensors otherwise share. Slices of arenas (parameters,
+    /// gradients, moments) have no guard words.
     pub guarded: bool,
-    /// Failures to be rehearsed, such as `lose@120,refuse@7`: the device is lost before the 120th launch of this process, its
-    /// 7th buffer finds no memory; `hang@3` never answers from the third launch on.
+    /// Faults to inject, for tests. `lose@120,refuse@7` loses the device before the 120th dispatch of this process and
+    /// reports no memory for its 7th buffer; `hang@3` never answers from the third dispatch on.
     pub rehearse: Option<String>,
-    /// Seconds without an answer after which the adapter counts as hung; `None`: a minute, on CPU adapters an hour.
+    /// Seconds without an answer after which the adapter counts as hung. `None`: 60 on GPUs, 3600 on CPU adapters.
     pub patience: Option<u64>,
 }
 
 impl ContextOptions {
-    /// Reads `LAT_LIMITS=default`, which tests use to run as on the least of all devices, `LAT_TUNED=0`, which passes over
-    /// what was tuned, `LAT_MATRIX_UNITS=0`, which leaves matrix units alone, `LAT_PIPELINE_CACHE=0`, which keeps no compiled
-    /// pipelines (`1`: on CPU adapters too), `LAT_PATIENCE=SECONDS`, and what looks for faults: `LAT_CHECKED=1`, `LAT_GUARDED=1` and `LAT_REHEARSE`.
+    /// Reads options from the environment:
+    ///
+    /// - `LAT_LIMITS=default` requests WebGPU's default limits and no optional feature.
+    /// - `LAT_TUNED=0` ignores the choices of `lat-wgpu autotune`.
+    /// - `LAT_MATRIX_UNITS=0` doesn't use matrix units.
+    /// - `LAT_PIPELINE_CACHE=0` keeps no compiled pipelines; `1` keeps them on CPU adapters too.
+    /// - `LAT_PATIENCE=SECONDS` sets the time after which the adapter counts as hung.
+    /// - `LAT_CHECKED=1`, `LAT_GUARDED=1` and `LAT_REHEARSE` find or inject faults.
     pub fn from_environment(adapter: Option<String>) -> Self {
         let says = |name: &str, value: &str| std::env::var(name).is_ok_and(|v| v == value);
         let default_limits = says("LAT_LIMITS", "default");

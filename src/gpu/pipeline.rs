@@ -1,4 +1,4 @@
-//! Pipelines: each compiled once for a context, and kept from run to run where the driver gives them out.
+//! The pipelines of a context: each is compiled once.
 
 use super::Constants;
 use super::adapter::AdapterSummary;
@@ -14,20 +14,20 @@ pub(super) struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
 }
 
-/// The properties of a launch by which pipelines differ.
+/// Identifies a pipeline: file, entry point, constants, storage and the bits of overrides.
 pub(super) type Key = (&'static str, &'static str, Constants, Storage, Vec<(&'static str, u64)>);
 
 /// The pipelines of a context.
 pub(super) struct Pipelines {
     pub compiled: Mutex<HashMap<Key, Arc<Pipeline>>>,
-    /// The driver's own cache, kept in a file.
+    /// The driver's cache, kept in a file.
     pub cache: Option<PipelineCache>,
-    /// Shaders check every index and loop.
+    /// Compile shaders with run-time checks.
     pub checked: bool,
 }
 
 impl Pipelines {
-    /// None compiled yet.
+    /// Starts with no pipeline, and with the driver's cache from its file.
     pub fn new(
         device: &wgpu::Device,
         adapter: &wgpu::Adapter,
@@ -39,7 +39,7 @@ impl Pipelines {
         Pipelines { compiled: Mutex::default(), cache, checked: options.checked }
     }
 
-    /// Writes the cache's file if anything was compiled.
+    /// Writes the cache file if a pipeline was compiled.
     pub fn keep(&self) {
         if let Some(cache) = &self.cache
             && self.compiled.lock().is_ok_and(|compiled| !compiled.is_empty())

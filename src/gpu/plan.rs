@@ -35,10 +35,10 @@ pub struct Plan {
 }
 
 impl Recorder<'_> {
-    /// Allocates memory, compiles pipelines and makes bind groups.
+    /// Allocates memory, compiles pipelines and creates bind groups.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if a tensor exceeds one binding; [`Error::Failed`] if the driver refuses.
+    /// [`Error::TooLarge`] if a tensor exceeds one binding; [`Error::Memory`] or [`Error::Failed`] from the driver.
     pub fn finish(mut self) -> Result<Plan> {
         self.drop_unread();
         let context = self.context;
@@ -108,7 +108,7 @@ impl Recorder<'_> {
 }
 
 impl Context {
-    /// One buffer with every dispatch's uniform block, written once.
+    /// Creates one buffer with the uniform blocks of all dispatches.
     fn uniforms(&self, dispatches: &[Dispatch]) -> Result<wgpu::Buffer> {
         let mut bytes = vec![0; (dispatches.len() * UNIFORM_ALIGN).max(UNIFORM_ALIGN)];
         for (block, dispatch) in bytes.chunks_mut(UNIFORM_ALIGN).zip(dispatches) {
@@ -122,15 +122,16 @@ impl Context {
 }
 
 impl Plan {
-    /// What the plan costs.
+    /// Returns the cost of the plan.
     pub fn summary(&self) -> &PlanSummary {
         &self.summary
     }
 
-    /// Replays the recording, after all work submitted before.
+    /// Replays the recording after all submitted work.
     ///
     /// # Errors
-    /// What the driver has reported so far; in a guarded context [`Error::Overwritten`] for a tensor that was written past its end.
+    /// Those that the driver has reported so far; in a guarded context, [`Error::Overwritten`] for a tensor that was
+    /// written past its end.
     pub fn run(&self, context: &Context) -> Result<()> {
         for tensor in &self.guarded[0] {
             context.write(tensor, bytemuck::cast_slice(&vec![UNWRITTEN; tensor.words]));
@@ -150,7 +151,10 @@ impl Plan {
         self.check_guards(context)
     }
 
-    /// In a guarded context: fails if the words behind a tensor aren't what they were.
+    /// Checks the guard words, in a guarded context.
+    ///
+    /// # Errors
+    /// [`Error::Overwritten`] if they have changed.
     fn check_guards(&self, context: &Context) -> Result<()> {
         let guarded: Vec<&Buffer> = self.guarded.iter().flatten().collect();
         if guarded.is_empty() {
@@ -189,7 +193,7 @@ impl Plan {
         }
     }
 
-    /// Fills every heap with one bit pattern, to prove that a replay depends on nothing left over.
+    /// Fills every heap with one bit pattern, for tests that a replay doesn't depend on the old contents.
     pub fn fill_heaps(&self, context: &Context, pattern: u32) {
         for heap in &self.heaps {
             context.write(heap, bytemuck::cast_slice(&vec![pattern; heap.words]));

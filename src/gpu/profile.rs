@@ -1,4 +1,4 @@
-//! Time of a plan: as a whole, and one launch at a time.
+//! The time of a plan, as a whole and by dispatch.
 
 use super::WORD;
 use super::buffer::Buffer;
@@ -8,64 +8,64 @@ use super::plan::Plan;
 use super::recorder::Phase;
 use std::time::Instant;
 
-/// Replays of a profile take about so many seconds together, within [`ROUNDS`].
+/// Target duration of a profile, in seconds; bounded by [`ROUNDS`].
 const PROFILE_SECONDS: f64 = 2.0;
 
-/// Fewest and most replays of a profile: one alone may have been disturbed.
+/// Fewest and most replays of a profile.
 const ROUNDS: (f64, f64) = (2.0, 10.0);
 
-/// How long one launch took.
+/// The time of one dispatch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DispatchTime {
-    /// The part of a step that it belongs to.
+    /// Phase of the step.
     pub phase: Phase,
-    /// What it computes.
+    /// Name of its result.
     pub label: String,
-    /// The kernel's name.
+    /// The shader file's name.
     pub kernel: &'static str,
-    /// Its entry point.
+    /// The entry point.
     pub entry: &'static str,
     /// Seconds on the adapter.
     pub seconds: f64,
     /// Floating-point operations.
     pub flops: f64,
-    /// Bytes of the tensors bound.
+    /// Bytes of the bound tensors.
     pub bytes: f64,
 }
 
-/// How long a plan's launches took, each alone.
+/// The times of a plan's dispatches, each run alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlanProfile {
-    /// Every launch in order, with the least of its times.
+    /// Every dispatch in order, with the minimum of its times.
     pub launches: Vec<DispatchTime>,
-    /// Seconds of a replay as a whole, by the wall clock: the least of two.
+    /// Wall-clock seconds of a whole replay: the minimum of two.
     pub whole: f64,
-    /// How often every launch was timed.
+    /// Number of times that each dispatch was timed.
     pub rounds: usize,
 }
 
 impl Plan {
-    /// Seconds of one replay, by the wall clock: `replays` of them are submitted at once and waited for once.
+    /// Returns the wall-clock seconds of one replay: the mean of `replays` replays in one submit.
     ///
-    /// Launches that read what they write do so in every replay.
+    /// Every replay changes what a dispatch updates in place.
     ///
     /// # Errors
-    /// What the driver has reported so far.
+    /// Those that the driver has reported so far.
     pub fn time(&self, context: &Context, replays: usize) -> Result<f64> {
         Ok(self.time_submit(context, replays)?.run / replays as f64)
     }
 
-    /// Replays the recording one launch at a time, in order, and times each; the least of a few replays counts.
+    /// Replays the recording one dispatch at a time, a few times, and returns the minimum time of each dispatch.
     ///
-    /// GPUs are timed by their own timestamps where they have them, one pass for each launch. CPU adapters, whose
-    /// timestamps lump launches together, are timed by the wall clock around a submit of each launch alone.
+    /// GPUs with timestamps time each dispatch in a pass of its own. On CPU adapters, timestamps merge dispatches;
+    /// there and on other GPUs the wall clock times a submit of each dispatch.
     ///
-    /// Nothing is put back: what a replay changes in place, such as a training step's parameters, it changes in every one.
+    /// Every replay changes what a dispatch updates in place, such as the parameters of a training step.
     ///
     /// # Errors
-    /// What the driver has reported so far.
+    /// Those that the driver has reported so far.
     pub fn profile(&self, context: &Context) -> Result<PlanProfile> {
-        // The first replay compiles.
+        // The first replay includes compilation.
         self.whole_time(context)?;
         let mut whole = self.whole_time(context)?;
         let rounds = (PROFILE_SECONDS / whole).ceil().clamp(ROUNDS.0, ROUNDS.1) as usize;
@@ -113,7 +113,7 @@ impl Plan {
     }
 
     fn timestamps(&self, context: &Context) -> Result<Vec<f64>> {
-        // wgpu allows 4,096 queries in a set: two for each launch.
+        // wgpu allows 4,096 queries in a set, and each dispatch needs two.
         const CHUNK: usize = 2048;
         let mut seconds = Vec::with_capacity(self.dispatches.len());
         for start in (0..self.dispatches.len()).step_by(CHUNK) {
@@ -129,7 +129,7 @@ impl Plan {
     }
 }
 
-/// Two timestamps around each of a few passes.
+/// Timestamps at the beginning and end of each pass.
 pub(super) struct Timestamps {
     queries: wgpu::QuerySet,
     resolved: Buffer,
@@ -137,7 +137,7 @@ pub(super) struct Timestamps {
 }
 
 impl Timestamps {
-    /// For `passes` passes, at most 2,048.
+    /// Creates timestamps for up to 2,048 passes.
     pub fn new(context: &Context, passes: usize) -> Result<Timestamps> {
         let count = 2 * passes as u32;
         let queries = context.device.create_query_set(&wgpu::QuerySetDescriptor {
@@ -152,7 +152,7 @@ impl Timestamps {
         Ok(Timestamps { queries, resolved, count })
     }
 
-    /// Those around a pass.
+    /// Returns the timestamps of a pass.
     pub fn of(&self, pass: usize) -> wgpu::ComputePassTimestampWrites<'_> {
         wgpu::ComputePassTimestampWrites {
             query_set: &self.queries,
@@ -161,11 +161,11 @@ impl Timestamps {
         }
     }
 
-    /// Submits the passes, waits for them, and gives the seconds of each.
+    /// Submits the passes, waits for them and returns the seconds of each.
     pub fn submit(&self, context: &Context, mut encoder: wgpu::CommandEncoder) -> Result<Vec<f64>> {
         encoder.resolve_query_set(&self.queries, 0..self.count, &self.resolved.raw, 0);
         context.queue.submit([encoder.finish()]);
-        // The lower word comes first.
+        // Little-endian: the lower word comes first.
         let words: Vec<u64> = context.read(&self.resolved)?.iter().map(|w| u64::from(w.to_bits())).collect();
         let ticks: Vec<u64> = words.chunks(2).map(|w| w[0] | w[1] << 32).collect();
         let period = f64::from(context.queue.get_timestamp_period()) * 1e-9;

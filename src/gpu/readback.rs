@@ -1,4 +1,4 @@
-//! Readback: words of a buffer brought to the host while the adapter goes on.
+//! Readback: copies words of a buffer to the host while the adapter goes on working.
 
 use super::WORD;
 use super::buffer::Buffer;
@@ -8,61 +8,62 @@ use super::locked;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a callback may be on its way after the work that it waits for is done.
+/// Longest time between the end of the work and the callback.
 const CALLBACK_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Context {
-    /// Reads a whole buffer back, after all submitted work.
+    /// Reads a whole buffer after all submitted work.
     pub fn read(&self, buffer: &Buffer) -> Result<Vec<f32>> {
         let mut readback = Readback::new(self, buffer.words)?;
         readback.start(self, buffer, buffer.words);
         readback.finish(self)
     }
 
-    /// Reads a buffer and the guard words behind it back, after all submitted work.
+    /// Reads a buffer and its guard words after all submitted work.
     pub fn read_guarded(&self, buffer: &Buffer) -> Result<Vec<f32>> {
         self.read(&Buffer { words: buffer.bound, ..buffer.clone() })
     }
 }
 
-/// The outcome of mapping a staging buffer, once it is known.
+/// The result of mapping a staging buffer.
 ///
-/// Another thread's poll may run the callback: then this thread's returns before the callback has, and waits here.
+/// Another thread's poll may run the callback. This thread's poll can then return before the callback has run, and
+/// waits here.
 #[derive(Debug, Default)]
 struct Mapped {
-    /// With the time at which it came.
+    /// The result, and when it arrived.
     outcome: Mutex<Option<(std::result::Result<(), wgpu::BufferAsyncError>, Instant)>>,
     came: Condvar,
 }
 
-/// A staging buffer that brings words back while the adapter goes on.
+/// A staging buffer for readback.
 #[derive(Debug)]
 pub struct Readback {
     staging: wgpu::Buffer,
     capacity: usize,
     words: usize,
     mapped: Arc<Mapped>,
-    /// The submission that it waits for, and its number.
+    /// The submission of the copy, and its number.
     submission: Option<(wgpu::SubmissionIndex, u64)>,
-    /// When the words that were read last had come.
+    /// When the words of the last readback arrived.
     arrived: Option<Instant>,
 }
 
 impl Readback {
-    /// Room for `capacity` words.
+    /// Creates a staging buffer of `capacity` words.
     ///
     /// # Errors
-    /// [`Error::Memory`] if there is none.
+    /// [`Error::Memory`] if there is not enough.
     pub fn new(context: &Context, capacity: usize) -> Result<Readback> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = context.allocate("readback", capacity as u64 * WORD, usage)?;
         Ok(Readback { staging, capacity, words: 0, mapped: Arc::default(), submission: None, arrived: None })
     }
 
-    /// Asks for the first `words` of a buffer, after all work submitted so far.
+    /// Starts copying the first `words` words of a buffer, after all submitted work.
     ///
     /// # Panics
-    /// If they don't fit.
+    /// If they exceed the buffer or the capacity.
     pub fn start(&mut self, context: &Context, buffer: &Buffer, words: usize) {
         assert!(words <= self.capacity && words <= buffer.words, "{}: readback too small", buffer.label);
         self.words = words;
@@ -81,15 +82,15 @@ impl Readback {
         });
     }
 
-    /// When the words that [`Self::finish`] returned last had come; as exact as [`Context::poll`] was called often.
+    /// Returns when the words that [`Self::finish`] returned last arrived. [`Context::poll`] sets the resolution.
     pub fn arrived(&self) -> Option<Instant> {
         self.arrived
     }
 
-    /// Waits for the words asked for.
+    /// Waits for the words and returns them.
     ///
     /// # Errors
-    /// [`Error::Failed`], [`Error::Lost`] or [`Error::Memory`] if the adapter failed in the meantime.
+    /// [`Error::Failed`], [`Error::Lost`] or [`Error::Memory`] if the adapter has failed.
     pub fn finish(&mut self, context: &Context) -> Result<Vec<f32>> {
         if self.words == 0 {
             return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! A recording: dispatches over named tensors, before any memory exists.
+//! A recording: dispatches over named tensors, before memory is allocated.
 
 use super::buffer::Buffer;
 use super::context::Context;
@@ -6,18 +6,18 @@ use super::kernel::{Access, Kernel, ShaderFile, Storage, Tensors, Uniform, Workg
 use super::{Constants, Overrides, WORD};
 use std::sync::Arc;
 
-/// A tensor of a recording. Copies name the same tensor.
+/// A tensor of a recording. Copies are handles of the same tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tensor {
     pub(super) id: usize,
     /// Number of elements.
     pub len: usize,
-    /// Kind of its elements: [`Storage::F32`] means words of any kind.
+    /// Type of its elements. [`Storage::F32`] means words of any type.
     pub storage: Storage,
 }
 
 impl Tensor {
-    /// Bytes that it takes, whole words.
+    /// Returns its bytes, rounded up to whole words.
     pub fn bytes(&self) -> u64 {
         (self.len as u64 * self.storage.bytes()).next_multiple_of(WORD)
     }
@@ -37,19 +37,19 @@ pub(super) struct TensorInfo {
     pub backing: Backing,
 }
 
-/// The part of a training step that a launch belongs to.
+/// The phase of a training step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Phase {
-    /// Up to the loss.
+    /// From the images to the loss.
     #[default]
     Forward,
-    /// From the loss down; labels begin with `backward.`.
+    /// From the loss to the gradients. Labels start with `backward.`.
     Backward,
     /// From the gradients to the parameters.
     Optimiser,
 }
 
-/// One kernel launch.
+/// A recorded launch of a kernel.
 pub struct Dispatch {
     /// The entry point.
     pub kernel: Kernel,
@@ -57,22 +57,22 @@ pub struct Dispatch {
     pub constants: Constants,
     /// Values for its overrides.
     pub overrides: Overrides,
-    /// One tensor per declared binding, in order; those of quads agree in their storage.
+    /// One tensor per declared binding, in order. All quads have the same storage.
     pub tensors: Vec<Tensor>,
-    /// The uniform block.
+    /// Bytes of the uniform block.
     pub params: Vec<u8>,
     /// Workgroups along x, y and z.
     pub grid: [u32; 3],
-    /// Floating-point operations, for cutting submits, benches and profiles.
+    /// Floating-point operations, for the cuts into submits and for benches.
     pub flops: f64,
-    /// The part of a step that it belongs to.
+    /// Phase of the step.
     pub phase: Phase,
     /// Name of its result, such as `blocks.3.attn.qkv`.
     pub label: String,
 }
 
 impl Dispatch {
-    /// How the quads that the kernel touches lie in memory.
+    /// Returns the storage of the kernel's quads.
     pub fn storage(&self) -> Storage {
         self.quads().map(|tensor| tensor.storage).find(|storage| *storage != Storage::F32).unwrap_or_default()
     }
@@ -82,7 +82,7 @@ impl Dispatch {
         bindings.filter(|(_, binding)| self.kernel.file.quads && binding.quads).map(|(tensor, _)| tensor)
     }
 
-    /// Bytes that must move between memory and kernel: every bound tensor once, also if it is read and written.
+    /// Returns the bytes to move between memory and kernel: each bound tensor once, even if it is read and written.
     pub fn bytes(&self) -> f64 {
         let distinct =
             self.tensors.iter().enumerate().filter(|(i, tensor)| !self.tensors[..*i].contains(tensor));
@@ -90,7 +90,7 @@ impl Dispatch {
     }
 }
 
-/// A kernel with its tensors, on its way into a recording.
+/// Builds a [`Dispatch`].
 #[derive(Debug, Clone)]
 pub struct Launch {
     kernel: Kernel,
@@ -102,7 +102,7 @@ pub struct Launch {
 }
 
 impl ShaderFile {
-    /// A launch of the entry point of `tensors`, of one workgroup. Switches that hang on a tensor are set.
+    /// Starts a dispatch of one workgroup of the entry point of `tensors`. Sets the overrides of optional tensors.
     pub fn launch<T: Tensors>(&'static self, params: T::Params, tensors: T) -> Launch {
         let tensors = tensors.list();
         let mut overrides = Overrides::new();
@@ -121,36 +121,36 @@ impl ShaderFile {
 }
 
 impl Launch {
-    /// With values for the file's constants.
+    /// Sets the file's constants.
     pub fn constants(self, constants: Constants) -> Launch {
         Launch { constants, ..self }
     }
 
-    /// With a value for an override.
+    /// Sets an override.
     pub fn choice(mut self, name: &'static str, value: impl Into<f64>) -> Launch {
         self.overrides.push((name, value.into()));
         self
     }
 
-    /// With a value for a switch.
+    /// Sets a boolean override.
     pub fn switch(self, name: &'static str, on: bool) -> Launch {
         self.choice(name, u8::from(on))
     }
 
-    /// Of workgroups along x, y and z.
+    /// Sets the workgroups along x, y and z.
     pub fn grid(self, grid: [u32; 3]) -> Launch {
         Launch { grid, ..self }
     }
 
-    /// Of so many workgroups, see [`grid_1d`].
+    /// Sets the number of workgroups, see [`grid_1d`].
     pub fn workgroups(self, count: usize) -> Launch {
         self.grid(grid_1d(count))
     }
 
-    /// Of as many workgroups as have `count` invocations.
+    /// Sets the number of workgroups to cover `count` invocations.
     ///
     /// # Panics
-    /// If the declaration doesn't say how many invocations a workgroup has.
+    /// If the file's workgroup size isn't a fixed number.
     pub fn invocations(self, count: usize) -> Launch {
         let file = self.kernel.file;
         let WorkgroupSize::Count(each) = file.workgroup_size else {
@@ -159,10 +159,10 @@ impl Launch {
         self.workgroups(count.div_ceil(each as usize))
     }
 
-    /// Records it under the recorder's scope and `name`.
+    /// Records the dispatch under the recorder's scope and `name`.
     ///
     /// # Panics
-    /// If tensors or grid don't fit the declaration: a mistake in the caller, found before any dispatch.
+    /// If tensors or grid don't fit the declaration.
     pub fn record(self, recorder: &mut Recorder<'_>, name: &str, flops: f64) {
         let Launch { kernel, constants, overrides, tensors, params, grid } = self;
         let bindings = tensors.into_iter().zip(kernel.bindings);
@@ -185,11 +185,11 @@ impl Launch {
 
 /// Collects the dispatches of one step.
 pub struct Recorder<'c> {
-    /// The adapter that the recording is for.
+    /// The opened adapter.
     pub context: &'c Context,
-    /// Floating-point operations of the longest launch: kernels that can cut longer ones do.
+    /// Most floating-point operations of a dispatch. Kernels that can do so split longer ones.
     pub dispatch_flops: f64,
-    /// How activations lie in memory.
+    /// Storage of activations.
     storage: Storage,
     pub(super) tensors: Vec<TensorInfo>,
     pub(super) dispatches: Vec<Dispatch>,
@@ -199,12 +199,12 @@ pub struct Recorder<'c> {
 }
 
 impl<'c> Recorder<'c> {
-    /// An empty recording with activations as the context stores them.
+    /// Starts a recording with activations in the context's storage.
     pub fn new(context: &'c Context) -> Self {
         Self::with_storage(context, context.storage())
     }
 
-    /// An empty recording with activations as `storage` says.
+    /// Starts a recording with activations in `storage`.
     pub fn with_storage(context: &'c Context, storage: Storage) -> Self {
         Recorder {
             context,
@@ -218,22 +218,22 @@ impl<'c> Recorder<'c> {
         }
     }
 
-    /// A tensor of `len` words that lives in the plan's memory.
+    /// Creates a transient tensor of `len` words.
     pub fn tensor(&mut self, label: &str, len: usize) -> Tensor {
         self.add(label.into(), len, Storage::F32, Backing::Heap)
     }
 
-    /// A tensor of `len` activations, in the recording's storage, that lives in the plan's memory.
+    /// Creates a transient tensor of `len` elements in the recording's storage.
     pub fn activation(&mut self, label: &str, len: usize) -> Tensor {
         self.add(label.into(), len, self.storage, Backing::Heap)
     }
 
-    /// A tensor that is a buffer made before.
+    /// Imports a buffer of words as a tensor.
     pub fn import(&mut self, buffer: &Buffer) -> Tensor {
         self.import_as(buffer, Storage::F32)
     }
 
-    /// A tensor that is a buffer of elements in `storage`, made before: two to a word if they are halves.
+    /// Imports a buffer of elements in `storage` as a tensor. A word holds two f16.
     pub fn import_as(&mut self, buffer: &Buffer, storage: Storage) -> Tensor {
         let len = buffer.words * (WORD / storage.bytes()) as usize;
         self.add(buffer.label.clone(), len, storage, Backing::Buffer(buffer.clone()))
@@ -245,19 +245,19 @@ impl<'c> Recorder<'c> {
         tensor
     }
 
-    /// Puts the launches that follow into `phase`, labelled as a part of `scope`.
+    /// Sets the phase of the following dispatches, and the scope that precedes their labels.
     pub fn scope(&mut self, phase: Phase, scope: impl Into<String>) {
         (self.phase, self.scope) = (phase, scope.into());
     }
 
-    /// Phase, scope and `name` joined by dots.
+    /// Returns phase, scope and `name`, joined by dots.
     pub fn label(&self, name: &str) -> String {
         let phase = if self.phase == Phase::Backward { "backward" } else { "" };
         let parts = [phase, &self.scope, name];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
     }
 
-    /// Stands for a binding that a launch has no tensor for.
+    /// Returns the tensor to bind where an optional one is absent.
     pub(super) fn unused(&mut self, access: Access) -> Tensor {
         let context = self.context;
         let (read, write) = match self.unused {
@@ -270,7 +270,7 @@ impl<'c> Recorder<'c> {
         if access == Access::Read { read } else { write }
     }
 
-    /// Appends a launch, which [`Launch::record`] makes.
+    /// Checks and appends a dispatch.
     fn dispatch(&mut self, dispatch: Dispatch) {
         let Dispatch { kernel, tensors, grid, label, .. } = &dispatch;
         let most = self.context.limits.max_compute_workgroups_per_dimension;
@@ -298,9 +298,9 @@ impl<'c> Recorder<'c> {
     }
 }
 
-/// A grid of at least `groups` workgroups, folded into a second dimension where one is too short.
+/// Returns a grid of at least `groups` workgroups, folded into two dimensions where one would exceed WebGPU's limit.
 ///
-/// The kernel's index is `workgroup.x + workgroup.y * num_workgroups.x`; it guards what is past the end.
+/// A kernel's index is `workgroup.x + workgroup.y * num_workgroups.x`; the kernel skips indices past the end.
 pub fn grid_1d(groups: usize) -> [u32; 3] {
     const MOST: usize = 65_535;
     let y = groups.div_ceil(MOST).max(1);

@@ -1,21 +1,21 @@
-//! The kernels that serve an adapter, chosen by its class and what it offers.
+//! The selection of kernels for an adapter, by its class and features.
 
-use super::adapter::{AdapterSummary, HALVES, MatrixUnit, SUBGROUPS};
+use super::adapter::{AdapterSummary, F16, MatrixUnit, SUBGROUPS};
 use super::class::AdapterClass;
 use super::options::{ContextOptions, Precision};
 use super::tuning;
 
-/// The tile menu that an adapter is served from.
+/// The kernel family of an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
-    /// Workgroup-memory register tiles: GPUs, and whatever has no fixed subgroup size.
+    /// Tiles in workgroup memory and registers: GPUs, and adapters without a fixed subgroup size.
     Tiled,
-    /// One subgroup of this many lanes per workgroup, no barriers: CPU adapters.
+    /// One subgroup of this many lanes per workgroup, without barriers: CPU adapters.
     Subgroup(u32),
 }
 
 impl Family {
-    /// Lanes that share one row in row-wise kernels: few where a barrier is costly.
+    /// Returns the number of lanes that share a row in row-wise kernels: few where a barrier is expensive.
     pub fn row_lanes(self) -> u32 {
         match self {
             Family::Subgroup(lanes) => lanes,
@@ -33,21 +33,21 @@ impl std::fmt::Display for Family {
     }
 }
 
-/// The kernels that will do a kind of work in a precision, and the reason.
+/// The kernels for a kind of work in a precision, and the reason for the choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelChoice {
     /// "products", "attention", "patch embedding" or "row-wise".
     pub kernels: &'static str,
-    /// How weights and activations are stored.
+    /// Precision of weights and activations.
     pub precision: Precision,
-    /// The family, as [`Family`] is displayed, or the matrix units' fragments.
+    /// The [`Family`] in words, or the fragments of the matrix units.
     pub family: String,
     /// The reason for the choice.
     pub reason: String,
 }
 
 impl AdapterSummary {
-    /// The tile menu that serves the adapter, with or without its optional features, and why.
+    /// Returns the adapter's family with or without optional features, and the reason.
     pub(super) fn family(&self, features: bool) -> (Family, String) {
         let (least, most) = self.subgroup;
         let tiled = |reason: &str| (Family::Tiled, reason.to_string());
@@ -57,37 +57,38 @@ impl AdapterSummary {
         if !features {
             return tiled("without optional features");
         }
-        // Shaders with a fixed lane count are served only where every subgroup has just that many lanes.
+        // Shaders for a fixed number of lanes need every subgroup to have exactly that many.
         if !self.has(SUBGROUPS) || least != most || !matches!(least, 4 | 8 | 16) {
             return tiled("CPU adapter without a fixed subgroup of 4, 8 or 16");
         }
         (Family::Subgroup(least), format!("CPU adapter with a fixed subgroup of {least}"))
     }
 
-    /// The side of the fragments that its matrix units multiply, halves in and f32 out; else why it has none that serve.
+    /// Returns the side of the fragments of its matrix units, with f16 operands and f32 sums; else the reason why it
+    /// has no such units.
     pub(super) fn fragments(&self) -> Result<u32, &'static str> {
         if self.matrix_units.is_empty() {
             return Err("no matrix units");
         }
-        if !self.has(SUBGROUPS) || !self.has(HALVES) {
+        if !self.has(SUBGROUPS) || !self.has(F16) {
             return Err("matrix units without f16 or subgroups in shaders");
         }
         let fits = |side| MatrixUnit { m: side, n: side, k: side, operands: "f16", sums: "f32" };
         let found = [16, 8].into_iter().find(|&side| self.matrix_units.contains(&fits(side)));
-        found.ok_or("no configuration of 16x16x16 or 8x8x8 with f16 in and f32 out")
+        found.ok_or("no configuration of 16x16x16 or 8x8x8 with f16 operands and f32 sums")
     }
 
-    /// The kernels that a context opened by `options` will use, and the reasons.
+    /// Returns the kernels that a context opened with `options` uses, and the reasons.
     pub fn kernels(&self, options: &ContextOptions) -> Vec<KernelChoice> {
         let features = !options.default_limits && !options.portable;
         let (family, why) = self.family(features);
         let tuned = if options.tuned && features { tuning::load(self).len() } else { 0 };
         let mut chosen = Vec::new();
         for precision in [Precision::F32, Precision::F16] {
-            let halves = match precision {
+            let storage = match precision {
                 Precision::F32 => "",
-                Precision::F16 if features && self.has(HALVES) => "; halves as f16",
-                Precision::F16 => "; halves packed in words",
+                Precision::F16 if features && self.has(F16) => "; f16 in shaders",
+                Precision::F16 => "; f16 packed in u32",
             };
             let units = match precision {
                 Precision::F32 => None,
@@ -104,17 +105,17 @@ impl AdapterSummary {
                     "products",
                     format!("matrix units of {side}x{side}"),
                     format!(
-                        "{side}x{side}x{side}, f16 in and f32 out: forward products, once they are validated; the others by {family}{tuned}"
+                        "{side}x{side}x{side} with f16 operands and f32 sums, for forward products if they pass validation; other products use {family}{tuned}"
                     ),
                 ),
                 Some(Err(none)) => {
-                    add("products", family.to_string(), format!("{why}; {none}{halves}{tuned}"))
+                    add("products", family.to_string(), format!("{why}; {none}{storage}{tuned}"))
                 }
                 None => add("products", family.to_string(), format!("{why}{tuned}")),
             }
-            add("attention", family.to_string(), format!("{why}{halves}"));
-            add("patch embedding", family.to_string(), format!("{why}{halves}"));
-            add("row-wise", format!("{} lanes a row", family.row_lanes()), format!("{why}{halves}"));
+            add("attention", family.to_string(), format!("{why}{storage}"));
+            add("patch embedding", family.to_string(), format!("{why}{storage}"));
+            add("row-wise", format!("{} lanes per row", family.row_lanes()), format!("{why}{storage}"));
         }
         chosen
     }

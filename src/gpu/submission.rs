@@ -1,4 +1,4 @@
-//! Submissions: launches that the adapter works on, and the faults that its driver reports meanwhile.
+//! Submissions in flight, and the faults that the driver reports.
 
 use super::error::Error;
 use super::faults::{Faults, fault};
@@ -7,16 +7,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Launches that were submitted together, and aren't known to be done.
+/// A submission that isn't known to be done.
 pub(super) struct Submitted {
-    /// Counts submissions of a context.
+    /// Number of the submission in its context, from 1.
     number: u64,
     pub index: wgpu::SubmissionIndex,
-    /// Their places in the plan, and their labels.
-    pub launches: String,
+    /// Numbers and labels of its dispatches, for messages.
+    pub dispatches: String,
 }
 
-/// Submissions that may be running, oldest first.
+/// Submissions in flight, oldest first.
 #[derive(Default)]
 pub(super) struct Running {
     pub submitted: VecDeque<Submitted>,
@@ -24,18 +24,18 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Submissions that are remembered though no call waits for any.
+    /// Most submissions to remember.
     const MOST: usize = 64;
 
-    pub fn push(&mut self, index: wgpu::SubmissionIndex, launches: String) {
+    pub fn push(&mut self, index: wgpu::SubmissionIndex, dispatches: String) {
         self.count += 1;
-        self.submitted.push_back(Submitted { number: self.count, index, launches });
+        self.submitted.push_back(Submitted { number: self.count, index, dispatches });
         if self.submitted.len() > Self::MOST {
             self.submitted.pop_front();
         }
     }
 
-    /// Forgets all up to a number.
+    /// Forgets submissions up to a number.
     pub fn done(&mut self, number: u64) {
         while self.submitted.front().is_some_and(|first| first.number <= number) {
             self.submitted.pop_front();
@@ -52,7 +52,7 @@ pub(super) struct Submissions {
 }
 
 impl Submissions {
-    /// Listens to what the driver reports of a device.
+    /// Registers callbacks for the errors and the loss of a device.
     pub fn new(device: &wgpu::Device, patience: Duration) -> Submissions {
         let faults: Arc<Mutex<Faults>> = Arc::default();
         let record = faults.clone();
@@ -69,12 +69,12 @@ impl Submissions {
         Submissions { faults, running: Mutex::default(), patience }
     }
 
-    /// Number of submissions so far: what a later wait may be for.
+    /// Returns the number of submissions so far.
     pub fn count(&self) -> u64 {
         locked(&self.running).count
     }
 
-    /// Puts faults that came from several threads in an order of their own.
+    /// Sorts faults that several threads reported, so that the result doesn't depend on their timing.
     pub fn sort_faults(&self) {
         locked(&self.faults).sort();
     }

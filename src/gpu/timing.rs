@@ -1,5 +1,5 @@
-//! Times and memory for benches: replays between timestamps, what launches and submits cost by themselves, large
-//! tensors that are filled on the adapter and looked at in a few places.
+//! Timing and memory for benches: replays between timestamps, the cost of submits, tensors that are filled on the
+//! adapter, and single words read back.
 
 use super::WORD;
 use super::buffer::Buffer;
@@ -10,18 +10,18 @@ use super::profile::Timestamps;
 use super::readback::Readback;
 use std::time::Instant;
 
-/// How long the parts of a submit took, in seconds.
+/// The time of a submit, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SubmitTime {
-    /// Recording the commands, on the CPU.
+    /// Encoding of the commands, on the CPU.
     pub encode: f64,
-    /// From the hand-over until all is done, waiting included.
+    /// From the submit to the end of the wait.
     pub run: f64,
 }
 
 impl Plan {
-    /// Seconds of one replay by the adapter's own clock: `replays` in one pass, between two timestamps. By the wall
-    /// clock, as [`Plan::time`], where [`Context::times_itself`] says no.
+    /// Returns the seconds of one replay by timestamps around a pass of `replays` replays. Uses the wall clock, as
+    /// [`Plan::time`], if [`Context::times_itself`] returns false.
     ///
     /// # Errors
     /// Those that the driver has reported so far.
@@ -35,7 +35,7 @@ impl Plan {
         Ok(timestamps.submit(context, commands)?[0] / replays as f64)
     }
 
-    /// Times `replays` of the recording as one submit; 0 replays are a submit that does nothing.
+    /// Times one submit of `replays` replays. With 0 replays, the submit does nothing.
     ///
     /// # Errors
     /// Those that the driver has reported so far.
@@ -50,7 +50,7 @@ impl Plan {
         Ok(SubmitTime { encode, run: start.elapsed().as_secs_f64() })
     }
 
-    /// Seconds of `count` submits of one replay each, waited for once; the commands are recorded before.
+    /// Returns the seconds of `count` submits of one replay each, with one wait. Encoding doesn't count.
     ///
     /// # Errors
     /// Those that the driver has reported so far.
@@ -79,15 +79,15 @@ impl Plan {
 }
 
 impl Context {
-    /// True if [`Plan::time_on_adapter`] reads timestamps; those of CPU adapters lump launches together.
+    /// Returns true if [`Plan::time_on_adapter`] uses timestamps. Those of CPU adapters merge dispatches.
     pub fn times_itself(&self) -> bool {
         self.has_timestamps() && !self.is_cpu()
     }
 
-    /// Fills a buffer with the words of another, over and over, by copies on the adapter.
+    /// Fills a buffer with repetitions of `period`, by copies on the adapter.
     ///
     /// # Panics
-    /// If `period` is empty or a slice of the same buffer.
+    /// If `period` is empty or in the same buffer.
     pub fn fill(&self, buffer: &Buffer, period: &Buffer) {
         assert!(period.words > 0 && period.raw != buffer.raw, "{}: no period to fill it with", buffer.label);
         let mut encoder = self.device.create_command_encoder(&Default::default());
@@ -99,13 +99,13 @@ impl Context {
         self.queue.submit([encoder.finish()]);
     }
 
-    /// Reads single words of a buffer back, after all submitted work.
+    /// Reads single words of a buffer after all submitted work.
     ///
     /// # Errors
     /// Those that the driver has reported so far.
     ///
     /// # Panics
-    /// If a place lies past the end.
+    /// If a place is past the end.
     pub fn read_words(&self, buffer: &Buffer, places: &[usize]) -> Result<Vec<u32>> {
         let gathered = self.storage_buffer("gathered", places.len() as u64 * WORD)?;
         let mut encoder = self.device.create_command_encoder(&Default::default());

@@ -1,7 +1,7 @@
-//! The choices of tuning: which variant of a kernel is quickest on an adapter for a class of shapes.
+//! The choices of tuning: the fastest variant of a kernel on an adapter for a class of shapes.
 //!
-//! One JSON file for each adapter and driver, in the user's cache folder. The engine knows keys and variants as words
-//! alone; kernels give them a meaning and pass over those that they don't know.
+//! Each adapter and driver has a JSON file in the user's cache folder. The engine treats keys and variants as text;
+//! kernels interpret them and ignore unknown ones.
 
 use super::adapter::AdapterSummary;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// Variants by key.
 pub type Choices = BTreeMap<String, String>;
 
-/// The content of a file; adapter and driver are there to be read by people, and compared.
+/// The content of a file. Adapter, backend and driver are compared when it is loaded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct File {
     adapter: String,
@@ -20,7 +20,7 @@ struct File {
     choices: Choices,
 }
 
-/// The folder that this program may fill and anybody may empty: `LAT_CACHE`, else that of the operating system.
+/// Returns the cache folder: `LAT_CACHE`, or else a folder in the operating system's cache folder.
 pub(super) fn folder() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let system = || {
@@ -35,7 +35,7 @@ pub(super) fn folder() -> Option<PathBuf> {
     variable("LAT_CACHE").or_else(|| system().map(|cache| cache.join("lat-wgpu")))
 }
 
-/// A name of few letters for files about an adapter and its driver. Two long names may meet in one.
+/// Returns the name for files about an adapter and its driver: at most 120 characters, so long names may collide.
 pub(super) fn file_name(adapter: &AdapterSummary) -> String {
     let name: String = format!("{} {} {}", adapter.backend, adapter.name, adapter.driver)
         .chars()
@@ -44,26 +44,26 @@ pub(super) fn file_name(adapter: &AdapterSummary) -> String {
     name.get(..120).unwrap_or(&name).to_string()
 }
 
-/// Where the choices for an adapter are kept; `None` where the system names no cache folder.
+/// Returns the path of an adapter's choices; `None` if there is no cache folder.
 pub fn file(adapter: &AdapterSummary) -> Option<PathBuf> {
     Some(folder()?.join("tune").join(file_name(adapter) + ".json"))
 }
 
-/// The choices kept for an adapter: none if there is no file, or none that can be used.
+/// Loads an adapter's choices; empty if the file is missing, invalid or of another adapter.
 pub fn load(adapter: &AdapterSummary) -> Choices {
     let text = file(adapter).and_then(|path| std::fs::read_to_string(path).ok());
     let file = text.and_then(|text| serde_json::from_str::<File>(&text).ok());
-    // Two long names may meet in one file name.
+    // File names of long names may collide.
     let same = |file: &File| {
         (&file.adapter, &file.backend, &file.driver) == (&adapter.name, &adapter.backend, &adapter.driver)
     };
     file.filter(same).map(|file| file.choices).unwrap_or_default()
 }
 
-/// The text of the file that keeps choices for an adapter.
+/// Returns the text of the file of an adapter's choices.
 ///
 /// # Errors
-/// Never for choices of words.
+/// Never for choices of text.
 pub fn text(adapter: &AdapterSummary, choices: &Choices) -> serde_json::Result<String> {
     let file = File {
         adapter: adapter.name.clone(),
