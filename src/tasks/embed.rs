@@ -14,6 +14,7 @@ use crate::observer::{Observer, Stage};
 use crate::rng;
 use rayon::prelude::*;
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -22,9 +23,9 @@ pub use output::{Device, Embedded, Output, Request, embed};
 /// Batches that are on their way at once: one on the adapter, one being read back.
 const IN_FLIGHT: usize = 2;
 
-/// A network on a device, ready for images of its input size.
-pub struct Embedder<'c> {
-    context: &'c Context,
+/// A network on a device, ready for images of its input size. `C` is a reference to the [`Context`], or an `Arc` of it.
+pub struct Embedder<C> {
+    context: C,
     model: LaTransformer,
     batch: usize,
     need: Need,
@@ -57,15 +58,15 @@ impl Need {
     }
 }
 
-impl<'c> Embedder<'c> {
+impl<C: Deref<Target = Context>> Embedder<C> {
     /// Uploads a network and settles the batch size: the one asked for, else the smallest that fills the adapter.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the batch asked for, or a single image, exceeds `memory` bytes or the adapter's largest
     /// binding.
-    pub fn new(context: &'c Context, network: &Network, batch: Option<usize>, memory: u64) -> Result<Self> {
-        let model = LaTransformer::new(context, network)?;
-        let one = Step::record(context, &model, 1)?;
+    pub fn new(context: C, network: &Network, batch: Option<usize>, memory: u64) -> Result<Self> {
+        let model = LaTransformer::new(&context, network)?;
+        let one = Step::record(&context, &model, 1)?;
         let summary = one.plan.summary().clone();
         let config = model.config();
         let output = config.embedding_len() as u64 * WORD;
@@ -144,7 +145,7 @@ impl<'c> Embedder<'c> {
         let kept = self.step.take().filter(|step| step.batch == images.len());
         let step = match kept {
             Some(step) => step,
-            None => Step::record(self.context, &self.model, images.len())?,
+            None => Step::record(&self.context, &self.model, images.len())?,
         };
         let mut bytes = Vec::with_capacity(self.model.pixel_words(images.len()) * WORD as usize);
         for image in images {
@@ -153,13 +154,13 @@ impl<'c> Embedder<'c> {
         }
         bytes.resize(bytes.len().next_multiple_of(WORD as usize), 0);
         self.context.write(&step.pixels, &bytes);
-        step.plan.run(self.context)?;
+        step.plan.run(&self.context)?;
         let capacity = self.batch.max(images.len()) * self.dim();
         let mut readback = match self.idle.pop() {
             Some(readback) => readback,
-            None => Readback::new(self.context, capacity)?,
+            None => Readback::new(&self.context, capacity)?,
         };
-        readback.start(self.context, &step.embeddings, step.embeddings.words);
+        readback.start(&self.context, &step.embeddings, step.embeddings.words);
         self.flights.push_back(readback);
         self.step = Some(step);
         Ok(())
@@ -168,7 +169,7 @@ impl<'c> Embedder<'c> {
     /// Waits for the oldest batch that is on its way; empty if there is none.
     pub fn collect(&mut self) -> Result<Vec<f32>> {
         let Some(mut readback) = self.flights.pop_front() else { return Ok(Vec::new()) };
-        let rows = readback.finish(self.context)?;
+        let rows = readback.finish(&self.context)?;
         self.idle.push(readback);
         if self.context.precision() == Precision::F16 && rows.iter().any(|value| !value.is_finite()) {
             return Err(Error::Data(
@@ -188,10 +189,10 @@ impl<'c> Embedder<'c> {
     pub fn profile(&mut self) -> Result<PlanProfile> {
         // Two plans at once could exceed the memory allowed.
         self.step = None;
-        let step = Step::record(self.context, &self.model, self.batch)?;
+        let step = Step::record(&self.context, &self.model, self.batch)?;
         let words: Vec<u32> = (0..step.pixels.words as u64).map(|i| rng::bits(0, 0, i)).collect();
         self.context.write(&step.pixels, bytemuck::cast_slice(&words));
-        Ok(step.plan.profile(self.context)?)
+        Ok(step.plan.profile(&self.context)?)
     }
 }
 
@@ -240,8 +241,8 @@ fn mean_of_views(one: &[f32], other: &[f32], parts: usize) -> Vec<f32> {
 /// The images of a list in its order, each with its embedding (R·D) or the reason why it can't be read: [`Embedder::rows`].
 ///
 /// An error of the adapter ends it. Memory doesn't grow with the list: decoding runs in parallel, a few batches ahead.
-pub struct Rows<'e, 'c> {
-    embedder: &'e mut Embedder<'c>,
+pub struct Rows<'e, C> {
+    embedder: &'e mut Embedder<C>,
     stage: Stage<'e>,
     flip: bool,
     decoder: Option<JoinHandle<()>>,
@@ -256,7 +257,7 @@ pub struct Rows<'e, 'c> {
     first_view: Option<Vec<f32>>,
 }
 
-impl<'c> Embedder<'c> {
+impl<C: Deref<Target = Context>> Embedder<C> {
     /// Embeds the images of a list; where the adapter finds no memory for a batch, goes on with smaller ones.
     ///
     /// The iterator's errors are those of the adapter, and [`Error::Interrupted`].
@@ -265,7 +266,7 @@ impl<'c> Embedder<'c> {
         images: Vec<Image>,
         options: LookOptions,
         observer: &'e dyn Observer,
-    ) -> Rows<'e, 'c> {
+    ) -> Rows<'e, C> {
         let size = self.model.config().image;
         // Whole rounds for the decoding threads, and never much more than the adapter takes at once.
         let chunk = self.batch().max(2 * rayon::current_num_threads());
@@ -301,7 +302,7 @@ impl<'c> Embedder<'c> {
     }
 }
 
-impl Embedder<'_> {
+impl<C: Deref<Target = Context>> Embedder<C> {
     /// Embeds the readable images of a list; returns their embeddings by name, and their places in the list.
     ///
     /// # Errors
@@ -328,7 +329,7 @@ impl Embedder<'_> {
     }
 }
 
-impl Rows<'_, '_> {
+impl<C: Deref<Target = Context>> Rows<'_, C> {
     /// Sends one batch on its way, and reads back the one before it.
     fn work(&mut self) -> Result<()> {
         self.stage.advance(0)?;
@@ -378,7 +379,7 @@ impl Rows<'_, '_> {
     }
 }
 
-impl Iterator for Rows<'_, '_> {
+impl<C: Deref<Target = Context>> Iterator for Rows<'_, C> {
     type Item = Result<(Image, Result<Vec<f32>>)>;
 
     fn next(&mut self) -> Option<Self::Item> {

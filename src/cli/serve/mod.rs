@@ -13,7 +13,7 @@ use super::signals::Signals;
 use crate::embeddings::gallery::{Filter, Gallery};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
-use crate::gpu::Precision;
+use crate::gpu::{Context, Precision};
 use crate::images::decode::{self, DecodeOptions};
 use crate::images::preprocess::resize_bicubic;
 use crate::kernels::topk::MAX_K;
@@ -189,7 +189,7 @@ impl Rows for OneRow {
 
 /// Owns the adapter: one image after the other.
 struct Searcher<'c> {
-    embedder: Embedder<'c>,
+    embedder: Embedder<&'c Context>,
     neighbours: Neighbours<'c>,
     reduction: Option<Reduction>,
     query: &'c OneRow,

@@ -197,7 +197,7 @@ impl Run<'_> {
         })
     }
 
-    fn write(&mut self, embedder: &mut Embedder<'_>) -> Result<()> {
+    fn write(&mut self, embedder: &mut Embedder<&Context>) -> Result<()> {
         let Run { images, request: Request { look, dtype, .. }, observer, .. } = *self;
         for row in embedder.rows(images[self.done()..].to_vec(), *look, observer) {
             match row? {

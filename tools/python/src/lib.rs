@@ -87,7 +87,7 @@ impl Observer for Job {
 }
 
 /// Rows (N, D) of a job's images; the first one that can't be read ends it.
-fn embed(embedder: &mut Embedder<'_>, size: ImageSize, job: &Job) -> Result<Vec<f32>> {
+fn embed(embedder: &mut Embedder<&Context>, size: ImageSize, job: &Job) -> Result<Vec<f32>> {
     let mut rows = Vec::new();
     match &job.images {
         Images::Files(paths) => {
