@@ -13,6 +13,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 ///
 /// Wrong shapes inside the engine are programmer mistakes and panic at record time instead.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The file system refused an action on `path`.
     #[error("cannot {action} {}", path.display())]

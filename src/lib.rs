@@ -1,48 +1,32 @@
-//! `lat-wgpu`: the Locally Aware Transformer for person re-identification on a hand-written wgpu engine.
-//!
-//! The images of a list that look most like another one (`examples/find_person.rs` does it with a folder):
+//! Person re-identification on any GPU: the Locally Aware Transformer on a hand-written wgpu engine.
 //!
 //! ```
-//! use lat_wgpu::checkpoint::{self, Settings};
-//! use lat_wgpu::embeddings::Embeddings;
-//! use lat_wgpu::images::walk;
-//! use lat_wgpu::tasks::embed::{Embedder, LookOptions};
-//! use lat_wgpu::error::Result;
-//! use lat_wgpu::retrieval::neighbours::Neighbours;
-//! use lat_wgpu::gpu::{Context, ContextOptions};
-//! # fn main() -> Result<()> {
-//! # let folder = tempfile::tempdir().map_err(lat_wgpu::error::Error::io("create", "a folder"))?;
-//! # let folder = folder.path();
-//! # std::fs::create_dir(folder.join("gallery")).expect("a folder");
-//! # let draw = |name: &str, red: u8| { image::RgbImage::from_fn(64, 128, |x, y| image::Rgb([red, x as u8, y as u8])).save(folder.join(name)) };
-//! # draw("gallery/one.png", 0).and_then(|()| draw("gallery/two.png", 200)).and_then(|()| draw("query.png", 199)).expect("images");
-//! let network = checkpoint::load("weights/demo.safetensors".as_ref(), &Settings::default())?;
-//! let context = Context::open(&ContextOptions::from_environment(None))?;
-//! let mut embedder = Embedder::new(&context, &network, None, context.default_memory())?;
+//! use lat_wgpu::{Gallery, Model};
 //!
-//! let mut embed = |name: &str| -> Result<Embeddings> {
-//!     let images = walk::list_images(&[folder.join(name)], false)?.images;
-//!     Ok(embedder.embeddings(images, LookOptions::default(), &())?.0)
-//! };
-//! let (gallery, query) = (embed("gallery")?, embed("query.png")?);
+//! # fn main() -> lat_wgpu::Result<()> {
+//! # let folder = tempfile::tempdir().map_err(lat_wgpu::Error::io("create", "a folder"))?;
+//! # std::fs::copy("weights/demo.safetensors", folder.path().join("demo.safetensors")).expect("weights");
+//! # std::env::set_current_dir(&folder).expect("a folder");
+//! # let figures = lat_wgpu::figures::Figures { persons: 4, cameras: 2, images: 2, seed: 0 };
+//! # lat_wgpu::figures::draw_figures("crops".as_ref(), figures)?;
+//! let model = Model::open("demo.safetensors")?;
+//! let gallery = Gallery::new(&model, model.embed(&["crops/bounding_box_test"])?.embeddings)?;
+//! let queries = model.embed(&["crops/query"])?;
+//! let matches = gallery.search(&queries.embeddings, 5)?;
+//! let scores = model.evaluate("crops")?;
 //!
-//! // Nearest first. The distance is squared Euclidean; vectors have length 1, so it is 2 - 2·cosine.
-//! let nearest = Neighbours::new(&context, &query, &gallery, context.default_memory())?.nearest(0..1, 2)?;
-//! for found in &nearest[0] {
-//!     println!("{:.4}  {}", found.distance, gallery.paths[found.index]);
-//! }
-//! # assert!(gallery.paths[nearest[0][0].index].ends_with("two.png"));
+//! println!("{} looks most like {}", queries.files[0].display(), matches[0][0].path);
+//! println!("rank-1 {:.1} %, mAP {:.1} %", 100.0 * scores.ranks[0], 100.0 * scores.map);
+//! # assert_eq!((matches.len(), matches[0].len()), (queries.files.len(), 5));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! One image down, in the files to open: [`images::decode`] bytes → (H, W, 3) u8 → [`images::preprocess`] stretched to the
-//! input size → [`tasks::embed`] batch, upload → [`kernels::image`] (B, 3, H, W) f32 → [`kernels::patch_embed`] (B, N, D) →
-//! [`kernels::tokens`] + class token, + position (B, T, D) → blocks ([`layers::block`]) → final norm → [`kernels::gelt`]
-//! row means blended with the class token (B, R, D) → [`kernels::l2norm`] (B, R·D).
-//! From the model to a kernel: `model/vit.rs` → `layers/block.rs` → `kernels/S.rs` → `shaders/S.wgsl`.
+//! [`Model::embed`] turns images into [`Embeddings`], [`Gallery::search`] finds the nearest ones, and [`Model::evaluate`]
+//! scores a model on a data set. The program `lat-wgpu` does more: it trains, explains and serves models. Its README
+//! describes the files that it reads and writes.
 //!
-//! Modules in reading order, lowest layer first; imports only go up this list.
+//! The modules behind these types have no stable interface. `RUSTDOCFLAGS="--cfg internals" cargo doc` documents them.
 
 // Only `cli` prints or decides an exit code, by macros of its own; nothing unwraps outside tests.
 #![cfg_attr(
@@ -50,38 +34,71 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)
 )]
 
+mod api;
+
+pub use api::{EmbeddedImages, Gallery, Model, ModelOptions};
+pub use embeddings::Embeddings;
+pub use error::{Error, Result};
+pub use gpu::Precision;
+pub use retrieval::metrics::Scores;
+pub use shape::ImageSize;
+pub use tasks::search::Match;
+
+// The modules in reading order, lowest layer first; imports only go up this list.
+
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod gpu;
 
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod error;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod observer;
-pub mod retry;
+pub(crate) mod retry;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod rng;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod shape;
 
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod figures;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod images;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod storage;
 
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod datasets;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod kernels;
-pub mod plot;
-pub mod report;
+pub(crate) mod plot;
+pub(crate) mod report;
 
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod checkpoint;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod embeddings;
-pub mod layers;
+pub(crate) mod layers;
 
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod model;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod retrieval;
 
-pub mod export;
+pub(crate) mod export;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod train;
 
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod tasks;
 
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod cli;
 
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod bench;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod cases;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod reference;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod selftest;

@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 10] = [
     &["model", "retrieval"],
     &["export", "train", "selftest"],
     &["tasks", "bench"],
-    &["cli"],
+    &["cli", "api"],
     &["main"],
 ];
 

@@ -15,15 +15,31 @@ pub(super) trait Form: Send {
     fn finish(self: Box<Self>, rows: usize) -> Result<()>;
 }
 
-/// Embeddings read back.
+/// Embeddings in memory: N rows of D numbers, each row of unit length.
+///
+/// ```
+/// let paths = vec!["a.jpg".to_string(), "b.jpg".to_string()];
+/// let embeddings = lat_wgpu::Embeddings { paths, dim: 2, rows: vec![1.0, 0.0, 0.6, 0.8] };
+/// assert_eq!(embeddings.row(1), [0.6, 0.8]);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embeddings {
     /// Name of each row.
     pub paths: Vec<String>,
-    /// D, numbers in a row.
+    /// Dimensions D of a row.
     pub dim: usize,
     /// (N, D).
     pub rows: Vec<f32>,
+}
+
+impl Embeddings {
+    /// One row (D).
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.rows[index * self.dim..][..self.dim]
+    }
 }
 
 pub(super) fn ending(path: &Path) -> String {

@@ -7,6 +7,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 ///
 /// A dispatch that doesn't fit its kernel's declaration is a bug in the caller and panics when it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// This machine has no adapter.
     #[error("no Vulkan, Metal or DX12 adapter was found")]

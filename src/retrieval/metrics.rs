@@ -175,6 +175,7 @@ impl Reason {
 
 /// Means over the valid queries, all fractions of 1.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Scores {
     /// For each k of [`RANKS`]: how many queries have a match among the first k.
     pub ranks: [f64; RANKS.len()],

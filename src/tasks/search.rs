@@ -156,6 +156,14 @@ pub struct Ranking {
 }
 
 /// One image of the gallery.
+///
+/// ```
+/// fn line(found: &lat_wgpu::Match) -> String {
+///     format!("{:.4}  {}", found.distance, found.path)
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Match {
     /// Its row in the gallery, whatever was filtered.
     pub row: usize,

@@ -1,0 +1,240 @@
+//! The library's front: a model on an adapter, galleries to search, scores of a data set.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::checkpoint::{self, Network, Settings};
+use crate::datasets::{LoadOptions, TestSet};
+use crate::embeddings::{Embeddings, gallery, rows::Rows};
+use crate::error::{Error, Result};
+use crate::gpu::{Context, ContextOptions, Precision};
+use crate::images::walk;
+use crate::retrieval::metrics::Scores;
+use crate::retrieval::neighbours::{Neighbour, Neighbours};
+use crate::shape::ImageSize;
+use crate::tasks::embed::{Embedder, LookOptions};
+use crate::tasks::evaluate::{Look, Plan, Task, evaluate};
+use crate::tasks::search::{Match, check_fits, check_weights, verdicts};
+
+/// Options of [`Model::open_with`].
+///
+/// ```
+/// let mut options = lat_wgpu::ModelOptions::default();
+/// options.precision = lat_wgpu::Precision::F16;
+/// options.batch = Some(32);
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ModelOptions {
+    /// Part of an adapter's name, in any case. `None`: the environment's `LAT_ADAPTER`, else the best adapter.
+    pub adapter: Option<String>,
+    /// Storage of weights and activations; sums are f32 with either.
+    pub precision: Precision,
+    /// Images per batch. `None`: the smallest batch that fills the adapter.
+    pub batch: Option<usize>,
+    /// Embeds each image and its mirror image, and takes the mean of the two.
+    pub flip: bool,
+}
+
+/// A model on an adapter. Threads may share it; they take turns on the adapter.
+///
+/// ```no_run
+/// # fn main() -> lat_wgpu::Result<()> {
+/// let model = lat_wgpu::Model::open("weights/demo.safetensors")?;
+/// println!("{}: embeddings of {} dimensions", model.adapter(), model.dim());
+/// # Ok(())
+/// # }
+/// ```
+pub struct Model {
+    path: PathBuf,
+    network: Network,
+    context: Arc<Context>,
+    embedder: Mutex<Embedder<Arc<Context>>>,
+    look: LookOptions,
+}
+
+impl Model {
+    /// Opens weights on the best adapter: a plain ViT in `.safetensors`, or a model that `lat-wgpu train` wrote.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Weights`] or [`Error::Tensor`] if the file can't be used; [`Error::Gpu`] without an adapter.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        Model::open_with(path, &ModelOptions::default())
+    }
+
+    /// Opens weights with options.
+    ///
+    /// # Errors
+    /// Those of [`Model::open`]; [`Error::TooLarge`] if the batch doesn't fit into the adapter's memory.
+    pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Model> {
+        let path = path.as_ref().to_path_buf();
+        let network = checkpoint::load(&path, &Settings::default())?;
+        let ModelOptions { adapter, precision, batch, flip } = options.clone();
+        let device = ContextOptions { precision, ..ContextOptions::from_environment(adapter) };
+        let context = Arc::new(Context::open(&device)?);
+        let embedder = Embedder::new(Arc::clone(&context), &network, batch, context.default_memory())?;
+        let look = LookOptions { flip, ..LookOptions::default() };
+        Ok(Model { path, network, context, embedder: Mutex::new(embedder), look })
+    }
+
+    /// Embeds image files, and folders with all images below them; keeps the order of the sorted names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if an input can't be listed; [`Error::NothingToDo`] if the inputs hold no image; [`Error::Gpu`] if the
+    /// adapter fails. Images that can't be read are no error: see [`EmbeddedImages::skipped`].
+    pub fn embed(&self, inputs: &[impl AsRef<Path>]) -> Result<EmbeddedImages> {
+        let inputs: Vec<PathBuf> = inputs.iter().map(|input| input.as_ref().to_path_buf()).collect();
+        let images = walk::list_images(&inputs, false)?.images;
+        let mut embedder = self.embedder.lock().unwrap_or_else(PoisonError::into_inner);
+        let embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
+        let mut embedded = EmbeddedImages { embeddings, files: Vec::new(), skipped: Vec::new() };
+        for row in embedder.rows(images, self.look, &()) {
+            match row? {
+                (image, Ok(row)) => {
+                    embedded.embeddings.paths.push(image.name);
+                    embedded.embeddings.rows.extend(row);
+                    embedded.files.push(image.path);
+                }
+                (image, Err(error)) => embedded.skipped.push((image.path, error)),
+            }
+        }
+        Ok(embedded)
+    }
+
+    /// Scores the model on a data set, a folder or a `.csv` of `path,person,camera,split`: rank-k, mAP and mINP under
+    /// Market-1501's protocol.
+    ///
+    /// ```no_run
+    /// # fn main() -> lat_wgpu::Result<()> {
+    /// let scores = lat_wgpu::Model::open("weights/demo.safetensors")?.evaluate("Market-1501")?;
+    /// println!("rank-1 {:.2} %, mAP {:.2} %", 100.0 * scores.ranks[0], 100.0 * scores.map);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the data set has no query with a match; [`Error::Io`] if it can't be read; [`Error::Gpu`] if the
+    /// adapter fails.
+    pub fn evaluate(&self, data: impl AsRef<Path>) -> Result<Scores> {
+        let plan = Plan::default();
+        let set = TestSet::load(data.as_ref(), &LoadOptions::default(), plan.rules.across_cameras())?;
+        let look = Look { options: self.look, ..Look::default() };
+        let task = Task::embed(set, &self.network, &self.context, look, &())?;
+        Ok(evaluate(task, &plan, &self.context, &())?.plain)
+    }
+
+    /// Dimensions of an embedding: R·D.
+    pub fn dim(&self) -> usize {
+        self.network.config.embedding_len()
+    }
+
+    /// Size that images are stretched to, in pixels.
+    pub fn size(&self) -> ImageSize {
+        self.network.config.image
+    }
+
+    /// The adapter's name.
+    pub fn adapter(&self) -> &str {
+        &self.context.adapter.name
+    }
+
+    /// Remarks about the file, such as tensors that are not used.
+    pub fn notes(&self) -> &[String] {
+        &self.network.notes
+    }
+}
+
+/// Embeddings that [`Model::embed`] made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct EmbeddedImages {
+    /// One row (R·D) for each readable image.
+    pub embeddings: Embeddings,
+    /// The file of each row.
+    pub files: Vec<PathBuf>,
+    /// Images that could not be read, with the reason.
+    pub skipped: Vec<(PathBuf, Error)>,
+}
+
+/// Embeddings to search in.
+///
+/// ```no_run
+/// use lat_wgpu::{Gallery, Model};
+/// # fn main() -> lat_wgpu::Result<()> {
+/// let model = Model::open("weights/demo.safetensors")?;
+/// // What `lat-wgpu embed` wrote.
+/// let gallery = Gallery::open(&model, "gallery.safetensors")?;
+/// let queries = model.embed(&["query"])?;
+/// for (query, matches) in queries.files.iter().zip(gallery.search(&queries.embeddings, 1)?) {
+///     println!("{} looks like {}", query.display(), matches[0].path);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Gallery {
+    rows: GalleryRows,
+    context: Arc<Context>,
+    /// Largest squared distance between images of one person, where the model has a threshold.
+    threshold: Option<f32>,
+}
+
+enum GalleryRows {
+    InMemory(Embeddings),
+    Stored(gallery::Gallery),
+}
+
+impl Gallery {
+    /// Makes a gallery of embeddings in memory.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if they have another number of dimensions than the model's.
+    pub fn new(model: &Model, embeddings: Embeddings) -> Result<Gallery> {
+        if embeddings.dim != model.dim() {
+            return Err(Error::Data(format!(
+                "the embeddings have {} dimensions, those of {} have {}",
+                embeddings.dim,
+                model.path.display(),
+                model.dim()
+            )));
+        }
+        Ok(Gallery::from_rows(model, GalleryRows::InMemory(embeddings), false))
+    }
+
+    /// Opens a file of embeddings (`.safetensors`, `.npy`, `.parquet`) or an index folder. Its rows stay on disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it can't be read; [`Error::Data`] if it was embedded with another model or other settings.
+    pub fn open(model: &Model, path: impl AsRef<Path>) -> Result<Gallery> {
+        let stored = gallery::Gallery::open(path.as_ref())?;
+        check_fits(&stored, &model.network, None, model.look.flip)?;
+        check_weights(&model.path, &model.network, &stored, None, false)?;
+        let is_flipped = stored.is_flipped();
+        Ok(Gallery::from_rows(model, GalleryRows::Stored(stored), is_flipped))
+    }
+
+    fn from_rows(model: &Model, rows: GalleryRows, is_flipped: bool) -> Gallery {
+        let threshold = verdicts(&model.network, model.look.flip || is_flipped, false).ok();
+        let threshold = threshold.map(|threshold| threshold.distance);
+        Gallery { rows, context: Arc::clone(&model.context), threshold }
+    }
+
+    /// Finds the images that are nearest to each query: one list for each row of `queries`, of at most `top` matches,
+    /// nearest first.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `top` is larger than 1024 or the queries have another number of dimensions; [`Error::Gpu`] if the
+    /// adapter fails.
+    pub fn search(&self, queries: &Embeddings, top: usize) -> Result<Vec<Vec<Match>>> {
+        let (rows, paths): (&dyn Rows, &[String]) = match &self.rows {
+            GalleryRows::InMemory(embeddings) => (embeddings, &embeddings.paths),
+            GalleryRows::Stored(stored) => (stored, stored.names()),
+        };
+        let mut neighbours = Neighbours::new(&self.context, queries, rows, self.context.default_memory())?;
+        let nearest = neighbours.nearest(0..queries.len(), top)?;
+        let found = |Neighbour { index, distance }| {
+            let same = self.threshold.map(|threshold| distance <= threshold);
+            Match { row: index, path: paths[index].clone(), distance, same }
+        };
+        Ok(nearest.into_iter().map(|list| list.into_iter().map(found).collect()).collect())
+    }
+}
