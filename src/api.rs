@@ -238,3 +238,50 @@ impl Gallery {
         Ok(nearest.into_iter().map(|list| list.into_iter().map(found).collect()).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embeddings::{Dtype, EmbeddingWriter};
+    use std::collections::BTreeMap;
+
+    fn model() -> Model {
+        Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/demo.safetensors")).unwrap()
+    }
+
+    #[test]
+    fn a_gallery_in_memory_and_one_on_disk_find_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, red) in [("one.png", 0), ("two.png", 200)] {
+            let image = image::RgbImage::from_fn(64, 128, |x, y| image::Rgb([red, x as u8, y as u8]));
+            image.save(folder.path().join(name)).unwrap();
+        }
+        std::fs::write(folder.path().join("broken.jpg"), "no image").unwrap();
+        let model = model();
+        let images = model.embed(&[folder.path()]).unwrap();
+        assert_eq!(images.embeddings.paths, ["one.png", "two.png"]);
+        assert_eq!(images.files[1], folder.path().join("two.png"));
+        assert_eq!(images.skipped[0].0, folder.path().join("broken.jpg"));
+
+        let file = folder.path().join("g.safetensors");
+        let Embeddings { paths, dim, .. } = &images.embeddings;
+        let mut writer = EmbeddingWriter::create(&file, *dim, Dtype::F32, paths, &BTreeMap::new()).unwrap();
+        for (row, path) in paths.iter().enumerate() {
+            writer.push(path, images.embeddings.row(row)).unwrap();
+        }
+        writer.finish().unwrap();
+        let queries = model.embed(&[folder.path().join("two.png")]).unwrap().embeddings;
+        let stored = Gallery::open(&model, &file).unwrap();
+        let in_memory = Gallery::new(&model, images.embeddings).unwrap();
+        let found = in_memory.search(&queries, 5).unwrap();
+        assert_eq!(found, stored.search(&queries, 5).unwrap());
+        assert_eq!((found[0].len(), found[0][0].row, found[0][0].distance), (2, 1, 0.0));
+
+        let none = Embeddings { paths: Vec::new(), dim: queries.dim, rows: Vec::new() };
+        assert!(in_memory.search(&none, 5).unwrap().is_empty());
+        let narrow = Embeddings { paths: vec!["a".to_string()], dim: 2, rows: vec![1.0, 0.0] };
+        assert!(
+            matches!(Gallery::new(&model, narrow), Err(Error::Data(text)) if text.contains("2 dimensions"))
+        );
+    }
+}
