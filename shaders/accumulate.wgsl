@@ -1,9 +1,9 @@
-// Adds one tensor to another: how the gradients of a batch's pieces become those of the batch.
+// Adds one tensor to another. Accumulates the gradients of micro-batches into those of the batch.
 //
 //   sum[i] = sum[i] + addend[i]
 //
 // accumulate: addend (count) read   sum (count) read and written
-// One invocation owns one element; one rounding, error ≤ 2⁻²⁴·|sum + addend|. Linear, so it has no backward of its own.
+// One invocation owns one element. One rounding: error ≤ 2⁻²⁴·|sum + addend|. The sum has no backward kernel.
 // Source: the gradient of a sum is the sum of the gradients.
 // Limits: count below 2³².
 

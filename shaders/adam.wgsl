@@ -1,15 +1,15 @@
 // One step of Adam or AdamW on all parameters of a group.
 //
-//   g = gradients·factor      wd = weight decay
-//   DECOUPLED: p ← p·(1 - lr·wd)      else: g ← g + wd·p
+//   g = gradients·factor      wd = weight decay      lr = learning rate
+//   DECOUPLED: p ← p·(1 - lr·wd)      otherwise: g ← g + wd·p
 //   m ← beta1·m + (1 - beta1)·g      v ← beta2·v + (1 - beta2)·g²
 //   p ← p - lr·m·c1/(√(v·c2) + eps)      c1 = 1/(1 - beta1^t)      c2 = 1/(1 - beta2^t)
 //
 // gradients (len) vec4 read   step read: lr, wd, c1 and c2 of the group   control read: finite, factor
-// parameters, first_moment, second_moment (len) vec4 read and written      words of step and control: common/step.wgsl
-// One invocation owns four parameters. Where control says that something isn't finite, nothing is written. Where
-// parameter, gradient and moments are 0, all stay 0: padding stays padding. Error of p ≤ 2⁻²⁴·(|p| + 16·|change|).
-// Source: [Adam alg. 1], [AdamW alg. 2], as PyTorch has them. Limits: len a multiple of 4.
+// parameters, first_moment, second_moment (len) vec4 read and written      layout of step and control: common/step.wgsl
+// One invocation owns four parameters. If control says that the step does not count, nothing is written. Where
+// parameter, gradient and moments are 0, all stay 0, so padding stays zero. Error of p ≤ 2⁻²⁴·(|p| + 16·|change|).
+// Source: [Adam alg. 1], [AdamW alg. 2], in PyTorch's form. Limits: len a multiple of 4.
 
 struct Params {
     quads: u32,

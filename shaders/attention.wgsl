@@ -1,34 +1,40 @@
-// Fused multi-head self-attention, the GPU family: no T × T matrix in memory.
+// Fused multi-head self-attention, the tiled family for GPUs: no T × T matrix in memory.
 //
 //   s[i,j] = scale·Σ_d q[i,d]·k[j,d]      p[i,j] = exp(s[i,j] - lse[i])      lse[i] = log Σ_j exp(s[i,j])
 //   out[i,d] = Σ_j p[i,j]·v[j,d]                                      for each image b and head h; scale = 1/√Dh
 //   with delta[i] = Σ_d dout[i,d]·out[i,d] and ds[i,j] = p[i,j]·(Σ_d dout[i,d]·v[j,d] - delta[i]):
 //   dv[j] = Σ_i p[i,j]·dout[i]      dq[i] = scale·Σ_j ds[i,j]·k[j]      dk[j] = scale·Σ_i ds[i,j]·q[i]
 //
-// attention_forward: qkv (B, T, 3, H, Dh), as the fused projection leaves it, read   out (B, T, H·Dh) written
-// lse (B, H, T) written if KEEP_LSE: all that the backward pass needs beside qkv and out
+// attention_forward: qkv (B, T, 3, H, Dh), in the layout of the fused projection, read   out (B, T, H·Dh) written
+// lse (B, H, T) written if KEEP_LSE; the backward pass needs lse beside qkv and out
 // attention_delta: kept_out (B, T, H·Dh) read   dout (B, T, H·Dh) read   delta (B, H, T) written
-// attention_dq, attention_dkv: qkv, dout read   kept_lse, kept_delta (B, H, T) read   dqkv (B, T, 3, H, Dh) written: its
-// queries by the one, its keys and values by the other
-// A workgroup owns ROWS queries (attention_dkv: keys) of one head and walks over the other side STEP rows at a time: small
-// matrix products between tiles in workgroup memory. For the scores an invocation owns every DOWN-th row and every ALONG-th
-// of the other side, EACH of both, for the output these rows and every ALONG-th vec4 of the head; scores change hands
-// through workgroup memory.
-// Padding: with R = ROWS = STEP and T rounded up to r = R·⌈T/R⌉ the scores take r²/T² of the useful work, what they weigh
-// takes r·4⌈T/4⌉/T², since it ends with the last row. EACH is 4, 5 or 6 by T, so that r is least. For T = 33, 129, 197
-// and 257 R is 40, 48, 40 and 40: 1.47, 1.25, 1.03 and 1.19 for the scores, 1.32, 1.14, 1.03 and 1.10 for the rest.
-// The softmax runs online: sums are rescaled when a larger s turns up, so no exp overflows. Rows past the end repeat the
-// last one, weigh 0 and are never stored.
-// Sums over j (attention_dkv: i) ascend. Error of out ≤ about (Dh + T + 8)·2⁻²⁴ of the largest |v|, of the gradients ≤
-// about (Dh + T + 8)·2⁻²⁴ of the sum of their terms' magnitudes (scores of ordinary size).
-// Source: [ViT eq. 2], [LAT eq. 3]; online softmax and backward as in FlashAttention. Limits: Dh a multiple of 4 and of
-// 4·CHUNK; CHUNK at most 8; sentinel -1e30 instead of -∞, since fast math may not know infinity.
+// attention_dq, attention_dkv: qkv, dout read   kept_lse, kept_delta (B, H, T) read   dqkv (B, T, 3, H, Dh) written:
+// attention_dq writes the gradients of queries, attention_dkv those of keys and values
+//
+// A workgroup owns ROWS queries (attention_dkv: keys) of one head and iterates over the other side (keys;
+// attention_dkv: queries) in steps of STEP rows, multiplying small tiles in workgroup memory. For the scores, an
+// invocation owns every DOWN-th row of the workgroup and every ALONG-th row of the step, EACH of both. For the output
+// it owns the same rows of the workgroup and every ALONG-th quad of the head. Invocations exchange scores through
+// workgroup memory.
+//
+// Padding: ROWS = STEP = S, and T is rounded up to P = S·⌈T/S⌉. The scores take P²/T² of the useful work. The weighted
+// sums take P·4⌈T/4⌉/T², since they stop at the last row. EACH is 4, 5 or 6, the value that makes P least. For T = 33,
+// 129, 197 and 257 S is 40, 48, 40 and 40: the factors are 1.47, 1.25, 1.03 and 1.19 for the scores, 1.32, 1.14, 1.03
+// and 1.10 for the weighted sums.
+//
+// The softmax runs online: when a larger s appears, the sums are rescaled, so no exp overflows. Rows past the end
+// repeat the last row, have weight 0 and are not stored. Sums over j (attention_dkv: i) add in ascending order.
+// Error of out ≤ about (Dh + T + 8)·2⁻²⁴ of the largest |v|; of the gradients ≤ about (Dh + T + 8)·2⁻²⁴ of the sum of
+// the magnitudes of their terms, for scores of ordinary size.
+// Source: [ViT eq. 2], [LAT eq. 3]; online softmax and backward as in FlashAttention.
+// Limits: Dh a multiple of 4 and of 4·CHUNK; CHUNK at most 8. The sentinel is -1e30 instead of -∞, because fast math
+// may assume that no float is infinite.
 
 struct Params {
     tokens: u32,
     heads: u32,
     scale: f32,
-    // Heads of all images are counted on; the first of this launch.
+    // Index of this dispatch's first head, counted over the heads of all images.
     first: u32,
 }
 
@@ -48,40 +54,41 @@ struct Params {
 override KEEP_LSE: bool = false;
 
 const HEAD_DIM: u32 = 64;
-// Quads of the head that the scores' tiles hold at a time.
+// Quads of the head in a tile of the scores.
 const CHUNK: u32 = 8;
-// Rows of each side whose scores an invocation owns, at least four.
+// Rows of each side whose scores an invocation owns; at least four.
 const EACH: u32 = 4;
 
 const QUADS = HEAD_DIM / 4u;
 const_assert QUADS % CHUNK == 0u;
 
-// Invocations along the rows, and along the other side or the head.
+// Invocations along the workgroup's rows, and along the other side or the head.
 const DOWN = 8u;
 const ALONG = 8u;
 const THREADS = DOWN * ALONG;
 const ROWS = DOWN * EACH;
 const STEP = ALONG * EACH;
 const OWN_QUADS = (QUADS + ALONG - 1u) / ALONG;
-// Quads from a tile's row to the next: an odd number, so that neighbouring rows lie in other banks.
+// Quads from one row of a tile to the next: an odd number, so that neighbouring rows are in different banks.
 const STRIDE = CHUNK | 1u;
 const TILE = ROWS * STRIDE;
 const UNROLL = 4u;
-// Whole rows of the other side that fit where both tiles were.
+// Whole rows of the other side that fit into the memory of both tiles.
 const PIECES = (STEP * QUADS + 2u * TILE - 1u) / (2u * TILE);
 const WHOLE = (STEP / UNROLL + PIECES - 1u) / PIECES * UNROLL;
-// Rows of an invocation past the fourth.
+// Rows of an invocation beyond the fourth.
 const REST = EACH - 4u;
 
-// The rows' tile and that of the other side, or whole rows of the other side, which may take more: UNROLL rounds them up.
+// The tiles of both sides; later whole rows of the other side, which may take more memory, since their number is
+// rounded up to a multiple of UNROLL.
 var<workgroup> tile: array<vec4f, max(2u * TILE, WHOLE * QUADS)>;
-// [row of the other side][an invocation's first four rows]; its rows past the fourth:
-// [row of the other side][REST][DOWN].
+// Weights of the scores. weights: [row of the other side][DOWN + 1], each the first four rows of an invocation.
+// rest: [row of the other side][REST][DOWN], the rows beyond the fourth.
 var<workgroup> weights: array<vec4f, STEP * (DOWN + 1u)>;
 var<workgroup> rest: array<f32, STEP * max(REST, 1u) * DOWN>;
 
-// An invocation's place along the rows and along the other side: the bits of its number by turns, so that two of any
-// four neighbours read the same row and two the same row of the other side.
+// Position of an invocation along the workgroup's rows and along the other side. The bits of its index alternate
+// between the two: of any four neighbours, two read the same row, and two the same row of the other side.
 fn place(lane: u32) -> vec2u {
     let down = ((lane >> 1u) & 1u) | ((lane >> 2u) & 2u) | ((lane >> 3u) & 4u);
     let along = (lane & 1u) | ((lane >> 1u) & 2u) | ((lane >> 2u) & 4u);
@@ -94,7 +101,7 @@ fn place_of(group: vec3u) -> vec3u {
     return vec3u(group.x, head % params.heads, head / params.heads);
 }
 
-// Where a row of q, k or v (part 0, 1, 2) begins.
+// First quad of a row of q, k or v (part 0, 1 or 2). Rows past the end repeat the last row.
 fn qkv_row(group: vec3u, part: u32, token: u32) -> u32 {
     let row = group.z * params.tokens + min(token, params.tokens - 1u);
     return ((row * 3u + part) * params.heads + group.y) * QUADS;
@@ -105,7 +112,7 @@ fn dout_row(group: vec3u, token: u32) -> u32 {
     return (row * params.heads + group.y) * QUADS;
 }
 
-// Loads a chunk of ROWS rows of q, k or v into the tile that begins at `side`.
+// Loads a chunk of ROWS rows of q, k or v into the tile at `side`.
 fn load_qkv(group: vec3u, lane: u32, side: u32, part: u32, first: u32, chunk: u32) {
     for (var t = 0u; t < ROWS * CHUNK; t += THREADS) {
         let row = (t + lane) / CHUNK;
@@ -126,7 +133,7 @@ fn load_dout(group: vec3u, lane: u32, side: u32, first: u32, chunk: u32) {
     }
 }
 
-// Loads WHOLE whole rows.
+// Loads WHOLE whole rows of q, k or v.
 fn load_whole_qkv(group: vec3u, lane: u32, part: u32, first: u32) {
     for (var t = 0u; t < WHOLE * QUADS; t += THREADS) {
         let at = t + lane;
@@ -145,9 +152,9 @@ fn load_whole_dout(group: vec3u, lane: u32, first: u32) {
     }
 }
 
-// Adds one chunk's part of the products of this invocation's rows with its rows of the other side.
+// Adds the products of one chunk, of this invocation's rows with its rows of the other side.
 fn add_products(products: ptr<function, array<array<f32, EACH>, EACH>>, down: u32, along: u32) {
-    // A constant that is added last becomes part of the instruction that reads.
+    // The constant offset is added last, so that it becomes part of the load instruction.
     let mine_at = down * STRIDE;
     let other_at = along * STRIDE;
     for (var d = 0u; d < CHUNK; d++) {
@@ -173,7 +180,7 @@ fn add_products(products: ptr<function, array<array<f32, EACH>, EACH>>, down: u3
     }
 }
 
-// Leaves what belongs to a row of the other side and this invocation's rows.
+// Stores the values of one row of the other side for this invocation's rows.
 fn put(other: u32, down: u32, values: array<f32, EACH>) {
     weights[other * (DOWN + 1u) + down] = vec4f(values[0], values[1], values[2], values[3]);
     for (var i = 0u; i < REST; i++) {
@@ -194,12 +201,12 @@ fn take(other: u32, down: u32) -> array<f32, EACH> {
     return values;
 }
 
-// Rows of the other side that are left from row `first` of the step on: past the end all weigh 0.
+// Number of rows of the other side from row `first` of the step on. Rows past the end have weight 0.
 fn left(start: u32, first: u32) -> u32 {
     return min(params.tokens - min(start + first, params.tokens), STEP - first);
 }
 
-// Adds the whole rows in `tile`, weighed from row `first` of the step on: `count` of them, rounded up to UNROLL.
+// Adds the weighted whole rows in `tile`, from row `first` of the step on: `count` rows, rounded up to UNROLL.
 fn add_weighted(
     sums: ptr<function, array<array<vec4f, OWN_QUADS>, EACH>>,
     first: u32,
@@ -228,7 +235,7 @@ fn attention_forward(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_inv
     let along = place(lane).y;
 
     var sums: array<array<vec4f, OWN_QUADS>, EACH>;
-    // Of the invocation's rows; `total` adds up its keys alone.
+    // Running maximum and sum of each row; `total` covers this invocation's keys alone.
     var peak: array<f32, EACH>;
     var total: array<f32, EACH>;
     for (var i = 0u; i < EACH; i++) {
@@ -359,7 +366,7 @@ fn attention_dq(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocati
             add_products(&products, down, along);
         }
 
-        // From scores to their gradients, in place.
+        // Turns scores into their gradients, in place.
         for (var j = 0u; j < EACH; j++) {
             let valid = start + j * ALONG + along < params.tokens;
             for (var i = 0u; i < EACH; i++) {
@@ -414,7 +421,7 @@ fn attention_dkv(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocat
             add_products(&products, down, along);
         }
 
-        // From scores to probabilities and from products to the scores' gradients, in place.
+        // Turns scores into probabilities, and products into the gradients of the scores, in place.
         for (var j = 0u; j < EACH; j++) {
             let query = start + j * ALONG + along;
             let at = stats_at + min(query, params.tokens - 1u);

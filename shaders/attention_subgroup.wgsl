@@ -1,19 +1,20 @@
-// Fused multi-head self-attention, the CPU-adapter family: one subgroup per workgroup, no barrier, no workgroup memory.
+// Fused multi-head self-attention, the subgroup family for CPU adapters: one subgroup per workgroup, no barrier, no
+// workgroup memory.
 //
 // Formula, derivative, buffers and error bound: attention.wgsl. Sums run in another order, so the bits differ.
 //
-// A workgroup of SUB lanes owns ROWS rows of one head and walks over the keys 4·SUB at a time. Twice a small matrix
-// product as in gemm_subgroup.wgsl: for the scores a lane owns the keys l, l + SUB, …; for the output it owns the vec4
-// columns l, l + SUB, … of the head. subgroupShuffle passes queries and probabilities to all lanes. Backward likewise:
-// attention_dq owns ROWS queries and walks over keys, attention_dkv owns ROWS keys and walks over queries;
-// attention_delta is that of attention.wgsl.
-// Limits: Dh a multiple of 4; ROWS a multiple of SUB; only where every subgroup has exactly SUB lanes.
+// A workgroup of SUB invocations owns ROWS rows of one head and iterates over the keys in steps of 4·SUB. It computes
+// two small matrix products as gemm_subgroup.wgsl does. For the scores, lane l owns the keys l, l + SUB, …; for the
+// output, it owns the quads l, l + SUB, … of the head. subgroupShuffle passes queries and probabilities to all lanes.
+// The backward pass works alike: attention_dq owns ROWS queries and iterates over keys, attention_dkv owns ROWS keys
+// and iterates over queries. attention_delta is in attention.wgsl.
+// Limits: Dh a multiple of 4; ROWS a multiple of SUB; every subgroup has exactly SUB lanes.
 
 struct Params {
     tokens: u32,
     heads: u32,
     scale: f32,
-    // Heads of all images are counted on; the first of this launch.
+    // Index of this dispatch's first head, counted over the heads of all images.
     first: u32,
 }
 
@@ -34,7 +35,7 @@ const SUB: u32 = 8;
 const ROWS: u32 = 16;
 
 const QUADS = HEAD_DIM / 4u;
-// vec4 columns of the output that a lane owns.
+// Quads of the output that a lane owns.
 const OWN = (QUADS + SUB - 1u) / SUB;
 
 // Tile, head and image of a workgroup: x counts the tiles of a head's rows, y the heads.
@@ -43,12 +44,12 @@ fn place_of(group: vec3u) -> vec3u {
     return vec3u(group.x, head % params.heads, head / params.heads);
 }
 
-// A quad of each of this lane's four rows of the other side, in q, k or v; a column is one element of all four.
+// Reads a quad of each of this lane's four rows of the other side, in q, k or v. Column c holds element c of all four.
 fn quads_of_qkv(at: vec4u) -> mat4x4f {
     return transpose(mat4x4f(unpack(qkv[at.x]), unpack(qkv[at.y]), unpack(qkv[at.z]), unpack(qkv[at.w])));
 }
 
-// Adds a quad's part of the products of the g-th SUB rows, of which each lane has loaded a `row`, with its `others`.
+// Adds the products of one quad: of the g-th SUB rows, of which each lane has loaded one `row`, with `others`.
 fn add_products(products: ptr<function, array<vec4f, ROWS>>, g: u32, row: vec4f, others: mat4x4f) {
     for (var c = 0u; c < 4u; c++) {
         for (var i = 0u; i < SUB; i++) {
@@ -58,8 +59,7 @@ fn add_products(products: ptr<function, array<vec4f, ROWS>>, g: u32, row: vec4f,
     }
 }
 
-// Adds 4·SUB rows of q, k or v, weighed by `weights`, to the vec4 columns that this lane owns; a head's rows begin at
-// `first`.
+// Adds 4·SUB weighted rows of q, k or v to the quads that this lane owns. The rows of the head begin at `first`.
 fn add_weighted(
     sums: ptr<function, array<array<vec4f, OWN>, ROWS>>,
     weights: ptr<function, array<vec4f, ROWS>>,
@@ -89,12 +89,12 @@ fn attention_forward(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_
     let first_row = group.x * ROWS;
     let model = params.heads * QUADS;
     let last = params.tokens - 1u;
-    // Of this image and head: query 0, key 0, value 0.
+    // First quads of this image and head: query 0, key 0, value 0.
     let q_start = group.z * params.tokens * 3u * model + group.y * QUADS;
     let k_start = q_start + model;
     let v_start = k_start + model;
 
-    // Rows past the end repeat the last one and are never stored.
+    // Rows past the end repeat the last row and are not stored.
     var q_at: array<u32, ROWS / SUB>;
     for (var g = 0u; g < ROWS / SUB; g++) {
         q_at[g] = q_start + min(first_row + g * SUB + lane, last) * 3u * model;
@@ -159,13 +159,13 @@ fn attention_dq(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invoc
     let first_row = group.x * ROWS;
     let model = params.heads * QUADS;
     let last = params.tokens - 1u;
-    // Of this image and head: query 0, key 0, the gradient of output 0, lse and delta of query 0.
+    // First elements of this image and head: query 0, key 0, the gradient of output 0, lse and delta of query 0.
     let q_start = group.z * params.tokens * 3u * model + group.y * QUADS;
     let k_start = q_start + model;
     let g_start = group.z * params.tokens * model + group.y * QUADS;
     let stats_start = (group.z * params.heads + group.y) * params.tokens;
 
-    // Rows past the end repeat the last one and are never stored.
+    // Rows past the end repeat the last row and are not stored.
     var q_at: array<u32, ROWS / SUB>;
     var g_at: array<u32, ROWS / SUB>;
     for (var g = 0u; g < ROWS / SUB; g++) {
@@ -193,7 +193,7 @@ fn attention_dq(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invoc
             }
         }
 
-        // From scores to their gradients, in place.
+        // Turns scores into their gradients, in place.
         let mine = vec4u(start + lane) + vec4u(0u, SUB, 2u * SUB, 3u * SUB);
         let valid = mine < vec4u(params.tokens);
         for (var r = 0u; r < ROWS; r++) {
@@ -228,7 +228,7 @@ fn attention_dkv(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invo
     let g_start = group.z * params.tokens * model + group.y * QUADS;
     let stats_start = (group.z * params.heads + group.y) * params.tokens;
 
-    // Rows past the end repeat the last one and are never stored.
+    // Rows past the end repeat the last row and are not stored.
     var k_at: array<u32, ROWS / SUB>;
     for (var g = 0u; g < ROWS / SUB; g++) {
         k_at[g] = k_start + min(first_row + g * SUB + lane, last) * 3u * model;
@@ -263,7 +263,7 @@ fn attention_dkv(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invo
             }
         }
 
-        // From scores to probabilities and from products to the scores' gradients, in place.
+        // Turns scores into probabilities, and products into the gradients of the scores, in place.
         for (var r = 0u; r < ROWS; r++) {
             let p = select(vec4f(0.0), exp(scores[r] * params.scale - lse_of), valid);
             products[r] = p * (products[r] - delta_of) * params.scale;

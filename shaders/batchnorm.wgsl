@@ -1,4 +1,4 @@
-// Batch normalisation, ReLU and dropout of every unit of every part, with running statistics.
+// Batch normalisation, ReLU and dropout for every unit of every part, with running statistics.
 //
 //   mean = (1/B) Σ_b x[r,b,e]      var = (1/B) Σ_b (x[r,b,e] - mean)²      rstd = 1/√(var + eps)
 //   x̂ = (x - mean)·rstd      z = x̂·weight[r,e] + bias[r,e]      m = mask·keep_scale      y = m·(RELU ? max(z, 0) : z)
@@ -6,7 +6,7 @@
 //   with g = dy·m·(RELU ? z > 0 : 1):
 //   dbias = Σ_b g      dweight = Σ_b g·x̂      dx = weight·rstd·(g - dbias/B - x̂·dweight/B)
 //   running = (1 - momentum)·running + momentum·(mean | var·B/(B-1))
-// In evaluation mean and var are the running ones and m is 1.
+// In evaluation, mean and var are the running statistics and m is 1.
 //
 // train:    x (R, B, E) read   weight, bias (R, E) read   y (R, B, E) written   saved (R, E) vec4 written
 //           step read
@@ -14,11 +14,12 @@
 // update:   kept (R, E) vec4 read   control read   new_mean, new_var (R, E) read and written
 // backward: x (R, B, E) read   kept (R, E) vec4 read   dy (R, B, E) read   x_gradient (R, B, E) written
 //           dweight, dbias (R, E) written   step read
-// saved, read again as kept: mean, var, weight, bias, in one because a kernel has at most eight buffers.
-// step, control: common/step.wgsl. A NaN passes ReLU, by its bits: it has to show in the loss.
-// One invocation owns a unit (r, e) and goes through its samples in order; the variance is summed about the mean. Between
-// its two passes the backward kernel holds g in x_gradient. Error of y ≤ (2·B + 8)·2⁻²⁴ relative to |x| + |mean|, scaled like x.
-// The mask hangs on the sample's place in the epoch, not on how the epoch is cut: a step can be replayed.
+// saved, read again as kept: mean, var, weight, bias. One buffer holds all four, because a kernel has at most eight
+// buffers. step, control: common/step.wgsl.
+// One invocation owns a unit (r, e) and reads its samples in order. The variance is summed about the mean. The backward
+// kernel stores g in x_gradient between its two passes. Error of y ≤ (2·B + 8)·2⁻²⁴ relative to |x| + |mean|, scaled
+// like x. ReLU passes a NaN, detected by its bits, so that it shows in the loss. The mask depends on the sample's
+// position in the epoch, not on the division into batches, so a step can be replayed.
 // Source: [BN §3], [Dropout §4], [LAT fig. 1d]. Limits: B ≥ 2 in training; R·B·E below 2³².
 
 struct Params {
@@ -57,16 +58,16 @@ struct Params {
 override RELU: bool = false;
 
 const THREADS: u32 = 64;
-// High word of the stream that masks are drawn from: "drop".
+// High word of the random stream of dropout masks: "drop" in ASCII.
 const DROPOUT: u32 = 0x64726f70;
 
-// The part of the mask's hash that all samples of a unit share.
+// The prefix of the mask's hash that all samples of a unit share.
 fn mask_hash(unit: u32) -> u32 {
     let seed = vec2u(step[STEP_SEED], step[STEP_SEED + 1u]);
     return random_add(random_stream(seed, vec2u(step[STEP_NUMBER], DROPOUT)), unit);
 }
 
-// What the unit's output for sample b is multiplied with: 0 or keep_scale.
+// Factor of the unit's output for sample b: 0 or keep_scale.
 fn mask(hash: u32, b: u32) -> f32 {
     let number = random_uniform(random_add(hash, step[STEP_PLACE] + b));
     return select(0.0, params.keep_scale, number >= params.drop);

@@ -1,16 +1,18 @@
-// Cross-entropy of every row of logits with its label, and the gradient of the batch mean, in one launch for all parts.
+// Cross-entropy of every row of logits with its label, and the gradient of the batch mean, for all parts in one
+// dispatch.
 //
 //   p[k] = exp(x[k] - max)/S      S = Σ_k exp(x[k] - max)      t[k] = smoothing/K + (k = label ? 1 - smoothing : 0)
 //   loss[r,b] = -Σ_k t[k]·log p[k] = log S - Σ_k t[k]·(x[k] - max)
-//   dlogits[r,b,k] = scale·(p[k] - t[k])/B          scale times the gradient of Σ_r (1/B) Σ_b loss[r,b]
+//   dlogits[r,b,k] = scale·(p[k] - t[k])/B          the gradient of scale·Σ_r (1/B) Σ_b loss[r,b]
 //
 // logits (R, B, K) read   labels (B) u32 read   loss (R, B) written   dlogits (R, B, K) written if WITH_GRADIENT
-// control read if WITH_GRADIENT: the loss's scale
-// A workgroup of LANES invocations owns one row: each lane strides through it, then a fixed tree. Subtracting the largest
-// logit keeps exp within (0, 1]. Error: loss ≤ (K/LANES + log2 LANES + 12)·2⁻²⁴ of log S + Σ t|x - max| + 1; dlogits
-// the same, with the exponential's own (3 + 2|x - max| ulp), relative to (p + t)/B. A label past K has no target but the
-// smoothing. Rows with a NaN or an infinite logit get NaN as their loss, by bits: adapters may assume that no float is either.
-// Source: [LAT eq. 7], label smoothing [Inception-v3 §7] as PyTorch has it. Limits: R·B·K below 2³².
+// control read if WITH_GRADIENT: the loss scale
+// A workgroup of LANES invocations owns one row. Each invocation sums with a stride, then a fixed tree follows.
+// Subtracting the largest logit keeps exp within (0, 1]. Error of loss ≤ (K/LANES + log2 LANES + 12)·2⁻²⁴ of
+// log S + Σ t|x - max| + 1; of dlogits the same plus the error of exp (3 + 2|x - max| ulp), relative to (p + t)/B.
+// A label of K or more has no target except the smoothing. A row with a NaN or infinite logit has the loss NaN. The
+// test uses bits: compilers may assume that no float is NaN or infinite.
+// Source: [LAT eq. 7], label smoothing [Inception-v3 §7] in PyTorch's form. Limits: R·B·K below 2³².
 
 struct Params {
     rows: u32,
@@ -38,7 +40,7 @@ fn cross_entropy(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let row = group.x + group.y * groups.x;
-    // The same for the whole workgroup, so the barriers below are met by all or none.
+    // Uniform over the workgroup, so either all invocations reach the barriers below or none does.
     if (row >= params.rows) {
         return;
     }
@@ -47,7 +49,7 @@ fn cross_entropy(
     let everywhere = params.smoothing / f32(params.classes);
     let at_label = everywhere + (1.0 - params.smoothing);
 
-    // Any logit of the row serves as a start.
+    // Starts with any logit of the row.
     var most = logits[start];
     for (var k = lane; k < params.classes; k += LANES) {
         most = max(most, logits[start + k]);

@@ -1,27 +1,27 @@
 // Squared Euclidean distances between a tile of queries and a tile of the gallery, from a matrix product.
 //
 //   norms[r] = Σ_s Σ_d rows[s,r,d]²
-//   distances[q,g] = |q|² + |g|² - 2·Σ_d q[d]·g[d], held within 0 and FAR = 1e30; FAR where a sum overflows
+//   distances[q,g] = |q|² + |g|² - 2·Σ_d q[d]·g[d], clamped to 0 … FAR = 1e30; FAR where a sum overflows
 //
-// norms:  rows read as vec4: slabs of SLAB columns behind one another, each (R, SLAB), the last one narrower; norms (R)
-//         written
-// finish: query_norms (Q) read   gallery_norms (G) read   distances (Q, G) holds the products before, distances after:
-//         written in place
+// norms:  rows read as vec4: slabs of SLAB columns, one after the other, each (R, SLAB), the last one narrower
+//         norms (R) written
+// finish: query_norms (Q) read   gallery_norms (G) read   distances (Q, G) read and written: products in, distances out
 // norms: an invocation owns a row. finish: a workgroup owns THREADS distances of one query.
-// Within a slab d ascends through one f32 accumulator by fma, as in gemm.wgsl, and the slabs' sums are added in order, as
-// its residual does: an error grows with SLAB + D/SLAB terms instead of D, which decides who is first among near ones.
-// So the norm of a row has the bits of its product with itself, the distance of two equal rows is 0, equal rows have
-// equal distances to everything, d(q,g) = d(g,q), and none of it depends on the place in a tile. Whole numbers are exact
-// while every sum stays below 2²⁴.
-// Error ≤ (SLAB + D/SLAB + 2)·2⁻²⁴·(|q|² + |g|² + 2·Σ_d |q[d]·g[d]|): absolute, so small distances between long rows lose
-// digits.
-// Source: [LAT sec. 4.2], ranking by Euclidean distance. Limits: D a multiple of 4 (padding holds 0) up to 32768, R·D and
-// Q·G below 2³²; rows are finite.
+//
+// Within a slab d ascends through one f32 accumulator by fma, as in gemm.wgsl. The sums of the slabs are added in
+// order, as its residual does. So an error grows with SLAB + D/SLAB terms instead of D, which matters for the order of
+// close neighbours. It follows that the norm of a row has the bits of its product with itself, the distance of two
+// equal rows is 0, equal rows have equal distances to every row, and d(q,g) = d(g,q), independent of the position in a
+// tile. Results on integers are exact while every sum is below 2²⁴.
+// Error ≤ (SLAB + D/SLAB + 2)·2⁻²⁴·(|q|² + |g|² + 2·Σ_d |q[d]·g[d]|). The error is absolute, so small distances between
+// long rows lose digits.
+// Source: [LAT sec. 4.2], ranking by Euclidean distance.
+// Limits: D a multiple of 4 (padding holds 0) up to 32768; R·D and Q·G below 2³²; rows are finite.
 
 struct Params {
     // norms: rows; finish: queries.
     rows: u32,
-    // norms: vec4s in a row; finish: columns.
+    // norms: quads in a row; finish: columns.
     columns: u32,
     unused_0: u32,
     unused_1: u32,
@@ -37,7 +37,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> distances: array<f32>;
 
 const THREADS: u32 = 64;
-// Columns of a slab, in vec4s.
+// Columns of a slab, in quads.
 const SLAB: u32 = 128;
 const FAR: f32 = 1e30;
 
@@ -74,7 +74,7 @@ fn distance_finish(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    // The same for the whole workgroup: one division each.
+    // Uniform over the workgroup, so the division is done once.
     let chunk = group.x + group.y * groups.x;
     let chunks = (params.columns + THREADS - 1u) / THREADS;
     let query = chunk / chunks;

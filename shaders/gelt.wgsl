@@ -1,4 +1,4 @@
-// Globally enhanced local tokens: the mean of each part's patches, blended with the class token.
+// Globally enhanced local tokens (GELT): the mean of the patches of each part, blended with the class token.
 //
 //   local[b,r,d] = (1/C) Σ_c tokens[b, P + r·C + c, d]
 //   gelt[b,r,d]  = class_weight·tokens[b,0,d] + local_weight·local[b,r,d]
@@ -7,11 +7,12 @@
 //
 // gelt_forward: tokens (B, P + R·C, D) read   gelt (first + B or more, R, D) written from image `first` on
 // gelt_backward: dgelt (first + B or more, R, D) read from image `first` on   dtokens (B, P + R·C, D) written
-// So the pieces of a batch meet in one tensor of its parts.
-// One invocation owns four gelt[b,r,d] and sums their C tokens in order; error ≤ (C + 3)·2⁻²⁴ of the largest term. Backward
-// it owns four dtokens[b,t,d]; the class token's sums its R parts in order, error ≤ (R + 1)·2⁻²⁴ of the largest term.
-// Source: [LAT eq. 6]: class_weight = λ/(1+λ), local_weight = 1/(1+λ). The released code has them the other way round.
-// The mean comes before the blend; both are linear, so eq. 6's order gives the same up to rounding.
+// `first` lets the micro-batches of a batch share one tensor of parts.
+// Forward, an invocation owns a quad of gelt[b,r,:] and sums its C tokens in order; error ≤ (C + 3)·2⁻²⁴ of the largest
+// term. Backward, it owns a quad of dtokens[b,t,:]; for the class token it sums R parts in order, error ≤ (R + 1)·2⁻²⁴
+// of the largest term.
+// Source: [LAT eq. 6]: class_weight = λ/(1+λ), local_weight = 1/(1+λ). The released code swaps the two. The mean is
+// taken before the blend; both are linear, so the order of eq. 6 gives the same result up to rounding.
 // Limits: D a multiple of 4; (first + B)·(P + R·C)·D below 2³².
 
 struct Params {

@@ -5,15 +5,15 @@
 //   backward   dA = dC·B, "NN":    product[m,n] = Σ_k a[m,k]·b[k,n]·act'(kept[m,n]) + residual[m,n]
 //              dB = dCᵀ·A, "TN":   gradient[m,n] = Σ_k a[k,m]·b[k,n]
 //              dbias, beside TN:   column_sum[m] = Σ_k a[k,m]
-// TN may cut k into slices: workgroups of z = s add up k from s·depth on and write the s-th of as many gradients and column
-// sums; gemm_slices then adds those up, s ascending.
+// TN may cut k into slices: workgroups of z = s add up k from s·depth on and write the s-th of as many gradients and
+// column sums; gemm_slices then adds those up, s ascending.
 //
 // NT: a (M, K) read   b (N, K) read   bias (N) read   scale (N) read   residual (M, N) read
 //     c (M, N) written   pre (M, N) written if KEEP_PRE
 // NN: a (M, K) read   b (K, N) read   kept (M, N) read   residual (M, N) read   product (M, N) written
 // TN: a (K, M) read   b (K, N) read   gradient (S, M, N) written   column_sum (S, M) written if HAS_COLUMN_SUM
-// slices: slices (S, M, N) read   slices_of_sums (S, M) read   total (M, N) written   total_of_sums (M) written likewise
-// One invocation owns one output; those of TN's first column own a column sum too. k ascends through one f32
+// slices: slices (S, M, N) read   slices_of_sums (S, M) read   total (M, N) written   total_of_sums (M) written
+// likewise One invocation owns one output; those of TN's first column own a column sum too. k ascends through one f32
 // accumulator by fma, as in every family: same bits.
 // Error: |c - exact| ≤ (K + 1)·2⁻²⁴·Σ_k|a||b| before the epilogue.
 // Source: [ViT eq. 1-3], every linear map. Limits: M·N, M·K and N·K below 2³².

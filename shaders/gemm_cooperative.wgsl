@@ -1,19 +1,22 @@
-// Matrix product, the matrix-unit family: products of whole fragments by the adapter's own matrix units, where it has such.
+// Matrix product, the matrix-unit family: products of whole fragments by the adapter's own matrix units, where it has
+// such.
 //
-//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ, halves in, f32 sums; see gemm.wgsl for the buffers
+//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ, halves in, f32 sums; see gemm.wgsl for the
+//   buffers
 //
-// A workgroup owns BM × BN outputs, cut into blocks of 2 × 2 fragments of SIDE × SIDE; in a round each of its subgroups,
-// however many lanes that has, takes one block. The tile walks along k in steps of BK: BM rows of a and BN of b go into
-// workgroup memory, from where fragments are loaded. Its rows are 8 halves longer than BK, so that those of a fragment begin at
-// different banks. The next step is read into registers before this step's products, which hide the wait for it. Rows past the
-// end repeat the last one and are never stored; k past the end is 0. Sums go through workgroup memory to the epilogue, a
-// fragment of each block at a time, because nobody knows which lane holds which of them.
-// An output is the same whatever rows lie beside it: its sum runs over fragments of k, k ascending, in any m, n and tile.
-// The order in which a matrix unit adds up is its own: these are not the bits of the other families. So it is tried on the
-// adapter before it is used: by sums of whole numbers, which come out the same in any order unless they are kept in halves, and
-// by a product with an epilogue.
+// A workgroup owns BM × BN outputs, cut into blocks of 2 × 2 fragments of SIDE × SIDE; in a round each of its
+// subgroups, however many lanes that has, takes one block. The tile walks along k in steps of BK: BM rows of a and BN
+// of b go into workgroup memory, from where fragments are loaded. Its rows are 8 halves longer than BK, so that those
+// of a fragment begin at different banks. The next step is read into registers before this step's products, which hide
+// the wait for it. Rows past the end repeat the last one and are never stored; k past the end is 0. Sums go through
+// workgroup memory to the epilogue, a fragment of each block at a time, because nobody knows which lane holds which of
+// them. An output is the same whatever rows lie beside it: its sum runs over fragments of k, k ascending, in any m, n
+// and tile. The order in which a matrix unit adds up is its own: these are not the bits of the other families. So it is
+// tried on the adapter before it is used: by sums of whole numbers, which come out the same in any order unless they
+// are kept in halves, and by a product with an epilogue.
 // Error: |c - exact| ≤ (K + 1)·2⁻²³·Σ_k|a||b| before the epilogue: units may cut off instead of rounding.
-// Limits: N and K multiples of 4; BK a multiple of SIDE. Halves alone. Workgroup memory 2·(BM + BN)·(BK + 8) + BM·BN bytes.
+// Limits: N and K multiples of 4; BK a multiple of SIDE. Halves alone. Workgroup memory 2·(BM + BN)·(BK + 8) + BM·BN
+// bytes.
 
 enable wgpu_cooperative_matrix;
 
@@ -93,8 +96,8 @@ fn gemm_nt(
     @builtin(num_subgroups) subgroups: u32,
 ) {
     let first = vec2u((params.first + group.y) * BM, group.x * BN);
-    // Four names and no array: SPIR-V has no arrays of fragments. They are set to 0 in the loop: what declares them there may
-    // do so once alone.
+    // Four names and no array: SPIR-V has no arrays of fragments. They are set to 0 in the loop: what declares them
+    // there may do so once alone.
     var sum_00 = Sums();
     var sum_01 = Sums();
     var sum_10 = Sums();

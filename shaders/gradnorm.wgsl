@@ -1,27 +1,30 @@
-// Norm and finiteness of all gradients of a step: what decides whether, and how far, the optimiser moves.
+// Norm and finiteness of all gradients of a step, which decide if the optimiser applies the step, and the clipping
+// factor.
 //
-//   partials[c] = (Σ gradients[i]², number of vec4s with a non-finite word) over chunk c
+//   partials[c] = (Σ gradients[i]², number of quads with a non-finite element) over chunk c
 //   norm = √Σ_c partials[c].x / scale      factor = (clip > 0 ? min(1, clip/(norm + 1e-6)) : 1)/scale
 //   control = (all finite and not stopped ? 1 : 0, factor, norm, scale', …), see common/step.wgsl
-//   not finite: scale' = max(1, scale/2), and at a scale of 1 the run is stopped
-//   finite for GROW_AFTER steps on end: scale' = min(2·scale, most)
+//   not finite: scale' = max(1, scale/2); not finite at a scale of 1: the run is stopped
+//   finite for GROW_AFTER steps in a row: scale' = min(2·scale, largest scale)
 //
-// partial: gradients (len) vec4 read   partials (C) vec2 written; one launch per parameter group
-// finish:  sums (C of all groups, one behind the other) vec2 read   losses (rows) read as words   step read
+// partial: gradients (len) vec4 read   partials (C) vec2 written; one dispatch per parameter group
+// finish:  sums (C of all groups, concatenated) vec2 read   losses (rows) read as words   step read
 //          control read and written
-// partial: a workgroup of LANES invocations owns a chunk of 4·64·QUADS words; C is rounded up, and chunks past the end
-// are 0. Each invocation is the FOLD = 64/LANES lanes that are LANES apart of a tree of 64: same bits for any LANES.
-// finish: one workgroup. Each lane strides, then a fixed tree: the order hangs on len and rows alone. Counts are
-// exact in f32. Relative error of the norm ≤ (QUADS + C/64 + 16)·2⁻²⁴. Finite gradients whose squares
-// overflow give an infinite norm, hence factor 0 under a limit, as in PyTorch. If anything is not finite, factor is 1.
-// Dividing by the scale, a power of two, is exact.
-// Source: [Pascanu 2013 §3.2], clip_grad_norm_ of PyTorch; the scale: [Micikevicius et al. 2018 §3.2], PyTorch's GradScaler.
+// partial: a workgroup of LANES invocations owns a chunk of 4·64·QUADS words. C is rounded up; chunks past the end are
+// 0. Each invocation computes FOLD = 64/LANES leaves, LANES apart, of a tree of 64 leaves: the bits are the same for
+// any LANES.
+// finish: one workgroup. Each invocation sums with a stride, then a fixed tree follows: the order depends on len and
+// rows alone. Counts are exact in f32. Relative error of the norm ≤ (QUADS + C/64 + 16)·2⁻²⁴. Finite gradients whose
+// squares overflow give an infinite norm, and so factor 0 if clipping is on, as in PyTorch. If any value is not finite,
+// factor is 1/scale. Dividing by the scale, a power of two, is exact.
+// Source: [Pascanu 2013 §3.2], clip_grad_norm_ of PyTorch; the scale: [Micikevicius et al. 2018 §3.2], PyTorch's
+// GradScaler.
 // Limits: len a multiple of 4 (padding holds 0), C below 2²⁴.
 
 struct Params {
-    // partial: vec4s of gradients; finish: chunks.
+    // partial: number of quads of gradients; finish: number of chunks.
     count: u32,
-    // partial: chunks; finish: rows of the loss.
+    // partial: number of chunks; finish: rows of the loss.
     limit: u32,
     unused_0: u32,
     unused_1: u32,
@@ -49,7 +52,7 @@ fn gradnorm_partial(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let chunk = group.x + group.y * groups.x;
-    // The same for the whole workgroup, so the barriers below are met by all or none.
+    // Uniform over the workgroup, so either all invocations reach the barriers below or none does.
     if (chunk >= params.limit) {
         return;
     }
@@ -106,7 +109,7 @@ fn gradnorm_finish(@builtin(local_invocation_index) lane: u32) {
         var factor = 1.0;
         if (finite && clip > 0.0) {
             factor = min(1.0, clip / (norm + 1e-6));
-            // By bits: adapters may assume that no float is infinite.
+            // Tests the bits: compilers may assume that no float is infinite.
             if (!is_finite(bitcast<u32>(norm))) {
                 factor = 0.0;
             }

@@ -1,10 +1,10 @@
-// Bytes of an image to the network's input: scaled to [0, 1], normalised, turned from interleaved to planar.
+// Converts the bytes of images to the network's input: scaled to [0, 1], normalised, interleaved to planar.
 //
 //   image[b,c,y,x] = (pixels[b,y,x',c] / 255 - mean[c]) / deviation[c]      x' = flip[b] ? width - 1 - x : x
 //
-// pixels (B, height, width, 3) bytes, four to a word, the first in the low bits, read
-// flip (B) words, 0 or 1: mirrored left to right, read if HAS_FLIP   image (B, 3, height, width) written
-// One invocation owns one image[b,c,y,x]. Divisions as torchvision does them; error ≤ 3 ulp. No derivative is needed.
+// pixels (B, height, width, 3) bytes, four per word, the first in the low bits, read
+// flip (B) words, 1 to mirror an image left to right, read if HAS_FLIP   image (B, 3, height, width) written
+// One invocation owns one image[b,c,y,x]. Divides as torchvision does; error ≤ 3 ulp. Pixels need no derivative.
 // Source: preprocessing of the released code. Limits: 3·B·height·width below 2³².
 
 struct Params {

@@ -1,11 +1,11 @@
-// The embedding: every part scaled to unit length, the whole to unit length, parts concatenated.
+// The embedding: every part scaled to unit length, then divided by √R so that the concatenation has unit length.
 //
 //   y[b,r,d] = x[b,r,d] / (max(‖x[b,r,:]‖, 1e-12)·√R)
 //
 // x (B, R, D) read   y (B, R·D) written
-// A workgroup of LANES invocations owns one part. Error ≤ (D/LANES + log2 LANES + 6)·2⁻²⁴ relative.
-// Source: [LAT sec. 4.2], released code's test embedding. Limits: B·R·D below 2³²; only embeddings are normalised, so no
-// derivative is needed.
+// A workgroup of LANES invocations owns one part. Relative error ≤ (D/LANES + log2 LANES + 6)·2⁻²⁴.
+// Source: [LAT sec. 4.2], the test embedding of the released code.
+// Limits: B·R·D below 2³². Only embeddings are normalised, so there is no backward kernel.
 
 struct Params {
     rows: u32,

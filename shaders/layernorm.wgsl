@@ -8,24 +8,26 @@
 // layernorm_forward: x (rows, D) read   y (rows, D) written   bias (D) read   weight (D) read
 // stats (rows, 2): mean and rstd of each row, written if KEEP_STATS
 // layernorm_backward: x (rows, D) read   kept_stats (rows, 2) read   dy (rows, D) read   weight (D) read
-// addend (rows, D): the gradient that reaches x past the norm, read if HAS_ADDEND   x_gradient (rows, D) written
-// layernorm_partials: x, kept_stats, dy read, and those of another norm of as many rows read: other_x, other_stats, other_dy
+// addend (rows, D): gradient of the residual path around the norm, read if HAS_ADDEND   x_gradient (rows, D) written
+// layernorm_partials: x, kept_stats, dy read; other_x, other_stats, other_dy of a second norm with as many rows read
 // partials (norms, chunks, 2, D): dweight and dbias of each chunk of rows, written
-// layernorm_parameters: kept_partials (norms, chunks, 2, D) read   dweight, dbias (D) written, and those of the other norm
-// written: other_dweight, other_dbias
-// The workgroup's z tells the norm: one launch each serves both norms of a block.
-// A workgroup of LANES invocations owns one row. The variance is summed about the mean in a second pass: E[x²] - E[x]²
-// would cancel. Sums: each lane strides through the row four
-// values at a time, then a fixed tree; error ≤ (D/LANES + log2 LANES + 4)·2⁻²⁴
-// relative to the row's largest term. Sums over rows: an invocation owns four columns of one chunk, then one column of
-// all chunks, both in ascending order; how many chunks there are depends on the number of rows alone.
+// layernorm_parameters: kept_partials (norms, chunks, 2, D) read   dweight, dbias (D) written
+// other_dweight, other_dbias (D) of the second norm written
+// layernorm_partials and layernorm_parameters process both norms of a block in one dispatch; workgroup_id.z is the
+// norm.
+//
+// Forward and backward, a workgroup of LANES invocations owns one row. The variance is summed about the mean in a
+// second pass, because E[x²] - E[x]² cancels. Each invocation sums quads of the row with a stride, then a fixed tree
+// follows; error ≤ (D/LANES + log2 LANES + 4)·2⁻²⁴ relative to the largest term of the row. For sums over rows, an
+// invocation owns a quad of columns of one chunk, then one column of all chunks, both in ascending order. The number of
+// chunks depends on the number of rows alone.
 // Source: [LN], [LAT eq. 3-5]. Limits: D a multiple of 4; rows·D below 2³².
 
 struct Params {
     rows: u32,
     dim: u32,
     eps: f32,
-    // Rows to a chunk; 0 where there are none.
+    // Rows per chunk; 0 if unused.
     chunk: u32,
 }
 
@@ -67,7 +69,7 @@ fn layernorm_forward(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let row = group.x + group.y * groups.x;
-    // The same for the whole workgroup, so the barriers below are met by all or none.
+    // Uniform over the workgroup, so either all invocations reach the barriers below or none does.
     if (row >= params.rows) {
         return;
     }
@@ -148,7 +150,7 @@ fn layernorm_partials(@builtin(workgroup_id) group: vec3u, @builtin(local_invoca
     for (var row = first; row < end; row++) {
         var gradient: vec4f;
         var normalised: vec4f;
-        // The same for the whole workgroup.
+        // Uniform over the workgroup.
         if (group.z == 0u) {
             gradient = unpack(dy[row * quads + d]);
             normalised = (unpack(x[row * quads + d]) - kept_stats[2u * row]) * kept_stats[2u * row + 1u];

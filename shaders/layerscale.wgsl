@@ -1,11 +1,13 @@
-// LayerScale, y = x·weight per channel: its backward pass. The forward pass is the factor `scale` of a GEMM's epilogue.
+// Backward pass of LayerScale, y = x·weight per channel. The forward pass is the factor `scale` of a GEMM's epilogue.
 //
 //   dx[r,d] = dy[r,d]·weight[d]          dweight[d] = Σ_r dy[r,d]·x[r,d]
 //
-// backward: x (rows, D) read   weight (D) read   dy (rows, D) read   x_gradient (rows, D) written   partial (chunks, D) written
-// sum:      chunk_sums (chunks, D) read, partial of before   dweight (D) written
-// backward: an invocation owns CHUNK rows of four columns: it writes their gradients and sums their products, r ascending, by fma.
-// sum: an invocation owns one column and adds up its chunks, ascending. The order depends on the shape alone.
+// backward: x (rows, D) read   weight (D) read   dy (rows, D) read   x_gradient (rows, D) written
+//           partial (chunks, D) written
+// sum:      chunk_sums (chunks, D) read: `partial` of the first stage   dweight (D) written
+// backward: an invocation owns CHUNK rows of a quad of columns. It writes their gradients and sums dy·x by fma in
+// ascending order of rows. sum: an invocation owns one column and adds its chunks in ascending order. The order depends
+// on the shape alone.
 // Error of dweight ≤ (CHUNK + chunks)·2⁻²⁴·Σ_r|dy||x|.
 // Source: [LayerScale eq. 4]. Limits: D a multiple of 4; rows·D below 2³².
 
@@ -23,7 +25,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> x_gradient: array<Quad>;
 @group(0) @binding(5) var<storage, read_write> partial: array<vec4f>;
 
-// Sum.
+// layerscale_sum.
 @group(0) @binding(1) var<storage, read> chunk_sums: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dweight: array<f32>;
 

@@ -1,11 +1,11 @@
-// Copies of f32 parameters in the storage that products read them in.
+// Copies f32 parameters to the storage in which matrix products read them.
 //
 //   narrow[i] = wide[i], rounded to the storage
 //
 // wide (N) read   narrow (N) written
-// One invocation owns one quad. Error: half a unit in the last place of the storage, f16: 2⁻¹² of |wide|; beyond f16's
-// largest, 65504, infinity.
-// Source: mixed-precision training [Micikevicius et al. 2018 §3.1]: f32 masters, half copies. Limits: N a multiple of 4.
+// One invocation owns one quad. Error: half a unit in the last place of the storage; for f16 2⁻¹²·|wide|. A value
+// beyond the largest f16, 65504, becomes infinity.
+// Source: mixed-precision training [Micikevicius et al. 2018 §3.1]: f32 masters, f16 copies. Limits: N a multiple of 4.
 
 struct Params {
     quads: u32,

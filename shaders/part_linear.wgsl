@@ -1,16 +1,17 @@
-// A linear layer per part, all parts in one launch, any shape: the kernel that part_linear_wide.wgsl is proved against.
+// A linear layer per part, all parts in one dispatch, any shape: the plain kernel that validates part_linear_wide.wgsl.
 //
 //   y[r,b,o]  = Σ_i x[b,r,i]·weight[r,o,i] + bias[r,o]
 //   dx[b,r,i] = Σ_o dy[r,b,o]·weight[r,o,i]
 //   dweight[r,o,i] = Σ_b dy[r,b,o]·x[b,r,i]      dbias[r,o] = Σ_b dy[r,b,o]
 //
-// x, x_gradient: sample b of part r begins at word b·sample_stride + r·part_stride, so (B, R, I) and (R, B, I) both serve.
+// x, x_gradient: sample b of part r begins at word b·sample_stride + r·part_stride, so both (B, R, I) and (R, B, I)
+// fit.
 // forward:          weight (R, O, I) read   x read   bias (R, O) read   y (R, B, O) written
 // backward, input:  weight (R, O, I) read   x_gradient written   dy (R, B, O) read
 // backward, weight: dweight (R, O, I) written   x read   dy (R, B, O) read   dbias (R, O) written
-// One invocation owns one output; the one of i = 0 owns dbias[r,o] as well. i, o or b ascends through one f32
-// accumulator by fma: same bits in both files. Error: |y - exact| ≤ (I + 1)·2⁻²⁴·(Σ_i|x||weight| + |bias|), likewise dx
-// with O and dweight with B.
+// One invocation owns one output; the one with i = 0 also owns dbias[r,o]. i, o or b ascends through one f32
+// accumulator by fma, so all files give the same bits. Error: |y - exact| ≤ (I + 1)·2⁻²⁴·(Σ_i|x||weight| + |bias|), and
+// likewise dx with O and dweight with B.
 // Source: [LAT eq. 7], the ensemble of part classifiers. Limits: R·B·I, R·B·O and R·O·I below 2³².
 
 struct Params {

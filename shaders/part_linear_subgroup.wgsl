@@ -1,15 +1,16 @@
-// A linear layer per part, the CPU-adapter family: one subgroup per workgroup, no barrier, no workgroup memory.
+// A linear layer per part, the subgroup family for CPU adapters: one subgroup per workgroup, no barrier, no workgroup
+// memory.
 //
 //   y[r,b,o] = Σ_i x[b,r,i]·weight[r,o,i] + bias[r,o]      derivatives, buffers and error bound: part_linear.wgsl
 //
-// A workgroup of SUB lanes owns ROWS rows × 4·SUB columns of one part. Each lane loads a row's values and hands them round
-// by subgroupShuffle, as in gemm_subgroup.wgsl, which gives the reasons.
-//   forward:          rows are samples, a lane's columns four outputs, SUB apart
-//   backward, input:  rows are samples, a lane's columns four neighbouring inputs
-//   backward, weight: rows are outputs, a lane's columns four neighbouring inputs
-// i, o or b ascends through one f32 accumulator by fma, four between its load and its store: same bits as part_linear.wgsl.
-// o or b past the end are products of zeros.
-// Limits: I and both strides multiples of 4; ROWS a multiple of SUB; tiles of a dimension below 65,536; only where every
+// A workgroup of SUB invocations owns ROWS rows × 4·SUB columns of one part. Each lane loads the values of one row and
+// shares them by subgroupShuffle, as in gemm_subgroup.wgsl, which gives the reasons.
+//   forward:          rows are samples; a lane's columns are four outputs, SUB apart
+//   backward, input:  rows are samples; a lane's columns are four neighbouring inputs
+//   backward, weight: rows are outputs; a lane's columns are four neighbouring inputs
+// i, o or b ascends through one f32 accumulator by fma, so the bits are those of part_linear.wgsl. o or b past the end
+// add products of zeros.
+// Limits: I and both strides multiples of 4; ROWS a multiple of SUB; fewer than 65,536 tiles along a dimension; every
 // subgroup has exactly SUB lanes.
 
 struct Params {
@@ -39,15 +40,15 @@ struct Params {
 const SUB: u32 = 8;
 const ROWS: u32 = 32;
 
-// Groups of rows of which each lane loads one.
+// Groups of rows; each lane loads one row of each group.
 const GROUPS = ROWS / SUB;
 
-// Where sample b of part r begins in x and x_gradient, in vec4s.
+// First quad of sample b of part r in x and x_gradient.
 fn sample_at(b: u32, r: u32) -> u32 {
     return (b * params.sample_stride + r * params.part_stride) / 4u;
 }
 
-// Adds four terms of each sum: the values of every row, handed round, times this lane's four columns.
+// Adds four terms to each sum: the values of every row, shared between lanes, times this lane's four columns.
 fn add_products(
     sums: ptr<function, array<array<vec4f, SUB>, GROUPS>>,
     rows: array<vec4f, GROUPS>,
@@ -71,7 +72,7 @@ fn part_linear_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_in
     let first_row = group.y * ROWS;
     let first_column = group.x * 4u * SUB + lane;
 
-    // Samples and outputs past the end repeat the last one and are never stored.
+    // Samples and outputs past the end repeat the last one and are not stored.
     var x_at: array<u32, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
         x_at[g] = sample_at(min(first_row + g * SUB + lane, params.batch - 1u), r);
@@ -123,7 +124,7 @@ fn part_linear_backward_input(
     let first_row = group.y * ROWS;
     let quad = group.x * SUB + lane;
 
-    // Samples and inputs past the end repeat the last ones and are never stored.
+    // Samples and inputs past the end repeat the last ones and are not stored.
     var dy_at: array<u32, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
         dy_at[g] = (r * params.batch + min(first_row + g * SUB + lane, params.batch - 1u)) * params.outputs;
@@ -166,7 +167,7 @@ fn part_linear_backward_weight(
     let first_row = group.y * ROWS;
     let quad = group.x * SUB + lane;
 
-    // Outputs and inputs past the end repeat the last ones and are never stored.
+    // Outputs and inputs past the end repeat the last ones and are not stored.
     var dy_at: array<u32, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
         dy_at[g] = r * params.batch * params.outputs + min(first_row + g * SUB + lane, params.outputs - 1u);

@@ -1,14 +1,15 @@
-// A linear layer per part, all parts in one launch, four inputs to a load.
+// A linear layer per part, all parts in one dispatch, loading quads.
 //
 //   y[r,b,o] = Σ_i x[b,r,i]·weight[r,o,i] + bias[r,o]      derivatives, buffers and error bound: part_linear.wgsl
 //
-// One invocation owns EACH outputs of a column, so that what it loads from weight (forward, backward input) or x
-// (backward weight) serves EACH times; the other operand has one address for the whole workgroup, which is cheap.
-//   forward:          y[r, b … b+EACH, o]             one o per lane
-//   backward, input:  dx[b … b+EACH, r, i … i+4]      four i per lane
-//   backward, weight: dweight[r, o … o+EACH, i … i+4] four i per lane
-// A workgroup is (tile of the lane's dimension, tile of EACH, part). Same bits as part_linear.wgsl.
-// Limits: I and both strides multiples of 4; tiles of a dimension below 65,536.
+// One invocation owns EACH outputs of a column. So every value that it loads from weight (forward; backward, input) or
+// x (backward, weight) is used EACH times. The other operand has the same address for the whole workgroup, which is
+// cheap.
+//   forward:          y[r, b … b+EACH, o]             one o per invocation
+//   backward, input:  dx[b … b+EACH, r, i … i+4]      four i per invocation
+//   backward, weight: dweight[r, o … o+EACH, i … i+4] four i per invocation
+// workgroup_id is (tile of THREADS invocations, tile of EACH, part). Same bits as part_linear.wgsl.
+// Limits: I and both strides multiples of 4; fewer than 65,536 tiles along a dimension.
 
 struct Params {
     batch: u32,
@@ -37,7 +38,7 @@ struct Params {
 const THREADS: u32 = 64;
 const EACH: u32 = 4;
 
-// Where sample b of part r begins in x and x_gradient, in vec4s.
+// First quad of sample b of part r in x and x_gradient.
 fn sample_at(b: u32, r: u32) -> u32 {
     return (b * params.sample_stride + r * params.part_stride) / 4u;
 }
@@ -50,7 +51,7 @@ fn part_linear_forward(
     let r = group.z;
     let quads = params.inputs / 4u;
     let o = group.x * THREADS + lane;
-    // Outputs and samples past the end repeat the last one and are never stored.
+    // Outputs and samples past the end repeat the last one and are not stored.
     let column = r * params.outputs + min(o, params.outputs - 1u);
     var x_at: array<u32, EACH>;
     for (var j = 0u; j < EACH; j++) {

@@ -1,18 +1,20 @@
-// Patch embedding, the GPU family: a convolution whose patches are gathered on the way into workgroup memory.
+// Patch embedding, the tiled family for GPUs: a convolution as a matrix product that gathers patches while it loads
+// tiles.
 //
 //   patches[m,n] = bias[n] + Σ_k pixel(m,k)·weight[n,k]        m = (b·rows + gy)·columns + gx,  k = (c·P + ky)·P + kx
 //   pixel(m,k) = image[b, c, gy·S + ky, gx·S + kx]
-//   dweight[n,k] = Σ_m dpatches[m,n]·pixel(m,k)      dbias[n] = Σ_m dpatches[m,n]      no gradient to pixels is ever needed
+//   dweight[n,k] = Σ_m dpatches[m,n]·pixel(m,k)      dbias[n] = Σ_m dpatches[m,n]      pixels need no gradient
 //   dpatches[m,n] = dtokens[b, prefix + gy·columns + gx, n]
 //
 // patch_embed_forward: image (B, 3, height, width) read   weight (D, 3·P·P) read   bias (D) read if HAS_BIAS
 // patches (B·N, D) written
 // patch_embed_backward: image read   dtokens (B, prefix + N, D) read   dweight (D, 3·P·P) written
 // dbias (D) written if HAS_BIAS
-// A workgroup owns BM patches × BN outputs, an invocation TILE × TILE of them. k ascends through one f32 accumulator
-// by fma: same bits as patch_embed_subgroup.wgsl. Error ≤ (3·P·P + 1)·2⁻²⁴·Σ|pixel||weight|. Backward it owns BM outputs
-// n × BN weights k of each, and m ascends; error ≤ B·N·2⁻²⁴·Σ|dpatches||pixel|.
-// Source: [LAT eq. 1-2], [ViT eq. 1]. Patches overlap if S < P. Limits: backward D a multiple of 4; all tensors below 2³² elements.
+// Forward, a workgroup owns BM patches × BN outputs, an invocation TILE × TILE of them. k ascends through one f32
+// accumulator by fma, so the bits are those of patch_embed_subgroup.wgsl. Error ≤ (3·P·P + 1)·2⁻²⁴·Σ|pixel||weight|.
+// Backward, a workgroup owns BM outputs n × BN weights k, and m ascends; error ≤ B·N·2⁻²⁴·Σ|dpatches||pixel|.
+// Source: [LAT eq. 1-2], [ViT eq. 1]. Patches overlap if S < P.
+// Limits: backward D a multiple of 4; all tensors below 2³² elements.
 
 struct Params {
     height: u32,
@@ -23,7 +25,7 @@ struct Params {
     columns: u32,
     batch: u32,
     dim: u32,
-    // Tokens before an image's patches in dtokens.
+    // Tokens of an image before its patches in dtokens.
     prefix: u32,
     unused_1: u32,
     unused_2: u32,
@@ -53,12 +55,12 @@ const_assert TILE == 4;
 const ALONG_N = BN / TILE;
 const THREADS = (BM / TILE) * (BN / TILE);
 
-// [k][m] and [k][n]; backward `pixels` is [m][k] and `gradients` [m][n / 4].
+// Forward: pixels[k][m] and weights[k][n]. Backward: pixels[m][k] and gradients[m][n / 4].
 var<workgroup> pixels: array<f32, BK * BM>;
 var<workgroup> weights: array<f32, BK * BN>;
 var<workgroup> gradients: array<vec4f, BK * BM / 4u>;
 
-// Where patch m begins in `image`: its top left pixel of channel 0.
+// Index in `image` of the top left pixel of patch m, in channel 0.
 fn corner(m: u32) -> u32 {
     let patches_per_image = params.rows * params.columns;
     let within = m % patches_per_image;
@@ -67,14 +69,14 @@ fn corner(m: u32) -> u32 {
     return (m / patches_per_image) * 3u * params.height * params.width + y * params.width + x;
 }
 
-// Where weight k finds its pixel, counted from its patch's corner.
+// Index of the pixel that weight k multiplies, relative to its patch's corner.
 fn place(k: u32) -> u32 {
     let area = params.side * params.side;
     let y = (k / area) * params.height + (k % area) / params.side;
     return y * params.width + (k % area) % params.side;
 }
 
-// Where patch m's gradient begins in `dtokens`.
+// Index in `dtokens` of the gradient of patch m.
 fn gradient_row(m: u32) -> u32 {
     let patches_per_image = params.rows * params.columns;
     let image = m / patches_per_image;

@@ -1,11 +1,11 @@
-// Patch embedding, the CPU-adapter family: one subgroup per workgroup, no barrier, no workgroup memory.
+// Patch embedding, the subgroup family for CPU adapters: one subgroup per workgroup, no barrier, no workgroup memory.
 //
-// Formula, derivative, buffers and error bound: patch_embed.wgsl, whose bits it equals.
+// Formula, derivative, buffers and error bound: patch_embed.wgsl, with the same bits.
 //
-// A workgroup of SUB lanes owns ROWS patches × 4·SUB outputs: lane l holds the outputs l, l + SUB, l + 2·SUB, l + 3·SUB.
-// A pixel is loaded by one lane and handed round by subgroupShuffle. Backward it owns ROWS outputs n × 4·SUB weights of
-// each, and gradients are handed round, loaded four outputs at a time.
-// Limits: ROWS a multiple of SUB; backward D a multiple of 4; only where every subgroup has exactly SUB lanes.
+// Forward, a workgroup of SUB invocations owns ROWS patches × 4·SUB outputs: lane l owns the outputs l, l + SUB, l +
+// 2·SUB and l + 3·SUB. One lane loads a pixel and shares it by subgroupShuffle. Backward, a workgroup owns ROWS outputs
+// n × 4·SUB weights k. Lanes load gradients in quads and share them.
+// Limits: ROWS a multiple of SUB; backward D a multiple of 4; every subgroup has exactly SUB lanes.
 
 struct Params {
     height: u32,
@@ -16,7 +16,7 @@ struct Params {
     columns: u32,
     batch: u32,
     dim: u32,
-    // Tokens before an image's patches in dtokens.
+    // Tokens of an image before its patches in dtokens.
     prefix: u32,
     unused_1: u32,
     unused_2: u32,
@@ -38,10 +38,10 @@ override HAS_BIAS: bool = true;
 const SUB: u32 = 8;
 const ROWS: u32 = 32;
 
-// Backward: how many groups of four outputs a lane loads.
+// Backward: number of quads of outputs that a lane loads.
 const GROUPS = (ROWS / 4u + SUB - 1u) / SUB;
 
-// Where patch m begins in `image`: its top left pixel of channel 0.
+// Index in `image` of the top left pixel of patch m, in channel 0.
 fn corner(m: u32) -> u32 {
     let patches_per_image = params.rows * params.columns;
     let within = m % patches_per_image;
@@ -57,7 +57,7 @@ fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_in
     let first_m = group.y * ROWS;
     let first_n = group.x * 4u * SUB + lane;
 
-    // Patches and outputs past the end repeat the last one and are never stored.
+    // Patches and outputs past the end repeat the last one and are not stored.
     var image_at: array<u32, ROWS / SUB>;
     for (var g = 0u; g < ROWS / SUB; g++) {
         image_at[g] = corner(min(first_m + g * SUB + lane, count - 1u));
@@ -105,7 +105,7 @@ fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_in
     }
 }
 
-// Where weight k finds its pixel, counted from its patch's corner.
+// Index of the pixel that weight k multiplies, relative to its patch's corner.
 fn place(k: u32) -> u32 {
     let area = params.side * params.side;
     let y = (k / area) * params.height + (k % area) / params.side;
@@ -118,7 +118,7 @@ fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_i
     let first_n = group.y * ROWS;
     let first_k = group.x * 4u * SUB + lane;
 
-    // Outputs and weights past the end repeat the last one and are never stored.
+    // Outputs and weights past the end repeat the last one and are not stored.
     let quads = params.dim / 4u;
     var n_at: array<u32, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {

@@ -1,17 +1,18 @@
-// Attention rollout: what share of the class token's output each input token has, one image at a time.
+// Attention rollout: the share of each input token in the class token's output, for one image.
 //
 //   p[h,i,j] = exp(scale·Σ_d q[h,i,d]·k[h,j,d] - lse[h,i])      the softmax of attention.wgsl; scale = 1/√Dh
-//   mixed[i,j] = ½·(1/H)·Σ_h p[h,i,j] + ½·[i = j]                one block: half of a token comes past it, on the residual
-//                                                                stream. Rows sum to 1, since those of p do
-//   carried[j] = Σ_i row[i]·mixed[i,j]                           from the last block to the first: row begins as [i = class]
+//   mixed[i,j] = ½·(1/H)·Σ_h p[h,i,j] + ½·[i = j]               of one block; ½·[i = j] is the residual path.
+//                                                               Rows sum to 1, as those of p do.
+//   carried[j] = Σ_i row[i]·mixed[i,j]                          from the last block to the first; at the start
+//                                                               row[i] = [i = class]
 //
-// probabilities: qkv (T, 3, H, Dh) read   lse (H, T) read, both as attention_forward leaves them   mixed (T, T) written
-// multiply:      row (T) read   matrix (T, T) read: what was written as mixed   carried (T) written
-// An invocation owns one pair i, j, or one token j; every sum ascends. Error of mixed ≤ about (Dh + H + 8)·2⁻²⁴ of its sum
-// over heads (scores of ordinary size), of carried ≤ T·2⁻²⁴ of itself.
-// Source: [Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers" §3]; heads by their mean. The class token's
-// row alone is carried, which takes no product of two matrices. Limits: Dh a multiple of 4; T² below 2³², T and D/4 below
-// 65,535.
+// probabilities: qkv (T, 3, H, Dh) and lse (H, T) of attention_forward read   mixed (T, T) written
+// multiply:      row (T) read   matrix (T, T) read: `mixed` of a block   carried (T) written
+// An invocation owns one pair i, j, or one token j. Every sum is in ascending order. Error of mixed ≤ about
+// (Dh + H + 8)·2⁻²⁴ of its sum over heads, for scores of ordinary size; of carried ≤ T·2⁻²⁴ of its value.
+// Source: [Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers" §3], with the mean over heads. Only the
+// row of the class token is carried, so no product of two matrices is needed.
+// Limits: Dh a multiple of 4; T² below 2³²; T and D/4 below 65,535.
 
 struct Params {
     tokens: u32,

@@ -1,13 +1,15 @@
-// The adapter's roofs: nothing but multiply-adds, and nothing but copies. No network has them; benches divide by them.
+// Roofs of the adapter: a kernel of multiply-adds alone, and one of copies alone. Benches divide by them; networks use
+// none.
 //
-//   multiply_add: y[i] = Σ_a x_a,  where TOGETHER·turns times  x_a = x_a·multiplier + addend
-//                 x_a begins at (lane + 64·(4·a + (0, 1, 2, 3))) / 4096, lane = i mod 64
+//   multiply_add: y[i] = Σ_a x_a, after TOGETHER·turns iterations of  x_a = x_a·multiplier + addend
+//                 x_a starts at (lane + 64·(4·a + (0, 1, 2, 3))) / 4096, lane = i mod 64
 //   copy:         to[i] = from[i]
 //
 // multiply_add: y (count vec4) written          copy: from_words (count vec4) read   to_words (count vec4) written
-// multiply_add: one invocation owns one y and ACCUMULATORS chains x_a that don't wait for each other. All begin apart, so
-// that a compiler can't merge them; multiplier and addend come from the uniform block, so that it can't fold them; all are
-// summed, in ascending order, so that it can't drop one. Error ≤ 2⁻²⁴ of every product, every sum and what grows of them.
+// multiply_add: one invocation owns one y and ACCUMULATORS independent chains x_a. Every chain starts with a different
+// value, so that a compiler can't merge chains. multiplier and addend come from the uniform block, so that it can't
+// fold them. All chains are summed in ascending order, so that it can't drop one. Error ≤ 2⁻²⁴ of every product and
+// every sum, propagated through the chain.
 // copy: one invocation owns EACH vec4, a workgroup's width apart. No error.
 // Source: [Roofline, Williams 2009 §3]. Limits: count below 2³⁰; turns below 4,096.
 
@@ -21,16 +23,16 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4f>;
 
-// Copies.
+// copy.
 @group(0) @binding(1) var<storage, read> from_words: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> to_words: array<vec4f>;
 
 const THREADS: u32 = 64;
-// Chains of an invocation: enough to fill the pipelines, few enough to stay in registers.
+// Chains per invocation: enough to fill the pipelines, few enough to stay in registers.
 const ACCUMULATORS: u32 = 4;
-// Links of a chain in one turn of the loop: the loop itself costs little beside them.
+// Links of a chain per iteration of the loop, so that the cost of the loop itself is small.
 const TOGETHER: u32 = 8;
-// vec4 that an invocation copies.
+// vec4 per invocation of copy.
 const EACH: u32 = 1;
 
 @compute @workgroup_size(THREADS)

@@ -1,15 +1,16 @@
-// The roof of matrix units: nothing but multiply-adds of fragments in registers; see roof.wgsl. No network has it.
+// The roof of matrix units: a kernel of multiply-adds of fragments in registers alone; see roof.wgsl. Networks don't
+// use it.
 //
 //   multiply_fragments: y[g, b, 2·i + j] = TOGETHER·turns · left[b, i] · right[j],  products of fragments, SIDE × SIDE
 //
-// operands (2·BLOCKS + 2, SIDE, SIDE) read: left[b, 0], left[b, 1] for every b, then right[0], right[1]; halves, in
-// rows, those of the right sides turned          y (groups, BLOCKS, 4, SIDE, SIDE) written: f32, in rows
-// A workgroup owns BLOCKS blocks; each of its subgroups, however many lanes that has, takes its share of them in turn.
-// A block has four sums that don't wait for each other and grow by the same products in every turn, in all
-// 4·TOGETHER·turns·2·SIDE³ operations. Blocks differ in their left sides, so that no compiler computes one for another,
-// and every sum is stored, so that none is dropped.
-// Error: that of a sum of TOGETHER·turns·SIDE products in the unit's own order; none for whole numbers below 2²⁴.
-// Source: [Roofline, Williams 2009 §3]. Limits: turns below 4,096; as many workgroups as y has room for. Halves alone.
+// operands (2·BLOCKS + 2, SIDE, SIDE) read: left[b, 0], left[b, 1] for every b, then right[0], right[1]; f16, row by
+// row,
+// the right operands transposed          y (groups, BLOCKS, 4, SIDE, SIDE) written: f32, row by row
+// A workgroup owns BLOCKS blocks, which its subgroups share, whatever their size. A block has four independent sums, to
+// which every iteration adds the same products: 4·TOGETHER·turns·2·SIDE³ operations in all. Blocks have different left
+// operands, so that no compiler computes two at once. Every sum is stored, so that none is dropped.
+// Error: that of a sum of TOGETHER·turns·SIDE products in the unit's own order; none for integers below 2²⁴.
+// Source: [Roofline, Williams 2009 §3]. Limits: turns below 4,096; as many workgroups as y has room for; f16 alone.
 
 enable wgpu_cooperative_matrix;
 
@@ -24,13 +25,14 @@ struct Params {
 @group(0) @binding(1) var<storage, read> operands: array<Element>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-// Of a fragment; the helper appended has its types, and says of what they are loaded: Element, EACH halves.
+// Side of a fragment. The appended helper declares its types, and the type that it is loaded from: Element, with EACH
+// f16.
 const SIDE: u32 = 16;
 
 const THREADS = 128u;
-// A subgroup for each, if it has no more than 8 lanes.
+// One block per subgroup if subgroups have 8 lanes.
 const BLOCKS = 16u;
-// Links of a chain in one turn of the loop.
+// Links of a chain per iteration of the loop.
 const TOGETHER = 8u;
 const PITCH = SIDE / EACH;
 const FRAGMENT = SIDE * PITCH;
@@ -44,7 +46,7 @@ fn multiply_fragments(
     let right_at = 2u * BLOCKS * FRAGMENT;
     let right_0 = coopLoad<Right>(&operands[right_at], PITCH);
     let right_1 = coopLoad<Right>(&operands[right_at + FRAGMENT], PITCH);
-    // Four names and no array: SPIR-V has no arrays of fragments.
+    // Four variables instead of an array: SPIR-V has no arrays of fragments.
     var sum_00 = Sums();
     var sum_01 = Sums();
     var sum_10 = Sums();

@@ -1,15 +1,16 @@
-// The sequence that enters the transformer: prefix tokens, then patches, plus positions where a token has one.
+// The input sequence of the transformer: prefix tokens, then patches, plus position embeddings.
 //
 //   tokens[b,t,d] = (t < P ? prefix[t,d] : patches[b,t-P,d]) + (t has a row ? position[row(t),d] : 0)
-//   row(t) = t for the first S prefix tokens, S + t - P for patches; the P - S prefix tokens between them have none
-//   dprefix[t,d] = Σ_b dtokens[b,t,d]      dpatches[b,n,d] = dtokens[b,P+n,d]      dposition[row(t),d] = Σ_b dtokens[b,t,d]
+//   row(t) = t for the first S prefix tokens, S + t - P for patches; the other P - S prefix tokens have no row
+//   dprefix[t,d] = Σ_b dtokens[b,t,d]      dpatches[b,n,d] = dtokens[b,P+n,d]
+//   dposition[row(t),d] = Σ_b dtokens[b,t,d]
 //
 // tokens_forward: prefix (P, D): class token, then distillation or register tokens, read   patches (B, N, D) read
 // position (S+N, D) read   tokens (B, P+N, D) written
-// tokens_backward: dtokens (B, P+N, D) read   dprefix (P, D) written   dposition (S+N, D) written; dpatches are rows of
-// dtokens already.
-// One invocation owns four tokens[b,t,d]; one addition, correctly rounded. Backward it owns four places (t, d) and sums
-// the images in order; error ≤ (B - 1)·2⁻²⁴·Σ_b|dtokens|.
+// tokens_backward: dtokens (B, P+N, D) read   dprefix (P, D) written   dposition (S+N, D) written. dpatches needs no
+// kernel: it consists of rows of dtokens.
+// Forward, an invocation owns a quad of tokens[b,t,:]; one addition, correctly rounded. Backward, it owns a quad of
+// (t, :) and sums the images in order; error ≤ (B - 1)·2⁻²⁴·Σ_b|dtokens|.
 // Source: [LAT eq. 2], [ViT eq. 1]. Limits: S ≤ P; D a multiple of 4; B·(P+N)·D below 2³².
 
 struct Params {

@@ -1,25 +1,29 @@
-// Streaming top-k: joins the nearest rows that are known so far with a tile of distances.
+// Streaming top-k: merges the nearest rows found so far with a tile of distances.
 //
-//   nearest'[q,:] = the k least of nearest[q,:] ∪ {(distances[q,g], first + g) : start ≤ g < min(end, count)}, ascending
+//   nearest'[q,:] = the k smallest of nearest[q,:] ∪ {(distances[q,g], first + g) : start ≤ g < min(end, count)},
+//   ascending
 //   (d, i) < (e, j)  if  d < e, or d = e and i < j: of equal distances the lower index comes first
 //
-// distances (Q, G) read   place (3: first, count, 1 in the beginning, else 0) read as words
-// nearest_distance (Q, k) and nearest_index (Q, k) hold the nearest so far, save in the beginning: written in place
-// Places that nothing has come to yet hold FAR = 1e30 and NOBODY = 2³² - 1, and every row of the gallery is before that. So
-// do those left over when the gallery has fewer than k rows. What isn't finite, or is beyond FAR, is never kept.
-// A workgroup of LANES invocations owns a query. In every round each invocation walks on to its next distance that belongs
-// before the last one kept; those found are ranked among each other, then all of them and all kept move to their places
-// at once. A pair's place is the number of pairs before it, so the result is exact and depends on no order of work.
-// Source: merging by rank, as in textbooks' parallel merge; ties as in a sort by (distance, row). Limits: 1 ≤ k ≤ CAPACITY, a
-// multiple of LANES; Q·G and Q·k below 2³²; first + count below 2³² - 1. A launch takes end - start ≤ 4096 columns: in the
-// worst order an invocation makes 4096/LANES rounds of 2·LANES + log2 k + CAPACITY/LANES·(log2 LANES + 2) turns of its
-// loops, and Mesa's llvmpipe silently ends them after 65,535.
+// distances (Q, G) read   place (3) words read: first, count, 1 for the first tile and 0 otherwise
+// nearest_distance (Q, k) and nearest_index (Q, k): nearest so far, read except for the first tile, and written in
+// place Unused slots hold FAR = 1e30 and NOBODY = 2³² - 1, which every row of the gallery precedes. They remain if the
+// gallery has fewer than k rows. Distances that are not finite or exceed FAR are never kept.
+//
+// A workgroup of LANES invocations owns a query. In every round each invocation advances to its next distance that
+// precedes the last kept one. These are ranked among each other, then they and all kept pairs move to their new slots
+// at once. The slot of a pair is the number of pairs before it, so the result is exact and independent of the order of
+// work.
+// Source: parallel merge by rank; ties as in a sort by (distance, row).
+// Limits: 1 ≤ k ≤ CAPACITY, a multiple of LANES; Q·G and Q·k below 2³²; first + count below 2³² - 1. A dispatch takes
+// end - start ≤ 4096 columns: in the worst order an invocation takes 4096/LANES rounds of
+// 2·LANES + log2 k + CAPACITY/LANES·(log2 LANES + 2) loop iterations, and Mesa's llvmpipe silently ends loops after
+// 65,535.
 
 struct Params {
     queries: u32,
     gallery: u32,
     k: u32,
-    // Columns of this launch.
+    // Columns of this dispatch.
     start: u32,
     end: u32,
     unused_0: u32,
@@ -43,7 +47,7 @@ const NOBODY: u32 = 0xffffffffu;
 // The k nearest so far, ascending.
 var<workgroup> kept_distance: array<f32, CAPACITY>;
 var<workgroup> kept_index: array<u32, CAPACITY>;
-// What this round found: by lane, and ascending.
+// Pairs found in this round: by invocation, then sorted.
 var<workgroup> found_distance: array<f32, LANES>;
 var<workgroup> found_index: array<u32, LANES>;
 var<workgroup> sorted_distance: array<f32, LANES>;
@@ -54,7 +58,7 @@ fn before(d: f32, i: u32, e: f32, j: u32) -> bool {
     return d < e || (d == e && i < j);
 }
 
-// How many of the kept pairs are before one.
+// Number of kept pairs before the given pair.
 fn kept_before(distance: f32, index: u32) -> u32 {
     var low = 0u;
     var high = params.k;
@@ -69,7 +73,7 @@ fn kept_before(distance: f32, index: u32) -> u32 {
     return low;
 }
 
-// How many of the first `count` pairs found are before one.
+// Number of the first `count` sorted pairs before the given pair.
 fn sorted_before(distance: f32, index: u32, count: u32) -> u32 {
     var low = 0u;
     var high = count;
@@ -91,7 +95,7 @@ fn topk_merge(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let query = group.x + group.y * groups.x;
-    // The same for the whole workgroup, so the barriers below are met by all or none.
+    // Uniform over the workgroup, so either all invocations reach the barriers below or none does.
     if (query >= params.queries) {
         return;
     }
@@ -117,7 +121,7 @@ fn topk_merge(
         var index = NOBODY;
         while (column < end && index == NOBODY) {
             let candidate = distances[row + column];
-            // By bits: adapters may assume that no float is infinite or NaN.
+            // Tests the bits: compilers may assume that no float is infinite or NaN.
             let finite = (bitcast<u32>(candidate) & 0x7f800000u) != 0x7f800000u;
             if (finite && before(candidate, first + column, last_distance, last_index)) {
                 distance = candidate;
@@ -149,7 +153,7 @@ fn topk_merge(
             break;
         }
 
-        // All places are worked out before anything moves.
+        // All slots are computed before any pair moves.
         let my_place = rank + kept_before(distance, index);
         var moved_distance: array<f32, EACH>;
         var moved_index: array<u32, EACH>;

@@ -1,21 +1,24 @@
-// Streaming top-k of short lists, the CPU-adapter family: one subgroup per workgroup, no barrier, no workgroup memory.
+// Streaming top-k of short lists, the subgroup family for CPU adapters: one subgroup per workgroup, no barrier, no
+// workgroup memory.
 //
-//   nearest'[q,:] = the k least of nearest[q,:] ∪ {(distances[q,g], first + g) : start ≤ g < min(end, count)}, ascending
-//   (d, i) < (e, j)  if  d < e, or d = e and i < j      buffers, FAR, NOBODY and what is never kept: topk.wgsl
+//   nearest'[q,:] = the k smallest of nearest[q,:] ∪ {(distances[q,g], first + g) : start ≤ g < min(end, count)},
+//   ascending
+//   (d, i) < (e, j)  if  d < e, or d = e and i < j      buffers, FAR, NOBODY and distances never kept: topk.wgsl
 //
-// A workgroup of SUB lanes owns a query; its 64 nearest lie in registers, EACH = 64/SUB neighbouring ones in each lane.
-// 64 columns at a time are sorted by a bitonic network. The lesser of each place kept and of the mirrored place of those
-// sorted are the 64 least of both; they are bitonic, and the network's last stage sorts them. Places EACH or more
-// apart lie in two lanes and meet by subgroupShuffle. A network compares the same places whatever they hold: the result
-// is exact, and every order of distances takes the same time.
-// Source: [Batcher 1968], sorting networks. Limits: 1 ≤ k ≤ 64; Q·G and Q·k below 2³²; first + count below 2³² - 1; only where
-// every subgroup has exactly SUB lanes. A launch takes end - start ≤ 4096 columns, as in topk.wgsl.
+// A workgroup of SUB invocations owns a query. Its 64 nearest are kept in registers, EACH = 64/SUB neighbouring slots
+// per lane. A bitonic network sorts 64 columns at a time. Of every kept slot and the mirrored slot of the sorted
+// columns the smaller pair is kept: these are the 64 smallest of both lists. They are bitonic, and the last stage of
+// the network sorts them. Slots EACH or more apart are in two lanes and are exchanged by subgroupShuffle. A network
+// compares the same slots for any content, so the result is exact, and every order of distances takes the same time.
+// Source: [Batcher 1968], sorting networks.
+// Limits: 1 ≤ k ≤ 64; Q·G and Q·k below 2³²; first + count below 2³² - 1; every subgroup has exactly SUB lanes. A
+// dispatch takes end - start ≤ 4096 columns, as in topk.wgsl.
 
 struct Params {
     queries: u32,
     gallery: u32,
     k: u32,
-    // Columns of this launch.
+    // Columns of this dispatch.
     start: u32,
     end: u32,
     unused_0: u32,
@@ -45,8 +48,8 @@ fn before(d: f32, i: u32, e: f32, j: u32) -> bool {
     return d < e || (d == e && i < j);
 }
 
-// A step of the network: of every two pairs `stride` places apart the lesser comes first, in every other run of `run` places
-// the greater.
+// One step of the network: of every two pairs `stride` slots apart, the smaller one moves to the lower slot; in every
+// other run of `run` slots, the larger one does.
 fn compare(list: ptr<function, List>, lane: u32, stride: u32, run: u32) {
     if (stride < EACH) {
         for (var low = 0u; low < EACH; low++) {
@@ -72,7 +75,7 @@ fn compare(list: ptr<function, List>, lane: u32, stride: u32, run: u32) {
             let i = (*list).index[slot];
             let e = subgroupShuffle(d, other);
             let j = subgroupShuffle(i, other);
-            // The lower lane takes the lesser of two, the other one the greater; equal pairs are the same.
+            // The lower lane takes the smaller of two pairs, the other lane the larger one. Equal pairs are identical.
             let take = before(e, j, d, i) != (descending != (other < lane));
             (*list).distance[slot] = select(d, e, take);
             (*list).index[slot] = select(i, j, take);
@@ -80,7 +83,7 @@ fn compare(list: ptr<function, List>, lane: u32, stride: u32, run: u32) {
     }
 }
 
-// The stage that sorts bitonic runs of 8 places, and of 64.
+// Stages that sort bitonic runs of 8 slots, and of 64.
 fn sort_8(list: ptr<function, List>, lane: u32, run: u32) {
     compare(list, lane, 4u, run);
     compare(list, lane, 2u, run);
@@ -101,7 +104,7 @@ fn topk_merge(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let query = group.x + group.y * groups.x;
-    // The same for the whole subgroup.
+    // Uniform over the subgroup.
     if (query >= params.queries) {
         return;
     }
@@ -126,7 +129,7 @@ fn topk_merge(
         for (var slot = 0u; slot < EACH; slot++) {
             let column = start + slot * SUB + lane;
             let distance = distances[row + min(column, end - 1u)];
-            // By bits: adapters may assume that no float is infinite or NaN.
+            // Tests the bits: compilers may assume that no float is infinite or NaN.
             let finite = (bitcast<u32>(distance) & 0x7f800000u) != 0x7f800000u;
             let counts = column < end && finite && distance <= FAR;
             found.distance[slot] = select(FAR, distance, counts);

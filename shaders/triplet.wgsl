@@ -1,23 +1,26 @@
-// Batch-hard triplet loss on whole images: every anchor with its farthest image of the same person and the nearest of another.
+// Batch-hard triplet loss on whole images: each anchor with its farthest image of the same person and the nearest image
+// of another person.
 //
 //   d[i,j] = √max(Σ_k (f[i,k] - f[j,k])², 1e-12)
 //   p(i) = argmax_j d[i,j] over j ≠ i with label[j] = label[i]      n(i) = argmin_j d[i,j] over label[j] ≠ label[i]
-//   loss[i] = max(0, d[i,p] - d[i,n] + margin), and 0 where i has no p or no n
-//   with u(a,b) = (f[a] - f[b])/d[a,b], 0 where max took 1e-12, and the sum over anchors with a loss above 0:
-//   df = (1/B) Σ_i of  u(i,p) - u(i,n) in row i, -u(i,p) in row p, u(i,n) in row n      the gradient of (1/B) Σ_i loss[i]
+//   loss[i] = max(0, d[i,p] - d[i,n] + margin); 0 if i has no p or no n
+//   df, the gradient of (1/B) Σ_i loss[i], with u(a,b) = (f[a] - f[b])/d[a,b], or 0 where max took 1e-12:
+//   every anchor i with loss[i] > 0 adds  (u(i,p) - u(i,n))/B to row i,  -u(i,p)/B to row p,  u(i,n)/B to row n
 //
-// distances: parts (B, L) read, L = R·D: the parts of an image one behind the other   distances (B, B) written
-// mine:      labels (B) u32 read   measured (B, B) read   loss (B) written   choice (B) vec2u written: p and n, or NONE twice
-//            where the loss is 0
-// backward:  parts (B, L) read   measured (B, B) read   chosen (B) vec2u read   dparts (B, L) read and written: df times the
-//            loss's scale is added   control read: that scale
-// What is written as distances and choice is read again as measured and chosen.
-// distances: one invocation owns a pair. Differences are taken before they are squared (norms and products would cancel
-// for near images); four sums of every fourth k ascend and are added in one order, so d[i,j] and d[j,i] are the same to
-// the bit. Error of d ≤ (L/8 + 5)·2⁻²⁴·d. mine: one invocation owns an anchor; of equal distances the first wins. Error of
-// loss ≤ 2·2⁻²⁴·(d[i,p] + d[i,n] + margin). A distance that isn't finite stands in the loss as it is, without a choice.
-// backward: one invocation owns a column k of all rows and goes through the anchors in order: what it adds to a row it
-// has to itself. Error ≤ (A + 10)·2⁻²⁴·(|dparts| + Σ|u|/B) for A anchors that meet in a row.
+// distances: parts (B, L) read: f, L = R·D, the concatenated parts of an image   distances (B, B) written
+// mine:      labels (B) u32 read   measured (B, B) read   loss (B) written
+//            choice (B) vec2u written: p and n, or NONE twice where the loss is 0
+// backward:  parts (B, L) read   measured (B, B) read   chosen (B) vec2u read   control read: the loss scale
+//            dparts (B, L) read and written: df times the loss scale is added
+// measured and chosen are the distances and the choice that the earlier kernels have written.
+//
+// distances: one invocation owns a pair. It squares differences, because norms and products would cancel for close
+// images. Four sums over every fourth k ascend and are added in a fixed order, so d[i,j] and d[j,i] have the same bits.
+// Error of d ≤ (L/8 + 5)·2⁻²⁴·d.
+// mine: one invocation owns an anchor. Of equal distances the first wins. Error of loss ≤ 2·2⁻²⁴·(d[i,p] + d[i,n] +
+// margin). If a distance is not finite, it becomes the loss, and there is no choice.
+// backward: one invocation owns a column k of all rows and processes the anchors in order, so no two invocations add to
+// the same element. Error ≤ (A + 10)·2⁻²⁴·(|dparts| + Σ|u|/B) if A anchors add to a row.
 // Source: [Hermans 2017 §2.2, eq. 5]. Limits: B² and B·L below 2³².
 
 struct Params {
@@ -42,7 +45,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> control: array<u32>;
 
 const THREADS: u32 = 64;
-// The least distance and its square: below it a distance has no direction.
+// The smallest distance and its square. A distance at this limit has no direction.
 const LEAST: f32 = 1e-6;
 const LEAST_SQUARED: f32 = 1e-12;
 const NONE: u32 = 0xffffffffu;
@@ -75,7 +78,7 @@ fn triplet_distances(
         squared = fma(difference, difference, squared);
     }
 
-    // By bits, which order floats that aren't negative: a NaN stays what it is.
+    // Compares the bits, which order non-negative floats like their values and keep a NaN.
     var distance = LEAST;
     if (bitcast<u32>(squared) > bitcast<u32>(LEAST_SQUARED)) {
         distance = sqrt(squared);
@@ -131,7 +134,7 @@ fn triplet_mine(
     choice[anchor] = pair;
 }
 
-// 1/(B·d), 0 where the distance has no direction.
+// 1/(B·d), or 0 if the distance has no direction.
 fn share(distance: f32) -> f32 {
     if (distance > LEAST) {
         return 1.0 / (f32(params.batch) * distance);
@@ -152,7 +155,7 @@ fn triplet_backward(
     let scale = bitcast<f32>(control[CONTROL_SCALE]);
     for (var anchor = 0u; anchor < params.batch; anchor++) {
         let pair = chosen[anchor];
-        // The same for all invocations.
+        // Uniform over all invocations.
         if (pair.x == NONE) {
             continue;
         }

@@ -1,11 +1,12 @@
-// Distances of all pairs of images, the CPU-adapter family: one subgroup per workgroup, no barrier.
+// Distances of all pairs of images, the subgroup family for CPU adapters: one subgroup per workgroup, no barrier.
 //
 //   d[i,j] = √max(Σ_k (f[i,k] - f[j,k])², 1e-12)      buffers and error bound: triplet.wgsl
 //
-// A workgroup of SUB lanes owns ROWS rows × SUB columns, and does nothing where all of them are below the diagonal. Each lane
-// loads the quads of one column and of ROWS/SUB rows, which it hands round by subgroupShuffle: gemm_subgroup.wgsl says why. d[i,j] of
-// i ≤ j is written to both of its places. The same sums in the same order as triplet.wgsl: same bits.
-// Limits: L a multiple of 4; ROWS a multiple of SUB; only where every subgroup has exactly SUB lanes.
+// A workgroup of SUB invocations owns ROWS rows × SUB columns and does nothing if all of these are below the diagonal.
+// Each lane loads the quads of one column and of ROWS/SUB rows, which it shares by subgroupShuffle (gemm_subgroup.wgsl
+// gives the reasons). d[i,j] with i ≤ j is written to [i,j] and [j,i]. The sums run in the order of triplet.wgsl: same
+// bits.
+// Limits: L a multiple of 4; ROWS a multiple of SUB; every subgroup has exactly SUB lanes.
 
 struct Params {
     batch: u32,
@@ -21,24 +22,24 @@ struct Params {
 
 const SUB: u32 = 8;
 const ROWS: u32 = 16;
-// The least distance and its square: below it a distance has no direction.
+// The smallest distance and its square. A distance at this limit has no direction.
 const LEAST: f32 = 1e-6;
 const LEAST_SQUARED: f32 = 1e-12;
 
-// Groups of rows of which each lane loads one.
+// Groups of rows; each lane loads one row of each group.
 const GROUPS = ROWS / SUB;
 
 @compute @workgroup_size(SUB)
 fn triplet_distances(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let first_row = group.y * ROWS;
-    // The same for the whole subgroup.
+    // Uniform over the subgroup.
     if (group.x * SUB + SUB <= first_row) {
         return;
     }
     let column = group.x * SUB + lane;
     let quads = params.length / 4u;
 
-    // Rows and columns past the end repeat the last one and are never stored.
+    // Rows and columns past the end repeat the last one and are not stored.
     let column_at = min(column, params.batch - 1u) * quads;
     var row_at: array<u32, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
@@ -62,7 +63,7 @@ fn triplet_distances(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invo
             let row = first_row + g * SUB + i;
             let sum = sums[g][i];
             let squared = (sum.x + sum.y) + (sum.z + sum.w);
-            // By bits, which order floats that aren't negative: a NaN stays what it is.
+            // Compares the bits, which order non-negative floats like their values and keep a NaN.
             var distance = LEAST;
             if (bitcast<u32>(squared) > bitcast<u32>(LEAST_SQUARED)) {
                 distance = sqrt(squared);

@@ -3,7 +3,8 @@
 //! With `LAT_SHADER_OUT=DIR` the assembled sources are left in DIR for other tools, see tools/check_shaders.sh and
 //! tools/check_hlsl.sh. One line per pipeline in each list:
 //! - `VARIANT.wgsl`, and `list.txt`: `VARIANT ENTRY FEATURES [OVERRIDE=VALUE…]`, features joined by commas: `plain`,
-//!   `subgroups` or `fragments` (matrix units), `f16`, the side of a fragment, and `naga` where no other compiler reads the
+//!   `subgroups` or `fragments` (matrix units), `f16`, the side of a fragment, and `naga` where no other compiler reads
+//!   the
 //!   WGSL;
 //! - `VARIANT+SETTING.spv`, and `spirv.txt`: `FILE ENVIRONMENT`, the latter as spirv-val calls it;
 //! - `VARIANT+SETTING.hlsl`, and `hlsl.txt`: `FILE MODEL ENTRY`, the least shader model that will do.
@@ -39,9 +40,9 @@ struct Targets {
     tint: bool,
 }
 
-/// The one place that says so, by features as [`features`] gives them. Vulkan 1.1 is the first with subgroup operations.
-/// Shader model 5.1 is what Windows compiles without further files; subgroups need 6.0, halves 6.2. Matrix units: neither
-/// HLSL nor WebGPU has them, and Metal's multiply fragments of 8 × 8 alone.
+/// The one place that says so, by features as [`features`] gives them. Vulkan 1.1 is the first with subgroup
+/// operations. Shader model 5.1 is what Windows compiles without further files; subgroups need 6.0, halves 6.2. Matrix
+/// units: neither HLSL nor WebGPU has them, and Metal's multiply fragments of 8 × 8 alone.
 const TARGETS: [(&str, Targets); 6] = {
     use hlsl::ShaderModel;
     const METAL: Option<(u8, u8)> = Some((2, 4));
@@ -142,8 +143,8 @@ fn constant_value(source: &str, name: &str) -> u32 {
     value.unwrap_or_else(|| panic!("no line `{head}VALUE;`"))
 }
 
-/// The members of the uniform block that a declaration misses in the WGSL's struct; those that it doesn't name are called
-/// `unused…` there.
+/// The members of the uniform block that a declaration misses in the WGSL's struct; those that it doesn't name are
+/// called `unused…` there.
 fn wrong_fields(kernel: &Kernel, module: &Module, ty: Handle<Type>) -> Vec<String> {
     let TypeInner::Struct { members, .. } = &module.types[ty].inner else {
         return vec!["params is no struct".to_string()];

@@ -1,5 +1,5 @@
-// Helper: fragments of 16 × 16, as Vulkan's drivers have them. Loaded from quads: drivers load as much at once as a pointer
-// points to, RADV for one.
+// Helper: fragments of 16 × 16, the size that Vulkan drivers offer. They are loaded from quads, because some drivers
+// (RADV) load as many bytes at once as one element of the pointer has.
 
 alias Left = coop_mat16x16<f16, A>;
 alias Right = coop_mat16x16<f16, B>;

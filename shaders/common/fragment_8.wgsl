@@ -1,4 +1,4 @@
-// Helper: fragments of 8 × 8, as Metal has them, which loads them from single halves.
+// Helper: fragments of 8 × 8, the size that Metal offers. Metal loads them from single f16 elements.
 
 alias Left = coop_mat8x8<f16, A>;
 alias Right = coop_mat8x8<f16, B>;

@@ -1,14 +1,17 @@
-// Helper: the two non-linearities of ViT's MLP.
+// Helper: the two activation functions of a ViT's MLP, and their derivatives.
 //
 //   gelu(x)       = x·Φ(x) = x/2·(1 + erf(x/√2))          [GELU §2, exact form]
 //   gelu'(x)      = Φ(x) + x·φ(x)                          φ(x) = exp(-x²/2)/√(2π)
 //   quick_gelu(x) = x·σ(1.702·x)                           [GELU §2, sigmoid form; OpenAI CLIP]
 //   quick_gelu'(x)= σ(1.702·x)·(1 + 1.702·x·(1 - σ(1.702·x)))
 //
-// WGSL has no erf. Here erfc(z) = t·exp(-z² + P(t)), t = 2/(2 + z), z ≥ 0, with P of degree 9 fitted by us at 400
-// Chebyshev nodes of t in [2/12.5, 1]. It keeps its relative accuracy in the tail, so gelu(x) for x << 0 does too:
-// with f32 arithmetic |gelu - exact| ≤ 4e-7·|x| everywhere and ≤ 1.5e-5 of the value itself for x > -9.
-// |gelu' - exact| ≤ 4e-7 everywhere and ≤ 6e-6·(Φ(x) + |x|·φ(x)) for x > -9; |quick_gelu' - exact| ≤ 4e-7 everywhere.
+// WGSL has no erf. For z ≥ 0 this helper computes erfc(z) = t·exp(-z² + P(t)) with t = 2/(2 + z). P has degree 9 and
+// was fitted for this project at 400 Chebyshev nodes of t in [2/12.5, 1]. The form keeps its relative accuracy in the
+// tail, so gelu(x) does too for large negative x. Error bounds in f32 arithmetic:
+//
+//   |gelu - exact|        ≤ 4e-7·|x| everywhere, and ≤ 1.5e-5·|gelu(x)| for x > -9
+//   |gelu' - exact|       ≤ 4e-7 everywhere, and ≤ 6e-6·(Φ(x) + |x|·φ(x)) for x > -9
+//   |quick_gelu' - exact| ≤ 4e-7 everywhere
 
 fn erfc_positive(z: f32) -> f32 {
     let t = 2.0 / (2.0 + z);
@@ -22,7 +25,7 @@ fn erfc_positive(z: f32) -> f32 {
     p = fma(p, t, 0.38460636138916016);
     p = fma(p, t, 0.9988684058189392);
     p = fma(p, t, -1.2654595375061035);
-    // Past 13 the result is below the smallest f32 anyway; exp of a larger argument is left to no driver.
+    // For z > 13 the result is below the smallest f32. The clamp keeps drivers from seeing a larger argument of exp.
     return t * exp(max(fma(-z, z, p), -100.0));
 }
 
@@ -32,23 +35,23 @@ fn gelu(x: f32) -> f32 {
 }
 
 fn quick_gelu(x: f32) -> f32 {
-    // Clamped: exp(1.702·52) still fits an f32, and the result is 0 to f32's precision there.
+    // Clamped: exp(1.702·52) fits an f32, and below -52 the result is 0 in f32 precision.
     return x / (1.0 + exp(-1.702 * max(x, -52.0)));
 }
 
 fn gelu_derivative(x: f32) -> f32 {
     let tail = 0.5 * erfc_positive(min(abs(x) * 0.7071067811865476, 13.0));
-    // Past 14 the density is below the smallest f32, and x² stays far from overflow.
+    // For |x| > 14 the density is below the smallest f32. The clamp also keeps x² from overflow.
     let near = clamp(x, -14.0, 14.0);
     let density = 0.3989422804014327 * exp(-0.5 * near * near);
     return fma(near, density, select(tail, 1.0 - tail, x > 0.0));
 }
 
 fn quick_gelu_derivative(x: f32) -> f32 {
-    // Clamped: at ±51 exp and the reciprocal below are still normal numbers, and the slope is 0 or 1 to f32's precision.
+    // Clamped: at ±51 exp and the reciprocal below are still normal numbers, and the slope is 0 or 1 in f32 precision.
     let u = 1.702 * clamp(x, -51.0, 51.0);
     let e = exp(-u);
     let s = 1.0 / (1.0 + e);
-    // e·s = 1 - σ, without its cancellation.
+    // e·s = 1 - σ, without the cancellation.
     return s * fma(u, e * s, 1.0);
 }

@@ -1,8 +1,8 @@
-// Helper: what a GEMM does with four finished sums of a row before they are stored. Shared by the tile families, so that
-// they agree to the bit, with each other and with gemm.wgsl.
+// Helper: the epilogue of a matrix product, applied to four finished sums of a row before they are stored. All tile
+// families share it, so they agree bit for bit with each other and with gemm.wgsl.
 //
 //   u = sum + bias[n]                       (HAS_BIAS)
-//   pre[m,n] = u                            (KEEP_PRE: the activation's backward needs it)
+//   pre[m,n] = u                            (KEEP_PRE: the backward pass of the activation reads it)
 //   v = u | gelu(u) | quick_gelu(u)         (ACTIVATION 0 | 1 | 2)
 //   c[m,n] = v·scale[n] + residual[m,n]     (HAS_SCALE: LayerScale; HAS_RESIDUAL)
 

@@ -1,5 +1,5 @@
-// Helper: what A·B does with four finished sums of a row before they are stored, beside gemm_epilogue.wgsl, which brings the
-// switches: back through an activation's output to its argument, kept[m,n].
+// Helper: the epilogue of A·B in a backward pass, applied to four finished sums of a row before they are stored. It
+// takes the gradient of an activation's output to its argument, kept[m,n]. gemm_epilogue.wgsl declares the switches.
 //
 //   product[m,n] = sum·act'(kept[m,n]) + residual[m,n]     act = 1 | gelu | quick_gelu (ACTIVATION 0 | 1 | 2)
 

@@ -1,6 +1,7 @@
-// Helper: how gemm_cooperative.wgsl puts four halves into its stage, an array of quads for fragments of 16 × 16.
+// Helper: staging in workgroup memory for gemm_cooperative.wgsl with fragments of 16 × 16: `staged` is an array of
+// quads.
 
-// Puts four halves at half `at` of the stage.
+// Stores four f16 from element `at` of the stage on.
 fn stage(at: u32, quad: Quad) {
     staged[at / 4u] = quad;
 }

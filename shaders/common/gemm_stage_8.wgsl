@@ -1,6 +1,6 @@
-// Helper: how gemm_cooperative.wgsl puts four halves into its stage, an array of halves for fragments of 8 × 8.
+// Helper: staging in workgroup memory for gemm_cooperative.wgsl with fragments of 8 × 8: `staged` is an array of f16.
 
-// Puts four halves at half `at` of the stage.
+// Stores four f16 from element `at` of the stage on.
 fn stage(at: u32, quad: Quad) {
     staged[at] = quad.x;
     staged[at + 1u] = quad.y;

@@ -1,9 +1,9 @@
-// Helper: random numbers by counting, bit-equal to src/rng.rs: a number depends on (seed, stream, index) alone.
+// Helper: counter-based random numbers, bit-equal to src/rng.rs. A number depends on (seed, stream, index) alone.
 //
 //   bits    = add(add(… add(START, seed.x), seed.y …, index.x), index.y)      low word first, then high
 //   uniform = (bits >> 8)·2⁻²⁴ in [0, 1), exact in f32
 //
-// Six words are hashed one after the other, so whoever loops over index.y keeps the hash of the first five.
+// Six words are hashed one after the other. A loop over index.y can keep the hash of the first five.
 
 const RANDOM_START: u32 = 0x9e3779b9u;
 

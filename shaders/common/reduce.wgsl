@@ -1,5 +1,5 @@
-// Helper: the sum, or the largest, of one value per invocation over a workgroup of LANES invocations (a power of two).
-// A fixed tree: the order of summation depends on LANES alone. Every invocation gets the result.
+// Helper: sum and maximum of one value per invocation over a workgroup of LANES invocations (a power of two).
+// The reduction is a fixed tree: the order of summation depends on LANES alone. Every invocation receives the result.
 
 var<workgroup> partial_sums: array<f32, LANES>;
 
@@ -13,7 +13,7 @@ fn workgroup_sum(lane: u32, value: f32) -> f32 {
         workgroupBarrier();
     }
     let sum = partial_sums[0];
-    // No lane may start the next sum before all have read this one.
+    // No invocation may start the next reduction before all have read this result.
     workgroupBarrier();
     return sum;
 }

@@ -1,42 +1,42 @@
-// Helper: the words of the two small buffers that steer a training step.
+// Helper: the layout of the two small buffers that control a training step.
 //
-// step: written by the host once a step; floats as their bits. Behind the first STEP_GROUPS words stand two more for
-// each parameter group: Adam's 1/(1 - beta1^t) and 1/(1 - beta2^t) with the group's own count t.
-// control: kept from step to step; changed by gradnorm.wgsl once all gradients of the step are there. Where CONTROL_FINITE
-// is 0, the step changes no parameter, no moment and no running statistic.
+// step: written by the host before every step; floats are stored as their bits. After the first STEP_GROUPS words
+// follow two for each parameter group: Adam's 1/(1 - beta1^t) and 1/(1 - beta2^t) with the group's own step count t.
+// control: kept from step to step. gradnorm.wgsl updates it once all gradients of the step are computed. Where
+// CONTROL_FINITE is 0, the step changes no parameter, no moment and no running statistic.
 
 const STEP_LEARNING_RATE: u32 = 0u;
-// Low word, then high word.
+// Two words, low word first.
 const STEP_SEED: u32 = 1u;
-// Counted from 1.
+// Number of the step, from 1.
 const STEP_NUMBER: u32 = 3u;
-// The batch's first sample's place in the epoch.
+// Position of the batch's first sample in the epoch.
 const STEP_PLACE: u32 = 4u;
 const STEP_EPOCH: u32 = 5u;
 const STEP_WEIGHT_DECAY: u32 = 6u;
-// Largest norm of all gradients together; 0: no limit.
+// Largest L2 norm over all gradients; 0 disables clipping.
 const STEP_CLIP_NORM: u32 = 7u;
 const STEP_GROUPS: u32 = 8u;
 
-// 1 if this step counts: the loss and all gradients are finite, and no step before has stopped the run.
+// 1 if this step counts: the loss and all gradients are finite, and the run is not stopped.
 const CONTROL_FINITE: u32 = 0u;
-// f32: what gradients are multiplied with, the loss's scale taken out.
+// f32: factor that the optimiser applies to gradients: clipping, divided by the loss scale.
 const CONTROL_FACTOR: u32 = 1u;
-// f32: norm of all gradients together, before that, the loss's scale taken out.
+// f32: L2 norm over all gradients before clipping, divided by the loss scale.
 const CONTROL_NORM: u32 = 2u;
-// f32: what the loss's gradient is multiplied with, so that gradients stored in halves don't vanish; a power of two.
+// f32: loss scale, a power of two: factor of the loss's gradient that keeps f16 gradients from underflow.
 const CONTROL_SCALE: u32 = 3u;
-// f32: the largest that it may be; 1 where nothing is stored in halves.
+// f32: largest loss scale; 1 if nothing is stored in f16.
 const CONTROL_MOST_SCALE: u32 = 4u;
-// Steps that counted since the scale last changed.
+// Steps that counted since the loss scale last changed.
 const CONTROL_STEPS: u32 = 5u;
-// 1 once a step was not finite at a scale of 1: no step after it counts.
+// 1 if a step at a loss scale of 1 was not finite: the run is stopped, and no later step counts.
 const CONTROL_STOPPED: u32 = 6u;
-// f32: the scale that the last step had.
+// f32: loss scale of the last step.
 const CONTROL_LAST_SCALE: u32 = 7u;
 const CONTROL_WORDS: u32 = 8u;
 
-// By bits: adapters may assume that no float is infinite or NaN.
+// Tests the bits: compilers may assume that no float is infinite or NaN.
 fn is_finite(bits: u32) -> bool {
     return (bits & 0x7f800000u) != 0x7f800000u;
 }

@@ -1,8 +1,8 @@
-// Helper: how weights and activations lie in memory, half precision on adapters that know f16: four values of a row are
-// four f16.
+// Helper: storage of weights and activations in half precision, for adapters with f16 in shaders. Four values of a row
+// are four f16.
 //
-// A value beyond f16's largest, 65504, becomes f16's infinity, whatever the adapter's conversion makes of it; so does NaN:
-// losses, gradients and vectors are asked later whether they are finite.
+// A value beyond the largest f16, 65504, becomes infinity, regardless of how the adapter converts. NaN becomes infinity
+// too. Losses, gradients and embeddings are later checked for infinity.
 
 alias Quad = vec4<f16>;
 
@@ -12,8 +12,8 @@ fn unpack(quad: Quad) -> vec4f {
 
 fn pack(values: vec4f) -> Quad {
     let halves = vec4<f16>(clamp(values, vec4f(-65504.0), vec4f(65504.0)));
-    // By bits: adapters may assume that no float is infinite or NaN.
+    // Tests the bits: compilers may assume that no float is infinite or NaN.
     let beyond = (bitcast<vec4u>(values) & vec4u(0x7fffffffu)) > vec4u(bitcast<u32>(65504.0));
-    // There is no literal for infinity; the square of the largest is beyond it.
+    // WGSL has no literal for infinity. The square of the largest f16 overflows to it.
     return select(halves, halves * halves, beyond);
 }

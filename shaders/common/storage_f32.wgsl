@@ -1,4 +1,4 @@
-// Helper: how weights and activations lie in memory, full precision: four values of a row are four f32.
+// Helper: storage of weights and activations in full precision. Four values of a row are four f32.
 
 alias Quad = vec4f;
 

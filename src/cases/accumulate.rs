@@ -16,7 +16,7 @@ pub(super) fn list(list: &mut List) {
     for len in [1, 67, 4_099] {
         list.add("sum", format!("{len}"), move |run| sum(run, len));
     }
-    // One, primes, and around a workgroup.
+    // One element, primes, and sizes around a workgroup.
     for len in [1, 2, 7, 63, 64, 65, 127, 4_099] {
         list.full(format!("{len}"), move |run| sum(run, len));
     }

@@ -10,19 +10,19 @@ use crate::reference::adam as reference;
 /// Settings of one step.
 #[derive(Debug, Clone, Copy)]
 pub struct Steering {
-    /// The learning rate.
+    /// Learning rate.
     pub rate: f32,
-    /// Of weights.
+    /// Weight decay.
     pub decay: f32,
-    /// AdamW's way to decay.
+    /// True for AdamW's decay.
     pub decoupled: bool,
-    /// The group's own count of steps.
+    /// Step number of the group.
     pub t: u32,
-    /// The step counts.
+    /// True if the step counts.
     pub counted: bool,
-    /// Gradients are multiplied with it.
+    /// Factor of the gradients.
     pub factor: f32,
-    /// The group is the second of three, whose words must not matter, and not the only one.
+    /// True if the group is the second of three (the words of the others must not matter), false if it is the only one.
     pub others: bool,
 }
 
@@ -89,7 +89,7 @@ pub(super) fn list(list: &mut List) {
         }
     }
     for decoupled in [false, true] {
-        // Four, primes, and around a workgroup.
+        // Four, primes, and sizes around a workgroup.
         for quads in [1, 3, 7, 61, 63, 64, 65, 127, 129, 1031] {
             let steering = Steering { decoupled, ..Steering::default() };
             list.full(format!("{} {steering:?}", 4 * quads), one(4 * quads, steering));

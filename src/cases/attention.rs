@@ -9,41 +9,41 @@ use crate::reference::Exact;
 use crate::reference::attention::Attention;
 use std::rc::Rc;
 
-/// B, T, H and Dh.
+/// The dimensions of a case.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Images.
+    /// Batch size B.
     pub batch: usize,
-    /// Of an image.
+    /// Tokens per image T.
     pub tokens: usize,
-    /// Heads of attention.
+    /// Heads H.
     pub heads: usize,
-    /// Width of a head.
+    /// Width of a head Dh.
     pub head_dim: usize,
 }
 
 impl Shape {
-    /// Numbers of queries, keys and values.
+    /// Elements of queries, keys and values.
     pub fn qkv_len(&self) -> usize {
         3 * self.out_len()
     }
 
-    /// Numbers of a result.
+    /// Elements of the output.
     pub fn out_len(&self) -> usize {
         self.batch * self.tokens * self.heads * self.head_dim
     }
 
-    /// Rows of scores.
+    /// Elements of lse: rows of scores.
     pub fn lse_len(&self) -> usize {
         self.batch * self.heads * self.tokens
     }
 
-    /// The reference.
+    /// The reference for `qkv`.
     pub fn exact<'q>(&self, qkv: &'q [f32]) -> Attention<'q> {
         Attention { qkv, tokens: self.tokens, heads: self.heads, head_dim: self.head_dim }
     }
 
-    /// A row's image, head and token, counted as lse (B, H, T) is, and its first place in out (B, T, H, Dh).
+    /// Image, head and token of a row in the order of lse (B, H, T), and the row's first element in out (B, T, H, Dh).
     fn place(&self, row: usize) -> ([usize; 3], usize) {
         let Shape { tokens, heads, head_dim, .. } = *self;
         let (image, head, token) = (row / (heads * tokens), row / tokens % heads, row % tokens);
@@ -64,12 +64,12 @@ pub fn rows(qkv: &[f32], shape: Shape) -> (Vec<Exact>, Vec<Exact>) {
     (out, lse)
 }
 
-/// Values as an adapter would round them.
+/// Exact values rounded to f32.
 pub fn rounded(exact: &[Exact]) -> Vec<f32> {
     exact.iter().map(|exact| exact.value as f32).collect()
 }
 
-/// Records out, and lse where `keep` says so.
+/// Records the forward pass: out, and lse if `keep`.
 pub fn forward<'n>(run: &mut Run<'_>, qkv: impl Into<Numbers<'n>>, shape: Shape, keep: bool, family: Family) {
     let Shape { batch, tokens, heads, head_dim } = shape;
     let qkv = run.quads("qkv", qkv);
@@ -92,7 +92,8 @@ pub fn forward<'n>(run: &mut Run<'_>, qkv: impl Into<Numbers<'n>>, shape: Shape,
     }
 }
 
-/// Gradients of queries, keys and values, each with its places in dqkv (B, T, 3, H, Dh); `out` rounded as the adapter has it.
+/// Gradients of queries, keys and values, each with its places in dqkv (B, T, 3, H, Dh). `out` is the stored output;
+/// `None` means the exact one.
 pub fn gradients(qkv: &[f32], out: Option<&[f32]>, dout: &[f32], shape: Shape) -> [Vec<(usize, Exact)>; 3] {
     let Shape { batch, tokens, heads, head_dim } = shape;
     let mut parts: [Vec<(usize, Exact)>; 3] = Default::default();
@@ -108,7 +109,7 @@ pub fn gradients(qkv: &[f32], out: Option<&[f32]>, dout: &[f32], shape: Shape) -
     parts
 }
 
-/// Records dqkv, from the reference's out and lse rounded as the adapter holds them.
+/// Records the backward pass from the reference's out and lse, rounded to their storage.
 pub fn backward<'n>(
     run: &mut Run<'_>,
     qkv: impl Into<Numbers<'n>>,
@@ -142,7 +143,7 @@ pub fn backward<'n>(
     };
     let allowed = tolerance::attention_backward(tokens, head_dim);
     run.near("dv", dqkv, allowed, || part(2));
-    // A single token has nothing to choose from: dq and dk are zero but for rounding.
+    // With a single token the softmax is constant: dq and dk are zero except for rounding.
     if tokens > 1 {
         run.near("dq", dqkv, allowed, || part(0));
         run.near("dk", dqkv, allowed, || part(1));
@@ -158,7 +159,7 @@ pub(super) fn list(list: &mut List) {
         shape(1, 17, 2, 12),
         shape(1, 41, 2, 16),
     ];
-    // Each width is compiled for itself, and wide ones take a software driver long.
+    // Each head width is a variant of its own, and wide ones take long to compile on software drivers.
     if !list.is_cpu {
         shapes.extend([
             shape(1, 35, 2, 20),
@@ -182,7 +183,7 @@ pub(super) fn list(list: &mut List) {
         list.add_stored(format!("forward {family}"), name(shapes[1]), quick(shapes[1], false));
 
         let mut full = |rows: usize, shape: Shape, note: &str, qkv: Rc<dyn Fn() -> Numbers<'static>>| {
-            // Rows of log-sum-exps change nothing else.
+            // Writing lse must not change out.
             list.alike(rows, format!("forward {family} {}{note}", name(shape)), [true, false], move |run, keep| {
                 forward(run, qkv(), shape, keep, family);
             });
@@ -190,25 +191,26 @@ pub(super) fn list(list: &mut List) {
         let normal = |shape: Shape, factor: f32| -> Rc<dyn Fn() -> Numbers<'static>> {
             Rc::new(move || drawn(4, shape.qkv_len()).map(move |v| factor * v))
         };
-        // One, primes, and around the tiles of each family: tiles of 32 rows up to 32 and at 49 to 64, 127 and 128, of 48 at
-        // 41 to 48, 81 and 129, else of 40.
+        // One, primes, and sizes around the tiles of each family: tiles of 32 rows for up to 32, for 49 to 64, and for
+        // 127 and 128; of 48 rows for 41 to 48, 81 and 129; otherwise of 40.
         let mut ugly: Vec<Shape> = [
             1, 2, 3, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 37, 39, 40, 41, 47, 48, 49, 61, 63, 64, 65, 79, 80, 81,
             127, 128, 129, 257,
         ]
         .map(|tokens| shape(1, tokens, 2, 16))
         .to_vec();
-        // Whole rows of 52 and of 104 take more workgroup memory than the tiles of the scores. tests/shader_contract.rs
-        // validates 80 and 128, which take a software driver long to compile.
+        // With head widths of 52 and 104, whole rows take more workgroup memory than the tiles of the scores. Widths 80
+        // and 128 take long to compile on software drivers; tests/shader_contract.rs validates them.
         ugly.extend([4, 20, 52, 64, 104].map(|head_dim| shape(2, 35, 3, head_dim)));
         for &shape in &ugly {
             full(usize::MAX, shape, "", normal(shape, 1.0));
         }
-        // Images of 224×112 and of 224×224 pixels.
+        // Token counts of images of 224 × 112 and 224 × 224 pixels.
         for tokens in [129, 197] {
             full(64, shape(1, tokens, 12, 64), "", normal(shape(1, tokens, 12, 64), 1.0));
         }
-        // Scores of ±80 and beyond, which exp alone can't take; and some that rise by 80 from tile to tile, and fall.
+        // Scores of ±80 and beyond, whose exp overflows without the maximum; then scores that rise or fall by 80 from
+        // tile to tile.
         let large = shape(1, 37, 2, 16);
         full(usize::MAX, large, " large scores", normal(large, 6.0));
         for step in [80.0, -80.0] {

@@ -14,15 +14,15 @@ use crate::reference::batchnorm::{BatchNorm, Dropout};
 const SEED: u64 = 0x1234_5678_9abc_def0;
 const STEP: u32 = 17;
 
-/// The first sample's place in the epoch.
+/// Position of the first sample in the epoch.
 pub const PLACE: u32 = 96;
 
-/// Training's usual layer.
+/// A layer with the settings of training.
 pub fn layer(batch: usize, parts: usize, dim: usize) -> Layer {
     Layer { batch, parts, dim, eps: 1e-5, relu: false, drop: 0.0, momentum: 0.1 }
 }
 
-/// The reference.
+/// The reference of a layer.
 pub fn exact<'n>([x, weight, bias]: [&'n [f32]; 3], layer: Layer, place: u32) -> BatchNorm<'n> {
     let Layer { batch, parts, dim, eps, relu, drop, .. } = layer;
     let dropout = Dropout { seed: SEED, step: STEP, stream: DROPOUT_STREAM, place, drop };
@@ -41,14 +41,14 @@ fn step(place: u32) -> Vec<u32> {
     StepValues { seed: SEED, number: STEP, place, corrections, ..StepValues::default() }.words()
 }
 
-/// `dy`, but zero where ReLU's kink is within `near` of an output: there either gradient is right, and none comes from there.
+/// `dy`, set to zero where an output is within `near` of ReLU's kink. The gradient there may be either side's.
 pub fn away_from_kinks(mut dy: Vec<f32>, exact: &BatchNorm<'_>, near: f64) -> Vec<f32> {
     let kinks = exact.before_relu().into_iter().map(|z| z.abs() < near);
     dy.iter_mut().zip(kinks).filter(|(_, near)| *near).for_each(|(dy, _)| *dy = 0.0);
     dy
 }
 
-/// Records y and what a batch leaves for its backward pass.
+/// Records the forward pass of training: y, and the tensor saved for the backward pass.
 pub fn train(run: &mut Run<'_>, [x, weight, bias]: &[Operand; 3], layer: Layer, place: u32) -> Tensor {
     let (y, saved) = (run.output("y", x.tensor.len), run.output("saved", layer.saved_words()));
     let step = run.words("step", &step(place));
@@ -63,7 +63,7 @@ pub fn train(run: &mut Run<'_>, [x, weight, bias]: &[Operand; 3], layer: Layer, 
     saved
 }
 
-/// Records the gradients.
+/// Records the backward pass.
 fn backward(run: &mut Run<'_>, [x, weight, bias]: &[Operand; 3], saved: Tensor, layer: Layer) {
     let exact = exact([x, weight, bias], layer, PLACE);
     let (len, units) = (x.tensor.len, weight.tensor.len);
@@ -73,7 +73,7 @@ fn backward(run: &mut Run<'_>, [x, weight, bias]: &[Operand; 3], saved: Tensor, 
     Backward { x: x.tensor, saved, dy: dy.tensor, step, dx, dweight, dbias, layer }
         .record(&mut run.recorder, "backward");
     let allowed = tolerance::batchnorm_backward(layer.batch);
-    // Of two samples, x̂ is ±1 whatever they are, and dx is 0 but for eps: there is nothing to be relative to.
+    // With two samples x̂ is ±1 and dx is 0 except for eps, so a relative error has no meaning.
     let nmse = if layer.batch == 2 { f64::INFINITY } else { allowed.nmse };
     run.all("dx", dx, Tolerance { nmse, ..allowed }, || exact.backward(&dy).dx);
     run.all("dweight", dweight, allowed, || exact.backward(&dy).dweight);
@@ -105,7 +105,7 @@ pub fn evaluate<'n>(run: &mut Run<'_>, x: impl Into<Numbers<'n>>, layer: Layer) 
     });
 }
 
-/// Records running statistics after a batch of x, which may not count.
+/// Records running statistics after a batch of x; they must not change unless `counted`.
 pub fn update<'n>(run: &mut Run<'_>, x: impl Into<Numbers<'n>>, layer: Layer, counted: bool) {
     let [x, weight, bias] = operands(run, x, layer);
     let exact = exact([&x, &weight, &bias], layer, PLACE);
@@ -149,7 +149,7 @@ pub(super) fn list(list: &mut List) {
             list.add(format!("update{switches}"), &shape, move |run| update(run, x(layer), layer, true));
         }
     }
-    // Two, primes, and around a workgroup.
+    // Two, primes, and sizes around a workgroup.
     for dim in [1, 3, 7, 61, 63, 64, 65, 129] {
         for batch in [2, 3, 13] {
             list.full(format!("2x{batch}x{dim}"), both(layer(batch, 2, dim), |v| v));
@@ -161,12 +161,12 @@ pub(super) fn list(list: &mut List) {
             list.full(format!("of a part classifier, relu {relu} drop {drop}"), both(layer, |v| v));
         }
         for (batch, parts, dim) in [(1, 1, 1), (1, 3, 65), (7, 14, 256)] {
-            // Dropout must not show.
+            // Dropout must have no effect.
             let layer = Layer { relu, drop: 0.5, ..layer(batch, parts, dim) };
             list.full(format!("evaluate {layer:?}"), move |run| evaluate(run, x(layer), layer));
         }
     }
-    // A large mean doesn't cancel, and a flat unit stays finite.
+    // A large mean must not cause cancellation, and a unit with a small variance must stay finite.
     list.full("mean 30", both(layer(11, 2, 65), |v| v + 30.0));
     list.full("deviation 1e-4", both(layer(11, 2, 65), |v| 1e-4 * v));
     for (batch, parts, dim) in [(2, 1, 1), (3, 2, 63), (32, 14, 256)] {

@@ -1,20 +1,20 @@
-//! Compares results of the adapter with the reference and finds how much of the tolerance they use.
+//! Compares results of the adapter with the reference and reports the share of the tolerance that they use.
 
 use super::tolerance::{Tolerance, UNIT, in_halves};
 use crate::gpu::{Storage, Tensor};
 use crate::reference::Exact;
 
-/// Below this an f32 is denormal, and adapters may flush it to zero.
+/// Smaller f32 values are subnormal, and adapters may flush them to zero.
 const SMALLEST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 
 /// Result of a comparison.
 #[derive(Debug, Clone)]
 pub struct Comparison {
-    /// Share of the tolerance that is used: above 1 the result is wrong; infinite where there is a NaN.
+    /// Share of the tolerance that is used. Above 1 the result is wrong; infinite for a NaN.
     pub used: f64,
     /// Number of values compared.
     pub count: usize,
-    /// Where it is worst, and how bad.
+    /// The worst place and its error.
     pub report: String,
 }
 
@@ -30,7 +30,7 @@ pub fn compare(
         let found = f64::from(got[i]);
         let error = (found - exact.value).abs();
         let bound = tolerance.c * UNIT * exact.scale + SMALLEST_NORMAL;
-        // NaN compares with nothing, so it is asked for by name.
+        // Comparisons with NaN are false, so NaN is tested for explicitly.
         let used = if error.is_nan() || exact.value.is_nan() { f64::INFINITY } else { error / bound };
         if used >= worst.0 {
             worst = (used, i, found, exact);
@@ -59,14 +59,14 @@ pub struct Expected {
 }
 
 enum Wanted {
-    /// Values at places, with what they may be off by in f32.
+    /// Values at places, and their tolerance in f32.
     Near(Vec<(usize, Exact)>, Tolerance),
     /// Words at places.
     Same(Vec<(usize, u32)>),
 }
 
 impl Expected {
-    /// `tensor` holds these values at these places; if it holds halves, their rounding is allowed for as well.
+    /// Expects `values` at places of `tensor`. If it is stored in f16, the tolerance includes its rounding.
     pub fn near(
         name: &'static str,
         tensor: Tensor,
@@ -76,7 +76,7 @@ impl Expected {
         Expected { name, tensor, wanted: Wanted::Near(values.into_iter().collect(), tolerance) }
     }
 
-    /// `tensor` holds just these words at these places.
+    /// Expects exactly these words at places of `tensor`.
     pub fn same(
         name: &'static str,
         tensor: Tensor,
@@ -85,7 +85,8 @@ impl Expected {
         Expected { name, tensor, wanted: Wanted::Same(words.into_iter().collect()) }
     }
 
-    /// The share of the tolerance that is used, infinite if a value is no number or a word another one, and where.
+    /// The share of the tolerance that is used, and a report. The share is infinite if a value is NaN or a word
+    /// differs.
     pub(super) fn judge(&self, outputs: &[(Tensor, Vec<f32>)]) -> (f64, String) {
         let Expected { name, tensor, wanted } = self;
         let Some((_, found)) = outputs.iter().find(|(output, _)| output == tensor) else {

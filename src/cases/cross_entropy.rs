@@ -1,4 +1,4 @@
-//! Cases of cross_entropy, with every count of lanes.
+//! Cases of cross_entropy, with every number of invocations per row.
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
@@ -9,21 +9,21 @@ use crate::kernels::gradnorm::Control;
 use crate::reference::cross_entropy as reference;
 use crate::rng;
 
-/// B, R, K and what is added to every class.
+/// The dimensions of a case, and label smoothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Samples.
+    /// Batch size B.
     pub batch: usize,
-    /// Classifiers.
+    /// Parts R.
     pub parts: usize,
-    /// Of a classifier.
+    /// Classes K.
     pub classes: usize,
     /// Label smoothing.
     pub smoothing: f32,
 }
 
 impl Shape {
-    /// Labels with the first and the last class among them.
+    /// Labels, of which two are the first and the last class.
     pub fn labels(&self) -> Vec<u32> {
         let classes = self.classes as u32;
         let drawn = (0..self.batch as u64).map(|b| rng::bits(5, 0, b) % classes);
@@ -35,7 +35,7 @@ impl Shape {
     }
 }
 
-/// Records losses and, if there is a scale, gradients times it.
+/// Records losses and, if there is a loss scale, gradients.
 pub fn losses<'n>(
     run: &mut Run<'_>,
     logits: impl Into<Numbers<'n>>,
@@ -64,7 +64,7 @@ pub fn losses<'n>(
     let allowed = tolerance::cross_entropy(classes);
     run.all("loss", loss, allowed, || rows().map(|(row, label)| reference::loss(row, label, smoothing)));
     if let Some((dlogits, _)) = gradient {
-        // One class has nothing to learn: its gradient is zero but for rounding.
+        // With one class the gradient is zero except for rounding.
         let nothing = Tolerance { nmse: f64::INFINITY, c: 1e-7 / UNIT };
         run.all("dlogits", dlogits, if classes > 1 { allowed } else { nothing }, || {
             rows().flat_map(move |(row, label)| {
@@ -99,12 +99,12 @@ pub(super) fn list(list: &mut List) {
                 losses(run, logits, &shape.labels(), shape, scale, lanes);
             });
         };
-        // One, primes, and around every count of lanes.
+        // One, primes, and sizes around every number of invocations per row.
         for classes in [1, 2, 3, 5, 7, 8, 9, 13, 15, 16, 17, 31, 63, 64, 65, 127, 129] {
             [0.0, 0.1].into_iter().for_each(|smoothing| full(3, 2, classes, smoothing, 1.0));
         }
         full(1, 1, 11, 0.0, 1.0);
-        // As many persons as Market-1501 has.
+        // The number of persons in Market-1501.
         full(4, 14, 751, 0.0, 0.01);
         full(4, 14, 751, 0.1, 10.0);
     }

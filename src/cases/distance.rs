@@ -7,7 +7,7 @@ use crate::kernels::distance::{Distances, Norms, slabs};
 use crate::kernels::gemm::{Form, Tile};
 use crate::reference::distance::{distance, norm};
 
-/// Slabs of rows, one after the other.
+/// Cuts rows into slabs.
 fn cut(rows: &[f32], dim: usize) -> Vec<Vec<f32>> {
     let count = rows.len() / dim;
     let slab = |(start, width): (usize, usize)| {
@@ -17,7 +17,7 @@ fn cut(rows: &[f32], dim: usize) -> Vec<Vec<f32>> {
     slabs(count, dim).map(slab).collect()
 }
 
-/// Records the norms of rows (count, dim).
+/// Records the norms of `rows` (count, dim).
 pub fn norms(run: &mut Run<'_>, rows: impl Fn() -> Vec<f32>, count: usize, dim: usize) {
     let norms = run.output("norms", count);
     let slabs = Numbers::new(count * dim, || cut(&rows(), dim).concat());
@@ -26,8 +26,8 @@ pub fn norms(run: &mut Run<'_>, rows: impl Fn() -> Vec<f32>, count: usize, dim: 
     run.all("norms", norms, tolerance::distance(dim), || rows().chunks(dim).map(norm).collect::<Vec<_>>());
 }
 
-/// Records the distances of queries (`counts[0]`, dim) from a gallery (`counts[1]`, dim), whose norms are the adapter's own or
-/// the reference's, with a tile or the adapter's choice.
+/// Records the distances of queries (`counts[0]`, dim) from a gallery (`counts[1]`, dim). Norms are computed on the
+/// adapter if `own_norms`, otherwise by the reference. Without a `tile` the built-in table decides.
 pub fn distances(
     run: &mut Run<'_>,
     [queries, gallery]: [&dyn Fn() -> Vec<f32>; 2],
@@ -94,7 +94,7 @@ pub(super) fn list(list: &mut List) {
             list.add(format!("{tile}"), format!("{queries}x{gallery}x{dim}"), move |run| one(run, Some(tile)));
         }
     }
-    // One, primes, and around every tile; around a slab, and several.
+    // One, primes, and sizes around every tile; then around a slab, and several slabs.
     for (queries, gallery, dim) in [
         (1, 1, 4),
         (1, 13, 20),

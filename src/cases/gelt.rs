@@ -7,35 +7,35 @@ use crate::kernels::gelt::{Backward, Forward};
 use crate::reference::gelt::Gelt;
 use crate::shape::{GeltConfig, LambdaOn, PartTokens};
 
-/// P, R, C, D and the blend.
+/// The dimensions of a case, and the weights of the blend.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Tokens in front.
+    /// Tokens before the patches P.
     pub prefix: usize,
-    /// Parts, rows of patches.
+    /// Parts R: rows of patches.
     pub parts: usize,
-    /// Patches of a row.
+    /// Patches per part C.
     pub columns: usize,
-    /// Width.
+    /// Width of a token D.
     pub dim: usize,
-    /// Of row means and of the class token.
+    /// Weights of the class token and of the mean.
     pub weights: (f32, f32),
 }
 
 impl Shape {
-    /// Numbers of an image's tokens.
+    /// Elements of the tokens of an image.
     pub fn tokens(&self) -> usize {
         (self.prefix + self.parts * self.columns) * self.dim
     }
 
-    /// The reference.
+    /// The reference for `tokens`.
     pub fn exact<'t>(&self, tokens: &'t [f32]) -> Gelt<'t> {
         let Shape { prefix, parts, columns, dim, weights } = *self;
         Gelt { tokens, prefix, parts, columns, dim, weights }
     }
 }
 
-/// Records the blended parts of whole images' tokens.
+/// Records the parts of whole images.
 pub fn forward<'n>(run: &mut Run<'_>, tokens: impl Into<Numbers<'n>>, shape: Shape) {
     let Shape { prefix, parts, columns, dim, weights } = shape;
     let of = run.quads("tokens", tokens);
@@ -85,7 +85,7 @@ pub(super) fn list(list: &mut List) {
         list.full(format!("forward {batch} {shape:?}"), forward);
         list.full(format!("backward {batch} {shape:?}"), backward);
     };
-    // One, primes, and around a workgroup.
+    // One, primes, and sizes around a workgroup.
     full(1, 1, 1, 1, 4, weights);
     for dim in [1, 3, 7, 15, 16, 17, 31, 33].map(|quads| 4 * quads) {
         for (prefix, parts, columns) in [(1, 1, 13), (2, 7, 3), (5, 3, 11)] {
@@ -98,7 +98,7 @@ pub(super) fn list(list: &mut List) {
             full(2, 1, 14, 14, 768, config.weights());
         }
     }
-    // One part of all positions.
+    // One part with all patches.
     full(1, 1, 1, 196, 768, weights);
 }
 

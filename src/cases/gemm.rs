@@ -157,7 +157,8 @@ pub fn tn(run: &mut Run<'_>, [m, n, k]: [usize; 3], with_sum: bool, tile: Option
     }
 }
 
-/// A shape that ends within a tile behind one and one of a single row or column, both with a depth that ends within a step.
+/// A shape that ends within a tile behind one and one of a single row or column, both with a depth that ends within a
+/// step.
 fn shapes(form: Form, tile: Tile) -> [[usize; 3]; 2] {
     let [rows, columns] = match tile {
         Tile::Plain => return [[7, 11, 13], [1, 1, 1]],
@@ -172,8 +173,8 @@ fn shapes(form: Form, tile: Tile) -> [[usize; 3]; 2] {
     }
 }
 
-/// Once for every storage; in f32 alone if the tile knows nothing else, or if a software driver would take long to compile what
-/// others cover: it gets halves where `in_halves` says so.
+/// Once for every storage; in f32 alone if the tile knows nothing else, or if a software driver would take long to
+/// compile what others cover: it gets halves where `in_halves` says so.
 fn add(
     list: &mut List,
     tile: Tile,
@@ -205,8 +206,8 @@ fn quick(list: &mut List) {
         let menu = Tile::every(form, list.family);
         for (i, &tile) in menu.iter().enumerate() {
             let [large, small] = shapes(form, tile);
-            // A software driver takes a second for a large tile: there the smallest of each kind, which are the last, get all
-            // epilogues, the others none and, in f32, all at once.
+            // A software driver takes a second for a large tile: there the smallest of each kind, which are the last,
+            // get all epilogues, the others none and, in f32, all at once.
             let next = menu.get(i + 1).map(std::mem::discriminant);
             let every = !list.is_cpu || next != Some(std::mem::discriminant(&tile));
             match form {
@@ -254,7 +255,8 @@ fn quick(list: &mut List) {
 pub(super) fn list(list: &mut List) {
     quick(list);
     let (family, class) = (list.family, list.class);
-    // The plain tile, the adapter's choice, and those that it can run: of every class, for large products of its own alone.
+    // The plain tile, the adapter's choice, and those that it can run: of every class, for large products of its own
+    // alone.
     let tiles = move |form: Form, [m, n, k]: [usize; 3]| {
         let mut tiles = match form.in_quads(m, n, k) {
             false => Vec::new(),

@@ -9,13 +9,13 @@ use crate::kernels::gradnorm::{Control, Finish, Partial, partial_words};
 use crate::reference::Exact;
 use crate::reference::gradnorm::{control, squares};
 
-/// Records the sums of a group's gradients, chunk by chunk.
+/// Records the partial sums of a group's gradients.
 pub fn partial<'n>(run: &mut Run<'_>, gradients: impl Into<Numbers<'n>>, lanes: u32) -> Tensor {
     let gradients = run.operand("gradients", gradients);
     let partials = run.output("partials", partial_words(gradients.tensor.len));
     let call = Partial { gradients: gradients.tensor, partials };
     call.record_with(&mut run.recorder, "partial", lanes);
-    // Behind the last chunk nothing is added, and nowhere is a word that isn't finite.
+    // Chunks past the end are zero, and no word is non-finite.
     let places = || (0..partials.len).step_by(2);
     run.near("partials", partials, tolerance::gradnorm(4096), || {
         let chunks = gradients.chunks(4096).map(squares).chain(std::iter::repeat(0.0));
@@ -25,7 +25,7 @@ pub fn partial<'n>(run: &mut Run<'_>, gradients: impl Into<Numbers<'n>>, lanes: 
     partials
 }
 
-/// Records what a step's gradients of all `groups` come to, of whose sums `partials` is made.
+/// Records the control words of a step with the gradients of all `groups`, from their partial sums.
 pub fn finish<'n>(
     run: &mut Run<'_>,
     partials: Tensor,
@@ -45,7 +45,7 @@ pub fn finish<'n>(
     run.near("control", of_control, tolerance::gradnorm(len), || {
         [(1, exact().factor), (2, exact().norm)]
     });
-    // Of a start: how a scale changes is a test of its own.
+    // This covers a first step alone; tests/kernels/gradnorm.rs checks how the scale changes.
     run.same("control", of_control, || {
         let finite = exact().finite;
         let after = Control { counted: finite, steps: finite.into(), stopped: !finite, ..before };
@@ -67,7 +67,7 @@ pub(super) fn list(list: &mut List) {
             });
         }
     }
-    // Four, primes, and around a chunk; the same bits with every count of lanes.
+    // Four, primes, and sizes around a chunk; every number of invocations gives the same bits.
     for len in [4, 12, 28, 244, 252, 256, 260, 4092, 4096, 4100, 4 * 1031, 65_536, 131_076] {
         for clip in [0.0, 1.0, 1e6] {
             list.alike(usize::MAX, format!("{len} clip {clip}"), LANES, move |run, lanes| {

@@ -7,7 +7,7 @@ use crate::kernels::image::{Forward, pixel_words};
 use crate::reference::image::Image;
 use crate::shape::{ImageSize, Normalize};
 
-/// Records `batch` images; `flip` is empty, or one word per image.
+/// Records the conversion of `batch` images. `flip` is empty, or has one word per image.
 pub fn forward(
     run: &mut Run<'_>,
     pixels: impl Fn() -> Vec<u8>,
@@ -20,7 +20,7 @@ pub fn forward(
     let (mean, std) = normalize.mean_std();
     let len = pixel_words(batch, size);
     let words = Numbers::new(len, || {
-        // Bytes past the last pixel may hold anything.
+        // Bytes past the last pixel may have any value.
         let mut padded = pixels();
         padded.resize(4 * len, 0xa5);
         padded.chunks(4).map(|b| f32::from_bits(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
@@ -57,7 +57,7 @@ pub(super) fn list(list: &mut List) {
             forward(run, pixels, batch, size, &flip, normalize);
         });
     };
-    // One, primes, and around a workgroup.
+    // One, primes, and sizes around a workgroup.
     for (height, width) in [(1, 1), (1, 2), (2, 1), (3, 7), (13, 11), (7, 9), (8, 8), (5, 13), (31, 33)] {
         for batch in [1, 2, 3] {
             full(usize::MAX, batch, ImageSize { height, width }, &[], Normalize::Imagenet);

@@ -1,4 +1,4 @@
-//! Cases of l2norm, with every count of lanes.
+//! Cases of l2norm, with every number of invocations per part.
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
@@ -6,7 +6,7 @@ use super::{GRID, LANES, List, Rows, tolerance};
 use crate::kernels::l2norm::Forward;
 use crate::reference::l2norm as reference;
 
-/// Records x (batch, parts, dim) to unit length.
+/// Records the normalisation of x (batch, parts, dim).
 pub fn forward<'n>(run: &mut Run<'_>, x: impl Into<Numbers<'n>>, parts: usize, dim: usize, lanes: u32) {
     let x = run.operand("x", x);
     let y = run.output("y", x.tensor.len);
@@ -25,7 +25,7 @@ pub(super) fn list(list: &mut List) {
         for (batch, parts, dim) in [(1, 1, 1), (3, 7, 13), (2, 3, 129)] {
             list.add(format!("{lanes} lanes"), format!("{batch}x{parts}x{dim}"), one(batch, parts, dim, 1.0));
         }
-        // One, primes, and around every count of lanes.
+        // One, primes, and sizes around every number of invocations.
         for dim in [1, 2, 3, 7, 8, 9, 13, 15, 16, 17, 31, 61, 63, 64, 65, 127, 128, 129] {
             for (batch, parts) in [(1, 1), (3, 7)] {
                 list.full(format!("{lanes} lanes {batch}x{parts}x{dim}"), one(batch, parts, dim, 1.0));
@@ -36,7 +36,7 @@ pub(super) fn list(list: &mut List) {
             list.full(format!("{lanes} lanes times {factor:e}"), one(1, 14, 40, factor));
         }
     }
-    // The grid folds into a second dimension and has a workgroup too many.
+    // The grid folds into a second dimension and has one workgroup too many.
     list.full("folded", |run| forward(run, drawn(5, 65_537 * 4), 1, 4, 4));
 }
 

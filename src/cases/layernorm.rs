@@ -1,4 +1,4 @@
-//! Cases of layernorm, with every count of lanes.
+//! Cases of layernorm, with every number of invocations per row.
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
@@ -8,7 +8,7 @@ use crate::reference::layernorm as reference;
 
 const EPS: f32 = 1e-6;
 
-/// Records x (rows, dim) through the norm, with statistics where `keep` says so.
+/// Records the forward pass of x (rows, dim), with statistics if `keep`.
 pub fn forward<'n>(run: &mut Run<'_>, x: impl Into<Numbers<'n>>, dim: usize, eps: f32, keep: bool, lanes: u32) {
     let x = run.quads("x", x);
     let rows = x.tensor.len / dim;
@@ -27,14 +27,14 @@ pub fn forward<'n>(run: &mut Run<'_>, x: impl Into<Numbers<'n>>, dim: usize, eps
     }
 }
 
-/// The statistics that the forward pass keeps of x.
+/// The statistics of x that the forward pass stores.
 fn stats<'n>(x: &'n [f32], rows: usize, dim: usize) -> Numbers<'n> {
     Numbers::new(2 * rows, move || {
         x.chunks(dim).flat_map(|row| reference::stats(row, EPS)).map(|stat| stat.value as f32).collect()
     })
 }
 
-/// Records dx for x (rows, dim).
+/// Records the gradient of the input x (rows, dim).
 pub fn backward_input<'n>(
     run: &mut Run<'_>,
     x: impl Into<Numbers<'n>>,
@@ -65,7 +65,7 @@ pub fn backward_input<'n>(
     });
 }
 
-/// Records dweight and dbias for each (x, dy) of `norms`, one or two at once.
+/// Records dweight and dbias for each (x, dy) of `norms`, one or two.
 pub fn backward_parameters<'n>(run: &mut Run<'_>, norms: Vec<[Numbers<'n>; 2]>, dim: usize, lanes: u32) {
     let mut calls = Vec::new();
     for [x, dy] in norms {
@@ -86,7 +86,7 @@ pub fn backward_parameters<'n>(run: &mut Run<'_>, norms: Vec<[Numbers<'n>; 2]>, 
     }
 }
 
-/// Records all of the backward pass; with an addend, a second norm goes along, whose gradient is the first's input.
+/// Records the whole backward pass. With an addend, also that of a second norm, whose dy is x.
 fn backward(run: &mut Run<'_>, x: impl Fn() -> Numbers<'static>, dim: usize, has_addend: bool, lanes: u32) {
     backward_input(run, x(), dim, has_addend, lanes);
     let len = x().len;
@@ -111,19 +111,19 @@ pub(super) fn list(list: &mut List) {
 
         let mut full = |note: &str, rows: usize, dim: usize, eps: f32, change: fn(f32) -> f32| {
             let name = format!("forward {lanes} lanes {rows}x{dim} {note}");
-            // Statistics change nothing else.
+            // Storing statistics must not change y.
             list.alike(usize::MAX, name, [true, false], move |run, keep| {
                 forward(run, drawn(1, rows * dim).map(change), dim, eps, keep, lanes);
             });
         };
-        // One, primes, and around every count of lanes.
+        // One, primes, and sizes around every number of invocations.
         const QUADS: [usize; 17] = [1, 2, 3, 5, 7, 8, 9, 13, 15, 16, 17, 31, 33, 61, 63, 64, 65];
         for quads in QUADS {
             [1, 7].into_iter().for_each(|rows| full("", rows, 4 * quads, EPS, |v| v));
         }
         full("of ViT-B", 197, 768, EPS, |v| v);
         full("of CLIP", 197, 768, 1e-5, |v| v);
-        // Means don't cancel, and rows that are nearly flat stay finite.
+        // Large means must not cause cancellation, and nearly constant rows must stay finite.
         full("mean 10", 11, 384, EPS, |v| v + 10.0);
         full("deviation 1e-5", 5, 96, EPS, |v| 1e-5 * v);
         full("zeros", 3, 96, EPS, |_| 0.0);
@@ -137,12 +137,12 @@ pub(super) fn list(list: &mut List) {
         for quads in QUADS {
             [1, 7].into_iter().for_each(|rows| full(rows, 4 * quads, rows == 1, 0.0));
         }
-        // Around a chunk of 16 rows, and where chunks grow past it: 64 chunks of 16 are 1024 rows.
+        // Around a chunk of 16 rows, and where chunks become longer: 64 chunks of 16 are 1024 rows.
         [15, 16, 17, 33, 1023, 1024, 1025, 1061].into_iter().for_each(|rows| full(rows, 12, true, 0.0));
         full(2 * 197, 384, true, 0.0);
         full(11, 384, false, 30.0);
     }
-    // The grid folds into a second dimension and has a workgroup too many.
+    // The grid folds into a second dimension and has one workgroup too many.
     list.full("folded", |run| forward(run, drawn(8, 65_537 * 4), 4, EPS, false, 4));
 }
 

@@ -1,4 +1,4 @@
-//! Cases of layerscale's backward pass.
+//! Cases of layerscale.
 
 use super::random::drawn;
 use super::run::Run;
@@ -22,7 +22,7 @@ pub(super) fn list(list: &mut List) {
     for (rows, dim) in [(1, 4), (67, 52), (129, 60)] {
         list.add_stored("backward", format!("{rows}x{dim}"), move |run| backward(run, rows, dim));
     }
-    // One, primes, and around a chunk and a workgroup.
+    // One, primes, and sizes around a chunk and a workgroup.
     for rows in [1, 2, 7, 63, 64, 65, 127, 128, 129, 193] {
         for dim in [1, 3, 13, 15, 16, 17].map(|quads| 4 * quads) {
             list.full(format!("{rows}x{dim}"), move |run| backward(run, rows, dim));

@@ -1,8 +1,9 @@
-//! The one list of every kernel's cases: tests, `lat-wgpu selftest` and `lat-wgpu bench` read it.
+//! The list of every kernel's cases, which tests, `lat-wgpu selftest` and `lat-wgpu bench` share.
 //!
-//! A stem's file records its kernels on operands of any shape and says what the outputs should be, as [`crate::reference`] has
-//! it, and by how much they may be off ([`tolerance`]). It lists the shapes: quick ones, small and ugly, in every variant and
-//! storage that an adapter offers; full ones, for tests alone; those of networks, which are timed. [`run`] makes the operands.
+//! A stem's file records its kernels on operands of any shape. It also gives the expected outputs, from
+//! [`crate::reference`], and their tolerance ([`tolerance`]). It lists three kinds of shapes: quick ones, small and
+//! odd, in every variant and storage that an adapter offers; full ones, for tests alone; and those of networks, which
+//! are timed. [`run`] makes the operands.
 
 pub mod compare;
 pub mod numbers;
@@ -29,39 +30,39 @@ stems!(
     part_linear batchnorm narrow cross_entropy triplet gradnorm adam distance topk roof
 );
 
-/// A kernel's file, and what lists its cases and what is timed of it.
+/// A stem and the functions that list its cases and its timed rows.
 struct Stem {
     name: &'static str,
     list: fn(&mut List),
     time: fn(&mut Rows),
 }
 
-/// Counts of invocations to a row that adapters are served.
+/// Numbers of invocations per row in the variants that adapters use.
 pub const LANES: [u32; 4] = [4, 8, 16, 64];
 
-/// Outputs of a quick case's products that are compared at most.
+/// Largest number of outputs that a quick case of a product compares.
 const QUICK_PLACES: usize = 2000;
 
 type Record = Rc<dyn Fn(&mut Run<'_>)>;
 
-/// One kernel in one variant on one shape.
+/// One kernel in one variant at one shape.
 pub struct Case {
     /// The kernel's file.
     pub kernel: &'static str,
     /// Entry point, tile or family, switches and storage.
     pub variant: String,
-    /// Sizes.
+    /// The dimensions.
     pub shape: String,
-    /// How activations are stored.
+    /// Precision and layout of activations.
     pub storage: Storage,
-    /// Outputs that are compared at most, where a reference computes one by one.
+    /// Largest number of outputs to compare, where a reference computes them one by one.
     places: usize,
-    /// Ways to compute the same bits, of which a selftest's row has one.
+    /// Ways to compute the same bits. A row of selftest has one.
     ways: Vec<Record>,
 }
 
 impl Case {
-    /// A case of `record`, which records launches and what their outputs should hold.
+    /// A case of `record`, which records dispatches and their expected outputs.
     pub fn new(
         kernel: &'static str,
         variant: impl Into<String>,
@@ -78,12 +79,12 @@ impl Case {
         format!("{} {} {}", self.kernel, self.variant, self.shape).trim_end().to_string()
     }
 
-    /// Records the launches in `run`.
+    /// Records the dispatches in `run`.
     pub fn record(&self, run: &mut Run<'_>) {
         self.ways[0](run);
     }
 
-    /// Runs every way: the first against what the reference has, the others against the first's bits.
+    /// Runs every way. Compares the first with the reference, the others bit for bit with the first.
     ///
     /// # Errors
     /// Those of [`Run::run`].
@@ -108,24 +109,24 @@ impl Case {
     }
 }
 
-/// Cases while they are listed.
+/// Collects cases.
 pub struct List {
     kernel: &'static str,
     full: bool,
     storages: Vec<Storage>,
-    /// The tile menu that serves the adapter.
+    /// The tile family that is used on the adapter.
     pub family: Family,
-    /// How much parallel work keeps the adapter busy.
+    /// The class of the adapter: the amount of parallel work that keeps it busy.
     pub class: AdapterClass,
-    /// Software drivers take long to compile wide kernels.
+    /// True for software adapters, which take long to compile wide kernels.
     pub is_cpu: bool,
-    /// Side of the fragments that its matrix units multiply, whether they are proved or not.
+    /// Side of the fragments that the adapter's matrix units multiply, validated or not.
     pub matrix_units: Option<u32>,
     cases: Vec<Case>,
 }
 
 impl List {
-    /// A quick case of a kernel that knows f32 alone.
+    /// Adds a quick case of a kernel that has f32 alone.
     fn add(
         &mut self,
         variant: impl Into<String>,
@@ -137,7 +138,7 @@ impl List {
         }
     }
 
-    /// A quick case of a kernel that touches quads: once for every storage that the adapter offers.
+    /// Adds a quick case of a kernel that accesses quads, once for every storage that the adapter offers.
     fn add_stored(
         &mut self,
         variant: impl AsRef<str>,
@@ -151,7 +152,7 @@ impl List {
         }
     }
 
-    /// A quick case of a kernel that touches quads in one storage.
+    /// Adds a quick case of a kernel that accesses quads, in one storage.
     fn add_in(
         &mut self,
         storage: Storage,
@@ -169,12 +170,13 @@ impl List {
         }
     }
 
-    /// A case for tests alone, in f32.
+    /// Adds a case for tests alone, in f32.
     fn full(&mut self, name: impl Into<String>, record: impl Fn(&mut Run<'_>) + 'static) {
         self.alike(usize::MAX, name, [()], move |run, ()| record(run));
     }
 
-    /// The same with `ways` that all give the same bits, of which `places` outputs are compared at most.
+    /// Adds a case for tests alone, in f32, of several `ways` that must give the same bits. Compares `places` outputs
+    /// at most.
     fn alike<Way: Copy + 'static>(
         &mut self,
         places: usize,
@@ -194,7 +196,7 @@ impl List {
         }
     }
 
-    /// The kernels for GPUs, which run anywhere, and the adapter's own.
+    /// The tiled family, which runs on any adapter, and the adapter's own.
     fn families(&self) -> Vec<Family> {
         match self.family {
             Family::Tiled => vec![Family::Tiled],
@@ -203,7 +205,7 @@ impl List {
     }
 }
 
-/// Every quick case of what this adapter offers.
+/// Every quick case that this adapter can run.
 pub fn quick(context: &Context) -> Vec<Case> {
     list(context, false, None)
 }
@@ -226,29 +228,29 @@ fn list(context: &Context, full: bool, only: Option<&str>) -> Vec<Case> {
     list.cases
 }
 
-/// A model whose shapes are measured: 224 × 224 pixels in patches of 16.
+/// A model with timed shapes: 224 × 224 pixels in patches of 16.
 #[derive(Debug, Clone, Copy)]
 pub struct Model {
     /// Its name in rows.
     pub name: &'static str,
-    /// Width.
+    /// Width of a token, D.
     pub dim: usize,
-    /// Heads of attention.
+    /// Attention heads, H.
     pub heads: usize,
 }
 
-/// Those that are measured.
+/// The models with timed shapes.
 pub const MODELS: [Model; 2] =
     [Model { name: "vit-s", dim: 384, heads: 6 }, Model { name: "vit-b", dim: 768, heads: 12 }];
-/// Pixels of an image.
+/// Size of an image in pixels.
 pub const SIZE: ImageSize = ImageSize::square(224);
-/// Side of a patch.
+/// Side of a patch in pixels.
 pub const PATCH: usize = 16;
-/// Patches of a row and of a column.
+/// Patches per row and per column.
 pub const GRID: usize = 14;
-/// The class token and all patches.
+/// Number of tokens: the class token and all patches.
 pub const TOKENS: usize = 1 + GRID * GRID;
-/// Samples of a training step, hidden units of a part classifier, and the persons of Market-1501.
+/// Batch size of a training step, hidden units of a part classifier, and persons of Market-1501.
 const BATCH: usize = 32;
 const HIDDEN: usize = 256;
 const CLASSES: usize = 751;
@@ -260,24 +262,24 @@ impl Model {
         [("qkv", 3 * dim, dim), ("proj", dim, dim), ("fc1", 4 * dim, dim), ("fc2", dim, 4 * dim)]
     }
 
-    /// A block's parameters: four D × D matrices of attention, eight of the MLP, biases and norms.
+    /// Parameters of a block: four D × D matrices of attention, eight of the MLP, biases and norms.
     fn block_len(&self) -> usize {
         12 * self.dim * self.dim + 13 * self.dim
     }
 }
 
-/// One kernel at one shape of a network; backward of some kernels takes two launches or three.
+/// One kernel at one shape of a network. The backward pass of some kernels takes two or three dispatches.
 pub struct Row {
-    /// Kernel, model, and what of it.
+    /// Kernel, model, and a note.
     pub name: String,
     record: Record,
 }
 
 impl Row {
-    /// Makes the row's plan, its inputs filled with numbers in [-1, 1).
+    /// Makes the plan of the row, with inputs filled with random numbers in [-1, 1).
     ///
     /// # Errors
-    /// If the adapter can't hold it.
+    /// If the adapter has too little memory.
     pub fn plan(&self, context: &Context) -> gpu::Result<Plan> {
         let mut run = Run::new(context, context.storage(), Purpose::Time);
         (self.record)(&mut run);
@@ -285,32 +287,33 @@ impl Row {
     }
 }
 
-/// Rows while they are listed.
+/// Collects timed rows.
 pub struct Rows<'a> {
     kernel: &'static str,
     model: Model,
     batch: usize,
-    /// Lengths of the sequences in rows of attention; none: that of the models.
+    /// Sequence lengths of the attention rows. Empty: the models' own.
     tokens: &'a [usize],
     quick: bool,
     rows: Vec<Row>,
 }
 
 impl Rows<'_> {
-    /// A row of the stem and the model; `note` says what of it.
+    /// Adds a row of the stem and the model. `note` distinguishes rows of one stem.
     fn add(&mut self, note: &str, record: impl Fn(&mut Run<'_>) + 'static) {
         let name = format!("{} {} {note}", self.kernel, self.model.name).trim_end().to_string();
         self.rows.push(Row { name, record: Rc::new(record) });
     }
 
-    /// Queries and rows of a gallery's tile. That of ViT-B has 88 MB: fits a binding of WebGPU's default limits.
+    /// Number of queries, and rows of one gallery tile. The tile of ViT-B takes 88 MB, which fits WebGPU's default
+    /// limit of a binding.
     fn retrieval(&self) -> (usize, usize) {
         if self.quick { (64, 256) } else { (256, 2048) }
     }
 }
 
-/// Every row, in the order in which they are measured, of `batch` images at once. `tokens` are the lengths of the
-/// sequences in rows of attention; none: that of the models. `quick` leaves one shape of a kernel.
+/// Every row in the order of measurement, for a batch of `batch` images. `tokens` are the sequence lengths of the
+/// attention rows; empty: the models' own. `quick` keeps one shape per kernel.
 pub fn rows(batch: usize, tokens: &[usize], quick: bool) -> Vec<Row> {
     let mut rows = Rows { kernel: "", model: MODELS[0], batch, tokens, quick, rows: Vec::new() };
     for model in if quick { &MODELS[..1] } else { &MODELS[..] } {

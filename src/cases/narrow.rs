@@ -1,4 +1,4 @@
-//! Cases of narrow. Other stems' quick cases in halves are compared with themselves in f32 by `tests/kernels/narrow.rs`.
+//! Cases of narrow. `tests/kernels/narrow.rs` compares quick cases of other stems in f16 with the same cases in f32.
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
@@ -6,12 +6,12 @@ use super::{List, Rows, tolerance};
 use crate::kernels::narrow::Narrow;
 use crate::reference::Exact;
 
-/// Records these words into `storage`.
+/// Records the rounding of `wide` to the storage of activations.
 pub fn narrow<'n>(run: &mut Run<'_>, wide: impl Into<Numbers<'n>>) {
     let wide = run.operand("wide", wide);
     let narrow = run.quads_output("narrow", wide.tensor.len);
     Narrow { wide: wide.tensor, narrow }.record(&mut run.recorder, "narrow");
-    // Nothing happens on the way but the rounding of halves, which is allowed for.
+    // The only error is the rounding to f16, which the tolerance includes.
     run.places("narrow", narrow, tolerance::NARROW, |i| Exact { value: f64::from(wide[i]), scale: 0.0 });
 }
 

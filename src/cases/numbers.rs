@@ -1,20 +1,20 @@
-//! Tensors of random numbers. Large ones repeat a period and are filled on the adapter: the host makes a million
-//! numbers at most.
+//! Tensors of random numbers. Large ones repeat with a period and are filled on the adapter, so the host makes about a
+//! million numbers at most.
 
 use crate::gpu::{Buffer, Context, Result, Storage, WORD};
 use crate::rng;
 use half::f16;
 
-/// After so many numbers they repeat: four times a prime, so that no two rows of a matrix whose width is a multiple of
-/// four begin alike.
+/// Numbers repeat with this period. It is four times a prime, so no two rows of a matrix begin with the same numbers if
+/// its width is a multiple of four.
 pub const PERIOD: usize = 4 * 262_139;
 
-/// Words of so many elements.
+/// Words that `len` elements take in `storage`.
 pub fn words(len: usize, storage: Storage) -> usize {
     len * storage.bytes() as usize / WORD as usize
 }
 
-/// The first `len` numbers of a stream, in [-1, 1), as `storage` holds them.
+/// The first `len` numbers of a stream, in [-1, 1), rounded to `storage`.
 pub fn period(stream: u64, len: usize, storage: Storage) -> Vec<f32> {
     let value = |i: u64| 2.0 * rng::uniform(0, stream, i) - 1.0;
     let exact = (0..len as u64).map(value);
@@ -24,10 +24,10 @@ pub fn period(stream: u64, len: usize, storage: Storage) -> Vec<f32> {
     }
 }
 
-/// A buffer that holds these numbers in `storage`.
+/// A buffer that holds `numbers` in `storage`.
 ///
 /// # Errors
-/// If the adapter can't hold it.
+/// If the adapter has too little memory.
 pub fn upload(context: &Context, label: &str, numbers: &[f32], storage: Storage) -> Result<Buffer> {
     let buffer = context.buffer(label, words(numbers.len(), storage))?;
     match storage {
@@ -40,10 +40,10 @@ pub fn upload(context: &Context, label: &str, numbers: &[f32], storage: Storage)
     Ok(buffer)
 }
 
-/// A buffer of `len` numbers of a stream, an even count in halves: element i is number i mod [`PERIOD`].
+/// A buffer of `len` numbers of a stream; `len` must be even for f16. Element i is number i mod [`PERIOD`].
 ///
 /// # Errors
-/// If the adapter can't hold it.
+/// If the adapter has too little memory.
 pub fn tensor(context: &Context, label: &str, stream: u64, len: usize, storage: Storage) -> Result<Buffer> {
     let first = period(stream, len.min(PERIOD), storage);
     if len <= PERIOD {
@@ -72,7 +72,7 @@ mod tests {
                 let wanted = first[i % PERIOD];
                 let value = match storage {
                     Storage::F32 => f32::from_bits(word),
-                    // The lower half of an even place, the upper one of an odd place.
+                    // The low half of the word at an even place, the high half at an odd one.
                     _ => f16::from_bits((word >> (16 * (i % 2))) as u16).to_f32(),
                 };
                 assert_eq!(value, wanted, "{storage:?} {i}");

@@ -1,4 +1,4 @@
-//! Cases of part_linear, in all its files and both layouts.
+//! Cases of part_linear, with every file and both layouts.
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
@@ -7,7 +7,7 @@ use crate::gpu::Tensor;
 use crate::kernels::part_linear::{BackwardInput, BackwardWeight, Forward, Layout, Shape, Tile};
 use crate::reference::part_linear::PartLinear;
 
-/// The reference.
+/// The reference of a layer.
 pub fn exact<'n>([x, weight, bias]: [&'n [f32]; 3], shape: Shape) -> PartLinear<'n> {
     let Shape { batch, parts, inputs, outputs, .. } = shape;
     PartLinear { x, weight, bias, batch, parts, inputs, outputs, strides: shape.strides() }
@@ -59,7 +59,7 @@ fn backward_weight(run: &mut Run<'_>, x: Numbers<'_>, dy: Numbers<'_>, shape: Sh
     run.all("dbias", dbias, allowed, || exact.backward_weight(&dy).1);
 }
 
-/// Records y, dx, dweight and dbias of x and dy.
+/// Records y, dx, dweight and dbias from x and dy.
 pub fn layer<'n>(run: &mut Run<'_>, [x, dy]: [&dyn Fn() -> Numbers<'n>; 2], shape: Shape, tile: Tile) {
     forward(run, x(), shape, tile);
     backward_input(run, dy(), shape, tile);
@@ -85,13 +85,13 @@ pub(super) fn list(list: &mut List) {
             let shape = Shape { batch, parts, inputs, outputs, layout };
             list.alike(usize::MAX, format!("{shape:?}"), shape.menu(list.family), one(shape));
         };
-        // One, primes, and around every tile.
+        // One, primes, and sizes around every tile.
         for (inputs, outputs) in [(1, 1), (3, 7), (4, 1), (5, 63), (8, 65), (12, 61), (60, 4), (68, 5)] {
             [1, 3, 4, 5].into_iter().for_each(|batch| full(batch, 2, inputs, outputs));
         }
         // Around the rows of a workgroup of the subgroup kernels: samples, then outputs.
         [(31, 9), (32, 31), (33, 33)].into_iter().for_each(|(batch, outputs)| full(batch, 2, 36, outputs));
-        // Around the 256 inputs that a workgroup of the wide backward kernels holds.
+        // Around the 256 inputs that a workgroup of the wide backward kernels owns.
         [252, 256, 260].into_iter().for_each(|inputs| full(3, 1, inputs, 9));
         full(6, 14, 384, 256);
         full(6, 3, 256, 751);

@@ -1,4 +1,4 @@
-//! Cases of patch_embed, in both families.
+//! Cases of patch_embed, with both families.
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
@@ -8,25 +8,25 @@ use crate::kernels::patch_embed::{Backward, Forward};
 use crate::reference::patch_embed::PatchEmbed;
 use crate::shape::ImageSize;
 
-/// B, height, width, P, stride and D.
+/// The dimensions of a case.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Images.
+    /// Batch size B.
     pub batch: usize,
-    /// Pixels.
+    /// Size of an image in pixels.
     pub size: ImageSize,
-    /// Side of a patch.
+    /// Side of a patch in pixels P.
     pub patch: usize,
-    /// From patch to patch.
+    /// Step between patches in pixels.
     pub stride: usize,
-    /// Width of a token.
+    /// Width of a token D.
     pub dim: usize,
-    /// There is one.
+    /// True if the projection has a bias.
     pub has_bias: bool,
 }
 
 impl Shape {
-    /// Numbers of all images.
+    /// Elements of all images.
     pub fn image_len(&self) -> usize {
         self.batch * 3 * self.size.height * self.size.width
     }
@@ -35,20 +35,20 @@ impl Shape {
         3 * self.patch * self.patch
     }
 
-    /// The reference.
+    /// The reference for these operands.
     pub fn exact<'n>(&self, image: &'n [f32], weight: &'n [f32], bias: Option<&'n [f32]>) -> PatchEmbed<'n> {
         let Shape { size: ImageSize { height, width }, patch, stride, .. } = *self;
         PatchEmbed { image, weight, bias, height, width, patch, stride }
     }
 
-    /// Patches of an image.
+    /// Patches per image.
     pub fn count(&self) -> usize {
         let (rows, columns) = self.exact(&[], &[], None).grid();
         rows * columns
     }
 }
 
-/// Records the patches of images.
+/// Records the forward pass.
 pub fn forward<'n>(run: &mut Run<'_>, image: impl Into<Numbers<'n>>, shape: Shape, family: Family) {
     let Shape { batch, size, patch, stride, dim, has_bias } = shape;
     let depth = shape.depth();
@@ -131,7 +131,7 @@ pub(super) fn list(list: &mut List) {
             forward(run, drawn(1, shape.image_len()), shape, family);
         });
     };
-    // One, primes, and around every tile.
+    // One, primes, and sizes around every tile.
     full(usize::MAX, [1, 1, 1, 1, 1, 1], true);
     for dim in [1, 7, 31, 32, 33, 61, 65] {
         full(usize::MAX, [1, 13, 11, 3, 3, dim], true);
@@ -140,12 +140,12 @@ pub(super) fn list(list: &mut List) {
     // 1, 31, 32 and 33 patches.
     [1, 31, 32, 33].into_iter().for_each(|columns| full(usize::MAX, [1, 5, 5 * columns, 5, 5, 35], true));
     full(usize::MAX, [3, 7, 7, 2, 2, 5], true);
-    // Every size of patch, and overlap.
+    // Every patch size of known models, and overlapping patches.
     const PATCHES: [(usize, usize); 7] = [(8, 8), (14, 14), (16, 16), (32, 32), (16, 12), (16, 5), (8, 1)];
     let overlapping =
         |(patch, stride): (usize, usize)| [2, patch + 2 * stride + 3, patch + stride, patch, stride, 40];
     PATCHES.into_iter().for_each(|patch| full(usize::MAX, overlapping(patch), true));
-    // ViT-B and DINOv2.
+    // The shapes of ViT-B and DINOv2.
     full(4000, [1, 224, 224, 16, 16, 768], true);
     full(4000, [1, 224, 224, 14, 14, 384], true);
 

@@ -6,25 +6,25 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
-/// The numbers of an operand, which are made when they are needed.
+/// The numbers of an operand, computed on demand.
 pub struct Numbers<'n> {
-    /// How many there are.
+    /// Count of numbers.
     pub len: usize,
     make: Box<dyn FnOnce() -> Cow<'n, [f32]> + 'n>,
 }
 
 impl<'n> Numbers<'n> {
-    /// `len` numbers that `make` gives.
+    /// `len` numbers that `make` computes.
     pub fn new(len: usize, make: impl FnOnce() -> Vec<f32> + 'n) -> Self {
         Numbers { len, make: Box::new(|| Cow::Owned(make())) }
     }
 
-    /// Each of them changed.
+    /// Applies `change` to each number.
     pub fn map(self, change: impl Fn(f32) -> f32 + 'n) -> Self {
         Numbers::new(self.len, || self.make().into_iter().map(change).collect())
     }
 
-    /// The numbers themselves.
+    /// Computes the numbers.
     pub fn make(self) -> Vec<f32> {
         (self.make)().into_owned()
     }
@@ -55,7 +55,7 @@ pub fn drawn<'n>(stream: u64, count: usize) -> Numbers<'n> {
 
 /// `count` normally distributed values; `stream` separates tensors.
 pub fn normal(stream: u64, count: usize) -> Vec<f32> {
-    // Ways to compute the same draw the same, one after the other.
+    // A case with several ways draws the same numbers again for each, so the latest are kept.
     const KEPT: usize = 8;
     thread_local! {
         static DRAWN: RefCell<VecDeque<(u64, Rc<[f32]>)>> = const { RefCell::new(VecDeque::new()) };

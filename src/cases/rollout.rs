@@ -43,7 +43,7 @@ pub(super) fn list(list: &mut List) {
     for tokens in [1, 13, 129] {
         list.add("multiply", format!("{tokens}"), row(tokens));
     }
-    // Around a workgroup, and around its square root: a pair is what an invocation owns.
+    // Around a workgroup, and around the square root of its size, since an invocation owns a pair of tokens.
     for tokens in [1, 2, 3, 7, 8, 9, 13, 31, 63, 64, 65, 101, 127, 129] {
         list.full(format!("probabilities {tokens}"), matrix(shape(tokens, 2, 16), 1.0));
         list.full(format!("multiply {tokens}"), row(tokens));
@@ -51,9 +51,9 @@ pub(super) fn list(list: &mut List) {
     for (heads, head_dim) in [(1, 4), (1, 128), (3, 20), (5, 12), (12, 64)] {
         list.full(format!("probabilities 19x{heads}x{head_dim}"), matrix(shape(19, heads, head_dim), 1.0));
     }
-    // Scores above a hundred: exp of them alone would overflow.
+    // Scores above a hundred, whose exp would overflow on its own.
     list.full("probabilities of large scores", matrix(shape(23, 1, 32), 6.0));
-    // A real row is made of shares.
+    // Values like those of a rollout: shares.
     list.full("multiply shares", |run| {
         let shares: Vec<f32> = (0..257).map(|i| i as f32 / 32_896.0).collect();
         multiply(run, shares, vec![1.0 / 257.0; 257 * 257]);
@@ -61,7 +61,7 @@ pub(super) fn list(list: &mut List) {
 }
 
 pub(super) fn time(rows: &mut Rows<'_>) {
-    // One image at a time, whatever the batch of the others.
+    // Rollout handles one image at a time.
     let (dim, heads) = (rows.model.dim, rows.model.heads);
     let shape = Shape { batch: 1, tokens: TOKENS, heads, head_dim: dim / heads };
     rows.add("", move |run| {

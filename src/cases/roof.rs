@@ -26,7 +26,7 @@ fn copy(run: &mut Run<'_>, each: u32, count: usize) {
 
 fn fragments(run: &mut Run<'_>, side: u32, groups: usize, turns: u32) {
     let edge = side as usize;
-    // Whole numbers: their sums are exact in any order.
+    // Sums of integers are exact in any order.
     let count = (2 * BLOCKS + 2) * edge * edge;
     let whole = || bytes(1, count).into_iter().map(|byte| f32::from(byte % 8) - 3.0).collect();
     let operands = run.quads("operands", Numbers::new(count, whole));
@@ -66,5 +66,5 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-/// None: rows are divided by the roofs, which `bench` measures beside them.
+/// Times nothing: `bench` measures roofs itself.
 pub(super) fn time(_: &mut Rows<'_>) {}

@@ -1,10 +1,11 @@
-//! Runs launches in memory that shows what they touched, and compares what they leave; or makes a plan to time.
+//! Runs recorded dispatches in memory that reveals wrong accesses and compares the outputs, or makes a plan to time.
 //!
-//! Every buffer has guard words behind it that the kernel could reach. Outputs are filled with a NaN of known bits
-//! beforehand. After the run all outputs must have been written, all guards and inputs be as they were; then everything
-//! runs once more and must give the same bits. Guard words are NaN too: reading one into a result shows.
+//! Every buffer is followed by guard words that a faulty kernel could access. Before a run, outputs are filled with a
+//! NaN of known bits. After the run every output must have been written, and guard words and inputs must be unchanged.
+//! A second run must give the same bits. Guard words are NaN too, so a result computed from one shows it.
 //!
-//! A recording to time has bare buffers that the adapter fills; neither an operand nor a reference is computed on the host.
+//! A recording to time has buffers without guard words, filled on the adapter. The host computes no operand and no
+//! reference.
 
 use super::compare::Expected;
 use super::numbers;
@@ -17,61 +18,61 @@ use half::f16;
 use std::ops::Deref;
 use std::time::Instant;
 
-/// Behind every input: more than the widest row of a tile.
+/// After every input; longer than the widest row of a tile.
 const INPUT_GUARD: [u32; 256] = [0x7fc0_9a4d; 256];
-/// Behind every output: another pattern, so that a word copied from guard to guard shows.
+/// After every output. Another pattern, so that a word copied from one guard to the other shows.
 const OUTPUT_GUARD: [u32; 256] = [0x7fc0_57e1; 256];
-/// In outputs before a run.
+/// Fills outputs before a run.
 const UNWRITTEN: u32 = 0x7fc0_0bad;
 
-/// Use of a recording.
+/// The purpose of a recording.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Purpose {
     /// Outputs are compared with the reference.
     Judge,
-    /// The same memory, without a reference.
+    /// Outputs are checked as for `Judge`, except that there is no reference.
     Guard,
-    /// A plan to time.
+    /// The plan is timed.
     Time,
 }
 
 /// A recording that makes its own tensors.
 pub struct Run<'c> {
-    /// Launches are recorded here.
+    /// Records the dispatches.
     pub recorder: Recorder<'c>,
     storage: Storage,
     purpose: Purpose,
-    /// Activations hold what halves can hold, however they are stored.
+    /// True if activations are rounded to f16, whatever their storage.
     pub in_halves: bool,
-    /// Outputs that [`Self::places`] compares at most.
+    /// Largest number of outputs that [`Self::places`] compares.
     pub places: usize,
     inputs: Vec<(Buffer, Vec<u32>)>,
     outputs: Vec<Output>,
     expected: Vec<Expected>,
-    /// The first tensor that the adapter couldn't hold.
+    /// The first error while making a buffer.
     failure: Option<gpu::Error>,
 }
 
 struct Output {
     tensor: Tensor,
     buffer: Buffer,
-    /// The bits that it holds before a run.
+    /// The words before a run.
     before: Vec<u32>,
 }
 
-/// Outputs of a run, and how they compare.
+/// Outputs of a run, and the results of the comparisons.
 pub struct Found {
-    /// The outputs in the order of their making, as numbers.
+    /// The outputs in the order in which they were made, as numbers.
     pub outputs: Vec<(Tensor, Vec<f32>)>,
-    /// Of each comparison, the share of the tolerance that is used, infinite if anything is no number, and where.
+    /// For each comparison the share of the tolerance used (infinite if a value is NaN), and a report.
     pub judged: Vec<(f64, String)>,
-    /// Of the second replay, from its submission to its end, in seconds.
+    /// Duration of the second replay from submission to completion, in seconds.
     pub seconds: f64,
 }
 
-/// A tensor with the numbers that it holds before a run; none if it is timed.
+/// A tensor and its numbers before a run. A timed tensor has no numbers.
 pub struct Operand {
-    /// For the call.
+    /// The tensor to pass to a kernel.
     pub tensor: Tensor,
     numbers: Vec<f32>,
 }
@@ -85,7 +86,7 @@ impl Deref for Operand {
 }
 
 impl<'c> Run<'c> {
-    /// An empty recording with activations stored so.
+    /// An empty recording with activations in `storage`.
     pub fn new(context: &'c Context, storage: Storage, purpose: Purpose) -> Self {
         Run {
             recorder: Recorder::with_storage(context, storage),
@@ -100,7 +101,7 @@ impl<'c> Run<'c> {
         }
     }
 
-    /// Stores activations in halves, packed ones if the recording has none.
+    /// Stores activations in f16: packed if the recording's storage is f32.
     pub fn store_in_halves(&mut self) {
         if self.storage == Storage::F32 {
             self.storage = Storage::Packed;
@@ -112,12 +113,13 @@ impl<'c> Run<'c> {
         self.purpose == Purpose::Judge
     }
 
-    /// A tensor of numbers, which no launch may change.
+    /// An f32 tensor that no dispatch may change.
     pub fn operand<'n>(&mut self, label: &str, numbers: impl Into<Numbers<'n>>) -> Operand {
         self.operand_of(label, numbers.into(), Storage::F32)
     }
 
-    /// The same as activations are stored; halves round.
+    /// A tensor in the storage of activations that no dispatch may change. Numbers are rounded to f16 if the storage
+    /// is.
     pub fn quads<'n>(&mut self, label: &str, numbers: impl Into<Numbers<'n>>) -> Operand {
         let in_halves = self.in_halves;
         let round = move |value| if in_halves { f16::from_f32(value).to_f32() } else { value };
@@ -139,7 +141,7 @@ impl<'c> Run<'c> {
         Operand { tensor: self.input_of(label, words, storage), numbers }
     }
 
-    /// A tensor of these words, which no launch may change.
+    /// A tensor of `words` that no dispatch may change.
     pub fn words(&mut self, label: &str, words: &[u32]) -> Tensor {
         self.input_of(label, words.to_vec(), Storage::F32)
     }
@@ -154,12 +156,12 @@ impl<'c> Run<'c> {
         tensor
     }
 
-    /// A tensor of which launches must write every word.
+    /// An f32 tensor. The dispatches must write every word of it.
     pub fn output(&mut self, label: &str, len: usize) -> Tensor {
         self.output_of(label, len, Storage::F32)
     }
 
-    /// The same as activations are stored.
+    /// A tensor in the storage of activations. The dispatches must write every word of it.
     pub fn quads_output(&mut self, label: &str, len: usize) -> Tensor {
         self.output_of(label, len, self.storage)
     }
@@ -175,7 +177,7 @@ impl<'c> Run<'c> {
         tensor
     }
 
-    /// A tensor of numbers that is read and written; it counts as an output.
+    /// A tensor that the dispatches read and write. It counts as an output.
     pub fn updated<'n>(&mut self, label: &str, numbers: impl Into<Numbers<'n>>) -> Operand {
         let numbers = numbers.into();
         let tensor = self.output(label, numbers.len);
@@ -195,7 +197,7 @@ impl<'c> Run<'c> {
         self.made(made, label, words)
     }
 
-    /// A tensor of numbers in [-1, 1): zeros would be kinder than what a network sees.
+    /// A tensor of random numbers in [-1, 1). Zeros could run faster than real activations.
     fn filled(&mut self, label: &str, len: usize, storage: Storage) -> Tensor {
         let made = numbers::tensor(self.recorder.context, label, len as u64, len, storage);
         let buffer = self.made(made, label, numbers::words(len, storage));
@@ -209,7 +211,7 @@ impl<'c> Run<'c> {
         })
     }
 
-    /// The output `tensor` should hold all these values, in order.
+    /// Expects all of `values` in the output `tensor`, in order.
     pub fn all<Values: IntoIterator<Item = Exact>>(
         &mut self,
         name: &'static str,
@@ -220,8 +222,8 @@ impl<'c> Run<'c> {
         self.near(name, tensor, tolerance, || values().into_iter().enumerate());
     }
 
-    /// The output `tensor` should hold these values at these places; if it holds halves, their rounding is allowed for as
-    /// well.
+    /// Expects `values` at these places of the output `tensor`. If the tensor is stored in f16, the tolerance includes
+    /// its rounding.
     pub fn near<Values: IntoIterator<Item = (usize, Exact)>>(
         &mut self,
         name: &'static str,
@@ -234,7 +236,8 @@ impl<'c> Run<'c> {
         }
     }
 
-    /// The output `tensor` should hold what `value` has for every place, of which not all may be compared.
+    /// Expects `value(i)` at every place i of the output `tensor`. Compares a sample if there are more than
+    /// [`Self::places`].
     pub fn places(
         &mut self,
         name: &'static str,
@@ -248,7 +251,7 @@ impl<'c> Run<'c> {
         });
     }
 
-    /// The output `tensor` should hold just these words at these places.
+    /// Expects exactly these words at these places of the output `tensor`.
     pub fn same<Words: IntoIterator<Item = (usize, u32)>>(
         &mut self,
         name: &'static str,
@@ -260,10 +263,10 @@ impl<'c> Run<'c> {
         }
     }
 
-    /// The plan to time.
+    /// Finishes the plan to time.
     ///
     /// # Errors
-    /// If the adapter can't hold it.
+    /// If the adapter has too little memory.
     pub fn plan(self) -> gpu::Result<Plan> {
         match self.failure {
             Some(error) => Err(error),
@@ -271,11 +274,11 @@ impl<'c> Run<'c> {
         }
     }
 
-    /// Runs twice, then compares.
+    /// Runs the plan twice, then compares the outputs.
     ///
     /// # Errors
-    /// [`Error::Gpu`] and [`Error::TooLarge`] in the driver's words; [`Error::Data`] if anything is unwritten, overwritten or
-    /// not the same twice.
+    /// [`Error::Gpu`] and [`Error::TooLarge`] with the driver's message; [`Error::Data`] if a word was not written, a
+    /// guard word or input was changed, or the two runs differ.
     pub fn run(self) -> Result<Found> {
         let Run { recorder, inputs, outputs, expected, failure, .. } = self;
         if let Some(error) = failure {
@@ -329,7 +332,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Elements as numbers.
+/// The elements as f32.
 fn widened(found: Vec<f32>, storage: Storage) -> Vec<f32> {
     if storage == Storage::F32 {
         return found;
@@ -338,7 +341,7 @@ fn widened(found: Vec<f32>, storage: Storage) -> Vec<f32> {
     halves.map(|half| f16::from_bits(half).to_f32()).collect()
 }
 
-/// Reads a buffer back and checks the words behind it.
+/// Reads a buffer back and checks its guard words.
 fn read(context: &Context, buffer: &Buffer, wanted: &[u32]) -> Result<Vec<f32>> {
     let mut found = context.read_guarded(buffer)?;
     let guard = found.split_off(buffer.words);

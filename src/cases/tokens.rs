@@ -8,20 +8,20 @@ use crate::reference::Exact;
 use crate::reference::tokens::{Tokens, gradient, position_row};
 use std::collections::BTreeSet;
 
-/// Tokens in front, how many of them have a position, patches and width.
+/// The dimensions of a case.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Tokens in front.
+    /// Prefix tokens P.
     pub prefix: usize,
-    /// Of them, those that have a position: all, the class token alone, or none.
+    /// Prefix tokens with a position S: all, the class token alone, or none.
     pub positioned: usize,
-    /// Patches of an image.
+    /// Patches per image N.
     pub count: usize,
-    /// Width.
+    /// Width of a token D.
     pub dim: usize,
 }
 
-/// Records the sequences of patches (batch, count, dim).
+/// Records the sequences of `patches` (batch, count, dim).
 pub fn forward<'n>(run: &mut Run<'_>, patches: impl Into<Numbers<'n>>, shape: Shape) {
     let Shape { prefix, positioned, count, dim } = shape;
     let first = run.operand("prefix", drawn(1, prefix * dim));
@@ -45,7 +45,7 @@ pub fn forward<'n>(run: &mut Run<'_>, patches: impl Into<Numbers<'n>>, shape: Sh
     });
 }
 
-/// The gradient of every position.
+/// Gradient of every position embedding.
 pub fn position_gradient(dtokens: &[f32], shape: Shape) -> Vec<Exact> {
     let Shape { prefix, positioned, count, dim } = shape;
     let tokens = (0..prefix + count).filter(|&t| position_row(t, prefix, positioned).is_some());
@@ -82,7 +82,7 @@ pub(super) fn list(list: &mut List) {
             list.full(format!("backward {batch} {shape:?}"), move |run| backward(run, batch, shape));
         }
     };
-    // One, primes, and around a workgroup.
+    // One, primes, and sizes around a workgroup.
     full(1, 1, 1, 4);
     for dim in [1, 3, 7, 15, 16, 17, 31, 33].map(|quads| 4 * quads) {
         full(1, 1, 2, dim);

@@ -1,21 +1,22 @@
-//! The one table of tolerances: tests and `lat-wgpu selftest` read the same rows.
+//! The table of tolerances, which tests and `lat-wgpu selftest` share.
 //!
-//! An output passes if |adapter - reference| ≤ c·2⁻²⁴·scale, where `scale` is the reference's sum of magnitudes
-//! ([`crate::reference::Exact`]), and a whole result if its NMSE passes too. A sum of n terms of which each is rounded
-//! is proven within n units; rounding errors of either sign grow with √n instead (Higham and Mary 2019, λ = 1), so most
-//! rows ask for that: a mistake shows far below the proven bound.
+//! An element passes if |adapter - reference| ≤ c·2⁻²⁴·scale, where `scale` is the reference's sum of magnitudes
+//! ([`crate::reference::Exact`]). A whole result passes if its normalised mean squared error (NMSE) also is within
+//! bounds. If each of n terms of a sum is rounded, the worst-case error is n units. As the signs of rounding errors
+//! vary, the actual error grows with √n (Higham and Mary 2019, λ = 1). Most rows use √n: a bug shows far below the
+//! worst-case bound.
 
 use crate::reference::Exact;
 
 /// The unit roundoff of f32.
 pub const UNIT: f64 = 1.0 / 16_777_216.0;
 
-/// What one kind of result may be off by.
+/// Tolerance of one kind of result.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {
     /// Σ(adapter - reference)² / Σ reference².
     pub nmse: f64,
-    /// Of an element, in units of 2⁻²⁴·scale.
+    /// Factor of 2⁻²⁴·scale that bounds the error of an element.
     pub c: f64,
 }
 
@@ -28,12 +29,12 @@ pub fn gemm(k: usize) -> Tolerance {
     row(2.0 + (k as f64).sqrt())
 }
 
-/// As a product of depth 3·P².
+/// As for a product of depth 3·P².
 pub fn patch_embed(patch: usize) -> Tolerance {
     gemm(3 * patch * patch)
 }
 
-/// As a product of depth B·N.
+/// As for a product of depth B·N.
 pub fn patch_embed_backward(patches: usize) -> Tolerance {
     gemm(patches)
 }
@@ -43,9 +44,9 @@ pub fn attention(tokens: usize, head_dim: usize) -> Tolerance {
     row(8.0 + (tokens as f64).sqrt() + (head_dim as f64).sqrt())
 }
 
-/// As forward: sums of length Dh, then of length T. With large scores the softmax is nearly one-hot and ds = p·(dp - delta)
-/// cancels, so what is left of dq and dk is small beside its rounding: NMSE ≤ 1e-10, as for every backward pass against
-/// PyTorch (9e-12 was seen).
+/// As forward: sums of length Dh, then of length T. With large scores the softmax is nearly one-hot and ds = p·(dp -
+/// delta) cancels, so dq and dk are small relative to their rounding errors. Hence NMSE ≤ 1e-10, as for every backward
+/// pass compared with PyTorch (largest measured: 9e-12).
 pub fn attention_backward(tokens: usize, head_dim: usize) -> Tolerance {
     Tolerance { nmse: 1e-10, ..attention(tokens, head_dim) }
 }
@@ -65,7 +66,7 @@ pub fn layernorm_parameters(rows: usize) -> Tolerance {
     row(4.0 + (rows as f64).sqrt())
 }
 
-/// One sum of D squares, whose error the square root halves; 8 for two square roots, division and two products.
+/// One sum of D squares, of which the square root halves the error; 8 for two square roots, division and two products.
 pub fn l2norm(dim: usize) -> Tolerance {
     row(8.0 + (dim as f64).sqrt() / 2.0)
 }
@@ -80,13 +81,13 @@ pub fn gelt_backward(parts: usize) -> Tolerance {
     row(6.0 + (parts as f64).sqrt())
 }
 
-/// A single addition, and nothing allowed beyond its correct rounding.
+/// A single addition, correctly rounded.
 pub const TOKENS: Tolerance = row(1.0);
 
-/// A single addition.
+/// A single addition, correctly rounded.
 pub const ACCUMULATE: Tolerance = row(1.0);
 
-/// A sum of B images.
+/// A sum over B images.
 pub fn tokens_backward(batch: usize) -> Tolerance {
     row(1.0 + (batch as f64).sqrt())
 }
@@ -94,43 +95,46 @@ pub fn tokens_backward(batch: usize) -> Tolerance {
 /// Two divisions of 2.5 ulp (5 units) each and a subtraction.
 pub const IMAGE: Tolerance = row(11.0);
 
-/// What common/gelu.wgsl states for every x, on `scale` = |x|: 4e-7·|x|.
+/// Bound of common/gelu.wgsl for every x, with `scale` = |x|: 4e-7·|x|.
 pub const GELU: Tolerance = row(4e-7 / UNIT);
 
-/// What common/gelu.wgsl states for x > -9, on `scale` = |gelu(x)|: 1.5e-5 of the value itself; there exp
-/// has an argument of about -40, whose rounding alone costs several 1e-6.
+/// Bound of common/gelu.wgsl for x > -9, with `scale` = |gelu(x)|: 1.5e-5 of the value. At -9 the argument of exp is
+/// about -40, and its rounding alone causes an error of several 1e-6.
 pub const GELU_TAIL: Tolerance = row(1.5e-5 / UNIT);
 
-/// What common/gelu.wgsl states of both derivatives for every x, on `scale` = 1: 4e-7.
+/// Bound of common/gelu.wgsl for both derivatives and every x, with `scale` = 1: 4e-7.
 pub const GELU_DERIVATIVE: Tolerance = row(4e-7 / UNIT);
 
-/// What common/gelu.wgsl states of gelu' for x > -9, on `scale` = Φ(x) + |x|·φ(x): 6e-6 of it.
+/// Bound of common/gelu.wgsl for gelu' and x > -9, with `scale` = Φ(x) + |x|·φ(x): 6e-6 of it.
 pub const GELU_DERIVATIVE_TAIL: Tolerance = row(6e-6 / UNIT);
 
-/// Sums of up to 64 rows, then of their sums; the rounding of dx alone is 1.
+/// Sums of up to 64 rows, then a sum of these; 1 for the rounding of dx.
 pub fn layerscale(rows: usize) -> Tolerance {
     row(2.0 + (rows.min(64) as f64).sqrt() + (rows.div_ceil(64) as f64).sqrt())
 }
 
-/// exp (3 + 2|1.702·x| ulp, and the rounding of its argument: `scale` = |y|·(1 + |1.702·x|)), an addition and a division.
+/// exp (3 + 2|1.702·x| ulp, and the rounding of its argument: `scale` = |y|·(1 + |1.702·x|)), an addition and a
+/// division.
 pub const QUICK_GELU: Tolerance = row(8.0);
 
-/// Two sums of B terms; 12 for square root, division (2.5 ulp), subtractions and the scale of kept units.
+/// Two sums of B terms; 12 for square root, division (2.5 ulp), subtractions and the dropout scale.
 pub fn batchnorm(batch: usize) -> Tolerance {
     row(12.0 + (batch as f64).sqrt())
 }
 
-/// Four sums of B terms, of which two hold the others' results; 24 for twice what the forward pass does beside its sums.
+/// Four sums of B terms, two of which use results of the others; 24 for twice the other operations of the forward pass.
 pub fn batchnorm_backward(batch: usize) -> Tolerance {
     row(24.0 + 2.0 * (batch as f64).sqrt())
 }
 
-/// Sums of K terms; 16 for two exponentials (3 ulp, their arguments are in `scale`), logarithm (2⁻²¹ near 1) and division.
+/// Sums of K terms; 16 for two exponentials (3 ulp, `scale` holds their arguments), logarithm (2⁻²¹ near 1) and
+/// division.
 pub fn cross_entropy(classes: usize) -> Tolerance {
     row(16.0 + (classes as f64).sqrt())
 }
 
-/// A sum of L squares whose error the square root halves; 8 for the differences, the square root and the sum of four sums.
+/// A sum of L squares, of which the square root halves the error; 8 for differences, square root and the sum of four
+/// sums.
 pub fn triplet_distances(length: usize) -> Tolerance {
     row(8.0 + (length as f64).sqrt() / 2.0)
 }
@@ -139,7 +143,7 @@ pub fn triplet_distances(length: usize) -> Tolerance {
 pub const TRIPLET_LOSS: Tolerance = row(2.0);
 
 /// Sums of length Dh and H; 8 for exp (WGSL grants it 3 + 2|x| ulp, `scale` holds |x|) and division (2.5 ulp).
-/// With scores above a hundred their rounding alone makes probabilities 1e-5 of themselves wrong: NMSE ≤ 1e-10.
+/// Scores above a hundred have rounding errors that change probabilities by 1e-5 of their value. Hence NMSE ≤ 1e-10.
 pub fn rollout(heads: usize, head_dim: usize) -> Tolerance {
     Tolerance { nmse: 1e-10, ..row(8.0 + (head_dim as f64).sqrt() + (heads as f64).sqrt()) }
 }
@@ -149,32 +153,32 @@ pub fn rollout_multiply(tokens: usize) -> Tolerance {
     row(1.0 + (tokens as f64).sqrt())
 }
 
-/// What up to B anchors add to a row; 10 for two roundings of the differences, product and division (2.5 ulp).
+/// Contributions of up to B anchors to a row; 10 for two roundings of the differences, product and division (2.5 ulp).
 pub fn triplet_backward(batch: usize) -> Tolerance {
     row(10.0 + (batch as f64).sqrt())
 }
 
-/// Every product and every sum is rounded once; the scale holds them all.
+/// Every product and every sum is rounded once; the scale includes all of them.
 pub const ROOF: Tolerance = row(1.0);
 
-/// A sum of squares whose error the square root halves; 8 for square root and division.
+/// A sum of squares, of which the square root halves the error; 8 for square root and division.
 pub fn gradnorm(len: usize) -> Tolerance {
     row(8.0 + (len as f64).sqrt() / 2.0)
 }
 
-/// Three sums of slabs of up to 512 terms, then of the slabs; 3 for putting them together.
+/// Three sums over slabs of up to 512 terms, then over the slabs; 3 for combining them.
 pub fn distance(dim: usize) -> Tolerance {
     row(3.0 + (dim.min(512) as f64).sqrt() + (dim.div_ceil(512) as f64).sqrt())
 }
 
-/// Square root, division and some products; each scale counts the moments' own roundings.
+/// Square root, division and several products. The scales include the roundings of the moments.
 pub const ADAM: Tolerance = row(16.0);
 
-/// One rounding to f16's 2⁻¹¹, to either side; the scale is at least f16's smallest normal number.
+/// One rounding to f16 (2⁻¹¹), in either direction. The scale is at least the smallest normal f16.
 pub const NARROW: Tolerance = Tolerance { nmse: 1e-6, c: 8192.0 };
 
-/// What a result may be off by that came within `tolerance` of `exact` in f32 and was stored as f16 then. Adapters may round to
-/// either neighbour, up to 2⁻¹⁰ away; below f16's smallest normal number neighbours are 2⁻²⁴ apart.
+/// The tolerance of a result that was computed within `tolerance` of `exact` in f32 and then stored in f16. Adapters
+/// may round to either neighbour, up to 2⁻¹⁰ away. Below the smallest normal f16 the neighbours are 2⁻²⁴ apart.
 pub fn in_halves(exact: Exact, tolerance: Tolerance) -> (Exact, Tolerance) {
     let apart = exact.value.abs().max(2f64.powi(-14)) * 2f64.powi(-10);
     let scale = tolerance.c * UNIT * exact.scale + apart;

@@ -8,18 +8,18 @@ use crate::kernels::topk::{CAPACITIES, FAR, MAX_K, Merge, NOBODY, Place};
 use crate::reference::topk::nearest as reference;
 use crate::rng;
 
-/// Q and N, and columns of a tile.
+/// The dimensions of a case.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Rows of distances.
+    /// Queries: rows of distances.
     pub queries: usize,
-    /// Their columns.
+    /// Gallery rows: columns of distances.
     pub gallery: usize,
-    /// Columns that a launch takes.
+    /// Columns of a tile.
     pub columns: usize,
 }
 
-/// Records launches for one tile of distances (Q, N) after the other, the last first if they are `turned`.
+/// Records a merge for each tile of the distances (Q, N), in reverse order if `turned`.
 pub fn nearest(
     run: &mut Run<'_>,
     all: impl Fn() -> Vec<f32>,
@@ -37,7 +37,7 @@ pub fn nearest(
     }
     for (number, first) in tiles.into_iter().enumerate() {
         let count = columns.min(gallery - first);
-        // 0 in the columns that are left over.
+        // Unused columns hold 0, which would be nearest.
         let rest = vec![0.0; columns - count];
         let row = |row: &[f32]| [&row[first..first + count], &rest].concat();
         let tile = Numbers::new(queries * columns, || all().chunks(gallery).flat_map(row).collect());
@@ -53,7 +53,7 @@ pub fn nearest(
         };
         call.record_with(&mut run.recorder, "topk", family);
     }
-    // Nobody in the places left over.
+    // Unused slots hold NOBODY.
     let found = || {
         all().chunks(gallery).flat_map(|row| {
             let mut nearest = reference(row, k);
@@ -67,14 +67,14 @@ pub fn nearest(
     });
 }
 
-/// Distances of which about every `values`-th is the same.
+/// Distances with `values` different values, so that many are equal.
 pub fn tied(stream: u64, count: usize, values: u32) -> Vec<f32> {
     (0..count as u64).map(|i| (rng::bits(6, stream, i) % values) as f32 / 4.0).collect()
 }
 
 pub(super) fn list(list: &mut List) {
-    // Lists of every length that a kernel is made for, and one less; ties among them. Of those for CPU adapters only the short
-    // ones need subgroups: the others run everywhere.
+    // Lists as long as each capacity, and one shorter, with ties. Of the variants for CPU adapters only the short lists
+    // need subgroups; the others run everywhere.
     let mut families: Vec<(Family, &[u32])> =
         list.families().into_iter().map(|family| (family, &CAPACITIES[..])).collect();
     if families.len() == 1 {
@@ -84,7 +84,7 @@ pub(super) fn list(list: &mut List) {
     for (family, capacities) in families {
         for &capacity in capacities {
             for k in [capacity as usize, capacity as usize - 1] {
-                // Two tiles of the gallery, one after the other.
+                // Two tiles of the gallery.
                 list.add(format!("{capacity} places, {family}"), format!("{k} of 2x1501"), move |run| {
                     nearest(run, || tied(4, 2 * 1501, 40), shape(2, 1501, 751), k, false, family);
                 });
@@ -99,7 +99,7 @@ pub(super) fn list(list: &mut List) {
             nearest(run, all, shape, k, false, family);
         });
     };
-    // Every distance pushes out all that were kept; then none does; then all are the same. More than one launch takes.
+    // Falling: every distance displaces all kept ones. Rising: none does. Then all equal. They take several dispatches.
     const GALLERY: usize = 2 * 4096 + 3;
     for k in [1, 50, 256, MAX_K] {
         for columns in [GALLERY, 5000] {
@@ -116,7 +116,7 @@ pub(super) fn list(list: &mut List) {
             nearest(run, || values.map_or_else(distinct, |values| tied(2, len, values)), shape, k, false, family);
         });
     };
-    // One, primes, and around every round.
+    // One, primes, and sizes around every round.
     for (queries, gallery) in [(1, 1), (3, 7), (2, 63), (5, 64), (2, 65), (3, 257)] {
         for k in [1, 2, 13, 63, 64, 65] {
             [None, Some(5)].into_iter().for_each(|values| full(shape(queries, gallery, gallery), k, values));
@@ -127,7 +127,7 @@ pub(super) fn list(list: &mut List) {
             [None, Some(40)].into_iter().for_each(|values| full(shape(2, 1501, columns), k, values));
         }
     }
-    // Galleries smaller than k leave places.
+    // Galleries smaller than k leave unused slots.
     for (gallery, k) in [(1, 2), (5, 64), (100, MAX_K)] {
         full(shape(3, gallery, 32), k, Some(3));
     }
@@ -136,7 +136,7 @@ pub(super) fn list(list: &mut List) {
 }
 
 pub(super) fn time(rows: &mut Rows<'_>) {
-    // A gallery's first tile: the one that brings most.
+    // The first tile of a gallery, in which most pairs are kept.
     let (queries, gallery) = rows.retrieval();
     let shape = Shape { queries, gallery, columns: gallery };
     rows.add("", move |run| {

@@ -1,4 +1,4 @@
-//! Cases of triplet: each launch on what the reference has for the one before it.
+//! Cases of triplet. Each kernel reads the reference's results of the kernel before it.
 
 use super::random::{Numbers, drawn, normal};
 use super::run::Run;
@@ -11,7 +11,7 @@ use crate::rng;
 
 const MARGIN: f32 = 0.3;
 
-/// The two images of an anchor, if it has any.
+/// The two images of an anchor, if it has a loss.
 pub type Choice = Option<[usize; 2]>;
 
 /// Records the distances of images (batch, length).
@@ -26,7 +26,7 @@ pub fn distances<'n>(run: &mut Run<'_>, parts: impl Into<Numbers<'n>>, batch: us
     });
 }
 
-/// Losses and choices of every anchor.
+/// Losses and choices of all anchors.
 fn mined(distances: &[f32], labels: &[u32], margin: f32) -> (Vec<f64>, Vec<(crate::reference::Exact, Choice)>) {
     let exact: Vec<f64> = distances.iter().map(|&d| f64::from(d)).collect();
     let mine = |anchor| reference::mine(&exact, labels, anchor, f64::from(margin));
@@ -51,7 +51,7 @@ pub fn mine<'n>(run: &mut Run<'_>, distances: impl Into<Numbers<'n>>, labels: &[
     run.same("choice", choice, || words(mined().map(|mined| mined.1)).into_iter().enumerate());
 }
 
-/// Records what the anchors' losses, times `scale`, add to gradients (batch, length).
+/// Records the addition of the gradient of the losses, times `scale`, to `before` (batch, length).
 pub fn backward<'n>(
     run: &mut Run<'_>,
     parts: impl Into<Numbers<'n>>,
@@ -78,7 +78,7 @@ pub fn backward<'n>(
         let exact: Vec<f64> = distances.iter().map(|&d| f64::from(d)).collect();
         reference::gradient(&parts, &exact, choices, &dparts)
     });
-    // Rows that nothing is added to keep their bits.
+    // Rows without a gradient keep their bits.
     let touched = |row: usize| {
         choices.iter().enumerate().any(|(anchor, pair)| {
             pair.is_some_and(|[positive, negative]| [anchor, positive, negative].contains(&row))
@@ -89,7 +89,7 @@ pub fn backward<'n>(
     });
 }
 
-/// About `persons` labels, some of which may have a single image.
+/// Labels of up to `persons` persons, some of which may have a single image.
 pub fn labels(batch: usize, persons: u32) -> Vec<u32> {
     (0..batch as u64).map(|i| 1000 + rng::bits(6, 1, i) % persons).collect()
 }
@@ -119,7 +119,7 @@ pub(super) fn list(list: &mut List) {
         list.add("mine", &name, of_mine(batch, length));
         list.add("backward", &name, of_backward(batch, length));
     }
-    // One, primes, around four and around a workgroup.
+    // One, primes, and sizes around four and around a workgroup.
     let lengths = [1, 2, 3, 4, 5, 7, 8, 13, 31, 63, 64, 65, 127, 129].map(|length| (6, length));
     let batches = [1, 2, 3, 7, 8, 9, 31, 63, 64, 65, 127].map(|batch| (batch, 11));
     for (batch, length) in lengths.into_iter().chain(batches) {
@@ -132,7 +132,7 @@ pub(super) fn list(list: &mut List) {
 }
 
 pub(super) fn time(rows: &mut Rows<'_>) {
-    // Sixteen persons with four images each; each image's farthest and nearest are any two.
+    // Sixteen persons with four images each. The choices are arbitrary.
     const IMAGES: usize = 64;
     let len = IMAGES * GRID * rows.model.dim;
     rows.add("", move |run| {

@@ -18,9 +18,9 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
 /// sum += addend.
 #[derive(Debug, Clone, Copy)]
 pub struct Accumulate {
-    /// Any shape.
+    /// Tensor to add, of any shape.
     pub addend: Tensor,
-    /// The same shape, read and written.
+    /// Running sum, of the same shape; read and written.
     pub sum: Tensor,
 }
 

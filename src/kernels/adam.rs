@@ -1,4 +1,4 @@
-//! Adam and AdamW on a parameter group, and the words that steer a step.
+//! Adam and AdamW on a parameter group, and the words that control a training step.
 
 use super::gradnorm::CONTROL_WORDS;
 use super::{expect, u32_of};
@@ -21,14 +21,14 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     vec![(FILE.kernel::<adam>(), vec![])]
 }
 
-/// Adam's settings that never change.
+/// Settings of Adam that stay constant.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Betas {
-    /// What the first moment keeps per step.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// What the second moment keeps per step.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
 }
 
@@ -39,40 +39,40 @@ impl Default for Betas {
 }
 
 impl Betas {
-    /// 1/(1 - beta1^t) and 1/(1 - beta2^t) at step `t` of a group, from 1 on.
+    /// Bias corrections 1/(1 - beta1^t) and 1/(1 - beta2^t) at step `t` of a group, from 1.
     pub fn corrections(&self, t: u32) -> [f32; 2] {
         [self.beta1, self.beta2].map(|beta| (1.0 / (1.0 - beta.powf(f64::from(t)))) as f32)
     }
 }
 
-/// What changes every step, as `common/step.wgsl` lays it out.
+/// Values that change every step, laid out as in `common/step.wgsl`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepValues {
     /// Learning rate.
     pub learning_rate: f32,
-    /// Of the whole run.
+    /// Seed of the run.
     pub seed: u64,
-    /// Counted from 1.
+    /// Number of the step, from 1.
     pub number: u32,
-    /// The batch's first sample's place in the epoch.
+    /// Position of the batch's first sample in the epoch.
     pub place: u32,
-    /// Counted from 0.
+    /// Epoch, from 0.
     pub epoch: u32,
-    /// L2 coefficient, coupled or not.
+    /// Weight decay, coupled or decoupled.
     pub weight_decay: f32,
-    /// Largest norm of all gradients together; 0: no limit.
+    /// Largest L2 norm over all gradients; 0 disables clipping.
     pub clip_norm: f32,
     /// [`Betas::corrections`] of every parameter group.
     pub corrections: Vec<[f32; 2]>,
 }
 
 impl StepValues {
-    /// Length of the words of a step with this many parameter groups.
+    /// Number of words of a step with `groups` parameter groups.
     pub const fn len_of(groups: usize) -> usize {
         8 + 2 * groups
     }
 
-    /// The words for the adapter.
+    /// The words to upload.
     pub fn words(&self) -> Vec<u32> {
         let mut words = vec![
             self.learning_rate.to_bits(),
@@ -89,26 +89,26 @@ impl StepValues {
     }
 }
 
-/// One step on all parameters of a group, unless control forbids it.
+/// One optimiser step on all parameters of a group. Does nothing if `control` says that the step does not count.
 #[derive(Debug, Clone, Copy)]
 pub struct Adam {
-    /// Any shape, a multiple of 4 words.
+    /// Gradients, of any shape; the length is a multiple of 4.
     pub gradients: Tensor,
-    /// The words of [`StepValues`].
+    /// Words of [`StepValues`].
     pub step: Tensor,
-    /// Whether the step counts, and what gradients are multiplied with.
+    /// Words of [`Control`](super::gradnorm::Control): the step counts or not, and the factor of the gradients.
     pub control: Tensor,
-    /// As the gradients, read and written.
+    /// Parameters, of the length of the gradients; read and written.
     pub parameters: Tensor,
-    /// As the gradients, read and written.
+    /// First moment, of the length of the gradients; read and written.
     pub first_moment: Tensor,
-    /// As the gradients, read and written.
+    /// Second moment, of the length of the gradients; read and written.
     pub second_moment: Tensor,
-    /// Which corrections apply.
+    /// Index of the parameter group, which selects its bias corrections.
     pub group: usize,
-    /// Settings.
+    /// Decay rates and ε.
     pub betas: Betas,
-    /// AdamW: weight decay apart from the gradient; else it is added to the gradient.
+    /// True for AdamW: weight decay is applied to the parameter. False for Adam: it is added to the gradient.
     pub decoupled: bool,
 }
 
@@ -116,7 +116,7 @@ impl Adam {
     /// Records the kernel.
     ///
     /// # Panics
-    /// If a tensor doesn't fit its shape, or the step's words hold no such group.
+    /// If a tensor doesn't fit its shape, or `step` has no words of the group.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let Adam { gradients, step, control, parameters, first_moment, second_moment, .. } = *self;
         let len = gradients.len;
@@ -139,7 +139,7 @@ impl Adam {
         FILE.launch(params, adam { gradients, step, control, parameters, first_moment, second_moment })
             .switch("DECOUPLED", self.decoupled)
             .invocations(len / 4)
-            // The factor 1, the decay 1 or 2 if it is added to the gradient, the moments 3 and 4, the step 7.
+            // Per element: factor 1, decay 1 (2 if added to the gradient), moments 3 and 4, update 7.
             .record(recorder, name, if self.decoupled { 16.0 } else { 17.0 } * len as f64);
     }
 }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_stand_where_the_shaders_look_for_them() {
+    fn words_are_laid_out_as_the_shaders_expect() {
         let source = FILE.helpers[0];
         let place = |name: &str| {
             let head = format!("const {name}: u32 = ");

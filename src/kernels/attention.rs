@@ -4,9 +4,9 @@ use super::{THREADS, expect, u32_of};
 use crate::entry_points;
 use crate::gpu::{AdapterClass, Constants, Family, Kernel, Recorder, ShaderFile, Tensor, Tensors};
 
-/// Tiles of rows and of keys and values through workgroup memory.
+/// The tiled family: tiles of queries, keys and values in workgroup memory.
 static TILED: ShaderFile = ShaderFile::new("attention", include_str!("../../shaders/attention.wgsl")).quads();
-/// One subgroup per workgroup.
+/// The subgroup family: one subgroup per workgroup.
 static SUBGROUP: ShaderFile =
     ShaderFile::new("attention_subgroup", include_str!("../../shaders/attention_subgroup.wgsl"))
         .subgroups()
@@ -15,9 +15,9 @@ static SUBGROUP: ShaderFile =
 entry_points! {
     struct Params in 16 bytes { tokens: u32, heads: u32, scale: f32, first: u32 }
     fn attention_forward(qkv: read_quads, out: write_quads, lse: write if KEEP_LSE);
-    /// The sums Σ dout·out of each row, for both families.
+    /// delta = Σ dout·out of each row, for both families.
     fn attention_delta(kept_out: read_quads, dout: read_quads, delta: write);
-    /// The gradient of queries.
+    /// The gradients of queries.
     fn attention_dq(
         qkv: read_quads, dout: read_quads, kept_lse: read, kept_delta: read, dqkv: write_quads
     );
@@ -32,8 +32,8 @@ const ROWS: u32 = 16;
 /// Bytes of workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
 
-/// EACH of the tiled family: of 4, 5 and 6 the one with which tiles of 8·EACH rows reach the least past the last token,
-/// the larger of two. Wide heads leave no registers for more than 4; nor do integrated adapters, which may have 128.
+/// EACH of the tiled family: 4, 5 or 6, whichever makes tiles of 8·EACH rows exceed the last token least; the larger of
+/// two equals. It is 4 for wide heads, which need more registers, and on integrated adapters, which may have only 128.
 fn each(tokens: usize, head_dim: usize, class: AdapterClass) -> u32 {
     if head_dim > 64 || class == AdapterClass::Integrated {
         return 4;
@@ -47,21 +47,22 @@ fn tiled_rows(each: u32) -> usize {
     8 * each as usize
 }
 
-/// CHUNK of the tiled family: the most that divides the head's quads and whose two tiles fit beside the weights.
+/// CHUNK of the tiled family: the largest divisor of the head's quads whose two tiles fit into memory beside the
+/// weights.
 fn chunk(head_dim: u32, each: u32) -> u32 {
     let quads = head_dim / 4;
     let rows = 8 * each;
     let weights = rows * (9 * 16 + 8 * 4 * (each - 4).max(1));
     let fits = |chunk: u32| {
         let tiles = 2 * rows * (chunk | 1);
-        // PIECES and WHOLE of the file: whole rows share the tiles' memory.
+        // PIECES and WHOLE of the shader: whole rows share the memory of the tiles.
         let whole = (rows / 4).div_ceil((rows * quads).div_ceil(tiles)) * 4;
         quads.is_multiple_of(chunk) && 16 * tiles.max(whole * quads) + weights <= WORKGROUP_BYTES
     };
     (1..=8).rev().find(|&chunk| fits(chunk)).unwrap_or(1)
 }
 
-/// A file's variant for a shape: its constants, and how many rows a workgroup owns.
+/// Variant for a shape: file, constants, and the rows that a workgroup owns.
 struct Variant {
     file: &'static ShaderFile,
     constants: Constants,
@@ -86,7 +87,8 @@ impl Variant {
         Variant { file: &SUBGROUP, constants, rows: ROWS as usize }
     }
 
-    /// Of [`attention_delta`], which has no tiles; its file wants a CHUNK that divides the head's quads.
+    /// The variant of [`attention_delta`]. It has no tiles, but the file requires a CHUNK that divides the head's
+    /// quads.
     fn delta(head_dim: u32) -> Variant {
         Variant { file: &TILED, constants: vec![("HEAD_DIM", head_dim), ("CHUNK", 1)], rows: THREADS }
     }
@@ -107,13 +109,13 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     all
 }
 
-/// Operations of one product of a head's rows: T²·Dh multiply-adds. Forward has two; dq has two for the scores and
-/// their gradients and one more, dkv two more.
+/// Operations of one product over a head's rows: T²·Dh multiply-adds. Forward has two products. attention_dq has two
+/// for scores and their gradients, and one more; attention_dkv has the same two and two more.
 fn product(tokens: usize, head_dim: usize) -> f64 {
     2.0 * (tokens as f64).powi(2) * head_dim as f64
 }
 
-/// The heads of all images.
+/// The dimensions of a call.
 #[derive(Clone, Copy)]
 struct Heads {
     batch: usize,
@@ -123,8 +125,9 @@ struct Heads {
 }
 
 impl Heads {
-    /// Records `flops` operations on each head of each image in as few pieces as hold at most [`Recorder::dispatch_flops`]
-    /// each and fit a grid, one head being the least. A workgroup knows of no head but its own, so bits don't change.
+    /// Records `flops` operations for each head of each image. Splits the heads into the fewest dispatches that hold at
+    /// most [`Recorder::dispatch_flops`] and fit a grid; a dispatch has at least one head. The split does not change
+    /// bits, because a workgroup reads one head only.
     fn record<T>(
         self,
         recorder: &mut Recorder<'_>,
@@ -158,19 +161,19 @@ impl Heads {
 /// out = softmax(Q·Kᵀ/√Dh)·V for every image and head.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
-    /// (B, T, 3, H, Dh).
+    /// Queries, keys and values (B, T, 3, H, Dh).
     pub qkv: Tensor,
-    /// (B, T, H·Dh), written.
+    /// Output (B, T, H·Dh), written.
     pub out: Tensor,
-    /// (B, H, T), written: log-sum-exp of each row of scores, for a backward pass.
+    /// Log-sum-exp of each row of scores (B, H, T), written: needed for a backward pass.
     pub lse: Option<Tensor>,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// T.
+    /// Tokens per image T.
     pub tokens: usize,
-    /// H.
+    /// Heads H.
     pub heads: usize,
-    /// Dh, a multiple of 4.
+    /// Width of a head Dh, a multiple of 4.
     pub head_dim: usize,
 }
 
@@ -180,10 +183,10 @@ impl Forward {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernel of one family, in launches within [`Recorder::dispatch_flops`].
+    /// Records the kernel of `family`, in dispatches within [`Recorder::dispatch_flops`].
     ///
     /// # Panics
-    /// If a tensor doesn't fit its shape or the head's width isn't a multiple of 4.
+    /// If a tensor doesn't fit its shape or Dh isn't a multiple of 4.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
         let Forward { qkv, out, lse, batch, tokens, heads, head_dim } = *self;
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
@@ -197,26 +200,26 @@ impl Forward {
     }
 }
 
-/// dqkv of dout, from what the forward left.
+/// Gradients of queries, keys and values, dqkv, for the gradient of the output, dout.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// (B, T, 3, H, Dh).
+    /// Queries, keys and values (B, T, 3, H, Dh).
     pub qkv: Tensor,
-    /// (B, T, H·Dh), the forward's output.
+    /// Output of [`Forward`] (B, T, H·Dh).
     pub out: Tensor,
-    /// (B, H, T), as the forward kept it.
+    /// Log-sum-exp of [`Forward`] (B, H, T).
     pub lse: Tensor,
-    /// (B, T, H·Dh).
+    /// Gradient of the output (B, T, H·Dh).
     pub dout: Tensor,
-    /// (B, T, 3, H, Dh), written.
+    /// Gradient of `qkv` (B, T, 3, H, Dh), written.
     pub dqkv: Tensor,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// T.
+    /// Tokens per image T.
     pub tokens: usize,
-    /// H.
+    /// Heads H.
     pub heads: usize,
-    /// Dh, a multiple of 4.
+    /// Width of a head Dh, a multiple of 4.
     pub head_dim: usize,
 }
 
@@ -226,11 +229,11 @@ impl Backward {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernels of one family, `name.delta`, `name.dq` and `name.dkv`, in launches within
+    /// Records the kernels of `family` as `name.delta`, `name.dq` and `name.dkv`, in dispatches within
     /// [`Recorder::dispatch_flops`].
     ///
     /// # Panics
-    /// If a tensor doesn't fit its shape or the head's width isn't a multiple of 4.
+    /// If a tensor doesn't fit its shape or Dh isn't a multiple of 4.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
         let Backward { qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim } = *self;
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");

@@ -1,4 +1,4 @@
-//! Batch normalisation, ReLU and dropout of the part classifiers, and its backward pass.
+//! Batch normalisation, ReLU and dropout of the part classifiers, and the backward pass.
 
 use super::{expect, u32_of};
 use crate::entry_points;
@@ -14,13 +14,13 @@ entry_points! {
     struct Params in 32 bytes {
         batch: u32, parts: u32, dim: u32, drop: f32, keep_scale: f32, eps: f32, momentum: f32, unbias: f32
     }
-    /// The forward pass over a batch's own statistics.
+    /// Forward pass with the statistics of the batch.
     fn batchnorm_train(x: read, weight: read, bias: read, y: write, saved: write, step: read);
-    /// The forward pass over running statistics.
+    /// Forward pass with running statistics.
     fn batchnorm_evaluate(x: read, weight: read, bias: read, y: write, running_mean: read, running_var: read);
-    /// The running statistics' step towards the batch's.
+    /// Moves the running statistics towards those of the batch.
     fn batchnorm_update(control: read, kept: read, new_mean: update, new_var: update);
-    /// The backward pass.
+    /// Backward pass.
     fn batchnorm_backward(
         x: read, kept: read, dy: read, x_gradient: write, dweight: write, step: read, dbias: write
     );
@@ -35,25 +35,25 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     ]
 }
 
-/// High word of the random stream that dropout masks are drawn from; the low word is the step's number.
+/// High word of the random stream of dropout masks. The low word is the step's number.
 pub const DROPOUT_STREAM: u32 = 0x6472_6f70;
 
-/// B, R, E and the settings that all launches of a layer share.
+/// Dimensions and settings that all calls of a layer share.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer {
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// R.
+    /// Parts R.
     pub parts: usize,
-    /// E, units per part.
+    /// Units per part E.
     pub dim: usize,
     /// Added to the variance.
     pub eps: f32,
-    /// Whether negative outputs become 0.
+    /// Applies ReLU.
     pub relu: bool,
-    /// Share of outputs that training sets to 0, in 0..1.
+    /// Probability of dropout in training, in 0..1.
     pub drop: f32,
-    /// How far one step takes the running statistics towards the batch's, in 0..=1.
+    /// Weight of the batch in the running statistics, in 0..=1.
     pub momentum: f32,
 }
 
@@ -69,7 +69,7 @@ impl Layer {
         assert!((0.0..1.0).contains(&self.drop), "{name}: drops {} of all", self.drop);
     }
 
-    /// Elements of x, and what ReLU does to each.
+    /// Elements of x, and the operations of ReLU on each.
     fn elements(&self) -> (f64, f64) {
         ((self.batch * self.parts * self.dim) as f64, f64::from(u8::from(self.relu)))
     }
@@ -99,17 +99,17 @@ impl Layer {
 /// y = dropout(relu(x̂·weight + bias)) with the batch's own mean and variance.
 #[derive(Debug, Clone, Copy)]
 pub struct Train {
-    /// (R, B, E).
+    /// Inputs (R, B, E).
     pub x: Tensor,
-    /// (R, E).
+    /// Weights (R, E).
     pub weight: Tensor,
-    /// (R, E).
+    /// Biases (R, E).
     pub bias: Tensor,
-    /// (R, B, E), written.
+    /// Outputs (R, B, E), written.
     pub y: Tensor,
-    /// (R, E, 4), written: mean, biased variance, weight, bias.
+    /// Mean, biased variance, weight and bias of each unit (R, E, 4), written.
     pub saved: Tensor,
-    /// The step's words.
+    /// Words of [`StepValues`](super::adam::StepValues).
     pub step: Tensor,
     /// Dimensions and settings.
     pub layer: Layer,
@@ -119,7 +119,7 @@ impl Train {
     /// Records the kernel.
     ///
     /// # Panics
-    /// If a tensor doesn't fit its shape, B is below 2 or the share to drop is not in 0..1.
+    /// If a tensor doesn't fit its shape, B is below 2 or the dropout probability is not in 0..1.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let Train { x, weight, bias, y, saved, step, layer } = *self;
         let Layer { batch, parts, dim, .. } = layer;
@@ -130,7 +130,7 @@ impl Train {
         expect(recorder, "y", y, &[parts, batch, dim]);
         expect(recorder, "saved", saved, &[layer.saved_words()]);
         let (elements, relu) = layer.elements();
-        // The mean 1, the variance 3, z 4, the mask's comparison, its number and its product 3.
+        // Mean 1, variance 3, z 4; mask 3: random number, comparison and product.
         let flops = (11.0 + relu) * elements;
         let tensors = batchnorm_train { x, weight, bias, y, saved, step };
         layer.record(recorder, name, tensors, flops);
@@ -140,17 +140,17 @@ impl Train {
 /// y = relu(x̂·weight + bias) with running mean and variance.
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluate {
-    /// (R, B, E).
+    /// Inputs (R, B, E).
     pub x: Tensor,
-    /// (R, E).
+    /// Weights (R, E).
     pub weight: Tensor,
-    /// (R, E).
+    /// Biases (R, E).
     pub bias: Tensor,
-    /// (R, E).
+    /// Running mean (R, E).
     pub running_mean: Tensor,
-    /// (R, E).
+    /// Running variance (R, E).
     pub running_var: Tensor,
-    /// (R, B, E), written.
+    /// Outputs (R, B, E), written.
     pub y: Tensor,
     /// Dimensions and settings.
     pub layer: Layer,
@@ -177,16 +177,17 @@ impl Evaluate {
     }
 }
 
-/// running = (1 - momentum)·running + momentum·batch, unless control forbids it; the variance is made unbiased first.
+/// running = (1 - momentum)·running + momentum·batch with the unbiased variance. Does nothing if `control` says that
+/// the step does not count.
 #[derive(Debug, Clone, Copy)]
 pub struct Update {
-    /// What [`Train`] saved.
+    /// `saved` of [`Train`].
     pub saved: Tensor,
-    /// Whether the step counts.
+    /// Words of [`Control`](super::gradnorm::Control).
     pub control: Tensor,
-    /// (R, E), read and written.
+    /// Running mean (R, E), read and written.
     pub running_mean: Tensor,
-    /// (R, E), read and written.
+    /// Running variance (R, E), read and written.
     pub running_var: Tensor,
     /// Dimensions and settings.
     pub layer: Layer,
@@ -203,29 +204,30 @@ impl Update {
         expect(recorder, "saved", saved, &[layer.saved_words()]);
         expect(recorder, "running_mean", running_mean, &[layer.parts, layer.dim]);
         expect(recorder, "running_var", running_var, &[layer.parts, layer.dim]);
-        // Two moments of a unit: a multiply-add and a product each, one more product for the variance, and 1 - momentum.
+        // Per unit: a multiply-add and a product for each of two moments, one more product for the variance, and
+        // 1 - momentum.
         let flops = 8.0 * (layer.parts * layer.dim) as f64;
         let tensors = batchnorm_update { control, kept: saved, new_mean: running_mean, new_var: running_var };
         layer.record(recorder, name, tensors, flops);
     }
 }
 
-/// The gradients of [`Train`]'s x, weight and bias.
+/// Gradients of the inputs, weights and biases of [`Train`].
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// (R, B, E), as in the forward pass.
+    /// Inputs (R, B, E), as in the forward pass.
     pub x: Tensor,
-    /// What [`Train`] saved.
+    /// `saved` of [`Train`].
     pub saved: Tensor,
-    /// (R, B, E).
+    /// Gradient of the outputs (R, B, E).
     pub dy: Tensor,
-    /// The step's words, as in the forward pass.
+    /// Words of [`StepValues`](super::adam::StepValues), as in the forward pass.
     pub step: Tensor,
-    /// (R, B, E), written.
+    /// Gradient of the inputs (R, B, E), written.
     pub dx: Tensor,
-    /// (R, E), written.
+    /// Gradient of the weights (R, E), written.
     pub dweight: Tensor,
-    /// (R, E), written.
+    /// Gradient of the biases (R, E), written.
     pub dbias: Tensor,
     /// Dimensions and settings.
     pub layer: Layer,
@@ -235,7 +237,7 @@ impl Backward {
     /// Records the kernel.
     ///
     /// # Panics
-    /// If a tensor doesn't fit its shape, B is below 2 or the share to drop is not in 0..1.
+    /// If a tensor doesn't fit its shape, B is below 2 or the dropout probability is not in 0..1.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let Backward { x, saved, dy, step, dx, dweight, dbias, layer } = *self;
         let Layer { batch, parts, dim, .. } = layer;
@@ -247,8 +249,8 @@ impl Backward {
         expect(recorder, "dweight", dweight, &[parts, dim]);
         expect(recorder, "dbias", dbias, &[parts, dim]);
         let (elements, relu) = layer.elements();
-        // x̂ 2, g and its mask 3, ReLU's z and comparison 3, the two sums 3; then x̂ again 2 and dx 5, the two factors'
-        // product among them.
+        // x̂ 2, g and its mask 3, the z of ReLU and its comparison 3, the two sums 3; then x̂ again 2 and dx 5, which
+        // includes the product weight·rstd.
         let flops = (15.0 + 3.0 * relu) * elements;
         let tensors = batchnorm_backward { x, kept: saved, dy, x_gradient: dx, dweight, step, dbias };
         layer.record(recorder, name, tensors, flops);

@@ -23,34 +23,34 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     [4, 8, 16, 64].map(|lanes| (FILE.kernel::<cross_entropy>(), vec![("LANES", lanes)])).to_vec()
 }
 
-/// loss = -Σ target·log softmax(logits) row by row, and the gradient of its mean over the batch, summed over parts.
+/// loss = -Σ target·log softmax(logits) for each row, and the gradient of its mean over the batch, summed over parts.
 #[derive(Debug, Clone, Copy)]
 pub struct CrossEntropy {
-    /// (R, B, K).
+    /// Logits (R, B, K).
     pub logits: Tensor,
-    /// (B), u32: the classes, each below K.
+    /// Labels (B), u32, each below K.
     pub labels: Tensor,
-    /// (R, B), written: not yet divided by B.
+    /// Losses (R, B), written; not divided by B.
     pub loss: Tensor,
-    /// (R, B, K), written, and the `control` words, whose scale multiplies it.
+    /// Gradient of the logits (R, B, K), written, and the `control` words with the loss scale.
     pub gradient: Option<(Tensor, Tensor)>,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// R.
+    /// Parts R.
     pub parts: usize,
-    /// K.
+    /// Classes K.
     pub classes: usize,
-    /// Share of the target that all classes get alike, in 0..=1.
+    /// Label smoothing: share of the target that is spread evenly over all classes, in 0..=1.
     pub smoothing: f32,
 }
 
 impl CrossEntropy {
-    /// Records the kernel with as many lanes to a row as suits the adapter.
+    /// Records the kernel with the number of invocations per row that suits the adapter.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.row_lanes());
     }
 
-    /// Records the kernel with `lanes` invocations to a row, a power of two.
+    /// Records the kernel with `lanes` invocations per row, a power of two.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
@@ -69,7 +69,7 @@ impl CrossEntropy {
         FILE.launch(params, cross_entropy { logits, labels, loss, dlogits, control })
             .constants(vec![("LANES", lanes)])
             .workgroups(rows)
-            // The largest 1, the two sums 5; the gradient 6.
+            // Maximum 1, the two sums 5, the gradient 6.
             .record(recorder, name, if gradient.is_some() { 12.0 } else { 6.0 } * logits.len as f64);
     }
 }

@@ -1,4 +1,4 @@
-//! Squared Euclidean distances of queries to rows of a gallery: a matrix product, then the norms.
+//! Squared Euclidean distances between queries and gallery rows: a matrix product, combined with the norms of the rows.
 
 use super::gemm::{Epilogue, Form, Nt, Tile};
 use super::{THREADS, expect, u32_of};
@@ -9,9 +9,9 @@ static FILE: ShaderFile = ShaderFile::new("distance", include_str!("../../shader
 
 entry_points! {
     struct Params in 16 bytes { rows: u32, columns: u32 }
-    /// Sums of squares of rows.
+    /// Sum of squares of each row.
     fn distance_norms(rows: read, norms: write);
-    /// From products to distances.
+    /// Turns products into distances.
     fn distance_finish(query_norms: read, gallery_norms: read, distances: update);
 }
 
@@ -22,18 +22,18 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
 /// Columns of a slab: 4·SLAB of `distance.wgsl`.
 pub const SLAB: usize = 512;
 
-/// Where slabs of rows stand that are kept slab by slab: first word and width of each.
+/// First word and width of each slab of a matrix that is stored slab by slab.
 ///
-/// A slab holds [`SLAB`] columns of all `count` rows, the last one what is left of `dim`.
+/// A slab holds [`SLAB`] columns of all `count` rows. The last slab holds the remaining columns of `dim`.
 pub fn slabs(count: usize, dim: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..dim).step_by(SLAB).map(move |first| (first * count, SLAB.min(dim - first)))
 }
 
-/// The largest distance there is: FAR of `distance.wgsl`. What overflows counts as that.
+/// The largest distance: FAR of `distance.wgsl`. Larger values and overflows become FAR.
 pub const FAR: f32 = 1e30;
 
-/// Longest rows, in words: with longer ones a tile of `gemm_tiled.wgsl` takes more turns of its loops than Mesa's llvmpipe
-/// grants an invocation (65,535 in all; it stops without a word).
+/// Largest row length in elements. With longer rows a tile of `gemm_tiled.wgsl` exceeds the number of loop iterations
+/// that Mesa's llvmpipe grants an invocation: 65,535 in total, after which it stops without an error.
 pub const MAX_DIM: usize = 32_768;
 
 fn check(name: &str, dim: usize) {
@@ -41,16 +41,16 @@ fn check(name: &str, dim: usize) {
     assert!(right, "{name}: rows of {dim} words, not a multiple of 4 up to {MAX_DIM}");
 }
 
-/// norms\[r\] = sum of squares of row r.
+/// norms\[r\] = Σ_d rows\[r,d\]².
 #[derive(Debug, Clone, Copy)]
 pub struct Norms {
-    /// (R, D), slab by slab as [`slabs`] tells.
+    /// Rows (R, D), stored slab by slab ([`slabs`]).
     pub rows: Tensor,
-    /// (R), written.
+    /// Norms (R), written.
     pub norms: Tensor,
-    /// R.
+    /// Rows R.
     pub count: usize,
-    /// D, a multiple of 4 up to [`MAX_DIM`].
+    /// Row length D, a multiple of 4 up to [`MAX_DIM`].
     pub dim: usize,
 }
 
@@ -70,38 +70,38 @@ impl Norms {
     }
 }
 
-/// distances\[q,g\] = squared Euclidean distance, between 0 and [`FAR`].
+/// distances\[q,g\] = squared Euclidean distance, from 0 to [`FAR`].
 #[derive(Debug, Clone)]
 pub struct Distances {
-    /// The [`slabs`] of (Q, D).
+    /// Queries (Q, D), one tensor for each of the [`slabs`].
     pub queries: Vec<Tensor>,
-    /// The [`slabs`] of (G, D).
+    /// Gallery rows (G, D), one tensor for each of the [`slabs`].
     pub gallery: Vec<Tensor>,
-    /// (Q): [`Norms`] of the queries.
+    /// [`Norms`] of the queries (Q).
     pub query_norms: Tensor,
-    /// (G): [`Norms`] of the gallery.
+    /// [`Norms`] of the gallery (G).
     pub gallery_norms: Tensor,
-    /// (Q, G), written.
+    /// Distances (Q, G), written.
     pub distances: Tensor,
-    /// (Q, G), written where there is more than one slab: sums on their way.
+    /// Partial sums (Q, G), written if there is more than one slab.
     pub partial: Tensor,
-    /// Q.
+    /// Queries Q.
     pub query_count: usize,
-    /// G.
+    /// Gallery rows G.
     pub gallery_count: usize,
-    /// D, a multiple of 4 up to [`MAX_DIM`].
+    /// Row length D, a multiple of 4 up to [`MAX_DIM`].
     pub dim: usize,
 }
 
 impl Distances {
-    /// Records the product with the tile from the built-in table, and what follows.
+    /// Records the products with the tile of the built-in table, then the distances.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let (m, n, k) = (self.query_count, self.gallery_count, self.dim.min(SLAB));
         let tile = Tile::built_in(Form::Nt, recorder.context, m, n, k);
         self.record_with(recorder, name, tile);
     }
 
-    /// Records the product with a tile of the caller's choice, and what follows.
+    /// Records the products with `tile`, then the distances.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape, or D isn't a multiple of 4 up to [`MAX_DIM`].
@@ -114,7 +114,7 @@ impl Distances {
         assert_eq!([self.queries.len(), self.gallery.len()], [count; 2], "{name}: slabs of {dim} columns");
         let mut residual = None;
         for (i, (_, width)) in slabs(query_count, dim).enumerate() {
-            // The last sum belongs into `distances`, the one before into the other.
+            // The buffers alternate such that the last sum is in `distances`.
             let c = if (count - i) % 2 == 1 { distances } else { partial };
             let product = Nt {
                 a: self.queries[i],
@@ -133,7 +133,7 @@ impl Distances {
         let params = Params { rows: u32_of(query_count), columns: u32_of(gallery_count) };
         FILE.launch(params, distance_finish { query_norms, gallery_norms, distances })
             .workgroups(query_count * gallery_count.div_ceil(THREADS))
-            // |q|² + |g|², a multiply-add, and both ends of the clamp.
+            // |q|² + |g|², a multiply-add, and both comparisons of the clamp.
             .record(recorder, name, 5.0 * distances.len as f64);
     }
 }

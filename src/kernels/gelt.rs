@@ -1,4 +1,4 @@
-//! Globally enhanced local tokens: the mean of each part's patches, blended with the class token.
+//! Globally enhanced local tokens (GELT): the mean of the patches of each part, blended with the class token.
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
@@ -18,7 +18,7 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     vec![(FILE.kernel::<gelt_forward>(), vec![]), (FILE.kernel::<gelt_backward>(), vec![])]
 }
 
-/// Checks that a tensor holds whole images, `least` or more.
+/// Checks that a tensor holds whole images, at least `least` of them.
 #[track_caller]
 fn expect_images(recorder: &Recorder<'_>, tensor: Tensor, least: usize, words: usize) {
     let images = tensor.len / words;
@@ -33,21 +33,21 @@ fn expect_images(recorder: &Recorder<'_>, tensor: Tensor, least: usize, words: u
 /// gelt = class_weight·class token + local_weight·mean of the part's patches.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
-    /// (B, prefix + parts·columns, D); the class token comes first.
+    /// Tokens (B, prefix + R·columns, D); the class token comes first.
     pub tokens: Tensor,
-    /// (first + B or more, parts, D), of which B images are written.
+    /// Parts (first + B or more, R, D), of which B images are written.
     pub gelt: Tensor,
-    /// The first image's place in `gelt`.
+    /// Index of the first image in `gelt`.
     pub first: usize,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
     /// Tokens before the patches.
     pub prefix: usize,
-    /// R.
+    /// Parts R.
     pub parts: usize,
     /// Patches per part.
     pub columns: usize,
-    /// D.
+    /// Width of a token D.
     pub dim: usize,
     /// Weights of the class token and of the mean.
     pub weights: (f32, f32),
@@ -80,24 +80,24 @@ impl Forward {
     }
 }
 
-/// dtokens of dgelt: zero for prefix tokens other than the class token.
+/// Gradient of the tokens. It is zero for prefix tokens other than the class token.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// (first + B or more, parts, D), of which B images are read.
+    /// Gradient of the parts (first + B or more, R, D), of which B images are read.
     pub dgelt: Tensor,
-    /// (B, prefix + parts·columns, D), written.
+    /// Gradient of the tokens (B, prefix + R·columns, D), written.
     pub dtokens: Tensor,
-    /// The first image's place in `dgelt`.
+    /// Index of the first image in `dgelt`.
     pub first: usize,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
     /// Tokens before the patches.
     pub prefix: usize,
-    /// R.
+    /// Parts R.
     pub parts: usize,
     /// Patches per part.
     pub columns: usize,
-    /// D.
+    /// Width of a token D.
     pub dim: usize,
     /// Weights of the class token and of the mean.
     pub weights: (f32, f32),
@@ -125,7 +125,7 @@ impl Backward {
         };
         FILE.launch(params, gelt_backward { dgelt, dtokens })
             .invocations(dtokens.len / 4)
-            // One product for each patch; R additions and a product for the class token.
+            // One product for each patch; for the class token R additions and a product.
             .record(recorder, name, (batch * dim * (parts * columns + parts + 1)) as f64);
     }
 }

@@ -2,8 +2,8 @@
 //! dB = dCᵀ·A.
 //!
 //! Three WGSL files compute the same bits: `gemm.wgsl` (plain, any shape), `gemm_tiled.wgsl` (GPUs) and
-//! `gemm_subgroup.wgsl` (CPU adapters). A fourth, `gemm_cooperative.wgsl`, multiplies halves forward on matrix units, whose
-//! sums round in their own way.
+//! `gemm_subgroup.wgsl` (CPU adapters). A fourth, `gemm_cooperative.wgsl`, multiplies halves forward on matrix units,
+//! whose sums round in their own way.
 
 pub mod tiles;
 
@@ -239,7 +239,8 @@ impl TryFrom<String> for Tile {
     }
 }
 
-/// The key of a class of shapes in the file of choices: rows of images, which change with the batch, count by powers of two.
+/// The key of a class of shapes in the file of choices: rows of images, which change with the batch, count by powers of
+/// two.
 pub fn class_of(form: Form, storage: Storage, m: usize, n: usize, k: usize) -> String {
     let (m, k) = match form {
         Form::Nt | Form::Nn => (m.next_power_of_two(), k),
@@ -257,8 +258,8 @@ pub fn shape_of(dispatch: &Dispatch) -> Option<(Form, [usize; 3])> {
     Some((form, [m, n, k].map(|size| size as usize)))
 }
 
-/// Rows per workgroup and quads of columns per lane on CPU adapters, largest first. Loads are what costs there, and a larger
-/// tile does more with each; but its epilogue is unrolled too, and takes the longer to compile.
+/// Rows per workgroup and quads of columns per lane on CPU adapters, largest first. Loads are what costs there, and a
+/// larger tile does more with each; but its epilogue is unrolled too, and takes the longer to compile.
 pub const SUBGROUP_MENU: [(u32, u32); 4] = [(32, 2), (32, 1), (16, 1), (8, 1)];
 
 /// The same for TN, which has no epilogue.
@@ -301,8 +302,8 @@ impl Tile {
         chosen.and_then(named).unwrap_or(tiles[0])
     }
 
-    /// The tiles of an adapter that give a product the same bits, which tuning may choose from: the built-in one first, then
-    /// the rest of the menu; [`Tile::units`] alone where matrix units serve.
+    /// The tiles of an adapter that give a product the same bits, which tuning may choose from: the built-in one first,
+    /// then the rest of the menu; [`Tile::units`] alone where matrix units serve.
     pub fn alike(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Vec<Tile> {
         if let Some(units) = Tile::units(form, context, m, n, k) {
             return vec![units];
@@ -319,8 +320,8 @@ impl Tile {
 
     /// Matrix units, if the adapter has such, they are right, and they serve such products.
     ///
-    /// Depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone: the rows of an image's vector come
-    /// out the same in any batch.
+    /// Depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone: the rows of an image's
+    /// vector come out the same in any batch.
     pub fn units(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Option<Tile> {
         let won = Tile::winner(form, context, m, n, k);
         let serve = match won {
@@ -415,7 +416,8 @@ impl Tile {
         }
     }
 
-    /// Every tile that tuning and the lab try for a form on an adapter of this family and class; the plain one is the first.
+    /// Every tile that tuning and the lab try for a form on an adapter of this family and class; the plain one is the
+    /// first.
     pub fn menu(form: Form, family: Family, class: AdapterClass) -> Vec<Tile> {
         let tiles = Table::built_in().of(class);
         let mut menu = vec![Tile::Plain];
@@ -554,8 +556,8 @@ pub fn record_alone(
     }
 }
 
-/// Operands that try matrix units: whole numbers whose sums come out the same in any order in f32, and wrong if they are
-/// kept in halves on the way; then a product with all that may follow one.
+/// Operands that try matrix units: whole numbers whose sums come out the same in any order in f32, and wrong if they
+/// are kept in halves on the way; then a product with all that may follow one.
 struct Validation;
 
 impl Validation {
@@ -568,8 +570,8 @@ impl Validation {
         (rng::uniform(7, stream, i as u64) * below).floor()
     }
 
-    /// The first half of k again in the second: what the former adds up, to 64·31² at most, the latter takes back but for a
-    /// small rest.
+    /// The first half of k again in the second: what the former adds up, to 64·31² at most, the latter takes back but
+    /// for a small rest.
     fn repeated(stream: u64, i: usize) -> f32 {
         let k = Self::SIZE[2];
         Self::whole(stream, i / k * k + i % (k / 2), 32.0)
@@ -633,9 +635,9 @@ impl Validation {
         Ok(halves.iter().map(|half| half.to_f32()).collect())
     }
 
-    /// True if two results of [`Validation::with_epilogue`] agree: sums differ by (K + 1)·2⁻²²·√K at most, as Σ|a||b| is √K at most
-    /// and one of the two may cut off; gelu makes no more than 1.13 times as much of it. Then both are rounded to halves,
-    /// by 2⁻¹¹ of themselves each.
+    /// True if two results of [`Validation::with_epilogue`] agree: sums differ by (K + 1)·2⁻²²·√K at most, as Σ|a||b|
+    /// is √K at most and one of the two may cut off; gelu makes no more than 1.13 times as much of it. Then both are
+    /// rounded to halves, by 2⁻¹¹ of themselves each.
     fn agree(one: &[f32], other: &[f32]) -> bool {
         let k = Self::WITH_EPILOGUE[2] as f32;
         let sums = 1.13 * (k + 1.0) * k.sqrt() / 4_194_304.0;
@@ -790,7 +792,8 @@ impl Nn {
 
 /// C = Aᵀ·B and the sums of A's columns: a linear layer's dW = dYᵀ·X and db.
 ///
-/// Where K is long and C small, K is cut into slices that are computed side by side and added up in order by a second launch.
+/// Where K is long and C small, K is cut into slices that are computed side by side and added up in order by a second
+/// launch.
 #[derive(Debug, Clone, Copy)]
 pub struct Tn {
     /// (K, M).

@@ -1,4 +1,4 @@
-//! Norm and finiteness of all gradients of a step, and what follows from them: the `control` words.
+//! Norm and finiteness of all gradients of a step, and the `control` words that follow from them.
 
 use super::{expect, u32_of};
 use crate::entry_points;
@@ -13,9 +13,9 @@ static FILE: ShaderFile = ShaderFile::new("gradnorm", include_str!("../../shader
 
 entry_points! {
     struct Params in 16 bytes { count: u32, limit: u32 }
-    /// Sums of squares over chunks of one group's gradients.
+    /// Sums of squares over chunks of the gradients of one group.
     fn gradnorm_partial(gradients: read, partials: write);
-    /// From all groups' sums to `control`.
+    /// Reduces the sums of all groups to `control`.
     fn gradnorm_finish(sums: read, losses: read, step: read, control: update);
 }
 
@@ -25,42 +25,42 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     all
 }
 
-/// For `lanes` invocations to a chunk.
+/// For `lanes` invocations per chunk.
 fn constants(lanes: u32) -> Constants {
     if lanes == 64 { vec![] } else { vec![("LANES", lanes), ("FOLD", 64 / lanes)] }
 }
 
 /// Words of gradients per chunk: 4·64·QUADS of `gradnorm.wgsl`.
 const CHUNK: usize = 4 * 64 * 16;
-/// Words of a chunk's partial sum.
+/// Words of the partial sum of a chunk.
 const PARTIAL_WORDS: usize = 2;
-/// Words that a group's partial sums are rounded up to: the alignment of slices, so that those of all groups touch.
+/// Alignment of a group's partial sums in words: that of a slice, so that the sums of all groups are contiguous.
 const ALIGN_WORDS: usize = 64;
 
-/// Words of `control`, as `common/step.wgsl` lays them out.
+/// Words of `control`, laid out as in `common/step.wgsl`.
 pub const CONTROL_WORDS: usize = 8;
 
-/// What `control` holds, as `common/step.wgsl` lays it out.
+/// Content of `control`, laid out as in `common/step.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Control {
-    /// Whether the last step counted: all was finite.
+    /// True if the last step counted: loss and gradients were finite.
     pub counted: bool,
-    /// Norm of its gradients, the loss's scale taken out.
+    /// L2 norm over its gradients, divided by the loss scale.
     pub norm: f32,
-    /// What the next step's loss gradient is multiplied with.
+    /// Loss scale of the next step.
     pub scale: f32,
-    /// The largest that this may become.
+    /// Largest loss scale.
     pub most_scale: f32,
-    /// Steps that counted since it last changed.
+    /// Steps that counted since the loss scale last changed.
     pub steps: u32,
-    /// Whether a step was not finite at a scale of 1, so that none counts any more.
+    /// True if a step at a loss scale of 1 was not finite. No later step counts.
     pub stopped: bool,
-    /// What the last step's loss gradient was multiplied with.
+    /// Loss scale of the last step.
     pub last_scale: f32,
 }
 
 impl Control {
-    /// Before the first step, with the loss's gradient multiplied with `scale` or less.
+    /// The state before the first step. `scale` is the first and the largest loss scale.
     pub fn start(scale: f32) -> Control {
         Control {
             counted: false,
@@ -73,7 +73,7 @@ impl Control {
         }
     }
 
-    /// The words for the adapter.
+    /// The words to upload.
     pub fn words(&self) -> [u32; CONTROL_WORDS] {
         let Control { counted, norm, scale, most_scale, steps, stopped, last_scale } = *self;
         [
@@ -88,10 +88,10 @@ impl Control {
         ]
     }
 
-    /// What was read back.
+    /// Decodes words that were read back.
     ///
     /// # Panics
-    /// If `words` aren't [`CONTROL_WORDS`].
+    /// If there are fewer than [`CONTROL_WORDS`] words.
     pub fn from_words(words: &[f32]) -> Control {
         Control {
             counted: words[0].to_bits() == 1,
@@ -105,27 +105,27 @@ impl Control {
     }
 }
 
-/// Words of the partial sums of `len` words of gradients, a multiple of a slice's alignment.
+/// Words of the partial sums of `len` words of gradients, rounded up to the alignment of a slice.
 pub fn partial_words(len: usize) -> usize {
     (len.div_ceil(CHUNK) * PARTIAL_WORDS).next_multiple_of(ALIGN_WORDS)
 }
 
-/// partials\[c\] = sum of squares and number of non-finite places in chunk c of one group's gradients.
+/// partials\[c\] = (sum of squares, number of non-finite quads) over chunk c of the gradients of one group.
 #[derive(Debug, Clone, Copy)]
 pub struct Partial {
-    /// Any shape, a multiple of 4 words.
+    /// Gradients, of any shape; the length is a multiple of 4.
     pub gradients: Tensor,
-    /// [`partial_words`] of it, written.
+    /// Partial sums ([`partial_words`]), written.
     pub partials: Tensor,
 }
 
 impl Partial {
-    /// Records the kernel as it suits the adapter.
+    /// Records the kernel in the variant that suits the adapter.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.row_lanes());
     }
 
-    /// Records the kernel with 4, 8, 16 or 64 invocations to a chunk; all give the same bits.
+    /// Records the kernel with 4, 8, 16 or 64 invocations per chunk. All give the same bits.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
@@ -142,14 +142,14 @@ impl Partial {
     }
 }
 
-/// control = (all finite, clipping factor, norm, the loss's next scale), from all partial sums and the losses.
+/// control = (all finite, clipping factor, norm, next loss scale), from all partial sums and the losses.
 #[derive(Debug, Clone, Copy)]
 pub struct Finish {
-    /// The partial sums of all groups, one behind the other.
+    /// The partial sums of all groups, concatenated.
     pub partials: Tensor,
-    /// (rows): the losses, which must be finite as well.
+    /// Losses (rows), which must be finite too.
     pub losses: Tensor,
-    /// The step's words.
+    /// Words of [`StepValues`](super::adam::StepValues).
     pub step: Tensor,
     /// [`CONTROL_WORDS`], read and written.
     pub control: Tensor,
@@ -167,7 +167,7 @@ impl Finish {
         expect(recorder, "control", control, &[CONTROL_WORDS]);
         let params = Params { count: u32_of(chunks), limit: u32_of(losses.len) };
         FILE.launch(params, gradnorm_finish { sums: partials, losses, step, control })
-            // Both words of a chunk; losses are looked at as words.
+            // One operation for each word of a partial sum. Losses are read as words, which counts nothing.
             .record(recorder, name, partials.len as f64);
     }
 }

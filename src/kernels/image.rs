@@ -1,4 +1,4 @@
-//! Bytes of images to the network's normalised, planar input.
+//! Converts the bytes of images to the network's normalised, planar input.
 
 use super::{expect, u32_of};
 use crate::entry_points;
@@ -18,26 +18,26 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     vec![(FILE.kernel::<image_forward>(), vec![])]
 }
 
-/// image = (pixels/255 - mean)/std, mirrored where `flip` says so.
+/// image = (pixels/255 - mean)/std, mirrored where `flip` is 1.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
-    /// (B, height, width, 3) bytes, four to a word, padded to whole words: [`pixel_words`] of them.
+    /// Bytes (B, height, width, 3), four per word, padded to [`pixel_words`] words.
     pub pixels: Tensor,
-    /// (B) words: 1 mirrors the image left to right, 0 leaves it.
+    /// Words (B): 1 mirrors the image left to right, 0 does not.
     pub flip: Option<Tensor>,
-    /// (B, 3, height, width), written.
+    /// Normalised images (B, 3, height, width), written.
     pub image: Tensor,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// Height and width in pixels.
+    /// Height and width of an image in pixels.
     pub size: ImageSize,
-    /// Per channel, of values in [0, 1].
+    /// Mean per channel, for values in [0, 1].
     pub mean: [f32; 3],
-    /// Per channel.
+    /// Standard deviation per channel.
     pub std: [f32; 3],
 }
 
-/// Words that the bytes of `batch` images fill.
+/// Words that the bytes of `batch` images take.
 pub fn pixel_words(batch: usize, size: ImageSize) -> usize {
     (batch * size.height * size.width * 3).div_ceil(4)
 }
@@ -62,7 +62,7 @@ impl Forward {
         };
         FILE.launch(params, image_forward { pixels, flip, image })
             .invocations(image.len)
-            // Two divisions and a difference.
+            // Two divisions and a subtraction.
             .record(recorder, name, 3.0 * image.len as f64);
     }
 }

@@ -1,4 +1,4 @@
-//! The embedding: every part scaled to unit length, then all by 1/√R.
+//! The embedding: every part scaled to unit length, then divided by √R.
 
 use super::{expect, u32_of};
 use crate::entry_points;
@@ -17,28 +17,28 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     [4, 8, 16, 64].map(|lanes| (FILE.kernel::<l2norm_forward>(), vec![("LANES", lanes)])).to_vec()
 }
 
-/// y = x / (‖x‖·√R), part by part.
+/// y = x / (‖x‖·√R) for each part.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
-    /// (B, R, D).
+    /// Parts (B, R, D).
     pub x: Tensor,
-    /// (B, R·D), written.
+    /// Embeddings (B, R·D), written.
     pub y: Tensor,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// R.
+    /// Parts R.
     pub parts: usize,
-    /// D.
+    /// Width of a part D.
     pub dim: usize,
 }
 
 impl Forward {
-    /// Records the kernel with as many lanes to a row as suits the adapter.
+    /// Records the kernel with the number of invocations per part that suits the adapter.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.row_lanes());
     }
 
-    /// Records the kernel with `lanes` invocations to a row, a power of two.
+    /// Records the kernel with `lanes` invocations per part, a power of two.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
@@ -50,7 +50,7 @@ impl Forward {
         FILE.launch(params, l2norm_forward { x, y })
             .constants(vec![("LANES", lanes)])
             .workgroups(batch * parts)
-            // A multiply-add for the length and a product.
+            // A multiply-add for the norm, and a product.
             .record(recorder, name, 3.0 * x.len as f64);
     }
 }

@@ -12,17 +12,17 @@ static FILE: ShaderFile = ShaderFile::new("layernorm", include_str!("../../shade
 entry_points! {
     struct Params in 16 bytes { rows: u32, dim: u32, eps: f32, chunk: u32 }
     fn layernorm_forward(x: read_quads, y: write_quads, bias: read, weight: read, stats: write if KEEP_STATS);
-    /// The gradient of its input.
+    /// Gradient of the input.
     fn layernorm_backward(
         x: read_quads, kept_stats: read, dy: read_quads, weight: read, addend: read_quads if HAS_ADDEND,
         x_gradient: write_quads
     );
-    /// The gradients of its parameters, a chunk of rows at a time.
+    /// Gradients of the parameters, summed over chunks of rows.
     fn layernorm_partials(
         x: read_quads, kept_stats: read, dy: read_quads,
         other_x: read_quads if _, other_stats: read if _, other_dy: read_quads if _, partials: write
     );
-    /// The sum of the chunks.
+    /// Sums of the chunks.
     fn layernorm_parameters(
         kept_partials: read, dweight: write, dbias: write, other_dweight: write if _, other_dbias: write if _
     );
@@ -39,39 +39,39 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     kernels.into_iter().flat_map(lanes).collect()
 }
 
-/// Most chunks that rows are cut into: with a workgroup per 64 columns enough for a GPU, and little memory.
+/// Largest number of chunks of rows. With one workgroup per 64 columns this occupies a GPU and takes little memory.
 const MOST_CHUNKS: usize = 64;
-/// Fewest rows to a chunk.
+/// Smallest number of rows per chunk.
 const LEAST_ROWS: usize = 16;
 
-/// y = (x - mean)·rstd·weight + bias, row by row.
+/// y = (x - mean)·rstd·weight + bias for each row.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
-    /// (rows, D).
+    /// Input (rows, D).
     pub x: Tensor,
-    /// (D).
+    /// Weight (D).
     pub weight: Tensor,
-    /// (D).
+    /// Bias (D).
     pub bias: Tensor,
-    /// (rows, D), written.
+    /// Output (rows, D), written.
     pub y: Tensor,
-    /// (rows, 2), written: mean and 1/√(variance + eps) of each row, for a backward pass.
+    /// Mean and 1/√(variance + eps) of each row (rows, 2), written: needed for a backward pass.
     pub stats: Option<Tensor>,
     /// Number of rows.
     pub rows: usize,
-    /// D.
+    /// Row length D.
     pub dim: usize,
     /// Added to the variance.
     pub eps: f32,
 }
 
 impl Forward {
-    /// Records the kernel with as many lanes to a row as suits the adapter.
+    /// Records the kernel with the number of invocations per row that suits the adapter.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.row_lanes());
     }
 
-    /// Records the kernel with `lanes` invocations to a row, a power of two.
+    /// Records the kernel with `lanes` invocations per row, a power of two.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
@@ -87,39 +87,39 @@ impl Forward {
         FILE.launch(params, layernorm_forward { x, y, bias, weight, stats })
             .constants(vec![("LANES", lanes)])
             .workgroups(rows)
-            // The mean 1, the variance 3, y 4.
+            // Mean 1, variance 3, y 4.
             .record(recorder, name, 8.0 * x.len as f64);
     }
 }
 
-/// dx = rstd·(g - mean of g - x̂·mean of g·x̂) + addend, row by row, where g = dy·weight and x̂ = (x - mean)·rstd.
+/// dx = rstd·(g - mean of g - x̂·mean of g·x̂) + addend for each row, with g = dy·weight and x̂ = (x - mean)·rstd.
 #[derive(Debug, Clone, Copy)]
 pub struct BackwardInput {
-    /// (rows, D).
+    /// Input of [`Forward`] (rows, D).
     pub x: Tensor,
-    /// (rows, 2), as the forward kept it.
+    /// Statistics of [`Forward`] (rows, 2).
     pub stats: Tensor,
-    /// (rows, D).
+    /// Gradient of the output (rows, D).
     pub dy: Tensor,
-    /// (D).
+    /// Weight (D).
     pub weight: Tensor,
-    /// (rows, D): the gradient that reaches x past the norm.
+    /// Gradient of the residual path around the norm (rows, D), added to dx.
     pub addend: Option<Tensor>,
-    /// (rows, D), written.
+    /// Gradient of the input (rows, D), written.
     pub dx: Tensor,
     /// Number of rows.
     pub rows: usize,
-    /// D.
+    /// Row length D.
     pub dim: usize,
 }
 
 impl BackwardInput {
-    /// Records the kernel with as many lanes to a row as suits the adapter.
+    /// Records the kernel with the number of invocations per row that suits the adapter.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.row_lanes());
     }
 
-    /// Records the kernel with `lanes` invocations to a row, a power of two.
+    /// Records the kernel with `lanes` invocations per row, a power of two.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
@@ -136,46 +136,47 @@ impl BackwardInput {
         FILE.launch(params, layernorm_backward { x, kept_stats: stats, dy, weight, addend, x_gradient: dx })
             .constants(vec![("LANES", lanes)])
             .workgroups(rows)
-            // The two means 6, of which g 1 and x̂ 2, then dx 7 with both again, and the addend.
+            // The two means 6 (of these g 1 and x̂ 2), then dx 7 (with both again), and the addend 1.
             .record(recorder, name, if addend.is_some() { 14.0 } else { 13.0 } * x.len as f64);
     }
 }
 
-/// What the gradients of one norm's parameters come from, and where they go.
+/// Operands and results of the parameter gradients of one norm.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters {
-    /// (rows, D).
+    /// Input of [`Forward`] (rows, D).
     pub x: Tensor,
-    /// (rows, 2), as the forward kept it.
+    /// Statistics of [`Forward`] (rows, 2).
     pub stats: Tensor,
-    /// (rows, D).
+    /// Gradient of the output (rows, D).
     pub dy: Tensor,
-    /// (D), written.
+    /// Gradient of the weight (D), written.
     pub dweight: Tensor,
-    /// (D), written.
+    /// Gradient of the bias (D), written.
     pub dbias: Tensor,
 }
 
-/// dweight = Σ dy·x̂ and dbias = Σ dy over all rows, of one norm or of two at once.
+/// dweight = Σ dy·x̂ and dbias = Σ dy over all rows, for one norm or two.
 #[derive(Debug, Clone, Copy)]
 pub struct BackwardParameters {
     /// The norm.
     pub norm: Parameters,
-    /// Another one of as many rows.
+    /// A second norm with as many rows.
     pub other: Option<Parameters>,
     /// Number of rows.
     pub rows: usize,
-    /// D.
+    /// Row length D.
     pub dim: usize,
 }
 
 impl BackwardParameters {
-    /// Records both stages, with as many columns to a workgroup as suits the adapter: same bits for any number.
+    /// Records both stages with the number of columns per workgroup that suits the adapter. The bits do not depend on
+    /// it.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.row_lanes());
     }
 
-    /// Records both stages with `lanes` columns to a workgroup.
+    /// Records both stages with `lanes` columns per workgroup.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.

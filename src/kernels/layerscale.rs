@@ -1,4 +1,4 @@
-//! LayerScale's backward pass; forward it is [`super::gemm::Epilogue::scale`].
+//! Backward pass of LayerScale. The forward pass is [`super::gemm::Epilogue::scale`].
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
@@ -10,7 +10,7 @@ static FILE: ShaderFile =
 entry_points! {
     struct Params in 16 bytes { rows: u32, dim: u32 }
     fn layerscale_backward(x: read_quads, weight: read, dy: read_quads, x_gradient: write_quads, partial: write);
-    /// The sum of the chunks.
+    /// Sums of the chunks.
     fn layerscale_sum(chunk_sums: read, dweight: write);
 }
 
@@ -18,25 +18,25 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     vec![(FILE.kernel::<layerscale_backward>(), vec![]), (FILE.kernel::<layerscale_sum>(), vec![])]
 }
 
-/// Rows that one invocation sums, as in the WGSL.
+/// CHUNK of `layerscale.wgsl`: rows that one invocation sums.
 const CHUNK: usize = 64;
 
-/// dx = dy·weight and dweight = Σ over rows of dy·x, where y = x·weight.
+/// dx = dy·weight and dweight = Σ_rows dy·x, where y = x·weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// (rows, D): what was scaled, kept by [`super::gemm::Epilogue::pre`].
+    /// Input of the scaling (rows, D), stored by [`super::gemm::Epilogue::pre`].
     pub x: Tensor,
-    /// (D).
+    /// Weight (D).
     pub weight: Tensor,
-    /// (rows, D).
+    /// Gradient of the output (rows, D).
     pub dy: Tensor,
-    /// (rows, D), written.
+    /// Gradient of the input (rows, D), written.
     pub dx: Tensor,
-    /// (D), written.
+    /// Gradient of the weight (D), written.
     pub dweight: Tensor,
     /// Number of rows.
     pub rows: usize,
-    /// D.
+    /// Row length D.
     pub dim: usize,
 }
 
@@ -58,7 +58,7 @@ impl Backward {
         let params = Params { rows: u32_of(rows), dim: u32_of(dim) };
         FILE.launch(params, layerscale_backward { x, weight, dy, x_gradient: dx, partial })
             .invocations(sums / 4)
-            // A product, and a multiply-add for the weight.
+            // A product, and a multiply-add for dweight.
             .record(recorder, name, 3.0 * x.len as f64);
         let launch = FILE.launch(params, layerscale_sum { chunk_sums: partial, dweight }).invocations(dim);
         launch.record(recorder, &format!("{name}.sum"), sums as f64);

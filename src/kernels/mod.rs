@@ -1,11 +1,14 @@
-//! Typed calls of the WGSL kernels: one file per stem, one struct per launch, every slot named.
+//! Typed calls of the WGSL kernels: one file per stem, one struct per call, a named field per buffer.
 //!
-//! Laws. Shapes are checked when a call is recorded and panic there: a wrong one is a mistake of ours. A kernel writes
-//! every element of its outputs. A kernel knows no network: no name of a layer or a weight stands here.
+//! Rules:
+//! - Shapes are checked when a call is recorded. A wrong shape is a bug in this crate and panics.
+//! - A kernel writes every element of its outputs.
+//! - A kernel knows no network: no name of a layer or a weight appears here.
 //!
-//! A launch declares its floating-point operations. An addition, multiplication, division, comparison, rounding or
-//! elementary function counts one, a multiply-add two. Matrix products and attention count their multiply-adds alone, as
-//! every engine does, so that figures compare. What is done once per row or workgroup beside a loop over a row is left out.
+//! A call declares its floating-point operations. An addition, multiplication, division, comparison, rounding or
+//! elementary function counts as one operation, a multiply-add as two. Matrix products and attention count their
+//! multiply-adds alone, as other engines do, so that figures are comparable. Work done once per row or workgroup,
+//! outside the loop over the row, is not counted.
 
 pub mod accumulate;
 pub mod adam;
@@ -34,7 +37,7 @@ use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Storage, Tensor};
 /// Invocations per workgroup of the element-wise kernels.
 const THREADS: usize = ShaderFile::WORKGROUP_SIZE;
 
-/// Every kernel in every variant that a menu can pick: what the shader tests assemble and validate.
+/// Every kernel in every variant that can be selected. The shader tests assemble and validate these.
 pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
     let mut all = Vec::new();
     for stem in [
@@ -67,7 +70,7 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
     all
 }
 
-/// Checks the length of a tensor, if there is one, against its shape.
+/// Checks the length of a tensor against its shape. Does nothing for `None`.
 #[track_caller]
 fn expect(recorder: &Recorder<'_>, name: &str, tensor: impl Into<Option<Tensor>>, shape: &[usize]) {
     let Some(tensor) = tensor.into() else { return };
@@ -81,13 +84,13 @@ fn expect(recorder: &Recorder<'_>, name: &str, tensor: impl Into<Option<Tensor>>
     );
 }
 
-/// Checks that rows of D elements are whole quads.
+/// Checks that rows of D elements consist of whole quads.
 #[track_caller]
 fn expect_quads(recorder: &Recorder<'_>, dim: usize) {
     assert!(dim.is_multiple_of(4), "{}: D = {dim} isn't a multiple of 4", recorder.label(""));
 }
 
-/// A dimension as WGSL counts it.
+/// A dimension as the u32 that WGSL uses.
 #[track_caller]
 fn u32_of(value: usize) -> u32 {
     u32::try_from(value).unwrap_or_else(|_| panic!("{value} exceeds a u32 index"))

@@ -1,4 +1,4 @@
-//! Copies of f32 parameters in the storage that products read them in.
+//! Copies f32 parameters to the storage in which matrix products read them.
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
@@ -18,9 +18,9 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
 /// narrow = wide, rounded to its storage.
 #[derive(Debug, Clone, Copy)]
 pub struct Narrow {
-    /// Any shape of f32, a multiple of 4.
+    /// Parameters in f32, of any shape; the length is a multiple of 4.
     pub wide: Tensor,
-    /// As many elements in any storage, written.
+    /// Copies, of the same length in any storage; written.
     pub narrow: Tensor,
 }
 
@@ -36,7 +36,7 @@ impl Narrow {
         let quads = wide.len / 4;
         FILE.launch(Params { quads: u32_of(quads) }, narrow_forward { wide, narrow })
             .invocations(quads)
-            // One rounding each.
+            // One rounding per element.
             .record(recorder, name, wide.len as f64);
     }
 }

@@ -1,7 +1,7 @@
-//! A linear layer for each part, all parts in one launch, and its backward pass.
+//! A linear layer for each part, all parts in one dispatch, and the backward pass.
 //!
-//! Three WGSL files compute the same bits: `part_linear.wgsl` (any shape), and for inputs that are a multiple of 4
-//! `part_linear_wide.wgsl` and `part_linear_subgroup.wgsl` (CPU adapters).
+//! Three WGSL files compute the same bits: `part_linear.wgsl` for any shape, and, if the number of inputs is a multiple
+//! of 4, `part_linear_wide.wgsl` and `part_linear_subgroup.wgsl` (for CPU adapters).
 
 use super::{THREADS, expect, u32_of};
 use crate::entry_points;
@@ -9,9 +9,8 @@ use crate::gpu::{Constants, Family, Kernel, Recorder, ShaderFile, Tensor, Tensor
 
 /// One invocation per output.
 static PLAIN: ShaderFile = ShaderFile::new("part_linear", include_str!("../../shaders/part_linear.wgsl"));
-/// Four inputs to a load or an invocation.
-static WIDE: ShaderFile =
-    ShaderFile::new("part_linear_wide", include_str!("../../shaders/part_linear_wide.wgsl"));
+/// Loads quads of inputs.
+static WIDE: ShaderFile = ShaderFile::new("part_linear_wide", include_str!("../../shaders/part_linear_wide.wgsl"));
 /// One subgroup per workgroup.
 static SUBGROUP: ShaderFile =
     ShaderFile::new("part_linear_subgroup", include_str!("../../shaders/part_linear_subgroup.wgsl"))
@@ -22,9 +21,9 @@ entry_points! {
         batch: u32, parts: u32, inputs: u32, outputs: u32, sample_stride: u32, part_stride: u32
     }
     fn part_linear_forward(weight: read, x: read, bias: read, y: write);
-    /// The gradient of the inputs.
+    /// Gradient of the inputs.
     fn part_linear_backward_input(weight: read, x_gradient: write, dy: read);
-    /// The gradient of weight and bias.
+    /// Gradients of weight and bias.
     fn part_linear_backward_weight(dweight: write, x: read, dy: read, dbias: write);
 }
 
@@ -49,14 +48,14 @@ const EACH: usize = 4;
 /// ROWS of `part_linear_subgroup.wgsl`.
 const ROWS: usize = 32;
 
-/// Which of three files computes; all give the same bits.
+/// The file to use. All give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tile {
     /// `part_linear.wgsl`.
     Plain,
     /// `part_linear_wide.wgsl`.
     Wide,
-    /// `part_linear_subgroup.wgsl`, where every subgroup has this many lanes.
+    /// `part_linear_subgroup.wgsl`, for subgroups of exactly this many lanes.
     Subgroup(u32),
 }
 
@@ -77,32 +76,32 @@ impl Tile {
     }
 }
 
-/// How the inputs of all samples and parts are laid out.
+/// Memory layout of the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// (B, R, I), as the parts leave the network.
+    /// (B, R, I): the layout of the network's parts.
     SampleFirst,
-    /// (R, B, I), as these layers write their own outputs.
+    /// (R, B, I): the layout of these layers' outputs.
     PartFirst,
 }
 
-/// B, R, I, O and the layout of the inputs.
+/// Dimensions, and the layout of the inputs.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// R.
+    /// Parts R.
     pub parts: usize,
-    /// I.
+    /// Inputs per part I.
     pub inputs: usize,
-    /// O.
+    /// Outputs per part O.
     pub outputs: usize,
-    /// Of the inputs and their gradient.
+    /// Layout of the inputs and of their gradient.
     pub layout: Layout,
 }
 
 impl Shape {
-    /// Words between two samples and between two parts of the inputs.
+    /// Elements between two samples and between two parts of the inputs.
     pub fn strides(&self) -> (usize, usize) {
         match self.layout {
             Layout::SampleFirst => (self.parts * self.inputs, self.inputs),
@@ -110,7 +109,7 @@ impl Shape {
         }
     }
 
-    /// The tiles that can compute it on a family of adapters, the fastest last.
+    /// The tiles that can compute this shape on a family of adapters, the fastest last.
     pub fn menu(&self, family: Family) -> Vec<Tile> {
         match family {
             _ if !self.inputs.is_multiple_of(4) => vec![Tile::Plain],
@@ -119,7 +118,7 @@ impl Shape {
         }
     }
 
-    /// The quickest for a family.
+    /// The fastest tile for a family.
     pub fn tile(&self, family: Family) -> Tile {
         self.menu(family).pop().unwrap_or(Tile::Plain)
     }
@@ -136,12 +135,12 @@ impl Shape {
         }
     }
 
-    /// Workgroups that own so many of `columns` and of `rows` each, for every part.
+    /// Grid of workgroups that own `each` columns and `height` rows, for every part.
     fn grid(&self, [columns, each]: [usize; 2], [rows, height]: [usize; 2]) -> [u32; 3] {
         [u32_of(columns.div_ceil(each)), u32_of(rows.div_ceil(height)), u32_of(self.parts)]
     }
 
-    /// Records one of three launches, which all do as much.
+    /// Records one of the three kernels, which take the same number of operations.
     fn record<T>(&self, recorder: &mut Recorder<'_>, name: &str, tile: Tile, tensors: T, grid: [u32; 3])
     where
         T: Tensors<Params = Params>,
@@ -164,25 +163,25 @@ impl Shape {
 /// y\[r,b\] = weight\[r\]·x\[b,r\] + bias\[r\].
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
-    /// (B, R, I) or (R, B, I).
+    /// Inputs (B, R, I) or (R, B, I).
     pub x: Tensor,
-    /// (R, O, I).
+    /// Weights (R, O, I).
     pub weight: Tensor,
-    /// (R, O).
+    /// Biases (R, O).
     pub bias: Tensor,
-    /// (R, B, O), written.
+    /// Outputs (R, B, O), written.
     pub y: Tensor,
     /// Dimensions and layout of x.
     pub shape: Shape,
 }
 
 impl Forward {
-    /// Records the kernel.
+    /// Records the kernel with the fastest tile.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, self.shape.tile(recorder.context.family()));
     }
 
-    /// Records the kernel of the caller's choice.
+    /// Records the kernel with `tile`.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape, or I isn't a multiple of 4 and the tile isn't [`Tile::Plain`].
@@ -203,26 +202,26 @@ impl Forward {
     }
 }
 
-/// dx\[b,r\] = dy\[r,b\]·weight\[r\], the gradient of [`Forward`]'s x.
+/// dx\[b,r\] = dy\[r,b\]·weight\[r\], the gradient of [`Forward::x`].
 #[derive(Debug, Clone, Copy)]
 pub struct BackwardInput {
-    /// (R, O, I).
+    /// Weights (R, O, I).
     pub weight: Tensor,
-    /// (R, B, O).
+    /// Gradient of the outputs (R, B, O).
     pub dy: Tensor,
-    /// As x, written.
+    /// Gradient of the inputs, in their layout; written.
     pub dx: Tensor,
     /// Dimensions and layout of x.
     pub shape: Shape,
 }
 
 impl BackwardInput {
-    /// Records the kernel.
+    /// Records the kernel with the fastest tile.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, self.shape.tile(recorder.context.family()));
     }
 
-    /// Records the kernel of the caller's choice.
+    /// Records the kernel with `tile`.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape, or I isn't a multiple of 4 and the tile isn't [`Tile::Plain`].
@@ -246,25 +245,25 @@ impl BackwardInput {
 /// dweight\[r\] = dy\[r\]ᵀ·x\[r\] and dbias\[r\] = Σ_b dy\[r,b\], the gradients of [`Forward`]'s parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct BackwardWeight {
-    /// (B, R, I) or (R, B, I).
+    /// Inputs (B, R, I) or (R, B, I).
     pub x: Tensor,
-    /// (R, B, O).
+    /// Gradient of the outputs (R, B, O).
     pub dy: Tensor,
-    /// (R, O, I), written.
+    /// Gradient of the weights (R, O, I), written.
     pub dweight: Tensor,
-    /// (R, O), written.
+    /// Gradient of the biases (R, O), written.
     pub dbias: Tensor,
     /// Dimensions and layout of x.
     pub shape: Shape,
 }
 
 impl BackwardWeight {
-    /// Records the kernel.
+    /// Records the kernel with the fastest tile.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, self.shape.tile(recorder.context.family()));
     }
 
-    /// Records the kernel of the caller's choice.
+    /// Records the kernel with `tile`.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape, or I isn't a multiple of 4 and the tile isn't [`Tile::Plain`].

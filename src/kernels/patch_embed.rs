@@ -1,15 +1,14 @@
-//! Patch embedding: a convolution as a matrix product whose left rows are gathered from the image.
+//! Patch embedding: a convolution as a matrix product whose left operand is gathered from the image.
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
 use crate::gpu::{Constants, Family, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 use crate::shape::ImageSize;
 
-/// Register tiles fed from workgroup memory.
-static TILED: ShaderFile = ShaderFile::new("patch_embed", include_str!("../../shaders/patch_embed.wgsl"))
-    .workgroup_size(WorkgroupSize::Tile)
-    .quads();
-/// One subgroup per workgroup.
+/// The tiled family: tiles in workgroup memory and registers.
+static TILED: ShaderFile =
+    ShaderFile::new("patch_embed", include_str!("../../shaders/patch_embed.wgsl")).workgroup_size(WorkgroupSize::Tile).quads();
+/// The subgroup family: one subgroup per workgroup.
 static SUBGROUP: ShaderFile =
     ShaderFile::new("patch_embed_subgroup", include_str!("../../shaders/patch_embed_subgroup.wgsl"))
         .subgroups()
@@ -20,7 +19,7 @@ entry_points! {
         height: u32, width: u32, side: u32, stride: u32, rows: u32, columns: u32, batch: u32, dim: u32, prefix: u32
     }
     fn patch_embed_forward(image: read, weight: read, bias: read if HAS_BIAS, patches: write);
-    /// The gradients of weight and bias.
+    /// Gradients of weight and bias.
     fn patch_embed_backward(image: read, dtokens: read_quads, dweight: write, dbias: write if HAS_BIAS);
 }
 
@@ -37,7 +36,7 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
         .collect()
 }
 
-/// BM = BN of the tiled family, as in its WGSL.
+/// BM = BN of `patch_embed.wgsl`.
 const SIDE: usize = 32;
 /// ROWS of the subgroup family.
 const ROWS: u32 = 32;
@@ -49,7 +48,7 @@ fn file_of(family: Family) -> (&'static ShaderFile, Constants) {
     }
 }
 
-/// Workgroups along outputs (32 or 4·lanes of them each) and along rows (32 each).
+/// Grid of workgroups: along columns (32 or 4·lanes per workgroup) and along rows (32 per workgroup).
 fn workgroups(family: Family, columns: usize, rows: usize) -> [u32; 3] {
     let [x, y] = match family {
         Family::Tiled => [columns.div_ceil(SIDE), rows.div_ceil(SIDE)],
@@ -64,26 +63,26 @@ fn grid(size: ImageSize, patch: usize, stride: usize) -> (usize, usize) {
     (along(size.height), along(size.width))
 }
 
-/// Every patch of every image, projected to D values.
+/// Projects every patch of every image to D values.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
-    /// (B, 3, height, width).
+    /// Images (B, 3, height, width).
     pub image: Tensor,
-    /// (D, 3, P, P).
+    /// Weights (D, 3, P, P).
     pub weight: Tensor,
-    /// (D).
+    /// Biases (D).
     pub bias: Option<Tensor>,
-    /// (B, N, D), written.
+    /// Embedded patches (B, N, D), written.
     pub patches: Tensor,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// Height and width of an image, in pixels.
+    /// Height and width of an image in pixels.
     pub size: ImageSize,
-    /// P, side of a patch in pixels.
+    /// Side of a patch in pixels P.
     pub patch: usize,
-    /// Pixels from one patch to the next.
+    /// Step between patches in pixels.
     pub stride: usize,
-    /// D.
+    /// Width of a token D.
     pub dim: usize,
 }
 
@@ -93,7 +92,7 @@ impl Forward {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernel of one family.
+    /// Records the kernel of `family`.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
@@ -125,28 +124,28 @@ impl Forward {
     }
 }
 
-/// dweight and dbias of the patches' gradients, read where they stand among those of all tokens.
+/// Gradients of weights and biases. Reads the gradients of patches among those of all tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// (B, 3, height, width).
+    /// Images (B, 3, height, width).
     pub image: Tensor,
-    /// (B, prefix + N, D).
+    /// Gradient of the tokens (B, prefix + N, D).
     pub dtokens: Tensor,
-    /// (D, 3, P, P), written.
+    /// Gradient of the weights (D, 3, P, P), written.
     pub dweight: Tensor,
-    /// (D), written.
+    /// Gradient of the biases (D), written.
     pub dbias: Option<Tensor>,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// Height and width of an image, in pixels.
+    /// Height and width of an image in pixels.
     pub size: ImageSize,
-    /// P, side of a patch in pixels.
+    /// Side of a patch in pixels P.
     pub patch: usize,
-    /// Pixels from one patch to the next.
+    /// Step between patches in pixels.
     pub stride: usize,
-    /// Tokens before an image's patches.
+    /// Tokens of an image before its patches.
     pub prefix: usize,
-    /// D.
+    /// Width of a token D.
     pub dim: usize,
 }
 
@@ -156,7 +155,7 @@ impl Backward {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernel of one family.
+    /// Records the kernel of `family`.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.

@@ -1,4 +1,4 @@
-//! Attention rollout of one image: a block's attention as a T × T matrix, and a row carried through it.
+//! Attention rollout for one image: the attention of a block as a T × T matrix, and a row multiplied by it.
 
 use super::{expect, u32_of};
 use crate::entry_points;
@@ -8,9 +8,9 @@ static FILE: ShaderFile = ShaderFile::new("rollout", include_str!("../../shaders
 
 entry_points! {
     struct Params in 16 bytes { tokens: u32, heads: u32, quads: u32, scale: f32 }
-    /// Mean attention of a block's heads, half of it, beside the other half that comes past the block.
+    /// Mean attention over a block's heads, blended with the identity for the residual path.
     fn rollout_probabilities(qkv: read, lse: read, mixed: write);
-    /// A row times such a matrix.
+    /// Multiplies a row by such a matrix.
     fn rollout_multiply(row: read, matrix: read, carried: write);
 }
 
@@ -21,17 +21,17 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
 /// mixed = ½·mean over heads of softmax(Q·Kᵀ/√Dh) + ½·identity, for one image.
 #[derive(Debug, Clone, Copy)]
 pub struct Probabilities {
-    /// (T, 3, H, Dh).
+    /// Queries, keys and values (T, 3, H, Dh).
     pub qkv: Tensor,
-    /// (H, T): log-sum-exp of each row of scores, as [`attention::Forward`](super::attention::Forward) leaves it.
+    /// Log-sum-exp of each row of scores (H, T), from [`attention::Forward`](super::attention::Forward).
     pub lse: Tensor,
-    /// (T, T), written: rows are queries and sum to 1.
+    /// Blended attention (T, T), written. Rows are queries and sum to 1.
     pub mixed: Tensor,
-    /// T.
+    /// Tokens per image T.
     pub tokens: usize,
-    /// H.
+    /// Heads H.
     pub heads: usize,
-    /// Dh, a multiple of 4.
+    /// Width of a head Dh, a multiple of 4.
     pub head_dim: usize,
 }
 
@@ -39,7 +39,7 @@ impl Probabilities {
     /// Records the kernel.
     ///
     /// # Panics
-    /// If a tensor doesn't fit its shape or the head's width isn't a multiple of 4.
+    /// If a tensor doesn't fit its shape or Dh isn't a multiple of 4.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let Probabilities { qkv, lse, mixed, tokens, heads, head_dim } = *self;
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
@@ -54,7 +54,7 @@ impl Probabilities {
         };
         FILE.launch(params, rollout_probabilities { qkv, lse, mixed })
             .invocations(mixed.len)
-            // A head's product of rows, then scale, lse, exp and their sum; its mean and what comes past it.
+            // Per head a product of rows, then scale, lse, exp and sum; then the mean and the residual path.
             .record(recorder, name, (mixed.len * (heads * (2 * head_dim + 4) + 2)) as f64);
     }
 }
@@ -62,13 +62,13 @@ impl Probabilities {
 /// carried\[j\] = Σ_i row\[i\]·matrix\[i,j\].
 #[derive(Debug, Clone, Copy)]
 pub struct Multiply {
-    /// (T).
+    /// Row (T).
     pub row: Tensor,
-    /// (T, T).
+    /// Matrix (T, T).
     pub matrix: Tensor,
-    /// (T), written.
+    /// Product (T), written.
     pub carried: Tensor,
-    /// T.
+    /// Tokens T.
     pub tokens: usize,
 }
 

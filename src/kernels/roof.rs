@@ -1,5 +1,5 @@
-//! The adapter's roofs: nothing but multiply-adds, of numbers or of whole fragments on matrix units, and nothing but copies. No
-//! network has them; benches divide by them.
+//! Roofs of the adapter: kernels of multiply-adds alone, on scalars or on fragments of matrix units, and of copies
+//! alone. Benches divide by them; networks use none.
 
 use super::{THREADS, expect, u32_of};
 use crate::entry_points;
@@ -39,30 +39,30 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     chains.into_iter().chain(copies).chain(fragments).collect()
 }
 
-/// How many chains an invocation may have: which is best depends on the adapter's registers and latencies.
+/// Numbers of chains per invocation to try. The best one depends on the adapter's registers and latencies.
 pub const ACCUMULATORS: [u32; 5] = [1, 2, 3, 4, 8];
 
-/// How many vec4 an invocation may copy.
+/// Numbers of vec4 per invocation of copy to try.
 pub const EACH: [u32; 2] = [1, 4];
 
-/// Links of a chain in one turn of the loop, as in the WGSL.
+/// TOGETHER of `roof.wgsl`: links of a chain per iteration of the loop.
 pub const TOGETHER: u32 = 8;
 
-/// Turns that an invocation may take, by the shader's header.
+/// Limit of loop iterations, from the header of `roof.wgsl`.
 const MOST_TURNS: u32 = 4096;
 
-/// y\[i\] = Σ_a x_a after `TOGETHER · turns` times x_a = x_a · multiplier + addend.
+/// y\[i\] = Σ_a x_a after `TOGETHER · turns` iterations of x_a = x_a · multiplier + addend.
 #[derive(Debug, Clone, Copy)]
 pub struct MultiplyAdd {
-    /// (count, 4), written.
+    /// Sums (count, 4), written.
     pub y: Tensor,
-    /// Chains of an invocation, one of [`ACCUMULATORS`].
+    /// Chains per invocation, one of [`ACCUMULATORS`].
     pub accumulators: u32,
-    /// Turns of the loop, below 4,096.
+    /// Iterations of the loop, below 4,096.
     pub turns: u32,
-    /// From 0 to 1, so that nothing overflows.
+    /// Factor of every link, from 0 to 1 so that nothing overflows.
     pub multiplier: f32,
-    /// Any.
+    /// Addend of every link, any value.
     pub addend: f32,
 }
 
@@ -70,7 +70,7 @@ impl MultiplyAdd {
     /// Records the kernel.
     ///
     /// # Panics
-    /// If y isn't whole vec4 or there are too many turns.
+    /// If the length of y isn't a multiple of 4, or `turns` is out of range.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let MultiplyAdd { y, accumulators, turns, multiplier, addend } = *self;
         let count = y.len / 4;
@@ -89,11 +89,11 @@ impl MultiplyAdd {
 /// to_words = from_words.
 #[derive(Debug, Clone, Copy)]
 pub struct CopyWords {
-    /// (count, 4).
+    /// Words to read (count, 4).
     pub from_words: Tensor,
-    /// As `from_words`, written.
+    /// Copy of the words (count, 4), written.
     pub to_words: Tensor,
-    /// vec4 that an invocation copies, one of [`EACH`].
+    /// vec4 per invocation, one of [`EACH`].
     pub each: u32,
 }
 
@@ -101,7 +101,7 @@ impl CopyWords {
     /// Records the kernel.
     ///
     /// # Panics
-    /// If the tensors aren't whole vec4 or differ in length.
+    /// If the length of a tensor isn't a multiple of 4, or the lengths differ.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let CopyWords { from_words, to_words, each } = *self;
         let count = from_words.len / 4;
@@ -115,19 +115,20 @@ impl CopyWords {
     }
 }
 
-/// Blocks of a workgroup of [`MultiplyFragments`], as in the WGSL.
+/// BLOCKS of `roof_cooperative.wgsl`: blocks of a workgroup of [`MultiplyFragments`].
 pub const BLOCKS: usize = 16;
 
 /// y\[g, b, 2·i + j\] = `TOGETHER · turns` · left\[b, i\]·right\[j\], products of fragments of side × side.
 #[derive(Debug, Clone, Copy)]
 pub struct MultiplyFragments {
-    /// (2·[`BLOCKS`] + 2, side, side), halves: left sides of all blocks, then two right sides, turned.
+    /// Operands in f16 (2·[`BLOCKS`] + 2, side, side): the left operands of all blocks, then two right ones,
+    /// transposed.
     pub operands: Tensor,
-    /// (groups, [`BLOCKS`], 4, side, side), f32, written.
+    /// Sums in f32 (groups, [`BLOCKS`], 4, side, side), written.
     pub y: Tensor,
     /// Side of a fragment, 16 or 8.
     pub side: u32,
-    /// Turns of the loop, below 4,096.
+    /// Iterations of the loop, below 4,096.
     pub turns: u32,
 }
 
@@ -135,7 +136,7 @@ impl MultiplyFragments {
     /// Records the kernel.
     ///
     /// # Panics
-    /// If a tensor doesn't fit its shape or there are too many turns.
+    /// If a tensor doesn't fit its shape, or `turns` is out of range.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let MultiplyFragments { operands, y, side, turns } = *self;
         let file = if side == 16 { &FRAGMENTS_16 } else { &FRAGMENTS_8 };

@@ -1,4 +1,4 @@
-//! The sequence that enters the transformer: prefix tokens, then patches, plus positions where a token has one.
+//! The input sequence of the transformer: prefix tokens, then patches, plus position embeddings.
 
 use super::{expect, expect_quads, u32_of};
 use crate::entry_points;
@@ -18,12 +18,12 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
 
 impl Params {
     /// # Panics
-    /// If more prefix tokens had a position than there are.
+    /// If `positions` means more prefix tokens with a position than there are.
     #[track_caller]
     fn new(batch: usize, prefix: usize, patches: usize, positions: usize, dim: usize) -> Params {
         let positioned = positions.checked_sub(patches).filter(|&rows| rows <= prefix);
         let positioned = positioned.unwrap_or_else(|| {
-            panic!("{positions} rows of positions for {patches} patches behind {prefix} tokens")
+            panic!("{positions} rows of positions for {patches} patches after {prefix} tokens")
         });
         Params {
             batch: u32_of(batch),
@@ -35,22 +35,22 @@ impl Params {
     }
 }
 
-/// tokens = [prefix; patches] + position, where the first S of P prefix tokens and all patches have a position.
+/// tokens = [prefix; patches] + position. The first S of P prefix tokens and all patches have a position.
 #[derive(Debug, Clone, Copy)]
 pub struct Forward {
-    /// (P, D): class token, then distillation or register tokens.
+    /// Prefix tokens (P, D): class token, then distillation or register tokens.
     pub prefix: Tensor,
-    /// (B, N, D).
+    /// Patches (B, N, D).
     pub patches: Tensor,
-    /// (S+N, D), S ≤ P.
+    /// Position embeddings (S+N, D), S ≤ P.
     pub position: Tensor,
-    /// (B, P+N, D), written.
+    /// Tokens (B, P+N, D), written.
     pub tokens: Tensor,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// N.
+    /// Patches per image N.
     pub count: usize,
-    /// D.
+    /// Width of a token D.
     pub dim: usize,
 }
 
@@ -76,20 +76,20 @@ impl Forward {
     }
 }
 
-/// dprefix and dposition are Σ_b dtokens\[b,t\] of their tokens t. What patches get are rows of dtokens already.
+/// dprefix and dposition are Σ_b dtokens\[b,t\] of their tokens t. The gradients of patches are rows of dtokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// (B, P+N, D).
+    /// Gradient of the tokens (B, P+N, D).
     pub dtokens: Tensor,
-    /// (P, D), written.
+    /// Gradient of the prefix tokens (P, D), written.
     pub dprefix: Tensor,
-    /// (S+N, D), S ≤ P, written.
+    /// Gradient of the position embeddings (S+N, D), S ≤ P, written.
     pub dposition: Tensor,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// N.
+    /// Patches per image N.
     pub count: usize,
-    /// D.
+    /// Width of a token D.
     pub dim: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Streaming top-k: the nearest rows of a gallery that comes tile by tile.
+//! Streaming top-k: the nearest rows of a gallery that is read tile by tile.
 
 use super::{expect, u32_of};
 use crate::entry_points;
@@ -24,8 +24,8 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     all.into_iter().map(|(file, constants)| (file.kernel::<topk_merge>(), constants)).collect()
 }
 
-/// As many invocations to a query as a GPU likes. On CPU adapters a short list lies in the registers of a subgroup, and a longer
-/// one gets few invocations where waiting for each other and ranking among many costs most.
+/// ShaderFile and constants. GPUs use 64 invocations per query. CPU adapters keep a short list in the registers of a
+/// subgroup. For a longer one they use few invocations where barriers and ranking among many cost most.
 fn file_of(family: Family, capacity: u32) -> (&'static ShaderFile, Constants) {
     match family {
         Family::Subgroup(lanes) if capacity == SHORT => (&SUBGROUP, vec![("SUB", lanes)]),
@@ -34,66 +34,66 @@ fn file_of(family: Family, capacity: u32) -> (&'static ShaderFile, Constants) {
     }
 }
 
-/// Most rows that can be asked for: more don't fit into workgroup memory.
+/// Largest k. More pairs don't fit into workgroup memory.
 pub const MAX_K: usize = 1024;
-/// Distance where the gallery has fewer than k rows: FAR of `topk.wgsl`.
+/// Distance of an unused slot if the gallery has fewer than k rows: FAR of `topk.wgsl`.
 pub const FAR: f32 = 1e30;
-/// Index where the gallery has fewer than k rows: NOBODY of `topk.wgsl`.
+/// Index of an unused slot if the gallery has fewer than k rows: NOBODY of `topk.wgsl`.
 pub const NOBODY: u32 = u32::MAX;
 /// Words of `place`.
 pub const PLACE_WORDS: usize = 3;
 
-/// Which part of the gallery a tile is: what changes from replay to replay.
+/// Position of a tile in the gallery. It changes from replay to replay.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
-    /// Index of its first row in the gallery.
+    /// Gallery index of the tile's first row.
     pub first: u32,
-    /// Number of its rows; further columns of the tile are left out.
+    /// Number of the tile's rows. Further columns are ignored.
     pub count: u32,
-    /// Whether it is the first tile: nothing is near yet.
+    /// True for the first tile, before which nothing is kept.
     pub fresh: bool,
 }
 
 impl Place {
-    /// The words that the kernel reads.
+    /// The words to upload.
     pub fn words(&self) -> [u32; PLACE_WORDS] {
         [self.first, self.count, u32::from(self.fresh)]
     }
 }
 
-/// CAPACITY of `topk_subgroup.wgsl`.
+/// Capacity of `topk_subgroup.wgsl`.
 const SHORT: u32 = 64;
-/// Values of CAPACITY, ascending.
+/// Values of CAPACITY, in ascending order.
 pub const CAPACITIES: [u32; 3] = [SHORT, 256, MAX_K as u32];
-/// Most columns of one launch.
+/// Largest number of columns per dispatch.
 const COLUMNS: usize = 4096;
 
-/// nearest = the k nearest of what was nearest so far and a tile of distances, equal distances by index.
+/// nearest = the k nearest of the rows found so far and of a tile. Equal distances are ordered by index.
 #[derive(Debug, Clone, Copy)]
 pub struct Merge {
-    /// (Q, G).
+    /// Distances of the tile (Q, G).
     pub distances: Tensor,
     /// [`Place::words`].
     pub place: Tensor,
-    /// (Q, k), ascending, read and written; [`FAR`] where nothing is.
+    /// Distances of the nearest rows (Q, k), ascending, read and written. [`FAR`] in unused slots.
     pub nearest_distance: Tensor,
-    /// (Q, k), read and written; [`NOBODY`] where nothing is.
+    /// Indices of the nearest rows (Q, k), read and written. [`NOBODY`] in unused slots.
     pub nearest_index: Tensor,
-    /// Q.
+    /// Queries Q.
     pub queries: usize,
-    /// G.
+    /// Columns of the tile G.
     pub gallery: usize,
-    /// k, from 1 to [`MAX_K`].
+    /// Neighbours to keep, from 1 to [`MAX_K`].
     pub k: usize,
 }
 
 impl Merge {
-    /// Records the kernel as it suits the adapter.
+    /// Records the kernel in the variant that suits the adapter.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernel as it suits a family of adapters, once for every 4096 columns.
+    /// Records the kernel in the variant for a family of adapters, once for every 4096 columns.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape, or k is out of range.
@@ -118,7 +118,7 @@ impl Merge {
             file.launch(params, topk_merge { distances, place, nearest_distance, nearest_index })
                 .constants(constants.clone())
                 .workgroups(queries)
-                // One comparison a column at least; how many more depends on the distances.
+                // At least one comparison per column. The exact number depends on the distances.
                 .record(recorder, name, (queries * (end - start)) as f64);
         }
     }

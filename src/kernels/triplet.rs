@@ -1,4 +1,4 @@
-//! Batch-hard triplet loss on the parts of an image concatenated: distances, mining, gradient.
+//! Batch-hard triplet loss on the concatenated parts of an image: distances, mining, gradient.
 
 use super::gradnorm::CONTROL_WORDS;
 use super::{THREADS, expect, u32_of};
@@ -15,9 +15,9 @@ entry_points! {
     struct Params in 16 bytes { batch: u32, length: u32, margin: f32 }
     /// Distances of all pairs.
     fn triplet_distances(parts: read, distances: write);
-    /// Every anchor's hardest images, and its loss.
+    /// The hardest images of every anchor, and its loss.
     fn triplet_mine(labels: read, measured: read, loss: write, choice: write);
-    /// The gradient, added to what is there.
+    /// The gradient, added to the existing one.
     fn triplet_backward(parts: read, measured: read, chosen: read, dparts: update, control: read);
 }
 
@@ -38,29 +38,29 @@ fn subgroup(lanes: u32) -> Constants {
 /// ROWS of `triplet_subgroup.wgsl`.
 const ROWS: u32 = 16;
 
-/// In `choice`: the anchor has no loss.
+/// Value in `choice` of an anchor without a loss.
 pub const NONE: u32 = u32::MAX;
 
 /// distances\[i,j\] = √max(Σ_k (parts\[i,k\] - parts\[j,k\])², 1e-12).
 #[derive(Debug, Clone, Copy)]
 pub struct Distances {
-    /// (B, L): the unnormalised parts (B, R, D) of an image as one row.
+    /// Parts (B, L): the unnormalised parts (B, R, D) of each image as one row.
     pub parts: Tensor,
-    /// (B, B), written.
+    /// Distances (B, B), written.
     pub distances: Tensor,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// L = R·D.
+    /// Row length L = R·D.
     pub length: usize,
 }
 
 impl Distances {
-    /// Records the kernel as it suits the adapter.
+    /// Records the kernel in the variant that suits the adapter.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.family());
     }
 
-    /// Records the kernel as it suits a family of adapters; all give the same bits.
+    /// Records the kernel in the variant for a family of adapters. All give the same bits.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape.
@@ -79,25 +79,26 @@ impl Distances {
         file.launch(params, triplet_distances { parts, distances })
             .constants(constants)
             .grid(grid)
-            // A difference and a multiply-add.
+            // A subtraction and a multiply-add.
             .record(recorder, name, 3.0 * (distances.len * length) as f64);
     }
 }
 
-/// loss\[i\] = max(0, distance to the farthest of the same label - distance to the nearest of another + margin).
+/// loss\[i\] = max(0, distance to the farthest image with its label - distance to the nearest with another label +
+/// margin).
 #[derive(Debug, Clone, Copy)]
 pub struct Mine {
-    /// (B, B).
+    /// [`Distances`] (B, B).
     pub distances: Tensor,
-    /// (B), u32.
+    /// Labels (B), u32.
     pub labels: Tensor,
-    /// (B), written: not yet divided by B; 0 where an anchor lacks one of the two.
+    /// Losses (B), written; not divided by B. 0 if an anchor lacks one of the two images.
     pub loss: Tensor,
-    /// (B, 2), u32, written: the two images, or [`NONE`] twice where the loss is 0.
+    /// The two images of each anchor (B, 2), u32, written. [`NONE`] twice where the loss is 0.
     pub choice: Tensor,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// How much nearer than any other person the same one shall be.
+    /// Required difference between the two distances.
     pub margin: f32,
 }
 
@@ -115,27 +116,27 @@ impl Mine {
         let params = Params { batch: u32_of(batch), length: 0, margin };
         FILE.launch(params, triplet_mine { labels, measured: distances, loss, choice })
             .invocations(batch)
-            // One comparison each; whether a distance is finite its bits say.
+            // One comparison per pair. Tests of bits are not counted.
             .record(recorder, name, distances.len as f64);
     }
 }
 
-/// dparts += scale times the gradient of (1/B) Σ_i loss\[i\].
+/// dparts += loss scale times the gradient of (1/B) Σ_i loss\[i\].
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// (B, L).
+    /// Parts (B, L).
     pub parts: Tensor,
-    /// (B, B).
+    /// [`Distances`] (B, B).
     pub distances: Tensor,
-    /// (B, 2), u32.
+    /// `choice` of [`Mine`] (B, 2), u32.
     pub choice: Tensor,
-    /// (B, L), read and written.
+    /// Gradient of the parts (B, L), read and written.
     pub dparts: Tensor,
-    /// The `control` words, whose scale multiplies what is added.
+    /// The `control` words with the loss scale.
     pub control: Tensor,
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// L = R·D.
+    /// Row length L = R·D.
     pub length: usize,
 }
 
@@ -154,8 +155,8 @@ impl Backward {
         let params = Params { batch: u32_of(batch), length: u32_of(length), margin: 0.0 };
         FILE.launch(params, triplet_backward { parts, measured: distances, chosen: choice, dparts, control })
             .invocations(length)
-            // For each anchor, which has a choice at most, and each column two differences with their two factors 6, the
-            // shares 6 and what is added to three rows 4.
+            // For each anchor (it has one choice at most) and each column: two differences with two factors 6, the
+            // shares 6, and the additions to three rows 4.
             .record(recorder, name, 16.0 * (batch * length) as f64);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Exact;
 
-/// One element of the sum.
+/// sum + addend of one element.
 pub fn forward(sum: f32, addend: f32) -> Exact {
     let value = f64::from(sum) + f64::from(addend);
     Exact { value, scale: value.abs() }

@@ -2,22 +2,22 @@
 
 use super::Exact;
 
-/// The settings of a step.
+/// Settings of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Adam {
     /// Learning rate.
     pub rate: f64,
-    /// What the first moment keeps.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// What the second moment keeps.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
-    /// L2 coefficient.
+    /// Weight decay.
     pub decay: f64,
-    /// AdamW: weight decay apart from the gradient.
+    /// True for AdamW: weight decay is applied to the parameter, not to the gradient.
     pub decoupled: bool,
-    /// What gradients are multiplied with.
+    /// Factor of the gradients.
     pub factor: f64,
 }
 
@@ -26,14 +26,14 @@ pub struct Adam {
 pub struct State {
     /// The parameter.
     pub parameter: Exact,
-    /// Mean of gradients.
+    /// First moment: running mean of gradients.
     pub first: Exact,
-    /// Mean of squared gradients.
+    /// Second moment: running mean of squared gradients.
     pub second: Exact,
 }
 
 impl Adam {
-    /// Step number `t`, from 1 on, of a parameter.
+    /// Applies step number `t`, from 1, to a parameter.
     pub fn step(&self, t: u32, parameter: f64, first: f64, second: f64, gradient: f64) -> State {
         let Adam { rate, beta1, beta2, eps, decay, decoupled, factor } = *self;
         let (parameter, gradient, magnitude) = if decoupled {
@@ -53,7 +53,7 @@ impl Adam {
         let corrected = |moment: f64, beta: f64| moment / (1.0 - beta.powf(f64::from(t)));
         let per_moment = rate / (corrected(second.value, beta2).sqrt() + eps);
         let change = per_moment * corrected(first.value, beta1);
-        // A second moment that gradient and decay cancel in is off by more than its own roundings.
+        // Where gradient and decay cancel, the relative error of the second moment exceeds its own roundings.
         let loss = if second.value > 0.0 { second.scale / second.value } else { 1.0 };
         State {
             parameter: Exact {

@@ -1,24 +1,24 @@
-//! out = softmax(Q·Kᵀ/√Dh)·V with the whole row of scores in memory, and its gradients.
+//! out = softmax(Q·Kᵀ/√Dh)·V, row by row with all scores of the row in memory, and its gradients.
 
 use super::Exact;
 
-/// The operands of one attention.
+/// The operands of attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
-    /// (B, T, 3, H, Dh).
+    /// Queries, keys and values (B, T, 3, H, Dh).
     pub qkv: &'a [f32],
-    /// T.
+    /// Tokens per image T.
     pub tokens: usize,
-    /// H.
+    /// Heads H.
     pub heads: usize,
-    /// Dh.
+    /// Width of a head Dh.
     pub head_dim: usize,
 }
 
-/// One query's results.
+/// Results of one query.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// (Dh).
+    /// Output (Dh).
     pub out: Vec<Exact>,
     /// Log-sum-exp of the scores.
     pub lse: Exact,
@@ -27,18 +27,18 @@ pub struct Row {
 /// The gradients of one head.
 #[derive(Debug, Clone)]
 pub struct Gradients {
-    /// Of queries, keys and values: (T, Dh) each.
+    /// Gradients of queries, keys and values, (T, Dh) each.
     pub dqkv: [Vec<Exact>; 3],
 }
 
 impl Attention<'_> {
-    /// The vector of query (0), key (1) or value (2) `token` of one image and head.
+    /// The query (part 0), key (1) or value (2) of `token` in one image and head.
     fn vector(&self, part: usize, image: usize, head: usize, token: usize) -> &[f32] {
         let start = (((image * self.tokens + token) * 3 + part) * self.heads + head) * self.head_dim;
         &self.qkv[start..start + self.head_dim]
     }
 
-    /// Scores of one query with all keys, scaled.
+    /// Scaled scores of one query with all keys.
     pub(super) fn scores(&self, image: usize, head: usize, token: usize) -> Vec<Exact> {
         let query = self.vector(0, image, head, token);
         let root = 1.0 / (self.head_dim as f64).sqrt();
@@ -57,8 +57,8 @@ impl Attention<'_> {
 
     /// out\[image, token, head, :\] and lse\[image, head, token\].
     ///
-    /// A score that is off by e makes its probability off by e of itself, and so does exp, by about |s - highest| ulps;
-    /// `scale` weighs each value with both.
+    /// An error e of a score changes its probability by the relative amount e. exp adds an error of about |s - highest|
+    /// ulps. `scale` weights each value with both.
     pub fn row(&self, image: usize, head: usize, token: usize) -> Row {
         let scores = self.scores(image, head, token);
         let highest = scores.iter().fold(f64::NEG_INFINITY, |most, s| most.max(s.value));
@@ -78,7 +78,7 @@ impl Attention<'_> {
             }
         }
         for o in &mut out {
-            // The divisor's error.
+            // Error of the divisor.
             o.scale += o.value.abs() * mean_doubt;
         }
         Row { out, lse: Exact { value: lse, scale: mean_doubt + highest.abs() + lse.abs() } }
@@ -86,13 +86,14 @@ impl Attention<'_> {
 
     /// dqkv of one image and head for dout (B, T, H·Dh).
     ///
-    /// The scales are for a backward that is given out and lse rounded to f32: a probability is then off by as much of
-    /// itself as its score and lse are off, and what is subtracted in ds = p·(dp - delta) by what it is made of.
+    /// The scales apply to a backward pass that reads out and lse rounded to f32. The relative error of a probability
+    /// then is the error of its score and its lse. The error of ds = p·(dp - delta) is that of its terms.
     pub fn gradients(&self, image: usize, head: usize, dout: &[f32]) -> Gradients {
         self.gradients_from(image, head, None, dout)
     }
 
-    /// The same from the `out` (B, T, H·Dh) that a forward pass stored, if it is given: in halves it is not the exact one.
+    /// As [`Self::gradients`], but from the `out` (B, T, H·Dh) that a forward pass stored, if given. In f16 it differs
+    /// from the exact one.
     pub fn gradients_from(&self, image: usize, head: usize, out: Option<&[f32]>, dout: &[f32]) -> Gradients {
         let (count, width) = (self.tokens, self.head_dim);
         let root = 1.0 / (width as f64).sqrt();
@@ -142,13 +143,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_keys_give_the_mean_and_a_far_key_wins_alone() {
+    fn equal_keys_give_the_mean_and_a_much_larger_score_decides_alone() {
         // T = 2, H = 1, Dh = 4: queries, keys and values of token 0, then of token 1.
         let mut qkv = [[1.0; 4], [0.0; 4], [2.0; 4], [1.0; 4], [0.0; 4], [6.0; 4]].concat();
         let mean = Attention { qkv: &qkv, tokens: 2, heads: 1, head_dim: 4 }.row(0, 0, 0);
         assert!((mean.out[3].value - 4.0).abs() < 1e-14);
         assert!((mean.lse.value - 2f64.ln()).abs() < 1e-14);
-        // Scores 0 and 400: exp of the larger one would overflow.
+        // Scores 0 and 400: exp(400) would overflow.
         qkv[16..20].fill(200.0);
         let far = Attention { qkv: &qkv, tokens: 2, heads: 1, head_dim: 4 }.row(0, 0, 1);
         assert_eq!((far.out[0].value, far.lse.value), (6.0, 400.0));
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn equal_keys_share_a_gradient_and_queries_get_none() {
-        // T = 2, equal keys: p = 1/2 each, so a value gets half of each output's gradient; ds adds up to nothing.
+        // T = 2, equal keys: p = 1/2 each, so a value receives half of each output's gradient, and ds sums to 0.
         let qkv = [[1.0; 4], [3.0; 4], [2.0; 4], [1.0; 4], [3.0; 4], [6.0; 4]].concat();
         let attention = Attention { qkv: &qkv, tokens: 2, heads: 1, head_dim: 4 };
         let Gradients { dqkv } = attention.gradients(0, 0, &[1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]);

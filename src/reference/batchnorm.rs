@@ -1,27 +1,27 @@
 //! Batch normalisation, ReLU and dropout per part, running statistics, and the gradients.
 //!
-//! The dropout mask is that of [`crate::rng`]: it must be the adapter's to the bit.
+//! The dropout mask is drawn by [`crate::rng`] and must equal the adapter's bit for bit.
 
 use super::Exact;
 use crate::rng;
 
-/// Which outputs a training step sets to 0.
+/// Dropout of a training step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Dropout {
-    /// Of the run.
+    /// Seed of the run.
     pub seed: u64,
-    /// The step's number.
+    /// Number of the step.
     pub step: u32,
-    /// High word of the stream.
+    /// High word of the random stream.
     pub stream: u32,
-    /// The batch's first sample's place in the epoch.
+    /// Position of the batch's first sample in the epoch.
     pub place: u32,
-    /// Share that is dropped.
+    /// Probability of dropout.
     pub drop: f32,
 }
 
 impl Dropout {
-    /// What the output of unit r·E + e for sample b is multiplied with.
+    /// Factor of the output of unit r·E + e for sample b: 0, or 1/(1 - drop).
     pub fn factor(&self, unit: usize, b: usize) -> f64 {
         let stream = u64::from(self.step) | u64::from(self.stream) << 32;
         let place = self.place.wrapping_add(b as u32);
@@ -33,43 +33,43 @@ impl Dropout {
 /// The operands of one layer.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchNorm<'a> {
-    /// (R, B, E).
+    /// Inputs (R, B, E).
     pub x: &'a [f32],
-    /// (R, E).
+    /// Weights (R, E).
     pub weight: &'a [f32],
-    /// (R, E).
+    /// Biases (R, E).
     pub bias: &'a [f32],
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// R.
+    /// Parts R.
     pub parts: usize,
-    /// E.
+    /// Units per part E.
     pub dim: usize,
     /// Added to the variance.
     pub eps: f32,
-    /// Whether negative outputs become 0.
+    /// Applies ReLU.
     pub relu: bool,
-    /// In training.
+    /// Dropout in training.
     pub dropout: Dropout,
 }
 
-/// What a training step computes of each unit (r, e).
+/// Statistics of each unit over a batch.
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
-    /// (R, E).
+    /// Means (R, E).
     pub mean: Vec<Exact>,
-    /// (R, E), biased.
+    /// Biased variances (R, E).
     pub var: Vec<Exact>,
 }
 
 /// The gradients of a layer.
 #[derive(Debug, Clone, Default)]
 pub struct Gradients {
-    /// (R, B, E).
+    /// Gradient of the inputs (R, B, E).
     pub dx: Vec<Exact>,
-    /// (R, E).
+    /// Gradient of the weights (R, E).
     pub dweight: Vec<Exact>,
-    /// (R, E).
+    /// Gradient of the biases (R, E).
     pub dbias: Vec<Exact>,
 }
 
@@ -92,14 +92,14 @@ impl BatchNorm<'_> {
             let magnitude = samples().map(f64::abs).sum::<f64>() / batch;
             let var = samples().map(|x| (x - mean).powi(2)).sum::<f64>() / batch;
             all.mean.push(Exact { value: mean, scale: magnitude });
-            // A centred sample is off by the rounding of the mean, and twice that is what its square is off by.
+            // A centred sample has the rounding error of the mean; its square has twice that relative error.
             let off = samples().map(|x| 2.0 * (x - mean).abs() * magnitude).sum::<f64>() / batch;
             all.var.push(Exact { value: var, scale: var + off });
         }
         all
     }
 
-    /// x̂ of a sample; its scale counts the mean's rounding.
+    /// x̂ of a sample. Its scale includes the rounding of the mean.
     fn normalised(&self, x: f32, mean: Exact, var: f64) -> Exact {
         let (x, rstd) = (f64::from(x), 1.0 / (var + f64::from(self.eps)).sqrt());
         Exact { value: (x - mean.value) * rstd, scale: ((x - mean.value).abs() + mean.scale) * rstd }
@@ -111,7 +111,7 @@ impl BatchNorm<'_> {
         Exact { value: normalised.value * weight + bias, scale: normalised.scale * weight.abs() + bias.abs() }
     }
 
-    /// x̂·weight + bias in training, (R, B, E): where it is near 0, ReLU has a kink.
+    /// x̂·weight + bias in training (R, B, E). ReLU has its kink where this is 0.
     pub fn before_relu(&self) -> Vec<f64> {
         let statistics = self.statistics();
         let mut z = vec![0.0; self.x.len()];
@@ -141,12 +141,12 @@ impl BatchNorm<'_> {
         y
     }
 
-    /// y in training, (R, B, E).
+    /// Outputs in training (R, B, E).
     pub fn train(&self) -> Vec<Exact> {
         self.outputs(&self.statistics(), |unit, b| self.dropout.factor(unit, b))
     }
 
-    /// y in evaluation, (R, B, E), from running mean and variance (R, E).
+    /// Outputs in evaluation (R, B, E), from running mean and variance (R, E).
     pub fn evaluate(&self, running_mean: &[f32], running_var: &[f32]) -> Vec<Exact> {
         let exact = |v: &f32| Exact { value: f64::from(*v), scale: f64::from(v.abs()) };
         let exact = |values: &[f32]| values.iter().map(exact).collect();
@@ -176,7 +176,7 @@ impl BatchNorm<'_> {
         (blend(running_mean, &mean, 1.0), blend(running_var, &var, unbias))
     }
 
-    /// The gradients of x, weight and bias in training, from dy (R, B, E).
+    /// Gradients of inputs, weights and biases in training, from dy (R, B, E).
     pub fn backward(&self, dy: &[f32]) -> Gradients {
         let Statistics { mean, var } = self.statistics();
         let count = self.batch as f64;
@@ -266,13 +266,13 @@ mod tests {
     }
 
     #[test]
-    fn dropout_keeps_its_share_and_the_mean() {
+    fn dropout_keeps_the_share_and_the_mean() {
         let dropout = Dropout { seed: 7, step: 3, stream: 1, place: 64, drop: 0.25 };
         let factors: Vec<f64> = (0..10_000).map(|i| dropout.factor(i / 100, i % 100)).collect();
         let kept = factors.iter().filter(|f| **f > 0.0).count();
         assert!(kept.abs_diff(7500) < 150, "{kept}");
         assert!(factors.iter().all(|f| *f == 0.0 || *f == 1.0 / 0.75));
-        // A sample's mask hangs on its place in the epoch alone.
+        // The mask of a sample depends on its position in the epoch alone.
         assert_eq!(dropout.factor(5, 10), Dropout { place: 74, ..dropout }.factor(5, 0));
         assert!((0..100).all(|b| Dropout::default().factor(b, b) == 1.0));
     }

@@ -2,13 +2,13 @@
 
 use super::Exact;
 
-/// The target of class k: (1 - smoothing) for the label, and smoothing/K for all.
+/// Target of class k: smoothing/K, plus 1 - smoothing for the label.
 fn target(k: usize, label: usize, classes: usize, smoothing: f32) -> f64 {
     let smoothing = f64::from(smoothing);
     smoothing / classes as f64 + if k == label { 1.0 - smoothing } else { 0.0 }
 }
 
-/// The largest logit, the sum of exp(logit - largest), and how far the exponentials' arguments are from 0 on average.
+/// The largest logit, the sum of exp(logit - largest), and the mean of |logit - largest| under softmax.
 fn exponentials(logits: &[f32]) -> (f64, f64, f64) {
     let row = || logits.iter().map(|&x| f64::from(x));
     let most = row().fold(f64::NEG_INFINITY, f64::max);
@@ -22,7 +22,7 @@ pub fn loss(logits: &[f32], label: usize, smoothing: f32) -> Exact {
     let (most, total, spread) = exponentials(logits);
     let row = logits.iter().map(|&x| f64::from(x) - most).enumerate();
     let sum: f64 = row.map(|(k, centred)| target(k, label, logits.len(), smoothing) * centred).sum();
-    // The sum under the logarithm is off by its own share of itself: that share is added to the logarithm.
+    // The absolute error of the logarithm is the relative error of its argument, which adds 1 + spread to the scale.
     Exact { value: total.ln() - sum, scale: total.ln() + 1.0 + spread - sum }
 }
 
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn one_class_has_nothing_to_lose() {
+    fn one_class_has_zero_loss_and_gradient() {
         assert_eq!(loss(&[5.0], 0, 0.1).value, 0.0);
         assert_eq!(gradient(&[5.0], 0, 0.1, 3)[0].value, 0.0);
     }

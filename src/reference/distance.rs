@@ -1,4 +1,4 @@
-//! Squared Euclidean distance, by differences.
+//! Squared Euclidean distance, computed from differences.
 
 use super::Exact;
 
@@ -8,7 +8,7 @@ pub fn norm(row: &[f32]) -> Exact {
     Exact { value, scale: value }
 }
 
-/// |q - g|²; `scale` is that of |q|² + |g|² - 2·q·g, which cancels.
+/// |q - g|². `scale` is the sum of magnitudes of |q|² + |g|² - 2·q·g, which cancels.
 pub fn distance(query: &[f32], row: &[f32]) -> Exact {
     let mut exact = Exact::default();
     for (&q, &g) in query.iter().zip(row) {

@@ -2,20 +2,20 @@
 
 use super::Exact;
 
-/// The operands of one blend.
+/// The operands of a blend.
 #[derive(Debug, Clone, Copy)]
 pub struct Gelt<'a> {
-    /// (B, P + R·C, D).
+    /// Tokens (B, P + R·C, D).
     pub tokens: &'a [f32],
-    /// P.
+    /// Tokens before the patches P.
     pub prefix: usize,
-    /// R.
+    /// Parts R.
     pub parts: usize,
-    /// C.
+    /// Patches per part C.
     pub columns: usize,
-    /// D.
+    /// Width of a token D.
     pub dim: usize,
-    /// Of the class token and of the mean.
+    /// Weights of the class token and of the mean.
     pub weights: (f32, f32),
 }
 
@@ -38,7 +38,7 @@ impl Gelt<'_> {
         }
     }
 
-    /// dtokens\[image, t, d\] of dgelt (B, R, D); reads no token.
+    /// dtokens\[image, t, d\] for dgelt (B, R, D). Does not read `tokens`.
     pub fn gradient(&self, dgelt: &[f32], image: usize, t: usize, d: usize) -> Exact {
         let of_part = |part: usize| f64::from(dgelt[(image * self.parts + part) * self.dim + d]);
         let (class_weight, local_weight) = (f64::from(self.weights.0), f64::from(self.weights.1));

@@ -1,9 +1,9 @@
-//! GELU in both forms, on an error function of our own: the standard library has none.
+//! GELU in both forms. The standard library has no error function, so this module has its own.
 
 use crate::shape::Activation;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-/// Largest slope of either form, rounded up: how much an activation can stretch an error of its argument.
+/// Largest slope of either form, rounded up: the factor by which an activation can increase an error of its argument.
 pub const STEEPEST: f64 = 1.13;
 
 /// erf(z) = 2/√π ∫₀ᶻ exp(-t²) dt, to 1e-14 of its value.
@@ -11,7 +11,7 @@ pub fn erf(z: f64) -> f64 {
     if z.abs() < 2.0 { erf_series(z) } else { z.signum() * (1.0 - erfc_fraction(z.abs())) }
 }
 
-/// erfc(z) = 1 - erf(z), to 2e-13 of its value wherever that is a normal number, however far out.
+/// erfc(z) = 1 - erf(z), to 2e-13 of its value wherever that is a normal number.
 pub fn erfc(z: f64) -> f64 {
     if z < -2.0 {
         2.0 - erfc_fraction(-z)
@@ -22,7 +22,7 @@ pub fn erfc(z: f64) -> f64 {
     }
 }
 
-/// erf(z) = 2/√π·exp(-z²)·Σ 2ⁿ·z²ⁿ⁺¹/(1·3·…·(2n+1)): all terms have one sign, so nothing cancels.
+/// erf(z) = 2/√π·exp(-z²)·Σ 2ⁿ·z²ⁿ⁺¹/(1·3·…·(2n+1)). All terms have the same sign, so nothing cancels.
 fn erf_series(z: f64) -> f64 {
     let mut term = z;
     let mut sum = z;
@@ -35,9 +35,10 @@ fn erf_series(z: f64) -> f64 {
     2.0 / PI.sqrt() * (-z * z).exp() * sum
 }
 
-/// erfc(z) = exp(-z²)/√π / (z + (1/2)/(z + (2/2)/(z + (3/2)/(z + …)))) for z ≥ 2, from the inside out.
+/// erfc(z) = exp(-z²)/√π / (z + (1/2)/(z + (2/2)/(z + (3/2)/(z + …)))) for z ≥ 2, evaluated from the innermost
+/// fraction.
 fn erfc_fraction(z: f64) -> f64 {
-    // At z = 2 the fraction needs about 100 steps, further out fewer.
+    // At z = 2 the fraction needs about 100 terms; for larger z fewer.
     let inner = (1..=200).rev().fold(z, |inner, n| z + f64::from(n) / 2.0 / inner);
     (-z * z).exp() / PI.sqrt() / inner
 }
@@ -52,7 +53,7 @@ pub fn quick_gelu(x: f64) -> f64 {
     x / (1.0 + (-1.702 * x).exp())
 }
 
-/// Either form.
+/// The activation in the given form.
 pub fn activation(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Gelu => gelu(x),
@@ -83,7 +84,7 @@ pub fn quick_gelu_derivative(x: f64) -> f64 {
     s + s * u * rest
 }
 
-/// The slope of either form.
+/// The derivative of the given form.
 pub fn derivative(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Gelu => gelu_derivative(x),
@@ -151,7 +152,7 @@ mod tests {
             close(gelu_derivative(x), wanted, 1e-13);
         }
         close(quick_gelu_derivative(1.0), 1.067_779_606_556_334, 1e-14);
-        // Far out the terms vanish instead of overflowing.
+        // For large |x| the terms vanish instead of overflowing.
         assert_eq!((gelu_derivative(50.0), quick_gelu_derivative(500.0)), (1.0, 1.0));
         assert_eq!((gelu_derivative(-50.0), quick_gelu_derivative(-500.0)), (0.0, 0.0));
     }

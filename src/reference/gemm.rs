@@ -41,8 +41,8 @@ impl Nt<'_> {
         let pre = self.pre(m, n);
         let mut c = match self.activation {
             None => pre,
-            // The activation stretches the error of its argument and adds its own, at most 4e-7 ≈ 7·2⁻²⁴ of the argument;
-            // c is at least 3 for every product, so 3·|u| covers that.
+            // The activation stretches the error of its argument and adds its own, at most 4e-7 ≈ 7·2⁻²⁴ of the
+            // argument; c is at least 3 for every product, so 3·|u| covers that.
             Some(activation) => Exact {
                 value: gelu::activation(activation, pre.value),
                 scale: gelu::STEEPEST * pre.scale + 3.0 * pre.value.abs(),
@@ -85,7 +85,8 @@ impl Nn<'_> {
         let mut c = sum_of_products(left, (0..self.k).map(|k| self.b[k * self.n + n]));
         if let Some((activation, kept)) = self.derivative {
             let slope = gelu::derivative(activation, f64::from(kept[m * self.n + n]));
-            // The slope's own error is at most 4e-7 ≈ 7·2⁻²⁴; c is at least 3 for every product, so 3·|sum| covers that.
+            // The slope's own error is at most 4e-7 ≈ 7·2⁻²⁴; c is at least 3 for every product, so 3·|sum| covers
+            // that.
             c = Exact { value: c.value * slope, scale: c.scale * slope.abs() + 3.0 * c.value.abs() };
         }
         if let Some(residual) = self.residual {

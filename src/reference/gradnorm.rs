@@ -1,15 +1,15 @@
-//! The norm of all gradients together, whether all is finite, and the clipping factor.
+//! L2 norm over all gradients, a test that all values are finite, and the clipping factor.
 
 use super::Exact;
 
-/// What gates and scales a step.
+/// The result that gates and scales a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Control {
-    /// Whether every gradient and loss is finite.
+    /// True if every gradient and loss is finite.
     pub finite: bool,
-    /// What gradients are multiplied with.
+    /// Factor of the gradients.
     pub factor: Exact,
-    /// Their norm before that.
+    /// L2 norm over the gradients before clipping.
     pub norm: Exact,
 }
 
@@ -18,7 +18,7 @@ pub fn squares(gradients: &[f32]) -> f64 {
     gradients.iter().map(|&g| f64::from(g).powi(2)).sum()
 }
 
-/// From the gradients of all groups, the losses, and the largest norm that is let through (0: any).
+/// From the gradients of all groups, the losses, and the largest norm `clip`; 0 disables clipping.
 pub fn control(groups: &[&[f32]], losses: &[f32], clip: f64) -> Control {
     let finite = groups.iter().copied().flatten().chain(losses).all(|v| v.is_finite());
     let norm = groups.iter().map(|gradients| squares(gradients)).sum::<f64>().sqrt();

@@ -1,21 +1,21 @@
-//! image = (pixels/255 - mean)/std, from interleaved to planar.
+//! image = (pixels/255 - mean)/std, and interleaved to planar.
 
 use super::Exact;
 
-/// The operands of one batch of images.
+/// The operands of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Image<'a> {
-    /// (B, height, width, 3).
+    /// Bytes (B, height, width, 3).
     pub pixels: &'a [u8],
-    /// (B): 1 mirrors an image left to right; empty: none is.
+    /// Words (B): 1 mirrors an image left to right. Empty: no image is mirrored.
     pub flip: &'a [u32],
-    /// Pixels.
+    /// Height in pixels.
     pub height: usize,
-    /// Pixels.
+    /// Width in pixels.
     pub width: usize,
-    /// Of R, G, B in 0..=1.
+    /// Mean of R, G, B, for values in 0..=1.
     pub mean: [f32; 3],
-    /// Of R, G, B in 0..=1.
+    /// Standard deviation of R, G, B.
     pub std: [f32; 3],
 }
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn channels_are_parted_and_normalised() {
+    fn channels_are_separated_and_normalised() {
         let pixels = &[0, 51, 255, 255, 0, 0];
         let image = Image { pixels, flip: &[], height: 1, width: 2, mean: [0.5; 3], std: [0.5; 3] };
         assert_eq!(image.at(0, 0, 0, 0).value, -1.0);

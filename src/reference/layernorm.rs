@@ -9,7 +9,7 @@ pub fn stats(x: &[f32], eps: f32) -> [Exact; 2] {
     let mean_magnitude = x.iter().map(|&v| f64::from(v).abs()).sum::<f64>() / dim;
     let var = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / dim;
     let rstd = 1.0 / (var + f64::from(eps)).sqrt();
-    // All squares have one sign, but each is about a mean that is off.
+    // All squares have the same sign, but each contains the error of the mean.
     let deviation = x.iter().map(|&v| (f64::from(v) - mean).abs()).sum::<f64>() / dim;
     let rstd_scale = rstd * (1.0 + deviation * mean_magnitude * rstd * rstd);
     [Exact { value: mean, scale: mean_magnitude }, Exact { value: rstd, scale: rstd_scale }]
@@ -25,27 +25,28 @@ pub fn row(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<Exact> {
             let (centred, weight, bias) = (f64::from(x) - mean, f64::from(weight), f64::from(bias));
             Exact {
                 value: centred * rstd * weight + bias,
-                // The mean's error is proportional to the mean magnitude.
+                // The error of the mean is proportional to the mean magnitude.
                 scale: (centred.abs() + mean_magnitude) * rstd * weight.abs() + bias.abs(),
             }
         })
         .collect()
 }
 
-/// The gradients of one LayerNorm.
+/// Gradients of a LayerNorm.
 #[derive(Debug, Clone)]
 pub struct Gradients {
-    /// (rows, D).
+    /// Gradient of the input (rows, D).
     pub dx: Vec<Exact>,
-    /// (D).
+    /// Gradient of the weight (D).
     pub dweight: Vec<Exact>,
-    /// (D).
+    /// Gradient of the bias (D).
     pub dbias: Vec<Exact>,
 }
 
-/// Gradients by x (rows, D), weight (D) and bias (D) for dy (rows, D); `addend` (rows, D) is added to dx.
+/// Gradients with respect to x (rows, D), weight (D) and bias (D) for dy (rows, D). `addend` (rows, D) is added to dx.
 ///
-/// The scales are for a backward that is given mean and rstd rounded to f32: x̂ is off in proportion to the mean too.
+/// The scales apply to a backward pass that reads mean and rstd rounded to f32: the error of x̂ grows with the mean
+/// too.
 pub fn gradients(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], addend: Option<&[f32]>) -> Gradients {
     let dim = weight.len();
     let count = dim as f64;
@@ -100,8 +101,8 @@ mod tests {
     }
 
     #[test]
-    fn a_shift_of_a_whole_row_changes_nothing() {
-        // The gradient of a row is orthogonal to (1, …, 1) and, where eps is small, to x̂.
+    fn gradients_are_orthogonal_to_ones_and_to_the_normalised_row() {
+        // A shift or a scaling of the whole row does not change the output, so dx has no component along them.
         let x = [1.0, 3.0, -2.0, 0.5];
         let all = gradients(&x, &[1.0, 2.0, -1.0, 0.5], 0.0, &[0.25, -1.0, 3.0, 2.0], None);
         let along = |v: &dyn Fn(usize) -> f64| (0..4).map(|d| all.dx[d].value * v(d)).sum::<f64>();

@@ -1,8 +1,8 @@
-//! y = x·weight per channel, and its backward pass.
+//! y = x·weight per channel, and the gradients.
 
 use super::Exact;
 
-/// y\[r,d\] = x\[r,d\]·weight\[d\] of one place; also dx of dy.
+/// One element of y = x·weight. Also one element of dx, from dy.
 pub fn forward(x: f32, weight: f32) -> Exact {
     let value = f64::from(x) * f64::from(weight);
     Exact { value, scale: value.abs() }

@@ -1,7 +1,7 @@
-//! The oracle: every kernel again in f64, as plain loops over the same buffers, from the standard library alone.
+//! The reference: every kernel again in f64, as plain loops over the same buffers, with the standard library alone.
 //!
-//! Tests and [`crate::selftest`] compare the adapter with it; nothing that runs a network uses it. Letters in shapes are those of
-//! [`crate::shape`]. Inputs are the f32 words that the adapter gets, so only the arithmetic differs.
+//! Tests and [`crate::selftest`] compare the adapter with it. Nothing that runs a network uses it. [`crate::shape`]
+//! explains the letters in shapes. Inputs are the f32 values that the adapter receives, so only the arithmetic differs.
 
 pub mod accumulate;
 pub mod adam;
@@ -26,12 +26,12 @@ pub mod tokens;
 pub mod topk;
 pub mod triplet;
 
-/// One output: what it should be, and what its rounding errors are proportional to.
+/// One exact output, and the magnitude that its rounding errors are proportional to.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Exact {
-    /// The output, right to about 13 digits.
+    /// The output, accurate to about 13 digits.
     pub value: f64,
-    /// Sum of the magnitudes of all terms that were added up on the way, such as Σ|a||b|. An f32 evaluation is off by
-    /// at most c·2⁻²⁴ of it, with a c that depends on the kernel and the length of its sums.
+    /// Sum of the magnitudes of all terms that were added, such as Σ|a||b|. The error of an f32 evaluation is at most
+    /// c·2⁻²⁴·scale. c depends on the kernel and on the length of its sums.
     pub scale: f64,
 }

@@ -1,14 +1,14 @@
-//! Rounding to half precision, and what a half can't hold.
+//! Rounding to f16, and values that f16 can't represent.
 
 /// The largest finite f16.
 pub const LARGEST: f32 = 65504.0;
 
-/// `wide` to the nearest f16, ties to even; beyond [`LARGEST`], or not a number: infinity.
+/// `wide` rounded to the nearest f16, ties to even. Beyond [`LARGEST`], and for NaN: infinity.
 pub fn to_half(wide: f32) -> f64 {
     if wide.is_nan() || wide.abs() > LARGEST {
         return f64::INFINITY;
     }
-    // Ten bits behind the leading one; below 2^-14 steps of 2^-24.
+    // Ten fraction bits after the leading one; below 2^-14 the step is 2^-24.
     let magnitude = f64::from(wide.abs());
     let exponent = magnitude.log2().floor().max(-14.0);
     let unit = (exponent - 10.0).exp2();
@@ -23,7 +23,7 @@ mod tests {
     use super::to_half;
 
     #[test]
-    fn halves_are_those_of_ieee_754() {
+    fn results_are_those_of_ieee_754() {
         // numpy.float16(x) of each.
         for (wide, half) in [
             (1.0, 1.0),

@@ -2,28 +2,28 @@
 
 use super::Exact;
 
-/// The operands of one layer.
+/// The operands of a layer.
 #[derive(Debug, Clone, Copy)]
 pub struct PartLinear<'a> {
-    /// (B, R, I) or (R, B, I).
+    /// Inputs (B, R, I) or (R, B, I).
     pub x: &'a [f32],
-    /// (R, O, I).
+    /// Weights (R, O, I).
     pub weight: &'a [f32],
-    /// (R, O).
+    /// Biases (R, O).
     pub bias: &'a [f32],
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// R.
+    /// Parts R.
     pub parts: usize,
-    /// I.
+    /// Inputs per part I.
     pub inputs: usize,
-    /// O.
+    /// Outputs per part O.
     pub outputs: usize,
     /// Elements between two samples and between two parts of x.
     pub strides: (usize, usize),
 }
 
-/// Σ a·b with its magnitudes.
+/// Σ a·b and Σ |a·b|.
 fn dot(pairs: impl Iterator<Item = (f32, f32)>) -> Exact {
     pairs.fold(Exact::default(), |sum, (a, b)| {
         let term = f64::from(a) * f64::from(b);
@@ -40,7 +40,7 @@ impl PartLinear<'_> {
         (r * self.outputs + o) * self.inputs + i
     }
 
-    /// y, (R, B, O).
+    /// Outputs (R, B, O).
     pub fn forward(&self) -> Vec<Exact> {
         let mut y = Vec::new();
         for r in 0..self.parts {
@@ -57,7 +57,7 @@ impl PartLinear<'_> {
         y
     }
 
-    /// dx, laid out as x, from dy (R, B, O).
+    /// Gradient of the inputs, in the layout of x, from dy (R, B, O).
     pub fn backward_input(&self, dy: &[f32]) -> Vec<Exact> {
         let mut dx = vec![Exact::default(); self.parts * self.batch * self.inputs];
         for r in 0..self.parts {
@@ -73,7 +73,7 @@ impl PartLinear<'_> {
         dx
     }
 
-    /// dweight (R, O, I) and dbias (R, O) from dy (R, B, O).
+    /// Gradients of weights (R, O, I) and biases (R, O) from dy (R, B, O).
     pub fn backward_weight(&self, dy: &[f32]) -> (Vec<Exact>, Vec<Exact>) {
         let (mut dweight, mut dbias) = (Vec::new(), Vec::new());
         for r in 0..self.parts {

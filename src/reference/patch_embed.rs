@@ -1,23 +1,23 @@
-//! patches\[m,n\] = bias\[n\] + Σ_k pixel(m,k)·weight\[n,k\], written as the convolution that it is, and its gradients.
+//! patches\[m,n\] = bias\[n\] + Σ_k pixel(m,k)·weight\[n,k\], written as a convolution, and its gradients.
 
 use super::Exact;
 
-/// The operands of one patch embedding.
+/// The operands of a patch embedding.
 #[derive(Debug, Clone, Copy)]
 pub struct PatchEmbed<'a> {
-    /// (B, 3, height, width).
+    /// Images (B, 3, height, width).
     pub image: &'a [f32],
-    /// (D, 3, P, P).
+    /// Weights (D, 3, P, P).
     pub weight: &'a [f32],
-    /// (D).
+    /// Biases (D).
     pub bias: Option<&'a [f32]>,
-    /// Height of an image, in pixels.
+    /// Height of an image in pixels.
     pub height: usize,
-    /// Width of an image, in pixels.
+    /// Width of an image in pixels.
     pub width: usize,
-    /// P.
+    /// Side of a patch in pixels P.
     pub patch: usize,
-    /// Pixels from one patch to the next.
+    /// Step between patches in pixels.
     pub stride: usize,
 }
 
@@ -51,8 +51,8 @@ impl PatchEmbed<'_> {
         sum
     }
 
-    /// dweight\[n, k\] of dtokens (B, prefix + N, dim), of which only the patches' rows count; k counts channels, then
-    /// rows, then columns of a patch. `None` for k: dbias\[n\]. Reads neither weight nor bias.
+    /// dweight\[n, k\] for dtokens (B, prefix + N, dim), of which the rows of patches count; k counts channels, then
+    /// rows, then columns of a patch. Without k: dbias\[n\]. Reads neither weight nor bias.
     pub fn gradient(&self, dtokens: &[f32], prefix: usize, dim: usize, n: usize, k: Option<usize>) -> Exact {
         let (rows, columns) = self.grid();
         let tokens = prefix + rows * columns;
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn each_patch_sees_its_own_pixels() {
-        // A weight of one 1 picks one pixel of each patch: channel 1, lower right corner.
+        // A weight with a single 1 selects one pixel of each patch: channel 1, lower right corner.
         let image: Vec<f32> = (0..3 * 4 * 5).map(|i| i as f32).collect();
         let mut weight = vec![0.0; 12];
         weight[7] = 1.0;
@@ -100,7 +100,7 @@ mod tests {
         let picked: Vec<f64> = (0..4).map(|m| embed.at(m, 0).value).collect();
         assert_eq!(picked, [26.5, 28.5, 36.5, 38.5]);
         assert_eq!(PatchEmbed { stride: 1, ..embed }.grid(), (3, 4));
-        // One prefix token, whose gradient counts for nothing.
+        // One prefix token, whose gradient must be ignored.
         let dtokens = [9.0, 1.0, 0.0, 0.0, 10.0];
         assert_eq!(embed.gradient(&dtokens, 1, 1, 0, Some(7)).value, 26.0 + 380.0);
         assert_eq!(embed.gradient(&dtokens, 1, 1, 0, None).value, 11.0);

@@ -1,12 +1,12 @@
-//! Attention rollout: a block's attention with the residual stream as a matrix, and a row carried through it.
+//! Attention rollout: the attention of a block as a matrix that includes the residual path, and a row multiplied by it.
 
 use super::Exact;
 use super::attention::Attention;
 
-/// mixed (T, T) of the first image, given the log-sum-exp (H, T) of its scores as the adapter gets it.
+/// mixed (T, T) of the first image, from the log-sum-exp (H, T) of its scores, as the adapter receives it.
 ///
-/// A score that is off by e makes its probability off by e of itself, and so does the argument of exp by its rounding;
-/// `scale` weighs each probability with both.
+/// An error e of a score changes its probability by the relative amount e. So does the rounding of exp's argument.
+/// `scale` weights each probability with both.
 pub fn probabilities(attention: Attention<'_>, lse: &[f32]) -> Vec<Exact> {
     let Attention { tokens, heads, .. } = attention;
     let share = 0.5 / heads as f64;
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_keys_share_half_and_half_stays() {
+    fn equal_keys_share_half_of_the_weight() {
         // T = 2, H = 1, Dh = 4: all scores are 1·3·4/√4 = 6, so a row of attention is ½, ½.
         let qkv = [[1.0; 4], [3.0; 4], [2.0; 4], [1.0; 4], [3.0; 4], [6.0; 4]].concat();
         let attention = Attention { qkv: &qkv, tokens: 2, heads: 1, head_dim: 4 };
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_takes_what_its_tokens_took() {
+    fn a_row_is_multiplied_by_a_matrix() {
         let carried = multiply(&[0.25, 0.75], &[0.5, 0.5, 0.0, 1.0]);
         assert_eq!((carried[0].value, carried[1].value), (0.125, 0.875));
     }

@@ -1,10 +1,10 @@
-//! Chains of multiply-adds, and of products of fragments.
+//! Chains of multiply-adds, and sums of products of fragments.
 
 use super::Exact;
 
-/// Component `component` of y of the invocation with place `lane` in its workgroup: the sum of all chains after `links` links.
+/// Component `component` of y for invocation `lane` of a workgroup: the sum of all chains after `links` links.
 ///
-/// Every product, sum and sum of chains is rounded; a link carries on the multiplier's share of the errors before it.
+/// Every product, sum and sum of chains is rounded. A link multiplies the earlier errors by the multiplier.
 pub fn multiply_add(
     lane: usize,
     component: usize,
@@ -29,7 +29,7 @@ pub fn multiply_add(
     sum
 }
 
-/// Element (row, column) of `links` times left·right, both `side` × `side`; `right` is stored turned.
+/// Element (row, column) of `links` times left·right, both `side` × `side`; `right` is stored transposed.
 pub fn multiply_fragments(
     left: &[f32],
     right: &[f32],
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_chain_is_a_geometric_sum() {
-        // x·mⁿ + a·(1 - mⁿ)/(1 - m), for two chains that begin at 3/4096 and 259/4096.
+        // x·mⁿ + a·(1 - mⁿ)/(1 - m), for two chains that start at 3/4096 and 259/4096.
         let power = 0.5f64.powi(10);
         let wanted = (3.0 + 259.0) / 4096.0 * power + 2.0 * 0.25 * (1.0 - power) / 0.5;
         let found = multiply_add(3, 0, 2, 10, 0.5, 0.25);
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn components_begin_apart() {
+    fn components_start_at_different_values() {
         assert_eq!(
             [0, 1, 2, 3].map(|c| 4096.0 * multiply_add(5, c, 1, 0, 1.0, 0.0).value),
             [5.0, 69.0, 133.0, 197.0]
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn fragments_are_multiplied_as_matrices() {
-        // [1 2; 3 4] · [5 7; 6 8], the right side stored as its columns.
+        // [1 2; 3 4] · [5 7; 6 -8], the right operand stored column by column.
         let (left, right) = ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, -8.0]);
         let at = |row, column| multiply_fragments(&left, &right, 2, 3, (row, column));
         assert_eq!(

@@ -1,24 +1,23 @@
-//! tokens = \[prefix; patches\] + position, where a token has one.
+//! tokens = \[prefix; patches\] + position for the tokens that have one.
 
 use super::Exact;
 
-/// The operands of one sequence.
+/// The operands of a sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct Tokens<'a> {
-    /// (P, D).
+    /// Prefix tokens (P, D).
     pub prefix: &'a [f32],
-    /// (B, N, D).
+    /// Patches (B, N, D).
     pub patches: &'a [f32],
-    /// (S+N, D).
+    /// Position embeddings (S+N, D).
     pub position: &'a [f32],
-    /// N.
+    /// Patches per image N.
     pub count: usize,
-    /// D.
+    /// Width of a token D.
     pub dim: usize,
 }
 
-/// The row of the position table that belongs to token t: the first `positioned` of `prefix` tokens and the patches
-/// have one.
+/// Row of token t in the position table. The first `positioned` of `prefix` tokens and all patches have one.
 pub fn position_row(t: usize, prefix: usize, positioned: usize) -> Option<usize> {
     if t < prefix { (t < positioned).then_some(t) } else { Some(positioned + t - prefix) }
 }
@@ -40,7 +39,7 @@ impl Tokens<'_> {
     }
 }
 
-/// Σ_b dtokens\[b, t, d\] where `i` = t·D + d: dprefix\[t, d\] for t < P, and dposition where token t has a row.
+/// Σ_b dtokens\[b, t, d\] with `i` = t·D + d: dprefix\[t, d\] for t < P, and dposition if token t has a row.
 ///
 /// `sequence` is (P+N)·D.
 pub fn gradient(dtokens: &[f32], sequence: usize, i: usize) -> Exact {
@@ -57,14 +56,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gradients_of_all_images_meet() {
+    fn gradients_are_summed_over_images() {
         let dtokens = [1.0, 2.0, 10.0, -20.0];
         assert_eq!(gradient(&dtokens, 2, 0), Exact { value: 11.0, scale: 11.0 });
         assert_eq!(gradient(&dtokens, 2, 1), Exact { value: -18.0, scale: 22.0 });
     }
 
     #[test]
-    fn prefix_tokens_without_a_row_get_nothing() {
+    fn prefix_tokens_without_a_row_have_no_position() {
         let tokens =
             Tokens { prefix: &[1.0, 2.0, 3.0], patches: &[4.0], position: &[0.5, 0.25], count: 1, dim: 1 };
         let all: Vec<f64> = (0..4).map(|t| tokens.at(0, t, 0).value).collect();

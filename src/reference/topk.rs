@@ -1,6 +1,6 @@
-//! The k least of a list with their indices, by sorting all of it.
+//! The k smallest of a list with their indices, by sorting the whole list.
 
-/// The k pairs (distance, index) that come first by distance, equal distances by index; what isn't finite is left out.
+/// The first k pairs (distance, index) by distance, equal distances by index. Ignores distances that are not finite.
 pub fn nearest(distances: &[f32], k: usize) -> Vec<(f32, u32)> {
     let mut pairs: Vec<(f32, u32)> =
         distances.iter().copied().zip(0..).filter(|(d, _)| d.is_finite()).collect();

@@ -2,7 +2,7 @@
 
 use super::Exact;
 
-/// The least distance: nearer images count as so far apart, and have no direction.
+/// The smallest distance. Closer images have this distance, and no direction.
 const LEAST: f64 = 1e-6;
 
 /// Distances (B, B) of the rows of `parts` (B, L).
@@ -16,13 +16,13 @@ pub fn distances(parts: &[f32], batch: usize) -> Vec<Exact> {
     rows.iter().flat_map(|a| rows.iter().map(move |b| distance(a, b))).collect()
 }
 
-/// An anchor's loss, and the two images that it comes from where it is above 0: the farthest of the same label and the
-/// nearest of another.
+/// The loss of an anchor and, if it is above 0, its two images: the farthest with the same label and the nearest with
+/// another label.
 pub fn mine(distances: &[f64], labels: &[u32], anchor: usize, margin: f64) -> (Exact, Option<[usize; 2]>) {
     let batch = labels.len();
     let row = &distances[anchor * batch..][..batch];
     let alike = |&other: &usize| labels[other] == labels[anchor];
-    // Of equal distances the first: `max_by` alone would give the last.
+    // Reversed, because `max_by` returns the last of equal elements, and the first is needed.
     let farthest =
         (0..batch).rev().filter(alike).filter(|&j| j != anchor).max_by(|&a, &b| row[a].total_cmp(&row[b]));
     let nearest = (0..batch).filter(|j| !alike(j)).min_by(|&a, &b| row[a].total_cmp(&row[b]));
@@ -34,7 +34,8 @@ pub fn mine(distances: &[f64], labels: &[u32], anchor: usize, margin: f64) -> (E
     (loss, (value > 0.0).then_some([farthest, nearest]))
 }
 
-/// `before` (B, L) plus the gradient of the mean loss over the batch; `choices` holds what [`mine`] gives for each anchor.
+/// `before` (B, L) plus the gradient of the mean loss over the batch. `choices` holds the images that [`mine`] returns
+/// for each anchor.
 pub fn gradient(
     parts: &[f32],
     distances: &[f64],
@@ -116,13 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn images_that_are_alike_have_no_direction() {
+    fn identical_images_have_no_direction() {
         let parts = [1.0, 1.0, 1.5];
         let all: Vec<f64> = distances(&parts, 3).iter().map(|d| d.value).collect();
         assert_eq!(all[1], 1e-6);
         let (loss, choice) = mine(&all, &[0, 0, 1], 0, 1.0);
         assert!((loss.value - (0.5 + 1e-6)).abs() < 1e-15 && choice == Some([1, 2]));
-        // Only the other person moves anything.
+        // Only the image of the other person causes a gradient.
         let found = gradient(&parts, &all, &[choice, None, None], &[0.0; 3]);
         assert_eq!(found.iter().map(|g| g.value).collect::<Vec<_>>(), [1.0 / 3.0, 0.0, -1.0 / 3.0]);
     }

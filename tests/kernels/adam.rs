@@ -1,4 +1,4 @@
-//! adam beside its cases: steps that change nothing, a folded grid, ten steps of PyTorch's.
+//! More tests of adam: steps that change nothing, a folded grid, and ten steps compared with PyTorch.
 
 use crate::common::assert_same_bits;
 use crate::common::guard::outputs;
@@ -33,7 +33,7 @@ fn padding_stays_zero() {
 
 #[test]
 fn more_parameters_than_one_row_of_workgroups_holds() {
-    // 65,535 workgroups of 64 vec4s and one more: the grid folds into a second dimension.
+    // 65,535 workgroups of 64 quads, and one quad more: the grid folds into a second dimension.
     let len = 4 * (65_535 * 64 + 1);
     let (one, zero) = (vec![1.0; len], vec![0.0; len]);
     let steering = Steering { decay: 0.0, ..Steering::default() };

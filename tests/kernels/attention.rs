@@ -1,4 +1,4 @@
-//! attention beside its cases.
+//! More tests of attention.
 
 use crate::common::compare::compare;
 use crate::common::differences::{coarse, prove};
@@ -11,7 +11,7 @@ use lat_wgpu::gpu::Family;
 use lat_wgpu::kernels::attention::{Backward, Forward};
 use lat_wgpu::reference::Exact;
 
-/// What this adapter can run.
+/// The families that this adapter can run.
 fn families() -> Vec<Family> {
     match context().family() {
         Family::Tiled => vec![Family::Tiled],
@@ -19,14 +19,14 @@ fn families() -> Vec<Family> {
     }
 }
 
-/// Everything in dqkv, in its order.
+/// dqkv of the reference.
 fn gradient(shape: Shape, qkv: &[f32], dout: &[f32]) -> Vec<Exact> {
     let mut all = vec![Exact::default(); qkv.len()];
     gradients(qkv, None, dout, shape).into_iter().flatten().for_each(|(place, exact)| all[place] = exact);
     all
 }
 
-/// Records both passes in one plan, as a training step has them; out and lse are the adapter's own.
+/// Records both passes in one plan, as in a training step. The backward pass reads the adapter's own out and lse.
 fn both(run: &mut Run<'static>, qkv: &[f32], dout: &[f32], shape: Shape, family: Family) {
     let Shape { batch, tokens, heads, head_dim } = shape;
     let (qkv, dout) = (run.operand("qkv", qkv).tensor, run.operand("dout", dout).tensor);
@@ -51,7 +51,7 @@ fn an_image_does_not_depend_on_its_neighbours() {
     let one = Shape { batch: 1, tokens: 50, heads: 2, head_dim: 32 };
     let len = one.out_len();
     for family in families() {
-        // An image's queries, keys and values, then the gradient of its output.
+        // Queries, keys and values of an image, then the gradient of its output.
         alone(&normal(6, 12 * len), 3, |data| {
             let shape = Shape { batch: data.len() / (4 * len), ..one };
             let (qkv, dout): (Vec<&[f32]>, Vec<&[f32]>) =
@@ -66,7 +66,7 @@ fn an_image_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
-fn backward_of_the_reference_against_differences() {
+fn reference_gradients_match_finite_differences() {
     let shape = Shape { batch: 2, tokens: 5, heads: 2, head_dim: 4 };
     let Shape { batch, tokens, heads, head_dim } = shape;
     let (qkv, dout) = (coarse(8, shape.qkv_len()), normal(9, shape.qkv_len() / 3));
@@ -75,7 +75,7 @@ fn backward_of_the_reference_against_differences() {
         let exact = shape.exact(qkv);
         let mut loss = 0.0;
         for (i, dout) in dout.chunks(head_dim).enumerate() {
-            // Counted as out is: (B, T, H).
+            // In the order of out: (B, T, H).
             let row = exact.row(i / (tokens * heads), i % heads, i / heads % tokens);
             loss += row.out.iter().zip(dout).map(|(o, &g)| o.value * f64::from(g)).sum::<f64>();
         }
@@ -91,7 +91,7 @@ fn launches_cut_short_have_the_same_bits() {
     let (qkv, dout) = (normal(17, shape.qkv_len()), normal(18, shape.qkv_len() / 3));
     let product = (2 * tokens * tokens * head_dim) as f64;
     for family in families() {
-        // Operations that a launch has at most; launches of forward, delta, dq and dkv over six heads.
+        // Largest number of operations per dispatch; dispatches of forward, delta, dq and dkv over six heads.
         let runs =
             [(f64::INFINITY, [1; 4]), (4.0 * product, [3, 1, 6, 6]), (1.0, [6; 4])].map(|(most, wanted)| {
                 outputs(&format!("attention in launches of {most} {family:?}"), |run| {
@@ -110,7 +110,7 @@ fn launches_cut_short_have_the_same_bits() {
 
 #[test]
 fn backward_of_a_forward_on_the_adapter() {
-    // Both passes in one plan, as a training step has them; out and lse are the adapter's own.
+    // Both passes in one plan, as in a training step. The backward pass reads the adapter's own out and lse.
     let shape = Shape { batch: 2, tokens: 29, heads: 2, head_dim: 8 };
     let (qkv, dout) = (normal(15, shape.qkv_len()), normal(16, shape.qkv_len() / 3));
     let exact = gradient(shape, &qkv, &dout);

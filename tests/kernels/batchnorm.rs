@@ -1,4 +1,4 @@
-//! batchnorm beside its cases: dropout, what is no number, and the reference's gradients.
+//! More tests of batchnorm: dropout, NaN, and finite differences of the reference.
 
 use crate::common::alone;
 use crate::common::differences::{coarse, prove};
@@ -44,15 +44,15 @@ fn dropped_outputs_are_those_of_the_reference() {
     }
     let share = y.iter().filter(|y| **y == 0.0).count() as f64 / y.len() as f64;
     assert!((share - 0.5).abs() < 0.03, "{share} dropped");
-    // A share of 0 is no dropout at all.
+    // With a probability of 0 nothing is dropped.
     for (dropped, y) in y.iter().zip(trained(&x, layer, PLACE)) {
         assert!(*dropped == 0.0 || *dropped == 2.0 * y);
     }
 }
 
 #[test]
-fn a_mask_belongs_to_a_place_in_the_epoch() {
-    // The same samples, once as the end of one batch and once as the start of another.
+fn a_mask_belongs_to_a_position_in_the_epoch() {
+    // The same samples, as the end of one batch and as the start of another.
     let layer = Layer { drop: 0.5, ..layer(4, 2, 33) };
     let [early, late] = [PLACE, PLACE + 2].map(|place| trained(&x(layer), layer, place));
     let dropped = |y: &[f32], r: usize, b: usize| -> Vec<bool> {
@@ -74,12 +74,12 @@ fn a_sample_in_evaluation_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
-fn what_is_no_number_passes_relu() {
+fn nan_passes_relu() {
     let layer = Layer { relu: true, ..layer(5, 2, 9) };
     let evaluated = |x: &[f32]| outputs("batchnorm evaluate", |run| evaluate(run, x, layer)).remove(0);
     let clean = x(layer);
     let (of_training, of_evaluation) = (trained(&clean, layer, PLACE), evaluated(&clean));
-    // Of either sign, in one sample of one unit: training takes all samples of the unit with it.
+    // A NaN of either sign in one sample of one unit. In training it affects all samples of the unit.
     const BAD: usize = 5 * 9 + 2 * 9 + 4;
     for bad in [f32::NAN, f32::from_bits(0xffc0_0001)] {
         let mut x = clean.clone();
@@ -96,12 +96,12 @@ fn what_is_no_number_passes_relu() {
 }
 
 #[test]
-fn the_reference_gradients_are_difference_quotients() {
+fn reference_gradients_match_finite_differences() {
     let (x, weight, bias) = (coarse(1, 30), coarse(2, 6), coarse(3, 6));
     for relu in [false, true] {
         for drop in [0.0, 0.3] {
             let exact = exact([&x, &weight, &bias], Layer { relu, drop, ..layer(5, 2, 3) }, PLACE);
-            // A step to either side stays on its side of ReLU's kink.
+            // The steps of the differences must not cross ReLU's kink.
             let dy = away_from_kinks(coarse(4, 30), &exact, 1e-2);
             let gradients = exact.backward(&dy);
             let values = |all: &[Exact]| all.iter().map(|v| v.value).collect::<Vec<_>>();

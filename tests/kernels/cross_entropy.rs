@@ -1,4 +1,4 @@
-//! cross_entropy beside its cases; finite differences prove the reference's gradient.
+//! More tests of cross_entropy: extreme logits, the loss scale, and finite differences of the reference.
 
 use crate::common::differences::{coarse, prove};
 use crate::common::guard::outputs;
@@ -11,7 +11,7 @@ fn shape(batch: usize, parts: usize, classes: usize, smoothing: f32) -> Shape {
     Shape { batch, parts, classes, smoothing }
 }
 
-/// Losses, and gradients times a scale.
+/// Losses, and gradients times a loss scale.
 fn run(shape: Shape, logits: &[f32], labels: &[u32], lanes: u32, scale: f32) -> Vec<Vec<f32>> {
     outputs("cross_entropy", |run| losses(run, logits, labels, shape, Some(scale), lanes))
 }
@@ -29,7 +29,7 @@ fn large_logits_do_not_overflow() {
 }
 
 #[test]
-fn what_is_not_finite_shows_in_the_loss() {
+fn logits_that_are_not_finite_make_the_loss_nan() {
     let shape = shape(1, 1, 9, 0.0);
     for bad in [f32::NAN, f32::from_bits(0xff80_0001), f32::INFINITY, f32::NEG_INFINITY] {
         for at in [0, 4, 8] {
@@ -44,7 +44,7 @@ fn what_is_not_finite_shows_in_the_loss() {
 }
 
 #[test]
-fn the_reference_gradient_is_a_difference_quotient() {
+fn reference_gradients_match_finite_differences() {
     for smoothing in [0.0, 0.1] {
         let (logits, weight) = (coarse(7, 3 * 6), [0.5, -2.0, 1.25]);
         let labels = [2, 0, 5];
@@ -53,7 +53,7 @@ fn the_reference_gradient_is_a_difference_quotient() {
             .zip(labels)
             .zip(weight)
             .flat_map(|((row, label), weight)| {
-                // Of three times the mean over a batch of three, weighted.
+                // Three times the weighted mean over a batch of three.
                 let row = reference::gradient(row, label, smoothing, 3);
                 row.into_iter().map(move |g| 3.0 * weight * g.value)
             })

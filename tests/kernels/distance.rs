@@ -1,4 +1,4 @@
-//! distance beside its cases: whole numbers are exact, equal rows are equally far.
+//! More tests of distance: integers are exact, and equal rows have equal distances.
 
 use crate::common::guard::{judged, outputs};
 use crate::common::random::{normal, scaled};
@@ -21,7 +21,7 @@ fn distances(queries: &[f32], gallery: &[f32], dim: usize, tile: Option<Tile>) -
     outputs("distances", recorded(queries, gallery, dim, tile)).remove(0)
 }
 
-/// Compares the plain kernel with the reference, and all others with the plain kernel.
+/// Compares the plain kernel with the reference, and all other tiles with the plain kernel.
 fn check(name: &str, queries: &[f32], gallery: &[f32], dim: usize) -> Vec<f32> {
     let plain = judged(name, recorded(queries, gallery, dim, Some(Tile::Plain))).remove(0);
     assert!(plain.iter().all(|d| (0.0..=FAR).contains(d)), "{name}: out of range");
@@ -37,13 +37,13 @@ fn row(rows: &[f32], dim: usize, i: usize) -> &[f32] {
     &rows[i * dim..][..dim]
 }
 
-/// Whole numbers from -3 to 3.
+/// Integers from -3 to 3.
 fn whole(stream: u64, count: usize) -> Vec<f32> {
     (0..count as u64).map(|i| (rng::bits(5, stream, i) % 7) as f32 - 3.0).collect()
 }
 
 #[test]
-fn whole_numbers_are_exact() {
+fn integers_are_exact() {
     for (query_count, gallery_count, dim) in [(1, 1, 4), (17, 129, 64), (33, 70, 388), (9, 33, 1100)] {
         let (queries, gallery) = (whole(1, query_count * dim), whole(2, gallery_count * dim));
         let found = check("whole numbers", &queries, &gallery, dim);
@@ -55,7 +55,7 @@ fn whole_numbers_are_exact() {
 }
 
 #[test]
-fn equal_rows_are_equally_far_wherever_they_stand() {
+fn equal_rows_have_equal_distances_at_every_position() {
     let (count, dim) = (70, 1540);
     let rows = normal(3, count * dim);
     let all = check("with itself", &rows, &rows, dim);
@@ -67,7 +67,7 @@ fn equal_rows_are_equally_far_wherever_they_stand() {
         let alone = distances(row(&rows, dim, i), &rows, dim, None);
         assert_same_bits(&format!("query {i} alone"), &alone, &all[i * count..][..count]);
     }
-    // The gallery twice, the second time turned round.
+    // The gallery twice, the second time in reverse order.
     let turned: Vec<f32> = rows.chunks(dim).chain(rows.chunks(dim).rev()).flatten().copied().collect();
     let twice = distances(&rows, &turned, dim, None);
     for (found, once) in twice.chunks(2 * count).zip(all.chunks(count)) {
@@ -89,7 +89,7 @@ fn padding_with_zeros_changes_nothing() {
 
 #[test]
 fn embeddings_of_unit_length_near_and_far() {
-    // As long as those of ViT-B in 14 parts; the queries lie at all distances from their rows.
+    // The length of ViT-B's embeddings with 14 parts. Queries have distances of many magnitudes.
     let (count, dim) = (8, 10_752);
     let unit = |row: &[f32]| {
         let norm = reference::norm(row).value.sqrt();
@@ -108,18 +108,18 @@ fn embeddings_of_unit_length_near_and_far() {
         let error = (f64::from(found[i * count + i]) - exact.value).abs();
         println!("distance {:.1e}: off by {error:.1e}, scale {:.2}", exact.value, exact.scale);
         assert!(error <= tolerance::distance(dim).c * UNIT * exact.scale);
-        // Slabs keep this error small: one sum over all columns was off by up to 3e-6. llvmpipe of Mesa 26 is off by up to
-        // 6e-7; older ones stay below 5e-7.
+        // Slabs keep this error small: with one sum over all columns it reached 3e-6. It is up to 6e-7 with llvmpipe of
+        // Mesa 26, below 5e-7 with older versions.
         assert!(error <= 1e-6, "{error:.1e}");
     }
 }
 
 #[test]
-fn what_overflows_is_far() {
+fn overflows_become_far() {
     let dim = 4;
     let rows = [[0.0; 4], [1e19; 4], [-3e19; 4], [1e14; 4]].concat();
     let found = distances(&rows, &rows, dim, None);
-    // 1e19² is finite, and farther than FAR.
+    // 1e19² is finite, but larger than FAR.
     for (i, j) in [(0, 1), (0, 2), (1, 2), (2, 2), (1, 3)] {
         let d = found[i * 4 + j];
         assert!(d == FAR || i == j && d == 0.0, "{i} to {j}: {d}");
@@ -130,14 +130,14 @@ fn what_overflows_is_far() {
 
 #[test]
 fn more_rows_than_one_row_of_workgroups_holds() {
-    // The grid folds into a second dimension and has a workgroup too many.
+    // The grid folds into a second dimension and has one workgroup too many.
     let (queries, gallery) = (whole(7, 65_537 * 4), scaled(8, 4, 2.0));
     judged("distance folded", recorded(&queries, &gallery, 4, None));
 }
 
 #[test]
 fn the_longest_rows_are_summed_to_their_end() {
-    // llvmpipe ends loops early, without a word, that take too many turns.
+    // llvmpipe silently ends loops that take too many iterations.
     let one = [1.0; MAX_DIM];
     let found = check("longest", &one, &[[-1.0; MAX_DIM], one, [2.0; MAX_DIM]].concat(), MAX_DIM);
     assert_eq!(found, [4.0 * MAX_DIM as f32, 0.0, MAX_DIM as f32]);

@@ -1,4 +1,5 @@
-//! The floating-point operations that every launch declares, against a count by hand for a quick case or two.
+//! Compares the floating-point operations that every dispatch declares with a count by hand, for one or two quick
+//! cases.
 
 use crate::common::context;
 use lat_wgpu::cases::gemm::tn;
@@ -10,7 +11,7 @@ use lat_wgpu::kernels::gradnorm::partial_words;
 use lat_wgpu::kernels::{roof, variants};
 use std::collections::BTreeSet;
 
-/// Entry points and operations of the launches of a quick case, in order.
+/// A quick case, and the entry points and operations of its dispatches in order.
 type Count = (&'static str, Vec<(&'static str, f64)>);
 
 /// Multiply-adds alone.
@@ -45,14 +46,14 @@ fn products() -> Vec<Count> {
                 ("attention_dkv", 8.0 * 104_544.0),
             ],
         ),
-        // A pair: 3 heads of 20 multiply-adds and 4 more, their mean and a half.
+        // Per pair of tokens: 3 heads of 20 multiply-adds and 4 more operations, then their mean and the factor 1/2.
         ("rollout probabilities 65x3x20", vec![("rollout_probabilities", 65.0 * 65.0 * (3.0 * 44.0 + 2.0))]),
         ("rollout multiply 13", vec![("rollout_multiply", 2.0 * 13.0 * 13.0)]),
     ]
 }
 
 fn rows() -> Vec<Count> {
-    // A row of 4 columns; then 67 rows of 52 in 5 chunks, with an addend and a second norm.
+    // One row of 4 columns; then 67 rows of 52 in 5 chunks, with an addend and a second norm.
     let backward = |entries: [f64; 3]| {
         let [input, partials, parameters] = entries;
         let of_input = ("layernorm_backward", input);
@@ -69,17 +70,17 @@ fn rows() -> Vec<Count> {
         ),
         ("layerscale backward f32 1x4", vec![("layerscale_backward", 12.0), ("layerscale_sum", 4.0)]),
         ("l2norm 4 lanes 3x7x13", vec![("l2norm_forward", 3.0 * 273.0)]),
-        // Chains of 8 links in each of 3 turns, 4 components.
+        // Chains of 8 links in each of 3 iterations, 4 components.
         (
             "roof multiply-adds, 2 chains 67x4, 3 turns",
             vec![("multiply_add", 2.0 * 4.0 * 67.0 * 2.0 * 8.0 * 3.0)],
         ),
         ("roof copies, 1 together 257x4", vec![("copy", 0.0)]),
         ("image no flips 3x5x7", vec![("image_forward", 3.0 * 315.0)]),
-        // The four other tokens in front have no position.
+        // The other four tokens of the prefix have no position.
         ("tokens forward f32 3x(5+13)x68, 1 positioned", vec![("tokens_forward", 3.0 * 14.0 * 68.0)]),
         ("tokens backward f32 3x(5+13)x68, 1 positioned", vec![("tokens_backward", 3.0 * 18.0 * 68.0)]),
-        // Means of 3 columns, blended; sums of 7 parts for the class token, and the patches.
+        // Means of 3 columns, blended; then, for the class token, sums of 7 parts, and the patches.
         ("gelt forward f32 2x(2+7x3)x68", vec![("gelt_forward", 2.0 * 7.0 * 68.0 * 7.0)]),
         ("gelt backward f32 2x(2+7x3)x68", vec![("gelt_backward", 2.0 * 68.0 * (8.0 + 21.0))]),
     ]
@@ -130,7 +131,7 @@ fn every_kernel_declares_what_it_computes() {
         counted.extend(wanted.into_iter().map(|(entry, _)| entry));
     }
 
-    // Of slices every sum is added, and those of the columns.
+    // Products in slices: the second dispatch adds up the slices of every output, and of the column sums.
     let mut run = Run::new(context(), Storage::F32, Purpose::Time);
     tn(&mut run, [4, 8, 2048], true, Some(Tile::Plain));
     let launches = run.recorder.list().unwrap().dispatches;
@@ -138,7 +139,8 @@ fn every_kernel_declares_what_it_computes() {
     assert!(slices > 1);
     assert_eq!((launches[0].kernel.entry, launches[0].flops), ("gemm_tn", 2.0 * 32.0 * 2048.0));
     assert_eq!((launches[1].kernel.entry, launches[1].flops), ("gemm_slices", f64::from(slices) * 36.0));
-    // One workgroup of 16 blocks, 4 products of 8³ multiply-adds each in 8 links of 3 turns: not every adapter can run it.
+    // One workgroup of 16 blocks, each with 4 products of 8³ multiply-adds in 8 links of 3 iterations. Only listed,
+    // because not every adapter can run it.
     let mut run = Run::new(context(), Storage::F16, Purpose::Time);
     let (operands, y) = (run.quads_output("operands", 34 * 64), run.output("y", 64 * 64));
     roof::MultiplyFragments { operands, y, side: 8, turns: 3 }.record(&mut run.recorder, "fragments");

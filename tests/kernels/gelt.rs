@@ -1,4 +1,4 @@
-//! gelt beside its cases.
+//! More tests of gelt.
 
 use crate::common::differences::{coarse, prove};
 use crate::common::guard::{judged, outputs};
@@ -11,7 +11,7 @@ use lat_wgpu::shape::GeltConfig;
 const SHAPE: Shape = Shape { prefix: 2, parts: 3, columns: 5, dim: 52, weights: (0.25, 0.75) };
 
 #[test]
-fn backward_of_the_reference_against_differences() {
+fn reference_gradients_match_finite_differences() {
     let shape = Shape { prefix: 2, parts: 3, columns: 4, dim: 8, weights: GeltConfig::default().weights() };
     let Shape { parts, dim, .. } = shape;
     let (tokens, dgelt) = (coarse(4, 2 * shape.tokens()), normal(5, 2 * parts * dim));
@@ -27,7 +27,7 @@ fn backward_of_the_reference_against_differences() {
 }
 
 #[test]
-fn pieces_of_a_batch_meet_in_one_tensor() {
+fn micro_batches_share_one_tensor() {
     let Shape { prefix, parts, columns, dim, weights } = SHAPE;
     let (shape, pieces) = (SHAPE, [(0, 3), (3, 1), (4, 2)]);
     let (tokens, dgelt) = (normal(2, 6 * shape.tokens()), normal(3, 6 * parts * dim));

@@ -1,4 +1,4 @@
-//! gradnorm beside its cases: several groups, and that nothing non-finite slips through.
+//! More tests of gradnorm: several groups, the loss scale, and values that are not finite.
 
 use crate::common::guard::{judged, outputs};
 use crate::common::random::normal;
@@ -13,13 +13,13 @@ fn partials(gradients: &[f32]) -> Vec<f32> {
         })
         .remove(0)
     });
-    // The sum of what isn't finite may be a NaN of any payload; the counts decide.
+    // A non-finite sum may be a NaN with any payload. Only the counts must be equal.
     let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
     assert!(all.iter().all(|other| all[0].iter().zip(other).all(same)), "lanes, {} words", gradients.len());
     all[0].clone()
 }
 
-/// Finite, factor and norm, and what is kept for the next step.
+/// Finite, factor and norm, and the state that the next step reads.
 fn control_after(before: Control, groups: &[&[f32]], losses: &[f32], clip: f32) -> (u32, f32, f32, Control) {
     let all: Vec<f32> = groups.iter().flat_map(|gradients| partials(gradients)).collect();
     let found = outputs("gradnorm finish", |run| {
@@ -78,12 +78,12 @@ fn the_scale_falls_after_an_overflow_and_rises_after_2000_steps() {
     assert_eq!((fallen.scale, fallen.stopped), (1.0, false));
     let stopped = step(fallen, f32::INFINITY);
     assert_eq!((stopped.scale, stopped.stopped), (1.0, true));
-    // Once stopped, nothing counts, however finite.
+    // Once stopped, no step counts, even if it is finite.
     let after = step(stopped, 1.0);
     assert!(!after.counted && after.stopped);
     let risen = step(Control { steps: 1999, scale: 2.0, ..start }, 1.0);
     assert_eq!((risen.counted, risen.scale, risen.steps), (true, 4.0, 0));
-    // Not past the largest.
+    // Limited to the largest scale.
     assert_eq!(step(Control { steps: 1999, ..start }, 1.0).scale, 4.0);
 }
 
@@ -92,7 +92,7 @@ fn one_word_that_is_not_finite_stops_the_step() {
     let clean = normal(5, 3 * 4096 + 8);
     let losses = normal(6, 70);
     assert_eq!(control(&[&clean, &clean], &losses, 1.0).0, 1);
-    // A NaN of another sign and payload, too.
+    // Includes a NaN with another sign and payload.
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0xff80_0001)] {
         for at in [0, 1, 2, 3, 255, 4095, 4096, clean.len() - 1] {
             let mut gradients = clean.clone();

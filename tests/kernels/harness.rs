@@ -1,4 +1,4 @@
-//! The harness itself: each of its checks fails when it should.
+//! Tests of the harness: each of its checks fails when it should.
 
 use crate::common::compare::compare;
 use crate::common::context;
@@ -8,7 +8,7 @@ use lat_wgpu::entry_points;
 use lat_wgpu::gpu::ShaderFile;
 use lat_wgpu::reference::Exact;
 
-/// Writes y[i] = x[i] for `first` ≤ i < `end`, whatever the tensors' length.
+/// Writes y[i] = x[i] for `first` ≤ i < `end`, even beyond the tensors' length.
 static COPY: ShaderFile = ShaderFile::new(
     "copy",
     "
@@ -88,7 +88,7 @@ fn one_wrong_value_among_many_is_caught() {
 
 #[test]
 #[should_panic(expected = "of tolerance at [0]")]
-fn a_missing_number_is_caught() {
+fn a_nan_is_caught() {
     compare("harness", &[f32::NAN], [(0, Exact { value: 1.0, scale: 1.0 })], tolerance::gemm(0));
 }
 

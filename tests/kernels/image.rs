@@ -1,4 +1,4 @@
-//! image beside its cases.
+//! More tests of image.
 
 use crate::common::assert_same_bits;
 use crate::common::guard::judged;
@@ -14,7 +14,7 @@ fn run(pixels: &[u8], flip: &[u32], size: ImageSize) -> Vec<f32> {
 
 #[test]
 fn an_image_does_not_depend_on_its_neighbours() {
-    // 3·5·7 bytes: images after the first don't begin on a word.
+    // An image has 3·5·7 bytes, so later images begin within a word.
     let (size, pixels) = (ImageSize { height: 5, width: 7 }, bytes(2, 4 * 105));
     let all = run(&pixels, &[], size);
     for (i, pixels) in pixels.chunks(105).enumerate() {
@@ -23,7 +23,7 @@ fn an_image_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
-fn an_image_mirrored_twice_is_itself_and_words_of_zeros_mirror_nothing() {
+fn mirroring_twice_is_the_identity_and_zeros_mirror_nothing() {
     for (height, width) in [(1, 1), (1, 2), (5, 7), (8, 8), (13, 31)] {
         let (size, pixels) = (ImageSize { height, width }, bytes(3, 12 * height * width));
         let plain = run(&pixels, &[], size);

@@ -1,4 +1,4 @@
-//! l2norm beside its cases.
+//! More tests of l2norm.
 
 use crate::common::alone;
 use crate::common::guard::judged;

@@ -1,4 +1,4 @@
-//! layernorm beside its cases: bits that must be the same, and the reference's gradients.
+//! More tests of layernorm: results that must have the same bits, and finite differences of the reference.
 
 use crate::common::differences::{coarse, prove};
 use crate::common::guard::{judged, outputs};
@@ -10,7 +10,7 @@ use lat_wgpu::reference::Exact;
 use lat_wgpu::reference::layernorm as reference;
 
 #[test]
-fn a_row_does_not_depend_on_the_rows_beside_it() {
+fn a_row_does_not_depend_on_its_neighbours() {
     for lanes in LANES {
         alone(&normal(7, 9 * 100), 9, |x| {
             judged("layernorm", |run| forward(run, x, 100, 1e-6, false, lanes))
@@ -19,12 +19,12 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
 }
 
 #[test]
-fn the_adapter_picks_a_count_of_lanes_that_is_tested() {
+fn the_adapter_uses_a_tested_number_of_lanes() {
     assert!(LANES.contains(&context().row_lanes()));
 }
 
 #[test]
-fn backward_of_the_reference_against_differences() {
+fn reference_gradients_match_finite_differences() {
     let (rows, dim, eps) = (3, 12, 1e-2);
     let (x, weight, bias) = (coarse(12, rows * dim), coarse(13, dim), coarse(14, dim));
     let (dy, addend) = (normal(15, rows * dim), normal(16, rows * dim));
@@ -41,8 +41,8 @@ fn backward_of_the_reference_against_differences() {
 }
 
 #[test]
-fn parameters_have_the_same_bits_for_every_count_of_lanes_and_beside_another_norm() {
-    // Several chunks, and columns that are no whole workgroup.
+fn parameter_gradients_do_not_depend_on_lanes_or_a_second_norm() {
+    // Several chunks, and a number of columns that is not a multiple of a workgroup.
     for rows in [37, 100] {
         let gradients = |streams: &[u64], lanes| {
             let norm = |&stream: &u64| [stream, stream + 1].map(|stream| drawn(stream, rows * 52));

@@ -1,11 +1,11 @@
-//! The gradients of layerscale's reference.
+//! Finite differences of layerscale's reference.
 
 use crate::common::differences::{coarse, prove};
 use crate::common::random::normal;
 use lat_wgpu::reference::layerscale as reference;
 
 #[test]
-fn reference_gradients_are_the_difference_quotients() {
+fn reference_gradients_match_finite_differences() {
     let (rows, dim) = (5, 8);
     let (x, weight, dy) = (coarse(1, rows * dim), coarse(2, dim), normal(3, rows * dim));
     let loss = |x: &[f32], weight: &[f32]| -> f64 {

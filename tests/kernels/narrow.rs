@@ -1,4 +1,4 @@
-//! narrow beside its cases; and every quick case that touches quads, in halves against itself in f32.
+//! More tests of narrow, and a comparison of every quick case that accesses quads in f16 with the same case in f32.
 
 use crate::common::compare::compare;
 use crate::common::context;
@@ -11,21 +11,21 @@ use lat_wgpu::gpu::{Storage, Tensor};
 use lat_wgpu::kernels::gemm::Tile;
 use lat_wgpu::reference::{Exact, narrow as reference};
 
-/// Storages of this adapter that are narrower than f32.
+/// Storages of this adapter in half precision.
 fn halves() -> impl Iterator<Item = Storage> {
     [Storage::F16, Storage::Packed].into_iter().filter(|&storage| context().supports(storage))
 }
 
 fn outputs(storage: Storage, record: impl Fn(&mut Run<'static>)) -> Vec<(Tensor, Vec<f32>)> {
     let mut run = Run::new(context(), storage, Purpose::Guard);
-    // Both see the same numbers.
+    // Runs in every storage get the same numbers.
     run.in_halves = true;
     record(&mut run);
     run.run().unwrap().outputs
 }
 
 #[test]
-fn values_round_to_a_neighbouring_half() {
+fn values_round_to_a_neighbouring_f16() {
     for len in [4, 12, 252, 256, 260] {
         let values = normal(1, len);
         for storage in halves() {
@@ -39,7 +39,7 @@ fn values_round_to_a_neighbouring_half() {
 }
 
 #[test]
-fn what_a_half_cannot_hold_is_infinite() {
+fn values_beyond_f16_become_infinite() {
     let values = [65504.0, -65504.0, 65505.0, -1e30, f32::INFINITY, f32::NAN, -f32::INFINITY, 1.0];
     for storage in halves() {
         let found = outputs(storage, |run| narrow(run, &values[..])).remove(0).1;
@@ -49,8 +49,8 @@ fn what_a_half_cannot_hold_is_infinite() {
 }
 
 #[test]
-fn every_quick_case_in_halves_is_itself_in_f32_rounded() {
-    // Matrix units round in their own way.
+fn every_quick_case_in_f16_is_the_rounded_case_in_f32() {
+    // The rounding of matrix units depends on the hardware.
     let units = [8, 16].map(|side| Tile::Cooperative { side }.to_string());
     let cases = quick(context());
     for case in cases.iter().filter(|case| case.storage != Storage::F32) {
@@ -62,7 +62,7 @@ fn every_quick_case_in_halves_is_itself_in_f32_rounded() {
         for (i, ((_, wide), (tensor, found))) in wide.iter().zip(&found).enumerate() {
             let other = wide.iter().zip(found).position(|(&wide, &found)| {
                 let half = reference::to_half(wide);
-                // Adapters may round either way; outputs in words are the same bits.
+                // Adapters may round to either neighbour. Outputs of words must be equal bit for bit.
                 let near = (f64::from(found) - half).abs() <= half.abs().max(2f64.powi(-14)) * 2f64.powi(-10);
                 wide.to_bits() != found.to_bits() && (tensor.storage == Storage::F32 || !near)
             });

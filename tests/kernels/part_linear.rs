@@ -1,4 +1,4 @@
-//! part_linear beside its cases: samples by themselves, and the reference's gradients.
+//! More tests of part_linear: samples on their own, and finite differences of the reference.
 
 use crate::common::differences::{coarse, prove};
 use crate::common::guard::judged;
@@ -32,7 +32,7 @@ fn a_sample_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
-fn the_reference_gradients_are_difference_quotients() {
+fn reference_gradients_match_finite_differences() {
     let (x, weight, bias, dy) = (coarse(1, 30), coarse(2, 40), coarse(3, 8), coarse(4, 24));
     for layout in [Layout::SampleFirst, Layout::PartFirst] {
         let exact = exact([&x, &weight, &bias], Shape { batch: 3, parts: 2, inputs: 5, outputs: 4, layout });

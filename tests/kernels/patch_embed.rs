@@ -1,4 +1,4 @@
-//! patch_embed beside its cases.
+//! More tests of patch_embed.
 
 use crate::common::differences::{coarse, prove};
 use crate::common::guard::judged;
@@ -22,7 +22,7 @@ fn an_image_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
-fn backward_of_the_reference_against_differences() {
+fn reference_gradients_match_finite_differences() {
     let (batch, height, width, patch, stride, dim, prefix) = (2, 7, 6, 3, 2, 4, 2);
     let depth = 3 * patch * patch;
     let image = coarse(9, batch * 3 * height * width);

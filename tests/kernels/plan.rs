@@ -1,4 +1,4 @@
-//! A chain of kernels as a plan: shared memory and what lies in it change nothing.
+//! A chain of kernels as a plan: sharing memory between tensors, and its earlier content, must not change the result.
 
 use crate::common::random::{normal, scaled};
 use crate::common::{assert_same_bits, context};
@@ -15,7 +15,7 @@ const HIDDEN: usize = 4 * DIM;
 const ROWS: usize = BATCH * TOKENS;
 const OUT: usize = BATCH * 3 * DIM;
 
-/// Records two transformer blocks and an embedding; intermediate tensors come from `tensor`.
+/// Records two transformer blocks and an embedding. `tensor` makes the intermediate tensors.
 fn record(
     recorder: &mut Recorder<'_>,
     out: &Buffer,
@@ -90,7 +90,7 @@ fn run(plan: &Plan, out: &Buffer) -> Vec<f32> {
 }
 
 #[test]
-fn shared_memory_and_what_lies_in_it_change_nothing() {
+fn shared_memory_and_its_content_change_nothing() {
     let mut recorder = Recorder::new(context());
     let out = context().buffer("out", OUT).unwrap();
     record(&mut recorder, &out, |recorder, name, len| {
@@ -100,7 +100,7 @@ fn shared_memory_and_what_lies_in_it_change_nothing() {
     let apart = recorder.finish().unwrap();
     assert_eq!(apart.summary().heap_bytes, 0);
     let wanted = run(&apart, &out);
-    // Two images of three parts: of unit length each.
+    // Two images; l2norm gives each embedding unit length.
     let length: f32 = wanted.iter().map(|v| v * v).sum();
     assert!((length - BATCH as f32).abs() < 1e-5, "{length}");
 

@@ -1,4 +1,4 @@
-//! common/random.wgsl draws the bits of `rng`.
+//! Validates common/random.wgsl against `rng`, bit for bit.
 
 use crate::common::bits;
 use crate::common::guard::outputs;
@@ -6,7 +6,7 @@ use lat_wgpu::entry_points;
 use lat_wgpu::gpu::ShaderFile;
 use lat_wgpu::rng;
 
-/// Writes bits and uniform of each (seed, stream, index) in words.
+/// Writes the bits and the uniform number of each (seed, stream, index).
 static DRAW: ShaderFile = ShaderFile::new(
     "draw",
     "

@@ -1,4 +1,4 @@
-//! rollout beside its cases: a token alone, large scores, and behind the attention that it follows.
+//! More tests of rollout: a single token, large scores, and a plan with attention.
 
 use crate::common::guard::{judged, outputs};
 use crate::common::random::{drawn, scaled};
@@ -15,13 +15,13 @@ fn probabilities_stay_probabilities() {
     };
     let mixed = run(scaled(1, 3 * 2 * 16, 1.0), 1, 2, 16);
     assert!((mixed[0] - 1.0).abs() < 1e-6, "a token alone stays itself: {mixed:?}");
-    // Scores above a hundred pick one token.
+    // With scores above a hundred the softmax selects a single token.
     let mixed = run(scaled(3, 23 * 3 * 32, 6.0), 23, 1, 32);
     assert!(mixed.iter().all(|v| (0.0..=1.001).contains(v)), "{mixed:?}");
 }
 
 #[test]
-fn behind_attention_rows_sum_to_one() {
+fn after_attention_rows_sum_to_one() {
     let (tokens, heads, head_dim) = (67, 3, 16);
     let found = outputs("rollout behind attention", |run| {
         let qkv = run.operand("qkv", drawn(6, tokens * 3 * heads * head_dim)).tensor;

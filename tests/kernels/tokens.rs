@@ -1,4 +1,4 @@
-//! tokens beside its cases.
+//! More tests of tokens.
 
 use crate::common::alone;
 use crate::common::differences::{coarse, prove};
@@ -14,7 +14,7 @@ fn an_image_does_not_depend_on_its_neighbours() {
 }
 
 #[test]
-fn backward_of_the_reference_against_differences() {
+fn reference_gradients_match_finite_differences() {
     let (batch, prefix, count, dim) = (3, 3, 4, 8);
     let sequence = (prefix + count) * dim;
     let (first, patches) = (coarse(8, prefix * dim), coarse(9, batch * count * dim));

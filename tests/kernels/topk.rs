@@ -1,4 +1,4 @@
-//! topk beside its cases.
+//! More tests of topk.
 
 use crate::common::guard::{judged, outputs};
 use crate::common::{assert_same_bits, context};
@@ -7,8 +7,8 @@ use lat_wgpu::gpu::Family;
 use lat_wgpu::kernels::topk::{FAR, NOBODY};
 
 #[test]
-fn what_is_no_distance_is_left_out() {
-    // A NaN of another sign and payload, and what would come first, too.
+fn values_that_are_no_distance_are_ignored() {
+    // Includes a NaN with another sign and payload, and -∞, which would come first.
     let odd = f32::from_bits(0xff80_0001);
     let all = [f32::NAN, 2.0, f32::INFINITY, FAR, 1.0, 2e30, odd, f32::NEG_INFINITY];
     let shape = Shape { queries: 1, gallery: 8, columns: 4 };

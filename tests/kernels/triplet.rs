@@ -1,4 +1,4 @@
-//! triplet beside its cases: mining of every sort, and the reference's gradient.
+//! More tests of triplet: special cases of mining, the loss scale, and finite differences of the reference.
 
 use crate::common::context;
 use crate::common::differences::{coarse, prove};
@@ -22,7 +22,7 @@ fn mined(found: &[Vec<f32>]) -> (Vec<f32>, Vec<Choice>) {
     (found[0].clone(), found[1].chunks(2).map(choice).collect())
 }
 
-/// Compares all three launches, each on what the one before it gave; returns losses and choices.
+/// Compares all three kernels, each with the results of the one before it. Returns losses and choices.
 fn check(name: &str, parts: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, Vec<Choice>) {
     let (batch, family) = (labels.len(), context().family());
     let found = judged(name, |run| distances(run, parts, batch, family)).remove(0);
@@ -41,7 +41,7 @@ fn check(name: &str, parts: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, V
 #[test]
 fn many_images_of_few_persons() {
     for batch in [6, 63, 65, 127] {
-        // Far apart, some anchors have no loss.
+        // The persons are not separated, so most anchors have a loss.
         let (losses, _) = check("normal", &normal(2, batch * 11), &labels(batch, 4), MARGIN);
         assert!(batch < 60 || losses.iter().filter(|&&loss| loss > 0.0).count() > batch / 2);
     }
@@ -57,14 +57,14 @@ fn parts_of_vit_s_and_vit_b() {
 }
 
 #[test]
-fn near_images_far_from_the_origin_keep_their_distance() {
-    // Norms and products would leave nothing of it.
+fn close_images_far_from_the_origin_keep_their_distance() {
+    // Computed from norms and products, the distances would cancel.
     let parts: Vec<f32> = scaled(5, 8 * 384, 0.001).iter().map(|v| v + 3.0).collect();
     check("near", &parts, &[0, 0, 1, 1, 2, 2, 3, 3], MARGIN);
 }
 
 #[test]
-fn persons_that_are_apart_lose_nothing() {
+fn separated_persons_have_no_loss() {
     let labels = [0, 1, 0, 1, 2, 2];
     let parts: Vec<f32> = labels
         .iter()
@@ -74,19 +74,19 @@ fn persons_that_are_apart_lose_nothing() {
         .collect();
     let (losses, choices) = check("apart", &parts, &labels, MARGIN);
     assert!(losses.iter().all(|&loss| loss == 0.0) && choices.iter().all(Option::is_none));
-    // A margin as wide as the gap brings all of them back.
+    // With a margin as wide as the gap all anchors have a loss.
     let (_, choices) = check("apart, wide margin", &parts, &labels, 100.0);
     assert!(choices.iter().all(Option::is_some));
 }
 
 #[test]
-fn an_anchor_without_a_pair_is_left_out() {
+fn an_anchor_without_a_pair_has_no_loss() {
     let parts = normal(7, 5 * 9);
     for labels in [[3; 5], [0, 1, 2, 3, 4]] {
         let (losses, choices) = check("without pairs", &parts, &labels, MARGIN);
         assert!(losses.iter().all(|&loss| loss == 0.0) && choices.iter().all(Option::is_none));
     }
-    // The last person has one image: it is no anchor, but others' negative.
+    // The last person has one image, which is a negative of others but no anchor.
     let (losses, choices) = check("one alone", &parts, &[0, 0, 1, 1, 2], 100.0);
     assert!(losses[4] == 0.0 && choices[4].is_none() && choices[..4].iter().all(Option::is_some));
 }
@@ -99,19 +99,19 @@ fn of_equals_the_first_is_taken() {
 }
 
 #[test]
-fn images_that_are_alike_have_no_direction() {
+fn identical_images_have_no_direction() {
     // Copies of one image under both labels.
     let parts: Vec<f32> = normal(8, 13).repeat(4);
     let (losses, choices) = check("copies", &parts, &[0, 0, 1, 1], MARGIN);
     assert!(losses.iter().all(|&loss| loss == MARGIN) && choices.iter().all(Option::is_some));
-    // Below the least distance, then above it.
+    // Below the smallest distance, then above it.
     for step in [9e-7, 1.1e-6] {
         check("nearly alike", &[0.0, step, 1.0, 1.0 + step], &[0, 0, 1, 1], 2.0);
     }
 }
 
 #[test]
-fn what_is_not_finite_shows_in_the_loss() {
+fn parts_that_are_not_finite_show_in_the_loss() {
     for bad in [f32::NAN, f32::from_bits(0xffc0_0001), f32::INFINITY, f32::MAX] {
         for at in [0, 12, 29] {
             let mut parts = normal(9, 6 * 5);
@@ -127,7 +127,7 @@ fn what_is_not_finite_shows_in_the_loss() {
 }
 
 #[test]
-fn the_reference_gradient_is_a_difference_quotient() {
+fn reference_gradients_match_finite_differences() {
     let (batch, length) = (7, 5);
     let (parts, labels) = (coarse(10, batch * length), [4, 1, 4, 1, 2, 4, 9]);
     for margin in [0.3, 2.0] {
@@ -149,7 +149,7 @@ fn the_reference_gradient_is_a_difference_quotient() {
 }
 
 #[test]
-fn the_scale_multiplies_what_is_added() {
+fn the_loss_scale_multiplies_the_gradient() {
     let distances = [0.0, 1.0, 2.0, 1.0, 0.0, 3.0, 2.0, 3.0, 0.0];
     let choices = [Some([1, 2]), None, Some([0, 1])];
     let [plain, scaled] = [1.0, 512.0].map(|scale| {
