@@ -1,20 +1,20 @@
-// Matrix product in the three forms of a linear layer, any shape: the plain kernel that the tiled families are proved
-// against.
+// Matrix product in the three forms of a linear layer, any shape: the plain kernel that validates the other families.
 //
 //   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])               C = A·Bᵀ, "NT": a layer's weight is stored (out, in)
 //   backward   dA = dC·B, "NN":    product[m,n] = Σ_k a[m,k]·b[k,n]·act'(kept[m,n]) + residual[m,n]
 //              dB = dCᵀ·A, "TN":   gradient[m,n] = Σ_k a[k,m]·b[k,n]
 //              dbias, beside TN:   column_sum[m] = Σ_k a[k,m]
-// TN may cut k into slices: workgroups of z = s add up k from s·depth on and write the s-th of as many gradients and
-// column sums; gemm_slices then adds those up, s ascending.
+// TN may cut k into slices: workgroups with z = s sum k from s·depth on and write the s-th of S gradients and column
+// sums. gemm_slices then adds these in ascending order of s.
 //
 // NT: a (M, K) read   b (N, K) read   bias (N) read   scale (N) read   residual (M, N) read
 //     c (M, N) written   pre (M, N) written if KEEP_PRE
 // NN: a (M, K) read   b (K, N) read   kept (M, N) read   residual (M, N) read   product (M, N) written
 // TN: a (K, M) read   b (K, N) read   gradient (S, M, N) written   column_sum (S, M) written if HAS_COLUMN_SUM
-// slices: slices (S, M, N) read   slices_of_sums (S, M) read   total (M, N) written   total_of_sums (M) written
-// likewise One invocation owns one output; those of TN's first column own a column sum too. k ascends through one f32
-// accumulator by fma, as in every family: same bits.
+// slices: slices (S, M, N) read   slices_of_sums (S, M) read if HAS_COLUMN_SUM
+//         total (M, N) written   total_of_sums (M) written if HAS_COLUMN_SUM
+// One invocation owns one output; in the first column of TN, it also owns a column sum. k ascends through one f32
+// accumulator by fma, as in every family, so all give the same bits.
 // Error: |c - exact| ≤ (K + 1)·2⁻²⁴·Σ_k|a||b| before the epilogue.
 // Source: [ViT eq. 1-3], every linear map. Limits: M·N, M·K and N·K below 2³².
 
@@ -22,9 +22,9 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
-    // TN: k of a slice, a multiple of 16.
+    // TN: k per slice, a multiple of 16.
     depth: u32,
-    // Workgroups before this launch's.
+    // Workgroups of earlier dispatches of the same product.
     first: u32,
 }
 
@@ -43,7 +43,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> kept: array<f32>;
 @group(0) @binding(4) var<storage, read_write> column_sum: array<f32>;
 
-// Slices of TN.
+// gemm_slices.
 @group(0) @binding(1) var<storage, read> slices: array<f32>;
 @group(0) @binding(2) var<storage, read> slices_of_sums: array<f32>;
 @group(0) @binding(3) var<storage, read_write> total: array<f32>;

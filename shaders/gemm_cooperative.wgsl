@@ -1,21 +1,21 @@
-// Matrix product, the matrix-unit family: products of whole fragments by the adapter's own matrix units, where it has
-// such.
+// Matrix product, the matrix-unit family: products of whole fragments on the adapter's matrix units.
 //
-//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ, halves in, f32 sums; see gemm.wgsl for the
-//   buffers
+//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ, f16 operands, f32 sums; buffers: gemm.wgsl
 //
-// A workgroup owns BM × BN outputs, cut into blocks of 2 × 2 fragments of SIDE × SIDE; in a round each of its
-// subgroups, however many lanes that has, takes one block. The tile walks along k in steps of BK: BM rows of a and BN
-// of b go into workgroup memory, from where fragments are loaded. Its rows are 8 halves longer than BK, so that those
-// of a fragment begin at different banks. The next step is read into registers before this step's products, which hide
-// the wait for it. Rows past the end repeat the last one and are never stored; k past the end is 0. Sums go through
-// workgroup memory to the epilogue, a fragment of each block at a time, because nobody knows which lane holds which of
-// them. An output is the same whatever rows lie beside it: its sum runs over fragments of k, k ascending, in any m, n
-// and tile. The order in which a matrix unit adds up is its own: these are not the bits of the other families. So it is
-// tried on the adapter before it is used: by sums of whole numbers, which come out the same in any order unless they
-// are kept in halves, and by a product with an epilogue.
-// Error: |c - exact| ≤ (K + 1)·2⁻²³·Σ_k|a||b| before the epilogue: units may cut off instead of rounding.
-// Limits: N and K multiples of 4; BK a multiple of SIDE. Halves alone. Workgroup memory 2·(BM + BN)·(BK + 8) + BM·BN
+// A workgroup owns BM × BN outputs, divided into blocks of 2 × 2 fragments of SIDE × SIDE. In a round each subgroup, of
+// any size, computes one block. The tile advances along k in steps of BK: BM rows of a and BN rows of b are copied to
+// workgroup memory, and fragments are loaded from there. A staged row is 8 f16 longer than BK, so that the rows of a
+// fragment begin at different banks. The next step is read into registers before the products of the current step,
+// which hides the latency. Rows past the end repeat the last one and are not stored; k past the end is 0. Sums pass
+// through workgroup memory to the epilogue, one fragment of each block at a time, because the layout of a fragment's
+// elements over lanes is unspecified.
+//
+// An output sums fragments in ascending order of k, for any m, n and tile, so it does not depend on the other rows. The
+// order within a fragment is the hardware's own, so the bits differ from those of the other families. The family is
+// therefore validated on the adapter before use: by sums of integers, which are exact in any order unless they are
+// stored in f16, and by a product with an epilogue.
+// Error: |c - exact| ≤ (K + 1)·2⁻²³·Σ_k|a||b| before the epilogue, because units may truncate instead of rounding.
+// Limits: N and K multiples of 4; BK a multiple of SIDE; f16 alone; workgroup memory 2·(BM + BN)·(BK + 8) + BM·BN
 // bytes.
 
 enable wgpu_cooperative_matrix;
@@ -25,7 +25,7 @@ struct Params {
     n: u32,
     k: u32,
     unused: u32,
-    // Rows of tiles before this launch's.
+    // Rows of tiles of earlier dispatches of the same product.
     first: u32,
 }
 
@@ -41,24 +41,25 @@ struct Params {
 const BM: u32 = 64;
 const BN: u32 = 64;
 const BK: u32 = 32;
-// Of a fragment; the helper appended has its types, and says of what they are loaded: Element, EACH halves.
+// Side of a fragment. The appended helper declares its types, and the type that it is loaded from: Element, with EACH
+// f16.
 const SIDE: u32 = 16;
 
 const THREADS = 128u;
 const BLOCK = 2u * SIDE;
 const BLOCKS_ALONG = BN / BLOCK;
 const BLOCKS = (BM / BLOCK) * BLOCKS_ALONG;
-// Halves from a row of the stage to the next.
+// f16 from one row of the stage to the next.
 const PITCH = BK + 8u;
-// Quads of a step that an invocation moves.
+// Quads per step that an invocation copies.
 const MOVES = (BM + BN) * (BK / 4u) / THREADS;
 
 // BM rows of a, then BN of b.
 var<workgroup> staged: array<Element, (BM + BN) * PITCH / EACH>;
-// A fragment of each block.
+// One fragment of each block.
 var<workgroup> finished: array<f32, BLOCKS * SIDE * SIDE>;
 
-// Quad t of a step's rows, of which the first is row `first.x` of a, then row `first.y` of b.
+// Reads quad t of a step. The first rows of the step are row `first.x` of a and, after BM rows, row `first.y` of b.
 fn fetch(t: u32, first: vec2u, k: u32) -> Quad {
     let quads = params.k / 4u;
     let row = t / (BK / 4u);
@@ -73,7 +74,7 @@ fn fetch(t: u32, first: vec2u, k: u32) -> Quad {
     return select(Quad(), read, vec4<bool>(quad < quads));
 }
 
-// Stores the fragments that lie in `finished`, of the blocks of a round: those at `within` of each block.
+// Stores the fragments in `finished` that belong to the blocks of this round, at offset `within` of each block.
 fn store(lane: u32, round: u32, end: u32, first: vec2u, within: vec2u) {
     for (var t = lane; t < BLOCKS * SIDE * SIDE / 4u; t += THREADS) {
         let block = t / (SIDE * SIDE / 4u);
@@ -96,15 +97,15 @@ fn gemm_nt(
     @builtin(num_subgroups) subgroups: u32,
 ) {
     let first = vec2u((params.first + group.y) * BM, group.x * BN);
-    // Four names and no array: SPIR-V has no arrays of fragments. They are set to 0 in the loop: what declares them
-    // there may do so once alone.
+    // Four variables instead of an array: SPIR-V has no arrays of fragments. They are set to 0 in the loop, because a
+    // compiler was seen that initialises variables declared in a loop only once.
     var sum_00 = Sums();
     var sum_01 = Sums();
     var sum_10 = Sums();
     var sum_11 = Sums();
     var held: array<Quad, MOVES>;
     for (var round = 0u; round < BLOCKS; round += subgroups) {
-        // Subgroups without a block of their own do the last one's work too, and store the same.
+        // Subgroups without a block compute and store the last one too, with the same result.
         let block = min(round + subgroup, BLOCKS - 1u);
         let end = round + subgroups;
         let row = block / BLOCKS_ALONG * BLOCK;
@@ -133,7 +134,7 @@ fn gemm_nt(
                 let b_1 = ((BM + column + SIDE) * PITCH + i) / EACH;
                 let left_0 = coopLoadT<Left>(&staged[a_0], pitch);
                 let left_1 = coopLoadT<Left>(&staged[a_1], pitch);
-                // Rows of b are columns of the product's right side.
+                // Rows of b are columns of the right operand.
                 let right_0 = coopLoad<Right>(&staged[b_0], pitch);
                 let right_1 = coopLoad<Right>(&staged[b_1], pitch);
                 sum_00 = coopMultiplyAdd(left_0, right_0, sum_00);

@@ -1,28 +1,29 @@
-// Matrix product, the CPU-adapter family: one subgroup per workgroup, no barrier, no workgroup memory.
+// Matrix product, the subgroup family for CPU adapters: one subgroup per workgroup, no barrier, no workgroup memory.
 //
-//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ; see gemm.wgsl for the buffers, for the two
-//   backward   forms NN and TN, and for the error bound
+//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ; see gemm.wgsl for the buffers, for the backward
+//                                                             forms NN and TN, and for the error bound
 //
-// A workgroup of SUB lanes owns ROWS rows × 4·SUB·QUADS columns. Workgroups follow each other along the rows, so that
-// neighbours find the same part of b in the cache. One lane loads what all share of a and passes it on by
-// subgroupShuffle, because on a CPU adapter a load with a lane-varying address costs hundreds of instructions (llvmpipe
-// makes it a loop over the lanes) and a shuffle costs one. Every load takes four values:
-//   NT: lane l holds quads of columns, SUB quads apart; loads are four k of a row of a or b.
-//   NN: the same columns, one load of b per quad and k; loads of a are four k of a row.
+// A workgroup of SUB invocations owns ROWS rows × 4·SUB·QUADS columns. Successive workgroups advance along the rows, so
+// that they find the same part of b in the cache. Elements of a that all lanes need are loaded by one lane and shared
+// by
+// subgroupShuffle: on a CPU adapter a load with an address that varies by lane costs hundreds of instructions (llvmpipe
+// turns it into a loop over the lanes), a shuffle costs one. Every load takes four values:
+//   NT: lane l owns quads of columns, SUB quads apart; a load is four k of one row of a or b.
+//   NN: the same columns; a load of b is one quad at one k, a load of a is four k of one row.
 //   TN: the same columns; a load of a is one k of four rows.
-// The sums don't fit into registers: four k are added to one between its load and its store. Arrays have a dimension
-// for each loop over them: that is what makes llvmpipe unroll the loop, however long.
+// The sums do not fit into registers, so four k are added to a sum between its load and its store. Arrays have a
+// dimension for each loop over them, because llvmpipe then unrolls the loop at any length.
 // k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl.
-// Limits: NT, NN: K and N multiples of 4; TN: M and N. ROWS a multiple of SUB, in TN of 4·SUB; only where every
-// subgroup has exactly SUB lanes.
+// Limits: NT, NN: K and N multiples of 4; TN: M and N. ROWS a multiple of SUB, in TN of 4·SUB; every subgroup has
+// exactly SUB lanes.
 
 struct Params {
     m: u32,
     n: u32,
     k: u32,
-    // TN: k of a slice, a multiple of 16.
+    // TN: k per slice, a multiple of 16.
     depth: u32,
-    // Rows of tiles before this launch's.
+    // Rows of tiles of earlier dispatches of the same product.
     first: u32,
 }
 
@@ -47,11 +48,11 @@ const SUB: u32 = 8;
 const ROWS: u32 = 32;
 const QUADS: u32 = 1;
 
-// Groups of rows of which each lane loads one; in TN, one quad.
+// Groups of rows; each lane loads one row of each group, in TN one quad of rows.
 const GROUPS = ROWS / SUB;
 const QUAD_GROUPS = (ROWS + 4u * SUB - 1u) / (4u * SUB);
 
-// Adds four terms of the sums in columns `q`: the values of every row, from their lanes, times this lane's columns.
+// Adds four terms to the sums in columns `q`: the values of every row, shared between lanes, times this lane's columns.
 fn add_products(
     sums: ptr<function, array<array<array<vec4f, QUADS>, SUB>, GROUPS>>,
     q: u32,
@@ -75,7 +76,7 @@ fn gemm_nt(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
     let first_row = (params.first + group.x) * ROWS;
     let my_columns = group.y * SUB * QUADS + lane;
 
-    // Rows and columns past the end repeat the last one and are never stored.
+    // Rows and columns past the end repeat the last one and are not stored.
     var a_at: array<u32, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
         a_at[g] = min(first_row + g * SUB + lane, params.m - 1u) * quads;
@@ -126,7 +127,7 @@ fn gemm_nn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
     let first_row = (params.first + group.x) * ROWS;
     let my_columns = group.y * SUB * QUADS + lane;
 
-    // Rows and columns past the end repeat the last ones and are never stored.
+    // Rows and columns past the end repeat the last ones and are not stored.
     var a_at: array<u32, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
         a_at[g] = min(first_row + g * SUB + lane, params.m - 1u) * quads_k;
@@ -172,7 +173,7 @@ fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id)
     let my_rows = (params.first + group.x) * SUB * QUAD_GROUPS + lane;
     let my_columns = group.y * SUB * QUADS + lane;
 
-    // Rows and columns past the end repeat the last ones and are never stored.
+    // Rows and columns past the end repeat the last ones and are not stored.
     var a_at: array<u32, QUAD_GROUPS>;
     for (var g = 0u; g < QUAD_GROUPS; g++) {
         a_at[g] = min(my_rows + g * SUB, quads_m - 1u);

@@ -1,25 +1,32 @@
-// Matrix product, the GPU family: register tiles fed from workgroup memory.
+// Matrix product, the tiled family for GPUs: register tiles fed from workgroup memory.
 //
-//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ; see gemm.wgsl for the buffers, for the two
-//   backward   forms NN and TN, and for the error bound
+//   forward    c[m,n] = epilogue(Σ_k a[m,k]·b[n,k])           C = A·Bᵀ; see gemm.wgsl for the buffers, for the backward
+//                                                             forms NN and TN, and for the error bound
 //
-// A workgroup owns a tile of BM × BN outputs, an invocation TM × TN of them: quads of rows and of columns, each a whole
-// tile's width of invocations after the last, so that neighbours read neighbouring words of workgroup memory. The tile
-// walks along k in steps of BK: BM × BK of a and BN × BK of b go into workgroup memory so that the inner loop reads
-// both as vec4 along m and n. They are moved in blocks of four quads, those of a before those of b, an invocation every
-// THREADSth. An operand whose rows run along k is transposed on its way: both of NT, a of NN. Rows and columns past the
-// end repeat the last ones and are never stored; k past the end is 0.
-// k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl, whatever the switches:
-//   PREFETCH   blocks of the next step are read into registers before this step's sums, which hide the wait for them;
-//              the blocks behind the last step repeat the end of k and are dropped
-//   LANES      a subgroup's 32 invocations lie 4 along m × 8 along n, bits 0, 2, 4 of the index along n and 1, 3 along
-//              m: neighbours by bit 0 share their quad of a, by bit 1 that of b. Hardware that serves two lanes which
-//              differ by one bit and read one address in one pass needs half the passes; the other order gives that
-//              for a alone
-//   SWIZZLE    in transposed operands the quad q of row k lies at q ^ 2·(k/4 mod 4). A transposed block goes to four
-//              rows of one column; eight neighbours, whose blocks are at four k and two q, would meet in two of eight
-//              quads of banks, and meet in none. The inner loop reads four k between changes of the mask, so that it
-//              costs an xor for each four
+// A workgroup owns a tile of BM × BN outputs, an invocation TM × TN of them: quads of rows and of columns, ALONG_M and
+// ALONG_N quads apart, so that neighbouring invocations read neighbouring words of workgroup memory. The tile advances
+// along k in steps of BK: BM × BK elements of a and BN × BK of b are copied to workgroup memory, where the inner loop
+// reads both as vec4 along m and n. They are copied in blocks of four quads, first those of a, then those of b; an
+// invocation copies every THREADS-th block. An operand whose rows run along k is transposed on the way: both in NT, a
+// in NN. Rows and columns past the end repeat the last ones and are not stored; k past the end is 0.
+//
+// k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl, with any of these switches:
+//   PREFETCH   Reads the blocks of the next step into registers before the sums of this step, which hides the latency.
+//              Blocks after the last step repeat the end of k and are dropped.
+//   LANES      Arranges each 32 invocations as 4 along m × 8 along n: bits 0, 2, 4 of the index run along n, bits 1, 3
+//   along
+//              m. Neighbours in bit 0 share their quad of a, neighbours in bit 1 that of b. Hardware that serves two
+//              lanes
+//              with one address in one pass, if they differ in one bit, needs half the passes; in the default order
+//              this
+//              holds for a alone.
+//   SWIZZLE    Stores quad q of row k of a transposed operand at q ^ 2·(k/4 mod 4). A transposed block is stored to
+//   four
+//              rows of one column. Without the swizzle, eight neighbours with blocks at four k and two q share two of
+//              eight
+//              groups of banks; with it they use all. The inner loop reads four k between changes of the mask, so the
+//              cost
+//              is one xor per four k.
 // Limits: NT, NN: K and N multiples of 4; TN: M and N. BM, BN powers of two from 16 on, BK 16, TM, TN 4 or 8; LANES: at
 // least 4 invocations along m and 8 along n; SWIZZLE: 8 along both, or TM and TN 4; workgroup memory 4·BK·(BM + BN)
 // bytes.
@@ -28,9 +35,9 @@ struct Params {
     m: u32,
     n: u32,
     k: u32,
-    // TN: k of a slice, a multiple of 16.
+    // TN: k per slice, a multiple of 16.
     depth: u32,
-    // Rows of tiles before this launch's.
+    // Rows of tiles of earlier dispatches of the same product.
     first: u32,
 }
 
@@ -68,20 +75,21 @@ const QUADS_K = BK / 4u;
 // Quads of rows and of columns that an invocation owns.
 const OWN_M = TM / 4u;
 const OWN_N = TN / 4u;
-// Blocks of 4 × 4 values per step, and how many of both an invocation moves at most.
+// Blocks of 4 × 4 values per step of a, of b and of both, and the most that an invocation copies.
 const BLOCKS_A = (BM / 4u) * QUADS_K;
 const BLOCKS_B = (BN / 4u) * QUADS_K;
 const BLOCKS = BLOCKS_A + BLOCKS_B;
 const EACH = (BLOCKS + THREADS - 1u) / THREADS;
-// Steps of k that are written out one behind the other: addresses are computed once for all of them.
+// Steps of k per unrolled group, for which addresses are computed once.
 const UNROLL = 4u;
-// Quads of workgroup memory that a's tile takes.
+// Quads of a's tile in workgroup memory.
 const TILE_A = BK * BM / 4u;
 
 // [k][m / 4], then [k][n / 4].
 var<workgroup> tile: array<vec4f, BK * (BM + BN) / 4u>;
 
-// Four neighbouring rows of four values: of m or n, where rows run along k, else of k.
+// Four neighbouring rows of four values. They are rows of m or n if the operand's rows run along k, otherwise rows of
+// k.
 struct Block {
     v0: Quad,
     v1: Quad,
@@ -89,7 +97,7 @@ struct Block {
     v3: Quad,
 }
 
-// An invocation's place among those of its tile, along m and n.
+// Position of an invocation in the tile, along m and n.
 fn place(lane: u32) -> vec2u {
     if (LANES == 0u) {
         return vec2u(lane / ALONG_N, lane % ALONG_N);
@@ -100,14 +108,14 @@ fn place(lane: u32) -> vec2u {
     return vec2u(along_m + 4u * (others / (ALONG_N / 8u)), along_n + 8u * (others % (ALONG_N / 8u)));
 }
 
-// Where a transposed operand's quads lie in rows k of which `quad_k` is k / 4; `quads` in a row.
+// Mask of a transposed operand's quads in rows k with `quad_k` = k / 4; `quads` per row.
 fn swizzle(quad_k: u32, quads: u32, transposed: bool) -> u32 {
     return select(0u, (SWIZZLE * 2u * (quad_k % 4u)) & (quads - 1u), transposed);
 }
 
-// Where the four quads of block t of an operand lie, from row or column `first` and quad `step` of k on: of `size` rows
-// or columns, of which its tile holds `quads` quads. Lines of memory run along k if it is transposed, else along m or
-// n.
+// Indices of the four quads of block t of an operand, from row or column `first` and quad `step` of k on. `size` is the
+// number of rows or columns, `quads` the number of quads along a tile. Lines of memory run along k if `transposed`,
+// otherwise along m or n.
 fn quads_of(t: u32, transposed: bool, quads: u32, size: u32, first: u32, step: u32) -> vec4u {
     var line = (step + t / quads) * 4u;
     var lines = params.k;
@@ -140,7 +148,7 @@ fn fetch(t: u32, transposed: vec2<bool>, first: vec2u, step: u32) -> Block {
     return fetch_b(t - BLOCKS_A, transposed.y, first.y, step);
 }
 
-// Puts block t of an operand into workgroup memory, where its tile begins at `start`.
+// Copies block t of an operand to its tile in workgroup memory, which begins at `start`.
 fn put(t: u32, transposed: bool, quads: u32, start: u32, step: u32, block: Block) {
     var quad_k = t / quads;
     var quad = t % quads;
@@ -152,7 +160,7 @@ fn put(t: u32, transposed: bool, quads: u32, start: u32, step: u32, block: Block
     }
     let k = (step + quad_k) * 4u;
     let at = start + quad_k * 4u * quads + quad;
-    // A transposed operand's K is a multiple of 4: one comparison serves all.
+    // K of a transposed operand is a multiple of 4, so one comparison decides for all four rows.
     let next = select(1u, 0u, transposed);
     tile[at] = select(vec4f(0.0), rows[0], k < params.k);
     tile[at + quads] = select(vec4f(0.0), rows[1], k + next < params.k);
@@ -160,8 +168,8 @@ fn put(t: u32, transposed: bool, quads: u32, start: u32, step: u32, block: Block
     tile[at + 3u * quads] = select(vec4f(0.0), rows[3], k + 3u * next < params.k);
 }
 
-// Adds to the sums of the invocation at `at` of the tile that begins at row and column `first`, for quads of k from
-// `steps.x` to `steps.y`; `transposed`: a, b. If `adds_up`, column sums of a go to `totals`.
+// Adds products to the sums of the invocation at position `at`, for the tile at row and column `first` and quads of k
+// from `steps.x` to `steps.y`. `transposed` is (a, b). If `adds_up`, adds the column sums of a to `totals`.
 fn add_products(
     sums: ptr<function, array<array<vec4f, OWN_N>, TM>>,
     totals: ptr<function, array<vec4f, OWN_M>>,
@@ -204,7 +212,7 @@ fn add_products(
             }
         }
         for (var k_start = 0u; k_start < BK; k_start += UNROLL) {
-            // A constant that is added last becomes part of the instruction that reads.
+            // The constant offset is added last, so that it becomes part of the load instruction.
             let at_a = k_start * (BM / 4u) + (at.x ^ swizzle(k_start / 4u, BM / 4u, transposed.x));
             let at_b = k_start * (BN / 4u) + (at.y ^ swizzle(k_start / 4u, BN / 4u, transposed.y));
             for (var k = 0u; k < UNROLL; k++) {
@@ -234,7 +242,7 @@ fn add_products(
     }
 }
 
-// The i-th row of an invocation at `at` along m.
+// The i-th row of the invocation at position `at` along m.
 fn row_of(first: u32, i: u32, at: u32) -> u32 {
     return first + ((i / 4u) * ALONG_M + at) * 4u + i % 4u;
 }
@@ -280,7 +288,7 @@ fn gemm_tn(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
     let first = vec2u((params.first + group.y) * BM, group.x * BN);
     let at = place(lane);
     var sums: array<array<vec4f, OWN_N>, TM>;
-    // The same for the whole workgroup: all of those at the left edge have seen all of their columns of a.
+    // Uniform over the workgroup. Workgroups at the left edge read all k of their columns of a.
     let adds_up = HAS_COLUMN_SUM && group.x == 0u;
     var totals: array<vec4f, OWN_M>;
     let end = min((group.z + 1u) * params.depth, params.k);

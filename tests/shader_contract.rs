@@ -1,13 +1,12 @@
-//! Every shader in every variant against its Rust declaration, read by naga: no GPU needed.
+//! Compares every shader in every variant with its Rust declaration. naga parses the shaders; no GPU is needed.
 //!
-//! With `LAT_SHADER_OUT=DIR` the assembled sources are left in DIR for other tools, see tools/check_shaders.sh and
-//! tools/check_hlsl.sh. One line per pipeline in each list:
+//! With `LAT_SHADER_OUT=DIR` the assembled sources are written to DIR for other tools, see tools/check_shaders.sh and
+//! tools/check_hlsl.sh. Each list has one line per pipeline:
 //! - `VARIANT.wgsl`, and `list.txt`: `VARIANT ENTRY FEATURES [OVERRIDE=VALUE…]`, features joined by commas: `plain`,
-//!   `subgroups` or `fragments` (matrix units), `f16`, the side of a fragment, and `naga` where no other compiler reads
-//!   the
-//!   WGSL;
-//! - `VARIANT+SETTING.spv`, and `spirv.txt`: `FILE ENVIRONMENT`, the latter as spirv-val calls it;
-//! - `VARIANT+SETTING.hlsl`, and `hlsl.txt`: `FILE MODEL ENTRY`, the least shader model that will do.
+//!   `subgroups` or `fragments` (matrix units), `f16`, the side of a fragment, and `naga` if no other compiler reads
+//!   the WGSL;
+//! - `VARIANT+SETTING.spv`, and `spirv.txt`: `FILE ENVIRONMENT`, the environment of spirv-val;
+//! - `VARIANT+SETTING.hlsl`, and `hlsl.txt`: `FILE MODEL ENTRY`, the lowest shader model that suffices.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -28,21 +27,21 @@ const MAX_STORAGE_BUFFERS: usize = 8;
 const MAX_INVOCATIONS: u32 = 256;
 const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
 
-/// For which compilers a variant is written; for each that is stated here it must be.
+/// The languages that a variant is translated to. Every translation must succeed.
 struct Targets {
-    /// The least Vulkan whose rules its SPIR-V keeps, as spirv-val calls it.
+    /// Lowest Vulkan version whose rules the SPIR-V keeps, as spirv-val names it.
     vulkan: &'static str,
-    /// The version of its Metal source.
+    /// Version of the Metal source.
     metal: Option<(u8, u8)>,
-    /// The least shader model of its HLSL.
+    /// Lowest shader model of the HLSL.
     hlsl: Option<hlsl::ShaderModel>,
-    /// Whether Tint knows all of its WGSL.
+    /// True if Tint knows all of the WGSL.
     tint: bool,
 }
 
-/// The one place that says so, by features as [`features`] gives them. Vulkan 1.1 is the first with subgroup
-/// operations. Shader model 5.1 is what Windows compiles without further files; subgroups need 6.0, halves 6.2. Matrix
-/// units: neither HLSL nor WebGPU has them, and Metal's multiply fragments of 8 × 8 alone.
+/// Targets for each set of features, as [`features`] names them. Vulkan 1.1 is the first version with subgroup
+/// operations. Windows compiles shader model 5.1 without further files; subgroups need 6.0, f16 needs 6.2. Neither HLSL
+/// nor WebGPU has matrix units, and Metal's multiply fragments of 8 × 8 alone.
 const TARGETS: [(&str, Targets); 6] = {
     use hlsl::ShaderModel;
     const METAL: Option<(u8, u8)> = Some((2, 4));
@@ -62,7 +61,7 @@ const TARGETS: [(&str, Targets); 6] = {
     ]
 };
 
-/// What a variant needs, joined by commas.
+/// Features that a variant needs, joined by commas.
 fn features(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
     let fragments = kernel.multiplies_fragments();
     let mut words = vec![match (fragments, kernel.file.subgroups) {
@@ -112,7 +111,7 @@ fn parse(kernel: &Kernel, storage: Storage, source: &str) -> Result<Parsed, Stri
     Ok(Parsed { module, info })
 }
 
-/// A short name of a variant that serves as a file name: `gemm_tiled-gemm_nt-BM64-BN64-TM4-TN4`.
+/// A short name of a variant, usable as a file name: `gemm_tiled-gemm_nt-BM64-BN64-TM4-TN4`.
 fn variant_name(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
     let mut name = format!("{}-{}", kernel.file.name, kernel.entry);
     for (constant, value) in constants {
@@ -126,7 +125,7 @@ fn variant_name(kernel: &Kernel, constants: &Constants, storage: Storage) -> Str
     name
 }
 
-/// How many invocations the declaration gives a workgroup; the WGSL may have any number if it gives none.
+/// Invocations per workgroup of the declaration. Without one, the WGSL may have any number.
 fn declared_workgroup(kernel: &Kernel, source: &str) -> Option<u32> {
     match kernel.file.workgroup_size {
         WorkgroupSize::Count(count) => Some(count),
@@ -143,8 +142,8 @@ fn constant_value(source: &str, name: &str) -> u32 {
     value.unwrap_or_else(|| panic!("no line `{head}VALUE;`"))
 }
 
-/// The members of the uniform block that a declaration misses in the WGSL's struct; those that it doesn't name are
-/// called `unused…` there.
+/// Differences between the declared members of the uniform block and the WGSL's struct. Members that the declaration
+/// omits have names that start with `unused` in WGSL.
 fn wrong_fields(kernel: &Kernel, module: &Module, ty: Handle<Type>) -> Vec<String> {
     let TypeInner::Struct { members, .. } = &module.types[ty].inner else {
         return vec!["params is no struct".to_string()];
@@ -180,10 +179,10 @@ fn wrong_fields(kernel: &Kernel, module: &Module, ty: Handle<Type>) -> Vec<Strin
     missing.chain(hidden).collect()
 }
 
-/// Buffers that an entry point writes before it reads them, though naga sees a read.
+/// Buffers that an entry point writes before it reads them, so that they count as written, though naga sees a read.
 const READ_BACK: [(&str, &str); 1] = [("batchnorm_backward", "x_gradient")];
 
-/// Where source and declaration disagree; empty if nowhere.
+/// Differences between source and declaration.
 fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> {
     let Parsed { module, info } = parsed;
     let mut wrong = Vec::new();
@@ -199,7 +198,7 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
         return vec![format!("a type has no layout: {error}")];
     }
 
-    // Of the whole file only what this entry point reaches: a file may hold forward and backward.
+    // Only what this entry point uses: a file may hold forward and backward kernels.
     let mut uniform = None;
     let mut storage = Vec::new();
     let mut workgroup_bytes = 0;
@@ -250,7 +249,7 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
 
     let point = &module.entry_points[entry];
     if point.workgroup_size_overrides.is_some() {
-        wrong.push("the workgroup's size hangs on an override".to_string());
+        wrong.push("the workgroup size depends on an override".to_string());
     }
     let invocations: u32 = point.workgroup_size.iter().product();
     let declared = declared_workgroup(kernel, source).unwrap_or(invocations);
@@ -270,17 +269,17 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
     wrong
 }
 
-/// Values of overrides by name; those that aren't named keep their defaults.
+/// Values of overrides by name. Others keep their defaults.
 type Setting = Vec<(String, f64)>;
 
-/// All overrides at their defaults; each at each of its values with the others at their defaults; all switches on.
+/// Settings to try: all overrides at their defaults, each at each of its values, and all switches on.
 fn settings(module: &Module) -> Vec<Setting> {
     let mut all_on = Setting::new();
     let mut settings = vec![Setting::new()];
     for (_, variable) in module.overrides.iter() {
         let name = variable.name.clone().unwrap_or_default();
         let scalar = module.types[variable.ty].inner.scalar();
-        // A number is a choice: the only one today, ACTIVATION, has three.
+        // A number is a choice. The only one today, ACTIVATION, has three values.
         let values: &[f64] = if scalar == Some(Scalar::BOOL) { &[0.0, 1.0] } else { &[0.0, 1.0, 2.0] };
         settings.extend(values.iter().map(|&value| vec![(name.clone(), value)]));
         all_on.push((name, 1.0));
@@ -291,15 +290,15 @@ fn settings(module: &Module) -> Vec<Setting> {
     settings
 }
 
-/// One pipeline in the languages that drivers read.
+/// One pipeline in the languages of drivers.
 struct Translated {
     spirv: Vec<u32>,
-    /// The text, and what naga calls the entry point in it.
+    /// The text, and the entry point's name in it.
     hlsl: Option<(String, String)>,
 }
 
-/// One pipeline for each of its targets, as the engine has it made: trusted, so without bounds checks, and memory not
-/// zeroed. What becomes of the Metal source is known on a Mac alone.
+/// Translates one pipeline to each of its targets, as the engine does: trusted, so without bounds checks, and without
+/// zeroing memory. Only a Mac can compile the Metal source.
 fn translate(
     kernel: &Kernel,
     targets: &Targets,
@@ -319,7 +318,7 @@ fn translate(
     };
 
     let options = spv::Options {
-        // That of Vulkan 1.1.
+        // The version of Vulkan 1.1.
         lang_version: (1, 3),
         bounds_check_policies: unchecked,
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
@@ -377,7 +376,7 @@ fn translate(
     Ok(Translated { spirv, hlsl })
 }
 
-/// Where `LAT_SHADER_OUT` wants the assembled sources.
+/// Folder for the assembled sources, from `LAT_SHADER_OUT`.
 fn output_folder() -> Option<PathBuf> {
     let folder = PathBuf::from(std::env::var_os("LAT_SHADER_OUT")?);
     std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -395,7 +394,7 @@ fn none(wrong: Vec<String>) {
 }
 
 #[test]
-fn every_variant_agrees_with_its_declaration() {
+fn every_variant_matches_its_declaration() {
     let mut wrong = Vec::new();
     for (kernel, constants, storage) in kernels::variants() {
         let source = assemble(&kernel, &constants, storage);
@@ -409,7 +408,7 @@ fn every_variant_agrees_with_its_declaration() {
     none(wrong);
 }
 
-/// The lists of `LAT_SHADER_OUT`, a line per pipeline.
+/// The lists of `LAT_SHADER_OUT`, with one line per pipeline.
 #[derive(Default)]
 struct Lists {
     wgsl: String,
@@ -417,8 +416,8 @@ struct Lists {
     hlsl: String,
 }
 
-/// Writes what one pipeline became to a folder and the lists.
-fn leave(folder: &Path, lists: &mut Lists, targets: &Targets, file: &str, made: &Translated) {
+/// Writes the translations of one pipeline to a folder and to the lists.
+fn write_translations(folder: &Path, lists: &mut Lists, targets: &Targets, file: &str, made: &Translated) {
     let bytes: Vec<u8> = made.spirv.iter().flat_map(|word| word.to_le_bytes()).collect();
     write(folder, &format!("{file}.spv"), &bytes);
     let _ = writeln!(lists.spirv, "{file}.spv {}", targets.vulkan);
@@ -429,7 +428,7 @@ fn leave(folder: &Path, lists: &mut Lists, targets: &Targets, file: &str, made: 
 }
 
 #[test]
-fn every_variant_becomes_what_its_targets_read() {
+fn every_variant_translates_to_its_targets() {
     let folder = output_folder();
     let mut lists = Lists::default();
     let mut wrong = Vec::new();
@@ -457,7 +456,7 @@ fn every_variant_becomes_what_its_targets_read() {
             match (translate(&kernel, targets, &parsed, &setting), &folder) {
                 (Ok(made), Some(folder)) => {
                     let suffix: String = values.iter().map(|value| format!("+{value}")).collect();
-                    leave(folder, &mut lists, targets, &format!("{name}{suffix}"), &made);
+                    write_translations(folder, &mut lists, targets, &format!("{name}{suffix}"), &made);
                     let _ = writeln!(lists.wgsl, "{name} {} {words} {}", kernel.entry, values.join(" "));
                 }
                 (Ok(_), None) => {}
@@ -473,7 +472,7 @@ fn every_variant_becomes_what_its_targets_read() {
     none(wrong);
 }
 
-/// An entry point that no list of variants names would escape every other test here.
+/// An entry point without a variant would escape every other test here.
 #[test]
 fn every_entry_point_has_a_variant() {
     let listed: HashSet<_> =
@@ -494,7 +493,7 @@ fn every_entry_point_has_a_variant() {
 }
 
 #[test]
-fn every_source_is_valid_as_it_stands() {
+fn every_source_is_valid_without_variants() {
     let mut wrong = Vec::new();
     for (kernel, _, storage) in kernels::variants() {
         if let Err(message) = parse(&kernel, storage, &assemble(&kernel, &[], storage)) {
@@ -505,7 +504,7 @@ fn every_source_is_valid_as_it_stands() {
 }
 
 #[test]
-fn every_constant_stands_on_one_line_at_its_default() {
+fn every_constant_has_one_line_with_its_default() {
     let mut wrong = Vec::new();
     for (kernel, constants, storage) in kernels::variants() {
         let source = assemble(&kernel, &[], storage);
@@ -521,7 +520,7 @@ fn every_constant_stands_on_one_line_at_its_default() {
     none(wrong);
 }
 
-/// The first plain kernel of the list with its source, to be declared wrongly below.
+/// The first plain kernel, with its source. Tests below change its declaration.
 fn specimen() -> (Kernel, String, Parsed) {
     let (kernel, constants, storage) =
         kernels::variants().into_iter().find(|(kernel, ..)| !kernel.file.subgroups).expect("a plain kernel");
@@ -603,7 +602,7 @@ fn wrong_sources_are_caught() {
         Err(message) => message,
     };
     assert_eq!(found(&source), "");
-    // As written by hand in a shader that holds nothing else.
+    // Like a hand-written shader that holds nothing else.
     let small = |body: &str| {
         format!(
             "@compute @workgroup_size(64) fn {}(@builtin(local_invocation_index) lane: u32) {{ {body} }}",
@@ -636,7 +635,7 @@ fn every_row_of_targets_is_used() {
             .map(|(needs, _)| needs.to_string())
             .collect(),
     );
-    assert!(targets("tensors").is_err(), "a variant of a kind that nobody stated targets for");
+    assert!(targets("tensors").is_err(), "unknown features have no targets");
 }
 
 #[test]
@@ -653,7 +652,7 @@ fn names_that_dxc_refuses_are_caught() {
     assert!(message.contains("namespace of DXC"), "{message}");
 }
 
-/// Once naga writes them, TARGETS may say so.
+/// When naga can write them, TARGETS may say so.
 #[test]
 #[should_panic(expected = "not implemented")]
 fn matrix_units_stated_for_hlsl_are_caught() {

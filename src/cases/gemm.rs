@@ -1,4 +1,4 @@
-//! Cases of gemm, in every form, tile and epilogue.
+//! Cases of gemm, with every form, tile and epilogue.
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
@@ -11,19 +11,19 @@ use crate::shape::Activation;
 /// Epilogue of a product A·Bᵀ.
 #[derive(Debug, Clone, Copy)]
 pub struct Switches {
-    /// Added to rows.
+    /// Adds a bias.
     pub bias: bool,
-    /// The result before the activation is kept.
+    /// Stores the values before the activation.
     pub pre: bool,
-    /// Applied then.
+    /// Applies an activation.
     pub activation: Option<Activation>,
-    /// Multiplied with rows.
+    /// Multiplies by LayerScale's factors.
     pub scale: bool,
-    /// Added at last.
+    /// Adds a residual.
     pub residual: bool,
 }
 
-/// Nothing.
+/// No epilogue.
 pub const NONE: Switches = Switches { bias: false, pre: false, activation: None, scale: false, residual: false };
 /// A bias alone.
 pub const BIAS: Switches = Switches { bias: true, ..NONE };
@@ -32,7 +32,7 @@ const QUICK: Switches = Switches { activation: Some(Activation::QuickGelu), ..BI
 const RESIDUAL: Switches = Switches { residual: true, ..BIAS };
 const LAYER_SCALE: Switches = Switches { scale: true, ..RESIDUAL };
 
-/// Every epilogue that a network has, then all of them at once: what touches every tensor that halves may narrow.
+/// Every epilogue of a network, then all operations at once, which access every tensor that may be stored in f16.
 const EPILOGUES: [(&str, Switches); 9] = [
     ("alone", NONE),
     ("bias", BIAS),
@@ -45,7 +45,7 @@ const EPILOGUES: [(&str, Switches); 9] = [
     ("bias kept gelu scale residual", Switches { pre: true, scale: true, residual: true, ..GELU }),
 ];
 
-/// Optional epilogue of a product of gradients: an activation's derivative and a second gradient; both come last.
+/// Epilogues of a product of gradients: an activation's derivative and a residual. The last has both.
 const DERIVATIVES: [(&str, Option<Activation>, bool); 5] = [
     ("alone", None, false),
     ("residual", None, true),
@@ -54,7 +54,7 @@ const DERIVATIVES: [(&str, Option<Activation>, bool); 5] = [
     ("gelu' residual", Some(Activation::Gelu), true),
 ];
 
-/// Records `with` a tile, or else as the adapter chooses.
+/// Records a product with `tile`, or with the adapter's choice.
 fn record(recorder: &mut Recorder<'_>, tile: Option<Tile>, product: &dyn Product) {
     match tile {
         None => product.choose(recorder),
@@ -62,7 +62,7 @@ fn record(recorder: &mut Recorder<'_>, tile: Option<Tile>, product: &dyn Product
     }
 }
 
-/// The forms alike.
+/// A product of any form.
 trait Product {
     fn choose(&self, recorder: &mut Recorder<'_>);
     fn with(&self, recorder: &mut Recorder<'_>, tile: Tile);
@@ -84,7 +84,7 @@ macro_rules! products {
 
 products!(Nt Nn Tn);
 
-/// B, so that outputs have about unit size, as in a network: where activations bend.
+/// B, scaled so that outputs have about unit size, as in a network. Activations are not linear there.
 fn unit<'n>(len: usize, k: usize) -> Numbers<'n> {
     drawn(2, len).map(move |v| v * (1.0 / (k as f32).sqrt()))
 }
@@ -109,7 +109,7 @@ pub fn nt<'a>(run: &mut Run<'_>, a: impl Into<Numbers<'a>>, n: usize, k: usize, 
     record(&mut run.recorder, tile, &Nt { a: a.tensor, b: b.tensor, c, m, n, k, epilogue });
     let (bias, scale, residual) = (bias.as_deref(), scale.as_deref(), residual.as_deref());
     let exact = reference::Nt { a: &a, b: &b, n, k, bias, activation, scale, residual };
-    // Matrix units may cut sums off instead of rounding them: twice the error.
+    // Matrix units may truncate sums instead of rounding them, which doubles the error.
     let steps = if matches!(tile, Some(Tile::Cooperative { .. })) { 4 * k } else { k };
     run.places("c", c, tolerance::gemm(steps), |i| exact.at(i / n, i % n));
     if let Some(pre) = pre {
@@ -117,7 +117,7 @@ pub fn nt<'a>(run: &mut Run<'_>, a: impl Into<Numbers<'a>>, n: usize, k: usize, 
     }
 }
 
-/// Records A·B, with an activation's derivative and a second gradient.
+/// Records A·B with an activation's derivative and a residual.
 pub fn nn(
     run: &mut Run<'_>,
     [m, n, k]: [usize; 3],
@@ -144,7 +144,7 @@ pub fn nn(
     run.places("c", c, tolerance::gemm(k), |i| exact.at(i / n, i % n));
 }
 
-/// Records Aᵀ·B, and the sums of A's columns.
+/// Records Aᵀ·B, and the column sums of A.
 pub fn tn(run: &mut Run<'_>, [m, n, k]: [usize; 3], with_sum: bool, tile: Option<Tile>) {
     let (a, b) = (run.quads("a", drawn(1, k * m)), run.quads("b", drawn(2, k * n)));
     let c = run.output("c", m * n);
@@ -157,7 +157,7 @@ pub fn tn(run: &mut Run<'_>, [m, n, k]: [usize; 3], with_sum: bool, tile: Option
     }
 }
 
-/// A shape that ends within a tile behind one and one of a single row or column, both with a depth that ends within a
+/// Two shapes: one that ends shortly after a tile, and one with a single row or column. The depth of both ends within a
 /// step.
 fn shapes(form: Form, tile: Tile) -> [[usize; 3]; 2] {
     let [rows, columns] = match tile {
@@ -173,8 +173,8 @@ fn shapes(form: Form, tile: Tile) -> [[usize; 3]; 2] {
     }
 }
 
-/// Once for every storage; in f32 alone if the tile knows nothing else, or if a software driver would take long to
-/// compile what others cover: it gets halves where `in_halves` says so.
+/// Adds a case for every storage. Adds f32 alone if the tile has nothing else. On software drivers, where compiling
+/// takes long, other storages are added if `in_halves`.
 fn add(
     list: &mut List,
     tile: Tile,
@@ -206,8 +206,8 @@ fn quick(list: &mut List) {
         let menu = Tile::every(form, list.family);
         for (i, &tile) in menu.iter().enumerate() {
             let [large, small] = shapes(form, tile);
-            // A software driver takes a second for a large tile: there the smallest of each kind, which are the last,
-            // get all epilogues, the others none and, in f32, all at once.
+            // A software driver takes a second to compile a large tile. There the smallest of each kind, which are the
+            // last, get all epilogues; the others get none, and in f32 all at once.
             let next = menu.get(i + 1).map(std::mem::discriminant);
             let every = !list.is_cpu || next != Some(std::mem::discriminant(&tile));
             match form {
@@ -230,7 +230,7 @@ fn quick(list: &mut List) {
                     add(small, whole);
                 }
                 Form::Tn => {
-                    // The last is long enough to be cut into slices.
+                    // The last shape is long enough to be cut into slices.
                     for (shape, sum) in [(large, true), (large, false), (small, true), ([4, 8, 1029], true)] {
                         let name = if sum { "column sums" } else { "alone" };
                         add(list, tile, sum, &format!("tn {tile} {name}"), shape, move |run| {
@@ -255,8 +255,8 @@ fn quick(list: &mut List) {
 pub(super) fn list(list: &mut List) {
     quick(list);
     let (family, class) = (list.family, list.class);
-    // The plain tile, the adapter's choice, and those that it can run: of every class, for large products of its own
-    // alone.
+    // The plain tile, the adapter's choice, and the tiles that the adapter can run: those of every class, for large
+    // products those of its own class.
     let tiles = move |form: Form, [m, n, k]: [usize; 3]| {
         let mut tiles = match form.in_quads(m, n, k) {
             false => Vec::new(),
@@ -292,10 +292,10 @@ pub(super) fn list(list: &mut List) {
             full(usize::MAX, shape, bias);
         }
     }
-    // Depths around the tiled family's step of 16, and one that is no multiple of 4.
+    // Depths around the tiled family's step of 16, and one that is not a multiple of 4.
     [12, 16, 20, 17].into_iter().for_each(|k| full(usize::MAX, [33, 35, k], bias));
     EPILOGUES.into_iter().for_each(|epilogue| full(usize::MAX, [37, 70, 24], epilogue));
-    // ViT-B.
+    // The shapes of ViT-B.
     for (n, k, epilogue) in [(2304, 768, bias), (768, 768, scale), (3072, 768, gelu), (768, 3072, residual)] {
         full(4000, [197, n, k], epilogue);
     }
@@ -326,13 +326,13 @@ pub(super) fn list(list: &mut List) {
     for (_, activation, residual) in &DERIVATIVES[1..] {
         full(usize::MAX, [37, 72, 24], (*activation, *residual));
     }
-    // Two images of ViT-S: dX of fc2 with its GELU, dX of qkv.
+    // The shapes of two images of ViT-S: dX of fc2 with GELU, dX of qkv.
     full(4000, [2 * 257, 1536, 384], (Some(Activation::Gelu), false));
     full(4000, [2 * 257, 384, 1152], (None, false));
 
     let mut full = |places: usize, shape: [usize; 3]| {
         let tiles = tiles(Form::Tn, shape).into_iter().map(|tile| (tile, true));
-        // Column sums change nothing else.
+        // Column sums must not change the product.
         let ways = tiles.chain([(None, false)]);
         list.alike(places, format!("tn {shape:?}"), ways, move |run, (tile, sum)| tn(run, shape, sum, tile));
     };
@@ -344,10 +344,11 @@ pub(super) fn list(list: &mut List) {
     }
     // Depths around the tiled family's step of 16.
     [1, 3, 4, 15, 16, 17, 31, 33].into_iter().for_each(|k| full(usize::MAX, [36, 40, k]));
-    // Long sums of few outputs, which are cut into slices: the last one short, and as many as there may be.
+    // Long sums of few outputs, which are cut into slices: with a short last slice, and with the largest number of
+    // slices.
     full(usize::MAX, [36, 40, 1029]);
     full(usize::MAX, [12, 4, 8203]);
-    // ViT-S: dW of the projection and of fc1.
+    // The shapes of ViT-S: dW of the projection and of fc1.
     full(2000, [384, 384, 8 * 257]);
     full(2000, [1536, 384, 2 * 257]);
 }
@@ -358,7 +359,7 @@ pub(super) fn time(rows: &mut Rows<'_>) {
         let activation = (layer == "fc1").then_some(Activation::Gelu);
         let switches = Switches { activation, residual: matches!(layer, "proj" | "fc2"), ..BIAS };
         rows.add(layer, move |run| nt(run, drawn(1, count * k), n, k, switches, None));
-        // Backward through the same layer: fc2's input gradient goes on through the activation before it.
+        // The backward pass of the same layer. The input gradient of fc2 passes the activation before it.
         let derivative = ((k > n).then_some(Activation::Gelu), false);
         rows.add(&format!("{layer} input gradient"), move |run| nn(run, [count, k, n], derivative, None));
         rows.add(&format!("{layer} weight gradient"), move |run| tn(run, [n, k, count], true, None));

@@ -1,9 +1,8 @@
-//! Matrix product in the three forms of a linear layer: C = epilogue(A·Bᵀ) forward, and backward dA = dC·B and
-//! dB = dCᵀ·A.
+//! Matrix product in the three forms of a linear layer: C = epilogue(A·Bᵀ) forward, dA = dC·B and dB = dCᵀ·A backward.
 //!
 //! Three WGSL files compute the same bits: `gemm.wgsl` (plain, any shape), `gemm_tiled.wgsl` (GPUs) and
-//! `gemm_subgroup.wgsl` (CPU adapters). A fourth, `gemm_cooperative.wgsl`, multiplies halves forward on matrix units,
-//! whose sums round in their own way.
+//! `gemm_subgroup.wgsl` (CPU adapters). A fourth, `gemm_cooperative.wgsl`, multiplies f16 operands forward on matrix
+//! units, whose rounding depends on the hardware.
 
 pub mod tiles;
 
@@ -45,14 +44,14 @@ const fn cooperative(helpers: &'static [&'static str]) -> ShaderFile {
         .quads()
 }
 
-/// Matrix units that multiply fragments of 16 × 16.
+/// Matrix units with fragments of 16 × 16.
 static COOPERATIVE_16: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_16.wgsl"),
     include_str!("../../shaders/common/gemm_stage_16.wgsl"),
     EPILOGUE,
     GELU,
 ]);
-/// Matrix units that multiply fragments of 8 × 8.
+/// Matrix units with fragments of 8 × 8.
 static COOPERATIVE_8: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_8.wgsl"),
     include_str!("../../shaders/common/gemm_stage_8.wgsl"),
@@ -60,7 +59,8 @@ static COOPERATIVE_8: ShaderFile = cooperative(&[
     GELU,
 ]);
 
-// `depth` is k of a slice in TN; `first` counts the rows of tiles before this launch's, of [`Tile::Plain`] workgroups.
+// `depth` is k per slice in TN. `first` counts the rows of tiles of earlier dispatches; for [`Tile::Plain`],
+// workgroups.
 entry_points! {
     struct Params in 20 bytes { m: u32, n: u32, k: u32, depth: u32, first: u32 }
     fn gemm_nt(
@@ -93,15 +93,15 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     all
 }
 
-/// Which operand a product takes turned; (M, K) times (K, N) is meant in each.
+/// The operands' transposes. Every form computes an (M, K) by (K, N) product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// A·Bᵀ, B stored (N, K).
+    /// A·Bᵀ, with B stored as (N, K).
     Nt,
     /// A·B.
     Nn,
-    /// Aᵀ·B, A stored (K, M).
+    /// Aᵀ·B, with A stored as (K, M).
     Tn,
 }
 
@@ -109,7 +109,7 @@ impl Form {
     /// Every form.
     pub const ALL: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
 
-    /// The two sizes that don't change with the batch: N and K, of TN M and N.
+    /// The two sizes that don't depend on the batch: N and K; for TN M and N.
     pub fn layer(self, m: usize, n: usize, k: usize) -> [usize; 2] {
         match self {
             Form::Nt | Form::Nn => [n, k],
@@ -117,7 +117,7 @@ impl Form {
         }
     }
 
-    /// Whether the rows of operands and result are whole quads, as all tiles but [`Tile::Plain`] need.
+    /// True if the rows of operands and result consist of whole quads, as all tiles except [`Tile::Plain`] require.
     pub fn in_quads(self, m: usize, n: usize, k: usize) -> bool {
         let (one, other) = match self {
             Form::Nt | Form::Nn => (k, n),
@@ -127,14 +127,14 @@ impl Form {
     }
 }
 
-/// Switches of `gemm_tiled.wgsl`, whose header has their reasons.
+/// Switches of `gemm_tiled.wgsl`, explained in its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Switches {
-    /// PREFETCH: the next step of k is read into registers before this step's sums.
+    /// PREFETCH: reads the next step of k into registers before this step's sums.
     pub prefetch: bool,
-    /// LANES: a subgroup's invocations lie 4 along M and 8 along N.
+    /// LANES: arranges a subgroup's invocations as 4 along M and 8 along N.
     pub lanes: bool,
-    /// SWIZZLE: turned operands lie in workgroup memory without conflicts of banks.
+    /// SWIZZLE: stores transposed operands in workgroup memory without bank conflicts.
     pub swizzle: bool,
 }
 
@@ -153,35 +153,35 @@ impl Switches {
     }
 }
 
-/// One way to compute a product; all but [`Tile::Cooperative`] give the same bits.
+/// One way to compute a product. All except [`Tile::Cooperative`] give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Tile {
     /// `gemm.wgsl`.
     Plain,
-    /// `gemm_tiled.wgsl` with a tile of these sides, this many outputs per invocation along each side.
+    /// `gemm_tiled.wgsl`, with the sides of the tile and the outputs per invocation along each side.
     Tiled {
-        /// BM.
+        /// BM, rows of the tile.
         rows: u32,
-        /// BN.
+        /// BN, columns of the tile.
         columns: u32,
-        /// TM = TN.
+        /// TM = TN, outputs per invocation along each side.
         each: u32,
-        /// Changes that are faster on some adapters, with the same bits.
+        /// Changes that are faster on some adapters and give the same bits.
         switches: Switches,
     },
-    /// `gemm_subgroup.wgsl` with this many rows per workgroup; in TN a multiple of 4 · `lanes`.
+    /// `gemm_subgroup.wgsl`, with the rows per workgroup; in TN a multiple of 4 · `lanes`.
     Subgroup {
         /// SUB, the adapter's fixed subgroup size.
         lanes: u32,
-        /// ROWS.
+        /// ROWS, rows per workgroup.
         rows: u32,
-        /// QUADS of columns per lane.
+        /// QUADS, quads of columns per lane.
         quads: u32,
     },
-    /// `gemm_cooperative.wgsl`: halves, A·Bᵀ. In no menu: it rounds otherwise than the rest.
+    /// `gemm_cooperative.wgsl`: f16, A·Bᵀ. It is in no menu, because its rounding differs.
     Cooperative {
-        /// SIDE of a fragment, 16 or 8.
+        /// Side of a fragment, 16 or 8.
         side: u32,
     },
 }
@@ -209,7 +209,7 @@ impl std::fmt::Display for Tile {
 impl TryFrom<String> for Tile {
     type Error = Error;
 
-    /// Reads what [`Tile`] is displayed as.
+    /// Parses the format of [`Tile`]'s `Display`.
     fn try_from(text: String) -> Result<Tile> {
         let words: Vec<&str> = text.split(' ').collect();
         let number = |word: &str| word.parse::<u32>().ok().filter(|&number| number > 0);
@@ -233,14 +233,14 @@ impl TryFrom<String> for Tile {
             .map(|((lanes, rows), columns)| Tile::Subgroup { lanes, rows, quads: columns / (4 * lanes) }),
             _ => None,
         };
-        // No second spelling: choices are compared as words.
+        // Choices are compared as strings, so only the displayed spelling is valid.
         tile.filter(|tile| tile.to_string() == text)
             .ok_or_else(|| Error::Data(format!("{text:?} is no tile")))
     }
 }
 
-/// The key of a class of shapes in the file of choices: rows of images, which change with the batch, count by powers of
-/// two.
+/// Key of a class of shapes in the file of tuning results. The size that changes with the batch is rounded up to a
+/// power of two.
 pub fn class_of(form: Form, storage: Storage, m: usize, n: usize, k: usize) -> String {
     let (m, k) = match form {
         Form::Nt | Form::Nn => (m.next_power_of_two(), k),
@@ -249,40 +249,41 @@ pub fn class_of(form: Form, storage: Storage, m: usize, n: usize, k: usize) -> S
     format!("gemm {form:?} {m}x{n}x{k} {storage:?}").to_lowercase()
 }
 
-/// Form and sizes (M, N, K) of a launch, if it is a product.
+/// Form and sizes (M, N, K) of a dispatch, if it is a matrix product.
 pub fn shape_of(dispatch: &Dispatch) -> Option<(Form, [usize; 3])> {
     let form = Form::ALL.into_iter().find(|form| Tile::Plain.kernel(*form).entry == dispatch.kernel.entry)?;
     let words: &[u32] = bytemuck::try_cast_slice(&dispatch.params).ok()?;
-    // A product in several launches counts once.
+    // Of a product in several dispatches only the first counts.
     let [m, n, k, _, 0] = *words else { return None };
     Some((form, [m, n, k].map(|size| size as usize)))
 }
 
-/// Rows per workgroup and quads of columns per lane on CPU adapters, largest first. Loads are what costs there, and a
-/// larger tile does more with each; but its epilogue is unrolled too, and takes the longer to compile.
+/// Rows per workgroup and quads of columns per lane on CPU adapters, largest first. Loads dominate there, and a larger
+/// tile reuses each load more often. But its unrolled epilogue also takes longer to compile.
 pub const SUBGROUP_MENU: [(u32, u32); 4] = [(32, 2), (32, 1), (16, 1), (8, 1)];
 
 /// The same for TN, which has no epilogue.
 pub const SUBGROUP_MENU_TN: [(u32, u32); 2] = [(64, 4), (32, 2)];
 
-/// Rows from which on a product of the batch takes the tile that a lab found.
+/// Smallest number of rows for which a product uses the tile that a lab run found.
 const WINNER_ROWS: usize = 1024;
 
-/// Rows from which on a CPU adapter's largest tile earns back its time in the compiler, which an epilogue makes long.
+/// Smallest number of rows for which the largest tile of a CPU adapter is worth its compile time, which an epilogue
+/// lengthens.
 const MANY_ROWS: usize = 512;
 
-/// How the sums of TN are cut along k where the result alone gives an adapter too little to do at once.
+/// Division of the sums of TN along k, for results that alone give an adapter too little parallel work.
 ///
-/// A function of the shape and the class of adapter, so that all tiles add up in the same order.
+/// It depends on the shape and the class of adapter alone, so that all tiles add in the same order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slices {
     count: usize,
-    /// k of each but the last, which has the rest.
+    /// k per slice; the last slice may be shorter.
     depth: usize,
 }
 
 impl Slices {
-    /// Slices are as deep as a tile's steps divide, and deep enough to be worth another pass.
+    /// The depth is a multiple of a tile's step, and large enough to be worth the second pass.
     fn of(class: AdapterClass, m: usize, n: usize, k: usize) -> Slices {
         const STEP: usize = 16;
         let rule: SliceRule = Table::built_in().of(class).slices;
@@ -294,7 +295,8 @@ impl Slices {
 }
 
 impl Tile {
-    /// [`Tile::units`], else the tile that tuning chose for shapes like this one, else the one from the built-in table.
+    /// [`Tile::units`]; otherwise the tile that tuning chose for this class of shapes; otherwise the tile of the
+    /// built-in table.
     pub fn pick(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
         let chosen = context.choice(&class_of(form, context.storage(), m, n, k));
         let tiles = Tile::alike(form, context, m, n, k);
@@ -302,8 +304,8 @@ impl Tile {
         chosen.and_then(named).unwrap_or(tiles[0])
     }
 
-    /// The tiles of an adapter that give a product the same bits, which tuning may choose from: the built-in one first,
-    /// then the rest of the menu; [`Tile::units`] alone where matrix units serve.
+    /// The tiles that tuning may choose from, which give a product the same bits: the built-in one first, then the rest
+    /// of the menu. If matrix units apply, [`Tile::units`] alone.
     pub fn alike(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Vec<Tile> {
         if let Some(units) = Tile::units(form, context, m, n, k) {
             return vec![units];
@@ -311,17 +313,17 @@ impl Tile {
         let built_in = Tile::built_in(form, context, m, n, k);
         let mut tiles = vec![built_in];
         if form.in_quads(m, n, k) {
-            // The plain kernel is never quicker where a tile can be had, and knows f32 alone.
+            // The plain kernel is never faster than a tile, and has f32 alone.
             let menu = Tile::menu(form, context.family(), context.class()).into_iter();
             tiles.extend(menu.filter(|tile| *tile != Tile::Plain && *tile != built_in));
         }
         tiles
     }
 
-    /// Matrix units, if the adapter has such, they are right, and they serve such products.
+    /// Matrix units, if the adapter has validated ones and they suit the product.
     ///
-    /// Depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone: the rows of an image's
-    /// vector come out the same in any batch.
+    /// Depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone, so an image's embedding has
+    /// the same bits in any batch.
     pub fn units(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Option<Tile> {
         let won = Tile::winner(form, context, m, n, k);
         let serve = match won {
@@ -334,7 +336,7 @@ impl Tile {
         context.matrix_units(|side| Validation::passes(context, side)).map(|side| Tile::Cooperative { side })
     }
 
-    /// The tile that a lab found for such a layer on the adapter's class.
+    /// The tile that a lab run found for such a layer on the adapter's class.
     fn winner(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Option<Tile> {
         let (layer, storage) = (form.layer(m, n, k), context.storage());
         let winners = &Table::built_in().of(context.class()).winners;
@@ -344,17 +346,18 @@ impl Tile {
         won.map(|winner| winner.tile)
     }
 
-    /// The tile's name in the file of choices: with a hash of its source, so that a choice holds for this source alone.
+    /// The tile's name in the file of tuning results. It includes a hash of the source, so that a choice holds for this
+    /// source alone.
     pub fn name(self, form: Form) -> String {
         let source = assemble(&self.kernel(form), &self.constants(), Storage::F32);
-        // FNV-1a: a mark of change, no proof.
+        // FNV-1a: detects changes and need not be cryptographic.
         let hash = source.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
         format!("{self} #{hash:016x}")
     }
 
-    /// The tile that the built-in table picks for a shape.
+    /// The tile of the built-in table for a shape.
     pub fn built_in(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
         if !form.in_quads(m, n, k) {
             return Tile::Plain;
@@ -364,7 +367,7 @@ impl Tile {
         let slices = if form == Form::Tn { Slices::of(class, m, n, k).count } else { 1 };
         let workgroups =
             |tile: Tile| slices * tile.grid(m, n).map(|side| side as usize).iter().product::<usize>();
-        // A winner of large batches leaves an adapter idle at small ones.
+        // A tile that is best for large batches may leave the adapter idle at small ones.
         let menu = || Tile::menu(form, family, class);
         let won = Tile::winner(form, context, m, n, k).filter(|_| form == Form::Tn || m >= WINNER_ROWS);
         let won = won.filter(|tile| *tile != Tile::Plain && menu().contains(tile));
@@ -372,7 +375,7 @@ impl Tile {
             return tile;
         }
         match family {
-            // A GPU wants many workgroups; a large tile wants few loads. The largest tile that still gives enough.
+            // A GPU needs many workgroups, and larger tiles need fewer loads: the largest tile with enough workgroups.
             Family::Tiled if m <= 16 => tiles.skinny,
             Family::Tiled => {
                 let enough = tiles.built_in.iter().find(|step| workgroups(step.tile) >= step.workgroups);
@@ -383,7 +386,7 @@ impl Tile {
                 let (largest, others) = (menu[0], &menu[1..]);
                 let fits = |tile: Tile| match tile {
                     Tile::Subgroup { rows, quads, .. } => {
-                        // Not where much of it would lie past the end.
+                        // Not if much of the tile would be past the end.
                         let columns = (4 * lanes * quads) as usize;
                         let filled = quads == 1 || n.next_multiple_of(columns) <= n + n / 8;
                         filled && rows as usize <= m.next_multiple_of(lanes as usize)
@@ -416,7 +419,7 @@ impl Tile {
         }
     }
 
-    /// Every tile that tuning and the lab try for a form on an adapter of this family and class; the plain one is the
+    /// Every tile that tuning and the lab try for a form on an adapter of this family and class. The plain one is
     /// first.
     pub fn menu(form: Form, family: Family, class: AdapterClass) -> Vec<Tile> {
         let tiles = Table::built_in().of(class);
@@ -430,7 +433,7 @@ impl Tile {
         menu
     }
 
-    /// The menus of all classes in one, each tile once: what an adapter of this family can run, quick or not.
+    /// The menus of all classes combined, each tile once: all that an adapter of this family can run.
     pub fn every(form: Form, family: Family) -> Vec<Tile> {
         let mut every: Vec<Tile> = Vec::new();
         for class in [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete] {
@@ -452,7 +455,7 @@ impl Tile {
         menu
     }
 
-    /// Whether this tile can compute such a product.
+    /// True if this tile can compute such a product.
     pub fn can(self, form: Form, m: usize, n: usize, k: usize) -> bool {
         match self {
             Tile::Plain => true,
@@ -503,14 +506,15 @@ impl Tile {
 /// A part of a product: workgroups of neighbouring rows of tiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Part {
-    /// Rows of tiles before it.
+    /// Rows of tiles before this part.
     first: u32,
     grid: [u32; 3],
     flops: f64,
 }
 
 impl Tile {
-    /// A product's launches: as few as keep each within `most` floating-point operations, or a row of tiles each.
+    /// Splits a product into the fewest dispatches that take at most `most` floating-point operations, but not below a
+    /// row of tiles.
     fn parts(self, m: usize, n: usize, slices: usize, flops: f64, most: f64) -> Vec<Part> {
         let [x, y, _] = self.grid(m, n);
         let rows = match self {
@@ -534,7 +538,7 @@ impl Tile {
     }
 }
 
-/// Records C (m, n) of a product by itself, without epilogue, in its form's storage: see [`Nt`], [`Nn`] and [`Tn`].
+/// Records C (m, n) of a product alone, without epilogue, in the storage of its form; see [`Nt`], [`Nn`] and [`Tn`].
 pub fn record_alone(
     recorder: &mut Recorder<'_>,
     form: Form,
@@ -556,22 +560,23 @@ pub fn record_alone(
     }
 }
 
-/// Operands that try matrix units: whole numbers whose sums come out the same in any order in f32, and wrong if they
-/// are kept in halves on the way; then a product with all that may follow one.
+/// Validates matrix units. First with integers whose sums are exact in any order in f32, and wrong if intermediate sums
+/// are stored in f16; then with a product that has an epilogue.
 struct Validation;
 
 impl Validation {
     /// M, N and K: neither M nor N is a multiple of the tile.
     const SIZE: [usize; 3] = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 128];
-    /// M, N and K of the product with an epilogue: less than a fragment's rows, K no multiple of a step or a fragment.
+    /// M, N and K of the product with an epilogue: fewer rows than a fragment, and K is no multiple of a step or a
+    /// fragment.
     const WITH_EPILOGUE: [usize; 3] = [5, COOPERATIVE_TILE + 8, 84];
 
     fn whole(stream: u64, i: usize, below: f32) -> f32 {
         (rng::uniform(7, stream, i as u64) * below).floor()
     }
 
-    /// The first half of k again in the second: what the former adds up, to 64·31² at most, the latter takes back but
-    /// for a small rest.
+    /// The second half of k repeats the first: the sum over the first half, 64·31² at most, is subtracted by the
+    /// second, except for a small rest.
     fn repeated(stream: u64, i: usize) -> f32 {
         let k = Self::SIZE[2];
         Self::whole(stream, i / k * k + i % (k / 2), 32.0)
@@ -608,7 +613,7 @@ impl Validation {
         Ok(context.read(&result)?.into_iter().map(f32::to_bits).collect())
     }
 
-    /// gelu(A·Bᵀ + bias) + residual, of values between -1 and 1; B is scaled to sums of about unit size.
+    /// gelu(A·Bᵀ + bias) + residual, with values between -1 and 1. B is scaled so that sums have about unit size.
     fn with_epilogue(context: &Context, tile: Tile) -> Result<Vec<f32>> {
         let [m, n, k] = Self::WITH_EPILOGUE;
         let value = |stream: u64| move |i: usize| 2.0 * rng::uniform(8, stream, i as u64) - 1.0;
@@ -635,19 +640,19 @@ impl Validation {
         Ok(halves.iter().map(|half| half.to_f32()).collect())
     }
 
-    /// True if two results of [`Validation::with_epilogue`] agree: sums differ by (K + 1)·2⁻²²·√K at most, as Σ|a||b|
-    /// is √K at most and one of the two may cut off; gelu makes no more than 1.13 times as much of it. Then both are
-    /// rounded to halves, by 2⁻¹¹ of themselves each.
+    /// True if two results of [`Validation::with_epilogue`] agree. Sums differ by (K + 1)·2⁻²²·√K at most, because
+    /// Σ|a||b| is at most √K and one of the two may truncate. gelu multiplies the difference by 1.13 at most. Then both
+    /// are rounded to f16, with a relative error of 2⁻¹¹ each.
     fn agree(one: &[f32], other: &[f32]) -> bool {
         let k = Self::WITH_EPILOGUE[2] as f32;
         let sums = 1.13 * (k + 1.0) * k.sqrt() / 4_194_304.0;
         let near =
             |(one, other): (&f32, &f32)| (one - other).abs() <= sums + one.abs().max(other.abs()) / 1024.0;
-        // NaN is near nothing.
+        // False for NaN.
         one.len() == other.len() && one.iter().zip(other).all(near)
     }
 
-    /// Whether fragments of this side give what the built-in tile gives.
+    /// True if fragments of this side give the result of the built-in tile.
     fn passes(context: &Context, side: u32) -> bool {
         let units = Tile::Cooperative { side };
         let built_in = |[m, n, k]: [usize; 3]| Tile::built_in(Form::Nt, context, m, n, k);
@@ -661,7 +666,7 @@ impl Validation {
     }
 }
 
-/// The shaders' number of an activation.
+/// ACTIVATION of the shaders.
 fn number(activation: Option<Activation>) -> f64 {
     match activation {
         None => 0.0,
@@ -670,48 +675,48 @@ fn number(activation: Option<Activation>) -> f64 {
     }
 }
 
-/// What happens to a sum before it is stored: c = activation(sum + bias)·scale + residual.
+/// Operations on a sum before it is stored: c = activation(sum + bias)·scale + residual.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue {
-    /// (N), added to every row.
+    /// Bias (N), added to every row.
     pub bias: Option<Tensor>,
-    /// (M, N), written: the value before the activation.
+    /// Values before the activation (M, N), written.
     pub pre: Option<Tensor>,
-    /// Applied after the bias.
+    /// Activation after the bias.
     pub activation: Option<Activation>,
-    /// (N), LayerScale.
+    /// Factors of LayerScale (N).
     pub scale: Option<Tensor>,
-    /// (M, N), added last.
+    /// Residual (M, N), added last.
     pub residual: Option<Tensor>,
 }
 
 /// C = epilogue(A·Bᵀ).
 #[derive(Debug, Clone, Copy)]
 pub struct Nt {
-    /// (M, K).
+    /// Operand A (M, K).
     pub a: Tensor,
-    /// (N, K).
+    /// Operand B (N, K).
     pub b: Tensor,
-    /// (M, N), written.
+    /// Product (M, N), written.
     pub c: Tensor,
-    /// M, rows of A.
+    /// Rows of A, M.
     pub m: usize,
-    /// N, rows of B.
+    /// Rows of B, N.
     pub n: usize,
-    /// K, length of both's rows.
+    /// Row length of A and B, K.
     pub k: usize,
-    /// What happens to a sum before it is stored.
+    /// Operations before a sum is stored.
     pub epilogue: Epilogue,
 }
 
 impl Nt {
-    /// Records the product with the tile that tuning chose for such shapes, else the one from the built-in table.
+    /// Records the product with [`Tile::pick`].
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let tile = Tile::pick(Form::Nt, recorder.context, self.m, self.n, self.k);
         self.record_with(recorder, name, tile);
     }
 
-    /// Records the product with a tile of the caller's choice.
+    /// Records the product with `tile`.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape, or K or N isn't a multiple of 4 and the tile isn't [`Tile::Plain`].
@@ -737,35 +742,36 @@ impl Nt {
     }
 }
 
-/// C = A·B, times an activation's slope, plus a residual: a linear layer's dX = dY·W, W as it is stored.
+/// C = A·B, times an activation's derivative, plus a residual. A linear layer's dX = dY·W, with W in its stored layout.
 #[derive(Debug, Clone, Copy)]
 pub struct Nn {
-    /// (M, K).
+    /// Operand A (M, K).
     pub a: Tensor,
-    /// (K, N).
+    /// Operand B (K, N).
     pub b: Tensor,
-    /// (M, N), written.
+    /// Product (M, N), written.
     pub c: Tensor,
-    /// M, rows of A.
+    /// Rows of A, M.
     pub m: usize,
-    /// N, columns of B.
+    /// Columns of B, N.
     pub n: usize,
-    /// K, columns of A and rows of B.
+    /// Columns of A and rows of B, K.
     pub k: usize,
-    /// Multiplies by the activation's derivative at (M, N), what [`Epilogue::pre`] kept of the layer before.
+    /// Activation whose derivative multiplies the sums, and its arguments (M, N): [`Epilogue::pre`] of the layer
+    /// before.
     pub derivative: Option<(Activation, Tensor)>,
-    /// (M, N), added last.
+    /// Residual (M, N), added last.
     pub residual: Option<Tensor>,
 }
 
 impl Nn {
-    /// Records the product with the tile that tuning chose for such shapes, else the one from the built-in table.
+    /// Records the product with [`Tile::pick`].
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let tile = Tile::pick(Form::Nn, recorder.context, self.m, self.n, self.k);
         self.record_with(recorder, name, tile);
     }
 
-    /// Records the product with a tile of the caller's choice.
+    /// Records the product with `tile`.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape, or K or N isn't a multiple of 4 and the tile isn't [`Tile::Plain`].
@@ -790,36 +796,36 @@ impl Nn {
     }
 }
 
-/// C = Aᵀ·B and the sums of A's columns: a linear layer's dW = dYᵀ·X and db.
+/// C = Aᵀ·B and the column sums of A: a linear layer's dW = dYᵀ·X and db.
 ///
-/// Where K is long and C small, K is cut into slices that are computed side by side and added up in order by a second
-/// launch.
+/// If K is long and C small, K is cut into slices, which are computed in parallel and added in order by a second
+/// dispatch.
 #[derive(Debug, Clone, Copy)]
 pub struct Tn {
-    /// (K, M).
+    /// Operand A (K, M).
     pub a: Tensor,
-    /// (K, N).
+    /// Operand B (K, N).
     pub b: Tensor,
-    /// (M, N), written.
+    /// Product (M, N), written.
     pub c: Tensor,
-    /// (M), written: Σ_k of A.
+    /// Column sums Σ_k of A (M), written.
     pub column_sum: Option<Tensor>,
-    /// M, columns of A.
+    /// Columns of A, M.
     pub m: usize,
-    /// N, columns of B.
+    /// Columns of B, N.
     pub n: usize,
-    /// K, rows of both: any number.
+    /// Rows of A and B, K, any number.
     pub k: usize,
 }
 
 impl Tn {
-    /// Records the product with the tile that tuning chose for such shapes, else the one from the built-in table.
+    /// Records the product with [`Tile::pick`].
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         let tile = Tile::pick(Form::Tn, recorder.context, self.m, self.n, self.k);
         self.record_with(recorder, name, tile);
     }
 
-    /// Records the product with a tile of the caller's choice.
+    /// Records the product with `tile`.
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape, or M or N isn't a multiple of 4 and the tile isn't [`Tile::Plain`].
@@ -949,7 +955,7 @@ mod tests {
             }
         }
         assert_eq!(Slices::of(AdapterClass::Integrated, 384, 384, 1576).count, 3);
-        // A large result fills the adapter alone.
+        // A large result occupies the adapter without slices.
         assert_eq!(Slices::of(AdapterClass::Integrated, 1536, 384, 25_216).count, 1);
     }
 

@@ -1,31 +1,31 @@
-//! c = activation(A·Bᵀ + bias)·scale + residual, and the two products of its backward pass.
+//! c = activation(A·Bᵀ + bias)·scale + residual, and the two products of the backward pass.
 
 use super::{Exact, gelu};
 use crate::shape::Activation;
 
-/// The operands of A·Bᵀ; what is `None` takes no part.
+/// The operands of A·Bᵀ. Operands that are `None` are left out.
 #[derive(Debug, Clone, Copy)]
 pub struct Nt<'a> {
-    /// (M, K).
+    /// Operand A (M, K).
     pub a: &'a [f32],
-    /// (N, K).
+    /// Operand B (N, K).
     pub b: &'a [f32],
-    /// N.
+    /// Rows of B, N.
     pub n: usize,
-    /// K.
+    /// Row length of A and B, K.
     pub k: usize,
-    /// (N).
+    /// Bias (N).
     pub bias: Option<&'a [f32]>,
-    /// Applied after the bias.
+    /// Activation after the bias.
     pub activation: Option<Activation>,
-    /// (N).
+    /// Factors of LayerScale (N).
     pub scale: Option<&'a [f32]>,
-    /// (M, N).
+    /// Residual (M, N), added last.
     pub residual: Option<&'a [f32]>,
 }
 
 impl Nt<'_> {
-    /// pre\[m,n\]: the sum with its bias, before the activation.
+    /// pre\[m,n\]: the sum plus bias, before the activation.
     pub fn pre(&self, m: usize, n: usize) -> Exact {
         let left = (0..self.k).map(|k| self.a[m * self.k + k]);
         let mut sum = sum_of_products(left, (0..self.k).map(|k| self.b[n * self.k + k]));
@@ -41,8 +41,8 @@ impl Nt<'_> {
         let pre = self.pre(m, n);
         let mut c = match self.activation {
             None => pre,
-            // The activation stretches the error of its argument and adds its own, at most 4e-7 ≈ 7·2⁻²⁴ of the
-            // argument; c is at least 3 for every product, so 3·|u| covers that.
+            // The activation scales the error of its argument and adds its own, at most 4e-7 ≈ 7·2⁻²⁴ of the argument.
+            // c of the tolerance is at least 3 for every product, so 3·|u| covers this.
             Some(activation) => Exact {
                 value: gelu::activation(activation, pre.value),
                 scale: gelu::STEEPEST * pre.scale + 3.0 * pre.value.abs(),
@@ -61,20 +61,20 @@ impl Nt<'_> {
     }
 }
 
-/// The operands of A·B, times an activation's slope, plus a residual; what is `None` takes no part.
+/// The operands of A·B, times an activation's derivative, plus a residual. Operands that are `None` are left out.
 #[derive(Debug, Clone, Copy)]
 pub struct Nn<'a> {
-    /// (M, K).
+    /// Operand A (M, K).
     pub a: &'a [f32],
-    /// (K, N).
+    /// Operand B (K, N).
     pub b: &'a [f32],
-    /// N.
+    /// Columns of B, N.
     pub n: usize,
-    /// K.
+    /// Columns of A and rows of B, K.
     pub k: usize,
-    /// Multiplies by the activation's derivative at (M, N).
+    /// Activation whose derivative multiplies the sums, and its arguments (M, N).
     pub derivative: Option<(Activation, &'a [f32])>,
-    /// (M, N).
+    /// Residual (M, N), added last.
     pub residual: Option<&'a [f32]>,
 }
 
@@ -85,8 +85,8 @@ impl Nn<'_> {
         let mut c = sum_of_products(left, (0..self.k).map(|k| self.b[k * self.n + n]));
         if let Some((activation, kept)) = self.derivative {
             let slope = gelu::derivative(activation, f64::from(kept[m * self.n + n]));
-            // The slope's own error is at most 4e-7 ≈ 7·2⁻²⁴; c is at least 3 for every product, so 3·|sum| covers
-            // that.
+            // The derivative has an error of at most 4e-7 ≈ 7·2⁻²⁴. c of the tolerance is at least 3 for every product,
+            // so 3·|sum| covers this.
             c = Exact { value: c.value * slope, scale: c.scale * slope.abs() + 3.0 * c.value.abs() };
         }
         if let Some(residual) = self.residual {
@@ -101,15 +101,15 @@ impl Nn<'_> {
 /// The operands of Aᵀ·B.
 #[derive(Debug, Clone, Copy)]
 pub struct Tn<'a> {
-    /// (K, M).
+    /// Operand A (K, M).
     pub a: &'a [f32],
-    /// (K, N).
+    /// Operand B (K, N).
     pub b: &'a [f32],
-    /// M.
+    /// Columns of A, M.
     pub m: usize,
-    /// N.
+    /// Columns of B, N.
     pub n: usize,
-    /// K.
+    /// Rows of A and B, K.
     pub k: usize,
 }
 
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_product_small_enough_for_the_head() {
+    fn a_small_product() {
         let product = Nt {
             a: &[1.0, 2.0, 3.0, -4.0],
             b: &[5.0, -6.0, 7.0, 8.0],

@@ -1,4 +1,5 @@
-//! gemm beside its cases: rows by themselves, launches in parts, bounds of activations, and the reference's gradients.
+//! More tests of gemm: rows on their own, products in several dispatches, bounds of activations, and finite differences
+//! of the reference.
 
 use crate::common::differences::{coarse, prove};
 use crate::common::guard::{judged, outputs};
@@ -10,7 +11,7 @@ use lat_wgpu::reference::{Exact, gelu, gemm as reference};
 use lat_wgpu::shape::Activation;
 
 #[test]
-fn a_row_does_not_depend_on_the_rows_beside_it() {
+fn a_row_does_not_depend_on_its_neighbours() {
     let a = normal(1, 131 * 64);
     let run = |m: usize, tile| judged("gemm rows", |run| nt(run, &a[..m * 64], 96, 64, BIAS, tile)).remove(0);
     let all = run(131, None);
@@ -22,7 +23,7 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
 }
 
 #[test]
-fn reference_gradients_of_a_linear_layer_are_the_difference_quotients() {
+fn reference_gradients_of_a_linear_layer_match_finite_differences() {
     let (m, n, k) = (5, 7, 3);
     let (x, weight, bias) = (coarse(1, m * k), coarse(2, n * k), coarse(3, n));
     let dy = normal(4, m * n);
@@ -43,8 +44,8 @@ fn reference_gradients_of_a_linear_layer_are_the_difference_quotients() {
 }
 
 #[test]
-fn reference_gradient_before_an_activation_is_the_difference_quotient() {
-    // Two paths back to x: y = activation(x)·Wᵀ, and x itself.
+fn reference_gradients_before_an_activation_match_finite_differences() {
+    // x has two paths to the loss: y = activation(x)·Wᵀ, and x itself.
     let (m, n, k) = (50, 10, 2);
     let (x, weight) = (coarse(1, m * n), normal(2, k * n));
     let (dy, straight) = (normal(3, m * k), normal(4, m * n));
@@ -67,10 +68,10 @@ fn reference_gradient_before_an_activation_is_the_difference_quotient() {
     }
 }
 
-/// Sizes of a product whose rows of tiles don't divide evenly, in any tile.
+/// Sizes of a product whose rows of tiles don't divide evenly, with any tile.
 const UNEVEN: [usize; 3] = [300, 36, 68];
 
-/// The launches that a product is cut into if none may take more than its `share`th part, and its outputs.
+/// Number of dispatches if none may take more than the `share`th part of a product, and the outputs.
 fn in_parts(form: Form, tile: Tile, share: f64) -> (usize, Vec<Vec<f32>>) {
     let ([m, n, k], tile, activation) = (UNEVEN, Some(tile), Some(Activation::Gelu));
     let mut launches = 0;
@@ -87,13 +88,13 @@ fn in_parts(form: Form, tile: Tile, share: f64) -> (usize, Vec<Vec<f32>>) {
 }
 
 #[test]
-fn a_product_in_several_launches_gives_the_same_bits() {
+fn a_product_in_several_dispatches_has_the_same_bits() {
     for form in Form::ALL {
         let (whole, wanted) = in_parts(form, Tile::Plain, 1.0);
         assert_eq!(whole, 1, "{form:?}");
         let menu = Tile::menu(form, context().family(), context().class());
         for tile in menu {
-            // More parts than rows of tiles are as many as those.
+            // There are no more dispatches than rows of tiles.
             for (share, least) in [(2.5, 2), (1e6, 3)] {
                 let (launches, found) = in_parts(form, tile, share);
                 assert!(launches >= least, "{form:?} {tile:?}: {launches} launches");
@@ -106,7 +107,7 @@ fn a_product_in_several_launches_gives_the_same_bits() {
     }
 }
 
-/// An activation and its slope at `x`, within the bounds of common/gelu.wgsl: epilogues of products that are `x` and 1.
+/// An activation and its derivative at `x`, compared with the bounds of common/gelu.wgsl. The products are `x` and 1.
 fn activated(case: &str, form: Activation, x: &[f32]) -> Vec<Vec<f32>> {
     judged(&format!("{form:?} {case}"), |run| {
         let (m, n, k) = (x.len(), 1, 1);
@@ -145,7 +146,7 @@ fn activated(case: &str, form: Activation, x: &[f32]) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn activations_and_their_slopes_keep_the_stated_bounds() {
+fn activations_and_their_derivatives_keep_the_stated_bounds() {
     let range: Vec<f32> = (-120_000..=120_000).map(|i| i as f32 * 1e-4).collect();
     let tiny: Vec<f32> = (0..=2000).map(|i| (0.01 * i as f32 - 20.0).exp2()).flat_map(|x| [x, -x]).collect();
     let huge = [13.0, 20.0, 51.0, 52.0, 60.0, 100.0, 1e4, 1e20, 3e38].map(|x| [x, -x]).concat();
@@ -155,7 +156,7 @@ fn activations_and_their_slopes_keep_the_stated_bounds() {
         let found = activated("far out", form, &huge);
         for (x, (y, slope)) in huge.iter().zip(found[0].iter().zip(&found[1])) {
             let (end, flat) = if *x > 0.0 { (*y == *x, 1.0) } else { (*y <= 0.0 && *y >= 1e-8 * x, 0.0) };
-            // quick_gelu' still has 2e-8 of its bend at 13.
+            // At 13 quick_gelu' differs from 1 by 2e-8.
             assert!(end && (slope - flat).abs() <= 1e-7, "{form:?} at {x}: {y}, slope {slope}");
         }
         assert_eq!(activated("at 0", form, &[0.0]), [[0.0], [0.5]], "{form:?}");

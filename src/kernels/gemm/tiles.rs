@@ -1,4 +1,4 @@
-//! The table of tiles for each class of adapter, read from `tiles.toml`; a lab run can rewrite that file.
+//! The table of tiles for each class of adapter, read from `tiles.toml`. A lab run can rewrite that file.
 
 use super::{Form, Tile};
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 const TEXT: &str = include_str!("tiles.toml");
 
-/// The comment that the file begins with.
+/// The comment at the beginning of the file.
 fn header() -> impl Iterator<Item = &'static str> {
     TEXT.lines().take_while(|line| line.starts_with('#'))
 }
@@ -30,29 +30,29 @@ pub struct Table {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tiles {
-    /// How weight gradients are cut along k.
+    /// Division of weight gradients along k.
     pub slices: SliceRule,
-    /// The tile of products of up to 16 rows.
+    /// The tile for products of up to 16 rows.
     pub skinny: Tile,
-    /// The first that gives work enough is taken, else the last.
+    /// Tiles in order of preference: the first with enough workgroups is used, otherwise the last.
     pub built_in: Vec<Step>,
-    /// Further candidates of tuning and of the lab.
+    /// Further candidates for tuning and for the lab.
     pub menu: Vec<Tile>,
-    /// The tiles that a lab found quickest.
+    /// The tiles that a lab run found fastest.
     pub winners: Vec<Winner>,
 }
 
-/// How weight gradients are cut along k.
+/// Division of weight gradients along k.
 ///
-/// The slices take at most 16 KiB · `tiles` of memory beside their column sums.
+/// The slices take at most 16 KiB · `tiles` of memory, plus their column sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SliceRule {
-    /// Tiles of 64 × 64 outputs that should be at work at once, each 64 invocations of 8 × 8.
+    /// Tiles of 64 × 64 outputs to keep busy at once, each with 64 invocations of 8 × 8.
     pub tiles: usize,
-    /// The least k of a slice, unless there is one slice alone.
+    /// Smallest k per slice, if there is more than one.
     pub depth: usize,
-    /// The most slices.
+    /// Largest number of slices.
     pub most: usize,
 }
 
@@ -62,34 +62,34 @@ pub struct SliceRule {
 pub struct Step {
     /// The tile.
     pub tile: Tile,
-    /// The least number of workgroups for which it is chosen.
+    /// Smallest number of workgroups for which it is used.
     pub workgroups: usize,
 }
 
-/// The tile that a lab found quickest for a layer's product, whatever its batch.
+/// The tile that a lab run found fastest for a layer's product, for any batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Winner {
-    /// Which operand is turned.
+    /// Form of the product.
     pub form: Form,
     /// [`Form::layer`] of the product.
     pub sizes: [usize; 2],
-    /// How its operands lie in memory.
+    /// Storage of its operands.
     pub storage: Storage,
     /// The tile.
     pub tile: Tile,
 }
 
 impl Table {
-    /// The table that this program was built with.
+    /// The table that was compiled into the program.
     pub fn built_in() -> &'static Table {
         &TABLE
     }
 
-    /// Reads the text of such a file.
+    /// Parses the text of a table.
     ///
     /// # Errors
-    /// [`Error::Data`] with the place of the first mistake.
+    /// [`Error::Data`] with the position of the first mistake.
     pub fn parse(text: &str) -> Result<Table> {
         let table: Table = toml::from_str(text).map_err(|error| Error::Data(error.to_string()))?;
         for (name, tiles) in table.classes() {
@@ -113,7 +113,7 @@ impl Table {
         }
     }
 
-    /// The same table with winners of a class: they replace those of the same form, sizes and storage.
+    /// Returns the table with winners added to a class. They replace those with the same form, sizes and storage.
     pub fn with_winners(&self, class: AdapterClass, winners: &[Winner]) -> Table {
         let mut table = self.clone();
         let tiles = match class {
@@ -131,7 +131,7 @@ impl Table {
         table
     }
 
-    /// The text of a file that [`Table::parse`] reads as this table.
+    /// The text that [`Table::parse`] parses to this table.
     pub fn text(&self) -> String {
         let mut text: String = header().flat_map(|line| [line, "\n"]).collect();
         for (name, Tiles { slices, skinny, built_in, menu, winners }) in self.classes() {
@@ -159,7 +159,7 @@ impl Table {
     }
 }
 
-/// One item a line.
+/// Appends a list with one item per line.
 fn list(text: &mut String, name: &str, items: impl Iterator<Item = String>) {
     let items: String = items.map(|item| format!("    {item},\n")).collect();
     let open = if items.is_empty() { "" } else { "\n" };
