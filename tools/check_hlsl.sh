@@ -46,7 +46,7 @@ host="$target/hlsl"
 shaders="$host/shaders"
 rm -rf "$shaders"
 mkdir -p "$host"
-LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_becomes >/dev/null
+LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_translates >/dev/null
 x86_64-w64-mingw32-gcc -std=c17 -O1 -Wall -Wextra -Werror -o "$host/host.exe" tools/hlsl/host.c
 cp tools/node_modules/webgpu/dist/win32-x64/{dxcompiler,d3dcompiler_47}.dll "$zlib" "$host"
 

@@ -69,7 +69,7 @@ fi
 CARGO_TARGET_DIR="$target/isa_report" cargo build --release --locked --manifest-path tools/isa_report/Cargo.toml
 shaders="$target/pack_shaders"
 rm -rf "$shaders"
-LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_becomes >/dev/null
+LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_translates >/dev/null
 
 # It appears when it is whole.
 part="$dir.part"

@@ -29,7 +29,7 @@ fi
 target="$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)"
 shaders="$target/isa_shaders"
 rm -rf "$shaders"
-LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_becomes >/dev/null
+LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_translates >/dev/null
 CARGO_TARGET_DIR="$target/isa_report" cargo build --quiet --locked --manifest-path tools/isa_report/Cargo.toml
 
 # Mesa says that a device that doesn't exist has no place on the bus.

@@ -10,7 +10,8 @@ use crate::gpu::{Constants, Family, Kernel, Recorder, ShaderFile, Tensor, Tensor
 /// One invocation per output.
 static PLAIN: ShaderFile = ShaderFile::new("part_linear", include_str!("../../shaders/part_linear.wgsl"));
 /// Loads quads of inputs.
-static WIDE: ShaderFile = ShaderFile::new("part_linear_wide", include_str!("../../shaders/part_linear_wide.wgsl"));
+static WIDE: ShaderFile =
+    ShaderFile::new("part_linear_wide", include_str!("../../shaders/part_linear_wide.wgsl"));
 /// One subgroup per workgroup.
 static SUBGROUP: ShaderFile =
     ShaderFile::new("part_linear_subgroup", include_str!("../../shaders/part_linear_subgroup.wgsl"))

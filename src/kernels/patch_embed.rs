@@ -6,8 +6,9 @@ use crate::gpu::{Constants, Family, Kernel, Recorder, ShaderFile, Tensor, Workgr
 use crate::shape::ImageSize;
 
 /// The tiled family: tiles in workgroup memory and registers.
-static TILED: ShaderFile =
-    ShaderFile::new("patch_embed", include_str!("../../shaders/patch_embed.wgsl")).workgroup_size(WorkgroupSize::Tile).quads();
+static TILED: ShaderFile = ShaderFile::new("patch_embed", include_str!("../../shaders/patch_embed.wgsl"))
+    .workgroup_size(WorkgroupSize::Tile)
+    .quads();
 /// The subgroup family: one subgroup per workgroup.
 static SUBGROUP: ShaderFile =
     ShaderFile::new("patch_embed_subgroup", include_str!("../../shaders/patch_embed_subgroup.wgsl"))
