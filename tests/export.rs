@@ -126,7 +126,11 @@ fn what_was_said_by_flags_stands_in_the_file() {
     let export = ["export", "--model", TINY, "--to", "timm", "--out", "o.safetensors"];
     let (_, refused) = expect(2, folder.path(), &export);
     assert!(refused.contains("--heads"), "{refused}");
-    expect(0, folder.path(), &[&export[..], &["--heads", "2", "--lambda", "3"]].concat());
+    let (_, said) = expect(0, folder.path(), &[&export[..], &["--heads", "2", "--lambda", "3"]].concat());
+    let written = folder.path().join("o.safetensors");
+    let tensors = checkpoint::list(&written).unwrap().0.len();
+    let bytes = std::fs::metadata(&written).unwrap().len();
+    assert_eq!(said, format!("wrote o.safetensors: {tensors} tensors, {bytes} bytes\n"));
     let settings = Settings { heads: Some(2), lambda: Some(3.0), ..Settings::default() };
     let told = checkpoint::load(Path::new(TINY), &settings).unwrap();
     let found = load(&folder.path().join("o.safetensors"));

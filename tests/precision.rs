@@ -165,6 +165,31 @@ fn steps(run: &Path) -> Vec<Value> {
 }
 
 #[test]
+fn eval_and_search_take_a_precision() {
+    let temporary = figures("3");
+    let folder = temporary.path();
+    let model = ["--model", TINY, "--heads", "2"];
+    let eval = |precision: &str| {
+        let arguments = ["eval", "--data", "figures", "--precision", precision, "--json", "-"];
+        let (scores, _) = expect(0, folder, &[&arguments[..], &model].concat());
+        serde_json::from_str::<Value>(&scores).unwrap()["map"].as_f64().unwrap()
+    };
+    assert!((eval("f32") - eval("f16")).abs() < 0.02);
+    let embed = ["embed", "figures/bounding_box_test", "--out", "g.safetensors"];
+    expect(0, folder, &[&embed[..], &model].concat());
+    let search = |precision: &str| {
+        let arguments = ["search", "--gallery", "g.safetensors", "--query", "figures/query", "--top", "1"];
+        let arguments = [&arguments[..], &model, &["--precision", precision, "--json", "-"]].concat();
+        let (found, _) = expect(0, folder, &arguments);
+        serde_json::from_str::<Value>(&found).unwrap()["queries"][0]["results"][0]["distance"]
+            .as_f64()
+            .unwrap()
+    };
+    let (full, halves) = (search("f32"), search("f16"));
+    assert!(full != halves && (full - halves).abs() < 1e-2, "{full} {halves}");
+}
+
+#[test]
 fn training_in_halves_follows_training_in_f32_and_resumes_to_the_bit() {
     let temporary = figures("3");
     let folder = temporary.path();

@@ -144,6 +144,28 @@ impl AdapterArgument {
     }
 }
 
+/// The adapter that a command runs a network on, and how it stores tensors.
+#[derive(Debug, Args)]
+pub struct DeviceArguments {
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
+    /// Storage of weights and activations; sums are f32
+    #[arg(long, value_name = "STORAGE", default_value = "f32", value_parser = named::<Precision>())]
+    pub precision: Precision,
+}
+
+impl DeviceArguments {
+    /// As the adapter is opened.
+    pub fn options(&self) -> ContextOptions {
+        self.adapter.options(self.precision)
+    }
+
+    /// Opens the adapter.
+    pub fn open(&self) -> Result<Context> {
+        self.adapter.open(self.precision)
+    }
+}
+
 /// Which data set, and which of its splits.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data set")]

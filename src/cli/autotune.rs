@@ -1,13 +1,12 @@
 //! `lat-wgpu autotune`: which tiles are quickest on this adapter, kept for all later runs.
 
-use super::arguments::{AdapterArgument, NetworkArguments};
+use super::arguments::{DeviceArguments, NetworkArguments};
 use super::paths::Paths;
 use super::progress::Progress;
-use super::words::named;
 use super::{json, open};
 use crate::error::{Error, Result};
+use crate::gpu::AdapterSummary;
 use crate::gpu::tuning::{self, Choices};
-use crate::gpu::{AdapterSummary, Precision};
 use crate::observer::Follower;
 use crate::storage::atomic::write_atomically;
 use crate::tasks::autotune::{self, Finding, Outcome, Product};
@@ -35,11 +34,8 @@ pub struct AutotuneArguments {
     /// Forget what was kept for this adapter
     #[arg(long)]
     pub clear: bool,
-    /// How weights and activations are stored
-    #[arg(long, default_value = "f32", value_parser = named::<Precision>())]
-    pub precision: Precision,
     #[command(flatten)]
-    pub adapter: AdapterArgument,
+    pub device: DeviceArguments,
     /// Write what was measured as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -55,7 +51,7 @@ pub fn run(arguments: &AutotuneArguments) -> Result<ExitCode> {
         (None, true) => None,
         (Some(model), _) => Some(open::network(model, &arguments.network.settings())?),
     };
-    let context = arguments.adapter.open(arguments.precision)?;
+    let context = arguments.device.open()?;
     if arguments.clear {
         clear(&context.adapter)?;
     }

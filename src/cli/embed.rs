@@ -1,6 +1,6 @@
 //! `lat-wgpu embed`: folders of person crops to embeddings.
 
-use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments};
+use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -15,7 +15,6 @@ use crate::embeddings::index::{
 use crate::embeddings::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
 use crate::embeddings::{Dtype, EmbeddingWriter};
 use crate::error::{Error, Result};
-use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{self, Image, LeftOut, Listing};
 use crate::retrieval::pca::{self, Reduction};
@@ -71,11 +70,8 @@ pub struct EmbedArguments {
     pub batch_size: Option<u32>,
     #[command(flatten)]
     pub memory: MemoryArgument,
-    /// How weights and activations are stored while computing; sums are f32
-    #[arg(long, default_value = "f32", value_parser = named::<Precision>())]
-    pub precision: Precision,
     #[command(flatten)]
-    pub adapter: AdapterArgument,
+    pub device: DeviceArguments,
     /// Write a summary as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -118,7 +114,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let dim = reduction.as_ref().map_or(network.config.embedding_len(), Reduction::dim);
     let (images, output) = open_output(arguments, &network, weights_sha256, reduction.as_ref(), images)?;
     let request = Request {
-        device: arguments.adapter.options(arguments.precision),
+        device: arguments.device.options(),
         batch: arguments.batch_size.map(|batch| batch as usize),
         memory: arguments.memory.memory,
         look: LookOptions {
@@ -189,7 +185,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             "batch": device.as_ref().map(|device| device.batch),
             "gpu_bytes": device.as_ref().map(|device| device.bytes),
             "adapter": device.as_ref().map(|device| device.adapter.as_str()),
-            "precision": arguments.precision,
+            "precision": arguments.device.precision,
             "model": config,
             "preprocess": network.preprocess,
             "notes": network.notes,

@@ -1,7 +1,7 @@
 //! `lat-wgpu eval`: what a model, or embeddings, are worth on a data set.
 
 use super::arguments::{
-    AdapterArgument, MemoryArgument, NetworkArguments, PageArguments, SetArguments, fraction,
+    DeviceArguments, MemoryArgument, NetworkArguments, PageArguments, SetArguments, fraction,
 };
 use super::eval_report::{self, INFLATED, Page};
 use super::json;
@@ -14,7 +14,6 @@ use crate::checkpoint::{Settings, Threshold};
 use crate::datasets::{LoadOptions, TestSet};
 use crate::embeddings::gallery::ImageFolder;
 use crate::error::{Error, Result};
-use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
 use crate::retrieval::metrics::{AveragePrecision, Protocol, RANKS, Rules, Scores};
 use crate::retrieval::rerank::RerankOptions;
@@ -95,7 +94,7 @@ pub struct EvalArguments {
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
-    pub adapter: AdapterArgument,
+    pub device: DeviceArguments,
     /// Write the scores as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -194,7 +193,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
                 .for_each(|example| eprintln!("{example}"));
             let known = Known::read(model, &network)?;
             if !sets.is_empty() {
-                let context = arguments.adapter.open(Precision::F32)?;
+                let context = arguments.device.open()?;
                 let look = Look {
                     batch: arguments.batch_size.map(|batch| batch as usize),
                     memory: plan.memory,
@@ -239,7 +238,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             if page.is_some() && arguments.images.is_empty() {
                 task.find_images();
             }
-            let context = arguments.adapter.open(Precision::F32)?;
+            let context = arguments.device.open()?;
             results.push(evaluate(task, &plan, &context, &progress)?);
         }
         _ => unreachable!("the arguments need a model or both embeddings"),

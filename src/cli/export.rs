@@ -78,8 +78,9 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
         ExportForm::Timm => {
             let dtype = dtype.unwrap_or(Dtype::F32);
             checkpoint::export(model, &network, !backbone_only, dtype, out)?;
+            say_written(out, checkpoint::list(out)?.0.len())?;
         }
-        ExportForm::Onnx => to_onnx(model, &network, out)?,
+        ExportForm::Onnx => say_written(out, to_onnx(model, &network, out)?)?,
         ExportForm::Web => {
             let options = ContextOptions { portable: true, ..ContextOptions::from_environment(None) };
             let exported = web::export(
@@ -90,7 +91,7 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
                 out,
             )?;
             eprintln!(
-                "{}: {} launches of {} shaders, {} MiB of weights and {} MiB of memory besides; serve the folder, such as by `python3 -m http.server --directory {}`",
+                "wrote {}: {} launches of {} shaders, {} MiB of weights and {} MiB of other memory; serve the folder, for example with `python3 -m http.server --directory {}`",
                 out.display(),
                 exported.dispatches,
                 exported.shaders,
@@ -103,8 +104,15 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Has Python write the network as ONNX, from a model file made for it.
-fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
+/// Prints what an exported file holds.
+fn say_written(out: &Path, tensors: usize) -> Result<()> {
+    let bytes = std::fs::metadata(out).map_err(Error::io("read", out))?.len();
+    eprintln!("wrote {}: {tensors} tensors, {bytes} bytes", out.display());
+    Ok(())
+}
+
+/// Runs Python to write the network as ONNX from a temporary model file. Returns the number of its tensors.
+fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<usize> {
     let mut target = temporary_beside(out)?;
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
     let [plain, made] = ["model.safetensors", "model.onnx"].map(|name| folder.path().join(name));
@@ -129,5 +137,6 @@ fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<()> {
     // Copied here, so that a full disk is told as such and not by a traceback.
     let mut made = File::open(&made).map_err(Error::io("read", &made))?;
     std::io::copy(&mut made, &mut target).map_err(Error::io("write", out))?;
-    publish(target, out)
+    publish(target, out)?;
+    Ok(network.tensors.len())
 }

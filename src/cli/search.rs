@@ -1,6 +1,6 @@
 //! `lat-wgpu search`: whom images show, found again in a gallery of embeddings.
 
-use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments, PageArguments, TargetArguments};
+use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments, PageArguments, TargetArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -10,7 +10,6 @@ use super::signals::Signals;
 use crate::embeddings::gallery::Filter;
 use crate::embeddings::rows::Selected;
 use crate::error::Result;
-use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::Listing;
 use crate::kernels::topk::MAX_K;
@@ -47,7 +46,7 @@ pub struct SearchArguments {
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
-    pub adapter: AdapterArgument,
+    pub device: DeviceArguments,
     /// Write the lists as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -110,7 +109,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let request = Request {
         network: &network,
         reduction: reduction.as_ref(),
-        device: arguments.adapter.options(Precision::F32),
+        device: arguments.device.options(),
         memory: arguments.memory.memory,
         look: LookOptions {
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },

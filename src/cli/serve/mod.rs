@@ -7,13 +7,13 @@
 mod connections;
 mod http;
 
-use super::arguments::{AdapterArgument, MemoryArgument, NetworkArguments, TargetArguments};
+use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments, TargetArguments};
 use super::open;
 use super::signals::Signals;
 use crate::embeddings::gallery::{Filter, Gallery};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
-use crate::gpu::{Context, Precision};
+use crate::gpu::Context;
 use crate::images::decode::{self, DecodeOptions};
 use crate::images::preprocess::resize_bicubic;
 use crate::kernels::topk::MAX_K;
@@ -65,7 +65,7 @@ pub struct ServeArguments {
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
-    pub adapter: AdapterArgument,
+    pub device: DeviceArguments,
     /// Do not turn images as their EXIF orientation says
     #[arg(long)]
     pub ignore_exif: bool,
@@ -104,7 +104,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         );
     }
 
-    let context = arguments.adapter.open(Precision::F32)?;
+    let context = arguments.device.open()?;
     let memory = arguments.memory.within(&context);
     let embedder = Embedder::new(&context, &network, Some(1), memory)?;
     let left = memory.saturating_sub(embedder.need().bytes(1));
