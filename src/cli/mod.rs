@@ -59,7 +59,7 @@ mod words;
 use crate::error::Error;
 use crate::gpu::silence_caught_panics;
 use arguments::Training;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Person re-identification with the Locally Aware Transformer on any Vulkan, Metal or DX12 adapter.
@@ -116,6 +116,11 @@ enum Command {
     Explain(explain::ExplainArguments),
     /// Print completions for a shell
     Completions(completions::CompletionsArguments),
+}
+
+/// The command line as clap has it, for the reference in `docs/reference`.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Parses the arguments, runs the command and reports its failure.
@@ -175,7 +180,6 @@ fn report(error: &Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_declared_arguments_are_consistent() {
