@@ -180,7 +180,7 @@ fn embed_reduces_as_reduce_does() {
     let stderr = embed("parts", &["--shard", "1/2"], 1);
     assert!(stderr.contains("reduction"), "{stderr}");
     let stderr = embed("o.npy", &["--reduce", "pca.safetensors", "--size", "48x16"], 1);
-    assert!(stderr.contains("the reduction is for 128 numbers"), "{stderr}");
+    assert!(stderr.contains("the reduction is for 128 dimensions"), "{stderr}");
     let stderr = embed("o.npy", &["--reduce", "pca.safetensors", "--lambda", "0.1"], 1);
     assert!(stderr.contains("model.gelt.lambda: 0.8, not 0.1"), "{stderr}");
     let stderr = embed("o.npy", &["--reduce", "pca.safetensors", "--flip"], 1);

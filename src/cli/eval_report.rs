@@ -6,7 +6,7 @@ use crate::embeddings::gallery::ImageFolder;
 use crate::error::Result;
 use crate::images::decode::DecodeOptions;
 use crate::report::{Curve, Image, Match, RankedList, Report, Shown, Thumbnails, Verdict, Verification};
-use crate::retrieval::lists::Place;
+use crate::retrieval::lists::Ranked;
 use crate::retrieval::metrics::{Protocol, RANKS, REPETITIONS, Scores};
 use crate::retrieval::rerank::RerankOptions;
 use crate::retrieval::verification;
@@ -216,7 +216,7 @@ fn ranked_lists(listed: &Listed, queries: &[usize], scores: &Scores, album: &mut
     for &query in queries {
         let own = shown(asked, query, names, album.image(&asked.images, query, asked_in));
         let mut matches = Vec::with_capacity(PLACES);
-        for &Place { row, distance, is_match } in &listed.lists[query] {
+        for &Ranked { row, distance, is_match } in &listed.lists[query] {
             let verdict = if is_match { Verdict::Right } else { Verdict::Wrong };
             let shown = shown(gallery, row, names, album.image(&gallery.images, row, shown_in));
             matches.push(Match { shown, distance, verdict });

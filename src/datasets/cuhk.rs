@@ -1,14 +1,16 @@
 //! CUHK01 and CUHK03.
 //!
-//! CUHK03 is published as MATLAB files; `tools/convert_cuhk03.py` makes this of them:
+//! CUHK03 is published as MATLAB files. `tools/convert_cuhk03.py` converts them to:
 //!
-//! - `labelled/` and `detected/` with files `P_NNN_V_II.png`: pair of cameras (1 to 5), person in it, view (1 or 2), image
-//!   (1 to 10, of which 6 to 10 are view 2). A person is `P_NNN`, the camera is the view, as other toolboxes have it.
-//! - `new_labelled.txt`, `new_detected.txt`: the new protocol, a line `train|query|gallery FILE` for each image.
-//! - `classic_01.txt` to `classic_20.txt`: the old protocol, a line `P_NNN` for each of the 100 test persons; all others
-//!   train. All test images are queries and gallery at once, and scores are single-shot by custom.
+//! - `labelled/` and `detected/` with files `P_NNN_V_II.png`: pair of cameras (1 to 5), person, view (1 or 2), image (1
+//! to
+//!   10; 6 to 10 are view 2). As in other toolboxes, `P_NNN` is the person and the view is the camera.
+//! - `new_labelled.txt`, `new_detected.txt`: the new protocol, with a line `train|query|gallery FILE` for each image.
+//! - `classic_01.txt` to `classic_20.txt`: the classic protocol, with a line `P_NNN` for each of the 100 test persons;
+//! all
+//!   others train. All test images are both queries and gallery, and scores are usually single-shot.
 //!
-//! In every list empty lines and those that begin with `#` don't count.
+//! Empty lines and lines that start with `#` are ignored in every list.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,9 +22,9 @@ use crate::error::{Error, Result};
 use crate::images::walk::readable;
 use crate::rng;
 
-/// Folders that hold the images with boxes drawn by people, in several converters' spellings.
+/// Folders of the images with boxes drawn by people, in the spellings of several converters.
 pub(super) const LABELLED: [&str; 4] = ["labelled", "labeled", "images_labelled", "images_labeled"];
-/// Folders that hold the images with detected boxes.
+/// Folders of the images with detected boxes.
 pub(super) const DETECTED: [&str; 2] = ["detected", "images_detected"];
 /// Folder of CUHK01's images in the published archive.
 pub(super) const CAMPUS: &str = "campus";
@@ -30,10 +32,10 @@ pub(super) const CAMPUS: &str = "campus";
 /// Number of the classic protocol's splits.
 const CLASSIC_SPLITS: u32 = 20;
 
-/// Stream of the random numbers that split CUHK01; what is below counts the splits.
+/// Stream of the random numbers that split CUHK01. The lower bytes count the splits.
 const HALF: u64 = 5 << 56;
 
-/// Reads CUHK03 with the boxes and by the protocol that `options` name.
+/// Reads CUHK03 with the boxes and the protocol of `options`.
 pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     let (folders, boxes) = match options.boxes {
         Boxes::Labelled => (&LABELLED[..], "labelled"),
@@ -47,7 +49,7 @@ pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<ReidSet> 
         )));
     };
     let mut found = match options.protocol {
-        // Converters other than ours lay the new protocol out as Market-1501 is.
+        // Other converters lay out the new protocol like Market-1501.
         Cuhk03Protocol::New if dir.join(folder).join(market1501::TRAIN).is_dir() => {
             let mut found = market1501::load(&dir.join(folder), Layout::Market1501, options.follow_links)?;
             for split in Split::ALL {
@@ -104,7 +106,7 @@ fn load_classic(dir: &Path, folder: &str, options: &LoadOptions) -> Result<ReidS
     check_list(&list)?;
     let mut test = BTreeSet::new();
     for (number, line) in lines(&list)? {
-        // A person is written as the beginning of the file names.
+        // A person is the start of its file names.
         let label = cuhk03_label(&format!("{line}_1_01.png"));
         let label = label.ok_or_else(|| malformed(&list, number, "expected a person such as 1_017"))?;
         test.insert(label.person);
@@ -119,7 +121,7 @@ fn load_classic(dir: &Path, folder: &str, options: &LoadOptions) -> Result<ReidS
     Ok(found)
 }
 
-/// Says who makes the list where it isn't there.
+/// Names the script that writes the list if it is missing.
 fn check_list(list: &Path) -> Result<()> {
     if list.is_file() {
         return Ok(());
@@ -145,7 +147,8 @@ fn cuhk03_label(name: &str) -> Option<Label> {
     fields.next().is_none().then_some(Label { person: Person::Known(pair * 1000 + person), camera })
 }
 
-/// Reads CUHK01: half of the persons (485 of 971), by chance, train; of the others view 1 looks for view 2.
+/// Reads CUHK01: a random half of the persons (485 of 971) trains. Of the others, view 1 is the query and view 2 the
+/// gallery.
 pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     let folder = if dir.join(CAMPUS).is_dir() { CAMPUS } else { "" };
     let mut all = ReidSet::default();
@@ -176,9 +179,9 @@ pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<ReidSet> 
 
 /// `0001003.png` is person 1, image 3: images 1 and 2 are view 1, images 3 and 4 view 2.
 pub(super) fn cuhk01_label(name: &str) -> Option<Label> {
-    let (stem, ending) = name.split_once('.')?;
+    let (stem, extension) = name.split_once('.')?;
     let digits = stem.len() == 7 && stem.bytes().all(|b| b.is_ascii_digit());
-    let (person, image): (u32, u32) = match digits && ending.eq_ignore_ascii_case("png") {
+    let (person, image): (u32, u32) = match digits && extension.eq_ignore_ascii_case("png") {
         true => (stem[..4].parse().ok()?, stem[4..].parse().ok()?),
         false => return None,
     };
@@ -189,7 +192,7 @@ pub(super) fn cuhk01_label(name: &str) -> Option<Label> {
 #[cfg(test)]
 mod tests {
     use super::super::load;
-    use super::super::tests::{folder, load_default, names, told, write};
+    use super::super::tests::{folder, labels, load_default, names, write};
     use super::*;
     use crate::datasets::labels::Person::Known;
 
@@ -210,13 +213,13 @@ mod tests {
     }
 
     #[test]
-    fn cuhk03_follows_its_lists() {
+    fn cuhk03_reads_its_lists() {
         let dir = cuhk03();
         let labelled = LoadOptions { boxes: Boxes::Labelled, ..LoadOptions::default() };
         let set = load(dir.path(), &labelled).unwrap();
-        assert_eq!(told(&set.train), [("labelled/1_001_1_01.png", Known(1001), 1)]);
-        assert_eq!(told(&set.query), [("labelled/5_017_1_02.png", Known(5017), 1)]);
-        assert_eq!(told(&set.gallery), [("labelled/5_017_2_10.png", Known(5017), 2)]);
+        assert_eq!(labels(&set.train), [("labelled/1_001_1_01.png", Known(1001), 1)]);
+        assert_eq!(labels(&set.query), [("labelled/5_017_1_02.png", Known(5017), 1)]);
+        assert_eq!(labels(&set.gallery), [("labelled/5_017_2_10.png", Known(5017), 2)]);
         assert_eq!(set.skipped.len(), 1);
         assert!(set.skipped[0].1.contains("new_labelled.txt"), "{:?}", set.skipped);
         assert_eq!(names(&set.persons), [(1001, "1_001"), (5017, "5_017")]);
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn cuhk03_in_the_layout_of_market_is_read_too() {
+    fn cuhk03_reads_the_layout_of_market() {
         let dir = folder(&[
             "labeled/bounding_box_train/0001_c1_1.png",
             "labeled/query/0003_c1_1.png",
@@ -253,11 +256,11 @@ mod tests {
         let options = LoadOptions { boxes: Boxes::Labelled, ..LoadOptions::default() };
         let set = load(dir.path(), &options).unwrap();
         assert_eq!(set.layout, Layout::Cuhk03);
-        assert_eq!(told(&set.gallery), [("labeled/bounding_box_test/0003_c2_12.png", Known(3), 2)]);
+        assert_eq!(labels(&set.gallery), [("labeled/bounding_box_test/0003_c2_12.png", Known(3), 2)]);
     }
 
     #[test]
-    fn names_of_cuhk() {
+    fn parses_names_of_cuhk() {
         assert_eq!(cuhk03_label("1_843_2_10.png"), Some(Label { person: Known(1843), camera: 2 }));
         for name in [
             "6_001_1_01.png",

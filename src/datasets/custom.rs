@@ -1,4 +1,4 @@
-//! One's own images: a folder per person, or a table.
+//! Custom data sets: one folder per person, or a table.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,20 +9,20 @@ use crate::datasets::labels::{Label, Person, base, is_junk, is_number, is_same_p
 use crate::error::{Error, Result};
 use crate::images::walk::{self, LeftOut};
 
-/// An image with the names that its folder or row gives it.
+/// An image with the names that its folder or table row gives.
 struct Named {
     split: Option<Split>,
     path: PathBuf,
     name: String,
     person: String,
-    /// `None`: its name says none.
+    /// `None` if its name has no camera.
     camera: Option<String>,
 }
 
-/// The number of a camera that isn't known.
+/// Number of an unknown camera.
 const UNKNOWN: u32 = u32::MAX;
 
-/// Names, in lower case, that others give to the folders of splits and of other parts of a data set: no persons.
+/// Lower-case names of folders that other data sets use for splits and the like, and that are no persons.
 const NO_PERSONS: [&str; 12] = [
     "train",
     "query",
@@ -38,15 +38,16 @@ const NO_PERSONS: [&str; 12] = [
     "partial_body_images",
 ];
 
-/// Reads `PERSON/CAMERA_anything.jpg` below the folders `train`, `query` and `gallery`, or below `dir` itself, without a
-/// split, if there is none of them.
+/// Reads `PERSON/CAMERA_anything.jpg` below the folders `train`, `query` and `gallery`. If none of them exists, reads
+/// it
+/// below `dir` itself, without splits.
 ///
-/// Files that are named as in a published data set inside their person's folder, as several toolboxes sort Market-1501,
-/// keep the camera that their name says. An image whose name says no camera can train, but is not scored.
+/// A file named as in a published data set keeps the camera of its name; several toolboxes sort Market-1501 that way.
+/// An image whose name has no camera can train, but is not scored.
 ///
 /// # Errors
-/// `Data` where the names of a person's folder and of a file in it contradict each other, where a folder has the name of a
-/// split, or where every image is further down.
+/// `Data` if a file's name contradicts its person's folder, if a folder has the name of a split, or if every image is
+/// in a deeper folder.
 pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
     let there: Vec<Split> = Split::ALL.into_iter().filter(|split| dir.join(split.name()).is_dir()).collect();
     let mut places: Vec<(Option<Split>, &str)> =
@@ -80,7 +81,7 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
         for image in found.images {
             let name = below(&image.name);
             let Some((person, file)) = image.name.split_once('/') else {
-                skipped.push((name, "stands in no person's folder".to_string()));
+                skipped.push((name, "is in no person's folder".to_string()));
                 continue;
             };
             filled.insert(person.to_string());
@@ -118,7 +119,7 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
     Ok(ReidSet { empty, left_out, walked_root, ..number(images, skipped) })
 }
 
-/// Names of the folders in a folder but the hidden ones, sorted.
+/// Sorted names of the folders in a folder, without hidden ones.
 fn folders_in(dir: &Path, follow_links: bool) -> Result<Vec<String>> {
     let mut names = names_in(dir)?;
     names.retain(|name| {
@@ -128,8 +129,8 @@ fn folders_in(dir: &Path, follow_links: bool) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Holds the name of a person's folder against the person that the name of a file in it says: `said` keeps by folder the
-/// first person, and file, that one which isn't a number was found with.
+/// Compares the name of a person's folder with the person in the name of a file in it. For a folder whose name isn't a
+/// number, `said` keeps the first person and file found in it.
 fn contradiction(
     said: &mut BTreeMap<String, (String, String)>,
     folder: &str,
@@ -156,7 +157,7 @@ fn contradiction(
     ))
 }
 
-/// The only table in a folder, if there is exactly one.
+/// Path of the table in a folder, if there is exactly one.
 pub(super) fn only_table(dir: &Path) -> Result<Option<PathBuf>> {
     let names = names_in(dir)?;
     let is_table = |name: &&String| {
@@ -168,11 +169,11 @@ pub(super) fn only_table(dir: &Path) -> Result<Option<PathBuf>> {
     Ok(if tables.next().is_some() { None } else { first })
 }
 
-/// Reads a table with a header: `path` (from the table's folder), `person`, `camera`, and maybe `split` (train, query or
-/// gallery; if no row says one, there is no split). Other columns are left alone. `given` is the table or its folder.
+/// Reads a table with a header: `path` (from the table's folder), `person`, `camera` and optionally `split` (train,
+/// query or gallery; empty in all rows or in none). Other columns are ignored. `given` is the table or its folder.
 ///
 /// # Errors
-/// `Io` where it can't be read, or an image is in it twice: for two persons or by two cameras, or twice in one split.
+/// `Io` if it can't be read, or lists an image for two persons, for two cameras, or twice in one split.
 pub(super) fn load_csv(given: &Path) -> Result<ReidSet> {
     let table = match given.is_dir() {
         true => only_table(given)?.ok_or_else(|| {
@@ -182,12 +183,12 @@ pub(super) fn load_csv(given: &Path) -> Result<ReidSet> {
     };
     let folder = table.parent().unwrap_or(Path::new(""));
     let (mut images, mut skipped) = (Vec::new(), Vec::new());
-    // Lines of a row that says its split and of one that doesn't.
+    // First lines with and without a split.
     let (mut with, mut without) = (None, None);
     let rows = read_table(&table)?;
-    let mut files: BTreeMap<PathBuf, Vec<&Row>> = BTreeMap::new();
+    let mut files: BTreeMap<PathBuf, Vec<&TableRow>> = BTreeMap::new();
     for row in &rows {
-        let Row { line, path: name, person, camera, split } = row;
+        let TableRow { line, path: name, person, camera, split } = row;
         let split = match split.as_str() {
             "" => {
                 without = without.or(Some(*line));
@@ -219,8 +220,8 @@ pub(super) fn load_csv(given: &Path) -> Result<ReidSet> {
     Ok(number(images, skipped))
 }
 
-/// Refuses a row about an image that an earlier one was about: one that says something else, or with `again` any.
-fn check_again(before: &Row, row: &Row, again: bool) -> std::result::Result<(), String> {
+/// Rejects a second row for an image if its label differs, or in any case if `again`.
+fn check_again(before: &TableRow, row: &TableRow, again: bool) -> std::result::Result<(), String> {
     let (path, line) = (&row.path, before.line);
     let said = |what: &str, here: &str, there: &str| {
         Err(format!("{path} is {what} {here} here and {what} {there} in line {line}"))
@@ -237,16 +238,16 @@ fn check_again(before: &Row, row: &Row, again: bool) -> std::result::Result<(), 
     Ok(())
 }
 
-/// Reads who is seen by which camera from a table with the columns `path`, `person`, `camera`; the images themselves
-/// need not be there. `-1` is junk and `0000` a distractor.
+/// Reads labels from a table with the columns `path`, `person`, `camera`. The images themselves may be missing. `-1` is
+/// junk and `0000` a distractor.
 ///
 /// # Errors
-/// `Io` where the table can't be read, lacks a column, or names an image twice.
+/// `Io` if the table can't be read, lacks a column, or names an image twice.
 pub fn read_labels(table: &Path) -> Result<BTreeMap<String, Label>> {
     let rows = read_table(table)?;
-    let numbers = Numbers::of(rows.iter().map(Row::named));
+    let numbers = Numbers::of(rows.iter().map(TableRow::names));
     let mut labels = BTreeMap::new();
-    let mut seen: BTreeMap<String, &Row> = BTreeMap::new();
+    let mut seen: BTreeMap<String, &TableRow> = BTreeMap::new();
     for row in &rows {
         match seen.entry(plain(&row.path)) {
             Entry::Occupied(before) => {
@@ -261,7 +262,7 @@ pub fn read_labels(table: &Path) -> Result<BTreeMap<String, Label>> {
     Ok(labels)
 }
 
-/// A path with no step `.`, none that is empty, and none that `..` takes back.
+/// A path without `.`, empty and cancelled `..` components.
 fn plain(path: &str) -> String {
     let mut steps: Vec<&str> = Vec::new();
     for step in path.split('/') {
@@ -277,42 +278,42 @@ fn plain(path: &str) -> String {
     steps.join("/")
 }
 
-/// What [`read_labels`] calls persons and cameras by number: their names in the table, as (persons, cameras).
+/// Reads the names behind the numbers of [`read_labels`], as (persons, cameras).
 ///
 /// # Errors
-/// `Io` where the table can't be read or lacks a column.
+/// `Io` if the table can't be read or lacks a column.
 pub fn read_label_names(table: &Path) -> Result<(BTreeMap<u32, String>, BTreeMap<u32, String>)> {
     let rows = read_table(table)?;
-    Ok(Numbers::of(rows.iter().map(Row::named)).names())
+    Ok(Numbers::of(rows.iter().map(TableRow::names)).names())
 }
 
 /// One row of a table; `split` may be empty.
-struct Row {
+struct TableRow {
     line: usize,
-    /// With `/` between the steps.
+    /// Separated by `/`.
     path: String,
     person: String,
     camera: String,
     split: String,
 }
 
-impl Row {
-    /// Person and camera, whose split doesn't count.
-    fn named(&self) -> (&str, Option<&str>, Option<Split>) {
+impl TableRow {
+    /// Person and camera, ignoring the split.
+    fn names(&self) -> (&str, Option<&str>, Option<Split>) {
         (&self.person, Some(&self.camera), None)
     }
 }
 
-/// Separators of the cells of a row.
+/// Separators between the cells of a row.
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
-/// Reads a table and makes sure that no person is in it under two spellings of one number.
-fn read_table(table: &Path) -> Result<Vec<Row>> {
+/// Reads a table and checks that no person's number has two spellings.
+fn read_table(table: &Path) -> Result<Vec<TableRow>> {
     let invalid = |reason: &str| {
         Error::io("read", table)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_string()))
     };
     let bytes = std::fs::read(table).map_err(Error::io("read", table))?;
-    // Spreadsheets put a byte order mark in front.
+    // Spreadsheets write a byte order mark.
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     if bytes.starts_with(&[0xff, 0xfe])
         || bytes.starts_with(&[0xfe, 0xff])
@@ -363,7 +364,13 @@ fn read_table(table: &Path) -> Result<Vec<Row>> {
             .add(&person, || format!("line {line}"))
             .map_err(|reason| malformed(table, line, &reason))?;
         let split = split.map(cell).unwrap_or_default();
-        rows.push(Row { line, path: cell(path).replace('\\', "/"), person, camera: cell(camera), split });
+        rows.push(TableRow {
+            line,
+            path: cell(path).replace('\\', "/"),
+            person,
+            camera: cell(camera),
+            split,
+        });
     }
     Ok(rows)
 }
@@ -383,7 +390,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// Of all names that occur, as (person, camera, split).
+    /// Numbers all names that occur, given as (person, camera, split).
     fn of<'a>(names: impl Iterator<Item = (&'a str, Option<&'a str>, Option<Split>)>) -> Numbers {
         let (mut persons, mut cameras) = (BTreeSet::new(), BTreeSet::new());
         for (person, camera, split) in names {
@@ -400,7 +407,7 @@ impl Numbers {
         Label { person, camera: camera.map_or(UNKNOWN, |camera| self.cameras[camera]) }
     }
 
-    /// The names by their numbers, as (persons, cameras).
+    /// Names by number, as (persons, cameras).
     fn names(&self) -> (BTreeMap<u32, String>, BTreeMap<u32, String>) {
         let reversed = |numbers: &BTreeMap<String, u32>| {
             numbers.iter().map(|(name, number)| (*number, name.clone())).collect()
@@ -409,7 +416,7 @@ impl Numbers {
     }
 }
 
-/// `-1` is junk, and `0000` a distractor where it doesn't train.
+/// `-1` is junk; `0000` is a distractor outside the train split.
 fn special(person: &str, split: Option<Split>) -> Option<Person> {
     match person {
         DISTRACTOR if split != Some(Split::Train) => Some(Person::Distractor),
@@ -417,7 +424,7 @@ fn special(person: &str, split: Option<Split>) -> Option<Person> {
     }
 }
 
-/// Gives persons and cameras their numbers.
+/// Numbers persons and cameras.
 fn number(images: Vec<Named>, skipped: Vec<(String, String)>) -> ReidSet {
     let names = images.iter().map(|p| (p.person.as_str(), p.camera.as_deref(), p.split));
     let numbers = Numbers::of(names);
@@ -438,7 +445,7 @@ fn number(images: Vec<Named>, skipped: Vec<(String, String)>) -> ReidSet {
     found
 }
 
-/// Names that are all different numbers are those numbers, else each is its place in sorted order.
+/// Numbers names: by their own numbers if all are different numbers, else in sorted order.
 fn numbers(names: BTreeSet<&str>) -> BTreeMap<String, u32> {
     let parsed: Option<Vec<u32>> =
         names.iter().map(|name| name.parse().ok().filter(|_| is_number(name))).collect();
@@ -449,7 +456,7 @@ fn numbers(names: BTreeSet<&str>) -> BTreeMap<String, u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{folder, load_default, names, told, write};
+    use super::super::tests::{folder, labels, load_default, names, write};
     use super::super::{Layout, LoadOptions, ReidSet, load};
     use super::read_labels;
     use crate::datasets::labels::Person::{Distractor, Junk, Known};
@@ -457,7 +464,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_folder_per_person_without_split() {
+    fn reads_one_folder_per_person_without_splits() {
         let files =
             ["anna/hall_1.jpg", "anna/door_1.jpg", "bob/deep/hall_2.png", "bob/noname.jpg", "loose.jpg"];
         let dir = folder(&files);
@@ -469,16 +476,16 @@ mod tests {
             ("anna/hall_1.jpg", Known(0), 1),
             ("bob/deep/hall_2.png", Known(1), 1),
         ];
-        assert_eq!(told(&set.gallery), wanted);
+        assert_eq!(labels(&set.gallery), wanted);
         assert_eq!(names(&set.persons), [(0, "anna"), (1, "bob")]);
         assert_eq!(names(&set.cameras), [(0, "door"), (1, "hall")]);
         assert_eq!(set.skipped.len(), 2, "{:?}", set.skipped);
-        assert_eq!(told(&set.unscored), [("bob/noname.jpg", Known(1), super::UNKNOWN)]);
+        assert_eq!(labels(&set.unscored), [("bob/noname.jpg", Known(1), super::UNKNOWN)]);
         assert_eq!(set.left_out.to_string(), "1 .txt");
     }
 
     #[test]
-    fn a_folder_per_person_in_splits() {
+    fn reads_one_folder_per_person_in_splits() {
         let dir = folder(&[
             "train/7/2_a.jpg",
             "train/7/0001.jpg",
@@ -494,22 +501,22 @@ mod tests {
         let set = load_default(dir.path());
         assert!(!set.query_is_gallery);
         let train = [("train/7/0001.jpg", Known(7), super::UNKNOWN), ("train/7/2_a.jpg", Known(7), 2)];
-        assert_eq!(told(&set.train), train);
+        assert_eq!(labels(&set.train), train);
         let skipped: Vec<&str> = set.skipped.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(skipped, ["elsewhere", "gallery/0012/0001.jpg"]);
-        assert_eq!(told(&set.query), [("query/0012/10_a.jpg", Known(12), 10)]);
+        assert_eq!(labels(&set.query), [("query/0012/10_a.jpg", Known(12), 10)]);
         let gallery = [
             ("gallery/-1/3_b.jpg", Junk, 3),
             ("gallery/0000/2_b.jpg", Distractor, 2),
             ("gallery/0012/2_a.jpg", Known(12), 2),
             ("gallery/0013/0013_c6s1_000451_03.jpg", Known(13), 6),
         ];
-        assert_eq!(told(&set.gallery), gallery);
+        assert_eq!(labels(&set.gallery), gallery);
         assert_eq!(names(&set.persons), [(7, "7"), (12, "0012"), (13, "0013")]);
     }
 
     #[test]
-    fn numbers_of_cameras_that_collide_are_names() {
+    fn two_spellings_of_a_camera_number_are_two_names() {
         let set = load_default(folder(&["1/01_a.jpg", "4/1_a.jpg", "2/3_a.jpg"]).path());
         assert_eq!(names(&set.persons), [(1, "1"), (2, "2"), (4, "4")]);
         assert_eq!(names(&set.cameras), [(0, "01"), (1, "1"), (2, "3")]);
@@ -521,15 +528,15 @@ mod tests {
     }
 
     #[test]
-    fn a_table_says_it_all() {
+    fn reads_a_table() {
         let dir = folder(&["a.jpg", "b/c, d.jpg", "e.jpg"]);
         let text = "\u{feff}Path, person,camera,note,split\na.jpg,anna,3,x,train\n\"b/c, d.jpg\",bob,4,,query\n\
                     e.jpg,0000,5,,gallery\ngone.jpg,bob,5,,gallery\n";
         let set = table(dir.path(), text).unwrap();
         assert_eq!(set.layout, Layout::Csv);
-        assert_eq!(told(&set.train), [("a.jpg", Known(0), 3)]);
-        assert_eq!(told(&set.query), [("b/c, d.jpg", Known(1), 4)]);
-        assert_eq!(told(&set.gallery), [("e.jpg", Distractor, 5)]);
+        assert_eq!(labels(&set.train), [("a.jpg", Known(0), 3)]);
+        assert_eq!(labels(&set.query), [("b/c, d.jpg", Known(1), 4)]);
+        assert_eq!(labels(&set.gallery), [("e.jpg", Distractor, 5)]);
         assert_eq!(set.skipped, [("gone.jpg".to_string(), "is listed in line 5 but not there".to_string())]);
         let by_file = load(&dir.path().join("mine.csv"), &LoadOptions::default()).unwrap();
         assert_eq!((by_file.query, by_file.name), (set.query, "mine.csv".to_string()));
@@ -539,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_table_is_named_with_its_line() {
+    fn table_errors_name_file_and_line() {
         let dir = folder(&["a.jpg"]);
         for (text, words) in [
             ("path,person\na.jpg,1\n", "no column camera"),
@@ -555,12 +562,12 @@ mod tests {
     }
 
     #[test]
-    fn labels_alone_need_no_images() {
+    fn read_labels_needs_no_images() {
         let dir = folder(&[]);
         write(dir.path(), "l.csv", "camera,path,person\ndoor,a\\1.jpg,anna\nhall,2.jpg,bob\nhall,3.jpg,-1\n");
         let labels = read_labels(&dir.path().join("l.csv")).unwrap();
-        let told: Vec<_> = labels.iter().map(|(name, l)| (name.as_str(), l.person, l.camera)).collect();
-        assert_eq!(told, [("2.jpg", Known(1), 1), ("3.jpg", Junk, 1), ("a/1.jpg", Known(0), 0)]);
+        let found: Vec<_> = labels.iter().map(|(name, l)| (name.as_str(), l.person, l.camera)).collect();
+        assert_eq!(found, [("2.jpg", Known(1), 1), ("3.jpg", Junk, 1), ("a/1.jpg", Known(0), 0)]);
         write(dir.path(), "l.csv", "path,person,camera\n1.jpg,1,1\n1.jpg,2,1\n");
         let error = read_labels(&dir.path().join("l.csv")).unwrap_err();
         let reason = std::error::Error::source(&error).unwrap().to_string();

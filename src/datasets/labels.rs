@@ -1,29 +1,31 @@
-//! Person and camera of an image: labels that retrieval scores are counted by.
+//! Person and camera of an image: the labels that retrieval scores are based on.
 
-/// Person in an image.
+/// The person in an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Person {
-    /// A person with a number of their own.
+    /// A person, by number.
     Known(u32),
-    /// Somebody who is in no query: stays in the gallery and matches nobody (0000 in Market-1501).
+    /// A person in no query: stays in the gallery and matches nobody (0000 in Market-1501).
     Distractor,
-    /// A bad detection, neither right nor wrong (-1 in Market-1501).
+    /// A bad detection, neither correct nor wrong (-1 in Market-1501).
     Junk,
 }
 
 /// Person and camera of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label {
-    /// Person in it.
+    /// The person.
     pub person: Person,
-    /// Which camera took it.
+    /// The camera.
     pub camera: u32,
 }
 
 impl Label {
-    /// Reads a file name of Market-1501 or of a data set that is named like it: `0002_c1s1_000451_03.jpg` is person 2 by
-    /// camera 1; cameras may have several digits, and what follows the camera is free. MARS's names are read too:
-    /// `0002C1T0001F001.jpg`. `None` for any other name.
+    /// Parses a file name in Market-1501's form: `0002_c1s1_000451_03.jpg` is person 2 by camera 1. Cameras may have
+    /// several
+    /// digits, and anything may follow the camera. Also parses MARS's names, such as `0002C1T0001F001.jpg`. `None` for
+    /// any
+    /// other name.
     pub fn from_market_name(name: &str) -> Option<Label> {
         let (person, camera) = spelled(base(name))?;
         let person = match person.bytes().all(|b| b.is_ascii_digit()) {
@@ -37,27 +39,27 @@ impl Label {
     }
 }
 
-/// The last step of a name.
+/// The last component of a name.
 pub(super) fn base(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-/// Returns whether these are digits, at least one.
+/// Returns whether `text` is one or more digits.
 pub(super) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Returns whether a person is called junk: -1, or 00-1 as in MARS.
+/// Returns whether a person's name means junk: -1, or 00-1 as in MARS.
 pub(super) fn is_junk(person: &str) -> bool {
     person.trim_start_matches('0').strip_prefix('-').is_some_and(is_number)
 }
 
-/// Returns whether two spellings mean the same person.
+/// Returns whether two spellings are the same person.
 pub(super) fn is_same_person(a: &str, b: &str) -> bool {
     a.trim_start_matches('0') == b.trim_start_matches('0') || is_junk(a) && is_junk(b)
 }
 
-/// The person as a file name of Market-1501 or MARS spells it, and the camera.
+/// The person, as a file name of Market-1501 or MARS spells it, and the camera.
 pub(super) fn spelled(file: &str) -> Option<(&str, u32)> {
     mars(file).or_else(|| {
         let (person, rest) = file.split_once("_c")?;
@@ -68,7 +70,7 @@ pub(super) fn spelled(file: &str) -> Option<(&str, u32)> {
     })
 }
 
-/// The same for `0002C1T0001F001.jpg`, whose person is four characters.
+/// The same for MARS's `0002C1T0001F001.jpg`: the person is four characters.
 fn mars(file: &str) -> Option<(&str, u32)> {
     let (person, rest) = file.split_at_checked(4)?;
     let (camera, rest) = rest.strip_prefix('C')?.split_once('T')?;
@@ -78,8 +80,7 @@ fn mars(file: &str) -> Option<(&str, u32)> {
     (numbers && (is_number(person) || is_junk(person))).then_some((person, camera.parse().ok()?))
 }
 
-/// The person and the camera as a file name spells them that follows the pattern of a published data set from its first
-/// to its last character, so that nothing else can be meant:
+/// The person, as spelled, and the camera in a file name that matches the pattern of a published data set completely:
 ///
 /// | names | data set |
 /// |---|---|
@@ -90,9 +91,9 @@ fn mars(file: &str) -> Option<(&str, u32)> {
 /// | `0001C1T0001F001.jpg` | MARS |
 /// | `0000_000_01_0303morning_0015_0.jpg` | MSMT17 |
 pub(super) fn published(file: &str) -> Option<(&str, u32)> {
-    let (stem, ending) = file.split_once('.')?;
+    let (stem, extension) = file.split_once('.')?;
     // Market-1501 has names that end in .jpg.jpg.
-    if ending.is_empty() || stem.is_empty() {
+    if extension.is_empty() || stem.is_empty() {
         return None;
     }
     if let Some(found) = mars(file) {
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn market_names() {
+    fn parses_market_names() {
         let read = |name| Label::from_market_name(name).map(|label| (label.person, label.camera));
         assert_eq!(read("0002_c1s1_000451_03.jpg"), Some((Person::Known(2), 1)));
         assert_eq!(read("query/1501_c15_f0001.png"), Some((Person::Known(1501), 15)));
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn published_names_leave_no_doubt() {
+    fn published_matches_complete_names() {
         for (name, person, camera) in [
             ("0002_c1s1_000451_03.jpg", "0002", 1),
             ("0002_c1s1_000451_03.jpg.jpg", "0002", 1),

@@ -1,4 +1,4 @@
-//! Market-1501 and the data sets that are named like it: DukeMTMC-reID, VeRi-776, MARS.
+//! Market-1501 and data sets with similar names: DukeMTMC-reID, VeRi-776, MARS.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,11 +18,11 @@ pub(super) const VERI: [&str; 3] = ["image_train", "image_query", "image_test"];
 /// MARS's folders: train, gallery. Its queries are listed in MATLAB files.
 pub(super) const MARS: [&str; 2] = ["bbox_train", "bbox_test"];
 
-/// Reads those of the layout's folders that are there, or the folder itself, without a split, if none is. The images
-/// may be sorted into a folder per person.
+/// Reads the layout's folders that exist. If none exists, reads `dir` itself, without splits. The images may be sorted
+/// into one folder per person.
 ///
 /// # Errors
-/// `Data` where a person has two spellings, or a file's name contradicts its person's folder.
+/// `Data` if a person has two spellings, or a file's name contradicts its person's folder.
 pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<ReidSet> {
     let mut found = ReidSet::default();
     let splits = match layout {
@@ -52,24 +52,24 @@ pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<Rei
     Ok(found)
 }
 
-/// The persons that names said so far.
+/// The persons in the names read so far.
 struct Persons {
     layout: Layout,
     spellings: Spellings,
-    /// As the names spell them.
+    /// Their spellings.
     names: BTreeMap<u32, String>,
     /// The first contradiction.
     wrong: Option<String>,
 }
 
 impl Persons {
-    /// Label of a file in one of the folders, or the reason why it is left out.
+    /// The label of a file in one of the folders, or the reason to skip it.
     fn label(&mut self, folder: &str, split: Split, name: &str) -> std::result::Result<Label, String> {
         let file = labels::base(name);
         let of_person = name.strip_suffix(file).unwrap_or_default().trim_end_matches('/');
         let is_person = labels::is_number(of_person) || labels::is_junk(of_person);
         if !of_person.is_empty() && !is_person {
-            return Err("stands deeper than the layout has it".to_string());
+            return Err("is in a deeper folder than the layout has".to_string());
         }
         let (Some(mut label), Some((person, _))) = (Label::from_market_name(file), labels::spelled(file))
         else {
@@ -90,7 +90,7 @@ impl Persons {
         if let Err(wrong) = self.spellings.add(person, place) {
             self.wrong.get_or_insert(wrong);
         }
-        // In a train split 0000 is a person like any other.
+        // In the train split 0000 is a person like any other.
         if split == Split::Train && label.person == Person::Distractor {
             label.person = Person::Known(0);
         }
@@ -103,13 +103,13 @@ impl Persons {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{folder, load_default, names, told};
+    use super::super::tests::{folder, labels, load_default, names};
     use super::super::{LoadOptions, load};
     use super::*;
     use crate::datasets::labels::Person::{Distractor, Junk, Known};
 
     #[test]
-    fn splits_are_folders_and_strays_are_told() {
+    fn reads_splits_and_lists_skipped_files() {
         let dir = folder(&[
             "bounding_box_train/0002_c1s1_000451_03.jpg",
             "bounding_box_train/Thumbs.db",
@@ -118,20 +118,20 @@ mod tests {
             "bounding_box_test/0007_c2s1_1_1.png",
             "bounding_box_test/deep/0007_c2s1_1_1.png",
             "bounding_box_test/holiday.jpg",
-            // DukeMTMC's form, and a camera of two digits.
+            // DukeMTMC's form, with a camera of two digits.
             "query/0007_c12_f0046182.jpg",
             "gt_bbox/0007_c2s1_1_1.png",
             "readme.txt",
         ]);
         let set = load_default(dir.path());
-        assert_eq!(told(&set.train), [("bounding_box_train/0002_c1s1_000451_03.jpg", Known(2), 1)]);
-        assert_eq!(told(&set.query), [("query/0007_c12_f0046182.jpg", Known(7), 12)]);
+        assert_eq!(labels(&set.train), [("bounding_box_train/0002_c1s1_000451_03.jpg", Known(2), 1)]);
+        assert_eq!(labels(&set.query), [("query/0007_c12_f0046182.jpg", Known(7), 12)]);
         let gallery = [
             ("bounding_box_test/-1_c3s1_000401_03.jpg", Junk, 3),
             ("bounding_box_test/0000_c6s2_1_1.jpg", Distractor, 6),
             ("bounding_box_test/0007_c2s1_1_1.png", Known(7), 2),
         ];
-        assert_eq!(told(&set.gallery), gallery);
+        assert_eq!(labels(&set.gallery), gallery);
         assert!(!set.query_is_gallery);
         assert_eq!(set.gallery[2].path, dir.path().join("bounding_box_test/0007_c2s1_1_1.png"));
         let skipped: Vec<&str> = set.skipped.iter().map(|(name, _)| name.as_str()).collect();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn persons_may_have_folders_that_agree_with_the_names() {
+    fn folders_of_persons_must_agree_with_the_names() {
         let dir = folder(&[
             "bbox_train/0000/0000C1T0001F001.jpg",
             "bbox_train/0001/0001C1T0001F001.jpg",
@@ -158,13 +158,13 @@ mod tests {
             ("bbox_train/0000/0000C1T0001F001.jpg", Known(0), 1),
             ("bbox_train/0001/0001C1T0001F001.jpg", Known(1), 1),
         ];
-        assert_eq!(told(&set.train), train);
+        assert_eq!(labels(&set.train), train);
         let gallery = [
             ("bbox_test/00-1/00-1C2T0001F001.jpg", Junk, 2),
             ("bbox_test/0000/0000C2T0001F001.jpg", Distractor, 2),
             ("bbox_test/0004/0004C3T0001F001.jpg", Known(4), 3),
         ];
-        assert_eq!((told(&set.gallery), set.query.len()), (gallery.to_vec(), 0));
+        assert_eq!((labels(&set.gallery), set.query.len()), (gallery.to_vec(), 0));
         assert_eq!(names(&set.persons), [(0, "0000"), (1, "0001"), (4, "0004")]);
 
         for (files, words) in [
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_it_and_a_plain_folder_will_do() {
+    fn reads_single_splits_and_plain_folders() {
         let set = load_default(folder(&["query/0001_c1s1_1_1.jpg"]).path());
         assert_eq!((set.train.len(), set.query.len(), set.gallery.len()), (0, 1, 0));
         let set = load_default(folder(&["0001_c1s1_1_1.jpg", "0001_c2s1_1_1.jpg"]).path());

@@ -1,16 +1,17 @@
-//! Re-identification data sets: who is seen by which camera, in which split.
+//! Re-identification data sets: the person and camera of each image, in splits.
 //!
-//! | layout | what stands in the folder |
+//! | layout | contents of the folder |
 //! |---|---|
-//! | Market-1501 | `bounding_box_train`, `query`, `bounding_box_test` with files `0002_c1s1_000451_03.jpg` (DukeMTMC-reID too); some of them, or such files in the folder itself |
+//! | Market-1501 | some of `bounding_box_train`, `query`, `bounding_box_test` with files `0002_c1s1_000451_03.jpg`
+//! (DukeMTMC-reID too), or such files in the folder itself |
 //! | VeRi-776 | `image_train`, `image_query`, `image_test` with files `0001_c001_00016450_0.jpg` |
 //! | MARS | `bbox_train`, `bbox_test` with files `0001/0001C1T0001F001.jpg`; its queries are not read |
 //! | CUHK03 | `labelled`, `detected` with files `1_001_1_01.png` and the lists that `tools/convert_cuhk03.py` writes |
 //! | CUHK01 | `campus`, or the folder itself, with files `0001001.png` |
 //! | MSMT17 | `list_train.txt`, `list_val.txt`, `list_query.txt`, `list_gallery.txt` and the folders they name |
-//! | VIPeR, PRID 2011 | `cam_a`, `cam_b` with files `000_45.bmp`, or `person_0001.png`, or folders of that name |
+//! | VIPeR, PRID 2011 | `cam_a`, `cam_b` with files `000_45.bmp`, files `person_0001.png`, or folders `person_0001` |
 //! | Occluded-REID | `occluded_body_images`, `whole_body_images` with files `001/001_01.tif` |
-//! | folders | `PERSON/CAMERA_anything.jpg`, maybe inside `train`, `query`, `gallery` |
+//! | folders | `PERSON/CAMERA_anything.jpg`, optionally inside `train`, `query`, `gallery` |
 //! | CSV | a file with the columns `path,person,camera,split` |
 //!
 //! Loading reads names and lists, never an image.
@@ -39,64 +40,64 @@ use crate::images::walk::{self, LeftOut, Listing, readable};
 use crate::storage::atomic::Identity;
 use serde::{Deserialize, Serialize};
 
-/// The person's name that means somebody who is in no query, where it doesn't train.
+/// Name of a person who is in no query, outside the train split.
 const DISTRACTOR: &str = "0000";
 
-/// One image, whom it shows and by which camera.
+/// One image with its label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelledImage {
-    /// Where to open it.
+    /// Path to open it by.
     pub path: PathBuf,
-    /// Its path below the data set's folder, with `/` between the steps.
+    /// Path below the data set's folder, separated by `/`.
     pub name: String,
-    /// Whom it shows, and which camera took it.
+    /// Person and camera.
     pub label: Label,
 }
 
 /// A data set in its splits. Each list is sorted by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReidSet {
-    /// What it is called: its folder's or file's own name.
+    /// Name of its folder or file.
     pub name: String,
-    /// How it is laid out.
+    /// Layout of its files.
     pub layout: Layout,
-    /// Which of the layout's several splits this is, in words; empty where there is only one.
+    /// Description of the split, if the layout has several; else empty.
     pub variant: String,
-    /// Images to learn from.
+    /// Training images.
     pub train: Vec<LabelledImage>,
-    /// Images to look for.
+    /// Images to search for.
     pub query: Vec<LabelledImage>,
-    /// Images to look among, junk and distractors with them.
+    /// Images to search in, including junk and distractors.
     pub gallery: Vec<LabelledImage>,
-    /// Whether query and gallery are the same list; an image never matches itself then.
+    /// True if query and gallery are the same list. An image never matches itself.
     pub query_is_gallery: bool,
-    /// Images that the layout has no label for, and why.
+    /// Images without a label, with the reason.
     pub skipped: Vec<(String, String)>,
-    /// Other files that the walk over the folders left out.
+    /// Other files that the walk leaves out.
     pub left_out: LeftOut,
-    /// Folders of persons who would train, but without an image.
+    /// Folders of training persons that hold no image.
     pub empty: Vec<String>,
-    /// Images of a set without a split whose name says no camera: they train, but are not scored. They are among the
-    /// files that were left out, too.
+    /// Images without a camera, in a data set without splits. They train, but are not scored. `skipped` lists them too.
     pub unscored: Vec<LabelledImage>,
-    /// The persons' names by the number in [`Label::person`].
+    /// Names of the persons by the number in [`Label::person`].
     ///
-    /// The number is the data set's own where it has one: 2 for Market-1501's `0002`, 1017 for CUHK03's `1_017`.
-    /// MSMT17 counts its training and its test persons from 0 each; the test persons follow the others here. In one's
-    /// own data, names that are all different numbers are those numbers, else each is its place, from 0, in sorted order.
-    /// `0000` is here only if it is in the train split; elsewhere it is a distractor.
+    /// A published data set's own number is used: 2 for Market-1501's `0002`, 1017 for CUHK03's `1_017`. MSMT17 counts
+    /// its
+    /// training and test persons from 0 each; here the test persons follow the training persons. In custom data, names
+    /// that are all different numbers are used as they are; otherwise persons are numbered from 0 in sorted order.
+    /// `0000` is listed only if it is in the train split; elsewhere it is a distractor.
     pub persons: BTreeMap<u32, String>,
-    /// The cameras' names by [`Label::camera`]; numbered as persons are. CUHK01 and CUHK03 have views 1 and 2.
+    /// Names of the cameras by [`Label::camera`], numbered as persons are. CUHK01 and CUHK03 have views 1 and 2.
     pub cameras: BTreeMap<u32, String>,
-    /// The data set's folder itself was walked, not only some that it holds.
+    /// True if the data set's folder itself was walked, not only some of its folders.
     walked_root: bool,
 }
 
-/// How a data set is laid out, see the [module](self).
+/// Layout of a data set's files; see the [module](self).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
-    /// Zheng et al., ICCV 2015, and whatever is named like it.
+    /// Zheng et al., ICCV 2015, and data sets with the same names.
     Market1501,
     /// Li et al., CVPR 2014.
     Cuhk03,
@@ -114,7 +115,7 @@ pub enum Layout {
     Prid,
     /// Zhuo et al., ICME 2018.
     OccludedReid,
-    /// A folder per person.
+    /// One folder per person.
     #[default]
     Folders,
     /// A table.
@@ -139,18 +140,18 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Who drew CUHK03's boxes.
+/// Source of CUHK03's bounding boxes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Boxes {
-    /// A pedestrian detector: the harder and the usual ones.
+    /// A pedestrian detector: harder, and the usual choice.
     #[default]
     Detected,
     /// People.
     Labelled,
 }
 
-/// How CUHK03 is split.
+/// Split of CUHK03.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cuhk03Protocol {
@@ -161,20 +162,20 @@ pub enum Cuhk03Protocol {
     Classic,
 }
 
-/// What can be chosen about a data set; the default is right for most.
+/// Options for loading a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// The layout; `None`: recognised from what stands in the folder.
+    /// The layout; `None` recognises it from the contents of the folder.
     pub layout: Option<Layout>,
-    /// Whose boxes of CUHK03.
+    /// CUHK03's bounding boxes.
     pub boxes: Boxes,
-    /// Which protocol of CUHK03.
+    /// CUHK03's protocol.
     pub protocol: Cuhk03Protocol,
-    /// Which of the splits, from 1: CUHK03's classic protocol has 20, CUHK01 any number.
+    /// Number of the split, from 1: CUHK03's classic protocol has 20, CUHK01 any number.
     pub split: u32,
     /// Seed of CUHK01's random splits.
     pub seed: u64,
-    /// True if links inside the data set are followed; the layout's own folders may be links in any case.
+    /// True if links inside the data set are followed. The layout's own folders may be links in any case.
     pub follow_links: bool,
 }
 
@@ -185,7 +186,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// Which list an image belongs to.
+/// The list that an image belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Split {
     Train,
@@ -196,7 +197,7 @@ enum Split {
 impl Split {
     const ALL: [Split; 3] = [Split::Train, Split::Query, Split::Gallery];
 
-    /// The word for it in lists, tables and folder names.
+    /// Name in lists, tables and folder names.
     fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
@@ -219,16 +220,16 @@ impl ReidSet {
         }
     }
 
-    /// Without a split every image is a query against all others.
+    /// Makes every image a query against all others, for a data set without splits.
     fn match_all_with_all(&mut self) {
         self.query = self.gallery.clone();
         self.query_is_gallery = true;
     }
 
-    /// Refuses an image that lists name for two persons or cameras, or twice in one split.
+    /// Rejects an image listed for two persons or cameras, or twice in one split.
     fn check_once(&self) -> std::result::Result<(), String> {
         let query = if self.query_is_gallery { &[][..] } else { &self.query };
-        // A file under two names, by a link, is one image.
+        // Two names of one file, by a link, are one image.
         let mut seen: HashMap<Identity, (usize, &LabelledImage)> = HashMap::new();
         for (split, list) in [&self.train[..], query, &self.gallery].into_iter().enumerate() {
             for image in list {
@@ -259,7 +260,7 @@ impl ReidSet {
         person_name(&self.persons, person)
     }
 
-    /// Lists the names of all persons and cameras that occur.
+    /// Adds the names of all persons and cameras that occur.
     fn name_all(&mut self, person: impl Fn(u32) -> String, camera: impl Fn(u32) -> String) {
         for image in self.train.iter().chain(&self.query).chain(&self.gallery) {
             let Label { person: whom, camera: by } = image.label;
@@ -271,15 +272,15 @@ impl ReidSet {
     }
 }
 
-/// The names of persons that are numbers, each with the place where it was found first.
+/// Names of persons that are numbers, each with the place where it was first found.
 #[derive(Default)]
 struct Spellings(BTreeMap<String, (String, String)>);
 
 impl Spellings {
-    /// Adds a name; `place` is where it is, such as "line 3".
+    /// Adds a name found at `place`, such as "line 3".
     ///
     /// # Errors
-    /// If the same number was added before in other digits, such as 1 and 0001: both, and where they are.
+    /// Names both places if the same number was added in another spelling, such as 1 and 0001.
     fn add(&mut self, name: &str, place: impl FnOnce() -> String) -> std::result::Result<(), String> {
         if !labels::is_number(name) {
             return Ok(());
@@ -301,12 +302,12 @@ impl Spellings {
 
 /// Lists the images of a data set.
 ///
-/// `dir` is its folder, or for [`Layout::Csv`] the table itself.
+/// `dir` is its folder, or the table itself for [`Layout::Csv`].
 ///
 /// # Errors
-/// `Io` where a folder or list can't be read or a list is malformed; `NothingToDo` where the layout can't be
-/// recognised or holds no image; `Usage` where `options` ask for a split that isn't there; `Data` where names or lists
-/// contradict each other: one person under two spellings, one image for two persons, or twice in one split.
+/// `Io` if a folder or list can't be read or a list is malformed; `NothingToDo` if the layout isn't recognised or holds
+/// no image; `Usage` if `options` ask for a missing split; `Data` if names or lists contradict each other: one person
+/// in two spellings, or one image for two persons or twice in one split.
 pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     let metadata = std::fs::metadata(dir).map_err(Error::io("read", dir))?;
     if options.split == 0 {
@@ -357,7 +358,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<ReidSet> {
     Ok(ReidSet { name, layout, ..found })
 }
 
-/// A person's name.
+/// Name of a person.
 fn person_name(persons: &BTreeMap<u32, String>, person: Person) -> &str {
     match person {
         Person::Known(number) => persons.get(&number).map_or("", String::as_str),
@@ -366,12 +367,12 @@ fn person_name(persons: &BTreeMap<u32, String>, person: Person) -> &str {
     }
 }
 
-/// A camera's name.
+/// Name of a camera.
 fn camera_name(cameras: &BTreeMap<u32, String>, camera: u32) -> &str {
     cameras.get(&camera).map_or("unknown", String::as_str)
 }
 
-/// Finds the layout by what is in the folder.
+/// Recognises the layout from the contents of the folder.
 fn recognise(dir: &Path) -> Result<Layout> {
     if let Some(layout) = by_folders(dir)? {
         return Ok(layout);
@@ -398,17 +399,17 @@ fn recognise(dir: &Path) -> Result<Layout> {
     }
     if !inside.is_empty() {
         return Err(Error::Data(format!(
-            "{} is one folder above a data set: give {} (--layout folders reads it as PERSON/CAMERA_anything.jpg all \
-             the same)",
+            "{} is one folder above a data set: give {} (--layout folders reads it as PERSON/CAMERA_anything.jpg \
+             anyway)",
             dir.display(),
             inside.join(" or ")
         )));
     }
     if !folders.is_empty() && folders.iter().all(|name| is_camera(name)) {
         return Err(Error::Data(format!(
-            "the folders in {} are called like cameras ({}), not like persons: list the images in a CSV of \
+            "the folders in {} are named like cameras ({}), not like persons: list the images in a CSV of \
              path,person,camera, or sort them as PERSON/CAMERA_anything.jpg (--layout folders takes the names for \
-             persons all the same)",
+             persons anyway)",
             dir.display(),
             folders.iter().take(3).map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
         )));
@@ -417,7 +418,7 @@ fn recognise(dir: &Path) -> Result<Layout> {
         return Ok(Layout::Folders);
     }
     Err(Error::NothingToDo(format!(
-        "{} is laid out as no data set that is known: Market-1501 (bounding_box_train, query, bounding_box_test), \
+        "{} has no known layout: Market-1501 (bounding_box_train, query, bounding_box_test), \
          VeRi-776 (image_train, image_query, image_test), MARS (bbox_train, bbox_test), CUHK03 (labelled, detected), \
          CUHK01 (campus), MSMT17 (list_train.txt …), VIPeR and PRID 2011 (cam_a, cam_b), Occluded-REID \
          (occluded_body_images, whole_body_images), PERSON/CAMERA_anything.jpg, or a CSV of path,person,camera,split",
@@ -429,11 +430,11 @@ fn is_market(name: &str) -> bool {
     Label::from_market_name(name).is_some()
 }
 
-/// The layout of a data set that has folders or lists of its own.
+/// The layout of a data set that is recognised by the names of its folders or lists.
 fn by_folders(dir: &Path) -> Result<Option<Layout>> {
     let entries = names_in(dir)?;
     let has = |names: &[&str]| names.iter().any(|name| entries.iter().any(|entry| entry == name));
-    // A folder `query` may hold a folder per person as well.
+    // A folder `query` may also hold one folder per person.
     let query = dir.join(market1501::QUERY);
     let market = has(&[market1501::TRAIN, market1501::GALLERY])
         || query.is_dir() && names_in(&query)?.iter().any(|name| is_market(name));
@@ -455,7 +456,7 @@ fn by_folders(dir: &Path) -> Result<Option<Layout>> {
     })
 }
 
-/// The layout of a folder that can't be a person's, since it is a data set.
+/// The layout of a folder that is itself a data set, and so no person's folder.
 fn inner(dir: &Path) -> Result<Option<Layout>> {
     if let Some(layout) = by_folders(dir)? {
         return Ok(Some(layout));
@@ -466,7 +467,7 @@ fn inner(dir: &Path) -> Result<Option<Layout>> {
     Ok(custom::only_table(dir)?.filter(|table| custom::has_columns(table)).map(|_| Layout::Csv))
 }
 
-/// Returns whether a folder is called like a camera: cam1, cam_a, camera-12.
+/// Returns whether a folder is named like a camera: cam1, cam_a, camera-12.
 fn is_camera(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let Some(rest) = name.strip_prefix("cam") else { return false };
@@ -474,13 +475,13 @@ fn is_camera(name: &str) -> bool {
     matches!(rest.len(), 1..=2) && rest.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// The names in a folder but the hidden ones, sorted.
+/// Sorted names in a folder, without hidden ones.
 fn names_in(dir: &Path) -> Result<Vec<String>> {
     Ok(walk::names_in(dir)?.0.iter().map(|name| readable(name)).collect())
 }
 
-/// Appends the images below `dir/folder` to `found`, in the lists and with the labels that `label` says by the name
-/// below `folder`, or with the reason why not; and counts what else is there. An empty `folder` is `dir` itself.
+/// Appends the images below `dir/folder` to `found`, and counts other files. `label` gives an image's split and label
+/// by its name below `folder`, or the reason to skip it. An empty `folder` is `dir` itself.
 fn list_into(
     found: &mut ReidSet,
     dir: &Path,
@@ -504,14 +505,14 @@ fn list_into(
     Ok(())
 }
 
-/// The lines of a list with their numbers, from 1; empty lines and comments (`#`) left out.
+/// The lines of a list with their numbers, from 1, without empty lines and comments (`#`).
 fn lines(path: &Path) -> Result<Vec<(usize, String)>> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
     let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim().to_string()));
     Ok(lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect())
 }
 
-/// A list that says something else than it should.
+/// The error for a malformed list.
 fn malformed(path: &Path, line: usize, reason: &str) -> Error {
     let reason = format!("line {line}: {reason}");
     Error::io("read", path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
@@ -521,7 +522,7 @@ fn malformed(path: &Path, line: usize, reason: &str) -> Error {
 mod tests {
     use super::*;
 
-    /// A folder with empty files.
+    /// A temporary folder with empty files.
     pub fn folder(files: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for file in files {
@@ -540,10 +541,9 @@ mod tests {
         load(dir, &LoadOptions::default()).unwrap()
     }
 
-    /// Name, person and camera of each.
-    pub fn told(images: &[LabelledImage]) -> Vec<(&str, Person, u32)> {
-        let told = images.iter().map(|p| (p.name.as_str(), p.label.person, p.label.camera));
-        told.collect()
+    /// Name, person and camera of each image.
+    pub fn labels(images: &[LabelledImage]) -> Vec<(&str, Person, u32)> {
+        images.iter().map(|p| (p.name.as_str(), p.label.person, p.label.camera)).collect()
     }
 
     pub fn names(map: &BTreeMap<u32, String>) -> Vec<(u32, &str)> {
@@ -591,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_above_a_data_set_is_no_data_set() {
+    fn a_folder_above_a_data_set_is_rejected() {
         for (files, words) in [
             (
                 &["market/bounding_box_train/0001_c1s1_1_1.jpg", "duke/query/0001_c1_f1.jpg"][..],
@@ -600,7 +600,7 @@ mod tests {
             (&["VeRi/image_train/0001_c001_00016450_0.jpg"], "VeRi (VeRi-776)"),
             (&["mine/train/anna/1_a.jpg", "notes.txt"], "mine (folders)"),
             (&["VIPeR/cam_a/000_45.bmp", "VIPeR/cam_b/000_90.bmp"], "VIPeR (VIPeR)"),
-            (&["cam1/1_a.jpg", "Camera_02/1_a.jpg"], "called like cameras"),
+            (&["cam1/1_a.jpg", "Camera_02/1_a.jpg"], "named like cameras"),
         ] {
             let error = recognise(folder(files).path()).unwrap_err();
             assert!(matches!(&error, Error::Data(text) if text.contains(words)), "{files:?}: {error}");
@@ -608,7 +608,7 @@ mod tests {
         let dir = folder(&["set/1.jpg"]);
         write(dir.path(), "set/mine.csv", "path;person;camera\n1.jpg;1;1\n");
         assert!(recognise(dir.path()).unwrap_err().to_string().contains("set (CSV)"));
-        // Any other table is no data set.
+        // A table without the columns is no data set.
         write(dir.path(), "set/mine.csv", "name;age\nanna;1\n");
         assert_eq!(recognise(dir.path()).unwrap(), Layout::Folders);
         let dir = folder(&["cam1/1_a.jpg", "cam2/1_a.jpg"]);
@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_loaded_is_an_error() {
+    fn load_reports_errors() {
         let dir = folder(&["bounding_box_train/a.jpg"]);
         match load(dir.path(), &LoadOptions::default()) {
             Err(Error::NothingToDo(text)) => {
@@ -627,8 +627,8 @@ mod tests {
         }
         let nowhere = load(&dir.path().join("nowhere"), &LoadOptions::default());
         assert!(matches!(nowhere, Err(Error::Io { .. })));
-        let told = LoadOptions { layout: Some(Layout::Folders), ..LoadOptions::default() };
-        let file = load(&dir.path().join("bounding_box_train/a.jpg"), &told);
+        let as_folders = LoadOptions { layout: Some(Layout::Folders), ..LoadOptions::default() };
+        let file = load(&dir.path().join("bounding_box_train/a.jpg"), &as_folders);
         assert!(matches!(file, Err(Error::Io { .. })));
         let zeroth = load(dir.path(), &LoadOptions { split: 0, ..LoadOptions::default() });
         assert!(matches!(zeroth, Err(Error::Usage(_))));

@@ -1,7 +1,8 @@
 //! MSMT17, versions 1 and 2.
 //!
-//! A line of a list is `0000/0000_000_01_0303morning_0015_0.jpg 0`: a file below the folder of training or of test
-//! images, and its person; the third field of the file's name is the camera (1 to 15).
+//! A line of a list, `0000/0000_000_01_0303morning_0015_0.jpg 0`, is a file below the folder of training or test
+//! images,
+//! and its person. The third field of the file's name is the camera (1 to 15).
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,8 @@ use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 use crate::images::walk::readable;
 
-/// The lists and what they list. Training takes the validation list in: so the data set's own 32,621 training images
-/// of 1,041 persons come about.
+/// The lists and their splits. Training includes the validation list: together they are the data set's 32,621 training
+/// images of 1,041 persons.
 const LISTS: [(&str, Split); 4] = [
     ("list_train.txt", Split::Train),
     ("list_val.txt", Split::Train),
@@ -19,27 +20,27 @@ const LISTS: [(&str, Split); 4] = [
     ("list_gallery.txt", Split::Gallery),
 ];
 
-/// Where the images of the lists stand, in both versions' spellings.
+/// Folders of the listed images, in both versions' spellings.
 const TRAIN_FOLDERS: [&str; 3] = ["train", "mask_train_v2", "mask_train"];
 const TEST_FOLDERS: [&str; 3] = ["test", "mask_test_v2", "mask_test"];
 
 /// Folders that the archives unpack to.
 const ARCHIVES: [&str; 2] = ["MSMT17_V1", "MSMT17_V2"];
 
-/// The folder that holds the lists, and the step from `dir` to it.
+/// The folder that holds the lists, and its path from `dir`.
 pub(super) fn root(dir: &Path) -> Option<(PathBuf, String)> {
     let has_list = |folder: &Path| LISTS.iter().any(|(list, _)| folder.join(list).is_file());
     let inside = ARCHIVES.iter().map(|name| (dir.join(name), format!("{name}/")));
     std::iter::once((dir.to_path_buf(), String::new())).chain(inside).find(|(folder, _)| has_list(folder))
 }
 
-/// Reads those of the lists that are there.
+/// Reads the lists that exist.
 pub(super) fn load(dir: &Path) -> Result<ReidSet> {
     let Some((root, step)) = root(dir) else {
         return Err(Error::NothingToDo(format!("{} has no list_train.txt as MSMT17 has", dir.display())));
     };
     let mut found = ReidSet::default();
-    // Training and test persons are counted from 0 each: the latter go on behind the former.
+    // Training and test persons are counted from 0 each; the test persons follow the training persons here.
     let mut training_persons = 0;
     for (list, split) in LISTS {
         let path = root.join(list);
@@ -91,12 +92,12 @@ fn read(line: &str) -> Option<(&str, u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{load_default, names, told, write};
+    use super::super::tests::{labels, load_default, names, write};
     use super::super::{LoadOptions, load as load_any};
     use crate::datasets::labels::Person::Known;
 
     #[test]
-    fn lists_of_both_versions() {
+    fn reads_the_lists_of_both_versions() {
         for (root, train, test) in [
             ("", "train", "test"),
             ("MSMT17_V1/", "train", "test"),
@@ -120,7 +121,7 @@ mod tests {
                 name(train, "0000/0000_000_01_0303morning_0015_0.jpg"),
                 name(train, "0001/0001_000_02_0303morning_0015_0.jpg"),
             );
-            assert_eq!(told(&set.train), [(a.as_str(), Known(0), 1), (b.as_str(), Known(1), 2)]);
+            assert_eq!(labels(&set.train), [(a.as_str(), Known(0), 1), (b.as_str(), Known(1), 2)]);
             // The first test person is not the first training person.
             assert_eq!((set.query[0].label.person, set.query[0].label.camera), (Known(2), 15));
             assert_eq!((set.gallery.len(), set.gallery[0].label.person), (1, Known(2)));
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_named() {
+    fn list_errors_name_the_line() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "train/0000/0000_000_01_a_0_0.jpg", "");
         for line in ["0000/0000_000_01_a_0_0.jpg", "0000/0000.jpg 0", "0000/0000_000_01_a_0_0.jpg x"] {

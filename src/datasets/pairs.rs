@@ -1,5 +1,6 @@
-//! Data sets of two sides, a person looked for on one and found on the other: VIPeR, PRID 2011, Occluded-REID. None has
-//! a train split.
+//! Data sets of two folders, one of queries and one of gallery images: VIPeR, PRID 2011, Occluded-REID. None has a
+//! train
+//! split.
 
 use std::path::{Path, PathBuf};
 
@@ -11,12 +12,12 @@ use crate::error::{Error, Result};
 const CAMERAS: [&str; 2] = ["cam_a", "cam_b"];
 /// The folders of Occluded-REID.
 const BODIES: [&str; 2] = ["occluded_body_images", "whole_body_images"];
-/// Where PRID 2011 has its folders of cameras: one image per person and camera, or many.
+/// Folders in which PRID 2011 has its cameras: one image per person and camera, or many.
 const SHOTS: [&str; 2] = ["single_shot", "multi_shot"];
-/// The last person of PRID 2011 whom both cameras saw. Above, a number is one person on one side, another on the other.
+/// The last person of PRID 2011 seen by both cameras. Above it, a number means different persons in the two folders.
 const IN_BOTH: u32 = 200;
 
-/// The layout by the two folders, if they are there.
+/// Recognises the layout by its two folders, if they exist.
 pub(super) fn recognise(dir: &Path) -> Result<Option<Layout>> {
     if BODIES.iter().all(|name| dir.join(name).is_dir()) {
         return Ok(Some(Layout::OccludedReid));
@@ -32,10 +33,10 @@ fn has_cameras(dir: &Path) -> bool {
     CAMERAS.iter().all(|name| dir.join(name).is_dir())
 }
 
-/// Reads both sides: cam_a and occluded_body_images are the queries, the other side is the gallery.
+/// Reads both folders: `cam_a` or `occluded_body_images` as the queries, the other one as the gallery.
 ///
 /// # Errors
-/// `Usage` where PRID 2011 is there in both forms; `Data` where a file's name contradicts its person's folder.
+/// `Usage` if both forms of PRID 2011 are there; `Data` if a file's name contradicts its person's folder.
 pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<ReidSet> {
     let (root, step) = if layout == Layout::Prid { prid_root(dir)? } else { (dir.to_path_buf(), "") };
     let folders = if layout == Layout::OccludedReid { BODIES } else { CAMERAS };
@@ -74,7 +75,7 @@ pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<Rei
     Ok(found)
 }
 
-/// The folder that holds PRID 2011's folders of cameras, and the step to it.
+/// The folder that holds PRID 2011's folders of cameras, and its path from `dir`.
 fn prid_root(dir: &Path) -> Result<(PathBuf, &'static str)> {
     if has_cameras(dir) {
         return Ok((dir.to_path_buf(), ""));
@@ -103,7 +104,7 @@ fn viper(name: &str) -> Shown {
     read().ok_or_else(|| "is not named like 000_45.bmp".to_string())
 }
 
-/// The number in `person_0001`, or in a name that begins so.
+/// The number in `person_0001`, or in a name that starts like it.
 fn prid_person(name: &str) -> Option<&str> {
     let rest = name.strip_prefix("person_")?;
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
@@ -143,18 +144,18 @@ fn occluded(name: &str, wrong: &mut Option<String>) -> Shown {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{folder, load_default, names, told};
+    use super::super::tests::{folder, labels, load_default, names};
     use super::super::{LoadOptions, load as load_any};
     use super::*;
     use crate::datasets::labels::Person::{Distractor, Known};
 
     #[test]
-    fn viper_is_two_cameras() {
+    fn viper_has_two_cameras() {
         let dir = folder(&["cam_a/000_45.bmp", "cam_a/x.bmp", "cam_b/000_90.bmp", "cam_b/012_90.bmp"]);
         let set = load_default(dir.path());
-        assert_eq!(told(&set.query), [("cam_a/000_45.bmp", Known(0), 1)]);
+        assert_eq!(labels(&set.query), [("cam_a/000_45.bmp", Known(0), 1)]);
         assert_eq!(
-            told(&set.gallery),
+            labels(&set.gallery),
             [("cam_b/000_90.bmp", Known(0), 2), ("cam_b/012_90.bmp", Known(12), 2)]
         );
         assert_eq!(names(&set.persons), [(0, "000"), (12, "012")]);
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn prid_has_two_hundred_persons_in_common() {
+    fn prid_has_two_hundred_persons_in_both_cameras() {
         let dir = folder(&[
             "multi_shot/cam_a/person_0001/0001.png",
             "multi_shot/cam_a/person_0201/0001.png",
@@ -172,12 +173,12 @@ mod tests {
         ]);
         let set = load_default(dir.path());
         assert_eq!((set.layout, set.variant.as_str()), (Layout::Prid, "multi_shot"));
-        assert_eq!(told(&set.query), [("multi_shot/cam_a/person_0001/0001.png", Known(1), 1)]);
+        assert_eq!(labels(&set.query), [("multi_shot/cam_a/person_0001/0001.png", Known(1), 1)]);
         let gallery = [
             ("multi_shot/cam_b/person_0001/0001.png", Known(1), 2),
             ("multi_shot/cam_b/person_0201/0001.png", Distractor, 2),
         ];
-        assert_eq!(told(&set.gallery), gallery);
+        assert_eq!(labels(&set.gallery), gallery);
         assert_eq!(set.skipped.len(), 1);
         for side in CAMERAS {
             let path = dir.path().join("single_shot").join(side);
@@ -190,11 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn occluded_bodies_look_for_whole_ones() {
+    fn occluded_bodies_are_the_queries() {
         let dir = folder(&["occluded_body_images/001/001_01.tif", "whole_body_images/001/001_01.tif"]);
         let set = load_default(dir.path());
-        assert_eq!(told(&set.query), [("occluded_body_images/001/001_01.tif", Known(1), 1)]);
-        assert_eq!(told(&set.gallery), [("whole_body_images/001/001_01.tif", Known(1), 2)]);
+        assert_eq!(labels(&set.query), [("occluded_body_images/001/001_01.tif", Known(1), 1)]);
+        assert_eq!(labels(&set.gallery), [("whole_body_images/001/001_01.tif", Known(1), 2)]);
         assert_eq!(names(&set.persons), [(1, "001")]);
         let dir = folder(&["occluded_body_images/001/002_01.tif", "whole_body_images/001/001_01.tif"]);
         let error = load_any(dir.path(), &LoadOptions::default()).unwrap_err();

@@ -1,7 +1,8 @@
-//! Labelled images for training: which there are, which validate, and in what order an epoch sees them.
+//! Labelled images for training: the training and validation images, and the order of an epoch.
 //!
-//! Every random choice is a number of [`crate::rng`] at a place of its own, so order and flips of any step follow from
-//! (seed, epoch, place) alone and a resumed run meets the same images.
+//! Every random choice is a function of (seed, epoch, position) by [`crate::rng`], so a resumed run sees the same
+//! images
+//! in the same order, mirrored or not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::images::walk;
 use crate::rng;
 
-// Streams of random numbers. The upper byte tells the use; what is below counts epochs or classes.
+// Streams of random numbers: the upper byte is the use, the lower bytes count epochs or classes.
 const ORDER: u64 = 1 << 56;
 const FLIP: u64 = 2 << 56;
 const SHARE: u64 = 3 << 56;
@@ -18,42 +19,43 @@ const CHOICE: u64 = 4 << 56;
 const PERSONS: u64 = 8 << 56;
 const HELD_OUT: u64 = 9 << 56;
 
-/// Fewest persons by whom an epoch can be chosen.
+/// Fewest held-out persons that can choose an epoch.
 const LEAST_HELD_OUT: usize = 10;
 
 /// One labelled image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// Where to open it.
+    /// Path to open it by.
     pub path: PathBuf,
-    /// Its path below the data set's folder, with `/` between the steps.
+    /// Path below the data set's folder, separated by `/`.
     pub name: String,
-    /// Its person: an index into [`TrainingSet::classes`].
+    /// Person, as an index into [`TrainingSet::classes`].
     pub class: usize,
-    /// Which camera took it; 0 where its name doesn't say.
+    /// Camera.
     pub camera: u32,
 }
 
-/// Labelled images to train on; [`training_set`](super::uses::training_set) makes it of a data set.
+/// Labelled images to train on, made by [`training_set`](super::uses::training_set).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrainingSet {
     /// Sorted by name.
     pub images: Vec<Sample>,
-    /// The persons' names, sorted.
+    /// Sorted names of the persons.
     pub classes: Vec<String>,
-    /// Files that were left out: junk (person −1), and those that are outside the layout.
+    /// Number of images left out: junk (person −1), and those outside the layout.
     pub skipped: usize,
-    /// Other files that the walk over the folders left out.
+    /// Other files that the walk leaves out.
     pub left_out: walk::LeftOut,
 }
 
 impl TrainingSet {
-    /// Divides the images into those that train and those that validate: two lists of indices into
-    /// [`Self::images`], each in ascending order.
+    /// Splits the images into training and validation images: two ascending lists of indices into [`Self::images`].
     ///
-    /// Without a fraction, the first image of every person who has two or more validates. With one, `fraction` of
-    /// each person's images does, chosen by `seed` and rounded so that the share is right over all persons. A
-    /// person's last image always trains.
+    /// Without a fraction, the first image of every person with two or more validates. With one, `seed` chooses
+    /// `fraction`
+    /// of each person's images, rounded so that the share is correct over all persons. At least one image of each
+    /// person
+    /// trains.
     pub fn split(&self, fraction: Option<f64>, seed: u64) -> (Vec<usize>, Vec<usize>) {
         let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];
         for (index, sample) in self.images.iter().enumerate() {
@@ -66,7 +68,7 @@ impl TrainingSet {
                 None => 1,
                 Some(fraction) => {
                     let wanted = fraction * members.len() as f64;
-                    // Rounded up as often as the fraction says: many persons with two images each still give a tenth.
+                    // Rounds up at random with the remainder as probability, so that small counts keep the share.
                     (wanted + f64::from(rng::uniform(seed, SHARE, class as u64))).floor() as usize
                 }
             };
@@ -80,12 +82,12 @@ impl TrainingSet {
         (0..self.images.len()).partition(|&index| !validates[index])
     }
 
-    /// Takes `share` of the persons out, rounded: the set of the others, and theirs.
+    /// Holds out `share` of the persons, rounded. Returns the set of the others and the held-out set.
     ///
-    /// `seed` draws them from those with two or more images; nobody else can be found again.
+    /// `seed` draws them from the persons with two or more images, since a query needs a match.
     ///
     /// # Errors
-    /// `Usage` where they are fewer than ten or too few have two images, or fewer than two persons are left.
+    /// `Usage` if they are fewer than ten, if too few persons have two images, or if fewer than two persons are left.
     pub fn hold_out(self, share: f64, seed: u64) -> Result<(TrainingSet, TrainingSet)> {
         let persons = self.classes.len();
         let wanted = (share * persons as f64).round() as usize;
@@ -124,12 +126,12 @@ impl TrainingSet {
         Ok((of(false), of(true)))
     }
 
-    /// Returns whether any person is seen by two cameras.
+    /// Returns whether any person appears in images of two cameras.
     pub fn crosses_cameras(&self) -> bool {
         self.across_cameras() > 0
     }
 
-    /// Number of persons who are seen by two cameras or more.
+    /// Number of persons in images of two or more cameras.
     pub fn across_cameras(&self) -> usize {
         let mut seen: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
         for sample in &self.images {
@@ -139,14 +141,14 @@ impl TrainingSet {
     }
 }
 
-/// How an epoch's batches are made up.
+/// Composition of an epoch's batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampling {
     /// Images in a batch.
     pub batch_size: usize,
-    /// P: persons in a batch, each with `batch_size` / P images; 0: batches follow the order alone.
+    /// Persons per batch P, each with `batch_size` / P images; 0 takes images in the epoch's order.
     pub persons: usize,
-    /// Whether each epoch has an order of its own; else that of the list.
+    /// True if each epoch has its own order; else the order is that of the list.
     pub shuffle: bool,
     /// Seed of every random choice.
     pub seed: u64,
@@ -161,24 +163,26 @@ impl Sampling {
         }
     }
 
-    /// Sizes of an epoch's batches of `count` samples, each once: the first one's, and the last one's where it is smaller.
+    /// Different sizes of an epoch's batches of `count` samples: that of the first, and that of the last if smaller.
     pub fn sizes(&self, count: usize) -> Vec<usize> {
         if self.persons > 0 {
-            // Persons with too few images show them again, so that every batch is whole.
+            // Persons with too few images repeat them, so that every batch is full.
             return vec![self.batch_size];
         }
         let sizes = [if count < self.batch_size { 0 } else { self.batch_size }, count % self.batch_size];
         sizes.into_iter().filter(|&size| size > 1).collect()
     }
 
-    /// An epoch's batches: of each, indices into `classes`, the samples' persons.
+    /// The batches of an epoch, each a list of indices into `classes`, the persons of the samples.
     ///
-    /// With P persons a batch, they are taken from a permutation of all persons, a new one when fewer than P are left;
-    /// and each person's images from a permutation of theirs, a new one when too few are left. So nobody comes again
-    /// before most others have come, and only a person with too few images shows one twice in a batch.
+    /// With P persons per batch, persons come from a permutation of all persons, renewed when fewer than P are left.
+    /// Their
+    /// images come from a permutation of each person's images, renewed when too few are left. An image appears twice in
+    /// a
+    /// batch only if its person has too few.
     ///
     /// # Panics
-    /// If P is larger than the number of persons among `classes`: the caller checks it.
+    /// If P is larger than the number of persons in `classes`.
     pub fn batches(&self, classes: &[usize], epoch: u64) -> Vec<Vec<usize>> {
         let Sampling { batch_size, persons, shuffle, seed } = *self;
         if persons == 0 {
@@ -226,14 +230,14 @@ impl Sampling {
     }
 }
 
-/// Fisher–Yates: each place, from the last, gets one of those that are left.
+/// Shuffles by Fisher–Yates, from the last position.
 fn permute(list: &mut [usize], mut bits: impl FnMut() -> u32) {
     for last in (1..list.len()).rev() {
         list.swap(last, ((u64::from(bits()) * (last as u64 + 1)) >> 32) as usize);
     }
 }
 
-/// The order in which an epoch sees `count` samples: a permutation of 0..count.
+/// The order of `count` samples in an epoch: a permutation of 0..count.
 fn epoch_order(count: usize, seed: u64, epoch: u64, shuffle: bool) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     if shuffle {
@@ -246,12 +250,12 @@ fn epoch_order(count: usize, seed: u64, epoch: u64, shuffle: bool) -> Vec<usize>
     order
 }
 
-/// Whether the sample at `place` of an epoch's order is mirrored, which happens with `probability`.
+/// Returns whether the sample at `place` in an epoch's order is mirrored, with `probability`.
 pub fn flips(seed: u64, epoch: u64, place: usize, probability: f64) -> bool {
     f64::from(rng::uniform(seed, FLIP | epoch, place as u64)) < probability
 }
 
-/// An epoch's order in batches; a last batch of one sample is left out, for it has no variance to normalise by.
+/// Cuts an epoch's order into batches. Drops a last batch of one sample: it has no variance for BatchNorm.
 fn batches(order: &[usize], batch_size: usize) -> impl Iterator<Item = &[usize]> {
     order.chunks(batch_size).filter(|batch| batch.len() > 1)
 }
@@ -261,7 +265,7 @@ fn steps_per_epoch(count: usize, batch_size: usize) -> usize {
     count / batch_size + usize::from(count % batch_size > 1)
 }
 
-/// Whether an epoch of `count` samples would end in a batch of one, which is left out.
+/// Returns whether an epoch of `count` samples drops a last batch of one.
 pub fn drops_last(count: usize, batch_size: usize) -> bool {
     count % batch_size == 1
 }
@@ -270,7 +274,7 @@ pub fn drops_last(count: usize, batch_size: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// A set with so many images of each person.
+    /// A set with `counts[i]` images of person i.
     fn set(counts: &[usize]) -> TrainingSet {
         let images = counts.iter().enumerate().flat_map(|(class, &count)| {
             (0..count).map(move |i| Sample {
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_the_first_image_of_each_person_validates() {
+    fn first_image_of_each_person_validates_by_default() {
         let (train, val) = set(&[3, 1, 2]).split(None, 0);
         assert_eq!(train, [1, 2, 3, 5]);
         assert_eq!(val, [0, 4]);
@@ -298,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fraction_is_met_over_all_persons_and_leaves_each_an_image() {
+    fn split_meets_the_fraction_and_leaves_each_person_an_image() {
         let set = set(&[2, 3, 10, 1].repeat(100));
         let (train, val) = set.split(Some(0.2), 7);
         assert_eq!(train.len() + val.len(), 1600);
@@ -313,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn persons_are_held_out_by_seed_from_those_with_two_images() {
+    fn hold_out_draws_persons_with_two_images_by_seed() {
         let all = set(&[3, 1, 2, 2].repeat(10));
         let (rest, held_out) = all.clone().hold_out(0.26, 5).unwrap();
         // 0.26 · 40 = 10.4.
@@ -348,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_is_a_permutation_of_its_own() {
+    fn each_epoch_has_its_own_permutation() {
         let order = epoch_order(1000, 1, 0, true);
         let mut sorted = order.clone();
         sorted.sort();
@@ -357,15 +361,15 @@ mod tests {
         assert_eq!(order, epoch_order(1000, 1, 0, true));
         assert_ne!(order, epoch_order(1000, 1, 1, true));
         assert_ne!(order, epoch_order(1000, 2, 0, true));
-        // About one sample stays in its place, as in any fair shuffle.
+        // A fair shuffle leaves about one sample where it was.
         assert!(order.iter().enumerate().filter(|(place, index)| *place == **index).count() < 8);
         assert!(epoch_order(0, 1, 0, true).is_empty());
-        // Runs must be repeatable by later versions.
+        // Later versions must repeat a run.
         assert_eq!(epoch_order(6, 0, 0, true), [3, 5, 4, 0, 1, 2]);
     }
 
     #[test]
-    fn identity_batches_hold_p_persons_with_k_images_each() {
+    fn batches_hold_p_persons_with_k_images_each() {
         // 11 persons with 1 to 11 images.
         let classes: Vec<usize> = (0..11).flat_map(|person| vec![person; person + 1]).collect();
         let sampling = Sampling { batch_size: 12, persons: 3, shuffle: true, seed: 4 };
@@ -392,15 +396,15 @@ mod tests {
         assert_eq!(batches, sampling.batches(&classes, 2));
         assert_ne!(batches, sampling.batches(&classes, 3));
         assert_ne!(batches, Sampling { seed: 5, ..sampling }.batches(&classes, 2));
-        // In order where order is asked for.
+        // Without shuffling.
         let first = &Sampling { shuffle: false, ..sampling }.batches(&classes, 9)[0];
         assert_eq!(first[..], [0, 0, 0, 0, 1, 2, 1, 2, 3, 4, 5, 3]);
-        // Fewer images than a batch still make one.
+        // Fewer images than a batch still make one batch.
         assert_eq!(Sampling { batch_size: 6, persons: 3, ..sampling }.batches(&[0, 1, 2], 0).len(), 1);
     }
 
     #[test]
-    fn sizes_are_those_of_the_batches_that_are_sent() {
+    fn sizes_agree_with_batches() {
         for images in 2..20 {
             for persons in 1..=images.min(5) {
                 let classes: Vec<usize> = (0..images).map(|i| i % persons).collect();
@@ -422,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn every_permutation_is_as_likely() {
+    fn permutations_are_equally_likely() {
         let mut counts = std::collections::BTreeMap::new();
         for epoch in 0..6000 {
             *counts.entry(epoch_order(3, 5, epoch, true)).or_insert(0u32) += 1;
@@ -432,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_images_are_mirrored() {
+    fn flips_follow_the_probability() {
         let count = |p: f64| (0..10_000).filter(|&place| flips(3, 4, place, p)).count();
         assert!(count(0.5).abs_diff(5000) < 200, "{}", count(0.5));
         assert_eq!((count(0.0), count(1.0)), (0, 10_000));
@@ -440,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_batch_of_one_is_dropped() {
+    fn last_batch_of_one_is_dropped() {
         for (count, sizes, drops) in
             [(6, vec![3, 3], false), (7, vec![3, 3], true), (8, vec![3, 3, 2], false), (1, vec![], true)]
         {

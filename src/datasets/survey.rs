@@ -1,4 +1,4 @@
-//! What stands in a data set, and what looks wrong with it.
+//! Counts of a data set, and likely errors in its labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,19 +11,19 @@ use crate::error::Result;
 use crate::images::decode;
 use crate::observer::{Observer, Stage};
 
-/// One split in numbers, counted as re-identification toolboxes do: junk is in none of the first three, and all
-/// distractors together are one person. So Market-1501's gallery has 751 persons, 750 of whom can be found.
+/// Counts of one split, as re-identification toolboxes count: `persons`, `images` and `cameras` ignore junk, and all
+/// distractors together are one person. Market-1501's gallery has 751 persons, 750 of them with queries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Different persons.
+    /// Persons.
     pub persons: usize,
     /// Images.
     pub images: usize,
-    /// Different cameras.
+    /// Cameras.
     pub cameras: usize,
-    /// How many of the images show a distractor.
+    /// Images of distractors, which `images` includes.
     pub distractors: usize,
-    /// Junk images, which come on top.
+    /// Junk images, which `images` excludes.
     pub junk: usize,
 }
 
@@ -40,20 +40,20 @@ pub fn counts(images: &[LabelledImage]) -> Counts {
     }
 }
 
-/// What looks wrong in the labels; every list is sorted.
+/// Likely errors in the labels. Every list is sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// The one camera that took all queries and the whole gallery: nobody can be found across cameras.
+    /// The camera of all queries and gallery images, if there is only one: nobody can be found across cameras.
     pub only_camera: Option<u32>,
-    /// Queries whose person is in no image of the gallery (but the query itself).
+    /// Queries whose person is in no gallery image except the query itself.
     pub absent: Vec<String>,
-    /// Queries whose person is in the gallery by the query's own camera alone.
+    /// Queries whose person is in the gallery by the query's camera only.
     pub same_camera: Vec<String>,
-    /// Queries that show junk or a distractor: nobody to look for.
+    /// Queries that are junk or a distractor.
     pub nobody: Vec<String>,
-    /// Persons who are both in training and in the test.
+    /// Persons in both the train split and the test images.
     pub in_both: Vec<u32>,
-    /// Images that are listed more than once, or where the file name says all, files of the same name.
+    /// Images listed more than once. In layouts whose file names are unique, also files of the same name.
     pub duplicates: Vec<String>,
     /// Why scoring by the standard protocol refuses the set.
     pub not_scored: Option<String>,
@@ -62,13 +62,13 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Whether there are none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         *self == Findings::default()
     }
 }
 
-/// Looks for what is wrong in the labels.
+/// Looks for likely errors in the labels.
 pub fn findings(set: &ReidSet) -> Findings {
     let mut findings = Findings::default();
     let test = || set.query.iter().chain(&set.gallery);
@@ -87,7 +87,7 @@ pub fn findings(set: &ReidSet) -> Findings {
         let same_camera = by_camera.get(&camera).copied().unwrap_or(0);
         let name = query.name.clone();
         if !matches!(person, Person::Known(_)) {
-            // Without a split every image is a query, those too: nothing is wrong with that.
+            // Without splits every image is a query, junk too. That is no error.
             if !set.query_is_gallery {
                 findings.nobody.push(name);
             }
@@ -111,12 +111,12 @@ pub fn findings(set: &ReidSet) -> Findings {
     let tested = &persons(&set.query) | &persons(&set.gallery);
     findings.in_both = trained.intersection(&tested).copied().collect();
 
-    // VeRi-776 has its queries in its gallery too.
+    // VeRi-776's gallery includes its queries.
     let query = if set.query_is_gallery || set.layout == Layout::Veri { &[][..] } else { &set.query };
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for image in set.train.iter().chain(query).chain(&set.gallery) {
         let name = match set.layout {
-            // A file of the same name in two folders is the same frame.
+            // Files of the same name in two folders are the same frame.
             Layout::Market1501 | Layout::Veri | Layout::Mars => {
                 image.name.rsplit('/').next().unwrap_or(&image.name)
             }
@@ -131,7 +131,7 @@ pub fn findings(set: &ReidSet) -> Findings {
     findings
 }
 
-/// Opens every image and returns the names of those that can't be used, with the reason, sorted. Headers are read, pixels aren't.
+/// Reads the header of every image, and returns the sorted names of those that can't be used, with the reason.
 ///
 /// # Errors
 /// [`Error::Interrupted`](crate::error::Error::Interrupted) after a signal.
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_split_no_image_is_its_own_match() {
+    fn an_image_never_matches_itself() {
         let set = load_default(folder(&["a/1_x.jpg", "b/1_x.jpg", "b/1_y.jpg", "-1/1_x.jpg"]).path());
         let found = findings(&set);
         assert_eq!(found.only_camera, Some(1));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_images_are_named_once() {
+    fn unreadable_lists_each_image_once() {
         let dir = folder(&["a/1_x.jpg", "a/2_x.jpg"]);
         image::RgbImage::new(3, 2).save(dir.path().join("a/3_x.png")).unwrap();
         let bad = unreadable(&load_default(dir.path()), &()).unwrap();

@@ -1,4 +1,4 @@
-//! The images of a data set that models are scored on.
+//! The test images of a data set, on which models are scored.
 
 use super::labels::Person;
 use super::{LabelledImage, LoadOptions, ReidSet, uses};
@@ -7,7 +7,7 @@ use crate::images::walk::LeftOut;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// What persons and cameras are called by number; those that are missing are called by it.
+/// Names of persons and cameras by number. A missing name is the number itself.
 #[derive(Debug, Clone, Default)]
 pub struct LabelNames {
     /// Of persons.
@@ -16,32 +16,33 @@ pub struct LabelNames {
     pub cameras: BTreeMap<u32, String>,
 }
 
-/// A data set's test images.
+/// The test images of a data set.
 #[derive(Debug, Clone, Default)]
 pub struct TestSet {
-    /// Its name.
+    /// Name of the data set.
     pub name: String,
-    /// What is looked for.
+    /// Images to search for.
     pub query: Vec<LabelledImage>,
-    /// `None`: the queries themselves.
+    /// Images to search in; `None` searches the queries.
     pub gallery: Option<Vec<LabelledImage>>,
-    /// Images to learn from, which are not scored.
+    /// Training images, which are not scored.
     pub train: Vec<LabelledImage>,
     /// Names of persons and cameras.
     pub label_names: LabelNames,
-    /// Other files that the walk over its folders left out.
+    /// Other files that the walk leaves out.
     pub left_out: LeftOut,
-    /// True if it says which images train; else all of them do.
+    /// True if the data set marks its training images; else all images train.
     pub has_split: bool,
-    /// One image with its person and camera.
+    /// One image with its person and camera, as text.
     pub example: Option<String>,
 }
 
 impl TestSet {
-    /// Lists a data set's test images, and makes sure that a query has a match; with `across_cameras` by another camera.
+    /// Lists the test images of a data set, and checks that a query has a match (by another camera if
+    /// `across_cameras`).
     ///
     /// # Errors
-    /// [`Error::Data`] if no query has a match; what the data set's files report.
+    /// [`Error::Data`] if no query has a match, and the errors of [`load`](super::load).
     pub fn load(dir: &Path, options: &LoadOptions, across_cameras: bool) -> Result<TestSet> {
         let set = super::load(dir, options)?;
         if let Some(reason) = uses::scoring_refusal(&set, across_cameras) {
@@ -55,12 +56,12 @@ impl TestSet {
         Ok(TestSet { name, query, gallery, train, label_names, left_out, has_split, example })
     }
 
-    /// The images that are scored.
+    /// All scored images.
     pub fn evaluated(&self) -> impl Iterator<Item = &LabelledImage> {
         self.query.iter().chain(self.gallery.iter().flatten())
     }
 
-    /// Names of the persons who are scored.
+    /// Names of the scored persons.
     pub fn persons(&self) -> BTreeSet<String> {
         let known = self.evaluated().filter_map(|image| match image.label.person {
             Person::Known(number) => self.label_names.persons.get(&number).cloned(),
@@ -69,7 +70,7 @@ impl TestSet {
         known.collect()
     }
 
-    /// Images each of which is looked for among all others.
+    /// A test set in which each image is searched for among all others.
     pub fn of_each_other(name: &str, query: Vec<LabelledImage>) -> TestSet {
         TestSet { name: name.to_string(), query, ..TestSet::default() }
     }

@@ -1,4 +1,4 @@
-//! Uses of a data set: on what training works, and why training or scoring would refuse the set.
+//! Uses of a data set: the images to train on, and reasons to refuse training or scoring.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,8 +8,8 @@ use super::{LabelledImage, Layout, LoadOptions, ReidSet, camera_name, load, pers
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 
-/// Images that train, with the number of each one's person: those of the train split, or where there is no split all;
-/// junk is left out, and `0000` is a person like any other. `None` where there is a split without train images.
+/// Training images with the names of their persons: those of the train split, or all images if there are no splits.
+/// Omits junk; `0000` is a person like any other. `None` if there are splits, but no training images.
 fn trains(set: &ReidSet) -> Option<Vec<(&LabelledImage, &str)>> {
     let mut images: Vec<&LabelledImage> = match has_split(set) {
         false => set.gallery.iter().chain(&set.unscored).collect(),
@@ -21,12 +21,12 @@ fn trains(set: &ReidSet) -> Option<Vec<(&LabelledImage, &str)>> {
     Some(images.into_iter().map(|p| (p, person_name(&set.persons, p.label.person))).collect())
 }
 
-/// Returns whether the set says which images train; else all of them do.
+/// Returns whether the set marks its training images; else all images train.
 pub fn has_split(set: &ReidSet) -> bool {
     !set.query_is_gallery || !set.train.is_empty()
 }
 
-/// Why training refuses the set, if it does.
+/// The reason to refuse training on the set, if any.
 pub fn training_refusal(set: &ReidSet) -> Option<String> {
     let Some(images) = trains(set) else {
         let (queries, gallery) = (set.query.len(), set.gallery.len());
@@ -46,12 +46,12 @@ pub fn training_refusal(set: &ReidSet) -> Option<String> {
     }
 }
 
-/// Why scoring refuses the set, if it does; `across_cameras`: images by a query's own camera are no match.
+/// The reason to refuse scoring on the set, if any. With `across_cameras`, images by a query's own camera are no match.
 pub fn scoring_refusal(set: &ReidSet, across_cameras: bool) -> Option<String> {
     let mars = "; MARS lists its queries in info/*.mat, MATLAB files that are not read here, so only training is \
                 offered: to score, list the test images in a CSV of path,person,camera,split";
     if set.query.is_empty() && !set.unscored.is_empty() {
-        return Some("no image is named CAMERA_anything, so nobody knows which camera took it".to_string());
+        return Some("no image is named CAMERA_anything, so its camera is unknown".to_string());
     }
     if set.query.is_empty() {
         let mars = if set.layout == Layout::Mars { mars } else { "" };
@@ -65,7 +65,7 @@ pub fn scoring_refusal(set: &ReidSet, across_cameras: bool) -> Option<String> {
     match_refusal(&queries, &gallery, set.query_is_gallery, across_cameras)
 }
 
-/// Why no query has a match in the gallery, if none has.
+/// The reason why no query has a match in the gallery, if none has.
 pub fn match_refusal(
     queries: &[Label],
     gallery: &[Label],
@@ -106,11 +106,11 @@ pub fn match_refusal(
     Some(format!("no query has a match in the gallery: {}{advice}", reasons.join(", ")))
 }
 
-/// Loads what training works on: the train split, or where a data set has no split all of it. With it come notes for
-/// the user.
+/// Loads the training images: the train split, or the whole data set if it has no splits. Also returns notes for the
+/// user.
 ///
 /// # Errors
-/// As [`load`]; `Data` where [`training_refusal`] has a reason.
+/// As [`load`], and `Data` if [`training_refusal`] has a reason.
 pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, Vec<String>)> {
     let set = load(dir, options)?;
     let refused = |reason: String| Error::Data(format!("{}: {reason}", dir.display()));
@@ -126,7 +126,7 @@ pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, V
         .map(|(image, person)| Sample {
             path: image.path.clone(),
             name: image.name.clone(),
-            // Every person is in the list that was made of them.
+            // `classes` holds every person, sorted.
             class: classes.partition_point(|class| class.as_str() < *person),
             camera: image.label.camera,
         })
@@ -141,14 +141,14 @@ pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, V
         ));
     }
     notes.extend(labelled.first().map(|(image, _)| example(&set, image)));
-    // Images without a camera count among those that were left out, but train.
+    // `set.skipped` includes images without a camera, which train.
     let listed = if has_split(&set) { set.train.len() } else { set.gallery.len() };
     let skipped = (set.skipped.len() + listed).saturating_sub(images.len());
     let left_out = set.left_out.clone();
     Ok((TrainingSet { images, classes, skipped, left_out }, notes))
 }
 
-/// One image with its person and camera, for the user to see that names are read as meant.
+/// One image with its person and camera, so that the user can check how names are read.
 pub fn an_example(set: &ReidSet) -> Option<String> {
     let known = |image: &&LabelledImage| matches!(image.label.person, Person::Known(_));
     let mut all = set.query.iter().chain(&set.gallery).chain(&set.train);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn market_names_give_persons_and_junk_is_left_out() {
+    fn training_set_reads_market_names_without_junk() {
         let files = [
             "1500_c6s4_002427_06.jpg",
             "0002_c1s1_000451_03.jpg",
@@ -220,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn every_folder_is_a_person() {
+    fn training_set_reads_one_folder_per_person() {
         let dir =
             folder(&["b/1.jpg", "b/deep/2_.WEBP", "-1/x.png", "0000/y.gif", "b/notes.txt", "loose.jpg"]);
         let (set, _) = training(dir.path()).unwrap();
         assert_eq!(set.classes, ["0000", "b"]);
         assert_eq!(labels(&set), [("0000/y.gif", 0), ("b/1.jpg", 1), ("b/deep/2_.WEBP", 1)]);
         assert_eq!((set.skipped, set.left_out.to_string().as_str()), (2, "1 .txt"));
-        // Frames without a camera train, but are not scored.
+        // Images without a camera train, but are not scored.
         let dir = folder(&["7/0001.jpg", "7/0002.jpg", "8/0001.jpg"]);
         let (set, notes) = training(dir.path()).unwrap();
         assert_eq!((set.classes, set.skipped), (vec!["7".to_string(), "8".to_string()], 0));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_train_split_alone_trains() {
+    fn training_set_has_only_the_train_split() {
         let dir = folder(&["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]);
         let table = "path,person,camera,split\n1.jpg,anna,1,train\n2.jpg,0000,1,train\n3.jpg,-1,1,train\n\
                      4.jpg,eve,1,query\n5.jpg,0000,2,gallery\n";
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_their_reasons() {
+    fn refusals_give_reasons() {
         for (files, words) in [
             (&["-1_c1s1_000401_03.jpg"][..], "all are junk"),
             (&["query/a/1_x.jpg", "gallery/a/2_x.jpg"], "1 of the query and 1 of the gallery only"),

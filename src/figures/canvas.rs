@@ -1,7 +1,9 @@
-//! An image while it is painted, and the numbers that decide it.
+//! A canvas to paint on, and the random numbers for it.
 //!
-//! The same seed gives the same pixels on every machine: all arithmetic is +, −, ×, ÷, square root and rounding in
-//! f32, which IEEE 754 fixes to the bit. The standard library's sine, power and exponential are not fixed, so none is used.
+//! The same seed gives the same pixels on every machine, because all arithmetic is +, −, ×, ÷, square root and rounding
+//! in
+//! f32, which IEEE 754 fixes to the bit. It does not fix sine, power and exponential, so the standard library's are not
+//! used.
 
 use crate::rng;
 
@@ -12,7 +14,7 @@ pub(super) type Point = [f32; 2];
 /// Right, down and towards the camera, of unit length.
 pub(super) type Normal = [f32; 3];
 
-/// A run of random numbers of one thing: a person, a camera, or one image.
+/// A sequence of random numbers for one person, camera or image.
 pub(super) struct Dice {
     seed: u64,
     stream: u64,
@@ -20,7 +22,7 @@ pub(super) struct Dice {
 }
 
 impl Dice {
-    /// `kind` tells runs apart, `number` (below 2⁴⁸) the things of a kind.
+    /// Creates the sequence of object `number` (below 2⁴⁸) of a `kind`.
     pub fn new(seed: u64, kind: u64, number: u64) -> Self {
         Dice { seed, stream: (kind << 48) | number, next: 0 }
     }
@@ -31,12 +33,12 @@ impl Dice {
         from + (to - from) * rng::uniform(self.seed, self.stream, self.next)
     }
 
-    /// True with this probability.
+    /// True with the given probability.
     pub fn chance(&mut self, probability: f32) -> bool {
         self.roll(0.0, 1.0) < probability
     }
 
-    /// One of several, each as likely as its weight says.
+    /// One of several choices, with probability proportional to its weight.
     pub fn choose<T: Copy>(&mut self, weighted: &[(f32, T)]) -> T {
         let mut left = self.roll(0.0, weighted.iter().map(|(weight, _)| weight).sum());
         for (weight, choice) in weighted {
@@ -45,18 +47,18 @@ impl Dice {
                 return *choice;
             }
         }
-        // What rounding leaves over.
+        // Reached by rounding only.
         weighted[weighted.len() - 1].1
     }
 
-    /// A colour near another.
+    /// A random colour near another.
     pub fn near(&mut self, colour: Colour, most: f32) -> Colour {
         let lighter = self.roll(-most, most);
         colour.map(|c| (c + lighter + self.roll(-most, most) * 0.5).clamp(0.02, 0.98))
     }
 }
 
-/// The sine of an angle in turns, to 2e-4: a Taylor polynomial.
+/// The sine of an angle in turns by a Taylor polynomial, with an error below 2e-4.
 pub(super) fn sine(turns: f32) -> f32 {
     let turns = turns - (turns + 0.5).floor();
     let folded = if turns > 0.25 {
@@ -76,17 +78,17 @@ pub(super) fn cosine(turns: f32) -> f32 {
     sine(turns + 0.25)
 }
 
-/// From `a` to `b` as `t` goes from 0 to 1.
+/// Interpolates from `a` at `t` = 0 to `b` at 1.
 pub(super) fn mix(a: f32, b: f32, t: f32) -> f32 {
     a + (b - a) * t
 }
 
-/// [`mix`] of colours.
+/// Interpolates between colours.
 pub(super) fn blend(a: Colour, b: Colour, t: f32) -> Colour {
     [0, 1, 2].map(|c| mix(a[c], b[c], t))
 }
 
-/// Smooth random heights over the plane, repeated every 64 units.
+/// Smooth random noise over the plane, repeated every 64 units.
 pub(super) struct Noise(Vec<f32>);
 
 impl Noise {
@@ -97,7 +99,7 @@ impl Noise {
         Noise((0..Self::SIDE * Self::SIDE).map(|_| dice.roll(0.0, 1.0)).collect())
     }
 
-    /// The height at a place, 0 to 1: bilinear between whole places.
+    /// The value at a point, 0 to 1, bilinear between whole coordinates.
     pub fn at(&self, x: f32, y: f32) -> f32 {
         let (column, row) = (x.floor(), y.floor());
         let wrapped = |v: f32| (v as i64).rem_euclid(Self::SIDE as i64) as usize;
@@ -126,7 +128,7 @@ impl Canvas {
         Canvas { width, height, pixels: vec![[0.0; 3]; width * height] }
     }
 
-    /// Gives each pixel of a rectangle the colour that `paint` says for its middle; `None` leaves it.
+    /// Sets each pixel of a rectangle to the colour that `paint` returns for its centre; `None` keeps the pixel.
     pub fn paint(&mut self, from: Point, to: Point, paint: impl Fn(f32, f32, Colour) -> Option<Colour>) {
         let range = |from: f32, to: f32, size: usize| {
             (from.floor().max(0.0) as usize).min(size)..(to.ceil().max(0.0) as usize).min(size)
@@ -141,13 +143,13 @@ impl Canvas {
         }
     }
 
-    /// A rectangle of one colour.
+    /// Paints a rectangle of one colour.
     pub fn rectangle(&mut self, from: Point, to: Point, colour: Colour) {
         let inside = |v: f32, axis: usize| from[axis] <= v && v < to[axis];
         self.paint(from, to, |x, y, _| (inside(x, 0) && inside(y, 1)).then_some(colour));
     }
 
-    /// An upright ellipsoid with the half axes `radii`.
+    /// Paints an upright ellipsoid with the half axes `radii`.
     pub fn ellipsoid(&mut self, middle: Point, radii: Point, colour: impl Fn(Normal) -> Option<Colour>) {
         let corner = |sign: f32| [middle[0] + sign * radii[0], middle[1] + sign * radii[1]];
         self.paint(corner(-1.0), corner(1.0), |x, y, _| {
@@ -157,7 +159,7 @@ impl Canvas {
         });
     }
 
-    /// A round bar with round ends, `radii` thick at its two ends; `colour` is told how far along from 0 to 1.
+    /// Paints a round bar with round ends and a radius at each end. `colour` gets the position along it, 0 to 1.
     pub fn bar(&mut self, from: Point, to: Point, radii: Point, colour: impl Fn(f32, Normal) -> Colour) {
         let along = [to[0] - from[0], to[1] - from[1]];
         let length2 = (along[0] * along[0] + along[1] * along[1]).max(1e-6);
@@ -174,7 +176,7 @@ impl Canvas {
         });
     }
 
-    /// Mean over `2·radius + 1` pixels along a row or a column; the borders go on as they are.
+    /// Replaces each pixel by the mean of `2·radius + 1` pixels along its row or column; borders repeat.
     pub fn smear(&mut self, radius: usize, along_rows: bool) {
         let (lines, length) = if along_rows { (self.height, self.width) } else { (self.width, self.height) };
         let place = |line: usize, i: usize| if along_rows { line * length + i } else { i * lines + line };
@@ -193,7 +195,7 @@ impl Canvas {
         self.pixels = smeared;
     }
 
-    /// The colour at a place between pixels: bilinear; outside it is the border's.
+    /// The colour at a point, bilinear between pixels; outside, that of the border.
     pub fn at(&self, x: f32, y: f32) -> Colour {
         let inside = |v: f32, size: usize| (v - 0.5).clamp(0.0, (size - 1) as f32);
         let (x, y) = (inside(x, self.width), inside(y, self.height));
@@ -208,7 +210,7 @@ impl Canvas {
         )
     }
 
-    /// The whole in another size: each new pixel is the mean of the square that it covers, to a quarter of a pixel.
+    /// Returns the canvas in another size; each new pixel is the mean of four samples in the area that it covers.
     pub fn resized(&self, width: usize, height: usize) -> Canvas {
         let mut out = Canvas::new(width, height);
         let (across, down) = (self.width as f32 / width as f32, self.height as f32 / height as f32);
@@ -231,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sine_is_one() {
+    fn sine_is_close_to_the_exact_sine() {
         for i in -400..400 {
             let turns = i as f32 / 100.0;
             let exact = (f64::from(turns) * std::f64::consts::TAU).sin();
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn blur_and_size_keep_the_mean() {
+    fn smear_and_resized_keep_the_mean() {
         let mut canvas = Canvas::new(16, 8);
         canvas.rectangle([4.0, 2.0], [12.0, 6.0], [1.0, 0.5, 0.0]);
         let mean = |canvas: &Canvas| {

@@ -1,12 +1,13 @@
-//! A data set of walking figures: drawn, so anybody's to use.
+//! A synthetic data set of walking figures, free to use.
 //!
-//! Every person has a build, hair and clothes of their own, in colours that many share; every camera has a place, a
-//! view, a light and a sensor of its own, so the same clothes look different by each. What moves is the moment: step,
-//! direction, crop, blur, and what stands in the way. Laid out and named as Market-1501.
+//! Each person has a build, hair and clothes, in colours that many persons share. Each camera has a background, a view,
+//! a
+//! light and a sensor, so the same clothes look different by each camera. Step, direction, crop, blur and obstacles
+//! change from image to image. The layout and the names are those of Market-1501.
 
 mod canvas;
 mod person;
-mod place;
+mod scene;
 
 use std::path::Path;
 
@@ -18,27 +19,27 @@ use crate::rng;
 use crate::storage::atomic::replace;
 use canvas::{Canvas, Dice, Noise, cosine, sine};
 use person::{Looks, Pose, View};
-use place::Place;
+use scene::Scene;
 
-/// Size of an image in pixels: that of Market-1501's.
+/// Size of an image in pixels, as in Market-1501.
 const WIDTH: usize = 64;
 const HEIGHT: usize = 128;
-/// Pixels of the canvas for one of the image, each way.
+/// Canvas pixels per image pixel, in each direction.
 const FINE: usize = 2;
 
-/// Names of persons have four digits: strangers are numbered behind them.
+/// Number of the first stranger, after all names of four digits.
 const STRANGERS: u32 = 10_000;
 
-/// What is drawn.
+/// Size and seed of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Figures {
-    /// Number of persons, called 0001 and on.
+    /// Number of persons, named from 0001.
     pub persons: u32,
-    /// Number of cameras, called c1 and on.
+    /// Number of cameras, named from c1.
     pub cameras: u32,
     /// Images of each person by each camera.
     pub images: u32,
-    /// Another seed, other persons and places.
+    /// Seed of all persons and backgrounds.
     pub seed: u64,
 }
 
@@ -48,16 +49,16 @@ impl Default for Figures {
     }
 }
 
-/// What an image shows.
+/// Subject of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
-    /// A person by number; strangers too.
+    /// A person or stranger, by number.
     Person(u32),
-    /// Part of somebody, or nobody.
+    /// A person cut off, or nobody.
     Junk,
 }
 
-/// An image that is to be drawn.
+/// An image to draw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Task {
     name: String,
@@ -68,16 +69,17 @@ struct Task {
 
 /// Draws `figures` into the folder `dir` and returns the number of files.
 ///
-/// Persons with odd numbers go to `bounding_box_train`, the others are tested: the first image of each by each camera
-/// goes to `query`, the others to `bounding_box_test`. With one image by each camera, only camera 1's are queries. The
-/// gallery gets a stranger (`0000`) and a bad detection (`-1`) for every eight of its images. Files are called
-/// `PPPP_cCs1_FFFFFF_NN.png` and 128×64 pixels large.
+/// Persons with odd numbers go to `bounding_box_train`. Of the others, the first image by each camera goes to `query`,
+/// the rest to `bounding_box_test`. With one image per camera, only those by camera 1 are queries. The gallery gets a
+/// stranger (`0000`) and a bad detection (`-1`) for every eight of its images. Files are named
+/// `PPPP_cCs1_FFFFFF_NN.png`
+/// and are 128×64 pixels.
 ///
-/// Folders are created if need be; files of the same names are replaced, others stay. The same `figures` give the
-/// same pixels on every machine and, by the same PNG encoder, the same bytes.
+/// Creates missing folders, replaces files of the same names and keeps others. The same `figures` give the same pixels
+/// on every machine, and the same bytes with the same PNG encoder.
 ///
 /// # Errors
-/// `Usage` where a number doesn't fit into the file names or is 0, `Io` where the folder can't be written.
+/// `Usage` if a number is 0 or doesn't fit the file names; `Io` if the folder can't be written.
 pub fn draw_figures(dir: &Path, figures: Figures) -> Result<usize> {
     let counts = [
         ("persons", figures.persons, 9_999),
@@ -94,12 +96,12 @@ pub fn draw_figures(dir: &Path, figures: Figures) -> Result<usize> {
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     }
     let noise = Noise::new(figures.seed);
-    let places: Vec<Place> =
-        (1..=figures.cameras).map(|camera| Place::roll(figures.seed, camera, &noise)).collect();
+    let scenes: Vec<Scene> =
+        (1..=figures.cameras).map(|camera| Scene::roll(figures.seed, camera, &noise)).collect();
     let tasks = tasks(figures);
     tasks.par_iter().try_for_each(|task| {
         let path = dir.join(&task.name);
-        let image = draw(figures.seed, task, &places[task.camera as usize - 1], &noise);
+        let image = draw(figures.seed, task, &scenes[task.camera as usize - 1], &noise);
         let mut bytes = std::io::Cursor::new(Vec::new());
         image
             .write_to(&mut bytes, image::ImageFormat::Png)
@@ -124,7 +126,7 @@ fn tasks(figures: Figures) -> Vec<Task> {
                     (false, false) => "bounding_box_test",
                 };
                 gallery += u32::from(folder == "bounding_box_test");
-                // A frame number as the time of the walk: 25 frames a step apart.
+                // The frame number follows time: steps are 25 frames apart.
                 let frame = ((person - 1) * images + image) * 25 % 1_000_000;
                 let name = format!("{folder}/{person:04}_c{camera}s1_{frame:06}_00.png");
                 tasks.push(Task { name, subject: Subject::Person(person), camera, image });
@@ -143,34 +145,34 @@ fn tasks(figures: Figures) -> Vec<Task> {
     tasks
 }
 
-/// One image: the place, the person in it, what the camera makes of both.
-fn draw(seed: u64, task: &Task, place: &Place, noise: &Noise) -> RgbImage {
+/// Draws one image: the background, the person, and the effects of the camera.
+fn draw(seed: u64, task: &Task, scene: &Scene, noise: &Noise) -> RgbImage {
     let whom = match task.subject {
         Subject::Person(person) => person,
         Subject::Junk => 2 * STRANGERS + task.image,
     };
     let number = (u64::from(whom) << 32) | (u64::from(task.camera) << 16);
-    // What stays the same while a person passes a camera, and what doesn't.
+    // `passage` is constant while a person passes a camera; `moment` changes with each image.
     let mut passage = Dice::new(seed, 3, number);
     let mut moment = Dice::new(seed, 4, number | u64::from(task.image));
     let looks = Looks::roll(&mut Dice::new(seed, 1, u64::from(whom)));
     let (width, height) = ((WIDTH * FINE) as f32, (HEIGHT * FINE) as f32);
     let mut canvas = Canvas::new(WIDTH * FINE, HEIGHT * FINE);
 
-    // The way through the place: most go as the place is built.
-    let usual = if place.across { [0.25, 0.75] } else { [0.0, 0.5] };
-    let unusual = if place.across { [0.0, 0.5] } else { [0.25, 0.75] };
+    // Direction of the walk: most follow the scene's usual direction.
+    let usual = if scene.across { [0.25, 0.75] } else { [0.0, 0.5] };
+    let unusual = if scene.across { [0.0, 0.5] } else { [0.25, 0.75] };
     let ways = if passage.chance(0.8) { usual } else { unusual };
     let way = ways[usize::from(passage.chance(0.5))] + passage.roll(-0.06, 0.06);
     let heading = way + moment.roll(-0.03, 0.03);
     let left = passage.roll(0.0, 1.0) + 0.06 * sine(way) * task.image as f32;
-    place.cut(&mut canvas, left - left.floor(), moment.roll(0.7, 1.0), moment.roll(0.85, 1.2));
+    scene.cut(&mut canvas, left - left.floor(), moment.roll(0.7, 1.0), moment.roll(0.85, 1.2));
 
-    // The detector's box: about right as a rule.
+    // The detector's box, usually about correct.
     let mut scale = height * moment.roll(0.94, 1.07);
     let mut feet = [width * (0.5 + moment.roll(-0.07, 0.07)), height * moment.roll(0.96, 0.995)];
     if moment.chance(0.16) {
-        // Too small a box: feet or head are missing, or a side.
+        // The box is too small: feet, head or a side are missing.
         scale *= moment.roll(1.12, 1.45);
         feet[1] = if moment.chance(0.5) { height * 0.97 } else { scale * moment.roll(0.97, 1.03) };
         feet[0] += width * moment.roll(-0.12, 0.12);
@@ -180,13 +182,13 @@ fn draw(seed: u64, task: &Task, place: &Place, noise: &Noise) -> RgbImage {
         feet =
             [width * moment.choose(&[(1.0, -0.15), (1.0, 1.15), (1.0, 0.3)]), scale * moment.roll(0.5, 1.3)];
     }
-    let view = View { feet, scale, above: place.above, light: place.light };
+    let view = View { feet, scale, above: scene.above, light: scene.light };
     let other = |moment: &mut Dice| {
         let looks = Looks::roll(moment);
         let pose = Pose { heading: ways[usize::from(moment.chance(0.5))], phase: moment.roll(0.0, 1.0) };
         (looks, pose)
     };
-    // Somebody behind.
+    // A person behind.
     if moment.chance(0.18) {
         let (looks, pose) = other(&mut moment);
         let aside = moment.choose(&[(1.0, -1.0), (1.0, 1.0)]) * moment.roll(0.25, 0.55);
@@ -195,25 +197,25 @@ fn draw(seed: u64, task: &Task, place: &Place, noise: &Noise) -> RgbImage {
         person::draw(&mut canvas, &looks, pose, view, noise, moment.roll(0.0, 60.0));
     }
     let dark = moment.roll(0.55, 0.8);
-    let shadow = [feet[0] - place.light[0] * 0.14 * scale, feet[1] - 2.0];
-    draw_shadow(&mut canvas, shadow, [0.2 * scale, (0.02 + 0.05 * place.above) * scale], dark);
+    let shadow = [feet[0] - scene.light[0] * 0.14 * scale, feet[1] - 2.0];
+    draw_shadow(&mut canvas, shadow, [0.2 * scale, (0.02 + 0.05 * scene.above) * scale], dark);
     let phase = passage.roll(0.0, 1.0) + task.image as f32 * 0.37 + moment.roll(-0.08, 0.08);
     person::draw(&mut canvas, &looks, Pose { heading, phase }, view, noise, moment.roll(0.0, 60.0));
     draw_obstacle(&mut canvas, &mut moment, view, noise, other);
 
-    blur(&mut canvas, &mut moment, place, heading);
-    let coarse = place.coarse * moment.roll(0.9, 1.25);
+    blur(&mut canvas, &mut moment, scene, heading);
+    let coarse = scene.coarse * moment.roll(0.9, 1.25);
     let sensor = |size: usize| ((size as f32 / coarse.max(1.0)) as usize).max(1);
     let canvas = canvas.resized(sensor(WIDTH), sensor(HEIGHT)).resized(WIDTH, HEIGHT);
     let bright = passage.roll(0.88, 1.12) * moment.roll(0.93, 1.07);
     let mut image = RgbImage::new(WIDTH as u32, HEIGHT as u32);
     for (index, (pixel, colour)) in image.pixels_mut().zip(&canvas.pixels).enumerate() {
-        let colour = place.develop(*colour, bright);
-        // Noise of all colours, and a little of each.
+        let colour = scene.develop(*colour, bright);
+        // Noise common to all colours, and a little of each.
         let grains = rng::bits(seed, (5 << 48) | number | u64::from(task.image), index as u64).to_le_bytes();
         let uniform = |which: usize| f32::from(grains[which]) / 255.0 - 0.5;
         let value = |c: usize| {
-            let grain = place.grain * (uniform(3) + 0.6 * uniform(c));
+            let grain = scene.grain * (uniform(3) + 0.6 * uniform(c));
             ((colour[c] + grain).clamp(0.0, 1.0) * 255.0 + 0.5) as u8
         };
         *pixel = Rgb([value(0), value(1), value(2)]);
@@ -231,7 +233,7 @@ fn draw_shadow(canvas: &mut Canvas, middle: [f32; 2], radii: [f32; 2], dark: f32
     });
 }
 
-/// Something in front of the person, in every fourth image or so.
+/// Draws an obstacle in front of the person in about one of four images.
 fn draw_obstacle(
     canvas: &mut Canvas,
     moment: &mut Dice,
@@ -245,7 +247,7 @@ fn draw_obstacle(
         moment.choose(&[(3.0, [0.36, 0.36, 0.37]), (2.0, [0.17, 0.30, 0.13]), (1.0, [0.33, 0.23, 0.16])]);
     let colour = moment.near(colour, 0.09);
     match (moment.roll(0.0, 1.0) * 20.0) as u32 {
-        // Somebody nearer, at the edge.
+        // A nearer person at the edge.
         0 | 1 => {
             let (looks, pose) = other(moment);
             let feet = [
@@ -271,24 +273,24 @@ fn draw_obstacle(
         }
         4 => {
             let at = [width * moment.roll(-0.2, 0.4), height * moment.roll(0.95, 1.05)];
-            place::bicycle(canvas, at, moment.roll(26.0, 36.0), colour);
+            scene::bicycle(canvas, at, moment.roll(26.0, 36.0), colour);
         }
         _ => {}
     }
 }
 
-/// Blur of the lens, and of the movement across the image in every fifth image or so.
-fn blur(canvas: &mut Canvas, moment: &mut Dice, place: &Place, heading: f32) {
-    let lens = (place.blur + moment.roll(-0.3, 0.9)).max(0.0) as usize;
+/// Blurs by the lens, and by movement in about one of five images.
+fn blur(canvas: &mut Canvas, moment: &mut Dice, scene: &Scene, heading: f32) {
+    let lens = (scene.blur + moment.roll(-0.3, 0.9)).max(0.0) as usize;
     for along_rows in [true, false] {
         if lens > 0 {
-            // Twice a box is nearly round.
+            // Two box filters are nearly round.
             canvas.smear(lens, along_rows);
             canvas.smear(lens, along_rows);
         }
     }
     if moment.chance(0.2) {
-        // Who comes or goes moves up and down.
+        // Persons who come or go move up and down.
         let across = sine(heading).abs() >= cosine(heading).abs();
         let length = moment.roll(2.0, 6.0) as usize;
         canvas.smear(if across { length } else { length.div_ceil(2) }, across);
@@ -314,7 +316,7 @@ mod tests {
     const FEW: Figures = Figures { persons: 4, cameras: 2, images: 2, seed: 0 };
 
     #[test]
-    fn same_seed_same_bytes_other_seed_other_bytes() {
+    fn bytes_follow_from_the_seed() {
         let first = drawn(FEW);
         assert_eq!(first.len(), 18);
         assert_eq!(first[0].0, "bounding_box_test/-1_c1s1_000025_01.png");
@@ -325,12 +327,12 @@ mod tests {
     }
 
     #[test]
-    fn pixels_are_fixed_for_all_time() {
-        // Scores on drawn figures can be compared between machines and versions as long as this stays.
+    fn pixels_are_the_same_in_every_version() {
+        // Scores on synthetic images are comparable between machines and versions only if this hash stays.
         let noise = Noise::new(0);
-        let places: Vec<Place> = (1..=FEW.cameras).map(|camera| Place::roll(0, camera, &noise)).collect();
+        let scenes: Vec<Scene> = (1..=FEW.cameras).map(|camera| Scene::roll(0, camera, &noise)).collect();
         let images =
-            tasks(FEW).into_iter().map(|task| draw(0, &task, &places[task.camera as usize - 1], &noise));
+            tasks(FEW).into_iter().map(|task| draw(0, &task, &scenes[task.camera as usize - 1], &noise));
         let bytes = images.flat_map(RgbImage::into_raw);
         // FNV-1a's step.
         let hash = bytes.fold(0u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_images_are_alike_and_all_have_the_size() {
+    fn images_differ_and_have_the_size() {
         let files = drawn(FEW);
         for (i, (name, bytes)) in files.iter().enumerate() {
             let image = crate::images::decode::decode(bytes, Default::default()).unwrap();
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_data_set_without_findings() {
+    fn figures_are_a_data_set_without_findings() {
         for (figures, query, gallery) in [
             (Figures { persons: 5, cameras: 3, images: 3, seed: 1 }, 6, 12_usize),
             (Figures { persons: 6, cameras: 2, images: 1, seed: 1 }, 3, 3),
@@ -367,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_must_fit_into_names() {
+    fn counts_must_fit_the_names() {
         let dir = tempfile::tempdir().unwrap();
         for figures in [
             Figures { persons: 0, ..Figures::default() },

@@ -1,14 +1,15 @@
-//! A person: looks that stay, a pose that changes, and how both are painted.
+//! A person: constant looks, a changing pose, and painting them.
 //!
-//! A body is measured in its own height: `side` to its left, `front` the way it walks, `up` from the ground. Seen from
-//! a direction, parts are painted from the farthest to the nearest.
+//! Coordinates are in units of the body's height: `side` to its left, `front` in walking direction, `up` from the
+//! ground.
+//! Shapes are painted from the farthest to the nearest.
 
 use super::canvas::{Canvas, Colour, Dice, Noise, Normal, Point, blend, cosine, mix, sine};
 
-/// What a person is recognised by.
+/// The looks by which a person is recognised.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Looks {
-    /// Height relative to others.
+    /// Relative height.
     pub height: f32,
     broad: f32,
     waist: f32,
@@ -17,20 +18,20 @@ pub(super) struct Looks {
     hair_colour: Colour,
     top: Colour,
     pattern: Pattern,
-    /// Colour of the pattern, or of what is under an open jacket.
+    /// Colour of the pattern, or under an open jacket.
     second: Colour,
-    /// How far down the arm sleeves reach: 0 shoulder, 1 hand.
+    /// Length of the sleeves: 0 shoulder, 1 hand.
     sleeves: f32,
-    /// How far below the hip the top reaches.
+    /// Length of the top below the hip.
     hem: f32,
     bottom: Bottom,
     bottom_colour: Colour,
-    /// How far down the leg it reaches: 0 hip, 1 foot.
+    /// Length of trousers or skirt: 0 hip, 1 foot.
     bottom_length: f32,
     shoes: Colour,
     bag: Bag,
     bag_colour: Colour,
-    /// Which side a shoulder bag or handbag hangs on: 1 left, −1 right.
+    /// Side of a shoulder bag or handbag: 1 left, −1 right.
     bag_side: f32,
     /// Largest angle of the thighs, in turns.
     stride: f32,
@@ -71,7 +72,7 @@ enum Bag {
     Hand,
 }
 
-/// Clothes come in few colours, most of them dark or pale: many people look alike.
+/// Few colours of clothes, mostly dark or pale, so that many persons look similar.
 const TOPS: [(f32, Colour); 15] = [
     (16.0, [0.09, 0.09, 0.10]),
     (15.0, [0.88, 0.88, 0.87]),
@@ -116,7 +117,7 @@ const BAGS: [(f32, Colour); 6] = [
 ];
 
 impl Looks {
-    /// Somebody.
+    /// Random looks.
     pub fn roll(dice: &mut Dice) -> Looks {
         let slender = dice.chance(0.5);
         let tone = dice.roll(0.0, 1.0);
@@ -153,7 +154,7 @@ impl Looks {
         };
         let bottom_colour = dice.choose(&BOTTOMS);
         let bottom_colour = dice.near(bottom_colour, 0.04);
-        // Some dresses: top and skirt of one cloth.
+        // Some are dresses, with top and skirt of one colour.
         let bottom_colour = if skirt && dice.chance(0.4) { top } else { bottom_colour };
         let shoes = dice.choose(&[
             (50.0, [0.08, 0.07, 0.07]),
@@ -191,8 +192,8 @@ impl Looks {
         }
     }
 
-    /// Colour of the top at a place on the trunk: `down` from 0 at the neck to 1 at the hem, `side` and `front` of the
-    /// way that the cloth faces.
+    /// Colour of the top at a point of the trunk: `down` from 0 at the neck to 1 at the hem; `side` and `front` are the
+    /// direction that the cloth faces.
     fn cloth(&self, down: f32, side: f32, front: f32) -> Colour {
         let strap = match self.bag {
             Bag::Backpack => front > 0.0 && (side.abs() - 0.55).abs() < 0.13 && down < 0.6,
@@ -212,32 +213,32 @@ impl Looks {
     }
 }
 
-/// A moment of the walk.
+/// Pose in a walk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pose {
-    /// Which way the person walks, in turns: 0 towards the camera, ¼ to the right, ½ away, ¾ to the left.
+    /// Walking direction in turns: 0 towards the camera, ¼ to the right, ½ away, ¾ to the left.
     pub heading: f32,
-    /// Where in the two steps of a cycle, in turns.
+    /// Phase of the cycle of two steps, in turns.
     pub phase: f32,
 }
 
-/// From where a person is seen.
+/// View of a person.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View {
-    /// Where the ground is under the person.
+    /// The ground under the person.
     pub feet: Point,
-    /// Pixels of a person of height 1.
+    /// Pixels per unit of height.
     pub scale: f32,
-    /// How much is seen from above, 0 to ½: 0 is at eye level.
+    /// Elevation of the camera, 0 (eye level) to ½.
     pub above: f32,
-    /// Where the light comes from.
+    /// Direction of the light.
     pub light: Normal,
 }
 
 /// Side, front, up.
-type Place = [f32; 3];
+type Position = [f32; 3];
 
-/// A height of the trunk or of a skirt: half its width and half its depth there.
+/// A height of the trunk or a skirt, with half its width and half its depth.
 type Girth = (f32, f32, f32);
 
 /// The light on a person.
@@ -245,7 +246,7 @@ type Girth = (f32, f32, f32);
 struct Light<'a> {
     view: View,
     noise: &'a Noise,
-    /// Shifts the folds in the clothes.
+    /// Offset of the folds in the clothes.
     folds: f32,
 }
 
@@ -258,7 +259,7 @@ impl Light<'_> {
         colour.map(|c| c * bright)
     }
 
-    /// Light on cloth with its folds, which are as large on the canvas as the person is.
+    /// Light on cloth with folds, scaled with the person.
     fn cloth(self, colour: Colour, normal: Normal, at: Point) -> Colour {
         let [x, y] = at.map(|v| v * 230.0 / self.view.scale);
         let fold = self.noise.at(x / 7.0 + self.folds, y / 11.0 + x / 19.0 + self.folds);
@@ -266,24 +267,24 @@ impl Light<'_> {
     }
 }
 
-type Part<'a> = Box<dyn Fn(&mut Canvas) + 'a>;
+type Shape<'a> = Box<dyn Fn(&mut Canvas) + 'a>;
 
-/// Collects the parts of a person, seen from one direction.
+/// Collects the shapes of a person, seen from one direction.
 struct Painter<'a> {
     light: Light<'a>,
     sine: f32,
     cosine: f32,
-    /// How near a part is, and how it is painted.
-    parts: Vec<(f32, Part<'a>)>,
+    /// Nearness of each shape, and the function that paints it.
+    shapes: Vec<(f32, Shape<'a>)>,
 }
 
 impl<'a> Painter<'a> {
-    /// Where on the canvas a place of the body is, and how near.
-    fn project(&self, [side, front, up]: Place) -> (Point, f32) {
+    /// Projects a position of the body to the canvas. Also returns its nearness.
+    fn project(&self, [side, front, up]: Position) -> (Point, f32) {
         let View { feet, scale, above, .. } = self.light.view;
         let near = front * self.cosine - side * self.sine;
         let across = side * self.cosine + front * self.sine;
-        // The head is nearer to a camera above, the legs are foreshortened.
+        // From above, the head is nearer and the legs are foreshortened.
         let grown = scale * (1.0 + above * 0.35 * (up - 0.5));
         (
             [
@@ -294,11 +295,11 @@ impl<'a> Painter<'a> {
         )
     }
 
-    /// A limb between two places, thinner or thicker along the way; `colour` is told how far along.
+    /// Adds a limb with a radius at each end. `colour` gets the position along it, 0 to 1.
     fn limb(
         &mut self,
-        from: Place,
-        to: Place,
+        from: Position,
+        to: Position,
         radii: Point,
         nearer: f32,
         colour: impl Fn(f32) -> Colour + 'a,
@@ -306,7 +307,7 @@ impl<'a> Painter<'a> {
         let ((a, near_a), (b, near_b)) = (self.project(from), self.project(to));
         let radii = radii.map(|radius| radius * self.light.view.scale);
         let light = self.light;
-        self.parts.push((
+        self.shapes.push((
             (near_a + near_b) / 2.0 + nearer,
             Box::new(move |canvas| {
                 canvas.bar(a, b, radii, |t, normal| {
@@ -316,19 +317,20 @@ impl<'a> Painter<'a> {
         ));
     }
 
-    /// An ellipsoid with half axes (side, front, up); `colour` is told which way (side, front, up) the surface faces.
+    /// Adds an ellipsoid with half axes (side, front, up). `colour` gets the direction (side, front, up) of the
+    /// surface.
     fn ball(
         &mut self,
-        middle: Place,
-        radii: Place,
+        middle: Position,
+        radii: Position,
         nearer: f32,
-        colour: impl Fn(Place) -> Option<Colour> + 'a,
+        colour: impl Fn(Position) -> Option<Colour> + 'a,
     ) {
         let (at, near) = self.project(middle);
         let width = self.width(radii[0], radii[1]) * self.light.view.scale;
         let height = radii[2] * self.light.view.scale;
         let (sine, cosine, light) = (self.sine, self.cosine, self.light);
-        self.parts.push((
+        self.shapes.push((
             near + nearer,
             Box::new(move |canvas| {
                 canvas.ellipsoid(at, [width, height], |normal| {
@@ -340,13 +342,15 @@ impl<'a> Painter<'a> {
         ));
     }
 
-    /// Half the width that an upright ellipse shows from here.
+    /// Visible half width of an upright ellipse.
     fn width(&self, side: f32, front: f32) -> f32 {
         let (a, b) = (side * self.cosine, front * self.sine);
         (a * a + b * b).sqrt()
     }
 
-    /// A body of upright ellipses, from the top down; `colour` is told how far down, and the side and front it faces.
+    /// Adds a body of horizontal ellipses, from the top down. `colour` gets the position from the top, 0 to 1, and the
+    /// side
+    /// and front that the surface faces.
     fn trunk(&mut self, girths: &[Girth], nearer: f32, colour: impl Fn(f32, f32, f32) -> Colour + 'a) {
         let rows: Vec<(f32, f32, f32)> = girths
             .iter()
@@ -357,7 +361,7 @@ impl<'a> Painter<'a> {
             .collect();
         let (sine, cosine) = (self.sine, self.cosine);
         let light = self.light;
-        self.parts.push((
+        self.shapes.push((
             nearer,
             Box::new(move |canvas| {
                 let (first, last) = (rows[0], rows[rows.len() - 1]);
@@ -381,16 +385,16 @@ impl<'a> Painter<'a> {
     }
 }
 
-/// Paints a person; `folds` is any number, another for another moment.
+/// Paints a person. `folds` is a random offset of the folds.
 pub(super) fn draw(canvas: &mut Canvas, looks: &Looks, pose: Pose, view: View, noise: &Noise, folds: f32) {
     let view = View { scale: view.scale * looks.height, ..view };
     let light = Light { view, noise, folds };
     let mut painter =
-        Painter { light, sine: sine(pose.heading), cosine: cosine(pose.heading), parts: Vec::new() };
+        Painter { light, sine: sine(pose.heading), cosine: cosine(pose.heading), shapes: Vec::new() };
     let swing = looks.stride * sine(pose.phase);
-    // The body sinks when the legs are apart.
+    // The body is lower when the legs are apart.
     let sunk = 0.49 * (1.0 - cosine(swing));
-    let lowered = move |[side, front, up]: Place| [side, front, up - sunk];
+    let lowered = move |[side, front, up]: Position| [side, front, up - sunk];
     let bulk = 0.5 + 0.5 * looks.broad;
     draw_legs(&mut painter, looks, pose, sunk, bulk);
     draw_arms(&mut painter, looks, pose, sunk, bulk);
@@ -443,16 +447,16 @@ pub(super) fn draw(canvas: &mut Canvas, looks: &Looks, pose: Pose, view: View, n
         Bag::None | Bag::Hand => {}
     }
 
-    let mut parts = painter.parts;
-    // Stable, so that parts as near as each other keep their order.
-    parts.sort_by(|a, b| a.0.total_cmp(&b.0));
-    for (_, part) in parts {
-        part(canvas);
+    let mut shapes = painter.shapes;
+    // Stable, so that equally near shapes keep their order.
+    shapes.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for (_, paint) in shapes {
+        paint(canvas);
     }
 }
 
 fn draw_legs<'a>(painter: &mut Painter<'a>, looks: &'a Looks, pose: Pose, sunk: f32, bulk: f32) {
-    // Clothes on the trunk hang over the legs, however near a leg is.
+    // The trunk's clothes always cover the legs.
     let under = -0.2;
     for left in [1.0, -1.0] {
         let phase = pose.phase + if left > 0.0 { 0.0 } else { 0.5 };
@@ -466,7 +470,7 @@ fn draw_legs<'a>(painter: &mut Painter<'a>, looks: &'a Looks, pose: Pose, sunk: 
         let toe = [ankle[0] * 1.3, ankle[1] + 0.085 * cosine(shank), ankle[2] - 0.015 + 0.06 * sine(shank)];
 
         let length = looks.bottom_length;
-        // Wide below the knee if it is cloth.
+        // Wider below the knee in long trousers.
         let (calf, cuff) = if length >= 1.0 { (0.045, 0.038) } else { (0.04, 0.027) };
         let covered = if looks.bottom == Bottom::Skirt { 0.0 } else { length };
         let colour = move |along: f32| if along <= covered { looks.bottom_colour } else { looks.skin };
@@ -480,7 +484,7 @@ fn draw_arms<'a>(painter: &mut Painter<'a>, looks: &'a Looks, pose: Pose, sunk: 
     for left in [1.0, -1.0] {
         let carries = looks.bag == Bag::Hand && left == looks.bag_side;
         let phase = pose.phase + if left > 0.0 { 0.5 } else { 0.0 };
-        // Against the leg of the same side; an arm that carries hangs.
+        // Arms swing against the leg of their side; an arm that carries a bag hangs.
         let upper = looks.stride * sine(phase) * if carries { 0.25 } else { 0.85 } - 0.01;
         let lower = upper + if carries { 0.01 } else { 0.05 + 0.03 * sine(phase) };
         let shoulder = [left * 0.108 * looks.broad, 0.0, 0.786 - sunk];

@@ -1,32 +1,32 @@
-//! Rows of distances, a few queries at a time: nobody holds a whole queries × gallery matrix.
+//! Rows of distances, a few queries at a time, so that the whole queries × gallery matrix is never in memory.
 
 use crate::error::Result;
 use std::ops::Range;
 
-/// Distances that are held at once by [`visit`], in bytes.
+/// Most bytes of distances that [`visit`] holds at once.
 const CHUNK: usize = 64 << 20;
 
 /// Squared Euclidean distances from every query to every gallery row.
 pub trait DistanceRows {
-    /// Number of queries, Q.
+    /// Number of queries Q.
     fn queries(&self) -> usize;
-    /// Number of gallery rows, G.
+    /// Number of gallery rows G.
     fn gallery(&self) -> usize;
-    /// A multiple of that many queries at a time is the least work.
+    /// Number of queries of which [`Self::rows`] is best asked for a multiple.
     fn step(&self) -> usize {
         1
     }
-    /// (`queries.len()`, G), row after row.
+    /// Distances of `queries` (`queries.len()`, G), row by row.
     ///
     /// # Errors
-    /// What the adapter or the embeddings' file reports.
+    /// Errors of the adapter and of the embeddings' file.
     fn rows(&mut self, queries: Range<usize>) -> Result<Vec<f32>>;
 }
 
-/// Shows all rows to `each`, some queries at a time and in their order.
+/// Calls `each` with the rows of all queries in order, some queries at a time.
 ///
 /// # Errors
-/// What the distances or `each` report.
+/// Errors of the distances and of `each`.
 pub fn visit(
     distances: &mut dyn DistanceRows,
     mut each: impl FnMut(Range<usize>, &[f32]) -> Result<()>,

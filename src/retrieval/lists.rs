@@ -1,34 +1,34 @@
-//! The beginnings of ranked lists: what a person looks at to see what the scores mean.
+//! The first entries of ranked lists, for people to look at.
 
 use super::metrics::{Relation, Retrieval, nearer};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// One place of a ranked list.
+/// One entry of a ranked list.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Place {
-    /// The gallery row that stands there.
+pub struct Ranked {
+    /// The gallery row.
     pub row: usize,
-    /// Its distance from the query, as it was given.
+    /// Its distance from the query.
     pub distance: f32,
-    /// Whether it shows the query's person.
+    /// True if it shows the query's person.
     pub is_match: bool,
 }
 
-/// Keeps the first places of each query's list while the distances go by: memory for these alone.
+/// Collects the first entries of each query's list from distances that come a few queries at a time.
 pub struct RankedLists<'a> {
     retrieval: Retrieval<'a>,
     depth: usize,
-    lists: Vec<Vec<Place>>,
+    lists: Vec<Vec<Ranked>>,
 }
 
 impl<'a> RankedLists<'a> {
-    /// Nothing added yet; `depth` places of each list will be kept.
+    /// Creates empty lists that keep `depth` entries each.
     pub fn new(retrieval: Retrieval<'a>, depth: usize) -> RankedLists<'a> {
         RankedLists { retrieval, depth, lists: Vec::new() }
     }
 
-    /// Adds the queries of a range; `rows` are their distances, (range.len(), gallery). Ranges come in their order.
+    /// Adds the queries of `range` with their distances `rows` (range.len(), gallery). Ranges must come in order.
     ///
     /// # Panics
     /// If `rows` has another length.
@@ -37,12 +37,12 @@ impl<'a> RankedLists<'a> {
         assert_eq!(rows.len(), range.len() * gallery, "distances of queries {range:?}");
         let first = range.start;
         let list = |query: usize| self.list(query, &rows[(query - first) * gallery..][..gallery]);
-        let lists: Vec<Vec<Place>> = range.into_par_iter().map(list).collect();
+        let lists: Vec<Vec<Ranked>> = range.into_par_iter().map(list).collect();
         self.lists.extend(lists);
     }
 
-    /// The first places of one query by its distances to the whole gallery; what the protocol leaves out has none.
-    fn list(&self, query: usize, distances: &[f32]) -> Vec<Place> {
+    /// The first entries of one query by its distances to the whole gallery, without rows that the protocol leaves out.
+    fn list(&self, query: usize, distances: &[f32]) -> Vec<Ranked> {
         let relation = |row| self.retrieval.relation(query, row);
         let mut shown: Vec<(f32, usize)> = distances
             .iter()
@@ -55,12 +55,12 @@ impl<'a> RankedLists<'a> {
             shown.truncate(self.depth);
         }
         shown.sort_unstable_by(|&a, &b| nearer(a, b));
-        let place = |(distance, row)| Place { row, distance, is_match: relation(row) == Relation::Match };
-        shown.into_iter().map(place).collect()
+        let entry = |(distance, row)| Ranked { row, distance, is_match: relation(row) == Relation::Match };
+        shown.into_iter().map(entry).collect()
     }
 
-    /// One list per query, nearest first; of equally near rows the one that the gallery has first.
-    pub fn finish(self) -> Vec<Vec<Place>> {
+    /// One list per query, nearest first; equally near rows in the order of the gallery.
+    pub fn finish(self) -> Vec<Vec<Ranked>> {
         self.lists
     }
 }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_show_what_the_protocol_shows() {
+    fn lists_follow_the_protocol() {
         use Person::{Distractor, Junk, Known};
         let queries = [label(Known(1), 1), label(Known(2), 2)];
         let gallery = [
@@ -87,7 +87,7 @@ mod tests {
             label(Distractor, 1),
         ];
         let rows = [3., 0., 1., 2., 2., 5., 4., 0., 1., 1.];
-        let told = |rules, depth| {
+        let found = |rules, depth| {
             let mut lists =
                 RankedLists::new(Retrieval { queries: &queries, gallery: &gallery, rules }, depth);
             lists.add(0..1, &rows[..5]);
@@ -95,22 +95,22 @@ mod tests {
             let lists = lists.finish();
             lists
                 .iter()
-                .map(|list| list.iter().map(|place| (place.row, place.distance, place.is_match)).collect())
+                .map(|list| list.iter().map(|entry| (entry.row, entry.distance, entry.is_match)).collect())
                 .collect::<Vec<Vec<_>>>()
         };
-        // The own camera and junk have no place; rows 3 and 4 are equally near.
+        // The query's own camera and junk are left out; rows 3 and 4 are equally near.
         assert_eq!(
-            told(Rules::default(), 3),
+            found(Rules::default(), 3),
             [
                 vec![(3, 2., true), (4, 2., false), (0, 3., false)],
                 vec![(3, 1., false), (4, 1., false), (1, 4., false)]
             ]
         );
-        assert_eq!(told(Rules::default(), 9)[1].len(), 4);
-        assert_eq!(told(Rules::default(), 9)[1][3], (0, 5., true));
-        assert_eq!(told(Rules::default(), 0), [vec![], vec![]]);
+        assert_eq!(found(Rules::default(), 9)[1].len(), 4);
+        assert_eq!(found(Rules::default(), 9)[1][3], (0, 5., true));
+        assert_eq!(found(Rules::default(), 0), [vec![], vec![]]);
         let every = Rules { protocol: Protocol::ReleasedCode, ..Rules::default() };
-        assert_eq!(told(every, 2)[0], [(1, 0., true), (2, 1., false)]);
+        assert_eq!(found(every, 2)[0], [(1, 0., true), (2, 1., false)]);
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
         let mut lists = RankedLists::new(Retrieval { queries: &labels, gallery: &labels, rules }, 10);
         lists.add(0..2, &[0., 1., 1., 0.]);
         let rows: Vec<Vec<usize>> =
-            lists.finish().iter().map(|list| list.iter().map(|place| place.row).collect()).collect();
+            lists.finish().iter().map(|list| list.iter().map(|entry| entry.row).collect()).collect();
         assert_eq!(rows, [vec![1], vec![0]]);
     }
 }

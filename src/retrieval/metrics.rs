@@ -1,7 +1,7 @@
-//! Retrieval scores: rank-k, mAP and mINP, and which queries they are the mean of.
+//! Retrieval scores: rank-k, mAP and mINP, as means over the valid queries.
 //!
-//! A query's ranking is the gallery by ascending distance, ties in the gallery's order, without what the protocol
-//! leaves out for that query. Only the ranks of its matches are needed, so no row is ever sorted as a whole.
+//! A query's ranking is the gallery by ascending distance, ties in the gallery's order, without the images that the
+//! protocol leaves out for that query. Scores need only the ranks of the matches, so no row is sorted completely.
 
 use super::distances::DistanceRows;
 use super::distances::visit;
@@ -16,74 +16,77 @@ use std::ops::Range;
 
 /// The k of rank-k.
 pub const RANKS: [usize; 4] = [1, 5, 10, 20];
-/// How far the cumulative matching characteristic goes; no k of [`RANKS`] is greater.
+/// Length of the cumulative matching characteristic; no k of [`RANKS`] is greater.
 pub const CURVE_DEPTH: usize = 50;
-/// How far down the released code looks.
+/// Number of ranks over which the released code computes AP.
 const RELEASED_DEPTH: usize = 10;
 /// Random galleries of the single-shot protocol.
 pub const REPETITIONS: u64 = 100;
 
-/// Pairs of images that count.
+/// Evaluation protocol: the pairs of images that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
-    /// Market-1501's: junk is dropped, and for each query the images of its person by its own camera.
+    /// Market-1501's protocol: leaves out junk, and for each query the images of its person by its own camera.
     #[default]
     Standard,
-    /// What the released code does: every image counts, also junk and the query's own camera; AP looks at the first
-    /// ten. Its figures come out far higher than the standard ones.
+    /// The released code's protocol: every image counts, also junk and the query's own camera, and AP covers the first
+    /// ten
+    /// ranks. Its scores are far higher than the standard ones.
     ReleasedCode,
-    /// CUHK03's classic one: as [`Protocol::Standard`], but each person keeps one random gallery image among those
-    /// that the query may match; the mean of [`REPETITIONS`] such galleries. Distractors all stay.
+    /// CUHK03's classic protocol: as [`Protocol::Standard`], but with one random gallery image of each person, among
+    /// those
+    /// that the query may match. Scores are means over [`REPETITIONS`] such galleries. Distractors all stay.
     Cuhk03SingleShot,
 }
 
-/// How precision becomes average precision.
+/// Definition of average precision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AveragePrecision {
     /// The mean of the precision at each match.
     #[default]
     Plain,
-    /// The mean of (the precision just before a match + that at the match) / 2, as Market-1501's authors count it. Just
-    /// before rank 1 it is 1.
+    /// The mean of (precision just before a match + precision at the match) / 2, as Market-1501's authors compute it.
+    /// The
+    /// precision before rank 1 is 1.
     Trapezoid,
 }
 
 /// A protocol and its variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rules {
-    /// Pairs of images that count.
+    /// The pairs of images that count.
     pub protocol: Protocol,
-    /// How AP is counted; [`Protocol::ReleasedCode`] has its own way.
+    /// Definition of AP; [`Protocol::ReleasedCode`] has its own.
     pub average_precision: AveragePrecision,
-    /// Whether images of a query's person by its own camera count as matches.
+    /// True if images of a query's person by its own camera count as matches.
     pub ignore_cameras: bool,
-    /// Whether query i is gallery row i: no image is compared with itself, whatever the protocol.
+    /// True if query i is gallery row i. No protocol compares an image with itself.
     pub query_is_gallery: bool,
     /// Seed of the random galleries of [`Protocol::Cuhk03SingleShot`].
     pub seed: u64,
 }
 
 impl Rules {
-    /// Returns whether images of a query's person by its own camera are no matches.
+    /// Returns whether matches must be by another camera than the query's.
     pub fn across_cameras(&self) -> bool {
         !self.ignore_cameras && self.protocol != Protocol::ReleasedCode
     }
 }
 
-/// What a gallery image is to a query.
+/// Relation of a gallery image to a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
     /// It shows the query's person.
     Match,
     /// It shows somebody else.
     Other,
-    /// The protocol doesn't show it to this query.
+    /// The protocol leaves it out for this query.
     LeftOut,
 }
 
-/// The labels of a retrieval task, and its rules.
+/// Labels and rules of a retrieval task.
 #[derive(Debug, Clone, Copy)]
 pub struct Retrieval<'a> {
     /// One per query.
@@ -95,7 +98,7 @@ pub struct Retrieval<'a> {
 }
 
 impl Retrieval<'_> {
-    /// What a gallery row is to a query.
+    /// Returns the relation of a gallery row to a query.
     pub fn relation(&self, query: usize, row: usize) -> Relation {
         let (asked, shown) = (self.queries[query], self.gallery[row]);
         let rules = &self.rules;
@@ -115,7 +118,7 @@ impl Retrieval<'_> {
         }
     }
 
-    /// Why a query with no match has none.
+    /// Returns the reason why a query has no match.
     fn reason(&self, query: usize) -> Reason {
         let asked = self.queries[query];
         match asked.person {
@@ -134,12 +137,12 @@ impl Retrieval<'_> {
     }
 }
 
-/// Why a query has no score.
+/// Reason why a query has no score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// It is a bad detection.
     Junk,
-    /// It shows nobody in particular.
+    /// It shows a distractor.
     Distractor,
     /// No other gallery image shows its person.
     NotInGallery,
@@ -161,7 +164,7 @@ impl Reason {
         }
     }
 
-    /// The same for people, after a number of queries.
+    /// Its description for people, after a number of queries.
     pub fn describe(self) -> &'static str {
         match self {
             Reason::Junk => "junk",
@@ -173,23 +176,23 @@ impl Reason {
     }
 }
 
-/// Means over the valid queries, all fractions of 1.
+/// Means over the valid queries, from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Scores {
-    /// For each k of [`RANKS`]: how many queries have a match among the first k.
+    /// Share of queries with a match among the first k, for each k of [`RANKS`].
     pub ranks: [f64; RANKS.len()],
-    /// The cumulative matching characteristic: the same for each k from 1 to [`CURVE_DEPTH`].
+    /// Cumulative matching characteristic: the same for each k from 1 to [`CURVE_DEPTH`].
     pub curve: Vec<f64>,
     /// Mean average precision.
     pub map: f64,
-    /// Mean inverse negative penalty: matches / rank of the last one (Ye et al. 2021).
+    /// Mean inverse negative penalty: number of matches / rank of the last match (Ye et al. 2021).
     pub minp: f64,
-    /// Queries with a match: those that the means are over.
+    /// Number of queries with a match, over which the means are taken.
     pub valid_queries: usize,
-    /// The others, by what is wrong with them.
+    /// Numbers of the other queries by reason.
     pub dropped: BTreeMap<Reason, usize>,
-    /// AP of each query, in the order of the queries; `None` for those without a score.
+    /// AP of each query in order; `None` for those without a score.
     pub average_precisions: Vec<Option<f64>>,
 }
 
@@ -205,7 +208,7 @@ impl QueryScores {
     const ZERO: QueryScores =
         QueryScores { curve: [0.0; CURVE_DEPTH], average_precision: 0.0, inverse_penalty: 0.0 };
 
-    /// From the ranks of the matches, from 1 and ascending.
+    /// Computes scores from the ascending ranks, from 1, of the matches.
     fn new(hits: &[usize], rules: &Rules) -> QueryScores {
         let (Some(&first), Some(&last)) = (hits.first(), hits.last()) else { return QueryScores::ZERO };
         QueryScores {
@@ -232,7 +235,7 @@ impl QueryScores {
     }
 }
 
-/// AP from the ranks of the matches, from 1 and ascending.
+/// AP from the ascending ranks, from 1, of the matches.
 fn average_precision(hits: &[usize], rules: &Rules) -> f64 {
     let hits = match rules.protocol {
         Protocol::ReleasedCode => &hits[..hits.partition_point(|&rank| rank <= RELEASED_DEPTH)],
@@ -249,10 +252,10 @@ fn average_precision(hits: &[usize], rules: &Rules) -> f64 {
     sum / hits.len().max(1) as f64
 }
 
-/// Adds up the scores of queries while their distances go by.
+/// Sums the scores of queries from distances that come a few queries at a time.
 pub struct Scorer<'a> {
     retrieval: Retrieval<'a>,
-    /// The single-shot protocol's galleries.
+    /// Galleries of the single-shot protocol.
     draws: Vec<Draw>,
     sum: QueryScores,
     valid: usize,
@@ -262,9 +265,9 @@ pub struct Scorer<'a> {
 
 /// One random gallery.
 struct Draw {
-    /// For each gallery row, what decides whether it is drawn: the smallest of a person's wins.
+    /// A random number for each gallery row. The row with a person's smallest number is drawn.
     lots: Vec<u32>,
-    /// The row drawn for each person, and all distractors.
+    /// The rows drawn for the persons, and all distractors.
     rows: Vec<usize>,
 }
 
@@ -290,14 +293,14 @@ impl Draw {
     }
 }
 
-/// Which of two (distance, row) comes first: the nearer, of equals the one that the gallery has first.
+/// Orders two (distance, row) by distance, then by row.
 pub(super) fn nearer(a: (f32, usize), b: (f32, usize)) -> Ordering {
-    // Plus zero: -0 and 0 are the same distance.
+    // Adding 0 makes -0 equal to 0.
     (a.0 + 0.0).total_cmp(&(b.0 + 0.0)).then(a.1.cmp(&b.1))
 }
 
 impl<'a> Scorer<'a> {
-    /// Nothing added yet.
+    /// Creates a scorer without queries.
     pub fn new(retrieval: Retrieval<'a>) -> Scorer<'a> {
         let repetitions =
             if retrieval.rules.protocol == Protocol::Cuhk03SingleShot { REPETITIONS } else { 0 };
@@ -313,7 +316,7 @@ impl<'a> Scorer<'a> {
         }
     }
 
-    /// Adds the queries of a range; `rows` are their distances, (range.len(), gallery).
+    /// Adds the queries of `range` with their distances `rows` (range.len(), gallery).
     ///
     /// # Panics
     /// If `rows` has another length.
@@ -329,7 +332,7 @@ impl<'a> Scorer<'a> {
             .zip(rows.par_chunks(gallery))
             .map(|(query, row)| self.score(query, row))
             .collect();
-        // In the order of the queries: the sums don't depend on threads.
+        // In the order of the queries, so that the sums don't depend on threads.
         for scores in scored {
             match scores {
                 Ok(scores) => {
@@ -369,7 +372,7 @@ impl<'a> Scorer<'a> {
         Ok(sum.divided(self.draws.len() as f64))
     }
 
-    /// Ranks, from 1, of matches among themselves and the rows of `among` that show others.
+    /// Ranks, from 1, of `matches` among themselves and those rows of `among` that show other persons.
     fn hit_ranks(
         &self,
         query: usize,
@@ -379,7 +382,7 @@ impl<'a> Scorer<'a> {
     ) -> Vec<usize> {
         let mut matches: Vec<(f32, usize)> = matches.into_iter().map(|row| (distances[row], row)).collect();
         matches.sort_unstable_by(|&a, &b| nearer(a, b));
-        // others[i]: how many come before match i, but not before match i - 1.
+        // others[i] counts the rows before match i, but not before match i - 1.
         let mut others = vec![0; matches.len() + 1];
         for row in among.filter(|&row| self.retrieval.relation(query, row) == Relation::Other) {
             others[matches.partition_point(|&hit| nearer(hit, (distances[row], row)).is_lt())] += 1;
@@ -395,7 +398,7 @@ impl<'a> Scorer<'a> {
             .collect()
     }
 
-    /// The means over all that was added.
+    /// Returns the means over all queries added.
     ///
     /// # Errors
     /// `Data` if no query has a match.
@@ -403,10 +406,10 @@ impl<'a> Scorer<'a> {
         if self.valid == 0 {
             let reasons: Vec<String> =
                 self.dropped.iter().map(|(reason, count)| format!("{count} {}", reason.describe())).collect();
-            let told = if reasons.is_empty() { "there are none".to_string() } else { reasons.join(", ") };
+            let reasons = if reasons.is_empty() { "there are none".to_string() } else { reasons.join(", ") };
             let same_camera = self.dropped.contains_key(&Reason::SameCameraOnly);
             let advice = if same_camera { "; --ignore-cameras lets these match" } else { "" };
-            return Err(Error::Data(format!("no query has a match in the gallery: {told}{advice}")));
+            return Err(Error::Data(format!("no query has a match in the gallery: {reasons}{advice}")));
         }
         let QueryScores { curve, average_precision, inverse_penalty } = self.sum.divided(self.valid as f64);
         Ok(Scores {
@@ -424,10 +427,10 @@ impl<'a> Scorer<'a> {
 /// Scores a retrieval task by its distances.
 ///
 /// # Errors
-/// What the distances report; `Data` if no query has a match.
+/// Errors of the distances; `Data` if no query has a match.
 ///
 /// # Panics
-/// If there are not as many distances as labels.
+/// If distances and labels differ in number.
 pub fn score(retrieval: Retrieval<'_>, distances: &mut dyn DistanceRows) -> Result<Scores> {
     assert_eq!(distances.queries(), retrieval.queries.len(), "labels of queries");
     let mut scorer = Scorer::new(retrieval);

@@ -1,4 +1,4 @@
-//! From embeddings to scores: distances, rankings, metrics, and fewer dimensions.
+//! From embeddings to scores: distances, rankings, metrics, and fewer dimensions by PCA.
 
 pub mod distances;
 pub mod neighbours;

@@ -1,8 +1,10 @@
-//! Distances between queries and a gallery of any size, and every query's nearest rows: on the adapter, tile by tile.
+//! Distances from queries to a gallery of any size, and the nearest rows of each query, computed on the adapter in
+//! tiles.
 //!
-//! A tile of queries stays while the gallery is led past it. The gallery stays on the adapter where it fits; else its
-//! tiles are read again for every tile of queries, while the adapter works on the one before. A distance depends on its
-//! two rows alone ([`crate::kernels::distance`]), so nothing here depends on the tiles.
+//! Each tile of queries is compared with all tiles of the gallery. The gallery stays on the adapter if it fits. If not,
+//! its tiles are uploaded again for each tile of queries, while the adapter works on the tile before. A distance
+//! depends
+//! only on its two rows ([`crate::kernels::distance`]), so results don't depend on the tiles.
 
 use super::distances::DistanceRows;
 use crate::embeddings::rows::Rows;
@@ -13,55 +15,55 @@ use crate::kernels::topk::{MAX_K, Merge, NOBODY, PLACE_WORDS, Place};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Most queries of a tile: enough that reading the gallery costs little beside the products.
+/// Most queries in a tile: enough that reading the gallery costs little compared with the products.
 const MAX_QUERIES: usize = 2048;
-/// Floating-point operations of a tile: a tenth of a second at 0.5 TFLOP/s, far from any watchdog.
+/// Floating-point operations of a tile: 0.1 s at 0.5 TFLOP/s, far below the limit of any watchdog.
 const FLOPS_PER_TILE: f64 = 5e10;
-/// Distances of a tile, in bytes: what one readback brings.
+/// Most bytes of distances in a tile, which one readback copies.
 const MAX_DISTANCES: u64 = 64 << 20;
-/// Largest squared length of a row: |a - b|² is at most (|a| + |b|)², and so at most f32's largest number.
+/// Largest squared length of a row: then |a - b|² ≤ (|a| + |b|)² is at most f32's maximum.
 const MAX_SQUARE: f64 = f32::MAX as f64 / 4.0;
-/// Tiles of the gallery that are on their way at once: one on the adapter, one being read.
+/// Tiles of the gallery in flight: one on the adapter, one being read.
 const IN_FLIGHT: usize = 2;
 
-/// A row of the gallery, seen from a query.
+/// A gallery row near a query.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Neighbour {
-    /// Which row.
+    /// The row.
     pub index: usize,
-    /// Its squared Euclidean distance.
+    /// Its squared Euclidean distance from the query.
     pub distance: f32,
 }
 
-/// How many rows are on the adapter at once.
+/// Number of rows on the adapter at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiles {
     /// Queries.
     pub queries: usize,
-    /// Rows of one tile of the gallery.
+    /// Rows in a tile of the gallery.
     pub gallery: usize,
-    /// Whether all tiles of the gallery stay.
+    /// True if all tiles of the gallery stay on the adapter.
     pub resident: bool,
 }
 
 impl Tiles {
-    /// The tiles for `queries` and `gallery` rows of `dim` numbers that need no more than `memory` bytes on the adapter.
+    /// The tiles for `queries` and `gallery` rows of `dim` dimensions that need at most `memory` bytes on the adapter.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if not even single rows fit.
     pub fn fit(context: &Context, queries: usize, gallery: usize, dim: usize, memory: u64) -> Result<Tiles> {
         let row = padded(dim) as u64 * WORD;
-        // Queries, tiles of the gallery and distances get a quarter each; the last one is for what stays.
+        // Queries, tiles of the gallery and distances get a quarter each; the last quarter is for resident tiles.
         let share = memory / 4;
         let most = (share / row).min(context.max_tensor_bytes() / row) as usize;
         if most == 0 {
             return Err(Error::TooLarge(match share < row {
                 true => format!(
-                    "rows of {dim} numbers need at least {} bytes of device memory, of which {memory} are allowed",
+                    "rows of {dim} dimensions need at least {} bytes of device memory, of which {memory} are allowed",
                     4 * row
                 ),
                 false => format!(
-                    "rows of {dim} numbers need {row} bytes each; {} binds at most {}",
+                    "rows of {dim} dimensions need {row} bytes each; {} binds at most {}",
                     context.adapter.name,
                     context.max_tensor_bytes(),
                 ),
@@ -72,9 +74,9 @@ impl Tiles {
         let query_tile = evenly(queries, query_tile);
         let work = (FLOPS_PER_TILE / (2.0 * dim as f64 * query_tile as f64)) as usize;
         let distances = share.min(MAX_DISTANCES).min(context.max_tensor_bytes());
-        // Twice: sums on their way need as much.
+        // Twice, because partial sums need as much.
         let columns = (distances / (2 * query_tile as u64 * WORD)) as usize;
-        // Whole quads of distances: what the tiles of the product write.
+        // The tiles of the product write whole quads of distances.
         let most = (most.min(work).min(columns) / 4 * 4).max(4);
         let gallery_tile = evenly(gallery, most).next_multiple_of(4);
         let tiles = gallery.div_ceil(gallery_tile) as u64;
@@ -84,18 +86,18 @@ impl Tiles {
     }
 }
 
-/// The tile, of at most `most` rows, that cuts `rows` into as few tiles as possible of nearly one size.
+/// The size of at most `most` that cuts `rows` into the fewest tiles of nearly equal size.
 fn evenly(rows: usize, most: usize) -> usize {
     let rows = rows.max(1);
     rows.div_ceil(rows.div_ceil(most))
 }
 
-/// Length of a row on the adapter: kernels load four numbers at a time.
+/// Length of a row on the adapter, where kernels load quads.
 fn padded(dim: usize) -> usize {
     dim.next_multiple_of(4)
 }
 
-/// Queries and a gallery, and the adapter that measures between them.
+/// Queries and a gallery with the adapter that compares them.
 pub struct Neighbours<'a> {
     context: &'a Context,
     queries: &'a dyn Rows,
@@ -104,9 +106,9 @@ pub struct Neighbours<'a> {
     staging: Staging,
     query_rows: Buffer,
     query_norms: Buffer,
-    /// Of a tile of queries to a tile of the gallery.
+    /// From a tile of queries to a tile of the gallery.
     distances: Buffer,
-    /// The same, while sums are on their way.
+    /// Partial sums of the distances.
     partial: Buffer,
     place: Buffer,
     slots: Vec<Slot>,
@@ -114,31 +116,31 @@ pub struct Neighbours<'a> {
     nearest: Option<Nearest>,
 }
 
-/// Room for a tile of the gallery.
+/// Memory for a tile of the gallery.
 struct Slot {
     rows: Buffer,
     norms: Buffer,
-    /// From rows to norms.
+    /// Computes norms from rows.
     prepare: Plan,
-    /// Which tile is there.
+    /// The tile that is loaded.
     tile: Option<usize>,
 }
 
-/// What is recorded for one number of queries.
+/// Plans and buffers for one number of queries.
 struct Step {
     queries: usize,
-    /// The first of the queries that are there.
+    /// The first query that is loaded.
     first: usize,
     rows: Buffer,
-    /// (queries, gallery) of a tile.
+    /// Distances of a tile (queries, gallery).
     distances: Buffer,
-    /// From rows to norms.
+    /// Computes norms from rows.
     prepare: Plan,
-    /// Distances to the tile in each slot.
+    /// Computes the distances to the tile of each slot.
     measure: Vec<Plan>,
 }
 
-/// What is recorded for one number of queries and of neighbours.
+/// Plan and buffers for one number of queries and one of neighbours.
 struct Nearest {
     queries: usize,
     k: usize,
@@ -146,16 +148,17 @@ struct Nearest {
     distances: Buffer,
     /// (queries, k).
     indices: Buffer,
-    /// Takes a tile's distances in.
+    /// Merges the distances of a tile.
     merge: Plan,
 }
 
 impl<'a> Neighbours<'a> {
-    /// Makes room on the adapter within `memory` bytes.
+    /// Allocates memory on the adapter, at most `memory` bytes.
     ///
     /// # Errors
-    /// [`Error::Usage`] if queries and gallery differ in the length of their rows; [`Error::TooLarge`] if rows or gallery
-    /// are too large for the adapter or the memory.
+    /// [`Error::Usage`] if queries and gallery differ in dimensions; [`Error::TooLarge`] if rows or gallery are too
+    /// large for
+    /// the adapter or the memory.
     pub fn new(
         context: &'a Context,
         queries: &'a dyn Rows,
@@ -167,7 +170,7 @@ impl<'a> Neighbours<'a> {
         Self::with_tiles(context, queries, gallery, tiles)
     }
 
-    /// Makes room for tiles of the caller's choice.
+    /// Allocates memory for the given tiles.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -201,15 +204,15 @@ impl<'a> Neighbours<'a> {
         })
     }
 
-    /// The tiles in use: a multiple of that many queries at a time wastes nothing.
+    /// Returns the tiles. Multiples of a tile's queries are the most efficient.
     pub fn tiles(&self) -> Tiles {
         self.tiles
     }
 
-    /// Squared Euclidean distances of these queries to the whole gallery: (queries, gallery), row after row.
+    /// Squared Euclidean distances of these queries to the whole gallery (queries, gallery), row by row.
     ///
     /// # Errors
-    /// What reading rows or the adapter reports; [`Error::Usage`] if a number isn't finite.
+    /// Errors of the rows and of the adapter; [`Error::Usage`] if a value isn't finite.
     ///
     /// # Panics
     /// If there are no such queries.
@@ -225,7 +228,7 @@ impl<'a> Neighbours<'a> {
                 readback.start(neighbours.context, distances, distances.words);
                 Ok(())
             };
-            self.lead_past(&step, distances.words, send, |tile, found| {
+            self.each_tile(&step, distances.words, send, |tile, found| {
                 for (out, found) in out.chunks_mut(width).zip(found.chunks(columns)) {
                     out[tile.clone()].copy_from_slice(&found[..tile.len()]);
                 }
@@ -246,18 +249,19 @@ impl<'a> Neighbours<'a> {
         ))
     }
 
-    /// The `k` nearest rows of the gallery to each of these queries, nearest first, equal distances in the gallery's order;
-    /// all rows if the gallery has fewer.
+    /// The `k` nearest gallery rows to each of these queries, nearest first, equal distances in the order of the
+    /// gallery.
+    /// Returns all rows if the gallery has fewer.
     ///
     /// # Errors
-    /// As [`Self::distances`]; [`Error::Usage`] if that are more than [`MAX_K`].
+    /// As [`Self::distances`]; [`Error::Usage`] if `k` is larger than [`MAX_K`].
     ///
     /// # Panics
     /// If there are no such queries.
     pub fn nearest(&mut self, queries: Range<usize>, k: usize) -> Result<Vec<Vec<Neighbour>>> {
         let k = k.min(self.gallery.len());
         if k > MAX_K {
-            return Err(Error::Usage(format!("{k} nearest rows are asked for; at most {MAX_K} can be had")));
+            return Err(Error::Usage(format!("{k} nearest rows are requested; {MAX_K} is the maximum")));
         }
         if k == 0 {
             return Ok(vec![Vec::new(); queries.len()]);
@@ -274,11 +278,11 @@ impl<'a> Neighbours<'a> {
                 let place = Place { first, count, fresh: first == 0 };
                 neighbours.context.write(&neighbours.place, bytemuck::cast_slice(&place.words()));
                 nearest.merge.run(neighbours.context)?;
-                // A word that comes back tells that the adapter is done, so that tiles don't pile up before it.
+                // Reading one word back waits for the adapter, which limits the tiles in flight.
                 readback.start(neighbours.context, &nearest.distances, 1);
                 Ok(())
             };
-            self.lead_past(&step, 1, send, |_, _| {})?;
+            self.each_tile(&step, 1, send, |_, _| {})?;
             let distances = self.context.read(&nearest.distances)?;
             let indices = self.context.read(&nearest.indices)?;
             if let Some(at) = distances.iter().position(|distance| !distance.is_finite()) {
@@ -298,7 +302,7 @@ impl<'a> Neighbours<'a> {
         Ok(all)
     }
 
-    /// Brings a tile of queries to the adapter.
+    /// Uploads a tile of queries.
     fn load(&mut self, queries: Range<usize>) -> Result<Step> {
         let mut step = match self.step.take() {
             Some(step) if step.queries == queries.len() => step,
@@ -313,9 +317,10 @@ impl<'a> Neighbours<'a> {
         Ok(step)
     }
 
-    /// Measures from the queries to every tile of the gallery, in order. `send` starts a readback of `words` words behind a
-    /// tile's distances, `receive` gets them while the adapter is at a later tile.
-    fn lead_past(
+    /// Computes the distances to each tile of the gallery in order. After a tile, `send` starts a readback of `words`
+    /// words;
+    /// `receive` gets them while the adapter works on a later tile.
+    fn each_tile(
         &mut self,
         step: &Step,
         words: usize,
@@ -426,7 +431,7 @@ fn import_slabs(recorder: &mut Recorder<'_>, rows: &Buffer, count: usize, dim: u
     slabs(count, dim).map(|place| recorder.import(&slab(place))).collect()
 }
 
-/// The plan from rows to norms.
+/// Records the norms of rows.
 fn prepare(context: &Context, rows: &Buffer, norms: &Buffer, count: usize, dim: usize) -> gpu::Result<Plan> {
     let mut recorder = Recorder::new(context);
     let call = Norms { rows: recorder.import(rows), norms: recorder.import(norms), count, dim };
@@ -434,24 +439,24 @@ fn prepare(context: &Context, rows: &Buffer, norms: &Buffer, count: usize, dim: 
     recorder.finish()
 }
 
-/// The length of rows, if they can be compared and counted.
+/// Checks that the rows can be compared, and returns their dimensions.
 fn check(queries: &dyn Rows, gallery: &dyn Rows) -> Result<usize> {
     let dim = gallery.dim();
     if queries.dim() != dim {
         return Err(Error::Usage(format!(
-            "queries have {} numbers each and the gallery's rows {dim}: both must come from the same model",
+            "queries have {} dimensions and the gallery's rows {dim}: both must come from the same model",
             queries.dim()
         )));
     }
     if dim == 0 {
-        return Err(Error::Usage("the embeddings have no numbers".to_string()));
+        return Err(Error::Usage("the embeddings have no dimensions".to_string()));
     }
     if dim > MAX_DIM {
-        return Err(Error::TooLarge(format!("embeddings of {dim} numbers; at most {MAX_DIM} are measured")));
+        return Err(Error::TooLarge(format!("embeddings of {dim} dimensions; {MAX_DIM} is the maximum")));
     }
     if gallery.len() >= NOBODY as usize {
         return Err(Error::TooLarge(format!(
-            "a gallery of {} rows; at most {} are told apart",
+            "a gallery of {} rows; {} is the maximum",
             gallery.len(),
             NOBODY - 1
         )));
@@ -459,33 +464,34 @@ fn check(queries: &dyn Rows, gallery: &dyn Rows) -> Result<usize> {
     Ok(dim)
 }
 
-/// Names a row in messages: by its place, and by its name where it has one.
+/// Names a row in messages by its number, and by its name if it has one.
 fn called(what: &str, rows: &dyn Rows, row: usize) -> String {
     let name = rows.name(row).map_or(String::new(), |name| format!(" ({name})"));
     format!("{what} {row}{name}")
 }
 
-/// Cuts a range into pieces of `most`; the last one may be shorter.
+/// Cuts a range into pieces of `most`; the last may be shorter.
 fn pieces(range: &Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let end = range.end;
     range.clone().step_by(most).map(move |start| start..end.min(start + most))
 }
 
-/// Rows on their way to the adapter.
+/// Buffers for rows to upload.
 #[derive(Default)]
 struct Staging {
-    /// Row by row, as they are read.
+    /// Rows, as read.
     read: Vec<f32>,
-    /// Slab by slab, as kernels want them.
+    /// Slabs, as kernels load them.
     slabs: Vec<f32>,
 }
 
 impl Staging {
-    /// Reads rows and lays them out for a tile of `count` of them: slab by slab, each row filled up with zeros to what
-    /// kernels load, rows that a last tile lacks with whatever was there.
+    /// Reads rows and lays them out in slabs for a tile of `count` rows. Each row is padded with zeros. Rows that the
+    /// last
+    /// tile lacks keep old values.
     ///
     /// # Errors
-    /// A row that no finite distance leads to; `other` is who it would be measured from.
+    /// If a distance from `other`, a row named in the message, would not be finite.
     fn fill(
         &mut self,
         what: &str,
@@ -499,7 +505,7 @@ impl Staging {
         source.read(rows.clone(), &mut self.read)?;
         if let Some(at) = self.read.iter().position(|v| !v.is_finite()) {
             return Err(Error::Usage(format!(
-                "{} holds {} at place {}: its distance from {} is not finite",
+                "{} holds {} at dimension {}: its distance from {} is not finite",
                 called(what, source, rows.start + at / dim),
                 self.read[at],
                 at % dim,
@@ -510,10 +516,10 @@ impl Staging {
         for (at, row) in self.read.chunks(dim.max(1)).enumerate() {
             let square = square(row);
             let reason = if square > MAX_SQUARE {
-                "is not finite, or not sure to be, in f32"
+                "may not be finite in f32"
             } else if square > 0.0 && square < f64::from(f32::MIN_POSITIVE) {
-                // Squares that vanish: all distances would be equal.
-                "is lost in f32"
+                // Its squares underflow, and all distances would be equal.
+                "underflows in f32"
             } else {
                 continue;
             };

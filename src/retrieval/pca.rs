@@ -1,8 +1,9 @@
-//! Embeddings in fewer numbers: principal components, fitted on a gallery.
+//! Embeddings in fewer dimensions: principal components, fitted on a gallery.
 //!
-//! y = C·(x − μ): μ (D) is the mean of the gallery's rows, the rows of C (K, D) are the directions of its largest
-//! variances, orthonormal, the largest first (Pearson 1901). C keeps the squared Euclidean distance of two vectors up to
-//! what they differ in outside of these directions; nothing is brought to unit length again.
+//! y = C·(x − μ), where μ (D) is the mean of the gallery's rows, and the orthonormal rows of C (K, D) are the
+//! directions
+//! of its largest variances in descending order (Pearson 1901). Squared Euclidean distances lose only the part outside
+//! these directions. Reduced rows are not normalised to unit length.
 
 #[cfg(feature = "reduce")]
 mod fit;
@@ -28,14 +29,15 @@ use crate::storage::entry::Entry;
 use crate::storage::hash::Hash;
 use crate::storage::json::differences;
 
-/// Newest format of the file that is understood.
+/// Newest supported format of the file.
 const FORMAT: u32 = 1;
 /// Entry of the file's metadata.
 const ENTRY: &str = "lat_wgpu_reduction";
-/// Bytes of rows that are read at a time.
+/// Bytes of rows to read at a time.
 const BLOCK: usize = 16 << 20;
-/// Rows that are reduced at a time: their centred numbers stay in the cache.
+/// Rows to reduce at a time, so that their centred values stay in the cache.
 const GROUP: usize = 16;
+
 /// Mean and principal components of a gallery.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reduction {
@@ -43,26 +45,26 @@ pub struct Reduction {
     mean: Vec<f32>,
     /// (K, D), orthonormal.
     components: Vec<f32>,
-    /// (K), descending: the variance of the gallery along each component.
+    /// Variance of the gallery along each component (K), descending.
     variances: Vec<f32>,
     about: About,
     /// SHA-256 of mean and components.
     sha256: String,
 }
 
-/// What the numbers don't tell.
+/// Properties other than tensors.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 struct About {
     format: u32,
-    /// Rows that it was fitted on.
+    /// Number of rows it was fitted on.
     rows: usize,
     /// Variance in all directions.
     total_variance: f64,
-    /// Which way, for people.
+    /// Description of the method.
     method: String,
-    /// What made the rows: the `lat_wgpu` entry of their metadata, where that is told.
+    /// The `lat_wgpu` entry of the rows' metadata, if any.
     settings: Option<Value>,
-    /// SHA-256 of the weights that made them, where that is told.
+    /// SHA-256 of the weights that made the rows, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weights_sha256: Option<String>,
 }
@@ -76,61 +78,61 @@ impl Reduction {
         Reduction { mean, components, variances, about, sha256: hash.hex() }
     }
 
-    /// Remembers which weights made the rows that it was fitted on.
+    /// Sets the SHA-256 of the weights that made the rows it was fitted on.
     pub fn with_weights(mut self, weights_sha256: Option<String>) -> Reduction {
         self.about.weights_sha256 = weights_sha256;
         self
     }
 
-    /// SHA-256 of the weights that made the rows that it was fitted on, where that is told.
+    /// SHA-256 of the weights that made the rows it was fitted on, if known.
     pub fn weights_sha256(&self) -> Option<&String> {
         self.about.weights_sha256.as_ref()
     }
 
-    /// K, numbers in a reduced row.
+    /// Dimensions K of a reduced row.
     pub fn dim(&self) -> usize {
         self.variances.len()
     }
 
-    /// D, numbers in a row to reduce.
+    /// Dimensions D of a row to reduce.
     pub fn full_dim(&self) -> usize {
         self.mean.len()
     }
 
-    /// Rows that it was fitted on.
+    /// Number of rows it was fitted on.
     pub fn rows(&self) -> usize {
         self.about.rows
     }
 
-    /// How it was found, for people.
+    /// Description of the method that found it.
     pub fn method(&self) -> &str {
         &self.about.method
     }
 
-    /// Share of the variance that the first `dim` components have.
+    /// Share of the total variance along the first `dim` components.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If there are fewer.
     pub fn explained(&self, dim: usize) -> f64 {
         self.variances[..dim].iter().map(|&v| f64::from(v)).sum::<f64>() / self.about.total_variance
     }
 
-    /// The first `dim` components alone, which are the reduction to so many numbers.
+    /// The first `dim` components, which are the reduction to `dim` dimensions.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If there are fewer.
     pub fn leading(&self, dim: usize) -> Reduction {
         let components = self.components[..dim * self.full_dim()].to_vec();
         Reduction::new(self.mean.clone(), components, self.variances[..dim].to_vec(), self.about.clone())
     }
 
-    /// Reduces rows (N, D) to (N, K). A row's numbers depend on that row alone, to the bit.
+    /// Reduces rows (N, D) to (N, K). The result of a row depends on that row alone, to the bit.
     ///
     /// # Panics
-    /// If these are no whole rows.
+    /// If `rows` are not whole rows.
     pub fn apply(&self, rows: &[f32]) -> Vec<f32> {
         let (width, dim) = (self.full_dim(), self.dim());
-        assert_eq!(rows.len() % width, 0, "whole rows of {width} numbers");
+        assert_eq!(rows.len() % width, 0, "whole rows of {width} dimensions");
         let mut reduced = vec![0.0; rows.len() / width * dim];
         for (rows, reduced) in rows.chunks(GROUP * width).zip(reduced.chunks_mut(GROUP * dim)) {
             let centre = |(value, mean): (&f32, &f32)| f64::from(*value) - f64::from(*mean);
@@ -152,15 +154,15 @@ impl Reduction {
         reduced
     }
 
-    /// Makes sure that it was fitted on what this network makes, of one view or two.
+    /// Checks that it was fitted on embeddings of this network, made with the same `flip`.
     ///
     /// # Errors
-    /// `Data` naming what differs.
+    /// `Data`, naming the differences.
     pub fn check_fits(&self, network: &Network, flip: bool) -> Result<()> {
         let dim = network.config.embedding_len();
         if dim != self.full_dim() {
             return Err(Error::Data(format!(
-                "the reduction is for {} numbers, the model makes {dim}: both must come from the same model and settings",
+                "the reduction is for {} dimensions, the model has {dim}: both must come from the same model and settings",
                 self.full_dim()
             )));
         }
@@ -170,12 +172,12 @@ impl Reduction {
             return Ok(());
         }
         Err(Error::Data(format!(
-            "the reduction was fitted on embeddings that were made with something else: {}",
+            "the reduction was fitted on embeddings of another model or settings: {}",
             found.join("; ")
         )))
     }
 
-    /// The `lat_wgpu` entry for the metadata of embeddings with `settings`, once they are reduced.
+    /// The `lat_wgpu` metadata entry of reduced embeddings, made of the entry before the reduction.
     pub fn settings_of_reduced(&self, settings: Option<Entry>) -> Entry {
         let reduction = json!({ "sha256": self.sha256, "dim": self.dim() });
         settings.unwrap_or_else(|| Entry::new("{}".to_string())).with("reduction", reduction)
@@ -184,7 +186,7 @@ impl Reduction {
     /// Writes tensors `mean` (D), `components` (K, D) and `variances` (K), all f32, as `.safetensors`.
     ///
     /// # Errors
-    /// `Io` where it can't be written.
+    /// `Io` if it can't be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let (dim, full) = (self.dim(), self.full_dim());
         let tensors = [
@@ -200,25 +202,25 @@ impl Reduction {
         }
         let about = match serde_json::to_string(&self.about) {
             Ok(about) => about,
-            Err(e) => unreachable!("numbers and words can always be written as JSON: {e}"),
+            Err(e) => unreachable!("numbers and strings always serialise: {e}"),
         };
         let metadata = HashMap::from([(ENTRY.to_string(), about)]);
         let failed = |e: safetensors::SafeTensorError| Error::io("write", path)(std::io::Error::other(e));
         write_atomically(path, &safetensors::serialize(views, Some(metadata)).map_err(failed)?)
     }
 
-    /// Reads what [`Self::write`] wrote.
+    /// Reads a file of [`Self::write`].
     ///
     /// # Errors
-    /// `Io` where it can't be read, is of another or a newer form, or holds numbers that aren't finite.
+    /// `Io` if it can't be read, has another or a newer format, or holds values that aren't finite.
     pub fn read(path: &Path) -> Result<Reduction> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         parse_file(&bytes).map_err(Error::invalid(path))
     }
 }
 
-/// The `lat_wgpu` entry for the metadata of embeddings: the network's settings, and what was done beyond one look at each
-/// image.
+/// The `lat_wgpu` metadata entry of embeddings: the network's settings, whether mirrored images are added, and the
+/// reduction.
 pub fn settings(network: &Network, flip: bool, reduction: Option<&Reduction>) -> Entry {
     let mut entry = lat_wgpu_metadata(&network.config, &network.preprocess, None);
     if flip {
@@ -235,14 +237,14 @@ fn bytes_of(numbers: &[f32]) -> Vec<u8> {
 }
 
 fn parse_file(bytes: &[u8]) -> std::result::Result<Reduction, String> {
-    let other = |e: safetensors::SafeTensorError| format!("is no reduction that this program wrote: {e}");
+    let other = |e: safetensors::SafeTensorError| format!("is no reduction written by this program: {e}");
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(other)?;
     let entry = header.metadata().as_ref().and_then(|entries| entries.get(ENTRY));
     let entry = entry.ok_or_else(|| format!("is no reduction: it has no entry {ENTRY}"))?;
     let value: Value = serde_json::from_str(entry).map_err(|e| format!("{ENTRY}: {e}"))?;
     match value["format"].as_u64() {
         Some(format) if format <= u64::from(FORMAT) => {}
-        format => return Err(format!("{ENTRY}: format {format:?}, this program understands up to {FORMAT}")),
+        format => return Err(format!("{ENTRY}: format {format:?}, this program reads up to {FORMAT}")),
     }
     let about: About = serde_json::from_value(value).map_err(|e| format!("{ENTRY}: {e}"))?;
     let tensors = SafeTensors::deserialize(bytes).map_err(other)?;
@@ -254,7 +256,7 @@ fn parse_file(bytes: &[u8]) -> std::result::Result<Reduction, String> {
         let numbers: Vec<f32> = tensor.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
         match numbers.iter().all(|v| v.is_finite()) {
             true => Ok((tensor.shape().to_vec(), numbers)),
-            false => Err(format!("tensor {name} holds a number that isn't finite")),
+            false => Err(format!("tensor {name} holds a value that isn't finite")),
         }
     };
     let ((mean_shape, mean), (shape, components), (variances_shape, variances)) =
@@ -267,13 +269,13 @@ fn parse_file(bytes: &[u8]) -> std::result::Result<Reduction, String> {
     }
 }
 
-/// Products of some rows with one component.
+/// Dot products of some rows with one component.
 fn products(rows: &[f64], component: &[f32]) -> Vec<f32> {
     let width = component.len();
     let mut products = Vec::with_capacity(rows.len() / width);
     let fours = rows.chunks_exact(4 * width);
     let rest = fours.remainder();
-    // Four at a time: a component is read once for all of them.
+    // Four rows at a time read the component once.
     for four in fours {
         products.extend(dots(std::array::from_fn::<_, 4, _>(|i| &four[i * width..][..width]), component));
     }
@@ -281,7 +283,7 @@ fn products(rows: &[f64], component: &[f32]) -> Vec<f32> {
     products
 }
 
-/// The product of each row with a component: always the same four sums, whatever other rows there are.
+/// The dot product of each row with a component. Always adds the same four sums, so rows don't affect each other.
 fn dots<const ROWS: usize>(rows: [&[f64]; ROWS], component: &[f32]) -> [f32; ROWS] {
     let mut sums = [[0.0f64; 4]; ROWS];
     let (component, component_rest) = component.as_chunks::<4>();
@@ -290,7 +292,7 @@ fn dots<const ROWS: usize>(rows: [&[f64]; ROWS], component: &[f32]) -> [f32; ROW
         let component = component.map(f64::from);
         for (sums, fours) in sums.iter_mut().zip(&fours) {
             let values = &fours[at];
-            // By index: this is what the compiler keeps in registers.
+            // Indexing lets the compiler keep the sums in registers.
             for i in 0..4 {
                 sums[i] += values[i] * component[i];
             }
@@ -307,21 +309,21 @@ fn called(rows: &dyn Rows, row: usize) -> String {
     format!("row {row}{}", rows.name(row).map_or(String::new(), |name| format!(" ({name})")))
 }
 
-/// Rows as a reduction makes them, while they are read.
+/// Rows that are reduced as they are read.
 pub struct Reduced<'a> {
     rows: &'a dyn Rows,
     reduction: &'a Reduction,
 }
 
 impl<'a> Reduced<'a> {
-    /// Puts a reduction in front of rows.
+    /// Applies a reduction to rows.
     ///
     /// # Errors
-    /// `Data` where it is for rows of another length.
+    /// `Data` if it is for other dimensions.
     pub fn new(rows: &'a dyn Rows, reduction: &'a Reduction) -> Result<Self> {
         if rows.dim() != reduction.full_dim() {
             return Err(Error::Data(format!(
-                "the reduction is for rows of {} numbers, these have {}",
+                "the reduction is for rows of {} dimensions, these have {}",
                 reduction.full_dim(),
                 rows.dim()
             )));
@@ -351,7 +353,7 @@ impl Rows for Reduced<'_> {
             if let Some(at) = out.iter().position(|v| !v.is_finite()) {
                 let row = start + at / dim;
                 return Err(Error::Data(format!(
-                    "{} is not finite in fewer numbers: number {} is {}",
+                    "{} is not finite in fewer dimensions: dimension {} is {}",
                     called(self.rows, row),
                     at % dim,
                     out[at]

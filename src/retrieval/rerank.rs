@@ -1,14 +1,14 @@
 //! k-reciprocal re-ranking (Zhong et al. 2017, "Re-ranking Person Re-identification with k-reciprocal Encoding").
 //!
-//! Images count as alike if they are among each other's nearest, and more so the more such neighbours they share.
-//! The published algorithm holds several N × N matrices of all N = queries + gallery images. Here an image keeps its
-//! k nearest, and its row of V the few values that are not 0; distances come by in chunks, twice: once for the
-//! neighbours and once for the weights, and a third time for the queries. The results are those of the dense algorithm.
+//! Images are similar if they are among each other's nearest, and more similar the more such neighbours they share. The
+//! published algorithm holds several N × N matrices of all N = queries + gallery images. This one keeps the k nearest
+//! of
+//! each image, and the nonzero values of its row of V. It computes distances in chunks three times: for the neighbours,
+//! for the weights, and for the queries' final distances. The results are those of the dense algorithm.
 //!
-//! Source: sections 3.2 to 3.5 of the paper; where it leaves a choice, the authors' program. Distances are squared
-//! Euclidean. Each image's distances are divided by their largest, before they become weights exp(-d) as well as in
-//! the final blend. Of equally near images the one that the list has first is the nearer. k1/2 is rounded half to
-//! even.
+//! Source: sections 3.2 to 3.5 of the paper, and the authors' program where the paper leaves a choice. Distances are
+//! squared Euclidean. Each image's distances are divided by their largest, for the weights exp(-d) and for the final
+//! blend. Equally near images are ordered as in the list. k1/2 is rounded half to even.
 
 use super::distances::{DistanceRows, visit};
 use super::metrics::nearer;
@@ -17,17 +17,17 @@ use crate::observer::Stage;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// What a candidate must share of its own neighbours for these to join (the paper's equation 4).
+/// Share of a candidate's neighbours that must be shared for all of them to join (the paper's equation 4).
 const SHARED: f64 = 2. / 3.;
 
-/// The settings of the paper, by its names.
+/// Settings, named as in the paper.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RerankOptions {
-    /// Neighbours that must be mutual, the image itself not counted.
+    /// Neighbours that must be mutual, without the image itself.
     pub k1: usize,
-    /// Images whose rows of V are averaged, the image itself counted; 1: none.
+    /// Images whose rows of V are averaged, with the image itself; 1 averages none.
     pub k2: usize,
-    /// λ, the weight of the original distance, from 0 to 1.
+    /// Weight λ of the original distance, from 0 to 1.
     pub lambda: f64,
 }
 
@@ -38,8 +38,10 @@ impl Default for RerankOptions {
 }
 
 impl RerankOptions {
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// `Usage` for a value that makes no sense.
+    /// `Usage` for an impossible value.
     pub fn check(&self) -> Result<()> {
         let wrong = |text: String| Err(Error::Usage(format!("re-ranking: {text}")));
         match self {
@@ -58,20 +60,20 @@ impl RerankOptions {
     }
 }
 
-/// Rows of a matrix, the values that are not 0: (column, value), columns ascending.
+/// Rows of a sparse matrix: nonzero values as (column, value), by ascending column.
 type Sparse = Vec<Vec<(u32, f64)>>;
 
-/// Re-ranked distances between the first images of a list, the queries, and its last ones, the gallery.
+/// Re-ranked distances from queries, the first images of a list, to the gallery, its last images.
 pub struct Reranked<'d> {
     /// From every image to every image.
     distances: &'d mut dyn DistanceRows,
     encoding: Encoding,
 }
 
-/// What re-ranking knows about the images, their original distances apart.
+/// The data of re-ranking without the original distances.
 pub struct Encoding {
     queries: usize,
-    /// First image of the gallery.
+    /// Index of the first gallery image.
     gallery: usize,
     lambda: f64,
     /// Largest distance of each query.
@@ -83,17 +85,18 @@ pub struct Encoding {
 }
 
 impl<'d> Reranked<'d> {
-    /// Finds neighbours and encodes all images.
+    /// Finds the neighbours of all images and encodes them.
     ///
-    /// `distances` are those from every image of a list to every image of it. Its first `queries` images are the
-    /// queries; the gallery begins at image `gallery`: after the queries, or at 0 if every image is both.
-    /// `stage` advances by twice the images.
+    /// `distances` are those from all images of a list to all. The first `queries` images are the queries. The gallery
+    /// starts at image `gallery`: after the queries, or at 0 if every image is both. `stage` advances by twice the
+    /// number
+    /// of images.
     ///
     /// # Errors
-    /// `Usage` for impossible options; what the distances report; `Interrupted`.
+    /// `Usage` for impossible options; errors of the distances; `Interrupted`.
     ///
     /// # Panics
-    /// If the distances are not square, or too few.
+    /// If the distances are not square or too few.
     pub fn new(
         distances: &'d mut dyn DistanceRows,
         queries: usize,
@@ -131,14 +134,14 @@ impl<'d> Reranked<'d> {
         Ok(Reranked { distances, encoding })
     }
 
-    /// What it knows, for whoever has the original distances at hand.
+    /// Returns the encoding, for callers that have the original distances.
     pub fn into_encoding(self) -> Encoding {
         self.encoding
     }
 }
 
 impl Encoding {
-    /// Re-ranked distances (G), in double precision, of one query, from its original distances to all images (N).
+    /// Re-ranked distances (G) of one query, from its original distances to all images (N).
     pub fn row(&self, query: usize, original: &[f32]) -> Vec<f64> {
         let mut shared = vec![0.0; original.len() - self.gallery];
         for &(column, own) in &self.encoded[query] {
@@ -146,7 +149,7 @@ impl Encoding {
                 shared[row as usize] += own.min(theirs);
             }
         }
-        // Each row of V sums up to 1: the union of two is 2 - what they share.
+        // Each row of V sums to 1, so the union of two is 2 - their intersection.
         for (value, &distance) in shared.iter_mut().zip(&original[self.gallery..]) {
             let jaccard = 1.0 - *value / (2.0 - *value);
             *value = jaccard * (1.0 - self.lambda) + normalised(distance, self.largest[query]) * self.lambda;
@@ -179,14 +182,14 @@ impl DistanceRows for Reranked<'_> {
     }
 }
 
-/// A distance as part of the largest of its row; 0 where all are 0.
+/// A distance divided by the largest of its row; 0 if all are 0.
 fn normalised(distance: f32, largest: f32) -> f64 {
     if largest > 0.0 { f64::from(distance) / f64::from(largest) } else { 0.0 }
 }
 
-/// The nearest of every image.
+/// The nearest images of every image.
 struct Nearest {
-    /// For each image, nearest first; itself is one of them unless others are at distance 0 as well.
+    /// For each image, nearest first. They include the image itself, unless others too are at distance 0.
     rows: Vec<Vec<u32>>,
     /// Largest distance of each image.
     largest: Vec<f32>,
@@ -216,13 +219,13 @@ impl Nearest {
     }
 }
 
-/// Those of an image's k + 1 nearest that have it among theirs (the paper's equation 3).
+/// The k + 1 nearest of an image that have it among their own k + 1 nearest (the paper's equation 3).
 fn reciprocal(nearest: &[Vec<u32>], image: usize, k: usize) -> Vec<u32> {
     let first = |row: usize| nearest[row].iter().take(k + 1);
     first(image).copied().filter(|&other| first(other as usize).any(|&back| back as usize == image)).collect()
 }
 
-/// An image's reciprocal neighbours, and those of each that shares enough of its own (equation 4); ascending.
+/// An image's reciprocal neighbours, joined by those of each neighbour that shares enough (equation 4); ascending.
 fn expanded_neighbours(nearest: &[Vec<u32>], image: usize, options: &RerankOptions) -> Vec<u32> {
     let mutual = reciprocal(nearest, image, options.k1);
     let mut expanded = mutual.clone();
@@ -238,7 +241,7 @@ fn expanded_neighbours(nearest: &[Vec<u32>], image: usize, options: &RerankOptio
     expanded
 }
 
-/// A row of V: exp(-distance) of the neighbours, summing up to 1 (equation 7).
+/// A row of V: exp(-distance) of the neighbours, divided by their sum (equation 7).
 fn weights(neighbours: &[u32], distances: &[f32], largest: f32) -> Vec<(u32, f64)> {
     let weight = |&other: &u32| (other, (-normalised(distances[other as usize], largest)).exp());
     let mut row: Vec<(u32, f64)> = neighbours.iter().map(weight).collect();
@@ -247,13 +250,13 @@ fn weights(neighbours: &[u32], distances: &[f32], largest: f32) -> Vec<(u32, f64
     row
 }
 
-/// Each row of V as the mean of those of the image's `k2` nearest (equation 11).
+/// Replaces each row of V by the mean of the rows of the image's `k2` nearest (equation 11).
 fn averaged(encoded: &Sparse, nearest: &[Vec<u32>], k2: usize) -> Sparse {
     let mean = |(sums, touched): &mut (Vec<f64>, Vec<u32>), near: &Vec<u32>| {
         let count = near.len().min(k2);
         for &image in &near[..count] {
             for &(column, value) in &encoded[image as usize] {
-                // Weights are above 0, so a sum of 0 is one that nobody has added to.
+                // Weights are positive, so a sum of 0 is untouched.
                 if sums[column as usize] == 0.0 {
                     touched.push(column);
                 }

@@ -1,28 +1,28 @@
-//! Which distance means "same person": error rates of saying so for every pair up to a threshold.
+//! Verification: error rates of taking a pair for the same person if its distance is up to a threshold.
 //!
-//! Pairs are a query and a gallery image that the protocol shows it; queries that show nobody in particular are left
-//! out. Pairs are counted in bins of distance, 65,536 to a factor of two, in memory that doesn't grow with their
-//! number. A threshold is the upper end of a bin: every rate told for a threshold is exact for it, but thresholds
-//! inside a bin, closer than 1.5e-5 of their value, are not tried.
+//! A pair is a query of a known person and a gallery image that the protocol doesn't leave out. Pairs are counted in
+//! bins
+//! of distance, 65,536 per factor of two, so memory doesn't grow with their number. Thresholds are the upper ends of
+//! bins, 1.5e-5 of their value apart. Their rates are exact.
 
 use super::metrics::{Relation, Retrieval};
 use crate::datasets::labels::Person;
 use std::ops::Range;
 
-/// Bits of an f32 that a bin doesn't look at: of 23 of the mantissa, 16 count.
+/// Low bits of an f32 that a bin ignores: 16 of the mantissa's 23 bits count.
 const DROPPED_BITS: u32 = 7;
-/// Bins of one exponent.
+/// Bins per exponent.
 const OCTAVE: usize = 1 << 16;
 /// Exponents of a positive f32.
 const OCTAVES: usize = 256;
-/// False positive rates that are always looked at.
+/// False positive rates that are always reported.
 pub const RATES: [f64; 3] = [1e-2, 1e-3, 1e-4];
-/// Bins of the histogram for people.
+/// Bins of the reported histogram.
 const SHOWN_BINS: usize = 50;
-/// Most points of the curve that is told.
+/// Most points of the reported curve.
 const SHOWN_POINTS: usize = 200;
 
-/// Counts of distances by bin; octaves that nothing falls into take no memory.
+/// Counts of distances by bin. Empty octaves take no memory.
 struct Counts {
     octaves: Vec<Option<Box<[u64]>>>,
     total: u64,
@@ -34,7 +34,7 @@ impl Counts {
     }
 
     fn add(&mut self, distance: f32) {
-        // Bits of numbers from 0 up are in the order of the numbers. Rounding can leave a little less than 0.
+        // The bits of floats from 0 up have the order of the floats. Rounding can make a distance slightly negative.
         let distance = if distance > 0.0 { distance } else { 0.0 };
         let bin = (distance.to_bits() >> DROPPED_BITS) as usize;
         let octave = self.octaves[bin / OCTAVE].get_or_insert_with(|| vec![0; OCTAVE].into_boxed_slice());
@@ -47,7 +47,7 @@ impl Counts {
     }
 }
 
-/// Pairs at distances up to `threshold`.
+/// Numbers of pairs at distances up to `threshold`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Step {
     threshold: f32,
@@ -58,25 +58,25 @@ struct Step {
 /// A threshold and its rates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RocPoint {
-    /// Pairs at squared distances up to this one count as the same person.
+    /// Largest squared distance of a pair that is taken for the same person.
     pub threshold: f32,
-    /// Share of the pairs of different persons that are taken for the same.
+    /// Share of the pairs of different persons that are taken for the same person.
     pub false_positive_rate: f64,
-    /// Share of the pairs of the same person that are taken for the same.
+    /// Share of the pairs of the same person that are taken for the same person.
     pub true_positive_rate: f64,
 }
 
-/// The largest threshold within a false positive rate.
+/// The largest threshold that keeps a false positive rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OperatingPoint {
-    /// The rate asked for.
+    /// The wanted rate.
     pub wanted: f64,
-    /// What is reached; `None` if already the smallest distance takes more different pairs for the same.
+    /// The point that keeps it; `None` if the smallest distance already exceeds it.
     pub reached: Option<RocPoint>,
 }
 
 impl OperatingPoint {
-    /// Share of the pairs of the same person that are found.
+    /// The true positive rate reached; 0 if none is.
     pub fn true_positive_rate(&self) -> f64 {
         self.reached.map_or(0.0, |point| point.true_positive_rate)
     }
@@ -85,7 +85,7 @@ impl OperatingPoint {
 /// Numbers of pairs by distance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
-    /// Bin i is from `edges[i]` up to below `edges[i + 1]`; the last one has its upper edge too.
+    /// Bin i is from `edges[i]` up to below `edges[i + 1]`. The last bin includes its upper edge.
     pub edges: Vec<f32>,
     /// Pairs of the same person.
     pub same: Vec<u64>,
@@ -93,28 +93,28 @@ pub struct Histogram {
     pub different: Vec<u64>,
 }
 
-/// Same or different: how well the distance tells.
+/// Results of verification.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// Pairs of the same person.
     pub same_pairs: u64,
     /// Pairs of different persons.
     pub different_pairs: u64,
-    /// Equal error rate: where the curve, straight between its points, has as many false positives as misses.
+    /// Equal error rate: the false positive rate that equals the rate of misses, interpolated between points.
     pub equal_error_rate: f64,
-    /// The first threshold with no fewer false positives than misses.
+    /// The first threshold whose false positive rate is at least its rate of misses.
     pub equal_error_threshold: f32,
-    /// For each of [`RATES`].
+    /// One for each of [`RATES`].
     pub operating_points: Vec<OperatingPoint>,
-    /// For the rate asked for beside these.
+    /// The operating point for the caller's target rate.
     pub target: Option<OperatingPoint>,
-    /// The receiver operating characteristic: some of its points, the last one at (1, 1).
+    /// Some points of the receiver operating characteristic, the last one at (1, 1).
     pub roc: Vec<RocPoint>,
     /// Pairs by distance.
     pub histogram: Histogram,
 }
 
-/// Counts pairs while their distances go by.
+/// Counts pairs from distances that come a few queries at a time.
 pub struct Verification<'a> {
     retrieval: Retrieval<'a>,
     same: Counts,
@@ -122,12 +122,12 @@ pub struct Verification<'a> {
 }
 
 impl<'a> Verification<'a> {
-    /// Nothing counted yet.
+    /// Creates empty counts.
     pub fn new(retrieval: Retrieval<'a>) -> Verification<'a> {
         Verification { retrieval, same: Counts::new(), different: Counts::new() }
     }
 
-    /// Counts the queries of a range; `rows` are their distances, (range.len(), gallery).
+    /// Counts the queries of `range` with their distances `rows` (range.len(), gallery).
     ///
     /// # Panics
     /// If `rows` has another length.
@@ -148,7 +148,7 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// The rates, also at a target false positive rate; `None` unless there are pairs of both kinds.
+    /// Returns the rates, also for a `target` false positive rate. `None` unless there are pairs of both kinds.
     pub fn finish(self, target: Option<f64>) -> Option<Report> {
         let Verification { same, different, .. } = self;
         if same.total == 0 || different.total == 0 {
@@ -179,7 +179,7 @@ impl<'a> Verification<'a> {
     }
 }
 
-/// The counts up to each bin that is not empty.
+/// The cumulative counts up to each bin that is not empty.
 fn steps(same: &Counts, different: &Counts) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let (mut same_sum, mut different_sum) = (0, 0);
@@ -200,13 +200,13 @@ fn steps(same: &Counts, different: &Counts) -> Vec<Step> {
     steps
 }
 
-/// The equal error rate, and the first threshold with no fewer false positives than misses.
+/// The equal error rate and its threshold, as in [`Report`].
 fn equal_error(curve: &[RocPoint]) -> (f64, f32) {
     let (mut positives, mut misses) = (0.0, 1.0);
     for point in curve {
         let (next_positives, next_misses) = (point.false_positive_rate, 1.0 - point.true_positive_rate);
         if next_positives >= next_misses {
-            // Where the straight line from the last point crosses positives = misses.
+            // The line from the last point crosses positives = misses here.
             let part = (misses - positives) / ((next_positives - positives) + (misses - next_misses));
             return (positives + part * (next_positives - positives), point.threshold);
         }
@@ -215,7 +215,7 @@ fn equal_error(curve: &[RocPoint]) -> (f64, f32) {
     unreachable!("the last point of the curve has no misses")
 }
 
-/// At most about [`SHOWN_POINTS`] points of a curve, evenly spread over both of its axes, and the last.
+/// About [`SHOWN_POINTS`] points of a curve, evenly spread over both axes, with the last point.
 fn thinned(curve: &[RocPoint]) -> Vec<RocPoint> {
     let travelled = |point: &RocPoint| {
         ((point.false_positive_rate + point.true_positive_rate) / 2.0 * SHOWN_POINTS as f64) as usize
@@ -223,7 +223,7 @@ fn thinned(curve: &[RocPoint]) -> Vec<RocPoint> {
     let mut shown: Vec<RocPoint> = Vec::new();
     for (i, point) in curve.iter().enumerate() {
         let next = curve.get(i + 1);
-        // The last one of each stretch.
+        // Keeps the last point of each step.
         if next.is_none_or(|next| travelled(next) > travelled(point)) {
             shown.push(*point);
         }

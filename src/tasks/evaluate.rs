@@ -14,7 +14,7 @@ use crate::gpu::Context;
 use crate::images::walk::{Image, LeftOut};
 use crate::observer::{Observer, Stage};
 use crate::retrieval::distances::visit;
-use crate::retrieval::lists::{Place, RankedLists};
+use crate::retrieval::lists::{Ranked, RankedLists};
 use crate::retrieval::metrics::{Reason, Retrieval, Rules, Scorer, Scores};
 use crate::retrieval::neighbours::Neighbours;
 use crate::retrieval::rerank::{RerankOptions, Reranked};
@@ -277,7 +277,7 @@ pub struct Outcome {
 /// Ranked lists and what they are about.
 pub struct Listed {
     /// The first places for each query; re-ranked, if that was asked for.
-    pub lists: Vec<Vec<Place>>,
+    pub lists: Vec<Vec<Ranked>>,
     /// The queries.
     pub queries: Labelled,
     /// `None`: the queries themselves.

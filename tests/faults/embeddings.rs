@@ -289,7 +289,7 @@ fn distances_that_are_not_finite_are_errors() {
     assert_says(&eval("ok.npy", "big_vals.npy", &[]), &["big_vals.npy", "query 0", "row of the gallery 0"]);
     // Squares that vanish would make all distances equal.
     embeddings(&here.join("short.npy"), |row, place| 1e-25 * ordinary(row, place));
-    assert_says(&eval("short.npy", "fine.npy", &[]), &["short.npy", "query 0", "lost in f32"]);
+    assert_says(&eval("short.npy", "fine.npy", &[]), &["short.npy", "query 0", "underflows in f32"]);
     // Large numbers that distances can be had of are no fault.
     embeddings(&here.join("large.npy"), |row, place| 1e17 * ordinary(row, place));
     expect(0, here, &["eval", "--query-embeddings", "large.npy", "--gallery-embeddings", "large.npy"]);

@@ -1,10 +1,12 @@
 //! Principal components of a gallery.
 //!
-//! Two methods, both in f64 and independent of the number of threads; rows are read block by block:
-//! - up to [`MAX_COVARIANCE`] dimensions: the eigenvectors of the covariance, D² numbers in memory, three passes over the
+//! Two methods read the rows in blocks and compute in f64, independent of the number of threads:
+//! - up to [`MAX_COVARIANCE`] dimensions, the eigenvectors of the covariance: D² values in memory, three passes over
+//! the
 //!   rows;
-//! - above: subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4, until the variance that it finds stops
-//!   growing): 3·D·L numbers in memory with L = 5/4·K + 16, and 4·N·D·L operations in each of some ten passes.
+//! - above, subspace iteration until the variance found stops growing (Halko, Martinsson and Tropp 2011, algorithm
+//! 4.4):
+//!   3·D·L values in memory with L = 5/4·K + 16, and 4·N·D·L operations in each of about ten passes.
 
 use std::ops::Range;
 
@@ -19,38 +21,39 @@ use crate::observer::{Observer, Stage};
 use crate::rng;
 use crate::storage::entry::Entry;
 
-/// Most numbers in a row whose covariance is taken as a whole.
+/// Most dimensions for which the whole covariance is computed.
 pub const MAX_COVARIANCE: usize = 2048;
-/// Rows that a fit looks at, unless told otherwise: far more than the components they decide.
+/// Default number of rows to fit on: far more than the number of components.
 pub const FIT_ROWS: usize = 20_000;
 
 /// Columns of a matrix that one task works on.
 const PANEL: usize = 64;
 /// Most passes of the subspace iteration.
 const MAX_PASSES: usize = 20;
-/// Share of the whole variance by which a pass must better the one before, or it was the last.
+/// Share of the total variance that a pass must gain for another pass to follow.
 const ENOUGH: f64 = 1e-5;
-/// Stream of the random numbers that the subspace iteration starts from.
+/// Stream of random numbers for the start of the subspace iteration.
 const STREAM: u64 = 0x5ca1e;
 
-/// How a fit is made.
+/// Options of a fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FitOptions {
-    /// K, numbers to reduce to.
+    /// Dimensions K to reduce to.
     pub dim: usize,
-    /// Most rows to look at, evenly spaced.
+    /// Most rows to fit on, evenly spaced.
     pub rows: usize,
-    /// Where the subspace iteration starts from.
+    /// Seed of the subspace iteration.
     pub seed: u64,
 }
 
 impl Reduction {
-    /// Fits the components to a gallery. `settings` is the `lat_wgpu` entry of its metadata; a signal is
-    /// looked for between blocks.
+    /// Fits the components to a gallery. `settings` is the `lat_wgpu` entry of its metadata. Polls for a signal between
+    /// blocks.
     ///
     /// # Errors
-    /// `Usage` where K is 0, or more than D or the number of rows; `Data` where a number isn't finite or all rows are the
-    /// same; what the rows report; `Interrupted`.
+    /// `Usage` if K is 0, or larger than D or the number of rows; `Data` if a value isn't finite or all rows are the
+    /// same;
+    /// errors of the rows; `Interrupted`.
     pub fn fit(
         rows: &dyn Rows,
         settings: Option<&Entry>,
@@ -61,12 +64,12 @@ impl Reduction {
         let (dim, most) = (options.dim, rows.dim().min(count));
         if dim == 0 || dim > most {
             return Err(Error::Usage(format!(
-                "{count} rows of {} numbers are reduced to 1 to {most} numbers, not to {dim}",
+                "{count} rows of {} dimensions can be reduced to 1 to {most} dimensions, not to {dim}",
                 rows.dim()
             )));
         }
         let chosen = (0..count).map(|i| (i as u128 * rows.len() as u128 / count as u128) as usize).collect();
-        // Within faer nothing is shared among threads: sums would depend on how many there are.
+        // Parallel sums in faer would depend on the number of threads.
         faer::set_global_parallelism(Par::Seq);
         let stage = Stage::new(observer, "principal components", 0, "nothing was written");
         let mut sample = Sample { rows: Selected::new(rows, chosen), mean: vec![0.0; rows.dim()], stage };
@@ -84,7 +87,7 @@ impl Reduction {
         if let Some(at) = variances.iter().position(|&v| !(v as f32).is_finite()) {
             let farthest = sample.farthest()?;
             return Err(Error::Data(format!(
-                "the variance along component {at} is not finite in f32: {} is the farthest from the mean",
+                "the variance along component {at} is not finite in f32; {} is the farthest from the mean",
                 sample.called(farthest)
             )));
         }
@@ -102,7 +105,7 @@ impl Reduction {
     }
 }
 
-/// Columns (D, K) as rows (K, D), each with its largest number positive: a direction has two signs.
+/// Columns (D, K) as rows (K, D), each with the sign that makes its largest value positive.
 fn rows_of(columns: &Mat<f64>) -> Vec<f32> {
     let mut rows = Vec::with_capacity(columns.nrows() * columns.ncols());
     for column in (0..columns.ncols()).map(|k| columns.col_as_slice(k)) {
@@ -113,7 +116,7 @@ fn rows_of(columns: &Mat<f64>) -> Vec<f32> {
     rows
 }
 
-/// Rows that a reduction is fitted on, block by block.
+/// Rows that a reduction is fitted on.
 struct Sample<'a> {
     rows: Selected<'a>,
     /// (D).
@@ -122,7 +125,7 @@ struct Sample<'a> {
 }
 
 impl Sample<'_> {
-    /// Shows all rows, some at a time, without the mean: (rows, D).
+    /// Calls `each` with all centred rows (rows, D), a block at a time.
     fn visit(&mut self, mut each: impl FnMut(Range<usize>, &[f64]) -> Result<()>) -> Result<()> {
         let (count, dim) = (self.rows.len(), self.rows.dim());
         let step = (BLOCK / (dim * size_of::<f64>())).clamp(1, count);
@@ -142,7 +145,7 @@ impl Sample<'_> {
         Ok(())
     }
 
-    /// Finds the mean, and returns the variance in all directions.
+    /// Finds the mean, and returns the total variance.
     fn find_mean(&mut self) -> Result<f64> {
         let (count, dim) = (self.rows.len() as f64, self.rows.dim());
         let mut sum = vec![0.0; dim];
@@ -157,7 +160,7 @@ impl Sample<'_> {
             Ok(())
         })?;
         if let Some(bad) = bad {
-            return Err(Error::Data(format!("{} holds a number that isn't finite", self.called(bad))));
+            return Err(Error::Data(format!("{} holds a value that isn't finite", self.called(bad))));
         }
         self.mean = sum.into_iter().map(|sum| sum / count).collect();
         let mut squares = 0.0;
@@ -173,7 +176,7 @@ impl Sample<'_> {
         called(self.rows.whole(), self.rows.row(row))
     }
 
-    /// Which of its rows is the farthest from the mean.
+    /// The row that is farthest from the mean.
     fn farthest(&mut self) -> Result<usize> {
         let (dim, mut most, mut farthest) = (self.rows.dim(), -1.0, 0);
         self.visit(|range, rows| {
@@ -188,7 +191,7 @@ impl Sample<'_> {
         Ok(farthest)
     }
 
-    /// Components (D, K) and their variances by the eigenvectors of the covariance.
+    /// Components (D, K) and their variances, as eigenvectors of the covariance.
     fn by_covariance(&mut self, dim: usize) -> Result<(Mat<f64>, Vec<f64>)> {
         let (count, full) = (self.rows.len() as f64, self.rows.dim());
         let mut covariance = Mat::<f64>::zeros(full, full);
@@ -204,7 +207,7 @@ impl Sample<'_> {
         Ok((leading_columns(&vectors, dim), variances[..dim].to_vec()))
     }
 
-    /// The same by subspace iteration, and the passes it took.
+    /// The same by subspace iteration, with the number of passes.
     fn by_iteration(&mut self, dim: usize, total: f64, seed: u64) -> Result<(Mat<f64>, Vec<f64>, usize)> {
         let (count, full) = (self.rows.len(), self.rows.dim());
         let wide = (dim + dim / 4 + 16).min(full).min(count);
@@ -212,7 +215,7 @@ impl Sample<'_> {
         let mut basis = Mat::from_fn(full, wide, random).qr().compute_thin_Q();
         let mut before = 0.0;
         for pass in 1.. {
-            // What the covariance makes of the basis: (D, L).
+            // The covariance times the basis (D, L).
             let mut image = Mat::<f64>::zeros(full, wide);
             self.visit(|range, rows| {
                 let rows = MatRef::from_row_major_slice(rows, range.len(), full);
@@ -238,7 +241,7 @@ impl Sample<'_> {
     }
 }
 
-/// Eigenvectors of a symmetric matrix as columns, and its eigenvalues, the largest first.
+/// Eigenvectors of a symmetric matrix as columns, and its eigenvalues in descending order.
 fn eigenvectors(matrix: &Mat<f64>) -> Result<(Mat<f64>, Vec<f64>)> {
     let solved = matrix.self_adjoint_eigen(Side::Lower);
     let solved = solved
@@ -259,7 +262,7 @@ mod tests {
     use super::*;
     use crate::embeddings::Embeddings;
 
-    /// `count` rows around a point of their own in a random subspace of `rank` directions, whose spreads halve.
+    /// `count` rows around a random point, in a random subspace of `rank` directions with halving spreads.
     fn cloud(count: usize, full: usize, rank: usize, noise: f32) -> Embeddings {
         let random = |stream: u64, i: usize| rng::uniform(3, stream, i as u64) - 0.5;
         let mut rows = vec![0.0; count * full];
@@ -284,9 +287,9 @@ mod tests {
         a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
     }
 
-    /// Both ways of fitting, on rows that lie in a subspace of as many directions as are kept.
+    /// Both methods, on rows in a subspace of as many directions as are kept.
     #[test]
-    fn a_subspace_is_kept_whole() {
+    fn reduction_keeps_a_subspace() {
         for (full, method) in [(40, "covariance"), (MAX_COVARIANCE + 10, "subspace iteration")] {
             let (count, rank) = (60, 4);
             let cloud = cloud(count, full, rank, 0.0);
@@ -331,7 +334,7 @@ mod tests {
                 }
             }
             assert!(reduction.variances.is_sorted_by(|a, b| a >= b), "{:?}", reduction.variances);
-            // A component's variance is that of the reduced rows along it; their mean is 0.
+            // The variance of a component is that of the reduced rows along it, with mean 0.
             let reduced = reduction.apply(&cloud.rows);
             for k in 0..dim {
                 let column: Vec<f64> = reduced.chunks(dim).map(|row| f64::from(row[k])).collect();
@@ -342,7 +345,7 @@ mod tests {
                 assert!((variance / wanted - 1.0).abs() < 1e-3, "{full}: {variance} along {k}, not {wanted}");
             }
             assert_eq!(fit(&cloud, dim), reduction);
-            // A row's numbers don't depend on its neighbours.
+            // A row's result doesn't depend on other rows.
             let alone: Vec<f32> = cloud.rows.chunks(full).flat_map(|row| reduction.apply(row)).collect();
             assert_eq!(alone, reduced);
             // Fewer components are the first ones.
@@ -354,9 +357,9 @@ mod tests {
         }
     }
 
-    /// Subspace iteration finds what the covariance has.
+    /// Subspace iteration finds the variance that the covariance gives.
     #[test]
-    fn both_ways_agree() {
+    fn both_methods_agree() {
         let full = 120;
         let cloud = cloud(400, full, 12, 0.05);
         let exact = fit(&cloud, 8);
@@ -373,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_keeps_all() {
+    fn a_written_file_reads_back() {
         let dir = tempfile::tempdir().unwrap();
         let cloud = cloud(20, 12, 3, 0.1);
         let mut reduction = fit(&cloud, 5);
@@ -423,14 +426,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_fitted_is_said() {
+    fn fit_reports_errors() {
         let cloud = cloud(20, 12, 3, 0.1);
         let fit = |rows: &dyn Rows, dim, most| {
             let options = FitOptions { dim, rows: most, seed: 1 };
             Reduction::fit(rows, None, options, &()).err().map(|e| e.to_string()).unwrap_or_default()
         };
         for (dim, most) in [(0, 20), (13, 20), (6, 5)] {
-            assert!(fit(&cloud, dim, most).contains("are reduced to"), "{dim} of {most}");
+            assert!(fit(&cloud, dim, most).contains("can be reduced to"), "{dim} of {most}");
         }
         assert_eq!(fit(&cloud, 5, 5), "");
         let same = Embeddings { paths: Vec::new(), dim: 2, rows: vec![1.0; 8] };

@@ -1,25 +1,25 @@
-//! A camera: the place that it watches, how people pass there, and what it makes of the light.
+//! The scene of a camera: its background, the directions of passers, and its colours.
 
 use super::canvas::{Canvas, Colour, Dice, Noise, Normal, blend, mix};
 use super::person::{self, Looks, Pose, View};
 
-/// Size of the place that is painted, in pixels of an image's canvas: images are cut from it.
+/// Size of the background that images are cut from, in canvas pixels.
 const WIDTH: usize = 640;
 const HEIGHT: usize = 320;
 
-/// What one camera sees and how.
-pub(super) struct Place {
-    /// The place without the persons of the data set.
-    scene: Canvas,
-    /// Where the light comes from.
+/// Background and properties of one camera.
+pub(super) struct Scene {
+    /// The scene without persons of the data set.
+    background: Canvas,
+    /// Direction of the light.
     pub light: Normal,
-    /// How much is seen from above, 0 to ½.
+    /// Elevation of the camera, 0 to ½.
     pub above: f32,
-    /// Whether people pass from left to right, or come and go.
+    /// True if people pass from left to right; else they come and go.
     pub across: bool,
-    /// Pixels of the image that one pixel of the sensor covers.
+    /// Image pixels per pixel of the sensor.
     pub coarse: f32,
-    /// Half width of the lens' blur, in pixels of the canvas.
+    /// Half width of the lens's blur, in canvas pixels.
     pub blur: f32,
     gains: Colour,
     contrast: f32,
@@ -30,19 +30,19 @@ pub(super) struct Place {
     pub grain: f32,
 }
 
-impl Place {
-    /// The place of camera `number`, from 1.
-    pub fn roll(seed: u64, number: u32, noise: &Noise) -> Place {
+impl Scene {
+    /// The scene of camera `number`, from 1.
+    pub fn roll(seed: u64, number: u32, noise: &Noise) -> Scene {
         let mut dice = Dice::new(seed, 2, u64::from(number));
-        // Neighbours differ: one warm and one cold, one bright and one dark, one along the way and one across.
+        // Successive cameras differ: warm or cold, bright or dark, along or across the walk.
         let (even, second) = (number.is_multiple_of(2), (number / 2).is_multiple_of(2));
         let warmth = dice.roll(0.03, 0.09) * if even { 1.0 } else { -1.0 };
         let exposure = if second { dice.roll(1.0, 1.14) } else { dice.roll(0.84, 0.98) };
         let green = dice.roll(0.95, 1.05);
         let light_x = dice.roll(-0.7, 0.7);
         let above = dice.roll(0.0, 0.5);
-        Place {
-            scene: paint_scene(&mut dice, seed, number, above, noise),
+        Scene {
+            background: paint_background(&mut dice, seed, number, above, noise),
             light: [light_x, -0.5, 0.6],
             above,
             across: even,
@@ -57,7 +57,7 @@ impl Place {
         }
     }
 
-    /// A part of the place as the background of an image: from `left` (0 to 1 across the place), `zoom` times as large.
+    /// Copies a piece of the background to a canvas: from `left` and `top` (0 to 1), enlarged by `zoom`.
     pub fn cut(&self, canvas: &mut Canvas, left: f32, top: f32, zoom: f32) {
         let (width, height) = (canvas.width as f32 / zoom, canvas.height as f32 / zoom);
         let x0 = left * (WIDTH as f32 - width);
@@ -66,12 +66,12 @@ impl Place {
         for row in 0..rows {
             for column in 0..columns {
                 canvas.pixels[row * columns + column] =
-                    self.scene.at(x0 + (column as f32 + 0.5) / zoom, y0 + (row as f32 + 0.5) / zoom);
+                    self.background.at(x0 + (column as f32 + 0.5) / zoom, y0 + (row as f32 + 0.5) / zoom);
             }
         }
     }
 
-    /// What the camera makes of a colour; `bright` is the moment's share in the exposure, 1 as always.
+    /// The camera's rendering of a colour; `bright` scales the exposure.
     pub fn develop(&self, colour: Colour, bright: f32) -> Colour {
         let lit = [0, 1, 2].map(|c| (colour[c] * self.gains[c] * bright).clamp(0.0, 1.0));
         let curved = lit.map(|c| {
@@ -86,11 +86,11 @@ impl Place {
     }
 }
 
-/// Wall, ground, things that stand about and passers-by in the distance.
-fn paint_scene(dice: &mut Dice, seed: u64, number: u32, above: f32, noise: &Noise) -> Canvas {
+/// Paints wall, ground, obstacles and passers-by in the distance.
+fn paint_background(dice: &mut Dice, seed: u64, number: u32, above: f32, noise: &Noise) -> Canvas {
     let (width, height) = (WIDTH as f32, HEIGHT as f32);
     let mut scene = Canvas::new(WIDTH, HEIGHT);
-    // All cameras watch one neighbourhood: its stones are much alike.
+    // All cameras share similar stone colours.
     let earthy = |dice: &mut Dice, own: f32| -> Colour {
         let grey = dice.roll(0.3, 0.68);
         let stone =
@@ -173,7 +173,7 @@ fn paint_scene(dice: &mut Dice, seed: u64, number: u32, above: f32, noise: &Nois
     scene
 }
 
-/// Two wheels and a frame, `radius` pixels of the wheels, at the place of the left wheel.
+/// Paints a bicycle with wheels of `radius` pixels, from the left wheel.
 pub(super) fn bicycle(canvas: &mut Canvas, [x, y]: [f32; 2], radius: f32, colour: Colour) {
     let hub = |wheel: f32| [x + wheel * 2.4 * radius, y - radius];
     for wheel in [0.0, 1.0] {
