@@ -1,4 +1,4 @@
-//! `lat-wgpu autotune` as a user meets it: what it measures, keeps, forgets, and never changes.
+//! `lat-wgpu autotune`: measuring, keeping and forgetting choices, without changing results.
 
 #[path = "common/program.rs"]
 mod program;
@@ -17,7 +17,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The one file of choices.
+/// The only file of choices.
 fn kept(folder: &Path) -> PathBuf {
     let mut files = std::fs::read_dir(folder.join("cache/tune")).unwrap();
     let file = files.next().unwrap().unwrap().path();
@@ -31,7 +31,7 @@ fn embed(folder: &Path, out: &str) -> Vec<u8> {
 }
 
 #[test]
-fn choices_are_proved_kept_and_change_no_vector() {
+fn choices_are_validated_and_kept_and_change_no_embedding() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     lat(0, folder, &["synth", "figures", "--persons", "2", "--cameras", "2", "--images", "1"]);
@@ -41,8 +41,8 @@ fn choices_are_proved_kept_and_change_no_vector() {
             vec!["autotune", "--model", TINY, "--heads", "2", "--batch-size", "2", "--json", "t.json"];
         arguments.extend(train);
         lat(0, folder, &arguments);
-        let told = read(&folder.join("t.json"));
-        let products = told["products"].as_array().unwrap();
+        let found = read(&folder.join("t.json"));
+        let products = found["products"].as_array().unwrap();
         let forms: Vec<&str> = products.iter().map(|product| product["form"].as_str().unwrap()).collect();
         let backward = forms.contains(&"tn") && forms.contains(&"nn");
         assert!(forms.contains(&"nt") && backward != train.is_empty());
@@ -55,19 +55,19 @@ fn choices_are_proved_kept_and_change_no_vector() {
             assert!(seconds.values().all(|seconds| seconds.as_f64().unwrap() > 0.0), "{product}");
             assert_eq!(product["refused"].as_array().unwrap().len(), 0, "{product}");
         }
-        let step = &told["step_seconds"];
+        let step = &found["step_seconds"];
         assert!(step["built_in"].as_f64().unwrap() > 0.0);
-        // Kept only if the whole step is quicker.
+        // Kept only if the whole step is faster.
         let quicker = step["tuned"].as_f64().unwrap() < step["built_in"].as_f64().unwrap();
-        assert_eq!(told["kept"].is_string(), quicker, "{step}");
+        assert_eq!(found["kept"].is_string(), quicker, "{step}");
     }
-    assert!(embed(folder, "after.npy") == before, "tuning changed a vector");
+    assert!(embed(folder, "after.npy") == before, "tuning changed an embedding");
 
-    // Choices by hand: known ones are followed, others passed over, a broken file too.
-    let told = read(&folder.join("t.json"));
+    // Edited choices: known ones are used; unknown ones and a broken file are ignored.
+    let found = read(&folder.join("t.json"));
     let file = folder.join("cache/tune");
     std::fs::create_dir_all(&file).unwrap();
-    if !told["kept"].is_string() {
+    if !found["kept"].is_string() {
         lat(0, folder, &["autotune", "--clear"]);
         return;
     }
@@ -85,7 +85,7 @@ fn choices_are_proved_kept_and_change_no_vector() {
 }
 
 #[test]
-fn what_tune_needs_is_said() {
+fn tune_reports_missing_arguments() {
     let temporary = tempfile::tempdir().unwrap();
     let (_, stderr) = lat(2, temporary.path(), &["autotune"]);
     assert!(stderr.contains("--model"), "{stderr}");

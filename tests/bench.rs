@@ -1,4 +1,4 @@
-//! `lat-wgpu bench` as a user meets it: figures, image, comparison, refusals.
+//! `lat-wgpu bench`: figures, roofline, comparison and errors.
 
 #[path = "common/program.rs"]
 mod program;
@@ -8,7 +8,7 @@ use program::{finish, program};
 use serde_json::Value;
 use std::path::Path;
 
-/// Rows that take next to no time.
+/// Rows that take hardly any time.
 const FEW: [&str; 4] = ["--match", "l2norm", "--samples", "3"];
 
 fn bench(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
@@ -20,7 +20,7 @@ fn json(path: &Path) -> Value {
 }
 
 #[test]
-fn figures_image_and_comparison_of_a_few_rows() {
+fn a_few_rows_give_figures_a_roofline_and_a_comparison() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let (out, _) = bench(0, here, &[&FEW[..], &["--json", "run.json", "--svg", "roof.svg"]].concat());
@@ -54,12 +54,12 @@ fn figures_image_and_comparison_of_a_few_rows() {
         close("intensity", flops / bytes);
         close("percent_of_roof", 100.0 * (flops / gflops).max(bytes / gbps) / 1e9 / seconds);
     }
-    // x and y of 14 parts of 384 numbers, one image or 32.
+    // x and y of 14 parts of 384 dimensions, for one image or 32.
     assert_eq!(number(&rows[0], "bytes") % (2.0 * 4.0 * 14.0 * 384.0), 0.0);
     let svg = std::fs::read_to_string(here.join("roof.svg")).unwrap();
     assert!(svg.starts_with("<svg ") && svg.contains(">l2norm vit-b</text>"), "{svg}");
 
-    // A saved run whose rows were ten times as quick, and one where they were ten times as slow.
+    // Saved runs that are 100 times as fast and 100 times as slow.
     let key = ["adapter", "driver", "class"].map(|key| run[key].as_str().unwrap()).join("; ");
     for (factor, code, word) in [(0.01, 1, " loss"), (100.0, 0, " gain")] {
         let mut saved = run.clone();
@@ -78,7 +78,7 @@ fn figures_image_and_comparison_of_a_few_rows() {
         assert!(err.contains(&format!("against the baseline: 2{word}")), "{err}");
     }
 
-    // A missing run to compare with is reported before anything is measured.
+    // A missing baseline is reported before anything is measured.
     std::fs::write(here.join("baseline.json"), serde_json::json!({ "another card": run }).to_string())
         .unwrap();
     for file in ["baseline.json", "nowhere.json"] {
@@ -88,7 +88,7 @@ fn figures_image_and_comparison_of_a_few_rows() {
 }
 
 #[test]
-fn batch_precision_and_tokens_are_chosen() {
+fn batch_precision_and_tokens_can_be_chosen() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let rows = |name: &str, arguments: &[&str]| -> Vec<Value> {
@@ -104,7 +104,8 @@ fn batch_precision_and_tokens_are_chosen() {
     let one = bytes(&rows("one", &norm));
     let three = bytes(&rows("three", &[&norm[..], &["--batch-size", "3"]].concat()));
     let halves = bytes(&rows("halves", &[&norm[..], &["--batch-size", "3", "--precision", "f16"]].concat()));
-    // Weight and bias have 384 words each, and a stand-in for what isn't wanted four; all else grows with the batch.
+    // Weight and bias have 384 words each, and a placeholder for an unused buffer has four; all else grows with the
+    // batch.
     let fixed = 4.0 * (2.0 * 384.0 + 4.0);
     assert_eq!((three - fixed, halves - fixed), (3.0 * (one - fixed), 1.5 * (one - fixed)));
 
@@ -115,7 +116,7 @@ fn batch_precision_and_tokens_are_chosen() {
     assert_eq!(names, wanted.concat());
     assert!(bytes(&found) > 6.0 * bytes(&found[2..]), "{found:?}");
 
-    // Unlike runs aren't compared.
+    // Runs of another batch or precision aren't compared.
     let run = json(&here.join("three.json"));
     assert_eq!((run["batch"].as_u64(), run["precision"].as_str()), (Some(3), Some("f32")));
     let key = ["adapter", "driver", "class"].map(|key| run[key].as_str().unwrap()).join("; ");
@@ -137,7 +138,7 @@ fn batch_precision_and_tokens_are_chosen() {
 }
 
 #[test]
-fn the_lab_checks_and_compares_tiles() {
+fn lab_checks_and_compares_tiles() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for precision in ["f32", "f16"] {
@@ -151,7 +152,7 @@ fn the_lab_checks_and_compares_tiles() {
         let shapes = run["shapes"].as_array().unwrap();
         let forms: Vec<&str> = shapes.iter().map(|shape| shape["form"].as_str().unwrap()).collect();
         assert_eq!(forms, ["nt", "nn", "tn"]);
-        // In the table tiles that were tried take the places of today's; nothing else is changed.
+        // The table differs from the built-in one only in tiles that were measured.
         let table = std::fs::read_to_string(here.join("tiles.toml")).unwrap();
         Table::parse(&table).unwrap();
         let built_in = Table::built_in().text();
@@ -179,7 +180,7 @@ fn the_lab_checks_and_compares_tiles() {
             }
         }
     }
-    // Shapes and tiles by name, of a batch of one's own.
+    // Filters shapes and tiles by name, with a chosen batch.
     let chosen = ["--match", "proj tn batch 2 tiled 32x32", "--batch-size", "2"];
     bench(0, here, &[&["--lab", "--samples", "1", "--json", "lab.json"], &chosen[..]].concat());
     let run = json(&here.join("lab.json"));
@@ -196,7 +197,7 @@ fn the_lab_checks_and_compares_tiles() {
 }
 
 #[test]
-fn overheads_and_steps() {
+fn overheads_and_steps_are_measured() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     bench(0, here, &["--overheads", "--quick", "--json", "overheads.json"]);
@@ -231,7 +232,7 @@ fn overheads_and_steps() {
 }
 
 #[test]
-fn a_run_ends_when_its_time_is_up() {
+fn seconds_limits_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for (mode, rows) in [(&[][..], "rows"), (&["--lab"], "shapes"), (&["--steps"], "rows")] {
@@ -244,13 +245,13 @@ fn a_run_ends_when_its_time_is_up() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn impossible_arguments_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let (_, err) = bench(1, here, &["--match", "no such kernel"]);
     assert!(err.contains("no row's name contains \"no such kernel\""), "{err}");
     bench(2, here, &["--samples", "0"]);
-    // Half a baseline would make later runs look incomplete.
+    // With part of a baseline, later runs would look incomplete.
     for partly in
         [&["--match", "l2norm"][..], &["--quick"], &["--seconds", "9"], &["--tokens", "33"], &["--lab"]]
     {

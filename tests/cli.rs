@@ -1,4 +1,4 @@
-//! The program as a user meets it: outputs, messages, exit codes.
+//! Outputs, messages and exit codes of the program.
 
 #[path = "common/program.rs"]
 mod program;
@@ -38,7 +38,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn three_forms_hold_the_same_rows_in_sorted_order() {
+fn all_formats_hold_the_same_rows_in_sorted_order() {
     let folder = crops(3);
     let here = folder.path();
     for out in ["a.safetensors", "a.npy", "a.parquet"] {
@@ -64,7 +64,7 @@ fn three_forms_hold_the_same_rows_in_sorted_order() {
 }
 
 #[test]
-fn bad_images_are_named_skipped_and_change_no_other_vector() {
+fn bad_images_are_named_and_change_no_other_embedding() {
     let folder = crops(3);
     let here = folder.path();
     embed(0, here, &["crops", "--out", "good.safetensors", "--batch-size", "4"]);
@@ -89,11 +89,11 @@ fn bad_images_are_named_skipped_and_change_no_other_vector() {
     assert_eq!((&summary["images"], &summary["skipped"]), (&6.into(), &3.into()));
 
     embed(1, here, &["crops", "--out", "bad.safetensors", "--strict"]);
-    assert!(here.join("bad.safetensors").exists(), "--strict changes the exit code alone");
+    assert!(here.join("bad.safetensors").exists(), "--strict changes only the exit code");
 }
 
 #[test]
-fn f16_rounds_what_f32_holds() {
+fn f16_rounds_the_f32_rows() {
     let folder = crops(1);
     let here = folder.path();
     embed(0, here, &["crops", "--out", "full.npy"]);
@@ -127,12 +127,12 @@ fn names_follow_the_inputs() {
 }
 
 #[test]
-fn weights_are_refused_before_the_adapter_is_touched() {
+fn weights_are_checked_before_the_adapter_is_opened() {
     let folder = crops(1);
     let here = folder.path();
     let whole = std::fs::read(TINY).unwrap();
     std::fs::write(here.join("cut.safetensors"), &whole[..whole.len() - 100]).unwrap();
-    // No adapter has this name: had it been asked for one, the error would speak of it.
+    // No adapter has this name, so opening one would fail with another error.
     let run = |model: &str| {
         let arguments = [
             "embed",
@@ -159,7 +159,7 @@ fn weights_are_refused_before_the_adapter_is_touched() {
 }
 
 #[test]
-fn nothing_to_do_and_nowhere_to_write_are_errors_with_a_hint() {
+fn missing_inputs_and_folders_are_errors_with_a_hint() {
     let folder = crops(1);
     let here = folder.path();
     std::fs::create_dir(here.join("empty")).unwrap();
@@ -207,7 +207,7 @@ fn bad_usage_exits_with_2() {
 }
 
 #[test]
-fn settings_reach_the_network_and_the_file() {
+fn settings_change_the_network_and_the_file() {
     let folder = crops(1);
     let here = folder.path();
     let run = |more: &[&str]| {
@@ -237,7 +237,7 @@ fn settings_reach_the_network_and_the_file() {
 }
 
 #[test]
-fn inspect_and_info_tell_people_and_programs() {
+fn inspect_and_info_print_text_and_json() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let (text, _) = expect(0, here, &["inspect", TINY, "--heads", "2"]);
@@ -274,14 +274,14 @@ fn inspect_and_info_tell_people_and_programs() {
     }
 }
 
-/// Compiled pipelines kept below a folder.
+/// Files of compiled pipelines below a folder.
 fn pipelines(cache: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(cache.join("pipelines")).into_iter().flatten();
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
 #[test]
-fn pipelines_are_kept_and_a_damaged_file_is_replaced() {
+fn pipelines_are_cached_and_a_damaged_file_is_replaced() {
     let folder = crops(2);
     let here = folder.path();
     let cache = here.join("cache");
@@ -303,7 +303,7 @@ fn pipelines_are_kept_and_a_damaged_file_is_replaced() {
         return;
     }
 
-    // Two processes at once leave one whole file.
+    // Two processes at once leave one complete file.
     let both = ["one.npy", "two.npy"].map(|out| start("1", out));
     both.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
     let [file] = pipelines(&cache).try_into().expect("one file, and nothing beside it");
@@ -318,7 +318,7 @@ fn pipelines_are_kept_and_a_damaged_file_is_replaced() {
 }
 
 #[test]
-fn info_says_which_switches_decide() {
+fn info_names_the_switches_in_effect() {
     let folder = tempfile::tempdir().unwrap();
     for (name, value, reason) in [
         ("LAT_LIMITS", "default", "without optional features"),
@@ -332,7 +332,7 @@ fn info_says_which_switches_decide() {
 }
 
 #[test]
-fn drawn_figures_repeat_by_seed() {
+fn figures_follow_from_the_seed() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for (dir, seed) in [("a", "1"), ("b", "1"), ("c", "2")] {
@@ -343,7 +343,7 @@ fn drawn_figures_repeat_by_seed() {
         let files = folders.into_iter().flat_map(|folder| files(&here.join(dir).join(folder)));
         files.map(|f| std::fs::read(f).unwrap()).collect()
     };
-    // Two persons by two cameras, two each; a stranger and a bad detection.
+    // Two persons by two cameras with two images each, a stranger and a bad detection.
     assert_eq!(bytes("a").len(), 10);
     assert_eq!(bytes("a"), bytes("b"));
     assert_ne!(bytes("a"), bytes("c"));
@@ -351,7 +351,7 @@ fn drawn_figures_repeat_by_seed() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_leaves_the_old_output_and_nothing_else() {
+fn an_interrupt_keeps_the_old_output_and_leaves_nothing_else() {
     let folder = crops(60);
     let here = folder.path();
     std::fs::write(here.join("o.npy"), b"old").unwrap();

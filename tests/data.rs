@@ -1,4 +1,4 @@
-//! `lat-wgpu data` as a user meets it: the table, the findings, the exit codes.
+//! `lat-wgpu data`: table, findings and exit codes.
 
 #[path = "common/program.rs"]
 mod program;
@@ -55,7 +55,7 @@ fn market_1501_has_its_published_counts() {
 }
 
 #[test]
-fn findings_are_told_and_strict_fails() {
+fn data_reports_findings_and_strict_fails() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for name in ["anna/1_a", "anna/1_b", "bob/1_a"] {
@@ -84,7 +84,7 @@ fn findings_are_told_and_strict_fails() {
 }
 
 #[test]
-fn what_is_no_data_set_is_an_error() {
+fn other_folders_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let text = data(1, here, &[]);

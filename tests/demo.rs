@@ -1,4 +1,4 @@
-//! `lat-wgpu demo`: the whole way, on a few persons.
+//! `lat-wgpu demo` on a few persons.
 
 #[path = "common/program.rs"]
 mod program;
@@ -11,7 +11,7 @@ fn demo(code: i32, folder: &Path, out: &str) -> (String, String) {
 }
 
 #[test]
-fn it_ends_with_scores_and_a_report_and_repeats_itself() {
+fn demo_prints_scores_writes_a_report_and_is_repeatable() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let outputs = ["one", "two"].map(|out| {

@@ -1,6 +1,6 @@
-//! What every writing command does when the system says no: a full disk, a folder that can't be written, a pipe that
-//! nobody reads, no home, names that no program likes. The error says what, where and what to do; an older file stays as
-//! it was; nothing temporary is left.
+//! Every writing command on a full disk, in a read-only folder, with a closed pipe, without a home folder, and with
+//! unusual file names. The error names the cause, the file and a remedy, an older file stays unchanged, and no
+//! temporary file is left.
 
 #![cfg(target_os = "linux")]
 
@@ -19,17 +19,17 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
-/// What stands under every output's name before a run.
+/// Content of every output file before a run.
 const OLD: &[u8] = b"an older file";
-/// More room than any of the runs needs, in KiB.
+/// More space than any run needs, in KiB.
 const ENOUGH: u64 = 15_000;
 
-/// How a full disk is had.
+/// A way to simulate a full disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Disk {
-    /// A file system in memory that the program alone sees; the word is how `unshare` makes it.
+    /// A file system in memory that only the program sees, with the option of `unshare` that makes it.
     Mounted(&'static str),
-    /// Where the system grants none: a limit on the size of each file.
+    /// A limit on the size of each file, if the system permits no such file system.
     Limited,
 }
 
@@ -51,8 +51,8 @@ fn disk() -> Disk {
     })
 }
 
-/// Runs in `folder` with `full/` on a disk that has `room` KiB left, or that is read-only. The files of `old/` stand there
-/// before; those that stand there in the end come back as `after/`.
+/// Runs in `folder` with `full/` on a disk with `room` KiB left, or on a read-only one (`None`). `full/` starts with
+/// the files of `old/`; its final files are copied to `after/`.
 fn on_disk(folder: &Path, room: Option<u64>, arguments: &[&str]) -> Output {
     for name in ["full", "after"] {
         let _ = std::fs::remove_dir_all(folder.join(name));
@@ -67,7 +67,7 @@ fn on_disk(folder: &Path, room: Option<u64>, arguments: &[&str]) -> Output {
             "mount -t tmpfs -o size=16m tmpfs full && cp -a old/. full && mount -o remount,ro full && \"$@\"; code=$?; \
              cp -a full/. after; exit $code"
         }
-        // Past the limit a write fails, as on a full disk, once the signal that comes with it is passed over.
+        // Beyond the limit a write fails as on a full disk, if the signal that comes with it is ignored.
         (Disk::Limited, Some(_)) => {
             "cp -a old/. full; (trap '' XFSZ; ulimit -f $((2 * ROOM)); exec \"$@\"); code=$?; cp -a full/. after; exit $code"
         }
@@ -85,7 +85,7 @@ fn on_disk(folder: &Path, room: Option<u64>, arguments: &[&str]) -> Output {
     };
     command.args(["-c", script, "sh", PROGRAM]).args(arguments).current_dir(folder).stdin(Stdio::null());
     command.env("LAT_PYTHON", folder.join("python"));
-    // Choices of `autotune` go to the full disk.
+    // The choices of `autotune` go to the full disk.
     command.env("LAT_CACHE", "full/cache");
     command.env("ROOM", room.unwrap_or_default().to_string()).output().unwrap()
 }
@@ -102,7 +102,7 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Drawn images, a model, embeddings and an index of them, and a Python that writes a model as it is for ONNX.
+/// Synthetic images, a model, embeddings, an index, and a fake Python that copies a model as its ONNX export.
 fn inputs() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let python = folder.path().join("python");
@@ -119,13 +119,13 @@ fn inputs() -> TempDir {
     folder
 }
 
-/// One of the set's images.
+/// One image of the data set.
 fn a_query(folder: &Path) -> PathBuf {
     std::fs::read_dir(folder.join("set/query")).unwrap().next().unwrap().unwrap().path()
 }
 
-/// Runs a command at `levels` fill levels, 4 KiB or a part of `most` KiB apart, then with room enough. `outputs` stand
-/// there before each run.
+/// Runs a command at `levels` fill levels, which are 4 KiB or a fraction of `most` KiB apart, then with enough space.
+/// `outputs` exist before each run.
 fn fill(folder: &Path, arguments: &[&str], outputs: &[&str], levels: u64, most: u64) {
     for name in outputs {
         std::fs::create_dir_all(folder.join("old").join(name).parent().unwrap()).unwrap();
@@ -164,12 +164,12 @@ fn fill(folder: &Path, arguments: &[&str], outputs: &[&str], levels: u64, most: 
 }
 
 #[test]
-fn a_full_disk_is_told_and_harms_nothing() {
+fn a_full_disk_is_reported_and_harms_nothing() {
     let inputs = inputs();
     let folder = inputs.path();
     const MODEL: [&str; 2] = ["--model", "m.safetensors"];
     let with_model = |words: &[&'static str]| [&words[..1], &MODEL, &words[1..]].concat();
-    // Twenty levels each for what takes no adapter.
+    // Twenty levels for each command that needs no adapter.
     fill(
         folder,
         &[
@@ -199,7 +199,7 @@ fn a_full_disk_is_told_and_harms_nothing() {
     fill(folder, &["merge", "index", "--out", "full/i.npy"], &["i.npy", "i.paths.txt"], 20, 80);
     fill(folder, &["data", "set", "--json", "full/d.json"], &["d.json"], 3, 12);
     fill(folder, &["inspect", "m.safetensors", "--json", "full/i.json"], &["i.json"], 3, 12);
-    // And for what most people run.
+    // Also for the most common commands.
     fill(folder, &with_model(&["embed", "set", "--out", "full/e.safetensors"]), &["e.safetensors"], 20, 80);
     fill(folder, &with_model(&["embed", "set", "--out", "full/e.npy"]), &["e.npy"], 3, 36);
     fill(folder, &with_model(&["embed", "set", "--out", "full/e.parquet"]), &["e.parquet"], 3, 36);
@@ -223,12 +223,12 @@ fn a_full_disk_is_told_and_harms_nothing() {
     let bench = ["bench", "--match", "l2norm", "--samples", "1"];
     fill(folder, &[&bench[..], &["--json", "full/b.json"]].concat(), &["b.json"], 1, 4);
     fill(folder, &[&bench[..], &["--svg", "full/b.svg"]].concat(), &["b.svg"], 1, 4);
-    // What the Python of `inputs` writes is as large as the model.
+    // The fake Python's output is as large as the model.
     fill(folder, &with_model(&["export", "--to", "onnx", "--out", "full/o.onnx"]), &["o.onnx"], 4, 320);
 }
 
 #[test]
-fn drawn_figures_are_whole_or_not_there() {
+fn figures_are_complete_or_missing() {
     let inputs = inputs();
     let folder = inputs.path();
     fill(folder, &["synth", "full/set", "--persons", "2", "--cameras", "1", "--images", "2"], &[], 20, 80);
@@ -249,14 +249,14 @@ fn an_index_on_a_full_disk_stays_readable() {
     for room in [0, 12, 24, 36, 48, ENOUGH] {
         let output = on_disk(folder, Some(room), &embed);
         let stderr = String::from_utf8_lossy(&output.stderr);
-        // Between the two, that depends on what is limited.
+        // In between, the result depends on how the disk is limited.
         let wanted = if room == 0 { 1..=1 } else { 0..=i32::from(room != ENOUGH) };
         assert!(output.status.code().is_some_and(|code| wanted.contains(&code)), "{room} KiB: {stderr}");
         let index = folder.join("after/index");
         assert!(tree(&folder.join("after")).keys().all(|name| !name.contains(".lat-wgpu-")), "{room} KiB");
         let manifest = if index.is_dir() { Manifest::read(&index).unwrap() } else { None };
         let parts = manifest.map(|manifest| manifest.parts).unwrap_or_default();
-        // Whatever it lists is there, to the last row.
+        // All rows that it lists exist.
         let read = parts.iter().map(|part| embeddings::read(&index.join(&part.file)).unwrap().paths.len());
         rows.push(read.sum::<usize>());
     }
@@ -264,7 +264,7 @@ fn an_index_on_a_full_disk_stays_readable() {
 }
 
 #[test]
-fn a_run_on_a_full_disk_goes_on_when_there_is_room() {
+fn a_run_on_a_full_disk_resumes_with_enough_space() {
     let inputs = inputs();
     let folder = inputs.path();
     let words =
@@ -284,7 +284,7 @@ fn a_run_on_a_full_disk_goes_on_when_there_is_room() {
             assert!(!stderr.contains("panicked"), "{case}");
         }
     }
-    // With a state from before: it stays, and the run goes on from it.
+    // An older state is kept, and the run resumes from it.
     std::fs::rename(folder.join("after/run"), folder.join("old/run")).unwrap();
     let state = tree(&folder.join("old"))["run/last.safetensors"].clone();
     let more: Vec<&str> =
@@ -298,7 +298,7 @@ fn a_run_on_a_full_disk_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn tuned_choices_need_room_too() {
+fn tune_reports_a_full_disk() {
     let inputs = inputs();
     let folder = inputs.path();
     let output = on_disk(
@@ -307,7 +307,7 @@ fn tuned_choices_need_room_too() {
         &["autotune", "--model", "m.safetensors", "--batch-size", "1", "--seconds", "1"],
     );
     let stderr = String::from_utf8_lossy(&output.stderr);
-    // Where no other tiles are quicker there is nothing to keep.
+    // If no other tiles are faster, nothing is written.
     if !stderr.contains("the built-in tiles stay") {
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains("error: cannot ") && stderr.contains("full/cache"), "{stderr}");
@@ -317,13 +317,13 @@ fn tuned_choices_need_room_too() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named() {
+fn a_read_only_folder_is_named() {
     let inputs = inputs();
     let folder = inputs.path();
     if disk() == Disk::Limited
         && std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0)
     {
-        eprintln!("not tested: without a mount of its own, nothing is read-only for the superuser");
+        eprintln!("not tested: without a mount, nothing is read-only for the superuser");
         return;
     }
     std::fs::write(folder.join("old/e.npy"), OLD).unwrap();
@@ -371,7 +371,7 @@ fn a_folder_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_is_no_accident() {
+fn a_closed_pipe_is_no_panic() {
     let inputs = inputs();
     let folder = inputs.path();
     let cases: [&[&str]; 10] = [
@@ -390,7 +390,7 @@ fn a_pipe_that_nobody_reads_is_no_accident() {
         for both in [false, true] {
             let mut command = program(folder, arguments);
             command.stderr(Stdio::piped());
-            // The reader is gone before the program begins.
+            // The reader closes before the program starts.
             let closed = || std::io::pipe().unwrap().1;
             command.stdout(closed());
             if both {
@@ -402,7 +402,7 @@ fn a_pipe_that_nobody_reads_is_no_accident() {
             assert!(!stderr.contains("panicked"), "{case}");
             let wanted: &[i32] = match arguments[0] {
                 "nonsense" => &[2],
-                // What was to be piped on is lost: that is said.
+                // The lost output is reported.
                 "completions" => &[1],
                 "inspect" if arguments.contains(&"-") => &[1],
                 _ => &[0],
@@ -414,7 +414,7 @@ fn a_pipe_that_nobody_reads_is_no_accident() {
 }
 
 #[test]
-fn without_a_home_all_but_tune_works() {
+fn everything_but_tune_works_without_a_home_folder() {
     let inputs = inputs();
     let folder = inputs.path();
     let lat = |code, arguments: &[&str]| {
@@ -439,7 +439,7 @@ fn without_a_home_all_but_tune_works() {
 }
 
 #[test]
-fn odd_names_are_names() {
+fn unusual_names_work() {
     let inputs = inputs();
     let folder = inputs.path();
     let lat = |arguments: &[OsString]| {
@@ -461,18 +461,18 @@ fn odd_names_are_names() {
         std::fs::copy(&image, odd.join(name(file))).unwrap();
     }
     let place = odd.strip_prefix(folder).unwrap();
-    for ending in ["npy", "safetensors", "parquet"] {
-        let out = place.join(name(format!("out \"\n{ending}.{ending}").as_bytes()));
+    for extension in ["npy", "safetensors", "parquet"] {
+        let out = place.join(name(format!("out \"\n{extension}.{extension}").as_bytes()));
         let embed = words("embed --model m.safetensors --out");
         let (code, stderr) = lat(&[&embed[..], &[out.clone().into(), place.into()]].concat());
         assert_eq!(code, Some(0), "{stderr}");
-        let mut told = embeddings::read(&folder.join(&out)).unwrap().paths;
-        told.sort();
+        let mut names = embeddings::read(&folder.join(&out)).unwrap().paths;
+        names.sort();
         let long = String::from_utf8(longest.clone()).unwrap();
         assert_eq!(
-            told,
+            names,
             ["-dash;|&.png", "\\xff\\xfe.png", "line\nbreak.png", &long, "q\"u'o`te.png"],
-            "{ending}"
+            "{extension}"
         );
     }
     for arguments in
@@ -484,8 +484,8 @@ fn odd_names_are_names() {
         assert!(folder.join(out).is_file(), "the second finds a file where it needs a folder");
     }
 
-    // A whole data set in such a folder, and everything that is made of it. A run's configuration is text, and so is its
-    // folder's name.
+    // A whole data set in such a folder, and all outputs made from it. A run's configuration is text, so its folder's
+    // name must be text too.
     let train = words("train --backbone m.safetensors --out run --data");
     let (code, stderr) = lat(&[&train[..], &[place.into()]].concat());
     assert!(code == Some(2) && stderr.contains("invalid UTF-8"), "{stderr}");
@@ -508,7 +508,7 @@ fn odd_names_are_names() {
         ("reduce --dim 2", "g.npy", "--out pca.safetensors"),
     ];
     for (command, input, rest) in commands {
-        // Whatever has no dashes is there.
+        // Arguments without dashes exist.
         let rest = rest.split(' ').filter(|word| !word.is_empty());
         let rest = rest.map(|word| if word.starts_with("--") { word.into() } else { inside(word) });
         let input = Some(input).filter(|input| !input.is_empty()).map(inside);
@@ -519,7 +519,7 @@ fn odd_names_are_names() {
         assert!(std::fs::metadata(folder.join(inside(page))).unwrap().len() > 1000, "{page}");
     }
 
-    // As deep as a path can be, and deeper.
+    // The deepest possible path, and a deeper one.
     let mut deep = PathBuf::from(folder);
     while deep.as_os_str().len() < 3800 {
         deep.push("d".repeat(100));

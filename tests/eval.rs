@@ -1,4 +1,4 @@
-//! `lat-wgpu eval` as a user meets it.
+//! `lat-wgpu eval`.
 
 #[path = "common/program.rs"]
 mod program;
@@ -16,12 +16,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A small ViT that was trained on drawn figures.
+/// A small ViT trained on synthetic images.
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo.safetensors");
 
-/// Scores of a model on drawn figures, without the command line.
+/// Scores a model on synthetic images by the library.
 #[test]
-fn a_model_is_scored_by_the_library() {
+fn library_scores_a_model() {
     let folder = tempfile::tempdir().unwrap();
     draw_figures(folder.path(), Figures { persons: 4, cameras: 2, images: 1, seed: 1 }).unwrap();
     let network = checkpoint::load(DEMO.as_ref(), &Settings::default()).unwrap();
@@ -40,8 +40,8 @@ fn scores(folder: &Path, more: &[&str]) -> Value {
     serde_json::from_str(&expect(0, folder, &arguments).0).unwrap()
 }
 
-/// Queries and a gallery whose ranking is seen by eye, in files of one form.
-fn written(ending: &str) -> TempDir {
+/// Queries and a gallery with an obvious ranking, in files of one format.
+fn written(extension: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let gallery = [
         (0., "0001_c1s1_000001_00.jpg"),
@@ -59,12 +59,12 @@ fn written(ending: &str) -> TempDir {
         (5., "q/0003_c1s1_000003_00.jpg"),
         (5., "q/0004_c1s1_000002_00.jpg"),
     ];
-    write_points(&folder.path().join("q").with_extension(ending), &queries);
-    write_points(&folder.path().join("g").with_extension(ending), &gallery);
+    write_points(&folder.path().join("q").with_extension(extension), &queries);
+    write_points(&folder.path().join("g").with_extension(extension), &gallery);
     folder
 }
 
-/// Small images of `persons` persons by two cameras, each person with a colour of their own, in Market-1501's layout.
+/// Small images of `persons` persons by two cameras in Market-1501's layout, one colour per person.
 fn images(persons: u32) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (place, camera) in [("query", 1u32), ("bounding_box_test", 2), ("bounding_box_test", 3)] {
@@ -83,16 +83,16 @@ fn images(persons: u32) -> TempDir {
 }
 
 #[test]
-fn figures_of_embeddings_in_every_form() {
-    for ending in ["safetensors", "npy", "parquet"] {
-        let folder = written(ending);
-        let (q, g) = (format!("q.{ending}"), format!("g.{ending}"));
+fn scores_embeddings_in_every_format() {
+    for extension in ["safetensors", "npy", "parquet"] {
+        let folder = written(extension);
+        let (q, g) = (format!("q.{extension}"), format!("g.{extension}"));
         let files = ["--query-embeddings", &q, "--gallery-embeddings", &g];
         let got = scores(folder.path(), &files);
         let figure = |key: &str| got[key].as_f64().unwrap();
         let wanted = [("rank1", 1. / 3.), ("rank5", 1.), ("rank20", 1.), ("map", 2. / 3.), ("minp", 2. / 3.)];
         for (key, wanted) in wanted {
-            assert!((figure(key) - wanted).abs() < 1e-12, "{ending} {key}: {}", figure(key));
+            assert!((figure(key) - wanted).abs() < 1e-12, "{extension} {key}: {}", figure(key));
         }
         assert_eq!(got["valid_queries"], 3);
         assert_eq!(got["dropped"], serde_json::json!({"not_in_gallery": 1, "same_camera_only": 1}));
@@ -101,7 +101,7 @@ fn figures_of_embeddings_in_every_form() {
             (&got["protocol"], &got["ap"], &got["note"]),
             (&"standard".into(), &"plain".into(), &Value::Null)
         );
-        // Same: 9 and 16; 0; 1. Different: all others.
+        // Pairs of the same person: 9 and 16; 0; 1. All others are different persons.
         assert_eq!(got["verification"]["same_pairs"], 4);
 
         let (text, _) = expect(0, folder.path(), &[&["eval"], &files[..]].concat());
@@ -117,7 +117,7 @@ fn figures_of_embeddings_in_every_form() {
 }
 
 #[test]
-fn the_released_protocol_says_that_it_inflates() {
+fn released_code_protocol_warns_that_it_inflates() {
     let folder = written("npy");
     let files =
         ["--query-embeddings", "q.npy", "--gallery-embeddings", "g.npy", "--protocol", "released-code"];
@@ -131,7 +131,7 @@ fn the_released_protocol_says_that_it_inflates() {
 }
 
 #[test]
-fn labels_may_come_from_a_table() {
+fn labels_can_come_from_a_table() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     write_points(&here.join("q.npy"), &[(0., "a.jpg"), (9., "b.jpg")]);
@@ -147,7 +147,7 @@ fn labels_may_come_from_a_table() {
     assert!(stderr.contains("l.csv doesn't list e.jpg"), "{stderr}");
     std::fs::write(here.join("l.csv"), format!("{table}e.jpg,bob,hall\n")).unwrap();
     assert_eq!(scores(here, &with_labels)["rank1"], 1.0);
-    // Nobody is seen by a second camera.
+    // No person has images by a second camera.
     std::fs::write(here.join("l.csv"), format!("{table}e.jpg,bob,hall\n").replace("door", "hall")).unwrap();
     let (_, stderr) = expect(1, here, &[&["eval"], &with_labels[..]].concat());
     assert!(stderr.contains("2 in the gallery by the same camera only"), "{stderr}");
@@ -156,7 +156,7 @@ fn labels_may_come_from_a_table() {
 }
 
 #[test]
-fn one_file_is_matched_with_itself() {
+fn one_file_is_scored_against_itself() {
     let folder = tempfile::tempdir().unwrap();
     let names = ["0001_c1s1.jpg", "0001_c2s1.jpg", "0002_c1s1.jpg", "0002_c2s1.jpg"];
     let rows: Vec<(f32, &str)> = names.iter().zip([0., 1., 10., 12.]).map(|(name, x)| (x, *name)).collect();
@@ -170,7 +170,7 @@ fn one_file_is_matched_with_itself() {
 }
 
 #[test]
-fn what_does_not_fit_is_told() {
+fn mismatched_inputs_are_reported() {
     let folder = written("npy");
     let here = folder.path();
     let names = ["0001_c1.jpg".to_string()];
@@ -206,7 +206,7 @@ fn what_does_not_fit_is_told() {
 }
 
 #[test]
-fn a_model_is_scored_as_its_embeddings_are() {
+fn a_model_scores_like_its_embeddings() {
     let folder = images(6);
     let here = folder.path();
     let model = ["--model", TINY, "--heads", "2"];
@@ -219,7 +219,7 @@ fn a_model_is_scored_as_its_embeddings_are() {
     for key in ["rank1", "rank5", "map", "minp", "valid_queries", "verification"] {
         assert_eq!(got[key], from_files[key], "{key}");
     }
-    // Each image again under other views: the scores change, or not, but stay scores.
+    // Adding mirrored images changes the distances.
     let flipped = scores(here, &[&data[..], &["--flip", "--batch-size", "1"]].concat());
     assert_eq!((&flipped["flip"], &flipped["valid_queries"]), (&true.into(), &6.into()));
     assert_ne!(flipped["verification"], got["verification"]);
@@ -228,7 +228,7 @@ fn a_model_is_scored_as_its_embeddings_are() {
     assert_eq!(reranked["without_rerank"]["map"], got["map"]);
     assert_eq!(reranked["rerank"]["k1"], 3);
 
-    // Twice the same: two lines, two objects.
+    // The same data set twice gives two lines and two objects.
     let both = scores(here, &[&data[..], &["--data", "."]].concat());
     assert_eq!(both["sets"][0]["map"], got["map"]);
     assert_eq!(both["sets"].as_array().unwrap().len(), 2);
@@ -245,7 +245,7 @@ fn a_model_is_scored_as_its_embeddings_are() {
 }
 
 #[test]
-fn a_threshold_goes_into_the_model() {
+fn store_threshold_writes_the_threshold_into_the_model() {
     let folder = images(8);
     let here = folder.path();
     std::fs::copy(TINY, here.join("m.safetensors")).unwrap();

@@ -1,4 +1,4 @@
-//! Scores, verification and re-ranking against numpy (tools/check_metrics.py) and against what must hold for any data.
+//! Scores, verification and re-ranking against numpy (tools/check_metrics.py) and invariants.
 
 use approx::assert_abs_diff_eq;
 use lat_wgpu::datasets::labels::{Label, Person};
@@ -14,7 +14,7 @@ use lat_wgpu::rng;
 use serde_json::Value;
 use std::ops::Range;
 
-/// What figures may differ by.
+/// Largest difference between figures.
 const TOLERANCE: f64 = 1e-12;
 
 /// A matrix in memory.
@@ -53,7 +53,7 @@ struct Side {
     labels: Vec<Label>,
 }
 
-/// Market-1501's numbers: -1 is junk, 0 a distractor.
+/// Market-1501's numbering: -1 is junk, 0 a distractor.
 fn label(person: i64, camera: u32) -> Label {
     let person = match person {
         -1 => Person::Junk,
@@ -118,7 +118,7 @@ fn verify(queries: &Side, gallery: &Side, rules: Rules, target: Option<f64>) -> 
     verification.finish(target)
 }
 
-/// Random integer vectors; labels with persons from `lowest` to 5 and three cameras.
+/// Random integer embeddings, and labels with persons from `lowest` to 5 and three cameras.
 fn random_side(stream: u64, count: u64, lowest: i64) -> Side {
     let number = |use_of: u64, index: u64, below: u64| u64::from(rng::bits(stream, use_of, index)) % below;
     let vectors = (0..count).map(|i| (0..3).map(|d| number(0, 3 * i + d, 9) as f32).collect()).collect();
@@ -127,14 +127,14 @@ fn random_side(stream: u64, count: u64, lowest: i64) -> Side {
     Side { vectors, labels }
 }
 
-/// Every protocol with every way to count AP.
+/// Every protocol with every definition of AP.
 fn all_rules() -> Vec<Rules> {
     let golden = golden();
     golden["variants"].as_object().unwrap().values().map(rules).collect()
 }
 
 #[test]
-fn two_hundred_galleries_agree_with_numpy() {
+fn scores_agree_with_numpy() {
     let golden = golden();
     let (mut compared, mut refused) = (0, 0);
     for (number, case) in golden["cases"].as_array().unwrap().iter().enumerate() {
@@ -191,7 +191,7 @@ fn verification_agrees_with_numpy() {
 }
 
 #[test]
-fn sparse_re_ranking_is_the_dense_algorithm() {
+fn re_ranking_equals_the_dense_algorithm() {
     let golden = golden();
     for case in golden["rerank"].as_array().unwrap() {
         let vectors = vectors(&case["vectors"]);
@@ -222,7 +222,7 @@ fn sparse_re_ranking_is_the_dense_algorithm() {
 }
 
 #[test]
-fn a_ranking_that_is_seen_by_eye() {
+fn scores_an_obvious_ranking() {
     let side = |images: &[(f32, i64, u32)]| Side {
         vectors: images.iter().map(|&(x, ..)| vec![x]).collect(),
         labels: images.iter().map(|&(_, person, camera)| label(person, camera)).collect(),
@@ -232,7 +232,7 @@ fn a_ranking_that_is_seen_by_eye() {
         (1., -1, 2),
         (2., 0, 2),
         (3., 1, 2),
-        (3., 2, 2), // as far as the one before
+        (3., 2, 2), // as far as the previous one
         (4., 1, 3),
         (9., 3, 1),
     ]);
@@ -268,8 +268,8 @@ fn a_ranking_that_is_seen_by_eye() {
 }
 
 #[test]
-fn the_released_code_looks_at_ten() {
-    // The match is eleventh: AP 0, but a match within twenty.
+fn released_code_computes_ap_over_ten_ranks() {
+    // The match is eleventh: AP is 0, but rank-20 counts it.
     let queries = Side { vectors: vec![vec![0.]], labels: vec![label(1, 1)] };
     let gallery = Side {
         vectors: (0..11).map(|i| vec![i as f32]).collect(),
@@ -282,7 +282,7 @@ fn the_released_code_looks_at_ten() {
 
 #[test]
 fn a_perfect_ranking_scores_one() {
-    // Persons stand far apart, each in one place with its cameras.
+    // Persons are far apart; all images of a person are at one point.
     let side = |shift: f32| Side {
         vectors: (0..40).map(|i| vec![(i % 8) as f32 * 100. + shift, (i / 8) as f32]).collect(),
         labels: (0..40).map(|i| label(1 + i64::from(i % 8), 1 + (i / 8) as u32)).collect(),
@@ -305,11 +305,11 @@ fn a_perfect_ranking_scores_one() {
 }
 
 #[test]
-fn the_order_of_a_gallery_without_ties_does_not_matter() {
+fn order_of_a_gallery_without_ties_does_not_matter() {
     for stream in 0..20 {
         let queries = random_side(stream, 9, 1);
         let mut gallery = random_side(100 + stream, 40, -1);
-        // A coordinate of its own for each image: no two are equally far from a query.
+        // Each image has its own coordinate, so no two are equally far from a query.
         for (i, vector) in gallery.vectors.iter_mut().enumerate() {
             vector.push((i as f32) / 64.);
         }
@@ -328,7 +328,7 @@ fn the_order_of_a_gallery_without_ties_does_not_matter() {
 }
 
 #[test]
-fn junk_never_matters_and_trapezoid_is_never_more() {
+fn junk_changes_nothing_and_trapezoid_is_never_larger() {
     for stream in 0..50 {
         let queries = random_side(stream, 9, 1);
         let gallery = random_side(200 + stream, 30, -1);
@@ -344,7 +344,7 @@ fn junk_never_matters_and_trapezoid_is_never_more() {
         });
         assert!(trapezoid.map <= plain.map && trapezoid.map >= plain.map / 2.);
         assert_eq!(trapezoid.ranks, plain.ranks);
-        // More of the ranking never finds less.
+        // A longer list never finds fewer matches.
         assert!(plain.ranks.is_sorted());
         let together = Rules { ignore_cameras: true, ..Rules::default() };
         assert!(scores(&queries, &gallery, together).unwrap().valid_queries >= plain.valid_queries);
@@ -352,8 +352,8 @@ fn junk_never_matters_and_trapezoid_is_never_more() {
 }
 
 #[test]
-fn one_image_per_person_needs_no_luck() {
-    // With one image of each person, every draw is the gallery itself.
+fn single_shot_is_deterministic() {
+    // With one image per person, every draw is the gallery itself.
     let queries = random_side(1, 5, 1);
     let gallery =
         Side { vectors: random_side(2, 5, 1).vectors, labels: (0..5).map(|i| label(1 + i, 9)).collect() };
@@ -363,7 +363,7 @@ fn one_image_per_person_needs_no_luck() {
     for (one, other) in means(&standard).into_iter().zip(means(&drawn)) {
         assert_abs_diff_eq!(one, other, epsilon = TOLERANCE);
     }
-    // Otherwise the seed decides, and the same seed decides the same.
+    // Otherwise the scores follow from the seed.
     let gallery = random_side(3, 30, 1);
     let with_seed = |seed| scores(&queries, &gallery, Rules { seed, ..single }).unwrap();
     assert_eq!(with_seed(1), with_seed(1));
@@ -383,7 +383,7 @@ fn chunks_make_no_difference() {
 }
 
 #[test]
-fn a_task_without_a_match_says_why() {
+fn no_match_is_reported_with_its_reason() {
     let queries = Side { vectors: vec![vec![0.]; 3], labels: vec![label(1, 1), label(2, 1), label(-1, 1)] };
     let gallery = Side { vectors: vec![vec![0.]], labels: vec![label(1, 1)] };
     let message = scores(&queries, &gallery, Rules::default()).unwrap_err().to_string();
@@ -400,14 +400,14 @@ fn a_task_without_a_match_says_why() {
 }
 
 #[test]
-fn thresholds_keep_their_rate() {
+fn thresholds_keep_the_target_rate() {
     let (queries, gallery) = (random_side(8, 60, 1), random_side(9, 300, -1));
     for target in [0., 0.01, 0.1, 0.5, 1.] {
         let report = verify(&queries, &gallery, Rules::default(), Some(target)).unwrap();
         let point = report.target.unwrap();
         let Some(reached) = point.reached else { continue };
         assert!(reached.false_positive_rate <= target);
-        // The curve rises to (1, 1) and is told in few points.
+        // The curve rises to (1, 1), and few of its points are reported.
         assert!(report.roc.len() <= 402 && report.roc.is_sorted_by(|a, b| a.threshold < b.threshold));
         let last = report.roc.last().unwrap();
         assert_eq!((last.false_positive_rate, last.true_positive_rate), (1., 1.));
@@ -427,7 +427,7 @@ impl Observer for Stopped {
 }
 
 #[test]
-fn impossible_re_ranking_is_refused() {
+fn impossible_re_ranking_options_are_refused() {
     let mut matrix = Matrix::between(&[vec![0.]], &[vec![0.]]);
     for (k1, k2, lambda, words) in
         [(0, 6, 0.3, "k1"), (20, 0, 0.3, "k2"), (20, 6, 1.5, "λ"), (20, 6, f64::NAN, "λ")]
@@ -436,7 +436,7 @@ fn impossible_re_ranking_is_refused() {
         let error = Reranked::new(&mut matrix, 1, 0, options, &Stage::new(&(), "", 0, "")).err().unwrap();
         assert!(matches!(&error, Error::Usage(text) if text.contains(words)), "{error}");
     }
-    // An interruption comes through.
+    // An interruption is passed on.
     let stop = &Stage::new(&Stopped, "", 0, "nothing was written");
     let error = Reranked::new(&mut matrix, 1, 0, RerankOptions::default(), stop).err().unwrap();
     assert!(matches!(error, Error::Interrupted { .. }));

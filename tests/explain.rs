@@ -1,4 +1,4 @@
-//! Attention rollout of whole networks against PyTorch, `lat-wgpu explain` and `lat-wgpu completions` as a user meets them.
+//! Attention rollout of whole networks against PyTorch, `lat-wgpu explain` and `lat-wgpu completions`.
 
 mod common;
 #[path = "common/goldens.rs"]
@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
-/// Of the largest value, as for the whole forward pass.
+/// Tolerance relative to the largest value, as for the whole forward pass.
 const TOLERANCE: f32 = 2e-5;
 
 fn explain(code: i32, folder: &Path, more: &[&str]) -> (String, String) {
@@ -43,7 +43,7 @@ fn shares(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|share| share.as_f64().unwrap()).collect()
 }
 
-/// How much of the tolerance the largest error uses.
+/// Share of the tolerance that the largest error uses.
 fn used(found: &[f32], wanted: &[f32]) -> f32 {
     assert_eq!(found.len(), wanted.len());
     let largest = wanted.iter().fold(0f32, |most, v| most.max(v.abs()));
@@ -85,7 +85,7 @@ fn rollout_equals_pytorch_for_every_option() {
 }
 
 #[test]
-fn the_comparison_with_pytorch_can_fail() {
+fn comparison_with_pytorch_can_fail() {
     let wanted = [0.1, 0.5, 0.4];
     assert!(used(&wanted, &wanted) == 0.0);
     assert!(used(&[0.1, 0.5 + 1.1 * TOLERANCE * 0.5, 0.4], &wanted) > 1.0);
@@ -104,7 +104,7 @@ fn shares_that_are_not_finite_are_an_error() {
 }
 
 #[test]
-fn the_drawing_has_three_panels_and_the_same_bytes_twice() {
+fn drawing_has_three_panels_and_is_repeatable() {
     let folder = images();
     let here = folder.path();
     let (stdout, stderr) = explain(0, here, &["crop.png", "--out", "a.png", "--json", "a.json"]);
@@ -115,17 +115,17 @@ fn the_drawing_has_three_panels_and_the_same_bytes_twice() {
     assert_eq!(bytes, std::fs::read(here.join("b.png")).unwrap());
 
     let drawing = image::load_from_memory(&bytes).unwrap().into_rgb8();
-    // 40×80 enlarged until the shorter side is 256; margins of 12 above and below.
+    // 40×80 is enlarged until the shorter side is 256, with margins of 12 above and below.
     assert_eq!(drawing.height(), 12 + 512 + 12);
-    // Three panels, four margins, and between them bar, labels of six characters, a number of one, three spaces.
+    // Three panels and four margins; between them a bar, labels of six characters, a number of one and three spaces.
     let legend = 6 + 14 + 6 + 6 * 12;
     assert_eq!(drawing.width(), 3 * 256 + 4 * 12 + legend + 12 + 6);
-    // Image and image with rows are the same between the lines; the heat map isn't.
+    // The image with rows equals the image except for the lines; the heat map differs.
     let [first, second, third] = [12, 12 + 256 + 12, drawing.width() - 12 - 256];
     let at = |left: u32| [*drawing.get_pixel(left + 90, 300), *drawing.get_pixel(left + 150, 60)];
     assert_eq!(at(first), at(third));
     assert_ne!(at(first), at(second));
-    // A white line beside a black one on top of every row: 4 of 128 pixels.
+    // Every row has a white line and a black one on top: 4 of 128 pixels.
     for row in 0..4 {
         let line = |y: u32| drawing.get_pixel(third + 128, 12 + 128 * row + y).0;
         assert_eq!((line(0), line(1)), ([255; 3], [0; 3]), "row {row}");
@@ -143,13 +143,13 @@ fn the_drawing_has_three_panels_and_the_same_bytes_twice() {
     for (row, part) in rows.iter().zip(&parts) {
         assert!((row.iter().sum::<f64>() - part).abs() < 1e-12);
     }
-    // Half of the class token comes past each of two blocks.
+    // Half of the class token passes each of the two blocks.
     let prefix = value["prefix"].as_f64().unwrap();
     assert!(prefix > 0.25 && prefix < 1.0, "{prefix}");
 }
 
 #[test]
-fn network_flags_and_one_part() {
+fn flags_choose_the_network_and_one_part() {
     let folder = images();
     let here = folder.path();
     let flags = ["--size", "48x24", "--stride", "4", "--parts", "1"];
@@ -162,7 +162,7 @@ fn network_flags_and_one_part() {
 }
 
 #[test]
-fn what_is_wrong_is_named_and_nothing_is_written() {
+fn errors_are_named_and_nothing_is_written() {
     let folder = images();
     let here = folder.path();
     std::fs::write(here.join("words.png"), "no image").unwrap();
@@ -185,19 +185,19 @@ fn what_is_wrong_is_named_and_nothing_is_written() {
 }
 
 #[test]
-fn completions_for_every_shell() {
+fn completions_exist_for_every_shell() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let (script, _) = expect(0, folder.path(), &["completions", shell]);
         for word in ["lat-wgpu", "embed", "explain", "--ignore-exif"] {
-            // fish writes a long flag as `-l NAME`.
+            // Fish writes a long flag as `-l NAME`.
             let found = script.contains(word) || script.contains(&word.replace("--", "-l "));
             assert!(found, "{shell}: no {word}");
         }
         if shell == "bash" {
             let file = folder.path().join("completions.bash");
             std::fs::write(&file, &script).unwrap();
-            // Not every machine has it.
+            // Not every machine has this shell.
             if let Ok(checked) = Command::new("bash").arg("-n").arg(&file).output() {
                 assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
             }

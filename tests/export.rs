@@ -1,4 +1,4 @@
-//! `lat-wgpu init` and `lat-wgpu export`: models that begin here, and models that leave.
+//! `lat-wgpu init` and `lat-wgpu export`.
 
 #[path = "common/program.rs"]
 mod program;
@@ -15,7 +15,7 @@ fn load(path: &Path) -> Network {
     checkpoint::load(path, &Settings::default()).unwrap()
 }
 
-/// A model of the form `train` writes: backbone, heads, names, state.
+/// A model as `train` writes it: backbone, part classifiers, names, state.
 fn trained(folder: &Path) -> Network {
     let size =
         ["--size", "32x16", "--patch", "8", "--dim", "16", "--depth", "2", "--heads", "4", "--seed", "5"];
@@ -59,7 +59,7 @@ fn a_random_backbone_loads_without_flags() {
 }
 
 #[test]
-fn what_is_exported_is_the_model_without_its_state() {
+fn export_omits_the_state() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let network = trained(here);
@@ -96,7 +96,7 @@ fn what_is_exported_is_the_model_without_its_state() {
 }
 
 #[test]
-fn what_f16_cannot_hold_is_named() {
+fn values_beyond_f16_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let mut network = trained(here);
@@ -121,7 +121,7 @@ fn what_f16_cannot_hold_is_named() {
 }
 
 #[test]
-fn what_was_said_by_flags_stands_in_the_file() {
+fn exported_file_holds_settings_from_flags() {
     let folder = tempfile::tempdir().unwrap();
     let export = ["export", "--model", TINY, "--to", "timm", "--out", "o.safetensors"];
     let (_, refused) = expect(2, folder.path(), &export);
@@ -132,13 +132,13 @@ fn what_was_said_by_flags_stands_in_the_file() {
     let bytes = std::fs::metadata(&written).unwrap().len();
     assert_eq!(said, format!("wrote o.safetensors: {tensors} tensors, {bytes} bytes\n"));
     let settings = Settings { heads: Some(2), lambda: Some(3.0), ..Settings::default() };
-    let told = checkpoint::load(Path::new(TINY), &settings).unwrap();
+    let wanted = checkpoint::load(Path::new(TINY), &settings).unwrap();
     let found = load(&folder.path().join("o.safetensors"));
-    assert_eq!((found.config, found.tensors), (told.config, told.tensors));
+    assert_eq!((found.config, found.tensors), (wanted.config, wanted.tensors));
 }
 
 #[test]
-fn flags_go_with_their_form() {
+fn flags_belong_to_their_format() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for (form, flag, wanted) in [
@@ -170,7 +170,7 @@ fn content(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn the_web_folder_is_whole_and_fits_the_least_of_all_devices() {
+fn web_folder_is_complete_and_keeps_default_limits() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let export = |out: &str, more: &[&str]| {
@@ -178,7 +178,7 @@ fn the_web_folder_is_whole_and_fits_the_least_of_all_devices() {
         expect(0, here, &[&arguments, more].concat());
         content(&here.join(out))
     };
-    // An empty folder is taken; the adapter's own limits make no difference.
+    // An empty folder is accepted; the adapter's limits make no difference.
     std::fs::create_dir(here.join("web")).unwrap();
     let files = export("web", &["--batch-size", "3", "--flip"]);
     assert_eq!(files, export("again", &["--batch-size", "3", "--flip"]));
@@ -240,7 +240,7 @@ fn the_web_folder_is_whole_and_fits_the_least_of_all_devices() {
             assert!(offset.is_multiple_of(256) && size >= 16 && offset + size <= most, "{dispatch}");
             assert!(writes == false || !["input", "weights"].contains(&kind.as_str().unwrap()), "{dispatch}");
             written[buffer as usize] |= writes == true;
-            // One launch may not see one buffer both ways.
+            // A dispatch must not bind a buffer both read-only and read-write.
             let both = bindings
                 .iter()
                 .zip(list(&pipeline["writes"]))
@@ -261,7 +261,7 @@ fn the_web_folder_is_whole_and_fits_the_least_of_all_devices() {
 
 #[cfg(unix)]
 #[test]
-fn onnx_is_written_by_python_or_not_at_all() {
+fn onnx_is_written_by_python_or_not() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -274,7 +274,7 @@ fn onnx_is_written_by_python_or_not_at_all() {
             program(here, &["export", "--model", TINY, "--heads", "2", "--to", "onnx", "--out", out]);
         finish(code, command.env("LAT_PYTHON", python)).1
     };
-    // What the script is given: a file as `--to timm` writes it, and where to write.
+    // The script gets a file as `--to timm` writes it, and the output path.
     export(0, "[ \"$1\" = -c ] && cat \"$3\" >\"$4\"", "o.onnx");
     expect(0, here, &["export", "--model", TINY, "--heads", "2", "--to", "timm", "--out", "o.safetensors"]);
     assert_eq!(
@@ -289,7 +289,7 @@ fn onnx_is_written_by_python_or_not_at_all() {
     );
     let stderr = export(1, "", "other.onnx");
     assert!(stderr.contains("cannot run no/such/python") && stderr.contains("LAT_PYTHON"), "{stderr}");
-    // The file of before stands; nothing else was left.
+    // The old file is kept, and nothing else is left.
     assert_eq!(
         std::fs::read(here.join("o.onnx")).unwrap(),
         std::fs::read(here.join("o.safetensors")).unwrap()

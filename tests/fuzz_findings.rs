@@ -1,5 +1,5 @@
-//! Files that the fuzzers of tools/fuzz found, and what reading their readers found, made small: each must be refused
-//! with its reason. Those that can't be made in a few lines stand in tests/found.
+//! Files found by the fuzzers of tools/fuzz or in code review, reduced to a small size. Each must be refused with a
+//! reason. Those that can't be made in a few lines are in tests/found.
 
 use lat_wgpu::checkpoint::{self, HostTensor, Settings};
 use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, MANIFEST, Manifest, Model, Origin};
@@ -22,18 +22,18 @@ fn refused<T>(result: lat_wgpu::error::Result<T>, words: &str) {
 }
 
 #[test]
-fn a_header_that_is_not_there_gets_no_room() {
+fn a_missing_header_allocates_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("e.safetensors");
-    // 14 MB of header were made room for.
+    // Once allocated 14 MB for the header.
     std::fs::write(&path, 14_548_186u64.to_le_bytes()).unwrap();
     refused(embeddings::open(&path), "is cut off, or not a safetensors file");
     assert!(embeddings::read(&path).is_err());
 }
 
 #[test]
-fn a_chunk_that_is_not_there_gets_no_room() {
-    // Its EXIF chunk claims 3.3 GB, which the decoder made room for.
+fn a_missing_chunk_allocates_nothing() {
+    // The EXIF chunk claims 3.3 GB, which the decoder once allocated.
     let bytes = std::fs::read(found("exif.webp")).unwrap();
     let reason = decode(&bytes, DecodeOptions::default()).unwrap_err();
     assert_eq!(reason, "is truncated: the file is shorter than a chunk says");
@@ -42,21 +42,21 @@ fn a_chunk_that_is_not_there_gets_no_room() {
 #[test]
 fn parquet_that_contradicts_itself_is_refused() {
     for (name, words) in [
-        // The reader panicked: a column that begins before the file.
+        // A column that starts before the file, which once caused a panic.
         ("negative.parquet", "lies outside the file"),
-        // Arrow's schema has a size of lists of its own: 2²⁸ numbers of one row were made room for, and then a part of
-        // them read. Now nobody reads that schema, and the rest is damaged, too.
+        // Arrow's schema has its own size of lists: 2²⁸ values of one row were once allocated. That schema is no longer
+        // read, and the rest is damaged too.
         ("promises.parquet", "has a damaged header"),
         ("rows.parquet", "has a damaged header"),
-        // A page's header lists what isn't there, which was skipped for minutes.
+        // A page's header lists missing values, which once took minutes to skip.
         ("skips.parquet", "has a damaged header"),
-        // So does the footer: 2³¹ flags, of which none needs a byte.
+        // The footer lists 2³¹ flags that take no bytes.
         ("flags.parquet", "its footer is damaged"),
-        // Room was made for the 457 million children that an element of the schema claims.
+        // An element of the schema claims 457 million children, which were once allocated.
         ("children.parquet", "its footer is damaged"),
-        // And for the 805 million values of a dictionary, of whose page a few bytes are there.
+        // So were the 805 million values of a dictionary with a page of a few bytes.
         ("dictionary.parquet", "has a damaged header"),
-        // Sound, but what pyarrow writes if it isn't told `compression="none"`.
+        // Valid, and what pyarrow writes without `compression="none"`.
         ("snappy.parquet", "is compressed (SNAPPY): only uncompressed columns are read"),
     ] {
         let start = Instant::now();
@@ -65,7 +65,7 @@ fn parquet_that_contradicts_itself_is_refused() {
     }
 }
 
-/// A small network whose tensors are 0; `shape` replaces those of some.
+/// A small network of zeros; `shape` replaces the shapes of some tensors.
 fn network(folder: &Path, metadata: &str, shape: impl Fn(&str) -> Option<Vec<usize>>) -> PathBuf {
     let config = VitConfig::plain(ImageSize { height: 16, width: 8 }, 4, 8, 1, 2);
     let tensor = |shape: Vec<usize>| HostTensor { data: vec![0.0; shape.iter().product()], shape };
@@ -83,7 +83,7 @@ fn a_grid_without_positions_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let one_row = |name: &str| (name == "pos_embed").then(|| vec![1, 1, 8]);
     for grid in ["[0,9223372036854775807]", "[9223372036854775807,0]"] {
-        // The width in pixels overflowed; with a size, a filter as long as the grid was made.
+        // The width in pixels once overflowed; with a size, a filter as long as the grid was allocated.
         for size in ["", r#","preprocess":{"size":[16,8]}"#] {
             let path =
                 network(dir.path(), &format!(r#"{{"model":{{"heads":2,"grid":{grid}}}{size}}}"#), one_row);
@@ -93,7 +93,7 @@ fn a_grid_without_positions_is_refused() {
 }
 
 #[test]
-fn a_shape_of_an_unknown_type_sizes_nothing() {
+fn a_shape_of_an_unknown_type_allocates_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = network(dir.path(), r#"{"model":{"heads":2}}"#, |_| None);
     let bytes = std::fs::read(&path).unwrap();
@@ -101,7 +101,7 @@ fn a_shape_of_an_unknown_type_sizes_nothing() {
     let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
     let usual = r#""dtype":"F32","shape":[8,3,4,4]"#;
     assert!(header.contains(usual), "{header}");
-    // The number of bytes of such a type isn't known, so neither is that the shape is a lie.
+    // The size of such a type is unknown, so the shape can't be checked.
     let lie = header.replace(usual, r#""dtype":"X","shape":[8,3,4611686018427387904,4611686018427387904]"#);
     let file = [&(lie.len() as u64).to_le_bytes()[..], lie.as_bytes(), &bytes[8 + length..]].concat();
     std::fs::write(&path, file).unwrap();
@@ -109,7 +109,7 @@ fn a_shape_of_an_unknown_type_sizes_nothing() {
 }
 
 #[test]
-fn a_manifest_that_miscounts_is_refused() {
+fn a_manifest_with_wrong_counts_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let origin = Origin {
         model: Model { name: "m.safetensors".to_string(), sha256: "00".to_string() },
@@ -134,7 +134,8 @@ fn a_manifest_that_miscounts_is_refused() {
         manifest.as_object_mut().unwrap().extend(origin.as_object().unwrap().clone());
         std::fs::write(dir.path().join(MANIFEST), manifest.to_string()).unwrap();
     };
-    // Fewer images than its parts: taking one out counted below 0. A number given twice would overwrite a part.
+    // Fewer images than its segments hold: removing one once counted below 0. A number used twice would overwrite a
+    // segment.
     for (images, next_part, words) in
         [(0, 2, "don't hold 0 images"), (1, 1, "can't be number 1"), (1, u32::MAX.into(), "can't be number")]
     {

@@ -1,5 +1,5 @@
-//! `LAT_GUARDED` and `LAT_CHECKED`: a whole embedding and a training step in memory full of NaN with guard words behind every
-//! tensor, and with checked shaders, give the bits that they give without; and guarded memory finds what it is for.
+//! `LAT_GUARDED` and `LAT_CHECKED`: embedding and training give the same bits in memory full of NaN with guard words
+//! after every tensor, and with checked shaders. Guarded memory finds the faults it is meant for.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn pixels() -> Vec<u8> {
     random::bytes(1, BATCH * 32 * 32 * 3)
 }
 
-/// The vectors of three images in batches of two: the last one has a place left over.
+/// The embeddings of three images in batches of two; the last batch is not full.
 fn vectors(context: &Context) -> Vec<u32> {
     let image = |pixels: &[u8]| Rgb { height: 32, width: 32, pixels: pixels.to_vec() };
     let images: Vec<Rgb> = pixels().chunks(32 * 32 * 3).take(3).map(image).collect();
@@ -42,7 +42,7 @@ fn vectors(context: &Context) -> Vec<u32> {
     bits(&vectors)
 }
 
-/// Losses of two steps of everything, with dropout and triplets, and the parameters after them.
+/// Losses of two steps that train everything, with dropout and triplets, and the parameters after them.
 fn trained(context: &Context) -> Vec<u32> {
     let betas = Betas::default();
     let heads = ClassifierSettings { hidden: 256, classes: 5, relu: true, dropout: 0.5 };
@@ -75,7 +75,7 @@ fn trained(context: &Context) -> Vec<u32> {
 }
 
 #[test]
-fn nothing_leaks_from_memory_and_nothing_is_written_past_its_end() {
+fn guarded_memory_gives_the_same_bits() {
     for precision in [Precision::F32, Precision::F16] {
         let plain = open(|options| options.precision = precision);
         let guarded = open(|options| {
@@ -123,7 +123,7 @@ fn record_copy(recorder: &mut Recorder<'_>, x: Tensor, y: Tensor, first: u32, co
     launch.record(recorder, "copy", 0.0);
 }
 
-/// Eight words that go through a tensor of the plan, of which each copy takes so many; what the last word is.
+/// Copies eight words through a tensor of the plan, `counts` words per copy, and returns the last word.
 fn through(context: &Context, first: u32, counts: [u32; 2]) -> lat_wgpu::error::Result<u32> {
     let data = [1.0; 8];
     let (input, output) = (context.upload("input", &data)?, context.buffer("output", 8)?);
@@ -133,17 +133,17 @@ fn through(context: &Context, first: u32, counts: [u32; 2]) -> lat_wgpu::error::
     record_copy(&mut recorder, x, middle, 0, counts[0]);
     record_copy(&mut recorder, middle, y, first, counts[1]);
     let plan = recorder.finish()?;
-    // A second replay finds nothing that the first left.
+    // A second replay sees no values of the first.
     plan.run(context)?;
     plan.run(context)?;
     Ok(context.read(&output)?[7].to_bits())
 }
 
 #[test]
-fn guarded_memory_finds_what_it_is_for() {
+fn guarded_memory_finds_faults() {
     let guarded = open(|options| options.guarded = true);
     assert_eq!(through(&guarded, 0, [8, 8]).unwrap(), 1f32.to_bits());
-    // Never written, and read past the end: numbers that no result survives.
+    // Unwritten words, and words past the end, are NaN.
     for (first, counts) in [(0, [7, 8]), (1, [8, 8])] {
         let found = f32::from_bits(through(&guarded, first, counts).unwrap());
         assert!(found.is_nan(), "{counts:?}: {found}");
@@ -155,7 +155,7 @@ fn guarded_memory_finds_what_it_is_for() {
 }
 
 #[test]
-fn of_several_shaders_that_are_refused_the_same_one_is_named() {
+fn the_first_invalid_shader_is_named() {
     static WRONG: [ShaderFile; 4] = [
         ShaderFile::new("wrong_a", "fn main() { first }"),
         ShaderFile::new("wrong_b", "fn main() { second }"),

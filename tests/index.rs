@@ -1,4 +1,4 @@
-//! Index folders, shards and their way back to one file.
+//! Index folders, shards and merging.
 
 #[path = "common/program.rs"]
 mod program;
@@ -18,10 +18,10 @@ use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
 
-const ENDINGS: [&str; 3] = ["safetensors", "npy", "parquet"];
+const EXTENSIONS: [&str; 3] = ["safetensors", "npy", "parquet"];
 const DIM: usize = 3;
 
-// The folder alone: files that no image is in, and vectors made of their content.
+// The library: files that are no images, and embeddings made of their content.
 
 fn origin() -> Origin {
     Origin {
@@ -40,28 +40,28 @@ fn options(part_rows: usize) -> IndexOptions {
     IndexOptions { part_rows, ..IndexOptions::default() }
 }
 
-/// A folder with `images/`, whose files hold their own names.
+/// A folder with `images/`, in which each file holds its own name.
 fn images(names: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("pictures")).unwrap();
+    std::fs::create_dir(folder.path().join("images")).unwrap();
     for name in names {
-        std::fs::write(folder.path().join("pictures").join(name), name).unwrap();
+        std::fs::write(folder.path().join("images").join(name), name).unwrap();
     }
     folder
 }
 
 fn list(folder: &Path) -> Vec<Image> {
-    walk::list_images(&[folder.join("pictures")], false).unwrap().images
+    walk::list_images(&[folder.join("images")], false).unwrap().images
 }
 
-/// The vector of an image; `None` where it "can't be read".
+/// The embedding of an image; `None` if it "can't be read".
 fn look(image: &Image) -> Option<Vec<f32>> {
     let bytes = std::fs::read(&image.path).unwrap();
     let sum: u32 = bytes.iter().map(|&b| u32::from(b)).sum();
     (!bytes.starts_with(b"bad")).then(|| vec![sum as f32, bytes.len() as f32, 0.1])
 }
 
-/// Takes in up to `most` of what is lacking.
+/// Adds up to `most` missing images.
 fn feed(writer: &mut IndexWriter, most: usize) {
     for image in writer.todo().iter().take(most) {
         match look(image) {
@@ -71,7 +71,7 @@ fn feed(writer: &mut IndexWriter, most: usize) {
     }
 }
 
-/// Extends an index to its end.
+/// Extends an index by all missing images.
 fn extend(index: &Path, images: Vec<Image>, options: &IndexOptions) -> (Found, (usize, usize)) {
     let mut writer = IndexWriter::open(index, origin(), images, options).unwrap();
     feed(&mut writer, usize::MAX);
@@ -87,7 +87,7 @@ fn shard(index: &Path, number: u32, of: u32, images: Vec<Image>, origin: Origin)
     Ok(writer.finish()?.0)
 }
 
-/// All rows that the manifest counts, by name.
+/// All rows of the manifest, by name.
 fn read(index: &Path) -> BTreeMap<String, Vec<f32>> {
     let manifest = Manifest::read(index).unwrap().unwrap();
     let mut rows = BTreeMap::new();
@@ -95,7 +95,7 @@ fn read(index: &Path) -> BTreeMap<String, Vec<f32>> {
         let Embeddings { paths, dim, rows: values } = embeddings::read(&index.join(&part.file)).unwrap();
         assert_eq!(paths.len(), part.rows);
         for (name, row) in paths.into_iter().zip(values.chunks(dim)) {
-            assert!(rows.insert(name.clone(), row.to_vec()).is_none(), "{name} stands twice");
+            assert!(rows.insert(name.clone(), row.to_vec()).is_none(), "{name} is there twice");
         }
     }
     assert_eq!(rows.len(), manifest.images);
@@ -124,7 +124,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn an_index_takes_in_what_it_lacks_and_drops_what_changed() {
+fn an_index_adds_missing_images_and_drops_changed_ones() {
     let folder = images(&["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]);
     let (here, index) = (folder.path(), folder.path().join("index"));
     assert_eq!(extend(&index, list(here), &options(2)).1, (5, 5));
@@ -137,7 +137,7 @@ fn an_index_takes_in_what_it_lacks_and_drops_what_changed() {
     assert_eq!((found, rows), (Found { known: 5, ..Found::default() }, (0, 5)));
     assert_eq!((names_in(&index), std::fs::read(index.join("manifest.json")).unwrap()), (before, bytes));
 
-    // Changed, gone, new, and unreadable from now on.
+    // One image is changed, one removed, one new, and one now unreadable.
     std::fs::write(here.join("images/b.jpg"), "bright").unwrap();
     std::fs::remove_file(here.join("images/c.jpg")).unwrap();
     std::fs::write(here.join("images/bb.jpg"), "bb").unwrap();
@@ -161,7 +161,7 @@ fn an_index_takes_in_what_it_lacks_and_drops_what_changed() {
 }
 
 #[test]
-fn what_was_not_finished_is_done_again() {
+fn unfinished_work_is_repeated() {
     let folder = images(&["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]);
     let (here, index) = (folder.path(), folder.path().join("index"));
     let mut writer = IndexWriter::open(&index, origin(), list(here), &options(2)).unwrap();
@@ -171,11 +171,11 @@ fn what_was_not_finished_is_done_again() {
     }
     feed(&mut writer, 3);
     drop(writer);
-    assert_eq!(read(&index).len(), 2, "the first part counts, the second was not complete");
+    assert_eq!(read(&index).len(), 2, "the first segment counts, the second was not complete");
     assert!(!Manifest::read(&index).unwrap().unwrap().complete);
     assert!(message(Merge::open(&index)).contains("isn't complete"));
 
-    // What a kill between two steps leaves: a part that no manifest lists, and half a file.
+    // A kill between two steps leaves a segment that no manifest lists, and half a file.
     std::fs::write(index.join("part-000002.safetensors"), "half").unwrap();
     std::fs::write(index.join("part-000009.json"), "half").unwrap();
     std::fs::write(index.join(".lat-wgpu-x"), "half").unwrap();
@@ -183,14 +183,14 @@ fn what_was_not_finished_is_done_again() {
     assert_eq!(writer.todo().len(), 3);
     feed(&mut writer, 1);
     writer.stop().unwrap();
-    assert_eq!(read(&index).len(), 3, "what was stopped in good order is kept");
+    assert_eq!(read(&index).len(), 3, "rows before an orderly stop are kept");
     assert_eq!(extend(&index, list(here), &options(2)).1, (2, 5));
     assert_eq!(read(&index), wanted(&list(here)));
     assert!(!names_in(&index).iter().any(|name| name.contains("000009") || name.starts_with(".lat")));
 }
 
 #[test]
-fn vectors_of_another_kind_are_kept_out() {
+fn other_embeddings_are_refused() {
     let folder = images(&["a.jpg"]);
     let (here, index) = (folder.path(), folder.path().join("index"));
     extend(&index, list(here), &options(2));
@@ -213,7 +213,7 @@ fn vectors_of_another_kind_are_kept_out() {
     assert!(flip.contains("flip: null, not true"), "{flip}");
     assert!(refused(&|o| o.dtype = Dtype::F16).contains("\"f32\", not \"f16\""));
     assert!(refused(&|o| o.ignore_exif = true).contains("ignore_exif"));
-    // Another name of the same weights is no difference.
+    // Another name for the same weights is accepted.
     let mut renamed = origin();
     renamed.model.name = "other.safetensors".to_string();
     IndexWriter::open(&index, renamed, list(here), &options(2)).unwrap();
@@ -229,9 +229,9 @@ fn vectors_of_another_kind_are_kept_out() {
 
     let twice = [list(here), list(here)].concat();
     assert!(message(IndexWriter::open(&index, origin(), twice, &options(2))).contains("twice"));
-    let text = message(IndexWriter::open(&here.join("pictures"), origin(), list(here), &options(2)));
+    let text = message(IndexWriter::open(&here.join("images"), origin(), list(here), &options(2)));
     assert!(text.contains("folder of its own"), "{text}");
-    // A manifest must not lead out of its folder.
+    // A manifest must not point outside its folder.
     let path = index.join("manifest.json");
     let manifest = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, manifest.replace("part-", "../part-")).unwrap();
@@ -241,7 +241,7 @@ fn vectors_of_another_kind_are_kept_out() {
 }
 
 #[test]
-fn shards_are_a_split() {
+fn each_image_is_in_one_shard() {
     for text in ["0/4", "5/4", "1", "1/", "/4", "1/0", "-1/4", "a/b", ""] {
         assert!(text.parse::<ShardNumber>().is_err(), "{text}");
     }
@@ -264,20 +264,20 @@ fn shards_are_a_split() {
 }
 
 #[test]
-fn merging_writes_what_one_run_would_have_written() {
+fn merged_shards_equal_one_run() {
     let names: Vec<String> = (0..23).map(|i| format!("{:02}.jpg", i * 7 % 23)).collect();
     let folder = images(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let here = folder.path();
     for name in ["03.jpg", "11.jpg"] {
-        std::fs::write(here.join("pictures").join(name), "bad image").unwrap();
+        std::fs::write(here.join("images").join(name), "bad image").unwrap();
     }
     let images = list(here);
     for number in 1..=3 {
         shard(&here.join("parts"), number, 3, images.clone(), origin()).unwrap();
     }
     extend(&here.join("index"), images.clone(), &options(4));
-    for ending in ENDINGS {
-        let whole = here.join("whole").with_extension(ending);
+    for extension in EXTENSIONS {
+        let whole = here.join("whole").with_extension(extension);
         let all: Vec<String> = images.iter().map(|image| image.name.clone()).collect();
         let Origin { dim, dtype, metadata, .. } = origin();
         let mut writer = EmbeddingWriter::create(&whole, dim, dtype, &all, &metadata).unwrap();
@@ -286,10 +286,13 @@ fn merging_writes_what_one_run_would_have_written() {
         }
         writer.finish().unwrap();
         for source in ["parts", "index"] {
-            let out = here.join(source).with_extension(ending);
+            let out = here.join(source).with_extension(extension);
             let merged = merge(&here.join(source), &out).unwrap();
             assert_eq!((merged.rows, merged.skipped), (21, 2));
-            assert!(std::fs::read(&out).unwrap() == std::fs::read(&whole).unwrap(), "{source} to {ending}");
+            assert!(
+                std::fs::read(&out).unwrap() == std::fs::read(&whole).unwrap(),
+                "{source} to {extension}"
+            );
         }
     }
     let paths = |stem: &str| std::fs::read(here.join(stem).with_extension("paths.txt")).unwrap();
@@ -324,7 +327,7 @@ fn bad_shards_are_named() {
     shard(&parts, 2, 4, list(here), origin()).unwrap();
     merge(&parts, &out).unwrap();
 
-    // An image more: every shard has to know.
+    // Another image: every shard must be updated.
     std::fs::write(here.join("images/20.jpg"), "20").unwrap();
     let its = ShardNumber::of_name("20.jpg", 4);
     let redone: Vec<usize> =
@@ -341,7 +344,7 @@ fn bad_shards_are_named() {
     }
     assert_eq!(merge(&parts, &out).unwrap().rows, 20);
 
-    // One bit.
+    // Flip one bit.
     let good = std::fs::read(&out).unwrap();
     let victim = parts.join("shard-4-of-4");
     let part = victim.join(&Manifest::read(&victim).unwrap().unwrap().parts[0].file);
@@ -357,7 +360,7 @@ fn bad_shards_are_named() {
     assert!(message(merge(&parts, &out)).contains(&*part.to_string_lossy()));
     std::fs::write(&part, &whole).unwrap();
 
-    // Two shards that hold the same rows under two numbers.
+    // Two shards with the same rows under two numbers.
     let path = victim.join("manifest.json");
     let manifest = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, manifest.replace("\"number\": 4", "\"number\": 1")).unwrap();
@@ -387,25 +390,25 @@ fn embed(code: i32, folder: &Path, more: &[&str]) -> String {
 }
 
 #[test]
-fn four_shards_are_one_run_to_the_byte() {
+fn four_shards_equal_one_run_to_the_byte() {
     let folder = crops(9);
     let here = folder.path();
     std::fs::write(here.join("crops/0004_broken.png"), "no image").unwrap();
     for number in 1..=4 {
-        // Batches of another size and of other images than in one run.
+        // Batches differ from those of one run in size and images.
         let shard = format!("{number}/4");
         let arguments =
             ["crops", "--out", "parts", "--shard", &shard, "--batch-size", "3", "--part-rows", "3"];
         embed(0, here, &arguments);
     }
-    for ending in ENDINGS {
-        let (one, all) = (format!("one.{ending}"), format!("all.{ending}"));
+    for extension in EXTENSIONS {
+        let (one, all) = (format!("one.{extension}"), format!("all.{extension}"));
         embed(0, here, &["crops", "--out", &one, "--batch-size", "5"]);
         let (_, stderr) = expect(0, here, &["merge", "parts", "--out", &all, "--json", "m.json"]);
         assert!(stderr.contains("merged 18 rows of 128 numbers"), "{stderr}");
         assert!(
             std::fs::read(here.join(&one)).unwrap() == std::fs::read(here.join(&all)).unwrap(),
-            "{ending}"
+            "{extension}"
         );
     }
     let summary: Value = serde_json::from_slice(&std::fs::read(here.join("m.json")).unwrap()).unwrap();
@@ -418,7 +421,7 @@ fn four_shards_are_one_run_to_the_byte() {
 
 #[cfg(unix)]
 #[test]
-fn a_killed_shard_loses_and_doubles_nothing() {
+fn a_killed_shard_neither_loses_nor_repeats_rows() {
     let folder = crops(12);
     let here = folder.path();
     let slow = ["--size", "64x64", "--stride", "2", "--batch-size", "1"];
@@ -443,7 +446,7 @@ fn a_killed_shard_loses_and_doubles_nothing() {
     let (_, text) = expect(1, here, &["merge", "parts", "--out", "all.npy"]);
     assert!(text.contains("isn't complete"), "{text}");
 
-    // A signal keeps what has come, down to the row.
+    // A signal keeps every row made so far.
     let mut child = start();
     wait_for_more_than(killed);
     signal(&child, "-TERM");
@@ -460,7 +463,7 @@ fn a_killed_shard_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn an_index_is_appended_to() {
+fn embed_appends_to_an_index() {
     let folder = crops(3);
     let here = folder.path();
     let summary =
@@ -495,7 +498,7 @@ fn an_index_is_appended_to() {
 }
 
 #[test]
-fn two_views_are_told_and_kept_apart() {
+fn flipped_embeddings_are_kept_apart() {
     let folder = crops(2);
     let here = folder.path();
     embed(0, here, &["crops", "--out", "single.safetensors", "--json", "s.json"]);

@@ -1,4 +1,4 @@
-//! Every kernel on the adapter against its f64 reference; `--nocapture` shows how much of each tolerance is used.
+//! Every kernel on the adapter against its f64 reference; `--nocapture` shows the share of each tolerance used.
 
 #[path = "kernels/adam.rs"]
 mod adam;

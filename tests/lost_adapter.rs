@@ -1,4 +1,4 @@
-//! What becomes of the work when the adapter is lost, finds no memory, or never answers: rehearsed by `LAT_REHEARSE`.
+//! Commands whose adapter is lost, runs out of memory or never answers, simulated by `LAT_REHEARSE`.
 
 #[path = "common/program.rs"]
 mod program;
@@ -6,7 +6,7 @@ mod program;
 use program::{TINY, finish, program};
 use std::path::Path;
 
-/// Runs with this rehearsal, asserts the exit code and returns stderr.
+/// Runs with this `LAT_REHEARSE`, asserts the exit code and returns stderr.
 fn lat(code: i32, folder: &Path, rehearse: &str, arguments: &[&str]) -> String {
     let mut command = program(folder, arguments);
     finish(code, command.env("LAT_REHEARSE", rehearse).env("LAT_PATIENCE", "2")).1
@@ -23,17 +23,17 @@ fn embed<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     arguments
 }
 
-/// Numbers from 1 to `most`: all of them, or with a step that no pattern of launches shares.
+/// Numbers from 1 to `most`: all of them, or spaced by a step unlike any pattern of dispatches.
 fn numbers(most: u64, count: u64) -> impl Iterator<Item = u64> {
     (1..=most).step_by((most / count).max(1) as usize)
 }
 
 #[test]
-fn embed_loses_no_vector_and_doubles_none() {
+fn embed_neither_loses_nor_repeats_rows() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
-    // A file that is skipped, ahead of the images that come after a failure.
+    // A skipped file before the images that follow a failure.
     std::fs::write(folder.join("figures/bounding_box_train/zzz.jpg"), b"no image").unwrap();
     lat(0, folder, "", &embed("whole.npy", &["--batch-size", "4"]));
     let read = |name: &str| {
@@ -43,7 +43,7 @@ fn embed_loses_no_vector_and_doubles_none() {
     let whole = read("whole");
     assert!(whole.1.lines().count() >= 8, "{}", whole.1);
 
-    // Every buffer in turn, until none is left to be refused.
+    // Refuses each buffer in turn, until none is left.
     let (mut halved, mut opened) = (0, 0);
     for number in 1.. {
         let said = lat(0, folder, &format!("refuse@{number}"), &embed("out.npy", &["--batch-size", "4"]));
@@ -58,7 +58,7 @@ fn embed_loses_no_vector_and_doubles_none() {
     }
     assert!(halved > 2 && opened > 2, "{halved} went on with half a batch, {opened} opened the adapter anew");
 
-    // `tools/rehearse.sh` draws 50. Images that are named twice have two rows.
+    // `tools/rehearse.sh` tries 50. Images named twice have two rows.
     let twice = ["figures/bounding_box_train", "--batch-size", "2"];
     lat(0, folder, "", &embed("whole.npy", &twice));
     let doubled = read("whole");
@@ -70,15 +70,15 @@ fn embed_loses_no_vector_and_doubles_none() {
         assert!(said.contains("(2 skipped)"), "lose@{number}: {said}");
         lost += usize::from(said.contains("was lost: as rehearsed; the adapter is opened anew"));
     }
-    assert!(lost >= 8, "{lost} losses came about");
+    assert!(lost >= 8, "{lost} losses happened");
 }
 
 #[test]
-fn a_batch_that_was_halved_stays_so_when_the_adapter_is_opened_anew() {
+fn a_halved_batch_stays_halved_after_a_lost_adapter() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
-    // The first buffer that only a batch needs.
+    // The first buffer that depends on the batch.
     let (number, halved) = (1..100)
         .find_map(|number| {
             let said = lat(0, folder, &format!("refuse@{number}"), &embed("out.npy", &[]));
@@ -92,7 +92,7 @@ fn a_batch_that_was_halved_stays_so_when_the_adapter_is_opened_anew() {
 }
 
 #[test]
-fn a_second_loss_ends_it_and_leaves_nothing_behind() {
+fn a_second_loss_is_an_error_and_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
@@ -104,7 +104,7 @@ fn a_second_loss_ends_it_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn work_that_hangs_is_named() {
+fn hanging_dispatches_are_named() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
@@ -112,7 +112,7 @@ fn work_that_hangs_is_named() {
     assert!(said.contains("no answer within 2 s; it hangs in dispatches 1 to "), "{said}");
 }
 
-/// A run of three epochs of two steps that opens a block, with a save at every step.
+/// A run of three epochs of two steps, which unfreezes a block and saves at every step.
 fn train(out: &str) -> Vec<&str> {
     vec![
         "train",
@@ -135,7 +135,7 @@ fn train(out: &str) -> Vec<&str> {
     ]
 }
 
-/// Everything of a run that must come out the same.
+/// All outputs of a run that must stay the same.
 fn left(folder: &Path, run: &str) -> Vec<Vec<u8>> {
     let log = std::fs::read_to_string(folder.join(run).join("log.jsonl")).unwrap();
     let losses: Vec<String> = log
@@ -151,13 +151,13 @@ fn left(folder: &Path, run: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn train_ends_as_if_nothing_had_happened() {
+fn train_ends_the_same_after_a_lost_adapter() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);
     lat(0, folder, "", &train("whole"));
     let whole = left(folder, "whole");
-    // `tools/rehearse.sh` tries every buffer and many more launches.
+    // `tools/rehearse.sh` tries every buffer and many more dispatches.
     let failures = numbers(1000, 8).map(|number| format!("lose@{number}"));
     let failures = failures.chain(numbers(120, 8).map(|number| format!("refuse@{number}")));
     let mut passed = 0;
@@ -167,13 +167,13 @@ fn train_ends_as_if_nothing_had_happened() {
         assert!(left(folder, &run) == whole, "{failure}: {said}");
         passed += usize::from(said.contains("as rehearsed; the adapter is opened anew"));
     }
-    assert!(passed >= 10, "{passed} failures came about");
+    assert!(passed >= 10, "{passed} failures happened");
     let said = lat(1, folder, "lose@5,lose@20", &train("twice"));
     assert!(said.contains("opened anew") && said.contains("error: the adapter was lost"), "{said}");
 }
 
 #[test]
-fn search_begins_again_once() {
+fn search_restarts_once() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     draw(folder);

@@ -1,6 +1,6 @@
-//! The whole forward pass against PyTorch, and what must not change an image's vector.
+//! The whole forward pass against PyTorch, and the independence of an image's embedding.
 //!
-//! Third link of the chain of trust: the goldens were computed in float64 by `tools/make_goldens.py`.
+//! Third step of the chain of trust: the goldens are computed in float64 by `tools/make_goldens.py`.
 
 mod common;
 #[path = "common/goldens.rs"]
@@ -15,7 +15,7 @@ use lat_wgpu::tasks::embed::Embedder;
 use safetensors::SafeTensors;
 use std::path::Path;
 
-/// Of the largest value: what issue and README promise against PyTorch.
+/// Tolerance against PyTorch that README promises, relative to the largest value.
 const TOLERANCE: f32 = 2e-5;
 
 struct Golden {
@@ -57,7 +57,7 @@ fn golden(name: &str) -> Golden {
     all_goldens().into_iter().find(|golden| golden.name == name).unwrap()
 }
 
-/// A plan whose tokens and embeddings can be read back.
+/// A plan with readable tokens and embeddings.
 struct Recorded {
     plan: Plan,
     pixels: lat_wgpu::gpu::Buffer,
@@ -112,7 +112,7 @@ fn tokens_and_embeddings_equal_pytorch_for_every_option() {
 }
 
 #[test]
-fn the_comparison_with_pytorch_can_fail() {
+fn comparison_with_pytorch_can_fail() {
     let golden = golden("plain");
     let mut wrong = golden.tokens.clone();
     let largest = wrong.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -121,10 +121,10 @@ fn the_comparison_with_pytorch_can_fail() {
 }
 
 #[test]
-fn a_vector_depends_on_its_image_alone_to_the_bit() {
+fn an_embedding_depends_only_on_its_image() {
     let golden = golden("plain");
     let mut images = golden.images.clone();
-    // A neighbour of extremes, and one more of each to make the batch odd.
+    // A neighbour with extreme pixels, and more images to make the batch odd.
     let len = images[0].pixels.len();
     let mut extreme = images[0].clone();
     extreme.pixels = (0..len).map(|i| if i % 2 == 0 { 255 } else { 0 }).collect();
@@ -149,7 +149,7 @@ fn a_vector_depends_on_its_image_alone_to_the_bit() {
 }
 
 #[test]
-fn a_replay_depends_on_nothing_left_in_memory() {
+fn a_replay_does_not_depend_on_old_memory() {
     let golden = golden("clip_timm");
     let recorded = record(&golden.network, golden.images.len());
     write_images(&recorded, &golden.images);
@@ -164,19 +164,19 @@ fn a_replay_depends_on_nothing_left_in_memory() {
 }
 
 #[test]
-fn a_block_takes_seven_launches_and_blocks_share_memory() {
+fn a_block_takes_seven_dispatches_and_blocks_share_memory() {
     let golden = golden("plain");
     let plan = record(&golden.network, 1).plan;
     let in_block =
         |i: usize| plan.dispatches.iter().filter(|d| d.label.starts_with(&format!("blocks.{i}."))).count();
     assert_eq!((in_block(0), in_block(1)), (7, 7));
     let summary = plan.summary();
-    // Two blocks' worth of short-lived tensors would take far more than what is alive at once.
+    // The short-lived tensors of two blocks would take far more than those alive at once.
     assert!(summary.heap_bytes * 2 < summary.unshared_bytes, "{summary:?}");
 }
 
 #[test]
-fn what_does_not_fit_is_said_before_it_is_tried() {
+fn a_batch_that_does_not_fit_is_reported_before_allocation() {
     let golden = golden("plain");
     let refused = Embedder::new(context(), &golden.network, Some(1 << 20), 1 << 20).err().unwrap();
     assert!(refused.to_string().contains("batch of 1048576"), "{refused}");

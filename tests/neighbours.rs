@@ -1,4 +1,4 @@
-//! Distances and nearest rows over a gallery in tiles: exact on whole numbers, and the same bits whatever the tiles.
+//! Distances and nearest rows over a gallery in tiles: exact on integers, with the same bits for all tiles.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn embeddings(rows: Vec<f32>, dim: usize) -> Embeddings {
     Embeddings { paths, dim, rows }
 }
 
-/// Whole numbers from -2 to 2; rows of few numbers are often the same.
+/// Integers from -2 to 2; rows of few dimensions are often equal.
 fn whole(stream: u64, count: usize, dim: usize) -> Embeddings {
     let number = |i| (rng::bits(7, stream, i) % 5) as f32 - 2.0;
     embeddings((0..(count * dim) as u64).map(number).collect(), dim)
@@ -42,21 +42,21 @@ fn tiles(queries: usize, gallery: usize, resident: bool) -> Tiles {
     Tiles { queries, gallery, resident }
 }
 
-/// Distances in f64, rounded: exact for whole numbers.
+/// Distances computed in f64 and rounded: exact for integers.
 fn exact(queries: &Embeddings, gallery: &Embeddings) -> Vec<f32> {
     let rows =
         |query| gallery.rows.chunks(gallery.dim).map(move |row| distance::distance(query, row).value as f32);
     queries.rows.chunks(queries.dim).flat_map(rows).collect()
 }
 
-/// The ranking of exact distances, ties by row.
+/// The ranking by exact distances, ties by row.
 fn ranked(distances: &[f32], gallery: usize, k: usize) -> Vec<Vec<Neighbour>> {
     let neighbour = |(distance, index): (f32, u32)| Neighbour { index: index as usize, distance };
     distances.chunks(gallery).map(|row| topk::nearest(row, k).into_iter().map(neighbour).collect()).collect()
 }
 
 #[test]
-fn whole_numbers_with_many_ties_are_ranked_exactly() {
+fn integers_with_many_ties_are_ranked_exactly() {
     for (queries, gallery, dim) in [(1, 1, 1), (5, 7, 3), (13, 131, 4), (9, 67, 9)] {
         let (queries, gallery) = (whole(1, queries, dim), whole(2, gallery, dim));
         let (rows, width) = (queries.len(), gallery.len());
@@ -80,7 +80,7 @@ fn whole_numbers_with_many_ties_are_ranked_exactly() {
 }
 
 #[test]
-fn tiles_and_ranges_of_queries_change_no_bit() {
+fn tiles_and_ranges_change_no_bit() {
     let (queries, gallery) = (embeddings(normal(3, 21 * 52), 52), embeddings(normal(4, 150 * 52), 52));
     let mut one = Neighbours::new(context(), &queries, &gallery, MEMORY).unwrap();
     // Whole quads of the gallery.
@@ -100,10 +100,10 @@ fn tiles_and_ranges_of_queries_change_no_bit() {
 }
 
 #[test]
-fn a_streamed_gallery_is_that_in_memory() {
+fn a_streamed_gallery_equals_one_in_memory() {
     let dir = tempfile::tempdir().unwrap();
     let queries = embeddings(normal(5, 6 * 30), 30);
-    // Halves as they come back from a file of halves.
+    // The values of an f16 file.
     let halved: Vec<f32> = normal(6, 90 * 30).into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect();
     let gallery = embeddings(halved, 30);
     let mut memory = Neighbours::new(context(), &queries, &gallery, MEMORY).unwrap();
@@ -122,7 +122,7 @@ fn a_streamed_gallery_is_that_in_memory() {
             assert_eq!(streamed.nearest(0..6, 9).unwrap(), nearest);
         }
     }
-    // Three files one after the other: every row comes three times, the first copy first.
+    // Three files in sequence: every row comes three times, in the order of the files.
     let parts = Parts::new(files.iter().map(|file| file as &dyn Rows).collect()).unwrap();
     let mut together = Neighbours::with_tiles(context(), &queries, &parts, tiles(6, 40, false)).unwrap();
     let found = together.nearest(0..6, 27).unwrap();
@@ -134,7 +134,7 @@ fn a_streamed_gallery_is_that_in_memory() {
     }
 }
 
-/// Rows that count how often each is read.
+/// Rows that count their reads.
 struct Counted {
     rows: Embeddings,
     read: AtomicUsize,
@@ -156,7 +156,7 @@ impl Rows for Counted {
 }
 
 #[test]
-fn a_gallery_that_stays_is_read_once() {
+fn a_resident_gallery_is_read_once() {
     let queries = whole(8, 10, 4);
     for (resident, times) in [(true, 1), (false, 3 + 4)] {
         let gallery = Counted { rows: whole(9, 33, 4), read: AtomicUsize::new(0) };
@@ -171,7 +171,7 @@ fn a_gallery_that_stays_is_read_once() {
 }
 
 #[test]
-fn edges_of_k_and_empty_sides() {
+fn extreme_k_and_empty_inputs() {
     let (queries, gallery) = (whole(10, 3, 2), whole(11, MAX_K + 40, 2));
     let mut neighbours = Neighbours::with_tiles(context(), &queries, &gallery, tiles(3, 100, false)).unwrap();
     assert_eq!(neighbours.nearest(0..3, 0).unwrap(), vec![vec![]; 3]);
@@ -191,7 +191,7 @@ fn edges_of_k_and_empty_sides() {
 }
 
 #[test]
-fn what_can_not_be_measured_is_named() {
+fn invalid_rows_are_named() {
     let (narrow, wide) = (whole(12, 2, 3), whole(13, 2, 5));
     let usage = |error: Option<Error>, parts: &[&str]| match error {
         Some(Error::Usage(text)) => assert!(parts.iter().all(|part| text.contains(part)), "{text}"),
@@ -206,8 +206,8 @@ fn what_can_not_be_measured_is_named() {
         let fine = whole(15, 30, 5);
         let named = format!("{bad}");
         let mut neighbours = Neighbours::with_tiles(context(), &fine, &broken, tiles(30, 4, true)).unwrap();
-        usage(neighbours.nearest(0..2, 3).err(), &["row of the gallery 17", "place 2", &named]);
-        // Still so the second time: a tile that failed isn't taken for one that is there.
+        usage(neighbours.nearest(0..2, 3).err(), &["row of the gallery 17", "dimension 2", &named]);
+        // Also the second time: a tile that failed is not taken as loaded.
         usage(neighbours.distances(0..2).err(), &["row of the gallery 17"]);
         let mut neighbours = Neighbours::new(context(), &broken, &fine, MEMORY).unwrap();
         usage(neighbours.distances(16..18).err(), &["query 17"]);
@@ -222,7 +222,7 @@ fn what_can_not_be_measured_is_named() {
 }
 
 #[test]
-fn tiles_stay_within_the_memory() {
+fn tiles_keep_the_memory_limit() {
     let limit = context().max_tensor_bytes();
     for (queries, gallery, dim) in [
         (1, 1, 1),
@@ -246,13 +246,13 @@ fn tiles_stay_within_the_memory() {
             assert!(need <= memory && q * row <= limit && g * row <= limit && 4 * q * g <= limit, "{case}");
         }
     }
-    // A full Market-1501 stays with default memory; a larger set doesn't.
+    // Market-1501 stays resident with the default memory; a larger data set doesn't.
     assert!(Tiles::fit(context(), 3368, 15_913, 10_752, 2 << 30).unwrap().resident);
     assert!(!Tiles::fit(context(), 11_659, 82_161, 10_752, 2 << 30).unwrap().resident);
 }
 
 #[test]
-fn real_sized_rows_agree_with_the_reference() {
+fn rows_of_real_size_agree_with_the_reference() {
     let dim = 14 * 384;
     let (queries, gallery) = (embeddings(normal(16, 5 * dim), dim), embeddings(normal(17, 40 * dim), dim));
     let mut neighbours = Neighbours::with_tiles(context(), &queries, &gallery, tiles(3, 16, true)).unwrap();

@@ -1,4 +1,4 @@
-//! Networks whose weights and activations are stored in halves, against the same in f32.
+//! Networks with weights and activations in f16 against f32.
 
 #[path = "common/goldens.rs"]
 mod goldens;
@@ -18,10 +18,10 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What issue and README promise for every image.
+/// Least cosine between f16 and f32 embeddings, as README promises.
 const LEAST_COSINE: f64 = 0.9995;
 
-/// A context with f16 of the adapter's own, if it has them, and one with halves packed in words.
+/// A context with native f16, if the adapter has it, and one with packed f16.
 fn contexts() -> Vec<Context> {
     let open = |default_limits| {
         let environment = ContextOptions::from_environment(None);
@@ -44,7 +44,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 #[test]
-fn vectors_in_halves_point_where_pytorchs_do() {
+fn f16_embeddings_are_close_to_pytorch() {
     let contexts = contexts();
     for (model, golden) in goldens::pairs() {
         let name = golden.file_name().unwrap().to_string_lossy().into_owned();
@@ -87,7 +87,7 @@ fn random(dim: usize) -> Network {
 }
 
 #[test]
-fn halves_take_half_the_memory() {
+fn f16_takes_half_the_memory() {
     let network = random(384);
     let need = |context: &Context| Embedder::new(context, &network, Some(4), 1 << 30).unwrap().need();
     let whole: Need = need(&full());
@@ -96,12 +96,12 @@ fn halves_take_half_the_memory() {
         let weights = halves.parameters as f64 / whole.parameters as f64;
         let activations = halves.per_image as f64 / whole.per_image as f64;
         println!("{:?}: weights {weights:.3}, each image {activations:.3}", context.storage());
-        // Patch embedding, positions, biases and norms stay f32; so do pixels and vectors.
+        // Patch embedding, positions, biases, norms, pixels and embeddings stay f32.
         assert!(weights < 0.62 && activations < 0.75, "{weights} {activations}");
     }
 }
 
-/// Every way in which this adapter can compute a vector: its own kernels and those for GPUs, in f32 and in halves.
+/// All ways to compute an embedding on this adapter: its own kernels and those for GPUs, in f32 and f16.
 fn ways() -> Vec<Context> {
     let open = |precision, portable| {
         let environment = ContextOptions::from_environment(None);
@@ -115,7 +115,7 @@ fn ways() -> Vec<Context> {
 }
 
 #[test]
-fn a_vector_depends_on_its_image_alone_to_the_bit() {
+fn an_embedding_depends_only_on_its_image() {
     let network = random(64);
     let image = |seed: u64| {
         let pixels = (0..64 * 64 * 3).map(|i| rng::bits(seed, 0, i) as u8).collect();
@@ -123,7 +123,7 @@ fn a_vector_depends_on_its_image_alone_to_the_bit() {
     };
     let images: Vec<Rgb> = (1..=33).map(image).collect();
     for context in ways() {
-        // Layers of this width are wide enough for matrix units, whatever the rows.
+        // Layers of this width use matrix units for any number of rows.
         for rows in [1, 17, 33 * 17] {
             let units = Tile::units(Form::Nt, &context, rows, 192, 64);
             assert_eq!(units.is_some(), context.fragments().is_some(), "{rows} rows: {units:?}");
@@ -150,7 +150,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn widths_that_halves_cannot_hold_are_refused() {
+fn odd_widths_are_refused_in_f16() {
     let mut network = random(64);
     network.config.mlp_hidden = 250;
     let contexts = contexts();
@@ -190,7 +190,7 @@ fn eval_and_search_take_a_precision() {
 }
 
 #[test]
-fn training_in_halves_follows_training_in_f32_and_resumes_to_the_bit() {
+fn f16_training_follows_f32_and_resumes_to_the_bit() {
     let temporary = figures("3");
     let folder = temporary.path();
     let train = |out: &str, more: &[&str]| {
@@ -223,7 +223,7 @@ fn training_in_halves_follows_training_in_f32_and_resumes_to_the_bit() {
     train("again", &["--precision", "f16", "--max-steps", "5"]);
     train("again", &["--precision", "f16", "--resume"]);
     let read = |run: &str| std::fs::read(folder.join(run).join("last.safetensors")).unwrap();
-    assert!(read("again") == read("halves"), "a resumed run ends elsewhere");
+    assert!(read("again") == read("halves"), "a resumed run differs");
 
     let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures", "--resume"];
     arguments.extend(["--out", "halves", "--epochs", "5", "--precision", "f32"]);

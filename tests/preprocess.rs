@@ -1,4 +1,4 @@
-//! Resizing against images that Pillow resized: equal byte for byte.
+//! Resizing against Pillow, byte for byte.
 
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::images::preprocess::resize_bicubic;
@@ -13,7 +13,7 @@ fn image(tensors: &SafeTensors<'_>, name: &str) -> Rgb {
 }
 
 #[test]
-fn resized_as_pillow_does() {
+fn resizes_like_pillow() {
     let file =
         std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/pillow.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&file).unwrap();

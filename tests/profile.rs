@@ -1,4 +1,4 @@
-//! `--profile` as a user meets it: tables, traces, and results that it doesn't change.
+//! `--profile`: tables, traces, and unchanged results.
 
 #[path = "common/program.rs"]
 mod program;
@@ -7,14 +7,14 @@ use program::{TINY, expect, figures};
 use serde_json::Value;
 use std::path::Path;
 
-/// Runs, asserts the exit code and returns stderr; nothing may stand on stdout.
+/// Runs, asserts the exit code and an empty stdout, and returns stderr.
 fn lat(code: i32, folder: &Path, arguments: &[&str]) -> String {
     let (stdout, stderr) = expect(code, folder, arguments);
     assert!(stdout.is_empty(), "{stdout}");
     stderr
 }
 
-/// Titles of a trace's processes; every track's events must follow each other without gaps, and both tracks end together.
+/// Titles of a trace's processes. Asserts that the events of a track have no gaps, and that both tracks end together.
 fn titles(path: &Path) -> Vec<String> {
     let trace: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
@@ -37,7 +37,7 @@ fn titles(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn embed_tells_where_the_time_goes_and_writes_the_same_vectors() {
+fn embed_profiles_and_writes_the_same_embeddings() {
     let folder = figures("2");
     let here = folder.path();
     let embed = [
@@ -52,7 +52,7 @@ fn embed_tells_where_the_time_goes_and_writes_the_same_vectors() {
         "--out",
     ];
     lat(0, here, &[&embed[..], &["plain.safetensors"]].concat());
-    // The flag takes no word that follows it: that is an input.
+    // The word after the flag is an input, not its value.
     for (flag, file) in [("--profile", "trace.json"), ("--profile=my.json", "my.json")] {
         let stderr = lat(0, here, &[&embed[..], &["profiled.safetensors", flag, "figures/query"]].concat());
         assert!(
@@ -72,10 +72,10 @@ fn embed_tells_where_the_time_goes_and_writes_the_same_vectors() {
 }
 
 #[test]
-fn train_profiles_every_stage_and_ends_with_the_same_bits() {
+fn train_profiles_every_stage_and_writes_the_same_bits() {
     let folder = figures("2");
     let here = folder.path();
-    // Two stages, dropout, running statistics, pieces whose gradients are added up, a last batch of its own size.
+    // Two stages, dropout, running statistics, micro-batches, and a smaller last batch.
     let train = [
         "train",
         "--backbone",
@@ -125,7 +125,7 @@ fn train_profiles_every_stage_and_ends_with_the_same_bits() {
     };
     assert_eq!(losses("plain"), losses("profiled"));
 
-    // A resumed run profiles the stage that it goes on in.
+    // A resumed run profiles its current stage.
     lat(0, here, &[&train[..], &["stopped", "--max-steps", "1"]].concat());
     lat(0, here, &[&train[..], &["stopped", "--resume", "--max-steps", "2", "--profile=p.json"]].concat());
     assert_eq!(titles(&here.join("p.json")), wanted[..1]);

@@ -1,4 +1,4 @@
-//! `lat-wgpu reduce` as a user meets it.
+//! `lat-wgpu reduce`.
 
 #[path = "common/program.rs"]
 mod program;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use tempfile::TempDir;
 
-/// Persons on a circle in the first two of eight numbers, cameras in the third, noise in the others.
+/// Persons on a circle in the first two of eight dimensions, cameras in the third, noise in the others.
 fn gallery(names: impl Fn(u64, u64) -> String) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let people: Vec<(u64, u64)> =
@@ -37,7 +37,7 @@ fn market(person: u64, camera: u64) -> String {
 }
 
 #[test]
-fn the_table_tells_what_is_lost() {
+fn table_shows_the_loss_per_dimension() {
     let folder = gallery(market);
     let here = folder.path();
     let fit = ["reduce", "g.safetensors", "--dim", "1,3,8", "--out", "pca.safetensors"];
@@ -51,7 +51,7 @@ fn the_table_tells_what_is_lost() {
     );
     let figure = |i: usize, key: &str| table["dims"][i][key].as_f64().unwrap();
     let whole = table["map"].as_f64().unwrap();
-    assert!(figure(0, "lost") > 0.2, "one direction can't tell a circle: {table}");
+    assert!(figure(0, "lost") > 0.2, "one direction can't hold a circle: {table}");
     assert!(figure(1, "lost").abs() < 0.02, "{table}");
     assert!(figure(2, "lost").abs() < 1e-9, "all directions lose nothing: {table}");
     assert!(figure(0, "variance") < 0.6 && figure(1, "variance") > 0.99, "{table}");
@@ -80,7 +80,7 @@ fn the_table_tells_what_is_lost() {
     let same = value(&["--query-embeddings", "g.safetensors"]);
     assert_eq!(same["dims"], table["dims"]);
 
-    // What is written is what was measured, and the same every time.
+    // The written reduction has the measured score, and is repeatable.
     let (text, stderr) = expect(0, here, &fit);
     assert!(text.lines().count() == 5 && text.contains("variance"), "{text}");
     assert!(stderr.contains("fitted on 60 of 60 rows (covariance)"), "{stderr}");
@@ -110,11 +110,11 @@ fn the_table_tells_what_is_lost() {
 }
 
 #[test]
-fn labels_may_be_elsewhere_or_nowhere() {
+fn labels_are_optional() {
     let folder = gallery(|person, camera| format!("{person}/{camera}.jpg"));
     let here = folder.path();
     let fit = ["reduce", "g.safetensors", "--dim", "2", "--out", "pca.safetensors"];
-    // No adapter is needed without labels.
+    // Without labels no adapter is needed.
     let (text, stderr) = expect(0, here, &[&fit[..], &["--adapter", "no such adapter"]].concat());
     assert!(stderr.contains("note: mAP isn't told: 1/1.jpg"), "{stderr}");
     assert!(text.lines().count() == 3, "{text}");
@@ -138,7 +138,7 @@ fn impossible_reductions_are_refused() {
     let folder = gallery(market);
     let here = folder.path();
     let (_, stderr) = expect(2, here, &["reduce", "g.safetensors", "--dim", "9", "--out", "p.safetensors"]);
-    assert!(stderr.contains("to 1 to 8 numbers, not to 9"), "{stderr}");
+    assert!(stderr.contains("to 1 to 8 dimensions, not to 9"), "{stderr}");
     expect(2, here, &["reduce", "g.safetensors", "--out", "p.safetensors"]);
     expect(2, here, &["reduce", "g.safetensors", "--dim", "0", "--out", "p.safetensors"]);
     expect(2, here, &["reduce", "g.safetensors", "--dim", "2", "--apply", "g.safetensors", "--out", "p.npy"]);
@@ -150,7 +150,7 @@ fn impossible_reductions_are_refused() {
 }
 
 #[test]
-fn embed_reduces_as_reduce_does() {
+fn embed_reduces_like_reduce() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     expect(0, here, &["synth", "set", "--persons", "6", "--cameras", "2", "--images", "1"]);
@@ -171,7 +171,7 @@ fn embed_reduces_as_reduce_does() {
     let summary: Value = serde_json::from_slice(&bytes("s.json")).unwrap();
     assert_eq!((&summary["dim"], &summary["reduce"]), (&4.into(), &"pca.safetensors".into()));
 
-    // Shards of reduced vectors are merged like others.
+    // Shards of reduced embeddings merge like others.
     for shard in ["1/2", "2/2"] {
         embed("parts", &["--reduce", "pca.safetensors", "--shard", shard], 0);
     }

@@ -1,4 +1,4 @@
-//! The page of `lat-wgpu eval --html`, and what it is made of.
+//! The page of `lat-wgpu eval --html` and its data.
 
 #[path = "common/program.rs"]
 mod program;
@@ -7,7 +7,7 @@ use lat_wgpu::datasets::labels::{Label, Person};
 use lat_wgpu::retrieval::metrics::{CURVE_DEPTH, Protocol, RANKS, Retrieval, Rules, Scorer};
 use program::{TINY, expect, write_points};
 
-/// Queries, a gallery, their labels and small images of them, one under a hostile name.
+/// Queries, a gallery, their labels and small images, one with a hostile name.
 fn embedded() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -45,7 +45,7 @@ fn a_page_of_embeddings_shows_the_lists() {
     assert!(text.contains("mAP") && stderr.contains("wrote r.html"), "{text}{stderr}");
     let page = std::fs::read_to_string(here.join("r.html")).unwrap();
     let lists = lists(&page);
-    // bob: d² 1 (out), 9 (f), 4 (e), 9 (d), 16 (c): ranks 1 and 5; anna: e is by her own camera, so c, d: rank 2.
+    // bob: d² 1 (out), 9 (f), 4 (e), 9 (d), 16 (c), so ranks 1 and 5. anna: e is by her own camera, so c, d: rank 2.
     assert_eq!(lists.len(), 2);
     assert!(lists[0].contains("<bdi>a.png</bdi>") && lists[0].contains("AP 50.00\u{a0}%"), "{}", lists[0]);
     assert!(
@@ -53,7 +53,7 @@ fn a_page_of_embeddings_shows_the_lists() {
         "{}",
         lists[1]
     );
-    assert!(!lists[0].contains("e.png"), "the own camera is left out");
+    assert!(!lists[0].contains("e.png"), "the query's own camera is left out");
     assert_eq!(lists[1].matches("✓ right").count(), 2);
     let places: Vec<usize> = ["c.png", "d.png", "out.png", "f.png"]
         .map(|name| lists[0].find(&format!("{name}\"")).unwrap_or(0))
@@ -61,7 +61,7 @@ fn a_page_of_embeddings_shows_the_lists() {
     assert!(places[0] > 0 && places[0] < places[1], "{places:?}");
     assert!(lists[0].contains("person <bdi>bob</bdi>") && lists[0].contains("camera <bdi>hall</bdi>"));
     assert!(lists[0].contains("person <bdi>distractor</bdi>"));
-    // A name that leads out of the folder has no image, although there is one.
+    // A name outside the folder shows no image, although the file exists.
     assert!(here.join("out.png").exists());
     assert_eq!(page.matches("data:image/jpeg").count(), 4 + 5, "{page}");
     for words in [
@@ -79,7 +79,7 @@ fn a_page_of_embeddings_shows_the_lists() {
 }
 
 #[test]
-fn a_page_is_as_large_as_it_is_told() {
+fn flags_limit_the_page() {
     let folder = embedded();
     let here = folder.path();
     let page = |more: &[&str]| {
@@ -95,7 +95,7 @@ fn a_page_is_as_large_as_it_is_told() {
     );
     let without = page(&["--lists", "0", "--ignore-cameras"]);
     assert!(without.contains("There are no lists") && without.contains("cameras ignored"));
-    // Names alone, in re-ranked order.
+    // Names only, in re-ranked order.
     let names = page(&["--rerank", "--rerank-k1", "2", "--rerank-k2", "1"]);
     assert!(!names.contains("<img") && names.contains("no --images") && names.contains("not re-ranked"));
     assert!(names.contains("re-ranked distance") && names.contains("without it rank-1"));
@@ -104,7 +104,7 @@ fn a_page_is_as_large_as_it_is_told() {
 }
 
 #[test]
-fn a_page_that_cannot_be_made_is_refused_before_the_work() {
+fn impossible_pages_are_refused_before_the_work() {
     let folder = embedded();
     let here = folder.path();
     for (code, more, words) in [
@@ -125,7 +125,7 @@ fn a_page_that_cannot_be_made_is_refused_before_the_work() {
 }
 
 #[test]
-fn the_curve_and_the_scores_of_single_queries_are_told() {
+fn page_shows_the_curve_and_scores_of_single_queries() {
     let label = |person, camera| Label { person: Person::Known(person), camera };
     let queries = [label(1, 1), label(7, 1), label(2, 1)];
     let gallery: Vec<Label> =
@@ -138,7 +138,7 @@ fn the_curve_and_the_scores_of_single_queries_are_told() {
         scorer.finish().unwrap()
     };
     let got = scores(Rules::default());
-    // The first query's match stands at rank 30, the last one's first at rank 2; nobody is the second's.
+    // The first query's match is at rank 30, the last one's first at rank 2; the second has none.
     assert_eq!(got.curve.len(), CURVE_DEPTH);
     assert_eq!((got.curve[0], got.curve[1], got.curve[28], got.curve[29]), (0., 0.5, 0.5, 1.0));
     assert_eq!(got.ranks, RANKS.map(|k| got.curve[k - 1]));
@@ -150,10 +150,10 @@ fn the_curve_and_the_scores_of_single_queries_are_told() {
 }
 
 #[test]
-fn a_search_is_a_page_too() {
+fn search_writes_a_page() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    // Figures are drawn into an empty folder alone.
+    // `synth` needs an empty folder.
     expect(0, here, &["synth", ".", "--persons", "4", "--cameras", "3", "--images", "1"]);
     std::fs::copy(TINY, here.join("m.safetensors")).unwrap();
     let network = ["--model", "m.safetensors", "--heads", "2"];
@@ -175,7 +175,7 @@ fn a_search_is_a_page_too() {
         lists(&bare)[0].contains("person <bdi>2</bdi>") && lists(&bare)[0].contains("camera <bdi>1</bdi>")
     );
 
-    // With a threshold that some pairs pass.
+    // With a threshold that accepts some pairs.
     let threshold = ["--data", ".", "--fpr", "0.5", "--store-threshold"];
     expect(0, here, &[&["eval"], &network[..], &threshold].concat());
     let shown = page(&["--images", "bounding_box_test", "--lists", "1", "--filter", "camera=2,3"]);

@@ -1,4 +1,4 @@
-//! `lat-wgpu search` as a user meets it.
+//! `lat-wgpu search`.
 
 #[path = "common/program.rs"]
 mod program;
@@ -28,7 +28,7 @@ fn found(folder: &Path, more: &[&str]) -> Value {
     serde_json::from_str(&search(0, folder, &[&["--json", "-"], more].concat()).0).unwrap()
 }
 
-/// Drawn figures in `query` and `bounding_box_test`, and their embeddings in `q.npy` and `g.safetensors`: made once.
+/// Synthetic images in `query` and `bounding_box_test` with their embeddings `q.npy` and `g.safetensors`, made once.
 fn drawn() -> &'static Path {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -44,7 +44,7 @@ fn drawn() -> &'static Path {
     folder.path()
 }
 
-/// Squared Euclidean distances of a row to all of a gallery, nearest first, equal ones in order.
+/// Squared Euclidean distances of a row to a gallery, nearest first, equal ones in order.
 fn ranked(query: &[f32], gallery: &Embeddings) -> Vec<(usize, f64)> {
     let distance = |row: &[f32]| -> f64 {
         row.iter().zip(query).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum()
@@ -60,9 +60,9 @@ fn paths(ranking: &Value) -> Vec<&str> {
     results.iter().map(|result| result["path"].as_str().unwrap()).collect()
 }
 
-/// The library finds what the command finds.
+/// The library finds the same matches as the command.
 #[test]
-fn a_gallery_is_searched_by_the_library() {
+fn library_searches_a_gallery() {
     let here = drawn();
     let listed = found(here, &["--gallery", "g.safetensors", "--query", "query", "--top", "3"]);
     let settings = Settings { heads: Some(2), ..Settings::default() };
@@ -88,7 +88,7 @@ fn a_gallery_is_searched_by_the_library() {
 }
 
 #[test]
-fn the_nearest_are_those_of_a_search_by_hand() {
+fn search_finds_the_nearest_rows() {
     let here = drawn();
     let queries = embeddings::read(&here.join("q.npy")).unwrap();
     let gallery = embeddings::read(&here.join("g.safetensors")).unwrap();
@@ -107,14 +107,14 @@ fn the_nearest_are_those_of_a_search_by_hand() {
             let by_hand = wanted.iter().find(|(row, _)| *row == index).unwrap().1;
             let distance = result["distance"].as_f64().unwrap();
             assert!((distance - by_hand).abs() < 1e-5, "{name}: {distance} and {by_hand}");
-            // Two that are as near as rounding may change places.
+            // Rounding may swap equally near rows.
             assert!((by_hand - wanted[place].1).abs() < 1e-5, "{name}, place {place}: {wanted:?}");
         }
     }
 }
 
 #[test]
-fn people_read_a_table() {
+fn search_prints_a_table() {
     let here = drawn();
     let query = embeddings::read(&here.join("q.npy")).unwrap().paths[0].clone();
     let file = format!("query/{query}");
@@ -128,19 +128,19 @@ fn people_read_a_table() {
     }
     assert!(stderr.contains("note: ") && stderr.contains("--store-threshold"), "{stderr}");
 
-    // Text for people and a file for programs; the same image twice is asked twice.
+    // A table on stdout and a JSON file; an image given twice is searched for twice.
     let twice = [&arguments[..], &["--query", &file, "--json", "s.json"]].concat();
     let (text, _) = search(0, here, &twice);
     assert_eq!(text.lines().filter(|line| **line == file).count(), 2, "{text}");
     let file: Value = serde_json::from_slice(&std::fs::read(here.join("s.json")).unwrap()).unwrap();
     assert_eq!((&file["queries"][0], &file["queries"][1]), (&json["queries"][0], &json["queries"][0]));
-    // More than there are: all of them.
+    // More than the gallery has returns all.
     let all = found(here, &["--gallery", "g.safetensors", "--query", "query", "--top", "1000"]);
     assert_eq!(all["queries"][0]["results"].as_array().unwrap().len() as u64, all["gallery"]);
 }
 
 #[test]
-fn filters_leave_the_rest_of_the_ranking() {
+fn filters_keep_the_order_of_the_rest() {
     let here = drawn();
     let base = ["--gallery", "g.safetensors", "--query", "query", "--top", "1000"];
     let all = found(here, &base);
@@ -176,16 +176,16 @@ fn filters_leave_the_rest_of_the_ranking() {
 }
 
 #[test]
-fn a_folder_of_parts_is_as_good_as_one_file() {
+fn a_folder_of_segments_equals_one_file() {
     let here = drawn();
     let parts = tempfile::tempdir().unwrap();
     let gallery = embeddings::read(&here.join("g.safetensors")).unwrap();
     let (dim, rows) = (gallery.dim, gallery.paths.len());
     let cuts = [0, rows / 3, rows / 2, rows];
-    for (part, ending) in ["npy", "safetensors", "parquet"].iter().enumerate() {
+    for (part, extension) in ["npy", "safetensors", "parquet"].iter().enumerate() {
         let range = cuts[part]..cuts[part + 1];
         let names = &gallery.paths[range.clone()];
-        let out = parts.path().join(format!("part-{part}.{ending}"));
+        let out = parts.path().join(format!("part-{part}.{extension}"));
         let mut writer = EmbeddingWriter::create(&out, dim, Dtype::F32, names, &BTreeMap::new()).unwrap();
         for row in range {
             writer.push(&gallery.paths[row], &gallery.rows[row * dim..][..dim]).unwrap();
@@ -199,7 +199,7 @@ fn a_folder_of_parts_is_as_good_as_one_file() {
 }
 
 #[test]
-fn the_models_threshold_tells_same_from_different() {
+fn models_threshold_marks_the_same_person() {
     let here = drawn();
     let model = here.join("threshold.safetensors");
     std::fs::copy(TINY, &model).unwrap();
@@ -207,7 +207,7 @@ fn the_models_threshold_tells_same_from_different() {
     let network = checkpoint::load(&model, &settings).unwrap();
     let base = ["--gallery", "g.safetensors", "--query", "query"];
     let all = found(here, &base);
-    // The distance in the middle of a list: up to it, included, it is the same person.
+    // The threshold is a distance in the middle of a list, and includes it.
     let distance = all["queries"][0]["results"][4]["distance"].as_f64().unwrap() as f32;
     checkpoint::store_threshold(&model, &network, Threshold { distance, fpr: 0.5 }).unwrap();
     let model = ["search", "--model", "threshold.safetensors", "--heads", "2"];
@@ -229,7 +229,7 @@ fn the_models_threshold_tells_same_from_different() {
     assert!(got["threshold"].is_null() && flipped.1.contains("--flip"), "{}", flipped.1);
     assert_ne!(got["queries"][0]["results"][0]["distance"], results[0]["distance"]);
 
-    // Nor is it for a gallery of two views.
+    // Neither does it apply to a gallery of flipped embeddings.
     let embed = ["embed", "--model", "threshold.safetensors", "--heads", "2", "bounding_box_test", "--flip"];
     expect(0, here, &[&embed[..], &["--out", "two.safetensors"]].concat());
     let arguments = ["--gallery", "two.safetensors", "--query", "query", "--json", "-"];
@@ -239,7 +239,7 @@ fn the_models_threshold_tells_same_from_different() {
 }
 
 #[test]
-fn a_reduced_gallery_is_searched_by_reduced_queries() {
+fn a_reduced_gallery_is_searched_with_reduced_queries() {
     let here = drawn();
     expect(0, here, &["reduce", "g.safetensors", "--dim", "5", "--out", "pca.safetensors"]);
     for (name, out) in [("q.npy", "q5.npy"), ("g.safetensors", "g5.safetensors")] {
@@ -273,7 +273,7 @@ fn an_index_folder_is_searched_like_one_file() {
 }
 
 #[test]
-fn what_does_not_fit_is_told() {
+fn mismatched_inputs_are_reported() {
     let here = drawn();
     let folder = tempfile::tempdir().unwrap();
     let other = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
@@ -309,7 +309,7 @@ fn what_does_not_fit_is_told() {
     }
     expect(2, here, &["search", "--model", TINY, "--gallery", "g.safetensors"]);
 
-    // One bad query among good ones is named and left out.
+    // A bad query among good ones is named and skipped.
     let got = search(
         0,
         here,

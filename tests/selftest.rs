@@ -1,4 +1,4 @@
-//! `lat-wgpu selftest`: that it covers every variant, that it finds what is wrong, and what it prints and writes.
+//! `lat-wgpu selftest`: it covers every variant, finds faults, and prints and writes its results.
 
 mod common;
 #[path = "common/program.rs"]
@@ -17,7 +17,7 @@ use program::{expect, finish, program};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// What tells variants apart; heads have one width among several.
+/// The key of a variant.
 fn key(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
     let constants: Vec<_> =
         constants.iter().filter(|(name, _)| !["HEAD_DIM", "CHUNK"].contains(name)).collect();
@@ -25,7 +25,7 @@ fn key(kernel: &Kernel, constants: &Constants, storage: Storage) -> String {
 }
 
 #[test]
-fn every_variant_that_the_adapter_offers_has_a_row() {
+fn every_variant_of_the_adapter_has_a_row() {
     let mut covered = BTreeSet::new();
     for case in cases::quick(context()) {
         let mut run = Run::new(context(), case.storage, Purpose::Time);
@@ -51,7 +51,7 @@ fn every_variant_that_the_adapter_offers_has_a_row() {
 }
 
 #[test]
-fn rows_have_names_of_their_own() {
+fn names_of_rows_are_unique() {
     let names: Vec<_> = cases::quick(context()).iter().map(Case::name).collect();
     let distinct: BTreeSet<_> = names.iter().collect();
     assert_eq!(distinct.len(), names.len());
@@ -71,9 +71,9 @@ entry_points! {
     fn copy(x: read, y: write);
 }
 
-/// A copy of one word, in WGSL of the caller's.
+/// A case that copies one word with the given WGSL.
 fn copied(name: &'static str, source: &'static str, wanted: u32) -> Case {
-    // Pipelines are kept by their file's name.
+    // Pipelines are cached by the name of their file.
     let file: &'static ShaderFile = Box::leak(Box::new(ShaderFile::new(name, source)));
     Case::new(name, "word", "1", Storage::F32, move |run| {
         let (x, y) = (run.words("x", &[7]), run.output("y", 1));
@@ -94,7 +94,7 @@ fn judged(cases: &[Case]) -> Report {
 }
 
 #[test]
-fn what_is_wrong_fails_and_what_follows_is_still_tested() {
+fn faults_fail_and_later_cases_still_run() {
     const UNWRITTEN: &str = "
 @group(0) @binding(0) var<uniform> params: vec4u;
 @group(0) @binding(1) var<storage, read> x: array<u32>;
@@ -131,7 +131,7 @@ fn what_is_wrong_fails_and_what_follows_is_still_tested() {
 }
 
 #[test]
-fn table_and_json_say_the_same() {
+fn table_and_json_agree() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("selftest.json");
     let run = |more: &[&str]| {
@@ -166,12 +166,12 @@ fn table_and_json_say_the_same() {
         assert!((0.0..=1.0).contains(&row["tolerance_used"].as_f64().unwrap()), "{row}");
         assert!(row["milliseconds"].as_f64().unwrap() > 0.0, "{row}");
     }
-    // stdout is for one of the two.
+    // stdout takes either the table or JSON.
     assert!(serde_json::from_str::<Value>(&run(&["--json", "-"])).is_ok());
 }
 
 #[test]
-fn both_precisions_together_are_all_rows_and_quick_takes_the_first_of_each() {
+fn precisions_split_the_rows_and_quick_takes_the_first_of_each() {
     let names = |options: Options<'_>| {
         let report = run(context(), options, &()).unwrap();
         report.rows.into_iter().map(|row| row.name()).collect::<Vec<_>>()
@@ -202,7 +202,7 @@ fn both_precisions_together_are_all_rows_and_quick_takes_the_first_of_each() {
 }
 
 #[test]
-fn a_filter_that_leaves_nothing_is_said() {
+fn an_empty_filter_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let (_, stderr) = expect(1, folder.path(), &["selftest", "--match", "no such row"]);
     assert!(stderr.contains("no row's name contains"), "{stderr}");

@@ -1,4 +1,4 @@
-//! `lat-wgpu serve` as a client meets it: real requests to a real process.
+//! `lat-wgpu serve`: real requests to a real process.
 
 #![cfg(unix)]
 
@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Drawn figures in `query` and `gallery`, a model with a threshold, and the gallery's embeddings `g.safetensors`.
+/// Synthetic images in `query` and `gallery`, a model with a threshold, and the gallery's embeddings `g.safetensors`.
 fn drawn() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -46,7 +46,7 @@ impl Server {
         stream
     }
 
-    /// Sends what may be any bytes at all.
+    /// Sends arbitrary bytes.
     fn send(&self, request: &[u8]) -> Answer {
         let mut stream = self.connect();
         stream.write_all(request).unwrap();
@@ -80,7 +80,7 @@ impl Server {
         signal(&self.child, name);
     }
 
-    /// The exit code, if there is one soon.
+    /// The exit code, if the server exits soon.
     fn code(&mut self) -> Option<i32> {
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(20) {
@@ -96,7 +96,7 @@ impl Server {
 #[derive(Debug)]
 struct Answer {
     status: u16,
-    /// In lower case.
+    /// Head in lower case.
     head: String,
     body: Vec<u8>,
 }
@@ -112,7 +112,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// Asserts a refusal with a reason that has these words.
+    /// Asserts a refusal with these words in its reason.
     #[track_caller]
     fn refused(&self, status: u16, words: &str) {
         let reason = self.json()["error"].as_str().unwrap().to_string();
@@ -121,7 +121,7 @@ impl Answer {
     }
 }
 
-/// The first query image: its name and its content.
+/// Name and content of the first query image.
 fn a_query(folder: &Path) -> (String, Vec<u8>) {
     let mut files: Vec<_> =
         std::fs::read_dir(folder.join("query")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -153,7 +153,7 @@ fn a_posted_image_is_searched_as_on_the_command_line() {
     let three = server.post("/search", &bytes).json();
     assert_eq!(three["queries"][0]["results"].as_array().unwrap()[..], results(&wanted)[..3]);
 
-    // Clients at once get what each gets alone.
+    // Concurrent clients get the same answers as single ones.
     std::thread::scope(|scope| {
         let ask = || scope.spawn(|| server.post("/search?top=4", &bytes).json());
         let asking = [ask(), ask(), ask()];
@@ -162,7 +162,7 @@ fn a_posted_image_is_searched_as_on_the_command_line() {
         }
     });
 
-    // The images of the list, and no others.
+    // Only the images of the list are served.
     for result in results(&wanted) {
         let image = server.get(&format!("/image/{}", result["row"]));
         let file = std::fs::read(here.join("gallery").join(result["path"].as_str().unwrap())).unwrap();
@@ -182,11 +182,11 @@ fn results(found: &Value) -> &Vec<Value> {
 }
 
 #[test]
-fn what_is_no_request_gets_a_reason() {
+fn bad_requests_get_a_reason() {
     let folder = drawn();
     let here = folder.path();
     let (_, bytes) = a_query(here);
-    // The embedded images are not there any more.
+    // The embedded images are gone.
     std::fs::rename(here.join("gallery"), here.join("elsewhere")).unwrap();
     let server = Server::start(here, &["--gallery", "g.safetensors"]);
 
@@ -198,7 +198,7 @@ fn what_is_no_request_gets_a_reason() {
     server.post("/search", wide.get_ref()).refused(422, "16384 a side");
     server.post("/search?top=0", &bytes).refused(400, "top");
     server.post("/search?top=x", &bytes).refused(400, "top");
-    // Told before: refused before it is sent. Not told: refused when it is too much.
+    // A body announced as too large is refused before it is sent; one without a length, when it becomes too large.
     let head = format!("POST /search HTTP/1.1\r\nHost: {}\r\n", server.address);
     server
         .send(format!("{head}Connection: close\r\nContent-Length: 16777217\r\n\r\n").as_bytes())
@@ -212,16 +212,16 @@ fn what_is_no_request_gets_a_reason() {
     assert!(server.get("/search").head.contains("allow: post"));
     server.post("/health", b"").refused(405, "method");
     server.get("/nowhere").refused(404, "no such page");
-    // No folder of images was named.
+    // No folder of images is given.
     server.get("/image/0").refused(404, "no such image");
     assert_eq!(server.get("/health").json()["images"], false);
     assert_eq!(server.send(b"what is this\r\n\r\n").status, 400);
-    // Still there.
+    // The server still runs.
     assert_eq!(server.post("/search", &bytes).status, 200);
 }
 
 #[test]
-fn the_page_comes_with_its_rules() {
+fn page_has_security_headers() {
     let folder = drawn();
     let server = Server::start(folder.path(), &["--gallery", "g.safetensors"]);
     for (path, kind) in [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")] {
@@ -240,7 +240,7 @@ fn the_page_comes_with_its_rules() {
     let script = String::from_utf8(server.get("/page.js").body).unwrap();
     assert!(!script.contains("innerHTML"));
 
-    // A name that somebody else pointed here.
+    // A foreign host name that resolves to this address.
     let port = server.address.rsplit(':').next().unwrap();
     for (host, status) in [
         (format!("localhost:{port}"), 200),
@@ -266,7 +266,7 @@ fn no_image_from_outside_the_folder() {
     std::fs::write(root.join("inside.jpg"), &bytes).unwrap();
     std::fs::write(root.join("text.jpg"), "no image").unwrap();
     std::os::unix::fs::symlink(here.join(&query), root.join("link.jpg")).unwrap();
-    // Names that a gallery of somebody else may have.
+    // Names that a foreign gallery may have.
     let absolute = here.join(&query).to_str().unwrap().to_string();
     let up = format!("../{query}");
     let names = ["inside.jpg", &up, &absolute, "link.jpg", "text.jpg", "gone.jpg"].map(String::from);
@@ -301,7 +301,7 @@ fn no_image_from_outside_the_folder() {
 }
 
 #[test]
-fn a_request_under_way_is_answered_before_the_end() {
+fn shutdown_answers_requests_in_flight() {
     let folder = drawn();
     let here = folder.path();
     let (_, bytes) = a_query(here);
@@ -311,9 +311,9 @@ fn a_request_under_way_is_answered_before_the_end() {
     let (first, rest) = request.split_at(request.len() - bytes.len() / 2);
     let mut stream = server.connect();
     stream.write_all(first).unwrap();
-    // Says nothing, and doesn't hold up the end.
+    // An idle connection doesn't delay shutdown.
     let _idle = server.connect();
-    // Answered after the first half has come.
+    // Sent in two halves, and answered.
     server.get("/health").json();
     server.terminate();
     std::thread::sleep(Duration::from_millis(500));
@@ -324,12 +324,12 @@ fn a_request_under_way_is_answered_before_the_end() {
 }
 
 #[test]
-fn a_second_interrupt_ends_it_at_once() {
+fn a_second_interrupt_stops_at_once() {
     let folder = drawn();
     let here = folder.path();
     let (_, bytes) = a_query(here);
     let mut server = Server::start(here, &["--gallery", "g.safetensors"]);
-    // A request that never comes to its end, and would be waited for.
+    // An incomplete request, which shutdown would wait for.
     let request = server.posting("/search", &bytes);
     let mut stream = server.connect();
     stream.write_all(&request[..request.len() - 1]).unwrap();
@@ -342,7 +342,7 @@ fn a_second_interrupt_ends_it_at_once() {
 }
 
 #[test]
-fn what_cannot_be_served_is_told() {
+fn serve_reports_errors() {
     let folder = drawn();
     let here = folder.path();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! `lat-wgpu train` as a user meets it: run folder, resume to the bit, signals, refusals.
+//! `lat-wgpu train`: run folder, bit-identical resuming, signals and errors.
 
 #[path = "common/program.rs"]
 mod program;
@@ -8,8 +8,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// `train` on the drawn images in `figures`: 4 persons (of 8) × 2 cameras × 3 images, one of each person to validate,
-/// batches of 7 and a last one of 6.
+/// `train` on the synthetic images in `figures`: 4 persons (of 8) × 2 cameras × 3 images. One image of each person
+/// validates; batches have 7 images, the last one 6.
 fn train(folder: &Path, more: &[&str]) -> Command {
     let mut arguments = vec!["train", "--backbone", TINY, "--heads", "2", "--data", "figures"];
     arguments.extend(["--batch-size", "7", "--epochs", "4", "--lr", "0.01", "--best", "accuracy"]);
@@ -31,7 +31,7 @@ fn bytes(run: &Path, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_run_leaves_what_it_promises_and_learns() {
+fn a_run_writes_its_files_and_learns() {
     let folder = figures("3");
     let here = folder.path();
     finish(
@@ -47,7 +47,7 @@ fn a_run_leaves_what_it_promises_and_learns() {
     }
     let lines = lines(&run);
     let steps: Vec<&Value> = lines.iter().filter(|line| line.get("step").is_some()).collect();
-    // 24 images less one of each of 4 persons: three batches an epoch.
+    // 24 images without one of each of 4 persons: three batches per epoch.
     assert_eq!(steps.len(), 36);
     for (i, line) in steps.iter().enumerate() {
         assert_eq!((line["step"].as_u64(), line["epoch"].as_u64()), (Some(i as u64 + 1), Some(i as u64 / 3)));
@@ -67,7 +67,7 @@ fn a_run_leaves_what_it_promises_and_learns() {
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     assert!(mean(&losses[30..]) < 0.3 * mean(&losses[..3]), "{losses:?}");
 
-    // A trained model embeds, and is a backbone.
+    // A trained model embeds and serves as a backbone.
     let embed = ["embed", "--model", "run/best.safetensors", "figures", "--out", "e.npy"];
     expect(0, here, &embed);
     let mut again = program(here, &["train", "--backbone", "run/last.safetensors", "--data", "figures"]);
@@ -75,7 +75,7 @@ fn a_run_leaves_what_it_promises_and_learns() {
 }
 
 #[test]
-fn interrupted_anywhere_and_resumed_it_ends_as_if_never_stopped() {
+fn a_resumed_run_equals_an_uninterrupted_one() {
     let folder = figures("3");
     let here = folder.path();
     finish(0, &mut train(here, &["--out", "whole"]));
@@ -83,7 +83,7 @@ fn interrupted_anywhere_and_resumed_it_ends_as_if_never_stopped() {
     let whole = here.join("whole");
     let last = bytes(&whole, "last.safetensors");
     assert!(last == bytes(&here.join("twice"), "last.safetensors"), "same seed, same bits");
-    // In the middle of an epoch, at its end, right at the start.
+    // In the middle of an epoch, at its end, and at the start.
     for stops in [&["1", "5"][..], &["3"], &["0", "2", "7"]] {
         let run = format!("stopped-{}", stops.join("-"));
         for stop in stops {
@@ -95,14 +95,14 @@ fn interrupted_anywhere_and_resumed_it_ends_as_if_never_stopped() {
         assert!(bytes(&run, "best.safetensors") == bytes(&whole, "best.safetensors"), "{stops:?}: best");
         assert_eq!(losses(&run), losses(&whole), "{stops:?}");
     }
-    // A finished run resumed is a no-op.
+    // Resuming a finished run does nothing.
     let before = std::fs::metadata(whole.join("last.safetensors")).unwrap().modified().unwrap();
     finish(0, &mut train(here, &["--out", "whole", "--resume"]));
     assert_eq!(std::fs::metadata(whole.join("last.safetensors")).unwrap().modified().unwrap(), before);
 }
 
 #[test]
-fn a_signal_after_the_last_step_leaves_the_epochs_end_to_the_resumed_run() {
+fn a_resumed_run_finishes_an_epoch_stopped_while_scoring() {
     let folder = figures("3");
     let here = folder.path();
     let recipe = ["--epochs", "1", "--eval-every", "1", "--best", "test-map", "--out"];
@@ -110,7 +110,7 @@ fn a_signal_after_the_last_step_leaves_the_epochs_end_to_the_resumed_run() {
     let mut command = train(here, &recipe);
     let mut child = command.arg("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let log = here.join("run/log.jsonl");
-    // Scoring takes far longer than it takes to see the third and last step.
+    // Scoring takes long enough to see the third and last step first.
     while std::fs::read_to_string(&log).unwrap_or_default().lines().count() < 3 {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
@@ -127,7 +127,7 @@ fn a_signal_after_the_last_step_leaves_the_epochs_end_to_the_resumed_run() {
 }
 
 #[test]
-fn the_initial_model_depends_on_seed_and_shapes_alone() {
+fn initial_model_depends_on_seed_and_shapes_only() {
     let folder = figures("3");
     let here = folder.path();
     for (out, more) in [("a", ["--lr", "0.01"]), ("b", ["--lr", "0.5"]), ("c", ["--seed", "9"])] {
@@ -145,7 +145,7 @@ fn the_initial_model_depends_on_seed_and_shapes_alone() {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_saves_and_a_kill_loses_no_more_than_since_the_last_save() {
+fn a_signal_saves_and_a_kill_loses_only_steps_since_the_last_save() {
     let folder = figures("3");
     let here = folder.path();
     let long = ["--epochs", "60", "--save-every", "2"];
@@ -188,7 +188,7 @@ fn a_signal_saves_and_a_kill_loses_no_more_than_since_the_last_save() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_with_its_reason() {
+fn impossible_settings_are_refused_with_a_reason() {
     let folder = figures("3");
     let here = folder.path();
     std::fs::create_dir(here.join("full")).unwrap();
@@ -214,7 +214,7 @@ fn what_cannot_be_is_refused_with_its_reason() {
 }
 
 #[test]
-fn the_strong_recipe_trains_and_resumes() {
+fn strong_preset_trains_and_resumes() {
     let folder = figures("3");
     let here = folder.path();
     let strong =
@@ -224,14 +224,14 @@ fn the_strong_recipe_trains_and_resumes() {
         finish(0, command.args(["--batch-size", "6", "--out", out]).args(more))
     };
     run("whole", &[]);
-    // 20 images train: three whole batches an epoch, and all of one size.
+    // 20 images train, in three batches of equal size per epoch.
     assert_eq!(losses(&here.join("whole")).len(), 12);
     run("stopped", &["--max-steps", "4"]);
     run("stopped", &["--resume"]);
     for name in ["last.safetensors", "best.safetensors"] {
         assert!(bytes(&here.join("whole"), name) == bytes(&here.join("stopped"), name), "{name}");
     }
-    // What it is made of matters.
+    // Its settings matter.
     for set in ["data.erasing=0", "data.crop_pad=0", "loss.triplet=false", "loss.margin=0.5"] {
         run(set, &["--set", set]);
         assert!(losses(&here.join(set)) != losses(&here.join("whole")), "{set}");
@@ -242,7 +242,7 @@ fn the_strong_recipe_trains_and_resumes() {
 }
 
 #[test]
-fn a_batch_in_pieces_takes_less_memory_and_gives_the_same_losses() {
+fn micro_batches_take_less_memory_and_give_the_same_losses() {
     let folder = figures("3");
     let here = folder.path();
     let recipe = ["--preset", "full", "--lr", "0.0001", "--out"];
@@ -261,7 +261,7 @@ fn a_batch_in_pieces_takes_less_memory_and_gives_the_same_losses() {
 }
 
 #[test]
-fn retrieval_is_scored_on_the_way_and_chooses_the_best() {
+fn retrieval_scores_choose_the_best_epoch() {
     let folder = figures("3");
     let here = folder.path();
     let scored =
@@ -276,7 +276,7 @@ fn retrieval_is_scored_on_the_way_and_chooses_the_best() {
             assert_eq!(line[key].is_number(), epoch > 0, "{key} in {line}");
         }
     }
-    // Every second epoch, and the last.
+    // Every second epoch and the last one.
     let best = if epochs[2]["map"].as_f64() > epochs[1]["map"].as_f64() { &epochs[2] } else { &epochs[1] };
     finish(
         0,
@@ -299,7 +299,7 @@ fn retrieval_is_scored_on_the_way_and_chooses_the_best() {
 }
 
 #[test]
-fn the_ablation_fills_the_papers_table_and_goes_on_where_it_stopped() {
+fn ablation_fills_the_papers_table_and_resumes() {
     let folder = figures("3");
     let here = folder.path();
     let arguments =
@@ -312,7 +312,7 @@ fn the_ablation_fills_the_papers_table_and_goes_on_where_it_stopped() {
     assert!(rows[5].starts_with("| 6 | LA | 4 | Global+Local |"), "{table}");
     let value: Value = serde_json::from_slice(&bytes(&here.join("ablation"), "table.json")).unwrap();
     assert!(value["rows"][5]["with_blockwise"]["map"].is_number(), "{value}");
-    // A second time nothing is trained, and nothing changes.
+    // The second time nothing is trained or changed.
     let trained = bytes(&here.join("ablation/la-gelt-paper"), "log.jsonl");
     std::fs::remove_file(here.join("ablation/la-gelt-paper/scores.json")).unwrap();
     assert_eq!(ablate().0, table);
@@ -320,7 +320,7 @@ fn the_ablation_fills_the_papers_table_and_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_dry_run_foretells_and_writes_nothing() {
+fn a_dry_run_predicts_the_plan_and_writes_nothing() {
     let folder = figures("3");
     let here = folder.path();
     let (text, _) = finish(0, &mut train(here, &["--dry-run"]));
@@ -328,7 +328,7 @@ fn a_dry_run_foretells_and_writes_nothing() {
         assert!(text.contains(words), "{words} in {text}");
     }
     assert_eq!(std::fs::read_dir(here).unwrap().count(), 1);
-    // What it foretells is what a run has.
+    // The prediction agrees with a run.
     finish(0, &mut train(here, &["--out", "run"]));
     let last = lines(&here.join("run")).iter().rev().find_map(|line| line["gpu_bytes"].as_u64()).unwrap();
     let foretold = text.lines().find(|line| line.starts_with("2-3")).unwrap();
@@ -342,7 +342,7 @@ fn a_dry_run_foretells_and_writes_nothing() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_stops_the_run_with_its_images() {
+fn an_infinite_loss_stops_the_run_and_names_its_images() {
     let folder = figures("3");
     let here = folder.path();
     let (_, stderr) = finish(1, &mut train(here, &["--out", "run", "--lr", "1e38", "--preset", "full"]));

@@ -1,4 +1,4 @@
-//! The host side of training together: files that a run leaves, and runs that were stopped or killed.
+//! The host side of training: files of a run, and runs that are stopped or killed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,7 +46,7 @@ fn preprocess() -> Preprocess {
     Preprocess::new(network().image, Normalize::Half.mean_std())
 }
 
-/// Backbone and heads whose values are all different, shifted by `shift`.
+/// Backbone and part classifiers with different values everywhere, shifted by `shift`.
 fn model(shift: f32) -> (BTreeMap<String, HostTensor>, BTreeMap<String, HostTensor>) {
     let mut next = shift;
     let mut values = |count: usize| -> Vec<f32> {
@@ -83,7 +83,7 @@ fn save_model(path: &Path, shift: f32) {
 }
 
 #[test]
-fn a_saved_model_loads_bit_by_bit_and_its_state_is_apart() {
+fn a_saved_model_loads_unchanged_with_separate_state() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("last.safetensors");
     save_model(&path, 5.0);
@@ -92,7 +92,7 @@ fn a_saved_model_loads_bit_by_bit_and_its_state_is_apart() {
     assert!(loaded.tensors == backbone && loaded.heads == heads);
     assert_eq!(loaded.preprocess, preprocess());
     assert_eq!(loaded.class_names.unwrap(), ["0002", "Zoë \"7\""]);
-    // The released code embeds by the local tokens alone.
+    // The released code embeds by the local tokens only.
     let mut wanted = network();
     wanted.gelt.tokens = PartTokens::Local;
     assert_eq!(loaded.config, wanted);
@@ -109,7 +109,7 @@ fn a_saved_model_loads_bit_by_bit_and_its_state_is_apart() {
     assert_eq!(entry["model"]["gelt"]["lambda"], 0.8);
 }
 
-/// Runs a test of this file that is ignored otherwise, in a process of its own.
+/// Runs an ignored test of this file in its own process.
 fn process(test: &str, folder: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture"])
@@ -119,7 +119,7 @@ fn process(test: &str, folder: &Path) -> Child {
         .unwrap()
 }
 
-/// Tells the other process where to work.
+/// Variable that gives the other process its folder.
 const FOLDER: &str = "LAT_TEST_FOLDER";
 
 fn wait_for(path: &Path) {
@@ -130,10 +130,10 @@ fn wait_for(path: &Path) {
     }
 }
 
-/// Holds the lock and saves again and again, until it is killed.
+/// Holds the lock and saves repeatedly until it is killed.
 #[test]
-#[ignore = "the other process of killed_runs_leave_a_whole_model_and_no_lock"]
-fn saves_for_ever() {
+#[ignore = "the other process of a_killed_run_leaves_a_complete_model_and_no_lock"]
+fn saves_until_killed() {
     let Ok(folder) = std::env::var(FOLDER) else { return };
     let folder = Path::new(&folder);
     let _lock = FolderLock::acquire(folder).unwrap();
@@ -143,12 +143,12 @@ fn saves_for_ever() {
 }
 
 #[test]
-fn killed_runs_leave_a_whole_model_and_no_lock() {
+fn a_killed_run_leaves_a_complete_model_and_no_lock() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("last.safetensors");
     for round in 0..10 {
         let _ = std::fs::remove_file(&path);
-        let mut child = process("saves_for_ever", dir.path());
+        let mut child = process("saves_until_killed", dir.path());
         wait_for(&path);
         let busy = FolderLock::acquire(dir.path());
         assert!(matches!(&busy, Err(Error::Usage(_))), "{busy:?}");
@@ -170,7 +170,7 @@ fn killed_runs_leave_a_whole_model_and_no_lock() {
     }
 }
 
-/// A run without its network: what each step would see, into the log.
+/// A run without a network, which logs the inputs of each step.
 struct Run<'a> {
     folder: &'a Path,
     images: &'a [usize],
@@ -178,7 +178,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Goes on from `done` steps to `until`, or to the end.
+    /// Continues from `done` steps to `until`, or to the end.
     fn go(&self, done: u64, until: u64) {
         let data = &self.config.data;
         let batch = self.config.schedule.batch_size;
@@ -190,7 +190,7 @@ impl Run<'_> {
         for step in done + 1..=until.min(schedule.steps()) {
             let (epoch, place) = ((step as usize - 1) / steps, (step as usize - 1) % steps);
             let members = &sampling.batches(self.images, epoch as u64)[place];
-            // Stands for everything that a step depends on.
+            // Represents everything that a step depends on.
             let flipped = |i: usize| flips(data.seed, epoch as u64, place * batch + i, data.flip);
             let seen = members.iter().enumerate().map(|(i, &p)| self.images[p] * 2 + usize::from(flipped(i)));
             let lr = schedule.lr(epoch, place);
@@ -222,7 +222,7 @@ impl Run<'_> {
 }
 
 #[test]
-fn a_run_that_was_stopped_goes_on_as_if_it_was_not() {
+fn a_stopped_run_continues_like_an_uninterrupted_one() {
     let images = tempfile::tempdir().unwrap();
     for person in ["0001", "0002", "0003"] {
         for frame in 0..7 {

@@ -1,6 +1,7 @@
-//! Training against PyTorch: every gradient at every freeze stage, BatchNorm's statistics, ten losses under each preset.
+//! Training against PyTorch: every gradient at every freeze stage, BatchNorm's statistics, ten losses of each preset.
 //!
-//! Third and fourth link of the chain of trust; the goldens were computed in float64 by `tools/make_training_goldens.py`.
+//! Third and fourth steps of the chain of trust: the goldens are computed in float64 by
+//! `tools/make_training_goldens.py`.
 
 mod common;
 #[path = "common/goldens.rs"]
@@ -20,9 +21,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Relative error that the tenth loss may have.
+/// Largest relative error of the tenth loss.
 const LOSS_TOLERANCE: f64 = 1e-4;
-/// NMSE that a gradient may have.
+/// Largest NMSE of a gradient.
 const GRADIENT_TOLERANCE: f64 = 1e-10;
 const BETAS: Betas = Betas { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 
@@ -79,7 +80,7 @@ impl Golden {
         self.recipe[key].as_bool().unwrap_or_else(|| panic!("{}: {key}", self.case))
     }
 
-    /// The golden's recipe as a configuration of a run in which a step is an epoch.
+    /// The golden's settings as a configuration with one step per epoch.
     fn config(&self) -> Config {
         let mut config = Config::preset(Preset::Paper);
         let (optim, schedule) = (&mut config.optim, &mut config.schedule);
@@ -114,7 +115,7 @@ impl Golden {
         self.network.heads["heads.0.fc2.bias"].data.len()
     }
 
-    /// One step; returns the loss and the gradients' norm.
+    /// Runs one step, and returns the loss and the gradient norm.
     fn step(&self, step: &TrainingStep, values: &StepValues) -> (f64, f32) {
         step.write(context(), &self.images, &self.labels, &vec![0; self.labels.len()]);
         context().write(&step.step, bytemuck::cast_slice(&values.words()));
@@ -127,13 +128,13 @@ impl Golden {
     }
 }
 
-/// Values for a step that changes nothing that a gradient depends on.
+/// Values for a step that leaves gradients unchanged.
 fn idle(depth: usize) -> StepValues {
     StepValues { number: 1, corrections: vec![[1.0, 1.0]; depth + 3], ..StepValues::default() }
 }
 
-/// Gradients that are zero in exact arithmetic: BatchNorm takes away what is added to every sample, softmax what is added
-/// to every key. Returns the range of their elements.
+/// The range of elements whose gradients are zero in exact arithmetic: BatchNorm cancels a constant added to every
+/// sample, softmax one added to every key.
 fn exactly_zero(name: &str, len: usize) -> std::ops::Range<usize> {
     if name == "norm.bias" || name.ends_with("fc1.bias") && name.starts_with("heads.") {
         0..len
@@ -159,12 +160,12 @@ fn share(name: &str, found: &[f32], wanted: &[f32], scale: f64) -> f64 {
         }
     }
     let nmse = if square > 0.0 { error / square } else { error };
-    // Zeros: rounding errors of sums whose terms are as large as the largest gradient.
+    // Zeros are rounding errors of sums with terms as large as the largest gradient.
     (nmse / GRADIENT_TOLERANCE).max(worst / (1e-5 * scale))
 }
 
 #[test]
-fn gradients_and_statistics_equal_pytorch_at_every_stage() {
+fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
     for case in ["paper", "released_code", "kinds", "registers", "adamw", "triplet"] {
         let golden = read(case);
         let depth = golden.network.config.depth;
@@ -210,7 +211,7 @@ fn gradients_and_statistics_equal_pytorch_at_every_stage() {
 }
 
 #[test]
-fn ten_losses_equal_pytorch_under_each_preset() {
+fn ten_losses_agree_with_pytorch_for_each_preset() {
     for case in ["paper", "released_code", "full", "strong", "triplet", "adamw", "kinds", "registers"] {
         let golden = read(case);
         let VitConfig { depth, .. } = golden.network.config;
@@ -255,10 +256,10 @@ fn ten_losses_equal_pytorch_under_each_preset() {
 }
 
 #[test]
-fn a_batch_in_pieces_has_the_gradients_of_the_whole() {
+fn micro_batches_have_the_gradients_of_the_whole_batch() {
     for case in ["paper", "kinds"] {
         let mut golden = read(case);
-        // Two persons, so that the triplet loss has something to tell apart.
+        // Two persons, as the triplet loss needs.
         golden.labels.iter_mut().enumerate().for_each(|(i, label)| *label = i as u32 % 2);
         golden.recipe["triplet_margin"] = 0.3.into();
         let depth = golden.network.config.depth;
@@ -273,14 +274,14 @@ fn a_batch_in_pieces_has_the_gradients_of_the_whole() {
                 let (loss, _) = golden.step(&step, &idle(depth));
                 let gradients = learner.read_gradients().unwrap();
                 let need = learner.need(stage, batch, piece).unwrap();
-                assert_eq!(need.step_bytes, step.bytes(), "{case} {stage:?} {piece}: bytes foretold");
+                assert_eq!(need.step_bytes, step.bytes(), "{case} {stage:?} {piece}: predicted bytes");
                 assert_eq!(&need.step, step.plan.summary());
                 assert_eq!(need.state_bytes, learner.state_bytes());
                 let Some((whole_loss, whole)) = &wanted else {
                     wanted = Some((loss, gradients));
                     continue;
                 };
-                // The classifiers see the same parts, so their losses are the same to the bit.
+                // The classifiers see the same parts, so their losses are bit-identical.
                 assert_eq!(loss, *whole_loss, "{case} {stage:?} pieces of {piece}");
                 for (name, HostTensor { data, .. }) in &gradients {
                     let wanted = &whole[name].data;
@@ -318,7 +319,7 @@ fn evaluation_uses_running_statistics() {
 }
 
 #[test]
-fn frozen_groups_cost_nothing_and_stay_as_they_are() {
+fn frozen_groups_cost_nothing_and_stay_unchanged() {
     let golden = read("paper");
     let depth = golden.network.config.depth;
     let stage = |first_open: usize, embeddings: bool| Trainable { embeddings, first_open };
@@ -334,7 +335,7 @@ fn frozen_groups_cost_nothing_and_stay_as_they_are() {
             assert!(cost.0 > last.0 && cost.2 > last.2 && cost.1 >= last.1, "{last:?} {cost:?}");
         }
         last = Some(cost);
-        // No launch of a frozen group: neither gradient nor optimiser.
+        // A frozen group has no dispatch for its gradients or the optimiser.
         for group in learner.groups() {
             let name = group.kind.to_string();
             let adam = step.plan.dispatches.iter().any(|d| d.label == format!("adam.{name}"));
@@ -360,7 +361,7 @@ fn frozen_groups_cost_nothing_and_stay_as_they_are() {
 }
 
 #[test]
-fn a_step_that_is_not_finite_changes_nothing() {
+fn an_infinite_step_changes_nothing() {
     let mut golden = read("paper");
     golden.network.tensors.get_mut("norm.weight").unwrap().data[3] = 3e38;
     let depth = golden.network.config.depth;
@@ -383,13 +384,13 @@ fn a_step_that_is_not_finite_changes_nothing() {
 }
 
 #[test]
-fn a_block_takes_seven_launches_forward_and_fifteen_back() {
+fn a_block_takes_seven_dispatches_forward_and_fifteen_backward() {
     let golden = read("paper");
     let depth = golden.network.config.depth;
     let learner = golden.learner(Trainable { embeddings: false, first_open: 0 });
     let step = learner.record_step(golden.labels.len(), golden.labels.len()).unwrap();
     for block in 0..depth {
-        // What brings a gradient below the lowest open block isn't recorded.
+        // Gradients below the lowest trained block are not computed.
         let backward = 15 - usize::from(block == 0);
         let found = step.launches_of_block(block);
         println!("block {block}: {} launches forward, {} back", found.0, found.1);

@@ -1,5 +1,4 @@
-//! Weights files, sound and damaged: what is read from them, and whether each error names the tensor, what was
-//! expected and what was found.
+//! Weights files, valid and damaged. Each error names the tensor, the expected and the found shape or type.
 
 #[path = "common/goldens.rs"]
 mod goldens;
@@ -10,12 +9,14 @@ use lat_wgpu::shape::{
     Activation, GeltConfig, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess, VitConfig,
 };
 
-/// Width, hidden width and patch of the files made here.
+/// Width of the files made here.
 const D: usize = 8;
+/// Hidden width.
 const M: usize = 16;
+/// Patch size.
 const P: usize = 4;
 
-/// A tensor to be written.
+/// A tensor to write.
 #[derive(Clone)]
 struct Tensor {
     name: String,
@@ -30,7 +31,7 @@ impl Tensor {
         Tensor { name: name.into(), dtype: "F32", shape: shape.to_vec(), data }
     }
 
-    /// Values that differ from element to element and from name to name, exact in f16 and bf16.
+    /// A tensor with values that differ by element and name, exact in f16 and bf16.
     fn made(name: &str, shape: &[usize]) -> Tensor {
         let seed = name.bytes().fold(7usize, |s, b| (s * 31 + b as usize) % 9973);
         let count: usize = shape.iter().product();
@@ -42,7 +43,7 @@ impl Tensor {
         self.data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
-    /// The same values in 16 bits.
+    /// The same tensor in 16 bits.
     fn halved(&self, dtype: &'static str) -> Tensor {
         let bits = |v: f32| {
             if dtype == "F16" { half::f16::from_f32(v).to_bits() } else { half::bf16::from_f32(v).to_bits() }
@@ -52,7 +53,7 @@ impl Tensor {
     }
 }
 
-/// The bytes of a file with these tensors, in this order, and this `lat_wgpu` entry.
+/// The bytes of a file with these tensors in this order, and this `lat_wgpu` entry.
 fn file(tensors: &[Tensor], entry: Option<&str>) -> Vec<u8> {
     let mut parts = Vec::new();
     if let Some(text) = entry {
@@ -81,7 +82,7 @@ fn load_bytes(bytes: &[u8], settings: &Settings) -> Result<Network, Error> {
     load(&path, settings)
 }
 
-/// Two heads; the width is too small for the built-in rule.
+/// Settings with two heads, since the width is too small for the built-in rule.
 fn two_heads() -> Settings {
     Settings { heads: Some(2), ..Settings::default() }
 }
@@ -90,7 +91,7 @@ fn load_ok(tensors: &[Tensor], entry: Option<&str>, settings: &Settings) -> Netw
     load_bytes(&file(tensors, entry), settings).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Loads what must not load, and checks that the message contains each of the words.
+/// Asserts that a file is refused with each of the words in the message.
 fn refused(bytes: &[u8], settings: &Settings, words: &[&str]) -> Error {
     match load_bytes(bytes, settings) {
         Ok(_) => panic!("accepted, though expected to be refused: {words:?}"),
@@ -124,7 +125,7 @@ fn with(mut tensors: Vec<Tensor>, more: &[(&str, &[usize])]) -> Vec<Tensor> {
     tensors
 }
 
-/// Whether the network holds these values under these names, and nothing else.
+/// Asserts that the network holds exactly these tensors.
 fn assert_holds(network: &Network, tensors: &[Tensor]) {
     assert_eq!(network.tensors.len(), tensors.len());
     for t in tensors {
@@ -133,10 +134,10 @@ fn assert_holds(network: &Network, tensors: &[Tensor]) {
     }
 }
 
-// Sound files.
+// Valid files.
 
 #[test]
-fn a_timm_file_is_read_as_it_stands() {
+fn a_timm_file_is_read_unchanged() {
     let network = load_ok(&plain(), None, &two_heads());
     assert_eq!(network.config, config());
     assert_holds(&network, &plain());
@@ -209,7 +210,7 @@ fn impossible_settings_are_bad_usage() {
 }
 
 #[test]
-fn the_position_table_is_resized_for_another_grid() {
+fn position_table_is_resized_for_another_grid() {
     let settings = Settings { size: Some(ImageSize { height: 24, width: 12 }), ..two_heads() };
     let network = load_ok(&plain(), None, &settings);
     assert_eq!((network.config.grid(), network.config.tokens()), ((6, 3), 19));
@@ -235,7 +236,7 @@ fn registers_may_have_no_row() {
         assert_holds(&network, &vit(&registers));
         assert_eq!(network.tensors["pos_embed"].shape, [1, prefix_rows + 9, D]);
 
-        // A file of ours tells its grid, and is read as it was written.
+        // Our own files hold their grid.
         let narrow = VitConfig { image: ImageSize { height: 12, width: 8 }, ..registers };
         let preprocess = Preprocess::new(narrow.image, Normalize::Imagenet.mean_std());
         let entry = lat_wgpu_metadata(&narrow, &preprocess, None);
@@ -246,7 +247,7 @@ fn registers_may_have_no_row() {
 }
 
 #[test]
-fn a_table_that_is_no_square_needs_the_size() {
+fn a_position_table_that_is_no_square_needs_the_size() {
     let narrow = VitConfig { image: ImageSize { height: 12, width: 8 }, ..config() };
     refused(&file(&vit(&narrow), None), &two_heads(), &["7 rows", "--size HxW"]);
     let settings = Settings { size: Some(narrow.image), ..two_heads() };
@@ -256,7 +257,7 @@ fn a_table_that_is_no_square_needs_the_size() {
 }
 
 #[test]
-fn heads_and_strangers_are_ignored_and_said_so() {
+fn classification_heads_and_unknown_tensors_are_ignored_with_a_note() {
     let more: [(&str, &[usize]); 4] =
         [("head.weight", &[5, D]), ("head.bias", &[5]), ("mask_token", &[1, D]), ("state.step", &[1])];
     let network = load_ok(&with(plain(), &more), None, &two_heads());
@@ -268,20 +269,20 @@ fn heads_and_strangers_are_ignored_and_said_so() {
             "not part of the network, ignored: mask_token"
         ]
     );
-    // What is not needed is not converted either.
+    // Ignored tensors are not converted.
     let odd = Tensor { dtype: "X7", ..Tensor::made("head.weight", &[3]) };
     assert_holds(&load_ok(&[plain(), vec![odd]].concat(), None, &two_heads()), &plain());
 }
 
 // Other names.
 
-/// The plain network with LayerNorm before block 0, as CLIP has it.
+/// The plain network with LayerNorm before block 0, as in CLIP.
 fn clip() -> VitConfig {
     VitConfig { patch_bias: false, norm_pre: true, act: Activation::QuickGelu, ln_eps: 1e-5, ..config() }
 }
 
-/// Renames the tensors of `config` and brings shapes to what the other scheme has. `split` takes the fused
-/// query, key and value apart under the three given words.
+/// Renames and reshapes the tensors of `config` to another scheme. `split` names the three pieces of the fused query,
+/// key and value.
 fn renamed(
     config: &VitConfig,
     renames: &[(&str, &str)],
@@ -313,7 +314,7 @@ fn renamed(
             }
         }
     }
-    // The order in a file means nothing.
+    // The order of tensors in a file is irrelevant.
     out.reverse();
     out
 }
@@ -385,7 +386,7 @@ fn hugging_face_clip_is_mapped() {
 }
 
 #[test]
-fn a_part_of_the_fused_projection_that_is_missing_or_misshaped_is_named() {
+fn a_bad_piece_of_the_fused_projection_is_named() {
     let name = "vision_model.encoder.layers.1.self_attn.k_proj.weight";
     let mut tensors = hf_clip();
     let at = position(&tensors, name);
@@ -433,9 +434,9 @@ fn both_kinds_of_dinov2_are_mapped() {
 // Metadata.
 
 #[test]
-fn what_is_written_into_metadata_is_read_back() {
+fn metadata_round_trips() {
     let own = VitConfig {
-        // 36 positions that are no square: only the metadata can tell.
+        // 36 positions that are no square, which only the metadata says.
         image: ImageSize { height: 9 * P, width: 4 * P },
         act: Activation::QuickGelu,
         ln_eps: 3e-5,
@@ -464,14 +465,14 @@ fn what_is_written_into_metadata_is_read_back() {
 }
 
 #[test]
-fn flags_beat_metadata_and_the_difference_is_noted() {
+fn flags_override_metadata_with_a_note() {
     let entry = r#"{"format":1,"later":true,"model":{"heads":1,"act":"quick_gelu","gelt":{"lambda":8}},
         "preprocess":{"size":[24,12],"interpolation":"bilinear","mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}}"#;
-    let told = load_ok(&plain(), Some(entry), &Settings::default());
-    assert_eq!((told.config.heads, told.config.act), (1, Activation::QuickGelu));
-    assert_eq!((told.config.image, told.config.gelt.lambda), (ImageSize { height: 24, width: 12 }, 8.0));
-    assert_eq!((told.preprocess.mean, told.preprocess.interpolation.as_str()), ([0.5; 3], "bicubic"));
-    assert!(told.notes.iter().any(|n| n.contains("bilinear")), "{:?}", told.notes);
+    let noted = load_ok(&plain(), Some(entry), &Settings::default());
+    assert_eq!((noted.config.heads, noted.config.act), (1, Activation::QuickGelu));
+    assert_eq!((noted.config.image, noted.config.gelt.lambda), (ImageSize { height: 24, width: 12 }, 8.0));
+    assert_eq!((noted.preprocess.mean, noted.preprocess.interpolation.as_str()), ([0.5; 3], "bicubic"));
+    assert!(noted.notes.iter().any(|n| n.contains("bilinear")), "{:?}", noted.notes);
 
     let flags = Settings {
         size: Some(ImageSize::square(12)),
@@ -511,7 +512,7 @@ fn damaged_metadata_is_refused() {
 
 #[test]
 fn every_missing_tensor_is_named_with_its_shape() {
-    // Without these the file is a sound network of another kind.
+    // Without these the file is a valid network of another kind.
     let optional = ["patch_embed.proj.bias"];
     for (name, shape) in parameter_shapes(&config()) {
         if optional.contains(&name.as_str()) {
@@ -567,7 +568,7 @@ fn a_gap_between_the_blocks_is_named() {
 }
 
 #[test]
-fn a_file_cut_anywhere_is_refused() {
+fn a_truncated_file_is_refused() {
     let bytes = file(&plain(), None);
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let starts: Vec<usize> = (0..bytes.len()).step_by(97).collect();
@@ -585,7 +586,7 @@ fn a_file_cut_anywhere_is_refused() {
             other => panic!("{cut}: {other}"),
         }
     }
-    // The first tensor that lacks bytes is the one that is named.
+    // The first incomplete tensor is named.
     let last = plain().pop().unwrap().name;
     refused(&bytes[..bytes.len() - 1], &two_heads(), &[&format!("tensor {last}:")]);
 }
@@ -594,7 +595,7 @@ fn a_file_cut_anywhere_is_refused() {
 fn duplicates_are_named() {
     let twice = [plain(), vec![Tensor::made("norm.weight", &[D])]].concat();
     refused(&file(&twice, None), &two_heads(), &["tensor norm.weight", "one tensor", "duplicate"]);
-    // Two names, one meaning.
+    // Two names of the same tensor.
     let registers = VitConfig { registers: 2, ..config() };
     let both = with(vit(&registers), &[("register_tokens", &[1, 2, D])]);
     refused(
@@ -609,7 +610,7 @@ fn duplicates_are_named() {
 }
 
 #[test]
-fn values_that_are_not_finite_are_named_with_their_place() {
+fn values_that_are_not_finite_are_named_with_their_index() {
     for (name, value, what) in [
         ("blocks.1.attn.proj.weight", f32::NAN, "NaN at index [2, 3]"),
         ("blocks.1.attn.proj.weight", f32::INFINITY, "infinity at index [2, 3]"),
@@ -627,13 +628,13 @@ fn values_that_are_not_finite_are_named_with_their_place() {
             refused(&file(&halved, None), &two_heads(), &[name, "expected finite values", what]);
         }
     }
-    // One that is not needed may hold anything.
+    // An unused tensor may hold any values.
     let odd = Tensor::f32("head.weight", &[1], &[f32::NAN]);
     load_ok(&[plain(), vec![odd]].concat(), None, &two_heads());
 }
 
 #[test]
-fn other_element_types_are_refused_where_they_are_needed() {
+fn other_element_types_are_refused_in_used_tensors() {
     for (dtype, width) in [("F64", 8), ("I32", 4), ("F8_E4M3", 1), ("X7", 3)] {
         let mut tensors = plain();
         let at = position(&tensors, "blocks.0.norm2.bias");
@@ -661,7 +662,7 @@ fn tensors_that_would_change_the_network_are_refused() {
 }
 
 #[test]
-fn a_lying_header_is_refused() {
+fn a_false_header_is_refused() {
     let sound = file(&plain(), None);
     let header = u64::from_le_bytes(sound[..8].try_into().unwrap());
     for lie in [0, 1, header - 1, header + 1, sound.len() as u64, 1 << 40, u64::MAX] {
@@ -685,7 +686,7 @@ fn garbage_is_refused() {
         assert!(matches!(error, Error::Weights { .. }));
     }
     refused(b"PK\x03\x04 and so on, as an archive begins", &two_heads(), &["PyTorch"]);
-    // Flipped bits must never panic, whatever they hit.
+    // Flipped bits must never cause a panic.
     let sound = file(&plain(), None);
     for at in (0..sound.len().min(4000)).step_by(7) {
         let mut bytes = sound.clone();
@@ -704,7 +705,7 @@ fn a_missing_file_and_a_folder_are_errors() {
 }
 
 #[test]
-fn the_list_shows_every_tensor_and_the_metadata() {
+fn list_shows_every_tensor_and_the_metadata() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     std::fs::write(&path, file(&plain(), Some("{}"))).unwrap();
@@ -716,10 +717,10 @@ fn the_list_shows_every_tensor_and_the_metadata() {
     assert_eq!(metadata["lat_wgpu"], "{}");
 }
 
-// The models that PyTorch's goldens were made with.
+// The models of the goldens.
 
 #[test]
-fn the_golden_models_load_with_the_dimensions_of_their_goldens() {
+fn golden_models_load_with_the_shapes_of_their_goldens() {
     for (model, golden) in goldens::pairs() {
         let (tensors, metadata) = list(&golden).unwrap();
         let settings = goldens::settings(&metadata);

@@ -2,13 +2,11 @@
 //!
 //! CUHK03 is published as MATLAB files. `tools/convert_cuhk03.py` converts them to:
 //!
-//! - `labelled/` and `detected/` with files `P_NNN_V_II.png`: pair of cameras (1 to 5), person, view (1 or 2), image (1
-//! to
-//!   10; 6 to 10 are view 2). As in other toolboxes, `P_NNN` is the person and the view is the camera.
+//! - `labelled/` and `detected/` with files `P_NNN_V_II.png`: pair of cameras (1 to 5), person, view (1 or 2), image
+//!   (1 to 10; 6 to 10 are view 2). As in other toolboxes, `P_NNN` is the person and the view is the camera.
 //! - `new_labelled.txt`, `new_detected.txt`: the new protocol, with a line `train|query|gallery FILE` for each image.
 //! - `classic_01.txt` to `classic_20.txt`: the classic protocol, with a line `P_NNN` for each of the 100 test persons;
-//! all
-//!   others train. All test images are both queries and gallery, and scores are usually single-shot.
+//!   all others train. All test images are both queries and gallery, and scores are usually single-shot.
 //!
 //! Empty lines and lines that start with `#` are ignored in every list.
 

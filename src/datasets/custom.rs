@@ -39,8 +39,7 @@ const NO_PERSONS: [&str; 12] = [
 ];
 
 /// Reads `PERSON/CAMERA_anything.jpg` below the folders `train`, `query` and `gallery`. If none of them exists, reads
-/// it
-/// below `dir` itself, without splits.
+/// it below `dir` itself, without splits.
 ///
 /// A file named as in a published data set keeps the camera of its name; several toolboxes sort Market-1501 that way.
 /// An image whose name has no camera can train, but is not scored.

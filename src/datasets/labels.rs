@@ -22,10 +22,8 @@ pub struct Label {
 
 impl Label {
     /// Parses a file name in Market-1501's form: `0002_c1s1_000451_03.jpg` is person 2 by camera 1. Cameras may have
-    /// several
-    /// digits, and anything may follow the camera. Also parses MARS's names, such as `0002C1T0001F001.jpg`. `None` for
-    /// any
-    /// other name.
+    /// several digits, and anything may follow the camera. Also parses MARS's names, such as `0002C1T0001F001.jpg`.
+    /// `None` for any other name.
     pub fn from_market_name(name: &str) -> Option<Label> {
         let (person, camera) = spelled(base(name))?;
         let person = match person.bytes().all(|b| b.is_ascii_digit()) {

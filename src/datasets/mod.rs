@@ -82,10 +82,9 @@ pub struct ReidSet {
     /// Names of the persons by the number in [`Label::person`].
     ///
     /// A published data set's own number is used: 2 for Market-1501's `0002`, 1017 for CUHK03's `1_017`. MSMT17 counts
-    /// its
-    /// training and test persons from 0 each; here the test persons follow the training persons. In custom data, names
-    /// that are all different numbers are used as they are; otherwise persons are numbered from 0 in sorted order.
-    /// `0000` is listed only if it is in the train split; elsewhere it is a distractor.
+    /// its training and test persons from 0 each; here the test persons follow the training persons. In custom data,
+    /// names that are all different numbers are used as they are; otherwise persons are numbered from 0 in sorted
+    /// order. `0000` is listed only if it is in the train split; elsewhere it is a distractor.
     pub persons: BTreeMap<u32, String>,
     /// Names of the cameras by [`Label::camera`], numbered as persons are. CUHK01 and CUHK03 have views 1 and 2.
     pub cameras: BTreeMap<u32, String>,

@@ -1,8 +1,7 @@
 //! MSMT17, versions 1 and 2.
 //!
 //! A line of a list, `0000/0000_000_01_0303morning_0015_0.jpg 0`, is a file below the folder of training or test
-//! images,
-//! and its person. The third field of the file's name is the camera (1 to 15).
+//! images, and its person. The third field of the file's name is the camera (1 to 15).
 
 use std::path::{Path, PathBuf};
 

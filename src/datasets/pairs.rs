@@ -1,6 +1,5 @@
 //! Data sets of two folders, one of queries and one of gallery images: VIPeR, PRID 2011, Occluded-REID. None has a
-//! train
-//! split.
+//! train split.
 
 use std::path::{Path, PathBuf};
 

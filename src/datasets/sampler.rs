@@ -1,8 +1,7 @@
 //! Labelled images for training: the training and validation images, and the order of an epoch.
 //!
 //! Every random choice is a function of (seed, epoch, position) by [`crate::rng`], so a resumed run sees the same
-//! images
-//! in the same order, mirrored or not.
+//! images in the same order, mirrored or not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -52,10 +51,8 @@ impl TrainingSet {
     /// Splits the images into training and validation images: two ascending lists of indices into [`Self::images`].
     ///
     /// Without a fraction, the first image of every person with two or more validates. With one, `seed` chooses
-    /// `fraction`
-    /// of each person's images, rounded so that the share is correct over all persons. At least one image of each
-    /// person
-    /// trains.
+    /// `fraction` of each person's images, rounded so that the share is correct over all persons. At least one image of
+    /// each person trains.
     pub fn split(&self, fraction: Option<f64>, seed: u64) -> (Vec<usize>, Vec<usize>) {
         let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];
         for (index, sample) in self.images.iter().enumerate() {
@@ -176,10 +173,8 @@ impl Sampling {
     /// The batches of an epoch, each a list of indices into `classes`, the persons of the samples.
     ///
     /// With P persons per batch, persons come from a permutation of all persons, renewed when fewer than P are left.
-    /// Their
-    /// images come from a permutation of each person's images, renewed when too few are left. An image appears twice in
-    /// a
-    /// batch only if its person has too few.
+    /// Their images come from a permutation of each person's images, renewed when too few are left. An image appears
+    /// twice in a batch only if its person has too few.
     ///
     /// # Panics
     /// If P is larger than the number of persons in `classes`.

@@ -1,9 +1,8 @@
 //! A canvas to paint on, and the random numbers for it.
 //!
 //! The same seed gives the same pixels on every machine, because all arithmetic is +, −, ×, ÷, square root and rounding
-//! in
-//! f32, which IEEE 754 fixes to the bit. It does not fix sine, power and exponential, so the standard library's are not
-//! used.
+//! in f32, which IEEE 754 fixes to the bit. It does not fix sine, power and exponential, so the standard library's are
+//! not used.
 
 use crate::rng;
 

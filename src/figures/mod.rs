@@ -1,8 +1,7 @@
 //! A synthetic data set of walking figures, free to use.
 //!
 //! Each person has a build, hair and clothes, in colours that many persons share. Each camera has a background, a view,
-//! a
-//! light and a sensor, so the same clothes look different by each camera. Step, direction, crop, blur and obstacles
+//! a light and a sensor, so the same clothes look different by each camera. Step, direction, crop, blur and obstacles
 //! change from image to image. The layout and the names are those of Market-1501.
 
 mod canvas;
@@ -72,8 +71,7 @@ struct Task {
 /// Persons with odd numbers go to `bounding_box_train`. Of the others, the first image by each camera goes to `query`,
 /// the rest to `bounding_box_test`. With one image per camera, only those by camera 1 are queries. The gallery gets a
 /// stranger (`0000`) and a bad detection (`-1`) for every eight of its images. Files are named
-/// `PPPP_cCs1_FFFFFF_NN.png`
-/// and are 128×64 pixels.
+/// `PPPP_cCs1_FFFFFF_NN.png` and are 128×64 pixels.
 ///
 /// Creates missing folders, replaces files of the same names and keeps others. The same `figures` give the same pixels
 /// on every machine, and the same bytes with the same PNG encoder.

@@ -349,8 +349,7 @@ impl<'a> Painter<'a> {
     }
 
     /// Adds a body of horizontal ellipses, from the top down. `colour` gets the position from the top, 0 to 1, and the
-    /// side
-    /// and front that the surface faces.
+    /// side and front that the surface faces.
     fn trunk(&mut self, girths: &[Girth], nearer: f32, colour: impl Fn(f32, f32, f32) -> Colour + 'a) {
         let rows: Vec<(f32, f32, f32)> = girths
             .iter()

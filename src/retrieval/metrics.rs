@@ -31,12 +31,10 @@ pub enum Protocol {
     #[default]
     Standard,
     /// The released code's protocol: every image counts, also junk and the query's own camera, and AP covers the first
-    /// ten
-    /// ranks. Its scores are far higher than the standard ones.
+    /// ten ranks. Its scores are far higher than the standard ones.
     ReleasedCode,
     /// CUHK03's classic protocol: as [`Protocol::Standard`], but with one random gallery image of each person, among
-    /// those
-    /// that the query may match. Scores are means over [`REPETITIONS`] such galleries. Distractors all stay.
+    /// those that the query may match. Scores are means over [`REPETITIONS`] such galleries. Distractors all stay.
     Cuhk03SingleShot,
 }
 
@@ -48,8 +46,7 @@ pub enum AveragePrecision {
     #[default]
     Plain,
     /// The mean of (precision just before a match + precision at the match) / 2, as Market-1501's authors compute it.
-    /// The
-    /// precision before rank 1 is 1.
+    /// The precision before rank 1 is 1.
     Trapezoid,
 }
 

@@ -3,8 +3,7 @@
 //!
 //! Each tile of queries is compared with all tiles of the gallery. The gallery stays on the adapter if it fits. If not,
 //! its tiles are uploaded again for each tile of queries, while the adapter works on the tile before. A distance
-//! depends
-//! only on its two rows ([`crate::kernels::distance`]), so results don't depend on the tiles.
+//! depends only on its two rows ([`crate::kernels::distance`]), so results don't depend on the tiles.
 
 use super::distances::DistanceRows;
 use crate::embeddings::rows::Rows;
@@ -157,8 +156,7 @@ impl<'a> Neighbours<'a> {
     ///
     /// # Errors
     /// [`Error::Usage`] if queries and gallery differ in dimensions; [`Error::TooLarge`] if rows or gallery are too
-    /// large for
-    /// the adapter or the memory.
+    /// large for the adapter or the memory.
     pub fn new(
         context: &'a Context,
         queries: &'a dyn Rows,
@@ -487,8 +485,7 @@ struct Staging {
 
 impl Staging {
     /// Reads rows and lays them out in slabs for a tile of `count` rows. Each row is padded with zeros. Rows that the
-    /// last
-    /// tile lacks keep old values.
+    /// last tile lacks keep old values.
     ///
     /// # Errors
     /// If a distance from `other`, a row named in the message, would not be finite.

@@ -1,9 +1,8 @@
 //! Embeddings in fewer dimensions: principal components, fitted on a gallery.
 //!
 //! y = C·(x − μ), where μ (D) is the mean of the gallery's rows, and the orthonormal rows of C (K, D) are the
-//! directions
-//! of its largest variances in descending order (Pearson 1901). Squared Euclidean distances lose only the part outside
-//! these directions. Reduced rows are not normalised to unit length.
+//! directions of its largest variances in descending order (Pearson 1901). Squared Euclidean distances lose only the
+//! part outside these directions. Reduced rows are not normalised to unit length.
 
 #[cfg(feature = "reduce")]
 mod fit;

@@ -2,9 +2,8 @@
 //!
 //! Images are similar if they are among each other's nearest, and more similar the more such neighbours they share. The
 //! published algorithm holds several N × N matrices of all N = queries + gallery images. This one keeps the k nearest
-//! of
-//! each image, and the nonzero values of its row of V. It computes distances in chunks three times: for the neighbours,
-//! for the weights, and for the queries' final distances. The results are those of the dense algorithm.
+//! of each image, and the nonzero values of its row of V. It computes distances in chunks three times: for the
+//! neighbours, for the weights, and for the queries' final distances. The results are those of the dense algorithm.
 //!
 //! Source: sections 3.2 to 3.5 of the paper, and the authors' program where the paper leaves a choice. Distances are
 //! squared Euclidean. Each image's distances are divided by their largest, for the weights exp(-d) and for the final
@@ -89,8 +88,7 @@ impl<'d> Reranked<'d> {
     ///
     /// `distances` are those from all images of a list to all. The first `queries` images are the queries. The gallery
     /// starts at image `gallery`: after the queries, or at 0 if every image is both. `stage` advances by twice the
-    /// number
-    /// of images.
+    /// number of images.
     ///
     /// # Errors
     /// `Usage` for impossible options; errors of the distances; `Interrupted`.

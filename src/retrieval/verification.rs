@@ -1,9 +1,8 @@
 //! Verification: error rates of taking a pair for the same person if its distance is up to a threshold.
 //!
 //! A pair is a query of a known person and a gallery image that the protocol doesn't leave out. Pairs are counted in
-//! bins
-//! of distance, 65,536 per factor of two, so memory doesn't grow with their number. Thresholds are the upper ends of
-//! bins, 1.5e-5 of their value apart. Their rates are exact.
+//! bins of distance, 65,536 per factor of two, so memory doesn't grow with their number. Thresholds are the upper ends
+//! of bins, 1.5e-5 of their value apart. Their rates are exact.
 
 use super::metrics::{Relation, Retrieval};
 use crate::datasets::labels::Person;

@@ -4,12 +4,12 @@ use super::tolerance::Tolerance;
 use lat_wgpu::cases::compare as judge;
 use lat_wgpu::reference::Exact;
 
-/// Compares `got[i]` with the exact value for every (i, exact) and prints a line.
+/// Compares `got[i]` with the exact value for every (i, exact), and prints a line.
 ///
-/// Returns the percentage of the tolerance that is used.
+/// Returns the percentage of the tolerance used.
 ///
 /// # Panics
-/// If that exceeds 100, or nothing was compared.
+/// If it exceeds 100 or nothing is compared.
 #[track_caller]
 pub fn compare(
     case: &str,

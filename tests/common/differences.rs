@@ -1,13 +1,13 @@
-//! Central finite differences: what proves a reference backward.
+//! Central finite differences, which validate a reference backward.
 //!
-//! The reference reads f32 words and computes in f64. So the data here are multiples of 2⁻⁸ and the step is 2⁻¹⁶: a value
-//! moved by a step is exact in f32, and the difference quotient is off by about 10⁻¹⁰ of the function's third derivative.
+//! The reference reads f32 and computes in f64. With data that are multiples of 2⁻⁸ and steps of 2⁻¹⁶, a value moved by
+//! a step is exact in f32, and the error of the difference quotient is about 10⁻¹⁰ of the function's third derivative.
 
 use super::random::normal;
 
-/// How far a value is moved to either side.
+/// Step by which a value is moved to either side.
 const STEP: f32 = 1.0 / 65_536.0;
-/// What a derivative may be off by, as part of the largest of its tensor.
+/// Largest error of a derivative, relative to the largest of its tensor.
 const ALLOWED: f64 = 1e-7;
 
 /// Normally distributed multiples of 2⁻⁸.
@@ -34,7 +34,7 @@ pub fn prove(case: &str, x: &[f32], gradient: &[f64], loss: impl Fn(&[f32]) -> f
         moved[i] = x[i];
         let quotient = (up - down) / (2.0 * f64::from(STEP));
         let used = (quotient - gradient[i]).abs() / (ALLOWED * largest);
-        // NaN compares with nothing, so it is asked for by name.
+        // Comparisons with NaN are false, so test for it.
         if used.is_nan() || used >= worst.0 {
             worst = (if used.is_nan() { f64::INFINITY } else { used }, i, quotient);
         }

@@ -1,16 +1,16 @@
-//! The goldens that `tools/make_goldens.py` wrote: a model file and what PyTorch makes of it.
+//! Goldens written by `tools/make_goldens.py`: a model file and PyTorch's results for it.
 
 use lat_wgpu::checkpoint::Settings;
 use lat_wgpu::shape::Normalize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The golden's settings, as `settings` in its metadata tells them.
+/// The settings of a golden, from the entry `settings` of its metadata.
 pub fn settings(metadata: &BTreeMap<String, String>) -> Settings {
-    let told: BTreeMap<String, serde_json::Value> = serde_json::from_str(&metadata["settings"]).unwrap();
-    // PyTorch was given ImageNet's numbers where nothing else is told, whatever the names in the file.
+    let entries: BTreeMap<String, serde_json::Value> = serde_json::from_str(&metadata["settings"]).unwrap();
+    // Without an entry PyTorch used ImageNet's mean and deviation, whatever the names in the file.
     let mut settings = Settings { normalize: Some(Normalize::Imagenet), ..Settings::default() };
-    for (key, value) in told {
+    for (key, value) in entries {
         match key.as_str() {
             "size" => settings.size = Some(value.as_str().unwrap().parse().unwrap()),
             "stride" => settings.stride = Some(value.as_u64().unwrap() as usize),
@@ -31,7 +31,7 @@ pub fn settings(metadata: &BTreeMap<String, String>) -> Settings {
     settings
 }
 
-/// Every `NAME.golden.safetensors` and the model that goes with it.
+/// Every `NAME.golden.safetensors` with its model.
 #[allow(dead_code, reason = "not every test binary walks over all goldens")]
 pub fn pairs() -> Vec<(PathBuf, PathBuf)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");

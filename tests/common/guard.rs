@@ -1,20 +1,20 @@
-//! Recordings of `lat_wgpu::cases` on the adapter that tests share; what is wrong is a panic.
+//! Runs recordings and cases on the shared adapter; any fault panics.
 
 use super::context;
 use lat_wgpu::cases;
 use lat_wgpu::cases::run::{Found, Purpose, Run};
 use lat_wgpu::gpu::Storage;
 
-/// The outputs of a recording, in the order of their making, which `record` makes.
+/// Runs what `record` records, and returns its outputs in order.
 ///
 /// # Panics
-/// If anything is unwritten, overwritten or not the same twice.
+/// If an output is not fully written, guard words change, or two runs differ.
 #[track_caller]
 pub fn outputs(case: &str, record: impl FnOnce(&mut Run<'static>)) -> Vec<Vec<f32>> {
     run(case, Purpose::Guard, record)
 }
 
-/// The same; each must be what the reference has, and a line shows how much of the tolerance it uses.
+/// The same, comparing each output with the reference and printing the share of the tolerance used.
 #[track_caller]
 pub fn judged(case: &str, record: impl FnOnce(&mut Run<'static>)) -> Vec<Vec<f32>> {
     run(case, Purpose::Judge, record)
@@ -29,7 +29,7 @@ fn run(case: &str, purpose: Purpose, record: impl FnOnce(&mut Run<'static>)) -> 
     found.outputs.into_iter().map(|(_, found)| found).collect()
 }
 
-/// Prints a line for every comparison, all of which must pass.
+/// Prints a line for every comparison, and asserts that it passes.
 #[track_caller]
 fn passes(case: &str, found: &Found) {
     for (used, report) in &found.judged {
@@ -38,7 +38,7 @@ fn passes(case: &str, found: &Found) {
     }
 }
 
-/// Runs the quick cases of a stem, and those for tests alone.
+/// Runs the quick cases of a stem, and those for tests only.
 pub fn every_case(stem: &str) {
     for case in cases::every(context(), stem) {
         let name = case.name();

@@ -1,4 +1,4 @@
-//! What tests of the adapter share.
+//! Helpers of tests that use the adapter.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
@@ -10,7 +10,7 @@ pub use lat_wgpu::cases::{random, tolerance};
 use lat_wgpu::gpu::{Context, ContextOptions};
 use std::sync::OnceLock;
 
-/// The adapter that all tests of a binary share; `LAT_ADAPTER` and `LAT_LIMITS=default` choose it.
+/// The adapter shared by all tests of a binary, chosen by `LAT_ADAPTER` and `LAT_LIMITS=default`.
 pub fn context() -> &'static Context {
     static CONTEXT: OnceLock<Context> = OnceLock::new();
     CONTEXT.get_or_init(|| {
@@ -20,12 +20,12 @@ pub fn context() -> &'static Context {
     })
 }
 
-/// The bits of every value: equality of floats would call NaN unequal to itself and -0 equal to 0.
+/// The bits of every value. Comparing floats would take NaN as unequal to itself, and -0 as equal to 0.
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Asserts that two results are the same to the bit.
+/// Asserts that two results are bit-identical.
 #[track_caller]
 pub fn assert_same_bits(case: &str, a: &[f32], b: &[f32]) {
     assert_eq!(a.len(), b.len(), "{case}: lengths");
@@ -34,7 +34,7 @@ pub fn assert_same_bits(case: &str, a: &[f32], b: &[f32]) {
     }
 }
 
-/// Asserts that each of `count` equal pieces of `data` gives by itself the bits that it has among all.
+/// Asserts that each of `count` equal pieces of `data` gives the same bits alone as among all.
 #[track_caller]
 pub fn alone(data: &[f32], count: usize, run: impl Fn(&[f32]) -> Vec<Vec<f32>>) {
     let all = run(data);

@@ -1,4 +1,4 @@
-//! Runs the program as a user does, on files made for it.
+//! Runs the program as a user does, on small files.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
@@ -13,17 +13,17 @@ use tempfile::TempDir;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lat-wgpu");
 
-/// A two-block ViT of width 32 for 32×32 images in patches of 8. It doesn't say how many heads it has: `--heads 2`.
+/// A ViT of two blocks and width 32 for 32×32 images in patches of 8. It needs `--heads 2`.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
 
-/// The program with these arguments, run in `folder`, with the built-in tiles.
+/// The program with these arguments in `folder`, with built-in tiles.
 pub fn program<S: AsRef<OsStr>>(folder: &Path, arguments: &[S]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).env("LAT_TUNED", "0");
     command
 }
 
-/// Runs, asserts the exit code and returns stdout and stderr.
+/// Runs a command, asserts its exit code, and returns stdout and stderr.
 #[track_caller]
 pub fn finish(code: i32, command: &mut Command) -> (String, String) {
     let output = command.output().unwrap();
@@ -34,7 +34,7 @@ pub fn finish(code: i32, command: &mut Command) -> (String, String) {
     (stdout, stderr)
 }
 
-/// Runs with these arguments alone.
+/// Runs the program with these arguments only.
 #[track_caller]
 pub fn expect(code: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
     finish(code, &mut program(folder, arguments))
@@ -46,7 +46,7 @@ pub fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
-/// A folder with `figures/`: a drawn data set of eight persons by two cameras, so many images each.
+/// A folder with `figures/`: a synthetic data set of eight persons by two cameras, with `images` images each.
 pub fn figures(images: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let counts = ["--persons", "8", "--cameras", "2", "--images", images, "--seed", "3"];
@@ -54,10 +54,10 @@ pub fn figures(images: &str) -> TempDir {
     folder
 }
 
-/// A folder with `crops/`, drawn figures of `persons` persons by two cameras, one image each.
+/// A folder with `crops/`: synthetic images of `persons` persons by two cameras, one image each.
 pub fn crops(persons: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    // Every second person is drawn for training.
+    // Every second person is in the train split.
     let persons = (2 * persons).to_string();
     let counts = ["--persons", &persons, "--cameras", "2", "--images", "1", "--seed", "7"];
     expect(0, folder.path(), &[&["synth", "set"], &counts[..]].concat());
@@ -66,7 +66,7 @@ pub fn crops(persons: usize) -> TempDir {
     folder
 }
 
-/// Writes embeddings: points on a line under names.
+/// Writes embeddings of named points on a line.
 pub fn write_points(file: &Path, rows: &[(f32, &str)]) {
     let names: Vec<String> = rows.iter().map(|(_, name)| name.to_string()).collect();
     let mut writer = EmbeddingWriter::create(file, 2, Dtype::F32, &names, &BTreeMap::new()).unwrap();
@@ -76,7 +76,7 @@ pub fn write_points(file: &Path, rows: &[(f32, &str)]) {
     writer.finish().unwrap();
 }
 
-/// A server that ends with its test.
+/// A server that stops with its test.
 pub struct Server {
     pub child: Child,
     pub address: String,
@@ -100,12 +100,12 @@ impl Drop for Server {
     }
 }
 
-/// Status, head in lower case and body of an answer.
+/// Status, lower-case head and body of an answer.
 pub fn answer(mut stream: TcpStream) -> (u16, String, Vec<u8>) {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
         Ok(_) => {}
-        // The server hung up on what it did not want to read; its answer came before.
+        // The server closes before it reads a whole refused request. Its answer comes first.
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         Err(error) => panic!("{error}"),
     }

@@ -1,4 +1,4 @@
-//! Inputs of the faults, and copies of them.
+//! Copies of the inputs.
 
 #![allow(dead_code, reason = "each module uses its own part of this")]
 
@@ -22,7 +22,7 @@ pub fn input(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/data").join(name)
 }
 
-/// A temporary folder that holds copies of these inputs under their own names.
+/// A temporary folder with copies of these inputs.
 pub fn copies(names: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in names {
@@ -31,7 +31,7 @@ pub fn copies(names: &[&str]) -> TempDir {
     folder
 }
 
-/// Copies a file, or a folder with all below it.
+/// Copies a file or a whole folder.
 pub fn copy(from: &Path, to: &Path) {
     if from.is_dir() {
         std::fs::create_dir_all(to).unwrap();
@@ -45,13 +45,13 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Writes a file, with the folders above it.
+/// Writes a file, and creates its folders.
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, bytes).unwrap();
 }
 
-/// Writes a small image of one colour that the path's ending decides the format of.
+/// Writes a small image of one colour, in the format of the path's extension.
 pub fn paint(path: &Path, colour: [u8; 3]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     image::RgbImage::from_pixel(16, 32, image::Rgb(colour)).save(path).unwrap();

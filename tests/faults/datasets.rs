@@ -1,4 +1,4 @@
-//! Data sets are read one way by every command, and contradictions in them are refused. [1, 2, 10, 11, 12, 23]
+//! Every command reads data sets in the same way and refuses contradictions.
 
 use super::common::{TINY, assert_says, copies, expect, input, paint, write};
 use lat_wgpu::checkpoint::{self, Settings};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Trains no step, and returns the persons in the model's metadata with what was printed.
+/// Runs `train` without a step, and returns the persons in the model's metadata and stderr.
 #[track_caller]
 fn trained(folder: &Path, data: &str, more: &[&str]) -> (Vec<String>, String) {
     let out = format!("run-{}", std::fs::read_dir(folder).unwrap().count());
@@ -17,14 +17,14 @@ fn trained(folder: &Path, data: &str, more: &[&str]) -> (Vec<String>, String) {
     (checkpoint::load(&model, &Settings::default()).unwrap().class_names.unwrap(), stderr)
 }
 
-/// What `data --json -` reports, and what it prints beside.
+/// The JSON and the stderr of `data --json -`.
 #[track_caller]
 fn surveyed(folder: &Path, data: &str, more: &[&str]) -> (Value, String) {
     let (stdout, stderr) = expect(0, folder, &[&["data", data, "--json", "-"], more].concat());
     (serde_json::from_str(&stdout).unwrap(), stderr)
 }
 
-/// What `eval --json -` reports, and what it prints beside.
+/// The JSON and the stderr of `eval --json -`.
 #[track_caller]
 fn scored(folder: &Path, more: &[&str]) -> (Value, String) {
     let (stdout, stderr) = expect(0, folder, &[&["eval", "--model", TINY, "--json", "-"], more].concat());
@@ -41,7 +41,7 @@ fn images(names: &[&str]) -> TempDir {
 }
 
 #[test]
-fn training_takes_the_train_split_alone() {
+fn train_uses_the_train_split_only() {
     for (name, data, persons, images, of_train) in [
         ("msmt", "msmt", &["0000", "0001", "0002"][..], 12, "msmt/train/"),
         ("folders_split", "folders_split", &["a", "b", "c", "d"], 16, "folders_split/train/"),
@@ -66,7 +66,7 @@ fn training_takes_the_train_split_alone() {
 }
 
 #[test]
-fn without_a_split_everything_trains_and_a_note_says_so() {
+fn without_splits_everything_trains_with_a_note() {
     let folder = copies(&["two_p", "duke"]);
     let (found, stderr) = trained(folder.path(), "two_p", &[]);
     assert_eq!(found, ["a", "b"]);
@@ -74,7 +74,7 @@ fn without_a_split_everything_trains_and_a_note_says_so() {
     let (found, stderr) = trained(folder.path(), "duke/bounding_box_test", &[]);
     assert_eq!(found, ["0003", "0004", "0009"]);
     assert_says(&stderr, &["bounding_box_test has no train split: all 12 images of 3 persons train"]);
-    // Frames whose names say no camera.
+    // Images without a camera in their names.
     let folder = images(&["set/7/0001.jpg", "set/7/0002.jpg", "set/8/0001.jpg"]);
     let (found, stderr) = trained(folder.path(), "set", &[]);
     assert_eq!(found, ["7", "8"]);
@@ -82,7 +82,7 @@ fn without_a_split_everything_trains_and_a_note_says_so() {
 }
 
 #[test]
-fn a_split_without_train_images_does_not_train() {
+fn train_refuses_splits_without_train_images() {
     let folder = copies(&["viper"]);
     let (_, stderr) =
         expect(1, folder.path(), &["train", "--backbone", TINY, "--data", "viper", "--out", "run"]);
@@ -96,7 +96,7 @@ fn a_split_without_train_images_does_not_train() {
 }
 
 #[test]
-fn in_training_0000_is_a_person_and_minus_1_is_junk() {
+fn train_takes_0000_as_a_person_and_minus_1_as_junk() {
     let market = [
         "set/bounding_box_train/0000_c1s1_000001_01.png",
         "set/bounding_box_train/0002_c1s1_000001_01.png",
@@ -133,7 +133,7 @@ fn in_training_0000_is_a_person_and_minus_1_is_junk() {
     assert_eq!(trained(folder.path(), "set", &[]).0, ["0000", "anna"]);
 }
 
-/// CUHK03 in labelled boxes by the classic protocol: four persons, two of whom test.
+/// CUHK03 with labelled boxes by the classic protocol: four persons, two of them for testing.
 fn cuhk03() -> TempDir {
     let mut names = Vec::new();
     for person in 1..=4 {
@@ -149,7 +149,7 @@ fn cuhk03() -> TempDir {
 const CLASSIC: [&str; 6] = ["--boxes", "labelled", "--cuhk03", "classic", "--split", "3"];
 
 #[test]
-fn training_takes_the_same_options_as_scoring() {
+fn train_takes_the_same_options_as_eval() {
     let folder = cuhk03();
     let here = folder.path();
     let (found, _) = trained(here, "set", &CLASSIC);
@@ -158,7 +158,7 @@ fn training_takes_the_same_options_as_scoring() {
     let set: Vec<&str> = keys.iter().flat_map(|key| ["--set", *key]).collect();
     assert_eq!(trained(here, "set", &set).0, found);
     let arguments = ["train", "--backbone", TINY, "--data", "set", "--out", "run", "--epochs", "1"];
-    // The test images of this protocol are queries and gallery at once, and apart from those that train.
+    // The test images of this protocol are both queries and gallery, and none of them train.
     let run = [&arguments[..], &["--batch-size", "4", "--eval-every", "1"], &CLASSIC].concat();
     let (_, stderr) = expect(0, here, &run);
     assert_says(&stderr, &["R1 "]);
@@ -181,7 +181,7 @@ fn training_takes_the_same_options_as_scoring() {
 }
 
 #[test]
-fn the_ablation_takes_them_too() {
+fn ablate_takes_the_same_options() {
     let folder = cuhk03();
     let arguments =
         ["ablate", "--data", "set", "--backbone", TINY, "--set", "schedule.max_steps=0", "--batch-size", "2"];
@@ -194,7 +194,7 @@ fn the_ablation_takes_them_too() {
 }
 
 #[test]
-fn published_names_are_read_in_their_own_folders_and_in_market_1501s() {
+fn published_names_are_read_in_their_own_and_market_1501s_folders() {
     for (data, layout, query, example) in [
         ("duke", "Market-1501", 2, "0003_c2_f0046509.jpg is person 0003, seen by camera 2"),
         ("veri", "VeRi-776", 2, "0002_c007_00016477_0.jpg is person 0002, seen by camera 7"),
@@ -246,7 +246,7 @@ fn other_pairs_of_cameras_are_read() {
 }
 
 #[test]
-fn mars_without_its_queries_only_trains() {
+fn mars_without_queries_can_only_train() {
     let folder = copies(&["mars"]);
     let here = folder.path();
     let (_, stderr) = expect(1, here, &["eval", "--model", TINY, "--data", "mars"]);
@@ -254,7 +254,7 @@ fn mars_without_its_queries_only_trains() {
     let (text, _) = expect(0, here, &["data", "mars"]);
     assert_says(&text, &["WRONG: `eval` refuses the set", "only training is offered", "serves for `train`"]);
     expect(1, here, &["data", "mars", "--strict"]);
-    // Lists in MATLAB's format change nothing.
+    // MATLAB lists change nothing.
     write(&here.join("mars/info/tracks_test_info.mat"), "MATLAB");
     let (_, stderr) = expect(1, here, &["eval", "--model", TINY, "--data", "mars"]);
     assert_says(&stderr, &["only training is offered"]);
@@ -278,12 +278,12 @@ fn a_folder_one_level_too_high_is_refused() {
             assert_says(&stderr, &["is one folder above a data set", &inside]);
         }
     }
-    // Two levels: the files' names say it.
+    // Two levels, as the names of the files show.
     std::fs::create_dir(folder.path().join("g")).unwrap();
     std::fs::rename(folder.path().join("a"), folder.path().join("g/a")).unwrap();
     let (_, stderr) = expect(1, folder.path(), &["data", "g"]);
     assert_says(&stderr, &["a is read as the folder of one person", "0003", "further down"]);
-    // Cameras are no persons, and nor is a split of another name.
+    // Neither a camera nor a split of another name is a person.
     let folder = images(&["x/cam1/0001_1.png", "x/cam2/0001_1.png", "y/test/a/1_a.png", "y/val/a/1_a.png"]);
     assert_says(&expect(1, folder.path(), &["data", "x"]).1, &["cam1, cam2"]);
     assert_says(&expect(1, folder.path(), &["data", "y"]).1, &["train, query and gallery"]);
@@ -409,10 +409,10 @@ fn data_reports_what_scoring_and_training_refuse() {
 }
 
 #[test]
-fn a_query_must_have_a_match_before_any_image_is_opened() {
+fn matches_are_checked_before_any_image_is_opened() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    // Nothing in these files can be decoded, which would be reported.
+    // None of these files can be decoded, which would be reported.
     for name in ["query/a/1_a.png", "gallery/a/1_b.png", "gallery/b/2_a.png"] {
         write(&here.join("set").join(name), "no image");
     }
@@ -430,7 +430,7 @@ fn a_query_must_have_a_match_before_any_image_is_opened() {
 }
 
 #[test]
-fn good_sets_are_scored_and_the_bad_one_is_named() {
+fn good_data_sets_are_scored_and_the_bad_one_is_named() {
     let folder = copies(&["duke", "veri", "empty_query"]);
     let here = folder.path();
     for name in ["query/a/1_a.png", "gallery/a/2_a.png"] {
@@ -513,7 +513,7 @@ fn one_image_shows_one_person() {
             assert_says(&stderr, &["line 9"]);
         }
     }
-    // In two splits the same image is a finding, as before.
+    // The same image in two splits is a finding, not an error.
     write(&here.join("csv_split/set.csv"), format!("{table}p4.jpg,eve,1,gallery\n"));
     assert_eq!(surveyed(here, "csv_split", &[]).0["duplicates"], serde_json::json!(["p4.jpg"]));
 
@@ -533,7 +533,7 @@ fn one_image_shows_one_person() {
 }
 
 #[test]
-fn tables_come_with_any_separator_and_mark() {
+fn tables_may_have_any_separator_and_a_byte_order_mark() {
     let folder = copies(&["csv_split", "emb"]);
     let here = folder.path();
     let (wanted, stderr) = by_labels(0, here, "emb/ok.csv");
@@ -559,7 +559,7 @@ fn tables_come_with_any_separator_and_mark() {
             assert_eq!(by_labels(0, here, "emb/l.csv").0, wanted, "{separator:?} {mark:?}");
         }
     }
-    // Names with the other separators in them.
+    // Names that contain the other separators.
     let folder = images(&["set/a, b.png", "set/c;d.png"]);
     write(&folder.path().join("set/t.csv"), "path;person;camera\na, b.png;1;1\n\"c;d.png\";1;2\n");
     assert_eq!(surveyed(folder.path(), "set", &[]).0["splits"]["query"]["images"], 2);

@@ -1,4 +1,4 @@
-//! Embeddings: which weights made them, where their images are, and distances that aren't finite.
+//! Embeddings: the weights that made them, the folders of their images, and distances that aren't finite.
 
 use crate::common::{TINY, assert_says, copies, expect, input, write};
 use serde_json::Value;
@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Copies of two persons' images, and two models of the same form and other numbers: `a.safetensors`, `b.safetensors`.
+/// Copies of two persons' images, and two models of the same shapes with different values: `a.safetensors`,
+/// `b.safetensors`.
 fn set() -> TempDir {
     let folder = copies(&["two_p"]);
     std::fs::copy(TINY, folder.path().join("a.safetensors")).unwrap();
@@ -19,7 +20,7 @@ fn embed(folder: &Path, model: &str, inputs: &[&str], more: &[&str]) -> String {
     expect(0, folder, &[&["embed", "--model", model][..], inputs, more].concat()).1
 }
 
-/// Persons in the images.
+/// Labels of the images.
 const LABELS: &str = "path,person,camera\na/1_0.jpg,1,1\na/1_1.jpg,1,2\na/2_0.jpg,1,3\na/2_1.jpg,1,4\nb/1_0.jpg,2,1\n\
                   b/1_1.jpg,2,2\nb/2_0.jpg,2,3\nb/2_1.jpg,2,4\n";
 
@@ -48,13 +49,13 @@ fn files_carry_the_hash_of_the_weights_and_the_inputs() {
     let here = folder.path();
     let (a, b) = (hash(here, "a.safetensors", &[]), hash(here, "b.safetensors", &[]));
     assert!(a.len() == 64 && a != b);
-    // Neither settings nor the size that the position table is brought to make other weights.
+    // Neither settings nor a resized position table change the hash of the weights.
     assert_eq!(hash(here, "a.safetensors", &["--size", "96x32", "--lambda", "3"]), a);
 
     embed(here, "a.safetensors", &["two_p/a", "two_p/b"], &["--out", "g.safetensors"]);
-    let told = metadata(&here.join("g.safetensors"));
-    assert_eq!(told["weights_sha256"], a);
-    assert_eq!(told["inputs"], r#"["two_p/a","two_p/b"]"#);
+    let found = metadata(&here.join("g.safetensors"));
+    assert_eq!(found["weights_sha256"], a);
+    assert_eq!(found["inputs"], r#"["two_p/a","two_p/b"]"#);
 
     embed(here, "a.safetensors", &["./two_p/"], &["--out", "g.parquet"]);
     let bytes = std::fs::read(here.join("g.parquet")).unwrap();
@@ -72,21 +73,21 @@ fn files_carry_the_hash_of_the_weights_and_the_inputs() {
     for (part, own) in
         index["parts"].as_array().unwrap().iter().zip([r#"["two_p/a"]"#, r#"["two_p/b/1_0.jpg"]"#])
     {
-        let told = metadata(&here.join("index").join(part["file"].as_str().unwrap()));
-        assert_eq!((told["weights_sha256"].as_str(), told["inputs"].as_str()), (a.as_str(), own));
+        let found = metadata(&here.join("index").join(part["file"].as_str().unwrap()));
+        assert_eq!((found["weights_sha256"].as_str(), found["inputs"].as_str()), (a.as_str(), own));
     }
 
-    // Shards, merged, are what one run writes, to the byte.
+    // Merged shards equal one run to the byte.
     for shard in ["1/2", "2/2"] {
         embed(here, "a.safetensors", &["two_p/a", "two_p/b"], &["--shard", shard, "--out", "shards"]);
-        let told = manifest(&here.join("shards").join(format!("shard-{}", shard.replace('/', "-of-"))));
-        assert_eq!(told["weights_sha256"], a.as_str());
+        let found = manifest(&here.join("shards").join(format!("shard-{}", shard.replace('/', "-of-"))));
+        assert_eq!(found["weights_sha256"], a.as_str());
     }
     expect(0, here, &["merge", "shards", "--out", "merged.safetensors"]);
     let read = |name: &str| std::fs::read(here.join(name)).unwrap();
     assert!(read("merged.safetensors") == read("g.safetensors"));
 
-    // `.npy` has no place: one note.
+    // `.npy` can't hold a hash, which a note says.
     let stderr = embed(here, "a.safetensors", &["two_p"], &["--out", "g.npy"]);
     assert_eq!(stderr.matches(".npy file").count(), 1, "{stderr}");
 }
@@ -132,10 +133,10 @@ fn other_weights_are_refused() {
     assert_says(&stderr, &["shard-2-of-2", &a[..12], &b[..12], allow]);
     let stderr = expect(0, here, &["merge", "mixed", "--out", "mixed.safetensors", allow]).1;
     assert_says(&stderr, &["note:", "shard-2-of-2"]);
-    // Rows of several weights have no hash.
+    // Rows of different weights have no common hash.
     assert!(!metadata(&here.join("mixed.safetensors")).contains_key("weights_sha256"));
 
-    // Components belong to the weights of the rows that they were fitted on.
+    // A reduction belongs to the weights of the rows it was fitted on.
     expect(0, here, &["reduce", "b.out.safetensors", "--dim", "4", "--out", "pca.safetensors"]);
     let apply = ["reduce", "a.out.safetensors", "--apply", "pca.safetensors", "--out", "small.npy"];
     assert_says(&expect(1, here, &apply).1, &["pca.safetensors", "a.out.safetensors", allow]);
@@ -154,7 +155,7 @@ fn files_without_a_hash_pass_with_one_note() {
     let here = folder.path();
     embed(here, "b.safetensors", &["two_p"], &["--out", "g.npy"]);
     embed(here, "b.safetensors", &["two_p"], &["--out", "g.safetensors"]);
-    // As earlier versions wrote it.
+    // As in earlier versions.
     let bytes = std::fs::read(here.join("g.safetensors")).unwrap();
     let text = String::from_utf8_lossy(&bytes[8..]).into_owned();
     let at = 8 + text.find("weights_sha256").unwrap();
@@ -189,7 +190,7 @@ fn thumbnails_are_found_where_the_inputs_are() {
         );
         std::fs::read_to_string(here.join("page.html")).unwrap().matches("data:image").count()
     };
-    // The query's own image, and all that are found.
+    // The query's image and all matches.
     for (gallery, images) in
         [("one.safetensors", 9), ("two.parquet", 9), ("files.safetensors", 3), ("index", 6)]
     {
@@ -200,7 +201,7 @@ fn thumbnails_are_found_where_the_inputs_are() {
     expect(0, here, &[&eval[..], &["--labels", "labels.csv", "--html", "eval.html"]].concat());
     let evaluated = || std::fs::read_to_string(here.join("eval.html")).unwrap();
     assert!(evaluated().contains("data:image") && !evaluated().contains("no --images"));
-    // They are read, or belong to what is: nothing takes their place.
+    // No output may replace an input or a file in an input folder.
     let image = std::fs::read(here.join("two_p/a/1_0.jpg")).unwrap();
     let search = ["search", "--model", "a.safetensors", "--gallery", "one.safetensors"];
     let query = ["--query", "two_p/b/1_0.jpg"];
@@ -215,7 +216,7 @@ fn thumbnails_are_found_where_the_inputs_are() {
     let over = [&reduce[..], &["--json", "two_p/a/1_0.jpg"]].concat();
     assert_says(&expect(2, here, &over).1, &["--json two_p/a/1_0.jpg", "two_p, which is read"]);
     assert_eq!(std::fs::read(here.join("two_p/a/1_0.jpg")).unwrap(), image);
-    // Missing images are named only.
+    // Missing images are shown by name only.
     std::fs::rename(here.join("two_p/b"), here.join("elsewhere")).unwrap();
     assert_eq!(page("one.safetensors"), 5);
     assert_eq!(page("two.parquet"), 5);
@@ -246,7 +247,7 @@ fn only_rows_below_the_inputs_are_shown() {
     }
 }
 
-/// Embeddings of the names of `ok.npy`, with numbers of one's own.
+/// Embeddings with the names of `ok.npy` and the given values.
 fn embeddings(path: &Path, value: impl Fn(usize, usize) -> f32) {
     use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
     let text = std::fs::read_to_string(input("emb/ok.paths.txt")).unwrap();
@@ -287,16 +288,16 @@ fn distances_that_are_not_finite_are_errors() {
     }
     assert_says(&eval("big_vals.npy", "big_vals.npy", &[]), &["big_vals.npy", "query 0", "not finite"]);
     assert_says(&eval("ok.npy", "big_vals.npy", &[]), &["big_vals.npy", "query 0", "row of the gallery 0"]);
-    // Squares that vanish would make all distances equal.
+    // With underflowing squares, all distances would be equal.
     embeddings(&here.join("short.npy"), |row, place| 1e-25 * ordinary(row, place));
     assert_says(&eval("short.npy", "fine.npy", &[]), &["short.npy", "query 0", "underflows in f32"]);
-    // Large numbers that distances can be had of are no fault.
+    // Large values with finite distances are accepted.
     embeddings(&here.join("large.npy"), |row, place| 1e17 * ordinary(row, place));
     expect(0, here, &["eval", "--query-embeddings", "large.npy", "--gallery-embeddings", "large.npy"]);
 }
 
 #[test]
-fn search_names_the_row_too() {
+fn search_names_the_row() {
     let folder = set();
     let here = folder.path();
     embed(here, "a.safetensors", &["two_p"], &["--out", "g.npy"]);
@@ -342,10 +343,10 @@ fn variances_that_are_not_finite_are_errors() {
 }
 
 #[test]
-fn vectors_that_are_not_finite_are_not_written() {
+fn embeddings_that_are_not_finite_are_not_written() {
     let folder = set();
     let here = folder.path();
-    // Finite weights whose products are not.
+    // Finite weights with infinite products.
     let mut bytes = std::fs::read(TINY).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let json: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
@@ -360,7 +361,7 @@ fn vectors_that_are_not_finite_are_not_written() {
         assert_says(&expect(1, here, &command).1, &["embedding of a/1_0.jpg is not finite"]);
     }
     assert!(!here.join("e.npy").exists());
-    // Numbers that 16 bits can't hold.
+    // Values beyond the range of f16.
     embed(here, "a.safetensors", &["two_p"], &["--out", "g.npy"]);
     expect(0, here, &["reduce", "g.npy", "--dim", "2", "--out", "pca.safetensors"]);
     let mut bytes = std::fs::read(here.join("g.npy")).unwrap();

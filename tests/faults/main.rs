@@ -1,6 +1,6 @@
-//! Faults that users met, each replayed on a small input, with further cases of its kind.
+//! Faults that users reported, each repeated on a small input, with similar cases.
 //!
-//! `data/` holds the inputs: drawn or random images, a tiny backbone, files that are something else than their name says.
+//! `data/` holds the inputs: synthetic or random images, a tiny backbone, and files with misleading names.
 
 mod common;
 mod datasets;

@@ -1,4 +1,4 @@
-//! Texts of errors, and hints that belong to them.
+//! Messages of errors and their hints.
 
 use super::common::{assert_says, copies, copy, expect, input, paint, program, write};
 use std::path::Path;
@@ -14,19 +14,19 @@ fn inputs() -> TempDir {
     folder
 }
 
-/// Runs a command of these words and returns its stderr.
+/// Runs a command, split into words, and returns its stderr.
 #[track_caller]
 fn says(code: i32, folder: &Path, command: &str) -> String {
     expect(code, folder, &command.split(' ').collect::<Vec<_>>()).1
 }
 
-/// The hint, or nothing.
+/// The hint, or an empty string.
 fn hint(stderr: &str) -> &str {
     stderr.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap_or_default()
 }
 
 #[test]
-fn a_filter_that_fits_no_row_is_answered_with_names_of_rows() {
+fn an_unmatched_filter_gets_names_of_rows() {
     let folder = tempfile::tempdir().unwrap();
     for command in
         ["bench --match zzz", "selftest --match zzz", "bench --match GEMM", "selftest --match l2norm,gemm"]
@@ -39,7 +39,7 @@ fn a_filter_that_fits_no_row_is_answered_with_names_of_rows() {
 }
 
 #[test]
-fn too_little_memory_is_answered_with_what_is_enough() {
+fn too_little_memory_gets_a_sufficient_amount() {
     let folder = inputs();
     copy(Path::new(DEMO), &folder.path().join("demo.safetensors"));
     let here = folder.path();
@@ -50,7 +50,7 @@ fn too_little_memory_is_answered_with_what_is_enough() {
     assert!(!stderr.contains("--batch-size"), "{stderr}");
     says(0, here, &format!("embed --model demo.safetensors two_p --out e.npy --memory {needed}M"));
 
-    // A batch that is too large: the largest that fits, which then works.
+    // Too large a batch gets the largest that fits, which works.
     let stderr =
         says(1, here, "embed --model demo.safetensors two_p --out e.npy --memory 16M --batch-size 5000");
     let fits = hint(&stderr).strip_prefix("a batch of ").and_then(|rest| rest.strip_suffix(" fits")).unwrap();
@@ -60,7 +60,7 @@ fn too_little_memory_is_answered_with_what_is_enough() {
         &format!("embed --model demo.safetensors two_p --out e.npy --memory 16M --batch-size {fits}"),
     );
 
-    // Commands without --batch-size don't speak of it.
+    // Commands without --batch-size don't mention it.
     for command in [
         "search --model demo.safetensors --gallery e.npy --query two_p --memory 1M",
         "serve --model demo.safetensors --gallery e.npy --memory 1M --port 0",
@@ -77,7 +77,7 @@ fn too_little_memory_is_answered_with_what_is_enough() {
 }
 
 #[test]
-fn a_missing_folder_is_named_and_no_temporary_file() {
+fn a_missing_folder_is_named_without_a_temporary_file() {
     let folder = inputs();
     for (command, file, missing) in [
         ("embed --model m.safetensors two_p --out nodir/o.npy", "nodir/o.npy", "there is no folder nodir"),
@@ -94,7 +94,7 @@ fn a_missing_folder_is_named_and_no_temporary_file() {
 }
 
 #[test]
-fn a_wrong_adapter_is_answered_with_those_that_are_there() {
+fn an_unknown_adapter_gets_the_available_ones() {
     let folder = inputs();
     let here = folder.path();
     for command in [
@@ -109,7 +109,7 @@ fn a_wrong_adapter_is_answered_with_those_that_are_there() {
     }
     let output = program(here, &["selftest"]).env("LAT_ADAPTER", "nosuch").output().unwrap();
     assert_says(&String::from_utf8_lossy(&output.stderr), &["found: ", "LAT_ADAPTER"]);
-    // Where there is none at all, a driver is what is missing.
+    // Without any adapter a driver is missing.
     let output = program(here, &["info"]).env("VK_DRIVER_FILES", "/dev/null").output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(1) {
@@ -130,15 +130,15 @@ fn a_hint_belongs_to_its_cause() {
     for (command, wanted, unwanted) in [
         ("embed --model m.safetensors empty --out e.npy", ".jpg", "skipped"),
         ("search --model m.safetensors --gallery e.npy --query empty", ".jpg", "skipped"),
-        // An image was found: what inputs are is no news.
+        // An image exists, so no hint explains inputs.
         ("embed --model m.safetensors broken --out e.npy", "`skipped`", ".jpg"),
         ("embed --model cut.safetensors two_p --out e.npy", "inspect cut.safetensors", "README"),
         ("train --backbone cut.safetensors --data two_p --out run", "inspect cut.safetensors", "README"),
         ("embed --model nowhere.safetensors two_p --out e.npy", "path right", "inspect"),
-        // Data sets aren't "folders or .jpg files".
+        // The hint for data sets doesn't mention .jpg files.
         ("data empty", "", ".jpg"),
         ("eval --model m.safetensors --data empty", "", ".jpg"),
-        // Nothing to list in a file that is none.
+        // No hint to list the tensors of a file that is no weights file.
         ("embed --model short.safetensors two_p --out e.npy", "", "inspect"),
         ("inspect short.safetensors", "", "inspect"),
     ] {
@@ -149,7 +149,7 @@ fn a_hint_belongs_to_its_cause() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_is_answered_by_its_cause() {
+fn an_unavailable_address_gets_its_cause() {
     let folder = inputs();
     let here = folder.path();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -157,14 +157,14 @@ fn an_address_that_cannot_be_had_is_answered_by_its_cause() {
     let serve = "serve --model m.safetensors --gallery e.npy";
     let stderr = says(1, here, &format!("{serve} --port {port}"));
     assert_says(hint(&stderr), &["--port 0"]);
-    // Of no machine: RFC 5737 keeps it for documents.
+    // An address for documentation, of no machine (RFC 5737).
     let stderr = says(1, here, &format!("{serve} --port 0 --host 192.0.2.1"));
     assert_says(hint(&stderr), &["--host"]);
     assert!(!hint(&stderr).contains("--port"), "{stderr}");
 }
 
 #[test]
-fn images_that_cannot_be_decoded_are_spoken_of_in_sentences() {
+fn undecodable_images_get_readable_reasons() {
     let folder = inputs();
     let here = folder.path();
     let at = |name: &str| here.join("bad").join(name);
@@ -183,7 +183,7 @@ fn images_that_cannot_be_decoded_are_spoken_of_in_sentences() {
     write(&at("lossless.jpg"), with_marker(0xc3));
     write(&at("arithmetic.jpg"), with_marker(0xc9));
     write(&at("progressive_arithmetic.jpg"), with_marker(0xca));
-    // As encoders write it: the conditioning of the coder comes before the frame.
+    // Encoders write the conditioning of the coder before the frame.
     let mut conditioned = with_marker(0xc9);
     conditioned.splice(2..2, [0xff, 0xcc, 0, 4, 0, 0x10]);
     write(&at("conditioned.jpg"), conditioned);
@@ -204,10 +204,10 @@ fn images_that_cannot_be_decoded_are_spoken_of_in_sentences() {
 }
 
 #[test]
-fn a_numpy_archive_is_named_where_embeddings_are_expected() {
+fn a_numpy_archive_is_recognised() {
     let folder = inputs();
     let here = folder.path();
-    // The beginning of what numpy.savez writes for one array without a name.
+    // The start of a file of numpy.savez with one unnamed array.
     let archive = b"PK\x03\x04\x2d\0\0\0\0\0\0\0\x21\0\xff\xff\xff\xff\xff\xff\xff\xff\x09\0\x14\0arr_0.npy";
     for name in ["e.npz", "e.npy", "f.NPZ"] {
         write(&here.join(name), archive);
@@ -224,7 +224,7 @@ fn a_numpy_archive_is_named_where_embeddings_are_expected() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_driver_does_not_complain_of_a_variable() {
+fn the_driver_does_not_complain_about_a_variable() {
     let folder = tempfile::tempdir().unwrap();
     for value in [None, Some(""), Some("relative")] {
         let mut command = program(folder.path(), &["info"]);

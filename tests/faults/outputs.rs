@@ -1,19 +1,19 @@
-//! No output replaces an input, no two outputs are one file, and what can't be written is found before the work.
+//! No output replaces an input, no two outputs are one file, and unwritable outputs are found before the work.
 
 use super::common::{assert_says, copies, copy, expect, input, paint, write};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A command with some inputs, and outputs that it is tried with.
+/// A command with inputs, and output flags to try.
 struct Route {
-    /// Everything but the output in question.
+    /// The command without the tested output.
     command: &'static str,
-    /// Arguments that the command needs where another flag is tried; empty: none.
+    /// Arguments that the command needs with another flag, or empty.
     needed: &'static str,
     /// Flags that take an output.
     outputs: &'static [&'static str],
-    /// Files that the command reads, or that are in a folder that it reads.
+    /// Files that the command reads, directly or in a folder.
     inputs: &'static [&'static str],
 }
 
@@ -142,7 +142,7 @@ const ROUTES: [Route; 20] = [
     },
 ];
 
-/// Outputs of commands that read nothing, or that may replace what they read.
+/// Outputs of commands that read nothing or may replace their input.
 const WITHOUT_INPUT: [(&str, &str, &str); 7] = [
     ("info", "--json", "info"),
     ("selftest", "--json", "selftest --match nothing"),
@@ -153,7 +153,7 @@ const WITHOUT_INPUT: [(&str, &str, &str); 7] = [
     ("demo", "--out", ""),
 ];
 
-/// Flags that name what is read.
+/// Flags that name an input.
 const READ: [&str; 14] = [
     "--model",
     "--reduce",
@@ -171,7 +171,7 @@ const READ: [&str; 14] = [
     "--filter",
 ];
 
-/// Whatever the routes read.
+/// The inputs of all routes.
 fn inputs() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -194,7 +194,7 @@ fn inputs() -> TempDir {
     folder
 }
 
-/// All files below a folder, links as what they lead to.
+/// All files below a folder, with links followed.
 fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in walkdir::WalkDir::new(folder).into_iter().flatten() {
@@ -204,7 +204,7 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// A command's words with one output more.
+/// The words of a command with one more output.
 fn with_output<'w>(command: &'w str, needed: &'w str, output: &'w str, path: &'w str) -> Vec<String> {
     let needed = if needed.starts_with(output) { "" } else { needed };
     let mut words: Vec<String> = command
@@ -213,7 +213,7 @@ fn with_output<'w>(command: &'w str, needed: &'w str, output: &'w str, path: &'w
         .filter(|word| !word.is_empty())
         .map(String::from)
         .collect();
-    // The one that takes its value after `=` alone.
+    // The only flag that takes its value only after `=`.
     if output == "--profile" {
         words.push(format!("--profile={path}"));
     } else {
@@ -239,7 +239,7 @@ fn no_output_replaces_an_input() {
                 let words = with_output(command, needed, output, input);
                 let stderr = refused(2, folder, &words);
                 assert!(stderr.starts_with("error: "), "{words:?}:\n{stderr}");
-                // The output as it was given, and what it would have replaced or is in.
+                // The output as given, and the input that it would replace or is in.
                 let read = input.split('/').next().unwrap();
                 assert_says(&stderr, &[&format!("{output} {input}"), read, "which is read"]);
                 assert_eq!(tree(folder), before, "{words:?}");
@@ -280,7 +280,7 @@ fn every_output_flag_is_tried() {
 
 #[cfg(unix)]
 #[test]
-fn an_input_is_known_under_every_name() {
+fn inputs_are_recognised_under_every_name() {
     use std::os::unix::fs::symlink;
     let inputs = inputs();
     let folder = inputs.path();
@@ -309,7 +309,7 @@ fn an_input_is_known_under_every_name() {
             assert_says(&stderr, &[&format!("--json {output}"), &format!("FILE {model}"), "which is read"]);
         }
     }
-    // A file of an input folder by a hard link, through a linked folder, and a file that a link in the folder leads to.
+    // A file of an input folder by a hard link and through a linked folder, and the target of a link in the folder.
     for output in ["hard.jpg", "folder/old.npy", "crops/b/../old.npy", "p.png", "crops/linked.png"] {
         for set in ["crops", "folder", "./crops/"] {
             let (_, stderr) = expect(2, folder, &["data", set, "--json", output]);
@@ -317,7 +317,7 @@ fn an_input_is_known_under_every_name() {
         }
     }
     assert_eq!(tree(folder), before);
-    // A link behind a followed link leads to what is read as well.
+    // The target of a link behind a followed link is an input too.
     write(&at("far.jpg"), "far");
     std::fs::create_dir(at("elsewhere")).unwrap();
     symlink("../far.jpg", at("elsewhere/near.jpg")).unwrap();
@@ -328,13 +328,13 @@ fn an_input_is_known_under_every_name() {
 }
 
 #[test]
-fn images_that_a_table_lists_are_inputs_wherever_they_are() {
+fn images_listed_in_a_table_are_inputs() {
     let inputs = inputs();
     let folder = inputs.path();
     write(&folder.join("lists/set.csv"), "path,person,camera\n../p.png,1,1\n../crops/a/1_0.jpg,1,2\n");
     write(&folder.join("free.json"), "old");
     let before = tree(folder);
-    // By the table, and by a folder that it is alone in.
+    // Given by the table, or by a folder that holds only the table.
     for set in ["lists/set.csv", "lists"] {
         for image in ["p.png", "crops/a/1_0.jpg"] {
             let (_, stderr) = expect(2, folder, &["data", set, "--json", image]);
@@ -450,10 +450,10 @@ fn no_two_outputs_are_one_file() {
 }
 
 #[test]
-fn what_cannot_be_written_is_found_before_the_work() {
+fn unwritable_outputs_are_found_before_the_work() {
     let inputs = inputs();
     let folder = inputs.path();
-    // Weights that can't be read: had they been opened, the error would speak of them.
+    // Unreadable weights: opening them would give another error.
     write(&folder.join("m.safetensors"), "no weights");
     let before = tree(folder);
     let routes = ROUTES
@@ -461,7 +461,7 @@ fn what_cannot_be_written_is_found_before_the_work() {
         .flat_map(|route| route.outputs.iter().map(move |flag| (route.command, route.needed, *flag)));
     let others = WITHOUT_INPUT.iter().filter(|(_, _, command)| !command.is_empty());
     for (command, needed, flag) in routes.chain(others.map(|&(_, flag, command)| (command, "", flag))) {
-        // Run folders are made, with those above them.
+        // Run folders are created with their parents.
         let makes_folder = flag == "--out" && (command.starts_with("train") || command.starts_with("ablate"));
         let file = if command.starts_with("explain") { "o.png" } else { "o.npy" };
         let (missing, below) = (format!("nodir/{file}"), format!("c.toml/{file}"));
@@ -480,37 +480,37 @@ fn what_cannot_be_written_is_found_before_the_work() {
 }
 
 #[test]
-fn documented_updates_go_on() {
+fn documented_updates_work() {
     let inputs = inputs();
     let folder = inputs.path();
     let run = |command: &str| expect(0, folder, &command.split(' ').collect::<Vec<_>>());
-    // New files in an input folder, and devices as often as one likes.
+    // New files in an input folder, and repeated devices.
     run("data crops --json crops/new.json");
     run("embed --model m.safetensors crops --out crops/new.npy --json /dev/null --profile=/dev/null");
     assert!(!Path::new("/dev/null").is_file(), "the device was replaced");
-    // In an input folder, and once more.
+    // In an input folder, and a second time.
     for _ in 0..2 {
         run("embed --append --model m.safetensors crops --out crops/index --json -");
     }
     run("synth set --persons 4 --cameras 2 --images 2");
     let train = "train --backbone m.safetensors --data set --out set/run --batch-size 4 --epochs 1";
     run(&format!("{train} --max-steps 1 --profile"));
-    // An older trace is in the way of another one; the run's own files are not.
+    // The run's own files are no obstacle.
     let trace = refused(2, folder, &with_output(train, "--resume", "--profile", "set/run/trace.json"));
     assert_says(&trace, &["--profile set/run/trace.json", "--data set"]);
     run(&format!("{train} --resume --config set/run/config.toml"));
     run("eval --model m.safetensors --data crops --fpr 0.5 --store-threshold");
-    // A run is compared with the one that it takes the place of: this one fails as it can't be read, not as an output.
+    // The baseline may be replaced. This one fails because it can't be read, not as an output.
     let (_, stderr) =
         expect(1, folder, &["bench", "--baseline", "base.json", "--save-baseline", "./base.json"]);
     assert!(!stderr.contains("which is read"), "{stderr}");
 }
 
 #[test]
-fn a_new_run_spares_what_it_reads_in_its_own_folder() {
+fn a_new_run_keeps_inputs_in_its_own_folder() {
     let inputs = inputs();
     let folder = inputs.path();
-    // With --resume a folder need not be empty; without a saved state the run begins anew.
+    // With --resume a folder need not be empty; without a saved state the run starts over.
     write(&folder.join("crops/config.toml"), "old");
     copy(&folder.join("m.safetensors"), &folder.join("run/best.safetensors"));
     let before = tree(folder);
@@ -532,7 +532,7 @@ fn a_new_run_spares_what_it_reads_in_its_own_folder() {
 }
 
 #[test]
-fn figures_are_drawn_into_an_empty_folder_alone() {
+fn draw_needs_an_empty_folder() {
     let folder = copies(&["two_p"]);
     let here = folder.path();
     std::fs::create_dir(here.join("empty")).unwrap();
@@ -547,7 +547,7 @@ fn figures_are_drawn_into_an_empty_folder_alone() {
     };
     for dir in ["new", "empty", "hidden", "above/below"] {
         draw(0, dir);
-        // Twice into one folder would mix two sets.
+        // Drawing twice into one folder would mix two data sets.
         assert_says(&draw(2, dir), &[&format!("DIR {dir} is not empty"), "new or an empty folder"]);
     }
     for dir in ["two_p", "other", "./new/"] {

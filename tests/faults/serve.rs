@@ -1,4 +1,4 @@
-//! `serve` where clients are slow, many, or send forms [15, 23].
+//! `serve` with slow clients, many clients and forms.
 
 #![cfg(unix)]
 
@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Images and their embeddings `g.npy`.
+/// A folder with images and their embeddings `g.npy`.
 fn gallery() -> TempDir {
     let folder = copies(&["two_p"]);
     expect(0, folder.path(), &["embed", "--model", TINY, "two_p", "--out", "g.npy"]);
@@ -20,7 +20,7 @@ fn gallery() -> TempDir {
 }
 
 impl Server {
-    /// Starts a server that may open so many files.
+    /// Starts a server that may open `descriptors` files.
     fn start(folder: &Path, descriptors: u32) -> Server {
         let limited = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
         let mut command = Command::new("sh");
@@ -39,14 +39,14 @@ impl Server {
         Server::spawn(command.current_dir(folder).env("LAT_TUNED", "0").stdin(Stdio::null()))
     }
 
-    /// A connection on which these bytes were sent, and nothing more comes.
+    /// Opens a connection and sends these bytes.
     fn begin(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.write_all(bytes).unwrap();
         stream
     }
 
-    /// Status and body of what is answered to these bytes.
+    /// Sends these bytes, and returns status and body of the answer.
     fn send(&self, request: &[u8]) -> (u16, String) {
         let stream = self.begin(request);
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -54,7 +54,7 @@ impl Server {
         (status, String::from_utf8(body).unwrap())
     }
 
-    /// How long `/health` takes to answer.
+    /// Time until `/health` answers.
     fn health(&self) -> Duration {
         let start = Instant::now();
         let (status, body) =
@@ -73,7 +73,7 @@ impl Server {
     }
 }
 
-/// Returns whether the server hung up.
+/// Returns whether the server has closed the connection.
 fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     match stream.read(&mut [0; 4096]) {
@@ -83,7 +83,7 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 }
 
 #[test]
-fn half_headers_leave_room_for_whole_ones() {
+fn incomplete_headers_give_way_to_complete_ones() {
     let folder = gallery();
     // 64 descriptors: 32 connections.
     let server = Server::start(folder.path(), 64);
@@ -93,12 +93,12 @@ fn half_headers_leave_room_for_whole_ones() {
     for _ in 0..3 {
         assert!(server.health() < Duration::from_secs(5));
     }
-    // The oldest had to go; 32 and the last that asked are there at most.
+    // The oldest are closed; at most 32 and the last request are left.
     let closed: Vec<bool> = halves.iter_mut().map(is_closed).collect();
     assert!(closed[..40].iter().all(|closed| *closed), "{closed:?}");
     assert!(closed.iter().filter(|closed| !**closed).count() <= 32, "{closed:?}");
 
-    // So are silent ones, and headers that never end.
+    // So are silent connections and endless headers.
     let _silent: Vec<TcpStream> = (0..80).map(|_| server.begin(b"")).collect();
     assert!(server.health() < Duration::from_secs(5));
     let mut drips: Vec<TcpStream> = (0..40).map(|_| server.begin(half)).collect();
@@ -109,14 +109,14 @@ fn half_headers_leave_room_for_whole_ones() {
         assert!(server.health() < Duration::from_secs(5));
     }
     drop(drips);
-    // Connections that have asked and keep theirs give way too.
+    // Connections kept alive after a request give way too.
     let asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let _kept: Vec<TcpStream> = (0..80).map(|_| server.begin(asked)).collect();
     assert!(server.health() < Duration::from_secs(5));
 }
 
 #[test]
-fn slow_bodies_are_not_closed_for_others() {
+fn slow_bodies_are_not_closed_for_other_clients() {
     let folder = gallery();
     // 40 descriptors: 8 connections.
     let server = Server::start(folder.path(), 40);
@@ -137,7 +137,7 @@ fn slow_bodies_are_not_closed_for_others() {
 }
 
 #[test]
-fn forms_are_searched_as_bare_files_are() {
+fn forms_are_searched_like_plain_files() {
     let folder = gallery();
     let server = Server::start(folder.path(), 256);
     let image = std::fs::read(input("two_p/a/1_0.jpg")).unwrap();
@@ -153,7 +153,8 @@ fn forms_are_searched_as_bare_files_are() {
     let form = |parts: &[Vec<u8>]| [&parts.concat()[..], b"--xyz--\r\n"].concat();
     let kind = "multipart/form-data; boundary=xyz";
     let other = std::fs::read(input("two_p/b/2_1.jpg")).unwrap();
-    // As `curl -F image=@x.jpg` sends it; behind other fields; the first of several files; a type in capitals.
+    // As `curl -F image=@x.jpg` sends it, after other fields, as the first of several files, and with a type in
+    // capitals.
     for (kind, body) in [
         (kind, form(&[file("image", &image)])),
         (kind, form(&[part("name=\"top\"", b"3"), part("name=\"note\"", b""), file("q", &image)])),
@@ -179,7 +180,7 @@ fn forms_are_searched_as_bare_files_are() {
         assert_eq!(found, status, "{reason}");
         assert!(reason.contains(words), "{words} in: {reason}");
     }
-    // Too much: said beforehand, and found out.
+    // Too large, with and without a length given before.
     let head =
         format!("POST /search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n");
     let huge = form(&[file("image", &vec![b'x'; 16 << 20])]);

@@ -1,5 +1,5 @@
-//! Runs of training: batches of P×K from few images, runs resumed over other images, seeds, what is chosen, what a model
-//! knows.
+//! Training runs: P×K batches from few images, resuming on other images, seeds, the choice of the best epoch, and the
+//! record of training images in a model.
 
 use crate::common::{TINY, assert_says, copies, copy, expect, write};
 use serde_json::Value;
@@ -17,7 +17,7 @@ fn lines(folder: &Path, run: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Draws persons of whom every second one trains.
+/// Draws persons, of which every second trains.
 fn draw(folder: &Path, name: &str, persons: &str, more: &[&str]) {
     expect(
         0,
@@ -26,7 +26,7 @@ fn draw(folder: &Path, name: &str, persons: &str, more: &[&str]) {
     );
 }
 
-/// The recipe of P persons with K images each.
+/// Settings for batches of P persons with K images each.
 fn p_by_k(persons: usize, images: usize) -> Vec<String> {
     vec![
         "--preset".to_string(),
@@ -43,7 +43,7 @@ fn p_by_k(persons: usize, images: usize) -> Vec<String> {
 }
 
 #[test]
-fn p_by_k_trains_or_says_what_is_too_few() {
+fn p_by_k_trains_or_reports_what_is_missing() {
     let folder = copies(&["single", "two_p"]);
     let here = folder.path();
     // Three images of three persons, eight of two.
@@ -65,7 +65,7 @@ fn p_by_k_trains_or_says_what_is_too_few() {
         let recipe: Vec<&str> = recipe.iter().map(String::as_str).chain(more.iter().copied()).collect();
         let said = train(code, here, data, &format!("run-{number}"), &recipe);
         if code == 0 {
-            // A dry run foretells the recorded plan.
+            // A dry run predicts the recorded plan.
             let mut dry = vec!["train", "--backbone", TINY, "--data", data, "--dry-run"];
             dry.extend(&recipe);
             expect(0, here, &dry);
@@ -76,17 +76,17 @@ fn p_by_k_trains_or_says_what_is_too_few() {
             assert_says(&said, &["per"]);
         }
     }
-    // Numbers whose product no machine holds are refused like others.
+    // Numbers with an overflowing product are refused like others.
     let huge = ["--preset", "strong", "--set", "data.persons_per_batch=9000000000000000000"];
     assert_says(&train(2, here, "single", "huge", &huge), &["persons_per_batch"]);
-    // Batches of two and three with triplets, the last one of an epoch among them.
+    // Batches of two and three with triplets, including the last one of an epoch.
     train(0, here, "two_p", "few", &["--epochs", "1", "--batch-size", "3", "--set", "loss.triplet=true"]);
-    // A batch far larger than the data set is no larger than the data set.
+    // The batch is at most as large as the data set.
     train(0, here, "two_p", "large", &["--epochs", "1", "--batch-size", "100000"]);
 }
 
 #[test]
-fn a_run_is_not_resumed_over_other_images() {
+fn a_run_is_not_resumed_on_other_images() {
     let folder = copies(&["two_p"]);
     let here = folder.path();
     let recipe = ["--epochs", "2", "--batch-size", "4", "--max-steps", "1"];
@@ -100,7 +100,7 @@ fn a_run_is_not_resumed_over_other_images() {
     std::fs::rename(here.join("two_p/a/1_0.jpg"), here.join("away.jpg")).unwrap();
     std::fs::remove_file(here.join("two_p/b/1_1.jpg")).unwrap();
     assert_says(&resume(2), &["1 added", "a/3_9.jpg", "2 removed", "a/1_0.jpg"]);
-    // One image fewer of each person: once a panic in the middle of an epoch.
+    // One image fewer of each person, which once caused a panic.
     std::fs::remove_file(here.join("two_p/a/3_9.jpg")).unwrap();
     assert_says(&resume(2), &["2 removed", "a/1_0.jpg"]);
     copy(&crate::common::input("two_p/b/1_1.jpg"), &here.join("two_p/b/1_1.jpg"));
@@ -110,7 +110,7 @@ fn a_run_is_not_resumed_over_other_images() {
     assert_says(&resume(2), &["1 changed", "b/2_0.jpg"]);
     assert!(std::fs::read(&last).unwrap() == before, "a refused run changes nothing");
 
-    // Under another name of the folder and with the same images it goes on; then it counts as finished, but not over others.
+    // It resumes with the same images under another folder name. Then it is finished, but not for other images.
     write(&here.join("two_p/b/2_0.jpg"), bytes);
     std::fs::remove_file(here.join("run/images.jsonl")).unwrap();
     resume(0);
@@ -157,11 +157,11 @@ fn seeds_are_any_u64() {
 }
 
 #[test]
-fn every_step_logs_a_rate_of_its_own() {
+fn every_step_logs_its_own_rate() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     draw(here, "figures", "24", &[]);
-    // 48 images: batches of 8 that fill the epoch, of 7 with a last one of 6, and P×K.
+    // 48 images in batches of 8, of 7 with a last one of 6, and in P×K batches.
     for (run, more) in [
         ("even", &["--batch-size", "8", "--epochs", "6"][..]),
         ("odd", &["--batch-size", "7", "--epochs", "5", "--preset", "full"]),
@@ -188,7 +188,7 @@ fn every_step_logs_a_rate_of_its_own() {
         sorted.sort_by(f64::total_cmp);
         let median = sorted[sorted.len() / 2];
         assert!(rates.len() >= 20, "{run}: {rates:?}");
-        // Steps fill the time of epochs in which nothing opens.
+        // Steps take most of the time of an epoch without a new stage.
         for epoch in log.iter().filter(|line| line["kind"] == "epoch").skip(1).step_by(2) {
             let steps =
                 log.iter().filter(|line| line["epoch"] == epoch["epoch"] && line.get("loss").is_some());
@@ -204,13 +204,13 @@ fn every_step_logs_a_rate_of_its_own() {
             assert!(sum > 0.5 * seconds && sum < 1.05 * seconds, "{run}: {sum} of {seconds} s");
         }
         for rate in &rates {
-            // Slow ones come of a busy machine; the last step of an epoch came to thousands of times the others.
+            // A busy machine slows steps. The last step of an epoch was once logged as thousands of times faster.
             assert!(*rate < 6.0 * median && *rate > 0.0, "{run}: {rate} of {rates:?}");
         }
     }
 }
 
-/// Names and bytes of the tensors of a model that embedding reads.
+/// Names and bytes of a model's tensors that embedding reads.
 fn weights(path: &Path) -> Vec<(String, Vec<u8>)> {
     let bytes = std::fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -225,7 +225,7 @@ fn read(path: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn the_last_epoch_is_best_unless_something_else_is_asked_for() {
+fn the_last_epoch_is_best_by_default() {
     let folder = copies(&["two_p"]);
     let here = folder.path();
     let recipe = ["--epochs", "2", "--batch-size", "4"];
@@ -244,7 +244,7 @@ fn the_last_epoch_is_best_unless_something_else_is_asked_for() {
     let said = train(0, here, "two_p", "stopped", &[&recipe[..], &["--max-steps", "3"]].concat());
     assert_says(&said, &["stopped after 3 of 4 steps", "best.safetensors: the model after 3 steps"]);
 
-    // The released code's own: one image of each person validates.
+    // As in the released code, one image of each person validates.
     let code = [&recipe[..], &["--preset", "released-code"]].concat();
     let said = train(0, here, "two_p", "code", &code);
     assert_says(&said, &["the best by accuracy", "validation loss"]);
@@ -272,21 +272,21 @@ fn the_last_epoch_is_best_unless_something_else_is_asked_for() {
 }
 
 #[test]
-fn a_choice_on_the_test_set_is_said_on_every_line() {
+fn a_choice_on_the_test_set_is_reported_on_every_line() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     draw(here, "figures", "8", &[]);
     let recipe = ["--epochs", "3", "--batch-size", "4", "--best", "test-map", "--eval-every", "2"];
     let said = train(0, here, "figures", "run", &recipe);
-    let told = said.lines().filter(|line| line.starts_with("epoch ") && line.contains("on the test set"));
-    assert_eq!(told.count(), 3, "{said}");
+    let marked = said.lines().filter(|line| line.starts_with("epoch ") && line.contains("on the test set"));
+    assert_eq!(marked.count(), 3, "{said}");
     assert_says(&said, &["the best by mAP on the test set", "--data figures"]);
     let epochs: Vec<Value> = lines(here, "run").into_iter().filter(|line| line["kind"] == "epoch").collect();
     assert!(epochs.iter().all(|line| line["chosen_on_test_set"] == true), "{epochs:?}");
 }
 
 #[test]
-fn held_out_persons_choose_and_all_persons_are_then_trained() {
+fn held_out_persons_choose_the_epoch_and_then_train_too() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     // 26 persons train, with four images each.
@@ -318,13 +318,13 @@ fn held_out_persons_choose_and_all_persons_are_then_trained() {
     let said = train(0, here, "figures", "whole", &refit);
     assert_says(&said, &[&format!("all persons, trained for {} epochs", best + 1)]);
     assert!(lines(here, "whole").iter().any(|line| line["kind"] == "refit" && line["epochs"] == best + 1));
-    // It is what a plain run of so many epochs gives.
+    // The result is that of a plain run with the same number of epochs.
     let epochs = (best + 1).to_string();
     let plain = ["--epochs", &epochs, "--batch-size", "16", "--lr", "0.01"];
     train(0, here, "figures", "plain", &plain);
     let model = here.join("whole/best.safetensors");
     assert!(weights(&model) == weights(&here.join("plain/best.safetensors")));
-    // Stopped in both parts and resumed it ends the same.
+    // A run stopped in both phases and resumed ends the same.
     for (stop, words) in
         [("5", "stopped after 5 of 12 steps"), ("14", "stopped before all persons were trained")]
     {
@@ -335,7 +335,7 @@ fn held_out_persons_choose_and_all_persons_are_then_trained() {
     for name in ["best.safetensors", "last.safetensors"] {
         assert!(read(&here.join("whole").join(name)) == read(&here.join("stopped").join(name)), "{name}");
     }
-    // A finished run stays as it is.
+    // A finished run stays unchanged.
     let time = || std::fs::metadata(&model).unwrap().modified().unwrap();
     let before = time();
     train(0, here, "figures", "whole", &["--resume"]);
@@ -343,13 +343,13 @@ fn held_out_persons_choose_and_all_persons_are_then_trained() {
 }
 
 #[test]
-fn a_model_knows_what_it_was_trained_on() {
+fn a_model_records_its_training_images() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     draw(here, "figures", "12", &[]);
     draw(here, "others", "12", &["--seed", "5"]);
     train(0, here, "figures", "run", &["--epochs", "1", "--batch-size", "8"]);
-    // The folder is moved and renamed meanwhile.
+    // The folder is moved and renamed.
     std::fs::rename(here.join("figures"), here.join("moved")).unwrap();
     let eval = |model: &str, data: &str| -> (Value, String) {
         let (json, said) = expect(0, here, &["eval", "--model", model, "--data", data, "--json", "-"]);
@@ -364,7 +364,7 @@ fn a_model_knows_what_it_was_trained_on() {
         assert_eq!(json["trained_on"]["images"], 24, "{json}");
         assert_eq!(json["trained_on"]["of_persons"], 6);
     }
-    // Other persons of the same data set, the same names in another one, a model that doesn't know.
+    // Other persons of the same data set, the same names in another one, and a model without a record.
     for (model, data) in [
         ("run/best.safetensors", "moved"),
         ("run/best.safetensors", "others/bounding_box_train"),
@@ -379,7 +379,7 @@ fn a_model_knows_what_it_was_trained_on() {
             "{json}"
         );
     }
-    // Some of the images, under other names, and one person's new images beside the ones that were trained on.
+    // Some of the images under other names, and new images of one training person.
     let images: Vec<_> = std::fs::read_dir(here.join("moved/bounding_box_train")).unwrap().collect();
     let mut names: Vec<String> =
         images.into_iter().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -397,7 +397,7 @@ fn a_model_knows_what_it_was_trained_on() {
     let (json, said) = eval("run/best.safetensors", "some");
     assert_says(&said, &["3 of 5 evaluated images were trained on"]);
     assert_eq!(json["trained_on"]["persons"], 0);
-    // A trained model as the backbone of another hands on what it knows; an exported one doesn't.
+    // A trained model passes its record on as a backbone; an exported one doesn't.
     let more =
         ["train", "--backbone", "run/best.safetensors", "--data", "others", "--out", "more", "--epochs", "1"];
     expect(0, here, &[&more[..], &["--batch-size", "8"]].concat());
@@ -413,7 +413,7 @@ fn a_model_knows_what_it_was_trained_on() {
 }
 
 #[test]
-fn a_model_is_not_replaced_by_a_run_that_cannot_go_on() {
+fn a_run_that_cannot_resume_replaces_no_model() {
     let folder = copies(&["two_p"]);
     let here = folder.path();
     let train =
@@ -421,7 +421,7 @@ fn a_model_is_not_replaced_by_a_run_that_cannot_go_on() {
     expect(0, here, &[&train[..], &["run"]].concat());
     std::fs::create_dir(here.join("mine")).unwrap();
     std::fs::copy(here.join("run/best.safetensors"), here.join("mine/best.safetensors")).unwrap();
-    // A run without its last save, and a model that is no run's.
+    // A run without its last save, and a model that belongs to no run.
     std::fs::remove_file(here.join("run/last.safetensors")).unwrap();
     for out in ["run", "mine"] {
         let best = std::fs::read(here.join(out).join("best.safetensors")).unwrap();
@@ -432,12 +432,12 @@ fn a_model_is_not_replaced_by_a_run_that_cannot_go_on() {
 }
 
 #[test]
-fn a_run_that_never_saved_is_in_nobodys_way() {
+fn a_run_that_never_saved_is_no_obstacle() {
     let folder = copies(&["two_p"]);
     let here = folder.path();
     let train =
         ["train", "--backbone", TINY, "--data", "two_p", "--batch-size", "4", "--epochs", "1", "--out"];
-    // Refused for its memory: the corrected command runs in the same folder.
+    // After a refusal for memory, the corrected command runs in the same folder.
     expect(1, here, &[&train[..], &["run", "--memory", "1M"]].concat());
     expect(0, here, &[&train[..], &["run"]].concat());
     // Killed before its first save: --resume needs no flags.
@@ -447,7 +447,7 @@ fn a_run_that_never_saved_is_in_nobodys_way() {
 }
 
 #[test]
-fn the_next_command_reads_the_data_set_as_the_run_did() {
+fn the_suggested_command_reads_the_same_data_set() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for person in 1..=8 {

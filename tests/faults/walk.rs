@@ -1,4 +1,4 @@
-//! One walk for every command: hidden names, links and endings [6, 7].
+//! The walk that all commands share: hidden names, links and extensions.
 
 use crate::common::{TINY, assert_says, copies, copy, expect, input, paint, write};
 use lat_wgpu::checkpoint::{self, Settings};
@@ -6,7 +6,7 @@ use lat_wgpu::embeddings;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// What `embed` says of one folder: its summary as JSON, and stderr.
+/// Runs `embed` on one folder, and returns its JSON summary and stderr.
 #[track_caller]
 fn embed(code: i32, here: &Path, more: &[&str]) -> (Value, String) {
     let embed = ["embed", "--model", TINY, "--out", "e.npy", "--json", "s.json"];
@@ -15,19 +15,19 @@ fn embed(code: i32, here: &Path, more: &[&str]) -> (Value, String) {
     (serde_json::from_slice(&summary).unwrap(), stderr)
 }
 
-/// The names of the rows that [`embed`] wrote.
+/// The names of the rows that [`embed`] writes.
 fn rows(here: &Path) -> Vec<String> {
     embeddings::read(&here.join("e.npy")).unwrap().paths
 }
 
-/// What `data` says as JSON.
+/// The JSON of `data`.
 #[track_caller]
 fn data(code: i32, here: &Path, more: &[&str]) -> Value {
     let (stdout, _) = expect(code, here, &[&["data", "--json", "-"], more].concat());
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// The persons of a model that training begins with on `folder`.
+/// The persons of a model that starts training on `folder`, and stderr.
 #[track_caller]
 fn persons(here: &Path, folder: &str, more: &[&str]) -> (Vec<String>, String) {
     let train = ["train", "--backbone", TINY, "--data", folder, "--out", "run", "--batch-size", "4"];
@@ -37,7 +37,7 @@ fn persons(here: &Path, folder: &str, more: &[&str]) -> (Vec<String>, String) {
 }
 
 #[test]
-fn checkpoints_of_notebooks_are_no_person_and_no_image() {
+fn notebook_checkpoints_are_left_out() {
     let folder = copies(&["ipynb_full"]);
     let here = folder.path();
     let (persons, stderr) = persons(here, "ipynb_full", &["--max-steps", "0"]);
@@ -71,12 +71,12 @@ fn checkpoints_of_notebooks_are_no_person_and_no_image() {
 }
 
 #[test]
-fn what_a_mac_adds_to_an_archive_ends_no_training() {
+fn files_of_mac_archives_are_left_out() {
     let folder = copies(&["macosx"]);
     let here = folder.path();
     let (persons, stderr) = persons(here, "macosx", &["--epochs", "1", "--val-fraction", "0"]);
     assert_eq!(persons, ["anna", "bob"]);
-    // The folder __MACOSX and four files in each person's folder.
+    // The folder __MACOSX, and four files in each person's folder.
     assert_says(&stderr, &["left out: 9 hidden"]);
     let (summary, _) = embed(0, here, &["macosx", "--strict"]);
     assert_eq!((&summary["images"], &summary["left_out"]), (&json!(8), &json!({"hidden": 9})));
@@ -84,7 +84,7 @@ fn what_a_mac_adds_to_an_archive_ends_no_training() {
 }
 
 #[test]
-fn further_hidden_names() {
+fn other_hidden_names_are_left_out() {
     let folder = copies(&["two_p"]);
     let here = folder.path();
     for name in ["@eaDir/a.jpg", ".git/objects/b.jpg", "a/@eaDir/1_0.jpg/SYNO_M.jpg", ".cache/1_x.jpg"] {
@@ -99,12 +99,12 @@ fn further_hidden_names() {
     let found = data(0, here, &["two_p", "--strict"]);
     assert_eq!((&found["left_out"], &found["skipped"]), (&json!({"hidden": 7}), &json!([])));
 
-    // An input given by name is taken, whatever the name is.
+    // An input given by name is always used.
     let (summary, _) = embed(0, here, &["two_p/.cache"]);
     assert_eq!((&summary["images"], &summary["left_out"]), (&json!(1), &json!({})));
     let (summary, _) = embed(0, here, &["two_p/.git/objects/b.jpg", "two_p/a"]);
     assert_eq!((&summary["images"], &summary["left_out"]), (&json!(5), &json!({"hidden": 2})));
-    // A folder with nothing else says so.
+    // A folder with only such files is reported.
     write(&here.join("only/.DS_Store"), "x");
     write(&here.join("only/a.HEIC"), "x");
     let (_, stderr) = expect(1, here, &["embed", "--model", TINY, "only", "--out", "f.npy"]);
@@ -112,7 +112,7 @@ fn further_hidden_names() {
 }
 
 #[test]
-fn names_beside_the_splits_are_counted_too() {
+fn names_beside_the_splits_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     for name in ["query/0001_c1s1_000001_01.jpg", "bounding_box_test/0001_c2s1_000001_01.jpg"] {
@@ -130,12 +130,12 @@ fn names_beside_the_splits_are_counted_too() {
     write(&here.join("split/train/.ipynb_checkpoints/1_0-checkpoint.jpg"), "x");
     assert_eq!(data(0, here, &["split"])["left_out"], json!({"hidden": 2}));
 
-    // The table beside its twin of a Mac is the only one.
+    // A table beside its Mac twin is the only table.
     copy(&input("csv_split"), &here.join("csv"));
     write(&here.join("csv/._set.csv"), "x");
     assert_eq!(data(0, here, &["csv"])["layout"], "CSV");
 
-    // So is a gallery's part.
+    // So is a segment of a gallery.
     copy(&input("emb/ok.npy"), &here.join("parts/ok.npy"));
     copy(&input("emb/ok.paths.txt"), &here.join("parts/ok.paths.txt"));
     write(&here.join("parts/._ok.npy"), "x");
@@ -143,14 +143,14 @@ fn names_beside_the_splits_are_counted_too() {
 }
 
 #[test]
-fn endings_of_images_and_of_others() {
-    let folder = copies(&["endings"]);
+fn extensions_decide_which_files_are_images() {
+    let folder = copies(&["extensions"]);
     let here = folder.path();
     let left_out = json!({".avif": 1, ".heic": 1, ".jp2": 1, ".ppm": 1, ".txt": 1});
-    let (summary, stderr) = embed(0, here, &["endings"]);
+    let (summary, stderr) = embed(0, here, &["extensions"]);
     assert_eq!((&summary["images"], &summary["left_out"]), (&json!(7), &left_out));
     assert_says(&stderr, &["left out: 1 .avif, 1 .heic, 1 .jp2, 1 .ppm, 1 .txt)"]);
-    let (_, stderr) = embed(1, here, &["endings", "--strict"]);
+    let (_, stderr) = embed(1, here, &["extensions", "--strict"]);
     assert_says(&stderr, &["x_heic.heic is in a format that isn't read", "x_avif.avif", "x_jp2.jp2"]);
     assert!(!stderr.contains("x_txt.txt") && !stderr.contains("x_ppm.ppm"), "{stderr}");
 
@@ -159,7 +159,7 @@ fn endings_of_images_and_of_others() {
     for (from, to) in
         [("x_jpe.jpe", "a/1_z.jpe"), ("x_JPE.JPE", "b/2_z.PJPEG"), ("x_jfif.jfif", "b/2_y.Jfif")]
     {
-        copy(&input("endings").join(from), &here.join("set").join(to));
+        copy(&input("extensions").join(from), &here.join("set").join(to));
     }
     write(&here.join("set/a/labels.csv"), "x");
     write(&here.join("set/README"), "x");
@@ -168,15 +168,15 @@ fn endings_of_images_and_of_others() {
         (&found["splits"]["gallery"]["images"], &found["left_out"]),
         (&json!(11), &json!({".csv": 1, "none": 1}))
     );
-    for ending in ["HEIC", "heif", "jxl", "Avif", "JP2"] {
-        let name = format!("set/a/1_w.{ending}");
+    for extension in ["HEIC", "heif", "jxl", "Avif", "JP2"] {
+        let name = format!("set/a/1_w.{extension}");
         write(&here.join(&name), "x");
         let found = data(1, here, &["set", "--strict"]);
-        assert_eq!(found["left_out"][format!(".{}", ending.to_lowercase())], 1, "{found}");
+        assert_eq!(found["left_out"][format!(".{}", extension.to_lowercase())], 1, "{found}");
         let (text, _) = expect(0, here, &["data", "set"]);
         assert_says(
             &text,
-            &["WRONG: images that are left out: 1\n", &format!("a/1_w.{ending} is in a format")],
+            &["WRONG: images that are left out: 1\n", &format!("a/1_w.{extension} is in a format")],
         );
         std::fs::remove_file(here.join(name)).unwrap();
     }
@@ -188,7 +188,7 @@ mod links {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    /// `set` with persons `a` and `b`, a link to an image, and a person who is a link to a folder beside it.
+    /// `set` with persons `a` and `b`, a link to an image, and a person that is a link to another folder.
     fn linked() -> tempfile::TempDir {
         let folder = copies(&["two_p"]);
         let here = folder.path();
@@ -216,7 +216,7 @@ mod links {
         assert_eq!(data(1, here, &["set", "--strict"])["left_out"], json!({"link": 2}));
         assert_eq!(persons(here, "set", &["--max-steps", "0"]).0, ["a", "b"]);
 
-        // Links to other files are counted; only images matter to --strict.
+        // Links to other files are counted, but only images matter to --strict.
         for name in ["set/carol", "set/a/9_0.jpg"] {
             std::fs::remove_file(here.join(name)).unwrap();
         }
@@ -224,7 +224,7 @@ mod links {
         symlink("../notes.txt", here.join("set/notes.txt")).unwrap();
         symlink("nowhere", here.join("set/lost")).unwrap();
         assert_eq!(embed(0, here, &["set", "--strict"]).0["left_out"], json!({"link": 2}));
-        // A link whose name doesn't say that it leads to an image, and one to an image that is gone.
+        // A link to an image without an extension, and a link to a missing image.
         for (target, name) in [("a/1_0.jpg", "set/latest"), ("gone.png", "set/b/gone.png")] {
             symlink(target, here.join(name)).unwrap();
             embed(1, here, &["set", "--strict"]);
@@ -259,14 +259,14 @@ mod links {
     }
 
     #[test]
-    fn loops_end_and_a_folder_is_entered_once() {
+    fn loops_are_cut_and_a_folder_is_entered_once() {
         let folder = linked();
         let here = folder.path();
         let wanted = {
             embed(0, here, &["set", "--follow-links"]);
             rows(here)
         };
-        // Loops, a second way to a folder whose name sorts first, a link that leads nowhere, and one to itself.
+        // Loops, a second link to a folder that sorts first, a dangling link, and a link to itself.
         symlink("..", here.join("set/a/up")).unwrap();
         symlink("../set", here.join("beside/again")).unwrap();
         symlink("b", here.join("set/0_b")).unwrap();
@@ -277,7 +277,7 @@ mod links {
         assert_eq!(rows(here), wanted);
         assert_eq!(summary["left_out"], json!({"link": 6}));
         assert_eq!(embed(0, here, &["set"]).0["left_out"], json!({"link": 7}));
-        // The root by a link, and hidden folders behind links.
+        // A link as the root, and hidden folders behind links.
         symlink("set", here.join("way")).unwrap();
         write(&here.join("beside/.cache/1_9.jpg"), "x");
         let (summary, _) = embed(0, here, &["way", "--follow-links"]);
@@ -288,7 +288,7 @@ mod links {
     }
 
     #[test]
-    fn a_link_may_lead_to_a_folder_above() {
+    fn a_link_may_point_to_a_parent_folder() {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path();
         for name in ["top/1.jpg", "top/in/2.jpg", "top/other/3.jpg"] {
@@ -298,7 +298,7 @@ mod links {
         let (summary, _) = embed(0, here, &["top/in", "--follow-links"]);
         assert_eq!(rows(here), ["2.jpg", "all/1.jpg", "all/other/3.jpg"]);
         assert_eq!(summary["left_out"], json!({}));
-        // One folder by two links: the first name wins.
+        // For two links to one folder, the first name is used.
         std::fs::create_dir(here.join("two")).unwrap();
         for name in ["y", "x", "z"] {
             symlink("../top/other", here.join("two").join(name)).unwrap();

@@ -1,4 +1,4 @@
-//! Weights: unknown tensors, ambiguous heads, prefixes, other programs' names, and files that are something else.
+//! Weights: unknown tensors, ambiguous heads, prefixes, names of other programs, and files of other formats.
 
 use crate::common::{TINY, assert_says, copies, expect, input, program, write};
 use lat_wgpu::checkpoint::{self, Network, Settings};
@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A tensor: name, shape, and its values in f32 or f16.
+/// A tensor: name, shape, and values in f32 or f16.
 type Tensor = (String, Vec<usize>, Vec<u8>);
 
-/// The tensors of a file, and its metadata.
+/// The tensors and the metadata of a file.
 fn read(path: &Path) -> (Vec<Tensor>, HashMap<String, String>) {
     let bytes = std::fs::read(path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -41,7 +41,7 @@ fn zeros(name: &str, shape: &[usize]) -> Tensor {
     (name.to_string(), shape.to_vec(), vec![0; 4 * shape.iter().product::<usize>()])
 }
 
-/// The tiny network under other names, with more tensors.
+/// The tiny network with other names and more tensors.
 fn renamed(folder: &TempDir, rename: impl Fn(&str) -> String, more: &[&str]) -> PathBuf {
     let (mut tensors, metadata) = read(Path::new(TINY));
     tensors.iter_mut().for_each(|(name, ..)| *name = rename(name));
@@ -83,14 +83,14 @@ fn unknown_tensors_are_refused_by_name() {
         let (stdout, _) = expect(0, folder.path(), &["inspect", "model.safetensors", "--ignore-unknown"]);
         assert_says(&stdout, &["ViT: width 64", "note: unknown", name]);
     }
-    // Several are named together.
+    // Several are listed together.
     renamed(&folder, str::to_string, &["sie_embed", "prompt_tokens", "other"]);
     let (stdout, _) = expect(0, folder.path(), &["inspect", "model.safetensors"]);
     assert_says(&stdout, &["not a network", "sie_embed", "prompt_tokens", "other"]);
 }
 
 #[test]
-fn another_network_is_refused_whatever_the_flag() {
+fn another_network_is_always_refused() {
     let folder = tempfile::tempdir().unwrap();
     for name in
         ["rope_embed.periods", "blocks.0.attn.q_norm.weight", "blocks.1.mlp.w12.weight", "fc_norm.bias"]
@@ -102,7 +102,7 @@ fn another_network_is_refused_whatever_the_flag() {
 }
 
 #[test]
-fn what_is_on_the_list_is_ignored_without_a_flag() {
+fn listed_tensors_are_ignored_without_a_flag() {
     let folder = tempfile::tempdir().unwrap();
     let listed = [
         "head.weight",
@@ -145,7 +145,7 @@ fn train_and_ablate_know_the_flag() {
 }
 
 #[test]
-fn heads_are_asked_for_where_published_networks_differ() {
+fn heads_are_required_where_published_networks_differ() {
     let folder = tempfile::tempdir().unwrap();
     for (width, heads) in [(1280, ["16", "20"]), (1408, ["16", "22"]), (1664, ["16", "26"])] {
         let config = format!(r#"{{"model":{{"heads":{}}}}}"#, heads[0]);
@@ -169,12 +169,12 @@ fn heads_are_asked_for_where_published_networks_differ() {
             }
         }
     }
-    // 64 a head is what all have elsewhere.
+    // Elsewhere all have 64 per head.
     sparse_network(&folder.path().join("wide.safetensors"), 1152, None);
     assert_eq!(load(&folder.path().join("wide.safetensors")).config.heads, 18);
 }
 
-/// A ViT of one block whose numbers are all 0, which takes no room on the disk.
+/// A ViT of one block of zeros, as a sparse file.
 fn sparse_network(path: &Path, width: usize, entry: Option<&str>) {
     let image = ImageSize::square(8);
     let config = lat_wgpu::shape::VitConfig {
@@ -199,7 +199,7 @@ fn sparse_network(path: &Path, width: usize, entry: Option<&str>) {
 }
 
 #[test]
-fn a_prefix_before_all_names_is_stripped_and_told() {
+fn a_common_prefix_is_stripped_with_a_note() {
     let folder = tempfile::tempdir().unwrap();
     for prefix in [
         "module.",
@@ -216,7 +216,7 @@ fn a_prefix_before_all_names_is_stripped_and_told() {
         let note = format!("prefix {prefix} stripped from all names");
         assert!(network.notes.contains(&note), "{prefix}: {:?}", network.notes);
     }
-    // Heads that stand beside the backbone, and inside it.
+    // Part classifiers beside the backbone, and inside it.
     for more in [&["classifier.weight", "bottleneck.weight"][..], &["base.fc.weight", "head.bias"]] {
         let network = load(&renamed(&folder, |name| format!("base.{name}"), more));
         assert_eq!(network.tensors, tiny().tensors, "{more:?}");
@@ -232,7 +232,7 @@ fn a_prefix_before_all_names_is_stripped_and_told() {
         let error = checkpoint::load(&path, &Settings::default()).unwrap_err().to_string();
         assert_says(&error, &[more, "--ignore-unknown"]);
     }
-    // Half a prefix is none: nothing is stripped where the patch projection lacks it.
+    // Nothing is stripped if the patch projection lacks the prefix.
     let path = renamed(&folder, |name| name.replacen("blocks.", "module.blocks.", 1), &[]);
     let error = checkpoint::load(&path, &Settings::default()).unwrap_err().to_string();
     assert_says(&error, &["module.blocks.0"]);
@@ -307,7 +307,7 @@ fn hugging_face_vits_are_read() {
         assert_eq!(network.config.ln_eps, 1e-6);
         assert_eq!(network.preprocess.mean, Normalize::Imagenet.mean_std().0);
     }
-    // Unknown tensors are named there, too.
+    // Unknown tensors are named there too.
     let mut tensors = hugging_face("vit.");
     tensors.push(zeros("vit.embeddings.prompt_tokens", &[64]));
     store(&path, &tensors, &HashMap::new());
@@ -316,7 +316,7 @@ fn hugging_face_vits_are_read() {
 }
 
 #[test]
-fn clip_names_bring_clip_s_mean_and_deviation() {
+fn clip_names_imply_clips_mean_and_deviation() {
     let golden = |name: &str| {
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/{name}.model.safetensors"))
     };
@@ -333,11 +333,11 @@ fn clip_names_bring_clip_s_mean_and_deviation() {
         assert_eq!(numbers, Normalize::Imagenet.mean_std(), "{name}");
         assert!(!notes.contains("mean and deviation"), "{notes}");
     }
-    // timm's names don't say whose weights they are.
+    // timm's names don't identify the weights.
     assert_eq!(load("clip_timm", None).0, Normalize::Imagenet.mean_std());
-    // Metadata wins.
+    // Metadata takes precedence.
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("told.safetensors");
+    let path = folder.path().join("metadata.safetensors");
     let entry = r#"{"preprocess":{"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}}"#;
     store(&path, &read(&golden("clip_openai")).0, &[("lat_wgpu".to_string(), entry.to_string())].into());
     let settings = Settings { heads: Some(2), ..Settings::default() };
@@ -345,7 +345,7 @@ fn clip_names_bring_clip_s_mean_and_deviation() {
 }
 
 #[test]
-fn files_that_are_something_else_are_named() {
+fn files_of_other_formats_are_named() {
     let folder = copies(&["two_p"]);
     let here = folder.path();
     let data = |name: &str| std::fs::read(input("weights").join(name)).unwrap();
@@ -385,7 +385,7 @@ fn files_that_are_something_else_are_named() {
 }
 
 #[test]
-fn values_have_one_spelling_on_every_command() {
+fn values_have_the_same_spelling_in_every_command() {
     let folder = copies(&["two_p"]);
     let here = folder.path();
     std::fs::copy(TINY, here.join("m.safetensors")).unwrap();
@@ -401,7 +401,7 @@ fn values_have_one_spelling_on_every_command() {
     expect(2, here, &[&train[..], &["--act", "quick_gelu"]].concat());
     std::fs::write(here.join("new.toml"), "[model]\nact = \"quick-gelu\"\n").unwrap();
     expect(0, here, &[&train[..], &["--config", "new.toml"]].concat());
-    // Files of earlier versions are read.
+    // Files of earlier versions are readable.
     std::fs::write(here.join("old.toml"), "[model]\nact = \"quick_gelu\"\n").unwrap();
     expect(0, here, &[&train[..], &["--config", "old.toml"]].concat());
     let (tensors, metadata) = read(Path::new(TINY));
@@ -409,7 +409,7 @@ fn values_have_one_spelling_on_every_command() {
     store(&here.join("old.safetensors"), &tensors, &[("lat_wgpu".to_string(), old)].into());
     let (stdout, _) = expect(0, here, &["inspect", "old.safetensors"]);
     assert_says(&stdout, &["tokens, quick-gelu,"]);
-    // In notes, too.
+    // Also in notes.
     let (stdout, _) = expect(0, here, &["inspect", "old.safetensors", "--act", "gelu"]);
     assert_says(&stdout, &["--act gelu: the file's metadata says quick-gelu"]);
 }
