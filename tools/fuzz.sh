@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Damages files and watches what their readers do: bounded time, bounded memory, a clear error. Needs stable Rust alone.
+# Damages files and watches their readers: bounded time, bounded memory, a clear error. Needs only stable Rust.
 #
-#   tools/fuzz.sh run [--target NAME]… [--seconds N] [--seed S]    every target for N seconds each; the same seed, the same inputs
-#   tools/fuzz.sh replay --target NAME FILE…                       what a target says to files
-#   tools/fuzz.sh images [--count N] [--embed N] [--seed S]      mutated images through the decoder and `lat-wgpu embed`
-#   tools/fuzz.sh libfuzzer NAME [SECONDS]                         the same entry points led by coverage; needs a C++ compiler
+#   tools/fuzz.sh run [--target NAME]… [--seconds N] [--seed S]    every target for N seconds; a seed fixes the inputs
+#   tools/fuzz.sh replay --target NAME FILE…                       messages of a target for files
+#   tools/fuzz.sh images [--count N] [--embed N] [--seed S]        damaged images for the decoder and `lat-wgpu embed`
+#   tools/fuzz.sh libfuzzer NAME [SECONDS]                         the targets guided by coverage; needs a C++ compiler
 #   tools/fuzz.sh check                                            format, lints, and a short run; for CI
 #
-# What is found is saved under target/fuzz/findings and mended in the reader; tests/fuzz_findings.rs replays it.
+# Findings are saved under target/fuzz/findings, and fixed in the reader; tests/fuzz_findings.rs repeats them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ $# = 0 ]; then
@@ -43,7 +43,7 @@ case "$command" in
         name="${1:?NAME is missing: tools/fuzz.sh libfuzzer NAME [SECONDS]}"
         build
         "$target/debug/lat-fuzz" seeds "$work/seeds"
-        # As cargo-fuzz does, without its sanitizer, which needs nightly Rust.
+        # As cargo-fuzz does, but without its sanitizer, which needs nightly Rust.
         triple="$(rustc -vV | sed -n 's/^host: //p')"
         coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
         coverage+=" -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the images in seeds/ that the fuzzers begin with, where the engine's own encoders can't: needs Pillow."""
+"""Draws the images in seeds/ that the engine's own encoders can't make. Needs Pillow."""
 
 from pathlib import Path
 

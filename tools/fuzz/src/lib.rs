@@ -1,35 +1,36 @@
-//! Every reader of foreign files under damaged ones: each must answer in time, in bounded memory, with a result or an
-//! error that says something.
+//! Feeds damaged files to every reader of foreign files. Each must answer in bounded time and memory with a result or a
+//! useful error.
 //!
-//! A target is a function of bytes. It panics where a law is broken; what it returns is what the user would be told, by
-//! which the driver in `main.rs` tells new behaviour from old. libFuzzer calls the same functions (`libfuzzer.rs`).
+//! A target is a function of bytes. It panics if an invariant is broken. It returns the message that the user would
+//! see, by which the driver in `main.rs` recognises new behaviour. libFuzzer calls the same functions (`libfuzzer.rs`).
 
+pub mod files;
+pub mod images;
 pub mod memory;
 pub mod mutate;
-pub mod images;
 pub mod seeds;
 pub mod targets;
 
 /// One reader.
 pub struct Target {
-    /// What it is called on the command line.
+    /// Name on the command line.
     pub name: &'static str,
-    /// Feeds it.
+    /// Feeds bytes to the reader, and returns its message.
     pub fuzz: fn(&[u8]) -> String,
-    /// Sound files, made by the engine's own writers or drawn.
+    /// Valid files to damage.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// What its format says over and over.
+    /// Common words of the format.
     pub words: &'static [&'static [u8]],
-    /// Makes lengths and sums right again that a change broke: behind them lies the rest of the reader.
+    /// Repairs lengths and checksums after a change, to reach the code behind their checks.
     pub repair: fn(&mut [u8]),
-    /// Largest input that is tried, in bytes.
+    /// Largest input in bytes.
     pub longest: usize,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 11] = [
     Target {
-        name: "picture",
+        name: "image",
         fuzz: targets::image,
         seeds: seeds::images,
         words: &[
@@ -294,7 +295,7 @@ const JSON_OF_INDEX: &[&[u8]] = &[
     b"{}",
 ];
 
-/// The target of that name.
+/// The target with this name.
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
 }

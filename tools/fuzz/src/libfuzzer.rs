@@ -12,8 +12,8 @@ libfuzzer_sys::fuzz_target!(
         let name = std::env::var("LAT_FUZZ_TARGET").unwrap_or_default();
         let target = target(&name).expect("LAT_FUZZ_TARGET names no target: see `lat-fuzz list`");
         let _ = TARGET.set(target);
-        // libFuzzer's own would end the process at a panic that the decoder of images catches on purpose. One that
-        // nobody catches still ends it.
+        // libFuzzer's own hook would end the process at a panic that the decoder of images catches. An uncaught panic
+        // still ends it.
         std::panic::set_hook(Box::new(|panic| if std::env::var_os("LAT_FUZZ_QUIET").is_none() { eprintln!("{panic}") }));
     },
     |data: &[u8]| {

@@ -1,7 +1,7 @@
-//! Damages files and watches what their readers do: a stand-in for cargo-fuzz that needs stable Rust alone.
+//! Damages files and watches their readers: a replacement for cargo-fuzz that needs only stable Rust.
 //!
-//! The same seed gives the same inputs in the same order. Each target runs in a process of its own, so that even a
-//! stack that overflows is told with its input.
+//! The same seed gives the same inputs in the same order. Each target runs in its own process, so that even the input
+//! of a stack overflow is known.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
@@ -16,21 +16,21 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use lat_fuzz::mutate::{Dice, mutated};
-use lat_fuzz::{TARGETS, Target, memory, images, target};
+use lat_fuzz::{TARGETS, Target, images, memory, target};
 
-/// Inputs kept because they made a reader say something new, beside the seeds.
+/// Inputs kept beside the seeds because they gave new messages.
 const MOST_KEPT: usize = 4096;
-/// Inputs saved of one finding.
+/// Inputs to save per finding.
 const MOST_SAVED: u64 = 3;
-/// Tries to make the input of a panic smaller.
+/// Attempts to shrink the input of a panic.
 const SMALLER_TRIES: usize = 4000;
-/// Bytes that the heap may gain after the first tenth of the inputs; the kept inputs apart.
+/// Bytes that the heap may grow by after the first tenth of the time, without the kept inputs.
 const HEAP_GAIN: usize = 8 << 20;
-/// Bytes that the process may gain in memory after that.
+/// Bytes that the process may grow by in that time.
 const RESIDENT_GAIN: usize = 512 << 20;
 
 #[derive(Parser)]
-#[command(about = "Damages files and watches what their readers do")]
+#[command(about = "Damages files and watches their readers")]
 struct Arguments {
     #[command(subcommand)]
     command: Action,
@@ -38,39 +38,39 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Names of the targets.
+    /// Lists the targets.
     List,
-    /// Tries damaged inputs; exits with 1 if anything is found.
+    /// Tries damaged inputs; exits with 1 if there are findings.
     Run(Run),
-    /// What one process of `run` does.
+    /// Runs one process of `run`.
     #[command(hide = true)]
     Work(Work),
-    /// Feeds files to a target and tells what it says.
+    /// Feeds files to a target and prints its messages.
     Replay {
         #[arg(long)]
         target: String,
         files: Vec<PathBuf>,
     },
-    /// Writes the sound files and the words of every target, for libFuzzer: DIR/TARGET/ and DIR/TARGET.dict.
+    /// Writes the seeds and words of every target for libFuzzer: DIR/TARGET/ and DIR/TARGET.dict.
     Seeds { dir: PathBuf },
-    /// Mutated images through the decoder, and through `lat-wgpu embed`.
+    /// Feeds damaged images to the decoder and to `lat-wgpu embed`.
     Images(images::Arguments),
 }
 
 #[derive(Args)]
 struct Run {
-    /// Which target; all one after the other if none is named.
+    /// Target to run; may be repeated [default: all in sequence].
     #[arg(long)]
     target: Vec<String>,
-    /// Time for each target.
+    /// Seconds per target.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Seconds after which an input hangs.
+    /// Seconds after which an input counts as hanging.
     #[arg(long, default_value_t = 10)]
     patience: u64,
-    /// Where inputs that were found are saved.
+    /// Folder for the inputs of findings.
     #[arg(long, default_value = "findings")]
     out: PathBuf,
 }
@@ -90,7 +90,7 @@ struct Work {
     /// Number of the first input.
     #[arg(long)]
     first: u64,
-    /// Holds the number and the bytes of the input that is being read.
+    /// File with the number and the bytes of the current input.
     #[arg(long)]
     running: PathBuf,
 }
@@ -110,18 +110,18 @@ fn main() -> ExitCode {
         }
         Action::Images(arguments) => images::run(&arguments),
     };
-    let _ = std::fs::remove_dir_all(lat_fuzz::targets::folder());
+    let _ = std::fs::remove_dir_all(lat_fuzz::files::folder());
     if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn known(name: &str) -> &'static Target {
     target(name).unwrap_or_else(|| {
-        eprintln!("error: no target {name}\nhint: `lat-fuzz list` names them");
+        eprintln!("error: no target {name}\nhint: `lat-fuzz list` lists them");
         std::process::exit(2)
     })
 }
 
-/// Runs the targets and returns how many findings there are.
+/// Runs the targets, and returns the number of findings.
 fn run(arguments: &Run) -> usize {
     let names = match arguments.target.is_empty() {
         true => TARGETS.iter().map(|target| target.name.to_string()).collect(),
@@ -130,9 +130,9 @@ fn run(arguments: &Run) -> usize {
     names.iter().map(|name| watch(known(name), arguments)).sum()
 }
 
-/// Runs a target in a process, and in another one from the next input on where that dies.
+/// Runs a target in a process. If the process dies, another one continues from the next input.
 fn watch(target: &Target, arguments: &Run) -> usize {
-    // In memory where the system has such a folder: writing takes longer than reading else.
+    // In memory if the system has such a folder, since writing to a disk takes longer than reading.
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     let folder = folder.expect("a folder for the files that are read");
@@ -150,7 +150,6 @@ fn watch(target: &Target, arguments: &Run) -> usize {
             .arg("--running")
             .arg(&running)
             .env("LAT_FUZZ_DIR", folder.path())
-            // What it keeps beside the input itself must not fill the screen.
             .stderr(Stdio::inherit())
             .status()
             .expect("this program");
@@ -180,12 +179,12 @@ fn save(out: &Path, target: &str, name: &str, input: &[u8]) -> PathBuf {
     path
 }
 
-/// Where the last panic was and what it said.
+/// Location and message of the last panic.
 static LAST_PANIC: Mutex<Option<(String, String)>> = Mutex::new(None);
-/// Panics by place, also those that a reader catches itself.
+/// Numbers of panics by location, including those that a reader catches.
 static PANICS: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
-/// Has panics remembered instead of printed.
+/// Records panics instead of printing them.
 fn remember_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or("nowhere".to_string(), |at| {
@@ -204,16 +203,16 @@ fn remember_panics() {
     }));
 }
 
-/// Feeds one input; where it panics, the place and what it said.
+/// Feeds one input. Returns the message, or location and message of a panic.
 fn feed(target: &Target, input: &[u8]) -> Result<String, (String, String)> {
     catch_unwind(AssertUnwindSafe(|| (target.fuzz)(input)))
         .map_err(|_| LAST_PANIC.lock().ok().and_then(|mut last| last.take()).unwrap_or_default())
 }
 
-/// What was said without what the input decides: the words up to the first number or name of each part.
-fn kind_of(told: &str) -> String {
-    let parts = told.split("; ").take(6).map(|part| {
-        // A configuration's error shows the line first.
+/// The kind of a message: the words up to the first number or name in each of its parts.
+fn kind_of(message: &str) -> String {
+    let parts = message.split("; ").take(6).map(|part| {
+        // The error of a configuration shows the line first.
         let part = part.lines().last().unwrap_or_default();
         let part = part.split_once(": ").map_or(part, |(_, rest)| rest);
         let end = part
@@ -223,7 +222,7 @@ fn kind_of(told: &str) -> String {
     parts.collect::<Vec<_>>().join("; ")
 }
 
-/// A smaller input that panics at the same place.
+/// Shrinks an input that panics at `place`.
 fn smaller(target: &Target, input: &[u8], place: &str) -> Vec<u8> {
     let mut best = input.to_vec();
     let mut piece = best.len().div_ceil(2);
@@ -250,13 +249,13 @@ fn smaller(target: &Target, input: &[u8], place: &str) -> Vec<u8> {
     best
 }
 
-/// Tries inputs until the time is over, and returns how many findings there are.
+/// Tries inputs until the time is up, and returns the number of findings.
 fn work(arguments: &Work) -> usize {
     let Work { seconds, seed, patience, out, first, running, .. } = arguments.clone();
     let target = known(&arguments.target);
     remember_panics();
     let start = Instant::now();
-    // Milliseconds since `start` at which the input began, and 0 between inputs.
+    // Milliseconds from `start` to the start of the current input; 0 between inputs.
     let began = Arc::new(AtomicU64::new(0));
     let mark = running.with_file_name("hang");
     let watched = began.clone();
@@ -292,14 +291,14 @@ fn work(arguments: &Work) -> usize {
 
         let before = Instant::now();
         began.store((start.elapsed().as_millis() as u64).max(1), Relaxed);
-        let told = feed(target, &input);
+        let answer = feed(target, &input);
         began.store(0, Relaxed);
         if before.elapsed() > slowest.0 {
             slowest = (before.elapsed(), number);
         }
-        match told {
-            Ok(told) => {
-                let kind = kind_of(&told);
+        match answer {
+            Ok(message) => {
+                let kind = kind_of(&message);
                 let length = kind.len();
                 if files.len() < seeds + MOST_KEPT && kinds.insert(kind) {
                     kept_bytes += input.capacity() + length;
@@ -369,7 +368,7 @@ fn work(arguments: &Work) -> usize {
         println!("FINDING {}: memory grows", target.name);
     }
     let _ = std::io::stdout().flush();
-    // As an exit status: more than 100 need not be told apart.
+    // Used as exit status, which holds no larger numbers.
     (findings.len() + usize::from(grew)).min(100)
 }
 
@@ -378,11 +377,15 @@ fn replay(target: &Target, files: &[PathBuf]) -> usize {
     for path in files {
         let input = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let start = Instant::now();
-        let (told, peak) = memory::peak_of(|| catch_unwind(AssertUnwindSafe(|| (target.fuzz)(&input))));
+        let (answer, peak) = memory::peak_of(|| catch_unwind(AssertUnwindSafe(|| (target.fuzz)(&input))));
         let seconds = start.elapsed().as_secs_f64();
-        failed += usize::from(told.is_err());
-        let told = told.unwrap_or_else(|_| "a panic".to_string());
-        println!("{}: {told} ({seconds:.2} s, {:.1} MiB)", path.display(), peak as f64 / f64::from(1 << 20));
+        failed += usize::from(answer.is_err());
+        let message = answer.unwrap_or_else(|_| "a panic".to_string());
+        println!(
+            "{}: {message} ({seconds:.2} s, {:.1} MiB)",
+            path.display(),
+            peak as f64 / f64::from(1 << 20)
+        );
     }
     failed
 }

@@ -1,4 +1,4 @@
-//! Counts what the program holds on the heap, so that a reader's greed shows.
+//! Counts the bytes on the heap, to find readers that allocate too much.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -17,7 +17,7 @@ fn taken(bytes: usize) {
     PEAK.fetch_max(live, Relaxed);
 }
 
-// SAFETY: every call goes to `System` unchanged, which keeps the contract; counting allocates nothing and can't panic.
+// SAFETY: every call goes unchanged to `System`, which keeps the contract; counting neither allocates nor panics.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         taken(layout.size());
@@ -38,7 +38,7 @@ unsafe impl GlobalAlloc for Counted {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both are there while one is copied to the other.
+        // Both exist while one is copied to the other.
         taken(size);
         LIVE.fetch_sub(layout.size(), Relaxed);
         // SAFETY: as in `dealloc`; the caller answers for `size`.
@@ -51,7 +51,7 @@ pub fn live() -> usize {
     LIVE.load(Relaxed)
 }
 
-/// Runs `work` and returns with its result the most bytes that it had on the heap at once.
+/// Runs `work`, and returns its result and the most bytes that it held on the heap.
 pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = live();
     PEAK.store(before, Relaxed);
@@ -59,7 +59,7 @@ pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
     (result, PEAK.load(Relaxed).saturating_sub(before))
 }
 
-/// Bytes of the process that are in memory; 0 where the system doesn't say.
+/// Resident bytes of the process; 0 if the system doesn't say.
 pub fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());

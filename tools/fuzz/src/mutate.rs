@@ -1,8 +1,8 @@
-//! Damage, decided by numbers that depend on a seed and on the input's number alone.
+//! Damages files, as a function of a seed and the number of the input.
 
 use lat_wgpu::rng;
 
-/// Numbers that readers trip over.
+/// Numbers that often cause faults.
 const NUMBERS: [u64; 18] = [
     0,
     1,
@@ -32,12 +32,12 @@ pub struct Dice {
 }
 
 impl Dice {
-    /// The decisions about input number `input`.
+    /// The decisions for input number `input`.
     pub fn new(seed: u64, input: u64) -> Dice {
         Dice { seed, input, count: 0 }
     }
 
-    /// A number below `end`; 0 where that is 0.
+    /// A number below `end`; 0 if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         self.count += 1;
         rng::bits(self.seed, self.input, self.count) as usize % end.max(1)
@@ -67,7 +67,7 @@ pub fn mutated(
     bytes
 }
 
-/// A place in `bytes` and a length from there.
+/// A random range of `bytes`, at most `longest` long.
 fn range(bytes: &[u8], longest: usize, dice: &mut Dice) -> std::ops::Range<usize> {
     let from = dice.below(bytes.len());
     let length = dice.below(longest.min(bytes.len() - from) + 1);
@@ -87,7 +87,7 @@ fn change(bytes: &mut Vec<u8>, files: &[Vec<u8>], words: &[&[u8]], dice: &mut Di
             let gone = range(bytes, 64, dice);
             bytes.drain(gone);
         }
-        // A part again, and sometimes very often: what nests overflows a stack.
+        // Repeats a piece, sometimes very often, since deep nesting may overflow the stack.
         5 => {
             let part = bytes[range(bytes, 64, dice)].to_vec();
             let times = *dice.pick(&[1, 1, 2, 3, 40, 1000]);
@@ -103,7 +103,7 @@ fn change(bytes: &mut Vec<u8>, files: &[Vec<u8>], words: &[&[u8]], dice: &mut Di
             let end = (at + word.len()).min(bytes.len());
             bytes.splice(at..end, word.iter().copied());
         }
-        // The beginning of this and the end of that.
+        // Joins the start of this file and the end of another.
         8 => {
             let other = dice.pick(files);
             let from = dice.below(other.len());
@@ -115,7 +115,7 @@ fn change(bytes: &mut Vec<u8>, files: &[Vec<u8>], words: &[&[u8]], dice: &mut Di
             let part = other[range(other, 256, dice)].to_vec();
             bytes.splice(at..at, part);
         }
-        // A length in binary, of 1, 2, 4 or 8 bytes, either way round.
+        // Writes a binary length of 1, 2, 4 or 8 bytes in either byte order.
         10 | 11 => {
             let near = [bytes.len() as u64, (bytes.len() as u64).wrapping_sub(at as u64)];
             let number = match dice.below(3) {
@@ -130,7 +130,7 @@ fn change(bytes: &mut Vec<u8>, files: &[Vec<u8>], words: &[&[u8]], dice: &mut Di
             let end = (at + width).min(bytes.len());
             bytes.splice(at..end, field);
         }
-        // A number in digits.
+        // Replaces a number in digits.
         12 => {
             let is_digit = |&at: &usize| bytes[at].is_ascii_digit();
             let Some(from) = (at..bytes.len()).find(is_digit) else { return };
@@ -151,10 +151,10 @@ fn change(bytes: &mut Vec<u8>, files: &[Vec<u8>], words: &[&[u8]], dice: &mut Di
     }
 }
 
-/// For formats that have nothing to repair.
+/// For formats without anything to repair.
 pub fn nothing(_: &mut [u8]) {}
 
-/// The sums of PNG's chunks, and the length in a WebP's header.
+/// Repairs the checksums of a PNG's chunks, and the length in a WebP's header.
 pub fn checksums(bytes: &mut [u8]) {
     if bytes.starts_with(b"RIFF") && bytes.len() >= 8 {
         let length = (bytes.len() - 8) as u32;
@@ -176,14 +176,14 @@ pub fn checksums(bytes: &mut [u8]) {
     }
 }
 
-/// ISO 3309, as PNG has it.
+/// CRC-32 of ISO 3309, as in PNG.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, &byte| {
         (0..8).fold(sum ^ u32::from(byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg()))
     })
 }
 
-/// The length of a safetensors header; the seeds hold no `}` behind it.
+/// Repairs the length of a safetensors header; the seeds hold no `}` after it.
 pub fn header_length(bytes: &mut [u8]) {
     if let Some(last) = bytes.iter().rposition(|&byte| byte == b'}').filter(|last| *last >= 8) {
         let spaces = bytes[last + 1..].iter().take_while(|&&byte| byte == b' ').count();
@@ -192,7 +192,7 @@ pub fn header_length(bytes: &mut [u8]) {
     }
 }
 
-/// The mark at a Parquet file's end.
+/// Repairs the mark at the end of a Parquet file.
 pub fn parquet_ends(bytes: &mut [u8]) {
     let Some(mark) = bytes.len().checked_sub(4) else { return };
     bytes[mark..].copy_from_slice(b"PAR1");

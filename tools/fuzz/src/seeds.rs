@@ -1,5 +1,5 @@
-//! Sound files to damage: by the engine's own writers, by the encoders of `image`, and in `seeds/` drawn by
-//! `make_seeds.py`. No photograph is among them.
+//! Valid files to damage: from the engine's own writers, from the encoders of `image`, and in `seeds/` drawn by
+//! `make_seeds.py`. None is a photograph.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -17,9 +17,9 @@ use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
 use lat_wgpu::storage::entry::Entry;
 use lat_wgpu::train::config::{Config, Preset};
 
-use crate::targets::{file, folder};
+use crate::files::{file, folder};
 
-/// Numbers in a row of the embeddings.
+/// Dimensions of the embeddings.
 const DIM: usize = 3;
 
 /// The engine's own folder.
@@ -39,7 +39,7 @@ fn files_in(folder: &Path) -> Vec<Vec<u8>> {
     paths.iter().map(|path| read(path)).collect()
 }
 
-/// Small images of every kind that is read.
+/// Small images of every format that is read.
 pub fn images() -> Vec<Vec<u8>> {
     let mut found = files_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds"));
     let drawn = folder().join("drawn");
@@ -86,7 +86,7 @@ fn entries() -> Vec<String> {
     .to_vec()
 }
 
-/// Texts for the `lat_wgpu` entry of a weights file.
+/// `lat_wgpu` entries of a weights file.
 pub fn metadata() -> Vec<Vec<u8>> {
     let mut found: Vec<Vec<u8>> = entries().into_iter().map(String::into_bytes).collect();
     let with_threshold = r#"{"format":1,"model":{"heads":2,"grid":[4,2]},"preprocess":{"size":[32,12]},
@@ -111,7 +111,7 @@ fn header_length(file: &[u8]) -> usize {
     length.and_then(|length| usize::try_from(length).ok()).expect("a file of safetensors")
 }
 
-/// A sound weights file with this text as its `lat_wgpu` entry.
+/// A valid weights file with this `lat_wgpu` entry.
 pub fn model_with(entry: &str) -> Vec<u8> {
     static BARE: OnceLock<(String, Vec<u8>)> = OnceLock::new();
     let (header, data) = BARE.get_or_init(|| {
@@ -124,7 +124,7 @@ pub fn model_with(entry: &str) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
-/// Weights files of many makers, all values 0.
+/// Weights files of many programs, with values of 0.
 pub fn models() -> Vec<Vec<u8>> {
     let config = small_config();
     let [bare, trained] = &entries()[..] else { unreachable!("two entries") };
@@ -137,7 +137,7 @@ pub fn models() -> Vec<Vec<u8>> {
     found.push(saved(&tensors, &state, trained));
     for name in ["clip_openai", "dinov2_reg_hf", "dist", "pos_resize_rect", "clip_hf", "bf16"] {
         let mut bytes = read(&engine().join(format!("tests/goldens/{name}.model.safetensors")));
-        // Behind the header no byte looks like one of it: `mutate::header_length` relies on that.
+        // `mutate::header_length` needs data without `}`.
         let end = 8 + header_length(&bytes);
         bytes[end..].fill(0);
         found.push(bytes);
@@ -158,8 +158,8 @@ fn names() -> Vec<String> {
     ["a.jpg", "sub/\"b\".jpg", "line\nbreak\\n.png"].map(String::from).to_vec()
 }
 
-fn write_embeddings(ending: &str, dtype: Dtype) -> Vec<u8> {
-    let path = folder().join(format!("seed.{ending}"));
+fn write_embeddings(extension: &str, dtype: Dtype) -> Vec<u8> {
+    let path = folder().join(format!("seed.{extension}"));
     let metadata = BTreeMap::from([("lat_wgpu".to_string(), entries().remove(0))]);
     let names = names();
     let mut writer = EmbeddingWriter::create(&path, DIM, dtype, &names, &metadata).expect("a writer");
@@ -174,7 +174,7 @@ fn with_length(first: &[u8], second: &[u8]) -> Vec<u8> {
     [&(first.len() as u16).to_le_bytes()[..], first, second].concat()
 }
 
-/// NumPy files behind the files of their names.
+/// Files of names, each followed by a NumPy file.
 pub fn npy() -> Vec<Vec<u8>> {
     let both = |dtype| {
         let array = write_embeddings("npy", dtype);
@@ -212,7 +212,7 @@ pub fn lists() -> Vec<Vec<u8>> {
     ]
 }
 
-/// What the index's vectors were made with.
+/// Origin of the embeddings in the index.
 pub fn origin() -> Origin {
     Origin {
         model: Model { name: "m.safetensors".to_string(), sha256: "0123456789abcdef".to_string() },
@@ -223,7 +223,7 @@ pub fn origin() -> Origin {
     }
 }
 
-/// Fills an index folder: manifest, part and the record beside it.
+/// Fills an index folder, and returns manifest, segment and the segment's record.
 fn index_of(shard: bool) -> [Vec<u8>; 3] {
     let index = folder().join("seed-index");
     let _ = std::fs::remove_dir_all(&index);
@@ -241,16 +241,16 @@ fn index_of(shard: bool) -> [Vec<u8>; 3] {
     ["manifest.json", "part-000001.safetensors", "part-000001.json"].map(|name| read(&index.join(name)))
 }
 
-/// The part that stands in every index.
-pub fn part() -> &'static [u8] {
-    static PART: OnceLock<Vec<u8>> = OnceLock::new();
-    PART.get_or_init(|| {
-        let [_, part, _] = index_of(false);
-        part
+/// The segment of every index.
+pub fn segment() -> &'static [u8] {
+    static SEGMENT: OnceLock<Vec<u8>> = OnceLock::new();
+    SEGMENT.get_or_init(|| {
+        let [_, segment, _] = index_of(false);
+        segment
     })
 }
 
-/// Manifests, each before the record beside the part.
+/// Manifests, each followed by the record of the segment.
 pub fn indexes() -> Vec<Vec<u8>> {
     [false, true]
         .map(|shard| {
@@ -260,7 +260,7 @@ pub fn indexes() -> Vec<Vec<u8>> {
         .to_vec()
 }
 
-/// A reduction, saved runs of the bench, a run's log.
+/// A reduction, saved runs of the bench, and the log of a run.
 pub fn records() -> Vec<Vec<u8>> {
     let rows: Vec<f32> = (0..8 * 4).map(|i| ((i * 7) % 11) as f32).collect();
     let gallery = Embeddings { paths: (0..8).map(|i| format!("{i}.jpg")).collect(), dim: 4, rows };

@@ -1,4 +1,4 @@
-//! The entry points. Each writes its bytes where the reader looks for them, reads, and checks what must hold.
+//! The entry points. Each writes its bytes to files, reads them, and checks invariants.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -18,43 +18,27 @@ use lat_wgpu::retrieval::pca::Reduction;
 use lat_wgpu::train::config::{Config, Layers};
 use lat_wgpu::train::log;
 
+use crate::files::{file, folder};
 use crate::memory::peak_of;
 use crate::seeds;
 
-/// Bytes that a reader of text or of a header may hold whatever the input's length.
+/// Bytes that a reader of text or of a header may hold, independent of the length of the input.
 const BASE: usize = 1 << 20;
 
-/// Where the files stand: `LAT_FUZZ_DIR`, else the system's temporary folder; a folder of its own for each process.
-pub fn folder() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let above = std::env::var_os("LAT_FUZZ_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        let folder = above.join(format!("lat-fuzz-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder for the files that are read");
-        folder
-    })
-}
-
-pub(crate) fn file(name: &str, bytes: &[u8]) -> PathBuf {
-    let path = folder().join(name);
-    std::fs::write(&path, bytes).expect("room for a file");
-    path
-}
-
-/// Runs a reader that may hold `bound` bytes at once.
+/// Runs a reader, and asserts that it holds at most `bound` bytes at once.
 fn within<T>(what: &str, bound: usize, read: impl FnOnce() -> T) -> T {
     let (result, peak) = peak_of(read);
     assert!(peak <= bound, "memory: {what} held {peak} bytes at once, the bound is {bound}");
     result
 }
 
-/// What the user would be told: an error must say something.
-fn told<T, E: Display>(result: &Result<T, E>) -> String {
+/// The message that the user would see. An error must not be empty.
+fn message<T, E: Display>(result: &Result<T, E>) -> String {
     match result {
         Ok(_) => "done".to_string(),
         Err(error) => {
             let text = error.to_string();
-            assert!(text.len() > 8, "an error that says nothing: {text:?}");
+            assert!(text.len() > 8, "an error without a reason: {text:?}");
             text
         }
     }
@@ -62,32 +46,29 @@ fn told<T, E: Display>(result: &Result<T, E>) -> String {
 
 /// An error with its causes, as the program prints it.
 fn chain<T>(result: &lat_wgpu::error::Result<T>) -> String {
-    told(&result.as_ref().map_err(|error| error.with_causes()))
+    message(&result.as_ref().map_err(|error| error.with_causes()))
 }
 
-/// Bytes as two texts, the length of the first in front.
-pub(crate) fn halves(data: &[u8]) -> (&[u8], &[u8]) {
+/// Splits bytes into two texts; the first two bytes are the length of the first.
+fn split_texts(data: &[u8]) -> (&[u8], &[u8]) {
     let Some((length, rest)) = data.split_first_chunk() else { return (data, &[]) };
     rest.split_at(usize::from(u16::from_le_bytes(*length)).min(rest.len()))
 }
 
-/// The decoder of images. Decoders of other people that give up are caught inside, on purpose.
+/// The decoder of images, which catches panics of the underlying decoders.
 pub fn image(data: &[u8]) -> String {
-    // Room for the largest image as its file has it and as RGB, and what its decoder needs beside.
+    // For the largest image in its own format and as RGB, and the decoder's own memory.
     let bound = 4 * MAX_DECODED as usize;
     let image = within("the decoder", bound, || decode::decode(data, DecodeOptions::default()));
     if let Ok(image) = &image {
         assert_eq!(image.pixels.len(), 3 * image.height * image.width, "pixels of an image");
-        assert!(
-            (1..=MAX_SIDE as usize).contains(&image.height.min(image.width)),
-            "an image without pixels"
-        );
+        assert!((1..=MAX_SIDE as usize).contains(&image.height.min(image.width)), "an image without pixels");
         assert!(decode::media_type(data).is_some(), "an image of no type");
     }
-    told(&image)
+    message(&image)
 }
 
-/// A weights file: its list, its network, its state.
+/// A weights file: list, network and state.
 pub fn model(data: &[u8]) -> String {
     let path = file("model.safetensors", data);
     let network = load(&path, data.len());
@@ -98,7 +79,7 @@ pub fn model(data: &[u8]) -> String {
 }
 
 fn load(path: &Path, length: usize) -> String {
-    // The position table is made for the size that is asked for: 1 GiB at most, once for each way of resizing.
+    // The position table is resized to the requested size: at most 1 GiB for each step of resizing.
     let bound = (3 << 30) + BASE + 64 * length;
     let network = within("the network's reader", bound, || checkpoint::load(path, &Settings::default()));
     if let Ok(network) = &network {
@@ -117,27 +98,27 @@ fn load(path: &Path, length: usize) -> String {
     chain(&network)
 }
 
-/// The `lat_wgpu` entry of a weights file that is sound otherwise.
+/// The `lat_wgpu` entry of an otherwise valid weights file.
 pub fn metadata(data: &[u8]) -> String {
     let bytes = seeds::model_with(&String::from_utf8_lossy(data));
     load(&file("metadata.safetensors", &bytes), bytes.len())
 }
 
-/// A run's configuration. What is accepted is written, read back the same, and may go on as itself.
+/// A run's configuration. If accepted, it must read back the same after writing, and can be resumed.
 pub fn config(data: &[u8]) -> String {
     let path = file("config.toml", data);
     let config = within("the configuration's reader", BASE + 1024 * data.len(), || Config::read(&path));
     if let Ok(config) = &config {
         let written = file("again.toml", config.to_toml().as_bytes());
-        let again = Config::read(&written).expect("what was written is read");
-        assert!(again == *config, "another configuration comes back:\n{config:?}\n{again:?}");
-        Config::resume(&written, &Layers::default()).expect("a run goes on as it was");
+        let again = Config::read(&written).expect("a written configuration is readable");
+        assert!(again == *config, "the configuration changed:\n{config:?}\n{again:?}");
+        Config::resume(&written, &Layers::default()).expect("a run resumes with its configuration");
         let _ = (config.settings(), config.sampling(), config.micro_batch());
     }
     chain(&config)
 }
 
-/// Reads embeddings by both ways: whole, and row by row.
+/// Reads embeddings as a whole and row by row.
 fn embeddings_at(path: &Path, bound: usize) -> String {
     let opened = within("the rows' reader", bound, || files::open(path));
     let whole = within("the embeddings' reader", bound, || files::read(path));
@@ -145,21 +126,21 @@ fn embeddings_at(path: &Path, bound: usize) -> String {
         assert_eq!(
             (names, rows.len(), rows.dim()),
             (&whole.paths, whole.paths.len(), whole.dim),
-            "one file, two answers"
+            "the readers disagree"
         );
         let mut read = vec![0.0; rows.len() * rows.dim()];
-        rows.read(0..rows.len(), &mut read).expect("rows that are there");
+        rows.read(0..rows.len(), &mut read).expect("existing rows");
         let same = read.iter().zip(&whole.rows).all(|(a, b)| a.to_bits() == b.to_bits());
-        assert!(same && read.len() == whole.rows.len(), "one file, two kinds of numbers");
+        assert!(same && read.len() == whole.rows.len(), "the readers give different values");
     }
     let result = [chain(&opened), chain(&whole)].join("; ");
     drop(opened);
     result
 }
 
-/// A NumPy file, behind the file of its names.
+/// A file of names, followed by a NumPy file.
 pub fn npy(data: &[u8]) -> String {
-    let (names, array) = halves(data);
+    let (names, array) = split_texts(data);
     file("e.paths.txt", names);
     embeddings_at(&file("e.npy", array), BASE + 64 * data.len())
 }
@@ -171,7 +152,7 @@ pub fn embeddings(data: &[u8]) -> String {
 
 /// Embeddings as Parquet.
 pub fn parquet(data: &[u8]) -> String {
-    // A million numbers may come from few bytes, and are there as columns and as rows; pages unpack beside them.
+    // Few bytes may give a million values, held as columns and as rows, beside the unpacked pages.
     embeddings_at(&file("e.parquet", data), (64 << 20) + 2048 * data.len())
 }
 
@@ -186,7 +167,7 @@ pub fn table(data: &[u8]) -> String {
     [chain(&labels), chain(&names), chain(&set)].join("; ")
 }
 
-/// The lists that data sets bring: MSMT17's, both of CUHK03's; and Market-1501's names.
+/// The lists of data sets: MSMT17's and both of CUHK03's; and Market-1501's names.
 pub fn lists(data: &[u8]) -> String {
     static FOLDERS: OnceLock<PathBuf> = OnceLock::new();
     let root = FOLDERS.get_or_init(|| {
@@ -222,14 +203,14 @@ pub fn lists(data: &[u8]) -> String {
     answers.join("; ")
 }
 
-/// An index folder: its manifest and the record beside its only part, which itself is sound.
+/// An index folder: its manifest, and the record of its only segment, which is valid.
 pub fn index(data: &[u8]) -> String {
-    let (manifest, states) = halves(data);
+    let (manifest, states) = split_texts(data);
     let folder = folder().join("index");
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).expect("a folder");
     let put = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).expect("room for a file");
-    put("part-000001.safetensors", seeds::part());
+    put("part-000001.safetensors", seeds::segment());
     put("part-000001.json", states);
     put("manifest.json", manifest);
     let bound = BASE + 256 * data.len();
@@ -246,14 +227,14 @@ pub fn index(data: &[u8]) -> String {
     [chain(&read), chain(&gallery), chain(&merged), chain(&written)].join("; ")
 }
 
-/// Smaller files: a reduction, saved runs of the bench, a run's log.
+/// Smaller files: a reduction, saved runs of the bench, the log of a run.
 pub fn records(data: &[u8]) -> String {
     let path = file("record", data);
     let bound = BASE + 256 * data.len();
     let reduction = within("the reduction's reader", bound, || Reduction::read(&path));
     if let Ok(reduction) = &reduction {
         let row = vec![0.5; reduction.full_dim()];
-        assert_eq!(reduction.apply(&row).len(), reduction.dim(), "numbers of a reduced row");
+        assert_eq!(reduction.apply(&row).len(), reduction.dim(), "dimensions of a reduced row");
         let _ = (reduction.explained(reduction.dim()), reduction.settings_of_reduced(None));
     }
     let baselines = within("the saved runs' reader", bound, || baseline::read(&path));
