@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Further Vulkan drivers that need no graphics card, beside the system's own and without touching it: fetched from
-# Debian's archive and unpacked into .adapters/, which git ignores. Needs apt and Debian's archive keys.
+# Fetches Vulkan drivers that need no GPU from Debian's archive into .adapters/, which git ignores, without changing the
+# system. Needs apt and Debian's archive keys.
 #
-#   tools/adapters.sh                    fetches what is missing, then prints which drivers are there
-#   tools/adapters.sh --list             prints them only
+#   tools/adapters.sh                    fetches missing drivers, then lists all
+#   tools/adapters.sh --list             lists them only
 #   tools/adapters.sh NAME COMMAND…      runs a command with one of them as the only Vulkan driver
 #
-#   lavapipe         Mesa's software adapter, a newer one than Debian 12's
-#   lavapipe-newest  that of Debian's newest release, with its own C library and loader; has matrix units (8x8x8, f16)
+#   lavapipe         Mesa's software adapter, newer than Debian 12's
+#   lavapipe-newest  Debian's newest, with its own C library and loader; has matrix units (8x8x8, f16)
 #   swiftshader      Google's software adapter: no f16, subgroups of 4, 256 invocations, 10 storage buffers
-#   radv             Mesa's driver for AMD cards: compiles, runs nothing; see tools/isa_report.sh
+#   radv             Mesa's driver for AMD GPUs, which only compiles; see tools/isa_report.sh
 #
-# Under lavapipe-newest a program runs by the loader of that release, and so do the tests that cargo runs. A program that
-# such a test starts runs by the system's own, where the driver can't be loaded.
+# Under lavapipe-newest, a program and the tests that cargo runs use the loader of that release. A program started by
+# such a test uses the system's loader, which can't load the driver.
 set -euo pipefail
 cd_before="$PWD"
 cd "$(dirname "$0")/.."
 folder="$PWD/.adapters"
 
-# The Debian release whose packages are taken, and the Mesa that tools/isa_report/TABLE.md holds for.
+# The Debian release of the packages, and the version of Mesa for tools/isa_report/TABLE.md.
 release=bookworm
 mesa=25.0.7-2~bpo12+1
 
-# Debian's newest release, and the Mesa that is wanted from it; where the archive no longer has it, the newest is taken.
+# Debian's newest release, and the version of Mesa from it, or the newest if the archive no longer has it.
 newest_release=sid
 newest_mesa=26.2.6-1
 
@@ -32,7 +32,7 @@ fail() {
     exit 1
 }
 
-# The library of a driver below .adapters/.
+# Prints the library of a driver below .adapters/.
 library() {
     case "$1" in
         lavapipe) echo mesa/usr/lib/x86_64-linux-gnu/libvulkan_lvp.so ;;
@@ -42,15 +42,15 @@ library() {
     esac
 }
 
-# What the Vulkan loader reads to find a driver, with a path that holds wherever the repository lies.
+# Writes the file by which the Vulkan loader finds a driver, with a relative path.
 describe() {
     cat >"$folder/$1.json" <<DRIVER
 { "file_format_version": "1.0.0", "ICD": { "library_path": "./$(library "$1")", "api_version": "1.3.0" } }
 DRIVER
 }
 
-# Downloads packages and unpacks them into a folder below .adapters/ that appears only when it is whole. With
-# --with-dependencies in front, what they depend on comes too, the C library included.
+# Downloads packages and unpacks them into a folder below .adapters/, which appears only when complete. After
+# --with-dependencies, also downloads their dependencies, including the C library.
 unpack() {
     local into="$1"
     shift
@@ -66,21 +66,21 @@ unpack() {
     fi
     local package
     for package in "$work"/packages/*.deb; do
-        # Of the browser's package the driver alone.
+        # Only the driver from the browser's package.
         if [ "$into" = swiftshader ]; then
             dpkg-deb --fsys-tarfile "$package" | tar --extract --directory "$work/tree" --wildcards './usr/lib/chromium/*swiftshader*'
         else
             dpkg-deb --extract "$package" "$work/tree"
         fi
-        # The packages' names hold their versions.
+        # The names of packages include their versions.
         basename "$package" .deb >>"$work/tree/packages.txt"
     done
     mv "$work/tree" "$folder/$into"
     rm -rf "$work"
 }
 
-# Reads the archive's lists for these releases, apart from the system's: neither root nor a change to the system is needed,
-# and no package counts as installed. A copy of the archive may be older than its lists say they are valid.
+# Reads the archive's lists of these releases, apart from the system's, without root. No package counts as installed.
+# Expired lists are accepted, since a mirror may be old.
 lists() {
     local mirror="$1"
     shift
@@ -95,19 +95,19 @@ lists() {
 }
 
 fetch() {
-    [ "$(uname -m)" = x86_64 ] || fail "no packages for $(uname -m)" "the drivers are taken for x86_64 only"
+    [ "$(uname -m)" = x86_64 ] || fail "no packages for $(uname -m)" "the drivers are for x86_64 only"
     command -v apt-get >/dev/null || fail "no apt-get" "on another system unpack the packages of Debian $release into $folder yourself"
-    # The mirror that this machine uses.
+    # The mirror in use on this machine.
     local mirror
     mirror="$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian //p' | head -n 1)"
-    [ -n "$mirror" ] || fail "apt knows no mirror of Debian" "these drivers are taken from Debian $release; on another system unpack them into $folder yourself"
+    [ -n "$mirror" ] || fail "apt knows no mirror of Debian" "the drivers come from Debian $release; on another system unpack them into $folder yourself"
     lists "$mirror" "$release" "$release-backports"
     if [ ! -e "$folder/swiftshader" ]; then
         unpack swiftshader chromium-common
         describe swiftshader
     fi
     if [ ! -e "$folder/mesa" ]; then
-        # libdrm: the system's may be too old for the driver.
+        # The system's libdrm may be too old for the driver.
         unpack mesa mesa-vulkan-drivers="$mesa" {libdrm2,libdrm-amdgpu1}/"$release-backports" libllvm15
         describe lavapipe
         describe radv
@@ -149,7 +149,7 @@ case "${1:-}" in
         shift
         there "$name" || fail "no driver $name in $folder" "run tools/adapters.sh without arguments to fetch it"
         [ $# -gt 0 ] || fail "no command to run on $name" "tools/adapters.sh $name COMMAND…"
-        # Both names of the variable: older loaders know the second only.
+        # Older loaders know only the second variable.
         export VK_DRIVER_FILES="$folder/$name.json" VK_ICD_FILENAMES="$folder/$name.json"
         case "$name" in
             lavapipe | radv)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Opens the pages in headless Chromium and uses them as people do: tools/browser/*.mjs, each with the program as its
-# argument. Needs Rust, a Vulkan or Metal driver, Node and Chromium ($CHROMIUM, or what is installed).
+# Tests the pages in headless Chromium: runs tools/browser/*.mjs with the program as their argument. Needs Rust, a
+# Vulkan or Metal driver, Node and Chromium ($CHROMIUM, or the installed one).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

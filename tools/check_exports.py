@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compare what `lat-wgpu export --to timm` and `--to onnx` write with the program's own vectors.
+"""Compare embeddings of exports (`lat-wgpu export --to timm` and `--to onnx`) with the program's own.
 
     cargo build --release
     python3 tools/check_exports.py --program target/release/lat-wgpu [--model M.safetensors] [--goldens]
 
-Drawn figures, as PNG, are embedded by the program, by timm's ViT (tools/load_timm.py) and by ONNX Runtime, each with the
-model's own preprocessing. --goldens does the same with the tiny ViTs for every option in tests/goldens. Exit code 1 if a
-cosine is below 0.99999. Needs timm, torch, onnx, onnxruntime, safetensors, pillow >= 13.
+Synthetic images are embedded by the program, by timm's ViT (tools/load_timm.py) and by ONNX Runtime, each with the model's
+preprocessing. --goldens does the same with the tiny ViTs for every option in tests/goldens. Exit code 1 if a cosine is
+below 0.99999. Needs timm, torch, onnx, onnxruntime, safetensors, pillow >= 13.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MIN_COSINE = 0.99999
 
 
 def run(program, folder, *words):
-    """The program in a folder, with this Python for `--to onnx`."""
+    """Run the program in a folder, with this Python for `--to onnx`."""
     environment = {**os.environ, "LAT_PYTHON": sys.executable}
     done = subprocess.run([program, *words], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
@@ -39,36 +39,36 @@ def run(program, folder, *words):
 
 
 def by_onnx(path, images):
-    """The vectors of ONNX Runtime, in two batches of different lengths."""
+    """ONNX Runtime's embeddings, in two batches of different sizes."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    told = json.loads(session.get_modelmeta().custom_metadata_map["preprocess"])
-    if list(images.shape[2:]) != told["size"]:
-        sys.exit(f"error: {path} wants images of {told['size']}")
+    preprocess = json.loads(session.get_modelmeta().custom_metadata_map["preprocess"])
+    if list(images.shape[2:]) != preprocess["size"]:
+        sys.exit(f"error: {path} needs images of {preprocess['size']}")
     halves = images[:1], images[1:]
     return np.concatenate([session.run(["embedding"], {"image": half})[0] for half in halves])
 
 
 def compare(what, ours, native):
-    """Print how far vectors are from the native ones; whether they are close enough."""
+    """Print the difference from the native embeddings; True if small enough."""
     if ours.shape != native.shape:
         sys.exit(f"error: {what} gives {ours.shape}, the program {native.shape}")
     ours, native = ours.astype(np.float64), native.astype(np.float64)
     cosines = (ours * native).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(native, axis=1)
     error = np.abs(ours - native).max()
-    print(f"{what}: {len(native)} vectors, lowest cosine {cosines.min():.10f}, largest error {error:.1e}")
-    # Not `<`, which NaN would pass.
+    print(f"{what}: {len(native)} embeddings, lowest cosine {cosines.min():.10f}, largest error {error:.1e}")
+    # Not `<`, since NaN must fail.
     return bool((cosines >= MIN_COSINE).all())
 
 
 def check(program, folder, name, model, flags):
-    """Whether both exports of a model give the vectors of the program."""
-    run(program, folder, "embed", "--model", model, *flags, "pictures", "--out", "native.safetensors")
+    """True if both exports of a model give the embeddings of the program."""
+    run(program, folder, "embed", "--model", model, *flags, "images", "--out", "native.safetensors")
     for form, out in (("timm", "model.safetensors"), ("onnx", "model.onnx")):
         run(program, folder, "export", "--model", model, *flags, "--to", form, "--out", out)
     with safe_open(folder / "native.safetensors", framework="np") as file:
         native, paths = file.get_tensor("embeddings"), json.loads(file.metadata()["paths"])
     loaded = load_timm.load(folder / "model.safetensors")
-    images = loaded.preprocess([folder / "pictures" / path for path in paths])
+    images = loaded.preprocess([folder / "images" / path for path in paths])
     with torch.no_grad():
         vectors = loaded(images).numpy()
     good = compare(f"{name}, timm", vectors, native)
@@ -76,7 +76,7 @@ def check(program, folder, name, model, flags):
 
 
 def check_heads(program, folder, model):
-    """Whether part classifiers come through: random ones, against the reference in la_transformer.py."""
+    """True if exported part classifiers, with random weights, agree with the reference in la_transformer.py."""
     state, metadata = la_transformer.read_weights(model)
     rows, width, generator = metadata["model"]["grid"][0], state["cls_token"].shape[2], torch.manual_seed(0)
     shapes = {"fc1.weight": (256, width), "fc2.weight": (5, 256), "fc1.bias": (256,), "fc2.bias": (5,)}
@@ -94,7 +94,7 @@ def check_heads(program, folder, model):
     size, heads = metadata["preprocess"]["size"], metadata["model"]["heads"]
     reference = la_transformer.build_classifier(state, recipe, size=size, heads=heads)
     reference.heads.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("heads.")}, strict=False)
-    images = loaded.preprocess(sorted((folder / "pictures").iterdir()))
+    images = loaded.preprocess(sorted((folder / "images").iterdir()))
     with torch.no_grad():
         wanted = reference.logits(images)
         error = ((loaded.logits(images) - wanted).abs().max() / wanted.abs().max()).item()
@@ -122,7 +122,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         run(program, folder, "synth", "figures", "--persons", "8", "--cameras", "2", "--images", "1")
-        (folder / "figures/query").rename(folder / "pictures")
+        (folder / "figures/query").rename(folder / "images")
         good = check(program, folder, model.stem, model, [])
         good = check_heads(program, folder, REPOSITORY / "weights/demo.safetensors") and good
         for name, golden, flags in goldens() if arguments.goldens else ():

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Shows every assembled shader as HLSL to Microsoft's own compilers under Wine: DXC, and FXC where shader model 5.1 will do,
-# as wgpu calls them on Windows. Then compares arrays that stayed in registers although a variable indexes them, which
-# drivers may keep in memory, with tools/hlsl/INDEXED.md. Some four minutes on two cores; not a part of .ci/run.
+# Compiles every assembled shader as HLSL with Microsoft's compilers under Wine: DXC, and FXC for shader model 5.1,
+# called as wgpu does on Windows. Then compares arrays in registers that are indexed by a variable, which drivers may
+# keep in memory, with tools/hlsl/INDEXED.md. Takes about four minutes on two cores; not a part of .ci/run.
 #
 #   tools/check_hlsl.sh                  fails if a shader is refused or a kernel has more such arrays than its row
-#   tools/check_hlsl.sh --write          makes the table again
-#   tools/check_hlsl.sh --only PATTERN   variants whose name begins so (a pattern of grep -E), without the table
+#   tools/check_hlsl.sh --write          writes the table again
+#   tools/check_hlsl.sh --only PATTERN   variants with names that start with a pattern of grep -E, without the table
 #
-# Needs wine64, gcc-mingw-w64-x86-64 and libz-mingw-w64 of Debian, and npm: the compilers come with the package webgpu.
+# Needs Debian's wine64, gcc-mingw-w64-x86-64 and libz-mingw-w64, and npm: the compilers are in the package webgpu.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 table=tools/hlsl/INDEXED.md
-# What one shader may take; the slowest takes six, in FXC.
+# Time limit of a shader; the slowest takes six seconds in FXC.
 readonly SECONDS_EACH=120
 
 pattern=""
@@ -50,24 +50,24 @@ LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_varian
 x86_64-w64-mingw32-gcc -std=c17 -O1 -Wall -Wextra -Werror -o "$host/host.exe" tools/hlsl/host.c
 cp tools/node_modules/webgpu/dist/win32-x64/{dxcompiler,d3dcompiler_47}.dll "$zlib" "$host"
 
-# Pipelines with the same text once. FXC reads shader model 5.1, DXC begins at 6.0.
+# Compiles pipelines with the same text once. FXC reads shader model 5.1, DXC 6.0 and later.
 cd "$shaders"
 sha256sum -- *.hlsl |
     awk 'NR == FNR { text[$2] = $1; next } !seen[text[$1]]++' - hlsl.txt |
     { grep -E "^($pattern)" || true; } |
     awk '{ if ($2 == "cs_5_1") { print "fxc", $0; $2 = "cs_6_0" } print "dxc", $0 }' >jobs.txt
 if [ ! -s jobs.txt ]; then
-    echo "error: no variant's name begins with \`$pattern\`" >&2
+    echo "error: no variant's name starts with \`$pattern\`" >&2
     exit 1
 fi
 
-# Wine's own d3dcompiler isn't Microsoft's, and no questions are to be asked.
+# Uses Microsoft's d3dcompiler instead of Wine's, and disables dialogs.
 export WINEPREFIX="$host/prefix" WINEDEBUG=-all WINEDLLOVERRIDES="d3dcompiler_47=n;mscoree,mshtml="
 SECONDS=0
 code=0
 "$wine" "$host/host.exe" jobs.txt results.txt "$(nproc)" "$SECONDS_EACH" || code=$?
 if [ "$code" -gt 1 ]; then
-    # Whatever went wrong, the next run begins anew.
+    # After any error, the next run starts afresh.
     rm -rf "$WINEPREFIX"
     exit 1
 fi
@@ -76,14 +76,14 @@ for compiler in fxc dxc; do
     awk -v compiler="$compiler" -v pipelines="$(wc -l <hlsl.txt)" '
         $1 == compiler { count[$2]++; all++; took += $3; if ($3 > longest) { longest = $3; slowest = $6 } }
         END {
-            printf "%s: %d of %d different shaders accepted (of %d pipelines), %d refused, %d late; %.0f s of work, ", \
+            printf "%s: %d of %d different shaders accepted (of %d pipelines), %d refused, %d timed out; %.0f s of work, ", \
                 compiler, count["accepted"], all, pipelines, count["refused"], count["late"], took / 1000
             printf "longest %.1f s: %s\n", longest / 1000, slowest
         }' results.txt
 done
 echo "$SECONDS s in Wine"
 
-# The worst of each kernel and compiler, `| kernel | compiler | arrays | places |`, those without any left out.
+# The worst of each kernel and compiler, `| kernel | compiler | arrays | places |`, without those that have none.
 awk '$4 + $5 > 0 {
     split($6, word, "-"); sub(/[+.].*/, "", word[2])
     row = "| " word[1] " " word[2] " | " $1 " |"
@@ -93,7 +93,7 @@ awk '$4 + $5 > 0 {
 cd - >/dev/null
 
 if [ "$code" != 0 ]; then
-    echo "hint: the sources that were refused are in $shaders" >&2
+    echo "hint: the refused sources are in $shaders" >&2
     exit 1
 fi
 if [ -n "$pattern" ]; then
@@ -114,7 +114,7 @@ else
             worse = 1
         }
         END { exit worse }' "$table" "$shaders/indexed.txt" || {
-        echo "hint: tools/check_hlsl.sh --write, if that is meant" >&2
+        echo "hint: if this is intended, run tools/check_hlsl.sh --write" >&2
         exit 1
     }
     echo "no kernel has more indexed arrays than its row in $table"

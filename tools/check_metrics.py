@@ -4,12 +4,12 @@
     python3 tools/check_metrics.py --write tests/goldens/metrics.json
     python3 tools/check_metrics.py --program target/debug/lat-wgpu
 
-The first command writes 200 random galleries and what numpy makes of them, for `cargo test --test evaluate`. The second
-has the program score the same galleries, each under one of the protocols in turn (--all: under every one). Vectors are
-small integers, so that distances are exact and many are equal; every figure must agree to 1e-12.
+The first command writes 200 random galleries with numpy's results, for `cargo test --test evaluate`. The second scores the
+same galleries by the program, each with one of the protocols in turn (--all: with every one). Embeddings are small
+integers, so that distances are exact and many are equal. Every figure must agree to 1e-12.
 
-Everything is written down from the definitions: rankings are sorted as a whole, curves are counted for every
-threshold, re-ranking holds its matrices dense, all in f64.
+Everything follows the definitions directly, in f64: rankings are sorted completely, curves have every threshold, and
+re-ranking uses dense matrices.
 """
 
 import argparse
@@ -29,7 +29,7 @@ RATES = (1e-2, 1e-3, 1e-4)
 GALLERIES = 200
 TOLERANCE = 1e-12
 
-# Name -> protocol, AP, whether cameras are ignored.
+# Name -> protocol, AP, True if cameras are ignored.
 VARIANTS = {
     "standard": ("standard", "plain", False),
     "standard_trapezoid": ("standard", "trapezoid", False),
@@ -52,8 +52,8 @@ def mix(x):
 
 
 def random_bits(seed, stream, index):
-    """The program's counting random numbers (src/rng.rs), which decide the galleries of the single-shot protocol;
-    of arrays of u32, whose upper halves as u64 are 0."""
+    """The program's counter-based random numbers (src/rng.rs) for the galleries of the single-shot protocol, for u32
+    arguments."""
     value = np.uint32(0x9E3779B9)
     for word in (seed, stream, index):
         for half in (np.uint32(word), np.uint32(0)):
@@ -62,7 +62,7 @@ def random_bits(seed, stream, index):
 
 
 def lots(rows):
-    """For each repetition and gallery row, the number whose smallest wins: (repetitions, rows)."""
+    """Random numbers (repetitions, rows); the row with a person's smallest is drawn."""
     return random_bits(0, np.arange(REPETITIONS)[:, None], np.arange(rows)[None])
 
 
@@ -78,7 +78,7 @@ def average_precision(hits, kind):
     ranking = np.asarray(hits)
     precision = ranking.cumsum() / np.arange(1, len(ranking) + 1)
     if kind == "trapezoid":
-        # At each place the precision just before it; nothing is wrong yet before the first.
+        # The precision just before each rank, which is 1 before the first.
         old = np.concatenate([[1.0], precision[:-1]])
         precision = (old + precision) / 2
     return precision[ranking].mean() if ranking.any() else 0.0
@@ -92,7 +92,7 @@ def scores_of_ranking(hits, kind):
 
 
 def visible(case, query, protocol, ignore_cameras):
-    """Which gallery rows a query is compared with."""
+    """Mask of the gallery rows that a query is compared with."""
     persons, cameras = case["gallery"][1:]
     person, camera = (values[query] for values in case["queries"][1:])
     seen = np.ones(len(persons), bool)
@@ -153,7 +153,7 @@ def evaluate(case, distances, variant):
 
 
 def verification(case, distances):
-    """Equal error rate and TPR at each of RATES and at 0.2, counted for every distance that occurs."""
+    """Equal error rate, and TPR at each of RATES and at 0.2, with every distance as a threshold."""
     same, different = [], []
     persons = case["gallery"][1]
     for query, person in enumerate(case["queries"][1]):
@@ -168,7 +168,7 @@ def verification(case, distances):
     thresholds = np.unique(np.concatenate([same, different]))
     tpr = np.array([0.0] + [(same <= t).mean() for t in thresholds])
     fpr = np.array([0.0] + [(different <= t).mean() for t in thresholds])
-    # Where fpr - (1 - tpr), which never falls, crosses 0 on a straight line between two points.
+    # Interpolates where fpr - (1 - tpr), which never falls, crosses 0.
     gap = fpr - (1 - tpr)
     after = int(np.flatnonzero(gap >= 0)[0])
     part = -gap[after - 1] / (gap[after] - gap[after - 1])
@@ -228,7 +228,7 @@ def random_case(number):
 
     gallery = images(random.integers(4, 36), JUNK)
     own = number % 5 == 4
-    # Now and then a query that is nobody.
+    # Some queries are nobody.
     queries = gallery if own else images(random.integers(1, 8), JUNK if number % 7 == 0 else 1)
     return {"queries": queries, "gallery": gallery, "query_is_gallery": bool(own)}
 
@@ -238,7 +238,7 @@ def rerank_case(number):
     random = np.random.default_rng(10_000 + number)
     k1, k2, blend = [(20, 6, 0.3), (5, 2, 0.3), (7, 3, 0.5), (9, 1, 0.0), (1, 6, 0.3), (20, 6, 1.0)][number % 6]
     count = int(random.integers(12, 45))
-    # The third round is full of images that are equal.
+    # The third round has many equal images.
     vectors = random.integers(0, 3 if number >= 12 else 10, (count, 2 if number >= 12 else 4))
     queries = count if number % 5 == 4 else int(random.integers(2, 6))
     return vectors, queries, 0 if queries == count else queries, k1, k2, blend
@@ -259,7 +259,7 @@ def golden():
     for number in range(18):
         vectors, queries, gallery, k1, k2, blend = rerank_case(number)
         result = rerank(squared_distances(vectors, vectors), queries, gallery, k1, k2, blend)
-        # Of every result some rows, or this would be most of the file.
+        # Keeps some rows of each result, to limit the size of the file.
         reranked.append(
             {
                 "vectors": vectors.tolist(),
@@ -276,7 +276,7 @@ def golden():
 
 
 def write_embeddings(file, values, paths):
-    """A file as `lat-wgpu embed` writes it."""
+    """Write a file as `lat-wgpu embed` does."""
     values = np.asarray(values, "<f4")
     header = {
         "__metadata__": {"paths": json.dumps(paths)},
@@ -287,13 +287,13 @@ def write_embeddings(file, values, paths):
 
 
 def names(persons, cameras):
-    """Names as Market-1501 has them; the numbers behind keep images apart."""
+    """Names as in Market-1501; the last numbers distinguish images."""
     marks = [f"{person:04}" if person >= 0 else str(person) for person in persons.tolist()]
     return [f"{mark}_c{camera}s1_{i:06}_00.jpg" for i, (mark, camera) in enumerate(zip(marks, cameras))]
 
 
 def run_program(program, folder, case, variant, more=()):
-    """The program's JSON for a case, or None where it says that no query has a match."""
+    """The program's JSON for a case, or None if it reports that no query has a match."""
     protocol, kind, ignore_cameras = VARIANTS[variant]
     files = {}
     for side in ("queries", "gallery"):
@@ -314,7 +314,7 @@ def run_program(program, folder, case, variant, more=()):
 
 
 def differences(got, wanted):
-    """What is wrong with the program's scores, in words."""
+    """Descriptions of the differences in the program's scores."""
     if got is None or wanted["means"] is None:
         return [] if got is None and wanted["means"] is None else [f"{got} for {wanted}"]
     figures = dict(zip(("rank1", "rank5", "rank10", "rank20", "map", "minp"), wanted["means"]))
@@ -338,7 +338,7 @@ def check_program(program, every_variant):
                 wrong += [f"gallery {number}, {variant}: {text}" for text in found]
                 compared += 1
             if number % 10 == 0:
-                # Re-ranked: all images in one list, the gallery at its end.
+                # For re-ranking, all images are in one list, with the gallery at its end.
                 own = case["query_is_gallery"]
                 both = case["gallery"][0] if own else np.concatenate([case["queries"][0], case["gallery"][0]])
                 queries = len(case["queries"][0])
@@ -364,7 +364,7 @@ def main():
     arguments = parser.parse_args()
     if not arguments.write and not arguments.program:
         parser.error("--write FILE or --program LAT-WGPU is needed")
-    # Products of u32 are meant to wrap.
+    # Products of u32 must wrap.
     np.seterr(over="ignore")
     if arguments.write:
         arguments.write.write_text(json.dumps(golden(), separators=(",", ":")) + "\n")

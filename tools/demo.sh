@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From a fresh Debian or Ubuntu machine with Rust to a report: a software driver if no adapter is found, build, `lat-wgpu demo`.
-# LAT_PROGRAM names a program that is built already. Output goes to target/; only the driver is installed on the machine.
-# Arguments go to the demo, such as --seed 1.
+# Runs `lat-wgpu demo` on a fresh Debian or Ubuntu machine with Rust: installs a software driver if no adapter is found,
+# and builds the program unless LAT_PROGRAM names one. Output goes to target/. Arguments, such as --seed 1, go to the
+# demo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,9 +20,9 @@ if [ -z "$program" ]; then
 fi
 
 if ! "$program" info >/dev/null 2>&1; then
-    echo "No graphics adapter is found: a software Vulkan driver (Mesa's) is installed"
+    echo "No graphics adapter found: installing Mesa's software Vulkan driver"
     if ! command -v apt-get >/dev/null; then
-        echo "error: no apt-get here: install a Vulkan driver by hand" >&2
+        echo "error: no apt-get: install a Vulkan driver by hand" >&2
         exit 1
     fi
     root=()
@@ -32,13 +32,13 @@ if ! "$program" info >/dev/null 2>&1; then
         apt-get install --yes --no-install-recommends libvulkan1 mesa-vulkan-drivers
 fi
 
-# Debian 12's Mesa is an old one.
+# Debian 12's Mesa is old.
 if grep -qs '^VERSION_ID="12"' /etc/os-release && grep -qs '^ID=debian' /etc/os-release &&
     "$program" info 2>/dev/null | sed -n '/^\*/,/^    CPU/p' | grep -q 'llvmpipe Mesa 22'; then
-    echo "note: a newer Mesa's software adapter is about 1.5 times as fast. To fetch Debian's newest and run on it:"
+    echo "note: the software adapter of a newer Mesa is about 1.5 times as fast. To fetch and use Debian's newest:"
     echo "      tools/adapters.sh && tools/adapters.sh lavapipe-newest $program demo --out $target/demo-newest"
 fi
 
-echo "[2/2] Drawing, training, scoring: about a minute on two cores; the report comes to $target/demo"
+echo "[2/2] Drawing, training, scoring: about a minute on two cores; the report will be in $target/demo"
 rm -rf "$target/demo"
 "$program" demo --out "$target/demo" "$@"

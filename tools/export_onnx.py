@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write what `lat-wgpu export --to timm` wrote as ONNX; `lat-wgpu export --to onnx` runs this file.
+"""Convert a file of `lat-wgpu export --to timm` to ONNX; `lat-wgpu export --to onnx` runs this script.
 
     python3 tools/export_onnx.py MODEL.safetensors OUT.onnx
 
-Input `image` (N, 3, H, W), f32: R, G, B by 255, minus mean, over deviation. Output `embedding` (N, R*D), f32, rows of
-length 1. N is free. How images are prepared stands in the file's metadata, `preprocess`. Needs onnx, numpy and
-safetensors; operator set 17, which ONNX Runtime has since 1.12.
+Input `image` (N, 3, H, W), f32: R, G, B divided by 255, minus mean, divided by deviation. Output `embedding` (N, R*D), f32,
+rows of length 1. N is free. The file's metadata entry `preprocess` describes the preparation of images. Needs onnx, numpy
+and safetensors. Uses operator set 17, which ONNX Runtime supports since 1.12.
 """
 
 import json
@@ -21,12 +21,12 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}")
 
-# Beyond this, protobuf can't hold the file.
+# Largest file that protobuf can hold.
 MOST_BYTES = 2_000_000_000
 
 
 class Graph:
-    """Nodes and initialisers in the making; every method gives the name of its result."""
+    """Nodes and initialisers of a graph; every method returns the name of its result."""
 
     def __init__(self):
         self.nodes, self.initialisers = [], []
@@ -48,7 +48,7 @@ class Graph:
 
 
 class Vit:
-    """The network of a file, node by node. B is written as 0, "as before", where a shape asks for it."""
+    """The network of a file, node by node. In shapes, 0 copies the batch dimension."""
 
     def __init__(self, state, metadata):
         self.state, self.graph = state, Graph()
@@ -57,17 +57,17 @@ class Vit:
         self.stride = self.model["stride"]
         self.rows, self.columns = self.model["grid"]
 
-    def weight(self, name, turned=False):
-        """A tensor of the file as an initialiser, for `x @ w` turned."""
+    def weight(self, name, transposed=False):
+        """A tensor of the file as an initialiser, transposed for `x @ w`."""
         values = self.state[name]
-        return self.graph.constant(name, values.T if turned else values)
+        return self.graph.constant(name, values.T if transposed else values)
 
     def norm(self, x, name):
         weights = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
         return self.graph.node("LayerNormalization", x, *weights, axis=-1, epsilon=self.model["ln_eps"])
 
     def linear(self, x, name):
-        product = self.graph.node("MatMul", x, self.weight(f"{name}.weight", turned=True))
+        product = self.graph.node("MatMul", x, self.weight(f"{name}.weight", transposed=True))
         return self.graph.node("Add", product, self.weight(f"{name}.bias"))
 
     def residual(self, x, branch, scale):
@@ -96,7 +96,7 @@ class Vit:
         return self.linear(g.node("Reshape", mixed, g.integers(0, -1, self.width)), f"{name}.proj")
 
     def embed(self):
-        """`image` -> the name of the tokens (N, T, D) before block 0, and the number of tokens before the patches."""
+        """Name of the tokens (N, T, D) of `image` before block 0, and number of tokens before the patches."""
         g, state = self.graph, self.state
         bias = [self.weight("patch_embed.proj.bias")] if "patch_embed.proj.bias" in state else []
         weight = self.weight("patch_embed.proj.weight")
@@ -105,7 +105,7 @@ class Vit:
         patches = g.node("Reshape", patches, g.integers(0, self.width, count))
         patches = g.node("Transpose", patches, perm=[0, 2, 1])
 
-        # Rows of the table belong to the patches and to the first tokens before them.
+        # The table has rows for the patches and for the first tokens before them.
         names = [name for name in ("cls_token", "dist_token", "reg_token") if name in state]
         prefix = np.concatenate([state[name] for name in names], 1)
         table = state["pos_embed"]
@@ -142,7 +142,7 @@ class Vit:
         ), count
 
     def build(self):
-        """The length of an embedding; the nodes lead from `image` to `embedding`."""
+        """Add all nodes from `image` to `embedding`, and return the dimensions of an embedding."""
         g = self.graph
         x, prefix = self.embed()
         depth = 1 + max(int(name.split(".")[1]) for name in self.state if name.startswith("blocks."))
@@ -171,7 +171,7 @@ def convert(state, metadata):
         vit.graph.initialisers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="lat-wgpu")
-    # The format of that operator set's time; newer libraries would stamp their own.
+    # The format that came with this operator set, instead of the library's newest.
     model.ir_version = 8
     preprocess = {**metadata["preprocess"], "channels": "RGB", "scale": 1 / 255}
     helper.set_model_props(
@@ -187,7 +187,7 @@ def main():
     with safe_open(source, framework="np") as file:
         metadata = json.loads((file.metadata() or {}).get("lat_wgpu", "{}"))
     if "timm" not in metadata:
-        sys.exit(f"error: {source} is not a file that `lat-wgpu export --to timm` wrote")
+        sys.exit(f"error: {source} is not a file of `lat-wgpu export --to timm`")
     state = {name: values.astype(np.float32) for name, values in load_file(source).items()}
     if sum(values.nbytes for values in state.values()) > MOST_BYTES:
         sys.exit("error: the weights have more than 2 GB, which one ONNX file can't hold")

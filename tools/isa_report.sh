@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What AMD's real instruction set makes of the shaders, without a card: every variant through naga and Mesa's RADV on a
-# device that runs nothing, which needs the drivers of tools/adapters.sh. And what the driver that is there says of them.
+# Reports on the AMD machine code of the shaders, without a GPU: compiles every variant by naga and Mesa's RADV for a
+# null device, with the drivers of tools/adapters.sh. With --any, reports the statistics of the installed driver.
 #
-#   tools/isa_report.sh --check               fails if a hot kernel spills or falls under its row in tools/isa_report/TABLE.md
-#   tools/isa_report.sh --write               makes the table again
+#   tools/isa_report.sh --check               fails if a hot kernel spills or is worse than its row in TABLE.md
+#   tools/isa_report.sh --write               writes the table again
 #   tools/isa_report.sh --show FAMILY NAME    one kernel's statistics and machine code; without a name: all names
 #   tools/isa_report.sh --any [--json] [--adapter NAME] [--seconds S]
-#                                             registers, stack and spills of every pipeline on the driver that is there,
-#                                             where it has VK_KHR_pipeline_executable_properties
+#                                             registers, stack and spills of every pipeline on the installed driver,
+#                                             if it has VK_KHR_pipeline_executable_properties
 set -euo pipefail
 cd "$(dirname "$0")/.."
 table=tools/isa_report/TABLE.md
@@ -21,7 +21,7 @@ case "${1:-} $#" in
     *) usage ;;
 esac
 if [ "$1" != --any ] && [[ "$(tools/adapters.sh --list)" == *"radv: not there"* ]]; then
-    echo "error: no driver that compiles for AMD cards" >&2
+    echo "error: no driver that compiles for AMD GPUs" >&2
     echo "hint: tools/adapters.sh fetches it" >&2
     exit 1
 fi
@@ -32,7 +32,7 @@ rm -rf "$shaders"
 LAT_SHADER_OUT="$shaders" cargo test --quiet --test shader_contract every_variant_translates >/dev/null
 CARGO_TARGET_DIR="$target/isa_report" cargo build --quiet --locked --manifest-path tools/isa_report/Cargo.toml
 
-# Mesa says that a device that doesn't exist has no place on the bus.
+# Mesa complains that a null device has no PCI bus.
 report() {
     MESA_SHADER_CACHE_DISABLE=true tools/adapters.sh radv "$target/isa_report/debug/isa_report" "$shaders" "$@" \
         2> >(grep -v "invalid pci bus info" >&2 || true)

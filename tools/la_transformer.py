@@ -1,8 +1,8 @@
 """The Locally Aware Transformer in plain PyTorch: the reference that the engine is compared with.
 
-A pre-norm ViT whose modules carry timm's names, so that a state dict is a weights file as it stands, and on
-top of it GELT (row means blended with the class token, equation 6 of the paper), the embedding, the part
-classifiers, and blockwise training with its presets (algorithm 1).
+A pre-norm ViT with timm's module names, so that a state dict is a weights file unchanged. On top of it: GELT (row
+means blended with the class token, equation 6 of the paper), the embedding, the part classifiers, and blockwise
+training with its presets (algorithm 1).
 Shapes: B images, T tokens (class, then distillation or registers, then patches row by row), D width,
 R parts, K persons.
 """
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from safetensors import safe_open
 from torch import nn
 
-# Mean and standard deviation of R, G, B on the 0..1 scale, by the name the command line gives them.
+# Mean and standard deviation of R, G, B on the 0..1 scale, by the name on the command line.
 NORMALIZE = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -28,14 +28,14 @@ NORMALIZE = {
 # Width of the part classifiers between their two layers.
 HIDDEN = 256
 
-# Tensors that a weights file may hold and the backbone doesn't use: classification heads, DINOv2's mask token
-# (used in pretraining only), and the part classifiers and optimiser state of a trained model.
+# Tensors of weights files that the backbone doesn't use: classification heads, DINOv2's mask token (for pretraining
+# only), and the part classifiers and optimiser state of a trained model.
 IGNORED = ("head.", "head_dist.", "mask_token", "heads.", "state.")
 
 
 @dataclass
 class Config:
-    """Every dimension and option that decides a shape or a formula of the network."""
+    """All options that determine shapes and formulas of the network."""
 
     width: int
     depth: int
@@ -55,17 +55,17 @@ class Config:
 
     @property
     def grid(self):
-        """(rows, columns) of patches; pixels past the last whole patch are not looked at."""
+        """(rows, columns) of patches; pixels after the last whole patch are ignored."""
         return tuple((side - self.patch) // self.stride + 1 for side in self.size)
 
 
 @dataclass
 class Gelt:
-    """How tokens become parts: the flags of the same names."""
+    """Settings of the parts, named like the flags."""
 
     lam: float = 0.8
     lambda_on: str = "class"  # class: (Q + lam G) / (1 + lam); local: (G + lam Q) / (1 + lam)
-    tokens: str = "gelt"  # local: Q alone; global: G alone, once per part
+    tokens: str = "gelt"  # local: only Q; global: only G, once per part
     parts: str = "rows"  # rows: one part per grid row, top to bottom; 1: one mean over all positions
 
 
@@ -131,7 +131,7 @@ class Block(nn.Module):
 
 
 class PartClassifier(nn.Module):
-    """The scores that one part gives every person: (B, D) -> (B, K)."""
+    """Scores of all persons for one part: (B, D) -> (B, K)."""
 
     def __init__(self, width, classes, relu, dropout):
         super().__init__()
@@ -142,13 +142,13 @@ class PartClassifier(nn.Module):
 
     def forward(self, part):
         x = self.bn(self.fc1(part))
-        if self.relu:  # the paper has it, the released code doesn't
+        if self.relu:  # in the paper, but not in the released code
             x = F.relu(x)
         return self.fc2(F.dropout(x, self.dropout, self.training))
 
 
 class LaTransformer(nn.Module):
-    """Images to part features. `forward` gives the embedding; `tokens` and `parts` are its two halves."""
+    """Images to embeddings. `forward` is `tokens`, `parts` and `embed`."""
 
     def __init__(self, config, gelt=None):
         super().__init__()
@@ -164,7 +164,7 @@ class LaTransformer(nn.Module):
         self.norm = nn.LayerNorm(c.width, eps=c.ln_eps)
 
     def add_heads(self, classes, relu, dropout):
-        """Put a part classifier on each part, for training and for `logits`."""
+        """Add a classifier for each part, for training and for `logits`."""
         count = 1 if self.gelt.parts == "1" else self.config.grid[0]
         width = self.config.width
         self.heads = nn.ModuleList(PartClassifier(width, classes, relu, dropout) for _ in range(count))
@@ -174,8 +174,8 @@ class LaTransformer(nn.Module):
         patches = self.patch_embed(images)
         prefix = [p for p in (self.cls_token, self.dist_token, self.reg_token) if p is not None]
         prefix = torch.cat(prefix, 1).expand(len(images), -1, -1)
-        # The table's rows belong to the patches and to the first tokens of the prefix: to all of them, to
-        # the class token alone, or to none.
+        # The table has rows for the patches, and for all tokens of the prefix, for the class token only, or for
+        # none.
         n = self.pos_embed.shape[1] - patches.shape[1]
         head, tail = self.pos_embed[:, :n], self.pos_embed[:, n:]
         x = torch.cat([prefix[:, :n] + head, prefix[:, n:], patches + tail], 1)
@@ -185,8 +185,8 @@ class LaTransformer(nn.Module):
         return self.norm(x)
 
     def rollout(self, images):
-        """(B, 3, H, W) normalised pixels -> (B, T): the share of each input token in the class token, by attention
-        rollout (Abnar and Zuidema 2020): the product of every block's (A + I) / 2, heads by their mean."""
+        """(B, 3, H, W) normalised pixels -> (B, T): the share of each input token in the class token by attention
+        rollout (Abnar and Zuidema 2020): the product of (A + I) / 2 of all blocks, with A the mean over heads."""
         self.tokens(images)
         identity = torch.eye(self.blocks[0].attn.mean_weights.shape[-1], dtype=images.dtype)
         product = identity
@@ -215,7 +215,7 @@ class LaTransformer(nn.Module):
         return parts.flatten(1) / math.sqrt(parts.shape[1])
 
     def classify(self, parts):
-        """(B, parts, D) -> (R, B, K), what each part's classifier says."""
+        """(B, parts, D) -> (R, B, K): the scores of each part's classifier."""
         return torch.stack([head(part) for head, part in zip(self.heads, parts.unbind(1))])
 
     def logits(self, images):
@@ -227,16 +227,15 @@ class LaTransformer(nn.Module):
 
 
 def square_root(n):
-    """The side of a square of `n` positions, or None where `n` is no square."""
+    """The side of a square of `n` positions, or None if `n` is no square."""
     side = math.isqrt(n)
     return side if n > 0 and side * side == n else None
 
 
 def split_position_rows(rows, prefix, wanted=None):
-    """How many of a position table's `rows` belong to prefix tokens: all of them, the class token's, or none.
+    """Number of a position table's `rows` that belong to prefix tokens: those of all tokens, the class token's, or none.
 
-    The reading that leaves exactly the `wanted` number of positions comes first; without one (or with no
-    size asked for) the first that leaves a square.
+    Prefers the number that leaves `wanted` positions; otherwise takes the first that leaves a square.
     """
     readings = [n for n in dict.fromkeys((prefix, 1, 0)) if rows > n]
     for n in readings:
@@ -245,14 +244,14 @@ def split_position_rows(rows, prefix, wanted=None):
     for n in readings:
         if square_root(rows - n):
             return n
-    raise ValueError(f"a position table of {rows} rows is not square under any reading: give the size")
+    raise ValueError(f"a position table of {rows} rows has no square part: give the size")
 
 
 def fit_positions(table, prefix, grid):
-    """Position table (rows, D) f32 for a `grid`, by timm's rule; prefix rows are never touched.
+    """Position table (rows, D) f32 for a `grid` by timm's rule. Prefix rows stay unchanged.
 
-    A table with the grid's count of positions stands as it is, unless it is square and the grid is not;
-    any other has to be square and is resized (bicubic, antialiased, corners not aligned).
+    A table with the grid's number of positions stays unchanged, unless it is square and the grid is not. Any other
+    must be square and is resized (bicubic, antialiased, corners not aligned).
     """
     n = split_position_rows(len(table), prefix, grid[0] * grid[1])
     head, tail = table[:n], table[n:]
@@ -267,7 +266,7 @@ def fit_positions(table, prefix, grid):
 
 
 def read_config(state, size=None, stride=None, heads=None, act=None, ln_eps=None):
-    """The `Config` that a state dict in timm's names describes; arguments that are given win."""
+    """The `Config` of a state dict in timm's names; given arguments take precedence."""
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     dist, registers = "dist_token" in state, state["reg_token"].shape[1] if "reg_token" in state else 0
     if size is None:
@@ -307,9 +306,9 @@ def build_model(state, gelt=None, **settings):
 
 
 def read_weights(path):
-    """A safetensors file: its tensors by name, and the `lat_wgpu` part of its metadata as a dict.
+    """Read a safetensors file: tensors by name, and the `lat_wgpu` entry of its metadata as a dict.
 
-    What a training run keeps for itself (`state.`) is left out; not every PyTorch knows its element types.
+    Omits the state of a training run (`state.`), since not every PyTorch knows its element types.
     """
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("state.")}
@@ -318,9 +317,9 @@ def read_weights(path):
 
 
 def load_model(path, gelt=None, **settings):
-    """The model of a safetensors file in timm's names, and its (mean, std) or None where the file has none.
+    """The model of a safetensors file in timm's names, and its (mean, std), or None if the file has none.
 
-    A setting that is not given comes from the file's metadata, else from the tensors.
+    Settings that are not given come from the file's metadata, else from the tensors.
     """
     state, metadata = read_weights(path)
     preprocess, stored = metadata.get("preprocess", {}), metadata.get("model", {})
@@ -354,20 +353,19 @@ def normalize(pixels, mean_std, dtype=torch.float32):
 
 @dataclass
 class Recipe:
-    """What a preset decides about a step; the values here are the paper's. Images, their order and their
-    flips are the caller's."""
+    """Settings of a training step; the defaults are the paper's. The caller chooses images, order and flips."""
 
     epochs: int = 30
     lr: float = 3e-4
     lr_decay: float = 0.85
-    decay_every_interval: bool = False  # also after the last block has opened
+    decay_every_interval: bool = False  # also when all blocks train
     warmup_epochs: int = 0
     cosine: bool = False
     unfreeze_every: int = 2
     first_unfreeze: int = 1
-    all_open: bool = False  # every block, from the start
+    all_open: bool = False  # trains every block from the start
     freeze_embeddings: bool = True
-    optimizer: str = "adam"  # weight decay as L2 in the gradient; adamw: apart from it
+    optimizer: str = "adam"  # adam: weight decay as L2 in the gradient; adamw: decoupled
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # 0: off
     smoothing: float = 0.0
@@ -379,7 +377,7 @@ class Recipe:
 
 OPEN = {"all_open": True, "freeze_embeddings": False, "lr_decay": 1.0}
 
-# Identity sampler, erasing and crop of `strong` are the caller's, as all images are.
+# The caller applies identity sampler, erasing and crop of `strong`.
 PRESETS = {
     "paper": Recipe(),
     "released-code": Recipe(
@@ -416,20 +414,20 @@ def group_of(name):
 
 
 def open_blocks(recipe, depth, epoch):
-    """How many blocks train in an epoch (from 0), counted from the last one."""
+    """Number of blocks, from the last, that train in an epoch (from 0)."""
     return depth if recipe.all_open else min(depth, recipe.first_unfreeze + epoch // recipe.unfreeze_every)
 
 
 def learning_rate(recipe, depth, step, steps_per_epoch):
-    """The rate of a step (from 0).
+    """Learning rate of a step (from 0).
 
-    Decay is by epoch: at every epoch that may open a block and finds one closed (or for ever). Warm-up and
-    cosine are by step: up a straight line that reaches the full rate in the warm-up's last step, then down
-    half a wave that would reach 0 one step after the run.
+    Decay is by epoch: in every epoch that may unfreeze a block, while one is frozen (or in every such epoch). Warm-up and
+    cosine are by step: a linear rise to the full rate in the last step of the warm-up, then half a cosine wave to 0
+    one step after the run.
     """
     decays = 0
     for opening in range(step // steps_per_epoch // recipe.unfreeze_every + 1):
-        # At the first opening all blocks are closed; at a later one, what the one before left closed.
+        # The first time all blocks are frozen; later, those that the time before left frozen.
         closed = opening == 0 or recipe.first_unfreeze + opening - 1 < depth
         decays += closed or recipe.decay_every_interval
     lr = recipe.lr * recipe.lr_decay**decays
@@ -440,7 +438,7 @@ def learning_rate(recipe, depth, step, steps_per_epoch):
 
 
 def build_classifier(state, recipe, **settings):
-    """`build_model` with the part classifiers (`heads.`) of the state dict on it."""
+    """`build_model` with the part classifiers (`heads.`) of the state dict."""
     model = build_model(state, recipe.gelt, **settings)
     heads = {name[6:]: tensor.float() for name, tensor in state.items() if name.startswith("heads.")}
     model.add_heads(len(heads["0.fc2.bias"]), recipe.relu, recipe.dropout)
@@ -449,7 +447,7 @@ def build_classifier(state, recipe, **settings):
 
 
 def set_trainable(model, recipe, epoch):
-    """Freeze and open parameters as an epoch (from 0) wants it; the number of parameters that train."""
+    """Freeze and unfreeze parameters for an epoch (from 0); returns the number of parameters that train."""
     depth = model.config.depth
     first = depth - open_blocks(recipe, depth, epoch)
     trainable = {"norm", "heads"} | {f"blocks.{i}" for i in range(first, depth)}
@@ -461,8 +459,8 @@ def set_trainable(model, recipe, epoch):
 
 
 def make_optimizer(model, recipe):
-    """The optimiser over all parameters. It passes over those that have no gradient, so a parameter's own
-    step count begins when it is opened."""
+    """The optimiser of all parameters. It skips parameters without a gradient, so a parameter's step count starts when
+    it is unfrozen."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     settings = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": recipe.weight_decay}
     return kind(model.parameters(), lr=recipe.lr, **settings)
@@ -474,8 +472,8 @@ def loss_of(logits, labels, smoothing=0.0):
 
 
 def triplet_loss(parts, labels, margin):
-    """Batch-hard triplet loss (Hermans 2017, section 2.2) of (B, R, D) parts, the parts of an image taken as one
-    vector: mean over the batch, where an image without another of its person, or of another person, counts 0."""
+    """Batch-hard triplet loss (Hermans 2017, section 2.2) of (B, R, D) parts, with the parts of an image as one vector:
+    the mean over the batch. An image without another of its person, or of another person, counts 0."""
     rows = parts.flatten(1)
     distances = (rows[:, None] - rows).square().sum(2).clamp(min=1e-12).sqrt()
     same = labels[:, None] == labels
@@ -504,7 +502,7 @@ def backward(model, recipe, images, labels):
 
 @dataclass
 class Step:
-    """What a training step tells, all of it before the update."""
+    """Figures of a training step, before the update."""
 
     loss: float
     lr: float

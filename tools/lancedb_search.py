@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
-"""Search embeddings with LanceDB: the recommended way past a million vectors.
+"""Search embeddings with LanceDB: recommended for more than a million embeddings.
 
     lat-wgpu embed --model M.safetensors GALLERY --out gallery.parquet
     python3 tools/lancedb_search.py gallery.parquet --database index.lance
 
-loads what `lat-wgpu embed`, `merge` or `reduce --apply` wrote as .parquet into a LanceDB table as it is, builds an IVF-PQ
-index over it (a small gallery is searched without one, exactly), searches and prints recall@10: how many of the ten
-truly nearest images were found. The truth is an exact search over the same file, or with --exact what `lat-wgpu
-search --top 10 --json` found:
+loads a .parquet file of `lat-wgpu embed`, `merge` or `reduce --apply` into a LanceDB table, builds an IVF-PQ index (a small
+gallery is searched exactly, without one), searches and prints recall@10: the share of the ten nearest images that are
+found. The nearest images come from an exact search of the same file, or with --exact from `lat-wgpu search --top 10
+--json`:
 
     lat-wgpu search --gallery gallery.parquet --model M.safetensors --query QUERIES --top 10 --json exact.json
     lat-wgpu embed --model M.safetensors QUERIES --out queries.parquet
     python3 tools/lancedb_search.py gallery.parquet --queries queries.parquet --exact exact.json
 
-DATABASE is a folder or a place in object storage (s3://, gs://, az://); a table that is there is searched as it is.
-Vectors of more than 2,048 numbers are better reduced first: `lat-wgpu reduce`. Distance is squared Euclidean, as
-everywhere in lat-wgpu.
+DATABASE is a folder or an address in object storage (s3://, gs://, az://); an existing table is searched unchanged.
+Embeddings of more than 2,048 dimensions should be reduced first by `lat-wgpu reduce`. Distances are squared Euclidean, as in
+lat-wgpu.
 
     python3 tools/lancedb_search.py --self-test
 
-makes galleries of its own and checks the way through. Needs lancedb, pyarrow and numpy; tested with lancedb 0.40.0.
+makes galleries and checks the whole process. Needs lancedb, pyarrow and numpy; tested with lancedb 0.40.0.
 """
 
 import argparse
@@ -37,24 +37,24 @@ import pyarrow.parquet as pq
 from lancedb.index import IvfPq
 
 TABLE = "gallery"
-# Fewer rows are searched without an index: that is exact, and quick enough.
+# Fewer rows are searched without an index, which is exact and fast enough.
 FEWEST_FOR_INDEX = 5_000
-# Rows that are read at a time.
+# Rows to read at a time.
 BATCH = 4_096
 
 
 def batches(file):
-    """The paths and (rows, D) f32 vectors of a .parquet file, some rows at a time."""
+    """Paths and (rows, D) f32 embeddings of a .parquet file, some rows at a time."""
     for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["path", "embedding"]):
         lists = batch.column("embedding")
         if not pa.types.is_fixed_size_list(lists.type):
-            sys.exit(f"error: {file}: embedding is no column of lists of one size")
+            sys.exit(f"error: {file}: embedding is no column of fixed-size lists")
         numbers = np.asarray(lists.flatten(), dtype=np.float32)
         yield batch.column("path").to_pylist(), numbers.reshape(len(batch), lists.type.list_size)
 
 
 def open_table(database, file):
-    """The table in a database; loaded from the file first if it isn't there."""
+    """The table of a database; loads it from the file if it doesn't exist."""
     if TABLE in database.list_tables().tables:
         return database.open_table(TABLE)
     reader = pq.ParquetFile(file)
@@ -62,15 +62,15 @@ def open_table(database, file):
 
 
 def build_index(table, dim):
-    """Builds an IVF-PQ index if there is none; returns whether the table has one now."""
+    """Build an IVF-PQ index if there is none; returns True if the table has one."""
     if table.list_indices():
         return True
     rows = table.count_rows()
     if rows < FEWEST_FOR_INDEX:
         return False
-    # One byte for eight numbers, where they can be cut so.
+    # One byte for eight dimensions, if their number is divisible.
     width = next(width for width in (8, 6, 4, 3, 2, 1) if dim % width == 0)
-    # LanceDB wants 256 rows for each partition that it trains.
+    # LanceDB needs 256 rows to train a partition.
     partitions = max(1, min(round(math.sqrt(rows)), rows // 256))
     config = IvfPq(distance_type="l2", num_partitions=partitions, num_sub_vectors=dim // width)
     table.create_index("embedding", config=config)
@@ -78,7 +78,7 @@ def build_index(table, dim):
 
 
 def exact_search(file, vectors, top):
-    """Paths of the `top` nearest rows of a file to each of the vectors (Q, D), with their squared distances."""
+    """Paths of the `top` nearest rows of a file to each of the vectors (Q, D), with squared distances."""
     vectors = vectors.astype(np.float64)
     squares = (vectors**2).sum(1)
     best = [[] for _ in vectors]
@@ -94,16 +94,16 @@ def exact_search(file, vectors, top):
 
 
 def search(table, vector, top, probes, refine):
-    """Paths of the nearest rows as LanceDB finds them, with their distances; exact without probes."""
+    """Paths of the nearest rows found by LanceDB, with distances; exact without probes."""
     query = table.search(vector, vector_column_name="embedding").distance_type("l2").limit(top)
-    # An index finds candidates by rounded vectors; the best are measured again by the whole ones.
+    # An index finds candidates by quantised vectors; the distances of the best are computed again exactly.
     query = query.nprobes(probes).refine_factor(refine) if probes else query.bypass_vector_index()
     found = query.select(["path", "_distance"]).to_arrow()
     return list(zip(found["_distance"].to_pylist(), found["path"].to_pylist(), strict=True))
 
 
 def evenly_spaced(file, count):
-    """Some rows of a file: their paths and vectors (count, D)."""
+    """Paths and embeddings (count, D) of evenly spaced rows of a file."""
     total = pq.ParquetFile(file).metadata.num_rows
     count = min(count, total)
     wanted = {i * total // count for i in range(count)}
@@ -117,7 +117,7 @@ def evenly_spaced(file, count):
 
 
 def read_all(file):
-    """All paths and vectors (N, D) of a file."""
+    """All paths and embeddings (N, D) of a file."""
     paths, vectors = [], []
     for names, rows in batches(file):
         paths += names
@@ -128,8 +128,8 @@ def read_all(file):
 
 
 def run(gallery, database, queries=None, exact=None, count=200, top=10, probes=20, refine=10):
-    """Loads, indexes, searches; prints and returns recall@top."""
-    # A query from the gallery finds itself first: that proves nothing and is left out.
+    """Load, index and search; prints and returns recall@top."""
+    # A query from the gallery finds itself first, which is left out.
     own = queries is None
     names, vectors = evenly_spaced(gallery, count) if own else read_all(queries)
     asked = top + own
@@ -161,7 +161,7 @@ def run(gallery, database, queries=None, exact=None, count=200, top=10, probes=2
     recall = hits / max(wanted, 1)
     how = f"IVF-PQ, {probes} probes, refined {refine}-fold" if indexed else "without an index"
     print(
-        f"{rows} vectors of {dim} numbers: loaded in {loaded - start:.1f} s, indexed in {built - loaded:.1f} s; "
+        f"{rows} embeddings of {dim} dimensions: loaded in {loaded - start:.1f} s, indexed in {built - loaded:.1f} s; "
         f"{how}: recall@{top} {recall:.4f} over {len(names)} queries, "
         f"{1e3 * (searched - built) / max(len(names), 1):.1f} ms each"
     )
@@ -169,7 +169,7 @@ def run(gallery, database, queries=None, exact=None, count=200, top=10, probes=2
 
 
 def write_like_lat_wgpu(file, paths, vectors, item):
-    """A .parquet file of the form that `lat-wgpu embed` writes."""
+    """Write a .parquet file in the format of `lat-wgpu embed`."""
     kind = pa.list_(pa.field("item", item, nullable=False), vectors.shape[1])
     schema = pa.schema([pa.field("path", pa.string(), nullable=False), pa.field("embedding", kind, nullable=False)])
     numbers = pa.array(vectors.astype(item.to_pandas_dtype()).ravel(), item)
@@ -178,7 +178,7 @@ def write_like_lat_wgpu(file, paths, vectors, item):
 
 
 def clustered(persons, images, dim):
-    """Vectors of unit length around one direction per person, and their names."""
+    """Unit vectors around one direction per person, and their names."""
     random = np.random.default_rng(0)
     centres = random.standard_normal((persons, dim))
     vectors = np.repeat(centres, images, 0) + 0.5 * random.standard_normal((persons * images, dim))
@@ -188,7 +188,7 @@ def clustered(persons, images, dim):
 
 
 def self_test():
-    """Small and large galleries, in f32 and f16; exits with 1 if one isn't found well enough."""
+    """Search small and large galleries in f32 and f16; exits with 1 if recall is too low."""
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         for persons, item, least in [(200, pa.float32(), 1.0), (200, pa.float16(), 1.0), (2_000, pa.float32(), 0.9)]:
@@ -199,7 +199,7 @@ def self_test():
             recall = run(gallery, database)
             again = run(gallery, database)
             if min(recall, again) < least:
-                print(f"error: recall of {persons * 10} {item} vectors is below {least}", file=sys.stderr)
+                print(f"error: recall of {persons * 10} {item} embeddings is below {least}", file=sys.stderr)
                 failed = True
             nearest = search(lancedb.connect(database).open_table(TABLE), vectors[7], 3, None, None)
             (distance, path), wanted = nearest[1], exact_search(gallery, vectors[7:8], 2)[0][1]
@@ -213,14 +213,14 @@ def self_test():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("gallery", type=Path, nargs="?", help="embeddings as .parquet")
-    parser.add_argument("--database", help="folder or object storage for the table [default: one that is thrown away]")
+    parser.add_argument("--database", help="folder or object storage for the table [default: a temporary one]")
     parser.add_argument("--queries", type=Path, help="embeddings to search for, as .parquet [default: from the gallery]")
-    parser.add_argument("--exact", type=Path, help="what lat-wgpu search --json found for the queries")
+    parser.add_argument("--exact", type=Path, help="output of lat-wgpu search --json for the queries")
     parser.add_argument("--count", type=int, default=200, help="queries from the gallery [default: 200]")
     parser.add_argument("--top", type=int, default=10, help="nearest images [default: 10]")
-    parser.add_argument("--probes", type=int, default=20, help="partitions that are looked into [default: 20]")
-    parser.add_argument("--refine", type=int, default=10, help="candidates measured again, times --top [default: 10]")
-    parser.add_argument("--self-test", action="store_true", help="make galleries and check the way through")
+    parser.add_argument("--probes", type=int, default=20, help="partitions to search [default: 20]")
+    parser.add_argument("--refine", type=int, default=10, help="candidates to compare exactly, times --top [default: 10]")
+    parser.add_argument("--self-test", action="store_true", help="make galleries and check the whole process")
     arguments = parser.parse_args()
     if arguments.self_test:
         return self_test()

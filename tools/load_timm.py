@@ -1,12 +1,12 @@
-"""Load what `lat-wgpu export --to timm` wrote, with timm's own ViT as the backbone.
+"""Load a file of `lat-wgpu export --to timm` with timm's ViT as the backbone.
 
     import load_timm
     model = load_timm.load("model.safetensors")                # a torch.nn.Module in evaluation mode
     vectors = model(model.preprocess(["person.jpg"]))          # (N, R*D), rows of length 1
-    tokens = model.backbone.forward_features(images)           # it is timm's: model.backbone is a VisionTransformer
+    tokens = model.backbone.forward_features(images)           # model.backbone is timm's VisionTransformer
 
-The file's metadata says what `timm.create_model` has to make and how images are prepared. Part classifiers, where the
-file has them, are `model.heads`; `model.logits(images)` gives (R, N, K). Needs torch, timm, safetensors, pillow >= 13.
+The file's metadata has the arguments of `timm.create_model` and the preparation of images. Part classifiers, if the file
+has them, are `model.heads`; `model.logits(images)` returns (R, N, K). Needs torch, timm, safetensors, pillow >= 13.
 """
 
 import json
@@ -23,7 +23,7 @@ from torch import nn
 
 
 class PartClassifier(nn.Module):
-    """The scores that one part gives every person: (N, D) -> (N, K)."""
+    """Scores of all persons for one part: (N, D) -> (N, K)."""
 
     def __init__(self, width, hidden, classes, relu):
         super().__init__()
@@ -38,7 +38,7 @@ class PartClassifier(nn.Module):
 
 
 class LaTransformer(nn.Module):
-    """timm's ViT, and what the Locally Aware Transformer makes of its tokens."""
+    """The Locally Aware Transformer on timm's ViT."""
 
     def __init__(self, backbone, metadata):
         super().__init__()
@@ -49,15 +49,15 @@ class LaTransformer(nn.Module):
 
     def preprocess(self, images):
         """Files or Pillow images -> (N, 3, H, W): upright, stretched by Pillow's bicubic, normalised."""
-        told = self.metadata["preprocess"]
-        height, width = told["size"]
+        settings = self.metadata["preprocess"]
+        height, width = settings["size"]
         pixels = []
         for image in images:
             if not isinstance(image, Image.Image):
                 image = Image.open(image)
             upright = ImageOps.exif_transpose(image).convert("RGB")
             pixels.append(np.array(upright.resize((width, height), Image.BICUBIC)))
-        mean, std = torch.tensor(told["mean"]), torch.tensor(told["std"])
+        mean, std = torch.tensor(settings["mean"]), torch.tensor(settings["std"])
         return ((torch.from_numpy(np.stack(pixels)).float() / 255 - mean) / std).movedim(-1, 1)
 
     def parts(self, images):
@@ -78,24 +78,24 @@ class LaTransformer(nn.Module):
         return parts.flatten(1) / math.sqrt(parts.shape[1])
 
     def logits(self, images):
-        """(N, 3, H, W) -> (R, N, K): what each part's classifier says."""
+        """(N, 3, H, W) -> (R, N, K): the scores of each part's classifier."""
         parts = self.parts(images).unbind(1)
         return torch.stack([head(part) for head, part in zip(self.heads, parts, strict=True)])
 
 
 def make_backbone(state, metadata):
-    """timm's model for a state dict; changes the state dict where timm knows the same network in another form."""
-    told, model = metadata["timm"], metadata["model"]
-    backbone = timm.create_model(told["architecture"], pretrained=False, **told["arguments"])
+    """timm's model for a state dict; changes the state dict if timm has the same network in another form."""
+    create, model = metadata["timm"], metadata["model"]
+    backbone = timm.create_model(create["architecture"], pretrained=False, **create["arguments"])
     for module in backbone.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = model["ln_eps"]
-    # Overlapping patches: timm was told the size at which the same grid comes without overlap.
+    # For overlapping patches, timm's size is the one that gives the same grid without overlap.
     patches = backbone.patch_embed
     patches.proj.stride = (model["stride"], model["stride"])
     patches.img_size = tuple(metadata["preprocess"]["size"])
     patches.proj.bias = nn.Parameter(torch.zeros(patches.proj.out_channels)) if "patch_embed.proj.bias" in state else None
-    # A position for the class token but not for the registers: the class token takes it up.
+    # A position for the class token but not for the registers is added to the class token.
     count = math.prod(model["grid"])
     if backbone.no_embed_class and state["pos_embed"].shape[1] == count + 1:
         state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
@@ -110,11 +110,11 @@ def load(path):
         state = {name: file.get_tensor(name).float() for name in file.keys()}
         metadata = json.loads((file.metadata() or {}).get("lat_wgpu", "{}"))
     if "timm" not in metadata:
-        raise ValueError(f"{path} is not a file that `lat-wgpu export --to timm` wrote")
+        raise ValueError(f"{path} is not a file of `lat-wgpu export --to timm`")
     heads = {name[6:]: state.pop(name) for name in list(state) if name.startswith("heads.")}
     model = LaTransformer(make_backbone(state, metadata), metadata)
     if heads:
-        # Files of other programs may have classifiers and not say what they are: the paper's have a ReLU.
+        # Classifiers without metadata, in files of other programs, are taken as the paper's, which have a ReLU.
         relu = metadata.get("heads", {}).get("relu", True)
         count = 1 + max(int(name.split(".")[0]) for name in heads)
         (hidden, width), classes = heads["0.fc1.weight"].shape, len(heads["0.fc2.bias"])
@@ -125,7 +125,7 @@ def load(path):
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        sys.exit("usage: load_timm.py MODEL.safetensors IMAGE…  (prints the beginning of each vector)")
+        sys.exit("usage: load_timm.py MODEL.safetensors IMAGE…  (prints the first values of each embedding)")
     loaded = load(sys.argv[1])
     with torch.no_grad():
         for name in sys.argv[2:]:

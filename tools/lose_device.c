@@ -1,6 +1,6 @@
-// A Vulkan layer that loses the device: from wait LOSE_AT_WAIT or submission LOSE_AT_SUBMIT on, counted from 1, the driver
-// answers VK_ERROR_DEVICE_LOST, as it does when a card hangs or is taken away. Only once: it leaves the file LOSE_NOTE behind,
-// and where that is, nothing is lost. See tools/lose_device.sh.
+// A Vulkan layer that loses the device: from wait LOSE_AT_WAIT or submission LOSE_AT_SUBMIT on, counted from 1, calls
+// return VK_ERROR_DEVICE_LOST, as after a hang or a removal. This happens only once: the layer writes the file
+// LOSE_NOTE, and loses nothing if it exists. See tools/lose_device.sh.
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -19,7 +19,7 @@ static VkInstance instance;
 static atomic_long waits, submits;
 static atomic_bool lost;
 
-// Counts a call and tells whether the device is lost by now.
+// Counts a call and returns whether the device is lost.
 static int is_lost(atomic_long *calls, const char *variable) {
     const char *at = getenv(variable), *note = getenv("LOSE_NOTE");
     long call = ++*calls;
@@ -43,7 +43,7 @@ static VKAPI_ATTR VkResult VKAPI_CALL submit(VkQueue queue, uint32_t count, cons
     return is_lost(&submits, "LOSE_AT_SUBMIT") ? VK_ERROR_DEVICE_LOST : next_submit(queue, count, infos, fence);
 }
 
-// Under its two names; the one that a device lacks has no address.
+// A function may have two names; one that the device lacks has no address.
 static VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_proc(VkDevice device, const char *name) {
     PFN_vkVoidFunction next = next_device_proc(device, name);
     if (!next) return NULL;
@@ -63,8 +63,8 @@ static VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_proc(VkDevice device, con
     return next;
 }
 
-// The loader hands a layer the next one's functions in a list behind the call's own arguments. Instances and devices have
-// lists alike but for their types.
+// The loader passes the functions of the next layer in a list in the arguments. The lists of instances and devices
+// differ only in their types.
 #define LINK(list, info, tag)                                                            \
     list *link = (list *)(info)->pNext;                                                  \
     while (link && !(link->sType == (tag) && link->function == VK_LAYER_LINK_INFO))      \

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Loses the device as a driver does, behind wgpu's back: a Vulkan layer answers that it is gone at a wait, or at a submission.
-# `embed` and `train` must open it anew and end with the files of the run that nothing happened to, to the bit. Some seconds on
-# a software adapter. Needs a C compiler and Vulkan's headers (Debian: libvulkan-dev). tools/rehearse.sh tries far more places,
-# but says itself that the device is lost.
+# Loses the device in the driver: a Vulkan layer reports it as lost at a wait or a submission. `embed` and `train` must
+# open it anew and end with the same bits as an undisturbed run. Takes seconds on a software adapter. Needs a C compiler
+# and Vulkan's headers (Debian: libvulkan-dev). tools/rehearse.sh tries far more failures, but simulates them in the
+# program.
 #
-#   tools/lose_device.sh [PROGRAM]      PROGRAM: a lat-wgpu that is built already; else one is
+#   tools/lose_device.sh [PROGRAM]      PROGRAM: a built lat-wgpu; otherwise builds one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -55,7 +55,7 @@ for place in LOSE_AT_WAIT LOSE_AT_SUBMIT; do
             grep -q "opened anew" said.txt || fail "$what opened no device anew"
             if grep -q panicked said.txt; then fail "$what panicked"; fi
             if [ "$work" = embed ]; then
-                cmp whole.npy run.npy && cmp whole.paths.txt run.paths.txt || fail "$what: other vectors"
+                cmp whole.npy run.npy && cmp whole.paths.txt run.paths.txt || fail "$what: other embeddings"
             else
                 cmp whole/last.safetensors run/last.safetensors || fail "$what: another network"
             fi

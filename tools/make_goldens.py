@@ -1,12 +1,11 @@
-"""Write tests/goldens/: tiny random models in every naming and option, with what PyTorch makes of them.
+"""Write tests/goldens/: tiny random models with every naming and option, with PyTorch's results.
 
     python3 tools/make_goldens.py
 
-CASE.model.safetensors holds weights as a file from outside would; CASE.golden.safetensors holds
-`images` (B, H, W, 3) u8 at input size, `tokens` (B, T, D) f32 after the final norm and `embedding`
-(B, parts * D) f32. `rollout.safetensors` holds for every CASE what its class token takes from each token,
-(B, T) f32. Everything is computed in f64 from the stored weights and follows from the case's name
-alone, so that a second run writes the same bytes.
+CASE.model.safetensors holds weights as in a foreign file. CASE.golden.safetensors holds `images` (B, H, W, 3) u8 at
+input size, `tokens` (B, T, D) f32 after the final norm and `embedding` (B, parts * D) f32. `rollout.safetensors` holds
+for every CASE the share of each token in the class token, (B, T) f32. Everything is computed in f64 from the stored
+weights and depends only on the case's name, so a second run writes the same bytes.
 """
 
 import json
@@ -22,7 +21,7 @@ import la_transformer as lat
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 
-# What safetensors calls the element types.
+# Element types in safetensors.
 DTYPES = {
     torch.int64: "I64",
     torch.float32: "F32",
@@ -33,9 +32,9 @@ DTYPES = {
 
 
 def write_safetensors(path, tensors, metadata=None):
-    """Write `tensors` by name. The safetensors package may order metadata at random; here bytes repeat."""
+    """Write `tensors` by name, always with the same bytes; the safetensors package may order metadata at random."""
     header = {"__metadata__": metadata} if metadata else {}
-    # Widest elements first: every tensor is then aligned.
+    # Widest elements first, so that every tensor is aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     body, at = [], 0
     for name in names:
@@ -54,7 +53,7 @@ def write_safetensors(path, tensors, metadata=None):
 
 
 class Random:
-    """Weights that no kernel can get right by luck: nothing zero, nothing one, attention far from uniform."""
+    """Weights that reveal faults of kernels: none is zero or one, and attention is far from uniform."""
 
     def __init__(self, name):
         self.rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -71,7 +70,7 @@ class Random:
         state[f"{name}.bias"] = self.normal(width, std=0.2)
 
     def images(self, count, height, width):
-        """Images of a gradient in a random direction under noise, so that no two patches are alike."""
+        """Images with a gradient in a random direction and noise, so that patches differ."""
         y, x = np.mgrid[0:height, 0:width]
         images = []
         for _ in range(count):
@@ -134,7 +133,7 @@ def rename(state, pairs):
 
 
 def split_qkv(state, query, key, value):
-    """The fused projection cut into three, which are named by replacing `attn.qkv`."""
+    """The fused projection cut into three, with names that replace `attn.qkv`."""
     out = {}
     for name, tensor in state.items():
         if "attn.qkv" in name:
@@ -146,7 +145,7 @@ def split_qkv(state, query, key, value):
 
 
 def as_openai_clip(state, name):
-    """OpenAI's file of a CLIP model: image tower, projection, a little of the text tower."""
+    """A CLIP model in OpenAI's form: image tower, projection, and some of the text tower."""
     state = dict(state, cls_token=state["cls_token"][0, 0], pos_embed=state["pos_embed"][0])
     state = rename(
         state,
@@ -180,7 +179,7 @@ def as_openai_clip(state, name):
 
 
 def as_hf_clip(state, name):
-    """Hugging Face's file of a CLIP model: image tower, projection, a little of the text tower."""
+    """A CLIP model in Hugging Face's form: image tower, projection, and some of the text tower."""
     positions = state["pos_embed"].shape[1]
     width = state["cls_token"].shape[2]
     state = dict(state, cls_token=state["cls_token"][0, 0], pos_embed=state["pos_embed"][0])
@@ -199,7 +198,7 @@ def as_hf_clip(state, name):
     )
     final = {"norm.weight": "post_layernorm.weight", "norm.bias": "post_layernorm.bias"}
     state = {f"vision_model.{final.get(key, key)}": tensor for key, tensor in state.items()}
-    # Older files carry the running numbers of the positions, as integers.
+    # Older files have the indices of the positions, as integers.
     state["vision_model.embeddings.position_ids"] = torch.arange(positions)[None]
     r = Random(name + " text")
     state["visual_projection.weight"] = r.normal(8, width)
@@ -214,14 +213,14 @@ def as_hf_clip(state, name):
 
 
 def as_meta_dinov2(state, name):
-    """Meta's names of DINOv2 are timm's, but for the registers and a mask token."""
+    """DINOv2 in Meta's names, which differ from timm's in the registers and a mask token."""
     state = rename(state, [("reg_token", "register_tokens")])
     state["mask_token"] = Random(name + " mask").normal(1, state["cls_token"].shape[2])
     return state
 
 
 def as_hf_dinov2(state, name):
-    """Hugging Face's names of DINOv2, with or without registers."""
+    """DINOv2 in Hugging Face's names, with or without registers."""
     state = rename(
         split_qkv(
             state, "attention.attention.query", "attention.attention.key", "attention.attention.value"
@@ -244,7 +243,7 @@ def as_hf_dinov2(state, name):
 
 
 def with_heads(*heads):
-    """Adds classification heads, which must be ignored."""
+    """Add classification heads, which must be ignored."""
 
     def add(state, name):
         width, r = state["cls_token"].shape[2], Random(name + " head")
@@ -258,15 +257,15 @@ def with_heads(*heads):
 
 CASES = []
 
-# Most files are f16 for the folder's sake; the arithmetic is the same from the first read on.
+# Most files are f16 to keep the folder small; the arithmetic is the same.
 half = torch.float16
 full = torch.float32
 heads = {"heads": 2}
 
 
 def case(name, what, vit=None, settings=None, naming=None, dtype=half, grid=(32, 32), images=2):
-    """One case: `vit` goes to `random_vit`, `settings` are the flags a user would have to give, `naming`
-    turns timm's names into those of the file, `grid` is the image size when no `size` flag is needed."""
+    """Add a case: `vit` goes to `random_vit`, `settings` are the flags that a user needs, `naming` converts timm's names
+    to those of the file, `grid` is the image size if no `size` flag is needed."""
     CASES.append((name, what, vit or {}, settings or {}, naming, dtype, grid, images))
 
 
@@ -285,7 +284,7 @@ case("pos_resize", "square table of 4x4 resized to 6x6", {}, {"size": "48x48", *
 case("pos_shrink", "square table of 6x6 resized to 4x4: the filter widens",
      {"rows": 37}, {"size": "32x32", **heads})
 case("pos_resize_rect", "square table of 4x4 resized to 6x3", {}, {"size": "48x24", **heads})
-case("pos_table_rect_as_is", "a table of 6x2 positions is not square and stands as it is",
+case("pos_table_rect_as_is", "a table of 6x2 positions is not square and stays unchanged",
      {"rows": 13}, {"size": "48x16", **heads})
 case("pos_square_count_rect_grid", "16 positions and a grid of 2x8: the table is square, so it is resized",
      {}, {"size": "16x64", **heads})
@@ -300,7 +299,7 @@ case("stride_not_dividing", "stride 5 leaves pixels over on both sides",
 case("layer_scale", "LayerScale in timm's names", {"depth": 2, "mlp": 4, "scale": True}, heads)
 case("dist", "DeiT's distillation token with its own row; both heads ignored",
      {"dist": True, "rows": 18}, heads, with_heads("head", "head_dist"))
-case("reg_pos_all", "three registers with rows of their own", {"registers": 3, "rows": 20}, heads)
+case("reg_pos_all", "three registers with their own rows", {"registers": 3, "rows": 20}, heads)
 case("reg_pos_cls_only", "DINOv2 with registers in Meta's names: registers get no row",
      {"registers": 4, "scale": True}, heads, as_meta_dinov2)
 case("reg_pos_patches_only", "timm's DINOv2 with registers: neither class token nor registers get a row",
@@ -341,7 +340,7 @@ case("parts_1_global", "one part: the class token", {}, {"parts": "1", "tokens":
 
 def write_case(name, what, vit, settings, naming, dtype, grid, images):
     """Build, run and write one case; return its attention rollout."""
-    # What is computed with is what is stored: rounded to the type on disk, then back in f32.
+    # Computes with the stored weights: rounded to the type on disk, then converted to f32.
     state = {key: tensor.to(dtype).float() for key, tensor in random_vit(name, **vit).items()}
     size = tuple(map(int, settings["size"].split("x"))) if "size" in settings else None
     gelt = lat.Gelt(
@@ -406,7 +405,7 @@ def write_resizes():
     rng = np.random.default_rng(0)
     tensors, i = {}, 0
     for (height, width), targets in RESIZES:
-        # Pure noise, some of it pushed to the ends of the range so that overshoot has to be clipped.
+        # Noise, some of it at the ends of the range, so that overshoot must be clipped.
         pixels = rng.integers(-80, 336, (height, width, 3)).clip(0, 255).astype(np.uint8)
         for target in targets:
             out = Image.fromarray(pixels).resize((target[1], target[0]), Image.BICUBIC)
@@ -417,7 +416,7 @@ def write_resizes():
 
 
 def main():
-    # One thread: sums are then added in one order.
+    # One thread, for a fixed order of sums.
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for old in FOLDER.glob("*.safetensors"):

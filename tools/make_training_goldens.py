@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write tests/goldens/training/: tiny LA-Transformers and how PyTorch trains them.
+"""Write tests/goldens/training/: tiny LA-Transformers and their training in PyTorch.
 
     python3 tools/make_training_goldens.py
 
-What the files hold is told in the README beside them. Everything is computed in f64 from the stored f32
-weights and follows from the names of model and case alone, so that a second run writes the same bytes.
-Dropout, flip, erasing, crop and identity sampler are off: what is left is free of chance.
+The README in that folder describes the files. Everything is computed in f64 from the stored f32 weights and depends
+only on the names of model and case, so a second run writes the same bytes. Dropout, flip, erasing, crop and identity
+sampler are off, so nothing is random.
 """
 
 import json
@@ -19,30 +19,31 @@ from make_goldens import Random, random_vit, write_safetensors
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "goldens" / "training"
 CLASSES, STEPS = 5, 10
-# Every person is there, the first one twice, not in order.
+# Every person once, the first one twice, not in order.
 LABELS = [3, 0, 4, 1, 0, 2]
-# For triplets: persons with several images, one with a single one, one that is absent.
+# For triplets: persons with several images, one with a single image, one without.
 TRIPLET_LABELS = [3, 0, 1, 3, 0, 1, 3, 2]
 
 # --- the models --------------------------------------------------------------------------------------------
 
-# Name: settings of `random_vit`, image size, what the metadata says of the network, number of parts.
+# Name: settings of `random_vit`, image size, metadata of the network, number of parts.
 MODELS = {
     "tiny": ({"depth": 3}, (32, 32), {"stride": 8}, 4),
-    # What `tiny` lacks: distillation token, pre-norm, no patch bias, quick-GELU, LayerScale, overlapping patches.
+    # Options that `tiny` lacks: distillation token, pre-norm, no patch bias, quick-GELU, LayerScale, overlapping
+    # patches.
     "kinds": (
         {"width": 16, "depth": 2, "rows": 11, "dist": True, "norm_pre": True, "bias": False, "scale": True},
         (16, 16),
         {"stride": 4},
         3,
     ),
-    # Registers without rows in the position table, which must not get any by training; one part.
+    # Registers without rows in the position table, which training must not add; one part.
     "registers": ({"width": 16, "registers": 3, "rows": 5}, (16, 16), {"stride": 8}, 1),
 }
 
 
 def write_model(name, vit, size, model, parts):
-    """Make a model and its part classifiers, write it as `lat-wgpu train` would; the state dict."""
+    """Make a model with part classifiers and write it as `lat-wgpu train` does; returns the state dict."""
     state, width = random_vit(name, **vit), vit.get("width", 32)
     r = Random(name + " heads")
     for i in range(parts):
@@ -66,25 +67,25 @@ def write_model(name, vit, size, model, parts):
 
 # --- the cases ---------------------------------------------------------------------------------------------
 
-# A step is an epoch of one batch, so that blocks open within ten steps.
+# A step is an epoch of one batch, so that blocks are unfrozen within ten steps.
 NO_DROPOUT = {name: replace(recipe, dropout=0.0) for name, recipe in lat.PRESETS.items()}
 WITHOUT_TRIPLET = replace(NO_DROPOUT["strong"], triplet_margin=None)
 
 ALL = ("embeddings", "blocks.0", "blocks.1", "blocks.2", "norm", "heads")
 
-# Name: model, recipe, groups whose gradients are kept, groups whose parameters after the last step are kept, what
-# it is. To keep the folder small, heads but the first are left out of everything but the gradients of `paper`.
+# Name: model, recipe, groups to keep gradients of, groups to keep final parameters of, description. To keep the
+# folder small, classifiers except the first are kept only in the gradients of `paper`.
 CASES = {
-    "paper": ("tiny", NO_DROPOUT["paper"], ALL, ALL[1:], "preset paper; gradients of what it freezes too"),
+    "paper": ("tiny", NO_DROPOUT["paper"], ALL, ALL[1:], "preset paper; also gradients of frozen groups"),
     "released_code": (
         "tiny",
         NO_DROPOUT["released-code"],
         ("embeddings", "blocks.1", "blocks.2", "norm", "heads"),
         (),
-        "preset released-code: two blocks and the embeddings open, L2, lambda 8 on the local tokens, no ReLU",
+        "preset released-code: two blocks and the embeddings train, L2, lambda 8 on the local tokens, no ReLU",
     ),
     "full": ("tiny", NO_DROPOUT["full"], (), (), "preset full; its gradients are those of paper"),
-    "strong": ("tiny", WITHOUT_TRIPLET, (), (), "preset strong, cross-entropy alone"),
+    "strong": ("tiny", WITHOUT_TRIPLET, (), (), "preset strong, cross-entropy only"),
     "triplet": (
         "tiny",
         NO_DROPOUT["strong"],
@@ -97,15 +98,15 @@ CASES = {
         replace(WITHOUT_TRIPLET, lr=2e-3, warmup_epochs=2, epochs=STEPS),
         ("norm", "heads"),
         ("embeddings", "blocks.2", "norm", "heads"),
-        "label smoothing 0.1, clip norm 1.0, AdamW 0.05, all to be seen in ten steps: high rate, short cosine",
+        "label smoothing 0.1, clip norm 1.0, AdamW 0.05, all visible in ten steps: high rate, short cosine",
     ),
-    "kinds": ("kinds", NO_DROPOUT["full"], ALL, (), "what tiny lacks, all open"),
+    "kinds": ("kinds", NO_DROPOUT["full"], ALL, (), "options that tiny lacks, everything trains"),
     "registers": (
         "registers",
         replace(NO_DROPOUT["full"], gelt=lat.Gelt(parts="1")),
         ALL,
         (),
-        "registers without rows in the position table, one part, all open",
+        "registers without rows in the position table, one part, everything trains",
     ),
 }
 
@@ -116,8 +117,8 @@ def build(state, recipe, model):
 
 
 def gradients(model, recipe, images, labels):
-    """Loss of a batch and the gradients of all parameters by name, at every stage: first all open, then
-    as each epoch of the recipe has it, which must not change the gradients that are left."""
+    """Loss of a batch and gradients of all parameters by name at every stage: first with everything training, then as in
+    each epoch of the recipe, which must not change the remaining gradients."""
     lat.set_trainable(model, lat.PRESETS["full"], 0)
     stats = {name: tensor.clone() for name, tensor in model.named_buffers()}
     loss = lat.backward(model, recipe, images, labels)
@@ -133,7 +134,7 @@ def gradients(model, recipe, images, labels):
 
 
 def train(model, recipe, images, labels):
-    """Ten steps; what each tells, by name."""
+    """Run ten steps; returns their figures by name."""
     optimizer, depth = lat.make_optimizer(model, recipe), model.config.depth
     steps = [lat.train_step(model, optimizer, recipe, images, labels, i, 1) for i in range(STEPS)]
     return {
@@ -153,7 +154,7 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
     """Run and write one case."""
     model = build(states[model_name], recipe, model_name)
     labels = torch.tensor(LABELS if recipe.triplet_margin is None else TRIPLET_LABELS)
-    # The same for all cases of a model with as many images.
+    # The same for all cases of a model with the same number of images.
     pixels = Random(model_name + " images").images(len(labels), *model.config.size)
     images = lat.normalize(pixels, lat.NORMALIZE["imagenet"], torch.float64)
     tensors = {"images": pixels, "labels": labels}
@@ -191,7 +192,7 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
 
 
 def main():
-    # One thread: sums are then added in one order.
+    # One thread, for a fixed order of sums.
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for old in FOLDER.glob("*.safetensors"):

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the Python wheel of tools/python and compares its vectors with the command line's, bit for bit, on drawn images;
-# and the vectors of ONNX Runtime by what `export --to onnx` writes. Needs Rust, a Vulkan or Metal driver and Python with venv
-# ($PYTHON, or python3); fetches packages from PyPI into a virtual environment in the target folder.
+# Builds the Python wheel of tools/python and compares its embeddings with the command line's, bit for bit, on synthetic
+# images. Also compares those of ONNX Runtime on a file of `export --to onnx`. Needs Rust, a Vulkan or Metal driver and
+# Python with venv ($PYTHON, or python3); installs packages into a virtual environment in the target folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Dependencies are compiled once for the engine and the wheel.
+# The engine and the wheel share compiled dependencies.
 CARGO_TARGET_DIR="$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)"
 export CARGO_TARGET_DIR
 environment="$CARGO_TARGET_DIR/python_environment"

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Rehearses every failure of the adapter: in training each buffer in turn finds no memory, and the device is lost before 50
-# launches drawn at random from all of the run; then 50 losses while images are embedded. Every run must end with the files of
-# the one that nothing happened to, to the bit. Takes about ten minutes on a software adapter; tests/lost_adapter.rs tries a few of
-# these.
+# Simulates failures of the adapter. In training, each buffer in turn fails to allocate, and the device is lost before
+# 50 random dispatches; then before 50 random dispatches of embedding. Every run must end with the same bits as an
+# undisturbed one. Takes about ten minutes on a software adapter; tests/lost_adapter.rs tries a few of these.
 #
-#   tools/rehearse.sh [PROGRAM [SEED]]      PROGRAM: a lat-wgpu that is built already; else one is
+#   tools/rehearse.sh [PROGRAM [SEED]]      PROGRAM: a built lat-wgpu; otherwise builds one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,7 +28,7 @@ train() {
         exit 1
     }
 }
-# Compares files of the run with those of the one that nothing happened to: `compare WHAT FILE…`.
+# Compares files of the run with those of the undisturbed one: `compare WHAT FILE…`.
 compare() {
     local what="$1" file
     shift
@@ -50,10 +49,10 @@ while true; do
     grep -q "as rehearsed" said.txt || break
     buffers=$((buffers + 1))
 done
-echo "each of $buffers buffers found no memory once: the same files"
+echo "each of $buffers buffers failed once: the same files"
 
 [ "$buffers" -gt 10 ] || {
-    echo "too few failures came about" >&2
+    echo "too few failures happened" >&2
     exit 1
 }
 
@@ -67,17 +66,17 @@ embed() {
     }
 }
 
-# Whether a run of `train` or `embed` comes as far as to a launch.
+# Succeeds if a run of `train` or `embed` reaches a dispatch.
 reaches() {
     "$1" "lose@$2"
     grep -q "as rehearsed" said.txt
 }
 
-# Loses the device before 50 launches of `train` or `embed`, of which some files must come out the same.
+# Loses the device before 50 dispatches of `train` or `embed`, and compares files: `lose WORK FILE…`.
 lose() {
     local work="$1" low=1 high=2 number
     shift
-    # The last launch, by halves.
+    # Finds the last dispatch by bisection.
     while reaches "$work" "$high"; do
         low="$high"
         high=$((2 * high))
@@ -94,7 +93,7 @@ lose() {
         }
         compare "$work with lose@$number" "$@"
     done
-    echo "$work lost the device before 50 of its $low launches, drawn at random: the same files"
+    echo "$work lost the device before 50 random ones of its $low dispatches: the same files"
 }
 
 seed="${2:-7}"
@@ -104,4 +103,4 @@ rm -rf whole
 embed ""
 mv run whole
 lose embed rows.npy rows.paths.txt
-echo "rehearse: all is well ($SECONDS s, seed $seed)"
+echo "rehearse: passed ($SECONDS s, seed $seed)"

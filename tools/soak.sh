@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# That a training run loses nothing, by trying: the same seed twice; 20 signals at random steps, resumed each time; 100 times
-# kill -9 at random moments, a quarter or more of them inside a save. Some minutes; not a part of tools/test.sh.
+# Checks that a training run loses nothing: runs the same seed twice, stops a run at 20 random steps and resumes it, and
+# kills a run 100 times at random moments, at least a quarter of them inside a save. Takes minutes; not a part of
+# tools/test.sh.
 #
 #   tools/soak.sh                        builds the program first
-#   tools/soak.sh PROGRAM [SEED]         a built one; SEED decides steps and moments as far as a clock lets it
+#   tools/soak.sh PROGRAM [SEED]         uses a built one; SEED decides steps and moments, as far as timing allows
 #
-# Everything is written under target/soak, and removed if all is well.
+# Everything is written under target/soak, and removed on success.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,11 +34,11 @@ readonly SAME_STEPS=50 STOPS=20 STOPPED_STEPS=150 KILLS=100 INSIDE=25
 
 fail() {
     echo "soak: $*" >&2
-    echo "soak: seed $seed; everything is left in $PWD" >&2
+    echo "soak: seed $seed; files are kept in $PWD" >&2
     exit 1
 }
 
-# A run of a tiny model on drawn images, dropout and flips on: `train OUT STEPS SAVE_EVERY …`.
+# Trains a tiny model on synthetic images, with dropout and flips: `train OUT STEPS SAVE_EVERY …`.
 train() {
     local out="$1" steps="$2" every="$3"
     shift 3
@@ -49,14 +50,14 @@ finish() { (train "$@") || fail "train $* failed: see $1.log"; }
 
 same() { cmp --silent "$1" "$2" || fail "$1 differs from $2"; }
 
-# How many steps the log of a run tells.
+# Prints the number of steps in the log of a run.
 steps_of() {
     local count
     count="$(grep --count '"step":' "$1/log.jsonl" 2>/dev/null || true)"
     echo "${count:-0}"
 }
 
-# Waits until the log of a run tells a step; fails if process `child` ends before.
+# Waits until the log of a run has a step; fails if process `child` ends before.
 wait_for_step() {
     while [ "$(steps_of "$1")" -lt "$2" ]; do
         kill -0 "$child" 2>/dev/null || fail "$1 ended before step $2: see $1.log"
@@ -64,7 +65,7 @@ wait_for_step() {
     done
 }
 
-# Sends a signal to `child` and waits for its end; `code` is its exit status. It may have ended by itself just before.
+# Sends a signal to `child`, waits for its end, and sets `code` to its exit status. It may have ended just before.
 stop() {
     kill "-$1" "$child" 2>/dev/null || true
     code=0
@@ -82,16 +83,16 @@ done
 same once/last.safetensors again/last.safetensors
 echo "same seed twice: last.safetensors is the same to the bit after $SAME_STEPS steps"
 
-# 2. Signals at random steps. A killed run goes on from its last save, a terminated one from the step it was in.
+# 2. Signals at random steps. A killed run resumes from its last save, a terminated one from its current step.
 finish whole "$STOPPED_STEPS" 0
 mapfile -t targets < <(
     for ((i = 0; i < STOPS; i++)); do echo $((1 + RANDOM % (STOPPED_STEPS - 2 * STOPS))); done | sort --numeric-sort
 )
 terminated=0 killed=0
 for target in "${targets[@]}"; do
-    # Past what the log tells already: else the signal would come before the run has gone on.
-    told="$(steps_of stopped)"
-    if [ "$target" -le "$told" ]; then target=$((told + 1)); fi
+    # Beyond the steps in the log; otherwise the signal would come before the run resumes.
+    logged="$(steps_of stopped)"
+    if [ "$target" -le "$logged" ]; then target=$((logged + 1)); fi
     train stopped "$STOPPED_STEPS" 3 --resume &
     child=$!
     wait_for_step stopped "$target"
@@ -113,18 +114,18 @@ has_temporary stopped && fail "stopped: a temporary is left"
 echo "stopped at $STOPS random steps ($terminated SIGTERM, $killed SIGKILL) and resumed:" \
     "the same to the bit after $STOPPED_STEPS steps"
 
-# 3. kill -9 at random moments: half of them within two seconds from the start, half as soon as a later step's save has
-# begun. That a kill came inside a save is told by the temporary that it leaves.
+# 3. kill -9 at random moments: half of them within two seconds of the start, half as soon as the save of a later step
+# starts. A kill inside a save leaves a temporary file.
 finish beaten 1 1
 inside=0 swept=0
 for ((i = 0; i < KILLS; i++)); do
-    told="$(steps_of beaten)"
+    logged="$(steps_of beaten)"
     train beaten 1000000 1 --resume &
     child=$!
     if [ $((i % 2)) = 0 ]; then
         sleep "$(printf '%d.%03d' $((RANDOM % 2)) $((RANDOM % 1000)))"
     else
-        wait_for_step beaten $((told + 1))
+        wait_for_step beaten $((logged + 1))
         sleep "0.$(printf '%03d' $((RANDOM % 200)))"
         until has_temporary beaten; do
             kill -0 "$child" 2>/dev/null || fail "beaten ended by itself: see beaten.log"
@@ -140,7 +141,7 @@ for ((i = 0; i < KILLS; i++)); do
             fail "kill $i: $model is unreadable: see inspect.log"
         fi
     done
-    # The next start reads all of the state, and ends at once because the run is past step 0.
+    # The next start reads the whole state, and ends at once because the run is past step 0.
     finish beaten 0 1 --resume
     has_temporary beaten && fail "kill $i: a temporary is left after the next start"
     swept=$((swept + left))
@@ -155,4 +156,4 @@ echo "kill -9 at $KILLS random moments, $inside of them inside a save: every che
 
 cd ..
 rm -rf soak
-echo "soak: all is well ($SECONDS s, seed $seed)"
+echo "soak: passed ($SECONDS s, seed $seed)"

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""That a long run takes no more memory and no more time per image at its end than at its beginning, by watching one.
+"""Check that a long run doesn't use more memory or time per image at its end than at its start.
 
     tools/soak_memory.py PROGRAM [--minutes 20] [--only training|embedding]
 
-Trains a tiny network on drawn images for so many minutes and ends it with SIGINT, then embeds a folder of links to drawn
-images by the demo's network, as many as take about so many minutes. Of each it prints resident memory (VmRSS) in ten
-windows of equal length after a warm-up of a tenth; of the embedding also microseconds per image, by how fast its output grows; of the training the bytes of its GPU buffers. Exit
-code 1 if memory grows by more than 5 % or time per image by more than 10 % from the first half of the windows to the
-second, or if GPU buffers grow; those of the embedding are a part of resident memory on a CPU adapter. Linux.
+Trains a tiny network on synthetic images for the given minutes and stops it by SIGINT, then embeds links to synthetic
+images with the demo's network for about as long. For each, prints resident memory (VmRSS) in ten windows of equal length
+after a warm-up of a tenth. For embedding, also prints microseconds per image, from the growth of its output; for training,
+the bytes of its GPU buffers. Exit code 1 if memory grows by more than 5 % or time per image by more than 10 % from the
+first half of the windows to the second, or if GPU buffers grow. On a CPU adapter the buffers of embedding are a part of
+resident memory. Linux only.
 """
 
 import argparse
@@ -25,12 +26,12 @@ WINDOWS = 10
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests/goldens/plain.model.safetensors"
 DEMO = ROOT / "weights/demo.safetensors"
-# For the rate: enough that loading and compiling hardly count.
+# Images to measure the rate: enough that loading and compiling hardly count.
 FIRST = 1000
 
 
 def resident(pid):
-    """Bytes of a process that lie in memory; None if it has ended."""
+    """Resident bytes of a process; None if it has ended."""
     try:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -42,15 +43,15 @@ def resident(pid):
 
 
 def watch(process, progress, seconds=None):
-    """Samples (seconds, resident bytes, progress) until the process ends, or is told to after some seconds."""
-    start, samples, told = time.monotonic(), [], False
+    """Samples (seconds, resident bytes, progress) until the process ends; interrupts it after `seconds`."""
+    start, samples, interrupted = time.monotonic(), [], False
     while process.poll() is None:
         now, memory = time.monotonic() - start, resident(process.pid)
         if memory:
             samples.append((now, memory, progress()))
-        if seconds is not None and now > seconds and not told:
+        if seconds is not None and now > seconds and not interrupted:
             process.send_signal(signal.SIGINT)
-            told = True
+            interrupted = True
         time.sleep(0.05)
     return samples
 
@@ -66,9 +67,9 @@ def windows(samples):
 
 
 def growth(values):
-    """How much larger the median of the second half is than that of the first."""
+    """Relative growth of the median from the first half to the second."""
     if len(values) < 4:
-        sys.exit("error: too short to tell anything: more --minutes")
+        sys.exit("error: too short to measure: give more --minutes")
     middle = len(values) // 2
     return statistics.median(values[middle:]) / statistics.median(values[:middle]) - 1
 
@@ -87,7 +88,7 @@ def memory_is_flat(name, samples):
 def training(program, folder, minutes):
     subprocess.run([program, "synth", "figures", "--persons", "8", "--cameras", "2", "--images", "4"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     command = [program, "train", "--backbone", TINY, "--heads", "2", "--data", "figures", "--out", "run"]
-    # Hardly a rate: a network that had diverged would end the run.
+    # A tiny learning rate, since a diverging network would end the run.
     command += ["--preset", "full", "--epochs", "1000000", "--batch-size", "8", "--lr", "1e-6"]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
     samples = watch(process, lambda: 0, minutes * 60)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs all tests: once as the adapter is, then those that use it once more as if it were the least of all devices
-# (WebGPU's default limits, no optional feature). Needs Rust and a Vulkan or Metal driver; neither Python nor Node.
+# Runs all tests on the adapter, then those that use it again with WebGPU's default limits and no optional feature.
+# Needs Rust and a Vulkan or Metal driver, but neither Python nor Node.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Vulkan's software driver keeps files there; not every login has such a folder.
+# Vulkan's software driver writes files there, and some logins lack this folder.
 if [ ! -w "${XDG_RUNTIME_DIR:-}" ]; then
     XDG_RUNTIME_DIR="$(mktemp -d)"
     export XDG_RUNTIME_DIR

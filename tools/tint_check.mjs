@@ -1,9 +1,9 @@
-// Has Tint, the WGSL compiler of Chrome, read every assembled shader and build every pipeline, on a device without a GPU.
-// It knows rules that naga doesn't: barriers and subgroup operations must stand in uniform control flow.
+// Validates every assembled shader with Tint, Chrome's WGSL compiler, and builds every pipeline, on a device without a
+// GPU. Tint checks rules that naga doesn't: barriers and subgroup operations must be in uniform control flow.
 //
-//   node tools/tint_check.mjs DIR        DIR as tests/shader_contract.rs leaves it: *.wgsl and list.txt
+//   node tools/tint_check.mjs DIR        DIR: output of tests/shader_contract.rs, *.wgsl and list.txt
 //
-// Exit code 0 if all pass, 1 if one is refused, or if a shader that is wrong on purpose is accepted.
+// Exit code 0 if all pass, 1 if one is refused or an invalid shader is accepted.
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -11,7 +11,7 @@ import { create, globals } from "webgpu";
 
 Object.assign(globalThis, globals);
 
-// A barrier that only some invocations of a workgroup meet.
+// A barrier that only some invocations of a workgroup reach.
 const BARRIER_FOR_SOME = `
 var<workgroup> shared_value: u32;
 @group(0) @binding(0) var<storage, read_write> values: array<u32>;
@@ -24,10 +24,10 @@ fn wrong(@builtin(local_invocation_index) lane: u32) {
     values[lane] = shared_value;
 }`;
 
-// The same with the barrier where all meet it.
+// The same with a barrier that all reach.
 const BARRIER_FOR_ALL = BARRIER_FOR_SOME.replace("workgroupBarrier();\n    }", "}\n    workgroupBarrier();");
 
-/** Messages of Tint about a source, then of the device about its pipelines; empty if there are none. */
+/** Tint's messages about a source, or the device's about its pipelines; empty if there are none. */
 async function complaints(device, code, entryPoint, settings) {
     const found = [];
     device.pushErrorScope("validation");
@@ -48,7 +48,7 @@ async function complaints(device, code, entryPoint, settings) {
     return found;
 }
 
-/** Variants of list.txt: name → entry point, features that it needs, override values of each of its pipelines. */
+/** Variants of list.txt: name → entry point, needed features, override values of each pipeline. */
 function variants(folder) {
     const found = new Map();
     for (const line of readFileSync(join(folder, "list.txt"), "utf8").trim().split("\n")) {
@@ -72,16 +72,16 @@ const adapter = await gpu.requestAdapter();
 const has = {
     subgroups: adapter.features.has("subgroups"),
     f16: adapter.features.has("shader-f16"),
-    // Stated in tests/shader_contract.rs: what naga alone reads, such as matrix units.
+    // Feature of variants that only naga reads, such as matrix units; see tests/shader_contract.rs.
     naga: false,
 };
-// Limits are WebGPU's defaults: what a variant needs beyond them is a mistake of ours.
+// WebGPU's default limits: a variant must not need more.
 const device = await adapter.requestDevice({
     requiredFeatures: [...(has.subgroups ? ["subgroups"] : []), ...(has.f16 ? ["shader-f16"] : [])],
 });
 
 if ((await complaints(device, BARRIER_FOR_ALL, "wrong", [{}])).length > 0) {
-    console.error("self-test: Tint refuses a right shader");
+    console.error("self-test: Tint refuses a valid shader");
     process.exit(1);
 }
 const [caught] = await complaints(device, BARRIER_FOR_SOME, "wrong", [{}]);
@@ -99,7 +99,7 @@ for (const [name, { entry, features, settings }] of all) {
         skipped += 1;
         continue;
     }
-    // Tint wants the directive; naga, which reads the sources at run time, doesn't know it.
+    // Tint needs the directive; naga, which reads the sources at run time, doesn't support it.
     const directive = features.includes("subgroups") ? "enable subgroups; " : "";
     const source = directive + readFileSync(join(folder, `${name}.wgsl`), "utf8");
     const found = await complaints(device, source, entry, settings);

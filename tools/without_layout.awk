@@ -1,5 +1,5 @@
-# Takes the layout off the types that lie in memory of a workgroup, in SPIR-V as spirv-dis --raw-id writes it: strides of
-# arrays and offsets of members. Reads the text twice: awk -f without_layout.awk FILE FILE. See check_shaders.sh.
+# Removes array strides and member offsets of types in workgroup memory from SPIR-V in the form of spirv-dis --raw-id.
+# Reads the text twice: awk -f without_layout.awk FILE FILE. See check_shaders.sh.
 
 function bare(type, words, i) {
     if (type in seen) return

@@ -1,13 +1,13 @@
-// Compiles HLSL with Microsoft's own compilers, FXC (d3dcompiler_47.dll) and DXC (dxcompiler.dll), as wgpu calls them on
-// Windows, and looks in the machine code for arrays in registers that are indexed by something unknown: drivers keep such
-// arrays in memory. Runs under Wine; tools/check_hlsl.sh builds and calls it.
+// Compiles HLSL with Microsoft's compilers, FXC (d3dcompiler_47.dll) and DXC (dxcompiler.dll), called as wgpu does on
+// Windows, and counts arrays in registers that the machine code indexes by a variable, which drivers may keep in
+// memory. Runs under Wine; tools/check_hlsl.sh builds and calls it.
 //
 //   host.exe LIST RESULTS WORKERS SECONDS
 //
-// LIST: a line `COMPILER FILE MODEL ENTRY` per job, COMPILER being fxc or dxc. RESULTS: a line per job, in any order,
-// `COMPILER OUTCOME MILLISECONDS ARRAYS INDEXED FILE`; OUTCOME is accepted, refused, or late after SECONDS; ARRAYS counts
-// arrays left in registers, INDEXED the places where one is indexed by a variable. What a compiler says goes to stderr.
-// Exit code 0 if all are accepted, 1 if not, 2 if the compilers can't be called or don't behave as they must.
+// LIST: a line `COMPILER FILE MODEL ENTRY` per job, with COMPILER fxc or dxc. RESULTS: a line per job, in any order,
+// `COMPILER OUTCOME MILLISECONDS ARRAYS INDEXED FILE`. OUTCOME is accepted, refused, or late after SECONDS; ARRAYS
+// counts arrays in registers, INDEXED the places that index one by a variable. Messages of compilers go to stderr. Exit
+// code 0 if all are accepted, 1 if not, 2 if the compilers can't be called or fail the self-test.
 
 #define COBJMACROS
 #include <windows.h>
@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// What is used of dxcapi.h, which mingw doesn't have. A result's methods up to the last that is called.
+// The used declarations of dxcapi.h, which mingw lacks, with a result's methods up to the last used one.
 typedef struct { const void *Ptr; SIZE_T Size; UINT Encoding; } DxcBuffer;
 enum { DXC_CP_UTF8 = 65001, DXC_OUT_OBJECT = 1, DXC_OUT_ERRORS = 2, DXC_OUT_DISASSEMBLY = 5 };
 
@@ -66,7 +66,7 @@ typedef struct {
 typedef struct {
     bool accepted;
     unsigned arrays, indexed;
-    // What the compiler says; to be freed; null if nothing.
+    // The compiler's message, which the caller frees, or null.
     char *message;
 } Outcome;
 
@@ -81,7 +81,7 @@ static void *allocate(size_t size) {
     return found;
 }
 
-// A blob's bytes with a zero behind them; to be freed.
+// A blob's bytes with a terminating zero, which the caller frees.
 static char *text_of(ID3DBlob *blob) {
     size_t size = ID3D10Blob_GetBufferSize(blob);
     char *text = allocate(size + 1);
@@ -121,14 +121,14 @@ static Outcome with_fxc(const Job *job, const char *source) {
                                  D3DCOMPILE_ENABLE_STRICTNESS, 0, &code, &message);
     outcome.accepted = SUCCEEDED(status) && code;
     if (message) {
-        // Warnings of what it accepts are of no interest.
+        // Warnings about accepted shaders are ignored.
         if (!outcome.accepted) outcome.message = text_of(message);
         ID3D10Blob_Release(message);
     }
     if (!outcome.accepted) return outcome;
     ID3DBlob *assembly = NULL;
     status = fxc_disassemble(ID3D10Blob_GetBufferPointer(code), ID3D10Blob_GetBufferSize(code), 0, NULL, &assembly);
-    if (FAILED(status)) fail("FXC doesn't take its own code apart");
+    if (FAILED(status)) fail("FXC can't disassemble its own code");
     char *text = text_of(assembly);
     scan_dxbc(text, &outcome);
     free(text);
@@ -149,7 +149,7 @@ static Outcome with_dxc(Compiler *compiler, const Job *job, const char *source) 
         wide(job->file, file), L"-E", wide(job->entry, entry), L"-T", wide(job->model, model),
         L"-HV", L"2018", L"-no-warnings", L"-Ges", L"-enable-16bit-types",
     };
-    // 16-bit types need shader model 6.2; wgpu asks for them wherever the adapter has halves.
+    // 16-bit types need shader model 6.2; wgpu requests them if the adapter has f16.
     UINT count = sizeof arguments / sizeof *arguments - (strcmp(job->model, "cs_6_2") < 0);
     DxcBuffer buffer = {source, strlen(source), DXC_CP_UTF8};
     Result *result = NULL;
@@ -173,7 +173,7 @@ static Outcome with_dxc(Compiler *compiler, const Job *job, const char *source) 
     if (SUCCEEDED(status)) {
         status = assembly->methods->GetOutput(assembly, DXC_OUT_DISASSEMBLY, &IID_BLOB, (void **)&lines, NULL);
     }
-    if (FAILED(status)) fail("DXC doesn't take its own code apart");
+    if (FAILED(status)) fail("DXC can't disassemble its own code");
     char *text = text_of(lines);
     scan_dxil(text, &outcome);
     free(text);
@@ -194,7 +194,7 @@ static Compiler *new_dxc(void) {
     return found;
 }
 
-// Both compilers must refuse the first, naming its third line, and both counts must see the arrays of the others.
+// Both compilers must refuse the first, naming line 3, and both counts must find the arrays of the others.
 static const char WRONG[] = "RWByteAddressBuffer to : register(u0);\n[numthreads(64, 1, 1)] void main(uint3 id : SV_DispatchThreadID) {\n"
                             "    float4 lane = id.x + nothing;\n    to.Store(id.x * 4, asuint(lane.x));\n}\n";
 static const char INDEXED[] = "RWByteAddressBuffer to : register(u0);\n[numthreads(64, 1, 1)] void main(uint3 id : SV_DispatchThreadID) {\n"
@@ -211,7 +211,7 @@ static void self_test(void) {
         Outcome wrong = compile(dxc, &jobs[i], WRONG);
         const char *line = i == 0 ? "(3," : ":3:";
         if (wrong.accepted || !wrong.message || !strstr(wrong.message, line)) {
-            fprintf(stderr, "self-test: %s: a wrong shader isn't refused by its line: %s\n", jobs[i].compiler,
+            fprintf(stderr, "self-test: %s: an invalid shader isn't refused with its line: %s\n", jobs[i].compiler,
                     wrong.message ? wrong.message : "no message");
             exit(2);
         }
@@ -232,8 +232,8 @@ static FILE *results;
 static bool all_accepted = true;
 static CRITICAL_SECTION writing;
 
-// A thread that compiles one job after another, until it is given up because a job takes too long: a compiler can't be
-// stopped. `job` is -1 between jobs.
+// A thread that compiles jobs. It is abandoned if a job takes too long, since a compiler can't be stopped. `job` is -1
+// between jobs.
 typedef struct {
     HANDLE thread;
     LONG job;
@@ -241,7 +241,7 @@ typedef struct {
     bool given_up;
 } Worker;
 
-// To be called while `writing` is held.
+// Called with `writing` held.
 static void report(const Job *job, const char *outcome, ULONGLONG since, Outcome found) {
     fprintf(results, "%s %s %llu %u %u %s\n", job->compiler, outcome, GetTickCount64() - since, found.arrays, found.indexed, job->file);
     fflush(results);
@@ -320,7 +320,7 @@ int main(int count, char **words) {
     if (count != 5) fail("usage: host.exe LIST RESULTS WORKERS SECONDS");
     read_list(words[1]);
     results = fopen(words[2], "wb");
-    if (!results) fail("no place for results");
+    if (!results) fail("the results can't be written");
     int workers = atoi(words[3]);
     ULONGLONG limit = (ULONGLONG)atoi(words[4]) * 1000;
 
@@ -351,6 +351,6 @@ int main(int count, char **words) {
         }
     }
     fclose(results);
-    // Not exit: threads that were given up may still compile.
+    // Not exit, since abandoned threads may still compile.
     TerminateProcess(GetCurrentProcess(), all_accepted ? 0 : 1);
 }

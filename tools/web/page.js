@@ -1,22 +1,22 @@
-// The page beside a player: images in, vectors and the most similar images out. Nothing leaves the machine; names of
-// files go in as text, never as HTML.
+// The page of an exported network: images in, embeddings and the most similar images out. Nothing leaves the machine.
+// File names are inserted as text, never as HTML.
 
 import { Player, squaredDistance } from "./player.js";
 
-/** Most results that are shown. */
+/** Most results to show. */
 const MOST = 24;
 
 const byId = (id) => document.getElementById(id);
-const picker = byId("pictures");
+const picker = byId("images");
 
-/** What was embedded: { name, url, vector, button }. */
+/** Embedded images: { name, url, vector, button }. */
 let images = [];
-/** Index of the image that was asked for. */
+/** Index of the selected image. */
 let asked = null;
 let player = null;
-/** Images are embedded one list after the other. */
+/** Lists of images are embedded in sequence. */
 let queue = Promise.resolve();
-/** Grows with every removal of all images: what was asked for before is dropped. */
+/** Counts removals of all images; older requests are dropped. */
 let round = 0;
 
 function say(status, error = "") {
@@ -33,7 +33,7 @@ function element(name, className, text) {
 
 function image(url) {
     const made = document.createElement("img");
-    // Its name stands below.
+    // The name is shown below.
     made.alt = "";
     made.src = url;
     return made;
@@ -42,7 +42,7 @@ function image(url) {
 /** A file of the folder that this page is in. */
 async function read(name) {
     const response = await fetch(name);
-    if (!response.ok) throw new Error(`${name}: the server answers ${response.status}`);
+    if (!response.ok) throw new Error(`${name}: the server returned ${response.status}`);
     return response.arrayBuffer();
 }
 
@@ -59,7 +59,7 @@ async function decode(file) {
     }
 }
 
-/** Embeds files, one after the other, and shows each as soon as it has a vector. */
+/** Embeds files in sequence, and shows each when it is embedded. */
 async function add(files) {
     const began = round;
     const refused = [];
@@ -78,10 +78,10 @@ async function add(files) {
         done += 1;
     }
     if (asked !== null) rank(asked);
-    say(`${images.length} images with vectors of ${player.dim} numbers`, refused.join("; "));
+    say(`${images.length} images with embeddings of ${player.dim} dimensions`, refused.join("; "));
 }
 
-/** Shows an image with its vector. */
+/** Adds an image with its embedding. */
 function keep(file, vector) {
     const index = images.length;
     const url = URL.createObjectURL(file);
@@ -97,7 +97,7 @@ function keep(file, vector) {
     images.push({ name: file.name, url, vector, button });
 }
 
-/** Shows the images that are most similar to one of them. */
+/** Shows the images that are most similar to one. */
 function rank(index) {
     asked = index;
     const { name, vector } = images[index];
@@ -125,7 +125,7 @@ function result({ name, url, distance }, place) {
     return made;
 }
 
-/** The vectors as a NumPy matrix (images, numbers) of f32. */
+/** The embeddings as a NumPy matrix (images, dimensions) of f32. */
 function npy() {
     const shape = `(${images.length}, ${player.dim})`;
     const dict = `{'descr': '<f4', 'fortran_order': False, 'shape': ${shape}, }`;
@@ -142,7 +142,7 @@ function json() {
     return [JSON.stringify({ made_by, weights_sha256, preprocess, embedding, images: vectors })];
 }
 
-/** One name a line, line breaks and backslashes escaped, as `lat-wgpu embed` writes them beside an .npy file. */
+/** One name per line, with line breaks and backslashes escaped, as `lat-wgpu embed` writes them for an .npy file. */
 function paths() {
     const escapes = { "\\": "\\\\", "\n": "\\n", "\r": "\\r" };
     return images.map(({ name }) => `${name.replace(/[\\\n\r]/g, (found) => escapes[found])}\n`);
@@ -153,7 +153,7 @@ function download(name, parts) {
     link.href = URL.createObjectURL(new Blob(parts));
     link.download = name;
     link.click();
-    // The browser has taken it by then.
+    // The browser has read it by then.
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
@@ -178,10 +178,10 @@ function take(files) {
     }
 }
 
-/** Opens the adapter and the network; throws an Error with words for the user. */
+/** Opens the adapter and the network; throws an Error with a message for the user. */
 async function open() {
     if (!navigator.gpu) {
-        const why = isSecureContext ? "this browser has none, or it is turned off" : "browsers offer it on https and localhost alone";
+        const why = isSecureContext ? "this browser has none, or it is turned off" : "browsers offer it on https and localhost only";
         throw new Error(`This page needs WebGPU: ${why}. Chrome, Edge, Firefox and Safari of 2025 or later have it.`);
     }
     const adapter = await navigator.gpu.requestAdapter();

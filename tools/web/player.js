@@ -1,40 +1,41 @@
-// Replays what `lat-wgpu export --to web` recorded, on any WebGPU device: pixels in, vectors out.
+// Replays a network of `lat-wgpu export --to web` on any WebGPU device: pixels in, embeddings out.
 //
-//   const player = await Player.open(device, read);            // read(name) gives a file of the folder as an ArrayBuffer
-//   const [vector] = await player.embed([imageData]);          // { width, height, data }: RGBA bytes, as of a canvas
+//   const player = await Player.open(device, read);            // read(name) returns a file of the folder as an
+// ArrayBuffer   const [vector] = await player.embed([imageData]);          // { width, height, data }: RGBA bytes, as
+// of a canvas
 //
-// Everything that depends on the network is in plan.json: buffers, pipelines, and launches with their grids, uniform
-// blocks and bindings. Here they are made and repeated.
+// Everything specific to the network is in plan.json: buffers, pipelines, and dispatches with their grids, uniform
+// blocks and bindings.
 
-/** The version of plan.json that this file was written for. */
+/** Supported version of plan.json. */
 const FORMAT = 1;
 
 /** Alignment of uniform blocks: WebGPU's default minUniformBufferOffsetAlignment, in bytes. */
 const UNIFORM_ALIGN = 256;
 
 export class Player {
-    /** Length of a vector. */
+    /** Dimensions of an embedding. */
     get dim() {
         return this.plan.embedding.dim;
     }
 
     /**
-     * Reads a folder and puts it on a device. `progress` is told how many bytes of weights are there, and of how many.
-     * Throws an Error that says which file or launch is wrong.
+     * Loads a folder onto a device. `progress` gets the number of bytes of weights read, and their total. Throws an Error
+     * that names the wrong file or dispatch.
      */
     static async open(device, read, progress = () => {}) {
         const plan = JSON.parse(new TextDecoder().decode(await read("plan.json")));
         if (plan.format !== FORMAT) {
-            throw new Error(`plan.json has format ${plan.format}, this player knows ${FORMAT}: use the player beside it`);
+            throw new Error(`plan.json has format ${plan.format}, this player supports ${FORMAT}: use the player of its folder`);
         }
         if (plan.preprocess.interpolation !== "bicubic") {
-            throw new Error(`plan.json wants images resized by ${plan.preprocess.interpolation}, this player knows bicubic`);
+            throw new Error(`plan.json needs ${plan.preprocess.interpolation} interpolation, this player supports bicubic`);
         }
         const player = new Player();
         Object.assign(player, { device, plan });
         device.pushErrorScope("out-of-memory");
         device.pushErrorScope("validation");
-        // The scopes are closed whatever happens between: an error there is the cause of one here.
+        // The scopes are always closed. An error in them is the cause of one here.
         let failure = null;
         try {
             await player.#fill(read, progress);
@@ -52,7 +53,7 @@ export class Player {
         return player;
     }
 
-    /** Makes all buffers and fills the weights. */
+    /** Creates all buffers and uploads the weights. */
     async #fill(read, progress) {
         const { device, plan } = this;
         const { STORAGE, COPY_DST, COPY_SRC, MAP_READ, UNIFORM } = GPUBufferUsage;
@@ -82,7 +83,7 @@ export class Player {
         device.queue.writeBuffer(this.uniforms, 0, blocks);
     }
 
-    /** Compiles the shaders, and binds the buffers of every launch. */
+    /** Compiles the shaders, and binds the buffers of every dispatch. */
     async #prepare(read) {
         const { device, plan } = this;
         const modules = new Map();
@@ -112,8 +113,8 @@ export class Player {
     }
 
     /**
-     * The vectors of images { width, height, data } of any size, in their order: Float32Array, of length 1. Alpha is
-     * dropped. One call at a time.
+     * The embeddings of images { width, height, data } of any size, in order: Float32Array, of unit length. Ignores alpha.
+     * Calls must not overlap.
      */
     async embed(images) {
         const { size: [height, width], flip } = this.plan.preprocess;
@@ -131,7 +132,7 @@ export class Player {
         return images.map((_, index) => meanOfViews(vectors[2 * index], vectors[2 * index + 1], this.plan.embedding.parts));
     }
 
-    /** One replay, for up to a batch of images of the input size. */
+    /** Replays the plan once, for at most a batch of images of the input size. */
     async #run(views) {
         const { device, dim } = this;
         const bytes = new Uint8Array(this.input.size);
@@ -162,7 +163,7 @@ export class Player {
     }
 }
 
-/** The squared Euclidean distance of two vectors, as `lat-wgpu search` tells it. */
+/** The squared Euclidean distance of two embeddings, as in `lat-wgpu search`. */
 export function squaredDistance(one, other) {
     return one.reduce((sum, value, index) => sum + (value - other[index]) ** 2, 0);
 }
@@ -190,14 +191,14 @@ function mirrored({ width, height, pixels }) {
     return turned;
 }
 
-/** The mean of two vectors, each of the parts brought to length 1/√parts again. */
+/** The mean of two embeddings, with each part scaled to length 1/√parts. */
 function meanOfViews(one, other, parts) {
     const mean = one.map((value, index) => Math.fround(value + other[index]) / 2);
     const width = mean.length / parts;
     for (let part = 0; part < parts; part += 1) {
         const values = mean.subarray(part * width, (part + 1) * width);
         const square = values.reduce((sum, value) => sum + value ** 2, 0);
-        // Two opposite views leave nothing to bring to a length.
+        // Avoids a division by 0 for opposite vectors.
         const factor = 1 / (Math.max(Math.sqrt(square), 1e-12) * Math.sqrt(parts));
         values.forEach((value, index) => {
             values[index] = value * factor;
@@ -206,22 +207,22 @@ function meanOfViews(one, other, parts) {
     return mean;
 }
 
-// The filter is Pillow's `Image.resize(size, BICUBIC)`, byte for byte, as src/images/preprocess.rs has it: a cubic that is
-// widened when shrinking, weights in 22-bit fixed point, one pass along the rows and one along the columns, each rounded
-// to 8 bit. The order of operations is Pillow's.
+// Pillow's `Image.resize(size, BICUBIC)`, byte for byte, as in src/images/preprocess.rs: a cubic filter that widens
+// when shrinking, weights in 22-bit fixed point, one pass along the rows and one along the columns, each rounded to 8
+// bits, with Pillow's order of operations.
 
 /** Fraction bits of a weight. */
 const FRACTION_BITS = 22;
-/** Half a step, so that the final shift rounds. */
+/** Half a unit, so that the final shift rounds. */
 const HALF = 1 << (FRACTION_BITS - 1);
-/** Reach of the cubic on either side, in pixels of the coarser grid. */
+/** Support of the cubic on either side, in pixels of the coarser grid. */
 const REACH = 2;
 
-/** Stretches an RGB image; the aspect ratio is not kept. */
+/** Resizes an RGB image without keeping the aspect ratio. */
 export function resizeBicubic(image, height, width) {
     const rowsLost = image.height - height;
     const columnsLost = image.width - width;
-    // Which pass comes first decides the rounding between them: the rule of Pillow 13.
+    // The order of the passes affects rounding; this is the rule of Pillow 13.
     const rowsFirst = rowsLost > 0 && rowsLost > 2 * columnsLost;
     return rowsFirst ? resizeColumns(resizeRows(image, height), width) : resizeRows(resizeColumns(image, width), height);
 }
@@ -252,14 +253,14 @@ function resizeRows({ width, height: from, pixels }, to) {
     return { width, height: to, pixels: resized };
 }
 
-/** One value of an output pixel, before it is clamped to 0..=255: bytes from `first` on, `step` apart. */
+/** One value of an output pixel, before clamping to 0..=255, from input bytes starting at `first`, `step` apart. */
 function weighted(pixels, first, step, weights) {
     let sum = HALF;
     for (let index = 0; index < weights.length; index += 1) sum += pixels[first + step * index] * weights[index];
     return sum >> FRACTION_BITS;
 }
 
-/** For each output pixel the first input pixel that makes it, and the weights of that one and its successors. */
+/** For each output pixel, the first input pixel, and the weights of that pixel and its successors. */
 function windows(from, to) {
     const scale = from / to;
     const widening = Math.max(scale, 1);

@@ -1,4 +1,4 @@
-// What both tests of the exported web folder need: the program, images as bytes, vectors, and how far they are apart.
+// Helpers of both tests of the exported web folder: running the program, images, embeddings and their comparison.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -11,15 +11,15 @@ const repository = fileURLToPath(new URL("../..", import.meta.url));
 export const DEMO = join(repository, "weights/demo.safetensors");
 export const golden = (name) => join(repository, `tests/goldens/${name}.model.safetensors`);
 
-/** The program, run in a folder with an environment. */
+/** Returns a function that runs the program in a folder with an environment. */
 export const runner = (program, folder, env) => (...words) =>
     execFileSync(program, words, { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
 
-/** Draws figures, cuts some of them to odd sizes, and gives the folder with all of them: as PNG and BMP. */
+/** Makes synthetic images, some cut to odd sizes, as PNG and BMP, and returns their folder. */
 export function drawImages(run, folder) {
     run("synth", "figures", "--persons", "10", "--cameras", "2", "--images", "1", "--seed", "7");
     const drawn = join(folder, "figures/query");
-    const images = join(folder, "pictures");
+    const images = join(folder, "images");
     mkdirSync(images);
     const names = readdirSync(drawn).sort();
     assert.ok(names.length >= 2);
@@ -33,7 +33,7 @@ export function drawImages(run, folder) {
     return images;
 }
 
-/** An image's lower right part. */
+/** The lower right part of an image. */
 function cut({ width, height, data }, rows, columns) {
     const part = new Uint8ClampedArray(4 * rows * columns);
     for (let y = 0; y < rows; y += 1) {
@@ -43,7 +43,7 @@ function cut({ width, height, data }, rows, columns) {
     return { width: columns, height: rows, data: part };
 }
 
-/** RGBA as an uncompressed BMP of 24 bits: rows from the bottom, each padded to whole words. */
+/** RGBA as an uncompressed 24-bit BMP: rows from the bottom, padded to whole words. */
 function bmp({ width, height, data }) {
     const row = Math.ceil((3 * width) / 4) * 4;
     const file = Buffer.alloc(54 + row * height);
@@ -62,7 +62,7 @@ function bmp({ width, height, data }) {
     return file;
 }
 
-/** The pixels of a file that `drawImages` left. */
+/** The pixels of a file of `drawImages`. */
 export function readImage(path) {
     const bytes = readFileSync(path);
     return path.endsWith(".png") ? readPng(bytes) : readBmp(bytes);
@@ -81,7 +81,7 @@ function readBmp(file) {
     return { width, height, data };
 }
 
-/** A PNG of 8-bit RGB without interlacing, as `lat-wgpu synth` writes it. */
+/** Decodes a PNG of 8-bit RGB without interlacing, as `lat-wgpu synth` writes it. */
 function readPng(file) {
     const [width, height] = [file.readUInt32BE(16), file.readUInt32BE(20)];
     assert.deepEqual([...file.subarray(24, 29)], [8, 2, 0, 0, 0], "8-bit RGB");
@@ -115,7 +115,7 @@ function paeth(left, above, corner) {
     return b <= c ? above : corner;
 }
 
-/** The rows of an .npy file of f32, by the names in the .paths.txt beside it. */
+/** The rows of an f32 .npy file, by the names in its .paths.txt. */
 export function readVectors(path) {
     const file = readFileSync(path);
     const start = 10 + file.readUInt16LE(8);
@@ -126,7 +126,7 @@ export function readVectors(path) {
     return new Map(names.map((name, row) => [name, values.subarray(row * dim, (row + 1) * dim)]));
 }
 
-/** Fails unless vectors agree by name with the native ones; gives lowest cosine and largest error in words. */
+/** Asserts that embeddings agree by name with the native ones, and prints the lowest cosine and the largest error. */
 export function agree(what, found, native) {
     assert.deepEqual([...found.keys()].sort(), [...native.keys()].sort(), what);
     let [lowest, largest] = [1, 0];
@@ -136,9 +136,9 @@ export function agree(what, found, native) {
         const dot = (a, b) => a.reduce((sum, value, index) => sum + value * b[index], 0);
         const cosine = dot(ours, theirs) / Math.sqrt(dot(ours, ours) * dot(theirs, theirs));
         const error = Math.max(...theirs.map((value, index) => Math.abs(value - ours[index])));
-        // Not `<`, which NaN would pass.
+        // Not `<`, since NaN must fail.
         assert.ok(cosine >= 0.99999 && error <= 1e-5, `${what}: ${name}: cosine ${cosine}, error ${error}`);
         [lowest, largest] = [Math.min(lowest, cosine), Math.max(largest, error)];
     }
-    console.log(`${what}: ${native.size} vectors, lowest cosine ${lowest.toFixed(9)}, largest error ${largest.toExponential(1)}`);
+    console.log(`${what}: ${native.size} embeddings, lowest cosine ${lowest.toFixed(9)}, largest error ${largest.toExponential(1)}`);
 }

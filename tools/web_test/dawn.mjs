@@ -1,8 +1,8 @@
-// Replays exported networks in Node with Dawn, the WebGPU of Chrome, and compares the vectors with the native ones.
+// Replays exported networks in Node with Dawn, Chrome's WebGPU, and compares the embeddings with the native ones.
 //
-//   node tools/web_test/dawn.mjs PROGRAM [DRIVER.json]       the Vulkan driver for Dawn, not for the program
+//   node tools/web_test/dawn.mjs PROGRAM [DRIVER.json]       DRIVER.json: Vulkan driver for Dawn, not for the program
 //
-// Exit code 3 if Dawn takes no adapter.
+// Exit code 3 if Dawn accepts no adapter.
 
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
@@ -14,7 +14,7 @@ import { Player, resizeBicubic, squaredDistance } from "../web/player.js";
 
 Object.assign(globalThis, globals);
 
-/** From `Image.resize(size, Image.BICUBIC)` of Pillow 13.0; src/images/preprocess.rs has the same. */
+/** Asserts results of `Image.resize(size, Image.BICUBIC)` of Pillow 13.0; src/images/preprocess.rs has the same. */
 function equalsPillow() {
     for (const [height, width, values, [toHeight, toWidth], expected] of [
         [1, 5, [0, 100, 200, 50, 255], [1, 3], [43, 144, 168]],
@@ -33,20 +33,20 @@ function equalsPillow() {
 const [program, driver] = process.argv.slice(2);
 const folder = mkdtempSync(join(tmpdir(), "web-dawn-"));
 const run = runner(program, folder, { ...process.env });
-// For Dawn alone: the program has the environment of before.
+// For Dawn only: the program keeps the old environment.
 if (driver) process.env.VK_DRIVER_FILES = driver;
-// Kept by name: Dawn stops when it is collected.
+// Kept in a variable, since Dawn stops when it is collected.
 const gpu = create([]);
 try {
     equalsPillow();
     const adapter = await gpu.requestAdapter();
     if (!adapter) {
-        console.error("error: Dawn takes no adapter of this machine");
+        console.error("error: Dawn accepts no adapter of this machine");
         rmSync(folder, { recursive: true, force: true });
         process.exit(3);
     }
     console.log(`Dawn on ${adapter.info.description || adapter.info.device}`);
-    // WebGPU's default limits and no features: what a plan needs beyond them is a mistake of ours.
+    // WebGPU's default limits and no features: a plan must not need more.
     const device = await adapter.requestDevice();
     device.onuncapturederror = ({ error }) => assert.fail(error.message);
 
@@ -64,15 +64,15 @@ try {
     ]) {
         run("export", "--model", model, ...network, "--to", "web", ...web, "--out", name);
         const flip = web.includes("--flip") ? ["--flip"] : [];
-        run("embed", "--model", model, ...network, ...flip, "pictures", "--out", `${name}.npy`);
+        run("embed", "--model", model, ...network, ...flip, "images", "--out", `${name}.npy`);
         const read = async (file) => Uint8Array.from(readFileSync(join(folder, name, file))).buffer;
-        const told = [];
-        const player = await Player.open(device, read, (there, all) => told.push(there / all));
-        assert.equal(told.at(-1), 1, "all weights were told");
+        const shares = [];
+        const player = await Player.open(device, read, (there, all) => shares.push(there / all));
+        assert.equal(shares.at(-1), 1, "progress reaches all weights");
         const vectors = await player.embed(decoded);
         const native = readVectors(join(folder, `${name}.npy`));
         agree(name, new Map(names.map((file, index) => [file, vectors[index]])), native);
-        // The same again, one at a time: a replay depends on nothing left over, a vector not on its batch.
+        // Again one at a time: a replay must not depend on old memory, nor an embedding on its batch.
         const again = await player.embed([decoded[1]]);
         assert.deepEqual(again[0], vectors[1]);
         assert.ok(Math.abs(squaredDistance(again[0], again[0].map((value) => -value)) - 4) < 1e-5);
@@ -95,5 +95,5 @@ try {
 } finally {
     rmSync(folder, { recursive: true, force: true });
 }
-// Dawn's threads would keep the process.
+// Dawn's threads would keep the process running.
 process.exit(0);

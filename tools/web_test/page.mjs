@@ -1,4 +1,4 @@
-// The page of an exported folder in headless Chromium on its software WebGPU: choose, drop, rank, take the vectors along.
+// Tests the page of an exported folder in headless Chromium on its software WebGPU: choose, drop, rank, download.
 //
 //   node tools/web_test/page.mjs PROGRAM
 
@@ -18,7 +18,7 @@ const [program] = process.argv.slice(2);
 const folder = mkdtempSync(join(tmpdir(), "web-page-"));
 const run = runner(program, folder, process.env);
 
-/** Serves the exported folder on this machine alone, as any server of files would. */
+/** Serves the exported folder on localhost. */
 async function serve(root) {
     const server = createServer((request, response) => {
         const path = join(root, normalize(new URL(request.url, "http://localhost").pathname));
@@ -35,7 +35,7 @@ const text = (page, id) => page.$eval(`#${id}`, (element) => element.textContent
 const until = (page, id, words) => page.waitForFunction(
     (id, words) => document.getElementById(id).textContent.includes(words), { timeout: 90_000 }, id, words);
 
-/** Drops a file of this name and content, given as base64. */
+/** Drops a file with this name and base64 content. */
 const drop = (page, name, content) => page.evaluate((name, content) => {
     const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
     const dataTransfer = new DataTransfer();
@@ -43,7 +43,7 @@ const drop = (page, name, content) => page.evaluate((name, content) => {
     document.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
 }, name, content.toString("base64"));
 
-/** Lets the page download into a folder, presses the buttons and waits for the files. */
+/** Downloads into a folder: presses the buttons and waits for the files. */
 async function download(page, ids) {
     const client = await page.createCDPSession();
     const target = join(folder, "downloads");
@@ -61,18 +61,18 @@ async function download(page, ids) {
 
 async function embeds(page) {
     await until(page, "status", "Ready");
-    const images = join(folder, "pictures");
+    const images = join(folder, "images");
     const names = readdirSync(images).sort();
     const [last, ...first] = names.toReversed();
     const input = await page.$("#images");
     await input.uploadFile(...first.map((name) => join(images, name)));
-    await until(page, "status", `${first.length} images with vectors`);
+    await until(page, "status", `${first.length} images with embeddings`);
     await drop(page, last, readFileSync(join(images, last)));
-    await until(page, "status", `${names.length} images with vectors`);
+    await until(page, "status", `${names.length} images with embeddings`);
     await assertAccessible(page);
     await assertNoSideways(page);
 
-    // The downloads are what the program itself writes, and it can search them.
+    // The downloads equal the program's own files, and it can search them.
     const target = await download(page, ["npy", "paths", "json"]);
     agree("page", readVectors(join(target, "vectors.npy")), readVectors(join(folder, "native.npy")));
     const json = JSON.parse(readFileSync(join(target, "vectors.json"), "utf8"));
@@ -82,7 +82,7 @@ async function embeds(page) {
     const found = JSON.parse(readFileSync(join(folder, "found.json"), "utf8"));
     const order = found.queries[0].results.map(({ path }) => path).slice(1);
 
-    // Ranked by keyboard as the program ranks, the image itself left out.
+    // Selected by keyboard, ranked like the program's results without the image itself.
     await page.focus("#gallery li button");
     await page.keyboard.press("Enter");
     assert.equal(await text(page, "found-title"), `Most similar to ${first[0]}`);
@@ -92,7 +92,7 @@ async function embeds(page) {
     await assertAccessible(page);
 
     await drop(page, hostile, readFileSync(join(images, last)));
-    await until(page, "status", `${names.length + 1} images with vectors`);
+    await until(page, "status", `${names.length + 1} images with embeddings`);
     await drop(page, "notes.txt", Buffer.from("no image"));
     await until(page, "error", "notes.txt can't be read");
     assert.equal((await page.$$("script")).length, 1);
@@ -103,7 +103,7 @@ async function embeds(page) {
 try {
     drawImages(run, folder);
     run("export", "--model", DEMO, "--to", "web", "--out", "web");
-    run("embed", "--model", DEMO, "pictures", "--out", "native.npy");
+    run("embed", "--model", DEMO, "images", "--out", "native.npy");
     const { server, url } = await serve(join(folder, "web"));
     const allowed = new RegExp(`^(${url}|blob:${url}|data:)`);
     await withChromium(async (browser) => {
@@ -114,17 +114,17 @@ try {
             await assertNoSideways(page);
         });
     }, SOFTWARE);
-    // Under another name than localhost, without https, browsers offer no WebGPU.
+    // Browsers offer no WebGPU without https under another name than localhost.
     const elsewhere = url.replace("127.0.0.1", "images.test");
     await withChromium(async (browser) => {
         await withPage(browser, elsewhere, { allowed: new RegExp(`^(${elsewhere}|data:)`) }, async (page) => {
-            await until(page, "error", "This page needs WebGPU: browsers offer it on https and localhost alone");
+            await until(page, "error", "This page needs WebGPU: browsers offer it on https and localhost only");
             await assertAccessible(page);
             assert.ok(await page.$eval("#images", (input) => input.disabled));
         });
     }, ["--host-resolver-rules=MAP images.test 127.0.0.1"]);
     server.close();
-    console.log("the page works: choose, drop, rank, take along, light and dark, on a phone, and says so without WebGPU");
+    console.log("the page works: choose, drop, rank, download, light and dark, on a phone, with a message without WebGPU");
 } finally {
     rmSync(folder, { recursive: true, force: true });
 }

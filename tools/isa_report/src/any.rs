@@ -1,8 +1,7 @@
-//! The statistics of any driver's compiler about the shaders, by VK_KHR_pipeline_executable_properties: registers, stack,
+//! Statistics of the shaders from any driver's compiler by VK_KHR_pipeline_executable_properties: registers, stack,
 //! spills.
 //!
-//! Every driver names its statistics as it likes. They are all kept, and those whose names are known are brought to one
-//! name as well.
+//! Drivers name their statistics differently. All are kept, and known ones also get a common name.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -15,37 +14,37 @@ use crate::Pipeline;
 use crate::device::{Device, Executable};
 use crate::table::is_hot;
 
-/// How to run it.
+/// Options of the report.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Part of the device's name; else the first discrete one, else the first.
+    /// Part of the device's name; `None` takes the first discrete device, else the first.
     pub adapter: Option<String>,
-    /// Ends after this time with what is done until then.
+    /// Stops after this time with the results so far.
     pub limit: Option<Duration>,
     /// Prints JSON instead of a table.
     pub json: bool,
 }
 
-/// One pipeline on the driver, or why there is none.
+/// The result of one pipeline.
 struct Row<'a> {
     pipeline: &'a Pipeline,
     found: Result<Vec<Executable>, String>,
 }
 
-/// Statistics under one name; `None` where the driver says nothing of the kind. Of several executables the worst.
+/// Statistics under common names; `None` if the driver has none. The worst of several executables.
 #[derive(Debug, Default, PartialEq)]
 struct Common {
-    /// Registers of a lane.
+    /// Registers per lane.
     registers: Option<u64>,
-    /// Registers, or instructions for them, that went to memory.
+    /// Spilled registers, or spill instructions.
     spills: Option<u64>,
-    /// Bytes of memory of a lane: spilled registers, and arrays that no register holds.
+    /// Bytes of stack per lane: spilled registers and arrays.
     stack: Option<u64>,
     /// Bytes of workgroup memory.
     shared: Option<u64>,
 }
 
-/// Names in lower case: of NVIDIA, RADV, AMD's own, Intel, NVK and Turnip.
+/// Lower-case names of NVIDIA, RADV, AMD's own driver, Intel, NVK and Turnip.
 const REGISTERS: [&str; 7] = [
     "register count",
     "vgprs",
@@ -88,15 +87,15 @@ impl Common {
         worst
     }
 
-    /// True if registers went to memory.
+    /// Returns whether registers are in memory.
     fn leaks(&self) -> bool {
         self.spills > Some(0) || self.stack > Some(0)
     }
 }
 
-/// Prints what the driver says of every pipeline that its device can get.
+/// Prints the driver's statistics of every pipeline that its device supports.
 ///
-/// A driver that says nothing is no error: the JSON has `"available": false` and the reason.
+/// A driver without statistics is no error: the JSON has `"available": false` and the reason.
 ///
 /// # Errors
 /// If the shaders can't be read.
@@ -114,7 +113,7 @@ pub fn run(shaders: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
         }
     };
     pipelines.retain(|pipeline| device.takes(&pipeline.variant, &pipeline.features));
-    // A run that is cut short has seen what most of the time goes to.
+    // Hot kernels first, in case the run is stopped.
     pipelines.sort_by_key(|pipeline| (!is_hot(&pipeline.variant), pipeline.name.contains('+')));
     let rows = compile_all(&device, shaders, &pipelines, options.limit);
     if options.json {
@@ -153,7 +152,7 @@ fn compile_all<'a>(
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-/// How many rows are of a kind.
+/// Number of rows with a property.
 fn count(rows: &[Row<'_>], is: impl Fn(&Common) -> bool) -> usize {
     rows.iter().filter_map(|row| row.found.as_ref().ok()).filter(|found| is(&Common::of(found))).count()
 }
@@ -161,7 +160,7 @@ fn count(rows: &[Row<'_>], is: impl Fn(&Common) -> bool) -> usize {
 fn table(device: &Device, rows: &[Row<'_>], wanted: usize) -> String {
     let mut text = format!("{}, {}\n", device.name, device.driver);
     let width = rows.iter().map(|row| row.pipeline.name.len()).max().unwrap_or(0).max(8);
-    // Writing to a string doesn't fail.
+    // Writing to a string never fails.
     let _ = writeln!(
         text,
         "{:<width$} {:>6} {:>9} {:>7} {:>7} {:>9}",
@@ -250,7 +249,7 @@ fn executable(one: &Executable) -> String {
     format!("{{\"lanes\": {}, \"statistics\": {{{}}}}}", one.lanes, statistics.join(", "))
 }
 
-/// A text as JSON.
+/// A text as a JSON string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for letter in text.chars() {
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_of_several_drivers_come_under_one_name() {
+    fn statistics_of_several_drivers_get_common_names() {
         let nvidia = executable(&[("Register Count", 128), ("Stack Size", 0), ("Binary Size", 9000)]);
         let wanted = Common { registers: Some(128), stack: Some(0), ..Common::default() };
         assert_eq!(Common::of(&[nvidia]), wanted);
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_drivers_stay_json() {
+    fn quoted_texts_are_json() {
         assert_eq!(quoted("a \"b\" \\ \n"), r#""a \"b\" \\ \u000a""#);
     }
 }

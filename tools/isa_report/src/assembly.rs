@@ -1,18 +1,18 @@
-//! What stands in a disassembled AMD kernel: its hot loop, and the instructions there.
+//! Finds the hot loop in a disassembled AMD kernel, and counts its instructions.
 
-/// Instructions of a loop's own body, without the loops inside it.
+/// Instructions in the body of a loop, without inner loops.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Loop {
-    /// Multiply-adds: a fused one for each lane, a packed one too, and each half of a dual one.
+    /// Multiply-adds: fused and packed ones, and each half of a dual one.
     pub multiply_adds: u32,
-    /// All operations: instructions, and the second halves of dual ones. Hints to the scheduler are none.
+    /// Operations: instructions, and the second halves of dual ones, without hints to the scheduler.
     pub operations: u32,
     /// 32-bit words that a lane reads from workgroup memory.
     pub words_read: u32,
 }
 
 impl Loop {
-    /// Multiply-adds of all operations, in percent.
+    /// Share of multiply-adds in all operations, in percent.
     pub fn share(&self) -> f64 {
         100.0 * f64::from(self.multiply_adds) / f64::from(self.operations.max(1))
     }
@@ -23,13 +23,13 @@ impl Loop {
     }
 }
 
-/// Name and operands of an instruction, of a dual one's two halves.
+/// Name and operands of an instruction, or of both halves of a dual one.
 fn operations(line: &str) -> impl Iterator<Item = (&str, &str)> {
     let code = line.split(';').next().unwrap_or_default();
     code.split("::").map(|half| half.trim().split_once(char::is_whitespace).unwrap_or((half.trim(), "")))
 }
 
-/// Whether the hardware's sequencer takes it without an issue slot of the units that compute.
+/// Returns whether the sequencer handles an instruction without an issue slot of the compute units.
 fn is_hint(name: &str) -> bool {
     matches!(name, "s_delay_alu" | "s_clause" | "s_nop")
 }
@@ -37,7 +37,7 @@ fn is_hint(name: &str) -> bool {
 fn is_multiply_add(name: &str) -> bool {
     let Some(name) = name.strip_prefix("v_") else { return false };
     let name = name.strip_prefix("dual_").or_else(|| name.strip_prefix("pk_")).unwrap_or(name);
-    // Integer ones compute addresses.
+    // Integer multiply-adds compute addresses, and are left out.
     [
         "fma_f", "fmac_f", "fmaak_f", "fmamk_f", "mad_f", "mac_f", "madak_f", "madmk_f", "fma_mix", "dot2",
         "wmma",
@@ -54,14 +54,14 @@ fn words_read(name: &str) -> u32 {
     pairs * bits.div_ceil(32)
 }
 
-/// How often a loop's body is run for one turn of what surrounds it: nobody knows, Mesa's compiler guesses the same.
+/// Assumed iterations of a loop per iteration of the surrounding one, as in Mesa's compiler.
 const TURNS: u64 = 8;
 
-/// The loop that spends most on multiply-adds in its own body; `None` if no loop has one.
+/// The loop with the most multiply-adds in its own body, weighted by iterations; `None` if no loop has any.
 pub fn hot_loop(assembly: &str) -> Option<Loop> {
     let lines: Vec<&str> = assembly.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let label = |name: &str| lines.iter().position(|line| line.strip_suffix(':') == Some(name));
-    // First and last line of every loop: where a jump back goes, and the last such jump there.
+    // First and last line of every loop: the target of a jump back, and the last jump to it.
     let mut loops: Vec<(usize, usize)> = Vec::new();
     for (at, line) in lines.iter().enumerate() {
         let Some((name, operands)) = operations(line).next() else { continue };
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hot_loop_is_the_one_that_multiplies() {
+    fn hot_loop_is_the_one_that_multiplies() {
         let assembly = "BB0:
             v_fmac_f32_e32 v1, v2, v3 ; outside of any loop
         BB1:
@@ -123,18 +123,18 @@ mod tests {
             s_branch BB1 ; bf82
         BB9:
             s_endpgm";
-        // Of the outer loop: cbranch, three reads, two halves, packed, integer, fused, branch.
+        // The outer loop has cbranch, three reads, two halves, packed, integer, fused, branch.
         assert_eq!(hot_loop(assembly), Some(Loop { multiply_adds: 3, operations: 10, words_read: 10 }));
     }
 
     #[test]
-    fn an_inner_loop_runs_more_often_than_an_outer_one() {
+    fn an_inner_loop_weighs_more_than_an_outer_one() {
         let assembly = "BB0:\nv_fma_f32 v1, v2\nv_fma_f32 v1, v2\nBB1:\nv_fma_f32 v1, v2\ns_cbranch_scc0 BB1\ns_branch BB0";
         assert_eq!(hot_loop(assembly), Some(Loop { multiply_adds: 1, operations: 2, words_read: 0 }));
     }
 
     #[test]
-    fn code_without_a_multiplying_loop_has_none() {
+    fn code_without_a_multiplying_loop_has_no_hot_loop() {
         assert_eq!(hot_loop("BB0:\n\tv_fma_f32 v1, v2, v3, v4\n\ts_endpgm"), None);
         assert_eq!(hot_loop("BB0:\n\tv_mov_b32 v1, v2\n\ts_cbranch_scc0 BB0\n\ts_endpgm"), None);
     }

@@ -1,4 +1,4 @@
-//! A Vulkan device that compiles and runs nothing, and what its compiler says of a pipeline.
+//! A Vulkan device that only compiles, and the statistics of its compiler.
 
 use std::error::Error;
 use std::ffi::{CStr, CString, c_char};
@@ -7,7 +7,7 @@ use std::fmt;
 use ash::khr::pipeline_executable_properties;
 use ash::vk;
 
-/// Storage buffers that a kernel may have, at the bindings from 1 on.
+/// Storage buffers of a kernel, at bindings from 1.
 const STORAGE_BUFFERS: u32 = 8;
 
 /// A statistic's value.
@@ -20,7 +20,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The value as a count; what is less than 0 or no number counts as 0.
+    /// The value as a count; negative values and NaN are 0.
     pub fn whole(self) -> u64 {
         match self {
             Value::Truth(truth) => u64::from(truth),
@@ -44,7 +44,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// Machine code that a driver made of a pipeline; some make several, for different numbers of lanes.
+/// Machine code of a pipeline. Some drivers make several, for different numbers of lanes.
 pub struct Executable {
     /// Lanes of a subgroup.
     pub lanes: u32,
@@ -66,7 +66,7 @@ impl Compiled {
     /// A statistic by its name.
     ///
     /// # Errors
-    /// If the driver doesn't name it.
+    /// If the driver has no such statistic.
     pub fn statistic(&self, name: &str) -> Result<u64, Box<dyn Error>> {
         let found = self.statistics.iter().find(|(known, _)| known == name);
         let known: Vec<_> = self.statistics.iter().map(|(name, _)| name.as_str()).collect();
@@ -74,7 +74,7 @@ impl Compiled {
     }
 }
 
-/// A device, opened for its compiler alone.
+/// A device that is opened only for its compiler.
 pub struct Device {
     instance: ash::Instance,
     device: ash::Device,
@@ -85,19 +85,19 @@ pub struct Device {
     pub name: String,
     /// The driver's name and version.
     pub driver: String,
-    /// Whether it has matrix units.
+    /// True if it has matrix units.
     pub matrix_units: bool,
-    /// Lanes of its smallest and its largest subgroups.
+    /// Lanes of its smallest and largest subgroups.
     pub subgroup: (u32, u32),
-    /// True if it has halves, in memory and in registers.
-    halves: bool,
-    /// Rows, columns and depth of the fragments that its matrix units multiply, halves into f32 sums.
+    /// True if it has f16, in memory and in registers.
+    f16: bool,
+    /// Rows, columns and depth of the fragments of its matrix units, f16 with f32 sums.
     fragments: Vec<[u32; 3]>,
-    // Last: the library is unloaded when all that came from it is gone.
+    // Last, so that the library is unloaded after everything that depends on it.
     _entry: ash::Entry,
 }
 
-/// Text of a fixed array that C ends with a zero.
+/// Text of a fixed array up to a zero byte.
 fn text(bytes: &[c_char]) -> String {
     let bytes: Vec<u8> =
         bytes.iter().map(|&byte| byte.cast_unsigned()).take_while(|&byte| byte != 0).collect();
@@ -105,12 +105,12 @@ fn text(bytes: &[c_char]) -> String {
 }
 
 impl Device {
-    /// Opens the null device of an AMD family, by Mesa's name of it.
+    /// Opens the null device of an AMD family, by Mesa's name.
     ///
     /// # Errors
     /// If there is no Vulkan, no such family, or the device is another one.
     pub fn open(family: &str) -> Result<Self, Box<dyn Error>> {
-        // SAFETY: no other thread runs yet that could read the environment while it is changed.
+        // SAFETY: no other thread runs yet that could read the environment.
         unsafe { std::env::set_var("RADV_FORCE_FAMILY", family) };
         let device = Self::open_where(|names| (!names.is_empty()).then_some(0))?;
         if !device.name.to_lowercase().contains(&format!("radv {}", family.to_lowercase())) {
@@ -132,10 +132,10 @@ impl Device {
         })
     }
 
-    /// Opens the device that `choose` takes out of all names, each with whether the device is a discrete one.
+    /// Opens the device that `choose` selects by index. It gets the names of all devices, with true for discrete ones.
     fn open_where(choose: impl Fn(&[(String, bool)]) -> Option<usize>) -> Result<Self, Box<dyn Error>> {
-        // SAFETY: the loader is the system's; every handle below comes from it and lives no longer than `entry`; every
-        // structure is filled by ash's builders and outlives the call that it is handed to.
+        // SAFETY: the loader is the system's. Every handle below comes from it and doesn't outlive `entry`. Every
+        // structure is filled by ash's builders and outlives its call.
         unsafe {
             let entry = ash::Entry::load().map_err(|error| format!("no Vulkan loader: {error}"))?;
             let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_3);
@@ -181,21 +181,21 @@ impl Device {
             let robustness = offers(ash::ext::robustness2::NAME);
 
             let queue = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
-            // What wgpu asks for, as far as it changes the machine code.
-            let mut halves_in_memory = vk::PhysicalDevice16BitStorageFeatures::default();
-            let mut halves = vk::PhysicalDeviceShaderFloat16Int8Features::default();
+            // The features that wgpu requests, as far as they change the machine code.
+            let mut f16_storage = vk::PhysicalDevice16BitStorageFeatures::default();
+            let mut f16_arithmetic = vk::PhysicalDeviceShaderFloat16Int8Features::default();
             let mut can = vk::PhysicalDeviceFeatures2::default()
-                .push_next(&mut halves_in_memory)
-                .push_next(&mut halves);
+                .push_next(&mut f16_storage)
+                .push_next(&mut f16_arithmetic);
             instance.get_physical_device_features2(physical, &mut can);
             let robust = vk::PhysicalDeviceFeatures::default()
                 .robust_buffer_access(can.features.robust_buffer_access == vk::TRUE);
-            let has_halves =
-                halves_in_memory.storage_buffer16_bit_access == vk::TRUE && halves.shader_float16 == vk::TRUE;
-            let mut halves_in_memory =
-                vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(has_halves);
-            let mut halves =
-                vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(has_halves);
+            let has_f16 = f16_storage.storage_buffer16_bit_access == vk::TRUE
+                && f16_arithmetic.shader_float16 == vk::TRUE;
+            let mut f16_storage =
+                vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(has_f16);
+            let mut f16_arithmetic =
+                vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(has_f16);
             let mut robust_2 = vk::PhysicalDeviceRobustness2FeaturesEXT::default()
                 .robust_buffer_access2(true)
                 .robust_image_access2(true);
@@ -210,8 +210,8 @@ impl Device {
             let mut info = vk::DeviceCreateInfo::default()
                 .queue_create_infos(&queue)
                 .enabled_features(&robust)
-                .push_next(&mut halves_in_memory)
-                .push_next(&mut halves)
+                .push_next(&mut f16_storage)
+                .push_next(&mut f16_arithmetic)
                 .push_next(&mut executable_info);
             if robustness {
                 extensions.push(ash::ext::robustness2::NAME.as_ptr());
@@ -269,20 +269,20 @@ impl Device {
                 driver,
                 matrix_units,
                 subgroup,
-                halves: has_halves,
+                f16: has_f16,
                 fragments,
                 _entry: entry,
             })
         }
     }
 
-    /// True if the device can have a pipeline with these features, as `list.txt` joins them by commas.
+    /// Returns whether the device supports a pipeline with these features, joined by commas as in `list.txt`.
     pub fn takes(&self, variant: &str, features: &str) -> bool {
         let has = |feature: &str| features.split(',').any(|one| one == feature);
         let (smallest, largest) = self.subgroup;
         let side = |side: u32| has(&format!("{side}x{side}")) && self.fragments.contains(&[side; 3]);
-        (!has("f16") || self.halves)
-            // The engine takes them for subgroups of one size alone, the variant's.
+        (!has("f16") || self.f16)
+            // The engine uses them only if all subgroups have the variant's size.
             && (!has("subgroups") || (smallest == largest && variant.split('-').any(|word| word == format!("SUB{smallest}"))))
             && (!has("fragments") || side(8) || side(16))
     }
@@ -290,7 +290,7 @@ impl Device {
     /// Compiles one entry point for RADV's statistics and machine code.
     ///
     /// # Errors
-    /// If the driver refuses it or doesn't show the machine code.
+    /// If the driver refuses it or shows no machine code.
     pub fn compile(&self, words: &[u32], entry: &str) -> Result<Compiled, Box<dyn Error>> {
         let flags = vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
             | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR;
@@ -316,7 +316,7 @@ impl Device {
         })
     }
 
-    /// Compiles one entry point, looks at it, and destroys it.
+    /// Compiles one entry point, calls `look` with it, and destroys it.
     fn with_pipeline<T>(
         &self,
         words: &[u32],
@@ -325,7 +325,7 @@ impl Device {
         look: impl Fn(vk::Pipeline) -> Result<T, Box<dyn Error>>,
     ) -> Result<T, Box<dyn Error>> {
         let entry = CString::new(entry)?;
-        // SAFETY: the handles are those of `open_where`; module and pipeline are destroyed before it returns.
+        // SAFETY: the handles are those of `open_where`; module and pipeline are destroyed before the function returns.
         unsafe {
             let module =
                 self.device.create_shader_module(&vk::ShaderModuleCreateInfo::default().code(words), None)?;
@@ -379,8 +379,8 @@ impl Device {
     fn assembly(&self, info: &vk::PipelineExecutableInfoKHR<'_>) -> Result<String, Box<dyn Error>> {
         let call = self.executables.fp().get_pipeline_executable_internal_representations_khr;
         let mut count = 0;
-        // SAFETY: the call as the extension wants it: first the number of texts, then their sizes, then the texts
-        // themselves in memory of those sizes.
+        // SAFETY: the calls follow the extension: they get the number of texts, then their sizes, then the texts in
+        // memory of those sizes.
         unsafe {
             call(self.device.handle(), info, &mut count, std::ptr::null_mut()).result()?;
             let mut found = vec![vk::PipelineExecutableInternalRepresentationKHR::default(); count as usize];
@@ -403,7 +403,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: nothing of the device is in use, and each is destroyed before what it was made of.
+        // SAFETY: nothing of the device is in use, and objects are destroyed in reverse order of creation.
         unsafe {
             self.device.destroy_pipeline_layout(self.layout, None);
             self.device.destroy_descriptor_set_layout(self.set_layout, None);

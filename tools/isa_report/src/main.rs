@@ -1,6 +1,6 @@
-//! The machine code that a driver's compiler makes of every shader. Of Mesa's for AMD cards, on a device that doesn't
-//! exist: registers, workgroup memory, waves, and the hot loop's instructions. Of any other: its own statistics. See
-//! tools/isa_report.sh, which calls it.
+//! Reports on the machine code that a driver's compiler makes of every shader. With Mesa for AMD GPUs, on a null
+//! device: registers, workgroup memory, waves, and the instructions of the hot loop. With any other driver: its own
+//! statistics. tools/isa_report.sh calls it.
 
 mod any;
 mod assembly;
@@ -25,8 +25,8 @@ const USAGE: &str = "usage: isa_report SHADERS write               prints the ta
        isa_report SHADERS check TABLE         compares them with a table
        isa_report SHADERS show FAMILY NAME    prints one kernel's statistics and machine code
        isa_report SHADERS any [--json] [--adapter NAME] [--seconds S]
-                                              prints what the driver that is there says of every pipeline
-SHADERS: the folder that tests/shader_contract.rs leaves with LAT_SHADER_OUT";
+                                              prints the installed driver's statistics of every pipeline
+                                              SHADERS: the folder that tests/shader_contract.rs writes with LAT_SHADER_OUT";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// The flags of `any`; `None` if one isn't known.
+/// The flags of `any`; `None` if one is unknown.
 fn any_options(flags: &[&str]) -> Option<any::Options> {
     let mut options = any::Options::default();
     let mut flags = flags.iter();
@@ -78,9 +78,9 @@ fn any_options(flags: &[&str]) -> Option<any::Options> {
 struct Pipeline {
     variant: String,
     entry: String,
-    /// The file of its SPIR-V without `.spv`: the variant and the switches that aren't at their defaults.
+    /// The file of its SPIR-V without `.spv`: the variant and the switches that differ from their defaults.
     name: String,
-    /// What it needs, joined by commas.
+    /// Features that it needs, joined by commas.
     features: String,
 }
 
@@ -89,8 +89,8 @@ impl Pipeline {
         self.features.split(',').any(|one| one == feature)
     }
 
-    /// Whether an AMD card can get it: its matrix units have fragments of 16 × 16 alone. Pipelines with subgroups are made
-    /// for adapters whose subgroups have 4 to 16 lanes.
+    /// Returns whether it is for AMD GPUs, whose matrix units have fragments of 16 × 16 only. Pipelines with subgroups
+    /// are for adapters with subgroups of 4 to 16 lanes.
     fn is_for_amd(&self) -> bool {
         self.needs("plain") || (self.needs("fragments") && self.variant.contains("SIDE16"))
     }
@@ -104,7 +104,7 @@ fn pipelines(shaders: &Path) -> Result<Vec<Pipeline>, Box<dyn Error>> {
     for line in list.lines() {
         let mut words = line.split_whitespace();
         let (Some(variant), Some(entry), Some(features)) = (words.next(), words.next(), words.next()) else {
-            return Err(format!("{}: `{line}` is no line of a pipeline", path.display()).into());
+            return Err(format!("{}: `{line}` describes no pipeline", path.display()).into());
         };
         let switches: String = words.map(|switch| format!("+{switch}")).collect();
         let name = format!("{variant}{switches}");
@@ -141,7 +141,7 @@ fn row(family: &str, variant: &str, compiled: &Compiled) -> Result<Row, Box<dyn 
         spills: compiled.statistic("Spilled VGPRs")? + compiled.statistic("Spilled SGPRs")?,
         scratch: compiled.statistic("Scratch size")?,
         shared: compiled.statistic("LDS size")?,
-        // RADV counts in waves of 32 lanes where there are such, whatever the kernel's are.
+        // RADV counts waves of 32 lanes on families that have them, even for kernels with other waves.
         waves: if family == VEGA { waves } else { waves * 32 / u64::from(compiled.lanes) },
         share: hot.map(|hot| hot.share()),
         words: hot.map(|hot| hot.words_per_multiply_add()),
@@ -186,7 +186,7 @@ fn check(shaders: &Path, wanted: &Path) -> Result<ExitCode, Box<dyn Error>> {
         return Err(format!("hot kernels got worse:\n{}", broken.join("\n")).into());
     }
     let hot = rows.iter().filter(|row| row.is_hot()).count();
-    println!("{} rows, {hot} of hot kernels: no spills, no scratch, none falls under its row", rows.len());
+    println!("{} rows, {hot} of hot kernels: no spills, no scratch, none is worse than its row", rows.len());
     match table::differences(&wanted_rows, &rows) {
         0 => {}
         count => println!("{count} rows differ from the table: make it again"),

@@ -1,9 +1,9 @@
-//! The committed table: written, read back and compared.
+//! Writes, reads and compares the committed table.
 
 use std::error::Error;
 use std::fmt::Write as _;
 
-/// What a kernel became on one family; of several settings of its switches the worst in each column.
+/// A compiled kernel on one family, with the worst value of all switch settings in each column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Mesa's name of the family.
@@ -14,25 +14,25 @@ pub struct Row {
     pub vgprs: u64,
     /// Scalar registers of a wave.
     pub sgprs: u64,
-    /// Registers, vector and scalar, that didn't fit.
+    /// Spilled vector and scalar registers.
     pub spills: u64,
-    /// Bytes of memory per lane for what didn't fit.
+    /// Bytes of scratch memory per lane.
     pub scratch: u64,
     /// Bytes of workgroup memory.
     pub shared: u64,
     /// Waves that a SIMD unit can hold at once.
     pub waves: u64,
-    /// Multiply-adds of all operations of the hot loop, in percent; `None` if no loop multiplies.
+    /// Share of multiply-adds in the operations of the hot loop, in percent; `None` if no loop multiplies.
     pub share: Option<f64>,
     /// Words read from workgroup memory per multiply-add of the hot loop.
     pub words: Option<f64>,
-    /// Cycles from the first instruction to the last of one wave, by the compiler's model.
+    /// Cycles from the first to the last instruction of a wave, by the compiler's model.
     pub latency: u64,
     /// Cycles per wave when many run, by the compiler's model.
     pub throughput: u64,
 }
 
-/// Beginnings of the variants that most of the time goes to.
+/// Prefixes of the variants that take most of the time.
 const HOT: [&str; 7] = [
     "gemm_tiled-",
     "patch_embed-",
@@ -43,21 +43,21 @@ const HOT: [&str; 7] = [
     "distance-",
 ];
 
-/// How far a share may fall before that counts, in percentage points: it is printed with one digit.
+/// Tolerance of a share in percentage points, since it is printed with one digit.
 const TOLERANCE: f64 = 0.05;
 
-/// Whether most of the time goes to kernels of this variant.
+/// Returns whether kernels of this variant take most of the time.
 pub fn is_hot(variant: &str) -> bool {
     HOT.iter().any(|head| variant.starts_with(head))
 }
 
 impl Row {
-    /// Whether most of the time goes to such kernels.
+    /// Returns whether such kernels take most of the time.
     pub fn is_hot(&self) -> bool {
         is_hot(&self.variant)
     }
 
-    /// Takes the worse of both in each column.
+    /// Takes the worse value in each column.
     pub fn worsen(&mut self, other: &Row) {
         let least = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -130,7 +130,7 @@ impl Row {
 const HEAD: &str = "| family | variant | VGPRs | SGPRs | spills | scratch B | LDS B | waves/SIMD | fma % | LDS words/fma | latency | cycles/wave |
 |---|---|---|---|---|---|---|---|---|---|---|---|";
 
-/// Both tables with a line of the driver before them: hot kernels, then the others.
+/// The line of the driver, the table of hot kernels and the table of the others.
 pub fn write(driver: &str, rows: &[Row]) -> String {
     let mut text = format!("Driver: {driver}.\n");
     for (title, hot) in [("Hot kernels", true), ("Other kernels", false)] {
@@ -142,10 +142,10 @@ pub fn write(driver: &str, rows: &[Row]) -> String {
     text
 }
 
-/// The driver and the rows of a written table.
+/// Reads the driver and the rows of a written table.
 ///
 /// # Errors
-/// If there is no line of the driver or no row.
+/// If the line of the driver or all rows are missing.
 pub fn read(text: &str) -> Result<(String, Vec<Row>), Box<dyn Error>> {
     let driver = text.lines().find_map(|line| line.strip_prefix("Driver: ")?.strip_suffix('.'));
     let rows: Vec<Row> = text.lines().filter_map(Row::parse).collect();
@@ -155,7 +155,7 @@ pub fn read(text: &str) -> Result<(String, Vec<Row>), Box<dyn Error>> {
     }
 }
 
-/// What of the rows found breaks a law: hot kernels neither spill nor use scratch, and none of them falls under its row.
+/// The violations of the rules: hot kernels must not spill, use scratch, or be worse than their row.
 pub fn broken(wanted: &[Row], found: &[Row]) -> Vec<String> {
     let mut broken = Vec::new();
     for row in found.iter().filter(|row| row.is_hot()) {
@@ -188,7 +188,7 @@ pub fn broken(wanted: &[Row], found: &[Row]) -> Vec<String> {
     broken
 }
 
-/// How many rows of two tables differ, rows that only one of them has included.
+/// Number of rows that differ between two tables, including rows in only one of them.
 pub fn differences(wanted: &[Row], found: &[Row]) -> usize {
     let lines = |rows: &[Row]| rows.iter().map(Row::line).collect::<std::collections::BTreeSet<_>>();
     lines(wanted).symmetric_difference(&lines(found)).count().div_ceil(2)
@@ -216,19 +216,19 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_read_as_it_was_written() {
+    fn a_written_table_reads_back() {
         let cold = Row { variant: "adam-adam".to_string(), share: None, words: None, ..row() };
         let text = write("radv 1.2", &[row(), cold.clone()]);
         let (driver, rows) = read(&text).expect("a table");
         assert_eq!(driver, "radv 1.2");
-        // Shares are printed with one digit.
+        // Shares are rounded to one digit.
         assert_eq!(rows, [Row { share: Some(90.0), ..row() }, cold]);
         assert_eq!(differences(&rows, &[row()]), 1);
         assert!(read("nothing").is_err());
     }
 
     #[test]
-    fn laws_are_enforced_on_hot_kernels_alone() {
+    fn rules_apply_to_hot_kernels_only() {
         assert_eq!(broken(&[row()], &[row()]), Vec::<String>::new());
         let cases = [
             (Row { spills: 1, ..row() }, "spilled"),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_settings_the_worst_counts() {
+    fn worsen_takes_the_worst_of_each_column() {
         let mut worst = row();
         worst.worsen(&Row { vgprs: 128, waves: 4, share: None, ..row() });
         assert_eq!((worst.vgprs, worst.waves, worst.share), (128, 4, Some(90.04)));

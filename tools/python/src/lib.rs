@@ -1,7 +1,7 @@
 //! `lat_wgpu` for Python: a network on an adapter, images in, embeddings out as numpy arrays.
 //!
-//! A thread of its own holds the adapter and the network; calls from Python send it work and wait for rows without the
-//! interpreter's lock. So no reference crosses the border, and signals are heard while a call waits.
+//! A separate thread owns the adapter and the network. Calls from Python send it work and wait for rows without the
+//! interpreter's lock, so no reference is shared and signals are handled while a call waits.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,10 +26,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use rayon::prelude::*;
 
-/// How often a call that waits looks for signals.
+/// Interval at which a waiting call checks for signals.
 const LISTEN_EVERY: Duration = Duration::from_millis(50);
 
-/// What the command line would say: the error, its causes and the hint.
+/// The message of the command line: the error, its causes and the hint.
 fn words(error: &Error) -> String {
     let mut text = error.with_causes();
     if let Some(hint) = error.hint() {
@@ -49,7 +49,7 @@ fn raised(error: Error) -> PyErr {
     }
 }
 
-/// What is to be opened.
+/// Arguments of [`Model::open`].
 struct Opening {
     path: PathBuf,
     adapter: Option<String>,
@@ -57,7 +57,7 @@ struct Opening {
     batch_size: Option<usize>,
 }
 
-/// What was opened.
+/// Properties of an open network.
 struct Opened {
     dim: usize,
     size: ImageSize,
@@ -66,7 +66,7 @@ struct Opened {
     notes: Vec<String>,
 }
 
-/// Images as they come from Python.
+/// Images from Python.
 enum Images {
     Files(Vec<PathBuf>),
     Pixels(Vec<Rgb>),
@@ -75,7 +75,7 @@ enum Images {
 /// One call of `embed`.
 struct Job {
     images: Images,
-    /// Nobody waits any more.
+    /// Set when the caller no longer waits.
     stop: Arc<AtomicBool>,
     reply: Sender<Result<Vec<f32>>>,
 }
@@ -86,7 +86,7 @@ impl Observer for Job {
     }
 }
 
-/// Rows (N, D) of a job's images; the first one that can't be read ends it.
+/// Rows (N, D) of a job's images. The first unreadable image is an error.
 fn embed(embedder: &mut Embedder<&Context>, size: ImageSize, job: &Job) -> Result<Vec<f32>> {
     let mut rows = Vec::new();
     match &job.images {
@@ -101,7 +101,7 @@ fn embed(embedder: &mut Embedder<&Context>, size: ImageSize, job: &Job) -> Resul
             let mut left = images.as_slice();
             let mut flying = false;
             while !left.is_empty() {
-                job.check("no vectors were returned")?;
+                job.check("no embeddings were returned")?;
                 let (batch, rest) = left.split_at(left.len().min(embedder.batch()));
                 let fitted: Vec<Rgb> =
                     batch.par_iter().map(|image| preprocess::resize_bicubic(image, size)).collect();
@@ -109,7 +109,7 @@ fn embed(embedder: &mut Embedder<&Context>, size: ImageSize, job: &Job) -> Resul
                     Err(error) if error.is_out_of_memory() && embedder.halve() => continue,
                     submitted => submitted?,
                 }
-                // The batch before it; the next one is resized while the adapter works on this one.
+                // Collects the previous batch; the next one is resized while the adapter works on this one.
                 if flying {
                     rows.extend(embedder.collect()?);
                 }
@@ -121,7 +121,7 @@ fn embed(embedder: &mut Embedder<&Context>, size: ImageSize, job: &Job) -> Resul
     Ok(rows)
 }
 
-/// Opens a network, tells so, and serves jobs until nobody can send any.
+/// Opens a network, sends its properties, and serves jobs until all senders are gone.
 fn serve(opening: &Opening, ready: &Sender<Result<Opened>>, jobs: &Receiver<Job>) -> Result<()> {
     let network = checkpoint::load(&opening.path, &Settings::default())?;
     let options = ContextOptions::from_environment(opening.adapter.clone());
@@ -136,12 +136,12 @@ fn serve(opening: &Opening, ready: &Sender<Result<Opened>>, jobs: &Receiver<Job>
         notes: network.notes.clone(),
     };
     drop(network);
-    // Whoever asked may have left: then there is no sender of jobs either.
+    // If the caller is gone, so is the sender of jobs.
     let _ = ready.send(Ok(opened));
     for job in jobs {
         let rows = embed(&mut embedder, size, &job);
         if rows.is_err() {
-            // What is still on its way belongs to nobody.
+            // Drops a batch in flight.
             while !matches!(embedder.collect(), Ok(rows) if rows.is_empty()) {}
         }
         let _ = job.reply.send(rows);
@@ -149,13 +149,13 @@ fn serve(opening: &Opening, ready: &Sender<Result<Opened>>, jobs: &Receiver<Job>
     Ok(())
 }
 
-/// A network on a graphics adapter, ready for images. `Model.open` makes one.
+/// A network on an adapter. `Model.open` makes one.
 #[pyclass(frozen, module = "lat_wgpu")]
 struct Model {
-    /// None only while it is dropped.
+    /// `None` only during drop.
     jobs: Option<Sender<Job>>,
     worker: Option<JoinHandle<()>>,
-    /// The process that opened it: threads don't survive a fork.
+    /// The process that opened it, since threads don't survive a fork.
     process: u32,
     opened: Opened,
 }
@@ -164,15 +164,15 @@ impl Drop for Model {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(worker) = self.worker.take().filter(|_| self.process == std::process::id()) {
-            // A panic was told when it happened.
+            // A panic was printed when it happened.
             let _ = worker.join();
         }
     }
 }
 
-/// Waits for one message without the interpreter's lock; a signal whose handler raises ends it.
+/// Waits for one message without the interpreter's lock. A signal with a handler that raises ends the wait.
 fn wait<T: Send>(py: Python<'_>, receiver: Receiver<Result<T>>) -> PyResult<T> {
-    // Nobody else takes it: the mutex is what lets a reference leave the interpreter's lock behind.
+    // The mutex, never contended, allows the reference without the interpreter's lock.
     let receiver = Mutex::new(receiver);
     loop {
         let message = py.detach(|| match receiver.lock() {
@@ -184,7 +184,7 @@ fn wait<T: Send>(py: Python<'_>, receiver: Receiver<Result<T>>) -> PyResult<T> {
             Err(RecvTimeoutError::Timeout) => py.check_signals()?,
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(PyRuntimeError::new_err(
-                    "the engine stopped: a mistake of its own, told on stderr",
+                    "the engine stopped by an internal error, printed on stderr",
                 ));
             }
         }
@@ -195,13 +195,13 @@ fn wait<T: Send>(py: Python<'_>, receiver: Receiver<Result<T>>) -> PyResult<T> {
 impl Model {
     /// Opens a network on an adapter.
     ///
-    /// path: a .safetensors file: timm's names, or as `lat-wgpu train` writes it.
-    /// adapter: a part of its name, as `lat-wgpu info` lists them; the best by default.
+    /// path: a .safetensors file in timm's names or from `lat-wgpu train`.
+    /// adapter: part of the adapter's name, as listed by `lat-wgpu info`; by default the best.
     /// precision: "f32", or "f16" for weights and activations of 2 bytes.
-    /// batch_size: images at once; by default what fills the adapter. A vector doesn't depend on it.
+    /// batch_size: images per batch; by default as many as fill the adapter. Embeddings don't depend on it.
     ///
-    /// Raises ValueError for a file that is no such network, OSError if it can't be read, MemoryError if the batch is too
-    /// large, RuntimeError without an adapter.
+    /// Raises ValueError for an invalid file, OSError if it can't be read, MemoryError if the batch is too large,
+    /// RuntimeError without an adapter.
     #[staticmethod]
     #[pyo3(signature = (path, adapter=None, precision="f32", batch_size=None))]
     fn open(
@@ -215,11 +215,13 @@ impl Model {
             "f32" => Precision::F32,
             "f16" => Precision::F16,
             other => {
-                return Err(PyValueError::new_err(format!("precision is \"f32\" or \"f16\", not {other:?}")));
+                return Err(PyValueError::new_err(format!(
+                    "precision must be \"f32\" or \"f16\", not {other:?}"
+                )));
             }
         };
         if batch_size == Some(0) {
-            return Err(PyValueError::new_err("batch_size is at least 1"));
+            return Err(PyValueError::new_err("batch_size must be at least 1"));
         }
         let opening = Opening { path, adapter, precision, batch_size };
         let (jobs, received) = mpsc::channel();
@@ -233,18 +235,14 @@ impl Model {
         Ok(Model { jobs: Some(jobs), worker: Some(worker), process: std::process::id(), opened })
     }
 
-    /// Embeds images: float32 (N, D), a row for each in their order.
+    /// Embeds images: float32 (N, D), one row per image in order.
     ///
-    /// images: a path or a list of paths; or uint8 pixels, RGB, rows from the top: (N, H, W, 3), or a list of (H, W, 3)
+    /// images: a path or a list of paths; or uint8 RGB pixels, rows from the top: (N, H, W, 3), or a list of (H, W, 3)
     /// of any sizes. All are stretched to `size`.
     ///
-    /// Raises TypeError for anything else, ValueError for an image that can't be read, by its path, RuntimeError if the
-    /// adapter fails.
-    fn embed<'py>(
-        &self,
-        py: Python<'py>,
-        images: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    /// Raises TypeError for anything else, ValueError with the path of an unreadable image, RuntimeError if the adapter
+    /// fails.
+    fn embed<'py>(&self, py: Python<'py>, images: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let images = images_of(images)?;
         let count = match &images {
             Images::Files(paths) => paths.len(),
@@ -263,38 +261,38 @@ impl Model {
         let (reply, rows) = mpsc::channel();
         let job = Job { images, stop: stop.clone(), reply };
         if let Some(jobs) = &self.jobs {
-            // Without a receiver the reply's sender is dropped, which `wait` tells.
+            // Without a receiver the reply's sender is dropped, which `wait` reports.
             let _ = jobs.send(job);
         }
         let rows = wait(py, rows).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
         PyArray1::from_vec(py, rows).reshape(shape)
     }
 
-    /// Length of one embedding: numbers of all parts together.
+    /// Dimensions of an embedding, of all parts together.
     #[getter]
     fn dim(&self) -> usize {
         self.opened.dim
     }
 
-    /// (height, width) that images are stretched to, in pixels.
+    /// (height, width) in pixels that images are stretched to.
     #[getter]
     fn size(&self) -> (usize, usize) {
         (self.opened.size.height, self.opened.size.width)
     }
 
-    /// Images that the adapter takes at once.
+    /// Images per batch.
     #[getter]
     fn batch_size(&self) -> usize {
         self.opened.batch_size
     }
 
-    /// The adapter's name.
+    /// Name of the adapter.
     #[getter]
     fn adapter(&self) -> &str {
         &self.opened.adapter
     }
 
-    /// What `lat-wgpu` would remark about the file.
+    /// Notes about the file, as printed by `lat-wgpu`.
     #[getter]
     fn notes(&self) -> Vec<String> {
         self.opened.notes.clone()
@@ -302,14 +300,14 @@ impl Model {
 
     fn __repr__(&self) -> String {
         let Opened { dim, size, batch_size, adapter, .. } = &self.opened;
-        format!("<lat_wgpu.Model: {size}, {dim} numbers, batches of {batch_size}, {adapter}>")
+        format!("<lat_wgpu.Model: {size}, {dim} dimensions, batches of {batch_size}, {adapter}>")
     }
 }
 
 const NO_IMAGES: &str =
-    "images are paths, a uint8 array (N, H, W, 3), or a list of paths or of uint8 arrays (H, W, 3)";
+    "images must be paths, a uint8 array (N, H, W, 3), or a list of paths or of uint8 arrays (H, W, 3)";
 
-/// What Python gave, copied: the interpreter may change its arrays while the adapter works.
+/// Copies images from Python, since the interpreter may change arrays while the adapter works.
 fn images_of(given: &Bound<'_, PyAny>) -> PyResult<Images> {
     if given.cast::<PyString>().is_ok() || given.hasattr("__fspath__")? {
         return Ok(Images::Files(vec![given.extract()?]));
@@ -332,7 +330,7 @@ fn images_of(given: &Bound<'_, PyAny>) -> PyResult<Images> {
     items.iter().map(path).collect::<PyResult<_>>().map(Images::Files)
 }
 
-/// A TypeError that says what was given instead.
+/// A TypeError that describes the given value.
 fn wrong(given: &Bound<'_, PyAny>, shape: &str) -> PyErr {
     let found = match given.cast::<PyUntypedArray>() {
         Ok(array) => {
@@ -343,12 +341,12 @@ fn wrong(given: &Bound<'_, PyAny>, shape: &str) -> PyErr {
     PyTypeError::new_err(format!("{NO_IMAGES}; this is {found}"))
 }
 
-/// (H, W, 3) in whatever order memory has it.
+/// Pixels (H, W, 3) in any memory order.
 fn pixels_of(view: ndarray::ArrayView3<'_, u8>) -> PyResult<Rgb> {
     let (height, width, channels) = view.dim();
     if channels != 3 || height == 0 || width == 0 {
         return Err(PyValueError::new_err(format!(
-            "an image is (H, W, 3) with H and W at least 1; this is ({height}, {width}, {channels})"
+            "an image must be (H, W, 3) with H and W at least 1; this is ({height}, {width}, {channels})"
         )));
     }
     Ok(Rgb { height, width, pixels: view.iter().copied().collect() })

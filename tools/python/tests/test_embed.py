@@ -1,4 +1,4 @@
-"""The wheel against the command line: the same images must give the same bits. See tools/python_test.sh."""
+"""Compares the wheel with the command line, bit for bit. See tools/python_test.sh."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ DEMO = os.environ["LAT_DEMO"]
 
 @pytest.fixture(scope="session")
 def figures(tmp_path_factory):
-    """Drawn images, sorted by path."""
+    """Synthetic images, sorted by path."""
     folder = tmp_path_factory.mktemp("figures")
     subprocess.run([PROGRAM, "synth", folder, "--persons", "4", "--cameras", "2", "--images", "1"], check=True)
     return sorted(path for path in (folder / "bounding_box_test").iterdir() if path.suffix in (".png", ".jpg"))
@@ -25,7 +25,7 @@ def figures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def expected(figures, tmp_path_factory):
-    """What `lat-wgpu embed` writes for them: (N, D)."""
+    """Embeddings of `lat-wgpu embed` for them: (N, D)."""
     out = tmp_path_factory.mktemp("cli") / "out.npy"
     subprocess.run([PROGRAM, "embed", "--model", DEMO, *figures, "--out", out], check=True)
     return numpy.load(out)
@@ -38,7 +38,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def pixels(figures):
-    """The figures as another program decodes them."""
+    """The images as decoded by Pillow."""
     image = pytest.importorskip("PIL.Image")
     return [numpy.asarray(image.open(path).convert("RGB")) for path in figures]
 
@@ -98,14 +98,14 @@ def test_an_error_names_the_image_and_harms_no_later_call(model, figures, expect
 def test_words_of_the_command_line(tmp_path):
     file = tmp_path / "bad.safetensors"
     file.write_bytes(b"no weights")
-    told = subprocess.run([PROGRAM, "inspect", file], capture_output=True, text=True).stderr
+    done = subprocess.run([PROGRAM, "inspect", file], capture_output=True, text=True).stderr
     with pytest.raises(ValueError) as caught:
         lat_wgpu.Model.open(file)
-    assert told.rstrip() == f"error: {caught.value}"
+    assert done.rstrip() == f"error: {caught.value}"
     with pytest.raises(OSError, match="cannot open .*absent.safetensors.*\nhint: "):
         lat_wgpu.Model.open(tmp_path / "absent.safetensors")
     with pytest.raises(RuntimeError, match="no adapter's name contains"):
-        lat_wgpu.Model.open(DEMO, adapter="no such card")
+        lat_wgpu.Model.open(DEMO, adapter="no such adapter")
     with pytest.raises(MemoryError):
         lat_wgpu.Model.open(DEMO, batch_size=10**9)
 
@@ -137,13 +137,13 @@ def test_other_threads_run_meanwhile(model, figures, expected):
     while embedding.is_alive():
         turns += 1
     same(found[0], numpy.concatenate([expected] * 8))
-    # Without the lock given back the loop stands still until the rows are there.
+    # Unless the lock is released, the loop waits for the rows.
     assert turns > 1000
 
 
 SIGNALLED = """
 import os, signal, sys, threading, lat_wgpu
-# A shell's background jobs ignore it.
+# Background jobs of a shell ignore the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 model = lat_wgpu.Model.open(sys.argv[1], batch_size=1)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -157,8 +157,8 @@ except KeyboardInterrupt:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_control_c(figures):
     run = [sys.executable, "-c", SIGNALLED, DEMO, str(figures[0])]
-    told = subprocess.run(run, capture_output=True, text=True, timeout=60)
-    assert told.stdout == "rows after it: 1\n", told.stderr
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "rows after it: 1\n", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
