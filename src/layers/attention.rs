@@ -8,26 +8,26 @@ use crate::kernels::{attention, gemm, rollout};
 /// Parameters of self-attention.
 #[derive(Debug, Clone)]
 pub struct Attention {
-    /// D → 3·D: queries, keys, values.
+    /// Queries, keys and values: D → 3·D.
     pub qkv: Linear,
-    /// D → D.
+    /// Output projection: D → D.
     pub proj: Linear,
-    /// LayerScale of the branch (D).
+    /// LayerScale of the branch (D), if any.
     pub scale: Option<Buffer>,
-    /// H.
+    /// Number of attention heads H.
     pub heads: usize,
 }
 
-/// What the backward pass of self-attention reads.
+/// Tensors that the backward pass of self-attention reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
-    /// Its input (B, T, D).
+    /// Input (B, T, D).
     x: Tensor,
-    /// (B, T, 3, H, Dh).
+    /// Queries, keys and values (B, T, 3, H, Dh).
     qkv: Tensor,
-    /// (B, H, T).
+    /// Log-sum-exp of the scores (B, H, T).
     lse: Tensor,
-    /// (B, T, H·Dh).
+    /// Output of the heads (B, T, H·Dh).
     context: Tensor,
     branch: Branch,
 }
@@ -46,7 +46,7 @@ impl Attention {
         let kept = recorder.tensor("attn.lse", rows * heads);
         // 1. Queries, keys and values of all heads in one product.
         let qkv = self.qkv.forward(recorder, "attn.qkv", x, rows, gemm::Epilogue::default());
-        // 2. Heads, scores, softmax and context in one kernel.
+        // 2. Scores, softmax and weighted values of all heads in one kernel.
         let context = recorder.activation("attn.context", shape.len());
         let (out, lse) = (context, Some(kept));
         attention::Forward { qkv, out, lse, batch, tokens, heads, head_dim: dim / heads }
@@ -58,7 +58,7 @@ impl Attention {
         (z, Saved { x, qkv, lse: kept, context, branch })
     }
 
-    /// Records `carried` (T) = `row` (T) · (½·mean attention of the heads + ½·identity), for a batch of one.
+    /// Records `carried` (T) = `row` (T) · (½·mean attention over heads + ½·identity), for one image.
     pub fn rollout(
         &self,
         recorder: &mut Recorder<'_>,
@@ -75,7 +75,7 @@ impl Attention {
         rollout::Multiply { row, matrix: mixed, carried, tokens }.record(recorder, "attn.rollout");
     }
 
-    /// Records the gradient (B, T, D) to x, given that of the output, and those of the parameters if wanted.
+    /// Records the gradient of x (B, T, D), given that of the output, and those of the parameters into `gradients`.
     pub fn backward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -86,7 +86,7 @@ impl Attention {
     ) -> Tensor {
         let Saved { x, qkv, lse, context, branch } = saved;
         let rows = shape.rows();
-        // 3. In the forward pass this was: z = residual + scale·proj(context).
+        // 3. Forward: z = residual + scale·proj(context).
         let scales = gradients.and_then(|Grad(attn)| attn.scale.as_ref()).map(Grad);
         let dbranch = branch.backward(recorder, "attn.branch", dz, self.scale.as_ref(), scales, shape);
         if let Some(gradients) = gradients {
@@ -99,7 +99,7 @@ impl Attention {
             );
         }
         let dcontext = self.proj.backward_input(recorder, "attn.dcontext", dbranch, rows, None);
-        // 2. In the forward pass this was: context = softmax(Q·Kᵀ/√Dh)·V.
+        // 2. Forward: context = softmax(Q·Kᵀ/√Dh)·V.
         let dqkv = recorder.activation("attn.dqkv", 3 * shape.len());
         let Sequence { batch, tokens, dim } = shape;
         attention::Backward {
@@ -114,7 +114,7 @@ impl Attention {
             head_dim: dim / self.heads,
         }
         .record(recorder, "attn.softmax");
-        // 1. In the forward pass this was: qkv = x·Wᵀ + b.
+        // 1. Forward: qkv = x·Wᵀ + b.
         if let Some(gradients) = gradients {
             gradients.field(|attn| &attn.qkv).backward_parameters(
                 recorder,

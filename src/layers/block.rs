@@ -9,17 +9,17 @@ use crate::gpu::{Recorder, Tensor};
 /// Parameters of one block.
 #[derive(Debug, Clone)]
 pub struct Block {
-    /// Before attention.
+    /// Norm before attention.
     pub norm1: Norm,
     /// Self-attention.
     pub attn: Attention,
-    /// Before the perceptron.
+    /// Norm before the MLP.
     pub norm2: Norm,
-    /// Perceptron.
+    /// MLP.
     pub mlp: Mlp,
 }
 
-/// What the backward pass of a block reads.
+/// Tensors that the backward pass of a block reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
     norm1: norm::Saved,
@@ -29,7 +29,7 @@ pub struct Saved {
 }
 
 impl Block {
-    /// Records the block's output (B, T, D) for its input z: seven launches.
+    /// Records the block's output (B, T, D) for its input z (B, T, D): seven dispatches.
     pub fn forward(&self, recorder: &mut Recorder<'_>, z: Tensor, shape: Sequence) -> (Tensor, Saved) {
         // z' = z + MSA(LN(z))
         let (normed, norm1) = self.norm1.forward(recorder, "norm1", z, None, shape);
@@ -40,7 +40,7 @@ impl Block {
         (z, Saved { norm1, attn, norm2, mlp })
     }
 
-    /// Records `carried` (T) = `row` (T) · (½·mean attention of the heads + ½·identity), for a batch of one.
+    /// Records `carried` (T) = `row` (T) · (½·mean attention over heads + ½·identity), for one image.
     pub fn rollout(
         &self,
         recorder: &mut Recorder<'_>,
@@ -52,8 +52,8 @@ impl Block {
         self.attn.rollout(recorder, saved.attn, row, carried, shape);
     }
 
-    /// Records the gradients of the parameters, if wanted, and returns that of z, if anything below wants it: 15 launches for
-    /// both, two more with each LayerScale.
+    /// Records the gradients of the parameters into `gradients`, and returns the gradient of z (B, T, D) if
+    /// `input_wanted`. Both take 15 dispatches, and two more with LayerScale.
     pub fn backward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -63,11 +63,11 @@ impl Block {
         input_wanted: bool,
         shape: Sequence,
     ) -> Option<Tensor> {
-        // In the forward pass this was: z = z' + MLP(LN(z')).
+        // Forward: z = z' + MLP(LN(z')).
         let mlp = gradients.map(|gradients| gradients.field(|block| &block.mlp));
         let dnormed2 = self.mlp.backward(recorder, saved.mlp, dz, mlp, shape);
         let dz = self.norm2.backward_input(recorder, "dz'", saved.norm2, dnormed2, Some(dz), shape);
-        // In the forward pass this was: z' = z + MSA(LN(z)).
+        // Forward: z' = z + MSA(LN(z)).
         let attn = gradients.map(|gradients| gradients.field(|block| &block.attn));
         let dnormed1 = self.attn.backward(recorder, saved.attn, dz, attn, shape);
         if let Some(gradients) = gradients {

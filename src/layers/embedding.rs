@@ -1,4 +1,4 @@
-//! From pixels to the sequence that enters the first block [LAT eq. 1-2].
+//! The embedding: from pixels to the input of the first block [LAT eq. 1-2].
 
 use super::norm::{self, Norm};
 use super::{Grad, Sequence};
@@ -9,45 +9,45 @@ use crate::shape::ImageSize;
 /// Parameters of the embedding.
 #[derive(Debug, Clone)]
 pub struct Embedding {
-    /// (D, 3, P, P).
+    /// Weight of the patch projection (D, 3, P, P).
     pub weight: Buffer,
-    /// (D).
+    /// Bias of the patch projection (D), if any.
     pub bias: Option<Buffer>,
-    /// (prefix, D): class token, then distillation or register tokens.
+    /// Class token, then distillation or register tokens (prefix, D).
     pub prefix: Buffer,
-    /// (S+N, D): rows for the first S tokens of the prefix, then for the patches.
+    /// Position embeddings (S+N, D) of the first S prefix tokens, then of the N patches.
     pub position: Buffer,
-    /// After the positions are added (CLIP).
+    /// Norm after the positions are added (CLIP), if any.
     pub norm: Option<Norm>,
     /// Input size in pixels.
     pub size: ImageSize,
-    /// P, side of a patch in pixels.
+    /// Side of a patch P, in pixels.
     pub patch: usize,
-    /// Pixels from one patch to the next.
+    /// Distance from one patch to the next, in pixels.
     pub stride: usize,
 }
 
-/// What the backward pass of the embedding reads.
+/// Tensors that the backward pass of the embedding reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
-    /// (B, 3, height, width).
+    /// Images (B, 3, height, width).
     image: Tensor,
     norm: Option<norm::Saved>,
 }
 
 impl Embedding {
-    /// Records the sequence (B, T, D) of normalised images (B, 3, height, width).
+    /// Records the tokens (B, T, D) of normalised images (B, 3, height, width).
     pub fn forward(&self, recorder: &mut Recorder<'_>, image: Tensor, shape: Sequence) -> (Tensor, Saved) {
         let Sequence { batch, dim, .. } = shape;
         let count = self.patches(shape);
-        // 1. E(x) of every patch.
+        // 1. E(x) of each patch.
         let weight = recorder.import(&self.weight);
         let bias = self.bias.as_ref().map(|bias| recorder.import(bias));
         let patches = recorder.tensor("patch_embed", batch * count * dim);
         let Embedding { size, patch, stride, .. } = *self;
         patch_embed::Forward { image, weight, bias, patches, batch, size, patch, stride, dim }
             .record(recorder, "patch_embed");
-        // 2. Prefix tokens in front, positions added.
+        // 2. Prepend the prefix tokens and add the positions.
         let (prefix, position) = (recorder.import(&self.prefix), recorder.import(&self.position));
         let sequence = recorder.activation("tokens", shape.len());
         tokens::Forward { prefix, patches, position, tokens: sequence, batch, count, dim }
@@ -61,7 +61,7 @@ impl Embedding {
         shape.tokens - self.prefix.words / shape.dim
     }
 
-    /// Records the gradients of all parameters into `gradients`; pixels have none.
+    /// Records the gradients of all parameters into `gradients`. Pixels have no gradient.
     pub fn backward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -80,11 +80,11 @@ impl Embedding {
             }
             _ => dz,
         };
-        // 2. In the forward pass this was: tokens = [prefix; patches] + position.
+        // 2. Forward: tokens = [prefix; patches] + position.
         let (dprefix, dposition) = (recorder.import(&gradients.prefix), recorder.import(&gradients.position));
         let count = self.patches(shape);
         tokens::Backward { dtokens, dprefix, dposition, batch, count, dim }.record(recorder, "tokens");
-        // 1. In the forward pass this was: patches = pixels·Wᵀ + b.
+        // 1. Forward: patches = pixels·Wᵀ + b.
         let dweight = recorder.import(&gradients.weight);
         let dbias = gradients.bias.as_ref().map(|bias| recorder.import(bias));
         let Embedding { size, patch, stride, .. } = *self;

@@ -1,4 +1,4 @@
-//! Linear layer: y = epilogue(x·Wᵀ + b).
+//! The linear layer: y = epilogue(x·Wᵀ + b).
 
 use super::Grad;
 use crate::gpu::{Buffer, Recorder, Storage, Tensor, WORD};
@@ -8,11 +8,11 @@ use crate::shape::Activation;
 /// Weight and bias of a linear layer.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// (outputs, inputs).
+    /// Weight (outputs, inputs).
     pub weight: Buffer,
-    /// How the weight's elements are stored.
+    /// Storage of the weight.
     pub storage: Storage,
-    /// (outputs).
+    /// Bias (outputs).
     pub bias: Buffer,
 }
 
@@ -25,7 +25,7 @@ impl Linear {
         self.weight.words * (WORD / self.storage.bytes()) as usize / self.outputs()
     }
 
-    /// Records y (rows, outputs) of x (rows, inputs); the layer's bias goes before the rest of `epilogue`.
+    /// Records y (rows, outputs) of x (rows, inputs). The bias is added before the rest of `epilogue`.
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -50,8 +50,8 @@ impl Linear {
         y
     }
 
-    /// Records dx = dy·W, where the forward pass was y = x·Wᵀ + b; times the derivative of the activation that made x,
-    /// if its input is given.
+    /// Records dx = dy·W (rows, inputs) for dy (rows, outputs). Multiplies it with the derivative of the activation
+    /// whose output was x, if the activation and its input are given.
     pub fn backward_input(
         &self,
         recorder: &mut Recorder<'_>,
@@ -69,7 +69,7 @@ impl Linear {
 }
 
 impl Grad<&Linear> {
-    /// Records the gradients dW = dyᵀ·x and db = Σ dy.
+    /// Records the gradients dW = dyᵀ·x (outputs, inputs) and db = Σ dy (outputs).
     pub fn backward_parameters(
         self,
         recorder: &mut Recorder<'_>,

@@ -1,4 +1,4 @@
-//! The block's two-layer perceptron [LAT eq. 4].
+//! The MLP of a block [LAT eq. 4].
 
 use super::linear::Linear;
 use super::{Branch, Grad, Sequence};
@@ -6,27 +6,27 @@ use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::gemm;
 use crate::shape::Activation;
 
-/// Parameters of the perceptron.
+/// Parameters of the MLP.
 #[derive(Debug, Clone)]
 pub struct Mlp {
-    /// D → M.
+    /// First linear layer: D → M.
     pub fc1: Linear,
-    /// M → D.
+    /// Second linear layer: M → D.
     pub fc2: Linear,
-    /// LayerScale of the branch (D).
+    /// LayerScale of the branch (D), if any.
     pub scale: Option<Buffer>,
-    /// Between the two.
+    /// Activation between the two.
     pub act: Activation,
 }
 
-/// What the backward pass of the perceptron reads.
+/// Tensors that the backward pass of the MLP reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
-    /// Its input (B, T, D).
+    /// Input (B, T, D).
     x: Tensor,
-    /// Before the activation (B, T, M).
+    /// Input of the activation (B, T, M).
     pre: Tensor,
-    /// After it (B, T, M).
+    /// Output of the activation (B, T, M).
     hidden: Tensor,
     branch: Branch,
 }
@@ -41,7 +41,7 @@ impl Mlp {
         shape: Sequence,
     ) -> (Tensor, Saved) {
         let rows = shape.rows();
-        // 1. To the hidden width, through the activation.
+        // 1. To the hidden width M, with the activation.
         let pre = recorder.activation("mlp.pre", rows * self.fc1.bias.words);
         let epilogue = gemm::Epilogue { activation: Some(self.act), pre: Some(pre), ..Default::default() };
         let hidden = self.fc1.forward(recorder, "mlp.fc1", x, rows, epilogue);
@@ -52,7 +52,7 @@ impl Mlp {
         (z, Saved { x, pre, hidden, branch })
     }
 
-    /// Records the gradient (B, T, D) to x, given that of the output, and those of the parameters if wanted.
+    /// Records the gradient of x (B, T, D), given that of the output, and those of the parameters into `gradients`.
     pub fn backward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -63,7 +63,7 @@ impl Mlp {
     ) -> Tensor {
         let Saved { x, pre, hidden, branch } = saved;
         let rows = shape.rows();
-        // 2. In the forward pass this was: z = residual + scale·fc2(hidden).
+        // 2. Forward: z = residual + scale·fc2(hidden).
         let scales = gradients.and_then(|Grad(mlp)| mlp.scale.as_ref()).map(Grad);
         let dbranch = branch.backward(recorder, "mlp.branch", dz, self.scale.as_ref(), scales, shape);
         if let Some(gradients) = gradients {
@@ -75,7 +75,7 @@ impl Mlp {
                 rows,
             );
         }
-        // 1. In the forward pass this was: hidden = act(x·Wᵀ + b).
+        // 1. Forward: hidden = act(x·Wᵀ + b).
         let dpre = self.fc2.backward_input(recorder, "mlp.dpre", dbranch, rows, Some((self.act, pre)));
         if let Some(gradients) = gradients {
             gradients.field(|mlp| &mlp.fc1).backward_parameters(recorder, "mlp.fc1.dweight", dpre, x, rows);

@@ -1,6 +1,7 @@
-//! Kernels composed: a layer stands here only where there is something to compose.
+//! Layers: compositions of kernels.
 //!
-//! Law: a layer owns its parameters as device buffers and knows no name of a checkpoint.
+//! A layer owns its parameters as device buffers and doesn't know their names in a checkpoint. An operation that is a
+//! single kernel has no layer.
 
 pub mod attention;
 pub mod block;
@@ -16,68 +17,69 @@ use crate::kernels::{gemm, layerscale};
 /// The shape of the activations between layers: (B, T, D).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence {
-    /// B.
+    /// Batch size B.
     pub batch: usize,
-    /// T.
+    /// Tokens per image T.
     pub tokens: usize,
-    /// D.
+    /// Width of a token D.
     pub dim: usize,
 }
 
 impl Sequence {
-    /// Rows of the activations as a matrix: B·T.
+    /// Returns the rows of the activations as a matrix: B·T.
     pub fn rows(&self) -> usize {
         self.batch * self.tokens
     }
 
-    /// Elements: B·T·D.
+    /// Returns the number of elements: B·T·D.
     pub fn len(&self) -> usize {
         self.rows() * self.dim
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true if it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Memory for the gradients of `T`, laid out as its parameters are: no parameters can take its place.
+/// Memory for the gradients of `T`, with the layout of `T`. A type of its own, so that parameters can't be passed
+/// instead.
 #[derive(Debug, Clone, Copy)]
 pub struct Grad<T>(T);
 
 impl<T> Grad<T> {
-    /// Calls this memory gradients.
+    /// Declares that `memory` holds gradients.
     pub fn new(memory: T) -> Grad<T> {
         Grad(memory)
     }
 
-    /// The memory, to be read.
+    /// Returns the memory.
     pub fn memory(&self) -> &T {
         &self.0
     }
 
-    /// Its tensors in their places.
+    /// Applies `place` to the memory.
     pub fn map<U>(&self, place: impl FnOnce(&T) -> U) -> Grad<U> {
         Grad(place(&self.0))
     }
 
-    /// The gradients of a part of `T`.
+    /// Returns the gradients of a field of `T`.
     pub fn field<'a, U>(&'a self, field: impl FnOnce(&'a T) -> &'a U) -> Grad<&'a U> {
         Grad(field(&self.0))
     }
 }
 
-/// The output of a residual branch before LayerScale, which the backward pass reads.
+/// The output of a residual branch before LayerScale (B, T, D); `None` without LayerScale.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Branch(Option<Tensor>);
 
 impl Branch {
-    /// Room for the branch's output (B, T, D) if it is scaled.
+    /// Creates the tensor if the branch has a scale.
     fn new(recorder: &mut Recorder<'_>, name: &str, scale: Option<&Buffer>, shape: Sequence) -> Branch {
         Branch(scale.map(|_| recorder.activation(name, shape.len())))
     }
 
-    /// z = residual + scale·branch, as the epilogue of the branch's last product.
+    /// Returns z = residual + scale·branch as the epilogue of the branch's last product.
     fn epilogue(
         self,
         recorder: &mut Recorder<'_>,
@@ -88,7 +90,7 @@ impl Branch {
         gemm::Epilogue { scale, residual: Some(residual), pre: self.0, ..Default::default() }
     }
 
-    /// Records dbranch = dz·scale and, if wanted, dscale = Σ dz·branch.
+    /// Records dbranch = dz·scale (B, T, D), and dscale = Σ dz·branch (D) into `gradient`.
     fn backward(
         self,
         recorder: &mut Recorder<'_>,
@@ -103,7 +105,7 @@ impl Branch {
         let weight = recorder.import(scale);
         let dweight = match gradient {
             Some(Grad(gradient)) => recorder.import(gradient),
-            // A frozen block: the kernel computes it all the same, and nothing reads it.
+            // A frozen block: the kernel computes dscale anyway, and nothing reads it.
             None => recorder.tensor("unused dscale", shape.dim),
         };
         let (rows, dim) = (shape.rows(), shape.dim);

@@ -1,4 +1,4 @@
-//! Layer normalisation with its parameters.
+//! Layer normalisation.
 
 use super::{Grad, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
@@ -7,25 +7,25 @@ use crate::kernels::layernorm;
 /// Weight and bias of a LayerNorm.
 #[derive(Debug, Clone)]
 pub struct Norm {
-    /// (D).
+    /// Weight (D).
     pub weight: Buffer,
-    /// (D).
+    /// Bias (D).
     pub bias: Buffer,
-    /// Added to the variance.
+    /// ε, added to the variance.
     pub eps: f32,
 }
 
-/// What the backward pass of a LayerNorm reads.
+/// Tensors that the backward pass of a LayerNorm reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
-    /// (B, T, D).
+    /// Input (B, T, D).
     x: Tensor,
-    /// Mean and 1/√(var + eps) of each row (B·T, 2).
+    /// Mean and 1/√(var + ε) of each row (B·T, 2).
     stats: Tensor,
 }
 
 impl Norm {
-    /// Records y of x, both (B, T, D), into `y` if it was made before.
+    /// Records y of x, both (B, T, D). Writes into `y` if it is given.
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -42,7 +42,8 @@ impl Norm {
         (y, Saved { x, stats })
     }
 
-    /// Records dx (B, T, D) = gradient through the norm + `addend`, the gradient that goes round it.
+    /// Records dx (B, T, D): the gradient through the norm, plus `addend`, the gradient through the residual
+    /// connection.
     pub fn backward_input(
         &self,
         recorder: &mut Recorder<'_>,
@@ -60,10 +61,10 @@ impl Norm {
     }
 }
 
-/// A norm's gradients, what it kept, and dy (B, T, D).
+/// Memory for a norm's gradients, its saved tensors, and dy (B, T, D).
 pub type Backward<'a> = (Grad<&'a Norm>, Saved, Tensor);
 
-/// Records the gradients of weight and bias of a norm, and of another one at once if there is one.
+/// Records the gradients of weight and bias of one norm, or of two in one dispatch.
 pub fn backward_parameters(
     recorder: &mut Recorder<'_>,
     name: &str,

@@ -1,4 +1,5 @@
-//! The part classifiers, all at once: Linear → BatchNorm → ReLU (or not) → Dropout → Linear for every part [LAT eq. 7].
+//! The part classifiers: Linear → BatchNorm → optional ReLU → dropout → Linear for each part [LAT eq. 7]. Each step is
+//! one dispatch for all parts.
 
 use super::Grad;
 use super::linear::Linear;
@@ -9,51 +10,51 @@ use crate::kernels::{batchnorm, part_linear};
 /// Shapes of the part classifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClassifierShape {
-    /// R, number of classifiers.
+    /// Number of parts R.
     pub parts: usize,
-    /// D, width of their input.
+    /// Width of the input D.
     pub dim: usize,
-    /// E, hidden width.
+    /// Hidden width E.
     pub hidden: usize,
-    /// K.
+    /// Number of persons K.
     pub classes: usize,
 }
 
 /// Parameters of all part classifiers, stacked over the parts.
 #[derive(Debug, Clone)]
 pub struct ClassifierParameters {
-    /// (R, E, D) and (R, E).
+    /// First linear layer: weight (R, E, D) and bias (R, E).
     pub fc1: Linear,
-    /// BatchNorm's weight and bias (R, E).
+    /// Weight and bias of BatchNorm (R, E).
     pub bn: Norm,
-    /// (R, K, E) and (R, K).
+    /// Second linear layer: weight (R, K, E) and bias (R, K).
     pub fc2: Linear,
 }
 
-/// What all passes of the part classifiers share.
+/// The part classifiers: parameters, running statistics and options.
 #[derive(Debug, Clone)]
 pub struct PartClassifiers {
-    /// Dimensions.
+    /// Shapes.
     pub shape: ClassifierShape,
-    /// The parameters.
+    /// Parameters.
     pub parameters: ClassifierParameters,
-    /// BatchNorm's running mean and variance (R, E).
+    /// Running mean and variance of BatchNorm (R, E).
     pub running: (Buffer, Buffer),
-    /// Whether a ReLU follows the BatchNorm: the paper has one, the released code none.
+    /// True if a ReLU follows BatchNorm: in the paper it does, in the released code not.
     pub relu: bool,
-    /// Share of hidden values that training drops.
+    /// Dropout probability.
     pub dropout: f32,
 }
 
-/// What the backward pass of the part classifiers reads.
+/// Tensors that the backward pass of the part classifiers reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
-    /// (B, R, D).
+    /// Parts (B, R, D).
     parts: Tensor,
-    /// Before the BatchNorm (R, B, E).
+    /// Input of BatchNorm (R, B, E).
     hidden: Tensor,
     statistics: Tensor,
-    /// After BatchNorm, ReLU and dropout (R, B, E).
+    /// Output of dropout (R, B, E).
     dropped: Tensor,
     step: Tensor,
 }
@@ -96,7 +97,7 @@ impl PartClassifiers {
         y
     }
 
-    /// Records the logits (R, B, K) of parts (B, R, D) by running statistics.
+    /// Records the logits (R, B, K) of parts (B, R, D) with running statistics and without dropout.
     pub fn evaluate(&self, recorder: &mut Recorder<'_>, parts: Tensor, logits: Tensor, batch: usize) {
         let ClassifierParameters { fc1, bn, fc2 } = &self.parameters;
         let x = Self::linear(recorder, "fc1", fc1, parts, self.first(batch));
@@ -110,7 +111,7 @@ impl PartClassifiers {
         part_linear::Forward { x: y, weight, bias, y: logits, shape }.record(recorder, "fc2");
     }
 
-    /// Records the logits (R, B, K) of parts (B, R, D) by the batch's own statistics, with dropout.
+    /// Records the logits (R, B, K) of parts (B, R, D) with the batch's statistics and with dropout.
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -130,7 +131,7 @@ impl PartClassifiers {
         (logits, Saved { parts, hidden, statistics, dropped, step })
     }
 
-    /// Records the gradients of the parameters and returns that of the parts (B, R, D).
+    /// Records the gradients of the parameters into `gradients`, and returns the gradient of the parts (B, R, D).
     pub fn backward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -142,7 +143,7 @@ impl PartClassifiers {
         let Saved { parts, hidden, statistics, dropped, step } = saved;
         let ClassifierParameters { fc1, fc2, .. } = &self.parameters;
         let Grad(gradients) = gradients;
-        // In the forward pass this was: logits = dropped·Wᵀ + b.
+        // Forward: logits = dropped·Wᵀ + b.
         let shape = self.second(batch);
         let [weight, dweight, dbias] =
             [&fc2.weight, &gradients.fc2.weight, &gradients.fc2.bias].map(|buffer| recorder.import(buffer));
@@ -150,7 +151,7 @@ impl PartClassifiers {
             .record(recorder, "fc2.dweight");
         let ddropped = recorder.tensor("ddropped", dropped.len);
         part_linear::BackwardInput { weight, dy: dlogits, dx: ddropped, shape }.record(recorder, "ddropped");
-        // In the forward pass this was: dropped = dropout(relu(BatchNorm(hidden))).
+        // Forward: dropped = dropout(relu(BatchNorm(hidden))).
         let dhidden = recorder.tensor("dhidden", hidden.len);
         let (dweight, dbias) = (recorder.import(&gradients.bn.weight), recorder.import(&gradients.bn.bias));
         let layer = self.layer(batch);
@@ -165,7 +166,7 @@ impl PartClassifiers {
             layer,
         }
         .record(recorder, "bn");
-        // In the forward pass this was: hidden = parts·Wᵀ + b.
+        // Forward: hidden = parts·Wᵀ + b.
         let shape = self.first(batch);
         let [weight, dweight, dbias] =
             [&fc1.weight, &gradients.fc1.weight, &gradients.fc1.bias].map(|buffer| recorder.import(buffer));
@@ -176,7 +177,7 @@ impl PartClassifiers {
         dparts
     }
 
-    /// Records the running statistics' step towards the batch's, unless `control` forbids it.
+    /// Records the update of the running statistics. The kernel skips it if the gradients in `control` aren't finite.
     pub fn update_running(&self, recorder: &mut Recorder<'_>, saved: Saved, control: Tensor, batch: usize) {
         let (running_mean, running_var) =
             (recorder.import(&self.running.0), recorder.import(&self.running.1));

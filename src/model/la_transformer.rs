@@ -1,4 +1,4 @@
-//! The Locally Aware Transformer: backbone, parts, embedding.
+//! The Locally Aware Transformer: from images to embeddings.
 
 use super::parameters::{self, Arenas, backbone_groups, check_widths, without_matrices};
 use super::vit::Vit;
@@ -8,7 +8,7 @@ use crate::gpu::{Buffer, Context, Precision, Recorder, Tensor};
 use crate::kernels::{gelt, image, l2norm};
 use crate::shape::{Preprocess, VitConfig};
 
-/// The network with its parameters on a device.
+/// The network for inference, with its parameters on the adapter.
 #[derive(Debug)]
 pub struct LaTransformer {
     vit: Vit,
@@ -17,11 +17,11 @@ pub struct LaTransformer {
 }
 
 impl LaTransformer {
-    /// Uploads a network, the matrices of its blocks as the context stores them.
+    /// Uploads a network. Stores the matrices of its blocks in the context's precision.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds what the adapter binds;
-    /// [`Error::Usage`](crate::error::Error::Usage) for a width that halves can't be stored in.
+    /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds one binding;
+    /// [`Error::Usage`](crate::error::Error::Usage) if a width doesn't allow f16.
     pub fn new(context: &Context, network: &Network) -> Result<LaTransformer> {
         let mut groups = backbone_groups(&network.config);
         let mut matrices = None;
@@ -39,10 +39,10 @@ impl LaTransformer {
         })
     }
 
-    /// The network in f32 without memory, for recordings that are only listed: never run one on it.
+    /// Creates the network in f32 without memory, for recordings that are only listed. They must never run.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds what the adapter binds.
+    /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds one binding.
     pub fn unallocated(context: &Context, network: &Network) -> Result<LaTransformer> {
         let parameters = Arenas::unallocated(context, &backbone_groups(&network.config))?;
         Ok(LaTransformer {
@@ -52,29 +52,30 @@ impl LaTransformer {
         })
     }
 
-    /// Dimensions and options.
+    /// Returns the sizes and options of the backbone.
     pub fn config(&self) -> &VitConfig {
         &self.vit.config
     }
 
-    /// Bytes of the parameters on the device.
+    /// Returns the bytes of the parameters on the adapter.
     pub fn parameter_bytes(&self) -> u64 {
         self.parameter_bytes
     }
 
-    /// Words of `batch` images as bytes (B, height, width, 3).
+    /// Returns the words of `batch` images of bytes (B, height, width, 3).
     pub fn pixel_words(&self, batch: usize) -> usize {
         image::pixel_words(batch, self.config().image)
     }
 
-    /// Records `embeddings` (B, R·D) of `pixels` (B, height, width, 3) bytes, both made before.
+    /// Records `embeddings` (B, R·D) of the bytes `pixels` (B, height, width, 3).
     pub fn embed(&self, recorder: &mut Recorder<'_>, pixels: &Buffer, embeddings: &Buffer, batch: usize) {
         let (pixels, embeddings) = (recorder.import(pixels), recorder.import(embeddings));
         let tokens = recorder.activation("norm", self.vit.sequence(batch).len());
         self.forward(recorder, pixels, tokens, embeddings, batch);
     }
 
-    /// Records `tokens` (B, T, D) after the final norm and `embeddings` (B, R·D) of `pixels` (B, height, width, 3) bytes.
+    /// Records `tokens` (B, T, D) after the final norm and `embeddings` (B, R·D) of the bytes `pixels`
+    /// (B, height, width, 3).
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -105,14 +106,14 @@ impl LaTransformer {
         l2norm::Forward { x: local, y: embeddings, batch, parts, dim }.record(recorder, "l2norm");
     }
 
-    /// Records `rollout` (T), the share that each token of one image (1, height, width, 3) of bytes has in the class token
-    /// after the last block; `class` (T) is 1 at the class token, the first, and 0 elsewhere.
+    /// Records `rollout` (T) of one image of bytes (1, height, width, 3): the share of each token in the class token
+    /// after the last block. `class` (T) must be 1 at the class token, which is the first, and 0 elsewhere.
     pub fn rollout(&self, recorder: &mut Recorder<'_>, pixels: Tensor, class: Tensor, rollout: Tensor) {
         let normalised = self.normalised(recorder, pixels, 1);
         self.vit.rollout(recorder, normalised, class, rollout);
     }
 
-    /// Records `pixels` (B, height, width, 3) of bytes as numbers (B, 3, height, width).
+    /// Records normalised images (B, 3, height, width) of the bytes `pixels` (B, height, width, 3).
     fn normalised(&self, recorder: &mut Recorder<'_>, pixels: Tensor, batch: usize) -> Tensor {
         let size = self.config().image;
         let normalised = recorder.tensor("image", batch * 3 * size.height * size.width);

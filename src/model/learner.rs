@@ -1,5 +1,4 @@
-//! The network while it learns: its parameters, gradients and moments on the device. What it records stands in
-//! `training_step.rs`.
+//! The network during training: parameters, gradients and moments on the adapter. `training_step.rs` records its steps.
 
 use super::parameters::{
     Arenas, Group, GroupKind, backbone_groups, check_widths, classifier_group, matrices,
@@ -17,61 +16,61 @@ use crate::layers::part_classifier::{ClassifierParameters, ClassifierShape, Part
 use crate::shape::{Preprocess, VitConfig};
 use std::collections::BTreeMap;
 
-/// ε of the part classifiers' BatchNorm: PyTorch's default, as in the released code.
+/// ε of BatchNorm in the part classifiers: PyTorch's default, as in the released code.
 const BATCHNORM_EPS: f32 = 1e-5;
 
-/// What the loss is multiplied with at first, and at most, where gradients are stored in halves: PyTorch's default.
+/// Initial and largest loss scale with f16: PyTorch's default.
 const LOSS_SCALE: f32 = 65_536.0;
 
 /// Settings of the part classifiers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClassifierSettings {
-    /// E, width between the two linear layers.
+    /// Hidden width E.
     pub hidden: usize,
-    /// K.
+    /// Number of persons K.
     pub classes: usize,
-    /// Whether a ReLU follows the BatchNorm.
+    /// True if a ReLU follows BatchNorm.
     pub relu: bool,
-    /// Share of hidden values that training drops.
+    /// Dropout probability.
     pub dropout: f32,
 }
 
-/// Settings of loss and optimiser that never change in a run.
+/// Settings of loss and optimiser that are constant in a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UpdateRule {
-    /// Adam's constants.
+    /// β₁, β₂ and ε of Adam.
     pub betas: Betas,
-    /// AdamW instead of Adam with L2.
+    /// True for AdamW (decoupled weight decay), false for Adam with an L2 penalty.
     pub decoupled: bool,
-    /// Share of the target that is spread over all classes.
+    /// Label smoothing: probability mass of the target that is spread evenly over all classes.
     pub label_smoothing: f32,
-    /// Margin of the batch-hard triplet loss, if it is added.
+    /// Margin of the batch-hard triplet loss; `None` without that loss.
     pub triplet_margin: Option<f32>,
 }
 
-/// Adam's two moments of one group.
+/// Adam's moments of a group.
 #[derive(Debug, Clone)]
 pub(super) struct Moments {
     pub first: Buffer,
     pub second: Buffer,
 }
 
-/// Adam's two moments of one group in host memory, padding included.
+/// Adam's moments of a group in host memory, including padding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostMoments {
-    /// Which group.
+    /// The group.
     pub kind: GroupKind,
-    /// Mean of the gradient.
+    /// Running mean of the gradient.
     pub first: Vec<f32>,
-    /// Mean of its square.
+    /// Running mean of the squared gradient.
     pub second: Vec<f32>,
 }
 
-/// What a training step changes: parameters, moments and running statistics of one stage, in host memory.
+/// All that a training step changes (parameters, moments, running statistics, loss scale), in host memory.
 #[derive(Debug)]
 pub struct LearnerState(Vec<(Buffer, Vec<f32>)>);
 
-/// A network that learns.
+/// A network during training.
 pub struct Learner<'c> {
     pub(super) context: &'c Context,
     pub(super) config: VitConfig,
@@ -79,9 +78,9 @@ pub struct Learner<'c> {
     pub(super) rule: UpdateRule,
     pub(super) groups: Vec<Group>,
     pub(super) parameters: Arenas,
-    /// Copies of the blocks' matrices in the context's storage, where that isn't f32: what products read.
+    /// Copies of the blocks' matrices in f16, which products read; `None` with f32.
     pub(super) matrices: Option<Arenas>,
-    /// Kept from step to step.
+    /// [`Control`], kept from step to step.
     pub(super) control: Buffer,
     pub(super) vit: Vit,
     pub(super) classifiers: PartClassifiers,
@@ -97,7 +96,7 @@ pub(super) fn classifier_parameters(arenas: &Arenas) -> ClassifierParameters {
     ClassifierParameters { fc1: linear("fc1"), bn, fc2: linear("fc2") }
 }
 
-/// BatchNorm's running mean and variance in the checkpoint.
+/// Returns names and shapes of BatchNorm's running mean and variance in a checkpoint.
 fn running(ClassifierShape { dim, hidden, classes, .. }: ClassifierShape) -> [HeadTensor; 2] {
     let [.., mean, variance, _, _] = head_tensors(dim, hidden, classes);
     [mean, variance]
@@ -107,10 +106,10 @@ impl<'c> Learner<'c> {
     /// Uploads a network with its part classifiers.
     ///
     /// # Errors
-    /// If the adapter can't hold it.
+    /// If a tensor exceeds the adapter's limits or memory, or a width doesn't allow f16.
     ///
     /// # Panics
-    /// If a classifier's tensor is missing or misshaped: the caller checks them.
+    /// If a tensor of the classifiers is missing or has the wrong shape. The caller must check them.
     pub fn new(
         context: &'c Context,
         network: &Network,
@@ -171,7 +170,7 @@ impl<'c> Learner<'c> {
         Ok(learner)
     }
 
-    /// Records fresh copies of the open blocks' matrices, if products read copies.
+    /// Records the update of the f16 copies of the open blocks' matrices.
     pub(super) fn record_narrow(&self, recorder: &mut Recorder<'_>, open: Trainable) {
         let Some(matrices) = &self.matrices else { return };
         for (_, memory, storage) in matrices.slots().filter(|(kind, ..)| open.contains(*kind)) {
@@ -181,12 +180,12 @@ impl<'c> Learner<'c> {
         }
     }
 
-    /// What the last step left, after all submitted work: whether it counted, and the loss's scale.
+    /// Reads the outcome of the last step and the loss scale, after all submitted work.
     pub fn read_control(&self) -> Result<Control> {
         Ok(Control::from_words(&self.context.read(&self.control)?))
     }
 
-    /// Goes on with the loss's scale of a saved run, where there is one to go on with.
+    /// Sets the loss scale and its step count from a saved run. Does nothing with f32.
     pub fn write_scale(&mut self, scale: f32, steps: u32) {
         if self.matrices.is_some() {
             let control = Control { scale, steps, ..Control::start(LOSS_SCALE) };
@@ -194,10 +193,10 @@ impl<'c> Learner<'c> {
         }
     }
 
-    /// Changes which groups train: newly opened ones get gradients and zeroed moments.
+    /// Changes which groups train. Newly opened groups get zeroed moments.
     ///
     /// # Errors
-    /// If the adapter can't hold them.
+    /// If gradients or moments exceed the adapter's limits or memory.
     pub fn open(&mut self, trainable: Trainable) -> Result<()> {
         let open: Vec<Group> =
             self.groups.iter().filter(|group| trainable.contains(group.kind)).cloned().collect();
@@ -213,33 +212,33 @@ impl<'c> Learner<'c> {
         Ok(())
     }
 
-    /// Which groups train.
+    /// Returns the groups that train.
     pub fn trainable(&self) -> Trainable {
         self.trainable
     }
 
-    /// All groups, in the order in which the step's words number them.
+    /// Returns all groups, in the order of [`StepValues`](crate::kernels::adam::StepValues).
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
 
-    /// Number of parameters that train.
+    /// Returns the number of parameters that train.
     pub fn trainable_parameters(&self) -> usize {
         self.groups.iter().filter(|g| self.trainable.contains(g.kind)).map(Group::parameters).sum()
     }
 
-    /// Bytes of parameters, gradients and moments.
+    /// Returns the bytes of parameters, gradients and moments.
     pub fn state_bytes(&self) -> u64 {
         let moments: u64 = self.moments.values().map(|m| 2 * m.first.words as u64 * WORD).sum();
         self.parameters.bytes() + self.matrix_bytes() + self.gradients.memory().bytes() + moments
     }
 
-    /// Bytes of the copies that products read.
+    /// Returns the bytes of the f16 copies of matrices.
     pub(super) fn matrix_bytes(&self) -> u64 {
         self.matrices.as_ref().map_or(0, Arenas::bytes)
     }
 
-    /// Reads the parameters and running statistics back, by their names in the checkpoint.
+    /// Reads parameters and running statistics, by their names in a checkpoint.
     pub fn read_parameters(&self) -> Result<BTreeMap<String, HostTensor>> {
         let mut tensors = self.parameters.read(self.context)?;
         let shape = self.classifiers.shape;
@@ -254,15 +253,15 @@ impl<'c> Learner<'c> {
         Ok(tensors)
     }
 
-    /// Reads the gradients of the last step back.
+    /// Reads the gradients of the last step.
     pub fn read_gradients(&self) -> Result<BTreeMap<String, HostTensor>> {
         self.gradients.memory().read(self.context)
     }
 
-    /// Reads everything back that a step of this stage changes, to the bit.
+    /// Reads everything that a step of this stage changes.
     ///
     /// # Errors
-    /// What the adapter reports.
+    /// Those of the adapter.
     pub fn save_state(&self) -> Result<LearnerState> {
         let mut buffers = vec![&self.classifiers.running.0, &self.classifiers.running.1, &self.control];
         buffers
@@ -275,14 +274,14 @@ impl<'c> Learner<'c> {
         buffers.into_iter().map(read).collect::<Result<_>>().map(LearnerState)
     }
 
-    /// Puts back what [`Self::save_state`] gave in the same stage.
+    /// Restores the result of [`Self::save_state`] in the same stage.
     pub fn restore_state(&self, state: &LearnerState) {
         for (buffer, data) in &state.0 {
             self.context.write(buffer, bytemuck::cast_slice(data));
         }
     }
 
-    /// Reads Adam's moments of every group that was ever open.
+    /// Reads the moments of every group that has been open.
     pub fn read_moments(&self) -> Result<Vec<HostMoments>> {
         let read = |(kind, moments): (&GroupKind, &Moments)| {
             let (first, second) = (self.context.read(&moments.first)?, self.context.read(&moments.second)?);
@@ -291,10 +290,10 @@ impl<'c> Learner<'c> {
         self.moments.iter().map(read).collect()
     }
 
-    /// Puts moments back that [`Self::read_moments`] gave.
+    /// Restores moments from [`Self::read_moments`].
     ///
     /// # Errors
-    /// If the adapter can't hold them.
+    /// If they exceed the adapter's limits or memory.
     pub fn write_moments(&mut self, moments: &HostMoments) -> Result<()> {
         let HostMoments { kind, first, second } = moments;
         let arena = |name: &str, data: &[f32]| -> Result<Buffer> {

@@ -1,4 +1,4 @@
-//! The network: which parameters it has, and how layers and kernels make it up.
+//! The network: its parameters, and its composition from layers and kernels.
 
 mod la_transformer;
 mod learner;

@@ -1,7 +1,6 @@
-//! The parameters: which tensors make up which group, and one arena of device memory per group.
-//!
-//! A group is what blockwise fine-tuning opens or keeps frozen as a whole [LAT Alg. 1]. In its arena every slot begins on a
-//! 256-byte boundary, so that slots can be bound alone and the optimiser can walk over the whole.
+//! The parameters: groups of tensors, and one arena of device memory per group.
+//! Blockwise fine-tuning opens or freezes a group as a whole [LAT Alg. 1]. In an arena, every slot starts at a multiple
+//! of 256 bytes: kernels can bind a single slot, and the optimiser updates the arena as one tensor.
 
 use crate::checkpoint::{HostTensor, head_tensors, is_prefix, parameter_shapes};
 use crate::error::{Error, Result};
@@ -16,9 +15,9 @@ use std::collections::BTreeMap;
 /// Tensors that are trained or frozen together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GroupKind {
-    /// Patch projection, prefix tokens, positions, norm before the blocks.
+    /// Patch projection, prefix tokens, positions and the norm before the blocks.
     Embeddings,
-    /// Block i.
+    /// The block of this index.
     Block(usize),
     /// Final norm.
     Norm,
@@ -27,14 +26,14 @@ pub enum GroupKind {
 }
 
 impl GroupKind {
-    /// All groups of a network with `depth` blocks, in the order of the forward pass.
+    /// Returns all groups of a network with `depth` blocks, in the order of the forward pass.
     pub fn all(depth: usize) -> Vec<GroupKind> {
         let blocks = (0..depth).map(GroupKind::Block);
         let (first, last) = ([GroupKind::Embeddings], [GroupKind::Norm, GroupKind::PartClassifiers]);
         first.into_iter().chain(blocks).chain(last).collect()
     }
 
-    /// The group of a parameter in timm's names.
+    /// Returns the group of a parameter by its name in timm.
     pub fn of(name: &str) -> GroupKind {
         let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok());
         match block {
@@ -57,29 +56,29 @@ impl std::fmt::Display for GroupKind {
     }
 }
 
-/// A run of words in an arena that kernels see as one tensor: one tensor of the checkpoint, or several behind each other
-/// (the prefix tokens; the same tensor of all part classifiers).
+/// A range of words in an arena that kernels bind as one tensor: one tensor of the checkpoint, or several in a row (the
+/// prefix tokens; the same tensor of all part classifiers).
 #[derive(Debug, Clone)]
 pub struct Slot {
-    /// The name that layers ask for.
+    /// Name by which layers find it.
     pub label: String,
     /// Names and shapes in the checkpoint, in order.
     pub tensors: Vec<(String, Vec<usize>)>,
-    /// How its elements are stored.
+    /// Storage of its elements.
     pub storage: Storage,
     /// First word in the arena.
     pub start: usize,
-    /// Length in words, padding apart.
+    /// Length in words, without padding.
     pub words: usize,
 }
 
 impl Slot {
-    /// Number of elements.
+    /// Returns the number of elements.
     fn elements(&self) -> usize {
         self.tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 
-    /// Whether it is a matrix of a block: what products read, and nearly all there is of a network.
+    /// Returns true for a matrix of a block. These are the weights of products, and most of a network's parameters.
     fn is_matrix(&self) -> bool {
         let shape = self.tensors.first().map_or(0, |(_, shape)| shape.len());
         self.label.starts_with("blocks.") && shape == 2
@@ -89,11 +88,11 @@ impl Slot {
 /// The layout of one arena.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// Which group.
+    /// The group.
     pub kind: GroupKind,
-    /// What lies in it, in order.
+    /// Slots in order of their start.
     pub slots: Vec<Slot>,
-    /// Length in words, padding included.
+    /// Length in words, including padding.
     pub words: usize,
 }
 
@@ -109,7 +108,7 @@ impl Group {
         self.slots.push(slot);
     }
 
-    /// Its slots that `keep` chooses, in a storage.
+    /// Returns a layout of the slots that `keep` selects, in `storage`.
     fn subset(&self, storage: Storage, keep: impl Fn(&Slot) -> bool) -> Group {
         let mut subset = Group::new(self.kind);
         for slot in self.slots.iter().filter(|slot| keep(slot)) {
@@ -118,18 +117,18 @@ impl Group {
         subset
     }
 
-    /// Number of parameters.
+    /// Returns the number of parameters.
     pub fn parameters(&self) -> usize {
         self.slots.iter().map(Slot::elements).sum()
     }
 
-    /// Bytes of one arena of this layout.
+    /// Returns the bytes of an arena of this layout.
     pub fn bytes(&self) -> u64 {
         self.words as u64 * WORD
     }
 }
 
-/// The backbone's groups in the order of the forward pass.
+/// Returns the layouts of the backbone's groups, in the order of the forward pass.
 pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
     let kinds = GroupKind::all(config.depth).into_iter().filter(|kind| *kind != GroupKind::PartClassifiers);
     let mut groups: Vec<Group> = kinds.map(Group::new).collect();
@@ -150,7 +149,7 @@ pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
     groups
 }
 
-/// Checks that rows of weights and activations are whole quads, as storage in halves needs.
+/// Checks that rows of weights and activations are whole quads, as f16 storage needs.
 ///
 /// # Errors
 /// [`Error::Usage`] if the width of tokens or of the MLP isn't a multiple of 4.
@@ -164,18 +163,18 @@ pub fn check_widths(config: &VitConfig) -> Result<()> {
     )))
 }
 
-/// The matrices of the blocks alone, in `storage`.
+/// Returns layouts of the blocks' matrices alone, in `storage`.
 pub fn matrices(groups: &[Group], storage: Storage) -> Vec<Group> {
     let blocks = groups.iter().filter(|group| matches!(group.kind, GroupKind::Block(_)));
     blocks.map(|group| group.subset(storage, Slot::is_matrix)).collect()
 }
 
-/// All but the matrices of the blocks.
+/// Returns layouts of all but the blocks' matrices.
 pub fn without_matrices(groups: &[Group]) -> Vec<Group> {
     groups.iter().map(|group| group.subset(Storage::F32, |slot| !slot.is_matrix())).collect()
 }
 
-/// The part classifiers' group: every tensor stacked over the parts.
+/// Returns the layout of the part classifiers. Each slot stacks a tensor over all parts.
 pub fn classifier_group(shape: ClassifierShape) -> Group {
     let ClassifierShape { parts, dim, hidden, classes } = shape;
     let mut group = Group::new(GroupKind::PartClassifiers);
@@ -186,18 +185,18 @@ pub fn classifier_group(shape: ClassifierShape) -> Group {
     group
 }
 
-/// One arena per group, and its slots by label.
+/// One arena per group, with their slots by label.
 #[derive(Debug)]
 pub struct Arenas {
     /// Layout and memory of each group.
     pub groups: Vec<(Group, Buffer)>,
     slots: BTreeMap<String, (Buffer, Storage)>,
-    /// What groups save by sharing memory.
+    /// Bytes that groups save by sharing memory.
     shared_bytes: u64,
 }
 
 impl Arenas {
-    /// Zeroed memory for groups.
+    /// Allocates zeroed arenas.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if an arena exceeds the adapter's largest buffer, or a slot its largest binding.
@@ -205,7 +204,8 @@ impl Arenas {
         Arenas::with_memory(context, groups, |group| Ok(context.arena(&group.kind.to_string(), group.words)?))
     }
 
-    /// Zeroed memory for groups that are worked on one at a time: all blocks, which are laid out alike, share one arena.
+    /// Allocates zeroed arenas for groups that are used one at a time. All blocks, which have the same layout, share
+    /// one arena.
     ///
     /// # Errors
     /// As [`Arenas::zeroed`].
@@ -213,7 +213,7 @@ impl Arenas {
         Arenas::sharing(context, groups, |label, words| Ok(context.arena(label, words)?))
     }
 
-    /// [`Arenas::zeroed`] without memory: for recordings of which only the need is asked.
+    /// [`Arenas::zeroed`] without memory, for recordings that are only summarised.
     pub fn unallocated(context: &Context, groups: &[Group]) -> Result<Arenas> {
         let label = |group: &Group| group.kind.to_string();
         Arenas::with_memory(context, groups, |group| Ok(context.unallocated(&label(group), group.words)))
@@ -268,10 +268,10 @@ impl Arenas {
         Ok(arenas)
     }
 
-    /// Memory for groups, filled from tensors by name.
+    /// Allocates arenas and writes tensors by name.
     ///
     /// # Panics
-    /// If a tensor is missing: `checkpoint` hands out complete networks only.
+    /// If a tensor is missing. `checkpoint` returns complete networks only.
     pub fn upload(
         context: &Context,
         groups: &[Group],
@@ -282,10 +282,10 @@ impl Arenas {
         Ok(arenas)
     }
 
-    /// Overwrites every slot from tensors by name.
+    /// Writes every slot from tensors by name.
     ///
     /// # Panics
-    /// If a tensor is missing or of another length.
+    /// If a tensor is missing or has the wrong length.
     pub fn write(&self, context: &Context, tensors: &BTreeMap<String, HostTensor>) {
         for (group, _) in &self.groups {
             for slot in &group.slots {
@@ -307,7 +307,7 @@ impl Arenas {
         }
     }
 
-    /// Reads every tensor back, by its name in the checkpoint; slots of f32 alone.
+    /// Reads every tensor, by its name in a checkpoint. All slots must be f32.
     pub fn read(&self, context: &Context) -> Result<BTreeMap<String, HostTensor>> {
         let mut tensors = BTreeMap::new();
         for (group, arena) in &self.groups {
@@ -325,42 +325,42 @@ impl Arenas {
         Ok(tensors)
     }
 
-    /// Bytes of all arenas.
+    /// Returns the bytes of all arenas.
     pub fn bytes(&self) -> u64 {
         self.groups.iter().map(|(group, _)| group.bytes()).sum::<u64>() - self.shared_bytes
     }
 
-    /// The memory of a group.
+    /// Returns the arena of a group.
     ///
     /// # Panics
-    /// If it has none here.
+    /// If there is none.
     pub fn arena(&self, kind: GroupKind) -> &Buffer {
         let found = self.groups.iter().find(|(group, _)| group.kind == kind);
         &found.unwrap_or_else(|| panic!("there is no {kind}")).1
     }
 
-    /// A slot that the configuration promises.
+    /// Returns a slot that must exist.
     ///
     /// # Panics
-    /// If there is none of that label.
+    /// If there is no slot with that label.
     pub fn get(&self, label: &str) -> Buffer {
         self.find(label).unwrap_or_else(|| panic!("there is no {label}"))
     }
 
-    /// A slot that a network may lack.
+    /// Returns a slot if it exists.
     pub fn find(&self, label: &str) -> Option<Buffer> {
         self.slots.get(label).map(|(memory, _)| memory.clone())
     }
 
-    /// Every slot, labelled, with its group and storage.
+    /// Returns every slot with its group and storage. The buffer's label is the slot's.
     pub fn slots(&self) -> impl Iterator<Item = (GroupKind, &Buffer, Storage)> {
         self.slots.iter().map(|(label, (memory, storage))| (GroupKind::of(label), memory, *storage))
     }
 
-    /// A linear layer whose weight may stand among `matrices`.
+    /// Returns a linear layer. Its weight comes from `matrices` if they have it.
     ///
     /// # Panics
-    /// If there is none of that name.
+    /// If there is no layer with that name.
     pub fn linear(&self, name: &str, matrices: Option<&Arenas>) -> Linear {
         let label = format!("{name}.weight");
         let slots = [matrices, Some(self)].into_iter().flatten();
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_told_by_name() {
+    fn groups_are_found_by_name() {
         for (name, group) in [
             ("patch_embed.proj.weight", GroupKind::Embeddings),
             ("norm_pre.bias", GroupKind::Embeddings),

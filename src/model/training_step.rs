@@ -1,9 +1,9 @@
-//! What a learner records: the whole training step, in one piece or in several, and evaluation.
+//! The recordings of a learner: the training step, in one micro-batch or several, and evaluation.
 //!
-//! In pieces, the backbone runs over a part of the batch at a time and only the parts (B, R, D) are kept; classifiers and
-//! losses see the whole batch; then each piece is run forward once more and back-propagated, and the pieces' gradients
-//! are added up in order. That is the plain step up to the order of summation, for memory that grows with the piece:
-//! BatchNorm and the triplet loss, which mix the images of a batch, stand behind the parts.
+//! With several micro-batches, the backbone runs on one at a time and keeps only the parts (B, R, D). Part classifiers
+//! and losses run on the whole batch, because BatchNorm and the triplet loss mix its images. Then each micro-batch runs
+//! forward again and backward, and gradients are accumulated in order. Apart from the order of summation this equals a
+//! step in one go, but the memory grows with the micro-batch instead of the batch.
 
 use super::learner::{Learner, Moments, classifier_parameters};
 use super::parameters::{Arenas, Group, GroupKind};
@@ -19,36 +19,36 @@ use crate::shape::{ImageSize, Preprocess};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// One recorded training step for one batch size.
+/// A recorded training step for one batch size.
 pub struct TrainingStep {
-    /// The launches.
+    /// The recording.
     pub plan: Plan,
     micro_batches: Vec<MicroBatch>,
     size: ImageSize,
-    /// (B) words.
+    /// Labels (B) as u32.
     pub labels: Buffer,
-    /// [`StepValues`].
+    /// [`StepValues`] as words.
     pub step: Buffer,
-    /// Cross-entropy of each part and image (R, B), then zeros up to a whole slice, then the triplet losses (B), if wanted:
-    /// their sum divided by B is the batch's loss.
+    /// Cross-entropy of each part and image (R, B), zeros up to the next slice, and the triplet losses (B) if that loss
+    /// is used. The batch's loss is the sum of all divided by B.
     pub losses: Buffer,
-    /// Whether the step counted, and more: [`Control`](crate::kernels::gradnorm::Control).
+    /// [`Control`](crate::kernels::gradnorm::Control) as words.
     pub control: Buffer,
     bytes: u64,
 }
 
-/// The images that run through the backbone together.
+/// The images that run through the backbone together, and their inputs.
 struct MicroBatch {
-    /// Their places in the batch.
+    /// Indices in the batch.
     places: Range<usize>,
-    /// (images, height, width, 3) bytes.
+    /// Bytes (images, height, width, 3).
     pixels: Buffer,
-    /// (images) words: 1 mirrors.
+    /// u32 (images): 1 mirrors the image.
     flips: Buffer,
 }
 
 impl TrainingStep {
-    /// Writes a batch: bytes (B, height, width, 3), persons (B), and for each image 1 if it is to be mirrored.
+    /// Writes a batch: bytes (B, height, width, 3), labels (B), and flips (B) of 1 for images to mirror.
     pub fn write(&self, context: &Context, pixels: &[u8], labels: &[u32], flips: &[u32]) {
         let each = self.size.height * self.size.width * 3;
         for micro_batch in &self.micro_batches {
@@ -59,7 +59,7 @@ impl TrainingStep {
         context.write(&self.labels, bytemuck::cast_slice(labels));
     }
 
-    /// Launches of block `i`, forward and backward; the optimiser apart.
+    /// Returns the number of dispatches of block `i` in the forward and in the backward pass.
     pub fn launches_of_block(&self, i: usize) -> (usize, usize) {
         let count = |scope: String| {
             self.plan.dispatches.iter().filter(|dispatch| dispatch.label.starts_with(&scope)).count()
@@ -67,13 +67,13 @@ impl TrainingStep {
         (count(format!("blocks.{i}.")), count(format!("backward.blocks.{i}.")))
     }
 
-    /// Bytes of device memory that this step has for itself: activations, inputs and outputs, gradients of pieces.
+    /// Returns the device memory of this step in bytes: activations, inputs, outputs and gradients of micro-batches.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-/// Writes bytes, padded to whole words.
+/// Writes bytes and pads them to whole words.
 fn write_bytes(context: &Context, buffer: &Buffer, bytes: &[u8]) {
     if bytes.len().is_multiple_of(WORD as usize) {
         context.write(buffer, bytes);
@@ -84,13 +84,13 @@ fn write_bytes(context: &Context, buffer: &Buffer, bytes: &[u8]) {
     }
 }
 
-/// One recorded forward pass by running statistics.
+/// A recorded forward pass with running statistics.
 pub struct EvaluationStep {
-    /// The launches.
+    /// The recording.
     pub plan: Plan,
-    /// (B, height, width, 3) bytes, padded to whole words.
+    /// Bytes (B, height, width, 3), padded to whole words.
     pixels: Buffer,
-    /// (R, B, K), written.
+    /// Logits (R, B, K).
     pub logits: Buffer,
 }
 
@@ -100,26 +100,26 @@ impl EvaluationStep {
         write_bytes(context, &self.pixels, pixels);
     }
 
-    /// Bytes of device memory that this step has for itself.
+    /// Returns the device memory of this step in bytes.
     pub fn bytes(&self) -> u64 {
         self.plan.summary().heap_bytes + (self.pixels.words + self.logits.words) as u64 * WORD
     }
 }
 
-/// What training in one stage takes.
+/// The cost of training in a stage.
 #[derive(Debug, Clone)]
 pub struct StageNeed {
-    /// Launches, operations and the largest tensor of a step.
+    /// Dispatches, operations and the largest tensor of a step.
     pub step: PlanSummary,
     /// Bytes of parameters, gradients and moments.
     pub state_bytes: u64,
-    /// Bytes that a step has for itself.
+    /// Bytes of a step, see [`TrainingStep::bytes`].
     pub step_bytes: u64,
     /// Number of parameters that train.
     pub trainable: usize,
 }
 
-/// Device memory of a step, or what stands for it where only the need is asked.
+/// Buffers of a step; without memory for recordings that are only summarised.
 struct StepMemory {
     micro_batches: Vec<MicroBatch>,
     labels: Buffer,
@@ -127,7 +127,7 @@ struct StepMemory {
     losses: Buffer,
     control: Buffer,
     partials: Buffer,
-    /// Gradients of every piece but the first.
+    /// Gradients of a micro-batch after the first; `None` with a single micro-batch.
     micro_batch_gradients: Option<Grad<Arenas>>,
 }
 
@@ -142,7 +142,7 @@ impl StepMemory {
     }
 }
 
-/// A stage: what trains, and the memory that this takes.
+/// The groups that train in a stage, and their gradients and moments.
 struct Stage<'a> {
     trainable: Trainable,
     gradients: &'a Grad<Arenas>,
@@ -150,11 +150,11 @@ struct Stage<'a> {
 }
 
 impl<'c> Learner<'c> {
-    /// Records a whole step for `batch` images, at most `piece` of which run through the backbone at once: forward,
-    /// loss, backward, norm, optimiser.
+    /// Records a training step for `batch` images, of which `micro_batch` run through the backbone at once: forward,
+    /// loss, backward, gradient norm, optimiser.
     ///
     /// # Errors
-    /// If the adapter can't hold it.
+    /// If it exceeds the adapter's limits or memory.
     pub fn record_step(&self, batch: usize, micro_batch: usize) -> Result<TrainingStep> {
         let context = self.context;
         let memory = self.step_memory(batch, micro_batch, &self.gradients, true)?;
@@ -176,10 +176,10 @@ impl<'c> Learner<'c> {
         })
     }
 
-    /// What a step of [`Self::record_step`] takes when `trainable` is open; allocates nothing of its size.
+    /// Returns the cost of [`Self::record_step`] with `trainable` open, without allocating its memory.
     ///
     /// # Errors
-    /// If the adapter can't hold a tensor of it.
+    /// If a tensor exceeds the adapter's limits.
     pub fn need(&self, trainable: Trainable, batch: usize, micro_batch: usize) -> Result<StageNeed> {
         let context = self.context;
         let open: Vec<Group> =
@@ -198,7 +198,7 @@ impl<'c> Learner<'c> {
         Ok(StageNeed {
             step_bytes: step.heap_bytes + memory.bytes(),
             step,
-            // Gradient and two moments.
+            // Three arenas of the same size: gradients and two moments.
             state_bytes: self.parameters.bytes() + self.matrix_bytes() + 3 * gradients.memory().bytes(),
             trainable: open.iter().map(Group::parameters).sum(),
         })
@@ -232,7 +232,7 @@ impl<'c> Learner<'c> {
             (true, false) => Some(Grad::new(Arenas::unallocated_shared(context, &backbone)?)),
         };
         let partials = open.iter().map(|group| gradnorm::partial_words(group.words)).sum();
-        // A slice has at least four words; the losses behind them are zeros.
+        // A slice has at least four words. Kernels write the first `batch`; the rest stay zeros.
         let triplets = if self.rule.triplet_margin.is_some() { batch.max(4) } else { 0 };
         Ok(StepMemory {
             micro_batches,
@@ -245,7 +245,8 @@ impl<'c> Learner<'c> {
         })
     }
 
-    /// Place of the triplet losses behind the parts' (R, B), where a slice may begin.
+    /// Returns the index of the first triplet loss in `losses`: after the parts' losses (R, B), at the start of a
+    /// slice.
     fn first_triplet_loss(&self, batch: usize) -> usize {
         let rows = self.classifiers.shape.parts * batch;
         if self.rule.triplet_margin.is_some() { rows.next_multiple_of(Buffer::SLICE_ALIGN) } else { rows }
@@ -262,7 +263,7 @@ impl<'c> Learner<'c> {
             let normalised = self.image(recorder, pixels, Some(flips), images);
             let (tokens, kept) = self.vit.forward(recorder, normalised, None, images);
             self.parts(tokens, parts_of, places).record(recorder, "gelt");
-            // Of several pieces, each runs once more before its backward pass: nothing is kept until then.
+            // Each of several micro-batches runs forward again before its backward pass, so nothing is kept here.
             saved = (memory.micro_batches.len() == 1).then_some((tokens, kept));
         }
         recorder.scope(Phase::Forward, "heads");
@@ -285,7 +286,7 @@ impl<'c> Learner<'c> {
         }
         .record(recorder, "cross_entropy");
 
-        // Backward: the same lines in reverse.
+        // Backward: the same operations in reverse.
         recorder.scope(Phase::Backward, "heads");
         let gradients = stage.gradients.map(classifier_parameters);
         let dparts = self.classifiers.backward(recorder, classifiers_saved, dlogits, &gradients, batch);
@@ -326,7 +327,7 @@ impl<'c> Learner<'c> {
             });
         }
 
-        // Norm of all gradients; whether all is finite; update.
+        // Optimiser: gradient norm, check for finite gradients, update.
         recorder.scope(Phase::Optimiser, "");
         let mut start = 0;
         for (group, arena) in &stage.gradients.memory().groups {
@@ -366,7 +367,7 @@ impl<'c> Learner<'c> {
         self.record_narrow(recorder, stage.trainable);
     }
 
-    /// The batch-hard triplet loss on the parts of an image as one vector, and its gradient added to theirs.
+    /// Records the batch-hard triplet loss on the concatenated parts of each image, and adds its gradient to `dparts`.
     fn record_triplet(
         &self,
         recorder: &mut Recorder<'c>,
@@ -416,10 +417,10 @@ impl<'c> Learner<'c> {
         normalised
     }
 
-    /// Records a forward pass for `batch` images by running statistics.
+    /// Records a forward pass for `batch` images with running statistics.
     ///
     /// # Errors
-    /// If the adapter can't hold it.
+    /// If it exceeds the adapter's limits or memory.
     pub fn record_evaluation(&self, batch: usize) -> Result<EvaluationStep> {
         let context = self.context;
         let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
@@ -430,7 +431,7 @@ impl<'c> Learner<'c> {
         Ok(EvaluationStep { plan: recorder.finish()?, pixels, logits })
     }
 
-    /// Bytes that an evaluation of `batch` images has for itself; allocates nothing of its size.
+    /// Returns the device memory of [`Self::record_evaluation`] in bytes, without allocating it.
     pub fn evaluation_need(&self, batch: usize) -> u64 {
         let context = self.context;
         let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;

@@ -10,17 +10,17 @@ use crate::layers::norm::{self, Norm};
 use crate::layers::{Grad, Sequence};
 use crate::shape::VitConfig;
 
-/// Which groups of the backbone train; the final norm always does.
+/// The groups of the backbone that train. The final norm always does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Trainable {
-    /// Patch projection, prefix tokens, positions, norm before the blocks.
+    /// True if patch projection, prefix tokens, positions and the norm before the blocks train.
     pub embeddings: bool,
-    /// The lowest open block; all above it are open too. `depth`: none.
+    /// The lowest open block; all above it are open too. With `depth`, no block is open.
     pub first_open: usize,
 }
 
 impl Trainable {
-    /// Whether a group is trained.
+    /// Returns true if a group trains.
     pub fn contains(&self, kind: GroupKind) -> bool {
         match kind {
             GroupKind::Embeddings => self.embeddings,
@@ -29,7 +29,7 @@ impl Trainable {
         }
     }
 
-    /// The lowest block that the backward pass runs through.
+    /// Returns the lowest block of the backward pass.
     fn lowest(&self) -> usize {
         if self.embeddings { 0 } else { self.first_open }
     }
@@ -38,24 +38,24 @@ impl Trainable {
 /// The backbone with its parameters.
 #[derive(Debug)]
 pub struct Vit {
-    /// Dimensions and options.
+    /// Sizes and options.
     pub config: VitConfig,
     embedding: Embedding,
     blocks: Vec<Block>,
     norm: Norm,
 }
 
-/// Where the gradients of the trainable groups go.
+/// Memory for the gradients of the trainable groups.
 #[derive(Debug)]
 pub struct VitGradients {
     trainable: Trainable,
     embedding: Option<Grad<Embedding>>,
-    /// Of each block; `None` where it is frozen.
+    /// One entry per block; `None` where it is frozen.
     blocks: Vec<Option<Grad<Block>>>,
     norm: Grad<Norm>,
 }
 
-/// What the backward pass of the backbone reads.
+/// Tensors that the backward pass of the backbone reads.
 #[derive(Debug)]
 pub struct Saved {
     embedding: embedding::Saved,
@@ -63,7 +63,7 @@ pub struct Saved {
     norm: norm::Saved,
 }
 
-/// The embedding's tensors in an arena: parameters, or gradients of the same layout.
+/// Returns the embedding with tensors of `arenas`: parameters, or gradients in the same layout.
 fn embedding(config: &VitConfig, arenas: &Arenas) -> Embedding {
     Embedding {
         weight: arenas.get("patch_embed.proj.weight"),
@@ -77,7 +77,8 @@ fn embedding(config: &VitConfig, arenas: &Arenas) -> Embedding {
     }
 }
 
-/// A block's tensors in an arena: parameters, their matrices perhaps in another, or gradients of the same layout.
+/// Returns block `i` with tensors of `arenas`: parameters, or gradients in the same layout. Weights of products come
+/// from `matrices` where it has them.
 fn block(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>, i: usize) -> Block {
     let linear = |name: &str| arenas.linear(&format!("blocks.{i}.{name}"), matrices);
     Block {
@@ -99,7 +100,7 @@ fn block(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>, i: usiz
 }
 
 impl VitGradients {
-    /// Puts gradient arenas, of the trainable groups alone, in their places.
+    /// Assigns the slots of gradient arenas, which hold the trainable groups only, to the layers.
     pub fn new(config: &VitConfig, arenas: &Grad<Arenas>, trainable: Trainable) -> VitGradients {
         let open = |i: usize| i >= trainable.first_open;
         VitGradients {
@@ -114,7 +115,7 @@ impl VitGradients {
 }
 
 impl Vit {
-    /// Puts parameters in their places; products read the blocks' weights from `matrices` if they stand there.
+    /// Assigns the slots of parameter arenas to the layers. Weights of products come from `matrices` where it has them.
     pub fn new(config: &VitConfig, parameters: &Arenas, matrices: Option<&Arenas>) -> Vit {
         Vit {
             config: config.clone(),
@@ -124,13 +125,13 @@ impl Vit {
         }
     }
 
-    /// The shape of the sequence for `batch` images.
+    /// Returns the shape of the tokens of `batch` images.
     pub fn sequence(&self, batch: usize) -> Sequence {
         Sequence { batch, tokens: self.config.tokens(), dim: self.config.dim }
     }
 
-    /// Records the tokens (B, T, D) after the final norm for normalised images (B, 3, height, width), into `tokens` if it
-    /// was made before.
+    /// Records the tokens (B, T, D) after the final norm for normalised images (B, 3, height, width). Writes into
+    /// `tokens` if it is given.
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
@@ -154,14 +155,14 @@ impl Vit {
         (tokens, Saved { embedding, blocks, norm })
     }
 
-    /// Records `rollout` (T), the share that each input token of one normalised image (1, 3, height, width) has in the class
-    /// token after the last block; `class` (T) is 1 at the class token and 0 elsewhere.
+    /// Records `rollout` (T) of one normalised image (1, 3, height, width): the share of each input token in the class
+    /// token after the last block. `class` (T) must be 1 at the class token and 0 elsewhere.
     ///
     /// Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
     pub fn rollout(&self, recorder: &mut Recorder<'_>, image: Tensor, class: Tensor, rollout: Tensor) {
         let shape = self.sequence(1);
         let (_, saved) = self.forward(recorder, image, None, 1);
-        // The product of all blocks' matrices, its class row alone: from the last block to the first.
+        // The class row of the product of all blocks' matrices, from the last block to the first.
         let mut row = class;
         for (i, (block, saved)) in self.blocks.iter().zip(saved.blocks).enumerate().rev() {
             recorder.scope(Phase::Forward, format!("rollout.blocks.{i}"));
@@ -172,8 +173,8 @@ impl Vit {
         recorder.scope(Phase::Forward, "");
     }
 
-    /// Records the gradients of the trainable groups, given that of the tokens; the same lines in reverse. `finished` is
-    /// told each group whose gradients are complete.
+    /// Records the gradients of the trainable groups, given that of the tokens (B, T, D). Calls `finished` with each
+    /// group when its gradients are complete.
     pub fn backward<'c>(
         &self,
         recorder: &mut Recorder<'c>,
@@ -186,7 +187,7 @@ impl Vit {
         let shape = self.sequence(batch);
         let trainable = gradients.trainable;
         recorder.scope(Phase::Backward, "");
-        // In the forward pass this was: F = LN(z_B).
+        // Forward: F = LN(z_B).
         let first = (gradients.norm.field(|norm| norm), saved.norm, dtokens);
         norm::backward_parameters(recorder, "norm.dweight", first, None, shape);
         finished(recorder, GroupKind::Norm);
@@ -210,7 +211,7 @@ impl Vit {
             }
         }
         recorder.scope(Phase::Backward, "");
-        // In the forward pass this was: z_0 = [class; patches] + positions.
+        // Forward: z_0 = [class; patches] + positions.
         if let Some(gradients) = &gradients.embedding {
             self.embedding.backward(recorder, saved.embedding, dz, gradients, shape);
             finished(recorder, GroupKind::Embeddings);
