@@ -1,18 +1,19 @@
-//! Initial weights of the part classifiers, as the released code draws them.
+//! Random initial weights of the part classifiers, as in the released code.
 
 use std::collections::BTreeMap;
 
 use crate::checkpoint::{HostTensor, head_tensors};
 use crate::rng;
 
-/// Stream of random numbers: the upper byte tells the use, as in `datasets::sampler`.
+/// Stream of random numbers. The upper byte identifies the use, as in `datasets::sampler`.
 const STREAM: u64 = 5 << 56;
 
-/// Weights of `parts` classifiers Linear (dim → hidden), BatchNorm, Linear (hidden → classes), named
-/// `heads.{i}.fc1.weight` and so on.
+/// Returns initial weights of `parts` classifiers Linear (dim → hidden), BatchNorm, Linear (hidden → classes), by names
+/// such as `heads.{i}.fc1.weight`.
 ///
-/// They depend on the seed and the shapes alone. fc1: normal with deviation √(2/hidden) (Kaiming, fan out); the
-/// BatchNorm's weight: normal around 1 with 0.02; fc2: normal with 0.001; every bias 0, running mean 0, variance 1.
+/// They depend on the seed and the shapes alone. Weights are normally distributed: fc1 with mean 0 and deviation
+/// √(2/hidden) (Kaiming, fan out), BatchNorm with 1 and 0.02, fc2 with 0 and 0.001. Biases and running means are 0,
+/// running variances 1.
 pub fn init_classifiers(
     seed: u64,
     parts: usize,
@@ -38,7 +39,7 @@ pub fn init_classifiers(
     tensors
 }
 
-/// `count` normal numbers.
+/// Draws `count` normally distributed numbers.
 fn normal(seed: u64, stream: u64, count: usize, mean: f64, deviation: f64) -> Vec<f32> {
     (0..count as u64).map(|index| (mean + deviation * rng::normal(seed, stream, index)) as f32).collect()
 }
@@ -47,7 +48,7 @@ fn normal(seed: u64, stream: u64, count: usize, mean: f64, deviation: f64) -> Ve
 mod tests {
     use super::*;
 
-    /// Mean, deviation and kurtosis (3 for a normal distribution).
+    /// Returns mean, deviation and kurtosis, which is 3 for a normal distribution.
     fn moments(data: &[f32]) -> (f64, f64, f64) {
         let n = data.len() as f64;
         let mean = data.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
@@ -94,7 +95,7 @@ mod tests {
             assert!(of(0) != of(1) && of(1) != of(2), "{name}");
             assert_ne!(of(0), &other[&format!("heads.0.{name}")]);
         }
-        // More parts don't change the first.
+        // Additional parts don't change the first.
         assert_eq!(tensors["heads.0.fc1.weight"], init_classifiers(7, 1, 16, 8, 5)["heads.0.fc1.weight"]);
     }
 }

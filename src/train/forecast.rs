@@ -1,4 +1,4 @@
-//! What a run will take, before it is run: memory, operations and time of each stage.
+//! The forecast of a run: memory, operations and time of each stage.
 
 use super::job::Job;
 use super::{config, job};
@@ -10,65 +10,65 @@ use crate::observer::Observer;
 use std::ops::Range;
 use std::time::Instant;
 
-/// Tokens that a weight's gradient is summed over at once on CPU adapters: Mesa's llvmpipe ends an invocation's loops after
-/// 65,535 turns without a word.
+/// Most tokens that a weight's gradient is summed over at once on CPU adapters. Mesa's llvmpipe silently ends a loop
+/// after 65,535 iterations.
 const MOST_ROWS_ON_CPU: usize = 32_768;
-/// Images in the step that is measured.
+/// Images of the measured step.
 const MEASURED_BATCH: usize = 4;
 
-/// What a run will take.
+/// The forecast of a run.
 #[derive(Debug, Clone)]
 pub struct Forecast {
     /// The adapter's name.
     pub adapter: String,
-    /// Images that train.
+    /// Number of training images.
     pub images: usize,
-    /// Images that validate.
+    /// Number of validation images.
     pub validation_images: usize,
-    /// Persons.
+    /// Number of persons.
     pub classes: usize,
-    /// Steps of the run.
+    /// Number of steps.
     pub steps: u64,
-    /// Floating-point operations per second, as measured.
+    /// Measured floating-point operations per second.
     pub flops_per_second: f64,
-    /// One after the other.
+    /// Stages in order.
     pub stages: Vec<StageForecast>,
 }
 
-/// What the epochs between two openings of a block will take.
+/// The forecast of a stage.
 #[derive(Debug, Clone)]
 pub struct StageForecast {
-    /// Its epochs.
+    /// Epochs.
     pub epochs: Range<usize>,
-    /// Blocks that are open.
+    /// Number of open blocks.
     pub open_blocks: usize,
-    /// Whether the embeddings train.
+    /// True if patch projection, prefix tokens and positions train.
     pub embeddings: bool,
     /// Number of parameters that train.
     pub trainable: usize,
-    /// Launches of a step.
+    /// Dispatches of a step.
     pub launches: usize,
-    /// Device memory in bytes: parameters, gradients, moments and all recorded steps.
+    /// Bytes of device memory: parameters, gradients, moments and all recorded steps.
     pub bytes: u64,
     /// Floating-point operations of a step.
     pub flops: f64,
     /// Steps of the stage.
     pub steps: u64,
-    /// Estimated duration of a step.
+    /// Estimated seconds of a step.
     pub seconds_per_step: f64,
 }
 
 impl Forecast {
-    /// Estimated duration of all steps, in seconds; validation and saves come on top.
+    /// Returns the estimated seconds of all steps, without validation and saves.
     pub fn seconds(&self) -> f64 {
         self.stages.iter().map(|stage| stage.steps as f64 * stage.seconds_per_step).sum()
     }
 }
 
-/// What the run of these settings will take; writes nothing.
+/// Forecasts a run. Writes nothing.
 ///
 /// # Errors
-/// As a run itself, [`Error::TooLarge`] for a batch that exceeds `memory` bytes included.
+/// Those of a run, such as [`Error::TooLarge`] for a batch that needs more than `memory` bytes.
 pub fn forecast(layers: &config::Layers, memory: Option<u64>, observer: &dyn Observer) -> Result<Forecast> {
     let job = Job::start(config::Config::resolve(layers)?, observer)?;
     let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
@@ -102,10 +102,10 @@ pub fn forecast(layers: &config::Layers, memory: Option<u64>, observer: &dyn Obs
     })
 }
 
-/// Refuses a run whose last stage, the largest, exceeds the memory allowed or the adapter's bindings.
+/// Checks that the last stage, which is the largest, fits the memory limit and the adapter.
 ///
 /// # Errors
-/// [`Error::TooLarge`] with what it needs and the `--micro-batch` that would fit.
+/// [`Error::TooLarge`] with the bytes needed and the largest `--micro-batch` tried that fits.
 pub(super) fn check_memory(
     job: &Job,
     learner: &Learner<'_>,
@@ -116,7 +116,7 @@ pub(super) fn check_memory(
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let (micro_batch, tokens) = (job.micro_batch(), job.network.config.tokens());
     let most_rows = if context.is_cpu() { MOST_ROWS_ON_CPU } else { usize::MAX };
-    // What stands in the way of so many images at once, if anything.
+    // The reason why so many images at once don't fit, if any.
     let obstacle = |need: &StageNeed, bytes: u64, micro_batch: usize| {
         let largest = need.step.largest_tensor_bytes;
         if let Some(memory) = memory.filter(|&memory| bytes > memory) {
@@ -149,7 +149,7 @@ pub(super) fn check_memory(
     )))
 }
 
-/// Stages of the rest of the run: what trains, in which epochs, for how many steps.
+/// Returns the stages of the rest of the run: groups that train, epochs, number of steps.
 fn stages_of(job: &Job) -> Vec<(Trainable, Range<usize>, u64)> {
     let (schedule, per_epoch) =
         (&job.schedule, job.config.sampling().steps_per_epoch(job.train.len()) as u64);
@@ -172,7 +172,7 @@ fn stages_of(job: &Job) -> Vec<(Trainable, Range<usize>, u64)> {
     stages
 }
 
-/// What a step of the whole batch needs, and the bytes of everything that a stage holds at once.
+/// Returns the cost of a step of the whole batch, and the bytes of everything that a stage allocates.
 fn stage_need(
     job: &Job,
     learner: &Learner<'_>,
@@ -194,18 +194,18 @@ fn stage_need(
     Ok((need, bytes))
 }
 
-/// Floating-point operations per second in a short training step on grey images.
+/// Measures the floating-point operations per second of a small training step on grey images.
 fn measure(context: &Context, job: &Job, learner: &Learner<'_>) -> Result<f64> {
     let batch = MEASURED_BATCH.min(job.largest_batch());
     let step = learner.record_step(batch, batch)?;
     let size = job.network.config.image;
     step.write(context, &vec![128; batch * size.height * size.width * 3], &vec![0; batch], &vec![0; batch]);
     let groups = learner.groups().len();
-    // A learning rate of 0: what is measured must not change.
+    // A learning rate of 0, so that the parameters don't change.
     let corrections = vec![job::betas(&job.config).corrections(1); groups];
     let values = StepValues { number: 1, corrections, ..StepValues::default() };
     context.write(&step.step, bytemuck::cast_slice(&values.words()));
-    // Once for the driver's compiler, once for the clock.
+    // The first run includes compilation.
     step.plan.run(context)?;
     context.wait()?;
     let start = Instant::now();

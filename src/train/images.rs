@@ -1,4 +1,4 @@
-//! `images.jsonl`: the images of a run, by name, size and person, so that a resumed run works on the same ones.
+//! `images.jsonl`: name, size and person of each image of a run, to check that a resumed run uses the same images.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::storage::hash;
 /// Name of the file in the run folder.
 pub(super) const FILE: &str = "images.jsonl";
 
-/// A line of the file.
+/// One line of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Line {
     name: String,
@@ -27,10 +27,10 @@ struct Line {
 pub(super) struct ImageList(Vec<Line>);
 
 impl ImageList {
-    /// Looks up the sizes of a set's images.
+    /// Lists the images of a set with their sizes on disk.
     ///
     /// # Errors
-    /// `Io` where an image can't be found any more.
+    /// [`Error::Io`] if an image no longer exists.
     pub fn of(set: &TrainingSet) -> Result<ImageList> {
         let line = |sample: &Sample| -> Result<Line> {
             let metadata = std::fs::metadata(&sample.path).map_err(Error::io("read", &sample.path))?;
@@ -53,7 +53,7 @@ impl ImageList {
         self.0.iter().map(line).collect()
     }
 
-    /// The first 64 bits of the list's SHA-256.
+    /// Returns the first 64 bits of the list's SHA-256.
     pub fn hash(&self) -> u64 {
         hash::number(&self.text())
     }
@@ -61,12 +61,12 @@ impl ImageList {
     /// Writes the list into a run folder.
     ///
     /// # Errors
-    /// `Io` where it can't be written.
+    /// [`Error::Io`] if it can't be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_atomically(&folder.join(FILE), self.text().as_bytes())
     }
 
-    /// The list in a run folder, if it is there and has this hash.
+    /// Reads the list in a run folder; `None` if it is missing or has another hash.
     fn read(folder: &Path, wanted: u64) -> Option<ImageList> {
         let text = std::fs::read_to_string(folder.join(FILE)).ok()?;
         let lines =
@@ -75,10 +75,10 @@ impl ImageList {
         (list.hash() == wanted).then_some(list)
     }
 
-    /// Refuses images other than those whose list has the hash `saved`, and names the differences.
+    /// Compares the images with those of the saved run, whose list has the hash `saved`.
     ///
     /// # Errors
-    /// `Usage` with the number of images added, removed and changed, and the first of each.
+    /// [`Error::Usage`] with the number of images added, removed and changed, and the first of each.
     pub fn check(&self, folder: &Path, saved: u64, data: &str) -> Result<()> {
         if self.hash() == saved {
             return Ok(());
@@ -93,7 +93,7 @@ impl ImageList {
         )))
     }
 
-    /// How `now` differs from this list.
+    /// Describes how `now` differs from this list.
     fn differences(&self, now: &ImageList) -> String {
         let by_name = |list: &'_ ImageList| -> BTreeMap<String, Line> {
             list.0.iter().map(|line| (line.name.clone(), line.clone())).collect()
@@ -103,10 +103,10 @@ impl ImageList {
         let removed: Vec<&String> = before.keys().filter(|name| !after.contains_key(*name)).collect();
         let is_changed = |(name, line): &(&String, &Line)| after.get(*name).is_some_and(|now| now != *line);
         let changed: Vec<&String> = before.iter().filter(is_changed).map(|(name, _)| name).collect();
-        let told = [("added", added), ("removed", removed), ("changed", changed)]
+        let differences = [("added", added), ("removed", removed), ("changed", changed)]
             .into_iter()
             .filter_map(|(what, names)| Some(format!("{} {what} (first: {})", names.len(), names.first()?)));
-        told.collect::<Vec<String>>().join(", ")
+        differences.collect::<Vec<String>>().join(", ")
     }
 }
 
@@ -144,7 +144,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        // A list that was altered, or is gone, can't name them.
+        // An altered or missing list gives no names.
         std::fs::write(dir.path().join(FILE), "{}\n").unwrap();
         let other = list(&[("a/1", 5, "a")]);
         match other.check(dir.path(), before.hash(), "set") {

@@ -1,4 +1,4 @@
-//! What a run works on: configuration, network, images, schedule and place, settled before an adapter is touched.
+//! The state of a run apart from the adapter: configuration, network, images, schedule and position.
 
 use super::classifiers::init_classifiers;
 use super::config::{self, BestBy, Config, Optimizer};
@@ -18,18 +18,18 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Where a run stands: what a save holds beside parameters and moments.
+/// The position of a run, which a checkpoint stores besides parameters and moments.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Position {
     /// Steps done.
     pub step: u64,
-    /// Epoch of the next step.
+    /// Epoch of the next step, from 0.
     pub epoch: usize,
-    /// Batch of the next step in its epoch.
+    /// Batch of the next step in its epoch, from 0.
     pub batch: usize,
-    /// Sum of the epoch's losses so far, by image.
+    /// Sum of the losses of the epoch's images so far.
     pub loss_sum: f64,
-    /// Images of the epoch so far.
+    /// Number of the epoch's images so far.
     pub images: u64,
     pub best: Option<Best>,
 }
@@ -40,12 +40,12 @@ pub(super) struct Best {
     /// Accuracy or mAP.
     pub score: f64,
     pub loss: f64,
-    /// `None` in states that were saved before it was.
+    /// `None` in checkpoints of versions that didn't store it.
     pub epoch: Option<usize>,
 }
 
 impl Best {
-    /// Highest score, then lowest loss, then the earlier epoch.
+    /// Returns true if `other` has a higher score, or the same score and a lower loss. Ties keep the earlier epoch.
     pub fn is_beaten_by(&self, other: &Best) -> bool {
         other.score > self.score || (other.score == self.score && other.loss < self.loss)
     }
@@ -82,33 +82,33 @@ impl Position {
     }
 }
 
-/// Name of the position in a save.
+/// Name of the position in a checkpoint.
 pub(super) const POSITION: &str = "position";
 
-/// Name of the hash of the list of images in a save.
+/// Name of the hash of the list of images in a checkpoint.
 pub(super) const IMAGES: &str = "images";
 
-/// What a run works on, settled before the adapter is touched.
+/// The state of a run apart from the adapter.
 pub(super) struct Job {
     pub config: Config,
     pub network: Network,
     pub set: TrainingSet,
-    /// All images of the data set, by name and size.
+    /// Name, size and person of all images.
     pub images: ImageList,
-    /// Persons who don't train, but choose the best epoch.
+    /// Persons who are held out of training to choose the best epoch.
     pub held_out: TrainingSet,
-    /// Hashes of the images that train and that the backbone was trained on, sorted.
+    /// Sorted hashes of the training images, and of the images that the backbone was trained on.
     pub trained_on: Vec<u64>,
-    /// Images of `set` that train.
+    /// Indices in `set` of the training images.
     pub train: Vec<usize>,
-    /// Images of `set` that validate.
+    /// Indices in `set` of the validation images.
     pub validation: Vec<usize>,
     pub schedule: Schedule,
     pub position: Position,
     state: BTreeMap<String, StateTensor>,
 }
 
-/// The images of a run, divided.
+/// The images of a run, split by use.
 struct SplitImages {
     set: TrainingSet,
     images: ImageList,
@@ -119,10 +119,10 @@ struct SplitImages {
 }
 
 impl Job {
-    /// A run from its beginning.
+    /// Prepares a new run.
     ///
     /// # Errors
-    /// [`Error::Usage`] for settings that no run can have; whatever weights and images may say.
+    /// [`Error::Usage`] for invalid settings; those of weights and images.
     pub fn start(mut config: Config, observer: &dyn Observer) -> Result<Job> {
         let backbone = needed(&config.model.backbone, "backbone")?;
         let set = labelled(&config, |text| observer.note(text))?;
@@ -165,11 +165,11 @@ impl Job {
         Job::new(config, network, images, START, BTreeMap::new())
     }
 
-    /// A run from where `last.safetensors` in its folder stands.
+    /// Prepares a run that continues from `last.safetensors` in its folder.
     ///
     /// # Errors
-    /// [`Error::Usage`] for settings or images that contradict the saved ones; [`Error::Weights`] for a file that no
-    /// run left.
+    /// [`Error::Usage`] for settings or images that differ from the saved ones; [`Error::Weights`] for a file that
+    /// isn't a run's checkpoint.
     pub fn resume(out: &Path, layers: &config::Layers, observer: &dyn Observer) -> Result<Job> {
         let last = out.join("last.safetensors");
         let config = Config::resume(&out.join("config.toml"), layers)?;
@@ -235,7 +235,8 @@ impl Job {
         })
     }
 
-    /// Whether `best.safetensors` is the model of the last epoch: it is asked for, or there is nothing to choose by.
+    /// Returns true if `best.safetensors` is the model of the last epoch: by configuration, or for lack of validation
+    /// images.
     pub fn keeps_last(&self) -> bool {
         match self.config.schedule.best {
             BestBy::Last => true,
@@ -244,16 +245,16 @@ impl Job {
         }
     }
 
-    /// Whether all steps are done, and what follows the last one of an epoch too.
+    /// Returns true if all steps are done, including validation after a last step that ends an epoch.
     pub fn is_finished(&self) -> bool {
         let per_epoch = self.config.sampling().steps_per_epoch(self.train.len());
         self.position.step >= self.schedule.steps() && self.position.batch < per_epoch
     }
 
-    /// Uploads the network as it stands, with its moments.
+    /// Uploads the network and its moments.
     ///
     /// # Errors
-    /// If the adapter can't hold it.
+    /// If they exceed the adapter's limits or memory.
     pub fn learner<'c>(&self, context: &'c Context) -> Result<Learner<'c>> {
         let config = &self.config;
         let settings = ClassifierSettings {
@@ -289,36 +290,36 @@ impl Job {
         Ok(learner)
     }
 
-    /// An epoch's batches: of each, places in [`Self::set`].
+    /// Returns the batches of an epoch, as indices in [`Self::set`].
     pub fn batches(&self, epoch: usize) -> Vec<Vec<usize>> {
         let classes: Vec<usize> = self.train.iter().map(|&i| self.set.images[i].class).collect();
         let batches = self.config.sampling().batches(&classes, epoch as u64);
         batches.into_iter().map(|batch| batch.into_iter().map(|i| self.train[i]).collect()).collect()
     }
 
-    /// Sizes of the batches that the run trains by, each once, the largest first.
+    /// Returns the distinct sizes of training batches, the largest first.
     pub fn batch_sizes(&self) -> Vec<usize> {
         self.config.sampling().sizes(self.train.len())
     }
 
-    /// Size of the largest batch.
+    /// Returns the size of the largest batch.
     pub fn largest_batch(&self) -> usize {
         self.batch_sizes().first().copied().unwrap_or(self.config.schedule.batch_size)
     }
 
-    /// Images that run through the backbone at once.
+    /// Returns the number of images that run through the backbone at once.
     pub fn micro_batch(&self) -> usize {
         self.config.micro_batch().min(self.largest_batch())
     }
 
-    /// Sizes of the batches that validation runs by when it takes `batch` images at once, each once.
+    /// Returns the distinct sizes of validation batches of up to `batch` images.
     pub fn evaluation_sizes(&self, batch: usize) -> Vec<usize> {
         let count = self.validation.len();
         let sizes = [if count >= batch { batch } else { 0 }, count % batch];
         sizes.into_iter().filter(|&size| size > 0).collect()
     }
 
-    /// How training images are changed, if at all.
+    /// Returns the augmentation of training images, if any.
     pub fn augment(&self) -> Option<Augment> {
         let (data, mean) = (&self.config.data, self.network.preprocess.mean);
         let changes = data.crop_pad > 0 || data.erasing > 0.0;
@@ -334,14 +335,14 @@ fn needed(value: &Option<String>, flag: &str) -> Result<PathBuf> {
     value.clone().map(PathBuf::from).ok_or_else(|| Error::Usage(format!("--{flag} is needed")))
 }
 
-/// The labelled images. `note` is called with what the user should know.
+/// Loads the labelled images. Calls `note` with messages for the user.
 fn labelled(config: &Config, note: impl FnMut(&String)) -> Result<TrainingSet> {
     let (set, notes) = training_set(&needed(&config.data.dir, "data")?, &config.data.load_options())?;
     notes.iter().for_each(note);
     Ok(set)
 }
 
-/// The set without the persons who are held out, and theirs.
+/// Splits the images into those of persons who train and those of persons held out.
 fn hold_out(config: &Config, set: TrainingSet) -> Result<(TrainingSet, TrainingSet)> {
     match config.data.val_persons {
         Some(share) => set.hold_out(share, config.data.seed),
@@ -349,12 +350,12 @@ fn hold_out(config: &Config, set: TrainingSet) -> Result<(TrainingSet, TrainingS
     }
 }
 
-/// Hashes of the images that train, by which a model knows them again.
+/// Hashes the training images, for the model's record of them.
 fn hash_images(set: &TrainingSet, train: &[usize]) -> Result<Vec<u64>> {
     train.par_iter().map(|&index| hash::number_of_file(&set.images[index].path)).collect()
 }
 
-/// The images of `set` that train, and those that validate.
+/// Returns the indices in `set` of the training images and of the validation images.
 fn divide(config: &Config, set: &TrainingSet) -> Result<(Vec<usize>, Vec<usize>)> {
     let (train, validation) = set.split(config.val_fraction(), config.data.seed);
     let (batch_size, wanted) = (config.schedule.batch_size, config.data.persons_per_batch);
@@ -375,7 +376,7 @@ fn divide(config: &Config, set: &TrainingSet) -> Result<(Vec<usize>, Vec<usize>)
     Ok((train, validation))
 }
 
-/// The counts that a save holds under a name.
+/// Returns the counts that a checkpoint stores under a name.
 fn counts<'s>(state: &'s BTreeMap<String, StateTensor>, name: &str) -> Option<&'s [u64]> {
     match state.get(name) {
         Some(StateTensor { data: StateData::U64(words), .. }) => Some(words),
@@ -383,7 +384,7 @@ fn counts<'s>(state: &'s BTreeMap<String, StateTensor>, name: &str) -> Option<&'
     }
 }
 
-/// Makes sure that every part classifier is complete and of the right shape.
+/// Checks that every part classifier is complete and has the right shapes.
 fn check_heads(path: &Path, network: &Network, hidden: usize, classes: usize) -> Result<()> {
     let dim = network.config.dim;
     for part in 0..network.config.parts() {

@@ -1,4 +1,4 @@
-//! `log.jsonl`: a line for every step and every epoch, on the disk's side of the program as soon as it is written.
+//! `log.jsonl`: one line per step and per epoch. A line is handed to the operating system as soon as it is written.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,68 +10,68 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::storage::atomic::write_atomically;
 
-/// What a step leaves in the log.
+/// The log's line of a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
-    /// Number of the step, from 1.
+    /// Step number, from 1.
     pub step: u64,
-    /// Number of the epoch, from 0.
+    /// Epoch number, from 0.
     pub epoch: usize,
-    /// Mean over the batch, summed over parts, before the update.
+    /// Loss before the update: mean over the batch, summed over parts.
     pub loss: f64,
-    /// What its gradient was multiplied with; `None` where nothing is stored in halves.
+    /// Loss scale of the step; `None` with f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
-    /// Whether a gradient was too large for that, so that the step changed nothing but the scale.
+    /// True if a gradient overflowed, so that the step changed nothing but the loss scale.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
     /// Learning rate.
     pub lr: f64,
     /// Number of parameters that train.
     pub trainable_params: u64,
-    /// Images per second, from the end of the step before to the end of this one.
+    /// Images per second, from the end of the previous step to the end of this one.
     pub images_per_s: f64,
-    /// Device memory in bytes.
+    /// Bytes of device memory.
     pub gpu_bytes: u64,
 }
 
-/// What an epoch leaves in the log.
+/// The log's line of an epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochLine {
-    /// Number of the epoch, from 0.
+    /// Epoch number, from 0.
     pub epoch: usize,
-    /// Mean of its steps' losses.
+    /// Mean training loss over the epoch's images.
     pub train_loss: f64,
-    /// Loss on the validation images; `None` without any.
+    /// Loss on the validation images; `None` without validation images.
     pub val_loss: Option<f64>,
-    /// Share of the validation images that are recognised; `None` without any.
+    /// Accuracy on the validation images, as a fraction; `None` without validation images.
     pub val_accuracy: Option<f64>,
-    /// Retrieval scores; `None` in epochs without.
+    /// Retrieval scores on the test set; `None` in epochs without evaluation.
     #[serde(flatten)]
     pub retrieval: Option<RetrievalScores>,
-    /// Mean average precision among the images of persons held out of training, as a fraction.
+    /// mAP among the images of persons held out of training, as a fraction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_map: Option<f64>,
-    /// Share of these images whose nearest other one shows the same person.
+    /// Rank-1 among these images, as a fraction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_rank1: Option<f64>,
-    /// True if the best epoch is chosen on the test set.
+    /// True if the best epoch is chosen by scores on the test set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chosen_on_test_set: bool,
     /// Duration in seconds.
     pub seconds: f64,
 }
 
-/// What the model of an epoch finds among the data set's test images by the standard protocol, as fractions.
+/// Retrieval scores of an epoch's model on the data set's test images by the standard protocol, as fractions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalScores {
-    /// Share of the queries whose nearest image is right.
+    /// Share of queries whose nearest image is a true match.
     pub rank1: f64,
-    /// Share with a right one among the first five.
+    /// Share of queries with a true match among the nearest 5.
     pub rank5: f64,
-    /// Share with a right one among the first ten.
+    /// Share of queries with a true match among the nearest 10.
     pub rank10: f64,
-    /// Share with a right one among the first twenty.
+    /// Share of queries with a true match among the nearest 20.
     pub rank20: f64,
     /// Mean average precision.
     pub map: f64,
@@ -79,13 +79,13 @@ pub struct RetrievalScores {
     pub minp: f64,
 }
 
-/// Marks the lines of epochs.
+/// `kind` of an epoch's line.
 const EPOCH: &str = "epoch";
 
-/// Marks the line with which training on all persons begins.
+/// `kind` of the line that announces training on all persons.
 const REFIT: &str = "refit";
 
-/// An epoch's line with its mark.
+/// A line with its `kind`.
 #[derive(Serialize)]
 struct Marked<'a> {
     kind: &'static str,
@@ -93,7 +93,7 @@ struct Marked<'a> {
     line: &'a EpochLine,
 }
 
-/// The log of a run, open for more lines.
+/// The log of a run, open for appending.
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,
@@ -101,21 +101,20 @@ pub struct Log {
 }
 
 impl Log {
-    /// Begins a log; an older one is replaced.
+    /// Creates an empty log; replaces an old one.
     ///
     /// # Errors
-    /// `Io` where it can't be written.
+    /// [`Error::Io`] if it can't be written.
     pub fn create(path: &Path) -> Result<Log> {
         write_atomically(path, b"")?;
         Log::append(path)
     }
 
-    /// Goes on with the log of a run that was saved after `steps` steps and `epochs` whole epochs: later lines go.
-    ///
-    /// A last line that was only half written goes too. A log that isn't there begins anew.
+    /// Opens the log of a run that was saved after `steps` steps and `epochs` whole epochs, and removes later lines and
+    /// an incomplete last line. Creates the log if it is missing.
     ///
     /// # Errors
-    /// `Io` where it can't be read or written.
+    /// [`Error::Io`] if it can't be read or written.
     pub fn resume(path: &Path, steps: u64, epochs: usize) -> Result<Log> {
         let text = read(path)?;
         let kept: String = text
@@ -136,7 +135,7 @@ impl Log {
     /// Writes a step's line.
     ///
     /// # Errors
-    /// `Io` where it can't be written.
+    /// [`Error::Io`] if it can't be written.
     pub fn step(&mut self, line: &StepLine) -> Result<()> {
         self.write(line)
     }
@@ -144,15 +143,16 @@ impl Log {
     /// Writes an epoch's line.
     ///
     /// # Errors
-    /// `Io` where it can't be written.
+    /// [`Error::Io`] if it can't be written.
     pub fn epoch(&mut self, line: &EpochLine) -> Result<()> {
         self.write(&Marked { kind: EPOCH, line })
     }
 
-    /// Marks in a finished log that all persons now train for so many epochs, in a folder of their own; once.
+    /// Appends to a finished log that all persons now train for `epochs` epochs in `folder`, unless the log says so
+    /// already.
     ///
     /// # Errors
-    /// `Io` where it can't be read or written.
+    /// [`Error::Io`] if it can't be read or written.
     pub fn mark_refit(path: &Path, epochs: usize, folder: &str) -> Result<()> {
         let line = serde_json::json!({ "kind": REFIT, "epochs": epochs, "folder": folder });
         let marked = line.to_string();
@@ -166,12 +166,12 @@ impl Log {
             Err(e) => unreachable!("numbers can always be written as JSON: {e}"),
         };
         text.push('\n');
-        // In one piece and with no buffer between: whoever reads along sees whole lines, and a kill loses none.
+        // One unbuffered write: readers see whole lines, and a killed process loses none.
         self.file.write_all(text.as_bytes()).map_err(Error::io("write", &self.path))
     }
 }
 
-/// Whether a line was written by the time of the saved state.
+/// Returns true if a line is from before the saved state.
 fn belongs(line: &str, steps: u64, epochs: usize) -> bool {
     let Ok(line) = serde_json::from_str::<Value>(line) else { return false };
     let number = |key: &str| line.get(key).and_then(Value::as_u64);
@@ -182,10 +182,10 @@ fn belongs(line: &str, steps: u64, epochs: usize) -> bool {
     }
 }
 
-/// The epochs of a log, in its order; lines that can't be read are passed over.
+/// Reads the epochs of a log, in order. Ignores lines that can't be parsed.
 ///
 /// # Errors
-/// `Io` where it can't be read; a log that isn't there has no epochs.
+/// [`Error::Io`] if it can't be read. A missing log has no epochs.
 pub fn epochs(path: &Path) -> Result<Vec<EpochLine>> {
     let text = read(path)?;
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -193,7 +193,7 @@ pub fn epochs(path: &Path) -> Result<Vec<EpochLine>> {
     Ok(marked.filter_map(|line| serde_json::from_value(line).ok()).collect())
 }
 
-/// The text of a log, empty if there is none. A torn end needn't be UTF-8.
+/// Reads a log; empty if it is missing. An incomplete last line may not be UTF-8.
 fn read(path: &Path) -> Result<String> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -231,7 +231,7 @@ mod tests {
         }
     }
 
-    /// Two epochs of two steps, and a third begun.
+    /// Writes two epochs of two steps, and the first step of a third. Returns the text.
     fn written(path: &Path) -> String {
         let mut log = Log::create(path).unwrap();
         for e in 0..2 {
@@ -240,7 +240,7 @@ mod tests {
             log.epoch(&epoch(e)).unwrap();
         }
         log.step(&step(5, 2)).unwrap();
-        // The log is still open: what is written is there for others.
+        // The log is still open, and its lines are already in the file.
         std::fs::read_to_string(path).unwrap()
     }
 
@@ -290,11 +290,11 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_end_and_no_log_at_all_are_borne() {
+    fn an_incomplete_last_line_and_a_missing_log_are_accepted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
         let text = written(&path);
-        // Torn anywhere in the last line, its newline included, and inside a letter.
+        // Cut anywhere in the last line, before its newline, and inside a character.
         for cut in [1, 2, 60] {
             std::fs::write(&path, &text[..text.len() - cut]).unwrap();
             Log::resume(&path, 5, 2).unwrap();

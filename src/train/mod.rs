@@ -1,4 +1,4 @@
-//! Training: what a run is told, how its learning rate and its trainable part change, and what it leaves behind.
+//! Training: configuration, schedule, the training loop, and the files of a run folder.
 
 pub mod classifiers;
 pub mod config;

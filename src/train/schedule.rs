@@ -1,8 +1,9 @@
-//! What trains when, and how fast: the blockwise fine-tuning of the paper's Algorithm 1.
+//! The schedule: freeze mask and learning rate of each epoch, as in the paper's Algorithm 1.
 //!
-//! At every epoch e with e % T == 0 while a block is closed, the highest closed block opens (at epoch 0: N of them) and
-//! the learning rate is multiplied by its decay. Final norm and heads train from the start. The released code goes on
-//! decaying when all blocks are open; without `blockwise` all are open from the start.
+//! At each epoch e with e % T == 0, while a block is closed, the highest closed block opens (at epoch 0, the highest N)
+//! and the learning rate is multiplied by its decay factor. The final norm and the part classifiers train from the
+//! start. The released code goes on decaying after all blocks are open. Without `blockwise`, all blocks are open from
+//! the start.
 
 use std::f64::consts::PI;
 
@@ -11,7 +12,7 @@ use crate::model::{GroupKind, Trainable};
 use crate::shape::VitConfig;
 use crate::train::config::Config;
 
-/// The plan of a whole run.
+/// The schedule of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     config: Config,
@@ -20,43 +21,43 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of `config` for a network of `depth` blocks and epochs of so many steps.
+    /// Creates the schedule of `config` for a network of `depth` blocks.
     pub fn new(config: &Config, depth: usize, steps_per_epoch: usize) -> Schedule {
         Schedule { config: config.clone(), depth, steps_per_epoch }
     }
 
-    /// Steps of the whole run: all epochs, unless it is told to stop earlier.
+    /// Returns the steps of the run: those of all epochs, or `max_steps` if it is less.
     pub fn steps(&self) -> u64 {
         let all = self.all_steps();
         self.config.schedule.max_steps.map_or(all, |most| most.min(all))
     }
 
-    /// Steps of all epochs.
+    /// Returns the steps of all epochs.
     pub fn all_steps(&self) -> u64 {
         (self.config.schedule.epochs as u64).saturating_mul(self.steps_per_epoch as u64)
     }
 
-    /// Blocks that are open in an epoch.
+    /// Returns the number of open blocks in an epoch.
     fn open_blocks(&self, epoch: usize) -> usize {
         let schedule = &self.config.schedule;
         let opened = schedule.first_unfreeze.saturating_add(epoch / schedule.unfreeze_every);
         if schedule.blockwise { opened.min(self.depth) } else { self.depth }
     }
 
-    /// Whether a block is closed when an epoch begins, before one opens.
+    /// Returns true if a block is still closed at the start of an epoch, before the next one opens.
     fn is_closed_before(&self, epoch: usize) -> bool {
         let open =
             if epoch == 0 && self.config.schedule.blockwise { 0 } else { self.open_blocks(epoch.max(1) - 1) };
         open < self.depth
     }
 
-    /// Whether the learning rate is decayed at the beginning of an epoch.
+    /// Returns true if the learning rate decays at the start of an epoch.
     fn decays(&self, epoch: usize) -> bool {
         let at_turn = epoch.is_multiple_of(self.config.schedule.unfreeze_every);
         at_turn && (self.config.optim.decay_every_interval || self.is_closed_before(epoch))
     }
 
-    /// What is open in an epoch.
+    /// Returns the groups that train in an epoch.
     pub fn stage(&self, epoch: usize) -> Trainable {
         Trainable {
             embeddings: !self.config.schedule.freeze_embeddings,
@@ -64,7 +65,7 @@ impl Schedule {
         }
     }
 
-    /// The epochs in which blocks open.
+    /// Returns the epochs in which blocks open.
     pub fn openings(&self) -> Vec<usize> {
         let epochs = 0..self.config.schedule.epochs;
         let opens = |epoch: usize| match epoch {
@@ -74,12 +75,13 @@ impl Schedule {
         epochs.filter(|&epoch| opens(epoch)).collect()
     }
 
-    /// The learning rate of a step, the `place`-th (from 0) of an epoch.
+    /// Returns the learning rate of the step with index `place` in an epoch.
     ///
-    /// Warm-up rises in equal steps to the full rate at its last step; the cosine falls from there to 0 after the last.
+    /// Warm-up rises linearly and reaches the full rate at its last step. The cosine falls from there and would reach 0
+    /// one step after the last.
     pub fn lr(&self, epoch: usize, place: usize) -> f64 {
         let optim = &self.config.optim;
-        // Multiplied one by one, as the released code does.
+        // Multiplied one at a time, as in the released code.
         let mut lr = (0..=epoch).filter(|&e| self.decays(e)).fold(optim.lr, |lr, _| lr * optim.lr_decay);
         let step = (epoch * self.steps_per_epoch + place) as f64;
         let warm = optim.warmup_epochs.saturating_mul(self.steps_per_epoch) as f64;
@@ -92,7 +94,7 @@ impl Schedule {
         lr
     }
 
-    /// The epoch in which a group opens, if it ever does.
+    /// Returns the epoch in which a group opens; `None` if it never does.
     pub fn opens_at(&self, group: GroupKind) -> Option<usize> {
         let schedule = &self.config.schedule;
         match group {
@@ -107,15 +109,15 @@ impl Schedule {
         }
     }
 
-    /// A group's own step count (from 1) at a step of the run (from 1); 0 while it is closed.
+    /// Returns a group's own step number at a step of the run, both from 1; 0 while the group is closed.
     pub fn adam_step(&self, group: GroupKind, step: u64) -> u64 {
         let opened = self.opens_at(group).map(|epoch| epoch.saturating_mul(self.steps_per_epoch) as u64);
         opened.map_or(0, |before| step.saturating_sub(before))
     }
 }
 
-/// Number of parameters that train in a stage: backbone and `config.parts()` classifiers Linear (dim → hidden),
-/// BatchNorm, Linear (hidden → classes).
+/// Returns the number of parameters that train in a stage: backbone, and `config.parts()` classifiers of
+/// Linear (dim → hidden), BatchNorm and Linear (hidden → classes).
 pub fn trainable_parameters(config: &VitConfig, hidden: usize, classes: usize, stage: Trainable) -> usize {
     let count = |shape: &[usize]| shape.iter().product::<usize>();
     let backbone =
@@ -180,11 +182,11 @@ mod tests {
     }
 
     #[test]
-    fn the_released_code_decays_for_ever() {
+    fn the_released_code_decays_after_all_blocks_are_open() {
         let s = schedule(Preset::ReleasedCode);
         assert_eq!(s.stage(0), Trainable { embeddings: true, first_open: 10 });
         assert_eq!(s.stage(20).first_open, 0);
-        // The printed rates of epochs 0, 2, 20 and 28.
+        // The rates that the released code prints for epochs 0, 2, 20 and 28.
         for (epoch, lr) in [(0, 2.4e-4), (2, 1.92e-4), (20, 2.577e-5), (28, 1.0555e-5)] {
             assert!((s.lr(epoch, 0) / lr - 1.0).abs() < 1e-3, "{epoch}: {}", s.lr(epoch, 0));
         }
@@ -231,7 +233,7 @@ mod tests {
         config.schedule.max_steps = Some(7);
         let s = Schedule::new(&config, 2, STEPS);
         assert_eq!((s.stage(0).first_open, s.openings(), s.steps()), (0, vec![0], 7));
-        // All are closed before epoch 0, so it decays once.
+        // All blocks are closed before epoch 0, so the rate decays once.
         assert!(close(s.lr(0, 0), 3e-4 * 0.85) && s.lr(3, 0) == s.lr(0, 0));
     }
 

@@ -1,4 +1,5 @@
-//! The loop: batches, steps, validation, saves; goes on from where a saved run stopped, to the bit.
+//! The training loop: batches, steps, validation, checkpoints. A resumed run gives the same bits as one that never
+//! stopped.
 
 use super::config::{BestBy, Config};
 use super::job::{Best, IMAGES, Job, POSITION, Position, betas};
@@ -27,76 +28,79 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Returns whether a name in a run folder is one that a run gives or replaces.
+/// Returns true if a run writes a file or folder of this name into its run folder.
 pub fn is_own(name: &str) -> bool {
     ["config.toml", "log.jsonl", images::FILE, "curves.svg", "last.safetensors", "best.safetensors"]
         .contains(&name)
         || name.starts_with(REFIT)
 }
 
-/// Begins the name of the folder in a run folder where all persons are trained for the chosen number of epochs.
+/// Prefix of the folder in a run folder in which all persons train for the chosen number of epochs.
 const REFIT: &str = "refit-";
 
-/// Returns whether a folder holds anything but the files of a run that was refused before its first step.
+/// Returns true if a folder holds anything but the files of a run that failed before its first step.
 fn holds_run(out: &Path) -> Result<bool> {
     let refused = ["config.toml", images::FILE];
     holds_files(out, if out.join(images::FILE).exists() { &refused } else { &[] })
 }
 
-/// What is asked of a run.
+/// A request to train.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Run folder.
     pub out: PathBuf,
-    /// Go on from its `last.safetensors`, if it has one.
+    /// Continue from its `last.safetensors`, if it has one.
     pub resume: bool,
-    /// Device memory to stay within, in bytes.
+    /// Limit of device memory, in bytes.
     pub memory: Option<u64>,
-    /// What was said on the command line and in files.
+    /// Settings of the command line and of files.
     pub layers: config::Layers,
-    /// Whether a step of each stage is profiled.
+    /// True to profile a step of each stage.
     pub profile: bool,
 }
 
-/// Something that happened in a run.
+/// An event of a run.
 pub enum Event {
     /// A step is done.
     Step {
         /// Its line in the log.
         line: StepLine,
-        /// The number of the run's last step.
+        /// Number of the run's last step.
         steps: u64,
     },
     /// An epoch is done.
     Epoch(EpochLine),
-    /// A step of a stage was profiled, as [`Request::profile`] asks for.
+    /// A step of a stage was profiled, see [`Request::profile`].
     Profile {
-        /// The stage in words.
+        /// Description of the stage.
         stage: String,
-        /// Times of the step's launches.
+        /// Times of the step's dispatches.
         profile: PlanProfile,
     },
 }
 
-/// Images that the model of an epoch is scored on.
+/// Images for the retrieval scores of an epoch's model.
 #[derive(Debug, Clone)]
 pub struct RetrievalSet {
     /// The images.
     pub set: TestSet,
-    /// Whether matches by one camera count.
+    /// True if images of the query's person by the query's camera count as matches.
     pub ignore_cameras: bool,
-    /// Whether the EXIF orientation is passed over.
+    /// True to ignore the EXIF orientation.
     pub ignore_exif: bool,
 }
 
-/// Scores a network by retrieval. Its errors are those of images and adapter; [`Error::Interrupted`] after a signal.
+/// Scores a network by retrieval.
+///
+/// # Errors
+/// Those of images and adapter; [`Error::Interrupted`] after a signal.
 pub type Score = fn(&RetrievalSet, &Context, &Network, &dyn Observer) -> Result<RetrievalScores>;
 
-/// Images of the data set that score a run's models.
+/// The sets of images for retrieval scores.
 struct RetrievalSets {
-    /// The data set's queries, in its gallery, every few epochs.
+    /// The data set's queries and gallery, for scores every few epochs.
     test: Option<RetrievalSet>,
-    /// Each image of the persons held out of training, among all others of them.
+    /// The images of persons held out of training; each is searched for among all others.
     held_out: Option<RetrievalSet>,
     score: Score,
 }
@@ -130,36 +134,36 @@ impl RetrievalSets {
     }
 }
 
-/// How a run ended.
+/// The outcome of a run.
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// Run folder.
     pub out: PathBuf,
-    /// The data set.
+    /// Folder of the data set.
     pub data: PathBuf,
-    /// How it is read.
+    /// Options to load it.
     pub options: LoadOptions,
-    /// Whether the EXIF orientation is passed over.
+    /// True to ignore the EXIF orientation.
     pub ignore_exif: bool,
-    /// How far it came, if it is to go on.
+    /// Progress of an unfinished run, in words; `None` if the run is finished.
     pub unfinished: Option<String>,
-    /// The epoch whose model `best.safetensors` is, if that was reached and is known.
+    /// Epoch of the model in `best.safetensors`, if known.
     pub epoch: Option<usize>,
-    /// Why this one.
+    /// Reason for this choice.
     pub reason: String,
-    /// Figures of that epoch.
+    /// The log's line of that epoch.
     pub line: Option<EpochLine>,
-    /// Epochs for which all persons were then trained: `best.safetensors` is the outcome.
+    /// Number of epochs for which all persons trained afterwards. `best.safetensors` is then that model.
     pub refit: Option<usize>,
 }
 
-/// The state to resume from.
+/// The checkpoint to resume from.
 const LAST: &str = "last.safetensors";
 
-/// The model to use.
+/// The best model.
 const BEST: &str = "best.safetensors";
 
-/// What an interrupted run says.
+/// The message of an interrupted run.
 const SAVED: &str = "the state is saved; --resume goes on";
 
 /// A batch in host memory.
@@ -170,14 +174,15 @@ struct Batch {
     names: Vec<String>,
 }
 
-/// Trains as asked; everything that comes of it stands in the run folder. If the adapter is lost or finds no memory, it is opened
-/// anew and the run goes on from its last save, to the same bits; a second such failure within a minute, or before anything was
-/// saved since, ends it.
+/// Trains, and writes all results into the run folder.
+///
+/// If the adapter is lost or out of memory, opens it again and continues from the last checkpoint, with the same bits.
+/// A second such failure within a minute, or before the next checkpoint, ends the run.
 ///
 /// # Errors
-/// [`Error::Usage`] for a folder that holds a run already, or settings that contradict the saved ones;
-/// [`Error::NotFinite`] when loss or gradients overflow, after the state before it was saved; [`Error::Interrupted`] after
-/// the state was saved; whatever weights, images and adapter may say.
+/// [`Error::Usage`] for a folder that holds a run already, or settings that differ from the saved ones;
+/// [`Error::NotFinite`] if loss or gradients overflow, after saving the state before that step; [`Error::Interrupted`]
+/// after a signal, after saving the state; those of weights, images and adapter.
 pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> Result<Summary> {
     let out = &request.out;
     if !request.resume && holds_run(out)? {
@@ -190,7 +195,7 @@ pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> R
     let _lock = FolderLock::acquire(out)?;
     let resumes = request.resume && out.join(LAST).exists();
     if request.resume && !resumes {
-        // A run that was killed before its first save may have a best model of its first epoch, no more.
+        // A run that was killed before its first checkpoint has at most a best model of its first epoch.
         let best = out.join(BEST);
         if best.exists()
             && (!out.join(images::FILE).exists() || logged_epochs(&out.join("log.jsonl"))?.len() > 1)
@@ -202,7 +207,7 @@ pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> R
         }
         observer.note(&format!("nothing to resume in {}: the run starts afresh", out.display()));
     }
-    // A run that was killed before its first save goes on by its own configuration where none is given.
+    // A run that was killed before its first checkpoint starts again with its own configuration if none is given.
     let saved = out.join("config.toml");
     let restarts = request.resume && !resumes && saved.exists();
     let begun = match restarts && Config::resolve(&request.layers)?.model.backbone.is_none() {
@@ -218,11 +223,11 @@ pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> R
     end.summary(out, refit)
 }
 
-/// Where a run gets its configuration from.
+/// The source of a run's configuration.
 enum ConfigSource<'a> {
-    /// Settings that the user gave.
+    /// The user's settings.
     Layers(&'a config::Layers),
-    /// Another run's, changed.
+    /// A modified configuration of another run.
     Config(&'a Config),
 }
 
@@ -234,7 +239,7 @@ impl ConfigSource<'_> {
         }
     }
 
-    /// Settings on top of the saved configuration when the run is resumed.
+    /// Returns the settings that override the saved configuration of a resumed run.
     fn on_top(&self) -> config::Layers {
         match self {
             ConfigSource::Layers(layers) => (*layers).clone(),
@@ -243,15 +248,15 @@ impl ConfigSource<'_> {
     }
 }
 
-/// The settings that a resumed run takes for absent where they aren't said.
+/// Returns the settings that a resumed run doesn't take from the saved configuration: step limit and adapter.
 fn limits(config: &Config) -> config::Layers {
     let steps = config.schedule.max_steps.map(|steps| ("schedule.max_steps".to_string(), steps.to_string()));
     let adapter = config.device.adapter.clone().map(|name| ("device.adapter".to_string(), name));
     config::Layers { flags: steps.into_iter().chain(adapter).collect(), ..config::Layers::default() }
 }
 
-/// Trains all persons from the start, for so many epochs, as a run in a folder of its own inside the run folder; its model
-/// becomes the outer run's best. Says for how many epochs, or `None` if the run was to stop earlier.
+/// Trains all persons from the start, for `epochs` epochs, in a folder inside the run folder. The model becomes the
+/// outer run's best. Returns `None` if a step limit stops it early, else the number of epochs.
 fn refit(
     request: &Request,
     first: &RunEnd,
@@ -288,11 +293,11 @@ fn refit(
     Ok(Some(epochs))
 }
 
-/// Summary of a run when it ends.
+/// The state of a run at its end.
 struct RunEnd {
     config: Config,
     position: Position,
-    /// Steps of all epochs.
+    /// Number of steps of all epochs.
     steps: u64,
     keeps_last: bool,
     held_out: usize,
@@ -309,12 +314,12 @@ impl RunEnd {
         }
     }
 
-    /// Returns whether all epochs are done, not only as many steps as were asked for.
+    /// Returns true if all epochs are done, false if a step limit stopped the run.
     fn is_whole(&self) -> bool {
         self.position.epoch >= self.config.schedule.epochs
     }
 
-    /// For how many epochs all persons are to train now.
+    /// Returns the number of epochs for which all persons train next, if they do.
     fn refit_epochs(&self) -> Option<usize> {
         let epochs = self.position.best.and_then(|best| best.epoch).map(|epoch| epoch + 1);
         epochs.filter(|_| self.config.schedule.refit && self.is_whole())
@@ -358,7 +363,7 @@ impl RunEnd {
     }
 }
 
-/// Trains in a folder from the start or from its last save.
+/// Trains in a folder, from the start or from its last checkpoint.
 fn train_in(
     out: &Path,
     source: &ConfigSource<'_>,
@@ -415,7 +420,7 @@ fn train_in(
         },
         |(job, resumes), _| {
             *resumes = last.exists();
-            // The configuration is the saved one: what was said on top of it stands in there, but for the limits.
+            // The saved configuration includes all settings that overrode it, except for the limits.
             *job = if *resumes {
                 Job::resume(out, &limits, observer)?
             } else {
@@ -428,23 +433,23 @@ fn train_in(
     )
 }
 
-/// Steps that the adapter may have before it: while it computes one, the host prepares the next.
+/// Most steps in flight: the host prepares one while the adapter computes another.
 const MAX_IN_FLIGHT: usize = 2;
 
-/// From one look at the adapter to the next while the host prepares a step: how exact a step's time is.
+/// Interval between polls of the adapter while the host waits for a batch. Sets the resolution of step times.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What a step leaves on the adapter, on its way back.
+/// The readbacks of a step's results.
 struct Results {
     losses: Readback,
     control: Readback,
-    /// Words that `losses` has room for.
+    /// Capacity of `losses`, in words.
     capacity: usize,
 }
 
-/// A step that was sent and whose results weren't read yet.
+/// A step in flight.
 struct SentStep {
-    /// Where the run stood before it.
+    /// Position before the step.
     before: Position,
     lr: f64,
     names: Vec<String>,
@@ -452,18 +457,18 @@ struct SentStep {
     results: Results,
 }
 
-/// A step's line, with the time from the end of the step before to its own.
+/// A step's line in the log, with the time since the end of the previous step.
 struct Timed {
     line: StepLine,
     images: usize,
     seconds: f64,
-    /// True if another step's end was noticed with its own.
+    /// True if the time is shared with another step.
     shares: bool,
 }
 
 impl Timed {
-    /// Shares the time with the step before where both ends were noticed together: on a busy machine the first one is
-    /// noticed late, and nothing is left for the second.
+    /// Averages the times of this step and of `before` if the host probably noticed both ends together: on a busy
+    /// machine it notices the first end late, which leaves almost no time for the second step.
     fn share(&mut self, before: &mut Timed) {
         let rate = |timed: &Timed| timed.images as f64 / timed.seconds;
         if before.shares || self.seconds > TOGETHER || rate(self) < FASTER * rate(before) {
@@ -478,9 +483,9 @@ impl Timed {
     }
 }
 
-/// Ends of steps no more than so many seconds apart may have been noticed together.
+/// Longest time between ends that the host may have noticed together, in seconds.
 const TOGETHER: f64 = 0.01;
-/// A step that seems so many times as fast as the one before was noticed with it.
+/// A step this many times as fast as the previous one was noticed together with it.
 const FASTER: f64 = 3.0;
 
 /// A run on an adapter.
@@ -490,20 +495,20 @@ struct Run<'c, 'o> {
     out: &'o Path,
     log: Log,
     learner: Learner<'c>,
-    /// Of this stage, by batch size: the whole batch and the last one of an epoch.
+    /// Recorded steps of this stage, by batch size. The last batch of an epoch may be smaller.
     steps: BTreeMap<usize, TrainingStep>,
-    /// Steps whose results are on their way back, oldest first.
+    /// Steps in flight, oldest first.
     in_flight: VecDeque<SentStep>,
-    /// Readbacks of steps that are done, for those to come.
+    /// Readbacks to reuse.
     idle: Vec<Results>,
-    /// When the last step whose results were read was done.
+    /// End of the last step whose results were read.
     done: Instant,
-    /// The line of that step.
+    /// The line of that step, not yet in the log.
     timed: Option<Timed>,
     evaluations: BTreeMap<usize, EvaluationStep>,
-    /// Whether a step of each stage is profiled.
+    /// True to profile a step of each stage.
     profile: bool,
-    /// Whether that of this stage is still to come.
+    /// True until the step of this stage is profiled.
     unprofiled: bool,
     retrieval_sets: &'o RetrievalSets,
     observer: &'o dyn Follower<Event>,
@@ -520,17 +525,17 @@ impl Run<'_, '_> {
         Ok(RunEnd::of(self.job))
     }
 
-    /// Saves the state, and as the best model too where that is the last one.
+    /// Saves the checkpoint, and the best model too if that is the last one.
     fn save_all(&self) -> Result<()> {
         if !self.job.keeps_last() {
             return self.save(LAST);
         }
-        // The state comes last: a run that is killed in between does its last steps again.
+        // The checkpoint is written last: a run that is killed in between repeats its last steps.
         self.save(BEST)?;
         atomic::copy_atomically(&self.out.join(BEST), &self.out.join(LAST))
     }
 
-    /// Trains to the end of the epoch, or of the run.
+    /// Trains to the end of the epoch or of the run.
     fn epoch(&mut self) -> Result<()> {
         let start = Instant::now();
         let epoch = self.job.position.epoch;
@@ -591,7 +596,7 @@ impl Run<'_, '_> {
         self.save_all()
     }
 
-    /// Opens what the epoch trains; says what that costs.
+    /// Opens the groups that train in the epoch, and notes the cost of a step.
     fn enter_stage(&mut self, epoch: usize) -> Result<()> {
         let stage = self.job.schedule.stage(epoch);
         if self.learner.trainable() != stage {
@@ -642,8 +647,7 @@ impl Run<'_, '_> {
         self.learner.state_bytes() + steps + evaluations
     }
 
-    /// Profiles the step for `count` images, whose inputs are written. Every replay is a step of training: what it changes is
-    /// put back as it was, to the bit.
+    /// Profiles the step for `count` images, after its inputs are written. Restores the state that the replays change.
     fn profile(&mut self, count: usize) -> Result<()> {
         let state = self.learner.save_state()?;
         let profile = self.steps[&count].plan.profile(self.context);
@@ -655,7 +659,7 @@ impl Run<'_, '_> {
         self.observer.event(Event::Profile { stage, profile: profile? })
     }
 
-    /// Sends a step on its way.
+    /// Submits a step.
     fn send_step(&mut self, batch: Batch) -> Result<()> {
         let count = batch.labels.len();
         self.step_for(count)?;
@@ -705,7 +709,7 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Reads the results of the oldest steps until at most `most` are on their way.
+    /// Reads the results of the oldest steps until at most `most` are in flight.
     fn drain(&mut self, most: usize) -> Result<()> {
         while self.in_flight.len() > most
             && let Some(sent) = self.in_flight.pop_front()
@@ -715,26 +719,26 @@ impl Run<'_, '_> {
         if self.in_flight.is_empty() { self.log_step() } else { Ok(()) }
     }
 
-    /// Logs the step whose line waits for the next one's end.
+    /// Logs the last finished step.
     fn log_step(&mut self) -> Result<()> {
         let Some(Timed { line, .. }) = self.timed.take() else { return Ok(()) };
         self.log.step(&line)?;
         self.observer.event(Event::Step { line, steps: self.job.schedule.steps() })
     }
 
-    /// Reads the results of a step; its line is logged with the next one.
+    /// Reads the results of a step. Its line is logged after the next step, which may share its time.
     fn finish_step(&mut self, sent: SentStep) -> Result<()> {
         let SentStep { before, lr, names, gpu_bytes, mut results } = sent;
         let rows = results.losses.finish(self.context)?;
         let control = Control::from_words(&results.control.finish(self.context)?);
-        // The adapter computes one step after the other: a step takes from the end of the one before to its own.
+        // The adapter computes one step at a time, so a step's time starts at the end of the previous one.
         let now = results.control.arrived().unwrap_or_else(Instant::now).max(self.done);
         let seconds = (now - self.done).as_secs_f64().max(1e-6);
         self.done = now;
         self.idle.push(results);
         let number = before.step + 1;
         if control.stopped {
-            // The adapter has left parameters, moments and statistics as they were, in the steps sent after it too.
+            // The kernels left parameters, moments and statistics unchanged, in later steps in flight too.
             self.in_flight.clear();
             self.log_step()?;
             let Position { step, batch, .. } = before;
@@ -810,14 +814,14 @@ impl Run<'_, '_> {
         curves::write(&self.out.join("curves.svg"), &epochs, &self.job.schedule.openings())
     }
 
-    /// Returns whether this epoch's model is scored on the test set: every few, and the last.
+    /// Returns true if this epoch's model is scored on the test set.
     fn is_tested(&self) -> bool {
         let schedule = &self.job.config.schedule;
         let (every, done) = (schedule.eval_every, self.job.position.epoch + 1);
         every > 0 && (done.is_multiple_of(every) || done == schedule.epochs)
     }
 
-    /// Scores of the model as it is now.
+    /// Scores the current model.
     fn score_retrieval(&self, retrieval_set: &Option<RetrievalSet>) -> Result<RetrievalScores> {
         let Job { config, network, .. } = &self.job;
         let mut tensors = self.learner.read_parameters()?;
@@ -834,7 +838,7 @@ impl Run<'_, '_> {
         };
         match (self.retrieval_sets.score)(retrieval_set, self.context, &network, self.observer) {
             Err(Error::Interrupted { signal, .. }) => {
-                // The epoch's steps are done: a resumed run goes on with its end.
+                // The epoch's steps are done, so a resumed run continues with validation.
                 self.save(LAST)?;
                 Err(Error::Interrupted { signal, outcome: SAVED })
             }
@@ -842,7 +846,8 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Loss and accuracy (argmax of summed softmax, paper eq. 8-9) on the validation images; `None` without any.
+    /// Returns loss and accuracy (argmax of summed softmax, paper eq. 8-9) on the validation images; `None` without
+    /// any.
     fn validate(&mut self) -> Result<Option<Best>> {
         if self.job.validation.is_empty() {
             return Ok(None);
@@ -873,7 +878,7 @@ impl Run<'_, '_> {
         Ok(Some(Best { score: right as f64 / count, loss: loss / count, epoch }))
     }
 
-    /// Saves everything that a resumed run needs.
+    /// Writes a checkpoint with everything that a resumed run needs.
     fn save(&self, name: &str) -> Result<()> {
         let Job { config, network, set, images, trained_on, position, .. } = &self.job;
         let tensors = self.learner.read_parameters()?;
@@ -881,7 +886,7 @@ impl Run<'_, '_> {
             (POSITION.to_string(), position.tensor()),
             (IMAGES.to_string(), StateTensor::counts(vec![images.hash()])),
             (TRAINED_ON.to_string(), StateTensor::counts(trained_on.clone())),
-            // The generator is counter-based: seed and position are its whole state.
+            // The random number generator is counter-based: seed and position are its state.
             ("rng".to_string(), StateTensor::counts(vec![config.data.seed, position.step])),
         ]);
         if self.context.precision() == Precision::F16 {
@@ -903,14 +908,14 @@ impl Run<'_, '_> {
     }
 }
 
-/// Reads images at the input size.
+/// Loads images at the input size.
 #[derive(Clone, Copy)]
 struct Reader {
     options: DecodeOptions,
     size: ImageSize,
 }
 
-/// What an epoch does to its images.
+/// The random changes to the images of an epoch.
 struct Changes {
     augment: Option<Augment>,
     flip: f64,
@@ -924,7 +929,7 @@ impl Reader {
         Reader { options, size: job.network.config.image }
     }
 
-    /// Reads the images of a batch, changed as `changes` say for the place of the first in its epoch.
+    /// Loads the images of a batch. `changes` are given with the index in the epoch of the first image.
     fn read(&self, samples: &[Sample], changes: Option<(&Changes, usize)>) -> Result<Batch> {
         let load = |(i, sample): (usize, &Sample)| {
             let mut image = preprocess::load(&sample.path, self.options, self.size)?;
@@ -946,7 +951,8 @@ impl Reader {
     }
 }
 
-/// The loss of image `b` of logits (R, B, K) summed over its parts, and the class with the highest sum of softmax scores (eq. 8-9).
+/// Returns the loss of image `b`, summed over parts, and the class with the highest sum of softmax scores, given logits
+/// (R, B, K) (paper eq. 8-9).
 pub fn vote(logits: &[f32], b: usize, batch: usize, classes: usize, label: usize) -> (f64, usize) {
     let mut scores = vec![0.0; classes];
     let mut loss = 0.0;
@@ -959,7 +965,7 @@ pub fn vote(logits: &[f32], b: usize, batch: usize, classes: usize, label: usize
         }
         loss -= f64::from(row[label]) - highest - total.ln();
     }
-    // The first of equal scores.
+    // Ties go to the first class.
     let class = (1..classes).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });
     (loss, class)
 }
@@ -985,11 +991,11 @@ mod tests {
             }
             rates(&steps)
         };
-        // The second end came 1 ms after the first, which was twice too late.
+        // The third step's end came 1 ms after the second's, which was noticed late.
         assert_eq!(shared(&[(6, 0.1), (6, 0.199), (6, 0.001), (6, 0.1)]), [60.0, 60.0, 60.0, 60.0]);
-        // A step may be quicker than the one before that compiled its kernels, and a smaller one slower.
+        // A step may be faster than a first one that compiled its kernels, and a smaller batch slower.
         assert_eq!(shared(&[(8, 2.0), (8, 0.1), (2, 0.05)]), [4.0, 80.0, 40.0]);
-        // Of steps that take no longer than that, one slow one drags no others along.
+        // A slow step shares its time with one fast step only.
         let many = [(8, 0.5), (8, 0.001), (8, 0.001), (8, 0.001)];
         assert_eq!(shared(&many), [32.0, 32.0, 8000.0, 8000.0]);
     }
