@@ -1,5 +1,5 @@
-//! Every kernel against the adapter's roofs: `cargo bench --bench kernels [FILTER]`. `lat-wgpu bench` measures the same
-//! rows and can also write, draw and compare them.
+//! Measures every kernel against the adapter's roofs: `cargo bench --bench kernels [FILTER]`. `lat-wgpu bench` measures
+//! the same rows, and can also save, draw and compare them.
 
 use lat_wgpu::bench::report::Report;
 use lat_wgpu::bench::{Options, run};
@@ -7,7 +7,7 @@ use lat_wgpu::error::Result;
 use lat_wgpu::gpu::{Context, ContextOptions};
 use lat_wgpu::observer::{Follower, Observer};
 
-/// Prints which row is next.
+/// Prints the name of the next row.
 struct Progress;
 
 impl Observer for Progress {
@@ -24,7 +24,7 @@ impl Follower<Report> for Progress {
 
 fn main() {
     let context = Context::open(&ContextOptions::from_environment(None)).expect("an adapter");
-    // `cargo bench` passes flags of its own; a word is a filter.
+    // `cargo bench` adds flags of its own. The first other argument is the filter.
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let options = Options { filter: &filter, ..Options::default() };
     let report = run(&context, options, &Progress);

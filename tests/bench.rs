@@ -128,7 +128,7 @@ fn batch_precision_and_tokens_can_be_chosen() {
     };
     for choice in [&[][..], &["--batch-size", "3", "--precision", "f16"]] {
         let (out, err) = judged(1, choice);
-        assert!(out.is_empty() && err.contains(&format!("aren't compared: {key}")), "{err}");
+        assert!(out.is_empty() && err.contains(&format!("are not compared: {key}")), "{err}");
     }
     // Noise may make it a failure.
     let again = &[&["--quick", "--baseline", "saved.json", "--batch-size", "3"], &norm[..]].concat();

@@ -249,7 +249,7 @@ fn micro_batches_take_less_memory_and_give_the_same_losses() {
     finish(0, train(here, &recipe).arg("whole"));
     let (_, stderr) = finish(0, train(here, &recipe).args(["pieces", "--micro-batch", "2"]));
     assert!(
-        stderr.contains("micro-batch 2: a step of 7 has") && stderr.contains("times the work"),
+        stderr.contains("micro-batch 2: a step of 7 images needs") && stderr.contains("times the work"),
         "{stderr}"
     );
     let (whole, pieces) = (here.join("whole"), here.join("pieces"));

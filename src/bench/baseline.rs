@@ -1,46 +1,46 @@
-//! A run against a saved one: what is slower, what is quicker, what is noise.
+//! Comparison of a run with a saved one: rows that are slower, rows that are faster, and noise.
 //!
-//! Rows are judged by their percent of the roof, not by their time. The roofs are measured in the same run, so a
-//! machine that is busy, or that has another processor behind an adapter of the same name, is slower in both, and only
-//! what became of the kernel is left. Times are told beside it.
+//! Rows are judged by their percentage of the roof instead of their time. The roofs are measured in the same run, so a
+//! busy machine, or another processor behind an adapter of the same name, affects both. What remains is the change of
+//! the kernel. The change of the time is reported too.
 
 use super::report::{Machine, Report, RowReport};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A difference below this share is never told from noise.
+/// Smaller differences always count as noise.
 const LEAST_DIFFERENCE: f64 = 0.05;
 
-/// Differences up to so many deviations are noise.
+/// Differences up to this many deviations count as noise.
 const DEVIATIONS: f64 = 3.0;
 
 /// Saved runs, by adapter, driver, class, batch and precision.
 pub type Baselines = BTreeMap<String, Report>;
 
-/// The name of a run in a file of saved runs.
+/// Returns the key of a run in a file of saved runs.
 pub fn key(machine: &Machine, batch: usize) -> String {
     let Machine { precision, .. } = machine;
     format!("{}; batch {batch}; {precision}", short_key(machine))
 }
 
-/// The same from before batch and precision could be chosen.
+/// Returns the key that older versions wrote, without batch and precision.
 fn short_key(machine: &Machine) -> String {
     let Machine { adapter, driver, class, .. } = machine;
     format!("{adapter}; {driver}; {class}")
 }
 
-/// Keeps a run in the place of the one like it; `default` as for [`take`].
+/// Saves a run in place of the one with the same key; `default` as in [`take`].
 pub fn keep(baselines: &mut Baselines, report: Report, default: usize) {
     let _ = take(baselines, &report.machine, report.batch, default);
     baselines.insert(key(&report.machine, report.batch), report);
 }
 
-/// Takes the saved run out that a new one may be compared with: of this adapter, driver and class, with this batch and
-/// this precision; `default` is the batch that runs without a choice have.
+/// Removes and returns the saved run of the same adapter, driver, class, batch and precision. `default` is the batch of
+/// saved runs that don't name theirs.
 ///
 /// # Errors
-/// [`Error::Data`] if there is none, with what there is of this adapter.
+/// [`Error::Data`] if there is none, with the other runs of this adapter.
 pub fn take(baselines: &mut Baselines, machine: &Machine, batch: usize, default: usize) -> Result<Report> {
     let (key, short) = (key(machine, batch), short_key(machine));
     let alike = |report: &Report| {
@@ -57,15 +57,15 @@ pub fn take(baselines: &mut Baselines, machine: &Machine, batch: usize, default:
         .collect();
     let others = match others[..] {
         [] => String::new(),
-        _ => format!("; runs with another batch or precision aren't compared: {}", others.join(", ")),
+        _ => format!("; runs with another batch or precision are not compared: {}", others.join(", ")),
     };
-    Err(Error::Data(format!("no run of {key}{others}")))
+    Err(Error::Data(format!("no saved run of {key}{others}")))
 }
 
-/// Reads saved runs; none if there is no such file.
+/// Reads saved runs; none if the file is missing.
 ///
 /// # Errors
-/// [`Error::Io`] where it can't be read, [`Error::Data`] where it isn't what [`text`] gives.
+/// [`Error::Io`] if it can't be read; [`Error::Data`] if it isn't a file of saved runs.
 pub fn read(path: &Path) -> Result<Baselines> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Baselines::new()),
@@ -73,40 +73,40 @@ pub fn read(path: &Path) -> Result<Baselines> {
     };
     serde_json::from_str(&text).map_err(|error| {
         Error::Data(format!(
-            "{}: no file of `lat-wgpu bench --save-baseline`: {error}; delete it to begin a new one",
+            "{}: not a file of `lat-wgpu bench --save-baseline` ({error}); delete it to start a new one",
             path.display()
         ))
     })
 }
 
-/// Saved runs as the text of their file.
+/// Returns the text of a file of saved runs.
 ///
 /// # Errors
-/// [`Error::Data`] if a figure is no number.
+/// [`Error::Data`] if a figure isn't finite.
 pub fn text(baselines: &Baselines) -> Result<String> {
     let text = serde_json::to_string_pretty(baselines);
     Ok(text.map_err(|error| Error::Data(format!("the figures can't be saved: {error}")))? + "\n")
 }
 
-/// What became of a row.
+/// The result of comparing a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Slower by more than noise.
     Loss,
-    /// Quicker by more than noise.
+    /// Faster by more than noise.
     Gain,
     /// Within noise.
     Noise,
-    /// Does other work than the saved one: not compared.
+    /// The saved row did other work: not compared.
     Changed,
-    /// Not among the saved rows.
+    /// The saved run has no such row.
     New,
-    /// Among the saved rows alone.
+    /// The new run has no such row.
     Gone,
 }
 
 impl Verdict {
-    /// As a table shows it.
+    /// Returns the word for tables.
     pub fn word(self) -> &'static str {
         match self {
             Verdict::Loss => "loss",
@@ -119,25 +119,25 @@ impl Verdict {
     }
 }
 
-/// A row of both runs, or of one.
+/// The comparison of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
     /// The row's name.
     pub name: String,
-    /// What became of it.
+    /// The verdict.
     pub verdict: Verdict,
-    /// How much longer it takes as a share of the saved time, where it is compared: below 0 it is quicker.
+    /// Relative change of the time; negative if it is faster, 0 if it isn't compared.
     pub time: f64,
-    /// The same with each time in units of what the roofs of its run allow: what is judged.
+    /// The same, with each time divided by the least time that the roofs of its run allow. The verdict depends on this.
     pub slower: f64,
-    /// Up to this share a difference is noise.
+    /// Largest relative change that counts as noise.
     pub noise: f64,
 }
 
-/// Compares a run with a saved one of the same adapter, row by row in the order of the new run.
+/// Compares a run with a saved run of the same adapter, in the order of the new run's rows.
 ///
-/// A difference counts if it is more than 5 % and more than three times the combined deviation: the root of the summed
-/// squares of the relative median absolute deviations of both rows and of both roofs that limit them.
+/// A difference counts if it exceeds 5 % and three times the combined deviation: the root of the sum of squares of the
+/// relative median absolute deviations of both rows and of the roofs that limit them.
 pub fn judge(then: &Report, now: &Report) -> Vec<Judgement> {
     let find = |report: &'_ Report, name: &str| report.rows.iter().find(|row| row.name == name).cloned();
     let uncompared = |name: &str, verdict| Judgement {
@@ -179,17 +179,17 @@ fn compare((old, then): (&RowReport, &Report), (row, now): (&RowReport, &Report)
     Judgement { name: row.name.clone(), verdict, time, slower: slower - 1.0, noise }
 }
 
-/// What was found, for people: losses and gains first, then how many rows are noise, new, gone or do other work.
+/// Returns a table of losses and gains for the terminal, and the number of rows of each verdict.
 pub fn table(judgements: &[Judgement]) -> String {
     let width = judgements.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(4);
     let mut text = String::new();
-    let mut told: Vec<&Judgement> =
+    let mut shown: Vec<&Judgement> =
         judgements.iter().filter(|row| matches!(row.verdict, Verdict::Loss | Verdict::Gain)).collect();
-    told.sort_by(|a, b| b.slower.total_cmp(&a.slower));
-    if !told.is_empty() {
+    shown.sort_by(|a, b| b.slower.total_cmp(&a.slower));
+    if !shown.is_empty() {
         text.push_str(&format!("{:<width$} {:>9} {:>9} {:>9}  verdict\n", "row", "time", "of roof", "noise"));
     }
-    for row in told {
+    for row in shown {
         let (time, slower, noise) = (100.0 * row.time, 100.0 * row.slower, 100.0 * row.noise);
         text.push_str(&format!(
             "{:<width$} {time:>+7.1} % {slower:>+7.1} % {:>9}  {}\n",
@@ -215,8 +215,7 @@ mod tests {
     use crate::bench::report::Roof;
     use crate::bench::report::tests::{machine, roof, work};
 
-    /// A run of one row with these samples of its time, on a machine that is `speed` times as fast as that of the
-    /// roofs.
+    /// Returns a run of one row with these samples, on a machine `speed` times as fast as that of `roof`.
     fn run(samples: &[f64], speed: f64, name: &str, flops: f64) -> Report {
         let roof = Roof { gflops: 100.0 * speed, gbps: 10.0 * speed, ..roof() };
         let roof = Roof { gflops_deviation: 0.01 * roof.gflops, gbps_deviation: 0.01 * roof.gbps, ..roof };
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_gains_and_noise_are_told_apart() {
+    fn losses_gains_and_noise_are_distinguished() {
         let of = |seconds: f64, spread: f64| run(&around(seconds, spread), 1.0, "row", 1e9);
         let steady = of(0.020, 0.002);
         for (seconds, wanted) in [
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slower_machine_is_no_loss_and_a_quicker_one_hides_none() {
+    fn a_slower_machine_is_no_loss_and_a_faster_one_hides_none() {
         let of = |seconds: f64, speed: f64| run(&around(seconds, 0.002), speed, "row", 1e9);
         let then = of(0.020, 1.0);
         let busy = &judge(&then, &of(0.030, 2.0 / 3.0))[0];
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn only_like_is_compared_with_like() {
+    fn only_rows_with_the_same_work_are_compared() {
         let then = run(&[0.02], 1.0, "row", 1e9);
         assert_eq!(verdict(&then, &run(&[0.2], 1.0, "row", 2e9)), Verdict::Changed);
         let verdicts: Vec<Verdict> =
@@ -291,15 +290,15 @@ mod tests {
                 rows.iter().map(|(name, s)| RowReport::new(name, &[*s; 3], work(1e9, 1e6), &roof)).collect();
             report
         };
-        let then = report(&[("quicker", 0.02), ("slower", 0.02), ("same", 0.02)]);
-        let table = table(&judge(&then, &report(&[("quicker", 0.01), ("slower", 0.03), ("same", 0.0201)])));
+        let then = report(&[("faster", 0.02), ("slower", 0.02), ("same", 0.02)]);
+        let table = table(&judge(&then, &report(&[("faster", 0.01), ("slower", 0.03), ("same", 0.0201)])));
         let lines: Vec<&str> = table.lines().collect();
         assert!(
             lines[1].starts_with("slower") && lines[1].contains("+50.0 %") && lines[1].ends_with("loss"),
             "{table}"
         );
         assert!(
-            lines[2].starts_with("quicker") && lines[2].contains("-50.0 %") && lines[2].ends_with("gain"),
+            lines[2].starts_with("faster") && lines[2].contains("-50.0 %") && lines[2].ends_with("gain"),
             "{table}"
         );
         assert_eq!(lines[3], "against the baseline: 1 loss, 1 gain, 1 noise");
@@ -318,10 +317,10 @@ mod tests {
         assert!(read(&path).unwrap_err().to_string().contains("--save-baseline"));
     }
     #[test]
-    fn a_run_is_compared_with_its_like_alone() {
+    fn a_run_is_compared_only_with_the_same_batch_and_precision() {
         let report = run(&[0.02], 1.0, "row", 1e9);
         let halves = Machine { precision: "f16".to_string(), ..machine() };
-        // From before there was a choice: the batch by default, f32.
+        // Saved by an older version, which had no choice of batch and precision.
         let old = Report { batch: 0, ..report.clone() };
         let file =
             || Baselines::from([("a; d; c".to_string(), old.clone()), (key(&halves, 8), report.clone())]);
@@ -337,13 +336,13 @@ mod tests {
             assert!(error.contains("a; d; c, a; d; c; batch 8; f16"), "{error}");
             assert_eq!(file.len(), 2);
         }
-        // The old one's place is taken.
+        // The new run replaces the old one.
         let mut file = file();
         keep(&mut file, Report { batch: 32, ..report.clone() }, 32);
         let keys: Vec<&str> = file.keys().map(String::as_str).collect();
         assert_eq!(keys, ["a; d; c; batch 32; f32", "a; d; c; batch 8; f16"]);
         let another = Machine { adapter: "b".to_string(), ..machine() };
         let error = take(&mut file, &another, 32, 32).unwrap_err().to_string();
-        assert!(error.ends_with("no run of b; d; c; batch 32; f32"), "{error}");
+        assert!(error.ends_with("no saved run of b; d; c; batch 32; f32"), "{error}");
     }
 }

@@ -1,15 +1,15 @@
-//! How fast the kernels are, as a share of what the adapter can do: `lat-wgpu bench`, `cargo bench` and `--profile`.
+//! The speed of kernels as a percentage of the adapter's roof: `lat-wgpu bench`, `cargo bench` and `--profile`.
 //!
-//! A row is one kernel at one shape ([`crate::cases`]). The adapter's roofs are measured in the same run, between samples of
-//! rows ([`roof`]): operations a second of a kernel of nothing but multiply-adds, and bytes a second of a kernel of
-//! nothing but copies. A kernel of f operations on b bytes can't take less than max(f / multiply-adds, b / copies)
-//! seconds; that time as a share of the time it takes is its percent of the roof, and the larger of the two is what
-//! limits it [Roofline, Williams 2009 §3]. Bytes are those of the tensors bound, each once per launch, as if each word
-//! moved once between memory and kernel. What matrix units multiply is held against their own roof.
+//! A row is one kernel at one shape ([`crate::cases`]). The adapter's roofs are measured in the same run, between the
+//! samples of rows ([`roof`]): F operations per second of a kernel that only does multiply-adds, and M bytes per second
+//! of a kernel that only copies. A kernel with f operations on b bytes takes at least max(f / F, b / M) seconds
+//! [Roofline, Williams 2009 §3]. Its percentage of the roof is that time relative to its measured time, and the larger
+//! of the two terms is its limit. Bytes are those of the bound tensors, counted once per dispatch. Products on matrix
+//! units are compared with the roof of the matrix units.
 //!
-//! From there: [`report`] (figures and their table), [`roofline`] (the image), [`baseline`] (against a saved run).
-//! [`lab`] compares the tiles of matrix products, [`steps`] times training steps, [`overheads`] launches and submits
-//! that do nothing. [`profile`] shows where the time of a whole plan goes.
+//! [`report`] holds the figures and their table, [`roofline`] draws them, and [`baseline`] compares them with a saved
+//! run. [`lab`] compares the tiles of matrix products, [`steps`] times training steps, and [`overheads`] times
+//! dispatches and submits that do nothing. [`profile`] breaks down the time of a plan.
 
 pub mod baseline;
 pub mod lab;
@@ -29,29 +29,29 @@ use report::{Machine, Report, RowReport, Work};
 use roof::Roofs;
 use std::time::Instant;
 
-/// Samples of a row unless the user says otherwise.
+/// Default number of samples of a row.
 pub const DEFAULT_SAMPLES: usize = 11;
 
 /// Samples of a quick run.
 const QUICK_SAMPLES: usize = 3;
 
-/// Samples of a row between two of the roofs.
+/// Samples of a row per sample of the roofs.
 const ROOF_EVERY: usize = 4;
 
-/// Choices of a run.
+/// Options of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// Rows whose name contains this; empty: all.
+    /// Only rows whose name contains this; empty: all.
     pub filter: &'a str,
-    /// Samples of every row, from 1 on; `None`: as many as the kind of run has by default.
+    /// Samples of each row, at least 1; `None`: the default of the kind of run.
     pub samples: Option<usize>,
-    /// Images at once; `None`: the default of the adapter and the kind of run.
+    /// Batch size; `None`: the default of the adapter and the kind of run.
     pub batch: Option<usize>,
-    /// Lengths of the sequences in the rows of attention; none: that of the models.
+    /// Tokens per image in the rows of attention; empty: those of the models.
     pub tokens: &'a [usize],
-    /// As little as shows that everything runs: one shape of a kernel, one image, few samples.
+    /// A quick check that everything runs: one shape per kernel, one image, few samples.
     pub quick: bool,
-    /// When the run ends with what was measured until then.
+    /// Time at which the run ends and reports what it has measured.
     pub until: Option<Instant>,
 }
 
@@ -65,31 +65,31 @@ impl Options<'_> {
     }
 }
 
-/// Names the row that is next.
+/// Reports the name of the next row, and checks for signals.
 fn next(observer: &dyn Observer, done: usize, of: usize, name: &str) -> Result<()> {
     observer.progress(name, done, of);
     observer.check("nothing was written")
 }
 
-/// True if the adapter may simply be too small.
+/// Returns true if the adapter's limits or memory are too small.
 fn is_too_large(error: &Error) -> bool {
     matches!(error.plain(), Error::TooLarge(_)) || error.is_out_of_memory()
 }
 
-/// Images at once in the rows of kernels.
+/// Returns the batch size of the rows of kernels.
 pub fn batch(context: &Context, options: &Options<'_>) -> usize {
     options.batch.unwrap_or(if options.quick { 1 } else { default_batch(context) })
 }
 
-/// The same without a choice: one image on CPU adapters, 32 on others.
+/// Returns the default batch size: 1 on CPU adapters, 32 on GPUs.
 pub fn default_batch(context: &Context) -> usize {
     if context.is_cpu() { 1 } else { 32 }
 }
 
-/// Measures the rows that the filter leaves, and the roofs; after each, `observer` receives what a run that ends here would report.
+/// Measures the roofs and the rows that match the filter. After each row, `observer` receives the report so far.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no row has such a name; those of the adapter and of `observer`.
+/// [`Error::NothingToDo`] if no row matches; those of the adapter and of `observer`.
 pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     let samples = options.samples(DEFAULT_SAMPLES);
     let batch = batch(context, &options);
@@ -117,8 +117,7 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Repo
         let plan = row.plan(context)?;
         let replays = samples::replays(&plan, context)?;
         let mut seconds = Vec::with_capacity(samples);
-        // The roofs' samples come from the same minutes as the rows': what slows the machine down in between slows
-        // both.
+        // Samples of roofs and rows alternate, so that a temporarily slow machine affects both.
         for _ in 0..samples.div_ceil(ROOF_EVERY) {
             roofs.sample(context, 1)?;
             let wanted = ROOF_EVERY.min(samples - seconds.len());

@@ -1,5 +1,4 @@
-//! The cost of launches and submits by themselves: launches of one workgroup that do next to nothing, and submits of
-//! them.
+//! The overhead of dispatches and submits, measured with dispatches of one workgroup that do almost nothing.
 
 use super::report::{Machine, Roof};
 use super::roof::Roofs;
@@ -11,17 +10,18 @@ use crate::observer::Follower;
 use serde::Serialize;
 use std::fmt::Write;
 
-/// Samples of a figure unless the user says otherwise.
+/// Default number of samples of a figure.
 pub const DEFAULT_SAMPLES: usize = 5;
 
-/// Launches of a plan, of a quick run, and on CPU adapters, which take a hundred times as long for each.
-const LAUNCHES: usize = 1024;
-const FEW_LAUNCHES: usize = 64;
+/// Dispatches of a plan.
+const DISPATCHES: usize = 1024;
+/// Dispatches in a quick run and on CPU adapters, which take a hundred times as long.
+const FEW_DISPATCHES: usize = 64;
 
 /// Submits of a sample.
 const SUBMITS: usize = 64;
 
-/// A run.
+/// The results of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The adapter and how it was opened.
@@ -31,20 +31,20 @@ pub struct Report {
     pub complete: bool,
     /// The adapter's roofs.
     pub roof: Option<Roof>,
-    /// In the order in which they were measured.
+    /// Figures, in the order of measurement.
     pub overheads: Vec<Overhead>,
 }
 
 /// One figure, in microseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Overhead {
-    /// The action that is counted.
+    /// The measured action.
     pub name: &'static str,
     /// Median of the samples.
     pub microseconds: f64,
-    /// Least sample.
+    /// Minimum of the samples.
     pub min: f64,
-    /// Greatest sample.
+    /// Maximum of the samples.
     pub max: f64,
     /// Number of samples.
     pub samples: usize,
@@ -63,15 +63,15 @@ impl Overhead {
     }
 }
 
-/// A launch that waits for the one before it.
+/// A dispatch that depends on the previous one.
 pub const DEPENDENT: &str = "empty dispatch, dependent";
-/// A launch that waits for none.
+/// A dispatch that depends on no other.
 pub const INDEPENDENT: &str = "empty dispatch, independent";
-/// Recording a launch, on the CPU.
+/// Encoding a dispatch, on the CPU.
 pub const ENCODE: &str = "encoding of a dispatch";
-/// One more submit of a launch, not waited for.
+/// An additional submit of one dispatch, without a wait.
 pub const SUBMIT: &str = "submit of a dispatch";
-/// A submit of nothing, until it is known to be done.
+/// A submit without commands, and the wait for it.
 pub const ROUND_TRIP: &str = "empty submit and its wait";
 
 /// Measures the figures and the roofs.
@@ -81,10 +81,10 @@ pub const ROUND_TRIP: &str = "empty submit and its wait";
 pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     type Sample<'s> = &'s dyn Fn() -> Result<f64>;
     let samples = options.samples(DEFAULT_SAMPLES);
-    let launches = if options.quick || context.is_cpu() { FEW_LAUNCHES } else { LAUNCHES };
+    let launches = if options.quick || context.is_cpu() { FEW_DISPATCHES } else { DISPATCHES };
     let (dependent, independent, single) =
         (empty(context, launches, false)?, empty(context, launches, true)?, empty(context, 1, false)?);
-    // Less what a submit of nothing takes.
+    // Without the time of an empty submit.
     let launch = |plan: &Plan| -> Result<f64> {
         let all = plan.time_submit(context, 1)?.run;
         Ok(((all - plan.time_submit(context, 0)?.run) / launches as f64).max(0.0))
@@ -108,7 +108,7 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Repo
         if options.is_over() {
             return Ok(report);
         }
-        // The first compiles, and touches memory for the first time.
+        // The first sample includes compilation and the first use of memory.
         sample()?;
         let seconds = (0..samples).map(|_| sample()).collect::<Result<Vec<f64>>>()?;
         report.overheads.push(Overhead::new(name, &seconds));
@@ -123,7 +123,7 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Repo
     Ok(Report { roof: Some(roofs.report()), complete: true, ..report })
 }
 
-/// So many launches of one workgroup that write four numbers: all the same ones, or each its own.
+/// Records dispatches of one workgroup that write four words: all the same words, or each its own.
 fn empty(context: &Context, launches: usize, apart: bool) -> gpu::Result<Plan> {
     let mut recorder = Recorder::new(context);
     let mut y = recorder.import(&context.buffer("y", 4)?);
@@ -138,7 +138,7 @@ fn empty(context: &Context, launches: usize, apart: bool) -> gpu::Result<Plan> {
 }
 
 impl Report {
-    /// The figures for people.
+    /// Returns the figures as a table for the terminal.
     pub fn table(&self) -> String {
         let Report { machine, complete, roof, overheads } = self;
         let mut text = format!("{machine}\n");
@@ -146,8 +146,8 @@ impl Report {
         if let Some(roof) = roof {
             let _ = writeln!(text, "roofs: {roof}");
         }
-        let width = overheads.iter().map(|overhead| overhead.name.len()).max().unwrap_or(0).max(4);
-        let _ = writeln!(text, "{:<width$} {:>10} {:>10} {:>10}", "what", "µs", "least", "most");
+        let width = overheads.iter().map(|overhead| overhead.name.len()).max().unwrap_or(0).max(6);
+        let _ = writeln!(text, "{:<width$} {:>10} {:>10} {:>10}", "action", "µs", "min", "max");
         for Overhead { name, microseconds, min, max, .. } in overheads {
             let _ = writeln!(text, "{name:<width$} {microseconds:>10.3} {min:>10.3} {max:>10.3}");
         }

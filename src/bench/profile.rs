@@ -1,23 +1,23 @@
-//! Where the time of a plan goes: by kernel, by layer, launch by launch, and as a trace that Chrome and Perfetto show.
+//! The breakdown of a plan's time: by kernel, phase, layer and dispatch, and as a trace for Chrome and Perfetto.
 
 use crate::gpu::{DispatchTime, Phase, PlanProfile};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// Launches that belong together.
+/// The total of a group of dispatches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Share {
-    /// What they have in common.
+    /// Name of the group.
     pub name: String,
-    /// How many they are.
+    /// Number of dispatches.
     pub count: usize,
-    /// Their seconds together.
+    /// Total seconds.
     pub seconds: f64,
-    /// Their floating-point operations together.
+    /// Total floating-point operations.
     pub flops: f64,
 }
 
-/// A phase as tables and traces show it.
+/// Returns the word for a phase.
 fn word(phase: Phase) -> &'static str {
     match phase {
         Phase::Forward => "forward",
@@ -26,7 +26,7 @@ fn word(phase: Phase) -> &'static str {
     }
 }
 
-/// The layer of a launch, by its label: `blocks.3` of `backward.blocks.3.fc1.dweight` and of `adam.blocks.3`.
+/// Returns the layer of a dispatch by its label: `blocks.3` for `backward.blocks.3.fc1.dweight` and `adam.blocks.3`.
 fn layer(phase: Phase, label: &str) -> String {
     let heads: &[&str] = match phase {
         Phase::Forward => &[],
@@ -34,24 +34,24 @@ fn layer(phase: Phase, label: &str) -> String {
         Phase::Optimiser => &["adam.", "gradnorm."],
     };
     let rest = heads.iter().find_map(|head| label.strip_prefix(head)).unwrap_or(label);
-    // A gradient that is added to another piece's belongs to its group.
+    // The accumulation of a group's gradients over micro-batches belongs to the group.
     let rest = match rest.find("accumulate.") {
         Some(at) => &rest[at + "accumulate.".len()..],
         None => rest,
     };
-    // Blocks are numbered.
+    // The name of a block includes its number.
     let parts = if rest.starts_with("blocks.") { 2 } else { 1 };
     rest.split('.').take(parts).collect::<Vec<_>>().join(".")
 }
 
-/// A label with all blocks called alike.
+/// Replaces the number of the block in a label with `*`.
 fn alike(label: &str) -> String {
     let Some(at) = label.find("blocks.") else { return label.to_string() };
     let (head, rest) = label.split_at(at + "blocks.".len());
     format!("{head}*{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
-/// Sums launches by a name, the longest first.
+/// Sums dispatches by name, and sorts by time, the longest first.
 pub fn shares(launches: &[DispatchTime], name: impl Fn(&DispatchTime) -> String) -> Vec<Share> {
     let mut found: Vec<Share> = Vec::new();
     for launch in launches {
@@ -68,7 +68,7 @@ pub fn shares(launches: &[DispatchTime], name: impl Fn(&DispatchTime) -> String)
     found
 }
 
-/// Kernels, layers and launches, each by its share of the time.
+/// Returns tables of kernels, phases, layers and dispatches by their share of the time.
 pub fn tables(title: &str, profile: &PlanProfile) -> String {
     let PlanProfile { launches, whole, rounds } = profile;
     let total: f64 = launches.iter().map(|launch| launch.seconds).sum();
@@ -109,8 +109,8 @@ pub fn tables(title: &str, profile: &PlanProfile) -> String {
     text
 }
 
-/// Plans with their titles in the format of Chrome's tracing: a process for each, with one track of layers and one of
-/// kernels; launches stand one behind the other.
+/// Returns profiles with their titles in the format of Chrome's tracing. Each is a process with a track of layers and a
+/// track of kernels, in which dispatches follow each other without gaps.
 pub fn trace(profiles: &[(String, PlanProfile)]) -> Value {
     const LAYERS: usize = 1;
     const KERNELS: usize = 2;

@@ -1,25 +1,25 @@
-//! The figures of a run, as JSON keeps them and as a table shows them.
+//! The figures of a run, for JSON and as a table.
 
 use super::samples;
 use crate::gpu::{Context, Plan};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// The adapter of a run and how it was opened.
+/// The adapter of a run, and its options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// The adapter's name.
     pub adapter: String,
     /// Driver and version.
     pub driver: String,
-    /// Sort of adapter, and which kernels it is served.
+    /// Kind of adapter, and its kernel family.
     pub class: String,
-    /// How numbers are stored.
+    /// Precision of weights and activations.
     pub precision: String,
 }
 
 impl Machine {
-    /// The one that is open.
+    /// Describes an opened adapter.
     pub fn of(context: &Context) -> Machine {
         let adapter = &context.adapter;
         Machine {
@@ -38,13 +38,13 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// A run on one adapter.
+/// The results of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The adapter and how it was opened.
     #[serde(flatten)]
     pub machine: Machine,
-    /// Images at once; 0 in runs from before this was kept: the default of the class.
+    /// Batch size; 0 in runs of versions that didn't save it and used the default of the class.
     #[serde(default)]
     pub batch: usize,
     /// True if every row was measured.
@@ -52,31 +52,31 @@ pub struct Report {
     pub complete: bool,
     /// The adapter's roofs.
     pub roof: Roof,
-    /// One per kernel, shape and model.
+    /// One row per kernel, shape and model.
     pub rows: Vec<RowReport>,
 }
 
-/// Runs from before there was a limit of time are complete.
+/// Runs of versions without a time limit are complete.
 fn yes() -> bool {
     true
 }
 
-/// The roofs of an adapter: medians over samples from the whole run.
+/// The roofs of an adapter: medians over samples of the whole run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Roof {
-    /// Multiply-adds, two operations each, in 10⁹ operations a second.
+    /// Rate of multiply-adds, two operations each, in 10⁹ operations per second.
     pub gflops: f64,
-    /// Copies, read and written, in 10⁹ bytes a second.
+    /// Rate of copies, counting bytes read and bytes written, in 10⁹ bytes per second.
     pub gbps: f64,
     /// Median absolute deviation of `gflops`.
     pub gflops_deviation: f64,
     /// Median absolute deviation of `gbps`.
     pub gbps_deviation: f64,
-    /// The kernel of multiply-adds that was best.
+    /// The fastest kernel of multiply-adds.
     pub multiply_add: String,
-    /// The kernel of copies that was best.
+    /// The fastest kernel of copies.
     pub copy: String,
-    /// The matrix units, where the adapter has them and was opened for halves.
+    /// The roof of the matrix units; `None` without them or with f32.
     #[serde(default)]
     pub matrix_units: Option<MatrixRoof>,
 }
@@ -84,7 +84,7 @@ pub struct Roof {
 /// The roof of an adapter's matrix units.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MatrixRoof {
-    /// Multiply-adds of fragments, two operations each, in 10⁹ operations a second.
+    /// Rate of multiply-adds of fragments, two operations each, in 10⁹ operations per second.
     pub gflops: f64,
     /// Median absolute deviation of `gflops`.
     pub gflops_deviation: f64,
@@ -92,21 +92,21 @@ pub struct MatrixRoof {
     pub kernel: String,
 }
 
-/// The roof that keeps a kernel from being faster.
+/// The roof that limits a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Limit {
-    /// Multiply-adds take longer than copying its tensors.
+    /// The kernel's operations take longer than copying its tensors.
     Arithmetic,
-    /// The same on matrix units.
+    /// The same, on matrix units.
     #[serde(rename = "matrix units")]
     MatrixUnits,
-    /// Copying its tensors takes longer than its multiply-adds.
+    /// Copying the kernel's tensors takes longer than its operations.
     Memory,
 }
 
 impl Limit {
-    /// As tables show it.
+    /// Returns the word for tables.
     pub fn word(self) -> &'static str {
         match self {
             Limit::Arithmetic => "arithmetic",
@@ -121,14 +121,14 @@ impl Limit {
 pub struct Work {
     /// Floating-point operations.
     pub flops: f64,
-    /// Bytes of the tensors bound, each once per launch.
+    /// Bytes of the bound tensors, each counted once per dispatch.
     pub bytes: f64,
-    /// True if matrix units multiply.
+    /// True if it runs on matrix units.
     pub fragments: bool,
 }
 
 impl Work {
-    /// That of a plan.
+    /// Returns the work of a plan.
     pub fn of(plan: &Plan) -> Work {
         let summary = plan.summary();
         let fragments = plan.dispatches.iter().any(|dispatch| dispatch.kernel.multiplies_fragments());
@@ -137,7 +137,7 @@ impl Work {
 }
 
 impl Roof {
-    /// The least time of some work, in seconds, and what it is spent on.
+    /// Returns the least time of some work in seconds, and its limit.
     pub fn least_seconds(&self, work: Work) -> (f64, Limit) {
         let (gflops, limit) = match &self.matrix_units {
             Some(units) if work.fragments => (units.gflops, Limit::MatrixUnits),
@@ -147,7 +147,7 @@ impl Roof {
         if arithmetic > memory { (arithmetic, limit) } else { (memory, Limit::Memory) }
     }
 
-    /// The deviation of what limits, as a share of it.
+    /// Returns the relative deviation of a roof.
     pub fn noise(&self, limit: Limit) -> f64 {
         match (limit, &self.matrix_units) {
             (Limit::MatrixUnits, Some(units)) => units.gflops_deviation / units.gflops,
@@ -183,16 +183,16 @@ impl std::fmt::Display for Roof {
     }
 }
 
-/// The figures of a row; times are of one replay, in seconds.
+/// The figures of a row. Times are of one replay, in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RowReport {
-    /// Kernel, model, and what of it.
+    /// Kernel, model and shape.
     pub name: String,
     /// Median of the samples.
     pub seconds: f64,
-    /// Least sample.
+    /// Minimum of the samples.
     pub min: f64,
-    /// Greatest sample.
+    /// Maximum of the samples.
     pub max: f64,
     /// Median absolute deviation of the samples.
     pub deviation: f64,
@@ -200,22 +200,22 @@ pub struct RowReport {
     pub samples: usize,
     /// Floating-point operations.
     pub flops: f64,
-    /// Bytes of the tensors bound, each once per launch.
+    /// Bytes of the bound tensors, each counted once per dispatch.
     pub bytes: f64,
-    /// 10⁹ operations a second.
+    /// 10⁹ operations per second.
     pub gflops: f64,
-    /// 10⁹ bytes a second.
+    /// 10⁹ bytes per second.
     pub gbps: f64,
     /// Operations per byte.
     pub intensity: f64,
     /// The least time that the roofs allow, as a percentage of `seconds`.
     pub percent_of_roof: f64,
-    /// Which of the roofs is nearer.
+    /// The roof that limits it.
     pub limit: Limit,
 }
 
 impl RowReport {
-    /// Figures of a row from the samples of its time.
+    /// Computes the figures from samples of the time, in seconds.
     pub fn new(name: &str, samples: &[f64], work: Work, roof: &Roof) -> RowReport {
         let Work { flops, bytes, .. } = work;
         let seconds = samples::median(samples);
@@ -239,7 +239,7 @@ impl RowReport {
 }
 
 impl Report {
-    /// Adapter, roofs and rows for people.
+    /// Returns adapter, roofs and rows as a table for the terminal.
     pub fn table(&self) -> String {
         let Report { machine, batch, complete, roof, rows } = self;
         let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(4);
@@ -275,7 +275,7 @@ impl Report {
 pub(super) mod tests {
     use super::*;
 
-    /// 100 GFLOP/s and 10 GB/s: rows from 10 operations per byte on are limited by arithmetic.
+    /// 100 GFLOP/s and 10 GB/s: arithmetic limits rows of more than 10 operations per byte.
     pub fn roof() -> Roof {
         Roof {
             gflops: 100.0,
@@ -288,7 +288,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Work without matrix units.
+    /// Returns work without matrix units.
     pub fn work(flops: f64, bytes: f64) -> Work {
         Work { flops, bytes, fragments: false }
     }
@@ -305,11 +305,11 @@ pub(super) mod tests {
         assert!((product.percent_of_roof - 20.0).abs() < 1e-9 && (product.gflops - 20.0).abs() < 1e-9);
         assert_eq!((product.min, product.seconds, product.max, product.samples), (0.04, 0.05, 0.09, 3));
         assert!((product.deviation - 0.01).abs() < 1e-12);
-        // Nothing but bytes.
+        // A copy without operations.
         let copy = RowReport::new("copy", &[1e-3], work(0.0, 5e6), &roof());
         assert_eq!((copy.limit, copy.intensity), (Limit::Memory, 0.0));
         assert!((copy.percent_of_roof - 50.0).abs() < 1e-9 && (copy.gbps - 5.0).abs() < 1e-9);
-        // Fragments are held against the matrix units, where those were measured.
+        // Fragments are compared with the matrix units, if those were measured.
         let fragments = Work { fragments: true, ..work(1e9, 1e6) };
         assert_eq!(
             RowReport::new("fragments", &[0.05], fragments, &roof()),

@@ -1,5 +1,5 @@
-//! The adapter's roofs: the best of a few kernels of nothing but multiply-adds, and of nothing but copies;
-//! beside them the multiply-adds of matrix units.
+//! The measured roofs of an adapter: the best of a few kernels that only do multiply-adds, and of a few that only copy;
+//! and the multiply-adds of matrix units.
 
 use super::report::{MatrixRoof, Roof};
 use super::samples;
@@ -8,19 +8,19 @@ use crate::error::Result;
 use crate::gpu::{Context, Plan, Recorder};
 use crate::kernels::roof::{ACCUMULATORS, BLOCKS, CopyWords, EACH, MultiplyAdd, MultiplyFragments};
 
-/// Links of an invocation's chains in turns of the loop, all chains together.
+/// Loop iterations of an invocation, times its number of chains.
 const TURNS: u32 = 768;
 
-/// Samples by which the best kernel is chosen.
+/// Samples per kernel to choose the best one.
 const TRIALS: usize = 5;
 
-/// A kernel that may be the best of its sort.
+/// A candidate for the best kernel of its kind.
 struct Candidate {
     name: String,
     plan: Plan,
     /// Operations or bytes of a replay.
     work: f64,
-    /// Of a sample.
+    /// Replays per sample.
     replays: usize,
     seconds: Vec<f64>,
 }
@@ -36,13 +36,13 @@ impl Candidate {
         Ok(())
     }
 
-    /// Work a second, in units of 10⁹.
+    /// Returns the rate of each sample, in 10⁹ operations or bytes per second.
     fn rates(&self) -> Vec<f64> {
         self.seconds.iter().map(|seconds| self.work / seconds / 1e9).collect()
     }
 }
 
-/// The best kernels of both sorts, and their samples so far.
+/// The best kernels and their samples so far.
 pub struct Roofs {
     multiply_add: Candidate,
     copy: Candidate,
@@ -50,19 +50,19 @@ pub struct Roofs {
 }
 
 impl Roofs {
-    /// Tries kernels of both sorts and keeps the best of each.
+    /// Finds the best kernel of multiply-adds and the best kernel of copies.
     ///
-    /// How many chains of multiply-adds fill an adapter depends on its registers and latencies. GPUs copy 128 MiB, more
-    /// than their caches hold: the roof is that of their memory, and a row above it found its tensors in a cache. CPU
-    /// adapters are bound by instructions rather than by memory, and take the best of three sizes. A quick run tries
-    /// one kernel of a sort.
+    /// The number of chains of multiply-adds that saturates an adapter depends on its registers and latencies. GPUs
+    /// copy 128 MiB, which exceeds their caches: the roof is that of memory, and a row above it has its tensors in a
+    /// cache. On CPU adapters instructions limit copies more than memory does, so the best of three sizes counts. A
+    /// quick run tries one kernel of each kind.
     ///
     /// # Errors
     /// Those of the adapter.
     pub fn find(context: &Context, quick: bool) -> Result<Roofs> {
         let trials = if quick { 1 } else { TRIALS };
         let mut multiply_adds = Vec::new();
-        // Enough threads for the largest GPUs; on a CPU a few hundred workgroups are shared out evenly.
+        // Enough invocations for the largest GPUs. On a CPU, a few hundred workgroups spread evenly over the cores.
         let threads = if context.is_cpu() { 256 * 64 } else { 16_384 * 64 };
         let (chains, each) =
             if quick { (&ACCUMULATORS[3..4], &EACH[..1]) } else { (&ACCUMULATORS[..], &EACH[..]) };
@@ -88,7 +88,7 @@ impl Roofs {
         })
     }
 
-    /// Takes so many more samples of both.
+    /// Takes `count` more samples of each roof.
     ///
     /// # Errors
     /// Those of the adapter.
@@ -99,7 +99,7 @@ impl Roofs {
         Ok(())
     }
 
-    /// Medians over all samples.
+    /// Returns the medians over all samples.
     pub fn report(&self) -> Roof {
         let (flops, bytes) = (self.multiply_add.rates(), self.copy.rates());
         Roof {
@@ -118,17 +118,17 @@ impl Roofs {
     }
 }
 
-/// The one with the quickest sample; these samples are dropped, so that the choice doesn't flatter it.
+/// Returns the candidate with the fastest sample. Drops these samples, so that the choice doesn't bias the result.
 fn best(context: &Context, mut candidates: Vec<Candidate>, trials: usize) -> Result<Candidate> {
-    // In turns: a moment in which the machine is busy falls on all alike.
+    // Alternate, so that a temporarily busy machine affects all candidates.
     for _ in 0..trials {
         for candidate in &mut candidates {
             candidate.sample(context, 1)?;
         }
     }
-    // A sample may be disturbed, but none is quicker than the adapter is.
-    let quickest = |candidate: &Candidate| candidate.rates().into_iter().fold(0.0, f64::max);
-    let best = candidates.into_iter().max_by(|a, b| quickest(a).total_cmp(&quickest(b)));
+    // A disturbance makes a sample slower, never faster.
+    let fastest = |candidate: &Candidate| candidate.rates().into_iter().fold(0.0, f64::max);
+    let best = candidates.into_iter().max_by(|a, b| fastest(a).total_cmp(&fastest(b)));
     let Some(mut best) = best else { unreachable!("there are candidates") };
     best.seconds.clear();
     Ok(best)
@@ -137,7 +137,7 @@ fn best(context: &Context, mut candidates: Vec<Candidate>, trials: usize) -> Res
 fn multiply_add(context: &Context, threads: usize, accumulators: u32) -> Result<Candidate> {
     let mut recorder = Recorder::new(context);
     let y = recorder.tensor("y", 4 * threads);
-    // Chains end near addend / (1 - multiplier) = 1: never slow denormal numbers.
+    // Values converge to addend / (1 - multiplier) = 1, so there are no slow denormal numbers.
     let (multiplier, addend) = (0.984_375, 0.015_625);
     let turns = TURNS / accumulators;
     MultiplyAdd { y, accumulators, turns, multiplier, addend }.record(&mut recorder, "multiply_add");
@@ -148,9 +148,10 @@ fn multiply_add(context: &Context, threads: usize, accumulators: u32) -> Result<
     Candidate::new(context, name, plan, work)
 }
 
-/// 16 × 1,024 blocks of four sums: 64 subgroups and more for each of a hundred multiprocessors.
+/// Creates the candidate of matrix units: 16 × 1,024 blocks of four sums, at least 64 subgroups for each of a hundred
+/// compute units.
 fn fragments(context: &Context, side: u32) -> Result<Candidate> {
-    // Software units take a thousand times as long.
+    // Matrix units in software take a thousand times as long.
     let (groups, turns) = if context.is_cpu() { (4, 2) } else { (1024, 64) };
     let area = (side * side) as usize;
     let mut recorder = Recorder::new(context);

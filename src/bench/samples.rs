@@ -1,42 +1,42 @@
-//! Samples of a plan's time, and what is made of them.
+//! Samples of a plan's time, and their statistics.
 
 use crate::gpu::{Context, Plan, Result};
 
-/// A sample takes at least about so many seconds, by as many replays as that needs.
+/// Target duration of a sample, in seconds.
 const SAMPLE_SECONDS: f64 = 5e-3;
 
-/// Most replays of a sample.
+/// Most replays per sample.
 const MOST_REPLAYS: f64 = 1000.0;
 
-/// How many replays a sample has: as many as take 5 ms.
+/// Returns the number of replays per sample: as many as take 5 ms.
 ///
 /// # Errors
-/// What the driver reports.
+/// Those of the driver.
 pub fn replays(plan: &Plan, context: &Context) -> Result<usize> {
-    // The first replay compiles.
+    // The first replay includes compilation.
     plan.time(context, 1)?;
     let mut replays = 1;
-    // One replay alone takes mostly the way there and back if its work is little: what many take tells more.
+    // A single short replay takes mostly the round trip, so the second estimate uses many replays.
     for _ in 0..2 {
         replays = replays_of(plan.time(context, replays)?);
     }
     Ok(replays)
 }
 
-/// The same if one replay takes so many seconds.
+/// Returns the number of replays per sample if one replay takes `seconds`.
 pub fn replays_of(seconds: f64) -> usize {
     (SAMPLE_SECONDS / seconds).ceil().clamp(1.0, MOST_REPLAYS) as usize
 }
 
-/// Seconds of one replay, `count` times: each is the mean over `replays` that are submitted at once.
+/// Takes `count` samples of the seconds of one replay. Each is the mean over `replays` replays in one submit.
 ///
 /// # Errors
-/// What the driver reports.
+/// Those of the driver.
 pub fn take(plan: &Plan, context: &Context, replays: usize, count: usize) -> Result<Vec<f64>> {
     (0..count).map(|_| plan.time(context, replays)).collect()
 }
 
-/// The middle of numbers, of an even count the mean of the two; 0 of none.
+/// Returns the median; 0 of no numbers.
 pub fn median(numbers: &[f64]) -> f64 {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -48,7 +48,7 @@ pub fn median(numbers: &[f64]) -> f64 {
     }
 }
 
-/// The median absolute deviation: how far half of the numbers are from their median at most.
+/// Returns the median absolute deviation.
 pub fn deviation(numbers: &[f64]) -> f64 {
     let middle = median(numbers);
     let distances: Vec<f64> = numbers.iter().map(|number| (number - middle).abs()).collect();

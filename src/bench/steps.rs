@@ -1,8 +1,8 @@
-//! Whole training steps (forward, loss, backward, optimiser) of ViT-S and ViT-B, with one block open and with
-//! everything.
+//! Times training steps (forward, loss, backward, optimiser) of ViT-S and ViT-B, with one open block and with all
+//! groups open.
 //!
-//! Images have 224 × 224 pixels, the classifiers are 14 of Market-1501's 751 persons. Weights are random: a step
-//! takes as long with any.
+//! Images have 224 × 224 pixels, and the 14 part classifiers distinguish 751 persons, as in Market-1501. Weights are
+//! random; the time doesn't depend on them.
 
 use super::report::{Machine, Roof};
 use super::roof::Roofs;
@@ -21,45 +21,45 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::time::Instant;
 
-/// Samples of a step unless the user says otherwise.
+/// Default number of samples of a step.
 pub const DEFAULT_SAMPLES: usize = 5;
 
-/// Fewest images of a step.
+/// Smallest batch: BatchNorm needs two images.
 const LEAST: usize = 2;
 
 const CLASSES: usize = 751;
 const HIDDEN: usize = 256;
 const DEPTH: usize = 12;
 
-/// A run.
+/// The results of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The adapter and how it was opened.
     #[serde(flatten)]
     pub machine: Machine,
-    /// Images of a step.
+    /// Batch size.
     pub batch: usize,
     /// True if every row was measured.
     pub complete: bool,
     /// The adapter's roofs.
     pub roof: Roof,
-    /// One per model and stage.
+    /// One row per model and stage.
     pub rows: Vec<StepReport>,
 }
 
-/// The steps of a model at a stage; times are of one step, in seconds.
+/// The steps of a model in a stage. Times are of one step, in seconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct StepReport {
-    /// Such as "training step vit-s 1 block".
+    /// Name, such as "training step vit-s 1 block".
     pub name: String,
     /// "vit-s" or "vit-b".
     pub model: &'static str,
     /// "1 block", or "all" for all blocks and the embeddings.
     pub open: &'static str,
-    /// The figures; none if the step doesn't fit.
+    /// The figures; `None` if the step doesn't fit the adapter.
     #[serde(flatten)]
     pub figures: Option<Figures>,
-    /// Why there are none.
+    /// The reason why there are no figures.
     pub note: Option<String>,
 }
 
@@ -68,40 +68,40 @@ pub struct StepReport {
 pub struct Figures {
     /// Median of the samples.
     pub seconds: f64,
-    /// Least sample.
+    /// Minimum of the samples.
     pub min: f64,
-    /// Greatest sample.
+    /// Maximum of the samples.
     pub max: f64,
     /// Median absolute deviation of the samples.
     pub deviation: f64,
     /// Number of samples.
     pub samples: usize,
-    /// Images a second.
+    /// Images per second.
     pub images_per_second: f64,
     /// Floating-point operations.
     pub flops: f64,
-    /// 10⁹ operations a second.
+    /// 10⁹ operations per second.
     pub gflops: f64,
-    /// The same as a percentage of f32 multiply-adds.
+    /// `gflops` as a percentage of the roof of f32 multiply-adds.
     pub percent_of_roof: f64,
-    /// Launches.
+    /// Number of dispatches.
     pub launches: usize,
-    /// Device memory: weights, moments, activations.
+    /// Bytes of device memory: parameters, gradients, moments and activations.
     pub memory_bytes: u64,
 }
 
-/// Measures the steps whose name the filter leaves.
+/// Measures the steps whose name matches the filter.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no row has such a name, [`Error::Usage`] for a batch of one; those of the adapter and of
-/// `observer`. A step that doesn't fit the adapter is a row without figures.
+/// [`Error::NothingToDo`] if no name matches; [`Error::Usage`] for a batch of one; those of the adapter and of
+/// `observer`. A step that doesn't fit the adapter gives a row without figures.
 pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     let samples = options.samples(DEFAULT_SAMPLES);
     let default = if context.is_cpu() || options.quick { LEAST } else { 32 };
     let batch = options.batch.unwrap_or(default);
     if batch < LEAST {
         return Err(Error::Usage(format!(
-            "a training step takes {LEAST} images or more: batches are normalised"
+            "a training step needs at least {LEAST} images, because BatchNorm normalises over the batch"
         )));
     }
     let models = if options.quick { &MODELS[..1] } else { &MODELS[..] };
@@ -143,7 +143,7 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Repo
     Ok(report(&rows, &roofs))
 }
 
-/// Name and what trains.
+/// Name of a stage, and the groups that train.
 type Stage = (&'static str, Trainable);
 const STAGES: [Stage; 2] = [
     ("1 block", Trainable { embeddings: false, first_open: DEPTH - 1 }),
@@ -179,7 +179,7 @@ impl Step {
             context.wait()?;
             Ok(start.elapsed().as_secs_f64())
         };
-        // The first compiles.
+        // The first step includes compilation.
         time()?;
         let mut all = Vec::with_capacity(samples);
         while all.len() < samples && (all.is_empty() || !options.is_over()) {
@@ -224,7 +224,7 @@ fn network(Model { dim, heads, .. }: Model) -> Network {
 }
 
 impl Report {
-    /// The figures for people.
+    /// Returns the figures as a table for the terminal.
     pub fn table(&self) -> String {
         let Report { machine, batch, complete, roof, rows } = self;
         let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max(3);

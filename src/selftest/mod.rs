@@ -1,6 +1,6 @@
-//! `lat-wgpu selftest`: every kernel in every variant that an adapter offers, on that adapter, against the f64 reference.
+//! `lat-wgpu selftest`: compares every kernel, in every variant that the adapter supports, with the f64 reference.
 //!
-//! A row is one quick case of [`crate::cases`].
+//! A row is a quick case of [`crate::cases`].
 
 use crate::cases::run::Found;
 use crate::cases::{self, Case};
@@ -10,31 +10,31 @@ use crate::observer::Observer;
 use serde::Serialize;
 use std::fmt::Write;
 
-/// What a run found.
+/// The results of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Of this program.
+    /// Version of this program.
     pub version: &'static str,
-    /// What was tested.
+    /// The tested adapter.
     pub adapter: Adapter,
-    /// What it can do at most.
+    /// The adapter's limits.
     pub limits: Limits,
-    /// One per kernel, variant and shape.
+    /// One row per kernel, variant and shape.
     pub rows: Vec<CaseOutcome>,
-    /// Number of rows that are right.
+    /// Number of rows that passed.
     pub passed: usize,
-    /// Number of rows that are not.
+    /// Number of rows that failed.
     pub failed: usize,
 }
 
-/// The adapter under test.
+/// The tested adapter.
 #[derive(Debug, Clone, Serialize)]
 pub struct Adapter {
-    /// The driver's name for it.
+    /// Name, as the driver reports it.
     pub name: String,
     /// "vulkan", "metal" or "dx12".
     pub backend: String,
-    /// Sort of adapter, such as "discrete GPU".
+    /// Kind of adapter, such as "discrete GPU".
     pub kind: &'static str,
     /// Driver name and version.
     pub driver: String,
@@ -44,65 +44,66 @@ pub struct Adapter {
     pub subgroup_min: u32,
     /// Invocations of the largest subgroup.
     pub subgroup_max: u32,
-    /// Which kernels it is served.
+    /// Kernel family.
     pub kernels: String,
 }
 
-/// The limits that decide what fits.
+/// Limits of an adapter.
 #[derive(Debug, Clone, Serialize)]
 pub struct Limits {
-    /// Largest buffer.
+    /// Bytes of the largest buffer.
     pub max_buffer_bytes: u64,
-    /// Largest storage binding.
+    /// Bytes of the largest storage binding.
     pub max_binding_bytes: u64,
-    /// Storage buffers per kernel.
+    /// Most storage buffers of a kernel.
     pub max_storage_buffers: u32,
-    /// Workgroup memory.
+    /// Bytes of workgroup memory.
     pub max_workgroup_bytes: u32,
-    /// Invocations per workgroup.
+    /// Most invocations of a workgroup.
     pub max_invocations: u32,
 }
 
-/// One kernel in one variant on one shape.
+/// The result of a kernel in one variant on one shape.
 #[derive(Debug, Clone, Serialize)]
 pub struct CaseOutcome {
-    /// The kernel's file.
+    /// Name of the kernel's WGSL file.
     pub kernel: &'static str,
     /// Entry point, tile or family, switches and storage.
     pub variant: String,
-    /// Sizes.
+    /// Shape.
     pub shape: String,
-    /// Share of the tolerance that the worst value uses; none where nothing could be compared or a value is no number.
+    /// Error of the worst value as a fraction of its tolerance; `None` if the kernel didn't run or a value isn't
+    /// finite.
     pub tolerance_used: Option<f64>,
-    /// Of one replay, compilation left out; none where it didn't run.
+    /// Time of one replay without compilation, in milliseconds; `None` if the kernel didn't run.
     pub milliseconds: Option<f64>,
-    /// Whether all is right.
+    /// True if all values are within their tolerance.
     pub passed: bool,
-    /// What is wrong.
+    /// Description of the failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl CaseOutcome {
-    /// Kernel, variant and shape.
+    /// Returns kernel, variant and shape.
     pub fn name(&self) -> String {
         format!("{} {} {}", self.kernel, self.variant, self.shape)
     }
 }
 
-/// Which rows are tested.
+/// Options to select rows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// Those whose name contains this.
+    /// Only rows whose name contains this.
     pub filter: &'a str,
-    /// Those that store activations in f32, or those that store them in halves; `None` for all.
+    /// Only rows with activations in this precision; `None`: all.
     pub precision: Option<Precision>,
-    /// The first shape of each kernel, direction and storage alone.
+    /// Only the first shape of each kernel, direction and storage.
     pub quick: bool,
 }
 
 impl Options<'_> {
-    /// The cases that are wanted, in their order.
+    /// Returns the selected cases, in order.
     fn choose(&self, mut cases: Vec<Case>) -> Vec<Case> {
         let halves = self.precision.map(|precision| precision == Precision::F16);
         cases.retain(|case| halves.is_none_or(|halves| halves == (case.storage != Storage::F32)));
@@ -123,10 +124,11 @@ impl Options<'_> {
     }
 }
 
-/// Tests the rows that `options` choose.
+/// Tests the rows that `options` select.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no row is left; [`Error::Interrupted`]. What the adapter reports is a row that failed.
+/// [`Error::NothingToDo`] if no row is selected; [`Error::Interrupted`] after a signal. An error of the adapter fails
+/// its row only.
 pub fn run(context: &Context, options: Options<'_>, observer: &dyn Observer) -> Result<Report> {
     let filter = options.filter;
     let cases = cases::quick(context);
@@ -138,7 +140,7 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Observer) -> 
     judge(context, &cases, observer)
 }
 
-/// Tests these cases.
+/// Tests `cases`.
 ///
 /// # Errors
 /// [`Error::Interrupted`] after a signal.
@@ -203,7 +205,7 @@ fn test(context: &Context, case: &Case) -> CaseOutcome {
 }
 
 impl Report {
-    /// Adapter, rows and their count for people.
+    /// Returns adapter, rows and their count as a table for the terminal.
     pub fn table(&self) -> String {
         let Adapter { name, backend, kind, driver, features, subgroup_min, subgroup_max, kernels } =
             &self.adapter;
@@ -254,7 +256,7 @@ impl Report {
                 if row.passed { "ok" } else { "FAILED" }
             );
             if let Some(error) = &row.error {
-                // A driver may say a lot; what follows its first lines is in the JSON.
+                // The JSON has the rest of a long message.
                 error.lines().take(8).for_each(|line| {
                     let _ = writeln!(text, "    {line}");
                 });

@@ -123,9 +123,9 @@ pub(super) fn check_memory(
             Some(format!("--memory allows {} MiB", mib(memory)))
         } else if largest > context.max_tensor_bytes() {
             let most = mib(context.max_tensor_bytes());
-            Some(format!("the largest tensor has {} MiB and a binding holds {most} MiB", mib(largest)))
+            Some(format!("the largest tensor has {} MiB, and a binding holds {most} MiB", mib(largest)))
         } else if micro_batch * tokens > most_rows {
-            Some(format!("{} sums over {most_rows} tokens at most", context.adapter.name))
+            Some(format!("{} sums over at most {most_rows} tokens", context.adapter.name))
         } else {
             None
         }

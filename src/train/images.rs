@@ -85,7 +85,7 @@ impl ImageList {
         }
         let differences = match ImageList::read(folder, saved) {
             Some(before) => before.differences(self),
-            None => format!("{} no longer holds their names", folder.join(FILE).display()),
+            None => format!("{} no longer has their names", folder.join(FILE).display()),
         };
         Err(Error::Usage(format!(
             "{data}: the images differ from those of the saved run: {differences}; --resume needs the same images, \
@@ -148,7 +148,7 @@ mod tests {
         std::fs::write(dir.path().join(FILE), "{}\n").unwrap();
         let other = list(&[("a/1", 5, "a")]);
         match other.check(dir.path(), before.hash(), "set") {
-            Err(Error::Usage(text)) => assert!(text.contains("no longer holds"), "{text}"),
+            Err(Error::Usage(text)) => assert!(text.contains("no longer has"), "{text}"),
             other => panic!("{other:?}"),
         }
     }

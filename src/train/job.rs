@@ -132,9 +132,9 @@ impl Job {
         if !held_out.classes.is_empty() {
             let (persons, images) = (held_out.classes.len(), held_out.images.len());
             let matches = match held_out.across_cameras() {
-                0 => "none by two cameras, so images by one camera match".to_string(),
-                across if across == persons => "all by two cameras or more".to_string(),
-                across => format!("only {across} of them by two cameras or more: the others are not scored"),
+                0 => "none of them in two cameras, so images by the same camera count as matches".to_string(),
+                across if across == persons => "all in two cameras or more".to_string(),
+                across => format!("only {across} of them in two cameras or more: the others are not scored"),
             };
             observer
                 .note(&format!("{persons} persons with {images} images are held out of training, {matches}"));
@@ -179,7 +179,7 @@ impl Job {
         let state = checkpoint::read_state(&last)?;
         match counts(&state, IMAGES) {
             Some(&[hash]) => images.check(out, hash, config.data.dir.as_deref().unwrap_or_default())?,
-            _ => observer.note("the saved run holds no list of its images: they are taken for the same"),
+            _ => observer.note("the saved run has no list of its images: assuming that they are the same"),
         }
         let (set, held_out) = hold_out(&config, set)?;
         let (train, validation) = divide(&config, &set)?;
@@ -191,7 +191,7 @@ impl Job {
         let position = counts(&state, POSITION).and_then(Position::from_words);
         let position = position.ok_or_else(|| Error::Weights {
             path: last,
-            reason: "it holds no position to resume from".to_string(),
+            reason: "it has no position to resume from".to_string(),
         })?;
         if position.batch > config.sampling().steps_per_epoch(train.len()) {
             let dir = config.data.dir.unwrap_or_default();
@@ -361,7 +361,7 @@ fn divide(config: &Config, set: &TrainingSet) -> Result<(Vec<usize>, Vec<usize>)
     let (batch_size, wanted) = (config.schedule.batch_size, config.data.persons_per_batch);
     if batch_size < 2 || train.len() < 2 {
         return Err(Error::Usage(format!(
-            "BatchNorm needs two images or more in a batch: --batch-size is {batch_size}, {} images train",
+            "BatchNorm needs at least two images in a batch, but --batch-size is {batch_size} and {} images train",
             train.len()
         )));
     }
@@ -369,7 +369,7 @@ fn divide(config: &Config, set: &TrainingSet) -> Result<(Vec<usize>, Vec<usize>)
     if wanted > persons {
         return Err(Error::Usage(format!(
             "data.persons_per_batch is {wanted}, but there are {persons} persons: --set \
-             data.persons_per_batch={persons} with --batch-size {}, or 0 for batches of anybody",
+             data.persons_per_batch={persons} with --batch-size {}, or 0 for batches of random images",
             persons * config.data.images_per_person
         )));
     }

@@ -164,7 +164,7 @@ const LAST: &str = "last.safetensors";
 const BEST: &str = "best.safetensors";
 
 /// The message of an interrupted run.
-const SAVED: &str = "the state is saved; --resume goes on";
+const SAVED: &str = "the state is saved; --resume continues";
 
 /// A batch in host memory.
 struct Batch {
@@ -187,7 +187,7 @@ pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> R
     let out = &request.out;
     if !request.resume && holds_run(out)? {
         return Err(Error::Usage(format!(
-            "{} is not empty: --resume goes on with its run, another --out begins a new one",
+            "{} is not empty: use --resume to continue its run, or another --out to start a new one",
             out.display()
         )));
     }
@@ -201,11 +201,11 @@ pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> R
             && (!out.join(images::FILE).exists() || logged_epochs(&out.join("log.jsonl"))?.len() > 1)
         {
             return Err(Error::Usage(format!(
-                "{} has no {LAST} to go on from, and a new run would replace its {BEST}: choose another --out",
+                "{} has no {LAST} to resume from, and a new run would replace its {BEST}: choose another --out",
                 out.display()
             )));
         }
-        observer.note(&format!("nothing to resume in {}: the run starts afresh", out.display()));
+        observer.note(&format!("nothing to resume in {}: starting a new run", out.display()));
     }
     // A run that was killed before its first checkpoint starts again with its own configuration if none is given.
     let saved = out.join("config.toml");
@@ -278,7 +278,7 @@ fn refit(
         *most -= first.position.step;
     }
     Log::mark_refit(&request.out.join("log.jsonl"), epochs, &name)?;
-    observer.note(&format!("all persons train now, for {epochs} epochs, in {}", out.display()));
+    observer.note(&format!("training all persons for {epochs} epochs in {}", out.display()));
     std::fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
     let _lock = FolderLock::acquire(&out)?;
     let resumes = out.join(LAST).exists();
@@ -343,10 +343,14 @@ impl RunEnd {
         let reason = match config.schedule.best {
             _ if self.keeps_last && is_between => format!("the model after {} steps", position.step),
             BestBy::Last => "the last one".to_string(),
-            BestBy::Accuracy if self.keeps_last => "the last one, as no image validates".to_string(),
+            BestBy::Accuracy if self.keeps_last => {
+                "the last one, as there are no validation images".to_string()
+            }
             BestBy::Accuracy => "the best by accuracy on the validation images".to_string(),
             BestBy::ValMap => format!("the best by mAP among {} persons held out of training", self.held_out),
-            BestBy::TestMap => "the best by mAP on the test set, which flatters its scores there".to_string(),
+            BestBy::TestMap => {
+                "the best by mAP on the test set, which makes its scores there too good".to_string()
+            }
         };
         let lines = logged_epochs(&out.join("log.jsonl"))?;
         Ok(Summary {
@@ -389,7 +393,7 @@ fn train_in(
     retry(
         &job.config.device.options(),
         observer,
-        ", and the run goes on from its last save",
+        ", and the run continues from its last checkpoint",
         &mut (job, resumes),
         |(job, resumes), context| {
             let learner = job.learner(context)?;
@@ -613,18 +617,18 @@ impl Run<'_, '_> {
             let open = depth - stage.first_open;
             let (forward, backward) = recorded.launches_of_block(depth - 1);
             self.observer.note(&format!(
-                "epoch {epoch}: {open} blocks{} open, {} parameters train, {} launches a step{}, {} MiB of device memory",
+                "epoch {epoch}: {open} blocks{} open, {} parameters train, {} dispatches per step{}, {} MiB of device memory",
                 if stage.embeddings { " and the embeddings" } else { "" },
                 self.learner.trainable_parameters(),
                 plan.dispatches,
-                if open > 0 { format!(" ({forward} of the last block forward, {backward} back)") } else { String::new() },
+                if open > 0 { format!(" ({forward} forward and {backward} backward for the last block)") } else { String::new() },
                 self.device_bytes() >> 20
             ));
             let micro_batch = self.job.micro_batch();
             if micro_batch < batch {
                 let whole = self.learner.need(stage, batch, batch)?;
                 self.observer.note(&format!(
-                    "micro-batch {micro_batch}: a step of {batch} has {} MiB for itself instead of {} MiB, for {:.2} times the work",
+                    "micro-batch {micro_batch}: a step of {batch} images needs {} MiB instead of {} MiB, and {:.2} times the work",
                     recorded.bytes() >> 20,
                     whole.step_bytes >> 20,
                     plan.flops / whole.step.flops
