@@ -39,9 +39,10 @@ fn prose(path: &Path) -> Vec<String> {
     lines
 }
 
-/// The targets of the links and images in a line, as in `[text](target)`.
+/// The targets of the links and images in a line, as in `[text](target)` and `src="target"`.
 fn targets(line: &str) -> Vec<&str> {
-    line.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target).collect()
+    let after = |mark, end| line.split(mark).skip(1).filter_map(move |rest| rest.split_once(end));
+    after("](", ')').chain(after("src=\"", '"')).map(|(target, _)| target).collect()
 }
 
 /// The anchors of a document's headings, as GitHub and mdBook make them.
