@@ -1,16 +1,17 @@
-//! Images of numbers: axes, round steps, and SVG text that is the same for the same numbers.
+//! Charts: axes, round steps, and SVG text that depends on nothing but the values.
 
 use std::fmt::{Arguments, Write};
 
-/// Colours of an image in a file of its own, for light and for dark surroundings; it brings its own ground.
+/// Colours of a chart in its own file, in light and dark mode; it paints its own ground.
 const STYLE: &str = "\
-svg{font:13px system-ui,sans-serif}.ground{fill:#fff}text{fill:#2b2f36}.grid{stroke:#e2e5ea}.axis{fill:none;stroke:#8a919c}\
-@media(prefers-color-scheme:dark){.ground{fill:#16191f}text{fill:#d7dbe2}.grid{stroke:#2c313a}.axis{stroke:#7d8591}}";
+svg{font:13px system-ui,sans-serif}.ground{fill:#fff}text{fill:#2b2f36}.title{font-size:17px;font-weight:600}\
+.quiet{fill:#5b6470}.grid{stroke:#e2e5ea}.axis{fill:none;stroke:#8a919c}\
+@media(prefers-color-scheme:dark){.ground{fill:#16191f}text{fill:#d7dbe2}.quiet{fill:#9aa5b2}.grid{stroke:#2c313a}.axis{stroke:#7d8591}}";
 
-/// Where values lie between the two ends of an axis.
+/// Maps values to coordinates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Axis {
-    /// Least and greatest value, of a logarithmic axis their powers of ten.
+    /// Least and greatest value; on a logarithmic axis their logarithms to base 10.
     values: (f64, f64),
     /// Coordinates of the two.
     ends: (f64, f64),
@@ -23,21 +24,32 @@ impl Axis {
         Axis { values, ends, is_logarithmic: false }
     }
 
-    /// An axis on which equal ratios are equally long, between two powers of ten.
-    pub fn logarithmic((low, high): (i32, i32), ends: (f64, f64)) -> Axis {
-        Axis { values: (f64::from(low), f64::from(high)), ends, is_logarithmic: true }
+    /// An axis on which equal ratios are equally long, between two positive values.
+    pub fn logarithmic((low, high): (f64, f64), ends: (f64, f64)) -> Axis {
+        Axis { values: (low.log10(), high.log10()), ends, is_logarithmic: true }
     }
 
-    /// A logarithmic axis between the powers of ten around all values that are above 0.
-    pub fn around(values: impl Iterator<Item = f64>, ends: (f64, f64)) -> Axis {
-        let logarithms = values.filter(|value| value.is_finite() && *value > 0.0).map(f64::log10);
-        let (low, high) = logarithms
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
-        if low > high {
-            return Axis::logarithmic((0, 1), ends);
-        }
-        let low = low.floor() as i32;
-        Axis::logarithmic((low, (high.ceil() as i32).max(low + 1)), ends)
+    /// A linear axis between two multiples of a round step that enclose the finite ones of `values`, and the step: about
+    /// `count` of them. `bounds` are values that the axis doesn't pass.
+    pub fn fitted(
+        values: impl Iterator<Item = f64>,
+        count: f64,
+        bounds: (f64, f64),
+        ends: (f64, f64),
+    ) -> (Axis, f64) {
+        let (low, high) = extent(values).unwrap_or((0.0, 1.0));
+        let margin = if high > low { 0.0 } else { (0.1 * high.abs()).max(1e-3) };
+        let (low, high) = (low - margin, high + margin);
+        let step = round_step((high - low) / count);
+        let (low, high) = ((low / step + 1e-6).floor() * step, (high / step - 1e-6).ceil() * step);
+        (Axis::linear((low.max(bounds.0), high.min(bounds.1)), ends), step)
+    }
+
+    /// A logarithmic axis around the finite positive ones of `values`; between the outermost of them and the ends there
+    /// is room for a factor `margin`.
+    pub fn around(values: impl Iterator<Item = f64>, margin: f64, ends: (f64, f64)) -> Axis {
+        let (low, high) = extent(values.filter(|value| *value > 0.0)).unwrap_or((1.0, 10.0));
+        Axis::logarithmic((low / margin, high * margin), ends)
     }
 
     /// The coordinate of a value; of one beyond an end, that end.
@@ -50,23 +62,58 @@ impl Axis {
 
     /// The least value.
     pub fn least(&self) -> f64 {
-        if self.is_logarithmic { 10f64.powi(self.values.0 as i32) } else { self.values.0 }
+        if self.is_logarithmic { 10f64.powf(self.values.0) } else { self.values.0 }
     }
 
-    /// Coordinates and values of the multiples of `step`, or on a logarithmic axis of the powers of ten.
-    pub fn ticks(self, step: f64) -> impl Iterator<Item = (f64, f64)> {
+    /// The greatest value.
+    pub fn greatest(&self) -> f64 {
+        if self.is_logarithmic { 10f64.powf(self.values.1) } else { self.values.1 }
+    }
+
+    /// Coordinates and values of the multiples of `step`. On a logarithmic axis `step` is not used: there are powers of
+    /// ten, also twice and five times these where it spans less than two powers.
+    pub fn ticks(self, step: f64) -> Vec<(f64, f64)> {
         let (low, high) = self.values;
-        let step = if self.is_logarithmic { 1.0 } else { step };
-        let multiples = ((low / step).ceil() as i64..).map(move |i| i as f64 * step);
-        let values = multiples.take_while(move |value| *value <= high + step * 1e-4);
-        values
-            .map(move |value| if self.is_logarithmic { 10f64.powi(value as i32) } else { value })
-            .map(move |value| (self.at(value), value))
+        let values: Vec<f64> = if self.is_logarithmic {
+            let digits: &[f64] = if high - low < 2.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+            let powers = low.floor() as i32..=high.ceil() as i32;
+            let all = powers.flat_map(|power| digits.iter().map(move |digit| digit * 10f64.powi(power)));
+            all.filter(|value| (low - 1e-9..=high + 1e-9).contains(&value.log10())).collect()
+        } else {
+            let multiples = ((low / step - 1e-6).ceil() as i64..).map(|i| i as f64 * step);
+            multiples.take_while(|value| *value <= high + step * 1e-4).collect()
+        };
+        values.into_iter().map(|value| (self.at(value), value)).collect()
     }
 }
 
-/// The least of 1, 2, 5, 10, 20, … and their tenths that is no less than `wanted`, by a thousandth at most; 1 where
-/// that is no length.
+/// The least and the greatest finite value; `None` without any.
+fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    values.filter(|value| value.is_finite()).fold(None, |extent, value| {
+        let (low, high) = extent.unwrap_or((value, value));
+        Some((value.min(low), value.max(high)))
+    })
+}
+
+/// Moves `places` apart until they are at least `gap` from each other, keeping their order and, as far as there is room,
+/// within `ends`.
+pub fn spread(places: &mut [f64], gap: f64, ends: (f64, f64)) {
+    let mut order: Vec<usize> = (0..places.len()).collect();
+    order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
+    let mut least = ends.0;
+    for &i in &order {
+        places[i] = places[i].max(least);
+        least = places[i] + gap;
+    }
+    let mut most = ends.1;
+    for &i in order.iter().rev() {
+        places[i] = places[i].min(most);
+        most = places[i] - gap;
+    }
+}
+
+/// The least of 1, 2, 5, 10, 20, … and their tenths that is at least `wanted`, up to a thousandth; 1 if `wanted` is not
+/// a length.
 pub fn round_step(wanted: f64) -> f64 {
     if !(wanted.is_finite() && wanted > 1e-9) {
         return 1.0;
@@ -76,14 +123,14 @@ pub fn round_step(wanted: f64) -> f64 {
     steps.into_iter().find(|step| *step >= wanted * 0.999).unwrap_or(10.0 * power)
 }
 
-/// A multiple of `step`, with as many digits after the point as the step has.
+/// A multiple of `step` with the step's number of decimals.
 pub fn on_step(value: f64, step: f64) -> String {
     let is_whole = |scaled: f64| (scaled - scaled.round()).abs() < 1e-6;
     let decimals = (0..9).find(|&count| is_whole(step * 10f64.powi(count))).unwrap_or(9) as usize;
     format!("{value:.decimals$}")
 }
 
-/// The `d` of lines through points, to a tenth of a unit: finer than anybody sees.
+/// The `d` attribute of a line through points, to a tenth of a unit.
 pub fn path(points: impl IntoIterator<Item = (f64, f64)>) -> String {
     let point = |(i, (x, y)): (usize, (f64, f64))| {
         let command = if i == 0 { 'M' } else { 'L' };
@@ -97,16 +144,16 @@ pub fn rounded(coordinate: f64) -> f64 {
     (coordinate * 10.0).round() / 10.0
 }
 
-/// Words in which nothing is markup.
-pub fn escaped(words: &str) -> String {
-    words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// Text with markup escaped.
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// The text of an image, an element a line.
+/// The text of an SVG file, one element per line.
 pub struct Svg(String);
 
 impl Svg {
-    /// Begins an image on a ground of its own; `style` is what its classes look like.
+    /// Begins an image; `style` is CSS for its classes.
     pub fn new((width, height): (f64, f64), title: &str, style: &str) -> Svg {
         Svg(format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\">\n\
@@ -123,12 +170,12 @@ impl Svg {
         self.0.push('\n');
     }
 
-    /// Appends words at a place, which they start at, end at or are centred on; `class` may be empty.
-    pub fn text(&mut self, (x, y): (f64, f64), anchor: &str, class: &str, words: &str) {
+    /// Appends text; `anchor` is `start`, `middle` or `end`, `class` may be empty.
+    pub fn text(&mut self, (x, y): (f64, f64), anchor: &str, class: &str, text: &str) {
         let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
-        let words = escaped(words);
+        let text = escaped(text);
         self.put(format_args!(
-            "<text{class} x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>"
+            "<text{class} x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>"
         ));
     }
 
@@ -164,15 +211,50 @@ mod tests {
     }
 
     #[test]
-    fn values_lie_between_the_ends() {
+    fn values_are_between_the_ends() {
         let axis = Axis::linear((2.0, 4.0), (100.0, 0.0));
         assert_eq!([1.0, 2.0, 3.0, 9.0].map(|value| axis.at(value)), [100.0, 100.0, 50.0, 0.0]);
-        assert_eq!(axis.ticks(1.5).collect::<Vec<_>>(), [(50.0, 3.0)]);
+        assert_eq!(axis.ticks(1.5), [(50.0, 3.0)]);
         assert_eq!(Axis::linear((1.0, 1.0), (5.0, 9.0)).at(1.0), 5.0, "no division by zero");
-        let axis = Axis::around([0.0, 0.3, f64::NAN, 70.0].into_iter(), (0.0, 30.0));
+    }
+
+    #[test]
+    fn logarithmic_axes_have_ticks_at_powers_of_ten_or_more_often() {
+        let axis = Axis::around([0.0, 0.1, f64::NAN, 100.0].into_iter(), 1.0, (0.0, 30.0));
         assert_eq!((axis.at(0.0), axis.at(1.0), axis.least()), (0.0, 10.0, 0.1));
-        let ticks: Vec<f64> = axis.ticks(1.0).map(|(at, _)| at).collect();
-        assert_eq!(ticks, [0.0, 10.0, 20.0, 30.0]);
-        assert_eq!(Axis::around([].into_iter(), (0.0, 1.0)), Axis::logarithmic((0, 1), (0.0, 1.0)));
+        assert_eq!(axis.ticks(0.0), [(0.0, 0.1), (10.0, 1.0), (20.0, 10.0), (30.0, 100.0)]);
+        let axis = Axis::around([3.0, 30.0].into_iter(), 1.2, (0.0, 1.0));
+        let values: Vec<f64> = axis.ticks(0.0).into_iter().map(|(_, value)| value).collect();
+        assert_eq!(values, [5.0, 10.0, 20.0]);
+        assert!((axis.at(30.0) - (36.0f64 / 2.5 / 1.2).log10() / 14.4f64.log10()).abs() < 1e-9);
+        assert_eq!(Axis::around([].into_iter(), 1.0, (0.0, 1.0)), Axis::logarithmic((1.0, 10.0), (0.0, 1.0)));
+    }
+
+    #[test]
+    fn fitted_axes_end_at_round_values_around_the_data() {
+        let fitted = |values: &[f64], bounds| Axis::fitted(values.iter().copied(), 5.0, bounds, (0.0, 1.0));
+        let free = (f64::NEG_INFINITY, f64::INFINITY);
+        let (axis, step) = fitted(&[61.3, f64::NAN, 88.0], free);
+        assert_eq!((axis.values, step), ((60.0, 90.0), 10.0));
+        // Values on a step are ends.
+        assert_eq!(fitted(&[0.6, 0.7], free).0.values, (30.0 * 0.02, 35.0 * 0.02));
+        let (axis, _) = fitted(&[1.0], (0.0, 1.0));
+        assert!(axis.values.0 < 1.0 && axis.values.1 == 1.0, "{axis:?}");
+        for odd in [&[][..], &[0.0], &[f64::INFINITY]] {
+            let (axis, step) = fitted(odd, (0.0, 1.0));
+            assert!(axis.values.0 < axis.values.1 && step > 0.0, "{axis:?}");
+        }
+    }
+
+    #[test]
+    fn places_are_spread_in_their_order() {
+        let spread = |mut places: Vec<f64>| {
+            super::spread(&mut places, 10.0, (0.0, 100.0));
+            places
+        };
+        assert_eq!(spread(vec![50.0, 20.0]), [50.0, 20.0]);
+        assert_eq!(spread(vec![52.0, 50.0, 49.0]), [69.0, 59.0, 49.0]);
+        assert_eq!(spread(vec![99.0, 100.0]), [90.0, 100.0]);
+        assert_eq!(spread(vec![-5.0]), [0.0]);
     }
 }

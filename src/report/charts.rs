@@ -91,7 +91,7 @@ fn up(to: f64) -> Axis {
 
 /// Ticks of an axis; `text` makes a label of a value.
 fn ticks(axis: Axis, step: f64, text: impl Fn(f64) -> String) -> Vec<Tick> {
-    axis.ticks(step).map(|(at, value)| Tick { at: rounded(at), label: text(value) }).collect()
+    axis.ticks(step).into_iter().map(|(at, value)| Tick { at: rounded(at), label: text(value) }).collect()
 }
 
 /// Ticks at 0, 25, 50, 75 and 100 %.
@@ -221,7 +221,7 @@ fn operating(verification: &Verification) -> Chart {
     let pairs = (different.iter().sum::<u64>() as f64).clamp(10.0, MOST_PAIRS);
     // Powers of ten below 1; no pair is a smaller share than this.
     let powers = pairs.log10().ceil() as i32;
-    let (x, y) = (Axis::logarithmic((-powers, 0), (LEFT, RIGHT)), up(1.0));
+    let (x, y) = (Axis::logarithmic((10f64.powi(-powers), 1.0), (LEFT, RIGHT)), up(1.0));
     let (x, y) = (|rate: f64| rounded(x.at(rate)), |share: f64| rounded(y.at(share)));
     let label = |power: i32| if power == 0 { "100 %".to_string() } else { share_of_power(power) };
     let at: Vec<String> =
