@@ -212,7 +212,7 @@ impl Run<'_> {
             }
         }
         let lines = epochs(&log_path).unwrap();
-        curves::write(&self.folder.join("curves.svg"), &lines, &schedule.openings()).unwrap();
+        curves::write(&self.folder.join("curves.svg"), &lines, &schedule.openings(), None).unwrap();
     }
 
     fn files(&self) -> (String, String) {

@@ -1,167 +1,230 @@
-//! `curves.svg`: loss and accuracy over epochs with the openings of blocks marked, as in the paper's figure 2.
+//! `curves.svg`: loss and scores by epoch, with the best epoch and the epochs at which blocks open (as in the paper's
+//! figure 2).
 
 use std::path::Path;
 
 use crate::error::Result;
-use crate::plot::{self, Axis, Svg, on_step, round_step};
+use crate::plot::{self, Axis, Svg, on_step, round_step, spread};
 use crate::storage::atomic::write_atomically;
 use crate::train::log::EpochLine;
 
-/// Size of the image, in SVG's units.
+/// Width of the chart, in SVG's units.
 const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 560.0;
 
-/// Sides of both panels, left and right.
+/// Sides of the panels; to the right of them are the lines' names and last values.
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = WIDTH - 24.0;
+const RIGHT: f64 = WIDTH - 150.0;
 
-/// Colours of lines and marks, for light and for dark surroundings.
+/// The top of the first panel, the height of each, and from the bottom of one to the top of the next.
+const TOP: f64 = 98.0;
+const PANEL: f64 = 200.0;
+const BETWEEN: f64 = 80.0;
+
+/// Least distance between names beside a panel.
+const LINE: f64 = 17.0;
+
+/// Colours of lines and marks, in light and dark mode.
 const STYLE: &str = "\
-.open{stroke:#8a919c;stroke-dasharray:3 4}.mark{fill:#8a919c}\
-path.line{fill:none;stroke-width:2;stroke-linejoin:round}.train{stroke:#1f6fb4}.val{stroke:#c2571a}.rank1{stroke:#2f8a4c}.map{stroke:#8451b8}\
-circle{stroke:none}circle.train{fill:#1f6fb4}circle.val{fill:#c2571a}circle.rank1{fill:#2f8a4c}circle.map{fill:#8451b8}\
-@media(prefers-color-scheme:dark){.open{stroke:#7d8591}.mark{fill:#7d8591}\
-.train{stroke:#6db3ec}.val{stroke:#f0a06c}.rank1{stroke:#6fcf91}.map{stroke:#c39bf0}\
-circle.train{fill:#6db3ec}circle.val{fill:#f0a06c}circle.rank1{fill:#6fcf91}circle.map{fill:#c39bf0}}";
+.open{stroke:#8a919c;stroke-dasharray:3 4}.mark{fill:#8a919c}.best{stroke:#2b2f36;stroke-width:1.25}\
+path.line{fill:none;stroke-width:2;stroke-linejoin:round}circle{stroke:none}circle.chosen{fill:none;stroke:#2b2f36;stroke-width:1.5}\
+path.train{stroke:#1f6fb4}path.val{stroke:#b04a12}path.rank1{stroke:#217a3d}path.map{stroke:#7a45b0}\
+circle.train,text.train{fill:#1f6fb4}circle.val,text.val{fill:#b04a12}circle.rank1,text.rank1{fill:#217a3d}circle.map,text.map{fill:#7a45b0}\
+@media(prefers-color-scheme:dark){.open{stroke:#7d8591}.mark{fill:#7d8591}.best,circle.chosen{stroke:#d7dbe2}\
+path.train{stroke:#6db3ec}path.val{stroke:#f0a06c}path.rank1{stroke:#6fcf91}path.map{stroke:#c39bf0}\
+circle.train,text.train{fill:#6db3ec}circle.val,text.val{fill:#f0a06c}circle.rank1,text.rank1{fill:#6fcf91}circle.map,text.map{fill:#c39bf0}}";
 
-/// Draws the epochs into a file; `openings` are the epochs in which blocks opened.
+/// Draws the epochs into a file. `openings` are the epochs in which blocks open, `best` is the epoch that
+/// `best.safetensors` holds; both count from 0, the chart counts from 1.
 ///
 /// # Errors
 /// `Io` where it can't be written.
-pub fn write(path: &Path, epochs: &[EpochLine], openings: &[usize]) -> Result<()> {
-    write_atomically(path, draw(epochs, openings).as_bytes())
+pub fn write(path: &Path, epochs: &[EpochLine], openings: &[usize], best: Option<usize>) -> Result<()> {
+    write_atomically(path, draw(epochs, openings, best).as_bytes())
 }
 
-/// A line of the image.
+/// A line of the chart.
 struct Series {
     class: &'static str,
+    name: &'static str,
     /// (epoch, value), finite.
     points: Vec<(usize, f64)>,
 }
 
 impl Series {
-    fn new(class: &'static str, epochs: &[EpochLine], value: impl Fn(&EpochLine) -> Option<f64>) -> Series {
+    fn new(
+        class: &'static str,
+        name: &'static str,
+        epochs: &[EpochLine],
+        value: impl Fn(&EpochLine) -> Option<f64>,
+    ) -> Series {
         let point = |line: &EpochLine| Some((line.epoch, value(line).filter(|v| v.is_finite())?));
-        Series { class, points: epochs.iter().filter_map(point).collect() }
+        Series { class, name, points: epochs.iter().filter_map(point).collect() }
     }
 }
 
 /// A coordinate system: epochs across, values up.
 struct Panel {
     title: &'static str,
-    top: f64,
-    bottom: f64,
-    /// Epochs at the left and right side.
-    epochs: (usize, usize),
-    /// Value at the top; 0 is at the bottom.
-    highest: f64,
-    /// From one labelled value to the next.
-    step: f64,
+    lines: Vec<Series>,
+    /// Values are losses, or shares, which are written in percent.
+    are_shares: bool,
 }
 
-/// The image as SVG; the same epochs give the same bytes.
-pub fn draw(epochs: &[EpochLine], openings: &[usize]) -> String {
-    let losses = [
-        Series::new("train", epochs, |line| Some(line.train_loss)),
-        Series::new("val", epochs, |line| line.val_loss),
-    ];
+impl Panel {
+    fn text(&self, value: f64) -> String {
+        match self.are_shares {
+            true => format!("{:.1} %", 100.0 * value),
+            // Three digits, but no more than three decimals.
+            false => format!("{value:.0$}", (2.0 - value.abs().log10().floor()).clamp(0.0, 3.0) as usize),
+        }
+    }
+}
+
+/// The chart as SVG; the same epochs give the same bytes.
+pub fn draw(epochs: &[EpochLine], openings: &[usize], best: Option<usize>) -> String {
     // Scores that choose the best epoch go before the test set's.
     let holds_out = epochs.iter().any(|line| line.val_map.is_some());
-    let accuracies = [
-        Series::new("val", epochs, |line| line.val_accuracy),
-        Series::new(
-            "rank1",
-            epochs,
-            |line| if holds_out { line.val_rank1 } else { Some(line.retrieval?.rank1) },
-        ),
-        Series::new("map", epochs, |line| if holds_out { line.val_map } else { Some(line.retrieval?.map) }),
+    let retrieves = epochs.iter().any(|line| line.retrieval.is_some());
+    let rank1 =
+        |line: &EpochLine| if holds_out { line.val_rank1 } else { line.retrieval.map(|scores| scores.rank1) };
+    let map =
+        |line: &EpochLine| if holds_out { line.val_map } else { line.retrieval.map(|scores| scores.map) };
+    let mut panels = vec![
+        Panel {
+            title: "Loss, summed over parts",
+            lines: vec![
+                Series::new("train", "training", epochs, |line| Some(line.train_loss)),
+                Series::new("val", "validation", epochs, |line| line.val_loss),
+            ],
+            are_shares: false,
+        },
+        Panel {
+            title: match (holds_out, retrieves) {
+                (true, _) => "Validation accuracy; rank-1 and mAP of persons held out",
+                (false, true) => "Validation accuracy; rank-1 and mAP on the test set",
+                (false, false) => "Validation accuracy",
+            },
+            lines: vec![
+                Series::new("val", "accuracy", epochs, |line| line.val_accuracy),
+                Series::new("rank1", "rank-1", epochs, rank1),
+                Series::new("map", "mAP", epochs, map),
+            ],
+            are_shares: true,
+        },
     ];
-    let retrieves = holds_out || epochs.iter().any(|line| line.retrieval.is_some());
+    for panel in &mut panels {
+        panel.lines.retain(|line| !line.points.is_empty());
+    }
+    panels.retain(|panel| !panel.lines.is_empty());
+
+    let height = TOP + panels.len().max(1) as f64 * (PANEL + BETWEEN) - 46.0;
+    let title = match epochs.len() {
+        1 => "Training: 1 epoch".to_string(),
+        count => format!("Training: {count} epochs"),
+    };
+    let mut svg = Svg::new((WIDTH, height), &title, STYLE);
+    svg.text((LEFT, 30.0), "start", "title", &title);
+    if panels.is_empty() {
+        svg.text((LEFT, TOP), "start", "quiet", "No epoch has a finite loss.");
+    }
     let first = epochs.iter().map(|line| line.epoch).min().unwrap_or(0);
     let last = epochs.iter().map(|line| line.epoch).max().unwrap_or(0);
-    let greatest = losses.iter().flat_map(|s| &s.points).map(|(_, v)| *v).fold(0.0, f64::max);
-    let step = round_step(greatest / 6.0);
-    let loss = Panel {
-        title: "loss, summed over parts",
-        top: 52.0,
-        bottom: 272.0,
-        epochs: (first, last),
-        highest: (greatest / step).ceil().max(1.0) * step,
-        step,
-    };
-    let accuracy = Panel {
-        title: match (holds_out, retrieves) {
-            (true, _) => "accuracy; rank-1 and mAP of persons held out",
-            (false, true) => "accuracy, rank-1 and mAP",
-            (false, false) => "validation accuracy",
-        },
-        top: 320.0,
-        bottom: 510.0,
-        highest: 1.0,
-        step: 0.25,
-        ..loss
-    };
-
-    let mut svg = Svg::new((WIDTH, HEIGHT), "Loss and accuracy over epochs", STYLE);
-    panel(&mut svg, &loss, &losses, openings);
-    panel(&mut svg, &accuracy, &accuracies, openings);
-    legend(&mut svg, retrieves);
+    let x = Axis::linear((first as f64, last as f64), (LEFT, RIGHT));
+    let inside = |epoch: &usize| (first..=last).contains(epoch);
+    let openings: Vec<usize> = openings.iter().copied().filter(inside).collect();
+    if !openings.is_empty() {
+        svg.put(format_args!("<path class=\"mark\" d=\"M{RIGHT} 21h8l-4 6Z\"/>"));
+        svg.text((RIGHT + 14.0, 30.0), "start", "quiet", "a block opens");
+    }
+    let mut top = TOP;
+    for panel in &panels {
+        draw_panel(&mut svg, panel, top, &x, (first, last), &openings, best.filter(inside));
+        top += PANEL + BETWEEN;
+    }
     svg.finish()
 }
 
-/// Draws a coordinate system and what is in it.
-fn panel(svg: &mut Svg, panel: &Panel, lines: &[Series], openings: &[usize]) {
-    let (top, bottom, (first, last)) = (panel.top, panel.bottom, panel.epochs);
-    let x = Axis::linear((first as f64, last as f64), (LEFT, RIGHT));
-    let y = Axis::linear((0.0, panel.highest), (bottom, top));
-    svg.text((LEFT, top - 12.0), "start", "", panel.title);
-    for (at, value) in y.ticks(panel.step) {
+/// Draws a coordinate system and its lines.
+fn draw_panel(
+    svg: &mut Svg,
+    panel: &Panel,
+    top: f64,
+    x: &Axis,
+    (first, last): (usize, usize),
+    openings: &[usize],
+    best: Option<usize>,
+) {
+    let bottom = top + PANEL;
+    let values = panel.lines.iter().flat_map(|line| &line.points).map(|(_, value)| *value);
+    let bounds = (0.0, if panel.are_shares { 1.0 } else { f64::INFINITY });
+    let (y, step) = Axis::fitted(values, 5.0, bounds, (bottom, top));
+    let above = if best.is_some() { 32.0 } else { 13.0 };
+    svg.text((LEFT, top - above), "start", "", panel.title);
+    for (at, value) in y.ticks(step) {
         svg.put(format_args!("<path class=\"grid\" d=\"M{LEFT} {at:.1}H{RIGHT}\"/>"));
-        svg.text((LEFT - 8.0, at + 4.5), "end", "", &on_step(value, panel.step));
+        let label = match panel.are_shares {
+            true => format!("{} %", on_step(100.0 * value, 100.0 * step)),
+            false => on_step(value, step),
+        };
+        svg.text((LEFT - 8.0, at + 4.5), "end", "", &label);
     }
     svg.put(format_args!("<path class=\"axis\" d=\"M{LEFT} {bottom}H{RIGHT}\"/>"));
-    let every = round_step((last - first) as f64 / 12.0).max(1.0);
-    for (at, epoch) in x.ticks(every) {
-        svg.text((at, bottom + 18.0), "middle", "", &on_step(epoch, every));
+    // Epochs count from 1 for the reader.
+    let every = round_step((last - first) as f64 / 12.0).max(1.0) as usize;
+    let numbered = (first + 1..=last + 1).filter(|epoch| *epoch == first + 1 || epoch.is_multiple_of(every));
+    let room = 26.0;
+    let mut free = f64::NEG_INFINITY;
+    for epoch in numbered {
+        let at = x.at((epoch - 1) as f64);
+        if at >= free {
+            svg.text((at, bottom + 18.0), "middle", "", &epoch.to_string());
+            free = at + room;
+        }
     }
-    for &epoch in openings.iter().filter(|epoch| (first..=last).contains(epoch)) {
+    svg.text((RIGHT + 20.0, bottom + 18.0), "start", "quiet", "epoch");
+    for &epoch in openings {
         let x = x.at(epoch as f64);
         svg.put(format_args!("<path class=\"open\" d=\"M{x:.1} {top}V{bottom}\"/>"));
-        let (l, r, tip) = (x - 4.0, x + 4.0, top + 6.0);
-        svg.put(format_args!("<path class=\"mark\" d=\"M{l:.1} {top}H{r:.1}L{x:.1} {tip}Z\"/>"));
+        svg.put(format_args!("<path class=\"mark\" d=\"M{:.1} {top}h8l-4 6Z\"/>", x - 4.0));
     }
-    if lines.iter().all(|line| line.points.is_empty()) {
-        svg.text(((LEFT + RIGHT) / 2.0, (top + bottom) / 2.0), "middle", "", "none measured");
+    if let Some(best) = best {
+        let at = x.at(best as f64);
+        svg.put(format_args!("<path class=\"best\" d=\"M{at:.1} {top}V{bottom}\"/>"));
     }
-    for Series { class, points } in lines {
-        let points = || points.iter().map(|&(epoch, value)| (x.at(epoch as f64), y.at(value)));
-        for (x, y) in points() {
+    for Series { class, points, .. } in &panel.lines {
+        let places = || points.iter().map(|&(epoch, value)| (x.at(epoch as f64), y.at(value)));
+        if points.len() > 1 {
+            svg.put(format_args!("<path class=\"line {class}\" d=\"{}\"/>", plot::path(places())));
+        }
+        for ((x, y), (epoch, _)) in places().zip(points) {
             svg.put(format_args!("<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>"));
-        }
-        if points().len() > 1 {
-            svg.put(format_args!("<path class=\"line {class}\" d=\"{}\"/>", plot::path(points())));
+            if best == Some(*epoch) {
+                svg.put(format_args!("<circle class=\"chosen\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>"));
+            }
         }
     }
+    write_values(svg, panel, &y, (top, bottom), best);
 }
 
-/// What the colours and marks mean, below both panels.
-fn legend(svg: &mut Svg, retrieves: bool) {
-    let y = HEIGHT - 14.0;
-    svg.text((LEFT, y), "start", "", "epoch");
-    let lines = [
-        (160.0, "train", "training"),
-        (280.0, "val", "validation"),
-        (410.0, "rank1", "rank-1"),
-        (510.0, "map", "mAP"),
-    ];
-    for (x, class, name) in lines.into_iter().take(if retrieves { 4 } else { 2 }) {
-        let (end, middle) = (x + 22.0, y - 4.5);
-        svg.put(format_args!("<path class=\"line {class}\" d=\"M{x} {middle}H{end}\"/>"));
-        svg.text((end + 6.0, y), "start", "", name);
+/// Names and last values beside the lines, and the values of the best epoch above the panel.
+fn write_values(svg: &mut Svg, panel: &Panel, y: &Axis, (top, bottom): (f64, f64), best: Option<usize>) {
+    let last = |line: &Series| line.points.last().map_or(0.0, |(_, value)| *value);
+    let mut heights: Vec<f64> = panel.lines.iter().map(|line| y.at(last(line)) + 4.5).collect();
+    spread(&mut heights, LINE, (top + 4.5, bottom + 4.5));
+    for (line, height) in panel.lines.iter().zip(heights) {
+        let label = format!("{} {}", line.name, panel.text(last(line)));
+        svg.text((RIGHT + 10.0, height), "start", line.class, &label);
     }
-    let (x, top, tip) = (620.0, y - 8.0, y - 2.0);
-    svg.put(format_args!("<path class=\"mark\" d=\"M{x} {top}h8L{} {tip}Z\"/>", x + 4.0));
-    svg.text((x + 14.0, y), "start", "", "a block opens");
+    let Some(best) = best else { return };
+    let at_best = panel.lines.iter().filter_map(|line| {
+        let (_, value) = line.points.iter().find(|(epoch, _)| *epoch == best)?;
+        Some(format!("{} {}", line.name, panel.text(*value)))
+    });
+    let values = at_best.collect::<Vec<_>>().join(", ");
+    if !values.is_empty() {
+        let label = format!("best epoch {}: {values}", best + 1);
+        svg.text((LEFT, top - 13.0), "start", "quiet", &label);
+    }
 }
 
 #[cfg(test)]
@@ -191,13 +254,13 @@ mod tests {
 
     #[test]
     fn the_same_epochs_give_the_same_image() {
-        let svg = draw(&run(30), &[0, 2, 4]);
+        let svg = draw(&run(30), &[0, 2, 4], Some(28));
         check(&svg);
-        assert_eq!(svg, draw(&run(30), &[0, 2, 4]));
+        assert_eq!(svg, draw(&run(30), &[0, 2, 4], Some(28)));
         assert_eq!(svg.matches("class=\"open\"").count(), 6);
-        assert_eq!(svg.matches("<circle").count(), 90);
-        // Two lines of loss, one of accuracy, two in the legend.
-        assert_eq!(svg.matches("class=\"line").count(), 5);
+        assert_eq!(svg.matches("<circle").count(), 90 + 3);
+        // Two lines of loss, one of accuracy.
+        assert_eq!(svg.matches("class=\"line").count(), 3);
     }
 
     #[test]
@@ -214,11 +277,10 @@ mod tests {
                 minp: 0.1,
             });
         }
-        let svg = draw(&epochs, &[]);
+        let svg = draw(&epochs, &[], None);
         check(&svg);
         for class in ["rank1", "map"] {
-            // A line of two points, and one in the legend.
-            assert_eq!(svg.matches(&format!("class=\"line {class}\"")).count(), 2);
+            assert_eq!(svg.matches(&format!("class=\"line {class}\"")).count(), 1);
             assert_eq!(svg.matches(&format!("circle class=\"{class}\"")).count(), 2);
         }
     }
@@ -227,7 +289,7 @@ mod tests {
     fn held_out_persons_have_lines_too() {
         let mut epochs = run(3);
         epochs.iter_mut().for_each(|line| (line.val_map, line.val_rank1) = (Some(0.25), Some(0.5)));
-        let svg = draw(&epochs, &[]);
+        let svg = draw(&epochs, &[], None);
         check(&svg);
         assert!(svg.contains("persons held out") && svg.matches("circle class=\"map\"").count() == 3);
     }
@@ -235,16 +297,63 @@ mod tests {
     #[test]
     fn any_number_of_epochs_can_be_drawn() {
         for count in [0, 1, 2, 100] {
-            check(&draw(&run(count), &[0, 50, 99]));
+            check(&draw(&run(count), &[0, 50, 99], Some(0)));
         }
         let mut odd = run(3);
         (odd[1].train_loss, odd[0].val_loss, odd[2].val_accuracy) = (f64::NAN, None, None);
-        check(&draw(&odd, &[]));
+        check(&draw(&odd, &[], None));
         for line in &mut odd {
             (line.train_loss, line.val_loss, line.val_accuracy) = (0.0, None, None);
         }
-        let svg = draw(&odd, &[]);
+        check(&draw(&odd, &[], None));
+        odd.iter_mut().for_each(|line| line.train_loss = f64::NAN);
+        let svg = draw(&odd, &[], None);
         check(&svg);
-        assert!(svg.contains("none measured"));
+        assert!(svg.contains("No epoch has a finite loss"));
+    }
+
+    #[test]
+    fn a_title_the_best_epoch_and_last_values_are_written() {
+        let svg = draw(&run(30), &[], Some(19));
+        check(&svg);
+        assert!(svg.contains(">Training: 30 epochs</text>"));
+        // 90 / 20, 95 / 20 and 1 - 1 / 20; 90 / 30, 95 / 30 and 1 - 1 / 30.
+        for label in [
+            "best epoch 20: training 4.50, validation 4.75",
+            "best epoch 20: accuracy 95.0 %",
+            "training 3.00",
+            "validation 3.17",
+            "accuracy 96.7 %",
+        ] {
+            assert!(svg.contains(&format!(">{label}</text>")), "{label} in {svg}");
+        }
+        assert_eq!(svg.matches("class=\"best\"").count(), 2);
+        assert_eq!(svg.matches("class=\"chosen\"").count(), 3);
+        let svg = draw(&run(30), &[], None);
+        assert!(!svg.contains("best epoch") && !svg.contains("class=\"best\""));
+    }
+
+    #[test]
+    fn panels_without_values_are_left_out() {
+        let mut epochs = run(30);
+        epochs.iter_mut().for_each(|line| line.val_accuracy = None);
+        let svg = draw(&epochs, &[], None);
+        assert_eq!(svg.matches("class=\"axis\"").count(), 1);
+        assert!(!svg.contains("accuracy"), "{svg}");
+        assert!(svg.contains("viewBox=\"0 0 760 332\""), "{svg}");
+        assert!(draw(&run(30), &[], None).contains("viewBox=\"0 0 760 612\""));
+    }
+
+    #[test]
+    fn axes_are_fitted_to_the_values() {
+        let mut epochs = run(5);
+        for (line, accuracy) in epochs.iter_mut().zip([0.93, 0.94, 0.96, 0.955, 0.97]) {
+            (line.train_loss, line.val_loss, line.val_accuracy) = (80.0 + accuracy, None, Some(accuracy));
+        }
+        let svg = draw(&epochs, &[], None);
+        for label in ["80.93", "80.97", "93 %", "97 %"] {
+            assert!(svg.contains(&format!(">{label}</text>")), "{label} in {svg}");
+        }
+        assert!(!svg.contains(">0</text>") && !svg.contains(">100 %</text>"), "{svg}");
     }
 }

@@ -815,7 +815,8 @@ impl Run<'_, '_> {
         self.log.epoch(&line)?;
         self.observer.event(Event::Epoch(line))?;
         let epochs = logged_epochs(&self.out.join("log.jsonl"))?;
-        curves::write(&self.out.join("curves.svg"), &epochs, &self.job.schedule.openings())
+        let best = self.job.position.best.and_then(|best| best.epoch);
+        curves::write(&self.out.join("curves.svg"), &epochs, &self.job.schedule.openings(), best)
     }
 
     /// Returns true if this epoch's model is scored on the test set.
