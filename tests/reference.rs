@@ -49,14 +49,15 @@ fn cell(text: &str) -> String {
 fn names(argument: &clap::Arg) -> String {
     let values: Vec<_> =
         argument.get_value_names().unwrap_or_default().iter().map(|name| name.as_str()).collect();
-    let value = match argument.get_action().takes_values() {
-        true => values.join(" "),
-        false => String::new(),
+    let value = match (argument.get_action().takes_values(), argument.is_require_equals_set()) {
+        (false, _) => String::new(),
+        (true, false) => format!(" {}", values.join(" ")),
+        (true, true) => format!("[={}]", values.join(" ")),
     };
     let short = argument.get_short().map(|short| format!("`-{short}`, ")).unwrap_or_default();
     match argument.get_long() {
-        Some(long) => format!("{short}`{}`", format!("--{long} {value}").trim_end()),
-        None => format!("`{value}`"),
+        Some(long) => format!("{short}`--{long}{}`", value.replace('|', "\\|")),
+        None => format!("`{}`", value.trim_start()),
     }
 }
 
