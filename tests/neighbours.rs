@@ -199,7 +199,7 @@ fn invalid_rows_are_named() {
     };
     usage(Neighbours::new(context(), &narrow, &wide, MEMORY).err(), &["3", "5"]);
     let zero = Embeddings { paths: vec![], dim: 0, rows: vec![] };
-    usage(Neighbours::new(context(), &zero, &zero, MEMORY).err(), &["no numbers"]);
+    usage(Neighbours::new(context(), &zero, &zero, MEMORY).err(), &["no dimensions"]);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut broken = whole(14, 30, 5);
         broken.rows[5 * 17 + 2] = bad;

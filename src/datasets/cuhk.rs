@@ -87,7 +87,7 @@ fn load_new(dir: &Path, folder: &str, boxes: &str) -> Result<ReidSet> {
         if path.is_file() {
             found.list(split).push(LabelledImage { path, name, label });
         } else {
-            found.skipped.push((name, format!("is listed in {} but not there", readable_name(&list))));
+            found.skipped.push((name, format!("is listed in {}, but missing", readable_name(&list))));
         }
     }
     Ok(found)
@@ -97,7 +97,7 @@ fn load_classic(dir: &Path, folder: &str, options: &LoadOptions) -> Result<ReidS
     let split = options.split;
     if split > CLASSIC_SPLITS {
         return Err(Error::Usage(format!(
-            "CUHK03's classic protocol has {CLASSIC_SPLITS} splits, asked for {split}"
+            "CUHK03's classic protocol has {CLASSIC_SPLITS} splits, not {split}"
         )));
     }
     let list = dir.join(format!("classic_{split:02}.txt"));
@@ -124,7 +124,7 @@ fn check_list(list: &Path) -> Result<()> {
     if list.is_file() {
         return Ok(());
     }
-    let reason = "the list of the split is not there; tools/convert_cuhk03.py writes it";
+    let reason = "the list of the split is missing; tools/convert_cuhk03.py writes it";
     Err(Error::io("read", list)(std::io::Error::new(std::io::ErrorKind::NotFound, reason)))
 }
 

@@ -201,7 +201,7 @@ pub(super) fn load_csv(given: &Path) -> Result<ReidSet> {
         };
         let path = folder.join(name);
         if !path.is_file() {
-            skipped.push((name.clone(), format!("is listed in line {line} but not there")));
+            skipped.push((name.clone(), format!("is listed in line {line}, but missing")));
             continue;
         }
         let same = files.entry(path.canonicalize().unwrap_or_else(|_| path.clone())).or_default();
@@ -536,7 +536,7 @@ mod tests {
         assert_eq!(labels(&set.train), [("a.jpg", Known(0), 3)]);
         assert_eq!(labels(&set.query), [("b/c, d.jpg", Known(1), 4)]);
         assert_eq!(labels(&set.gallery), [("e.jpg", Distractor, 5)]);
-        assert_eq!(set.skipped, [("gone.jpg".to_string(), "is listed in line 5 but not there".to_string())]);
+        assert_eq!(set.skipped, [("gone.jpg".to_string(), "is listed in line 5, but missing".to_string())]);
         let by_file = load(&dir.path().join("mine.csv"), &LoadOptions::default()).unwrap();
         assert_eq!((by_file.query, by_file.name), (set.query, "mine.csv".to_string()));
 

@@ -288,7 +288,7 @@ impl Spellings {
         let (first, there) = self.0.entry(number).or_insert_with(|| (name.to_string(), String::new()));
         if first != name {
             return Err(format!(
-                "persons {first} ({there}) and {name} ({}) are the same number: write one person in one way",
+                "persons {first} ({there}) and {name} ({}) are the same number: use one spelling per person",
                 place()
             ));
         }

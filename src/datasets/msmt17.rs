@@ -36,7 +36,10 @@ pub(super) fn root(dir: &Path) -> Option<(PathBuf, String)> {
 /// Reads the lists that exist.
 pub(super) fn load(dir: &Path) -> Result<ReidSet> {
     let Some((root, step)) = root(dir) else {
-        return Err(Error::NothingToDo(format!("{} has no list_train.txt as MSMT17 has", dir.display())));
+        return Err(Error::NothingToDo(format!(
+            "{} has no list of MSMT17, such as list_train.txt",
+            dir.display()
+        )));
     };
     let mut found = ReidSet::default();
     // Training and test persons are counted from 0 each; the test persons follow the training persons here.
@@ -48,7 +51,7 @@ pub(super) fn load(dir: &Path) -> Result<ReidSet> {
         }
         let folders = if split == Split::Train { TRAIN_FOLDERS } else { TEST_FOLDERS };
         let Some(folder) = folders.iter().find(|folder| root.join(folder).is_dir()) else {
-            let reason = format!("its images' folder ({}) is not there", folders.join(", "));
+            let reason = format!("the folder of its images ({}) is missing", folders.join(", "));
             return Err(Error::io("read", &path)(std::io::Error::new(std::io::ErrorKind::NotFound, reason)));
         };
         for (number, line) in lines(&path)? {
@@ -66,7 +69,7 @@ pub(super) fn load(dir: &Path) -> Result<ReidSet> {
                 let label = Label { person: Person::Known(person), camera };
                 found.list(split).push(LabelledImage { path: image, name, label });
             } else {
-                found.skipped.push((name, format!("is listed in {list} but not there")));
+                found.skipped.push((name, format!("is listed in {list}, but missing")));
             }
         }
     }

@@ -119,7 +119,7 @@ fn prid(name: &str, split: Split) -> Shown {
     let (person, width) = read().ok_or_else(|| "is not named like person_0001.png".to_string())?;
     match split {
         _ if person <= IN_BOTH => Ok((Person::Known(person), width)),
-        Split::Query => Err("shows a person whom camera b never saw".to_string()),
+        Split::Query => Err("shows a person without an image by camera b".to_string()),
         _ => Ok((Person::Distractor, width)),
     }
 }

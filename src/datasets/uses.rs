@@ -31,7 +31,7 @@ pub fn training_refusal(set: &ReidSet) -> Option<String> {
     let Some(images) = trains(set) else {
         let (queries, gallery) = (set.query.len(), set.gallery.len());
         return Some(format!(
-            "no train images: there are {queries} of the query and {gallery} of the gallery only; to train on some of \
+            "no train images, only {queries} of the query and {gallery} of the gallery; to train on some of \
              them, list them in a CSV of path,person,camera,split"
         ));
     };
@@ -40,7 +40,7 @@ pub fn training_refusal(set: &ReidSet) -> Option<String> {
     }
     let persons: BTreeSet<&str> = images.iter().map(|(_, person)| *person).collect();
     match (persons.len(), persons.first()) {
-        (1, Some(person)) => Some(format!("one person only trains ({person}); training needs two")),
+        (1, Some(person)) => Some(format!("only one person trains ({person}); training needs two")),
         (0, _) => Some("no image of a person trains: all are junk (-1)".to_string()),
         _ => None,
     }
@@ -252,9 +252,9 @@ mod tests {
     fn refusals_give_reasons() {
         for (files, words) in [
             (&["-1_c1s1_000401_03.jpg"][..], "all are junk"),
-            (&["query/a/1_x.jpg", "gallery/a/2_x.jpg"], "1 of the query and 1 of the gallery only"),
-            (&["a/1_x.jpg", "a/1_y.jpg"], "one person only trains (a)"),
-            (&["train/a/1_x.jpg", "query/b/1_x.jpg", "gallery/b/2_x.jpg"], "one person only trains (a)"),
+            (&["query/a/1_x.jpg", "gallery/a/2_x.jpg"], "only 1 of the query and 1 of the gallery"),
+            (&["a/1_x.jpg", "a/1_y.jpg"], "only one person trains (a)"),
+            (&["train/a/1_x.jpg", "query/b/1_x.jpg", "gallery/b/2_x.jpg"], "only one person trains (a)"),
             (&["a/1_x.jpg", "b/1_y.jpg", "c/notes.txt"], "person c holds no image"),
         ] {
             let dir = folder(files);

@@ -86,11 +86,11 @@ fn train_refuses_splits_without_train_images() {
     let folder = copies(&["viper"]);
     let (_, stderr) =
         expect(1, folder.path(), &["train", "--backbone", TINY, "--data", "viper", "--out", "run"]);
-    assert_says(&stderr, &["viper: no train images", "3 of the query and 3 of the gallery only"]);
+    assert_says(&stderr, &["viper: no train images", "only 3 of the query and 3 of the gallery"]);
     let folder = copies(&["empty_query"]);
     let (_, stderr) =
         expect(1, folder.path(), &["train", "--backbone", TINY, "--data", "empty_query", "--out", "run"]);
-    assert_says(&stderr, &["empty_query: no train images", "0 of the query and 8 of the gallery only"]);
+    assert_says(&stderr, &["empty_query: no train images", "only 0 of the query and 8 of the gallery"]);
     let (value, _) = surveyed(folder.path(), "empty_query", &[]);
     assert_says(value["refused"]["train"].as_str().unwrap(), &["no train images"]);
 }
@@ -383,9 +383,9 @@ fn data_reports_what_scoring_and_training_refuse() {
     let empty = images(&["set/a/1_a.png", "set/a/2_a.png", "set/b/1_b.png"]);
     std::fs::create_dir(empty.path().join("set/c")).unwrap();
     for (here, data, eval, train) in [
-        (here, "two_p", "", "one person only trains (b)"),
+        (here, "two_p", "", "only one person trains (b)"),
         (here, "folders_split", "no gallery images", ""),
-        (one.path(), "set", "no query has a match", "one person only trains (a)"),
+        (one.path(), "set", "no query has a match", "only one person trains (a)"),
         (empty.path(), "set", "", "the folder of person c holds no image"),
     ] {
         let (value, _) = surveyed(here, data, &[]);
