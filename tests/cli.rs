@@ -60,7 +60,7 @@ fn all_formats_hold_the_same_rows_in_sorted_order() {
         let norm: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
         assert!((norm - 1.0).abs() < 1e-5, "norm² {norm}");
     }
-    assert_eq!(files(here).len(), 5, "nothing temporary is left: {:?}", files(here));
+    assert_eq!(files(here).len(), 5, "a temporary file is left: {:?}", files(here));
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn pipelines_are_cached_and_a_damaged_file_is_replaced() {
     // Two processes at once leave one complete file.
     let both = ["one.npy", "two.npy"].map(|out| start("1", out));
     both.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
-    let [file] = pipelines(&cache).try_into().expect("one file, and nothing beside it");
+    let [file] = pipelines(&cache).try_into().expect("a single file");
     let whole = std::fs::read(&file).unwrap();
     std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
     assert!(start("1", "three.npy").wait().unwrap().success());

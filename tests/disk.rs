@@ -143,7 +143,7 @@ fn fill(folder: &Path, arguments: &[&str], outputs: &[&str], levels: u64, most: 
         assert!(!stderr.contains("panicked"), "{case}");
         match output.status.code() {
             Some(0) => {
-                assert!(room > 0, "nothing fits into nothing: {case}");
+                assert!(room > 0, "it succeeded without space: {case}");
                 assert!(outputs.iter().all(|name| after[*name] != OLD), "{case}");
             }
             Some(1) => {
@@ -152,7 +152,7 @@ fn fill(folder: &Path, arguments: &[&str], outputs: &[&str], levels: u64, most: 
                 assert!(stderr.contains("No space left") || stderr.contains("File too large"), "{case}");
                 assert!(stderr.contains("hint: is the folder there, writable, and not full?"), "{case}");
                 for (name, bytes) in &before {
-                    assert!(after.get(name) == Some(bytes), "{name} was touched: {case}");
+                    assert!(after.get(name) == Some(bytes), "{name} was changed: {case}");
                 }
             }
             _ => panic!("{case}"),
@@ -292,7 +292,7 @@ fn a_run_on_a_full_disk_resumes_with_enough_space() {
     let output = on_disk(folder, Some(60), &more);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let after = tree(&folder.join("after"));
-    assert!(after["run/last.safetensors"] == state, "the older state was touched");
+    assert!(after["run/last.safetensors"] == state, "the older state was changed");
     assert!(after.keys().all(|name| !name.contains(".lat-wgpu-")));
     assert_eq!(on_disk(folder, Some(ENOUGH), &more).status.code(), Some(0));
 }

@@ -182,7 +182,7 @@ fn web_folder_is_complete_and_keeps_default_limits() {
     std::fs::create_dir(here.join("web")).unwrap();
     let files = export("web", &["--batch-size", "3", "--flip"]);
     assert_eq!(files, export("again", &["--batch-size", "3", "--flip"]));
-    assert_eq!(std::fs::read_dir(here).unwrap().count(), 2, "nothing is left beside them");
+    assert_eq!(std::fs::read_dir(here).unwrap().count(), 2, "no other file is left");
     let source = |name: &str| std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
     for name in ["index.html", "page.js", "player.js"] {
         assert_eq!(files[name], source(&format!("tools/web/{name}")), "{name}");

@@ -52,7 +52,7 @@ macro_rules! every_case_of {
     ($($stem:ident)*) => {
         $(#[test]
         fn $stem() {
-            common::guard::every_case(stringify!($stem));
+            common::recordings::every_case(stringify!($stem));
         })*
     };
 }

@@ -25,7 +25,7 @@ fn titles(path: &Path) -> Vec<String> {
             for event in events {
                 if event["ph"] == "X" && event["pid"] == process["pid"] && event["tid"] == track {
                     let [start, duration] = ["ts", "dur"].map(|key| event[key].as_f64().unwrap());
-                    assert!((start - now).abs() < 1e-3 && duration >= 0.0, "{event} does not begin at {now}");
+                    assert!((start - now).abs() < 1e-3 && duration >= 0.0, "{event} does not start at {now}");
                     now = start + duration;
                 }
             }
@@ -68,7 +68,7 @@ fn embed_profiles_and_writes_the_same_embeddings() {
     lat(0, here, &[&embed[..], &["profiled.safetensors", "--profile"]].concat());
     let [plain, profiled] =
         ["plain", "profiled"].map(|name| std::fs::read(here.join(format!("{name}.safetensors"))).unwrap());
-    assert!(plain == profiled, "--profile changed the vectors");
+    assert!(plain == profiled, "--profile changed the embeddings");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn table_shows_the_loss_per_dimension() {
         .0,
     )
     .unwrap();
-    assert!((scores["map"].as_f64().unwrap() - whole).abs() < 1e-12, "as eval counts it");
+    assert!((scores["map"].as_f64().unwrap() - whole).abs() < 1e-12, "as in eval");
     let same = value(&["--query-embeddings", "g.safetensors"]);
     assert_eq!(same["dims"], table["dims"]);
 

@@ -125,7 +125,7 @@ const FOLDER: &str = "LAT_TEST_FOLDER";
 fn wait_for(path: &Path) {
     let start = Instant::now();
     while !path.exists() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{} never came", path.display());
+        assert!(start.elapsed() < Duration::from_secs(60), "{} never appeared", path.display());
         std::thread::sleep(Duration::from_millis(2));
     }
 }

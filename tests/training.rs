@@ -330,7 +330,7 @@ fn frozen_groups_cost_nothing_and_stay_unchanged() {
         let step = learner.record_step(golden.labels.len(), golden.labels.len()).unwrap();
         let summary = step.plan.summary();
         let cost = (summary.dispatches, summary.heap_bytes, learner.state_bytes());
-        println!("{stage:?}: {} launches, {} heap bytes, {} state bytes", cost.0, cost.1, cost.2);
+        println!("{stage:?}: {} dispatches, {} heap bytes, {} state bytes", cost.0, cost.1, cost.2);
         if let Some(last) = last {
             assert!(cost.0 > last.0 && cost.2 > last.2 && cost.1 >= last.1, "{last:?} {cost:?}");
         }
@@ -393,7 +393,7 @@ fn a_block_takes_seven_dispatches_forward_and_fifteen_backward() {
         // Gradients below the lowest trained block are not computed.
         let backward = 15 - usize::from(block == 0);
         let found = step.launches_of_block(block);
-        println!("block {block}: {} launches forward, {} back", found.0, found.1);
+        println!("block {block}: {} dispatches forward, {} backward", found.0, found.1);
         assert_eq!(found, (7, backward), "block {block}");
     }
 }

@@ -94,7 +94,7 @@ fn load_ok(tensors: &[Tensor], entry: Option<&str>, settings: &Settings) -> Netw
 /// Asserts that a file is refused with each of the words in the message.
 fn refused(bytes: &[u8], settings: &Settings, words: &[&str]) -> Error {
     match load_bytes(bytes, settings) {
-        Ok(_) => panic!("accepted, though expected to be refused: {words:?}"),
+        Ok(_) => panic!("not refused: {words:?}"),
         Err(e) => {
             let text = e.to_string();
             assert!(words.iter().all(|w| text.contains(w)), "{text:?} lacks one of {words:?}");

@@ -19,7 +19,7 @@ pub fn coarse(stream: u64, count: usize) -> Vec<f32> {
 ///
 /// `x` must hold multiples of 2⁻⁸ below 128.
 #[track_caller]
-pub fn prove(case: &str, x: &[f32], gradient: &[f64], loss: impl Fn(&[f32]) -> f64) {
+pub fn check_gradient(case: &str, x: &[f32], gradient: &[f64], loss: impl Fn(&[f32]) -> f64) {
     assert_eq!(x.len(), gradient.len(), "{case}: lengths");
     let largest = gradient.iter().fold(0.0, |most: f64, g| most.max(g.abs()));
     assert!(largest > 0.0 && largest.is_finite(), "{case}: the largest derivative is {largest}");

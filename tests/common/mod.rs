@@ -4,7 +4,7 @@
 
 pub mod compare;
 pub mod differences;
-pub mod guard;
+pub mod recordings;
 
 pub use lat_wgpu::cases::{random, tolerance};
 use lat_wgpu::gpu::{Context, ContextOptions};

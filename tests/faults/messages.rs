@@ -73,7 +73,7 @@ fn too_little_memory_gets_a_sufficient_amount() {
     let train = "train --backbone demo.safetensors --data two_p --out run --batch-size 4 --memory 1M";
     let stderr = says(1, here, train);
     assert_says(&stderr, &["--memory allows 1 MiB", "a smaller --size or --batch-size"]);
-    assert_eq!(hint(&stderr), "", "what helps is in the message");
+    assert_eq!(hint(&stderr), "", "the message names the remedy");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! More tests of adam: steps that change nothing, a folded grid, and ten steps compared with PyTorch.
 
 use crate::common::assert_same_bits;
-use crate::common::guard::outputs;
 use crate::common::random::normal;
+use crate::common::recordings::outputs;
 use lat_wgpu::cases::adam::{Steering, state, step};
 
 /// Parameters and both moments after a step.

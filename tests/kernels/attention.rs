@@ -1,9 +1,9 @@
 //! More tests of attention.
 
 use crate::common::compare::compare;
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::{judged, outputs};
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::{normal, scaled};
+use crate::common::recordings::{judged, outputs};
 use crate::common::{alone, assert_same_bits, context, tolerance};
 use lat_wgpu::cases::attention::{Shape, backward, forward, gradients};
 use lat_wgpu::cases::run::Run;
@@ -71,7 +71,7 @@ fn reference_gradients_match_finite_differences() {
     let Shape { batch, tokens, heads, head_dim } = shape;
     let (qkv, dout) = (coarse(8, shape.qkv_len()), normal(9, shape.qkv_len() / 3));
     let gradient: Vec<f64> = gradient(shape, &qkv, &dout).iter().map(|g| g.value).collect();
-    prove("attention: dqkv", &qkv, &gradient, |qkv| {
+    check_gradient("attention: dqkv", &qkv, &gradient, |qkv| {
         let exact = shape.exact(qkv);
         let mut loss = 0.0;
         for (i, dout) in dout.chunks(head_dim).enumerate() {

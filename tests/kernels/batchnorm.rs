@@ -1,9 +1,9 @@
 //! More tests of batchnorm: dropout, NaN, and finite differences of the reference.
 
 use crate::common::alone;
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::{judged, outputs};
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::{drawn, normal};
+use crate::common::recordings::{judged, outputs};
 use lat_wgpu::cases::batchnorm::{PLACE, away_from_kinks, evaluate, exact, layer, operands, train};
 use lat_wgpu::cases::run::Run;
 use lat_wgpu::kernels::batchnorm::Layer;
@@ -109,11 +109,13 @@ fn reference_gradients_match_finite_differences() {
                 layer.train().iter().zip(&dy).map(|(y, &dy)| y.value * f64::from(dy)).sum()
             };
             let name = |of: &str| format!("batchnorm {of} relu {relu} drop {drop}");
-            prove(&name("dx"), &x, &values(&gradients.dx), |x| loss(BatchNorm { x, ..exact }));
-            prove(&name("dweight"), &weight, &values(&gradients.dweight), |weight| {
+            check_gradient(&name("dx"), &x, &values(&gradients.dx), |x| loss(BatchNorm { x, ..exact }));
+            check_gradient(&name("dweight"), &weight, &values(&gradients.dweight), |weight| {
                 loss(BatchNorm { weight, ..exact })
             });
-            prove(&name("dbias"), &bias, &values(&gradients.dbias), |bias| loss(BatchNorm { bias, ..exact }));
+            check_gradient(&name("dbias"), &bias, &values(&gradients.dbias), |bias| {
+                loss(BatchNorm { bias, ..exact })
+            });
         }
     }
 }

@@ -1,8 +1,8 @@
 //! More tests of cross_entropy: extreme logits, the loss scale, and finite differences of the reference.
 
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::outputs;
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::normal;
+use crate::common::recordings::outputs;
 use lat_wgpu::cases::LANES;
 use lat_wgpu::cases::cross_entropy::{Shape, losses};
 use lat_wgpu::reference::cross_entropy as reference;
@@ -58,7 +58,7 @@ fn reference_gradients_match_finite_differences() {
                 row.into_iter().map(move |g| 3.0 * weight * g.value)
             })
             .collect();
-        prove(&format!("cross_entropy smoothing {smoothing}"), &logits, &gradient, |logits| {
+        check_gradient(&format!("cross_entropy smoothing {smoothing}"), &logits, &gradient, |logits| {
             let rows = logits.chunks(6).zip(labels).zip(weight);
             rows.map(|((row, label), weight)| weight * reference::loss(row, label, smoothing).value).sum()
         });

@@ -1,7 +1,7 @@
 //! More tests of distance: integers are exact, and equal rows have equal distances.
 
-use crate::common::guard::{judged, outputs};
 use crate::common::random::{normal, scaled};
+use crate::common::recordings::{judged, outputs};
 use crate::common::tolerance::{self, UNIT};
 use crate::common::{assert_same_bits, context};
 use lat_wgpu::cases::distance::distances as record;

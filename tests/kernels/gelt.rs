@@ -1,8 +1,8 @@
 //! More tests of gelt.
 
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::{judged, outputs};
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::normal;
+use crate::common::recordings::{judged, outputs};
 use crate::common::{alone, assert_same_bits};
 use lat_wgpu::cases::gelt::{Shape, backward, forward};
 use lat_wgpu::kernels::gelt::{Backward, Forward};
@@ -19,7 +19,7 @@ fn reference_gradients_match_finite_differences() {
     let gradient: Vec<f64> = (0..2 * within)
         .map(|i| exact.gradient(&dgelt, i / within, i % within / dim, i % dim).value)
         .collect();
-    prove("gelt: dtokens", &tokens, &gradient, |tokens| {
+    check_gradient("gelt: dtokens", &tokens, &gradient, |tokens| {
         let gelt = shape.exact(tokens);
         let at = |i: usize| gelt.at(i / (parts * dim), i / dim % parts, i % dim).value;
         dgelt.iter().enumerate().map(|(i, &g)| f64::from(g) * at(i)).sum()

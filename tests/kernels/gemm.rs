@@ -1,9 +1,9 @@
 //! More tests of gemm: rows on their own, products in several dispatches, bounds of activations, and finite differences
 //! of the reference.
 
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::{judged, outputs};
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::{drawn, normal};
+use crate::common::recordings::{judged, outputs};
 use crate::common::{assert_same_bits, context, tolerance};
 use lat_wgpu::cases::gemm::{BIAS, Switches, nn, nt, tn};
 use lat_wgpu::kernels::gemm::{Epilogue, Form, Nn, Nt, Tile};
@@ -35,12 +35,12 @@ fn reference_gradients_of_a_linear_layer_match_finite_differences() {
     };
     let dx = reference::Nn { a: &dy, b: &weight, n: k, k: n, derivative: None, residual: None };
     let dx: Vec<f64> = (0..m * k).map(|i| dx.at(i / k, i % k).value).collect();
-    prove("gemm dx", &x, &dx, |x| loss(x, &weight, &bias));
+    check_gradient("gemm dx", &x, &dx, |x| loss(x, &weight, &bias));
     let product = reference::Tn { a: &dy, b: &x, m: n, n: k, k: m };
     let dweight: Vec<f64> = (0..n * k).map(|i| product.at(i / k, i % k).value).collect();
-    prove("gemm dweight", &weight, &dweight, |weight| loss(&x, weight, &bias));
+    check_gradient("gemm dweight", &weight, &dweight, |weight| loss(&x, weight, &bias));
     let dbias: Vec<f64> = (0..n).map(|m| product.column_sum(m).value).collect();
-    prove("gemm dbias", &bias, &dbias, |bias| loss(&x, &weight, bias));
+    check_gradient("gemm dbias", &bias, &dbias, |bias| loss(&x, &weight, bias));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn reference_gradients_before_an_activation_match_finite_differences() {
         let derivative = Some((activation, &x[..]));
         let dx = reference::Nn { a: &dy, b: &weight, n, k, derivative, residual: Some(&straight) };
         let dx: Vec<f64> = (0..m * n).map(|i| dx.at(i / n, i % n).value).collect();
-        prove(&format!("gemm dx before {activation:?}"), &x, &dx, loss);
+        check_gradient(&format!("gemm dx before {activation:?}"), &x, &dx, loss);
     }
 }
 

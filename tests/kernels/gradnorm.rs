@@ -1,7 +1,7 @@
 //! More tests of gradnorm: several groups, the loss scale, and values that are not finite.
 
-use crate::common::guard::{judged, outputs};
 use crate::common::random::normal;
+use crate::common::recordings::{judged, outputs};
 use lat_wgpu::cases::LANES;
 use lat_wgpu::cases::gradnorm::{finish, partial};
 use lat_wgpu::kernels::gradnorm::Control;

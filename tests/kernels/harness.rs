@@ -2,7 +2,7 @@
 
 use crate::common::compare::compare;
 use crate::common::context;
-use crate::common::guard::outputs;
+use crate::common::recordings::outputs;
 use crate::common::tolerance::{self, UNIT};
 use lat_wgpu::entry_points;
 use lat_wgpu::gpu::ShaderFile;

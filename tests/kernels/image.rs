@@ -1,8 +1,8 @@
 //! More tests of image.
 
 use crate::common::assert_same_bits;
-use crate::common::guard::judged;
 use crate::common::random::bytes;
+use crate::common::recordings::judged;
 use lat_wgpu::cases::image::forward;
 use lat_wgpu::shape::{ImageSize, Normalize};
 

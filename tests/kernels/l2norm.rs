@@ -1,8 +1,8 @@
 //! More tests of l2norm.
 
 use crate::common::alone;
-use crate::common::guard::judged;
 use crate::common::random::normal;
+use crate::common::recordings::judged;
 use lat_wgpu::cases::LANES;
 use lat_wgpu::cases::l2norm::forward;
 

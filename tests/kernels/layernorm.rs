@@ -1,8 +1,8 @@
 //! More tests of layernorm: results that must have the same bits, and finite differences of the reference.
 
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::{judged, outputs};
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::{drawn, normal};
+use crate::common::recordings::{judged, outputs};
 use crate::common::{alone, assert_same_bits, context};
 use lat_wgpu::cases::LANES;
 use lat_wgpu::cases::layernorm::{backward_parameters, forward};
@@ -35,9 +35,9 @@ fn reference_gradients_match_finite_differences() {
     };
     let exact = reference::gradients(&x, &weight, eps, &dy, Some(&addend));
     let values = |exact: &[Exact]| exact.iter().map(|g| g.value).collect::<Vec<f64>>();
-    prove("layernorm: dx", &x, &values(&exact.dx), |x| loss(x, &weight, &bias));
-    prove("layernorm: dweight", &weight, &values(&exact.dweight), |weight| loss(&x, weight, &bias));
-    prove("layernorm: dbias", &bias, &values(&exact.dbias), |bias| loss(&x, &weight, bias));
+    check_gradient("layernorm: dx", &x, &values(&exact.dx), |x| loss(x, &weight, &bias));
+    check_gradient("layernorm: dweight", &weight, &values(&exact.dweight), |weight| loss(&x, weight, &bias));
+    check_gradient("layernorm: dbias", &bias, &values(&exact.dbias), |bias| loss(&x, &weight, bias));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Finite differences of layerscale's reference.
 
-use crate::common::differences::{coarse, prove};
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::normal;
 use lat_wgpu::reference::layerscale as reference;
 
@@ -14,7 +14,7 @@ fn reference_gradients_match_finite_differences() {
     };
     let dx: Vec<f64> =
         dy.iter().enumerate().map(|(i, &dy)| reference::forward(dy, weight[i % dim]).value).collect();
-    prove("layerscale dx", &x, &dx, |x| loss(x, &weight));
+    check_gradient("layerscale dx", &x, &dx, |x| loss(x, &weight));
     let dweight: Vec<f64> = (0..dim).map(|d| reference::dweight(&x, &dy, dim, d).value).collect();
-    prove("layerscale dweight", &weight, &dweight, |weight| loss(&x, weight));
+    check_gradient("layerscale dweight", &weight, &dweight, |weight| loss(&x, weight));
 }

@@ -1,8 +1,8 @@
 //! More tests of part_linear: samples on their own, and finite differences of the reference.
 
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::judged;
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::normal;
+use crate::common::recordings::judged;
 use crate::common::{assert_same_bits, context};
 use lat_wgpu::cases::part_linear::{exact, layer};
 use lat_wgpu::kernels::part_linear::{Layout, Shape};
@@ -41,10 +41,12 @@ fn reference_gradients_match_finite_differences() {
             layer.forward().iter().zip(&dy).map(|(y, &dy)| y.value * f64::from(dy)).sum()
         };
         let (dweight, dbias) = exact.backward_weight(&dy);
-        prove("part_linear dx", &x, &values(exact.backward_input(&dy)), |x| loss(PartLinear { x, ..exact }));
-        prove("part_linear dweight", &weight, &values(dweight), |weight| {
+        check_gradient("part_linear dx", &x, &values(exact.backward_input(&dy)), |x| {
+            loss(PartLinear { x, ..exact })
+        });
+        check_gradient("part_linear dweight", &weight, &values(dweight), |weight| {
             loss(PartLinear { weight, ..exact })
         });
-        prove("part_linear dbias", &bias, &values(dbias), |bias| loss(PartLinear { bias, ..exact }));
+        check_gradient("part_linear dbias", &bias, &values(dbias), |bias| loss(PartLinear { bias, ..exact }));
     }
 }

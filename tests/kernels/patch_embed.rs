@@ -1,8 +1,8 @@
 //! More tests of patch_embed.
 
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::judged;
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::normal;
+use crate::common::recordings::judged;
 use crate::common::{alone, context};
 use lat_wgpu::cases::patch_embed::{Shape, forward};
 use lat_wgpu::gpu::Family;
@@ -43,6 +43,6 @@ fn reference_gradients_match_finite_differences() {
     let gradient = |n, k| fixed.gradient(&dtokens, prefix, dim, n, k).value;
     let dweight: Vec<f64> = (0..dim * depth).map(|i| gradient(i / depth, Some(i % depth))).collect();
     let dbias: Vec<f64> = (0..dim).map(|n| gradient(n, None)).collect();
-    prove("patch_embed: dweight", &weight, &dweight, |weight| loss(weight, &bias));
-    prove("patch_embed: dbias", &bias, &dbias, |bias| loss(&weight, bias));
+    check_gradient("patch_embed: dweight", &weight, &dweight, |weight| loss(weight, &bias));
+    check_gradient("patch_embed: dbias", &bias, &dbias, |bias| loss(&weight, bias));
 }

@@ -1,7 +1,7 @@
 //! Validates common/random.wgsl against `rng`, bit for bit.
 
 use crate::common::bits;
-use crate::common::guard::outputs;
+use crate::common::recordings::outputs;
 use lat_wgpu::entry_points;
 use lat_wgpu::gpu::ShaderFile;
 use lat_wgpu::rng;

@@ -1,7 +1,7 @@
 //! More tests of rollout: a single token, large scores, and a plan with attention.
 
-use crate::common::guard::{judged, outputs};
 use crate::common::random::{drawn, scaled};
+use crate::common::recordings::{judged, outputs};
 use lat_wgpu::cases::attention::Shape;
 use lat_wgpu::cases::rollout::probabilities;
 use lat_wgpu::kernels::attention;

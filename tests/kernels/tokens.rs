@@ -1,9 +1,9 @@
 //! More tests of tokens.
 
 use crate::common::alone;
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::judged;
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::normal;
+use crate::common::recordings::judged;
 use lat_wgpu::cases::tokens::{Shape, forward, position_gradient};
 use lat_wgpu::reference::tokens::{Tokens, gradient};
 
@@ -31,7 +31,9 @@ fn reference_gradients_match_finite_differences() {
         let dposition = position_gradient(&dtokens, shape);
         let dposition: Vec<f64> = dposition.iter().map(|g| g.value).collect();
         let case = format!("tokens, {positioned} of {prefix} positioned");
-        prove(&format!("{case}: dposition"), &position, &dposition, |position| loss(&first, position));
-        prove(&format!("{case}: dprefix"), &first, &dprefix, |first| loss(first, &position));
+        check_gradient(&format!("{case}: dposition"), &position, &dposition, |position| {
+            loss(&first, position)
+        });
+        check_gradient(&format!("{case}: dprefix"), &first, &dprefix, |first| loss(first, &position));
     }
 }

@@ -1,6 +1,6 @@
 //! More tests of topk.
 
-use crate::common::guard::{judged, outputs};
+use crate::common::recordings::{judged, outputs};
 use crate::common::{assert_same_bits, context};
 use lat_wgpu::cases::topk::{Shape, nearest, tied};
 use lat_wgpu::gpu::Family;

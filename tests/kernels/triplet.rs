@@ -1,9 +1,9 @@
 //! More tests of triplet: special cases of mining, the loss scale, and finite differences of the reference.
 
 use crate::common::context;
-use crate::common::differences::{coarse, prove};
-use crate::common::guard::{judged, outputs};
+use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::{drawn, normal, scaled};
+use crate::common::recordings::{judged, outputs};
 use lat_wgpu::cases::run::Run;
 use lat_wgpu::cases::triplet::{Choice, backward, distances, labels, mine};
 use lat_wgpu::kernels::triplet::NONE;
@@ -142,7 +142,7 @@ fn reference_gradients_match_finite_differences() {
         assert!(active > 2 && active < batch, "{active} anchors");
         let gradient = reference::gradient(&parts, &distances, &choices, &vec![0.0; parts.len()]);
         let gradient: Vec<f64> = gradient.iter().map(|g| g.value).collect();
-        prove(&format!("triplet margin {margin}"), &parts, &gradient, |parts| {
+        check_gradient(&format!("triplet margin {margin}"), &parts, &gradient, |parts| {
             mined(parts).1.iter().map(|loss| loss.value).sum::<f64>() / batch as f64
         });
     }
