@@ -513,7 +513,7 @@ impl Staging {
         for (at, row) in self.read.chunks(dim.max(1)).enumerate() {
             let square = square(row);
             let reason = if square > MAX_SQUARE {
-                "may not be finite in f32"
+                "is not finite, or might not be, in f32"
             } else if square > 0.0 && square < f64::from(f32::MIN_POSITIVE) {
                 // Its squares underflow, and all distances would be equal.
                 "underflows in f32"
