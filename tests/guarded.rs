@@ -32,14 +32,14 @@ fn pixels() -> Vec<u8> {
 }
 
 /// The embeddings of three images in batches of two; the last batch is not full.
-fn vectors(context: &Context) -> Vec<u32> {
+fn embeddings(context: &Context) -> Vec<u32> {
     let image = |pixels: &[u8]| Rgb { height: 32, width: 32, pixels: pixels.to_vec() };
     let images: Vec<Rgb> = pixels().chunks(32 * 32 * 3).take(3).map(image).collect();
     let mut embedder = Embedder::new(context, &network(), Some(2), 1 << 30).unwrap();
     let (pair, last) = images.split_at(2);
-    let mut vectors = embedder.embed(pair).unwrap();
-    vectors.extend(embedder.embed(last).unwrap());
-    bits(&vectors)
+    let mut embeddings = embedder.embed(pair).unwrap();
+    embeddings.extend(embedder.embed(last).unwrap());
+    bits(&embeddings)
 }
 
 /// Losses of two steps that train everything, with dropout and triplets, and the parameters after them.
@@ -82,7 +82,7 @@ fn guarded_memory_gives_the_same_bits() {
             options.precision = precision;
             options.guarded = true;
         });
-        assert_eq!(vectors(&plain), vectors(&guarded), "vectors in {precision:?}");
+        assert_eq!(embeddings(&plain), embeddings(&guarded), "embeddings in {precision:?}");
         assert_eq!(trained(&plain), trained(&guarded), "training in {precision:?}");
     }
 }
@@ -91,7 +91,7 @@ fn guarded_memory_gives_the_same_bits() {
 fn checked_shaders_give_the_same_bits() {
     let plain = open(|_| {});
     let checked = open(|options| options.checked = true);
-    assert_eq!(vectors(&plain), vectors(&checked));
+    assert_eq!(embeddings(&plain), embeddings(&checked));
     assert_eq!(trained(&plain), trained(&checked));
 }
 

@@ -2,7 +2,7 @@
 
     import load_timm
     model = load_timm.load("model.safetensors")                # a torch.nn.Module in evaluation mode
-    vectors = model(model.preprocess(["person.jpg"]))          # (N, R*D), rows of length 1
+    embeddings = model(model.preprocess(["person.jpg"]))       # (N, R*D), rows of length 1
     tokens = model.backbone.forward_features(images)           # model.backbone is timm's VisionTransformer
 
 The file's metadata has the arguments of `timm.create_model` and the preparation of images. Part classifiers, if the file

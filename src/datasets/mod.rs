@@ -2,8 +2,7 @@
 //!
 //! | layout | contents of the folder |
 //! |---|---|
-//! | Market-1501 | some of `bounding_box_train`, `query`, `bounding_box_test` with files `0002_c1s1_000451_03.jpg`
-//! (DukeMTMC-reID too), or such files in the folder itself |
+//! | Market-1501 | `bounding_box_train`, `query`, `bounding_box_test` or the folder itself, with files `0002_c1s1_000451_03.jpg` |
 //! | VeRi-776 | `image_train`, `image_query`, `image_test` with files `0001_c001_00016450_0.jpg` |
 //! | MARS | `bbox_train`, `bbox_test` with files `0001/0001C1T0001F001.jpg`; its queries are not read |
 //! | CUHK03 | `labelled`, `detected` with files `1_001_1_01.png` and the lists that `tools/convert_cuhk03.py` writes |

@@ -1,8 +1,7 @@
 // Replays a network of `lat-wgpu export --to web` on any WebGPU device: pixels in, embeddings out.
 //
-//   const player = await Player.open(device, read);            // read(name) returns a file of the folder as an
-// ArrayBuffer   const [vector] = await player.embed([imageData]);          // { width, height, data }: RGBA bytes, as
-// of a canvas
+//   const player = await Player.open(device, read);            // read(name) returns a file as an ArrayBuffer
+//   const [vector] = await player.embed([imageData]);          // { width, height, data }: RGBA bytes, as of a canvas
 //
 // Everything specific to the network is in plan.json: buffers, pipelines, and dispatches with their grids, uniform
 // blocks and bindings.

@@ -355,7 +355,7 @@ fn pixels_of(view: ndarray::ArrayView3<'_, u8>) -> PyResult<Rgb> {
 /// Person re-identification embeddings of the Locally Aware Transformer on any GPU.
 ///
 ///     model = lat_wgpu.Model.open("weights/demo.safetensors")
-///     vectors = model.embed(["a.jpg", "b.png"])      # (2, D) float32
+///     embeddings = model.embed(["a.jpg", "b.png"])   # (2, D) float32
 #[pymodule]
 #[pyo3(name = "lat_wgpu")]
 fn lat_wgpu_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
