@@ -1,8 +1,8 @@
-"""Runs the same rows in lat-wgpu, Burn and PyTorch and prints one table of ratios.
+"""Run the same rows in lat-wgpu, Burn and PyTorch and print a table of ratios.
 
-Called by run.sh. Every group of rows runs in a process of its own for each peer, one after another, so that growth of
-memory means something and nobody disturbs the next. Standard library only; PyTorch's side needs torch, safetensors and
-Pillow in the Python that runs this (environment variable PYTHON).
+Called by run.sh. Every group of rows runs in its own process for each peer, in sequence, so that growth of memory is
+meaningful and processes don't disturb each other. Needs only the standard library; PyTorch's side needs torch, safetensors
+and Pillow in this Python (environment variable PYTHON).
 """
 
 import argparse
@@ -22,10 +22,10 @@ HERE = Path(__file__).resolve().parent
 WIDTHS = {"vit-s": 384, "vit-b": 768}
 STAGES = ("1", "6", "12", "all")
 NEAREST = "nearest:3368x1024x19732"
-# The product that it needs at least.
+# The product that NEAREST contains.
 PRODUCT = "gemm:nt:3368x1024x19732"
 ONE_OPEN, ALL_OPEN = "step:vit-s:1:8", "step:vit-s:all:8"
-# Fetching a result that is there takes no longer than this share of computing it, or than this many seconds.
+# Longest time to fetch a finished result, as a share of computing it and in seconds.
 LATE_SHARE, LATE_SECONDS = 0.25, 0.02
 
 
@@ -40,7 +40,7 @@ def gemms():
 
 
 def groups(large):
-    """Rows that share a process: small ones of a kind; each that holds a network has its own."""
+    """Groups of rows that share a process: small ones of a kind; each network has its own."""
     yield gemms()
     yield [f"attention:{direction}:{model}" for model in WIDTHS for direction in ("forward", "backward")]
     yield from ([f"forward:{model}:1"] for model in ("vit-ti", "vit-s"))
@@ -52,8 +52,8 @@ def groups(large):
 
 
 def wanted(row, peer):
-    # Burn would have to bind the whole result of the product, more than many adapters bind at once; with one open block
-    # and eight images we are held against ourselves.
+    # Burn would have to bind the whole result of the product, more than many adapters allow. The step of one block and
+    # eight images is compared with other rows of ours.
     return not (peer == "burn" and row in (PRODUCT, NEAREST, ONE_OPEN))
 
 
@@ -68,11 +68,11 @@ def fail(message):
 
 
 def build(with_burn):
-    """Builds the programs; returns their folder."""
+    """Build the programs; returns their folder."""
     command = ["cargo", "build", "--release", "--manifest-path", str(HERE / "Cargo.toml")]
-    # Ours by itself first: built beside Burn, shared dependencies would have Burn's features.
+    # Ours first by itself, since Burn would add features to shared dependencies.
     programs = [["--bin", "ours"]] + ([["--bin", "burn_peer", "--features", "burn"]] if with_burn else [])
-    print("building" + (" (Burn takes some twenty minutes the first time)" if with_burn else ""), file=sys.stderr)
+    print("building" + (" (Burn takes about twenty minutes the first time)" if with_burn else ""), file=sys.stderr)
     for program in programs:
         if subprocess.run(command + program, stdin=subprocess.DEVNULL).returncode != 0:
             fail("the programs don't build")
@@ -80,7 +80,7 @@ def build(with_burn):
 
 
 def prepare(ours, folder, rows):
-    """Lays weights and images down for those who read them."""
+    """Write weights and images for all programs."""
     models = {row.split(":")[1] for row in rows if row.split(":")[0] in ("forward", "step", "embed")}
     commands = [[ours, "weights", model, folder / f"{model}.safetensors"] for model in sorted(models)]
     if any(row.startswith("embed") for row in rows):
@@ -91,7 +91,7 @@ def prepare(ours, folder, rows):
 
 
 def measure(command, samples, folder, rows, peer, cwd):
-    """The rows' lines; a peer that fails is told of and has none."""
+    """The lines of the rows; a peer that fails is reported and has none."""
     start = time.monotonic()
     run = subprocess.run(
         [*map(str, command), str(samples_of(rows[0], peer, samples)), str(folder), *rows],
@@ -107,8 +107,8 @@ def measure(command, samples, folder, rows, peer, cwd):
 
 
 class BurnsTuning:
-    """Burn's autotune keeps what it found in a folder of ours, so that rows can be tuned before they are measured: trials
-    would count as memory of a training step."""
+    """Run Burn's autotune before the measurement, with its cache in our folder; otherwise its trials would count as memory
+    of a training step."""
 
     def __init__(self, folder, retune):
         self.folder, self.list = folder, folder / "tuned.json"
@@ -127,7 +127,7 @@ class BurnsTuning:
 
 
 def measure_all(found, chosen, peers, tuning, samples, folder):
-    """Fills found[row][peer], group by group."""
+    """Fill found[row][peer], group by group."""
     for group in chosen:
         for peer, command in peers.items():
             asked = [row for row in group if wanted(row, peer)]
@@ -140,14 +140,14 @@ def measure_all(found, chosen, peers, tuning, samples, folder):
 
 
 def locked(package):
-    """A package's version by the lock file."""
+    """Version of a package in the lock file."""
     text = (HERE / "Cargo.lock").read_text()
     found = re.search(rf'name = "{package}"\nversion = "([^"]+)"', text)
     return found[1] if found else "unknown"
 
 
 def difference(ours, theirs):
-    """The largest difference between two lists of values, over the largest of them."""
+    """The largest difference between two lists of values, divided by the largest value."""
     if not ours or len(ours) != len(theirs):
         return None
     return max(abs(a - b) for a, b in zip(ours, theirs)) / (max(map(abs, ours)) or 1)
@@ -189,7 +189,7 @@ def table(found, peers):
 
 
 def memory_table(found, peers):
-    """Growth of peak memory over the process before the step."""
+    """Growth of peak memory from the start of the step."""
     rows = [row for row, lines in found.items() if (lines.get("ours") or {}).get("peak_growth_bytes")]
     if not rows:
         return
@@ -205,7 +205,7 @@ def memory_table(found, peers):
 
 
 def own_ratios(found, weights):
-    """Rows of ours over rows of ours."""
+    """Ratios between our own rows."""
     one, every = ((found.get(row) or {}).get("ours") for row in (ONE_OPEN, ALL_OPEN))
     if one and every:
         yield "1 of 12 blocks open over everything, time", median(one["seconds"]) / median(every["seconds"])
@@ -229,7 +229,7 @@ def print_markdown(rows):
 
 
 def late(found):
-    """Results that took long to fetch: a peer that puts work off would look faster than it is."""
+    """Results that took long to fetch, since a peer that defers work would look too fast."""
     for row, lines in found.items():
         for peer, line in lines.items():
             reading, computing = line.get("read_seconds") or 0, median(line["seconds"])
@@ -239,14 +239,14 @@ def late(found):
 
 def arguments():
     parser = argparse.ArgumentParser(prog="run.sh", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", metavar="PATTERN", help="rows whose name holds this regular expression")
-    parser.add_argument("--skip-burn", action="store_true", help="spare the long build")
-    parser.add_argument("--skip-torch", action="store_true", help="do without PyTorch")
-    parser.add_argument("--retune", action="store_true", help="forget what Burn's autotune found; do so on an idle machine")
-    parser.add_argument("--large", action="store_true", help="ViT-B's forward pass and training step too")
+    parser.add_argument("--only", metavar="PATTERN", help="run only rows with names that match this regular expression")
+    parser.add_argument("--skip-burn", action="store_true", help="skip Burn and its long build")
+    parser.add_argument("--skip-torch", action="store_true", help="skip PyTorch")
+    parser.add_argument("--retune", action="store_true", help="clear the cache of Burn's autotune; use an idle machine")
+    parser.add_argument("--large", action="store_true", help="add ViT-B's forward pass and training step")
     parser.add_argument("--samples", type=int, default=5, help="timed runs of each row (default: 5)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured")
-    parser.add_argument("--list", action="store_true", help="print the rows' names and stop")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all measurements")
+    parser.add_argument("--list", action="store_true", help="list the names of the rows")
     options = parser.parse_args()
     if options.samples < 1:
         parser.error("--samples must be 1 or more")
@@ -265,7 +265,7 @@ def main():
         print("\n".join(row for rows in chosen for row in rows))
         return
     if not chosen:
-        fail(f"no row holds {options.only}; --list prints their names")
+        fail(f"no row matches {options.only}; --list lists their names")
     start, load = time.monotonic(), os.getloadavg()[0]
     programs = build(with_burn=not options.skip_burn)
     peers = {"ours": [programs / "ours", "measure"]}
@@ -282,7 +282,7 @@ def main():
         try:
             measure_all(found, chosen, peers, tuning, options.samples, folder)
         except KeyboardInterrupt:
-            print("stopped: the table has what was measured until now", file=sys.stderr)
+            print("stopped: the table has the measurements so far", file=sys.stderr)
         weights = folder / "vit-s.safetensors"
         weights = weights.stat().st_size if weights.exists() else 0
     finally:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds what is compared and prints the table: see README.md beside this file, or `run.sh --help`.
+# Builds the programs and prints the table; see README.md in this folder, or `run.sh --help`.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
-# Beside the main build's outputs: Burn's are kept from one run to the next.
+# In the main build's target folder, which keeps Burn's outputs between runs.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$here/../../target}/peers"
 exec "${PYTHON:-python3}" "$here/compare.py" "$@"

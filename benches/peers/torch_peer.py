@@ -1,10 +1,10 @@
-"""PyTorch's side of the table: the same products, attention and network, from the same numbers.
+"""PyTorch's side of the table: the same products, attention and network, on the same random numbers.
 
     python3 torch_peer.py [--device cpu|cuda] [--precision fp32|tf32|bf16] [--compile] SAMPLES FOLDER ROW...
 
 Prints one line of JSON for each row, as `src/lib.rs` does. `tf32` multiplies f32 matrices in TF32. `bf16` casts the operands
-of products and attention, and runs networks under autocast with f32 weights. Times end when the device has finished. FOLDER has
-the networks' files; for one that isn't there weights are random. Needs torch, safetensors and Pillow.
+of products and attention, and runs networks under autocast with f32 weights. Times end when the device has finished. FOLDER
+has the files of the networks; a missing file gives random weights. Needs torch, safetensors and Pillow.
 """
 
 import argparse
@@ -30,16 +30,16 @@ LEFT, RIGHT, ATTENTION, GRADIENT, PIXELS = 1, 2, 3, 4, 5
 LEARNING_RATE, ADAM_EPS, BATCHNORM_EPS, WARM_STEPS, NEAREST, LAMBDA = 1e-4, 1e-8, 1e-5, 2, 10, 0.8
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-# Images at once where files are embedded.
+# Batch size when embedding files.
 BATCH = 8
 THREADS = os.cpu_count()
-# What the command line chooses.
+# Set from the command line.
 DEVICE, PRECISION, COMPILE = torch.device("cpu"), "fp32", False
 WORD = 0xFFFFFFFF
 
 
 def bits(stream, count):
-    """32 random bits each, as `src/rng.rs` of the main crate makes them with seed 0."""
+    """32 random bits each, as in `src/rng.rs` of the main crate with seed 0."""
 
     def mix(x):
         x = ((x ^ (x >> 16)) * 0x7FEB352D) & WORD
@@ -65,7 +65,7 @@ def operand(values):
 
 
 def network_precision():
-    """The context in which networks run."""
+    """The context of networks."""
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=PRECISION == "bf16")
 
 
@@ -74,7 +74,7 @@ def compiled(run):
 
 
 def finish():
-    """Waits until the device has done what it was given."""
+    """Wait until the device has finished."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
@@ -86,7 +86,7 @@ def images(batch):
 
 
 class Memory:
-    """Watches the peak of this process's resident memory, as `src/lib.rs` does, or of the device's own."""
+    """Measures the peak of this process's resident memory, as `src/lib.rs` does, or of the device's memory."""
 
     def __init__(self):
         if DEVICE.type == "cuda":
@@ -112,7 +112,7 @@ class Memory:
 
 
 def repeat(samples, run):
-    """Seconds of each sample, as `src/lib.rs` takes them, and the last result."""
+    """Seconds of each sample, measured as in `src/lib.rs`, and the last result."""
     start, warm, last = time.perf_counter(), 0, 0
     while warm < 3 or time.perf_counter() - start < 0.5:
         last = time.perf_counter()
@@ -138,7 +138,7 @@ def attend(qkv, heads):
 
 
 class Network:
-    """The network from its file, as one dictionary of tensors; a stage says which of them train."""
+    """The network of a file, as a dictionary of tensors; a stage selects those that train."""
 
     def __init__(self, state, width, opened=0, embeddings=False):
         self.width, self.heads = width, width // HEAD_WIDTH
@@ -210,7 +210,7 @@ def shapes(width):
 
 
 def load(folder, model):
-    """The tensors of the network's file; without one random tensors, for times alone."""
+    """The tensors of the network's file; random ones, for timing only, if it is missing."""
     path = folder / f"{model}.safetensors"
     if path.exists():
         return load_file(path)
@@ -310,10 +310,10 @@ def nearest(samples, shape):
 
 
 def measure(row, samples, folder):
-    """What the row found, as the members of its line."""
+    """Result of a row, as members of its line."""
     words, growth = row.split(":"), None
     if COMPILE:
-        # Else shapes of earlier rows make this one's dynamic, and after eight nothing is compiled any more.
+        # Otherwise earlier shapes make this one dynamic, and after eight nothing is compiled.
         torch.compiler.reset()
     if words[0] == "gemm":
         seconds, result = gemm(samples, *words[1:])
@@ -339,7 +339,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
-    parser.add_argument("--compile", action="store_true", help="run everything through torch.compile")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
     parser.add_argument("samples", type=int)
     parser.add_argument("folder", type=Path)
     parser.add_argument("rows", nargs="+")

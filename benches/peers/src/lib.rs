@@ -1,7 +1,7 @@
-//! What the timed programs share: the rows of the table, the numbers that go in, how time and memory are taken, and the
-//! line that each row prints.
+//! Shared by the timed programs: the rows of the table, their operands, the measurement of time and memory, and the
+//! line of a row.
 //!
-//! Every program draws the same numbers by the same rule, so that results can be compared value by value.
+//! All programs use the same random numbers, so that results can be compared value by value.
 
 use lat_wgpu::checkpoint::{Network, random_backbone};
 use lat_wgpu::error::{Error, Result};
@@ -23,21 +23,21 @@ pub const GRID: usize = 14;
 pub const TOKENS: usize = 1 + GRID * GRID;
 /// Blocks of every model.
 pub const DEPTH: usize = 12;
-/// Width of a head of attention.
+/// Width of an attention head.
 pub const HEAD_WIDTH: usize = 64;
 /// Width between a part classifier's two layers.
 pub const HIDDEN: usize = 256;
 /// Persons of Market-1501.
 pub const CLASSES: usize = 751;
-/// Of Adam, in every training step.
+/// Learning rate of Adam in every training step.
 pub const LEARNING_RATE: f32 = 1e-4;
-/// ε of Adam.
+/// Adam's ε.
 pub const ADAM_EPS: f32 = 1e-8;
-/// ε of the part classifiers' BatchNorm.
+/// BatchNorm's ε in the part classifiers.
 pub const BATCHNORM_EPS: f32 = 1e-5;
-/// Training steps before the timed ones: the first compiles and tunes.
+/// Training steps before the timed ones, since the first compiles and tunes.
 pub const WARM_STEPS: usize = 2;
-/// How many of the nearest rows are asked for.
+/// Number of nearest rows to find.
 pub const NEAREST: usize = 10;
 
 /// Streams of random numbers, one for each operand.
@@ -54,7 +54,7 @@ pub mod streams {
     pub const PIXELS: u64 = 5;
 }
 
-/// `len` numbers in [-1, 1): zeros would be kinder than what a network sees.
+/// `len` numbers in [-1, 1), more realistic than zeros.
 pub fn numbers(stream: u64, len: usize) -> Vec<f32> {
     (0..len as u64).map(|i| 2.0 * rng::uniform(0, stream, i) - 1.0).collect()
 }
@@ -65,7 +65,7 @@ pub fn pixels(batch: usize) -> Vec<u8> {
     (0..len as u64).map(|i| rng::bits(0, streams::PIXELS, i) as u8).collect()
 }
 
-/// The same for programs that want numbers: (B, 3, height, width), less the mean and over the deviation.
+/// The same images, normalised by mean and deviation (B, 3, height, width).
 pub fn normalised(pixels: &[u8]) -> Vec<f32> {
     let (mean, std) = Normalize::Imagenet.mean_std();
     let plane = SIZE.height * SIZE.width;
@@ -79,12 +79,12 @@ pub fn normalised(pixels: &[u8]) -> Vec<f32> {
     out
 }
 
-/// A Vision Transformer that is measured.
+/// A Vision Transformer to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Model {
-    /// As the command line has it.
+    /// Name on the command line.
     pub name: &'static str,
-    /// D.
+    /// Width D.
     pub dim: usize,
 }
 
@@ -96,7 +96,7 @@ pub const MODELS: [Model; 3] = [
 ];
 
 impl Model {
-    /// Heads of attention.
+    /// Attention heads.
     pub fn heads(&self) -> usize {
         self.dim / HEAD_WIDTH
     }
@@ -106,7 +106,7 @@ impl Model {
         VitConfig::plain(SIZE, PATCH, self.dim, DEPTH, self.heads())
     }
 
-    /// Random weights, part classifiers included.
+    /// Random weights, including part classifiers.
     pub fn network(&self) -> Network {
         let config = self.config();
         Network {
@@ -121,7 +121,7 @@ impl Model {
     }
 }
 
-/// Which operand of a product is stored turned; (M, K) times (K, N) is meant in each.
+/// The transposed operand of a product (M, K)·(K, N).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// A·B.
@@ -132,12 +132,12 @@ pub enum Form {
     Tn,
 }
 
-/// What is measured.
+/// Work to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     /// `gemm:FORM:MxKxN`, a product.
     Gemm {
-        /// How the operands are stored.
+        /// The transposed operand.
         form: Form,
         /// Rows of the result.
         m: usize,
@@ -148,43 +148,43 @@ pub enum Task {
     },
     /// `attention:forward:MODEL` or `attention:backward:MODEL`, of one image.
     Attention {
-        /// Whether gradients are asked for.
+        /// True for the backward pass.
         backward: bool,
-        /// Whose heads.
+        /// The model with these heads.
         model: Model,
     },
     /// `forward:MODEL:B`, from images to embeddings.
     Forward {
-        /// Which network.
+        /// The network.
         model: Model,
-        /// Images at once.
+        /// Batch size.
         batch: usize,
     },
-    /// `step:MODEL:OPEN:B`, a training step with so many open blocks, or `all` for the embedding too.
+    /// `step:MODEL:OPEN:B`, a training step of OPEN blocks, or `all` to train the patch embedding too.
     Step {
-        /// Which network.
+        /// The network.
         model: Model,
-        /// Open blocks, from the last one down.
+        /// Number of blocks, from the last, that train.
         open: usize,
-        /// Whether the embedding trains too.
+        /// True if the patch embedding trains too.
         embeddings: bool,
-        /// Images at once.
+        /// Batch size.
         batch: usize,
     },
     /// `embed:MODEL:N`, from N image files to embeddings.
     Embed {
-        /// Which network.
+        /// The network.
         model: Model,
         /// Files.
         count: usize,
     },
-    /// `nearest:QxDxG`, the nearest of G rows of D numbers to Q queries.
+    /// `nearest:QxDxG`, the nearest of G rows of D dimensions to Q queries.
     Nearest {
-        /// Q.
+        /// Number of queries Q.
         queries: usize,
-        /// D.
+        /// Dimensions D.
         dim: usize,
-        /// G.
+        /// Number of gallery rows G.
         gallery: usize,
     },
 }
@@ -231,24 +231,24 @@ impl Task {
     }
 }
 
-/// What a program is asked for.
+/// Arguments of a program.
 #[derive(Debug)]
 pub struct Request {
     /// Timed samples of every row.
     pub samples: usize,
-    /// Where images and weights lie.
+    /// Folder with images and weights.
     pub folder: PathBuf,
-    /// Names of rows and what they mean.
+    /// Names of rows with their work.
     pub rows: Vec<(String, Task)>,
 }
 
 /// Reads `SAMPLES FOLDER ROW...`.
 ///
 /// # Errors
-/// [`Error::Usage`] where that isn't what stands there.
+/// [`Error::Usage`] for other arguments.
 pub fn request(arguments: &[String]) -> Result<Request> {
     let [samples, folder, rows @ ..] = arguments else {
-        return Err(Error::Usage("SAMPLES FOLDER ROW... are wanted".to_string()));
+        return Err(Error::Usage("SAMPLES FOLDER ROW... are required".to_string()));
     };
     let samples =
         number(samples).ok_or_else(|| Error::Usage(format!("{samples} is no number of samples")))?;
@@ -259,20 +259,20 @@ pub fn request(arguments: &[String]) -> Result<Request> {
     Ok(Request { samples, folder: PathBuf::from(folder), rows: rows.collect::<Result<_>>()? })
 }
 
-/// What a row found.
+/// Result of a row.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Time of one run, for each sample.
+    /// Seconds of a run, for each sample.
     pub seconds: Vec<f64>,
-    /// Time that fetching the last result took afterwards: work that was put off would show here.
+    /// Time to fetch the last result afterwards, which reveals deferred work.
     pub read_seconds: Option<f64>,
     /// Floating-point operations of one run.
     pub flops: Option<f64>,
-    /// Some values of the result, see [`sample`].
+    /// Some values of the result; see [`sample`].
     pub values: Vec<f32>,
     /// Growth of the process's peak memory, in bytes.
     pub peak_growth: Option<u64>,
-    /// Which of several ways was the fastest.
+    /// The fastest of several variants.
     pub variant: Option<&'static str>,
 }
 
@@ -294,15 +294,15 @@ impl Found {
     }
 }
 
-/// At most 1,000 values, evenly spread.
+/// At most 1,000 evenly spread values.
 pub fn sample(values: &[f32]) -> Vec<f32> {
     values.iter().copied().step_by(values.len().div_ceil(1000).max(1)).collect()
 }
 
-/// Times `run`: warmed up first; a sample is the mean of as many runs as fill a fifth of a second.
+/// Times `run` after a warm-up. A sample is the mean of as many runs as fit in 0.2 s.
 ///
 /// # Errors
-/// What `run` reports.
+/// Errors of `run`.
 pub fn repeat(samples: usize, mut run: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
     let start = Instant::now();
     let mut last = 0.0;
@@ -325,10 +325,10 @@ pub fn repeat(samples: usize, mut run: impl FnMut() -> Result<()>) -> Result<Vec
     Ok(seconds)
 }
 
-/// Times training steps, numbered from 1, that return their loss: the seconds of those after the warm-up, and all losses.
+/// Times training steps, numbered from 1. Returns the seconds of those after the warm-up, and all losses.
 ///
 /// # Errors
-/// What `step` reports.
+/// Errors of `step`.
 pub fn train(samples: usize, mut step: impl FnMut(u32) -> Result<f32>) -> Result<(Vec<f64>, Vec<f32>)> {
     let (mut seconds, mut losses) = (Vec::new(), Vec::new());
     for number in 0..WARM_STEPS + samples {
@@ -341,21 +341,21 @@ pub fn train(samples: usize, mut step: impl FnMut(u32) -> Result<f32>) -> Result
     Ok((seconds, losses))
 }
 
-/// Watches the peak of this process's resident memory, which on a CPU adapter holds the device's too.
+/// Measures the peak of this process's resident memory, which includes the device's on a CPU adapter.
 #[derive(Debug)]
 pub struct Memory {
     before: Option<u64>,
 }
 
 impl Memory {
-    /// From now on.
+    /// Starts a measurement.
     pub fn watch() -> Memory {
-        // Linux: forgets the peak so far. Elsewhere there is no such file, and nothing is measured.
+        // Resets the peak on Linux. Other systems have no such file, and nothing is measured.
         let reset = std::fs::write("/proc/self/clear_refs", "5").ok();
         Memory { before: reset.and_then(|()| status("VmRSS:")) }
     }
 
-    /// How far the peak since then lies above what was in use then, in bytes.
+    /// Growth from the start of the measurement to the peak, in bytes.
     pub fn growth(&self) -> Option<u64> {
         Some(status("VmHWM:")?.saturating_sub(self.before?))
     }
@@ -383,7 +383,7 @@ pub fn images(folder: &Path, count: usize) -> Result<Vec<lat_wgpu::images::walk:
     Ok(images)
 }
 
-/// Ends a program: 0, or 1 or 2 with the error's chain.
+/// Exit code of a program: 0, or 1 or 2 after printing the error with its causes.
 pub fn end(result: Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     eprint!("error: {error}");

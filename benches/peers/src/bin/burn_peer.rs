@@ -1,7 +1,7 @@
 //! Burn's side of the table: the same products, attention and network in its tensor operations, on the same adapter.
 //!
-//! Burn is lazy: an operation is queued, fused with its neighbours and run when something waits. So every run ends with a
-//! sync, results are fetched and compared, and the time that fetching takes is told.
+//! Burn is lazy: operations are queued, fused and run when something waits. So every run ends with a sync, results are
+//! fetched and compared, and the time to fetch is reported.
 
 use burn::module::{Module, Param};
 use burn::optim::{AdamConfig, GradientsParams};
@@ -16,14 +16,14 @@ use lat_wgpu::images::walk::Image;
 use lat_wgpu::shape::GeltConfig;
 use lat_wgpu_peers::{
     ADAM_EPS, BATCHNORM_EPS, DEPTH, Form, Found, GRID, HEAD_WIDTH, LEARNING_RATE, Memory, Model, PATCH,
-    Request, SIZE, TOKENS, Task, end, normalised, numbers, images, pixels, repeat, request, sample,
-    streams, train,
+    Request, SIZE, TOKENS, Task, end, images, normalised, numbers, pixels, repeat, request, sample, streams,
+    train,
 };
 use std::process::ExitCode;
 use std::time::Instant;
 
 const USAGE: &str = "burn_peer measure SAMPLES FOLDER ROW...";
-/// Images at once where files are embedded.
+/// Batch size when embedding files.
 const BATCH: usize = 8;
 
 fn main() -> ExitCode {
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Burn's device on the adapter that our side opens, and its name.
+/// Burn's device on the same adapter as ours, and its name.
 fn device() -> Result<(Device, String)> {
     let ours = Context::open(&ContextOptions::from_environment(None))?;
     let kind = if ours.is_cpu() { DeviceKind::Cpu } else { DeviceKind::DefaultDevice };
@@ -59,9 +59,7 @@ fn measure(request: Request) -> Result<()> {
                 let stage = Stage { embeddings, first_open: DEPTH - open };
                 step(&device, samples, model, stage, batch)?
             }
-            Task::Embed { model, count } => {
-                embed(&device, samples, model, &images(&request.folder, count)?)?
-            }
+            Task::Embed { model, count } => embed(&device, samples, model, &images(&request.folder, count)?)?,
             Task::Nearest { .. } => continue,
         };
         found.print(row, "burn", &name);
@@ -85,7 +83,7 @@ fn fetch<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     tensor.into_data().try_to_vec::<f32>().map_err(|error| failed(format!("{error:?}")))
 }
 
-/// Times what makes a tensor, then fetches the last one.
+/// Times a function that returns a tensor, then fetches the last tensor.
 fn time<const D: usize>(
     device: &Device,
     samples: usize,
@@ -112,17 +110,17 @@ fn gemm(device: &Device, samples: usize, form: Form, m: usize, k: usize, n: usiz
     time(device, samples, || a.clone().matmul(b.clone()))
 }
 
-/// How attention is computed.
+/// Implementation of attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attention {
-    /// By Burn's own operation.
+    /// Burn's own operation.
     Whole,
     /// As softmax(Q·Kᵀ/√Dh)·V.
     Steps,
 }
 
 impl Attention {
-    /// Of (B, T, 3·D): (B, T, D).
+    /// Attention of (B, T, 3·D), giving (B, T, D).
     fn run(self, qkv: Tensor<3>, heads: usize) -> Tensor<3> {
         let [batch, tokens, _] = qkv.dims();
         let qkv = qkv.reshape([batch, tokens, 3, heads, HEAD_WIDTH]).permute([2, 0, 3, 1, 4]);
@@ -139,10 +137,10 @@ impl Attention {
     }
 }
 
-/// What the network runs: the faster one forward and backward where it was measured.
+/// The implementation in networks: the faster one in measurements of forward and backward.
 const FASTER: Attention = Attention::Whole;
 
-/// The faster of both ways.
+/// The faster of both implementations.
 fn attend(device: &Device, samples: usize, model: Model, backward: bool) -> Result<Found> {
     let mut best: Option<Found> = None;
     for (how, variant) in [(Attention::Whole, "attention()"), (Attention::Steps, "softmax of a product")] {
@@ -164,7 +162,7 @@ fn attend(device: &Device, samples: usize, model: Model, backward: bool) -> Resu
     Ok(best.unwrap_or_default())
 }
 
-/// The backward pass alone: the forward pass before it is run, and waited for, outside the clock.
+/// Times only the backward pass: the forward pass finishes before the clock starts.
 fn attend_backward(device: &Device, samples: usize, model: Model, how: Attention) -> Result<Found> {
     let device = device.clone().autodiff();
     let (len, dim) = (TOKENS * model.dim, model.dim);
@@ -192,7 +190,7 @@ fn attend_backward(device: &Device, samples: usize, model: Model, how: Attention
     Ok(Found { seconds, read_seconds, values: sample(&values), ..Found::default() })
 }
 
-/// Which parts of the network train; the final norm and the classifiers always do.
+/// The blocks and embeddings that train; the final norm and the classifiers always do.
 #[derive(Debug, Clone, Copy)]
 struct Stage {
     embeddings: bool,
@@ -201,7 +199,7 @@ struct Stage {
 
 #[derive(Module, Debug)]
 struct Linear {
-    /// (inputs, outputs), as Burn stores it.
+    /// Weight (inputs, outputs), as Burn stores it.
     weight: Param<Tensor<2>>,
     bias: Param<Tensor<1>>,
 }
@@ -225,13 +223,13 @@ struct Block {
 /// All part classifiers at once.
 #[derive(Module, Debug)]
 struct PartClassifiers {
-    /// (R, D, E) and (R, 1, E).
+    /// First weight (R, D, E) and bias (R, 1, E).
     weight1: Param<Tensor<3>>,
     bias1: Param<Tensor<3>>,
-    /// Of the BatchNorm (R, 1, E).
+    /// BatchNorm's weight and bias (R, 1, E).
     scale: Param<Tensor<3>>,
     shift: Param<Tensor<3>>,
-    /// (R, E, K) and (R, 1, K).
+    /// Second weight (R, E, K) and bias (R, 1, K).
     weight2: Param<Tensor<3>>,
     bias2: Param<Tensor<3>>,
 }
@@ -249,12 +247,12 @@ struct Vit {
     heads: PartClassifiers,
 }
 
-/// (rows, columns) turned.
+/// Transposes a matrix (rows, columns).
 fn turned(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| data[row * columns + column])).collect()
 }
 
-/// Brings a network's tensors to the device.
+/// Copies a network's tensors to the device.
 struct Loader<'a> {
     device: &'a Device,
     network: &'a Network,
@@ -287,7 +285,7 @@ impl Loader<'_> {
         Ok(Norm { weight: self.parameter(weight, [dim], open), bias: self.parameter(bias, [dim], open) })
     }
 
-    /// A tensor of all classifiers, stacked: matrices turned, vectors as rows.
+    /// A tensor of all classifiers, stacked: matrices transposed, vectors as rows.
     fn stacked(&self, name: &str) -> Result<Param<Tensor<3>>> {
         let parts = self.network.config.parts();
         let mut data = Vec::new();
@@ -360,8 +358,8 @@ impl Block {
 }
 
 impl PartClassifiers {
-    /// Scores (R, B, K) of parts (B, R, D), by the batch's own statistics. Running statistics are left out: work that Burn
-    /// is spared.
+    /// Scores (R, B, K) of parts (B, R, D) with batch statistics. Burn doesn't update running statistics, which saves
+    /// it work.
     fn forward(&self, parts: Tensor<3>) -> Tensor<3> {
         let hidden = parts.swap_dims(0, 1).matmul(self.weight1.val()) + self.bias1.val();
         let centred = hidden.clone() - hidden.mean_dim(1);
@@ -395,7 +393,7 @@ impl Vit {
         class * class_weight + means * local_weight
     }
 
-    /// Embeddings (B, R, D): every part of length 1/√R.
+    /// Embeddings (B, R, D) with parts of length 1/√R.
     fn embeddings(&self, images: Tensor<4>) -> Tensor<3> {
         let parts = self.parts(images);
         let length = parts.clone().powi_scalar(2).sum_dim(2).sqrt() * (GRID as f32).sqrt();

@@ -1,4 +1,4 @@
-//! Our side of the table, and what the others read: weights and images.
+//! Our side of the table, and the weights and images that the others read.
 
 use lat_wgpu::embeddings::Embeddings;
 use lat_wgpu::error::{Error, Result};
@@ -13,7 +13,7 @@ use lat_wgpu::retrieval::neighbours::Neighbours;
 use lat_wgpu::tasks::embed::{Embedder, LookOptions};
 use lat_wgpu_peers::{
     ADAM_EPS, CLASSES, DEPTH, Form, Found, HEAD_WIDTH, HIDDEN, LEARNING_RATE, MODELS, Memory, Model, NEAREST,
-    Request, SIZE, TOKENS, Task, end, numbers, images, pixels, repeat, request, sample, streams, train,
+    Request, SIZE, TOKENS, Task, end, images, numbers, pixels, repeat, request, sample, streams, train,
 };
 use safetensors::{Dtype, tensor::TensorView};
 use std::path::Path;
@@ -47,7 +47,7 @@ fn write_weights(name: &str, file: &Path) -> Result<()> {
         .map_err(|error| Error::Usage(format!("{} can't be written: {error}", file.display())))
 }
 
-/// Draws some two dozen images.
+/// Draws about two dozen images.
 fn draw(folder: &Path) -> Result<()> {
     let figures = Figures { persons: 6, cameras: 2, images: 2, seed: 1 };
     draw_figures(folder, figures).map(|_| ())
@@ -77,7 +77,7 @@ fn measure(request: Request) -> Result<()> {
     Ok(())
 }
 
-/// Times a plan of what `record` records, then reads `result`.
+/// Times the plan that `record` records, then reads `result`.
 fn plan(
     context: &Context,
     samples: usize,
@@ -100,8 +100,8 @@ const TILE: usize = 128;
 fn gemm(context: &Context, samples: usize, form: Form, m: usize, k: usize, n: usize) -> Result<Found> {
     let left = numbers(streams::LEFT, m * k);
     let right = numbers(streams::RIGHT, k * n);
-    // A result that no binding shows is made in stripes of columns, one after the other into the same memory: whole tiles, since
-    // a product whose columns are no multiple of four has the plainest kernel.
+    // A result larger than a binding is computed in stripes of columns into the same memory. Stripes are whole tiles,
+    // since a product with columns that are no multiple of four uses the slowest kernel.
     let most = (context.max_tensor_bytes() / 4) as usize / m / TILE * TILE;
     let stripes = if form == Form::Nt { n.div_ceil(most.max(1)) } else { 1 };
     let stripe = if stripes == 1 { n } else { n.div_ceil(stripes).next_multiple_of(TILE) };
@@ -127,7 +127,7 @@ fn gemm(context: &Context, samples: usize, form: Form, m: usize, k: usize, n: us
             }
         }
     })?;
-    // The last stripe alone says nothing that another program's whole result could be held against.
+    // The last stripe alone can't be compared with the whole result of another program.
     Ok(if stripes == 1 { found } else { Found { values: Vec::new(), ..found } })
 }
 
@@ -183,7 +183,7 @@ fn forward(context: &Context, samples: usize, model: Model, batch: usize) -> Res
 
 fn step(context: &Context, samples: usize, model: Model, stage: Trainable, batch: usize) -> Result<Found> {
     let network = model.network();
-    // No dropout: losses are compared.
+    // No dropout, since losses are compared.
     let heads = ClassifierSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.0 };
     let betas = Betas { beta1: 0.9, beta2: 0.999, eps: f64::from(ADAM_EPS) };
     let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
