@@ -255,7 +255,7 @@ fn an_index_on_a_full_disk_stays_readable() {
         let index = folder.join("after/index");
         assert!(tree(&folder.join("after")).keys().all(|name| !name.contains(".lat-wgpu-")), "{room} KiB");
         let manifest = if index.is_dir() { Manifest::read(&index).unwrap() } else { None };
-        let parts = manifest.map(|manifest| manifest.parts).unwrap_or_default();
+        let parts = manifest.map(|manifest| manifest.segments).unwrap_or_default();
         // All rows that it lists exist.
         let read = parts.iter().map(|part| embeddings::read(&index.join(&part.file)).unwrap().paths.len());
         rows.push(read.sum::<usize>());

@@ -2,7 +2,7 @@
 //! reason. Those that can't be made in a few lines are in tests/found.
 
 use lat_wgpu::checkpoint::{self, HostTensor, Settings};
-use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, MANIFEST, Manifest, Model, Origin};
+use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, MANIFEST, Manifest, Origin, Weights};
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter};
 use lat_wgpu::images::decode::{DecodeOptions, decode};
 use lat_wgpu::shape::{ImageSize, VitConfig};
@@ -112,7 +112,7 @@ fn a_shape_of_an_unknown_type_allocates_nothing() {
 fn a_manifest_with_wrong_counts_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let origin = Origin {
-        model: Model { name: "m.safetensors".to_string(), sha256: "00".to_string() },
+        model: Weights { name: "m.safetensors".to_string(), sha256: "00".to_string() },
         metadata: BTreeMap::new(),
         ignore_exif: false,
         dim: 1,
@@ -136,9 +136,11 @@ fn a_manifest_with_wrong_counts_is_refused() {
     };
     // Fewer images than its segments hold: removing one once counted below 0. A number used twice would overwrite a
     // segment.
-    for (images, next_part, words) in
-        [(0, 2, "don't hold 0 images"), (1, 1, "can't be number 1"), (1, u32::MAX.into(), "can't be number")]
-    {
+    for (images, next_part, words) in [
+        (0, 2, "don't hold 0 images"),
+        (1, 1, "next_part can't be 1"),
+        (1, u32::MAX.into(), "next_part can't be"),
+    ] {
         manifest(images, next_part);
         refused(Manifest::read(dir.path()), words);
         let options = IndexOptions { prune: true, ..IndexOptions::default() };

@@ -4,7 +4,7 @@
 mod program;
 
 use lat_wgpu::embeddings::index::{
-    Found, IndexOptions, IndexWriter, Manifest, Model, Origin, Shard, ShardNumber, hash_of_list,
+    Found, IndexOptions, IndexWriter, Manifest, Origin, Shard, ShardNumber, Weights, hash_of_list,
 };
 use lat_wgpu::embeddings::merge::{Merge, Merged};
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
@@ -25,7 +25,7 @@ const DIM: usize = 3;
 
 fn origin() -> Origin {
     Origin {
-        model: Model { name: "m.safetensors".to_string(), sha256: "0123456789abcdef".to_string() },
+        model: Weights { name: "m.safetensors".to_string(), sha256: "0123456789abcdef".to_string() },
         metadata: BTreeMap::from([(
             "lat_wgpu".to_string(),
             r#"{"model":{"gelt":{"lambda":0.8}}}"#.to_string(),
@@ -36,8 +36,8 @@ fn origin() -> Origin {
     }
 }
 
-fn options(part_rows: usize) -> IndexOptions {
-    IndexOptions { part_rows, ..IndexOptions::default() }
+fn options(segment_rows: usize) -> IndexOptions {
+    IndexOptions { segment_rows, ..IndexOptions::default() }
 }
 
 /// A folder with `images/`, in which each file holds its own name.
@@ -91,7 +91,7 @@ fn shard(index: &Path, number: u32, of: u32, images: Vec<Image>, origin: Origin)
 fn read(index: &Path) -> BTreeMap<String, Vec<f32>> {
     let manifest = Manifest::read(index).unwrap().unwrap();
     let mut rows = BTreeMap::new();
-    for part in &manifest.parts {
+    for part in &manifest.segments {
         let Embeddings { paths, dim, rows: values } = embeddings::read(&index.join(&part.file)).unwrap();
         assert_eq!(paths.len(), part.rows);
         for (name, row) in paths.into_iter().zip(values.chunks(dim)) {
@@ -129,7 +129,7 @@ fn an_index_adds_missing_images_and_drops_changed_ones() {
     let (here, index) = (folder.path(), folder.path().join("index"));
     assert_eq!(extend(&index, list(here), &options(2)).1, (5, 5));
     assert_eq!(read(&index), wanted(&list(here)));
-    assert_eq!(Manifest::read(&index).unwrap().unwrap().parts.len(), 3);
+    assert_eq!(Manifest::read(&index).unwrap().unwrap().segments.len(), 3);
 
     let before = names_in(&index);
     let bytes = std::fs::read(index.join("manifest.json")).unwrap();
@@ -173,7 +173,7 @@ fn unfinished_work_is_repeated() {
     drop(writer);
     assert_eq!(read(&index).len(), 2, "the first segment counts, the second was not complete");
     assert!(!Manifest::read(&index).unwrap().unwrap().complete);
-    assert!(message(Merge::open(&index)).contains("isn't complete"));
+    assert!(message(Merge::open(&index)).contains("is not complete"));
 
     // A kill between two steps leaves a segment that no manifest lists, and half a file.
     std::fs::write(index.join("part-000002.safetensors"), "half").unwrap();
@@ -199,7 +199,7 @@ fn other_embeddings_are_refused() {
         change(&mut other);
         message(IndexWriter::open(&index, other, list(here), &options(2)))
     };
-    let model = refused(&|o| o.model = Model { name: "n.safetensors".into(), sha256: "f".repeat(64) });
+    let model = refused(&|o| o.model = Weights { name: "n.safetensors".into(), sha256: "f".repeat(64) });
     for word in ["m.safetensors", "0123456789ab", "n.safetensors", "ffffffffffff"] {
         assert!(model.contains(word), "{model}");
     }
@@ -230,12 +230,12 @@ fn other_embeddings_are_refused() {
     let twice = [list(here), list(here)].concat();
     assert!(message(IndexWriter::open(&index, origin(), twice, &options(2))).contains("twice"));
     let text = message(IndexWriter::open(&here.join("images"), origin(), list(here), &options(2)));
-    assert!(text.contains("folder of its own"), "{text}");
+    assert!(text.contains("needs its own folder"), "{text}");
     // A manifest must not point outside its folder.
     let path = index.join("manifest.json");
     let manifest = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, manifest.replace("part-", "../part-")).unwrap();
-    assert!(message(Manifest::read(&index)).contains("no name of a part"));
+    assert!(message(Manifest::read(&index)).contains("is not a file name of a segment"));
     std::fs::write(&path, manifest.replace("\"format\": 1", "\"format\": 2")).unwrap();
     assert!(message(Manifest::read(&index)).contains("format 2"));
 }
@@ -347,7 +347,7 @@ fn bad_shards_are_named() {
     // Flip one bit.
     let good = std::fs::read(&out).unwrap();
     let victim = parts.join("shard-4-of-4");
-    let part = victim.join(&Manifest::read(&victim).unwrap().unwrap().parts[0].file);
+    let part = victim.join(&Manifest::read(&victim).unwrap().unwrap().segments[0].file);
     let whole = std::fs::read(&part).unwrap();
     let mut bytes = whole.clone();
     *bytes.last_mut().unwrap() ^= 1;
@@ -364,21 +364,21 @@ fn bad_shards_are_named() {
     let path = victim.join("manifest.json");
     let manifest = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, manifest.replace("\"number\": 4", "\"number\": 1")).unwrap();
-    assert!(message(merge(&parts, &out)).contains("isn't that of shard 4/4"));
+    assert!(message(merge(&parts, &out)).contains("is not that of shard 4/4"));
     std::fs::write(&path, &manifest).unwrap();
     let mut value: Value = serde_json::from_str(&manifest).unwrap();
     let skipped = read(&parts.join("shard-1-of-4")).keys().next().unwrap().clone();
     value["skipped"] = serde_json::json!([skipped]);
     std::fs::write(&path, value.to_string()).unwrap();
     let text = message(merge(&parts, &out));
-    assert!(text.contains(&format!("{skipped} stands twice")) && text.contains("shard-1-of-4"), "{text}");
+    assert!(text.contains(&format!("{skipped} occurs twice")) && text.contains("shard-1-of-4"), "{text}");
     value["skipped"] = serde_json::json!(["new.jpg"]);
     std::fs::write(&path, value.to_string()).unwrap();
-    assert!(message(merge(&parts, &out)).contains("21 images that aren't the 20"));
+    assert!(message(merge(&parts, &out)).contains("21 images, which are not the 20"));
     assert_eq!(std::fs::read(&out).unwrap(), good, "no error replaces an older file");
     std::fs::create_dir(parts.join("shard-1-of-2")).unwrap();
     assert!(message(merge(&parts, &out)).contains("different splits"));
-    assert!(message(merge(&victim, &out)).contains("alone"));
+    assert!(message(merge(&victim, &out)).contains("is only shard"));
 }
 
 // The program.
@@ -405,7 +405,7 @@ fn four_shards_equal_one_run_to_the_byte() {
         let (one, all) = (format!("one.{extension}"), format!("all.{extension}"));
         embed(0, here, &["crops", "--out", &one, "--batch-size", "5"]);
         let (_, stderr) = expect(0, here, &["merge", "parts", "--out", &all, "--json", "m.json"]);
-        assert!(stderr.contains("merged 18 rows of 128 numbers"), "{stderr}");
+        assert!(stderr.contains("merged 18 rows of 128 dimensions"), "{stderr}");
         assert!(
             std::fs::read(here.join(&one)).unwrap() == std::fs::read(here.join(&all)).unwrap(),
             "{extension}"
@@ -444,7 +444,7 @@ fn a_killed_shard_neither_loses_nor_repeats_rows() {
     let killed = read(&index).len();
     assert!((2..24).contains(&killed), "{killed} rows");
     let (_, text) = expect(1, here, &["merge", "parts", "--out", "all.npy"]);
-    assert!(text.contains("isn't complete"), "{text}");
+    assert!(text.contains("is not complete"), "{text}");
 
     // A signal keeps every row made so far.
     let mut child = start();

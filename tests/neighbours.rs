@@ -4,7 +4,7 @@ mod common;
 
 use common::random::{normal, sample};
 use common::{assert_same_bits, context};
-use lat_wgpu::embeddings::rows::{EmbeddingFile, Parts, Rows};
+use lat_wgpu::embeddings::rows::{EmbeddingFile, Rows, Stacked};
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::kernels::topk::MAX_K;
@@ -123,7 +123,7 @@ fn a_streamed_gallery_equals_one_in_memory() {
         }
     }
     // Three files in sequence: every row comes three times, in the order of the files.
-    let parts = Parts::new(files.iter().map(|file| file as &dyn Rows).collect()).unwrap();
+    let parts = Stacked::new(files.iter().map(|file| file as &dyn Rows).collect()).unwrap();
     let mut together = Neighbours::with_tiles(context(), &queries, &parts, tiles(6, 40, false)).unwrap();
     let found = together.nearest(0..6, 27).unwrap();
     for (found, nearest) in found.iter().zip(&nearest) {

@@ -255,10 +255,10 @@ fn a_reduced_gallery_is_searched_with_reduced_queries() {
         assert!((distance - by_hand).abs() < 1e-5, "{distance} and {by_hand}");
     }
     let (_, stderr) = search(1, here, &base);
-    assert!(stderr.contains("reduced alike"), "{stderr}");
+    assert!(stderr.contains("must be reduced"), "{stderr}");
     let (_, stderr) =
         search(1, here, &["--gallery", "g.safetensors", "--query", "query", "--reduce", "pca.safetensors"]);
-    assert!(stderr.contains("reduced alike"), "{stderr}");
+    assert!(stderr.contains("must be reduced"), "{stderr}");
 }
 
 #[test]
@@ -291,9 +291,15 @@ fn mismatched_inputs_are_reported() {
     writer.finish().unwrap();
     let nowhere = other("none.npy");
     for (code, gallery, query, more, words) in [
-        (1, "g.safetensors", "query", &["--lambda", "3"][..], &["model.gelt.lambda 0.8", "now has 3"][..]),
+        (
+            1,
+            "g.safetensors",
+            "query",
+            &["--lambda", "3"][..],
+            &["model.gelt.lambda 0.8", "queries have 3"][..],
+        ),
         (1, "g.safetensors", "query", &["--size", "48x16"], &["preprocess.size [32,32]"]),
-        (1, &narrow, "query", &[], &["narrow.npy", "of 3 numbers", "have 128"]),
+        (1, &narrow, "query", &[], &["narrow.npy", "of 3 dimensions", "have 128"]),
         (1, &empty, "query", &[], &["empty.npy holds no embeddings"]),
         (1, &nowhere, "query", &[], &["none.npy"]),
         (1, "g.safetensors", "nobody.jpg", &[], &["nobody.jpg"]),

@@ -10,7 +10,7 @@ use super::signals::Signals;
 use super::words::{named, word};
 use crate::checkpoint::Network;
 use crate::embeddings::index::{
-    self, Found, IndexOptions, IndexWriter, Model, Origin, PART_ROWS, Shard, ShardNumber,
+    self, Found, IndexOptions, IndexWriter, Origin, SEGMENT_ROWS, Shard, ShardNumber, Weights,
 };
 use crate::embeddings::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
 use crate::embeddings::{Dtype, EmbeddingWriter};
@@ -267,17 +267,17 @@ fn open_output(
         return Ok((Arc::new(images), Output::File(writer)));
     }
     let name = arguments.model.file_name().unwrap_or_default();
-    let model = Model { name: walk::readable(name), sha256: weights_sha256 };
+    let model = Weights { name: walk::readable(name), sha256: weights_sha256 };
     let origin = Origin { model, metadata, ignore_exif: arguments.ignore_exif, dim, dtype };
-    let part_rows = arguments.part_rows.map_or(PART_ROWS, |rows| rows as usize);
+    let segment_rows = arguments.part_rows.map_or(SEGMENT_ROWS, |rows| rows as usize);
     let writer = match arguments.shard {
         None => {
-            let options = IndexOptions { shard: None, prune: arguments.prune, part_rows };
+            let options = IndexOptions { shard: None, prune: arguments.prune, segment_rows };
             IndexWriter::open(out, origin, images, &options)?
         }
         Some(number) => {
             let (shard, images) = Shard::of_list(number, images)?;
-            let options = IndexOptions { shard: Some(shard), prune: true, part_rows };
+            let options = IndexOptions { shard: Some(shard), prune: true, segment_rows };
             IndexWriter::open(&index_folder(arguments), origin, images, &options)?
         }
     };

@@ -40,9 +40,9 @@ pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
     }
     let dim = merge.dim();
     let progress = Progress::new(Some(Signals::listen()?));
-    let Merged { rows, skipped, parts } = merge.write(&arguments.out, &progress)?;
+    let Merged { rows, skipped, segments } = merge.write(&arguments.out, &progress)?;
     eprintln!(
-        "merged {rows} rows of {dim} numbers from {parts} parts into {} ({skipped} images were skipped)",
+        "merged {rows} rows of {dim} dimensions from {segments} segments into {} ({skipped} images were skipped)",
         arguments.out.display()
     );
     if let Some(target) = &arguments.json {
@@ -50,7 +50,7 @@ pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
             "out": arguments.out.to_string_lossy(),
             "rows": rows,
             "dim": dim,
-            "parts": parts,
+            "parts": segments,
             "skipped": skipped,
         });
         json::write(target, &value)?;

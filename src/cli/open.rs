@@ -41,9 +41,8 @@ pub fn about_skipped(error: Error) -> Error {
 /// Lists the images of inputs.
 pub fn images(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
     walk::list_images(inputs, follow_links).map_err(|error| match error {
-        Error::NothingToDo(_) => {
-            error.hinted(format!("inputs are files, or folders with images: .{}", walk::ENDINGS.join(" .")))
-        }
+        Error::NothingToDo(_) => error
+            .hinted(format!("inputs are files, or folders with images: .{}", walk::EXTENSIONS.join(" ."))),
         _ => error,
     })
 }

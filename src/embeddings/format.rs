@@ -1,4 +1,4 @@
-//! Forms of embeddings files: endings, headers, and the names beside a `.npy`.
+//! File formats of embeddings: extensions, headers, and the names beside a `.npy`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +9,9 @@ use crate::storage::Dtype;
 
 /// Longest header that readers of safetensors accept, in bytes.
 pub(super) const MAX_SAFETENSORS_HEADER: usize = 100_000_000;
-/// One kind of file.
-pub(super) trait Form: Send {
-    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()>;
+/// Writer of one file format.
+pub(super) trait FormatWriter: Send {
+    fn push(&mut self, name: &str, embedding: &[f32]) -> Result<()>;
     fn finish(self: Box<Self>, rows: usize) -> Result<()>;
 }
 
@@ -28,12 +28,12 @@ pub struct Embeddings {
     pub paths: Vec<String>,
     /// Dimensions D of a row.
     pub dim: usize,
-    /// (N, D).
+    /// Rows (N, D), one after the other.
     pub rows: Vec<f32>,
 }
 
 impl Embeddings {
-    /// One row (D).
+    /// Returns one row (D).
     ///
     /// # Panics
     /// If there is no such row.
@@ -42,13 +42,13 @@ impl Embeddings {
     }
 }
 
-pub(super) fn ending(path: &Path) -> String {
+pub(super) fn extension(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
-/// The file of names beside an embeddings file, if its form has one.
+/// The file of names beside an embeddings file, if its format has one.
 pub fn side_file(file: &Path) -> Option<PathBuf> {
-    (ending(file) == "npy").then(|| paths_beside(file))
+    (extension(file) == "npy").then(|| paths_beside(file))
 }
 
 /// `gallery.npy` → `gallery.paths.txt`.
@@ -56,12 +56,12 @@ pub(super) fn paths_beside(npy: &Path) -> PathBuf {
     npy.with_extension("paths.txt")
 }
 
-/// A name on one line: line breaks as `\n` and `\r`, and so a backslash as `\\`.
+/// Writes a name in one line: a line break becomes `\n` or `\r`, a backslash `\\`.
 pub(super) fn to_line(name: &str) -> String {
     name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r")
 }
 
-/// What `to_line` was given.
+/// Reads a name that `to_line` wrote.
 pub(super) fn from_line(line: &str) -> String {
     let mut name = String::with_capacity(line.len());
     let mut letters = line.chars();
@@ -79,56 +79,60 @@ pub(super) fn from_line(line: &str) -> String {
     name
 }
 
-/// That a file's ending is none of those that embeddings have.
-pub(super) fn other_ending(path: &Path) -> Error {
-    let what = match ending(path).as_str() {
-        "npz" => "; a NumPy archive (.npz) holds several arrays: save the one with numpy.save",
+/// Error of a file that has no extension of embeddings.
+pub(super) fn unknown_extension(path: &Path) -> Error {
+    let what = match extension(path).as_str() {
+        "npz" => "; a NumPy archive (.npz) holds several arrays: save one of them with numpy.save",
         _ => "",
     };
     Error::Usage(format!("{}: embeddings are read from .safetensors, .npy or .parquet{what}", path.display()))
 }
 
-/// Names of the rows of a `.npy` file.
+/// Reads the names of a `.npy` file's rows.
 pub(super) fn npy_names(path: &Path) -> Result<Vec<String>> {
     let beside = paths_beside(path);
     let lines = std::fs::read_to_string(&beside).map_err(Error::io("read", &beside))?;
     Ok(lines.lines().map(from_line).collect())
 }
 
-/// Where a file has its matrix.
-pub(super) struct Head {
+/// Shape and position of the matrix in a file.
+pub(super) struct Header {
     pub(super) rows: usize,
     pub(super) dim: usize,
     pub(super) dtype: Dtype,
-    /// First byte of the numbers, counted from the start of the file.
+    /// Offset of the matrix in the file, in bytes.
     pub(super) start: usize,
 }
 
-/// Names and matrix of a file whose validated header has `header_len` bytes.
-pub(super) fn safetensors_head(
+/// Reads names and matrix position from a validated header of `header_len` bytes.
+pub(super) fn safetensors_header(
     header: &Metadata,
     header_len: usize,
-) -> std::result::Result<(Vec<String>, Head), String> {
-    let tensor = header.info("embeddings").ok_or("no tensor embeddings")?;
+) -> std::result::Result<(Vec<String>, Header), String> {
+    let tensor = header.info("embeddings").ok_or("it has no tensor embeddings")?;
     let &[rows, dim] = &tensor.shape[..] else { return Err("tensor embeddings is not a matrix".to_string()) };
     let dtype = match tensor.dtype {
         safetensors::Dtype::F32 => Dtype::F32,
         safetensors::Dtype::F16 => Dtype::F16,
         other => return Err(format!("tensor embeddings holds {other}, not F32 or F16")),
     };
-    let list = header.metadata().as_ref().and_then(|m| m.get("paths")).ok_or("no paths in the metadata")?;
-    let paths = serde_json::from_str(list).map_err(|e| format!("paths in the metadata: {e}"))?;
-    Ok((paths, Head { rows, dim, dtype, start: 8 + header_len + tensor.data_offsets.0 }))
+    let list =
+        header.metadata().as_ref().and_then(|m| m.get("paths")).ok_or("it has no paths in the metadata")?;
+    let paths =
+        serde_json::from_str(list).map_err(|e| format!("its paths in the metadata are malformed: {e}"))?;
+    Ok((paths, Header { rows, dim, dtype, start: 8 + header_len + tensor.data_offsets.0 }))
 }
 
-/// Longest beginning of a `.npy` file that is a header, in bytes.
+/// Largest header of a `.npy` file, in bytes.
 pub(super) const MAX_NPY_HEADER: usize = 10 + u16::MAX as usize;
 
-/// Reads the beginning of a matrix in C order, as NumPy writes it too.
-pub(super) fn npy_head(bytes: &[u8]) -> std::result::Result<Head, String> {
+/// Reads the header of a matrix in C order, as NumPy writes it.
+pub(super) fn npy_header(bytes: &[u8]) -> std::result::Result<Header, String> {
     let bad = || match bytes.starts_with(b"PK\x03\x04") {
-        true => "is a NumPy archive (.npz) of several arrays: save the one with numpy.save".to_string(),
-        false => "is not a NumPy matrix of f32 or f16 in C order".to_string(),
+        true => {
+            "it is a NumPy archive (.npz) of several arrays: save one of them with numpy.save".to_string()
+        }
+        false => "it is not a NumPy matrix of f32 or f16 in C order".to_string(),
     };
     let (magic, rest) = bytes.split_at_checked(8).ok_or_else(bad)?;
     if magic != b"\x93NUMPY\x01\x00" {
@@ -147,7 +151,7 @@ pub(super) fn npy_head(bytes: &[u8]) -> std::result::Result<Head, String> {
     let sides: Vec<usize> = shape.split(',').map_while(|side| side.trim().parse().ok()).collect();
     match sides[..] {
         [rows, dim] if header.contains("'fortran_order': False") => {
-            Ok(Head { rows, dim, dtype, start: 10 + len })
+            Ok(Header { rows, dim, dtype, start: 10 + len })
         }
         _ => Err(bad()),
     }

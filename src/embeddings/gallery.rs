@@ -1,4 +1,4 @@
-//! What is searched in: embeddings in one file or in a folder of parts, some of their rows, and the images behind them.
+//! Galleries: embeddings in one file or in a folder of segments, filters for their rows, and the files of their images.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -10,59 +10,58 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::format::ending;
+use super::format::extension;
 use super::provenance::{Provenance, Source};
-use super::rows::{NamedRows, Parts, Rows};
+use super::rows::{NamedRows, Rows, Stacked};
 use crate::datasets::labels::Label;
 use crate::error::{Error, Result};
 use crate::images::walk;
 use crate::storage::entry::Entry;
 
-/// Lists the parts of a folder, where it has such a file.
+/// The file that lists the segments of a folder.
 const MANIFEST: &str = "manifest.json";
-/// Endings of files with embeddings.
-const ENDINGS: [&str; 3] = ["safetensors", "npy", "parquet"];
-/// Largest file of an image that is shown, in bytes.
+/// Extensions of files with embeddings.
+const EXTENSIONS: [&str; 3] = ["safetensors", "npy", "parquet"];
+/// Largest image file to show, in bytes.
 const MAX_SHOWN: u64 = 16 << 20;
 
-/// Embeddings with the names of their images, read piece by piece; the rows of a part stand behind those of the part
-/// before.
+/// Embeddings with the names of their images. Rows are read from disk in pieces, the segments one after the other.
 pub struct Gallery {
-    parts: Vec<Part>,
+    segments: Vec<Segment>,
     names: Vec<String>,
     dim: usize,
 }
 
-/// One file.
-struct Part {
+/// One file of a gallery.
+struct Segment {
     path: PathBuf,
     rows: Box<dyn Rows>,
     provenance: Provenance,
-    /// First row behind it, counted over all parts.
+    /// First row of the next segment, counted over the whole gallery.
     end: usize,
 }
 
 impl Gallery {
-    /// Opens a file of embeddings, or a folder of them: the files that its `manifest.json` lists under `parts`, in that
-    /// order, or without one all its `.safetensors`, `.npy` and `.parquet`, in the order of their names.
+    /// Opens a file of embeddings, or a folder of them: the `parts` of its `manifest.json` in that order, or without a
+    /// manifest all `.safetensors`, `.npy` and `.parquet` files in the order of their names.
     ///
     /// # Errors
-    /// `Io` where something can't be read, `Usage` for a file of another ending, `Data` where there are no rows, or the
-    /// parts differ in the length of their rows.
+    /// `Io` if a file can't be read, `Usage` for another extension, `Data` if there are no rows or the segments differ in
+    /// dimensions.
     pub fn open(path: &Path) -> Result<Gallery> {
-        let paths = if path.is_dir() { part_paths(path)? } else { vec![path.to_path_buf()] };
-        let mut gallery = Gallery { parts: Vec::new(), names: Vec::new(), dim: 0 };
+        let paths = if path.is_dir() { segment_paths(path)? } else { vec![path.to_path_buf()] };
+        let mut gallery = Gallery { segments: Vec::new(), names: Vec::new(), dim: 0 };
         for path in paths {
             let NamedRows { rows, names, provenance } = super::open(&path)?;
-            // A part without rows has nothing to say.
+            // The dimensions of an empty segment don't matter.
             if names.is_empty() {
                 continue;
             }
-            if let Some(first) = gallery.parts.first()
+            if let Some(first) = gallery.segments.first()
                 && rows.dim() != gallery.dim
             {
                 return Err(Error::Data(format!(
-                    "{} has embeddings of {} numbers, {} of {}: all parts must come from the same model and settings",
+                    "{} has embeddings of {} dimensions, {} of {}: all files must come from the same model and settings",
                     first.path.display(),
                     gallery.dim,
                     path.display(),
@@ -72,7 +71,7 @@ impl Gallery {
             gallery.dim = rows.dim();
             gallery.names.extend(names);
             let end = gallery.names.len();
-            gallery.parts.push(Part { path, rows, provenance, end });
+            gallery.segments.push(Segment { path, rows, provenance, end });
         }
         if gallery.names.is_empty() {
             return Err(Error::Data(format!("{} holds no embeddings", path.display())));
@@ -80,66 +79,67 @@ impl Gallery {
         Ok(gallery)
     }
 
-    /// Its files with the weights that they tell of.
+    /// Lists its files with the weights that they name.
     pub fn sources(&self) -> Vec<Source> {
-        let source = |part: &Part| Source {
-            file: part.path.clone(),
-            weights_sha256: part.provenance.weights_sha256.clone(),
+        let source = |segment: &Segment| Source {
+            file: segment.path.clone(),
+            weights_sha256: segment.provenance.weights_sha256.clone(),
         };
-        self.parts.iter().map(source).collect()
+        self.segments.iter().map(source).collect()
     }
 
-    /// Where all its rows come from.
+    /// Provenance of all its rows.
     pub fn provenance(&self) -> Provenance {
-        Provenance::of_all(self.parts.iter().map(|part| &part.provenance))
+        Provenance::of_all(self.segments.iter().map(|segment| &segment.provenance))
     }
 
-    /// Where its images are: in `folder`, else where its files tell that they were embedded from, if that is still
-    /// there.
+    /// Finds its images: in `folder`, else in the inputs that its files name, if those still exist.
     ///
     /// # Errors
-    /// `Io` where `folder` can't be read.
+    /// `Io` if `folder` can't be read.
     pub fn images(&self, folder: Option<&Path>) -> Result<Option<Images>> {
         if let Some(folder) = folder {
             return Ok(Some(Images { folder: Some(ImageFolder::open(folder)?), inputs: Vec::new() }));
         }
         let mut inputs: Vec<(&[String], Option<Arc<Inputs>>)> = Vec::new();
-        let mut of_parts = Vec::with_capacity(self.parts.len());
-        for Part { provenance, .. } in &self.parts {
+        let mut of_segments = Vec::with_capacity(self.segments.len());
+        for Segment { provenance, .. } in &self.segments {
             let known = inputs.iter().find(|(list, _)| *list == provenance.inputs);
             let own = known.map(|(_, found)| found.clone()).unwrap_or_else(|| {
                 let found = Inputs::open(&provenance.inputs).map(Arc::new);
                 inputs.push((&provenance.inputs, found.clone()));
                 found
             });
-            of_parts.push(own);
+            of_segments.push(own);
         }
-        Ok(of_parts.iter().any(Option::is_some).then_some(Images { folder: None, inputs: of_parts }))
+        Ok(of_segments.iter().any(Option::is_some).then_some(Images { folder: None, inputs: of_segments }))
     }
 
-    /// The inputs that its files were embedded from, as typed.
+    /// Inputs that its files were embedded from, as typed.
     pub fn inputs(&self) -> BTreeSet<&str> {
-        self.parts.iter().flat_map(|part| &part.provenance.inputs).map(String::as_str).collect()
+        self.segments.iter().flat_map(|segment| &segment.provenance.inputs).map(String::as_str).collect()
     }
 
-    /// The file of a row's image.
+    /// Finds the file of a row's image.
     pub fn image(&self, images: &Images, row: usize) -> Option<PathBuf> {
         let name = self.names.get(row)?;
         match &images.folder {
             Some(folder) => folder.find(name),
-            None => images.inputs[self.parts.partition_point(|part| part.end <= row)].as_ref()?.find(name),
+            None => images.inputs[self.segments.partition_point(|segment| segment.end <= row)]
+                .as_ref()?
+                .find(name),
         }
     }
 
-    /// Name of each row's image, as it was when it was embedded.
+    /// Name of each row's image.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The rows that every filter lets through, ascending.
+    /// Returns the rows that pass every filter, ascending.
     ///
     /// # Errors
-    /// `Data` where nothing is left, or a filter by camera meets a name that tells none.
+    /// `Data` if no row is left, or if a camera filter meets a name without a camera.
     pub fn filtered(&self, filters: &[Filter]) -> Result<Vec<usize>> {
         let mut kept: Vec<usize> = (0..self.names.len()).collect();
         for filter in filters {
@@ -153,40 +153,41 @@ impl Gallery {
         }
         if kept.is_empty() {
             return Err(Error::Data(format!(
-                "none of the gallery's {} images passes --filter",
+                "none of the gallery's {} images passes every --filter",
                 self.names.len()
             )));
         }
         Ok(kept)
     }
 
-    /// Returns whether its rows are means of an image's and its mirror image's vectors, where its files say so.
+    /// Returns whether its files say that rows are means of an image's and its mirror image's embeddings.
     pub fn is_flipped(&self) -> bool {
-        self.parts.iter().any(|part| part.provenance.settings.as_ref().is_some_and(Entry::is_flipped))
+        self.segments
+            .iter()
+            .any(|segment| segment.provenance.settings.as_ref().is_some_and(Entry::is_flipped))
     }
 
-    /// Checks that distances to queries mean something: `dim` numbers in a row, and where a file has the settings that it
-    /// was made with, those of the queries, `own` (from [`crate::retrieval::pca::settings`]). The weights are checked by
-    /// [`super::provenance::check_same_weights`].
+    /// Checks that rows can be compared with queries of `dim` dimensions and the settings `own`, from
+    /// [`crate::retrieval::pca::settings`]. [`super::provenance::check_same_weights`] checks the weights.
     ///
     /// # Errors
-    /// `Data` with the file and the first setting that differs.
+    /// `Data` with the first setting that differs, and its file.
     pub fn check_fits(&self, own: &Entry, dim: usize) -> Result<()> {
-        for Part { path, provenance, .. } in &self.parts {
+        for Segment { path, provenance, .. } in &self.segments {
             let difference = provenance.settings.as_ref().and_then(|theirs| theirs.difference(own));
             if let Some((key, [theirs, own])) = difference {
                 return Err(Error::Data(format!(
-                    "{} was embedded with {key} {theirs}, the model now has {own}: embed it again, or search with the \
+                    "{} was embedded with {key} {theirs}, the queries have {own}: embed it again, or search with the \
                      flags that it was embedded with",
                     path.display()
                 )));
             }
         }
-        match self.parts.first() {
-            Some(part) if self.dim != dim => Err(Error::Data(format!(
-                "{} has embeddings of {} numbers, the queries' have {dim}: both must come from the same model and settings, and be \
-                 reduced alike",
-                part.path.display(),
+        match self.segments.first() {
+            Some(segment) if self.dim != dim => Err(Error::Data(format!(
+                "{} has embeddings of {} dimensions, the queries have {dim}: both must come from the same model and \
+                 settings, and both or neither must be reduced",
+                segment.path.display(),
                 self.dim
             ))),
             _ => Ok(()),
@@ -204,53 +205,56 @@ impl Rows for Gallery {
     }
 
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        Parts::new(self.parts.iter().map(|part| &*part.rows).collect())?.read(rows, out)
+        Stacked::new(self.segments.iter().map(|segment| &*segment.rows).collect())?.read(rows, out)
     }
 
     fn name(&self, row: usize) -> Option<String> {
-        let part = self.parts.get(self.parts.partition_point(|part| part.end <= row))?;
-        part.rows.name(row + part.rows.len() - part.end)
+        let segment = self.segments.get(self.segments.partition_point(|segment| segment.end <= row))?;
+        segment.rows.name(row + segment.rows.len() - segment.end)
     }
 }
 
-/// A folder's list of its parts.
+/// The part of a manifest that galleries read.
 #[derive(Deserialize)]
 struct Manifest {
-    parts: Vec<ManifestPart>,
+    #[serde(rename = "parts")]
+    segments: Vec<ManifestSegment>,
 }
 
 #[derive(Deserialize)]
-struct ManifestPart {
+struct ManifestSegment {
     file: String,
 }
 
-/// The files of embeddings in a folder.
-fn part_paths(folder: &Path) -> Result<Vec<PathBuf>> {
+/// Lists the files of embeddings in a folder.
+fn segment_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     let manifest = folder.join(MANIFEST);
     if manifest.is_file() {
         let text = fs::read(&manifest).map_err(Error::io("read", &manifest))?;
-        let Manifest { parts } =
+        let Manifest { segments } =
             serde_json::from_slice(&text).map_err(|error| Error::invalid(&manifest)(error.to_string()))?;
-        // What lies elsewhere is none of the folder's parts.
-        let stranger =
-            parts.iter().find(|part| Path::new(&part.file).file_name() != Some(part.file.as_ref()));
-        return match stranger {
-            Some(part) => {
-                Err(Error::invalid(&manifest)(format!("{} is not the name of a file beside it", part.file)))
-            }
-            None => Ok(parts.iter().map(|part| folder.join(&part.file)).collect()),
+        // A manifest must not lead out of its folder.
+        let outside = segments
+            .iter()
+            .find(|segment| Path::new(&segment.file).file_name() != Some(segment.file.as_ref()));
+        return match outside {
+            Some(segment) => Err(Error::invalid(&manifest)(format!(
+                "{} is not the name of a file beside it",
+                segment.file
+            ))),
+            None => Ok(segments.iter().map(|segment| folder.join(&segment.file)).collect()),
         };
     }
     let paths = walk::names_in(folder)?.0.into_iter().map(|name| folder.join(name));
-    Ok(paths.filter(|path| path.is_file() && ENDINGS.contains(&ending(path).as_str())).collect())
+    Ok(paths.filter(|path| path.is_file() && EXTENSIONS.contains(&extension(path).as_str())).collect())
 }
 
-/// Which images of a gallery count.
+/// A condition on the images of a gallery.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
-    /// Those of these cameras, by Market-1501 names.
+    /// The image is of one of these cameras, by its Market-1501 name.
     Cameras(Vec<u32>),
-    /// Those whose names have this form; `*` stands for any text, `/` included.
+    /// The image's name matches a pattern. `*` matches any text, also with `/`.
     Path(glob::Pattern),
 }
 
@@ -265,8 +269,8 @@ impl FromStr for Filter {
                     list.split(',').map(|number| number.trim().parse().ok()).collect();
                 cameras.map(Filter::Cameras).ok_or_else(|| format!("cameras are numbers, found {list:?}"))
             }
-            Some(("path", form)) => {
-                glob::Pattern::new(form).map(Filter::Path).map_err(|error| error.to_string())
+            Some(("path", pattern)) => {
+                glob::Pattern::new(pattern).map(Filter::Path).map_err(|error| error.to_string())
             }
             _ => Err("expected camera=1,2 or path=GLOB".to_string()),
         }
@@ -276,78 +280,79 @@ impl FromStr for Filter {
 impl Filter {
     fn admits(&self, name: &str) -> Result<bool> {
         match self {
-            Filter::Path(form) => Ok(form.matches(name)),
+            Filter::Path(pattern) => Ok(pattern.matches(name)),
             Filter::Cameras(cameras) => match Label::from_market_name(name) {
                 Some(label) => Ok(cameras.contains(&label.camera)),
                 None => Err(Error::Data(format!(
-                    "{name} tells no camera as 0002_c1s1_000451_03.jpg does: --filter path=GLOB goes by any name"
+                    "{name} names no camera, unlike 0002_c1s1_000451_03.jpg: use --filter path=GLOB, which matches any \
+                     name"
                 ))),
             },
         }
     }
 }
 
-/// The folder that a gallery's names are relative to: the one that was embedded.
+/// The folder that was embedded. Names of a gallery are relative to it.
 #[derive(Debug, Clone)]
 pub struct ImageFolder {
-    /// Without links and `..`.
+    /// Canonical path: no links, no `..`.
     root: PathBuf,
 }
 
 impl ImageFolder {
-    /// Finds the folder.
+    /// Opens a folder.
     ///
     /// # Errors
-    /// `Io` where it can't be read, or is none.
+    /// `Io` if it can't be read or is not a folder.
     pub fn open(folder: &Path) -> Result<ImageFolder> {
         let root = fs::canonicalize(folder).map_err(Error::io("read", folder))?;
         fs::read_dir(&root).map_err(Error::io("read", folder))?;
         Ok(ImageFolder { root })
     }
 
-    /// The file of an image, if it is a regular file below the folder: no name and no link leads out of it.
+    /// Finds the file of an image. It must be a regular file below the folder: no name or link leads out.
     pub fn find(&self, name: &str) -> Option<PathBuf> {
         let path = fs::canonicalize(self.root.join(name)).ok()?;
         (path.starts_with(&self.root) && path.is_file()).then_some(path)
     }
 }
 
-/// The content of an image's file of at most 16 MiB.
+/// Reads an image file of at most 16 MiB.
 pub fn read_image(file: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(file).ok()?.take(MAX_SHOWN + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= MAX_SHOWN).then_some(bytes)
 }
 
-/// Where the images of a gallery are.
+/// The files of a gallery's images.
 #[derive(Debug, Clone)]
 pub struct Images {
-    /// One folder for all, or
+    /// The folder of all images, if the user named one.
     folder: Option<ImageFolder>,
-    /// for each part what was embedded, if it is still there.
+    /// Otherwise the inputs of each segment, if they still exist.
     inputs: Vec<Option<Arc<Inputs>>>,
 }
 
 impl Images {
-    /// Returns whether they are in a folder that the user named.
+    /// Returns whether the user named their folder.
     pub fn is_named(&self) -> bool {
         self.folder.is_some()
     }
 }
 
-/// The inputs that embeddings were made from, as far as they are still where they were typed.
+/// Inputs that embeddings were made from, and that still exist.
 #[derive(Debug)]
 pub struct Inputs {
-    /// Folders, each with what its names begin with where there are several inputs.
+    /// Folders, each with the prefix that its names have if there are several inputs.
     folders: Vec<(String, ImageFolder)>,
     /// Files, by their names.
     files: BTreeMap<String, PathBuf>,
-    /// True if there is no other input: names don't begin with the folder then.
+    /// True if there is one input: its names have no prefix.
     is_single: bool,
 }
 
 impl Inputs {
-    /// Looks for inputs as typed, from the current folder; `None` where none of them is there.
+    /// Finds inputs as typed, relative to the current folder; `None` if none exists.
     pub fn open(inputs: &[String]) -> Option<Inputs> {
         let mut found = Inputs { folders: Vec::new(), files: BTreeMap::new(), is_single: inputs.len() == 1 };
         for input in inputs {
@@ -361,7 +366,7 @@ impl Inputs {
         (!found.files.is_empty() || !found.folders.is_empty()).then_some(found)
     }
 
-    /// The file of an image: an input itself, or a regular file below one. No name and no link leads elsewhere.
+    /// Finds the file of an image: an input, or a regular file below one. No name or link leads elsewhere.
     pub fn find(&self, name: &str) -> Option<PathBuf> {
         if let Some(file) = self.files.get(name) {
             return Some(file.clone());
@@ -373,7 +378,7 @@ impl Inputs {
                 return Some(file);
             }
         }
-        // Of an index that several commands extended, each from one folder: in one of them, or it can't be told.
+        // Several commands may have extended an index, each from one folder. The image must be in only one of them.
         let mut found: Vec<PathBuf> =
             self.folders.iter().filter_map(|(_, folder)| folder.find(name)).collect();
         found.dedup();
@@ -387,7 +392,7 @@ mod tests {
     use super::*;
     use crate::storage::Dtype;
 
-    /// Writes rows that begin with the given numbers, under names of persons by cameras 1 and 2 in turns.
+    /// Writes rows that begin with the numbers `firsts`. Their names alternate between cameras 1 and 2.
     fn write(out: &Path, dim: usize, firsts: Range<usize>) {
         let names: Vec<String> =
             firsts.clone().map(|first| format!("a/{first:04}_c{}s1.jpg", first % 2 + 1)).collect();

@@ -1,9 +1,9 @@
-//! Index folders: embeddings in parts, and a manifest that says which of them count.
+//! Index folders: embeddings in segments, and a manifest that says which of them count.
 //!
-//! A part is an ordinary `.safetensors` file of embeddings, sorted by name; beside it, `part-….json` tells size and time
-//! of its images. Neither is ever changed: a part that loses rows is written anew under another number. What counts
-//! stands in `manifest.json`, which is replaced as a whole, so the folder is readable whatever moment its writer is
-//! killed at. What the manifest doesn't list is removed by the next writer.
+//! A segment is an ordinary `.safetensors` file of embeddings, sorted by name. The `part-….json` beside it lists size and
+//! modification time of its images. Neither file ever changes: a segment that loses rows is written anew under another
+//! number. `manifest.json` lists the segments that count. It is replaced as a whole, so the folder stays readable if its
+//! writer is killed. The next writer removes the files that the manifest doesn't list.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,41 +27,41 @@ use crate::storage::hash::{self, Hash};
 use crate::storage::json::differences;
 use crate::storage::lock::{FolderLock, holds_files};
 
-/// Most rows of a part, unless told otherwise: what a killed writer loses.
-pub const PART_ROWS: usize = 16_384;
+/// Default of [`IndexOptions::segment_rows`].
+pub const SEGMENT_ROWS: usize = 16_384;
 
-/// The file that says what an index folder holds.
+/// The file that lists the segments of an index folder.
 pub const MANIFEST: &str = "manifest.json";
 
-/// Newest format of the manifest that is understood.
+/// Newest manifest format that this version reads.
 const FORMAT: u32 = 1;
 
-/// What every vector of an index is made with.
+/// Weights and settings that all embeddings of an index share.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Origin {
     /// The weights.
-    pub model: Model,
-    /// Pairs of strings for the metadata of embeddings; of an index the inputs are those of all its writers.
+    pub model: Weights,
+    /// Metadata of the embeddings. An index lists the inputs of all its writers.
     pub metadata: BTreeMap<String, String>,
-    /// Whether images are left as they are stored, whatever their EXIF orientation says.
+    /// True if the EXIF orientation of images is ignored.
     pub ignore_exif: bool,
-    /// D, numbers in a row.
+    /// Dimensions D.
     pub dim: usize,
-    /// How a number is stored.
+    /// Storage of a number.
     pub dtype: Dtype,
 }
 
-/// Which weights.
+/// The weights that made embeddings.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Model {
-    /// Name of the file they came from; another name doesn't make other vectors.
+pub struct Weights {
+    /// Name of their file. It is not compared: the same weights may have several names.
     pub name: String,
     /// SHA-256 of the weights.
     pub sha256: String,
 }
 
 impl Origin {
-    /// In what the other one differs, in words for the user; empty if vectors of both can stand in one index.
+    /// Describes the differences to another origin; empty if one index can hold embeddings of both.
     pub fn differences(&self, other: &Origin) -> Vec<String> {
         let mut found = Vec::new();
         found.extend(self.other_weights(other));
@@ -69,14 +69,14 @@ impl Origin {
         found
     }
 
-    /// Which weights both have, in words for the user, if they aren't the same.
+    /// Describes the weights of both if they differ.
     pub(super) fn other_weights(&self, other: &Origin) -> Option<String> {
-        let told = |model: &Model| format!("{} (SHA-256 {:.12}…)", model.name, model.sha256);
+        let describe = |weights: &Weights| format!("{} (SHA-256 {:.12}…)", weights.name, weights.sha256);
         (self.model.sha256 != other.model.sha256)
-            .then(|| format!("model: {}, not {}", told(&self.model), told(&other.model)))
+            .then(|| format!("model: {}, not {}", describe(&self.model), describe(&other.model)))
     }
 
-    /// In what the other one differs beside the weights.
+    /// Describes the differences other than the weights.
     pub(super) fn other_settings(&self, other: &Origin) -> Vec<String> {
         let mut found = Vec::new();
         if self.dtype != other.dtype {
@@ -86,14 +86,14 @@ impl Origin {
             found.push(format!("ignore_exif: {}, not {}", self.ignore_exif, other.ignore_exif));
         }
         let metadata = |origin: &Origin| {
-            // Entries are JSON where they hold more than a word.
+            // Entries of several values are JSON.
             let parse = |text: &String| serde_json::from_str(text).unwrap_or(Value::from(text.as_str()));
             let settings = provenance::without(&origin.metadata);
             Value::Object(settings.iter().map(|(key, text)| (key.clone(), parse(text))).collect())
         };
         found.append(&mut differences(&metadata(self), &metadata(other)));
         if found.is_empty() && self.dim != other.dim {
-            found.push(format!("numbers in a row: {}, not {}", self.dim, other.dim));
+            found.push(format!("dimensions: {}, not {}", self.dim, other.dim));
         }
         found
     }
@@ -102,27 +102,27 @@ impl Origin {
 fn json<T: Serialize>(value: &T) -> Value {
     match serde_json::to_value(value) {
         Ok(value) => value,
-        Err(e) => unreachable!("words and numbers can always be written as JSON: {e}"),
+        Err(e) => unreachable!("strings and numbers always serialise: {e}"),
     }
 }
 
-/// One of several shares of a list of images.
+/// Number of a shard: one of several pieces of a list of images, for one of several machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct ShardNumber {
-    /// From 1.
+    /// Number from 1 to `of`.
     pub number: u32,
-    /// How many there are.
+    /// Number of shards.
     pub of: u32,
 }
 
 impl ShardNumber {
-    /// Which one of `of` shards an image belongs to: 1 + the first eight bytes of the SHA-256 of its name, as a number
-    /// whose highest byte comes first, modulo `of`.
+    /// Assigns an image to one of `of` shards: 1 + h mod `of`, where h is the first eight bytes of the SHA-256 of the
+    /// image's name as a big-endian number.
     pub fn of_name(name: &str, of: u32) -> u32 {
         1 + (hash::number(name) % u64::from(of)) as u32
     }
 
-    /// Name of its folder.
+    /// Name of the shard's folder.
     pub fn folder(self) -> String {
         format!("shard-{}-of-{}", self.number, self.of)
     }
@@ -144,7 +144,7 @@ impl FromStr for ShardNumber {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let bad = || "expected I/N, such as 1/4: which one, from 1, of how many".to_string();
+        let bad = || "expected I/N with I from 1 to N, such as 1/4".to_string();
         let (number, of) = text.split_once('/').ok_or_else(bad)?;
         let shard =
             ShardNumber { number: number.parse().map_err(|_| bad())?, of: of.parse().map_err(|_| bad())? };
@@ -152,23 +152,23 @@ impl FromStr for ShardNumber {
     }
 }
 
-/// A shard, and the list that it is a share of.
+/// A shard and the list that it is a piece of.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Shard {
-    /// Which one.
+    /// Number of the shard.
     #[serde(flatten)]
     pub number: ShardNumber,
-    /// Images on the whole list.
+    /// Images of the whole list.
     pub listed: usize,
     /// SHA-256 of the whole list: [`hash_of_list`].
     pub list_sha256: String,
 }
 
 impl Shard {
-    /// A shard of a list of images that is sorted by name, and its images.
+    /// Takes a shard from a list of images that is sorted by name; returns it with its images.
     ///
     /// # Errors
-    /// `Usage` where a name is listed twice.
+    /// `Usage` if a name is listed twice.
     pub fn of_list(number: ShardNumber, mut images: Vec<Image>) -> Result<(Shard, Vec<Image>)> {
         check_names(&images)?;
         let names = images.iter().map(|image| image.name.as_str());
@@ -178,17 +178,17 @@ impl Shard {
     }
 }
 
-/// Fails where sorted images have a name twice.
+/// Fails if two of the sorted images have the same name.
 fn check_names(images: &[Image]) -> Result<()> {
     match images.windows(2).find(|pair| pair[0].name == pair[1].name) {
         Some(pair) => {
-            Err(Error::Usage(format!("{} is listed twice: an index holds every name once", pair[0].name)))
+            Err(Error::Usage(format!("{} is listed twice; an index holds each name once", pair[0].name)))
         }
         None => Ok(()),
     }
 }
 
-/// SHA-256 of names in their order, each with a zero byte behind it.
+/// SHA-256 of names in their order, each followed by a zero byte.
 pub fn hash_of_list<'n>(names: impl Iterator<Item = &'n str>) -> String {
     let mut hash = Hash::default();
     for name in names {
@@ -198,57 +198,59 @@ pub fn hash_of_list<'n>(names: impl Iterator<Item = &'n str>) -> String {
     hash.hex()
 }
 
-/// What an index folder holds.
+/// Content of an index folder.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Manifest {
     format: u32,
-    /// What its vectors are made with.
+    /// Weights and settings of its embeddings.
     #[serde(flatten)]
     pub origin: Origin,
-    /// SHA-256 of the weights, as embeddings have it; manifests of older versions don't.
+    /// SHA-256 of the weights, as in the metadata of embeddings. Manifests of older versions lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weights_sha256: Option<String>,
-    /// All inputs as typed, those of the first writer first.
+    /// Inputs of all writers as typed, in the order of the writers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     inputs: Vec<String>,
-    /// Which share of a list it is, if it is one.
+    /// The shard that the folder holds, if it is not a whole index.
     pub shard: Option<Shard>,
-    /// Whether the last writer came to the end of its list.
+    /// True if the last writer reached the end of its list.
     pub complete: bool,
-    /// Rows of all parts.
+    /// Rows of all segments.
     #[serde(rename = "pictures")]
     pub images: usize,
     /// The files that count.
-    pub parts: Vec<Part>,
-    /// Names of images that can't be read, sorted.
+    #[serde(rename = "parts")]
+    pub segments: Vec<Segment>,
+    /// Names of unreadable images, sorted.
     pub skipped: Vec<String>,
-    /// Number of the next part; none is given twice.
-    next_part: u32,
+    /// Number of the next segment. No number is used twice.
+    #[serde(rename = "next_part")]
+    next_segment: u32,
 }
 
-/// One file of embeddings.
+/// One file of embeddings in an index.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Part {
-    /// Its name in the index folder.
+pub struct Segment {
+    /// File name in the index folder.
     pub file: String,
-    /// Its rows.
+    /// Number of rows.
     pub rows: usize,
-    /// SHA-256 of its content.
+    /// SHA-256 of the file.
     pub sha256: String,
 }
 
-/// Returns whether a name in an index folder is one that a writer gives, replaces or removes.
+/// Returns whether a writer may replace or remove the file of this name in an index folder.
 pub fn is_own(name: &str) -> bool {
-    name == MANIFEST || is_part(name)
+    name == MANIFEST || is_segment(name)
 }
 
-/// Whether a name is that of a part, or of what stands beside it.
-fn is_part(name: &str) -> bool {
+/// Returns whether a file name is that of a segment or of the `.json` beside it.
+fn is_segment(name: &str) -> bool {
     let number = name.strip_prefix("part-").and_then(|rest| rest.split_once('.'));
-    number.is_some_and(|(number, ending)| {
+    number.is_some_and(|(number, extension)| {
         number.len() >= 6
             && number.bytes().all(|b| b.is_ascii_digit())
-            && (ending == "safetensors" || ending == "json")
+            && (extension == "safetensors" || extension == "json")
     })
 }
 
@@ -256,7 +258,7 @@ impl Manifest {
     /// Reads the manifest of a folder; `None` if there is none.
     ///
     /// # Errors
-    /// `Io` where it can't be read or isn't of this form, `Data` where it is of a newer one.
+    /// `Io` if the file can't be read or is malformed, `Data` if its format is newer than this version.
     pub fn read(folder: &Path) -> Result<Option<Manifest>> {
         let path = folder.join(MANIFEST);
         let bytes = match std::fs::read(&path) {
@@ -268,32 +270,30 @@ impl Manifest {
             serde_json::from_slice(&bytes).map_err(|e| Error::invalid(&path)(e.to_string()))?;
         if let Some(format) = value["format"].as_u64().filter(|&format| format > u64::from(FORMAT)) {
             return Err(Error::Data(format!(
-                "{}: written in format {format}, this program understands up to {FORMAT}",
+                "{} has format {format}; this version reads formats up to {FORMAT}",
                 path.display()
             )));
         }
         let manifest: Manifest =
             serde_json::from_value(value).map_err(|e| Error::invalid(&path)(e.to_string()))?;
-        // Files are removed by these names: they must not lead out of the folder.
-        let number = |part: &Part| {
-            let stem = part.file.strip_suffix(".safetensors").filter(|_| is_part(&part.file))?;
+        // Writers remove files by these names, so no name may lead out of the folder.
+        let number = |segment: &Segment| {
+            let stem = segment.file.strip_suffix(".safetensors").filter(|_| is_segment(&segment.file))?;
             stem.strip_prefix("part-")?.parse::<u32>().ok()
         };
-        let mut next_part = 0;
-        for part in &manifest.parts {
-            let number = number(part)
-                .ok_or_else(|| Error::invalid(&path)(format!("{:?} is no name of a part", part.file)))?;
-            next_part = next_part.max(number.saturating_add(1));
+        let mut next_segment = 0;
+        for segment in &manifest.segments {
+            let number = number(segment).ok_or_else(|| {
+                Error::invalid(&path)(format!("{:?} is not a file name of a segment", segment.file))
+            })?;
+            next_segment = next_segment.max(number.saturating_add(1));
         }
-        if manifest.next_part < next_part || manifest.next_part == u32::MAX {
-            return Err(Error::invalid(&path)(format!(
-                "the next part can't be number {}",
-                manifest.next_part
-            )));
+        if manifest.next_segment < next_segment || manifest.next_segment == u32::MAX {
+            return Err(Error::invalid(&path)(format!("next_part can't be {}", manifest.next_segment)));
         }
-        let rows = manifest.parts.iter().try_fold(0usize, |rows, part| rows.checked_add(part.rows));
+        let rows = manifest.segments.iter().try_fold(0usize, |rows, segment| rows.checked_add(segment.rows));
         if rows != Some(manifest.images) {
-            return Err(Error::invalid(&path)(format!("its parts don't hold {} images", manifest.images)));
+            return Err(Error::invalid(&path)(format!("its segments don't hold {} images", manifest.images)));
         }
         Ok(Some(manifest))
     }
@@ -303,17 +303,17 @@ impl Manifest {
     }
 }
 
-/// What an image's file was like when it was embedded: as long as it is like that, so is its vector.
+/// State of an image file when it was embedded. An unchanged file has an unchanged embedding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct State {
-    /// In bytes.
+    /// File size in bytes.
     size: u64,
-    /// Nanoseconds since 1970 by the file's modification time.
+    /// Modification time in nanoseconds since 1970.
     modified: i64,
 }
 
 impl State {
-    /// Asks the file system; what can't be asked is like nothing.
+    /// Asks the file system; returns zeros for a file that it can't see.
     fn of(image: &Image) -> State {
         let Ok(metadata) = std::fs::metadata(&image.path) else { return State::default() };
         let modified = metadata.modified().map_or(0, |time| match time.duration_since(UNIX_EPOCH) {
@@ -324,17 +324,17 @@ impl State {
     }
 }
 
-/// The folder that an image's name is counted from, ending in `/`; empty if that can't be told.
+/// The folder that an image's name is relative to, with a `/` at the end; empty if the path doesn't contain the name.
 fn base_folder(image: &Image) -> String {
     let path = std::path::absolute(&image.path).unwrap_or_else(|_| image.path.clone());
     let text = walk::readable(path.as_os_str()).replace(std::path::MAIN_SEPARATOR, "/");
     text.strip_suffix(&image.name).unwrap_or_default().to_string()
 }
 
-/// What the rows of a part were made from, a column each.
+/// States of the images of a segment, in columns of one value per row.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 struct States {
-    /// Folders that names are counted from.
+    /// Folders that names are relative to.
     folders: Vec<String>,
     /// Index into `folders`.
     folder: Vec<usize>,
@@ -364,7 +364,7 @@ impl States {
             serde_json::from_slice(&bytes).map_err(|e| Error::invalid(path)(e.to_string()))?;
         let lengths = [states.folder.len(), states.size.len(), states.modified.len()];
         if lengths != [rows; 3] || states.folder.iter().any(|&folder| folder >= states.folders.len()) {
-            return Err(Error::invalid(path)(format!("doesn't tell of {rows} images")));
+            return Err(Error::invalid(path)(format!("it must list {rows} images")));
         }
         Ok(states)
     }
@@ -374,74 +374,75 @@ impl States {
     }
 }
 
-/// How an index is extended.
+/// Options of [`IndexWriter::open`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexOptions {
-    /// Which share of a list the images are, if they are one.
+    /// The shard that the images are, if they are one.
     pub shard: Option<Shard>,
-    /// Whether rows of images that aren't listed go; they stay otherwise. Those of a shard always go.
+    /// Removes rows of images that aren't listed. A shard always does.
     pub prune: bool,
-    /// Most rows of a part.
-    pub part_rows: usize,
+    /// Largest number of rows of a segment. A killed writer loses at most these rows.
+    pub segment_rows: usize,
 }
 
 impl Default for IndexOptions {
     fn default() -> Self {
-        IndexOptions { shard: None, prune: false, part_rows: PART_ROWS }
+        IndexOptions { shard: None, prune: false, segment_rows: SEGMENT_ROWS }
     }
 }
 
-/// What an index had before it was extended.
+/// Rows of an index before it was extended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Listed images that are there already, with the same size and time.
+    /// Rows of listed images that have not changed.
     pub known: usize,
-    /// Listed images that were there with another size or time; their rows are gone.
+    /// Rows of listed images with another size or modification time. They were removed.
     pub changed: usize,
-    /// Images that weren't listed, whose rows are gone.
+    /// Rows of images that aren't listed and were removed.
     pub pruned: usize,
 }
 
-/// Extends an index folder.
+/// Adds rows to an index folder.
 pub struct IndexWriter {
     folder: PathBuf,
     manifest: Manifest,
-    part_rows: usize,
+    segment_rows: usize,
     /// The inputs as typed.
     inputs: Vec<String>,
-    /// What is still to be embedded, sorted by name, each with what its file was like when it was listed.
+    /// Images to embed, sorted by name.
     todo: Arc<Vec<Image>>,
+    /// State of each image's file when it was listed.
     states: Vec<State>,
     found: Found,
-    open: Option<OpenPart>,
-    /// Rows of this writer.
+    open: Option<OpenSegment>,
+    /// Rows that this writer added.
     rows: usize,
-    /// Listed names without a row.
+    /// Unreadable images.
     skipped: Vec<String>,
-    /// Whether the manifest on the disk is another one.
+    /// True if the manifest on the disk is outdated.
     is_dirty: bool,
     _lock: FolderLock,
 }
 
-/// The part that rows go into.
-struct OpenPart {
+/// The segment that is being written.
+struct OpenSegment {
     file: String,
     writer: EmbeddingWriter,
     states: States,
-    /// Place in `todo` where the next part begins.
+    /// Index into `todo` where the next segment begins.
     end: usize,
 }
 
 impl IndexWriter {
-    /// Opens an index folder, or begins one, and finds out which of these images, sorted by name, it lacks.
+    /// Opens or creates an index folder and finds the images that it lacks. `images` are sorted by name.
     ///
-    /// Rows whose image has another size or modification time are taken out at once: an index never shows an image as
-    /// it was before. Images that aren't listed keep their rows unless `options` says otherwise.
+    /// Removes rows of images whose size or modification time changed. Rows of images that aren't listed stay, unless
+    /// `options` prune them.
     ///
     /// # Errors
-    /// `Usage` where a name is listed twice, the folder holds other things or another process writes into it; `Data`
-    /// where the index was made with something else, or a name belongs to an image from another folder; `Io` where it
-    /// can't be read or written.
+    /// `Usage` if a name is listed twice, if the folder holds other files, or if another process writes into it; `Data`
+    /// if the index has other weights or settings, or if a name belongs to an image in another folder; `Io` if the
+    /// folder can't be read or written.
     pub fn open(
         folder: &Path,
         origin: Origin,
@@ -455,7 +456,7 @@ impl IndexWriter {
             Some(manifest) => (manifest, false),
             None if holds_files(folder, &[])? => {
                 return Err(Error::Usage(format!(
-                    "{} holds other things and no {MANIFEST}: an index needs a folder of its own",
+                    "{} has other files and no {MANIFEST}; an index needs its own folder",
                     folder.display()
                 )));
             }
@@ -464,19 +465,20 @@ impl IndexWriter {
         let differences = manifest.origin.differences(&origin);
         if !differences.is_empty() {
             return Err(Error::Data(format!(
-                "{} was made with something else, whose vectors can't be compared with these: {}",
+                "{} was made with something else; its embeddings can't be compared with these: {}",
                 folder.display(),
                 differences.join("; ")
             )));
         }
         let kind = |shard: &Option<Shard>| shard.as_ref().map(|shard| shard.number);
         if kind(&manifest.shard) != kind(&options.shard) {
-            let told = |shard| kind(shard).map_or("no shard".to_string(), |number| format!("shard {number}"));
+            let describe =
+                |shard| kind(shard).map_or("a whole index".to_string(), |number| format!("shard {number}"));
             return Err(Error::Data(format!(
                 "{} is {}, not {}",
                 folder.display(),
-                told(&manifest.shard),
-                told(&options.shard)
+                describe(&manifest.shard),
+                describe(&options.shard)
             )));
         }
         if manifest.shard != options.shard {
@@ -484,27 +486,27 @@ impl IndexWriter {
             is_dirty = true;
         }
         let own = origin.provenance();
-        is_dirty |= manifest.take_in(&own);
+        is_dirty |= manifest.add_provenance(&own);
 
         let states: Vec<State> = images.par_iter().map(State::of).collect();
         let prune = options.prune || options.shard.is_some();
         let mut survey = Survey::new(&images, &states, prune);
         let mut kept = Vec::new();
-        for part in &manifest.parts {
-            let path = folder.join(&part.file);
+        for segment in &manifest.segments {
+            let path = folder.join(&segment.file);
             let file = EmbeddingFile::open(&path)?;
-            if (file.len(), file.dim()) != (part.rows, manifest.origin.dim) {
+            if (file.len(), file.dim()) != (segment.rows, manifest.origin.dim) {
                 return Err(Error::invalid(&path)(format!(
-                    "{} rows of {} numbers, where the manifest says {} of {}",
+                    "it has {} rows of {} dimensions, the manifest says {} of {}",
                     file.len(),
                     file.dim(),
-                    part.rows,
+                    segment.rows,
                     manifest.origin.dim
                 )));
             }
-            let told = States::read(&path.with_extension("json"), part.rows)?;
-            let rows = survey.rows_to_keep(&file.paths, &told)?;
-            kept.push((rows.len() < part.rows).then_some((rows, file, told)));
+            let recorded = States::read(&path.with_extension("json"), segment.rows)?;
+            let rows = survey.rows_to_keep(&file.paths, &recorded)?;
+            kept.push((rows.len() < segment.rows).then_some((rows, file, recorded)));
         }
         let Survey { is_known, found, .. } = survey;
 
@@ -519,7 +521,7 @@ impl IndexWriter {
         let mut writer = IndexWriter {
             folder: folder.to_path_buf(),
             manifest,
-            part_rows: options.part_rows.max(1),
+            segment_rows: options.segment_rows.max(1),
             inputs: own.inputs,
             todo: Arc::new(todo),
             states: todo_states,
@@ -530,8 +532,8 @@ impl IndexWriter {
             is_dirty,
             _lock: lock,
         };
-        writer.take_out_rows(kept)?;
-        // What can't be read is tried again. Names that aren't listed any more stay skipped as their rows would stay.
+        writer.remove_rows(kept)?;
+        // Unreadable images are tried again. Those that aren't listed any more stay skipped, as their rows would stay.
         let forgets = prune && !writer.manifest.skipped.is_empty();
         if forgets {
             writer.manifest.skipped.clear();
@@ -540,110 +542,110 @@ impl IndexWriter {
             writer.manifest.complete = false;
             writer.is_dirty = true;
         }
-        // Before the first part: a folder with parts and no manifest would be nobody's.
+        // Published before the first segment: a folder of segments without a manifest could not be opened again.
         writer.publish()?;
         writer.sweep()?;
         Ok(writer)
     }
 
-    /// Writes every part that doesn't keep all of its rows anew; `None` for those that do.
-    fn take_out_rows(&mut self, kept: Vec<Option<(Vec<usize>, EmbeddingFile, States)>>) -> Result<()> {
-        let old = std::mem::take(&mut self.manifest.parts);
-        for (part, kept) in old.into_iter().zip(kept) {
+    /// Rewrites the segments that lose rows; `kept` is `None` for the others.
+    fn remove_rows(&mut self, kept: Vec<Option<(Vec<usize>, EmbeddingFile, States)>>) -> Result<()> {
+        let old = std::mem::take(&mut self.manifest.segments);
+        for (segment, kept) in old.into_iter().zip(kept) {
             let Some((rows, file, states)) = kept else {
-                self.manifest.parts.push(part);
+                self.manifest.segments.push(segment);
                 continue;
             };
-            self.manifest.images -= part.rows - rows.len();
+            self.manifest.images -= segment.rows - rows.len();
             self.manifest.complete = false;
             self.is_dirty = true;
             if rows.is_empty() {
                 continue;
             }
             let names: Vec<String> = rows.iter().map(|&row| file.paths[row].clone()).collect();
-            let mut open = self.begin_part(&names, 0, &file.provenance.inputs)?;
-            let mut vector = vec![0.0; file.dim()];
+            let mut open = self.begin_segment(&names, 0, &file.provenance.inputs)?;
+            let mut embedding = vec![0.0; file.dim()];
             for (row, name) in rows.into_iter().zip(&names) {
-                file.read(row..row + 1, &mut vector)?;
-                open.writer.push(name, &vector)?;
+                file.read(row..row + 1, &mut embedding)?;
+                open.writer.push(name, &embedding)?;
                 let (folder, state) = states.row(row);
                 open.states.push(folder, state);
             }
-            let part = self.finish_part(open)?;
-            self.manifest.parts.push(part);
+            let segment = self.finish_segment(open)?;
+            self.manifest.segments.push(segment);
         }
         Ok(())
     }
 
-    /// The images to embed, sorted by name.
+    /// Images to embed, sorted by name.
     pub fn todo(&self) -> Arc<Vec<Image>> {
         self.todo.clone()
     }
 
-    /// What was there.
+    /// Rows of the index before this writer.
     pub fn found(&self) -> Found {
         self.found
     }
 
-    /// Rows of the index now, without those of a part that isn't complete.
+    /// Rows of the index, without those of the open segment.
     pub fn images(&self) -> usize {
         self.manifest.images
     }
 
-    /// Whether it is a share of a list.
+    /// Returns whether the folder is a shard.
     pub fn is_shard(&self) -> bool {
         self.manifest.shard.is_some()
     }
 
-    /// Adds the row of an image that was to be embedded, in the order of the list.
+    /// Adds the row of an image of [`Self::todo`]. Images come in that order; unreadable ones are left out.
     ///
     /// # Errors
-    /// `Io` where it can't be written.
+    /// `Io` if it can't be written.
     ///
     /// # Panics
-    /// If it wasn't to be embedded, or its vector hasn't the length that was told.
-    pub fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+    /// If the image isn't listed, or its embedding doesn't have `dim` numbers.
+    pub fn push(&mut self, name: &str, embedding: &[f32]) -> Result<()> {
         let Ok(at) = self.todo.binary_search_by(|image| image.name.as_str().cmp(name)) else {
-            unreachable!("{name} wasn't to be embedded")
+            unreachable!("{name} is not to be embedded")
         };
         if self.open.as_ref().is_some_and(|open| at >= open.end) {
-            self.close_part()?;
+            self.close_segment()?;
         }
         let mut open = match self.open.take() {
             Some(open) => open,
             None => {
-                let end = (at + self.part_rows).min(self.todo.len());
+                let end = (at + self.segment_rows).min(self.todo.len());
                 let names: Vec<String> = self.todo[at..end].iter().map(|image| image.name.clone()).collect();
                 let inputs = self.inputs.clone();
-                self.begin_part(&names, end, &inputs)?
+                self.begin_segment(&names, end, &inputs)?
             }
         };
-        open.writer.push(name, vector)?;
+        open.writer.push(name, embedding)?;
         open.states.push(&base_folder(&self.todo[at]), self.states[at]);
         self.open = Some(open);
         self.rows += 1;
         Ok(())
     }
 
-    /// Remembers that an image that was to be embedded can't be read.
+    /// Records an unreadable image.
     pub fn skip(&mut self, name: &str) {
         self.skipped.push(name.to_string());
     }
 
-    /// Keeps what has come, and leaves the rest to another writer.
+    /// Keeps the rows so far. Another writer can continue.
     ///
     /// # Errors
-    /// `Io` where it can't be written.
+    /// `Io` if they can't be written.
     pub fn stop(mut self) -> Result<()> {
-        self.close_part()
+        self.close_segment()
     }
 
-    /// Completes the index and returns how many rows were added, and how many there are now.
+    /// Completes the index; returns the number of added rows and of all rows.
     ///
     /// # Errors
-    /// `Io` where it can't be written.
+    /// `Io` if it can't be written.
     pub fn finish(mut self) -> Result<(usize, usize)> {
-        self.close_part()?;
+        self.close_segment()?;
         if !self.manifest.complete || self.is_dirty {
             let is_listed = |name: &String| self.todo.binary_search_by(|image| image.name.cmp(name)).is_ok();
             self.manifest.skipped.retain(|name| !is_listed(name));
@@ -656,30 +658,30 @@ impl IndexWriter {
         Ok((self.rows, self.manifest.images))
     }
 
-    fn begin_part(&mut self, names: &[String], end: usize, inputs: &[String]) -> Result<OpenPart> {
-        let file = format!("part-{:06}.safetensors", self.manifest.next_part);
-        self.manifest.next_part += 1;
+    fn begin_segment(&mut self, names: &[String], end: usize, inputs: &[String]) -> Result<OpenSegment> {
+        let file = format!("part-{:06}.safetensors", self.manifest.next_segment);
+        self.manifest.next_segment += 1;
         let origin = &self.manifest.origin;
         let provenance = Provenance { inputs: inputs.to_vec(), ..origin.provenance() };
         let metadata = provenance.add_to(&origin.metadata);
         let path = self.folder.join(&file);
         let writer = EmbeddingWriter::create(&path, origin.dim, origin.dtype, names, &metadata)?;
-        Ok(OpenPart { file, writer, states: States::default(), end })
+        Ok(OpenSegment { file, writer, states: States::default(), end })
     }
 
-    fn finish_part(&self, open: OpenPart) -> Result<Part> {
+    fn finish_segment(&self, open: OpenSegment) -> Result<Segment> {
         let path = self.folder.join(&open.file);
         let rows = open.writer.finish()?;
         open.states.write(&path.with_extension("json"))?;
-        Ok(Part { file: open.file, rows, sha256: hash::of_file(&path)? })
+        Ok(Segment { file: open.file, rows, sha256: hash::of_file(&path)? })
     }
 
-    /// Makes the open part count.
-    fn close_part(&mut self) -> Result<()> {
+    /// Completes the open segment and lists it in the manifest.
+    fn close_segment(&mut self) -> Result<()> {
         if let Some(open) = self.open.take() {
-            let part = self.finish_part(open)?;
-            self.manifest.images += part.rows;
-            self.manifest.parts.push(part);
+            let segment = self.finish_segment(open)?;
+            self.manifest.images += segment.rows;
+            self.manifest.segments.push(segment);
             self.is_dirty = true;
             self.publish()?;
         }
@@ -694,14 +696,15 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// Removes parts that don't count.
+    /// Removes segments that the manifest doesn't list.
     fn sweep(&self) -> Result<()> {
         for entry in std::fs::read_dir(&self.folder).map_err(Error::io("read", &self.folder))? {
             let name = entry.map_err(Error::io("read", &self.folder))?.file_name();
-            let Some(name) = name.to_str().filter(|name| is_part(name)) else { continue };
+            let Some(name) = name.to_str().filter(|name| is_segment(name)) else { continue };
             let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
-            let counts = |part: &Part| part.file.split_once('.').is_some_and(|(counted, _)| counted == stem);
-            if !self.manifest.parts.iter().any(counts) {
+            let counts =
+                |segment: &Segment| segment.file.split_once('.').is_some_and(|(counted, _)| counted == stem);
+            if !self.manifest.segments.iter().any(counts) {
                 let path = self.folder.join(name);
                 std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             }
@@ -711,21 +714,21 @@ impl IndexWriter {
 }
 
 impl Origin {
-    /// Provenance of the vectors, by the metadata.
+    /// Reads the provenance of the embeddings from the metadata.
     pub(super) fn provenance(&self) -> Provenance {
         Provenance::read(|key| self.metadata.get(key).cloned())
     }
 }
 
 impl Manifest {
-    /// Takes a writer's inputs in, and returns whether that changes anything.
-    fn take_in(&mut self, writer: &Provenance) -> bool {
+    /// Adds a writer's inputs; returns whether the manifest changed.
+    fn add_provenance(&mut self, writer: &Provenance) -> bool {
         let mut whole = Provenance::of_all([&self.origin.provenance(), writer]);
-        // Its weights are those of the index, or it would have been refused.
+        // The writer has the weights of the index: others were refused.
         whole.weights_sha256 = writer.weights_sha256.clone();
         let metadata = whole.add_to(&self.origin.metadata);
-        let told = (self.weights_sha256.take(), std::mem::take(&mut self.inputs), &self.origin.metadata);
-        let is_new = told != (whole.weights_sha256.clone(), whole.inputs.clone(), &metadata);
+        let old = (self.weights_sha256.take(), std::mem::take(&mut self.inputs), &self.origin.metadata);
+        let is_new = old != (whole.weights_sha256.clone(), whole.inputs.clone(), &metadata);
         (self.weights_sha256, self.inputs, self.origin.metadata) =
             (whole.weights_sha256, whole.inputs, metadata);
         is_new
@@ -740,14 +743,14 @@ impl Manifest {
             shard,
             complete: false,
             images: 0,
-            parts: Vec::new(),
+            segments: Vec::new(),
             skipped: Vec::new(),
-            next_part: 1,
+            next_segment: 1,
         }
     }
 }
 
-/// Compares what an index has with what is listed.
+/// Compares the rows of an index with the listed images.
 struct Survey<'a> {
     images: &'a [Image],
     states: &'a [State],
@@ -761,11 +764,11 @@ impl<'a> Survey<'a> {
         Survey { images, states, prune, is_known: vec![false; images.len()], found: Found::default() }
     }
 
-    /// Which rows of a part stay.
-    fn rows_to_keep(&mut self, names: &[String], told: &States) -> Result<Vec<usize>> {
+    /// Returns the rows of a segment that stay.
+    fn rows_to_keep(&mut self, names: &[String], recorded: &States) -> Result<Vec<usize>> {
         let mut rows = Vec::with_capacity(names.len());
         for (row, name) in names.iter().enumerate() {
-            let (folder, state) = told.row(row);
+            let (folder, state) = recorded.row(row);
             match self.images.binary_search_by(|image| image.name.cmp(name)) {
                 Ok(at) if self.states[at] == state => {
                     self.is_known[at] = true;
@@ -776,8 +779,9 @@ impl<'a> Survey<'a> {
                     let here = base_folder(&self.images[at]);
                     if !self.prune && here != folder {
                         return Err(Error::Data(format!(
-                            "{name} stands in the index already, from {folder}, and is another image in {here}: give \
-                             both folders in one command, so that names begin with the folder, or --prune to replace it"
+                            "the index has {name} from {folder} already, and {here} has another image of that name: \
+                             give both folders in one command, so that names begin with the folder, or --prune to \
+                             replace it"
                         )));
                     }
                     self.found.changed += 1;

@@ -1,6 +1,6 @@
-//! Many parts to one file: what one run over the whole list would have written, to the byte.
+//! Merges the segments of an index, or of all shards, into one file: the same bytes as one run over the whole list.
 //!
-//! Rows are copied one after the other in the order of their names; memory grows with the names alone.
+//! Copies rows in the order of their names. Only the names are held in memory.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use crate::error::{Error, Result};
 use crate::observer::{Observer, Stage};
 use crate::storage::hash;
 
-/// Bytes of a part that are read ahead.
+/// Bytes of a segment that are read at a time.
 const AHEAD: usize = 1 << 16;
 
-/// An index folder, or all shards of a list, on the way to one file.
+/// An index folder, or all shards of a list, to merge into one file.
 pub struct Merge {
-    /// One, or all shards in their order.
+    /// The index folder, or all shards in order.
     sources: Vec<Source>,
 }
 
@@ -28,35 +28,35 @@ struct Source {
     manifest: Manifest,
 }
 
-/// What was merged.
+/// Result of [`Merge::write`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merged {
     /// Rows of the file.
     pub rows: usize,
-    /// Images that couldn't be read.
+    /// Images that could not be read.
     pub skipped: usize,
-    /// Files that were put together.
-    pub parts: usize,
+    /// Segments that were merged.
+    pub segments: usize,
 }
 
-/// Where a row stands.
+/// Location of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    part: usize,
+struct Location {
+    segment: usize,
     row: usize,
 }
 
 impl Merge {
-    /// Opens an index folder, or a folder of `shard-I-of-N` folders, and checks what their manifests say.
+    /// Opens an index folder, or a folder of `shard-I-of-N` folders, and checks their manifests.
     ///
     /// # Errors
-    /// `Data` naming shards that are missing, not complete, made with another model, other settings or from another
-    /// list; `Io` where a manifest can't be read.
+    /// `Data` if shards are missing or incomplete, or if they differ in model, settings or list; `Io` if a manifest can't
+    /// be read.
     pub fn open(folder: &Path) -> Result<Merge> {
         Merge::open_with(folder, false)
     }
 
-    /// The same; shards that were made with different weights are let through if `allow_other_weights` is set.
+    /// Like [`Self::open`]; accepts shards of different weights if `allow_other_weights` is set.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -68,7 +68,7 @@ impl Merge {
             }
             return match &source.manifest.shard {
                 Some(Shard { number, .. }) if number.of > 1 => Err(Error::Data(format!(
-                    "{} is shard {number} alone: merge the folder that holds all {} shards",
+                    "{} is only shard {number}: merge the folder that holds all {} shards",
                     folder.display(),
                     number.of
                 ))),
@@ -84,10 +84,10 @@ impl Merge {
         let (Some(first), Some(last)) =
             (numbers.iter().min_by_key(|shard| shard.of), numbers.iter().max_by_key(|shard| shard.of))
         else {
-            return Err(bad(format!("holds neither {MANIFEST} nor folders shard-I-of-N")));
+            return Err(bad(format!("it has neither {MANIFEST} nor folders shard-I-of-N")));
         };
         if first.of != last.of {
-            return Err(bad(format!("shards of different splits stand there: {first} and {last}")));
+            return Err(bad(format!("it holds shards of different splits: {first} and {last}")));
         }
         let of = first.of;
         let missing: Vec<String> = (1..=of)
@@ -106,7 +106,7 @@ impl Merge {
         for number in numbers {
             let folder = folder.join(number.folder());
             let Some(manifest) = Manifest::read(&folder)? else {
-                return Err(Error::Data(format!("{} holds no {MANIFEST}", folder.display())));
+                return Err(Error::Data(format!("{} has no {MANIFEST}", folder.display())));
             };
             let source = Source { folder, manifest };
             source.check(number, sources.first(), allow_other_weights)?;
@@ -115,7 +115,7 @@ impl Merge {
         Ok(Merge { sources })
     }
 
-    /// In which weights shards differ from the first one, in words for the user.
+    /// Describes the shards that have other weights than the first one.
     pub fn other_weights(&self) -> Vec<String> {
         let Some((first, rest)) = self.sources.split_first() else { return Vec::new() };
         let differs = |source: &Source| {
@@ -125,80 +125,82 @@ impl Merge {
         rest.iter().filter_map(differs).collect()
     }
 
-    /// Rows of all parts.
+    /// Number of rows of all segments.
     pub fn rows(&self) -> usize {
         self.sources.iter().map(|source| source.manifest.images).sum()
     }
 
-    /// Numbers in a row.
+    /// Dimensions D.
     pub fn dim(&self) -> usize {
         self.sources.first().map_or(0, |source| source.manifest.origin.dim)
     }
 
-    /// Verifies every part, then writes all rows to `out`, whose ending decides its form.
+    /// Checks every segment, then writes all rows to `out`. The extension of `out` decides the format.
     ///
     /// # Errors
-    /// `Data` where a name stands twice or rows are missing or too many; `Io` naming a part that is damaged or can't be
-    /// read; what [`EmbeddingWriter`] reports; [`Error::Interrupted`].
+    /// `Data` if a name occurs twice or the rows are not those of the list; `Io` if a segment is damaged or can't be read;
+    /// [`Error::Interrupted`]; errors of [`EmbeddingWriter`].
     pub fn write(self, out: &Path, observer: &dyn Observer) -> Result<Merged> {
-        let Some(first) = self.sources.first() else { unreachable!("nothing is opened without a manifest") };
+        let Some(first) = self.sources.first() else { unreachable!("a merge has at least one source") };
         let origin = &first.manifest.origin;
         let stage = Stage::new(observer, "", self.rows(), "nothing was written");
-        let mut parts = Vec::new();
-        let mut found: Vec<(String, Option<Place>)> = Vec::new();
+        let mut segments = Vec::new();
+        let mut found: Vec<(String, Option<Location>)> = Vec::new();
         for source in &self.sources {
-            for part in &source.manifest.parts {
+            for segment in &source.manifest.segments {
                 stage.advance(0)?;
-                let path = source.folder.join(&part.file);
+                let path = source.folder.join(&segment.file);
                 let sha256 = hash::of_file(&path)?;
-                if sha256 != part.sha256 {
+                if sha256 != segment.sha256 {
                     return Err(Error::invalid(&path)(format!(
-                        "it is damaged: its SHA-256 is {sha256:.12}…, where {MANIFEST} says {:.12}…; remove {} and run \
+                        "it is damaged: its SHA-256 is {sha256:.12}…, {MANIFEST} says {:.12}…; remove {} and run \
                          `lat-wgpu embed` for it again",
-                        part.sha256,
+                        segment.sha256,
                         source.folder.display()
                     )));
                 }
                 let file = EmbeddingFile::open(&path)?;
-                if (file.len(), file.dim()) != (part.rows, origin.dim) {
-                    return Err(Error::invalid(&path)(format!("holds not the rows that {MANIFEST} says")));
+                if (file.len(), file.dim()) != (segment.rows, origin.dim) {
+                    return Err(Error::invalid(&path)(format!(
+                        "its rows are not those that {MANIFEST} lists"
+                    )));
                 }
-                let place = |row| Some(Place { part: parts.len(), row });
-                found.extend(file.paths.into_iter().enumerate().map(|(row, name)| (name, place(row))));
-                parts.push(Reader::new(path, part.rows));
+                let location = |row| Some(Location { segment: segments.len(), row });
+                found.extend(file.paths.into_iter().enumerate().map(|(row, name)| (name, location(row))));
+                segments.push(Reader::new(path, segment.rows));
             }
             found.extend(source.manifest.skipped.iter().map(|name| (name.clone(), None)));
         }
         found.sort_unstable();
-        self.check_names(&found, &parts)?;
+        self.check_names(&found, &segments)?;
 
-        let count = parts.len();
-        let (names, places): (Vec<String>, Vec<Option<Place>>) = found.into_iter().unzip();
-        let told: Vec<Provenance> =
+        let count = segments.len();
+        let (names, locations): (Vec<String>, Vec<Option<Location>>) = found.into_iter().unzip();
+        let provenances: Vec<Provenance> =
             self.sources.iter().map(|source| source.manifest.origin.provenance()).collect();
-        let metadata = Provenance::of_all(&told).add_to(&origin.metadata);
+        let metadata = Provenance::of_all(&provenances).add_to(&origin.metadata);
         let mut writer = EmbeddingWriter::create(out, origin.dim, origin.dtype, &names, &metadata)?;
-        for (name, place) in names.iter().zip(places) {
-            let Some(Place { part, row }) = place else { continue };
-            writer.push(name, parts[part].row(row, origin.dim)?)?;
+        for (name, location) in names.iter().zip(locations) {
+            let Some(Location { segment, row }) = location else { continue };
+            writer.push(name, segments[segment].row(row, origin.dim)?)?;
             stage.advance(1)?;
         }
         let rows = writer.finish()?;
-        Ok(Merged { rows, skipped: names.len() - rows, parts: count })
+        Ok(Merged { rows, skipped: names.len() - rows, segments: count })
     }
 
-    /// Every name once, and all of the list that shards are of.
-    fn check_names(&self, found: &[(String, Option<Place>)], parts: &[Reader]) -> Result<()> {
+    /// Checks that every name occurs once, and that shards have all names of their list.
+    fn check_names(&self, found: &[(String, Option<Location>)], segments: &[Reader]) -> Result<()> {
         if let Some(pair) = found.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            let told = |place: Option<Place>| match place {
-                Some(Place { part, .. }) => parts[part].path.display().to_string(),
-                None => "a list of images that can't be read".to_string(),
+            let describe = |location: Option<Location>| match location {
+                Some(Location { segment, .. }) => segments[segment].path.display().to_string(),
+                None => "a list of unreadable images".to_string(),
             };
             return Err(Error::Data(format!(
-                "{} stands twice: in {} and in {}",
+                "{} occurs twice: in {} and in {}",
                 pair[0].0,
-                told(pair[0].1),
-                told(pair[1].1)
+                describe(pair[0].1),
+                describe(pair[1].1)
             )));
         }
         let list = self.sources.first().and_then(|source| source.manifest.shard.as_ref());
@@ -206,7 +208,7 @@ impl Merge {
         if found.len() != *listed || hash_of_list(found.iter().map(|(name, _)| name.as_str())) != *list_sha256
         {
             return Err(Error::Data(format!(
-                "the shards hold {} images that aren't the {listed} of the list they were made from",
+                "the shards hold {} images, which are not the {listed} of their list",
                 found.len()
             )));
         }
@@ -215,11 +217,11 @@ impl Merge {
 }
 
 impl Source {
-    /// Whether it is that shard, complete, and made with the same and from the same list as the first one.
+    /// Checks that the folder is shard `number`, complete, and that model, settings and list are those of `first`.
     fn check(&self, number: ShardNumber, first: Option<&Source>, allow_other_weights: bool) -> Result<()> {
         let bad = |what: String| Err(Error::Data(format!("{}: {what}", self.folder.display())));
         let Some(shard) = self.manifest.shard.as_ref().filter(|shard| shard.number == number) else {
-            return bad(format!("its {MANIFEST} isn't that of shard {number}"));
+            return bad(format!("its {MANIFEST} is not that of shard {number}"));
         };
         if !self.manifest.complete {
             return Err(self.incomplete());
@@ -230,11 +232,11 @@ impl Source {
         if let Some(found) = own.other_weights(theirs)
             && !allow_other_weights
         {
-            differences.insert(0, format!("{found} (--allow-other-weights goes on)"));
+            differences.insert(0, format!("{found} (--allow-other-weights accepts them)"));
         }
         if !differences.is_empty() {
             return bad(format!(
-                "made with something else than {}: {}",
+                "it was made with something else than {}: {}",
                 first.folder.display(),
                 differences.join("; ")
             ));
@@ -242,8 +244,8 @@ impl Source {
         match &first.manifest.shard {
             Some(other) if (other.listed, &other.list_sha256) != (shard.listed, &shard.list_sha256) => {
                 bad(format!(
-                    "made from another list than {} ({} images, not {}): run `lat-wgpu embed --shard` for all shards \
-                     on the same list; what is done stays",
+                    "it was made from another list than {} ({} images, not {}): run `lat-wgpu embed --shard` for all \
+                     shards on the same list; finished images are not embedded again",
                     first.folder.display(),
                     shard.listed,
                     other.listed
@@ -255,13 +257,13 @@ impl Source {
 
     fn incomplete(&self) -> Error {
         Error::Data(format!(
-            "{} isn't complete: run the same `lat-wgpu embed` again, it goes on where it stopped",
+            "{} is not complete: run the same `lat-wgpu embed` command again; it continues where it stopped",
             self.folder.display()
         ))
     }
 }
 
-/// Reads the rows of a part in ascending order, some ahead; open only between its first and its last one.
+/// Reads the rows of a segment in ascending order and in larger pieces. The file is open from its first to its last row.
 struct Reader {
     path: PathBuf,
     rows: usize,
@@ -276,7 +278,7 @@ impl Reader {
         Reader { path, rows, file: None, start: 0, ahead: Vec::new() }
     }
 
-    /// A row of `dim` numbers.
+    /// Reads a row of `dim` numbers.
     fn row(&mut self, row: usize, dim: usize) -> Result<&[f32]> {
         let held = self.ahead.len() / dim.max(1);
         if !(self.start..self.start + held).contains(&row) {

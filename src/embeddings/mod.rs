@@ -1,4 +1,4 @@
-//! Embeddings on disk: files of rows, folders of parts, and what is searched in.
+//! Embeddings on disk: files, index folders, and galleries to search in.
 
 mod format;
 pub mod gallery;
@@ -20,7 +20,7 @@ use half::f16;
 use safetensors::SafeTensors;
 
 use crate::error::{Error, Result};
-use format::{Head, ending, npy_head, npy_names, other_ending, safetensors_head};
+use format::{Header, extension, npy_header, npy_names, safetensors_header, unknown_extension};
 #[cfg(feature = "parquet")]
 use parquet::read_parquet;
 use rows::{EmbeddingFile, NamedRows};
@@ -28,37 +28,37 @@ use rows::{EmbeddingFile, NamedRows};
 /// Reads a `.safetensors` or `.parquet` file, or a `.npy` file with the `.paths.txt` beside it.
 ///
 /// # Errors
-/// `Usage` for another ending, `Io` where the file can't be read or is not of the form that `EmbeddingWriter` writes.
+/// `Usage` for another extension; `Io` if the file can't be read or has another format than `EmbeddingWriter` writes.
 pub fn read(path: &Path) -> Result<Embeddings> {
     #[cfg(feature = "parquet")]
-    if ending(path) == "parquet" {
+    if extension(path) == "parquet" {
         return read_parquet(path).map(|(embeddings, _)| embeddings);
     }
     let bytes = || std::fs::read(path).map_err(Error::io("read", path));
-    let parsed = match ending(path).as_str() {
+    let parsed = match extension(path).as_str() {
         "safetensors" => parse_safetensors(&bytes()?),
         "npy" => parse_npy(&bytes()?, npy_names(path)?),
-        _ => return Err(other_ending(path)),
+        _ => return Err(unknown_extension(path)),
     };
     parsed.and_then(Stored::unpack).map_err(Error::invalid(path))
 }
 
-/// Opens a file that `EmbeddingWriter` wrote. A `.parquet` file is read whole: its columns are compressed.
+/// Opens a file that `EmbeddingWriter` wrote. Reads a `.parquet` file whole.
 ///
 /// # Errors
-/// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
+/// `Usage` for another extension; `Io` if the file can't be read, is cut off or has another format.
 pub fn open(path: &Path) -> Result<NamedRows> {
     #[cfg(feature = "parquet")]
-    if ending(path) == "parquet" {
+    if extension(path) == "parquet" {
         return parquet::open(path);
     }
     let mut file = EmbeddingFile::open(path)?;
-    // The file keeps its own: messages name rows.
+    // The file keeps a copy of the names for messages.
     let (names, provenance) = (file.paths.clone(), std::mem::take(&mut file.provenance));
     Ok(NamedRows { rows: Box::new(file), names, provenance })
 }
 
-/// The content of a file, as it is stored.
+/// Content of a file in its storage.
 struct Stored {
     paths: Vec<String>,
     rows: usize,
@@ -71,11 +71,11 @@ impl Stored {
     fn unpack(self) -> std::result::Result<Embeddings, String> {
         let Stored { paths, rows, dim, dtype, data } = self;
         if paths.len() != rows {
-            return Err(format!("{} paths for {rows} rows", paths.len()));
+            return Err(format!("it has {} paths for {rows} rows", paths.len()));
         }
         let expected = rows.checked_mul(dim).and_then(|count| count.checked_mul(dtype.bytes()));
         if expected != Some(data.len()) {
-            return Err(format!("{} bytes for {rows} rows of {dim} numbers", data.len()));
+            return Err(format!("it has {} bytes for {rows} rows of {dim} dimensions", data.len()));
         }
         let rows = match dtype {
             Dtype::F32 => data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
@@ -87,13 +87,13 @@ impl Stored {
 
 fn parse_safetensors(bytes: &[u8]) -> std::result::Result<Stored, String> {
     let (header_len, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-    let (paths, Head { rows, dim, dtype, start }) = safetensors_head(&header, header_len)?;
+    let (paths, Header { rows, dim, dtype, start }) = safetensors_header(&header, header_len)?;
     let end = start + rows * dim * dtype.bytes();
     Ok(Stored { paths, rows, dim, dtype, data: bytes[start..end].to_vec() })
 }
 
 fn parse_npy(bytes: &[u8], paths: Vec<String>) -> std::result::Result<Stored, String> {
-    let Head { rows, dim, dtype, start } = npy_head(bytes)?;
+    let Header { rows, dim, dtype, start } = npy_header(bytes)?;
     Ok(Stored { paths, rows, dim, dtype, data: bytes[start..].to_vec() })
 }
 
@@ -109,14 +109,14 @@ mod tests {
 
     const DIM: usize = 5;
 
-    /// Names that strain JSON and line-based files.
+    /// Names that are hard to store in JSON and in lines.
     fn names() -> Vec<String> {
         ["a.jpg", "sub/\"b\".jpg", "line\nbreak\\n.png", "größe.webp", "caf\\xe9.gif"]
             .map(String::from)
             .to_vec()
     }
 
-    fn vector(row: usize) -> Vec<f32> {
+    fn embedding(row: usize) -> Vec<f32> {
         (0..DIM).map(|i| (row * DIM + i) as f32 / 8.0 - 1.0).collect()
     }
 
@@ -124,12 +124,12 @@ mod tests {
         BTreeMap::from([("model".to_string(), "tiny \"x\"".to_string())])
     }
 
-    /// Writes all rows but the second.
+    /// Writes all rows except the second.
     fn write(out: &Path, dtype: Dtype) {
         let names = names();
         let mut writer = EmbeddingWriter::create(out, DIM, dtype, &names, &metadata()).unwrap();
         for row in [0, 2, 3, 4] {
-            writer.push(&names[row], &vector(row)).unwrap();
+            writer.push(&names[row], &embedding(row)).unwrap();
         }
         assert_eq!(writer.finish().unwrap(), 4);
     }
@@ -154,7 +154,7 @@ mod tests {
                 let all = names();
                 assert_eq!(back.paths, [&all[0], &all[2], &all[3], &all[4]].map(String::clone));
                 assert_eq!(back.dim, DIM);
-                assert_eq!(back.rows, [0, 2, 3, 4].map(vector).concat());
+                assert_eq!(back.rows, [0, 2, 3, 4].map(embedding).concat());
             }
         }
         assert_eq!(files(dir.path()), ["e.npy", "e.parquet", "e.paths.txt", "e.safetensors"]);
@@ -216,7 +216,7 @@ mod tests {
         for file in ["e.safetensors", "e.npy", "e.parquet"] {
             let out = dir.path().join(file);
             let mut writer = EmbeddingWriter::create(&out, DIM, Dtype::F32, &names(), &metadata()).unwrap();
-            writer.push("a.jpg", &vector(0)).unwrap();
+            writer.push("a.jpg", &embedding(0)).unwrap();
             drop(writer);
         }
         assert_eq!(files(dir.path()), old);

@@ -1,30 +1,30 @@
-//! Provenance of embeddings: settings and weights that made them and the inputs, in the metadata of their files.
+//! Provenance of embeddings: settings, weights and inputs, in the metadata of their files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::format::ending;
+use super::format::extension;
 use crate::error::{Error, Result};
 use crate::storage::entry::{Entry, KEY};
 
-/// Entry of the metadata: the SHA-256 of the weights.
+/// Metadata key of the SHA-256 of the weights.
 const WEIGHTS: &str = "weights_sha256";
-/// Entry of the metadata: the inputs as typed, a JSON list.
+/// Metadata key of the inputs as typed, a JSON list.
 const INPUTS: &str = "inputs";
 
-/// Provenance of a file's rows, as far as the file says.
+/// Provenance of a file's rows, as far as the file has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// Settings that made them: the `lat_wgpu` entry.
+    /// Settings that made the rows: the `lat_wgpu` entry.
     pub settings: Option<Entry>,
-    /// SHA-256 of the weights; files of other programs, and `.npy`, don't tell it.
+    /// SHA-256 of the weights. Files of other programs, and `.npy`, lack it.
     pub weights_sha256: Option<String>,
     /// The inputs as typed.
     pub inputs: Vec<String>,
 }
 
 impl Provenance {
-    /// Reads the entries, where they are.
+    /// Reads the entries that a file has.
     pub(super) fn read(entry: impl Fn(&str) -> Option<String>) -> Provenance {
         let inputs = entry(INPUTS).and_then(|text| serde_json::from_str(&text).ok());
         Provenance {
@@ -34,7 +34,7 @@ impl Provenance {
         }
     }
 
-    /// The metadata of a file with these entries beside its other ones; what isn't told has none.
+    /// Replaces the provenance entries of a file's metadata.
     pub fn add_to(&self, metadata: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut metadata = without(metadata);
         if let Some(settings) = &self.settings {
@@ -49,8 +49,8 @@ impl Provenance {
         metadata
     }
 
-    /// That of rows from several files: the settings of the first one, the weights where all name
-    /// the same, and every input once.
+    /// Combines the provenance of several files: the settings of the first one, the weights if all are the same, and
+    /// every input once.
     pub fn of_all<'p>(all: impl IntoIterator<Item = &'p Provenance>) -> Provenance {
         let mut all = all.into_iter();
         let mut whole = all.next().cloned().unwrap_or_default();
@@ -64,14 +64,14 @@ impl Provenance {
     }
 }
 
-/// The entries that don't tell of provenance.
+/// Returns the metadata without weights and inputs.
 pub(super) fn without(metadata: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut rest = metadata.clone();
     rest.retain(|key, _| key != WEIGHTS && key != INPUTS);
     rest
 }
 
-/// Appends those inputs that aren't among the first ones.
+/// Appends the inputs that the list lacks.
 pub(super) fn add_inputs(inputs: &mut Vec<String>, more: &[String]) {
     for input in more {
         if !inputs.contains(input) {
@@ -80,33 +80,32 @@ pub(super) fn add_inputs(inputs: &mut Vec<String>, more: &[String]) {
     }
 }
 
-/// Why a `.npy` file is written without provenance.
-pub const NPY_NOTE: &str = "a .npy file has no place for weights_sha256 and inputs: whether its rows fit a model, or each other, can't \
-     be checked later; .safetensors and .parquet have it";
+/// Note on writing a `.npy` file.
+pub const NPY_NOTE: &str = "a .npy file can't store weights_sha256 and inputs, so later commands can't check that its rows fit a \
+     model or each other; .safetensors and .parquet files store them";
 
-/// Returns whether a file of this name has a place for provenance.
+/// Returns whether a file of this name can store provenance.
 pub fn has_place(path: &Path) -> bool {
-    ending(path) != "npy"
+    extension(path) != "npy"
 }
 
-/// A file, and the weights that it tells of.
+/// A file and the weights that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// A model, embeddings, or components that embeddings are reduced by.
     pub file: PathBuf,
-    /// SHA-256 of the weights, where it is told.
+    /// SHA-256 of the weights, if the file has it.
     pub weights_sha256: Option<String>,
 }
 
-/// Makes sure that vectors from all sources come from the same weights; `allow` passes over other ones. Returns notes
-/// for the user.
+/// Checks that all sources have the same weights. `allow` accepts different ones. Returns notes for the user.
 ///
 /// # Errors
-/// `Data` naming two files of different weights.
+/// `Data` if two files have different weights.
 pub fn check_same_weights(sources: &[Source], allow: bool) -> Result<Vec<String>> {
     let mut notes = Vec::new();
-    let told = |source: &Source| Some((source.file.clone(), source.weights_sha256.clone()?));
-    let mut known = sources.iter().filter_map(told);
+    let named = |source: &Source| Some((source.file.clone(), source.weights_sha256.clone()?));
+    let mut known = sources.iter().filter_map(named);
     if let Some((first, weights)) = known.next()
         && let Some((other, others)) = known.find(|(_, others)| *others != weights)
     {
@@ -117,22 +116,22 @@ pub fn check_same_weights(sources: &[Source], allow: bool) -> Result<Vec<String>
         );
         if !allow {
             return Err(Error::Data(format!(
-                "{found}: distances between their vectors mean nothing; embed one of them again, or go on with \
-                 --allow-other-weights"
+                "{found}: distances between their embeddings are meaningless; embed one of them again, or accept that \
+                 with --allow-other-weights"
             )));
         }
-        notes.push(format!("{found}: distances between their vectors may mean nothing"));
+        notes.push(format!("{found}: distances between their embeddings may be meaningless"));
     }
     let silent: Vec<&Source> = sources.iter().filter(|source| source.weights_sha256.is_none()).collect();
     if let [first, rest @ ..] = &silent[..] {
         let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
         let why = if has_place(&first.file) {
-            "no weights_sha256 is in it"
+            "the file has no weights_sha256"
         } else {
-            "a .npy file has no place for weights_sha256"
+            "a .npy file can't store weights_sha256"
         };
         notes.push(format!(
-            "{}{more}: {why}, so it isn't checked that all vectors come from the same weights",
+            "{}{more}: {why}, so there is no check that all embeddings come from the same weights",
             first.file.display()
         ));
     }

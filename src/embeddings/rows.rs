@@ -1,4 +1,4 @@
-//! Embeddings that are read piece by piece: from memory, or from files that are never loaded whole.
+//! Embeddings that are read in pieces, from memory or from files that are never loaded whole.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,39 +10,39 @@ use half::f16;
 use safetensors::tensor::Metadata;
 
 use super::format::{
-    Embeddings, Head, MAX_NPY_HEADER, MAX_SAFETENSORS_HEADER, ending, npy_head, npy_names, other_ending,
-    safetensors_head,
+    Embeddings, Header, MAX_NPY_HEADER, MAX_SAFETENSORS_HEADER, extension, npy_header, npy_names,
+    safetensors_header, unknown_extension,
 };
 use super::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::storage::Dtype;
 
-/// Bytes of halves that are turned into f32 at a time.
+/// Bytes of f16 values that are converted at a time.
 const HALVES: usize = 1 << 17;
 
-/// A matrix (N, D) of f32 whose rows can be had in any order, by any thread.
+/// A matrix (N, D) of f32. Any thread may read its rows in any order.
 pub trait Rows: Send + Sync {
-    /// N.
+    /// Number of rows N.
     fn len(&self) -> usize;
 
-    /// D.
+    /// Dimensions D.
     fn dim(&self) -> usize;
 
-    /// Fills `out` with these rows, (rows, D).
+    /// Fills `out` with rows (rows, D).
     ///
     /// # Errors
-    /// `Io` where they can't be read.
+    /// `Io` if they can't be read.
     ///
     /// # Panics
-    /// If there are no such rows, or `out` hasn't their size.
+    /// If there are no such rows, or `out` has another size.
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
 
-    /// Names a row in messages, if it has a name: its image, and the file that it is in.
+    /// Name of a row for messages: its image, and its file.
     fn name(&self, _row: usize) -> Option<String> {
         None
     }
 
-    /// Whether there is no row at all.
+    /// Returns whether there are no rows.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -67,19 +67,19 @@ impl Rows for Embeddings {
     }
 }
 
-/// A `.safetensors` or `.npy` file of which only the rows asked for are read.
+/// A `.safetensors` or `.npy` file that is read row by row.
 #[derive(Debug)]
 pub struct EmbeddingFile {
     path: PathBuf,
     /// Name of each row.
     pub paths: Vec<String>,
-    /// Where the rows come from.
+    /// Provenance of the rows.
     pub provenance: Provenance,
     dim: usize,
     dtype: Dtype,
-    /// First byte of the numbers.
+    /// Offset of the matrix in the file, in bytes.
     start: u64,
-    /// A file has one position: one reader at a time.
+    /// One reader at a time: they share the file's position.
     file: Mutex<File>,
 }
 
@@ -87,29 +87,29 @@ impl EmbeddingFile {
     /// Opens a file that `EmbeddingWriter` wrote and reads its names.
     ///
     /// # Errors
-    /// `Usage` for another ending, `Io` where the file can't be read, is cut off or not of that form.
+    /// `Usage` for another extension; `Io` if the file can't be read, is cut off or has another format.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
-        let (paths, provenance, head) = match ending(path).as_str() {
-            "safetensors" => read_safetensors_head(&mut file, path)?,
+        let (paths, provenance, header) = match extension(path).as_str() {
+            "safetensors" => read_safetensors_header(&mut file, path)?,
             "npy" => {
                 let mut beginning = Vec::new();
                 let read = file.by_ref().take(MAX_NPY_HEADER as u64).read_to_end(&mut beginning);
                 read.map_err(Error::io("read", path))?;
-                let head = npy_head(&beginning).map_err(Error::invalid(path))?;
-                (npy_names(path)?, Provenance::default(), head)
+                let header = npy_header(&beginning).map_err(Error::invalid(path))?;
+                (npy_names(path)?, Provenance::default(), header)
             }
-            _ => return Err(other_ending(path)),
+            _ => return Err(unknown_extension(path)),
         };
-        let Head { rows, dim, dtype, start } = head;
+        let Header { rows, dim, dtype, start } = header;
         if paths.len() != rows {
-            return Err(Error::invalid(path)(format!("{} paths for {rows} rows", paths.len())));
+            return Err(Error::invalid(path)(format!("it has {} paths for {rows} rows", paths.len())));
         }
         let bytes = rows.checked_mul(dim).and_then(|count| count.checked_mul(dtype.bytes()));
         if bytes.and_then(|bytes| bytes.checked_add(start)).is_none_or(|end| end as u64 > length) {
             return Err(Error::invalid(path)(format!(
-                "{length} bytes are too few for {rows} rows of {dim} numbers"
+                "its {length} bytes are too few for {rows} rows of {dim} dimensions"
             )));
         }
         Ok(EmbeddingFile {
@@ -124,23 +124,23 @@ impl EmbeddingFile {
     }
 }
 
-/// Reads length and header, and no numbers.
-fn read_safetensors_head(file: &mut File, path: &Path) -> Result<(Vec<String>, Provenance, Head)> {
+/// Reads the header and nothing behind it.
+fn read_safetensors_header(file: &mut File, path: &Path) -> Result<(Vec<String>, Provenance, Header)> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(Error::io("read", path))?;
-    // A damaged file may promise anything: no room is made for a header that isn't there.
+    // A damaged file may claim any length: allocates no more than the file holds.
     let rest = file.metadata().map_err(Error::io("read", path))?.len().saturating_sub(8);
     let length = Some(u64::from_le_bytes(length)).filter(|&length| length <= rest);
     let length =
         length.and_then(|length| usize::try_from(length).ok()).filter(|&n| n <= MAX_SAFETENSORS_HEADER);
     let length =
-        length.ok_or_else(|| Error::invalid(path)("is cut off, or not a safetensors file".to_string()))?;
+        length.ok_or_else(|| Error::invalid(path)("it is cut off, or not a safetensors file".to_string()))?;
     let mut json = vec![0; length];
     file.read_exact(&mut json).map_err(Error::io("read", path))?;
     let header: Metadata = serde_json::from_slice(&json).map_err(|e| Error::invalid(path)(e.to_string()))?;
     let entry = |key: &str| header.metadata().as_ref()?.get(key).cloned();
-    let (paths, head) = safetensors_head(&header, length).map_err(Error::invalid(path))?;
-    Ok((paths, Provenance::read(entry), head))
+    let (paths, header) = safetensors_header(&header, length).map_err(Error::invalid(path))?;
+    Ok((paths, Provenance::read(entry), header))
 }
 
 impl Rows for EmbeddingFile {
@@ -161,7 +161,7 @@ impl Rows for EmbeddingFile {
         match self.dtype {
             Dtype::F32 => {
                 file.read_exact(bytemuck::cast_slice_mut(out)).map_err(Error::io("read", &self.path))?;
-                // The file is little-endian; nothing changes where this machine is too.
+                // The file is little-endian.
                 out.iter_mut().for_each(|v| *v = f32::from_bits(u32::from_le(v.to_bits())));
             }
             Dtype::F16 => {
@@ -183,48 +183,48 @@ impl Rows for EmbeddingFile {
     }
 }
 
-/// A row by its image and its file.
+/// Name of a row for messages.
 pub(super) fn name_in(names: &[String], file: &Path, row: usize) -> Option<String> {
     Some(format!("{} in {}", names.get(row)?, file.display()))
 }
 
-/// A file of embeddings, whatever its form.
+/// An open file of embeddings in any format.
 pub struct NamedRows {
-    /// The numbers.
+    /// The matrix.
     pub rows: Box<dyn Rows>,
     /// Name of each row.
     pub names: Vec<String>,
-    /// Where the rows come from.
+    /// Provenance of the rows.
     pub provenance: Provenance,
 }
 
-/// Some rows of a matrix as one of their own.
+/// Selected rows of a matrix, as a matrix.
 pub struct Selected<'a> {
     rows: &'a dyn Rows,
-    /// Which ones, ascending.
+    /// The selected rows, ascending.
     kept: Vec<usize>,
 }
 
 impl<'a> Selected<'a> {
-    /// Chooses rows.
+    /// Selects rows.
     ///
     /// # Panics
-    /// If they aren't ascending, or there is no such row.
+    /// If the rows don't ascend, or there is no such row.
     pub fn new(rows: &'a dyn Rows, kept: Vec<usize>) -> Self {
-        assert!(kept.is_sorted_by(|a, b| a < b), "rows in ascending order");
+        assert!(kept.is_sorted_by(|a, b| a < b), "rows must ascend");
         assert!(kept.last().is_none_or(|&last| last < rows.len()), "row {:?} of {}", kept.last(), rows.len());
         Selected { rows, kept }
     }
 
-    /// The whole matrix.
+    /// Returns the whole matrix.
     pub fn whole(&self) -> &'a dyn Rows {
         self.rows
     }
 
-    /// Which row of the whole matrix stands at `index` here.
+    /// Returns the row in the whole matrix of the selected row `index`.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If there is no such row.
     pub fn row(&self, index: usize) -> usize {
         self.kept[index]
     }
@@ -243,7 +243,7 @@ impl Rows for Selected<'_> {
         let kept = &self.kept[rows];
         assert_eq!(out.len(), kept.len() * self.dim(), "room for {} rows", kept.len());
         let mut rest = out;
-        // Neighbours are read at once.
+        // Adjacent rows are read at once.
         for run in kept.chunk_by(|a, b| a + 1 == *b) {
             let (mine, behind) = rest.split_at_mut(run.len() * self.dim());
             self.rows.read(run[0]..run[0] + run.len(), mine)?;
@@ -257,32 +257,32 @@ impl Rows for Selected<'_> {
     }
 }
 
-/// Several matrices of the same D as one, the rows of each behind those of the one before.
-pub struct Parts<'a> {
+/// Matrices of the same D, stacked into one.
+pub struct Stacked<'a> {
     parts: Vec<&'a dyn Rows>,
     dim: usize,
     len: usize,
 }
 
-impl<'a> Parts<'a> {
-    /// Puts them together.
+impl<'a> Stacked<'a> {
+    /// Stacks matrices.
     ///
     /// # Errors
-    /// `Usage` where they differ in D.
+    /// `Usage` if they differ in D.
     pub fn new(parts: Vec<&'a dyn Rows>) -> Result<Self> {
         let dim = parts.first().map_or(0, |part| part.dim());
         if let Some(other) = parts.iter().find(|part| part.dim() != dim) {
             return Err(Error::Usage(format!(
-                "the embeddings' parts have {dim} and {} numbers a row: all must come from the same model",
+                "embeddings have {dim} and {} dimensions: all must come from the same model",
                 other.dim()
             )));
         }
         let len = parts.iter().map(|part| part.len()).sum();
-        Ok(Parts { parts, dim, len })
+        Ok(Stacked { parts, dim, len })
     }
 }
 
-impl Rows for Parts<'_> {
+impl Rows for Stacked<'_> {
     fn len(&self) -> usize {
         self.len
     }
@@ -328,13 +328,13 @@ mod tests {
     use crate::storage::entry::Entry;
     use std::collections::BTreeMap;
 
-    /// Writes `rows` rows of which no two numbers are the same, and reads the file whole.
+    /// Writes `rows` rows of distinct numbers and reads the file whole.
     fn write(out: &Path, rows: usize, dim: usize, dtype: Dtype) -> Embeddings {
         let names: Vec<String> = (0..rows).map(|row| format!("{row}\n.jpg")).collect();
         let mut writer = EmbeddingWriter::create(out, dim, dtype, &names, &BTreeMap::new()).unwrap();
         for (row, name) in names.iter().enumerate() {
-            let vector: Vec<f32> = (0..dim).map(|i| (row * dim + i) as f32 / 8.0 - 9.0).collect();
-            writer.push(name, &vector).unwrap();
+            let embedding: Vec<f32> = (0..dim).map(|i| (row * dim + i) as f32 / 8.0 - 9.0).collect();
+            writer.push(name, &embedding).unwrap();
         }
         writer.finish().unwrap();
         embeddings::read(out).unwrap()
@@ -379,7 +379,7 @@ mod tests {
         let empty = write(&dir.path().join("b.npy"), 0, 3, Dtype::F32);
         write(&dir.path().join("c.safetensors"), 4, 3, Dtype::F16);
         let file = EmbeddingFile::open(&dir.path().join("c.safetensors")).unwrap();
-        let parts = Parts::new(vec![&memory, &empty, &file, &memory]).unwrap();
+        let parts = Stacked::new(vec![&memory, &empty, &file, &memory]).unwrap();
         assert_eq!((parts.len(), parts.dim(), parts.is_empty()), (14, 3, false));
         let whole = [&memory.rows[..], &memory.rows[..12], &memory.rows[..]].concat();
         for start in 0..=14 {
@@ -389,9 +389,9 @@ mod tests {
         }
         let wide = write(&dir.path().join("d.npy"), 1, 4, Dtype::F32);
         assert!(
-            matches!(Parts::new(vec![&memory, &wide]), Err(Error::Usage(text)) if text.contains("3 and 4"))
+            matches!(Stacked::new(vec![&memory, &wide]), Err(Error::Usage(text)) if text.contains("3 and 4"))
         );
-        assert!(Parts::new(vec![]).unwrap().is_empty());
+        assert!(Stacked::new(vec![]).unwrap().is_empty());
     }
 
     #[test]
@@ -418,13 +418,13 @@ mod tests {
             let out = dir.path().join(name);
             let memory = write(&out, 4, 3, Dtype::F32);
             let mut writer = EmbeddingWriter::create(&out, 3, Dtype::F32, &memory.paths, &metadata).unwrap();
-            for (name, vector) in memory.paths.iter().zip(memory.rows.chunks(3)) {
-                writer.push(name, vector).unwrap();
+            for (name, embedding) in memory.paths.iter().zip(memory.rows.chunks(3)) {
+                writer.push(name, embedding).unwrap();
             }
             writer.finish().unwrap();
             let opened = embeddings::open(&out).unwrap();
-            let told = opened.provenance.settings.as_ref().map(Entry::text);
-            assert_eq!((opened.names, told), (memory.paths, settings), "{name}");
+            let stored = opened.provenance.settings.as_ref().map(Entry::text);
+            assert_eq!((opened.names, stored), (memory.paths, settings), "{name}");
             assert_eq!(all(&*opened.rows, 0..4), memory.rows, "{name}");
         }
         std::fs::write(dir.path().join("e.csv"), "").unwrap();

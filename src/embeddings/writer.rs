@@ -1,9 +1,8 @@
-//! Embeddings on disk: rows are written as they come, the file takes its name only when it is complete.
+//! Writes embeddings row by row. The file gets its name when it is complete.
 //!
-//! Each form begins with or ends in a table that needs the final number of rows, which skipped images decide. So
-//! room for the largest possible header is left in front (`.safetensors`, `.npy`), or the table stands last
-//! (`.parquet`). All is written to a temporary file in the target's folder; an output that is there already stays
-//! untouched until `finish`.
+//! The header of a file needs the number of rows, which depends on skipped images. `.safetensors` and `.npy` reserve room
+//! for the largest possible header in front; `.parquet` has it at the end. Rows go to a temporary file in the target's
+//! folder. An older output stays as it is until `finish`.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -12,22 +11,22 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use tempfile::NamedTempFile;
 
-use super::format::{Form, MAX_SAFETENSORS_HEADER, ending, paths_beside, to_line};
+use super::format::{FormatWriter, MAX_SAFETENSORS_HEADER, extension, paths_beside, to_line};
 #[cfg(feature = "parquet")]
 use super::parquet::writer::Parquet;
 use crate::error::{Error, Result};
 use crate::storage::Dtype;
 use crate::storage::atomic::{publish, temporary_beside};
 
-/// Most rows of a `.safetensors` file: all names stand in its header, which readers hold in memory.
+/// Largest number of rows of a `.safetensors` file: readers hold its header, which has all names, in memory.
 pub const MAX_SAFETENSORS_ROWS: usize = 500_000;
-/// Length of the `.npy` header, in bytes: room for any shape.
+/// Length of the `.npy` header in bytes: enough for any shape.
 const NPY_HEADER: usize = 128;
 
-/// Refuses a row that `dtype` can't hold.
+/// Checks that `dtype` can hold a row.
 ///
 /// # Errors
-/// `Data` naming the row and its first number that is infinite or NaN, or becomes infinite in 16 bits.
+/// `Data` if a number is infinite or NaN, or overflows in 16 bits.
 pub fn check_finite(name: &str, row: &[f32], dtype: Dtype) -> Result<()> {
     let holds = |v: f32| match dtype {
         Dtype::F32 => v.is_finite(),
@@ -36,31 +35,31 @@ pub fn check_finite(name: &str, row: &[f32], dtype: Dtype) -> Result<()> {
     match row.iter().position(|&v| !holds(v)) {
         None => Ok(()),
         Some(at) => Err(Error::Data(format!(
-            "the embedding of {name} is not finite: number {at} is {} in {} bits",
+            "the embedding of {name} is not finite: dimension {at} is {} in {} bits",
             row[at],
             8 * dtype.bytes()
         ))),
     }
 }
 
-/// Writes one embedding after the other, in memory that doesn't grow with their number (names apart).
+/// Writes embeddings one after the other. Only their names are held in memory.
 ///
-/// Dropped before `finish`, it leaves nothing behind and an older output as it was.
+/// If it is dropped before `finish`, it leaves no file, and an older output stays as it was.
 pub struct EmbeddingWriter {
     dim: usize,
     rows: usize,
-    form: Box<dyn Form>,
+    format: Box<dyn FormatWriter>,
 }
 
 impl EmbeddingWriter {
-    /// Begins a file at `out` whose ending decides its form; vectors have `dim` numbers.
+    /// Creates a file of embeddings with `dim` dimensions. The extension of `out` decides the format.
     ///
-    /// `names` are those of all rows that may come; some may stay away. `metadata` goes into the file as pairs of
-    /// strings (`.npy` has no place for it).
+    /// `names` lists all rows that may follow; rows of skipped images may be missing. The file stores `metadata`, except
+    /// for `.npy`, which has no metadata.
     ///
     /// # Errors
-    /// `Usage` for an ending that is none of `.safetensors`, `.npy`, `.parquet`; `TooLarge` where the names don't fit
-    /// into a `.safetensors` header; `Io` where the folder can't be written.
+    /// `Usage` for an extension other than `.safetensors`, `.npy` and `.parquet`; `TooLarge` if the names don't fit into a
+    /// `.safetensors` header; `Io` if the folder can't be written.
     pub fn create(
         out: &Path,
         dim: usize,
@@ -68,7 +67,7 @@ impl EmbeddingWriter {
         names: &[String],
         metadata: &BTreeMap<String, String>,
     ) -> Result<Self> {
-        let form: Box<dyn Form> = match ending(out).as_str() {
+        let format: Box<dyn FormatWriter> = match extension(out).as_str() {
             "safetensors" => Box::new(Safetensors::create(out, dim, dtype, names, metadata)?),
             "npy" => Box::new(Npy::create(out, dim, dtype)?),
             #[cfg(feature = "parquet")]
@@ -80,34 +79,34 @@ impl EmbeddingWriter {
                 )));
             }
         };
-        Ok(EmbeddingWriter { dim, rows: 0, form })
+        Ok(EmbeddingWriter { dim, rows: 0, format })
     }
 
-    /// Appends one row.
+    /// Appends a row.
     ///
     /// # Errors
-    /// `Io` where it can't be written.
+    /// `Io` if it can't be written.
     ///
     /// # Panics
-    /// If the vector has not `dim` numbers.
-    pub fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
-        assert_eq!(vector.len(), self.dim, "length of the embedding of {name}");
-        self.form.push(name, vector)?;
+    /// If the embedding doesn't have `dim` numbers.
+    pub fn push(&mut self, name: &str, embedding: &[f32]) -> Result<()> {
+        assert_eq!(embedding.len(), self.dim, "dimensions of the embedding of {name}");
+        self.format.push(name, embedding)?;
         self.rows += 1;
         Ok(())
     }
 
-    /// Completes the file, gives it its name and returns its number of rows.
+    /// Completes and names the file; returns its number of rows.
     ///
     /// # Errors
-    /// `Io` where it can't be written or renamed.
+    /// `Io` if it can't be written or renamed.
     pub fn finish(self) -> Result<usize> {
-        self.form.finish(self.rows)?;
+        self.format.finish(self.rows)?;
         Ok(self.rows)
     }
 }
 
-/// Rows of numbers behind a header that is filled in last.
+/// A matrix behind a header that is written last.
 struct Flat {
     target: PathBuf,
     file: BufWriter<NamedTempFile>,
@@ -124,16 +123,16 @@ impl Flat {
         Ok(Flat { target: target.to_path_buf(), file, dim, dtype, row: Vec::new() })
     }
 
-    fn push(&mut self, vector: &[f32]) -> Result<()> {
+    fn push(&mut self, embedding: &[f32]) -> Result<()> {
         self.row.clear();
         match self.dtype {
-            Dtype::F32 => self.row.extend(vector.iter().flat_map(|v| v.to_le_bytes())),
-            Dtype::F16 => self.row.extend(vector.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes())),
+            Dtype::F32 => self.row.extend(embedding.iter().flat_map(|v| v.to_le_bytes())),
+            Dtype::F16 => self.row.extend(embedding.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes())),
         }
         self.file.write_all(&self.row).map_err(Error::io("write", &self.target))
     }
 
-    /// Fills in the header: the file lacks nothing but its name.
+    /// Writes the header and returns the complete file, still without its name.
     fn complete(self, header: &[u8]) -> Result<NamedTempFile> {
         let Flat { target, mut file, .. } = self;
         let filled = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(header));
@@ -151,7 +150,7 @@ fn unbuffered(file: BufWriter<NamedTempFile>, target: &Path) -> Result<NamedTemp
     file.into_inner().map_err(|e| Error::io("write", target)(e.into_error()))
 }
 
-/// Tensor `embeddings` (N, D); the rows' names as a JSON list in the metadata entry `paths`.
+/// Writer of a tensor `embeddings` (N, D), with the names as a JSON list in the metadata entry `paths`.
 struct Safetensors {
     flat: Flat,
     names: Vec<String>,
@@ -169,7 +168,7 @@ impl Safetensors {
     ) -> Result<Self> {
         let too_large = |what: &str| {
             Err(Error::TooLarge(format!(
-                "{}: {} images: a .safetensors file {what}; write .npy or .parquet instead",
+                "{}: {} images are too many: a .safetensors file {what}; write .npy or .parquet instead",
                 out.display(),
                 names.len()
             )))
@@ -177,10 +176,10 @@ impl Safetensors {
         if names.len() > MAX_SAFETENSORS_ROWS {
             return too_large(&format!("holds at most {MAX_SAFETENSORS_ROWS} rows"));
         }
-        // Fewer rows make a shorter header. The numbers behind it begin at a multiple of 8 bytes.
+        // Fewer rows make a shorter header. The matrix behind it begins at a multiple of 8 bytes.
         let header_len = safetensors_header(names, metadata, dtype, dim).len().next_multiple_of(8);
         if header_len > MAX_SAFETENSORS_HEADER {
-            return too_large("has no room for so long names");
+            return too_large(&format!("has at most {MAX_SAFETENSORS_HEADER} bytes of names"));
         }
         let flat = Flat::create(out, dim, dtype, 8 + header_len)?;
         Ok(Safetensors { flat, names: Vec::new(), metadata: metadata.clone(), header_len })
@@ -211,15 +210,15 @@ fn safetensors_header(
     .to_string()
 }
 
-impl Form for Safetensors {
-    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+impl FormatWriter for Safetensors {
+    fn push(&mut self, name: &str, embedding: &[f32]) -> Result<()> {
         self.names.push(name.to_string());
-        self.flat.push(vector)
+        self.flat.push(embedding)
     }
 
     fn finish(self: Box<Self>, _rows: usize) -> Result<()> {
         let json = safetensors_header(&self.names, &self.metadata, self.flat.dtype, self.flat.dim);
-        assert!(json.len() <= self.header_len, "a row came whose name was not announced");
+        assert!(json.len() <= self.header_len, "the name of a row was not announced");
         let mut header = (self.header_len as u64).to_le_bytes().to_vec();
         header.extend(json.as_bytes());
         header.resize(8 + self.header_len, b' ');
@@ -227,7 +226,7 @@ impl Form for Safetensors {
     }
 }
 
-/// NumPy's array file (N, D), and beside it the rows' names, one a line.
+/// Writer of a NumPy array (N, D), and of a file beside it with one name per line.
 struct Npy {
     flat: Flat,
     paths_target: PathBuf,
@@ -242,10 +241,10 @@ impl Npy {
     }
 }
 
-impl Form for Npy {
-    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+impl FormatWriter for Npy {
+    fn push(&mut self, name: &str, embedding: &[f32]) -> Result<()> {
         writeln!(self.paths, "{}", to_line(name)).map_err(Error::io("write", &self.paths_target))?;
-        self.flat.push(vector)
+        self.flat.push(embedding)
     }
 
     fn finish(self: Box<Self>, rows: usize) -> Result<()> {
@@ -260,8 +259,8 @@ impl Form for Npy {
         header.extend(dict.as_bytes());
         header.resize(NPY_HEADER - 1, b' ');
         header.push(b'\n');
-        // Both are whole and on the disk before either takes its name: on a full one the older pair stays together. The
-        // array comes last: where it is, its names are.
+        // Both files are complete and on the disk before either gets its name, so that a full disk leaves the older pair.
+        // The array is named last: an array always has its names.
         let target = self.flat.target.clone();
         let array = self.flat.complete(&header)?;
         array.as_file().sync_all().map_err(Error::io("write", &target))?;

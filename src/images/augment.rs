@@ -1,38 +1,38 @@
-//! Changes of training images on their way to the adapter: pad and crop, and random erasing.
+//! Augments training images: random crops of the padded image, and random erasing.
 //!
-//! Both work on bytes of the input size, before the adapter mirrors and normalises: mirroring moves crops and rectangles to
-//! places that are as likely, and the fill is the mean colour, which normalises to about zero.
+//! Both work on bytes of the input size, before the adapter mirrors and normalises. Mirroring doesn't change the
+//! distribution of crops and rectangles. The fill is the mean colour, which normalises to about zero.
 
 use crate::images::decode::Rgb;
 use crate::rng;
 
-// Streams of random numbers, beside those of `dataset`. The upper byte tells the use; what is below counts epochs.
+// Streams of random numbers, besides those of `datasets`. The upper byte is the use, the rest is the epoch.
 const CROP: u64 = 6 << 56;
 const ERASE: u64 = 7 << 56;
 
-/// Random numbers that one image may draw from its stream.
+/// Random numbers per image in a stream.
 const DRAWS: u64 = 512;
 
-/// Rectangles that are tried until one fits [Zhong et al. 2017, alg. 1].
+/// Largest number of rectangles to try [Zhong et al. 2017, alg. 1].
 const ATTEMPTS: u64 = 100;
 
-/// Smallest and largest share of the image that is erased, and the flattest rectangle's height by its width.
+/// Smallest and largest erased share of the image, and the smallest ratio of height to width of the rectangle.
 const AREA: (f64, f64) = (0.02, 0.4);
 const ASPECT: f64 = 0.3;
 
-/// How training images are changed.
+/// Options of augmentation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Augment {
-    /// Black pixels around the image, from which a crop of its size is taken at random; 0: none.
+    /// Black pixels on each side of the image before a random crop of its size; 0 disables cropping.
     pub crop_pad: usize,
-    /// Probability that a rectangle is erased: 2 % to 40 % of the image, 0.3 to 3.3 times as high as wide.
+    /// Probability of erasing a rectangle: 2 % to 40 % of the image, 0.3 to 3.3 times as high as wide.
     pub erasing: f64,
-    /// Colour of the rectangle.
+    /// Colour of the rectangle, RGB.
     pub fill: [u8; 3],
 }
 
 impl Augment {
-    /// Changes the image at `place` of an epoch; what happens depends on seed, epoch and place alone.
+    /// Augments the image at `place` of an epoch. The result depends on seed, epoch and place alone.
     pub fn apply(&self, image: &mut Rgb, seed: u64, epoch: u64, place: usize) {
         let draw =
             |stream: u64, i: u64| f64::from(rng::uniform(seed, stream | epoch, place as u64 * DRAWS + i));
@@ -55,7 +55,7 @@ impl Augment {
     }
 }
 
-/// Moves what is seen: pixel (y, x) becomes that of (y + down, x + right), black where there is none.
+/// Shifts an image: pixel (y, x) becomes pixel (y + down, x + right), or black outside of the image.
 fn shift(image: &mut Rgb, down: isize, right: isize) {
     let Rgb { height, width, pixels } = &*image;
     let mut moved = vec![0; pixels.len()];
@@ -77,7 +77,7 @@ struct Rectangle {
     width: usize,
 }
 
-/// The rectangle to erase; `None` if none of many fits, as in a very flat image.
+/// Draws the rectangle to erase; `None` if no attempt fits, as in a very flat image.
 fn rectangle(image: &Rgb, draw: &dyn Fn(u64) -> f64) -> Option<Rectangle> {
     let area = (image.height * image.width) as f64;
     (0..ATTEMPTS).find_map(|attempt| {
@@ -102,7 +102,7 @@ mod tests {
 
     const NONE: Augment = Augment { crop_pad: 0, erasing: 0.0, fill: [1, 2, 3] };
 
-    /// An image whose pixels all differ, none of them black or of the fill.
+    /// An image of distinct pixels, none of them black or of the fill colour.
     fn image(height: usize, width: usize) -> Rgb {
         let pixel = |i: usize| [(i / 250) as u8 + 10, (i % 250) as u8 + 5, 200];
         Rgb { height, width, pixels: (0..height * width).flat_map(pixel).collect() }
@@ -163,7 +163,7 @@ mod tests {
             let (height, width) = (range(&|p| p.0), range(&|p| p.1));
             assert_eq!(gone.len(), height * width, "place {place}: a rectangle");
             let share = gone.len() as f64 / (64.0 * 32.0);
-            // Rounded sides leave the bounds by a little.
+            // Rounded sides exceed the bounds a little.
             assert!((0.015..0.43).contains(&share), "{share}");
             let aspect = height as f64 / width as f64;
             assert!((0.2..4.5).contains(&aspect), "{aspect}");

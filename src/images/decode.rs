@@ -1,4 +1,4 @@
-//! Bytes of an image file → (H, W, 3) u8. Whatever the bytes are, the answer is an image or a reason.
+//! Decodes image files to (H, W, 3) u8. Any bytes give an image or a reason.
 
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -9,26 +9,26 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use crate::error::{Error, Result, catch_panic};
 use crate::images::jpeg;
 
-/// Longest side of an image, in pixels.
+/// Largest side of an image, in pixels.
 pub const MAX_SIDE: u32 = 16_384;
-/// Largest decoded image, in bytes as the file's own pixel type needs them.
+/// Largest decoded image in bytes, in the file's pixel type.
 pub const MAX_DECODED: u64 = 256 << 20;
-/// Largest image file that is read, in bytes.
+/// Largest image file, in bytes.
 pub const MAX_FILE: u64 = 512 << 20;
 
 /// A decoded image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rgb {
-    /// Rows.
+    /// Height H in pixels.
     pub height: usize,
-    /// Columns.
+    /// Width W in pixels.
     pub width: usize,
-    /// Red, green, blue of each pixel: (H, W, 3), rows from the top.
+    /// Red, green and blue of each pixel: (H, W, 3), rows from the top.
     pub pixels: Vec<u8>,
 }
 
 impl Rgb {
-    /// Left and right exchanged.
+    /// Returns the mirror image: left and right exchanged.
     pub fn mirrored(&self) -> Rgb {
         let rows = self.pixels.chunks_exact((3 * self.width).max(1));
         let pixels = rows.flat_map(|row| row.rchunks_exact(3).flatten()).copied().collect();
@@ -36,10 +36,10 @@ impl Rgb {
     }
 }
 
-/// Choices in decoding.
+/// Options of decoding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// Leave the image as it is stored, whatever its EXIF orientation says.
+    /// Ignores the EXIF orientation.
     pub ignore_exif: bool,
 }
 
@@ -53,10 +53,10 @@ pub fn read(path: &Path, options: DecodeOptions) -> Result<Rgb> {
         .map_err(|reason| Error::Image { path: path.to_path_buf(), reason })
 }
 
-/// The whole content of a regular file of bearable size.
+/// Reads a regular file of at most [`MAX_FILE`] bytes.
 fn read_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
     let reason = |e: std::io::Error| format!("cannot be read: {e}");
-    // Asked before opening: opening a pipe would wait for a writer.
+    // Before opening: opening a pipe would wait for a writer.
     let metadata = std::fs::metadata(path).map_err(reason)?;
     if metadata.is_dir() {
         return Err("is a folder, not an image".to_string());
@@ -77,22 +77,22 @@ fn read_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Decodes an image; its type is told from its first bytes.
+/// Decodes an image. Its first bytes decide its type.
 ///
-/// The EXIF orientation is applied unless `options` say otherwise, alpha is dropped (not blended), 16-bit
-/// values v become round(v/257), grey, palette and CMYK become RGB, of an animation the first frame counts.
+/// Applies the EXIF orientation unless `options` ignore it. Drops alpha without blending. Turns 16-bit values v into
+/// round(v/257), and grey, palette and CMYK into RGB. Takes the first frame of an animation.
 ///
 /// # Errors
-/// The reason, in words for the image's owner.
+/// The reason, for the user.
 pub fn decode(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
-    catch_panic(|| decode_or_panic(bytes, options)).unwrap_or_else(gave_up)
+    catch_panic(|| decode_or_panic(bytes, options)).unwrap_or_else(decoder_failed)
 }
 
 fn decode_or_panic(bytes: &[u8], options: DecodeOptions) -> std::result::Result<Rgb, String> {
     let mut decoder = open(bytes)?;
     let orientation = match options.ignore_exif {
         true => Orientation::NoTransforms,
-        // An EXIF block that can't be read doesn't spoil the image.
+        // A damaged EXIF block is no error.
         false => decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
     let mut image = DynamicImage::from_decoder(decoder).map_err(reason)?;
@@ -102,26 +102,26 @@ fn decode_or_panic(bytes: &[u8], options: DecodeOptions) -> std::result::Result<
     Ok(Rgb { height: height as usize, width: width as usize, pixels: image.into_raw() })
 }
 
-/// Says whether an image file can be opened: all that decoding refuses from the header, and of a JPEG whether its
-/// end is there. The pixels stay compressed, so this is quick and finds no damage inside them.
+/// Checks an image file without decoding its pixels: its header, and that a JPEG is complete. Fast, but damaged pixels
+/// pass.
 ///
 /// # Errors
-/// The reason, in words for the image's owner.
+/// The reason, for the user.
 pub fn check_header(path: &Path) -> std::result::Result<(), String> {
     let bytes = read_bytes(path)?;
-    catch_panic(|| open(&bytes).map(|_| ())).unwrap_or_else(gave_up)
+    catch_panic(|| open(&bytes).map(|_| ())).unwrap_or_else(decoder_failed)
 }
 
-fn gave_up<T>() -> std::result::Result<T, String> {
-    Err("cannot be decoded: the decoder gave up".to_string())
+fn decoder_failed<T>() -> std::result::Result<T, String> {
+    Err("cannot be decoded: the decoder failed".to_string())
 }
 
-/// The media type of an image, such as `image/jpeg`, told from its first bytes; `None` for what is no image.
+/// Media type of an image by its first bytes, such as `image/jpeg`; `None` if it is no supported image.
 pub fn media_type(bytes: &[u8]) -> Option<&'static str> {
     known_format(bytes).map(|format| format.to_mime_type())
 }
 
-/// The type of an image that can be decoded.
+/// Type of an image by its first bytes; `None` if it can't be decoded.
 fn known_format(bytes: &[u8]) -> Option<ImageFormat> {
     image::guess_format(bytes).ok().filter(|format| {
         matches!(
@@ -136,7 +136,7 @@ fn known_format(bytes: &[u8]) -> Option<ImageFormat> {
     })
 }
 
-/// Reads an image's header and refuses what is of no known type, without pixels, cut off or too large.
+/// Reads the header of an image. Refuses unknown types, and images that are empty, cut off or too large.
 fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
     if bytes.is_empty() {
         return Err("is an empty file".to_string());
@@ -176,8 +176,8 @@ fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
     Ok(decoder)
 }
 
-/// A WebP file says its length in its header; the lossy decoder reads zeros past a missing end, and makes room for
-/// whatever length a chunk of metadata claims.
+/// Checks the lengths in a WebP file. The lossy decoder reads zeros past a missing end, and allocates as much as a chunk of
+/// metadata claims.
 fn check_webp_length(bytes: &[u8]) -> std::result::Result<(), String> {
     let length = |at: usize| {
         let field = bytes.get(at..)?.first_chunk()?;
@@ -196,13 +196,13 @@ fn check_webp_length(bytes: &[u8]) -> std::result::Result<(), String> {
         if next > bytes.len() {
             return truncated("a chunk");
         }
-        // Chunks begin at even places.
+        // Chunks begin at even offsets.
         at = next.next_multiple_of(2);
     }
     Ok(())
 }
 
-/// The decoder's error in one line.
+/// Describes a decoder's error in one line.
 fn reason(error: ImageError) -> String {
     let is_end = |e: &(dyn std::error::Error + 'static)| {
         e.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof)
@@ -229,7 +229,7 @@ mod tests {
 
     const PLAIN: DecodeOptions = DecodeOptions { ignore_exif: false };
 
-    /// A 9x7 image in which every pixel differs.
+    /// A 9x7 image of distinct pixels.
     fn colours() -> DynamicImage {
         let pixel = |x: u32, y: u32| image::Rgba([(x * 28) as u8, (y * 36) as u8, (x * y * 5) as u8, 90]);
         DynamicImage::ImageRgba8(image::RgbaImage::from_fn(9, 7, pixel))
@@ -291,7 +291,7 @@ mod tests {
         for file in files {
             let whole = decode(&file, PLAIN).unwrap();
             for cut in 0..file.len() {
-                // What stands behind the pixels, such as a PNG's end chunk, may be missing.
+                // Bytes after the pixels, such as a PNG's end chunk, may be missing.
                 if let Ok(image) = decode(&file[..cut], PLAIN) {
                     assert_eq!(image, whole, "{cut} of {} bytes", file.len());
                     assert!(cut + 12 >= file.len(), "{cut} of {} bytes", file.len());
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn exif_orientation_is_applied_unless_ignored() {
-        // An EXIF block of one entry, orientation 6: the camera lay on its side.
+        // An EXIF block of one entry, orientation 6: the camera was held sideways.
         let exif =
             b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
         let plain = encoded(&DynamicImage::ImageRgb8(colours().into_rgb8()), ImageFormat::Jpeg);
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!((stored.height, stored.width), (7, 9));
         let upright = decode(&file, PLAIN).unwrap();
         assert_eq!((upright.height, upright.width), (9, 7));
-        // The stored bottom left corner is the upright top left one.
+        // The stored bottom left corner becomes the top left corner.
         assert_eq!(upright.pixels[..3], stored.pixels[6 * 9 * 3..][..3]);
     }
 
@@ -321,7 +321,7 @@ mod tests {
         assert!(reason_of(&encoded(&wide, ImageFormat::Png)).contains("16384 a side"));
         let most = DynamicImage::new_luma8(MAX_SIDE, 1);
         assert!(decode(&encoded(&most, ImageFormat::Png), PLAIN).is_ok());
-        // 16,000 x 16,000 at 4 bytes a pixel: only the header is there.
+        // 16,000 x 16,000 at 4 bytes per pixel: a header without pixels.
         let gif = b"GIF89a\x80\x3e\x80\x3e\0\0\0,\0\0\0\0\x80\x3e\x80\x3e\0\x02";
         assert!(reason_of(gif).contains("limit is 256 MiB"), "{}", reason_of(gif));
     }

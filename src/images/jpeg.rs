@@ -1,14 +1,15 @@
-//! Whether a JPEG file is all there.
+//! Checks that a JPEG file is complete.
 //!
-//! Decoders fill what is missing with grey and say nothing. So the entropy-coded data is walked here block by
-//! block, without computing a pixel: a scan that ends before its last block, a component whose coefficients
-//! never all come, or a missing end marker is told apart from an intact file (ITU-T T.81; sections named below).
-//! Baseline, extended and progressive Huffman coding are walked; the decoder refuses the other kinds by itself,
-//! except two rare layouts that it decodes to a wrong image: those are refused here.
+//! Decoders silently fill missing blocks with grey. So this module walks the entropy-coded data block by block, without
+//! computing pixels. It finds scans that end before their last block, components with missing coefficients, and a missing
+//! end marker (ITU-T T.81; comments name its sections).
+//! It walks baseline, extended and progressive Huffman coding. The decoder refuses other kinds, except two rare layouts
+//! that it decodes to a wrong image; this module refuses those.
 
-/// Values per Huffman look-up step; longer codes take the bit-by-bit way.
+/// Bits of a Huffman table look-up. Longer codes are decoded bit by bit.
 const LOOKUP_BITS: u32 = 8;
-/// More scans than any encoder writes (the decoder's own limit); each walks the whole image, so a small file could ask for hours.
+/// Largest number of scans, as in the decoder; no encoder writes as many. Each scan walks the whole image, so a small file
+/// could take hours.
 const MAX_SCANS: usize = 100;
 
 const SOI: u8 = 0xd8;
@@ -17,9 +18,9 @@ const SOS: u8 = 0xda;
 const DHT: u8 = 0xc4;
 const DRI: u8 = 0xdd;
 
-/// Checks that every block of every scan is there, and the end marker.
+/// Checks that the file has every block of every scan, and the end marker.
 ///
-/// `size` is (width, height) in pixels as the decoder understood them.
+/// `size` is (width, height) in pixels, as the decoder read them.
 ///
 /// # Errors
 /// The reason: "is truncated …", "is damaged …" or "is of an unsupported kind …".
@@ -33,7 +34,7 @@ pub fn check_complete(bytes: &[u8], size: (usize, usize)) -> Result<(), String> 
     loop {
         match walk.next_marker().ok_or("is truncated: no end marker")? {
             EOI => return walk.all_coefficients_seen(),
-            // Markers without a segment: restarts left over after a scan, and TEM.
+            // Markers without a segment: restarts after a scan, and TEM.
             0xd0..=0xd7 | 0x01 => {}
             code => {
                 let segment = walk.segment().ok_or("is truncated: the data ends inside the header")?;
@@ -60,7 +61,7 @@ pub fn check_complete(bytes: &[u8], size: (usize, usize)) -> Result<(), String> 
     }
 }
 
-/// Refuses the kinds that no decoder here knows, by name, and a header that is cut off.
+/// Refuses unsupported kinds of JPEG by their names, and a header that is cut off.
 ///
 /// # Errors
 /// The reason.
@@ -73,7 +74,7 @@ pub fn check_kind(bytes: &[u8]) -> Result<(), String> {
             SOS => return walk.segment().map(|_| ()).ok_or_else(cut),
             0xc3 => "lossless coding",
             0xc5..=0xc7 => "hierarchical coding",
-            // The conditioning of the coder may come before the frame.
+            // The coder's conditioning may come before the frame.
             0xc9..=0xcf => "arithmetic coding",
             0xf7 => "JPEG-LS coding",
             0xd0..=0xd7 | 0x01 => continue,
@@ -83,12 +84,12 @@ pub fn check_kind(bytes: &[u8]) -> Result<(), String> {
             }
         };
         return Err(format!(
-            "is a JPEG with {kind}, which isn't supported; convert it, such as by `jpegtran old.jpg > new.jpg`"
+            "is a JPEG with {kind}, which isn't supported; convert it, for example with `jpegtran old.jpg > new.jpg`"
         ));
     }
 }
 
-/// What is known while walking through the file.
+/// State of the walk through a file.
 #[derive(Default)]
 struct Walk<'a> {
     bytes: &'a [u8],
@@ -108,29 +109,29 @@ struct Component {
     id: u8,
     /// Blocks of one MCU, across and down (sampling factors H and V).
     sampling: (usize, usize),
-    /// Blocks that a scan of this component alone has, across and down (A.2.2).
+    /// Blocks of a scan of this component alone, across and down (A.2.2).
     blocks: (usize, usize),
-    /// Blocks in a row of `nonzero`: whole MCUs.
+    /// Blocks in a row of `nonzero`, padded to whole MCUs.
     stride: usize,
-    /// Progressive only: bit k of a block is set once its coefficient k is known to be non-zero.
+    /// For progressive files: bit k of a block is set if its coefficient k is non-zero so far.
     nonzero: Vec<u64>,
-    /// For each coefficient the bits still to come; `u8::MAX` before its first scan.
+    /// Missing bits of each coefficient; `u8::MAX` before its first scan.
     missing_bits: [u8; 64],
 }
 
-/// What one scan does (B.2.3).
+/// Coefficients and bits of one scan (B.2.3).
 #[derive(Clone, Copy)]
 struct Band {
     /// First and last coefficient, in zigzag order.
     first: usize,
     last: usize,
-    /// Bits already known before this scan, 0 in the first one; and still missing after it.
+    /// Successive approximation: the bit position of the previous scan, 0 for the first one; and of this scan.
     high: u8,
     low: u8,
 }
 
 impl<'a> Walk<'a> {
-    /// Skips to the next marker and past it. Fill bytes and whatever stands between segments is ignored.
+    /// Advances past the next marker. Ignores fill bytes and anything between segments.
     fn next_marker(&mut self) -> Option<u8> {
         loop {
             let code = *self.bytes.get(self.at + 1)?;
@@ -142,7 +143,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The body of the segment that begins here.
+    /// Reads the body of the segment that begins here.
     fn segment(&mut self) -> Option<&'a [u8]> {
         let length =
             usize::from(u16::from_be_bytes([*self.bytes.get(self.at)?, *self.bytes.get(self.at + 1)?]));
@@ -151,7 +152,7 @@ impl<'a> Walk<'a> {
         Some(body)
     }
 
-    /// Frame header (B.2.2): the components and how many blocks each has.
+    /// Reads the frame header (B.2.2): the components and their numbers of blocks.
     fn frame(&mut self, progressive: bool, body: &[u8], size: (usize, usize)) -> Result<(), String> {
         let bad = || "is damaged: bad frame header".to_string();
         let &[_, h1, h0, w1, w0, count, ref rest @ ..] = body else { return Err(bad()) };
@@ -174,7 +175,7 @@ impl<'a> Walk<'a> {
         let h_max = factors.iter().map(|f| f.1.0).max().unwrap_or(1);
         let v_max = factors.iter().map(|f| f.1.1).max().unwrap_or(1);
         if factors[0].1 != (h_max, v_max) {
-            return Err(unsupported("its brightness is stored coarser than its colours"));
+            return Err(unsupported("its brightness has a lower resolution than its colours"));
         }
         self.progressive = progressive;
         self.mcus = (width.div_ceil(8 * h_max), height.div_ceil(8 * v_max));
@@ -192,7 +193,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Huffman tables (B.2.4.2).
+    /// Reads Huffman tables (B.2.4.2).
     fn huffman_tables(&mut self, mut body: &[u8]) -> Result<(), String> {
         while let [class_and_slot, rest @ ..] = body {
             let bad = || "is damaged: bad Huffman table".to_string();
@@ -219,7 +220,7 @@ impl<'a> Walk<'a> {
             true => Band { first: first.into(), last: last.into(), high: bits >> 4, low: bits & 15 },
             false => Band { first: 0, last: 63, high: 0, low: 0 },
         };
-        // Progressive (G.1.1.1.1): coefficient 0 never with others, and only it may come for several components at once.
+        // Progressive (G.1.1.1.1): a scan has coefficient 0 or others, and only coefficient 0 of several components.
         let legal = match self.progressive {
             true => (band.first == 0) == (band.last == 0) && (count == 1 || band.last == 0),
             false => true,
@@ -234,7 +235,7 @@ impl<'a> Walk<'a> {
         }
 
         let Walk { bytes, at, components, progressive, mcus, restart_interval, dc_tables, ac_tables } = self;
-        // Component, DC table and AC table, in the order of the scan.
+        // Index, DC table and AC table of each component of the scan.
         let mut parts = Vec::new();
         for pair in rest.chunks_exact(2).take(count) {
             let index = components.iter().position(|c| c.id == pair[0]).ok_or_else(bad)?;
@@ -243,13 +244,13 @@ impl<'a> Walk<'a> {
             let ac = ac_tables.get(usize::from(pair[1] & 15)).ok_or_else(bad)?;
             let needs = (band.first == 0 && band.high == 0, band.last > 0);
             if (needs.0 && dc.is_none()) || (needs.1 && ac.is_none()) {
-                // Motion JPEG leaves the tables to the decoder: without them this scan can't be walked.
+                // Motion JPEG omits the tables. Without them this scan can't be walked.
                 return Ok(());
             }
             parts.push((index, dc.as_ref(), ac.as_ref()));
         }
 
-        // A scan of one component has its blocks in plain rows, without the fill-up to whole MCUs (A.2.2).
+        // A scan of one component has its blocks in plain rows, not padded to whole MCUs (A.2.2).
         let (across, down) = match parts[..] {
             [(only, ..)] => components[only].blocks,
             _ => *mcus,
@@ -285,9 +286,9 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// At the end marker: whether every coefficient of every component came, down to its last bit.
+    /// Checks at the end marker that the scans had all bits of all coefficients.
     ///
-    /// A progressive file cut between two scans would otherwise pass, as a blurred image.
+    /// Otherwise a progressive file that is cut between two scans would pass as a blurred image.
     fn all_coefficients_seen(&self) -> Result<(), String> {
         match self.components.iter().all(|c| c.missing_bits == [0; 64]) && !self.components.is_empty() {
             true => Ok(()),
@@ -296,17 +297,17 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A Huffman table (annex C), ready to decode.
+/// A Huffman table (annex C) for decoding.
 struct Huffman {
-    /// For the next 8 bits: value and code length; length 0 where the code is longer.
+    /// Value and code length for the next 8 bits; length 0 for longer codes.
     lookup: [(u8, u8); 1 << LOOKUP_BITS],
-    /// For each code length: the number after its last code, and what to add to a code to find its value.
+    /// For each code length: the number after its last code, and the offset from a code to the index of its value.
     ends: [(u32, i32); 17],
     values: Vec<u8>,
 }
 
 impl Huffman {
-    /// `counts[n]` codes of n+1 bits, with their `values` in order; `None` if they don't fit.
+    /// Builds a table of `counts[n]` codes of n+1 bits with their `values` in order; `None` if they don't fit.
     fn new(counts: &[u8; 16], values: &[u8]) -> Option<Huffman> {
         let mut table =
             Huffman { lookup: [(0, 0); 1 << LOOKUP_BITS], ends: [(0, 0); 17], values: values.to_vec() };
@@ -332,22 +333,22 @@ impl Huffman {
     }
 }
 
-/// Entropy-coded data, bit by bit, up to the next marker.
+/// Reader of the bits of entropy-coded data, up to the next marker.
 struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// The lowest `held` bits are read but not yet used.
+    /// The lowest `held` bits are read but not consumed.
     word: u64,
     held: u32,
 }
 
 impl Bits<'_> {
-    /// Reads on while whole bytes fit; stops for good at a marker or the end of the file.
+    /// Reads bytes until `word` is full, or up to a marker or the end of the file.
     fn fill(&mut self) {
         while self.held <= 48 {
             let Some(&byte) = self.bytes.get(self.at) else { return };
             if byte == 0xff {
-                // A 0xff that is data is followed by a zero (B.1.1.5).
+                // A zero follows a 0xff that is data (B.1.1.5).
                 if self.bytes.get(self.at + 1) != Some(&0) {
                     return;
                 }
@@ -359,7 +360,7 @@ impl Bits<'_> {
         }
     }
 
-    /// The next `count` ≤ 16 bits.
+    /// Takes the next `count` ≤ 16 bits.
     fn take(&mut self, count: u32) -> Result<u32, String> {
         if self.held < count {
             self.fill();
@@ -371,13 +372,13 @@ impl Bits<'_> {
         Ok((self.word >> self.held) as u32 & ((1 << count) - 1))
     }
 
-    /// The next Huffman-coded value.
+    /// Takes the next Huffman-coded value.
     fn value(&mut self, table: Option<&Huffman>) -> Result<u8, String> {
         let table = table.ok_or("is damaged: a Huffman table is missing")?;
         if self.held < 16 {
             self.fill();
         }
-        // Near the end zeros stand in for what follows; a code that reaches into them is one that isn't there.
+        // Zeros pad the end of the data. A code that reaches into them is missing.
         let next = match self.held {
             16.. => (self.word >> (self.held - 16)) as u32 & 0xffff,
             held => (self.word << (16 - held)) as u32 & 0xffff,
@@ -398,7 +399,7 @@ impl Bits<'_> {
             return Err(too_short());
         }
         if length > 16 {
-            return Err("is damaged: a code that is in no table".to_string());
+            return Err("is damaged: a code is in no table".to_string());
         }
         self.held -= length;
         Ok(value)
@@ -406,7 +407,7 @@ impl Bits<'_> {
 
     /// Passes restart marker number `number` (0 to 7), which must come next (E.2.4).
     fn restart(&mut self, number: usize) -> Result<(), String> {
-        // Whole unused bytes may be held only if something stands between the last block and the marker.
+        // Drops the padding bits, and any bytes between the last block and the marker.
         self.word = 0;
         self.held = 0;
         loop {
@@ -444,8 +445,8 @@ impl Bits<'_> {
 
     /// Passes one block of a progressive scan (G.2).
     ///
-    /// `nonzero` is the block's set of coefficients that were non-zero so far: each has one more bit in a refining scan.
-    /// `empty_blocks` counts the blocks still to come of which the current run says that nothing new is in them.
+    /// `nonzero` is the set of the block's coefficients that are non-zero so far. Each has one more bit in a refining scan.
+    /// `empty_blocks` counts the remaining blocks of the current run of blocks without new coefficients.
     fn progressive_block(
         &mut self,
         band: Band,
@@ -468,7 +469,7 @@ impl Bits<'_> {
                 break;
             }
             self.take(size)?;
-            // Pass `run` zeros, then stand on the new coefficient. Those known already don't count but bring a bit.
+            // Passes `run` zeros up to the new coefficient. Non-zero coefficients don't count as zeros; each has one bit.
             let mut zeros = run;
             while k <= band.last {
                 if *nonzero >> k & 1 == 1 && refines {
@@ -558,10 +559,10 @@ pub(crate) mod tests {
             for cut in 0..file.len() {
                 assert!(check(&file[..cut]).is_err(), "cut at {cut}");
             }
-            // With an end marker put behind the cut; the last two cuts lose nothing but the end marker.
+            // With an end marker after the cut. The last two cuts lose only the end marker.
             for cut in 2..file.len() - 2 {
-                let mended = [&file[..cut], &[0xff, EOI]].concat();
-                assert!(check(&mended).is_err(), "cut at {cut}, end marker");
+                let ended = [&file[..cut], &[0xff, EOI]].concat();
+                assert!(check(&ended).is_err(), "cut at {cut}, end marker");
             }
         }
     }

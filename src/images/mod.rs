@@ -1,4 +1,4 @@
-//! Images on the host: found, decoded, resized, augmented.
+//! Images on the host: listing, decoding, resizing, augmentation.
 
 pub mod augment;
 pub mod decode;

@@ -1,8 +1,8 @@
-//! (H, W, 3) u8 of any size → (H', W', 3) u8 at the network's input size, equal to Pillow byte for byte.
+//! Resizes (H, W, 3) u8 to (H', W', 3) u8, the network's input size. Equals Pillow byte for byte.
 //!
-//! The steps are Pillow's `Image.resize(size, BICUBIC)`: each output pixel is a weighted sum of the input pixels
-//! under a cubic (a = −0.5) that is widened when shrinking; weights are rounded to 22-bit fixed point; one pass along
-//! the rows and one along the columns, each rounded to 8 bit. Division by 255, mean and deviation are the GPU's work.
+//! Follows Pillow's `Image.resize(size, BICUBIC)`. Each output pixel is a weighted sum of input pixels under a cubic
+//! (a = −0.5), which is widened for shrinking. Weights are 22-bit fixed point. One pass goes along the rows and one along
+//! the columns; each rounds to 8 bits. The GPU divides by 255, subtracts the mean and divides by the deviation.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use crate::error::Result;
 use crate::images::decode::{self, DecodeOptions, Rgb};
 use crate::shape::ImageSize;
 
-/// Fraction bits of a weight: 32, less 8 for the pixel, less 2 for sums that overshoot.
+/// Fraction bits of a weight: 32, minus 8 for the pixel, minus 2 for sums above 1.
 const FRACTION_BITS: u32 = 32 - 8 - 2;
-/// Half a step, so that the final shift rounds.
+/// Half a unit, so that the final shift rounds.
 const HALF: i32 = 1 << (FRACTION_BITS - 1);
 /// Reach of the cubic on either side, in pixels of the coarser grid.
 const REACH: f64 = 2.0;
@@ -36,7 +36,7 @@ pub fn resize_bicubic(image: &Rgb, size: ImageSize) -> Rgb {
     let mut height = image.height;
     let mut pixels = std::borrow::Cow::Borrowed(&image.pixels[..]);
     let mut width = image.width;
-    // A pass that keeps the length would change nothing: Pillow leaves it out, and so do we.
+    // Pillow leaves out a pass that keeps the length; it would change nothing.
     for rows in if rows_first(image, size) { [true, false] } else { [false, true] } {
         if rows && size.height != height {
             pixels = resize_rows(&pixels, width * CHANNELS, height, size.height).into();
@@ -49,10 +49,10 @@ pub fn resize_bicubic(image: &Rgb, size: ImageSize) -> Rgb {
     Rgb { height, width, pixels: pixels.into_owned() }
 }
 
-/// Which pass comes first decides the rounding between them.
+/// Returns whether the pass over rows comes first. The order decides the rounding between the passes.
 ///
-/// This is the rule of Pillow 13: rows only where they lose more than twice as many pixels as the columns do, else
-/// columns. Up to Pillow 12.0 columns always came first.
+/// The rule of Pillow 13: rows come first if they lose more than twice as many pixels as columns do. Up to Pillow 12.0
+/// columns always came first.
 fn rows_first(image: &Rgb, size: ImageSize) -> bool {
     let rows_lost = image.height as i64 - size.height as i64;
     let columns_lost = image.width as i64 - size.width as i64;
@@ -99,15 +99,15 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> FRACTION_BITS).clamp(0, 255) as u8
 }
 
-/// The input pixels that make one output pixel.
+/// Input pixels of one output pixel.
 struct Window {
     /// First input pixel.
     start: usize,
-    /// Weights of it and its successors, in units of 2^-`FRACTION_BITS`.
+    /// Weights of this and the following pixels, in units of 2^-`FRACTION_BITS`.
     weights: Vec<i32>,
 }
 
-/// One window per output pixel. The order of f64 operations is Pillow's.
+/// Computes the window of every output pixel. The order of f64 operations is Pillow's.
 fn windows(from: usize, to: usize) -> Vec<Window> {
     let scale = from as f64 / to as f64;
     let widening = scale.max(1.0);
@@ -121,7 +121,7 @@ fn windows(from: usize, to: usize) -> Vec<Window> {
         let total: f64 = weights.iter().fold(0.0, |sum, weight| sum + weight);
         let rounded = |weight: &f64| {
             let weight = if total != 0.0 { weight / total } else { *weight };
-            // Half away from zero, written as Pillow writes it: the cast cuts toward zero.
+            // Rounds half away from zero, as Pillow does: the cast truncates.
             (weight * f64::from(1 << FRACTION_BITS) + 0.5f64.copysign(weight)) as i32
         };
         Window { start, weights: weights.iter().map(rounded).collect() }
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(resize_bicubic(&image, ImageSize::square(2)), image);
     }
 
-    /// Each from `Image.fromarray(np.array(values, "uint8").reshape(h, w)).resize((W, H), Image.BICUBIC)`, Pillow 13.0.
+    /// From `Image.fromarray(np.array(values, "uint8").reshape(h, w)).resize((W, H), Image.BICUBIC)` of Pillow 13.0.
     #[test]
     fn equal_to_pillow() {
         assert_eq!(resized(1, 5, &[0, 100, 200, 50, 255], "1x3"), [43, 144, 168]);
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(resized(1, 1, &[9], "2x2"), [9; 4]);
     }
 
-    /// As above. Columns first would make 31, 128, 224, 117, 128, 138.
+    /// Also from Pillow. Columns first would give 31, 128, 224, 117, 128, 138.
     #[test]
     fn rows_that_lose_most_come_first() {
         let values = [0, 255, 0, 255, 255, 0, 0, 255];

@@ -1,13 +1,12 @@
-//! The one walk over folders: which images a list of inputs names, what each is called in the embeddings, and how many
-//! files are left out for which reason.
+//! Lists the images of inputs: their files, their names in the embeddings, and the number of other files by reason.
 //!
-//! Hidden names, which systems and tools leave behind, are skipped: those that begin with a dot, `__MACOSX`, `@eaDir`
-//! and `Thumbs.db`. A hidden folder counts once and isn't entered. What is given by name is taken, whatever its name is.
+//! Skips hidden names, which systems and tools create: those that begin with a dot, `__MACOSX`, `@eaDir` and `Thumbs.db`.
+//! A hidden folder counts once. Inputs themselves may have any name.
 //!
-//! Links are left out unless they are to be followed. A folder is entered once then, by device and inode: first all
-//! folders that are reached without a link, then those that links lead to, in the order of the links' names. So loops
-//! end, and no name depends on the order in which a file system lists a folder. A link counts as left out where it leads
-//! nowhere, or to a folder that was entered already.
+//! Links are left out unless they are followed. Then each folder, identified by device and inode, is entered once: first all
+//! folders that are reached without a link, then the targets of links in the order of the links' names. So loops end, and
+//! no name depends on the order in which a file system lists a folder. A link that leads nowhere, or to a folder that was
+//! entered before, counts as left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -19,37 +18,35 @@ use walkdir::WalkDir;
 use crate::error::{Error, Result};
 use crate::storage::atomic::Identity;
 
-/// Endings of files that are taken for images, compared without regard to case.
-/// What a file really holds is decided from its content when it is decoded.
-pub const ENDINGS: [&str; 11] =
+/// Extensions of image files, in any case. Decoding finds the type of an image from its content.
+pub const EXTENSIONS: [&str; 11] =
     ["jpg", "jpeg", "jfif", "jpe", "pjpeg", "png", "bmp", "webp", "gif", "tif", "tiff"];
 
-/// Endings of images in formats that aren't read.
+/// Extensions of image formats that can't be read.
 const UNREAD: [&str; 5] = ["heic", "heif", "avif", "jxl", "jp2"];
 
-/// Names that are skipped, beside those that begin with a dot.
+/// Hidden names, besides those that begin with a dot.
 const HIDDEN: [&str; 3] = ["__MACOSX", "@eaDir", "Thumbs.db"];
 
-/// One image to embed.
+/// An image file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Where to open it.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What it is called in the output: the path below its input folder with `/` between the steps,
-    /// or the input itself where that is a file.
+    /// Name in the output: the path below the input folder with `/` as separator, or the input itself if that is a file.
     pub name: String,
 }
 
 /// The images that a walk finds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Sorted by name.
+    /// The images, sorted by name.
     pub images: Vec<Image>,
-    /// Other files.
+    /// Files that were left out.
     pub left_out: LeftOut,
 }
 
-/// How many files a walk leaves out, and why.
+/// Files that a walk left out, counted by reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeftOut {
     counts: BTreeMap<String, usize>,
@@ -57,25 +54,24 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// Key of names that are skipped.
+    /// Reason for hidden names.
     const HIDDEN: &str = "hidden";
-    /// Key of links that aren't followed.
+    /// Reason for links that aren't followed.
     const LINK: &str = "link";
-    /// Key of files whose name has no ending.
-    const NO_ENDING: &str = "none";
+    /// Reason for files without an extension.
+    const NO_EXTENSION: &str = "none";
 
-    /// The number of files by reason: `hidden`, `link`, or a file's ending in lower case with its dot (`.txt`); `none`
-    /// for files without one.
+    /// Counts files by reason: `hidden`, `link`, an extension in lower case (`.txt`), or `none` without an extension.
     pub fn counts(&self) -> &BTreeMap<String, usize> {
         &self.counts
     }
 
-    /// Those that are images all the same, with the reason: links to images and folders, and formats that aren't read.
+    /// Lists the files that may be images, with the reason: links to images and folders, and formats that can't be read.
     pub fn images(&self) -> &[(String, String)] {
         &self.images
     }
 
-    /// Adds what another walk left out, of which `rename` gives the names.
+    /// Adds the files that another walk left out; `rename` changes their names.
     pub fn add(&mut self, other: LeftOut, rename: impl Fn(String) -> String) {
         for (reason, count) in other.counts {
             self.count(&reason, count);
@@ -83,7 +79,7 @@ impl LeftOut {
         self.images.extend(other.images.into_iter().map(|(name, reason)| (rename(name), reason)));
     }
 
-    /// Adds names that are skipped.
+    /// Adds hidden names.
     pub fn add_hidden(&mut self, count: usize) {
         self.count(LeftOut::HIDDEN, count);
     }
@@ -94,7 +90,7 @@ impl LeftOut {
         }
     }
 
-    /// ` before` and the counts, as [`Display`](fmt::Display) writes them; empty where nothing is left out.
+    /// Writes `before` and the counts; nothing if no file was left out.
     pub fn after(&self, before: &str) -> String {
         if self.counts.is_empty() { String::new() } else { format!("{before}{self}") }
     }
@@ -105,11 +101,11 @@ impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let special = [LeftOut::HIDDEN, LeftOut::LINK];
         let first = special.iter().filter_map(|reason| self.counts.get_key_value(*reason));
-        let endings = self.counts.iter().filter(|(reason, _)| !special.contains(&reason.as_str()));
-        for (place, (reason, count)) in first.chain(endings).enumerate() {
+        let extensions = self.counts.iter().filter(|(reason, _)| !special.contains(&reason.as_str()));
+        for (place, (reason, count)) in first.chain(extensions).enumerate() {
             let words = match (reason.as_str(), count) {
                 (LeftOut::LINK, 2..) => "links",
-                (LeftOut::NO_ENDING, _) => "without an ending",
+                (LeftOut::NO_EXTENSION, _) => "without an extension",
                 (reason, _) => reason,
             };
             write!(f, "{}{count} {words}", if place > 0 { ", " } else { "" })?;
@@ -120,11 +116,11 @@ impl fmt::Display for LeftOut {
 
 /// Lists the images of `inputs`, sorted by name.
 ///
-/// Folders are searched to the bottom. An input is taken whatever its name is, and may be a link; a file counts
-/// whatever its ending. With several inputs, each folder's names begin with the folder as given.
+/// Walks folders recursively. An input may have any name and may be a link; an input that is a file may have any
+/// extension. With several inputs, the names of a folder's images begin with the folder as given.
 ///
 /// # Errors
-/// `Io` where an input or a folder inside it can't be read, `NothingToDo` where no image is found.
+/// `Io` if an input or a folder inside it can't be read; `NothingToDo` if there is no image.
 pub fn list_images(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
     let Listing { mut images, mut left_out } = Listing::default();
     for input in inputs {
@@ -155,7 +151,7 @@ pub fn list_images(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
 /// Lists the images below `folder`, which may be a link and have any name.
 ///
 /// # Errors
-/// `Io` where the folder or one inside it can't be read.
+/// `Io` if the folder or one inside it can't be read.
 pub fn list_files(folder: &Path, follow_links: bool) -> Result<Listing> {
     let mut walk = Walk {
         folder,
@@ -174,10 +170,10 @@ pub fn list_files(folder: &Path, follow_links: bool) -> Result<Listing> {
     Ok(found)
 }
 
-/// The names in a folder but the hidden ones, sorted, and how many are hidden.
+/// Lists the names in a folder that are not hidden, sorted; and counts the hidden ones.
 ///
 /// # Errors
-/// `Io` where it can't be read.
+/// `Io` if the folder can't be read.
 pub fn names_in(folder: &Path) -> Result<(Vec<OsString>, usize)> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
@@ -190,22 +186,22 @@ pub fn names_in(folder: &Path) -> Result<(Vec<OsString>, usize)> {
     Ok((names, hidden))
 }
 
-/// A walk under way.
+/// State of a walk.
 struct Walk<'a> {
-    /// Names are paths below it.
+    /// The root: names are paths below it.
     folder: &'a Path,
     follow_links: bool,
-    /// Folders that were entered, where links are followed.
+    /// Folders that were entered. Empty if links aren't followed.
     entered: BTreeSet<Identity>,
-    /// Links that were met and are still to be looked at, by name.
+    /// Links that were found but not visited, by name.
     links: BTreeMap<String, PathBuf>,
     found: Listing,
 }
 
 impl Walk<'_> {
-    /// Lists what is below a folder, in which links are only noted. Says if the folder was entered before.
+    /// Lists the files below a folder and notes its links. Returns true if the folder was entered before.
     fn enter(&mut self, start: &Path) -> Result<bool> {
-        // The start itself may be a link: walkdir follows that one.
+        // The start may be a link: walkdir follows that one.
         let mut entries = WalkDir::new(start).sort_by_file_name().into_iter();
         while let Some(entry) = entries.next() {
             let entry = entry.map_err(|e| {
@@ -213,7 +209,7 @@ impl Walk<'_> {
                 Error::Io { action: "read", path, source: e.into() }
             })?;
             let (path, kind, is_start) = (entry.path(), entry.file_type(), entry.depth() == 0);
-            // A folder called a.jpg is searched; pipes and devices are kept so that decoding names them.
+            // A folder named a.jpg is walked. Pipes and devices are listed, so that decoding reports them.
             if !is_start && is_hidden(entry.file_name()) {
                 self.found.left_out.add_hidden(1);
                 if kind.is_dir() {
@@ -236,11 +232,11 @@ impl Walk<'_> {
         Ok(false)
     }
 
-    /// Follows a link, or counts it.
+    /// Follows or counts a link.
     fn link(&mut self, name: String, path: PathBuf) -> Result<()> {
         let target = std::fs::metadata(&path).ok();
         let is_folder = target.as_ref().is_some_and(std::fs::Metadata::is_dir);
-        let leads_to_image = path.canonicalize().is_ok_and(|target| has_ending(&target, &ENDINGS));
+        let leads_to_image = path.canonicalize().is_ok_and(|target| has_extension(&target, &EXTENSIONS));
         match (self.follow_links, target) {
             (true, Some(_)) if is_folder => {
                 if self.enter(&path)? {
@@ -255,7 +251,7 @@ impl Walk<'_> {
                     true => "is a link that leads nowhere",
                     false => "is a link; --follow-links follows it",
                 };
-                let is_image = has_ending(&path, &ENDINGS) || has_ending(&path, &UNREAD);
+                let is_image = has_extension(&path, &EXTENSIONS) || has_extension(&path, &UNREAD);
                 if is_image || is_folder || leads_to_image {
                     left_out.images.push((name, reason.to_string()));
                 }
@@ -264,22 +260,23 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Takes a file, or counts it.
+    /// Lists or counts a file.
     fn file(&mut self, name: String, path: PathBuf, leads_to_image: bool) {
-        if leads_to_image || has_ending(&path, &ENDINGS) {
+        if leads_to_image || has_extension(&path, &EXTENSIONS) {
             self.found.images.push(Image { path, name });
             return;
         }
-        let ending = path.extension().filter(|ending| !ending.is_empty());
-        let reason = ending
-            .map_or(LeftOut::NO_ENDING.to_string(), |ending| format!(".{}", readable(ending).to_lowercase()));
+        let extension = path.extension().filter(|extension| !extension.is_empty());
+        let reason = extension.map_or(LeftOut::NO_EXTENSION.to_string(), |extension| {
+            format!(".{}", readable(extension).to_lowercase())
+        });
         self.found.left_out.count(&reason, 1);
-        if has_ending(&path, &UNREAD) {
-            self.found.left_out.images.push((name, format!("is in a format that isn't read ({reason})")));
+        if has_extension(&path, &UNREAD) {
+            self.found.left_out.images.push((name, format!("is in a format that can't be read ({reason})")));
         }
     }
 
-    /// The path below the folder, with `/` between the steps.
+    /// Path below the root with `/` as separator.
     fn name(&self, path: &Path) -> String {
         let below = path.strip_prefix(self.folder).unwrap_or(path);
         let steps: Vec<String> = below.iter().map(readable).collect();
@@ -287,21 +284,21 @@ impl Walk<'_> {
     }
 }
 
-/// Returns whether a name in a folder is skipped.
+/// Returns whether a name is hidden.
 fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || HIDDEN.iter().any(|hidden| name == *hidden)
 }
 
-/// The folder as given, ending in exactly one `/` more than its name.
+/// Prefix of a folder's names: the folder as given, with one `/` at the end.
 pub fn folder_prefix(folder: &Path) -> String {
     let given = readable(folder.as_os_str());
     format!("{}/", given.strip_suffix('/').unwrap_or(&given))
 }
 
-fn has_ending(path: &Path, endings: &[&str]) -> bool {
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension()
         .and_then(OsStr::to_str)
-        .is_some_and(|ending| endings.iter().any(|known| known.eq_ignore_ascii_case(ending)))
+        .is_some_and(|extension| extensions.iter().any(|known| known.eq_ignore_ascii_case(extension)))
 }
 
 /// Text of a name; bytes that are not UTF-8 become `\xNN`.
@@ -336,7 +333,7 @@ mod tests {
             touch(dir.path().join(name));
         }
         let root = dir.path().to_path_buf();
-        // `.` sorts before `/`: the order is that of the names' bytes, not of the tree.
+        // `.` sorts before `/`: names are ordered by their bytes.
         assert_eq!(
             names(std::slice::from_ref(&root)),
             ["a.bmp", "a/deep/er/x.JpEg", "a/z.PNG", "b.jpg", "c.tiff"]

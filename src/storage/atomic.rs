@@ -1,4 +1,4 @@
-//! Files that take their name only when they are complete: an older one stays as it was until then.
+//! Atomic writes: a file gets its name when it is complete. Until then an older file stays as it is.
 
 use crate::error::{Error, Result};
 use std::fs::File;
@@ -6,17 +6,17 @@ use std::io::{self, ErrorKind, Seek, Write};
 use std::path::Path;
 use tempfile::NamedTempFile;
 
-/// The file or folder behind a path, links followed: all names of one file have the same identity.
+/// Identity of the file or folder at a path: the same for all its names, links included.
 ///
-/// Device and inode number where the system has them, else the path without links.
+/// Device and inode number if the system has them, else the canonical path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(#[cfg(unix)] (u64, u64), #[cfg(not(unix))] std::path::PathBuf);
 
 impl Identity {
-    /// That of a file or folder that is there.
+    /// Identifies an existing file or folder.
     ///
     /// # Errors
-    /// Where it is missing, or the system tells nothing of it.
+    /// If it is missing, or the system can't look it up.
     pub fn of(path: &Path) -> io::Result<Identity> {
         #[cfg(unix)]
         {
@@ -29,11 +29,11 @@ impl Identity {
     }
 }
 
-/// A file under a passing name in the folder of `target`; removed when dropped. For a device or a pipe it is among the
-/// system's temporary files.
+/// Creates a temporary file in the folder of `target`. Dropping it removes the file. For a device or a pipe, the file is in
+/// the system's folder for temporary files.
 ///
 /// # Errors
-/// `Io` where the folder is missing or can't be written, or `target` is a folder.
+/// `Io` if the folder is missing or can't be written, or if `target` is a folder.
 pub fn temporary_beside(target: &Path) -> Result<NamedTempFile> {
     let refused = Error::io("create", target);
     match std::fs::metadata(target) {
@@ -50,14 +50,14 @@ pub fn temporary_beside(target: &Path) -> Result<NamedTempFile> {
     temporary_in(&folder).map_err(refused)
 }
 
-/// A file under a passing name in a folder.
+/// Creates a temporary file in a folder.
 ///
 /// # Errors
-/// Where the folder is missing or can't be written; the error says it without the passing name.
+/// If the folder is missing or can't be written. The error doesn't show the temporary name.
 pub fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".lat-wgpu-");
-    // What the user's umask leaves, as for any new file; temporary files are private otherwise.
+    // Permissions by the user's umask, as for any new file. Temporary files would be private.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder).map_err(|error| match std::fs::metadata(folder) {
@@ -67,12 +67,12 @@ pub fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
         Ok(found) if !found.is_dir() => {
             io::Error::new(ErrorKind::NotADirectory, format!("{} is not a folder", folder.display()))
         }
-        _ => without_passing_name(error),
+        _ => without_temporary_name(error),
     })
 }
 
-/// The system's own error inside one that names the temporary file.
-fn without_passing_name(error: io::Error) -> io::Error {
+/// Returns the system's error inside one that names the temporary file.
+fn without_temporary_name(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|named| named.source()).and_then(|inner| inner.downcast_ref());
     match inner.and_then(io::Error::raw_os_error) {
         Some(code) => io::Error::from_raw_os_error(code),
@@ -80,69 +80,69 @@ fn without_passing_name(error: io::Error) -> io::Error {
     }
 }
 
-/// The folder that a path's last step is in.
+/// Returns the folder of a path.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Returns whether a device, a pipe or a socket has this name: it is written to and never replaced.
+/// Returns whether a path is a device, a pipe or a socket. These are written to and never replaced.
 pub fn is_special(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-/// Makes sure that the content is on the disk, then gives the file its name.
+/// Waits until the content is on the disk, then names the file.
 ///
 /// # Errors
-/// `Io` where it can't be written or renamed.
+/// `Io` if it can't be written or renamed.
 pub fn publish(file: NamedTempFile, target: &Path) -> Result<()> {
     if is_special(target) {
-        return pour(file, target).map_err(Error::io("write", target));
+        return copy_to_special(file, target).map_err(Error::io("write", target));
     }
     file.as_file().sync_all().map_err(Error::io("write", target))?;
     file.persist(target).map_err(|e| Error::io("replace", target)(e.error))?;
-    // The new name lasts once the folder is on the disk too. Not every system can: then it lasts a moment later.
+    // The new name is safe when the folder is on the disk, too. Not every system can wait for a folder.
     if let Ok(folder) = File::open(folder_of(target)) {
         let _ = folder.sync_all();
     }
     Ok(())
 }
 
-/// Writes the content to a device or a pipe.
-fn pour(mut file: NamedTempFile, target: &Path) -> io::Result<()> {
+/// Copies the content to a device or a pipe.
+fn copy_to_special(mut file: NamedTempFile, target: &Path) -> io::Result<()> {
     file.rewind()?;
     io::copy(&mut file, &mut File::options().write(true).open(target)?)?;
     Ok(())
 }
 
-/// Writes a whole file without waiting for the disk: after a power cut it may be lost or empty, but a full disk leaves an
-/// older one as it was. For what is quickly made again.
+/// Writes a file without waiting for the disk, for content that is fast to make again. After a power cut it may be missing
+/// or empty. A full disk leaves an older file as it is.
 ///
 /// # Errors
-/// `Io` where it can't be written or renamed.
+/// `Io` if it can't be written or renamed.
 pub fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = temporary_beside(target)?;
     file.write_all(bytes).map_err(Error::io("write", target))?;
     if is_special(target) {
-        return pour(file, target).map_err(Error::io("write", target));
+        return copy_to_special(file, target).map_err(Error::io("write", target));
     }
     file.persist(target).map_err(|e| Error::io("replace", target)(e.error))?;
     Ok(())
 }
 
-/// Writes a whole file.
+/// Writes a file.
 ///
 /// # Errors
-/// `Io` where it can't be written or renamed.
+/// `Io` if it can't be written or renamed.
 pub fn write_atomically(target: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = temporary_beside(target)?;
     file.write_all(bytes).map_err(Error::io("write", target))?;
     publish(file, target)
 }
 
-/// Copies a whole file.
+/// Copies a file.
 ///
 /// # Errors
-/// `Io` where it can't be read, written or renamed.
+/// `Io` if it can't be read, written or renamed.
 pub fn copy_atomically(source: &Path, target: &Path) -> Result<()> {
     let mut from = File::open(source).map_err(Error::io("open", source))?;
     let mut file = temporary_beside(target)?;

@@ -1,4 +1,4 @@
-//! Numbers in files.
+//! Storage of numbers in files.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// 32 bits.
+    /// f32: 32 bits.
     #[default]
     F32,
-    /// 16 bits, rounded to nearest even.
+    /// f16: 16 bits, rounded to nearest even.
     F16,
 }
 
 impl Dtype {
-    /// Size of one number.
+    /// Size of a number in bytes.
     pub const fn bytes(self) -> usize {
         match self {
             Dtype::F32 => 4,

@@ -1,13 +1,13 @@
-//! The `lat_wgpu` entry of a file's metadata: settings of network and images, and what was done to the rows since.
+//! The `lat_wgpu` entry of a file's metadata: settings of the network and of its images, and changes to the rows.
 
 use super::json::is_same;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// Its key.
+/// Key of the entry.
 pub const KEY: &str = "lat_wgpu";
 
-/// The entry as its file has it, parsed once; text that is no JSON has no values.
+/// The entry as its file has it. Text that isn't JSON has no values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     text: String,
@@ -21,7 +21,7 @@ impl Entry {
         Entry { text, value }
     }
 
-    /// The entry with another value under `key`.
+    /// Sets the value of `key`.
     pub fn with(self, key: &str, value: Value) -> Entry {
         let mut map = match self.value {
             Value::Object(map) => map,
@@ -32,25 +32,25 @@ impl Entry {
         Entry { text: value.to_string(), value }
     }
 
-    /// The text to be stored.
+    /// Text to store.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// All of it; `Null` where the text is no JSON.
+    /// The parsed entry; `Null` if the text isn't JSON.
     pub fn value(&self) -> &Value {
         &self.value
     }
 
-    /// Returns whether rows are means of an image's and its mirror image's vectors.
+    /// Returns whether rows are means of an image's and its mirror image's embeddings.
     pub fn is_flipped(&self) -> bool {
         self.value["flip"] == Value::Bool(true)
     }
 
-    /// The first setting of network, image or reduction that differs between two entries which both have it, with both values.
+    /// Returns the first setting of network, images or reduction that both entries have and that differs, with both values.
     pub fn difference(&self, other: &Entry) -> Option<(String, [Value; 2])> {
         let mut others = other.leaves();
-        // The image's settings first: its size decides the grid.
+        // Settings of images come first: their size decides the grid.
         self.leaves().into_iter().rev().find_map(|(key, own)| {
             let other = others.remove(&key).filter(|other| !is_same(other, &own))?;
             Some((key, [own, other]))
@@ -66,7 +66,7 @@ impl Entry {
     }
 }
 
-/// Everything in `value` that is no object, under its path with dots.
+/// Collects the values inside `value` that aren't objects, by their paths with dots.
 fn collect_leaves(path: &str, value: &Value, leaves: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(map) => {
@@ -74,7 +74,7 @@ fn collect_leaves(path: &str, value: &Value, leaves: &mut BTreeMap<String, Value
                 collect_leaves(&format!("{path}.{key}"), value, leaves);
             }
         }
-        // Left open.
+        // Not set.
         Value::Null => {}
         leaf => {
             leaves.insert(path.to_string(), leaf.clone());

@@ -1,4 +1,4 @@
-//! SHA-256, by which files, lists and weights are told apart.
+//! SHA-256 of files, lists and weights.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,29 +8,29 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// Bytes of a file that are read at a time.
+/// Bytes of a file to read at a time.
 const CHUNK: usize = 1 << 20;
 
-/// A SHA-256 on its way.
+/// Computes a SHA-256 from pieces.
 #[derive(Debug, Clone, Default)]
 pub struct Hash(Sha256);
 
 impl Hash {
-    /// Takes more bytes in.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// 64 hexadecimal digits, as `sha256sum` prints them.
+    /// Returns 64 hexadecimal digits, as `sha256sum` prints them.
     pub fn hex(self) -> String {
         self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// The SHA-256 of a file's content.
+/// Hashes a file; returns 64 hexadecimal digits.
 ///
 /// # Errors
-/// `Io` where it can't be read.
+/// `Io` if it can't be read.
 pub fn of_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io("open", path))?;
     let mut hash = Hash::default();
@@ -43,15 +43,15 @@ pub fn of_file(path: &Path) -> Result<String> {
     }
 }
 
-/// The first eight bytes of a text's SHA-256 as a number, the highest byte first.
+/// Returns the first eight bytes of a text's SHA-256 as a big-endian number.
 pub fn number(text: &str) -> u64 {
     number_of_bytes(text.as_bytes())
 }
 
-/// The same of a small file's content.
+/// Like [`number`], of the content of a small file.
 ///
 /// # Errors
-/// `Io` where it can't be read.
+/// `Io` if it can't be read.
 pub fn number_of_file(path: &Path) -> Result<u64> {
     Ok(number_of_bytes(&std::fs::read(path).map_err(Error::io("read", path))?))
 }

@@ -2,14 +2,14 @@
 
 use serde_json::Value;
 
-/// Names the innermost places where two values differ, in words for the user.
+/// Describes the innermost differences of two values.
 pub fn differences(one: &Value, other: &Value) -> Vec<String> {
     let mut found = Vec::new();
     compare("", one, other, &mut found);
     found
 }
 
-/// Returns whether two values mean the same: earlier versions wrote words with `_` that have `-` now.
+/// Compares two values. `_` equals `-` in strings, because earlier versions wrote words with `_`.
 pub fn is_same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::String(one), Value::String(other)) => one.replace('_', "-") == other.replace('_', "-"),

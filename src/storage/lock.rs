@@ -1,28 +1,28 @@
-//! One writer per folder, and nothing left over from one that was killed.
+//! A lock on a folder: one writer at a time, and no temporary files of a killed one.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// File that is locked; it stays in the folder, empty.
+/// Name of the locked file. It is empty and stays in the folder.
 const LOCK: &str = ".lock";
 
-/// Beginning of the names of files that aren't complete yet, as `files` gives them.
+/// Prefix of temporary files, as `atomic` names them.
 const TEMPORARY: &str = ".lat-wgpu-";
 
-/// The right to write into a folder; ends when it is dropped or the process dies, however it dies.
+/// The lock on a folder. It ends when it is dropped or when the process dies.
 #[derive(Debug)]
 pub struct FolderLock {
-    // Locked as long as it is open.
+    // Locked while it is open.
     _file: File,
 }
 
 impl FolderLock {
-    /// Takes the folder, which must exist, and removes the temporaries that a killed writer left in it.
+    /// Locks an existing folder and removes the temporary files of a killed writer.
     ///
     /// # Errors
-    /// `Usage` naming the folder where another process writes into it; `Io` where it can't be written.
+    /// `Usage` if another process writes into the folder; `Io` if it can't be written.
     pub fn acquire(folder: &Path) -> Result<FolderLock> {
         let path = folder.join(LOCK);
         let options = File::options().create(true).truncate(false).write(true).open(&path);
@@ -42,12 +42,12 @@ impl FolderLock {
     }
 }
 
-/// Returns whether a writer has taken the folder before.
+/// Returns whether a writer has locked the folder before.
 pub fn was_taken(folder: &Path) -> bool {
     folder.join(LOCK).exists()
 }
 
-/// Removes the folder's temporaries: whoever made them is gone.
+/// Removes temporary files. Their writer no longer exists.
 fn sweep(folder: &Path) -> Result<()> {
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let entry = entry.map_err(Error::io("read", folder))?;
@@ -60,12 +60,12 @@ fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns whether the folder holds anything but a lock, temporaries and files of the names `but`; a folder that isn't there
-/// holds nothing.
+/// Returns whether the folder holds any file except a lock, temporary files and the names `except`. A missing folder holds
+/// none.
 ///
 /// # Errors
-/// `Io` where it can't be read.
-pub fn holds_files(folder: &Path, but: &[&str]) -> Result<bool> {
+/// `Io` if it can't be read.
+pub fn holds_files(folder: &Path, except: &[&str]) -> Result<bool> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -73,8 +73,8 @@ pub fn holds_files(folder: &Path, but: &[&str]) -> Result<bool> {
     };
     for entry in entries {
         let name = entry.map_err(Error::io("read", folder))?.file_name();
-        let passes = name == LOCK || but.iter().any(|known| name == *known);
-        if !passes && !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+        let is_excepted = name == LOCK || except.iter().any(|known| name == *known);
+        if !is_excepted && !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
             return Ok(true);
         }
     }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn temporaries_are_swept_and_nothing_else() {
+    fn only_temporary_files_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         for name in [".lat-wgpu-Ab3", ".lat-wgpu-", "last.safetensors", ".lat", "log.jsonl"] {
             std::fs::write(dir.path().join(name), b"x").unwrap();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_and_temporaries_are_no_run() {
+    fn a_lock_and_temporary_files_do_not_count() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!holds_files(&dir.path().join("nowhere"), &[]).unwrap());
         assert!(!holds_files(dir.path(), &[]).unwrap());

@@ -1,4 +1,4 @@
-//! Files: written as a whole or not at all, locked, hashed, and compared.
+//! Files: atomic writes, locks, hashes and metadata.
 
 pub mod atomic;
 mod dtype;

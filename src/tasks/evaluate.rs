@@ -8,7 +8,7 @@ use crate::datasets::{self, LabelNames, LabelledImage, TestSet, uses};
 use crate::embeddings;
 use crate::embeddings::gallery::Inputs;
 use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
-use crate::embeddings::rows::{NamedRows, Parts, Rows};
+use crate::embeddings::rows::{NamedRows, Rows, Stacked};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::images::walk::{Image, LeftOut};
@@ -362,7 +362,7 @@ pub fn evaluate(task: Task, plan: &Plan, context: &Context, observer: &dyn Obser
     let plain = scorer.finish()?;
     let reranked = plan.rerank.map(|options| -> Result<Scores> {
         let parts = if query_is_gallery { vec![asked] } else { vec![asked, shown] };
-        let all = Parts::new(parts)?;
+        let all = Stacked::new(parts)?;
         let mut distances = Neighbours::new(context, &all, &all, memory)?;
         let gallery = if query_is_gallery { 0 } else { asked.len() };
         let mut reranked = Reranked::new(&mut distances, asked.len(), gallery, options, &stage)?;

@@ -151,7 +151,7 @@ fn extensions_decide_which_files_are_images() {
     assert_eq!((&summary["images"], &summary["left_out"]), (&json!(7), &left_out));
     assert_says(&stderr, &["left out: 1 .avif, 1 .heic, 1 .jp2, 1 .ppm, 1 .txt)"]);
     let (_, stderr) = embed(1, here, &["extensions", "--strict"]);
-    assert_says(&stderr, &["x_heic.heic is in a format that isn't read", "x_avif.avif", "x_jp2.jp2"]);
+    assert_says(&stderr, &["x_heic.heic is in a format that can't be read", "x_avif.avif", "x_jp2.jp2"]);
     assert!(!stderr.contains("x_txt.txt") && !stderr.contains("x_ppm.ppm"), "{stderr}");
 
     // As a data set.

@@ -1,8 +1,8 @@
-//! Embeddings from `.parquet` files that aren't compressed, however damaged they are.
+//! Reads embeddings from uncompressed `.parquet` files, even damaged ones.
 //!
-//! The library for Parquet takes a file's word for what to make room for and how far to count. So a file is measured
-//! before the library believes it: its schema, what its columns promise, and where its bytes end. Version 60.1 still
-//! needs that: footers and page headers with one other number make it ask for gigabytes, count for minutes or panic.
+//! The Parquet library trusts a file: a single wrong number in a footer or page header makes version 60.1 allocate
+//! gigabytes, loop for minutes or panic. So this module checks the schema, the counts of the columns and the bounds of
+//! their bytes before the library reads the file.
 
 mod thrift;
 pub(super) mod writer;
@@ -32,18 +32,17 @@ use super::rows::{NamedRows, Rows, name_in};
 use crate::error::{Error, Result, catch_panic};
 use thrift::{FOOTER, MAX_DEPTH, PAGE_HEADER, Value};
 
-/// Bytes that the header of a page may have. Statistics of strings are the longest in it.
+/// Largest size of a page header in bytes. Statistics of strings take up most of it.
 const MAX_PAGE_HEADER: u64 = 1 << 16;
 
-/// Reads the columns `path` and `embedding`, and where the rows come from.
+/// Reads the columns `path` and `embedding`, and the provenance of the rows.
 pub(super) fn read_parquet(path: &Path) -> Result<(Embeddings, Provenance)> {
-    // Where a file contradicts itself, the library panics here and there.
-    catch_panic(|| read_parquet_or_panic(path)).unwrap_or_else(|| {
-        Err(Error::invalid(path)("it is damaged: the reader of Parquet gave up".to_string()))
-    })
+    // The library panics on some files that contradict themselves.
+    catch_panic(|| read_parquet_or_panic(path))
+        .unwrap_or_else(|| Err(Error::invalid(path)("it is damaged: the Parquet reader failed".to_string())))
 }
 
-/// The same as named rows.
+/// Reads a file as named rows.
 pub(super) fn open(path: &Path) -> Result<NamedRows> {
     let (embeddings, provenance) = read_parquet(path)?;
     let names = embeddings.paths.clone();
@@ -51,7 +50,7 @@ pub(super) fn open(path: &Path) -> Result<NamedRows> {
     Ok(NamedRows { rows, names, provenance })
 }
 
-/// A file that is held in memory.
+/// Embeddings of a file that is held in memory.
 struct Whole {
     path: PathBuf,
     embeddings: Embeddings,
@@ -75,8 +74,8 @@ impl Rows for Whole {
     }
 }
 
-/// Refuses what a file of so many bytes can't hold: a damaged one may promise anything, and a reader takes its word for
-/// what to make room for and how far to count. Returns the numbers of rows and of values in each; without rows, 0 values.
+/// Refuses row and value counts that the file is too small for. Returns the number of rows and of values per row, which is
+/// 0 without rows.
 fn check_parquet(file: &Bounded, metadata: &ParquetMetaData) -> std::result::Result<(usize, usize), String> {
     let length = file.len();
     let (mut rows, mut covered) = (0u64, 0u64);
@@ -93,7 +92,7 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData) -> std::result::Res
                 return Err(format!("column {} lies outside the file", column.column_path()));
             }
             let values = u64::try_from(column.num_values()).unwrap_or(u64::MAX);
-            // By the first part of its name, as the library chooses what to read.
+            // The library selects columns by the first part of their name, too.
             let each = match column.column_path().parts().first().map(String::as_str) {
                 Some("path") => 1,
                 Some("embedding") => match (dim, values.checked_div(here)) {
@@ -121,11 +120,11 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData) -> std::result::Res
         }
     }
     let dim = dim.unwrap_or_default();
-    // A row's path takes about as much room as six numbers, however short it is.
+    // The path of a row takes as much memory as about six numbers, however short it is.
     if rows.saturating_mul(dim.saturating_add(6)) > most_from(length)
         || u64::try_from(metadata.file_metadata().num_rows()) != Ok(rows)
     {
-        return Err(format!("{length} bytes can't hold {rows} rows of {dim} numbers"));
+        return Err(format!("{length} bytes can't hold {rows} rows of {dim} dimensions"));
     }
     for column in read {
         check_pages(file, column)
@@ -134,32 +133,32 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData) -> std::result::Res
     Ok((rows as usize, dim as usize))
 }
 
-/// Numbers, or bytes, that a file of so many bytes may become. Embeddings hardly compress. The first million is free: few
-/// equal ones do.
+/// Bound on the numbers, or bytes, that a file of `length` bytes decodes to. Embeddings hardly compress; the first million
+/// is allowed because a few equal rows do.
 fn most_from(length: u64) -> u64 {
     length.saturating_mul(64).saturating_add(1 << 20)
 }
 
-/// Refuses pages that promise more values than their column has, dictionaries that promise more than they have bytes, and
-/// encodings whose values tell for themselves how many they are.
+/// Refuses pages with more values than their column, dictionaries with more values than bytes, and encodings that store
+/// their own counts.
 fn check_pages(file: &Bounded, column: &ColumnChunkMetaData) -> std::result::Result<(), String> {
     let (mut at, length) = column.byte_range();
     let (end, mut left) = (at + length, column.num_values());
     while at < end {
         let (header, taken) = page_header(file, at, end)?.ok_or("has a damaged header")?;
-        // By its type, the field that tells of it, and in this the one with the encoding.
+        // The field that describes a page of this type, and the field within it that holds the encoding.
         let (field, encoding) = match header.number(1) {
             Some(0) => (5, 2),
             Some(2) => (7, 2),
             Some(3) => (8, 4),
-            _ => return Err("is of no known type".to_string()),
+            _ => return Err("is of an unknown type".to_string()),
         };
-        let told = header.field(field).ok_or("has a damaged header")?;
-        let numbers = (header.number(3), told.number(1), told.number(encoding));
+        let description = header.field(field).ok_or("has a damaged header")?;
+        let numbers = (header.number(3), description.number(1), description.number(encoding));
         let (Some(size @ 0..), Some(values), Some(encoding)) = numbers else {
             return Err("has a damaged header".to_string());
         };
-        // Plain, by dictionary (two numbers for it), and split by bytes.
+        // Plain, dictionary (2 and 8), byte-stream-split.
         if !matches!(encoding, 0 | 2 | 8 | 9) {
             return Err(format!(
                 "has encoding {encoding}: only plain, dictionary and byte-stream-split are read"
@@ -178,9 +177,9 @@ fn check_pages(file: &Bounded, column: &ColumnChunkMetaData) -> std::result::Res
     Ok(())
 }
 
-/// The header of the page at `at`, before `end`, and its length in bytes; None if it is none.
+/// Parses the header of the page at `at`, before `end`; returns it with its length in bytes, or `None` if it is damaged.
 fn page_header(file: &Bounded, at: u64, end: u64) -> std::result::Result<Option<(Value, u64)>, String> {
-    // Few are longer than the first.
+    // Most headers fit into the smaller window.
     for most in [1 << 9, MAX_PAGE_HEADER] {
         let window = file.get_bytes(at, (end - at).min(most) as usize).map_err(|error| error.to_string())?;
         let mut rest = &window[..];
@@ -191,12 +190,12 @@ fn page_header(file: &Bounded, at: u64, end: u64) -> std::result::Result<Option<
     Ok(None)
 }
 
-/// A `.parquet` file behind whose last byte every read fails: the decoder skips what isn't there by reading nothing, as often
-/// as a damaged page says.
+/// A `.parquet` file that fails reads past its end. Otherwise the decoder would repeat empty reads as often as a damaged
+/// page says.
 #[derive(Clone)]
 struct Bounded(Arc<File>);
 
-/// What it reads from.
+/// Reader of a [`Bounded`] file.
 struct BoundedRead(BufReader<File>);
 
 impl Read for BoundedRead {
@@ -226,12 +225,12 @@ impl ChunkReader for Bounded {
     }
 }
 
-/// Whether the schema in a footer is one tree of moderate depth: the library makes room for as many children as an element
-/// claims, calls itself at each level, and writes down the names of all groups around each column, of which there may be
-/// `most` bytes.
+/// Checks that the schema in a footer is one tree of moderate depth, with at most `most` bytes of names. The library
+/// allocates as many children as an element claims, recurses at each level, and copies the names of all groups around each
+/// column.
 fn schema_is_a_tree(footer: &Value, most: u64) -> Option<()> {
     let Value::List(elements) = footer.field(2)? else { return None };
-    // Of each open group, the root's above all: children that it still waits for, bytes of names down to it.
+    // For each open group, from the root down: missing children, and bytes of the names down to it.
     let mut open = vec![(1, 0)];
     let mut names = 0u64;
     for (element, left) in elements.iter().zip((0..elements.len()).rev()) {
@@ -253,15 +252,14 @@ fn schema_is_a_tree(footer: &Value, most: u64) -> Option<()> {
     open.is_empty().then_some(())
 }
 
-/// Whether the library may read a footer: it does so for long, or with much room, where fields aren't what it takes them
-/// for.
+/// Checks that the library can read a footer. It takes long, or much memory, over fields of unexpected types.
 fn footer_is_sound(mut footer: &[u8]) -> Option<()> {
     let most = most_from(footer.len() as u64);
     let footer = Value::take_struct(&mut footer).filter(|footer| footer.fits(&FOOTER))?;
     schema_is_a_tree(&footer, most)
 }
 
-/// Opens a file whose footer the library may believe.
+/// Opens a file after checking its footer.
 fn builder(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bounded)> {
     let failed = |error: ParquetError| Error::invalid(path)(error.to_string());
     let file = Bounded(Arc::new(File::open(path).map_err(Error::io("read", path))?));
@@ -276,8 +274,8 @@ fn builder(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bou
     let start = tail.checked_sub(announced as u64).ok_or_else(damaged)?;
     let footer = file.get_bytes(start, announced).map_err(failed)?;
     footer_is_sound(&footer).ok_or_else(damaged)?;
-    // Not by Arrow's own schema in the metadata, whose tables may be shared without end: Parquet's tells the same, only
-    // not that lists have one size, and files that no Arrow library wrote have no other.
+    // Ignores the Arrow schema in the metadata, which can expand without limit. Parquet's own schema has all but the fixed
+    // length of lists, and files of other libraries have no Arrow schema.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options);
     Ok((builder.map_err(failed)?, file))
@@ -289,7 +287,7 @@ fn read_parquet_or_panic(path: &Path) -> Result<(Embeddings, Provenance)> {
     let (builder, file) = builder(path)?;
     let column = |name| builder.schema().field_with_name(name).map(Field::data_type).ok();
     let (Some(DataType::Utf8), Some(DataType::List(item))) = (column("path"), column("embedding")) else {
-        return Err(bad("needed are the columns path, of strings, and embedding, of lists of one size"));
+        return Err(bad("it needs a column path of strings and a column embedding of lists"));
     };
     if !matches!(item.data_type(), DataType::Float32 | DataType::Float16) {
         return Err(bad(&format!("embedding holds {}, not Float32 or Float16", item.data_type())));
@@ -304,7 +302,7 @@ fn read_parquet_or_panic(path: &Path) -> Result<(Embeddings, Provenance)> {
     let mut embeddings = Embeddings { paths: Vec::new(), dim, rows: Vec::new() };
     embeddings.rows.reserve(rows.saturating_mul(dim));
     let columns = ProjectionMask::columns(builder.parquet_schema(), ["path", "embedding"]);
-    // One long path in a dictionary may stand for that of each row.
+    // A dictionary may repeat one long path in every row.
     let mut left = most_from(file.len());
     for batch in builder.with_projection(columns).with_batch_size(64).build().map_err(failed)? {
         let batch = batch.map_err(|error| failed(error.into()))?;
@@ -320,13 +318,12 @@ fn read_parquet_or_panic(path: &Path) -> Result<(Embeddings, Provenance)> {
         if let Some(row) = lists.offsets().lengths().position(|length| length != dim) {
             let (row, length) = (first + row + 1, lists.value_length(row));
             return Err(bad(&format!(
-                "embedding of row {row} has {length} numbers, where the average is {dim}"
+                "embedding of row {row} has {length} dimensions, the average is {dim}"
             )));
         }
         embeddings.paths.extend(paths.as_string::<i32>().iter().flatten().map(str::to_string));
         let bytes = embeddings.paths[first..].iter().map(|path| path.len() as u64).sum();
-        left = u64::checked_sub(left, bytes)
-            .ok_or_else(|| bad("its paths are longer than the file can hold"))?;
+        left = u64::checked_sub(left, bytes).ok_or_else(|| bad("its paths are longer than the file"))?;
         match numbers.data_type() {
             DataType::Float32 => {
                 embeddings.rows.extend_from_slice(numbers.as_primitive::<Float32Type>().values())
@@ -355,7 +352,7 @@ mod tests {
     use parquet::file::properties::WriterProperties;
     use std::path::PathBuf;
 
-    /// An element of a schema: a group of so many children, or a column.
+    /// An element of a schema: a group of `children` children, or a column if there are none.
     fn element(children: u8) -> Vec<u8> {
         match children {
             // Type float, required, no name.
@@ -365,7 +362,7 @@ mod tests {
         }
     }
 
-    /// A footer of version 2 with a schema and nothing else.
+    /// A footer of version 2 with only a schema.
     fn footer(children: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0x15, 4, 0x19, 0xfc];
         let mut count = children.len();
@@ -394,7 +391,7 @@ mod tests {
         Arc::new(StringArray::from(vec!["a.jpg", "b.jpg"]))
     }
 
-    /// Two lists of two.
+    /// Two lists of two numbers.
     fn pairs(numbers: impl Array + 'static) -> ArrayRef {
         let field = Arc::new(Field::new("item", numbers.data_type().clone(), true));
         Arc::new(FixedSizeListArray::new(field, 2, Arc::new(numbers), None))
@@ -410,7 +407,7 @@ mod tests {
 
     #[test]
     fn strings_and_lists_may_be_of_any_kind() {
-        // As Polars, pandas and DuckDB write them, too.
+        // Polars, pandas and DuckDB write these types.
         let numbers = || [[1.0, 2.0], [3.0, 4.0]].map(|list| Some(list.map(Some)));
         let dir = tempfile::tempdir().unwrap();
         let strings: [ArrayRef; 3] = [
@@ -435,9 +432,9 @@ mod tests {
     fn lists_have_one_size() {
         let dir = tempfile::tempdir().unwrap();
         for (sizes, words) in [
-            ([3, 1], "embedding of row 1 has 3 numbers, where the average is 2"),
+            ([3, 1], "embedding of row 1 has 3 dimensions, the average is 2"),
             ([2, 3], "column \"embedding.list.item\" has 5 values in 2 rows"),
-            ([0, 1], "embedding of row 1 has 0 numbers, where the average is 1"),
+            ([0, 1], "embedding of row 1 has 0 dimensions, the average is 1"),
         ] {
             let lists = sizes.map(|size| Some(vec![Some(0.0); size]));
             let lists = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(lists));
@@ -448,7 +445,7 @@ mod tests {
 
     #[test]
     fn arrows_own_schema_is_not_read() {
-        // Tables that share their children make 2 GB of 6 kB.
+        // Tables that share their children expand 6 kB to 2 GB.
         let entry = KeyValue::new("ARROW:schema".to_string(), "neither base64 nor a schema".to_string());
         let properties = WriterProperties::builder().set_key_value_metadata(Some(vec![entry])).build();
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
@@ -462,7 +459,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = written(dir.path(), names(), zeros(), ArrowWriterOptions::new());
         let mut bytes = std::fs::read(&path).unwrap();
-        // The first page has two strings, 18 bytes: now 63.
+        // The first page has two strings in 18 bytes; now it claims 63.
         let header = bytes.windows(3).position(|bytes| bytes == [0x4c, 0x15, 4]).unwrap();
         bytes[header + 2] = 2 * 63;
         std::fs::write(&path, bytes).unwrap();
@@ -498,7 +495,7 @@ mod tests {
 
     #[test]
     fn names_of_groups_have_a_bound() {
-        // A root, a group with a long name, and columns below it, each of which would get a copy of the name.
+        // A root, a group with a long name, and columns below it. Each column would get a copy of the name.
         let named = |length: usize, columns: usize| {
             let mut bytes = vec![0x15, 4, 0x19, 0xfc, 0x80 | (columns + 2) as u8, ((columns + 2) >> 7) as u8];
             bytes.extend([0x48, 0, 0x15, 2, 0]);
@@ -542,7 +539,7 @@ mod tests {
         let nested = |groups| footer(&[vec![1; groups], vec![0]].concat());
         assert!(footer_is_sound(&nested(MAX_DEPTH - 1)).is_some());
         assert!(footer_is_sound(&nested(MAX_DEPTH)).is_none());
-        // The library would call itself until the stack ends.
+        // The library would overflow the stack.
         assert!(footer_is_sound(&nested(1_000_000)).is_none());
     }
 

@@ -1,11 +1,10 @@
-//! Compact Thrift, in which Parquet writes its footers and the headers of its pages: parsed whole, to see that each
-//! field has the kind that the format gives it. The library for Parquet doesn't ask, and takes the bytes for what it
-//! expects.
+//! Parses compact Thrift, the encoding of Parquet's footers and page headers, and checks the kind of every field. The
+//! Parquet library doesn't check.
 
-/// Structs and lists within one another, and groups of a schema. Parquet's own need eight, our schema four.
+/// Largest nesting of structs, lists and schema groups. Parquet's structs need eight levels, our schema four.
 pub(super) const MAX_DEPTH: usize = 64;
 
-/// Kinds of values, as Thrift numbers them. 1 and 2 are true and false.
+/// Thrift's numbers of kinds. 1 and 2 are true and false.
 mod kind {
     pub const FLAG: u8 = 1;
     pub const BYTE: u8 = 3;
@@ -18,22 +17,22 @@ mod kind {
     pub const STRUCT: u8 = 12;
 }
 
-/// A value, as far as anyone asks.
+/// A value, as far as the checks need it.
 pub(super) enum Value {
-    /// Neither list nor struct. The number is that of i16, i32 and i64, the length of bytes, and else 0.
+    /// Neither list nor struct. `number` is the value of an i16, i32 or i64, the length of bytes, or else 0.
     Plain {
         kind: u8,
         number: i64,
     },
     List(Box<[Value]>),
-    /// Numbers of fields, ascending, and their values.
+    /// Field numbers, ascending, with their values.
     Struct(Box<[(i16, Value)]>),
 }
 
 impl Value {
-    /// Takes a struct from the front of `bytes`. None where they end early, or where it has what no struct of Parquet has:
-    /// sets, maps, lists of flags (which the library passes over by counting to a number of the file's choice), numbers
-    /// of fields that don't rise, values that their kind can't hold, too many levels.
+    /// Parses a struct at the front of `bytes` and advances past it. Returns `None` if the bytes end early, or if it has
+    /// anything that Parquet's structs don't have: sets, maps, lists of flags (the library would count to a length of the
+    /// file's choice), field numbers that don't ascend, values too large for their kind, too many levels.
     pub(super) fn take_struct(bytes: &mut &[u8]) -> Option<Value> {
         Self::take(bytes, kind::STRUCT, MAX_DEPTH)
     }
@@ -44,7 +43,7 @@ impl Value {
             kind::FLAG | 2 => return Some(Value::Plain { kind: kind::FLAG, number }),
             kind::BYTE => 1,
             kind::I16..=kind::I64 => {
-                number = whole(bytes, [16, 32, 64][usize::from(kind - kind::I16)])?;
+                number = integer(bytes, [16, 32, 64][usize::from(kind - kind::I16)])?;
                 0
             }
             kind::DOUBLE => 8,
@@ -79,10 +78,10 @@ impl Value {
             if kind == 0 {
                 return Some(Value::Struct(fields.into()));
             }
-            // Where a step has no room beside the kind, the number follows in full.
-            last = if step == 0 { whole(bytes, 16)? as i16 } else { last.checked_add(step.into())? };
+            // A step that doesn't fit beside the kind is 0, and the whole number follows.
+            last = if step == 0 { integer(bytes, 16)? as i16 } else { last.checked_add(step.into())? };
             let value = Self::take(bytes, kind, depth)?;
-            // Nothing of the format has a number below 1, but its example of an extension does.
+            // The format has no numbers below 1, but its example of an extension does.
             if last > 0 {
                 if last <= highest {
                     return None;
@@ -93,7 +92,7 @@ impl Value {
         }
     }
 
-    /// Whether every field that the format knows has its form. Others may have any.
+    /// Returns whether every known field has its form. Unknown fields may have any.
     pub(super) fn fits(&self, form: &Form) -> bool {
         match (self, form) {
             (Value::Plain { kind, .. }, Form::Plain(right)) => kind == right,
@@ -112,21 +111,21 @@ impl Value {
         fields.iter().find(|(other, _)| *other == number).map(|(_, value)| value)
     }
 
-    /// A whole number in a struct.
+    /// An integer field of a struct.
     pub(super) fn number(&self, field: i16) -> Option<i64> {
         let Value::Plain { number, .. } = self.field(field)? else { return None };
         Some(*number)
     }
 }
 
-/// A whole number of so many bits. Signs alternate: 0, −1, 1, −2… None where it is longer: the library would cut it off.
-fn whole(bytes: &mut &[u8], bits: u32) -> Option<i64> {
+/// Reads a zigzag integer (0, −1, 1, −2 …) of at most `bits` bits; `None` if it is longer, as the library would truncate it.
+fn integer(bytes: &mut &[u8], bits: u32) -> Option<i64> {
     let zigzag = varint(bytes)?;
     let number = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
     (number >> (bits - 1) == number >> 63).then_some(number)
 }
 
-/// A whole number without a sign, seven bits a byte, the lowest first.
+/// Reads an unsigned integer: seven bits per byte, the lowest first.
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
@@ -139,13 +138,13 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// What a value must be.
+/// The form that the format requires of a value.
 pub(super) enum Form {
-    /// Of this kind.
+    /// A plain value of this kind.
     Plain(u8),
-    /// Whose elements have this form.
+    /// A list of elements of this form.
     List(&'static Form),
-    /// Whose fields, from number 1 on, have these forms.
+    /// A struct. Its fields, from number 1, have these forms.
     Struct(&'static [Form]),
 }
 
@@ -194,14 +193,14 @@ const LOGICAL_TYPE: Form = Struct(&[
     EMPTY,
     EMPTY,
     EMPTY,
-    // Decimal numbers: digits behind the point, digits.
+    // Decimals: scale, precision.
     Struct(&[I32, I32]),
     EMPTY,
     TIME,
     TIME,
     // Reserved.
     EMPTY,
-    // Whole numbers: bits, sign.
+    // Integers: bits, sign.
     Struct(&[BYTE, FLAG]),
     EMPTY,
     EMPTY,
@@ -210,7 +209,7 @@ const LOGICAL_TYPE: Form = Struct(&[
     EMPTY,
     // Variants: version.
     Struct(&[BYTE]),
-    // Geometry, and geography: coordinates, algorithm.
+    // Geometry; geography: coordinates, algorithm.
     Struct(&[BYTES]),
     Struct(&[BYTES, I32]),
     EMPTY,
@@ -218,7 +217,7 @@ const LOGICAL_TYPE: Form = Struct(&[
 const SCHEMA_ELEMENT: Form = Struct(&[I32, I32, I32, BYTES, I32, I32, I32, I32, I32, LOGICAL_TYPE]);
 const COLUMN_ORDER: Form = Struct(&[EMPTY, EMPTY, EMPTY]);
 
-/// A file's footer (`FileMetaData`, in `parquet.thrift` of the format).
+/// The footer of a file (`FileMetaData` in the format's `parquet.thrift`).
 pub(super) const FOOTER: Form = Struct(&[
     I32,
     List(&SCHEMA_ELEMENT),
@@ -229,7 +228,7 @@ pub(super) const FOOTER: Form = Struct(&[
     List(&COLUMN_ORDER),
 ]);
 
-/// The header of a page (`PageHeader`): type, sizes, checksum, and what each type tells.
+/// The header of a page (`PageHeader`): type, sizes, checksum, and a struct for each type.
 pub(super) const PAGE_HEADER: Form = Struct(&[
     I32,
     I32,
@@ -269,7 +268,7 @@ mod tests {
         ] {
             assert_eq!(parsed(bytes).unwrap().number(1), Some(number), "{bytes:x?}");
         }
-        // One more than an i32, an i16, a varint has.
+        // One more than the largest i32, i16 and varint.
         assert!(parsed(&[0x15, 0x80, 0x80, 0x80, 0x80, 0x10]).is_none());
         assert!(parsed(&[0x14, 0x80, 0x80, 4]).is_none());
         assert!(parsed(&[0x16, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0]).is_none());
@@ -277,20 +276,20 @@ mod tests {
 
     #[test]
     fn lists_are_as_long_as_their_elements() {
-        // Two strings; none, of no kind, as some write it; 16 numbers.
+        // Two strings; an empty list without a kind, as some libraries write it; 16 numbers.
         assert!(parsed(&[0x19, 0x28, 1, b'a', 0]).unwrap().fits(&Struct(&[List(&BYTES)])));
         assert!(parsed(&[0x19, 0]).is_some());
         assert!(parsed(&[&[0x19, 0xf5, 16][..], &[2; 16]].concat()).is_some());
         for flags in [1, 2] {
             assert!(parsed(&[0x19, 0x20 | flags, 1, 1]).is_none());
-            // Two thousand million, in no further bytes.
+            // Two billion, without any further bytes.
             assert!(parsed(&[0x19, 0xf0 | flags, 0xff, 0xff, 0xff, 0xff, 7]).is_none());
         }
     }
 
     #[test]
     fn depth_has_a_bound() {
-        // Structs within a struct, and lists, each the only element of the one around it.
+        // Nested structs, and nested lists of one element each.
         for (head, ends) in [(0x1c, true), (0x19, false)] {
             let nested = |levels: usize| {
                 let bytes = [vec![head; levels], vec![0; if ends { levels } else { 1 }], vec![0]].concat();
@@ -312,13 +311,13 @@ mod tests {
             (&[0x16, 2], false),
             (&[0x11], false),
             (&[0x25, 2], false),
-            // The third is not known.
+            // Field 3 is unknown.
             (&[0x35, 2], true),
             (&[0x3c, 0x11, 0], true),
         ] {
             assert_eq!(parsed(fields).unwrap().fits(&form), right, "{fields:x?}");
         }
-        // Numbers of fields written in full: 1; 16, of a LogicalType; 32767, Parquet's place for extensions; 0, -1, 65537.
+        // Field numbers written in full: 1; 16 of a LogicalType; 32767, which Parquet keeps for extensions; 0, -1, 65537.
         assert!(parsed(&[0x05, 2, 2]).unwrap().fits(&form));
         assert!(!parsed(&[0x06, 2, 2]).unwrap().fits(&form));
         assert!(parsed(&[0x0c, 32, 0]).unwrap().fits(&LOGICAL_TYPE));
@@ -328,7 +327,7 @@ mod tests {
         for number in [&[0x82, 0x80, 8][..], &[0x81, 0x80, 4]] {
             assert!(parsed(&[&[0x05], number, &[2]].concat()).is_none(), "{number:x?}");
         }
-        // Twice the same.
+        // The same field twice.
         assert!(parsed(&[0x15, 2, 0x05, 2, 2]).is_none());
     }
 }

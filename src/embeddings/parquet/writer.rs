@@ -1,4 +1,4 @@
-//! Embeddings written to `.parquet`.
+//! Writes embeddings to `.parquet`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,15 +15,15 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use tempfile::NamedTempFile;
 
-use crate::embeddings::format::Form;
+use crate::embeddings::format::FormatWriter;
 use crate::error::{Error, Result};
 use crate::storage::Dtype;
 use crate::storage::atomic::{publish, temporary_beside};
 
-/// Embeddings held back until they are written as one row group, in bytes.
+/// Size of a row group in bytes.
 const ROW_GROUP: usize = 16 << 20;
 
-/// Columns `path` and `embedding`, the latter a list of fixed size.
+/// Writer of the columns `path`, strings, and `embedding`, lists of fixed length.
 pub(in crate::embeddings) struct Parquet {
     target: PathBuf,
     writer: ArrowWriter<NamedTempFile>,
@@ -42,7 +42,7 @@ impl Parquet {
             Dtype::F16 => DataType::Float16,
         };
         let list_dim = i32::try_from(dim).map_err(|_| {
-            Error::TooLarge(format!("embeddings of {dim} numbers do not fit into a .parquet file"))
+            Error::TooLarge(format!("embeddings of {dim} dimensions do not fit into a .parquet file"))
         })?;
         let item = Arc::new(Field::new("item", number, false));
         let schema = Arc::new(Schema::new(vec![
@@ -50,7 +50,7 @@ impl Parquet {
             Field::new("embedding", DataType::FixedSizeList(item, list_dim), false),
         ]));
         let pairs = metadata.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
-        // No two embeddings share numbers: a dictionary of them would only cost time.
+        // Embeddings rarely share values: a dictionary would only cost time.
         let column = ["embedding", "list", "item"].map(String::from).to_vec();
         let properties = WriterProperties::builder()
             .set_key_value_metadata(Some(pairs))
@@ -62,7 +62,7 @@ impl Parquet {
         Ok(Parquet { target, writer, schema, dim: list_dim, dtype, names: Vec::new(), values: Vec::new() })
     }
 
-    /// Writes the rows held back as one row group.
+    /// Writes the collected rows as one row group.
     fn write_group(&mut self) -> Result<()> {
         if self.names.is_empty() {
             return Ok(());
@@ -87,10 +87,10 @@ impl Parquet {
     }
 }
 
-impl Form for Parquet {
-    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+impl FormatWriter for Parquet {
+    fn push(&mut self, name: &str, embedding: &[f32]) -> Result<()> {
         self.names.push(name.to_string());
-        self.values.extend_from_slice(vector);
+        self.values.extend_from_slice(embedding);
         if self.values.len() * self.dtype.bytes() >= ROW_GROUP { self.write_group() } else { Ok(()) }
     }
 

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use image::{DynamicImage, ImageFormat};
 use lat_wgpu::checkpoint::{self, HeadsInfo, HostTensor, StateTensor};
-use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Model, Origin, Shard, ShardNumber};
+use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Origin, Shard, ShardNumber, Weights};
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::figures::{Figures, draw_figures};
 use lat_wgpu::images::walk::Image;
@@ -215,7 +215,7 @@ pub fn lists() -> Vec<Vec<u8>> {
 /// Origin of the embeddings in the index.
 pub fn origin() -> Origin {
     Origin {
-        model: Model { name: "m.safetensors".to_string(), sha256: "0123456789abcdef".to_string() },
+        model: Weights { name: "m.safetensors".to_string(), sha256: "0123456789abcdef".to_string() },
         metadata: BTreeMap::from([("lat_wgpu".to_string(), "{}".to_string())]),
         ignore_exif: false,
         dim: DIM,
