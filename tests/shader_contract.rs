@@ -95,12 +95,12 @@ fn capabilities(kernel: &Kernel, storage: Storage) -> Capabilities {
     let when = |condition: bool, capability| if condition { capability } else { Capabilities::empty() };
     let subgroups = when(kernel.file.subgroups, Capabilities::SUBGROUP);
     let fragments = when(kernel.multiplies_fragments(), Capabilities::COOPERATIVE_MATRIX);
-    let halves = match storage {
+    let f16 = match storage {
         Storage::F32 => Capabilities::empty(),
         Storage::F16 => Capabilities::SHADER_FLOAT16,
         Storage::Packed => Capabilities::SHADER_FLOAT16_IN_FLOAT32,
     };
-    subgroups | fragments | halves
+    subgroups | fragments | f16
 }
 
 fn parse(kernel: &Kernel, storage: Storage, source: &str) -> Result<Parsed, String> {

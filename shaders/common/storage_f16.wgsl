@@ -11,9 +11,9 @@ fn unpack(quad: Quad) -> vec4f {
 }
 
 fn pack(values: vec4f) -> Quad {
-    let halves = vec4<f16>(clamp(values, vec4f(-65504.0), vec4f(65504.0)));
+    let stored = vec4<f16>(clamp(values, vec4f(-65504.0), vec4f(65504.0)));
     // Tests the bits: compilers may assume that no float is infinite or NaN.
     let beyond = (bitcast<vec4u>(values) & vec4u(0x7fffffffu)) > vec4u(bitcast<u32>(65504.0));
     // WGSL has no literal for infinity. The square of the largest f16 overflows to it.
-    return select(halves, halves * halves, beyond);
+    return select(stored, stored * stored, beyond);
 }

@@ -11,12 +11,12 @@ fn unpack(quad: Quad) -> vec4f {
 }
 
 fn pack_two(values: vec2f) -> u32 {
-    let halves = pack2x16float(clamp(values, vec2f(-65504.0), vec2f(65504.0)));
+    let stored = pack2x16float(clamp(values, vec2f(-65504.0), vec2f(65504.0)));
     // Tests the bits: compilers may assume that no float is infinite or NaN.
     let beyond = (bitcast<vec2u>(values) & vec2u(0x7fffffffu)) > vec2u(bitcast<u32>(65504.0));
     let kept = select(vec2u(0xffffffffu), vec2u(0xffff8000u, 0x8000ffffu), beyond);
     let infinite = select(vec2u(0u), vec2u(0x7c00u, 0x7c000000u), beyond);
-    return (halves & kept.x & kept.y) | infinite.x | infinite.y;
+    return (stored & kept.x & kept.y) | infinite.x | infinite.y;
 }
 
 fn pack(values: vec4f) -> Quad {

@@ -1,6 +1,6 @@
 //! Compares results of the adapter with the reference and reports the share of the tolerance that they use.
 
-use super::tolerance::{Tolerance, UNIT, in_halves};
+use super::tolerance::{Tolerance, UNIT, as_f16};
 use crate::gpu::{Storage, Tensor};
 use crate::reference::Exact;
 
@@ -97,8 +97,8 @@ impl Expected {
                 let judged = if tensor.storage == Storage::F32 {
                     compare(found, values.iter().copied(), *tolerance)
                 } else {
-                    let (_, loosened) = in_halves(Exact::default(), *tolerance);
-                    let rounded = values.iter().map(|&(i, exact)| (i, in_halves(exact, *tolerance).0));
+                    let (_, loosened) = as_f16(Exact::default(), *tolerance);
+                    let rounded = values.iter().map(|&(i, exact)| (i, as_f16(exact, *tolerance).0));
                     compare(found, rounded, loosened)
                 };
                 let used = if judged.count == 0 { f64::INFINITY } else { judged.used };

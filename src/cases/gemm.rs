@@ -174,11 +174,11 @@ fn shapes(form: Form, tile: Tile) -> [[usize; 3]; 2] {
 }
 
 /// Adds a case for every storage. Adds f32 alone if the tile has nothing else. On software drivers, where compiling
-/// takes long, other storages are added if `in_halves`.
+/// takes long, other storages are added if `in_f16`.
 fn add(
     list: &mut List,
     tile: Tile,
-    in_halves: bool,
+    in_f16: bool,
     variant: &str,
     [m, n, k]: [usize; 3],
     record: impl Fn(&mut Run<'_>) + 'static,
@@ -186,7 +186,7 @@ fn add(
     let shape = format!("{m}x{n}x{k}");
     if matches!(tile, Tile::Cooperative { .. }) {
         list.add_in(Storage::F16, variant, &shape, record);
-    } else if tile == Tile::Plain || (list.is_cpu && !in_halves) {
+    } else if tile == Tile::Plain || (list.is_cpu && !in_f16) {
         list.add_in(Storage::F32, variant, &shape, record);
     } else {
         list.add_stored(variant, &shape, record);

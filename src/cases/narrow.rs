@@ -27,7 +27,7 @@ pub(super) fn list(list: &mut List) {
 pub(super) fn time(rows: &mut Rows<'_>) {
     let len = 4 * rows.model.dim * rows.model.dim;
     rows.add("fc1", move |run| {
-        run.store_in_halves();
+        run.store_as_f16();
         narrow(run, drawn(1, len));
     });
 }

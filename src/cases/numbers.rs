@@ -33,8 +33,8 @@ pub fn upload(context: &Context, label: &str, numbers: &[f32], storage: Storage)
     match storage {
         Storage::F32 => context.write(&buffer, bytemuck::cast_slice(numbers)),
         Storage::F16 | Storage::Packed => {
-            let halves: Vec<f16> = numbers.iter().map(|&value| f16::from_f32(value)).collect();
-            context.write(&buffer, bytemuck::cast_slice(&halves));
+            let rounded: Vec<f16> = numbers.iter().map(|&value| f16::from_f32(value)).collect();
+            context.write(&buffer, bytemuck::cast_slice(&rounded));
         }
     }
     Ok(buffer)

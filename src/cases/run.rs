@@ -43,7 +43,7 @@ pub struct Run<'c> {
     storage: Storage,
     purpose: Purpose,
     /// True if activations are rounded to f16, whatever their storage.
-    pub in_halves: bool,
+    pub in_f16: bool,
     /// Largest number of outputs that [`Self::places`] compares.
     pub places: usize,
     inputs: Vec<(Buffer, Vec<u32>)>,
@@ -92,7 +92,7 @@ impl<'c> Run<'c> {
             recorder: Recorder::with_storage(context, storage),
             storage,
             purpose,
-            in_halves: storage != Storage::F32,
+            in_f16: storage != Storage::F32,
             places: usize::MAX,
             inputs: Vec::new(),
             outputs: Vec::new(),
@@ -102,7 +102,7 @@ impl<'c> Run<'c> {
     }
 
     /// Stores activations in f16: packed if the recording's storage is f32.
-    pub fn store_in_halves(&mut self) {
+    pub fn store_as_f16(&mut self) {
         if self.storage == Storage::F32 {
             self.storage = Storage::Packed;
         }
@@ -121,8 +121,8 @@ impl<'c> Run<'c> {
     /// A tensor in the storage of activations that no dispatch may change. Numbers are rounded to f16 if the storage
     /// is.
     pub fn quads<'n>(&mut self, label: &str, numbers: impl Into<Numbers<'n>>) -> Operand {
-        let in_halves = self.in_halves;
-        let round = move |value| if in_halves { f16::from_f32(value).to_f32() } else { value };
+        let in_f16 = self.in_f16;
+        let round = move |value| if in_f16 { f16::from_f32(value).to_f32() } else { value };
         self.operand_of(label, numbers.into().map(round), self.storage)
     }
 
@@ -134,8 +134,8 @@ impl<'c> Run<'c> {
         let words = match storage {
             Storage::F32 => bits(&numbers),
             Storage::F16 | Storage::Packed => {
-                let half = |value: f32| u32::from(f16::from_f32(value).to_bits());
-                numbers.chunks(2).map(|pair| half(pair[0]) | half(pair[1]) << 16).collect()
+                let bits_of = |value: f32| u32::from(f16::from_f32(value).to_bits());
+                numbers.chunks(2).map(|pair| bits_of(pair[0]) | bits_of(pair[1]) << 16).collect()
             }
         };
         Operand { tensor: self.input_of(label, words, storage), numbers }
@@ -337,8 +337,8 @@ fn widened(found: Vec<f32>, storage: Storage) -> Vec<f32> {
     if storage == Storage::F32 {
         return found;
     }
-    let halves = found.iter().flat_map(|pair| [pair.to_bits() as u16, (pair.to_bits() >> 16) as u16]);
-    halves.map(|half| f16::from_bits(half).to_f32()).collect()
+    let bits = found.iter().flat_map(|pair| [pair.to_bits() as u16, (pair.to_bits() >> 16) as u16]);
+    bits.map(|bits| f16::from_bits(bits).to_f32()).collect()
 }
 
 /// Reads a buffer back and checks its guard words.

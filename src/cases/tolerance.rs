@@ -179,7 +179,7 @@ pub const NARROW: Tolerance = Tolerance { nmse: 1e-6, c: 8192.0 };
 
 /// The tolerance of a result that was computed within `tolerance` of `exact` in f32 and then stored in f16. Adapters
 /// may round to either neighbour, up to 2⁻¹⁰ away. Below the smallest normal f16 the neighbours are 2⁻²⁴ apart.
-pub fn in_halves(exact: Exact, tolerance: Tolerance) -> (Exact, Tolerance) {
+pub fn as_f16(exact: Exact, tolerance: Tolerance) -> (Exact, Tolerance) {
     let apart = exact.value.abs().max(2f64.powi(-14)) * 2f64.powi(-10);
     let scale = tolerance.c * UNIT * exact.scale + apart;
     (Exact { scale, ..exact }, Tolerance { nmse: 1e-6 + tolerance.nmse, c: 1.0 / UNIT })

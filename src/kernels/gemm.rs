@@ -571,7 +571,7 @@ impl Validation {
     /// fragment.
     const WITH_EPILOGUE: [usize; 3] = [5, COOPERATIVE_TILE + 8, 84];
 
-    fn whole(stream: u64, i: usize, below: f32) -> f32 {
+    fn integer(stream: u64, i: usize, below: f32) -> f32 {
         (rng::uniform(7, stream, i as u64) * below).floor()
     }
 
@@ -579,7 +579,7 @@ impl Validation {
     /// second, except for a small rest.
     fn repeated(stream: u64, i: usize) -> f32 {
         let k = Self::SIZE[2];
-        Self::whole(stream, i / k * k + i % (k / 2), 32.0)
+        Self::integer(stream, i / k * k + i % (k / 2), 32.0)
     }
 
     /// Element i of A.
@@ -591,10 +591,15 @@ impl Validation {
     fn right(i: usize) -> f32 {
         let k = Self::SIZE[2];
         let repeated = Self::repeated(2, i);
-        if i % k < k / 2 { repeated } else { Self::whole(3, i, 3.0) - 1.0 - repeated }
+        if i % k < k / 2 { repeated } else { Self::integer(3, i, 3.0) - 1.0 - repeated }
     }
 
-    fn halves(context: &Context, label: &str, len: usize, value: &dyn Fn(usize) -> f32) -> Result<Buffer> {
+    fn f16_buffer(
+        context: &Context,
+        label: &str,
+        len: usize,
+        value: &dyn Fn(usize) -> f32,
+    ) -> Result<Buffer> {
         let buffer = context.buffer(label, len / 2)?;
         let data: Vec<half::f16> = (0..len).map(|i| half::f16::from_f32(value(i))).collect();
         context.write(&buffer, bytemuck::cast_slice(&data));
@@ -603,9 +608,9 @@ impl Validation {
 
     fn product(context: &Context, tile: Tile) -> Result<Vec<u32>> {
         let [m, n, k] = Self::SIZE;
-        let a = Self::halves(context, "a", m * k, &Self::left)?;
-        let b = Self::halves(context, "b", n * k, &Self::right)?;
-        let result = Self::halves(context, "c", m * n, &|_| f32::NAN)?;
+        let a = Self::f16_buffer(context, "a", m * k, &Self::left)?;
+        let b = Self::f16_buffer(context, "b", n * k, &Self::right)?;
+        let result = Self::f16_buffer(context, "c", m * n, &|_| f32::NAN)?;
         let mut recorder = Recorder::new(context);
         let [a, b, c] = [&a, &b, &result].map(|buffer| recorder.import_as(buffer, Storage::F16));
         Nt { a, b, c, m, n, k, epilogue: Epilogue::default() }.record_with(&mut recorder, "validation", tile);
@@ -618,11 +623,11 @@ impl Validation {
         let [m, n, k] = Self::WITH_EPILOGUE;
         let value = |stream: u64| move |i: usize| 2.0 * rng::uniform(8, stream, i as u64) - 1.0;
         let scale = 1.0 / (k as f32).sqrt();
-        let a = Self::halves(context, "a", m * k, &value(1))?;
-        let b = Self::halves(context, "b", n * k, &|i| scale * value(2)(i))?;
-        let residual = Self::halves(context, "residual", m * n, &value(3))?;
+        let a = Self::f16_buffer(context, "a", m * k, &value(1))?;
+        let b = Self::f16_buffer(context, "b", n * k, &|i| scale * value(2)(i))?;
+        let residual = Self::f16_buffer(context, "residual", m * n, &value(3))?;
         let bias = context.upload("bias", &(0..n).map(value(4)).collect::<Vec<_>>())?;
-        let result = Self::halves(context, "c", m * n, &|_| f32::NAN)?;
+        let result = Self::f16_buffer(context, "c", m * n, &|_| f32::NAN)?;
         let mut recorder = Recorder::new(context);
         let bias = recorder.import(&bias);
         let [a, b, c, residual] =
@@ -636,8 +641,8 @@ impl Validation {
         Nt { a, b, c, m, n, k, epilogue }.record_with(&mut recorder, "validation", tile);
         recorder.finish()?.run(context)?;
         let words = context.read(&result)?;
-        let halves: &[half::f16] = bytemuck::cast_slice(&words);
-        Ok(halves.iter().map(|half| half.to_f32()).collect())
+        let values: &[half::f16] = bytemuck::cast_slice(&words);
+        Ok(values.iter().map(|value| value.to_f32()).collect())
     }
 
     /// True if two results of [`Validation::with_epilogue`] agree. Sums differ by (K + 1)·2⁻²²·√K at most, because
@@ -871,36 +876,36 @@ mod tests {
     use half::f16;
 
     #[test]
-    fn the_proof_of_matrix_units_tells_f32_from_halves() {
+    fn validation_distinguishes_sums_in_f32_from_sums_in_f16() {
         let [m, n, k] = Validation::SIZE;
-        let mut told = 0;
+        let mut differ = 0;
         for (row, column) in [(0, 0), (1, 7), (m / 2, n / 3), (m - 1, n - 1)] {
             let terms: Vec<f32> =
                 (0..k).map(|i| Validation::left(row * k + i) * Validation::right(column * k + i)).collect();
             let sum: f32 = terms.iter().sum();
-            let turned: f32 = terms.iter().rev().sum();
-            let in_halves = terms.iter().fold(f16::ZERO, |sum, term| sum + f16::from_f32(*term));
-            assert_eq!(sum, turned, "({row}, {column})");
-            assert_eq!(f16::from_f32(sum).to_f32(), sum, "({row}, {column}): no whole half");
-            assert!(sum != 0.0, "({row}, {column}): nothing left");
-            told += usize::from(in_halves.to_f32() != sum);
+            let reversed: f32 = terms.iter().rev().sum();
+            let in_f16 = terms.iter().fold(f16::ZERO, |sum, term| sum + f16::from_f32(*term));
+            assert_eq!(sum, reversed, "({row}, {column})");
+            assert_eq!(f16::from_f32(sum).to_f32(), sum, "({row}, {column}): not representable in f16");
+            assert!(sum != 0.0, "({row}, {column}): the sum is 0");
+            differ += usize::from(in_f16.to_f32() != sum);
         }
-        assert_eq!(told, 4, "sums in halves came out right");
+        assert_eq!(differ, 4, "sums in f16 are as exact as in f32");
     }
 
     const CLASSES: [AdapterClass; 3] = [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete];
 
     #[test]
-    fn the_proof_of_epilogues_can_fail() {
-        let right = [0.5f32, -1.25, 0.0];
-        assert!(Validation::agree(&right, &right));
-        assert!(Validation::agree(&right, &[0.5 + 0.5 / 1024.0, -1.25, 1e-4]));
+    fn validation_of_epilogues_can_fail() {
+        let wanted = [0.5f32, -1.25, 0.0];
+        assert!(Validation::agree(&wanted, &wanted));
+        assert!(Validation::agree(&wanted, &[0.5 + 0.5 / 1024.0, -1.25, 1e-4]));
         for wrong in
             [[0.5 + 1.0 / 512.0, -1.25, 0.0], [0.5, -1.25, 1e-3], [0.5, 1.25, 0.0], [0.5, f32::NAN, 0.0]]
         {
-            assert!(!Validation::agree(&right, &wrong), "{wrong:?}");
+            assert!(!Validation::agree(&wanted, &wrong), "{wrong:?}");
         }
-        assert!(!Validation::agree(&right, &right[..2]));
+        assert!(!Validation::agree(&wanted, &wanted[..2]));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 pub const LARGEST: f32 = 65504.0;
 
 /// `wide` rounded to the nearest f16, ties to even. Beyond [`LARGEST`], and for NaN: infinity.
-pub fn to_half(wide: f32) -> f64 {
+pub fn to_f16(wide: f32) -> f64 {
     if wide.is_nan() || wide.abs() > LARGEST {
         return f64::INFINITY;
     }
@@ -20,12 +20,12 @@ pub fn to_half(wide: f32) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::to_half;
+    use super::to_f16;
 
     #[test]
     fn results_are_those_of_ieee_754() {
         // numpy.float16(x) of each.
-        for (wide, half) in [
+        for (wide, narrow) in [
             (1.0, 1.0),
             (0.1, 0.0999755859375),
             (-2049.0, -2048.0),
@@ -34,8 +34,8 @@ mod tests {
             (2e-8, 0.0),
             (65504.0, 65504.0),
         ] {
-            assert_eq!(to_half(wide), half, "{wide}");
+            assert_eq!(to_f16(wide), narrow, "{wide}");
         }
-        assert!(to_half(70000.0).is_infinite() && to_half(f32::NAN).is_infinite());
+        assert!(to_f16(70000.0).is_infinite() && to_f16(f32::NAN).is_infinite());
     }
 }

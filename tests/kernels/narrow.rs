@@ -12,14 +12,14 @@ use lat_wgpu::kernels::gemm::Tile;
 use lat_wgpu::reference::{Exact, narrow as reference};
 
 /// Storages of this adapter in half precision.
-fn halves() -> impl Iterator<Item = Storage> {
+fn f16_storages() -> impl Iterator<Item = Storage> {
     [Storage::F16, Storage::Packed].into_iter().filter(|&storage| context().supports(storage))
 }
 
 fn outputs(storage: Storage, record: impl Fn(&mut Run<'static>)) -> Vec<(Tensor, Vec<f32>)> {
     let mut run = Run::new(context(), storage, Purpose::Guard);
     // Runs in every storage get the same numbers.
-    run.in_halves = true;
+    run.in_f16 = true;
     record(&mut run);
     run.run().unwrap().outputs
 }
@@ -28,7 +28,7 @@ fn outputs(storage: Storage, record: impl Fn(&mut Run<'static>)) -> Vec<(Tensor,
 fn values_round_to_a_neighbouring_f16() {
     for len in [4, 12, 252, 256, 260] {
         let values = normal(1, len);
-        for storage in halves() {
+        for storage in f16_storages() {
             let wanted = values.iter().enumerate().map(|(i, &v)| {
                 (i, Exact { value: f64::from(v), scale: f64::from(v.abs()).max(2f64.powi(-14)) })
             });
@@ -41,10 +41,10 @@ fn values_round_to_a_neighbouring_f16() {
 #[test]
 fn values_beyond_f16_become_infinite() {
     let values = [65504.0, -65504.0, 65505.0, -1e30, f32::INFINITY, f32::NAN, -f32::INFINITY, 1.0];
-    for storage in halves() {
+    for storage in f16_storages() {
         let found = outputs(storage, |run| narrow(run, &values[..])).remove(0).1;
         let infinite: Vec<bool> = found.iter().map(|v| v.is_infinite()).collect();
-        assert_eq!(infinite, values.map(|v| reference::to_half(v).is_infinite()), "{storage:?}: {found:?}");
+        assert_eq!(infinite, values.map(|v| reference::to_f16(v).is_infinite()), "{storage:?}: {found:?}");
     }
 }
 
@@ -61,9 +61,10 @@ fn every_quick_case_in_f16_is_the_rounded_case_in_f32() {
             (outputs(Storage::F32, |run| case.record(run)), outputs(case.storage, |run| case.record(run)));
         for (i, ((_, wide), (tensor, found))) in wide.iter().zip(&found).enumerate() {
             let other = wide.iter().zip(found).position(|(&wide, &found)| {
-                let half = reference::to_half(wide);
+                let rounded = reference::to_f16(wide);
                 // Adapters may round to either neighbour. Outputs of words must be equal bit for bit.
-                let near = (f64::from(found) - half).abs() <= half.abs().max(2f64.powi(-14)) * 2f64.powi(-10);
+                let near =
+                    (f64::from(found) - rounded).abs() <= rounded.abs().max(2f64.powi(-14)) * 2f64.powi(-10);
                 wide.to_bits() != found.to_bits() && (tensor.storage == Storage::F32 || !near)
             });
             assert_eq!(other, None, "{}: output {i} is not f32's, rounded", case.name());
