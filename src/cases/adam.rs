@@ -70,9 +70,9 @@ pub fn step<'n>(
         let [p, m, v, g] = [p[i], m[i], v[i], g[i]].map(f64::from);
         exact.step(t, p, m, v, g)
     };
-    run.places("parameters", p.tensor, tolerance::ADAM, |i| after(i).parameter);
-    run.places("first", m.tensor, tolerance::ADAM, |i| after(i).first);
-    run.places("second", v.tensor, tolerance::ADAM, |i| after(i).second);
+    run.sampled("parameters", p.tensor, tolerance::ADAM, |i| after(i).parameter);
+    run.sampled("first", m.tensor, tolerance::ADAM, |i| after(i).first);
+    run.sampled("second", v.tensor, tolerance::ADAM, |i| after(i).second);
 }
 
 /// Parameters and both moments.

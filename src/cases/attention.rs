@@ -80,7 +80,7 @@ pub fn forward<'n>(run: &mut Run<'_>, qkv: impl Into<Numbers<'n>>, shape: Shape,
         "attention",
         family,
     );
-    let rows = super::random::sample(shape.lse_len(), run.places);
+    let rows = super::random::sample(shape.lse_len(), run.samples);
     let row = |&row: &usize| {
         let ([image, head, token], start) = shape.place(row);
         (row, start, shape.exact(&qkv).row(image, head, token))

@@ -72,7 +72,7 @@ pub fn distances(
         Some(tile) => call.record_with(&mut run.recorder, "distances", tile),
     }
     let (queries, gallery) = (queries(), gallery());
-    run.places("distances", distances, tolerance::distance(dim), |i| {
+    run.sampled("distances", distances, tolerance::distance(dim), |i| {
         distance(&queries[i / gallery_count * dim..][..dim], &gallery[i % gallery_count * dim..][..dim])
     });
 }

@@ -111,9 +111,9 @@ pub fn nt<'a>(run: &mut Run<'_>, a: impl Into<Numbers<'a>>, n: usize, k: usize, 
     let exact = reference::Nt { a: &a, b: &b, n, k, bias, activation, scale, residual };
     // Matrix units may truncate sums instead of rounding them, which doubles the error.
     let steps = if matches!(tile, Some(Tile::Cooperative { .. })) { 4 * k } else { k };
-    run.places("c", c, tolerance::gemm(steps), |i| exact.at(i / n, i % n));
+    run.sampled("c", c, tolerance::gemm(steps), |i| exact.at(i / n, i % n));
     if let Some(pre) = pre {
-        run.places("pre", pre, tolerance::gemm(steps), |i| exact.pre(i / n, i % n));
+        run.sampled("pre", pre, tolerance::gemm(steps), |i| exact.pre(i / n, i % n));
     }
 }
 
@@ -141,7 +141,7 @@ pub fn nn(
     record(&mut run.recorder, tile, &product);
     let derivative = kept.as_ref().map(|(activation, kept)| (*activation, &kept[..]));
     let exact = reference::Nn { a: &a, b: &b, n, k, derivative, residual: residual.as_deref() };
-    run.places("c", c, tolerance::gemm(k), |i| exact.at(i / n, i % n));
+    run.sampled("c", c, tolerance::gemm(k), |i| exact.at(i / n, i % n));
 }
 
 /// Records Aᵀ·B, and the column sums of A.
@@ -151,7 +151,7 @@ pub fn tn(run: &mut Run<'_>, [m, n, k]: [usize; 3], with_sum: bool, tile: Option
     let column_sum = with_sum.then(|| run.output("column_sum", m));
     record(&mut run.recorder, tile, &Tn { a: a.tensor, b: b.tensor, c, column_sum, m, n, k });
     let exact = reference::Tn { a: &a, b: &b, m, n, k };
-    run.places("c", c, tolerance::gemm(k), |i| exact.at(i / n, i % n));
+    run.sampled("c", c, tolerance::gemm(k), |i| exact.at(i / n, i % n));
     if let Some(sum) = column_sum {
         run.all("column_sum", sum, tolerance::gemm(k), || (0..m).map(|m| exact.column_sum(m)));
     }
@@ -266,9 +266,9 @@ pub(super) fn list(list: &mut List) {
         tiles.retain(|tile| *tile != Tile::Plain);
         [Some(Tile::Plain)].into_iter().chain(tiles.into_iter().map(Some)).chain([None]).collect::<Vec<_>>()
     };
-    let mut full = |places: usize, shape: [usize; 3], (name, switches): (&str, Switches)| {
+    let mut full = |samples: usize, shape: [usize; 3], (name, switches): (&str, Switches)| {
         let [m, n, k] = shape;
-        list.alike(places, format!("nt {shape:?} {name}"), tiles(Form::Nt, shape), move |run, tile| {
+        list.alike(samples, format!("nt {shape:?} {name}"), tiles(Form::Nt, shape), move |run, tile| {
             nt(run, drawn(1, m * k), n, k, switches, tile);
         });
     };
@@ -300,8 +300,8 @@ pub(super) fn list(list: &mut List) {
         full(4000, [197, n, k], epilogue);
     }
 
-    let mut full = |places: usize, shape: [usize; 3], derivative: (Option<Activation>, bool)| {
-        list.alike(places, format!("nn {shape:?} {derivative:?}"), tiles(Form::Nn, shape), move |run, tile| {
+    let mut full = |samples: usize, shape: [usize; 3], derivative: (Option<Activation>, bool)| {
+        list.alike(samples, format!("nn {shape:?} {derivative:?}"), tiles(Form::Nn, shape), move |run, tile| {
             nn(run, shape, derivative, tile);
         });
     };
@@ -330,11 +330,11 @@ pub(super) fn list(list: &mut List) {
     full(4000, [2 * 257, 1536, 384], (Some(Activation::Gelu), false));
     full(4000, [2 * 257, 384, 1152], (None, false));
 
-    let mut full = |places: usize, shape: [usize; 3]| {
+    let mut full = |samples: usize, shape: [usize; 3]| {
         let tiles = tiles(Form::Tn, shape).into_iter().map(|tile| (tile, true));
         // Column sums must not change the product.
         let ways = tiles.chain([(None, false)]);
-        list.alike(places, format!("tn {shape:?}"), ways, move |run, (tile, sum)| tn(run, shape, sum, tile));
+        list.alike(samples, format!("tn {shape:?}"), ways, move |run, (tile, sum)| tn(run, shape, sum, tile));
     };
     BACKWARD.into_iter().for_each(|shape| full(usize::MAX, shape));
     for tile in [8, 16, 32, 64, 128] {

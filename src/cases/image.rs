@@ -32,7 +32,7 @@ pub fn forward(
     Forward { pixels: words, flip: flips, image, batch, size, mean, std }.record(&mut run.recorder, "image");
     let pixels = pixels();
     let exact = Image { pixels: &pixels, flip, height, width, mean, std };
-    run.places("image", image, tolerance::IMAGE, |i| {
+    run.sampled("image", image, tolerance::IMAGE, |i| {
         exact.at(i / (3 * plane), i / plane % 3, i % plane / width, i % width)
     });
 }
@@ -46,13 +46,13 @@ pub(super) fn list(list: &mut List) {
         let variant = if flipped { "flips" } else { "no flips" };
         let (size, flip) = (ImageSize { height, width }, if flipped { flips(batch) } else { Vec::new() });
         list.add(variant, format!("{batch}x{height}x{width}"), move |run| {
-            run.places = usize::MAX;
+            run.samples = usize::MAX;
             forward(run, || bytes(1, batch * 3 * height * width), batch, size, &flip, Normalize::Imagenet);
         });
     }
-    let mut full = |places: usize, batch: usize, size: ImageSize, flip: &[u32], normalize: Normalize| {
+    let mut full = |samples: usize, batch: usize, size: ImageSize, flip: &[u32], normalize: Normalize| {
         let flip = flip.to_vec();
-        list.alike(places, format!("{batch}x{size} flip {flip:?} {normalize:?}"), [()], move |run, ()| {
+        list.alike(samples, format!("{batch}x{size} flip {flip:?} {normalize:?}"), [()], move |run, ()| {
             let pixels = || bytes(1, batch * 3 * size.height * size.width);
             forward(run, pixels, batch, size, &flip, normalize);
         });

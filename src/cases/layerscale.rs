@@ -15,7 +15,7 @@ fn backward(run: &mut Run<'_>, rows: usize, dim: usize) {
     run.all("dx", dx, tolerance::layerscale(0), || {
         (0..x.len()).map(|i| reference::forward(dy[i], weight[i % dim]))
     });
-    run.places("dweight", dweight, tolerance::layerscale(rows), |d| reference::dweight(&x, &dy, dim, d));
+    run.sampled("dweight", dweight, tolerance::layerscale(rows), |d| reference::dweight(&x, &dy, dim, d));
 }
 
 pub(super) fn list(list: &mut List) {

@@ -41,7 +41,7 @@ struct Stem {
 pub const LANES: [u32; 4] = [4, 8, 16, 64];
 
 /// Largest number of outputs that a quick case of a product compares.
-const QUICK_PLACES: usize = 2000;
+const QUICK_SAMPLES: usize = 2000;
 
 type Record = Rc<dyn Fn(&mut Run<'_>)>;
 
@@ -56,7 +56,7 @@ pub struct Case {
     /// Precision and layout of activations.
     pub storage: Storage,
     /// Largest number of outputs to compare, where a reference computes them one by one.
-    places: usize,
+    samples: usize,
     /// Ways to compute the same bits. A row of selftest has one.
     ways: Vec<Record>,
 }
@@ -71,7 +71,7 @@ impl Case {
         record: impl Fn(&mut Run<'_>) + 'static,
     ) -> Case {
         let (variant, shape, ways) = (variant.into(), shape.into(), vec![Rc::new(record) as Record]);
-        Case { kernel, variant, shape, storage, places: QUICK_PLACES, ways }
+        Case { kernel, variant, shape, storage, samples: QUICK_SAMPLES, ways }
     }
 
     /// Kernel, variant and shape.
@@ -91,7 +91,7 @@ impl Case {
     pub fn judge(&self, context: &Context) -> Result<Found> {
         let one = |way: &Record, purpose| {
             let mut run = Run::new(context, self.storage, purpose);
-            run.places = self.places;
+            run.samples = self.samples;
             way(&mut run);
             run.run()
         };
@@ -175,11 +175,11 @@ impl List {
         self.alike(usize::MAX, name, [()], move |run, ()| record(run));
     }
 
-    /// Adds a case for tests alone, in f32, of several `ways` that must give the same bits. Compares `places` outputs
+    /// Adds a case for tests alone, in f32, of several `ways` that must give the same bits. Compares `samples` outputs
     /// at most.
     fn alike<Way: Copy + 'static>(
         &mut self,
-        places: usize,
+        samples: usize,
         name: impl Into<String>,
         ways: impl IntoIterator<Item = Way>,
         record: impl Fn(&mut Run<'_>, Way) + 'static,
@@ -192,7 +192,7 @@ impl List {
             };
             let ways = ways.into_iter().map(bound).collect();
             let (kernel, variant, shape, storage) = (self.kernel, name.into(), String::new(), Storage::F32);
-            self.cases.push(Case { kernel, variant, shape, storage, places, ways });
+            self.cases.push(Case { kernel, variant, shape, storage, samples, ways });
         }
     }
 

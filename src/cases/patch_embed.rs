@@ -69,7 +69,7 @@ pub fn forward<'n>(run: &mut Run<'_>, image: impl Into<Numbers<'n>>, shape: Shap
     };
     call.record_with(&mut run.recorder, "patch_embed", family);
     let exact = shape.exact(&image, &weight, bias.as_deref());
-    run.places("patches", patches, tolerance::patch_embed(patch), |i| exact.at(i / dim, i % dim));
+    run.sampled("patches", patches, tolerance::patch_embed(patch), |i| exact.at(i / dim, i % dim));
 }
 
 fn backward(run: &mut Run<'_>, prefix: usize, shape: Shape, family: Family) {
@@ -85,7 +85,7 @@ fn backward(run: &mut Run<'_>, prefix: usize, shape: Shape, family: Family) {
     let exact = shape.exact(&image, &[], None);
     let gradient = |n, k| exact.gradient(&dtokens, prefix, dim, n, k);
     let allowed = tolerance::patch_embed_backward(batch * shape.count());
-    run.places("dweight", dweight, allowed, |i| gradient(i / depth, Some(i % depth)));
+    run.sampled("dweight", dweight, allowed, |i| gradient(i / depth, Some(i % depth)));
     if let Some(dbias) = dbias {
         run.all("dbias", dbias, allowed, || (0..dim).map(|n| gradient(n, None)));
     }
@@ -125,9 +125,9 @@ pub(super) fn list(list: &mut List) {
     }
 
     let ways = families.clone();
-    let mut full = |places: usize, sizes: [usize; 6], has_bias: bool| {
+    let mut full = |samples: usize, sizes: [usize; 6], has_bias: bool| {
         let shape = shape(sizes, has_bias);
-        list.alike(places, format!("forward {}", name(shape)), ways.clone(), move |run, family| {
+        list.alike(samples, format!("forward {}", name(shape)), ways.clone(), move |run, family| {
             forward(run, drawn(1, shape.image_len()), shape, family);
         });
     };
@@ -149,9 +149,9 @@ pub(super) fn list(list: &mut List) {
     full(4000, [1, 224, 224, 16, 16, 768], true);
     full(4000, [1, 224, 224, 14, 14, 384], true);
 
-    let mut full = |places: usize, sizes: [usize; 6], prefix: usize, has_bias: bool| {
+    let mut full = |samples: usize, sizes: [usize; 6], prefix: usize, has_bias: bool| {
         let shape = shape(sizes, has_bias);
-        list.alike(places, format!("backward {} prefix {prefix}", name(shape)), families.clone(), move |run, family| {
+        list.alike(samples, format!("backward {} prefix {prefix}", name(shape)), families.clone(), move |run, family| {
             backward(run, prefix, shape, family);
         });
     };

@@ -12,7 +12,7 @@ fn chains(run: &mut Run<'_>, accumulators: u32, count: usize, turns: u32) {
     let y = run.output("y", 4 * count);
     MultiplyAdd { y, accumulators, turns, multiplier, addend }.record(&mut run.recorder, "roof");
     let links = (TOGETHER * turns) as usize;
-    run.places("y", y, tolerance::ROOF, |i| {
+    run.sampled("y", y, tolerance::ROOF, |i| {
         reference::multiply_add(i / 4 % 64, i % 4, accumulators as usize, links, multiplier, addend)
     });
 }

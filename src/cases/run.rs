@@ -44,8 +44,8 @@ pub struct Run<'c> {
     purpose: Purpose,
     /// True if activations are rounded to f16, whatever their storage.
     pub in_f16: bool,
-    /// Largest number of outputs that [`Self::places`] compares.
-    pub places: usize,
+    /// Largest number of outputs that [`Self::sampled`] compares.
+    pub samples: usize,
     inputs: Vec<(Buffer, Vec<u32>)>,
     outputs: Vec<Output>,
     expected: Vec<Expected>,
@@ -93,7 +93,7 @@ impl<'c> Run<'c> {
             storage,
             purpose,
             in_f16: storage != Storage::F32,
-            places: usize::MAX,
+            samples: usize::MAX,
             inputs: Vec::new(),
             outputs: Vec::new(),
             expected: Vec::new(),
@@ -237,17 +237,17 @@ impl<'c> Run<'c> {
     }
 
     /// Expects `value(i)` at every place i of the output `tensor`. Compares a sample if there are more than
-    /// [`Self::places`].
-    pub fn places(
+    /// [`Self::samples`].
+    pub fn sampled(
         &mut self,
         name: &'static str,
         tensor: Tensor,
         tolerance: Tolerance,
         value: impl Fn(usize) -> Exact,
     ) {
-        let places = self.places;
+        let samples = self.samples;
         self.near(name, tensor, tolerance, || {
-            sample(tensor.len, places).into_iter().map(move |i| (i, value(i)))
+            sample(tensor.len, samples).into_iter().map(move |i| (i, value(i)))
         });
     }
 

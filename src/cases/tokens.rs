@@ -63,7 +63,7 @@ fn backward(run: &mut Run<'_>, batch: usize, shape: Shape) {
     call.record(&mut run.recorder, "tokens.backward");
     let allowed = tolerance::tokens_backward(batch);
     run.all("dposition", dposition, allowed, || position_gradient(&dtokens, shape));
-    run.places("dprefix", dprefix, allowed, |i| gradient(&dtokens, sequence, i));
+    run.sampled("dprefix", dprefix, allowed, |i| gradient(&dtokens, sequence, i));
 }
 
 pub(super) fn list(list: &mut List) {

@@ -85,7 +85,7 @@ pub(super) fn list(list: &mut List) {
         for &capacity in capacities {
             for k in [capacity as usize, capacity as usize - 1] {
                 // Two tiles of the gallery.
-                list.add(format!("{capacity} places, {family}"), format!("{k} of 2x1501"), move |run| {
+                list.add(format!("{capacity} slots, {family}"), format!("{k} of 2x1501"), move |run| {
                     nearest(run, || tied(4, 2 * 1501, 40), shape(2, 1501, 751), k, false, family);
                 });
             }
