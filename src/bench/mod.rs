@@ -93,7 +93,7 @@ pub fn default_batch(context: &Context) -> usize {
 pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     let samples = options.samples(DEFAULT_SAMPLES);
     let batch = batch(context, &options);
-    let mut rows = cases::rows(batch, options.tokens, options.quick);
+    let mut rows = cases::timed(batch, options.tokens, options.quick);
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     rows.retain(|row| row.name.contains(options.filter));
     if rows.is_empty() {

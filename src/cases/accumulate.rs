@@ -2,7 +2,7 @@
 
 use super::random::drawn;
 use super::run::Run;
-use super::{List, Rows, tolerance};
+use super::{List, TimedCases, tolerance};
 use crate::kernels::accumulate::Accumulate;
 use crate::reference::accumulate::forward;
 
@@ -22,7 +22,7 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let dim = rows.model.dim;
-    rows.add("a block's gradients", move |run| sum(run, 12 * dim * dim));
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let dim = timed.model.dim;
+    timed.add("a block's gradients", move |run| sum(run, 12 * dim * dim));
 }

@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, Rows, tolerance};
+use super::{List, TimedCases, tolerance};
 use crate::kernels::adam::{Adam, Betas, StepValues};
 use crate::kernels::gradnorm::Control;
 use crate::reference::adam as reference;
@@ -103,8 +103,8 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let len = rows.model.block_len();
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let len = timed.model.block_len();
     let steering = Steering { rate: 3e-4, decay: 0.0, others: false, ..Steering::default() };
-    rows.add("", move |run| step(run, state(len), drawn(4, len), steering));
+    timed.add("", move |run| step(run, state(len), drawn(4, len), steering));
 }

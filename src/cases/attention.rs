@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, Rows, TOKENS, tolerance};
+use super::{List, TimedCases, TOKENS, tolerance};
 use crate::gpu::Family;
 use crate::kernels::attention::{Backward, Forward};
 use crate::reference::Exact;
@@ -237,19 +237,19 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let (batch, heads, head_dim) = (rows.batch, rows.model.heads, rows.model.dim / rows.model.heads);
-    let lengths: Vec<(usize, String)> = match rows.tokens {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let (batch, heads, head_dim) = (timed.batch, timed.model.heads, timed.model.dim / timed.model.heads);
+    let lengths: Vec<(usize, String)> = match timed.tokens {
         [] => vec![(TOKENS, String::new())],
         lengths => lengths.iter().map(|&tokens| (tokens, format!("{tokens} tokens"))).collect(),
     };
     for (tokens, note) in lengths {
         let shape = Shape { batch, tokens, heads, head_dim };
-        rows.add(&note, move |run| {
+        timed.add(&note, move |run| {
             let family = run.recorder.context.family();
             forward(run, drawn(1, shape.qkv_len()), shape, false, family);
         });
-        rows.add(format!("backward {note}").trim_end(), move |run| {
+        timed.add(format!("backward {note}").trim_end(), move |run| {
             let family = run.recorder.context.family();
             backward(run, drawn(1, shape.qkv_len()), drawn(7, shape.out_len()), shape, family);
         });

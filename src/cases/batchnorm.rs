@@ -3,7 +3,7 @@
 use super::random::{Numbers, drawn, normal};
 use super::run::{Operand, Run};
 use super::tolerance::{self, Tolerance};
-use super::{BATCH, GRID, HIDDEN, List, Rows};
+use super::{BATCH, GRID, HIDDEN, List, TimedCases};
 use crate::gpu::Tensor;
 use crate::kernels::adam::StepValues;
 use crate::kernels::batchnorm::{Backward, DROPOUT_STREAM, Evaluate, Layer, Train, Update};
@@ -179,14 +179,14 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
     let layer = Layer { relu: true, drop: 0.5, ..layer(BATCH, GRID, HIDDEN) };
     let x = || drawn(1, GRID * BATCH * HIDDEN);
-    rows.add("", move |run| {
+    timed.add("", move |run| {
         let operands = operands(run, x(), layer);
         train(run, &operands, layer, PLACE);
     });
-    rows.add("backward", move |run| {
+    timed.add("backward", move |run| {
         let operands = operands(run, x(), layer);
         let saved = run.output("saved", layer.saved_words());
         backward(run, &operands, saved, layer);

@@ -3,7 +3,7 @@
 use super::random::{Numbers, drawn};
 use super::run::Run;
 use super::tolerance::{Tolerance, UNIT};
-use super::{BATCH, CLASSES, GRID, LANES, List, Rows, tolerance};
+use super::{BATCH, CLASSES, GRID, LANES, List, TimedCases, tolerance};
 use crate::kernels::cross_entropy::CrossEntropy;
 use crate::kernels::gradnorm::Control;
 use crate::reference::cross_entropy as reference;
@@ -110,9 +110,9 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
     let shape = Shape { batch: BATCH, parts: GRID, classes: CLASSES, smoothing: 0.1 };
-    rows.add("", move |run| {
+    timed.add("", move |run| {
         let lanes = run.recorder.context.row_lanes();
         losses(run, drawn(1, shape.len()), &shape.labels(), shape, Some(1.0), lanes);
     });

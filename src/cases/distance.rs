@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, normal};
 use super::run::Run;
-use super::{GRID, List, Rows, tolerance};
+use super::{GRID, List, TimedCases, tolerance};
 use crate::kernels::distance::{Distances, Norms, slabs};
 use crate::kernels::gemm::{Form, Tile};
 use crate::reference::distance::{distance, norm};
@@ -121,10 +121,10 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let ((queries, gallery), dim) = (rows.retrieval(), GRID * rows.model.dim);
-    rows.add("", move |run| {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let ((queries, gallery), dim) = (timed.retrieval(), GRID * timed.model.dim);
+    timed.add("", move |run| {
         distances(run, [&Vec::new, &Vec::new], [queries, gallery], dim, false, None);
     });
-    rows.add("norms", move |run| norms(run, Vec::new, gallery, dim));
+    timed.add("norms", move |run| norms(run, Vec::new, gallery, dim));
 }

@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{GRID, List, Rows, tolerance};
+use super::{GRID, List, TimedCases, tolerance};
 use crate::kernels::gelt::{Backward, Forward};
 use crate::reference::gelt::Gelt;
 use crate::shape::{GeltConfig, LambdaOn, PartTokens};
@@ -102,10 +102,10 @@ pub(super) fn list(list: &mut List) {
     full(1, 1, 1, 196, 768, weights);
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
     let weights = GeltConfig::default().weights();
-    let shape = Shape { prefix: 1, parts: GRID, columns: GRID, dim: rows.model.dim, weights };
-    let (forward, backward) = both(rows.batch, shape);
-    rows.add("", forward);
-    rows.add("backward", backward);
+    let shape = Shape { prefix: 1, parts: GRID, columns: GRID, dim: timed.model.dim, weights };
+    let (forward, backward) = both(timed.batch, shape);
+    timed.add("", forward);
+    timed.add("backward", backward);
 }

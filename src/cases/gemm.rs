@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, Rows, TOKENS, tolerance};
+use super::{List, TimedCases, TOKENS, tolerance};
 use crate::gpu::{Recorder, Storage};
 use crate::kernels::gemm::{COOPERATIVE_TILE, Epilogue, Form, Nn, Nt, Tile, Tn};
 use crate::reference::gemm as reference;
@@ -353,15 +353,15 @@ pub(super) fn list(list: &mut List) {
     full(2000, [1536, 384, 2 * 257]);
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let count = rows.batch * TOKENS;
-    for (layer, n, k) in rows.model.layers().into_iter().take(if rows.quick { 1 } else { 4 }) {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let count = timed.batch * TOKENS;
+    for (layer, n, k) in timed.model.layers().into_iter().take(if timed.quick { 1 } else { 4 }) {
         let activation = (layer == "fc1").then_some(Activation::Gelu);
         let switches = Switches { activation, residual: matches!(layer, "proj" | "fc2"), ..BIAS };
-        rows.add(layer, move |run| nt(run, drawn(1, count * k), n, k, switches, None));
+        timed.add(layer, move |run| nt(run, drawn(1, count * k), n, k, switches, None));
         // The backward pass of the same layer. The input gradient of fc2 passes the activation before it.
         let derivative = ((k > n).then_some(Activation::Gelu), false);
-        rows.add(&format!("{layer} input gradient"), move |run| nn(run, [count, k, n], derivative, None));
-        rows.add(&format!("{layer} weight gradient"), move |run| tn(run, [n, k, count], true, None));
+        timed.add(&format!("{layer} input gradient"), move |run| nn(run, [count, k, n], derivative, None));
+        timed.add(&format!("{layer} weight gradient"), move |run| tn(run, [n, k, count], true, None));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{BATCH, GRID, LANES, List, Rows, tolerance};
+use super::{BATCH, GRID, LANES, List, TimedCases, tolerance};
 use crate::gpu::Tensor;
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{Control, Finish, Partial, partial_words};
@@ -77,9 +77,9 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let len = rows.model.block_len();
-    rows.add("", move |run| {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let len = timed.model.block_len();
+    timed.add("", move |run| {
         let lanes = run.recorder.context.row_lanes();
         norm(run, len, GRID * BATCH, 0.0, lanes);
     });

@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, bytes};
 use super::run::Run;
-use super::{List, Rows, SIZE, tolerance};
+use super::{List, TimedCases, SIZE, tolerance};
 use crate::kernels::image::{Forward, pixel_words};
 use crate::reference::image::Image;
 use crate::shape::{ImageSize, Normalize};
@@ -77,7 +77,7 @@ pub(super) fn list(list: &mut List) {
     });
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let batch = rows.batch;
-    rows.add("", move |run| forward(run, Vec::new, batch, SIZE, &flips(batch), Normalize::Imagenet));
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let batch = timed.batch;
+    timed.add("", move |run| forward(run, Vec::new, batch, SIZE, &flips(batch), Normalize::Imagenet));
 }

@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{GRID, LANES, List, Rows, tolerance};
+use super::{GRID, LANES, List, TimedCases, tolerance};
 use crate::kernels::l2norm::Forward;
 use crate::reference::l2norm as reference;
 
@@ -40,9 +40,9 @@ pub(super) fn list(list: &mut List) {
     list.full("folded", |run| forward(run, drawn(5, 65_537 * 4), 1, 4, 4));
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let (batch, dim) = (rows.batch, rows.model.dim);
-    rows.add("", move |run| {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let (batch, dim) = (timed.batch, timed.model.dim);
+    timed.add("", move |run| {
         let lanes = run.recorder.context.row_lanes();
         forward(run, drawn(1, batch * GRID * dim), GRID, dim, lanes);
     });

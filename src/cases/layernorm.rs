@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{LANES, List, Rows, TOKENS, tolerance};
+use super::{LANES, List, TimedCases, TOKENS, tolerance};
 use crate::kernels::layernorm::{BackwardInput, BackwardParameters, Forward, Parameters};
 use crate::reference::layernorm as reference;
 
@@ -146,11 +146,11 @@ pub(super) fn list(list: &mut List) {
     list.full("folded", |run| forward(run, drawn(8, 65_537 * 4), 4, EPS, false, 4));
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let (count, dim) = (rows.batch * TOKENS, rows.model.dim);
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let (count, dim) = (timed.batch * TOKENS, timed.model.dim);
     let x = move || drawn(1, count * dim);
     let lanes = |run: &Run<'_>| run.recorder.context.row_lanes();
-    rows.add("", move |run| forward(run, x(), dim, EPS, false, lanes(run)));
-    rows.add("backward input", move |run| backward_input(run, x(), dim, true, lanes(run)));
-    rows.add("backward parameters", move |run| backward_parameters(run, vec![[x(), x()]], dim, lanes(run)));
+    timed.add("", move |run| forward(run, x(), dim, EPS, false, lanes(run)));
+    timed.add("backward input", move |run| backward_input(run, x(), dim, true, lanes(run)));
+    timed.add("backward parameters", move |run| backward_parameters(run, vec![[x(), x()]], dim, lanes(run)));
 }

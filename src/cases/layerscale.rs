@@ -2,7 +2,7 @@
 
 use super::random::drawn;
 use super::run::Run;
-use super::{List, Rows, TOKENS, tolerance};
+use super::{List, TimedCases, TOKENS, tolerance};
 use crate::kernels::layerscale::Backward;
 use crate::reference::layerscale as reference;
 
@@ -31,7 +31,7 @@ pub(super) fn list(list: &mut List) {
     list.full("of ViT-S", |run| backward(run, 8 * 257, 384));
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let (count, dim) = (rows.batch * TOKENS, rows.model.dim);
-    rows.add("backward", move |run| backward(run, count, dim));
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let (count, dim) = (timed.batch * TOKENS, timed.model.dim);
+    timed.add("backward", move |run| backward(run, count, dim));
 }

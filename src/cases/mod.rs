@@ -17,7 +17,7 @@ use crate::shape::ImageSize;
 use run::{Found, Purpose, Run};
 use std::rc::Rc;
 
-/// The stems, in the order of rows.
+/// The stems, in the order in which they are listed.
 macro_rules! stems {
     ($($stem:ident)*) => {
         $(pub mod $stem;)*
@@ -30,11 +30,11 @@ stems!(
     part_linear batchnorm narrow cross_entropy triplet gradnorm adam distance topk roof
 );
 
-/// A stem and the functions that list its cases and its timed rows.
+/// A stem and the functions that list its cases and its timed cases.
 struct Stem {
     name: &'static str,
     list: fn(&mut List),
-    time: fn(&mut Rows),
+    time: fn(&mut TimedCases),
 }
 
 /// Numbers of invocations per row in the variants that adapters use.
@@ -57,7 +57,7 @@ pub struct Case {
     pub storage: Storage,
     /// Largest number of outputs to compare, where a reference computes them one by one.
     samples: usize,
-    /// Ways to compute the same bits. A row of selftest has one.
+    /// Ways to compute the same bits. `selftest` runs one of them.
     ways: Vec<Record>,
 }
 
@@ -231,7 +231,7 @@ fn list(context: &Context, full: bool, only: Option<&str>) -> Vec<Case> {
 /// A model with timed shapes: 224 × 224 pixels in patches of 16.
 #[derive(Debug, Clone, Copy)]
 pub struct Model {
-    /// Its name in rows.
+    /// Name of the model in the names of cases.
     pub name: &'static str,
     /// Width of a token, D.
     pub dim: usize,
@@ -269,14 +269,14 @@ impl Model {
 }
 
 /// One kernel at one shape of a network. The backward pass of some kernels takes two or three dispatches.
-pub struct Row {
+pub struct TimedCase {
     /// Kernel, model, and a note.
     pub name: String,
     record: Record,
 }
 
-impl Row {
-    /// Makes the plan of the row, with inputs filled with random numbers in [-1, 1).
+impl TimedCase {
+    /// Makes the plan, with inputs filled with random numbers in [-1, 1).
     ///
     /// # Errors
     /// If the adapter has too little memory.
@@ -287,22 +287,22 @@ impl Row {
     }
 }
 
-/// Collects timed rows.
-pub struct Rows<'a> {
+/// Collects timed cases.
+pub struct TimedCases<'a> {
     kernel: &'static str,
     model: Model,
     batch: usize,
-    /// Sequence lengths of the attention rows. Empty: the models' own.
+    /// Sequence lengths of the attention cases. Empty: the models' own.
     tokens: &'a [usize],
     quick: bool,
-    rows: Vec<Row>,
+    cases: Vec<TimedCase>,
 }
 
-impl Rows<'_> {
-    /// Adds a row of the stem and the model. `note` distinguishes rows of one stem.
+impl TimedCases<'_> {
+    /// Adds a case of the stem and the model. `note` distinguishes cases of one stem.
     fn add(&mut self, note: &str, record: impl Fn(&mut Run<'_>) + 'static) {
         let name = format!("{} {} {note}", self.kernel, self.model.name).trim_end().to_string();
-        self.rows.push(Row { name, record: Rc::new(record) });
+        self.cases.push(TimedCase { name, record: Rc::new(record) });
     }
 
     /// Number of queries, and rows of one gallery tile. The tile of ViT-B takes 88 MB, which fits WebGPU's default
@@ -312,16 +312,16 @@ impl Rows<'_> {
     }
 }
 
-/// Every row in the order of measurement, for a batch of `batch` images. `tokens` are the sequence lengths of the
-/// attention rows; empty: the models' own. `quick` keeps one shape per kernel.
-pub fn rows(batch: usize, tokens: &[usize], quick: bool) -> Vec<Row> {
-    let mut rows = Rows { kernel: "", model: MODELS[0], batch, tokens, quick, rows: Vec::new() };
+/// Every timed case in the order of measurement, for a batch of `batch` images. `tokens` are the sequence lengths of
+/// the attention cases; empty: the models' own. `quick` keeps one shape per kernel.
+pub fn timed(batch: usize, tokens: &[usize], quick: bool) -> Vec<TimedCase> {
+    let mut timed = TimedCases { kernel: "", model: MODELS[0], batch, tokens, quick, cases: Vec::new() };
     for model in if quick { &MODELS[..1] } else { &MODELS[..] } {
-        rows.model = *model;
+        timed.model = *model;
         for stem in STEMS {
-            rows.kernel = stem.name;
-            (stem.time)(&mut rows);
+            timed.kernel = stem.name;
+            (stem.time)(&mut timed);
         }
     }
-    rows.rows
+    timed.cases
 }

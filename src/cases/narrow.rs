@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, Rows, tolerance};
+use super::{List, TimedCases, tolerance};
 use crate::kernels::narrow::Narrow;
 use crate::reference::Exact;
 
@@ -24,9 +24,9 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let len = 4 * rows.model.dim * rows.model.dim;
-    rows.add("fc1", move |run| {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let len = 4 * timed.model.dim * timed.model.dim;
+    timed.add("fc1", move |run| {
         run.store_as_f16();
         narrow(run, drawn(1, len));
     });

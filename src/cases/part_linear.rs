@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{BATCH, CLASSES, GRID, HIDDEN, List, Rows, tolerance};
+use super::{BATCH, CLASSES, GRID, HIDDEN, List, TimedCases, tolerance};
 use crate::gpu::Tensor;
 use crate::kernels::part_linear::{BackwardInput, BackwardWeight, Forward, Layout, Shape, Tile};
 use crate::reference::part_linear::PartLinear;
@@ -98,18 +98,18 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
     let layers =
-        [("fc1", rows.model.dim, HIDDEN, Layout::SampleFirst), ("fc2", HIDDEN, CLASSES, Layout::PartFirst)];
-    for (name, inputs, outputs, layout) in layers.into_iter().take(if rows.quick { 1 } else { 2 }) {
+        [("fc1", timed.model.dim, HIDDEN, Layout::SampleFirst), ("fc2", HIDDEN, CLASSES, Layout::PartFirst)];
+    for (name, inputs, outputs, layout) in layers.into_iter().take(if timed.quick { 1 } else { 2 }) {
         let shape = Shape { batch: BATCH, parts: GRID, inputs, outputs, layout };
         let [x, .., dy] = lens(shape);
         let tile = move |run: &Run<'_>| shape.tile(run.recorder.context.family());
-        rows.add(name, move |run| forward(run, drawn(1, x), shape, tile(run)));
-        rows.add(&format!("{name} backward input"), move |run| {
+        timed.add(name, move |run| forward(run, drawn(1, x), shape, tile(run)));
+        timed.add(&format!("{name} backward input"), move |run| {
             backward_input(run, drawn(4, dy), shape, tile(run));
         });
-        rows.add(&format!("{name} backward weight"), move |run| {
+        timed.add(&format!("{name} backward weight"), move |run| {
             backward_weight(run, drawn(1, x), drawn(4, dy), shape, tile(run));
         });
     }

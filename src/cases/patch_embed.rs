@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, PATCH, Rows, SIZE, tolerance};
+use super::{List, PATCH, TimedCases, SIZE, tolerance};
 use crate::gpu::Family;
 use crate::kernels::patch_embed::{Backward, Forward};
 use crate::reference::patch_embed::PatchEmbed;
@@ -167,14 +167,14 @@ pub(super) fn list(list: &mut List) {
     full(2000, [2, 224, 224, 16, 16, 384], 1, true);
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let (batch, dim) = (rows.batch, rows.model.dim);
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let (batch, dim) = (timed.batch, timed.model.dim);
     let shape = Shape { batch, size: SIZE, patch: PATCH, stride: PATCH, dim, has_bias: true };
-    rows.add("", move |run| {
+    timed.add("", move |run| {
         let family = run.recorder.context.family();
         forward(run, drawn(1, shape.image_len()), shape, family);
     });
-    rows.add("backward", move |run| {
+    timed.add("backward", move |run| {
         let family = run.recorder.context.family();
         backward(run, 1, shape, family);
     });

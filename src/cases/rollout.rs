@@ -3,7 +3,7 @@
 use super::attention::{self, Shape};
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, Rows, TOKENS, tolerance};
+use super::{List, TimedCases, TOKENS, tolerance};
 use crate::kernels::rollout::{Multiply, Probabilities};
 use crate::reference::rollout as reference;
 
@@ -60,11 +60,11 @@ pub(super) fn list(list: &mut List) {
     });
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
     // Rollout handles one image at a time.
-    let (dim, heads) = (rows.model.dim, rows.model.heads);
+    let (dim, heads) = (timed.model.dim, timed.model.heads);
     let shape = Shape { batch: 1, tokens: TOKENS, heads, head_dim: dim / heads };
-    rows.add("", move |run| {
+    timed.add("", move |run| {
         probabilities(run, drawn(1, shape.qkv_len()), shape);
         multiply(run, drawn(4, TOKENS), drawn(5, TOKENS * TOKENS));
     });

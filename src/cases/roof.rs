@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, bytes, drawn};
 use super::run::Run;
-use super::{List, Rows, tolerance};
+use super::{List, TimedCases, tolerance};
 use crate::gpu::Storage;
 use crate::kernels::roof::{ACCUMULATORS, BLOCKS, CopyWords, EACH, MultiplyAdd, MultiplyFragments, TOGETHER};
 use crate::reference::roof as reference;
@@ -67,4 +67,4 @@ pub(super) fn list(list: &mut List) {
 }
 
 /// Times nothing: `bench` measures roofs itself.
-pub(super) fn time(_: &mut Rows<'_>) {}
+pub(super) fn time(_: &mut TimedCases<'_>) {}

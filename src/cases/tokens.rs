@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{GRID, List, Rows, tolerance};
+use super::{GRID, List, TimedCases, tolerance};
 use crate::kernels::tokens::{Backward, Forward};
 use crate::reference::Exact;
 use crate::reference::tokens::{Tokens, gradient, position_row};
@@ -92,9 +92,9 @@ pub(super) fn list(list: &mut List) {
     full(8, 1, 196, 768);
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
-    let (batch, dim, count) = (rows.batch, rows.model.dim, GRID * GRID);
+pub(super) fn time(timed: &mut TimedCases<'_>) {
+    let (batch, dim, count) = (timed.batch, timed.model.dim, GRID * GRID);
     let shape = Shape { prefix: 1, positioned: 1, count, dim };
-    rows.add("", move |run| forward(run, drawn(2, batch * count * dim), shape));
-    rows.add("backward", move |run| backward(run, batch, shape));
+    timed.add("", move |run| forward(run, drawn(2, batch * count * dim), shape));
+    timed.add("backward", move |run| backward(run, batch, shape));
 }

@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, normal};
 use super::run::Run;
-use super::{List, Rows};
+use super::{List, TimedCases};
 use crate::gpu::Family;
 use crate::kernels::topk::{CAPACITIES, FAR, MAX_K, Merge, NOBODY, Place};
 use crate::reference::topk::nearest as reference;
@@ -135,11 +135,11 @@ pub(super) fn list(list: &mut List) {
     full(shape(65_537, 3, 3), 2, Some(4));
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
     // The first tile of a gallery, in which most pairs are kept.
-    let (queries, gallery) = rows.retrieval();
+    let (queries, gallery) = timed.retrieval();
     let shape = Shape { queries, gallery, columns: gallery };
-    rows.add("", move |run| {
+    timed.add("", move |run| {
         let family = run.recorder.context.family();
         nearest(run, Vec::new, shape, 50, false, family);
     });

@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn, normal};
 use super::run::Run;
-use super::{GRID, List, Rows, tolerance};
+use super::{GRID, List, TimedCases, tolerance};
 use crate::gpu::Family;
 use crate::kernels::gradnorm::Control;
 use crate::kernels::triplet::{Backward, Distances, Mine, NONE};
@@ -78,7 +78,7 @@ pub fn backward<'n>(
         let exact: Vec<f64> = distances.iter().map(|&d| f64::from(d)).collect();
         reference::gradient(&parts, &exact, choices, &dparts)
     });
-    // Rows without a gradient keep their bits.
+    // TimedCases without a gradient keep their bits.
     let touched = |row: usize| {
         choices.iter().enumerate().any(|(anchor, pair)| {
             pair.is_some_and(|[positive, negative]| [anchor, positive, negative].contains(&row))
@@ -131,16 +131,16 @@ pub(super) fn list(list: &mut List) {
     }
 }
 
-pub(super) fn time(rows: &mut Rows<'_>) {
+pub(super) fn time(timed: &mut TimedCases<'_>) {
     // Sixteen persons with four images each. The choices are arbitrary.
     const IMAGES: usize = 64;
-    let len = IMAGES * GRID * rows.model.dim;
-    rows.add("", move |run| {
+    let len = IMAGES * GRID * timed.model.dim;
+    timed.add("", move |run| {
         let family = run.recorder.context.family();
         distances(run, drawn(1, len), IMAGES, family);
         mine(run, drawn(2, IMAGES * IMAGES), &(0..IMAGES as u32).map(|i| i / 4).collect::<Vec<_>>(), MARGIN);
     });
-    rows.add("backward", move |run| {
+    timed.add("backward", move |run| {
         let choices: Vec<Choice> = (0..IMAGES).map(|i| Some([i ^ 1, (i + 4) % IMAGES])).collect();
         backward(run, drawn(1, len), drawn(2, IMAGES * IMAGES), &choices, drawn(3, len), 1.0);
     });
