@@ -101,10 +101,10 @@ fn place_of(group: vec3u) -> vec3u {
     return vec3u(group.x, head % params.heads, head / params.heads);
 }
 
-// First quad of a row of q, k or v (part 0, 1 or 2). Rows past the end repeat the last row.
-fn qkv_row(group: vec3u, part: u32, token: u32) -> u32 {
+// First quad of a row of q, k or v (operand 0, 1 or 2). Rows past the end repeat the last row.
+fn qkv_row(group: vec3u, operand: u32, token: u32) -> u32 {
     let row = group.z * params.tokens + min(token, params.tokens - 1u);
-    return ((row * 3u + part) * params.heads + group.y) * QUADS;
+    return ((row * 3u + operand) * params.heads + group.y) * QUADS;
 }
 
 fn dout_row(group: vec3u, token: u32) -> u32 {
@@ -113,12 +113,12 @@ fn dout_row(group: vec3u, token: u32) -> u32 {
 }
 
 // Loads a chunk of ROWS rows of q, k or v into the tile at `side`.
-fn load_qkv(group: vec3u, lane: u32, side: u32, part: u32, first: u32, chunk: u32) {
+fn load_qkv(group: vec3u, lane: u32, side: u32, operand: u32, first: u32, chunk: u32) {
     for (var t = 0u; t < ROWS * CHUNK; t += THREADS) {
         let row = (t + lane) / CHUNK;
         let quad = (t + lane) % CHUNK;
         if (t + lane < ROWS * CHUNK) {
-            tile[side + row * STRIDE + quad] = unpack(qkv[qkv_row(group, part, first + row) + chunk * CHUNK + quad]);
+            tile[side + row * STRIDE + quad] = unpack(qkv[qkv_row(group, operand, first + row) + chunk * CHUNK + quad]);
         }
     }
 }
@@ -134,11 +134,11 @@ fn load_dout(group: vec3u, lane: u32, side: u32, first: u32, chunk: u32) {
 }
 
 // Loads WHOLE whole rows of q, k or v.
-fn load_whole_qkv(group: vec3u, lane: u32, part: u32, first: u32) {
+fn load_whole_qkv(group: vec3u, lane: u32, operand: u32, first: u32) {
     for (var t = 0u; t < WHOLE * QUADS; t += THREADS) {
         let at = t + lane;
         if (at < WHOLE * QUADS) {
-            tile[at] = unpack(qkv[qkv_row(group, part, first + at / QUADS) + at % QUADS]);
+            tile[at] = unpack(qkv[qkv_row(group, operand, first + at / QUADS) + at % QUADS]);
         }
     }
 }

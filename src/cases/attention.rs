@@ -52,7 +52,7 @@ impl Shape {
 }
 
 /// Exact out (B, T, H, Dh) and lse (B, H, T).
-pub fn rows(qkv: &[f32], shape: Shape) -> (Vec<Exact>, Vec<Exact>) {
+pub fn exact_forward(qkv: &[f32], shape: Shape) -> (Vec<Exact>, Vec<Exact>) {
     let mut out = vec![Exact::default(); shape.out_len()];
     let mut lse = Vec::new();
     for row in 0..shape.lse_len() {
@@ -96,17 +96,17 @@ pub fn forward<'n>(run: &mut Run<'_>, qkv: impl Into<Numbers<'n>>, shape: Shape,
 /// `None` means the exact one.
 pub fn gradients(qkv: &[f32], out: Option<&[f32]>, dout: &[f32], shape: Shape) -> [Vec<(usize, Exact)>; 3] {
     let Shape { batch, tokens, heads, head_dim } = shape;
-    let mut parts: [Vec<(usize, Exact)>; 3] = Default::default();
+    let mut operands: [Vec<(usize, Exact)>; 3] = Default::default();
     for (image, head) in (0..batch).flat_map(|image| (0..heads).map(move |head| (image, head))) {
         let gradients = shape.exact(qkv).gradients_from(image, head, out, dout).dqkv;
-        for (part, (places, gradient)) in parts.iter_mut().zip(gradients).enumerate() {
+        for (operand, (places, gradient)) in operands.iter_mut().zip(gradients).enumerate() {
             for (token, row) in gradient.chunks(head_dim).enumerate() {
-                let start = (((image * tokens + token) * 3 + part) * heads + head) * head_dim;
+                let start = (((image * tokens + token) * 3 + operand) * heads + head) * head_dim;
                 places.extend((start..).zip(row.iter().copied()));
             }
         }
     }
-    parts
+    operands
 }
 
 /// Records the backward pass from the reference's out and lse, rounded to their storage.
@@ -120,7 +120,7 @@ pub fn backward<'n>(
     let Shape { batch, tokens, heads, head_dim } = shape;
     let (qkv, dout) = (run.quads("qkv", qkv), run.quads("dout", dout));
     let exact = std::cell::OnceCell::new();
-    let exact = || exact.get_or_init(|| rows(&qkv, shape));
+    let exact = || exact.get_or_init(|| exact_forward(&qkv, shape));
     let out = run.quads("out", Numbers::new(shape.out_len(), || rounded(&exact().0)));
     let lse = run.operand("lse", Numbers::new(shape.lse_len(), || rounded(&exact().1)));
     let dqkv = run.quads_output("dqkv", shape.qkv_len());
@@ -136,17 +136,17 @@ pub fn backward<'n>(
         head_dim,
     };
     call.record_with(&mut run.recorder, "attention.backward", family);
-    let parts = std::cell::OnceCell::new();
-    let part = |part: usize| {
-        let parts = parts.get_or_init(|| gradients(&qkv, Some(&out), &dout, shape));
-        parts[part].iter().copied()
+    let all = std::cell::OnceCell::new();
+    let gradient = |operand: usize| {
+        let all = all.get_or_init(|| gradients(&qkv, Some(&out), &dout, shape));
+        all[operand].iter().copied()
     };
     let allowed = tolerance::attention_backward(tokens, head_dim);
-    run.near("dv", dqkv, allowed, || part(2));
+    run.near("dv", dqkv, allowed, || gradient(2));
     // With a single token the softmax is constant: dq and dk are zero except for rounding.
     if tokens > 1 {
-        run.near("dq", dqkv, allowed, || part(0));
-        run.near("dk", dqkv, allowed, || part(1));
+        run.near("dq", dqkv, allowed, || gradient(0));
+        run.near("dk", dqkv, allowed, || gradient(1));
     }
 }
 

@@ -11,7 +11,7 @@ use crate::reference::rollout as reference;
 pub fn probabilities<'n>(run: &mut Run<'_>, qkv: impl Into<Numbers<'n>>, shape: Shape) {
     let Shape { tokens, heads, head_dim, .. } = shape;
     let qkv = run.operand("qkv", qkv);
-    let lse = Numbers::new(heads * tokens, || attention::rounded(&attention::rows(&qkv, shape).1));
+    let lse = Numbers::new(heads * tokens, || attention::rounded(&attention::exact_forward(&qkv, shape).1));
     let lse = run.operand("lse", lse);
     let mixed = run.output("mixed", tokens * tokens);
     Probabilities { qkv: qkv.tensor, lse: lse.tensor, mixed, tokens, heads, head_dim }

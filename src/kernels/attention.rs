@@ -117,14 +117,14 @@ fn product(tokens: usize, head_dim: usize) -> f64 {
 
 /// The dimensions of a call.
 #[derive(Clone, Copy)]
-struct Heads {
+struct Shape {
     batch: usize,
     tokens: usize,
     heads: usize,
     head_dim: usize,
 }
 
-impl Heads {
+impl Shape {
     /// Records `flops` operations for each head of each image. Splits the heads into the fewest dispatches that hold at
     /// most [`Recorder::dispatch_flops`] and fit a grid; a dispatch has at least one head. The split does not change
     /// bits, because a workgroup reads one head only.
@@ -195,7 +195,7 @@ impl Forward {
         expect(recorder, "lse", lse, &[batch, heads, tokens]);
         let variant = Variant::of(family, tokens, head_dim, recorder.context.class());
         let flops = 2.0 * product(tokens, head_dim);
-        let all = Heads { batch, tokens, heads, head_dim };
+        let all = Shape { batch, tokens, heads, head_dim };
         all.record(recorder, name, &variant, attention_forward { qkv, out, lse }, flops);
     }
 }
@@ -244,14 +244,14 @@ impl Backward {
         expect(recorder, "dqkv", dqkv, &[batch, tokens, 3, heads, head_dim]);
         let delta = recorder.tensor(&format!("{name}.delta"), batch * heads * tokens);
         let variant = Variant::of(family, tokens, head_dim, recorder.context.class());
-        let (all, product) = (Heads { batch, tokens, heads, head_dim }, product(tokens, head_dim));
-        let part = |part: &str| format!("{name}.{part}");
+        let (all, product) = (Shape { batch, tokens, heads, head_dim }, product(tokens, head_dim));
+        let label = |kernel: &str| format!("{name}.{kernel}");
         let sums = attention_delta { kept_out: out, dout, delta };
         let of_sums = Variant::delta(u32_of(head_dim));
-        all.record(recorder, &part("delta"), &of_sums, sums, 2.0 * (tokens * head_dim) as f64);
+        all.record(recorder, &label("delta"), &of_sums, sums, 2.0 * (tokens * head_dim) as f64);
         let dq = attention_dq { qkv, dout, kept_lse: lse, kept_delta: delta, dqkv };
-        all.record(recorder, &part("dq"), &variant, dq, 3.0 * product);
+        all.record(recorder, &label("dq"), &variant, dq, 3.0 * product);
         let dkv = attention_dkv { qkv, dout, kept_lse: lse, kept_delta: delta, dqkv };
-        all.record(recorder, &part("dkv"), &variant, dkv, 4.0 * product);
+        all.record(recorder, &label("dkv"), &variant, dkv, 4.0 * product);
     }
 }

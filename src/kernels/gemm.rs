@@ -503,10 +503,10 @@ impl Tile {
     }
 }
 
-/// A part of a product: workgroups of neighbouring rows of tiles.
+/// One dispatch of a product: workgroups of neighbouring rows of tiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Part {
-    /// Rows of tiles before this part.
+struct Piece {
+    /// Rows of tiles of earlier dispatches.
     first: u32,
     grid: [u32; 3],
     flops: f64,
@@ -515,16 +515,16 @@ struct Part {
 impl Tile {
     /// Splits a product into the fewest dispatches that take at most `most` floating-point operations, but not below a
     /// row of tiles.
-    fn parts(self, m: usize, n: usize, slices: usize, flops: f64, most: f64) -> Vec<Part> {
+    fn pieces(self, m: usize, n: usize, slices: usize, flops: f64, most: f64) -> Vec<Piece> {
         let [x, y, _] = self.grid(m, n);
         let rows = match self {
             Tile::Plain => (m * n).div_ceil(THREADS),
             Tile::Subgroup { .. } => x as usize,
             Tile::Tiled { .. } | Tile::Cooperative { .. } => y as usize,
         };
-        let parts = ((flops / most).ceil() as usize).clamp(1, rows);
-        let each = rows.div_ceil(parts);
-        let part = |first: usize| {
+        let pieces = ((flops / most).ceil() as usize).clamp(1, rows);
+        let each = rows.div_ceil(pieces);
+        let piece = |first: usize| {
             let count = each.min(rows - first);
             let [x, y, _] = match self {
                 Tile::Plain => grid_1d(count),
@@ -532,9 +532,9 @@ impl Tile {
                 Tile::Tiled { .. } | Tile::Cooperative { .. } => [x, u32_of(count), 1],
             };
             let share = count as f64 / rows as f64;
-            Part { first: u32_of(first), grid: [x, y, u32_of(slices)], flops: share * flops }
+            Piece { first: u32_of(first), grid: [x, y, u32_of(slices)], flops: share * flops }
         };
-        (0..rows).step_by(each).map(part).collect()
+        (0..rows).step_by(each).map(piece).collect()
     }
 }
 
@@ -739,10 +739,10 @@ impl Nt {
 
         let tensors = gemm_nt { a, b, bias, scale, residual, c, pre };
         let flops = 2.0 * m as f64 * n as f64 * k as f64;
-        for part in tile.parts(m, n, 1, flops, recorder.dispatch_flops) {
-            let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0, first: part.first };
+        for piece in tile.pieces(m, n, 1, flops, recorder.dispatch_flops) {
+            let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0, first: piece.first };
             let launch = tile.file().launch(params, tensors).choice("ACTIVATION", number(activation));
-            launch.constants(tile.constants()).grid(part.grid).record(recorder, name, part.flops);
+            launch.constants(tile.constants()).grid(piece.grid).record(recorder, name, piece.flops);
         }
     }
 }
@@ -793,10 +793,10 @@ impl Nn {
         let tensors = gemm_nn { a, b, product: c, kept, residual };
         let activation = derivative.map(|(activation, _)| activation);
         let flops = 2.0 * m as f64 * n as f64 * k as f64;
-        for part in tile.parts(m, n, 1, flops, recorder.dispatch_flops) {
-            let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0, first: part.first };
+        for piece in tile.pieces(m, n, 1, flops, recorder.dispatch_flops) {
+            let params = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: 0, first: piece.first };
             let launch = tile.file().launch(params, tensors).choice("ACTIVATION", number(activation));
-            launch.constants(tile.constants()).grid(part.grid).record(recorder, name, part.flops);
+            launch.constants(tile.constants()).grid(piece.grid).record(recorder, name, piece.flops);
         }
     }
 }
@@ -854,9 +854,9 @@ impl Tn {
         let tensors = gemm_tn { a, b, gradient, column_sum: sums };
         let flops = 2.0 * m as f64 * n as f64 * k as f64;
         let sizes = Params { m: u32_of(m), n: u32_of(n), k: u32_of(k), depth: u32_of(depth), first: 0 };
-        for part in tile.parts(m, n, count, flops, recorder.dispatch_flops) {
-            let launch = tile.file().launch(Params { first: part.first, ..sizes }, tensors);
-            launch.constants(tile.constants()).grid(part.grid).record(recorder, name, part.flops);
+        for piece in tile.pieces(m, n, count, flops, recorder.dispatch_flops) {
+            let launch = tile.file().launch(Params { first: piece.first, ..sizes }, tensors);
+            launch.constants(tile.constants()).grid(piece.grid).record(recorder, name, piece.flops);
         }
         if count == 1 {
             return;
@@ -909,28 +909,28 @@ mod tests {
     }
 
     #[test]
-    fn parts_cover_every_row_of_tiles_once() {
+    fn pieces_cover_every_row_of_tiles_once() {
         for tile in
             Tile::every(Form::Nt, Family::Subgroup(8)).into_iter().chain([Tile::Cooperative { side: 8 }])
         {
-            let whole = tile.parts(1000, 300, 3, 8e9, f64::INFINITY);
+            let whole = tile.pieces(1000, 300, 3, 8e9, f64::INFINITY);
             assert_eq!((whole.len(), whole[0].first), (1, 0), "{tile}");
             assert_eq!(&whole[0].grid[..2], &tile.grid(1000, 300)[..2], "{tile}");
-            let parts = tile.parts(1000, 300, 3, 8e9, 3e9);
-            assert!(parts.len() == 3, "{tile}: {parts:?}");
-            let rows = |part: &Part| match tile {
-                Tile::Plain => part.grid[0] * part.grid[1],
-                Tile::Subgroup { .. } => part.grid[0],
-                _ => part.grid[1],
+            let pieces = tile.pieces(1000, 300, 3, 8e9, 3e9);
+            assert!(pieces.len() == 3, "{tile}: {pieces:?}");
+            let rows = |piece: &Piece| match tile {
+                Tile::Plain => piece.grid[0] * piece.grid[1],
+                Tile::Subgroup { .. } => piece.grid[0],
+                _ => piece.grid[1],
             };
-            for pair in parts.windows(2) {
-                assert_eq!(pair[0].first + rows(&pair[0]), pair[1].first, "{tile}: {parts:?}");
+            for pair in pieces.windows(2) {
+                assert_eq!(pair[0].first + rows(&pair[0]), pair[1].first, "{tile}: {pieces:?}");
             }
-            assert!(parts.iter().all(|part| part.grid[2] == 3));
-            let flops: f64 = parts.iter().map(|part| part.flops).sum();
+            assert!(pieces.iter().all(|piece| piece.grid[2] == 3));
+            let flops: f64 = pieces.iter().map(|piece| piece.flops).sum();
             assert!((flops - 8e9).abs() < 1.0, "{tile}: {flops}");
-            let (all, last) = (rows(&whole[0]), &parts[2]);
-            assert_eq!(last.first + rows(last), all, "{tile}: {parts:?}");
+            let (all, last) = (rows(&whole[0]), &pieces[2]);
+            assert_eq!(last.first + rows(last), all, "{tile}: {pieces:?}");
         }
     }
 

@@ -32,9 +32,9 @@ pub struct Gradients {
 }
 
 impl Attention<'_> {
-    /// The query (part 0), key (1) or value (2) of `token` in one image and head.
-    fn vector(&self, part: usize, image: usize, head: usize, token: usize) -> &[f32] {
-        let start = (((image * self.tokens + token) * 3 + part) * self.heads + head) * self.head_dim;
+    /// The query (operand 0), key (1) or value (2) of `token` in one image and head.
+    fn vector(&self, operand: usize, image: usize, head: usize, token: usize) -> &[f32] {
+        let start = (((image * self.tokens + token) * 3 + operand) * self.heads + head) * self.head_dim;
         &self.qkv[start..start + self.head_dim]
     }
 
