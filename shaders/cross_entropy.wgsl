@@ -1,5 +1,4 @@
-// Cross-entropy of every row of logits with its label, and the gradient of the batch mean, for all parts in one
-// dispatch.
+// Cross-entropy of every row of logits with its label, and the gradient of the batch mean, for all parts at once.
 //
 //   p[k] = exp(x[k] - max)/S      S = Σ_k exp(x[k] - max)      t[k] = smoothing/K + (k = label ? 1 - smoothing : 0)
 //   loss[r,b] = -Σ_k t[k]·log p[k] = log S - Σ_k t[k]·(x[k] - max)

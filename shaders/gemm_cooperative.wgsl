@@ -41,8 +41,7 @@ struct Params {
 const BM: u32 = 64;
 const BN: u32 = 64;
 const BK: u32 = 32;
-// Side of a fragment. The appended helper declares its types, and the type that it is loaded from: Element, with EACH
-// f16.
+// Side of a fragment. The appended helper declares its types, and the type to load from: Element, with EACH f16.
 const SIDE: u32 = 16;
 
 const THREADS = 128u;

@@ -5,9 +5,8 @@
 //
 // A workgroup of SUB invocations owns ROWS rows × 4·SUB·QUADS columns. Successive workgroups advance along the rows, so
 // that they find the same part of b in the cache. Elements of a that all lanes need are loaded by one lane and shared
-// by
-// subgroupShuffle: on a CPU adapter a load with an address that varies by lane costs hundreds of instructions (llvmpipe
-// turns it into a loop over the lanes), a shuffle costs one. Every load takes four values:
+// by subgroupShuffle. On a CPU adapter a load with an address that varies by lane costs hundreds of instructions
+// (llvmpipe turns it into a loop over the lanes), a shuffle costs one. Every load takes four values:
 //   NT: lane l owns quads of columns, SUB quads apart; a load is four k of one row of a or b.
 //   NN: the same columns; a load of b is one quad at one k, a load of a is four k of one row.
 //   TN: the same columns; a load of a is one k of four rows.

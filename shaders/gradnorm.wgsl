@@ -1,5 +1,4 @@
-// Norm and finiteness of all gradients of a step, which decide if the optimiser applies the step, and the clipping
-// factor.
+// Norm and finiteness of all gradients of a step. They decide the clipping factor and if the step counts.
 //
 //   partials[c] = (Σ gradients[i]², number of quads with a non-finite element) over chunk c
 //   norm = √Σ_c partials[c].x / scale      factor = (clip > 0 ? min(1, clip/(norm + 1e-6)) : 1)/scale

@@ -13,8 +13,7 @@
 // partials (norms, chunks, 2, D): dweight and dbias of each chunk of rows, written
 // layernorm_parameters: kept_partials (norms, chunks, 2, D) read   dweight, dbias (D) written
 // other_dweight, other_dbias (D) of the second norm written
-// layernorm_partials and layernorm_parameters process both norms of a block in one dispatch; workgroup_id.z is the
-// norm.
+// One dispatch of layernorm_partials or layernorm_parameters handles both norms of a block; workgroup_id.z is the norm.
 //
 // Forward and backward, a workgroup of LANES invocations owns one row. The variance is summed about the mean in a
 // second pass, because E[x²] - E[x]² cancels. Each invocation sums quads of the row with a stride, then a fixed tree

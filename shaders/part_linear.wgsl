@@ -4,8 +4,7 @@
 //   dx[b,r,i] = Σ_o dy[r,b,o]·weight[r,o,i]
 //   dweight[r,o,i] = Σ_b dy[r,b,o]·x[b,r,i]      dbias[r,o] = Σ_b dy[r,b,o]
 //
-// x, x_gradient: sample b of part r begins at word b·sample_stride + r·part_stride, so both (B, R, I) and (R, B, I)
-// fit.
+// x, x_gradient (B, R, I) or (R, B, I): sample b of part r begins at word b·sample_stride + r·part_stride
 // forward:          weight (R, O, I) read   x read   bias (R, O) read   y (R, B, O) written
 // backward, input:  weight (R, O, I) read   x_gradient written   dy (R, B, O) read
 // backward, weight: dweight (R, O, I) written   x read   dy (R, B, O) read   dbias (R, O) written

@@ -1,5 +1,4 @@
-// A linear layer per part, the subgroup family for CPU adapters: one subgroup per workgroup, no barrier, no workgroup
-// memory.
+// A linear layer per part, the subgroup family for CPU adapters: one subgroup per workgroup, no barrier.
 //
 //   y[r,b,o] = Σ_i x[b,r,i]·weight[r,o,i] + bias[r,o]      derivatives, buffers and error bound: part_linear.wgsl
 //

@@ -3,8 +3,7 @@
 //   y[r,b,o] = Σ_i x[b,r,i]·weight[r,o,i] + bias[r,o]      derivatives, buffers and error bound: part_linear.wgsl
 //
 // One invocation owns EACH outputs of a column. So every value that it loads from weight (forward; backward, input) or
-// x (backward, weight) is used EACH times. The other operand has the same address for the whole workgroup, which is
-// cheap.
+// x (backward, weight) is used EACH times. The other operand has one address for the whole workgroup, which is cheap.
 //   forward:          y[r, b … b+EACH, o]             one o per invocation
 //   backward, input:  dx[b … b+EACH, r, i … i+4]      four i per invocation
 //   backward, weight: dweight[r, o … o+EACH, i … i+4] four i per invocation

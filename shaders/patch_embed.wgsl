@@ -1,5 +1,4 @@
-// Patch embedding, the tiled family for GPUs: a convolution as a matrix product that gathers patches while it loads
-// tiles.
+// Patch embedding, the tiled family for GPUs: a convolution as a matrix product of patches gathered on load.
 //
 //   patches[m,n] = bias[n] + Σ_k pixel(m,k)·weight[n,k]        m = (b·rows + gy)·columns + gx,  k = (c·P + ky)·P + kx
 //   pixel(m,k) = image[b, c, gy·S + ky, gx·S + kx]

@@ -2,9 +2,9 @@
 //
 // Formula, derivative, buffers and error bound: patch_embed.wgsl, with the same bits.
 //
-// Forward, a workgroup of SUB invocations owns ROWS patches × 4·SUB outputs: lane l owns the outputs l, l + SUB, l +
-// 2·SUB and l + 3·SUB. One lane loads a pixel and shares it by subgroupShuffle. Backward, a workgroup owns ROWS outputs
-// n × 4·SUB weights k. Lanes load gradients in quads and share them.
+// Forward, a workgroup of SUB invocations owns ROWS patches × 4·SUB outputs: lane l owns the outputs l, l + SUB,
+// l + 2·SUB and l + 3·SUB. One lane loads a pixel and shares it by subgroupShuffle.
+// Backward, a workgroup owns ROWS outputs n × 4·SUB weights k. Lanes load gradients in quads and share them.
 // Limits: ROWS a multiple of SUB; backward D a multiple of 4; every subgroup has exactly SUB lanes.
 
 struct Params {

@@ -1,5 +1,4 @@
-// Roofs of the adapter: a kernel of multiply-adds alone, and one of copies alone. Benches divide by them; networks use
-// none.
+// Roofs of the adapter: a kernel of nothing but multiply-adds, and one of copies. Benches divide by them.
 //
 //   multiply_add: y[i] = Σ_a x_a, after TOGETHER·turns iterations of  x_a = x_a·multiplier + addend
 //                 x_a starts at (lane + 64·(4·a + (0, 1, 2, 3))) / 4096, lane = i mod 64

@@ -1,11 +1,9 @@
-// The roof of matrix units: a kernel of multiply-adds of fragments in registers alone; see roof.wgsl. Networks don't
-// use it.
+// The roof of matrix units: nothing but multiply-adds of fragments in registers; see roof.wgsl. No network uses it.
 //
 //   multiply_fragments: y[g, b, 2·i + j] = TOGETHER·turns · left[b, i] · right[j],  products of fragments, SIDE × SIDE
 //
-// operands (2·BLOCKS + 2, SIDE, SIDE) read: left[b, 0], left[b, 1] for every b, then right[0], right[1]; f16, row by
-// row,
-// the right operands transposed          y (groups, BLOCKS, 4, SIDE, SIDE) written: f32, row by row
+// operands (2·BLOCKS + 2, SIDE, SIDE) read: left[b, 0], left[b, 1] for every b, then right[0], right[1]; f16 in
+// row-major order, the right operands transposed   y (groups, BLOCKS, 4, SIDE, SIDE) written: f32 in row-major order
 // A workgroup owns BLOCKS blocks, which its subgroups share, whatever their size. A block has four independent sums, to
 // which every iteration adds the same products: 4·TOGETHER·turns·2·SIDE³ operations in all. Blocks have different left
 // operands, so that no compiler computes two at once. Every sum is stored, so that none is dropped.
@@ -25,8 +23,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> operands: array<Element>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-// Side of a fragment. The appended helper declares its types, and the type that it is loaded from: Element, with EACH
-// f16.
+// Side of a fragment. The appended helper declares its types, and the type to load from: Element, with EACH f16.
 const SIDE: u32 = 16;
 
 const THREADS = 128u;

@@ -1,12 +1,12 @@
 // Streaming top-k: merges the nearest rows found so far with a tile of distances.
 //
-//   nearest'[q,:] = the k smallest of nearest[q,:] ∪ {(distances[q,g], first + g) : start ≤ g < min(end, count)},
-//   ascending
+//   nearest'[q,:] = the k smallest, ascending, of
+//                   nearest[q,:] ∪ {(distances[q,g], first + g) : start ≤ g < min(end, count)}
 //   (d, i) < (e, j)  if  d < e, or d = e and i < j: of equal distances the lower index comes first
 //
-// distances (Q, G) read   place (3) words read: first, count, 1 for the first tile and 0 otherwise
-// nearest_distance (Q, k) and nearest_index (Q, k): nearest so far, read except for the first tile, and written in
-// place Unused slots hold FAR = 1e30 and NOBODY = 2³² - 1, which every row of the gallery precedes. They remain if the
+// distances (Q, G) read   tile (3) words read: first, count, 1 for the first tile and 0 otherwise
+// nearest_distance (Q, k) and nearest_index (Q, k): nearest so far, read except for the first tile, written in place
+// Unused slots hold FAR = 1e30 and NOBODY = 2³² - 1, which every row of the gallery precedes. They remain if the
 // gallery has fewer than k rows. Distances that are not finite or exceed FAR are never kept.
 //
 // A workgroup of LANES invocations owns a query. In every round each invocation advances to its next distance that
@@ -33,7 +33,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> distances: array<f32>;
-@group(0) @binding(2) var<storage, read> place: array<u32>;
+@group(0) @binding(2) var<storage, read> tile: array<u32>;
 @group(0) @binding(3) var<storage, read_write> nearest_distance: array<f32>;
 @group(0) @binding(4) var<storage, read_write> nearest_index: array<u32>;
 
@@ -103,7 +103,7 @@ fn topk_merge(
     for (var slot = lane; slot < params.k; slot += LANES) {
         kept_distance[slot] = FAR;
         kept_index[slot] = NOBODY;
-        if (place[2] == 0u || params.start > 0u) {
+        if (tile[2] == 0u || params.start > 0u) {
             kept_distance[slot] = nearest_distance[home + slot];
             kept_index[slot] = nearest_index[home + slot];
         }
@@ -111,8 +111,8 @@ fn topk_merge(
     workgroupBarrier();
 
     let row = query * params.gallery;
-    let first = place[0];
-    let end = min(place[1], params.end);
+    let first = tile[0];
+    let end = min(tile[1], params.end);
     var column = params.start + lane;
     loop {
         let last_distance = kept_distance[params.k - 1u];
@@ -154,28 +154,28 @@ fn topk_merge(
         }
 
         // All slots are computed before any pair moves.
-        let my_place = rank + kept_before(distance, index);
+        let my_slot = rank + kept_before(distance, index);
         var moved_distance: array<f32, EACH>;
         var moved_index: array<u32, EACH>;
-        var moved_place: array<u32, EACH>;
+        var moved_slot: array<u32, EACH>;
         for (var i = 0u; i < EACH; i++) {
             let slot = i * LANES + lane;
-            moved_place[i] = params.k;
+            moved_slot[i] = params.k;
             if (slot < params.k) {
                 moved_distance[i] = kept_distance[slot];
                 moved_index[i] = kept_index[slot];
-                moved_place[i] = slot + sorted_before(moved_distance[i], moved_index[i], joining);
+                moved_slot[i] = slot + sorted_before(moved_distance[i], moved_index[i], joining);
             }
         }
         workgroupBarrier();
-        if (index != NOBODY && my_place < params.k) {
-            kept_distance[my_place] = distance;
-            kept_index[my_place] = index;
+        if (index != NOBODY && my_slot < params.k) {
+            kept_distance[my_slot] = distance;
+            kept_index[my_slot] = index;
         }
         for (var i = 0u; i < EACH; i++) {
-            if (moved_place[i] < params.k) {
-                kept_distance[moved_place[i]] = moved_distance[i];
-                kept_index[moved_place[i]] = moved_index[i];
+            if (moved_slot[i] < params.k) {
+                kept_distance[moved_slot[i]] = moved_distance[i];
+                kept_index[moved_slot[i]] = moved_index[i];
             }
         }
         workgroupBarrier();

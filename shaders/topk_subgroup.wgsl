@@ -1,8 +1,8 @@
 // Streaming top-k of short lists, the subgroup family for CPU adapters: one subgroup per workgroup, no barrier, no
 // workgroup memory.
 //
-//   nearest'[q,:] = the k smallest of nearest[q,:] ∪ {(distances[q,g], first + g) : start ≤ g < min(end, count)},
-//   ascending
+//   nearest'[q,:] = the k smallest, ascending, of
+//                   nearest[q,:] ∪ {(distances[q,g], first + g) : start ≤ g < min(end, count)}
 //   (d, i) < (e, j)  if  d < e, or d = e and i < j      buffers, FAR, NOBODY and distances never kept: topk.wgsl
 //
 // A workgroup of SUB invocations owns a query. Its 64 nearest are kept in registers, EACH = 64/SUB neighbouring slots
@@ -28,7 +28,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> distances: array<f32>;
-@group(0) @binding(2) var<storage, read> place: array<u32>;
+@group(0) @binding(2) var<storage, read> tile: array<u32>;
 @group(0) @binding(3) var<storage, read_write> nearest_distance: array<f32>;
 @group(0) @binding(4) var<storage, read_write> nearest_index: array<u32>;
 
@@ -109,7 +109,7 @@ fn topk_merge(
         return;
     }
     let home = query * params.k;
-    let kept_before = place[2] == 0u || params.start > 0u;
+    let kept_before = tile[2] == 0u || params.start > 0u;
     var kept: List;
     for (var slot = 0u; slot < EACH; slot++) {
         let at = lane * EACH + slot;
@@ -122,8 +122,8 @@ fn topk_merge(
     }
 
     let row = query * params.gallery;
-    let first = place[0];
-    let end = min(place[1], params.end);
+    let first = tile[0];
+    let end = min(tile[1], params.end);
     for (var start = params.start; start < end; start += CAPACITY) {
         var found: List;
         for (var slot = 0u; slot < EACH; slot++) {

@@ -17,8 +17,8 @@
 // distances: one invocation owns a pair. It squares differences, because norms and products would cancel for close
 // images. Four sums over every fourth k ascend and are added in a fixed order, so d[i,j] and d[j,i] have the same bits.
 // Error of d ≤ (L/8 + 5)·2⁻²⁴·d.
-// mine: one invocation owns an anchor. Of equal distances the first wins. Error of loss ≤ 2·2⁻²⁴·(d[i,p] + d[i,n] +
-// margin). If a distance is not finite, it becomes the loss, and there is no choice.
+// mine: one invocation owns an anchor. Of equal distances the first wins. If a distance is not finite, it becomes the
+// loss, and there is no choice. Error of loss ≤ 2·2⁻²⁴·(d[i,p] + d[i,n] + margin).
 // backward: one invocation owns a column k of all rows and processes the anchors in order, so no two invocations add to
 // the same element. Error ≤ (A + 10)·2⁻²⁴·(|dparts| + Σ|u|/B) if A anchors add to a row.
 // Source: [Hermans 2017 §2.2, eq. 5]. Limits: B² and B·L below 2³².

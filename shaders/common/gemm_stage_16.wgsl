@@ -1,5 +1,4 @@
-// Helper: staging in workgroup memory for gemm_cooperative.wgsl with fragments of 16 × 16: `staged` is an array of
-// quads.
+// Helper: staging in workgroup memory for gemm_cooperative.wgsl with fragments of 16 × 16: an array of quads.
 
 // Stores four f16 from element `at` of the stage on.
 fn stage(at: u32, quad: Quad) {

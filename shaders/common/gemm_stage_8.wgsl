@@ -1,4 +1,4 @@
-// Helper: staging in workgroup memory for gemm_cooperative.wgsl with fragments of 8 × 8: `staged` is an array of f16.
+// Helper: staging in workgroup memory for gemm_cooperative.wgsl with fragments of 8 × 8: an array of f16.
 
 // Stores four f16 from element `at` of the stage on.
 fn stage(at: u32, quad: Quad) {

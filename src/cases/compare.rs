@@ -85,8 +85,7 @@ impl Expected {
         Expected { name, tensor, wanted: Wanted::Same(words.into_iter().collect()) }
     }
 
-    /// The share of the tolerance that is used, and a report. The share is infinite if a value is NaN or a word
-    /// differs.
+    /// The share of the tolerance that is used, and a report. It is infinite if a value is NaN or a word differs.
     pub(super) fn judge(&self, outputs: &[(Tensor, Vec<f32>)]) -> (f64, String) {
         let Expected { name, tensor, wanted } = self;
         let Some((_, found)) = outputs.iter().find(|(output, _)| output == tensor) else {

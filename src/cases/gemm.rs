@@ -344,8 +344,7 @@ pub(super) fn list(list: &mut List) {
     }
     // Depths around the tiled family's step of 16.
     [1, 3, 4, 15, 16, 17, 31, 33].into_iter().for_each(|k| full(usize::MAX, [36, 40, k]));
-    // Long sums of few outputs, which are cut into slices: with a short last slice, and with the largest number of
-    // slices.
+    // Long sums of few outputs, which are cut into slices: with a short last slice, and with the most slices.
     full(usize::MAX, [36, 40, 1029]);
     full(usize::MAX, [12, 4, 8203]);
     // The shapes of ViT-S: dW of the projection and of fc1.

@@ -175,8 +175,7 @@ impl List {
         self.alike(usize::MAX, name, [()], move |run, ()| record(run));
     }
 
-    /// Adds a case for tests alone, in f32, of several `ways` that must give the same bits. Compares `samples` outputs
-    /// at most.
+    /// Adds a case for tests alone, in f32, of `ways` that must give the same bits. Compares `samples` outputs at most.
     fn alike<Way: Copy + 'static>(
         &mut self,
         samples: usize,

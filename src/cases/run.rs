@@ -118,8 +118,7 @@ impl<'c> Run<'c> {
         self.operand_of(label, numbers.into(), Storage::F32)
     }
 
-    /// A tensor in the storage of activations that no dispatch may change. Numbers are rounded to f16 if the storage
-    /// is.
+    /// A tensor in the storage of activations that no dispatch may change. Rounds numbers if it is f16.
     pub fn quads<'n>(&mut self, label: &str, numbers: impl Into<Numbers<'n>>) -> Operand {
         let in_f16 = self.in_f16;
         let round = move |value| if in_f16 { f16::from_f32(value).to_f32() } else { value };

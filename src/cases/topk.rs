@@ -4,7 +4,7 @@ use super::random::{Numbers, normal};
 use super::run::Run;
 use super::{List, TimedCases};
 use crate::gpu::Family;
-use crate::kernels::topk::{CAPACITIES, FAR, MAX_K, Merge, NOBODY, Place};
+use crate::kernels::topk::{CAPACITIES, FAR, MAX_K, Merge, NOBODY, GalleryTile};
 use crate::reference::topk::nearest as reference;
 use crate::rng;
 
@@ -41,10 +41,10 @@ pub fn nearest(
         let rest = vec![0.0; columns - count];
         let row = |row: &[f32]| [&row[first..first + count], &rest].concat();
         let tile = Numbers::new(queries * columns, || all().chunks(gallery).flat_map(row).collect());
-        let place = Place { first: first as u32, count: count as u32, fresh: number == 0 };
+        let position = GalleryTile { first: first as u32, count: count as u32, fresh: number == 0 };
         let call = Merge {
             distances: run.operand("distances", tile).tensor,
-            place: run.words("place", &place.words()),
+            tile: run.words("tile", &position.words()),
             nearest_distance,
             nearest_index,
             queries,

@@ -47,8 +47,7 @@ fn tiled_rows(each: u32) -> usize {
     8 * each as usize
 }
 
-/// CHUNK of the tiled family: the largest divisor of the head's quads whose two tiles fit into memory beside the
-/// weights.
+/// CHUNK of the tiled family: the largest divisor of the head's quads whose two tiles and weights fit into memory.
 fn chunk(head_dim: u32, each: u32) -> u32 {
     let quads = head_dim / 4;
     let rows = 8 * each;
@@ -87,8 +86,7 @@ impl Variant {
         Variant { file: &SUBGROUP, constants, rows: ROWS as usize }
     }
 
-    /// The variant of [`attention_delta`]. It has no tiles, but the file requires a CHUNK that divides the head's
-    /// quads.
+    /// The variant of [`attention_delta`]. It has no tiles, but its file requires a valid CHUNK.
     fn delta(head_dim: u32) -> Variant {
         Variant { file: &TILED, constants: vec![("HEAD_DIM", head_dim), ("CHUNK", 1)], rows: THREADS }
     }

@@ -59,8 +59,7 @@ static COOPERATIVE_8: ShaderFile = cooperative(&[
     GELU,
 ]);
 
-// `depth` is k per slice in TN. `first` counts the rows of tiles of earlier dispatches; for [`Tile::Plain`],
-// workgroups.
+// `depth` is k per slice in TN. `first` counts the rows of tiles (`Tile::Plain`: workgroups) of earlier dispatches.
 entry_points! {
     struct Params in 20 bytes { m: u32, n: u32, k: u32, depth: u32, first: u32 }
     fn gemm_nt(
@@ -268,8 +267,7 @@ pub const SUBGROUP_MENU_TN: [(u32, u32); 2] = [(64, 4), (32, 2)];
 /// Smallest number of rows for which a product uses the tile that a lab run found.
 const WINNER_ROWS: usize = 1024;
 
-/// Smallest number of rows for which the largest tile of a CPU adapter is worth its compile time, which an epilogue
-/// lengthens.
+/// Smallest number of rows for which the largest tile of a CPU adapter is worth its compile time.
 const MANY_ROWS: usize = 512;
 
 /// Division of the sums of TN along k, for results that alone give an adapter too little parallel work.
@@ -419,8 +417,8 @@ impl Tile {
         }
     }
 
-    /// Every tile that tuning and the lab try for a form on an adapter of this family and class. The plain one is
-    /// first.
+    /// Every tile that tuning and the lab try for a form on an adapter of this family and class. Begins with the plain
+    /// one.
     pub fn menu(form: Form, family: Family, class: AdapterClass) -> Vec<Tile> {
         let tiles = Table::built_in().of(class);
         let mut menu = vec![Tile::Plain];
@@ -803,8 +801,7 @@ impl Nn {
 
 /// C = Aᵀ·B and the column sums of A: a linear layer's dW = dYᵀ·X and db.
 ///
-/// If K is long and C small, K is cut into slices, which are computed in parallel and added in order by a second
-/// dispatch.
+/// If K is long and C small, K is cut into slices, computed in parallel. A second dispatch adds them in order.
 #[derive(Debug, Clone, Copy)]
 pub struct Tn {
     /// Operand A (K, M).

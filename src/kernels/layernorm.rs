@@ -170,8 +170,7 @@ pub struct BackwardParameters {
 }
 
 impl BackwardParameters {
-    /// Records both stages with the number of columns per workgroup that suits the adapter. The bits do not depend on
-    /// it.
+    /// Records both stages with the number of columns per workgroup that suits the adapter. The bits are the same.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
         self.record_with(recorder, name, recorder.context.row_lanes());
     }

@@ -12,7 +12,7 @@ static SUBGROUP: ShaderFile =
 
 entry_points! {
     struct Params in 32 bytes { queries: u32, gallery: u32, k: u32, start: u32, end: u32 }
-    fn topk_merge(distances: read, place: read, nearest_distance: update, nearest_index: update);
+    fn topk_merge(distances: read, tile: read, nearest_distance: update, nearest_index: update);
 }
 
 pub(super) fn variants() -> Vec<(Kernel, Constants)> {
@@ -40,12 +40,12 @@ pub const MAX_K: usize = 1024;
 pub const FAR: f32 = 1e30;
 /// Index of an unused slot if the gallery has fewer than k rows: NOBODY of `topk.wgsl`.
 pub const NOBODY: u32 = u32::MAX;
-/// Words of `place`.
-pub const PLACE_WORDS: usize = 3;
+/// Words of `tile`.
+pub const TILE_WORDS: usize = 3;
 
 /// Position of a tile in the gallery. It changes from replay to replay.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub struct GalleryTile {
     /// Gallery index of the tile's first row.
     pub first: u32,
     /// Number of the tile's rows. Further columns are ignored.
@@ -54,9 +54,9 @@ pub struct Place {
     pub fresh: bool,
 }
 
-impl Place {
+impl GalleryTile {
     /// The words to upload.
-    pub fn words(&self) -> [u32; PLACE_WORDS] {
+    pub fn words(&self) -> [u32; TILE_WORDS] {
         [self.first, self.count, u32::from(self.fresh)]
     }
 }
@@ -73,8 +73,8 @@ const COLUMNS: usize = 4096;
 pub struct Merge {
     /// Distances of the tile (Q, G).
     pub distances: Tensor,
-    /// [`Place::words`].
-    pub place: Tensor,
+    /// [`GalleryTile::words`].
+    pub tile: Tensor,
     /// Distances of the nearest rows (Q, k), ascending, read and written. [`FAR`] in unused slots.
     pub nearest_distance: Tensor,
     /// Indices of the nearest rows (Q, k), read and written. [`NOBODY`] in unused slots.
@@ -98,9 +98,9 @@ impl Merge {
     /// # Panics
     /// If a tensor doesn't fit its shape, or k is out of range.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
-        let Merge { distances, place, nearest_distance, nearest_index, queries, gallery, k } = *self;
+        let Merge { distances, tile, nearest_distance, nearest_index, queries, gallery, k } = *self;
         expect(recorder, "distances", distances, &[queries, gallery]);
-        expect(recorder, "place", place, &[PLACE_WORDS]);
+        expect(recorder, "tile", tile, &[TILE_WORDS]);
         expect(recorder, "nearest_distance", nearest_distance, &[queries, k]);
         expect(recorder, "nearest_index", nearest_index, &[queries, k]);
         let capacity = CAPACITIES.into_iter().find(|&capacity| (1..=capacity as usize).contains(&k));
@@ -115,7 +115,7 @@ impl Merge {
                 start: u32_of(start),
                 end: u32_of(end),
             };
-            file.launch(params, topk_merge { distances, place, nearest_distance, nearest_index })
+            file.launch(params, topk_merge { distances, tile, nearest_distance, nearest_index })
                 .constants(constants.clone())
                 .workgroups(queries)
                 // At least one comparison per column. The exact number depends on the distances.

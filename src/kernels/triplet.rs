@@ -84,8 +84,7 @@ impl Distances {
     }
 }
 
-/// loss\[i\] = max(0, distance to the farthest image with its label - distance to the nearest with another label +
-/// margin).
+/// loss\[i\] = max(0, largest distance to its label - smallest distance to another label + margin).
 #[derive(Debug, Clone, Copy)]
 pub struct Mine {
     /// [`Distances`] (B, B).

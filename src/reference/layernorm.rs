@@ -45,8 +45,7 @@ pub struct Gradients {
 
 /// Gradients with respect to x (rows, D), weight (D) and bias (D) for dy (rows, D). `addend` (rows, D) is added to dx.
 ///
-/// The scales apply to a backward pass that reads mean and rstd rounded to f32: the error of x̂ grows with the mean
-/// too.
+/// The scales apply to a backward pass that reads mean and rstd rounded to f32: the error of x̂ grows with the mean.
 pub fn gradients(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], addend: Option<&[f32]>) -> Gradients {
     let dim = weight.len();
     let count = dim as f64;

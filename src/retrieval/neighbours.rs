@@ -10,7 +10,7 @@ use crate::embeddings::rows::Rows;
 use crate::error::{Error, Result};
 use crate::gpu::{self, Buffer, Context, Plan, Readback, Recorder, Tensor, WORD};
 use crate::kernels::distance::{Distances, MAX_DIM, Norms, SLAB, slabs};
-use crate::kernels::topk::{MAX_K, Merge, NOBODY, PLACE_WORDS, Place};
+use crate::kernels::topk::{GalleryTile, MAX_K, Merge, NOBODY, TILE_WORDS};
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -109,7 +109,7 @@ pub struct Neighbours<'a> {
     distances: Buffer,
     /// Partial sums of the distances.
     partial: Buffer,
-    place: Buffer,
+    tile: Buffer,
     slots: Vec<Slot>,
     step: Option<Step>,
     nearest: Option<Nearest>,
@@ -195,7 +195,7 @@ impl<'a> Neighbours<'a> {
             query_norms: context.buffer("query norms", tiles.queries)?,
             distances: context.buffer("distances", tiles.queries * tiles.gallery)?,
             partial: context.buffer("partial", tiles.queries * tiles.gallery)?,
-            place: context.buffer("place", PLACE_WORDS)?,
+            tile: context.buffer("tile", TILE_WORDS)?,
             slots: (0..slots).map(|_| Slot::new(context, tiles.gallery, dim)).collect::<gpu::Result<_>>()?,
             step: None,
             nearest: None,
@@ -273,8 +273,8 @@ impl<'a> Neighbours<'a> {
             };
             let send = |neighbours: &mut Self, readback: &mut Readback, tile: &Range<usize>| {
                 let (first, count) = (tile.start as u32, tile.len() as u32);
-                let place = Place { first, count, fresh: first == 0 };
-                neighbours.context.write(&neighbours.place, bytemuck::cast_slice(&place.words()));
+                let tile = GalleryTile { first, count, fresh: first == 0 };
+                neighbours.context.write(&neighbours.tile, bytemuck::cast_slice(&tile.words()));
                 nearest.merge.run(neighbours.context)?;
                 // Reading one word back waits for the adapter, which limits the tiles in flight.
                 readback.start(neighbours.context, &nearest.distances, 1);
@@ -403,7 +403,7 @@ impl<'a> Neighbours<'a> {
         let mut recorder = Recorder::new(self.context);
         let call = Merge {
             distances: recorder.import(&step.distances),
-            place: recorder.import(&self.place),
+            tile: recorder.import(&self.tile),
             nearest_distance: recorder.import(&distances),
             nearest_index: recorder.import(&indices),
             queries,

@@ -1,5 +1,4 @@
-//! Compares the floating-point operations that every dispatch declares with a count by hand, for one or two quick
-//! cases.
+//! Compares the floating-point operations that every dispatch declares with a count by hand for quick cases.
 
 use crate::common::context;
 use lat_wgpu::cases::gemm::tn;
