@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, TimedCases, TOKENS, tolerance};
+use super::{List, TOKENS, TimedCases, tolerance};
 use crate::gpu::Family;
 use crate::kernels::attention::{Backward, Forward};
 use crate::reference::Exact;

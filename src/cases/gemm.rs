@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, TimedCases, TOKENS, tolerance};
+use super::{List, TOKENS, TimedCases, tolerance};
 use crate::gpu::{Recorder, Storage};
 use crate::kernels::gemm::{COOPERATIVE_TILE, Epilogue, Form, Nn, Nt, Tile, Tn};
 use crate::reference::gemm as reference;

@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, bytes};
 use super::run::Run;
-use super::{List, TimedCases, SIZE, tolerance};
+use super::{List, SIZE, TimedCases, tolerance};
 use crate::kernels::image::{Forward, pixel_words};
 use crate::reference::image::Image;
 use crate::shape::{ImageSize, Normalize};

@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{LANES, List, TimedCases, TOKENS, tolerance};
+use super::{LANES, List, TOKENS, TimedCases, tolerance};
 use crate::kernels::layernorm::{BackwardInput, BackwardParameters, Forward, Parameters};
 use crate::reference::layernorm as reference;
 

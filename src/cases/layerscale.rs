@@ -2,7 +2,7 @@
 
 use super::random::drawn;
 use super::run::Run;
-use super::{List, TimedCases, TOKENS, tolerance};
+use super::{List, TOKENS, TimedCases, tolerance};
 use crate::kernels::layerscale::Backward;
 use crate::reference::layerscale as reference;
 

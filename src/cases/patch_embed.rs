@@ -2,7 +2,7 @@
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, PATCH, TimedCases, SIZE, tolerance};
+use super::{List, PATCH, SIZE, TimedCases, tolerance};
 use crate::gpu::Family;
 use crate::kernels::patch_embed::{Backward, Forward};
 use crate::reference::patch_embed::PatchEmbed;

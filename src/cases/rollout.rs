@@ -3,7 +3,7 @@
 use super::attention::{self, Shape};
 use super::random::{Numbers, drawn};
 use super::run::Run;
-use super::{List, TimedCases, TOKENS, tolerance};
+use super::{List, TOKENS, TimedCases, tolerance};
 use crate::kernels::rollout::{Multiply, Probabilities};
 use crate::reference::rollout as reference;
 

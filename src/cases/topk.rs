@@ -4,7 +4,7 @@ use super::random::{Numbers, normal};
 use super::run::Run;
 use super::{List, TimedCases};
 use crate::gpu::Family;
-use crate::kernels::topk::{CAPACITIES, FAR, MAX_K, Merge, NOBODY, GalleryTile};
+use crate::kernels::topk::{CAPACITIES, FAR, GalleryTile, MAX_K, Merge, NOBODY};
 use crate::reference::topk::nearest as reference;
 use crate::rng;
 
