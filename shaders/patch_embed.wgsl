@@ -59,22 +59,6 @@ var<workgroup> pixels: array<f32, BK * BM>;
 var<workgroup> weights: array<f32, BK * BN>;
 var<workgroup> gradients: array<vec4f, BK * BM / 4u>;
 
-// Index in `image` of the top left pixel of patch m, in channel 0.
-fn corner(m: u32) -> u32 {
-    let patches_per_image = params.rows * params.columns;
-    let within = m % patches_per_image;
-    let y = (within / params.columns) * params.stride;
-    let x = (within % params.columns) * params.stride;
-    return (m / patches_per_image) * 3u * params.height * params.width + y * params.width + x;
-}
-
-// Index of the pixel that weight k multiplies, relative to its patch's corner.
-fn place(k: u32) -> u32 {
-    let area = params.side * params.side;
-    let y = (k / area) * params.height + (k % area) / params.side;
-    return y * params.width + (k % area) % params.side;
-}
-
 // Index in `dtokens` of the gradient of patch m.
 fn gradient_row(m: u32) -> u32 {
     let patches_per_image = params.rows * params.columns;
@@ -98,7 +82,7 @@ fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(local_invoc
             let m = first_m + t / BK;
             var value = 0.0;
             if (k < depth && m < count) {
-                value = image[corner(m) + place(k)];
+                value = image[corner(m) + pixel_of(k)];
             }
             pixels[(t % BK) * BM + t / BK] = value;
         }
@@ -164,7 +148,7 @@ fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(local_invo
             let k = first_k + t % BN;
             var value = 0.0;
             if (m < count && k < depth) {
-                value = image[corner(m) + place(k)];
+                value = image[corner(m) + pixel_of(k)];
             }
             pixels[t] = value;
         }

@@ -41,15 +41,6 @@ const ROWS: u32 = 32;
 // Backward: number of quads of outputs that a lane loads.
 const GROUPS = (ROWS / 4u + SUB - 1u) / SUB;
 
-// Index in `image` of the top left pixel of patch m, in channel 0.
-fn corner(m: u32) -> u32 {
-    let patches_per_image = params.rows * params.columns;
-    let within = m % patches_per_image;
-    let y = (within / params.columns) * params.stride;
-    let x = (within % params.columns) * params.stride;
-    return (m / patches_per_image) * 3u * params.height * params.width + y * params.width + x;
-}
-
 @compute @workgroup_size(SUB)
 fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let count = params.batch * params.rows * params.columns;
@@ -105,13 +96,6 @@ fn patch_embed_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_in
     }
 }
 
-// Index of the pixel that weight k multiplies, relative to its patch's corner.
-fn place(k: u32) -> u32 {
-    let area = params.side * params.side;
-    let y = (k / area) * params.height + (k % area) / params.side;
-    return y * params.width + (k % area) % params.side;
-}
-
 @compute @workgroup_size(SUB)
 fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let depth = 3u * params.side * params.side;
@@ -126,7 +110,7 @@ fn patch_embed_backward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_i
     }
     var k_at: vec4u;
     for (var j = 0u; j < 4u; j++) {
-        k_at[j] = place(min(first_k + j * SUB, depth - 1u));
+        k_at[j] = pixel_of(min(first_k + j * SUB, depth - 1u));
     }
 
     var sums: array<vec4f, ROWS>;

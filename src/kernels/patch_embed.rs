@@ -5,13 +5,17 @@ use crate::entry_points;
 use crate::gpu::{Constants, Family, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 use crate::shape::ImageSize;
 
+const HELPERS: &[&str] = &[include_str!("../../shaders/common/patch.wgsl")];
+
 /// The tiled family: tiles in workgroup memory and registers.
 static TILED: ShaderFile = ShaderFile::new("patch_embed", include_str!("../../shaders/patch_embed.wgsl"))
+    .helpers(HELPERS)
     .workgroup_size(WorkgroupSize::Tile)
     .quads();
 /// The subgroup family: one subgroup per workgroup.
 static SUBGROUP: ShaderFile =
     ShaderFile::new("patch_embed_subgroup", include_str!("../../shaders/patch_embed_subgroup.wgsl"))
+        .helpers(HELPERS)
         .subgroups()
         .quads();
 
