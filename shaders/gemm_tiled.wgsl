@@ -13,16 +13,14 @@
 // k ascends through one f32 accumulator per output by fma: same bits as gemm.wgsl, with any of these switches:
 //   PREFETCH   Reads the blocks of the next step into registers before the sums of this step, which hides the latency.
 //              Blocks after the last step repeat the end of k and are dropped.
-//   LANES      Arranges each 32 invocations as 4 along m × 8 along n: bits 0, 2, 4 of the index run along n, bits 1 and
-//              3 along m. Neighbours in bit 0 share their quad of a, neighbours in bit 1 that of b. Some hardware
-//              serves
-//              two lanes with one address in one pass if their indices differ in one bit. It needs half the passes; in
-//              the default order this holds for a alone.
+//   LANES      Arranges each 32 invocations as 4 along m × 8 along n: bits 0, 2, 4 of the index run along n, bits 1
+//              and 3 along m. Neighbours in bit 0 share their quad of a, neighbours in bit 1 that of b. Some hardware
+//              serves two lanes with one address in one pass if their indices differ in one bit. It needs half the
+//              passes; in the default order this holds for a alone.
 //   SWIZZLE    Stores quad q of row k of a transposed operand at q ^ 2·(k/4 mod 4). A transposed block is stored to
-//   four
-//              rows of one column. Without the swizzle, eight neighbours with blocks at four k and two q share two of
-//              eight groups of banks; with it they use all. The inner loop reads four k between changes of the mask, so
-//              the cost is one xor per four k.
+//              four rows of one column. Without the swizzle, eight neighbours with blocks at four k and two q share
+//              two of eight groups of banks; with it they use all. The inner loop reads four k between changes of the
+//              mask, so the cost is one xor per four k.
 // Limits: NT, NN: K and N multiples of 4; TN: M and N. BM, BN powers of two from 16 on, BK 16, TM, TN 4 or 8; LANES: at
 // least 4 invocations along m and 8 along n; SWIZZLE: 8 along both, or TM and TN 4; workgroup memory 4·BK·(BM + BN)
 // bytes.

@@ -184,7 +184,7 @@ pub(super) fn list(list: &mut List) {
 
         let mut full = |rows: usize, shape: Shape, note: &str, qkv: Rc<dyn Fn() -> Numbers<'static>>| {
             // Writing lse must not change out.
-            list.alike(rows, format!("forward {family} {}{note}", name(shape)), [true, false], move |run, keep| {
+            list.full_ways(rows, format!("forward {family} {}{note}", name(shape)), [true, false], move |run, keep| {
                 forward(run, qkv(), shape, keep, family);
             });
         };

@@ -94,7 +94,7 @@ pub(super) fn list(list: &mut List) {
             let shape = Shape { batch, parts, classes, smoothing };
             // Losses are the same without gradients.
             let ways = [Some(1.0), None];
-            list.alike(usize::MAX, format!("{lanes} lanes {shape:?} times {factor}"), ways, move |run, scale| {
+            list.full_ways(usize::MAX, format!("{lanes} lanes {shape:?} times {factor}"), ways, move |run, scale| {
                 let logits = drawn(1, shape.len()).map(move |v| factor * v);
                 losses(run, logits, &shape.labels(), shape, scale, lanes);
             });

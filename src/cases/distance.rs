@@ -116,7 +116,7 @@ pub(super) fn list(list: &mut List) {
     ] {
         let tiles = menu.iter().filter(|_| gallery % 4 == 0).copied().map(Some);
         let ways = [Some(Tile::Plain)].into_iter().chain(tiles).chain([None]);
-        list.alike(4000, format!("{queries}x{gallery}x{dim}"), ways, of([queries, gallery], dim, true));
+        list.full_ways(4000, format!("{queries}x{gallery}x{dim}"), ways, of([queries, gallery], dim, true));
         list.full(format!("norms {queries}x{dim}"), move |run| norms(run, || normal(1, queries * dim), queries, dim));
     }
 }

@@ -268,7 +268,7 @@ pub(super) fn list(list: &mut List) {
     };
     let mut full = |samples: usize, shape: [usize; 3], (name, switches): (&str, Switches)| {
         let [m, n, k] = shape;
-        list.alike(samples, format!("nt {shape:?} {name}"), tiles(Form::Nt, shape), move |run, tile| {
+        list.full_ways(samples, format!("nt {shape:?} {name}"), tiles(Form::Nt, shape), move |run, tile| {
             nt(run, drawn(1, m * k), n, k, switches, tile);
         });
     };
@@ -301,7 +301,7 @@ pub(super) fn list(list: &mut List) {
     }
 
     let mut full = |samples: usize, shape: [usize; 3], derivative: (Option<Activation>, bool)| {
-        list.alike(samples, format!("nn {shape:?} {derivative:?}"), tiles(Form::Nn, shape), move |run, tile| {
+        list.full_ways(samples, format!("nn {shape:?} {derivative:?}"), tiles(Form::Nn, shape), move |run, tile| {
             nn(run, shape, derivative, tile);
         });
     };
@@ -334,7 +334,7 @@ pub(super) fn list(list: &mut List) {
         let tiles = tiles(Form::Tn, shape).into_iter().map(|tile| (tile, true));
         // Column sums must not change the product.
         let ways = tiles.chain([(None, false)]);
-        list.alike(samples, format!("tn {shape:?}"), ways, move |run, (tile, sum)| tn(run, shape, sum, tile));
+        list.full_ways(samples, format!("tn {shape:?}"), ways, move |run, (tile, sum)| tn(run, shape, sum, tile));
     };
     BACKWARD.into_iter().for_each(|shape| full(usize::MAX, shape));
     for tile in [8, 16, 32, 64, 128] {

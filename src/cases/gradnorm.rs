@@ -70,7 +70,7 @@ pub(super) fn list(list: &mut List) {
     // Four, primes, and sizes around a chunk; every number of invocations gives the same bits.
     for len in [4, 12, 28, 244, 252, 256, 260, 4092, 4096, 4100, 4 * 1031, 65_536, 131_076] {
         for clip in [0.0, 1.0, 1e6] {
-            list.alike(usize::MAX, format!("{len} clip {clip}"), LANES, move |run, lanes| {
+            list.full_ways(usize::MAX, format!("{len} clip {clip}"), LANES, move |run, lanes| {
                 norm(run, len, 1, clip, lanes);
             });
         }

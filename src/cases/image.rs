@@ -52,7 +52,7 @@ pub(super) fn list(list: &mut List) {
     }
     let mut full = |samples: usize, batch: usize, size: ImageSize, flip: &[u32], normalize: Normalize| {
         let flip = flip.to_vec();
-        list.alike(samples, format!("{batch}x{size} flip {flip:?} {normalize:?}"), [()], move |run, ()| {
+        list.full_ways(samples, format!("{batch}x{size} flip {flip:?} {normalize:?}"), [()], move |run, ()| {
             let pixels = || bytes(1, batch * 3 * size.height * size.width);
             forward(run, pixels, batch, size, &flip, normalize);
         });

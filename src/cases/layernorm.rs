@@ -112,7 +112,7 @@ pub(super) fn list(list: &mut List) {
         let mut full = |note: &str, rows: usize, dim: usize, eps: f32, change: fn(f32) -> f32| {
             let name = format!("forward {lanes} lanes {rows}x{dim} {note}");
             // Storing statistics must not change y.
-            list.alike(usize::MAX, name, [true, false], move |run, keep| {
+            list.full_ways(usize::MAX, name, [true, false], move |run, keep| {
                 forward(run, drawn(1, rows * dim).map(change), dim, eps, keep, lanes);
             });
         };

@@ -172,11 +172,11 @@ impl List {
 
     /// Adds a case for tests alone, in f32.
     fn full(&mut self, name: impl Into<String>, record: impl Fn(&mut Run<'_>) + 'static) {
-        self.alike(usize::MAX, name, [()], move |run, ()| record(run));
+        self.full_ways(usize::MAX, name, [()], move |run, ()| record(run));
     }
 
     /// Adds a case for tests alone, in f32, of `ways` that must give the same bits. Compares `samples` outputs at most.
-    fn alike<Way: Copy + 'static>(
+    fn full_ways<Way: Copy + 'static>(
         &mut self,
         samples: usize,
         name: impl Into<String>,

@@ -83,7 +83,7 @@ pub(super) fn list(list: &mut List) {
         }
         let mut full = |batch, parts, inputs, outputs| {
             let shape = Shape { batch, parts, inputs, outputs, layout };
-            list.alike(usize::MAX, format!("{shape:?}"), shape.menu(list.family), one(shape));
+            list.full_ways(usize::MAX, format!("{shape:?}"), shape.menu(list.family), one(shape));
         };
         // One, primes, and sizes around every tile.
         for (inputs, outputs) in [(1, 1), (3, 7), (4, 1), (5, 63), (8, 65), (12, 61), (60, 4), (68, 5)] {

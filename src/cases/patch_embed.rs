@@ -127,7 +127,7 @@ pub(super) fn list(list: &mut List) {
     let ways = families.clone();
     let mut full = |samples: usize, sizes: [usize; 6], has_bias: bool| {
         let shape = shape(sizes, has_bias);
-        list.alike(samples, format!("forward {}", name(shape)), ways.clone(), move |run, family| {
+        list.full_ways(samples, format!("forward {}", name(shape)), ways.clone(), move |run, family| {
             forward(run, drawn(1, shape.image_len()), shape, family);
         });
     };
@@ -151,7 +151,7 @@ pub(super) fn list(list: &mut List) {
 
     let mut full = |samples: usize, sizes: [usize; 6], prefix: usize, has_bias: bool| {
         let shape = shape(sizes, has_bias);
-        list.alike(samples, format!("backward {} prefix {prefix}", name(shape)), families.clone(), move |run, family| {
+        list.full_ways(samples, format!("backward {} prefix {prefix}", name(shape)), families.clone(), move |run, family| {
             backward(run, prefix, shape, family);
         });
     };

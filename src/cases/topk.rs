@@ -19,20 +19,20 @@ pub struct Shape {
     pub columns: usize,
 }
 
-/// Records a merge for each tile of the distances (Q, N), in reverse order if `turned`.
+/// Records a merge for each tile of the distances (Q, N), in reverse order if `reversed`.
 pub fn nearest(
     run: &mut Run<'_>,
     all: impl Fn() -> Vec<f32>,
     shape: Shape,
     k: usize,
-    turned: bool,
+    reversed: bool,
     family: Family,
 ) {
     let Shape { queries, gallery, columns } = shape;
     let nearest_distance = run.output("nearest_distance", queries * k);
     let nearest_index = run.output("nearest_index", queries * k);
     let mut tiles: Vec<usize> = (0..gallery).step_by(columns).collect();
-    if turned {
+    if reversed {
         tiles.reverse();
     }
     for (number, first) in tiles.into_iter().enumerate() {
@@ -93,7 +93,7 @@ pub(super) fn list(list: &mut List) {
     }
     let ways = [Family::Tiled, list.family];
     let mut full = |name: &str, shape: Shape, k: usize, number: fn(usize, usize) -> f32| {
-        list.alike(usize::MAX, format!("{name} {shape:?} k {k}"), ways, move |run, family| {
+        list.full_ways(usize::MAX, format!("{name} {shape:?} k {k}"), ways, move |run, family| {
             let len = shape.queries * shape.gallery;
             let all = || (0..len).map(|i| number(i, len)).collect();
             nearest(run, all, shape, k, false, family);
@@ -110,7 +110,7 @@ pub(super) fn list(list: &mut List) {
         }
     }
     let mut full = |shape: Shape, k: usize, values: Option<u32>| {
-        list.alike(usize::MAX, format!("{shape:?} k {k} values {values:?}"), ways, move |run, family| {
+        list.full_ways(usize::MAX, format!("{shape:?} k {k} values {values:?}"), ways, move |run, family| {
             let len = shape.queries * shape.gallery;
             let distinct = || normal(1, len).into_iter().map(f32::abs).collect();
             nearest(run, || values.map_or_else(distinct, |values| tied(2, len, values)), shape, k, false, family);

@@ -125,7 +125,7 @@ pub(super) fn list(list: &mut List) {
     for (batch, length) in lengths.into_iter().chain(batches) {
         let name = format!("{batch}x{length}");
         let ways = [own, Family::Tiled];
-        list.alike(usize::MAX, format!("distances {name}"), ways, of_distances(batch, length));
+        list.full_ways(usize::MAX, format!("distances {name}"), ways, of_distances(batch, length));
         list.full(format!("mine {name}"), of_mine(batch, length));
         list.full(format!("backward {name}"), of_backward(batch, length));
     }

@@ -66,7 +66,7 @@ impl Layer {
     #[track_caller]
     fn check_training(&self, name: &str) {
         assert!(self.batch >= 2, "{name}: one sample has no variance");
-        assert!((0.0..1.0).contains(&self.drop), "{name}: drops {} of all", self.drop);
+        assert!((0.0..1.0).contains(&self.drop), "{name}: dropout probability {} is not in 0..1", self.drop);
     }
 
     /// Elements of x, and the operations of ReLU on each.

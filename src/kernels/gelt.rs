@@ -24,7 +24,7 @@ fn expect_images(recorder: &Recorder<'_>, tensor: Tensor, least: usize, words: u
     let images = tensor.len / words;
     assert!(
         images >= least && tensor.len == images * words,
-        "{}: {} words aren't {least} images of {words} or more",
+        "{}: {} words are not at least {least} images of {words} words",
         recorder.label(""),
         tensor.len
     );

@@ -234,7 +234,7 @@ impl TryFrom<String> for Tile {
         };
         // Choices are compared as strings, so only the displayed spelling is valid.
         tile.filter(|tile| tile.to_string() == text)
-            .ok_or_else(|| Error::Data(format!("{text:?} is no tile")))
+            .ok_or_else(|| Error::Data(format!("{text:?} is not a tile")))
     }
 }
 
@@ -297,14 +297,14 @@ impl Tile {
     /// built-in table.
     pub fn pick(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
         let chosen = context.choice(&class_of(form, context.storage(), m, n, k));
-        let tiles = Tile::alike(form, context, m, n, k);
+        let tiles = Tile::equivalent(form, context, m, n, k);
         let named = |name| tiles.iter().copied().find(|tile| tile.name(form) == name);
         chosen.and_then(named).unwrap_or(tiles[0])
     }
 
     /// The tiles that tuning may choose from, which give a product the same bits: the built-in one first, then the rest
     /// of the menu. If matrix units apply, [`Tile::units`] alone.
-    pub fn alike(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Vec<Tile> {
+    pub fn equivalent(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Vec<Tile> {
         if let Some(units) = Tile::units(form, context, m, n, k) {
             return vec![units];
         }

@@ -78,7 +78,7 @@ fn expect(recorder: &Recorder<'_>, name: &str, tensor: impl Into<Option<Tensor>>
     assert_eq!(
         tensor.len,
         wanted,
-        "{}: {name} has {} elements, shape {shape:?} wants {wanted}",
+        "{}: {name} has {} elements, shape {shape:?} has {wanted}",
         recorder.label(""),
         tensor.len
     );

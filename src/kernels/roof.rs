@@ -75,7 +75,10 @@ impl MultiplyAdd {
         let MultiplyAdd { y, accumulators, turns, multiplier, addend } = *self;
         let count = y.len / 4;
         expect(recorder, "y", y, &[count, 4]);
-        assert!(turns < MOST_TURNS, "{turns} turns of the loop, the shader takes fewer than {MOST_TURNS}");
+        assert!(
+            turns < MOST_TURNS,
+            "{turns} iterations of the loop; the shader allows fewer than {MOST_TURNS}"
+        );
         let params = Params { multiplier, addend, turns, count: u32_of(count) };
         let links = f64::from(accumulators) * f64::from(TOGETHER) * f64::from(turns);
         FILE.launch(params, multiply_add { y })
@@ -144,7 +147,10 @@ impl MultiplyFragments {
         let groups = y.len / (BLOCKS * 4 * edge * edge);
         expect(recorder, "operands", operands, &[2 * BLOCKS + 2, edge, edge]);
         expect(recorder, "y", y, &[groups, BLOCKS, 4, edge, edge]);
-        assert!(turns < MOST_TURNS, "{turns} turns of the loop, the shader takes fewer than {MOST_TURNS}");
+        assert!(
+            turns < MOST_TURNS,
+            "{turns} iterations of the loop; the shader allows fewer than {MOST_TURNS}"
+        );
         let products = f64::from(TOGETHER) * f64::from(turns) * (groups * BLOCKS * 4) as f64;
         file.launch(FragmentParams { turns }, multiply_fragments { operands, y })
             .constants(vec![("SIDE", side)])

@@ -208,7 +208,7 @@ fn replay(context: &Context, plan: &Plan, count: usize) -> Result<Vec<f64>> {
 /// Proves and times every tile for a product.
 fn compare(context: &Context, product: Product) -> Result<Finding> {
     let Product { form, m, n, k, .. } = product;
-    let tiles = Tile::alike(form, context, m, n, k);
+    let tiles = Tile::equivalent(form, context, m, n, k);
     let operands = Operands::new(context, product)?;
     let mut proof: Option<Vec<u32>> = None;
     let (mut seconds, mut refused): (Vec<(Tile, f64)>, Vec<Tile>) = (Vec::new(), Vec::new());

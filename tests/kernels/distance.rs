@@ -68,8 +68,8 @@ fn equal_rows_have_equal_distances_at_every_position() {
         assert_same_bits(&format!("query {i} alone"), &alone, &all[i * count..][..count]);
     }
     // The gallery twice, the second time in reverse order.
-    let turned: Vec<f32> = rows.chunks(dim).chain(rows.chunks(dim).rev()).flatten().copied().collect();
-    let twice = distances(&rows, &turned, dim, None);
+    let reversed: Vec<f32> = rows.chunks(dim).chain(rows.chunks(dim).rev()).flatten().copied().collect();
+    let twice = distances(&rows, &reversed, dim, None);
     for (found, once) in twice.chunks(2 * count).zip(all.chunks(count)) {
         let mut back = found[count..].to_vec();
         back.reverse();

@@ -23,9 +23,9 @@ fn values_that_are_no_distance_are_ignored() {
 fn the_order_of_tiles_does_not_matter() {
     let shape = Shape { queries: 4, gallery: 900, columns: 128 };
     for family in [Family::Tiled, context().family()] {
-        let [forward, turned] = [false, true].map(|turned| {
-            judged("topk", |run| nearest(run, || tied(7, 4 * 900, 60), shape, 100, turned, family)).concat()
+        let [forward, reversed] = [false, true].map(|reversed| {
+            judged("topk", |run| nearest(run, || tied(7, 4 * 900, 60), shape, 100, reversed, family)).concat()
         });
-        assert_same_bits("tiles turned", &forward, &turned);
+        assert_same_bits("tiles reversed", &forward, &reversed);
     }
 }
