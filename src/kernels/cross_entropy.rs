@@ -7,7 +7,7 @@ use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize}
 
 static FILE: ShaderFile = ShaderFile::new("cross_entropy", include_str!("../../shaders/cross_entropy.wgsl"))
     .helpers(&[
-        include_str!("../../shaders/common/reduce.wgsl"),
+        include_str!("../../shaders/common/reduction.wgsl"),
         include_str!("../../shaders/common/step.wgsl"),
     ])
     .workgroup_size(WorkgroupSize::Constant("LANES"));

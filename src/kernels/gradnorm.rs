@@ -6,7 +6,7 @@ use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize}
 
 static FILE: ShaderFile = ShaderFile::new("gradnorm", include_str!("../../shaders/gradnorm.wgsl"))
     .helpers(&[
-        include_str!("../../shaders/common/reduce.wgsl"),
+        include_str!("../../shaders/common/reduction.wgsl"),
         include_str!("../../shaders/common/step.wgsl"),
     ])
     .workgroup_size(WorkgroupSize::Constant("LANES"));

@@ -5,7 +5,7 @@ use crate::entry_points;
 use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 
 static FILE: ShaderFile = ShaderFile::new("l2norm", include_str!("../../shaders/l2norm.wgsl"))
-    .helpers(&[include_str!("../../shaders/common/reduce.wgsl")])
+    .helpers(&[include_str!("../../shaders/common/reduction.wgsl")])
     .workgroup_size(WorkgroupSize::Constant("LANES"));
 
 entry_points! {

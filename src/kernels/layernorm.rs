@@ -5,7 +5,7 @@ use crate::entry_points;
 use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, WorkgroupSize};
 
 static FILE: ShaderFile = ShaderFile::new("layernorm", include_str!("../../shaders/layernorm.wgsl"))
-    .helpers(&[include_str!("../../shaders/common/reduce.wgsl")])
+    .helpers(&[include_str!("../../shaders/common/reduction.wgsl")])
     .workgroup_size(WorkgroupSize::Constant("LANES"))
     .quads();
 
