@@ -97,7 +97,7 @@ impl Case {
         };
         let mut first = one(&self.ways[0], Purpose::Judge)?;
         for (number, way) in self.ways.iter().enumerate().skip(1) {
-            let other = one(way, Purpose::Guard)?;
+            let other = one(way, Purpose::Check)?;
             for (output, ((_, wanted), (_, found))) in first.outputs.iter().zip(&other.outputs).enumerate() {
                 if let Some(at) = (0..wanted.len()).find(|&at| wanted[at].to_bits() != found[at].to_bits()) {
                     let report = format!("way {number}: output {output} has other bits at {at}");

@@ -31,7 +31,7 @@ pub enum Purpose {
     /// Outputs are compared with the reference.
     Judge,
     /// Outputs are checked as for `Judge`, except that there is no reference.
-    Guard,
+    Check,
     /// The plan is timed.
     Time,
 }
@@ -191,7 +191,7 @@ impl<'c> Run<'c> {
         let context = self.recorder.context;
         let made = match self.purpose {
             Purpose::Time => context.buffer(label, words),
-            Purpose::Judge | Purpose::Guard => context.guarded_buffer(label, words, guard),
+            Purpose::Judge | Purpose::Check => context.guarded_buffer(label, words, guard),
         };
         self.made(made, label, words)
     }

@@ -11,7 +11,7 @@ use lat_wgpu::gpu::Storage;
 /// If an output is not fully written, guard words change, or two runs differ.
 #[track_caller]
 pub fn outputs(case: &str, record: impl FnOnce(&mut Run<'static>)) -> Vec<Vec<f32>> {
-    run(case, Purpose::Guard, record)
+    run(case, Purpose::Check, record)
 }
 
 /// The same, comparing each output with the reference and printing the share of the tolerance used.

@@ -85,7 +85,7 @@ fn reference_gradients_match_finite_differences() {
 }
 
 #[test]
-fn launches_cut_short_have_the_same_bits() {
+fn split_dispatches_have_the_same_bits() {
     let shape = Shape { batch: 3, tokens: 13, heads: 2, head_dim: 8 };
     let Shape { tokens, head_dim, .. } = shape;
     let (qkv, dout) = (normal(17, shape.qkv_len()), normal(18, shape.qkv_len() / 3));
@@ -94,16 +94,16 @@ fn launches_cut_short_have_the_same_bits() {
         // Largest number of operations per dispatch; dispatches of forward, delta, dq and dkv over six heads.
         let runs =
             [(f64::INFINITY, [1; 4]), (4.0 * product, [3, 1, 6, 6]), (1.0, [6; 4])].map(|(most, wanted)| {
-                outputs(&format!("attention in launches of {most} {family:?}"), |run| {
+                outputs(&format!("attention in dispatches of {most} {family:?}"), |run| {
                     run.recorder.dispatch_flops = most;
                     both(run, &qkv, &dout, shape, family);
-                    let launches = run.recorder.summary().dispatches;
-                    assert_eq!(launches, wanted.iter().sum::<usize>(), "launches of {most}");
+                    let dispatches = run.recorder.summary().dispatches;
+                    assert_eq!(dispatches, wanted.iter().sum::<usize>(), "dispatches of {most}");
                 })
                 .concat()
             });
         for run in &runs[1..] {
-            assert_same_bits(&format!("launches cut short {family:?}"), &runs[0], run);
+            assert_same_bits(&format!("split dispatches {family:?}"), &runs[0], run);
         }
     }
 }

@@ -114,8 +114,8 @@ fn training() -> Vec<Count> {
 }
 
 fn declared(recorder: Recorder<'_>) -> Vec<(&'static str, f64)> {
-    let launches = recorder.list().unwrap().dispatches;
-    launches.iter().map(|launch| (launch.kernel.entry, launch.flops)).collect()
+    let dispatches = recorder.list().unwrap().dispatches;
+    dispatches.iter().map(|dispatch| (dispatch.kernel.entry, dispatch.flops)).collect()
 }
 
 #[test]
@@ -133,11 +133,11 @@ fn every_kernel_declares_what_it_computes() {
     // Products in slices: the second dispatch adds up the slices of every output, and of the column sums.
     let mut run = Run::new(context(), Storage::F32, Purpose::Time);
     tn(&mut run, [4, 8, 2048], true, Some(Tile::Plain));
-    let launches = run.recorder.list().unwrap().dispatches;
-    let slices = launches[0].grid[2];
+    let dispatches = run.recorder.list().unwrap().dispatches;
+    let slices = dispatches[0].grid[2];
     assert!(slices > 1);
-    assert_eq!((launches[0].kernel.entry, launches[0].flops), ("gemm_tn", 2.0 * 32.0 * 2048.0));
-    assert_eq!((launches[1].kernel.entry, launches[1].flops), ("gemm_slices", f64::from(slices) * 36.0));
+    assert_eq!((dispatches[0].kernel.entry, dispatches[0].flops), ("gemm_tn", 2.0 * 32.0 * 2048.0));
+    assert_eq!((dispatches[1].kernel.entry, dispatches[1].flops), ("gemm_slices", f64::from(slices) * 36.0));
     // One workgroup of 16 blocks, each with 4 products of 8³ multiply-adds in 8 links of 3 iterations. Only listed,
     // because not every adapter can run it.
     let mut run = Run::new(context(), Storage::F16, Purpose::Time);

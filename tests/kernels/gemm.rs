@@ -72,35 +72,35 @@ fn reference_gradients_before_an_activation_match_finite_differences() {
 const UNEVEN: [usize; 3] = [300, 36, 68];
 
 /// Number of dispatches if none may take more than the `share`th part of a product, and the outputs.
-fn in_parts(form: Form, tile: Tile, share: f64) -> (usize, Vec<Vec<f32>>) {
+fn in_dispatches(form: Form, tile: Tile, share: f64) -> (usize, Vec<Vec<f32>>) {
     let ([m, n, k], tile, activation) = (UNEVEN, Some(tile), Some(Activation::Gelu));
-    let mut launches = 0;
-    let found = outputs(&format!("gemm {form:?} {tile:?} in parts"), |run| {
+    let mut dispatches = 0;
+    let found = outputs(&format!("gemm {form:?} {tile:?} in dispatches"), |run| {
         run.recorder.dispatch_flops = 2.0 * (m * n * k) as f64 / share;
         match form {
             Form::Nt => nt(run, drawn(1, m * k), n, k, Switches { pre: true, activation, ..BIAS }, tile),
             Form::Nn => nn(run, [m, n, k], (None, true), tile),
             Form::Tn => tn(run, [m, n, k], true, tile),
         }
-        launches = run.recorder.summary().dispatches;
+        dispatches = run.recorder.summary().dispatches;
     });
-    (launches, found)
+    (dispatches, found)
 }
 
 #[test]
 fn a_product_in_several_dispatches_has_the_same_bits() {
     for form in Form::ALL {
-        let (whole, wanted) = in_parts(form, Tile::Plain, 1.0);
+        let (whole, wanted) = in_dispatches(form, Tile::Plain, 1.0);
         assert_eq!(whole, 1, "{form:?}");
         let menu = Tile::menu(form, context().family(), context().class());
         for tile in menu {
             // There are no more dispatches than rows of tiles.
             for (share, least) in [(2.5, 2), (1e6, 3)] {
-                let (launches, found) = in_parts(form, tile, share);
-                assert!(launches >= least, "{form:?} {tile:?}: {launches} launches");
-                assert!(share > 10.0 || launches <= 3, "{form:?} {tile:?}: {launches} launches");
+                let (dispatches, found) = in_dispatches(form, tile, share);
+                assert!(dispatches >= least, "{form:?} {tile:?}: {dispatches} dispatches");
+                assert!(share > 10.0 || dispatches <= 3, "{form:?} {tile:?}: {dispatches} dispatches");
                 for (wanted, found) in wanted.iter().zip(&found) {
-                    assert_same_bits(&format!("{form:?} {tile:?} in {launches}"), wanted, found);
+                    assert_same_bits(&format!("{form:?} {tile:?} in {dispatches}"), wanted, found);
                 }
             }
         }

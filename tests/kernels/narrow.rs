@@ -17,7 +17,7 @@ fn f16_storages() -> impl Iterator<Item = Storage> {
 }
 
 fn outputs(storage: Storage, record: impl Fn(&mut Run<'static>)) -> Vec<(Tensor, Vec<f32>)> {
-    let mut run = Run::new(context(), storage, Purpose::Guard);
+    let mut run = Run::new(context(), storage, Purpose::Check);
     // Runs in every storage get the same numbers.
     run.in_f16 = true;
     record(&mut run);
