@@ -12,8 +12,8 @@ use crate::images::walk;
 use crate::retrieval::metrics::Scores;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::shape::ImageSize;
-use crate::tasks::embed::{Embedder, LookOptions};
-use crate::tasks::evaluate::{Look, Plan, Task, evaluate};
+use crate::tasks::embed::{Embedder, ImageOptions};
+use crate::tasks::evaluate::{self, EvaluationSet, evaluate};
 use crate::tasks::search::{Match, check_fits, check_weights, verdicts};
 
 /// Options of [`Model::open_with`].
@@ -50,7 +50,7 @@ pub struct Model {
     network: Network,
     context: Arc<Context>,
     embedder: Mutex<Embedder<Arc<Context>>>,
-    look: LookOptions,
+    image_options: ImageOptions,
 }
 
 impl Model {
@@ -73,8 +73,8 @@ impl Model {
         let device = ContextOptions { precision, ..ContextOptions::from_environment(adapter) };
         let context = Arc::new(Context::open(&device)?);
         let embedder = Embedder::new(Arc::clone(&context), &network, batch, context.default_memory())?;
-        let look = LookOptions { flip, ..LookOptions::default() };
-        Ok(Model { path, network, context, embedder: Mutex::new(embedder), look })
+        let image_options = ImageOptions { flip, ..ImageOptions::default() };
+        Ok(Model { path, network, context, embedder: Mutex::new(embedder), image_options })
     }
 
     /// Embeds image files, and folders with all images below them; keeps the order of the sorted names.
@@ -88,7 +88,7 @@ impl Model {
         let mut embedder = self.embedder.lock().unwrap_or_else(PoisonError::into_inner);
         let embeddings = Embeddings { paths: Vec::new(), dim: embedder.dim(), rows: Vec::new() };
         let mut embedded = EmbeddedImages { embeddings, files: Vec::new(), skipped: Vec::new() };
-        for row in embedder.rows(images, self.look, &()) {
+        for row in embedder.embed_images(images, self.image_options, &()) {
             match row? {
                 (image, Ok(row)) => {
                     embedded.embeddings.paths.push(image.name);
@@ -116,11 +116,10 @@ impl Model {
     /// [`Error::Data`] if the data set has no query with a match; [`Error::Io`] if it can't be read; [`Error::Gpu`] if the
     /// adapter fails.
     pub fn evaluate(&self, data: impl AsRef<Path>) -> Result<Scores> {
-        let plan = Plan::default();
-        let set = TestSet::load(data.as_ref(), &LoadOptions::default(), plan.rules.across_cameras())?;
-        let look = Look { options: self.look, ..Look::default() };
-        let task = Task::embed(set, &self.network, &self.context, look, &())?;
-        Ok(evaluate(task, &plan, &self.context, &())?.plain)
+        let request = evaluate::Request { image_options: self.image_options, ..evaluate::Request::default() };
+        let set = TestSet::load(data.as_ref(), &LoadOptions::default(), request.rules.across_cameras())?;
+        let set = EvaluationSet::embed(set, &self.network, &self.context, &request, &())?;
+        Ok(evaluate(&set, &request, &self.context, &())?.plain)
     }
 
     /// Dimensions of an embedding: R·D.
@@ -206,14 +205,14 @@ impl Gallery {
     /// [`Error::Io`] if it can't be read; [`Error::Data`] if it was embedded with another model or other settings.
     pub fn open(model: &Model, path: impl AsRef<Path>) -> Result<Gallery> {
         let stored = gallery::Gallery::open(path.as_ref())?;
-        check_fits(&stored, &model.network, None, model.look.flip)?;
+        check_fits(&stored, &model.network, None, model.image_options.flip)?;
         check_weights(&model.path, &model.network, &stored, None, false)?;
         let is_flipped = stored.is_flipped();
         Ok(Gallery::from_rows(model, GalleryRows::Stored(stored), is_flipped))
     }
 
     fn from_rows(model: &Model, rows: GalleryRows, is_flipped: bool) -> Gallery {
-        let threshold = verdicts(&model.network, model.look.flip || is_flipped, false).ok();
+        let threshold = verdicts(&model.network, model.image_options.flip || is_flipped, false).ok();
         let threshold = threshold.map(|threshold| threshold.distance);
         Gallery { rows, context: Arc::clone(&model.context), threshold }
     }

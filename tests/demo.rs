@@ -34,5 +34,5 @@ fn demo_prints_scores_writes_a_report_and_is_repeatable() {
     assert!(page.contains("data:image/") && page.contains(&outputs[0][0]["before: ".len()..]));
 
     let (_, stderr) = demo(2, here, "one");
-    assert!(stderr.contains("one is there already"), "{stderr}");
+    assert!(stderr.contains("one exists already"), "{stderr}");
 }

@@ -7,9 +7,9 @@ use lat_wgpu::checkpoint::{self, Settings};
 use lat_wgpu::datasets::{LoadOptions, TestSet};
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter};
 use lat_wgpu::figures::{Figures, draw_figures};
-use lat_wgpu::gpu::{Context, ContextOptions};
+use lat_wgpu::gpu::ContextOptions;
 use lat_wgpu::rng;
-use lat_wgpu::tasks::evaluate::{Look, Plan, Task, evaluate};
+use lat_wgpu::tasks::evaluate::{self, evaluate_model};
 use program::{TINY, expect, write_points};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -25,11 +25,11 @@ fn library_scores_a_model() {
     let folder = tempfile::tempdir().unwrap();
     draw_figures(folder.path(), Figures { persons: 4, cameras: 2, images: 1, seed: 1 }).unwrap();
     let network = checkpoint::load(DEMO.as_ref(), &Settings::default()).unwrap();
-    let context = Context::open(&ContextOptions::from_environment(None)).unwrap();
     let set = TestSet::load(folder.path(), &LoadOptions::default(), true).unwrap();
     let (name, queries) = (set.name.clone(), set.query.len());
-    let task = Task::embed(set, &network, &context, Look::default(), &()).unwrap();
-    let outcome = evaluate(task, &Plan::default(), &context, &()).unwrap();
+    let (adapter, request) = (ContextOptions::from_environment(None), evaluate::Request::default());
+    let outcomes = evaluate_model(&[set], &network, &adapter, &request, &()).unwrap();
+    let outcome = outcomes.into_iter().next().unwrap().unwrap();
     assert_eq!((outcome.name, outcome.queries, outcome.plain.valid_queries), (name, queries, queries));
     assert!(outcome.plain.ranks[0] > 0.0 && outcome.listed.is_none());
 }
@@ -144,7 +144,7 @@ fn labels_can_come_from_a_table() {
     std::fs::write(here.join("l.csv"), table).unwrap();
     let with_labels = [&files[..], &["--labels", "l.csv"]].concat();
     let (_, stderr) = expect(1, here, &[&["eval"], &with_labels[..]].concat());
-    assert!(stderr.contains("l.csv doesn't list e.jpg"), "{stderr}");
+    assert!(stderr.contains("l.csv does not list e.jpg"), "{stderr}");
     std::fs::write(here.join("l.csv"), format!("{table}e.jpg,bob,hall\n")).unwrap();
     assert_eq!(scores(here, &with_labels)["rank1"], 1.0);
     // No person has images by a second camera.
@@ -185,7 +185,7 @@ fn mismatched_inputs_are_reported() {
         expect(code, here, &[&files[..], more].concat()).1
     };
     for (code, queries, gallery, more, words) in [
-        (1, "q.npy", "w.npy", &[][..], "2 numbers"),
+        (1, "q.npy", "w.npy", &[][..], "2 dimensions"),
         (1, "q.npy", "none.npy", &[], "no embeddings"),
         (2, "q.npy", "nan.npy", &[], "finite"),
         (1, "q.npy", "missing.npy", &[], "missing.npy"),

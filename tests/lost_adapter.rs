@@ -3,8 +3,11 @@
 #[path = "common/program.rs"]
 mod program;
 
-use program::{TINY, finish, program};
+use program::{PROGRAM, Server, TINY, answer, finish, program};
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 
 /// Runs with this `LAT_REHEARSE`, asserts the exit code and returns stderr.
 fn lat(code: i32, folder: &Path, rehearse: &str, arguments: &[&str]) -> String {
@@ -49,7 +52,7 @@ fn embed_neither_loses_nor_repeats_rows() {
         let said = lat(0, folder, &format!("refuse@{number}"), &embed("out.npy", &["--batch-size", "4"]));
         assert!(read("out") == whole, "refuse@{number}: {said}");
         assert!(said.contains("(1 skipped)"), "refuse@{number}: {said}");
-        halved += usize::from(said.contains("going on with batches of 2"));
+        halved += usize::from(said.contains("continuing with batches of 2"));
         opened += usize::from(said.contains("opened anew"));
         if !said.contains("as rehearsed") {
             break;
@@ -82,7 +85,7 @@ fn a_halved_batch_stays_halved_after_a_lost_adapter() {
     let (number, halved) = (1..100)
         .find_map(|number| {
             let said = lat(0, folder, &format!("refuse@{number}"), &embed("out.npy", &[]));
-            let (_, halved) = said.split_once("going on with batches of ")?;
+            let (_, halved) = said.split_once("continuing with batches of ")?;
             Some((number, halved.lines().next()?.to_string()))
         })
         .unwrap();
@@ -188,4 +191,95 @@ fn search_restarts_once() {
     }
     assert!(found[0] == found[1]);
     lat(1, folder, "lose@5,lose@9", &search);
+}
+
+#[test]
+fn eval_begins_again_once() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    draw(folder);
+    let embeddings = |images: &str, out: &str| {
+        lat(0, folder, "", &["embed", "--model", TINY, "--heads", "2", images, "--out", out]);
+    };
+    embeddings("figures/query", "q.npy");
+    embeddings("figures/bounding_box_test", "g.npy");
+    let model = ["eval", "--model", TINY, "--heads", "2", "--data", "figures", "--json", "scores.json"];
+    let files =
+        ["eval", "--query-embeddings", "q.npy", "--gallery-embeddings", "g.npy", "--json", "scores.json"];
+    for (command, losses) in [(&model[..], ["", "lose@5", "lose@40"]), (&files, ["", "lose@2", "refuse@3"])] {
+        let mut scores = Vec::new();
+        for rehearse in losses {
+            let said = lat(0, folder, rehearse, command);
+            assert_eq!(
+                said.contains("anew, and the evaluation begins again"),
+                !rehearse.is_empty(),
+                "{said}"
+            );
+            scores.push(std::fs::read(folder.join("scores.json")).unwrap());
+        }
+        assert!(scores.iter().all(|other| *other == scores[0]));
+    }
+    let said = lat(1, folder, "lose@5,lose@9", &model);
+    assert!(said.contains("error: the adapter was lost"), "{said}");
+    // The first set fails twice; the second one is scored.
+    let said = lat(1, folder, "lose@5,lose@9", &[&model[..], &["--data", "figures"]].concat());
+    assert!(said.contains("error: figures was not scored: the adapter was lost"), "{said}");
+    let scores = std::fs::read_to_string(folder.join("scores.json")).unwrap();
+    let scores: serde_json::Value = serde_json::from_str(&scores).unwrap();
+    assert_eq!([&scores["sets"], &scores["failed"]].map(|list| list.as_array().unwrap().len()), [1, 1]);
+}
+
+/// Posts an image; returns the status and the body.
+#[cfg(unix)]
+fn post(server: &Server, image: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let head = format!(
+        "POST /search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        image.len()
+    );
+    stream.write_all(&[head.as_bytes(), image].concat()).unwrap();
+    let (status, _, body) = answer(stream);
+    (status, String::from_utf8(body).unwrap())
+}
+
+#[cfg(unix)]
+#[test]
+fn serve_answers_the_search_that_lost_the_adapter() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    draw(folder);
+    lat(0, folder, "", &embed("g.npy", &[]));
+    let image = std::fs::read_dir(folder.join("figures/query")).unwrap().next().unwrap().unwrap().path();
+    let image = std::fs::read(image).unwrap();
+    let start = |rehearse: &str| {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "exec \"$0\" \"$@\" 2>said.txt",
+            PROGRAM,
+            "serve",
+            "--model",
+            TINY,
+            "--heads",
+            "2",
+        ]);
+        command.args(["--gallery", "g.npy", "--port", "0"]).current_dir(folder);
+        Server::spawn(command.env("LAT_REHEARSE", rehearse).env("LAT_TUNED", "0"))
+    };
+    let said = || std::fs::read_to_string(folder.join("said.txt")).unwrap();
+    let wanted = post(&start(""), &image);
+    assert_eq!(wanted.0, 200, "{}", wanted.1);
+
+    // More launches than a search without an image has, and fewer than one with an image.
+    let server = start("lose@20");
+    for _ in 0..2 {
+        assert_eq!(post(&server, &image), wanted, "{}", said());
+    }
+    assert!(said().contains("anew, and the last search is repeated"), "{}", said());
+    drop(server);
+
+    let mut server = start("lose@20,lose@30");
+    let (status, body) = post(&server, &image);
+    assert!(status == 500 && body.contains("the adapter was lost"), "{status} {body}");
+    assert_eq!(server.child.wait().unwrap().code(), Some(1), "{}", said());
 }

@@ -11,7 +11,7 @@ use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::gemm::{Form, Tile};
 use lat_wgpu::rng;
 use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
-use lat_wgpu::tasks::embed::{Embedder, Need};
+use lat_wgpu::tasks::embed::{Embedder, MemoryNeed};
 use program::{TINY, expect, figures};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -90,7 +90,7 @@ fn random(dim: usize) -> Network {
 fn f16_takes_half_the_memory() {
     let network = random(384);
     let need = |context: &Context| Embedder::new(context, &network, Some(4), 1 << 30).unwrap().need();
-    let whole: Need = need(&full());
+    let whole: MemoryNeed = need(&full());
     for context in contexts() {
         let halves = need(&context);
         let weights = halves.parameters as f64 / whole.parameters as f64;

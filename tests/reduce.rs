@@ -116,7 +116,7 @@ fn labels_are_optional() {
     let fit = ["reduce", "g.safetensors", "--dim", "2", "--out", "pca.safetensors"];
     // Without labels no adapter is needed.
     let (text, stderr) = expect(0, here, &[&fit[..], &["--adapter", "no such adapter"]].concat());
-    assert!(stderr.contains("note: mAP isn't told: 1/1.jpg"), "{stderr}");
+    assert!(stderr.contains("note: mAP is not measured: 1/1.jpg"), "{stderr}");
     assert!(text.lines().count() == 3, "{text}");
     let mut table = "path,person,camera\n".to_string();
     for person in 1..=20 {
@@ -130,7 +130,7 @@ fn labels_are_optional() {
     assert!(value["map"].is_number() && value["dims"][0]["lost"].is_number(), "{value}");
     std::fs::write(here.join("labels.csv"), table.replace("20/3.jpg", "20/4.jpg")).unwrap();
     let (_, stderr) = expect(1, here, &[&fit[..], &["--labels", "labels.csv"]].concat());
-    assert!(stderr.contains("labels.csv doesn't list 20/3.jpg"), "{stderr}");
+    assert!(stderr.contains("labels.csv does not list 20/3.jpg"), "{stderr}");
 }
 
 #[test]

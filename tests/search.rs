@@ -10,7 +10,7 @@ use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::gpu::ContextOptions;
 use lat_wgpu::images::walk::list_images;
 use lat_wgpu::tasks;
-use lat_wgpu::tasks::embed::LookOptions;
+use lat_wgpu::tasks::embed::ImageOptions;
 use lat_wgpu::tasks::search::{Request, check_fits, verdicts};
 use program::{TINY, expect};
 use serde_json::{Value, json};
@@ -73,9 +73,9 @@ fn library_searches_a_gallery() {
     let request = Request {
         network: &network,
         reduction: None,
-        device: ContextOptions::from_environment(None),
+        adapter: ContextOptions::from_environment(None),
         memory: None,
-        look: LookOptions::default(),
+        image_options: ImageOptions::default(),
         top: 3,
         verdicts: verdicts(&network, false, false),
     };

@@ -56,7 +56,7 @@ pub struct NetworkArguments {
 }
 
 impl NetworkArguments {
-    /// As the checkpoint reader takes them.
+    /// Returns the settings for loading a checkpoint.
     pub fn settings(&self) -> Settings {
         let &NetworkArguments { size, stride, heads, act, ln_eps, normalize, lambda, .. } = self;
         let &NetworkArguments { lambda_on, tokens, parts, ignore_unknown, .. } = self;
@@ -91,7 +91,10 @@ pub struct TargetArguments {
 }
 
 impl TargetArguments {
-    /// Opens the gallery, and the components in `reduce`; both must fit what `network` embeds, and come from its weights.
+    /// Opens the gallery and the reduction in `reduce`, and checks that both fit the network and its weights.
+    ///
+    /// # Errors
+    /// Those of the files and the checks.
     pub fn open(
         &self,
         network: &Network,
@@ -102,7 +105,13 @@ impl TargetArguments {
         let reduction = reduce.map(Reduction::read).transpose()?;
         check_fits(&gallery, network, reduction.as_ref(), flip)?;
         let components = reduce.zip(reduction.as_ref());
-        open::tell(&check_weights(&self.model, network, &gallery, components, self.allow_other_weights)?);
+        open::print_notes(&check_weights(
+            &self.model,
+            network,
+            &gallery,
+            components,
+            self.allow_other_weights,
+        )?);
         Ok((gallery, reduction))
     }
 }
@@ -115,13 +124,6 @@ pub struct MemoryArgument {
     pub memory: Option<u64>,
 }
 
-impl MemoryArgument {
-    /// The bytes that were given, else the adapter's default.
-    pub fn within(&self, context: &Context) -> u64 {
-        self.memory.unwrap_or(context.default_memory())
-    }
-}
-
 /// The adapter that a command runs on.
 #[derive(Debug, Args)]
 pub struct AdapterArgument {
@@ -131,15 +133,18 @@ pub struct AdapterArgument {
 }
 
 impl AdapterArgument {
-    /// How the adapter whose name holds this, or the best one, is opened to store weights and activations in a precision.
+    /// Returns the options for opening the adapter with a precision.
     pub fn options(&self, precision: Precision) -> ContextOptions {
         ContextOptions { precision, ..ContextOptions::from_environment(self.adapter.clone()) }
     }
 
-    /// Opens that adapter.
+    /// Opens the adapter and prints its notes.
+    ///
+    /// # Errors
+    /// Those of [`Context::open`].
     pub fn open(&self, precision: Precision) -> Result<Context> {
         let context = Context::open(&self.options(precision))?;
-        open::tell(&context.adapter.notes());
+        open::print_notes(&context.adapter.notes());
         Ok(context)
     }
 }
@@ -191,7 +196,7 @@ pub struct SetArguments {
 }
 
 impl SetArguments {
-    /// As the loaders take them.
+    /// Returns the options for loading a data set.
     pub fn options(&self) -> LoadOptions {
         let default = LoadOptions::default();
         LoadOptions {
@@ -205,8 +210,8 @@ impl SetArguments {
     }
 }
 
-/// The arguments of a command that trains, and the layers of its configuration: `--config`, `--set`, and every flag
-/// whose id is the name of a key. The configuration checks their values.
+/// Arguments of a command that trains, with the layers of its configuration: `--config`, `--set`, and every flag whose id is
+/// the name of a key. The configuration checks the values.
 #[derive(Debug)]
 pub struct Training<T> {
     pub arguments: T,
@@ -258,10 +263,12 @@ pub struct PageArguments {
     pub lists: usize,
 }
 
+/// Parses a number above 0.
 pub fn positive(text: &str) -> std::result::Result<f32, String> {
     not_negative(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("must be above 0".to_string()) })
 }
 
+/// Parses a number of 0 or more.
 pub fn not_negative(text: &str) -> std::result::Result<f32, String> {
     match text.parse::<f32>() {
         Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
@@ -269,6 +276,7 @@ pub fn not_negative(text: &str) -> std::result::Result<f32, String> {
     }
 }
 
+/// Parses a number from 0 to 1.
 pub fn fraction(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
@@ -276,7 +284,7 @@ pub fn fraction(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
-/// Reads `800M`, `4G`, `1500000`: powers of 1,024.
+/// Parses bytes such as `800M`, `4G` or `1500000`. Units are powers of 1,024.
 pub fn bytes(text: &str) -> std::result::Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
@@ -295,6 +303,7 @@ pub fn bytes(text: &str) -> std::result::Result<u64, String> {
     }
 }
 
+/// Parses bytes or 0.
 pub fn bytes_or_none(text: &str) -> std::result::Result<u64, String> {
     if text == "0" { Ok(0) } else { bytes(text) }
 }
@@ -309,8 +318,8 @@ mod tests {
     fn flags_of_training_are_keys() {
         let keys = keys().into_iter().map(|(key, ..)| key.split('.').next_back().unwrap().to_string());
         let keys: Vec<String> = keys.collect();
-        for (place, key) in keys.iter().enumerate() {
-            assert!(!keys[..place].contains(key), "two keys are called {key}");
+        for (i, key) in keys.iter().enumerate() {
+            assert!(!keys[..i].contains(key), "two keys are called {key}");
         }
         let own = ["out", "resume", "config", "set", "memory", "dry_run", "profile", "json"];
         let command = Arguments::command();

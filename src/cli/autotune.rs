@@ -1,18 +1,15 @@
-//! `lat-wgpu autotune`: which tiles are quickest on this adapter, kept for all later runs.
+//! `lat-wgpu autotune`: finds the fastest tiles on an adapter and keeps them for later runs.
 
 use super::arguments::{DeviceArguments, NetworkArguments};
 use super::paths::Paths;
 use super::progress::Progress;
 use super::{json, open};
 use crate::error::{Error, Result};
-use crate::gpu::AdapterSummary;
-use crate::gpu::tuning::{self, Choices};
 use crate::observer::Follower;
-use crate::storage::atomic::write_atomically;
 use crate::tasks::autotune::{self, Finding, Outcome, Product};
 use clap::Args;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -47,37 +44,37 @@ pub fn run(arguments: &AutotuneArguments) -> Result<ExitCode> {
     let paths = Paths::new().reads("--model", &arguments.model).writes("--json", &arguments.json);
     paths.check()?;
     let network = match (&arguments.model, arguments.clear) {
-        (None, false) => return Err(Error::Usage("--model or --clear is needed".to_string())),
+        (None, false) => return Err(Error::Usage("pass --model FILE, or --clear".to_string())),
         (None, true) => None,
         (Some(model), _) => Some(open::network(model, &arguments.network.settings())?),
     };
     let context = arguments.device.open()?;
     if arguments.clear {
-        clear(&context.adapter)?;
+        match autotune::clear(&context.adapter)? {
+            Some(file) => eprintln!("removed {}", file.display()),
+            None => eprintln!("nothing was kept"),
+        }
     }
     let Some(network) = network else { return Ok(ExitCode::SUCCESS) };
-    // A place that can't be written is found before the work.
-    paths.updates("the choices in", [place(&context.adapter)?]).check()?;
-    let kept = if arguments.clear { Choices::new() } else { tuning::load(&context.adapter) };
+    // Fails before the work if the file cannot be written.
+    paths.updates("the choices in", [autotune::choices_file(&context.adapter)?]).check()?;
     let batch = arguments.batch_size.map_or(if context.is_cpu() { 2 } else { 32 }, |batch| batch as usize);
     let limit = Duration::from_secs(u64::from(arguments.seconds));
     let outcome = autotune::tune(&context, &network, batch, arguments.train, limit, &Progress::new(None))?;
     let Outcome { findings, left, step: (before, after), choices: chosen } = &outcome;
     if *left > 0 {
-        eprintln!("note: no time for {left} more shapes; --seconds gives more");
+        eprintln!("note: no time for {left} more shapes; set a larger --seconds");
     }
     let what = if arguments.train { "a training step" } else { "embedding" };
-    let told = format!(
+    let summary = format!(
         "{what} of {batch}: {before:.4} s with the built-in tiles, {after:.4} s with the chosen ones"
     );
-    let mut all = kept;
-    all.extend(chosen.clone());
     let path = if chosen.is_empty() {
-        eprintln!("{told}: the built-in tiles stay");
+        eprintln!("{summary}: the built-in tiles stay");
         None
     } else {
-        let path = store(&context.adapter, &all)?;
-        eprintln!("{told}: kept in {}", path.display());
+        let path = autotune::keep(&context.adapter, chosen)?;
+        eprintln!("{summary}: kept in {}", path.display());
         Some(path)
     };
     if let Some(target) = &arguments.json {
@@ -97,34 +94,6 @@ pub fn run(arguments: &AutotuneArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file that keeps choices for an adapter, in a folder that is there.
-fn place(adapter: &AdapterSummary) -> Result<PathBuf> {
-    let path = tuning::file(adapter).ok_or_else(|| {
-        Error::Usage("no folder to keep choices in: neither HOME nor LAT_CACHE is set".into())
-    })?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    Ok(path)
-}
-
-/// Keeps choices for an adapter; gives the file.
-fn store(adapter: &AdapterSummary, choices: &Choices) -> Result<PathBuf> {
-    let path = place(adapter)?;
-    let text = tuning::text(adapter, choices).map_err(|error| Error::Data(error.to_string()))?;
-    write_atomically(&path, text.as_bytes())?;
-    Ok(path)
-}
-
-fn clear(adapter: &AdapterSummary) -> Result<()> {
-    let Some(path) = tuning::file(adapter) else { return Ok(()) };
-    match std::fs::remove_file(&path) {
-        Ok(()) => eprintln!("removed {}", path.display()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => eprintln!("nothing was kept"),
-        Err(error) => return Err(Error::io("remove", &path)(error)),
-    }
-    Ok(())
-}
-
 impl Follower<Finding> for Progress {
     fn event(&self, finding: Finding) -> Result<()> {
         self.say(&line(&finding));
@@ -141,11 +110,11 @@ fn line(finding: &Finding) -> String {
             format!("{mark}{tile} {:.1}", 2e-9 * (m * n * k) as f64 / seconds)
         })
         .collect();
-    let wrong = match refused.len() {
+    let left_out = match refused.len() {
         0 => String::new(),
-        count => format!("; {count} give other bits and are left out"),
+        count => format!("; {count} left out for giving other bits"),
     };
-    format!("{count} x {form:?} {m}x{n}x{k}, GFLOP/s: {}{wrong}", rates.join(", "))
+    format!("{count} x {form:?} {m}x{n}x{k}, GFLOP/s: {}{left_out}", rates.join(", "))
 }
 
 fn finding_json(finding: &Finding) -> serde_json::Value {

@@ -1,4 +1,4 @@
-//! `lat-wgpu embed`: folders of person crops to embeddings.
+//! `lat-wgpu embed`: turns folders of person crops into embeddings.
 
 use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments};
 use super::json;
@@ -9,24 +9,22 @@ use super::progress::Progress;
 use super::signals::Signals;
 use super::words::{named, word};
 use crate::checkpoint::Network;
-use crate::embeddings::index::{
-    self, Found, IndexOptions, IndexWriter, Origin, SEGMENT_ROWS, Shard, ShardNumber, Weights,
-};
-use crate::embeddings::provenance::{NPY_NOTE, Provenance, Source, check_same_weights, has_place};
-use crate::embeddings::{Dtype, EmbeddingWriter};
+use crate::embeddings::Dtype;
+use crate::embeddings::index::{self, Found, SEGMENT_ROWS, ShardNumber};
+use crate::embeddings::provenance::{NPY_NOTE, has_place};
 use crate::error::{Error, Result};
 use crate::images::decode::DecodeOptions;
-use crate::images::walk::{self, Image, LeftOut, Listing};
-use crate::retrieval::pca::{self, Reduction};
+use crate::images::walk::{LeftOut, Listing};
+use crate::retrieval::pca::Reduction;
 use crate::shape::PartTokens;
 use crate::storage::lock;
-use crate::tasks::embed::{Device, Embedded, LookOptions, Output, Request, embed};
+use crate::tasks::embed::{
+    AdapterUse, EmbeddingSource, ImageOptions, Request, Summary, Target, embed, open_output,
+};
 use clap::Args;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// `lat-wgpu embed`.
@@ -93,7 +91,6 @@ pub struct EmbedArguments {
 
 pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let start = Instant::now();
-    // Everything that can be wrong on the host is found before the adapter is touched.
     check_paths(arguments)?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let Listing { images, left_out } = open::images(&arguments.inputs, arguments.follow_links)?;
@@ -101,59 +98,56 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     if let Some(reduction) = &reduction {
         reduction.check_fits(&network, arguments.flip)?;
     }
-    let weights_sha256 = network.weights_sha256();
-    if let (Some(file), Some(reduction)) = (&arguments.reduce, &reduction) {
-        let source = |file: &PathBuf, weights: Option<&String>| Source {
-            file: file.clone(),
-            weights_sha256: weights.cloned(),
-        };
-        let sources =
-            [source(&arguments.model, Some(&weights_sha256)), source(file, reduction.weights_sha256())];
-        open::tell(&check_same_weights(&sources, arguments.allow_other_weights)?);
+    let source =
+        EmbeddingSource { model: &arguments.model, network: &network, reduction: reduction.as_ref() };
+    if let Some(file) = &arguments.reduce {
+        open::print_notes(&source.check_weights(file, arguments.allow_other_weights)?);
     }
-    let dim = reduction.as_ref().map_or(network.config.embedding_len(), Reduction::dim);
-    let (images, output) = open_output(arguments, &network, weights_sha256, reduction.as_ref(), images)?;
     let request = Request {
-        device: arguments.device.options(),
+        adapter: arguments.device.options(),
         batch: arguments.batch_size.map(|batch| batch as usize),
         memory: arguments.memory.memory,
-        look: LookOptions {
+        image_options: ImageOptions {
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
             flip: arguments.flip,
         },
         dtype: arguments.dtype,
         profile: arguments.profile.is_some(),
     };
+    let target = arguments.target();
+    if matches!(target, Target::File(_)) && !has_place(&arguments.out) {
+        eprintln!("note: {NPY_NOTE}");
+    }
+    let (images, output) = open_output(&target, source, &arguments.inputs, images, &request)?;
     let progress = Progress::new(Some(Signals::listen()?));
     let done = embed(&network, reduction.as_ref(), &images, output, &request, &progress);
     progress.finish();
-    let Embedded { rows, skipped, found, total, first, device } = done.map_err(open::about_skipped)?;
+    let Summary { rows, skipped, found, total, first, adapter } = done.map_err(open::about_skipped)?;
     let seconds = start.elapsed().as_secs_f64();
-    // Loading and compiling come before the first vector; the rate is that of the work after it.
     let first = first.map_or(0.0, |first| (first - start).as_secs_f64());
     let per_second = rows as f64 / seconds;
 
-    match &device {
-        Some(device) => eprintln!(
+    match &adapter {
+        Some(adapter) => eprintln!(
             "embedded {rows} images ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {} MiB",
             left_out.after(", left out: "),
             describe(&network),
-            device.adapter,
-            device.batch,
-            device.bytes >> 20,
+            adapter.name,
+            adapter.batch,
+            adapter.bytes >> 20,
         ),
         None => {
-            eprintln!("embedded no images: there is nothing new{}", left_out.after("; left out: "));
+            eprintln!("embedded no images: the index holds all of them{}", left_out.after("; left out: "));
         }
     }
     if let (Some(Found { known, changed, pruned }), Some(total)) = (found, total) {
         eprintln!(
-            "{}: {total} images; {known} were there, {changed} had changed, {pruned} were taken out",
+            "{}: {total} images; {known} known, {changed} changed, {pruned} pruned",
             arguments.out.display()
         );
     }
     if let Some(file) = &arguments.profile
-        && let Some(Device { profile: Some(profile), batch, .. }) = &device
+        && let Some(AdapterUse { profile: Some(profile), batch, .. }) = &adapter
     {
         let file = file.clone().unwrap_or_else(|| PathBuf::from(TRACE));
         eprint!("{}", Profiles::new(file).add(&format!("a batch of {batch}"), profile)?);
@@ -174,7 +168,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             "images": rows,
             "skipped": skipped,
             "left_out": left_out.counts(),
-            "dim": dim,
+            "dim": source.dim(),
             "parts": config.parts(),
             "flip": arguments.flip,
             "reduce": arguments.reduce.as_ref().map(|path| path.to_string_lossy()),
@@ -182,9 +176,9 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             "seconds": seconds,
             "first_vector_seconds": first,
             "images_per_s": per_second,
-            "batch": device.as_ref().map(|device| device.batch),
-            "gpu_bytes": device.as_ref().map(|device| device.bytes),
-            "adapter": device.as_ref().map(|device| device.adapter.as_str()),
+            "batch": adapter.as_ref().map(|adapter| adapter.batch),
+            "gpu_bytes": adapter.as_ref().map(|adapter| adapter.bytes),
+            "adapter": adapter.as_ref().map(|adapter| adapter.name.as_str()),
             "precision": arguments.device.precision,
             "model": config,
             "preprocess": network.preprocess,
@@ -200,10 +194,10 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     Ok(if strict && !complete { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Images that are named where --strict fails.
+/// Most images to name when --strict fails.
 const NAMED: usize = 5;
 
-/// Names the images that were left out.
+/// Prints the images that were left out.
 fn name_images(left_out: &LeftOut) {
     let images = left_out.images();
     for (name, reason) in images.iter().take(NAMED) {
@@ -214,19 +208,18 @@ fn name_images(left_out: &LeftOut) {
     }
 }
 
-/// Finds outputs that can't be written, or would replace what is read.
+/// Fails if an output cannot be written or would replace an input.
 fn check_paths(arguments: &EmbedArguments) -> Result<()> {
     let EmbedArguments { model, inputs, out, reduce, json, profile, .. } = arguments;
     let paths = Paths::new().following(arguments.follow_links).reads("--model", [model]);
     let paths = paths.reads("INPUT", inputs).reads("--reduce", reduce);
-    let paths = if arguments.append || arguments.shard.is_some() {
+    let paths = if let Some(folder) = arguments.target().folder() {
         if out.is_file() {
             return Err(Error::Usage(format!(
-                "--out {} is a file: --append and --shard write into a folder",
+                "--out {} is a file: --append and --shard write into a folder; name a folder",
                 out.display()
             )));
         }
-        let folder = index_folder(arguments);
         paths.writes_into("--out", &folder, index::is_own, lock::was_taken(&folder))
     } else {
         paths.writes_embeddings("--out", out)
@@ -235,56 +228,21 @@ fn check_paths(arguments: &EmbedArguments) -> Result<()> {
     paths.writes("--json", json).writes("--profile", &trace).check()
 }
 
-/// The folder of an index, or of a shard of it.
-fn index_folder(arguments: &EmbedArguments) -> PathBuf {
-    match arguments.shard {
-        Some(number) => arguments.out.join(number.folder()),
-        None => arguments.out.clone(),
+impl EmbedArguments {
+    /// The target of --out.
+    fn target(&self) -> Target {
+        let segment_rows = self.part_rows.map_or(SEGMENT_ROWS, |rows| rows as usize);
+        match self.shard {
+            Some(number) => Target::Shard { parent: self.out.clone(), number, segment_rows },
+            None if self.append => {
+                Target::Index { folder: self.out.clone(), prune: self.prune, segment_rows }
+            }
+            None => Target::File(self.out.clone()),
+        }
     }
 }
 
-/// Opens what is written to, and tells which images it lacks.
-fn open_output(
-    arguments: &EmbedArguments,
-    network: &Network,
-    weights_sha256: String,
-    reduction: Option<&Reduction>,
-    images: Vec<Image>,
-) -> Result<(Arc<Vec<Image>>, Output)> {
-    let settings = Some(pca::settings(network, arguments.flip, reduction));
-    let inputs: Vec<String> =
-        arguments.inputs.iter().map(|input| walk::readable(input.as_os_str())).collect();
-    let provenance = Provenance { settings, weights_sha256: Some(weights_sha256.clone()), inputs };
-    let metadata = provenance.add_to(&BTreeMap::new());
-    let (out, dtype) = (&arguments.out, arguments.dtype);
-    let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
-    if !arguments.append && arguments.shard.is_none() {
-        let names: Vec<String> = images.iter().map(|image| image.name.clone()).collect();
-        if !has_place(out) {
-            eprintln!("note: {NPY_NOTE}");
-        }
-        let writer = EmbeddingWriter::create(out, dim, dtype, &names, &metadata)?;
-        return Ok((Arc::new(images), Output::File(writer)));
-    }
-    let name = arguments.model.file_name().unwrap_or_default();
-    let model = Weights { name: walk::readable(name), sha256: weights_sha256 };
-    let origin = Origin { model, metadata, ignore_exif: arguments.ignore_exif, dim, dtype };
-    let segment_rows = arguments.part_rows.map_or(SEGMENT_ROWS, |rows| rows as usize);
-    let writer = match arguments.shard {
-        None => {
-            let options = IndexOptions { shard: None, prune: arguments.prune, segment_rows };
-            IndexWriter::open(out, origin, images, &options)?
-        }
-        Some(number) => {
-            let (shard, images) = Shard::of_list(number, images)?;
-            let options = IndexOptions { shard: Some(shard), prune: true, segment_rows };
-            IndexWriter::open(&index_folder(arguments), origin, images, &options)?
-        }
-    };
-    Ok((writer.todo(), Output::Index(Box::new(writer))))
-}
-
-/// Size, normalisation, λ and parts in a few words.
+/// Describes size, normalisation, λ and parts.
 fn describe(network: &Network) -> String {
     let (config, preprocess) = (&network.config, &network.preprocess);
     let blend = match config.gelt.tokens {

@@ -1,4 +1,4 @@
-//! `lat-wgpu eval`: what a model, or embeddings, are worth on a data set.
+//! `lat-wgpu eval`: scores a model, or embeddings, on data sets.
 
 use super::arguments::{
     DeviceArguments, MemoryArgument, NetworkArguments, PageArguments, SetArguments, fraction,
@@ -18,9 +18,11 @@ use crate::images::decode::DecodeOptions;
 use crate::retrieval::metrics::{AveragePrecision, Protocol, RANKS, Rules, Scores};
 use crate::retrieval::rerank::RerankOptions;
 use crate::retrieval::verification::{OperatingPoint, Report};
-use crate::tasks::embed::LookOptions;
-use crate::tasks::evaluate::{GalleryCounts, Look, Outcome, Plan, Task, evaluate, store_threshold};
-use crate::tasks::known::{Known, Seen};
+use crate::tasks::embed::ImageOptions;
+use crate::tasks::evaluate::{
+    EvaluationSet, GalleryCounts, Outcome, Request, evaluate_embeddings, evaluate_model, store_threshold,
+};
+use crate::tasks::trained_on::{Overlap, TrainedOn};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -113,14 +115,14 @@ pub struct EvalArguments {
 }
 
 impl EvalArguments {
-    /// As the scores take them.
+    /// Returns the protocol.
     ///
     /// # Errors
-    /// `Usage` where they contradict each other.
+    /// [`Error::Usage`] if the arguments contradict each other.
     pub fn rules(&self) -> Result<Rules> {
         if self.protocol == Protocol::ReleasedCode && self.ap.is_some() {
             return Err(Error::Usage(
-                "--protocol released-code counts AP its own way: leave --ap away".to_string(),
+                "--protocol released-code has its own average precision: remove --ap".to_string(),
             ));
         }
         Ok(Rules {
@@ -132,10 +134,10 @@ impl EvalArguments {
         })
     }
 
-    /// How to re-rank, if that is asked for.
+    /// Returns the re-ranking options of --rerank.
     ///
     /// # Errors
-    /// `Usage` for impossible values.
+    /// [`Error::Usage`] for impossible values.
     pub fn rerank(&self) -> Result<Option<RerankOptions>> {
         let options = RerankOptions { k1: self.rerank_k1, k2: self.rerank_k2, lambda: self.rerank_lambda };
         options.check()?;
@@ -144,7 +146,7 @@ impl EvalArguments {
 }
 
 impl EvalArguments {
-    /// The page that is asked for, if any.
+    /// The page of --html.
     fn page(&self) -> Result<Option<Page>> {
         let PageArguments { html: Some(target), thumbnails, lists } = &self.page else {
             return Ok(None);
@@ -169,10 +171,11 @@ impl EvalArguments {
 }
 
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
-    let plan = Plan::new(arguments)?;
+    let request = Request::new(arguments)?;
     let paths = paths(arguments);
     paths.check()?;
     let page = arguments.page()?;
+    let adapter = arguments.device.options();
     let progress = Progress::new(Some(Signals::listen()?));
     let mut results = Vec::new();
     let mut failed = Vec::new();
@@ -180,39 +183,32 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
         (Some(model), ..) => {
             let network = open::network(model, &arguments.network.settings())?;
             let options = arguments.set.options();
+            // Checks the labels of all sets before any image is read.
             let mut sets = Vec::new();
+            let mut folders = Vec::new();
             for dir in &arguments.data {
-                match TestSet::load(dir, &options, plan.rules.across_cameras()) {
-                    Ok(set) => sets.push((dir, set)),
+                match TestSet::load(dir, &options, request.rules.across_cameras()) {
+                    Ok(set) => {
+                        folders.push(dir);
+                        sets.push(set);
+                    }
                     Err(error) => failed.push((dir, error)),
                 }
             }
-            // Labels and matches of every set were looked at; now the adapter and the images.
-            sets.iter()
-                .filter_map(|(_, set)| set.example.as_ref())
-                .for_each(|example| eprintln!("{example}"));
-            let known = Known::read(model, &network)?;
-            if !sets.is_empty() {
-                let context = arguments.device.open()?;
-                let look = Look {
-                    batch: arguments.batch_size.map(|batch| batch as usize),
-                    memory: plan.memory,
-                    options: LookOptions {
-                        decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
-                        flip: arguments.flip,
-                    },
-                };
-                for (dir, set) in sets {
-                    let seen = known.as_ref().map(|known| known.among(&set));
-                    for warning in seen.iter().flat_map(Seen::warnings) {
-                        eprintln!("warning: {}: {warning}", set.name);
-                    }
-                    let task = Task::embed(set, &network, &context, look, &progress);
-                    match task.and_then(|task| evaluate(task, &plan, &context, &progress)) {
-                        Ok(outcome) => results.push(Outcome { seen, ..outcome }),
-                        Err(error @ Error::Interrupted { .. }) => return Err(error),
-                        Err(error) => failed.push((dir, error)),
-                    }
+            sets.iter().filter_map(|set| set.example.as_ref()).for_each(|example| eprintln!("{example}"));
+            let trained_on = TrainedOn::read(model, &network)?;
+            let overlaps: Vec<Option<Overlap>> =
+                sets.iter().map(|set| trained_on.as_ref().map(|images| images.overlap(set))).collect();
+            for (set, overlap) in sets.iter().zip(&overlaps) {
+                for warning in overlap.iter().flat_map(Overlap::warnings) {
+                    eprintln!("warning: {}: {warning}", set.name);
+                }
+            }
+            let outcomes = evaluate_model(&sets, &network, &adapter, &request, &progress)?;
+            for ((dir, overlap), outcome) in folders.into_iter().zip(overlaps).zip(outcomes) {
+                match outcome {
+                    Ok(outcome) => results.push(Outcome { overlap, ..outcome }),
+                    Err(error) => failed.push((dir, error)),
                 }
             }
             if arguments.data.len() == 1
@@ -230,24 +226,22 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
         }
         (None, Some(queries), Some(gallery)) => {
             let other = Some(gallery.as_path()).filter(|gallery| !same(queries, gallery));
-            let mut task = Task::read(queries, other, arguments.labels.as_deref())?;
-            task.check(&plan.rules)?;
-            open::tell(&task.check_weights(queries, gallery, arguments.allow_other_weights)?);
-            task.example().iter().for_each(|example| eprintln!("{example}"));
-            paths.reads("the input of the embeddings", task.inputs()).check()?;
+            let mut set = EvaluationSet::read(queries, other, arguments.labels.as_deref())?;
+            set.check(&request.rules)?;
+            open::print_notes(&set.check_weights(queries, gallery, arguments.allow_other_weights)?);
+            set.example().iter().for_each(|example| eprintln!("{example}"));
+            paths.reads("the input of the embeddings", set.inputs()).check()?;
             if page.is_some() && arguments.images.is_empty() {
-                task.find_images();
+                set.find_images();
             }
-            let context = arguments.device.open()?;
-            results.push(evaluate(task, &plan, &context, &progress)?);
+            results.push(evaluate_embeddings(&set, &adapter, &request, &progress)?);
         }
-        _ => unreachable!("the arguments need a model or both embeddings"),
+        _ => unreachable!("clap requires a model or both files of embeddings"),
     }
 
-    // The sets that can be scored are; the others are named, and the command fails.
     if !results.is_empty() {
-        let value = || plan.json(&results, &failed, arguments);
-        json::print_or_write(arguments.json.as_deref(), &plan.text(&results), value)?;
+        let value = || request.json(&results, &failed, arguments);
+        json::print_or_write(arguments.json.as_deref(), &request.text(&results), value)?;
     }
     for (dir, error) in &failed {
         eprintln!("error: {} was not scored: {}", dir.display(), error.with_causes());
@@ -256,13 +250,13 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     if let (Some(page), [outcome]) = (&page, &results[..]) {
-        page.write(outcome, &plan)?;
+        page.write(outcome, &request)?;
         eprintln!("wrote {}", page.target.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The files that are read and written.
+/// The input and output files.
 fn paths(arguments: &EvalArguments) -> Paths {
     let EvalArguments { model, data, query_embeddings, gallery_embeddings, labels, images, .. } = arguments;
     let paths = Paths::new()
@@ -279,9 +273,12 @@ fn paths(arguments: &EvalArguments) -> Paths {
     paths.writes("--json", &arguments.json).writes("--html", &arguments.page.html)
 }
 
-impl Plan {
-    /// Finds contradictions before any file is opened.
-    fn new(arguments: &EvalArguments) -> Result<Plan> {
+impl Request {
+    /// Makes a request from the arguments.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the arguments contradict each other.
+    fn new(arguments: &EvalArguments) -> Result<Request> {
         let usage = |text: &str| Err(Error::Usage(text.to_string()));
         let rules = arguments.rules()?;
         if arguments.model.is_none()
@@ -315,17 +312,22 @@ impl Plan {
                 "--images is given once for all images, or twice: for the queries', then the gallery's",
             );
         }
-        Ok(Plan {
+        Ok(Request {
             rules,
             rerank: arguments.rerank()?,
-            target_rate: arguments.fpr,
+            false_positive_rate: arguments.fpr,
+            batch: arguments.batch_size.map(|batch| batch as usize),
             memory: arguments.memory.memory,
-            places: if arguments.page.html.is_some() { eval_report::PLACES } else { 0 },
+            image_options: ImageOptions {
+                decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
+                flip: arguments.flip,
+            },
+            list_length: if arguments.page.html.is_some() { eval_report::LIST_LENGTH } else { 0 },
         })
     }
 }
 
-impl Plan {
+impl Request {
     pub(super) fn protocol_name(&self) -> String {
         word(&self.rules.protocol)
     }
@@ -337,7 +339,7 @@ impl Plan {
         }
     }
 
-    /// Tables for people.
+    /// The tables on stdout.
     fn text(&self, results: &[Outcome]) -> String {
         let mut text = String::new();
         if self.rules.protocol == Protocol::ReleasedCode {
@@ -367,18 +369,18 @@ impl Plan {
             }
         }
 
-        text.push_str("\nsame person or not, by distance alone:\n");
+        text.push_str("\nverification by distance alone:\n");
         for outcome in results {
             text.push_str(&format!("{:width$}  ", outcome.name));
             match &outcome.verification {
                 Some(report) => text.push_str(&describe(report)),
-                None => text.push_str("no pairs of both kinds\n"),
+                None => text.push_str("needs pairs of one person and pairs of two\n"),
             }
         }
         text
     }
 
-    /// One object; with several data sets, one of each in `sets`, and in `failed` those without scores.
+    /// The value of --json. With several data sets, it has an array `sets` of scores, and an array `failed` of errors.
     fn json(&self, results: &[Outcome], failed: &[(&PathBuf, Error)], arguments: &EvalArguments) -> Value {
         let mut value = Map::new();
         if let ([outcome], []) = (results, failed) {
@@ -412,7 +414,7 @@ impl Plan {
 }
 
 impl Outcome {
-    /// How many images there are, and what became of them.
+    /// Counts of queries and gallery images in one line.
     pub(super) fn counts(&self) -> String {
         let mut line = format!("{}: {} queries", self.name, self.queries);
         let dropped = &self.plain.dropped;
@@ -453,7 +455,7 @@ impl Outcome {
         );
         let plain = self.reranked.is_some().then(|| scores_json(&self.plain));
         value.insert("without_rerank".to_string(), json!(plain));
-        value.insert("trained_on".to_string(), json!(self.seen));
+        value.insert("trained_on".to_string(), json!(self.overlap));
         value.insert(
             "verification".to_string(),
             self.verification.as_ref().map_or(Value::Null, verification_json),
@@ -471,10 +473,10 @@ fn score_line(name: &str, width: usize, scores: &Scores) -> String {
     line
 }
 
-/// Rates in one line, and the threshold for the target rate.
+/// Verification rates in one line, and the threshold for --fpr.
 fn describe(report: &Report) -> String {
     let mut text = format!(
-        "EER {:.2} % at {:.4}; found at false positives of",
+        "EER {:.2} % at distance {:.4}; TPR at FPR",
         100.0 * report.equal_error_rate,
         report.equal_error_threshold
     );
@@ -491,14 +493,14 @@ fn describe(report: &Report) -> String {
     ));
     match &report.target {
         Some(OperatingPoint { wanted, reached: Some(point) }) => text.push_str(&format!(
-            "  threshold for --fpr {wanted}: {} (finds {:.2} %, false positives {:.4} %)\n",
+            "  threshold for --fpr {wanted}: {} (TPR {:.2} %, FPR {:.4} %)\n",
             point.threshold,
             100.0 * point.true_positive_rate,
             100.0 * point.false_positive_rate
         )),
         Some(OperatingPoint { wanted, reached: None }) => {
             text.push_str(&format!(
-                "  threshold for --fpr {wanted}: none, the smallest distance exceeds it\n"
+                "  threshold for --fpr {wanted}: none, even the smallest distance has a higher FPR\n"
             ));
         }
         None => {}

@@ -1,4 +1,4 @@
-//! `lat-wgpu eval --html`: what was measured, as a page to look at.
+//! Writes the page of `lat-wgpu eval --html`.
 
 use crate::datasets::LabelNames;
 use crate::datasets::labels::{Label, Person};
@@ -10,34 +10,34 @@ use crate::retrieval::lists::Ranked;
 use crate::retrieval::metrics::{Protocol, RANKS, REPETITIONS, Scores};
 use crate::retrieval::rerank::RerankOptions;
 use crate::retrieval::verification;
-use crate::tasks::evaluate::{Images, Labelled, Listed, Outcome, Plan};
+use crate::tasks::evaluate::{Images, Labelled, Listed, Outcome, Request};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Printed before scores of the released code's protocol.
-pub const INFLATED: &str = "released-code inflates: it counts images of the query's person by the query's own camera, often from the \
-     same moment, and AP looks at the first ten only; its figures are not comparable with those of --protocol standard";
+/// Warning before scores of the released code's protocol.
+pub const INFLATED: &str = "released-code inflates scores: it counts images by the query's own camera, often from the same moment, and \
+     AP covers the first ten images only; do not compare these scores with those of --protocol standard";
 
-/// Places of a ranked list.
-pub const PLACES: usize = 10;
+/// Gallery images of a ranked list.
+pub const LIST_LENGTH: usize = 10;
 
-/// What the page is made of beside the outcome.
+/// The contents of a page besides the outcome.
 pub(super) struct Page {
     pub target: PathBuf,
-    /// What was scored, in lines of a name and its value.
+    /// Names and values that describe what was scored.
     pub source: Vec<(String, String)>,
-    /// How many ranked lists there are at most.
+    /// Most ranked lists.
     pub lists: usize,
-    /// Bytes of images inside the page.
+    /// Most bytes of embedded thumbnails.
     pub thumbnails: u64,
     pub decode: DecodeOptions,
-    /// Where images are whose files the outcome doesn't know: the queries' in the first, the gallery's in the last.
+    /// Folders of images without a known file: the first for the queries, the last for the gallery.
     pub images: Vec<ImageFolder>,
 }
 
 impl Page {
-    /// Writes it.
-    pub fn write(&self, outcome: &Outcome, plan: &Plan) -> Result<()> {
+    /// Writes the page.
+    pub fn write(&self, outcome: &Outcome, request: &Request) -> Result<()> {
         let scores = outcome.scores();
         let chosen = worst_and_best(&scores.average_precisions, self.lists);
         let thumbnails = Thumbnails::new(&self.target, self.thumbnails, self.decode)?;
@@ -47,10 +47,10 @@ impl Page {
             None => Vec::new(),
         };
         let mut facts = self.source.clone();
-        facts.extend(measured(outcome, plan));
+        facts.extend(measured(outcome, request));
         facts.push(("Images".to_string(), album.thumbnails.about()));
         let mut notes = Vec::new();
-        if plan.rules.protocol == Protocol::ReleasedCode {
+        if request.rules.protocol == Protocol::ReleasedCode {
             notes.push(format!("{INFLATED}."));
         }
         let mut figures = score_figures(scores);
@@ -64,7 +64,7 @@ impl Page {
             scores: figures,
             curves: curves(outcome),
             verification: outcome.verification.as_ref().map(same_or_not),
-            lists_about: about_lists(outcome, plan, chosen.len()),
+            lists_about: about_lists(outcome, request, chosen.len()),
             lists,
         }
         .write(&self.target)
@@ -75,14 +75,17 @@ fn percent(share: f64) -> String {
     format!("{:.2}\u{a0}%", 100.0 * share)
 }
 
-/// What was measured, and how.
-fn measured(outcome: &Outcome, plan: &Plan) -> Vec<(String, String)> {
+/// Names and values that describe the measurement.
+fn measured(outcome: &Outcome, request: &Request) -> Vec<(String, String)> {
     let mut facts = Vec::new();
     let mut fact = |name: &str, value: String| facts.push((name.to_string(), value));
     fact("Data", outcome.counts().trim_end().to_string());
-    let cameras = if plan.rules.ignore_cameras { ", cameras ignored" } else { "" };
-    fact("Protocol", format!("{}, AP {}{cameras}", plan.protocol_name(), plan.average_precision_name()));
-    if let Some(RerankOptions { k1, k2, lambda }) = plan.rerank {
+    let cameras = if request.rules.ignore_cameras { ", cameras ignored" } else { "" };
+    fact(
+        "Protocol",
+        format!("{}, AP {}{cameras}", request.protocol_name(), request.average_precision_name()),
+    );
+    if let Some(RerankOptions { k1, k2, lambda }) = request.rerank {
         let Scores { ranks, map, .. } = &outcome.plain;
         fact(
             "Re-ranking",
@@ -102,7 +105,7 @@ fn score_figures(scores: &Scores) -> Vec<(String, String)> {
     ranks.chain(means.map(|(name, share)| (name.to_string(), percent(share)))).collect()
 }
 
-/// CMC of the scores that were asked for, and without re-ranking; no longer than the gallery.
+/// CMC curves with and without re-ranking, no longer than the gallery.
 fn curves(outcome: &Outcome) -> Vec<Curve> {
     let gallery = outcome.listed.as_ref().map_or(usize::MAX, |listed| listed.gallery().labels.len());
     let curve = |name: &str, scores: &Scores| Curve {
@@ -138,7 +141,7 @@ fn same_or_not(report: &verification::Report) -> Verification {
     }
 }
 
-/// At most `count` queries that have a score, the worst first: all of them, or half the worst and half the best.
+/// Chooses up to `count` queries with a score, the worst first: half of them the worst, half the best.
 fn worst_and_best(average_precisions: &[Option<f64>], count: usize) -> Vec<usize> {
     let scored = average_precisions.iter().enumerate();
     let mut scored: Vec<(f64, usize)> =
@@ -152,11 +155,11 @@ fn worst_and_best(average_precisions: &[Option<f64>], count: usize) -> Vec<usize
     queries
 }
 
-fn about_lists(outcome: &Outcome, plan: &Plan, shown: usize) -> Vec<String> {
+fn about_lists(outcome: &Outcome, request: &Request, shown: usize) -> Vec<String> {
     let scored = outcome.scores().valid_queries;
     let best = shown / 2;
     let which = match shown {
-        0 => format!("None of {scored} scored queries were asked for."),
+        0 => format!("None of {scored} scored queries are shown."),
         _ if shown == scored => format!("All {scored} scored queries, by average precision."),
         _ => format!(
             "The {} queries with the lowest average precision and the {best} with the highest, of {scored} scored.",
@@ -166,15 +169,15 @@ fn about_lists(outcome: &Outcome, plan: &Plan, shown: usize) -> Vec<String> {
     let dropped: usize = outcome.scores().dropped.values().sum();
     let without =
         if dropped > 0 { format!(" {dropped} without a score are left out.") } else { String::new() };
-    let distance = if plan.rerank.is_some() { "re-ranked distance" } else { "squared Euclidean distance" };
+    let distance = if request.rerank.is_some() { "re-ranked distance" } else { "squared Euclidean distance" };
     let mut sentences = vec![
         format!("{which}{without}"),
         format!(
-            "With each the first {PLACES} gallery images that the protocol shows it. ✓ in a solid green frame: the \
-             query's person; ✗ in a dashed red frame: somebody else. The number is the {distance}."
+            "Each query with the first {LIST_LENGTH} gallery images that the protocol counts. ✓ in a solid green frame: \
+             same person; ✗ in a dashed red frame: different person. The number is the {distance}."
         ),
     ];
-    if plan.rules.protocol == Protocol::Cuhk03SingleShot {
+    if request.rules.protocol == Protocol::Cuhk03SingleShot {
         sentences.push(format!(
             "Scores are means over {REPETITIONS} random galleries with one image per person; the lists show the whole \
              gallery."
@@ -183,18 +186,18 @@ fn about_lists(outcome: &Outcome, plan: &Plan, shown: usize) -> Vec<String> {
     sentences
 }
 
-/// Where the page's images come from.
+/// Makes the page's images.
 struct Album<'a> {
     thumbnails: Thumbnails,
     images: &'a [ImageFolder],
 }
 
 impl Album<'_> {
-    /// A row's image; if its file isn't known, its name is looked for in `folder`.
+    /// Returns the image of a row. If its file is not known, looks for its name in `folder`.
     fn image(&mut self, images: &Images, row: usize, folder: Option<&ImageFolder>) -> Image {
         match (images.files.get(row), folder) {
             (Some(file), _) if file.as_os_str().is_empty() => {
-                Image::Missing("not where it was embedded from".to_string())
+                Image::Missing("not found where it was embedded".to_string())
             }
             (Some(file), _) => self.thumbnails.image(file),
             (None, Some(folder)) => match folder.find(&images.names[row]) {
@@ -206,7 +209,7 @@ impl Album<'_> {
     }
 }
 
-/// The lists of some queries. Thumbnails are made in the page's order: those of the first lists have room first.
+/// The lists of some queries. In the order of the page: thumbnails of the first lists are embedded, later ones are linked.
 fn ranked_lists(listed: &Listed, queries: &[usize], scores: &Scores, album: &mut Album) -> Vec<RankedList> {
     let names = &listed.label_names;
     let asked_in = album.images.first();
@@ -215,7 +218,7 @@ fn ranked_lists(listed: &Listed, queries: &[usize], scores: &Scores, album: &mut
     let mut lists = Vec::with_capacity(queries.len());
     for &query in queries {
         let own = shown(asked, query, names, album.image(&asked.images, query, asked_in));
-        let mut matches = Vec::with_capacity(PLACES);
+        let mut matches = Vec::with_capacity(LIST_LENGTH);
         for &Ranked { row, distance, is_match } in &listed.lists[query] {
             let verdict = if is_match { Verdict::Right } else { Verdict::Wrong };
             let shown = shown(gallery, row, names, album.image(&gallery.images, row, shown_in));
@@ -241,7 +244,7 @@ fn shown(side: &Labelled, row: usize, names: &LabelNames, image: Image) -> Shown
     }
 }
 
-/// A name by its number, or the number.
+/// The name of a number, or the number.
 fn called(names: &BTreeMap<u32, String>, number: u32) -> String {
     names.get(&number).cloned().unwrap_or_else(|| number.to_string())
 }

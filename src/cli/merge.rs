@@ -1,4 +1,4 @@
-//! `lat-wgpu merge`: shards of a list, or an index folder, as one file.
+//! `lat-wgpu merge`: writes the shards of a list, or an index folder, as one file.
 
 use super::json;
 use super::open;
@@ -34,7 +34,7 @@ pub fn run(arguments: &MergeArguments) -> Result<ExitCode> {
     let paths = Paths::new().reads("DIR", [&arguments.dir]).writes_embeddings("--out", &arguments.out);
     paths.writes("--json", &arguments.json).check()?;
     let merge = Merge::open_with(&arguments.dir, arguments.allow_other_weights)?;
-    open::tell(&merge.other_weights());
+    open::print_notes(&merge.other_weights());
     if !has_place(&arguments.out) {
         eprintln!("note: {NPY_NOTE}");
     }

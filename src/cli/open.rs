@@ -1,25 +1,25 @@
-//! What commands open alike, and what they tell the user about it.
+//! Opens what several commands read, and adds hints to the errors.
 
 use crate::checkpoint::{self, Network, Settings};
 use crate::error::{Error, Result};
 use crate::images::walk::{self, Listing};
 use std::path::{Path, PathBuf};
 
-/// Loads a model.
+/// Loads a model and prints its notes.
 pub fn network(path: &Path, settings: &Settings) -> Result<Network> {
     let network = checkpoint::load(path, settings).map_err(about_tensors)?;
-    tell(&network.notes);
+    print_notes(&network.notes);
     Ok(network)
 }
 
-/// Prints notes.
-pub fn tell(notes: &[impl std::fmt::Display]) {
+/// Prints notes to stderr.
+pub fn print_notes(notes: &[impl std::fmt::Display]) {
     for note in notes {
         eprintln!("note: {note}");
     }
 }
 
-/// An error about a tensor with where to see them all; others as they are.
+/// Adds a hint to an error about a tensor. Other errors are unchanged.
 pub fn about_tensors(error: Error) -> Error {
     match &error {
         Error::Tensor { path, .. } => {
@@ -30,19 +30,23 @@ pub fn about_tensors(error: Error) -> Error {
     }
 }
 
-/// An error of images none of which could be read with where the reasons are; others as they are.
+/// Adds a hint to the error that no image could be read. Other errors are unchanged.
 pub fn about_skipped(error: Error) -> Error {
     match error {
-        Error::NothingToDo(_) => error.hinted("the lines above that begin with `skipped` say why"),
+        Error::NothingToDo(_) => {
+            error.hinted("see the reasons above, in the lines that begin with `skipped`")
+        }
         _ => error,
     }
 }
 
-/// Lists the images of inputs.
+/// Lists the images of files and folders.
 pub fn images(inputs: &[PathBuf], follow_links: bool) -> Result<Listing> {
     walk::list_images(inputs, follow_links).map_err(|error| match error {
-        Error::NothingToDo(_) => error
-            .hinted(format!("inputs are files, or folders with images: .{}", walk::EXTENSIONS.join(" ."))),
+        Error::NothingToDo(_) => error.hinted(format!(
+            "pass image files, or folders that contain images: .{}",
+            walk::EXTENSIONS.join(" .")
+        )),
         _ => error,
     })
 }

@@ -1,4 +1,4 @@
-//! Progress of long work on stderr, and signals that stop it.
+//! Shows progress on stderr, and passes on signals.
 
 use super::profile::Profiles;
 use super::signals::Signals;
@@ -8,16 +8,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
 
-/// Prints notes, and shows a bar; hidden unless stderr is a terminal.
+/// Prints notes, and shows a progress bar if stderr is a terminal.
 pub(super) struct Progress {
     bar: ProgressBar,
     signals: Option<Signals>,
-    /// Where a step of each stage of a run is profiled.
+    /// Collects the profiles of a run's stages.
     pub profiles: Option<Mutex<Profiles>>,
 }
 
 impl Progress {
-    /// Shows nothing before the first stage begins; without `signals` nothing stops the work.
+    /// Makes a bar that is hidden until the first stage begins. Without `signals` nothing stops the work.
     pub fn new(signals: Option<Signals>) -> Progress {
         if !std::io::stderr().is_terminal() {
             return Progress { bar: ProgressBar::hidden(), signals, profiles: None };
@@ -27,7 +27,7 @@ impl Progress {
         Progress { bar, signals, profiles: None }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
@@ -37,7 +37,7 @@ impl Progress {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 
-    /// Shows a place on the bar.
+    /// Updates the bar.
     pub fn show(&self, message: String, done: u64, total: u64) {
         if self.bar.is_finished() {
             self.bar.reset();
@@ -58,6 +58,10 @@ impl Observer for Progress {
     }
 
     fn progress(&self, stage: &str, done: usize, total: usize) {
+        // The rate and the remaining time of a new stage start from zero.
+        if self.bar.length() != Some(total as u64) {
+            self.bar.reset();
+        }
         self.show(stage.to_string(), done as u64, total as u64);
         if done == total && total > 0 {
             self.finish();

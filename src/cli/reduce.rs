@@ -1,4 +1,4 @@
-//! `lat-wgpu reduce`: embeddings in fewer numbers, and what that costs.
+//! `lat-wgpu reduce`: reduces embeddings to fewer dimensions and measures the loss of mAP.
 
 use super::arguments::{AdapterArgument, MemoryArgument};
 use super::json;
@@ -7,29 +7,18 @@ use super::paths::Paths;
 use super::progress::Progress;
 use super::signals::Signals;
 use super::words::named;
-use crate::datasets;
-use crate::datasets::labels::Label;
+use crate::embeddings::Dtype;
 use crate::embeddings::gallery::Gallery;
-use crate::embeddings::provenance::{Source, check_same_weights};
-use crate::embeddings::rows::{Rows, Selected};
-use crate::embeddings::{Dtype, EmbeddingWriter, check_finite};
-use crate::error::{Error, Result};
-use crate::gpu::{Context, ContextOptions};
-use crate::observer::{Observer, Stage};
-use crate::retrieval::distances::visit;
-use crate::retrieval::metrics::{Retrieval, Rules, Scorer};
-use crate::retrieval::neighbours::Neighbours;
-use crate::retrieval::pca::{FIT_ROWS, FitOptions, Reduced, Reduction};
+use crate::embeddings::provenance::check_same_weights;
+use crate::embeddings::rows::Rows;
+use crate::error::Result;
+use crate::gpu::Precision;
+use crate::retrieval::pca::{FIT_ROWS, FitOptions, Reduction};
+use crate::tasks::reduce::{self, Accuracy, LabelledQueries};
 use clap::Args;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Queries of a gallery against itself, unless told otherwise.
-const QUERIES: usize = 1000;
-/// Rows that are reduced and written at a time.
-const ROWS: usize = 64;
 
 /// `lat-wgpu reduce`.
 #[derive(Debug, Args)]
@@ -93,34 +82,14 @@ pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes embeddings in fewer numbers.
+/// Writes embeddings in fewer dimensions.
 fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, progress: &Progress) -> Result<()> {
     let reduction = Reduction::read(file)?;
-    let reduced = Reduced::new(gallery, &reduction)?;
-    let mut provenance = gallery.provenance();
-    provenance.settings = Some(reduction.settings_of_reduced(provenance.settings));
-    let mut sources =
-        vec![Source { file: file.to_path_buf(), weights_sha256: reduction.weights_sha256().cloned() }];
-    sources.extend(gallery.sources());
-    open::tell(&check_same_weights(&sources, arguments.allow_other_weights)?);
-    let metadata = provenance.add_to(&BTreeMap::new());
-    let (names, dim) = (gallery.names(), reduced.dim());
-    let mut writer = EmbeddingWriter::create(&arguments.out, dim, arguments.dtype, names, &metadata)?;
-    let stage = Stage::new(progress, "", names.len(), "nothing was written");
-    for start in (0..names.len()).step_by(ROWS) {
-        stage.advance(0)?;
-        let range = start..(start + ROWS).min(names.len());
-        let mut rows = vec![0.0; range.len() * dim];
-        reduced.read(range.clone(), &mut rows)?;
-        for (name, row) in names[range.clone()].iter().zip(rows.chunks(dim)) {
-            check_finite(name, row, arguments.dtype)?;
-            writer.push(name, row)?;
-        }
-        stage.advance(range.len())?;
-    }
-    let rows = writer.finish()?;
+    open::print_notes(&reduce::check_weights(file, &reduction, gallery, arguments.allow_other_weights)?);
+    let rows = reduce::apply(&reduction, gallery, &arguments.out, arguments.dtype, progress)?;
+    let dim = reduction.dim();
     eprintln!(
-        "reduced {rows} rows from {} to {dim} numbers: {}",
+        "reduced {rows} rows from {} to {dim} dimensions: {}",
         reduction.full_dim(),
         arguments.out.display()
     );
@@ -136,25 +105,22 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, progress: 
     Ok(())
 }
 
-/// Finds the components, writes them, and tells what they cost.
+/// Fits a reduction, writes it, and measures the loss of mAP.
 fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> Result<()> {
-    // What can be wrong with the labels is found before the work.
-    let task = Task::open(arguments, gallery)?;
+    let ReduceArguments { query_embeddings, labels, .. } = arguments;
+    let queries = LabelledQueries::open(gallery, query_embeddings.as_deref(), labels.as_deref())?;
     let mut sources = gallery.sources();
-    if let Ok(Task { queries: Queries::File(queries), .. }) = &task {
-        sources.extend(queries.sources());
-    }
-    open::tell(&check_same_weights(&sources, arguments.allow_other_weights)?);
+    sources.extend(queries.iter().flat_map(LabelledQueries::sources));
+    open::print_notes(&check_same_weights(&sources, arguments.allow_other_weights)?);
     let dims: Vec<usize> = arguments.dim.iter().map(|&dim| dim as usize).collect();
     let options = FitOptions {
         dim: dims.iter().copied().max().unwrap_or_default(),
         rows: arguments.fit_rows.map_or(FIT_ROWS, |rows| rows as usize),
         seed: arguments.seed,
     };
-    let provenance = gallery.provenance();
-    let reduction = Reduction::fit(gallery, provenance.settings.as_ref(), options, progress)?
-        .with_weights(provenance.weights_sha256);
+    let fitted = reduce::fit(gallery, options, progress);
     progress.finish();
+    let reduction = fitted?;
     reduction.write(&arguments.out)?;
     eprintln!(
         "fitted on {} of {} rows ({}): {}",
@@ -164,22 +130,22 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
         arguments.out.display()
     );
 
-    let mut whole = None;
-    let mut scores: Vec<Option<f64>> = vec![None; dims.len()];
-    match task {
-        Err(reason) => eprintln!("note: mAP isn't told: {reason}"),
-        Ok(task) => {
-            let context =
-                Context::open(&ContextOptions::from_environment(arguments.adapter.adapter.clone()))?;
-            let memory = arguments.memory.within(&context);
-            let measure =
-                |reduction: Option<&Reduction>| task.map(&context, gallery, reduction, memory, progress);
-            whole = Some(measure(None)?);
-            for (&dim, score) in dims.iter().zip(&mut scores) {
-                *score = Some(measure(Some(&reduction.leading(dim)))?);
-            }
+    let accuracy = match queries {
+        Err(reason) => {
+            eprintln!("note: mAP is not measured: {reason}");
+            None
         }
-    }
+        Ok(queries) => {
+            let adapter = arguments.adapter.options(Precision::F32);
+            let memory = arguments.memory.memory;
+            Some(queries.measure(gallery, &reduction, &dims, &adapter, memory, progress)?)
+        }
+    };
+    let whole = accuracy.as_ref().map(|accuracy| accuracy.whole);
+    let scores: Vec<Option<f64>> = match accuracy {
+        Some(Accuracy { reduced, .. }) => reduced.into_iter().map(Some).collect(),
+        None => vec![None; dims.len()],
+    };
 
     let line = |dim: usize, map: Option<f64>, explained: f64| {
         let percent = |fraction: Option<f64>| fraction.map_or(String::new(), |f| format!("{:.2}", 100.0 * f));
@@ -205,119 +171,4 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
         "dims": rows,
     });
     json::print_or_write(arguments.json.as_deref(), &text, || value)
-}
-
-/// Queries with labels for themselves and for the gallery.
-struct Task {
-    queries: Queries,
-    query_labels: Vec<Label>,
-    gallery_labels: Vec<Label>,
-}
-
-enum Queries {
-    /// These rows of the gallery. Market-1501's protocol leaves the query itself out: it is by its own camera.
-    Rows(Vec<usize>),
-    File(Box<Gallery>),
-}
-
-impl Task {
-    /// Whom the images show; inside, why mAP can't be told where no labels are given.
-    fn open(arguments: &ReduceArguments, gallery: &Gallery) -> Result<std::result::Result<Task, String>> {
-        let table = arguments
-            .labels
-            .as_deref()
-            .map(|path| Ok::<_, Error>((path, datasets::read_labels(path)?)))
-            .transpose()?;
-        let labels = |names: &[String]| -> Result<std::result::Result<Vec<Label>, String>> {
-            let mut labels = Vec::with_capacity(names.len());
-            for name in names {
-                let label = match &table {
-                    Some((_, table)) => table.get(name).copied(),
-                    None => Label::from_market_name(name),
-                };
-                match (label, &table) {
-                    (Some(label), _) => labels.push(label),
-                    (None, Some((path, _))) => {
-                        return Err(Error::Data(format!("{} doesn't list {name}", path.display())));
-                    }
-                    (None, None) => {
-                        return Ok(Err(format!(
-                            "{name} tells no person and camera as 0002_c1s1_000451_03.jpg does; --labels can"
-                        )));
-                    }
-                }
-            }
-            Ok(Ok(labels))
-        };
-        let gallery_labels = match labels(gallery.names())? {
-            Ok(labels) => labels,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        let Some(path) = &arguments.query_embeddings else {
-            let (count, all) = (QUERIES.min(gallery.len()), gallery.len());
-            let rows: Vec<usize> = (0..count).map(|i| i * all / count).collect();
-            let query_labels = rows.iter().map(|&row| gallery_labels[row]).collect();
-            return Ok(Ok(Task { queries: Queries::Rows(rows), query_labels, gallery_labels }));
-        };
-        let queries = Gallery::open(path)?;
-        if queries.dim() != gallery.dim() {
-            return Err(Error::Data(format!(
-                "{} has embeddings of {} numbers, the gallery of {}: both must come from the same model",
-                path.display(),
-                queries.dim(),
-                gallery.dim()
-            )));
-        }
-        Ok(labels(queries.names())?.map(|query_labels| Task {
-            queries: Queries::File(Box::new(queries)),
-            query_labels,
-            gallery_labels,
-        }))
-    }
-
-    /// mAP by Market-1501's protocol, on vectors as they are or reduced.
-    fn map(
-        &self,
-        context: &Context,
-        gallery: &Gallery,
-        reduction: Option<&Reduction>,
-        memory: u64,
-        progress: &Progress,
-    ) -> Result<f64> {
-        let selected;
-        let queries: &dyn Rows = match &self.queries {
-            Queries::File(queries) => &**queries,
-            Queries::Rows(rows) => {
-                selected = Selected::new(gallery, rows.clone());
-                &selected
-            }
-        };
-        match reduction {
-            None => self.score(context, queries, gallery, memory, progress),
-            Some(reduction) => {
-                let (queries, gallery) =
-                    (Reduced::new(queries, reduction)?, Reduced::new(gallery, reduction)?);
-                self.score(context, &queries, &gallery, memory, progress)
-            }
-        }
-    }
-
-    fn score(
-        &self,
-        context: &Context,
-        queries: &dyn Rows,
-        gallery: &dyn Rows,
-        memory: u64,
-        progress: &Progress,
-    ) -> Result<f64> {
-        let rules = Rules::default();
-        let retrieval = Retrieval { queries: &self.query_labels, gallery: &self.gallery_labels, rules };
-        let mut scorer = Scorer::new(retrieval);
-        visit(&mut Neighbours::new(context, queries, gallery, memory)?, |range, rows| {
-            progress.check("the components are written, what they cost is not told")?;
-            scorer.add(range, rows);
-            Ok(())
-        })?;
-        Ok(scorer.finish()?.map)
-    }
 }

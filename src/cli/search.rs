@@ -1,4 +1,4 @@
-//! `lat-wgpu search`: whom images show, found again in a gallery of embeddings.
+//! `lat-wgpu search`: finds the persons of images in a gallery of embeddings.
 
 use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments, PageArguments, TargetArguments};
 use super::json;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::Listing;
 use crate::kernels::topk::MAX_K;
-use crate::tasks::embed::LookOptions;
+use crate::tasks::embed::ImageOptions;
 use crate::tasks::search::{Found, Match, Ranking, Request, search, verdicts};
 use clap::Args;
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ pub struct SearchArguments {
 }
 
 impl SearchArguments {
-    /// The page that is asked for, if any.
+    /// The page of --html.
     fn page(&self) -> Result<Option<Page>> {
         let PageArguments { html: Some(target), thumbnails, lists } = &self.page else {
             return Ok(None);
@@ -85,7 +85,6 @@ impl SearchArguments {
 }
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
-    // Everything that can be wrong on the host is found before the adapter is touched.
     let SearchArguments { target, query, reduce, images, json, page, .. } = arguments;
     let paths = Paths::new().following(arguments.follow_links).reads("--model", [&target.model]);
     let paths = paths.reads("--gallery", [&target.gallery]).reads("--query", query);
@@ -105,13 +104,13 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     }
     let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);
     let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), reduction.is_some());
-    open::tell(verdicts.err().as_slice());
+    open::print_notes(verdicts.err().as_slice());
     let request = Request {
         network: &network,
         reduction: reduction.as_ref(),
-        device: arguments.device.options(),
+        adapter: arguments.device.options(),
         memory: arguments.memory.memory,
-        look: LookOptions {
+        image_options: ImageOptions {
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
             flip: arguments.flip,
         },
@@ -131,7 +130,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
 }
 
 impl Found {
-    /// For programs.
+    /// The value of --json, and the answer of `lat-wgpu serve`.
     pub(super) fn json(&self) -> Value {
         let queries: Vec<Value> = self.queries.iter().map(Ranking::json).collect();
         json!({
@@ -142,18 +141,18 @@ impl Found {
         })
     }
 
-    /// A table for each query.
+    /// A table per query.
     fn text(&self) -> String {
         let mut text = String::new();
         for Ranking { query, results, .. } in &self.queries {
             text.push_str(&format!("{query}\n"));
-            for (place, Match { path, distance, same, .. }) in results.iter().enumerate() {
+            for (i, Match { path, distance, same, .. }) in results.iter().enumerate() {
                 let verdict = match same {
                     Some(true) => "same       ",
                     Some(false) => "different  ",
                     None => "",
                 };
-                text.push_str(&format!("{:>6}  {distance:.4}  {verdict}{path}\n", place + 1));
+                text.push_str(&format!("{:>6}  {distance:.4}  {verdict}{path}\n", i + 1));
             }
         }
         text

@@ -1,68 +1,73 @@
-//! Which tile is quickest for each product of a network on this adapter: every candidate is proved, then timed; the
-//! choice is confirmed on the whole step, or dropped.
+//! Finds the fastest tile for each product of a network on an adapter.
+//!
+//! Every candidate is validated, then timed. The choices are kept only if they make the whole step faster.
 
 use crate::cases::numbers;
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
-use crate::gpu::tuning::Choices;
-use crate::gpu::{self, Buffer, Context, Plan, Recorder, Storage};
+use crate::gpu::tuning::{self, Choices};
+use crate::gpu::{self, AdapterSummary, Buffer, Context, Plan, Recorder, Storage};
 use crate::kernels::adam::{Betas, StepValues};
 use crate::kernels::gemm::{self, Form, Tile};
 use crate::model::{ClassifierSettings, LaTransformer, Learner, Trainable, UpdateRule};
 use crate::observer::Follower;
+use crate::storage::atomic::write_atomically;
 use crate::train::classifiers::init_classifiers;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Timed replays of a candidate, and of a whole step: the quickest counts for a candidate, the median for a step.
+/// Timed replays. A candidate's time is the shortest, a step's time is the median.
 const REPLAYS: usize = 3;
-/// A candidate is replaced only by one that is quicker by this factor: less may be noise.
+/// A tile replaces the built-in one only if it takes less than this share of its time; smaller gains may be noise.
 const GAIN: f64 = 0.97;
 
-/// A product of the network's steps.
+/// A matrix product of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Product {
-    /// Which operand is turned.
+    /// The transposes of the operands.
     pub form: Form,
     /// Rows of the result.
     pub m: usize,
-    /// Its columns.
+    /// Columns of the result.
     pub n: usize,
-    /// Length of the sums.
+    /// Terms of each sum.
     pub k: usize,
-    /// How often a step computes it.
+    /// Number of times that a step computes it.
     pub count: usize,
 }
 
-/// What was found for one product.
+/// Result for one product.
 #[derive(Debug, Clone)]
 pub struct Finding {
     /// The product.
     pub product: Product,
-    /// Seconds of each tile that gave the same bits as the first, the built-in one first.
+    /// Seconds of each valid tile: it gives the same bits as the built-in one, which comes first.
     pub seconds: Vec<(Tile, f64)>,
-    /// The quickest.
+    /// The fastest tile.
     pub chosen: Tile,
-    /// Tiles whose bits differed: never chosen.
+    /// Tiles that gave other bits; they are never chosen.
     pub refused: Vec<Tile>,
 }
 
-/// What tuning came to.
+/// Result of tuning.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// For each product that there was time for, the dearest first.
+    /// Results of the products that there was time for, the most expensive first.
     pub findings: Vec<Finding>,
-    /// Products that there was no time for.
+    /// Number of products that there was no time for.
     pub left: usize,
-    /// Median seconds of a whole step with the built-in tiles, and with the chosen ones.
+    /// Median seconds of a step with the built-in tiles, and with the chosen ones.
     pub step: (f64, f64),
-    /// What is worth keeping: nothing if the whole step didn't become quicker.
+    /// The choices to keep; empty if the step did not become faster.
     pub choices: Choices,
 }
 
-/// Finds the quickest tiles for embedding `batch` images at once, and with `train` for a training step of as many.
+/// Finds the fastest tiles for embedding, or with `train` for training, batches of `batch` images. The context then uses
+/// them; [`keep`] stores them for later runs.
 ///
 /// # Errors
-/// If the adapter can't hold the step, or fails.
+/// Those of the adapter, such as too little memory for the step.
 pub fn tune(
     context: &Context,
     network: &Network,
@@ -81,6 +86,45 @@ pub fn tune(
     outcome
 }
 
+/// Merges choices with those kept for the adapter, and stores them for later runs. Returns the file.
+///
+/// # Errors
+/// Those of [`choices_file`], and [`Error::Io`] if the file cannot be written.
+pub fn keep(adapter: &AdapterSummary, choices: &Choices) -> Result<PathBuf> {
+    let path = choices_file(adapter)?;
+    let mut all = tuning::load(adapter);
+    all.extend(choices.clone());
+    let text = tuning::text(adapter, &all).map_err(|error| Error::Data(error.to_string()))?;
+    write_atomically(&path, text.as_bytes())?;
+    Ok(path)
+}
+
+/// Removes the choices kept for an adapter. Returns the file, or `None` if there was none.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be removed.
+pub fn clear(adapter: &AdapterSummary) -> Result<Option<PathBuf>> {
+    let Some(path) = tuning::file(adapter) else { return Ok(None) };
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(Some(path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("remove", &path)(error)),
+    }
+}
+
+/// Returns the file that keeps choices for an adapter, and creates its folder.
+///
+/// # Errors
+/// [`Error::Usage`] without a cache folder; [`Error::Io`] if the folder cannot be created.
+pub fn choices_file(adapter: &AdapterSummary) -> Result<PathBuf> {
+    let path = tuning::file(adapter).ok_or_else(|| {
+        Error::Usage("no folder to keep choices in: set HOME or LAT_CACHE to a folder".to_string())
+    })?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    Ok(path)
+}
+
 fn search(
     context: &Context,
     network: &Network,
@@ -96,7 +140,7 @@ fn search(
 
     let mut findings: Vec<Finding> = Vec::new();
     for product in &products {
-        // The last quarter of the time is for the proof on the whole step.
+        // Leaves time to record and measure the whole step twice.
         let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
         if left < 4.0 * (REPLAYS as f64 + 1.0) * built_in && !findings.is_empty() {
             break;
@@ -114,7 +158,7 @@ fn search(
     context.set_choices(choices.clone());
     let tuned = Step::record(context, network, batch, train)?.seconds(context)?;
     context.set_choices(Choices::new());
-    // Once more as it was: the machine may have changed its pace in the meantime.
+    // Measures the built-in tiles again: the clock of the adapter may have changed meanwhile.
     let again = Step::record(context, network, batch, train)?.seconds(context)?;
     let built_in = built_in.min(again);
     let kept = if tuned < built_in { choices } else { Choices::new() };
@@ -130,7 +174,7 @@ fn name(finding: &Finding) -> String {
     finding.chosen.name(finding.product.form)
 }
 
-/// The products of a plan, those that take most of its operations first.
+/// The products of a plan, the most expensive first.
 fn products(plan: &Plan) -> Vec<Product> {
     let mut found: Vec<Product> = Vec::new();
     for (form, [m, n, k]) in plan.dispatches.iter().filter_map(gemm::shape_of) {
@@ -144,7 +188,7 @@ fn products(plan: &Plan) -> Vec<Product> {
     found
 }
 
-/// A whole step to time.
+/// A step to time.
 struct Step {
     plan: Plan,
     _memory: Vec<Buffer>,
@@ -164,7 +208,7 @@ impl Step {
         Ok(Step { plan: recorder.finish()?, _memory: vec![pixels, embeddings] })
     }
 
-    /// With everything open: of the stages the one that has all products.
+    /// A training step with all blocks open, which has all products.
     fn training(context: &Context, network: &Network, batch: usize) -> Result<Step> {
         const CLASSES: usize = 16;
         const HIDDEN: usize = 256;
@@ -177,14 +221,14 @@ impl Step {
         let stage = Trainable { embeddings: true, first_open: 0 };
         let learner = Learner::new(context, &network, settings, rule, stage)?;
         let step = learner.record_step(batch, batch)?;
-        // A learning rate of 0.
+        // The learning rate is 0, so replays do not change the weights.
         let corrections = vec![betas.corrections(1); learner.groups().len()];
         let values = StepValues { number: 1, corrections, ..StepValues::default() };
         context.write(&step.step, bytemuck::cast_slice(&values.words()));
         Ok(Step { plan: step.plan, _memory: vec![step.labels, step.step, step.losses, step.control] })
     }
 
-    /// The median of a few replays, after one for the driver's compiler.
+    /// The median of a few replays.
     fn seconds(&self, context: &Context) -> Result<f64> {
         let mut seconds = replay(context, &self.plan, REPLAYS)?;
         seconds.sort_by(f64::total_cmp);
@@ -192,6 +236,7 @@ impl Step {
     }
 }
 
+/// Seconds of `count` replays, after one that warms up the driver.
 fn replay(context: &Context, plan: &Plan, count: usize) -> Result<Vec<f64>> {
     plan.run(context)?;
     context.wait()?;
@@ -205,31 +250,31 @@ fn replay(context: &Context, plan: &Plan, count: usize) -> Result<Vec<f64>> {
         .collect()
 }
 
-/// Proves and times every tile for a product.
+/// Validates and times every tile for a product.
 fn compare(context: &Context, product: Product) -> Result<Finding> {
     let Product { form, m, n, k, .. } = product;
     let tiles = Tile::equivalent(form, context, m, n, k);
     let operands = Operands::new(context, product)?;
-    let mut proof: Option<Vec<u32>> = None;
+    let mut expected: Option<Vec<u32>> = None;
     let (mut seconds, mut refused): (Vec<(Tile, f64)>, Vec<Tile>) = (Vec::new(), Vec::new());
     for tile in tiles {
         let plan = operands.record(context, product, tile)?;
-        // NaN shows what a tile leaves unwritten.
+        // NaN marks elements that a tile does not write.
         context.write(&operands.c, bytemuck::cast_slice(&vec![f32::NAN; operands.c.words]));
         plan.run(context)?;
         let bits: Vec<u32> = context.read(&operands.c)?.into_iter().map(f32::to_bits).collect();
-        if *proof.get_or_insert_with(|| bits.clone()) != bits {
+        if *expected.get_or_insert_with(|| bits.clone()) != bits {
             refused.push(tile);
             continue;
         }
-        // One replay tells whether more are worth their time.
+        // More replays only if the first is not far from the best.
         let first = replay(context, &plan, 1)?[0];
         let best = seconds.iter().map(|(_, seconds)| *seconds).fold(f64::INFINITY, f64::min);
         let more = if first < 2.0 * best { replay(context, &plan, REPLAYS - 1)? } else { Vec::new() };
         seconds.push((tile, more.into_iter().fold(first, f64::min)));
     }
     let (mut chosen, mut best) = *seconds.first().ok_or_else(|| {
-        Error::Gpu(gpu::Error::Failed(format!("no tile computes a product of {m}x{n}x{k} twice alike")))
+        Error::Gpu(gpu::Error::Failed(format!("no tile can compute a product of {m}x{n}x{k}")))
     })?;
     best *= GAIN;
     for &(tile, seconds) in &seconds[1..] {
@@ -240,7 +285,7 @@ fn compare(context: &Context, product: Product) -> Result<Finding> {
     Ok(Finding { product, seconds, chosen, refused })
 }
 
-/// Operands and result of a product, in the context's storage where a step has them so.
+/// Operands and result of a product, stored as in a step.
 struct Operands {
     a: Buffer,
     b: Buffer,

@@ -1,4 +1,4 @@
-//! Images in, LA-Transformer embeddings out: decoding in parallel with the adapter, rows in the order of the list.
+//! Embeds images: the host decodes a few batches ahead of the adapter. Results keep the order of the list.
 
 mod output;
 
@@ -18,19 +18,19 @@ use std::ops::Deref;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-pub use output::{Device, Embedded, Output, Request, embed};
+pub use output::{AdapterUse, EmbeddingSource, Output, Request, Summary, Target, embed, open_output};
 
-/// Batches that are on their way at once: one on the adapter, one being read back.
+/// Batches in flight: one on the adapter, one being read back.
 const IN_FLIGHT: usize = 2;
 
-/// A network on a device, ready for images of its input size. `C` is a reference to the [`Context`], or an `Arc` of it.
+/// A network on an adapter, ready for images of its input size. `C` is a reference to a [`Context`], or an `Arc`.
 pub struct Embedder<C> {
     context: C,
     model: LaTransformer,
     batch: usize,
-    need: Need,
+    need: MemoryNeed,
     step: Option<Step>,
-    flights: VecDeque<Readback>,
+    in_flight: VecDeque<Readback>,
     idle: Vec<Readback>,
 }
 
@@ -44,26 +44,25 @@ struct Step {
 
 /// Device memory of an [`Embedder`], in bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Need {
+pub struct MemoryNeed {
     /// The network's parameters.
     pub parameters: u64,
-    /// What every image of a batch adds: activations, input and output.
+    /// Each image of a batch: activations, input and output.
     pub per_image: u64,
 }
 
-impl Need {
-    /// Bytes for batches of `batch` images.
+impl MemoryNeed {
+    /// Returns the bytes for batches of `batch` images.
     pub fn bytes(&self, batch: usize) -> u64 {
         self.parameters + batch as u64 * self.per_image
     }
 }
 
 impl<C: Deref<Target = Context>> Embedder<C> {
-    /// Uploads a network and settles the batch size: the one asked for, else the smallest that fills the adapter.
+    /// Uploads a network. Without `batch` the batch is the smallest that fills the adapter and fits into `memory` bytes.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the batch asked for, or a single image, exceeds `memory` bytes or the adapter's largest
-    /// binding.
+    /// [`Error::TooLarge`] if the batch, or a single image, exceeds `memory` or the adapter's largest binding.
     pub fn new(context: C, network: &Network, batch: Option<usize>, memory: u64) -> Result<Self> {
         let model = LaTransformer::new(&context, network)?;
         let one = Step::record(&context, &model, 1)?;
@@ -71,18 +70,18 @@ impl<C: Deref<Target = Context>> Embedder<C> {
         let config = model.config();
         let output = config.embedding_len() as u64 * WORD;
         let input = model.pixel_words(1) as u64 * WORD;
-        let need = Need {
+        let need = MemoryNeed {
             parameters: model.parameter_bytes(),
             per_image: summary.heap_bytes + input + (1 + IN_FLIGHT as u64) * output,
         };
-        let most_bound = (context.max_tensor_bytes() / summary.largest_tensor_bytes.max(1)) as usize;
-        let most_kept = (memory.saturating_sub(need.parameters) / need.per_image) as usize;
-        let most = most_bound.min(most_kept);
+        let binding_limit = (context.max_tensor_bytes() / summary.largest_tensor_bytes.max(1)) as usize;
+        let memory_limit = (memory.saturating_sub(need.parameters) / need.per_image) as usize;
+        let most = binding_limit.min(memory_limit);
         let batch = batch.unwrap_or_else(|| most.clamp(1, filling_batch(context.class(), config.tokens())));
         if batch > most {
             let mib = |bytes: u64| bytes.div_ceil(1 << 20);
             let what = if batch == 1 { "one image".to_string() } else { format!("a batch of {batch}") };
-            let error = Error::TooLarge(if most_bound <= most_kept {
+            let error = Error::TooLarge(if binding_limit <= memory_limit {
                 format!(
                     "{what} needs bindings of {} bytes; {} binds at most {}",
                     batch as u64 * summary.largest_tensor_bytes,
@@ -96,52 +95,54 @@ impl<C: Deref<Target = Context>> Embedder<C> {
                     mib(need.bytes(batch))
                 )
             });
-            return Err(error.hinted(match (most, most_bound) {
-                (0, 0) => "a smaller input size needs smaller bindings".to_string(),
-                (0, _) => format!("at least {} MiB are needed, for one image at a time", mib(need.bytes(1))),
-                _ => format!("a batch of {most} fits"),
+            return Err(error.hinted(match (most, binding_limit) {
+                (0, 0) => "set a smaller --size: it needs smaller bindings".to_string(),
+                (0, _) => {
+                    format!("set --memory to at least {} MiB, enough for one image", mib(need.bytes(1)))
+                }
+                _ => format!("set --batch to {most} or less"),
             }));
         }
         let step = (batch == 1).then_some(one);
-        Ok(Embedder { context, model, batch, need, step, flights: VecDeque::new(), idle: Vec::new() })
+        Ok(Embedder { context, model, batch, need, step, in_flight: VecDeque::new(), idle: Vec::new() })
     }
 
-    /// Images per batch.
+    /// Returns the images per batch.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Device memory in bytes.
-    pub fn need(&self) -> Need {
+    /// Returns the device memory in bytes.
+    pub fn need(&self) -> MemoryNeed {
         self.need
     }
 
-    /// Makes batches half as large, after the adapter found no memory for one; false if they hold one image already.
+    /// Halves the batch after the adapter ran out of memory. Returns false if it is one image already.
     pub fn halve(&mut self) -> bool {
         self.step = None;
-        let halves = self.batch > 1;
+        let halved = self.batch > 1;
         self.batch = (self.batch / 2).max(1);
-        halves
+        halved
     }
 
-    /// Length of one embedding.
+    /// Returns the length of an embedding, R·D.
     pub fn dim(&self) -> usize {
         self.model.config().embedding_len()
     }
 
-    /// Embeds up to [`Self::batch`] images of the input size: (images, R·D), row after row.
+    /// Embeds up to [`Self::batch`] images of the input size: (B, R·D).
     pub fn embed(&mut self, images: &[Rgb]) -> Result<Vec<f32>> {
         self.submit(images)?;
         self.collect()
     }
 
-    /// Sends up to [`Self::batch`] images of the input size on their way.
+    /// Submits up to [`Self::batch`] images of the input size.
     ///
     /// # Panics
     /// If an image has another size.
     pub fn submit(&mut self, images: &[Rgb]) -> Result<()> {
         let size = self.model.config().image;
-        // A step of another size is dropped before its successor takes memory.
+        // Frees the memory of a step of another size before recording the new one.
         let kept = self.step.take().filter(|step| step.batch == images.len());
         let step = match kept {
             Some(step) => step,
@@ -161,33 +162,36 @@ impl<C: Deref<Target = Context>> Embedder<C> {
             None => Readback::new(&self.context, capacity)?,
         };
         readback.start(&self.context, &step.embeddings, step.embeddings.words);
-        self.flights.push_back(readback);
+        self.in_flight.push_back(readback);
         self.step = Some(step);
         Ok(())
     }
 
-    /// Waits for the oldest batch that is on its way; empty if there is none.
+    /// Waits for the oldest batch in flight and returns its embeddings; empty if nothing is in flight.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if an f16 activation overflowed; those of the adapter.
     pub fn collect(&mut self) -> Result<Vec<f32>> {
-        let Some(mut readback) = self.flights.pop_front() else { return Ok(Vec::new()) };
+        let Some(mut readback) = self.in_flight.pop_front() else { return Ok(Vec::new()) };
         let rows = readback.finish(&self.context)?;
         self.idle.push(readback);
         if self.context.precision() == Precision::F16 && rows.iter().any(|value| !value.is_finite()) {
             return Err(Error::Data(
-                "a vector is not finite: an activation is larger than a half can hold; use --precision f32"
+                "an embedding is not finite: an activation exceeds the range of f16; use --precision f32"
                     .into(),
             ));
         }
         Ok(rows)
     }
 
-    /// Times every launch of one whole batch of random bytes, which take as long as images.
+    /// Times every launch of one batch. Its input is random bytes, which take as long as images.
     ///
-    /// The recorded plan is given up for it, and what was embedded stays as it is: a replay reads pixels and weights alone.
+    /// Drops the recorded plan. Results do not change: the next batch records it again.
     ///
     /// # Errors
-    /// What the adapter reports.
+    /// Those of the adapter.
     pub fn profile(&mut self) -> Result<PlanProfile> {
-        // Two plans at once could exceed the memory allowed.
+        // Two plans at once could exceed the memory limit.
         self.step = None;
         let step = Step::record(&self.context, &self.model, self.batch)?;
         let words: Vec<u32> = (0..step.pixels.words as u64).map(|i| rng::bits(0, 0, i)).collect();
@@ -206,69 +210,70 @@ impl Step {
     }
 }
 
-/// The smallest batch past which throughput hardly grows: enough rows of tokens for every core of the adapter.
+/// The smallest batch that reaches nearly full throughput: enough tokens for every core of the adapter.
 fn filling_batch(class: AdapterClass, tokens: usize) -> usize {
-    let (rows, most) = match class {
+    let (wanted_tokens, most) = match class {
         AdapterClass::Cpu => (1024_usize, 64),
         AdapterClass::Integrated => (8192, 64),
         AdapterClass::Discrete => (32_768, 256),
     };
-    rows.div_ceil(tokens.max(1)).clamp(1, most)
+    wanted_tokens.div_ceil(tokens.max(1)).clamp(1, most)
 }
 
-/// How the images of a list are looked at.
+/// Options for reading and embedding images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LookOptions {
-    /// How they are decoded.
+pub struct ImageOptions {
+    /// Options for decoding.
     pub decode: DecodeOptions,
-    /// Embed each image's mirror image too: its row is the mean of the two, every part brought back to its length.
+    /// Embeds the mirror image too, and returns the mean of both, each part normalised to length 1/√R again.
     pub flip: bool,
 }
 
-/// The mean of two embeddings (R·D) of `parts` parts, each of length 1/√R again.
+/// The mean of two embeddings (R·D) of `parts` parts, each part normalised to length 1/√R.
 fn mean_of_views(one: &[f32], other: &[f32], parts: usize) -> Vec<f32> {
     let mut mean: Vec<f32> = one.iter().zip(other).map(|(a, b)| (a + b) / 2.0).collect();
     let width = mean.len() / parts;
     for part in mean.chunks_mut(width.max(1)) {
         let square: f64 = part.iter().map(|&v| f64::from(v).powi(2)).sum();
-        // As the kernel does it: two opposite views leave nothing to bring to a length.
+        // Bounded as in the kernel: the mean of two opposite views is zero.
         let factor = 1.0 / (square.sqrt().max(1e-12) * (parts as f64).sqrt());
         part.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
     }
     mean
 }
 
-/// The images of a list in its order, each with its embedding (R·D) or the reason why it can't be read: [`Embedder::rows`].
+/// Iterator over a list of images, in order: each image with its embedding (R·D), or with the error of reading it.
 ///
-/// An error of the adapter ends it. Memory doesn't grow with the list: decoding runs in parallel, a few batches ahead.
-pub struct Rows<'e, C> {
+/// Made by [`Embedder::embed_images`]. An error of the adapter ends it. Decoding runs a few batches ahead, so memory does
+/// not grow with the list.
+pub struct ImageEmbeddings<'e, C> {
     embedder: &'e mut Embedder<C>,
     stage: Stage<'e>,
     flip: bool,
     decoder: Option<JoinHandle<()>>,
     decoded: mpsc::Receiver<Vec<(Image, Result<Rgb>)>>,
-    /// Images that are decoded but not returned; those that can't be read with the reason.
+    /// Images that are decoded but not yet returned, with the error if decoding failed.
     listed: VecDeque<(Image, Option<Error>)>,
-    /// Views of those that can be read, on their way to the adapter.
+    /// Decoded views that are not yet submitted.
     queue: VecDeque<Rgb>,
-    /// Embeddings that were read back, of those that come first.
-    rows: VecDeque<Vec<f32>>,
-    /// The row of an image whose mirror image's row is still to come.
+    /// Embeddings that are read back but not yet returned.
+    embeddings: VecDeque<Vec<f32>>,
+    /// The embedding of an image whose mirror image is not yet read back.
     first_view: Option<Vec<f32>>,
 }
 
 impl<C: Deref<Target = Context>> Embedder<C> {
-    /// Embeds the images of a list; where the adapter finds no memory for a batch, goes on with smaller ones.
+    /// Embeds a list of images. If the adapter runs out of memory, continues with smaller batches.
     ///
     /// The iterator's errors are those of the adapter, and [`Error::Interrupted`].
-    pub fn rows<'e>(
+    pub fn embed_images<'e>(
         &'e mut self,
         images: Vec<Image>,
-        options: LookOptions,
+        options: ImageOptions,
         observer: &'e dyn Observer,
-    ) -> Rows<'e, C> {
+    ) -> ImageEmbeddings<'e, C> {
         let size = self.model.config().image;
-        // Whole rounds for the decoding threads, and never much more than the adapter takes at once.
+        // At least two images for each decoding thread, and never much more than a batch.
         let chunk = self.batch().max(2 * rayon::current_num_threads());
         let stage = Stage::new(observer, "", images.len(), "nothing was written");
         let (sender, decoded) = mpsc::sync_channel(1);
@@ -280,15 +285,15 @@ impl<C: Deref<Target = Context>> Embedder<C> {
                     let loaded = preprocess::load(&image.path, options.decode, size);
                     (image, loaded)
                 };
-                // Without a receiver there is nobody to decode for.
+                // Stops when the iterator was dropped.
                 if chunk.is_empty() || sender.send(chunk.into_par_iter().map(load).collect()).is_err() {
                     return;
                 }
             }
         });
-        // A run that was given up may have left batches on their way.
-        self.flights.clear();
-        Rows {
+        // An earlier iterator that was dropped may have left batches in flight.
+        self.in_flight.clear();
+        ImageEmbeddings {
             embedder: self,
             stage,
             flip: options.flip,
@@ -296,42 +301,42 @@ impl<C: Deref<Target = Context>> Embedder<C> {
             decoded,
             listed: VecDeque::new(),
             queue: VecDeque::new(),
-            rows: VecDeque::new(),
+            embeddings: VecDeque::new(),
             first_view: None,
         }
     }
 }
 
 impl<C: Deref<Target = Context>> Embedder<C> {
-    /// Embeds the readable images of a list; returns their embeddings by name, and their places in the list.
+    /// Embeds the readable images of a list. Returns their embeddings by name, and their positions in the list.
     ///
     /// # Errors
     /// Those of the adapter, and [`Error::Interrupted`].
     pub fn embeddings(
         &mut self,
         images: Vec<Image>,
-        options: LookOptions,
+        options: ImageOptions,
         observer: &dyn Observer,
     ) -> Result<(Embeddings, Vec<usize>)> {
         let mut embeddings = Embeddings { paths: Vec::new(), dim: self.dim(), rows: Vec::new() };
-        let mut places = Vec::new();
-        for (place, row) in self.rows(images, options, observer).enumerate() {
-            match row? {
+        let mut positions = Vec::new();
+        for (position, embedded) in self.embed_images(images, options, observer).enumerate() {
+            match embedded? {
                 (_, Err(error)) => observer.skipped(&error),
                 (image, Ok(row)) => {
                     embeddings.paths.push(image.name);
                     embeddings.rows.extend(row);
-                    places.push(place);
+                    positions.push(position);
                 }
             }
         }
-        Ok((embeddings, places))
+        Ok((embeddings, positions))
     }
 }
 
-impl<C: Deref<Target = Context>> Rows<'_, C> {
-    /// Sends one batch on its way, and reads back the one before it.
-    fn work(&mut self) -> Result<()> {
+impl<C: Deref<Target = Context>> ImageEmbeddings<'_, C> {
+    /// Submits a batch, and reads back the one before it.
+    fn advance(&mut self) -> Result<()> {
         self.stage.advance(0)?;
         while self.decoder.is_some() && self.queue.len() < self.embedder.batch() {
             let Ok(decoded) = self.decoded.recv() else {
@@ -358,20 +363,20 @@ impl<C: Deref<Target = Context>> Rows<'_, C> {
                 Ok(()) => drop(self.queue.drain(..count)),
                 Err(error) if error.is_out_of_memory() && self.embedder.halve() => {
                     let batch = self.embedder.batch();
-                    self.stage.observer().note(&format!("{error}; going on with batches of {batch}"));
+                    self.stage.observer().note(&format!("{error}; continuing with batches of {batch}"));
                     return Ok(());
                 }
                 Err(error) => return Err(error),
             }
         }
         let drained = self.decoder.is_none() && self.queue.is_empty();
-        if self.embedder.flights.len() >= IN_FLIGHT || drained {
+        if self.embedder.in_flight.len() >= IN_FLIGHT || drained {
             let (rows, parts) = (self.embedder.collect()?, self.embedder.model.config().parts());
             for row in rows.chunks(self.embedder.dim()) {
                 match self.first_view.take() {
-                    Some(first) => self.rows.push_back(mean_of_views(&first, row, parts)),
+                    Some(first) => self.embeddings.push_back(mean_of_views(&first, row, parts)),
                     None if self.flip => self.first_view = Some(row.to_vec()),
-                    None => self.rows.push_back(row.to_vec()),
+                    None => self.embeddings.push_back(row.to_vec()),
                 }
             }
         }
@@ -379,24 +384,25 @@ impl<C: Deref<Target = Context>> Rows<'_, C> {
     }
 }
 
-impl<C: Deref<Target = Context>> Iterator for Rows<'_, C> {
+impl<C: Deref<Target = Context>> Iterator for ImageEmbeddings<'_, C> {
     type Item = Result<(Image, Result<Vec<f32>>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let is_next = |(_, error): &mut (Image, Option<Error>)| error.is_some() || !self.rows.is_empty();
-            if let Some((image, error)) = self.listed.pop_front_if(is_next) {
-                let row = match error {
+            let is_ready =
+                |(_, error): &mut (Image, Option<Error>)| error.is_some() || !self.embeddings.is_empty();
+            if let Some((image, error)) = self.listed.pop_front_if(is_ready) {
+                let embedding = match error {
                     Some(error) => Err(error),
-                    None => Ok(self.rows.pop_front().unwrap_or_default()),
+                    None => Ok(self.embeddings.pop_front().unwrap_or_default()),
                 };
-                return Some(self.stage.advance(1).map(|()| (image, row)));
+                return Some(self.stage.advance(1).map(|()| (image, embedding)));
             }
             if self.decoder.is_none() && self.listed.is_empty() {
                 return None;
             }
-            if let Err(error) = self.work() {
-                // Nothing comes after it.
+            if let Err(error) = self.advance() {
+                // The error is the last item.
                 (self.decoder, self.decoded) = (None, mpsc::sync_channel(0).1);
                 self.listed.clear();
                 return Some(Err(error));
@@ -421,8 +427,8 @@ mod tests {
     }
 
     #[test]
-    fn views_meet_in_the_middle() {
-        // Two parts of two numbers, each of length 1/√2.
+    fn the_mean_of_two_views_is_normalised() {
+        // Two parts of two dimensions, each of length 1/√2.
         let half = 0.5f32.sqrt();
         let mean = mean_of_views(&[half, 0.0, 0.5, 0.5], &[0.0, half, 0.5, 0.5], 2);
         for value in mean {

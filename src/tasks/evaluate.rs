@@ -1,7 +1,7 @@
-//! The scores of a model, or of embeddings, on a data set.
+//! Scores a model, or embeddings, on a data set.
 
-use super::embed::{Embedder, LookOptions};
-use super::known::Seen;
+use super::embed::{Embedder, ImageOptions};
+use super::trained_on::Overlap;
 use crate::checkpoint::{self, Network, Threshold};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::{self, LabelNames, LabelledImage, TestSet, uses};
@@ -10,7 +10,7 @@ use crate::embeddings::gallery::Inputs;
 use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
 use crate::embeddings::rows::{NamedRows, Rows, Stacked};
 use crate::error::{Error, Result};
-use crate::gpu::Context;
+use crate::gpu::{Context, ContextOptions};
 use crate::images::walk::{Image, LeftOut};
 use crate::observer::{Observer, Stage};
 use crate::retrieval::distances::visit;
@@ -19,95 +19,105 @@ use crate::retrieval::metrics::{Reason, Retrieval, Rules, Scorer, Scores};
 use crate::retrieval::neighbours::Neighbours;
 use crate::retrieval::rerank::{RerankOptions, Reranked};
 use crate::retrieval::verification::{OperatingPoint, Report, Verification};
+use crate::retry::retry;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Measurements to make, for any data.
+/// Note after an adapter was reopened.
+const BEGINS_AGAIN: &str = ", and the evaluation begins again";
+
+/// Settings of an evaluation.
 #[derive(Debug, Clone, Default)]
-pub struct Plan {
+pub struct Request {
     /// The protocol.
     pub rules: Rules,
-    /// Re-ranking, if wanted.
+    /// Re-ranking; `None` for none.
     pub rerank: Option<RerankOptions>,
-    /// Rate of false positives that a threshold is looked for at.
-    pub target_rate: Option<f64>,
-    /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
+    /// False positive rate to find a distance threshold for.
+    pub false_positive_rate: Option<f64>,
+    /// Images per batch; `None` chooses the number that fills the adapter.
+    pub batch: Option<usize>,
+    /// Limit of device memory in bytes; `None` takes the default of the adapter's class.
     pub memory: Option<u64>,
-    /// Places of each ranked list that are kept; 0: none.
-    pub places: usize,
+    /// Options for reading images.
+    pub image_options: ImageOptions,
+    /// Gallery images to keep of each ranked list; 0 keeps no lists.
+    pub list_length: usize,
 }
 
-/// Embeddings with their labels.
+/// Embeddings with labels.
 struct Side {
     rows: Box<dyn Rows>,
     labels: Vec<Label>,
     images: Images,
-    /// Images that could not be read.
+    /// Number of images that could not be read.
     unreadable: usize,
-    /// Where embeddings come from that were read from a file.
+    /// Provenance of embeddings that were read from a file.
     provenance: Provenance,
 }
 
-/// Images that embeddings were made from.
+/// The images that embeddings were made from.
+#[derive(Debug, Clone)]
 pub struct Images {
-    /// Their names.
+    /// Names.
     pub names: Vec<String>,
-    /// Where each one is; empty if that isn't known.
+    /// Files; empty if they are not known.
     pub files: Vec<PathBuf>,
 }
 
-/// Queries and the gallery to find them in.
-pub struct Task {
+/// Labelled embeddings of the queries and the gallery.
+pub struct EvaluationSet {
     name: String,
     queries: Side,
-    /// `None`: the queries themselves.
+    /// `None` if the queries are the gallery.
     gallery: Option<Side>,
     label_names: LabelNames,
     left_out: LeftOut,
 }
 
-impl Task {
-    /// Embeds a data set's test images.
+impl EvaluationSet {
+    /// Embeds the test images of a data set.
     ///
     /// # Errors
-    /// [`Error::Data`] if none of a side can be read, [`Error::Interrupted`] after a signal; those of the adapter.
+    /// [`Error::Data`] if no query, or no gallery image, can be read; [`Error::Interrupted`] after a signal; those of the
+    /// adapter.
     pub fn embed(
         set: TestSet,
         network: &Network,
         context: &Context,
-        look: Look,
+        request: &Request,
         observer: &dyn Observer,
-    ) -> Result<Task> {
-        let mut embedder =
-            Embedder::new(context, network, look.batch, look.memory.unwrap_or(context.default_memory()))?;
+    ) -> Result<EvaluationSet> {
+        let memory = request.memory.unwrap_or(context.default_memory());
+        let mut embedder = Embedder::new(context, network, request.batch, memory)?;
         let mut embed = |images: Vec<LabelledImage>| -> Result<Side> {
             let list = images
                 .iter()
                 .map(|LabelledImage { path, name, .. }| Image { path: path.clone(), name: name.clone() });
-            let (mut embeddings, places) = embedder.embeddings(list.collect(), look.options, observer)?;
-            let unreadable = images.len() - places.len();
-            if places.is_empty() {
+            let (mut embeddings, positions) =
+                embedder.embeddings(list.collect(), request.image_options, observer)?;
+            let unreadable = images.len() - positions.len();
+            if positions.is_empty() {
                 return Err(Error::Data(format!("{}: none of {unreadable} images could be read", set.name)));
             }
-            // Labels go by place, so rows have no names.
             let names = std::mem::take(&mut embeddings.paths);
-            let labels = places.iter().map(|&place| images[place].label).collect();
-            let files = places.iter().map(|&place| images[place].path.clone()).collect();
+            let labels = positions.iter().map(|&position| images[position].label).collect();
+            let files = positions.iter().map(|&position| images[position].path.clone()).collect();
             let (images, provenance) = (Images { names, files }, Provenance::default());
             Ok(Side { rows: Box::new(embeddings), labels, images, unreadable, provenance })
         };
         let queries = embed(set.query)?;
         let gallery = set.gallery.map(embed).transpose()?;
         let TestSet { name, label_names, left_out, .. } = set;
-        Ok(Task { name, queries, gallery, label_names, left_out })
+        Ok(EvaluationSet { name, queries, gallery, label_names, left_out })
     }
 
-    /// Opens embeddings and finds their labels, in a table of `path,person,camera` or else in their names. Without a
-    /// `gallery` the queries are one.
+    /// Opens files of embeddings. Labels come from `table`, a CSV of `path,person,camera`, or from Market-1501 names.
+    /// Without a `gallery` the queries are the gallery too.
     ///
     /// # Errors
-    /// [`Error::Data`] for embeddings without a label, or of two lengths; what the files report.
-    pub fn read(queries: &Path, gallery: Option<&Path>, table: Option<&Path>) -> Result<Task> {
+    /// [`Error::Data`] for an embedding without a label, or if queries and gallery differ in dimensions; those of the files.
+    pub fn read(queries: &Path, gallery: Option<&Path>, table: Option<&Path>) -> Result<EvaluationSet> {
         let label_names = match table {
             Some(path) => {
                 let (persons, cameras) = datasets::read_label_names(path)?;
@@ -117,26 +127,26 @@ impl Task {
         };
         let table = table.map(|path| Ok::<_, Error>((path, datasets::read_labels(path)?))).transpose()?;
         let name = queries.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let asked = read_side(queries, table.as_ref())?;
-        let shown = match gallery {
+        let query_side = read_side(queries, table.as_ref())?;
+        let gallery_side = match gallery {
             Some(gallery) => Some((gallery, read_side(gallery, table.as_ref())?)),
             None => None,
         };
-        if let Some((gallery, shown)) = &shown
-            && shown.rows.dim() != asked.rows.dim()
+        if let Some((gallery, gallery_side)) = &gallery_side
+            && gallery_side.rows.dim() != query_side.rows.dim()
         {
             return Err(Error::Data(format!(
-                "{} has embeddings of {} numbers, {} of {}: both must come from the same model",
+                "{} has embeddings of {} dimensions, {} of {}: embed both with the same model",
                 queries.display(),
-                asked.rows.dim(),
+                query_side.rows.dim(),
                 gallery.display(),
-                shown.rows.dim()
+                gallery_side.rows.dim()
             )));
         }
-        Ok(Task {
+        Ok(EvaluationSet {
             name,
-            queries: asked,
-            gallery: shown.map(|(_, side)| side),
+            queries: query_side,
+            gallery: gallery_side.map(|(_, side)| side),
             label_names,
             left_out: LeftOut::default(),
         })
@@ -146,10 +156,10 @@ impl Task {
         self.gallery.as_ref().unwrap_or(&self.queries)
     }
 
-    /// Makes sure that a query has a match, before any distance is computed.
+    /// Checks that at least one query has a true match.
     ///
     /// # Errors
-    /// [`Error::Data`] with the reason.
+    /// [`Error::Data`] with the reason why none has.
     pub fn check(&self, rules: &Rules) -> Result<()> {
         let (queries, gallery) = (&self.queries.labels, &self.gallery().labels);
         match uses::match_refusal(queries, gallery, self.gallery.is_none(), rules.across_cameras()) {
@@ -158,22 +168,21 @@ impl Task {
         }
     }
 
-    /// Makes sure that both files come from the same weights, where they say so; `allow` passes over other ones, with notes.
+    /// Checks that both files come from the same weights, where they record them. `allow` turns a mismatch into notes.
     ///
     /// # Errors
-    /// [`Error::Data`] if they don't.
+    /// [`Error::Data`] for a mismatch.
     pub fn check_weights(&self, queries: &Path, gallery: &Path, allow: bool) -> Result<Vec<String>> {
         let sides = [(queries, Some(&self.queries)), (gallery, self.gallery.as_ref())];
         let source = |(file, side): (&Path, Option<&Side>)| {
             let weights_sha256 = side?.provenance.weights_sha256.clone();
             Some(Source { file: file.to_path_buf(), weights_sha256 })
         };
-        // One file fits itself.
         let sources: Vec<Source> = sides.into_iter().filter_map(source).collect();
         if sources.len() > 1 { check_same_weights(&sources, allow) } else { Ok(Vec::new()) }
     }
 
-    /// One query with its person and camera, for the user to see that names are read as meant.
+    /// Describes the labels of one query, so that the user can check how names are read.
     pub fn example(&self) -> Option<String> {
         let Side { labels, images, .. } = &self.queries;
         images.names.iter().zip(labels).find_map(|(name, Label { person, camera })| {
@@ -185,13 +194,13 @@ impl Task {
         })
     }
 
-    /// The inputs that the embeddings were made from, as typed.
+    /// Returns the inputs that the embeddings were made from, as the user typed them.
     pub fn inputs(&self) -> impl Iterator<Item = &String> {
         let sides = [Some(&self.queries), self.gallery.as_ref()];
         sides.into_iter().flatten().flat_map(|side| &side.provenance.inputs)
     }
 
-    /// Looks for the images where they were embedded from.
+    /// Looks for the image files in the folders that were embedded.
     pub fn find_images(&mut self) {
         for side in [Some(&mut self.queries), self.gallery.as_mut()].into_iter().flatten() {
             if let Some(inputs) = Inputs::open(&side.provenance.inputs) {
@@ -200,17 +209,6 @@ impl Task {
             }
         }
     }
-}
-
-/// How images are looked at.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Look {
-    /// Images per batch, if that is decided.
-    pub batch: Option<usize>,
-    /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
-    pub memory: Option<u64>,
-    /// How they are decoded, and whether mirror images count.
-    pub options: LookOptions,
 }
 
 fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
@@ -236,14 +234,14 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
             Ok(Side { rows, labels, images, unreadable: 0, provenance })
         }
         (Some(first), Some((table, _))) => Err(Error::Data(format!(
-            "{} doesn't list {first}, which is in {} ({} of its {} names are missing)",
+            "{} does not list {first}, which is in {} ({} of its {} names are missing)",
             table.display(),
             path.display(),
             without.len(),
             names.len()
         ))),
         (Some(first), None) => Err(Error::Data(format!(
-            "{}: {} of {} names tell no person and camera as 0002_c1s1_000451_03.jpg does, such as {first}; give \
+            "{}: {} of {} names have no person and camera as 0002_c1s1_000451_03.jpg has, such as {first}; pass \
              --labels, a CSV of path,person,camera",
             path.display(),
             without.len(),
@@ -252,48 +250,48 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
     }
 }
 
-/// Measurements of one task.
+/// Result of an evaluation.
 pub struct Outcome {
-    /// The data set, or the queries' file.
+    /// Name of the data set, or of the queries' file.
     pub name: String,
-    /// Without re-ranking.
+    /// Scores without re-ranking.
     pub plain: Scores,
-    /// With re-ranking, if that was asked for.
+    /// Scores with re-ranking, if requested.
     pub reranked: Option<Scores>,
-    /// Same person or not, by distance alone; `None` without pairs of both kinds.
+    /// Verification by distance alone; `None` without pairs of both kinds.
     pub verification: Option<Report>,
-    /// Queries, those that could not be read too.
+    /// Number of queries, including unreadable ones.
     pub queries: usize,
-    /// The gallery in numbers.
+    /// Counts of gallery images.
     pub gallery: GalleryCounts,
     /// Files of the data set that are no images of it.
     pub left_out: LeftOut,
-    /// If ranked lists were asked for.
+    /// Ranked lists, if requested.
     pub listed: Option<Listed>,
-    /// Images and persons of it that the model was trained on, if it knows.
-    pub seen: Option<Seen>,
+    /// Overlap with the images that the model was trained on, if its file records them.
+    pub overlap: Option<Overlap>,
 }
 
-/// Ranked lists and what they are about.
+/// Ranked lists with the names and labels of their images.
 pub struct Listed {
-    /// The first places for each query; re-ranked, if that was asked for.
+    /// One list per query: the first gallery images, re-ranked if requested.
     pub lists: Vec<Vec<Ranked>>,
     /// The queries.
     pub queries: Labelled,
-    /// `None`: the queries themselves.
+    /// The gallery; `None` if the queries are the gallery.
     pub gallery: Option<Labelled>,
     /// Names of persons and cameras.
     pub label_names: LabelNames,
 }
 
 impl Listed {
-    /// The images that were searched.
+    /// Returns the gallery.
     pub fn gallery(&self) -> &Labelled {
         self.gallery.as_ref().unwrap_or(&self.queries)
     }
 }
 
-/// Images and whom they show.
+/// Images with labels.
 pub struct Labelled {
     /// The images.
     pub images: Images,
@@ -301,14 +299,14 @@ pub struct Labelled {
     pub labels: Vec<Label>,
 }
 
-/// The gallery in numbers.
+/// Counts of gallery images.
 #[derive(Debug, Clone, Copy)]
 pub struct GalleryCounts {
-    /// Without junk.
+    /// Images without junk.
     pub images: usize,
-    /// How many of them are distractors.
+    /// Distractors among them.
     pub distractors: usize,
-    /// Images of nobody in particular, which count for nothing.
+    /// Junk images.
     pub junk: usize,
     /// Images that could not be read.
     pub unreadable: usize,
@@ -328,44 +326,124 @@ impl GalleryCounts {
 }
 
 impl Outcome {
-    /// The scores that were asked for.
+    /// Returns the scores with re-ranking if it was requested, else those without.
     pub fn scores(&self) -> &Scores {
         self.reranked.as_ref().unwrap_or(&self.plain)
     }
 }
 
-/// Measures how well the queries are found in the gallery.
+/// Scores a model on data sets; the results are in the order of `sets`. If the adapter is lost or runs out of memory, reopens
+/// it once and scores the data set again.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after a signal; those of the adapter and of impossible options.
-pub fn evaluate(task: Task, plan: &Plan, context: &Context, observer: &dyn Observer) -> Result<Outcome> {
-    let query_is_gallery = task.gallery.is_none();
-    let rules = Rules { query_is_gallery, ..plan.rules };
-    let retrieval = Retrieval { queries: &task.queries.labels, gallery: &task.gallery().labels, rules };
-    let (asked, shown) = (&*task.queries.rows, &*task.gallery().rows);
-    let images = if query_is_gallery { asked.len() } else { asked.len() + shown.len() };
-    let reranking = if plan.rerank.is_some() { 2 * images + asked.len() } else { 0 };
-    let stage = Stage::new(observer, "distances", asked.len() + reranking, "nothing was written");
-    let memory = plan.memory.unwrap_or(context.default_memory());
-    let mut lists = (plan.places > 0).then(|| RankedLists::new(retrieval, plan.places));
+/// [`Error::Interrupted`] after a signal, and an adapter that cannot be opened. Other errors concern one data set and are in
+/// its result.
+pub fn evaluate_model(
+    sets: &[TestSet],
+    network: &Network,
+    adapter: &ContextOptions,
+    request: &Request,
+    observer: &dyn Observer,
+) -> Result<Vec<Result<Outcome>>> {
+    let mut outcomes = Vec::new();
+    while outcomes.len() < sets.len() {
+        let work = |outcomes: &mut Vec<Result<Outcome>>, context: &Context| {
+            for set in &sets[outcomes.len()..] {
+                match embed_and_evaluate(set, network, context, request, observer) {
+                    Err(error) if error.may_pass() || matches!(error.plain(), Error::Interrupted { .. }) => {
+                        return Err(error);
+                    }
+                    outcome => outcomes.push(outcome),
+                }
+            }
+            Ok(())
+        };
+        let count = |outcomes: &mut Vec<Result<Outcome>>, _: &Error| Ok(outcomes.len() as u64);
+        match retry(adapter, observer, BEGINS_AGAIN, &mut outcomes, work, count) {
+            Err(error) if error.may_pass() => outcomes.push(Err(error)),
+            done => done?,
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Scores a model on one data set; see [`evaluate_model`].
+///
+/// # Errors
+/// Those of [`evaluate_model`], and of the data set.
+pub fn evaluate_one(
+    set: &TestSet,
+    network: &Network,
+    adapter: &ContextOptions,
+    request: &Request,
+    observer: &dyn Observer,
+) -> Result<Outcome> {
+    let work = |_: &mut (), context: &Context| embed_and_evaluate(set, network, context, request, observer);
+    retry(adapter, observer, BEGINS_AGAIN, &mut (), work, |_, _| Ok(0))
+}
+
+fn embed_and_evaluate(
+    set: &TestSet,
+    network: &Network,
+    context: &Context,
+    request: &Request,
+    observer: &dyn Observer,
+) -> Result<Outcome> {
+    let set = EvaluationSet::embed(set.clone(), network, context, request, observer)?;
+    evaluate(&set, request, context, observer)
+}
+
+/// Scores embeddings. If the adapter is lost or runs out of memory, reopens it once and starts again.
+///
+/// # Errors
+/// Those of [`evaluate`], and of opening the adapter.
+pub fn evaluate_embeddings(
+    set: &EvaluationSet,
+    adapter: &ContextOptions,
+    request: &Request,
+    observer: &dyn Observer,
+) -> Result<Outcome> {
+    let work = |_: &mut (), context: &Context| evaluate(set, request, context, observer);
+    retry(adapter, observer, BEGINS_AGAIN, &mut (), work, |_, _| Ok(0))
+}
+
+/// Scores embeddings on an adapter that is open.
+///
+/// # Errors
+/// [`Error::Interrupted`] after a signal; those of the adapter, and of contradictory settings.
+pub fn evaluate(
+    set: &EvaluationSet,
+    request: &Request,
+    context: &Context,
+    observer: &dyn Observer,
+) -> Result<Outcome> {
+    let query_is_gallery = set.gallery.is_none();
+    let rules = Rules { query_is_gallery, ..request.rules };
+    let retrieval = Retrieval { queries: &set.queries.labels, gallery: &set.gallery().labels, rules };
+    let (query_rows, gallery_rows) = (&*set.queries.rows, &*set.gallery().rows);
+    let images = if query_is_gallery { query_rows.len() } else { query_rows.len() + gallery_rows.len() };
+    let reranking = if request.rerank.is_some() { 2 * images + query_rows.len() } else { 0 };
+    let stage = Stage::new(observer, "distances", query_rows.len() + reranking, "nothing was written");
+    let memory = request.memory.unwrap_or(context.default_memory());
+    let mut lists = (request.list_length > 0).then(|| RankedLists::new(retrieval, request.list_length));
     let mut scorer = Scorer::new(retrieval);
     let mut verification = Verification::new(retrieval);
-    visit(&mut Neighbours::new(context, asked, shown, memory)?, |range, rows| {
+    visit(&mut Neighbours::new(context, query_rows, gallery_rows, memory)?, |range, rows| {
         stage.advance(range.len())?;
         scorer.add(range.clone(), rows);
-        if let (Some(lists), None) = (&mut lists, plan.rerank) {
+        if let (Some(lists), None) = (&mut lists, request.rerank) {
             lists.add(range.clone(), rows);
         }
         verification.add(range, rows);
         Ok(())
     })?;
-    let plain = scorer.finish()?;
-    let reranked = plan.rerank.map(|options| -> Result<Scores> {
-        let parts = if query_is_gallery { vec![asked] } else { vec![asked, shown] };
+    let mut plain = scorer.finish()?;
+    let reranked = request.rerank.map(|options| -> Result<Scores> {
+        let parts = if query_is_gallery { vec![query_rows] } else { vec![query_rows, gallery_rows] };
         let all = Stacked::new(parts)?;
         let mut distances = Neighbours::new(context, &all, &all, memory)?;
-        let gallery = if query_is_gallery { 0 } else { asked.len() };
-        let mut reranked = Reranked::new(&mut distances, asked.len(), gallery, options, &stage)?;
+        let gallery = if query_is_gallery { 0 } else { query_rows.len() };
+        let mut reranked = Reranked::new(&mut distances, query_rows.len(), gallery, options, &stage)?;
         let mut scorer = Scorer::new(retrieval);
         visit(&mut reranked, |range, rows| {
             stage.advance(range.len())?;
@@ -379,40 +457,42 @@ pub fn evaluate(task: Task, plan: &Plan, context: &Context, observer: &dyn Obser
     });
     let mut reranked = reranked.transpose()?;
 
-    let mut plain = plain;
     for scores in [&mut plain].into_iter().chain(&mut reranked) {
-        if task.queries.unreadable > 0 {
-            scores.dropped.insert(Reason::Unreadable, task.queries.unreadable);
+        if set.queries.unreadable > 0 {
+            scores.dropped.insert(Reason::Unreadable, set.queries.unreadable);
         }
     }
-    let verification = verification.finish(plan.target_rate);
+    let verification = verification.finish(request.false_positive_rate);
     let lists = lists.map(RankedLists::finish);
-    let queries = task.queries.labels.len() + task.queries.unreadable;
-    let gallery = GalleryCounts::of(task.gallery());
-    let Task { name, queries: asked, gallery: shown, label_names, left_out } = task;
-    let labelled = |Side { images, labels, .. }| Labelled { images, labels };
+    let queries = set.queries.labels.len() + set.queries.unreadable;
+    let gallery = GalleryCounts::of(set.gallery());
+    let labelled = |side: &Side| Labelled { images: side.images.clone(), labels: side.labels.clone() };
     let listed = lists.map(|lists| Listed {
         lists,
-        queries: labelled(asked),
-        gallery: shown.map(labelled),
-        label_names,
+        queries: labelled(&set.queries),
+        gallery: set.gallery.as_ref().map(labelled),
+        label_names: set.label_names.clone(),
     });
-    Ok(Outcome { name, plain, reranked, verification, queries, gallery, left_out, listed, seen: None })
+    let (name, left_out) = (set.name.clone(), set.left_out.clone());
+    Ok(Outcome { name, plain, reranked, verification, queries, gallery, left_out, listed, overlap: None })
 }
 
-/// Stores the threshold for the target rate in a model's file.
+/// Stores an outcome's distance threshold in the model's file.
 ///
 /// # Errors
-/// [`Error::Data`] if there is none; [`Error::Io`] if the file can't be replaced.
+/// [`Error::Data`] if there is no threshold; [`Error::Io`] if the file cannot be replaced.
 pub fn store_threshold(model: &Path, network: &Network, outcome: Option<&Outcome>) -> Result<Threshold> {
     let report = outcome.and_then(|outcome| outcome.verification.as_ref());
     let Some(OperatingPoint { wanted, reached }) = report.and_then(|report| report.target) else {
-        return Err(Error::Data("there are no pairs of both kinds: no threshold was stored".to_string()));
+        return Err(Error::Data(
+            "no threshold was stored: it needs pairs of the same person and pairs of different persons"
+                .to_string(),
+        ));
     };
     let Some(point) = reached else {
         return Err(Error::Data(format!(
-            "already the smallest distance takes more than {wanted} of the pairs of different persons for the same: no \
-             threshold was stored"
+            "no threshold was stored: even the smallest distance accepts more than {wanted} of the pairs of different \
+             persons; set a larger --fpr"
         )));
     };
     let threshold = Threshold { distance: point.threshold, fpr: wanted };

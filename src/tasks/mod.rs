@@ -1,9 +1,13 @@
-//! The work of each command, for users of the library: nothing here prints.
+//! The work of each command as functions for library users. Nothing here prints.
 
+pub mod ablate;
 pub mod autotune;
+pub mod demo;
 pub mod embed;
 pub mod evaluate;
 pub mod explain;
-pub mod known;
+#[cfg(feature = "reduce")]
+pub mod reduce;
 pub mod search;
 pub mod train;
+pub mod trained_on;

@@ -1,42 +1,47 @@
-//! Whom images show, found again in a gallery of embeddings.
+//! Finds the persons of query images in a gallery of embeddings.
 
-use super::embed::{Embedder, LookOptions};
+use super::embed::{Embedder, ImageOptions};
 use crate::checkpoint::{Network, Threshold};
 use crate::embeddings::gallery::Gallery;
 use crate::embeddings::provenance::{Source, check_same_weights};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
+use crate::images::decode::Rgb;
+use crate::images::preprocess::resize_bicubic;
 use crate::images::walk::{Image, LeftOut};
 use crate::observer::Observer;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::retrieval::pca::{self, Reduction};
 use crate::retry::retry;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-/// How a gallery is searched.
+/// Settings of a search.
 pub struct Request<'r> {
     /// The model that the gallery was embedded with.
     pub network: &'r Network,
-    /// Components that bring the queries to the gallery's fewer numbers.
+    /// The reduction that the gallery was made with.
     pub reduction: Option<&'r Reduction>,
     /// The adapter.
-    pub device: ContextOptions,
-    /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
+    pub adapter: ContextOptions,
+    /// Limit of device memory in bytes; `None` takes the default of the adapter's class.
     pub memory: Option<u64>,
-    /// How queries are looked at.
-    pub look: LookOptions,
-    /// Images of the gallery in each list.
+    /// Options for reading queries.
+    pub image_options: ImageOptions,
+    /// Matches per query.
     pub top: usize,
-    /// Sets same and different apart, as [`verdicts`] finds it.
+    /// The threshold between same and different persons, see [`verdicts`].
     pub verdicts: Verdicts,
 }
 
-/// Finds the images of a gallery that are nearest to each query; those that can't be read have no list. If the adapter is
-/// lost or finds no memory, it is opened anew once.
+/// Finds the gallery images nearest to each query. Queries that cannot be read have no list. If the adapter is lost or runs
+/// out of memory, reopens it once and starts again.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no query can be read, [`Error::Interrupted`] after a signal; those of adapter and gallery.
+/// [`Error::NothingToDo`] if no query can be read; [`Error::Interrupted`] after a signal; those of the adapter and the
+/// gallery.
 pub fn search(
     queries: &[Image],
     gallery: &Gallery,
@@ -45,36 +50,123 @@ pub fn search(
     observer: &dyn Observer,
 ) -> Result<Found> {
     let work = |_: &mut (), context: &Context| {
-        let Request { network, reduction, memory, look, top, verdicts, .. } = *request;
+        let Request { network, reduction, memory, image_options, top, verdicts, .. } = *request;
         let memory = memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, network, None, memory)?;
-        let (mut asked, places) = embedder.embeddings(queries.to_vec(), look, observer)?;
+        let (mut embeddings, positions) = embedder.embeddings(queries.to_vec(), image_options, observer)?;
         drop(embedder);
-        if asked.is_empty() {
+        if embeddings.is_empty() {
             return Err(Error::NothingToDo(format!("none of {} queries could be read", queries.len())));
         }
         if let Some(reduction) = reduction {
-            asked.rows = reduction.apply(&asked.rows);
-            asked.dim = reduction.dim();
+            embeddings.rows = reduction.apply(&embeddings.rows);
+            embeddings.dim = reduction.dim();
         }
-        let mut neighbours = Neighbours::new(context, &asked, selected, memory)?;
+        let mut neighbours = Neighbours::new(context, &embeddings, selected, memory)?;
         let step = neighbours.tiles().queries;
         let mut found = Found::new(verdicts, selected);
-        for start in (0..asked.len()).step_by(step) {
+        for start in (0..embeddings.len()).step_by(step) {
             observer.check("nothing was written")?;
-            let range = start..(start + step).min(asked.len());
+            let range = start..(start + step).min(embeddings.len());
             let lists = neighbours.nearest(range.clone(), top)?;
             for (query, list) in range.zip(&lists) {
-                found.add(&asked.paths[query], &queries[places[query]].path, list, gallery, selected);
+                let file = &queries[positions[query]].path;
+                found.add(&embeddings.paths[query], file, list, gallery, selected);
             }
         }
         Ok(found)
     };
     let goes_on = ", and the search begins again";
-    retry(&request.device, observer, goes_on, &mut (), work, |_, _| Ok(0))
+    retry(&request.adapter, observer, goes_on, &mut (), work, |_, _| Ok(0))
 }
 
-/// Makes sure that distances between the gallery's rows and what the network embeds mean something.
+/// Searches a gallery for one image at a time. Network and gallery stay on the adapter.
+pub struct Searcher<'s> {
+    embedder: Embedder<&'s Context>,
+    neighbours: Neighbours<'s>,
+    query: &'s Query,
+    gallery: &'s Gallery,
+    selected: &'s Selected<'s>,
+    request: &'s Request<'s>,
+}
+
+/// The embedding of the image that a [`Searcher`] searches for.
+#[derive(Default)]
+pub struct Query(Mutex<Vec<f32>>);
+
+impl Query {
+    /// Makes a query of `dim` zeros.
+    pub fn new(dim: usize) -> Query {
+        Query(Mutex::new(vec![0.0; dim]))
+    }
+
+    fn set(&self, embedding: Vec<f32>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = embedding;
+    }
+}
+
+impl Rows for Query {
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn dim(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        if !rows.is_empty() {
+            out.copy_from_slice(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        Ok(())
+    }
+}
+
+impl<'s> Searcher<'s> {
+    /// Uploads the network and the gallery. `query` has the gallery's dimensions.
+    ///
+    /// # Errors
+    /// Those of the adapter, and of the gallery's files.
+    pub fn new(
+        context: &'s Context,
+        query: &'s Query,
+        gallery: &'s Gallery,
+        selected: &'s Selected<'s>,
+        request: &'s Request<'s>,
+    ) -> Result<Searcher<'s>> {
+        let memory = request.memory.unwrap_or(context.default_memory());
+        let embedder = Embedder::new(context, request.network, Some(1), memory)?;
+        let left = memory.saturating_sub(embedder.need().bytes(1));
+        let neighbours = Neighbours::new(context, query, selected, left)?;
+        let mut searcher = Searcher { embedder, neighbours, query, gallery, selected, request };
+        // A search without an image uploads the gallery, and finds unreadable files before the first query.
+        searcher.nearest(request.top)?;
+        Ok(searcher)
+    }
+
+    /// Finds the `top` gallery images nearest to an image of any size. `name` is the query's name in the result.
+    ///
+    /// # Errors
+    /// Those of the adapter and the gallery.
+    pub fn search(&mut self, name: &str, image: &Rgb, top: usize) -> Result<Found> {
+        let Request { network, reduction, verdicts, .. } = self.request;
+        let embedding = self.embedder.embed(&[resize_bicubic(image, network.config.image)])?;
+        self.query.set(match reduction {
+            Some(reduction) => reduction.apply(&embedding),
+            None => embedding,
+        });
+        let list = self.nearest(top)?;
+        let mut found = Found::new(*verdicts, self.selected);
+        found.add(name, Path::new(""), &list, self.gallery, self.selected);
+        Ok(found)
+    }
+
+    fn nearest(&mut self, top: usize) -> Result<Vec<Neighbour>> {
+        Ok(self.neighbours.nearest(0..1, top)?.pop().unwrap_or_default())
+    }
+}
+
+/// Checks that distances between the gallery's embeddings and the network's are meaningful.
 ///
 /// # Errors
 /// Those of [`Gallery::check_fits`] and [`Reduction::check_fits`].
@@ -91,21 +183,21 @@ pub fn check_fits(
     gallery.check_fits(&pca::settings(network, false, reduction), dim)
 }
 
-/// Makes sure that gallery, components and model come from the same weights, where they say so; `allow` passes over
-/// other ones, with notes.
+/// Checks that gallery, reduction and model come from the same weights, where the files record them. `allow` turns a
+/// mismatch into notes.
 ///
 /// # Errors
-/// [`Error::Data`] if they don't.
+/// [`Error::Data`] for a mismatch.
 pub fn check_weights(
     model: &Path,
     network: &Network,
     gallery: &Gallery,
-    components: Option<(&Path, &Reduction)>,
+    reduction: Option<(&Path, &Reduction)>,
     allow: bool,
 ) -> Result<Vec<String>> {
     let mut sources =
         vec![Source { file: model.to_path_buf(), weights_sha256: Some(network.weights_sha256()) }];
-    sources.extend(components.map(|(file, reduction)| Source {
+    sources.extend(reduction.map(|(file, reduction)| Source {
         file: file.to_path_buf(),
         weights_sha256: reduction.weights_sha256().cloned(),
     }));
@@ -113,21 +205,21 @@ pub fn check_weights(
     check_same_weights(&sources, allow)
 }
 
-/// The threshold between same and different, or why there is none.
+/// The threshold between same and different persons, or the reason why there is none.
 pub type Verdicts = std::result::Result<Threshold, &'static str>;
 
-/// Returns the network's threshold, if it is for such vectors.
+/// Returns the network's threshold if it applies to the embeddings that are compared.
 pub fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdicts {
     Err(match network.threshold {
         None => {
-            "same or different isn't told: the model has no threshold; `lat-wgpu eval --fpr 1e-3 --store-threshold` \
-             measures and stores one"
+            "no verdict on same or different persons: the model has no threshold; `lat-wgpu eval --fpr 1e-3 \
+             --store-threshold` measures and stores one"
         }
         Some(_) if flip => {
-            "same or different isn't told: the model's threshold is for single views, not for --flip"
+            "no verdict on same or different persons: the model's threshold applies to single views, not to --flip"
         }
         Some(_) if is_reduced => {
-            "same or different isn't told: the model's threshold is for whole vectors, not for reduced ones"
+            "no verdict on same or different persons: the model's threshold applies to whole embeddings, not to reduced ones"
         }
         Some(threshold) => return Ok(threshold),
     })
@@ -135,27 +227,27 @@ pub fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdicts {
 
 /// Result of a search.
 pub struct Found {
-    /// The threshold between same and different.
+    /// The threshold between same and different persons.
     pub verdicts: Verdicts,
-    /// Files among the queries' that are no query.
+    /// Files among the queries that are no images.
     pub left_out: LeftOut,
-    /// How many images were searched.
+    /// Number of images searched.
     pub gallery: usize,
-    /// One list for each query.
+    /// One list per query.
     pub queries: Vec<Ranking>,
 }
 
-/// The gallery seen from one query.
+/// The matches of one query.
 pub struct Ranking {
-    /// The query's name.
+    /// Name of the query.
     pub query: String,
-    /// Its file; empty where there is none.
+    /// File of the query; empty if there is none.
     pub file: PathBuf,
-    /// Nearest first.
+    /// The matches, nearest first.
     pub results: Vec<Match>,
 }
 
-/// One image of the gallery.
+/// A gallery image that a search returns.
 ///
 /// ```
 /// fn line(found: &lat_wgpu::Match) -> String {
@@ -165,24 +257,22 @@ pub struct Ranking {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Match {
-    /// Its row in the gallery, whatever was filtered.
+    /// Row in the whole gallery, before filtering.
     pub row: usize,
-    /// Its name.
+    /// Name of the image.
     pub path: String,
     /// Squared Euclidean distance to the query.
     pub distance: f32,
-    /// True if both show the same person; `None` without a threshold.
+    /// True if the distance says that both show the same person; `None` without a threshold.
     pub same: Option<bool>,
 }
 
 impl Found {
-    /// Nothing yet, of a search in these rows.
-    pub fn new(verdicts: Verdicts, selected: &Selected<'_>) -> Found {
+    fn new(verdicts: Verdicts, selected: &Selected<'_>) -> Found {
         Found { verdicts, left_out: LeftOut::default(), gallery: selected.len(), queries: Vec::new() }
     }
 
-    /// Appends a query's list, as [`Neighbours`] gives it.
-    pub fn add(
+    fn add(
         &mut self,
         query: &str,
         file: &Path,

@@ -1,7 +1,7 @@
-//! A run of training, its models scored by the standard protocol.
+//! Trains a model and scores it by the standard protocol.
 
-use super::embed::LookOptions;
-use super::evaluate::{Look, Plan, Task, evaluate};
+use super::embed::ImageOptions;
+use super::evaluate::{self, EvaluationSet, evaluate};
 use crate::checkpoint::Network;
 use crate::error::Result;
 use crate::gpu::Context;
@@ -11,10 +11,10 @@ use crate::retrieval::metrics::{Rules, Scores};
 use crate::train::log::RetrievalScores;
 use crate::train::trainer::{Event, Request, RetrievalSet, Summary, run};
 
-/// Device memory that scores stay within while the training step keeps its own, in bytes.
+/// Limit of device memory for scoring, in bytes. The training step keeps its own memory meanwhile.
 const BESIDE_TRAINING: Option<u64> = Some(2 << 30);
 
-/// Trains as asked, see [`run`].
+/// Trains a model; see [`run`].
 ///
 /// # Errors
 /// Those of [`run`].
@@ -30,11 +30,14 @@ fn score(
 ) -> Result<RetrievalScores> {
     let RetrievalSet { set, ignore_cameras, ignore_exif } = retrieval_set;
     let decode = DecodeOptions { ignore_exif: *ignore_exif };
-    let look = Look { batch: None, memory: BESIDE_TRAINING, options: LookOptions { decode, flip: false } };
-    let task = Task::embed(set.clone(), network, context, look, observer)?;
-    let rules = Rules { ignore_cameras: *ignore_cameras, ..Rules::default() };
-    let plan = Plan { rules, memory: BESIDE_TRAINING, ..Plan::default() };
+    let request = evaluate::Request {
+        rules: Rules { ignore_cameras: *ignore_cameras, ..Rules::default() },
+        memory: BESIDE_TRAINING,
+        image_options: ImageOptions { decode, flip: false },
+        ..evaluate::Request::default()
+    };
+    let set = EvaluationSet::embed(set.clone(), network, context, &request, observer)?;
     let Scores { ranks: [rank1, rank5, rank10, rank20], map, minp, .. } =
-        evaluate(task, &plan, context, observer)?.plain;
+        evaluate(&set, &request, context, observer)?.plain;
     Ok(RetrievalScores { rank1, rank5, rank10, rank20, map, minp })
 }

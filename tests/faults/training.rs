@@ -359,7 +359,10 @@ fn a_model_records_its_training_images() {
         let (json, said) = eval(model, "moved/bounding_box_train");
         assert_says(
             &said,
-            &["24 of 24 evaluated images were trained on", "6 of 6 evaluated persons were trained on"],
+            &[
+                "24 of 24 evaluated images were used in training",
+                "6 of 6 evaluated persons were used in training",
+            ],
         );
         assert_eq!(json["trained_on"]["images"], 24, "{json}");
         assert_eq!(json["trained_on"]["of_persons"], 6);
@@ -395,14 +398,14 @@ fn a_model_records_its_training_images() {
         crate::common::paint(&new, [200, 10 * i, 90]);
     }
     let (json, said) = eval("run/best.safetensors", "some");
-    assert_says(&said, &["3 of 5 evaluated images were trained on"]);
+    assert_says(&said, &["3 of 5 evaluated images were used in training"]);
     assert_eq!(json["trained_on"]["persons"], 0);
     // A trained model passes its record on as a backbone; an exported one doesn't.
     let more =
         ["train", "--backbone", "run/best.safetensors", "--data", "others", "--out", "more", "--epochs", "1"];
     expect(0, here, &[&more[..], &["--batch-size", "8"]].concat());
     let (_, said) = eval("more/best.safetensors", "moved/bounding_box_train");
-    assert_says(&said, &["24 of 24 evaluated images were trained on"]);
+    assert_says(&said, &["24 of 24 evaluated images were used in training"]);
     expect(
         0,
         here,

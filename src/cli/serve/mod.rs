@@ -9,19 +9,17 @@ mod http;
 
 use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments, TargetArguments};
 use super::open;
+use super::progress::Progress;
 use super::signals::Signals;
-use crate::embeddings::gallery::{Filter, Gallery};
+use crate::embeddings::gallery::Filter;
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::images::decode::{self, DecodeOptions};
-use crate::images::preprocess::resize_bicubic;
 use crate::kernels::topk::MAX_K;
-use crate::retrieval::neighbours::{Neighbour, Neighbours};
-use crate::retrieval::pca::Reduction;
-use crate::shape::ImageSize;
-use crate::tasks::embed::Embedder;
-use crate::tasks::search::{Found, Verdicts, verdicts};
+use crate::retry::retry;
+use crate::tasks::embed::ImageOptions;
+use crate::tasks::search::{Query, Request, Searcher, verdicts};
 use axum::http::StatusCode;
 use clap::Args;
 use connections::Limits;
@@ -29,11 +27,10 @@ use http::{Job, QUEUE, Refusal, Site};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 /// What the posted image is called in an answer: it comes without a name.
@@ -96,7 +93,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         folder => gallery.images(folder.as_deref())?,
     };
     let verdicts = verdicts(&network, gallery.is_flipped(), reduction.is_some());
-    open::tell(verdicts.err().as_slice());
+    open::print_notes(verdicts.err().as_slice());
     if !address.ip().is_loopback() {
         eprintln!(
             "note: whoever reaches {address} can search{}: there is no password",
@@ -104,157 +101,123 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         );
     }
 
-    let context = arguments.device.open()?;
-    let memory = arguments.memory.within(&context);
-    let embedder = Embedder::new(&context, &network, Some(1), memory)?;
-    let left = memory.saturating_sub(embedder.need().bytes(1));
-    let query = OneRow { values: Mutex::new(vec![0.0; gallery.dim()]) };
-    let mut searcher = Searcher {
-        neighbours: Neighbours::new(&context, &query, &selected, left)?,
-        embedder,
-        reduction,
-        query: &query,
-        gallery: &gallery,
-        selected: &selected,
+    let request = Request {
+        network: &network,
+        reduction: reduction.as_ref(),
+        adapter: arguments.device.options(),
+        memory: arguments.memory.memory,
+        image_options: ImageOptions {
+            decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
+            flip: false,
+        },
+        top: arguments.top as usize,
         verdicts,
-        size: network.config.image,
-        decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
     };
-    // Once without an image: brings the gallery to the adapter, and finds now what can't be read.
-    searcher.nearest(arguments.top as usize)?;
-    let model = arguments.target.model.file_name().unwrap_or_default().to_string_lossy();
-    let health = json!({
-        "status": "ok",
-        "gallery": selected.len(),
-        "model": model,
-        "adapter": context.adapter.name,
-        "threshold": verdicts.ok().map(|threshold| threshold.distance),
-        "images": images.is_some(),
-        "top": arguments.top,
-    });
-    // On the adapter by now.
-    drop(network);
-
-    let signals = Signals::listen()?;
     let (jobs, waiting) = mpsc::channel(QUEUE);
     let site = Site {
         jobs,
         gallery: gallery.clone(),
         kept,
         images,
-        top: arguments.top as usize,
-        health,
+        top: request.top,
+        health: Value::Null,
         loopback: address.ip().is_loopback(),
         searching: AtomicUsize::new(0),
         limits: Limits::new(),
     };
-    // Whoever started this may have closed its end since: not worth an end.
-    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+    let model = arguments.target.model.file_name().unwrap_or_default().to_string_lossy();
+    let mut unstarted = Some((listener, site));
+    let mut queue = Queue { waiting, unanswered: None, answered: 0 };
     std::thread::scope(|scope| {
-        let server = scope.spawn(move || http::serve(listener, site, move || signals.received().is_some()));
-        let answered = searcher.answer(waiting);
-        let served = server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let mut server = None;
+        let work = |queue: &mut Queue, context: &Context| {
+            let query = Query::new(gallery.dim());
+            let mut searcher = Searcher::new(context, &query, &gallery, &selected, &request)?;
+            if let Some((listener, mut site)) = unstarted.take() {
+                site.health = json!({
+                    "status": "ok",
+                    "gallery": selected.len(),
+                    "model": model,
+                    "adapter": context.adapter.name,
+                    "threshold": verdicts.ok().map(|threshold| threshold.distance),
+                    "images": site.images.is_some(),
+                    "top": request.top,
+                });
+                let signals = Signals::listen()?;
+                // A closed stdout does not stop the server.
+                let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+                server = Some(
+                    scope.spawn(move || http::serve(listener, site, move || signals.received().is_some())),
+                );
+            }
+            queue.answer(&mut searcher, request.image_options.decode)
+        };
+        let progress = Progress::new(None);
+        let answered = retry(
+            &request.adapter,
+            &progress,
+            ", and the last search is repeated",
+            &mut queue,
+            work,
+            |queue, _| Ok(queue.answered),
+        );
+        // The server ends when nobody takes its jobs.
+        queue.close(&answered);
+        let served = server
+            .map_or(Ok(()), |server| server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         answered.and(served)
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The query of the moment: one row whose numbers change.
-struct OneRow {
-    values: Mutex<Vec<f32>>,
+/// Jobs that wait for the adapter. They outlive a lost adapter.
+struct Queue {
+    waiting: mpsc::Receiver<Job>,
+    /// The job during which the adapter was lost.
+    unanswered: Option<Job>,
+    /// Number of jobs done.
+    answered: u64,
 }
 
-impl OneRow {
-    fn set(&self, values: Vec<f32>) {
-        *self.values.lock().unwrap_or_else(PoisonError::into_inner) = values;
-    }
-}
-
-impl Rows for OneRow {
-    fn len(&self) -> usize {
-        1
-    }
-
-    fn dim(&self) -> usize {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        if !rows.is_empty() {
-            out.copy_from_slice(&self.values.lock().unwrap_or_else(PoisonError::into_inner));
-        }
-        Ok(())
-    }
-}
-
-/// Owns the adapter: one image after the other.
-struct Searcher<'c> {
-    embedder: Embedder<&'c Context>,
-    neighbours: Neighbours<'c>,
-    reduction: Option<Reduction>,
-    query: &'c OneRow,
-    gallery: &'c Gallery,
-    selected: &'c Selected<'c>,
-    verdicts: Verdicts,
-    size: ImageSize,
-    decode: DecodeOptions,
-}
-
-impl Searcher<'_> {
-    /// Answers until nobody can ask any more.
+impl Queue {
+    /// Answers jobs until the server ends.
     ///
     /// # Errors
-    /// `Gpu`: an adapter that failed doesn't come back. Everything else goes to whoever asked.
-    fn answer(&mut self, mut waiting: mpsc::Receiver<Job>) -> Result<()> {
-        while let Some(Job { bytes, top, answer }) = waiting.blocking_recv() {
-            // Hung up meanwhile.
-            if answer.is_closed() {
+    /// A failure of the adapter. Other errors go to the client that sent the job.
+    fn answer(&mut self, searcher: &mut Searcher<'_>, decode: DecodeOptions) -> Result<()> {
+        while let Some(job) = self.unanswered.take().or_else(|| self.waiting.blocking_recv()) {
+            // The client has hung up.
+            if job.answer.is_closed() {
                 continue;
             }
-            let (reply, end) = match self.search(&bytes, top) {
-                Ok(reply) => (reply, Ok(())),
-                Err(error) => {
-                    eprintln!("error: {error}");
-                    let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-                    (
-                        Err(refusal),
-                        if matches!(error.plain(), Error::Gpu(_)) && !error.is_out_of_memory() {
-                            Err(error)
-                        } else {
-                            Ok(())
-                        },
-                    )
+            let reply = match decode::decode(&job.bytes, decode) {
+                Err(reason) => {
+                    Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the image {reason}")))
                 }
+                Ok(image) => match searcher.search(POSTED, &image, job.top) {
+                    Ok(found) => Ok(found.json()),
+                    Err(error) if matches!(error.plain(), Error::Gpu(_)) && !error.is_out_of_memory() => {
+                        self.unanswered = Some(job);
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        eprintln!("error: {error}");
+                        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+                    }
+                },
             };
-            // Hung up meanwhile: nobody minds.
-            let _ = answer.send(reply);
-            end?;
+            self.answered += 1;
+            // Fails if the client has hung up.
+            let _ = job.answer.send(reply);
         }
         Ok(())
     }
 
-    /// What `lat-wgpu search --json` writes for one query, or what is wrong with the image.
-    fn search(&mut self, bytes: &[u8], top: usize) -> Result<std::result::Result<Value, Refusal>> {
-        let image = match decode::decode(bytes, self.decode) {
-            Ok(image) => resize_bicubic(&image, self.size),
-            Err(reason) => {
-                let reason = format!("the image {reason}");
-                return Ok(Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason)));
-            }
-        };
-        let row = self.embedder.embed(&[image])?;
-        self.query.set(match &self.reduction {
-            Some(reduction) => reduction.apply(&row),
-            None => row,
-        });
-        let list = self.nearest(top)?;
-        let mut found = Found::new(self.verdicts, self.selected);
-        found.add(POSTED, Path::new(""), &list, self.gallery, self.selected);
-        Ok(Ok(found.json()))
-    }
-
-    /// The rows nearest to the query of the moment.
-    fn nearest(&mut self, top: usize) -> Result<Vec<Neighbour>> {
-        Ok(self.neighbours.nearest(0..1, top)?.pop().unwrap_or_default())
+    /// Refuses the jobs that are left, after an error.
+    fn close(self, answered: &Result<()>) {
+        if let (Some(job), Err(error)) = (self.unanswered, answered) {
+            let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+            let _ = job.answer.send(Err(refusal));
+        }
     }
 }

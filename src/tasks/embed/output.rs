@@ -1,22 +1,135 @@
-//! The images of a list to a file of embeddings, or into an index folder.
+//! Embeds a list of images into a file or an index folder.
 
-use super::{Embedder, LookOptions};
+use super::{Embedder, ImageOptions};
 use crate::checkpoint::Network;
-use crate::embeddings::index::{Found, IndexWriter};
+use crate::embeddings::index::{Found, IndexOptions, IndexWriter, Origin, Shard, ShardNumber, Weights};
+use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
 use crate::embeddings::{Dtype, EmbeddingWriter, check_finite};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions, PlanProfile};
-use crate::images::walk::Image;
+use crate::images::walk::{self, Image};
 use crate::observer::Observer;
-use crate::retrieval::pca::Reduction;
+use crate::retrieval::pca::{self, Reduction};
 use crate::retry::retry;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-/// Where rows go.
+/// The file or folder that embeddings are written to.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A new file: `.safetensors`, `.npy` or `.parquet`.
+    File(PathBuf),
+    /// An index folder. Images that it holds already are not embedded again.
+    Index {
+        /// The folder.
+        folder: PathBuf,
+        /// Removes rows of images that are not in the list.
+        prune: bool,
+        /// Most rows of a segment.
+        segment_rows: usize,
+    },
+    /// One shard of the list, in a folder of its own.
+    Shard {
+        /// The folder that holds the folders of all shards.
+        parent: PathBuf,
+        /// The shard.
+        number: ShardNumber,
+        /// Most rows of a segment.
+        segment_rows: usize,
+    },
+}
+
+impl Target {
+    /// Returns the index folder; `None` for a file.
+    pub fn folder(&self) -> Option<PathBuf> {
+        match self {
+            Target::File(_) => None,
+            Target::Index { folder, .. } => Some(folder.clone()),
+            Target::Shard { parent, number, .. } => Some(parent.join(number.folder())),
+        }
+    }
+}
+
+/// A network, its file, and the reduction of its embeddings.
+#[derive(Debug, Clone, Copy)]
+pub struct EmbeddingSource<'s> {
+    /// The file of the network.
+    pub model: &'s Path,
+    /// The network.
+    pub network: &'s Network,
+    /// A reduction to fewer dimensions.
+    pub reduction: Option<&'s Reduction>,
+}
+
+impl EmbeddingSource<'_> {
+    /// Returns the length of an embedding.
+    pub fn dim(&self) -> usize {
+        self.reduction.map_or(self.network.config.embedding_len(), Reduction::dim)
+    }
+
+    /// Checks that the reduction was fitted on embeddings of these weights. `allow` turns a mismatch into notes.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a mismatch.
+    pub fn check_weights(&self, reduction_file: &Path, allow: bool) -> Result<Vec<String>> {
+        let Some(reduction) = self.reduction else { return Ok(Vec::new()) };
+        let own = Source { file: self.model.into(), weights_sha256: Some(self.network.weights_sha256()) };
+        let fitted =
+            Source { file: reduction_file.into(), weights_sha256: reduction.weights_sha256().cloned() };
+        check_same_weights(&[own, fitted], allow)
+    }
+}
+
+/// Opens a target. Returns the images that it lacks, and the output to embed them into.
+///
+/// `inputs` are the files and folders that the images come from; the output records them.
+///
+/// # Errors
+/// [`Error::Io`] if the target cannot be written; [`Error::Data`] if an index was made with other settings.
+pub fn open_output(
+    target: &Target,
+    source: EmbeddingSource<'_>,
+    inputs: &[PathBuf],
+    images: Vec<Image>,
+    request: &Request,
+) -> Result<(Arc<Vec<Image>>, Output)> {
+    let EmbeddingSource { model, network, reduction } = source;
+    let (dim, dtype) = (source.dim(), request.dtype);
+    let sha256 = network.weights_sha256();
+    let settings = Some(pca::settings(network, request.image_options.flip, reduction));
+    let inputs = inputs.iter().map(|input| walk::readable(input.as_os_str())).collect();
+    let provenance = Provenance { settings, weights_sha256: Some(sha256.clone()), inputs };
+    let metadata = provenance.add_to(&BTreeMap::new());
+    let model = Weights { name: walk::readable(model.file_name().unwrap_or_default()), sha256 };
+    let ignore_exif = request.image_options.decode.ignore_exif;
+    let (folder, images, options) = match target {
+        Target::File(file) => {
+            let names: Vec<String> = images.iter().map(|image| image.name.clone()).collect();
+            let writer = EmbeddingWriter::create(file, dim, dtype, &names, &metadata)?;
+            return Ok((Arc::new(images), Output::File(writer)));
+        }
+        Target::Index { folder, prune, segment_rows } => {
+            let options = IndexOptions { shard: None, prune: *prune, segment_rows: *segment_rows };
+            (folder.clone(), images, options)
+        }
+        Target::Shard { parent, number, segment_rows } => {
+            let (shard, images) = Shard::of_list(*number, images)?;
+            let options = IndexOptions { shard: Some(shard), prune: true, segment_rows: *segment_rows };
+            (parent.join(number.folder()), images, options)
+        }
+    };
+    let origin = Origin { model, metadata, ignore_exif, dim, dtype };
+    let writer = IndexWriter::open(&folder, origin, images, &options)?;
+    Ok((writer.todo(), Output::Index(Box::new(writer))))
+}
+
+/// Receives embeddings.
 pub enum Output {
-    /// Into one file.
+    /// One file.
     File(EmbeddingWriter),
-    /// Into an index folder, or a shard of it.
+    /// An index folder, or a shard of it.
     Index(Box<IndexWriter>),
 }
 
@@ -34,7 +147,7 @@ impl Output {
         }
     }
 
-    /// Returns whether a run that read no image failed: a shard may be empty, and an index may have images already.
+    /// Returns true if a run that reads no image fails. A shard may be empty, and an index may have images already.
     fn needs_rows(&self) -> bool {
         match self {
             Output::File(_) => true,
@@ -42,13 +155,13 @@ impl Output {
         }
     }
 
-    /// Leaves what an index has so far in a readable state; returns the error with what became of it.
+    /// Saves what an index has so far. Returns the error to report.
     fn stop(self, error: Error) -> Error {
         let Output::Index(writer) = self else { return error };
         match (writer.stop(), error) {
             (Ok(()), Error::Interrupted { signal, .. }) => Error::Interrupted {
                 signal,
-                outcome: "what was embedded so far is kept; run it again to go on",
+                outcome: "the images embedded so far are kept; run the same command again to continue",
             },
             (Ok(()), error) => error,
             (Err(error), _) => error,
@@ -56,59 +169,59 @@ impl Output {
     }
 }
 
-/// How images are embedded.
+/// Settings of [`embed`].
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// The adapter, and the precision.
-    pub device: ContextOptions,
-    /// Images at once; `None`: as many as fill the adapter.
+    /// The adapter and the precision.
+    pub adapter: ContextOptions,
+    /// Images per batch; `None` chooses the number that fills the adapter.
     pub batch: Option<usize>,
-    /// Device memory to stay within, in bytes; `None`: what the adapter's class suggests.
+    /// Limit of device memory in bytes; `None` takes the default of the adapter's class.
     pub memory: Option<u64>,
-    /// How images are looked at.
-    pub look: LookOptions,
-    /// How numbers are stored.
+    /// Options for reading images.
+    pub image_options: ImageOptions,
+    /// Type of the stored values.
     pub dtype: Dtype,
-    /// True to time the launches of a batch at the end.
+    /// True to profile one batch at the end.
     pub profile: bool,
 }
 
 /// Result of embedding a list.
 #[derive(Debug)]
-pub struct Embedded {
-    /// Rows that were written.
+pub struct Summary {
+    /// Rows written.
     pub rows: usize,
     /// Images that could not be read.
     pub skipped: usize,
-    /// Content of an index before the run.
+    /// Content of the index before the run.
     pub found: Option<Found>,
-    /// Images that are in an index now.
+    /// Images in the index after the run.
     pub total: Option<usize>,
-    /// When the first row came.
+    /// Time of the first row.
     pub first: Option<Instant>,
-    /// The adapter that did it; `None` if there was nothing to do.
-    pub device: Option<Device>,
+    /// The adapter; `None` if there was nothing to embed.
+    pub adapter: Option<AdapterUse>,
 }
 
-/// The adapter that embedded images.
+/// The adapter that embedded the images, and how it was used.
 #[derive(Debug)]
-pub struct Device {
-    /// Its name.
-    pub adapter: String,
-    /// Images at once.
+pub struct AdapterUse {
+    /// Name of the adapter.
+    pub name: String,
+    /// Images per batch.
     pub batch: usize,
-    /// Its memory that was used, in bytes.
+    /// Device memory used, in bytes.
     pub bytes: u64,
-    /// Times of the launches of a batch, if they were asked for.
+    /// Profile of one batch, if requested.
     pub profile: Option<PlanProfile>,
 }
 
-/// Embeds images, reduced if there are components, and completes the output; the rows are those of the images that can
-/// be read, in their order. If the adapter is lost or finds no memory, it is opened anew for the rest.
+/// Embeds images, reduces the embeddings if there is a reduction, and completes the output. Rows are in the order of the
+/// images; images that cannot be read have none. If the adapter is lost or runs out of memory, reopens it once and continues.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no image can be read; [`Error::Interrupted`] after a signal; those of the adapter, and of the
-/// output, which then has no new rows, or those of an index so far.
+/// [`Error::NothingToDo`] if no image can be read; [`Error::Interrupted`] after a signal; those of the adapter and of the
+/// output. After an error a file is not written, and an index keeps the rows embedded so far.
 pub fn embed(
     network: &Network,
     reduction: Option<&Reduction>,
@@ -116,7 +229,7 @@ pub fn embed(
     output: Output,
     request: &Request,
     observer: &dyn Observer,
-) -> Result<Embedded> {
+) -> Result<Summary> {
     let found = match &output {
         Output::File(_) => None,
         Output::Index(writer) => Some(writer.found()),
@@ -134,9 +247,9 @@ pub fn embed(
         rows: 0,
         skipped: 0,
     };
-    // An index may have everything already: then no adapter is needed.
-    let device = (!images.is_empty()).then(|| {
-        retry(&request.device, observer, " for the rest", &mut run, Run::go, |run, error| {
+    // If an index holds all images already, no adapter is opened.
+    let adapter = (!images.is_empty()).then(|| {
+        retry(&request.adapter, observer, " for the rest", &mut run, Run::go, |run, error| {
             if error.is_out_of_memory() {
                 run.batch = run.batch.map(|batch| batch.div_ceil(2));
             }
@@ -144,8 +257,8 @@ pub fn embed(
         })
     });
     let Run { output, first, skipped, .. } = run;
-    let device = match device.transpose() {
-        Ok(device) => device,
+    let adapter = match adapter.transpose() {
+        Ok(adapter) => adapter,
         Err(error) => return Err(output.stop(error)),
     };
     if skipped == images.len() && output.needs_rows() {
@@ -158,10 +271,10 @@ pub fn embed(
             (rows, Some(total))
         }
     };
-    Ok(Embedded { rows, skipped, found, total, first, device })
+    Ok(Summary { rows, skipped, found, total, first, adapter })
 }
 
-/// A list on its way.
+/// Progress through the list; it outlives a lost adapter.
 struct Run<'r> {
     network: &'r Network,
     reduction: Option<&'r Reduction>,
@@ -176,21 +289,21 @@ struct Run<'r> {
 }
 
 impl Run<'_> {
-    /// Images that have a row or were skipped: the first ones of the list.
+    /// Number of images that have a row or were skipped. They come first in the list.
     fn done(&self) -> usize {
         self.rows + self.skipped
     }
 
-    /// Embeds the rest; leaves in `batch` what it came to.
-    fn go(&mut self, context: &Context) -> Result<Device> {
+    /// Embeds the remaining images. Keeps a batch that was halved in `self.batch`.
+    fn go(&mut self, context: &Context) -> Result<AdapterUse> {
         let memory = self.request.memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, self.network, self.batch, memory)?;
         let embedded = self.write(&mut embedder);
         let batch = embedder.batch();
         self.batch = Some(batch);
         embedded?;
-        Ok(Device {
-            adapter: context.adapter.name.clone(),
+        Ok(AdapterUse {
+            name: context.adapter.name.clone(),
             batch,
             bytes: embedder.need().bytes(batch),
             profile: self.request.profile.then(|| embedder.profile()).transpose()?,
@@ -198,9 +311,9 @@ impl Run<'_> {
     }
 
     fn write(&mut self, embedder: &mut Embedder<&Context>) -> Result<()> {
-        let Run { images, request: Request { look, dtype, .. }, observer, .. } = *self;
-        for row in embedder.rows(images[self.done()..].to_vec(), *look, observer) {
-            match row? {
+        let Run { images, request: Request { image_options, dtype, .. }, observer, .. } = *self;
+        for embedded in embedder.embed_images(images[self.done()..].to_vec(), *image_options, observer) {
+            match embedded? {
                 (image, Err(error)) => {
                     self.skipped += 1;
                     self.output.skip(&image.name);

@@ -1,8 +1,8 @@
-//! Where in an image the model looks: attention rollout of the class token, by patch and by part.
+//! Explains an embedding by attention rollout: the share of each patch and each part in the class token.
 //!
-//! Rollout follows the attention of all blocks, half of every token passing each block on the residual stream, and tells
-//! what share of the class token came from which input token. It tells where information may have come from, not what
-//! was made of it (Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers").
+//! Rollout multiplies the attention matrices of all blocks. Half of every token passes each block on the residual stream.
+//! The shares show where information may have come from, not how the network uses it (Abnar and Zuidema 2020, "Quantifying
+//! Attention Flow in Transformers").
 
 mod panels;
 
@@ -15,29 +15,30 @@ use crate::images::decode::Rgb;
 use crate::model::LaTransformer;
 use crate::shape::VitConfig;
 
-/// Shares of one image's class token.
+/// Shares of the class token of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explanation {
-    /// Of each patch, (grid rows, grid columns) row after row; they sum to 1.
+    /// Share of each patch (grid rows, grid columns). They sum to 1.
     pub patches: Vec<f64>,
-    /// Of each part (R), the sum over its patches; they sum to 1.
+    /// Share of each part (R), the sum over its patches. They sum to 1.
     pub parts: Vec<f64>,
-    /// Of the tokens that are no patches (class, distillation, registers), before the others were brought to 1.
+    /// Share of the prefix tokens (class, distillation, registers), before the patches are scaled to 1.
     pub prefix: f64,
 }
 
 impl Explanation {
-    /// Splits a rollout (T) into tokens before the patches, and patches and parts of the grid.
+    /// Splits a rollout (T) into the shares of prefix tokens, patches and parts.
     ///
     /// # Errors
-    /// [`Error::Data`] if a share isn't finite, or none is above 0: the network overflows on this image.
+    /// [`Error::Data`] if a share is not finite or all are 0: the network overflows on this image.
     pub fn new(config: &VitConfig, rollout: &[f32]) -> Result<Explanation> {
         let shares: Vec<f64> = rollout.iter().map(|&v| f64::from(v)).collect();
         let (prefix, patches) = shares.split_at(config.prefix());
         let total: f64 = patches.iter().sum();
         if !total.is_finite() || total <= 0.0 {
             return Err(Error::Data(
-                "the network's attention isn't finite for this image: its weights overflow".to_string(),
+                "the attention is not finite for this image: the weights overflow; check the weights file"
+                    .to_string(),
             ));
         }
         let patches: Vec<f64> = patches.iter().map(|share| share / total).collect();
@@ -46,10 +47,11 @@ impl Explanation {
     }
 }
 
-/// The rollout (T) of one image at the network's input size.
+/// Computes the rollout (T) of one image at the network's input size.
 ///
 /// # Errors
-/// [`Error::TooLarge`] if the image's attention exceeds what the adapter binds; [`Error::Gpu`] for what the driver reports.
+/// [`Error::TooLarge`] if the attention matrix exceeds the adapter's largest binding; [`Error::Gpu`] for failures of the
+/// driver.
 ///
 /// # Panics
 /// If the image has another size.

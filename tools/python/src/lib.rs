@@ -18,7 +18,7 @@ use lat_wgpu::images::preprocess;
 use lat_wgpu::images::walk::Image;
 use lat_wgpu::observer::Observer;
 use lat_wgpu::shape::ImageSize;
-use lat_wgpu::tasks::embed::{Embedder, LookOptions};
+use lat_wgpu::tasks::embed::{Embedder, ImageOptions};
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray3, PyReadonlyArray4, PyUntypedArray};
 use numpy::{PyUntypedArrayMethods, ndarray};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
@@ -93,7 +93,7 @@ fn embed(embedder: &mut Embedder<&Context>, size: ImageSize, job: &Job) -> Resul
         Images::Files(paths) => {
             let named =
                 |path: &PathBuf| Image { path: path.clone(), name: path.to_string_lossy().into_owned() };
-            for row in embedder.rows(paths.iter().map(named).collect(), LookOptions::default(), job) {
+            for row in embedder.embed_images(paths.iter().map(named).collect(), ImageOptions::default(), job) {
                 rows.extend(row?.1.map_err(|error| Error::Data(words(&error)))?);
             }
         }

@@ -10,7 +10,7 @@ use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::kernels::{attention, gemm};
 use lat_wgpu::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
 use lat_wgpu::retrieval::neighbours::Neighbours;
-use lat_wgpu::tasks::embed::{Embedder, LookOptions};
+use lat_wgpu::tasks::embed::{Embedder, ImageOptions};
 use lat_wgpu_peers::{
     ADAM_EPS, CLASSES, DEPTH, Form, Found, HEAD_WIDTH, HIDDEN, LEARNING_RATE, MODELS, Memory, Model, NEAREST,
     Request, SIZE, TOKENS, Task, end, images, numbers, pixels, repeat, request, sample, streams, train,
@@ -212,7 +212,7 @@ fn embed(context: &Context, samples: usize, model: Model, images: &[Image]) -> R
     let mut rows = Vec::new();
     let seconds = repeat(samples, || {
         rows.clear();
-        for row in embedder.rows(images.to_vec(), LookOptions::default(), &()) {
+        for row in embedder.embed_images(images.to_vec(), ImageOptions::default(), &()) {
             match row? {
                 (image, Err(error)) => eprintln!("warning: {} has no row: {error}", image.name),
                 (_, Ok(row)) => rows.extend(row),

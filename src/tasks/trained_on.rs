@@ -1,4 +1,4 @@
-//! Images and persons that a model is scored on and was trained on.
+//! Compares a test set with the images and persons that a model was trained on.
 
 use crate::checkpoint::{self, Network};
 use crate::datasets::TestSet;
@@ -9,16 +9,16 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Images and persons that a model was trained on.
-pub struct Known {
-    /// Hashes of the images that it was trained on, sorted.
+/// The images and persons that a model was trained on.
+pub struct TrainedOn {
+    /// Sorted hashes of the images.
     images: Vec<u64>,
     persons: BTreeSet<String>,
 }
 
-/// How much of a test set a model knows.
+/// The images and persons of a test set that a model was trained on.
 #[derive(Debug, Clone, Serialize)]
-pub struct Seen {
+pub struct Overlap {
     images: usize,
     of_images: usize,
     persons: usize,
@@ -27,16 +27,21 @@ pub struct Seen {
     first_person: Option<String>,
 }
 
-impl Known {
-    /// Reads them from a model's file; `None` where it doesn't say.
-    pub fn read(model: &Path, network: &Network) -> Result<Option<Known>> {
+impl TrainedOn {
+    /// Reads them from a model's file; `None` if it does not record them.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn read(model: &Path, network: &Network) -> Result<Option<TrainedOn>> {
         let persons = network.class_names.iter().flatten().cloned().collect();
-        Ok(checkpoint::read_trained_on(model)?.map(|images| Known { images, persons }))
+        Ok(checkpoint::read_trained_on(model)?.map(|images| TrainedOn { images, persons }))
     }
 
-    /// Counts those of a test set. Names of persons count within the data set that the model was trained on, which it knows by
-    /// the content of any of its images: other data sets have a `0001` too.
-    pub fn among(&self, set: &TestSet) -> Seen {
+    /// Counts the overlap with a test set.
+    ///
+    /// Persons are compared by name only if the data set contains an image that the model was trained on: unrelated data
+    /// sets have a person `0001` too.
+    pub fn overlap(&self, set: &TestSet) -> Overlap {
         let evaluated: Vec<&Path> = set.evaluated().map(|image| image.path.as_path()).collect();
         let images = evaluated.par_iter().filter(|path| self.holds(path)).count();
         let names = set.persons();
@@ -47,7 +52,7 @@ impl Known {
                 persons.clear();
             }
         }
-        Seen {
+        Overlap {
             images,
             of_images: evaluated.len(),
             persons: persons.len(),
@@ -56,21 +61,21 @@ impl Known {
         }
     }
 
-    /// Returns whether the model was trained on an image; one that can't be read is found out when it is embedded.
+    /// Returns true if the model was trained on the image. Unreadable images are reported when they are embedded.
     fn holds(&self, path: &Path) -> bool {
         hash::number_of_file(path).is_ok_and(|number| self.images.binary_search(&number).is_ok())
     }
 }
 
-impl Seen {
-    /// Warnings for the user.
+impl Overlap {
+    /// Returns warnings for the user.
     pub fn warnings(&self) -> Vec<String> {
-        let Seen { images, of_images, persons, of_persons, first_person } = self;
+        let Overlap { images, of_images, persons, of_persons, first_person } = self;
         let images = (*images > 0).then(|| {
-            format!("{images} of {of_images} evaluated images were trained on: the scores say little about new ones")
+            format!("{images} of {of_images} evaluated images were used in training: the scores do not show how the model does on new images")
         });
         let persons = first_person.as_ref().map(|first| {
-            format!("{persons} of {of_persons} evaluated persons were trained on (first: {first}): the scores say little about others")
+            format!("{persons} of {of_persons} evaluated persons were used in training (first: {first}): the scores do not show how the model does on new persons")
         });
         images.into_iter().chain(persons).collect()
     }
