@@ -99,7 +99,7 @@ fn shares_that_are_not_finite_are_an_error() {
     assert!(Explanation::new(&config, &vec![1.0 / tokens as f32; tokens]).is_ok());
     for bad in [f32::NAN, f32::INFINITY, 0.0] {
         let error = Explanation::new(&config, &vec![bad; tokens]).unwrap_err();
-        assert!(error.to_string().contains("isn't finite"), "{error}");
+        assert!(error.to_string().contains("is not finite"), "{error}");
     }
 }
 
@@ -109,7 +109,7 @@ fn drawing_has_three_panels_and_is_repeatable() {
     let here = folder.path();
     let (stdout, stderr) = explain(0, here, &["crop.png", "--out", "a.png", "--json", "a.json"]);
     assert_eq!(stdout, "");
-    assert!(stderr.contains("drew a.png: most from part "), "{stderr}");
+    assert!(stderr.contains("drew a.png: the largest share of the patches is in part "), "{stderr}");
     explain(0, here, &["crop.png", "--out", "b.png", "--json", "b.json"]);
     let bytes = std::fs::read(here.join("a.png")).unwrap();
     assert_eq!(bytes, std::fs::read(here.join("b.png")).unwrap());

@@ -455,7 +455,7 @@ fn a_killed_shard_neither_loses_nor_repeats_rows() {
     assert!(stopped > killed && stopped < 24, "{stopped} rows after {killed}");
 
     let stderr = embed(0, here, &arguments);
-    assert!(stderr.contains(&format!("24 images; {stopped} were there")), "{stderr}");
+    assert!(stderr.contains(&format!("24 images; {stopped} known")), "{stderr}");
     expect(0, here, &["merge", "parts", "--out", "all.npy"]);
     embed(0, here, &[&["crops", "--out", "one.npy"][..], &slow[..4]].concat());
     assert!(std::fs::read(here.join("one.npy")).unwrap() == std::fs::read(here.join("all.npy")).unwrap());
@@ -473,7 +473,7 @@ fn embed_appends_to_an_index() {
     assert_eq!((&summary()["images"], &summary()["index"]["pictures"]), (&6.into(), &6.into()));
     // No adapter has this name: none is needed.
     let stderr = embed(0, here, &[&arguments[..], &["--adapter", "no such adapter"]].concat());
-    assert!(stderr.contains("nothing new") && stderr.contains("6 images; 6 were there"), "{stderr}");
+    assert!(stderr.contains("holds all of them") && stderr.contains("6 images; 6 known"), "{stderr}");
 
     let first = &names_in(&here.join("crops"))[0];
     std::fs::copy(here.join("crops").join(first), here.join("crops/9999_c1s1_000001_00.jpg")).unwrap();

@@ -1,4 +1,4 @@
-//! `lat-wgpu bench`: kernels against the adapter's roofs, and against a saved run; tiles, training steps, launches.
+//! `lat-wgpu bench`: times kernels against the adapter's roofs and a saved run; also tiles, training steps and launches.
 
 use super::arguments::AdapterArgument;
 use super::json;
@@ -81,16 +81,16 @@ pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
     let BenchArguments { json, svg, baseline, save_baseline, .. } = arguments;
     let limit = arguments.seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
     let until = limit.map(|limit| Instant::now() + limit);
-    // A run may be compared with the one that it takes the place of.
+    // A run may be compared with the baseline that it replaces.
     let kept = baseline.iter().filter(|file| !save_baseline.as_ref().is_some_and(|saved| same(saved, file)));
     let paths = Paths::new().reads("--baseline", kept).updates("--save-baseline", save_baseline);
     let paths = paths.writes("--json", json).writes("--svg", svg);
     paths.writes("--write-tiles", &arguments.write_tiles).check()?;
-    // A file that can't be used is found before minutes are spent.
+    // Unusable files fail before the measurements.
     let saved = arguments.baseline.as_deref().map(baseline::read).transpose()?;
     let kept = arguments.save_baseline.as_deref().map(baseline::read).transpose()?;
     let signals = Signals::listen()?;
-    // Launches cost the same with either; for halves, matrix units have their roof.
+    // Launches cost the same in f32 and f16. The roof of matrix units needs f16.
     let precision = if arguments.overheads { Precision::F16 } else { arguments.precision };
     let context = arguments.adapter.open(precision)?;
     let tokens: Vec<usize> = arguments.tokens.iter().map(|&tokens| tokens as usize).collect();
@@ -124,7 +124,7 @@ pub fn run(arguments: &BenchArguments) -> Result<ExitCode> {
     kernels(arguments, &context, options, &run, saved, kept)
 }
 
-/// The rows of kernels, and their comparison with a saved run.
+/// Times kernels, and compares them with a saved run.
 fn kernels(
     arguments: &BenchArguments,
     context: &Context,
@@ -140,7 +140,7 @@ fn kernels(
             let path = path.display();
             Some(then.map_err(|error| {
                 let hint =
-                    format!("the same command with --save-baseline {path} in place of --baseline makes one");
+                    format!("to save one, replace --baseline by --save-baseline {path} in this command");
                 Error::Data(format!("{path}: {error}")).hinted(hint)
             })?)
         }
@@ -152,7 +152,7 @@ fn kernels(
     }
     let mut code = ExitCode::SUCCESS;
     if let Some(mut then) = then {
-        // Rows that this run left out by its own choice aren't gone.
+        // Rows that this run did not measure do not count as removed.
         let whole =
             report.complete && !options.quick && options.filter.is_empty() && options.tokens.is_empty();
         if !whole {
@@ -171,21 +171,21 @@ fn kernels(
     Ok(code)
 }
 
-/// Keeps what a run has so far in the file of `--json`.
+/// Writes the results so far to the file of `--json`.
 struct Run<'a> {
     progress: Progress,
     json: Option<&'a Path>,
-    /// True once the file holds something of this run.
+    /// True once the file has results of this run.
     wrote: AtomicBool,
 }
 
 impl Run<'_> {
-    /// Prints and writes the whole report, or gives the error with what was kept until then.
+    /// Prints and writes the report. After a signal, the error says that the file has the results so far.
     fn finish<R: Serialize>(&self, report: Result<R>, table: fn(&R) -> String) -> Result<R> {
         self.progress.finish();
         let report = match report {
             Err(Error::Interrupted { signal, .. }) if self.wrote.load(Ordering::Relaxed) => {
-                let outcome = "the file of --json has what was measured until then";
+                let outcome = "the file of --json has the results so far";
                 return Err(Error::Interrupted { signal, outcome });
             }
             report => report?,

@@ -1,4 +1,4 @@
-//! `lat-wgpu completions`: what a shell sources to complete commands and flags.
+//! `lat-wgpu completions`: prints a completion script for a shell.
 
 use super::Arguments;
 use crate::error::{Error, Result};

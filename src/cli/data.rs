@@ -1,4 +1,4 @@
-//! `lat-wgpu data`: what a data set holds, and what looks wrong with it.
+//! `lat-wgpu data`: counts a data set and checks it.
 
 use super::arguments::SetArguments;
 use super::json;
@@ -13,7 +13,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Names that are printed of each kind; the JSON has all.
+/// Most names to print for each finding; the JSON has all.
 const SHOWN: usize = 5;
 
 /// `lat-wgpu data`.
@@ -66,13 +66,13 @@ pub fn run(arguments: &DataArguments) -> Result<ExitCode> {
             (true, false) => text.push_str("nothing looks wrong\n"),
             (false, _) => {}
         }
-        // A pager that was closed early isn't a failure.
+        // A closed pager is no failure.
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
     }
     Ok(if fine || !arguments.strict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The table that re-identification toolboxes print, and what it leaves out.
+/// The table that re-identification toolboxes print, and the images that it does not count.
 fn table(set: &ReidSet, splits: &[(&str, Counts)]) -> String {
     let variant = if set.variant.is_empty() { String::new() } else { format!(", {}", set.variant) };
     let mut text = format!("{}: {}{variant}\n", set.name, set.layout);
@@ -95,13 +95,13 @@ fn table(set: &ReidSet, splits: &[(&str, Counts)]) -> String {
             ));
         }
         if counts.junk > 0 {
-            text.push_str(&format!("{split}: {} more images are junk (-1), counted nowhere\n", counts.junk));
+            text.push_str(&format!("{split}: {} more images are junk (-1) and not counted\n", counts.junk));
         }
     }
     text
 }
 
-/// A line, and a few names, for each thing that looks wrong; files that were left out come first.
+/// A line and a few names for each finding. Files that were left out come first.
 fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)]) -> Vec<String> {
     let with_reason = |list: &[(String, String)]| -> Vec<String> {
         list.iter().map(|(name, reason)| format!("{name} {reason}")).collect()
@@ -127,24 +127,24 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
     list("WRONG: images that are left out", &with_reason(set.left_out.images()));
     list("WRONG: images that cannot be read", &with_reason(unreadable));
     list(
-        "WRONG: one camera took all test images, so nobody can be found across cameras; score with --ignore-cameras",
+        "WRONG: one camera took all test images, so no query has a match by another camera; score with --ignore-cameras",
         &Vec::from_iter(camera),
     );
-    list("WRONG: queries without a match: their person is not in the gallery", absent);
+    list("WRONG: queries without a match: the person is not in the gallery", absent);
     list(
-        "WRONG: queries without a match: their person is in the gallery by the query's own camera only",
+        "WRONG: queries without a match: the person is in the gallery only by the query's camera",
         same_camera,
     );
-    list("WRONG: queries that show junk or a distractor, nobody to look for", nobody);
-    list("WRONG: persons both in training and in the test", &persons);
-    list("WRONG: images that are there more than once", duplicates);
+    list("WRONG: queries that are junk or distractors", nobody);
+    list("WRONG: persons in both the training and the test images", &persons);
+    list("WRONG: duplicate images", duplicates);
     let (eval, train) = (&findings.not_scored, &findings.not_trained);
     for (command, refusal, other, also) in
         [("eval", eval, "train", train.is_none()), ("train", train, "eval", eval.is_none())]
     {
         if let Some(reason) = refusal {
-            let serves = if also { format!("; the set serves for `{other}`") } else { String::new() };
-            lines.push(format!("WRONG: `{command}` refuses the set: {reason}{serves}"));
+            let accepts = if also { format!("; `{other}` accepts it") } else { String::new() };
+            lines.push(format!("WRONG: `{command}` refuses the data set: {reason}{accepts}"));
         }
     }
     lines

@@ -285,15 +285,17 @@ impl Request {
             && (arguments.network.settings() != Settings::default()
                 || arguments.set.options() != LoadOptions::default())
         {
-            return usage("embeddings are scored as they are: settings of network and data set need --model");
+            return usage(
+                "embeddings are scored as they are: flags of the network and the data set need --model",
+            );
         }
         if arguments.store_threshold {
             if arguments.data.len() != 1 {
-                return usage("--store-threshold needs exactly one --data: one model has one threshold");
+                return usage("--store-threshold needs exactly one --data: a model has one threshold");
             }
             if arguments.flip {
                 return usage(
-                    "--store-threshold without --flip: the threshold is for embeddings of single views",
+                    "--store-threshold does not work with --flip: the threshold applies to single views; remove --flip",
                 );
             }
             if rules.protocol == Protocol::ReleasedCode {
@@ -304,12 +306,12 @@ impl Request {
         }
         if arguments.page.html.is_some() && arguments.data.len() > 1 {
             return usage(
-                "--html makes a page of one data set: give one --data, and run it again for the next",
+                "--html writes a page of one data set: pass one --data, and run the command again for the next",
             );
         }
         if arguments.images.len() > 2 {
             return usage(
-                "--images is given once for all images, or twice: for the queries', then the gallery's",
+                "pass --images once for all images, or twice: for the queries, then for the gallery",
             );
         }
         Ok(Request {

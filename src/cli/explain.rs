@@ -1,4 +1,4 @@
-//! `lat-wgpu explain`: where in an image the model looks.
+//! `lat-wgpu explain`: draws the share of each patch in an embedding.
 
 use super::arguments::{AdapterArgument, NetworkArguments};
 use super::json;
@@ -41,9 +41,11 @@ pub struct ExplainArguments {
 
 pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     let ExplainArguments { out, image, .. } = arguments;
-    // Everything that can be wrong on the host is found before the adapter is touched.
-    if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")) {
-        return Err(Error::Usage(format!("--out {}: the drawing is a PNG: name it .png", out.display())));
+    if !out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
+        return Err(Error::Usage(format!(
+            "--out {}: the drawing is a PNG; use the extension .png",
+            out.display()
+        )));
     }
     let paths = Paths::new().reads("--model", [&arguments.model]).reads("IMG", [image]);
     paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
@@ -61,7 +63,7 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     let largest = |shares: &[f64]| (0..shares.len()).max_by(|&a, &b| shares[a].total_cmp(&shares[b]));
     let (patch, part) = (largest(patches).unwrap_or(0), largest(parts).unwrap_or(0));
     eprintln!(
-        "drew {}: most from part {} of {}, {:.1} % of what comes from patches, and from the patch in row {} of {rows}, column {} of {columns}, {:.2} %",
+        "drew {}: the largest share of the patches is in part {} of {} ({:.1} %) and in row {} of {rows}, column {} of {columns} ({:.2} %)",
         out.display(),
         part + 1,
         parts.len(),
@@ -89,7 +91,7 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The bytes of a PNG file.
+/// Encodes a drawing as PNG.
 fn png(path: &Path, drawing: &Rgb) -> Result<Vec<u8>> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     let (width, height) = (drawing.width as u32, drawing.height as u32);

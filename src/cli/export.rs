@@ -1,4 +1,4 @@
-//! `lat-wgpu export`: a model for other programs.
+//! `lat-wgpu export`: writes a model for other programs.
 
 use super::arguments::NetworkArguments;
 use super::open;
@@ -16,12 +16,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// Makes an ONNX file out of what `--to timm` writes.
+/// Converts the output of `--to timm` to ONNX.
 const ONNX_SCRIPT: &str = include_str!("../../tools/export_onnx.py");
 
-/// What `--to onnx` needs.
-const PACKAGES: &str = "--to onnx needs Python with three packages: pip install onnx numpy safetensors; LAT_PYTHON=PATH names \
-                        another Python";
+/// Hint if Python or a package is missing.
+const PACKAGES: &str = "--to onnx needs Python with three packages: pip install onnx numpy safetensors; to use another Python, set \
+                        LAT_PYTHON=PATH";
 
 /// `lat-wgpu export`.
 #[derive(Debug, Args)]
@@ -69,7 +69,7 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
         ("--flip", *flip && !web, "--to web"),
     ];
     if let Some((flag, _, form)) = flags.into_iter().find(|(_, misplaced, _)| *misplaced) {
-        return Err(Error::Usage(format!("{flag} goes with {form} alone")));
+        return Err(Error::Usage(format!("{flag} requires {form}")));
     }
     let paths = Paths::new().reads("--model", [model]);
     if web { paths.makes_folder("--out", out) } else { paths.writes("--out", [out]) }.check()?;
@@ -78,9 +78,9 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
         ExportForm::Timm => {
             let dtype = dtype.unwrap_or(Dtype::F32);
             checkpoint::export(model, &network, !backbone_only, dtype, out)?;
-            say_written(out, checkpoint::list(out)?.0.len())?;
+            print_written(out, checkpoint::list(out)?.0.len())?;
         }
-        ExportForm::Onnx => say_written(out, to_onnx(model, &network, out)?)?,
+        ExportForm::Onnx => print_written(out, to_onnx(model, &network, out)?)?,
         ExportForm::Web => {
             let options = ContextOptions { portable: true, ..ContextOptions::from_environment(None) };
             let exported = web::export(
@@ -91,7 +91,7 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
                 out,
             )?;
             eprintln!(
-                "wrote {}: {} launches of {} shaders, {} MiB of weights and {} MiB of other memory; serve the folder, for example with `python3 -m http.server --directory {}`",
+                "wrote {}: {} dispatches of {} shaders, {} MiB of weights and {} MiB of other memory; serve the folder, for example with `python3 -m http.server --directory {}`",
                 out.display(),
                 exported.dispatches,
                 exported.shaders,
@@ -104,8 +104,8 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what an exported file holds.
-fn say_written(out: &Path, tensors: usize) -> Result<()> {
+/// Prints the name, the tensors and the size of an exported file.
+fn print_written(out: &Path, tensors: usize) -> Result<()> {
     let bytes = std::fs::metadata(out).map_err(Error::io("read", out))?.len();
     eprintln!("wrote {}: {tensors} tensors, {bytes} bytes", out.display());
     Ok(())
@@ -127,14 +127,14 @@ fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<usize> {
         .output()
         .map_err(|error| Error::Python(format!("cannot run {shown}: {error}")).hinted(PACKAGES))?;
     if !output.status.success() {
-        // Of a traceback the last line says what happened.
-        let told = String::from_utf8_lossy(&output.stderr);
-        let reason = told.trim().lines().last().unwrap_or("it says nothing").trim_start_matches("error: ");
+        // The last line of a traceback is the message.
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let reason = stderr.trim().lines().last().unwrap_or("no message").trim_start_matches("error: ");
         let error = Error::Python(format!("{shown} (export_onnx.py): {reason}"));
         let lacks_package = reason.contains("No module named") || reason.contains("ImportError");
         return Err(if lacks_package { error.hinted(PACKAGES) } else { error });
     }
-    // Copied here, so that a full disk is told as such and not by a traceback.
+    // Copied here, so that a full disk is reported as such and not by a traceback.
     let mut made = File::open(&made).map_err(Error::io("read", &made))?;
     std::io::copy(&mut made, &mut target).map_err(Error::io("write", out))?;
     publish(target, out)?;

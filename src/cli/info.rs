@@ -1,4 +1,4 @@
-//! `lat-wgpu info`: what adapters there are and what they can do.
+//! `lat-wgpu info`: lists adapters, their features and limits.
 
 use super::json;
 use super::paths::Paths;
@@ -31,7 +31,7 @@ pub fn run(arguments: &InfoArguments) -> Result<ExitCode> {
         for (i, adapter) in adapters.iter().enumerate() {
             print(if i == 0 { "*" } else { " " }, adapter, &options);
         }
-        println!("* is used unless --adapter NAME or LAT_ADAPTER=NAME says otherwise");
+        println!("* is the default; --adapter NAME or LAT_ADAPTER=NAME selects another adapter");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -71,7 +71,7 @@ fn print(mark: &str, adapter: &AdapterSummary, options: &ContextOptions) {
     }
 }
 
-/// In a few words, the file, and its bytes.
+/// The state of the pipeline cache, its file and its bytes.
 fn pipeline_cache(
     adapter: &AdapterSummary,
     options: &ContextOptions,
@@ -119,7 +119,7 @@ fn as_json(adapter: &AdapterSummary, options: &ContextOptions) -> serde_json::Va
     })
 }
 
-/// Bytes as whole MiB.
+/// Formats bytes as MiB.
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }

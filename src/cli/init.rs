@@ -1,4 +1,4 @@
-//! `lat-wgpu init`: a backbone with random weights, to train from nothing.
+//! `lat-wgpu init`: writes a backbone with random weights, for training from scratch.
 
 use super::paths::Paths;
 use super::words::named;
@@ -43,10 +43,10 @@ pub fn run(arguments: &InitArguments) -> Result<ExitCode> {
     let InitArguments { size, patch, dim, depth, heads, seed, normalize, out } = arguments;
     let [patch, dim, depth, heads] = [*patch, *dim, *depth, *heads].map(|number| number as usize);
     if dim % heads != 0 {
-        return Err(Error::Usage(format!("--heads {heads} doesn't divide --dim {dim}")));
+        return Err(Error::Usage(format!("--dim {dim} is not a multiple of --heads {heads}")));
     }
     if size.height < patch || size.width < patch {
-        return Err(Error::Usage(format!("--size {size}: smaller than one patch of {patch}x{patch}")));
+        return Err(Error::Usage(format!("--size {size} is smaller than one patch of {patch}x{patch}")));
     }
     Paths::new().writes("--out", [out]).check()?;
     let config = VitConfig::plain(*size, patch, dim, depth, heads);

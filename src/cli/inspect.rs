@@ -1,4 +1,4 @@
-//! `lat-wgpu inspect`: what a file holds and what network it makes.
+//! `lat-wgpu inspect`: prints the configuration and the tensors of a model file.
 
 use super::arguments::NetworkArguments;
 use super::json;
@@ -51,7 +51,7 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
     let mut text = String::new();
     match &network {
         Ok(network) => text.push_str(&describe(network)),
-        Err(error) => text.push_str(&format!("not a network that can be run: {error}\n")),
+        Err(error) => text.push_str(&format!("this file cannot be run as a model: {error}\n")),
     }
     for (key, value) in &metadata {
         let short: String = value.chars().take(200).collect();
@@ -63,7 +63,7 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
     for tensor in &tensors {
         text.push_str(&format!("  {:<44} {:<5} {:?}\n", tensor.name, tensor.dtype, tensor.shape));
     }
-    // A pager that was closed early isn't a failure.
+    // A closed pager is no failure.
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
 }
@@ -94,7 +94,7 @@ fn describe(network: &Network) -> String {
         if config.layer_scale { ", LayerScale" } else { "" },
     ));
     text.push_str(&format!(
-        "embedding: {} parts × {} = {} numbers, {}, λ {} on {}\n",
+        "embedding: {} parts × {} = {} dimensions, {}, λ {} on {}\n",
         config.parts(),
         config.dim,
         config.embedding_len(),

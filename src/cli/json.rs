@@ -1,11 +1,11 @@
-//! `--json FILE`, the same everywhere: one JSON value, to stdout if FILE is `-`.
+//! Writes `--json FILE`: one JSON value, to stdout if FILE is `-`.
 
 use crate::error::{Error, Result};
 use crate::storage::atomic::write_atomically;
 use std::io::Write;
 use std::path::Path;
 
-/// Writes a value, with a newline at its end.
+/// Writes a value and a newline.
 pub fn write(target: &Path, value: &serde_json::Value) -> Result<()> {
     let text = format!("{value:#}\n");
     if target == Path::new("-") {
@@ -16,14 +16,14 @@ pub fn write(target: &Path, value: &serde_json::Value) -> Result<()> {
     }
 }
 
-/// Prints a text for people, and writes the same as JSON where that is asked for; stdout is for one of the two.
+/// Prints a text, and writes JSON if `target` is set. If the JSON goes to stdout, the text is not printed.
 pub fn print_or_write(
     target: Option<&Path>,
     text: &str,
     value: impl FnOnce() -> serde_json::Value,
 ) -> Result<()> {
     if target != Some(Path::new("-")) {
-        // A pager that was closed early isn't a failure.
+        // A closed pager is no failure.
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
     }
     target.map_or(Ok(()), |target| write(target, &value()))

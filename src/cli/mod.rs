@@ -1,7 +1,7 @@
-//! The command line: the only place, with `main`, that prints or decides an exit code.
+//! The command line. Only this module and `main` print or choose an exit code.
 
-// Instead of std's, which panic where the other end of a pipe is closed: what was to be told is lost then, the work isn't.
-// Declared before the modules, so that they have them too.
+// These replace the macros of std, which panic if the reader of a pipe has closed it. They are declared before the modules,
+// so that the modules use them too.
 macro_rules! print {
     ($($text:tt)*) => {{
         let _ = std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!($($text)*));
@@ -125,13 +125,13 @@ pub fn command() -> clap::Command {
 
 /// Parses the arguments, runs the command and reports its failure.
 ///
-/// Exit code 0: done; 1: failed; 2: bad usage; 130 or 143: interrupted.
+/// Returns 0 for success, 1 for a failure, 2 for bad usage, and 130 or 143 after a signal.
 pub fn main() -> ExitCode {
     silence_caught_panics();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version aren't failures; a closed pipe isn't worth a message.
+            // Help and version are no failures. A closed pipe needs no message.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
@@ -169,7 +169,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// `error:` with its chain of causes, then `hint:`.
+/// Prints `error:` with its causes, then `hint:`.
 fn report(error: &Error) {
     eprintln!("error: {}", error.with_causes());
     if let Some(hint) = error.hint() {

@@ -1,7 +1,7 @@
-//! The files that a command reads and those that it writes, compared before it opens any for writing.
+//! Checks a command's inputs and outputs before it opens any output.
 //!
-//! No output may replace what the command reads, and no two outputs may be one file, however they are spelled. What would
-//! keep an output from being written is found here as well, before minutes of work are lost.
+//! No output may replace an input, and no two outputs may be the same file, whatever their spelling. An output that cannot be
+//! written fails here as well, before minutes of work are lost.
 
 use crate::datasets;
 use crate::embeddings;
@@ -14,10 +14,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
-/// Links to nothing that are followed before they count as a circle.
+/// Most dangling links to follow one after another. More count as a cycle.
 const MAX_LINKS: usize = 40;
 
-/// Files that a command reads and writes, each under the name of its flag or argument.
+/// The files that a command reads and writes, labelled with their flags or arguments.
 #[derive(Default)]
 pub struct Paths {
     inputs: Vec<Input>,
@@ -25,24 +25,24 @@ pub struct Paths {
     follow_links: bool,
 }
 
-/// A file or a folder that is read.
+/// An input file or folder.
 struct Input {
     label: String,
     path: PathBuf,
-    /// True if tables in it name images that are read too.
+    /// True for a data set, whose tables name images that are read too.
     is_set: bool,
 }
 
-/// A file or a folder that is written.
+/// An output file or folder.
 struct Output {
     label: String,
     path: PathBuf,
     kind: Kind,
-    /// True if it may be in a folder that is read: an earlier state of its own is updated.
+    /// True if it may be in an input folder, because the command updates its earlier output there.
     updates: bool,
 }
 
-/// A file that is there and will be replaced.
+/// An existing file that will be replaced.
 struct Replaced {
     label: String,
     path: PathBuf,
@@ -52,24 +52,24 @@ struct Replaced {
 #[derive(Clone, Copy)]
 enum Kind {
     File,
-    /// A folder in which the command writes files of these names; made where it is missing.
+    /// A folder for files with names that the function accepts. The command creates it.
     Folder(fn(&str) -> bool),
-    /// A folder that is new, or holds nothing but hidden files.
+    /// A folder that does not exist, or contains only hidden files.
     NewFolder,
 }
 
 impl Paths {
-    /// Nothing yet.
+    /// Makes an empty list.
     pub fn new() -> Paths {
         Paths::default()
     }
 
-    /// Returns whether the links in folders are followed when they are read.
+    /// Sets whether links in input folders are followed.
     pub fn following(self, follow_links: bool) -> Paths {
         Paths { follow_links, ..self }
     }
 
-    /// Files and folders that are read, with the names beside a `.npy`.
+    /// Adds input files and folders, and the `.paths.txt` of a `.npy`.
     pub fn reads(mut self, flag: &str, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
         for path in paths {
             let path = path.as_ref();
@@ -81,7 +81,7 @@ impl Paths {
         self
     }
 
-    /// Data sets that are read: folders, or tables and the images that they list.
+    /// Adds input data sets: folders, or tables and the images that they list.
     pub fn reads_sets(mut self, flag: &str, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
         for path in paths {
             self.input(label(flag, path.as_ref()), path.as_ref(), true);
@@ -89,19 +89,19 @@ impl Paths {
         self
     }
 
-    /// Adds an input, each once.
+    /// Adds an input unless it is listed already.
     fn input(&mut self, label: String, path: &Path, is_set: bool) {
         if self.inputs.iter().all(|input| input.label != label) {
             self.inputs.push(Input { label, path: path.to_path_buf(), is_set });
         }
     }
 
-    /// Files that are written; `-` is stdout and none.
+    /// Adds output files. `-` is stdout and is ignored.
     pub fn writes(self, flag: &str, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
         self.output(flag, paths, Kind::File, false)
     }
 
-    /// Files of embeddings that are written, with the names beside a `.npy`.
+    /// Adds an output file of embeddings, and the `.paths.txt` of a `.npy`.
     pub fn writes_embeddings(mut self, flag: &str, path: &Path) -> Paths {
         self = self.writes(flag, [path]);
         if let Some(beside) = embeddings::side_file(path) {
@@ -111,17 +111,17 @@ impl Paths {
         self
     }
 
-    /// Files that are updated in place, as is documented of them.
+    /// Adds output files that the command updates in place.
     pub fn updates(self, flag: &str, paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Paths {
         self.output(flag, paths, Kind::File, true)
     }
 
-    /// A folder in which files are written whose names `owns` admits; they are updated where the command has begun them.
+    /// Adds a folder for files with names that `owns` accepts. `is_begun` allows updating the files of an earlier run.
     pub fn writes_into(self, flag: &str, folder: &Path, owns: fn(&str) -> bool, is_begun: bool) -> Paths {
         self.output(flag, [folder], Kind::Folder(owns), is_begun)
     }
 
-    /// A folder that has to be new or empty.
+    /// Adds an output folder that must be new or empty.
     pub fn makes_folder(self, flag: &str, folder: &Path) -> Paths {
         self.output(flag, [folder], Kind::NewFolder, false)
     }
@@ -143,23 +143,23 @@ impl Paths {
         self
     }
 
-    /// Makes sure that all outputs can be written and that none is written over what it must not replace.
+    /// Checks that all outputs can be written and that none replaces an input or another output.
     ///
     /// # Errors
-    /// `Usage` naming both paths where an output is an input, is in an input folder or is another output, and for a folder
-    /// that has to be empty; `Io` where an output can't be made.
+    /// [`Error::Usage`] with both paths if an output is an input, is in an input folder or is another output, and for a folder
+    /// that must be empty; [`Error::Io`] if an output cannot be created.
     pub fn check(&self) -> Result<()> {
         // Devices and pipes are never replaced.
         let outputs: Vec<&Output> = self.outputs.iter().filter(|output| !is_special(&output.path)).collect();
         let replaced: Vec<Replaced> = outputs.iter().flat_map(|output| output.replaced()).collect();
-        // Tables are read only where there is something to compare with their images.
+        // Reads tables only if there is a file to compare their images with.
         if !replaced.is_empty() {
             for input in self.inputs.iter().flat_map(Input::with_listed) {
                 replaced.iter().try_for_each(|file| input.spare(file, self.follow_links))?;
             }
         }
-        for (place, one) in outputs.iter().enumerate() {
-            for other in &outputs[..place] {
+        for (i, one) in outputs.iter().enumerate() {
+            for other in &outputs[..i] {
                 one.check_beside(other)?;
                 other.check_beside(one)?;
             }
@@ -176,7 +176,7 @@ impl Paths {
     }
 }
 
-/// Returns whether two paths lead to the same file or folder that is there.
+/// Returns true if two paths lead to the same existing file or folder.
 pub fn same(one: &Path, other: &Path) -> bool {
     Identity::of(one).is_ok_and(|identity| Identity::of(other).is_ok_and(|other| other == identity))
 }
@@ -186,7 +186,7 @@ fn label(flag: &str, path: &Path) -> String {
 }
 
 impl Input {
-    /// Itself, and the images that its tables list.
+    /// Returns this input, and the images that its tables list.
     fn with_listed(&self) -> Vec<Input> {
         let Input { label, path, is_set } = self;
         let mut all = vec![Input { label: label.clone(), path: path.clone(), is_set: *is_set }];
@@ -199,17 +199,17 @@ impl Input {
         all
     }
 
-    /// Fails where a file that will be replaced is this one, or in this folder.
+    /// Fails if a file to be replaced is this input, or is in this folder.
     fn spare(&self, Replaced { label, path, updates }: &Replaced, follow_links: bool) -> Result<()> {
         if !self.path.is_dir() && same(path, &self.path) {
             return Err(Error::Usage(format!(
-                "{label} is the same file as {}, which is read: choose another name for the output",
+                "{label} is the same file as {}, which is an input: choose another name for the output",
                 self.label
             )));
         }
         if !updates && self.path.is_dir() && holds(&self.path, path, follow_links) {
             return Err(Error::Usage(format!(
-                "{label} would replace a file in {}, which is read: choose a new name for the output, or another folder",
+                "{label} would replace a file in {}, which is an input: choose another name or folder for the output",
                 self.label
             )));
         }
@@ -218,7 +218,7 @@ impl Input {
 }
 
 impl Output {
-    /// The files that are there and will be replaced.
+    /// Returns the existing files that will be replaced.
     fn replaced(&self) -> Vec<Replaced> {
         let file = |label, path| Replaced { label, path, updates: self.updates };
         if self.path.is_file() {
@@ -231,7 +231,7 @@ impl Output {
         files.map(|path| file(format!("{} of {}", path.display(), self.label), path)).collect()
     }
 
-    /// Fails where another output is the same, or has a name that is written in this folder.
+    /// Fails if another output is the same, or has a name that is written into this folder.
     fn check_beside(&self, other: &Output) -> Result<()> {
         if same_place(&self.path, &other.path) {
             let what = if matches!(self.kind, Kind::File) { "file" } else { "folder" };
@@ -246,24 +246,24 @@ impl Output {
         };
         if owned && same_place(folder_of(&other.path), &self.path) {
             return Err(Error::Usage(format!(
-                "{} has a name that {} needs for a file of its own: choose another one",
+                "{} has a name that {} uses for a file of its own: choose another name",
                 other.label, self.label
             )));
         }
         Ok(())
     }
 
-    /// Fails where it can't be written; `made` says which folders the command makes itself.
+    /// Fails if it cannot be written. `made` returns true for folders that the command creates.
     fn check_makeable(&self, made: impl Fn(&Path) -> bool) -> Result<()> {
         let path = &self.path;
         if matches!(self.kind, Kind::File) {
             let folder = folder_of(path);
-            // Removed at once: it only shows that one can be made.
+            // The temporary file shows that a file can be created. It is removed at once.
             return if made(folder) && !folder.exists() { Ok(()) } else { temporary_beside(path).map(drop) };
         }
         if matches!(self.kind, Kind::NewFolder) && is_occupied(path)? {
             return Err(Error::Usage(format!(
-                "{} is not empty: it takes a new or an empty folder",
+                "{} is not empty: choose a new or an empty folder",
                 self.label
             )));
         }
@@ -278,27 +278,28 @@ impl Output {
     }
 }
 
-/// Returns whether a folder holds anything but hidden files, which systems leave behind.
+/// Returns true if a folder contains a file that is not hidden.
 fn is_occupied(folder: &Path) -> Result<bool> {
     Ok(folder.is_dir() && !walk::names_in(folder)?.0.is_empty())
 }
 
-/// Tables of a data set: itself, or those in its folder.
+/// The tables of a data set: the file itself, or those in its folder.
 fn tables(set: &Path) -> Vec<PathBuf> {
-    let is_table = |path: &PathBuf| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
+    let is_table =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
     match fs::read_dir(set) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).filter(is_table).collect(),
         Err(_) => vec![set.to_path_buf()],
     }
 }
 
-/// The images that a table lists. What is wrong with it is said where it is read for good.
+/// The images that a table lists. The loader reports errors in the table.
 fn listed(table: &Path) -> Vec<PathBuf> {
     let names = datasets::read_labels(table).unwrap_or_default().into_keys();
     names.map(|name| folder_of(table).join(name)).collect()
 }
 
-/// Returns whether a file is below a folder, by its own name, by another one or by a link.
+/// Returns true if a file is below a folder, under any name or through a link.
 fn holds(folder: &Path, file: &Path, follow_links: bool) -> bool {
     let places = [fs::canonicalize(file), fs::canonicalize(folder_of(file))];
     let steps: HashSet<Identity> =
@@ -307,7 +308,7 @@ fn holds(folder: &Path, file: &Path, follow_links: bool) -> bool {
     entries.any(|entry| Identity::of(entry.path()).is_ok_and(|identity| steps.contains(&identity)))
 }
 
-/// Where a path leads: the last step that is there, and those behind it that are missing.
+/// The target of a path: its longest existing prefix, and the steps after it.
 struct Spot {
     folder: PathBuf,
     identity: Identity,
@@ -317,7 +318,7 @@ struct Spot {
 impl Spot {
     fn of(path: &Path) -> Option<Spot> {
         let mut path = path.to_path_buf();
-        // A link to nothing leads to what its target will be.
+        // A dangling link leads to its future target.
         for _ in 0..MAX_LINKS {
             match fs::read_link(&path) {
                 Ok(target) if !path.exists() => path = folder_of(&path).join(target),
@@ -333,7 +334,7 @@ impl Spot {
     }
 }
 
-/// Returns whether two paths are names of one file or folder, there or still to be made.
+/// Returns true if two paths lead to the same file or folder, even if it does not exist yet.
 fn same_place(one: &Path, other: &Path) -> bool {
     let (Some(one), Some(other)) = (Spot::of(one), Spot::of(other)) else { return false };
     if one.identity != other.identity {
@@ -343,14 +344,14 @@ fn same_place(one: &Path, other: &Path) -> bool {
     one.missing == other.missing || (lower(&one) == lower(&other) && ignores_case(&one.folder))
 }
 
-/// Whether `a` and `A` are one name in a folder.
+/// Returns true if names in a folder ignore case.
 fn ignores_case(folder: &Path) -> bool {
     temporary_in(folder).is_ok_and(|file| {
         file.path().file_name().is_some_and(|name| folder.join(name.to_ascii_uppercase()).exists())
     })
 }
 
-/// A path's step, the empty one as the folder that it is.
+/// Replaces the empty path by `.`.
 fn or_here(step: &Path) -> &Path {
     if step.as_os_str().is_empty() { Path::new(".") } else { step }
 }

@@ -1,4 +1,4 @@
-//! `--profile`, the same in `embed` and `train`: tables for stderr, a trace in a file.
+//! Writes `--profile` of `embed` and `train`: tables on stderr, and a trace file.
 
 use crate::bench::profile;
 use crate::error::Result;
@@ -6,22 +6,25 @@ use crate::gpu::PlanProfile;
 use crate::storage::atomic::write_atomically;
 use std::path::PathBuf;
 
-/// The trace's name unless the user gives one.
+/// Default name of the trace file.
 pub const TRACE: &str = "trace.json";
 
-/// Profiles of one command, kept in one trace.
+/// The profiles of a command, written to one trace.
 pub struct Profiles {
     file: PathBuf,
     profiles: Vec<(String, PlanProfile)>,
 }
 
 impl Profiles {
-    /// None yet; nothing is written before the first.
+    /// Makes an empty collection. The file is written with the first profile.
     pub fn new(file: PathBuf) -> Profiles {
         Profiles { file, profiles: Vec::new() }
     }
 
-    /// Writes the trace with one more profile in it, and gives the profile's tables with the trace's name below them.
+    /// Adds a profile and rewrites the trace. Returns the profile's tables and the name of the trace.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::error::Error::Io) if the trace cannot be written.
     pub fn add(&mut self, title: &str, plan: &PlanProfile) -> Result<String> {
         self.profiles.push((title.to_string(), plan.clone()));
         let trace = profile::trace(&self.profiles);

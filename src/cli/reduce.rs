@@ -152,7 +152,7 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
         let lost = whole.and_then(|whole| Some(whole - map?));
         format!("{dim:>7}{:>8}{:>8}{:>11.2}\n", percent(map), percent(lost), 100.0 * explained)
     };
-    let mut text = format!("{:>7}{:>8}{:>8}{:>11}\n", "numbers", "mAP", "lost", "variance");
+    let mut text = format!("{:>7}{:>8}{:>8}{:>11}\n", "dims", "mAP", "lost", "variance");
     text.push_str(&line(reduction.full_dim(), whole, 1.0));
     let mut rows = Vec::new();
     for (&dim, &map) in dims.iter().zip(&scores) {

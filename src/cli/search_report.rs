@@ -1,4 +1,4 @@
-//! `lat-wgpu search --html`: what was found, as a page to look at.
+//! Writes the page of `lat-wgpu search --html`.
 
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::{Gallery, Images};
@@ -8,26 +8,26 @@ use crate::report::{Image, Match, RankedList, Report, Shown, Thumbnails, Verdict
 use crate::tasks::search::{Found, Match as FoundMatch, Ranking};
 use std::path::PathBuf;
 
-/// What the page is made of beside what was found.
+/// The contents of a page besides the results.
 pub(super) struct Page {
     pub target: PathBuf,
-    /// What was searched, in lines of a name and its value.
+    /// Names and values that describe the search.
     pub source: Vec<(String, String)>,
-    /// How many ranked lists there are at most.
+    /// Most ranked lists.
     pub lists: usize,
-    /// Bytes of images inside the page.
+    /// Most bytes of embedded thumbnails.
     pub thumbnails: u64,
     pub decode: DecodeOptions,
-    /// Where the gallery's images are, once it is open.
+    /// The gallery's image files, if known.
     pub images: Option<Images>,
 }
 
 impl Page {
-    /// Writes it.
+    /// Writes the page.
     pub fn write(&self, found: &Found, gallery: &Gallery) -> Result<()> {
         let mut thumbnails = Thumbnails::new(&self.target, self.thumbnails, self.decode)?;
         let mut lists = Vec::new();
-        // Thumbnails are made in the page's order: those of the first lists have room first.
+        // In the order of the page: thumbnails of the first lists are embedded, later ones are linked.
         for Ranking { query, file, results } in found.queries.iter().take(self.lists) {
             let asked = shown(query, thumbnails.image(file));
             let mut matches = Vec::with_capacity(results.len());
@@ -38,7 +38,7 @@ impl Page {
                     Some((images, None)) if images.is_named() => {
                         Image::Missing("not in --images".to_string())
                     }
-                    Some(_) => Image::Missing("not where it was embedded from".to_string()),
+                    Some(_) => Image::Missing("not found where it was embedded".to_string()),
                     None => Image::Missing("no --images".to_string()),
                 };
                 let verdict = match same {
@@ -61,13 +61,13 @@ impl Page {
                 facts.push((
                     "Threshold".to_string(),
                     format!(
-                        "same person up to a squared distance of {}, chosen for false positives up to {share}",
+                        "same person up to a squared distance of {}, for a false positive rate up to {share}",
                         threshold.distance
                     ),
                 ));
                 sentences.push(
-                    "✓ in a solid green frame: taken for the same person; ✗ in a dashed red frame: taken for somebody \
-                     else. That is what the distance tells, not what is true."
+                    "✓ in a solid green frame: same person by the threshold; ✗ in a dashed red frame: different person. \
+                     These are predictions."
                         .to_string(),
                 );
             }
@@ -83,7 +83,7 @@ impl Page {
     }
 }
 
-/// Which queries have a list.
+/// Describes the queries that have a list.
 fn which(shown: usize, all: usize) -> String {
     if shown == all {
         "Each query with the gallery images nearest to it.".to_string()
@@ -92,7 +92,7 @@ fn which(shown: usize, all: usize) -> String {
     }
 }
 
-/// An image with what its name tells in Market-1501's way.
+/// An image with the person and camera of its Market-1501 name.
 fn shown(name: &str, image: Image) -> Shown {
     let label = Label::from_market_name(name);
     let person = label.map(|Label { person, .. }| match person {

@@ -1,4 +1,4 @@
-//! `lat-wgpu selftest`: every kernel on an adapter against the reference.
+//! `lat-wgpu selftest`: compares every kernel on an adapter with the reference.
 
 use super::arguments::AdapterArgument;
 use super::json;
@@ -36,7 +36,7 @@ pub struct SelftestArguments {
 pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
     Paths::new().writes("--json", &arguments.json).check()?;
     let signals = Signals::listen()?;
-    // For halves, so that matrix units are tested where there are any; all other kernels take them as they come.
+    // f16 includes matrix units, where the adapter has them. Each row chooses its own storage.
     let context = arguments.adapter.open(Precision::F16)?;
     let options = Options {
         filter: arguments.matching.as_deref().unwrap_or_default(),
@@ -50,7 +50,7 @@ pub fn run(arguments: &SelftestArguments) -> Result<ExitCode> {
     Ok(code(&report))
 }
 
-/// 1 if a row failed.
+/// Returns 1 if a row failed.
 fn code(report: &Report) -> ExitCode {
     if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -61,7 +61,7 @@ mod tests {
     use crate::selftest::{Adapter, Limits};
 
     #[test]
-    fn one_row_that_failed_is_exit_code_1() {
+    fn a_failed_row_is_exit_code_1() {
         let mut report = Report {
             version: "0",
             adapter: Adapter {

@@ -1,20 +1,23 @@
-//! SIGINT and SIGTERM as a flag that long commands ask between steps.
+//! Records SIGINT and SIGTERM. Long commands check them between steps.
 
 use crate::error::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Remembers the last signal; a second SIGINT ends the process at once.
+/// The last signal received. A second SIGINT exits at once.
 #[derive(Debug, Clone)]
 pub struct Signals(Arc<AtomicUsize>);
 
 impl Signals {
-    /// From now on signals are remembered instead of ending the process.
+    /// Starts to record signals instead of exiting on them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the handlers cannot be installed.
     pub fn listen() -> Result<Signals> {
         let failed = Error::io("listen to", "signals");
         let interrupted = Arc::new(AtomicBool::new(false));
-        // In this order: the first SIGINT only sets the flag that lets the second one end the process.
+        // The order matters: the first SIGINT sets the flag after the check, so only the second one exits.
         signal_hook::flag::register_conditional_shutdown(SIGINT, 128 + SIGINT, interrupted.clone())
             .and_then(|_| signal_hook::flag::register(SIGINT, interrupted))
             .map_err(failed)?;
@@ -27,7 +30,7 @@ impl Signals {
         Ok(Signals(received))
     }
 
-    /// The number of the signal that came, if one did.
+    /// Returns the number of the last signal, if any.
     pub fn received(&self) -> Option<u8> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,

@@ -29,7 +29,7 @@ pub struct SynthArguments {
 
 pub fn run(arguments: &SynthArguments) -> Result<ExitCode> {
     let SynthArguments { dir, persons, cameras, images, seed } = arguments;
-    // In one folder two sets would be mixed up.
+    // A second set would mix with the first.
     Paths::new().makes_folder("DIR", dir).check()?;
     let figures = Figures { persons: *persons, cameras: *cameras, images: *images, seed: *seed };
     let count = draw_figures(dir, figures)?;

@@ -1,4 +1,4 @@
-//! The words for the variants of an enum: those that serde gives them, in flags as in configurations and metadata.
+//! Names of enum variants in flags. They are serde's names, as in configurations and metadata.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::de::value::Error;
@@ -6,12 +6,12 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Vi
 use serde::{Serialize, forward_to_deserialize_any};
 use serde_json::json;
 
-/// The word for a value.
+/// Returns the name of a value.
 pub fn word(value: &impl Serialize) -> String {
     json!(value).as_str().unwrap_or_default().to_string()
 }
 
-/// Reads a value of an enum by its word.
+/// Parses a value of an enum by its name.
 pub fn named<T>() -> impl TypedValueParser<Value = T>
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
@@ -19,7 +19,7 @@ where
     described(&[])
 }
 
-/// The same with a line of help for each word.
+/// Parses a value of an enum by its name. `help` has a line for each name.
 pub fn described<T>(help: &[&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
@@ -29,23 +29,23 @@ where
     PossibleValuesParser::new(values).try_map(|word| read::<T>(&word))
 }
 
-/// The words of an enum, as it declares them; further ones that it reads, of earlier versions, are left out.
+/// Returns the names of an enum's variants in the order of declaration, without the aliases of earlier versions.
 pub fn words<T: Serialize + DeserializeOwned>() -> Vec<&'static str> {
     let mut words: &[&str] = &[];
-    // It fails in any case: what counts are the words that the enum asks for.
-    let _ = T::deserialize(Asked(&mut words));
-    let is_written = |asked: &&str| read::<T>(asked).is_ok_and(|value| word(&value) == *asked);
-    words.iter().copied().filter(is_written).collect()
+    // This always fails; it records the names that the enum requests.
+    let _ = T::deserialize(Recorder(&mut words));
+    let is_name = |name: &&str| read::<T>(name).is_ok_and(|value| word(&value) == *name);
+    words.iter().copied().filter(is_name).collect()
 }
 
 fn read<T: DeserializeOwned>(word: &str) -> Result<T, Error> {
     T::deserialize(word.into_deserializer())
 }
 
-/// Notes the variants that an enum can be read from.
-struct Asked<'a>(&'a mut &'static [&'static str]);
+/// A deserializer that records the names of an enum's variants.
+struct Recorder<'a>(&'a mut &'static [&'static str]);
 
-impl<'de> Deserializer<'de> for Asked<'_> {
+impl<'de> Deserializer<'de> for Recorder<'_> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
@@ -74,7 +74,7 @@ mod tests {
     use crate::shape::{Activation, PartLayout};
 
     #[test]
-    fn words_are_those_of_serde_without_earlier_ones() {
+    fn words_are_the_names_of_serde_without_aliases() {
         assert_eq!(words::<Activation>(), ["gelu", "quick-gelu"]);
         assert_eq!(words::<PartLayout>(), ["rows", "1"]);
         assert_eq!(word(&Activation::QuickGelu), "quick-gelu");

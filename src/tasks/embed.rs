@@ -96,11 +96,11 @@ impl<C: Deref<Target = Context>> Embedder<C> {
                 )
             });
             return Err(error.hinted(match (most, binding_limit) {
-                (0, 0) => "set a smaller --size: it needs smaller bindings".to_string(),
+                (0, 0) => "a smaller input size needs smaller bindings".to_string(),
                 (0, _) => {
-                    format!("set --memory to at least {} MiB, enough for one image", mib(need.bytes(1)))
+                    format!("at least {} MiB are needed, for one image at a time", mib(need.bytes(1)))
                 }
-                _ => format!("set --batch to {most} or less"),
+                _ => format!("a batch of {most} fits"),
             }));
         }
         let step = (batch == 1).then_some(one);

@@ -252,7 +252,10 @@ fn mars_without_queries_can_only_train() {
     let (_, stderr) = expect(1, here, &["eval", "--model", TINY, "--data", "mars"]);
     assert_says(&stderr, &["info/*.mat", "only training is offered", "CSV of path,person,camera,split"]);
     let (text, _) = expect(0, here, &["data", "mars"]);
-    assert_says(&text, &["WRONG: `eval` refuses the set", "only training is offered", "serves for `train`"]);
+    assert_says(
+        &text,
+        &["WRONG: `eval` refuses the data set", "only training is offered", "`train` accepts it"],
+    );
     expect(1, here, &["data", "mars", "--strict"]);
     // MATLAB lists change nothing.
     write(&here.join("mars/info/tracks_test_info.mat"), "MATLAB");
@@ -371,7 +374,10 @@ fn data_reports_what_scoring_and_training_refuse() {
     let (text, _) = expect(0, here, &["data", "empty_query"]);
     assert_says(
         &text,
-        &["WRONG: `eval` refuses the set: no query images", "WRONG: `train` refuses the set: no train"],
+        &[
+            "WRONG: `eval` refuses the data set: no query images",
+            "WRONG: `train` refuses the data set: no train",
+        ],
     );
     expect(1, here, &["data", "empty_query", "--strict"]);
     let (_, stderr) = expect(1, here, &["eval", "--model", TINY, "--data", "empty_query"]);

@@ -210,11 +210,11 @@ fn thumbnails_are_found_where_the_inputs_are() {
     for flag in ["--html", "--json"] {
         let over = [flag, "two_p/a/1_0.jpg"];
         for command in [[&search[..], &query, &over].concat(), [&eval[..], &labels, &over].concat()] {
-            assert_says(&expect(2, here, &command).1, &[&over.join(" "), "two_p, which is read"]);
+            assert_says(&expect(2, here, &command).1, &[&over.join(" "), "two_p, which is an input"]);
         }
     }
     let over = [&reduce[..], &["--json", "two_p/a/1_0.jpg"]].concat();
-    assert_says(&expect(2, here, &over).1, &["--json two_p/a/1_0.jpg", "two_p, which is read"]);
+    assert_says(&expect(2, here, &over).1, &["--json two_p/a/1_0.jpg", "two_p, which is an input"]);
     assert_eq!(std::fs::read(here.join("two_p/a/1_0.jpg")).unwrap(), image);
     // Missing images are shown by name only.
     std::fs::rename(here.join("two_p/b"), here.join("elsewhere")).unwrap();

@@ -241,7 +241,7 @@ fn no_output_replaces_an_input() {
                 assert!(stderr.starts_with("error: "), "{words:?}:\n{stderr}");
                 // The output as given, and the input that it would replace or is in.
                 let read = input.split('/').next().unwrap();
-                assert_says(&stderr, &[&format!("{output} {input}"), read, "which is read"]);
+                assert_says(&stderr, &[&format!("{output} {input}"), read, "which is an input"]);
                 assert_eq!(tree(folder), before, "{words:?}");
             }
         }
@@ -306,14 +306,17 @@ fn inputs_are_recognised_under_every_name() {
     for output in names {
         for model in ["m.safetensors", "softer.safetensors", "hard.safetensors"] {
             let (_, stderr) = expect(2, folder, &["inspect", model, "--json", output]);
-            assert_says(&stderr, &[&format!("--json {output}"), &format!("FILE {model}"), "which is read"]);
+            assert_says(
+                &stderr,
+                &[&format!("--json {output}"), &format!("FILE {model}"), "which is an input"],
+            );
         }
     }
     // A file of an input folder by a hard link and through a linked folder, and the target of a link in the folder.
     for output in ["hard.jpg", "folder/old.npy", "crops/b/../old.npy", "p.png", "crops/linked.png"] {
         for set in ["crops", "folder", "./crops/"] {
             let (_, stderr) = expect(2, folder, &["data", set, "--json", output]);
-            assert_says(&stderr, &[&format!("--json {output}"), &format!("DIR {set}"), "which is read"]);
+            assert_says(&stderr, &[&format!("--json {output}"), &format!("DIR {set}"), "which is an input"]);
         }
     }
     assert_eq!(tree(folder), before);
@@ -323,7 +326,7 @@ fn inputs_are_recognised_under_every_name() {
     symlink("../far.jpg", at("elsewhere/near.jpg")).unwrap();
     symlink("../elsewhere", at("crops/more")).unwrap();
     let (_, stderr) = expect(2, folder, &["data", "crops", "--follow-links", "--json", "far.jpg"]);
-    assert_says(&stderr, &["--json far.jpg", "DIR crops", "which is read"]);
+    assert_says(&stderr, &["--json far.jpg", "DIR crops", "which is an input"]);
     assert_eq!(std::fs::read(at("far.jpg")).unwrap(), b"far");
 }
 
@@ -338,7 +341,7 @@ fn images_listed_in_a_table_are_inputs() {
     for set in ["lists/set.csv", "lists"] {
         for image in ["p.png", "crops/a/1_0.jpg"] {
             let (_, stderr) = expect(2, folder, &["data", set, "--json", image]);
-            assert_says(&stderr, &[&format!("--json {image}"), "listed by DIR lists", "which is read"]);
+            assert_says(&stderr, &[&format!("--json {image}"), "listed by DIR lists", "which is an input"]);
         }
     }
     assert_eq!(tree(folder), before);
@@ -503,7 +506,7 @@ fn documented_updates_work() {
     // The baseline may be replaced. This one fails because it can't be read, not as an output.
     let (_, stderr) =
         expect(1, folder, &["bench", "--baseline", "base.json", "--save-baseline", "./base.json"]);
-    assert!(!stderr.contains("which is read"), "{stderr}");
+    assert!(!stderr.contains("which is an input"), "{stderr}");
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn unknown_tensors_are_refused_by_name() {
     // Several are listed together.
     renamed(&folder, str::to_string, &["sie_embed", "prompt_tokens", "other"]);
     let (stdout, _) = expect(0, folder.path(), &["inspect", "model.safetensors"]);
-    assert_says(&stdout, &["not a network", "sie_embed", "prompt_tokens", "other"]);
+    assert_says(&stdout, &["cannot be run as a model", "sie_embed", "prompt_tokens", "other"]);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn another_network_is_always_refused() {
     {
         renamed(&folder, str::to_string, &[name]);
         let (stdout, _) = expect(0, folder.path(), &["inspect", "model.safetensors", "--ignore-unknown"]);
-        assert_says(&stdout, &["not a network", name]);
+        assert_says(&stdout, &["cannot be run as a model", name]);
     }
 }
 
