@@ -116,6 +116,7 @@ impl Model {
             config,
             class_names: None,
             threshold: None,
+            file_positions: None,
             notes: Vec::new(),
         }
     }

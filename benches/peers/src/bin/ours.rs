@@ -87,7 +87,7 @@ fn plan(
     let mut recorder = Recorder::new(context);
     record(&mut recorder);
     let plan = recorder.finish()?;
-    let seconds = repeat(samples, || plan.run(context).and_then(|()| context.wait()))?;
+    let seconds = repeat(samples, || Ok(plan.run(context).and_then(|()| context.wait())?))?;
     let start = Instant::now();
     let values = sample(&context.read(result)?);
     let read_seconds = Some(start.elapsed().as_secs_f64());
