@@ -18,7 +18,7 @@
 // workgroup memory.
 //
 // Padding: ROWS = STEP = S, and T is rounded up to P = S·⌈T/S⌉. The scores take P²/T² of the useful work. The weighted
-// sums take P·4⌈T/4⌉/T², since they stop at the last row. EACH is 4, 5 or 6, the value that makes P least. For T = 33,
+// sums take P·4⌈T/4⌉/T², since they stop at the last row. EACH is 4, 5 or 6, whichever minimises P. For T = 33,
 // 129, 197 and 257 S is 40, 48, 40 and 40: the factors are 1.47, 1.25, 1.03 and 1.19 for the scores, 1.32, 1.14, 1.03
 // and 1.10 for the weighted sums.
 //

@@ -1,10 +1,10 @@
 //! The table of tolerances, which tests and `lat-wgpu selftest` share.
 //!
 //! An element passes if |adapter - reference| ≤ c·2⁻²⁴·scale, where `scale` is the reference's sum of magnitudes
-//! ([`crate::reference::Exact`]). A whole result passes if its normalised mean squared error (NMSE) also is within
-//! bounds. If each of n terms of a sum is rounded, the worst-case error is n units. As the signs of rounding errors
-//! vary, the actual error grows with √n (Higham and Mary 2019, λ = 1). Most rows use √n: a bug shows far below the
-//! worst-case bound.
+//! ([`crate::reference::Exact`]). A whole result passes if its normalised mean squared error (NMSE) is
+//! within bounds too. If each of n terms of a sum is rounded, the worst-case error is n units. As the signs of rounding
+//! errors vary, the actual error grows with √n (Higham and Mary 2019, λ = 1). Most rows use √n: a bug shows far below
+//! the worst-case bound.
 
 use crate::reference::Exact;
 

@@ -32,8 +32,9 @@ const ROWS: u32 = 16;
 /// Bytes of workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
 
-/// EACH of the tiled family: 4, 5 or 6, whichever makes tiles of 8·EACH rows exceed the last token least; the larger of
-/// two equals. It is 4 for wide heads, which need more registers, and on integrated adapters, which may have only 128.
+/// EACH of the tiled family: 4, 5 or 6, whichever minimises the rows that tiles of 8·EACH rows add past the last token;
+/// the larger of two equals. It is 4 for wide heads, which need more registers, and on integrated adapters, which may
+/// have only 128.
 fn each(tokens: usize, head_dim: usize, class: AdapterClass) -> u32 {
     if head_dim > 64 || class == AdapterClass::Integrated {
         return 4;

@@ -1,4 +1,4 @@
-//! L2 norm over all gradients, a test that all values are finite, and the clipping factor.
+//! L2 norm and finiteness of all gradients, and the clipping factor.
 
 use super::Exact;
 
