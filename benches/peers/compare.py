@@ -53,7 +53,7 @@ def groups(large):
 
 def wanted(row, peer):
     # Burn would have to bind the whole result of the product, more than many adapters allow. The step of one block and
-    # eight images is compared with other rows of ours.
+    # eight images is compared with our other rows.
     return not (peer == "burn" and row in (PRODUCT, NEAREST, ONE_OPEN))
 
 
@@ -317,7 +317,7 @@ def main():
         written = {"facts": facts, "ratios": dict(ratios), "rows": lines}
         options.json.write_text(json.dumps(written, indent=1) + "\n")
     if not all("ours" in row for row in found.values()):
-        fail("some rows of ours are missing")
+        fail("some of our rows are missing")
 
 
 if __name__ == "__main__":
