@@ -79,7 +79,7 @@ def finish():
         torch.cuda.synchronize()
 
 
-def images(batch):
+def draw_images(batch):
     """(B, 3, height, width), normalised."""
     pixels = (bits(PIXELS, batch * SIDE * SIDE * 3) & 255).float().view(batch, SIDE, SIDE, 3)
     return ((pixels.permute(0, 3, 1, 2) / 255 - MEAN) / STD).contiguous().to(DEVICE)
@@ -241,14 +241,14 @@ def attention(samples, direction, model, batch=1, tokens=TOKENS):
 
 
 def forward(samples, folder, model, batch):
-    network, images = Network(load(folder, model), WIDTHS[model]), images(batch)
+    network, images = Network(load(folder, model), WIDTHS[model]), draw_images(batch)
     run = compiled(network.embeddings)
     with network_precision():
         return repeat(samples, lambda: run(images))
 
 
 def step(samples, folder, model, opened, batch):
-    state, images, labels = load(folder, model), images(batch), torch.arange(batch, device=DEVICE).repeat(GRID)
+    state, images, labels = load(folder, model), draw_images(batch), torch.arange(batch, device=DEVICE).repeat(GRID)
     memory = Memory()
     network = Network(state, WIDTHS[model], DEPTH if opened == "all" else int(opened), opened == "all")
     optimiser = torch.optim.Adam([network.tensors[name] for name in network.open], lr=LEARNING_RATE, eps=ADAM_EPS)

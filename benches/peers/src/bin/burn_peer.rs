@@ -401,7 +401,7 @@ impl Vit {
     }
 }
 
-fn images(device: &Device, pixels: &[u8]) -> Tensor<4> {
+fn image_tensor(device: &Device, pixels: &[u8]) -> Tensor<4> {
     let batch = pixels.len() / (3 * SIZE.height * SIZE.width);
     upload(device, normalised(pixels), [batch, 3, SIZE.height, SIZE.width])
 }
@@ -413,7 +413,7 @@ fn inference(device: &Device, model: Model) -> Result<Vit> {
 
 fn forward(device: &Device, samples: usize, model: Model, batch: usize) -> Result<Found> {
     let vit = inference(device, model)?;
-    let images = images(device, &pixels(batch));
+    let images = image_tensor(device, &pixels(batch));
     let mut rows = Vec::new();
     let seconds = repeat(samples, || {
         rows = fetch(vit.embeddings(images.clone()))?;
@@ -431,7 +431,7 @@ fn step(device: &Device, samples: usize, model: Model, stage: Stage, batch: usiz
     let memory = Memory::watch();
     let mut vit = Loader { device, network: &network }.vit(stage)?;
     let mut optimiser = AdamConfig::new().with_epsilon(ADAM_EPS).init();
-    let images = images(device, &pixels);
+    let images = image_tensor(device, &pixels);
     let labels: Vec<i32> = (0..GRID * batch).map(|i| (i % batch) as i32).collect();
     let labels: Tensor<3, Int> = Tensor::from_data(TensorData::new(labels, [GRID, batch, 1]), device);
     let (seconds, losses) = train(samples, |_| {
@@ -457,7 +457,7 @@ fn embed(device: &Device, samples: usize, model: Model, files: &[Image]) -> Resu
             for file in files {
                 bytes.extend(preprocess::load(&file.path, DecodeOptions::default(), SIZE)?.pixels);
             }
-            rows.extend(fetch(vit.embeddings(images(device, &bytes)))?);
+            rows.extend(fetch(vit.embeddings(image_tensor(device, &bytes)))?);
         }
         Ok(())
     })?;
