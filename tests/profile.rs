@@ -59,7 +59,7 @@ fn embed_profiles_and_writes_the_same_embeddings() {
             stderr.contains("profile of a batch of 4: ") && stderr.contains(&format!("trace: {file}\n")),
             "{stderr}"
         );
-        for line in ["kernel ", "layer ", "launch ", "layernorm ", "blocks.1 ", "blocks.*.attn.qkv "] {
+        for line in ["kernel ", "layer ", "dispatch ", "layernorm ", "blocks.1 ", "blocks.*.attn.qkv "] {
             let word = line.trim_end();
             assert!(stderr.lines().any(|found| found.starts_with(word)), "no line {line} in: {stderr}");
         }

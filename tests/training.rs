@@ -392,7 +392,7 @@ fn a_block_takes_seven_dispatches_forward_and_fifteen_backward() {
     for block in 0..depth {
         // Gradients below the lowest trained block are not computed.
         let backward = 15 - usize::from(block == 0);
-        let found = step.launches_of_block(block);
+        let found = step.dispatches_of_block(block);
         println!("block {block}: {} dispatches forward, {} backward", found.0, found.1);
         assert_eq!(found, (7, backward), "block {block}");
     }

@@ -81,22 +81,22 @@ pub const ROUND_TRIP: &str = "empty submit and its wait";
 pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Report>) -> Result<Report> {
     type Sample<'s> = &'s dyn Fn() -> Result<f64>;
     let samples = options.samples(DEFAULT_SAMPLES);
-    let launches = if options.quick || context.is_cpu() { FEW_DISPATCHES } else { DISPATCHES };
+    let dispatches = if options.quick || context.is_cpu() { FEW_DISPATCHES } else { DISPATCHES };
     let (dependent, independent, single) =
-        (empty(context, launches, false)?, empty(context, launches, true)?, empty(context, 1, false)?);
+        (empty(context, dispatches, false)?, empty(context, dispatches, true)?, empty(context, 1, false)?);
     // Without the time of an empty submit.
-    let launch = |plan: &Plan| -> Result<f64> {
+    let dispatch = |plan: &Plan| -> Result<f64> {
         let all = plan.time_submit(context, 1)?.run;
-        Ok(((all - plan.time_submit(context, 0)?.run) / launches as f64).max(0.0))
+        Ok(((all - plan.time_submit(context, 0)?.run) / dispatches as f64).max(0.0))
     };
     let submit = || -> Result<f64> {
         let all = single.time_submits(context, SUBMITS)?;
         Ok(((all - single.time_submits(context, 1)?) / (SUBMITS - 1) as f64).max(0.0))
     };
     let figures: [(&'static str, Sample<'_>); 5] = [
-        (DEPENDENT, &|| launch(&dependent)),
-        (INDEPENDENT, &|| launch(&independent)),
-        (ENCODE, &|| Ok(dependent.time_submit(context, 1)?.encode / launches as f64)),
+        (DEPENDENT, &|| dispatch(&dependent)),
+        (INDEPENDENT, &|| dispatch(&independent)),
+        (ENCODE, &|| Ok(dependent.time_submit(context, 1)?.encode / dispatches as f64)),
         (SUBMIT, &submit),
         (ROUND_TRIP, &|| Ok(single.time_submit(context, 0)?.run)),
     ];
@@ -124,11 +124,11 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Repo
 }
 
 /// Records dispatches of one workgroup that write four words: all the same words, or each its own.
-fn empty(context: &Context, launches: usize, apart: bool) -> gpu::Result<Plan> {
+fn empty(context: &Context, dispatches: usize, apart: bool) -> gpu::Result<Plan> {
     let mut recorder = Recorder::new(context);
     let mut y = recorder.import(&context.buffer("y", 4)?);
-    for launch in 0..launches {
-        if apart && launch > 0 {
+    for dispatch in 0..dispatches {
+        if apart && dispatch > 0 {
             y = recorder.import(&context.buffer("y", 4)?);
         }
         let call = MultiplyAdd { y, accumulators: 1, turns: 0, multiplier: 0.0, addend: 0.0 };

@@ -52,17 +52,17 @@ fn alike(label: &str) -> String {
 }
 
 /// Sums dispatches by name, and sorts by time, the longest first.
-pub fn shares(launches: &[DispatchTime], name: impl Fn(&DispatchTime) -> String) -> Vec<Share> {
+pub fn shares(dispatches: &[DispatchTime], name: impl Fn(&DispatchTime) -> String) -> Vec<Share> {
     let mut found: Vec<Share> = Vec::new();
-    for launch in launches {
-        let name = name(launch);
+    for dispatch in dispatches {
+        let name = name(dispatch);
         let place = found.iter().position(|share| share.name == name).unwrap_or_else(|| {
             found.push(Share { name, count: 0, seconds: 0.0, flops: 0.0 });
             found.len() - 1
         });
         let share = &mut found[place];
         (share.count, share.seconds, share.flops) =
-            (share.count + 1, share.seconds + launch.seconds, share.flops + launch.flops);
+            (share.count + 1, share.seconds + dispatch.seconds, share.flops + dispatch.flops);
     }
     found.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     found
@@ -70,24 +70,26 @@ pub fn shares(launches: &[DispatchTime], name: impl Fn(&DispatchTime) -> String)
 
 /// Returns tables of kernels, phases, layers and dispatches by their share of the time.
 pub fn tables(title: &str, profile: &PlanProfile) -> String {
-    let PlanProfile { launches, whole, rounds } = profile;
-    let total: f64 = launches.iter().map(|launch| launch.seconds).sum();
-    let trains = launches.iter().any(|launch| launch.phase != Phase::Forward);
-    let layer_of = |launch: &DispatchTime| {
-        let layer = layer(launch.phase, &launch.label);
-        if trains { format!("{} {layer}", word(launch.phase)) } else { layer }
+    let PlanProfile { dispatches, whole, rounds } = profile;
+    let total: f64 = dispatches.iter().map(|dispatch| dispatch.seconds).sum();
+    let trains = dispatches.iter().any(|dispatch| dispatch.phase != Phase::Forward);
+    let layer_of = |dispatch: &DispatchTime| {
+        let layer = layer(dispatch.phase, &dispatch.label);
+        if trains { format!("{} {layer}", word(dispatch.phase)) } else { layer }
     };
-    let mut groups = vec![("kernel", shares(launches, |launch| launch.entry.to_string()))];
+    let mut groups = vec![("kernel", shares(dispatches, |dispatch| dispatch.entry.to_string()))];
     if trains {
-        groups.push(("phase", shares(launches, |launch| word(launch.phase).to_string())));
+        groups.push(("phase", shares(dispatches, |dispatch| word(dispatch.phase).to_string())));
     }
-    groups.push(("layer", shares(launches, layer_of)));
-    groups
-        .push(("launch", shares(launches, |launch| format!("{} ({})", alike(&launch.label), launch.entry))));
+    groups.push(("layer", shares(dispatches, layer_of)));
+    groups.push((
+        "dispatch",
+        shares(dispatches, |dispatch| format!("{} ({})", alike(&dispatch.label), dispatch.entry)),
+    ));
 
     let mut text = format!(
-        "profile of {title}: {} launches take {:.2} ms one at a time (least of {rounds}), {:.2} ms together\n",
-        launches.len(),
+        "profile of {title}: {} dispatches take {:.2} ms one at a time (minimum of {rounds}), {:.2} ms together\n",
+        dispatches.len(),
         1e3 * total,
         1e3 * whole
     );
@@ -134,23 +136,23 @@ pub fn trace(profiles: &[(String, PlanProfile)]) -> Value {
                 }));
             }
         };
-        for launch in &profile.launches {
-            let (phase, layer) = (launch.phase, layer(launch.phase, &launch.label));
+        for dispatch in &profile.dispatches {
+            let (phase, layer) = (dispatch.phase, layer(dispatch.phase, &dispatch.label));
             if !open.as_ref().is_some_and(|(old, name, _)| (*old, name) == (phase, &layer)) {
                 close(&mut events, &mut open, now);
                 open = Some((phase, layer, now));
             }
-            let duration = 1e6 * launch.seconds;
+            let duration = 1e6 * dispatch.seconds;
             events.push(json!({
-                "name": launch.entry, "cat": launch.kernel, "ph": "X", "pid": process, "tid": KERNELS,
+                "name": dispatch.entry, "cat": dispatch.kernel, "ph": "X", "pid": process, "tid": KERNELS,
                 "ts": now, "dur": duration,
                 "args": {
-                    "label": launch.label,
+                    "label": dispatch.label,
                     "phase": word(phase),
-                    "flops": launch.flops,
-                    "bytes": launch.bytes,
-                    "gflops": launch.flops / launch.seconds / 1e9,
-                    "gbps": launch.bytes / launch.seconds / 1e9,
+                    "flops": dispatch.flops,
+                    "bytes": dispatch.bytes,
+                    "gflops": dispatch.flops / dispatch.seconds / 1e9,
+                    "gbps": dispatch.bytes / dispatch.seconds / 1e9,
                 },
             }));
             now += duration;
@@ -164,22 +166,22 @@ pub fn trace(profiles: &[(String, PlanProfile)]) -> Value {
 mod tests {
     use super::*;
 
-    fn launch(phase: Phase, label: &str, entry: &'static str, milliseconds: f64) -> DispatchTime {
+    fn dispatch(phase: Phase, label: &str, entry: &'static str, milliseconds: f64) -> DispatchTime {
         let (label, seconds) = (label.to_string(), 1e-3 * milliseconds);
         DispatchTime { phase, label, kernel: entry, entry, seconds, flops: 1e6, bytes: 1e3 }
     }
 
     fn step() -> PlanProfile {
-        let launches = vec![
-            launch(Phase::Forward, "image", "image", 1.0),
-            launch(Phase::Forward, "blocks.0.attn.qkv", "gemm_nt", 2.0),
-            launch(Phase::Forward, "blocks.0.fc1", "gemm_nt", 3.0),
-            launch(Phase::Forward, "blocks.1.attn.qkv", "gemm_nt", 4.0),
-            launch(Phase::Backward, "backward.blocks.1.fc1.dweight", "gemm_tn", 5.0),
-            launch(Phase::Optimiser, "gradnorm.blocks.1", "gradnorm_partial", 0.5),
-            launch(Phase::Optimiser, "adam.blocks.1", "adam", 0.5),
+        let dispatches = vec![
+            dispatch(Phase::Forward, "image", "image", 1.0),
+            dispatch(Phase::Forward, "blocks.0.attn.qkv", "gemm_nt", 2.0),
+            dispatch(Phase::Forward, "blocks.0.fc1", "gemm_nt", 3.0),
+            dispatch(Phase::Forward, "blocks.1.attn.qkv", "gemm_nt", 4.0),
+            dispatch(Phase::Backward, "backward.blocks.1.fc1.dweight", "gemm_tn", 5.0),
+            dispatch(Phase::Optimiser, "gradnorm.blocks.1", "gradnorm_partial", 0.5),
+            dispatch(Phase::Optimiser, "adam.blocks.1", "adam", 0.5),
         ];
-        PlanProfile { launches, whole: 0.015, rounds: 3 }
+        PlanProfile { dispatches, whole: 0.015, rounds: 3 }
     }
 
     #[test]
@@ -205,7 +207,7 @@ mod tests {
     #[test]
     fn shares_sum_up_the_longest_first() {
         let profile = step();
-        let kernels = shares(&profile.launches, |launch| launch.entry.to_string());
+        let kernels = shares(&profile.dispatches, |dispatch| dispatch.entry.to_string());
         let found: Vec<(&str, usize)> = kernels.iter().map(|share| (&*share.name, share.count)).collect();
         assert_eq!(
             found,
@@ -215,7 +217,7 @@ mod tests {
         let text = tables("a step", &profile);
         assert!(
             text.starts_with(
-                "profile of a step: 7 launches take 16.00 ms one at a time (least of 3), 15.00 ms"
+                "profile of a step: 7 dispatches take 16.00 ms one at a time (minimum of 3), 15.00 ms"
             ),
             "{text}"
         );
@@ -229,7 +231,7 @@ mod tests {
             assert!(line.is_some_and(|line| line.contains(share)), "{name} {share} in: {text}");
         }
         // A forward pass alone has no phases.
-        let forward = PlanProfile { launches: profile.launches[..4].to_vec(), ..profile };
+        let forward = PlanProfile { dispatches: profile.dispatches[..4].to_vec(), ..profile };
         assert!(!tables("a batch", &forward).contains("forward"));
     }
 

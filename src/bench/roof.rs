@@ -155,9 +155,9 @@ fn fragments(context: &Context, side: u32) -> Result<Candidate> {
     let (groups, turns) = if context.is_cpu() { (4, 2) } else { (1024, 64) };
     let area = (side * side) as usize;
     let mut recorder = Recorder::new(context);
-    let halves = context.storage();
-    let operands = numbers::tensor(context, "operands", 1, (2 * BLOCKS + 2) * area, halves)?;
-    let operands = recorder.import_as(&operands, halves);
+    let storage = context.storage();
+    let operands = numbers::tensor(context, "operands", 1, (2 * BLOCKS + 2) * area, storage)?;
+    let operands = recorder.import_as(&operands, storage);
     let y = recorder.tensor("y", groups * BLOCKS * 4 * area);
     MultiplyFragments { operands, y, side, turns }.record(&mut recorder, "multiply_fragments");
     let plan = recorder.finish()?;

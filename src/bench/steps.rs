@@ -232,8 +232,8 @@ impl Report {
         // Writing to a string doesn't fail.
         let _ = writeln!(
             text,
-            "{:<width$} {:>10} {:>7} {:>10} {:>9} {:>9} {:>8} {:>7}",
-            "row", "ms", "±", "images/s", "GFLOP/s", "% of roof", "launches", "MiB"
+            "{:<width$} {:>10} {:>7} {:>10} {:>9} {:>9} {:>10} {:>7}",
+            "row", "ms", "±", "images/s", "GFLOP/s", "% of roof", "dispatches", "MiB"
         );
         for StepReport { name, figures, note, .. } in rows {
             let Some(row) = figures else {
@@ -242,7 +242,7 @@ impl Report {
             };
             let _ = writeln!(
                 text,
-                "{name:<width$} {:>10.3} {:>5.1} % {:>10.2} {:>9.1} {:>9.1} {:>8} {:>7}",
+                "{name:<width$} {:>10.3} {:>5.1} % {:>10.2} {:>9.1} {:>9.1} {:>10} {:>7}",
                 1e3 * row.seconds,
                 100.0 * row.deviation / row.seconds,
                 row.images_per_second,

@@ -304,11 +304,11 @@ fn print_forecast(forecast: &Forecast) {
     let Forecast { adapter, images, validation_images, classes, steps, flops_per_second, stages } = forecast;
     println!("{images} images train, {validation_images} validate, {classes} classes, {steps} steps");
     println!("{adapter}: {:.1} GFLOP/s in a short step", flops_per_second / 1e9);
-    println!("epochs   blocks open  parameters  launches  memory MiB  GFLOP/step  steps  s/step");
+    println!("epochs   blocks open  parameters  dispatches  memory MiB  GFLOP/step  steps  s/step");
     for stage in stages {
-        let StageForecast { epochs, open_blocks, trainable, launches, bytes, flops, steps, .. } = stage;
+        let StageForecast { epochs, open_blocks, trainable, dispatches, bytes, flops, steps, .. } = stage;
         println!(
-            "{:<8} {:<11} {trainable:>11} {launches:>9} {:>11} {:>11.1} {steps:>6} {:>7.2}",
+            "{:<8} {:<11} {trainable:>11} {dispatches:>11} {:>11} {:>11.1} {steps:>6} {:>7.2}",
             format!("{}-{}", epochs.start, epochs.end - 1),
             format!("{open_blocks}{}", if stage.embeddings { " + emb." } else { "" }),
             bytes.div_ceil(1 << 20),

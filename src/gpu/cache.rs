@@ -75,8 +75,8 @@ impl PipelineCache {
             data: loaded.as_deref(),
             fallback: true,
         };
-        // SAFETY: the hash shows that a cache of this adapter and driver wrote the data. Who can forge a file in the
-        // user's cache folder can run programs as the user anyway.
+        // SAFETY: the hash shows that a cache of this adapter and driver wrote the data. Anyone who can forge a file in
+        // the user's cache folder can run programs as the user anyway.
         let raw = unsafe { device.create_pipeline_cache(&descriptor) };
         PipelineCache { raw, path, identity, loaded }
     }

@@ -37,7 +37,7 @@ pub struct DispatchTime {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlanProfile {
     /// Every dispatch in order, with the minimum of its times.
-    pub launches: Vec<DispatchTime>,
+    pub dispatches: Vec<DispatchTime>,
     /// Wall-clock seconds of a whole replay: the minimum of two.
     pub whole: f64,
     /// Number of times that each dispatch was timed.
@@ -78,7 +78,7 @@ impl Plan {
             }
         }
         whole = whole.min(self.whole_time(context)?);
-        let launches = self.dispatches.iter().zip(least).map(|(dispatch, seconds)| DispatchTime {
+        let dispatches = self.dispatches.iter().zip(least).map(|(dispatch, seconds)| DispatchTime {
             phase: dispatch.phase,
             label: dispatch.label.clone(),
             kernel: dispatch.kernel.file.name,
@@ -87,7 +87,7 @@ impl Plan {
             flops: dispatch.flops,
             bytes: dispatch.bytes(),
         });
-        Ok(PlanProfile { launches: launches.collect(), whole, rounds })
+        Ok(PlanProfile { dispatches: dispatches.collect(), whole, rounds })
     }
 
     fn whole_time(&self, context: &Context) -> Result<f64> {

@@ -287,8 +287,8 @@ impl<'c> Recorder<'c> {
             );
         }
         for (tensor, binding) in tensors.iter().zip(kernel.bindings) {
-            let halves = tensor.storage != Storage::F32 && !(kernel.file.quads && binding.quads);
-            assert!(!halves, "{label}: {} of {} is narrowed", binding.name, kernel.file.name);
+            let is_narrowed = tensor.storage != Storage::F32 && !(kernel.file.quads && binding.quads);
+            assert!(!is_narrowed, "{label}: {} of {} is narrowed", binding.name, kernel.file.name);
             for (other, twin) in tensors.iter().zip(kernel.bindings) {
                 let clash = tensor == other && binding.access != twin.access;
                 assert!(!clash, "{label}: one tensor is both {} and {}", binding.name, twin.name);

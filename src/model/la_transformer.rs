@@ -27,8 +27,8 @@ impl LaTransformer {
         let mut matrices = None;
         if context.precision() == Precision::F16 {
             check_widths(&network.config)?;
-            let halves = parameters::matrices(&groups, context.storage());
-            matrices = Some(Arenas::upload(context, &halves, &network.tensors)?);
+            let layout = parameters::matrices(&groups, context.storage());
+            matrices = Some(Arenas::upload(context, &layout, &network.tensors)?);
             groups = without_matrices(&groups);
         }
         let parameters = Arenas::upload(context, &groups, &network.tensors)?;

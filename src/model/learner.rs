@@ -125,14 +125,14 @@ impl<'c> Learner<'c> {
         let mut tensors = network.tensors.clone();
         tensors.extend(network.heads.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         let parameters = Arenas::upload(context, &groups, &tensors)?;
-        let halves = context.precision() == Precision::F16;
+        let is_f16 = context.precision() == Precision::F16;
         let mut copies = None;
-        if halves {
+        if is_f16 {
             check_widths(&config)?;
             copies = Some(Arenas::zeroed(context, &matrices(&groups, context.storage()))?);
         }
         let control = context.buffer("control", CONTROL_WORDS)?;
-        let start = Control::start(if halves { LOSS_SCALE } else { 1.0 });
+        let start = Control::start(if is_f16 { LOSS_SCALE } else { 1.0 });
         context.write(&control, bytemuck::cast_slice(&start.words()));
         let upload = |tensor: &HeadTensor| {
             let parts = (0..shape.parts).flat_map(|part| &tensors[&tensor.of(part)].data);

@@ -299,8 +299,8 @@ impl Arenas {
                 match slot.storage {
                     Storage::F32 => context.write(memory, bytemuck::cast_slice(&data)),
                     Storage::F16 | Storage::Packed => {
-                        let halves: Vec<f16> = data.iter().map(|&value| f16::from_f32(value)).collect();
-                        context.write(memory, bytemuck::cast_slice(&halves));
+                        let values: Vec<f16> = data.iter().map(|&value| f16::from_f32(value)).collect();
+                        context.write(memory, bytemuck::cast_slice(&values));
                     }
                 }
             }

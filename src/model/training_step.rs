@@ -60,7 +60,7 @@ impl TrainingStep {
     }
 
     /// Returns the number of dispatches of block `i` in the forward and in the backward pass.
-    pub fn launches_of_block(&self, i: usize) -> (usize, usize) {
+    pub fn dispatches_of_block(&self, i: usize) -> (usize, usize) {
         let count = |scope: String| {
             self.plan.dispatches.iter().filter(|dispatch| dispatch.label.starts_with(&scope)).count()
         };

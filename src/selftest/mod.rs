@@ -105,8 +105,8 @@ pub struct Options<'a> {
 impl Options<'_> {
     /// Returns the selected cases, in order.
     fn choose(&self, mut cases: Vec<Case>) -> Vec<Case> {
-        let halves = self.precision.map(|precision| precision == Precision::F16);
-        cases.retain(|case| halves.is_none_or(|halves| halves == (case.storage != Storage::F32)));
+        let is_f16 = self.precision.map(|precision| precision == Precision::F16);
+        cases.retain(|case| is_f16.is_none_or(|is_f16| is_f16 == (case.storage != Storage::F32)));
         cases.retain(|case| case.name().contains(self.filter));
         if self.quick {
             let mut seen = Vec::new();

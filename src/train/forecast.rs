@@ -47,7 +47,7 @@ pub struct StageForecast {
     /// Number of parameters that train.
     pub trainable: usize,
     /// Dispatches of a step.
-    pub launches: usize,
+    pub dispatches: usize,
     /// Bytes of device memory: parameters, gradients, moments and all recorded steps.
     pub bytes: u64,
     /// Floating-point operations of a step.
@@ -84,7 +84,7 @@ pub fn forecast(layers: &config::Layers, memory: Option<u64>, observer: &dyn Obs
             open_blocks: job.network.config.depth - stage.first_open,
             embeddings: stage.embeddings,
             trainable: need.trainable,
-            launches: need.step.dispatches,
+            dispatches: need.step.dispatches,
             bytes,
             flops: need.step.flops,
             steps,

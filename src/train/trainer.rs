@@ -615,7 +615,7 @@ impl Run<'_, '_> {
             let plan = recorded.plan.summary();
             let depth = self.job.network.config.depth;
             let open = depth - stage.first_open;
-            let (forward, backward) = recorded.launches_of_block(depth - 1);
+            let (forward, backward) = recorded.dispatches_of_block(depth - 1);
             self.observer.note(&format!(
                 "epoch {epoch}: {open} blocks{} open, {} parameters train, {} dispatches per step{}, {} MiB of device memory",
                 if stage.embeddings { " and the embeddings" } else { "" },
