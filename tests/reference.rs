@@ -5,7 +5,7 @@
 #![cfg(all(feature = "parquet", feature = "reduce", feature = "serve"))]
 
 use lat_wgpu::cli;
-use lat_wgpu::train::config::{Config, Preset, keys};
+use lat_wgpu::train::config::{Config, Kind, Preset, keys};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -22,8 +22,8 @@ Generated from the program; `lat-wgpu COMMAND --help` prints the same. The keys 
 const KEYS: &str = "\
 # Training keys
 
-Generated from the program. `train` and `ablate` read these keys from `--config FILE.toml` and `--set KEY=VALUE`; most
-have a flag too. The order is default < preset < file < flags < `--set`. An unknown key is an error. Defaults are those
+Generated from the program. `train` and `ablate` read these keys from `--config FILE.toml` and `--set KEY=VALUE`; each
+has a flag, switches also one with `--no-`. The order is default < preset < file < flags < `--set`. An unknown key is an error. Defaults are those
 of the preset `paper`.
 ";
 
@@ -109,24 +109,29 @@ fn commands() {
 fn training_keys() {
     let mut text = KEYS.to_string();
     let mut section = None;
-    for (key, default, help) in keys() {
-        let own = key.split_once('.').map_or("", |(section, _)| section).to_string();
-        if section.as_ref() != Some(&own) {
+    for key in keys() {
+        let own = key.name.split_once('.').map_or("", |(section, _)| section);
+        if section != Some(own) {
             if !own.is_empty() {
                 let _ = write!(text, "\n## {own}\n");
             }
-            text.push_str("\n| key | default | meaning |\n|---|---|---|\n");
+            text.push_str("\n| key | flag | default | meaning |\n|---|---|---|---|\n");
             section = Some(own);
         }
-        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
-        let _ = writeln!(text, "| `{key}` | {} | {} |", cell(&default), cell(help));
+        let default = key.default().map_or(String::new(), |default| format!("`{default}`"));
+        let values = match key.kind {
+            Kind::Word(_) => format!("; {}", key.expected()),
+            _ => String::new(),
+        };
+        let (name, flag, help) = (key.name, key.flag(), cell(key.help()));
+        let _ = writeln!(text, "| `{name}` | `--{flag}` | {default} | {help}{values} |");
     }
 
     text.push_str("\n## Presets\n\nKeys in which the presets differ:\n\n");
     text.push_str("| key | `paper` | `released-code` | `full` | `strong` |\n|---|---|---|---|---|\n");
     let presets = [Preset::Paper, Preset::ReleasedCode, Preset::Full, Preset::Strong];
     let tables = presets.map(|preset| toml::Table::try_from(Config::preset(preset)).unwrap());
-    for (key, ..) in keys().into_iter().filter(|(key, ..)| key != "preset") {
+    for key in keys().map(|key| key.name).filter(|key| *key != "preset") {
         let (section, name) = key.split_once('.').unwrap();
         let value = |table: &toml::Table| table.get(section)?.get(name).map(ToString::to_string);
         let values = tables.each_ref().map(|table| value(table).unwrap_or_default());

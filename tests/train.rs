@@ -194,22 +194,25 @@ fn impossible_settings_are_refused_with_a_reason() {
     std::fs::create_dir(here.join("full")).unwrap();
     std::fs::write(here.join("full/notes.txt"), "mine").unwrap();
     finish(0, &mut train(here, &["--out", "run", "--max-steps", "2"]));
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--out", "full"], "not empty"),
         (&["--out", "run"], "--resume"),
         (&["--out", "run", "--resume", "--lr", "0.02"], "optim.lr"),
         (&["--out", "new", "--batch-size", "1"], "BatchNorm"),
         (&["--out", "new", "--set", "optim.momentum=1"], "optim.momentum"),
         (&["--out", "new", "--preset", "best"], "preset"),
-        (&["--out", "new", "--dropout", "two"], "head.dropout"),
+        (&["--out", "new", "--dropout", "two"], "--dropout"),
+        (&["--out", "new", "--normalize", "foo"], "--normalize"),
+        (&["--out", "new", "--lr", "0"], "'--lr <F>': expected a number above 0"),
     ];
     for (arguments, word) in cases {
         let (_, stderr) = finish(2, &mut train(here, arguments));
         assert!(stderr.contains(word), "{arguments:?}: {stderr}");
     }
     let (help, _) = expect(0, here, &["train", "--help"]);
-    for (key, ..) in lat_wgpu::train::config::keys() {
-        assert!(help.contains(&key), "--help lacks {key}");
+    for key in lat_wgpu::train::config::keys() {
+        let flag = format!("  --{} ", key.flag());
+        assert!(help.contains(&flag) || help.contains(&flag.replace(' ', "\n")), "--help lacks {flag}");
     }
 }
 

@@ -39,6 +39,7 @@ mod info;
 mod init;
 mod inspect;
 mod json;
+mod keys;
 mod merge;
 mod open;
 mod paths;

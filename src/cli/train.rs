@@ -1,24 +1,21 @@
 //! `lat-wgpu train`: fine-tune a backbone into a re-identification model.
 
-use super::arguments::{SetArguments, Training, bytes};
+use super::arguments::{SetArguments, Training, Trains, bytes};
 use super::open;
 use super::paths::{Paths, same};
 use super::profile::{Profiles, TRACE};
 use super::progress::Progress;
 use super::signals::Signals;
-use super::words::{word, words};
-use crate::datasets::{LoadOptions, TestSet};
+use crate::datasets::TestSet;
 use crate::error::{Error, Result};
 use crate::observer::Follower;
-use crate::shape::Activation;
 use crate::storage::lock;
 use crate::tasks::train::train;
 use crate::train::config::{Config, Layers, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
 use crate::train::log::{EpochLine, RetrievalScores};
 use crate::train::trainer::{self, Event, Request, Summary};
-use clap::builder::PossibleValuesParser;
-use clap::{ArgAction, Args};
+use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -27,149 +24,36 @@ use std::sync::{Mutex, PoisonError};
 ///
 /// Private fields are read as keys of the configuration, by their ids: see [`Training`].
 #[derive(Debug, Args)]
-#[command(after_long_help = keys_help(), args_override_self = true)]
+#[command(after_help = keys_help(), args_override_self = true)]
 pub struct TrainArguments {
-    /// Weights to start from: a plain ViT, or a trained model (its part classifiers are dropped)
-    #[arg(long, value_name = "FILE")]
-    backbone: Option<String>,
-    /// Folder of a data set, or a table of images (.csv): its train split trains, or without a split all of it
-    #[arg(id = "dir", long = "data", value_name = "DIR")]
-    data: Option<String>,
     /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
     #[arg(long, value_name = "RUN", required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
-    /// Recipe: paper, released-code, full or strong [default: paper]
-    #[arg(long, value_name = "NAME")]
-    preset: Option<String>,
-    /// Go on from RUN/last.safetensors, to the bit as if never stopped
+    /// Resumes from RUN/last.safetensors, bit for bit as if never stopped
     #[arg(long)]
     pub resume: bool,
-    /// Keys from a file; flags and --set win over it
+    /// Configuration file; flags and --set win over it
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
-    /// One key of the configuration, such as optim.lr=1e-4; may be given often
+    /// Sets one key of the configuration, such as optim.lr=1e-4; may be repeated, wins over flags
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Passes over the images
-    #[arg(long, value_name = "N")]
-    epochs: Option<String>,
-    /// Images in a step
-    #[arg(long, value_name = "N")]
-    batch_size: Option<String>,
-    /// Run the backbone on N images at a time: the same step in less memory and more time [default: the whole batch]
-    #[arg(long, value_name = "N")]
-    micro_batch: Option<String>,
-    /// Device memory to stay within, such as 800M or 4G; a run that needs more is refused [default: any]
+    /// Limit of device memory, such as 800M or 4G; a run that needs more is an error [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
-    /// Print memory, operations and an estimate of time for each stage, and train nothing
+    /// Prints memory, operations and estimated time of each stage, and trains nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Print the time of kernels and layers in a step of each stage, and write it as a trace for Chrome and Perfetto [default FILE: RUN/trace.json]
+    /// Profiles one step of each stage: prints the time of kernels and layers, and writes a trace for Chrome and Perfetto
+    /// [default FILE: RUN/trace.json]
     #[arg(long, value_name = "FILE", require_equals = true, conflicts_with = "dry_run")]
     pub profile: Option<Option<PathBuf>>,
-    /// Learning rate before any decay
-    #[arg(long, value_name = "F")]
-    lr: Option<String>,
-    /// What the learning rate is multiplied by when a block opens
-    #[arg(long, value_name = "F")]
-    lr_decay: Option<String>,
-    /// Weight decay on every trainable parameter
-    #[arg(long, value_name = "F")]
-    weight_decay: Option<String>,
-    /// Longest gradient over all parameters; 0: any
-    #[arg(long, value_name = "F")]
-    clip_norm: Option<String>,
-    /// Share of the target that is spread over all classes
-    #[arg(long, value_name = "F")]
-    label_smoothing: Option<String>,
-    /// Probability that a hidden value of a part classifier is dropped
-    #[arg(long, value_name = "P")]
-    dropout: Option<String>,
-    /// Probability that an image is mirrored
-    #[arg(id = "flip", long = "flip-prob", value_name = "P")]
-    flip_prob: Option<String>,
-    /// Take the images in sorted path order in every epoch
-    #[arg(id = "shuffle", long = "no-shuffle", action = ArgAction::SetFalse)]
-    no_shuffle: bool,
-    /// Seed of every random choice
-    #[arg(long, value_name = "N")]
-    seed: Option<String>,
-    /// Stop after N steps in all; 0 writes the initial model
-    #[arg(long, value_name = "N")]
-    max_steps: Option<String>,
-    /// Share of each person's images that validates [default: none; with --best accuracy the first of every person with two or more]
-    #[arg(long, value_name = "F")]
-    val_fraction: Option<String>,
-    /// With --best val-map: share of the persons, at least ten, that is held out of training
-    #[arg(long, value_name = "F")]
-    val_persons: Option<String>,
-    /// Save every so many steps, beside every epoch's end
-    #[arg(long, value_name = "STEPS")]
-    save_every: Option<String>,
-    /// Score query against gallery every E epochs and after the last one; needs both in the data set
-    #[arg(long, value_name = "E")]
-    eval_every: Option<String>,
-    /// Model that becomes best.safetensors: last (the last epoch's model), or the best by val-map (mAP among the persons of --val-persons),
-    /// accuracy (on validation images) or test-map (with --eval-every: chooses on the test set) [default: last; of released-code accuracy]
-    #[arg(long, value_name = "WHAT")]
-    best: Option<String>,
-    /// With --best val-map: then train all persons from the start, for as many epochs as were best
-    #[arg(long)]
-    refit: bool,
-    /// Epochs from one opening of a block to the next
-    #[arg(long, value_name = "T")]
-    unfreeze_every: Option<String>,
-    /// Blocks that are open in epoch 0
-    #[arg(long, value_name = "N")]
-    first_unfreeze: Option<String>,
-    /// Leave patch embedding, tokens and positions as they are
-    #[arg(long, value_name = "true|false")]
-    freeze_embeddings: Option<String>,
-    /// Part of the adapter's name, see `lat-wgpu info`
-    #[arg(long, value_name = "NAME")]
-    adapter: Option<String>,
-    /// How weights and activations are stored: f32 or f16; sums and updates are f32 [default: f32]
-    #[arg(long, value_name = "NAME")]
-    precision: Option<String>,
-    /// Do not turn images as their EXIF orientation says
-    #[arg(long)]
-    ignore_exif: bool,
-    /// Input size in pixels
-    #[arg(long, value_name = "HxW")]
-    size: Option<String>,
-    /// Pixels from one patch to the next
-    #[arg(long, value_name = "N")]
-    stride: Option<String>,
-    /// Attention heads
-    #[arg(long, value_name = "N")]
-    heads: Option<String>,
-    /// Non-linearity of the MLP
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(words::<Activation>()))]
-    act: Option<String>,
-    /// ε of every LayerNorm
-    #[arg(long, value_name = "F")]
-    ln_eps: Option<String>,
-    /// Mean and deviation of the input: imagenet, half or clip
-    #[arg(long, value_name = "NAME")]
-    normalize: Option<String>,
-    /// λ, the weight of one operand of the blend
-    #[arg(long, value_name = "F")]
-    lambda: Option<String>,
-    /// Which operand carries λ: class or local
-    #[arg(long, value_name = "OPERAND")]
-    lambda_on: Option<String>,
-    /// Parts in training: gelt, local or global
-    #[arg(long, value_name = "NAME")]
-    tokens: Option<String>,
-    /// One part per grid row (rows), or one in all (1)
-    #[arg(long, value_name = "NAME")]
-    parts: Option<String>,
-    /// Pass over tensors of the backbone's file that are not known
-    #[arg(long)]
-    ignore_unknown: bool,
-    #[command(flatten)]
-    data_set: SetArguments,
+}
+
+impl Trains for TrainArguments {
+    fn has(_: &str) -> bool {
+        true
+    }
 }
 
 pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<ExitCode> {
@@ -197,7 +81,7 @@ pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<E
 
 /// Prints which model came out, why this one, and what to do with it.
 fn print_summary(summary: &Summary) {
-    let Summary { out, data, options, ignore_exif, unfinished, epoch, reason, line, refit } = summary;
+    let Summary { out, config, unfinished, epoch, reason, line, refit } = summary;
     let best = out.join("best.safetensors");
     if let Some(unfinished) = unfinished {
         eprintln!("{unfinished}; next: lat-wgpu train --resume --out {}", quoted(&out.to_string_lossy()));
@@ -215,31 +99,25 @@ fn print_summary(summary: &Summary) {
     }
     eprintln!("run folder: {}", out.display());
     if best.exists() {
-        let has_test = TestSet::load(data, options, true).is_ok_and(|set| set.has_split);
+        let data = config.data.dir.as_deref().unwrap_or_default();
+        let options = config.data.load_options();
+        let has_test = TestSet::load(Path::new(data), &options, true).is_ok_and(|set| set.has_split);
         let (note, data) = match has_test {
-            true => ("", quoted(&data.to_string_lossy()) + &data_flags(options, *ignore_exif)),
+            true => ("", quoted(data) + &data_flags(config)),
             false => (" (DIR: images of persons that it was not trained on)", "DIR".to_string()),
         };
         eprintln!("next: lat-wgpu eval --model {} --data {data}{note}", quoted(&best.to_string_lossy()));
     }
 }
 
-/// The flags by which `eval` reads a data set as the run did; those at their defaults are left out.
-fn data_flags(options: &LoadOptions, ignore_exif: bool) -> String {
-    let LoadOptions { layout, boxes, protocol, split, seed, follow_links } = options;
-    let default = LoadOptions::default();
-    let given = [
-        ("layout", layout.map(|layout| word(&layout))),
-        ("boxes", (*boxes != default.boxes).then(|| word(boxes))),
-        ("cuhk03", (*protocol != default.protocol).then(|| word(protocol))),
-        ("split", (*split != default.split).then(|| split.to_string())),
-        ("split-seed", (*seed != default.seed).then(|| seed.to_string())),
-        ("follow-links", follow_links.then(String::new)),
-        ("ignore-exif", ignore_exif.then(String::new)),
-    ];
-    let flag =
-        |(name, value): (_, Option<String>)| Some(format!(" --{name} {}", value?).trim_end().to_string());
-    given.into_iter().filter_map(flag).collect()
+/// The flags by which `eval` reads a data set as the run did.
+fn data_flags(config: &Config) -> String {
+    let flags = config.flags(|key| SetArguments::has(key.name) || key.name == "data.ignore_exif");
+    let flag = |(flag, value): (String, String)| match value.as_str() {
+        "true" => format!(" --{flag}"),
+        _ => format!(" --{flag} {value}"),
+    };
+    flags.into_iter().map(flag).collect()
 }
 
 /// A path as a shell takes it, and no flag.
@@ -320,13 +198,15 @@ fn print_forecast(forecast: &Forecast) {
     println!("about {:.0} min for all steps; validation and saves come on top", (seconds / 60.0).ceil());
 }
 
-/// Every key of the configuration with its default, for `--help`.
-pub fn keys_help() -> String {
-    let mut text =
-        "Keys of --config FILE.toml and --set KEY=VALUE (defaults of the preset paper):\n".to_string();
-    for (key, default, help) in keys() {
-        let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
-        text.push_str(&format!("  {key:<28} {help}{default}\n"));
+/// The keys of the configuration, for `--help`.
+fn keys_help() -> String {
+    let mut text = "Keys of --config and --set:".to_string();
+    let mut last = None;
+    for key in keys() {
+        let (section, name) = key.name.split_once('.').unwrap_or(("", key.name));
+        let is_new = last.replace(section) != Some(section);
+        text.push_str(&if is_new { format!("\n  {section:<10}") } else { String::new() });
+        text.push_str(&format!(" {name}"));
     }
     text
 }

@@ -1,15 +1,10 @@
 //! Names of enum variants in flags. They are serde's names, as in configurations and metadata.
 
+pub use crate::train::config::word;
+use crate::train::config::{read, words};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use serde::de::value::Error;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Visitor};
-use serde::{Serialize, forward_to_deserialize_any};
-use serde_json::json;
-
-/// Returns the name of a value.
-pub fn word(value: &impl Serialize) -> String {
-    json!(value).as_str().unwrap_or_default().to_string()
-}
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Parses a value of an enum by its name.
 pub fn named<T>() -> impl TypedValueParser<Value = T>
@@ -27,58 +22,4 @@ where
     let values = words::<T>().into_iter().enumerate();
     let values = values.map(|(place, word)| PossibleValue::new(word).help(help.get(place).copied()));
     PossibleValuesParser::new(values).try_map(|word| read::<T>(&word))
-}
-
-/// Returns the names of an enum's variants in the order of declaration, without the aliases of earlier versions.
-pub fn words<T: Serialize + DeserializeOwned>() -> Vec<&'static str> {
-    let mut words: &[&str] = &[];
-    // This always fails; it records the names that the enum requests.
-    let _ = T::deserialize(Recorder(&mut words));
-    let is_name = |name: &&str| read::<T>(name).is_ok_and(|value| word(&value) == *name);
-    words.iter().copied().filter(is_name).collect()
-}
-
-fn read<T: DeserializeOwned>(word: &str) -> Result<T, Error> {
-    T::deserialize(word.into_deserializer())
-}
-
-/// A deserializer that records the names of an enum's variants.
-struct Recorder<'a>(&'a mut &'static [&'static str]);
-
-impl<'de> Deserializer<'de> for Recorder<'_> {
-    type Error = Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-        Err(Error::custom("not an enum"))
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        variants: &'static [&'static str],
-        _: V,
-    ) -> Result<V::Value, Error> {
-        *self.0 = variants;
-        Err(Error::custom("no value"))
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::shape::{Activation, PartLayout};
-
-    #[test]
-    fn words_are_the_names_of_serde_without_aliases() {
-        assert_eq!(words::<Activation>(), ["gelu", "quick-gelu"]);
-        assert_eq!(words::<PartLayout>(), ["rows", "1"]);
-        assert_eq!(word(&Activation::QuickGelu), "quick-gelu");
-        assert_eq!(read("quick_gelu"), Ok(Activation::QuickGelu));
-        assert!(read::<PartLayout>("2").is_err());
-    }
 }

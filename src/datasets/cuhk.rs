@@ -46,7 +46,7 @@ pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<ReidSet> 
             folders[0]
         )));
     };
-    let mut found = match options.protocol {
+    let mut found = match options.cuhk03 {
         // Other converters lay out the new protocol like Market-1501.
         Cuhk03Protocol::New if dir.join(folder).join(market1501::TRAIN).is_dir() => {
             let mut found = market1501::load(&dir.join(folder), Layout::Market1501, options.follow_links)?;
@@ -59,7 +59,7 @@ pub(super) fn load_cuhk03(dir: &Path, options: &LoadOptions) -> Result<ReidSet> 
         Cuhk03Protocol::New => load_new(dir, folder, boxes)?,
         Cuhk03Protocol::Classic => load_classic(dir, folder, options)?,
     };
-    found.variant = match options.protocol {
+    found.variant = match options.cuhk03 {
         Cuhk03Protocol::New => format!("{boxes} boxes, new protocol (767/700)"),
         Cuhk03Protocol::Classic => {
             format!("{boxes} boxes, classic protocol (1367/100), split {}", options.split)
@@ -157,7 +157,7 @@ pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<ReidSet> 
     let persons: BTreeSet<Person> = all.gallery.iter().map(|image| image.label.person).collect();
     let mut order: Vec<(usize, Person)> = persons.into_iter().enumerate().collect();
     let stream = HALF | u64::from(options.split);
-    order.sort_by_key(|&(index, _)| (rng::bits(options.seed, stream, index as u64), index));
+    order.sort_by_key(|&(index, _)| (rng::bits(options.split_seed, stream, index as u64), index));
     let train: BTreeSet<Person> = order[..order.len() / 2].iter().map(|&(_, person)| person).collect();
 
     let ReidSet { skipped, left_out, walked_root, .. } = all;
@@ -170,7 +170,7 @@ pub(super) fn load_cuhk01(dir: &Path, options: &LoadOptions) -> Result<ReidSet> 
         };
         found.list(split).push(image);
     }
-    found.variant = format!("random halves, seed {}, split {}", options.seed, options.split);
+    found.variant = format!("random halves, seed {}, split {}", options.split_seed, options.split);
     found.name_all(|person| format!("{person:04}"), |view| format!("view {view}"));
     Ok(found)
 }
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(names(&set.persons), [(1001, "1_001"), (5017, "5_017")]);
         assert_eq!(names(&set.cameras), [(1, "view 1"), (2, "view 2")]);
 
-        let classic = LoadOptions { protocol: Cuhk03Protocol::Classic, split: 2, ..labelled };
+        let classic = LoadOptions { cuhk03: Cuhk03Protocol::Classic, split: 2, ..labelled };
         let set = load(dir.path(), &classic).unwrap();
         assert_eq!((set.train.len(), set.query.len()), (2, 2));
         assert!(set.query_is_gallery && set.query == set.gallery);
@@ -296,8 +296,9 @@ mod tests {
             .map(|split| load(dir.path(), &LoadOptions { split, ..LoadOptions::default() }).unwrap())
             .collect();
         assert!(others.iter().any(|other| other.train != set.train));
-        let seeded =
-            (1..5).map(|seed| load(dir.path(), &LoadOptions { seed, ..LoadOptions::default() }).unwrap());
+        let seeded = (1..5).map(|split_seed| {
+            load(dir.path(), &LoadOptions { split_seed, ..LoadOptions::default() }).unwrap()
+        });
         assert!(seeded.into_iter().any(|other| other.train != set.train));
     }
 }

@@ -168,19 +168,19 @@ pub struct LoadOptions {
     /// CUHK03's bounding boxes.
     pub boxes: Boxes,
     /// CUHK03's protocol.
-    pub protocol: Cuhk03Protocol,
+    pub cuhk03: Cuhk03Protocol,
     /// Number of the split, from 1: CUHK03's classic protocol has 20, CUHK01 any number.
     pub split: u32,
     /// Seed of CUHK01's random splits.
-    pub seed: u64,
+    pub split_seed: u64,
     /// True if links inside the data set are followed. The layout's own folders may be links in any case.
     pub follow_links: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        let (boxes, protocol) = (Boxes::default(), Cuhk03Protocol::default());
-        LoadOptions { layout: None, boxes, protocol, split: 1, seed: 0, follow_links: false }
+        let (boxes, cuhk03) = (Boxes::default(), Cuhk03Protocol::default());
+        LoadOptions { layout: None, boxes, cuhk03, split: 1, split_seed: 0, follow_links: false }
     }
 }
 

@@ -35,8 +35,6 @@ pub struct Request {
     pub out: PathBuf,
     /// The configuration of the runs. The keys of a [`Variant`] are added.
     pub layers: Layers,
-    /// Part of the adapter's name for scoring; `None` for the best adapter.
-    pub adapter: Option<String>,
 }
 
 /// Scores of one model.
@@ -165,6 +163,7 @@ fn train_and_score<O: Follower<Event>>(
 ) -> Result<(ModelScores, usize)> {
     let out = request.out.join(variant.name());
     let layers = variant.layers(&request.layers);
+    let adapter = Config::resolve(&layers)?.device.adapter;
     let run = trainer::Request { out: out.clone(), resume: true, memory: None, layers, profile: false };
     train(&run, observer).map_err(|error| match error {
         Error::Interrupted { signal, .. } => Error::Interrupted {
@@ -188,7 +187,7 @@ fn train_and_score<O: Follower<Event>>(
     {
         return Ok((scores, parts));
     }
-    let adapter = ContextOptions::from_environment(request.adapter.clone());
+    let adapter = ContextOptions::from_environment(adapter);
     let settings = evaluate::Request::default();
     let Scores { ranks, map, minp, valid_queries, .. } =
         evaluate_one(set, &network, &adapter, &settings, observer)?.plain;

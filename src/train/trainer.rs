@@ -8,7 +8,7 @@ use super::{config, curves, forecast, images};
 use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor, TRAINED_ON};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{self, Sample};
-use crate::datasets::{LabelledImage, LoadOptions, TestSet};
+use crate::datasets::{LabelledImage, TestSet};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, PlanProfile, Precision, Readback};
 use crate::images::augment::Augment;
@@ -139,12 +139,8 @@ impl RetrievalSets {
 pub struct Summary {
     /// Run folder.
     pub out: PathBuf,
-    /// Folder of the data set.
-    pub data: PathBuf,
-    /// Options to load it.
-    pub options: LoadOptions,
-    /// True to ignore the EXIF orientation.
-    pub ignore_exif: bool,
+    /// Configuration of the run.
+    pub config: Config,
     /// Progress of an unfinished run, in words; `None` if the run is finished.
     pub unfinished: Option<String>,
     /// Epoch of the model in `best.safetensors`, if known.
@@ -355,9 +351,7 @@ impl RunEnd {
         let lines = logged_epochs(&out.join("log.jsonl"))?;
         Ok(Summary {
             out: out.to_path_buf(),
-            data: PathBuf::from(config.data.dir.as_deref().unwrap_or_default()),
-            options: config.data.load_options(),
-            ignore_exif: config.data.ignore_exif,
+            config: config.clone(),
             unfinished,
             epoch,
             reason,

@@ -1,6 +1,6 @@
-//! Values that no run can have, and those that a resumed run may not change.
+//! Settings that contradict each other, and those that a resumed run may not change.
 
-use super::keys::{KEYS, get};
+use super::keys::{get, keys};
 use super::{BestBy, Config};
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -19,7 +19,7 @@ impl Config {
     /// `Usage` naming the first such key and both its values.
     pub fn check_resumable(&self, now: &Config) -> Result<()> {
         let (saved, now) = (self.table(), now.table());
-        for &(key, ..) in KEYS.iter().filter(|(key, ..)| !FREE.contains(key)) {
+        for key in keys().map(|key| key.name).filter(|key| !FREE.contains(key)) {
             let (before, after) = (get(&saved, key), get(&now, key));
             if before != after && !(PLACES.contains(&key) && same_place(before, after)) {
                 let shown = |value: Option<&Value>| value.map_or("absent".to_string(), Value::to_string);
@@ -34,46 +34,28 @@ impl Config {
         Ok(())
     }
 
-    /// Refuses values that no run can have.
+    /// Checks settings against each other; [`super::Key`] checks each alone.
     pub(super) fn check(&self) -> Result<()> {
-        let Config { data, optim, schedule, head, loss, model, .. } = self;
-        let in_unit = |v: f64| (0.0..1.0).contains(&v);
-        let probability = |v: f64| (0.0..=1.0).contains(&v);
+        let Config { data, schedule, .. } = self;
         let persons = data.persons_per_batch;
         let sampled = persons.checked_mul(data.images_per_person);
         let rules = [
-            ("model.lambda", model.lambda >= 0.0, "0 or more"),
-            ("model.ln_eps", model.ln_eps.is_none_or(|eps| eps > 0.0), "above 0"),
-            ("data.split", data.split >= 1, "1 or more"),
-            ("data.val_fraction", data.val_fraction.is_none_or(in_unit), "from 0 to below 1"),
-            ("data.val_persons", data.val_persons.is_none_or(|v| v > 0.0 && v < 1.0), "above 0 and below 1"),
             (
                 "data.val_persons",
                 (schedule.best == BestBy::ValMap) == data.val_persons.is_some(),
                 "given with schedule.best=val-map, and only then",
             ),
-            ("data.flip", probability(data.flip), "from 0 to 1"),
-            ("data.erasing", probability(data.erasing), "from 0 to 1"),
             ("data.images_per_person", persons == 0 || data.images_per_person >= 2, "2 or more"),
-            ("optim.lr", optim.lr > 0.0, "above 0"),
-            ("optim.lr_decay", optim.lr_decay > 0.0 && optim.lr_decay <= 1.0, "above 0, up to 1"),
-            ("optim.weight_decay", optim.weight_decay >= 0.0, "0 or more"),
-            ("optim.beta1", in_unit(optim.beta1), "from 0 to below 1"),
-            ("optim.beta2", in_unit(optim.beta2), "from 0 to below 1"),
-            ("optim.eps", optim.eps > 0.0, "above 0"),
-            ("optim.clip_norm", optim.clip_norm >= 0.0, "0 or more"),
-            ("schedule.epochs", schedule.epochs >= 1, "1 or more"),
             (
                 "schedule.batch_size",
                 schedule.batch_size >= 2,
-                "2 or more: the heads' BatchNorm has nothing to normalise one sample by",
+                "2 or more: BatchNorm of the part classifiers cannot normalize one image",
             ),
             (
                 "schedule.batch_size",
                 persons == 0 || sampled == Some(schedule.batch_size),
                 "persons_per_batch × images_per_person",
             ),
-            ("schedule.unfreeze_every", schedule.unfreeze_every >= 1, "1 or more"),
             (
                 "schedule.eval_every",
                 schedule.best != BestBy::TestMap || schedule.eval_every >= 1,
@@ -84,10 +66,6 @@ impl Config {
                 schedule.best == BestBy::ValMap || !schedule.refit,
                 "false unless schedule.best is val-map",
             ),
-            ("head.hidden", head.hidden >= 1, "1 or more"),
-            ("head.dropout", in_unit(head.dropout), "from 0 to below 1"),
-            ("loss.label_smoothing", in_unit(loss.label_smoothing), "from 0 to below 1"),
-            ("loss.margin", loss.margin >= 0.0, "0 or more"),
         ];
         match rules.into_iter().find(|(_, holds, _)| !holds) {
             None => Ok(()),

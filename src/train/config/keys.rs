@@ -1,204 +1,372 @@
-//! The keys of a configuration: the kind of value that each takes, and its help.
+//! The settings of a run. Each is declared once: the field, its key, its help, the values it takes and its default.
 
-use super::{Config, Preset, seed_value};
+use super::words::words;
+use super::{BestBy, Optimizer, Preset};
+use crate::datasets::{Boxes, Cuhk03Protocol, Layout};
+use crate::gpu::Precision;
+use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-/// What kind of value a key takes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Text,
-    Whole,
-    /// Any u64: a number, or above TOML's largest its digits as a text.
+/// A key of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// `section.name`; the preset has no section.
+    pub name: &'static str,
+    /// The values it takes.
+    pub kind: Kind,
+    doc: &'static str,
+    flag: Option<&'static str>,
+}
+
+/// The values that a key takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Any text; help calls it by this name.
+    Text(&'static str),
+    /// An image size.
+    Size,
+    /// One of these words.
+    Word(fn() -> Vec<&'static str>),
+    /// An integer, this or larger.
+    Integer(i64),
+    /// Any u64: an integer, or above TOML's largest one its digits as text.
     Seed,
-    Real,
+    /// A number in a range.
+    Number(Range),
+    /// True or false.
     Switch,
 }
 
-use Kind::{Real, Seed, Switch, Text, Whole};
+/// A range of numbers: in words, and as a test.
+#[derive(Debug, Clone, Copy)]
+pub struct Range(&'static str, fn(f64) -> bool);
 
-/// Every key with its kind and help, in the order of the file. A test holds it against [`Config`].
-pub(super) const KEYS: &[(&str, Kind, &str)] = &[
-    ("preset", Text, "recipe that all other values begin with: paper, released-code, full or strong"),
-    ("model.backbone", Text, "weights to start from, as .safetensors"),
-    ("model.size", Text, "input size HxW in pixels; absent: the backbone's"),
-    ("model.stride", Whole, "pixels from one patch to the next; absent: the backbone's"),
-    ("model.heads", Whole, "attention heads; absent: the backbone's"),
-    ("model.act", Text, "non-linearity of the MLP, gelu or quick-gelu; absent: the backbone's"),
-    ("model.ln_eps", Real, "ε of every LayerNorm; absent: the backbone's"),
-    (
-        "model.normalize",
-        Text,
-        "mean and deviation of the input, imagenet, half or clip; absent: the backbone's",
-    ),
-    ("model.lambda", Real, "λ, the weight of one operand of the blend"),
-    ("model.lambda_on", Text, "operand that carries λ: class (paper) or local (released code)"),
-    ("model.tokens", Text, "what becomes the parts in training: gelt, local or global"),
-    (
-        "model.embed_tokens",
-        Text,
-        "what becomes the parts when the trained model embeds: gelt, local or global",
-    ),
-    ("model.parts", Text, "one part per grid row (rows) or one in all (1)"),
-    (
-        "model.ignore_unknown",
-        Switch,
-        "pass over unknown tensors of the backbone's file; they are refused otherwise",
-    ),
-    (
-        "data.dir",
-        Text,
-        "data set: its folder, or a table of images (.csv); its train split trains, without a split all of it",
-    ),
-    (
-        "data.layout",
-        Text,
-        "how it is laid out: market1501, cuhk03, cuhk01, msmt17, veri, mars, folders or csv; absent: by what is in it",
-    ),
-    ("data.boxes", Text, "CUHK03: boxes by a detector (detected) or by people (labelled)"),
-    ("data.cuhk03", Text, "CUHK03: 767 persons to train and 700 to test (new), or 1,367 and 100 (classic)"),
-    ("data.split", Whole, "CUHK03's classic protocol (1 to 20), CUHK01: which of the splits"),
-    ("data.split_seed", Seed, "CUHK01: seed of the random halves, written as data.seed is"),
-    (
-        "data.val_fraction",
-        Real,
-        "share of each person's images that validates; absent: none, with schedule.best=accuracy the first of each",
-    ),
-    (
-        "data.val_persons",
-        Real,
-        "share of the persons, ten or more, that schedule.best=val-map holds out of training",
-    ),
-    ("data.shuffle", Switch, "each epoch in an order of its own; false: sorted by path"),
-    ("data.flip", Real, "probability that an image is mirrored"),
-    ("data.erasing", Real, "probability that a rectangle of an image is erased"),
-    ("data.crop_pad", Whole, "pixels of padding before a crop at random; 0: no crop"),
-    ("data.persons_per_batch", Whole, "persons in a batch; 0: batches follow the order alone"),
-    ("data.images_per_person", Whole, "images of each person in such a batch"),
-    ("data.follow_links", Switch, "follow links to files and folders; a folder is entered once"),
-    ("data.ignore_exif", Switch, "do not turn images as their EXIF orientation says"),
-    (
-        "data.seed",
-        Seed,
-        "seed of every random choice, from 0 to 2^64 - 1; in a file above 2^63 - 1 as a text",
-    ),
-    ("optim.optimizer", Text, "adam (weight decay as L2) or adamw (decoupled)"),
-    ("optim.lr", Real, "learning rate before any decay"),
-    ("optim.lr_decay", Real, "what the learning rate is multiplied by when a block opens"),
-    (
-        "optim.decay_every_interval",
-        Switch,
-        "go on decaying every unfreeze_every epochs when all blocks are open",
-    ),
-    ("optim.weight_decay", Real, "weight decay, on every trainable parameter"),
-    ("optim.beta1", Real, "Adam's decay of the gradient's mean"),
-    ("optim.beta2", Real, "Adam's decay of the squared gradient's mean"),
-    ("optim.eps", Real, "added to Adam's denominator"),
-    ("optim.clip_norm", Real, "longest gradient over all parameters; 0: any"),
-    ("optim.warmup_epochs", Whole, "epochs in which the learning rate rises from 0"),
-    ("optim.cosine", Switch, "after that, let the learning rate fall to 0 along a cosine"),
-    ("schedule.epochs", Whole, "passes over the images"),
-    ("schedule.batch_size", Whole, "images in a step"),
-    (
-        "schedule.micro_batch",
-        Whole,
-        "images that run through the backbone at once, for large batches in little memory; 0: all",
-    ),
-    ("schedule.blockwise", Switch, "open blocks one by one, from the last; false: all train from the start"),
-    ("schedule.unfreeze_every", Whole, "T, epochs from one opening to the next"),
-    ("schedule.first_unfreeze", Whole, "N, blocks that are open in epoch 0"),
-    ("schedule.freeze_embeddings", Switch, "leave patch embedding, tokens and positions as they are"),
-    ("schedule.max_steps", Whole, "stop after so many steps in all; absent: after the last epoch"),
-    ("schedule.save_every", Whole, "steps from one save to the next; 0: at the end of each epoch only"),
-    (
-        "schedule.eval_every",
-        Whole,
-        "epochs from one retrieval score of query against gallery to the next; 0: none",
-    ),
-    (
-        "schedule.best",
-        Text,
-        "what best.safetensors is: the last epoch's model (last), or the best by mAP among persons held out of training \
-         (val-map), by accuracy on validation images (accuracy) or by mAP on the test set (test-map)",
-    ),
-    (
-        "schedule.refit",
-        Switch,
-        "with schedule.best=val-map: then train all persons, for as many epochs as were best",
-    ),
-    ("head.hidden", Whole, "width between a part classifier's two linear layers"),
-    ("head.dropout", Real, "probability that a hidden value is dropped"),
-    ("head.relu", Switch, "ReLU after the part classifiers' BatchNorm"),
-    ("loss.label_smoothing", Real, "share of the target that is spread over all classes"),
-    ("loss.triplet", Switch, "add the batch-hard triplet loss"),
-    ("loss.margin", Real, "distance by which the triplet loss wants another person farther than the same"),
-    ("device.adapter", Text, "part of the adapter's name; absent: the best one"),
-    (
-        "device.precision",
-        Text,
-        "how weights and activations are stored: f32 or f16; sums and updates are f32",
-    ),
-];
+const POSITIVE: Range = Range("above 0", |v| v > 0.0);
+const NOT_NEGATIVE: Range = Range("of 0 or more", |v| v >= 0.0);
+const PROBABILITY: Range = Range("from 0 to 1", |v| (0.0..=1.0).contains(&v));
+const BELOW_ONE: Range = Range("from 0 to below 1", |v| (0.0..1.0).contains(&v));
+const INSIDE_UNIT: Range = Range("above 0 and below 1", |v| v > 0.0 && v < 1.0);
+const FACTOR: Range = Range("above 0, up to 1", |v| v > 0.0 && v <= 1.0);
 
-/// Every key with its default (that of the preset paper; empty where absent) and what it means.
-pub fn keys() -> Vec<(String, String, &'static str)> {
-    let defaults = Config::preset(Preset::Paper).table();
-    let default = |key: &str| match get(&defaults, key) {
-        None => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(value) => value.to_string(),
+use Kind::{Integer, Number, Seed, Size, Switch, Text, Word};
+
+const PRESET: &str = "Recipe that sets the defaults of all other settings.";
+
+/// Declares the sections of [`Config`] with the preset paper's values. `flag` names a flag that isn't called as its field,
+/// `with` a module for serde.
+macro_rules! settings {
+    ($(
+        $(#[doc = $about:literal])+
+        $section:ident: $Section:ident {
+            $(
+                $(#[doc = $help:literal])+
+                $field:ident: $type:ty = $default:expr, $kind:expr $(, flag $flag:literal)? $(, with $with:tt)?;
+            )+
+        }
+    )+) => {
+        $(
+            $(#[doc = $about])+
+            #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+            #[serde(deny_unknown_fields)]
+            pub struct $Section {
+                $(
+                    $(#[doc = $help])+
+                    $(#[serde(with = $with, default)])?
+                    pub $field: $type,
+                )+
+            }
+        )+
+
+        /// All settings of a run.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Config {
+            /// The preset that all other values began with.
+            pub preset: Preset,
+            $( $(#[doc = $about])+ pub $section: $Section, )+
+        }
+
+        impl Config {
+            pub(super) fn paper() -> Config {
+                Config { preset: Preset::Paper, $( $section: $Section { $( $field: $default, )+ }, )+ }
+            }
+        }
+
+        /// Every key, in the order of the file.
+        const KEYS: &[Key] = &[
+            Key { name: "preset", kind: Word(words::<Preset>), doc: PRESET, flag: None },
+            $($(
+                Key {
+                    name: concat!(stringify!($section), ".", stringify!($field)),
+                    kind: $kind,
+                    doc: concat!($($help),+),
+                    flag: settings!(@flag $($flag)?),
+                },
+            )+)+
+        ];
     };
-    KEYS.iter().map(|&(key, _, help)| (key.to_string(), default(key), help)).collect()
+    (@flag) => { None };
+    (@flag $flag:literal) => { Some($flag) };
 }
 
-fn kind(key: &str) -> std::result::Result<Kind, String> {
-    match KEYS.iter().find(|(known, ..)| *known == key) {
-        Some(&(_, kind, _)) => Ok(kind),
-        None => Err(format!("{key}: there is no such key; `lat-wgpu train --help` lists them all")),
+settings! {
+    /// The network, `[model]`.
+    model: ModelConfig {
+        /// Weights to start from, as .safetensors: a plain ViT, or a trained model without its part classifiers.
+        backbone: Option<String> = None, Text("FILE");
+        /// Input size in pixels [default: position grid × patch size].
+        size: Option<ImageSize> = None, Size, with "super::size_as_text";
+        /// Pixels from one patch to the next; less than the patch size makes patches overlap [default: patch size].
+        stride: Option<usize> = None, Integer(1);
+        /// Number of attention heads [default: width / 64].
+        heads: Option<usize> = None, Integer(1);
+        /// Activation of the MLP [default: gelu; quick-gelu with a norm before the blocks].
+        act: Option<Activation> = None, Word(words::<Activation>);
+        /// Epsilon of every LayerNorm [default: 1e-6; 1e-5 with a norm before the blocks].
+        ln_eps: Option<f64> = None, Number(POSITIVE);
+        /// Mean and standard deviation of the input [default: imagenet].
+        normalize: Option<Normalize> = None, Word(words::<Normalize>);
+        /// Weight λ of the blend of row means and class token.
+        lambda: f64 = 0.8, Number(NOT_NEGATIVE);
+        /// Operand that λ multiplies: class is (Q + λG) / (1 + λ), as in the paper; local is (G + λQ) / (1 + λ), as in the
+        /// released code.
+        lambda_on: LambdaOn = LambdaOn::Class, Word(words::<LambdaOn>);
+        /// Tokens of the parts: row means blended with the class token (gelt), row means (local) or the class token (global).
+        tokens: PartTokens = PartTokens::Gelt, Word(words::<PartTokens>);
+        /// Tokens of the parts when the trained model embeds.
+        embed_tokens: PartTokens = PartTokens::Gelt, Word(words::<PartTokens>);
+        /// One part per row of patches (rows), or one part in all (1).
+        parts: PartLayout = PartLayout::Rows, Word(words::<PartLayout>);
+        /// Ignores unknown tensors in the weights; otherwise they are an error, since they could change the network.
+        ignore_unknown: bool = false, Switch;
+    }
+    /// The images, `[data]`.
+    data: DataConfig {
+        /// Folder of a data set, or a table of images (.csv); its train split trains, or all images if it has no split.
+        dir: Option<String> = None, Text("DIR"), flag "data";
+        /// Layout of the data set [default: detected].
+        layout: Option<Layout> = None, Word(words::<Layout>);
+        /// CUHK03: bounding boxes from a detector, or labelled by hand.
+        boxes: Boxes = Boxes::Detected, Word(words::<Boxes>);
+        /// CUHK03: 767 persons to train and 700 to test (new), or 1,367 and 100 (classic).
+        cuhk03: Cuhk03Protocol = Cuhk03Protocol::New, Word(words::<Cuhk03Protocol>);
+        /// Number of the split, for CUHK03's classic protocol (1 to 20) and CUHK01.
+        split: u32 = 1, Integer(1);
+        /// CUHK01: seed of the random split.
+        split_seed: u64 = 0, Seed, with "super::seed_as_number_or_text";
+        /// Share of each person's images that validates [default: none; with --best accuracy the first image of each person
+        /// with two or more].
+        val_fraction: Option<f64> = None, Number(BELOW_ONE);
+        /// Share of the persons, at least ten, that --best val-map holds out of training.
+        val_persons: Option<f64> = None, Number(INSIDE_UNIT);
+        /// Shuffles the images in every epoch; otherwise they are sorted by path.
+        shuffle: bool = true, Switch;
+        /// Probability of a horizontal flip.
+        flip: f64 = 0.5, Number(PROBABILITY), flag "flip-prob";
+        /// Probability of random erasing.
+        erasing: f64 = 0.0, Number(PROBABILITY);
+        /// Pixels of padding before a random crop; 0 disables.
+        crop_pad: usize = 0, Integer(0);
+        /// Persons in a batch; 0 disables sampling by person.
+        persons_per_batch: usize = 0, Integer(0);
+        /// Images of each person in a batch that is sampled by person.
+        images_per_person: usize = 0, Integer(0);
+        /// Follows links to files and folders; enters each folder once.
+        follow_links: bool = false, Switch;
+        /// Ignores the EXIF orientation of images.
+        ignore_exif: bool = false, Switch;
+        /// Seed of every random choice, any u64; in a file a seed above 2^63 - 1 is in quotes.
+        seed: u64 = 0, Seed, with "super::seed_as_number_or_text";
+    }
+    /// The optimizer, `[optim]`.
+    optim: OptimConfig {
+        /// Optimizer: adam adds weight decay to the gradient (L2), adamw decouples it.
+        optimizer: Optimizer = Optimizer::Adam, Word(words::<Optimizer>);
+        /// Learning rate before any decay.
+        lr: f64 = 3e-4, Number(POSITIVE);
+        /// Factor on the learning rate each time a block is unfrozen.
+        lr_decay: f64 = 0.85, Number(FACTOR);
+        /// Decays every --unfreeze-every epochs, also after the last block is unfrozen.
+        decay_every_interval: bool = false, Switch;
+        /// Weight decay of every trainable parameter.
+        weight_decay: f64 = 0.0, Number(NOT_NEGATIVE);
+        /// Decay rate of Adam's mean gradient.
+        beta1: f64 = 0.9, Number(BELOW_ONE);
+        /// Decay rate of Adam's mean squared gradient.
+        beta2: f64 = 0.999, Number(BELOW_ONE);
+        /// Epsilon of Adam's denominator.
+        eps: f64 = 1e-8, Number(POSITIVE);
+        /// Global gradient norm to clip to; 0 disables.
+        clip_norm: f64 = 0.0, Number(NOT_NEGATIVE);
+        /// Epochs of linear warm-up from 0.
+        warmup_epochs: usize = 0, Integer(0);
+        /// Decays the learning rate to 0 along a cosine after the warm-up.
+        cosine: bool = false, Switch;
+    }
+    /// The length of the run, and what trains when, `[schedule]`.
+    schedule: ScheduleConfig {
+        /// Number of epochs.
+        epochs: usize = 30, Integer(1);
+        /// Images in a step.
+        batch_size: usize = 32, Integer(1);
+        /// Images in a pass through the backbone: the same step in less memory and more time; 0 for the whole batch.
+        micro_batch: usize = 0, Integer(0);
+        /// Unfreezes blocks one by one, from the last to the first; otherwise all train from the start.
+        blockwise: bool = true, Switch;
+        /// Epochs from one unfrozen block to the next.
+        unfreeze_every: usize = 2, Integer(1);
+        /// Blocks that are unfrozen in epoch 0.
+        first_unfreeze: usize = 1, Integer(0);
+        /// Freezes patch embedding, class token and position embeddings.
+        freeze_embeddings: bool = true, Switch;
+        /// Stops after this many steps; 0 writes the initial model [default: no limit].
+        max_steps: Option<u64> = None, Integer(0);
+        /// Steps between saves, besides one at the end of each epoch; 0 disables.
+        save_every: u64 = 0, Integer(0);
+        /// Epochs between scores of the data set's queries against its gallery, besides one at the end; 0 disables.
+        eval_every: usize = 0, Integer(0);
+        /// Model that becomes best.safetensors: the last one, or the best by mAP on held-out persons (val-map), by accuracy on
+        /// validation images (accuracy) or by mAP on the test set (test-map).
+        best: BestBy = BestBy::Last, Word(words::<BestBy>);
+        /// With --best val-map: trains all persons again, for the best number of epochs.
+        refit: bool = false, Switch;
+    }
+    /// The part classifiers, `[head]`.
+    head: HeadConfig {
+        /// Width between the two linear layers of a part classifier.
+        hidden: usize = 256, Integer(1);
+        /// Dropout of the part classifiers.
+        dropout: f64 = 0.5, Number(BELOW_ONE);
+        /// Applies ReLU after the BatchNorm of the part classifiers.
+        relu: bool = true, Switch;
+    }
+    /// The loss, `[loss]`.
+    loss: LossConfig {
+        /// Label smoothing.
+        label_smoothing: f64 = 0.0, Number(BELOW_ONE);
+        /// Adds the batch-hard triplet loss.
+        triplet: bool = false, Switch;
+        /// Margin of the triplet loss.
+        margin: f64 = 0.3, Number(NOT_NEGATIVE);
+    }
+    /// The adapter, `[device]`.
+    device: DeviceConfig {
+        /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one].
+        adapter: Option<String> = None, Text("NAME");
+        /// Storage of weights and activations; sums and updates are f32.
+        precision: Precision = Precision::F32, Word(words::<Precision>);
     }
 }
 
-fn wrong(key: &str, kind: Kind, found: &str) -> String {
-    let wanted = match kind {
-        Text => "a text",
-        Whole => "a whole number of 0 or more",
-        Seed => "a whole number from 0 to 2^64 - 1",
-        Real => "a number",
-        Switch => "true or false",
-    };
-    format!("{key}: expected {wanted}, found {found}")
+/// Every key of the configuration, in the order of the file.
+pub fn keys() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter()
+}
+
+/// Finds a key by its name.
+pub(super) fn key(name: &str) -> Result<&'static Key, String> {
+    keys()
+        .find(|key| key.name == name)
+        .ok_or_else(|| format!("{name}: there is no such key; `lat-wgpu train --help` lists them all"))
+}
+
+impl Key {
+    /// The name of its flag, without the dashes.
+    pub fn flag(&self) -> String {
+        let (_, name) = self.name.split_once('.').unwrap_or(("", self.name));
+        self.flag.map_or_else(|| name.replace('_', "-"), str::to_string)
+    }
+
+    /// What the setting does.
+    pub fn help(&self) -> &'static str {
+        self.doc.trim().trim_end_matches('.')
+    }
+
+    /// Its default, that of the preset paper, if it has one.
+    pub fn default(&self) -> Option<String> {
+        get(&Config::paper().table(), self.name).map(text)
+    }
+
+    /// The values it takes, in words.
+    pub fn expected(&self) -> String {
+        match self.kind {
+            Text(_) => "text".to_string(),
+            Size => "HxW in pixels, such as \"224x112\"".to_string(),
+            Word(words) => words().iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
+            Integer(least) => format!("an integer of {least} or more"),
+            Seed => "an integer from 0 to 2^64 - 1".to_string(),
+            Number(Range(words, _)) => format!("a number {words}"),
+            Switch => "true or false".to_string(),
+        }
+    }
+
+    /// Reads a value as typed on the command line; text may be in quotes, as in a file.
+    ///
+    /// # Errors
+    /// What it should be.
+    pub fn parse(&self, text: &str) -> Result<Value, String> {
+        let value = match self.kind {
+            Text(_) | Size | Word(_) => {
+                let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+                Some(Value::String(bare.to_string()))
+            }
+            Integer(_) => text.parse().ok().map(Value::Integer),
+            Seed => Some(Value::String(text.trim_matches('"').to_string())),
+            Number(_) => text.parse().ok().map(Value::Float),
+            Switch => text.parse().ok().map(Value::Boolean),
+        };
+        value.and_then(|value| self.admit(value)).ok_or_else(|| format!("expected {}", self.expected()))
+    }
+
+    /// Takes a value of a file.
+    pub(super) fn take(&self, value: Value) -> Result<Value, String> {
+        let shown = value.to_string();
+        self.admit(value).ok_or_else(|| format!("{}: expected {}, found {shown}", self.name, self.expected()))
+    }
+
+    /// The value in the form that [`Config`] has it, if it is one of those that the key takes.
+    fn admit(&self, value: Value) -> Option<Value> {
+        let holds = match (self.kind, &value) {
+            (Text(_), Value::String(_)) | (Switch, Value::Boolean(_)) => true,
+            (Size, Value::String(text)) => text.parse::<ImageSize>().is_ok(),
+            (Word(words), Value::String(text)) => words().contains(&text.as_str()),
+            (Integer(least), Value::Integer(number)) => *number >= least,
+            (Seed, Value::Integer(number)) => *number >= 0,
+            (Seed, Value::String(text)) => return text.parse().ok().map(seed_value),
+            (Number(Range(_, holds)), Value::Float(number)) => number.is_finite() && holds(*number),
+            (Number(_), Value::Integer(number)) => return self.admit(Value::Float(*number as f64)),
+            _ => false,
+        };
+        holds.then_some(value)
+    }
+}
+
+impl Config {
+    /// The flags that set these keys as they are here, without those at their defaults.
+    pub fn flags(&self, wanted: impl Fn(&Key) -> bool) -> Vec<(String, String)> {
+        let (table, default) = (self.table(), Config::paper().table());
+        let differs = |key: &&Key| wanted(key) && get(&table, key.name) != get(&default, key.name);
+        keys()
+            .filter(differs)
+            .filter_map(|key| Some((key.flag(), get(&table, key.name).map(text)?)))
+            .collect()
+    }
 }
 
 /// A value as typed on the command line.
-pub(super) fn parse(key: &str, text: &str) -> std::result::Result<Value, String> {
-    let kind = kind(key)?;
-    let value = match kind {
-        // As in a file, quotes may stand around it.
-        Text => {
-            let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
-            Some(Value::String(bare.to_string()))
-        }
-        Whole => text.parse().ok().map(Value::Integer),
-        Seed => text.trim_matches('"').parse().ok().map(seed_value),
-        Real => text.parse().ok().map(Value::Float),
-        Switch => text.parse().ok().map(Value::Boolean),
-    };
-    typed(key, value.ok_or_else(|| wrong(key, kind, &format!("{text:?}")))?)
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Float(number) if *number > 0.0 && *number < 1e-4 => format!("{number:e}"),
+        Value::Float(number) => number.to_string(),
+        value => value.to_string(),
+    }
 }
 
-/// The value if it is of its key's kind.
-pub(super) fn typed(key: &str, value: Value) -> std::result::Result<Value, String> {
-    let kind = kind(key)?;
-    match (kind, value) {
-        (Text, value @ Value::String(_)) | (Switch, value @ Value::Boolean(_)) => Ok(value),
-        (Whole | Seed, Value::Integer(number)) if number >= 0 => Ok(Value::Integer(number)),
-        (Seed, Value::String(text)) => match text.parse() {
-            Ok(seed) => Ok(seed_value(seed)),
-            Err(_) => Err(wrong(key, kind, &format!("{text:?}"))),
-        },
-        (Real, Value::Float(number)) if number.is_finite() => Ok(Value::Float(number)),
-        (Real, Value::Integer(number)) => Ok(Value::Float(number as f64)),
-        (kind, value) => Err(wrong(key, kind, &value.to_string())),
-    }
+/// A seed as TOML can hold it: an integer, or above the largest i64 its digits as text.
+pub(super) fn seed_value(seed: u64) -> Value {
+    i64::try_from(seed).map_or_else(|_| Value::String(seed.to_string()), Value::Integer)
 }
 
 pub(super) fn get<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
@@ -209,14 +377,11 @@ pub(super) fn get<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
 }
 
 pub(super) fn put(table: &mut Table, key: &str, value: Value) {
-    match key.split_once('.') {
-        None => {
-            table.insert(key.to_string(), value);
-        }
-        Some((section, name)) => {
-            if let Some(Value::Table(inner)) = table.get_mut(section) {
-                inner.insert(name.to_string(), value);
-            }
-        }
+    let (table, name) = match key.split_once('.') {
+        None => (Some(table), key),
+        Some((section, name)) => (table.get_mut(section).and_then(Value::as_table_mut), name),
+    };
+    if let Some(table) = table {
+        table.insert(name.to_string(), value);
     }
 }

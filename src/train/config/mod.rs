@@ -6,19 +6,21 @@
 mod checks;
 mod keys;
 mod layers;
+mod words;
 
-pub use keys::keys;
+pub use keys::{
+    Config, DataConfig, DeviceConfig, HeadConfig, Key, Kind, LossConfig, ModelConfig, OptimConfig,
+    ScheduleConfig, keys,
+};
 pub use layers::Layers;
+pub use words::{read, word, words};
 
 use crate::checkpoint::Settings;
+use crate::datasets::LoadOptions;
 use crate::datasets::sampler::Sampling;
-use crate::datasets::{Boxes, Cuhk03Protocol, Layout, LoadOptions};
-use crate::gpu::{ContextOptions, Precision};
-use crate::shape::{
-    Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess, VitConfig,
-};
+use crate::gpu::ContextOptions;
+use crate::shape::{ImageSize, LambdaOn, PartTokens, Preprocess, VitConfig};
 use serde::{Deserialize, Serialize};
-use toml::Value;
 
 /// A named recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,177 +46,6 @@ pub enum Optimizer {
     Adamw,
 }
 
-/// Everything that decides a run. Absent values come from the backbone or mean what their key's help says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The recipe that all other values began with.
-    pub preset: Preset,
-    /// The network.
-    pub model: ModelConfig,
-    /// The images.
-    pub data: DataConfig,
-    /// The update rule.
-    pub optim: OptimConfig,
-    /// Length, and what trains when.
-    pub schedule: ScheduleConfig,
-    /// The part classifiers.
-    pub head: HeadConfig,
-    /// What is minimised.
-    pub loss: LossConfig,
-    /// Where it is computed.
-    pub device: DeviceConfig,
-}
-
-/// `[model]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    /// Weights to start from.
-    pub backbone: Option<String>,
-    /// Input size.
-    #[serde(with = "size_as_text", default)]
-    pub size: Option<ImageSize>,
-    /// Pixels from patch to patch.
-    pub stride: Option<usize>,
-    /// Attention heads.
-    pub heads: Option<usize>,
-    /// Non-linearity of the MLP.
-    pub act: Option<Activation>,
-    /// ε of every LayerNorm.
-    pub ln_eps: Option<f64>,
-    /// Mean and deviation of the input.
-    pub normalize: Option<Normalize>,
-    /// λ of the blend.
-    pub lambda: f64,
-    /// Operand that carries λ.
-    pub lambda_on: LambdaOn,
-    /// Tokens that become the parts in training.
-    pub tokens: PartTokens,
-    /// Tokens that become the parts when the trained model embeds: what its metadata says.
-    pub embed_tokens: PartTokens,
-    /// Cut of the grid into parts.
-    pub parts: PartLayout,
-    /// True if unknown tensors of the backbone's file are passed over.
-    #[serde(default)]
-    pub ignore_unknown: bool,
-}
-
-/// `[data]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Folder or table of labelled images.
-    pub dir: Option<String>,
-    /// How it is laid out.
-    pub layout: Option<Layout>,
-    /// Whose boxes of CUHK03.
-    pub boxes: Boxes,
-    /// Which protocol of CUHK03.
-    pub cuhk03: Cuhk03Protocol,
-    /// Which of the splits of CUHK03's classic protocol or of CUHK01.
-    pub split: u32,
-    /// Seed of CUHK01's random splits.
-    #[serde(with = "seed_as_number_or_text")]
-    pub split_seed: u64,
-    /// Share of each person's images that validates.
-    pub val_fraction: Option<f64>,
-    /// Share of the persons that are held out of training, to choose the best epoch by.
-    pub val_persons: Option<f64>,
-    /// Whether each epoch has an order of its own.
-    pub shuffle: bool,
-    /// Probability that an image is mirrored.
-    pub flip: f64,
-    /// Probability that a rectangle of an image is erased.
-    pub erasing: f64,
-    /// Pixels of padding before a crop at random; 0: no crop.
-    pub crop_pad: usize,
-    /// Persons in a batch; 0: batches follow the order alone.
-    pub persons_per_batch: usize,
-    /// Images of each person in a batch of `persons_per_batch`.
-    pub images_per_person: usize,
-    /// True if links to files and folders are followed.
-    #[serde(default)]
-    pub follow_links: bool,
-    /// Whether the EXIF orientation is passed over.
-    pub ignore_exif: bool,
-    /// Seed of every random choice.
-    #[serde(with = "seed_as_number_or_text")]
-    pub seed: u64,
-}
-
-impl DataConfig {
-    /// How the data set is loaded.
-    pub fn load_options(&self) -> LoadOptions {
-        LoadOptions {
-            layout: self.layout,
-            boxes: self.boxes,
-            protocol: self.cuhk03,
-            split: self.split,
-            seed: self.split_seed,
-            follow_links: self.follow_links,
-        }
-    }
-}
-
-/// `[optim]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptimConfig {
-    /// Update rule.
-    pub optimizer: Optimizer,
-    /// Learning rate before any decay.
-    pub lr: f64,
-    /// What the learning rate is multiplied by when a block opens.
-    pub lr_decay: f64,
-    /// Whether it goes on decaying when all blocks are open.
-    pub decay_every_interval: bool,
-    /// Weight decay.
-    pub weight_decay: f64,
-    /// Decay of the gradient's mean.
-    pub beta1: f64,
-    /// Decay of the squared gradient's mean.
-    pub beta2: f64,
-    /// Added to the denominator.
-    pub eps: f64,
-    /// Longest gradient over all parameters; 0: any.
-    pub clip_norm: f64,
-    /// Epochs in which the learning rate rises from 0.
-    pub warmup_epochs: usize,
-    /// Whether it then falls to 0 along a cosine.
-    pub cosine: bool,
-}
-
-/// `[schedule]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScheduleConfig {
-    /// Passes over the images.
-    pub epochs: usize,
-    /// Images in a step.
-    pub batch_size: usize,
-    /// Images that run through the backbone at once; 0: the whole batch.
-    pub micro_batch: usize,
-    /// Whether blocks open one by one; else all train from the start.
-    pub blockwise: bool,
-    /// T: epochs from one opening to the next.
-    pub unfreeze_every: usize,
-    /// N: blocks that are open in epoch 0.
-    pub first_unfreeze: usize,
-    /// Whether patch embedding, tokens and positions stay as they are.
-    pub freeze_embeddings: bool,
-    /// Steps in all after which the run stops early.
-    pub max_steps: Option<u64>,
-    /// Steps from one save to the next; 0: at the end of each epoch only.
-    pub save_every: u64,
-    /// Epochs from one retrieval score to the next; 0: none.
-    pub eval_every: usize,
-    /// What `best.safetensors` is the best by.
-    pub best: BestBy,
-    /// True if all persons then train for as many epochs as were best.
-    pub refit: bool,
-}
-
 /// What makes an epoch the best one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -229,39 +60,18 @@ pub enum BestBy {
     TestMap,
 }
 
-/// `[head]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HeadConfig {
-    /// Width between the two linear layers.
-    pub hidden: usize,
-    /// Probability that a hidden value is dropped.
-    pub dropout: f64,
-    /// Whether a ReLU follows the BatchNorm.
-    pub relu: bool,
-}
-
-/// `[loss]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LossConfig {
-    /// Share of the target that is spread over all classes.
-    pub label_smoothing: f64,
-    /// Whether the batch-hard triplet loss is added.
-    pub triplet: bool,
-    /// Distance by which it wants another person farther than the same.
-    pub margin: f64,
-}
-
-/// `[device]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeviceConfig {
-    /// Part of the adapter's name.
-    pub adapter: Option<String>,
-    /// How weights and activations are stored.
-    #[serde(default)]
-    pub precision: Precision,
+impl DataConfig {
+    /// How the data set is loaded.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            layout: self.layout,
+            boxes: self.boxes,
+            cuhk03: self.cuhk03,
+            split: self.split,
+            split_seed: self.split_seed,
+            follow_links: self.follow_links,
+        }
+    }
 }
 
 impl DeviceConfig {
@@ -275,73 +85,7 @@ impl DeviceConfig {
 impl Config {
     /// The values of a preset.
     pub fn preset(preset: Preset) -> Config {
-        let mut config = Config {
-            preset,
-            model: ModelConfig {
-                backbone: None,
-                size: None,
-                stride: None,
-                heads: None,
-                act: None,
-                ln_eps: None,
-                normalize: None,
-                lambda: 0.8,
-                lambda_on: LambdaOn::Class,
-                tokens: PartTokens::Gelt,
-                embed_tokens: PartTokens::Gelt,
-                parts: PartLayout::Rows,
-                ignore_unknown: false,
-            },
-            data: DataConfig {
-                dir: None,
-                layout: None,
-                boxes: Boxes::default(),
-                cuhk03: Cuhk03Protocol::default(),
-                split: 1,
-                split_seed: 0,
-                val_fraction: None,
-                val_persons: None,
-                shuffle: true,
-                flip: 0.5,
-                erasing: 0.0,
-                crop_pad: 0,
-                persons_per_batch: 0,
-                images_per_person: 0,
-                follow_links: false,
-                ignore_exif: false,
-                seed: 0,
-            },
-            optim: OptimConfig {
-                optimizer: Optimizer::Adam,
-                lr: 3e-4,
-                lr_decay: 0.85,
-                decay_every_interval: false,
-                weight_decay: 0.0,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                clip_norm: 0.0,
-                warmup_epochs: 0,
-                cosine: false,
-            },
-            schedule: ScheduleConfig {
-                epochs: 30,
-                batch_size: 32,
-                micro_batch: 0,
-                blockwise: true,
-                unfreeze_every: 2,
-                first_unfreeze: 1,
-                freeze_embeddings: true,
-                max_steps: None,
-                save_every: 0,
-                eval_every: 0,
-                best: BestBy::Last,
-                refit: false,
-            },
-            head: HeadConfig { hidden: 256, dropout: 0.5, relu: true },
-            loss: LossConfig { label_smoothing: 0.0, triplet: false, margin: 0.3 },
-            device: DeviceConfig { adapter: None, precision: Precision::F32 },
-        };
+        let mut config = Config { preset, ..Config::paper() };
         match preset {
             Preset::Paper => {}
             Preset::ReleasedCode => {
@@ -449,14 +193,9 @@ impl Config {
     }
 }
 
-/// A seed as TOML can hold it: a number, or above the largest i64 its digits as a text.
-fn seed_value(seed: u64) -> Value {
-    i64::try_from(seed).map_or_else(|_| Value::String(seed.to_string()), Value::Integer)
-}
-
 /// A u64 in TOML, whose numbers end at 2^63 − 1.
 mod seed_as_number_or_text {
-    use super::seed_value;
+    use super::keys::seed_value;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
     pub fn serialize<S: Serializer>(seed: &u64, out: S) -> Result<S::Ok, S::Error> {

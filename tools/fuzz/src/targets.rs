@@ -188,7 +188,7 @@ pub fn lists(data: &[u8]) -> String {
         (Layout::Cuhk03, Cuhk03Protocol::New),
         (Layout::Cuhk03, Cuhk03Protocol::Classic),
     ] {
-        let options = LoadOptions { layout: Some(layout), protocol, ..LoadOptions::default() };
+        let options = LoadOptions { layout: Some(layout), cuhk03: protocol, ..LoadOptions::default() };
         let bound = BASE + 1024 * data.len();
         answers.push(chain(&within("the lists' reader", bound, || datasets::load(root, &options))));
     }

@@ -1,0 +1,225 @@
+//! Flags for the keys of the configuration: names, values, help and completions come from the keys.
+
+use crate::checkpoint::Settings;
+use crate::datasets::LoadOptions;
+use crate::error::Result;
+use crate::train::config::{Config, Key, Kind, Layers, keys};
+use clap::builder::{PossibleValuesParser, ValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint};
+
+/// Headings of the help of a command that trains, after that of its own flags.
+const HEADINGS: [&str; 8] = [
+    "Data",
+    "Optimization",
+    "Schedule",
+    "Loss",
+    "Validation and output",
+    "Device",
+    "Part classifiers",
+    "Network",
+];
+
+/// Where the flag of a key is in those headings; `None`: among the command's own.
+fn heading(key: &Key) -> Option<usize> {
+    let heading = match key.name.split_once('.')? {
+        (_, "backbone" | "dir") => return None,
+        (_, "save_every" | "eval_every" | "best" | "refit" | "val_fraction" | "val_persons") => {
+            "Validation and output"
+        }
+        ("model", _) => "Network",
+        ("data", _) => "Data",
+        ("optim", _) => "Optimization",
+        ("schedule", _) => "Schedule",
+        ("head", _) => "Part classifiers",
+        ("loss", _) => "Loss",
+        _ => "Device",
+    };
+    HEADINGS.iter().position(|known| *known == heading)
+}
+
+/// The flag for a key; for a switch also the one that disables it, of which the later wins.
+fn args(key: &'static Key, heading: Option<&'static str>) -> Vec<Arg> {
+    let (flag, default) = (key.flag(), key.default());
+    let arg = Arg::new(key.name).long(flag.clone()).help_heading(heading);
+    if let Kind::Switch = key.kind {
+        let off = format!("no-{flag}");
+        let both = [key.name.to_string(), off.clone()];
+        let switch =
+            |arg: Arg| arg.action(ArgAction::SetTrue).overrides_with_all(both.clone()).help_heading(heading);
+        let mark = if default.is_some_and(|default| default == "true") { " [default]" } else { "" };
+        let on = arg.help(format!("{}{mark}", key.help()));
+        let off = Arg::new(off.clone()).long(off.clone()).help(format!("Disables --{flag}"));
+        return vec![switch(on), switch(off)];
+    }
+    let default = default.map_or(String::new(), |default| format!(" [default: {default}]"));
+    let (name, parser) = match key.kind {
+        Kind::Text(name) => (name, ValueParser::string()),
+        Kind::Word(words) => ("NAME", PossibleValuesParser::new(words()).into()),
+        Kind::Size => ("HxW", value_parser(key)),
+        Kind::Number(_) => ("F", value_parser(key)),
+        _ => ("N", value_parser(key)),
+    };
+    let hint = match name {
+        "FILE" => ValueHint::FilePath,
+        "DIR" => ValueHint::AnyPath,
+        _ => ValueHint::Unknown,
+    };
+    let arg = arg.value_name(name).value_parser(parser).value_hint(hint).overrides_with(key.name);
+    vec![arg.help(format!("{}{default}", key.help()))]
+}
+
+/// Checks a value as the configuration does, so that the error names the flag.
+fn value_parser(key: &'static Key) -> ValueParser {
+    ValueParser::new(move |text: &str| key.parse(text))
+}
+
+/// The keys that flags set, with their values as typed.
+fn given(matches: &ArgMatches, has: fn(&str) -> bool) -> Vec<(String, String)> {
+    let value = |key: &Key| match key.kind {
+        Kind::Switch => {
+            let [on, off] = [key.name, &format!("no-{}", key.flag())].map(|id| matches.get_flag(id));
+            (on || off).then(|| on.to_string())
+        }
+        _ => Some(matches.get_raw(key.name)?.next_back()?.to_str()?.to_string()),
+    };
+    keys().filter(|key| has(key.name)).filter_map(|key| Some((key.name.to_string(), value(key)?))).collect()
+}
+
+/// A command that trains: its own arguments, and the layers of the configuration from `--config`, `--set` and flags.
+#[derive(Debug)]
+pub struct Training<T> {
+    pub arguments: T,
+    pub layers: Layers,
+}
+
+/// The own arguments of a command that trains, among them `config` and `set`.
+pub trait Trains: Args {
+    /// Keys whose flags must be given.
+    const REQUIRED: &'static [&'static str] = &[];
+
+    /// True if the command has a flag for this key.
+    fn has(key: &str) -> bool;
+}
+
+impl<T: Trains> FromArgMatches for Training<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let layers = Layers {
+            file: matches.get_one("config").cloned(),
+            flags: given(matches, T::has),
+            set: matches.get_many("set").into_iter().flatten().cloned().collect(),
+        };
+        Ok(Training { arguments: T::from_arg_matches(matches)?, layers })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        Self::from_arg_matches(matches).map(|given| *self = given)
+    }
+}
+
+impl<T: Trains> Args for Training<T> {
+    fn augment_args(command: Command) -> Command {
+        let mut keys: Vec<&Key> = keys().filter(|key| T::has(key.name)).collect();
+        keys.sort_by_key(|key| heading(key));
+        let flags = keys.into_iter().flat_map(|key| args(key, heading(key).map(|place| HEADINGS[place])));
+        let command = T::augment_args(command).args(flags);
+        T::REQUIRED.iter().fold(command, |command, key| command.mut_arg(key, |arg| arg.required(true)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// A group of flags for keys, read into a struct of the library.
+#[derive(Debug)]
+pub struct Group<T>(T);
+
+/// Settings of the network: a flag wins over the model's metadata, which wins over the default.
+pub type NetworkArguments = Group<Settings>;
+
+/// The data set, and which of its splits.
+pub type SetArguments = Group<LoadOptions>;
+
+/// What a [`Group`] reads.
+trait FromKeys: Sized {
+    const HEADING: &'static str;
+
+    fn has(key: &str) -> bool;
+
+    fn read(flags: Vec<(String, String)>) -> Result<Self>;
+}
+
+impl FromKeys for Settings {
+    const HEADING: &'static str = "Network (defaults: those of the model's metadata, else as shown)";
+
+    fn has(key: &str) -> bool {
+        key.starts_with("model.") && !["model.backbone", "model.embed_tokens"].contains(&key)
+    }
+
+    fn read(flags: Vec<(String, String)>) -> Result<Settings> {
+        let config = Config::resolve(&Layers { flags: flags.clone(), ..Layers::default() })?;
+        let is_given = |name: &str| flags.iter().any(|(key, _)| key == name);
+        let Settings { lambda, lambda_on, tokens, parts, .. } = config.settings();
+        Ok(Settings {
+            lambda: lambda.filter(|_| is_given("model.lambda")),
+            lambda_on: lambda_on.filter(|_| is_given("model.lambda_on")),
+            tokens: tokens.filter(|_| is_given("model.tokens")),
+            parts: parts.filter(|_| is_given("model.parts")),
+            ..config.settings()
+        })
+    }
+}
+
+impl Group<Settings> {
+    /// As the checkpoint reader takes them.
+    pub fn settings(&self) -> Settings {
+        self.0.clone()
+    }
+}
+
+impl FromKeys for LoadOptions {
+    const HEADING: &'static str = "Data set";
+
+    fn has(key: &str) -> bool {
+        let keys = ["layout", "boxes", "cuhk03", "split", "split_seed", "follow_links"];
+        key.strip_prefix("data.").is_some_and(|name| keys.contains(&name))
+    }
+
+    fn read(flags: Vec<(String, String)>) -> Result<LoadOptions> {
+        Ok(Config::resolve(&Layers { flags, ..Layers::default() })?.data.load_options())
+    }
+}
+
+impl Group<LoadOptions> {
+    /// As the loaders take them.
+    pub fn options(&self) -> LoadOptions {
+        self.0
+    }
+
+    /// True if it has a flag for this key.
+    pub fn has(key: &str) -> bool {
+        LoadOptions::has(key)
+    }
+}
+
+impl<T: FromKeys> FromArgMatches for Group<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let read = T::read(given(matches, T::has));
+        read.map(Group).map_err(|error| clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n")))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        Self::from_arg_matches(matches).map(|given| *self = given)
+    }
+}
+
+impl<T: FromKeys> Args for Group<T> {
+    fn augment_args(command: Command) -> Command {
+        command.args(keys().filter(|key| T::has(key.name)).flat_map(|key| args(key, Some(T::HEADING))))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
