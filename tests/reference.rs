@@ -120,7 +120,7 @@ fn training_keys() {
         }
         let default = key.default().map_or(String::new(), |default| format!("`{default}`"));
         let values = match key.kind {
-            Kind::Word(_) => format!("; {}", key.expected()),
+            Kind::Word(..) => format!("; {}", key.expected()),
             _ => String::new(),
         };
         let (name, flag, help) = (key.name, key.flag(), cell(key.help()));

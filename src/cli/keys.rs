@@ -55,7 +55,7 @@ fn args(key: &'static Key, heading: Option<&'static str>) -> Vec<Arg> {
     let default = default.map_or(String::new(), |default| format!(" [default: {default}]"));
     let (name, parser) = match key.kind {
         Kind::Text(name) => (name, ValueParser::string()),
-        Kind::Word(words) => ("NAME", PossibleValuesParser::new(words()).into()),
+        Kind::Word(words, _) => ("NAME", PossibleValuesParser::new(words()).into()),
         Kind::Size => ("HxW", value_parser(key)),
         Kind::Number(_) => ("F", value_parser(key)),
         _ => ("N", value_parser(key)),

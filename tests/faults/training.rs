@@ -252,7 +252,7 @@ fn the_last_epoch_is_best_by_default() {
     let said = train(0, here, "two_p", "accuracy", &[&recipe[..], &["--best", "accuracy"]].concat());
     assert_says(&said, &["the best by accuracy"]);
     let none = ["--best", "accuracy", "--val-fraction", "0"];
-    assert_says(&train(0, here, "two_p", "none", &[&recipe[..], &none].concat()), &["no image validates"]);
+    assert_says(&train(0, here, "two_p", "none", &[&recipe[..], &none].concat()), &["no validation images"]);
 
     for (more, words) in [
         (&["--best", "map", "--eval-every", "1"][..], &["test-map"][..]),
@@ -261,7 +261,7 @@ fn the_last_epoch_is_best_by_default() {
         (&["--best", "val-map"], &["val_persons"]),
         (&["--val-persons", "0.5"], &["val_persons", "val-map"]),
         (&["--refit"], &["schedule.refit", "val-map"]),
-        (&["--best", "val-map", "--val-persons", "1.5"], &["data.val_persons", "below 1"]),
+        (&["--best", "val-map", "--val-persons", "1.5"], &["--val-persons", "below 1"]),
         (&["--best", "val-map", "--val-persons", "0.5"], &["2 persons is 1", "10"]),
         (&["--best", "loss"], &["val-map", "test-map"]),
     ] {

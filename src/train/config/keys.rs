@@ -1,10 +1,11 @@
 //! The settings of a run. Each is declared once: the field, its key, its help, the values it takes and its default.
 
-use super::words::words;
+use super::words::{read, words};
 use super::{BestBy, Optimizer, Preset};
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout};
 use crate::gpu::Precision;
 use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -26,8 +27,8 @@ pub enum Kind {
     Text(&'static str),
     /// An image size.
     Size,
-    /// One of these words.
-    Word(fn() -> Vec<&'static str>),
+    /// One of these words; the test also admits those of earlier versions.
+    Word(fn() -> Vec<&'static str>, fn(&str) -> bool),
     /// An integer, this or larger.
     Integer(i64),
     /// Any u64: an integer, or above TOML's largest one its digits as text.
@@ -50,6 +51,10 @@ const INSIDE_UNIT: Range = Range("above 0 and below 1", |v| v > 0.0 && v < 1.0);
 const FACTOR: Range = Range("above 0, up to 1", |v| v > 0.0 && v <= 1.0);
 
 use Kind::{Integer, Number, Seed, Size, Switch, Text, Word};
+
+const fn word<T: Serialize + DeserializeOwned>() -> Kind {
+    Word(words::<T>, |text| read::<T>(text).is_ok())
+}
 
 const PRESET: &str = "Recipe that sets the defaults of all other settings.";
 
@@ -95,7 +100,7 @@ macro_rules! settings {
 
         /// Every key, in the order of the file.
         const KEYS: &[Key] = &[
-            Key { name: "preset", kind: Word(words::<Preset>), doc: PRESET, flag: None },
+            Key { name: "preset", kind: word::<Preset>(), doc: PRESET, flag: None },
             $($(
                 Key {
                     name: concat!(stringify!($section), ".", stringify!($field)),
@@ -122,22 +127,22 @@ settings! {
         /// Number of attention heads [default: width / 64].
         heads: Option<usize> = None, Integer(1);
         /// Activation of the MLP [default: gelu; quick-gelu with a norm before the blocks].
-        act: Option<Activation> = None, Word(words::<Activation>);
+        act: Option<Activation> = None, word::<Activation>();
         /// Epsilon of every LayerNorm [default: 1e-6; 1e-5 with a norm before the blocks].
         ln_eps: Option<f64> = None, Number(POSITIVE);
         /// Mean and standard deviation of the input [default: imagenet].
-        normalize: Option<Normalize> = None, Word(words::<Normalize>);
+        normalize: Option<Normalize> = None, word::<Normalize>();
         /// Weight λ of the blend of row means and class token.
         lambda: f64 = 0.8, Number(NOT_NEGATIVE);
         /// Operand that λ multiplies: class is (Q + λG) / (1 + λ), as in the paper; local is (G + λQ) / (1 + λ), as in the
         /// released code.
-        lambda_on: LambdaOn = LambdaOn::Class, Word(words::<LambdaOn>);
+        lambda_on: LambdaOn = LambdaOn::Class, word::<LambdaOn>();
         /// Tokens of the parts: row means blended with the class token (gelt), row means (local) or the class token (global).
-        tokens: PartTokens = PartTokens::Gelt, Word(words::<PartTokens>);
+        tokens: PartTokens = PartTokens::Gelt, word::<PartTokens>();
         /// Tokens of the parts when the trained model embeds.
-        embed_tokens: PartTokens = PartTokens::Gelt, Word(words::<PartTokens>);
+        embed_tokens: PartTokens = PartTokens::Gelt, word::<PartTokens>();
         /// One part per row of patches (rows), or one part in all (1).
-        parts: PartLayout = PartLayout::Rows, Word(words::<PartLayout>);
+        parts: PartLayout = PartLayout::Rows, word::<PartLayout>();
         /// Ignores unknown tensors in the weights; otherwise they are an error, since they could change the network.
         ignore_unknown: bool = false, Switch;
     }
@@ -146,11 +151,11 @@ settings! {
         /// Folder of a data set, or a table of images (.csv); its train split trains, or all images if it has no split.
         dir: Option<String> = None, Text("DIR"), flag "data";
         /// Layout of the data set [default: detected].
-        layout: Option<Layout> = None, Word(words::<Layout>);
+        layout: Option<Layout> = None, word::<Layout>();
         /// CUHK03: bounding boxes from a detector, or labelled by hand.
-        boxes: Boxes = Boxes::Detected, Word(words::<Boxes>);
+        boxes: Boxes = Boxes::Detected, word::<Boxes>();
         /// CUHK03: 767 persons to train and 700 to test (new), or 1,367 and 100 (classic).
-        cuhk03: Cuhk03Protocol = Cuhk03Protocol::New, Word(words::<Cuhk03Protocol>);
+        cuhk03: Cuhk03Protocol = Cuhk03Protocol::New, word::<Cuhk03Protocol>();
         /// Number of the split, for CUHK03's classic protocol (1 to 20) and CUHK01.
         split: u32 = 1, Integer(1);
         /// CUHK01: seed of the random split.
@@ -182,7 +187,7 @@ settings! {
     /// The optimizer, `[optim]`.
     optim: OptimConfig {
         /// Optimizer: adam adds weight decay to the gradient (L2), adamw decouples it.
-        optimizer: Optimizer = Optimizer::Adam, Word(words::<Optimizer>);
+        optimizer: Optimizer = Optimizer::Adam, word::<Optimizer>();
         /// Learning rate before any decay.
         lr: f64 = 3e-4, Number(POSITIVE);
         /// Factor on the learning rate each time a block is unfrozen.
@@ -228,7 +233,7 @@ settings! {
         eval_every: usize = 0, Integer(0);
         /// Model that becomes best.safetensors: the last one, or the best by mAP on held-out persons (val-map), by accuracy on
         /// validation images (accuracy) or by mAP on the test set (test-map).
-        best: BestBy = BestBy::Last, Word(words::<BestBy>);
+        best: BestBy = BestBy::Last, word::<BestBy>();
         /// With --best val-map: trains all persons again, for the best number of epochs.
         refit: bool = false, Switch;
     }
@@ -255,7 +260,7 @@ settings! {
         /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one].
         adapter: Option<String> = None, Text("NAME");
         /// Storage of weights and activations; sums and updates are f32.
-        precision: Precision = Precision::F32, Word(words::<Precision>);
+        precision: Precision = Precision::F32, word::<Precision>();
     }
 }
 
@@ -293,7 +298,7 @@ impl Key {
         match self.kind {
             Text(_) => "text".to_string(),
             Size => "HxW in pixels, such as \"224x112\"".to_string(),
-            Word(words) => words().iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
+            Word(words, _) => words().iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
             Integer(least) => format!("an integer of {least} or more"),
             Seed => "an integer from 0 to 2^64 - 1".to_string(),
             Number(Range(words, _)) => format!("a number {words}"),
@@ -307,7 +312,7 @@ impl Key {
     /// What it should be.
     pub fn parse(&self, text: &str) -> Result<Value, String> {
         let value = match self.kind {
-            Text(_) | Size | Word(_) => {
+            Text(_) | Size | Word(..) => {
                 let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
                 Some(Value::String(bare.to_string()))
             }
@@ -330,7 +335,7 @@ impl Key {
         let holds = match (self.kind, &value) {
             (Text(_), Value::String(_)) | (Switch, Value::Boolean(_)) => true,
             (Size, Value::String(text)) => text.parse::<ImageSize>().is_ok(),
-            (Word(words), Value::String(text)) => words().contains(&text.as_str()),
+            (Word(_, admits), Value::String(text)) => admits(text),
             (Integer(least), Value::Integer(number)) => *number >= least,
             (Seed, Value::Integer(number)) => *number >= 0,
             (Seed, Value::String(text)) => return text.parse().ok().map(seed_value),
