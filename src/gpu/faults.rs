@@ -29,6 +29,9 @@ impl Faults {
     }
 
     /// Returns the first fault of the most severe kind, and forgets all faults except for the loss of the device.
+    ///
+    /// # Errors
+    /// That fault.
     pub fn take(&mut self) -> Result<()> {
         let gravity = |fault: &&Error| match fault {
             Error::Lost(_) => 0,

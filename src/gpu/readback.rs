@@ -13,6 +13,9 @@ const CALLBACK_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Context {
     /// Reads a whole buffer after all submitted work.
+    ///
+    /// # Errors
+    /// As [`Readback::new`] and [`Readback::finish`].
     pub fn read(&self, buffer: &Buffer) -> Result<Vec<f32>> {
         let mut readback = Readback::new(self, buffer.words)?;
         readback.start(self, buffer, buffer.words);
@@ -20,6 +23,9 @@ impl Context {
     }
 
     /// Reads a buffer and its guard words after all submitted work.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     pub fn read_guarded(&self, buffer: &Buffer) -> Result<Vec<f32>> {
         self.read(&Buffer { words: buffer.bound, ..buffer.clone() })
     }

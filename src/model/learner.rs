@@ -181,6 +181,9 @@ impl<'c> Learner<'c> {
     }
 
     /// Reads the outcome of the last step and the loss scale, after all submitted work.
+    ///
+    /// # Errors
+    /// Those of the adapter.
     pub fn read_control(&self) -> Result<Control> {
         Ok(Control::from_words(&self.context.read(&self.control)?))
     }
@@ -239,6 +242,9 @@ impl<'c> Learner<'c> {
     }
 
     /// Reads parameters and running statistics, by their names in a checkpoint.
+    ///
+    /// # Errors
+    /// Those of the adapter.
     pub fn read_parameters(&self) -> Result<BTreeMap<String, HostTensor>> {
         let mut tensors = self.parameters.read(self.context)?;
         let shape = self.classifiers.shape;
@@ -254,6 +260,9 @@ impl<'c> Learner<'c> {
     }
 
     /// Reads the gradients of the last step.
+    ///
+    /// # Errors
+    /// Those of the adapter.
     pub fn read_gradients(&self) -> Result<BTreeMap<String, HostTensor>> {
         self.gradients.memory().read(self.context)
     }
@@ -282,6 +291,9 @@ impl<'c> Learner<'c> {
     }
 
     /// Reads the moments of every group that has been open.
+    ///
+    /// # Errors
+    /// Those of the adapter.
     pub fn read_moments(&self) -> Result<Vec<HostMoments>> {
         let read = |(kind, moments): (&GroupKind, &Moments)| {
             let (first, second) = (self.context.read(&moments.first)?, self.context.read(&moments.second)?);

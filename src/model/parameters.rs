@@ -214,12 +214,18 @@ impl Arenas {
     }
 
     /// [`Arenas::zeroed`] without memory, for recordings that are only summarised.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if a slot exceeds one binding.
     pub fn unallocated(context: &Context, groups: &[Group]) -> Result<Arenas> {
         let label = |group: &Group| group.kind.to_string();
         Arenas::with_memory(context, groups, |group| Ok(context.unallocated(&label(group), group.words)))
     }
 
     /// [`Arenas::shared`] without memory.
+    ///
+    /// # Errors
+    /// As [`Arenas::unallocated`].
     pub fn unallocated_shared(context: &Context, groups: &[Group]) -> Result<Arenas> {
         Arenas::sharing(context, groups, |label, words| Ok(context.unallocated(label, words)))
     }
@@ -270,6 +276,9 @@ impl Arenas {
 
     /// Allocates arenas and writes tensors by name.
     ///
+    /// # Errors
+    /// As [`Arenas::zeroed`].
+    ///
     /// # Panics
     /// If a tensor is missing. `checkpoint` returns complete networks only.
     pub fn upload(
@@ -308,6 +317,9 @@ impl Arenas {
     }
 
     /// Reads every tensor, by its name in a checkpoint. All slots must be f32.
+    ///
+    /// # Errors
+    /// Those of the adapter.
     pub fn read(&self, context: &Context) -> Result<BTreeMap<String, HostTensor>> {
         let mut tensors = BTreeMap::new();
         for (group, arena) in &self.groups {
