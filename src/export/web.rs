@@ -6,7 +6,7 @@
 
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Buffer, Context, Dispatch, Listing, Recorder, Region, WORD, assemble};
+use crate::gpu::{Access, Buffer, Context, Dispatch, PlanListing, Recorder, Region, WORD, assemble};
 use crate::kernels::image;
 use crate::model::{LaTransformer, Slot, backbone_groups};
 use serde::Serialize;
@@ -198,7 +198,7 @@ pub fn export(
 }
 
 /// The whole way from pixels to embeddings, without memory.
-fn record(context: &Context, network: &Network, batch: usize) -> Result<Listing> {
+fn record(context: &Context, network: &Network, batch: usize) -> Result<PlanListing> {
     let model = LaTransformer::unallocated(context, network)?;
     let pixels = context.unallocated(INPUT, model.pixel_words(batch));
     let embeddings = context.unallocated(OUTPUT, batch * network.config.embedding_len());
@@ -248,7 +248,7 @@ fn pad(out: &mut impl Write, bytes: u64) -> std::io::Result<()> {
 }
 
 /// The buffers of the plan, in the order of their indices, and the files that fill those of the weights.
-fn lay_out(listing: &Listing, network: &Network, batch: usize) -> (Vec<BufferFile>, Vec<WeightsFile>) {
+fn lay_out(listing: &PlanListing, network: &Network, batch: usize) -> (Vec<BufferFile>, Vec<WeightsFile>) {
     let config = &network.config;
     let pixels = image::pixel_words(batch, config.image) as u64 * WORD;
     let embeddings = (batch * config.embedding_len()) as u64 * WORD;
@@ -289,7 +289,7 @@ fn lay_out(listing: &Listing, network: &Network, batch: usize) -> (Vec<BufferFil
 
 /// The plan itself; the text of its shaders goes into `shaders`, by their names.
 fn plan_file(
-    listing: &Listing,
+    listing: &PlanListing,
     network: &Network,
     (batch, flip): (usize, bool),
     buffers: Vec<BufferFile>,

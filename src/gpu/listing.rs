@@ -6,7 +6,7 @@ use super::recorder::{Backing, Dispatch, Recorder, TensorInfo};
 use std::sync::Arc;
 
 /// A recording as plain data.
-pub struct Listing {
+pub struct PlanListing {
     /// Bytes of each heap.
     pub heaps: Vec<u64>,
     /// The dispatches, in order.
@@ -15,7 +15,7 @@ pub struct Listing {
     pub regions: Vec<Vec<Region>>,
 }
 
-/// The memory region of a tensor in a [`Listing`].
+/// The memory region of a tensor in a [`PlanListing`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Region {
     /// A range of a heap that transient tensors share.
@@ -41,7 +41,7 @@ impl Recorder<'_> {
     ///
     /// # Errors
     /// [`Error::TooLarge`](super::Error::TooLarge) if a tensor exceeds one binding.
-    pub fn list(mut self) -> Result<Listing> {
+    pub fn list(mut self) -> Result<PlanListing> {
         self.drop_unread();
         self.check_bindings()?;
         let layout = self.lay_out();
@@ -61,6 +61,6 @@ impl Recorder<'_> {
         let regions = (self.dispatches.iter())
             .map(|dispatch| dispatch.tensors.iter().map(|tensor| region(tensor.id)).collect())
             .collect();
-        Ok(Listing { heaps: layout.heaps, regions, dispatches: self.dispatches })
+        Ok(PlanListing { heaps: layout.heaps, regions, dispatches: self.dispatches })
     }
 }

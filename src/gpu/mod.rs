@@ -42,7 +42,7 @@ pub use kernel::{
     WorkgroupSize, assemble,
 };
 pub use layout::PlanSummary;
-pub use listing::{Listing, Region};
+pub use listing::{PlanListing, Region};
 pub use memory::{Placement, Transient, place};
 pub use options::{ContextOptions, Precision};
 pub use panics::{catch_panic, silence_caught_panics};
