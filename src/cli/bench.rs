@@ -45,7 +45,7 @@ pub struct BenchArguments {
     /// Images at once [default: 32, on CPU adapters 1; with --steps 32 and 2, with --lab 32, 128 and 256]
     #[arg(long, value_name = "N", conflicts_with = "overheads", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch_size: Option<u32>,
-    /// How weights and activations are stored; sums are f32
+    /// Storage of weights and activations; sums are f32
     #[arg(long, default_value = "f32", conflicts_with = "overheads", value_parser = named::<Precision>())]
     pub precision: Precision,
     /// Tokens of an image in the rows of attention, one or several, such as 33,129,197,257 [default: 197]

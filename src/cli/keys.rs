@@ -141,7 +141,7 @@ pub type NetworkArguments = Group<Settings>;
 /// The data set, and which of its splits.
 pub type SetArguments = Group<LoadOptions>;
 
-/// What a [`Group`] reads.
+/// Values that a [`Group`] reads.
 trait FromKeys: Sized {
     const HEADING: &'static str;
 

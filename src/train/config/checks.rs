@@ -78,7 +78,7 @@ impl Config {
     }
 }
 
-/// Whether two texts name the same file or folder.
+/// Returns whether two texts name the same file or folder.
 fn same_place(a: Option<&Value>, b: Option<&Value>) -> bool {
     let place =
         |value: Option<&Value>| value.and_then(Value::as_str).and_then(|p| Path::new(p).canonicalize().ok());

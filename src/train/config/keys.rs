@@ -283,7 +283,7 @@ impl Key {
         self.flag.map_or_else(|| name.replace('_', "-"), str::to_string)
     }
 
-    /// What the setting does.
+    /// Description of the setting.
     pub fn help(&self) -> &'static str {
         self.doc.trim().trim_end_matches('.')
     }
@@ -309,7 +309,7 @@ impl Key {
     /// Reads a value as typed on the command line; text may be in quotes, as in a file.
     ///
     /// # Errors
-    /// What it should be.
+    /// The expected form.
     pub fn parse(&self, text: &str) -> Result<Value, String> {
         let value = match self.kind {
             Text(_) | Size | Word(..) => {

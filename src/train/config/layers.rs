@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// What the user gave, from the weakest to the strongest.
+/// Settings of the user, from the weakest to the strongest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layers {
     /// `--config FILE.toml`.

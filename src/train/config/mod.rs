@@ -28,11 +28,11 @@ use serde::{Deserialize, Serialize};
 pub enum Preset {
     /// Algorithm 1 of the paper.
     Paper,
-    /// What the released code really does.
+    /// The settings of the released code.
     ReleasedCode,
     /// Everything trains from the start, at one learning rate.
     Full,
-    /// What strong ViT recipes for re-identification do: smoothing, triplets, erasing, AdamW, warm-up, cosine.
+    /// Settings of strong ViT recipes for re-identification: smoothing, triplets, erasing, AdamW, warm-up, cosine.
     Strong,
 }
 
@@ -46,7 +46,7 @@ pub enum Optimizer {
     Adamw,
 }
 
-/// What makes an epoch the best one.
+/// The criterion of the best epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BestBy {
@@ -61,7 +61,7 @@ pub enum BestBy {
 }
 
 impl DataConfig {
-    /// How the data set is loaded.
+    /// Options to load the data set.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
             layout: self.layout,
@@ -75,7 +75,7 @@ impl DataConfig {
 }
 
 impl DeviceConfig {
-    /// How the adapter is opened.
+    /// Options to open the adapter.
     pub fn options(&self) -> ContextOptions {
         let DeviceConfig { adapter, precision } = self.clone();
         ContextOptions { precision, ..ContextOptions::from_environment(adapter) }
@@ -159,7 +159,7 @@ impl Config {
         model.normalize = preprocess.normalize();
     }
 
-    /// How batches are made up.
+    /// Composition of batches.
     pub fn sampling(&self) -> Sampling {
         Sampling {
             batch_size: self.schedule.batch_size,
@@ -185,7 +185,7 @@ impl Config {
         }
     }
 
-    /// What a trained model's metadata says of the network: as trained, but for the tokens that embed.
+    /// The network in a trained model's metadata: as trained, except for the tokens that embed.
     pub fn saved_network(&self, network: &VitConfig) -> VitConfig {
         let mut saved = network.clone();
         saved.gelt.tokens = self.model.embed_tokens;
