@@ -22,9 +22,9 @@ Generated from the program; `lat-wgpu COMMAND --help` prints the same. The keys 
 const KEYS: &str = "\
 # Training keys
 
-Generated from the program. `train` and `ablate` read these keys from `--config FILE.toml` and `--set KEY=VALUE`; each
-has a flag, switches also one with `--no-`. The order is default < preset < file < flags < `--set`. An unknown key is an error. Defaults are those
-of the preset `paper`.
+Generated from the program. `train` and `ablate` read these keys from `--config FILE.toml` and `--set KEY=VALUE`. Each has
+a flag, and a switch also one with `--no-`. The order is default < preset < file < flags < `--set`. An unknown key is an
+error. Defaults are those of the preset `paper`.
 ";
 
 /// Compares a page with what the code says, or writes it.
@@ -61,13 +61,18 @@ fn names(argument: &clap::Arg) -> String {
     }
 }
 
+/// The words that a value may be, after its help.
+fn one_of(words: &[&str]) -> String {
+    let words: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+    if words.is_empty() { String::new() } else { format!("; one of {}", words.join(", ")) }
+}
+
 /// Help of an argument, its possible values and its default.
 fn help(argument: &clap::Arg) -> String {
     let mut text = cell(&argument.get_help().map(ToString::to_string).unwrap_or_default());
-    let values: Vec<_> =
-        argument.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
-    if argument.get_action().takes_values() && !values.is_empty() {
-        let _ = write!(text, "; one of {}", values.join(", "));
+    let values = argument.get_possible_values();
+    if argument.get_action().takes_values() {
+        text.push_str(&one_of(&values.iter().map(|value| value.get_name()).collect::<Vec<_>>()));
     }
     let defaults: Vec<_> =
         argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
@@ -120,7 +125,7 @@ fn training_keys() {
         }
         let default = key.default().map_or(String::new(), |default| format!("`{default}`"));
         let values = match key.kind {
-            Kind::Word(..) => format!("; {}", key.expected()),
+            Kind::Word(words, _) => one_of(&words()),
             _ => String::new(),
         };
         let (name, flag, help) = (key.name, key.flag(), cell(key.help()));
