@@ -13,7 +13,7 @@ pub type Choices = BTreeMap<String, String>;
 
 /// The content of a file. Adapter, backend and driver are compared when it is loaded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct File {
+struct ChoicesFile {
     adapter: String,
     backend: String,
     driver: String,
@@ -52,9 +52,9 @@ pub fn file(adapter: &AdapterSummary) -> Option<PathBuf> {
 /// Loads an adapter's choices; empty if the file is missing, invalid or of another adapter.
 pub fn load(adapter: &AdapterSummary) -> Choices {
     let text = file(adapter).and_then(|path| std::fs::read_to_string(path).ok());
-    let file = text.and_then(|text| serde_json::from_str::<File>(&text).ok());
+    let file = text.and_then(|text| serde_json::from_str::<ChoicesFile>(&text).ok());
     // File names of long names may collide.
-    let same = |file: &File| {
+    let same = |file: &ChoicesFile| {
         (&file.adapter, &file.backend, &file.driver) == (&adapter.name, &adapter.backend, &adapter.driver)
     };
     file.filter(same).map(|file| file.choices).unwrap_or_default()
@@ -65,7 +65,7 @@ pub fn load(adapter: &AdapterSummary) -> Choices {
 /// # Errors
 /// Never for choices of text.
 pub fn text(adapter: &AdapterSummary, choices: &Choices) -> serde_json::Result<String> {
-    let file = File {
+    let file = ChoicesFile {
         adapter: adapter.name.clone(),
         backend: adapter.backend.clone(),
         driver: adapter.driver.clone(),
