@@ -22,7 +22,7 @@ pub struct TargetArguments {
     /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
-    /// Go on where the files tell of different weights; they are refused otherwise
+    /// Accept files of different weights, which are otherwise refused
     #[arg(long)]
     pub allow_other_weights: bool,
 }

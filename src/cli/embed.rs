@@ -57,10 +57,10 @@ pub struct EmbedArguments {
     /// Write each vector in fewer numbers, by the principal components that `lat-wgpu reduce` found
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
-    /// Go on where the files tell of different weights; they are refused otherwise
+    /// Accept files of different weights, which are otherwise refused
     #[arg(long, requires = "reduce")]
     pub allow_other_weights: bool,
-    /// How a number is stored
+    /// Storage of the values
     #[arg(long, default_value = "f32", value_parser = named::<Dtype>())]
     pub dtype: Dtype,
     /// Images per batch [default: what fills an adapter of its class, within --memory]

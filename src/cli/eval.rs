@@ -51,7 +51,7 @@ pub struct EvalArguments {
     /// Embeddings of the gallery; the same file again: every image is a query against all others
     #[arg(long, value_name = "FILE", requires = "query_embeddings")]
     pub gallery_embeddings: Option<PathBuf>,
-    /// Go on where the files tell of different weights; they are refused otherwise
+    /// Accept files of different weights, which are otherwise refused
     #[arg(long, requires = "query_embeddings")]
     pub allow_other_weights: bool,
     /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
@@ -84,7 +84,7 @@ pub struct EvalArguments {
     /// Embed each image and its mirror image, and take the mean
     #[arg(long, conflicts_with = "query_embeddings")]
     pub flip: bool,
-    /// Also tell the threshold that takes at most this share of the pairs of different persons for the same
+    /// Also report the threshold for this false positive rate: the share of pairs of different persons taken for the same
     #[arg(long, value_name = "F", value_parser = fraction)]
     pub fpr: Option<f64>,
     /// Store the threshold for --fpr in the model's metadata

@@ -22,7 +22,7 @@ pub struct MergeArguments {
     /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Go on where the files tell of different weights; they are refused otherwise
+    /// Accept files of different weights, which are otherwise refused
     #[arg(long)]
     pub allow_other_weights: bool,
     /// Write a summary as JSON; - for stdout

@@ -35,7 +35,7 @@ pub struct ReduceArguments {
     /// Find nothing: reduce GALLERY by the components in this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels"])]
     pub apply: Option<PathBuf>,
-    /// Go on where the files tell of different weights; they are refused otherwise
+    /// Accept files of different weights, which are otherwise refused
     #[arg(long)]
     pub allow_other_weights: bool,
     /// With --apply: how a number is stored
@@ -50,7 +50,7 @@ pub struct ReduceArguments {
     /// Measure the loss with these queries [default: 1000 of the gallery, evenly spaced]
     #[arg(long, value_name = "FILE")]
     pub query_embeddings: Option<PathBuf>,
-    /// Persons and cameras: path,person,camera [default: from Market-1501 names; else the loss isn't told]
+    /// Persons and cameras: path,person,camera [default: from Market-1501 names; without labels no loss is reported]
     #[arg(long, value_name = "CSV")]
     pub labels: Option<PathBuf>,
     #[command(flatten)]

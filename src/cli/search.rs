@@ -25,13 +25,13 @@ use std::process::ExitCode;
 pub struct SearchArguments {
     #[command(flatten)]
     pub target: TargetArguments,
-    /// Whom to find: an image, or a folder with all below it; may be given often
+    /// Image to find, or folder of such images; may be repeated
     #[arg(long, required = true, value_name = "IMG|DIR")]
     pub query: Vec<PathBuf>,
     /// Follow links to files and folders; a folder is entered once
     #[arg(long)]
     pub follow_links: bool,
-    /// How many of the gallery's images to list for each query
+    /// Number of gallery images to list for each query
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
     pub top: u32,
     /// Search only these images: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold

@@ -50,7 +50,7 @@ pub struct ServeArguments {
     /// Port to listen on; 0: any that is free
     #[arg(long, value_name = "N", default_value_t = 8080)]
     pub port: u16,
-    /// How many of the gallery's images to list unless a request says so
+    /// Number of gallery images to list unless a request asks for another
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
     pub top: u32,
     /// Search only these images: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
