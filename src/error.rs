@@ -1,4 +1,4 @@
-//! The one error type: what went wrong, in which file or tensor, and what the user can do about it.
+//! The error type: the problem, its file or value, and a hint for the user.
 
 use crate::gpu;
 pub use crate::gpu::catch_panic;
@@ -6,23 +6,34 @@ use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Result of everything that can fail for a reason outside the program.
+/// Result of an operation that can fail for a reason outside of the program.
+///
+/// ```
+/// fn dimensions(model: &str) -> lat_wgpu::Result<usize> {
+///     Ok(lat_wgpu::Model::open(model)?.dim())
+/// }
+/// ```
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A failure that a user can cause or meet.
+/// A failure. [`Error::with_causes`] is the message for a user, [`Error::hint`] the advice.
 ///
-/// Wrong shapes inside the engine are programmer mistakes and panic at record time instead.
+/// Wrong shapes inside the engine are bugs and panic instead.
+///
+/// ```
+/// let error = lat_wgpu::Model::open("missing.safetensors").err().expect("there is no such file");
+/// assert!(error.to_string().contains("missing.safetensors") && error.hint().is_some());
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file system refused an action on `path`.
+    /// A failed action on a file or folder.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// Verb phrase, such as "read" or "create".
+        /// A verb, such as "read" or "create".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// Contradictory or impossible settings; exit code 2.
@@ -33,72 +44,72 @@ pub enum Error {
     Image {
         /// The image.
         path: PathBuf,
-        /// Why, in words for its owner.
+        /// The reason, for the user.
         reason: String,
     },
-    /// A weights file that is unusable as a whole.
+    /// A weights file that is unusable.
     #[error("{}: {reason}", path.display())]
     Weights {
         /// The weights file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// One tensor of a weights file is missing, misshaped, duplicate or not finite.
+    /// A tensor of a weights file that is missing, duplicate, not finite, or of another shape.
     #[error("{}: tensor {tensor}: expected {expected}, found {found}", path.display())]
     Tensor {
         /// The weights file.
         path: PathBuf,
-        /// The tensor's name as the model knows it.
+        /// Name of the tensor.
         tensor: String,
-        /// The shape or property that the model needs.
+        /// Shape or property that the model needs.
         expected: String,
-        /// The shape or property that the file has.
+        /// Shape or property in the file.
         found: String,
     },
-    /// There is nothing to work on.
+    /// Inputs without anything to work on.
     #[error("{0}")]
     NothingToDo(String),
-    /// Embeddings or labels that don't fit together or hold nothing to measure.
+    /// Embeddings or labels that don't fit together, or that have nothing to measure.
     #[error("{0}")]
     Data(String),
-    /// The adapter failed, or there is none.
+    /// A failed or missing adapter.
     #[error(transparent)]
     Gpu(gpu::Error),
-    /// A script that Python was to run for us failed, or there is no Python.
+    /// A failed Python script, or no Python.
     #[error("{0}")]
     Python(String),
-    /// A signal asked the program to stop; exit code 128 + its number.
+    /// A signal that stopped the work; exit code 128 + its number.
     #[error("interrupted: {outcome}")]
     Interrupted {
         /// 2 for SIGINT, 15 for SIGTERM.
         signal: u8,
-        /// What became of the work.
+        /// Result of the work so far.
         outcome: &'static str,
     },
-    /// Loss or gradients overflowed; the step changed nothing.
+    /// A training step with an overflow of loss or gradients. The step changed nothing.
     #[error("step {step}: loss or gradients are not finite; its images: {images}")]
     NotFinite {
         /// Number of the step, from 1.
         step: u64,
-        /// Names of the batch's images.
+        /// Names of the images in the batch.
         images: String,
     },
-    /// The need is larger than the memory or binding that the adapter offers.
+    /// Work that needs more memory, or larger bindings, than the adapter has.
     #[error("{0}")]
     TooLarge(String),
-    /// One of the others, with what the user can try next: made by [`Error::hinted`], seen through by [`Error::plain`].
+    /// Another error with a hint. [`Error::hinted`] makes it, [`Error::plain`] returns the other error.
     #[error("{error}")]
     Hinted {
-        /// The failure.
+        /// The other error.
         error: Box<Error>,
-        /// The advice.
+        /// Advice for the user.
         hint: Cow<'static, str>,
     },
 }
 
 impl From<gpu::Error> for Error {
-    /// Adds what the user can try next.
+    /// Adds a hint.
     fn from(error: gpu::Error) -> Error {
         let hint = match error {
             gpu::Error::Rehearsal(text) => return Error::Usage(text),
@@ -111,13 +122,13 @@ impl From<gpu::Error> for Error {
                 "install a Vulkan driver (Debian and Ubuntu: apt install mesa-vulkan-drivers)"
             }
             gpu::Error::UnknownAdapter { .. } => {
-                "--adapter and LAT_ADAPTER take any part of such a name; without them the best one is used"
+                "--adapter and LAT_ADAPTER take any part of such a name; without them the best adapter is used"
             }
             gpu::Error::Failed(_) => {
-                "`lat-wgpu info` lists the adapters; LAT_ADAPTER=NAME chooses another one"
+                "`lat-wgpu info` lists the adapters; LAT_ADAPTER=NAME selects another one"
             }
             gpu::Error::Lost(_) => {
-                "a driver resets an adapter that works too long or runs too hot: its log may say more"
+                "a driver resets an adapter that works too long or becomes too hot: its log may say more"
             }
             gpu::Error::Memory(_) => "do other programs use the adapter's memory?",
         };
@@ -126,30 +137,30 @@ impl From<gpu::Error> for Error {
 }
 
 impl Error {
-    /// Wraps an I/O error with the action and the path it belongs to.
+    /// Wraps an I/O error with its action and path.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { action, path, source }
     }
 
-    /// Wraps a reason why the content of the file at `path` is unusable.
+    /// Wraps the reason why the content of a file is unusable.
     pub fn invalid(path: &Path) -> impl FnOnce(String) -> Error {
         move |reason| Error::io("read", path)(std::io::Error::new(ErrorKind::InvalidData, reason))
     }
 
-    /// That no row of a table is named as a filter says, with what names look like.
+    /// Error of a filter that matches no row of a table, with an example of a name.
     pub fn no_row(filter: &str, names: &[String]) -> Error {
         let mut kernels: Vec<&str> = names.iter().filter_map(|name| name.split(' ').next()).collect();
         kernels.sort_unstable();
         kernels.dedup();
         let example = names.first().map_or("", String::as_str);
         Error::NothingToDo(format!("no row's name contains {filter:?}"))
-            .hinted(format!("a name is such as {example:?}; the first words are {}", kernels.join(", ")))
+            .hinted(format!("a name looks like {example:?}; the first words are {}", kernels.join(", ")))
     }
 
-    /// The same error with what the user can try next; a hint that it had is replaced.
+    /// Adds or replaces the hint.
     ///
-    /// A hint is given where the cause is known, and where it names flags, by the command that has them.
+    /// The code that knows the cause adds the hint; a hint that names flags comes from the command that has them.
     pub fn hinted(self, hint: impl Into<Cow<'static, str>>) -> Error {
         let error = match self {
             Error::Hinted { error, .. } => error,
@@ -158,7 +169,7 @@ impl Error {
         Error::Hinted { error, hint: hint.into() }
     }
 
-    /// The error without its hint.
+    /// Returns the error without its hint.
     pub fn plain(&self) -> &Error {
         match self {
             Error::Hinted { error, .. } => error,
@@ -166,7 +177,7 @@ impl Error {
         }
     }
 
-    /// The message and those of its causes, in one line.
+    /// Joins the messages of the error and its causes in one line.
     pub fn with_causes(&self) -> String {
         let mut line = self.to_string();
         let mut cause = std::error::Error::source(self.plain());
@@ -177,38 +188,37 @@ impl Error {
         line
     }
 
-    /// Whether the same work may succeed on the same adapter, opened anew.
+    /// Returns whether the same work may succeed after the adapter is opened again.
     pub fn may_pass(&self) -> bool {
         matches!(self.plain(), Error::Gpu(gpu::Error::Lost(_))) || self.is_out_of_memory()
     }
 
-    /// Returns true if the adapter had no memory for a buffer.
+    /// Returns whether the adapter had no memory for a buffer.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self.plain(), Error::Gpu(gpu::Error::Memory(_) | gpu::Error::Refused(_)))
     }
 
-    /// Advice for the user, if there is any: the text that [`Error::hinted`] was given, and of the file system
-    /// what the system's own reason tells.
+    /// Returns advice for the user: the text of [`Error::hinted`], or for [`Error::Io`] one that fits the system's error.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Error::Hinted { hint, .. } => Some(hint),
             Error::Io { action: "create" | "write" | "replace", source, .. } => Some(match source.kind() {
-                ErrorKind::NotFound => "make that folder first, or choose another name",
+                ErrorKind::NotFound => "create that folder first, or choose another name",
                 ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
-                    "something else has that name: choose another one"
+                    "that name is already in use: choose another one"
                 }
-                _ => "is the folder there, writable, and not full?",
+                _ => "does the folder exist, is it writable, and does the disk have space?",
             }),
             Error::Io { action: "open" | "read", source, .. } => match source.kind() {
-                // It was found and read, but isn't what it should be.
+                // The path is right, the content is not.
                 ErrorKind::InvalidData => None,
-                _ => Some("is the path right, and may this user read it?"),
+                _ => Some("is the path correct, and may this user read it?"),
             },
             _ => None,
         }
     }
 
-    /// Exit code of the process: 2 for bad usage, 130 or 143 when interrupted, else 1.
+    /// Exit code of the process: 2 for wrong usage, 130 or 143 after a signal, else 1.
     pub fn exit_code(&self) -> u8 {
         match self.plain() {
             Error::Usage(_) => 2,
@@ -223,9 +233,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_read_needs_no_other_path() {
+    fn hints_of_io_errors_fit_their_kind() {
         let hint = |kind: ErrorKind| Some(Error::io("read", Path::new("a"))(kind.into()).hint()?.to_string());
-        assert!(hint(ErrorKind::NotFound).unwrap().contains("path right"));
+        assert!(hint(ErrorKind::NotFound).unwrap().contains("path correct"));
         assert!(hint(ErrorKind::PermissionDenied).unwrap().contains("may this user read"));
         assert_eq!(hint(ErrorKind::InvalidData), None);
     }
@@ -236,11 +246,11 @@ mod tests {
         for (plain, code) in
             [(io(), 1), (Error::Usage("u".into()), 2), (Error::Interrupted { signal: 2, outcome: "" }, 130)]
         {
-            let words = plain.with_causes();
+            let message = plain.with_causes();
             let hinted = plain.hinted("first").hinted("second");
             assert_eq!(
                 (hinted.with_causes(), hinted.exit_code(), hinted.hint()),
-                (words, code, Some("second"))
+                (message, code, Some("second"))
             );
             assert!(!matches!(hinted.plain(), Error::Hinted { .. }));
         }

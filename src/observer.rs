@@ -1,28 +1,28 @@
-//! How long work reports to its caller: notes, images left out, progress, results as they come; and how it is stopped.
+//! Observers of long work: they receive notes, skipped images, progress and results, and can stop the work.
 
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Follows long work. Methods that are not given do nothing; `()` follows without a word and never stops the work.
+/// Observes long work. The default methods do nothing; `()` ignores everything and never stops the work.
 pub trait Observer: Sync {
-    /// Receives something that the user should know.
+    /// Receives a note for the user.
     fn note(&self, _text: &str) {}
 
-    /// Receives the reason why an image is left out.
+    /// Receives the reason for skipping an image.
     fn skipped(&self, _reason: &Error) {}
 
-    /// Receives how many of all pieces of a stage are done; the main stage of a work has no name.
+    /// Receives the progress of a stage, in pieces. The main stage has an empty name.
     fn progress(&self, _stage: &str, _done: usize, _total: usize) {}
 
-    /// Returns the number of the signal that asks the work to stop, if one came.
+    /// Returns the number of the signal that asks the work to stop, if there was one.
     fn signal(&self) -> Option<u8> {
         None
     }
 
-    /// Checks for a signal; `outcome` says what becomes of the work.
+    /// Checks for a signal; `outcome` describes the result of stopping.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] if one came.
+    /// [`Error::Interrupted`] after a signal.
     fn check(&self, outcome: &'static str) -> Result<()> {
         self.signal().map_or(Ok(()), |signal| Err(Error::Interrupted { signal, outcome }))
     }
@@ -30,12 +30,12 @@ pub trait Observer: Sync {
 
 impl Observer for () {}
 
-/// An observer that also receives results while the work goes on, such as the lines of a training log.
+/// An observer that also receives results during the work, such as the lines of a training log.
 pub trait Follower<E>: Observer {
     /// Receives a result.
     ///
     /// # Errors
-    /// The error that the work is to end with.
+    /// An error ends the work.
     fn event(&self, event: E) -> Result<()>;
 }
 
@@ -55,7 +55,7 @@ pub struct Stage<'o> {
 }
 
 impl<'o> Stage<'o> {
-    /// Begins a stage of `total` pieces; `outcome` says what becomes of the work when a signal stops it.
+    /// Begins a stage of `total` pieces; `outcome` describes the result if a signal stops it.
     pub fn new(
         observer: &'o dyn Observer,
         name: &'static str,
@@ -65,12 +65,12 @@ impl<'o> Stage<'o> {
         Stage { observer, name, done: AtomicUsize::new(0), total, outcome }
     }
 
-    /// Returns the observer that follows.
+    /// Returns the observer.
     pub fn observer(&self) -> &'o dyn Observer {
         self.observer
     }
 
-    /// Reports that so many more pieces are done.
+    /// Reports `pieces` more pieces as done.
     ///
     /// # Errors
     /// [`Error::Interrupted`] after a signal.

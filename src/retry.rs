@@ -1,19 +1,19 @@
-//! Work that goes on after an adapter was lost or found no memory.
+//! Continues work after an adapter was lost or had no memory.
 
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::observer::Observer;
 use std::time::{Duration, Instant};
 
-/// After a failure that passed once, another within this time is final: the adapter doesn't bear the work.
+/// A second failure within this time is final.
 const BETWEEN_FAILURES: Duration = Duration::from_secs(60);
 
-/// Opens an adapter and works on it. If the adapter is lost or finds no memory, opens it anew for the rest: `saved` brings the
-/// state back to where the work goes on, and returns how far that is. `goes_on` is the end of the note that says so.
+/// Opens an adapter and runs `work` on it. If the adapter is lost or has no memory, opens it again and continues: `saved`
+/// restores the last saved state and returns its position. `goes_on` is the end of the note about that.
 ///
 /// # Errors
-/// Those of the adapter, `work` and `saved`; the adapter's failure where another came within a minute, or before anything was
-/// saved since.
+/// Those of the adapter, `work` and `saved`; the adapter's failure if another one came within a minute, or if nothing was
+/// saved since then.
 pub fn retry<S, T>(
     options: &ContextOptions,
     observer: &dyn Observer,
@@ -36,17 +36,17 @@ pub fn retry<S, T>(
         if failures.are_too_many(Instant::now(), saved) {
             return Err(error);
         }
-        observer.note(&format!("{error}; the adapter is opened anew{goes_on}"));
+        observer.note(&format!("{error}; the adapter is opened again{goes_on}"));
     }
 }
 
-/// The adapter's last failure: when, and how much was saved then.
+/// Time of the adapter's last failure, and the position that was saved then.
 #[derive(Default)]
 struct Failures(Option<(Instant, u64)>);
 
 impl Failures {
-    /// Returns whether one more ends the work: it comes within a minute, or the adapter didn't last from one save to the next,
-    /// and might do so for ever.
+    /// Returns whether another failure ends the work: within a minute, or without progress since the last one, which could
+    /// repeat without limit.
     fn are_too_many(&mut self, at: Instant, saved: u64) -> bool {
         let last = self.0.replace((at, saved));
         last.is_some_and(|(before, then)| at.duration_since(before) < BETWEEN_FAILURES || saved == then)
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_adapter_that_never_lasts_to_the_next_save_ends_the_work() {
+    fn failures_without_progress_end_the_work() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut failures = Failures::default();

@@ -1,21 +1,21 @@
-//! Random numbers by counting: a number depends on (seed, stream, index) alone, never on what was drawn before.
+//! Counter-based random numbers: a number depends on (seed, stream, index) alone, not on earlier numbers.
 //!
-//! So any thread, or a GPU kernel, can make the number it needs, in any order. All arithmetic is u32 with wrap-around,
-//! which WGSL has; a seed's or index's upper half counts as one more word.
+//! Any thread, or a GPU kernel, can compute any number in any order. All arithmetic is wrapping u32, as in WGSL. The upper
+//! 32 bits of a seed, stream or index are one more word.
 
 use std::f64::consts::TAU;
 
-/// A number in [0, 1), a multiple of 2⁻²⁴.
+/// A uniform number in [0, 1), a multiple of 2⁻²⁴.
 ///
-/// `stream` tells uses apart (say, one per layer), `index` counts within a stream.
+/// `stream` separates uses, for example layers; `index` counts within a stream.
 pub fn uniform(seed: u64, stream: u64, index: u64) -> f32 {
-    // 24 bits: the most that f32 holds exactly.
+    // f32 holds 24 bits exactly.
     (bits(seed, stream, index) >> 8) as f32 / (1 << 24) as f32
 }
 
-/// A normal number of mean 0 and deviation 1, by Box and Muller's formula.
+/// A normal number with mean 0 and deviation 1, by the Box–Muller transform.
 pub fn normal(seed: u64, stream: u64, index: u64) -> f64 {
-    // 1 − u lies in (0, 1]: its logarithm is finite.
+    // 1 − u is in (0, 1]: its logarithm is finite.
     let radius = (-2.0 * (1.0 - f64::from(uniform(seed, stream, 2 * index))).ln()).sqrt();
     let angle = TAU * f64::from(uniform(seed, stream, 2 * index + 1));
     radius * angle.cos()
@@ -29,7 +29,7 @@ pub fn bits(seed: u64, stream: u64, index: u64) -> u32 {
         .fold(0x9e37_79b9, |hash, word| mix(hash ^ word).wrapping_add(0x85eb_ca6b))
 }
 
-/// Mixes the bits of a word, reversibly: the `lowbias32` constants, found by search for the least bias.
+/// Mixes the bits of a word reversibly, with the constants of `lowbias32`.
 fn mix(mut x: u32) -> u32 {
     x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
     x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
@@ -41,8 +41,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_fixed_for_all_time() {
-        // A model trained with a seed must be trainable again: these may never change.
+    fn numbers_never_change() {
+        // Training with a seed must be reproducible.
         assert_eq!(bits(0, 0, 0), 2_899_088_435);
         assert_eq!(bits(1, 0, 0), 1_588_218_696);
         assert_eq!(bits(0, 1, 0), 3_814_425_976);
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn upper_halves_count() {
+    fn upper_words_count() {
         let high = 1 << 32;
         let all = [bits(0, 0, 0), bits(high, 0, 0), bits(0, high, 0), bits(0, 0, high)];
         for (i, a) in all.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Plain descriptions of the network: every dimension and option that decides a shape or a formula.
+//! Description of the network: the dimensions and options that decide its shapes and formulas.
 //!
-//! Letters in shape comments, everywhere: B batch, N patches, T tokens (prefix + N), D `dim`, H heads,
-//! Dh `head_dim`, M `mlp_hidden`, R parts (grid rows), C grid columns, K classes.
+//! Letters in shape comments: B batch, N patches, T tokens (prefix + N), D `dim`, H heads, Dh `head_dim`,
+//! M `mlp_hidden`, R parts (grid rows), C grid columns, K classes.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,11 +11,17 @@ pub const fn ceil_div(a: usize, b: usize) -> usize {
 }
 
 /// Height and width in pixels, written `HxW`.
+///
+/// ```
+/// let size: lat_wgpu::ImageSize = "224x112".parse()?;
+/// assert_eq!((size.height, size.width), (224, 112));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSize {
-    /// Rows of pixels.
+    /// Height in pixels.
     pub height: usize,
-    /// Columns of pixels.
+    /// Width in pixels.
     pub width: usize,
 }
 
@@ -35,7 +41,7 @@ impl std::fmt::Display for ImageSize {
 impl std::str::FromStr for ImageSize {
     type Err = String;
 
-    /// Reads `HxW`, or one number for a square.
+    /// Parses `HxW`, or one number for a square.
     fn from_str(text: &str) -> Result<Self, String> {
         let side = |s: &str| s.parse::<usize>().ok().filter(|&v| v > 0 && v <= 16_384);
         let parsed = match text.split_once(['x', 'X']) {
@@ -48,40 +54,40 @@ impl std::str::FromStr for ImageSize {
     }
 }
 
-/// The non-linearity of the MLP.
+/// Activation function of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activation {
-    /// x·Φ(x) with the exact error function: timm, DINOv2.
+    /// GELU, x·Φ(x), with the exact error function: timm, DINOv2.
     Gelu,
-    /// x·sigmoid(1.702·x): OpenAI CLIP. Files of earlier versions spell it with an underscore.
+    /// Quick-GELU, x·sigmoid(1.702·x): OpenAI's CLIP. Files of earlier versions spell it with an underscore.
     #[serde(alias = "quick_gelu")]
     QuickGelu,
 }
 
-/// Which operand of the blend carries λ.
+/// Operand of the blend that λ multiplies. G is the class token, Q a row mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LambdaOn {
-    /// (Q + λG)/(1+λ): the paper's eq. 6.
+    /// The class token: (Q + λG)/(1+λ), the paper's eq. 6.
     Class,
-    /// (G + λQ)/(1+λ): the released code.
+    /// The row mean: (G + λQ)/(1+λ), the released code.
     Local,
 }
 
-/// Which tokens become the parts.
+/// Tokens that become the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PartTokens {
     /// Globally enhanced local tokens: row means blended with the class token.
     Gelt,
-    /// Row means alone.
+    /// Row means.
     Local,
     /// The class token, repeated for every part.
     Global,
 }
 
-/// How the grid of local tokens is cut into parts.
+/// Division of the grid of patches into parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PartLayout {
     /// One part per grid row, top to bottom.
@@ -92,16 +98,16 @@ pub enum PartLayout {
     One,
 }
 
-/// How tokens become parts: the paper's eq. 6 and its ablations.
+/// Settings of the parts: the paper's eq. 6 and its ablations.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GeltConfig {
-    /// λ of eq. 6; 0.8 in the paper (sec. 4.2), 8 in the released code.
+    /// λ of eq. 6: 0.8 in the paper (sec. 4.2), 8 in the released code.
     pub lambda: f32,
-    /// Which operand carries λ.
+    /// Operand that λ multiplies.
     pub lambda_on: LambdaOn,
-    /// Which tokens are blended.
+    /// Tokens that become the parts.
     pub tokens: PartTokens,
-    /// How the grid is cut.
+    /// Division of the grid.
     pub parts: PartLayout,
 }
 
@@ -117,7 +123,7 @@ impl Default for GeltConfig {
 }
 
 impl GeltConfig {
-    /// The weights (class token, row mean) of the blend; they sum to 1.
+    /// Weights of class token and row mean in the blend. They sum to 1.
     pub fn weights(&self) -> (f32, f32) {
         let (heavy, light) = (self.lambda / (1.0 + self.lambda), 1.0 / (1.0 + self.lambda));
         match (self.tokens, self.lambda_on) {
@@ -129,46 +135,46 @@ impl GeltConfig {
     }
 }
 
-/// Everything that decides the network's shapes and formulas; weights apart.
+/// Dimensions and options of a network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VitConfig {
     /// Input size in pixels.
     pub image: ImageSize,
     /// Side of a square patch in pixels.
     pub patch: usize,
-    /// Step between patches in pixels; equals `patch` unless they overlap (paper eq. 1).
+    /// Step between patches in pixels. Equals `patch` unless patches overlap (paper eq. 1).
     pub stride: usize,
-    /// D, width of a token.
+    /// Width D of a token.
     pub dim: usize,
     /// Number of transformer blocks.
     pub depth: usize,
-    /// H, attention heads; divides `dim`.
+    /// Number of attention heads H; divides `dim`.
     pub heads: usize,
-    /// M, hidden width of the MLP.
+    /// Hidden width M of the MLP.
     pub mlp_hidden: usize,
-    /// Whether a distillation token (DeiT) follows the class token.
+    /// True if a distillation token follows the class token (DeiT).
     pub dist_token: bool,
     /// Number of register tokens (DINOv2 with registers).
     pub registers: usize,
-    /// Rows of the position table for tokens before the patches: one for each, 1 (the class token alone) or 0. The
-    /// others have no position.
+    /// Rows of the position table for prefix tokens: one for each, 1 for the class token alone, or 0. Other prefix tokens
+    /// have no position.
     pub prefix_rows: usize,
-    /// Whether the patch projection has a bias (CLIP's has none).
+    /// True if the patch projection has a bias. CLIP's has none.
     pub patch_bias: bool,
-    /// Whether a LayerNorm stands before block 0 (CLIP).
+    /// True if a LayerNorm comes before block 0 (CLIP).
     pub norm_pre: bool,
-    /// Whether the branches are scaled before they are added (DINOv2).
+    /// True if the branches are scaled before they are added (DINOv2).
     pub layer_scale: bool,
-    /// The MLP's non-linearity.
+    /// Activation function of the MLP.
     pub act: Activation,
     /// ε of every LayerNorm.
     pub ln_eps: f32,
-    /// How tokens become parts.
+    /// Settings of the parts.
     pub gelt: GeltConfig,
 }
 
 impl VitConfig {
-    /// An ordinary ViT as timm builds it: patches side by side, a class token, MLPs four times as wide as a token.
+    /// A plain ViT as in timm: patches without overlap, a class token, MLPs four times as wide as a token.
     pub fn plain(image: ImageSize, patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig {
         VitConfig {
             image,
@@ -190,39 +196,39 @@ impl VitConfig {
         }
     }
 
-    /// Rows and columns of the patch grid, paper eq. 1 with padding 0.
+    /// Rows and columns of the patch grid: the paper's eq. 1 with padding 0.
     pub fn grid(&self) -> (usize, usize) {
         let along = |pixels: usize| (pixels - self.patch) / self.stride + 1;
         (along(self.image.height), along(self.image.width))
     }
 
-    /// N, number of patches.
+    /// Number of patches N.
     pub fn patches(&self) -> usize {
         let (rows, cols) = self.grid();
         rows * cols
     }
 
-    /// Tokens before the patches: class, then distillation or registers.
+    /// Number of prefix tokens: class token, then distillation token or registers.
     pub fn prefix(&self) -> usize {
         1 + usize::from(self.dist_token) + self.registers
     }
 
-    /// T, number of tokens.
+    /// Number of tokens T.
     pub fn tokens(&self) -> usize {
         self.prefix() + self.patches()
     }
 
-    /// Rows of the position table.
+    /// Number of rows of the position table.
     pub fn positions(&self) -> usize {
         self.prefix_rows + self.patches()
     }
 
-    /// Dh, width of one attention head.
+    /// Width Dh of an attention head.
     pub fn head_dim(&self) -> usize {
         self.dim / self.heads
     }
 
-    /// R, number of parts.
+    /// Number of parts R.
     pub fn parts(&self) -> usize {
         match self.gelt.parts {
             PartLayout::Rows => self.grid().0,
@@ -230,26 +236,26 @@ impl VitConfig {
         }
     }
 
-    /// Length of one embedding: R·D.
+    /// Dimensions of an embedding: R·D.
     pub fn embedding_len(&self) -> usize {
         self.parts() * self.dim
     }
 }
 
-/// The normalisations that common checkpoints were trained with.
+/// Normalisations of common checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalize {
     /// Mean and deviation of ImageNet: DINOv2, DeiT, most of timm.
     Imagenet,
-    /// 0.5 and 0.5: timm's AugReg ViTs.
+    /// Mean 0.5 and deviation 0.5: timm's AugReg ViTs.
     Half,
     /// Mean and deviation of CLIP's training set.
     Clip,
 }
 
 impl Normalize {
-    /// Mean and standard deviation of R, G, B, for pixels in 0..=1.
+    /// Mean and standard deviation of R, G and B, for pixels from 0 to 1.
     pub fn mean_std(self) -> ([f32; 3], [f32; 3]) {
         match self {
             Normalize::Imagenet => ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
@@ -259,26 +265,26 @@ impl Normalize {
     }
 }
 
-/// How an image becomes the network's input.
+/// Preprocessing of an image to the network's input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Preprocess {
-    /// Size that images are stretched to, in pixels.
+    /// Input size in pixels. Images are stretched to it.
     pub size: ImageSize,
-    /// Filter that stretches them; "bicubic" is the only one there is.
+    /// Interpolation; "bicubic" is the only one.
     pub interpolation: String,
-    /// Subtracted from R, G, B in 0..=1.
+    /// Mean of R, G and B, which is subtracted from values from 0 to 1.
     pub mean: [f32; 3],
-    /// Divides what is left.
+    /// Deviation of R, G and B, which divides the difference.
     pub std: [f32; 3],
 }
 
 impl Preprocess {
-    /// Stretches to `size` by the one filter there is, and normalises with these values.
+    /// Bicubic stretching to `size`, then normalisation by mean and deviation.
     pub fn new(size: ImageSize, (mean, std): ([f32; 3], [f32; 3])) -> Preprocess {
         Preprocess { size, interpolation: "bicubic".to_string(), mean, std }
     }
 
-    /// The normalisation with this mean and deviation, where it is one of those that have a name.
+    /// Returns the name of the normalisation, if it has one.
     pub fn normalize(&self) -> Option<Normalize> {
         let named = [Normalize::Imagenet, Normalize::Half, Normalize::Clip];
         named.into_iter().find(|normalize| normalize.mean_std() == (self.mean, self.std))

@@ -150,7 +150,7 @@ fn fill(folder: &Path, arguments: &[&str], outputs: &[&str], levels: u64, most: 
                 assert!(room < ENOUGH, "{case}");
                 assert!(stderr.contains("error: cannot ") && stderr.contains("full"), "{case}");
                 assert!(stderr.contains("No space left") || stderr.contains("File too large"), "{case}");
-                assert!(stderr.contains("hint: is the folder there, writable, and not full?"), "{case}");
+                assert!(stderr.contains("hint: does the folder exist"), "{case}");
                 for (name, bytes) in &before {
                     assert!(after.get(name) == Some(bytes), "{name} was changed: {case}");
                 }

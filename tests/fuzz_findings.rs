@@ -87,7 +87,7 @@ fn a_grid_without_positions_is_refused() {
         for size in ["", r#","preprocess":{"size":[16,8]}"#] {
             let path =
                 network(dir.path(), &format!(r#"{{"model":{{"heads":2,"grid":{grid}}}{size}}}"#), one_row);
-            refused(checkpoint::load(&path, &Settings::default()), "positions that the metadata tells of");
+            refused(checkpoint::load(&path, &Settings::default()), "positions of the metadata");
         }
     }
 }

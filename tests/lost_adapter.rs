@@ -53,13 +53,16 @@ fn embed_neither_loses_nor_repeats_rows() {
         assert!(read("out") == whole, "refuse@{number}: {said}");
         assert!(said.contains("(1 skipped)"), "refuse@{number}: {said}");
         halved += usize::from(said.contains("continuing with batches of 2"));
-        opened += usize::from(said.contains("opened anew"));
+        opened += usize::from(said.contains("opened again"));
         if !said.contains("as rehearsed") {
             break;
         }
         assert!(number < 500, "embed allocates without end");
     }
-    assert!(halved > 2 && opened > 2, "{halved} went on with half a batch, {opened} opened the adapter anew");
+    assert!(
+        halved > 2 && opened > 2,
+        "{halved} went on with half a batch, {opened} opened the adapter again"
+    );
 
     // `tools/rehearse.sh` tries 50. Images named twice have two rows.
     let twice = ["figures/bounding_box_train", "--batch-size", "2"];
@@ -71,7 +74,7 @@ fn embed_neither_loses_nor_repeats_rows() {
         let said = lat(0, folder, &format!("lose@{number}"), &embed("out.npy", &twice));
         assert!(read("out") == doubled, "lose@{number}: {said}");
         assert!(said.contains("(2 skipped)"), "lose@{number}: {said}");
-        lost += usize::from(said.contains("was lost: as rehearsed; the adapter is opened anew"));
+        lost += usize::from(said.contains("was lost: as rehearsed; the adapter is opened again"));
     }
     assert!(lost >= 8, "{lost} losses happened");
 }
@@ -90,7 +93,7 @@ fn a_halved_batch_stays_halved_after_a_lost_adapter() {
         })
         .unwrap();
     let said = lat(0, folder, &format!("refuse@{number},lose@3"), &embed("out.npy", &[]));
-    assert!(said.contains("opened anew"), "{said}");
+    assert!(said.contains("opened again"), "{said}");
     assert!(said.contains(&format!("in batches of {halved},")), "{said}");
 }
 
@@ -100,7 +103,7 @@ fn a_second_loss_is_an_error_and_leaves_nothing_behind() {
     let folder = temporary.path();
     draw(folder);
     let said = lat(1, folder, "lose@3,lose@9", &embed("out.npy", &[]));
-    assert!(said.contains("opened anew") && said.contains("error: the adapter was lost"), "{said}");
+    assert!(said.contains("opened again") && said.contains("error: the adapter was lost"), "{said}");
     let left: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["figures"], "{said}");
     lat(2, folder, "loose@3", &embed("out.npy", &[]));
@@ -168,11 +171,11 @@ fn train_ends_the_same_after_a_lost_adapter() {
         let run = failure.replace('@', "-");
         let said = lat(0, folder, &failure, &train(&run));
         assert!(left(folder, &run) == whole, "{failure}: {said}");
-        passed += usize::from(said.contains("as rehearsed; the adapter is opened anew"));
+        passed += usize::from(said.contains("as rehearsed; the adapter is opened again"));
     }
     assert!(passed >= 10, "{passed} failures happened");
     let said = lat(1, folder, "lose@5,lose@20", &train("twice"));
-    assert!(said.contains("opened anew") && said.contains("error: the adapter was lost"), "{said}");
+    assert!(said.contains("opened again") && said.contains("error: the adapter was lost"), "{said}");
 }
 
 #[test]
@@ -186,7 +189,7 @@ fn search_restarts_once() {
     let mut found = Vec::new();
     for rehearse in ["", "lose@5"] {
         let said = lat(0, folder, rehearse, &search);
-        assert_eq!(said.contains("anew, and the search begins again"), !rehearse.is_empty(), "{said}");
+        assert_eq!(said.contains("again, and the search begins again"), !rehearse.is_empty(), "{said}");
         found.push(std::fs::read(folder.join("found.json")).unwrap());
     }
     assert!(found[0] == found[1]);
@@ -211,7 +214,7 @@ fn eval_begins_again_once() {
         for rehearse in losses {
             let said = lat(0, folder, rehearse, command);
             assert_eq!(
-                said.contains("anew, and the evaluation begins again"),
+                said.contains("again, and the evaluation begins again"),
                 !rehearse.is_empty(),
                 "{said}"
             );
@@ -275,7 +278,7 @@ fn serve_answers_the_search_that_lost_the_adapter() {
     for _ in 0..2 {
         assert_eq!(post(&server, &image), wanted, "{}", said());
     }
-    assert!(said().contains("anew, and the last search is repeated"), "{}", said());
+    assert!(said().contains("again, and the last search is repeated"), "{}", said());
     drop(server);
 
     let mut server = start("lose@20,lose@30");

@@ -500,7 +500,7 @@ fn flags_override_metadata_with_a_note() {
 fn damaged_metadata_is_refused() {
     for (entry, word) in [
         (r#"{"format":2}"#, "format 2"),
-        ("oops", "metadata lat_wgpu"),
+        ("oops", "entry lat_wgpu"),
         (r#"{"model":{"grid":[5,5]}}"#, "pos_embed"),
         (r#"{"preprocess":{"std":[0,1,1]}}"#, "deviation"),
     ] {
@@ -675,7 +675,7 @@ fn a_false_header_is_refused() {
     refused(&long, &two_heads(), &["16000001 bytes", "16000000"]);
     let mut tail = sound.clone();
     tail.push(0);
-    refused(&tail, &two_heads(), &["1 bytes that belong to no tensor"]);
+    refused(&tail, &two_heads(), &["1 bytes after norm.bias belong to no tensor"]);
 }
 
 #[test]

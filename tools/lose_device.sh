@@ -52,7 +52,7 @@ for place in LOSE_AT_WAIT LOSE_AT_SUBMIT; do
             rm -rf run run.npy run.paths.txt note
             (export "$place=$number" && "$work" run) 2>said.txt || fail "$what failed"
             [ -e note ] || fail "$what lost no device"
-            grep -q "opened anew" said.txt || fail "$what opened no device anew"
+            grep -q "opened again" said.txt || fail "$what opened no device again"
             if grep -q panicked said.txt; then fail "$what panicked"; fi
             if [ "$work" = embed ]; then
                 cmp whole.npy run.npy && cmp whole.paths.txt run.paths.txt || fail "$what: other embeddings"

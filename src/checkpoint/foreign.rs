@@ -1,9 +1,9 @@
-//! Files that are something else than weights, by how they begin, whatever their name ends in.
+//! Recognises files that aren't weights by their first bytes, whatever their extension.
 
-/// Bytes that are looked at: an index of shards may begin with much else.
+/// Number of bytes to look at. An index of shards may begin with much else.
 pub(super) const START: u64 = 1 << 16;
 
-/// How files begin that are never text, and what they are.
+/// First bytes of binary files, and descriptions.
 const BINARY: [(&[u8], &str); 11] = [
     (b"GGUF", "a GGUF file of llama.cpp: take the model's .safetensors instead"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras and TensorFlow write: convert the model to .safetensors"),
@@ -18,15 +18,15 @@ const BINARY: [(&[u8], &str); 11] = [
     (b"TFL3", "a TensorFlow Lite file: take the model's .safetensors instead"),
 ];
 
-/// How a PyTorch file becomes one that can be read.
+/// Hint for PyTorch files.
 const CONVERT: &str = "weights/README.md shows how to convert it to .safetensors";
 
-/// Names a file that begins with `start` and is no safetensors file, with the way out; `None` where it isn't known.
+/// Describes a file that begins with `start` and isn't safetensors, and says what to do. `None` if it isn't known.
 pub(super) fn describe(start: &[u8]) -> Option<String> {
     if start.is_empty() {
-        return Some("empty, not a safetensors file: was it copied or downloaded whole?".to_string());
+        return Some("empty, not a safetensors file: was the copy or download complete?".to_string());
     }
-    // A header of less than 16 MB, and its first brace: a safetensors file that is damaged further on.
+    // A header length below 16 MB, then a brace: a safetensors file with damage further on.
     if start.get(3..9) == Some(b"\0\0\0\0\0{") {
         return None;
     }
@@ -37,7 +37,7 @@ pub(super) fn describe(start: &[u8]) -> Option<String> {
 fn binary(start: &[u8]) -> Option<String> {
     let has = |text: &[u8]| start.windows(text.len()).any(|window| window == text);
     if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
-        // Names of the files inside stand between their contents.
+        // A zip archive has the names of its files between their contents.
         return Some(if has(b"data.pkl") {
             format!("a PyTorch file (.pt, .pth, .bin): {CONVERT}")
         } else if has(b".npy") {
@@ -46,7 +46,7 @@ fn binary(start: &[u8]) -> Option<String> {
             format!("a zip archive: unpack it and give the file inside, or if PyTorch wrote it: {CONVERT}")
         });
     }
-    // Pickle's second byte is the version of its protocol.
+    // The second byte of a pickle is its protocol version.
     if let [0x80, 2..=5, ..] = start {
         return Some(format!(
             "a Python pickle, as PyTorch wrote .pt, .pth and .bin before version 1.6: {CONVERT}"
@@ -58,7 +58,7 @@ fn binary(start: &[u8]) -> Option<String> {
     if let Some((_, what)) = BINARY.iter().find(|(magic, _)| start.starts_with(magic)) {
         return Some((*what).to_string());
     }
-    // A number in field 1, then text or a message: the version and the producer, or the graph.
+    // A number in field 1, then a string or a message: version and producer, or the graph.
     match start {
         [0x08, 1..=32, 0x12 | 0x1a | 0x22 | 0x3a | 0x42, ..] => Some(
             "a protocol buffer, as ONNX (.onnx) and TensorFlow (.pb) write: take the model's .safetensors instead"
@@ -143,8 +143,8 @@ mod tests {
             (b"\x93NUMPY\x01\0", ".npy"),
             (b"\x08\x08\x12\x07pytorch", "ONNX"),
         ] {
-            let told = describe(start).unwrap_or_default();
-            assert!(told.contains(words), "{words}: {told}");
+            let description = describe(start).unwrap_or_default();
+            assert!(description.contains(words), "{words}: {description}");
         }
         let damaged = b"\x80\x02\0\0\0\0\0\0{\"a\":";
         for other in [&b"hello"[..], &[0; 64], b"x", b"PK", b"\x80", damaged] {

@@ -1,4 +1,4 @@
-//! What a file says about itself: the `lat_wgpu` entry of its `__metadata__`, one JSON object.
+//! The metadata of a model: the `lat_wgpu` entry of its `__metadata__`, a JSON object.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::shape::{Activation, ImageSize, LambdaOn, PartLayout, PartTokens, Prep
 use crate::storage::entry::Entry;
 use crate::storage::json::differences;
 
-/// Newest format that is understood.
+/// Newest format that this version reads.
 const FORMAT: u64 = 1;
 
-/// The whole entry. Everything is optional, and unknown keys are passed over.
+/// The whole entry. Every key is optional; unknown keys are ignored.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Metadata {
@@ -26,16 +26,16 @@ pub(super) struct Metadata {
     pub(super) threshold: Option<StoredThreshold>,
 }
 
-/// The distance up to which two images count as the same person.
+/// Largest distance between images of the same person.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 pub struct Threshold {
-    /// Squared Euclidean, between the embeddings as they are.
+    /// Squared Euclidean distance between embeddings.
     pub distance: f32,
-    /// Share of the pairs of different persons that may be taken for the same: what the distance was chosen by.
+    /// False positive rate that the distance was chosen for: the share of pairs of different persons within it.
     pub fpr: f64,
 }
 
-/// A threshold, and the settings of the network that it was measured with.
+/// A threshold and the settings that it was measured with.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub(super) struct StoredThreshold {
     #[serde(flatten)]
@@ -48,18 +48,18 @@ impl StoredThreshold {
         StoredThreshold { threshold, settings: settings(config, preprocess) }
     }
 
-    /// The threshold, if embeddings of a network with these settings are like those that it was measured with.
+    /// Returns the threshold if it was measured with these settings.
     pub(super) fn valid_for(&self, config: &VitConfig, preprocess: &Preprocess) -> Option<Threshold> {
         differences(&self.settings, &settings(config, preprocess)).is_empty().then_some(self.threshold)
     }
 }
 
-/// All settings that embeddings depend on.
+/// Collects the settings that embeddings depend on.
 fn settings(config: &VitConfig, preprocess: &Preprocess) -> serde_json::Value {
     lat_wgpu_metadata(config, preprocess, None).value().clone()
 }
 
-/// What the tensors' shapes don't tell about the network.
+/// Settings of the network that the shapes of its tensors don't show.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Model {
@@ -67,12 +67,12 @@ pub(super) struct Model {
     pub(super) act: Option<Activation>,
     pub(super) ln_eps: Option<f32>,
     pub(super) stride: Option<usize>,
-    /// Rows and columns of the position table: 144 positions may be 12x12 or 18x8.
+    /// Grid of the position table, in rows and columns. 144 positions may be 12x12 or 18x8.
     pub(super) grid: Option<Grid>,
     pub(super) gelt: Gelt,
 }
 
-/// How tokens become parts.
+/// Settings of the parts.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Gelt {
@@ -82,7 +82,7 @@ pub(super) struct Gelt {
     pub(super) parts: Option<PartLayout>,
 }
 
-/// How images are prepared; `size` is height, width in pixels.
+/// Preprocessing of images; `size` is height and width in pixels.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Image {
@@ -93,32 +93,31 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// The size, if one is given.
+    /// Returns the size, if the file has one.
     pub(super) fn image_size(&self) -> Option<ImageSize> {
         self.size.map(|[height, width]| ImageSize { height, width })
     }
 }
 
-/// Reads the entry; a file without one says nothing about itself.
+/// Parses the entry. A file without an entry has no settings.
 ///
 /// # Errors
-/// [`Error::Weights`] when it is no such JSON or of a newer format.
+/// [`Error::Weights`] if it is malformed or has a newer format.
 pub(super) fn read(path: &Path, text: Option<&String>) -> Result<Metadata> {
     let Some(text) = text else { return Ok(Metadata::default()) };
     let unusable = |reason: String| Error::Weights { path: path.to_path_buf(), reason };
-    let metadata: Metadata =
-        serde_json::from_str(text).map_err(|e| unusable(format!("metadata lat_wgpu: {e}")))?;
+    let metadata: Metadata = serde_json::from_str(text)
+        .map_err(|e| unusable(format!("its metadata entry lat_wgpu is malformed: {e}")))?;
     match metadata.format {
         Some(format) if format > FORMAT => Err(unusable(format!(
-            "metadata lat_wgpu: written in format {format}, this program understands up to {FORMAT}"
+            "its metadata entry lat_wgpu has format {format}; this version reads formats up to {FORMAT}"
         ))),
         _ => Ok(metadata),
     }
 }
 
-/// The `lat_wgpu` entry that makes a file of ours load without flags: the value to store in `__metadata__`.
-///
-/// The position table that goes with it is the one for `config`'s grid.
+/// Writes the `lat_wgpu` entry that lets a file load without flags. The position table of the file is that of `config`'s
+/// grid.
 pub fn lat_wgpu_metadata(
     config: &VitConfig,
     preprocess: &Preprocess,
@@ -150,7 +149,7 @@ pub fn lat_wgpu_metadata(
     };
     match serde_json::to_string(&metadata) {
         Ok(text) => Entry::new(text),
-        Err(e) => unreachable!("numbers and strings can always be written as JSON: {e}"),
+        Err(e) => unreachable!("numbers and strings always serialise: {e}"),
     }
 }
 
@@ -183,10 +182,10 @@ mod tests {
     fn damage_and_newer_formats_are_refused() {
         for (text, words) in [
             (r#"{"format":2}"#, "format 2"),
-            ("{", "metadata lat_wgpu"),
-            (r#"{"model":{"heads":-1}}"#, "metadata lat_wgpu"),
+            ("{", "entry lat_wgpu"),
+            (r#"{"model":{"heads":-1}}"#, "entry lat_wgpu"),
             (r#"{"model":{"act":"relu"}}"#, "relu"),
-            (r#"{"preprocess":{"size":[224]}}"#, "metadata lat_wgpu"),
+            (r#"{"preprocess":{"size":[224]}}"#, "entry lat_wgpu"),
         ] {
             let message = parse(text).unwrap_err().to_string();
             assert!(message.contains(words), "{text}: {message}");

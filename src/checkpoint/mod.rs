@@ -1,7 +1,7 @@
-//! Weights on the host: any plain pre-norm ViT in a safetensors file becomes a complete, checked network.
+//! Weights on the host: loads any plain pre-norm ViT from a safetensors file, and checks that it is complete.
 //!
-//! The way through: `safetensors` reads the header, `names` brings every name to timm's, `recognise` settles the
-//! configuration and checks shapes, and only then is tensor data read, one tensor at a time.
+//! `safetensors` reads the header, `names` maps every name to timm's, and `recognise` decides the configuration and checks
+//! shapes. Only then is tensor data read, one tensor at a time.
 
 mod foreign;
 mod metadata;
@@ -39,36 +39,36 @@ use safetensors::Container;
 /// A tensor in host memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostTensor {
-    /// Dimensions, outermost first.
+    /// Sizes of the dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// Elements in row-major order; as many as the product of the dimensions.
+    /// Elements in row-major order.
     pub data: Vec<f32>,
 }
 
-/// A network as read from a file: complete, of the right shapes, every value finite.
+/// A network from a file: complete, with correct shapes and finite values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     /// Dimensions and options.
     pub config: VitConfig,
-    /// How its images are prepared.
+    /// Preprocessing of its images.
     pub preprocess: Preprocess,
-    /// The backbone in timm's names: exactly what [`parameter_shapes`] lists for `config`.
+    /// The backbone in timm's names: the tensors that [`parameter_shapes`] lists for `config`.
     pub tensors: BTreeMap<String, HostTensor>,
-    /// The position table as the file has it, where the one in `tensors` was resized.
+    /// The position table of the file, if the one in `tensors` was resized.
     pub file_positions: Option<HostTensor>,
-    /// Part classifiers (`heads.{i}.…`) as the file has them; empty for a bare backbone.
+    /// Part classifiers (`heads.{i}.…`) of the file; empty for a backbone.
     pub heads: BTreeMap<String, HostTensor>,
     /// Names of the classes, in the order of the classifiers' outputs.
     pub class_names: Option<Vec<String>>,
-    /// The distance up to which two embeddings count as the same person, if it was measured with these settings.
+    /// Largest distance between images of the same person, if it was measured with these settings.
     pub threshold: Option<Threshold>,
-    /// What the user should be told.
+    /// Remarks for the user.
     pub notes: Vec<String>,
 }
 
 impl Network {
-    /// SHA-256 of the backbone's names, shapes and values as the file has them, in f32: neither what is stored beside
-    /// them, such as a threshold, nor a resized position table changes it.
+    /// SHA-256 of the names, shapes and f32 values of the file's backbone. Metadata, such as a threshold, and a resized
+    /// position table don't change it.
     pub fn weights_sha256(&self) -> String {
         let mut hash = Hash::default();
         for (name, tensor) in &self.tensors {
@@ -84,15 +84,15 @@ impl Network {
     }
 }
 
-/// Opens a network.
+/// Loads a network.
 ///
-/// Names, shapes and settings are checked from the header alone, before any tensor data is read.
+/// Checks names, shapes and settings in the header before it reads tensor data.
 ///
 /// # Errors
-/// [`Io`](crate::error::Error::Io); [`Weights`](crate::error::Error::Weights) when the file as a whole is unusable;
-/// [`Tensor`](crate::error::Error::Tensor) when a tensor is missing, misshaped, duplicate, cut off, not finite, or
-/// stands for a network that is not a plain ViT; [`Usage`](crate::error::Error::Usage) when a setting is needed or
-/// can't be met; [`TooLarge`](crate::error::Error::TooLarge).
+/// [`Io`](crate::error::Error::Io); [`Weights`](crate::error::Error::Weights) if the file is unusable;
+/// [`Tensor`](crate::error::Error::Tensor) if a tensor is missing, duplicate, cut off, not finite, of another shape, or
+/// not of a plain ViT; [`Usage`](crate::error::Error::Usage) if a setting is missing or impossible;
+/// [`TooLarge`](crate::error::Error::TooLarge) if the position table is.
 pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
     let mut container = Container::open(path)?;
     let metadata = metadata::read(path, container.metadata.get(KEY))?;
@@ -134,7 +134,7 @@ pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
     let stored = metadata.threshold.as_ref();
     let threshold = stored.and_then(|stored| stored.valid_for(&config, &recognised.preprocess));
     if stored.is_some() && threshold.is_none() {
-        notes.push("the stored threshold was measured with other settings: it is not used".to_string());
+        notes.push("the stored threshold is not used: it was measured with other settings".to_string());
     }
     Ok(Network {
         config,

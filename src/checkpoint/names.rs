@@ -1,7 +1,7 @@
-//! Meaning of each name in a file: timm's names as they are; CLIP's, DINOv2's and Hugging Face's mapped to timm's.
+//! Maps the names in a file to timm's: those of CLIP, DINOv2 and Hugging Face.
 //!
-//! A prefix before the whole network (`module.`, `base.`, `student.backbone.`) is stripped. A tensor that is no parameter
-//! of the network is ignored only where its name is on a list: any other could change what the network computes.
+//! Strips a prefix of the whole network (`module.`, `base.`, `student.backbone.`). Ignores a tensor that is no parameter of
+//! the network only if its name is on a list: another tensor could change the network's output.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,16 +10,16 @@ use super::parameters::{block_names, head_tensors, outer_names};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
 
-/// Where the values of one parameter lie in the file: indices into the container's tensors.
+/// Tensors with the values of one parameter, as indices into the container's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     /// One tensor.
     Whole(usize),
-    /// Query, key and value apart; they are stacked in this order.
+    /// Separate query, key and value. They are stacked in this order.
     Qkv([Option<usize>; 3]),
 }
 
-/// Whose names a file has.
+/// Naming schemes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Names {
     #[default]
@@ -30,69 +30,69 @@ pub(super) enum Names {
     HfVit,
 }
 
-/// A file's tensors, sorted by what they are for.
+/// The tensors of a file, sorted by their use.
 #[derive(Debug, Default)]
 pub(super) struct Sorted {
-    /// Whose names it has.
+    /// Naming scheme of the file.
     pub(super) names: Names,
     /// Backbone parameters under timm's names.
     pub(super) parameters: BTreeMap<String, Source>,
     /// Part classifiers (`heads.{i}.…`).
     pub(super) classifiers: BTreeMap<String, usize>,
-    /// What the user should know.
+    /// Remarks for the user.
     pub(super) notes: Vec<String>,
 }
 
-/// What is done with one tensor.
+/// Use of a tensor.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
-    /// Belongs to the backbone, under this timm name.
+    /// A parameter of the backbone, with its timm name.
     Parameter(String),
-    /// One of query (0), key (1), value (2), to be stacked under this timm name.
-    Part(String, usize),
-    /// Belongs to a part classifier, under this name.
+    /// Query (0), key (1) or value (2), to stack under this timm name.
+    Qkv(String, usize),
+    /// A tensor of a part classifier, with its name.
     Classifier(String),
-    /// State of a training run, of no use here.
+    /// State of a training run, which is not loaded.
     State,
-    /// Not part of the network.
+    /// Not a tensor of the network.
     Ignored(Ignored),
-    /// Means another network for sure; the reason says which.
+    /// A tensor of another kind of network, with the reason.
     Refused(&'static str),
-    /// On no list: it could change the network; the reason says how.
+    /// On no list. It could change the network; the reason says how.
     Unknown(&'static str),
 }
 
-/// Kinds of tensors that are left out, each told in its own note.
+/// Kinds of ignored tensors. Each has its own note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Ignored {
-    Head,
+    ClassificationHead,
     Projection,
     Text,
     Decoder,
     Other,
 }
 
-/// Renames of modules: a name that equals the first word, or continues it after a dot, gets the second.
+/// Renames of modules. The second string replaces the first if that is the whole name or is followed by a dot.
 type Renames = &'static [(&'static str, &'static str)];
 
-/// One way of naming a ViT.
+/// A naming scheme of ViTs.
 struct Scheme {
     names: Names,
-    /// What the names are called in a note; None for timm's own.
+    /// Name of the scheme in a note; `None` for timm's.
     label: Option<&'static str>,
-    /// Stands before each name of the network, or is empty.
+    /// Prefix of all names of the network; may be empty.
     lead: String,
-    /// Stands before each name of the image tower, behind the lead.
+    /// Prefix of the names of the image tower, after the lead.
     prefix: &'static str,
     /// Renames outside the blocks.
     top: Renames,
-    /// Stands before the number of a block.
+    /// Prefix of the number of a block.
     blocks: &'static str,
     /// Renames inside a block.
     inner: Renames,
 }
 
-// DINOv2 as published uses timm's names save for the registers.
+// Published DINOv2 models use timm's names except for the registers.
 const TIMM_TOP: Renames = &[("register_tokens", "reg_token")];
 
 const OPENAI_TOP: Renames = &[
@@ -114,7 +114,7 @@ const OPENAI_INNER: Renames = &[
     ("ls_2", "ls2"),
 ];
 
-// "pre_layrnorm" is how those files spell it.
+// The files spell it "pre_layrnorm".
 const HF_CLIP_TOP: Renames = &[
     ("embeddings.class_embedding", "cls_token"),
     ("embeddings.patch_embedding", "patch_embed.proj"),
@@ -171,8 +171,8 @@ const HF_VIT_INNER: Renames = &[
     ("output.dense", "mlp.fc2"),
 ];
 
-/// Names of the patch projection: a scheme is recognised by its own, and what stands before it is the lead. A name that
-/// ends in another one stands before it.
+/// Names of the patch projection, by which a scheme is recognised. The text before such a name is the lead. A name that
+/// ends in another one comes first.
 const PROJECTIONS: [(&str, Names); 5] = [
     ("vision_model.embeddings.patch_embedding.weight", Names::HfClip),
     (HF_PATCHES, Names::HfDino),
@@ -181,14 +181,14 @@ const PROJECTIONS: [(&str, Names); 5] = [
     (BARE_CONVOLUTION, Names::OpenAiClip),
 ];
 const HF_PATCHES: &str = "embeddings.patch_embeddings.projection.weight";
-/// Other networks have one of this name too: it counts beside a `class_embedding` alone.
+/// Other networks have a tensor of this name, too. It counts only beside a `class_embedding`.
 const BARE_CONVOLUTION: &str = "conv1.weight";
 
-/// Leads that belong to Hugging Face's names: not worth a note.
+/// Leads of Hugging Face's names, which need no note.
 const HF_LEADS: [&str; 4] = ["dinov2.", "dinov2_with_registers.", "vit.", "deit."];
 
-/// What a word inside a name gives away about a network that is not a plain pre-norm ViT.
-const TELLTALES: [(&str, &str); 14] = [
+/// Words in names of networks that aren't plain pre-norm ViTs, and the difference that they show.
+const OTHER_NETWORKS: [(&str, &str); 14] = [
     ("fc_norm", "a norm after average pooling"),
     ("q_norm", "normalised queries"),
     ("k_norm", "normalised keys"),
@@ -205,22 +205,22 @@ const TELLTALES: [(&str, &str); 14] = [
     ("q_bias", "a BEiT"),
 ];
 
-/// How tensors change the network that other programs add under names that begin so.
+/// Prefixes of tensors that other programs add, and their effects on the network.
 const ADDITIONS: [(&str, &str); 8] = [
     ("sie_embed", "it is added to the tokens by camera or view"),
     ("cv_embed", "it is added to the tokens by camera or view"),
-    ("prompt", "it brings tokens of its own"),
-    ("storage_token", "it brings tokens of its own"),
-    ("register", "it brings tokens of its own"),
+    ("prompt", "it adds tokens"),
+    ("storage_token", "it adds tokens"),
+    ("register", "it adds tokens"),
     ("ln_pre", "it is a norm before the blocks"),
     ("pre_norm", "it is a norm before the blocks"),
     ("norm_pre", "it is a norm before the blocks"),
 ];
 
-/// Sorts the tensors of a file by name alone; `ignore_unknown` passes over those that are on no list.
+/// Sorts the tensors of a file by their names; `ignore_unknown` ignores those that are on no list.
 ///
 /// # Errors
-/// [`Error::Tensor`] for a tensor that would change the network, or two that mean the same parameter;
+/// [`Error::Tensor`] for a tensor that would change the network, and for two tensors of the same parameter;
 /// [`Error::Weights`] for a file with two networks.
 pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> Result<Sorted> {
     let scheme = Scheme::of(&container.tensors)
@@ -243,7 +243,7 @@ pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> 
                 }
                 sorted.parameters.insert(name, Source::Whole(index));
             }
-            Fate::Part(name, part) => {
+            Fate::Qkv(name, part) => {
                 match sorted.parameters.entry(name.clone()).or_insert(Source::Qkv([None; 3])) {
                     Source::Qkv(parts) if parts[part].is_none() => parts[part] = Some(index),
                     _ => return Err(duplicate(&name)),
@@ -260,7 +260,7 @@ pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> 
             Fate::Unknown(reason) => unknown.push((tensor, reason)),
         }
     }
-    // A file that isn't a ViT at all is better told by what it lacks.
+    // For a file that isn't a ViT, the error about missing tensors says more.
     if let Some(&(first, reason)) = unknown.first()
         && sorted.parameters.contains_key("patch_embed.proj.weight")
     {
@@ -274,13 +274,13 @@ pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> 
                 path: path.to_path_buf(),
                 tensor: first.name.clone(),
                 expected: format!(
-                    "a plain pre-norm ViT without it ({reason}; --ignore-unknown passes over such tensors)"
+                    "a plain pre-norm ViT without it ({reason}; --ignore-unknown ignores such tensors)"
                 ),
                 found: format!("{}{others}", first.describe()),
             });
         }
         sorted.notes.push(format!(
-            "unknown, ignored as --ignore-unknown says: {}; they may have changed what the network computed",
+            "unknown tensors, ignored because of --ignore-unknown: {}; the network's output may differ",
             some_of(&names)
         ));
     }
@@ -294,8 +294,8 @@ pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> 
     }
     for (kind, names) in ignored {
         let what = match kind {
-            Ignored::Head => "classification head ignored",
-            Ignored::Projection => "projection into the text space ignored",
+            Ignored::ClassificationHead => "classification head ignored",
+            Ignored::Projection => "projection to text space ignored",
             Ignored::Text => "text tower ignored",
             Ignored::Decoder => "decoder ignored",
             Ignored::Other => "not part of the network, ignored",
@@ -305,7 +305,7 @@ pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> 
     Ok(sorted)
 }
 
-/// The first few names and how many more there are.
+/// Lists the first few names and the number of the others.
 fn some_of(names: &[&str]) -> String {
     let shown = names.len().min(4);
     let more = names.len() - shown;
@@ -314,10 +314,10 @@ fn some_of(names: &[&str]) -> String {
 }
 
 impl Scheme {
-    /// Recognises the scheme, and what stands before its names, by the patch projection.
+    /// Recognises the scheme, and the lead of its names, by the patch projection.
     ///
     /// # Errors
-    /// The reason, where several networks are there.
+    /// The reason, if the file has several networks.
     fn of(tensors: &[FileTensor]) -> std::result::Result<Scheme, String> {
         let has = |name: &str| tensors.iter().any(|t| t.name == name);
         for (projection, names) in PROJECTIONS {
@@ -334,7 +334,7 @@ impl Scheme {
                 [lead] => return Ok(Scheme::new(names, projection, lead, &has)),
                 _ => {
                     return Err(format!(
-                        "holds {} networks, under {}: leave one of them in the file",
+                        "it has {} networks, under {}: keep only one of them in the file",
                         leads.len(),
                         some_of(&leads)
                     ));
@@ -364,26 +364,26 @@ impl Scheme {
         Scheme { names, label, lead: lead.to_string(), prefix, top, blocks, inner }
     }
 
-    /// Decides what is done with the tensor of this name.
+    /// Decides the use of a tensor.
     fn fate(&self, name: &str) -> Fate {
         if name.starts_with("state.") {
             return Fate::State;
         }
-        let behind = name.strip_prefix(&self.lead).unwrap_or(name);
-        if is_classifier(behind) {
-            return Fate::Classifier(behind.to_string());
+        let short = name.strip_prefix(&self.lead).unwrap_or(name);
+        if is_classifier(short) {
+            return Fate::Classifier(short.to_string());
         }
-        let tower = name.strip_prefix(&self.lead).and_then(|behind| behind.strip_prefix(self.prefix));
+        let tower = name.strip_prefix(&self.lead).and_then(|short| short.strip_prefix(self.prefix));
         match tower {
-            None => outside(behind).map_or(Fate::Unknown(UNKNOWN), Fate::Ignored),
+            None => outside(short).map_or(Fate::Unknown(UNKNOWN), Fate::Ignored),
             Some(inside) => self.translate(inside).unwrap_or_else(|| self.unknown(inside)),
         }
     }
 
-    /// The timm name of a parameter of the image tower.
+    /// Translates the name of a parameter of the image tower to timm's.
     fn translate(&self, name: &str) -> Option<Fate> {
         let Some(rest) = name.strip_prefix(self.blocks) else {
-            // In a scheme with names of its own, timm's mean nothing.
+            // Another scheme doesn't use timm's names.
             let timm = match rename(name, self.top) {
                 Some(renamed) => renamed,
                 None if self.label.is_none() => name.to_string(),
@@ -392,7 +392,7 @@ impl Scheme {
             return outer_names().any(|name| name == timm).then_some(Fate::Parameter(timm));
         };
         let (mut number, mut inner) = split_number(rest)?;
-        // DINOv2 saved in chunks: blocks.{chunk}.{block}, blocks numbered through.
+        // DINOv2 in chunks: blocks.{chunk}.{block}. Block numbers continue over chunks.
         if self.label.is_none()
             && let Some((block, rest)) = split_number(inner)
         {
@@ -409,11 +409,10 @@ impl Scheme {
         let (part, kind) = [("attn.q.", 0), ("attn.k.", 1), ("attn.v.", 2)]
             .iter()
             .find_map(|&(start, part)| Some((part, inner.strip_prefix(start)?)))?;
-        matches!(kind, "weight" | "bias")
-            .then(|| Fate::Part(format!("blocks.{number}.attn.qkv.{kind}"), part))
+        matches!(kind, "weight" | "bias").then(|| Fate::Qkv(format!("blocks.{number}.attn.qkv.{kind}"), part))
     }
 
-    /// What is done with a tensor inside the image tower that is no parameter of a plain ViT.
+    /// Decides the use of a tensor of the image tower that is no parameter of a plain ViT.
     fn unknown(&self, name: &str) -> Fate {
         if let Some(kind) = kind_of(name)
             && !name.starts_with(self.blocks)
@@ -424,7 +423,7 @@ impl Scheme {
             let known = |word: &str| table.iter().find(|(start, _)| word.starts_with(start));
             name.split('.').find_map(|word| Some(known(word)?.1))
         };
-        match begins(&TELLTALES) {
+        match begins(&OTHER_NETWORKS) {
             Some(reason) => Fate::Refused(reason),
             None if is_unused(name) => Fate::Ignored(Ignored::Other),
             None => Fate::Unknown(begins(&ADDITIONS).unwrap_or(UNKNOWN)),
@@ -432,19 +431,19 @@ impl Scheme {
     }
 }
 
-/// Why a tensor is refused of which nothing is known.
+/// Reason to refuse a tensor of unknown use.
 const UNKNOWN: &str = "an unknown tensor could change the network";
 
-/// Returns whether it is a buffer that embedding doesn't read, or belongs to a task of its own, wherever it is.
+/// Returns whether a name, anywhere in the network, is that of a buffer or of a part for another task.
 fn is_unused(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     let buffers = ["num_batches_tracked", "position_ids", "attn_mask", "attention_mask", "causal_mask"];
     buffers.contains(&last) || name.split('.').any(|word| matches!(word, "mask_token" | "pooler"))
 }
 
-/// The kind of a tensor that changes nothing, by its first word: a head, or what other networks have beside the tower.
+/// Kind of a tensor that doesn't change embeddings, by the first word of its name: a head, or a module beside the tower.
 fn kind_of(name: &str) -> Option<Ignored> {
-    // Heads of parts are numbered: classifier3, bottleneck_2.
+    // Classifiers of parts are numbered: classifier3, bottleneck_2.
     let numbered = |word: &str| {
         let stem = word.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
         matches!(stem, "classifier" | "bottleneck" | "bnneck")
@@ -457,8 +456,8 @@ fn kind_of(name: &str) -> Option<Ignored> {
         | "cls_classifier"
         | "distillation_classifier"
         | "dino_head"
-        | "ibot_head" => Some(Ignored::Head),
-        first if numbered(first) => Some(Ignored::Head),
+        | "ibot_head" => Some(Ignored::ClassificationHead),
+        first if numbered(first) => Some(Ignored::ClassificationHead),
         "proj" | "visual_projection" => Some(Ignored::Projection),
         "text_model" | "text" | "token_embedding" | "ln_final" | "text_projection" | "logit_scale"
         | "logit_bias" => Some(Ignored::Text),
@@ -469,19 +468,19 @@ fn kind_of(name: &str) -> Option<Ignored> {
     }
 }
 
-/// The same for a name outside the image tower: there a text tower may be.
+/// Like [`kind_of`], for a name outside the image tower: it may be of a text tower.
 fn outside(name: &str) -> Option<Ignored> {
     let first = name.split('.').next().unwrap_or(name);
     match first {
         "transformer" | "positional_embedding" => Some(Ignored::Text),
-        // OpenCLIP's projection behind a tower with timm's names.
+        // OpenCLIP's projection after a tower with timm's names.
         "visual" if name.starts_with("visual.head.") => Some(Ignored::Projection),
         _ if is_unused(name) => Some(Ignored::Other),
         _ => kind_of(name),
     }
 }
 
-/// Whether the name is that of a part classifier's parameter: `heads.{i}.fc1.weight` and so on.
+/// Returns whether a name is that of a part classifier's tensor, such as `heads.{i}.fc1.weight`.
 fn is_classifier(name: &str) -> bool {
     let inner = name.strip_prefix("heads.").and_then(split_number);
     inner.is_some_and(|(_, rest)| head_tensors(0, 0, 0).iter().any(|tensor| tensor.name == rest))
@@ -496,7 +495,7 @@ fn split_number(text: &str) -> Option<(usize, &str)> {
     Some((digits.parse().ok()?, rest))
 }
 
-/// Applies the rename that fits, if one does.
+/// Applies the first rename that fits.
 fn rename(name: &str, renames: Renames) -> Option<String> {
     renames.iter().find_map(|(from, to)| {
         let rest = name.strip_prefix(from)?;
@@ -517,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn timm_names_stand_as_they_are() {
+    fn timm_names_stay() {
         for name in outer_names() {
             assert_eq!(timm().fate(name), parameter(name));
         }
@@ -574,19 +573,19 @@ mod tests {
         }
         assert_eq!(
             timm().fate("base.prompt_tokens.0"),
-            Fate::Unknown("it brings tokens of its own"),
-            "the reason is told wherever the word is"
+            Fate::Unknown("it adds tokens"),
+            "the word may be anywhere in the name"
         );
     }
 
     #[test]
     fn heads_texts_and_buffers_are_left_out() {
         for (name, kind) in [
-            ("head.weight", Ignored::Head),
-            ("head_dist.bias", Ignored::Head),
-            ("fc.weight", Ignored::Head),
-            ("classifier12.add_block.0.weight", Ignored::Head),
-            ("bottleneck_1.running_mean", Ignored::Head),
+            ("head.weight", Ignored::ClassificationHead),
+            ("head_dist.bias", Ignored::ClassificationHead),
+            ("fc.weight", Ignored::ClassificationHead),
+            ("classifier12.add_block.0.weight", Ignored::ClassificationHead),
+            ("bottleneck_1.running_mean", Ignored::ClassificationHead),
             ("decoder_blocks.0.norm1.weight", Ignored::Decoder),
             ("mask_token", Ignored::Other),
             ("blocks.0.attn.attn_mask", Ignored::Other),

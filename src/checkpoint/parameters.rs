@@ -1,19 +1,19 @@
-//! The one table of a network's tensors: their names in timm's manner and their shapes. Reading, drawing, saving, the
-//! arenas on the device and the state of a training run follow it.
+//! The table of a network's tensors: timm's names and shapes. Loading, initialisation, saving, the arenas on the adapter
+//! and the state of a training run follow it.
 
 use crate::shape::VitConfig;
 
-/// The shape of a tensor; `None` for a network that lacks it.
+/// Shape of a tensor; `None` if the network lacks it.
 type Shape = fn(&VitConfig) -> Option<Vec<usize>>;
 
 const WIDTH: Shape = |c| Some(vec![c.dim]);
 const NORM_PRE: Shape = |c| c.norm_pre.then(|| vec![c.dim]);
 const SCALE: Shape = |c| c.layer_scale.then(|| vec![c.dim]);
 
-/// The position table.
+/// Name of the position table.
 pub(super) const POSITIONS: &str = "pos_embed";
 
-/// Before the blocks.
+/// Tensors before the blocks.
 const STEM: [(&str, Shape); 8] = [
     ("patch_embed.proj.weight", |c| Some(vec![c.dim, 3, c.patch, c.patch])),
     ("patch_embed.proj.bias", |c| c.patch_bias.then(|| vec![c.dim])),
@@ -25,7 +25,7 @@ const STEM: [(&str, Shape); 8] = [
     ("norm_pre.bias", NORM_PRE),
 ];
 
-/// In every block, behind `blocks.{i}.`.
+/// Tensors of a block. Their names follow `blocks.{i}.`.
 const BLOCK: [(&str, Shape); 14] = [
     ("norm1.weight", WIDTH),
     ("norm1.bias", WIDTH),
@@ -43,22 +43,22 @@ const BLOCK: [(&str, Shape); 14] = [
     ("ls2.gamma", SCALE),
 ];
 
-/// Behind the blocks.
+/// Tensors after the blocks.
 const END: [(&str, Shape); 2] = [("norm.weight", WIDTH), ("norm.bias", WIDTH)];
 
-/// Names outside the blocks, of any network.
+/// Names of tensors outside the blocks.
 pub(super) fn outer_names() -> impl Iterator<Item = &'static str> {
     STEM.iter().chain(&END).map(|(name, _)| *name)
 }
 
-/// Names inside a block, of any network.
+/// Names of tensors inside a block.
 pub(super) fn block_names() -> impl Iterator<Item = &'static str> {
     BLOCK.iter().map(|(name, _)| *name)
 }
 
-/// Every backbone parameter in timm's names with its shape, in the order of the forward pass.
+/// Lists the backbone's parameters with timm's names and their shapes, in the order of the forward pass.
 ///
-/// `pos_embed` is (1, rows, D): a row for every patch, before them one for every prefix token that has a position.
+/// `pos_embed` is (1, rows, D): one row for every prefix token that has a position, then one for every patch.
 pub fn parameter_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
     let blocks =
         (0..config.depth).flat_map(|i| BLOCK.map(|(name, shape)| (format!("blocks.{i}.{name}"), shape)));
@@ -69,30 +69,30 @@ pub fn parameter_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
     all.filter_map(|(name, shape)| Some((name, shape(config)?))).collect()
 }
 
-/// Returns whether a backbone parameter holds tokens that come before those of the patches.
+/// Returns whether a parameter holds prefix tokens.
 pub fn is_prefix(name: &str) -> bool {
     matches!(name, "cls_token" | "dist_token" | "reg_token")
 }
 
-/// A tensor of a part classifier Linear (dim → hidden), BatchNorm, Linear (hidden → classes).
+/// A tensor of a part classifier: Linear (dim → hidden), BatchNorm, Linear (hidden → classes).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadTensor {
-    /// Its name behind `heads.{i}.`.
+    /// Name after `heads.{i}.`.
     pub name: &'static str,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// False for running statistics, which no gradient reaches.
+    /// False for running statistics, which have no gradient.
     pub learned: bool,
 }
 
 impl HeadTensor {
-    /// Its name in the classifier of a part.
+    /// Full name in the classifier of a part.
     pub fn of(&self, part: usize) -> String {
         format!("heads.{part}.{}", self.name)
     }
 }
 
-/// Every tensor of a part classifier, in the order of the forward pass.
+/// Lists the tensors of a part classifier, in the order of the forward pass.
 pub fn head_tensors(dim: usize, hidden: usize, classes: usize) -> [HeadTensor; 8] {
     [
         ("fc1.weight", vec![hidden, dim], true),

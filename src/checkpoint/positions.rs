@@ -1,24 +1,23 @@
-//! The position table: which of its rows belong to which token, and its resizing to another grid.
+//! The position table: the tokens of its rows, and resizing to another grid.
 
 /// Rows and columns of a grid of patches.
 pub(super) type Grid = (usize, usize);
 
-/// How the rows of a file's position table are to be read.
+/// Layout of the rows of a file's position table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Table {
-    /// Rows for prefix tokens, before the positions; 0, 1 (the class token alone) or all.
+    /// Rows for prefix tokens, before the positions: 0, 1 (the class token) or all.
     pub(super) prefix_rows: usize,
     /// Grid of the positions.
     pub(super) grid: Grid,
 }
 
 impl Table {
-    /// Reads a table of `rows` rows for a network with `prefix` prefix tokens.
+    /// Infers the layout of a table of `rows` rows in a network with `prefix` prefix tokens; `None` if no layout fits.
     ///
-    /// The positions are those of the `wanted` grid, if it is known and their number fits, else a square. A number
-    /// that fits both is taken as the square when the wanted grid is none, because that is how published tables are.
-    /// `stored` is the table's own grid where the file tells it; then nothing is guessed.
-    /// None if no reading fits.
+    /// The positions have the `wanted` grid if it is known and fits, else a square grid. If a square fits as well as a
+    /// wanted grid that isn't square, the square is taken, as in published tables. `stored` is the grid that the file
+    /// names; then nothing is inferred.
     pub(super) fn read(
         rows: usize,
         prefix: usize,
@@ -43,8 +42,8 @@ impl Table {
             let as_square = square(prefix_rows).filter(|_| grid.0 != grid.1);
             Some(as_square.unwrap_or(Table { prefix_rows, grid }))
         };
-        // Tables without a row for the class token come with registers. Elsewhere such a table is the last guess:
-        // CLIP's 50 rows are 1 + 7x7, also when the wanted grid is 10x5.
+        // Tables without a row for the class token belong to networks with registers. Otherwise such a layout comes last:
+        // CLIP's 50 rows are 1 + 7x7, even if the wanted grid is 10x5.
         let bare = if prefix > 1 { exact(0) } else { None };
         exact(prefix)
             .or_else(|| exact(1))
@@ -55,8 +54,7 @@ impl Table {
             .or_else(|| square(0))
     }
 
-    /// The table for the wanted grid: the rows for prefix tokens as they are, then the grid's positions.
-    /// `data` is the file's table, (rows, D).
+    /// Converts `data`, the file's table (rows, D), to the wanted grid. The rows of prefix tokens stay as they are.
     pub(super) fn fit(&self, data: &[f32], wanted: Grid, dim: usize) -> Vec<f32> {
         let (for_prefix, positions) = data.split_at(self.prefix_rows * dim);
         let mut fitted = for_prefix.to_vec();
@@ -69,8 +67,8 @@ impl Table {
     }
 }
 
-/// Resizes a grid of vectors, (rows, columns, D), as PyTorch's bicubic interpolation does with antialiasing and
-/// without aligned corners: separable, columns first, in f32.
+/// Resizes a grid (rows, columns, D) as PyTorch's bicubic interpolation does with `antialias=True` and
+/// `align_corners=False`: separable, columns first, in f32.
 fn resize(data: &[f32], from: Grid, to: Grid, dim: usize) -> Vec<f32> {
     let mut wide = vec![0.0f32; from.0 * to.1 * dim];
     for (column, (first, weights)) in filters(from.1, to.1).iter().enumerate() {
@@ -99,10 +97,10 @@ fn add_scaled(out: &mut [f32], weight: f32, values: &[f32]) {
     }
 }
 
-/// For each of `to` output places: the first of the `from` inputs that it reads and their weights, which sum to 1.
+/// Computes for each of `to` outputs the first of its inputs, of `from` in all, and their weights, which sum to 1.
 fn filters(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
     let scale = from as f32 / to as f32;
-    // Shrinking widens the filter, so that every input counts.
+    // Shrinking widens the filter, so that it covers every input.
     let widening = scale.max(1.0);
     let support = 2.0 * widening;
     (0..to)
@@ -119,7 +117,7 @@ fn filters(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
         .collect()
 }
 
-/// Keys' cubic kernel with a = -0.5, zero from ±2 on.
+/// Keys' cubic kernel with a = -0.5, which is zero beyond ±2.
 fn cubic(x: f32) -> f32 {
     const A: f32 = -0.5;
     let x = x.abs();
@@ -141,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_read_as_the_contract_says() {
+    fn rows_are_assigned_to_tokens() {
         // The class token and a square.
         assert_eq!(read(197, 1, None), Some((1, (14, 14))));
         assert_eq!(read(197, 1, Some((14, 7))), Some((1, (14, 14))));
@@ -151,16 +149,16 @@ mod tests {
         assert_eq!(read(1370, 5, None), Some((1, (37, 37))));
         assert_eq!(read(1369, 5, None), Some((0, (37, 37))));
         assert_eq!(read(1374, 5, None), Some((5, (37, 37))));
-        // Not square: stands as it is, and only for its own grid.
+        // Not square: fits only its own grid.
         assert_eq!(read(13, 1, Some((6, 2))), Some((1, (6, 2))));
         assert_eq!(read(13, 1, Some((7, 2))), None);
         assert_eq!(read(13, 1, None), None);
-        // A square number for a grid that is none: resized.
+        // A square for a wanted grid that isn't square: resized.
         assert_eq!(read(17, 1, Some((2, 8))), Some((1, (4, 4))));
-        // Positions alone.
+        // Positions only.
         assert_eq!(read(16, 1, Some((4, 4))), Some((0, (4, 4))));
         assert_eq!(read(12, 4, Some((4, 3))), Some((0, (4, 3))));
-        // 50 rows are 1 + 7x7 also where 10x5 is wanted.
+        // 50 rows are 1 + 7x7 even if 10x5 is wanted.
         assert_eq!(read(50, 1, Some((10, 5))), Some((1, (7, 7))));
         for rows in [0, 1] {
             assert_eq!(read(rows, 2, None).map(|r| r.1), [None, Some((1, 1))][rows]);
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_prefix_tokens_stand_as_they_are() {
+    fn rows_of_prefix_tokens_are_not_resized() {
         let table = Table { prefix_rows: 2, grid: (1, 2) };
         assert_eq!(table.fit(&[9.0, 8.0, 1.0, 2.0], (1, 2), 1), [9.0, 8.0, 1.0, 2.0]);
         assert_eq!(table.fit(&[9.0, 8.0, 1.0, 1.0], (3, 1), 1), [9.0, 8.0, 1.0, 1.0, 1.0]);
@@ -186,7 +184,7 @@ mod tests {
         assert_eq!(bare.fit(&[1.0, 2.0], (1, 2), 1), [1.0, 2.0]);
     }
 
-    /// The input of the golden values: one number per place.
+    /// Input of the golden values: one number per position.
     fn ramp(grid: Grid) -> Vec<f32> {
         (0..grid.0 * grid.1).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect()
     }

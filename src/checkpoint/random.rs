@@ -1,4 +1,4 @@
-//! Weights to train from nothing.
+//! Random weights, to train from scratch.
 
 use std::collections::BTreeMap;
 
@@ -6,20 +6,20 @@ use super::{HostTensor, is_prefix, parameter_shapes};
 use crate::rng;
 use crate::shape::VitConfig;
 
-/// Stream of random numbers: the upper byte tells the use, as in `datasets::sampler`.
+/// Stream of random numbers. The upper byte is the use, as in `datasets::sampler`.
 const STREAM: u64 = 6 << 56;
 
-/// A backbone as timm draws one: matrices and the position table normal with deviation 0.02, the class token (and its
-/// like) with 1e-6, the patch projection uniform within ±1/√fan_in (PyTorch's convolution), biases 0, every
-/// LayerNorm's weight 1, LayerScale 1e-5.
+/// Initialises a backbone as timm does: matrices and the position table are normal with deviation 0.02, prefix tokens
+/// normal with 1e-6, the patch projection uniform within ±1/√fan_in (PyTorch's convolution), biases 0, weights of
+/// LayerNorms 1, and LayerScale 1e-5.
 ///
-/// The values depend on the seed, a tensor's place in the list and its shape alone.
+/// The values depend on the seed, the index of a tensor in the list, and its shape.
 pub fn random_backbone(config: &VitConfig, seed: u64) -> BTreeMap<String, HostTensor> {
     let shapes = parameter_shapes(config).into_iter().enumerate();
     shapes
-        .map(|(place, (name, shape))| {
+        .map(|(index, (name, shape))| {
             let count: usize = shape.iter().product();
-            let stream = STREAM | place as u64;
+            let stream = STREAM | index as u64;
             let normal = |deviation: f64| -> Vec<f32> {
                 (0..count as u64).map(|i| (deviation * rng::normal(seed, stream, i)) as f32).collect()
             };
@@ -63,7 +63,7 @@ mod tests {
             ("pos_embed", 0.02),
             ("cls_token", 1e-6),
             ("reg_token", 1e-6),
-            // Uniform within ±b has the deviation b/√3.
+            // A uniform distribution within ±b has the deviation b/√3.
             ("patch_embed.proj.weight", (1.0f64 / 768.0 / 3.0).sqrt()),
         ] {
             let HostTensor { data, .. } = &tensors[name];

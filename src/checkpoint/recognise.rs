@@ -1,4 +1,4 @@
-//! From names and shapes, metadata and flags to the configuration.
+//! Derives the configuration from names, shapes, metadata and flags.
 
 use std::path::Path;
 
@@ -14,20 +14,20 @@ use crate::shape::{
     Activation, GeltConfig, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess, VitConfig,
 };
 
-/// Largest position table that is made, in bytes: a size setting must not be able to exhaust the memory.
+/// Largest position table, in bytes, so that no size setting exhausts the memory.
 const MAX_TABLE: usize = 1 << 30;
 
-/// Longest side of an input, in pixels; the limit for images too.
+/// Largest side of an input in pixels, as for images.
 const MAX_SIDE: usize = 16_384;
 
-/// Widths at which published networks differ in their heads, and in which.
+/// Widths of published networks that differ in their numbers of heads.
 const AMBIGUOUS: [(usize, &str); 3] = [
-    (1280, "16: ViT-H of MAE, I-JEPA and OpenCLIP; 20: ViT-H+ of DINOv3, as 64 numbers a head give"),
-    (1408, "16: ViT-g of OpenCLIP and EVA; 22: V-JEPA 2, as 64 numbers a head give"),
-    (1664, "16: ViT-bigG of OpenCLIP; 26: V-JEPA 2, as 64 numbers a head give"),
+    (1280, "16: ViT-H of MAE, I-JEPA and OpenCLIP; 20: ViT-H+ of DINOv3, with 64 dimensions per head"),
+    (1408, "16: ViT-g of OpenCLIP and EVA; 22: V-JEPA 2, with 64 dimensions per head"),
+    (1664, "16: ViT-bigG of OpenCLIP; 26: V-JEPA 2, with 64 dimensions per head"),
 ];
 
-/// What the user asked for; None leaves the choice to the file's metadata, then to the built-in default.
+/// Settings of the user. `None` takes the value of the file's metadata, else the default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     /// Input size.
@@ -50,11 +50,11 @@ pub struct Settings {
     pub tokens: Option<PartTokens>,
     /// Cut of the grid into parts.
     pub parts: Option<PartLayout>,
-    /// True if tensors that are on no list are passed over; they are refused otherwise.
+    /// Ignores unknown tensors. They are errors otherwise.
     pub ignore_unknown: bool,
 }
 
-/// A file understood from its header alone.
+/// Configuration of a file, from its header.
 pub(super) struct Recognised {
     pub(super) config: VitConfig,
     pub(super) preprocess: Preprocess,
@@ -62,11 +62,11 @@ pub(super) struct Recognised {
     pub(super) notes: Vec<String>,
 }
 
-/// Decides the configuration and checks every needed tensor's presence, shape and type.
+/// Decides the configuration; checks that every tensor is present, and its shape and type.
 ///
 /// # Errors
-/// [`Error::Tensor`] for a tensor that is missing or doesn't fit; [`Error::Usage`] for a setting that can't be met;
-/// [`Error::TooLarge`] for an input size whose position table would be.
+/// [`Error::Tensor`] for a tensor that is missing or doesn't fit; [`Error::Usage`] for an impossible setting;
+/// [`Error::TooLarge`] for an input size with a too large position table.
 pub(super) fn recognise(
     path: &Path,
     container: &Container,
@@ -134,12 +134,12 @@ pub(super) fn recognise(
     let ln_eps = chosen.pick("--ln-eps", settings.ln_eps, metadata.model.ln_eps);
     if norm_pre && act.is_none() && ln_eps.is_none() {
         chosen.notes.push(
-            "norm_pre found, so quick-GELU and LayerNorm eps 1e-5 as in OpenAI's CLIP; --act and --ln-eps override"
+            "norm_pre found: uses quick-GELU and LayerNorm eps 1e-5, as OpenAI's CLIP does; --act and --ln-eps override"
                 .into(),
         );
     }
     if sorted.names == Names::HfVit && ln_eps.is_none() {
-        chosen.notes.push("Hugging Face's ViT, so LayerNorm eps 1e-12; --ln-eps overrides".into());
+        chosen.notes.push("Hugging Face's ViT: uses LayerNorm eps 1e-12; --ln-eps overrides".into());
     }
     let act = act.unwrap_or(if norm_pre { Activation::QuickGelu } else { Activation::Gelu });
     let ln_eps = ln_eps.unwrap_or(match sorted.names {
@@ -162,9 +162,7 @@ pub(super) fn recognise(
     let stored = metadata.model.grid;
     if stored.is_some_and(|grid| Table::read(rows, prefix, Some(grid), None).is_none()) {
         let (r, c) = stored.unwrap_or_default();
-        return Err(
-            file.unfit(positions, &format!("rows for the {r}x{c} positions that the metadata tells of"))
-        );
+        return Err(file.unfit(positions, &format!("rows for the {r}x{c} positions of the metadata")));
     }
     let asked = chosen.pick("--size", settings.size, metadata.preprocess.image_size());
     let image = match asked {
@@ -173,7 +171,7 @@ pub(super) fn recognise(
             Some(table) => ImageSize { height: table.grid.0 * patch, width: table.grid.1 * patch },
             None => {
                 return Err(Error::Usage(format!(
-                    "the position table has {rows} rows, which is no square grid: set --size HxW"
+                    "the position table has {rows} rows, which are not a square grid: set --size HxW"
                 )));
             }
         },
@@ -194,7 +192,7 @@ pub(super) fn recognise(
         mlp_hidden,
         dist_token,
         registers,
-        // Until the table is read.
+        // Preliminary: the table decides.
         prefix_rows: prefix,
         patch_bias: has("patch_embed.proj.bias"),
         norm_pre,
@@ -206,7 +204,7 @@ pub(super) fn recognise(
     let grid = config.grid();
     if config.tokens().saturating_mul(dim).saturating_mul(4) > MAX_TABLE {
         return Err(Error::TooLarge(format!(
-            "--size {image} with stride {stride}: {} tokens of {dim} values are more than a position table may have",
+            "--size {image} with stride {stride}: {} tokens of {dim} dimensions are too many for a position table",
             config.tokens()
         )));
     }
@@ -221,7 +219,7 @@ pub(super) fn recognise(
     file.check(&config)?;
     let normalize = match sorted.names {
         Names::OpenAiClip | Names::HfClip => Normalize::Clip,
-        // DeiT alone has this token, and was trained with ImageNet's.
+        // Only DeiT has a distillation token. It was trained with ImageNet's normalisation.
         Names::HfVit if !dist_token => Normalize::Half,
         _ => Normalize::Imagenet,
     };
@@ -229,26 +227,28 @@ pub(super) fn recognise(
     Ok(Recognised { config, preprocess, table, notes: chosen.notes })
 }
 
-/// The rows that a position table could have had.
+/// Describes the possible rows of a position table.
 fn no_such_rows(prefix: usize, grid: Grid, dim: usize) -> String {
     let (rows, cols) = grid;
     let counts = match prefix {
         1 => "1 or no row".to_string(),
         n => format!("{n}, 1 or no rows"),
     };
-    format!("[1, T, {dim}], T being {counts} for tokens before the {rows}x{cols} patches, or before a square")
+    format!(
+        "[1, T, {dim}] with {counts} for prefix tokens, then {rows}x{cols} rows for patches, or a square number"
+    )
 }
 
-/// The blend's options.
+/// Decides the settings of the parts.
 fn gelt(chosen: &mut Chosen, metadata: &Metadata, settings: &Settings) -> Result<GeltConfig> {
-    let (told, default) = (&metadata.model.gelt, GeltConfig::default());
+    let (stored, default) = (&metadata.model.gelt, GeltConfig::default());
     let gelt = GeltConfig {
-        lambda: chosen.pick("--lambda", settings.lambda, told.lambda).unwrap_or(default.lambda),
+        lambda: chosen.pick("--lambda", settings.lambda, stored.lambda).unwrap_or(default.lambda),
         lambda_on: chosen
-            .pick("--lambda-on", settings.lambda_on, told.lambda_on)
+            .pick("--lambda-on", settings.lambda_on, stored.lambda_on)
             .unwrap_or(default.lambda_on),
-        tokens: chosen.pick("--tokens", settings.tokens, told.tokens).unwrap_or(default.tokens),
-        parts: chosen.pick("--parts", settings.parts, told.parts).unwrap_or(default.parts),
+        tokens: chosen.pick("--tokens", settings.tokens, stored.tokens).unwrap_or(default.tokens),
+        parts: chosen.pick("--parts", settings.parts, stored.parts).unwrap_or(default.parts),
     };
     if !(gelt.lambda.is_finite() && gelt.lambda >= 0.0) {
         return Err(Error::Usage(format!("--lambda {}: expected 0 or more", gelt.lambda)));
@@ -256,7 +256,7 @@ fn gelt(chosen: &mut Chosen, metadata: &Metadata, settings: &Settings) -> Result
     Ok(gelt)
 }
 
-/// How images are prepared; `normalize` is what networks of the file's names were trained with.
+/// Decides the preprocessing; `normalize` is the normalisation that networks of the file's naming scheme were trained with.
 fn preprocess(
     chosen: &mut Chosen,
     metadata: &Metadata,
@@ -264,59 +264,66 @@ fn preprocess(
     size: ImageSize,
     normalize: Normalize,
 ) -> Result<Preprocess> {
-    let told = &metadata.preprocess;
+    let stored = &metadata.preprocess;
     let flag = settings.normalize.map(Normalize::mean_std);
     let (default_mean, default_std) = normalize.mean_std();
-    // The two belong together: a file that tells only one of them is completed from the default.
-    let in_file = (told.mean.is_some() || told.std.is_some())
-        .then(|| (told.mean.unwrap_or(default_mean), told.std.unwrap_or(default_std)));
+    // Mean and deviation belong together: the default completes a file that has only one of them.
+    let in_file = (stored.mean.is_some() || stored.std.is_some())
+        .then(|| (stored.mean.unwrap_or(default_mean), stored.std.unwrap_or(default_std)));
     let picked = chosen.pick("--normalize", flag, in_file);
     if picked.is_none() && normalize != Normalize::Imagenet {
-        let whose = if normalize == Normalize::Clip { "CLIP's names" } else { "Hugging Face's ViT" };
+        let scheme = if normalize == Normalize::Clip { "CLIP's names" } else { "Hugging Face's ViT" };
         let name = word(&normalize);
-        chosen.notes.push(format!("{whose}, so mean and deviation {name}; --normalize overrides"));
+        chosen.notes.push(format!("{scheme}: uses mean and deviation {name}; --normalize overrides"));
     }
     let (mean, std) = picked.unwrap_or((default_mean, default_std));
     if !mean.iter().chain(&std).all(|v| v.is_finite()) || std.iter().any(|&v| v <= 0.0) {
         return Err(Error::Usage(format!(
-            "the file's metadata asks for mean {mean:?} and deviation {std:?}; --normalize overrides"
+            "the file's metadata has the impossible mean {mean:?} and deviation {std:?}; --normalize overrides"
         )));
     }
-    if let Some(other) = told.interpolation.as_deref().filter(|&name| name != "bicubic") {
-        chosen.notes.push(format!("images are resized bicubic, the file's metadata says {other:?}"));
+    if let Some(other) = stored.interpolation.as_deref().filter(|&name| name != "bicubic") {
+        chosen
+            .notes
+            .push(format!("images are resized by bicubic interpolation, the file's metadata says {other:?}"));
     }
     Ok(Preprocess::new(size, (mean, std)))
 }
 
-/// Settles each setting: flag, else metadata. Remembers where they differ.
+/// Decides each setting: the flag, else the metadata. Notes differences.
 struct Chosen {
     notes: Vec<String>,
 }
 
 impl Chosen {
-    fn pick<T: PartialEq + Serialize>(&mut self, name: &str, flag: Option<T>, told: Option<T>) -> Option<T> {
-        if let (Some(flag), Some(told)) = (&flag, &told)
-            && flag != told
+    fn pick<T: PartialEq + Serialize>(
+        &mut self,
+        name: &str,
+        flag: Option<T>,
+        stored: Option<T>,
+    ) -> Option<T> {
+        if let (Some(flag), Some(stored)) = (&flag, &stored)
+            && flag != stored
         {
-            self.notes.push(format!("{name} {}: the file's metadata says {}", word(flag), word(told)));
+            self.notes.push(format!("{name} {}: the file's metadata says {}", word(flag), word(stored)));
         }
-        flag.or(told)
+        flag.or(stored)
     }
 }
 
-/// A setting as the user writes it.
+/// Writes a setting as the user does.
 fn word<T: Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(text)) => text,
         Ok(serde_json::Value::Object(size)) => {
             size.values().map(|side| side.to_string()).collect::<Vec<_>>().join("x")
         }
-        // to_value would widen an f32 and show digits that nobody wrote.
+        // to_value would widen an f32 and show more digits.
         _ => serde_json::to_string(value).unwrap_or_default(),
     }
 }
 
-/// The file's parameters and the errors about them.
+/// Parameters of a file, and errors about them.
 struct Shapes<'a> {
     path: &'a Path,
     container: &'a Container,
@@ -324,14 +331,14 @@ struct Shapes<'a> {
 }
 
 impl<'a> Shapes<'a> {
-    /// The tensor of a parameter that is never split; `form` is what was expected, should it be missing.
+    /// Returns the tensor of a parameter that is never split; `form` is its expected shape for the error.
     fn whole(&self, name: &str, form: &str) -> Result<&'a FileTensor> {
         let tensor = self.optional(name).ok_or_else(|| self.missing(name, form))?;
-        // Of an element type that isn't known, the shape is told by nothing but itself: it must not size anything.
+        // The bytes of an unknown element type don't confirm the shape, so it must not size anything.
         if tensor.is_float() { Ok(tensor) } else { Err(self.unfit(tensor, form)) }
     }
 
-    /// As [`Shapes::whole`], for a parameter that may be missing.
+    /// Like [`Shapes::whole`], for a parameter that may be missing.
     fn optional(&self, name: &str) -> Option<&'a FileTensor> {
         match self.sorted.parameters.get(name) {
             Some(&Source::Whole(index)) => Some(&self.container.tensors[index]),
@@ -339,7 +346,7 @@ impl<'a> Shapes<'a> {
         }
     }
 
-    /// Number of blocks. A gap is told here, before a block number out of a damaged name could size anything.
+    /// Counts the blocks. Refuses gaps, so that no block number from a damaged name sizes anything.
     fn depth(&self, dim: usize) -> Result<usize> {
         let mut present: Vec<usize> = self
             .sorted
@@ -356,7 +363,7 @@ impl<'a> Shapes<'a> {
         }
     }
 
-    /// Checks every parameter that `config` needs; of the position table the type alone, its rows are settled apart.
+    /// Checks every parameter of `config`; for the position table only its type, since [`Table`] checks its rows.
     fn check(&self, config: &VitConfig) -> Result<()> {
         for (name, shape) in parameter_shapes(config) {
             let form = format!("{shape:?}");
@@ -411,7 +418,7 @@ impl<'a> Shapes<'a> {
     }
 }
 
-/// A shape without the ones it begins with.
+/// Removes the ones at the front of a shape.
 fn without_leading_ones(shape: &[usize]) -> &[usize] {
     let ones = shape.iter().take_while(|&&n| n == 1).count();
     &shape[ones..]

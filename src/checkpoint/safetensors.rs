@@ -1,7 +1,7 @@
-//! The container: an 8-byte length, a JSON header, then raw little-endian tensors.
+//! The safetensors container: an 8-byte length, a JSON header, then raw little-endian tensors.
 //!
-//! The header is parsed here and not by a library because a JSON map silently drops duplicate keys, and because
-//! every fault should be told with the tensor it belongs to.
+//! This module parses the header itself, because a JSON map silently drops duplicate keys, and because every error should
+//! name its tensor.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -15,34 +15,34 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use super::foreign;
 use crate::error::{Error, Result};
 
-/// Longest header that is read, in bytes. A ViT-g with optimiser state needs about 300 kB.
+/// Largest header, in bytes. A ViT-g with optimiser state needs about 300 kB.
 const MAX_HEADER: u64 = 16_000_000;
 
-/// Largest number of tensors that is accepted.
+/// Largest number of tensors.
 const MAX_TENSORS: usize = 10_000;
 
-/// One tensor of a file, as its header describes it.
+/// A tensor of a file, from the header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileTensor {
     /// Name in the file.
     pub name: String,
-    /// Element type as the file spells it, such as "F32".
+    /// Element type in the file's spelling, such as "F32".
     pub dtype: String,
-    /// Dimensions, outermost first.
+    /// Sizes of the dimensions, outermost first.
     pub shape: Vec<usize>,
     /// Size of the data in bytes.
     pub bytes: u64,
-    /// First byte, counted from the start of the file.
+    /// Offset in the file, in bytes.
     start: u64,
 }
 
 impl FileTensor {
-    /// Type and shape, for messages.
+    /// Describes type and shape for messages.
     pub(super) fn describe(&self) -> String {
         format!("{} {:?}", self.dtype, self.shape)
     }
 
-    /// Whether the elements can be read as f32.
+    /// Returns whether the elements can be read as f32.
     pub(super) fn is_float(&self) -> bool {
         matches!(self.dtype.as_str(), "F32" | "F16" | "BF16")
     }
@@ -59,18 +59,18 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Opens `path` and reads its header; no tensor data is read.
+    /// Opens `path` and reads its header, but no tensor data.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Weights`] when the file as a whole is unusable, [`Error::Tensor`] when one entry is:
-    /// duplicate, cut off, overlapping, or with a shape that doesn't match its bytes.
+    /// [`Error::Io`]; [`Error::Weights`] if the file is unusable; [`Error::Tensor`] if an entry is duplicate, cut off or
+    /// overlapping, or if its shape doesn't match its bytes.
     pub(super) fn open(path: &Path) -> Result<Container> {
         let unusable = |reason: String| Error::Weights { path: path.to_path_buf(), reason };
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
         let mut start = Vec::new();
         file.by_ref().take(foreign::START).read_to_end(&mut start).map_err(Error::io("read", path))?;
-        // Another kind of file is named as that.
+        // Describes other kinds of files.
         let foreign = |otherwise: String| unusable(foreign::describe(&start).unwrap_or(otherwise));
         let Some(first) = start.first_chunk() else {
             return Err(foreign(format!("not a safetensors file: only {length} bytes long")));
@@ -78,14 +78,12 @@ impl Container {
         let header_length = u64::from_le_bytes(*first);
         if header_length > length - 8 {
             return Err(foreign(format!(
-                "truncated, or not a safetensors file: a header of {header_length} bytes is announced, {} bytes follow",
+                "truncated, or not a safetensors file: it announces a header of {header_length} bytes, but only {} follow",
                 length - 8
             )));
         }
         if header_length > MAX_HEADER {
-            return Err(foreign(format!(
-                "the header has {header_length} bytes, more than the {MAX_HEADER} that are read"
-            )));
+            return Err(foreign(format!("the header has {header_length} bytes, the limit is {MAX_HEADER}")));
         }
         let mut json = vec![0u8; header_length as usize];
         let read = file.seek(SeekFrom::Start(8)).and_then(|_| file.read_exact(&mut json));
@@ -94,7 +92,7 @@ impl Container {
             .map_err(|e| foreign(format!("not a safetensors file, or a damaged header: {e}")))?;
         if header.tensors.len() > MAX_TENSORS {
             return Err(unusable(format!(
-                "the header lists {} tensors, more than the {MAX_TENSORS} that are read",
+                "the header lists {} tensors, the limit is {MAX_TENSORS}",
                 header.tensors.len()
             )));
         }
@@ -103,13 +101,13 @@ impl Container {
         let mut metadata = BTreeMap::new();
         for (key, value) in header.metadata {
             if metadata.insert(key.clone(), value).is_some() {
-                return Err(unusable(format!("the metadata key {key:?} stands there twice")));
+                return Err(unusable(format!("the metadata key {key:?} occurs twice")));
             }
         }
         Ok(Container { path: path.to_path_buf(), file, tensors, metadata })
     }
 
-    /// Reads tensor `index` as it stands in the file.
+    /// Reads the bytes of tensor `index`.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -125,7 +123,7 @@ impl Container {
     /// Reads tensor `index` as f32, in row-major order.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Tensor`] when its type is none of F32, F16, BF16 or a value is not finite.
+    /// [`Error::Io`]; [`Error::Tensor`] if its type is not F32, F16 or BF16, or if a value is not finite.
     pub(super) fn read_f32(&mut self, index: usize) -> Result<Vec<f32>> {
         let tensor = &self.tensors[index];
         let fault = |expected: &str, found: String| Error::Tensor {
@@ -153,7 +151,7 @@ impl Container {
     }
 }
 
-/// Lists the tensors and the metadata of a file from its header alone.
+/// Lists the tensors and the metadata of a file from its header.
 ///
 /// # Errors
 /// [`Error::Io`], or [`Error::Weights`] and [`Error::Tensor`] for a damaged file.
@@ -162,14 +160,14 @@ pub fn list(path: &Path) -> Result<(Vec<FileTensor>, BTreeMap<String, String>)> 
     Ok((container.tensors, container.metadata))
 }
 
-/// The header as it stands in the file: order and duplicates kept.
+/// The header with the order of the file, and with duplicates.
 #[derive(Default)]
 struct Header {
     tensors: Vec<(String, Entry)>,
     metadata: Vec<(String, String)>,
 }
 
-/// What the header says about one tensor; offsets count from the end of the header.
+/// The header's entry of a tensor. Offsets count from the end of the header.
 #[derive(Deserialize)]
 struct Entry {
     dtype: String,
@@ -177,7 +175,7 @@ struct Entry {
     data_offsets: (u64, u64),
 }
 
-/// The metadata with duplicates kept.
+/// The metadata with duplicates.
 struct Pairs(Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Header {
@@ -227,7 +225,7 @@ impl<'de> Deserialize<'de> for Pairs {
     }
 }
 
-/// Checks that every entry is alone under its name, matches its bytes, and that together they tile the data exactly.
+/// Checks that every name is unique, that every shape matches its bytes, and that the tensors tile the data exactly.
 fn check_entries(
     path: &Path,
     entries: Vec<(String, Entry)>,
@@ -236,7 +234,7 @@ fn check_entries(
 ) -> Result<Vec<FileTensor>> {
     let fault = |tensor: &str, expected: String, found: String| Error::Tensor {
         path: path.to_path_buf(),
-        // A hostile name must not steer the terminal that shows it.
+        // A name must not control the terminal.
         tensor: tensor.escape_debug().to_string(),
         expected,
         found,
@@ -245,7 +243,7 @@ fn check_entries(
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, entry) in &entries {
         if name.chars().any(char::is_control) {
-            return Err(fault(name, "a name without control characters".into(), "some".into()));
+            return Err(fault(name, "a name without control characters".into(), "one with them".into()));
         }
         if !names.insert(name.as_str()) {
             return Err(fault(name, "one tensor of this name".into(), "a duplicate".into()));
@@ -282,11 +280,11 @@ fn check_entries(
         tensors.push(FileTensor { name: name.clone(), dtype, shape, bytes: end - begin, start });
     }
 
-    let mut by_place: Vec<&FileTensor> = tensors.iter().collect();
-    by_place.sort_by_key(|t| (t.start, t.bytes));
+    let mut by_offset: Vec<&FileTensor> = tensors.iter().collect();
+    by_offset.sort_by_key(|t| (t.start, t.bytes));
     let mut next = data_start;
     let mut before = "the header";
-    for tensor in by_place {
+    for tensor in by_offset {
         if tensor.start != next {
             let found = if tensor.start < next { "an overlap" } else { "a hole" };
             return Err(fault(
@@ -300,22 +298,22 @@ fn check_entries(
     }
     let rest = data_length - (next - data_start);
     if rest > 0 {
-        let reason = format!("{rest} bytes that belong to no tensor follow {before}");
+        let reason = format!("{rest} bytes after {before} belong to no tensor");
         return Err(Error::Weights { path: path.to_path_buf(), reason });
     }
     Ok(tensors)
 }
 
-/// Bytes that a tensor needs.
+/// Size of a tensor's data.
 enum Size {
     Bytes(u64),
-    /// More than 64 bits can count.
+    /// More than 64 bits can hold.
     Overflow,
-    /// The element type is not known; its tensor can only be passed over.
+    /// The element type is unknown. The tensor can only be ignored.
     Unknown,
 }
 
-/// Size of `shape` elements of `dtype`.
+/// Computes the size of `shape` elements of `dtype`.
 fn byte_size(dtype: &str, shape: &[u64]) -> Size {
     let width = match dtype {
         "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => 1,
@@ -330,7 +328,7 @@ fn byte_size(dtype: &str, shape: &[u64]) -> Size {
     }
 }
 
-/// Position of a flat index along each dimension.
+/// Splits a flat index into an index per dimension.
 fn unravel(flat: usize, shape: &[usize]) -> Vec<usize> {
     let mut rest = flat;
     let mut index: Vec<usize> = shape
@@ -395,7 +393,7 @@ mod tests {
             (two("0,8", "8,16"), 15, "tensor b: expected F32 [2] in bytes 8..16 of the data, found only 15"),
             (two("0,8", "8,12"), 12, "tensor b: expected 8 bytes for F32 [2], found 4 bytes"),
             (two("0,8", "16,8"), 16, "offsets 16..8"),
-            (two("0,8", "8,16"), 17, "1 bytes that belong to no tensor follow b"),
+            (two("0,8", "8,16"), 17, "1 bytes after b belong to no tensor"),
             (
                 r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#.into(),
                 0,

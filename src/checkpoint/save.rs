@@ -1,4 +1,4 @@
-//! Trained models on their way to the disk: complete under their name, or not there at all.
+//! Saves and exports models. A file gets its name when it is complete.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,54 +18,53 @@ use crate::storage::Dtype;
 use crate::storage::atomic::{publish, temporary_beside};
 use crate::storage::entry::{Entry, KEY};
 
-/// Beginning of the names of everything that only a resumed training needs.
+/// Prefix of the names of tensors that only resuming needs.
 const STATE: &str = "state.";
 
-/// Name, among the state, of the hashes of the images that a model was trained on: the first 64 bits of the SHA-256 of
-/// each file, sorted.
+/// Name of the state tensor with the hashes of the training images: the first 64 bits of each file's SHA-256, sorted.
 pub const TRAINED_ON: &str = "trained_on";
 
 /// Elements of a state tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StateData {
-    /// Adam's means.
+    /// Adam's moments.
     F32(Vec<f32>),
     /// Small counts.
     U32(Vec<u32>),
-    /// Counts, seeds.
+    /// Counts and seeds.
     U64(Vec<u64>),
     /// Signed counts.
     I64(Vec<i64>),
 }
 
-/// A tensor that only a resumed training needs.
+/// A tensor that only resuming needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StateTensor {
-    /// Dimensions, outermost first.
+    /// Sizes of the dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// Elements in row-major order; as many as the product of the dimensions.
+    /// Elements in row-major order.
     pub data: StateData,
 }
 
 impl StateTensor {
-    /// A list of counts.
+    /// Makes a list of counts.
     pub fn counts(values: Vec<u64>) -> StateTensor {
         StateTensor { shape: vec![values.len()], data: StateData::U64(values) }
     }
 }
 
-/// The part classifiers, for the metadata.
+/// Metadata of the part classifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadsInfo {
     /// Width between the two linear layers.
     pub hidden: usize,
-    /// Whether a ReLU follows the BatchNorm.
+    /// True if a ReLU follows the BatchNorm.
     pub relu: bool,
     /// Number of classes.
     pub classes: usize,
 }
 
-/// The `lat_wgpu` entry of a trained model: that of its backbone and what its heads are.
+/// Writes the `lat_wgpu` entry of a trained model: that of its backbone, and its part classifiers.
 pub fn trained_metadata(
     config: &VitConfig,
     preprocess: &Preprocess,
@@ -77,7 +76,7 @@ pub fn trained_metadata(
         .with("heads", json!({ "hidden": hidden, "relu": relu, "classes": classes }))
 }
 
-/// One tensor to be written.
+/// A tensor to write.
 struct Item<'a> {
     name: String,
     dtype: &'static str,
@@ -93,15 +92,15 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Writes a model: `tensors` (backbone and heads), `state` under names that begin with `state.`, and `metadata` as its
-/// `lat_wgpu` entry. The same values give the same bytes; an older file of that name stays until the new one is
-/// complete and on the disk.
+/// Saves a model: `tensors` (backbone and part classifiers), `state` with the prefix `state.`, and `metadata` as its
+/// `lat_wgpu` entry. The same values give the same bytes. An older file stays until the new one is complete and on the
+/// disk.
 ///
 /// # Errors
-/// `Io` where it can't be written or renamed.
+/// `Io` if it can't be written or renamed.
 ///
 /// # Panics
-/// If a tensor has not as many elements as its shape says.
+/// If the number of elements of a tensor doesn't match its shape.
 pub fn save(
     path: &Path,
     tensors: &BTreeMap<String, HostTensor>,
@@ -122,9 +121,9 @@ pub fn save(
     write_items(path, items, metadata)
 }
 
-/// Writes tensors behind their header; `metadata` becomes the `lat_wgpu` entry.
+/// Writes a header and tensors; `metadata` becomes the `lat_wgpu` entry.
 fn write_items(path: &Path, mut items: Vec<Item<'_>>, metadata: &str) -> Result<()> {
-    // The widest elements first: then each tensor stands at a multiple of its element's width, as readers like it.
+    // The widest elements come first, so that every tensor is aligned to its elements.
     items.sort_by(|a, b| b.width.cmp(&a.width).then_with(|| a.name.cmp(&b.name)));
 
     let mut file = temporary_beside(path)?;
@@ -142,12 +141,11 @@ fn write_items(path: &Path, mut items: Vec<Item<'_>>, metadata: &str) -> Result<
     publish(file, path)
 }
 
-/// Writes the network that was read from `source` as a plain model file: the backbone in timm's names, the part
-/// classifiers if `heads` is set and it has any, the metadata that makes it load without flags and tells timm's
-/// `create_model` what to make; nothing that only a resumed training needs.
+/// Exports the network of `source` as a model file without training state: the backbone in timm's names, the part
+/// classifiers if `heads` is set and it has any, and the metadata to load it without flags and by timm's `create_model`.
 ///
 /// # Errors
-/// `Io` where it can't be written or renamed; `Tensor` for a value that is beyond the largest of f16.
+/// `Io` if it can't be written or renamed; `Tensor` for a value that overflows in f16.
 pub fn export(source: &Path, network: &Network, heads: bool, dtype: Dtype, target: &Path) -> Result<()> {
     let heads = heads && !network.heads.is_empty();
     let class_names = network.class_names.as_deref().filter(|_| heads);
@@ -157,16 +155,16 @@ pub fn export(source: &Path, network: &Network, heads: bool, dtype: Dtype, targe
     if heads {
         tensors.extend(network.heads.clone());
         let (_, mut stored) = super::list(source)?;
-        if let Some(told) = stored.remove(KEY).and_then(|text| Entry::new(text).value().get("heads").cloned())
+        if let Some(info) = stored.remove(KEY).and_then(|text| Entry::new(text).value().get("heads").cloned())
         {
-            metadata = metadata.with("heads", told);
+            metadata = metadata.with("heads", info);
         }
     }
     let metadata = metadata.text();
     if dtype == Dtype::F32 {
         return save(target, &tensors, &BTreeMap::new(), metadata);
     }
-    let mut halves: Vec<(&String, &[usize], Vec<f16>)> = Vec::new();
+    let mut converted: Vec<(&String, &[usize], Vec<f16>)> = Vec::new();
     for (name, HostTensor { shape, data }) in &tensors {
         let data: Vec<f16> = data.iter().map(|&v| f16::from_f32(v)).collect();
         if !data.iter().all(|v| v.is_finite()) {
@@ -177,19 +175,19 @@ pub fn export(source: &Path, network: &Network, heads: bool, dtype: Dtype, targe
                 found: "a larger one: export it as f32".to_string(),
             });
         }
-        halves.push((name, shape, data));
+        converted.push((name, shape, data));
     }
     let items =
-        halves.iter().map(|(name, shape, data)| Item::new((*name).clone(), "F16", shape, data)).collect();
+        converted.iter().map(|(name, shape, data)| Item::new((*name).clone(), "F16", shape, data)).collect();
     write_items(target, items, metadata)
 }
 
-/// Stores a threshold in the metadata of the file that `network` was read from; all else stays as it is.
+/// Stores a threshold in the metadata of the file of `network`. Everything else stays as it is.
 ///
 /// # Errors
-/// What [`super::load`] says about a damaged file; `Io` where it can't be read, written or replaced.
+/// Those of [`super::load`] for a damaged file; `Io` if it can't be read, written or replaced.
 pub fn store_threshold(path: &Path, network: &Network, threshold: Threshold) -> Result<()> {
-    // The header is complete and its tensors are all there: what follows can rely on it.
+    // Checks that the header is complete and that the file has all tensors.
     drop(Container::open(path)?);
     let unusable = |e: serde_json::Error| Error::Weights { path: path.to_path_buf(), reason: e.to_string() };
     let mut source = File::open(path).map_err(Error::io("open", path))?;
@@ -216,7 +214,7 @@ pub fn store_threshold(path: &Path, network: &Network, threshold: Threshold) -> 
     publish(file, path)
 }
 
-/// The JSON of a safetensors header, padded to a multiple of 8 bytes.
+/// Writes the JSON of a safetensors header, padded to a multiple of 8 bytes.
 fn header(items: &[Item<'_>], metadata: &str) -> String {
     let mut entries = Map::new();
     entries.insert("__metadata__".to_string(), json!({ KEY: metadata }));
@@ -230,13 +228,13 @@ fn header(items: &[Item<'_>], metadata: &str) -> String {
     padded(Value::Object(entries).to_string())
 }
 
-/// Spaces up to the next multiple of 8 bytes.
+/// Pads with spaces to a multiple of 8 bytes.
 fn padded(mut text: String) -> String {
     text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
     text
 }
 
-/// Writes the elements with their lowest byte first, whatever this machine's order is.
+/// Writes the elements in little-endian order.
 fn write_little_endian(out: &mut impl Write, item: &Item<'_>) -> std::io::Result<()> {
     if cfg!(target_endian = "little") {
         return out.write_all(item.bytes);
@@ -248,7 +246,7 @@ fn write_little_endian(out: &mut impl Write, item: &Item<'_>) -> std::io::Result
     Ok(())
 }
 
-/// Reads what [`save`] wrote as `state`, names without `state.`; empty for a model that has none.
+/// Reads the `state` that [`save`] wrote, without the prefix `state.`; empty for a model without state.
 ///
 /// # Errors
 /// `Io`; `Weights` for a damaged file; `Tensor` for a state tensor of another type or with a value that is not finite.
@@ -278,10 +276,10 @@ pub fn read_state(path: &Path) -> Result<BTreeMap<String, StateTensor>> {
     Ok(state)
 }
 
-/// The hashes of the images that a model was trained on, sorted; `None` where it doesn't know them.
+/// Reads the hashes of the training images, sorted; `None` if the model doesn't have them.
 ///
 /// # Errors
-/// As [`read_state`].
+/// Those of [`read_state`].
 pub fn read_trained_on(path: &Path) -> Result<Option<Vec<u64>>> {
     let container = Container::open(path)?;
     let name = format!("{STATE}{TRAINED_ON}");

@@ -1,15 +1,15 @@
-//! What timm's `create_model` has to be told to make the same backbone.
+//! Arguments of timm's `create_model` for the same backbone.
 
 use crate::shape::{Activation, VitConfig};
 use serde_json::{Value, json};
 
-/// The `timm` part of a file's metadata: `architecture`, and the keyword `arguments` that win over what it stands for.
+/// Returns the `timm` entry of a file's metadata: an `architecture`, and keyword `arguments` that override its defaults.
 ///
-/// timm knows no overlapping patches, no LayerNorm of another ε, and positions for all tokens before the patches or for
-/// none: tools/load_timm.py brings these in, from the rest of the metadata and the tensors.
+/// timm has no overlapping patches and no other ε of LayerNorm, and positions for all prefix tokens or for none.
+/// tools/load_timm.py adds the rest from the metadata and the tensors.
 pub(super) fn create_model(config: &VitConfig) -> Value {
     let (rows, columns) = config.grid();
-    // timm makes int(dim · ratio) of it, and the quotient may lie just below.
+    // timm computes int(dim · ratio), and the product may be just below the width.
     let exact = config.mlp_hidden as f64 / config.dim as f64;
     let cut = (config.dim as f64 * exact) as usize != config.mlp_hidden;
     let mlp_ratio = if cut { (config.mlp_hidden as f64 + 0.5) / config.dim as f64 } else { exact };
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_grid_of_overlapping_patches_is_told() {
+    fn overlapping_patches_give_an_image_of_their_grid() {
         let image = ImageSize { height: 40, width: 33 };
         let config = VitConfig { stride: 8, ..VitConfig::plain(image, 16, 64, 1, 1) };
         let arguments = create_model(&config)["arguments"].clone();

@@ -1,8 +1,8 @@
-//! A network as a folder that a browser can run: the recorded plan as JSON, its shaders and weights, and the player with
-//! its page (`tools/web`). The kernels are the engine's own; the player only repeats what was recorded.
+//! Exports a network to a folder that a browser can run: the recorded plan as JSON, its shaders and weights, a player that
+//! replays the plan, and a page (`tools/web`).
 //!
-//! The folder holds `plan.json`, `shaders/*.wgsl`, `weights-N.bin` (f32, lowest byte first, every tensor
-//! at a multiple of 256 bytes) and the page. It is complete under its name, or not there at all.
+//! The folder holds `plan.json`, `shaders/*.wgsl`, `weights-N.bin` (f32, little-endian, every tensor aligned to 256 bytes)
+//! and the page. It gets its name when it is complete.
 
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
@@ -15,13 +15,13 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// Version of the plan that the player beside it understands.
+/// Version of the plan, for the player.
 const FORMAT: u32 = 1;
 
-/// Most bytes of one file of weights, where a tensor isn't larger by itself: hosts of pages refuse large files.
+/// Largest file of weights in bytes, except for larger tensors. Web hosts refuse large files.
 const WEIGHTS_BYTES: u64 = 64 << 20;
 
-/// The page and the player, by their names in the folder.
+/// The page and the player, with their file names.
 const PAGE: [(&str, &str); 4] = [
     ("index.html", include_str!("../../tools/web/index.html")),
     (
@@ -32,38 +32,38 @@ const PAGE: [(&str, &str); 4] = [
     ("player.js", include_str!("../../tools/web/player.js")),
 ];
 
-/// What an export holds.
+/// Size of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exported {
-    /// Launches of one batch.
+    /// Dispatches of one batch.
     pub dispatches: usize,
-    /// Different shaders.
+    /// Number of distinct shaders.
     pub shaders: usize,
-    /// Bytes of the weights.
+    /// Size of the weights in bytes.
     pub weight_bytes: u64,
-    /// Bytes of memory that a device needs besides: activations, input and output.
+    /// Other memory that an adapter needs, in bytes: activations, input and output.
     pub other_bytes: u64,
 }
 
-/// `plan.json`: everything that the player needs to know.
+/// `plan.json`, which the player reads.
 #[derive(Debug, Serialize)]
 struct PlanFile {
     format: u32,
     made_by: &'static str,
-    /// SHA-256 of the backbone, as embeddings of an index name it.
+    /// SHA-256 of the backbone's weights, as in embeddings.
     weights_sha256: String,
     preprocess: Preprocess,
     embedding: Embedding,
     /// Images per replay.
     batch: usize,
-    /// The squared distance up to which two images show the same person, where the model tells one.
+    /// Largest squared distance between images of the same person, if the model has a threshold.
     threshold: Option<f32>,
     buffers: Vec<BufferFile>,
     pipelines: Vec<Pipeline>,
     dispatches: Vec<Launch>,
 }
 
-/// How an image becomes the bytes of the input; the division by 255, mean and deviation are in the recording.
+/// Preprocessing up to the bytes of the input. The recording divides by 255 and applies mean and deviation.
 #[derive(Debug, Serialize)]
 struct Preprocess {
     /// Height and width in pixels.
@@ -71,31 +71,31 @@ struct Preprocess {
     interpolation: String,
     mean: [f32; 3],
     std: [f32; 3],
-    /// Whether the mirror image is embedded too, and the mean taken.
+    /// True if an embedding is the mean of the image's and its mirror image's.
     flip: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Embedding {
-    /// R·D, length of a vector.
+    /// Dimensions of an embedding: R·D.
     dim: usize,
-    /// R, parts of unit length before the whole is brought to unit length.
+    /// Number of parts R. Each is normalised before the whole embedding is.
     parts: usize,
 }
 
-/// What a buffer is for.
+/// Use of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
-    /// (B, height, width, 3) bytes of images, padded to whole words.
+    /// Bytes of images (B, H, W, 3), padded to whole words.
     Input,
-    /// (B, R·D) f32.
+    /// Embeddings (B, R·D) in f32.
     Output,
-    /// Stands for bindings that a launch leaves untouched.
+    /// Bound where a dispatch doesn't use a binding.
     Unused,
-    /// Short-lived tensors.
+    /// Activations and other temporary tensors.
     Heap,
-    /// Filled from a file.
+    /// Weights, from a file.
     Weights,
 }
 
@@ -105,7 +105,7 @@ struct BufferFile {
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
-    /// Offset and length in bytes of each tensor of the weights, by name.
+    /// Offset and length of each tensor of weights in bytes, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tensors: BTreeMap<String, [u64; 2]>,
 }
@@ -121,7 +121,7 @@ struct Pipeline {
     shader: String,
     entry: &'static str,
     overrides: BTreeMap<&'static str, f64>,
-    /// For each storage buffer, from binding 1 on, whether it is written; binding 0 is the uniform block.
+    /// For each storage buffer, from binding 1: true if it is written. Binding 0 is the uniform block.
     writes: Vec<bool>,
 }
 
@@ -130,18 +130,18 @@ struct Launch {
     label: String,
     pipeline: usize,
     grid: [u32; 3],
-    /// The uniform block as 32-bit words, lowest byte first.
+    /// The uniform block as 32-bit words.
     params: Vec<u32>,
-    /// Buffer, offset and length in bytes of each storage binding.
+    /// Buffer of each storage binding, with offset and length in bytes.
     bindings: Vec<(usize, u64, u64)>,
 }
 
-/// Writes `network` to the new folder `target`, recorded for batches of `batch` images. `context` has to be
-/// [portable](crate::gpu::ContextOptions::portable), for the recording to suit any device.
+/// Exports `network` to the new folder `target`, recorded for batches of `batch` images. `context` must be
+/// [portable](crate::gpu::ContextOptions::portable), so that the recording runs on any adapter.
 ///
 /// # Errors
-/// [`Error::TooLarge`] if a tensor exceeds what every device binds; [`Error::Usage`] if there is a file or a folder that
-/// isn't empty under this name; [`Error::Io`].
+/// [`Error::TooLarge`] if a tensor exceeds WebGPU's default limits; [`Error::Usage`] if `target` is a file or a folder that
+/// isn't empty; [`Error::Io`].
 pub fn export(
     context: &Context,
     network: &Network,
@@ -151,7 +151,7 @@ pub fn export(
 ) -> Result<Exported> {
     if target.is_file() || std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::Usage(format!(
-            "{}: there is something under this name: --out needs a new or an empty folder",
+            "{} exists already: --out needs a new or an empty folder",
             target.display()
         )));
     }
@@ -183,7 +183,7 @@ pub fn export(
     }
     let text = match serde_json::to_string(&plan) {
         Ok(text) => text,
-        Err(error) => unreachable!("numbers and strings can always be written as JSON: {error}"),
+        Err(error) => unreachable!("numbers and strings always serialise: {error}"),
     };
     write(&folder.path().join("plan.json"), text.as_bytes(), target)?;
 
@@ -192,12 +192,12 @@ pub fn export(
         std::fs::remove_dir(target).map_err(Error::io("replace", target))?;
     }
     std::fs::rename(folder.path(), target).map_err(Error::io("create", target))?;
-    // Its name is gone: there is nothing left to remove.
+    // The folder was renamed: there is nothing to remove.
     let _ = folder.keep();
     Ok(exported)
 }
 
-/// The whole way from pixels to embeddings, without memory.
+/// Records the plan from pixels to embeddings, without memory.
 fn record(context: &Context, network: &Network, batch: usize) -> Result<PlanListing> {
     let model = LaTransformer::unallocated(context, network)?;
     let pixels = context.unallocated(INPUT, model.pixel_words(batch));
@@ -207,17 +207,17 @@ fn record(context: &Context, network: &Network, batch: usize) -> Result<PlanList
     Ok(recorder.list()?)
 }
 
-/// Labels of the buffers that are no weights.
+/// Labels of the input and output buffers.
 const INPUT: &str = "pixels";
 const OUTPUT: &str = "embeddings";
-/// Index of the buffer for untouched bindings that are read; the next one is for those that are written.
+/// Index of the buffer for unused bindings that are read. The next buffer is for those that are written.
 const UNUSED: usize = 2;
 const FIRST_HEAP: usize = 4;
 
-/// One file of weights.
+/// A file of weights.
 struct WeightsFile {
     name: String,
-    /// What lies in it, and where it begins, in bytes.
+    /// Its tensors, with their offsets in bytes.
     slots: Vec<(Slot, u64)>,
     bytes: u64,
 }
@@ -242,12 +242,12 @@ impl WeightsFile {
     }
 }
 
-/// Writes so many zeros: fewer than the alignment of tensors.
+/// Writes zeros for padding: fewer than the alignment of tensors.
 fn pad(out: &mut impl Write, bytes: u64) -> std::io::Result<()> {
     out.write_all(&vec![0; bytes as usize])
 }
 
-/// The buffers of the plan, in the order of their indices, and the files that fill those of the weights.
+/// Lists the buffers of the plan in the order of their indices, and the files of the weights.
 fn lay_out(listing: &PlanListing, network: &Network, batch: usize) -> (Vec<BufferFile>, Vec<WeightsFile>) {
     let config = &network.config;
     let pixels = image::pixel_words(batch, config.image) as u64 * WORD;
@@ -287,7 +287,7 @@ fn lay_out(listing: &PlanListing, network: &Network, batch: usize) -> (Vec<Buffe
     (buffers, files)
 }
 
-/// The plan itself; the text of its shaders goes into `shaders`, by their names.
+/// Describes the plan; adds the text of its shaders to `shaders`, by name.
 fn plan_file(
     listing: &PlanListing,
     network: &Network,
@@ -355,7 +355,7 @@ fn plan_file(
     }
 }
 
-/// The name of a launch's shader, such as `attention-HEAD_DIM64-STEP16.wgsl`.
+/// File name of a dispatch's shader, such as `attention-HEAD_DIM64-STEP16.wgsl`.
 fn shader_of(dispatch: &Dispatch, shaders: &mut BTreeMap<String, String>) -> String {
     let mut name = dispatch.kernel.file.name.to_string();
     for (constant, value) in &dispatch.constants {
@@ -368,18 +368,18 @@ fn shader_of(dispatch: &Dispatch, shaders: &mut BTreeMap<String, String>) -> Str
     name
 }
 
-/// A folder under a passing name beside `target`; removed when dropped.
+/// Creates a temporary folder beside `target`. Dropping it removes the folder.
 fn temporary_folder_beside(target: &Path) -> Result<tempfile::TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".lat-wgpu-");
-    // What the user's umask leaves, as for any new folder; temporary ones are private otherwise.
+    // Permissions by the user's umask, as for any new folder. Temporary folders would be private.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
     let parent = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     builder.tempdir_in(parent).map_err(Error::io("create", target))
 }
 
-/// Writes one file of the folder; errors name the folder that the user asked for.
+/// Writes a file of the folder. Errors name `target`, the folder that the user named.
 fn write(path: &Path, bytes: &[u8], target: &Path) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io("create", target))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", target))

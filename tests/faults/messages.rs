@@ -33,7 +33,7 @@ fn an_unmatched_filter_gets_names_of_rows() {
     {
         let stderr = says(1, folder.path(), command);
         assert_says(&stderr, &["error: no row's name contains"]);
-        assert_says(hint(&stderr), &["a name is such as", "gemm", "l2norm"]);
+        assert_says(hint(&stderr), &["a name looks like", "gemm", "l2norm"]);
         assert!(!stderr.contains(".jpg"), "{command}: {stderr}");
     }
 }
@@ -134,7 +134,7 @@ fn a_hint_belongs_to_its_cause() {
         ("embed --model m.safetensors broken --out e.npy", "`skipped`", ".jpg"),
         ("embed --model cut.safetensors two_p --out e.npy", "inspect cut.safetensors", "README"),
         ("train --backbone cut.safetensors --data two_p --out run", "inspect cut.safetensors", "README"),
-        ("embed --model nowhere.safetensors two_p --out e.npy", "path right", "inspect"),
+        ("embed --model nowhere.safetensors two_p --out e.npy", "path correct", "inspect"),
         // The hint for data sets doesn't mention .jpg files.
         ("data empty", "", ".jpg"),
         ("eval --model m.safetensors --data empty", "", ".jpg"),
