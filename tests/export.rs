@@ -284,7 +284,7 @@ fn onnx_is_written_by_python_or_not() {
 
     let stderr = export(1, "echo \"error: No module named 'onnx'\" >&2; echo half >\"$4\"; exit 1", "o.onnx");
     assert!(
-        stderr.contains("No module named 'onnx'") && stderr.contains("hint: --to onnx needs Python"),
+        stderr.contains("No module named 'onnx'") && stderr.contains("hint: ONNX needs Python"),
         "{stderr}"
     );
     let stderr = export(1, "", "other.onnx");

@@ -6,13 +6,11 @@ use super::open;
 use super::paths::Paths;
 use crate::error::{Error, Result};
 use crate::gpu::Precision;
-use crate::images::decode::{self, DecodeOptions, Rgb};
-use crate::images::preprocess::resize_bicubic;
-use crate::storage::atomic::write_atomically;
+use crate::images::decode::{self, DecodeOptions};
 use crate::tasks::explain::{self, Explanation};
 use clap::Args;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// `lat-wgpu explain`.
@@ -54,9 +52,8 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
 
     let context = arguments.adapter.open(Precision::F32)?;
     let config = &network.config;
-    let rollout = explain::rollout(&context, &network, &resize_bicubic(&image, config.image))?;
-    let explanation = Explanation::new(config, &rollout)?;
-    write_atomically(out, &png(out, &explain::draw(&image, config, &explanation))?)?;
+    let explanation = explain::explain(&context, &network, &image)?;
+    explain::write_png(out, &explain::draw(&image, config, &explanation))?;
 
     let Explanation { patches, parts, prefix } = &explanation;
     let (rows, columns) = config.grid();
@@ -89,21 +86,4 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
         json::write(target, &value)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Encodes a drawing as PNG.
-fn png(path: &Path, drawing: &Rgb) -> Result<Vec<u8>> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    let (width, height) = (drawing.width as u32, drawing.height as u32);
-    let colour = image::ExtendedColorType::Rgb8;
-    image::write_buffer_with_format(
-        &mut bytes,
-        &drawing.pixels,
-        width,
-        height,
-        colour,
-        image::ImageFormat::Png,
-    )
-    .map_err(|e| Error::Image { path: path.to_path_buf(), reason: e.to_string() })?;
-    Ok(bytes.into_inner())
 }

@@ -4,24 +4,14 @@ use super::arguments::NetworkArguments;
 use super::open;
 use super::paths::Paths;
 use super::words::named;
-use crate::checkpoint::{self, Network};
+use crate::checkpoint;
 use crate::embeddings::Dtype;
 use crate::error::{Error, Result};
-use crate::export::web;
+use crate::export::{onnx, web};
 use crate::gpu::{Context, ContextOptions};
-use crate::storage::atomic::{publish, temporary_beside};
 use clap::{Args, ValueEnum};
-use std::ffi::OsString;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-
-/// Converts the output of `--to timm` to ONNX.
-const ONNX_SCRIPT: &str = include_str!("../../tools/export_onnx.py");
-
-/// Hint if Python or a package is missing.
-const PACKAGES: &str = "--to onnx needs Python with three packages: pip install onnx numpy safetensors; to use another Python, set \
-                        LAT_PYTHON=PATH";
+use std::process::ExitCode;
 
 /// `lat-wgpu export`.
 #[derive(Debug, Args)]
@@ -80,7 +70,7 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
             checkpoint::export(model, &network, !backbone_only, dtype, out)?;
             print_written(out, checkpoint::list(out)?.0.len())?;
         }
-        ExportForm::Onnx => print_written(out, to_onnx(model, &network, out)?)?,
+        ExportForm::Onnx => print_written(out, onnx::export(model, &network, out)?)?,
         ExportForm::Web => {
             let options = ContextOptions { portable: true, ..ContextOptions::from_environment(None) };
             let exported = web::export(
@@ -109,34 +99,4 @@ fn print_written(out: &Path, tensors: usize) -> Result<()> {
     let bytes = std::fs::metadata(out).map_err(Error::io("read", out))?.len();
     eprintln!("wrote {}: {tensors} tensors, {bytes} bytes", out.display());
     Ok(())
-}
-
-/// Runs Python to write the network as ONNX from a temporary model file. Returns the number of its tensors.
-fn to_onnx(source: &Path, network: &Network, out: &Path) -> Result<usize> {
-    let mut target = temporary_beside(out)?;
-    let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-    let [plain, made] = ["model.safetensors", "model.onnx"].map(|name| folder.path().join(name));
-    checkpoint::export(source, network, false, Dtype::F32, &plain)?;
-
-    let named = std::env::var_os("LAT_PYTHON").filter(|name| !name.is_empty());
-    let python = named.unwrap_or_else(|| OsString::from("python3"));
-    let shown = Path::new(&python).display();
-    let output = Command::new(&python)
-        .args(["-c", ONNX_SCRIPT])
-        .args([&plain, &made])
-        .output()
-        .map_err(|error| Error::Python(format!("cannot run {shown}: {error}")).hinted(PACKAGES))?;
-    if !output.status.success() {
-        // The last line of a traceback is the message.
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let reason = stderr.trim().lines().last().unwrap_or("no message").trim_start_matches("error: ");
-        let error = Error::Python(format!("{shown} (export_onnx.py): {reason}"));
-        let lacks_package = reason.contains("No module named") || reason.contains("ImportError");
-        return Err(if lacks_package { error.hinted(PACKAGES) } else { error });
-    }
-    // Copied here, so that a full disk is reported as such and not by a traceback.
-    let mut made = File::open(&made).map_err(Error::io("read", &made))?;
-    std::io::copy(&mut made, &mut target).map_err(Error::io("write", out))?;
-    publish(target, out)?;
-    Ok(network.tensors.len())
 }

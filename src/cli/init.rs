@@ -2,11 +2,10 @@
 
 use super::paths::Paths;
 use super::words::named;
-use crate::checkpoint;
 use crate::error::{Error, Result};
-use crate::shape::{ImageSize, Normalize, Preprocess, VitConfig};
+use crate::shape::{ImageSize, Normalize, VitConfig};
+use crate::tasks::init::init;
 use clap::Args;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -50,11 +49,7 @@ pub fn run(arguments: &InitArguments) -> Result<ExitCode> {
     }
     Paths::new().writes("--out", [out]).check()?;
     let config = VitConfig::plain(*size, patch, dim, depth, heads);
-    let preprocess = Preprocess::new(*size, normalize.mean_std());
-    let tensors = checkpoint::random_backbone(&config, *seed);
-    let parameters: usize = tensors.values().map(|tensor| tensor.data.len()).sum();
-    let metadata = checkpoint::lat_wgpu_metadata(&config, &preprocess, None);
-    checkpoint::save(out, &tensors, &BTreeMap::new(), metadata.text())?;
+    let parameters = init(out, &config, *normalize, *seed)?;
     eprintln!("{}: {parameters} random parameters", out.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -1,3 +1,4 @@
-//! Models in the forms that other programs read.
+//! Exports models for other programs.
 
+pub mod onnx;
 pub mod web;

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod embed;
 pub mod evaluate;
 pub mod explain;
+pub mod init;
 #[cfg(feature = "reduce")]
 pub mod reduce;
 pub mod search;

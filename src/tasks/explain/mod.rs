@@ -12,8 +12,12 @@ use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 use crate::gpu::{Context, Recorder, WORD};
 use crate::images::decode::Rgb;
+use crate::images::preprocess::resize_bicubic;
 use crate::model::LaTransformer;
 use crate::shape::VitConfig;
+use crate::storage::atomic::write_atomically;
+use std::io::Cursor;
+use std::path::Path;
 
 /// Shares of the class token of one image.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +49,34 @@ impl Explanation {
         let parts = patches.chunks(patches.len() / config.parts()).map(|part| part.iter().sum()).collect();
         Ok(Explanation { prefix: prefix.iter().sum(), patches, parts })
     }
+}
+
+/// Explains the embedding of an image of any size.
+///
+/// # Errors
+/// Those of [`rollout`] and [`Explanation::new`].
+pub fn explain(context: &Context, network: &Network, image: &Rgb) -> Result<Explanation> {
+    let image = resize_bicubic(image, network.config.image);
+    Explanation::new(&network.config, &rollout(context, network, &image)?)
+}
+
+/// Writes a drawing as PNG.
+///
+/// # Errors
+/// [`Error::Image`] if it cannot be encoded; [`Error::Io`] if it cannot be written.
+pub fn write_png(path: &Path, drawing: &Rgb) -> Result<()> {
+    let mut bytes = Cursor::new(Vec::new());
+    let (width, height) = (drawing.width as u32, drawing.height as u32);
+    image::write_buffer_with_format(
+        &mut bytes,
+        &drawing.pixels,
+        width,
+        height,
+        image::ExtendedColorType::Rgb8,
+        image::ImageFormat::Png,
+    )
+    .map_err(|error| Error::Image { path: path.to_path_buf(), reason: error.to_string() })?;
+    write_atomically(path, &bytes.into_inner())
 }
 
 /// Computes the rollout (T) of one image at the network's input size.
