@@ -4,7 +4,7 @@
 mod program;
 
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter};
-use lat_wgpu::retrieval::pca::Reduction;
+use lat_wgpu::retrieval::pca::Projection;
 use lat_wgpu::rng;
 use program::{TINY, expect};
 use serde_json::Value;
@@ -80,7 +80,7 @@ fn table_shows_the_loss_per_dimension() {
     let same = value(&["--query-embeddings", "g.safetensors"]);
     assert_eq!(same["dims"], table["dims"]);
 
-    // The written reduction has the measured score, and is repeatable.
+    // The written projection has the measured score, and is repeatable.
     let (text, stderr) = expect(0, here, &fit);
     assert!(text.lines().count() == 5 && text.contains("variance"), "{text}");
     assert!(stderr.contains("fitted on 60 of 60 rows (covariance)"), "{stderr}");
@@ -97,8 +97,8 @@ fn table_shows_the_loss_per_dimension() {
             embeddings::read(&here.join(out)).unwrap(),
         );
         assert_eq!((&reduced.paths, reduced.dim), (&full.paths, 3));
-        let reduction = Reduction::read(&here.join("three.safetensors")).unwrap();
-        assert_eq!(reduced.rows, reduction.apply(&full.rows), "{out}");
+        let projection = Projection::read(&here.join("three.safetensors")).unwrap();
+        assert_eq!(reduced.rows, projection.apply(&full.rows), "{out}");
     }
     let scores = expect(
         0,
@@ -144,7 +144,7 @@ fn impossible_reductions_are_refused() {
     expect(2, here, &["reduce", "g.safetensors", "--dim", "2", "--apply", "g.safetensors", "--out", "p.npy"]);
     let (_, stderr) =
         expect(1, here, &["reduce", "g.safetensors", "--apply", "g.safetensors", "--out", "p.npy"]);
-    assert!(stderr.contains("is no reduction"), "{stderr}");
+    assert!(stderr.contains("is no projection"), "{stderr}");
     expect(1, here, &["reduce", "none.npy", "--dim", "2", "--out", "p.safetensors"]);
     assert!(!here.join("p.npy").exists() && !here.join("p.safetensors").exists());
 }
@@ -180,7 +180,7 @@ fn embed_reduces_like_reduce() {
     let stderr = embed("parts", &["--shard", "1/2"], 1);
     assert!(stderr.contains("reduction"), "{stderr}");
     let stderr = embed("o.npy", &["--reduce", "pca.safetensors", "--size", "48x16"], 1);
-    assert!(stderr.contains("the reduction is for 128 dimensions"), "{stderr}");
+    assert!(stderr.contains("the projection is for 128 dimensions"), "{stderr}");
     let stderr = embed("o.npy", &["--reduce", "pca.safetensors", "--lambda", "0.1"], 1);
     assert!(stderr.contains("model.gelt.lambda: 0.8, not 0.1"), "{stderr}");
     let stderr = embed("o.npy", &["--reduce", "pca.safetensors", "--flip"], 1);

@@ -72,7 +72,7 @@ fn library_searches_a_gallery() {
     let selected = Selected::new(&gallery, gallery.filtered(&[]).unwrap());
     let request = Request {
         network: &network,
-        reduction: None,
+        projection: None,
         adapter: ContextOptions::from_environment(None),
         memory: None,
         image_options: ImageOptions::default(),

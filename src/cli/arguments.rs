@@ -8,7 +8,7 @@ use crate::embeddings::gallery::Gallery;
 use crate::error::Result;
 use crate::gpu::{Context, ContextOptions, Precision};
 use crate::report;
-use crate::retrieval::pca::Reduction;
+use crate::retrieval::pca::Projection;
 use crate::tasks::search::{check_fits, check_weights};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub struct TargetArguments {
 }
 
 impl TargetArguments {
-    /// Opens the gallery and the reduction in `reduce`, and checks that both fit the network and its weights.
+    /// Opens the gallery and the projection in `reduce`, and checks that both fit the network and its weights.
     ///
     /// # Errors
     /// Those of the files and the checks.
@@ -37,11 +37,11 @@ impl TargetArguments {
         network: &Network,
         reduce: Option<&Path>,
         flip: bool,
-    ) -> Result<(Gallery, Option<Reduction>)> {
+    ) -> Result<(Gallery, Option<Projection>)> {
         let gallery = Gallery::open(&self.gallery)?;
-        let reduction = reduce.map(Reduction::read).transpose()?;
-        check_fits(&gallery, network, reduction.as_ref(), flip)?;
-        let components = reduce.zip(reduction.as_ref());
+        let projection = reduce.map(Projection::read).transpose()?;
+        check_fits(&gallery, network, projection.as_ref(), flip)?;
+        let components = reduce.zip(projection.as_ref());
         open::print_notes(&check_weights(
             &self.model,
             network,
@@ -49,7 +49,7 @@ impl TargetArguments {
             components,
             self.allow_other_weights,
         )?);
-        Ok((gallery, reduction))
+        Ok((gallery, projection))
     }
 }
 

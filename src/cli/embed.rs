@@ -15,7 +15,7 @@ use crate::embeddings::provenance::{NPY_NOTE, has_place};
 use crate::error::{Error, Result};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{LeftOut, Listing};
-use crate::retrieval::pca::Reduction;
+use crate::retrieval::pca::Projection;
 use crate::shape::PartTokens;
 use crate::storage::lock;
 use crate::tasks::embed::{
@@ -94,12 +94,12 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     check_paths(arguments)?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
     let Listing { images, left_out } = open::images(&arguments.inputs, arguments.follow_links)?;
-    let reduction = arguments.reduce.as_deref().map(Reduction::read).transpose()?;
-    if let Some(reduction) = &reduction {
-        reduction.check_fits(&network, arguments.flip)?;
+    let projection = arguments.reduce.as_deref().map(Projection::read).transpose()?;
+    if let Some(projection) = &projection {
+        projection.check_fits(&network, arguments.flip)?;
     }
     let source =
-        EmbeddingSource { model: &arguments.model, network: &network, reduction: reduction.as_ref() };
+        EmbeddingSource { model: &arguments.model, network: &network, projection: projection.as_ref() };
     if let Some(file) = &arguments.reduce {
         open::print_notes(&source.check_weights(file, arguments.allow_other_weights)?);
     }
@@ -120,7 +120,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     }
     let (images, output) = open_output(&target, source, &arguments.inputs, images, &request)?;
     let progress = Progress::new(Some(Signals::listen()?));
-    let done = embed(&network, reduction.as_ref(), &images, output, &request, &progress);
+    let done = embed(&network, projection.as_ref(), &images, output, &request, &progress);
     progress.finish();
     let Summary { rows, skipped, found, total, first, adapter } = done.map_err(open::about_skipped)?;
     let seconds = start.elapsed().as_secs_f64();

@@ -301,9 +301,9 @@ fn listed(table: &Path) -> Vec<PathBuf> {
 
 /// Returns true if a file is below a folder, under any name or through a link.
 fn holds(folder: &Path, file: &Path, follow_links: bool) -> bool {
-    let places = [fs::canonicalize(file), fs::canonicalize(folder_of(file))];
+    let paths = [fs::canonicalize(file), fs::canonicalize(folder_of(file))];
     let steps: HashSet<Identity> =
-        places.iter().flatten().flat_map(|place| place.ancestors().flat_map(Identity::of)).collect();
+        paths.iter().flatten().flat_map(|path| path.ancestors().flat_map(Identity::of)).collect();
     let mut entries = WalkDir::new(folder).follow_links(follow_links).into_iter().flatten();
     entries.any(|entry| Identity::of(entry.path()).is_ok_and(|identity| steps.contains(&identity)))
 }

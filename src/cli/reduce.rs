@@ -13,7 +13,7 @@ use crate::embeddings::provenance::check_same_weights;
 use crate::embeddings::rows::Rows;
 use crate::error::Result;
 use crate::gpu::Precision;
-use crate::retrieval::pca::{FIT_ROWS, FitOptions, Reduction};
+use crate::retrieval::pca::{FIT_ROWS, FitOptions, Projection};
 use crate::tasks::reduce::{self, Accuracy, LabelledQueries};
 use clap::Args;
 use serde_json::{Value, json};
@@ -63,11 +63,11 @@ pub struct ReduceArguments {
 }
 
 pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
-    let ReduceArguments { gallery, out, apply: reduction, query_embeddings, labels, json, .. } = arguments;
+    let ReduceArguments { gallery, out, apply: projection, query_embeddings, labels, json, .. } = arguments;
     let paths =
-        Paths::new().reads("GALLERY", [gallery]).reads("--apply", reduction).reads("--labels", labels);
+        Paths::new().reads("GALLERY", [gallery]).reads("--apply", projection).reads("--labels", labels);
     let paths = paths.reads("--query-embeddings", query_embeddings).writes("--json", json);
-    let paths = match reduction {
+    let paths = match projection {
         Some(_) => paths.writes_embeddings("--out", out),
         None => paths.writes("--out", [out]),
     };
@@ -75,8 +75,8 @@ pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
     let gallery = Gallery::open(gallery)?;
     paths.reads("the input of GALLERY", gallery.inputs()).check()?;
     let progress = Progress::new(Some(Signals::listen()?));
-    match reduction {
-        Some(reduction) => apply(arguments, &gallery, reduction, &progress)?,
+    match projection {
+        Some(projection) => apply(arguments, &gallery, projection, &progress)?,
         None => fit(arguments, &gallery, &progress)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -84,20 +84,20 @@ pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
 
 /// Writes embeddings in fewer dimensions.
 fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, progress: &Progress) -> Result<()> {
-    let reduction = Reduction::read(file)?;
-    open::print_notes(&reduce::check_weights(file, &reduction, gallery, arguments.allow_other_weights)?);
-    let rows = reduce::apply(&reduction, gallery, &arguments.out, arguments.dtype, progress)?;
-    let dim = reduction.dim();
+    let projection = Projection::read(file)?;
+    open::print_notes(&reduce::check_weights(file, &projection, gallery, arguments.allow_other_weights)?);
+    let rows = reduce::apply(&projection, gallery, &arguments.out, arguments.dtype, progress)?;
+    let dim = projection.dim();
     eprintln!(
         "reduced {rows} rows from {} to {dim} dimensions: {}",
-        reduction.full_dim(),
+        projection.full_dim(),
         arguments.out.display()
     );
     if let Some(target) = &arguments.json {
         let value = json!({
             "out": arguments.out.to_string_lossy(),
             "rows": rows,
-            "full_dim": reduction.full_dim(),
+            "full_dim": projection.full_dim(),
             "dim": dim,
         });
         json::write(target, &value)?;
@@ -105,7 +105,7 @@ fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, progress: 
     Ok(())
 }
 
-/// Fits a reduction, writes it, and measures the loss of mAP.
+/// Fits a projection, writes it, and measures the loss of mAP.
 fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> Result<()> {
     let ReduceArguments { query_embeddings, labels, .. } = arguments;
     let queries = LabelledQueries::open(gallery, query_embeddings.as_deref(), labels.as_deref())?;
@@ -120,13 +120,13 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
     };
     let fitted = reduce::fit(gallery, options, progress);
     progress.finish();
-    let reduction = fitted?;
-    reduction.write(&arguments.out)?;
+    let projection = fitted?;
+    projection.write(&arguments.out)?;
     eprintln!(
         "fitted on {} of {} rows ({}): {}",
-        reduction.rows(),
+        projection.rows(),
         gallery.len(),
-        reduction.method(),
+        projection.method(),
         arguments.out.display()
     );
 
@@ -138,7 +138,7 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
         Ok(queries) => {
             let adapter = arguments.adapter.options(Precision::F32);
             let memory = arguments.memory.memory;
-            Some(queries.measure(gallery, &reduction, &dims, &adapter, memory, progress)?)
+            Some(queries.measure(gallery, &projection, &dims, &adapter, memory, progress)?)
         }
     };
     let whole = accuracy.as_ref().map(|accuracy| accuracy.whole);
@@ -153,10 +153,10 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
         format!("{dim:>7}{:>8}{:>8}{:>11.2}\n", percent(map), percent(lost), 100.0 * explained)
     };
     let mut text = format!("{:>7}{:>8}{:>8}{:>11}\n", "dims", "mAP", "lost", "variance");
-    text.push_str(&line(reduction.full_dim(), whole, 1.0));
+    text.push_str(&line(projection.full_dim(), whole, 1.0));
     let mut rows = Vec::new();
     for (&dim, &map) in dims.iter().zip(&scores) {
-        let explained = reduction.explained(dim);
+        let explained = projection.explained(dim);
         text.push_str(&line(dim, map, explained));
         let lost = whole.and_then(|whole| Some(whole - map?));
         rows.push(json!({ "dim": dim, "map": map, "lost": lost, "variance": explained }));
@@ -164,9 +164,9 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
     let value: Value = json!({
         "out": arguments.out.to_string_lossy(),
         "rows": gallery.len(),
-        "fit_rows": reduction.rows(),
-        "method": reduction.method(),
-        "full_dim": reduction.full_dim(),
+        "fit_rows": projection.rows(),
+        "method": projection.method(),
+        "full_dim": projection.full_dim(),
         "map": whole,
         "dims": rows,
     });

@@ -97,17 +97,17 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     if !left_out.counts().is_empty() {
         eprintln!("note: left out: {left_out}");
     }
-    let (gallery, reduction) = target.open(&network, reduce.as_deref(), arguments.flip)?;
+    let (gallery, projection) = target.open(&network, reduce.as_deref(), arguments.flip)?;
     paths.reads("the input of --gallery", gallery.inputs()).check()?;
     if let Some(page) = &mut page {
         page.images = gallery.images(arguments.images.as_deref())?;
     }
     let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);
-    let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), reduction.is_some());
+    let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), projection.is_some());
     open::print_notes(verdicts.err().as_slice());
     let request = Request {
         network: &network,
-        reduction: reduction.as_ref(),
+        projection: projection.as_ref(),
         adapter: arguments.device.options(),
         memory: arguments.memory.memory,
         image_options: ImageOptions {

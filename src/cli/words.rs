@@ -20,6 +20,6 @@ where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
 {
     let values = words::<T>().into_iter().enumerate();
-    let values = values.map(|(place, word)| PossibleValue::new(word).help(help.get(place).copied()));
+    let values = values.map(|(i, word)| PossibleValue::new(word).help(help.get(i).copied()));
     PossibleValuesParser::new(values).try_map(|word| read::<T>(&word))
 }

@@ -39,7 +39,7 @@ const GROUP: usize = 16;
 
 /// Mean and principal components of a gallery.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reduction {
+pub struct Projection {
     /// (D).
     mean: Vec<f32>,
     /// (K, D), orthonormal.
@@ -68,17 +68,17 @@ struct About {
     weights_sha256: Option<String>,
 }
 
-impl Reduction {
-    fn new(mean: Vec<f32>, components: Vec<f32>, variances: Vec<f32>, about: About) -> Reduction {
+impl Projection {
+    fn new(mean: Vec<f32>, components: Vec<f32>, variances: Vec<f32>, about: About) -> Projection {
         let mut hash = Hash::default();
         for numbers in [&mean, &components] {
             hash.update(&bytes_of(numbers));
         }
-        Reduction { mean, components, variances, about, sha256: hash.hex() }
+        Projection { mean, components, variances, about, sha256: hash.hex() }
     }
 
     /// Sets the SHA-256 of the weights that made the rows it was fitted on.
-    pub fn with_weights(mut self, weights_sha256: Option<String>) -> Reduction {
+    pub fn with_weights(mut self, weights_sha256: Option<String>) -> Projection {
         self.about.weights_sha256 = weights_sha256;
         self
     }
@@ -116,13 +116,13 @@ impl Reduction {
         self.variances[..dim].iter().map(|&v| f64::from(v)).sum::<f64>() / self.about.total_variance
     }
 
-    /// The first `dim` components, which are the reduction to `dim` dimensions.
+    /// The first `dim` components, which are the projection to `dim` dimensions.
     ///
     /// # Panics
     /// If there are fewer.
-    pub fn leading(&self, dim: usize) -> Reduction {
+    pub fn leading(&self, dim: usize) -> Projection {
         let components = self.components[..dim * self.full_dim()].to_vec();
-        Reduction::new(self.mean.clone(), components, self.variances[..dim].to_vec(), self.about.clone())
+        Projection::new(self.mean.clone(), components, self.variances[..dim].to_vec(), self.about.clone())
     }
 
     /// Reduces rows (N, D) to (N, K). The result of a row depends on that row alone, to the bit.
@@ -161,7 +161,7 @@ impl Reduction {
         let dim = network.config.embedding_len();
         if dim != self.full_dim() {
             return Err(Error::Data(format!(
-                "the reduction is for {} dimensions, the model has {dim}: both must come from the same model and settings",
+                "the projection is for {} dimensions, the model has {dim}: both must come from the same model and settings",
                 self.full_dim()
             )));
         }
@@ -171,15 +171,15 @@ impl Reduction {
             return Ok(());
         }
         Err(Error::Data(format!(
-            "the reduction was fitted on embeddings of another model or settings: {}",
+            "the projection was fitted on embeddings of another model or settings: {}",
             found.join("; ")
         )))
     }
 
-    /// The `lat_wgpu` metadata entry of reduced embeddings, made of the entry before the reduction.
+    /// The `lat_wgpu` metadata entry of reduced embeddings, made of the entry before the projection.
     pub fn settings_of_reduced(&self, settings: Option<Entry>) -> Entry {
-        let reduction = json!({ "sha256": self.sha256, "dim": self.dim() });
-        settings.unwrap_or_else(|| Entry::new("{}".to_string())).with("reduction", reduction)
+        let projection = json!({ "sha256": self.sha256, "dim": self.dim() });
+        settings.unwrap_or_else(|| Entry::new("{}".to_string())).with("reduction", projection)
     }
 
     /// Writes tensors `mean` (D), `components` (K, D) and `variances` (K), all f32, as `.safetensors`.
@@ -212,21 +212,21 @@ impl Reduction {
     ///
     /// # Errors
     /// `Io` if it can't be read, has another or a newer format, or holds values that aren't finite.
-    pub fn read(path: &Path) -> Result<Reduction> {
+    pub fn read(path: &Path) -> Result<Projection> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         parse_file(&bytes).map_err(Error::invalid(path))
     }
 }
 
 /// The `lat_wgpu` metadata entry of embeddings: the network's settings, whether mirrored images are added, and the
-/// reduction.
-pub fn settings(network: &Network, flip: bool, reduction: Option<&Reduction>) -> Entry {
+/// projection.
+pub fn settings(network: &Network, flip: bool, projection: Option<&Projection>) -> Entry {
     let mut entry = lat_wgpu_metadata(&network.config, &network.preprocess, None);
     if flip {
         entry = entry.with("flip", json!(true));
     }
-    match reduction {
-        Some(reduction) => reduction.settings_of_reduced(Some(entry)),
+    match projection {
+        Some(projection) => projection.settings_of_reduced(Some(entry)),
         None => entry,
     }
 }
@@ -235,11 +235,11 @@ fn bytes_of(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-fn parse_file(bytes: &[u8]) -> std::result::Result<Reduction, String> {
-    let other = |e: safetensors::SafeTensorError| format!("is no reduction written by this program: {e}");
+fn parse_file(bytes: &[u8]) -> std::result::Result<Projection, String> {
+    let other = |e: safetensors::SafeTensorError| format!("is no projection written by this program: {e}");
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(other)?;
     let entry = header.metadata().as_ref().and_then(|entries| entries.get(ENTRY));
-    let entry = entry.ok_or_else(|| format!("is no reduction: it has no entry {ENTRY}"))?;
+    let entry = entry.ok_or_else(|| format!("is no projection: it has no entry {ENTRY}"))?;
     let value: Value = serde_json::from_str(entry).map_err(|e| format!("{ENTRY}: {e}"))?;
     match value["format"].as_u64() {
         Some(format) if format <= u64::from(FORMAT) => {}
@@ -262,7 +262,7 @@ fn parse_file(bytes: &[u8]) -> std::result::Result<Reduction, String> {
         (read("mean")?, read("components")?, read("variances")?);
     match shape[..] {
         [dim, full] if dim > 0 && full > 0 && mean_shape == [full] && variances_shape == [dim] => {
-            Ok(Reduction::new(mean, components, variances, about))
+            Ok(Projection::new(mean, components, variances, about))
         }
         _ => Err(format!("components {shape:?}, mean {mean_shape:?} and variances {variances_shape:?}")),
     }
@@ -311,23 +311,23 @@ fn called(rows: &dyn Rows, row: usize) -> String {
 /// Rows that are reduced as they are read.
 pub struct Reduced<'a> {
     rows: &'a dyn Rows,
-    reduction: &'a Reduction,
+    projection: &'a Projection,
 }
 
 impl<'a> Reduced<'a> {
-    /// Applies a reduction to rows.
+    /// Applies a projection to rows.
     ///
     /// # Errors
     /// `Data` if it is for other dimensions.
-    pub fn new(rows: &'a dyn Rows, reduction: &'a Reduction) -> Result<Self> {
-        if rows.dim() != reduction.full_dim() {
+    pub fn new(rows: &'a dyn Rows, projection: &'a Projection) -> Result<Self> {
+        if rows.dim() != projection.full_dim() {
             return Err(Error::Data(format!(
-                "the reduction is for rows of {} dimensions, these have {}",
-                reduction.full_dim(),
+                "the projection is for rows of {} dimensions, these have {}",
+                projection.full_dim(),
                 rows.dim()
             )));
         }
-        Ok(Reduced { rows, reduction })
+        Ok(Reduced { rows, projection })
     }
 }
 
@@ -337,18 +337,18 @@ impl Rows for Reduced<'_> {
     }
 
     fn dim(&self) -> usize {
-        self.reduction.dim()
+        self.projection.dim()
     }
 
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let (full, dim) = (self.reduction.full_dim(), self.reduction.dim());
+        let (full, dim) = (self.projection.full_dim(), self.projection.dim());
         let step = (BLOCK / (full * size_of::<f32>())).max(1);
         let mut whole = Vec::new();
         for (start, out) in rows.clone().step_by(step).zip(out.chunks_mut(step * dim)) {
             let range = start..(start + step).min(rows.end);
             whole.resize(range.len() * full, 0.0);
             self.rows.read(range, &mut whole)?;
-            out.copy_from_slice(&self.reduction.apply(&whole));
+            out.copy_from_slice(&self.projection.apply(&whole));
             if let Some(at) = out.iter().position(|v| !v.is_finite()) {
                 let row = start + at / dim;
                 return Err(Error::Data(format!(

@@ -439,8 +439,8 @@ pub fn evaluate(
     })?;
     let mut plain = scorer.finish()?;
     let reranked = request.rerank.map(|options| -> Result<Scores> {
-        let parts = if query_is_gallery { vec![query_rows] } else { vec![query_rows, gallery_rows] };
-        let all = Stacked::new(parts)?;
+        let sides = if query_is_gallery { vec![query_rows] } else { vec![query_rows, gallery_rows] };
+        let all = Stacked::new(sides)?;
         let mut distances = Neighbours::new(context, &all, &all, memory)?;
         let gallery = if query_is_gallery { 0 } else { query_rows.len() };
         let mut reranked = Reranked::new(&mut distances, query_rows.len(), gallery, options, &stage)?;

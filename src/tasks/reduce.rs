@@ -12,7 +12,7 @@ use crate::observer::{Observer, Stage};
 use crate::retrieval::distances::visit;
 use crate::retrieval::metrics::{Retrieval, Rules, Scorer};
 use crate::retrieval::neighbours::Neighbours;
-use crate::retrieval::pca::{FitOptions, Reduced, Reduction};
+use crate::retrieval::pca::{FitOptions, Projection, Reduced};
 use crate::retry::retry;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,18 +25,18 @@ const BLOCK_ROWS: usize = 64;
 /// Writes a gallery's embeddings in fewer dimensions. Returns the number of rows.
 ///
 /// # Errors
-/// [`Error::Data`] if the reduction does not fit the gallery, or a value overflows `dtype`; [`Error::Interrupted`] after a
+/// [`Error::Data`] if the projection does not fit the gallery, or a value overflows `dtype`; [`Error::Interrupted`] after a
 /// signal; those of the files.
 pub fn apply(
-    reduction: &Reduction,
+    projection: &Projection,
     gallery: &Gallery,
     out: &Path,
     dtype: Dtype,
     observer: &dyn Observer,
 ) -> Result<usize> {
-    let reduced = Reduced::new(gallery, reduction)?;
+    let reduced = Reduced::new(gallery, projection)?;
     let mut provenance = gallery.provenance();
-    provenance.settings = Some(reduction.settings_of_reduced(provenance.settings));
+    provenance.settings = Some(projection.settings_of_reduced(provenance.settings));
     let metadata = provenance.add_to(&BTreeMap::new());
     let (names, dim) = (gallery.names(), reduced.dim());
     let mut writer = EmbeddingWriter::create(out, dim, dtype, names, &metadata)?;
@@ -55,34 +55,34 @@ pub fn apply(
     writer.finish()
 }
 
-/// Checks that a gallery and a reduction come from the same weights, where the files record them. `allow` turns a mismatch
+/// Checks that a gallery and a projection come from the same weights, where the files record them. `allow` turns a mismatch
 /// into notes.
 ///
 /// # Errors
 /// [`Error::Data`] for a mismatch.
 pub fn check_weights(
     file: &Path,
-    reduction: &Reduction,
+    projection: &Projection,
     gallery: &Gallery,
     allow: bool,
 ) -> Result<Vec<String>> {
     let mut sources =
-        vec![Source { file: file.to_path_buf(), weights_sha256: reduction.weights_sha256().cloned() }];
+        vec![Source { file: file.to_path_buf(), weights_sha256: projection.weights_sha256().cloned() }];
     sources.extend(gallery.sources());
     check_same_weights(&sources, allow)
 }
 
-/// Fits a reduction to a gallery.
+/// Fits a projection to a gallery.
 ///
 /// # Errors
-/// Those of [`Reduction::fit`].
-pub fn fit(gallery: &Gallery, options: FitOptions, observer: &dyn Observer) -> Result<Reduction> {
+/// Those of [`Projection::fit`].
+pub fn fit(gallery: &Gallery, options: FitOptions, observer: &dyn Observer) -> Result<Projection> {
     let provenance = gallery.provenance();
-    let reduction = Reduction::fit(gallery, provenance.settings.as_ref(), options, observer)?;
-    Ok(reduction.with_weights(provenance.weights_sha256))
+    let projection = Projection::fit(gallery, provenance.settings.as_ref(), options, observer)?;
+    Ok(projection.with_weights(provenance.weights_sha256))
 }
 
-/// mAP before and after a reduction.
+/// mAP before and after a projection.
 #[derive(Debug, Clone)]
 pub struct Accuracy {
     /// mAP of the whole embeddings.
@@ -91,7 +91,7 @@ pub struct Accuracy {
     pub reduced: Vec<f64>,
 }
 
-/// Labelled queries that measure a reduction.
+/// Labelled queries that measure a projection.
 pub struct LabelledQueries {
     queries: Queries,
     query_labels: Vec<Label>,
@@ -173,7 +173,7 @@ impl LabelledQueries {
         }
     }
 
-    /// Measures mAP by Market-1501's protocol, on whole embeddings and with the first `dims` components of a reduction. If the
+    /// Measures mAP by Market-1501's protocol, on whole embeddings and with the first `dims` components of a projection. If the
     /// adapter is lost or runs out of memory, reopens it once and continues.
     ///
     /// # Errors
@@ -181,7 +181,7 @@ impl LabelledQueries {
     pub fn measure(
         &self,
         gallery: &Gallery,
-        reduction: &Reduction,
+        projection: &Projection,
         dims: &[usize],
         adapter: &ContextOptions,
         memory: Option<u64>,
@@ -201,7 +201,7 @@ impl LabelledQueries {
                 scores.push(self.map(context, queries, gallery, memory, observer)?);
             }
             for &dim in &dims[scores.len() - 1..] {
-                let leading = reduction.leading(dim);
+                let leading = projection.leading(dim);
                 let (queries, gallery) = (Reduced::new(queries, &leading)?, Reduced::new(gallery, &leading)?);
                 scores.push(self.map(context, &queries, &gallery, memory, observer)?);
             }
@@ -225,7 +225,7 @@ impl LabelledQueries {
         let retrieval = Retrieval { queries: &self.query_labels, gallery: &self.gallery_labels, rules };
         let mut scorer = Scorer::new(retrieval);
         visit(&mut Neighbours::new(context, queries, gallery, memory)?, |range, rows| {
-            observer.check("the reduction is written, but its loss of mAP was not measured")?;
+            observer.check("the projection is written, but its loss of mAP was not measured")?;
             scorer.add(range, rows);
             Ok(())
         })?;

@@ -12,7 +12,7 @@ use crate::images::preprocess::resize_bicubic;
 use crate::images::walk::{Image, LeftOut};
 use crate::observer::Observer;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
-use crate::retrieval::pca::{self, Reduction};
+use crate::retrieval::pca::{self, Projection};
 use crate::retry::retry;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ use std::sync::{Mutex, PoisonError};
 pub struct Request<'r> {
     /// The model that the gallery was embedded with.
     pub network: &'r Network,
-    /// The reduction that the gallery was made with.
-    pub reduction: Option<&'r Reduction>,
+    /// The projection that the gallery was made with.
+    pub projection: Option<&'r Projection>,
     /// The adapter.
     pub adapter: ContextOptions,
     /// Limit of device memory in bytes; `None` takes the default of the adapter's class.
@@ -50,7 +50,7 @@ pub fn search(
     observer: &dyn Observer,
 ) -> Result<Found> {
     let work = |_: &mut (), context: &Context| {
-        let Request { network, reduction, memory, image_options, top, verdicts, .. } = *request;
+        let Request { network, projection, memory, image_options, top, verdicts, .. } = *request;
         let memory = memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, network, None, memory)?;
         let (mut embeddings, positions) = embedder.embeddings(queries.to_vec(), image_options, observer)?;
@@ -58,9 +58,9 @@ pub fn search(
         if embeddings.is_empty() {
             return Err(Error::NothingToDo(format!("none of {} queries could be read", queries.len())));
         }
-        if let Some(reduction) = reduction {
-            embeddings.rows = reduction.apply(&embeddings.rows);
-            embeddings.dim = reduction.dim();
+        if let Some(projection) = projection {
+            embeddings.rows = projection.apply(&embeddings.rows);
+            embeddings.dim = projection.dim();
         }
         let mut neighbours = Neighbours::new(context, &embeddings, selected, memory)?;
         let step = neighbours.tiles().queries;
@@ -149,10 +149,10 @@ impl<'s> Searcher<'s> {
     /// # Errors
     /// Those of the adapter and the gallery.
     pub fn search(&mut self, name: &str, image: &Rgb, top: usize) -> Result<Found> {
-        let Request { network, reduction, verdicts, .. } = self.request;
+        let Request { network, projection, verdicts, .. } = self.request;
         let embedding = self.embedder.embed(&[resize_bicubic(image, network.config.image)])?;
-        self.query.set(match reduction {
-            Some(reduction) => reduction.apply(&embedding),
+        self.query.set(match projection {
+            Some(projection) => projection.apply(&embedding),
             None => embedding,
         });
         let list = self.nearest(top)?;
@@ -169,21 +169,21 @@ impl<'s> Searcher<'s> {
 /// Checks that distances between the gallery's embeddings and the network's are meaningful.
 ///
 /// # Errors
-/// Those of [`Gallery::check_fits`] and [`Reduction::check_fits`].
+/// Those of [`Gallery::check_fits`] and [`Projection::check_fits`].
 pub fn check_fits(
     gallery: &Gallery,
     network: &Network,
-    reduction: Option<&Reduction>,
+    projection: Option<&Projection>,
     flip: bool,
 ) -> Result<()> {
-    if let Some(reduction) = reduction {
-        reduction.check_fits(network, flip)?;
+    if let Some(projection) = projection {
+        projection.check_fits(network, flip)?;
     }
-    let dim = reduction.map_or(network.config.embedding_len(), Reduction::dim);
-    gallery.check_fits(&pca::settings(network, false, reduction), dim)
+    let dim = projection.map_or(network.config.embedding_len(), Projection::dim);
+    gallery.check_fits(&pca::settings(network, false, projection), dim)
 }
 
-/// Checks that gallery, reduction and model come from the same weights, where the files record them. `allow` turns a
+/// Checks that gallery, projection and model come from the same weights, where the files record them. `allow` turns a
 /// mismatch into notes.
 ///
 /// # Errors
@@ -192,14 +192,14 @@ pub fn check_weights(
     model: &Path,
     network: &Network,
     gallery: &Gallery,
-    reduction: Option<(&Path, &Reduction)>,
+    projection: Option<(&Path, &Projection)>,
     allow: bool,
 ) -> Result<Vec<String>> {
     let mut sources =
         vec![Source { file: model.to_path_buf(), weights_sha256: Some(network.weights_sha256()) }];
-    sources.extend(reduction.map(|(file, reduction)| Source {
+    sources.extend(projection.map(|(file, projection)| Source {
         file: file.to_path_buf(),
-        weights_sha256: reduction.weights_sha256().cloned(),
+        weights_sha256: projection.weights_sha256().cloned(),
     }));
     sources.extend(gallery.sources());
     check_same_weights(&sources, allow)

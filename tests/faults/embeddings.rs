@@ -136,7 +136,7 @@ fn other_weights_are_refused() {
     // Rows of different weights have no common hash.
     assert!(!metadata(&here.join("mixed.safetensors")).contains_key("weights_sha256"));
 
-    // A reduction belongs to the weights of the rows it was fitted on.
+    // A projection belongs to the weights of the rows it was fitted on.
     expect(0, here, &["reduce", "b.out.safetensors", "--dim", "4", "--out", "pca.safetensors"]);
     let apply = ["reduce", "a.out.safetensors", "--apply", "pca.safetensors", "--out", "small.npy"];
     assert_says(&expect(1, here, &apply).1, &["pca.safetensors", "a.out.safetensors", allow]);

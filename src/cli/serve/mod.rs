@@ -83,7 +83,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     })?;
     let address = listener.local_addr().map_err(Error::io("listen on", &place))?;
     let network = open::network(&arguments.target.model, &arguments.network.settings())?;
-    let (gallery, reduction) = arguments.target.open(&network, arguments.reduce.as_deref(), false)?;
+    let (gallery, projection) = arguments.target.open(&network, arguments.reduce.as_deref(), false)?;
     let gallery = Arc::new(gallery);
     let kept = gallery.filtered(&arguments.filter)?;
     let selected = Selected::new(&*gallery, kept.clone());
@@ -92,7 +92,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         None if !address.ip().is_loopback() => None,
         folder => gallery.images(folder.as_deref())?,
     };
-    let verdicts = verdicts(&network, gallery.is_flipped(), reduction.is_some());
+    let verdicts = verdicts(&network, gallery.is_flipped(), projection.is_some());
     open::print_notes(verdicts.err().as_slice());
     if !address.ip().is_loopback() {
         eprintln!(
@@ -103,7 +103,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
 
     let request = Request {
         network: &network,
-        reduction: reduction.as_ref(),
+        projection: projection.as_ref(),
         adapter: arguments.device.options(),
         memory: arguments.memory.memory,
         image_options: ImageOptions {

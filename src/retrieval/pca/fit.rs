@@ -12,7 +12,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par, Side};
 use rayon::prelude::*;
 
-use super::{About, BLOCK, FORMAT, Reduction, called};
+use super::{About, BLOCK, FORMAT, Projection, called};
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
 use crate::observer::{Observer, Stage};
@@ -44,7 +44,7 @@ pub struct FitOptions {
     pub seed: u64,
 }
 
-impl Reduction {
+impl Projection {
     /// Fits the components to a gallery. `settings` is the `lat_wgpu` entry of its metadata. Polls for a signal between
     /// blocks.
     ///
@@ -57,7 +57,7 @@ impl Reduction {
         settings: Option<&Entry>,
         options: FitOptions,
         observer: &dyn Observer,
-    ) -> Result<Reduction> {
+    ) -> Result<Projection> {
         let count = rows.len().min(options.rows);
         let (dim, most) = (options.dim, rows.dim().min(count));
         if dim == 0 || dim > most {
@@ -99,7 +99,7 @@ impl Reduction {
         };
         let mean = sample.mean.iter().map(|&v| v as f32).collect();
         let variances = variances.into_iter().map(|v| v as f32).collect();
-        Ok(Reduction::new(mean, rows_of(&components), variances, about))
+        Ok(Projection::new(mean, rows_of(&components), variances, about))
     }
 }
 
@@ -114,7 +114,7 @@ fn rows_of(columns: &Mat<f64>) -> Vec<f32> {
     rows
 }
 
-/// Rows that a reduction is fitted on.
+/// Rows that a projection is fitted on.
 struct Sample<'a> {
     rows: Selected<'a>,
     /// (D).
@@ -276,9 +276,9 @@ mod tests {
         Embeddings { paths: Vec::new(), dim: full, rows }
     }
 
-    fn fit(rows: &dyn Rows, dim: usize) -> Reduction {
+    fn fit(rows: &dyn Rows, dim: usize) -> Projection {
         let options = FitOptions { dim, rows: usize::MAX, seed: 1 };
-        Reduction::fit(rows, None, options, &()).unwrap()
+        Projection::fit(rows, None, options, &()).unwrap()
     }
 
     fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
@@ -287,21 +287,21 @@ mod tests {
 
     /// Both methods, on rows in a subspace of as many directions as are kept.
     #[test]
-    fn reduction_keeps_a_subspace() {
+    fn projection_keeps_a_subspace() {
         for (full, method) in [(40, "covariance"), (MAX_COVARIANCE + 10, "subspace iteration")] {
             let (count, rank) = (60, 4);
             let cloud = cloud(count, full, rank, 0.0);
-            let reduction = fit(&cloud, rank);
-            assert!(reduction.method().starts_with(method), "{}", reduction.method());
-            assert_eq!((reduction.dim(), reduction.full_dim(), reduction.rows()), (rank, full, count));
-            assert!((reduction.explained(rank) - 1.0).abs() < 1e-6, "{}", reduction.explained(rank));
-            let reduced = reduction.apply(&cloud.rows);
+            let projection = fit(&cloud, rank);
+            assert!(projection.method().starts_with(method), "{}", projection.method());
+            assert_eq!((projection.dim(), projection.full_dim(), projection.rows()), (rank, full, count));
+            assert!((projection.explained(rank) - 1.0).abs() < 1e-6, "{}", projection.explained(rank));
+            let reduced = projection.apply(&cloud.rows);
             assert_eq!(reduced.len(), count * rank);
             for (row, y) in cloud.rows.chunks(full).zip(reduced.chunks(rank)) {
                 // x = μ + Cᵀy.
                 for (i, value) in row.iter().enumerate() {
-                    let along: f32 = (0..rank).map(|k| y[k] * reduction.components[k * full + i]).sum();
-                    let back = reduction.mean[i] + along;
+                    let along: f32 = (0..rank).map(|k| y[k] * projection.components[k * full + i]).sum();
+                    let back = projection.mean[i] + along;
                     assert!((back - value).abs() < 1e-5, "{method}: {back} for {value}");
                 }
             }
@@ -321,9 +321,9 @@ mod tests {
         for full in [30, MAX_COVARIANCE + 1] {
             let (count, dim) = (50, 6);
             let cloud = cloud(count, full, 9, 0.01);
-            let reduction = fit(&cloud, dim);
+            let projection = fit(&cloud, dim);
             for a in 0..dim {
-                let row = |k: usize| &reduction.components[k * full..][..full];
+                let row = |k: usize| &projection.components[k * full..][..full];
                 for b in 0..dim {
                     let product: f64 =
                         row(a).iter().zip(row(b)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -331,27 +331,27 @@ mod tests {
                     assert!((product - wanted).abs() < 1e-6, "{full}: {a}·{b} = {product}");
                 }
             }
-            assert!(reduction.variances.is_sorted_by(|a, b| a >= b), "{:?}", reduction.variances);
+            assert!(projection.variances.is_sorted_by(|a, b| a >= b), "{:?}", projection.variances);
             // The variance of a component is that of the reduced rows along it, with mean 0.
-            let reduced = reduction.apply(&cloud.rows);
+            let reduced = projection.apply(&cloud.rows);
             for k in 0..dim {
                 let column: Vec<f64> = reduced.chunks(dim).map(|row| f64::from(row[k])).collect();
                 let mean = column.iter().sum::<f64>() / count as f64;
                 let variance = column.iter().map(|v| v * v).sum::<f64>() / count as f64;
                 assert!(mean.abs() < 1e-6, "{full}: mean {mean} of {k}");
-                let wanted = f64::from(reduction.variances[k]);
+                let wanted = f64::from(projection.variances[k]);
                 assert!((variance / wanted - 1.0).abs() < 1e-3, "{full}: {variance} along {k}, not {wanted}");
             }
-            assert_eq!(fit(&cloud, dim), reduction);
+            assert_eq!(fit(&cloud, dim), projection);
             // A row's result doesn't depend on other rows.
-            let alone: Vec<f32> = cloud.rows.chunks(full).flat_map(|row| reduction.apply(row)).collect();
+            let alone: Vec<f32> = cloud.rows.chunks(full).flat_map(|row| projection.apply(row)).collect();
             assert_eq!(alone, reduced);
             // Fewer components are the first ones.
-            let few = reduction.leading(2);
+            let few = projection.leading(2);
             for (row, reduced) in cloud.rows.chunks(full).zip(reduced.chunks(dim)) {
                 assert_eq!(few.apply(row), reduced[..2]);
             }
-            assert!((few.explained(2) - reduction.explained(2)).abs() < 1e-12);
+            assert!((few.explained(2) - projection.explained(2)).abs() < 1e-12);
         }
     }
 
@@ -377,41 +377,41 @@ mod tests {
     fn a_written_file_reads_back() {
         let dir = tempfile::tempdir().unwrap();
         let cloud = cloud(20, 12, 3, 0.1);
-        let mut reduction = fit(&cloud, 5);
-        reduction.about.settings = Some(json!({"model": {"heads": 2}}));
+        let mut projection = fit(&cloud, 5);
+        projection.about.settings = Some(json!({"model": {"heads": 2}}));
         let (a, b) = (dir.path().join("a.safetensors"), dir.path().join("b.safetensors"));
-        reduction.write(&a).unwrap();
-        reduction.write(&b).unwrap();
+        projection.write(&a).unwrap();
+        projection.write(&b).unwrap();
         assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
-        assert_eq!(Reduction::read(&a).unwrap(), reduction);
-        let settings = reduction.settings_of_reduced(Some(Entry::new(r#"{"format":1}"#.to_string())));
+        assert_eq!(Projection::read(&a).unwrap(), projection);
+        let settings = projection.settings_of_reduced(Some(Entry::new(r#"{"format":1}"#.to_string())));
         let settings = settings.value();
         assert_eq!((&settings["format"], &settings["reduction"]["dim"]), (&json!(1), &json!(5)));
 
         let bytes = std::fs::read(&a).unwrap();
         for cut in (0..bytes.len()).step_by(7) {
             std::fs::write(&b, &bytes[..cut]).unwrap();
-            assert!(matches!(Reduction::read(&b), Err(Error::Io { .. })), "cut at {cut}");
+            assert!(matches!(Projection::read(&b), Err(Error::Io { .. })), "cut at {cut}");
         }
         let mut bad = bytes.clone();
         let end = bad.len();
         bad[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
         std::fs::write(&b, bad).unwrap();
-        assert!(Reduction::read(&b).is_err());
-        assert!(matches!(Reduction::read(&dir.path().join("none")), Err(Error::Io { .. })));
+        assert!(Projection::read(&b).is_err());
+        assert!(matches!(Projection::read(&dir.path().join("none")), Err(Error::Io { .. })));
     }
 
     #[test]
     fn rows_are_reduced_while_they_are_read() {
         let cloud = cloud(33, 10, 4, 0.2);
-        let reduction = fit(&cloud, 3);
-        let reduced = Reduced::new(&cloud, &reduction).unwrap();
+        let projection = fit(&cloud, 3);
+        let reduced = Reduced::new(&cloud, &projection).unwrap();
         assert_eq!((reduced.len(), reduced.dim()), (33, 3));
         let mut out = vec![0.0; 20 * 3];
         reduced.read(5..25, &mut out).unwrap();
-        assert_eq!(out, reduction.apply(&cloud.rows)[15..75]);
+        assert_eq!(out, projection.apply(&cloud.rows)[15..75]);
         let narrow = Embeddings { paths: Vec::new(), dim: 2, rows: vec![0.0; 4] };
-        assert!(Reduced::new(&narrow, &reduction).is_err());
+        assert!(Reduced::new(&narrow, &projection).is_err());
     }
 
     /// Asks to stop.
@@ -428,7 +428,7 @@ mod tests {
         let cloud = cloud(20, 12, 3, 0.1);
         let fit = |rows: &dyn Rows, dim, most| {
             let options = FitOptions { dim, rows: most, seed: 1 };
-            Reduction::fit(rows, None, options, &()).err().map(|e| e.to_string()).unwrap_or_default()
+            Projection::fit(rows, None, options, &()).err().map(|e| e.to_string()).unwrap_or_default()
         };
         for (dim, most) in [(0, 20), (13, 20), (6, 5)] {
             assert!(fit(&cloud, dim, most).contains("can be reduced to"), "{dim} of {most}");
@@ -440,7 +440,7 @@ mod tests {
         bad.rows[12 * 7 + 1] = f32::INFINITY;
         assert!(fit(&bad, 2, 20).contains("row 7 "));
         let options = FitOptions { dim: 2, rows: 20, seed: 1 };
-        let stop = Reduction::fit(&cloud, None, options, &Stopped);
+        let stop = Projection::fit(&cloud, None, options, &Stopped);
         assert!(matches!(stop, Err(Error::Interrupted { .. })));
     }
 }

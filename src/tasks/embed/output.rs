@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions, PlanProfile};
 use crate::images::walk::{self, Image};
 use crate::observer::Observer;
-use crate::retrieval::pca::{self, Reduction};
+use crate::retrieval::pca::{self, Projection};
 use crate::retry::retry;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,32 +52,32 @@ impl Target {
     }
 }
 
-/// A network, its file, and the reduction of its embeddings.
+/// A network, its file, and the projection of its embeddings.
 #[derive(Debug, Clone, Copy)]
 pub struct EmbeddingSource<'s> {
     /// The file of the network.
     pub model: &'s Path,
     /// The network.
     pub network: &'s Network,
-    /// A reduction to fewer dimensions.
-    pub reduction: Option<&'s Reduction>,
+    /// A projection to fewer dimensions.
+    pub projection: Option<&'s Projection>,
 }
 
 impl EmbeddingSource<'_> {
     /// Returns the length of an embedding.
     pub fn dim(&self) -> usize {
-        self.reduction.map_or(self.network.config.embedding_len(), Reduction::dim)
+        self.projection.map_or(self.network.config.embedding_len(), Projection::dim)
     }
 
-    /// Checks that the reduction was fitted on embeddings of these weights. `allow` turns a mismatch into notes.
+    /// Checks that the projection was fitted on embeddings of these weights. `allow` turns a mismatch into notes.
     ///
     /// # Errors
     /// [`Error::Data`] for a mismatch.
-    pub fn check_weights(&self, reduction_file: &Path, allow: bool) -> Result<Vec<String>> {
-        let Some(reduction) = self.reduction else { return Ok(Vec::new()) };
+    pub fn check_weights(&self, projection_file: &Path, allow: bool) -> Result<Vec<String>> {
+        let Some(projection) = self.projection else { return Ok(Vec::new()) };
         let own = Source { file: self.model.into(), weights_sha256: Some(self.network.weights_sha256()) };
         let fitted =
-            Source { file: reduction_file.into(), weights_sha256: reduction.weights_sha256().cloned() };
+            Source { file: projection_file.into(), weights_sha256: projection.weights_sha256().cloned() };
         check_same_weights(&[own, fitted], allow)
     }
 }
@@ -95,10 +95,10 @@ pub fn open_output(
     images: Vec<Image>,
     request: &Request,
 ) -> Result<(Arc<Vec<Image>>, Output)> {
-    let EmbeddingSource { model, network, reduction } = source;
+    let EmbeddingSource { model, network, projection } = source;
     let (dim, dtype) = (source.dim(), request.dtype);
     let sha256 = network.weights_sha256();
-    let settings = Some(pca::settings(network, request.image_options.flip, reduction));
+    let settings = Some(pca::settings(network, request.image_options.flip, projection));
     let inputs = inputs.iter().map(|input| walk::readable(input.as_os_str())).collect();
     let provenance = Provenance { settings, weights_sha256: Some(sha256.clone()), inputs };
     let metadata = provenance.add_to(&BTreeMap::new());
@@ -134,10 +134,10 @@ pub enum Output {
 }
 
 impl Output {
-    fn push(&mut self, name: &str, vector: &[f32]) -> Result<()> {
+    fn push(&mut self, name: &str, embedding: &[f32]) -> Result<()> {
         match self {
-            Output::File(writer) => writer.push(name, vector),
-            Output::Index(writer) => writer.push(name, vector),
+            Output::File(writer) => writer.push(name, embedding),
+            Output::Index(writer) => writer.push(name, embedding),
         }
     }
 
@@ -216,7 +216,7 @@ pub struct AdapterUse {
     pub profile: Option<PlanProfile>,
 }
 
-/// Embeds images, reduces the embeddings if there is a reduction, and completes the output. Rows are in the order of the
+/// Embeds images, reduces the embeddings if there is a projection, and completes the output. Rows are in the order of the
 /// images; images that cannot be read have none. If the adapter is lost or runs out of memory, reopens it once and continues.
 ///
 /// # Errors
@@ -224,7 +224,7 @@ pub struct AdapterUse {
 /// output. After an error a file is not written, and an index keeps the rows embedded so far.
 pub fn embed(
     network: &Network,
-    reduction: Option<&Reduction>,
+    projection: Option<&Projection>,
     images: &[Image],
     output: Output,
     request: &Request,
@@ -237,7 +237,7 @@ pub fn embed(
     let batch = request.batch;
     let mut run = Run {
         network,
-        reduction,
+        projection,
         images,
         output,
         request,
@@ -277,7 +277,7 @@ pub fn embed(
 /// Progress through the list; it outlives a lost adapter.
 struct Run<'r> {
     network: &'r Network,
-    reduction: Option<&'r Reduction>,
+    projection: Option<&'r Projection>,
     images: &'r [Image],
     output: Output,
     request: &'r Request,
@@ -322,8 +322,8 @@ impl Run<'_> {
                 (image, Ok(row)) => {
                     self.first.get_or_insert_with(Instant::now);
                     self.rows += 1;
-                    let row = match self.reduction {
-                        Some(reduction) => reduction.apply(&row),
+                    let row = match self.projection {
+                        Some(projection) => projection.apply(&row),
                         None => row,
                     };
                     check_finite(&image.name, &row, *dtype)?;

@@ -12,7 +12,7 @@ use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Origin, Shard, Shar
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::figures::{Figures, draw_figures};
 use lat_wgpu::images::walk::Image;
-use lat_wgpu::retrieval::pca::{FitOptions, Reduction};
+use lat_wgpu::retrieval::pca::{FitOptions, Projection};
 use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
 use lat_wgpu::storage::entry::Entry;
 use lat_wgpu::train::config::{Config, Preset};
@@ -260,15 +260,15 @@ pub fn indexes() -> Vec<Vec<u8>> {
         .to_vec()
 }
 
-/// A reduction, saved runs of the bench, and the log of a run.
+/// A projection, saved runs of the bench, and the log of a run.
 pub fn records() -> Vec<Vec<u8>> {
     let rows: Vec<f32> = (0..8 * 4).map(|i| ((i * 7) % 11) as f32).collect();
     let gallery = Embeddings { paths: (0..8).map(|i| format!("{i}.jpg")).collect(), dim: 4, rows };
     let options = FitOptions { dim: 2, rows: 8, seed: 1 };
-    let reduction =
-        Reduction::fit(&gallery, Some(&Entry::new("{}".to_string())), options, &()).expect("a reduction");
+    let projection =
+        Projection::fit(&gallery, Some(&Entry::new("{}".to_string())), options, &()).expect("a projection");
     let path = file("seed.reduction", b"");
-    reduction.write(&path).expect("a reduction's file");
+    projection.write(&path).expect("a projection's file");
     let mut saved: serde_json::Value =
         serde_json::from_slice(&read(&engine().join("benches/baseline.json"))).expect("saved runs");
     for report in saved.as_object_mut().into_iter().flat_map(|runs| runs.values_mut()) {

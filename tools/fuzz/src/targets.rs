@@ -14,7 +14,7 @@ use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Manifest};
 use lat_wgpu::embeddings::merge::Merge;
 use lat_wgpu::embeddings::rows::NamedRows;
 use lat_wgpu::images::decode::{self, DecodeOptions, MAX_DECODED, MAX_SIDE};
-use lat_wgpu::retrieval::pca::Reduction;
+use lat_wgpu::retrieval::pca::Projection;
 use lat_wgpu::train::config::{Config, Layers};
 use lat_wgpu::train::log;
 
@@ -227,15 +227,15 @@ pub fn index(data: &[u8]) -> String {
     [chain(&read), chain(&gallery), chain(&merged), chain(&written)].join("; ")
 }
 
-/// Smaller files: a reduction, saved runs of the bench, the log of a run.
+/// Smaller files: a projection, saved runs of the bench, the log of a run.
 pub fn records(data: &[u8]) -> String {
     let path = file("record", data);
     let bound = BASE + 256 * data.len();
-    let reduction = within("the reduction's reader", bound, || Reduction::read(&path));
-    if let Ok(reduction) = &reduction {
-        let row = vec![0.5; reduction.full_dim()];
-        assert_eq!(reduction.apply(&row).len(), reduction.dim(), "dimensions of a reduced row");
-        let _ = (reduction.explained(reduction.dim()), reduction.settings_of_reduced(None));
+    let projection = within("the projection's reader", bound, || Projection::read(&path));
+    if let Ok(projection) = &projection {
+        let row = vec![0.5; projection.full_dim()];
+        assert_eq!(projection.apply(&row).len(), projection.dim(), "dimensions of a reduced row");
+        let _ = (projection.explained(projection.dim()), projection.settings_of_reduced(None));
     }
     let baselines = within("the saved runs' reader", bound, || baseline::read(&path));
     if let Ok(baselines) = &baselines {
@@ -246,5 +246,5 @@ pub fn records(data: &[u8]) -> String {
         }
     }
     let log = within("the log's reader", bound, || log::epochs(&path));
-    [chain(&reduction), chain(&baselines), chain(&log)].join("; ")
+    [chain(&projection), chain(&baselines), chain(&log)].join("; ")
 }
