@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_stand_at_multiples_of_their_elements() {
+    fn tensors_start_at_multiples_of_their_elements() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.safetensors");
         let (tensors, state) = model();
