@@ -8,6 +8,14 @@ pub trait Observer: Sync {
     /// Receives a note for the user.
     fn note(&self, _text: &str) {}
 
+    /// Receives a note that may repeat and is to be shown once, such as one on the adapter.
+    fn note_once(&self, text: &str) {
+        self.note(text);
+    }
+
+    /// Receives a detail, such as dispatches and memory.
+    fn detail(&self, _text: &str) {}
+
     /// Receives the reason for skipping an image.
     fn skipped(&self, _reason: &Error) {}
 

@@ -25,7 +25,7 @@ pub fn retry<S, T>(
     let mut failures = Failures::default();
     loop {
         let done = Context::open(options).map_err(Error::from).and_then(|context| {
-            context.adapter.notes().iter().for_each(|note| observer.note(note));
+            context.adapter.notes().iter().for_each(|note| observer.note_once(note));
             work(state, &context)
         });
         let error = match done {

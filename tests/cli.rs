@@ -366,3 +366,14 @@ fn an_interrupt_keeps_the_old_output_and_leaves_nothing_else() {
     assert_eq!(std::fs::read(here.join("o.npy")).unwrap(), b"old");
     assert_eq!(files(here).len(), 2, "{:?}", files(here));
 }
+
+#[test]
+fn quiet_prints_errors_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let synth = ["synth", "set", "--persons", "1", "--cameras", "1", "--images", "1"];
+    assert_eq!(expect(0, here, &[&["--quiet"], &synth[..]].concat()).1, "");
+    let (_, stderr) = expect(2, here, &[&synth[..], &["-q"]].concat());
+    assert!(stderr.starts_with("error: ") && stderr.contains("not empty"), "{stderr}");
+    expect(2, here, &["info", "-q", "-v"]);
+}

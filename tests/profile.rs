@@ -98,7 +98,7 @@ fn train_profiles_every_stage_and_writes_the_same_bits() {
     ];
     lat(0, here, &[&train[..], &["plain"]].concat());
     let stderr = lat(0, here, &[&train[..], &["profiled", "--profile"]].concat());
-    let wanted = ["epoch 0, 1 blocks open, a step of 5", "epoch 2, 2 blocks open, a step of 5"];
+    let wanted = ["epoch 0, 1 block unfrozen, a step of 5", "epoch 2, 2 blocks unfrozen, a step of 5"];
     assert_eq!(titles(&here.join("profiled/trace.json")), wanted);
     for stage in wanted {
         assert!(stderr.contains(&format!("profile of {stage}: ")), "{stderr}");

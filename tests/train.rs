@@ -250,7 +250,7 @@ fn micro_batches_take_less_memory_and_give_the_same_losses() {
     let here = folder.path();
     let recipe = ["--preset", "full", "--lr", "0.0001", "--out"];
     finish(0, train(here, &recipe).arg("whole"));
-    let (_, stderr) = finish(0, train(here, &recipe).args(["pieces", "--micro-batch", "2"]));
+    let (_, stderr) = finish(0, train(here, &recipe).args(["pieces", "--micro-batch", "2", "--verbose"]));
     assert!(
         stderr.contains("micro-batch 2: a step of 7 images needs") && stderr.contains("times the work"),
         "{stderr}"

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 pub struct AblateArguments {
     /// Folder for the twelve run folders, table.md and table.json; the same command again resumes it
-    #[arg(long, value_name = "FOLDER", default_value = "ablation")]
+    #[arg(short, long, value_name = "FOLDER", default_value = "ablation")]
     pub out: PathBuf,
     /// Writes the table as JSON instead of printing Markdown; - for stdout
     #[arg(long, value_name = "FILE")]

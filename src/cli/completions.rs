@@ -1,9 +1,7 @@
 //! `lat-wgpu completions`: prints a completion script for a shell.
 
-use super::Arguments;
 use crate::error::{Error, Result};
 use clap::Args;
-use clap::CommandFactory;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -16,7 +14,7 @@ pub struct CompletionsArguments {
 }
 
 pub fn run(arguments: &CompletionsArguments) -> Result<ExitCode> {
-    let mut command = Arguments::command();
+    let mut command = super::command();
     let name = command.get_name().to_string();
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, name, &mut script);

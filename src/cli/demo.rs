@@ -22,7 +22,7 @@ use std::time::Instant;
 #[derive(Debug, Args)]
 pub struct DemoArguments {
     /// Folder for everything that is made
-    #[arg(long, value_name = "DIR", default_value = "lat-wgpu-demo")]
+    #[arg(short, long, value_name = "DIR", default_value = "lat-wgpu-demo")]
     pub out: PathBuf,
     /// Persons who are drawn; every second one is for training
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=9999))]

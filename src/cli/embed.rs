@@ -37,7 +37,7 @@ pub struct EmbedArguments {
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet; with --append or --shard a folder
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
     /// Extend an index folder: images that are there with the same name, size and modification time are not embedded again
     #[arg(long, group = "folder")]

@@ -244,7 +244,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
         json::print_or_write(arguments.json.as_deref(), &request.text(&results), value)?;
     }
     for (dir, error) in &failed {
-        eprintln!("error: {} was not scored: {}", dir.display(), error.with_causes());
+        errorln!("error: {} was not scored: {}", dir.display(), error.with_causes());
     }
     if !failed.is_empty() {
         return Ok(ExitCode::FAILURE);

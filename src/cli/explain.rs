@@ -23,7 +23,7 @@ pub struct ExplainArguments {
     #[arg(value_name = "IMG")]
     pub image: PathBuf,
     /// Where to draw: the image, what the class token takes from where, and the part rows, side by side
-    #[arg(long, value_name = "FILE.png")]
+    #[arg(short, long, value_name = "FILE.png")]
     pub out: PathBuf,
     /// Write the shares of patches and parts as JSON; - for stdout
     #[arg(long, value_name = "FILE")]

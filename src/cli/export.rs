@@ -36,7 +36,7 @@ pub struct ExportArguments {
     #[arg(long)]
     pub flip: bool,
     /// Where to write: a .safetensors file, an .onnx file, or a new folder
-    #[arg(long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH")]
     pub out: PathBuf,
     #[command(flatten)]
     pub network: NetworkArguments,
@@ -73,13 +73,9 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
         ExportForm::Onnx => print_written(out, onnx::export(model, &network, out)?)?,
         ExportForm::Web => {
             let options = ContextOptions { portable: true, ..ContextOptions::from_environment(None) };
-            let exported = web::export(
-                &Context::open(&options)?,
-                &network,
-                batch_size.unwrap_or(1) as usize,
-                *flip,
-                out,
-            )?;
+            let context = Context::open(&options)?;
+            open::print_notes(&context.adapter.notes());
+            let exported = web::export(&context, &network, batch_size.unwrap_or(1) as usize, *flip, out)?;
             eprintln!(
                 "wrote {}: {} dispatches of {} shaders, {} MiB of weights and {} MiB of other memory; serve the folder, for example with `python3 -m http.server --directory {}`",
                 out.display(),

@@ -34,7 +34,7 @@ pub struct InitArguments {
     #[arg(long, default_value = "imagenet", value_parser = named::<Normalize>())]
     pub normalize: Normalize,
     /// Where to write: a .safetensors file
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
 }
 

@@ -223,3 +223,51 @@ impl<T: FromKeys> Args for Group<T> {
         Self::augment_args(command)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::{Arguments, Command, command};
+    use clap::FromArgMatches;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        let matches = command().try_get_matches_from(line.split(' '))?;
+        Arguments::from_arg_matches(&matches).map(|arguments| arguments.command)
+    }
+
+    #[test]
+    fn the_later_of_a_switch_and_its_opposite_wins() {
+        for (flags, value) in [
+            ("--shuffle --no-shuffle", Some("false")),
+            ("--no-shuffle --shuffle", Some("true")),
+            ("--no-shuffle --shuffle --no-shuffle --no-shuffle", Some("false")),
+            ("--lr 1 --lr 2", None),
+        ] {
+            let Ok(Command::Train(train)) = parse(&format!("lat-wgpu train --dry-run {flags}")) else {
+                panic!("{flags}")
+            };
+            let found = train.layers.flags.iter().find(|(key, _)| key == "data.shuffle");
+            assert_eq!(found.map(|(_, value)| value.as_str()), value, "{flags}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_flag() {
+        for (flag, value) in [("normalize", "foo"), ("size", "0x1"), ("ln-eps", "0"), ("lambda", "nan")] {
+            for line in [format!("train --out run --{flag} {value}"), format!("inspect m --{flag} {value}")] {
+                let error = parse(&format!("lat-wgpu {line}")).unwrap_err().to_string();
+                assert!(error.contains(&format!("invalid value '{value}' for '--{flag} <")), "{error}");
+            }
+        }
+        assert!(parse("lat-wgpu ablate --backbone b").unwrap_err().to_string().contains("--data <DIR>"));
+    }
+
+    #[test]
+    fn flags_of_the_network_leave_the_rest_to_the_model() {
+        let Ok(Command::Inspect(inspect)) = parse("lat-wgpu inspect m --heads 2 --lambda-on local") else {
+            panic!()
+        };
+        let settings = inspect.network.settings();
+        assert_eq!((settings.heads, settings.lambda, settings.tokens), (Some(2), None, None));
+        assert!(settings.lambda_on.is_some());
+    }
+}

@@ -20,7 +20,7 @@ pub struct MergeArguments {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
     /// Accept files of different weights, which are otherwise refused
     #[arg(long)]

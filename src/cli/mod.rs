@@ -13,13 +13,20 @@ macro_rules! println {
     }};
 }
 macro_rules! eprint {
-    ($($text:tt)*) => {{
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr().lock(), format_args!($($text)*));
-    }};
+    ($($text:tt)*) => {
+        if !$crate::cli::QUIET.load(std::sync::atomic::Ordering::Relaxed) {
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr().lock(), format_args!($($text)*));
+        }
+    };
 }
 macro_rules! eprintln {
+    ($($text:tt)*) => { eprint!("{}\n", format_args!($($text)*)) };
+}
+// An error, which --quiet prints too.
+macro_rules! errorln {
     ($($text:tt)*) => {{
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr().lock(), format_args!("{}\n", format_args!($($text)*)));
+        let text = format_args!($($text)*);
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr().lock(), format_args!("{text}\n"));
     }};
 }
 
@@ -33,6 +40,7 @@ mod demo;
 mod embed;
 mod eval;
 mod eval_report;
+mod examples;
 mod explain;
 mod export;
 mod info;
@@ -60,8 +68,9 @@ mod words;
 use crate::error::Error;
 use crate::gpu::silence_caught_panics;
 use arguments::Training;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Person re-identification with the Locally Aware Transformer on any Vulkan, Metal or DX12 adapter.
 ///
@@ -71,7 +80,18 @@ use std::process::ExitCode;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// Prints errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Prints dispatches, memory and stages too
+    #[arg(short, long, global = true)]
+    verbose: bool,
 }
+
+/// True to print errors only.
+static QUIET: AtomicBool = AtomicBool::new(false);
+/// True to print details too.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -119,9 +139,9 @@ enum Command {
     Completions(completions::CompletionsArguments),
 }
 
-/// The command line as clap has it, for the reference in `docs/reference`.
+/// Returns the command line as clap has it.
 pub fn command() -> clap::Command {
-    Arguments::command()
+    examples::add(Arguments::command())
 }
 
 /// Parses the arguments, runs the command and reports its failure.
@@ -129,7 +149,8 @@ pub fn command() -> clap::Command {
 /// Returns 0 for success, 1 for a failure, 2 for bad usage, and 130 or 143 after a signal.
 pub fn main() -> ExitCode {
     silence_caught_panics();
-    let arguments = match Arguments::try_parse() {
+    let parsed = command().try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no failures. A closed pipe needs no message.
@@ -137,6 +158,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    QUIET.store(arguments.quiet, Ordering::Relaxed);
+    VERBOSE.store(arguments.verbose, Ordering::Relaxed);
     let done = match arguments.command {
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),
@@ -172,9 +195,9 @@ pub fn main() -> ExitCode {
 
 /// Prints `error:` with its causes, then `hint:`.
 fn report(error: &Error) {
-    eprintln!("error: {}", error.with_causes());
+    errorln!("error: {}", error.with_causes());
     if let Some(hint) = error.hint() {
-        eprintln!("hint: {hint}");
+        errorln!("hint: {hint}");
     }
 }
 
@@ -184,6 +207,6 @@ mod tests {
 
     #[test]
     fn the_declared_arguments_are_consistent() {
-        Arguments::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -2,16 +2,25 @@
 
 use super::profile::Profiles;
 use super::signals::Signals;
+use super::{QUIET, VERBOSE};
 use crate::error::Error;
 use crate::observer::Observer;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+use std::collections::HashSet;
+use std::fmt::Write;
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Time before the bar estimates the rest.
+const WARM_UP: Duration = Duration::from_secs(3);
 
 /// Prints notes, and shows a progress bar if stderr is a terminal.
 pub(super) struct Progress {
     bar: ProgressBar,
     signals: Option<Signals>,
+    noted: Mutex<HashSet<String>>,
     /// Collects the profiles of a run's stages.
     pub profiles: Option<Mutex<Profiles>>,
 }
@@ -19,12 +28,26 @@ pub(super) struct Progress {
 impl Progress {
     /// Makes a bar that is hidden until the first stage begins. Without `signals` nothing stops the work.
     pub fn new(signals: Option<Signals>) -> Progress {
-        if !std::io::stderr().is_terminal() {
-            return Progress { bar: ProgressBar::hidden(), signals, profiles: None };
+        if QUIET.load(Ordering::Relaxed) || !std::io::stderr().is_terminal() {
+            return Progress { bar: ProgressBar::hidden(), signals, noted: Mutex::default(), profiles: None };
         }
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left {msg}");
-        let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Progress { bar, signals, profiles: None }
+        let style = ProgressStyle::with_template("{msg:16} {bar:30} {pos}/{len} {rate}{left}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
+            let _ = write!(text, "{:.1}/s", state.per_sec());
+        });
+        // The first pieces load and compile; an estimate from them is wrong.
+        let style = style.with_key("left", |state: &ProgressState, text: &mut dyn Write| {
+            if state.elapsed() >= WARM_UP && state.pos() > 0 {
+                let _ = write!(text, ", {} left", HumanDuration(state.eta()));
+            }
+        });
+        Progress {
+            bar: ProgressBar::new(0).with_style(style),
+            signals,
+            noted: Mutex::default(),
+            profiles: None,
+        }
     }
 
     /// Removes the bar.
@@ -53,6 +76,18 @@ impl Observer for Progress {
         self.say(&format!("note: {text}"));
     }
 
+    fn note_once(&self, text: &str) {
+        if self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_string()) {
+            self.note(text);
+        }
+    }
+
+    fn detail(&self, text: &str) {
+        if VERBOSE.load(Ordering::Relaxed) {
+            self.say(text);
+        }
+    }
+
     fn skipped(&self, reason: &Error) {
         self.say(&format!("skipped {reason}"));
     }
@@ -62,7 +97,8 @@ impl Observer for Progress {
         if self.bar.length() != Some(total as u64) {
             self.bar.reset();
         }
-        self.show(stage.to_string(), done as u64, total as u64);
+        let label = if stage.is_empty() { "progress" } else { stage };
+        self.show(label.to_string(), done as u64, total as u64);
         if done == total && total > 0 {
             self.finish();
         }

@@ -30,7 +30,7 @@ pub struct ReduceArguments {
     #[arg(long, value_name = "K,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "apply")]
     pub dim: Vec<u32>,
     /// Where to write the components, as .safetensors; with --apply the reduced embeddings
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
     /// Find nothing: reduce GALLERY by the components in this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels"])]

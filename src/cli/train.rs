@@ -27,7 +27,7 @@ use std::sync::{Mutex, PoisonError};
 #[command(after_help = keys_help(), args_override_self = true)]
 pub struct TrainArguments {
     /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
-    #[arg(long, value_name = "RUN", required_unless_present = "dry_run")]
+    #[arg(short, long, value_name = "RUN", required_unless_present = "dry_run")]
     pub out: Option<PathBuf>,
     /// Resumes from RUN/last.safetensors, bit for bit as if never stopped
     #[arg(long)]
@@ -205,7 +205,10 @@ fn keys_help() -> String {
     for key in keys() {
         let (section, name) = key.name.split_once('.').unwrap_or(("", key.name));
         let is_new = last.replace(section) != Some(section);
-        text.push_str(&if is_new { format!("\n  {section:<10}") } else { String::new() });
+        let line = text.rsplit('\n').next().map_or(0, str::len);
+        if is_new || line + name.len() > 90 {
+            text.push_str(&format!("\n  {:<10}", if is_new { section } else { "" }));
+        }
         text.push_str(&format!(" {name}"));
     }
     text

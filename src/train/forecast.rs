@@ -72,6 +72,7 @@ impl Forecast {
 pub fn forecast(layers: &config::Layers, memory: Option<u64>, observer: &dyn Observer) -> Result<Forecast> {
     let job = Job::start(config::Config::resolve(layers)?, observer)?;
     let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
+    context.adapter.notes().iter().for_each(|note| observer.note_once(note));
     let learner = job.learner(&context)?;
     check_memory(&job, &learner, &context, memory)?;
     let micro_batch = job.micro_batch();

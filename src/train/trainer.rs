@@ -159,6 +159,12 @@ const LAST: &str = "last.safetensors";
 /// The best model.
 const BEST: &str = "best.safetensors";
 
+/// Names the blocks that train.
+fn unfrozen(blocks: usize, embeddings: bool) -> String {
+    let (s, more) = (if blocks == 1 { "" } else { "s" }, if embeddings { " and the embeddings" } else { "" });
+    format!("{blocks} block{s}{more} unfrozen")
+}
+
 /// The message of an interrupted run.
 const SAVED: &str = "the state is saved; --resume continues";
 
@@ -611,17 +617,24 @@ impl Run<'_, '_> {
             let open = depth - stage.first_open;
             let (forward, backward) = recorded.dispatches_of_block(depth - 1);
             self.observer.note(&format!(
-                "epoch {epoch}: {open} blocks{} open, {} parameters train, {} dispatches per step{}, {} MiB of device memory",
-                if stage.embeddings { " and the embeddings" } else { "" },
+                "epoch {epoch}: {}, {} parameters train",
+                unfrozen(open, stage.embeddings),
                 self.learner.trainable_parameters(),
+            ));
+            self.observer.detail(&format!(
+                "epoch {epoch}: {} dispatches per step{}, {} MiB of device memory",
                 plan.dispatches,
-                if open > 0 { format!(" ({forward} forward and {backward} backward for the last block)") } else { String::new() },
+                if open > 0 {
+                    format!(" ({forward} forward and {backward} backward for the last block)")
+                } else {
+                    String::new()
+                },
                 self.device_bytes() >> 20
             ));
             let micro_batch = self.job.micro_batch();
             if micro_batch < batch {
                 let whole = self.learner.need(stage, batch, batch)?;
-                self.observer.note(&format!(
+                self.observer.detail(&format!(
                     "micro-batch {micro_batch}: a step of {batch} images needs {} MiB instead of {} MiB, and {:.2} times the work",
                     recorded.bytes() >> 20,
                     whole.step_bytes >> 20,
@@ -651,9 +664,11 @@ impl Run<'_, '_> {
         let profile = self.steps[&count].plan.profile(self.context);
         self.learner.restore_state(&state);
         let open = self.job.network.config.depth - self.learner.trainable().first_open;
-        let embeddings = if self.learner.trainable().embeddings { " and the embeddings" } else { "" };
         let epoch = self.job.position.epoch;
-        let stage = format!("epoch {epoch}, {open} blocks{embeddings} open, a step of {count}");
+        let stage = format!(
+            "epoch {epoch}, {}, a step of {count}",
+            unfrozen(open, self.learner.trainable().embeddings)
+        );
         self.observer.event(Event::Profile { stage, profile: profile? })
     }
 

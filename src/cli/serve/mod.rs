@@ -201,7 +201,7 @@ impl Queue {
                         return Err(error);
                     }
                     Err(error) => {
-                        eprintln!("error: {error}");
+                        errorln!("error: {error}");
                         Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
                     }
                 },
