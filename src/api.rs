@@ -1,4 +1,4 @@
-//! The library's front: a model on an adapter, galleries to search, scores of a data set.
+//! The library's interface: a model on an adapter, galleries to search, and scores of data sets.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,7 +116,12 @@ impl Model {
     /// [`Error::Data`] if the data set has no query with a match; [`Error::Io`] if it can't be read; [`Error::Gpu`] if the
     /// adapter fails.
     pub fn evaluate(&self, data: impl AsRef<Path>) -> Result<Scores> {
-        let request = evaluate::Request { image_options: self.image_options, ..evaluate::Request::default() };
+        let batch = self.embedder.lock().unwrap_or_else(PoisonError::into_inner).batch();
+        let request = evaluate::Request {
+            batch: Some(batch),
+            image_options: self.image_options,
+            ..evaluate::Request::default()
+        };
         let set = TestSet::load(data.as_ref(), &LoadOptions::default(), request.rules.across_cameras())?;
         let set = EvaluationSet::embed(set, &self.network, &self.context, &request, &())?;
         Ok(evaluate(&set, &request, &self.context, &())?.plain)

@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(container.metadata["lat_wgpu"], "{\"format\":1}");
         let index = container.tensors.iter().position(|t| t.name == "b").unwrap();
         assert_eq!(container.read_f32(index).unwrap(), tensors["b"].data);
-        // The same again, over the old one: the same bytes, and nothing beside it.
+        // Saving again gives the same bytes and no other files.
         save(&path, &tensors, &state, "{\"format\":1}").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_state_is_named() {
+    fn state_of_another_type_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.safetensors");
         let state = StateTensor { shape: vec![1], data: StateData::F32(vec![f32::NAN]) };
