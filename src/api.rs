@@ -57,7 +57,8 @@ impl Model {
     /// Opens weights on the best adapter: a plain ViT in `.safetensors`, or a model that `lat-wgpu train` wrote.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Weights`] or [`Error::Tensor`] if the file can't be used; [`Error::Gpu`] without an adapter.
+    /// [`Error::Io`], [`Error::Weights`] or [`Error::Tensor`] if the file can't be used; [`Error::Gpu`] without an
+    /// adapter.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         Model::open_with(path, &ModelOptions::default())
     }
@@ -80,8 +81,8 @@ impl Model {
     /// Embeds image files, and folders with all images below them; keeps the order of the sorted names.
     ///
     /// # Errors
-    /// [`Error::Io`] if an input can't be listed; [`Error::NothingToDo`] if the inputs hold no image; [`Error::Gpu`] if the
-    /// adapter fails. Images that can't be read are no error: see [`EmbeddedImages::skipped`].
+    /// [`Error::Io`] if an input can't be listed; [`Error::NothingToDo`] if the inputs hold no image; [`Error::Gpu`] if
+    /// the adapter fails. Images that can't be read are no error: see [`EmbeddedImages::skipped`].
     pub fn embed(&self, inputs: &[impl AsRef<Path>]) -> Result<EmbeddedImages> {
         let inputs: Vec<PathBuf> = inputs.iter().map(|input| input.as_ref().to_path_buf()).collect();
         let images = walk::list_images(&inputs, false)?.images;
@@ -113,8 +114,8 @@ impl Model {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Data`] if the data set has no query with a match; [`Error::Io`] if it can't be read; [`Error::Gpu`] if the
-    /// adapter fails.
+    /// [`Error::Data`] if the data set has no query with a match; [`Error::Io`] if it can't be read; [`Error::Gpu`] if
+    /// the adapter fails.
     pub fn evaluate(&self, data: impl AsRef<Path>) -> Result<Scores> {
         let batch = self.embedder.lock().unwrap_or_else(PoisonError::into_inner).batch();
         let request = evaluate::Request {
@@ -226,8 +227,8 @@ impl Gallery {
     /// nearest first.
     ///
     /// # Errors
-    /// [`Error::Usage`] if `top` is larger than 1024 or the queries have another number of dimensions; [`Error::Gpu`] if the
-    /// adapter fails.
+    /// [`Error::Usage`] if `top` is larger than 1024 or the queries have another number of dimensions; [`Error::Gpu`]
+    /// if the adapter fails.
     pub fn search(&self, queries: &Embeddings, top: usize) -> Result<Vec<Vec<Match>>> {
         let (rows, paths): (&dyn Rows, &[String]) = match &self.rows {
             GalleryRows::InMemory(embeddings) => (embeddings, &embeddings.paths),

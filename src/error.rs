@@ -198,7 +198,8 @@ impl Error {
         matches!(self.plain(), Error::Gpu(gpu::Error::Memory(_) | gpu::Error::Refused(_)))
     }
 
-    /// Returns advice for the user: the text of [`Error::hinted`], or for [`Error::Io`] one that fits the system's error.
+    /// Returns advice for the user: the text of [`Error::hinted`], or for [`Error::Io`] one that fits the system's
+    /// error.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Error::Hinted { hint, .. } => Some(hint),

@@ -22,9 +22,9 @@
 //! # }
 //! ```
 //!
-//! [`Model::embed`] turns images into [`Embeddings`], [`Gallery::search`] finds the nearest ones, and [`Model::evaluate`]
-//! scores a model on a data set. The program `lat-wgpu` does more: it trains, explains and serves models. Its README
-//! describes the files that it reads and writes.
+//! [`Model::embed`] turns images into [`Embeddings`], [`Gallery::search`] finds the nearest ones, and
+//! [`Model::evaluate`] scores a model on a data set. The program `lat-wgpu` does more: it trains, explains and serves
+//! models. Its README describes the files that it reads and writes.
 //!
 //! The modules behind these types have no stable interface. `RUSTDOCFLAGS="--cfg internals" cargo doc` documents them.
 

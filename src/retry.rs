@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 /// A second failure within this time is final.
 const BETWEEN_FAILURES: Duration = Duration::from_secs(60);
 
-/// Opens an adapter and runs `work` on it. If the adapter is lost or has no memory, opens it again and continues: `saved`
-/// restores the last saved state and returns its position. `goes_on` is the end of the note about that.
+/// Opens an adapter and runs `work` on it. If the adapter is lost or has no memory, opens it again and continues:
+/// `saved` restores the last saved state and returns its position. `goes_on` is the end of the note about that.
 ///
 /// # Errors
-/// Those of the adapter, `work` and `saved`; the adapter's failure if another one came within a minute, or if nothing was
-/// saved since then.
+/// Those of the adapter, `work` and `saved`; the adapter's failure if another one came within a minute, or if nothing
+/// was saved since then.
 pub fn retry<S, T>(
     options: &ContextOptions,
     observer: &dyn Observer,
@@ -45,8 +45,8 @@ pub fn retry<S, T>(
 struct Failures(Option<(Instant, u64)>);
 
 impl Failures {
-    /// Returns whether another failure ends the work: within a minute, or without progress since the last one, which could
-    /// repeat without limit.
+    /// Returns whether another failure ends the work: within a minute, or without progress since the last one, which
+    /// could repeat without limit.
     fn are_too_many(&mut self, at: Instant, saved: u64) -> bool {
         let last = self.0.replace((at, saved));
         last.is_some_and(|(before, then)| at.duration_since(before) < BETWEEN_FAILURES || saved == then)

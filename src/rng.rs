@@ -1,7 +1,7 @@
 //! Counter-based random numbers: a number depends on (seed, stream, index) alone, not on earlier numbers.
 //!
-//! Any thread, or a GPU kernel, can compute any number in any order. All arithmetic is wrapping u32, as in WGSL. The upper
-//! 32 bits of a seed, stream or index are one more word.
+//! Any thread, or a GPU kernel, can compute any number in any order. All arithmetic is wrapping u32, as in WGSL. The
+//! upper 32 bits of a seed, stream or index are one more word.
 
 use std::f64::consts::TAU;
 

@@ -156,8 +156,8 @@ pub struct VitConfig {
     pub dist_token: bool,
     /// Number of register tokens (DINOv2 with registers).
     pub registers: usize,
-    /// Rows of the position table for prefix tokens: one for each, 1 for the class token alone, or 0. Other prefix tokens
-    /// have no position.
+    /// Rows of the position table for prefix tokens: one for each, 1 for the class token alone, or 0. Other prefix
+    /// tokens have no position.
     pub prefix_rows: usize,
     /// True if the patch projection has a bias. CLIP's has none.
     pub patch_bias: bool,

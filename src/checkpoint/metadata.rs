@@ -116,8 +116,8 @@ pub(super) fn read(path: &Path, text: Option<&String>) -> Result<Metadata> {
     }
 }
 
-/// Writes the `lat_wgpu` entry that lets a file load without flags. The position table of the file is that of `config`'s
-/// grid.
+/// Writes the `lat_wgpu` entry that lets a file load without flags. The position table of the file is that of
+/// `config`'s grid.
 pub fn lat_wgpu_metadata(
     config: &VitConfig,
     preprocess: &Preprocess,

@@ -1,7 +1,7 @@
 //! Maps the names in a file to timm's: those of CLIP, DINOv2 and Hugging Face.
 //!
-//! Strips a prefix of the whole network (`module.`, `base.`, `student.backbone.`). Ignores a tensor that is no parameter of
-//! the network only if its name is on a list: another tensor could change the network's output.
+//! Strips a prefix of the whole network (`module.`, `base.`, `student.backbone.`). Ignores a tensor that is no
+//! parameter of the network only if its name is on a list: another tensor could change the network's output.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -441,7 +441,8 @@ fn is_unused(name: &str) -> bool {
     buffers.contains(&last) || name.split('.').any(|word| matches!(word, "mask_token" | "pooler"))
 }
 
-/// Kind of a tensor that doesn't change embeddings, by the first word of its name: a head, or a module beside the tower.
+/// Kind of a tensor that doesn't change embeddings, by the first word of its name: a head, or a module beside the
+/// tower.
 fn kind_of(name: &str) -> Option<Ignored> {
     // Classifiers of parts are numbered: classifier3, bottleneck_2.
     let numbered = |word: &str| {

@@ -1,5 +1,5 @@
-//! The table of a network's tensors: timm's names and shapes. Loading, initialisation, saving, the arenas on the adapter
-//! and the state of a training run follow it.
+//! The table of a network's tensors: timm's names and shapes. Loading, initialisation, saving, the arenas on the
+//! adapter and the state of a training run follow it.
 
 use crate::shape::VitConfig;
 

@@ -42,8 +42,8 @@ impl Table {
             let as_square = square(prefix_rows).filter(|_| grid.0 != grid.1);
             Some(as_square.unwrap_or(Table { prefix_rows, grid }))
         };
-        // Tables without a row for the class token belong to networks with registers. Otherwise such a layout comes last:
-        // CLIP's 50 rows are 1 + 7x7, even if the wanted grid is 10x5.
+        // Tables without a row for the class token belong to networks with registers. Otherwise such a layout comes
+        // last: CLIP's 50 rows are 1 + 7x7, even if the wanted grid is 10x5.
         let bare = if prefix > 1 { exact(0) } else { None };
         exact(prefix)
             .or_else(|| exact(1))

@@ -256,7 +256,8 @@ fn gelt(chosen: &mut Chosen, metadata: &Metadata, settings: &Settings) -> Result
     Ok(gelt)
 }
 
-/// Decides the preprocessing; `normalize` is the normalisation that networks of the file's naming scheme were trained with.
+/// Decides the preprocessing; `normalize` is the normalisation that networks of the file's naming scheme were trained
+/// with.
 fn preprocess(
     chosen: &mut Chosen,
     metadata: &Metadata,

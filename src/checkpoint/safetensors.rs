@@ -1,7 +1,7 @@
 //! The safetensors container: an 8-byte length, a JSON header, then raw little-endian tensors.
 //!
-//! This module parses the header itself, because a JSON map silently drops duplicate keys, and because every error should
-//! name its tensor.
+//! This module parses the header itself, because a JSON map silently drops duplicate keys, and because every error
+//! should name its tensor.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -62,8 +62,8 @@ impl Container {
     /// Opens `path` and reads its header, but no tensor data.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Weights`] if the file is unusable; [`Error::Tensor`] if an entry is duplicate, cut off or
-    /// overlapping, or if its shape doesn't match its bytes.
+    /// [`Error::Io`]; [`Error::Weights`] if the file is unusable; [`Error::Tensor`] if an entry is duplicate, cut off
+    /// or overlapping, or if its shape doesn't match its bytes.
     pub(super) fn open(path: &Path) -> Result<Container> {
         let unusable = |reason: String| Error::Weights { path: path.to_path_buf(), reason };
         let mut file = File::open(path).map_err(Error::io("open", path))?;

@@ -142,7 +142,8 @@ fn write_items(path: &Path, mut items: Vec<Item<'_>>, metadata: &str) -> Result<
 }
 
 /// Exports the network of `source` as a model file without training state: the backbone in timm's names, the part
-/// classifiers if `heads` is set and it has any, and the metadata to load it without flags and by timm's `create_model`.
+/// classifiers if `heads` is set and it has any, and the metadata to load it without flags and by timm's
+/// `create_model`.
 ///
 /// # Errors
 /// `Io` if it can't be written or renamed; `Tensor` for a value that overflows in f16.

@@ -3,7 +3,8 @@
 use crate::shape::{Activation, VitConfig};
 use serde_json::{Value, json};
 
-/// Returns the `timm` entry of a file's metadata: an `architecture`, and keyword `arguments` that override its defaults.
+/// Returns the `timm` entry of a file's metadata: an `architecture`, and keyword `arguments` that override its
+/// defaults.
 ///
 /// timm has no overlapping patches and no other ε of LayerNorm, and positions for all prefix tokens or for none.
 /// tools/load_timm.py adds the rest from the metadata and the tensors.

@@ -1,9 +1,9 @@
 //! Index folders: embeddings in segments, and a manifest that says which of them count.
 //!
-//! A segment is an ordinary `.safetensors` file of embeddings, sorted by name. The `part-….json` beside it lists size and
-//! modification time of its images. Neither file ever changes: a segment that loses rows is written anew under another
-//! number. `manifest.json` lists the segments that count. It is replaced as a whole, so the folder stays readable if its
-//! writer is killed. The next writer removes the files that the manifest doesn't list.
+//! A segment is an ordinary `.safetensors` file of embeddings, sorted by name. The `part-….json` beside it lists size
+//! and modification time of its images. Neither file ever changes: a segment that loses rows is written anew under
+//! another number. `manifest.json` lists the segments that count. It is replaced as a whole, so the folder stays
+//! readable if its writer is killed. The next writer removes the files that the manifest doesn't list.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -263,7 +263,8 @@ impl Source {
     }
 }
 
-/// Reads the rows of a segment in ascending order and in larger pieces. The file is open from its first to its last row.
+/// Reads the rows of a segment in ascending order and in larger pieces. The file is open from its first to its last
+/// row.
 struct Reader {
     path: PathBuf,
     rows: usize,

@@ -1,8 +1,8 @@
 //! Writes embeddings row by row. The file gets its name when it is complete.
 //!
-//! The header of a file needs the number of rows, which depends on skipped images. `.safetensors` and `.npy` reserve room
-//! for the largest possible header in front; `.parquet` has it at the end. Rows go to a temporary file in the target's
-//! folder. An older output stays as it is until `finish`.
+//! The header of a file needs the number of rows, which depends on skipped images. `.safetensors` and `.npy` reserve
+//! room for the largest possible header in front; `.parquet` has it at the end. Rows go to a temporary file in the
+//! target's folder. An older output stays as it is until `finish`.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -259,8 +259,8 @@ impl FormatWriter for Npy {
         header.extend(dict.as_bytes());
         header.resize(NPY_HEADER - 1, b' ');
         header.push(b'\n');
-        // Both files are complete and on the disk before either gets its name, so that a full disk leaves the older pair.
-        // The array is named last: an array always has its names.
+        // Both files are complete and on the disk before either gets its name, so that a full disk leaves the older
+        // pair. The array is named last: an array always has its names.
         let target = self.flat.target.clone();
         let array = self.flat.complete(&header)?;
         array.as_file().sync_all().map_err(Error::io("write", &target))?;

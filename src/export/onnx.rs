@@ -16,11 +16,12 @@ const SCRIPT: &str = include_str!("../../tools/export_onnx.py");
 const PACKAGES: &str = "ONNX needs Python with three packages: pip install onnx numpy safetensors; to use another Python, set \
                         LAT_PYTHON=PATH";
 
-/// Writes a network from pixels to embedding as ONNX. Python converts a temporary model file: `LAT_PYTHON`, or `python3`.
-/// Returns the number of tensors.
+/// Writes a network from pixels to embedding as ONNX. Python converts a temporary model file: `LAT_PYTHON`, or
+/// `python3`. Returns the number of tensors.
 ///
 /// # Errors
-/// [`Error::Python`] if Python or a package is missing, or the conversion fails; [`Error::Io`] if a file cannot be written.
+/// [`Error::Python`] if Python or a package is missing, or the conversion fails; [`Error::Io`] if a file cannot be
+/// written.
 pub fn export(source: &Path, network: &Network, out: &Path) -> Result<usize> {
     let mut target = temporary_beside(out)?;
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;

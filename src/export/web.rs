@@ -1,8 +1,8 @@
-//! Exports a network to a folder that a browser can run: the recorded plan as JSON, its shaders and weights, a player that
-//! replays the plan, and a page (`tools/web`).
+//! Exports a network to a folder that a browser can run: the recorded plan as JSON, its shaders and weights, a player
+//! that replays the plan, and a page (`tools/web`).
 //!
-//! The folder holds `plan.json`, `shaders/*.wgsl`, `weights-N.bin` (f32, little-endian, every tensor aligned to 256 bytes)
-//! and the page. It gets its name when it is complete.
+//! The folder holds `plan.json`, `shaders/*.wgsl`, `weights-N.bin` (f32, little-endian, every tensor aligned to 256
+//! bytes) and the page. It gets its name when it is complete.
 
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
@@ -140,8 +140,8 @@ struct Launch {
 /// [portable](crate::gpu::ContextOptions::portable), so that the recording runs on any adapter.
 ///
 /// # Errors
-/// [`Error::TooLarge`] if a tensor exceeds WebGPU's default limits; [`Error::Usage`] if `target` is a file or a folder that
-/// isn't empty; [`Error::Io`].
+/// [`Error::TooLarge`] if a tensor exceeds WebGPU's default limits; [`Error::Usage`] if `target` is a file or a folder
+/// that isn't empty; [`Error::Io`].
 pub fn export(
     context: &Context,
     network: &Network,

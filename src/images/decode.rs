@@ -176,8 +176,8 @@ fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
     Ok(decoder)
 }
 
-/// Checks the lengths in a WebP file. The lossy decoder reads zeros past a missing end, and allocates as much as a chunk of
-/// metadata claims.
+/// Checks the lengths in a WebP file. The lossy decoder reads zeros past a missing end, and allocates as much as a
+/// chunk of metadata claims.
 fn check_webp_length(bytes: &[u8]) -> std::result::Result<(), String> {
     let length = |at: usize| {
         let field = bytes.get(at..)?.first_chunk()?;

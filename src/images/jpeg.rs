@@ -1,15 +1,15 @@
 //! Checks that a JPEG file is complete.
 //!
 //! Decoders silently fill missing blocks with grey. So this module walks the entropy-coded data block by block, without
-//! computing pixels. It finds scans that end before their last block, components with missing coefficients, and a missing
-//! end marker (ITU-T T.81; comments name its sections).
-//! It walks baseline, extended and progressive Huffman coding. The decoder refuses other kinds, except two rare layouts
-//! that it decodes to a wrong image; this module refuses those.
+//! computing pixels. It finds scans that end before their last block, components with missing coefficients, and a
+//! missing end marker (ITU-T T.81; comments name its sections). It walks baseline, extended and progressive Huffman
+//! coding. The decoder refuses other kinds, except two rare layouts that it decodes to a wrong image; this module
+//! refuses those.
 
 /// Bits of a Huffman table look-up. Longer codes are decoded bit by bit.
 const LOOKUP_BITS: u32 = 8;
-/// Largest number of scans, as in the decoder; no encoder writes as many. Each scan walks the whole image, so a small file
-/// could take hours.
+/// Largest number of scans, as in the decoder; no encoder writes as many. Each scan walks the whole image, so a small
+/// file could take hours.
 const MAX_SCANS: usize = 100;
 
 const SOI: u8 = 0xd8;
@@ -469,7 +469,8 @@ impl Bits<'_> {
                 break;
             }
             self.take(size)?;
-            // Passes `run` zeros up to the new coefficient. Non-zero coefficients don't count as zeros; each has one bit.
+            // Passes `run` zeros up to the new coefficient. Non-zero coefficients don't count as zeros; each has one
+            // bit.
             let mut zeros = run;
             while k <= band.last {
                 if *nonzero >> k & 1 == 1 && refines {

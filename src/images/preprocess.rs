@@ -1,8 +1,8 @@
 //! Resizes (H, W, 3) u8 to (H', W', 3) u8, the network's input size. Equals Pillow byte for byte.
 //!
 //! Follows Pillow's `Image.resize(size, BICUBIC)`. Each output pixel is a weighted sum of input pixels under a cubic
-//! (a = −0.5), which is widened for shrinking. Weights are 22-bit fixed point. One pass goes along the rows and one along
-//! the columns; each rounds to 8 bits. The GPU divides by 255, subtracts the mean and divides by the deviation.
+//! (a = −0.5), which is widened for shrinking. Weights are 22-bit fixed point. One pass goes along the rows and one
+//! along the columns; each rounds to 8 bits. The GPU divides by 255, subtracts the mean and divides by the deviation.
 
 use std::path::Path;
 

@@ -1,12 +1,12 @@
 //! Lists the images of inputs: their files, their names in the embeddings, and the number of other files by reason.
 //!
-//! Skips hidden names, which systems and tools create: those that begin with a dot, `__MACOSX`, `@eaDir` and `Thumbs.db`.
-//! A hidden folder counts once. Inputs themselves may have any name.
+//! Skips hidden names, which systems and tools create: those that begin with a dot, `__MACOSX`, `@eaDir` and
+//! `Thumbs.db`. A hidden folder counts once. Inputs themselves may have any name.
 //!
-//! Links are left out unless they are followed. Then each folder, identified by device and inode, is entered once: first all
-//! folders that are reached without a link, then the targets of links in the order of the links' names. So loops end, and
-//! no name depends on the order in which a file system lists a folder. A link that leads nowhere, or to a folder that was
-//! entered before, counts as left out.
+//! Links are left out unless they are followed. Then each folder, identified by device and inode, is entered once:
+//! first all folders that are reached without a link, then the targets of links in the order of the links' names. So
+//! loops end, and no name depends on the order in which a file system lists a folder. A link that leads nowhere, or to
+//! a folder that was entered before, counts as left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -33,7 +33,8 @@ const HIDDEN: [&str; 3] = ["__MACOSX", "@eaDir", "Thumbs.db"];
 pub struct Image {
     /// Path of the file.
     pub path: PathBuf,
-    /// Name in the output: the path below the input folder with `/` as separator, or the input itself if that is a file.
+    /// Name in the output: the path below the input folder with `/` as separator, or the input itself if that is a
+    /// file.
     pub name: String,
 }
 
@@ -66,7 +67,8 @@ impl LeftOut {
         &self.counts
     }
 
-    /// Lists the files that may be images, with the reason: links to images and folders, and formats that can't be read.
+    /// Lists the files that may be images, with the reason: links to images and folders, and formats that can't be
+    /// read.
     pub fn images(&self) -> &[(String, String)] {
         &self.images
     }

@@ -29,8 +29,8 @@ impl Identity {
     }
 }
 
-/// Creates a temporary file in the folder of `target`. Dropping it removes the file. For a device or a pipe, the file is in
-/// the system's folder for temporary files.
+/// Creates a temporary file in the folder of `target`. Dropping it removes the file. For a device or a pipe, the file
+/// is in the system's folder for temporary files.
 ///
 /// # Errors
 /// `Io` if the folder is missing or can't be written, or if `target` is a folder.
@@ -114,8 +114,8 @@ fn copy_to_special(mut file: NamedTempFile, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a file without waiting for the disk, for content that is fast to make again. After a power cut it may be missing
-/// or empty. A full disk leaves an older file as it is.
+/// Writes a file without waiting for the disk, for content that is fast to make again. After a power cut it may be
+/// missing or empty. A full disk leaves an older file as it is.
 ///
 /// # Errors
 /// `Io` if it can't be written or renamed.

@@ -47,7 +47,8 @@ impl Entry {
         self.value["flip"] == Value::Bool(true)
     }
 
-    /// Returns the first setting of network, images or projection that both entries have and that differs, with both values.
+    /// Returns the first setting of network, images or projection that both entries have and that differs, with both
+    /// values.
     pub fn difference(&self, other: &Entry) -> Option<(String, [Value; 2])> {
         let mut others = other.leaves();
         // Settings of images come first: their size decides the grid.

@@ -60,8 +60,8 @@ fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns whether the folder holds any file except a lock, temporary files and the names `except`. A missing folder holds
-/// none.
+/// Returns whether the folder holds any file except a lock, temporary files and the names `except`. A missing folder
+/// holds none.
 ///
 /// # Errors
 /// `Io` if it can't be read.

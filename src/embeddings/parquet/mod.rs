@@ -74,8 +74,8 @@ impl Rows for Whole {
     }
 }
 
-/// Refuses row and value counts that the file is too small for. Returns the number of rows and of values per row, which is
-/// 0 without rows.
+/// Refuses row and value counts that the file is too small for. Returns the number of rows and of values per row, which
+/// is 0 without rows.
 fn check_parquet(file: &Bounded, metadata: &ParquetMetaData) -> std::result::Result<(usize, usize), String> {
     let length = file.len();
     let (mut rows, mut covered) = (0u64, 0u64);
@@ -133,8 +133,8 @@ fn check_parquet(file: &Bounded, metadata: &ParquetMetaData) -> std::result::Res
     Ok((rows as usize, dim as usize))
 }
 
-/// Bound on the numbers, or bytes, that a file of `length` bytes decodes to. Embeddings hardly compress; the first million
-/// is allowed because a few equal rows do.
+/// Bound on the numbers, or bytes, that a file of `length` bytes decodes to. Embeddings hardly compress; the first
+/// million is allowed because a few equal rows do.
 fn most_from(length: u64) -> u64 {
     length.saturating_mul(64).saturating_add(1 << 20)
 }
@@ -177,7 +177,8 @@ fn check_pages(file: &Bounded, column: &ColumnChunkMetaData) -> std::result::Res
     Ok(())
 }
 
-/// Parses the header of the page at `at`, before `end`; returns it with its length in bytes, or `None` if it is damaged.
+/// Parses the header of the page at `at`, before `end`; returns it with its length in bytes, or `None` if it is
+/// damaged.
 fn page_header(file: &Bounded, at: u64, end: u64) -> std::result::Result<Option<(Value, u64)>, String> {
     // Most headers fit into the smaller window.
     for most in [1 << 9, MAX_PAGE_HEADER] {
@@ -190,8 +191,8 @@ fn page_header(file: &Bounded, at: u64, end: u64) -> std::result::Result<Option<
     Ok(None)
 }
 
-/// A `.parquet` file that fails reads past its end. Otherwise the decoder would repeat empty reads as often as a damaged
-/// page says.
+/// A `.parquet` file that fails reads past its end. Otherwise the decoder would repeat empty reads as often as a
+/// damaged page says.
 #[derive(Clone)]
 struct Bounded(Arc<File>);
 
@@ -226,8 +227,8 @@ impl ChunkReader for Bounded {
 }
 
 /// Checks that the schema in a footer is one tree of moderate depth, with at most `most` bytes of names. The library
-/// allocates as many children as an element claims, recurses at each level, and copies the names of all groups around each
-/// column.
+/// allocates as many children as an element claims, recurses at each level, and copies the names of all groups around
+/// each column.
 fn schema_is_a_tree(footer: &Value, most: u64) -> Option<()> {
     let Value::List(elements) = footer.field(2)? else { return None };
     // For each open group, from the root down: missing children, and bytes of the names down to it.
@@ -274,8 +275,8 @@ fn builder(path: &Path) -> Result<(ParquetRecordBatchReaderBuilder<Bounded>, Bou
     let start = tail.checked_sub(announced as u64).ok_or_else(damaged)?;
     let footer = file.get_bytes(start, announced).map_err(failed)?;
     footer_is_sound(&footer).ok_or_else(damaged)?;
-    // Ignores the Arrow schema in the metadata, which can expand without limit. Parquet's own schema has all but the fixed
-    // length of lists, and files of other libraries have no Arrow schema.
+    // Ignores the Arrow schema in the metadata, which can expand without limit. Parquet's own schema has all but the
+    // fixed length of lists, and files of other libraries have no Arrow schema.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file.clone(), options);
     Ok((builder.map_err(failed)?, file))

@@ -30,9 +30,9 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// Parses a struct at the front of `bytes` and advances past it. Returns `None` if the bytes end early, or if it has
-    /// anything that Parquet's structs don't have: sets, maps, lists of flags (the library would count to a length of the
-    /// file's choice), field numbers that don't ascend, values too large for their kind, too many levels.
+    /// Parses a struct at the front of `bytes` and advances past it. Returns `None` if the bytes end early, or if it
+    /// has anything that Parquet's structs don't have: sets, maps, lists of flags (the library would count to a length
+    /// of the file's choice), field numbers that don't ascend, values too large for their kind, too many levels.
     pub(super) fn take_struct(bytes: &mut &[u8]) -> Option<Value> {
         Self::take(bytes, kind::STRUCT, MAX_DEPTH)
     }
@@ -118,7 +118,8 @@ impl Value {
     }
 }
 
-/// Reads a zigzag integer (0, −1, 1, −2 …) of at most `bits` bits; `None` if it is longer, as the library would truncate it.
+/// Reads a zigzag integer (0, −1, 1, −2 …) of at most `bits` bits; `None` if it is longer, as the library would
+/// truncate it.
 fn integer(bytes: &mut &[u8], bits: u32) -> Option<i64> {
     let zigzag = varint(bytes)?;
     let number = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
@@ -317,7 +318,8 @@ mod tests {
         ] {
             assert_eq!(parsed(fields).unwrap().fits(&form), right, "{fields:x?}");
         }
-        // Field numbers written in full: 1; 16 of a LogicalType; 32767, which Parquet keeps for extensions; 0, -1, 65537.
+        // Field numbers written in full: 1; 16 of a LogicalType; 32767, which Parquet keeps for extensions; 0, -1,
+        // 65537.
         assert!(parsed(&[0x05, 2, 2]).unwrap().fits(&form));
         assert!(!parsed(&[0x06, 2, 2]).unwrap().fits(&form));
         assert!(parsed(&[0x0c, 32, 0]).unwrap().fits(&LOGICAL_TYPE));
