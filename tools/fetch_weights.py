@@ -143,8 +143,9 @@ def download(model, target):
             shutil.copyfileobj(response, out, 1 << 20)
         except (OSError, http.client.HTTPException) as error:
             raise Failure(f"the download broke off: {error}") from error
-        if total and out.tell() != total:
-            raise Failure(f"the download broke off after {out.tell()} of {total} bytes")
+        size = out.seek(0, os.SEEK_END)
+        if total and size != total:
+            raise Failure(f"the download broke off after {size} of {total} bytes")
 
 
 def check_sha256(path, expected):
