@@ -115,19 +115,22 @@ fn drawing_has_three_panels_and_is_repeatable() {
     assert_eq!(bytes, std::fs::read(here.join("b.png")).unwrap());
 
     let drawing = image::load_from_memory(&bytes).unwrap().into_rgb8();
-    // 40×80 is enlarged until the shorter side is 256, with margins of 12 above and below.
-    assert_eq!(drawing.height(), 12 + 512 + 12);
-    // Three panels and four margins; between them a bar, labels of six characters, a number of one and three spaces.
-    let legend = 6 + 14 + 6 + 6 * 12;
-    assert_eq!(drawing.width(), 3 * 256 + 4 * 12 + legend + 12 + 6);
+    // 40×80 is enlarged until the shorter side is 256; titles of 13 + 10 above the panels, margins of 12 around.
+    let top = 12 + 13 + 10;
+    assert_eq!(drawing.height(), top + 512 + 12);
     // The image with rows equals the image except for the lines; the heat map differs.
     let [first, second, third] = [12, 12 + 256 + 12, drawing.width() - 12 - 256];
     let at = |left: u32| [*drawing.get_pixel(left + 90, 300), *drawing.get_pixel(left + 150, 60)];
     assert_eq!(at(first), at(third));
     assert_ne!(at(first), at(second));
+    // Titles above all three.
+    for left in [first, second, third] {
+        let is_dark = |x: u32, y: u32| drawing.get_pixel(x, y).0 == [0; 3];
+        assert!((12..25).any(|y| (left..left + 30).any(|x| is_dark(x, y))), "a title at {left}");
+    }
     // Every row has a white line and a black one on top: 4 of 128 pixels.
     for row in 0..4 {
-        let line = |y: u32| drawing.get_pixel(third + 128, 12 + 128 * row + y).0;
+        let line = |y: u32| drawing.get_pixel(third + 128, top + 128 * row + y).0;
         assert_eq!((line(0), line(1)), ([255; 3], [0; 3]), "row {row}");
     }
 
@@ -146,6 +149,46 @@ fn drawing_has_three_panels_and_is_repeatable() {
     // Half of the class token passes each of the two blocks.
     let prefix = value["prefix"].as_f64().unwrap();
     assert!(prefix > 0.25 && prefix < 1.0, "{prefix}");
+}
+
+#[test]
+fn two_images_are_compared_part_by_part() {
+    let folder = images();
+    let here = folder.path();
+    // The same image with another lower half.
+    let mut other = image::open(here.join("crop.png")).unwrap().into_rgb8();
+    for (x, y, pixel) in other.enumerate_pixels_mut().filter(|(_, y, _)| *y >= 40) {
+        *pixel = image::Rgb([(x * 6) as u8, (y * 3) as u8, 250]);
+    }
+    other.save(here.join("other.png")).unwrap();
+    let compare = |against: &str| -> (Value, String) {
+        let (text, said) =
+            explain(0, here, &["crop.png", "--against", against, "--out", "x.png", "--json", "-"]);
+        (serde_json::from_str(&text).unwrap(), said)
+    };
+    let (own, said) = compare("crop.png");
+    assert!(shares(&own["agreement"]).iter().all(|cosine| (cosine - 1.0).abs() < 1e-5), "{own}");
+    assert!(own["distance"].as_f64().unwrap().abs() < 1e-5 && said.contains("distance 0.0000"), "{said}");
+
+    let (value, said) = compare("other.png");
+    let cosines = shares(&value["agreement"]);
+    assert!(cosines.len() == 4 && cosines.iter().all(|cosine| (-1.0..1.0).contains(cosine)), "{value}");
+    assert!(said.contains("drew x.png: distance ") && said.contains(" agrees most"), "{said}");
+    // The distance is that of a search.
+    for (name, out) in [("crop.png", "q.npy"), ("other.png", "g.npy")] {
+        expect(0, here, &["embed", "--model", TINY, "--heads", "2", name, "--out", out]);
+    }
+    let rows = ["q.npy", "g.npy"].map(|name| lat_wgpu::embeddings::read(&here.join(name)).unwrap().rows);
+    let squared: f32 = rows[0].iter().zip(&rows[1]).map(|(a, b)| (a - b) * (a - b)).sum();
+    let distance = value["distance"].as_f64().unwrap();
+    assert!((f64::from(squared) - distance).abs() < 1e-5, "{squared} and {distance}");
+
+    // Query and match are beside each other, both 512 pixels high.
+    let drawing = image::open(here.join("x.png")).unwrap().into_rgb8();
+    assert_eq!(drawing.height(), 35 + 512 + 12);
+    assert!(drawing.width() > 2 * 256);
+    let (_, error) = explain(1, here, &["crop.png", "--against", "nowhere.png", "--out", "y.png"]);
+    assert!(error.contains("nowhere.png") && !here.join("y.png").exists(), "{error}");
 }
 
 #[test]

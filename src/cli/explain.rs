@@ -1,12 +1,13 @@
-//! `lat-wgpu explain`: draws the share of each patch in an embedding.
+//! `lat-wgpu explain`: draws the share of each patch in an embedding, or the agreement of the parts of two images.
 
 use super::arguments::{AdapterArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
+use crate::checkpoint::Network;
 use crate::error::{Error, Result};
-use crate::gpu::Precision;
-use crate::images::decode::{self, DecodeOptions};
+use crate::gpu::{Context, Precision};
+use crate::images::decode::{self, DecodeOptions, Rgb};
 use crate::tasks::explain::{self, Explanation};
 use clap::Args;
 use serde_json::json;
@@ -22,10 +23,13 @@ pub struct ExplainArguments {
     /// The image
     #[arg(value_name = "IMG")]
     pub image: PathBuf,
-    /// Where to draw: the image, what the class token takes from where, and the part rows, side by side
+    /// Draws how the parts of this image agree with those of IMG, instead of attention rollout
+    #[arg(long, value_name = "IMG")]
+    pub against: Option<PathBuf>,
+    /// The drawing: the image, its attention rollout and its parts, or both images with the agreement of their parts
     #[arg(short, long, value_name = "FILE.png")]
     pub out: PathBuf,
-    /// Write the shares of patches and parts as JSON; - for stdout
+    /// Write the shares of patches and parts, or the agreement of parts, as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(flatten)]
@@ -38,19 +42,25 @@ pub struct ExplainArguments {
 }
 
 pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
-    let ExplainArguments { out, image, .. } = arguments;
+    let ExplainArguments { out, image, against, .. } = arguments;
     if !out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
         return Err(Error::Usage(format!(
             "--out {}: the drawing is a PNG; use the extension .png",
             out.display()
         )));
     }
-    let paths = Paths::new().reads("--model", [&arguments.model]).reads("IMG", [image]);
+    let paths =
+        Paths::new().reads("--model", [&arguments.model]).reads("IMG", [image]).reads("--against", against);
     paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
     let network = open::network(&arguments.model, &arguments.network.settings())?;
-    let image = decode::read(image, DecodeOptions { ignore_exif: arguments.ignore_exif })?;
+    let read = |file: &PathBuf| decode::read(file, DecodeOptions { ignore_exif: arguments.ignore_exif });
+    let image = read(image)?;
+    let against = against.as_ref().map(read).transpose()?;
 
     let context = arguments.adapter.open(Precision::F32)?;
+    if let Some(other) = &against {
+        return compare(arguments, &context, &network, &image, other);
+    }
     let config = &network.config;
     let explanation = explain::explain(&context, &network, &image)?;
     explain::write_png(out, &explain::draw(&image, config, &explanation))?;
@@ -78,6 +88,47 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
             "rollout": patches.chunks(columns).collect::<Vec<_>>(),
             "parts": parts,
             "prefix": prefix,
+            "adapter": context.adapter.name,
+            "model": config,
+            "preprocess": network.preprocess,
+            "notes": network.notes,
+        });
+        json::write(target, &value)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Draws the agreement of the parts of two images.
+fn compare(
+    arguments: &ExplainArguments,
+    context: &Context,
+    network: &Network,
+    query: &Rgb,
+    found: &Rgb,
+) -> Result<ExitCode> {
+    let (out, config) = (&arguments.out, &network.config);
+    let agreement = explain::agreement(context, network, query, found)?;
+    explain::write_png(out, &explain::draw_against(query, found, config, &agreement))?;
+
+    let distance = (2.0 - 2.0 * agreement.iter().sum::<f64>() / agreement.len() as f64).max(0.0);
+    let best = (0..agreement.len()).max_by(|&a, &b| agreement[a].total_cmp(&agreement[b])).unwrap_or(0);
+    let worst = (0..agreement.len()).min_by(|&a, &b| agreement[a].total_cmp(&agreement[b])).unwrap_or(0);
+    eprintln!(
+        "drew {}: distance {distance:.4}; of {} parts, part {} agrees most, cosine {:.5}, and part {} least, {:.5}",
+        out.display(),
+        agreement.len(),
+        best + 1,
+        agreement[best],
+        worst + 1,
+        agreement[worst],
+    );
+    if let Some(target) = &arguments.json {
+        let value = json!({
+            "image": arguments.image.to_string_lossy(),
+            "against": arguments.against.as_ref().map(|file| file.to_string_lossy()),
+            "out": out.to_string_lossy(),
+            "agreement": agreement,
+            "distance": distance,
             "adapter": context.adapter.name,
             "model": config,
             "preprocess": network.preprocess,

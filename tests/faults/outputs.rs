@@ -17,7 +17,7 @@ struct Route {
     inputs: &'static [&'static str],
 }
 
-const ROUTES: [Route; 20] = [
+const ROUTES: [Route; 21] = [
     Route {
         command: "embed --model m.safetensors --reduce pca.safetensors crops p.png",
         needed: "--out new.npy",
@@ -135,6 +135,12 @@ const ROUTES: [Route; 20] = [
         inputs: &["p.png"],
     },
     Route {
+        command: "explain --model m.safetensors crops/a/1_0.jpg --against p.png",
+        needed: "--out new.png",
+        outputs: &["--out", "--json"],
+        inputs: &["p.png"],
+    },
+    Route {
         command: "autotune --model m.safetensors",
         needed: "",
         outputs: &["--json"],
@@ -154,7 +160,7 @@ const WITHOUT_INPUT: [(&str, &str, &str); 7] = [
 ];
 
 /// Flags that name an input.
-const READ: [&str; 14] = [
+const READ: [&str; 15] = [
     "--model",
     "--reduce",
     "--apply",
@@ -167,6 +173,7 @@ const READ: [&str; 14] = [
     "--backbone",
     "--config",
     "--gallery",
+    "--against",
     "--query",
     "--filter",
 ];

@@ -1,13 +1,16 @@
-//! Explains an embedding by attention rollout: the share of each patch and each part in the class token.
+//! Explains an embedding by attention rollout: the share of each patch and each part in the class token. Explains the
+//! distance of two images by the agreement of their parts.
 //!
-//! Rollout multiplies the attention matrices of all blocks. Half of every token passes each block on the residual stream.
-//! The shares show where information may have come from, not how the network uses it (Abnar and Zuidema 2020, "Quantifying
-//! Attention Flow in Transformers").
+//! Rollout multiplies the attention matrices of all blocks. Half of every token passes each block on the residual
+//! stream. The shares show where information may have come from, not how the network uses it (Abnar and Zuidema 2020,
+//! "Quantifying Attention Flow in Transformers").
 
+mod lettering;
 mod panels;
 
-pub use panels::draw;
+pub use panels::{draw, draw_against};
 
+use super::embed::Embedder;
 use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 use crate::gpu::{Context, Recorder, WORD};
@@ -77,6 +80,24 @@ pub fn write_png(path: &Path, drawing: &Rgb) -> Result<()> {
     )
     .map_err(|error| Error::Image { path: path.to_path_buf(), reason: error.to_string() })?;
     write_atomically(path, &bytes.into_inner())
+}
+
+/// Computes the agreement of the parts (R) of two images of any size: the cosines of their part embeddings.
+///
+/// # Errors
+/// Those of the adapter.
+pub fn agreement(context: &Context, network: &Network, query: &Rgb, found: &Rgb) -> Result<Vec<f64>> {
+    let config = &network.config;
+    let mut embedder = Embedder::new(context, network, Some(1), context.default_memory())?;
+    let mut embed = |image: &Rgb| embedder.embed(&[resize_bicubic(image, config.image)]);
+    let (query, found) = (embed(query)?, embed(found)?);
+    let parts = config.parts();
+    let dim = query.len() / parts;
+    // An embedding holds its parts at a length of 1/√R, so a part's dot product is 1/R of its cosine.
+    let cosine = |(a, b): (&[f32], &[f32])| {
+        parts as f64 * a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>()
+    };
+    Ok(query.chunks(dim).zip(found.chunks(dim)).map(cosine).collect())
 }
 
 /// Computes the rollout (T) of one image at the network's input size.

@@ -1,29 +1,38 @@
-//! Three panels side by side: the image; attention rollout as a heat map over it, with a legend; its part rows, numbered.
+//! Panels side by side: an image, its attention rollout as a heat map and its parts; or a query and a match with the
+//! agreement of their parts.
 
 use super::Explanation;
+use super::lettering::{self, width};
 use crate::images::decode::Rgb;
 use crate::images::preprocess;
 use crate::shape::{ImageSize, VitConfig};
 
-/// A panel has the image's own size, but is enlarged until its shorter side has so many pixels ...
+/// Pixels of a panel's shorter side, at least.
 const SHORTEST_SIDE: f64 = 256.0;
-/// ... and every part row so many, as a digit needs them; ...
+/// Pixels of a part's height, at least: room for a digit.
 const ROW_HEIGHT: f64 = 10.0;
-/// ... and whatever the image, its longer side has no more than this.
+/// Pixels of a panel's longer side, at most. This limit takes precedence.
 const LONGEST_SIDE: f64 = 1024.0;
 
 /// Around the panels.
 const MARGIN: usize = 12;
-/// Between a panel and what belongs to it.
+/// Between a panel and its legend or numbers.
 const SPACE: usize = 6;
+/// Height of capitals, and the least one.
+const TEXT: usize = 13;
+const SMALL_TEXT: usize = 7;
+/// Top of the panels, below their titles.
+const TOP: usize = MARGIN + TEXT + 10;
 /// Width of the legend's bar of colours.
 const BAR: usize = 14;
-/// Least height of the legend: its three labels.
+/// Least height of the legend: room for three labels.
 const LEGEND: usize = 60;
 
-/// How much of a heat map's pixel is its colour; the rest is the image in grey.
+/// Share of a heat map's colour in a pixel; the rest is the image in grey.
 const STRENGTH: f64 = 0.7;
-/// The heat map's colours go up to the largest share, and down to the least, but no further than this part of the largest.
+/// The same of the overlay of parts.
+const OVERLAY: f64 = 0.45;
+/// The least share with a colour of its own, as a part of the largest share.
 const LEAST_SHOWN: f64 = 1e-3;
 
 type Colour = [u8; 3];
@@ -31,8 +40,8 @@ type Colour = [u8; 3];
 const BLACK: Colour = [0; 3];
 const WHITE: Colour = [255; 3];
 
-/// Ten equidistant colours of viridis, a map whose steps look equally large (Stéfan van der Walt and Nathaniel Smith 2015,
-/// matplotlib's default, CC0): dark blue to yellow.
+/// Ten equidistant colours of viridis, a map whose steps look equally large (Stéfan van der Walt and Nathaniel Smith
+/// 2015, matplotlib's default, CC0): dark blue to yellow.
 const VIRIDIS: [Colour; 10] = [
     [0x44, 0x01, 0x54],
     [0x48, 0x28, 0x78],
@@ -59,30 +68,7 @@ fn blend(from: Colour, to: Colour, weight: f64) -> Colour {
     std::array::from_fn(|i| (f64::from(from[i]) * (1.0 - weight) + f64::from(to[i]) * weight).round() as u8)
 }
 
-/// Columns and rows of a character, and the step from one to the next.
-const GLYPH: (usize, usize, usize) = (5, 7, 6);
-/// Characters that can be written: each row's five bits from left to right.
-const GLYPHS: [(char, [u8; 7]); 12] = [
-    ('0', [0b01110, 0b10001, 0b10011, 0b10101, 0b11001, 0b10001, 0b01110]),
-    ('1', [0b00100, 0b01100, 0b00100, 0b00100, 0b00100, 0b00100, 0b01110]),
-    ('2', [0b01110, 0b10001, 0b00001, 0b00010, 0b00100, 0b01000, 0b11111]),
-    ('3', [0b11111, 0b00010, 0b00100, 0b00010, 0b00001, 0b10001, 0b01110]),
-    ('4', [0b00010, 0b00110, 0b01010, 0b10010, 0b11111, 0b00010, 0b00010]),
-    ('5', [0b11111, 0b10000, 0b11110, 0b00001, 0b00001, 0b10001, 0b01110]),
-    ('6', [0b00110, 0b01000, 0b10000, 0b11110, 0b10001, 0b10001, 0b01110]),
-    ('7', [0b11111, 0b00001, 0b00010, 0b00100, 0b01000, 0b01000, 0b01000]),
-    ('8', [0b01110, 0b10001, 0b10001, 0b01110, 0b10001, 0b10001, 0b01110]),
-    ('9', [0b01110, 0b10001, 0b10001, 0b01111, 0b00001, 0b00010, 0b01100]),
-    ('.', [0b00000, 0b00000, 0b00000, 0b00000, 0b00000, 0b01100, 0b01100]),
-    ('%', [0b11000, 0b11001, 0b00010, 0b00100, 0b01000, 0b10011, 0b00011]),
-];
-
-/// Width of a text whose pixels are squares of `scale`.
-fn text_width(text: &str, scale: usize) -> usize {
-    text.len() * GLYPH.2 * scale
-}
-
-/// What is drawn on.
+/// An image to draw on.
 struct Canvas(Rgb);
 
 impl Canvas {
@@ -91,7 +77,7 @@ impl Canvas {
         Canvas(Rgb { height, width, pixels: vec![255; 3 * height * width] })
     }
 
-    /// A pixel; nothing outside.
+    /// A pixel; `None` outside.
     fn pixel(&mut self, x: usize, y: usize) -> Option<&mut Colour> {
         let inside = x < self.0.width && y < self.0.height;
         let at = inside.then_some(y * self.0.width + x)?;
@@ -114,7 +100,7 @@ impl Canvas {
         }
     }
 
-    /// Puts an image with its upper left corner there.
+    /// Copies an image with its upper left corner there.
     fn put(&mut self, image: &Rgb, left: usize, top: usize) {
         for (i, &colour) in image.pixels.as_chunks::<3>().0.iter().enumerate() {
             if let Some(pixel) = self.pixel(left + i % image.width, top + i / image.width) {
@@ -123,21 +109,13 @@ impl Canvas {
         }
     }
 
-    /// Writes digits with their upper left corner there.
-    fn write(&mut self, text: &str, left: usize, top: usize, scale: usize) {
-        for (place, wanted) in text.chars().enumerate() {
-            let rows = GLYPHS.iter().find(|(character, _)| *character == wanted).map(|(_, rows)| rows);
-            for (y, row) in rows.into_iter().flatten().enumerate() {
-                for x in (0..GLYPH.0).filter(|x| row >> (GLYPH.0 - 1 - x) & 1 == 1) {
-                    let (x, y) = (left + (place * GLYPH.2 + x) * scale, top + y * scale);
-                    self.paint(x..x + scale, y..y + scale, |_| BLACK);
-                }
-            }
-        }
+    /// Writes text with its upper left corner there.
+    fn write(&mut self, text: &str, left: usize, top: usize, height: usize) {
+        lettering::write(&mut self.0, text, left, top, height);
     }
 }
 
-/// The size of a panel: the image's own, its larger or its smaller image.
+/// The size of a panel: the image's own, enlarged or reduced.
 fn panel_size(image: &Rgb, rows: usize) -> ImageSize {
     let (height, width) = (image.height as f64, image.width as f64);
     let least = SHORTEST_SIDE / height.min(width);
@@ -147,9 +125,9 @@ fn panel_size(image: &Rgb, rows: usize) -> ImageSize {
     ImageSize { height: scaled(height), width: scaled(width) }
 }
 
-/// Where the patches along one axis begin and end, in pixels of a panel: one edge more than there are patches.
+/// Edges of the patches along one axis, in pixels of a panel: one more than there are patches.
 ///
-/// Patches that overlap meet halfway; what lies behind the last one is not looked at.
+/// Patches that overlap meet halfway; pixels behind the last one are ignored.
 fn edges(count: usize, patch: usize, stride: usize, input: usize, panel: usize) -> Vec<usize> {
     let overlap = (patch as f64 - stride as f64) / 2.0;
     let edge = |i: usize| match i {
@@ -160,66 +138,142 @@ fn edges(count: usize, patch: usize, stride: usize, input: usize, panel: usize) 
     (0..=count).map(|i| (edge(i) * panel as f64 / input as f64).round() as usize).collect()
 }
 
-/// Draws an image of any size, what its class token takes from where, and its part rows.
+/// Draws an image of any size, its attention rollout and its parts.
 ///
-/// The panels keep the image's shape, although the network sees it stretched to its input size. Colours go from the least to
-/// the largest share of a patch on a logarithmic scale, since a single patch often has many times as much as most others;
-/// the legend names both and what is halfway.
+/// The panels keep the image's shape, although the network sees it stretched to its input size. Colours go from the least
+/// to the largest share of a patch on a logarithmic scale, since a single patch often has many times as much as most
+/// others. The legend names both and their geometric mean.
 pub fn draw(image: &Rgb, config: &VitConfig, explanation: &Explanation) -> Rgb {
-    let (rows, columns) = config.grid();
+    let columns = config.grid().1;
     let panel = panel_size(image, config.parts());
     let shown = preprocess::resize_bicubic(image, panel);
-    let VitConfig { image, patch, stride, .. } = *config;
-    let row_edges = edges(rows, patch, stride, image.height, panel.height);
-    let column_edges = edges(columns, patch, stride, image.width, panel.width);
+    let (row_edges, column_edges) = grid(config, panel);
 
     let most = explanation.patches.iter().copied().fold(0.0, f64::max);
     let least = explanation.patches.iter().copied().fold(f64::INFINITY, f64::min).max(LEAST_SHOWN * most);
     let labels = [most, (most * least).sqrt(), least].map(|share| format!("{:.2}%", 100.0 * share));
-    let label_width = labels.iter().map(|label| text_width(label, 2)).max().unwrap_or(0);
-    let number_width = text_width(&config.parts().to_string(), 2);
+    let label_width = labels.iter().map(|label| width(label, TEXT)).max().unwrap_or(0);
+    let number_width = width(&config.parts().to_string(), TEXT);
     // From left to right.
-    let heat = MARGIN + panel.width + MARGIN;
+    let [first, second, third] =
+        ["Image", "Attention rollout", "Parts"].map(|title| panel.width.max(width(title, TEXT)));
+    let heat = MARGIN + first + MARGIN;
     let bar = heat + panel.width + SPACE;
     let label = bar + BAR + SPACE;
-    let numbers = label + label_width + MARGIN;
+    let numbers = (label + label_width).max(heat + second) + MARGIN;
     let parts = numbers + number_width + SPACE;
     let legend = panel.height.max(LEGEND);
-    let size = ImageSize { height: MARGIN + legend + MARGIN, width: parts + panel.width + MARGIN };
+    let size = ImageSize { height: TOP + legend + MARGIN, width: parts + third + MARGIN };
     let mut canvas = Canvas::new(size);
 
-    canvas.put(&shown, MARGIN, MARGIN);
+    canvas.write("Image", MARGIN, MARGIN, TEXT);
+    canvas.put(&shown, MARGIN, TOP);
 
-    canvas.put(&shown, heat, MARGIN);
-    canvas.paint(heat..heat + panel.width, MARGIN..MARGIN + panel.height, grey);
+    canvas.write("Attention rollout", heat, MARGIN, TEXT);
+    canvas.put(&shown, heat, TOP);
+    canvas.paint(heat..heat + panel.width, TOP..TOP + panel.height, grey);
     for (row, shares) in explanation.patches.chunks(columns).enumerate() {
         for (column, share) in shares.iter().enumerate() {
-            // A lone patch has nothing to stand out from.
+            // A single patch has no range of colours.
             let colour = viridis((share / least).ln() / (most / least).ln().max(f64::MIN_POSITIVE));
             let xs = heat + column_edges[column]..heat + column_edges[column + 1];
-            let ys = MARGIN + row_edges[row]..MARGIN + row_edges[row + 1];
+            let ys = TOP + row_edges[row]..TOP + row_edges[row + 1];
             canvas.paint(xs, ys, |under| blend(under, colour, STRENGTH));
         }
     }
+    draw_legend(&mut canvas, (bar, label), legend, &labels);
 
-    for y in 0..legend {
-        let value = 1.0 - (y as f64 + 0.5) / legend as f64;
-        canvas.paint(bar..bar + BAR, MARGIN + y..MARGIN + y + 1, |_| viridis(value));
-    }
-    let below = legend - 2 * GLYPH.1;
-    for (text, top) in labels.iter().zip([0, below / 2, below]) {
-        canvas.write(text, label, MARGIN + top, 2);
-    }
-
-    canvas.put(&shown, parts, MARGIN);
+    canvas.write("Parts", parts, MARGIN, TEXT);
+    canvas.put(&shown, parts, TOP);
     let end = column_edges.last().copied().unwrap_or(panel.width);
-    let bounds: Vec<usize> = match config.parts() {
-        1 => vec![0, row_edges.last().copied().unwrap_or(panel.height)],
-        _ => row_edges,
-    };
+    let bounds = part_edges(config, row_edges);
     outline(&mut canvas, parts, end, &bounds);
-    number(&mut canvas, numbers, number_width, &bounds);
+    let names: Vec<String> = (1..bounds.len()).map(|part| part.to_string()).collect();
+    name_parts(&mut canvas, numbers, number_width, &bounds, &names);
     canvas.0
+}
+
+/// Draws a query and a match with their parts coloured by agreement: the cosine of the two part embeddings, which is
+/// written between the two images.
+///
+/// Colours go from the least to the largest cosine; the legend names both.
+///
+/// # Panics
+/// If `agreement` doesn't have a value per part.
+pub fn draw_against(query: &Rgb, found: &Rgb, config: &VitConfig, agreement: &[f64]) -> Rgb {
+    assert_eq!(agreement.len(), config.parts(), "a value per part");
+    let panel = panel_size(query, config.parts());
+    // As high as the query, so that rows are beside each other.
+    let ratio = found.width as f64 / found.height as f64;
+    let other_width = ((panel.height as f64 * ratio).round() as usize).clamp(1, LONGEST_SIDE as usize);
+    let other = ImageSize { height: panel.height, width: other_width };
+    let most = agreement.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let least = agreement.iter().copied().fold(f64::INFINITY, f64::min);
+    // Two digits more than the range needs.
+    let decimals = (1.0 - (most - least).log10().floor()).clamp(2.0, 5.0) as usize;
+    let text = |cosine: f64| format!("{cosine:.decimals$}");
+    let values: Vec<String> = agreement.iter().copied().map(text).collect();
+    let labels = [most, (most + least) / 2.0, least].map(text);
+    let widest = |texts: &[String]| texts.iter().map(|text| width(text, TEXT)).max().unwrap_or(0);
+    let value_width = widest(&values).max(width("Agreement", TEXT));
+    // From left to right.
+    let between = MARGIN + panel.width.max(width("Query", TEXT)) + MARGIN;
+    let right = between + value_width + MARGIN;
+    let bar = right + other.width.max(width("Match", TEXT)) + MARGIN;
+    let label = bar + BAR + SPACE;
+    let legend = panel.height.max(LEGEND);
+    let mut canvas =
+        Canvas::new(ImageSize { height: TOP + legend + MARGIN, width: label + widest(&labels) + MARGIN });
+
+    canvas.write("Agreement", between, MARGIN, TEXT);
+    for (image, size, left, title) in [(query, panel, MARGIN, "Query"), (found, other, right, "Match")] {
+        canvas.write(title, left, MARGIN, TEXT);
+        canvas.put(&preprocess::resize_bicubic(image, size), left, TOP);
+        let (row_edges, column_edges) = grid(config, size);
+        let end = column_edges.last().copied().unwrap_or(size.width);
+        let bounds = part_edges(config, row_edges);
+        for (pair, cosine) in bounds.windows(2).zip(agreement) {
+            // Equal values have no range of colours.
+            let colour = viridis((cosine - least) / (most - least).max(f64::MIN_POSITIVE));
+            canvas.paint(left..left + end, TOP + pair[0]..TOP + pair[1], |under| {
+                blend(grey(under), colour, OVERLAY)
+            });
+        }
+        outline(&mut canvas, left, end, &bounds);
+        if title == "Query" {
+            name_parts(&mut canvas, between, value_width, &bounds, &values);
+        }
+    }
+    draw_legend(&mut canvas, (bar, label), legend, &labels);
+    canvas.0
+}
+
+/// Edges of the rows and columns of patches in a panel.
+fn grid(config: &VitConfig, panel: ImageSize) -> (Vec<usize>, Vec<usize>) {
+    let (rows, columns) = config.grid();
+    let VitConfig { image, patch, stride, .. } = *config;
+    let rows = edges(rows, patch, stride, image.height, panel.height);
+    (rows, edges(columns, patch, stride, image.width, panel.width))
+}
+
+/// Edges of the parts: those of the rows of patches, or with a single part the outermost.
+fn part_edges(config: &VitConfig, rows: Vec<usize>) -> Vec<usize> {
+    match config.parts() {
+        1 => vec![0, rows.last().copied().unwrap_or(0)],
+        _ => rows,
+    }
+}
+
+/// The bar of colours with the labels of its top, middle and bottom.
+fn draw_legend(canvas: &mut Canvas, (bar, label): (usize, usize), height: usize, labels: &[String; 3]) {
+    for y in 0..height {
+        let value = 1.0 - (y as f64 + 0.5) / height as f64;
+        canvas.paint(bar..bar + BAR, TOP + y..TOP + y + 1, |_| viridis(value));
+    }
+    let below = height - TEXT;
+    for (text, top) in labels.iter().zip([0, below / 2, below]) {
+        canvas.write(text, label, TOP + top, TEXT);
+    }
 }
 
 /// The brightness of a colour (Rec. 601), as a grey.
@@ -228,13 +282,13 @@ fn grey(colour: Colour) -> Colour {
     [(0.299 * red + 0.587 * green + 0.114 * blue).round() as u8; 3]
 }
 
-/// Frames around the rows between `bounds`, `width` pixels wide: white beside black shows on any image.
+/// Frames around the rows between `bounds`, `width` pixels wide: a white and a black line are visible on any image.
 fn outline(canvas: &mut Canvas, left: usize, width: usize, bounds: &[usize]) {
-    let (top, bottom) = (MARGIN + bounds[0], MARGIN + bounds[bounds.len() - 1]);
+    let (top, bottom) = (TOP + bounds[0], TOP + bounds[bounds.len() - 1]);
     for (shift, colour) in [(0, WHITE), (1, BLACK)] {
         for bound in bounds {
-            // The lowest line is the last row's own.
-            let y = (MARGIN + bound).min(bottom.saturating_sub(2)) + shift;
+            // The lowest line is inside the last row.
+            let y = (TOP + bound).min(bottom.saturating_sub(2)) + shift;
             canvas.paint(left..left + width, y..y + 1, |_| colour);
         }
         for x in [left + shift, (left + width).saturating_sub(2) + shift] {
@@ -243,16 +297,15 @@ fn outline(canvas: &mut Canvas, left: usize, width: usize, bounds: &[usize]) {
     }
 }
 
-/// The numbers of the rows between `bounds`, from 1, to the right of a gutter; where rows are too low, not all of them.
-fn number(canvas: &mut Canvas, left: usize, width: usize, bounds: &[usize]) {
+/// Texts beside the rows between `bounds`, aligned to the right; if the rows are low, only some of them.
+fn name_parts(canvas: &mut Canvas, left: usize, room: usize, bounds: &[usize], texts: &[String]) {
     let (height, rows) = (bounds[bounds.len() - 1] - bounds[0], bounds.len() - 1);
-    let scale = if height > 2 * GLYPH.1 * rows { 2 } else { 1 };
-    let every = ((GLYPH.1 + 2) * rows).div_ceil(height.max(1));
-    for (i, pair) in bounds.windows(2).enumerate().step_by(every) {
-        let text = (i + 1).to_string();
-        let x = left + width - text_width(&text, scale);
-        let y = (MARGIN + (pair[0] + pair[1]) / 2).saturating_sub(scale * GLYPH.1 / 2);
-        canvas.write(&text, x, y, scale);
+    let size = (height * 2 / 3 / rows).clamp(SMALL_TEXT, TEXT);
+    let every = ((size + 3) * rows).div_ceil(height.max(1));
+    for (text, pair) in texts.iter().zip(bounds.windows(2)).step_by(every) {
+        let x = left + room.saturating_sub(width(text, size));
+        let y = (TOP + (pair[0] + pair[1]) / 2).saturating_sub(size / 2);
+        canvas.write(text, x, y, size);
     }
 }
 
@@ -292,9 +345,16 @@ mod tests {
         for (height, width, wanted) in
             [(1, 1, 256), (1, 16_384, 60), (3000, 3, 1024), (128, 64, 512), (700, 300, 700)]
         {
-            let drawing = draw(&blank(height, width), &config, &explanation);
-            assert_eq!(drawing.height, MARGIN + wanted + MARGIN, "{height}x{width}");
-            assert_eq!(drawing.pixels.len(), 3 * drawing.height * drawing.width);
+            let image = blank(height, width);
+            let agreement = vec![0.5; config.parts()];
+            for drawing in [
+                draw(&image, &config, &explanation),
+                draw_against(&image, &image, &config, &agreement),
+                draw_against(&image, &blank(64, 48), &config, &agreement),
+            ] {
+                assert_eq!(drawing.height, TOP + wanted + MARGIN, "{height}x{width}");
+                assert_eq!(drawing.pixels.len(), 3 * drawing.height * drawing.width);
+            }
         }
     }
 
@@ -317,17 +377,15 @@ mod tests {
     }
 
     #[test]
-    fn every_character_is_another() {
-        let drawn = |text: &str| {
-            let mut canvas = Canvas::new(ImageSize { height: 14, width: 12 });
-            canvas.write(text, 0, 0, 2);
-            canvas.0.pixels
+    fn parts_that_agree_are_brighter_than_others() {
+        let image = ImageSize { height: 64, width: 32 };
+        let config = VitConfig { mlp_hidden: 8, ..VitConfig::plain(image, 16, 8, 1, 1) };
+        let drawing = draw_against(&blank(64, 32), &blank(64, 32), &config, &[0.1, 0.9, 0.5, 0.3]);
+        // The middle of each part of the query, 128 pixels high.
+        let at = |part: usize| {
+            let place = (TOP + 128 * part + 64) * drawing.width + MARGIN + 128;
+            grey(drawing.pixels.as_chunks::<3>().0[place])[0]
         };
-        for (i, (one, _)) in GLYPHS.iter().enumerate() {
-            for (other, _) in &GLYPHS[..i] {
-                assert_ne!(drawn(&one.to_string()), drawn(&other.to_string()));
-            }
-        }
-        assert_eq!(drawn("7").as_chunks::<3>().0.iter().filter(|&&pixel| pixel == BLACK).count(), 4 * 11);
+        assert!(at(0) < at(3) && at(3) < at(2) && at(2) < at(1), "{:?}", [at(0), at(1), at(2), at(3)]);
     }
 }
