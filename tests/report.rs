@@ -91,7 +91,8 @@ fn flags_limit_the_page() {
     assert!(!linked.contains("data:image/jpeg"));
     assert!(linked.contains("src=\"../queries/a.png\"") && linked.contains("src=\"c.png\""), "{linked}");
     assert!(
-        linked.contains("with the lowest average precision") && linked.contains("looked for where they were")
+        linked.contains("with the lowest average precision")
+            && linked.contains("if their files are still where they were")
     );
     let without = page(&["--lists", "0", "--ignore-cameras"]);
     assert!(without.contains("There are no lists") && without.contains("cameras ignored"));
@@ -181,7 +182,7 @@ fn search_writes_a_page() {
     let shown = page(&["--images", "bounding_box_test", "--lists", "1", "--filter", "camera=2,3"]);
     assert_eq!(lists(&shown).len(), 1);
     assert_eq!(shown.matches("data:image/jpeg").count(), 4);
-    assert_eq!(shown.matches("✓ same").count() + shown.matches("✗ different").count(), 3);
+    assert_eq!(shown.matches("✓ likely the same").count() + shown.matches("✗ likely different").count(), 3);
     assert!(shown.contains("same person up to a squared distance of"));
     assert!(shown.contains(&format!("The first 1 of {queries} queries")), "{shown}");
 

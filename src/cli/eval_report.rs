@@ -1,11 +1,14 @@
 //! Writes the page of `lat-wgpu eval --html`.
 
+use super::origin;
 use crate::datasets::LabelNames;
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::ImageFolder;
 use crate::error::Result;
 use crate::images::decode::DecodeOptions;
-use crate::report::{Curve, Image, Match, RankedList, Report, Shown, Thumbnails, Verdict, Verification};
+use crate::report::{
+    Curve, Image, Match, RankedList, Report, Shown, Threshold, Thumbnails, Verdict, Verification,
+};
 use crate::retrieval::lists::Ranked;
 use crate::retrieval::metrics::{Protocol, RANKS, REPETITIONS, Scores};
 use crate::retrieval::rerank::RerankOptions;
@@ -49,6 +52,7 @@ impl Page {
         let mut facts = self.source.clone();
         facts.extend(measured(outcome, request));
         facts.push(("Images".to_string(), album.thumbnails.about()));
+        facts.extend(origin::facts(&outcome.adapter));
         let mut notes = Vec::new();
         if request.rules.protocol == Protocol::ReleasedCode {
             notes.push(format!("{INFLATED}."));
@@ -63,7 +67,10 @@ impl Page {
             notes,
             scores: figures,
             curves: curves(outcome),
-            verification: outcome.verification.as_ref().map(same_or_not),
+            verification: outcome
+                .verification
+                .as_ref()
+                .map(|report| same_or_not(report, gallery_len(outcome))),
             lists_about: about_lists(outcome, request, chosen.len()),
             lists,
         }
@@ -105,9 +112,17 @@ fn score_figures(scores: &Scores) -> Vec<(String, String)> {
     ranks.chain(means.map(|(name, share)| (name.to_string(), percent(share)))).collect()
 }
 
+/// Number of gallery images; 0 if unknown.
+fn gallery_len(outcome: &Outcome) -> usize {
+    outcome.listed.as_ref().map_or(0, |listed| listed.gallery().labels.len())
+}
+
 /// CMC curves with and without re-ranking, no longer than the gallery.
 fn curves(outcome: &Outcome) -> Vec<Curve> {
-    let gallery = outcome.listed.as_ref().map_or(usize::MAX, |listed| listed.gallery().labels.len());
+    let gallery = match gallery_len(outcome) {
+        0 => usize::MAX,
+        len => len,
+    };
     let curve = |name: &str, scores: &Scores| Curve {
         name: name.to_string(),
         shares: scores.curve[..scores.curve.len().min(gallery)].to_vec(),
@@ -118,12 +133,15 @@ fn curves(outcome: &Outcome) -> Vec<Curve> {
     }
 }
 
-fn same_or_not(report: &verification::Report) -> Verification {
-    let mut thresholds = vec![("equal error".to_string(), report.equal_error_threshold)];
+fn same_or_not(report: &verification::Report, gallery: usize) -> Verification {
+    let threshold = |name: String, distance, false_match_rate| Threshold { name, distance, false_match_rate };
+    let mut thresholds =
+        vec![threshold("equal error".to_string(), report.equal_error_threshold, report.equal_error_rate)];
     if let Some(target) = report.target
         && let Some(point) = target.reached
     {
-        thresholds.push((format!("false positives up to {}", target.wanted), point.threshold));
+        let name = format!("false positives up to {}", target.wanted);
+        thresholds.push(threshold(name, point.threshold, point.false_positive_rate));
     }
     let verification::Histogram { edges, same, different } = report.histogram.clone();
     let roc = report.roc.iter().map(|point| (point.false_positive_rate, point.true_positive_rate));
@@ -135,6 +153,7 @@ fn same_or_not(report: &verification::Report) -> Verification {
         same,
         different,
         thresholds,
+        gallery,
         roc: roc.collect(),
         equal_error_rate: report.equal_error_rate,
         found: found.map(|point| (point.wanted, point.true_positive_rate())).collect(),
@@ -222,7 +241,7 @@ fn ranked_lists(listed: &Listed, queries: &[usize], scores: &Scores, album: &mut
         for &Ranked { row, distance, is_match } in &listed.lists[query] {
             let verdict = if is_match { Verdict::Right } else { Verdict::Wrong };
             let shown = shown(gallery, row, names, album.image(&gallery.images, row, shown_in));
-            matches.push(Match { shown, distance, verdict });
+            matches.push(Match { shown, distance, verdict, errors: None });
         }
         let average_precision = scores.average_precisions[query];
         lists.push(RankedList { query: own, average_precision, matches });

@@ -50,6 +50,7 @@ mod json;
 mod keys;
 mod merge;
 mod open;
+mod origin;
 mod paths;
 mod profile;
 mod progress;

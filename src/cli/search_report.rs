@@ -1,10 +1,12 @@
 //! Writes the page of `lat-wgpu search --html`.
 
+use super::origin;
+use crate::checkpoint::Threshold;
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::{Gallery, Images};
 use crate::error::Result;
 use crate::images::decode::DecodeOptions;
-use crate::report::{Image, Match, RankedList, Report, Shown, Thumbnails, Verdict};
+use crate::report::{ExpectedErrors, Image, Match, RankedList, Report, Shown, Thumbnails, Verdict};
 use crate::tasks::search::{Found, Match as FoundMatch, Ranking};
 use std::path::PathBuf;
 
@@ -46,7 +48,11 @@ impl Page {
                     Some(false) => Verdict::Different,
                     None => Verdict::Unknown,
                 };
-                matches.push(Match { shown: shown(path, image), distance: *distance, verdict });
+                let errors = match (found.verdicts, same) {
+                    (Ok(threshold), Some(true)) => Some(ExpectedErrors::new(threshold.fpr, found.gallery)),
+                    _ => None,
+                };
+                matches.push(Match { shown: shown(path, image), distance: *distance, verdict, errors });
             }
             lists.push(RankedList { query: asked, average_precision: None, matches });
         }
@@ -57,24 +63,25 @@ impl Page {
         let mut sentences = vec![which(lists.len(), found.queries.len())];
         match found.verdicts {
             Ok(threshold) => {
-                let share = threshold.fpr;
+                let Threshold { distance, fpr } = threshold;
                 facts.push((
                     "Threshold".to_string(),
-                    format!(
-                        "same person up to a squared distance of {}, for a false positive rate up to {share}",
-                        threshold.distance
-                    ),
+                    format!("same person up to a squared distance of {distance}, for a false positive rate up to {fpr}"),
                 ));
-                sentences.push(
-                    "✓ in a solid green frame: same person by the threshold; ✗ in a dashed red frame: different person. \
-                     These are predictions."
-                        .to_string(),
-                );
+                sentences.push(format!(
+                    "✓ in a solid green frame: likely the same person, since the distance is up to the threshold; ✗ in a \
+                     dashed red frame: likely different. When the threshold was calibrated, at most a share of {fpr} of \
+                     the pairs of different persons were as near. At that rate a gallery of {} images is expected to \
+                     hold up to {:.1} images of strangers so near.",
+                    found.gallery,
+                    fpr * found.gallery as f64
+                ));
             }
             Err(why) => notes.push(format!("{why}.")),
         }
         sentences.push("The number is the squared Euclidean distance.".to_string());
         facts.push(("Images".to_string(), thumbnails.about()));
+        facts.extend(origin::facts(&found.adapter));
         let title = match &found.queries[..] {
             [Ranking { query, .. }] => format!("Search for {query}"),
             queries => format!("Search for {} images", queries.len()),

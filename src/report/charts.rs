@@ -1,30 +1,35 @@
-//! The page's curves as coordinates; `chart.html` makes SVG of them.
+//! The page's charts as coordinates; `chart.html` makes SVG of them.
 
-use super::{Curve, Report, Verification, distance_text, percent};
+use super::{Curve, Report, Threshold, Verification, distance_text, percent, rate_text, strangers_text};
 use crate::plot::{Axis, on_step, path, round_step, rounded};
 
 /// Size of a chart, in SVG's units.
 pub const WIDTH: f64 = 360.0;
 pub const HEIGHT: f64 = 250.0;
-/// Sides of the part where the lines are.
+/// Sides of the axes.
 pub const LEFT: f64 = 46.0;
 pub const RIGHT: f64 = WIDTH - 20.0;
 const TOP: f64 = 10.0;
 pub const BOTTOM: f64 = HEIGHT - 44.0;
 
-/// The k of rank-k that have a dot.
+/// The k of rank-k with a dot.
 const DOTTED: [usize; 4] = [1, 5, 10, 20];
-/// Names of the two looks of a line in the style sheet.
+/// Classes of lines in the style sheet.
 const LOOKS: [&str; 2] = ["first", "second"];
 /// The least false positive rate that is drawn: one pair in so many.
 const MOST_PAIRS: f64 = 1e6;
+/// Share of the pairs of each kind that the histogram shows; the farthest are cut off.
+const SHOWN_PAIRS: f64 = 0.999;
+/// Width of a label's character, and the least space between two labels.
+const CHARACTER: f64 = 6.5;
+const SPACE: f64 = 8.0;
 
-/// A drawing with its words and its numbers.
+/// A chart with its texts and its table.
 pub struct Chart {
     pub id: &'static str,
     pub title: String,
     pub description: String,
-    /// What stands below the lower axis.
+    /// Text below the lower axis.
     pub unit: &'static str,
     pub across: Vec<Tick>,
     pub up: Vec<Tick>,
@@ -37,13 +42,13 @@ pub struct Chart {
     pub rows: Vec<Vec<String>>,
 }
 
-/// A labelled place of an axis.
+/// A labelled place on an axis.
 pub struct Tick {
     pub at: f64,
     pub label: String,
 }
 
-/// A line, maybe with the area below it.
+/// A line, optionally with the area below it.
 pub struct Line {
     pub class: &'static str,
     pub path: String,
@@ -56,7 +61,7 @@ pub struct Dot {
     pub y: f64,
 }
 
-/// An upright line with words beside it.
+/// A vertical line with text beside it.
 pub struct Mark {
     pub x: f64,
     pub top: f64,
@@ -65,7 +70,7 @@ pub struct Mark {
     pub anchor: &'static str,
 }
 
-/// The charts for which a report has numbers.
+/// The charts for which a report has data.
 pub fn draw(report: &Report) -> Vec<Chart> {
     let curves: Vec<&Curve> = report.curves.iter().filter(|curve| !curve.shares.is_empty()).collect();
     let mut charts = Vec::new();
@@ -79,12 +84,12 @@ pub fn draw(report: &Report) -> Vec<Chart> {
     charts
 }
 
-/// An axis along the lower side.
+/// A horizontal axis along the lower side.
 fn across(from: f64, to: f64) -> Axis {
     Axis::linear((from, to), (LEFT, RIGHT))
 }
 
-/// An upright axis from 0.
+/// A vertical axis from 0.
 fn up(to: f64) -> Axis {
     Axis::linear((0.0, to), (BOTTOM, TOP))
 }
@@ -94,12 +99,25 @@ fn ticks(axis: Axis, step: f64, text: impl Fn(f64) -> String) -> Vec<Tick> {
     axis.ticks(step).into_iter().map(|(at, value)| Tick { at: rounded(at), label: text(value) }).collect()
 }
 
+/// The ticks of a horizontal axis, in order, without those whose label would touch an earlier one.
+fn clear(ticks: Vec<Tick>) -> Vec<Tick> {
+    let half = |tick: &Tick| CHARACTER * tick.label.chars().count() as f64 / 2.0;
+    let mut kept: Vec<Tick> = Vec::new();
+    for tick in ticks {
+        let touches = |other: &Tick| (tick.at - other.at).abs() < half(&tick) + half(other) + SPACE;
+        if !kept.iter().any(touches) {
+            kept.push(tick);
+        }
+    }
+    kept
+}
+
 /// Ticks at 0, 25, 50, 75 and 100 %.
 fn shares_up() -> Vec<Tick> {
     ticks(up(1.0), 0.25, |share| format!("{} %", 100.0 * share))
 }
 
-/// CMC: rank across, share of the queries up.
+/// The CMC: share of the queries by rank.
 fn matching(curves: &[&Curve]) -> Chart {
     let depth = curves.iter().map(|curve| curve.shares.len()).max().unwrap_or(1);
     let (x, y) = (across(1.0, depth as f64), up(1.0));
@@ -111,7 +129,7 @@ fn matching(curves: &[&Curve]) -> Chart {
         title: "Found among the first k (CMC)".to_string(),
         description: String::new(),
         unit: "first k of the list",
-        across: ticks.map(|k| Tick { at: x(k), label: k.to_string() }).collect(),
+        across: clear(ticks.map(|k| Tick { at: x(k), label: k.to_string() }).collect()),
         up: shares_up(),
         lines: Vec::new(),
         dots: Vec::new(),
@@ -126,9 +144,9 @@ fn matching(curves: &[&Curve]) -> Chart {
         chart.lines.push(Line { class, path: path((1..=shares.len()).map(point)), area: None });
         let dotted = DOTTED.into_iter().filter(|k| *k <= shares.len());
         chart.dots.extend(dotted.clone().map(point).map(|(x, y)| Dot { class, x, y }));
-        let told: Vec<String> = dotted.map(|k| format!("{} at {k}", percent(shares[k - 1]))).collect();
+        let values: Vec<String> = dotted.map(|k| format!("{} at {k}", percent(shares[k - 1]))).collect();
         let name = if curves.len() > 1 { name } else { "Queries with a match among the first k" };
-        sentences.push(format!("{name}: {}.", told.join(", ")));
+        sentences.push(format!("{name}: {}.", values.join(", ")));
         chart.heads.push(if curves.len() > 1 { name.to_string() } else { "queries".to_string() });
         for (row, share) in chart.rows.iter_mut().zip(shares) {
             row.push(percent(*share));
@@ -141,10 +159,23 @@ fn matching(curves: &[&Curve]) -> Chart {
     chart
 }
 
-/// Histogram: distance across, share of the pairs of a kind up; `None` without bins or pairs.
+/// The number of first bins with [`SHOWN_PAIRS`] of the pairs.
+fn shown_bins(counts: &[u64]) -> usize {
+    let wanted = SHOWN_PAIRS * counts.iter().sum::<u64>() as f64;
+    let mut sum = 0;
+    let before = counts.iter().take_while(|count| {
+        let missing = (sum as f64) < wanted;
+        sum += **count;
+        missing
+    });
+    before.count()
+}
+
+/// A histogram: share of the pairs of each kind by distance, up to the 99.9th percentile; `None` without bins or pairs.
 fn distances(verification: &Verification) -> Option<Chart> {
-    let Verification { edges, same, different, thresholds, .. } = verification;
-    let (first, last) = (f64::from(*edges.first()?), f64::from(*edges.last()?));
+    let Verification { edges, same, different, thresholds, gallery, .. } = verification;
+    let shown = shown_bins(same).max(shown_bins(different));
+    let (first, last) = (f64::from(*edges.first()?), f64::from(*edges.get(shown)?));
     let width = last - first;
     let axis = across(first, last);
     let x = |distance: f32| rounded(axis.at(f64::from(distance)));
@@ -156,7 +187,7 @@ fn distances(verification: &Verification) -> Option<Chart> {
     if width <= 0.0 || highest <= 0.0 {
         return None;
     }
-    // Room for the words at the thresholds.
+    // Room for the text at the thresholds.
     let step = round_step(100.0 * highest / 4.0);
     let percents = up((100.0 * highest / step).ceil() * step * 1.12);
     let apart = round_step(width / 6.0);
@@ -165,14 +196,25 @@ fn distances(verification: &Verification) -> Option<Chart> {
             let y = rounded(percents.at(100.0 * share(*count, counts)));
             [(x(edges[i]), y), (x(edges[i + 1]), y)]
         };
-        let bins = counts.iter().enumerate().take(edges.len() - 1);
+        let bins = counts.iter().enumerate().take(shown);
         let outline = path(bins.flat_map(bin));
         let area = Some(format!("{outline}V{BOTTOM}H{LEFT}Z"));
         Line { class, path: outline, area }
     });
-    let marks = thresholds.iter().enumerate().map(|(i, (name, distance))| {
+    // The order in which no line crosses the text of one above it.
+    let middle = (LEFT + RIGHT) / 2.0;
+    let mut sorted: Vec<&Threshold> = thresholds.iter().collect();
+    sorted.sort_by(|a, b| {
+        let key = |threshold: &Threshold| {
+            let x = x(threshold.distance);
+            if x > middle { (true, -x) } else { (false, x) }
+        };
+        let ((a_side, a), (b_side, b)) = (key(a), key(b));
+        a_side.cmp(&b_side).then(a.total_cmp(&b))
+    });
+    let marks = sorted.into_iter().enumerate().map(|(i, Threshold { name, distance, .. })| {
         let x = x(*distance);
-        let left = x > (LEFT + RIGHT) / 2.0;
+        let left = x > middle;
         Mark {
             x,
             top: TOP + 15.0 * i as f64,
@@ -181,21 +223,31 @@ fn distances(verification: &Verification) -> Option<Chart> {
             anchor: if left { "end" } else { "start" },
         }
     });
-    let told: Vec<String> =
-        thresholds.iter().map(|(name, distance)| format!("{name} at {}", distance_text(*distance))).collect();
+    let named = thresholds.iter().map(|Threshold { name, distance, false_match_rate }| {
+        format!(
+            " At {} ({name}): false-match rate {}, {} strangers expected in this gallery.",
+            distance_text(*distance),
+            rate_text(*false_match_rate),
+            strangers_text(false_match_rate * *gallery as f64),
+        )
+    });
+    let named: String = named.collect();
+    let beyond: u64 = [same, different].iter().flat_map(|counts| counts.iter().skip(shown)).sum();
+    let cut = match beyond {
+        0 => String::new(),
+        count => format!(" {count} pairs beyond the 99.9th percentile are not drawn."),
+    };
     let rows = edges.windows(2).zip(same.iter().zip(different));
     Some(Chart {
         id: "distances",
         title: "Distances of pairs".to_string(),
         description: format!(
-            "{} pairs of the same person and {} of different persons, each kind as shares of its own number. \
-             Threshold: {}.",
+            "{} pairs of the same person and {} of different persons, each kind as shares of its own number.{cut}{named}",
             same.iter().sum::<u64>(),
             different.iter().sum::<u64>(),
-            if told.is_empty() { "none".to_string() } else { told.join(", ") }
         ),
         unit: "squared distance",
-        across: ticks(axis, apart, |place| on_step(place, apart)),
+        across: clear(ticks(axis, apart, |place| on_step(place, apart))),
         up: ticks(percents, step, |level| format!("{} %", on_step(level, step))),
         lines: lines.collect(),
         dots: Vec::new(),
@@ -215,11 +267,11 @@ fn distances(verification: &Verification) -> Option<Chart> {
     })
 }
 
-/// ROC: false positive rate across, in powers of ten; true positive rate up.
+/// The ROC: true positive rate by false positive rate, which is on a logarithmic axis.
 fn operating(verification: &Verification) -> Chart {
     let Verification { different, roc, equal_error_rate, found, .. } = verification;
     let pairs = (different.iter().sum::<u64>() as f64).clamp(10.0, MOST_PAIRS);
-    // Powers of ten below 1; no pair is a smaller share than this.
+    // Powers of ten below 1. One pair is no smaller share than the last.
     let powers = pairs.log10().ceil() as i32;
     let (x, y) = (Axis::logarithmic((10f64.powi(-powers), 1.0), (LEFT, RIGHT)), up(1.0));
     let (x, y) = (|rate: f64| rounded(x.at(rate)), |share: f64| rounded(y.at(share)));
@@ -236,7 +288,9 @@ fn operating(verification: &Verification) -> Chart {
             if at.is_empty() { "not measured".to_string() } else { at.join(", ") }
         ),
         unit: "different persons taken for the same",
-        across: (0..=powers).map(|power| Tick { at: x(10f64.powi(-power)), label: label(power) }).collect(),
+        across: clear(
+            (0..=powers).map(|power| Tick { at: x(10f64.powi(-power)), label: label(power) }).collect(),
+        ),
         up: shares_up(),
         lines: vec![Line {
             class: LOOKS[0],
@@ -254,13 +308,6 @@ fn operating(verification: &Verification) -> Chart {
     }
 }
 
-/// A rate in percent, with no more decimals than it has.
-fn rate_text(rate: f64) -> String {
-    // 100 times a rate isn't exact.
-    let percent = format!("{:.10}", 100.0 * rate);
-    format!("{} %", percent.trim_end_matches('0').trim_end_matches('.'))
-}
-
 /// 10 to the power of minus `power`, in percent.
 fn share_of_power(power: i32) -> String {
     let decimals = (power - 2).max(0) as usize;
@@ -272,8 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_told_in_percent() {
-        assert_eq!([1e-2, 1e-4, 0.3, 0.05, 1.0].map(rate_text), ["1 %", "0.01 %", "30 %", "5 %", "100 %"]);
+    fn powers_of_ten_are_in_percent() {
         assert_eq!([1, 2, 3, 5].map(share_of_power), ["10 %", "1 %", "0.1 %", "0.001 %"]);
     }
 
@@ -299,7 +345,14 @@ mod tests {
             edges: vec![0.0, 1.0, 2.0],
             same: vec![3, 1],
             different: vec![0, 996],
-            thresholds: vec![("low".to_string(), 0.5), ("high".to_string(), 9.0)],
+            thresholds: [("low", 0.5, 0.0), ("high", 9.0, 1.0)]
+                .map(|(name, distance, false_match_rate)| Threshold {
+                    name: name.to_string(),
+                    distance,
+                    false_match_rate,
+                })
+                .to_vec(),
+            gallery: 1501,
             roc: vec![(0.0, 0.75), (0.01, 0.9), (1.0, 1.0)],
             equal_error_rate: 0.1,
             found: vec![(1e-9, 0.75)],
@@ -308,13 +361,49 @@ mod tests {
         assert_eq!((chart.marks[0].anchor, chart.marks[1].anchor), ("start", "end"));
         assert_eq!((chart.marks[0].x, chart.marks[1].x), (rounded(LEFT + 0.25 * (RIGHT - LEFT)), RIGHT));
         assert_eq!(chart.rows[1], ["1.0000", "2.0000", "1", "996"]);
+        let expected = "At 9.0000 (high): false-match rate 100 %, 1501 strangers expected in this gallery.";
+        assert!(chart.description.contains(expected), "{}", chart.description);
         let chart = operating(&verification);
         // 996 pairs: three powers of ten.
         let labels: Vec<&str> = chart.across.iter().map(|tick| &*tick.label).collect();
         assert_eq!(labels, ["100 %", "10 %", "1 %", "0.1 %"]);
         assert_eq!((chart.across[0].at, chart.across[3].at, chart.dots[0].x), (RIGHT, LEFT, LEFT));
         assert!(chart.lines[0].path.starts_with(&format!("M{LEFT} ")), "{}", chart.lines[0].path);
-        assert!(distances(&Verification { edges: vec![], ..verification.clone() }).is_none());
+        let empty = Verification { edges: vec![], same: vec![], different: vec![], ..verification.clone() };
+        assert!(distances(&empty).is_none());
         assert!(distances(&Verification { edges: vec![1.0; 3], ..verification }).is_none());
+    }
+
+    #[test]
+    fn labels_of_ticks_do_not_touch() {
+        for pairs in [10u64, 5_000, 250_000, 40_000_000] {
+            let verification = Verification { different: vec![pairs], ..Verification::default() };
+            let ticks = operating(&verification).across;
+            assert_eq!((ticks[0].label.as_str(), ticks[0].at), ("100 %", RIGHT));
+            for pair in ticks.windows(2) {
+                let widths = pair.iter().map(|tick| CHARACTER * tick.label.chars().count() as f64);
+                assert!(pair[0].at - pair[1].at >= widths.sum::<f64>() / 2.0 + SPACE, "{pairs} pairs");
+            }
+        }
+    }
+
+    #[test]
+    fn the_histogram_ends_at_the_99_9th_percentile() {
+        let verification = Verification {
+            edges: (0..=10).map(|edge| edge as f32).collect(),
+            same: vec![500, 500, 0, 0, 0, 0, 0, 0, 0, 0],
+            different: vec![0, 0, 5000, 4995, 0, 0, 0, 0, 0, 5],
+            ..Verification::default()
+        };
+        let chart = distances(&verification).unwrap();
+        let last = chart.across.last().unwrap();
+        assert_eq!((last.label.as_str(), last.at), ("4", RIGHT));
+        assert!(chart.description.contains(" 5 pairs beyond the 99.9th percentile"), "{}", chart.description);
+        // The table has all bins.
+        assert_eq!(chart.rows.len(), 10);
+        let near = Verification { different: vec![10; 10], ..verification };
+        let chart = distances(&near).unwrap();
+        assert_eq!(chart.across.last().unwrap().label, "10");
+        assert!(!chart.description.contains("percentile"), "{}", chart.description);
     }
 }

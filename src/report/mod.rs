@@ -1,8 +1,7 @@
-//! One page to look at: scores, curves and ranked lists in a single HTML file.
+//! Reports: scores, charts and ranked lists in a single HTML file.
 //!
-//! Plain data in, HTML out. The page works from a folder as from a server, loads nothing from elsewhere, and runs no
-//! code but its own, which its content security policy names by hash: texts and file names that come from outside are
-//! escaped by the templates and could do nothing even if they weren't.
+//! The page works from a folder and from a server and loads nothing from elsewhere. Templates escape every text and file
+//! name. The content security policy names the page's own script and style by hash, so no other could run.
 
 mod charts;
 mod thumbnails;
@@ -19,38 +18,49 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// What the page shows; whatever is empty is left out.
+/// Contents of the page; empty ones are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
     /// Heading of the page.
     pub title: String,
-    /// What was measured, in lines of a name and its value.
+    /// Names and values: sources, settings, origin of the page.
     pub facts: Vec<(String, String)>,
-    /// What the reader must know before the figures.
+    /// Warnings above the scores.
     pub notes: Vec<String>,
-    /// Names of figures and the figures.
+    /// Names and values of scores.
     pub scores: Vec<(String, String)>,
     /// Cumulative matching characteristics, at most two.
     pub curves: Vec<Curve>,
-    /// Same person or not, by distance alone.
+    /// Results of verification.
     pub verification: Option<Verification>,
-    /// What the lists are, in sentences.
+    /// Paragraphs about the lists.
     pub lists_about: Vec<String>,
-    /// The ranked lists, in the page's own order. If they have an average precision, that is the worst first.
+    /// The ranked lists: by ascending average precision, or without one in the order of the queries.
     pub lists: Vec<RankedList>,
 }
 
 /// A cumulative matching characteristic.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
-    /// What it is called beside another one.
+    /// Name in the legend.
     pub name: String,
     /// At k - 1: the share of queries with a match among the first k.
     pub shares: Vec<f64>,
 }
 
-/// How well a distance tells the same person from others.
+/// A distance up to which two images are taken for the same person.
 #[derive(Debug, Clone, PartialEq)]
+pub struct Threshold {
+    /// The rule by which it was chosen.
+    pub name: String,
+    /// Squared Euclidean distance.
+    pub distance: f32,
+    /// Share of the pairs of different persons that are as near.
+    pub false_match_rate: f64,
+}
+
+/// Results of verification.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Verification {
     /// Bin i of the histogram is from `edges[i]` to `edges[i + 1]`.
     pub edges: Vec<f32>,
@@ -58,48 +68,50 @@ pub struct Verification {
     pub same: Vec<u64>,
     /// Pairs of different persons in each bin.
     pub different: Vec<u64>,
-    /// Distances that are drawn as thresholds, with their names.
-    pub thresholds: Vec<(String, f32)>,
+    /// Thresholds to draw.
+    pub thresholds: Vec<Threshold>,
+    /// Number of gallery images.
+    pub gallery: usize,
     /// Points of the receiver operating characteristic: (false positive rate, true positive rate), both ascending.
     pub roc: Vec<(f64, f64)>,
-    /// Where false positives and misses are equally many.
+    /// The false positive rate that equals the rate of misses.
     pub equal_error_rate: f64,
-    /// True positive rates at false positive rates that are of interest: (false, true).
+    /// Chosen points: (false positive rate, true positive rate).
     pub found: Vec<(f64, f64)>,
 }
 
 /// A query and its nearest gallery images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RankedList {
-    /// What was looked for.
+    /// The query.
     pub query: Shown,
-    /// Its score, a fraction of 1, where the truth is known.
+    /// Average precision from 0 to 1, where the labels are known.
     pub average_precision: Option<f64>,
     /// Nearest first.
     pub matches: Vec<Match>,
 }
 
-/// An image with what is known about it.
+/// An image with its labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
-    /// What it is called: its path.
+    /// Its path.
     pub name: String,
-    /// Where it comes from.
+    /// The image itself.
     pub image: Image,
-    /// Whom it shows, if that is known.
+    /// The person, if known.
     pub person: Option<String>,
-    /// Which camera took it, if that is known.
+    /// The camera, if known.
     pub camera: Option<String>,
 }
 
-/// How an image comes into the page; [`Thumbnails`] makes them.
+/// An image in the page, made by [`Thumbnails`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Image {
     /// A `data:` URI.
     Embedded(String),
-    /// A URL, as a rule relative to the page's folder.
+    /// A URL, usually relative to the page's folder.
     Linked(String),
-    /// Why there is none.
+    /// The reason why there is none.
     Missing(String),
 }
 
@@ -108,24 +120,50 @@ pub enum Image {
 pub struct Match {
     /// The gallery image.
     pub shown: Shown,
-    /// How far it is from the query.
+    /// Squared Euclidean distance to the query.
     pub distance: f32,
-    /// What is said about it.
+    /// By labels or by a threshold.
     pub verdict: Verdict,
+    /// Errors to expect at this distance, where a calibrated threshold limits them.
+    pub errors: Option<ExpectedErrors>,
 }
 
-/// What is said about a place of a ranked list.
+/// Largest share and number of wrong matches as near as a match.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExpectedErrors {
+    /// Share of the pairs of different persons that are as near.
+    pub false_match_rate: f64,
+    /// Expected number of gallery images of strangers that are as near.
+    pub strangers: f64,
+}
+
+impl ExpectedErrors {
+    /// At a false-match rate in a gallery of so many images.
+    pub fn new(false_match_rate: f64, gallery: usize) -> ExpectedErrors {
+        ExpectedErrors { false_match_rate, strangers: false_match_rate * gallery as f64 }
+    }
+
+    fn rate(&self) -> String {
+        rate_text(self.false_match_rate)
+    }
+
+    fn count(&self) -> String {
+        strangers_text(self.strangers)
+    }
+}
+
+/// The judgement on a match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It shows the query's person: by the labels.
     Right,
     /// It shows somebody else: by the labels.
     Wrong,
-    /// It is taken for the query's person: by a threshold.
+    /// Its distance is up to the threshold: likely the query's person.
     Same,
-    /// It is taken for somebody else: by a threshold.
+    /// Its distance is above the threshold: likely somebody else.
     Different,
-    /// Nothing tells.
+    /// There are neither labels nor a threshold.
     Unknown,
 }
 
@@ -134,8 +172,8 @@ impl Verdict {
         match self {
             Verdict::Right => "right",
             Verdict::Wrong => "wrong",
-            Verdict::Same => "same",
-            Verdict::Different => "different",
+            Verdict::Same => "likely the same",
+            Verdict::Different => "likely different",
             Verdict::Unknown => "",
         }
     }
@@ -148,7 +186,7 @@ impl Verdict {
         }
     }
 
-    /// Its name in the style sheet.
+    /// Class in the style sheet.
     fn class(self) -> &'static str {
         match self {
             Verdict::Right | Verdict::Same => "right",
@@ -159,9 +197,9 @@ impl Verdict {
 }
 
 impl RankedList {
-    /// What the order goes by: the greater, the better.
+    /// The key of the order; the best list has the greatest.
     fn score(&self) -> f64 {
-        // A list without places stands behind all others.
+        // A list without matches comes last.
         let nearest = self.matches.first().map_or(f64::from(f32::MAX), |place| f64::from(place.distance));
         self.average_precision.unwrap_or(-nearest)
     }
@@ -177,20 +215,36 @@ impl Match {
     }
 }
 
-/// A distance as the page writes it: four decimals, more where those would leave fewer than three digits of it.
+/// A distance with four decimals, or with three significant digits if those are more.
 fn distance_text(distance: f32) -> String {
-    // Rounding can leave a little less than 0.
+    // Rounding can make a distance slightly negative.
     let distance = if distance > 0.0 { distance } else { 0.0 };
     let decimals = if distance > 0.0 { (2.0 - distance.log10().floor()).clamp(4.0, 12.0) } else { 4.0 };
     format!("{distance:.0$}", decimals as usize)
 }
 
-/// A share as the page writes it.
+/// A rate in percent, with no more decimals than it has.
+fn rate_text(rate: f64) -> String {
+    let percent = 100.0 * rate;
+    // Three significant digits; 100 times a rate isn't exact.
+    let decimals = if percent > 0.0 { (2.0 - percent.log10().floor()).clamp(0.0, 10.0) } else { 0.0 };
+    let text = format!("{percent:.0$}", decimals as usize);
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text} %")
+}
+
+/// An expected number: two significant digits below 10, none after the point above.
+fn strangers_text(count: f64) -> String {
+    let decimals = if count > 0.0 { (1.0 - count.log10().floor()).clamp(0.0, 4.0) } else { 0.0 };
+    format!("{count:.0$}", decimals as usize)
+}
+
+/// A share with two decimals of a percent.
 fn percent(share: f64) -> String {
     format!("{:.2}\u{a0}%", 100.0 * share)
 }
 
-/// A choice of which lists are seen.
+/// A field that filters the lists.
 struct Filter {
     id: &'static str,
     label: &'static str,
@@ -198,7 +252,7 @@ struct Filter {
 }
 
 impl Filter {
-    /// The different values in order, numbers by their size; `None` if there is no choice.
+    /// All values in order, numbers by size; `None` if there are fewer than two.
     fn new<'a>(
         id: &'static str,
         label: &'static str,
@@ -221,6 +275,8 @@ struct Page<'a> {
     charts: Vec<Chart>,
     /// (value, name)
     orders: &'static [(&'static str, &'static str)],
+    /// Words for lists at the two ends of the order.
+    ends: (&'static str, &'static str),
     filters: Vec<Filter>,
     links_images: bool,
 }
@@ -231,7 +287,7 @@ impl Report {
     /// # Errors
     /// `Data` if a template can't be filled.
     pub fn to_html(&self) -> Result<String> {
-        // Browsers read line ends as \n, whatever a checkout makes of them; the hashes must be those of what they read.
+        // Browsers hash line ends as \n, whatever the checkout has.
         let [style, script] = [
             concat!(include_str!("../plot/colours.css"), "\n", include_str!("page.css")),
             include_str!("page.js"),
@@ -244,15 +300,27 @@ impl Report {
             hash(&style),
             hash(&script)
         );
-        let orders: &[_] = if self.lists.iter().any(|list| list.average_precision.is_some()) {
-            &[("page", "worst first"), ("best", "best first"), ("name", "by name")]
+        let (orders, ends): (&[_], _) = if self.lists.iter().any(|list| list.average_precision.is_some()) {
+            (
+                &[
+                    ("ends", "three best, three worst"),
+                    ("best", "best first"),
+                    ("worst", "worst first"),
+                    ("name", "by name"),
+                ],
+                ("best", "worst"),
+            )
         } else {
-            &[
-                ("page", "as asked"),
-                ("best", "nearest first"),
-                ("worst", "farthest first"),
-                ("name", "by name"),
-            ]
+            (
+                &[
+                    ("ends", "three nearest, three farthest"),
+                    ("page", "as asked"),
+                    ("best", "nearest first"),
+                    ("worst", "farthest first"),
+                    ("name", "by name"),
+                ],
+                ("nearest", "farthest"),
+            )
         };
         let queries = || self.lists.iter().map(|list| &list.query);
         let places = || self.lists.iter().flat_map(|list| &list.matches).map(|place| &place.shown);
@@ -269,13 +337,14 @@ impl Report {
             script,
             charts: charts::draw(self),
             orders,
+            ends,
             filters: filters.into_iter().flatten().collect(),
             links_images,
         };
         page.render().map_err(|error| Error::Data(format!("the report can't be written: {error}")))
     }
 
-    /// Writes the page into a file, which takes its name only when it is complete.
+    /// Writes the page into a file atomically.
     ///
     /// # Errors
     /// `Io` where it can't be written, and as [`Self::to_html`].

@@ -1,11 +1,11 @@
-//! The page as text: nothing from outside becomes markup, every element is closed, nothing is needed.
+//! Tests of the page as text: no text becomes markup, and every element is closed.
 
 use super::*;
 
-/// Elements that have no end tag.
+/// Elements without an end tag.
 const VOID: [&str; 4] = ["meta", "img", "input", "br"];
 
-/// Fails unless every element is closed in its turn; returns the names of all start tags.
+/// Fails unless elements are closed in order; returns the names of all start tags.
 fn check(html: &str) -> Vec<String> {
     let html = html.strip_prefix("<!doctype html>").unwrap();
     let mut open: Vec<String> = Vec::new();
@@ -47,7 +47,7 @@ fn shown(name: &str, person: Option<&str>, camera: Option<&str>) -> Shown {
 }
 
 fn place(name: &str, verdict: Verdict) -> Match {
-    Match { shown: shown(name, Some("2"), Some("3")), distance: 0.25, verdict }
+    Match { shown: shown(name, Some("2"), Some("3")), distance: 0.25, verdict, errors: None }
 }
 
 fn full(name: &str) -> Report {
@@ -65,7 +65,8 @@ fn full(name: &str) -> Report {
             edges: vec![0.0, 1.0, 2.0],
             same: vec![1, 0],
             different: vec![1, 2],
-            thresholds: vec![(name.to_string(), 0.5)],
+            thresholds: vec![Threshold { name: name.to_string(), distance: 0.5, false_match_rate: 0.1 }],
+            gallery: 5,
             roc: vec![(0.3, 1.0), (1.0, 1.0)],
             equal_error_rate: 0.3,
             found: vec![(0.01, 0.0)],
@@ -118,7 +119,7 @@ fn what_comes_from_outside_stays_text() {
         "{{ report.title }} {% if %}",
     ] {
         let html = full(name).to_html().unwrap();
-        // The same elements, whatever the name is.
+        // The elements do not depend on the name.
         assert_eq!(check(&html), tags, "{name}");
         let escaped = name
             .replace('&', "&#38;")
@@ -139,7 +140,7 @@ fn what_comes_from_outside_stays_text() {
         ] {
             assert!(html.contains(&place), "{place}");
         }
-        // The style and the script are the page's own, as the policy has them.
+        // Style and script are those in the policy.
         assert_eq!(html.split("<script>").count(), 2, "{name}");
         let policy =
             |html: &str| html.lines().find(|line| line.contains("Security-Policy")).unwrap().to_string();
@@ -157,7 +158,7 @@ fn the_policy_has_the_hashes_of_what_is_there() {
         assert!(html.contains(&format!("{name}-src &#39;sha256-{hash}&#39;")), "{name}");
     }
     assert!(html.contains("default-src &#39;none&#39;"));
-    // Nothing that a policy without 'unsafe-inline' would stop, and nothing from elsewhere.
+    // The page needs no 'unsafe-inline' and loads nothing from elsewhere.
     for word in [" style=", " onclick=", "http://", "https://", "//cdn"] {
         assert!(!html.contains(word), "{word}");
     }
@@ -173,15 +174,15 @@ fn verdicts_are_words_signs_and_classes() {
     for (class, words) in [
         ("right", "✓ right"),
         ("wrong", "✗ wrong"),
-        ("right", "✓ same"),
-        ("wrong", "✗ different"),
+        ("right", "✓ likely the same"),
+        ("wrong", "✗ likely different"),
         ("unknown", ""),
     ] {
         assert!(html.contains(&format!("<li class=\"{class}\" data-camera=\"3\">")), "{class}");
         assert!(html.contains(&format!("<p class=\"verdict\">{words}")), "{words}");
     }
     assert!(html.contains("data-score=\"-0.25\"") && html.contains("nearest first"));
-    // One person, one camera: nothing to choose.
+    // One person and one camera leave no choice.
     assert!(!html.contains("id=\"person\"") && !html.contains("id=\"shown-camera\""));
 }
 
@@ -214,6 +215,31 @@ fn headings_go_down_one_step_at_a_time() {
         .collect();
     assert_eq!(levels[0], 1);
     assert!(levels.windows(2).all(|pair| pair[1] <= pair[0] + 1 && pair[1] > 1), "{levels:?}");
+}
+
+#[test]
+fn errors_are_expected_only_where_a_threshold_is_calibrated() {
+    let page = |errors| {
+        let matches = vec![Match { errors, ..place("a.jpg", Verdict::Same) }];
+        let list = RankedList { query: shown("q.jpg", None, None), average_precision: None, matches };
+        Report { lists: vec![list], ..Report::default() }.to_html().unwrap()
+    };
+    let html = page(Some(ExpectedErrors::new(1e-3, 1501)));
+    check(&html);
+    assert!(
+        html.contains("false-match rate ≤ 0.1 %") && html.contains("strangers so near: ≤ 1.5<"),
+        "{html}"
+    );
+    assert!(!page(None).contains("false-match"));
+}
+
+#[test]
+fn rates_and_expected_numbers_have_the_digits_they_need() {
+    assert_eq!(
+        [1e-2, 1e-4, 0.3, 0.05, 1.0, 0.0, 1.0 / 3.0].map(rate_text),
+        ["1 %", "0.01 %", "30 %", "5 %", "100 %", "0 %", "33.3 %"]
+    );
+    assert_eq!([0.0, 0.0123, 1.501, 15.4, 1501.0].map(strangers_text), ["0", "0.012", "1.5", "15", "1501"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Images for the page: small copies inside it while there is room, then links to the files.
+//! Images for the page: small copies inside it up to a limit, then links to the files.
 
 use super::Image;
 use crate::error::{Error, Result};
@@ -11,10 +11,10 @@ use image::codecs::jpeg::JpegEncoder;
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
-/// Bytes of thumbnails in a page, unless told.
+/// Default limit of the thumbnails in a page, in bytes.
 pub const DEFAULT_LIMIT: u64 = 8 << 20;
 
-/// Largest thumbnail: persons are about twice as high as wide.
+/// Size of the largest thumbnail. Persons are about twice as high as wide.
 const MOST_WIDTH: usize = 64;
 const MOST_HEIGHT: usize = 160;
 /// JPEG quality, of 100.
@@ -22,15 +22,15 @@ const QUALITY: u8 = 82;
 
 /// Makes the images of one page.
 pub struct Thumbnails {
-    /// The page's folder, without links.
+    /// The page's folder, with links resolved.
     folder: PathBuf,
     decode: DecodeOptions,
     limit: u64,
-    /// Bytes of all that were embedded, as often as they are.
+    /// Bytes of all embedded images, repetitions included.
     used: u64,
-    /// Whether there was no room for one: no later one is embedded, even if it is smaller.
+    /// True once an image exceeded the limit. No later image is embedded.
     full: bool,
-    /// What was made of a file: gallery images come in many lists.
+    /// Images by file, since gallery images appear in many lists.
     made: HashMap<PathBuf, Image>,
     embedded: usize,
     linked: usize,
@@ -41,7 +41,7 @@ impl Thumbnails {
     /// For a page that will be written to `target`, with at most `limit` bytes of images inside.
     ///
     /// # Errors
-    /// `Io` if the folder of `target` isn't there.
+    /// `Io` if the folder of `target` doesn't exist.
     pub fn new(target: &Path, limit: u64, decode: DecodeOptions) -> Result<Thumbnails> {
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new(".")).canonicalize().map_err(Error::io("create", target))?;
@@ -58,7 +58,7 @@ impl Thumbnails {
         })
     }
 
-    /// An image for the page. A file that is no image becomes [`Image::Missing`] with the reason.
+    /// Makes an image for the page: [`Image::Missing`] with the reason if the file is no image.
     pub fn image(&mut self, file: &Path) -> Image {
         let image = self.embed(file).unwrap_or_else(|| self.link(file));
         match image {
@@ -69,7 +69,7 @@ impl Thumbnails {
         image
     }
 
-    /// A small copy; `None` if there is no room for it.
+    /// A small copy; `None` if it exceeds the limit.
     fn embed(&mut self, file: &Path) -> Option<Image> {
         if self.full {
             return None;
@@ -99,7 +99,7 @@ impl Thumbnails {
         }
     }
 
-    /// How the images came into the page, in words.
+    /// Numbers of embedded, linked and missing images, as text.
     pub fn about(&self) -> String {
         let mut parts = Vec::new();
         if self.embedded > 0 {
@@ -124,7 +124,7 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// A small JPEG as a `data:` URI, or why there is none.
+/// A small JPEG as a `data:` URI, or the reason why there is none.
 fn thumbnail(file: &Path, options: DecodeOptions) -> std::result::Result<Image, String> {
     let image = decode::read(file, options).map_err(|error| match error {
         Error::Image { reason, .. } => reason,
@@ -138,7 +138,7 @@ fn thumbnail(file: &Path, options: DecodeOptions) -> std::result::Result<Image, 
     Ok(Image::Embedded(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes))))
 }
 
-/// The size of an image's thumbnail: its own shape, never larger than itself.
+/// The size of an image's thumbnail, with the image's shape and at most its size.
 fn fitting(image: &Rgb) -> ImageSize {
     let (height, width) = (image.height as f64, image.width as f64);
     let scale = (MOST_WIDTH as f64 / width).min(MOST_HEIGHT as f64 / height).min(1.0);
@@ -146,7 +146,7 @@ fn fitting(image: &Rgb) -> ImageSize {
     ImageSize { height: side(height), width: side(width) }
 }
 
-/// A file as a relative URL from a folder, both absolute and without links; `None` if they have no folder in common.
+/// A file as a relative URL from a folder, both absolute with links resolved; `None` without a common folder.
 fn relative(folder: &Path, file: &Path) -> Option<String> {
     let (from, to): (Vec<Component>, Vec<Component>) =
         (folder.components().collect(), file.components().collect());
@@ -159,7 +159,7 @@ fn relative(folder: &Path, file: &Path) -> Option<String> {
     Some(back.chain(down).collect::<Vec<String>>().join("/"))
 }
 
-/// One step of a path in a URL: all but RFC 3986's unreserved characters as %XX, so that no name has a meaning.
+/// One component of a path in a URL: all but RFC 3986's unreserved characters as %XX.
 fn percent_encoded(name: &[u8]) -> String {
     let mut encoded = String::new();
     for &byte in name {

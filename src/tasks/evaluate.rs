@@ -254,6 +254,8 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
 pub struct Outcome {
     /// Name of the data set, or of the queries' file.
     pub name: String,
+    /// Name of the adapter.
+    pub adapter: String,
     /// Scores without re-ranking.
     pub plain: Scores,
     /// Scores with re-ranking, if requested.
@@ -474,7 +476,18 @@ pub fn evaluate(
         label_names: set.label_names.clone(),
     });
     let (name, left_out) = (set.name.clone(), set.left_out.clone());
-    Ok(Outcome { name, plain, reranked, verification, queries, gallery, left_out, listed, overlap: None })
+    Ok(Outcome {
+        name,
+        adapter: context.adapter.name.clone(),
+        plain,
+        reranked,
+        verification,
+        queries,
+        gallery,
+        left_out,
+        listed,
+        overlap: None,
+    })
 }
 
 /// Stores an outcome's distance threshold in the model's file.

@@ -64,7 +64,7 @@ pub fn search(
         }
         let mut neighbours = Neighbours::new(context, &embeddings, selected, memory)?;
         let step = neighbours.tiles().queries;
-        let mut found = Found::new(verdicts, selected);
+        let mut found = Found::new(verdicts, selected, context);
         for start in (0..embeddings.len()).step_by(step) {
             observer.check("nothing was written")?;
             let range = start..(start + step).min(embeddings.len());
@@ -82,6 +82,7 @@ pub fn search(
 
 /// Searches a gallery for one image at a time. Network and gallery stay on the adapter.
 pub struct Searcher<'s> {
+    context: &'s Context,
     embedder: Embedder<&'s Context>,
     neighbours: Neighbours<'s>,
     query: &'s Query,
@@ -138,7 +139,7 @@ impl<'s> Searcher<'s> {
         let embedder = Embedder::new(context, request.network, Some(1), memory)?;
         let left = memory.saturating_sub(embedder.need().bytes(1));
         let neighbours = Neighbours::new(context, query, selected, left)?;
-        let mut searcher = Searcher { embedder, neighbours, query, gallery, selected, request };
+        let mut searcher = Searcher { context, embedder, neighbours, query, gallery, selected, request };
         // A search without an image uploads the gallery, and finds unreadable files before the first query.
         searcher.nearest(request.top)?;
         Ok(searcher)
@@ -156,7 +157,7 @@ impl<'s> Searcher<'s> {
             None => embedding,
         });
         let list = self.nearest(top)?;
-        let mut found = Found::new(*verdicts, self.selected);
+        let mut found = Found::new(*verdicts, self.selected, self.context);
         found.add(name, Path::new(""), &list, self.gallery, self.selected);
         Ok(found)
     }
@@ -231,6 +232,8 @@ pub struct Found {
     pub verdicts: Verdicts,
     /// Files among the queries that are no images.
     pub left_out: LeftOut,
+    /// Name of the adapter.
+    pub adapter: String,
     /// Number of images searched.
     pub gallery: usize,
     /// One list per query.
@@ -268,8 +271,14 @@ pub struct Match {
 }
 
 impl Found {
-    fn new(verdicts: Verdicts, selected: &Selected<'_>) -> Found {
-        Found { verdicts, left_out: LeftOut::default(), gallery: selected.len(), queries: Vec::new() }
+    fn new(verdicts: Verdicts, selected: &Selected<'_>, context: &Context) -> Found {
+        Found {
+            verdicts,
+            left_out: LeftOut::default(),
+            adapter: context.adapter.name.clone(),
+            gallery: selected.len(),
+            queries: Vec::new(),
+        }
     }
 
     fn add(

@@ -1,4 +1,4 @@
-// The reports of `lat-wgpu eval --html` and `lat-wgpu search --html`, of drawn figures and one image with a hostile name,
+// The reports of `lat-wgpu eval --html` and `lat-wgpu search --html`, of synthetic images and one with a hostile name,
 // in headless Chromium.
 //
 //   node tools/browser/report.mjs PROGRAM
@@ -21,7 +21,7 @@ const nothingElse = /^(file|data):/;
 const folder = mkdtempSync(join(tmpdir(), "report-"));
 const run = (...words) => execFileSync(program, words, { cwd: folder, stdio: ["ignore", "ignore", "pipe"] });
 
-/** Draws figures and lists them in a table, one query a second time under the hostile name. */
+/** Makes synthetic images and a table of them, with one query a second time under the hostile name. */
 function drawFigures() {
     run("synth", "figures", "--persons", "10", "--cameras", "3", "--images", "2");
     const rows = ["path,person,camera,split"];
@@ -41,7 +41,7 @@ function drawFigures() {
 const network = ["--model", model, "--heads", "2"];
 const evaluate = (...more) => run("eval", ...network, "--data", "set.csv", "--fpr", "0.05", ...more);
 
-/** Finds the figure with the hostile name, and it alone, among the gallery's. */
+/** Searches the gallery for the image with the hostile name. */
 function search() {
     run("embed", ...network, "figures/bounding_box_test", "--out", "gallery.npy");
     const words = ["--gallery", "gallery.npy", "--images", "figures/bounding_box_test", "--html", "search.html"];
@@ -49,7 +49,7 @@ function search() {
 }
 const url = (name) => pathToFileURL(join(folder, name)).href;
 
-/** What is seen of the lists. */
+/** The visible lists. */
 const lists = (page) => page.evaluate(() => ({
     count: document.getElementById("count").textContent,
     visible: [...document.querySelectorAll("article")].filter((list) => !list.hidden).map((list) => ({
@@ -63,7 +63,7 @@ const lists = (page) => page.evaluate(() => ({
 
 const sorted = (lists, sign) => lists.every(({ score }, i) => i === 0 || sign * (score - lists[i - 1].score) >= 0);
 
-/** Waits until the number of lists is told as `wanted`, and returns the lists. */
+/** Waits until the count of lists matches `wanted`, and returns the lists. */
 async function counted(page, wanted) {
     const pattern = wanted.source;
     await page.waitForFunction((text) => new RegExp(text).test(document.getElementById("count").textContent), { timeout: 5000 }, pattern);
@@ -73,8 +73,22 @@ async function counted(page, wanted) {
 async function showsEverything(page) {
     assert.equal(await page.title(), "Evaluation of set.csv");
     const { visible, count } = await lists(page);
-    assert.equal(count, `${visible.length} of ${visible.length} lists`);
-    assert.ok(visible.length > 10 && sorted(visible, 1), "worst first");
+    assert.ok(/^6 of \d\d lists$/.test(count), count);
+    assert.ok(visible.length === 6 && sorted(visible, -1), "three best, three worst");
+    assert.ok(visible[2].score > visible[3].score, "the best and the worst differ");
+    const ends = await page.$$eval("article:not([hidden]) .end", (ends) => ends.map((end) => end.textContent));
+    assert.deepEqual(ends, ["best", "best", "best", "worst", "worst", "worst"]);
+    const facts = await page.$eval(".facts", (facts) => facts.textContent);
+    for (const fact of [/Made\s*\d{4}-\d\d-\d\d \d\d:\d\d UTC by lat-wgpu \d/, /Adapter\s*\S/, /Command\s*lat-wgpu eval --model/]) {
+        assert.match(facts, fact);
+    }
+    // No labels below an axis touch.
+    const gaps = await page.$$eval("figure.chart > svg", (charts) => charts.flatMap((chart) => {
+        const boxes = [...chart.querySelectorAll(".tick + text")].map((text) => text.getBoundingClientRect());
+        boxes.sort((a, b) => a.left - b.left);
+        return boxes.slice(1).map((box, i) => box.left - boxes[i].right);
+    }));
+    assert.ok(gaps.length > 5 && Math.min(...gaps) > 1, `gaps of ${gaps}`);
     assert.equal((await page.$$("figure.chart > svg")).length, 3);
     const broken = await page.$$eval("img", (images) => images.filter((img) => !img.complete || img.naturalWidth === 0).length);
     assert.equal(broken, 0, "images that don't show");
@@ -84,18 +98,19 @@ async function showsEverything(page) {
         assert.deepEqual(seen, [`${sign} ${verdict}`, style]);
     }
     // The name is text in every place, and the page's scripts are its own.
-    assert.ok(visible.some(({ name }) => name === hostile), "the hostile name is a heading");
+    const headings = await page.$$eval("h3", (headings) => headings.map((heading) => heading.textContent));
+    assert.ok(headings.includes(hostile), "the hostile name is a heading");
     assert.ok(await page.$$eval("img", (images, name) => images.some((img) => img.alt === name), hostile));
     assert.equal((await page.$$("script")).length, 1);
 }
 
 async function worksByKeyboard(page) {
-    const all = (await lists(page)).visible.length;
     await tabTo(page, "order");
     await page.keyboard.press("ArrowDown");
-    assert.ok(sorted((await lists(page)).visible, -1), "best first");
-    await page.keyboard.press("ArrowUp");
-    assert.ok(sorted((await lists(page)).visible, 1), "worst first again");
+    const all = (await lists(page)).visible.length;
+    assert.ok(all > 10 && sorted((await lists(page)).visible, -1), "best first");
+    await page.keyboard.press("ArrowDown");
+    assert.ok(sorted((await lists(page)).visible, 1), "worst first");
 
     await tabTo(page, "person");
     await page.keyboard.press("ArrowDown");
@@ -122,9 +137,9 @@ async function worksByKeyboard(page) {
 
     await page.keyboard.press("Tab");
     await page.keyboard.press("Enter");
-    const again = await counted(page, new RegExp(`^${all} of`));
-    assert.ok(sorted(again.visible, 1) && !(await nameIsSeen()));
-    assert.deepEqual(await page.$$eval("select", (fields) => fields.map((field) => field.value)), ["page", "", "", ""]);
+    const again = await counted(page, /^6 of/);
+    assert.ok(sorted(again.visible, -1) && !(await nameIsSeen()));
+    assert.deepEqual(await page.$$eval("select", (fields) => fields.map((field) => field.value)), ["ends", "", "", ""]);
 
     await page.focus("#operating summary");
     await page.keyboard.press("Enter");
@@ -186,6 +201,7 @@ try {
         });
         await withPage(browser, url("other place/linked.html"), { allowed: nothingElse }, async (page) => {
             assert.equal((await page.$$("img[src^=data]")).length, 0);
+            await page.select("#order", "best");
             const loaded = (img) => img.scrollIntoView() || img.decode().then(() => img.naturalWidth > 0);
             const image = await page.evaluateHandle((name) => [...document.images].find((img) => img.alt === name), hostile);
             assert.ok(await image.evaluate(loaded), "a linked image under the hostile name");

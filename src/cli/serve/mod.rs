@@ -1,7 +1,7 @@
 //! `lat-wgpu serve`: search as a page and as a small JSON API.
 //!
-//! The adapter has one owner, the thread that runs the command: it takes images from a bounded queue, one at a time. A
-//! second thread speaks HTTP ([`http`]) over a limited number of connections ([`connections`]) and never waits for the
+//! The thread that runs the command owns the adapter. It takes images from a bounded queue, one at a time. A second
+//! thread speaks HTTP ([`http`]) over a limited number of connections ([`connections`]) and never waits for the
 //! adapter.
 
 mod connections;
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use tokio::sync::mpsc;
 
-/// What the posted image is called in an answer: it comes without a name.
+/// Name of the posted image in an answer: the request has none.
 const POSTED: &str = "picture";
 
 /// `lat-wgpu serve`.
@@ -71,7 +71,7 @@ pub struct ServeArguments {
 }
 
 pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
-    // Everything that can be wrong on the host is found before the adapter is touched.
+    // Errors on the host are found before the adapter is opened.
     let place = format!("{}:{}", arguments.host, arguments.port);
     let listener = TcpListener::bind((arguments.host.as_str(), arguments.port)).map_err(|reason| {
         let hint = match reason.kind() {
@@ -87,7 +87,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     let gallery = Arc::new(gallery);
     let kept = gallery.filtered(&arguments.filter)?;
     let selected = Selected::new(&*gallery, kept.clone());
-    // Others see images only where the user says which.
+    // Other machines see images only with --images.
     let images = match &arguments.images {
         None if !address.ip().is_loopback() => None,
         folder => gallery.images(folder.as_deref())?,
@@ -140,6 +140,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
                     "model": model,
                     "adapter": context.adapter.name,
                     "threshold": verdicts.ok().map(|threshold| threshold.distance),
+                    "false_match_rate": verdicts.ok().map(|threshold| threshold.fpr),
                     "images": site.images.is_some(),
                     "top": request.top,
                 });
