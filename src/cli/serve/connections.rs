@@ -1,8 +1,8 @@
-//! The connections of the server: how many there may be, and how long each may take over what.
+//! Limits on the number of connections and on the time of each.
 //!
-//! A connection waits for a complete header, or is busy with a request. One that waits is closed when its time is over,
-//! or when all places are taken, another one asks, and it is the one that has waited longest. Where all are busy, the
-//! next one waits in the operating system's queue until one of them is done.
+//! A connection either waits for a complete header or is busy with a request. A waiting connection is closed when its
+//! time is over. If all places are taken and another client connects, the connection that has waited longest is closed.
+//! If all connections are busy, the client waits in the operating system's queue.
 
 use axum::Router;
 use hyper::body::Incoming;
@@ -22,30 +22,30 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// Most connections, however many descriptors there may be.
+/// Largest number of connections, whatever the limit of descriptors.
 const MOST: u64 = 256;
-/// Descriptors that are left to files, drivers and the listener.
+/// Descriptors reserved for files, drivers and the listener.
 const SPARE: u64 = 32;
-/// A connection that has waited for less isn't closed for another one: its header may be here, and not be read yet.
+/// Least wait of a connection before it is closed for another one. Its header may have arrived unread.
 const YOUNG: Duration = Duration::from_millis(10);
-/// Pause after a connection that could not be taken.
+/// Pause after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How much a server takes.
+/// Limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Connections at once.
+    /// Number of connections.
     pub connections: usize,
-    /// How long a header may take from its first byte.
+    /// Longest time of a header from its first byte.
     pub header: Duration,
-    /// How long a body may take.
+    /// Longest time of a body.
     pub body: Duration,
-    /// How long a connection may wait before a header begins.
+    /// Longest wait before a header begins.
     pub idle: Duration,
 }
 
 impl Limits {
-    /// Those of the program: as many connections as this process may have descriptors for.
+    /// The default limits, with as many connections as this process may have descriptors for.
     pub fn new() -> Limits {
         let connections = descriptors().map_or(MOST, |limit| limit.saturating_sub(SPARE).clamp(1, MOST));
         Limits {
@@ -57,19 +57,19 @@ impl Limits {
     }
 }
 
-/// How many descriptors this process may have open; `None` where there is no such limit.
+/// The limit of open descriptors of this process; `None` if there is none.
 #[cfg(unix)]
 fn descriptors() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
-/// How many descriptors this process may have open; `None` where there is no such limit.
+/// The limit of open descriptors of this process; `None` if there is none.
 #[cfg(not(unix))]
 fn descriptors() -> Option<u64> {
     None
 }
 
-/// A lock whose holder panicked is as good as any: no change is left half done.
+/// Locks, also after a holder panicked: no change is left incomplete.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -80,9 +80,9 @@ struct Phase(Mutex<State>);
 struct State {
     /// A request is being read or answered.
     busy: bool,
-    /// When it began to wait: it was taken, or its last answer was written.
+    /// Start of the wait: it was accepted, or its last answer was written.
     since: Instant,
-    /// When the first byte of a header came.
+    /// Arrival of the first byte of a header.
     begun: Option<Instant>,
 }
 
@@ -91,7 +91,7 @@ impl Phase {
         Phase(Mutex::new(State { busy: false, since: Instant::now(), begun: None }))
     }
 
-    /// Bytes came.
+    /// Notes that bytes were read.
     fn read(&self) {
         let mut state = lock(&self.0);
         if !state.busy {
@@ -99,7 +99,7 @@ impl Phase {
         }
     }
 
-    /// Bytes went: an answer that is under way isn't idle.
+    /// Notes that bytes were written: a connection that sends an answer isn't idle.
     fn wrote(&self) {
         let mut state = lock(&self.0);
         if !state.busy {
@@ -107,23 +107,23 @@ impl Phase {
         }
     }
 
-    /// A header is complete.
+    /// Notes that a header is complete.
     fn work(&self) {
         lock(&self.0).busy = true;
     }
 
-    /// The answer is there.
+    /// Notes that the answer is ready.
     fn wait(&self) {
         *lock(&self.0) = State { busy: false, since: Instant::now(), begun: None };
     }
 
-    /// Since when it has waited for a complete header.
+    /// Start of its wait for a complete header.
     fn waits_since(&self) -> Option<Instant> {
         let state = lock(&self.0);
         (!state.busy).then_some(state.since)
     }
 
-    /// When it has waited too long.
+    /// End of its longest wait.
     fn deadline(&self, limits: &Limits) -> Option<Instant> {
         let State { busy, since, begun } = *lock(&self.0);
         (!busy).then(|| begun.map_or(since + limits.idle, |begun| begun + limits.header))
@@ -134,9 +134,9 @@ impl Phase {
 pub(super) struct Connections {
     limits: Limits,
     open: Mutex<Open>,
-    /// A connection ended, or waits again.
+    /// Signals that a connection ended or waits again.
     changed: Notify,
-    /// True when every connection is to end after the request that it is busy with.
+    /// True if every connection should end after its present request.
     stopping: watch::Sender<bool>,
 }
 
@@ -149,11 +149,11 @@ struct Open {
 struct Connection {
     phase: Arc<Phase>,
     task: AbortHandle,
-    /// It is about to end.
+    /// True if it is about to end.
     closing: bool,
 }
 
-/// The place of one connection, free again when this is dropped.
+/// The place of one connection. Dropping it frees the place.
 struct Place {
     number: u64,
     phase: Arc<Phase>,
@@ -173,17 +173,17 @@ impl Connections {
         Arc::new(Connections { limits, open, changed, stopping })
     }
 
-    /// Returns whether there is none.
+    /// True without connections.
     pub fn is_empty(&self) -> bool {
         lock(&self.open).connections.is_empty()
     }
 
-    /// Ends every connection as soon as the request that it is busy with is answered.
+    /// Ends every connection after its present request.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
     }
 
-    /// Takes connections for as long as it is polled.
+    /// Accepts connections while it is polled.
     pub async fn accept(self: &Arc<Self>, listener: TcpListener, router: Router) {
         loop {
             match listener.accept().await {
@@ -200,19 +200,19 @@ impl Connections {
         }
     }
 
-    /// Waits until one more may come; the connection that has waited longest is closed for it, if there is one.
+    /// Waits until there is a place for another connection. Closes the one that has waited longest for it, if any.
     async fn make_room(&self) {
         while lock(&self.open).connections.len() >= self.limits.connections {
             match self.close_oldest() {
-                // Either may come first: it is looked at again in any case.
+                // The loop checks again, whichever comes first.
                 Some(later) => drop(timeout_at(later, self.changed.notified()).await),
                 None => self.changed.notified().await,
             }
         }
     }
 
-    /// Closes the connection that has waited longest for a complete header, unless one is closing already. Gives the
-    /// time to come again where that one is too young.
+    /// Closes the connection that has waited longest for a complete header, unless one is closing already. If that one
+    /// is too young, returns the time at which to try again.
     fn close_oldest(&self) -> Option<Instant> {
         let mut open = lock(&self.open);
         if open.connections.values().any(|connection| connection.closing) {
@@ -268,7 +268,7 @@ async fn attend(stream: TcpStream, router: Router, place: Place) {
         if server.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        // Every change of phase comes about by polling the server: the timer is never behind.
+        // Phases change only while the server is polled, so the timer is always up to date.
         let Some(deadline) = phase.deadline(&connections.limits) else { return Poll::Pending };
         if timer.deadline() != deadline {
             timer.as_mut().reset(deadline);
@@ -278,7 +278,7 @@ async fn attend(stream: TcpStream, router: Router, place: Place) {
     .await;
 }
 
-/// A stream that notes when bytes come and go.
+/// A stream that notes when bytes are read and written.
 struct Watched<'a> {
     stream: TcpStream,
     phase: &'a Phase,

@@ -1,4 +1,4 @@
-//! What is said over HTTP: the page, its images, the API. Every refusal is JSON, `{"error": why}`.
+//! HTTP: the page, its images and the API. Every refusal is JSON, `{"error": why}`.
 
 use super::connections::{Connections, Limits};
 use crate::embeddings::gallery::{Gallery, Images, read_image};
@@ -30,52 +30,52 @@ use tokio::sync::{mpsc, oneshot};
 pub(super) const QUEUE: usize = 8;
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 16 << 20;
-/// Threads that read images from the disk: each has a file open.
+/// Threads that read images from disk, each with one open file.
 const READERS: usize = 8;
-/// How often it is asked whether to stop.
+/// Interval between checks of the stop signal.
 const TICK: Duration = Duration::from_millis(50);
-/// How long connections on which nothing is searched may hold up the end.
+/// Longest wait at the end for connections without a search.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// What the page may do: load what this server has, show the image that was chosen, and no more.
+/// The page may load files of this server and show the chosen image, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What the page looks like.
+/// Style sheet of the page.
 const STYLE: &str = concat!(include_str!("../../plot/colours.css"), "\n", include_str!("page.css"));
 
 /// An image to find.
 pub(super) struct Job {
     /// The file's content.
     pub bytes: Bytes,
-    /// How many of the gallery's images to list.
+    /// Number of matches to list.
     pub top: usize,
-    /// Where the answer goes.
+    /// Receives the answer.
     pub answer: oneshot::Sender<std::result::Result<Value, Refusal>>,
 }
 
-/// What the requests share.
+/// Data that all requests share.
 pub(super) struct Site {
-    /// To the adapter.
+    /// The queue of the adapter.
     pub jobs: mpsc::Sender<Job>,
     pub gallery: Arc<Gallery>,
-    /// Rows that can be found, ascending: other images aren't shown either.
+    /// Rows that can be found, ascending. Other images aren't shown.
     pub kept: Vec<usize>,
-    /// Where the gallery's images lie, if they are to be shown.
+    /// The gallery's images, if the page shows them.
     pub images: Option<Images>,
-    /// How many are listed unless the request says so.
+    /// Default number of matches.
     pub top: usize,
     /// Answer of `/health`.
     pub health: Value,
-    /// Only this machine can reach the server.
+    /// True if only this machine can reach the server.
     pub loopback: bool,
-    /// Requests for a search that wait for an answer.
+    /// Number of searches that wait for an answer.
     pub searching: AtomicUsize,
-    /// How much is taken at once, and how slowly it may come.
+    /// Limits on connections and their times.
     pub limits: Limits,
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
@@ -87,7 +87,7 @@ impl Refusal {
         Refusal { status, reason: reason.into() }
     }
 
-    /// The adapter is gone or going.
+    /// The answer while the adapter stops.
     fn stopping() -> Refusal {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping")
     }
@@ -103,7 +103,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Answers requests until `stop` says so, or nobody is there to search any more; those under way are answered first.
+/// Answers requests until `stop` is true or the adapter's thread has ended. Present requests are answered first.
 ///
 /// # Errors
 /// `Io` where the listener can't be used.
@@ -123,12 +123,12 @@ pub(super) fn serve(listener: TcpListener, site: Site, stop: impl Fn() -> bool) 
         {
             let mut accepting = std::pin::pin!(connections.accept(listener, router(site.clone())));
             while !stop() && !jobs.is_closed() {
-                // It never ends by itself.
+                // This future never completes.
                 let _ = tokio::time::timeout(TICK, accepting.as_mut()).await;
             }
         }
         connections.stop();
-        // A client that holds a connection and asks nothing isn't waited for long.
+        // Clients that send no request delay the end only briefly.
         let mut busy = Instant::now();
         while busy.elapsed() < GRACE && !connections.is_empty() {
             tokio::time::sleep(TICK).await;
@@ -138,7 +138,7 @@ pub(super) fn serve(listener: TcpListener, site: Site, stop: impl Fn() -> bool) 
         }
         Ok(())
     });
-    // An image that is read from a slow disk isn't waited for either.
+    // Nor does an image on a slow disk.
     runtime.shutdown_background();
     done.map_err(failed)
 }
@@ -162,9 +162,9 @@ fn router(site: Arc<Site>) -> Router {
         .with_state(site)
 }
 
-/// Turns away who came by a name that isn't this machine's, and sets what every answer says to a browser.
+/// Refuses requests under another machine's name, and sets the security headers of every answer.
 async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    // A page of somebody else's can have its own name point here, and would then read the answers as its own.
+    // Another site's name may resolve to this address (DNS rebinding). Its page could then read the answers.
     let mut response = if site.loopback && !asks_this_machine(request.headers()) {
         Refusal::new(StatusCode::FORBIDDEN, "this server answers to localhost only").into_response()
     } else {
@@ -186,7 +186,7 @@ fn asks_this_machine(headers: &HeaderMap) -> bool {
     headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(is_this_machine)
 }
 
-/// Whether `name`, `name:port` or `[address]:port` is localhost or a loopback address.
+/// Returns true if `name`, `name:port` or `[address]:port` is localhost or a loopback address.
 fn is_this_machine(host: &str) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
@@ -199,7 +199,7 @@ async fn health(State(site): State<Arc<Site>>) -> Json<Value> {
     Json(site.health.clone())
 }
 
-/// An image of the gallery by the number of its row.
+/// An image of the gallery by its row.
 async fn image(
     State(site): State<Arc<Site>>,
     row: std::result::Result<Path<String>, PathRejection>,
@@ -238,7 +238,7 @@ async fn search(
     answered.await.unwrap_or_else(|_| Err(Refusal::stopping())).map(Json)
 }
 
-/// Counts a request while it lives.
+/// Counts a request until it is dropped.
 struct Searching<'a>(&'a AtomicUsize);
 
 impl Searching<'_> {
@@ -254,7 +254,7 @@ impl Drop for Searching<'_> {
     }
 }
 
-/// `top=K` of a query string.
+/// The number K in `top=K` of a query string.
 fn top(query: &str, otherwise: usize) -> std::result::Result<usize, Refusal> {
     let Some(text) = query.split('&').find_map(|pair| pair.strip_prefix("top=")) else {
         return Ok(otherwise);
@@ -263,9 +263,9 @@ fn top(query: &str, otherwise: usize) -> std::result::Result<usize, Refusal> {
     top.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, format!("top is a number from 1 to {MAX_K}")))
 }
 
-/// The image's file, if it is bearable and comes in time: the whole body, or the first file of a form.
+/// The image's file, if it is small enough and arrives in time: the whole body, or the first file of a form.
 async fn body(request: Request, time: Duration) -> std::result::Result<Bytes, Refusal> {
-    // Where the length is told, nothing is read in vain.
+    // A stated length is checked before anything is read.
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > MAX_BODY as u64) {
         return Err(too_large());
@@ -291,13 +291,13 @@ fn unreadable(status: StatusCode, reason: String) -> Refusal {
     if status == StatusCode::PAYLOAD_TOO_LARGE { too_large() } else { Refusal::new(status, reason) }
 }
 
-/// Returns whether the body is a form with files, as `curl -F` sends it.
+/// Returns true if the body is a form with files, as `curl -F` sends it.
 fn is_form(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("multipart/form-data"))
 }
 
-/// The first file in a form; its other fields are passed over.
+/// The first file in a form; other fields are ignored.
 async fn file_of_form(request: Request) -> std::result::Result<Bytes, Refusal> {
     let failed = |error: MultipartError| unreadable(error.status(), error.body_text());
     let form = Multipart::from_request(request, &()).await;
@@ -320,7 +320,7 @@ mod tests {
     use std::net::{SocketAddr, TcpStream};
     use std::thread;
 
-    /// A site whose queue holds `queue` images, with both of its ends.
+    /// A site whose queue holds `queue` images, and the receiving end of the queue.
     fn site(queue: usize) -> (Site, mpsc::Receiver<Job>) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("g.npy");
@@ -344,7 +344,7 @@ mod tests {
         (site, waiting)
     }
 
-    /// Posts what looks like an image and gives the whole answer.
+    /// Posts the beginning of an image and returns the whole answer.
     fn post(address: SocketAddr) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
         let body = "GIF89a";
@@ -383,7 +383,7 @@ mod tests {
         while waiting.is_empty() {
             thread::sleep(TICK);
         }
-        // Neither this nor a connection that asks nothing holds up the end.
+        // Neither this nor a connection without a request delays the end.
         let _idle = TcpStream::connect(address).unwrap();
         drop(waiting);
         let answer = last.join().unwrap();
@@ -391,7 +391,7 @@ mod tests {
         server.join().unwrap().unwrap();
     }
 
-    /// A server with these limits, and the end of its queue: dropped, it ends the server.
+    /// A server with these limits, and the receiving end of its queue. Dropping that ends the server.
     fn limited(limits: Limits) -> (SocketAddr, mpsc::Receiver<Job>) {
         let (mut site, waiting) = site(4);
         site.limits = limits;
@@ -401,7 +401,7 @@ mod tests {
         (address, waiting)
     }
 
-    /// Reads until the server hangs up on a client that sent these bytes; returns the text and the time.
+    /// Sends these bytes and reads until the server closes the connection; returns the text and the time.
     fn until_closed(address: SocketAddr, bytes: &str) -> (String, Duration) {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(bytes.as_bytes()).unwrap();
@@ -423,7 +423,7 @@ mod tests {
         let silent = timed("");
         let idle = timed(HEALTH);
         let body = timed("POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf");
-        // A byte now and then doesn't prolong a header, nor a body.
+        // Single bytes extend the time of neither a header nor a body.
         let drip = thread::spawn(move || {
             let mut stream = TcpStream::connect(address).unwrap();
             let start = Instant::now();
@@ -469,7 +469,7 @@ mod tests {
         let mut status = [0; 12];
         third.read_exact(&mut status).unwrap();
         assert_eq!(&status, b"HTTP/1.1 200");
-        // It is idle now, and gives way where it has waited longest.
+        // It is idle now and is closed for another one if it has waited longest.
         let others = [(); 2].map(|()| {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.write_all(HEALTH.as_bytes()).unwrap();

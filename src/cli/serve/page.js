@@ -1,22 +1,24 @@
-// The page of `lat-wgpu serve`. Whatever comes from files or names goes in as text, never as HTML.
+// The page of `lat-wgpu serve`. Names of files are inserted as text, never as HTML.
 "use strict";
 
-/** Largest file that the server takes, in bytes. */
+/** Largest file that the server accepts, in bytes. */
 const MAX_FILE = 16 * 1024 * 1024;
 
 const byId = (id) => document.getElementById(id);
 const form = byId("ask");
 const picker = byId("image");
-const wished = byId("top");
+const wantedTop = byId("top");
 
-/** The image asked for last. */
+/** The latest query. */
 let asked = null;
-/** Ends the request under way. */
+/** Aborts the present request. */
 let running = null;
-/** Whether the server shows the gallery's images. */
+/** True if the server shows the gallery's images. */
 let shows = false;
+/** Share of the pairs of different persons that are as near as the threshold; null without a threshold. */
+let falseMatchRate = null;
 
-/** An element with a class and a text. */
+/** Makes an element with a class and a text. */
 function element(name, className, text) {
   const made = document.createElement(name);
   made.className = className;
@@ -24,17 +26,20 @@ function element(name, className, text) {
   return made;
 }
 
+/** A number with two significant digits, or whole if it is larger. */
+const short = (value) => (value >= 10 ? Math.round(value).toString() : Number(value.toPrecision(2)).toString());
+
 function say(status, error = "") {
   byId("status").textContent = status;
   byId("error").textContent = error;
 }
 
-/** One image of the gallery. */
-function item(result, place) {
+/** One match. */
+function item(result, place, gallery) {
   const made = document.createElement("li");
   if (shows) {
     const image = document.createElement("img");
-    // Its name stands below.
+    // Its name is below.
     image.alt = "";
     image.loading = "lazy";
     image.src = `/image/${result.row}`;
@@ -43,29 +48,41 @@ function item(result, place) {
   let verdict = "";
   if (result.same !== null) {
     made.className = result.same ? "same" : "different";
-    verdict = result.same ? ": same person" : ": different person";
+    verdict = result.same ? ": likely the same" : ": likely different";
   }
   made.append(element("span", "verdict", `${place}${verdict}`));
   made.append(element("span", "distance", `distance ${result.distance.toFixed(4)}`));
+  if (result.same && falseMatchRate !== null) {
+    made.append(element("span", "errors", `false-match rate ≤ ${short(100 * falseMatchRate)} %`));
+    made.append(element("span", "errors", `strangers so near: ≤ ${short(falseMatchRate * gallery)}`));
+  }
   made.append(element("span", "path", result.path));
   return made;
 }
 
-/** Shows the image asked for and the list. */
+/** Shows the query and its matches. */
 function show(file, answer) {
   const preview = byId("asked");
   URL.revokeObjectURL(preview.src);
   preview.src = URL.createObjectURL(file);
   byId("asked-name").textContent = file.name;
   const results = answer.queries[0].results;
-  byId("results").replaceChildren(...results.map((result, index) => item(result, index + 1)));
+  byId("results").replaceChildren(...results.map((result, index) => item(result, index + 1, answer.gallery)));
   byId("found").hidden = false;
+  byId("query").hidden = false;
+  byId("main").className = "answered";
+  const meaning = byId("meaning");
+  meaning.hidden = answer.threshold === null || falseMatchRate === null;
+  if (!meaning.hidden) {
+    const strangers = short(falseMatchRate * answer.gallery);
+    meaning.textContent = `“Likely the same” means a distance up to ${answer.threshold.toFixed(4)}. When this threshold was calibrated, at most ${short(100 * falseMatchRate)} % of the pairs of different persons were as near; in a gallery of ${answer.gallery} images, that is up to ${strangers} images of strangers.`;
+  }
   const same = results.filter((result) => result.same).length;
-  const verdicts = answer.threshold === null ? "" : `, ${same} of them the same person`;
+  const verdicts = answer.threshold === null ? "" : `, ${same} likely the same`;
   say(`${results.length} nearest of ${answer.gallery} images${verdicts}`);
 }
 
-/** Asks the server; a later image overtakes. */
+/** Sends a query; a later one replaces it. */
 async function search(file) {
   asked = file;
   running?.abort();
@@ -73,7 +90,7 @@ async function search(file) {
     say("", `${file.name} is larger than 16 MiB`);
     return;
   }
-  if (!wished.reportValidity()) {
+  if (!wantedTop.reportValidity()) {
     return;
   }
   running = new AbortController();
@@ -81,7 +98,7 @@ async function search(file) {
   say(`Searching for ${file.name} …`);
   try {
     const request = { method: "POST", body: file, signal };
-    const response = await fetch(`/search?top=${wished.valueAsNumber}`, request);
+    const response = await fetch(`/search?top=${wantedTop.valueAsNumber}`, request);
     const answer = await response.json();
     if (!response.ok) {
       throw new Error(answer.error);
@@ -95,7 +112,7 @@ async function search(file) {
   }
 }
 
-/** The first file that was dropped or pasted. */
+/** Searches for the first file that was dropped or pasted. */
 function take(event, transfer) {
   const file = transfer?.files[0];
   if (file) {
@@ -106,7 +123,7 @@ function take(event, transfer) {
 }
 
 picker.addEventListener("change", () => picker.files[0] && search(picker.files[0]));
-wished.addEventListener("change", () => asked && search(asked));
+wantedTop.addEventListener("change", () => asked && search(asked));
 form.addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("paste", (event) => take(event, event.clipboardData));
 document.addEventListener("dragover", (event) => {
@@ -121,12 +138,13 @@ document.addEventListener("drop", (event) => {
   take(event, event.dataTransfer);
 });
 
-// Ends when the server has said what it has.
+// Resolves when the page has described the server.
 const introduced = fetch("/health")
   .then((response) => response.json())
   .then((health) => {
     shows = health.images;
-    wished.value = health.top;
+    falseMatchRate = health.false_match_rate;
+    wantedTop.value = health.top;
     byId("about").textContent = `${health.gallery} images, embedded by ${health.model}, on ${health.adapter}`;
   })
   .catch((error) => say("", `The server doesn't answer: ${error.message}`));
