@@ -1,4 +1,4 @@
-# What tests in a browser need, to be sourced from the repository's root with the names of npm packages: Chromium in
+# Sourced by tests in a browser, from the repository's root, with the names of npm packages. Sets up Chromium in
 # $CHROMIUM, a folder for Vulkan's software driver, the packages, and the program in $program.
 
 CHROMIUM="${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"

@@ -1,13 +1,13 @@
-// A headless Chromium that forgives nothing, and checks that every page must pass.
+// A headless Chromium in which every message is an error, and checks for every page.
 
 import assert from "node:assert/strict";
 import axe from "axe-core";
 import puppeteer from "puppeteer-core";
 
-/** Starts $CHROMIUM, with more arguments where they are given, gives it to `use` and stops it. */
+/** Starts $CHROMIUM with optional arguments, calls `use` with it and stops it. */
 export async function withChromium(use, more = []) {
-    assert.ok(process.env.CHROMIUM, "CHROMIUM must tell where Chromium is; tools/browser.sh finds it");
-    // Chromium refuses to isolate pages for the superuser; containers often have no other.
+    assert.ok(process.env.CHROMIUM, "CHROMIUM must be the path of Chromium; tools/browser.sh finds it");
+    // Chromium has no sandbox for the superuser, who is often the only user of a container.
     const args = process.getuid?.() === 0 ? ["--no-sandbox", ...more] : more;
     const browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM, args });
     try {
@@ -18,8 +18,8 @@ export async function withChromium(use, more = []) {
 }
 
 /**
- * Opens a URL in a page of its own, gives it to `use` and closes it. Fails on messages in the console, on errors, on
- * dialogs, and on requests that `allowed` doesn't match.
+ * Opens a URL in a new page, calls `use` with it and closes it. Fails on console messages, errors, dialogs, and requests
+ * that `allowed` doesn't match.
  */
 export async function withPage(browser, url, { allowed, scheme = "light", width = 1280, height = 900, script = true }, use) {
     const page = await browser.newPage();
@@ -43,13 +43,13 @@ export async function withPage(browser, url, { allowed, scheme = "light", width 
     assert.deepEqual(complaints, [], `${url} at ${width} pixels, ${scheme}`);
 }
 
-/** Fails if axe-core finds anything that keeps people out. */
+/** Fails if axe-core finds a barrier. */
 export async function assertAccessible(page) {
-    // Evaluated from outside: the page's own policy lets no foreign script in.
+    // Evaluated by the debugger, since the page's policy allows no other script.
     await page.evaluate(axe.source);
     const { violations } = await page.evaluate(() => window.axe.run());
-    const told = violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.slice(0, 3).map((node) => node.html).join(" ")}`);
-    assert.deepEqual(told, []);
+    const found = violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.slice(0, 3).map((node) => node.html).join(" ")}`);
+    assert.deepEqual(found, []);
 }
 
 /** Fails if the page is wider than the window. */
