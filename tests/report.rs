@@ -5,7 +5,7 @@ mod program;
 
 use lat_wgpu::datasets::labels::{Label, Person};
 use lat_wgpu::retrieval::metrics::{CURVE_DEPTH, Protocol, RANKS, Retrieval, Rules, Scorer};
-use program::{TINY, expect, write_points};
+use program::{TINY, expect, finish, program, write_points};
 
 /// Queries, a gallery, their labels and small images, one with a hostile name.
 fn embedded() -> tempfile::TempDir {
@@ -102,6 +102,27 @@ fn flags_limit_the_page() {
     assert!(names.contains("re-ranked distance") && names.contains("without it rank-1"));
     let released = page(&["--protocol", "released-code"]);
     assert!(released.contains("released-code inflates"));
+}
+
+#[test]
+fn the_same_command_and_date_give_the_same_page() {
+    let folder = embedded();
+    let here = folder.path();
+    let page = |date: &str| {
+        let words = [&FILES[..], &["--html", "it's.html"]].concat();
+        finish(0, program(here, &words).env("SOURCE_DATE_EPOCH", date));
+        std::fs::read_to_string(here.join("it's.html")).unwrap()
+    };
+    let first = page("86399");
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(first.contains(&format!("1970-01-01 23:59 UTC by lat-wgpu {version}</bdi>")), "{first}");
+    assert!(first.contains("lat-wgpu eval --query-embeddings q.npy ") && first.contains("<dt>Adapter</dt>"));
+    assert!(
+        first.contains(r"--html &#39;it&#39;\&#39;&#39;s.html&#39;"),
+        "the command is quoted for a shell"
+    );
+    assert_eq!(page("86399"), first);
+    assert_eq!(page("86400"), first.replace("1970-01-01 23:59", "1970-01-02 00:00"));
 }
 
 #[test]
