@@ -29,8 +29,8 @@ impl Axis {
         Axis { values: (low.log10(), high.log10()), ends, is_logarithmic: true }
     }
 
-    /// A linear axis between two multiples of a round step that enclose the finite ones of `values`, and the step: about
-    /// `count` of them. `bounds` are values that the axis doesn't pass.
+    /// A linear axis between two multiples of a round step that enclose the finite ones of `values`, and the step:
+    /// about `count` of them. The axis stays within `bounds`.
     pub fn fitted(
         values: impl Iterator<Item = f64>,
         count: f64,
@@ -95,8 +95,8 @@ fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-/// Moves `places` apart until they are at least `gap` from each other, keeping their order and, as far as there is room,
-/// within `ends`.
+/// Moves `places` apart until they are at least `gap` from each other. Keeps their order, and keeps them within `ends`
+/// if there is room.
 pub fn spread(places: &mut [f64], gap: f64, ends: (f64, f64)) {
     let mut order: Vec<usize> = (0..places.len()).collect();
     order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));

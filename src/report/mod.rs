@@ -1,7 +1,7 @@
 //! Reports: scores, charts and ranked lists in a single HTML file.
 //!
-//! The page works from a folder and from a server and loads nothing from elsewhere. Templates escape every text and file
-//! name. The content security policy names the page's own script and style by hash, so no other could run.
+//! The page works from a folder and from a server and loads nothing from elsewhere. Templates escape every text and
+//! file name. The content security policy names the page's own script and style by hash, so no other could run.
 
 mod charts;
 mod thumbnails;

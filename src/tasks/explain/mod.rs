@@ -103,8 +103,8 @@ pub fn agreement(context: &Context, network: &Network, query: &Rgb, found: &Rgb)
 /// Computes the rollout (T) of one image at the network's input size.
 ///
 /// # Errors
-/// [`Error::TooLarge`] if the attention matrix exceeds the adapter's largest binding; [`Error::Gpu`] for failures of the
-/// driver.
+/// [`Error::TooLarge`] if the attention matrix exceeds the adapter's largest binding; [`Error::Gpu`] for failures of
+/// the driver.
 ///
 /// # Panics
 /// If the image has another size.

@@ -140,9 +140,9 @@ fn edges(count: usize, patch: usize, stride: usize, input: usize, panel: usize) 
 
 /// Draws an image of any size, its attention rollout and its parts.
 ///
-/// The panels keep the image's shape, although the network sees it stretched to its input size. Colours go from the least
-/// to the largest share of a patch on a logarithmic scale, since a single patch often has many times as much as most
-/// others. The legend names both and their geometric mean.
+/// The panels keep the image's shape, although the network sees it stretched to its input size. Colours go from the
+/// least to the largest share of a patch on a logarithmic scale, since a single patch often has many times as much as
+/// most others. The legend names both and their geometric mean.
 pub fn draw(image: &Rgb, config: &VitConfig, explanation: &Explanation) -> Rgb {
     let columns = config.grid().1;
     let panel = panel_size(image, config.parts());
