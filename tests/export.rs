@@ -22,12 +22,12 @@ fn trained(folder: &Path) -> Network {
     expect(0, folder, &[&["init", "--out", "start.safetensors"], &size[..]].concat());
     let mut network = load(&folder.join("start.safetensors"));
     let (parts, classes) = (network.config.parts(), 3);
-    network.heads = lat_wgpu::train::classifiers::init_classifiers(1, parts, 16, 8, classes);
+    network.classifiers = lat_wgpu::train::classifiers::init_classifiers(1, parts, 16, 8, classes);
     let names = ["a", "b", "c"].map(String::from);
-    let heads = checkpoint::HeadsInfo { hidden: 8, relu: true, classes };
+    let heads = checkpoint::ClassifiersInfo { hidden: 8, relu: true, classes };
     let metadata = checkpoint::trained_metadata(&network.config, &network.preprocess, &names, heads);
     let mut tensors = network.tensors.clone();
-    tensors.extend(network.heads.clone());
+    tensors.extend(network.classifiers.clone());
     let state = [("step".to_string(), checkpoint::StateTensor::counts(vec![7]))].into();
     checkpoint::save(&folder.join("trained.safetensors"), &tensors, &state, metadata.text()).unwrap();
     load(&folder.join("trained.safetensors"))
@@ -48,7 +48,7 @@ fn a_random_backbone_loads_without_flags() {
     let size = ImageSize { height: 64, width: 32 };
     assert_eq!(network.config, VitConfig::plain(size, 16, 24, 3, 2));
     assert_eq!(network.preprocess.normalize(), Some(Normalize::Half));
-    assert!(network.heads.is_empty() && network.notes.is_empty(), "{:?}", network.notes);
+    assert!(network.classifiers.is_empty() && network.notes.is_empty(), "{:?}", network.notes);
 
     let (_, refused) =
         expect(2, folder.path(), &["init", "--out", "d.safetensors", "--dim", "10", "--heads", "4"]);
@@ -69,7 +69,7 @@ fn export_omits_the_state() {
         load(&here.join(out))
     };
     let whole = export("whole.safetensors", &[]);
-    assert_eq!((&whole.tensors, &whole.heads), (&network.tensors, &network.heads));
+    assert_eq!((&whole.tensors, &whole.classifiers), (&network.tensors, &network.classifiers));
     assert_eq!((&whole.config, &whole.class_names), (&network.config, &network.class_names));
     let (_, metadata) = checkpoint::list(&here.join("whole.safetensors")).unwrap();
     let entry: serde_json::Value = serde_json::from_str(&metadata["lat_wgpu"]).unwrap();
@@ -80,12 +80,12 @@ fn export_omits_the_state() {
 
     let backbone = export("backbone.safetensors", &["--backbone-only"]);
     assert_eq!(backbone.tensors, network.tensors);
-    assert!(backbone.heads.is_empty() && backbone.class_names.is_none());
+    assert!(backbone.classifiers.is_empty() && backbone.class_names.is_none());
 
     let halves = export("halves.safetensors", &["--dtype", "f16"]);
-    for (name, tensor) in network.tensors.iter().chain(&network.heads) {
+    for (name, tensor) in network.tensors.iter().chain(&network.classifiers) {
         let rounded: Vec<f32> = tensor.data.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
-        let found = halves.tensors.get(name).or(halves.heads.get(name)).unwrap();
+        let found = halves.tensors.get(name).or(halves.classifiers.get(name)).unwrap();
         assert_eq!(found.data, rounded, "{name}");
     }
     let bytes = std::fs::read(here.join("halves.safetensors")).unwrap();

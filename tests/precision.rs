@@ -77,7 +77,7 @@ fn random(dim: usize) -> Network {
     Network {
         tensors: random_backbone(&config, 3),
         file_positions: None,
-        heads: BTreeMap::new(),
+        classifiers: BTreeMap::new(),
         preprocess: Preprocess::new(config.image, Normalize::Imagenet.mean_std()),
         config,
         class_names: None,

@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use lat_wgpu::checkpoint::{
-    self, HeadsInfo, HostTensor, Settings, StateData, StateTensor, parameter_shapes, read_state, save,
+    self, ClassifiersInfo, HostTensor, Settings, StateData, StateTensor, parameter_shapes, read_state, save,
     trained_metadata,
 };
 use lat_wgpu::datasets::LoadOptions;
@@ -64,7 +64,7 @@ fn model(shift: f32) -> (BTreeMap<String, HostTensor>, BTreeMap<String, HostTens
 fn metadata() -> String {
     let config = Config::preset(Preset::ReleasedCode).saved_network(&network());
     let classes = ["0002".to_string(), "Zoë \"7\"".to_string()];
-    trained_metadata(&config, &preprocess(), &classes, HeadsInfo { hidden: 8, relu: false, classes: 2 })
+    trained_metadata(&config, &preprocess(), &classes, ClassifiersInfo { hidden: 8, relu: false, classes: 2 })
         .text()
         .to_string()
 }
@@ -89,7 +89,7 @@ fn a_saved_model_loads_unchanged_with_separate_state() {
     save_model(&path, 5.0);
     let loaded = checkpoint::load(&path, &Settings::default()).unwrap();
     let (backbone, heads) = model(5.0);
-    assert!(loaded.tensors == backbone && loaded.heads == heads);
+    assert!(loaded.tensors == backbone && loaded.classifiers == heads);
     assert_eq!(loaded.preprocess, preprocess());
     assert_eq!(loaded.class_names.unwrap(), ["0002", "Zoë \"7\""]);
     // The released code embeds by the local tokens only.

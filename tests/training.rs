@@ -112,7 +112,7 @@ impl Golden {
     }
 
     fn classes(&self) -> usize {
-        self.network.heads["heads.0.fc2.bias"].data.len()
+        self.network.classifiers["heads.0.fc2.bias"].data.len()
     }
 
     /// Runs one step, and returns the loss and the gradient norm.

@@ -457,9 +457,9 @@ fn metadata_round_trips() {
     assert_eq!((&network.config, &network.preprocess), (&own, &preprocess));
     assert_eq!(network.class_names.as_deref(), Some(&names[..]));
     assert_holds(&network, &vit(&own));
-    assert_eq!(network.heads.len(), 3);
+    assert_eq!(network.classifiers.len(), 3);
     for (name, shape) in classifiers {
-        assert_eq!(network.heads[name].data, Tensor::made(name, shape).values());
+        assert_eq!(network.classifiers[name].data, Tensor::made(name, shape).values());
     }
     assert_eq!(network.notes, Vec::<String>::new());
 }

@@ -214,7 +214,7 @@ fn network(Model { dim, heads, .. }: Model) -> Network {
     Network {
         tensors: tensors.collect(),
         file_positions: None,
-        heads: init_classifiers(1, config.parts(), dim, HIDDEN, CLASSES),
+        classifiers: init_classifiers(1, config.parts(), dim, HIDDEN, CLASSES),
         preprocess: Preprocess::new(config.image, Normalize::Imagenet.mean_std()),
         config,
         class_names: None,

@@ -18,12 +18,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use metadata::{Threshold, lat_wgpu_metadata};
-pub use parameters::{HeadTensor, head_tensors, is_prefix, parameter_shapes};
+pub use parameters::{ClassifierTensor, classifier_tensors, is_prefix, parameter_shapes};
 pub use random::random_backbone;
 pub use recognise::Settings;
 pub use safetensors::{FileTensor, list};
 pub use save::{
-    HeadsInfo, StateData, StateTensor, TRAINED_ON, export, read_state, read_trained_on, save,
+    ClassifiersInfo, StateData, StateTensor, TRAINED_ON, export, read_state, read_trained_on, save,
     store_threshold, trained_metadata,
 };
 
@@ -57,7 +57,7 @@ pub struct Network {
     /// The position table of the file, if the one in `tensors` was resized.
     pub file_positions: Option<HostTensor>,
     /// Part classifiers (`heads.{i}.…`) of the file; empty for a backbone.
-    pub heads: BTreeMap<String, HostTensor>,
+    pub classifiers: BTreeMap<String, HostTensor>,
     /// Names of the classes, in the order of the classifiers' outputs.
     pub class_names: Option<Vec<String>>,
     /// Largest distance between images of the same person, if it was measured with these settings.
@@ -124,10 +124,10 @@ pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
         debug_assert_eq!(data.len(), shape.iter().product::<usize>(), "{name}");
         tensors.insert(name, HostTensor { shape, data });
     }
-    let mut heads = BTreeMap::new();
+    let mut classifiers = BTreeMap::new();
     for (name, index) in sorted.classifiers {
         let shape = container.tensors[index].shape.clone();
-        heads.insert(name, HostTensor { shape, data: container.read_f32(index)? });
+        classifiers.insert(name, HostTensor { shape, data: container.read_f32(index)? });
     }
     let mut notes = sorted.notes;
     notes.extend(recognised.notes);
@@ -141,7 +141,7 @@ pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
         preprocess: recognised.preprocess,
         tensors,
         file_positions,
-        heads,
+        classifiers,
         class_names: metadata.class_names,
         threshold,
         notes,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::parameters::{block_names, head_tensors, outer_names};
+use super::parameters::{block_names, classifier_tensors, outer_names};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
 
@@ -484,7 +484,7 @@ fn outside(name: &str) -> Option<Ignored> {
 /// Returns whether a name is that of a part classifier's tensor, such as `heads.{i}.fc1.weight`.
 fn is_classifier(name: &str) -> bool {
     let inner = name.strip_prefix("heads.").and_then(split_number);
-    inner.is_some_and(|(_, rest)| head_tensors(0, 0, 0).iter().any(|tensor| tensor.name == rest))
+    inner.is_some_and(|(_, rest)| classifier_tensors(0, 0, 0).iter().any(|tensor| tensor.name == rest))
 }
 
 /// Splits `12.rest` into the number and the rest.
@@ -580,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_texts_and_buffers_are_left_out() {
+    fn classifiers_texts_and_buffers_are_left_out() {
         for (name, kind) in [
             ("head.weight", Ignored::ClassificationHead),
             ("head_dist.bias", Ignored::ClassificationHead),

@@ -76,7 +76,7 @@ pub fn is_prefix(name: &str) -> bool {
 
 /// A tensor of a part classifier: Linear (dim → hidden), BatchNorm, Linear (hidden → classes).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeadTensor {
+pub struct ClassifierTensor {
     /// Name after `heads.{i}.`.
     pub name: &'static str,
     /// Dimensions, outermost first.
@@ -85,7 +85,7 @@ pub struct HeadTensor {
     pub learned: bool,
 }
 
-impl HeadTensor {
+impl ClassifierTensor {
     /// Full name in the classifier of a part.
     pub fn of(&self, part: usize) -> String {
         format!("heads.{part}.{}", self.name)
@@ -93,7 +93,7 @@ impl HeadTensor {
 }
 
 /// Lists the tensors of a part classifier, in the order of the forward pass.
-pub fn head_tensors(dim: usize, hidden: usize, classes: usize) -> [HeadTensor; 8] {
+pub fn classifier_tensors(dim: usize, hidden: usize, classes: usize) -> [ClassifierTensor; 8] {
     [
         ("fc1.weight", vec![hidden, dim], true),
         ("fc1.bias", vec![hidden], true),
@@ -104,7 +104,7 @@ pub fn head_tensors(dim: usize, hidden: usize, classes: usize) -> [HeadTensor; 8
         ("fc2.weight", vec![classes, hidden], true),
         ("fc2.bias", vec![classes], true),
     ]
-    .map(|(name, shape, learned)| HeadTensor { name, shape, learned })
+    .map(|(name, shape, learned)| ClassifierTensor { name, shape, learned })
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl StateTensor {
 
 /// Metadata of the part classifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadsInfo {
+pub struct ClassifiersInfo {
     /// Width between the two linear layers.
     pub hidden: usize,
     /// True if a ReLU follows the BatchNorm.
@@ -69,9 +69,9 @@ pub fn trained_metadata(
     config: &VitConfig,
     preprocess: &Preprocess,
     class_names: &[String],
-    heads: HeadsInfo,
+    classifiers: ClassifiersInfo,
 ) -> Entry {
-    let HeadsInfo { hidden, relu, classes } = heads;
+    let ClassifiersInfo { hidden, relu, classes } = classifiers;
     lat_wgpu_metadata(config, preprocess, Some(class_names))
         .with("heads", json!({ "hidden": hidden, "relu": relu, "classes": classes }))
 }
@@ -142,19 +142,25 @@ fn write_items(path: &Path, mut items: Vec<Item<'_>>, metadata: &str) -> Result<
 }
 
 /// Exports the network of `source` as a model file without training state: the backbone in timm's names, the part
-/// classifiers if `heads` is set and it has any, and the metadata to load it without flags and by timm's
+/// classifiers if `classifiers` is set and it has any, and the metadata to load it without flags and by timm's
 /// `create_model`.
 ///
 /// # Errors
 /// `Io` if it can't be written or renamed; `Tensor` for a value that overflows in f16.
-pub fn export(source: &Path, network: &Network, heads: bool, dtype: Dtype, target: &Path) -> Result<()> {
-    let heads = heads && !network.heads.is_empty();
-    let class_names = network.class_names.as_deref().filter(|_| heads);
+pub fn export(
+    source: &Path,
+    network: &Network,
+    classifiers: bool,
+    dtype: Dtype,
+    target: &Path,
+) -> Result<()> {
+    let classifiers = classifiers && !network.classifiers.is_empty();
+    let class_names = network.class_names.as_deref().filter(|_| classifiers);
     let mut metadata = lat_wgpu_metadata(&network.config, &network.preprocess, class_names)
         .with("timm", timm::create_model(&network.config));
     let mut tensors = network.tensors.clone();
-    if heads {
-        tensors.extend(network.heads.clone());
+    if classifiers {
+        tensors.extend(network.classifiers.clone());
         let (_, mut stored) = super::list(source)?;
         if let Some(info) = stored.remove(KEY).and_then(|text| Entry::new(text).value().get("heads").cloned())
         {

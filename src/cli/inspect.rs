@@ -69,7 +69,7 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
 }
 
 fn describe(network: &Network) -> String {
-    let Network { config, preprocess, notes, heads, class_names, threshold, .. } = network;
+    let Network { config, preprocess, notes, classifiers, class_names, threshold, .. } = network;
     let (rows, columns) = config.grid();
     let parameters: usize = network.tensors.values().map(|t| t.data.len()).sum();
     let mut text = format!(
@@ -102,9 +102,9 @@ fn describe(network: &Network) -> String {
         config.gelt.lambda,
         word(&config.gelt.lambda_on)
     ));
-    if !heads.is_empty() {
+    if !classifiers.is_empty() {
         let classes = class_names.as_ref().map_or(0, Vec::len);
-        text.push_str(&format!("part classifiers: {} tensors, {classes} class names\n", heads.len()));
+        text.push_str(&format!("part classifiers: {} tensors, {classes} class names\n", classifiers.len()));
     }
     if let Some(threshold) = threshold {
         text.push_str(&format!(

@@ -4,7 +4,7 @@ use super::parameters::{
     Arenas, Group, GroupKind, backbone_groups, check_widths, classifier_group, matrices,
 };
 use super::vit::{Trainable, Vit};
-use crate::checkpoint::{HeadTensor, HostTensor, Network, head_tensors};
+use crate::checkpoint::{ClassifierTensor, HostTensor, Network, classifier_tensors};
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Precision, Recorder, WORD};
 use crate::kernels::adam::Betas;
@@ -97,8 +97,8 @@ pub(super) fn classifier_parameters(arenas: &Arenas) -> ClassifierParameters {
 }
 
 /// Returns names and shapes of BatchNorm's running mean and variance in a checkpoint.
-fn running(ClassifierShape { dim, hidden, classes, .. }: ClassifierShape) -> [HeadTensor; 2] {
-    let [.., mean, variance, _, _] = head_tensors(dim, hidden, classes);
+fn running(ClassifierShape { dim, hidden, classes, .. }: ClassifierShape) -> [ClassifierTensor; 2] {
+    let [.., mean, variance, _, _] = classifier_tensors(dim, hidden, classes);
     [mean, variance]
 }
 
@@ -123,7 +123,7 @@ impl<'c> Learner<'c> {
         let mut groups = backbone_groups(&config);
         groups.push(classifier_group(shape));
         let mut tensors = network.tensors.clone();
-        tensors.extend(network.heads.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        tensors.extend(network.classifiers.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         let parameters = Arenas::upload(context, &groups, &tensors)?;
         let is_f16 = context.precision() == Precision::F16;
         let mut copies = None;
@@ -134,7 +134,7 @@ impl<'c> Learner<'c> {
         let control = context.buffer("control", CONTROL_WORDS)?;
         let start = Control::start(if is_f16 { LOSS_SCALE } else { 1.0 });
         context.write(&control, bytemuck::cast_slice(&start.words()));
-        let upload = |tensor: &HeadTensor| {
+        let upload = |tensor: &ClassifierTensor| {
             let parts = (0..shape.parts).flat_map(|part| &tensors[&tensor.of(part)].data);
             context.upload(&format!("heads.{}", tensor.name), &parts.copied().collect::<Vec<f32>>())
         };

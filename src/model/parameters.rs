@@ -2,7 +2,7 @@
 //! Blockwise fine-tuning opens or freezes a group as a whole [LAT Alg. 1]. In an arena, every slot starts at a multiple
 //! of 256 bytes: kernels can bind a single slot, and the optimiser updates the arena as one tensor.
 
-use crate::checkpoint::{HostTensor, head_tensors, is_prefix, parameter_shapes};
+use crate::checkpoint::{HostTensor, classifier_tensors, is_prefix, parameter_shapes};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Storage, WORD};
 use crate::layers::linear::Linear;
@@ -178,7 +178,7 @@ pub fn without_matrices(groups: &[Group]) -> Vec<Group> {
 pub fn classifier_group(shape: ClassifierShape) -> Group {
     let ClassifierShape { parts, dim, hidden, classes } = shape;
     let mut group = Group::new(GroupKind::PartClassifiers);
-    for tensor in head_tensors(dim, hidden, classes).iter().filter(|tensor| tensor.learned) {
+    for tensor in classifier_tensors(dim, hidden, classes).iter().filter(|tensor| tensor.learned) {
         let stacked = (0..parts).map(|part| (tensor.of(part), tensor.shape.clone())).collect();
         group.push(&format!("heads.{}", tensor.name), stacked, Storage::F32);
     }

@@ -213,8 +213,8 @@ impl Step {
         const CLASSES: usize = 16;
         const HIDDEN: usize = 256;
         let (parts, dim) = (network.config.parts(), network.config.dim);
-        let heads = init_classifiers(1, parts, dim, HIDDEN, CLASSES);
-        let network = Network { heads, ..network.clone() };
+        let classifiers = init_classifiers(1, parts, dim, HIDDEN, CLASSES);
+        let network = Network { classifiers, ..network.clone() };
         let settings = ClassifierSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas::default();
         let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };

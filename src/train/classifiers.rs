@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::{HostTensor, head_tensors};
+use crate::checkpoint::{HostTensor, classifier_tensors};
 use crate::rng;
 
 /// Stream of random numbers. The upper byte identifies the use, as in `datasets::sampler`.
@@ -24,7 +24,7 @@ pub fn init_classifiers(
     let mut tensors = BTreeMap::new();
     for part in 0..parts {
         let stream = |tensor: u64| STREAM | ((part as u64) << 8) | tensor;
-        for tensor in head_tensors(dim, hidden, classes) {
+        for tensor in classifier_tensors(dim, hidden, classes) {
             let count = tensor.shape.iter().product();
             let data = match tensor.name {
                 "fc1.weight" => normal(seed, stream(0), count, 0.0, (2.0 / hidden as f64).sqrt()),

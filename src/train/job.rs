@@ -145,7 +145,7 @@ impl Job {
         }
         config.settle(&network.config, &network.preprocess);
         let (parts, dim, hidden) = (network.config.parts(), network.config.dim, config.head.hidden);
-        network.heads = init_classifiers(config.data.seed, parts, dim, hidden, set.classes.len());
+        network.classifiers = init_classifiers(config.data.seed, parts, dim, hidden, set.classes.len());
         network.class_names = Some(set.classes.clone());
         if set.skipped > 0 {
             observer.note(&format!("{} files are junk or outside the layout", set.skipped));
@@ -388,9 +388,9 @@ fn counts<'s>(state: &'s BTreeMap<String, StateTensor>, name: &str) -> Option<&'
 fn check_heads(path: &Path, network: &Network, hidden: usize, classes: usize) -> Result<()> {
     let dim = network.config.dim;
     for part in 0..network.config.parts() {
-        for tensor in checkpoint::head_tensors(dim, hidden, classes) {
+        for tensor in checkpoint::classifier_tensors(dim, hidden, classes) {
             let (name, shape) = (tensor.of(part), tensor.shape);
-            let found = network.heads.get(&name).map(|tensor| &tensor.shape);
+            let found = network.classifiers.get(&name).map(|tensor| &tensor.shape);
             if found != Some(&shape) {
                 return Err(Error::Tensor {
                     path: path.to_path_buf(),

@@ -7,7 +7,7 @@
 
 use std::f64::consts::PI;
 
-use crate::checkpoint::{head_tensors, parameter_shapes};
+use crate::checkpoint::{classifier_tensors, parameter_shapes};
 use crate::model::{GroupKind, Trainable};
 use crate::shape::VitConfig;
 use crate::train::config::Config;
@@ -122,7 +122,7 @@ pub fn trainable_parameters(config: &VitConfig, hidden: usize, classes: usize, s
     let count = |shape: &[usize]| shape.iter().product::<usize>();
     let backbone =
         parameter_shapes(config).into_iter().filter(|(name, _)| stage.contains(GroupKind::of(name)));
-    let head = head_tensors(config.dim, hidden, classes).into_iter().filter(|tensor| tensor.learned);
+    let head = classifier_tensors(config.dim, hidden, classes).into_iter().filter(|tensor| tensor.learned);
     backbone.map(|(_, shape)| count(&shape)).sum::<usize>()
         + config.parts() * head.map(|tensor| count(&tensor.shape)).sum::<usize>()
 }

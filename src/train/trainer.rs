@@ -5,7 +5,7 @@ use super::config::{BestBy, Config};
 use super::job::{Best, IMAGES, Job, POSITION, Position, betas};
 use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
 use super::{config, curves, forecast, images};
-use crate::checkpoint::{self, HeadsInfo, Network, StateData, StateTensor, TRAINED_ON};
+use crate::checkpoint::{self, ClassifiersInfo, Network, StateData, StateTensor, TRAINED_ON};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{self, Sample};
 use crate::datasets::{LabelledImage, TestSet};
@@ -844,7 +844,7 @@ impl Run<'_, '_> {
             config: config.saved_network(&network.config),
             tensors,
             file_positions: None,
-            heads: BTreeMap::new(),
+            classifiers: BTreeMap::new(),
             ..network.clone()
         };
         let Some(retrieval_set) = retrieval_set else {
@@ -914,8 +914,11 @@ impl Run<'_, '_> {
                 state.insert(format!("{which}.{kind}"), tensor);
             }
         }
-        let heads =
-            HeadsInfo { hidden: config.head.hidden, relu: config.head.relu, classes: set.classes.len() };
+        let heads = ClassifiersInfo {
+            hidden: config.head.hidden,
+            relu: config.head.relu,
+            classes: set.classes.len(),
+        };
         let saved = config.saved_network(&network.config);
         let metadata = checkpoint::trained_metadata(&saved, &network.preprocess, &set.classes, heads);
         checkpoint::save(&self.out.join(name), &tensors, &state, metadata.text())

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use image::{DynamicImage, ImageFormat};
-use lat_wgpu::checkpoint::{self, HeadsInfo, HostTensor, StateTensor};
+use lat_wgpu::checkpoint::{self, ClassifiersInfo, HostTensor, StateTensor};
 use lat_wgpu::embeddings::index::{IndexOptions, IndexWriter, Origin, Shard, ShardNumber, Weights};
 use lat_wgpu::embeddings::{Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::figures::{Figures, draw_figures};
@@ -77,7 +77,7 @@ fn entries() -> Vec<String> {
     let config = small_config();
     let preprocess = Preprocess::new(config.image, Normalize::Imagenet.mean_std());
     let names = ["0002".to_string(), "0007".to_string()];
-    let heads = HeadsInfo { hidden: 4, relu: true, classes: 2 };
+    let heads = ClassifiersInfo { hidden: 4, relu: true, classes: 2 };
     [
         checkpoint::lat_wgpu_metadata(&config, &preprocess, None),
         checkpoint::trained_metadata(&config, &preprocess, &names, heads),

@@ -260,7 +260,7 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn host(&self, name: &str) -> Result<&HostTensor> {
-        let found = self.network.tensors.get(name).or_else(|| self.network.heads.get(name));
+        let found = self.network.tensors.get(name).or_else(|| self.network.classifiers.get(name));
         found.ok_or_else(|| Error::Usage(format!("the network has no {name}")))
     }
 

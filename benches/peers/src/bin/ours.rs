@@ -38,7 +38,7 @@ fn write_weights(name: &str, file: &Path) -> Result<()> {
     let model = MODELS.into_iter().find(|model| model.name == name);
     let model = model.ok_or_else(|| Error::Usage(format!("there is no model {name}")))?;
     let network = model.network();
-    let views = network.tensors.iter().chain(&network.heads).map(|(name, tensor)| {
+    let views = network.tensors.iter().chain(&network.classifiers).map(|(name, tensor)| {
         let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytemuck::cast_slice(&tensor.data));
         view.map(|view| (name.clone(), view)).map_err(|error| Error::Usage(format!("{name}: {error}")))
     });
