@@ -1,4 +1,4 @@
-//! Arguments that several commands share, and how their values are read.
+//! Arguments that several commands share, and the parsers of their values.
 
 pub use super::keys::{NetworkArguments, SetArguments, Training, Trains};
 use super::open;
@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 /// The gallery that is searched, and the model that it was embedded with.
 #[derive(Debug, Args)]
 pub struct TargetArguments {
-    /// The model that the gallery was embedded with, as .safetensors
+    /// Model that the gallery was embedded with, as .safetensors
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Embeddings, as `lat-wgpu embed` writes them: a file, or a folder of parts
+    /// Embeddings from `lat-wgpu embed`: a file or an index folder
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
-    /// Accept files of different weights, which are otherwise refused
+    /// Accepts embeddings of different weights; otherwise they are an error
     #[arg(long)]
     pub allow_other_weights: bool,
 }
@@ -53,10 +53,10 @@ impl TargetArguments {
     }
 }
 
-/// The device memory that a command stays within.
+/// The limit of device memory.
 #[derive(Debug, Args)]
 pub struct MemoryArgument {
-    /// Device memory to stay within, such as 800M or 4G [default: 2G, on graphics cards 8G; on GPUs at most half of what they have]
+    /// Limit of device memory, such as 800M or 4G [default: 2G, on discrete GPUs 8G; at most half of a GPU's memory]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
 }
@@ -97,7 +97,7 @@ pub struct DeviceArguments {
 }
 
 impl DeviceArguments {
-    /// As the adapter is opened.
+    /// Returns the options for opening the adapter.
     pub fn options(&self) -> ContextOptions {
         self.adapter.options(self.precision)
     }
@@ -108,16 +108,16 @@ impl DeviceArguments {
     }
 }
 
-/// A page to look at.
+/// An HTML report.
 #[derive(Debug, Args)]
 pub struct PageArguments {
-    /// Write a page to look at, with images: one file that needs no network
+    /// Writes an HTML report with images, in one file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// For --html: bytes of images inside the page, such as 800K; further ones are linked, with 0 all of them [default: 8M]
+    /// With --html: limit of bytes for embedded images, such as 800K; further images are linked; 0 links all [default: 8M]
     #[arg(long, value_name = "BYTES", default_value_t = report::DEFAULT_LIMIT, hide_default_value = true, value_parser = bytes_or_none, requires = "html")]
     pub thumbnails: u64,
-    /// For --html: how many ranked lists; of a search the first, of an evaluation half the worst and half the best
+    /// With --html: number of ranked lists; search shows the first, eval the worst and the best half and half
     #[arg(long, value_name = "N", default_value_t = 100, requires = "html")]
     pub lists: usize,
 }

@@ -16,24 +16,24 @@ use std::time::Duration;
 /// `lat-wgpu autotune`.
 #[derive(Debug, Args)]
 pub struct AutotuneArguments {
-    /// Weights of a plain ViT, or a trained model, as .safetensors: whose products are tuned for
+    /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE")]
     pub model: Option<PathBuf>,
-    /// Images at once [default: 32, on CPU adapters 2]
+    /// Images per batch [default: 32, on CPU adapters 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
-    /// Tune a training step instead of embedding
+    /// Tunes a training step instead of embedding
     #[arg(long)]
     pub train: bool,
-    /// Seconds to spend
+    /// Time limit in seconds
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
-    /// Forget what was kept for this adapter
+    /// Removes the saved choices for this adapter
     #[arg(long)]
     pub clear: bool,
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// Write what was measured as JSON; - for stdout
+    /// Writes the measurements as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(flatten)]

@@ -25,24 +25,24 @@ use std::time::{Duration, Instant};
 /// `lat-wgpu bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
-    /// Compare the tiles of matrix products instead: every tile that the adapter can run, at the shapes of ViT-S and ViT-B, its
-    /// results checked in f64; exit with 1 if one is wrong
+    /// Times the tiles of matrix products instead, at the shapes of ViT-S and ViT-B; checks results in f64, and exits with 1 if
+    /// one is wrong
     #[arg(long, group = "mode")]
     pub lab: bool,
-    /// Time launches and submits that do nothing instead, and the roofs
+    /// Times empty dispatches and submits instead, and the roofs
     #[arg(long, group = "mode")]
     pub overheads: bool,
-    /// Time whole training steps of ViT-S and ViT-B instead, with one block open and with everything
+    /// Times whole training steps of ViT-S and ViT-B instead, with one block unfrozen and with all
     #[arg(long, group = "mode")]
     pub steps: bool,
     /// Only rows whose name contains this, such as "gemm vit-s"; with --lab shapes and tiles, such as "vit-b fc1 nt" [default: all]
     #[arg(long = "match", value_name = "TEXT", conflicts_with = "overheads")]
     pub matching: Option<String>,
-    /// Samples of every row, each a replay or as many as take 5 ms; the median counts [default: 11; 5 with --lab, --overheads and
-    /// --steps; 3 with --quick]
+    /// Samples of each row, of at least 5 ms; the median counts [default: 11; 5 with --lab, --overheads and --steps; 3 with
+    /// --quick]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub samples: Option<u32>,
-    /// Images at once [default: 32, on CPU adapters 1; with --steps 32 and 2, with --lab 32, 128 and 256]
+    /// Images per batch [default: 32, on CPU adapters 1; with --steps 32 and 2, with --lab 32, 128 and 256]
     #[arg(long, value_name = "N", conflicts_with = "overheads", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch_size: Option<u32>,
     /// Storage of weights and activations; sums are f32
@@ -51,26 +51,25 @@ pub struct BenchArguments {
     /// Tokens of an image in the rows of attention, one or several, such as 33,129,197,257 [default: 197]
     #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "mode", value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub tokens: Vec<u32>,
-    /// As little as shows that everything runs: one shape of a kernel, one model, one image, few samples
+    /// Runs the minimum: one shape of each kernel, one model, one image, few samples
     #[arg(long)]
     pub quick: bool,
-    /// End after so many seconds with what was measured until then
+    /// Ends after this many seconds with the results so far
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: Option<u32>,
-    /// Write the figures as JSON, anew after every row, so that a run that is cut short leaves what it has; - for stdout, at the end
+    /// Writes the results as JSON after every row; - for stdout, at the end
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// With --lab: write the table of tiles with what was quickest on this class of adapter, to take the place of
-    /// src/kernels/gemm/tiles.toml
+    /// With --lab: writes the table of the fastest tiles for this class of adapter, for src/kernels/gemm/tiles.toml
     #[arg(long, value_name = "FILE", requires = "lab")]
     pub write_tiles: Option<PathBuf>,
-    /// Draw the roofline: operations a second over operations per byte
+    /// Draws the roofline: operations per second over operations per byte
     #[arg(long, value_name = "FILE", conflicts_with = "mode")]
     pub svg: Option<PathBuf>,
-    /// Compare with the run of this adapter, batch and precision that FILE holds; exit with 1 if a row is slower by more than noise
+    /// Compares with the run of this adapter, batch and precision in FILE; exits with 1 if a row is slower by more than noise
     #[arg(long, value_name = "FILE", conflicts_with = "mode")]
     pub baseline: Option<PathBuf>,
-    /// Keep this run in FILE as the one of this adapter, batch and precision, beside others; after a comparison with the same file
+    /// Saves this run in FILE for this adapter, batch and precision, after the comparison with --baseline
     #[arg(long, value_name = "FILE", conflicts_with_all = ["mode", "matching", "tokens", "quick", "seconds"])]
     pub save_baseline: Option<PathBuf>,
     #[command(flatten)]

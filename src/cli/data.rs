@@ -22,13 +22,13 @@ pub struct DataArguments {
     /// Folder of the data set, or a table of images (.csv)
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// Don't open the images: names and lists only
+    /// Checks names and lists only, and opens no image
     #[arg(long)]
     pub fast: bool,
-    /// Exit with 1 if anything looks wrong, or images are left out
+    /// Exits with 1 if anything looks wrong or images are left out
     #[arg(long)]
     pub strict: bool,
-    /// Write counts and findings as JSON; - for stdout
+    /// Writes counts and findings as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(flatten)]

@@ -21,16 +21,16 @@ use std::time::Instant;
 /// `lat-wgpu demo`.
 #[derive(Debug, Args)]
 pub struct DemoArguments {
-    /// Folder for everything that is made
+    /// Output folder
     #[arg(short, long, value_name = "DIR", default_value = "lat-wgpu-demo")]
     pub out: PathBuf,
-    /// Persons who are drawn; every second one is for training
+    /// Number of persons; every second one is in the train split
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=9999))]
     pub persons: u32,
-    /// Epochs of fine-tuning; one more block opens in each
+    /// Epochs of fine-tuning; each unfreezes one more block
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub epochs: u32,
-    /// Same seed, same images, and the same scores on the same adapter
+    /// Seed; the same seed gives the same images, and on the same adapter the same scores
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     #[command(flatten)]

@@ -33,56 +33,56 @@ pub struct EmbedArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Folders (with all below them) and image files
+    /// Image files, and folders that are searched recursively
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
-    /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet; with --append or --shard a folder
+    /// Output file: .safetensors, .npy (with .paths.txt beside it) or .parquet; with --append or --shard a folder
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Extend an index folder: images that are there with the same name, size and modification time are not embedded again
+    /// Extends an index folder; skips images that it holds with the same name, size and modification time
     #[arg(long, group = "folder")]
     pub append: bool,
-    /// With --append: take rows out whose images are not among the inputs (they stay otherwise)
+    /// With --append: removes rows of images that are not among the inputs
     #[arg(long, requires = "append")]
     pub prune: bool,
-    /// Embed share I (from 1) of N into the folder shard-I-of-N inside --out; every share needs the same inputs, see `lat-wgpu merge`
+    /// Embeds shard I of N, from 1, into the folder shard-I-of-N inside --out; all shards need the same inputs, see `lat-wgpu merge`
     #[arg(long, value_name = "I/N", group = "folder")]
     pub shard: Option<ShardNumber>,
-    /// With --append or --shard: most rows of one file, which is what a kill loses [default: 16384]
+    /// With --append or --shard: maximum rows of a segment, which is what a kill loses [default: 16384]
     #[arg(long, value_name = "N", requires = "folder", value_parser = clap::value_parser!(u32).range(1..))]
     pub part_rows: Option<u32>,
-    /// Embed each image and its mirror image, and take the mean
+    /// Averages the embeddings of each image and its mirror image
     #[arg(long)]
     pub flip: bool,
-    /// Write each vector in fewer numbers, by the principal components that `lat-wgpu reduce` found
+    /// Reduces embeddings by the principal components of `lat-wgpu reduce`
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
-    /// Accept files of different weights, which are otherwise refused
+    /// Accepts embeddings of different weights; otherwise they are an error
     #[arg(long, requires = "reduce")]
     pub allow_other_weights: bool,
-    /// Storage of the values
+    /// Data type of the embeddings
     #[arg(long, default_value = "f32", value_parser = named::<Dtype>())]
     pub dtype: Dtype,
-    /// Images per batch [default: what fills an adapter of its class, within --memory]
+    /// Images per batch [default: enough to fill the adapter, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// Write a summary as JSON; - for stdout
+    /// Writes a summary as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Exit with 1 if an image had to be skipped, is a link that isn't followed, or is .heic .heif .avif .jxl .jp2
+    /// Exits with 1 if an image is skipped, is a link that is not followed, or is .heic .heif .avif .jxl .jp2
     #[arg(long)]
     pub strict: bool,
-    /// Follow links to files and folders; a folder is entered once
+    /// Follows links to files and folders; enters each folder once
     #[arg(long)]
     pub follow_links: bool,
-    /// Do not turn images as their EXIF orientation says
+    /// Ignores the EXIF orientation of images
     #[arg(long)]
     pub ignore_exif: bool,
-    /// Print the time of kernels and layers for one batch, and write it as a trace for Chrome and Perfetto [default FILE: trace.json]
+    /// Profiles one batch: prints the time of kernels and layers, and writes a trace for Chrome and Perfetto [default FILE: trace.json]
     #[arg(long, value_name = "FILE", require_equals = true)]
     pub profile: Option<Option<PathBuf>>,
     #[command(flatten)]

@@ -42,16 +42,16 @@ pub struct EvalArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE", requires = "data", required_unless_present = "query_embeddings")]
     pub model: Option<PathBuf>,
-    /// Folder of a data set, or a table of images (.csv); give it often for a table over several sets
+    /// Folder of a data set, or a table of images (.csv); may be repeated
     #[arg(long, value_name = "DIR", requires = "model")]
     pub data: Vec<PathBuf>,
-    /// Instead of a model: embeddings of the queries, as `lat-wgpu embed` writes them
+    /// Embeddings of the queries from `lat-wgpu embed`, instead of a model
     #[arg(long, value_name = "FILE", requires = "gallery_embeddings", conflicts_with_all = ["model", "data"])]
     pub query_embeddings: Option<PathBuf>,
-    /// Embeddings of the gallery; the same file again: every image is a query against all others
+    /// Embeddings of the gallery; if it is the same file, each image is a query against all others
     #[arg(long, value_name = "FILE", requires = "query_embeddings")]
     pub gallery_embeddings: Option<PathBuf>,
-    /// Accept files of different weights, which are otherwise refused
+    /// Accepts embeddings of different weights; otherwise they are an error
     #[arg(long, requires = "query_embeddings")]
     pub allow_other_weights: bool,
     /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
@@ -63,49 +63,49 @@ pub struct EvalArguments {
     /// Average precision: mean of the precisions at the matches, or of those and the ones just before [default: plain]
     #[arg(long, value_parser = named::<AveragePrecision>())]
     ap: Option<AveragePrecision>,
-    /// Images of the same person by the same camera are matches like others
+    /// Counts images of the same person by the same camera as matches
     #[arg(long)]
     ignore_cameras: bool,
     /// Seed of the random galleries of cuhk03-single-shot
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Also re-rank by k-reciprocal neighbours: the scores are then those after it
+    /// Re-ranks by k-reciprocal encoding; the scores are then those after it
     #[arg(long)]
     rerank: bool,
-    /// Neighbours that must be mutual
+    /// Re-ranking: size of the k-reciprocal neighbourhood
     #[arg(long, value_name = "N", default_value_t = RerankOptions::default().k1, requires = "rerank")]
     rerank_k1: usize,
-    /// Images whose neighbours are averaged; 1: none
+    /// Re-ranking: neighbours to average over; 1 disables
     #[arg(long, value_name = "N", default_value_t = RerankOptions::default().k2, requires = "rerank")]
     rerank_k2: usize,
-    /// Weight of the original distance
+    /// Re-ranking: weight of the original distance
     #[arg(long, value_name = "F", default_value_t = RerankOptions::default().lambda, requires = "rerank")]
     rerank_lambda: f64,
-    /// Embed each image and its mirror image, and take the mean
+    /// Averages the embeddings of each image and its mirror image
     #[arg(long, conflicts_with = "query_embeddings")]
     pub flip: bool,
-    /// Also report the threshold for this false positive rate: the share of pairs of different persons taken for the same
+    /// Reports the threshold for this false positive rate, the share of pairs of different persons taken for the same
     #[arg(long, value_name = "F", value_parser = fraction)]
     pub fpr: Option<f64>,
-    /// Store the threshold for --fpr in the model's metadata
+    /// Stores the threshold for --fpr in the model's metadata
     #[arg(long, requires = "fpr", conflicts_with = "query_embeddings")]
     pub store_threshold: bool,
-    /// Images per batch [default: what fills an adapter of its class, within --memory]
+    /// Images per batch [default: enough to fill the adapter, within --memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "query_embeddings")]
     pub batch_size: Option<u32>,
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// Write the scores as JSON; - for stdout
+    /// Writes the scores as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: folder that was embedded; twice: of the queries', then of the gallery's [default: the inputs that the embeddings carry]
+    /// With --html: embedded folder; given twice, that of the queries and that of the gallery [default: the recorded inputs]
     #[arg(long, value_name = "DIR", requires_all = ["html", "query_embeddings"], conflicts_with = "model")]
     pub images: Vec<PathBuf>,
-    /// Do not turn images as their EXIF orientation says
+    /// Ignores the EXIF orientation of images
     #[arg(long, conflicts_with = "query_embeddings")]
     pub ignore_exif: bool,
     #[command(flatten)]

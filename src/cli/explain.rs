@@ -26,15 +26,15 @@ pub struct ExplainArguments {
     /// Draws how the parts of this image agree with those of IMG, instead of attention rollout
     #[arg(long, value_name = "IMG")]
     pub against: Option<PathBuf>,
-    /// The drawing: the image, its attention rollout and its parts, or both images with the agreement of their parts
+    /// Output file, as .png: the image, its attention rollout and its parts, or both images with the agreement of their parts
     #[arg(short, long, value_name = "FILE.png")]
     pub out: PathBuf,
-    /// Write the shares of patches and parts, or the agreement of parts, as JSON; - for stdout
+    /// Writes the shares of patches and parts, or the agreement of parts, as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub adapter: AdapterArgument,
-    /// Do not turn the image as its EXIF orientation says
+    /// Ignores the EXIF orientation of the image
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]

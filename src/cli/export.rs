@@ -19,23 +19,23 @@ pub struct ExportArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// timm: backbone and part classifiers in timm's and PyTorch's names, without what only a resumed training needs; onnx: pixels
-    /// to embedding, by Python (LAT_PYTHON, else python3) with onnx; web: a folder to be served, whose page embeds images in the browser
+    /// Format: timm is backbone and part classifiers in timm's and PyTorch's names; onnx maps pixels to embeddings, and needs Python
+    /// (LAT_PYTHON, else python3) with onnx; web is a folder with a page that embeds images in the browser
     #[arg(long, value_name = "FORM")]
     pub to: ExportForm,
-    /// With --to timm: leave the part classifiers away
+    /// With --to timm: omits the part classifiers
     #[arg(long)]
     pub backbone_only: bool,
-    /// With --to timm: how a number is stored [default: f32]
+    /// With --to timm: data type of the weights [default: f32]
     #[arg(long, value_parser = named::<Dtype>())]
     pub dtype: Option<Dtype>,
     /// With --to web: images per batch [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub batch_size: Option<u32>,
-    /// With --to web: embed each image and its mirror image, and take the mean
+    /// With --to web: averages the embeddings of each image and its mirror image
     #[arg(long)]
     pub flip: bool,
-    /// Where to write: a .safetensors file, an .onnx file, or a new folder
+    /// Output: a .safetensors file, an .onnx file, or a new folder
     #[arg(short, long, value_name = "PATH")]
     pub out: PathBuf,
     #[command(flatten)]

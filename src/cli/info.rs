@@ -13,7 +13,7 @@ use std::process::ExitCode;
 /// `lat-wgpu info`.
 #[derive(Debug, Args)]
 pub struct InfoArguments {
-    /// Write the list as JSON; - for stdout
+    /// Writes the list as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }

@@ -27,13 +27,13 @@ pub struct InitArguments {
     /// Attention heads
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub heads: u32,
-    /// Same seed, same weights
+    /// Seed; the same seed gives the same weights
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Mean and deviation of the input
+    /// Mean and standard deviation of the input
     #[arg(long, default_value = "imagenet", value_parser = named::<Normalize>())]
     pub normalize: Normalize,
-    /// Where to write: a .safetensors file
+    /// Output file, as .safetensors
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
 }

@@ -18,7 +18,7 @@ pub struct InspectArguments {
     /// A .safetensors file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Write configuration and tensors as JSON; - for stdout
+    /// Writes configuration and tensors as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(flatten)]

@@ -19,13 +19,13 @@ pub struct MergeArguments {
     /// Folder of shard-I-of-N folders, or an index folder
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// Where to write: FILE.safetensors, .npy (with .paths.txt beside it) or .parquet
+    /// Output file: .safetensors, .npy (with .paths.txt beside it) or .parquet
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Accept files of different weights, which are otherwise refused
+    /// Accepts embeddings of different weights; otherwise they are an error
     #[arg(long)]
     pub allow_other_weights: bool,
-    /// Write a summary as JSON; - for stdout
+    /// Writes a summary as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }

@@ -75,7 +75,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Person re-identification with the Locally Aware Transformer on any Vulkan, Metal or DX12 adapter.
 ///
-/// Person crops in, vectors out; there is no detector inside.
+/// The input is person crops; there is no detector.
 #[derive(Debug, Parser)]
 #[command(name = "lat-wgpu", version, max_term_width = 100)]
 struct Arguments {
@@ -98,43 +98,43 @@ static VERBOSE: AtomicBool = AtomicBool::new(false);
 enum Command {
     /// Turn folders of person crops into embeddings
     Embed(embed::EmbedArguments),
-    /// Verify the shards of a list, or an index folder, and write them as one file
+    /// Verify shards or an index folder, and merge them into one file
     Merge(merge::MergeArguments),
-    /// Find principal components of embeddings, or write embeddings in fewer numbers
+    /// Fit principal components to embeddings, or reduce embeddings by them
     #[cfg(feature = "reduce")]
     Reduce(Box<reduce::ReduceArguments>),
     /// List adapters, their features and limits
     Info(info::InfoArguments),
-    /// Time every kernel and compare it with what the adapter can do at most
+    /// Time every kernel and compare it with the adapter's roofline
     Bench(bench::BenchArguments),
-    /// Check every kernel on an adapter against the reference: what to paste into an issue
+    /// Check every kernel on an adapter against the reference, for bug reports
     Selftest(selftest::SelftestArguments),
     /// Print a model file's configuration and tensors
     Inspect(inspect::InspectArguments),
     /// Fine-tune a backbone into a re-identification model
     Train(Box<Training<train::TrainArguments>>),
-    /// Train and score the paper's twelve variants of the model: its Table 2 on your data
+    /// Train and score the twelve variants of the paper's Table 2
     Ablate(Training<ablate::AblateArguments>),
-    /// Score a model, or embeddings, on data sets: rank-k, mAP, mINP, same or different
+    /// Score a model or embeddings on data sets: rank-k, mAP, mINP, verification
     Eval(Box<eval::EvalArguments>),
     /// Find the persons of images in a gallery of embeddings
     Search(Box<search::SearchArguments>),
-    /// Search as a page and a JSON API on this machine
+    /// Serve search as a web page and a JSON API
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArguments>),
-    /// Count a data set's persons, images and cameras, and say what looks wrong
+    /// Count a data set's persons, images and cameras, and report problems
     Data(data::DataArguments),
-    /// Draw walking figures, seen by several cameras, as a small data set
+    /// Draw a small data set of synthetic images
     Synth(synth::SynthArguments),
-    /// Draw, fine-tune, score before and after, report: all of it on a small example
+    /// Draw a small data set, fine-tune on it, and report the scores before and after
     Demo(demo::DemoArguments),
-    /// Write a backbone with random weights, to train from nothing
+    /// Write a backbone with random weights
     Init(init::InitArguments),
-    /// Find out which tiles are quickest on this adapter, and keep that for all later runs
+    /// Measure the fastest tiles on this adapter, and save them for later runs
     Autotune(autotune::AutotuneArguments),
-    /// Write a model for other programs
+    /// Export a model to timm, ONNX or the browser
     Export(export::ExportArguments),
-    /// Show where in an image the model looks, and its part rows
+    /// Show which patches of an image a model uses
     Explain(explain::ExplainArguments),
     /// Print completions for a shell
     Completions(completions::CompletionsArguments),

@@ -26,28 +26,28 @@ pub struct ReduceArguments {
     /// Embeddings, or an index folder
     #[arg(value_name = "GALLERY")]
     pub gallery: PathBuf,
-    /// Numbers to reduce to; several, as 64,128,256, are compared, and the file holds the most
+    /// Dimensions to reduce to; several, such as 64,128,256, are compared, and the file holds the largest
     #[arg(long, value_name = "K,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "apply")]
     pub dim: Vec<u32>,
-    /// Where to write the components, as .safetensors; with --apply the reduced embeddings
+    /// Output file: the components, as .safetensors; with --apply the reduced embeddings
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Find nothing: reduce GALLERY by the components in this file
+    /// Reduces GALLERY by the components in this file instead of fitting new ones
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels"])]
     pub apply: Option<PathBuf>,
-    /// Accept files of different weights, which are otherwise refused
+    /// Accepts embeddings of different weights; otherwise they are an error
     #[arg(long)]
     pub allow_other_weights: bool,
-    /// With --apply: how a number is stored
+    /// With --apply: data type of the embeddings
     #[arg(long, default_value = "f32", requires = "apply", value_parser = named::<Dtype>())]
     pub dtype: Dtype,
-    /// Look at no more than so many rows, evenly spaced [default: 20000]
+    /// Maximum rows to fit to, evenly spaced [default: 20000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub fit_rows: Option<u32>,
-    /// Where the search for the components starts from, above 2048 numbers
+    /// Seed of the initial components, for more than 2048 dimensions
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Measure the loss with these queries [default: 1000 of the gallery, evenly spaced]
+    /// Queries to measure the loss with [default: 1000 of the gallery, evenly spaced]
     #[arg(long, value_name = "FILE")]
     pub query_embeddings: Option<PathBuf>,
     /// Persons and cameras: path,person,camera [default: from Market-1501 names; without labels no loss is reported]
@@ -57,7 +57,7 @@ pub struct ReduceArguments {
     pub memory: MemoryArgument,
     #[command(flatten)]
     pub adapter: AdapterArgument,
-    /// Write the table as JSON; - for stdout
+    /// Writes the table as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }

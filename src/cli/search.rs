@@ -28,34 +28,34 @@ pub struct SearchArguments {
     /// Image to find, or folder of such images; may be repeated
     #[arg(long, required = true, value_name = "IMG|DIR")]
     pub query: Vec<PathBuf>,
-    /// Follow links to files and folders; a folder is entered once
+    /// Follows links to files and folders; enters each folder once
     #[arg(long)]
     pub follow_links: bool,
     /// Number of gallery images to list for each query
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
     pub top: u32,
-    /// Search only these images: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
+    /// Searches only these images: camera=1,2 by Market-1501 names, or path=GLOB; may be repeated, all must match
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<Filter>,
-    /// Embed each query and its mirror image, and take the mean; the model's threshold isn't for that
+    /// Averages the embeddings of each query and its mirror image; the model's threshold does not apply then
     #[arg(long)]
     pub flip: bool,
-    /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
+    /// Reduces queries by the principal components of `lat-wgpu reduce`, as the gallery is
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// Write the lists as JSON; - for stdout
+    /// Writes the lists as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// For --html: the folder that was embedded, so that its images are shown [default: the inputs that the gallery carries, where they are still there]
+    /// With --html: embedded folder, to show its images [default: the inputs recorded in the gallery, if they exist]
     #[arg(long, value_name = "DIR", requires = "html")]
     pub images: Option<PathBuf>,
-    /// Do not turn images as their EXIF orientation says
+    /// Ignores the EXIF orientation of images
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]

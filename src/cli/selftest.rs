@@ -20,13 +20,13 @@ pub struct SelftestArguments {
     /// Only rows whose kernel, variant and shape contain this, such as "gemm nt" [default: all]
     #[arg(long = "match", value_name = "TEXT")]
     pub matching: Option<String>,
-    /// Only rows that store activations so; f16 has native and packed halves, and matrix units [default: both]
+    /// Only rows of this storage of activations; f16 is native, packed, and on matrix units [default: both]
     #[arg(long, value_name = "STORAGE", value_parser = named::<Precision>())]
     pub precision: Option<Precision>,
     /// One shape of each kernel in each storage
     #[arg(long)]
     pub quick: bool,
-    /// Write adapter, limits and rows as JSON; - for stdout
+    /// Writes adapter, limits and rows as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     #[command(flatten)]

@@ -10,10 +10,10 @@ use std::process::ExitCode;
 /// `lat-wgpu synth`.
 #[derive(Debug, Args)]
 pub struct SynthArguments {
-    /// Folder for the data set, in Market-1501's layout; made if it isn't there
+    /// New or empty folder for the data set, in Market-1501's layout
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// Number of persons; every second one is for training
+    /// Number of persons; every second one is in the train split
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=9999))]
     pub persons: u32,
     /// Number of cameras
@@ -22,7 +22,7 @@ pub struct SynthArguments {
     /// Images of each person by each camera
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=9999))]
     pub images: u32,
-    /// Same seed, same bytes
+    /// Seed; the same seed gives the same bytes
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }

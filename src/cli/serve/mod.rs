@@ -41,29 +41,29 @@ const POSTED: &str = "picture";
 pub struct ServeArguments {
     #[command(flatten)]
     pub target: TargetArguments,
-    /// The folder that was embedded: its images are shown [default: the inputs that the gallery carries, on this machine's own address]
+    /// Embedded folder, to show its images [default: the inputs recorded in the gallery, on a loopback address]
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
-    /// Address to listen on; any other than this machine's own lets others search, without a password
+    /// Address to listen on; any but a loopback address lets others search, without a password
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub host: String,
-    /// Port to listen on; 0: any that is free
+    /// Port to listen on; 0 for any free port
     #[arg(long, value_name = "N", default_value_t = 8080)]
     pub port: u16,
     /// Number of gallery images to list unless a request asks for another
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_K as i64))]
     pub top: u32,
-    /// Search only these images: camera=1,2 by Market-1501 names, or path=GLOB; all that are given must hold
+    /// Searches only these images: camera=1,2 by Market-1501 names, or path=GLOB; may be repeated, all must match
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<Filter>,
-    /// Bring the queries to the gallery's fewer numbers, by the components that `lat-wgpu reduce` found
+    /// Reduces queries by the principal components of `lat-wgpu reduce`, as the gallery is
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// Do not turn images as their EXIF orientation says
+    /// Ignores the EXIF orientation of images
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]
