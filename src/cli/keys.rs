@@ -20,7 +20,7 @@ const HEADINGS: [&str; 8] = [
     "Network",
 ];
 
-/// Where the flag of a key is in those headings; `None`: among the command's own.
+/// Returns the index of the heading of a key's flag; `None` for the command's own options.
 fn heading(key: &Key) -> Option<usize> {
     let heading = match key.name.split_once('.')? {
         (_, "backbone" | "dir") => return None,
@@ -38,7 +38,7 @@ fn heading(key: &Key) -> Option<usize> {
     HEADINGS.iter().position(|known| *known == heading)
 }
 
-/// The flag for a key; for a switch also the one that disables it, of which the later wins.
+/// Returns the flag of a key. A switch has a second flag that disables it; the later one wins.
 fn args(key: &'static Key, heading: Option<&'static str>) -> Vec<Arg> {
     let (flag, default) = (key.flag(), key.default());
     let arg = Arg::new(key.name).long(flag.clone()).help_heading(heading);
@@ -74,7 +74,7 @@ fn value_parser(key: &'static Key) -> ValueParser {
     ValueParser::new(move |text: &str| key.parse(text))
 }
 
-/// The keys that flags set, with their values as typed.
+/// Returns the keys that flags set, with their values as typed.
 fn given(matches: &ArgMatches, has: fn(&str) -> bool) -> Vec<(String, String)> {
     let value = |key: &Key| match key.kind {
         Kind::Switch => {
@@ -95,7 +95,7 @@ pub struct Training<T> {
 
 /// The own arguments of a command that trains, among them `config` and `set`.
 pub trait Trains: Args {
-    /// Keys whose flags must be given.
+    /// Keys with required flags.
     const REQUIRED: &'static [&'static str] = &[];
 
     /// True if the command has a flag for this key.
@@ -172,7 +172,7 @@ impl FromKeys for Settings {
 }
 
 impl Group<Settings> {
-    /// As the checkpoint reader takes them.
+    /// Returns the settings for loading a checkpoint.
     pub fn settings(&self) -> Settings {
         self.0.clone()
     }
@@ -192,7 +192,7 @@ impl FromKeys for LoadOptions {
 }
 
 impl Group<LoadOptions> {
-    /// As the loaders take them.
+    /// Returns the options for loading a data set.
     pub fn options(&self) -> LoadOptions {
         self.0
     }

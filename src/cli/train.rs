@@ -79,7 +79,7 @@ pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints which model came out, why this one, and what to do with it.
+/// Prints the best model, the reason for the choice, and the next command.
 fn print_summary(summary: &Summary) {
     let Summary { out, config, unfinished, epoch, reason, line, refit } = summary;
     let best = out.join("best.safetensors");
@@ -110,7 +110,7 @@ fn print_summary(summary: &Summary) {
     }
 }
 
-/// The flags by which `eval` reads a data set as the run did.
+/// Returns the flags with which `eval` reads the data set as the run did.
 fn data_flags(config: &Config) -> String {
     let flags = config.flags(|key| SetArguments::has(key.name) || key.name == "data.ignore_exif");
     let flag = |(flag, value): (String, String)| match value.as_str() {
@@ -120,14 +120,14 @@ fn data_flags(config: &Config) -> String {
     flags.into_iter().map(flag).collect()
 }
 
-/// A path as a shell takes it, and no flag.
+/// Quotes a path for a shell. A leading dash gets `./` before it.
 fn quoted(path: &str) -> String {
     let path = if path.starts_with('-') { &format!("./{path}") } else { path };
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@".contains(c);
     if path.chars().all(plain) { path.to_string() } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
-/// Figures of an epoch in words.
+/// Returns the figures of an epoch in words.
 fn describe(line: &EpochLine) -> String {
     let EpochLine { epoch, train_loss, val_loss, val_accuracy, retrieval, val_map, val_rank1, .. } = line;
     let mut text = format!("{epoch}: loss {train_loss:.4}");
@@ -143,10 +143,10 @@ fn describe(line: &EpochLine) -> String {
     text
 }
 
-/// Adds what a run reads, and its folder with the files in it that `owns` admits.
+/// Adds the inputs of a run, and its folder with the files that `owns` accepts.
 ///
 /// # Errors
-/// Where its configuration can't be settled.
+/// Those of the configuration.
 pub(super) fn run_paths(
     paths: Paths,
     out: &Path,
@@ -157,7 +157,7 @@ pub(super) fn run_paths(
     let saved = out.join("config.toml");
     let goes_on = resume && out.join("last.safetensors").exists();
     let config = if goes_on { Config::resume(&saved, layers)? } else { Config::resolve(layers)? };
-    // Nothing but the images is read again; the configuration may be the run's own.
+    // A resumed run reads only the images again. The configuration may be its own.
     let backbone = config.model.backbone.filter(|_| !goes_on);
     let file = layers.file.iter().filter(|file| !(goes_on && same(file, &saved)));
     let paths = paths.reads("--backbone", &backbone).reads("--config", file);
@@ -165,7 +165,7 @@ pub(super) fn run_paths(
     Ok(paths.writes_into("--out", out, owns, lock::was_taken(out)))
 }
 
-/// A run's error with what its flags can do about it.
+/// Adds a hint about flags to the error of a run.
 pub(super) fn about_training(error: Error) -> Error {
     match error.plain() {
         _ if error.is_out_of_memory() => {
@@ -198,7 +198,7 @@ fn print_forecast(forecast: &Forecast) {
     println!("about {:.0} min for all steps; validation and saves come on top", (seconds / 60.0).ceil());
 }
 
-/// The keys of the configuration, for `--help`.
+/// Lists the keys of the configuration for `--help`.
 fn keys_help() -> String {
     let mut text = "Keys of --config and --set:".to_string();
     let mut last = None;

@@ -9,14 +9,14 @@ use toml::Value;
 /// Keys that a resumed run may change.
 const FREE: [&str; 4] = ["schedule.epochs", "schedule.max_steps", "schedule.save_every", "device.adapter"];
 
-/// Keys that name files or folders: two spellings of one place are no difference.
+/// Keys that name files or folders. Two spellings of one path are equal.
 const PLACES: [&str; 2] = ["model.backbone", "data.dir"];
 
 impl Config {
-    /// Refuses to go on with `now` where it differs from this configuration in more than a resumed run may change.
+    /// Checks that `now` differs from this configuration only in keys that a resumed run may change.
     ///
     /// # Errors
-    /// `Usage` naming the first such key and both its values.
+    /// `Usage` naming the first other key and both values.
     pub fn check_resumable(&self, now: &Config) -> Result<()> {
         let (saved, now) = (self.table(), now.table());
         for key in keys().map(|key| key.name).filter(|key| !FREE.contains(key)) {

@@ -1,4 +1,4 @@
-//! The layers of a configuration, and how they become one.
+//! The layers of a configuration, and their merge.
 
 use super::keys::{key, put};
 use super::{Config, Preset};
@@ -18,10 +18,10 @@ pub struct Layers {
 }
 
 impl Config {
-    /// Settles a new run's configuration.
+    /// Returns the configuration of a new run.
     ///
     /// # Errors
-    /// `Usage` naming the key that is unknown, malformed or out of range; `Io` where the file can't be read.
+    /// `Usage` naming a key that is unknown, malformed or out of range; `Io` if the file cannot be read.
     pub fn resolve(layers: &Layers) -> Result<Config> {
         let given = layers.given()?;
         let preset = match given.iter().rev().find(|(key, _)| key == "preset") {
@@ -31,13 +31,13 @@ impl Config {
         Config::preset(preset).overlaid(given)
     }
 
-    /// Settles a resumed run's configuration: what isn't said is as in the saved run, what is said must agree with it.
+    /// Returns the configuration of a resumed run. Keys default to the saved run, and given keys must agree with it.
     ///
-    /// `schedule.epochs`, `schedule.max_steps`, `schedule.save_every` and `device.adapter` may differ; a limit on the
-    /// steps and an adapter that aren't said are none.
+    /// Only `schedule.epochs`, `schedule.max_steps`, `schedule.save_every` and `device.adapter` may differ. The limit of steps
+    /// and the adapter default to none.
     ///
     /// # Errors
-    /// `Usage` naming the first key that may not differ; else as [`Config::resolve`].
+    /// `Usage` naming the first key that differs and may not; those of [`Config::resolve`].
     pub fn resume(saved: &Path, layers: &Layers) -> Result<Config> {
         let saved = Config::read(saved)?;
         let mut now = saved.clone();
@@ -48,15 +48,15 @@ impl Config {
         Ok(now)
     }
 
-    /// Reads a `config.toml` as [`Config::to_toml`] writes it; keys that it lacks are those of its preset.
+    /// Reads a `config.toml` of [`Config::to_toml`]. Missing keys have the values of its preset.
     ///
     /// # Errors
-    /// As [`Config::resolve`].
+    /// Those of [`Config::resolve`].
     pub fn read(path: &Path) -> Result<Config> {
         Config::resolve(&Layers { file: Some(path.to_path_buf()), ..Layers::default() })
     }
 
-    /// The configuration as TOML, absent values left out; [`Config::read`] reads it back.
+    /// Returns the configuration as TOML without absent values. [`Config::read`] reads it back.
     pub fn to_toml(&self) -> String {
         match toml::to_string(self) {
             Ok(text) => text,
@@ -71,7 +71,7 @@ impl Config {
         }
     }
 
-    /// This configuration with these keys replaced, checked.
+    /// Replaces these keys and checks the result.
     fn overlaid(&self, given: Vec<(String, Value)>) -> Result<Config> {
         let mut table = self.table();
         for (key, value) in given {
@@ -84,14 +84,14 @@ impl Config {
 }
 
 impl Layers {
-    /// Every key that was given with its value, the stronger after the weaker.
+    /// Returns all given keys with their values, the weakest first.
     fn given(&self) -> Result<Vec<(String, Value)>> {
         let mut given = match &self.file {
             None => Vec::new(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
                 read_file(&text).map_err(|reason| {
-                    // The parser says only that it is too large.
+                    // The parser reports only that the integer is too large.
                     let seed =
                         "; a seed above 2^63 - 1 is written in quotes: seed = \"18446744073709551615\"";
                     let advice =
@@ -119,7 +119,7 @@ fn parse(name: &str, text: &str) -> std::result::Result<Value, String> {
     key(name)?.parse(text).map_err(|reason| format!("{name}: {reason}, found {text:?}"))
 }
 
-/// The keys of a configuration file with their values.
+/// Returns the keys and values of a configuration file.
 fn read_file(text: &str) -> std::result::Result<Vec<(String, Value)>, String> {
     let table: Table = text.parse().map_err(|e: toml::de::Error| e.to_string().trim_end().to_string())?;
     let mut given = Vec::new();

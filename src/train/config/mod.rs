@@ -1,7 +1,7 @@
 //! The configuration of a run: one TOML document, from defaults, a preset, a file and the command line.
 //!
 //! A later layer wins, key by key: built-in default < preset < file < flags < `--set section.key=value`.
-//! The preset itself is looked for from the top: `--set preset=…`, `--preset`, `preset` in the file, else paper.
+//! The preset is the first of `--set preset=…`, `--preset` and `preset` in the file, else paper.
 
 mod checks;
 mod keys;
@@ -50,7 +50,7 @@ pub enum Optimizer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BestBy {
-    /// It is the last one.
+    /// The last epoch.
     Last,
     /// Mean average precision among the images of persons held out of training.
     ValMap,
