@@ -2,8 +2,11 @@
 
 use clap::Command;
 
-/// Groups of commands, each with two examples without the name of the program.
-const GROUPS: [(&str, &[(&str, [&str; 2])]); 5] = [
+/// A command with two examples, which lack the name of program and command.
+type Examples = (&'static str, [&'static str; 2]);
+
+/// Groups of commands.
+const GROUPS: [(&str, &[Examples]); 5] = [
     (
         "Use",
         &[
