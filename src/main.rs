@@ -8,8 +8,8 @@ fn main() -> ExitCode {
     lat_wgpu::cli::main()
 }
 
-/// Names a place without sockets where the system names none: a graphics driver looks for a display there, and complains
-/// on stderr of a variable that isn't set.
+/// Names a place without sockets where the system names none: a graphics driver looks for a display there, and
+/// complains on stderr of a variable that isn't set.
 fn silence_wayland() {
     let is_named = std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|place| Path::new(&place).is_absolute());
     if cfg!(unix) && !is_named {

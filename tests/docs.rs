@@ -1,11 +1,12 @@
 //! Runs every command block of the documentation, in order, with the program that was built for the tests.
 //!
-//! A command block is fenced: `sh` holds commands, `console` holds commands behind `$ ` and the lines that they print, in
-//! which `…` matches any text. The blocks of a file run one after the other in a folder of their own, which has the
+//! A command block is fenced: `sh` holds commands, `console` holds commands behind `$ ` and the lines that they print,
+//! in which `…` matches any text. The blocks of a file run one after the other in a folder of their own, which has the
 //! repository's top-level entries as links. A comment on the line before the fence changes that:
 //!
 //! - `<!-- skip NAME: download, REASON -->` skips the block; `gpu` and `hours` are the other kinds;
-//! - `<!-- background -->` starts the block, waits until it listens on port 8080, and ends it after the file's last block.
+//! - `<!-- background -->` starts the block, waits until it listens on port 8080, and ends it after the file's last
+//!   block.
 //!
 //! Without the standard harness, so that the list of skipped blocks and the counts are always printed.
 

@@ -1,7 +1,7 @@
 //! Weights on the host: loads any plain pre-norm ViT from a safetensors file, and checks that it is complete.
 //!
-//! `safetensors` reads the header, `names` maps every name to timm's, and `recognise` decides the configuration and checks
-//! shapes. Only then is tensor data read, one tensor at a time.
+//! `safetensors` reads the header, `names` maps every name to timm's, and `recognise` decides the configuration and
+//! checks shapes. Only then is tensor data read, one tensor at a time.
 
 mod foreign;
 mod metadata;

@@ -114,7 +114,8 @@ pub struct PageArguments {
     /// Writes an HTML report with images, in one file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// With --html: limit of bytes for embedded images, such as 800K; further images are linked; 0 links all [default: 8M]
+    /// With --html: limit of bytes for embedded images, such as 800K; further images are linked; 0 links all [default:
+    /// 8M]
     #[arg(long, value_name = "BYTES", default_value_t = report::DEFAULT_LIMIT, hide_default_value = true, value_parser = bytes_or_none, requires = "html")]
     pub thumbnails: u64,
     /// With --html: number of ranked lists; search shows the first, eval the worst and the best half and half

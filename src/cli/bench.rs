@@ -1,4 +1,5 @@
-//! `lat-wgpu bench`: times kernels against the adapter's roofs and a saved run; also tiles, training steps and launches.
+//! `lat-wgpu bench`: times kernels against the adapter's roofs and a saved run; also tiles, training steps and
+//! launches.
 
 use super::arguments::AdapterArgument;
 use super::json;
@@ -25,8 +26,8 @@ use std::time::{Duration, Instant};
 /// `lat-wgpu bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
-    /// Times the tiles of matrix products instead, at the shapes of ViT-S and ViT-B; checks results in f64, and exits with 1 if
-    /// one is wrong
+    /// Times the tiles of matrix products instead, at the shapes of ViT-S and ViT-B; checks results in f64, and exits
+    /// with 1 if one is wrong
     #[arg(long, group = "mode")]
     pub lab: bool,
     /// Times empty dispatches and submits instead, and the roofs
@@ -35,11 +36,12 @@ pub struct BenchArguments {
     /// Times whole training steps of ViT-S and ViT-B instead, with one block unfrozen and with all
     #[arg(long, group = "mode")]
     pub steps: bool,
-    /// Only rows whose name contains this, such as "gemm vit-s"; with --lab shapes and tiles, such as "vit-b fc1 nt" [default: all]
+    /// Only rows whose name contains this, such as "gemm vit-s"; with --lab shapes and tiles, such as "vit-b fc1 nt"
+    /// [default: all]
     #[arg(long = "match", value_name = "TEXT", conflicts_with = "overheads")]
     pub matching: Option<String>,
-    /// Samples of each row, of at least 5 ms; the median counts [default: 11; 5 with --lab, --overheads and --steps; 3 with
-    /// --quick]
+    /// Samples of each row, of at least 5 ms; the median counts [default: 11; 5 with --lab, --overheads and --steps; 3
+    /// with --quick]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub samples: Option<u32>,
     /// Images per batch [default: 32, on CPU adapters 1; with --steps 32 and 2, with --lab 32, 128 and 256]
@@ -66,7 +68,8 @@ pub struct BenchArguments {
     /// Draws the roofline: operations per second over operations per byte
     #[arg(long, value_name = "FILE", conflicts_with = "mode")]
     pub svg: Option<PathBuf>,
-    /// Compares with the run of this adapter, batch and precision in FILE; exits with 1 if a row is slower by more than noise
+    /// Compares with the run of this adapter, batch and precision in FILE; exits with 1 if a row is slower by more than
+    /// noise
     #[arg(long, value_name = "FILE", conflicts_with = "mode")]
     pub baseline: Option<PathBuf>,
     /// Saves this run in FILE for this adapter, batch and precision, after the comparison with --baseline

@@ -45,7 +45,8 @@ pub struct EmbedArguments {
     /// With --append: removes rows of images that are not among the inputs
     #[arg(long, requires = "append")]
     pub prune: bool,
-    /// Embeds shard I of N, from 1, into the folder shard-I-of-N inside --out; all shards need the same inputs, see `lat-wgpu merge`
+    /// Embeds shard I of N, from 1, into the folder shard-I-of-N inside --out; all shards need the same inputs, see
+    /// `lat-wgpu merge`
     #[arg(long, value_name = "I/N", group = "folder")]
     pub shard: Option<ShardNumber>,
     /// With --append or --shard: maximum rows of a segment, which is what a kill loses [default: 16384]
@@ -82,7 +83,8 @@ pub struct EmbedArguments {
     /// Ignores the EXIF orientation of images
     #[arg(long)]
     pub ignore_exif: bool,
-    /// Profiles one batch: prints the time of kernels and layers, and writes a trace for Chrome and Perfetto [default FILE: trace.json]
+    /// Profiles one batch: prints the time of kernels and layers, and writes a trace for Chrome and Perfetto [default
+    /// FILE: trace.json]
     #[arg(long, value_name = "FILE", require_equals = true)]
     pub profile: Option<Option<PathBuf>>,
     #[command(flatten)]

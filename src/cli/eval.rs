@@ -54,7 +54,8 @@ pub struct EvalArguments {
     /// Accepts embeddings of different weights; otherwise they are an error
     #[arg(long, requires = "query_embeddings")]
     pub allow_other_weights: bool,
-    /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from Market-1501 names]
+    /// Persons and cameras of the embeddings: path,person,camera (-1: junk, 0000: distractor) [default: from
+    /// Market-1501 names]
     #[arg(long, value_name = "CSV", requires = "query_embeddings", conflicts_with = "model")]
     pub labels: Option<PathBuf>,
     /// Pairs of images that count; released-code inflates
@@ -102,7 +103,8 @@ pub struct EvalArguments {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub page: PageArguments,
-    /// With --html: embedded folder; given twice, that of the queries and that of the gallery [default: the recorded inputs]
+    /// With --html: embedded folder; given twice, that of the queries and that of the gallery [default: the recorded
+    /// inputs]
     #[arg(long, value_name = "DIR", requires_all = ["html", "query_embeddings"], conflicts_with = "model")]
     pub images: Vec<PathBuf>,
     /// Ignores the EXIF orientation of images

@@ -228,7 +228,8 @@ impl Album<'_> {
     }
 }
 
-/// The lists of some queries. In the order of the page: thumbnails of the first lists are embedded, later ones are linked.
+/// The lists of some queries. In the order of the page: thumbnails of the first lists are embedded, later ones are
+/// linked.
 fn ranked_lists(listed: &Listed, queries: &[usize], scores: &Scores, album: &mut Album) -> Vec<RankedList> {
     let names = &listed.label_names;
     let asked_in = album.images.first();

@@ -26,7 +26,8 @@ pub struct ExplainArguments {
     /// Draws how the parts of this image agree with those of IMG, instead of attention rollout
     #[arg(long, value_name = "IMG")]
     pub against: Option<PathBuf>,
-    /// Output file, as .png: the image, its attention rollout and its parts, or both images with the agreement of their parts
+    /// Output file, as .png: the image, its attention rollout and its parts, or both images with the agreement of their
+    /// parts
     #[arg(short, long, value_name = "FILE.png")]
     pub out: PathBuf,
     /// Writes the shares of patches and parts, or the agreement of parts, as JSON; - for stdout

@@ -19,8 +19,8 @@ pub struct ExportArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Format: timm is backbone and part classifiers in timm's and PyTorch's names; onnx maps pixels to embeddings, and needs Python
-    /// (LAT_PYTHON, else python3) with onnx; web is a folder with a page that embeds images in the browser
+    /// Format: timm is backbone and part classifiers in timm's and PyTorch's names; onnx maps pixels to embeddings, and
+    /// needs Python (LAT_PYTHON, else python3) with onnx; web is a folder with a page that embeds images in the browser
     #[arg(long, value_name = "FORM")]
     pub to: ExportForm,
     /// With --to timm: omits the part classifiers

@@ -1,7 +1,7 @@
 //! The command line. Only this module and `main` print or choose an exit code.
 
-// These replace the macros of std, which panic if the reader of a pipe has closed it. They are declared before the modules,
-// so that the modules use them too.
+// These replace the macros of std, which panic if the reader of a pipe has closed it. They are declared before the
+// modules, so that the modules use them too.
 macro_rules! print {
     ($($text:tt)*) => {{
         let _ = std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!($($text)*));

@@ -1,7 +1,7 @@
 //! Checks a command's inputs and outputs before it opens any output.
 //!
-//! No output may replace an input, and no two outputs may be the same file, whatever their spelling. An output that cannot be
-//! written fails here as well, before minutes of work are lost.
+//! No output may replace an input, and no two outputs may be the same file, whatever their spelling. An output that
+//! cannot be written fails here as well, before minutes of work are lost.
 
 use crate::datasets;
 use crate::embeddings;
@@ -146,8 +146,8 @@ impl Paths {
     /// Checks that all outputs can be written and that none replaces an input or another output.
     ///
     /// # Errors
-    /// [`Error::Usage`] with both paths if an output is an input, is in an input folder or is another output, and for a folder
-    /// that must be empty; [`Error::Io`] if an output cannot be created.
+    /// [`Error::Usage`] with both paths if an output is an input, is in an input folder or is another output, and for a
+    /// folder that must be empty; [`Error::Io`] if an output cannot be created.
     pub fn check(&self) -> Result<()> {
         // Devices and pipes are never replaced.
         let outputs: Vec<&Output> = self.outputs.iter().filter(|output| !is_special(&output.path)).collect();

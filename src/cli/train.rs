@@ -44,8 +44,8 @@ pub struct TrainArguments {
     /// Prints memory, operations and estimated time of each stage, and trains nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Profiles one step of each stage: prints the time of kernels and layers, and writes a trace for Chrome and Perfetto
-    /// [default FILE: RUN/trace.json]
+    /// Profiles one step of each stage: prints the time of kernels and layers, and writes a trace for Chrome and
+    /// Perfetto [default FILE: RUN/trace.json]
     #[arg(long, value_name = "FILE", require_equals = true, conflicts_with = "dry_run")]
     pub profile: Option<Option<PathBuf>>,
 }

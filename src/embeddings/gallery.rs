@@ -46,8 +46,8 @@ impl Gallery {
     /// manifest all `.safetensors`, `.npy` and `.parquet` files in the order of their names.
     ///
     /// # Errors
-    /// `Io` if a file can't be read, `Usage` for another extension, `Data` if there are no rows or the segments differ in
-    /// dimensions.
+    /// `Io` if a file can't be read, `Usage` for another extension, `Data` if there are no rows or the segments differ
+    /// in dimensions.
     pub fn open(path: &Path) -> Result<Gallery> {
         let paths = if path.is_dir() { segment_paths(path)? } else { vec![path.to_path_buf()] };
         let mut gallery = Gallery { segments: Vec::new(), names: Vec::new(), dim: 0 };

@@ -50,8 +50,8 @@ impl Merge {
     /// Opens an index folder, or a folder of `shard-I-of-N` folders, and checks their manifests.
     ///
     /// # Errors
-    /// `Data` if shards are missing or incomplete, or if they differ in model, settings or list; `Io` if a manifest can't
-    /// be read.
+    /// `Data` if shards are missing or incomplete, or if they differ in model, settings or list; `Io` if a manifest
+    /// can't be read.
     pub fn open(folder: &Path) -> Result<Merge> {
         Merge::open_with(folder, false)
     }
@@ -138,8 +138,8 @@ impl Merge {
     /// Checks every segment, then writes all rows to `out`. The extension of `out` decides the format.
     ///
     /// # Errors
-    /// `Data` if a name occurs twice or the rows are not those of the list; `Io` if a segment is damaged or can't be read;
-    /// [`Error::Interrupted`]; errors of [`EmbeddingWriter`].
+    /// `Data` if a name occurs twice or the rows are not those of the list; `Io` if a segment is damaged or can't be
+    /// read; [`Error::Interrupted`]; errors of [`EmbeddingWriter`].
     pub fn write(self, out: &Path, observer: &dyn Observer) -> Result<Merged> {
         let Some(first) = self.sources.first() else { unreachable!("a merge has at least one source") };
         let origin = &first.manifest.origin;

@@ -54,12 +54,12 @@ pub struct EmbeddingWriter {
 impl EmbeddingWriter {
     /// Creates a file of embeddings with `dim` dimensions. The extension of `out` decides the format.
     ///
-    /// `names` lists all rows that may follow; rows of skipped images may be missing. The file stores `metadata`, except
-    /// for `.npy`, which has no metadata.
+    /// `names` lists all rows that may follow; rows of skipped images may be missing. The file stores `metadata`,
+    /// except for `.npy`, which has no metadata.
     ///
     /// # Errors
-    /// `Usage` for an extension other than `.safetensors`, `.npy` and `.parquet`; `TooLarge` if the names don't fit into a
-    /// `.safetensors` header; `Io` if the folder can't be written.
+    /// `Usage` for an extension other than `.safetensors`, `.npy` and `.parquet`; `TooLarge` if the names don't fit
+    /// into a `.safetensors` header; `Io` if the folder can't be written.
     pub fn create(
         out: &Path,
         dim: usize,

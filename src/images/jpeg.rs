@@ -445,8 +445,8 @@ impl Bits<'_> {
 
     /// Passes one block of a progressive scan (G.2).
     ///
-    /// `nonzero` is the set of the block's coefficients that are non-zero so far. Each has one more bit in a refining scan.
-    /// `empty_blocks` counts the remaining blocks of the current run of blocks without new coefficients.
+    /// `nonzero` is the set of the block's coefficients that are non-zero so far. Each has one more bit in a refining
+    /// scan. `empty_blocks` counts the remaining blocks of the current run of blocks without new coefficients.
     fn progressive_block(
         &mut self,
         band: Band,

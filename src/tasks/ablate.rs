@@ -1,5 +1,5 @@
-//! Trains and scores the twelve models of the paper's Table 2: one classifier or one per row, three kinds of tokens, with and
-//! without blockwise fine-tuning.
+//! Trains and scores the twelve models of the paper's Table 2: one classifier or one per row, three kinds of tokens,
+//! with and without blockwise fine-tuning.
 
 use super::evaluate::{self, evaluate_one};
 use super::train::train;
@@ -119,8 +119,8 @@ pub fn is_own(name: &str) -> bool {
     name == SCORES_FILE || trainer::is_own(name)
 }
 
-/// Trains and scores all variants, and writes the table. Continues a run that was stopped, and does not repeat a run that is
-/// complete. The observer receives each variant before its run starts.
+/// Trains and scores all variants, and writes the table. Continues a run that was stopped, and does not repeat a run
+/// that is complete. The observer receives each variant before its run starts.
 ///
 /// # Errors
 /// [`Error::Usage`] for a data set without test images; those of [`train`] and [`evaluate_one`].

@@ -63,8 +63,8 @@ pub struct Outcome {
     pub choices: Choices,
 }
 
-/// Finds the fastest tiles for embedding, or with `train` for training, batches of `batch` images. The context then uses
-/// them; [`keep`] stores them for later runs.
+/// Finds the fastest tiles for embedding, or with `train` for training, batches of `batch` images. The context then
+/// uses them; [`keep`] stores them for later runs.
 ///
 /// # Errors
 /// Those of the adapter, such as too little memory for the step.

@@ -59,7 +59,8 @@ impl MemoryNeed {
 }
 
 impl<C: Deref<Target = Context>> Embedder<C> {
-    /// Uploads a network. Without `batch` the batch is the smallest that fills the adapter and fits into `memory` bytes.
+    /// Uploads a network. Without `batch` the batch is the smallest that fills the adapter and fits into `memory`
+    /// bytes.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the batch, or a single image, exceeds `memory` or the adapter's largest binding.
@@ -244,8 +245,8 @@ fn mean_of_views(one: &[f32], other: &[f32], parts: usize) -> Vec<f32> {
 
 /// Iterator over a list of images, in order: each image with its embedding (R·D), or with the error of reading it.
 ///
-/// Made by [`Embedder::embed_images`]. An error of the adapter ends it. Decoding runs a few batches ahead, so memory does
-/// not grow with the list.
+/// Made by [`Embedder::embed_images`]. An error of the adapter ends it. Decoding runs a few batches ahead, so memory
+/// does not grow with the list.
 pub struct ImageEmbeddings<'e, C> {
     embedder: &'e mut Embedder<C>,
     stage: Stage<'e>,

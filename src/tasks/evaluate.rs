@@ -79,8 +79,8 @@ impl EvaluationSet {
     /// Embeds the test images of a data set.
     ///
     /// # Errors
-    /// [`Error::Data`] if no query, or no gallery image, can be read; [`Error::Interrupted`] after a signal; those of the
-    /// adapter.
+    /// [`Error::Data`] if no query, or no gallery image, can be read; [`Error::Interrupted`] after a signal; those of
+    /// the adapter.
     pub fn embed(
         set: TestSet,
         network: &Network,
@@ -116,7 +116,8 @@ impl EvaluationSet {
     /// Without a `gallery` the queries are the gallery too.
     ///
     /// # Errors
-    /// [`Error::Data`] for an embedding without a label, or if queries and gallery differ in dimensions; those of the files.
+    /// [`Error::Data`] for an embedding without a label, or if queries and gallery differ in dimensions; those of the
+    /// files.
     pub fn read(queries: &Path, gallery: Option<&Path>, table: Option<&Path>) -> Result<EvaluationSet> {
         let label_names = match table {
             Some(path) => {
@@ -334,12 +335,12 @@ impl Outcome {
     }
 }
 
-/// Scores a model on data sets; the results are in the order of `sets`. If the adapter is lost or runs out of memory, reopens
-/// it once and scores the data set again.
+/// Scores a model on data sets; the results are in the order of `sets`. If the adapter is lost or runs out of memory,
+/// reopens it once and scores the data set again.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after a signal, and an adapter that cannot be opened. Other errors concern one data set and are in
-/// its result.
+/// [`Error::Interrupted`] after a signal, and an adapter that cannot be opened. Other errors concern one data set and
+/// are in its result.
 pub fn evaluate_model(
     sets: &[TestSet],
     network: &Network,

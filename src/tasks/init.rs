@@ -6,8 +6,8 @@ use crate::shape::{Normalize, Preprocess, VitConfig};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Writes a backbone with random weights, for training from scratch. Returns the number of parameters. The same seed gives the
-/// same weights.
+/// Writes a backbone with random weights, for training from scratch. Returns the number of parameters. The same seed
+/// gives the same weights.
 ///
 /// # Errors
 /// [`Error::Io`](crate::error::Error::Io) if the file cannot be written.

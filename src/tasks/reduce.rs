@@ -25,8 +25,8 @@ const BLOCK_ROWS: usize = 64;
 /// Writes a gallery's embeddings in fewer dimensions. Returns the number of rows.
 ///
 /// # Errors
-/// [`Error::Data`] if the projection does not fit the gallery, or a value overflows `dtype`; [`Error::Interrupted`] after a
-/// signal; those of the files.
+/// [`Error::Data`] if the projection does not fit the gallery, or a value overflows `dtype`; [`Error::Interrupted`]
+/// after a signal; those of the files.
 pub fn apply(
     projection: &Projection,
     gallery: &Gallery,
@@ -55,8 +55,8 @@ pub fn apply(
     writer.finish()
 }
 
-/// Checks that a gallery and a projection come from the same weights, where the files record them. `allow` turns a mismatch
-/// into notes.
+/// Checks that a gallery and a projection come from the same weights, where the files record them. `allow` turns a
+/// mismatch into notes.
 ///
 /// # Errors
 /// [`Error::Data`] for a mismatch.
@@ -105,12 +105,13 @@ enum Queries {
 }
 
 impl LabelledQueries {
-    /// Opens queries and finds the labels of all images: in `table`, a CSV of `path,person,camera`, or in Market-1501 names.
-    /// Without a file, queries are up to 1,000 rows of the gallery, evenly spaced. Returns the reason as a text if there is no
-    /// table and a name has no label.
+    /// Opens queries and finds the labels of all images: in `table`, a CSV of `path,person,camera`, or in Market-1501
+    /// names. Without a file, queries are up to 1,000 rows of the gallery, evenly spaced. Returns the reason as a text
+    /// if there is no table and a name has no label.
     ///
     /// # Errors
-    /// [`Error::Data`] if the table lacks an image, or the queries differ from the gallery in dimensions; those of the files.
+    /// [`Error::Data`] if the table lacks an image, or the queries differ from the gallery in dimensions; those of the
+    /// files.
     pub fn open(
         gallery: &Gallery,
         file: Option<&Path>,
@@ -173,8 +174,8 @@ impl LabelledQueries {
         }
     }
 
-    /// Measures mAP by Market-1501's protocol, on whole embeddings and with the first `dims` components of a projection. If the
-    /// adapter is lost or runs out of memory, reopens it once and continues.
+    /// Measures mAP by Market-1501's protocol, on whole embeddings and with the first `dims` components of a
+    /// projection. If the adapter is lost or runs out of memory, reopens it once and continues.
     ///
     /// # Errors
     /// [`Error::Interrupted`] after a signal; those of the adapter.

@@ -36,8 +36,8 @@ pub struct Request<'r> {
     pub verdicts: Verdicts,
 }
 
-/// Finds the gallery images nearest to each query. Queries that cannot be read have no list. If the adapter is lost or runs
-/// out of memory, reopens it once and starts again.
+/// Finds the gallery images nearest to each query. Queries that cannot be read have no list. If the adapter is lost or
+/// runs out of memory, reopens it once and starts again.
 ///
 /// # Errors
 /// [`Error::NothingToDo`] if no query can be read; [`Error::Interrupted`] after a signal; those of the adapter and the

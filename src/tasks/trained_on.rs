@@ -39,8 +39,8 @@ impl TrainedOn {
 
     /// Counts the overlap with a test set.
     ///
-    /// Persons are compared by name only if the data set contains an image that the model was trained on: unrelated data
-    /// sets have a person `0001` too.
+    /// Persons are compared by name only if the data set contains an image that the model was trained on: unrelated
+    /// data sets have a person `0001` too.
     pub fn overlap(&self, set: &TestSet) -> Overlap {
         let evaluated: Vec<&Path> = set.evaluated().map(|image| image.path.as_path()).collect();
         let images = evaluated.par_iter().filter(|path| self.holds(path)).count();

@@ -3,8 +3,8 @@
 //! Two methods read the rows in blocks and compute in f64, independent of the number of threads:
 //! - up to [`MAX_COVARIANCE`] dimensions, the eigenvectors of the covariance: D² values in memory, three passes over
 //!   the rows;
-//! - above, subspace iteration until the variance found stops growing (Halko, Martinsson and Tropp 2011, algorithm 4.4):
-//!   3·D·L values in memory with L = 5/4·K + 16, and 4·N·D·L operations in each of about ten passes.
+//! - above, subspace iteration until the variance found stops growing (Halko, Martinsson and Tropp 2011, algorithm
+//!   4.4): 3·D·L values in memory with L = 5/4·K + 16, and 4·N·D·L operations in each of about ten passes.
 
 use std::ops::Range;
 

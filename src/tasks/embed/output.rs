@@ -216,12 +216,13 @@ pub struct AdapterUse {
     pub profile: Option<PlanProfile>,
 }
 
-/// Embeds images, reduces the embeddings if there is a projection, and completes the output. Rows are in the order of the
-/// images; images that cannot be read have none. If the adapter is lost or runs out of memory, reopens it once and continues.
+/// Embeds images, reduces the embeddings if there is a projection, and completes the output. Rows are in the order of
+/// the images; images that cannot be read have none. If the adapter is lost or runs out of memory, reopens it once and
+/// continues.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no image can be read; [`Error::Interrupted`] after a signal; those of the adapter and of the
-/// output. After an error a file is not written, and an index keeps the rows embedded so far.
+/// [`Error::NothingToDo`] if no image can be read; [`Error::Interrupted`] after a signal; those of the adapter and of
+/// the output. After an error a file is not written, and an index keeps the rows embedded so far.
 pub fn embed(
     network: &Network,
     projection: Option<&Projection>,
