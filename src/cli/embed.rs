@@ -15,6 +15,7 @@ use crate::embeddings::provenance::{NPY_NOTE, has_place};
 use crate::error::{Error, Result};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{LeftOut, Listing};
+use crate::observer::Observer;
 use crate::retrieval::pca::Projection;
 use crate::shape::PartTokens;
 use crate::storage::lock;
@@ -130,14 +131,15 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let per_second = rows as f64 / seconds;
 
     match &adapter {
-        Some(adapter) => eprintln!(
-            "embedded {rows} images ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {} in batches of {}, {} MiB",
-            left_out.after(", left out: "),
-            describe(&network),
-            adapter.name,
-            adapter.batch,
-            adapter.bytes >> 20,
-        ),
+        Some(adapter) => {
+            eprintln!(
+                "embedded {rows} images ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {}",
+                left_out.after(", left out: "),
+                describe(&network),
+                adapter.name,
+            );
+            progress.detail(&format!("batches of {}, {} MiB", adapter.batch, adapter.bytes >> 20));
+        }
         None => {
             eprintln!("embedded no images: the index holds all of them{}", left_out.after("; left out: "));
         }

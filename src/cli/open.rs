@@ -3,7 +3,9 @@
 use crate::checkpoint::{self, Network, Settings};
 use crate::error::{Error, Result};
 use crate::images::walk::{self, Listing};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Loads a model and prints its notes.
 pub fn network(path: &Path, settings: &Settings) -> Result<Network> {
@@ -12,11 +14,19 @@ pub fn network(path: &Path, settings: &Settings) -> Result<Network> {
     Ok(network)
 }
 
-/// Prints notes to stderr.
+/// Prints notes to stderr, each once in the life of the program.
 pub fn print_notes(notes: &[impl std::fmt::Display]) {
-    for note in notes {
-        eprintln!("note: {note}");
+    for note in notes.iter().map(ToString::to_string) {
+        if is_new(&note) {
+            eprintln!("note: {note}");
+        }
     }
+}
+
+/// Records a note; returns whether it was not recorded before.
+pub fn is_new(note: &str) -> bool {
+    static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    NOTED.lock().unwrap_or_else(PoisonError::into_inner).insert(note.to_string())
 }
 
 /// Adds a hint to an error about a tensor. Other errors are unchanged.

@@ -1,16 +1,16 @@
 //! Shows progress on stderr, and passes on signals.
 
+use super::open;
 use super::profile::Profiles;
 use super::signals::Signals;
 use super::{QUIET, VERBOSE};
 use crate::error::Error;
 use crate::observer::Observer;
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
-use std::collections::HashSet;
 use std::fmt::Write;
 use std::io::IsTerminal;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Time before the bar estimates the rest.
@@ -20,7 +20,6 @@ const WARM_UP: Duration = Duration::from_secs(3);
 pub(super) struct Progress {
     bar: ProgressBar,
     signals: Option<Signals>,
-    noted: Mutex<HashSet<String>>,
     /// Collects the profiles of a run's stages.
     pub profiles: Option<Mutex<Profiles>>,
 }
@@ -29,7 +28,7 @@ impl Progress {
     /// Makes a bar that is hidden until the first stage begins. Without `signals` nothing stops the work.
     pub fn new(signals: Option<Signals>) -> Progress {
         if QUIET.load(Ordering::Relaxed) || !std::io::stderr().is_terminal() {
-            return Progress { bar: ProgressBar::hidden(), signals, noted: Mutex::default(), profiles: None };
+            return Progress { bar: ProgressBar::hidden(), signals, profiles: None };
         }
         let style = ProgressStyle::with_template("{msg:16} {bar:30} {pos}/{len} {rate}{left}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -42,12 +41,7 @@ impl Progress {
                 let _ = write!(text, ", {} left", HumanDuration(state.eta()));
             }
         });
-        Progress {
-            bar: ProgressBar::new(0).with_style(style),
-            signals,
-            noted: Mutex::default(),
-            profiles: None,
-        }
+        Progress { bar: ProgressBar::new(0).with_style(style), signals, profiles: None }
     }
 
     /// Removes the bar.
@@ -77,7 +71,7 @@ impl Observer for Progress {
     }
 
     fn note_once(&self, text: &str) {
-        if self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_string()) {
+        if open::is_new(text) {
             self.note(text);
         }
     }
