@@ -70,7 +70,7 @@ fn data_reports_findings_and_strict_fails() {
         "images that cannot be read: 1",
         "bob/1_b.jpg is not a JPEG",
         "--ignore-cameras",
-        "own camera only: 4",
+        "by the query's camera: 4",
     ] {
         assert!(text.contains(words), "{words} in:\n{text}");
     }
