@@ -14,7 +14,7 @@ fi
 target="${CARGO_TARGET_DIR:-target}"
 program="${LAT_PROGRAM:-}"
 if [ -z "$program" ]; then
-    echo "[1/2] Building lat-wgpu: about 10 minutes on two cores, once; later runs take seconds"
+    echo "[1/2] Building lat-wgpu: about 6 minutes on two cores, once; later runs take seconds"
     cargo build --release
     program="$target/release/lat-wgpu"
 fi
@@ -35,7 +35,7 @@ fi
 # Debian 12's Mesa is old.
 if grep -qs '^VERSION_ID="12"' /etc/os-release && grep -qs '^ID=debian' /etc/os-release &&
     "$program" info 2>/dev/null | sed -n '/^\*/,/^    CPU/p' | grep -q 'llvmpipe Mesa 22'; then
-    echo "note: the software adapter of a newer Mesa is about 1.5 times as fast. To fetch and use Debian's newest:"
+    echo "note: the software adapter of a newer Mesa is about 1.3 times as fast. To fetch and use Debian's newest:"
     echo "      tools/adapters.sh && tools/adapters.sh lavapipe-newest $program demo --out $target/demo-newest"
 fi
 

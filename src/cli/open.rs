@@ -7,6 +7,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+/// Says why a page shows no image of a gallery.
+pub const NO_IMAGES: &str = "the page shows no gallery images: name their folder with --images";
+
 /// Loads a model and prints its notes.
 pub fn network(path: &Path, settings: &Settings) -> Result<Network> {
     let network = checkpoint::load(path, settings).map_err(about_tensors)?;

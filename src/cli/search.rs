@@ -101,6 +101,9 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     paths.reads("the input of --gallery", gallery.inputs()).check()?;
     if let Some(page) = &mut page {
         page.images = gallery.images(arguments.images.as_deref())?;
+        if page.images.is_none() {
+            open::print_notes(&[open::NO_IMAGES]);
+        }
     }
     let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);
     let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), projection.is_some());

@@ -213,14 +213,14 @@ pub type Verdicts = std::result::Result<Threshold, &'static str>;
 pub fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdicts {
     Err(match network.threshold {
         None => {
-            "no verdict on same or different persons: the model has no threshold; `lat-wgpu eval --fpr 1e-3 \
-             --store-threshold` measures and stores one"
+            "matches are ranked only: the model has no threshold for the same person; `lat-wgpu eval --model MODEL \
+             --data DATA --store-threshold` calibrates one on labelled images"
         }
         Some(_) if flip => {
-            "no verdict on same or different persons: the model's threshold applies to single views, not to --flip"
+            "matches are ranked only: the model's threshold applies to single views, not to --flip"
         }
         Some(_) if is_reduced => {
-            "no verdict on same or different persons: the model's threshold applies to whole embeddings, not to reduced ones"
+            "matches are ranked only: the model's threshold applies to whole embeddings, not to reduced ones"
         }
         Some(threshold) => return Ok(threshold),
     })

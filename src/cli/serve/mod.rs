@@ -92,6 +92,9 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         None if !address.ip().is_loopback() => None,
         folder => gallery.images(folder.as_deref())?,
     };
+    if images.is_none() {
+        open::print_notes(&[open::NO_IMAGES]);
+    }
     let verdicts = verdicts(&network, gallery.is_flipped(), projection.is_some());
     open::print_notes(verdicts.err().as_slice());
     if !address.ip().is_loopback() {
