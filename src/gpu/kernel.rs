@@ -42,9 +42,9 @@ impl Storage {
     /// Returns the WGSL file that defines `Quad`, `unpack` and `pack`.
     const fn helper(self) -> &'static str {
         match self {
-            Storage::F32 => include_str!("../../shaders/common/storage_f32.wgsl"),
-            Storage::F16 => include_str!("../../shaders/common/storage_f16.wgsl"),
-            Storage::Packed => include_str!("../../shaders/common/storage_packed.wgsl"),
+            Storage::F32 => include_str!("storage_f32.wgsl"),
+            Storage::F16 => include_str!("storage_f16.wgsl"),
+            Storage::Packed => include_str!("storage_packed.wgsl"),
         }
     }
 }
