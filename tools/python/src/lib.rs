@@ -93,7 +93,8 @@ fn embed(embedder: &mut Embedder<&Context>, size: ImageSize, job: &Job) -> Resul
         Images::Files(paths) => {
             let named =
                 |path: &PathBuf| Image { path: path.clone(), name: path.to_string_lossy().into_owned() };
-            for row in embedder.embed_images(paths.iter().map(named).collect(), ImageOptions::default(), job) {
+            for row in embedder.embed_images(paths.iter().map(named).collect(), ImageOptions::default(), job)
+            {
                 rows.extend(row?.1.map_err(|error| Error::Data(words(&error)))?);
             }
         }
