@@ -214,7 +214,7 @@ pub fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdicts {
     Err(match network.threshold {
         None => {
             "matches are ranked only: the model has no threshold for the same person; `lat-wgpu eval --model MODEL \
-             --data DATA --store-threshold` calibrates one on labelled images"
+             --data DATA --fpr 1e-3 --store-threshold` calibrates one on labelled images"
         }
         Some(_) if flip => {
             "matches are ranked only: the model's threshold applies to single views, not to --flip"
