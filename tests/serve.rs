@@ -140,7 +140,7 @@ fn a_posted_image_is_searched_as_on_the_command_line() {
     let mut wanted: Value =
         serde_json::from_str(&expect(0, here, &[&search[..], &filtered, &["--top", "4"]].concat()).0)
             .unwrap();
-    wanted["queries"][0]["query"] = "picture".into();
+    wanted["queries"][0]["query"] = "image".into();
 
     let mut server = Server::start(here, &[&filtered[..], &["--images", "gallery", "--top", "3"]].concat());
     let health = server.get("/health").json();
@@ -197,7 +197,8 @@ fn bad_requests_get_a_reason() {
     image::DynamicImage::new_luma8(16_385, 1).write_to(&mut wide, image::ImageFormat::Png).unwrap();
     server.post("/search", wide.get_ref()).refused(422, "16384 a side");
     server.post("/search?top=0", &bytes).refused(400, "top");
-    server.post("/search?top=x", &bytes).refused(400, "top");
+    server.post("/search?top=x", &bytes).refused(400, "top must be a number");
+    server.post("/search?k=3", &bytes).refused(400, "unknown parameter k");
     // A body announced as too large is refused before it is sent; one without a length, when it becomes too large.
     let head = format!("POST /search HTTP/1.1\r\nHost: {}\r\n", server.address);
     server
@@ -208,9 +209,9 @@ fn bad_requests_get_a_reason() {
     chunked.resize(chunked.len() + (16 << 20) + 1, b'x');
     server.send(&chunked).refused(413, "16 MiB");
 
-    server.get("/search").refused(405, "method");
+    server.get("/search").refused(405, "use POST");
     assert!(server.get("/search").head.contains("allow: post"));
-    server.post("/health", b"").refused(405, "method");
+    server.post("/health", b"").refused(405, "use GET");
     server.get("/nowhere").refused(404, "no such page");
     // No folder of images is given.
     server.get("/image/0").refused(404, "no such image");
@@ -351,7 +352,7 @@ fn serve_reports_errors() {
     for (code, more, words) in [
         (1, &["--port", port.as_str()][..], &["cannot listen on 127.0.0.1:", "hint: "][..]),
         (1, &["--port", "0", "--images", "nowhere"], &["nowhere"]),
-        (1, &["--port", "0", "--lambda", "3"], &["model.gelt.lambda"]),
+        (1, &["--port", "0", "--lambda", "3"], &["lambda 0.8", "add --lambda 0.8"]),
         (1, &["--port", "0", "--filter", "path=nobody"], &["--filter"]),
         (2, &["--port", "65536"], &["--port"]),
         (2, &["--top", "0"], &["--top"]),

@@ -13,7 +13,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, RETRY_AFTER,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -154,8 +154,9 @@ fn router(site: Arc<Site>) -> Router {
         .route("/image/{row}", get(image))
         .route("/search", post(search))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such page") })
-        .method_not_allowed_fallback(|| async {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "there is a page, but not for this method")
+        .method_not_allowed_fallback(|uri: Uri| async move {
+            let reason = if uri.path() == "/search" { "use POST" } else { "use GET" };
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason)
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(site.clone(), guard))
@@ -222,7 +223,7 @@ async fn search(
     let top = top(request.uri().query().unwrap_or_default(), site.top)?;
     let bytes = body(request, site.limits.body).await?;
     if bytes.is_empty() {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "the body is empty: it should be an image's file"));
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "the body is empty: send an image file"));
     }
     if decode::media_type(&bytes).is_none() {
         let reason = "the body is not a JPEG, PNG, BMP, WebP, GIF or TIFF image";
@@ -254,13 +255,21 @@ impl Drop for Searching<'_> {
     }
 }
 
-/// The number K in `top=K` of a query string.
-fn top(query: &str, otherwise: usize) -> std::result::Result<usize, Refusal> {
-    let Some(text) = query.split('&').find_map(|pair| pair.strip_prefix("top=")) else {
-        return Ok(otherwise);
-    };
-    let top = text.parse().ok().filter(|top| (1..=MAX_K).contains(top));
-    top.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, format!("top is a number from 1 to {MAX_K}")))
+/// The number K in `top=K` of a query string, which has no other parameter.
+fn top(query: &str, default: usize) -> std::result::Result<usize, Refusal> {
+    let refused = |reason| Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
+    let mut top = default;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if name != "top" {
+            return refused(format!("unknown parameter {name}; the only one is top"));
+        }
+        match value.parse().ok().filter(|top| (1..=MAX_K).contains(top)) {
+            Some(value) => top = value,
+            None => return refused(format!("top must be a number from 1 to {MAX_K}")),
+        }
+    }
+    Ok(top)
 }
 
 /// The image's file, if it is small enough and arrives in time: the whole body, or the first file of a form.
@@ -495,10 +504,10 @@ mod tests {
 
     #[test]
     fn top_is_read_or_refused() {
-        for (query, wanted) in [("", 10), ("x=1", 10), ("top=1", 1), ("a=b&top=1024", 1024)] {
+        for (query, wanted) in [("", 10), ("&", 10), ("top=1", 1), ("top=1024", 1024)] {
             assert_eq!(top(query, 10).unwrap(), wanted, "{query}");
         }
-        for bad in ["top=", "top=0", "top=1025", "top=-1", "top=ten", "top=1e3"] {
+        for bad in ["top", "top=", "top=0", "top=1025", "top=-1", "top=ten", "top=1e3", "k=3", "top=1&x=2"] {
             assert_eq!(top(bad, 10).unwrap_err().status, StatusCode::BAD_REQUEST, "{bad}");
         }
     }

@@ -34,7 +34,7 @@ use std::sync::atomic::AtomicUsize;
 use tokio::sync::mpsc;
 
 /// Name of the posted image in an answer: the request has none.
-const POSTED: &str = "picture";
+const POSTED: &str = "image";
 
 /// `lat-wgpu serve`.
 #[derive(Debug, Args)]
@@ -195,9 +195,10 @@ impl Queue {
                 continue;
             }
             let reply = match decode::decode(&job.bytes, decode) {
-                Err(reason) => {
-                    Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the image {reason}")))
-                }
+                Err(reason) => Err(Refusal::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    format!("cannot decode the image: {reason}"),
+                )),
                 Ok(image) => match searcher.search(POSTED, &image, job.top) {
                     Ok(found) => Ok(found.json()),
                     Err(error) if matches!(error.plain(), Error::Gpu(_)) && !error.is_out_of_memory() => {
