@@ -213,6 +213,7 @@ impl Error {
             Error::Io { action: "open" | "read", source, .. } => match source.kind() {
                 // The path is right, the content is not.
                 ErrorKind::InvalidData => None,
+                ErrorKind::NotFound => Some("check the path"),
                 _ => Some("is the path correct, and may this user read it?"),
             },
             _ => None,
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn hints_of_io_errors_fit_their_kind() {
         let hint = |kind: ErrorKind| Some(Error::io("read", Path::new("a"))(kind.into()).hint()?.to_string());
-        assert!(hint(ErrorKind::NotFound).unwrap().contains("path correct"));
+        assert!(hint(ErrorKind::NotFound).unwrap().contains("check the path"));
         assert!(hint(ErrorKind::PermissionDenied).unwrap().contains("may this user read"));
         assert_eq!(hint(ErrorKind::InvalidData), None);
     }

@@ -212,7 +212,7 @@ fn errors_are_named_and_nothing_is_written() {
     let listed = || std::fs::read_dir(here).unwrap().count();
     let before = listed();
     for (code, arguments, word) in [
-        (1, ["words.png", "--out", "a.png"], "words.png: is not a JPEG"),
+        (1, ["words.png", "--out", "a.png"], "words.png: not a JPEG"),
         (1, ["nowhere.png", "--out", "a.png"], "nowhere.png: cannot be read"),
         (2, ["crop.png", "--out", "a.jpg"], "--out a.jpg: the drawing is a PNG"),
         (2, ["crop.png", "--out", "png"], "--out png: the drawing is a PNG"),

@@ -222,7 +222,7 @@ mod tests {
         let dir = folder(&["a/1_x.jpg", "a/2_x.jpg"]);
         image::RgbImage::new(3, 2).save(dir.path().join("a/3_x.png")).unwrap();
         let bad = unreadable(&load_default(dir.path()), &()).unwrap();
-        let empty = "is an empty file".to_string();
+        let empty = "empty file".to_string();
         assert_eq!(bad, [("a/1_x.jpg".to_string(), empty.clone()), ("a/2_x.jpg".to_string(), empty)]);
     }
 }

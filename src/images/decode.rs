@@ -59,12 +59,12 @@ fn read_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
     // Before opening: opening a pipe would wait for a writer.
     let metadata = std::fs::metadata(path).map_err(reason)?;
     if metadata.is_dir() {
-        return Err("is a folder, not an image".to_string());
+        return Err("a folder, not an image".to_string());
     }
     if !metadata.is_file() {
-        return Err("is not a regular file".to_string());
+        return Err("not a regular file".to_string());
     }
-    let too_large = || format!("is larger than {} MiB", MAX_FILE >> 20);
+    let too_large = || format!("larger than {} MiB", MAX_FILE >> 20);
     if metadata.len() > MAX_FILE {
         return Err(too_large());
     }
@@ -139,9 +139,9 @@ fn known_format(bytes: &[u8]) -> Option<ImageFormat> {
 /// Reads the header of an image. Refuses unknown types, and images that are empty, cut off or too large.
 fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
     if bytes.is_empty() {
-        return Err("is an empty file".to_string());
+        return Err("empty file".to_string());
     }
-    let format = known_format(bytes).ok_or("is not a JPEG, PNG, BMP, WebP, GIF or TIFF image")?;
+    let format = known_format(bytes).ok_or("not a JPEG, PNG, BMP, WebP, GIF or TIFF image")?;
     if format == ImageFormat::WebP {
         check_webp_length(bytes)?;
     }
@@ -160,12 +160,12 @@ fn open(bytes: &[u8]) -> std::result::Result<impl ImageDecoder, String> {
         return Err(format!("has no pixels ({height}x{width})"));
     }
     if width.max(height) > MAX_SIDE {
-        return Err(format!("is too large: {height}x{width} pixels, the limit is {MAX_SIDE} a side"));
+        return Err(format!("too large: {height}x{width} pixels, the limit is {MAX_SIDE} a side"));
     }
     let decoded = decoder.total_bytes();
     if decoded > MAX_DECODED {
         return Err(format!(
-            "is too large: {height}x{width} pixels need {} MiB, the limit is {} MiB",
+            "too large: {height}x{width} pixels need {} MiB, the limit is {} MiB",
             decoded.div_ceil(1 << 20),
             MAX_DECODED >> 20
         ));
@@ -183,7 +183,7 @@ fn check_webp_length(bytes: &[u8]) -> std::result::Result<(), String> {
         let field = bytes.get(at..)?.first_chunk()?;
         usize::try_from(u32::from_le_bytes(*field)).ok()
     };
-    let truncated = |what: &str| Err(format!("is truncated: the file is shorter than {what} says"));
+    let truncated = |what: &str| Err(format!("truncated: the file is shorter than {what} says"));
     let Some(end) = length(4).and_then(|length| length.checked_add(8)).filter(|end| *end <= bytes.len())
     else {
         return truncated("its header");
@@ -210,14 +210,14 @@ fn reason(error: ImageError) -> String {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(e) = cause {
         if is_end(e) {
-            return "is truncated: the data ends too early".to_string();
+            return "truncated: the data ends too early".to_string();
         }
         cause = e.source();
     }
     match error {
-        ImageError::IoError(e) if is_end(&e) => "is truncated: the data ends too early".to_string(),
-        ImageError::Unsupported(e) => format!("is of an unsupported kind: {e}"),
-        ImageError::Limits(_) => format!("is too large: more than {} MiB are needed", MAX_DECODED >> 19),
+        ImageError::IoError(e) if is_end(&e) => "truncated: the data ends too early".to_string(),
+        ImageError::Unsupported(e) => format!("unsupported kind: {e}"),
+        ImageError::Limits(_) => format!("too large: more than {} MiB are needed", MAX_DECODED >> 19),
         other => format!("cannot be decoded: {other}"),
     }
 }
@@ -328,22 +328,22 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_named() {
-        assert_eq!(reason_of(b""), "is an empty file");
-        assert!(reason_of(b"just some words").contains("is not a JPEG"));
-        assert!(reason_of(b"\xff\xd8\xff\xe0").starts_with("is truncated"));
-        assert!(reason_of(b"RIFF\xff\0\0\0WEBPVP8 ").starts_with("is truncated"));
+        assert_eq!(reason_of(b""), "empty file");
+        assert!(reason_of(b"just some words").contains("not a JPEG"));
+        assert!(reason_of(b"\xff\xd8\xff\xe0").starts_with("truncated"));
+        assert!(reason_of(b"RIFF\xff\0\0\0WEBPVP8 ").starts_with("truncated"));
         assert_eq!((media_type(b"GIF89a"), media_type(b"<svg>")), (Some("image/gif"), None));
 
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("a.jpg");
         std::fs::create_dir(&folder).unwrap();
         let text = |path: &Path| read(path, PLAIN).unwrap_err().to_string();
-        assert!(text(&folder).ends_with("a.jpg: is a folder, not an image"));
+        assert!(text(&folder).ends_with("a.jpg: a folder, not an image"));
         assert!(text(&dir.path().join("b.jpg")).contains("b.jpg: cannot be read"));
-        for (path, word) in [(&folder, "is a folder"), (&dir.path().join("b.jpg"), "cannot be read")] {
+        for (path, word) in [(&folder, "a folder"), (&dir.path().join("b.jpg"), "cannot be read")] {
             assert!(check_header(path).unwrap_err().starts_with(word));
         }
         #[cfg(unix)]
-        assert!(text(Path::new("/dev/null")).ends_with("is not a regular file"));
+        assert!(text(Path::new("/dev/null")).ends_with("not a regular file"));
     }
 }

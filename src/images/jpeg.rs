@@ -23,21 +23,21 @@ const DRI: u8 = 0xdd;
 /// `size` is (width, height) in pixels, as the decoder read them.
 ///
 /// # Errors
-/// The reason: "is truncated …", "is damaged …" or "is of an unsupported kind …".
+/// The reason: "truncated …", "damaged …" or "unsupported kind …".
 pub fn check_complete(bytes: &[u8], size: (usize, usize)) -> Result<(), String> {
     let mut walk = Walk { bytes, at: 0, ..Walk::default() };
     if bytes.get(..2) != Some(&[0xff, SOI]) {
-        return Err("is damaged: no start marker".to_string());
+        return Err("damaged: no start marker".to_string());
     }
     walk.at = 2;
     let mut scans = 0;
     loop {
-        match walk.next_marker().ok_or("is truncated: no end marker")? {
+        match walk.next_marker().ok_or("truncated: no end marker")? {
             EOI => return walk.all_coefficients_seen(),
             // Markers without a segment: restarts after a scan, and TEM.
             0xd0..=0xd7 | 0x01 => {}
             code => {
-                let segment = walk.segment().ok_or("is truncated: the data ends inside the header")?;
+                let segment = walk.segment().ok_or("truncated: the data ends inside the header")?;
                 match code {
                     0xc0..=0xc2 => walk.frame(code == 0xc2, segment, size)?,
                     DHT => walk.huffman_tables(segment)?,
@@ -45,12 +45,12 @@ pub fn check_complete(bytes: &[u8], size: (usize, usize)) -> Result<(), String> 
                         &[high, low, ..] => {
                             walk.restart_interval = usize::from(u16::from_be_bytes([high, low]))
                         }
-                        _ => return Err("is damaged: bad restart interval".to_string()),
+                        _ => return Err("damaged: bad restart interval".to_string()),
                     },
                     SOS => {
                         scans += 1;
                         if scans > MAX_SCANS {
-                            return Err(format!("is damaged: more than {MAX_SCANS} scans"));
+                            return Err(format!("damaged: more than {MAX_SCANS} scans"));
                         }
                         walk.scan(segment)?;
                     }
@@ -67,7 +67,7 @@ pub fn check_complete(bytes: &[u8], size: (usize, usize)) -> Result<(), String> 
 /// The reason.
 pub fn check_kind(bytes: &[u8]) -> Result<(), String> {
     let mut walk = Walk { bytes, at: 2, ..Walk::default() };
-    let cut = || "is truncated: the data ends inside the header".to_string();
+    let cut = || "truncated: the data ends inside the header".to_string();
     loop {
         let kind = match walk.next_marker().ok_or_else(cut)? {
             EOI => return Ok(()),
@@ -84,7 +84,7 @@ pub fn check_kind(bytes: &[u8]) -> Result<(), String> {
             }
         };
         return Err(format!(
-            "is a JPEG with {kind}, which isn't supported; convert it, for example with `jpegtran old.jpg > new.jpg`"
+            "a JPEG with {kind}, which isn't supported; convert it, for example with `jpegtran old.jpg > new.jpg`"
         ));
     }
 }
@@ -154,7 +154,7 @@ impl<'a> Walk<'a> {
 
     /// Reads the frame header (B.2.2): the components and their numbers of blocks.
     fn frame(&mut self, progressive: bool, body: &[u8], size: (usize, usize)) -> Result<(), String> {
-        let bad = || "is damaged: bad frame header".to_string();
+        let bad = || "damaged: bad frame header".to_string();
         let &[_, h1, h0, w1, w0, count, ref rest @ ..] = body else { return Err(bad()) };
         let height = usize::from(u16::from_be_bytes([h1, h0]));
         let width = usize::from(u16::from_be_bytes([w1, w0]));
@@ -196,7 +196,7 @@ impl<'a> Walk<'a> {
     /// Reads Huffman tables (B.2.4.2).
     fn huffman_tables(&mut self, mut body: &[u8]) -> Result<(), String> {
         while let [class_and_slot, rest @ ..] = body {
-            let bad = || "is damaged: bad Huffman table".to_string();
+            let bad = || "damaged: bad Huffman table".to_string();
             let counts: &[u8; 16] = rest.first_chunk().ok_or_else(bad)?;
             let total: usize = counts.iter().map(|&c| usize::from(c)).sum();
             let values = rest.get(16..16 + total).ok_or_else(bad)?;
@@ -210,7 +210,7 @@ impl<'a> Walk<'a> {
 
     /// Walks one scan: header (B.2.3), then all its blocks.
     fn scan(&mut self, body: &[u8]) -> Result<(), String> {
-        let bad = || "is damaged: bad scan header".to_string();
+        let bad = || "damaged: bad scan header".to_string();
         let (&count, rest) = body.split_first().ok_or_else(bad)?;
         let count = usize::from(count);
         let &[first, last, bits] = rest.get(2 * count..2 * count + 3).ok_or_else(bad)? else {
@@ -292,7 +292,7 @@ impl<'a> Walk<'a> {
     fn all_coefficients_seen(&self) -> Result<(), String> {
         match self.components.iter().all(|c| c.missing_bits == [0; 64]) && !self.components.is_empty() {
             true => Ok(()),
-            false => Err("is truncated: whole scans are missing".to_string()),
+            false => Err("truncated: whole scans are missing".to_string()),
         }
     }
 }
@@ -374,7 +374,7 @@ impl Bits<'_> {
 
     /// Takes the next Huffman-coded value.
     fn value(&mut self, table: Option<&Huffman>) -> Result<u8, String> {
-        let table = table.ok_or("is damaged: a Huffman table is missing")?;
+        let table = table.ok_or("damaged: a Huffman table is missing")?;
         if self.held < 16 {
             self.fill();
         }
@@ -399,7 +399,7 @@ impl Bits<'_> {
             return Err(too_short());
         }
         if length > 16 {
-            return Err("is damaged: a code is in no table".to_string());
+            return Err("damaged: a code is in no table".to_string());
         }
         self.held -= length;
         Ok(value)
@@ -418,7 +418,7 @@ impl Bits<'_> {
                     return match code {
                         EOI => Err(too_short()),
                         _ if usize::from(code) == 0xd0 + number => Ok(()),
-                        _ => Err("is damaged: a restart marker is missing".to_string()),
+                        _ => Err("damaged: a restart marker is missing".to_string()),
                     };
                 }
                 _ => self.at += 1,
@@ -499,11 +499,11 @@ impl Bits<'_> {
 }
 
 fn too_short() -> String {
-    "is truncated: the data ends before its last block".to_string()
+    "truncated: the data ends before its last block".to_string()
 }
 
 fn unsupported(what: &str) -> String {
-    format!("is of an unsupported kind: {what}")
+    format!("unsupported kind: {what}")
 }
 
 #[cfg(test)]
@@ -573,7 +573,7 @@ pub(crate) mod tests {
         let file = bytes(RESTARTS);
         let at = |code: u8| file.windows(2).position(|w| w == [0xff, code]).unwrap();
         let without = [&file[..at(0xd0)], &file[at(0xd1)..]].concat();
-        assert_eq!(check(&without), Err("is damaged: a restart marker is missing".to_string()));
+        assert_eq!(check(&without), Err("damaged: a restart marker is missing".to_string()));
         let short = [&file[..at(0xd2)], &[0xff, EOI]].concat();
         assert_eq!(check(&short), Err(too_short()));
     }
@@ -583,7 +583,7 @@ pub(crate) mod tests {
         let file = bytes(PROGRESSIVE);
         let last_scan = file.windows(2).rposition(|w| w == [0xff, SOS]).unwrap();
         let without = [&file[..last_scan], &[0xff, EOI]].concat();
-        assert_eq!(check(&without), Err("is truncated: whole scans are missing".to_string()));
+        assert_eq!(check(&without), Err("truncated: whole scans are missing".to_string()));
     }
 
     #[test]

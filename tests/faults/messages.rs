@@ -134,7 +134,7 @@ fn a_hint_belongs_to_its_cause() {
         ("embed --model m.safetensors broken --out e.npy", "`skipped`", ".jpg"),
         ("embed --model cut.safetensors two_p --out e.npy", "inspect cut.safetensors", "README"),
         ("train --backbone cut.safetensors --data two_p --out run", "inspect cut.safetensors", "README"),
-        ("embed --model nowhere.safetensors two_p --out e.npy", "path correct", "inspect"),
+        ("embed --model nowhere.safetensors two_p --out e.npy", "check the path", "inspect"),
         // The hint for data sets doesn't mention .jpg files.
         ("data empty", "", ".jpg"),
         ("eval --model m.safetensors --data empty", "", ".jpg"),
@@ -191,13 +191,13 @@ fn undecodable_images_get_readable_reasons() {
     assert_says(
         &stderr,
         &[
-            "bad/cut.jpg: is truncated: ",
-            "bad/cut_header.jpg: is truncated: the data ends inside the header",
-            "bad/empty.jpg: is an empty file",
-            "bad/lossless.jpg: is a JPEG with lossless coding, which isn't supported; convert it",
-            "bad/arithmetic.jpg: is a JPEG with arithmetic coding, which isn't supported; convert it",
-            "bad/progressive_arithmetic.jpg: is a JPEG with arithmetic coding",
-            "bad/conditioned.jpg: is a JPEG with arithmetic coding",
+            "bad/cut.jpg: truncated: ",
+            "bad/cut_header.jpg: truncated: the data ends inside the header",
+            "bad/empty.jpg: empty file",
+            "bad/lossless.jpg: a JPEG with lossless coding, which isn't supported; convert it",
+            "bad/arithmetic.jpg: a JPEG with arithmetic coding, which isn't supported; convert it",
+            "bad/progressive_arithmetic.jpg: a JPEG with arithmetic coding",
+            "bad/conditioned.jpg: a JPEG with arithmetic coding",
         ],
     );
     assert!(!stderr.contains("DAC"), "{stderr}");
