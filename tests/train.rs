@@ -209,6 +209,14 @@ fn impossible_settings_are_refused_with_a_reason() {
         let (_, stderr) = finish(2, &mut train(here, arguments));
         assert!(stderr.contains(word), "{arguments:?}: {stderr}");
     }
+    for (arguments, words) in [
+        (&["train"][..], "missing --backbone, --data, --out"),
+        (&["train", "--resume"], "missing --out"),
+        (&["train", "--set", "data.dir=set", "--dry-run"], "missing --backbone\n"),
+    ] {
+        let (_, stderr) = expect(2, here, arguments);
+        assert!(stderr.contains(words), "{arguments:?}: {stderr}");
+    }
     let (help, _) = expect(0, here, &["train", "--help"]);
     for key in lat_wgpu::train::config::keys() {
         let flag = format!("  --{} ", key.flag());

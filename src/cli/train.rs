@@ -24,10 +24,10 @@ use std::sync::{Mutex, PoisonError};
 ///
 /// Private fields are read as keys of the configuration, by their ids: see [`Training`].
 #[derive(Debug, Args)]
-#[command(after_help = keys_help(), args_override_self = true)]
+#[command(override_usage = USAGE, after_help = keys_help(), args_override_self = true)]
 pub struct TrainArguments {
     /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
-    #[arg(short, long, value_name = "RUN", required_unless_present = "dry_run")]
+    #[arg(short, long, value_name = "RUN")]
     pub out: Option<PathBuf>,
     /// Resumes from RUN/last.safetensors, bit for bit as if never stopped
     #[arg(long)]
@@ -50,6 +50,10 @@ pub struct TrainArguments {
     pub profile: Option<Option<PathBuf>>,
 }
 
+/// A new run and a resumed one.
+const USAGE: &str = "lat-wgpu train --backbone <FILE> --data <DIR> --out <RUN> [OPTIONS]
+       lat-wgpu train --resume --out <RUN> [OPTIONS]";
+
 impl Trains for TrainArguments {
     fn has(_: &str) -> bool {
         true
@@ -57,6 +61,7 @@ impl Trains for TrainArguments {
 }
 
 pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<ExitCode> {
+    check_required(&arguments, &layers)?;
     let mut progress = Progress::new(Some(Signals::listen()?));
     let trace = arguments.profile.as_ref().zip(arguments.out.as_ref());
     let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
@@ -77,6 +82,21 @@ pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<E
     progress.finish();
     print_summary(&done.map_err(about_training)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fails with the names of all missing settings, which a configuration or a resumed run may have, too.
+fn check_required(arguments: &TrainArguments, layers: &Layers) -> Result<()> {
+    let mut missing = Vec::new();
+    if !arguments.resume {
+        let config = Config::resolve(layers)?;
+        missing.extend(config.model.backbone.is_none().then_some("--backbone"));
+        missing.extend(config.data.dir.is_none().then_some("--data"));
+    }
+    missing.extend((arguments.out.is_none() && !arguments.dry_run).then_some("--out"));
+    match missing[..] {
+        [] => Ok(()),
+        _ => Err(Error::Usage(format!("missing {}", missing.join(", ")))),
+    }
 }
 
 /// Prints the best model, the reason for the choice, and the next command.
