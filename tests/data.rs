@@ -43,8 +43,8 @@ fn market_1501_has_its_published_counts() {
         "  train         751    12936        6",
         "  query         750     3368        6",
         "  gallery       751    15913        6",
-        "gallery: 2798 of the images show distractors",
-        "gallery: 3819 more images are junk",
+        "gallery: 2798 distractor images (0000)",
+        "gallery: 3819 junk images (-1)",
         "left out: 1 hidden",
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "{line:?} in:\n{text}");
@@ -68,7 +68,7 @@ fn data_reports_findings_and_strict_fails() {
     for words in [
         "no split: every image is a query against all others",
         "images that cannot be read: 1",
-        "bob/1_b.jpg is not a JPEG",
+        "bob/1_b.jpg: not a JPEG",
         "--ignore-cameras",
         "by the query's camera: 4",
     ] {
@@ -88,7 +88,10 @@ fn other_folders_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     let text = data(1, here, &[]);
-    assert!(text.starts_with("error: ") && text.contains("bounding_box_train"), "{text}");
+    assert!(text.starts_with("error: no image in "), "{text}");
+    fs::write(here.join("a.jpg"), "").unwrap();
+    let text = data(1, here, &[]);
+    assert!(text.contains("bounding_box_train") && text.contains("`embed` and `search` need none"), "{text}");
     let text = data(1, here, &["--layout", "msmt17"]);
     assert!(text.contains("list_train.txt"), "{text}");
     data(2, here, &["--layout", "elsewhere"]);

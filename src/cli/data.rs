@@ -4,6 +4,7 @@ use super::arguments::SetArguments;
 use super::json;
 use super::paths::Paths;
 use super::progress::Progress;
+use super::words::counted;
 use crate::datasets::survey::{self, Counts, Findings};
 use crate::datasets::{self, ReidSet, uses};
 use crate::error::Result;
@@ -90,12 +91,12 @@ fn table(set: &ReidSet, splits: &[(&str, Counts)]) -> String {
         }
         if counts.distractors > 0 {
             text.push_str(&format!(
-                "{split}: {} of the images show distractors (0000), counted as one person\n",
-                counts.distractors
+                "{split}: {} (0000), counted as one person\n",
+                counted(counts.distractors, "distractor image")
             ));
         }
         if counts.junk > 0 {
-            text.push_str(&format!("{split}: {} more images are junk (-1) and not counted\n", counts.junk));
+            text.push_str(&format!("{split}: {} (-1), not counted\n", counted(counts.junk, "junk image")));
         }
     }
     text
@@ -123,9 +124,13 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
             lines.push(format!("    and {} more", names.len() - SHOWN));
         }
     };
-    list("left out, without a label", &with_reason(&set.skipped));
+    let (missing, unlabelled): (Vec<_>, Vec<_>) =
+        set.skipped.iter().cloned().partition(|(_, reason)| reason.ends_with(", but missing"));
+    list("listed, but missing", &with_reason(&missing));
+    list("left out, without a label", &with_reason(&unlabelled));
     list("WRONG: images that are left out", &with_reason(set.left_out.images()));
-    list("WRONG: images that cannot be read", &with_reason(unreadable));
+    let unreadable = unreadable.iter().map(|(name, reason)| format!("{name}: {reason}"));
+    list("WRONG: images that cannot be read", &Vec::from_iter(unreadable));
     list(
         "WRONG: one camera took all test images, so no query has a match by another camera; score with --ignore-cameras",
         &Vec::from_iter(camera),
@@ -139,12 +144,12 @@ fn complaints(set: &ReidSet, findings: &Findings, unreadable: &[(String, String)
     list("WRONG: persons in both the training and the test images", &persons);
     list("WRONG: duplicate images", duplicates);
     let (eval, train) = (&findings.not_scored, &findings.not_trained);
-    for (command, refusal, other, also) in
-        [("eval", eval, "train", train.is_none()), ("train", train, "eval", eval.is_none())]
+    for (action, refusal, other, also) in
+        [("evaluate", eval, "train", train.is_none()), ("train", train, "eval", eval.is_none())]
     {
         if let Some(reason) = refusal {
             let accepts = if also { format!("; `{other}` accepts it") } else { String::new() };
-            lines.push(format!("WRONG: `{command}` refuses the data set: {reason}{accepts}"));
+            lines.push(format!("note: cannot {action}: {reason}{accepts}"));
         }
     }
     lines

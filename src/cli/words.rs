@@ -1,4 +1,4 @@
-//! Names of enum variants in flags. They are serde's names, as in configurations and metadata.
+//! Words of flags and messages. Names of enum variants are serde's, as in configurations and metadata.
 
 pub use crate::train::config::word;
 use crate::train::config::{read, words};
@@ -22,4 +22,9 @@ where
     let values = words::<T>().into_iter().enumerate();
     let values = values.map(|(i, word)| PossibleValue::new(word).help(help.get(i).copied()));
     PossibleValuesParser::new(values).try_map(|word| read::<T>(&word))
+}
+
+/// Writes a count with its noun: 1 image, 2 images.
+pub fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }

@@ -314,13 +314,22 @@ fn read_table(table: &Path) -> Result<Vec<TableRow>> {
     let bytes = std::fs::read(table).map_err(Error::io("read", table))?;
     // Spreadsheets write a byte order mark.
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    if bytes.starts_with(&[0xff, 0xfe])
-        || bytes.starts_with(&[0xfe, 0xff])
-        || bytes.iter().take(64).any(|b| *b == 0)
-    {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(invalid("the table is in UTF-16: save it as UTF-8 (in a spreadsheet: CSV UTF-8)"));
     }
-    let unreadable = |error: csv::Error| invalid(&error.to_string());
+    if bytes.iter().take(64).any(|b| *b == 0) {
+        return Err(invalid("it holds binary data, and a data set is a folder or a .csv"));
+    }
+    let unreadable = |error: csv::Error| match error.kind() {
+        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            let line = pos.as_ref().map_or(0, |position| position.line() as usize);
+            malformed(table, line, &format!("{len} fields, but the header has {expected_len}"))
+        }
+        csv::ErrorKind::Utf8 { pos, .. } => {
+            malformed(table, pos.as_ref().map_or(0, |position| position.line() as usize), "not UTF-8")
+        }
+        _ => invalid(&error.to_string()),
+    };
     let reader = |separator: u8| {
         csv::ReaderBuilder::new().delimiter(separator).trim(csv::Trim::All).from_reader(bytes)
     };
@@ -552,7 +561,8 @@ mod tests {
             ("path,person,camera\na.jpg,,1\n", "line 2: person is empty"),
             ("path,person,camera,split\na.jpg,1,1,test\n", "found test"),
             ("path,person,camera,split\na.jpg,1,1,train\na.jpg,1,1,\n", "line 3: split is empty"),
-            ("path,person,camera\na.jpg,1\n", "line: 2"),
+            ("path,person,camera\na.jpg,1\n", "line 2: 2 fields, but the header has 3"),
+            ("path,person,camera\0", "binary data"),
         ] {
             let error = table(dir.path(), text).unwrap_err();
             let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());

@@ -415,13 +415,20 @@ fn recognise(dir: &Path) -> Result<Layout> {
     if !folders.is_empty() {
         return Ok(Layout::Folders);
     }
-    Err(Error::NothingToDo(format!(
+    if walk::list_images(&[dir.to_path_buf()], false).is_err() {
+        return Err(Error::NothingToDo(format!("no image in {}", dir.display())));
+    }
+    let error = Error::NothingToDo(format!(
         "{} has no known layout: Market-1501 (bounding_box_train, query, bounding_box_test), \
          VeRi-776 (image_train, image_query, image_test), MARS (bbox_train, bbox_test), CUHK03 (labelled, detected), \
          CUHK01 (campus), MSMT17 (list_train.txt …), VIPeR and PRID 2011 (cam_a, cam_b), Occluded-REID \
          (occluded_body_images, whole_body_images), PERSON/CAMERA_anything.jpg, or a CSV of path,person,camera,split",
         dir.display()
-    )))
+    ));
+    Err(error.hinted(
+        "`data`, `train` and `eval` need labels: one folder per person, or a .csv of path,person,camera,split; \
+         `embed` and `search` need none",
+    ))
 }
 
 fn is_market(name: &str) -> bool {
@@ -584,7 +591,7 @@ mod tests {
         }
         for files in [&[][..], &["a.jpg"], &["notes.txt"], &["a.csv", "b.csv"]] {
             let error = recognise(folder(files).path()).unwrap_err();
-            assert!(matches!(error, Error::NothingToDo(_)), "{files:?}: {error}");
+            assert!(matches!(error.plain(), Error::NothingToDo(_)), "{files:?}: {error}");
         }
     }
 

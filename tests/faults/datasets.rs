@@ -252,10 +252,7 @@ fn mars_without_queries_can_only_train() {
     let (_, stderr) = expect(1, here, &["eval", "--model", TINY, "--data", "mars"]);
     assert_says(&stderr, &["info/*.mat", "only training is offered", "CSV of path,person,camera,split"]);
     let (text, _) = expect(0, here, &["data", "mars"]);
-    assert_says(
-        &text,
-        &["WRONG: `eval` refuses the data set", "only training is offered", "`train` accepts it"],
-    );
+    assert_says(&text, &["note: cannot evaluate: ", "only training is offered", "`train` accepts it"]);
     expect(1, here, &["data", "mars", "--strict"]);
     // MATLAB lists change nothing.
     write(&here.join("mars/info/tracks_test_info.mat"), "MATLAB");
@@ -372,13 +369,7 @@ fn data_reports_what_scoring_and_training_refuse() {
     let folder = copies(&["empty_query", "two_p", "folders_split"]);
     let here = folder.path();
     let (text, _) = expect(0, here, &["data", "empty_query"]);
-    assert_says(
-        &text,
-        &[
-            "WRONG: `eval` refuses the data set: no query images",
-            "WRONG: `train` refuses the data set: no train",
-        ],
-    );
+    assert_says(&text, &["note: cannot evaluate: no query images", "note: cannot train: no train"]);
     expect(1, here, &["data", "empty_query", "--strict"]);
     let (_, stderr) = expect(1, here, &["eval", "--model", TINY, "--data", "empty_query"]);
     assert_says(&stderr, &["no query images"]);
