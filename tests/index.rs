@@ -221,8 +221,9 @@ fn other_embeddings_are_refused() {
     // The same name from another folder is another image.
     let other = images(&["a.jpg"]);
     std::fs::write(other.path().join("images/a.jpg"), "another person").unwrap();
-    let text = message(IndexWriter::open(&index, origin(), list(other.path()), &options(2)));
-    assert!(text.contains("a.jpg") && text.contains("--prune"), "{text}");
+    let error = IndexWriter::open(&index, origin(), list(other.path()), &options(2)).err().unwrap();
+    assert!(error.to_string().contains("another image of that name"), "{error}");
+    assert!(error.hint().unwrap().contains("into a new index"), "{error}");
     assert_eq!(read(&index), wanted(&list(here)), "nothing is lost by an error");
     let prune = IndexOptions { prune: true, ..options(2) };
     assert_eq!(extend(&index, list(other.path()), &prune).0.changed, 1);
@@ -484,6 +485,8 @@ fn embed_appends_to_an_index() {
     let bytes = |name: &str| std::fs::read(here.join(name)).unwrap();
     assert!(bytes("one.safetensors") == bytes("all.safetensors"));
 
+    let stderr = embed(1, here, &["crops", "--out", "index"]);
+    assert!(stderr.contains("index is an index folder") && stderr.contains("add --append"), "{stderr}");
     let stderr = embed(1, here, &[&arguments[..], &["--lambda", "0.5"]].concat());
     assert!(stderr.contains("lat_wgpu.model.gelt.lambda: 0.8"), "{stderr}");
     embed(2, here, &["crops", "--out", "one.safetensors", "--append"]);

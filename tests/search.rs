@@ -296,14 +296,22 @@ fn mismatched_inputs_are_reported() {
             "g.safetensors",
             "query",
             &["--lambda", "3"][..],
-            &["model.gelt.lambda 0.8", "queries have 3"][..],
+            &["g.safetensors was embedded with lambda 0.8", "the model has 3", "add --lambda 0.8"][..],
         ),
-        (1, "g.safetensors", "query", &["--size", "48x16"], &["preprocess.size [32,32]"]),
+        (
+            1,
+            "g.safetensors",
+            "query",
+            &["--size", "48x16"],
+            &["size 32x32, and the model has 48x16", "add --size 32x32"],
+        ),
         (1, &narrow, "query", &[], &["narrow.npy", "of 3 dimensions", "have 128"]),
         (1, &empty, "query", &[], &["empty.npy holds no embeddings"]),
         (1, &nowhere, "query", &[], &["none.npy"]),
+        (1, "query", "query", &[], &["query holds no embeddings", "`lat-wgpu embed --model MODEL query"]),
+        (1, TINY, "query", &[], &["it is a model, not embeddings"]),
         (1, "g.safetensors", "nobody.jpg", &[], &["nobody.jpg"]),
-        (1, "g.safetensors", &broken, &[], &["skipped", "broken.png: is not a JPEG", "none of 1 queries"]),
+        (1, "g.safetensors", &broken, &[], &["skipped", "broken.png: not a JPEG", "no query could be read"]),
         (2, "g.safetensors", "query", &["--top", "0"], &["--top"]),
         (2, "g.safetensors", "query", &["--top", "1025"], &["--top"]),
     ] {
@@ -314,6 +322,10 @@ fn mismatched_inputs_are_reported() {
         }
     }
     expect(2, here, &["search", "--model", TINY, "--gallery", "g.safetensors"]);
+
+    let (_, stderr) =
+        expect(1, here, &["embed", "--model", "g.safetensors", "query", "--out", &other("o.npy")]);
+    assert!(stderr.contains("it holds embeddings, not a model"), "{stderr}");
 
     // A bad query among good ones is named and skipped.
     let got = search(

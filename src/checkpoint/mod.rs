@@ -27,7 +27,7 @@ pub use save::{
     store_threshold, trained_metadata,
 };
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shape::{Preprocess, VitConfig};
 use crate::storage::entry::KEY;
 use crate::storage::hash::Hash;
@@ -95,6 +95,10 @@ impl Network {
 /// [`TooLarge`](crate::error::Error::TooLarge) if the position table is.
 pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
     let mut container = Container::open(path)?;
+    if container.tensors.iter().any(|tensor| tensor.name == "embeddings") {
+        let reason = "it holds embeddings, not a model".to_string();
+        return Err(Error::Weights { path: path.to_path_buf(), reason });
+    }
     let metadata = metadata::read(path, container.metadata.get(KEY))?;
     let sorted = names::sort(path, &container, settings.ignore_unknown)?;
     let recognised = recognise(path, &container, &sorted, &metadata, settings)?;

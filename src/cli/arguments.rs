@@ -40,15 +40,11 @@ impl TargetArguments {
     ) -> Result<(Gallery, Option<Projection>)> {
         let gallery = Gallery::open(&self.gallery)?;
         let projection = reduce.map(Projection::read).transpose()?;
-        check_fits(&gallery, network, projection.as_ref(), flip)?;
         let components = reduce.zip(projection.as_ref());
-        open::print_notes(&check_weights(
-            &self.model,
-            network,
-            &gallery,
-            components,
-            self.allow_other_weights,
-        )?);
+        // Other weights often have other settings, too. They are the better reason.
+        let notes = check_weights(&self.model, network, &gallery, components, self.allow_other_weights)?;
+        check_fits(&gallery, network, projection.as_ref(), flip)?;
+        open::print_notes(&notes);
         Ok((gallery, projection))
     }
 }

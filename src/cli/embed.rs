@@ -7,7 +7,7 @@ use super::paths::Paths;
 use super::profile::{Profiles, TRACE};
 use super::progress::Progress;
 use super::signals::Signals;
-use super::words::{named, word};
+use super::words::{counted, named, word};
 use crate::checkpoint::Network;
 use crate::embeddings::Dtype;
 use crate::embeddings::index::{self, Found, SEGMENT_ROWS, ShardNumber};
@@ -133,7 +133,8 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     match &adapter {
         Some(adapter) => {
             eprintln!(
-                "embedded {rows} images ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {}",
+                "embedded {} ({skipped} skipped{}) in {seconds:.1} s, {per_second:.2} images/s: {}; {}",
+                counted(rows, "image"),
                 left_out.after(", left out: "),
                 describe(&network),
                 adapter.name,
@@ -146,9 +147,12 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     }
     if let (Some(Found { known, changed, pruned }), Some(total)) = (found, total) {
         eprintln!(
-            "{}: {total} images; {known} known, {changed} changed, {pruned} pruned",
-            arguments.out.display()
+            "{}: {}; {known} known, {changed} changed, {pruned} pruned",
+            arguments.out.display(),
+            counted(total, "image")
         );
+    } else {
+        eprintln!("wrote {}", arguments.out.display());
     }
     if let Some(file) = &arguments.profile
         && let Some(AdapterUse { profile: Some(profile), batch, .. }) = &adapter
@@ -226,6 +230,10 @@ fn check_paths(arguments: &EmbedArguments) -> Result<()> {
         }
         paths.writes_into("--out", &folder, index::is_own, lock::was_taken(&folder))
     } else {
+        if out.join(index::MANIFEST).is_file() {
+            let error = Error::Data(format!("--out {} is an index folder", out.display()));
+            return Err(error.hinted("add --append to extend it"));
+        }
         paths.writes_embeddings("--out", out)
     };
     let trace = profile.as_ref().map(|file| file.clone().unwrap_or_else(|| PathBuf::from(TRACE)));

@@ -109,7 +109,10 @@ pub(super) fn safetensors_header(
     header: &Metadata,
     header_len: usize,
 ) -> std::result::Result<(Vec<String>, Header), String> {
-    let tensor = header.info("embeddings").ok_or("it has no tensor embeddings")?;
+    let tensor = header.info("embeddings").ok_or_else(|| {
+        let is_model = header.tensors().keys().any(|name| name.ends_with(".weight"));
+        if is_model { "it is a model, not embeddings" } else { "it has no tensor embeddings" }
+    })?;
     let &[rows, dim] = &tensor.shape[..] else { return Err("tensor embeddings is not a matrix".to_string()) };
     let dtype = match tensor.dtype {
         safetensors::Dtype::F32 => Dtype::F32,

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::format::extension;
 use super::provenance::{Provenance, Source};
@@ -22,6 +23,9 @@ use crate::storage::entry::Entry;
 const MANIFEST: &str = "manifest.json";
 /// Extensions of files with embeddings.
 const EXTENSIONS: [&str; 3] = ["safetensors", "npy", "parquet"];
+/// Settings of a network with a flag of the same name.
+const FLAGS: [&str; 9] =
+    ["size", "heads", "stride", "act", "ln-eps", "lambda", "lambda-on", "tokens", "parts"];
 /// Largest image file to show, in bytes.
 const MAX_SHOWN: u64 = 16 << 20;
 
@@ -74,7 +78,14 @@ impl Gallery {
             gallery.segments.push(Segment { path, rows, provenance, end });
         }
         if gallery.names.is_empty() {
-            return Err(Error::Data(format!("{} holds no embeddings", path.display())));
+            let error = Error::Data(format!("{} holds no embeddings", path.display()));
+            return Err(match path.is_dir() {
+                true => error.hinted(format!(
+                    "`lat-wgpu embed --model MODEL {} --out FILE.safetensors` makes embeddings of images",
+                    path.display()
+                )),
+                false => error,
+            });
         }
         Ok(gallery)
     }
@@ -176,11 +187,16 @@ impl Gallery {
         for Segment { path, provenance, .. } in &self.segments {
             let difference = provenance.settings.as_ref().and_then(|theirs| theirs.difference(own));
             if let Some((key, [theirs, own])) = difference {
-                return Err(Error::Data(format!(
-                    "{} was embedded with {key} {theirs}, the queries have {own}: embed it again, or search with the \
-                     flags that it was embedded with",
+                let name = key.rsplit('.').next().unwrap_or(&key).replace('_', "-");
+                let [theirs, own] = [typed(&theirs), typed(&own)];
+                let error = Error::Data(format!(
+                    "{} was embedded with {name} {theirs}, and the model has {own}",
                     path.display()
-                )));
+                ));
+                return Err(error.hinted(match FLAGS.contains(&name.as_str()) {
+                    true => format!("add --{name} {theirs}"),
+                    false => "search with the flags that it was embedded with, or embed it again".to_string(),
+                }));
             }
         }
         match self.segments.first() {
@@ -192,6 +208,15 @@ impl Gallery {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+/// Writes a setting as the user types it: sizes as HxW, words without quotes.
+fn typed(value: &Value) -> String {
+    match value {
+        Value::Array(sides) if sides.len() == 2 => format!("{}x{}", sides[0], sides[1]),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -413,7 +438,9 @@ mod tests {
     fn parts_follow_their_names_or_the_manifest() {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path();
-        assert!(matches!(Gallery::open(here), Err(Error::Data(text)) if text.contains("no embeddings")));
+        let empty = Gallery::open(here).map(|gallery| gallery.names).unwrap_err();
+        assert!(matches!(empty.plain(), Error::Data(text) if text.contains("no embeddings")));
+        assert!(empty.hint().unwrap().contains("lat-wgpu embed"));
         write(&here.join("part-2.parquet"), 3, 5..6);
         write(&here.join("part-0.npy"), 3, 1..4);
         write(&here.join("part-1.safetensors"), 3, 4..5);

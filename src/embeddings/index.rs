@@ -779,10 +779,9 @@ impl<'a> Survey<'a> {
                     let here = base_folder(&self.images[at]);
                     if !self.prune && here != folder {
                         return Err(Error::Data(format!(
-                            "the index has {name} from {folder} already, and {here} has another image of that name: \
-                             give both folders in one command, so that names begin with the folder, or --prune to \
-                             replace it"
-                        )));
+                            "the index has {name} from {folder} already, and {here} has another image of that name"
+                        ))
+                        .hinted("embed both folders into a new index: names then begin with the folder"));
                     }
                     self.found.changed += 1;
                 }

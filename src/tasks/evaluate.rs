@@ -98,7 +98,7 @@ impl EvaluationSet {
                 embedder.embeddings(list.collect(), request.image_options, observer)?;
             let unreadable = images.len() - positions.len();
             if positions.is_empty() {
-                return Err(Error::Data(format!("{}: none of {unreadable} images could be read", set.name)));
+                return Err(Error::Data(format!("{}: no image could be read", set.name)));
             }
             let names = std::mem::take(&mut embeddings.paths);
             let labels = positions.iter().map(|&position| images[position].label).collect();

@@ -56,7 +56,7 @@ pub fn search(
         let (mut embeddings, positions) = embedder.embeddings(queries.to_vec(), image_options, observer)?;
         drop(embedder);
         if embeddings.is_empty() {
-            return Err(Error::NothingToDo(format!("none of {} queries could be read", queries.len())));
+            return Err(Error::NothingToDo("no query could be read".to_string()));
         }
         if let Some(projection) = projection {
             embeddings.rows = projection.apply(&embeddings.rows);

@@ -462,6 +462,7 @@ fn unwritable_outputs_are_found_before_the_work() {
     let folder = inputs.path();
     // Unreadable weights: opening them would give another error.
     write(&folder.join("m.safetensors"), "no weights");
+    std::fs::create_dir(folder.join("empty")).unwrap();
     let before = tree(folder);
     let routes = ROUTES
         .iter()
@@ -479,8 +480,8 @@ fn unwritable_outputs_are_found_before_the_work() {
         let stderr = refused(1, folder, &with_output(command, needed, flag, &below));
         assert_says(&stderr, &[&format!("cannot create {below}")]);
         if !makes_folder && !command.starts_with("explain") {
-            let stderr = refused(1, folder, &with_output(command, needed, flag, "index"));
-            assert_says(&stderr, &["cannot create index", "directory"]);
+            let stderr = refused(1, folder, &with_output(command, needed, flag, "empty"));
+            assert_says(&stderr, &["cannot create empty", "directory"]);
         }
         assert_eq!(tree(folder), before, "{command} {flag}");
     }
@@ -555,7 +556,7 @@ fn draw_needs_an_empty_folder() {
     for dir in ["new", "empty", "hidden", "above/below"] {
         draw(0, dir);
         // Drawing twice into one folder would mix two data sets.
-        assert_says(&draw(2, dir), &[&format!("DIR {dir} is not empty"), "new or an empty folder"]);
+        assert_says(&draw(2, dir), &[&format!("{dir} is not empty"), "new or an empty folder"]);
     }
     for dir in ["two_p", "other", "./new/"] {
         assert_says(&draw(2, dir), &["is not empty"]);

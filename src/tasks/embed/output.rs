@@ -263,7 +263,7 @@ pub fn embed(
         Err(error) => return Err(output.stop(error)),
     };
     if skipped == images.len() && output.needs_rows() {
-        return Err(Error::NothingToDo(format!("none of {skipped} images could be read")));
+        return Err(Error::NothingToDo("no image could be read".to_string()));
     }
     let (rows, total) = match output {
         Output::File(writer) => (writer.finish()?, None),
