@@ -179,6 +179,12 @@ pub(super) fn recognise(
     if image.height < patch || image.width < patch {
         return Err(Error::Usage(format!("--size {image}: smaller than one patch of {patch}x{patch}")));
     }
+    let [below, beside] = [image.height, image.width].map(|side| (side - patch) % stride);
+    if settings.size.is_some() && below + beside > 0 {
+        chosen.notes.push(format!(
+            "--size {image}: patches leave {below} rows and {beside} columns of pixels uncovered, which are ignored"
+        ));
+    }
     if image.height > MAX_SIDE || image.width > MAX_SIDE {
         return Err(Error::Usage(format!("--size {image}: more than {MAX_SIDE} pixels a side")));
     }
@@ -306,7 +312,7 @@ impl Chosen {
         if let (Some(flag), Some(stored)) = (&flag, &stored)
             && flag != stored
         {
-            self.notes.push(format!("{name} {}: the file's metadata says {}", word(flag), word(stored)));
+            self.notes.push(format!("{name} {} replaces the model's {}", word(flag), word(stored)));
         }
         flag.or(stored)
     }
@@ -446,6 +452,6 @@ mod tests {
         assert_eq!(chosen.pick("--heads", Some(6), None), Some(6));
         assert!(chosen.notes.is_empty());
         assert_eq!(chosen.pick("--heads", Some(6), Some(12)), Some(6));
-        assert_eq!(chosen.notes, ["--heads 6: the file's metadata says 12"]);
+        assert_eq!(chosen.notes, ["--heads 6 replaces the model's 12"]);
     }
 }

@@ -264,7 +264,7 @@ impl Output {
         if matches!(self.kind, Kind::NewFolder) && is_occupied(path)? {
             return Err(Error::Usage(format!(
                 "{} is not empty: choose a new or an empty folder",
-                self.label
+                path.display()
             )));
         }
         let there = path.ancestors().map(or_here).find(|step| fs::symlink_metadata(step).is_ok());

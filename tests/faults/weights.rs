@@ -411,5 +411,5 @@ fn values_have_the_same_spelling_in_every_command() {
     assert_says(&stdout, &["tokens, quick-gelu,"]);
     // Also in notes.
     let (stdout, _) = expect(0, here, &["inspect", "old.safetensors", "--act", "gelu"]);
-    assert_says(&stdout, &["--act gelu: the file's metadata says quick-gelu"]);
+    assert_says(&stdout, &["--act gelu replaces the model's quick-gelu"]);
 }
