@@ -19,10 +19,10 @@ def test_onnx_runtime_gives_the_native_vectors(tmp_path):
     images = numpy.random.default_rng(5).integers(0, 256, (3, 128, 64, 3), dtype=numpy.uint8)
     images[1, :64, :, 0] //= 4
     images[2, 64:, :, 2] //= 4
-    images = [tmp_path / f"{i}.png" for i in range(len(images))]
-    for image, image in zip(images, images):
-        PIL.Image.fromarray(image).save(image)
-    subprocess.run([PROGRAM, "embed", "--model", DEMO, *images, "--out", tmp_path / "native.npy"], check=True)
+    files = [tmp_path / f"{i}.png" for i in range(len(images))]
+    for file, image in zip(files, images):
+        PIL.Image.fromarray(image).save(file)
+    subprocess.run([PROGRAM, "embed", "--model", DEMO, *files, "--out", tmp_path / "native.npy"], check=True)
     native = numpy.load(tmp_path / "native.npy")
 
     exported = tmp_path / "demo.onnx"
