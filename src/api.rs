@@ -150,6 +150,19 @@ impl Model {
 }
 
 /// Embeddings that [`Model::embed`] made.
+///
+/// ```no_run
+/// # fn main() -> lat_wgpu::Result<()> {
+/// let embedded = lat_wgpu::Model::open("weights/demo.safetensors")?.embed(&["crops"])?;
+/// for (row, file) in embedded.files.iter().enumerate() {
+///     println!("{}: {:?}", file.display(), &embedded.embeddings.row(row)[..3]);
+/// }
+/// for (file, reason) in &embedded.skipped {
+///     eprintln!("skipped {}: {reason}", file.display());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct EmbeddedImages {

@@ -174,6 +174,13 @@ impl Reason {
 }
 
 /// Means over the valid queries, from 0 to 1.
+///
+/// ```
+/// fn line(scores: &lat_wgpu::Scores) -> String {
+///     let [rank_1, rank_5, ..] = scores.ranks;
+///     format!("rank-1 {rank_1:.3}, rank-5 {rank_5:.3}, mAP {:.3}", scores.map)
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Scores {
