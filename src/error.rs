@@ -169,6 +169,14 @@ impl Error {
         Error::Hinted { error, hint: hint.into() }
     }
 
+    /// Replaces the outcome of an interruption. Other errors are unchanged.
+    pub fn with_outcome(self, outcome: &'static str) -> Error {
+        match self {
+            Error::Interrupted { signal, .. } => Error::Interrupted { signal, outcome },
+            error => error,
+        }
+    }
+
     /// Returns the error without its hint.
     pub fn plain(&self) -> &Error {
         match self {

@@ -165,13 +165,8 @@ fn train_and_score<O: Follower<Event>>(
     let layers = variant.layers(&request.layers);
     let adapter = Config::resolve(&layers)?.device.adapter;
     let run = trainer::Request { out: out.clone(), resume: true, memory: None, layers, profile: false };
-    train(&run, observer).map_err(|error| match error {
-        Error::Interrupted { signal, .. } => Error::Interrupted {
-            signal,
-            outcome: "the state is saved; run the same command again to continue",
-        },
-        error => error,
-    })?;
+    train(&run, observer)
+        .map_err(|error| error.with_outcome("the state is saved; run the same command again to continue"))?;
 
     // A run that was stopped in its first epoch has no best.safetensors.
     let best = ["best.safetensors", "last.safetensors"].map(|name| out.join(name));

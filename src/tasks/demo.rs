@@ -4,7 +4,7 @@ use super::evaluate::{self, Outcome, evaluate_one};
 use super::train::train;
 use crate::checkpoint::{self, Settings};
 use crate::datasets::{LoadOptions, TestSet};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::figures::{Figures, draw_figures};
 use crate::gpu::{Context, ContextOptions};
 use crate::observer::Follower;
@@ -121,12 +121,7 @@ pub fn demo<O: Follower<trainer::Event> + Follower<Event>>(
     let run = out.join("run");
     let layers = Layers { flags, ..Layers::default() };
     let training = trainer::Request { out: run.clone(), resume: false, memory: None, layers, profile: false };
-    train(&training, observer).map_err(|error| match error {
-        Error::Interrupted { signal, .. } => {
-            Error::Interrupted { signal, outcome: "the demo is not complete" }
-        }
-        error => error,
-    })?;
+    train(&training, observer).map_err(|error| error.with_outcome("the demo is not complete"))?;
 
     observer.event(Event::Begins(Step::ScoreModel))?;
     let after = score(&run.join("last.safetensors"))?;

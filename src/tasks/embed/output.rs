@@ -158,13 +158,10 @@ impl Output {
     /// Saves what an index has so far. Returns the error to report.
     fn stop(self, error: Error) -> Error {
         let Output::Index(writer) = self else { return error };
-        match (writer.stop(), error) {
-            (Ok(()), Error::Interrupted { signal, .. }) => Error::Interrupted {
-                signal,
-                outcome: "the images embedded so far are kept; run the same command again to continue",
-            },
-            (Ok(()), error) => error,
-            (Err(error), _) => error,
+        match writer.stop() {
+            Ok(()) => error
+                .with_outcome("the images embedded so far are kept; run the same command again to continue"),
+            Err(error) => error,
         }
     }
 }
