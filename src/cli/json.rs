@@ -1,18 +1,19 @@
 //! Writes `--json FILE`: one JSON value, to stdout if FILE is `-`.
 
 use crate::error::{Error, Result};
-use crate::storage::atomic::write_atomically;
+use crate::storage::json;
 use std::io::Write;
 use std::path::Path;
 
 /// Writes a value and a newline.
 pub fn write(target: &Path, value: &serde_json::Value) -> Result<()> {
-    let text = format!("{value:#}\n");
     if target == Path::new("-") {
         let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("write", "stdout"))
+        out.write_all(json::text(value).as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(Error::io("write", "stdout"))
     } else {
-        write_atomically(target, text.as_bytes())
+        json::write(target, value)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::images::walk::{self, Image};
 use crate::storage::Dtype;
 use crate::storage::atomic::write_atomically;
 use crate::storage::hash::{self, Hash};
-use crate::storage::json::differences;
+use crate::storage::json::{self, differences};
 use crate::storage::lock::{FolderLock, holds_files};
 
 /// Default of [`IndexOptions::segment_rows`].
@@ -80,7 +80,7 @@ impl Origin {
     pub(super) fn other_settings(&self, other: &Origin) -> Vec<String> {
         let mut found = Vec::new();
         if self.dtype != other.dtype {
-            found.push(format!("dtype: {}, not {}", json(&self.dtype), json(&other.dtype)));
+            found.push(format!("dtype: {}, not {}", value(&self.dtype), value(&other.dtype)));
         }
         if self.ignore_exif != other.ignore_exif {
             found.push(format!("ignore_exif: {}, not {}", self.ignore_exif, other.ignore_exif));
@@ -99,7 +99,7 @@ impl Origin {
     }
 }
 
-fn json<T: Serialize>(value: &T) -> Value {
+fn value<T: Serialize>(value: &T) -> Value {
     match serde_json::to_value(value) {
         Ok(value) => value,
         Err(e) => unreachable!("strings and numbers always serialise: {e}"),
@@ -299,7 +299,7 @@ impl Manifest {
     }
 
     fn publish(&self, folder: &Path) -> Result<()> {
-        write_atomically(&folder.join(MANIFEST), format!("{:#}\n", json(self)).as_bytes())
+        json::write(&folder.join(MANIFEST), &value(self))
     }
 }
 
@@ -370,7 +370,7 @@ impl States {
     }
 
     fn write(&self, path: &Path) -> Result<()> {
-        write_atomically(path, format!("{}\n", json(self)).as_bytes())
+        write_atomically(path, format!("{}\n", value(self)).as_bytes())
     }
 }
 

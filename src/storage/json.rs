@@ -1,6 +1,22 @@
-//! Comparison of JSON values.
+//! Files of JSON, and the comparison of JSON values.
 
+use super::atomic::write_atomically;
+use crate::error::Result;
 use serde_json::Value;
+use std::path::Path;
+
+/// Returns a value as the text of a file.
+pub fn text(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// Writes a file that appears only when it is complete.
+///
+/// # Errors
+/// [`Error::Io`](crate::error::Error::Io) if it cannot be written.
+pub fn write(path: &Path, value: &Value) -> Result<()> {
+    write_atomically(path, text(value).as_bytes())
+}
 
 /// Describes the innermost differences of two values.
 pub fn differences(one: &Value, other: &Value) -> Vec<String> {

@@ -10,6 +10,7 @@ use crate::gpu::ContextOptions;
 use crate::observer::Follower;
 use crate::retrieval::metrics::Scores;
 use crate::storage::atomic::write_atomically;
+use crate::storage::json;
 use crate::train::config::{Config, Layers};
 use crate::train::trainer::{self, Event};
 use serde::{Deserialize, Serialize};
@@ -148,9 +149,9 @@ pub fn ablate<O: Follower<Event> + Follower<Variant>>(request: &Request, observe
         }
     }
     let table = Table { rows };
-    let [markdown, json] = TABLE_FILES.map(|name| request.out.join(name));
+    let [markdown, table_file] = TABLE_FILES.map(|name| request.out.join(name));
     write_atomically(&markdown, table.markdown().as_bytes())?;
-    write_json(&json, &table.json())?;
+    json::write(&table_file, &table.json())?;
     Ok(table)
 }
 
@@ -187,12 +188,8 @@ fn train_and_score<O: Follower<Event>>(
     let Scores { ranks, map, minp, valid_queries, .. } =
         evaluate_one(set, &network, &adapter, &settings, observer)?.plain;
     let scores = ModelScores { rank1: ranks[0], map, minp, valid_queries };
-    write_json(&stored, &json!(scores))?;
+    json::write(&stored, &json!(scores))?;
     Ok((scores, parts))
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    write_atomically(path, format!("{value:#}\n").as_bytes())
 }
 
 impl Table {
