@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::checkpoint::{Network, lat_wgpu_metadata};
+use crate::embeddings::provenance::Source;
 use crate::embeddings::rows::Rows;
 use crate::error::{Error, Result};
 use crate::storage::atomic::write_atomically;
@@ -83,9 +84,9 @@ impl Projection {
         self
     }
 
-    /// SHA-256 of the weights that made the rows it was fitted on, if known.
-    pub fn weights_sha256(&self) -> Option<&String> {
-        self.about.weights_sha256.as_ref()
+    /// Its file, and the weights that made the rows it was fitted on, if known.
+    pub fn source(&self, file: &Path) -> Source {
+        Source { file: file.to_path_buf(), weights_sha256: self.about.weights_sha256.clone() }
     }
 
     /// Dimensions K of a reduced row.

@@ -66,8 +66,7 @@ pub fn check_weights(
     gallery: &Gallery,
     allow: bool,
 ) -> Result<Vec<String>> {
-    let mut sources =
-        vec![Source { file: file.to_path_buf(), weights_sha256: projection.weights_sha256().cloned() }];
+    let mut sources = vec![projection.source(file)];
     sources.extend(gallery.sources());
     check_same_weights(&sources, allow)
 }

@@ -198,10 +198,7 @@ pub fn check_weights(
 ) -> Result<Vec<String>> {
     let mut sources =
         vec![Source { file: model.to_path_buf(), weights_sha256: Some(network.weights_sha256()) }];
-    sources.extend(projection.map(|(file, projection)| Source {
-        file: file.to_path_buf(),
-        weights_sha256: projection.weights_sha256().cloned(),
-    }));
+    sources.extend(projection.map(|(file, projection)| projection.source(file)));
     sources.extend(gallery.sources());
     check_same_weights(&sources, allow)
 }

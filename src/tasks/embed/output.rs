@@ -76,9 +76,7 @@ impl EmbeddingSource<'_> {
     pub fn check_weights(&self, projection_file: &Path, allow: bool) -> Result<Vec<String>> {
         let Some(projection) = self.projection else { return Ok(Vec::new()) };
         let own = Source { file: self.model.into(), weights_sha256: Some(self.network.weights_sha256()) };
-        let fitted =
-            Source { file: projection_file.into(), weights_sha256: projection.weights_sha256().cloned() };
-        check_same_weights(&[own, fitted], allow)
+        check_same_weights(&[own, projection.source(projection_file)], allow)
     }
 }
 
