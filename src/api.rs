@@ -14,7 +14,7 @@ use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::shape::ImageSize;
 use crate::tasks::embed::{Embedder, ImageOptions};
 use crate::tasks::evaluate::{self, EvaluationSet, evaluate};
-use crate::tasks::search::{Match, check_fits, check_weights, verdicts};
+use crate::tasks::search::{Match, Verdicts, check_fits, check_weights, verdicts};
 
 /// Options of [`Model::open_with`].
 ///
@@ -192,8 +192,7 @@ pub struct EmbeddedImages {
 pub struct Gallery {
     rows: GalleryRows,
     context: Arc<Context>,
-    /// Largest squared distance between images of one person, where the model has a threshold.
-    threshold: Option<f32>,
+    verdicts: Verdicts,
 }
 
 enum GalleryRows {
@@ -231,9 +230,8 @@ impl Gallery {
     }
 
     fn from_rows(model: &Model, rows: GalleryRows, is_flipped: bool) -> Gallery {
-        let threshold = verdicts(&model.network, model.image_options.flip || is_flipped, false).ok();
-        let threshold = threshold.map(|threshold| threshold.distance);
-        Gallery { rows, context: Arc::clone(&model.context), threshold }
+        let verdicts = verdicts(&model.network, model.image_options.flip || is_flipped, false);
+        Gallery { rows, context: Arc::clone(&model.context), verdicts }
     }
 
     /// Finds the images that are nearest to each query: one list for each row of `queries`, of at most `top` matches,
@@ -249,10 +247,7 @@ impl Gallery {
         };
         let mut neighbours = Neighbours::new(&self.context, queries, rows, self.context.default_memory())?;
         let nearest = neighbours.nearest(0..queries.len(), top)?;
-        let found = |Neighbour { index, distance }| {
-            let same = self.threshold.map(|threshold| distance <= threshold);
-            Match { row: index, path: paths[index].clone(), distance, same }
-        };
+        let found = |Neighbour { index, distance }| Match::new(index, &paths[index], distance, self.verdicts);
         Ok(nearest.into_iter().map(|list| list.into_iter().map(found).collect()).collect())
     }
 }

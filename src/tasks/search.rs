@@ -267,6 +267,13 @@ pub struct Match {
     pub same: Option<bool>,
 }
 
+impl Match {
+    pub(crate) fn new(row: usize, path: &str, distance: f32, verdicts: Verdicts) -> Match {
+        let same = verdicts.ok().map(|threshold| distance <= threshold.distance);
+        Match { row, path: path.to_string(), distance, same }
+    }
+}
+
 impl Found {
     fn new(verdicts: Verdicts, selected: &Selected<'_>, context: &Context) -> Found {
         Found {
@@ -288,8 +295,7 @@ impl Found {
     ) {
         let results = list.iter().map(|&Neighbour { index, distance }| {
             let row = selected.row(index);
-            let same = self.verdicts.ok().map(|threshold| distance <= threshold.distance);
-            Match { row, path: gallery.names()[row].clone(), distance, same }
+            Match::new(row, &gallery.names()[row], distance, self.verdicts)
         });
         self.queries.push(Ranking {
             query: query.to_string(),
