@@ -12,15 +12,15 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "common/documents.rs"]
+mod documents;
+
 /// Blocks that run, and blocks that are marked to be skipped, in all documents together.
 const COUNTS: (usize, usize) = (30, 21);
-
-/// Folders that hold no document of the project.
-const FOREIGN: [&str; 4] = ["target", "node_modules", ".venv", ".adapters"];
 
 /// Words that a command begins with: an indented block must not hide one from this test.
 const COMMANDS: [&str; 9] =
@@ -51,9 +51,7 @@ fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let listing = std::env::args().any(|word| word == "--list");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut documents = Vec::new();
-    collect(root, &mut documents);
-    documents.sort();
+    let documents = documents::below(root);
     let (mut run, mut skipped, mut failed) = (0, 0, 0);
     for document in documents {
         let name = document.strip_prefix(root).unwrap_or(&document).display().to_string();
@@ -86,19 +84,6 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::from(u8::from(failed > 0))
-}
-
-/// Appends all Markdown files below `folder`.
-fn collect(folder: &Path, documents: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if path.is_dir() && !path.is_symlink() && !name.starts_with('.') && !FOREIGN.contains(&&*name) {
-            collect(&path, documents);
-        } else if name.ends_with(".md") {
-            documents.push(path);
-        }
-    }
 }
 
 /// The command blocks of a document.

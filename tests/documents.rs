@@ -2,26 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Folders that hold no document of the project.
-const FOREIGN: [&str; 2] = ["target", "node_modules"];
+#[path = "common/documents.rs"]
+mod documents;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Appends all Markdown files below `folder`.
-fn collect(folder: &Path, documents: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if path.is_dir() && !path.is_symlink() && !name.starts_with('.') && !FOREIGN.contains(&&*name) {
-            collect(&path, documents);
-        } else if name.ends_with(".md") {
-            documents.push(path);
-        }
-    }
 }
 
 /// The lines of a document outside of fenced blocks.
@@ -57,8 +44,7 @@ fn anchors(path: &Path) -> BTreeSet<String> {
 
 #[test]
 fn links_lead_somewhere() {
-    let mut documents = Vec::new();
-    collect(root(), &mut documents);
+    let documents = documents::below(root());
     let mut wrong = Vec::new();
     for document in documents {
         let folder = document.parent().unwrap();
@@ -90,8 +76,7 @@ fn links_lead_somewhere() {
 #[test]
 fn the_book_lists_every_page() {
     let docs = root().join("docs");
-    let mut pages = Vec::new();
-    collect(&docs, &mut pages);
+    let pages = documents::below(&docs);
     let summary = prose(&docs.join("SUMMARY.md"));
     let listed: BTreeSet<_> =
         summary.iter().flat_map(|line| targets(line)).map(|page| docs.join(page)).collect();
