@@ -135,7 +135,7 @@ impl Shape {
     fn tiles(&self, context: &Context) -> Vec<Tile> {
         let Shape { form, m, n, k, .. } = *self;
         let mut tiles = vec![Tile::pick(form, context, m, n, k)];
-        let units = context.fragments().map(|side| Tile::Cooperative { side });
+        let units = context.fragments().map(|units| Tile::Cooperative { side: units.side });
         for tile in Tile::menu(form, context.family(), context.class()).into_iter().chain(units) {
             // The plain kernel supports f32 only.
             let knows = tile != Tile::Plain || context.storage() == Storage::F32;
@@ -326,7 +326,8 @@ fn winners(context: &Context, found: &[(&Shape, Vec<Measured>)]) -> Vec<Winner> 
         }
         seen.push(layer);
         let (form, sizes) = layer;
-        let units = context.fragments().filter(|_| form == Form::Nt).map(|side| Tile::Cooperative { side });
+        let units = context.fragments().filter(|_| form == Form::Nt);
+        let units = units.map(|units| Tile::Cooperative { side: units.side });
         // An entry in the table would keep other adapters of the class from using their matrix units.
         if form == Form::Nt && context.storage() != Storage::F32 && units.is_none() {
             continue;

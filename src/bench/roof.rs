@@ -84,7 +84,7 @@ impl Roofs {
         Ok(Roofs {
             multiply_add: best(context, multiply_adds, trials)?,
             copy: best(context, copies, trials)?,
-            matrix_units: context.fragments().map(|side| fragments(context, side)).transpose()?,
+            matrix_units: context.fragments().map(|units| fragments(context, units.side)).transpose()?,
         })
     }
 

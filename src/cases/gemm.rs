@@ -3,7 +3,7 @@
 use super::random::{Numbers, drawn};
 use super::run::Run;
 use super::{List, TOKENS, TimedCases, tolerance};
-use crate::gpu::{Recorder, Storage};
+use crate::gpu::{Fragments, Recorder, Storage};
 use crate::kernels::gemm::{COOPERATIVE_TILE, Epilogue, Form, Nn, Nt, Tile, Tn};
 use crate::reference::gemm as reference;
 use crate::shape::Activation;
@@ -241,7 +241,7 @@ fn quick(list: &mut List) {
             }
         }
     }
-    if let Some(side) = list.matrix_units {
+    if let Some(Fragments { side, .. }) = list.matrix_units {
         let tile = Tile::Cooperative { side };
         let shape = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 48];
         EPILOGUES.into_iter().for_each(|epilogue| quick_nt(list, tile, shape, epilogue, true));

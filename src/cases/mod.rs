@@ -12,7 +12,7 @@ pub mod run;
 pub mod tolerance;
 
 use crate::error::Result;
-use crate::gpu::{self, AdapterClass, Context, Family, Plan, Storage};
+use crate::gpu::{self, AdapterClass, Context, Family, Fragments, Plan, Storage};
 use crate::shape::ImageSize;
 use run::{Found, Purpose, Run};
 use std::rc::Rc;
@@ -120,8 +120,8 @@ pub struct List {
     pub class: AdapterClass,
     /// True for software adapters, which take long to compile wide kernels.
     pub is_cpu: bool,
-    /// Side of the fragments that the adapter's matrix units multiply, validated or not.
-    pub matrix_units: Option<u32>,
+    /// Fragments that the adapter's matrix units multiply, validated or not.
+    pub matrix_units: Option<Fragments>,
     cases: Vec<Case>,
 }
 

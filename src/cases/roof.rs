@@ -3,7 +3,7 @@
 use super::random::{Numbers, bytes, drawn};
 use super::run::Run;
 use super::{List, TimedCases, tolerance};
-use crate::gpu::Storage;
+use crate::gpu::{Fragments, Storage};
 use crate::kernels::roof::{ACCUMULATORS, BLOCKS, CopyWords, EACH, MultiplyAdd, MultiplyFragments, TOGETHER};
 use crate::reference::roof as reference;
 
@@ -60,7 +60,7 @@ pub(super) fn list(list: &mut List) {
             list.full(format!("copies, {each} together, {count}"), move |run| copy(run, each, count));
         }
     }
-    if let Some(side) = list.matrix_units {
+    if let Some(Fragments { side, .. }) = list.matrix_units {
         let variant = format!("multiply-adds, fragments of {side}x{side}");
         list.add_in(Storage::F16, &variant, "3 workgroups, 5 turns", move |run| fragments(run, side, 3, 5));
     }

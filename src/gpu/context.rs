@@ -9,11 +9,12 @@ use super::kernel::Storage;
 use super::locked;
 use super::options::{ContextOptions, Precision};
 use super::pipeline::Pipelines;
-use super::selection::Family;
+use super::selection::{Family, Fragments};
 use super::submission::Submissions;
 use super::tuning::{self, Choices};
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// An opened adapter.
@@ -26,9 +27,9 @@ pub struct Context {
     family: Family,
     class: AdapterClass,
     precision: Precision,
-    /// Side of the fragments of its matrix units.
-    fragments: Option<u32>,
-    fragments_validated: OnceLock<bool>,
+    fragments: Option<Fragments>,
+    /// Results of validation on matrix units, by the name of the kernels.
+    validated: Mutex<HashMap<&'static str, bool>>,
     choices: Mutex<Choices>,
     /// Number of guarded buffers so far; `None` if buffers have no guard words.
     pub(super) guards: Option<AtomicU32>,
@@ -106,7 +107,7 @@ impl Context {
             class: if options.portable { AdapterClass::Integrated } else { class },
             precision: options.precision,
             fragments,
-            fragments_validated: OnceLock::new(),
+            validated: Mutex::default(),
             choices: Mutex::new(if is_tuned { tuning::load(&summary) } else { Choices::new() }),
             guards: options.guarded.then(AtomicU32::default),
             rehearsal,
@@ -143,14 +144,24 @@ impl Context {
         storage != Storage::F16 || self.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
-    /// Returns the side of the fragments of the adapter's matrix units; `None` if it wasn't opened for f16.
-    pub fn fragments(&self) -> Option<u32> {
+    /// Returns the fragments of the adapter's matrix units; `None` if it wasn't opened for f16.
+    pub fn fragments(&self) -> Option<Fragments> {
         self.fragments
     }
 
-    /// Returns the same, if `validate` accepts the products of the matrix units. Calls it once.
-    pub fn matrix_units(&self, validate: impl FnOnce(u32) -> bool) -> Option<u32> {
-        self.fragments.filter(|&side| *self.fragments_validated.get_or_init(|| validate(side)))
+    /// Returns the same, if `validate` accepts the results of these kernels on matrix units. Calls it once for each
+    /// name.
+    pub fn validated(
+        &self,
+        kernels: &'static str,
+        validate: impl FnOnce(Fragments) -> bool,
+    ) -> Option<Fragments> {
+        let fragments = self.fragments?;
+        let known = locked(&self.validated).get(kernels).copied();
+        // Not under the lock, because validation runs kernels on this context.
+        let passes = known.unwrap_or_else(|| validate(fragments));
+        locked(&self.validated).insert(kernels, passes);
+        passes.then_some(fragments)
     }
 
     /// Returns the variant that tuning chose for `key`, if any.

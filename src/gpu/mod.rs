@@ -50,7 +50,7 @@ pub use plan::Plan;
 pub use profile::{DispatchTime, PlanProfile};
 pub use readback::Readback;
 pub use recorder::{Dispatch, Launch, Phase, Recorder, Tensor, grid_1d};
-pub use selection::{Family, KernelChoice};
+pub use selection::{Family, Fragments, KernelChoice};
 pub use timing::SubmitTime;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -33,6 +33,21 @@ impl std::fmt::Display for Family {
     }
 }
 
+/// The fragments that an adapter's matrix units multiply, with f16 operands and f32 sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fragments {
+    /// Side of a fragment, 16 or 8.
+    pub side: u32,
+    /// Lanes of the adapter's largest subgroup, which multiplies a fragment together.
+    pub lanes: u32,
+}
+
+impl std::fmt::Display for Fragments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{0}x{0}", self.side)
+    }
+}
+
 /// The kernels for a kind of work in a precision, and the reason for the choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelChoice {
@@ -64,9 +79,8 @@ impl AdapterSummary {
         (Family::Subgroup(least), format!("CPU adapter with a fixed subgroup of {least}"))
     }
 
-    /// Returns the side of the fragments of its matrix units, with f16 operands and f32 sums; else the reason why it
-    /// has no such units.
-    pub(super) fn fragments(&self) -> Result<u32, &'static str> {
+    /// Returns the fragments of its matrix units; else the reason why it has no such units.
+    pub(super) fn fragments(&self) -> Result<Fragments, &'static str> {
         if self.matrix_units.is_empty() {
             return Err("no matrix units");
         }
@@ -75,6 +89,7 @@ impl AdapterSummary {
         }
         let fits = |side| MatrixUnit { m: side, n: side, k: side, operands: "f16", sums: "f32" };
         let found = [16, 8].into_iter().find(|&side| self.matrix_units.contains(&fits(side)));
+        let found = found.map(|side| Fragments { side, lanes: self.subgroup.1 });
         found.ok_or("no configuration of 16x16x16 or 8x8x8 with f16 operands and f32 sums")
     }
 
@@ -101,11 +116,12 @@ impl AdapterSummary {
                 chosen.push(KernelChoice { kernels, precision, family, reason });
             };
             match units {
-                Some(Ok(side)) => add(
+                Some(Ok(units)) => add(
                     "products",
-                    format!("matrix units of {side}x{side}"),
+                    format!("matrix units of {units}"),
                     format!(
-                        "{side}x{side}x{side} with f16 operands and f32 sums, for forward products if they pass validation; other products use {family}{tuned}"
+                        "{units}x{side} with f16 operands and f32 sums, for forward products if they pass validation; other products use {family}{tuned}",
+                        side = units.side
                     ),
                 ),
                 Some(Err(none)) => {

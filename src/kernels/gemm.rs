@@ -47,14 +47,14 @@ const fn cooperative(helpers: &'static [&'static str]) -> ShaderFile {
 /// Matrix units with fragments of 16 × 16.
 static COOPERATIVE_16: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_16.wgsl"),
-    include_str!("../../shaders/common/gemm_stage_16.wgsl"),
+    include_str!("../../shaders/common/stage_16.wgsl"),
     EPILOGUE,
     GELU,
 ]);
 /// Matrix units with fragments of 8 × 8.
 static COOPERATIVE_8: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_8.wgsl"),
-    include_str!("../../shaders/common/gemm_stage_8.wgsl"),
+    include_str!("../../shaders/common/stage_8.wgsl"),
     EPILOGUE,
     GELU,
 ]);
@@ -331,7 +331,8 @@ impl Tile {
         if form != Form::Nt || !form.in_quads(m, n, k) || !serve {
             return None;
         }
-        context.matrix_units(|side| Validation::passes(context, side)).map(|side| Tile::Cooperative { side })
+        let units = context.validated("nt", |units| Validation::passes(context, units.side));
+        units.map(|units| Tile::Cooperative { side: units.side })
     }
 
     /// The tile that a lab run found for such a layer on the adapter's class.
