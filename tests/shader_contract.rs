@@ -22,10 +22,14 @@ use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy, Layouter};
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Handle, Module, Scalar, ShaderStage, StorageAccess, Type, TypeInner, VectorSize};
 
-/// WebGPU's default limits.
+/// WebGPU's default limit.
 const MAX_STORAGE_BUFFERS: usize = 8;
-const MAX_INVOCATIONS: u32 = 256;
-const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
+
+/// Largest numbers of invocations and of bytes of workgroup memory: WebGPU's default limits, or those of every adapter
+/// with matrix units.
+fn workgroup_limits(kernel: &Kernel) -> (u32, u32) {
+    if kernel.multiplies_fragments() { (1024, 32 * 1024) } else { (256, 16 * 1024) }
+}
 
 /// The languages that a variant is translated to. Every translation must succeed.
 struct Targets {
@@ -256,12 +260,12 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
     if point.workgroup_size != [declared, 1, 1] {
         wrong.push(format!("workgroup size: declared [{declared}, 1, 1], found {:?}", point.workgroup_size));
     }
-    if invocations > MAX_INVOCATIONS {
-        wrong.push(format!("{invocations} invocations per workgroup, the limit is {MAX_INVOCATIONS}"));
+    let (most_invocations, most_bytes) = workgroup_limits(kernel);
+    if invocations > most_invocations {
+        wrong.push(format!("{invocations} invocations per workgroup, the limit is {most_invocations}"));
     }
-    if workgroup_bytes > MAX_WORKGROUP_BYTES {
-        wrong
-            .push(format!("{workgroup_bytes} bytes of workgroup memory, the limit is {MAX_WORKGROUP_BYTES}"));
+    if workgroup_bytes > most_bytes {
+        wrong.push(format!("{workgroup_bytes} bytes of workgroup memory, the limit is {most_bytes}"));
     }
     if kernel.file.subgroups && validator(Capabilities::empty()).validate(module).is_ok() {
         wrong.push("declared with subgroups, but calls no subgroup operation".to_string());
@@ -529,6 +533,12 @@ fn specimen() -> (Kernel, String, Parsed) {
     (kernel, source, parsed)
 }
 
+/// The first kernel that multiplies fragments.
+fn fragment_specimen() -> (Kernel, Constants, Storage) {
+    let found = kernels::variants().into_iter().find(|(kernel, ..)| kernel.multiplies_fragments());
+    found.expect("a kernel of matrix units")
+}
+
 #[test]
 fn wrong_declarations_are_caught() {
     let (right, source, parsed) = specimen();
@@ -623,6 +633,25 @@ fn wrong_sources_are_caught() {
 }
 
 #[test]
+fn kernels_of_matrix_units_may_have_larger_workgroups() {
+    let (kernel, constants, storage) = fragment_specimen();
+    let source = assemble(&kernel, &constants, storage);
+    let found = |threads: u32, floats: u32| {
+        let memory = format!("var<workgroup> much: array<f32, {floats}>;");
+        let entry = format!(
+            "@compute @workgroup_size({threads}) fn {}(@builtin(local_invocation_index) lane: u32) {{ much[lane] = 0.0; }}",
+            kernel.entry
+        );
+        let text = format!("{memory}\n{entry}");
+        disagreements(&kernel, &source, &parse(&kernel, storage, &text).expect("valid WGSL")).join("\n")
+    };
+    let within = found(1024, 8192);
+    assert!(!within.contains("the limit is"), "{within}");
+    assert!(found(1025, 8192).contains("1025 invocations per workgroup, the limit is 1024"));
+    assert!(found(1024, 8193).contains("32772 bytes of workgroup memory, the limit is 32768"));
+}
+
+#[test]
 fn every_row_of_targets_is_used() {
     let used: HashSet<String> = kernels::variants()
         .iter()
@@ -656,10 +685,7 @@ fn names_that_dxc_refuses_are_caught() {
 #[test]
 #[should_panic(expected = "not implemented")]
 fn matrix_units_stated_for_hlsl_are_caught() {
-    let (kernel, constants, storage) = kernels::variants()
-        .into_iter()
-        .find(|(kernel, ..)| kernel.multiplies_fragments())
-        .expect("a variant");
+    let (kernel, constants, storage) = fragment_specimen();
     let parsed = parse(&kernel, storage, &assemble(&kernel, &constants, storage)).expect("right WGSL");
     let model = hlsl::ShaderModel::V6_7;
     let targets = Targets { vulkan: "vulkan1.3", metal: None, hlsl: Some(model), tint: false };
