@@ -112,7 +112,10 @@ pub fn run(shaders: &Path, options: &Options) -> Result<(), Box<dyn Error>> {
             return Ok(());
         }
     };
-    pipelines.retain(|pipeline| device.takes(&pipeline.variant, &pipeline.features));
+    // The engine's kernels for matrix units suit the largest subgroups.
+    pipelines.retain(|pipeline| {
+        device.takes(&pipeline.variant, &pipeline.features) && pipeline.suits(device.subgroup.1)
+    });
     // Hot kernels first, in case the run is stopped.
     pipelines.sort_by_key(|pipeline| (!is_hot(&pipeline.variant), pipeline.name.contains('+')));
     let rows = compile_all(&device, shaders, &pipelines, options.limit);

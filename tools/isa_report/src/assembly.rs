@@ -1,4 +1,5 @@
-//! Finds the hot loop in a disassembled AMD kernel, and counts its instructions.
+//! Finds the hot loop in a disassembled AMD kernel, and counts its instructions, or its cycles if it multiplies
+//! fragments.
 
 /// Instructions in the body of a loop, without inner loops.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,31 +39,35 @@ fn is_multiply_add(name: &str) -> bool {
     let Some(name) = name.strip_prefix("v_") else { return false };
     let name = name.strip_prefix("dual_").or_else(|| name.strip_prefix("pk_")).unwrap_or(name);
     // Integer multiply-adds compute addresses, and are left out.
-    [
-        "fma_f", "fmac_f", "fmaak_f", "fmamk_f", "mad_f", "mac_f", "madak_f", "madmk_f", "fma_mix", "dot2",
-        "wmma",
-    ]
-    .iter()
-    .any(|head| name.starts_with(head))
+    ["fma_f", "fmac_f", "fmaak_f", "fmamk_f", "mad_f", "mac_f", "madak_f", "madmk_f", "fma_mix", "dot2"]
+        .iter()
+        .any(|head| name.starts_with(head))
 }
 
 /// 32-bit words that an instruction reads from workgroup memory for each lane.
 fn words_read(name: &str) -> u32 {
-    let Some(what) = name.strip_prefix("ds_read").or_else(|| name.strip_prefix("ds_load")) else { return 0 };
-    let pairs = if what.starts_with('2') || what.contains("2addr") { 2 } else { 1 };
-    let bits: u32 = what.rsplit_once("_b").and_then(|(_, bits)| bits.parse().ok()).unwrap_or(32);
+    let reads = name.starts_with("ds_read") || name.starts_with("ds_load");
+    if reads { words_moved(name) } else { 0 }
+}
+
+/// 32-bit words that an instruction of workgroup memory moves for each lane.
+fn words_moved(name: &str) -> u32 {
+    let pairs = if ["read2", "write2", "2addr"].iter().any(|part| name.contains(part)) { 2 } else { 1 };
+    let bits: u32 = name.rsplit_once("_b").and_then(|(_, bits)| bits.parse().ok()).unwrap_or(32);
     pairs * bits.div_ceil(32)
 }
 
 /// Assumed iterations of a loop per iteration of the surrounding one, as in Mesa's compiler.
 const TURNS: u64 = 8;
 
-/// The loop with the most multiply-adds in its own body, weighted by iterations; `None` if no loop has any.
-pub fn hot_loop(assembly: &str) -> Option<Loop> {
+/// First and last line of a loop.
+type Span = (usize, usize);
+
+/// The code's lines, and every loop in them: from the target of a jump back to the last jump to it.
+fn lines_and_loops(assembly: &str) -> (Vec<&str>, Vec<Span>) {
     let lines: Vec<&str> = assembly.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let label = |name: &str| lines.iter().position(|line| line.strip_suffix(':') == Some(name));
-    // First and last line of every loop: the target of a jump back, and the last jump to it.
-    let mut loops: Vec<(usize, usize)> = Vec::new();
+    let mut loops: Vec<Span> = Vec::new();
     for (at, line) in lines.iter().enumerate() {
         let Some((name, operands)) = operations(line).next() else { continue };
         if !(name.starts_with("s_branch") || name.starts_with("s_cbranch")) {
@@ -75,11 +80,23 @@ pub fn hot_loop(assembly: &str) -> Option<Loop> {
             }
         }
     }
+    (lines, loops)
+}
 
-    let holds = |outer: &(usize, usize), inner: &(usize, usize)| {
-        outer != inner && outer.0 <= inner.0 && inner.1 <= outer.1
-    };
-    let own = |this: &(usize, usize)| {
+/// Returns whether `inner` is a loop inside `outer`.
+fn holds(outer: &Span, inner: &Span) -> bool {
+    outer != inner && outer.0 <= inner.0 && inner.1 <= outer.1
+}
+
+/// The number of loops around this one.
+fn depth(loops: &[Span], this: &Span) -> u32 {
+    loops.iter().filter(|other| holds(other, this)).count() as u32
+}
+
+/// The loop with the most multiply-adds in its own body, weighted by iterations; `None` if no loop has any.
+pub fn hot_loop(assembly: &str) -> Option<Loop> {
+    let (lines, loops) = lines_and_loops(assembly);
+    let own = |this: &Span| {
         let inner: Vec<_> = loops.iter().filter(|other| holds(this, other)).collect();
         let mut counted = Loop::default();
         for (at, line) in lines.iter().enumerate().take(this.1 + 1).skip(this.0) {
@@ -92,11 +109,103 @@ pub fn hot_loop(assembly: &str) -> Option<Loop> {
                 counted.words_read += words_read(name);
             }
         }
-        let depth = loops.iter().filter(|other| holds(other, this)).count() as u32;
-        (counted, u64::from(counted.multiply_adds) * TURNS.pow(depth))
+        (counted, u64::from(counted.multiply_adds) * TURNS.pow(depth(&loops, this)))
     };
     let counted = loops.iter().map(own).filter(|(counted, _)| counted.multiply_adds > 0);
     counted.max_by_key(|(_, spent)| *spent).map(|(counted, _)| counted)
+}
+
+/// Modelled cycles that a wave takes in a loop and its inner loops, one instruction after the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cycles {
+    /// Matrix instructions.
+    pub matrix: u64,
+    /// Other vector arithmetic.
+    pub vector: u64,
+    /// Workgroup memory.
+    pub shared: u64,
+    /// Everything else: scalar instructions, access to buffers, jumps, barriers.
+    pub other: u64,
+}
+
+impl Cycles {
+    /// The cycles of one instruction. Unknown names count as vector arithmetic: Mesa emits some that the disassembler
+    /// doesn't know.
+    fn of(name: &str, lanes: u64) -> Cycles {
+        let mut cycles = Cycles::default();
+        if name.starts_with("v_wmma") {
+            cycles.matrix = if name.ends_with("iu4") { 16 } else { 32 };
+        } else if name.starts_with("ds_") {
+            cycles.shared = (4 * u64::from(words_moved(name)) * lanes).div_ceil(128);
+        } else if name.starts_with("s_waitcnt") || is_hint(name) {
+            // No cycles: another wave uses the unit meanwhile.
+        } else if ["s_", "buffer_", "global_", "flat_", "scratch_"].iter().any(|head| name.starts_with(head))
+        {
+            cycles.other = 1;
+        } else {
+            cycles.vector = lanes.div_ceil(32) * if is_quarter_rate(name) { 4 } else { 1 };
+        }
+        cycles
+    }
+
+    fn add(&mut self, more: Cycles, times: u64) {
+        self.matrix += times * more.matrix;
+        self.vector += times * more.vector;
+        self.shared += times * more.shared;
+        self.other += times * more.other;
+    }
+
+    /// Share of matrix instructions, in percent.
+    pub fn share(&self) -> f64 {
+        let all = self.matrix + self.vector + self.shared + self.other;
+        100.0 * self.matrix as f64 / all.max(1) as f64
+    }
+}
+
+/// Returns whether a vector instruction takes four times as long as most.
+fn is_quarter_rate(name: &str) -> bool {
+    [
+        "exp_",
+        "log_",
+        "rcp_",
+        "rsq_",
+        "sqrt_",
+        "sin_",
+        "cos_",
+        "mul_lo_u32",
+        "mul_hi_u32",
+        "mul_hi_i32",
+        "mad_u64_u32",
+        "mad_i64_i32",
+    ]
+    .iter()
+    .any(|head| name.strip_prefix("v_").is_some_and(|name| name.starts_with(head)))
+}
+
+/// The cycles of the hot loop of a kernel that multiplies fragments, for waves of `lanes`; `None` if no loop multiplies
+/// any.
+///
+/// The hot loop is the outermost one that stores nothing in a buffer, so that a loop over tiles with their epilogues
+/// isn't the hot one, but a loop along k with an inner loop is. Of several, the one with the most matrix cycles counts.
+pub fn matrix_loop(assembly: &str, lanes: u32) -> Option<Cycles> {
+    let (lines, loops) = lines_and_loops(assembly);
+    let counted = loops.iter().filter_map(|this| {
+        let inner: Vec<_> = loops.iter().filter(|other| holds(this, other)).collect();
+        let mut cycles = Cycles::default();
+        for (at, line) in lines.iter().enumerate().take(this.1 + 1).skip(this.0) {
+            let name = operations(line).next().map_or("", |(name, _)| name);
+            if name.starts_with("buffer_store") || name.starts_with("global_store") {
+                return None;
+            }
+            if !line.ends_with(':') {
+                let around = inner.iter().filter(|(first, last)| (*first..=*last).contains(&at)).count();
+                cycles.add(Cycles::of(name, u64::from(lanes)), TURNS.pow(around as u32));
+            }
+        }
+        Some((cycles, cycles.matrix * TURNS.pow(depth(&loops, this)), this.1 - this.0))
+    });
+    let hot = counted.filter(|(cycles, ..)| cycles.matrix > 0);
+    hot.max_by_key(|(_, spent, length)| (*spent, *length)).map(|(cycles, ..)| cycles)
 }
 
 #[cfg(test)]
@@ -131,6 +240,67 @@ mod tests {
     fn an_inner_loop_weighs_more_than_an_outer_one() {
         let assembly = "BB0:\nv_fma_f32 v1, v2\nv_fma_f32 v1, v2\nBB1:\nv_fma_f32 v1, v2\ns_cbranch_scc0 BB1\ns_branch BB0";
         assert_eq!(hot_loop(assembly), Some(Loop { multiply_adds: 1, operations: 2, words_read: 0 }));
+    }
+
+    #[test]
+    fn every_kind_of_instruction_has_its_cycles() {
+        let cycles = |matrix, vector, shared, other| Cycles { matrix, vector, shared, other };
+        for (name, in_32, in_64) in [
+            ("v_wmma_f32_16x16x16_f16", cycles(32, 0, 0, 0), cycles(32, 0, 0, 0)),
+            ("v_wmma_i32_16x16x16_iu4", cycles(16, 0, 0, 0), cycles(16, 0, 0, 0)),
+            ("v_pk_mul_f16", cycles(0, 1, 0, 0), cycles(0, 2, 0, 0)),
+            ("(invalid", cycles(0, 1, 0, 0), cycles(0, 2, 0, 0)),
+            ("v_exp_f32_e32", cycles(0, 4, 0, 0), cycles(0, 8, 0, 0)),
+            ("v_mul_lo_u32", cycles(0, 4, 0, 0), cycles(0, 8, 0, 0)),
+            ("v_mul_lo_u16", cycles(0, 1, 0, 0), cycles(0, 2, 0, 0)),
+            ("ds_load_b128", cycles(0, 0, 4, 0), cycles(0, 0, 8, 0)),
+            ("ds_store_2addr_stride64_b32", cycles(0, 0, 2, 0), cycles(0, 0, 4, 0)),
+            ("ds_write2_b64", cycles(0, 0, 4, 0), cycles(0, 0, 8, 0)),
+            ("ds_bpermute_b32", cycles(0, 0, 1, 0), cycles(0, 0, 2, 0)),
+            ("buffer_load_b128", cycles(0, 0, 0, 1), cycles(0, 0, 0, 1)),
+            ("s_barrier", cycles(0, 0, 0, 1), cycles(0, 0, 0, 1)),
+            ("s_waitcnt_vscnt", Cycles::default(), Cycles::default()),
+            ("s_delay_alu", Cycles::default(), Cycles::default()),
+        ] {
+            assert_eq!((Cycles::of(name, 32), Cycles::of(name, 64)), (in_32, in_64), "{name}");
+        }
+    }
+
+    const MULTIPLY: &str = "v_wmma_f32_16x16x16_f16 v[0:7], v[8:15], v[16:23], v[0:7] ; cc404000\n";
+
+    #[test]
+    fn a_loop_along_k_includes_its_inner_loops() {
+        // Two multiplications, unrolled, after an inner loop that stages operands and before one that multiplies.
+        let assembly = format!(
+            "BB0:\nds_load_b128 v[8:11], v1\n{MULTIPLY}{MULTIPLY}
+            BB1:\nds_store_b32 v1, v2\ns_cbranch_scc0 BB1
+            BB2:\nv_dual_mov_b32 v1, v2 :: v_dual_mov_b32 v3, v4\n{MULTIPLY}s_cbranch_scc0 BB2
+            s_waitcnt vmcnt(0)\ns_branch BB0\nv_exp_f32 v1, v2"
+        );
+        let found = matrix_loop(&assembly, 32).expect("a loop");
+        let (inner, jumps) = (8, 8 + 8 + 1);
+        let wanted = Cycles { matrix: 64 + inner * 32, vector: inner, shared: 4 + inner, other: jumps };
+        assert_eq!(found, wanted);
+        assert!((found.share() - 100.0 * 320.0 / 357.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_loop_that_stores_results_is_not_the_hot_one() {
+        let assembly = format!(
+            "BB0:\nv_mov_b32 v1, v2
+            BB1:\ns_barrier\n{MULTIPLY}s_cbranch_scc0 BB1
+            buffer_store_b128 v[0:3], v4, s[0:3], 0 offen\ns_branch BB0"
+        );
+        let found = Cycles { matrix: 32, other: 2, ..Cycles::default() };
+        assert_eq!(matrix_loop(&assembly, 64), Some(found));
+        // A second loop that multiplies more.
+        let two = format!("{assembly}\nBB2:\n{MULTIPLY}{MULTIPLY}s_cbranch_scc0 BB2");
+        assert_eq!(matrix_loop(&two, 64), Some(found), "an outer loop runs the first one eight times");
+        let two = two.replace("s_branch BB0", "");
+        let found = Cycles { matrix: 64, other: 1, ..Cycles::default() };
+        assert_eq!(matrix_loop(&two, 64), Some(found));
+        assert_eq!(matrix_loop(MULTIPLY, 64), None);
+        assert_eq!(matrix_loop("BB0:\nv_fma_f32 v1, v2\ns_branch BB0", 64), None);
     }
 
     #[test]

@@ -89,10 +89,17 @@ impl Pipeline {
         self.features.split(',').any(|one| one == feature)
     }
 
-    /// Returns whether it is for AMD GPUs, whose matrix units have fragments of 16 × 16 only. Pipelines with subgroups
-    /// are for adapters with subgroups of 4 to 16 lanes.
+    /// Returns whether it suits subgroups of `lanes` lanes, if it multiplies fragments. Without a constant LANES it suits
+    /// any.
+    fn suits(&self, lanes: u32) -> bool {
+        let mut given = self.variant.split('-').filter(|word| word.starts_with("LANES"));
+        !self.needs("fragments") || given.all(|word| word == format!("LANES{lanes}"))
+    }
+
+    /// Returns whether it is for AMD GPUs, whose matrix units have fragments of 16 × 16 only, and which Mesa uses with
+    /// waves of 64 lanes. Pipelines with subgroups are for adapters with subgroups of 4 to 16 lanes.
     fn is_for_amd(&self) -> bool {
-        self.needs("plain") || (self.needs("fragments") && self.variant.contains("SIDE16"))
+        self.needs("plain") || (self.needs("fragments") && self.needs("16x16") && self.suits(64))
     }
 }
 
@@ -131,7 +138,9 @@ fn compile(device: &Device, shaders: &Path, pipeline: &Pipeline) -> Result<Compi
 }
 
 fn row(family: &str, variant: &str, compiled: &Compiled) -> Result<Row, Box<dyn Error>> {
-    let hot = assembly::hot_loop(&compiled.assembly);
+    let cycles = assembly::matrix_loop(&compiled.assembly, compiled.lanes);
+    // The share of multiply-adds is of no use where matrix instructions do the work.
+    let hot = if cycles.is_none() { assembly::hot_loop(&compiled.assembly) } else { None };
     let waves = compiled.statistic("Subgroups per SIMD")?;
     Ok(Row {
         family: family.to_string(),
@@ -145,6 +154,7 @@ fn row(family: &str, variant: &str, compiled: &Compiled) -> Result<Row, Box<dyn 
         waves: if family == VEGA { waves } else { waves * 32 / u64::from(compiled.lanes) },
         share: hot.map(|hot| hot.share()),
         words: hot.map(|hot| hot.words_per_multiply_add()),
+        matrix: cycles.map(|cycles| cycles.share()),
         latency: compiled.statistic("Latency")?,
         throughput: compiled.statistic("Inverse Throughput")?,
     })
@@ -205,6 +215,30 @@ fn show(shaders: &Path, family: &str, name: &str) -> Result<ExitCode, Box<dyn Er
     for (name, value) in &compiled.statistics {
         println!("{name}: {value}");
     }
-    println!("hot loop: {:?}\n{}", assembly::hot_loop(&compiled.assembly), compiled.assembly);
+    match assembly::matrix_loop(&compiled.assembly, compiled.lanes) {
+        Some(cycles) => println!("hot loop: {cycles:?}, {:.1} % matrix instructions", cycles.share()),
+        None => println!("hot loop: {:?}", assembly::hot_loop(&compiled.assembly)),
+    }
+    println!("{}", compiled.assembly);
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amd_gets_fragments_of_16_for_waves_of_64() {
+        let is_for_amd = |variant: &str, features: &str| {
+            let [variant, entry, name, features] = [variant, "e", "n", features].map(str::to_string);
+            Pipeline { variant, entry, name, features }.is_for_amd()
+        };
+        let fragments = "fragments,f16,16x16,naga";
+        assert!(is_for_amd("gemm_cooperative-gemm_nt-SIDE16-LANES64-f16", fragments));
+        assert!(is_for_amd("gemm_cooperative-gemm_nt-SIDE16-f16", fragments));
+        assert!(!is_for_amd("gemm_cooperative-gemm_nt-SIDE16-LANES32-f16", fragments));
+        assert!(!is_for_amd("gemm_cooperative-gemm_nt-SIDE8-LANES64-f16", "fragments,f16,8x8,naga"));
+        assert!(is_for_amd("l2norm-l2norm_forward-LANES16", "plain"));
+        assert!(!is_for_amd("gemm_subgroup-gemm_nt-SUB8", "subgroups"));
+    }
 }

@@ -26,6 +26,9 @@ pub struct Row {
     pub share: Option<f64>,
     /// Words read from workgroup memory per multiply-add of the hot loop.
     pub words: Option<f64>,
+    /// Share of matrix instructions in the modelled cycles of the hot loop, in percent; `None` if the kernel multiplies
+    /// no fragments.
+    pub matrix: Option<f64>,
     /// Cycles from the first to the last instruction of a wave, by the compiler's model.
     pub latency: u64,
     /// Cycles per wave when many run, by the compiler's model.
@@ -33,8 +36,10 @@ pub struct Row {
 }
 
 /// Prefixes of the variants that take most of the time.
-const HOT: [&str; 7] = [
+const HOT: [&str; 9] = [
     "gemm_tiled-",
+    "gemm_cooperative-",
+    "attention_cooperative-",
     "patch_embed-",
     "attention-attention_forward-",
     "attention-attention_dq-",
@@ -75,6 +80,7 @@ impl Row {
         self.waves = self.waves.min(other.waves);
         self.share = least(self.share, other.share);
         self.words = most(self.words, other.words);
+        self.matrix = least(self.matrix, other.matrix);
         self.latency = self.latency.max(other.latency);
         self.throughput = self.throughput.max(other.throughput);
     }
@@ -84,7 +90,7 @@ impl Row {
             value.map_or("–".to_string(), |value| format!("{value:.digits$}"))
         };
         format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             self.family,
             self.variant,
             self.vgprs,
@@ -95,6 +101,7 @@ impl Row {
             self.waves,
             shown(self.share, 1),
             shown(self.words, 2),
+            shown(self.matrix, 1),
             self.latency,
             self.throughput,
         )
@@ -105,7 +112,8 @@ impl Row {
         let cells: Vec<&str> =
             line.trim().strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
         let [family, variant, numbers @ ..] = cells.as_slice() else { return None };
-        let [vgprs, sgprs, spills, scratch, shared, waves, share, words, latency, throughput] = numbers
+        let [vgprs, sgprs, spills, scratch, shared, waves, share, words, matrix, latency, throughput] =
+            numbers
         else {
             return None;
         };
@@ -121,14 +129,15 @@ impl Row {
             waves: waves.parse().ok()?,
             share: optional(share)?,
             words: optional(words)?,
+            matrix: optional(matrix)?,
             latency: latency.parse().ok()?,
             throughput: throughput.parse().ok()?,
         })
     }
 }
 
-const HEAD: &str = "| family | variant | VGPRs | SGPRs | spills | scratch B | LDS B | waves/SIMD | fma % | LDS words/fma | latency | cycles/wave |
-|---|---|---|---|---|---|---|---|---|---|---|---|";
+const HEAD: &str = "| family | variant | VGPRs | SGPRs | spills | scratch B | LDS B | waves/SIMD | fma % | LDS words/fma | matrix % | latency | cycles/wave |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// The line of the driver, the table of hot kernels and the table of the others.
 pub fn write(driver: &str, rows: &[Row]) -> String {
@@ -172,11 +181,12 @@ pub fn broken(wanted: &[Row], found: &[Row]) -> Vec<String> {
         if row.waves < old.waves {
             broken.push(format!("{name}: {} waves per SIMD, were {}", row.waves, old.waves));
         }
-        if let Some(share) = old.share {
-            let now = row.share.unwrap_or(0.0);
-            if now < share - TOLERANCE {
-                broken
-                    .push(format!("{name}: {now:.1} % of the hot loop are multiply-adds, were {share:.1} %"));
+        for (now, then, what) in
+            [(row.share, old.share, "multiply-adds"), (row.matrix, old.matrix, "matrix instructions")]
+        {
+            let now = now.unwrap_or(0.0);
+            if let Some(then) = then.filter(|then| now < then - TOLERANCE) {
+                broken.push(format!("{name}: {now:.1} % of the hot loop are {what}, were {then:.1} %"));
             }
         }
         if row.words.unwrap_or(0.0) > old.words.unwrap_or(0.0) + 0.005 {
@@ -210,6 +220,7 @@ mod tests {
             waves: 10,
             share: Some(90.04),
             words: Some(0.25),
+            matrix: None,
             latency: 1000,
             throughput: 100,
         }
@@ -218,12 +229,13 @@ mod tests {
     #[test]
     fn a_written_table_reads_back() {
         let cold = Row { variant: "adam-adam".to_string(), share: None, words: None, ..row() };
-        let text = write("radv 1.2", &[row(), cold.clone()]);
+        let units = Row { matrix: Some(61.5), ..cold.clone() };
+        let text = write("radv 1.2", &[row(), cold.clone(), units.clone()]);
         let (driver, rows) = read(&text).expect("a table");
         assert_eq!(driver, "radv 1.2");
         // Shares are rounded to one digit.
-        assert_eq!(rows, [Row { share: Some(90.0), ..row() }, cold]);
-        assert_eq!(differences(&rows, &[row()]), 1);
+        assert_eq!(rows, [Row { share: Some(90.0), ..row() }, cold, units]);
+        assert_eq!(differences(&rows[..2], &[row()]), 1);
         assert!(read("nothing").is_err());
     }
 
@@ -248,11 +260,25 @@ mod tests {
     }
 
     #[test]
+    fn matrix_instructions_must_keep_their_share() {
+        for stem in ["gemm_cooperative-gemm_nt", "attention_cooperative-attention_forward"] {
+            let with = |matrix| Row { variant: format!("{stem}-SIDE16-f16"), matrix, share: None, ..row() };
+            let found = |matrix| broken(&[with(Some(61.5))], &[with(matrix)]).join("\n");
+            assert_eq!(found(Some(61.46)), "");
+            assert!(
+                found(Some(61.4)).contains("61.4 % of the hot loop are matrix instructions, were 61.5 %")
+            );
+            assert!(found(None).contains("0.0 %"));
+        }
+    }
+
+    #[test]
     fn worsen_takes_the_worst_of_each_column() {
         let mut worst = row();
         worst.worsen(&Row { vgprs: 128, waves: 4, share: None, ..row() });
         assert_eq!((worst.vgprs, worst.waves, worst.share), (128, 4, Some(90.04)));
-        worst.worsen(&Row { share: Some(70.0), words: Some(0.5), ..row() });
-        assert_eq!((worst.share, worst.words), (Some(70.0), Some(0.5)));
+        worst.worsen(&Row { share: Some(70.0), words: Some(0.5), matrix: Some(60.0), ..row() });
+        worst.worsen(&Row { matrix: Some(65.0), ..row() });
+        assert_eq!((worst.share, worst.words, worst.matrix), (Some(70.0), Some(0.5), Some(60.0)));
     }
 }
