@@ -8,6 +8,9 @@
 //! - `VARIANT+SETTING.spv`, and `spirv.txt`: `FILE ENVIRONMENT`, the environment of spirv-val;
 //! - `VARIANT+SETTING.hlsl`, and `hlsl.txt`: `FILE MODEL ENTRY`, the lowest shader model that suffices.
 
+#[path = "shader_contract/fragments.rs"]
+mod fragments;
+
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -269,6 +272,9 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
     }
     if kernel.file.subgroups && validator(Capabilities::empty()).validate(module).is_ok() {
         wrong.push("declared with subgroups, but calls no subgroup operation".to_string());
+    }
+    if kernel.multiplies_fragments() {
+        wrong.extend(fragments::traps(module, info));
     }
     wrong
 }
@@ -649,6 +655,93 @@ fn kernels_of_matrix_units_may_have_larger_workgroups() {
     assert!(!within.contains("the limit is"), "{within}");
     assert!(found(1025, 8192).contains("1025 invocations per workgroup, the limit is 1024"));
     assert!(found(1024, 8193).contains("32772 bytes of workgroup memory, the limit is 32768"));
+}
+
+/// A kernel of matrix units in WGSL, from the body of its function and declarations before it.
+fn fragment_kernel(before: &str, body: &str) -> String {
+    format!(
+        "enable wgpu_cooperative_matrix;
+alias Sums = coop_mat8x8<f32, C>;
+{before}
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+var<workgroup> shared_sums: array<f32, 256>;
+fn first() -> f32 {{ return shared_sums[0]; }}
+@compute @workgroup_size(64)
+fn entry(@builtin(subgroup_id) subgroup: u32, @builtin(num_subgroups) subgroups: u32) {{
+    var sums = Sums();
+    let at = 64u * subgroup;
+    let pitch = 8u;
+    {body}
+}}"
+    )
+}
+
+#[test]
+fn traps_of_fragments_are_caught() {
+    let (kernel, ..) = fragment_specimen();
+    let found = |before: &str, body: &str| {
+        let source = fragment_kernel(before, body);
+        let parsed = parse(&kernel, Storage::F16, &source).unwrap_or_else(|message| panic!("{message}"));
+        fragments::traps(&parsed.module, &parsed.info).join("\n")
+    };
+    let stored = "coopStoreT(sums, &shared_sums[at], pitch);";
+    let handed_over = format!("{stored} workgroupBarrier(); y[0] = first();");
+    assert_eq!(found("", &handed_over), "");
+
+    let small = "var<workgroup> small: array<f32, 66>;";
+    assert!(found(small, "").contains("`small` has 264 bytes"));
+    assert_eq!(found("var<workgroup> large: array<f32, 68>;", ""), "");
+
+    for late in ["&shared_sums[at + subgroup], pitch", "&shared_sums[at], pitch * subgroup"] {
+        let found = found("", &format!("coopStoreT(sums, {late});"));
+        assert!(found.contains("make them `let`s"), "{late}: {found}");
+    }
+
+    for inside in ["var inner = Sums();", "var inner: Sums;", "var inner: array<Sums, 2>;"] {
+        let found = found("", &format!("for (var i = 0u; i < 2u; i++) {{ {inside} }}"));
+        assert!(found.contains("`inner` is a fragment: declare it outside of loops"), "{inside}: {found}");
+    }
+    assert_eq!(found("", "for (var i = 0u; i < 2u; i++) { sums = Sums(); let inner = sums; }"), "");
+
+    let count = "var<workgroup> count: vec4u;";
+    for store in ["count.x = subgroups;", "count.x = 2u * subgroups;"] {
+        assert!(
+            found(count, store).contains("`count` in workgroup memory receives num_subgroups"),
+            "{store}"
+        );
+    }
+    assert_eq!(found(count, "count.x = subgroup;"), "");
+
+    let unsafe_orders = [
+        format!("{stored} y[0] = shared_sums[0];"),
+        format!("{stored} y[0] = first();"),
+        format!("{stored} sums = coopLoadT<Sums>(&shared_sums[0], pitch);"),
+        format!("{stored} storageBarrier(); y[0] = first();"),
+        format!("{stored} if (subgroup == 0u) {{ workgroupBarrier(); }} y[0] = first();"),
+        format!("for (var i = 0u; i < 2u; i++) {{ y[i] = first(); {stored} }}"),
+        format!("loop {{ {stored} if (subgroup == 0u) {{ break; }} workgroupBarrier(); }} y[0] = first();"),
+    ];
+    for body in unsafe_orders {
+        let found = found("", &body);
+        assert!(found.contains("`shared_sums` is read after coopStore without"), "{body}: {found}");
+    }
+    let in_loop =
+        format!("loop {{ {stored} workgroupBarrier(); y[0] = first(); if (at > 64u) {{ break; }} }}");
+    assert_eq!(found("", &in_loop), "");
+}
+
+/// When naga can write it, the rule about `let`s can go.
+#[test]
+#[should_panic(expected = "is not cached")]
+fn naga_panics_at_a_late_stride() {
+    let (kernel, constants, storage) = fragment_specimen();
+    let source = fragment_kernel("", "coopStoreT(sums, &shared_sums[at], pitch * subgroup);");
+    let parsed = parse(&kernel, storage, &source).expect("valid WGSL");
+    let targets = targets(&features(&kernel, &constants, storage)).expect("a row");
+    let kernel = Kernel { entry: "entry", ..kernel };
+    if let Err(message) = translate(&kernel, targets, &parsed, &Setting::new()) {
+        panic!("an error instead: {message}");
+    }
 }
 
 #[test]
