@@ -274,7 +274,7 @@ fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> 
         wrong.push("declared with subgroups, but calls no subgroup operation".to_string());
     }
     if kernel.multiplies_fragments() {
-        wrong.extend(fragments::traps(module, info));
+        wrong.extend(fragments::traps(source, module));
     }
     wrong
 }
@@ -666,6 +666,8 @@ alias Sums = coop_mat8x8<f32, C>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 var<workgroup> shared_sums: array<f32, 256>;
 fn first() -> f32 {{ return shared_sums[0]; }}
+fn store(sums: Sums, at: u32) {{ let pitch = 8u; coopStoreT(sums, &shared_sums[at], pitch); }}
+fn store_some(sums: Sums, at: u32) {{ if (at > 64u) {{ store(sums, at); return; }} workgroupBarrier(); }}
 @compute @workgroup_size(64)
 fn entry(@builtin(subgroup_id) subgroup: u32, @builtin(num_subgroups) subgroups: u32) {{
     var sums = Sums();
@@ -682,7 +684,7 @@ fn traps_of_fragments_are_caught() {
     let found = |before: &str, body: &str| {
         let source = fragment_kernel(before, body);
         let parsed = parse(&kernel, Storage::F16, &source).unwrap_or_else(|message| panic!("{message}"));
-        fragments::traps(&parsed.module, &parsed.info).join("\n")
+        fragments::traps(&source, &parsed.module).join("\n")
     };
     let stored = "coopStoreT(sums, &shared_sums[at], pitch);";
     let handed_over = format!("{stored} workgroupBarrier(); y[0] = first();");
@@ -697,11 +699,15 @@ fn traps_of_fragments_are_caught() {
         assert!(found.contains("make them `let`s"), "{late}: {found}");
     }
 
-    for inside in ["var inner = Sums();", "var inner: Sums;", "var inner: array<Sums, 2>;"] {
-        let found = found("", &format!("for (var i = 0u; i < 2u; i++) {{ {inside} }}"));
-        assert!(found.contains("`inner` is a fragment: declare it outside of loops"), "{inside}: {found}");
+    for value in ["Sums()", "array<Sums, 2>()", "coop_mat8x8<f32, C>()"] {
+        let inside =
+            format!("for (var i = 0u; i < 2u; i++) {{\nif (i == 0u) {{\nvar inner = {value};\n}}\n}}");
+        let found = found("", &inside);
+        assert!(found.contains(&format!("`var inner = {value};` in a loop")), "{value}: {found}");
     }
-    assert_eq!(found("", "for (var i = 0u; i < 2u; i++) { sums = Sums(); let inner = sums; }"), "");
+    let assigned =
+        "for (var i = 0u; i < 2u; i++) {\nvar inner: Sums;\ninner = Sums();\n}\nvar after = Sums();";
+    assert_eq!(found("", assigned), "");
 
     let count = "var<workgroup> count: vec4u;";
     for store in ["count.x = subgroups;", "count.x = 2u * subgroups;"] {
@@ -715,6 +721,8 @@ fn traps_of_fragments_are_caught() {
     let unsafe_orders = [
         format!("{stored} y[0] = shared_sums[0];"),
         format!("{stored} y[0] = first();"),
+        "store(sums, at); y[0] = first();".to_string(),
+        "store_some(sums, at); y[0] = first();".to_string(),
         format!("{stored} sums = coopLoadT<Sums>(&shared_sums[0], pitch);"),
         format!("{stored} storageBarrier(); y[0] = first();"),
         format!("{stored} if (subgroup == 0u) {{ workgroupBarrier(); }} y[0] = first();"),

@@ -3,25 +3,24 @@
 use std::collections::BTreeSet;
 
 use naga::proc::Layouter;
-use naga::valid::{GlobalUse, ModuleInfo};
 use naga::{
     AddressSpace, Barrier, Binding, Block, BuiltIn, EntryPoint, Expression, Function, GlobalVariable, Handle,
-    Module, Statement, TypeInner,
+    Module, Statement,
 };
 
 /// Violations of the rules for kernels of matrix units in shaders/README.md.
-pub fn traps(module: &Module, info: &ModuleInfo) -> Vec<String> {
+pub fn traps(source: &str, module: &Module) -> Vec<String> {
     let mut wrong = misaligned(module);
+    wrong.extend(values_in_loops(source));
     for point in &module.entry_points {
         wrong.extend(stored_counts(module, point));
+        let mut handover = Handover { module, wrong: BTreeSet::new() };
+        handover.function(&point.function, &mut Open::new());
+        wrong.extend(handover.wrong);
     }
     let functions = module.functions.iter().map(|(_, function)| function);
     for function in functions.chain(module.entry_points.iter().map(|point| &point.function)) {
-        wrong.extend(variables_in_loops(module, function));
         wrong.extend(late_operands(function));
-        let mut handover = Handover { module, info, function, wrong: BTreeSet::new() };
-        handover.block(&function.body, &mut Open::new(), &mut Open::new());
-        wrong.extend(handover.wrong);
     }
     wrong
 }
@@ -44,23 +43,31 @@ fn misaligned(module: &Module) -> Vec<String> {
         .collect()
 }
 
-/// Variables of fragments without a constant initial value. naga gives none to a variable in a loop: it stores the
-/// value in every turn.
-fn variables_in_loops(module: &Module, function: &Function) -> Vec<String> {
-    let is_fragment = |mut ty| {
-        while let TypeInner::Array { base, .. } = module.types[ty].inner {
-            ty = base;
+/// Fragments in variables with the initial value zero, in a loop. Expects one statement per line.
+fn values_in_loops(source: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    // True for each open brace that begins the body of a loop.
+    let mut open: Vec<bool> = Vec::new();
+    for line in source.lines().map(|line| line.split("//").next().unwrap_or_default().trim()) {
+        let value = line.split_once('=').filter(|_| line.starts_with("var ")).map(|(_, value)| value.trim());
+        let types = ["Left", "Right", "Sums", "coop_mat"];
+        let is_zero = |value: &str| {
+            value.ends_with("();")
+                && types.iter().any(|ty| value.trim_start_matches("array<").starts_with(ty))
+        };
+        if open.contains(&true) && value.is_some_and(is_zero) {
+            wrong.push(format!("`{line}` in a loop: declare it without a value, and assign one"));
         }
-        matches!(module.types[ty].inner, TypeInner::CooperativeMatrix { .. })
-    };
-    let variables = function.local_variables.iter().map(|(_, one)| one);
-    variables
-        .filter(|one| one.init.is_none() && is_fragment(one.ty))
-        .map(|one| {
-            let name = one.name.as_deref().unwrap_or_default();
-            format!("`{name}` is a fragment: declare it outside of loops, with `= Sums()` or the like")
-        })
-        .collect()
+        let is_loop = ["for ", "while ", "loop "].iter().any(|head| line.starts_with(head));
+        for brace in line.chars() {
+            match brace {
+                '{' => open.push(is_loop),
+                '}' => drop(open.pop()),
+                _ => {}
+            }
+        }
+    }
+    wrong
 }
 
 /// The variable that a pointer points into.
@@ -94,13 +101,13 @@ fn each(block: &Block, look: &mut impl FnMut(&Statement)) {
     }
 }
 
-/// Indices and strides of coopStore that naga computes only behind it, so that its back end panics.
+/// Operands of coopStore that naga computes only behind it, so that its back end panics.
 fn late_operands(function: &Function) -> Vec<String> {
     let mut used = BTreeSet::new();
     let mut late = BTreeSet::new();
     each(&function.body, &mut |statement| match statement {
-        Statement::CooperativeStore { data, .. } => {
-            used.insert(data.stride);
+        Statement::CooperativeStore { target, data } => {
+            used.extend([*target, data.stride]);
             let mut pointer = data.pointer;
             while let Expression::Access { base, .. } | Expression::AccessIndex { base, .. } =
                 function.expressions[pointer]
@@ -114,7 +121,7 @@ fn late_operands(function: &Function) -> Vec<String> {
         Statement::Emit(range) => late.extend(range.clone().filter(|one| used.contains(one))),
         _ => {}
     });
-    late.iter().map(|_| "index and stride of coopStore: make them `let`s".to_string()).collect()
+    late.iter().map(|_| "operands of coopStore: make them `let`s".to_string()).collect()
 }
 
 /// Variables in workgroup memory that receive the number of subgroups, or a result of arithmetic with it.
@@ -146,75 +153,74 @@ fn stored_counts(module: &Module, point: &EntryPoint) -> Vec<String> {
 /// Variables in workgroup memory with fragments that no barrier has handed over yet.
 type Open = BTreeSet<Handle<GlobalVariable>>;
 
-/// A walk along all paths of a function that finds reads of stored fragments without a workgroupBarrier between.
+/// A walk along all paths of an entry point, that finds reads of stored fragments without a workgroupBarrier between.
+/// It doesn't follow pointers to workgroup memory in arguments.
 struct Handover<'a> {
     module: &'a Module,
-    info: &'a ModuleInfo,
-    function: &'a Function,
     wrong: BTreeSet<String>,
 }
 
 impl Handover<'_> {
-    /// Walks along a block. Collects in `left` what is open where a path leaves the surrounding loop's body.
-    fn block(&mut self, block: &Block, open: &mut Open, left: &mut Open) {
+    fn function(&mut self, function: &Function, open: &mut Open) {
+        let mut left = Open::new();
+        self.block(function, &function.body, open, &mut left);
+        open.extend(left);
+    }
+
+    /// Walks along a block. Collects in `left` what is open where a path leaves the surrounding loop or the function.
+    fn block(&mut self, function: &Function, block: &Block, open: &mut Open, left: &mut Open) {
         for statement in block {
             match statement {
                 Statement::CooperativeStore { data, .. } => {
-                    let variable = root(self.function, data.pointer);
+                    let variable = root(function, data.pointer);
                     open.extend(variable.filter(|&variable| {
                         self.module.global_variables[variable].space == AddressSpace::WorkGroup
                     }));
                 }
                 Statement::ControlBarrier(barrier) if barrier.contains(Barrier::WORK_GROUP) => open.clear(),
+                // It has a barrier before and behind it.
+                Statement::WorkGroupUniformLoad { .. } => open.clear(),
                 Statement::Emit(range) => {
-                    for one in range.clone() {
-                        let read = match &self.function.expressions[one] {
-                            Expression::Load { pointer } => root(self.function, *pointer),
-                            Expression::CooperativeLoad { data, .. } => root(self.function, data.pointer),
-                            _ => None,
-                        };
-                        self.read(open, |variable| read == Some(variable));
+                    let read = range.clone().filter_map(|one| match &function.expressions[one] {
+                        Expression::Load { pointer } => root(function, *pointer),
+                        Expression::CooperativeLoad { data, .. } => root(function, data.pointer),
+                        _ => None,
+                    });
+                    for variable in read.filter(|variable| open.contains(variable)) {
+                        let name = name(self.module, variable);
+                        self.wrong
+                            .insert(format!("`{name}` is read after coopStore without a workgroupBarrier"));
                     }
                 }
-                Statement::Call { function, .. } => {
-                    let uses = &self.info[*function];
-                    self.read(open, |variable| uses[variable].contains(GlobalUse::READ));
-                }
-                Statement::Block(inner) => self.block(inner, open, left),
-                Statement::If { accept, reject, .. } => self.either(&[accept, reject], open, left),
+                Statement::Call { function, .. } => self.function(&self.module.functions[*function], open),
+                Statement::Block(inner) => self.block(function, inner, open, left),
+                Statement::If { accept, reject, .. } => self.either(function, &[accept, reject], open, left),
                 Statement::Switch { cases, .. } => {
                     let cases: Vec<&Block> = cases.iter().map(|case| &case.body).collect();
-                    self.either(&cases, open, left);
+                    self.either(function, &cases, open, left);
                 }
                 Statement::Loop { body, continuing, .. } => {
                     // Twice, from the end of the first turn to the start of the second.
                     for _ in 0..2 {
                         let mut inside = Open::new();
-                        self.block(body, open, &mut inside);
-                        self.block(continuing, open, &mut inside);
+                        self.block(function, body, open, &mut inside);
+                        self.block(function, continuing, open, &mut inside);
                         open.extend(inside);
                     }
                 }
-                Statement::Break | Statement::Continue => left.extend(open.iter()),
+                Statement::Break | Statement::Continue | Statement::Return { .. } => left.extend(open.iter()),
                 _ => {}
             }
         }
     }
 
     /// Walks along blocks of which one runs.
-    fn either(&mut self, blocks: &[&Block], open: &mut Open, left: &mut Open) {
+    fn either(&mut self, function: &Function, blocks: &[&Block], open: &mut Open, left: &mut Open) {
         let before = std::mem::take(open);
         for block in blocks {
             let mut after = before.clone();
-            self.block(block, &mut after, left);
+            self.block(function, block, &mut after, left);
             open.extend(after);
-        }
-    }
-
-    fn read(&mut self, open: &Open, reads: impl Fn(Handle<GlobalVariable>) -> bool) {
-        for &variable in open.iter().filter(|&&variable| reads(variable)) {
-            let name = name(self.module, variable);
-            self.wrong.insert(format!("`{name}` is read after coopStore without a workgroupBarrier"));
         }
     }
 }
