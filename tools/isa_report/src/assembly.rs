@@ -182,13 +182,38 @@ fn is_quarter_rate(name: &str) -> bool {
     .any(|head| name.strip_prefix("v_").is_some_and(|name| name.starts_with(head)))
 }
 
+/// Parts of the code that a jump on a scalar condition passes over, and that multiply no fragments: from the jump to its
+/// target, both in the same loop.
+fn passed_over(lines: &[&str], loops: &[Span]) -> Vec<Span> {
+    let innermost = |at: usize| {
+        let around = loops.iter().filter(|(first, last)| (*first..=*last).contains(&at));
+        around.min_by_key(|(first, last)| last - first)
+    };
+    let mut passed = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let Some((name, label)) = operations(line).next() else { continue };
+        if !(name.starts_with("s_cbranch_scc") || name.starts_with("s_cbranch_vcc")) {
+            continue;
+        }
+        let target = lines.iter().skip(at).position(|line| line.strip_suffix(':') == Some(label.trim()));
+        let Some(target) = target.map(|behind| at + behind) else { continue };
+        let multiplies = lines[at..target].iter().any(|line| line.starts_with("v_wmma"));
+        if !multiplies && innermost(at) == innermost(target) {
+            passed.push((at, target));
+        }
+    }
+    passed
+}
+
 /// The cycles of the hot loop of a kernel that multiplies fragments, for waves of `lanes`; `None` if no loop multiplies
 /// any.
 ///
 /// The hot loop is the outermost one that stores nothing in a buffer, so that a loop over tiles with their epilogues
 /// isn't the hot one, but a loop along k with an inner loop is. Of several, the one with the most matrix cycles counts.
+/// Code that a scalar condition passes over is for edges and rare cases, and left out.
 pub fn matrix_loop(assembly: &str, lanes: u32) -> Option<Cycles> {
     let (lines, loops) = lines_and_loops(assembly);
+    let passed = passed_over(&lines, &loops);
     let counted = loops.iter().filter_map(|this| {
         let inner: Vec<_> = loops.iter().filter(|other| holds(this, other)).collect();
         let mut cycles = Cycles::default();
@@ -197,7 +222,7 @@ pub fn matrix_loop(assembly: &str, lanes: u32) -> Option<Cycles> {
             if name.starts_with("buffer_store") || name.starts_with("global_store") {
                 return None;
             }
-            if !line.ends_with(':') {
+            if !line.ends_with(':') && !passed.iter().any(|(jump, target)| at > *jump && at < *target) {
                 let around = inner.iter().filter(|(first, last)| (*first..=*last).contains(&at)).count();
                 cycles.add(Cycles::of(name, u64::from(lanes)), TURNS.pow(around as u32));
             }
@@ -301,6 +326,25 @@ mod tests {
         assert_eq!(matrix_loop(&two, 64), Some(found));
         assert_eq!(matrix_loop(MULTIPLY, 64), None);
         assert_eq!(matrix_loop("BB0:\nv_fma_f32 v1, v2\ns_branch BB0", 64), None);
+    }
+
+    #[test]
+    fn rare_blocks_are_left_out() {
+        let of = |jump: &str, skipped: &str| {
+            let assembly = format!(
+                "BB0:\n{MULTIPLY}s_cbranch_scc1 BB9\n{jump} BB2\n{skipped}BB2:\nv_mov_b32 v1, v2\ns_branch BB0\nBB9:"
+            );
+            matrix_loop(&assembly, 32).expect("a loop")
+        };
+        let rare = "v_exp_f32 v1, v2\nBB1:\ns_cbranch_scc1 BB3\nds_load_b32 v1, v2\ns_branch BB1\nBB3:\n";
+        let without = Cycles { matrix: 32, vector: 1, other: 3, ..Cycles::default() };
+        assert_eq!(of("s_cbranch_scc0", rare), without);
+        assert_eq!(of("s_cbranch_vccz", rare), without);
+        // A condition of single lanes, and the body of an inner loop behind its exit.
+        let with = Cycles { vector: 5, shared: 8, other: 3 + 16, ..without };
+        assert_eq!(of("s_cbranch_execz", rare), with);
+        let multiplies = Cycles { matrix: 64, ..without };
+        assert_eq!(of("s_cbranch_scc0", MULTIPLY), multiplies);
     }
 
     #[test]
