@@ -125,7 +125,7 @@ fn an_embedding_depends_only_on_its_image() {
     for context in ways() {
         // Layers of this width use matrix units for any number of rows.
         for rows in [1, 17, 33 * 17] {
-            let units = Tile::units(Form::Nt, &context, rows, 192, 64);
+            let units = Tile::units(Form::Nt, &context, rows, 192, 64).next();
             assert_eq!(units.is_some(), context.fragments().is_some(), "{rows} rows: {units:?}");
         }
         let case =

@@ -9,3 +9,13 @@ fn stage(at: u32, quad: Quad) {
 fn take(at: u32) -> Quad {
     return staged[at / 4u];
 }
+
+// Stores quad `at` of the stage.
+fn store_quad(at: u32, quad: Quad) {
+    staged[at] = quad;
+}
+
+// Loads quad `at` of the stage.
+fn load_quad(at: u32) -> Quad {
+    return staged[at];
+}

@@ -12,3 +12,16 @@ fn stage(at: u32, quad: Quad) {
 fn take(at: u32) -> Quad {
     return Quad(staged[at], staged[at + 1u], staged[at + 2u], staged[at + 3u]);
 }
+
+// Stores quad `at` of the stage.
+fn store_quad(at: u32, quad: Quad) {
+    staged[4u * at] = quad.x;
+    staged[4u * at + 1u] = quad.y;
+    staged[4u * at + 2u] = quad.z;
+    staged[4u * at + 3u] = quad.w;
+}
+
+// Loads quad `at` of the stage.
+fn load_quad(at: u32) -> Quad {
+    return Quad(staged[4u * at], staged[4u * at + 1u], staged[4u * at + 2u], staged[4u * at + 3u]);
+}

@@ -135,7 +135,7 @@ impl Shape {
     fn tiles(&self, context: &Context) -> Vec<Tile> {
         let Shape { form, m, n, k, .. } = *self;
         let mut tiles = vec![Tile::pick(form, context, m, n, k)];
-        let units = context.fragments().map(|units| Tile::Cooperative { side: units.side });
+        let units = context.fragments().into_iter().flat_map(Tile::fragment_menu);
         for tile in Tile::menu(form, context.family(), context.class()).into_iter().chain(units) {
             // The plain kernel supports f32 only.
             let knows = tile != Tile::Plain || context.storage() == Storage::F32;
@@ -326,18 +326,16 @@ fn winners(context: &Context, found: &[(&Shape, Vec<Measured>)]) -> Vec<Winner> 
         }
         seen.push(layer);
         let (form, sizes) = layer;
-        let units = context.fragments().filter(|_| form == Form::Nt);
-        let units = units.map(|units| Tile::Cooperative { side: units.side });
+        let units: Vec<Tile> = context.fragments().into_iter().flat_map(Tile::fragment_menu).collect();
         // An entry in the table would keep other adapters of the class from using their matrix units.
-        if form == Form::Nt && context.storage() != Storage::F32 && units.is_none() {
+        if context.storage() != Storage::F32 && units.is_empty() {
             continue;
         }
         let alike = found.iter().filter(|(other, _)| (other.form, other.layer()) == layer);
         let batches: Vec<(Tile, &[Measured])> = alike
             .map(|(shape, tiles)| {
                 let Shape { m, n, k, .. } = **shape;
-                let units = Tile::units(form, context, m, n, k);
-                (units.unwrap_or_else(|| Tile::built_in(form, context, m, n, k)), &tiles[..])
+                (Tile::equivalent(form, context, m, n, k)[0], &tiles[..])
             })
             .collect();
         let mut menu = Tile::menu(form, context.family(), context.class());
@@ -686,7 +684,7 @@ mod tests {
         // No tile replaces one that wasn't measured. One that was wrong or has no time is replaced.
         assert_eq!(fastest(&[(Tile::Plain, &small)], &menu), None);
         // Matrix units are compared like any tile.
-        let units = Tile::Cooperative { side: 16 };
+        let units = Tile::fragment_menu(crate::gpu::Fragments { side: 16, lanes: 32 })[0];
         let with_units = [tile(one, &[2.0], 0.5), tile(two, &[1.8], 0.5), tile(units, &[1.0], 0.5)];
         assert_eq!(fastest(&[(units, &with_units)], &[one, two, units]), None);
         assert_eq!(fastest(&[(one, &with_units)], &[one, two, units]), Some(units));
@@ -696,7 +694,7 @@ mod tests {
 
     #[test]
     fn a_wrong_tile_never_wins() {
-        let other = Tile::Cooperative { side: 8 };
+        let other = Tile::Subgroup { lanes: 8, rows: 32, quads: 1 };
         let tiles = [tile(other, &[0.01], f64::INFINITY), tile(Tile::Plain, &[0.04, 0.02, 0.03], 0.5)];
         assert_eq!(winner(&tiles).map(|tile| tile.tile), Some(Tile::Plain));
         assert!(winner(&tiles[..1]).is_none());

@@ -3,56 +3,12 @@
 use super::random::{Numbers, drawn};
 use super::run::Run;
 use super::{List, TOKENS, TimedCases, tolerance};
-use crate::gpu::{Fragments, Recorder, Storage};
-use crate::kernels::gemm::{COOPERATIVE_TILE, Epilogue, Form, Nn, Nt, Tile, Tn};
+use crate::gpu::{Recorder, Storage};
+use crate::kernels::gemm::{
+    BIAS, DERIVATIVES, Derivative, EPILOGUES, Epilogue, Form, Nn, Nt, Operations, Tile, Tn,
+};
 use crate::reference::gemm as reference;
 use crate::shape::Activation;
-
-/// Epilogue of a product A·Bᵀ.
-#[derive(Debug, Clone, Copy)]
-pub struct Switches {
-    /// Adds a bias.
-    pub bias: bool,
-    /// Stores the values before the activation.
-    pub pre: bool,
-    /// Applies an activation.
-    pub activation: Option<Activation>,
-    /// Multiplies by LayerScale's factors.
-    pub scale: bool,
-    /// Adds a residual.
-    pub residual: bool,
-}
-
-/// No epilogue.
-pub const NONE: Switches = Switches { bias: false, pre: false, activation: None, scale: false, residual: false };
-/// A bias alone.
-pub const BIAS: Switches = Switches { bias: true, ..NONE };
-const GELU: Switches = Switches { activation: Some(Activation::Gelu), ..BIAS };
-const QUICK: Switches = Switches { activation: Some(Activation::QuickGelu), ..BIAS };
-const RESIDUAL: Switches = Switches { residual: true, ..BIAS };
-const LAYER_SCALE: Switches = Switches { scale: true, ..RESIDUAL };
-
-/// Every epilogue of a network, then all operations at once, which access every tensor that may be stored in f16.
-const EPILOGUES: [(&str, Switches); 9] = [
-    ("alone", NONE),
-    ("bias", BIAS),
-    ("bias gelu", GELU),
-    ("bias quick_gelu", QUICK),
-    ("bias residual", RESIDUAL),
-    ("bias scale residual", LAYER_SCALE),
-    ("bias kept gelu", Switches { pre: true, ..GELU }),
-    ("bias kept quick_gelu", Switches { pre: true, ..QUICK }),
-    ("bias kept gelu scale residual", Switches { pre: true, scale: true, residual: true, ..GELU }),
-];
-
-/// Epilogues of a product of gradients: an activation's derivative and a residual. The last has both.
-const DERIVATIVES: [(&str, Option<Activation>, bool); 5] = [
-    ("alone", None, false),
-    ("residual", None, true),
-    ("gelu'", Some(Activation::Gelu), false),
-    ("quick_gelu'", Some(Activation::QuickGelu), false),
-    ("gelu' residual", Some(Activation::Gelu), true),
-];
 
 /// Records a product with `tile`, or with the adapter's choice.
 fn record(recorder: &mut Recorder<'_>, tile: Option<Tile>, product: &dyn Product) {
@@ -84,21 +40,27 @@ macro_rules! products {
 
 products!(Nt Nn Tn);
 
+/// Additions in a sum of `k` products, for [`tolerance::gemm`]. Matrix units may truncate sums instead of rounding them,
+/// which doubles the error.
+fn steps(tile: Option<Tile>, k: usize) -> usize {
+    if matches!(tile, Some(Tile::Cooperative { .. })) { 4 * k } else { k }
+}
+
 /// B, scaled so that outputs have about unit size, as in a network. Activations are not linear there.
 fn unit<'n>(len: usize, k: usize) -> Numbers<'n> {
     drawn(2, len).map(move |v| v * (1.0 / (k as f32).sqrt()))
 }
 
 /// Records A·Bᵀ of a (m, k) and n rows of B.
-pub fn nt<'a>(run: &mut Run<'_>, a: impl Into<Numbers<'a>>, n: usize, k: usize, switches: Switches, tile: Option<Tile>) {
+pub fn nt<'a>(run: &mut Run<'_>, a: impl Into<Numbers<'a>>, n: usize, k: usize, operations: Operations, tile: Option<Tile>) {
     let (a, b) = (run.quads("a", a), run.quads("b", unit(n * k, k)));
     let m = a.tensor.len / k;
     let c = run.quads_output("c", m * n);
-    let bias = switches.bias.then(|| run.operand("bias", drawn(3, n).map(|v| 0.5 * v)));
-    let pre = switches.pre.then(|| run.quads_output("pre", m * n));
-    let scale = switches.scale.then(|| run.operand("scale", drawn(4, n)));
-    let residual = switches.residual.then(|| run.quads("residual", drawn(5, m * n)));
-    let activation = switches.activation;
+    let bias = operations.bias.then(|| run.operand("bias", drawn(3, n).map(|v| 0.5 * v)));
+    let pre = operations.pre.then(|| run.quads_output("pre", m * n));
+    let scale = operations.scale.then(|| run.operand("scale", drawn(4, n)));
+    let residual = operations.residual.then(|| run.quads("residual", drawn(5, m * n)));
+    let activation = operations.activation;
     let epilogue = Epilogue {
         bias: bias.as_ref().map(|bias| bias.tensor),
         pre,
@@ -109,11 +71,10 @@ pub fn nt<'a>(run: &mut Run<'_>, a: impl Into<Numbers<'a>>, n: usize, k: usize, 
     record(&mut run.recorder, tile, &Nt { a: a.tensor, b: b.tensor, c, m, n, k, epilogue });
     let (bias, scale, residual) = (bias.as_deref(), scale.as_deref(), residual.as_deref());
     let exact = reference::Nt { a: &a, b: &b, n, k, bias, activation, scale, residual };
-    // Matrix units may truncate sums instead of rounding them, which doubles the error.
-    let steps = if matches!(tile, Some(Tile::Cooperative { .. })) { 4 * k } else { k };
-    run.sampled("c", c, tolerance::gemm(steps), |i| exact.at(i / n, i % n));
+    let allowed = tolerance::gemm(steps(tile, k));
+    run.sampled("c", c, allowed, |i| exact.at(i / n, i % n));
     if let Some(pre) = pre {
-        run.sampled("pre", pre, tolerance::gemm(steps), |i| exact.pre(i / n, i % n));
+        run.sampled("pre", pre, allowed, |i| exact.pre(i / n, i % n));
     }
 }
 
@@ -121,7 +82,7 @@ pub fn nt<'a>(run: &mut Run<'_>, a: impl Into<Numbers<'a>>, n: usize, k: usize, 
 pub fn nn(
     run: &mut Run<'_>,
     [m, n, k]: [usize; 3],
-    (activation, has_residual): (Option<Activation>, bool),
+    (activation, has_residual): Derivative,
     tile: Option<Tile>,
 ) {
     let (a, b) = (run.quads("a", drawn(1, m * k)), run.quads("b", unit(k * n, k)));
@@ -141,7 +102,7 @@ pub fn nn(
     record(&mut run.recorder, tile, &product);
     let derivative = kept.as_ref().map(|(activation, kept)| (*activation, &kept[..]));
     let exact = reference::Nn { a: &a, b: &b, n, k, derivative, residual: residual.as_deref() };
-    run.sampled("c", c, tolerance::gemm(k), |i| exact.at(i / n, i % n));
+    run.sampled("c", c, tolerance::gemm(steps(tile, k)), |i| exact.at(i / n, i % n));
 }
 
 /// Records Aᵀ·B, and the column sums of A.
@@ -151,7 +112,7 @@ pub fn tn(run: &mut Run<'_>, [m, n, k]: [usize; 3], with_sum: bool, tile: Option
     let column_sum = with_sum.then(|| run.output("column_sum", m));
     record(&mut run.recorder, tile, &Tn { a: a.tensor, b: b.tensor, c, column_sum, m, n, k });
     let exact = reference::Tn { a: &a, b: &b, m, n, k };
-    run.sampled("c", c, tolerance::gemm(k), |i| exact.at(i / n, i % n));
+    run.sampled("c", c, tolerance::gemm(steps(tile, k)), |i| exact.at(i / n, i % n));
     if let Some(sum) = column_sum {
         run.all("column_sum", sum, tolerance::gemm(k), || (0..m).map(|m| exact.column_sum(m)));
     }
@@ -162,14 +123,15 @@ pub fn tn(run: &mut Run<'_>, [m, n, k]: [usize; 3], with_sum: bool, tile: Option
 fn shapes(form: Form, tile: Tile) -> [[usize; 3]; 2] {
     let [rows, columns] = match tile {
         Tile::Plain => return [[7, 11, 13], [1, 1, 1]],
-        Tile::Tiled { rows, columns, .. } => [rows, columns],
-        Tile::Cooperative { .. } => [COOPERATIVE_TILE as u32; 2],
+        Tile::Tiled { rows, columns, .. } | Tile::Cooperative { rows, columns, .. } => [rows, columns],
         Tile::Subgroup { lanes, rows, quads } => [rows, 4 * lanes * quads],
     }
     .map(|side| side as usize);
+    // A step of matrix units is twice as long.
+    let depth = if matches!(tile, Tile::Cooperative { .. }) { 64 } else { 0 };
     match form {
-        Form::Nt | Form::Nn => [[rows + 1, columns + 4, 20], [1, 4, 4]],
-        Form::Tn => [[rows + 4, columns + 4, 17], [4, 4, 1]],
+        Form::Nt | Form::Nn => [[rows + 1, columns + 4, depth + 20], [1, 4, 4]],
+        Form::Tn => [[rows + 4, columns + 4, depth + 17], [4, 4, 1]],
     }
 }
 
@@ -193,17 +155,18 @@ fn add(
     }
 }
 
-fn quick_nt(list: &mut List, tile: Tile, shape: [usize; 3], (name, switches): (&str, Switches), every: bool) {
-    let whole = switches.pre && switches.residual;
+fn quick_nt(list: &mut List, tile: Tile, shape: [usize; 3], (name, operations): (&str, Operations), every: bool) {
+    let whole = operations.pre && operations.residual;
     let [m, n, k] = shape;
     add(list, tile, whole == every, &format!("nt {tile} {name}"), shape, move |run| {
-        nt(run, drawn(1, m * k), n, k, switches, Some(tile));
+        nt(run, drawn(1, m * k), n, k, operations, Some(tile));
     });
 }
 
 fn quick(list: &mut List) {
     for form in Form::ALL {
-        let menu = Tile::every(form, list.family);
+        let mut menu = Tile::every(form, list.family);
+        menu.extend(list.matrix_units.into_iter().flat_map(Tile::fragment_menu));
         for (i, &tile) in menu.iter().enumerate() {
             let [large, small] = shapes(form, tile);
             // A software driver takes a second to compile a large tile. There the smallest of each kind, which are the
@@ -219,10 +182,10 @@ fn quick(list: &mut List) {
                 }
                 Form::Nn => {
                     let [alone, .., whole] = DERIVATIVES;
-                    let mut add = |shape, (name, activation, residual): (&str, Option<Activation>, bool)| {
-                        let is_whole = activation.is_some() && residual;
+                    let mut add = |shape, (name, derivative): (&str, Derivative)| {
+                        let is_whole = derivative.0.is_some() && derivative.1;
                         add(list, tile, is_whole == every, &format!("nn {tile} {name}"), shape, move |run| {
-                            nn(run, shape, (activation, residual), Some(tile));
+                            nn(run, shape, derivative, Some(tile));
                         });
                     };
                     let derivatives = if every { DERIVATIVES.to_vec() } else { vec![alone, whole] };
@@ -241,15 +204,6 @@ fn quick(list: &mut List) {
             }
         }
     }
-    if let Some(Fragments { side, .. }) = list.matrix_units {
-        let tile = Tile::Cooperative { side };
-        let shape = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 48];
-        EPILOGUES.into_iter().for_each(|epilogue| quick_nt(list, tile, shape, epilogue, true));
-        // Fewer rows than a fragment, and a depth that ends within a fragment.
-        for shape in [[5, COOPERATIVE_TILE + 8, 84], [1, 4, 4]] {
-            quick_nt(list, tile, shape, EPILOGUES[EPILOGUES.len() - 1], true);
-        }
-    }
 }
 
 pub(super) fn list(list: &mut List) {
@@ -266,10 +220,10 @@ pub(super) fn list(list: &mut List) {
         tiles.retain(|tile| *tile != Tile::Plain);
         [Some(Tile::Plain)].into_iter().chain(tiles.into_iter().map(Some)).chain([None]).collect::<Vec<_>>()
     };
-    let mut full = |samples: usize, shape: [usize; 3], (name, switches): (&str, Switches)| {
+    let mut full = |samples: usize, shape: [usize; 3], (name, operations): (&str, Operations)| {
         let [m, n, k] = shape;
         list.full_ways(samples, format!("nt {shape:?} {name}"), tiles(Form::Nt, shape), move |run, tile| {
-            nt(run, drawn(1, m * k), n, k, switches, tile);
+            nt(run, drawn(1, m * k), n, k, operations, tile);
         });
     };
     let [alone, bias, gelu, _, residual, scale, ..] = EPILOGUES;
@@ -323,8 +277,8 @@ pub(super) fn list(list: &mut List) {
         }
     }
     [4, 12, 16, 20].into_iter().for_each(|k| full(usize::MAX, [33, 36, k], (None, false)));
-    for (_, activation, residual) in &DERIVATIVES[1..] {
-        full(usize::MAX, [37, 72, 24], (*activation, *residual));
+    for (_, derivative) in &DERIVATIVES[1..] {
+        full(usize::MAX, [37, 72, 24], *derivative);
     }
     // The shapes of two images of ViT-S: dX of fc2 with GELU, dX of qkv.
     full(4000, [2 * 257, 1536, 384], (Some(Activation::Gelu), false));
@@ -356,8 +310,8 @@ pub(super) fn time(timed: &mut TimedCases<'_>) {
     let count = timed.batch * TOKENS;
     for (layer, n, k) in timed.model.layers().into_iter().take(if timed.quick { 1 } else { 4 }) {
         let activation = (layer == "fc1").then_some(Activation::Gelu);
-        let switches = Switches { activation, residual: matches!(layer, "proj" | "fc2"), ..BIAS };
-        timed.add(layer, move |run| nt(run, drawn(1, count * k), n, k, switches, None));
+        let operations = Operations { activation, residual: matches!(layer, "proj" | "fc2"), ..BIAS };
+        timed.add(layer, move |run| nt(run, drawn(1, count * k), n, k, operations, None));
         // The backward pass of the same layer. The input gradient of fc2 passes the activation before it.
         let derivative = ((k > n).then_some(Activation::Gelu), false);
         timed.add(&format!("{layer} input gradient"), move |run| nn(run, [count, k, n], derivative, None));

@@ -13,8 +13,8 @@ use super::selection::{Family, Fragments};
 use super::submission::Submissions;
 use super::tuning::{self, Choices};
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 /// An opened adapter.
@@ -28,8 +28,6 @@ pub struct Context {
     class: AdapterClass,
     precision: Precision,
     fragments: Option<Fragments>,
-    /// Results of validation on matrix units, by the name of the kernels.
-    validated: Mutex<HashMap<&'static str, bool>>,
     choices: Mutex<Choices>,
     /// Number of guarded buffers so far; `None` if buffers have no guard words.
     pub(super) guards: Option<AtomicU32>,
@@ -107,7 +105,6 @@ impl Context {
             class: if options.portable { AdapterClass::Integrated } else { class },
             precision: options.precision,
             fragments,
-            validated: Mutex::default(),
             choices: Mutex::new(if is_tuned { tuning::load(&summary) } else { Choices::new() }),
             guards: options.guarded.then(AtomicU32::default),
             rehearsal,
@@ -149,19 +146,16 @@ impl Context {
         self.fragments
     }
 
-    /// Returns the same, if `validate` accepts the results of these kernels on matrix units. Calls it once for each
-    /// name.
-    pub fn validated(
-        &self,
-        kernels: &'static str,
-        validate: impl FnOnce(Fragments) -> bool,
-    ) -> Option<Fragments> {
-        let fragments = self.fragments?;
-        let known = locked(&self.validated).get(kernels).copied();
-        // Not under the lock, because validation runs kernels on this context.
-        let passes = known.unwrap_or_else(|| validate(fragments));
-        locked(&self.validated).insert(kernels, passes);
-        passes.then_some(fragments)
+    /// Returns true if `validate` accepts the results of these kernels on this adapter. Calls it once in a process for
+    /// each adapter and name.
+    pub fn validated(&self, kernels: &str, validate: impl FnOnce() -> bool) -> bool {
+        static KNOWN: LazyLock<Mutex<HashMap<(String, String), bool>>> = LazyLock::new(Mutex::default);
+        let key = (tuning::file_name(&self.adapter), kernels.to_string());
+        let known = locked(&KNOWN).get(&key).copied();
+        // Not under the lock, because validation runs kernels.
+        let passes = known.unwrap_or_else(validate);
+        locked(&KNOWN).insert(key, passes);
+        passes
     }
 
     /// Returns the variant that tuning chose for `key`, if any.

@@ -87,6 +87,12 @@ impl AdapterSummary {
         if !self.has(SUBGROUPS) || !self.has(F16) {
             return Err("matrix units without f16 or subgroups in shaders");
         }
+        if !matches!(self.subgroup.1, 8 | 16 | 32 | 64) {
+            return Err("matrix units with subgroups that are not of 8 to 64");
+        }
+        if self.max_workgroup_bytes < 32 * 1024 || self.max_invocations < 512 {
+            return Err("matrix units with workgroups below 32 KiB or 512 invocations");
+        }
         let fits = |side| MatrixUnit { m: side, n: side, k: side, operands: "f16", sums: "f32" };
         let found = [16, 8].into_iter().find(|&side| self.matrix_units.contains(&fits(side)));
         let found = found.map(|side| Fragments { side, lanes: self.subgroup.1 });

@@ -1,26 +1,28 @@
 //! Matrix product in the three forms of a linear layer: C = epilogue(A·Bᵀ) forward, dA = dC·B and dB = dCᵀ·A backward.
 //!
 //! Three WGSL files compute the same bits: `gemm.wgsl` (plain, any shape), `gemm_tiled.wgsl` (GPUs) and
-//! `gemm_subgroup.wgsl` (CPU adapters). A fourth, `gemm_cooperative.wgsl`, multiplies f16 operands forward on matrix
-//! units, whose rounding depends on the hardware.
+//! `gemm_subgroup.wgsl` (CPU adapters). A fourth, `gemm_cooperative.wgsl`, multiplies f16 operands on matrix units,
+//! whose rounding depends on the hardware.
 
 pub mod tiles;
+mod validation;
 
 use super::{THREADS, expect, u32_of};
 use crate::entry_points;
 use crate::error::{Error, Result};
 use crate::gpu::{
-    AdapterClass, Buffer, Constants, Context, Dispatch, Family, Kernel, Recorder, ShaderFile, Storage,
+    AdapterClass, Constants, Context, Dispatch, Family, Fragments, Kernel, Recorder, ShaderFile, Storage,
     Tensor, WorkgroupSize, assemble, grid_1d,
 };
-use crate::rng;
 use crate::shape::Activation;
 use serde::Deserialize;
 use tiles::{SliceRule, Table};
+pub use validation::{BIAS, DERIVATIVES, Derivative, EPILOGUES, NONE, Operations};
 
 const GELU: &str = include_str!("../../shaders/common/gelu.wgsl");
 const EPILOGUE: &str = include_str!("../../shaders/common/gemm_epilogue.wgsl");
-const HELPERS: &[&str] = &[EPILOGUE, include_str!("../../shaders/common/gemm_epilogue_backward.wgsl"), GELU];
+const EPILOGUE_BACKWARD: &str = include_str!("../../shaders/common/gemm_epilogue_backward.wgsl");
+const HELPERS: &[&str] = &[EPILOGUE, EPILOGUE_BACKWARD, GELU];
 
 /// One invocation per output, any shape, f32 alone.
 static PLAIN: ShaderFile = ShaderFile::new("gemm", include_str!("../../shaders/gemm.wgsl")).helpers(&[GELU]);
@@ -40,7 +42,7 @@ const fn cooperative(helpers: &'static [&'static str]) -> ShaderFile {
     ShaderFile::new("gemm_cooperative", include_str!("../../shaders/gemm_cooperative.wgsl"))
         .helpers(helpers)
         .subgroups()
-        .workgroup_size(WorkgroupSize::Count(128))
+        .workgroup_size(WorkgroupSize::Tile)
         .quads()
 }
 
@@ -49,6 +51,7 @@ static COOPERATIVE_16: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_16.wgsl"),
     include_str!("../../shaders/common/stage_16.wgsl"),
     EPILOGUE,
+    EPILOGUE_BACKWARD,
     GELU,
 ]);
 /// Matrix units with fragments of 8 × 8.
@@ -56,6 +59,7 @@ static COOPERATIVE_8: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_8.wgsl"),
     include_str!("../../shaders/common/stage_8.wgsl"),
     EPILOGUE,
+    EPILOGUE_BACKWARD,
     GELU,
 ]);
 
@@ -80,10 +84,10 @@ entry_points! {
 
 pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     let mut all = vec![(PLAIN.kernel::<gemm_slices>(), vec![])];
-    let units = [16, 8].map(|side| Tile::Cooperative { side });
-    all.extend(units.map(|tile| (tile.kernel(Form::Nt), tile.constants())));
+    let fragments = [(16, 64), (16, 32), (8, 32), (8, 8)].map(|(side, lanes)| Fragments { side, lanes });
     for form in Form::ALL {
         let mut tiles = Tile::every(form, Family::Tiled);
+        tiles.extend(fragments.into_iter().flat_map(Tile::fragment_menu));
         for lanes in [4, 8, 16] {
             tiles.extend(Tile::subgroup_menu(form, lanes));
         }
@@ -178,21 +182,30 @@ pub enum Tile {
         /// QUADS, quads of columns per lane.
         quads: u32,
     },
-    /// `gemm_cooperative.wgsl`: f16, A·Bᵀ. It is in no menu, because its rounding differs.
+    /// `gemm_cooperative.wgsl`, for f16. All tiles of the same fragments give the same bits.
     Cooperative {
-        /// Side of a fragment, 16 or 8.
-        side: u32,
+        /// SIDE and LANES.
+        fragments: Fragments,
+        /// BM, rows of the tile.
+        rows: u32,
+        /// BN, columns of the tile.
+        columns: u32,
+        /// Rows and columns of a subgroup's block: SIDE · DOWN and SIDE · ALONG.
+        block: [u32; 2],
     },
 }
 
-/// BM and BN of `gemm_cooperative.wgsl`.
-pub const COOPERATIVE_TILE: usize = 64;
+/// Smallest number of columns of a product for which matrix units are worth their padding; TN: and of rows.
+const FRAGMENT_COLUMNS: usize = 64;
 
 impl std::fmt::Display for Tile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Tile::Plain => write!(f, "plain"),
-            Tile::Cooperative { side } => write!(f, "fragments of {side}x{side}"),
+            Tile::Cooperative { fragments, rows, columns, block: [down, along] } => {
+                let lanes = fragments.lanes;
+                write!(f, "fragments of {fragments} by {lanes} lanes, {rows}x{columns} by {down}x{along}")
+            }
             Tile::Tiled { rows, columns, each, switches } => {
                 write!(f, "tiled {rows}x{columns} by {each}x{each}")?;
                 let words = switches.words().into_iter().filter(|(_, _, on)| *on);
@@ -216,7 +229,13 @@ impl TryFrom<String> for Tile {
         let twice = |word: &str| pair(word).filter(|(one, other)| one == other).map(|(one, _)| one);
         let tile = match words.as_slice() {
             ["plain"] => Some(Tile::Plain),
-            ["fragments", "of", side] => twice(side).map(|side| Tile::Cooperative { side }),
+            ["fragments", "of", side, "by", lanes, "lanes,", sides, "by", block] => {
+                let fragments = twice(side).zip(number(lanes)).map(|(side, lanes)| Fragments { side, lanes });
+                let block = pair(block).map(|(down, along)| [down, along]);
+                (fragments.zip(pair(sides)).zip(block)).map(|((fragments, (rows, columns)), block)| {
+                    Tile::Cooperative { fragments, rows, columns, block }
+                })
+            }
             ["tiled", sides, "by", each, switches @ ..] => {
                 let switches = Switches::from_words(switches);
                 (pair(sides).zip(twice(each))).map(|((rows, columns), each)| Tile::Tiled {
@@ -293,20 +312,21 @@ impl Slices {
 }
 
 impl Tile {
-    /// [`Tile::units`]; otherwise the tile that tuning chose for this class of shapes; otherwise the tile of the
-    /// built-in table.
+    /// The tile that tuning chose for this class of shapes; otherwise [`Tile::units`]; otherwise the built-in tile.
     pub fn pick(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
-        let chosen = context.choice(&class_of(form, context.storage(), m, n, k));
-        let tiles = Tile::equivalent(form, context, m, n, k);
-        let named = |name| tiles.iter().copied().find(|tile| tile.name(form) == name);
-        chosen.and_then(named).unwrap_or(tiles[0])
+        let chosen = context.choice(&class_of(form, context.storage(), m, n, k)).and_then(|name| {
+            Tile::equivalent(form, context, m, n, k).into_iter().find(|tile| tile.name(form) == name)
+        });
+        let units = || Tile::units(form, context, m, n, k).next();
+        chosen.or_else(units).unwrap_or_else(|| Tile::built_in(form, context, m, n, k))
     }
 
-    /// The tiles that tuning may choose from, which give a product the same bits: the built-in one first, then the rest
-    /// of the menu. If matrix units apply, [`Tile::units`] alone.
+    /// The tiles that tuning may choose from, which give a product the same bits: [`Tile::units`] if matrix units
+    /// apply; otherwise the built-in one first, then the rest of the menu.
     pub fn equivalent(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Vec<Tile> {
-        if let Some(units) = Tile::units(form, context, m, n, k) {
-            return vec![units];
+        let units: Vec<Tile> = Tile::units(form, context, m, n, k).collect();
+        if !units.is_empty() {
+            return units;
         }
         let built_in = Tile::built_in(form, context, m, n, k);
         let mut tiles = vec![built_in];
@@ -318,21 +338,48 @@ impl Tile {
         tiles
     }
 
-    /// Matrix units, if the adapter has validated ones and they suit the product.
+    /// The validated tiles on matrix units, the preferred one first, if they suit the product; otherwise none. Each is
+    /// validated when the iterator reaches it.
     ///
-    /// Depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone, so an image's embedding has
-    /// the same bits in any batch.
-    pub fn units(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Option<Tile> {
+    /// Whether there are any depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone, so an
+    /// image's embedding has the same bits in any batch.
+    pub fn units(form: Form, context: &Context, m: usize, n: usize, k: usize) -> impl Iterator<Item = Tile> {
         let won = Tile::winner(form, context, m, n, k);
         let serve = match won {
             Some(tile) => matches!(tile, Tile::Cooperative { .. }),
-            None => n >= COOPERATIVE_TILE,
+            None => n >= FRAGMENT_COLUMNS && (form != Form::Tn || m >= FRAGMENT_COLUMNS),
         };
-        if form != Form::Nt || !form.in_quads(m, n, k) || !serve {
-            return None;
+        let fragments = context.fragments().filter(|_| serve && form.in_quads(m, n, k));
+        let mut menu: Vec<Tile> = fragments.into_iter().flat_map(Tile::fragment_menu).collect();
+        let slices = if form == Form::Tn { Slices::of(context.class(), m, n, k).count } else { 1 };
+        // The largest with enough workgroups, since larger tiles need fewer loads; else the smallest. On CPU adapters
+        // the smallest, which compiles faster.
+        let wanted = match context.class() {
+            AdapterClass::Cpu => usize::MAX,
+            AdapterClass::Integrated => 32,
+            AdapterClass::Discrete => 264,
+        };
+        let enough = |tile: &Tile| slices * tile.workgroups(m, n) >= wanted;
+        let preferred = won.and_then(|won| menu.iter().position(|tile| *tile == won));
+        let preferred = preferred.or_else(|| menu.iter().position(enough));
+        let preferred = preferred.unwrap_or(menu.len().saturating_sub(1));
+        if !menu.is_empty() {
+            menu[..=preferred].rotate_right(1);
         }
-        let units = context.validated("nt", |units| Validation::passes(context, units.side));
-        units.map(|units| Tile::Cooperative { side: units.side })
+        menu.into_iter().filter(move |tile| validation::is_valid(form, context, *tile))
+    }
+
+    /// Every tile with these fragments, largest first.
+    pub fn fragment_menu(fragments: Fragments) -> Vec<Tile> {
+        // Blocks that give 64 or more invocations per workgroup, and a multiple of those that copy a tile's rows.
+        let menu: &[(u32, [u32; 2])] = match (fragments.side, fragments.lanes) {
+            (16, 64) => &[(128, [64, 64]), (64, [64, 32])],
+            (16, _) => &[(128, [64, 64]), (128, [64, 32]), (64, [32, 32])],
+            (_, 8) => &[(128, [32, 32]), (64, [16, 16])],
+            _ => &[(128, [32, 32]), (64, [32, 32])],
+        };
+        let tile = |&(side, block)| Tile::Cooperative { fragments, rows: side, columns: side, block };
+        menu.iter().map(tile).collect()
     }
 
     /// The tile that a lab run found for such a layer on the adapter's class.
@@ -364,8 +411,7 @@ impl Tile {
         let (family, class) = (context.family(), context.class());
         let tiles = Table::built_in().of(class);
         let slices = if form == Form::Tn { Slices::of(class, m, n, k).count } else { 1 };
-        let workgroups =
-            |tile: Tile| slices * tile.grid(m, n).map(|side| side as usize).iter().product::<usize>();
+        let workgroups = |tile: Tile| slices * tile.workgroups(m, n);
         // A tile that is best for large batches may leave the adapter idle at small ones.
         let menu = || Tile::menu(form, family, class);
         let won = Tile::winner(form, context, m, n, k).filter(|_| form == Form::Tn || m >= WINNER_ROWS);
@@ -403,7 +449,7 @@ impl Tile {
     fn file(self) -> &'static ShaderFile {
         match self {
             Tile::Plain => &PLAIN,
-            Tile::Cooperative { side: 16 } => &COOPERATIVE_16,
+            Tile::Cooperative { fragments: Fragments { side: 16, .. }, .. } => &COOPERATIVE_16,
             Tile::Cooperative { .. } => &COOPERATIVE_8,
             Tile::Tiled { .. } => &TILED,
             Tile::Subgroup { .. } => &SUBGROUP,
@@ -458,8 +504,7 @@ impl Tile {
     pub fn can(self, form: Form, m: usize, n: usize, k: usize) -> bool {
         match self {
             Tile::Plain => true,
-            Tile::Cooperative { .. } => form == Form::Nt && form.in_quads(m, n, k),
-            Tile::Tiled { .. } | Tile::Subgroup { .. } => form.in_quads(m, n, k),
+            Tile::Tiled { .. } | Tile::Subgroup { .. } | Tile::Cooperative { .. } => form.in_quads(m, n, k),
         }
     }
 
@@ -470,7 +515,22 @@ impl Tile {
     fn constants(self) -> Constants {
         match self {
             Tile::Plain => vec![],
-            Tile::Cooperative { side } => vec![("SIDE", side)],
+            Tile::Cooperative {
+                fragments: Fragments { side, lanes },
+                rows,
+                columns,
+                block: [down, along],
+            } => {
+                let (down, along) = (down / side, along / side);
+                vec![
+                    ("SIDE", side),
+                    ("LANES", lanes),
+                    ("BM", rows),
+                    ("BN", columns),
+                    ("DOWN", down),
+                    ("ALONG", along),
+                ]
+            }
             Tile::Tiled { rows, columns, each, switches } => {
                 let sizes = [("BM", rows), ("BN", columns), ("TM", each), ("TN", each)];
                 let on = switches.words().into_iter().filter(|(_, _, on)| *on);
@@ -480,17 +540,17 @@ impl Tile {
         }
     }
 
+    fn workgroups(self, m: usize, n: usize) -> usize {
+        self.grid(m, n).map(|side| side as usize).iter().product()
+    }
+
     fn grid(self, m: usize, n: usize) -> [u32; 3] {
         let tiles = |m_each: u32, n_each: u32| {
             (u32_of(m.div_ceil(m_each as usize)), u32_of(n.div_ceil(n_each as usize)))
         };
         match self {
             Tile::Plain => grid_1d((m * n).div_ceil(THREADS)),
-            Tile::Cooperative { .. } => {
-                let (down, along) = tiles(COOPERATIVE_TILE as u32, COOPERATIVE_TILE as u32);
-                [along, down, 1]
-            }
-            Tile::Tiled { rows, columns, .. } => {
+            Tile::Tiled { rows, columns, .. } | Tile::Cooperative { rows, columns, .. } => {
                 let (down, along) = tiles(rows, columns);
                 [along, down, 1]
             }
@@ -556,117 +616,6 @@ pub fn record_alone(
             product.record_with(recorder, name, tile);
         }
         Form::Tn => Tn { a, b, c, column_sum: None, m, n, k }.record_with(recorder, name, tile),
-    }
-}
-
-/// Validates matrix units. First with integers whose sums are exact in any order in f32, and wrong if intermediate sums
-/// are stored in f16; then with a product that has an epilogue.
-struct Validation;
-
-impl Validation {
-    /// M, N and K: neither M nor N is a multiple of the tile.
-    const SIZE: [usize; 3] = [COOPERATIVE_TILE + 13, 2 * COOPERATIVE_TILE + 20, 128];
-    /// M, N and K of the product with an epilogue: fewer rows than a fragment, and K is no multiple of a step or a
-    /// fragment.
-    const WITH_EPILOGUE: [usize; 3] = [5, COOPERATIVE_TILE + 8, 84];
-
-    fn integer(stream: u64, i: usize, below: f32) -> f32 {
-        (rng::uniform(7, stream, i as u64) * below).floor()
-    }
-
-    /// The second half of k repeats the first: the sum over the first half, 64·31² at most, is subtracted by the
-    /// second, except for a small rest.
-    fn repeated(stream: u64, i: usize) -> f32 {
-        let k = Self::SIZE[2];
-        Self::integer(stream, i / k * k + i % (k / 2), 32.0)
-    }
-
-    /// Element i of A.
-    fn left(i: usize) -> f32 {
-        Self::repeated(1, i)
-    }
-
-    /// Element i of B.
-    fn right(i: usize) -> f32 {
-        let k = Self::SIZE[2];
-        let repeated = Self::repeated(2, i);
-        if i % k < k / 2 { repeated } else { Self::integer(3, i, 3.0) - 1.0 - repeated }
-    }
-
-    fn f16_buffer(
-        context: &Context,
-        label: &str,
-        len: usize,
-        value: &dyn Fn(usize) -> f32,
-    ) -> Result<Buffer> {
-        let buffer = context.buffer(label, len / 2)?;
-        let data: Vec<half::f16> = (0..len).map(|i| half::f16::from_f32(value(i))).collect();
-        context.write(&buffer, bytemuck::cast_slice(&data));
-        Ok(buffer)
-    }
-
-    fn product(context: &Context, tile: Tile) -> Result<Vec<u32>> {
-        let [m, n, k] = Self::SIZE;
-        let a = Self::f16_buffer(context, "a", m * k, &Self::left)?;
-        let b = Self::f16_buffer(context, "b", n * k, &Self::right)?;
-        let result = Self::f16_buffer(context, "c", m * n, &|_| f32::NAN)?;
-        let mut recorder = Recorder::new(context);
-        let [a, b, c] = [&a, &b, &result].map(|buffer| recorder.import_as(buffer, Storage::F16));
-        Nt { a, b, c, m, n, k, epilogue: Epilogue::default() }.record_with(&mut recorder, "validation", tile);
-        recorder.finish()?.run(context)?;
-        Ok(context.read(&result)?.into_iter().map(f32::to_bits).collect())
-    }
-
-    /// gelu(A·Bᵀ + bias) + residual, with values between -1 and 1. B is scaled so that sums have about unit size.
-    fn with_epilogue(context: &Context, tile: Tile) -> Result<Vec<f32>> {
-        let [m, n, k] = Self::WITH_EPILOGUE;
-        let value = |stream: u64| move |i: usize| 2.0 * rng::uniform(8, stream, i as u64) - 1.0;
-        let scale = 1.0 / (k as f32).sqrt();
-        let a = Self::f16_buffer(context, "a", m * k, &value(1))?;
-        let b = Self::f16_buffer(context, "b", n * k, &|i| scale * value(2)(i))?;
-        let residual = Self::f16_buffer(context, "residual", m * n, &value(3))?;
-        let bias = context.upload("bias", &(0..n).map(value(4)).collect::<Vec<_>>())?;
-        let result = Self::f16_buffer(context, "c", m * n, &|_| f32::NAN)?;
-        let mut recorder = Recorder::new(context);
-        let bias = recorder.import(&bias);
-        let [a, b, c, residual] =
-            [&a, &b, &result, &residual].map(|buffer| recorder.import_as(buffer, Storage::F16));
-        let epilogue = Epilogue {
-            bias: Some(bias),
-            activation: Some(Activation::Gelu),
-            residual: Some(residual),
-            ..Epilogue::default()
-        };
-        Nt { a, b, c, m, n, k, epilogue }.record_with(&mut recorder, "validation", tile);
-        recorder.finish()?.run(context)?;
-        let words = context.read(&result)?;
-        let values: &[half::f16] = bytemuck::cast_slice(&words);
-        Ok(values.iter().map(|value| value.to_f32()).collect())
-    }
-
-    /// True if two results of [`Validation::with_epilogue`] agree. Sums differ by (K + 1)·2⁻²²·√K at most, because
-    /// Σ|a||b| is at most √K and one of the two may truncate. gelu multiplies the difference by 1.13 at most. Then both
-    /// are rounded to f16, with a relative error of 2⁻¹¹ each.
-    fn agree(one: &[f32], other: &[f32]) -> bool {
-        let k = Self::WITH_EPILOGUE[2] as f32;
-        let sums = 1.13 * (k + 1.0) * k.sqrt() / 4_194_304.0;
-        let near =
-            |(one, other): (&f32, &f32)| (one - other).abs() <= sums + one.abs().max(other.abs()) / 1024.0;
-        // False for NaN.
-        one.len() == other.len() && one.iter().zip(other).all(near)
-    }
-
-    /// True if fragments of this side give the result of the built-in tile.
-    fn passes(context: &Context, side: u32) -> bool {
-        let units = Tile::Cooperative { side };
-        let built_in = |[m, n, k]: [usize; 3]| Tile::built_in(Form::Nt, context, m, n, k);
-        let wanted = Self::product(context, built_in(Self::SIZE));
-        if !matches!((wanted, Self::product(context, units)), (Ok(wanted), Ok(found)) if wanted == found) {
-            return false;
-        }
-        let wanted = Self::with_epilogue(context, built_in(Self::WITH_EPILOGUE));
-        let found = Self::with_epilogue(context, units);
-        matches!((wanted, found), (Ok(wanted), Ok(found)) if Self::agree(&wanted, &found))
     }
 }
 
@@ -871,46 +820,13 @@ impl Tn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::f16;
-
-    #[test]
-    fn validation_distinguishes_sums_in_f32_from_sums_in_f16() {
-        let [m, n, k] = Validation::SIZE;
-        let mut differ = 0;
-        for (row, column) in [(0, 0), (1, 7), (m / 2, n / 3), (m - 1, n - 1)] {
-            let terms: Vec<f32> =
-                (0..k).map(|i| Validation::left(row * k + i) * Validation::right(column * k + i)).collect();
-            let sum: f32 = terms.iter().sum();
-            let reversed: f32 = terms.iter().rev().sum();
-            let in_f16 = terms.iter().fold(f16::ZERO, |sum, term| sum + f16::from_f32(*term));
-            assert_eq!(sum, reversed, "({row}, {column})");
-            assert_eq!(f16::from_f32(sum).to_f32(), sum, "({row}, {column}): not representable in f16");
-            assert!(sum != 0.0, "({row}, {column}): the sum is 0");
-            differ += usize::from(in_f16.to_f32() != sum);
-        }
-        assert_eq!(differ, 4, "sums in f16 are as exact as in f32");
-    }
 
     const CLASSES: [AdapterClass; 3] = [AdapterClass::Cpu, AdapterClass::Integrated, AdapterClass::Discrete];
 
     #[test]
-    fn validation_of_epilogues_can_fail() {
-        let wanted = [0.5f32, -1.25, 0.0];
-        assert!(Validation::agree(&wanted, &wanted));
-        assert!(Validation::agree(&wanted, &[0.5 + 0.5 / 1024.0, -1.25, 1e-4]));
-        for wrong in
-            [[0.5 + 1.0 / 512.0, -1.25, 0.0], [0.5, -1.25, 1e-3], [0.5, 1.25, 0.0], [0.5, f32::NAN, 0.0]]
-        {
-            assert!(!Validation::agree(&wanted, &wrong), "{wrong:?}");
-        }
-        assert!(!Validation::agree(&wanted, &wanted[..2]));
-    }
-
-    #[test]
     fn pieces_cover_every_row_of_tiles_once() {
-        for tile in
-            Tile::every(Form::Nt, Family::Subgroup(8)).into_iter().chain([Tile::Cooperative { side: 8 }])
-        {
+        let units = Tile::fragment_menu(Fragments { side: 16, lanes: 32 });
+        for tile in Tile::every(Form::Nt, Family::Subgroup(8)).into_iter().chain(units) {
             let whole = tile.pieces(1000, 300, 3, 8e9, f64::INFINITY);
             assert_eq!((whole.len(), whole[0].first), (1, 0), "{tile}");
             assert_eq!(&whole[0].grid[..2], &tile.grid(1000, 300)[..2], "{tile}");
@@ -965,12 +881,17 @@ mod tests {
     #[test]
     fn every_tile_is_read_as_it_is_shown() {
         let tiles = Form::ALL.into_iter().flat_map(|form| Tile::every(form, Family::Subgroup(8)));
-        for tile in tiles.chain([Tile::Cooperative { side: 16 }]) {
+        let units = [8, 16].map(|side| Tile::fragment_menu(Fragments { side, lanes: 32 }));
+        for tile in tiles.chain(units.into_iter().flatten()) {
             assert_eq!(Tile::try_from(tile.to_string()).unwrap(), tile);
         }
-        for wrong in
-            ["", "tiled 64x64 by 8x4", "tiled 64x64  by 8x8", "tiled 064x64 by 8x8", "fragments of 0x0"]
-        {
+        for wrong in [
+            "",
+            "tiled 64x64 by 8x4",
+            "tiled 64x64  by 8x8",
+            "tiled 064x64 by 8x8",
+            "fragments of 16x8 by 32 lanes, 64x64 by 32x32",
+        ] {
             assert!(Tile::try_from(wrong.to_string()).is_err(), "{wrong}");
         }
     }

@@ -5,8 +5,8 @@ use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::{drawn, normal};
 use crate::common::recordings::{judged, outputs};
 use crate::common::{assert_same_bits, context, tolerance};
-use lat_wgpu::cases::gemm::{BIAS, Switches, nn, nt, tn};
-use lat_wgpu::kernels::gemm::{Epilogue, Form, Nn, Nt, Tile};
+use lat_wgpu::cases::gemm::{nn, nt, tn};
+use lat_wgpu::kernels::gemm::{BIAS, Epilogue, Form, Nn, Nt, Operations, Tile};
 use lat_wgpu::reference::{Exact, gelu, gemm as reference};
 use lat_wgpu::shape::Activation;
 
@@ -78,7 +78,7 @@ fn in_dispatches(form: Form, tile: Tile, share: f64) -> (usize, Vec<Vec<f32>>) {
     let found = outputs(&format!("gemm {form:?} {tile:?} in dispatches"), |run| {
         run.recorder.dispatch_flops = 2.0 * (m * n * k) as f64 / share;
         match form {
-            Form::Nt => nt(run, drawn(1, m * k), n, k, Switches { pre: true, activation, ..BIAS }, tile),
+            Form::Nt => nt(run, drawn(1, m * k), n, k, Operations { pre: true, activation, ..BIAS }, tile),
             Form::Nn => nn(run, [m, n, k], (None, true), tile),
             Form::Tn => tn(run, [m, n, k], true, tile),
         }
