@@ -304,7 +304,7 @@ fn report(context: &Context, found: &[(&Shape, Vec<Measured>)], roofs: &Roofs, c
 }
 
 fn left_out(shape: &Shape, tile: Tile, reason: String) -> Measured {
-    let work = Work { flops: shape.flops(), bytes: 0.0, fragments: false };
+    let work = Work { flops: shape.flops(), fragment_flops: 0.0, bytes: 0.0 };
     Measured {
         tile,
         kernel: "",
@@ -492,7 +492,7 @@ impl Operands {
             Storage::F32 => f64::from(f32::from_bits(word)),
             Storage::F16 | Storage::Packed => f16::from_bits((word >> (16 * (place % 2))) as u16).to_f64(),
         });
-        Ok(tolerance_used(shape.k, Work::of(plan).fragments, self.result, found, &self.wanted))
+        Ok(tolerance_used(shape.k, Work::of(plan).fragment_flops > 0.0, self.result, found, &self.wanted))
     }
 }
 

@@ -4,8 +4,9 @@
 //! samples of rows ([`roof`]): F operations per second of a kernel that only does multiply-adds, and M bytes per second
 //! of a kernel that only copies. A kernel with f operations on b bytes takes at least max(f / F, b / M) seconds
 //! [Roofline, Williams 2009 §3]. Its percentage of the roof is that time relative to its measured time, and the larger
-//! of the two terms is its limit. Bytes are those of the bound tensors, counted once per dispatch. Products on matrix
-//! units are compared with the roof of the matrix units.
+//! of the two terms is its limit. Bytes are those of the bound tensors, counted once per dispatch. Operations of
+//! dispatches on matrix units are divided by the rate of matrix units instead, and their time is added to that of the
+//! others.
 //!
 //! [`report`] holds the figures and their table, [`roofline`] draws them, and [`baseline`] compares them with a saved
 //! run. [`lab`] compares the tiles of matrix products, [`steps`] times training steps, and [`overheads`] times

@@ -98,7 +98,7 @@ pub struct MatrixRoof {
 pub enum Limit {
     /// The kernel's operations take longer than copying its tensors.
     Arithmetic,
-    /// The same, on matrix units.
+    /// The same, most of the time on matrix units.
     #[serde(rename = "matrix units")]
     MatrixUnits,
     /// Copying the kernel's tensors takes longer than its operations.
@@ -121,29 +121,39 @@ impl Limit {
 pub struct Work {
     /// Floating-point operations.
     pub flops: f64,
+    /// Those of `flops` in dispatches that multiply fragments.
+    pub fragment_flops: f64,
     /// Bytes of the bound tensors, each counted once per dispatch.
     pub bytes: f64,
-    /// True if it runs on matrix units.
-    pub fragments: bool,
 }
 
 impl Work {
     /// Returns the work of a plan.
     pub fn of(plan: &Plan) -> Work {
         let summary = plan.summary();
-        let fragments = plan.dispatches.iter().any(|dispatch| dispatch.kernel.multiplies_fragments());
-        Work { flops: summary.flops, bytes: summary.moved_bytes, fragments }
+        let units = plan.dispatches.iter().filter(|dispatch| dispatch.kernel.multiplies_fragments());
+        let fragment_flops = units.map(|dispatch| dispatch.flops).sum();
+        Work { flops: summary.flops, fragment_flops, bytes: summary.moved_bytes }
     }
 }
 
 impl Roof {
+    /// Returns the least time of the operations of some work in seconds, and the roof that most of it is due to.
+    ///
+    /// Operations of dispatches that multiply fragments are compared with the matrix units, all others with
+    /// multiply-adds.
+    pub fn arithmetic_seconds(&self, work: Work) -> (f64, Limit) {
+        let units = self.matrix_units.as_ref().map_or(self.gflops, |units| units.gflops);
+        let on_units = work.fragment_flops / units / 1e9;
+        let others = (work.flops - work.fragment_flops) / self.gflops / 1e9;
+        let is_on_units = self.matrix_units.is_some() && on_units > others;
+        (on_units + others, if is_on_units { Limit::MatrixUnits } else { Limit::Arithmetic })
+    }
+
     /// Returns the least time of some work in seconds, and its limit.
     pub fn least_seconds(&self, work: Work) -> (f64, Limit) {
-        let (gflops, limit) = match &self.matrix_units {
-            Some(units) if work.fragments => (units.gflops, Limit::MatrixUnits),
-            _ => (self.gflops, Limit::Arithmetic),
-        };
-        let (arithmetic, memory) = (work.flops / gflops / 1e9, work.bytes / self.gbps / 1e9);
+        let (arithmetic, limit) = self.arithmetic_seconds(work);
+        let memory = work.bytes / self.gbps / 1e9;
         if arithmetic > memory { (arithmetic, limit) } else { (memory, Limit::Memory) }
     }
 
@@ -290,7 +300,7 @@ pub(super) mod tests {
 
     /// Returns work without matrix units.
     pub fn work(flops: f64, bytes: f64) -> Work {
-        Work { flops, bytes, fragments: false }
+        Work { flops, fragment_flops: 0.0, bytes }
     }
 
     pub fn machine() -> Machine {
@@ -310,7 +320,7 @@ pub(super) mod tests {
         assert_eq!((copy.limit, copy.intensity), (Limit::Memory, 0.0));
         assert!((copy.percent_of_roof - 50.0).abs() < 1e-9 && (copy.gbps - 5.0).abs() < 1e-9);
         // Fragments are compared with the matrix units, if those were measured.
-        let fragments = Work { fragments: true, ..work(1e9, 1e6) };
+        let fragments = Work { fragment_flops: 1e9, ..work(1e9, 1e6) };
         assert_eq!(
             RowReport::new("fragments", &[0.05], fragments, &roof()),
             RowReport {
@@ -324,6 +334,24 @@ pub(super) mod tests {
         assert_eq!((product.limit, roof.noise(product.limit)), (Limit::MatrixUnits, 0.05));
         assert!((product.percent_of_roof - 2.0).abs() < 1e-9);
         assert_eq!(RowReport::new("product", &[0.05], work(1e9, 1e6), &roof).limit, Limit::Arithmetic);
+    }
+
+    #[test]
+    fn each_operation_is_compared_with_its_own_roof() {
+        let units = MatrixRoof { gflops: 1000.0, gflops_deviation: 50.0, kernel: "k".to_string() };
+        let with_units = Roof { matrix_units: Some(units), ..roof() };
+        // 1 ms on matrix units and 2 ms or 0.5 ms of other arithmetic.
+        for (others, seconds, limit) in [(2e8, 3e-3, Limit::Arithmetic), (5e7, 1.5e-3, Limit::MatrixUnits)] {
+            let mixed = Work { fragment_flops: 1e9, ..work(1e9 + others, 1e6) };
+            let row = RowReport::new("mixed", &[2.0 * seconds], mixed, &with_units);
+            assert_eq!(row.limit, limit);
+            assert!((row.percent_of_roof - 50.0).abs() < 1e-9, "{}", row.percent_of_roof);
+            // Without the roof of the matrix units, all of it is compared with multiply-adds.
+            let (least, limit) = roof().arithmetic_seconds(mixed);
+            assert!((least - (1e9 + others) / 1e11).abs() < 1e-12 && limit == Limit::Arithmetic);
+        }
+        let copies = Work { fragment_flops: 1e6, ..work(1e6, 1e8) };
+        assert_eq!(with_units.least_seconds(copies), (0.01, Limit::Memory));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Images have 224 × 224 pixels, and the 14 part classifiers distinguish 751 persons, as in Market-1501. Weights are
 //! random; the time doesn't depend on them.
 
-use super::report::{Machine, Roof};
+use super::report::{Machine, Roof, Work};
 use super::roof::Roofs;
 use super::{Options, is_too_large, next, samples};
 use crate::cases::{MODELS, Model, PATCH, SIZE};
@@ -82,8 +82,11 @@ pub struct Figures {
     pub flops: f64,
     /// 10⁹ operations per second.
     pub gflops: f64,
-    /// `gflops` as a percentage of the roof of f32 multiply-adds.
+    /// The least time that the roofs of arithmetic allow, as a percentage of `seconds`.
     pub percent_of_roof: f64,
+    /// The work, which the roofs are compared with.
+    #[serde(skip)]
+    pub work: Work,
     /// Number of dispatches.
     pub launches: usize,
     /// Bytes of device memory: parameters, gradients, moments and activations.
@@ -122,7 +125,7 @@ pub fn run(context: &Context, options: Options<'_>, observer: &dyn Follower<Repo
         let roof = roofs.report();
         let mut rows = rows.to_vec();
         for figures in rows.iter_mut().filter_map(|row| row.figures.as_mut()) {
-            figures.percent_of_roof = 100.0 * figures.gflops / roof.gflops;
+            figures.percent_of_roof = 100.0 * roof.arithmetic_seconds(figures.work).0 / figures.seconds;
         }
         Report { machine: Machine::of(context), batch, complete: rows.len() == todo.len(), roof, rows }
     };
@@ -198,6 +201,7 @@ impl Step {
             flops: summary.flops,
             gflops: summary.flops / seconds / 1e9,
             percent_of_roof: 0.0,
+            work: Work::of(&step.plan),
             launches: summary.dispatches,
             memory_bytes: learner.state_bytes() + step.bytes(),
         })
