@@ -1,10 +1,10 @@
-//! Cases of attention: both families, forward and backward.
+//! Cases of attention: both families and matrix units, forward and backward.
 
 use super::random::{Numbers, drawn};
 use super::run::Run;
 use super::{List, TOKENS, TimedCases, tolerance};
-use crate::gpu::Family;
-use crate::kernels::attention::{Backward, Forward};
+use crate::gpu::Storage;
+use crate::kernels::attention::{Backward, Forward, Kernels};
 use crate::reference::Exact;
 use crate::reference::attention::Attention;
 use std::rc::Rc;
@@ -69,26 +69,35 @@ pub fn rounded(exact: &[Exact]) -> Vec<f32> {
     exact.iter().map(|exact| exact.value as f32).collect()
 }
 
-/// Records the forward pass: out, and lse if `keep`.
-pub fn forward<'n>(run: &mut Run<'_>, qkv: impl Into<Numbers<'n>>, shape: Shape, keep: bool, family: Family) {
+/// Records the forward pass: out, and lse if `keep`. Without `kernels`, the adapter's.
+pub fn forward<'n>(
+    run: &mut Run<'_>,
+    qkv: impl Into<Numbers<'n>>,
+    shape: Shape,
+    keep: bool,
+    kernels: Option<Kernels>,
+) {
     let Shape { batch, tokens, heads, head_dim } = shape;
     let qkv = run.quads("qkv", qkv);
     let out = run.quads_output("out", shape.out_len());
     let lse = keep.then(|| run.output("lse", shape.lse_len()));
-    Forward { qkv: qkv.tensor, out, lse, batch, tokens, heads, head_dim }.record_with(
-        &mut run.recorder,
-        "attention",
-        family,
-    );
+    let call = Forward { qkv: qkv.tensor, out, lse, batch, tokens, heads, head_dim };
+    match kernels {
+        Some(kernels) => call.record_with(&mut run.recorder, "attention", kernels),
+        None => call.record(&mut run.recorder, "attention"),
+    }
     let rows = super::random::sample(shape.lse_len(), run.samples);
     let row = |&row: &usize| {
         let ([image, head, token], start) = shape.place(row);
         (row, start, shape.exact(&qkv).row(image, head, token))
     };
-    let allowed = tolerance::attention(tokens, head_dim);
+    let [allowed, of_lse] = match kernels {
+        Some(Kernels::Fragments(_)) => tolerance::attention_fragments(tokens, head_dim),
+        _ => [tolerance::attention(tokens, head_dim); 2],
+    };
     run.near("out", out, allowed, || rows.iter().map(row).flat_map(|(_, start, row)| (start..).zip(row.out)));
     if let Some(lse) = lse {
-        run.near("lse", lse, allowed, || rows.iter().map(row).map(|(place, _, row)| (place, row.lse)));
+        run.near("lse", lse, of_lse, || rows.iter().map(row).map(|(place, _, row)| (place, row.lse)));
     }
 }
 
@@ -109,13 +118,14 @@ pub fn gradients(qkv: &[f32], out: Option<&[f32]>, dout: &[f32], shape: Shape) -
     operands
 }
 
-/// Records the backward pass from the reference's out and lse, rounded to their storage.
+/// Records the backward pass from the reference's out and lse, rounded to their storage. Without `kernels`, the
+/// adapter's.
 pub fn backward<'n>(
     run: &mut Run<'_>,
     qkv: impl Into<Numbers<'n>>,
     dout: impl Into<Numbers<'n>>,
     shape: Shape,
-    family: Family,
+    kernels: Option<Kernels>,
 ) {
     let Shape { batch, tokens, heads, head_dim } = shape;
     let (qkv, dout) = (run.quads("qkv", qkv), run.quads("dout", dout));
@@ -135,13 +145,19 @@ pub fn backward<'n>(
         heads,
         head_dim,
     };
-    call.record_with(&mut run.recorder, "attention.backward", family);
+    match kernels {
+        Some(kernels) => call.record_with(&mut run.recorder, "attention.backward", kernels),
+        None => call.record(&mut run.recorder, "attention.backward"),
+    }
     let all = std::cell::OnceCell::new();
     let gradient = |operand: usize| {
         let all = all.get_or_init(|| gradients(&qkv, Some(&out), &dout, shape));
         all[operand].iter().copied()
     };
-    let allowed = tolerance::attention_backward(tokens, head_dim);
+    let allowed = match kernels {
+        Some(Kernels::Fragments(_)) => tolerance::attention_fragments_backward(tokens, head_dim),
+        _ => tolerance::attention_backward(tokens, head_dim),
+    };
     run.near("dv", dqkv, allowed, || gradient(2));
     // With a single token the softmax is constant: dq and dk are zero except for rounding.
     if tokens > 1 {
@@ -150,7 +166,68 @@ pub fn backward<'n>(
     }
 }
 
+/// Queries, keys and values with scores that rise by `step` after every ten keys.
+fn stepped(shape: Shape, step: f32) -> Numbers<'static> {
+    let width = shape.head_dim;
+    Numbers::new(shape.qkv_len(), move || {
+        let mut qkv = super::random::normal(5, shape.qkv_len());
+        for (token, row) in qkv.chunks_mut(3 * width).enumerate() {
+            row[..width].fill(1.0);
+            row[width..2 * width].fill(step * (token / shape.heads / 10) as f32 / (width as f32).sqrt());
+        }
+        qkv
+    })
+}
+
+/// Cases of matrix units.
+fn fragments(list: &mut List) {
+    let Some(units) = list.matrix_units else { return };
+    let kernels = Kernels::Fragments(units);
+    let shape = |batch, tokens, heads, head_dim| Shape { batch, tokens, heads, head_dim };
+    let name = |Shape { batch, tokens, heads, head_dim }| format!("{batch}x{tokens}x{heads}x{head_dim}");
+    let normal = |shape: Shape, factor: f32| drawn(4, shape.qkv_len()).map(move |v| factor * v);
+    for shape in [shape(2, 33, 3, 32), shape(1, 70, 2, 64), shape(1, 5, 1, 80), shape(1, 35, 1, 128)] {
+        for (note, keep) in [("", false), (" lse", true)] {
+            list.add_in(Storage::F16, &format!("forward {kernels}{note}"), &name(shape), move |run| {
+                forward(run, normal(shape, 1.0), shape, keep, Some(kernels));
+            });
+        }
+        list.add_in(Storage::F16, &format!("backward {kernels}"), &name(shape), move |run| {
+            backward(run, normal(shape, 1.0), drawn(7, shape.out_len()), shape, Some(kernels));
+        });
+    }
+
+    let mut full = |note: String, shape: Shape, qkv: Rc<dyn Fn() -> Numbers<'static>>| {
+        let (qkv, again) = (qkv.clone(), qkv);
+        let label = |pass: &str| format!("{pass} {kernels} {}{note}", name(shape));
+        list.full_in(Storage::F16, usize::MAX, label("forward"), [true, false], move |run, keep| {
+            forward(run, qkv(), shape, keep, Some(kernels));
+        });
+        list.full_in(Storage::F16, usize::MAX, label("backward"), [()], move |run, ()| {
+            backward(run, again(), drawn(7, shape.out_len()), shape, Some(kernels));
+        });
+    };
+    for tokens in [1, 5, 31, 32, 33, 63, 64, 65, 67, 129, 197] {
+        for head_dim in [32, 64, 80, 128] {
+            // Wide heads at each end of a tile.
+            if head_dim < 80 || tokens % 32 < 2 {
+                let shape = shape(1, tokens, 2, head_dim);
+                full(String::new(), shape, Rc::new(move || normal(shape, 1.0)));
+            }
+        }
+    }
+    // Scores of ±80 and beyond, and scores that rise or fall by 80 from tile to tile.
+    for head_dim in [32, 64] {
+        let shape = shape(1, 100, 2, head_dim);
+        full(" large scores".to_string(), shape, Rc::new(move || normal(shape, 6.0)));
+        for step in [80.0, -80.0] {
+            full(format!(" steps of {step}"), shape, Rc::new(move || stepped(shape, step)));
+        }
+    }
+}
+
 pub(super) fn list(list: &mut List) {
+    fragments(list);
     let shape = |batch, tokens, heads, head_dim| Shape { batch, tokens, heads, head_dim };
     let mut shapes = vec![
         shape(1, 1, 2, 16),
@@ -171,13 +248,14 @@ pub(super) fn list(list: &mut List) {
     }
     let name = |Shape { batch, tokens, heads, head_dim }| format!("{batch}x{tokens}x{heads}x{head_dim}");
     for family in list.families() {
+        let kernels = Some(Kernels::Family(family));
         let quick = |shape: Shape, keep| {
-            move |run: &mut Run<'_>| forward(run, drawn(1, shape.qkv_len()), shape, keep, family)
+            move |run: &mut Run<'_>| forward(run, drawn(1, shape.qkv_len()), shape, keep, kernels)
         };
         for &shape in &shapes {
             list.add_stored(format!("forward {family} lse"), name(shape), quick(shape, true));
             list.add_stored(format!("backward {family}"), name(shape), move |run| {
-                backward(run, drawn(1, shape.qkv_len()), drawn(7, shape.out_len()), shape, family);
+                backward(run, drawn(1, shape.qkv_len()), drawn(7, shape.out_len()), shape, kernels);
             });
         }
         list.add_stored(format!("forward {family}"), name(shapes[1]), quick(shapes[1], false));
@@ -185,7 +263,7 @@ pub(super) fn list(list: &mut List) {
         let mut full = |rows: usize, shape: Shape, note: &str, qkv: Rc<dyn Fn() -> Numbers<'static>>| {
             // Writing lse must not change out.
             list.full_ways(rows, format!("forward {family} {}{note}", name(shape)), [true, false], move |run, keep| {
-                forward(run, qkv(), shape, keep, family);
+                forward(run, qkv(), shape, keep, kernels);
             });
         };
         let normal = |shape: Shape, factor: f32| -> Rc<dyn Fn() -> Numbers<'static>> {
@@ -215,23 +293,13 @@ pub(super) fn list(list: &mut List) {
         full(usize::MAX, large, " large scores", normal(large, 6.0));
         for step in [80.0, -80.0] {
             let shape = shape(1, 100, 1, 4);
-            let qkv = move || {
-                Numbers::new(shape.qkv_len(), move || {
-                    let mut qkv = super::random::normal(5, shape.qkv_len());
-                    for (token, row) in qkv.chunks_mut(12).enumerate() {
-                        row[..4].fill(1.0);
-                        row[4..8].fill(step * (token / 10) as f32 / 2.0);
-                    }
-                    qkv
-                })
-            };
-            full(usize::MAX, shape, &format!(" steps of {step}"), Rc::new(qkv));
+            full(usize::MAX, shape, &format!(" steps of {step}"), Rc::new(move || stepped(shape, step)));
         }
         ugly.extend([shape(1, 129, 2, 64), shape(1, 197, 6, 64)]);
         for (shape, factor) in ugly.into_iter().map(|shape| (shape, 1.0)).chain([(large, 4.0)]) {
             let qkv = normal(shape, factor);
             list.full(format!("backward {family} {} times {factor}", name(shape)), move |run| {
-                backward(run, qkv(), drawn(7, shape.out_len()), shape, family);
+                backward(run, qkv(), drawn(7, shape.out_len()), shape, kernels);
             });
         }
     }
@@ -246,12 +314,10 @@ pub(super) fn time(timed: &mut TimedCases<'_>) {
     for (tokens, note) in lengths {
         let shape = Shape { batch, tokens, heads, head_dim };
         timed.add(&note, move |run| {
-            let family = run.recorder.context.family();
-            forward(run, drawn(1, shape.qkv_len()), shape, false, family);
+            forward(run, drawn(1, shape.qkv_len()), shape, false, None);
         });
         timed.add(format!("backward {note}").trim_end(), move |run| {
-            let family = run.recorder.context.family();
-            backward(run, drawn(1, shape.qkv_len()), drawn(7, shape.out_len()), shape, family);
+            backward(run, drawn(1, shape.qkv_len()), drawn(7, shape.out_len()), shape, None);
         });
     }
 }

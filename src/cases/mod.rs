@@ -183,6 +183,18 @@ impl List {
         ways: impl IntoIterator<Item = Way>,
         record: impl Fn(&mut Run<'_>, Way) + 'static,
     ) {
+        self.full_in(Storage::F32, samples, name, ways, record);
+    }
+
+    /// Adds such a case in one storage.
+    fn full_in<Way: Copy + 'static>(
+        &mut self,
+        storage: Storage,
+        samples: usize,
+        name: impl Into<String>,
+        ways: impl IntoIterator<Item = Way>,
+        record: impl Fn(&mut Run<'_>, Way) + 'static,
+    ) {
         if self.full {
             let record = Rc::new(record);
             let bound = |way: Way| -> Record {
@@ -190,7 +202,7 @@ impl List {
                 Rc::new(move |run| record(run, way))
             };
             let ways = ways.into_iter().map(bound).collect();
-            let (kernel, variant, shape, storage) = (self.kernel, name.into(), String::new(), Storage::F32);
+            let (kernel, variant, shape) = (self.kernel, name.into(), String::new());
             self.cases.push(Case { kernel, variant, shape, storage, samples, ways });
         }
     }

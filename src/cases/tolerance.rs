@@ -51,6 +51,18 @@ pub fn attention_backward(tokens: usize, head_dim: usize) -> Tolerance {
     Tolerance { nmse: 1e-10, ..attention(tokens, head_dim) }
 }
 
+/// Matrix units may truncate sums, by 2 units for each term, and all errors have one sign. Weights of values are
+/// rounded to f16: 2⁻¹¹, which is 2¹³ units, of each. The sums of weights, and so lse, are not.
+pub fn attention_fragments(tokens: usize, head_dim: usize) -> [Tolerance; 2] {
+    let lse = row(8.0 + (tokens as f64).sqrt() + 2.0 * head_dim as f64);
+    [Tolerance { nmse: 1e-6, c: 8192.0 + lse.c + 2.0 * tokens as f64 }, lse]
+}
+
+/// As forward: probabilities and gradients of scores are rounded to f16.
+pub fn attention_fragments_backward(tokens: usize, head_dim: usize) -> Tolerance {
+    attention_fragments(tokens, head_dim)[0]
+}
+
 /// Two sums of D terms; 8 for square root, division, the subtraction and the last fma.
 pub fn layernorm(dim: usize) -> Tolerance {
     row(8.0 + (dim as f64).sqrt())

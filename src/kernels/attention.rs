@@ -1,8 +1,13 @@
 //! Fused multi-head self-attention: no T × T matrix in memory.
 
+mod validation;
+
 use super::{THREADS, expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{AdapterClass, Constants, Family, Kernel, Recorder, ShaderFile, Tensor, Tensors};
+use crate::gpu::{
+    AdapterClass, Constants, Context, Family, Fragments, Kernel, Recorder, ShaderFile, Storage, Tensor,
+    Tensors, WorkgroupSize,
+};
 
 /// The tiled family: tiles of queries, keys and values in workgroup memory.
 static TILED: ShaderFile = ShaderFile::new("attention", include_str!("../../shaders/attention.wgsl")).quads();
@@ -11,6 +16,25 @@ static SUBGROUP: ShaderFile =
     ShaderFile::new("attention_subgroup", include_str!("../../shaders/attention_subgroup.wgsl"))
         .subgroups()
         .quads();
+
+const fn cooperative(helpers: &'static [&'static str]) -> ShaderFile {
+    ShaderFile::new("attention_cooperative", include_str!("../../shaders/attention_cooperative.wgsl"))
+        .helpers(helpers)
+        .subgroups()
+        .workgroup_size(WorkgroupSize::Tile)
+        .quads()
+}
+
+/// Matrix units with fragments of 16 × 16.
+static COOPERATIVE_16: ShaderFile = cooperative(&[
+    include_str!("../../shaders/common/fragment_16.wgsl"),
+    include_str!("../../shaders/common/stage_16.wgsl"),
+]);
+/// Matrix units with fragments of 8 × 8.
+static COOPERATIVE_8: ShaderFile = cooperative(&[
+    include_str!("../../shaders/common/fragment_8.wgsl"),
+    include_str!("../../shaders/common/stage_8.wgsl"),
+]);
 
 entry_points! {
     struct Params in 16 bytes { tokens: u32, heads: u32, scale: f32, first: u32 }
@@ -31,6 +55,9 @@ entry_points! {
 const ROWS: u32 = 16;
 /// Bytes of workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
+
+/// Widths of heads for which matrix units are used.
+const WIDTHS: [usize; 4] = [32, 64, 80, 128];
 
 /// EACH of the tiled family: 4, 5 or 6, whichever minimises the rows that tiles of 8·EACH rows add past the last token;
 /// the larger of two equals. It is 4 for wide heads, which need more registers, and on integrated adapters, which may
@@ -62,6 +89,51 @@ fn chunk(head_dim: u32, each: u32) -> u32 {
     (1..=8).rev().find(|&chunk| fits(chunk)).unwrap_or(1)
 }
 
+/// The kernels of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// Those of a family.
+    Family(Family),
+    /// Those for matrix units, with operands in f16.
+    Fragments(Fragments),
+}
+
+impl From<Family> for Kernels {
+    fn from(family: Family) -> Kernels {
+        Kernels::Family(family)
+    }
+}
+
+impl std::fmt::Display for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Kernels::Family(family) => family.fmt(f),
+            Kernels::Fragments(units) => write!(f, "fragments of {units}"),
+        }
+    }
+}
+
+impl Kernels {
+    /// The kernels for heads of width `head_dim` on the adapter: those for matrix units if `qkv` is stored in f16 and
+    /// they pass validation, otherwise those of the family. Depends on nothing else, so that an embedding has the same
+    /// bits in any batch.
+    fn of(context: &Context, pass: Pass, qkv: Tensor, head_dim: usize) -> Kernels {
+        let fragments = context.fragments().filter(|fragments| {
+            qkv.storage == Storage::F16
+                && WIDTHS.contains(&head_dim)
+                && validation::is_valid(context, pass, head_dim, *fragments)
+        });
+        fragments.map_or(Kernels::Family(context.family()), Kernels::Fragments)
+    }
+}
+
+/// The direction of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    Backward,
+}
+
 /// Variant for a shape: file, constants, and the rows that a workgroup owns.
 struct Variant {
     file: &'static ShaderFile,
@@ -70,10 +142,11 @@ struct Variant {
 }
 
 impl Variant {
-    fn of(family: Family, tokens: usize, head_dim: usize, class: AdapterClass) -> Variant {
-        match family {
-            Family::Tiled => Variant::tiled(u32_of(head_dim), each(tokens, head_dim, class)),
-            Family::Subgroup(lanes) => Variant::subgroup(u32_of(head_dim), lanes),
+    fn of(kernels: Kernels, pass: Pass, tokens: usize, head_dim: usize, class: AdapterClass) -> Variant {
+        match kernels {
+            Kernels::Family(Family::Tiled) => Variant::tiled(u32_of(head_dim), each(tokens, head_dim, class)),
+            Kernels::Family(Family::Subgroup(lanes)) => Variant::subgroup(u32_of(head_dim), lanes),
+            Kernels::Fragments(units) => Variant::fragments(u32_of(head_dim), pass, units),
         }
     }
 
@@ -85,6 +158,23 @@ impl Variant {
     fn subgroup(head_dim: u32, lanes: u32) -> Variant {
         let constants = vec![("HEAD_DIM", head_dim), ("SUB", lanes), ("ROWS", ROWS)];
         Variant { file: &SUBGROUP, constants, rows: ROWS as usize }
+    }
+
+    /// A step of wide heads has fewer rows in the backward pass, which stages two operands in 32 KiB.
+    fn fragments(head_dim: u32, pass: Pass, Fragments { side, lanes }: Fragments) -> Variant {
+        let file = if side == 16 { &COOPERATIVE_16 } else { &COOPERATIVE_8 };
+        let (operands, step) = match pass {
+            Pass::Forward => (1, 32),
+            Pass::Backward => (2, if head_dim > 64 { 16 } else { 32 }),
+        };
+        let constants = vec![
+            ("HEAD_DIM", head_dim),
+            ("SIDE", side),
+            ("LANES", lanes),
+            ("STEP", step),
+            ("OPERANDS", operands),
+        ];
+        Variant { file, constants, rows: 4 * side as usize }
     }
 
     /// The variant of [`attention_delta`]. It has no tiles, but its file requires a valid CHUNK.
@@ -104,6 +194,15 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
             all.push((file.kernel::<attention_dkv>(), constants));
         }
         all.push((TILED.kernel::<attention_delta>(), Variant::delta(head_dim).constants));
+    }
+    for (side, lanes) in [(16, 32), (16, 64), (8, 8), (8, 32)] {
+        for head_dim in [16, 32, 64, 80, 128] {
+            let variant = |pass| Variant::fragments(head_dim, pass, Fragments { side, lanes });
+            let (forward, backward) = (variant(Pass::Forward), variant(Pass::Backward));
+            all.push((forward.file.kernel::<attention_forward>(), forward.constants));
+            all.push((backward.file.kernel::<attention_dq>(), backward.constants.clone()));
+            all.push((backward.file.kernel::<attention_dkv>(), backward.constants));
+        }
     }
     all
 }
@@ -177,22 +276,24 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Records the kernel of the adapter's family.
+    /// Records the adapter's kernel for this width of a head.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        self.record_with(recorder, name, recorder.context.family());
+        let kernels = Kernels::of(recorder.context, Pass::Forward, self.qkv, self.head_dim);
+        self.record_with(recorder, name, kernels);
     }
 
-    /// Records the kernel of `family`, in dispatches within [`Recorder::dispatch_flops`].
+    /// Records one of `kernels`, in dispatches within [`Recorder::dispatch_flops`].
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape or Dh isn't a multiple of 4.
-    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, kernels: impl Into<Kernels>) {
         let Forward { qkv, out, lse, batch, tokens, heads, head_dim } = *self;
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
         expect(recorder, "qkv", qkv, &[batch, tokens, 3, heads, head_dim]);
         expect(recorder, "out", out, &[batch, tokens, heads, head_dim]);
         expect(recorder, "lse", lse, &[batch, heads, tokens]);
-        let variant = Variant::of(family, tokens, head_dim, recorder.context.class());
+        let class = recorder.context.class();
+        let variant = Variant::of(kernels.into(), Pass::Forward, tokens, head_dim, class);
         let flops = 2.0 * product(tokens, head_dim);
         let all = Shape { batch, tokens, heads, head_dim };
         all.record(recorder, name, &variant, attention_forward { qkv, out, lse }, flops);
@@ -223,17 +324,18 @@ pub struct Backward {
 }
 
 impl Backward {
-    /// Records the kernels of the adapter's family.
+    /// Records the adapter's kernels for this width of a head.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        self.record_with(recorder, name, recorder.context.family());
+        let kernels = Kernels::of(recorder.context, Pass::Backward, self.qkv, self.head_dim);
+        self.record_with(recorder, name, kernels);
     }
 
-    /// Records the kernels of `family` as `name.delta`, `name.dq` and `name.dkv`, in dispatches within
+    /// Records `kernels` as `name.delta`, `name.dq` and `name.dkv`, in dispatches within
     /// [`Recorder::dispatch_flops`].
     ///
     /// # Panics
     /// If a tensor doesn't fit its shape or Dh isn't a multiple of 4.
-    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
+    pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, kernels: impl Into<Kernels>) {
         let Backward { qkv, out, lse, dout, dqkv, batch, tokens, heads, head_dim } = *self;
         assert!(head_dim.is_multiple_of(4), "{name}: head width {head_dim} isn't a multiple of 4");
         expect(recorder, "qkv", qkv, &[batch, tokens, 3, heads, head_dim]);
@@ -242,7 +344,8 @@ impl Backward {
         expect(recorder, "dout", dout, &[batch, tokens, heads, head_dim]);
         expect(recorder, "dqkv", dqkv, &[batch, tokens, 3, heads, head_dim]);
         let delta = recorder.tensor(&format!("{name}.delta"), batch * heads * tokens);
-        let variant = Variant::of(family, tokens, head_dim, recorder.context.class());
+        let class = recorder.context.class();
+        let variant = Variant::of(kernels.into(), Pass::Backward, tokens, head_dim, class);
         let (all, product) = (Shape { batch, tokens, heads, head_dim }, product(tokens, head_dim));
         let label = |kernel: &str| format!("{name}.{kernel}");
         let sums = attention_delta { kept_out: out, dout, delta };

@@ -3,7 +3,7 @@
 use super::context;
 use lat_wgpu::cases;
 use lat_wgpu::cases::run::{Found, Purpose, Run};
-use lat_wgpu::gpu::Storage;
+use lat_wgpu::gpu::{Context, Storage};
 
 /// Runs what `record` records, and returns its outputs in order.
 ///
@@ -40,8 +40,13 @@ fn passes(case: &str, found: &Found) {
 
 /// Runs the quick cases of a stem, and those for tests only.
 pub fn every_case(stem: &str) {
-    for case in cases::every(context(), stem) {
+    every_case_in(context(), stem, "");
+}
+
+/// The same on another context, of the cases whose name contains `part`.
+pub fn every_case_in(context: &Context, stem: &str, part: &str) {
+    for case in cases::every(context, stem).filter(|case| case.name().contains(part)) {
         let name = case.name();
-        passes(&name, &case.judge(context()).unwrap_or_else(|error| panic!("{name}: {error}")));
+        passes(&name, &case.judge(context).unwrap_or_else(|error| panic!("{name}: {error}")));
     }
 }

@@ -3,11 +3,11 @@
 use crate::common::compare::compare;
 use crate::common::differences::{check_gradient, coarse};
 use crate::common::random::{normal, scaled};
-use crate::common::recordings::{judged, outputs};
+use crate::common::recordings::{every_case_in, judged, outputs};
 use crate::common::{alone, assert_same_bits, context, tolerance};
 use lat_wgpu::cases::attention::{Shape, backward, forward, gradients};
-use lat_wgpu::cases::run::Run;
-use lat_wgpu::gpu::Family;
+use lat_wgpu::cases::run::{Purpose, Run};
+use lat_wgpu::gpu::{Context, ContextOptions, Family, Precision};
 use lat_wgpu::kernels::attention::{Backward, Forward};
 use lat_wgpu::reference::Exact;
 
@@ -58,8 +58,8 @@ fn an_image_does_not_depend_on_its_neighbours() {
                 data.chunks(4 * len).map(|image| image.split_at(3 * len)).unzip();
             let (qkv, dout) = (qkv.concat(), dout.concat());
             judged(&format!("attention {family:?}"), |run| {
-                forward(run, &qkv, shape, true, family);
-                backward(run, &qkv, &dout, shape, family);
+                forward(run, &qkv, shape, true, Some(family.into()));
+                backward(run, &qkv, &dout, shape, Some(family.into()));
             })
         });
     }
@@ -118,5 +118,31 @@ fn backward_of_a_forward_on_the_adapter() {
         let name = format!("attention both ways {family:?}");
         let dqkv = outputs(&name, |run| both(run, &qkv, &dout, shape, family)).remove(2);
         compare(&name, &dqkv, exact.iter().copied().enumerate(), tolerance::attention_backward(29, 8));
+    }
+}
+
+/// A context for f16, with the adapter's matrix units.
+fn halves() -> Context {
+    let options = ContextOptions { precision: Precision::F16, ..ContextOptions::from_environment(None) };
+    Context::open(&options).unwrap()
+}
+
+#[test]
+fn matrix_units_agree_with_the_reference() {
+    every_case_in(&halves(), "attention", "fragments");
+}
+
+#[test]
+fn matrix_units_are_used_for_common_widths() {
+    let context = halves();
+    for head_dim in [16, 32, 64, 80, 128] {
+        let mut run = Run::new(&context, context.storage(), Purpose::Time);
+        let shape = Shape { batch: 1, tokens: 5, heads: 1, head_dim };
+        forward(&mut run, vec![0.0; shape.qkv_len()], shape, true, None);
+        backward(&mut run, vec![0.0; shape.qkv_len()], vec![0.0; shape.out_len()], shape, None);
+        let dispatches = run.recorder.list().unwrap().dispatches;
+        let used = dispatches.iter().filter(|one| one.kernel.multiplies_fragments()).count();
+        let wanted = if context.fragments().is_some() && head_dim >= 32 { 3 } else { 0 };
+        assert_eq!(used, wanted, "heads of {head_dim}");
     }
 }
