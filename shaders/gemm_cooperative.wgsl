@@ -19,8 +19,8 @@
 // order within a fragment is the hardware's own, so the bits differ from those of the other families. The family is
 // therefore validated on the adapter before use, form by form. Column sums are added as in the other families.
 // Error: |c - exact| ≤ (K + 1)·2⁻²³·Σ_k|a||b| before the epilogue, because units may truncate instead of rounding.
-// Limits: NT, NN: K and N multiples of 4; TN: M and N. BM and BN multiples of a block's sides; ALONG even; f16 alone;
-// workgroup memory 2·(BM + BN)·(BK + 8) + 4·BLOCKS·SIDE·ROW bytes.
+// Limits: NT, NN: K and N multiples of 4; TN: M and N. BM and BN multiples of a block's sides; f16 alone; workgroup memory
+// 2·(BM + BN)·(BK + 8) + 4·BLOCKS·SIDE·ROW bytes.
 
 enable wgpu_cooperative_matrix;
 
@@ -75,9 +75,9 @@ const OWN_B = (COPIES_B + THREADS - 1u) / THREADS;
 // Rows of a whose sum an invocation adds up.
 const OWN_ROWS = (BM + THREADS - 1u) / THREADS;
 // Neighbouring fragments of a block that are finished at once, and f32 from one row of them to the next.
-const SHOWN = select(1u, 2u, BLOCKS * SIDE * SIDE <= 1024u);
+const SHOWN = select(1u, 2u, ALONG % 2u == 0u && BLOCKS * SIDE * SIDE <= 1024u);
 const ROW = SHOWN * SIDE + 4u;
-const_assert ALONG % SHOWN == 0u && THREADS % QUADS_K == 0u;
+const_assert THREADS % QUADS_K == 0u;
 
 // BM rows of a, then BN columns of b.
 var<workgroup> staged: array<Element, (BM + BN) * PITCH / EACH>;

@@ -11,8 +11,8 @@
 #   swiftshader      Google's software adapter: no f16, subgroups of 4, 256 invocations, 10 storage buffers
 #   radv             Mesa's driver for AMD GPUs, which only compiles; see tools/isa_report.sh
 #
-# Under lavapipe-newest, a program and the tests that cargo runs use the loader of that release. A program started by
-# such a test uses the system's loader, which can't load the driver.
+# Under lavapipe-newest, a program, the tests that cargo runs and the programs that tests/common/program.rs starts use the
+# loader of that release. Any other program uses the system's loader, which can't load the driver.
 set -euo pipefail
 cd_before="$PWD"
 cd "$(dirname "$0")/.."

@@ -371,12 +371,12 @@ impl Tile {
 
     /// Every tile with these fragments, largest first.
     pub fn fragment_menu(fragments: Fragments) -> Vec<Tile> {
-        // Blocks that give 64 or more invocations per workgroup, and a multiple of those that copy a tile's rows.
+        // Sides of the tile and of a block, for two or more subgroups. The smallest tile is for single images.
         let menu: &[(u32, [u32; 2])] = match (fragments.side, fragments.lanes) {
-            (16, 64) => &[(128, [64, 64]), (64, [64, 32])],
-            (16, _) => &[(128, [64, 64]), (128, [64, 32]), (64, [32, 32])],
+            (16, 64) => &[(128, [64, 64]), (64, [64, 32]), (32, [32, 16])],
+            (16, _) => &[(128, [64, 64]), (128, [64, 32]), (64, [32, 32]), (32, [16, 16])],
             (_, 8) => &[(128, [32, 32]), (64, [16, 16])],
-            _ => &[(128, [32, 32]), (64, [32, 32])],
+            _ => &[(128, [32, 32]), (64, [32, 32]), (32, [16, 16])],
         };
         let tile = |&(side, block)| Tile::Cooperative { fragments, rows: side, columns: side, block };
         menu.iter().map(tile).collect()

@@ -16,9 +16,13 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lat-wgpu");
 /// A ViT of two blocks and width 32 for 32×32 images in patches of 8. It needs `--heads 2`.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/plain.model.safetensors");
 
-/// The program with these arguments in `folder`, with built-in tiles.
+/// The program with these arguments in `folder`, with built-in tiles. Runs it by the command that cargo runs tests by, if
+/// there is one: another loader of shared libraries.
 pub fn program<S: AsRef<OsStr>>(folder: &Path, arguments: &[S]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let runner = std::env::var("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().chain([PROGRAM]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).env("LAT_TUNED", "0");
     command
 }
