@@ -56,9 +56,9 @@ const STEP: u32 = 32;
 // Operands of the other side that are staged: two in the backward pass.
 const OPERANDS: u32 = 2;
 
-const BLOCKS = 4u;
+const ROWS = 64u;
+const BLOCKS = ROWS / SIDE;
 const THREADS = BLOCKS * LANES;
-const ROWS = BLOCKS * SIDE;
 const QUADS = HEAD_DIM / 4u;
 // Fragments along the head and along a step.
 const ALONG_HEAD = HEAD_DIM / SIDE;

@@ -53,6 +53,8 @@ entry_points! {
 
 /// ROWS of the subgroup family.
 const ROWS: u32 = 16;
+/// ROWS of matrix units.
+const FRAGMENT_ROWS: usize = 64;
 /// Bytes of workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
 
@@ -174,7 +176,7 @@ impl Variant {
             ("STEP", step),
             ("OPERANDS", operands),
         ];
-        Variant { file, constants, rows: 4 * side as usize }
+        Variant { file, constants, rows: FRAGMENT_ROWS }
     }
 
     /// The variant of [`attention_delta`]. It has no tiles, but its file requires a valid CHUNK.
