@@ -3,11 +3,12 @@
 // Formula, buffers, source and sentinel: attention.wgsl, which has attention_delta. Differences:
 //
 // A workgroup owns ROWS queries (attention_dkv: keys) of one head: each of BLOCKS subgroups, of any size, multiplies
-// SIDE of them, kept as fragments in registers, with STEP rows of the other side after another. These are read into
-// registers one step ahead, by squares of 4 × 4 values, and staged in f16 in workgroup memory: as they are for products
-// that sum over the head, transposed for those that sum over the other side. Fragments can only be added and
-// multiplied, and their layout is unspecified. So scores pass through workgroup memory, SHARE invocations work on a row
-// of them, and the weights return to fragments in f16.
+// SIDE of them, kept as fragments in registers, with STEP rows of the other side after another. These are read by
+// squares of 4 × 4 values and staged in f16 in workgroup memory: as they are for products that sum over the head,
+// transposed for those that sum over the other side. attention_forward reads them one step ahead. The other two have no
+// registers for that with wide heads; attention_dq even reads lse and delta in each step. Fragments can only be added
+// and multiplied, and their layout is unspecified. So scores pass through workgroup memory, SHARE invocations work on a
+// row of them, and the weights return to fragments in f16.
 //
 // The softmax runs online in powers of 2. A row's weights are 2^(score·log₂e - peak). When a weight would exceed
 // 2^LIMIT, which f16 holds, the peak becomes the row's highest score less START, and the sums are rescaled through
@@ -70,22 +71,22 @@ const OWN = STEP / (4u * SHARE);
 const SQUARES = STEP / 4u * QUADS;
 const MOVES = (2u * SQUARES + THREADS - 1u) / THREADS;
 
-// f16 from one row of the stage to the next, for rows along the head and along the other side: 8 more than a row has,
-// so that the rows of a fragment begin at different banks.
-const PITCH = HEAD_DIM + 8u;
-const OTHER_PITCH = STEP + 8u;
+// Quads from one row of the stage to the next, for rows along the head and along the other side: two more than a row
+// has, so that the rows of a fragment begin at different banks.
+const PITCH = QUADS + 2u;
+const OTHER_PITCH = STEP / 4u + 2u;
 // Values from one row of `scores` to the next.
 const SCORE_PITCH = STEP + 4u;
 
-// The stage: operands transposed, HEAD_DIM rows each; then operands as they are, STEP rows each, whose memory is later
-// that of the weights, ROWS rows each.
+// The stage, in quads: operands transposed, HEAD_DIM rows each; then operands as they are, STEP rows each, whose memory
+// is later that of the weights, ROWS rows each.
 const TURNED = HEAD_DIM * OTHER_PITCH;
 const STRAIGHT = STEP * PITCH;
 const STRAIGHT_AT = OPERANDS * TURNED;
 const WEIGHTS = ROWS * OTHER_PITCH;
 
 // Before the first step, the workgroup's own rows, one operand at a time.
-var<workgroup> staged: array<Element, max(STRAIGHT_AT + OPERANDS * max(STRAIGHT, WEIGHTS), ROWS * PITCH) / EACH>;
+var<workgroup> staged: array<Element, max(STRAIGHT_AT + OPERANDS * max(STRAIGHT, WEIGHTS), ROWS * PITCH) * 4u / EACH>;
 // Fragments of f32 on their way to single invocations.
 var<workgroup> scores: array<f32, ROWS * SCORE_PITCH>;
 // lse and delta of a step's queries, scaled.
@@ -154,45 +155,45 @@ fn fetch_query(group: vec3u, t: u32, start: u32) -> Square {
 // Stores a square as it is, as part of an operand at `at`.
 fn stage_straight(at: u32, place: vec2u, found: Square) {
     for (var i = 0u; i < 4u; i++) {
-        stage(at + (place.x + i) * PITCH + place.y * 4u, found[i]);
+        store_quad(at + (place.x + i) * PITCH + place.y, found[i]);
     }
 }
 
 // Stores a square transposed.
 fn stage_turned(at: u32, place: vec2u, found: Square) {
-    let to = at + place.y * 4u * OTHER_PITCH + place.x;
-    stage(to, Quad(found[0].x, found[1].x, found[2].x, found[3].x));
-    stage(to + OTHER_PITCH, Quad(found[0].y, found[1].y, found[2].y, found[3].y));
-    stage(to + 2u * OTHER_PITCH, Quad(found[0].z, found[1].z, found[2].z, found[3].z));
-    stage(to + 3u * OTHER_PITCH, Quad(found[0].w, found[1].w, found[2].w, found[3].w));
+    let to = at + place.y * 4u * OTHER_PITCH + place.x / 4u;
+    store_quad(to, Quad(found[0].x, found[1].x, found[2].x, found[3].x));
+    store_quad(to + OTHER_PITCH, Quad(found[0].y, found[1].y, found[2].y, found[3].y));
+    store_quad(to + 2u * OTHER_PITCH, Quad(found[0].z, found[1].z, found[2].z, found[3].z));
+    store_quad(to + 3u * OTHER_PITCH, Quad(found[0].w, found[1].w, found[2].w, found[3].w));
 }
 
 // Stages the workgroup's own rows of q, k or v.
 fn stage_own_qkv(group: vec3u, lane: u32, operand: u32) {
     for (var t = lane; t < ROWS * QUADS; t += THREADS) {
         let row = t / QUADS;
-        stage(row * PITCH + t % QUADS * 4u, qkv[qkv_row(group, operand, group.x * ROWS + row) + t % QUADS]);
+        store_quad(row * PITCH + t % QUADS, qkv[qkv_row(group, operand, group.x * ROWS + row) + t % QUADS]);
     }
 }
 
 fn stage_own_dout(group: vec3u, lane: u32) {
     for (var t = lane; t < ROWS * QUADS; t += THREADS) {
         let row = t / QUADS;
-        stage(row * PITCH + t % QUADS * 4u, dout[dout_row(group, group.x * ROWS + row) + t % QUADS]);
+        store_quad(row * PITCH + t % QUADS, dout[dout_row(group, group.x * ROWS + row) + t % QUADS]);
     }
 }
 
-// Loads a fragment whose rows are those of the stage from element `at` on.
+// Loads a fragment whose rows are those of the stage from quad `at` on.
 fn left(at: u32, pitch: u32) -> Left {
-    let index = at / EACH;
-    let stride = pitch / EACH;
+    let index = at * (4u / EACH);
+    let stride = pitch * (4u / EACH);
     return coopLoadT<Left>(&staged[index], stride);
 }
 
 // Loads a fragment whose columns are rows of the stage.
 fn right(at: u32, pitch: u32) -> Right {
-    let index = at / EACH;
-    let stride = pitch / EACH;
+    let index = at * (4u / EACH);
+    let stride = pitch * (4u / EACH);
     return coopLoad<Right>(&staged[index], stride);
 }
 
@@ -235,7 +236,7 @@ fn own_scores(lane: u32) -> Values {
 
 // Stores quad i of this invocation's weights, as part of the rows at `at`.
 fn stage_weights(at: u32, lane: u32, i: u32, weights: Quad) {
-    stage(at + lane / SHARE * OTHER_PITCH + own(lane) + i * 4u * SHARE, weights);
+    store_quad(at + lane / SHARE * OTHER_PITCH + lane % SHARE + i * SHARE, weights);
 }
 
 // Stores 2 to the power of the scaled scores minus the peak. Returns the sum.
@@ -277,7 +278,7 @@ fn attention_forward(
     var queries = array<Left, ALONG_HEAD>();
     var sums = array<Sums, ALONG_HEAD>();
     for (var d = 0u; d < ALONG_HEAD; d++) {
-        queries[d] = left(block * PITCH + d * SIDE, PITCH);
+        queries[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
         sums[d] = Sums();
     }
     if (lane == 0u) {
@@ -311,7 +312,7 @@ fn attention_forward(
         for (var j = 0u; j < ALONG_STEP; j++) {
             product = Sums();
             for (var d = 0u; d < ALONG_HEAD; d++) {
-                let keys = right(STRAIGHT_AT + j * SIDE * PITCH + d * SIDE, PITCH);
+                let keys = right(STRAIGHT_AT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
                 product = coopMultiplyAdd(queries[d], keys, product);
             }
             store_scores(product, block, j);
@@ -364,9 +365,9 @@ fn attention_forward(
         }
         total += sum;
         for (var j = 0u; j < ALONG_STEP; j++) {
-            let weights = left(STRAIGHT_AT + block * OTHER_PITCH + j * SIDE, OTHER_PITCH);
+            let weights = left(STRAIGHT_AT + block * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
             for (var d = 0u; d < ALONG_HEAD; d++) {
-                sums[d] = coopMultiplyAdd(weights, right(d * SIDE * OTHER_PITCH + j * SIDE, OTHER_PITCH), sums[d]);
+                sums[d] = coopMultiplyAdd(weights, right(d * SIDE * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH), sums[d]);
             }
         }
         workgroupBarrier();
@@ -405,8 +406,6 @@ fn attention_dq(
     let block = min(subgroup, BLOCKS - 1u) * SIDE;
     let factor = params.scale * LOG2E;
     let at = (group.z * params.heads + group.y) * params.tokens + min(row, params.tokens - 1u);
-    let peak = fma(kept_lse[at], LOG2E, -SHIFT);
-    let delta = kept_delta[at] * exp2(-SHIFT);
 
     var queries = array<Left, ALONG_HEAD>();
     var gradients = array<Left, ALONG_HEAD>();
@@ -414,47 +413,40 @@ fn attention_dq(
     stage_own_qkv(group, lane, 0u);
     workgroupBarrier();
     for (var d = 0u; d < ALONG_HEAD; d++) {
-        queries[d] = left(block * PITCH + d * SIDE, PITCH);
+        queries[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
     }
     workgroupBarrier();
     stage_own_dout(group, lane);
     workgroupBarrier();
     for (var d = 0u; d < ALONG_HEAD; d++) {
-        gradients[d] = left(block * PITCH + d * SIDE, PITCH);
+        gradients[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
         sums[d] = Sums();
     }
     workgroupBarrier();
 
-    var held: array<Square, MOVES>;
-    for (var i = 0u; i < MOVES; i++) {
-        let t = i * THREADS + lane;
-        held[i] = fetch_qkv(group, 1u + t / SQUARES % 2u, square(t).x, square(t).y);
-    }
     var product = Sums();
     for (var start = 0u; start < params.tokens; start += STEP) {
         for (var i = 0u; i < MOVES; i++) {
             let t = i * THREADS + lane;
+            let found = fetch_qkv(group, 1u + t / SQUARES % 2u, start + square(t).x, square(t).y);
             if (t < SQUARES) {
-                stage_straight(STRAIGHT_AT, square(t), held[i]);
-                stage_turned(0u, square(t), held[i]);
+                stage_straight(STRAIGHT_AT, square(t), found);
+                stage_turned(0u, square(t), found);
             } else if (t < 2u * SQUARES) {
-                stage_straight(STRAIGHT_AT + STRAIGHT, square(t), held[i]);
+                stage_straight(STRAIGHT_AT + STRAIGHT, square(t), found);
             }
         }
         workgroupBarrier();
-        for (var i = 0u; i < MOVES; i++) {
-            let t = i * THREADS + lane;
-            held[i] = fetch_qkv(group, 1u + t / SQUARES % 2u, start + STEP + square(t).x, square(t).y);
-        }
         for (var j = 0u; j < ALONG_STEP; j++) {
             product = Sums();
             for (var d = 0u; d < ALONG_HEAD; d++) {
-                let staged_row = right(STRAIGHT_AT + j * SIDE * PITCH + d * SIDE, PITCH);
-                product = coopMultiplyAdd(queries[d], staged_row, product);
+                let other = right(STRAIGHT_AT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
+                product = coopMultiplyAdd(queries[d], other, product);
             }
             store_scores(product, block, j);
         }
         workgroupBarrier();
+        let peak = fma(kept_lse[at], LOG2E, -SHIFT);
         var values = own_scores(lane);
         for (var i = 0u; i < OWN; i++) {
             values[i] = exp2(fma(values[i], vec4f(factor), vec4f(-peak)));
@@ -468,12 +460,13 @@ fn attention_dq(
         for (var j = 0u; j < ALONG_STEP; j++) {
             product = Sums();
             for (var d = 0u; d < ALONG_HEAD; d++) {
-                let staged_row = right(STRAIGHT_AT + STRAIGHT + j * SIDE * PITCH + d * SIDE, PITCH);
-                product = coopMultiplyAdd(gradients[d], staged_row, product);
+                let other = right(STRAIGHT_AT + STRAIGHT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
+                product = coopMultiplyAdd(gradients[d], other, product);
             }
             store_scores(product, block, j);
         }
         workgroupBarrier();
+        let delta = kept_delta[at] * exp2(-SHIFT);
         let differences = own_scores(lane);
         for (var i = 0u; i < OWN; i++) {
             let difference = fma(differences[i], vec4f(exp2(-SHIFT)), vec4f(-delta));
@@ -481,9 +474,9 @@ fn attention_dq(
         }
         workgroupBarrier();
         for (var j = 0u; j < ALONG_STEP; j++) {
-            let weights = left(STRAIGHT_AT + block * OTHER_PITCH + j * SIDE, OTHER_PITCH);
+            let weights = left(STRAIGHT_AT + block * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
             for (var d = 0u; d < ALONG_HEAD; d++) {
-                sums[d] = coopMultiplyAdd(weights, right(d * SIDE * OTHER_PITCH + j * SIDE, OTHER_PITCH), sums[d]);
+                sums[d] = coopMultiplyAdd(weights, right(d * SIDE * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH), sums[d]);
             }
         }
         workgroupBarrier();
@@ -521,30 +514,26 @@ fn attention_dkv(
     stage_own_qkv(group, lane, 1u);
     workgroupBarrier();
     for (var d = 0u; d < ALONG_HEAD; d++) {
-        keys[d] = left(block * PITCH + d * SIDE, PITCH);
+        keys[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
         k_sums[d] = Sums();
     }
     workgroupBarrier();
     stage_own_qkv(group, lane, 2u);
     workgroupBarrier();
     for (var d = 0u; d < ALONG_HEAD; d++) {
-        values[d] = left(block * PITCH + d * SIDE, PITCH);
+        values[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
         v_sums[d] = Sums();
     }
     workgroupBarrier();
 
-    var held: array<Square, MOVES>;
-    for (var i = 0u; i < MOVES; i++) {
-        let t = i * THREADS + lane;
-        held[i] = fetch_query(group, t, 0u);
-    }
     var product = Sums();
     for (var start = 0u; start < params.tokens; start += STEP) {
         for (var i = 0u; i < MOVES; i++) {
             let t = i * THREADS + lane;
+            let found = fetch_query(group, t, start);
             if (t < 2u * SQUARES) {
-                stage_straight(STRAIGHT_AT + t / SQUARES * STRAIGHT, square(t), held[i]);
-                stage_turned(t / SQUARES * TURNED, square(t), held[i]);
+                stage_straight(STRAIGHT_AT + t / SQUARES * STRAIGHT, square(t), found);
+                stage_turned(t / SQUARES * TURNED, square(t), found);
             }
         }
         for (var t = lane; t < STEP; t += THREADS) {
@@ -553,14 +542,11 @@ fn attention_dkv(
             statistics[STEP + t] = kept_delta[at] * exp2(-SHIFT);
         }
         workgroupBarrier();
-        for (var i = 0u; i < MOVES; i++) {
-            held[i] = fetch_query(group, i * THREADS + lane, start + STEP);
-        }
         for (var j = 0u; j < ALONG_STEP; j++) {
             product = Sums();
             for (var d = 0u; d < ALONG_HEAD; d++) {
-                let staged_row = right(STRAIGHT_AT + j * SIDE * PITCH + d * SIDE, PITCH);
-                product = coopMultiplyAdd(keys[d], staged_row, product);
+                let other = right(STRAIGHT_AT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
+                product = coopMultiplyAdd(keys[d], other, product);
             }
             store_scores(product, block, j);
         }
@@ -579,8 +565,8 @@ fn attention_dkv(
         for (var j = 0u; j < ALONG_STEP; j++) {
             product = Sums();
             for (var d = 0u; d < ALONG_HEAD; d++) {
-                let staged_row = right(STRAIGHT_AT + STRAIGHT + j * SIDE * PITCH + d * SIDE, PITCH);
-                product = coopMultiplyAdd(values[d], staged_row, product);
+                let other = right(STRAIGHT_AT + STRAIGHT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
+                product = coopMultiplyAdd(values[d], other, product);
             }
             store_scores(product, block, j);
         }
@@ -594,10 +580,10 @@ fn attention_dkv(
         }
         workgroupBarrier();
         for (var j = 0u; j < ALONG_STEP; j++) {
-            let p = left(STRAIGHT_AT + block * OTHER_PITCH + j * SIDE, OTHER_PITCH);
-            let ds = left(STRAIGHT_AT + WEIGHTS + block * OTHER_PITCH + j * SIDE, OTHER_PITCH);
+            let p = left(STRAIGHT_AT + block * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
+            let ds = left(STRAIGHT_AT + WEIGHTS + block * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
             for (var d = 0u; d < ALONG_HEAD; d++) {
-                let at = d * SIDE * OTHER_PITCH + j * SIDE;
+                let at = d * SIDE * OTHER_PITCH + j * SIDE / 4u;
                 k_sums[d] = coopMultiplyAdd(ds, right(at, OTHER_PITCH), k_sums[d]);
                 v_sums[d] = coopMultiplyAdd(p, right(TURNED + at, OTHER_PITCH), v_sums[d]);
             }
