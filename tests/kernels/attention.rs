@@ -121,20 +121,12 @@ fn backward_of_a_forward_on_the_adapter() {
     }
 }
 
-/// A context for f16, with the adapter's matrix units.
-fn halves() -> Context {
+/// One test, because software adapters take long to compile the kernels of a context.
+#[test]
+fn matrix_units_agree_with_the_reference_and_are_used_for_common_widths() {
     let options = ContextOptions { precision: Precision::F16, ..ContextOptions::from_environment(None) };
-    Context::open(&options).unwrap()
-}
-
-#[test]
-fn matrix_units_agree_with_the_reference() {
-    every_case_in(&halves(), "attention", "fragments");
-}
-
-#[test]
-fn matrix_units_are_used_for_common_widths() {
-    let context = halves();
+    let context = Context::open(&options).unwrap();
+    every_case_in(&context, "attention", "fragments");
     for head_dim in [16, 32, 64, 80, 128] {
         let mut run = Run::new(&context, context.storage(), Purpose::Time);
         let shape = Shape { batch: 1, tokens: 5, heads: 1, head_dim };
