@@ -571,7 +571,7 @@ elif begin isa; then
                 printf "%s of %s pipelines have register counts: %s with spills, %s with a stack, %s failed.\n", got["with_registers"], got["pipelines_wanted"], got["with_spills"], got["with_stack"], got["failed"] }'
             awk -F '"' '
                 function number(key) { return match($0, "\"" key "\": [0-9]+") ? substr($0, RSTART + length(key) + 4, RLENGTH - length(key) - 4) : "–" }
-                /^    \{"name"/ && $4 !~ /[+]/ && $4 ~ /^(gemm_tiled|gemm_cooperative|attention-|patch_embed-|distance-)/ {
+                /^    \{"name"/ && $4 !~ /[+]/ && $4 ~ /^(gemm_tiled|gemm_cooperative|attention_cooperative|attention-|patch_embed-|distance-)/ {
                     leaks = number("stack_bytes") + 0 > 0 || number("spills") + 0 > 0
                     print leaks "\t" number("registers") "\t| " $4 " | " number("registers") " | " number("spills") " | " number("stack_bytes") " | " number("shared_bytes") " |"
                 }' "$scratch/isa.json" | sort -t '	' -k 1,1nr -k 2,2nr | cut -f 3 >"$scratch/isa.hot"
