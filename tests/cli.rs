@@ -259,6 +259,8 @@ fn inspect_and_info_print_text_and_json() {
         );
         assert!(adapter["largest_allocation_bytes"].as_u64().unwrap() >= 1 << 20, "{adapter}");
         assert!(adapter["subgroup_min"].as_u64() <= adapter["subgroup_max"].as_u64(), "{adapter}");
+        let validated = adapter["validated"].as_object().unwrap();
+        assert!(validated.values().all(Value::is_boolean), "{adapter}");
         let families = adapter["families"].as_array().unwrap();
         let named =
             |choice: &Value| format!("{} {}", choice["precision"], choice["kernels"]).replace('"', "");

@@ -8,6 +8,7 @@ mod program;
 use lat_wgpu::checkpoint::{self, Network, random_backbone};
 use lat_wgpu::gpu::{Context, ContextOptions, Precision, Storage};
 use lat_wgpu::images::decode::Rgb;
+use lat_wgpu::kernels;
 use lat_wgpu::kernels::gemm::{Form, Tile};
 use lat_wgpu::rng;
 use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
@@ -142,6 +143,15 @@ fn an_embedding_depends_only_on_its_image() {
                 assert_eq!(bits(&together[32 * wanted.len()..]), bits(&last), "{case}: the last of {batch}");
             }
         }
+    }
+}
+
+#[test]
+fn kernels_for_matrix_units_pass_validation() {
+    for context in contexts() {
+        let kernels = kernels::on_matrix_units(&context);
+        assert_eq!(kernels.len(), if context.fragments().is_some() { 11 } else { 0 });
+        assert!(kernels.iter().all(|(_, passes)| *passes), "{kernels:?}");
     }
 }
 

@@ -4,9 +4,11 @@ use super::json;
 use super::paths::Paths;
 use super::words::word;
 use crate::error::Result;
-use crate::gpu::{self, AdapterSummary, ContextOptions, KernelChoice, MatrixUnit};
+use crate::gpu::{self, AdapterSummary, Context, ContextOptions, KernelChoice, MatrixUnit, Precision};
+use crate::kernels;
 use clap::Args;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,6 +71,28 @@ fn print(mark: &str, adapter: &AdapterSummary, options: &ContextOptions) {
         let KernelChoice { kernels, precision, family, reason } = choice;
         println!("    {} {kernels}: {family} ({reason})", word(&precision));
     }
+    match validated(adapter, options) {
+        Err(error) => println!("    matrix units, not validated: {error}"),
+        Ok(validated) => {
+            for (passes, verdict) in [(true, "validated"), (false, "failed validation, not used")] {
+                let names = validated.iter().filter(|(_, found)| *found == passes).map(|(name, _)| &**name);
+                let names = names.collect::<Vec<_>>().join("; ");
+                if !names.is_empty() {
+                    println!("    matrix units, {verdict}: {names}");
+                }
+            }
+        }
+    }
+}
+
+/// Validates the kernels for the adapter's matrix units. Empty if it has none.
+fn validated(adapter: &AdapterSummary, options: &ContextOptions) -> Result<Vec<(String, bool)>> {
+    if adapter.matrix_units.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (adapter, precision) = (Some(adapter.name.clone()), Precision::F16);
+    let context = Context::open(&ContextOptions { adapter, precision, ..options.clone() })?;
+    Ok(kernels::on_matrix_units(&context))
 }
 
 /// The state of the pipeline cache, its file and its bytes.
@@ -116,6 +140,7 @@ fn as_json(adapter: &AdapterSummary, options: &ContextOptions) -> serde_json::Va
         "pipeline_cache": {"state": state, "file": file, "bytes": bytes},
         "default_memory_bytes": adapter.default_memory(),
         "families": families.collect::<Vec<_>>(),
+        "validated": validated(adapter, options).ok().map(|found| found.into_iter().collect::<BTreeMap<_, _>>()),
     })
 }
 

@@ -126,7 +126,7 @@ impl AdapterSummary {
                     "products",
                     format!("matrix units of {units}"),
                     format!(
-                        "{units}x{side} with f16 operands and f32 sums, for forward products if they pass validation; other products use {family}{tuned}",
+                        "{units}x{side} with f16 operands and f32 sums; {family} if validation fails{tuned}",
                         side = units.side
                     ),
                 ),
@@ -135,7 +135,16 @@ impl AdapterSummary {
                 }
                 None => add("products", family.to_string(), format!("{why}{tuned}")),
             }
-            add("attention", family.to_string(), format!("{why}{storage}"));
+            match units {
+                Some(Ok(units)) => add(
+                    "attention",
+                    format!("matrix units of {units}"),
+                    format!(
+                        "for heads of 32, 64, 80 and 128; {family} for others and if validation fails{storage}"
+                    ),
+                ),
+                _ => add("attention", family.to_string(), format!("{why}{storage}")),
+            }
             add("patch embedding", family.to_string(), format!("{why}{storage}"));
             add("row-wise", format!("{} lanes per row", family.row_lanes()), format!("{why}{storage}"));
         }
@@ -182,7 +191,7 @@ mod tests {
             (vec![], None, "no matrix units"),
             (vec![unit], None, "no configuration of 16x16x16 or 8x8x8"),
             (vec![unit, MatrixUnit { k: 8, sums: "f32", ..unit }], None, "no configuration"),
-            (vec![unit, MatrixUnit { sums: "f32", ..unit }], Some(16), "forward products"),
+            (vec![unit, MatrixUnit { sums: "f32", ..unit }], Some(16), "if validation fails"),
         ] {
             card.matrix_units = units;
             let (family, found) = products(&card, &options(), Precision::F16);

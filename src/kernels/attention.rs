@@ -129,6 +129,19 @@ impl Kernels {
     }
 }
 
+/// See [`super::on_matrix_units`].
+pub(super) fn on_matrix_units(context: &Context) -> Vec<(String, bool)> {
+    let Some(fragments) = context.fragments() else { return Vec::new() };
+    let kernels = [(Pass::Forward, "attention"), (Pass::Backward, "attention backward")];
+    let widths = |(pass, name)| {
+        WIDTHS.map(|width| {
+            let passes = validation::is_valid(context, pass, width, fragments);
+            (format!("{name}, heads of {width}"), passes)
+        })
+    };
+    kernels.into_iter().flat_map(widths).collect()
+}
+
 /// The direction of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pass {

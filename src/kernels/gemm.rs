@@ -96,6 +96,18 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     all
 }
 
+/// See [`super::on_matrix_units`].
+pub(super) fn on_matrix_units(context: &Context) -> Vec<(String, bool)> {
+    let Some(fragments) = context.fragments() else { return Vec::new() };
+    let passes = |form| {
+        // The smallest tile compiles fastest.
+        let mut tiles = Tile::fragment_menu(fragments).into_iter().rev();
+        tiles.any(|tile| validation::is_valid(form, context, tile))
+    };
+    let name = |form| format!("products {form:?}").to_lowercase();
+    Form::ALL.map(|form| (name(form), passes(form))).to_vec()
+}
+
 /// The operands' transposes. Every form computes an (M, K) by (K, N) product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

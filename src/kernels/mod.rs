@@ -32,10 +32,18 @@ pub mod tokens;
 pub mod topk;
 pub mod triplet;
 
-use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Storage, Tensor};
+use crate::gpu::{Constants, Context, Kernel, Recorder, ShaderFile, Storage, Tensor};
 
 /// Invocations per workgroup of the element-wise kernels.
 const THREADS: usize = ShaderFile::WORKGROUP_SIZE;
+
+/// The kernels for the adapter's matrix units, and whether they pass validation there. Those that fail are not used.
+/// Empty if the context has no fragments.
+pub fn on_matrix_units(context: &Context) -> Vec<(String, bool)> {
+    let mut kernels = gemm::on_matrix_units(context);
+    kernels.extend(attention::on_matrix_units(context));
+    kernels
+}
 
 /// Every kernel in every variant that can be selected. The shader tests assemble and validate these.
 pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
