@@ -52,12 +52,13 @@ const HEAD_DIM: u32 = 64;
 const SIDE: u32 = 16;
 // Lanes of the largest subgroup.
 const LANES: u32 = 32;
+// Rows of a workgroup.
+const ROWS: u32 = 64;
 // Rows of the other side in a step.
 const STEP: u32 = 32;
 // Operands of the other side that are staged: two in the backward pass.
 const OPERANDS: u32 = 2;
 
-const ROWS = 64u;
 const BLOCKS = ROWS / SIDE;
 const THREADS = BLOCKS * LANES;
 const QUADS = HEAD_DIM / 4u;

@@ -92,7 +92,7 @@ pub fn forward<'n>(
         (row, start, shape.exact(&qkv).row(image, head, token))
     };
     let [allowed, of_lse] = match kernels {
-        Some(Kernels::Fragments(_)) => tolerance::attention_fragments(tokens, head_dim),
+        Some(Kernels::Fragments { .. }) => tolerance::attention_fragments(tokens, head_dim),
         _ => [tolerance::attention(tokens, head_dim); 2],
     };
     run.near("out", out, allowed, || rows.iter().map(row).flat_map(|(_, start, row)| (start..).zip(row.out)));
@@ -155,7 +155,7 @@ pub fn backward<'n>(
         all[operand].iter().copied()
     };
     let allowed = match kernels {
-        Some(Kernels::Fragments(_)) => tolerance::attention_fragments_backward(tokens, head_dim),
+        Some(Kernels::Fragments { .. }) => tolerance::attention_fragments_backward(tokens, head_dim),
         _ => tolerance::attention_backward(tokens, head_dim),
     };
     run.near("dv", dqkv, allowed, || gradient(2));
@@ -182,11 +182,18 @@ fn stepped(shape: Shape, step: f32) -> Numbers<'static> {
 /// Cases of matrix units.
 fn fragments(list: &mut List) {
     let Some(units) = list.matrix_units else { return };
-    let kernels = Kernels::Fragments(units);
+    let kernels = Kernels::Fragments { units, rows: 64 };
+    let narrow = Kernels::Fragments { units, rows: 48 };
     let shape = |batch, tokens, heads, head_dim| Shape { batch, tokens, heads, head_dim };
     let name = |Shape { batch, tokens, heads, head_dim }| format!("{batch}x{tokens}x{heads}x{head_dim}");
     let normal = |shape: Shape, factor: f32| drawn(4, shape.qkv_len()).map(move |v| factor * v);
-    for shape in [shape(2, 33, 3, 32), shape(1, 70, 2, 64), shape(1, 5, 1, 80), shape(1, 35, 1, 128)] {
+    for (shape, kernels) in [
+        (shape(2, 33, 3, 32), kernels),
+        (shape(1, 53, 2, 32), narrow),
+        (shape(1, 70, 2, 64), kernels),
+        (shape(1, 5, 1, 80), kernels),
+        (shape(1, 35, 1, 128), kernels),
+    ] {
         for (note, keep) in [("", false), (" lse", true)] {
             list.add_in(Storage::F16, &format!("forward {kernels}{note}"), &name(shape), move |run| {
                 forward(run, normal(shape, 1.0), shape, keep, Some(kernels));
@@ -197,7 +204,7 @@ fn fragments(list: &mut List) {
         });
     }
 
-    let mut full = |note: String, shape: Shape, qkv: Rc<dyn Fn() -> Numbers<'static>>| {
+    let mut full = |kernels: Kernels, note: String, shape: Shape, qkv: Rc<dyn Fn() -> Numbers<'static>>| {
         let (qkv, again) = (qkv.clone(), qkv);
         let label = |pass: &str| format!("{pass} {kernels} {}{note}", name(shape));
         list.full_in(Storage::F16, usize::MAX, label("forward"), [true, false], move |run, keep| {
@@ -212,17 +219,21 @@ fn fragments(list: &mut List) {
             // Wide heads at each end of a tile.
             if head_dim < 80 || tokens % 32 < 2 {
                 let shape = shape(1, tokens, 2, head_dim);
-                full(String::new(), shape, Rc::new(move || normal(shape, 1.0)));
+                full(kernels, String::new(), shape, Rc::new(move || normal(shape, 1.0)));
             }
         }
     }
     // Scores of ±80 and beyond, and scores that rise or fall by 80 from tile to tile.
     for head_dim in [32, 64] {
         let shape = shape(1, 100, 2, head_dim);
-        full(" large scores".to_string(), shape, Rc::new(move || normal(shape, 6.0)));
+        full(kernels, " large scores".to_string(), shape, Rc::new(move || normal(shape, 6.0)));
         for step in [80.0, -80.0] {
-            full(format!(" steps of {step}"), shape, Rc::new(move || stepped(shape, step)));
+            full(kernels, format!(" steps of {step}"), shape, Rc::new(move || stepped(shape, step)));
         }
+    }
+    for tokens in [47, 48, 49, 96, 129] {
+        let shape = shape(1, tokens, 2, 32);
+        full(narrow, String::new(), shape, Rc::new(move || normal(shape, 1.0)));
     }
 }
 

@@ -53,8 +53,6 @@ entry_points! {
 
 /// ROWS of the subgroup family.
 const ROWS: u32 = 16;
-/// ROWS of matrix units.
-const FRAGMENT_ROWS: usize = 64;
 /// Bytes of workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
 
@@ -91,13 +89,25 @@ fn chunk(head_dim: u32, each: u32) -> u32 {
     (1..=8).rev().find(|&chunk| fits(chunk)).unwrap_or(1)
 }
 
+/// ROWS of matrix units: 48 if that saves more than an eighth of the rows that tiles of 64 compute, as with 33 and 129
+/// tokens; otherwise 64. It is 64 on CPU adapters, which compile slowly.
+fn fragment_rows(tokens: usize, class: AdapterClass) -> u32 {
+    let saves = 8 * tokens.next_multiple_of(48) < 7 * tokens.next_multiple_of(64);
+    if saves && class != AdapterClass::Cpu { 48 } else { 64 }
+}
+
 /// The kernels of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernels {
     /// Those of a family.
     Family(Family),
     /// Those for matrix units, with operands in f16.
-    Fragments(Fragments),
+    Fragments {
+        /// SIDE and LANES.
+        units: Fragments,
+        /// ROWS.
+        rows: u32,
+    },
 }
 
 impl From<Family> for Kernels {
@@ -110,32 +120,33 @@ impl std::fmt::Display for Kernels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Kernels::Family(family) => family.fmt(f),
-            Kernels::Fragments(units) => write!(f, "fragments of {units}"),
+            Kernels::Fragments { units, rows } => write!(f, "fragments of {units} by {rows} rows"),
         }
     }
 }
 
 impl Kernels {
     /// The kernels for heads of width `head_dim` on the adapter: those for matrix units if `qkv` is stored in f16 and
-    /// they pass validation, otherwise those of the family. Depends on nothing else, so that an embedding has the same
-    /// bits in any batch.
-    fn of(context: &Context, pass: Pass, qkv: Tensor, head_dim: usize) -> Kernels {
-        let fragments = context.fragments().filter(|fragments| {
+    /// they pass validation, otherwise those of the family. They don't depend on the batch, so that an embedding has
+    /// the same bits in any.
+    fn of(context: &Context, pass: Pass, qkv: Tensor, tokens: usize, head_dim: usize) -> Kernels {
+        let rows = fragment_rows(tokens, context.class());
+        let units = context.fragments().filter(|units| {
             qkv.storage == Storage::F16
                 && WIDTHS.contains(&head_dim)
-                && validation::is_valid(context, pass, head_dim, *fragments)
+                && validation::is_valid(context, pass, head_dim, *units, rows)
         });
-        fragments.map_or(Kernels::Family(context.family()), Kernels::Fragments)
+        units.map_or(Kernels::Family(context.family()), |units| Kernels::Fragments { units, rows })
     }
 }
 
 /// See [`super::on_matrix_units`].
 pub(super) fn on_matrix_units(context: &Context) -> Vec<(String, bool)> {
-    let Some(fragments) = context.fragments() else { return Vec::new() };
+    let Some(units) = context.fragments() else { return Vec::new() };
     let kernels = [(Pass::Forward, "attention"), (Pass::Backward, "attention backward")];
     let widths = |(pass, name)| {
         WIDTHS.map(|width| {
-            let passes = validation::is_valid(context, pass, width, fragments);
+            let passes = validation::is_valid(context, pass, width, units, 64);
             (format!("{name}, heads of {width}"), passes)
         })
     };
@@ -161,7 +172,7 @@ impl Variant {
         match kernels {
             Kernels::Family(Family::Tiled) => Variant::tiled(u32_of(head_dim), each(tokens, head_dim, class)),
             Kernels::Family(Family::Subgroup(lanes)) => Variant::subgroup(u32_of(head_dim), lanes),
-            Kernels::Fragments(units) => Variant::fragments(u32_of(head_dim), pass, units),
+            Kernels::Fragments { units, rows } => Variant::fragments(u32_of(head_dim), pass, units, rows),
         }
     }
 
@@ -176,7 +187,7 @@ impl Variant {
     }
 
     /// A step of wide heads has fewer rows in the backward pass, which stages two operands in 32 KiB.
-    fn fragments(head_dim: u32, pass: Pass, Fragments { side, lanes }: Fragments) -> Variant {
+    fn fragments(head_dim: u32, pass: Pass, Fragments { side, lanes }: Fragments, rows: u32) -> Variant {
         let file = if side == 16 { &COOPERATIVE_16 } else { &COOPERATIVE_8 };
         let (operands, step) = match pass {
             Pass::Forward => (1, 32),
@@ -186,10 +197,11 @@ impl Variant {
             ("HEAD_DIM", head_dim),
             ("SIDE", side),
             ("LANES", lanes),
+            ("ROWS", rows),
             ("STEP", step),
             ("OPERANDS", operands),
         ];
-        Variant { file, constants, rows: FRAGMENT_ROWS }
+        Variant { file, constants, rows: rows as usize }
     }
 
     /// The variant of [`attention_delta`]. It has no tiles, but its file requires a valid CHUNK.
@@ -211,8 +223,9 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
         all.push((TILED.kernel::<attention_delta>(), Variant::delta(head_dim).constants));
     }
     for (side, lanes) in [(16, 32), (16, 64), (8, 8), (8, 32)] {
-        for head_dim in [16, 32, 64, 80, 128] {
-            let variant = |pass| Variant::fragments(head_dim, pass, Fragments { side, lanes });
+        let rows_and_widths = [64, 48].into_iter().flat_map(|rows| WIDTHS.map(|width| (rows, u32_of(width))));
+        for (rows, head_dim) in rows_and_widths {
+            let variant = |pass| Variant::fragments(head_dim, pass, Fragments { side, lanes }, rows);
             let (forward, backward) = (variant(Pass::Forward), variant(Pass::Backward));
             all.push((forward.file.kernel::<attention_forward>(), forward.constants));
             all.push((backward.file.kernel::<attention_dq>(), backward.constants.clone()));
@@ -293,7 +306,7 @@ pub struct Forward {
 impl Forward {
     /// Records the adapter's kernel for this width of a head.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let kernels = Kernels::of(recorder.context, Pass::Forward, self.qkv, self.head_dim);
+        let kernels = Kernels::of(recorder.context, Pass::Forward, self.qkv, self.tokens, self.head_dim);
         self.record_with(recorder, name, kernels);
     }
 
@@ -341,7 +354,7 @@ pub struct Backward {
 impl Backward {
     /// Records the adapter's kernels for this width of a head.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let kernels = Kernels::of(recorder.context, Pass::Backward, self.qkv, self.head_dim);
+        let kernels = Kernels::of(recorder.context, Pass::Backward, self.qkv, self.tokens, self.head_dim);
         self.record_with(recorder, name, kernels);
     }
 

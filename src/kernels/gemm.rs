@@ -353,8 +353,8 @@ impl Tile {
     /// The validated tiles on matrix units, the preferred one first, if they suit the product; otherwise none. Each is
     /// validated when the iterator reaches it.
     ///
-    /// Whether there are any depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter alone, so an
-    /// image's embedding has the same bits in any batch.
+    /// The choice between some and none depends on the form, the sizes of the layer ([`Form::layer`]) and the adapter
+    /// alone, so an image's embedding has the same bits in any batch.
     pub fn units(form: Form, context: &Context, m: usize, n: usize, k: usize) -> impl Iterator<Item = Tile> {
         let won = Tile::winner(form, context, m, n, k);
         let serve = match won {

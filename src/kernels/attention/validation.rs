@@ -9,10 +9,13 @@ use crate::gpu::{Buffer, Context, Fragments, Recorder, Result, Storage};
 use crate::rng;
 use half::f16;
 
-/// Returns true if the adapter computes attention with heads of this width by fragments.
-pub(super) fn is_valid(context: &Context, pass: Pass, head_dim: usize, fragments: Fragments) -> bool {
-    let validation = Validation { context, pass, head_dim, fragments };
-    context.validated(&format!("attention {pass:?} {head_dim} {fragments}"), || validation.passes())
+/// Returns true if the adapter computes attention with heads of this width by fragments, in tiles of `rows`.
+pub(super) fn is_valid(context: &Context, pass: Pass, head_dim: usize, units: Fragments, rows: u32) -> bool {
+    let kernels = Kernels::Fragments { units, rows };
+    let Fragments { side, lanes } = units;
+    let fits = head_dim.is_multiple_of(side as usize) && [1, 2, 4].map(|share| share * side).contains(&lanes);
+    let validation = Validation { context, pass, head_dim, kernels };
+    fits && context.validated(&format!("attention {pass:?} {head_dim} {kernels}"), || validation.passes())
 }
 
 /// A pass with one width of a head.
@@ -20,7 +23,7 @@ struct Validation<'c> {
     context: &'c Context,
     pass: Pass,
     head_dim: usize,
-    fragments: Fragments,
+    kernels: Kernels,
 }
 
 impl Validation<'_> {
@@ -86,18 +89,15 @@ impl Validation<'_> {
     }
 
     fn passes(&self) -> bool {
-        let Fragments { side, lanes } = self.fragments;
-        let fits = self.head_dim.is_multiple_of(side as usize)
-            && [1, 2, 4].map(|share| share * side).contains(&lanes);
         let judge = |tokens: usize, qkv: &[f32], dout: &[f32], bound: &dyn Fn(f32) -> f32| {
             let family = Kernels::Family(self.context.family());
             let results = |kernels| self.results(kernels, tokens, qkv, dout);
             matches!(
-                (results(family), results(Kernels::Fragments(self.fragments))),
+                (results(family), results(self.kernels)),
                 (Ok(wanted), Ok(found)) if Self::agree(&wanted, &found, bound)
             )
         };
-        fits && Self::TOKENS.into_iter().all(|tokens| {
+        Self::TOKENS.into_iter().all(|tokens| {
             let (qkv, dout) = self.integers(tokens);
             let exact = judge(tokens, &qkv, &dout, &|_| 1.0 / 256.0);
             let (qkv, dout) = self.random(tokens);
