@@ -3,13 +3,15 @@
 //
 //   d[i,j] = √max(Σ_k (f[i,k] - f[j,k])², 1e-12)
 //   p(i) = argmax_j d[i,j] over j ≠ i with label[j] = label[i]      n(i) = argmin_j d[i,j] over label[j] ≠ label[i]
-//   loss[i] = max(0, d[i,p] - d[i,n] + margin); 0 if i has no p or no n
+//   loss[i] = max(0, z + margin), with z = d[i,p] - d[i,n]; 0 if i has no p or no n
+//   soft margin: loss[i] = log(1 + exp(z)) = max(z, 0) + log(1 + exp(-|z|)); 0 if i has no p or no n
 //   df, the gradient of (1/B) Σ_i loss[i], with u(a,b) = (f[a] - f[b])/d[a,b], or 0 where max took 1e-12:
-//   every anchor i with loss[i] > 0 adds  (u(i,p) - u(i,n))/B to row i,  -u(i,p)/B to row p,  u(i,n)/B to row n
+//   every anchor i with a choice adds  (u(i,p) - u(i,n))·w/B to row i,  -u(i,p)·w/B to row p,  u(i,n)·w/B to row n
+//   with w = dloss/dz: 1 where loss[i] > 0 with a margin, 1/(1 + exp(-z)) with the soft margin
 //
 // distances: parts (B, L) read: f, L = R·D, the concatenated parts of an image   distances (B, B) written
 // mine:      labels (B) u32 read   measured (B, B) read   loss (B) written
-//            choice (B) vec2u written: p and n, or NONE twice where the loss is 0
+//            choice (B) vec2u written: p and n, or NONE twice where w is 0
 // backward:  parts (B, L) read   measured (B, B) read   chosen (B) vec2u read   control read: the loss scale
 //            dparts (B, L) read and written: df times the loss scale is added
 // measured and chosen are the distances and the choice that the earlier kernels have written.
@@ -18,16 +20,19 @@
 // images. Four sums over every fourth k ascend and are added in a fixed order, so d[i,j] and d[j,i] have the same bits.
 // Error of d ≤ (L/8 + 5)·2⁻²⁴·d.
 // mine: one invocation owns an anchor. Of equal distances the first wins. If a distance is not finite, it becomes the
-// loss, and there is no choice. Error of loss ≤ 2·2⁻²⁴·(d[i,p] + d[i,n] + margin).
+// loss, and there is no choice. Error of loss ≤ 2·2⁻²⁴·(d[i,p] + d[i,n] + margin), with the soft margin
+// ≤ 16·2⁻²⁴·(d[i,p] + d[i,n] + 1).
 // backward: one invocation owns a column k of all rows and processes the anchors in order, so no two invocations add to
-// the same element. Error ≤ (A + 10)·2⁻²⁴·(|dparts| + Σ|u|/B) if A anchors add to a row.
-// Source: [Hermans 2017 §2.2, eq. 5]. Limits: B² and B·L below 2³².
+// the same element. Error ≤ (A + 10)·2⁻²⁴·(|dparts| + Σ|u|/B) if A anchors add to a row, with the soft margin
+// ≤ (A + 24)·2⁻²⁴·(|dparts| + Σ|u|·w·(1 + |z|)/B).
+// Source: [Hermans 2017 §2.2, eq. 5, and its soft margin]. Limits: B² and B·L below 2³².
 
 struct Params {
     batch: u32,
     length: u32,
     margin: f32,
-    unused_0: u32,
+    // 1 for the soft margin.
+    soft: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -119,12 +124,16 @@ fn triplet_mine(
     }
 
     var excess = 0.0;
-    if (farthest != NONE && nearest != NONE) {
-        excess = max((most - least) + params.margin, 0.0);
-    }
     var pair = vec2u(NONE);
-    if (excess > 0.0) {
-        pair = vec2u(farthest, nearest);
+    if (farthest != NONE && nearest != NONE) {
+        if (params.soft != 0u) {
+            excess = softplus(most - least);
+        } else {
+            excess = max((most - least) + params.margin, 0.0);
+        }
+        if (excess > 0.0 || params.soft != 0u) {
+            pair = vec2u(farthest, nearest);
+        }
     }
     if (bad != NONE) {
         excess = measured[anchor * params.batch + bad];
@@ -132,6 +141,17 @@ fn triplet_mine(
     }
     loss[anchor] = excess;
     choice[anchor] = pair;
+}
+
+// log(1 + exp(z)), finite for every z.
+fn softplus(z: f32) -> f32 {
+    return max(z, 0.0) + log(1.0 + exp(-abs(z)));
+}
+
+// Its derivative 1/(1 + exp(-z)).
+fn sigmoid(z: f32) -> f32 {
+    let small = exp(-abs(z));
+    return select(small, 1.0, z >= 0.0) / (1.0 + small);
 }
 
 // 1/(B·d), or 0 if the distance has no direction.
@@ -164,8 +184,14 @@ fn triplet_backward(
         let negative = pair.y * params.length + column;
         let row = anchor * params.batch;
         let here = parts[at];
-        let pull = scale * ((here - parts[positive]) * share(measured[row + pair.x]));
-        let push = scale * ((here - parts[negative]) * share(measured[row + pair.y]));
+        let far = measured[row + pair.x];
+        let near = measured[row + pair.y];
+        var weight = scale;
+        if (params.soft != 0u) {
+            weight = scale * sigmoid(far - near);
+        }
+        let pull = weight * ((here - parts[positive]) * share(far));
+        let push = weight * ((here - parts[negative]) * share(near));
         dparts[at] += pull - push;
         dparts[positive] -= pull;
         dparts[negative] += push;

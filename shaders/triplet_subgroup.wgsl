@@ -12,7 +12,7 @@ struct Params {
     batch: u32,
     length: u32,
     margin: f32,
-    unused_0: u32,
+    soft: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -9,6 +9,7 @@ use lat_wgpu::entry_points;
 use lat_wgpu::gpu::{Context, ContextOptions, Precision, Recorder, ShaderFile, Tensor};
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
+use lat_wgpu::kernels::triplet::Margin;
 use lat_wgpu::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
 use lat_wgpu::tasks::embed::Embedder;
 use std::path::Path;
@@ -46,7 +47,8 @@ fn embeddings(context: &Context) -> Vec<u32> {
 fn trained(context: &Context) -> Vec<u32> {
     let betas = Betas::default();
     let heads = ClassifierSettings { hidden: 256, classes: 5, relu: true, dropout: 0.5 };
-    let rule = UpdateRule { betas, decoupled: true, label_smoothing: 0.1, triplet_margin: Some(0.3) };
+    let rule =
+        UpdateRule { betas, decoupled: true, label_smoothing: 0.1, triplet_margin: Some(Margin::Hard(0.3)) };
     let network = network();
     let stage = Trainable { embeddings: true, first_open: 0 };
     let learner = Learner::new(context, &network, heads, rule, stage).unwrap();

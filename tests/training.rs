@@ -10,6 +10,7 @@ mod goldens;
 use common::context;
 use lat_wgpu::checkpoint::{self, HostTensor, Network};
 use lat_wgpu::kernels::adam::{Betas, StepValues};
+use lat_wgpu::kernels::triplet::Margin;
 use lat_wgpu::model::{
     ClassifierSettings, GroupKind, HostMoments, Learner, Trainable, TrainingStep, UpdateRule,
 };
@@ -106,7 +107,10 @@ impl Golden {
             betas: BETAS,
             decoupled: self.recipe["optimizer"] == "adamw",
             label_smoothing: self.number("smoothing") as f32,
-            triplet_margin: self.recipe["triplet_margin"].as_f64().map(|margin| margin as f32),
+            triplet_margin: match &self.recipe["triplet_margin"] {
+                Value::String(_) => Some(Margin::Soft),
+                margin => margin.as_f64().map(|margin| Margin::Hard(margin as f32)),
+            },
         };
         Learner::new(context(), &self.network, heads, rule, trainable).unwrap()
     }
@@ -166,7 +170,7 @@ fn share(name: &str, found: &[f32], wanted: &[f32], scale: f64) -> f64 {
 
 #[test]
 fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
-    for case in ["paper", "released_code", "kinds", "registers", "adamw", "triplet"] {
+    for case in ["paper", "released_code", "kinds", "registers", "adamw", "triplet", "soft_margin"] {
         let golden = read(case);
         let depth = golden.network.config.depth;
         let scale = golden
@@ -212,7 +216,9 @@ fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
 
 #[test]
 fn ten_losses_agree_with_pytorch_for_each_preset() {
-    for case in ["paper", "released_code", "full", "strong", "triplet", "adamw", "kinds", "registers"] {
+    for case in
+        ["paper", "released_code", "full", "strong", "triplet", "soft_margin", "adamw", "kinds", "registers"]
+    {
         let golden = read(case);
         let VitConfig { depth, .. } = golden.network.config;
         let config = golden.config();

@@ -369,7 +369,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # 0: off
     smoothing: float = 0.0
-    triplet_margin: float | None = None  # None: no triplet loss
+    triplet_margin: float | str | None = None  # "soft": log(1 + exp(.)); None: no triplet loss
     relu: bool = True
     dropout: float = 0.5
     gelt: Gelt = field(default_factory=Gelt)
@@ -480,7 +480,8 @@ def triplet_loss(parts, labels, margin):
     other = same & ~torch.eye(len(labels), dtype=torch.bool)
     farthest = distances.masked_fill(~other, -math.inf).max(1).values
     nearest = distances.masked_fill(same, math.inf).min(1).values
-    return F.relu(farthest - nearest + margin).mean()
+    excess = farthest - nearest
+    return (F.softplus(excess) if margin == "soft" else F.relu(excess + margin)).mean()
 
 
 def predict(logits):

@@ -93,6 +93,13 @@ CASES = {
         (),
         "preset strong, cross-entropy and triplet loss; of persons with three, two and one images",
     ),
+    "soft_margin": (
+        "tiny",
+        replace(NO_DROPOUT["strong"], triplet_margin="soft", lr=1e-3, warmup_epochs=1),
+        ("embeddings", "blocks.2", "norm", "heads"),
+        (),
+        "as triplet, with the soft margin and a high rate",
+    ),
     "adamw": (
         "tiny",
         replace(WITHOUT_TRIPLET, lr=2e-3, warmup_epochs=2, epochs=STEPS),

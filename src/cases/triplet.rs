@@ -5,13 +5,13 @@ use super::run::Run;
 use super::{GRID, List, TimedCases, tolerance};
 use crate::gpu::Family;
 use crate::kernels::gradnorm::Control;
-use crate::kernels::triplet::{Backward, Distances, Mine, NONE};
+use crate::kernels::triplet::{Backward, Distances, Margin, Mine, NONE};
 use crate::reference::triplet as reference;
 use crate::rng;
 
-const MARGIN: f32 = 0.3;
+const MARGIN: Margin = Margin::Hard(0.3);
 
-/// The two images of an anchor, if it has a loss.
+/// The two images of an anchor, if it has a gradient.
 pub type Choice = Option<[usize; 2]>;
 
 /// Records the distances of images (batch, length).
@@ -27,9 +27,13 @@ pub fn distances<'n>(run: &mut Run<'_>, parts: impl Into<Numbers<'n>>, batch: us
 }
 
 /// Losses and choices of all anchors.
-fn mined(distances: &[f32], labels: &[u32], margin: f32) -> (Vec<f64>, Vec<(crate::reference::Exact, Choice)>) {
+fn mined(distances: &[f32], labels: &[u32], margin: Margin) -> (Vec<f64>, Vec<(crate::reference::Exact, Choice)>) {
     let exact: Vec<f64> = distances.iter().map(|&d| f64::from(d)).collect();
-    let mine = |anchor| reference::mine(&exact, labels, anchor, f64::from(margin));
+    let margin = match margin {
+        Margin::Hard(margin) => Some(f64::from(margin)),
+        Margin::Soft => None,
+    };
+    let mine = |anchor| reference::mine(&exact, labels, anchor, margin);
     let all = (0..labels.len()).map(mine).collect();
     (exact, all)
 }
@@ -39,7 +43,7 @@ fn words(choices: impl IntoIterator<Item = Choice>) -> Vec<u32> {
 }
 
 /// Records losses and choices.
-pub fn mine<'n>(run: &mut Run<'_>, distances: impl Into<Numbers<'n>>, labels: &[u32], margin: f32) {
+pub fn mine<'n>(run: &mut Run<'_>, distances: impl Into<Numbers<'n>>, labels: &[u32], margin: Margin) {
     let distances = run.operand("distances", distances);
     let batch = labels.len();
     let (loss, choice) = (run.output("loss", batch), run.output("choice", 2 * batch));
@@ -47,7 +51,7 @@ pub fn mine<'n>(run: &mut Run<'_>, distances: impl Into<Numbers<'n>>, labels: &[
     Mine { distances: distances.tensor, labels: of_labels, loss, choice, batch, margin }
         .record(&mut run.recorder, "mine");
     let mined = || mined(&distances, labels, margin).1.into_iter();
-    run.all("loss", loss, tolerance::TRIPLET_LOSS, || mined().map(|mined| mined.0));
+    run.all("loss", loss, tolerance::triplet_loss(margin), || mined().map(|mined| mined.0));
     run.same("choice", choice, || words(mined().map(|mined| mined.1)).into_iter().enumerate());
 }
 
@@ -59,6 +63,7 @@ pub fn backward<'n>(
     choices: &[Choice],
     before: impl Into<Numbers<'n>>,
     scale: f32,
+    margin: Margin,
 ) {
     let (parts, distances) = (run.operand("parts", parts), run.operand("distances", distances));
     let dparts = run.updated("dparts", before);
@@ -72,11 +77,12 @@ pub fn backward<'n>(
         control: run.words("control", &Control { counted: true, ..Control::start(scale) }.words()),
         batch,
         length,
+        margin,
     };
     call.record(&mut run.recorder, "backward");
-    run.all("dparts", dparts.tensor, tolerance::triplet_backward(batch), || {
+    run.all("dparts", dparts.tensor, tolerance::triplet_backward(batch, margin), || {
         let exact: Vec<f64> = distances.iter().map(|&d| f64::from(d)).collect();
-        reference::gradient(&parts, &exact, choices, &dparts)
+        reference::gradient(&parts, &exact, choices, &dparts, margin == Margin::Soft)
     });
     // TimedCases without a gradient keep their bits.
     let touched = |row: usize| {
@@ -101,23 +107,25 @@ pub(super) fn list(list: &mut List) {
     let of_distances = |batch: usize, length: usize| {
         move |run: &mut Run<'_>, family| distances(run, drawn(1, batch * length), batch, family)
     };
-    let of_mine = move |batch: usize, length: usize| {
-        move |run: &mut Run<'_>| mine(run, exact(batch, length), &labels(batch, 3), MARGIN)
+    let of_mine = move |batch: usize, length: usize, margin: Margin| {
+        move |run: &mut Run<'_>| mine(run, exact(batch, length), &labels(batch, 3), margin)
     };
-    let of_backward = move |batch: usize, length: usize| {
+    let of_backward = move |batch: usize, length: usize, margin: Margin| {
         move |run: &mut Run<'_>| {
             let distances = exact(batch, length);
-            let choices = mined(&distances, &labels(batch, 3), MARGIN).1.into_iter().map(|mined| mined.1);
+            let choices = mined(&distances, &labels(batch, 3), margin).1.into_iter().map(|mined| mined.1);
             let (parts, before) = (drawn(1, batch * length), drawn(99, batch * length));
-            backward(run, parts, distances, &choices.collect::<Vec<_>>(), before, 1.0);
+            backward(run, parts, distances, &choices.collect::<Vec<_>>(), before, 1.0, margin);
         }
     };
     let own = list.family;
     for (batch, length) in [(1, 1), (7, 13), (13, 131), (19, 132)] {
         let (name, record) = (format!("{batch}x{length}"), of_distances(batch, length));
         list.add("distances", &name, move |run| record(run, own));
-        list.add("mine", &name, of_mine(batch, length));
-        list.add("backward", &name, of_backward(batch, length));
+        list.add("mine", &name, of_mine(batch, length, MARGIN));
+        list.add("backward", &name, of_backward(batch, length, MARGIN));
+        list.add("soft mine", &name, of_mine(batch, length, Margin::Soft));
+        list.add("soft backward", &name, of_backward(batch, length, Margin::Soft));
     }
     // One, primes, and sizes around four and around a workgroup.
     let lengths = [1, 2, 3, 4, 5, 7, 8, 13, 31, 63, 64, 65, 127, 129].map(|length| (6, length));
@@ -126,8 +134,10 @@ pub(super) fn list(list: &mut List) {
         let name = format!("{batch}x{length}");
         let ways = [own, Family::Tiled];
         list.full_ways(usize::MAX, format!("distances {name}"), ways, of_distances(batch, length));
-        list.full(format!("mine {name}"), of_mine(batch, length));
-        list.full(format!("backward {name}"), of_backward(batch, length));
+        for (kind, margin) in [("", MARGIN), ("soft ", Margin::Soft)] {
+            list.full(format!("{kind}mine {name}"), of_mine(batch, length, margin));
+            list.full(format!("{kind}backward {name}"), of_backward(batch, length, margin));
+        }
     }
 }
 
@@ -142,6 +152,6 @@ pub(super) fn time(timed: &mut TimedCases<'_>) {
     });
     timed.add("backward", move |run| {
         let choices: Vec<Choice> = (0..IMAGES).map(|i| Some([i ^ 1, (i + 4) % IMAGES])).collect();
-        backward(run, drawn(1, len), drawn(2, IMAGES * IMAGES), &choices, drawn(3, len), 1.0);
+        backward(run, drawn(1, len), drawn(2, IMAGES * IMAGES), &choices, drawn(3, len), 1.0, MARGIN);
     });
 }

@@ -12,7 +12,7 @@ static SUBGROUP: ShaderFile =
     ShaderFile::new("triplet_subgroup", include_str!("../../shaders/triplet_subgroup.wgsl")).subgroups();
 
 entry_points! {
-    struct Params in 16 bytes { batch: u32, length: u32, margin: f32 }
+    struct Params in 16 bytes { batch: u32, length: u32, margin: f32, soft: u32 }
     /// Distances of all pairs.
     fn triplet_distances(parts: read, distances: write);
     /// The hardest images of every anchor, and its loss.
@@ -38,8 +38,27 @@ fn subgroup(lanes: u32) -> Constants {
 /// ROWS of `triplet_subgroup.wgsl`.
 const ROWS: u32 = 16;
 
-/// Value in `choice` of an anchor without a loss.
+/// Value in `choice` of an anchor without a gradient.
 pub const NONE: u32 = u32::MAX;
+
+/// The loss of an anchor, for z, its largest distance to its label minus its smallest distance to another label.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Margin {
+    /// max(0, z + margin).
+    Hard(f32),
+    /// log(1 + exp(z)).
+    Soft,
+}
+
+impl Params {
+    fn new(batch: usize, length: usize, margin: Margin) -> Params {
+        let (margin, soft) = match margin {
+            Margin::Hard(margin) => (margin, 0),
+            Margin::Soft => (0.0, 1),
+        };
+        Params { batch: u32_of(batch), length: u32_of(length), margin, soft }
+    }
+}
 
 /// distances\[i,j\] = √max(Σ_k (parts\[i,k\] - parts\[j,k\])², 1e-12).
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +87,7 @@ impl Distances {
         let Distances { parts, distances, batch, length } = *self;
         expect(recorder, "parts", parts, &[batch, length]);
         expect(recorder, "distances", distances, &[batch, batch]);
-        let params = Params { batch: u32_of(batch), length: u32_of(length), margin: 0.0 };
+        let params = Params::new(batch, length, Margin::Hard(0.0));
         let (file, constants, grid) = match family {
             Family::Subgroup(lanes) if length.is_multiple_of(4) => {
                 let [columns, rows] = [lanes, ROWS].map(|side| u32_of(batch.div_ceil(side as usize)));
@@ -84,7 +103,7 @@ impl Distances {
     }
 }
 
-/// loss\[i\] = max(0, largest distance to its label - smallest distance to another label + margin).
+/// loss\[i\]: the [`Margin`] of z = largest distance to its label - smallest distance to another label.
 #[derive(Debug, Clone, Copy)]
 pub struct Mine {
     /// [`Distances`] (B, B).
@@ -93,12 +112,13 @@ pub struct Mine {
     pub labels: Tensor,
     /// Losses (B), written; not divided by B. 0 if an anchor lacks one of the two images.
     pub loss: Tensor,
-    /// The two images of each anchor (B, 2), u32, written. [`NONE`] twice where the loss is 0.
+    /// The two images of each anchor (B, 2), u32, written. [`NONE`] twice without a gradient: if it lacks one of the two
+    /// images, or at a loss of 0 with a hard margin.
     pub choice: Tensor,
     /// Batch size B.
     pub batch: usize,
-    /// Required difference between the two distances.
-    pub margin: f32,
+    /// The loss of the two distances.
+    pub margin: Margin,
 }
 
 impl Mine {
@@ -112,7 +132,7 @@ impl Mine {
         expect(recorder, "labels", labels, &[batch]);
         expect(recorder, "loss", loss, &[batch]);
         expect(recorder, "choice", choice, &[batch, 2]);
-        let params = Params { batch: u32_of(batch), length: 0, margin };
+        let params = Params::new(batch, 0, margin);
         FILE.launch(params, triplet_mine { labels, measured: distances, loss, choice })
             .invocations(batch)
             // One comparison per pair. Tests of bits are not counted.
@@ -137,6 +157,8 @@ pub struct Backward {
     pub batch: usize,
     /// Row length L = R·D.
     pub length: usize,
+    /// The loss of the two distances.
+    pub margin: Margin,
 }
 
 impl Backward {
@@ -145,17 +167,17 @@ impl Backward {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let Backward { parts, distances, choice, dparts, control, batch, length } = *self;
+        let Backward { parts, distances, choice, dparts, control, batch, length, margin } = *self;
         expect(recorder, "parts", parts, &[batch, length]);
         expect(recorder, "distances", distances, &[batch, batch]);
         expect(recorder, "choice", choice, &[batch, 2]);
         expect(recorder, "dparts", dparts, &[batch, length]);
         expect(recorder, "control", control, &[CONTROL_WORDS]);
-        let params = Params { batch: u32_of(batch), length: u32_of(length), margin: 0.0 };
+        let params = Params::new(batch, length, margin);
         FILE.launch(params, triplet_backward { parts, measured: distances, chosen: choice, dparts, control })
             .invocations(length)
             // For each anchor (it has one choice at most) and each column: two differences with two factors 6, the
-            // shares 6, and the additions to three rows 4.
-            .record(recorder, name, 16.0 * (batch * length) as f64);
+            // shares 6, and the additions to three rows 4. The weight of the soft margin takes 5.
+            .record(recorder, name, if params.soft == 1 { 21.0 } else { 16.0 } * (batch * length) as f64);
     }
 }

@@ -10,6 +10,7 @@ use crate::gpu::{Buffer, Context, Precision, Recorder, WORD};
 use crate::kernels::adam::Betas;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::kernels::narrow::Narrow;
+use crate::kernels::triplet::Margin;
 use crate::layers::Grad;
 use crate::layers::norm::Norm;
 use crate::layers::part_classifier::{ClassifierParameters, ClassifierShape, PartClassifiers};
@@ -45,7 +46,7 @@ pub struct UpdateRule {
     /// Label smoothing: probability mass of the target that is spread evenly over all classes.
     pub label_smoothing: f32,
     /// Margin of the batch-hard triplet loss; `None` without that loss.
-    pub triplet_margin: Option<f32>,
+    pub triplet_margin: Option<Margin>,
 }
 
 /// Adam's moments of a group.

@@ -374,7 +374,7 @@ impl<'c> Learner<'c> {
         memory: &StepMemory,
         [parts, dparts, labels, control]: [Tensor; 4],
         batch: usize,
-        margin: f32,
+        margin: triplet::Margin,
     ) {
         let length = parts.len / batch;
         let distances = recorder.tensor("triplet.distances", batch * batch);
@@ -383,7 +383,7 @@ impl<'c> Learner<'c> {
         let loss = recorder.import(&loss);
         let choice = recorder.tensor("triplet.choice", 2 * batch);
         triplet::Mine { distances, labels, loss, choice, batch, margin }.record(recorder, "triplet.mine");
-        triplet::Backward { parts, distances, choice, dparts, control, batch, length }
+        triplet::Backward { parts, distances, choice, dparts, control, batch, length, margin }
             .record(recorder, "triplet");
     }
 

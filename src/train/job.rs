@@ -267,7 +267,7 @@ impl Job {
             betas: betas(config),
             decoupled: config.optim.optimizer == Optimizer::Adamw,
             label_smoothing: config.loss.label_smoothing as f32,
-            triplet_margin: config.loss.triplet.then_some(config.loss.margin as f32),
+            triplet_margin: config.loss.triplet_margin(),
         };
         let stage = self.schedule.stage(self.position.epoch);
         let mut learner = Learner::new(context, &self.network, settings, rule, stage)?;

@@ -101,6 +101,7 @@ fn training() -> Vec<Count> {
         ("triplet distances 7x13", vec![("triplet_distances", 3.0 * 49.0 * 13.0)]),
         ("triplet mine 7x13", vec![("triplet_mine", 49.0)]),
         ("triplet backward 7x13", vec![("triplet_backward", 16.0 * 91.0)]),
+        ("triplet soft backward 7x13", vec![("triplet_backward", 21.0 * 91.0)]),
         (
             "gradnorm 4 lanes, clip 1 4100",
             vec![("gradnorm_partial", 2.0 * 4100.0), ("gradnorm_finish", partial_words(4100) as f64)],

@@ -6,10 +6,10 @@ use crate::common::random::{drawn, normal, scaled};
 use crate::common::recordings::{judged, outputs};
 use lat_wgpu::cases::run::Run;
 use lat_wgpu::cases::triplet::{Choice, backward, distances, labels, mine};
-use lat_wgpu::kernels::triplet::NONE;
+use lat_wgpu::kernels::triplet::{Margin, NONE};
 use lat_wgpu::reference::triplet as reference;
 
-const MARGIN: f32 = 0.3;
+const MARGIN: Margin = Margin::Hard(0.3);
 
 /// Losses, and the two images of each anchor.
 fn mined(found: &[Vec<f32>]) -> (Vec<f32>, Vec<Choice>) {
@@ -23,7 +23,7 @@ fn mined(found: &[Vec<f32>]) -> (Vec<f32>, Vec<Choice>) {
 }
 
 /// Compares all three kernels, each with the results of the one before it. Returns losses and choices.
-fn check(name: &str, parts: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, Vec<Choice>) {
+fn check(name: &str, parts: &[f32], labels: &[u32], margin: Margin) -> (Vec<f32>, Vec<Choice>) {
     let (batch, family) = (labels.len(), context().family());
     let found = judged(name, |run| distances(run, parts, batch, family)).remove(0);
     for i in 0..batch {
@@ -34,7 +34,7 @@ fn check(name: &str, parts: &[f32], labels: &[u32], margin: f32) -> (Vec<f32>, V
         }
     }
     let (losses, choices) = mined(&judged(name, |run| mine(run, &found, labels, margin)));
-    judged(name, |run| backward(run, parts, &found, &choices, normal(99, parts.len()), 1.0));
+    judged(name, |run| backward(run, parts, &found, &choices, normal(99, parts.len()), 1.0, margin));
     (losses, choices)
 }
 
@@ -75,7 +75,7 @@ fn separated_persons_have_no_loss() {
     let (losses, choices) = check("apart", &parts, &labels, MARGIN);
     assert!(losses.iter().all(|&loss| loss == 0.0) && choices.iter().all(Option::is_none));
     // With a margin as wide as the gap all anchors have a loss.
-    let (_, choices) = check("apart, wide margin", &parts, &labels, 100.0);
+    let (_, choices) = check("apart, wide margin", &parts, &labels, Margin::Hard(100.0));
     assert!(choices.iter().all(Option::is_some));
 }
 
@@ -87,14 +87,14 @@ fn an_anchor_without_a_pair_has_no_loss() {
         assert!(losses.iter().all(|&loss| loss == 0.0) && choices.iter().all(Option::is_none));
     }
     // The last person has one image, which is a negative of others but no anchor.
-    let (losses, choices) = check("one alone", &parts, &[0, 0, 1, 1, 2], 100.0);
+    let (losses, choices) = check("one alone", &parts, &[0, 0, 1, 1, 2], Margin::Hard(100.0));
     assert!(losses[4] == 0.0 && choices[4].is_none() && choices[..4].iter().all(Option::is_some));
 }
 
 #[test]
 fn of_equals_the_first_is_taken() {
     let parts = [0.0, 1.0, -1.0, 2.0, -2.0];
-    let (_, choices) = check("equals", &parts, &[0, 0, 0, 1, 1], 10.0);
+    let (_, choices) = check("equals", &parts, &[0, 0, 0, 1, 1], Margin::Hard(10.0));
     assert_eq!(choices[0], Some([1, 3]));
 }
 
@@ -103,11 +103,28 @@ fn identical_images_have_no_direction() {
     // Copies of one image under both labels.
     let parts: Vec<f32> = normal(8, 13).repeat(4);
     let (losses, choices) = check("copies", &parts, &[0, 0, 1, 1], MARGIN);
-    assert!(losses.iter().all(|&loss| loss == MARGIN) && choices.iter().all(Option::is_some));
+    assert!(losses.iter().all(|&loss| loss == 0.3) && choices.iter().all(Option::is_some));
     // Below the smallest distance, then above it.
     for step in [9e-7, 1.1e-6] {
-        check("nearly alike", &[0.0, step, 1.0, 1.0 + step], &[0, 0, 1, 1], 2.0);
+        check("nearly alike", &[0.0, step, 1.0, 1.0 + step], &[0, 0, 1, 1], Margin::Hard(2.0));
     }
+}
+
+#[test]
+fn the_soft_margin_counts_every_anchor_with_a_pair() {
+    let labels = [0, 0, 1, 1, 2];
+    // Distances so close, so far apart and so large that exp would overflow.
+    for (name, size) in [("near", 1e-4), ("apart", 40.0), ("far apart", 1e4)] {
+        let (losses, choices) = check(name, &scaled(12, 5 * 9, size), &labels, Margin::Soft);
+        assert!(losses.iter().all(|loss| loss.is_finite()), "{losses:?}");
+        assert!(choices[..4].iter().all(Option::is_some) && choices[4].is_none() && losses[4] == 0.0);
+    }
+    // Persons that are separated have a loss of 0 in f32, and still a choice.
+    let parts = [0.0, 0.0, 100.0, 100.0, 200.0, 500.0];
+    let (losses, choices) = check("separated", &parts, &[0, 0, 1, 1, 2, 2], Margin::Soft);
+    assert!(losses == [0.0, 0.0, 0.0, 0.0, 200.0, 0.0] && choices.iter().all(Option::is_some));
+    let (losses, _) = check("copies", &normal(8, 13).repeat(4), &[0, 0, 1, 1], Margin::Soft);
+    assert!(losses.iter().all(|&loss| (loss - 2f32.ln()).abs() < 1e-6));
 }
 
 #[test]
@@ -130,7 +147,7 @@ fn parts_that_are_not_finite_show_in_the_loss() {
 fn reference_gradients_match_finite_differences() {
     let (batch, length) = (7, 5);
     let (parts, labels) = (coarse(10, batch * length), [4, 1, 4, 1, 2, 4, 9]);
-    for margin in [0.3, 2.0] {
+    for margin in [Some(0.3), Some(2.0), None] {
         let mined = |parts: &[f32]| {
             let distances: Vec<f64> = reference::distances(parts, batch).iter().map(|d| d.value).collect();
             let all = (0..batch).map(|anchor| reference::mine(&distances, &labels, anchor, margin));
@@ -140,9 +157,10 @@ fn reference_gradients_match_finite_differences() {
         let (distances, _, choices) = mined(&parts);
         let active = choices.iter().flatten().count();
         assert!(active > 2 && active < batch, "{active} anchors");
-        let gradient = reference::gradient(&parts, &distances, &choices, &vec![0.0; parts.len()]);
+        let soft = margin.is_none();
+        let gradient = reference::gradient(&parts, &distances, &choices, &vec![0.0; parts.len()], soft);
         let gradient: Vec<f64> = gradient.iter().map(|g| g.value).collect();
-        check_gradient(&format!("triplet margin {margin}"), &parts, &gradient, |parts| {
+        check_gradient(&format!("triplet margin {margin:?}"), &parts, &gradient, |parts| {
             mined(parts).1.iter().map(|loss| loss.value).sum::<f64>() / batch as f64
         });
     }
@@ -154,7 +172,7 @@ fn the_loss_scale_multiplies_the_gradient() {
     let choices = [Some([1, 2]), None, Some([0, 1])];
     let [plain, scaled] = [1.0, 512.0].map(|scale| {
         let record = |run: &mut Run<'static>| {
-            backward(run, drawn(11, 3 * 8), &distances[..], &choices, vec![0.0; 24], scale);
+            backward(run, drawn(11, 3 * 8), &distances[..], &choices, vec![0.0; 24], scale, Margin::Soft);
         };
         outputs("triplet backward", record).remove(0)
     });

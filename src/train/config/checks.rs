@@ -36,7 +36,7 @@ impl Config {
 
     /// Checks settings against each other; [`super::Key`] checks each alone.
     pub(super) fn check(&self) -> Result<()> {
-        let Config { data, schedule, .. } = self;
+        let Config { data, schedule, loss, .. } = self;
         let persons = data.persons_per_batch;
         let sampled = persons.checked_mul(data.images_per_person);
         let rules = [
@@ -61,6 +61,7 @@ impl Config {
                 schedule.best != BestBy::TestMap || schedule.eval_every >= 1,
                 "1 or more where schedule.best is test-map",
             ),
+            ("loss.soft_margin", loss.triplet || !loss.soft_margin, "false unless loss.triplet is true"),
             (
                 "schedule.refit",
                 schedule.best == BestBy::ValMap || !schedule.refit,

@@ -254,6 +254,8 @@ settings! {
         triplet: bool = false, Switch;
         /// Margin of the triplet loss.
         margin: f64 = 0.3, Number(NOT_NEGATIVE);
+        /// Takes log(1 + exp(z)) of the difference z of the two distances as triplet loss, and ignores the margin.
+        soft_margin: bool = false, Switch;
     }
     /// The adapter, `[device]`.
     device: DeviceConfig {

@@ -19,6 +19,7 @@ use crate::checkpoint::Settings;
 use crate::datasets::LoadOptions;
 use crate::datasets::sampler::Sampling;
 use crate::gpu::ContextOptions;
+use crate::kernels::triplet::Margin;
 use crate::shape::{ImageSize, LambdaOn, PartTokens, Preprocess, VitConfig};
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,14 @@ impl DeviceConfig {
     pub fn options(&self) -> ContextOptions {
         let DeviceConfig { adapter, precision } = self.clone();
         ContextOptions { precision, ..ContextOptions::from_environment(adapter) }
+    }
+}
+
+impl LossConfig {
+    /// Margin of the triplet loss; `None` without that loss.
+    pub fn triplet_margin(&self) -> Option<Margin> {
+        let margin = if self.soft_margin { Margin::Soft } else { Margin::Hard(self.margin as f32) };
+        self.triplet.then_some(margin)
     }
 }
 
