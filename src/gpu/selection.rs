@@ -88,10 +88,10 @@ impl AdapterSummary {
             return Err("matrix units without f16 or subgroups in shaders");
         }
         if !matches!(self.subgroup.1, 8 | 16 | 32 | 64) {
-            return Err("matrix units with subgroups that are not of 8 to 64");
+            return Err("matrix units, but subgroups of other than 8, 16, 32 or 64 lanes");
         }
         if self.max_workgroup_bytes < 32 * 1024 || self.max_invocations < 512 {
-            return Err("matrix units with workgroups below 32 KiB or 512 invocations");
+            return Err("matrix units, but workgroups below 32 KiB or 512 invocations");
         }
         let fits = |side| MatrixUnit { m: side, n: side, k: side, operands: "f16", sums: "f32" };
         let found = [16, 8].into_iter().find(|&side| self.matrix_units.contains(&fits(side)));
@@ -186,6 +186,7 @@ mod tests {
         }
 
         let mut card = summary(AdapterClass::Discrete, (32, 32));
+        (card.max_workgroup_bytes, card.max_invocations) = (32 * 1024, 1024);
         let unit = MatrixUnit { m: 16, n: 16, k: 16, operands: "f16", sums: "f16" };
         for (units, side, reason) in [
             (vec![], None, "no matrix units"),
@@ -201,6 +202,10 @@ mod tests {
             assert!(found.contains(reason), "{found}");
             assert_eq!(products(&card, &options(), Precision::F32).0, "workgroup tiles");
         }
+        let small = AdapterSummary { max_invocations: 256, ..card.clone() };
+        assert!(products(&small, &options(), Precision::F16).1.contains("below 32 KiB or 512 invocations"));
+        let wide = AdapterSummary { subgroup: (32, 128), ..card.clone() };
+        assert!(products(&wide, &options(), Precision::F16).1.contains("other than 8, 16, 32 or 64 lanes"));
         let off = ContextOptions { matrix_units: false, ..options() };
         assert!(products(&card, &off, Precision::F16).1.contains("LAT_MATRIX_UNITS=0"));
     }
