@@ -95,6 +95,23 @@ fn place(lane: u32) -> vec2u {
     return vec2u(down, along);
 }
 
+// Tile, head and image of a workgroup: x counts the tiles of a head's rows, y the heads.
+fn place_of(group: vec3u) -> vec3u {
+    let head = params.first + group.y;
+    return vec3u(group.x, head % params.heads, head / params.heads);
+}
+
+// First quad of a row of q, k or v (operand 0, 1 or 2). Rows past the end repeat the last row.
+fn qkv_row(group: vec3u, operand: u32, token: u32) -> u32 {
+    let row = group.z * params.tokens + min(token, params.tokens - 1u);
+    return ((row * 3u + operand) * params.heads + group.y) * QUADS;
+}
+
+fn dout_row(group: vec3u, token: u32) -> u32 {
+    let row = group.z * params.tokens + min(token, params.tokens - 1u);
+    return (row * params.heads + group.y) * QUADS;
+}
+
 // Loads a chunk of ROWS rows of q, k or v into the tile at `side`.
 fn load_qkv(group: vec3u, lane: u32, side: u32, operand: u32, first: u32, chunk: u32) {
     for (var t = 0u; t < ROWS * CHUNK; t += THREADS) {

@@ -107,6 +107,23 @@ const SHIFT = 15.0;
 alias Square = array<Quad, 4>;
 alias Values = array<vec4f, OWN>;
 
+// Tile, head and image of a workgroup: x counts the tiles of a head's rows, y the heads.
+fn place_of(group: vec3u) -> vec3u {
+    let head = params.first + group.y;
+    return vec3u(group.x, head % params.heads, head / params.heads);
+}
+
+// First quad of a row of q, k or v (operand 0, 1 or 2). Rows past the end repeat the last row.
+fn qkv_row(group: vec3u, operand: u32, token: u32) -> u32 {
+    let row = group.z * params.tokens + min(token, params.tokens - 1u);
+    return ((row * 3u + operand) * params.heads + group.y) * QUADS;
+}
+
+fn dout_row(group: vec3u, token: u32) -> u32 {
+    let row = group.z * params.tokens + min(token, params.tokens - 1u);
+    return (row * params.heads + group.y) * QUADS;
+}
+
 // First row and quad of square t of an operand. Neighbouring invocations have neighbouring rows.
 fn square(t: u32) -> vec2u {
     return vec2u(t % (STEP / 4u) * 4u, t / (STEP / 4u) % QUADS);
@@ -194,37 +211,6 @@ fn load_scores(block: u32) -> Sums {
     return coopLoadT<Sums>(&scores[index], stride);
 }
 
-// Loads the subgroup's own rows.
-fn load_rows(rows: ptr<function, array<Left, ALONG_HEAD>>, block: u32) {
-    for (var d = 0u; d < ALONG_HEAD; d++) {
-        (*rows)[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
-    }
-}
-
-// Stores the products of the subgroup's own rows with those of an operand in the stage, as scores.
-fn multiply_rows(rows: ptr<function, array<Left, ALONG_HEAD>>, operand: u32, block: u32) {
-    var product: Sums;
-    for (var j = 0u; j < ALONG_STEP; j++) {
-        product = Sums();
-        for (var d = 0u; d < ALONG_HEAD; d++) {
-            let other = right(operand + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
-            product = coopMultiplyAdd((*rows)[d], other, product);
-        }
-        store_scores(product, block, j);
-    }
-}
-
-// Adds the products of the subgroup's weights with a transposed operand in the stage.
-fn add_weighted(sums: ptr<function, array<Sums, ALONG_HEAD>>, weights: u32, operand: u32, block: u32) {
-    for (var j = 0u; j < ALONG_STEP; j++) {
-        let own = left(weights + block * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
-        for (var d = 0u; d < ALONG_HEAD; d++) {
-            let other = right(operand + d * SIDE * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
-            (*sums)[d] = coopMultiplyAdd(own, other, (*sums)[d]);
-        }
-    }
-}
-
 // Four scores of a row.
 fn four(at: u32) -> vec4f {
     return vec4f(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
@@ -292,7 +278,10 @@ fn attention_forward(
     workgroupBarrier();
     var queries = array<Left, ALONG_HEAD>();
     var sums = array<Sums, ALONG_HEAD>();
-    load_rows(&queries, block);
+    for (var d = 0u; d < ALONG_HEAD; d++) {
+        queries[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
+        sums[d] = Sums();
+    }
     if (lane == 0u) {
         is_raised = vec4u(0u);
     }
@@ -306,6 +295,7 @@ fn attention_forward(
     // log₂ of the factor that its weights are divided by, and their sum; `total` covers this invocation's keys alone.
     var peak = -1e30;
     var total = 0.0;
+    var product = Sums();
     for (var start = 0u; start < params.tokens; start += STEP) {
         for (var i = 0u; i < MOVES; i++) {
             let t = i * THREADS + lane;
@@ -320,7 +310,14 @@ fn attention_forward(
             let t = i * THREADS + lane;
             held[i] = fetch_qkv(group, 1u + t / SQUARES % 2u, start + STEP + square(t).x, square(t).y);
         }
-        multiply_rows(&queries, STRAIGHT_AT, block);
+        for (var j = 0u; j < ALONG_STEP; j++) {
+            product = Sums();
+            for (var d = 0u; d < ALONG_HEAD; d++) {
+                let keys = right(STRAIGHT_AT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
+                product = coopMultiplyAdd(queries[d], keys, product);
+            }
+            store_scores(product, block, j);
+        }
         workgroupBarrier();
 
         var values = own_scores(lane);
@@ -368,7 +365,12 @@ fn attention_forward(
             workgroupBarrier();
         }
         total += sum;
-        add_weighted(&sums, STRAIGHT_AT, 0u, block);
+        for (var j = 0u; j < ALONG_STEP; j++) {
+            let weights = left(STRAIGHT_AT + block * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
+            for (var d = 0u; d < ALONG_HEAD; d++) {
+                sums[d] = coopMultiplyAdd(weights, right(d * SIDE * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH), sums[d]);
+            }
+        }
         workgroupBarrier();
     }
 
@@ -411,13 +413,19 @@ fn attention_dq(
     var sums = array<Sums, ALONG_HEAD>();
     stage_own_qkv(group, lane, 0u);
     workgroupBarrier();
-    load_rows(&queries, block);
+    for (var d = 0u; d < ALONG_HEAD; d++) {
+        queries[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
+    }
     workgroupBarrier();
     stage_own_dout(group, lane);
     workgroupBarrier();
-    load_rows(&gradients, block);
+    for (var d = 0u; d < ALONG_HEAD; d++) {
+        gradients[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
+        sums[d] = Sums();
+    }
     workgroupBarrier();
 
+    var product = Sums();
     for (var start = 0u; start < params.tokens; start += STEP) {
         for (var i = 0u; i < MOVES; i++) {
             let t = i * THREADS + lane;
@@ -430,7 +438,14 @@ fn attention_dq(
             }
         }
         workgroupBarrier();
-        multiply_rows(&queries, STRAIGHT_AT, block);
+        for (var j = 0u; j < ALONG_STEP; j++) {
+            product = Sums();
+            for (var d = 0u; d < ALONG_HEAD; d++) {
+                let other = right(STRAIGHT_AT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
+                product = coopMultiplyAdd(queries[d], other, product);
+            }
+            store_scores(product, block, j);
+        }
         workgroupBarrier();
         let peak = fma(kept_lse[at], LOG2E, -SHIFT);
         var values = own_scores(lane);
@@ -443,7 +458,14 @@ fn attention_dq(
             }
         }
         workgroupBarrier();
-        multiply_rows(&gradients, STRAIGHT_AT + STRAIGHT, block);
+        for (var j = 0u; j < ALONG_STEP; j++) {
+            product = Sums();
+            for (var d = 0u; d < ALONG_HEAD; d++) {
+                let other = right(STRAIGHT_AT + STRAIGHT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
+                product = coopMultiplyAdd(gradients[d], other, product);
+            }
+            store_scores(product, block, j);
+        }
         workgroupBarrier();
         let delta = kept_delta[at] * exp2(-SHIFT);
         let differences = own_scores(lane);
@@ -452,7 +474,12 @@ fn attention_dq(
             stage_weights(STRAIGHT_AT, lane, i, rounded(values[i] * difference));
         }
         workgroupBarrier();
-        add_weighted(&sums, STRAIGHT_AT, 0u, block);
+        for (var j = 0u; j < ALONG_STEP; j++) {
+            let weights = left(STRAIGHT_AT + block * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
+            for (var d = 0u; d < ALONG_HEAD; d++) {
+                sums[d] = coopMultiplyAdd(weights, right(d * SIDE * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH), sums[d]);
+            }
+        }
         workgroupBarrier();
     }
 
@@ -487,13 +514,20 @@ fn attention_dkv(
     var v_sums = array<Sums, ALONG_HEAD>();
     stage_own_qkv(group, lane, 1u);
     workgroupBarrier();
-    load_rows(&keys, block);
+    for (var d = 0u; d < ALONG_HEAD; d++) {
+        keys[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
+        k_sums[d] = Sums();
+    }
     workgroupBarrier();
     stage_own_qkv(group, lane, 2u);
     workgroupBarrier();
-    load_rows(&values, block);
+    for (var d = 0u; d < ALONG_HEAD; d++) {
+        values[d] = left(block * PITCH + d * SIDE / 4u, PITCH);
+        v_sums[d] = Sums();
+    }
     workgroupBarrier();
 
+    var product = Sums();
     for (var start = 0u; start < params.tokens; start += STEP) {
         for (var i = 0u; i < MOVES; i++) {
             let t = i * THREADS + lane;
@@ -509,7 +543,14 @@ fn attention_dkv(
             statistics[STEP + t] = kept_delta[at] * exp2(-SHIFT);
         }
         workgroupBarrier();
-        multiply_rows(&keys, STRAIGHT_AT, block);
+        for (var j = 0u; j < ALONG_STEP; j++) {
+            product = Sums();
+            for (var d = 0u; d < ALONG_HEAD; d++) {
+                let other = right(STRAIGHT_AT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
+                product = coopMultiplyAdd(keys[d], other, product);
+            }
+            store_scores(product, block, j);
+        }
         workgroupBarrier();
         var probabilities = own_scores(lane);
         for (var i = 0u; i < OWN; i++) {
@@ -522,7 +563,14 @@ fn attention_dkv(
             }
         }
         workgroupBarrier();
-        multiply_rows(&values, STRAIGHT_AT + STRAIGHT, block);
+        for (var j = 0u; j < ALONG_STEP; j++) {
+            product = Sums();
+            for (var d = 0u; d < ALONG_HEAD; d++) {
+                let other = right(STRAIGHT_AT + STRAIGHT + j * SIDE * PITCH + d * SIDE / 4u, PITCH);
+                product = coopMultiplyAdd(values[d], other, product);
+            }
+            store_scores(product, block, j);
+        }
         workgroupBarrier();
         let differences = own_scores(lane);
         for (var i = 0u; i < OWN; i++) {
@@ -532,8 +580,15 @@ fn attention_dkv(
             stage_weights(STRAIGHT_AT + WEIGHTS, lane, i, rounded(probabilities[i] * difference));
         }
         workgroupBarrier();
-        add_weighted(&k_sums, STRAIGHT_AT + WEIGHTS, 0u, block);
-        add_weighted(&v_sums, STRAIGHT_AT, TURNED, block);
+        for (var j = 0u; j < ALONG_STEP; j++) {
+            let p = left(STRAIGHT_AT + block * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
+            let ds = left(STRAIGHT_AT + WEIGHTS + block * OTHER_PITCH + j * SIDE / 4u, OTHER_PITCH);
+            for (var d = 0u; d < ALONG_HEAD; d++) {
+                let at = d * SIDE * OTHER_PITCH + j * SIDE / 4u;
+                k_sums[d] = coopMultiplyAdd(ds, right(at, OTHER_PITCH), k_sums[d]);
+                v_sums[d] = coopMultiplyAdd(p, right(TURNED + at, OTHER_PITCH), v_sums[d]);
+            }
+        }
         workgroupBarrier();
     }
 

@@ -9,11 +9,8 @@ use crate::gpu::{
     Tensors, WorkgroupSize,
 };
 
-const PLACES: &str = include_str!("../../shaders/common/attention_rows.wgsl");
-
 /// The tiled family: tiles of queries, keys and values in workgroup memory.
-static TILED: ShaderFile =
-    ShaderFile::new("attention", include_str!("../../shaders/attention.wgsl")).helpers(&[PLACES]).quads();
+static TILED: ShaderFile = ShaderFile::new("attention", include_str!("../../shaders/attention.wgsl")).quads();
 /// The subgroup family: one subgroup per workgroup.
 static SUBGROUP: ShaderFile =
     ShaderFile::new("attention_subgroup", include_str!("../../shaders/attention_subgroup.wgsl"))
@@ -32,13 +29,11 @@ const fn cooperative(helpers: &'static [&'static str]) -> ShaderFile {
 static COOPERATIVE_16: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_16.wgsl"),
     include_str!("../../shaders/common/stage_16.wgsl"),
-    PLACES,
 ]);
 /// Matrix units with fragments of 8 × 8.
 static COOPERATIVE_8: ShaderFile = cooperative(&[
     include_str!("../../shaders/common/fragment_8.wgsl"),
     include_str!("../../shaders/common/stage_8.wgsl"),
-    PLACES,
 ]);
 
 entry_points! {
