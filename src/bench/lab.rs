@@ -335,7 +335,7 @@ fn winners(context: &Context, found: &[(&Shape, Vec<Measured>)]) -> Vec<Winner> 
         let batches: Vec<(Tile, &[Measured])> = alike
             .map(|(shape, tiles)| {
                 let Shape { m, n, k, .. } = **shape;
-                (Tile::equivalent(form, context, m, n, k)[0], &tiles[..])
+                (Tile::untuned(form, context, m, n, k), &tiles[..])
             })
             .collect();
         let mut menu = Tile::menu(form, context.family(), context.class());

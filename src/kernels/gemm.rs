@@ -324,13 +324,18 @@ impl Slices {
 }
 
 impl Tile {
-    /// The tile that tuning chose for this class of shapes; otherwise [`Tile::units`]; otherwise the built-in tile.
+    /// The tile that tuning chose for this class of shapes; otherwise [`Tile::untuned`].
     pub fn pick(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
         let chosen = context.choice(&class_of(form, context.storage(), m, n, k)).and_then(|name| {
             Tile::equivalent(form, context, m, n, k).into_iter().find(|tile| tile.name(form) == name)
         });
-        let units = || Tile::units(form, context, m, n, k).next();
-        chosen.or_else(units).unwrap_or_else(|| Tile::built_in(form, context, m, n, k))
+        chosen.unwrap_or_else(|| Tile::untuned(form, context, m, n, k))
+    }
+
+    /// The first of [`Tile::units`]; otherwise the tile of the built-in table.
+    pub fn untuned(form: Form, context: &Context, m: usize, n: usize, k: usize) -> Tile {
+        let units = Tile::units(form, context, m, n, k).next();
+        units.unwrap_or_else(|| Tile::built_in(form, context, m, n, k))
     }
 
     /// The tiles that tuning may choose from, which give a product the same bits: [`Tile::units`] if matrix units
