@@ -19,7 +19,7 @@ const BINARY: [(&[u8], &str); 11] = [
 ];
 
 /// Hint for PyTorch files.
-const CONVERT: &str = "weights/README.md shows how to convert it to .safetensors";
+const CONVERT: &str = "`lat-wgpu convert` makes a .safetensors of it (weights/README.md)";
 
 /// Describes a file that begins with `start` and isn't safetensors, and says what to do. `None` if it isn't known.
 pub(super) fn describe(start: &[u8]) -> Option<String> {

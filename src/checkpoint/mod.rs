@@ -2,14 +2,19 @@
 //!
 //! `safetensors` reads the header, `names` maps every name to timm's, and `recognise` decides the configuration and
 //! checks shapes. Only then is tensor data read, one tensor at a time.
+//!
+//! `convert` takes files of PyTorch, too: `pytorch` reads them, and `releases` knows published weights.
 
+mod convert;
 mod foreign;
 mod metadata;
 mod names;
 mod parameters;
 mod positions;
+mod pytorch;
 mod random;
 mod recognise;
+mod releases;
 mod safetensors;
 mod save;
 mod timm;
@@ -17,6 +22,7 @@ mod timm;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use convert::{Converted, convert};
 pub use metadata::{Threshold, lat_wgpu_metadata};
 pub use parameters::{ClassifierTensor, classifier_tensors, is_prefix, parameter_shapes};
 pub use random::random_backbone;
@@ -31,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::shape::{Preprocess, VitConfig};
 use crate::storage::entry::KEY;
 use crate::storage::hash::Hash;
+use metadata::Metadata;
 use names::Source;
 use parameters::POSITIONS;
 use recognise::recognise;
@@ -94,12 +101,22 @@ impl Network {
 /// not of a plain ViT; [`Usage`](crate::error::Error::Usage) if a setting is missing or impossible;
 /// [`TooLarge`](crate::error::Error::TooLarge) if the position table is.
 pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
-    let mut container = Container::open(path)?;
+    let container = Container::open(path)?;
     if container.tensors.iter().any(|tensor| tensor.name == "embeddings") {
         let reason = "it holds embeddings, not a model".to_string();
         return Err(Error::Weights { path: path.to_path_buf(), reason });
     }
     let metadata = metadata::read(path, container.metadata.get(KEY))?;
+    network_of(path, container, metadata, settings)
+}
+
+/// Loads the network of an open file.
+fn network_of(
+    path: &Path,
+    mut container: Container,
+    metadata: Metadata,
+    settings: &Settings,
+) -> Result<Network> {
     let sorted = names::sort(path, &container, settings.ignore_unknown)?;
     let recognised = recognise(path, &container, &sorted, &metadata, settings)?;
     let config = recognised.config;

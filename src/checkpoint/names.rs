@@ -206,9 +206,10 @@ const OTHER_NETWORKS: [(&str, &str); 14] = [
 ];
 
 /// Prefixes of tensors that other programs add, and their effects on the network.
-const ADDITIONS: [(&str, &str); 8] = [
+const ADDITIONS: [(&str, &str); 9] = [
     ("sie_embed", "it is added to the tokens by camera or view"),
     ("cv_embed", "it is added to the tokens by camera or view"),
+    ("part_token", "it adds tokens"),
     ("prompt", "it adds tokens"),
     ("storage_token", "it adds tokens"),
     ("register", "it adds tokens"),
@@ -306,7 +307,7 @@ pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> 
 }
 
 /// Lists the first few names and the number of the others.
-fn some_of(names: &[&str]) -> String {
+pub(super) fn some_of(names: &[&str]) -> String {
     let shown = names.len().min(4);
     let more = names.len() - shown;
     let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -438,7 +439,8 @@ const UNKNOWN: &str = "an unknown tensor could change the network";
 fn is_unused(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     let buffers = ["num_batches_tracked", "position_ids", "attn_mask", "attention_mask", "causal_mask"];
-    buffers.contains(&last) || name.split('.').any(|word| matches!(word, "mask_token" | "pooler"))
+    buffers.contains(&last)
+        || name.split('.').any(|word| matches!(word, "mask_token" | "masked_embed" | "pooler"))
 }
 
 /// Kind of a tensor that doesn't change embeddings, by the first word of its name: a head, or a module beside the
@@ -589,6 +591,7 @@ mod tests {
             ("bottleneck_1.running_mean", Ignored::ClassificationHead),
             ("decoder_blocks.0.norm1.weight", Ignored::Decoder),
             ("mask_token", Ignored::Other),
+            ("masked_embed", Ignored::Other),
             ("blocks.0.attn.attn_mask", Ignored::Other),
             ("heads.0.bn.num_batches_tracked", Ignored::Other),
             ("logit_scale", Ignored::Text),

@@ -13,13 +13,14 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::foreign;
+use super::pytorch::Storages;
 use crate::error::{Error, Result};
 
 /// Largest header, in bytes. A ViT-g with optimiser state needs about 300 kB.
 const MAX_HEADER: u64 = 16_000_000;
 
 /// Largest number of tensors.
-const MAX_TENSORS: usize = 10_000;
+pub(super) const MAX_TENSORS: usize = 10_000;
 
 /// A tensor of a file, from the header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +33,8 @@ pub struct FileTensor {
     pub shape: Vec<usize>,
     /// Size of the data in bytes.
     pub bytes: u64,
-    /// Offset in the file, in bytes.
-    start: u64,
+    /// Offset in the file, in bytes; in a file of PyTorch, the number of the tensor.
+    pub(super) start: u64,
 }
 
 impl FileTensor {
@@ -48,10 +49,18 @@ impl FileTensor {
     }
 }
 
+/// The data of a [`Container`].
+pub(super) enum Source {
+    /// A safetensors file.
+    File(File),
+    /// A file of PyTorch.
+    PyTorch(Storages),
+}
+
 /// An open file whose header has been read and checked.
 pub(super) struct Container {
     path: PathBuf,
-    file: File,
+    source: Source,
     /// In the order of the header.
     pub(super) tensors: Vec<FileTensor>,
     /// The header's `__metadata__`.
@@ -104,7 +113,12 @@ impl Container {
                 return Err(unusable(format!("the metadata key {key:?} occurs twice")));
             }
         }
-        Ok(Container { path: path.to_path_buf(), file, tensors, metadata })
+        Ok(Container { metadata, ..Container::new(path, Source::File(file), tensors) })
+    }
+
+    /// Makes a container of checked tensors, without metadata.
+    pub(super) fn new(path: &Path, source: Source, tensors: Vec<FileTensor>) -> Container {
+        Container { path: path.to_path_buf(), source, tensors, metadata: BTreeMap::new() }
     }
 
     /// Reads the bytes of tensor `index`.
@@ -113,8 +127,11 @@ impl Container {
     /// [`Error::Io`].
     pub(super) fn read_bytes(&self, index: usize) -> Result<Vec<u8>> {
         let FileTensor { bytes, start, .. } = self.tensors[index];
+        let mut file = match &self.source {
+            Source::PyTorch(storages) => return storages.read(&self.tensors[index]),
+            Source::File(file) => file,
+        };
         let mut data = vec![0u8; bytes as usize];
-        let mut file = &self.file;
         file.seek(SeekFrom::Start(start)).map_err(Error::io("read", &self.path))?;
         file.read_exact(&mut data).map_err(Error::io("read", &self.path))?;
         Ok(data)
@@ -225,6 +242,19 @@ impl<'de> Deserialize<'de> for Pairs {
     }
 }
 
+/// Checks that a name doesn't control the terminal.
+pub(super) fn check_name(path: &Path, name: &str) -> Result<()> {
+    if !name.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(Error::Tensor {
+        path: path.to_path_buf(),
+        tensor: name.escape_debug().to_string(),
+        expected: "a name without control characters".into(),
+        found: "one with them".into(),
+    })
+}
+
 /// Checks that every name is unique, that every shape matches its bytes, and that the tensors tile the data exactly.
 fn check_entries(
     path: &Path,
@@ -242,9 +272,7 @@ fn check_entries(
     let mut names = HashSet::new();
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, entry) in &entries {
-        if name.chars().any(char::is_control) {
-            return Err(fault(name, "a name without control characters".into(), "one with them".into()));
-        }
+        check_name(path, name)?;
         if !names.insert(name.as_str()) {
             return Err(fault(name, "one tensor of this name".into(), "a duplicate".into()));
         }
@@ -313,15 +341,20 @@ enum Size {
     Unknown,
 }
 
+/// Bytes of an element; `None` for an unknown type.
+pub(super) fn byte_width(dtype: &str) -> Option<u64> {
+    match dtype {
+        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => Some(1),
+        "U16" | "I16" | "F16" | "BF16" => Some(2),
+        "U32" | "I32" | "F32" => Some(4),
+        "U64" | "I64" | "F64" => Some(8),
+        _ => None,
+    }
+}
+
 /// Computes the size of `shape` elements of `dtype`.
 fn byte_size(dtype: &str, shape: &[u64]) -> Size {
-    let width = match dtype {
-        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => 1,
-        "U16" | "I16" | "F16" | "BF16" => 2,
-        "U32" | "I32" | "F32" => 4,
-        "U64" | "I64" | "F64" => 8,
-        _ => return Size::Unknown,
-    };
+    let Some(width) = byte_width(dtype) else { return Size::Unknown };
     match shape.iter().try_fold(width, |product: u64, &n| product.checked_mul(n)) {
         Some(bytes) => Size::Bytes(bytes),
         None => Size::Overflow,
