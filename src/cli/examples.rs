@@ -73,6 +73,13 @@ const GROUPS: [(&str, &[Examples]); 5] = [
                     "--backbone vit.safetensors --data Market-1501 --epochs 10 -o ablation",
                 ],
             ),
+            (
+                "convert",
+                [
+                    "personvit.pth -o personvit.safetensors",
+                    "vit.bin -o vit.safetensors --size 256x128 --normalize half",
+                ],
+            ),
             ("init", ["-o vit.safetensors", "--size 256x128 --dim 384 --heads 6 -o vit.safetensors"]),
         ],
     ),

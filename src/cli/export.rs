@@ -91,7 +91,7 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
 }
 
 /// Prints the name, the tensors and the size of an exported file.
-fn print_written(out: &Path, tensors: usize) -> Result<()> {
+pub fn print_written(out: &Path, tensors: usize) -> Result<()> {
     let bytes = std::fs::metadata(out).map_err(Error::io("read", out))?.len();
     eprintln!("wrote {}: {tensors} tensors, {bytes} bytes", out.display());
     Ok(())

@@ -68,7 +68,8 @@ pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(network: &Network) -> String {
+/// Describes a network, with its notes.
+pub fn describe(network: &Network) -> String {
     let Network { config, preprocess, notes, classifiers, class_names, threshold, .. } = network;
     let (rows, columns) = config.grid();
     let parameters: usize = network.tensors.values().map(|t| t.data.len()).sum();

@@ -35,6 +35,7 @@ mod arguments;
 mod autotune;
 mod bench;
 mod completions;
+mod convert;
 mod data;
 mod demo;
 mod embed;
@@ -130,6 +131,8 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Write a backbone with random weights
     Init(init::InitArguments),
+    /// Make a model of PyTorch's files: PersonViT, TransReID, DeiT, MAE and other plain ViTs
+    Convert(convert::ConvertArguments),
     /// Measure the fastest tiles on this adapter, and save them for later runs
     Autotune(autotune::AutotuneArguments),
     /// Export a model to timm, ONNX or the browser
@@ -180,6 +183,7 @@ pub fn main() -> ExitCode {
         Command::Synth(arguments) => synth::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Autotune(arguments) => autotune::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

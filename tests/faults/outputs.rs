@@ -17,7 +17,7 @@ struct Route {
     inputs: &'static [&'static str],
 }
 
-const ROUTES: [Route; 21] = [
+const ROUTES: [Route; 22] = [
     Route {
         command: "embed --model m.safetensors --reduce pca.safetensors crops p.png",
         needed: "--out new.npy",
@@ -128,6 +128,7 @@ const ROUTES: [Route; 21] = [
         outputs: &["--out"],
         inputs: &["m.safetensors"],
     },
+    Route { command: "convert m.safetensors", needed: "", outputs: &["--out"], inputs: &["m.safetensors"] },
     Route {
         command: "explain --model m.safetensors p.png",
         needed: "--out new.png",
