@@ -28,7 +28,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target {
         name: "image",
         fuzz: targets::image,
@@ -75,6 +75,36 @@ pub const TARGETS: [Target; 11] = [
         seeds: seeds::models,
         words: JSON_OF_TENSORS,
         repair: mutate::header_length,
+        longest: 1 << 16,
+    },
+    Target {
+        name: "pytorch",
+        fuzz: targets::pytorch,
+        seeds: seeds::pytorch,
+        words: &[
+            b"PK\x01\x02",
+            b"PK\x05\x06",
+            b"PK\x06\x06",
+            b"/data.pkl",
+            b"/data/0",
+            b"ccollections\nOrderedDict\n)R",
+            b"ctorch._utils\n_rebuild_tensor_v2\n",
+            b"ctorch._utils\n_rebuild_parameter\n",
+            b"ctorch\nFloatStorage\n",
+            b"ctorch\nDoubleStorage\n",
+            b"X\x07\0\0\0storage",
+            b"X\x05\0\0\0model",
+            b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f",
+            b"\x8b\xff\xff\xff\x7f",
+            b"\x94",
+            b"h\0",
+            b"(",
+            b"tR",
+            b"\x86",
+            b"u",
+            b"Q",
+        ],
+        repair: mutate::no_checksums,
         longest: 1 << 16,
     },
     Target {

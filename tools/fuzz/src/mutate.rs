@@ -192,6 +192,15 @@ pub fn header_length(bytes: &mut [u8]) {
     }
 }
 
+/// Removes the checksums from the directory of a zip archive. PyTorch may leave them out.
+pub fn no_checksums(bytes: &mut [u8]) {
+    for at in 0..bytes.len().saturating_sub(20) {
+        if bytes[at..].starts_with(b"PK\x01\x02") {
+            bytes[at + 16..at + 20].fill(0);
+        }
+    }
+}
+
 /// Repairs the mark at the end of a Parquet file.
 pub fn parquet_ends(bytes: &mut [u8]) {
     let Some(mark) = bytes.len().checked_sub(4) else { return };

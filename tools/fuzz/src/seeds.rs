@@ -145,6 +145,13 @@ pub fn models() -> Vec<Vec<u8>> {
     found
 }
 
+/// Files of PyTorch.
+pub fn pytorch() -> Vec<Vec<u8>> {
+    let small =
+        ["mixed_big_endian", "mixed_deflated", "personvit_student", "transreid_ssl", "transreid_sie", "beit"];
+    small.iter().map(|name| read(&engine().join(format!("tests/pytorch/{name}.pth")))).collect()
+}
+
 /// Configurations of a run.
 pub fn configs() -> Vec<Vec<u8>> {
     let presets = [Preset::Paper, Preset::ReleasedCode, Preset::Full, Preset::Strong];

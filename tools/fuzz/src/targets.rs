@@ -98,6 +98,19 @@ fn load(path: &Path, length: usize) -> String {
     chain(&network)
 }
 
+/// A file of PyTorch. If it is converted, the result is a model.
+pub fn pytorch(data: &[u8]) -> String {
+    let (path, out) = (file("weights.pth", data), folder().join("converted.safetensors"));
+    // A million values of a pickle, and numbers that tensors share.
+    let bound = (1 << 28) + 64 * data.len();
+    let settings = Settings { heads: Some(2), ..Settings::default() };
+    let converted = within("the converter", bound, || checkpoint::convert(&path, &settings, &out));
+    if converted.is_ok() {
+        checkpoint::load(&out, &Settings::default()).expect("a converted model");
+    }
+    chain(&converted)
+}
+
 /// The `lat_wgpu` entry of an otherwise valid weights file.
 pub fn metadata(data: &[u8]) -> String {
     let bytes = seeds::model_with(&String::from_utf8_lossy(data));
