@@ -15,7 +15,8 @@
 // backward: x (R, B, E) read   kept (R, E) vec4 read   dy (R, B, E) read   x_gradient (R, B, E) written
 //           dweight, dbias (R, E) written   step read
 // saved, read again as kept: mean, var, weight, bias. One buffer holds all four, because a kernel has at most eight
-// buffers. step, control: common/step.wgsl.
+// buffers. step, control: common/step.wgsl. BIAS: without it, bias is 0 and has no gradient. X_SAMPLE_FIRST, Y_SAMPLE_FIRST: x and its
+// gradient, or y and its gradient, are (B, R, E).
 // One invocation owns a unit (r, e) and reads its samples in order. The variance is summed about the mean. The backward
 // kernel stores g in x_gradient between its two passes. Error of y ≤ (2·B + 8)·2⁻²⁴ relative to |x| + |mean|, scaled
 // like x. ReLU passes a NaN, detected by its bits, so that it shows in the loss. The mask depends on the sample's
@@ -56,6 +57,9 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> dbias: array<f32>;
 
 override RELU: bool = false;
+override BIAS: bool = true;
+override X_SAMPLE_FIRST: bool = false;
+override Y_SAMPLE_FIRST: bool = false;
 
 const THREADS: u32 = 64;
 // High word of the random stream of dropout masks: "drop" in ASCII.
@@ -73,6 +77,19 @@ fn mask(hash: u32, b: u32) -> f32 {
     return select(0.0, params.keep_scale, number >= params.drop);
 }
 
+// The samples of a unit: index of the first, and distance to the next.
+struct Samples {
+    first: u32,
+    pitch: u32,
+}
+
+fn samples(unit: u32, sample_first: bool) -> Samples {
+    if (sample_first) {
+        return Samples(unit, params.parts * params.dim);
+    }
+    return Samples((unit / params.dim) * params.batch * params.dim + unit % params.dim, params.dim);
+}
+
 fn relu(z: f32) -> f32 {
     let is_nan = (bitcast<u32>(z) & 0x7fffffffu) > 0x7f800000u;
     return select(max(z, 0.0), z, is_nan);
@@ -88,35 +105,37 @@ fn batchnorm_train(
     if (unit >= params.parts * params.dim) {
         return;
     }
-    let dim = params.dim;
-    let first = (unit / dim) * params.batch * dim + unit % dim;
+    let from_x = samples(unit, X_SAMPLE_FIRST);
+    let to_y = samples(unit, Y_SAMPLE_FIRST);
     let batch = f32(params.batch);
 
     var sum = 0.0;
     for (var b = 0u; b < params.batch; b++) {
-        sum += x[first + b * dim];
+        sum += x[from_x.first + b * from_x.pitch];
     }
     let mean = sum / batch;
 
     var squares = 0.0;
     for (var b = 0u; b < params.batch; b++) {
-        let centred = x[first + b * dim] - mean;
+        let centred = x[from_x.first + b * from_x.pitch] - mean;
         squares = fma(centred, centred, squares);
     }
     let variance = squares / batch;
     let rstd = 1.0 / sqrt(variance + params.eps);
 
     let scale = weight[unit];
-    let shift = bias[unit];
+    var shift = 0.0;
+    if (BIAS) {
+        shift = bias[unit];
+    }
     saved[unit] = vec4f(mean, variance, scale, shift);
     let hash = mask_hash(unit);
     for (var b = 0u; b < params.batch; b++) {
-        let at = first + b * dim;
-        var z = fma((x[at] - mean) * rstd, scale, shift);
+        var z = fma((x[from_x.first + b * from_x.pitch] - mean) * rstd, scale, shift);
         if (RELU) {
             z = relu(z);
         }
-        y[at] = z * mask(hash, b);
+        y[to_y.first + b * to_y.pitch] = z * mask(hash, b);
     }
 }
 
@@ -130,20 +149,22 @@ fn batchnorm_evaluate(
     if (unit >= params.parts * params.dim) {
         return;
     }
-    let dim = params.dim;
-    let first = (unit / dim) * params.batch * dim + unit % dim;
+    let from_x = samples(unit, X_SAMPLE_FIRST);
+    let to_y = samples(unit, Y_SAMPLE_FIRST);
 
     let mean = running_mean[unit];
     let rstd = 1.0 / sqrt(running_var[unit] + params.eps);
     let scale = weight[unit];
-    let shift = bias[unit];
+    var shift = 0.0;
+    if (BIAS) {
+        shift = bias[unit];
+    }
     for (var b = 0u; b < params.batch; b++) {
-        let at = first + b * dim;
-        var z = fma((x[at] - mean) * rstd, scale, shift);
+        var z = fma((x[from_x.first + b * from_x.pitch] - mean) * rstd, scale, shift);
         if (RELU) {
             z = relu(z);
         }
-        y[at] = z;
+        y[to_y.first + b * to_y.pitch] = z;
     }
 }
 
@@ -173,8 +194,8 @@ fn batchnorm_backward(
     if (unit >= params.parts * params.dim) {
         return;
     }
-    let dim = params.dim;
-    let first = (unit / dim) * params.batch * dim + unit % dim;
+    let from_x = samples(unit, X_SAMPLE_FIRST);
+    let to_y = samples(unit, Y_SAMPLE_FIRST);
 
     let moments = kept[unit];
     let mean = moments.x;
@@ -183,9 +204,9 @@ fn batchnorm_backward(
     var bias_sum = 0.0;
     var weight_sum = 0.0;
     for (var b = 0u; b < params.batch; b++) {
-        let at = first + b * dim;
+        let at = from_x.first + b * from_x.pitch;
         let normalised = (x[at] - mean) * rstd;
-        var g = dy[at] * mask(hash, b);
+        var g = dy[to_y.first + b * to_y.pitch] * mask(hash, b);
         if (RELU) {
             g = select(0.0, g, fma(normalised, moments.z, moments.w) > 0.0);
         }
@@ -193,14 +214,16 @@ fn batchnorm_backward(
         bias_sum += g;
         weight_sum = fma(g, normalised, weight_sum);
     }
-    dbias[unit] = bias_sum;
+    if (BIAS) {
+        dbias[unit] = bias_sum;
+    }
     dweight[unit] = weight_sum;
 
     let batch = f32(params.batch);
     let bias_mean = bias_sum / batch;
     let weight_mean = weight_sum / batch;
     for (var b = 0u; b < params.batch; b++) {
-        let at = first + b * dim;
+        let at = from_x.first + b * from_x.pitch;
         let normalised = (x[at] - mean) * rstd;
         x_gradient[at] = moments.z * rstd * fma(-normalised, weight_mean, x_gradient[at] - bias_mean);
     }

@@ -1,14 +1,15 @@
 // Cross-entropy of every row of logits with its label, and the gradient of the batch mean, for all parts at once.
 //
 //   p[k] = exp(x[k] - max)/S      S = Σ_k exp(x[k] - max)      t[k] = smoothing/K + (k = label ? 1 - smoothing : 0)
-//   loss[r,b] = -Σ_k t[k]·log p[k] = log S - Σ_k t[k]·(x[k] - max)
-//   dlogits[r,b,k] = scale·(p[k] - t[k])/B          the gradient of scale·Σ_r (1/B) Σ_b loss[r,b]
+//   loss[r,b] = -weight·Σ_k t[k]·log p[k] = weight·(log S - Σ_k t[k]·(x[k] - max))
+//   dlogits[r,b,k] = scale·weight·(p[k] - t[k])/B          the gradient of scale·Σ_r (1/B) Σ_b loss[r,b]
 //
 // logits (R, B, K) read   labels (B) u32 read   loss (R, B) written   dlogits (R, B, K) written if WITH_GRADIENT
 // control read if WITH_GRADIENT: the loss scale
 // A workgroup of LANES invocations owns one row. Each invocation sums with a stride, then a fixed tree follows.
 // Subtracting the largest logit keeps exp within (0, 1]. Error of loss ≤ (K/LANES + log2 LANES + 12)·2⁻²⁴ of
-// log S + Σ t|x - max| + 1; of dlogits the same plus the error of exp (3 + 2|x - max| ulp), relative to (p + t)/B.
+// log S + Σ t|x - max| + 1, times weight; of dlogits the same plus the error of exp (3 + 2|x - max| ulp), relative to
+// (p + t)/B.
 // A label of K or more has no target except the smoothing. A row with a NaN or infinite logit has the loss NaN. The
 // test uses bits: compilers may assume that no float is NaN or infinite.
 // Source: [LAT eq. 7], label smoothing [Inception-v3 §7] in PyTorch's form. Limits: R·B·K below 2³².
@@ -18,6 +19,10 @@ struct Params {
     batch: u32,
     classes: u32,
     smoothing: f32,
+    weight: f32,
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -71,13 +76,13 @@ fn cross_entropy(
     let target_sum = workgroup_sum(lane, targets);
     let any_bad = workgroup_max(lane, bad) > 0.0;
     if (lane == 0u) {
-        let bits = bitcast<u32>(log(total) - target_sum);
+        let bits = bitcast<u32>(params.weight * (log(total) - target_sum));
         loss[row] = bitcast<f32>(select(bits, NOT_A_NUMBER, any_bad));
     }
 
     if (WITH_GRADIENT) {
         let batch = f32(params.batch);
-        let scale = bitcast<f32>(control[CONTROL_SCALE]);
+        let scale = params.weight * bitcast<f32>(control[CONTROL_SCALE]);
         for (var k = lane; k < params.classes; k += LANES) {
             let probability = exp(logits[start + k] - most) / total;
             dlogits[start + k] = scale * ((probability - select(everywhere, at_label, k == label)) / batch);

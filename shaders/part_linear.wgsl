@@ -8,6 +8,7 @@
 // forward:          weight (R, O, I) read   x read   bias (R, O) read   y (R, B, O) written
 // backward, input:  weight (R, O, I) read   x_gradient written   dy (R, B, O) read
 // backward, weight: dweight (R, O, I) written   x read   dy (R, B, O) read   dbias (R, O) written
+// BIAS: without it, bias is 0 and has no gradient.
 // One invocation owns one output; the one with i = 0 also owns dbias[r,o]. i, o or b ascends through one f32
 // accumulator by fma, so all files give the same bits. Error: |y - exact| ≤ (I + 1)·2⁻²⁴·(Σ_i|x||weight| + |bias|), and
 // likewise dx with O and dweight with B.
@@ -37,6 +38,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> dweight: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dbias: array<f32>;
 
+override BIAS: bool = true;
+
 const THREADS: u32 = 64;
 
 @compute @workgroup_size(THREADS)
@@ -59,7 +62,11 @@ fn part_linear_forward(
     for (var i = 0u; i < params.inputs; i++) {
         sum = fma(x[x_at + i], weight[weight_at + i], sum);
     }
-    y[index] = sum + bias[r * params.outputs + o];
+    var shift = 0.0;
+    if (BIAS) {
+        shift = bias[r * params.outputs + o];
+    }
+    y[index] = sum + shift;
 }
 
 @compute @workgroup_size(THREADS)
@@ -109,7 +116,7 @@ fn part_linear_backward_weight(
         bias_sum += upstream;
     }
     dweight[index] = sum;
-    if (i == 0u) {
+    if (BIAS && i == 0u) {
         dbias[r * params.outputs + o] = bias_sum;
     }
 }

@@ -36,6 +36,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> dweight: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> dbias: array<f32>;
 
+override BIAS: bool = true;
+
 const SUB: u32 = 8;
 const ROWS: u32 = 32;
 
@@ -98,11 +100,14 @@ fn part_linear_forward(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_in
         add_products(&sums, rows, right);
     }
 
-    let add = vec4f(bias[column.x], bias[column.y], bias[column.z], bias[column.w]);
+    var shift = vec4f(0.0);
+    if (BIAS) {
+        shift = vec4f(bias[column.x], bias[column.y], bias[column.z], bias[column.w]);
+    }
     for (var g = 0u; g < GROUPS; g++) {
         for (var i = 0u; i < SUB; i++) {
             let b = first_row + g * SUB + i;
-            let sum = sums[g][i] + add;
+            let sum = sums[g][i] + shift;
             for (var j = 0u; j < 4u; j++) {
                 let o = first_column + j * SUB;
                 if (b < params.batch && o < params.outputs) {
@@ -199,7 +204,7 @@ fn part_linear_backward_weight(
             }
         }
         let o = first_row + g * SUB + lane;
-        if (group.x == 0u && o < params.outputs) {
+        if (BIAS && group.x == 0u && o < params.outputs) {
             dbias[r * params.outputs + o] = totals[g];
         }
     }

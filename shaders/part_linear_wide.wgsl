@@ -34,6 +34,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> dweight: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> dbias: array<f32>;
 
+override BIAS: bool = true;
+
 const THREADS: u32 = 64;
 const EACH: u32 = 4;
 
@@ -65,10 +67,14 @@ fn part_linear_forward(
             sums[j] = fma(v.w, w.w, fma(v.z, w.z, fma(v.y, w.y, fma(v.x, w.x, sums[j]))));
         }
     }
+    var shift = 0.0;
+    if (BIAS) {
+        shift = bias[column];
+    }
     for (var j = 0u; j < EACH; j++) {
         let b = group.y * EACH + j;
         if (b < params.batch && o < params.outputs) {
-            y[(r * params.batch + b) * params.outputs + o] = sums[j] + bias[column];
+            y[(r * params.batch + b) * params.outputs + o] = sums[j] + shift;
         }
     }
 }
@@ -130,7 +136,7 @@ fn part_linear_backward_weight(
         let o = group.y * EACH + j;
         if (o < params.outputs && quad < quads) {
             dweight[(r * params.outputs + o) * quads + quad] = sums[j];
-            if (quad == 0u) {
+            if (BIAS && quad == 0u) {
                 dbias[r * params.outputs + o] = bias_sums[j];
             }
         }

@@ -98,6 +98,49 @@ pub enum PartLayout {
     One,
 }
 
+/// Classifiers that train on the parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadKind {
+    /// Linear, BatchNorm, optional ReLU, dropout, Linear: the paper's eq. 7.
+    Parts,
+    /// BatchNorm without bias, then Linear without bias.
+    Bnneck,
+}
+
+/// Layers of a part classifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClassifierKind {
+    /// Linear (dim → hidden), BatchNorm, Linear (hidden → classes).
+    Parts {
+        /// Width between the two linear layers.
+        hidden: usize,
+    },
+    /// BatchNorm (dim) without bias, Linear (dim → classes) without bias.
+    Bnneck,
+}
+
+impl ClassifierKind {
+    /// Width of the BatchNorm, for parts of width `dim`.
+    pub fn width(self, dim: usize) -> usize {
+        match self {
+            ClassifierKind::Parts { hidden } => hidden,
+            ClassifierKind::Bnneck => dim,
+        }
+    }
+}
+
+/// Side of BNNeck's BatchNorm that embeds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadEmbed {
+    /// The parts themselves.
+    #[default]
+    Before,
+    /// The parts after the BatchNorm, with its running statistics.
+    After,
+}
+
 /// Settings of the parts: the paper's eq. 6 and its ablations.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GeltConfig {
@@ -171,6 +214,8 @@ pub struct VitConfig {
     pub ln_eps: f32,
     /// Settings of the parts.
     pub gelt: GeltConfig,
+    /// Side of BNNeck's BatchNorm that embeds.
+    pub head_embed: HeadEmbed,
 }
 
 impl VitConfig {
@@ -193,6 +238,7 @@ impl VitConfig {
             act: Activation::Gelu,
             ln_eps: 1e-6,
             gelt: GeltConfig::default(),
+            head_embed: HeadEmbed::Before,
         }
     }
 

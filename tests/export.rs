@@ -22,9 +22,10 @@ fn trained(folder: &Path) -> Network {
     expect(0, folder, &[&["init", "--out", "start.safetensors"], &size[..]].concat());
     let mut network = load(&folder.join("start.safetensors"));
     let (parts, classes) = (network.config.parts(), 3);
-    network.classifiers = lat_wgpu::train::classifiers::init_classifiers(1, parts, 16, 8, classes);
+    let kind = shape::ClassifierKind::Parts { hidden: 8 };
+    network.classifiers = lat_wgpu::train::classifiers::init_classifiers(1, parts, 16, kind, classes);
     let names = ["a", "b", "c"].map(String::from);
-    let heads = checkpoint::ClassifiersInfo { hidden: 8, relu: true, classes };
+    let heads = checkpoint::ClassifiersInfo { kind, relu: true, classes };
     let metadata = checkpoint::trained_metadata(&network.config, &network.preprocess, &names, heads);
     let mut tensors = network.tensors.clone();
     tensors.extend(network.classifiers.clone());

@@ -11,6 +11,7 @@ use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::kernels::triplet::Margin;
 use lat_wgpu::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
+use lat_wgpu::shape::ClassifierKind;
 use lat_wgpu::tasks::embed::Embedder;
 use std::path::Path;
 
@@ -46,7 +47,12 @@ fn embeddings(context: &Context) -> Vec<u32> {
 /// Losses of two steps that train everything, with dropout and triplets, and the parameters after them.
 fn trained(context: &Context) -> Vec<u32> {
     let betas = Betas::default();
-    let heads = ClassifierSettings { hidden: 256, classes: 5, relu: true, dropout: 0.5 };
+    let heads = ClassifierSettings {
+        kind: ClassifierKind::Parts { hidden: 256 },
+        classes: 5,
+        relu: true,
+        dropout: 0.5,
+    };
     let rule =
         UpdateRule { betas, decoupled: true, label_smoothing: 0.1, triplet_margin: Some(Margin::Hard(0.3)) };
     let network = network();

@@ -31,6 +31,52 @@ fn bytes(run: &Path, name: &str) -> Vec<u8> {
 }
 
 #[test]
+fn bnneck_trains_resumes_and_embeds_on_either_side() {
+    let folder = figures("3");
+    let here = folder.path();
+    let recipe = ["--head-kind", "bnneck", "--triplet", "--preset", "full", "--lr", "0.001"];
+    let run = |more: &[&str]| finish(0, &mut train(here, &[&recipe, more].concat()));
+    run(&["--out", "before"]);
+    run(&["--out", "after", "--head-embed", "after"]);
+    run(&["--out", "halves", "--head-embed", "after", "--max-steps", "5"]);
+    finish(0, &mut program(here, &["train", "--out", "halves", "--resume"]));
+    assert_eq!(
+        bytes(&here.join("after"), "last.safetensors"),
+        bytes(&here.join("halves"), "last.safetensors")
+    );
+    assert_eq!(losses(&here.join("before")), losses(&here.join("after")));
+    assert!(losses(&here.join("after")).windows(8).any(|w| w[7] < 0.9 * w[0]), "the loss falls");
+
+    let (about, _) = expect(0, here, &["inspect", "after/best.safetensors"]);
+    for present in ["after the BatchNorm of the heads", "heads.0.bn.running_var", "heads.0.classifier.weight"]
+    {
+        assert!(about.contains(present), "{present}: {about}");
+    }
+    assert!(!about.contains("heads.0.bn.bias") && !about.contains("heads.0.fc"), "{about}");
+
+    // The same weights embed differently, and galleries of the two don't mix.
+    let embed = |model: &str, out: &str| {
+        expect(0, here, &["embed", "--model", model, "figures/query", "--out", out]);
+        std::fs::read(here.join(out)).unwrap()
+    };
+    let after = embed("after/best.safetensors", "after.npy");
+    assert_ne!(embed("before/best.safetensors", "before.npy"), after);
+    // Without classifiers the BatchNorm stays.
+    let export = ["export", "--model", "after/best.safetensors", "--to", "timm", "--backbone-only"];
+    expect(0, here, &[&export[..], &["--out", "plain.safetensors"]].concat());
+    assert_eq!(embed("plain.safetensors", "plain.npy"), after);
+
+    let (_, refused) = expect(
+        2,
+        here,
+        &["train", "--backbone", TINY, "--data", "figures", "--out", "x", "--head-embed", "after"],
+    );
+    assert!(refused.contains("head.embed must be before unless head.kind is bnneck"), "{refused}");
+    let other = ["train", "--out", "after", "--resume", "--head-kind", "parts"];
+    assert!(expect(2, here, &other).1.contains("head.kind"), "kind");
+}
+
+#[test]
 fn a_run_writes_its_files_and_learns() {
     let folder = figures("3");
     let here = folder.path();

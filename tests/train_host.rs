@@ -13,7 +13,9 @@ use lat_wgpu::datasets::LoadOptions;
 use lat_wgpu::datasets::sampler::{Sampling, flips};
 use lat_wgpu::datasets::uses::training_set;
 use lat_wgpu::error::Error;
-use lat_wgpu::shape::{Activation, GeltConfig, ImageSize, Normalize, PartTokens, Preprocess, VitConfig};
+use lat_wgpu::shape::{
+    Activation, ClassifierKind, GeltConfig, ImageSize, Normalize, PartTokens, Preprocess, VitConfig,
+};
 use lat_wgpu::storage::lock::{FolderLock, holds_files};
 use lat_wgpu::train::classifiers::init_classifiers;
 use lat_wgpu::train::config::{Config, Layers, Preset};
@@ -39,6 +41,7 @@ fn network() -> VitConfig {
         act: Activation::Gelu,
         ln_eps: 1e-6,
         gelt: GeltConfig::default(),
+        head_embed: lat_wgpu::shape::HeadEmbed::Before,
     }
 }
 
@@ -58,15 +61,14 @@ fn model(shift: f32) -> (BTreeMap<String, HostTensor>, BTreeMap<String, HostTens
         let data = values(shape.iter().product());
         (name, HostTensor { shape, data })
     });
-    (backbone.collect(), init_classifiers(3, network().parts(), 16, 8, 2))
+    (backbone.collect(), init_classifiers(3, network().parts(), 16, ClassifierKind::Parts { hidden: 8 }, 2))
 }
 
 fn metadata() -> String {
     let config = Config::preset(Preset::ReleasedCode).saved_network(&network());
     let classes = ["0002".to_string(), "Zoë \"7\"".to_string()];
-    trained_metadata(&config, &preprocess(), &classes, ClassifiersInfo { hidden: 8, relu: false, classes: 2 })
-        .text()
-        .to_string()
+    let heads = ClassifiersInfo { kind: ClassifierKind::Parts { hidden: 8 }, relu: false, classes: 2 };
+    trained_metadata(&config, &preprocess(), &classes, heads).text().to_string()
 }
 
 /// Saves a model with its shift as state.

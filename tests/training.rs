@@ -8,13 +8,15 @@ mod common;
 mod goldens;
 
 use common::context;
-use lat_wgpu::checkpoint::{self, HostTensor, Network};
+use lat_wgpu::checkpoint::{self, ClassifiersInfo, HostTensor, Network, Settings, trained_metadata};
+use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::kernels::triplet::Margin;
 use lat_wgpu::model::{
     ClassifierSettings, GroupKind, HostMoments, Learner, Trainable, TrainingStep, UpdateRule,
 };
-use lat_wgpu::shape::VitConfig;
+use lat_wgpu::shape::{ClassifierKind, HeadEmbed, VitConfig};
+use lat_wgpu::tasks::embed::Embedder;
 use lat_wgpu::train::config::{Config, Preset};
 use lat_wgpu::train::schedule::Schedule;
 use safetensors::SafeTensors;
@@ -101,8 +103,11 @@ impl Golden {
     }
 
     fn learner(&self, trainable: Trainable) -> Learner<'static> {
-        let heads =
-            ClassifierSettings { hidden: 256, classes: self.classes(), relu: self.is("relu"), dropout: 0.0 };
+        let kind = match self.recipe["head"].as_str() {
+            Some("bnneck") => ClassifierKind::Bnneck,
+            _ => ClassifierKind::Parts { hidden: 256 },
+        };
+        let heads = ClassifierSettings { kind, classes: self.classes(), relu: self.is("relu"), dropout: 0.0 };
         let rule = UpdateRule {
             betas: BETAS,
             decoupled: self.recipe["optimizer"] == "adamw",
@@ -116,7 +121,8 @@ impl Golden {
     }
 
     fn classes(&self) -> usize {
-        self.network.classifiers["heads.0.fc2.bias"].data.len()
+        let names = ["heads.0.fc2.weight", "heads.0.classifier.weight"];
+        names.iter().find_map(|&name| self.network.classifiers.get(name)).unwrap().shape[0]
     }
 
     /// Runs one step, and returns the loss and the gradient norm.
@@ -170,7 +176,17 @@ fn share(name: &str, found: &[f32], wanted: &[f32], scale: f64) -> f64 {
 
 #[test]
 fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
-    for case in ["paper", "released_code", "kinds", "registers", "adamw", "triplet", "soft_margin"] {
+    for case in [
+        "paper",
+        "released_code",
+        "kinds",
+        "registers",
+        "adamw",
+        "triplet",
+        "soft_margin",
+        "bnneck",
+        "bnneck_rows",
+    ] {
         let golden = read(case);
         let depth = golden.network.config.depth;
         let scale = golden
@@ -216,9 +232,19 @@ fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
 
 #[test]
 fn ten_losses_agree_with_pytorch_for_each_preset() {
-    for case in
-        ["paper", "released_code", "full", "strong", "triplet", "soft_margin", "adamw", "kinds", "registers"]
-    {
+    for case in [
+        "paper",
+        "released_code",
+        "full",
+        "strong",
+        "triplet",
+        "soft_margin",
+        "adamw",
+        "kinds",
+        "registers",
+        "bnneck",
+        "bnneck_rows",
+    ] {
         let golden = read(case);
         let VitConfig { depth, .. } = golden.network.config;
         let config = golden.config();
@@ -322,6 +348,48 @@ fn evaluation_uses_running_statistics() {
     let wanted = f64::from(golden.tensors["eval_loss"][0]);
     assert!((loss - wanted).abs() <= 1e-5 * wanted, "{loss}, {wanted}");
     assert_eq!(votes, golden.counts["eval_predictions"]);
+}
+
+#[test]
+fn embeddings_after_bnneck_agree_with_pytorch() {
+    for case in ["bnneck", "bnneck_rows"] {
+        let golden = read(case);
+        let size = golden.network.config.image;
+        let len = size.height * size.width * 3;
+        let images = golden.images.chunks(len);
+        let images: Vec<Rgb> = images
+            .map(|pixels| Rgb { height: size.height, width: size.width, pixels: pixels.to_vec() })
+            .collect();
+        let wanted = &golden.tensors["embeddings_after"];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        // As a run saves it: with all classifiers, and the side that embeds in the metadata.
+        let mut config = golden.network.config.clone();
+        config.head_embed = HeadEmbed::After;
+        let names: Vec<String> = (0..golden.classes()).map(|class| class.to_string()).collect();
+        let heads = ClassifiersInfo { kind: ClassifierKind::Bnneck, relu: false, classes: golden.classes() };
+        let mut tensors = golden.network.tensors.clone();
+        tensors.extend(golden.network.classifiers.clone());
+        let entry = trained_metadata(&config, &golden.network.preprocess, &names, heads);
+        checkpoint::save(&path, &tensors, &BTreeMap::new(), entry.text()).unwrap();
+        let embed = |settings: &Settings| {
+            let network = checkpoint::load(&path, settings).unwrap();
+            let found = Embedder::new(context(), &network, Some(3), 1 << 30).unwrap().embed(&images).unwrap();
+            let worst = found.iter().zip(wanted).map(|(f, w)| (f - w).abs()).fold(0f32, f32::max);
+            (network.weights_sha256(), worst)
+        };
+        let before = Settings { head_embed: Some(HeadEmbed::Before), ..Settings::default() };
+        let ((after_hash, after), (before_hash, before)) = (embed(&Settings::default()), embed(&before));
+        println!("{case}: embeddings after BNNeck differ by {after:.1e}, those before by {before:.1e}");
+        assert!(after < 2e-6 && before > 0.05, "{case}: {after}, {before}");
+        assert_ne!(after_hash, before_hash, "{case}: the BatchNorm belongs to the weights that embed");
+
+        // A network that embeds after the BatchNorm needs its tensors.
+        tensors.remove("heads.0.bn.running_var");
+        checkpoint::save(&path, &tensors, &BTreeMap::new(), entry.text()).unwrap();
+        let error = checkpoint::load(&path, &Settings::default()).unwrap_err().to_string();
+        assert!(error.contains("heads.0.bn.running_var"), "{error}");
+    }
 }
 
 #[test]

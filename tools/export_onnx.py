@@ -56,6 +56,7 @@ class Vit:
         self.width, _, self.patch, _ = state["patch_embed.proj.weight"].shape
         self.stride = self.model["stride"]
         self.rows, self.columns = self.model["grid"]
+        self.after_neck = metadata.get("heads", {}).get("embed") == "after"
 
     def weight(self, name, transposed=False):
         """A tensor of the file as an initialiser, transposed for `x @ w`."""
@@ -141,6 +142,13 @@ class Vit:
             g.node("Mul", local, g.scalar(1 - of_global)),
         ), count
 
+    def neck(self, parts, count):
+        """Parts (N, R, D) after BNNeck's BatchNorm, with its running statistics."""
+        read = lambda name: np.stack([self.state[f"heads.{i}.bn.{name}"] for i in range(count)])
+        scale = read("weight") / np.sqrt(read("running_var") + np.float32(1e-5))
+        centred = self.graph.node("Sub", parts, self.graph.constant("bn.mean", read("running_mean")))
+        return self.graph.node("Mul", centred, self.graph.constant("bn.scale", scale))
+
     def build(self):
         """Add all nodes from `image` to `embedding`, and return the dimensions of an embedding."""
         g = self.graph
@@ -152,6 +160,8 @@ class Vit:
             hidden = self.activation(self.linear(self.norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
             x = self.residual(x, self.linear(hidden, f"{block}.mlp.fc2"), f"{block}.ls2.gamma")
         parts, count = self.parts(self.norm(x, "norm"), prefix)
+        if self.after_neck:
+            parts = self.neck(parts, count)
         length = g.node("Max", g.node("ReduceL2", parts, axes=[2], keepdims=1), g.scalar(1e-12))
         whole = g.node("Reshape", g.node("Div", parts, length), g.integers(0, count * self.width))
         g.nodes.append(helper.make_node("Mul", [whole, g.scalar(1 / math.sqrt(count))], ["embedding"]))

@@ -147,6 +147,19 @@ class PartClassifier(nn.Module):
         return self.fc2(F.dropout(x, self.dropout, self.training))
 
 
+class Bnneck(nn.Module):
+    """Scores of all persons for one part: a BatchNorm and a linear layer, both without bias."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(width, eps=1e-5, momentum=0.1)
+        self.bn.register_parameter("bias", None)
+        self.classifier = nn.Linear(width, classes, bias=False)
+
+    def forward(self, part):
+        return self.classifier(self.bn(part))
+
+
 class LaTransformer(nn.Module):
     """Images to embeddings. `forward` is `tokens`, `parts` and `embed`."""
 
@@ -163,11 +176,10 @@ class LaTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width, eps=c.ln_eps)
 
-    def add_heads(self, classes, relu, dropout):
+    def add_heads(self, make):
         """Add a classifier for each part, for training and for `logits`."""
         count = 1 if self.gelt.parts == "1" else self.config.grid[0]
-        width = self.config.width
-        self.heads = nn.ModuleList(PartClassifier(width, classes, relu, dropout) for _ in range(count))
+        self.heads = nn.ModuleList(make() for _ in range(count))
 
     def tokens(self, images):
         """(B, 3, H, W) normalised pixels -> (B, T, D) tokens after the final norm."""
@@ -213,6 +225,10 @@ class LaTransformer(nn.Module):
         """(B, parts, D) -> (B, parts * D): each part to length 1, then the whole to length 1."""
         parts = parts / parts.norm(dim=2, keepdim=True).clamp_min(1e-12)
         return parts.flatten(1) / math.sqrt(parts.shape[1])
+
+    def embed_after(self, parts):
+        """`embed` after BNNeck's BatchNorm with its running statistics; in evaluation mode."""
+        return self.embed(torch.stack([head.bn(part) for head, part in zip(self.heads, parts.unbind(1))], 1))
 
     def classify(self, parts):
         """(B, parts, D) -> (R, B, K): the scores of each part's classifier."""
@@ -370,6 +386,7 @@ class Recipe:
     clip_norm: float = 0.0  # 0: off
     smoothing: float = 0.0
     triplet_margin: float | str | None = None  # "soft": log(1 + exp(.)); None: no triplet loss
+    head: str | None = None  # "bnneck": the loss is the mean over the parts; None: `PartClassifier`, and the sum
     relu: bool = True
     dropout: float = 0.5
     gelt: Gelt = field(default_factory=Gelt)
@@ -441,8 +458,15 @@ def build_classifier(state, recipe, **settings):
     """`build_model` with the part classifiers (`heads.`) of the state dict."""
     model = build_model(state, recipe.gelt, **settings)
     heads = {name[6:]: tensor.float() for name, tensor in state.items() if name.startswith("heads.")}
-    model.add_heads(len(heads["0.fc2.bias"]), recipe.relu, recipe.dropout)
-    model.heads.load_state_dict(heads)
+    width = model.config.width
+    if recipe.head == "bnneck":
+        classes = len(heads["0.classifier.weight"])
+        model.add_heads(lambda: Bnneck(width, classes))
+    else:
+        classes = len(heads["0.fc2.bias"])
+        model.add_heads(lambda: PartClassifier(width, classes, recipe.relu, recipe.dropout))
+    count = len(model.heads)
+    model.heads.load_state_dict({name: t for name, t in heads.items() if int(name.split(".")[0]) < count})
     return model.eval()
 
 
@@ -466,9 +490,10 @@ def make_optimizer(model, recipe):
     return kind(model.parameters(), lr=recipe.lr, **settings)
 
 
-def loss_of(logits, labels, smoothing=0.0):
-    """Cross-entropy of (R, B, K) logits: mean over the batch, sum over the parts."""
-    return sum(F.cross_entropy(part, labels, label_smoothing=smoothing) for part in logits)
+def loss_of(logits, labels, smoothing=0.0, head=None):
+    """Cross-entropy of (R, B, K) logits: mean over the batch, sum over the parts, or their mean with BNNeck."""
+    total = sum(F.cross_entropy(part, labels, label_smoothing=smoothing) for part in logits)
+    return total / len(logits) if head == "bnneck" else total
 
 
 def triplet_loss(parts, labels, margin):
@@ -494,7 +519,7 @@ def backward(model, recipe, images, labels):
     model.train()
     model.zero_grad(set_to_none=True)
     parts = model.parts(model.tokens(images))
-    loss = loss_of(model.classify(parts), labels, recipe.smoothing)
+    loss = loss_of(model.classify(parts), labels, recipe.smoothing, recipe.head)
     if recipe.triplet_margin is not None:
         loss = loss + triplet_loss(parts, labels, recipe.triplet_margin)
     loss.backward()

@@ -39,6 +39,8 @@ MODELS = {
     ),
     # Registers without rows in the position table, which training must not add; one part.
     "registers": ({"width": 16, "registers": 3, "rows": 5}, (16, 16), {"stride": 8}, 1),
+    # BNNeck for each row, of which one also serves a single part.
+    "neck": ({"width": 16, "depth": 2, "rows": 7}, (24, 16), {"stride": 8}, 3),
 }
 
 
@@ -47,12 +49,18 @@ def write_model(name, vit, size, model, parts):
     state, width = random_vit(name, **vit), vit.get("width", 32)
     r = Random(name + " heads")
     for i in range(parts):
-        head = f"heads.{i}"
-        r.linear(state, f"{head}.fc1", lat.HIDDEN, width)
-        r.norm(state, f"{head}.bn", lat.HIDDEN)
-        state[f"{head}.bn.running_mean"] = r.normal(lat.HIDDEN, std=0.3)
-        state[f"{head}.bn.running_var"] = r.normal(lat.HIDDEN, std=0.4).exp()
-        r.linear(state, f"{head}.fc2", CLASSES, lat.HIDDEN)
+        head, neck = f"heads.{i}", name == "neck"
+        hidden = width if neck else lat.HIDDEN
+        if not neck:
+            r.linear(state, f"{head}.fc1", hidden, width)
+        r.norm(state, f"{head}.bn", hidden)
+        state[f"{head}.bn.running_mean"] = r.normal(hidden, std=0.3)
+        state[f"{head}.bn.running_var"] = r.normal(hidden, std=0.4).exp()
+        if neck:
+            del state[f"{head}.bn.bias"]
+            state[f"{head}.classifier.weight"] = r.normal(CLASSES, hidden, std=0.3)
+        else:
+            r.linear(state, f"{head}.fc2", CLASSES, hidden)
     c = lat.read_config(state, size=size, stride=model["stride"], heads=2)
     mean, std = lat.NORMALIZE["imagenet"]
     metadata = {
@@ -70,6 +78,8 @@ def write_model(name, vit, size, model, parts):
 # A step is an epoch of one batch, so that blocks are unfrozen within ten steps.
 NO_DROPOUT = {name: replace(recipe, dropout=0.0) for name, recipe in lat.PRESETS.items()}
 WITHOUT_TRIPLET = replace(NO_DROPOUT["strong"], triplet_margin=None)
+
+NECK = replace(NO_DROPOUT["full"], head="bnneck", triplet_margin="soft", smoothing=0.1)
 
 ALL = ("embeddings", "blocks.0", "blocks.1", "blocks.2", "norm", "heads")
 
@@ -107,6 +117,14 @@ CASES = {
         ("embeddings", "blocks.2", "norm", "heads"),
         "label smoothing 0.1, clip norm 1.0, AdamW 0.05, all visible in ten steps: high rate, short cosine",
     ),
+    "bnneck": (
+        "neck",
+        replace(NECK, gelt=lat.Gelt(tokens="global", parts="1")),
+        ALL,
+        (),
+        "BNNeck on the class token, cross-entropy and triplet loss with soft margin",
+    ),
+    "bnneck_rows": ("neck", NECK, ALL, (), "the same for each row: the mean over rows, one triplet loss"),
     "kinds": ("kinds", NO_DROPOUT["full"], ALL, (), "options that tiny lacks, everything trains"),
     "registers": (
         "registers",
@@ -167,7 +185,9 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
     tensors = {"images": pixels, "labels": labels}
     with torch.no_grad():
         logits = model.logits(images)
-    tensors["eval_loss"] = lat.loss_of(logits, labels, recipe.smoothing)[None]
+        if recipe.head == "bnneck":
+            tensors["embeddings_after"] = model.embed_after(model.parts(model.tokens(images)))
+    tensors["eval_loss"] = lat.loss_of(logits, labels, recipe.smoothing, recipe.head)[None]
     tensors["eval_predictions"] = lat.predict(logits)
 
     loss, grads, after = gradients(model, recipe, images, labels)
@@ -187,6 +207,8 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
     training = {key: value for key, value in asdict(recipe).items() if value is not None}
     gelt = training.pop("gelt")
     settings = {"lambda": gelt["lam"], "lambda_on": gelt["lambda_on"], "parts": gelt["parts"]}
+    if gelt["tokens"] != "gelt":
+        settings["tokens"] = gelt["tokens"]
     metadata = {
         "model": model_name,
         "settings": json.dumps(settings),

@@ -15,7 +15,7 @@ use crate::kernels::adam::{Betas, StepValues};
 use crate::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
 use crate::observer::Follower;
 use crate::rng;
-use crate::shape::{Normalize, Preprocess, VitConfig};
+use crate::shape::{ClassifierKind, Normalize, Preprocess, VitConfig};
 use crate::train::classifiers::init_classifiers;
 use serde::Serialize;
 use std::fmt::Write;
@@ -28,7 +28,7 @@ pub const DEFAULT_SAMPLES: usize = 5;
 const LEAST: usize = 2;
 
 const CLASSES: usize = 751;
-const HIDDEN: usize = 256;
+const KIND: ClassifierKind = ClassifierKind::Parts { hidden: 256 };
 const DEPTH: usize = 12;
 
 /// The results of a run.
@@ -163,7 +163,7 @@ struct Step {
 impl Step {
     fn measure(&self, context: &Context, options: &Options<'_>, roofs: &mut Roofs) -> Result<Figures> {
         let Step { model, stage, batch, samples } = *self;
-        let settings = ClassifierSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.5 };
+        let settings = ClassifierSettings { kind: KIND, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
         let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
         let learner = Learner::new(context, &network(model), settings, rule, stage)?;
@@ -218,7 +218,7 @@ fn network(Model { dim, heads, .. }: Model) -> Network {
     Network {
         tensors: tensors.collect(),
         file_positions: None,
-        classifiers: init_classifiers(1, config.parts(), dim, HIDDEN, CLASSES),
+        classifiers: init_classifiers(1, config.parts(), dim, KIND, CLASSES),
         preprocess: Preprocess::new(config.image, Normalize::Imagenet.mean_std()),
         config,
         class_names: None,

@@ -8,6 +8,7 @@ use crate::gpu::Tensor;
 use crate::kernels::adam::StepValues;
 use crate::kernels::batchnorm::{Backward, DROPOUT_STREAM, Evaluate, Layer, Train, Update};
 use crate::kernels::gradnorm::Control;
+use crate::kernels::part_linear::Layout;
 use crate::reference::Exact;
 use crate::reference::batchnorm::{BatchNorm, Dropout};
 
@@ -19,21 +20,30 @@ pub const PLACE: u32 = 96;
 
 /// A layer with the settings of training.
 pub fn layer(batch: usize, parts: usize, dim: usize) -> Layer {
-    Layer { batch, parts, dim, eps: 1e-5, relu: false, drop: 0.0, momentum: 0.1 }
+    let [inputs, outputs] = [Layout::PartFirst; 2];
+    Layer { batch, parts, dim, eps: 1e-5, relu: false, drop: 0.0, momentum: 0.1, inputs, outputs }
+}
+
+/// Returns whether a layer of the cases has a bias. One whose inputs are the network's parts has none, as in BNNeck.
+fn has_bias(layer: Layer) -> bool {
+    layer.inputs == Layout::PartFirst
 }
 
 /// The reference of a layer.
 pub fn exact<'n>([x, weight, bias]: [&'n [f32]; 3], layer: Layer, place: u32) -> BatchNorm<'n> {
-    let Layer { batch, parts, dim, eps, relu, drop, .. } = layer;
+    let Layer { batch, parts, dim, eps, relu, drop, inputs, outputs, .. } = layer;
+    let [x_sample_first, y_sample_first] = [inputs, outputs].map(|layout| layout == Layout::SampleFirst);
     let dropout = Dropout { seed: SEED, step: STEP, stream: DROPOUT_STREAM, place, drop };
-    BatchNorm { x, weight, bias, batch, parts, dim, eps, relu, dropout }
+    BatchNorm { x, weight, bias, batch, parts, dim, eps, relu, dropout, x_sample_first, y_sample_first }
 }
 
 /// The operands of a layer: x, weight and bias.
 pub fn operands<'n>(run: &mut Run<'_>, x: impl Into<Numbers<'n>>, layer: Layer) -> [Operand; 3] {
     let units = layer.parts * layer.dim;
     let x = run.operand("x", x);
-    [x, run.operand("weight", drawn(2, units)), run.operand("bias", drawn(3, units))]
+    let factor = if has_bias(layer) { 1.0 } else { 0.0 };
+    let bias = drawn(3, units).map(move |v| factor * v);
+    [x, run.operand("weight", drawn(2, units)), run.operand("bias", bias)]
 }
 
 fn step(place: u32) -> Vec<u32> {
@@ -52,8 +62,16 @@ pub fn away_from_kinks(mut dy: Vec<f32>, exact: &BatchNorm<'_>, near: f64) -> Ve
 pub fn train(run: &mut Run<'_>, [x, weight, bias]: &[Operand; 3], layer: Layer, place: u32) -> Tensor {
     let (y, saved) = (run.output("y", x.tensor.len), run.output("saved", layer.saved_words()));
     let step = run.words("step", &step(place));
-    Train { x: x.tensor, weight: weight.tensor, bias: bias.tensor, y, saved, step, layer }
-        .record(&mut run.recorder, "train");
+    let call = Train {
+        x: x.tensor,
+        weight: weight.tensor,
+        bias: has_bias(layer).then_some(bias.tensor),
+        y,
+        saved,
+        step,
+        layer,
+    };
+    call.record(&mut run.recorder, "train");
     let exact = exact([x, weight, bias], layer, place);
     let allowed = tolerance::batchnorm(layer.batch);
     let of_units = |values: Vec<Exact>, word: usize| (word..).step_by(4).zip(values);
@@ -69,7 +87,8 @@ fn backward(run: &mut Run<'_>, [x, weight, bias]: &[Operand; 3], saved: Tensor, 
     let (len, units) = (x.tensor.len, weight.tensor.len);
     let dy = run.operand("dy", Numbers::new(len, || away_from_kinks(normal(4, len), &exact, 1e-4)));
     let step = run.words("step", &step(PLACE));
-    let (dx, dweight, dbias) = (run.output("dx", len), run.output("dweight", units), run.output("dbias", units));
+    let (dx, dweight) = (run.output("dx", len), run.output("dweight", units));
+    let dbias = has_bias(layer).then(|| run.output("dbias", units));
     Backward { x: x.tensor, saved, dy: dy.tensor, step, dx, dweight, dbias, layer }
         .record(&mut run.recorder, "backward");
     let allowed = tolerance::batchnorm_backward(layer.batch);
@@ -77,7 +96,9 @@ fn backward(run: &mut Run<'_>, [x, weight, bias]: &[Operand; 3], saved: Tensor, 
     let nmse = if layer.batch == 2 { f64::INFINITY } else { allowed.nmse };
     run.all("dx", dx, Tolerance { nmse, ..allowed }, || exact.backward(&dy).dx);
     run.all("dweight", dweight, allowed, || exact.backward(&dy).dweight);
-    run.all("dbias", dbias, allowed, || exact.backward(&dy).dbias);
+    if let Some(dbias) = dbias {
+        run.all("dbias", dbias, allowed, || exact.backward(&dy).dbias);
+    }
 }
 
 /// Running mean and variance.
@@ -93,7 +114,7 @@ pub fn evaluate<'n>(run: &mut Run<'_>, x: impl Into<Numbers<'n>>, layer: Layer) 
     let call = Evaluate {
         x: x.tensor,
         weight: weight.tensor,
-        bias: bias.tensor,
+        bias: has_bias(layer).then_some(bias.tensor),
         running_mean: mean.tensor,
         running_var: var.tensor,
         y,
@@ -148,6 +169,16 @@ pub(super) fn list(list: &mut List) {
             list.add(format!("evaluate{switches}"), &shape, move |run| evaluate(run, x(layer), layer));
             list.add(format!("update{switches}"), &shape, move |run| update(run, x(layer), layer, true));
         }
+    }
+    // Inputs that are the network's parts; outputs in the order of a classifier, or of embeddings.
+    for (batch, parts, dim) in [(2, 1, 1), (3, 2, 67), (13, 3, 33)] {
+        let shape = format!("{batch}x{parts}x{dim}");
+        let of_parts = Layer { inputs: Layout::SampleFirst, ..layer(batch, parts, dim) };
+        let in_order = Layer { outputs: Layout::SampleFirst, ..of_parts };
+        list.add("train, backward of parts", &shape, both(of_parts, |v| v));
+        list.add("evaluate of parts", &shape, move |run| evaluate(run, x(of_parts), of_parts));
+        list.add("evaluate parts in order", &shape, move |run| evaluate(run, x(in_order), in_order));
+        list.full(format!("train, backward in order {shape}"), both(in_order, |v| v));
     }
     // Two, primes, and sizes around a workgroup.
     for dim in [1, 3, 7, 61, 63, 64, 65, 129] {

@@ -3,7 +3,6 @@
 use super::random::{Numbers, drawn};
 use super::run::Run;
 use super::{BATCH, CLASSES, GRID, HIDDEN, List, TimedCases, tolerance};
-use crate::gpu::Tensor;
 use crate::kernels::part_linear::{BackwardInput, BackwardWeight, Forward, Layout, Shape, Tile};
 use crate::reference::part_linear::PartLinear;
 
@@ -11,6 +10,13 @@ use crate::reference::part_linear::PartLinear;
 pub fn exact<'n>([x, weight, bias]: [&'n [f32]; 3], shape: Shape) -> PartLinear<'n> {
     let Shape { batch, parts, inputs, outputs, .. } = shape;
     PartLinear { x, weight, bias, batch, parts, inputs, outputs, strides: shape.strides() }
+}
+
+/// Number of outputs of the layers without bias.
+const WITHOUT_BIAS: usize = 9;
+
+fn has_bias(shape: Shape) -> bool {
+    shape.outputs != WITHOUT_BIAS
 }
 
 fn lens(shape: Shape) -> [usize; 4] {
@@ -21,10 +27,12 @@ fn lens(shape: Shape) -> [usize; 4] {
 /// Records y.
 fn forward(run: &mut Run<'_>, x: Numbers<'_>, shape: Shape, tile: Tile) {
     let [_, weight, bias, y] = lens(shape);
+    let factor = if has_bias(shape) { 1.0 } else { 0.0 };
+    let bias = drawn(3, bias).map(move |v| factor * v);
     let [x, weight, bias] =
-        [("x", x), ("weight", drawn(2, weight)), ("bias", drawn(3, bias))].map(|(name, data)| run.operand(name, data));
+        [("x", x), ("weight", drawn(2, weight)), ("bias", bias)].map(|(name, data)| run.operand(name, data));
     let y = run.output("y", y);
-    Forward { x: x.tensor, weight: weight.tensor, bias: bias.tensor, y, shape }.record_with(
+    Forward { x: x.tensor, weight: weight.tensor, bias: has_bias(shape).then_some(bias.tensor), y, shape }.record_with(
         &mut run.recorder,
         "forward",
         tile,
@@ -47,7 +55,8 @@ fn backward_input(run: &mut Run<'_>, dy: Numbers<'_>, shape: Shape, tile: Tile) 
 fn backward_weight(run: &mut Run<'_>, x: Numbers<'_>, dy: Numbers<'_>, shape: Shape, tile: Tile) {
     let [_, weight, bias, _] = lens(shape);
     let (x, dy) = (run.operand("x", x), run.operand("dy", dy));
-    let (dweight, dbias): (Tensor, Tensor) = (run.output("dweight", weight), run.output("dbias", bias));
+    let dweight = run.output("dweight", weight);
+    let dbias = has_bias(shape).then(|| run.output("dbias", bias));
     BackwardWeight { x: x.tensor, dy: dy.tensor, dweight, dbias, shape }.record_with(
         &mut run.recorder,
         "weight",
@@ -56,7 +65,9 @@ fn backward_weight(run: &mut Run<'_>, x: Numbers<'_>, dy: Numbers<'_>, shape: Sh
     let exact = exact([&x, &[], &[]], shape);
     let allowed = tolerance::gemm(shape.batch);
     run.all("dweight", dweight, allowed, || exact.backward_weight(&dy).0);
-    run.all("dbias", dbias, allowed, || exact.backward_weight(&dy).1);
+    if let Some(dbias) = dbias {
+        run.all("dbias", dbias, allowed, || exact.backward_weight(&dy).1);
+    }
 }
 
 /// Records y, dx, dweight and dbias from x and dy.

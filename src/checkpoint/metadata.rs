@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::positions::Grid;
 use crate::error::{Error, Result};
-use crate::shape::{Activation, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig};
+use crate::shape::{
+    Activation, HeadEmbed, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig,
+};
 use crate::storage::entry::Entry;
 use crate::storage::json::differences;
 
@@ -20,10 +22,26 @@ pub(super) struct Metadata {
     format: Option<u64>,
     pub(super) model: Model,
     pub(super) preprocess: Image,
+    #[serde(skip_serializing_if = "Heads::is_silent")]
+    pub(super) heads: Heads,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) class_names: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) threshold: Option<StoredThreshold>,
+}
+
+/// The setting of the part classifiers that embeddings depend on.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Heads {
+    pub(super) embed: HeadEmbed,
+}
+
+impl Heads {
+    /// Returns true if the entry is left out: earlier versions, which embed before the BatchNorm, have none.
+    fn is_silent(&self) -> bool {
+        self.embed == HeadEmbed::Before
+    }
 }
 
 /// Largest distance between images of the same person.
@@ -144,6 +162,7 @@ pub fn lat_wgpu_metadata(
             mean: Some(preprocess.mean),
             std: Some(preprocess.std),
         },
+        heads: Heads { embed: config.head_embed },
         class_names: class_names.map(<[String]>::to_vec),
         threshold: None,
     };

@@ -34,7 +34,7 @@ pub use save::{
 };
 
 use crate::error::{Error, Result};
-use crate::shape::{Preprocess, VitConfig};
+use crate::shape::{HeadEmbed, Preprocess, VitConfig};
 use crate::storage::entry::KEY;
 use crate::storage::hash::Hash;
 use metadata::Metadata;
@@ -117,8 +117,15 @@ fn network_of(
     metadata: Metadata,
     settings: &Settings,
 ) -> Result<Network> {
-    let sorted = names::sort(path, &container, settings.ignore_unknown)?;
-    let recognised = recognise(path, &container, &sorted, &metadata, settings)?;
+    let mut sorted = names::sort(path, &container, settings.ignore_unknown)?;
+    let embed = settings.head_embed.unwrap_or(metadata.heads.embed);
+    if embed == HeadEmbed::After {
+        // The BatchNorm of the classifiers embeds too, so it belongs to the network.
+        let necks = sorted.classifiers.iter().filter(|(name, _)| name.contains(".bn."));
+        let necks = necks.map(|(name, &index)| (name.clone(), Source::Whole(index)));
+        sorted.parameters.extend(necks);
+    }
+    let recognised = recognise(path, &container, &sorted, &metadata, settings, embed)?;
     let config = recognised.config;
 
     let mut tensors = BTreeMap::new();

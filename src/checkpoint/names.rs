@@ -9,6 +9,7 @@ use std::path::Path;
 use super::parameters::{block_names, classifier_tensors, outer_names};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
+use crate::shape::ClassifierKind;
 
 /// Tensors with the values of one parameter, as indices into the container's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -486,7 +487,9 @@ fn outside(name: &str) -> Option<Ignored> {
 /// Returns whether a name is that of a part classifier's tensor, such as `heads.{i}.fc1.weight`.
 fn is_classifier(name: &str) -> bool {
     let inner = name.strip_prefix("heads.").and_then(split_number);
-    inner.is_some_and(|(_, rest)| classifier_tensors(0, 0, 0).iter().any(|tensor| tensor.name == rest))
+    let kinds = [ClassifierKind::Parts { hidden: 0 }, ClassifierKind::Bnneck];
+    let mut known = kinds.into_iter().flat_map(|kind| classifier_tensors(kind, 0, 0));
+    inner.is_some_and(|(_, rest)| known.any(|tensor| tensor.name == rest))
 }
 
 /// Splits `12.rest` into the number and the rest.

@@ -1,7 +1,7 @@
 //! The table of a network's tensors: timm's names and shapes. Loading, initialisation, saving, the arenas on the
 //! adapter and the state of a training run follow it.
 
-use crate::shape::VitConfig;
+use crate::shape::{ClassifierKind, HeadEmbed, VitConfig};
 
 /// Shape of a tensor; `None` if the network lacks it.
 type Shape = fn(&VitConfig) -> Option<Vec<usize>>;
@@ -58,7 +58,8 @@ pub(super) fn block_names() -> impl Iterator<Item = &'static str> {
 
 /// Lists the backbone's parameters with timm's names and their shapes, in the order of the forward pass.
 ///
-/// `pos_embed` is (1, rows, D): one row for every prefix token that has a position, then one for every patch.
+/// `pos_embed` is (1, rows, D): one row for every prefix token that has a position, then one for every patch. A network
+/// that embeds after BNNeck's BatchNorm also has that BatchNorm's tensors for each part.
 pub fn parameter_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
     let blocks =
         (0..config.depth).flat_map(|i| BLOCK.map(|(name, shape)| (format!("blocks.{i}.{name}"), shape)));
@@ -66,7 +67,16 @@ pub fn parameter_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
         list.iter().map(|(name, shape)| (name.to_string(), *shape)).collect::<Vec<_>>()
     };
     let all = outer(&STEM).into_iter().chain(blocks).chain(outer(&END));
-    all.filter_map(|(name, shape)| Some((name, shape(config)?))).collect()
+    let own = all.filter_map(|(name, shape)| Some((name, shape(config)?)));
+    let embedding = match config.head_embed {
+        HeadEmbed::Before => 0,
+        HeadEmbed::After => config.parts(),
+    };
+    let necks = (0..embedding).flat_map(|part| {
+        let tensors = classifier_tensors(ClassifierKind::Bnneck, config.dim, 0).into_iter();
+        tensors.filter(|tensor| tensor.is_neck()).map(move |tensor| (tensor.of(part), tensor.shape))
+    });
+    own.chain(necks).collect()
 }
 
 /// Returns whether a parameter holds prefix tokens.
@@ -74,7 +84,7 @@ pub fn is_prefix(name: &str) -> bool {
     matches!(name, "cls_token" | "dist_token" | "reg_token")
 }
 
-/// A tensor of a part classifier: Linear (dim → hidden), BatchNorm, Linear (hidden → classes).
+/// A tensor of a part classifier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassifierTensor {
     /// Name after `heads.{i}.`.
@@ -90,21 +100,35 @@ impl ClassifierTensor {
     pub fn of(&self, part: usize) -> String {
         format!("heads.{part}.{}", self.name)
     }
+
+    /// Returns whether it belongs to the BatchNorm.
+    pub fn is_neck(&self) -> bool {
+        self.name.starts_with("bn.")
+    }
 }
 
 /// Lists the tensors of a part classifier, in the order of the forward pass.
-pub fn classifier_tensors(dim: usize, hidden: usize, classes: usize) -> [ClassifierTensor; 8] {
-    [
-        ("fc1.weight", vec![hidden, dim], true),
-        ("fc1.bias", vec![hidden], true),
-        ("bn.weight", vec![hidden], true),
-        ("bn.bias", vec![hidden], true),
-        ("bn.running_mean", vec![hidden], false),
-        ("bn.running_var", vec![hidden], false),
-        ("fc2.weight", vec![classes, hidden], true),
-        ("fc2.bias", vec![classes], true),
-    ]
-    .map(|(name, shape, learned)| ClassifierTensor { name, shape, learned })
+pub fn classifier_tensors(kind: ClassifierKind, dim: usize, classes: usize) -> Vec<ClassifierTensor> {
+    let tensors = match kind {
+        ClassifierKind::Parts { hidden } => vec![
+            ("fc1.weight", vec![hidden, dim], true),
+            ("fc1.bias", vec![hidden], true),
+            ("bn.weight", vec![hidden], true),
+            ("bn.bias", vec![hidden], true),
+            ("bn.running_mean", vec![hidden], false),
+            ("bn.running_var", vec![hidden], false),
+            ("fc2.weight", vec![classes, hidden], true),
+            ("fc2.bias", vec![classes], true),
+        ],
+        ClassifierKind::Bnneck => vec![
+            ("bn.weight", vec![dim], true),
+            ("bn.running_mean", vec![dim], false),
+            ("bn.running_var", vec![dim], false),
+            ("classifier.weight", vec![classes, dim], true),
+        ],
+    };
+    let tensor = |(name, shape, learned)| ClassifierTensor { name, shape, learned };
+    tensors.into_iter().map(tensor).collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use super::positions::{Grid, Table};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
 use crate::shape::{
-    Activation, GeltConfig, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess, VitConfig,
+    Activation, GeltConfig, HeadEmbed, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess,
+    VitConfig,
 };
 
 /// Largest position table, in bytes, so that no size setting exhausts the memory.
@@ -50,6 +51,8 @@ pub struct Settings {
     pub tokens: Option<PartTokens>,
     /// Cut of the grid into parts.
     pub parts: Option<PartLayout>,
+    /// Side of BNNeck's BatchNorm that embeds.
+    pub head_embed: Option<HeadEmbed>,
     /// Ignores unknown tensors. They are errors otherwise.
     pub ignore_unknown: bool,
 }
@@ -73,6 +76,7 @@ pub(super) fn recognise(
     sorted: &Sorted,
     metadata: &Metadata,
     settings: &Settings,
+    head_embed: HeadEmbed,
 ) -> Result<Recognised> {
     let file = Shapes { path, container, sorted };
     let mut chosen = Chosen { notes: Vec::new() };
@@ -206,6 +210,7 @@ pub(super) fn recognise(
         act,
         ln_eps,
         gelt,
+        head_embed,
     };
     let grid = config.grid();
     if config.tokens().saturating_mul(dim).saturating_mul(4) > MAX_TABLE {

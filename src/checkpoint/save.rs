@@ -13,7 +13,7 @@ use super::metadata::StoredThreshold;
 use super::safetensors::Container;
 use super::{HostTensor, Network, Threshold, lat_wgpu_metadata, timm};
 use crate::error::{Error, Result};
-use crate::shape::{Preprocess, VitConfig};
+use crate::shape::{ClassifierKind, HeadKind, Preprocess, VitConfig};
 use crate::storage::Dtype;
 use crate::storage::atomic::{publish, temporary_beside};
 use crate::storage::entry::{Entry, KEY};
@@ -56,9 +56,9 @@ impl StateTensor {
 /// Metadata of the part classifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClassifiersInfo {
-    /// Width between the two linear layers.
-    pub hidden: usize,
-    /// True if a ReLU follows the BatchNorm.
+    /// Layers.
+    pub kind: ClassifierKind,
+    /// True if a ReLU follows the BatchNorm, in the kind parts.
     pub relu: bool,
     /// Number of classes.
     pub classes: usize,
@@ -71,9 +71,14 @@ pub fn trained_metadata(
     class_names: &[String],
     classifiers: ClassifiersInfo,
 ) -> Entry {
-    let ClassifiersInfo { hidden, relu, classes } = classifiers;
-    lat_wgpu_metadata(config, preprocess, Some(class_names))
-        .with("heads", json!({ "hidden": hidden, "relu": relu, "classes": classes }))
+    let ClassifiersInfo { kind, relu, classes } = classifiers;
+    let heads = match kind {
+        ClassifierKind::Parts { hidden } => json!({ "hidden": hidden, "relu": relu, "classes": classes }),
+        ClassifierKind::Bnneck => {
+            json!({ "kind": HeadKind::Bnneck, "classes": classes, "embed": config.head_embed })
+        }
+    };
+    lat_wgpu_metadata(config, preprocess, Some(class_names)).with("heads", heads)
 }
 
 /// A tensor to write.

@@ -6,6 +6,7 @@ use super::paths::Paths;
 use super::words::word;
 use crate::checkpoint::{self, Network};
 use crate::error::Result;
+use crate::shape::HeadEmbed;
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
@@ -95,13 +96,14 @@ pub fn describe(network: &Network) -> String {
         if config.layer_scale { ", LayerScale" } else { "" },
     ));
     text.push_str(&format!(
-        "embedding: {} parts × {} = {} dimensions, {}, λ {} on {}\n",
+        "embedding: {} parts × {} = {} dimensions, {}, λ {} on {}{}\n",
         config.parts(),
         config.dim,
         config.embedding_len(),
         word(&config.gelt.tokens),
         config.gelt.lambda,
-        word(&config.gelt.lambda_on)
+        word(&config.gelt.lambda_on),
+        if config.head_embed == HeadEmbed::After { ", after the BatchNorm of the heads" } else { "" },
     ));
     if !classifiers.is_empty() {
         let classes = class_names.as_ref().map_or(0, Vec::len);

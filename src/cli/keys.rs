@@ -166,6 +166,8 @@ impl FromKeys for Settings {
             lambda_on: lambda_on.filter(|_| is_given("model.lambda_on")),
             tokens: tokens.filter(|_| is_given("model.tokens")),
             parts: parts.filter(|_| is_given("model.parts")),
+            // The model's own.
+            head_embed: None,
             ..config.settings()
         })
     }

@@ -1,5 +1,6 @@
 //! Batch normalisation, ReLU and dropout of the part classifiers, and the backward pass.
 
+use super::part_linear::Layout;
 use super::{expect, u32_of};
 use crate::entry_points;
 use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor, Tensors};
@@ -15,14 +16,16 @@ entry_points! {
         batch: u32, parts: u32, dim: u32, drop: f32, keep_scale: f32, eps: f32, momentum: f32, unbias: f32
     }
     /// Forward pass with the statistics of the batch.
-    fn batchnorm_train(x: read, weight: read, bias: read, y: write, saved: write, step: read);
+    fn batchnorm_train(x: read, weight: read, bias: read if BIAS, y: write, saved: write, step: read);
     /// Forward pass with running statistics.
-    fn batchnorm_evaluate(x: read, weight: read, bias: read, y: write, running_mean: read, running_var: read);
+    fn batchnorm_evaluate(
+        x: read, weight: read, bias: read if BIAS, y: write, running_mean: read, running_var: read
+    );
     /// Moves the running statistics towards those of the batch.
     fn batchnorm_update(control: read, kept: read, new_mean: update, new_var: update);
     /// Backward pass.
     fn batchnorm_backward(
-        x: read, kept: read, dy: read, x_gradient: write, dweight: write, step: read, dbias: write
+        x: read, kept: read, dy: read, x_gradient: write, dweight: write, step: read, dbias: write if BIAS
     );
 }
 
@@ -55,6 +58,10 @@ pub struct Layer {
     pub drop: f32,
     /// Weight of the batch in the running statistics, in 0..=1.
     pub momentum: f32,
+    /// Order of the inputs and their gradient.
+    pub inputs: Layout,
+    /// Order of the outputs and their gradient.
+    pub outputs: Layout,
 }
 
 impl Layer {
@@ -78,7 +85,7 @@ impl Layer {
     where
         T: Tensors<Params = Params>,
     {
-        let Layer { batch, parts, dim, eps, relu, drop, momentum } = *self;
+        let Layer { batch, parts, dim, eps, relu, drop, momentum, inputs, outputs } = *self;
         let params = Params {
             batch: u32_of(batch),
             parts: u32_of(parts),
@@ -91,6 +98,8 @@ impl Layer {
         };
         FILE.launch(params, tensors)
             .switch("RELU", relu)
+            .switch("X_SAMPLE_FIRST", inputs == Layout::SampleFirst)
+            .switch("Y_SAMPLE_FIRST", outputs == Layout::SampleFirst)
             .invocations(parts * dim)
             .record(recorder, name, flops);
     }
@@ -99,13 +108,13 @@ impl Layer {
 /// y = dropout(relu(x̂·weight + bias)) with the batch's own mean and variance.
 #[derive(Debug, Clone, Copy)]
 pub struct Train {
-    /// Inputs (R, B, E).
+    /// Inputs (R, B, E) or (B, R, E).
     pub x: Tensor,
     /// Weights (R, E).
     pub weight: Tensor,
-    /// Biases (R, E).
-    pub bias: Tensor,
-    /// Outputs (R, B, E), written.
+    /// Biases (R, E); `None` for zeros.
+    pub bias: Option<Tensor>,
+    /// Outputs (R, B, E) or (B, R, E), written.
     pub y: Tensor,
     /// Mean, biased variance, weight and bias of each unit (R, E, 4), written.
     pub saved: Tensor,
@@ -126,7 +135,7 @@ impl Train {
         layer.check_training(name);
         expect(recorder, "x", x, &[parts, batch, dim]);
         expect(recorder, "weight", weight, &[parts, dim]);
-        expect(recorder, "bias", bias, &[parts, dim]);
+        bias.inspect(|&bias| expect(recorder, "bias", bias, &[parts, dim]));
         expect(recorder, "y", y, &[parts, batch, dim]);
         expect(recorder, "saved", saved, &[layer.saved_words()]);
         let (elements, relu) = layer.elements();
@@ -140,17 +149,17 @@ impl Train {
 /// y = relu(x̂·weight + bias) with running mean and variance.
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluate {
-    /// Inputs (R, B, E).
+    /// Inputs (R, B, E) or (B, R, E).
     pub x: Tensor,
     /// Weights (R, E).
     pub weight: Tensor,
-    /// Biases (R, E).
-    pub bias: Tensor,
+    /// Biases (R, E); `None` for zeros.
+    pub bias: Option<Tensor>,
     /// Running mean (R, E).
     pub running_mean: Tensor,
     /// Running variance (R, E).
     pub running_var: Tensor,
-    /// Outputs (R, B, E), written.
+    /// Outputs (R, B, E) or (B, R, E), written.
     pub y: Tensor,
     /// Dimensions and settings.
     pub layer: Layer,
@@ -166,7 +175,7 @@ impl Evaluate {
         let Layer { batch, parts, dim, .. } = layer;
         expect(recorder, "x", x, &[parts, batch, dim]);
         expect(recorder, "weight", weight, &[parts, dim]);
-        expect(recorder, "bias", bias, &[parts, dim]);
+        bias.inspect(|&bias| expect(recorder, "bias", bias, &[parts, dim]));
         expect(recorder, "running_mean", running_mean, &[parts, dim]);
         expect(recorder, "running_var", running_var, &[parts, dim]);
         expect(recorder, "y", y, &[parts, batch, dim]);
@@ -215,20 +224,20 @@ impl Update {
 /// Gradients of the inputs, weights and biases of [`Train`].
 #[derive(Debug, Clone, Copy)]
 pub struct Backward {
-    /// Inputs (R, B, E), as in the forward pass.
+    /// Inputs (R, B, E) or (B, R, E), as in the forward pass.
     pub x: Tensor,
     /// `saved` of [`Train`].
     pub saved: Tensor,
-    /// Gradient of the outputs (R, B, E).
+    /// Gradient of the outputs (R, B, E) or (B, R, E).
     pub dy: Tensor,
     /// Words of [`StepValues`](super::adam::StepValues), as in the forward pass.
     pub step: Tensor,
-    /// Gradient of the inputs (R, B, E), written.
+    /// Gradient of the inputs (R, B, E) or (B, R, E), written.
     pub dx: Tensor,
     /// Gradient of the weights (R, E), written.
     pub dweight: Tensor,
-    /// Gradient of the biases (R, E), written.
-    pub dbias: Tensor,
+    /// Gradient of the biases (R, E), written if it is given.
+    pub dbias: Option<Tensor>,
     /// Dimensions and settings.
     pub layer: Layer,
 }
@@ -247,7 +256,7 @@ impl Backward {
         expect(recorder, "dy", dy, &[parts, batch, dim]);
         expect(recorder, "dx", dx, &[parts, batch, dim]);
         expect(recorder, "dweight", dweight, &[parts, dim]);
-        expect(recorder, "dbias", dbias, &[parts, dim]);
+        dbias.inspect(|&dbias| expect(recorder, "dbias", dbias, &[parts, dim]));
         let (elements, relu) = layer.elements();
         // x̂ 2, g and its mask 3, the z of ReLU and its comparison 3, the two sums 3; then x̂ again 2 and dx 5, which
         // includes the product weight·rstd.

@@ -13,7 +13,7 @@ static FILE: ShaderFile = ShaderFile::new("cross_entropy", include_str!("../../s
     .workgroup_size(WorkgroupSize::Constant("LANES"));
 
 entry_points! {
-    struct Params in 16 bytes { rows: u32, batch: u32, classes: u32, smoothing: f32 }
+    struct Params in 32 bytes { rows: u32, batch: u32, classes: u32, smoothing: f32, weight: f32 }
     fn cross_entropy(
         logits: read, labels: read, loss: write, dlogits: write if WITH_GRADIENT, control: read if WITH_GRADIENT
     );
@@ -23,7 +23,7 @@ pub(super) fn variants() -> Vec<(Kernel, Constants)> {
     [4, 8, 16, 64].map(|lanes| (FILE.kernel::<cross_entropy>(), vec![("LANES", lanes)])).to_vec()
 }
 
-/// loss = -Σ target·log softmax(logits) for each row, and the gradient of its mean over the batch, summed over parts.
+/// loss = -weight·Σ target·log softmax(logits) for each row, and the gradient of its mean over the batch, summed over parts.
 #[derive(Debug, Clone, Copy)]
 pub struct CrossEntropy {
     /// Logits (R, B, K).
@@ -42,6 +42,8 @@ pub struct CrossEntropy {
     pub classes: usize,
     /// Label smoothing: share of the target that is spread evenly over all classes, in 0..=1.
     pub smoothing: f32,
+    /// Factor of the losses and the gradient.
+    pub weight: f32,
 }
 
 impl CrossEntropy {
@@ -55,7 +57,7 @@ impl CrossEntropy {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
-        let CrossEntropy { logits, labels, loss, gradient, batch, parts, classes, smoothing } = *self;
+        let CrossEntropy { logits, labels, loss, gradient, batch, parts, classes, smoothing, weight } = *self;
         expect(recorder, "logits", logits, &[parts, batch, classes]);
         expect(recorder, "labels", labels, &[batch]);
         expect(recorder, "loss", loss, &[parts, batch]);
@@ -64,12 +66,13 @@ impl CrossEntropy {
             expect(recorder, "control", control, &[CONTROL_WORDS]);
         }
         let rows = parts * batch;
-        let params = Params { rows: u32_of(rows), batch: u32_of(batch), classes: u32_of(classes), smoothing };
+        let (batch, classes) = (u32_of(batch), u32_of(classes));
+        let params = Params { rows: u32_of(rows), batch, classes, smoothing, weight };
         let (dlogits, control) = gradient.unzip();
         FILE.launch(params, cross_entropy { logits, labels, loss, dlogits, control })
             .constants(vec![("LANES", lanes)])
             .workgroups(rows)
-            // Maximum 1, the two sums 5, the gradient 6.
+            // Maximum 1, the two sums 5, the gradient 6; the products with weight are as few as the rows.
             .record(recorder, name, if gradient.is_some() { 12.0 } else { 6.0 } * logits.len as f64);
     }
 }

@@ -21,11 +21,11 @@ entry_points! {
     struct Params in 32 bytes {
         batch: u32, parts: u32, inputs: u32, outputs: u32, sample_stride: u32, part_stride: u32
     }
-    fn part_linear_forward(weight: read, x: read, bias: read, y: write);
+    fn part_linear_forward(weight: read, x: read, bias: read if BIAS, y: write);
     /// Gradient of the inputs.
     fn part_linear_backward_input(weight: read, x_gradient: write, dy: read);
     /// Gradients of weight and bias.
-    fn part_linear_backward_weight(dweight: write, x: read, dy: read, dbias: write);
+    fn part_linear_backward_weight(dweight: write, x: read, dy: read, dbias: write if BIAS);
 }
 
 pub(super) fn variants() -> Vec<(Kernel, Constants)> {
@@ -168,8 +168,8 @@ pub struct Forward {
     pub x: Tensor,
     /// Weights (R, O, I).
     pub weight: Tensor,
-    /// Biases (R, O).
-    pub bias: Tensor,
+    /// Biases (R, O); `None` for zeros.
+    pub bias: Option<Tensor>,
     /// Outputs (R, B, O), written.
     pub y: Tensor,
     /// Dimensions and layout of x.
@@ -192,7 +192,7 @@ impl Forward {
         shape.check(name, tile);
         expect(recorder, "x", x, &[parts, batch, inputs]);
         expect(recorder, "weight", weight, &[parts, outputs, inputs]);
-        expect(recorder, "bias", bias, &[parts, outputs]);
+        bias.inspect(|&bias| expect(recorder, "bias", bias, &[parts, outputs]));
         expect(recorder, "y", y, &[parts, batch, outputs]);
         let grid = match tile {
             Tile::Plain => grid_1d(y.len.div_ceil(THREADS)),
@@ -252,8 +252,8 @@ pub struct BackwardWeight {
     pub dy: Tensor,
     /// Gradient of the weights (R, O, I), written.
     pub dweight: Tensor,
-    /// Gradient of the biases (R, O), written.
-    pub dbias: Tensor,
+    /// Gradient of the biases (R, O), written if it is given.
+    pub dbias: Option<Tensor>,
     /// Dimensions and layout of x.
     pub shape: Shape,
 }
@@ -275,7 +275,7 @@ impl BackwardWeight {
         expect(recorder, "x", x, &[parts, batch, inputs]);
         expect(recorder, "dy", dy, &[parts, batch, outputs]);
         expect(recorder, "dweight", dweight, &[parts, outputs, inputs]);
-        expect(recorder, "dbias", dbias, &[parts, outputs]);
+        dbias.inspect(|&dbias| expect(recorder, "dbias", dbias, &[parts, outputs]));
         let grid = match tile {
             Tile::Plain => grid_1d(dweight.len.div_ceil(THREADS)),
             Tile::Wide => shape.grid([inputs / 4, THREADS], [outputs, EACH]),

@@ -1,11 +1,13 @@
 //! The Locally Aware Transformer: from images to embeddings.
 
+use super::learner::BATCHNORM_EPS;
 use super::parameters::{self, Arenas, backbone_groups, check_widths, without_matrices};
 use super::vit::Vit;
 use crate::checkpoint::Network;
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Precision, Recorder, Tensor};
-use crate::kernels::{gelt, image, l2norm};
+use crate::kernels::part_linear::Layout;
+use crate::kernels::{batchnorm, gelt, image, l2norm};
 use crate::shape::{Preprocess, VitConfig};
 
 /// The network for inference, with its parameters on the adapter.
@@ -13,7 +15,42 @@ use crate::shape::{Preprocess, VitConfig};
 pub struct LaTransformer {
     vit: Vit,
     preprocess: Preprocess,
+    /// BNNeck's BatchNorm, if the network embeds after it.
+    neck: Option<Neck>,
     parameter_bytes: u64,
+}
+
+/// BNNeck's BatchNorm of all parts: weight, running mean and running variance (R, D).
+#[derive(Debug)]
+struct Neck([Buffer; 3]);
+
+impl Neck {
+    fn of(parameters: &Arenas) -> Option<Neck> {
+        let tensors = ["weight", "running_mean", "running_var"];
+        parameters.find("heads.bn.weight")?;
+        Some(Neck(tensors.map(|name| parameters.get(&format!("heads.bn.{name}")))))
+    }
+
+    /// Records normalised parts (B, R, D).
+    fn record(&self, recorder: &mut Recorder<'_>, x: Tensor, [batch, parts, dim]: [usize; 3]) -> Tensor {
+        let y = recorder.tensor("bn", x.len);
+        let Neck(tensors) = self;
+        let [weight, running_mean, running_var] = tensors.each_ref().map(|buffer| recorder.import(buffer));
+        let layer = batchnorm::Layer {
+            batch,
+            parts,
+            dim,
+            eps: BATCHNORM_EPS,
+            relu: false,
+            drop: 0.0,
+            momentum: 0.0,
+            inputs: Layout::SampleFirst,
+            outputs: Layout::SampleFirst,
+        };
+        batchnorm::Evaluate { x, weight, bias: None, running_mean, running_var, y, layer }
+            .record(recorder, "bn");
+        y
+    }
 }
 
 impl LaTransformer {
@@ -35,6 +72,7 @@ impl LaTransformer {
         Ok(LaTransformer {
             vit: Vit::new(&network.config, &parameters, matrices.as_ref()),
             preprocess: network.preprocess.clone(),
+            neck: Neck::of(&parameters),
             parameter_bytes: parameters.bytes() + matrices.map_or(0, |matrices| matrices.bytes()),
         })
     }
@@ -48,6 +86,7 @@ impl LaTransformer {
         Ok(LaTransformer {
             vit: Vit::new(&network.config, &parameters, None),
             preprocess: network.preprocess.clone(),
+            neck: Neck::of(&parameters),
             parameter_bytes: parameters.bytes(),
         })
     }
@@ -103,6 +142,10 @@ impl LaTransformer {
             weights: config.gelt.weights(),
         }
         .record(recorder, "gelt");
+        let local = match &self.neck {
+            Some(neck) => neck.record(recorder, local, [batch, parts, dim]),
+            None => local,
+        };
         l2norm::Forward { x: local, y: embeddings, batch, parts, dim }.record(recorder, "l2norm");
     }
 

@@ -12,13 +12,12 @@ use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::kernels::narrow::Narrow;
 use crate::kernels::triplet::Margin;
 use crate::layers::Grad;
-use crate::layers::norm::Norm;
 use crate::layers::part_classifier::{ClassifierParameters, ClassifierShape, PartClassifiers};
-use crate::shape::{Preprocess, VitConfig};
+use crate::shape::{ClassifierKind, Preprocess, VitConfig};
 use std::collections::BTreeMap;
 
 /// ε of BatchNorm in the part classifiers: PyTorch's default, as in the released code.
-const BATCHNORM_EPS: f32 = 1e-5;
+pub(super) const BATCHNORM_EPS: f32 = 1e-5;
 
 /// Initial and largest loss scale with f16: PyTorch's default.
 const LOSS_SCALE: f32 = 65_536.0;
@@ -26,13 +25,13 @@ const LOSS_SCALE: f32 = 65_536.0;
 /// Settings of the part classifiers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClassifierSettings {
-    /// Hidden width E.
-    pub hidden: usize,
+    /// Layers.
+    pub kind: ClassifierKind,
     /// Number of persons K.
     pub classes: usize,
-    /// True if a ReLU follows BatchNorm.
+    /// With parts: true if a ReLU follows BatchNorm.
     pub relu: bool,
-    /// Dropout probability.
+    /// With parts: dropout probability.
     pub dropout: f32,
 }
 
@@ -91,16 +90,20 @@ pub struct Learner<'c> {
 }
 
 pub(super) fn classifier_parameters(arenas: &Arenas) -> ClassifierParameters {
-    let linear = |name: &str| arenas.linear(&format!("heads.{name}"), None);
-    let bn =
-        Norm { weight: arenas.get("heads.bn.weight"), bias: arenas.get("heads.bn.bias"), eps: BATCHNORM_EPS };
-    ClassifierParameters { fc1: linear("fc1"), bn, fc2: linear("fc2") }
+    let either = |names: [&str; 2]| names.into_iter().find_map(|name| arenas.find(name));
+    let weight = either(["heads.fc2.weight", "heads.classifier.weight"]);
+    ClassifierParameters {
+        fc1: arenas.find("heads.fc1.weight").map(|_| arenas.linear("heads.fc1", None)),
+        bn_weight: arenas.get("heads.bn.weight"),
+        bn_bias: arenas.find("heads.bn.bias"),
+        weight: weight.unwrap_or_else(|| panic!("there is no last linear layer")),
+        bias: arenas.find("heads.fc2.bias"),
+    }
 }
 
 /// Returns names and shapes of BatchNorm's running mean and variance in a checkpoint.
-fn running(ClassifierShape { dim, hidden, classes, .. }: ClassifierShape) -> [ClassifierTensor; 2] {
-    let [.., mean, variance, _, _] = classifier_tensors(dim, hidden, classes);
-    [mean, variance]
+fn running(ClassifierShape { dim, kind, classes, .. }: ClassifierShape) -> Vec<ClassifierTensor> {
+    classifier_tensors(kind, dim, classes).into_iter().filter(|tensor| !tensor.learned).collect()
 }
 
 impl<'c> Learner<'c> {
@@ -119,8 +122,8 @@ impl<'c> Learner<'c> {
         trainable: Trainable,
     ) -> Result<Learner<'c>> {
         let config = network.config.clone();
-        let ClassifierSettings { hidden, classes, relu, dropout } = settings;
-        let shape = ClassifierShape { parts: config.parts(), dim: config.dim, hidden, classes };
+        let ClassifierSettings { kind, classes, relu, dropout } = settings;
+        let shape = ClassifierShape { parts: config.parts(), dim: config.dim, kind, classes };
         let mut groups = backbone_groups(&config);
         groups.push(classifier_group(shape));
         let mut tensors = network.tensors.clone();
@@ -139,11 +142,13 @@ impl<'c> Learner<'c> {
             let parts = (0..shape.parts).flat_map(|part| &tensors[&tensor.of(part)].data);
             context.upload(&format!("heads.{}", tensor.name), &parts.copied().collect::<Vec<f32>>())
         };
-        let [mean, variance] = running(shape);
+        let statistics = running(shape);
+        let (mean, variance) = (&statistics[0], &statistics[1]);
         let classifiers = PartClassifiers {
             shape,
             parameters: classifier_parameters(&parameters),
-            running: (upload(&mean)?, upload(&variance)?),
+            running: (upload(mean)?, upload(variance)?),
+            eps: BATCHNORM_EPS,
             relu,
             dropout,
         };
@@ -226,6 +231,11 @@ impl<'c> Learner<'c> {
         &self.groups
     }
 
+    /// Returns the factor of a part's cross-entropy in the loss.
+    pub fn loss_weight(&self) -> f32 {
+        self.classifiers.loss_weight()
+    }
+
     /// Returns the number of parameters that train.
     pub fn trainable_parameters(&self) -> usize {
         self.groups.iter().filter(|g| self.trainable.contains(g.kind)).map(Group::parameters).sum()
@@ -252,7 +262,7 @@ impl<'c> Learner<'c> {
         for (tensor, buffer) in
             running(shape).iter().zip([&self.classifiers.running.0, &self.classifiers.running.1])
         {
-            for (part, data) in self.context.read(buffer)?.chunks(shape.hidden).enumerate() {
+            for (part, data) in self.context.read(buffer)?.chunks(shape.width()).enumerate() {
                 let data = HostTensor { shape: tensor.shape.clone(), data: data.to_vec() };
                 tensors.insert(tensor.of(part), data);
             }

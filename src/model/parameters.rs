@@ -2,13 +2,13 @@
 //! Blockwise fine-tuning opens or freezes a group as a whole [LAT Alg. 1]. In an arena, every slot starts at a multiple
 //! of 256 bytes: kernels can bind a single slot, and the optimiser updates the arena as one tensor.
 
-use crate::checkpoint::{HostTensor, classifier_tensors, is_prefix, parameter_shapes};
+use crate::checkpoint::{ClassifierTensor, HostTensor, classifier_tensors, is_prefix, parameter_shapes};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Storage, WORD};
 use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::part_classifier::ClassifierShape;
-use crate::shape::VitConfig;
+use crate::shape::{ClassifierKind, HeadEmbed, VitConfig};
 use half::f16;
 use std::collections::BTreeMap;
 
@@ -108,6 +108,12 @@ impl Group {
         self.slots.push(slot);
     }
 
+    /// Adds a slot with a tensor of all part classifiers.
+    fn push_stacked(&mut self, tensor: &ClassifierTensor, parts: usize) {
+        let stacked = (0..parts).map(|part| (tensor.of(part), tensor.shape.clone())).collect();
+        self.push(&format!("heads.{}", tensor.name), stacked, Storage::F32);
+    }
+
     /// Returns a layout of the slots that `keep` selects, in `storage`.
     fn subset(&self, storage: Storage, keep: impl Fn(&Slot) -> bool) -> Group {
         let mut subset = Group::new(self.kind);
@@ -128,7 +134,8 @@ impl Group {
     }
 }
 
-/// Returns the layouts of the backbone's groups, in the order of the forward pass.
+/// Returns the layouts of the backbone's groups, in the order of the forward pass. BNNeck's BatchNorm is the last one, if
+/// the network embeds after it.
 pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
     let kinds = GroupKind::all(config.depth).into_iter().filter(|kind| *kind != GroupKind::PartClassifiers);
     let mut groups: Vec<Group> = kinds.map(Group::new).collect();
@@ -137,7 +144,8 @@ pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
         let group = match GroupKind::of(&name) {
             GroupKind::Block(i) => &mut groups[1 + i],
             GroupKind::Norm => &mut groups[1 + config.depth],
-            GroupKind::Embeddings | GroupKind::PartClassifiers => &mut groups[0],
+            GroupKind::Embeddings => &mut groups[0],
+            GroupKind::PartClassifiers => continue,
         };
         if is_prefix(&name) {
             prefix.push((name, shape));
@@ -146,6 +154,15 @@ pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
         }
     }
     groups[0].push("prefix", prefix, Storage::F32);
+    if config.head_embed == HeadEmbed::After {
+        let mut neck = Group::new(GroupKind::PartClassifiers);
+        let tensors = classifier_tensors(ClassifierKind::Bnneck, config.dim, 0);
+        tensors
+            .iter()
+            .filter(|tensor| tensor.is_neck())
+            .for_each(|tensor| neck.push_stacked(tensor, config.parts()));
+        groups.push(neck);
+    }
     groups
 }
 
@@ -176,11 +193,10 @@ pub fn without_matrices(groups: &[Group]) -> Vec<Group> {
 
 /// Returns the layout of the part classifiers. Each slot stacks a tensor over all parts.
 pub fn classifier_group(shape: ClassifierShape) -> Group {
-    let ClassifierShape { parts, dim, hidden, classes } = shape;
+    let ClassifierShape { parts, dim, kind, classes } = shape;
     let mut group = Group::new(GroupKind::PartClassifiers);
-    for tensor in classifier_tensors(dim, hidden, classes).iter().filter(|tensor| tensor.learned) {
-        let stacked = (0..parts).map(|part| (tensor.of(part), tensor.shape.clone())).collect();
-        group.push(&format!("heads.{}", tensor.name), stacked, Storage::F32);
+    for tensor in classifier_tensors(kind, dim, classes).iter().filter(|tensor| tensor.learned) {
+        group.push_stacked(tensor, parts);
     }
     group
 }
@@ -402,7 +418,12 @@ mod tests {
         assert_eq!(count(GroupKind::Embeddings), 590_592 + 151_296 + 768);
         assert_eq!(count(GroupKind::Block(11)), 7_087_872);
         assert_eq!(count(GroupKind::Norm), 1_536);
-        let heads = classifier_group(ClassifierShape { parts: 14, dim: 768, hidden: 256, classes: 751 });
+        let heads = classifier_group(ClassifierShape {
+            parts: 14,
+            dim: 768,
+            kind: ClassifierKind::Parts { hidden: 256 },
+            classes: 751,
+        });
         assert_eq!(heads.parameters(), 5_465_362);
     }
 

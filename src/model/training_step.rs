@@ -283,6 +283,7 @@ impl<'c> Learner<'c> {
             parts,
             classes,
             smoothing: self.rule.label_smoothing,
+            weight: self.classifiers.loss_weight(),
         }
         .record(recorder, "cross_entropy");
 

@@ -33,7 +33,7 @@ impl Dropout {
 /// The operands of one layer.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchNorm<'a> {
-    /// Inputs (R, B, E).
+    /// Inputs (R, B, E), or (B, R, E).
     pub x: &'a [f32],
     /// Weights (R, E).
     pub weight: &'a [f32],
@@ -51,6 +51,10 @@ pub struct BatchNorm<'a> {
     pub relu: bool,
     /// Dropout in training.
     pub dropout: Dropout,
+    /// True if inputs and their gradient are (B, R, E).
+    pub x_sample_first: bool,
+    /// True if outputs and their gradient are (B, R, E).
+    pub y_sample_first: bool,
 }
 
 /// Statistics of each unit over a batch.
@@ -65,7 +69,7 @@ pub struct Statistics {
 /// The gradients of a layer.
 #[derive(Debug, Clone, Default)]
 pub struct Gradients {
-    /// Gradient of the inputs (R, B, E).
+    /// Gradient of the inputs, in their order.
     pub dx: Vec<Exact>,
     /// Gradient of the weights (R, E).
     pub dweight: Vec<Exact>,
@@ -74,8 +78,18 @@ pub struct Gradients {
 }
 
 impl BatchNorm<'_> {
-    fn at(&self, unit: usize, b: usize) -> usize {
-        (unit / self.dim * self.batch + b) * self.dim + unit % self.dim
+    fn at(&self, unit: usize, b: usize, sample_first: bool) -> usize {
+        let (part, e) = (unit / self.dim, unit % self.dim);
+        let row = if sample_first { b * self.parts + part } else { part * self.batch + b };
+        row * self.dim + e
+    }
+
+    fn x_at(&self, unit: usize, b: usize) -> usize {
+        self.at(unit, b, self.x_sample_first)
+    }
+
+    fn y_at(&self, unit: usize, b: usize) -> usize {
+        self.at(unit, b, self.y_sample_first)
     }
 
     fn units(&self) -> std::ops::Range<usize> {
@@ -87,7 +101,7 @@ impl BatchNorm<'_> {
         let batch = self.batch as f64;
         let mut all = Statistics::default();
         for unit in self.units() {
-            let samples = || (0..self.batch).map(|b| f64::from(self.x[self.at(unit, b)]));
+            let samples = || (0..self.batch).map(|b| f64::from(self.x[self.x_at(unit, b)]));
             let mean = samples().sum::<f64>() / batch;
             let magnitude = samples().map(f64::abs).sum::<f64>() / batch;
             let var = samples().map(|x| (x - mean).powi(2)).sum::<f64>() / batch;
@@ -111,16 +125,15 @@ impl BatchNorm<'_> {
         Exact { value: normalised.value * weight + bias, scale: normalised.scale * weight.abs() + bias.abs() }
     }
 
-    /// x̂·weight + bias in training (R, B, E). ReLU has its kink where this is 0.
+    /// x̂·weight + bias in training, in the order of the outputs. ReLU has its kink where this is 0.
     pub fn before_relu(&self) -> Vec<f64> {
         let statistics = self.statistics();
         let mut z = vec![0.0; self.x.len()];
         for unit in self.units() {
             for b in 0..self.batch {
-                let at = self.at(unit, b);
-                let normalised =
-                    self.normalised(self.x[at], statistics.mean[unit], statistics.var[unit].value);
-                z[at] = self.affine(unit, normalised).value;
+                let x = self.x[self.x_at(unit, b)];
+                let normalised = self.normalised(x, statistics.mean[unit], statistics.var[unit].value);
+                z[self.y_at(unit, b)] = self.affine(unit, normalised).value;
             }
         }
         z
@@ -131,22 +144,21 @@ impl BatchNorm<'_> {
         for unit in self.units() {
             let (mean, var) = (statistics.mean[unit], statistics.var[unit].value);
             for b in 0..self.batch {
-                let at = self.at(unit, b);
-                let z = self.affine(unit, self.normalised(self.x[at], mean, var));
+                let z = self.affine(unit, self.normalised(self.x[self.x_at(unit, b)], mean, var));
                 let value = if self.relu { z.value.max(0.0) } else { z.value };
                 let factor = factor(unit, b);
-                y[at] = Exact { value: value * factor, scale: z.scale * factor };
+                y[self.y_at(unit, b)] = Exact { value: value * factor, scale: z.scale * factor };
             }
         }
         y
     }
 
-    /// Outputs in training (R, B, E).
+    /// Outputs in training, in their order.
     pub fn train(&self) -> Vec<Exact> {
         self.outputs(&self.statistics(), |unit, b| self.dropout.factor(unit, b))
     }
 
-    /// Outputs in evaluation (R, B, E), from running mean and variance (R, E).
+    /// Outputs in evaluation, in their order, from running mean and variance (R, E).
     pub fn evaluate(&self, running_mean: &[f32], running_var: &[f32]) -> Vec<Exact> {
         let exact = |v: &f32| Exact { value: f64::from(*v), scale: f64::from(v.abs()) };
         let exact = |values: &[f32]| values.iter().map(exact).collect();
@@ -176,17 +188,17 @@ impl BatchNorm<'_> {
         (blend(running_mean, &mean, 1.0), blend(running_var, &var, unbias))
     }
 
-    /// Gradients of inputs, weights and biases in training, from dy (R, B, E).
+    /// Gradients of inputs, weights and biases in training, from dy in the order of the outputs.
     pub fn backward(&self, dy: &[f32]) -> Gradients {
         let Statistics { mean, var } = self.statistics();
         let count = self.batch as f64;
         let mut all = Gradients { dx: vec![Exact::default(); self.x.len()], ..Gradients::default() };
         for unit in self.units() {
             let normalised =
-                |b: usize| self.normalised(self.x[self.at(unit, b)], mean[unit], var[unit].value);
+                |b: usize| self.normalised(self.x[self.x_at(unit, b)], mean[unit], var[unit].value);
             let upstream = |b: usize| {
                 let open = !self.relu || self.affine(unit, normalised(b)).value > 0.0;
-                if open { f64::from(dy[self.at(unit, b)]) * self.dropout.factor(unit, b) } else { 0.0 }
+                if open { f64::from(dy[self.y_at(unit, b)]) * self.dropout.factor(unit, b) } else { 0.0 }
             };
             let (mut dweight, mut dbias) = (Exact::default(), Exact::default());
             for b in 0..self.batch {
@@ -202,7 +214,7 @@ impl BatchNorm<'_> {
                 let (g, x) = (upstream(b), normalised(b));
                 let value = g - dbias.value / count - x.value * dweight.value / count;
                 let scale = g.abs() + dbias.scale / count + x.scale * dweight.scale / count;
-                all.dx[self.at(unit, b)] =
+                all.dx[self.x_at(unit, b)] =
                     Exact { value: weight * rstd * value, scale: weight.abs() * rstd * scale };
             }
             all.dweight.push(dweight);
@@ -233,6 +245,8 @@ mod tests {
             eps: 1.0 / 65_536.0,
             relu: false,
             dropout: Dropout::default(),
+            x_sample_first: false,
+            y_sample_first: false,
         };
         let close = |found: &[Exact], wanted: &[f64]| {
             for (found, wanted) in found.iter().zip(wanted) {

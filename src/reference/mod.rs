@@ -35,3 +35,10 @@ pub struct Exact {
     /// c·2⁻²⁴·scale. c depends on the kernel and on the length of its sums.
     pub scale: f64,
 }
+
+impl Exact {
+    /// The product with a positive factor.
+    pub fn times(self, factor: f32) -> Exact {
+        Exact { value: self.value * f64::from(factor), scale: self.scale * f64::from(factor) }
+    }
+}

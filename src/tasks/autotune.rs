@@ -11,6 +11,7 @@ use crate::kernels::adam::{Betas, StepValues};
 use crate::kernels::gemm::{self, Form, Tile};
 use crate::model::{ClassifierSettings, LaTransformer, Learner, Trainable, UpdateRule};
 use crate::observer::Follower;
+use crate::shape::ClassifierKind;
 use crate::storage::atomic::write_atomically;
 use crate::train::classifiers::init_classifiers;
 use std::io::ErrorKind;
@@ -211,11 +212,11 @@ impl Step {
     /// A training step with all blocks open, which has all products.
     fn training(context: &Context, network: &Network, batch: usize) -> Result<Step> {
         const CLASSES: usize = 16;
-        const HIDDEN: usize = 256;
+        const KIND: ClassifierKind = ClassifierKind::Parts { hidden: 256 };
         let (parts, dim) = (network.config.parts(), network.config.dim);
-        let classifiers = init_classifiers(1, parts, dim, HIDDEN, CLASSES);
+        let classifiers = init_classifiers(1, parts, dim, KIND, CLASSES);
         let network = Network { classifiers, ..network.clone() };
-        let settings = ClassifierSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.5 };
+        let settings = ClassifierSettings { kind: KIND, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas::default();
         let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
         let stage = Trainable { embeddings: true, first_open: 0 };

@@ -4,33 +4,35 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::{HostTensor, classifier_tensors};
 use crate::rng;
+use crate::shape::ClassifierKind;
 
 /// Stream of random numbers. The upper byte identifies the use, as in `datasets::sampler`.
 const STREAM: u64 = 5 << 56;
 
-/// Returns initial weights of `parts` classifiers Linear (dim → hidden), BatchNorm, Linear (hidden → classes), by names
-/// such as `heads.{i}.fc1.weight`.
+/// Returns initial weights of `parts` classifiers, by names such as `heads.{i}.fc1.weight`.
 ///
-/// They depend on the seed and the shapes alone. Weights are normally distributed: fc1 with mean 0 and deviation
-/// √(2/hidden) (Kaiming, fan out), BatchNorm with 1 and 0.02, fc2 with 0 and 0.001. Biases and running means are 0,
-/// running variances 1.
+/// They depend on the seed, the kind and the shapes alone. Weights are normally distributed: fc1 with mean 0 and deviation
+/// √(2/hidden) (Kaiming, fan out), BatchNorm with 1 and 0.02, fc2 and BNNeck's classifier with 0 and 0.001. BNNeck's
+/// BatchNorm starts at 1. Biases and running means are 0, running variances 1.
 pub fn init_classifiers(
     seed: u64,
     parts: usize,
     dim: usize,
-    hidden: usize,
+    kind: ClassifierKind,
     classes: usize,
 ) -> BTreeMap<String, HostTensor> {
     let mut tensors = BTreeMap::new();
     for part in 0..parts {
         let stream = |tensor: u64| STREAM | ((part as u64) << 8) | tensor;
-        for tensor in classifier_tensors(dim, hidden, classes) {
+        for tensor in classifier_tensors(kind, dim, classes) {
             let count = tensor.shape.iter().product();
-            let data = match tensor.name {
-                "fc1.weight" => normal(seed, stream(0), count, 0.0, (2.0 / hidden as f64).sqrt()),
-                "bn.weight" => normal(seed, stream(1), count, 1.0, 0.02),
-                "fc2.weight" => normal(seed, stream(2), count, 0.0, 0.001),
-                "bn.running_var" => vec![1.0; count],
+            let data = match (tensor.name, kind) {
+                ("fc1.weight", ClassifierKind::Parts { hidden }) => {
+                    normal(seed, stream(0), count, 0.0, (2.0 / hidden as f64).sqrt())
+                }
+                ("bn.weight", ClassifierKind::Parts { .. }) => normal(seed, stream(1), count, 1.0, 0.02),
+                ("fc2.weight" | "classifier.weight", _) => normal(seed, stream(2), count, 0.0, 0.001),
+                ("bn.running_var" | "bn.weight", _) => vec![1.0; count],
                 _ => vec![0.0; count],
             };
             tensors.insert(tensor.of(part), HostTensor { shape: tensor.shape, data });
@@ -58,7 +60,7 @@ mod tests {
 
     #[test]
     fn weights_are_drawn_as_in_the_released_code() {
-        let tensors = init_classifiers(0, 2, 384, 256, 751);
+        let tensors = init_classifiers(0, 2, 384, ClassifierKind::Parts { hidden: 256 }, 751);
         for (name, mean, deviation) in [
             ("fc1.weight", 0.0, (2.0f64 / 256.0).sqrt()),
             ("fc2.weight", 0.0, 0.001),
@@ -86,16 +88,32 @@ mod tests {
     }
 
     #[test]
+    fn bnneck_starts_as_in_its_recipe() {
+        let tensors = init_classifiers(0, 2, 384, ClassifierKind::Bnneck, 751);
+        let names: Vec<&str> = tensors.keys().filter_map(|name| name.strip_prefix("heads.1.")).collect();
+        assert_eq!(names, ["bn.running_mean", "bn.running_var", "bn.weight", "classifier.weight"]);
+        for (name, value) in [("bn.weight", 1.0), ("bn.running_mean", 0.0), ("bn.running_var", 1.0)] {
+            assert_eq!(tensors[&format!("heads.0.{name}")].data, [value; 384]);
+        }
+        let HostTensor { shape, data } = &tensors["heads.1.classifier.weight"];
+        let (_, deviation, _) = moments(data);
+        assert_eq!(*shape, [751, 384]);
+        assert!((deviation / 0.001 - 1.0).abs() < 0.01, "{deviation}");
+        assert_ne!(*data, tensors["heads.0.classifier.weight"].data);
+    }
+
+    #[test]
     fn every_part_and_seed_has_numbers_of_its_own() {
-        let tensors = init_classifiers(7, 3, 16, 8, 5);
-        assert_eq!(tensors, init_classifiers(7, 3, 16, 8, 5));
-        let other = init_classifiers(8, 3, 16, 8, 5);
+        let kind = ClassifierKind::Parts { hidden: 8 };
+        let tensors = init_classifiers(7, 3, 16, kind, 5);
+        assert_eq!(tensors, init_classifiers(7, 3, 16, kind, 5));
+        let other = init_classifiers(8, 3, 16, kind, 5);
         for name in ["fc1.weight", "bn.weight", "fc2.weight"] {
             let of = |part: usize| &tensors[&format!("heads.{part}.{name}")];
             assert!(of(0) != of(1) && of(1) != of(2), "{name}");
             assert_ne!(of(0), &other[&format!("heads.0.{name}")]);
         }
         // Additional parts don't change the first.
-        assert_eq!(tensors["heads.0.fc1.weight"], init_classifiers(7, 1, 16, 8, 5)["heads.0.fc1.weight"]);
+        assert_eq!(tensors["heads.0.fc1.weight"], init_classifiers(7, 1, 16, kind, 5)["heads.0.fc1.weight"]);
     }
 }

@@ -13,6 +13,7 @@ use crate::images::augment::Augment;
 use crate::kernels::adam::Betas;
 use crate::model::{ClassifierSettings, GroupKind, HostMoments, Learner, UpdateRule};
 use crate::observer::Observer;
+use crate::shape::ClassifierKind;
 use crate::storage::hash;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,8 +145,8 @@ impl Job {
             observer.note(note);
         }
         config.settle(&network.config, &network.preprocess);
-        let (parts, dim, hidden) = (network.config.parts(), network.config.dim, config.head.hidden);
-        network.classifiers = init_classifiers(config.data.seed, parts, dim, hidden, set.classes.len());
+        let (parts, dim, kind) = (network.config.parts(), network.config.dim, config.head.classifier());
+        network.classifiers = init_classifiers(config.data.seed, parts, dim, kind, set.classes.len());
         network.class_names = Some(set.classes.clone());
         if set.skipped > 0 {
             observer.note(&format!("{} files are junk or outside the layout", set.skipped));
@@ -187,7 +188,7 @@ impl Job {
             let dir = config.data.dir.unwrap_or_default();
             return Err(Error::Usage(format!("{dir}: the persons differ from those of the saved run")));
         }
-        check_heads(&last, &network, config.head.hidden, set.classes.len())?;
+        check_heads(&last, &network, config.head.classifier(), set.classes.len())?;
         let position = counts(&state, POSITION).and_then(Position::from_words);
         let position = position.ok_or_else(|| Error::Weights {
             path: last,
@@ -258,7 +259,7 @@ impl Job {
     pub fn learner<'c>(&self, context: &'c Context) -> Result<Learner<'c>> {
         let config = &self.config;
         let settings = ClassifierSettings {
-            hidden: config.head.hidden,
+            kind: config.head.classifier(),
             classes: self.set.classes.len(),
             relu: config.head.relu,
             dropout: config.head.dropout as f32,
@@ -385,10 +386,10 @@ fn counts<'s>(state: &'s BTreeMap<String, StateTensor>, name: &str) -> Option<&'
 }
 
 /// Checks that every part classifier is complete and has the right shapes.
-fn check_heads(path: &Path, network: &Network, hidden: usize, classes: usize) -> Result<()> {
+fn check_heads(path: &Path, network: &Network, kind: ClassifierKind, classes: usize) -> Result<()> {
     let dim = network.config.dim;
     for part in 0..network.config.parts() {
-        for tensor in checkpoint::classifier_tensors(dim, hidden, classes) {
+        for tensor in checkpoint::classifier_tensors(kind, dim, classes) {
             let (name, shape) = (tensor.of(part), tensor.shape);
             let found = network.classifiers.get(&name).map(|tensor| &tensor.shape);
             if found != Some(&shape) {

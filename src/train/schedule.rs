@@ -9,7 +9,7 @@ use std::f64::consts::PI;
 
 use crate::checkpoint::{classifier_tensors, parameter_shapes};
 use crate::model::{GroupKind, Trainable};
-use crate::shape::VitConfig;
+use crate::shape::{ClassifierKind, VitConfig};
 use crate::train::config::Config;
 
 /// The schedule of a run.
@@ -118,11 +118,16 @@ impl Schedule {
 
 /// Returns the number of parameters that train in a stage: backbone, and `config.parts()` classifiers of
 /// Linear (dim → hidden), BatchNorm and Linear (hidden → classes).
-pub fn trainable_parameters(config: &VitConfig, hidden: usize, classes: usize, stage: Trainable) -> usize {
+pub fn trainable_parameters(
+    config: &VitConfig,
+    kind: ClassifierKind,
+    classes: usize,
+    stage: Trainable,
+) -> usize {
     let count = |shape: &[usize]| shape.iter().product::<usize>();
     let backbone =
         parameter_shapes(config).into_iter().filter(|(name, _)| stage.contains(GroupKind::of(name)));
-    let head = classifier_tensors(config.dim, hidden, classes).into_iter().filter(|tensor| tensor.learned);
+    let head = classifier_tensors(kind, config.dim, classes).into_iter().filter(|tensor| tensor.learned);
     backbone.map(|(_, shape)| count(&shape)).sum::<usize>()
         + config.parts() * head.map(|tensor| count(&tensor.shape)).sum::<usize>()
 }
@@ -150,7 +155,12 @@ mod tests {
     #[test]
     fn trainable_parameters_are_those_of_the_released_code() {
         let count = |preset: Preset, epoch: usize| {
-            trainable_parameters(&vit_b16(), 256, 751, schedule(preset).stage(epoch))
+            trainable_parameters(
+                &vit_b16(),
+                ClassifierKind::Parts { hidden: 256 },
+                751,
+                schedule(preset).stage(epoch),
+            )
         };
         for stage in 0..=10 {
             let wanted = 20_385_298 + stage * 7_087_872;

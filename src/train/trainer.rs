@@ -838,11 +838,13 @@ impl Run<'_, '_> {
     /// Scores the current model.
     fn score_retrieval(&self, retrieval_set: &Option<RetrievalSet>) -> Result<RetrievalScores> {
         let Job { config, network, .. } = &self.job;
-        let mut tensors = self.learner.read_parameters()?;
-        tensors.retain(|name, _| network.tensors.contains_key(name));
+        let saved = config.saved_network(&network.config);
+        let mut learned = self.learner.read_parameters()?;
+        let embedding = checkpoint::parameter_shapes(&saved).into_iter();
+        let tensors = embedding.filter_map(|(name, _)| Some((name.clone(), learned.remove(&name)?)));
         let network = Network {
-            config: config.saved_network(&network.config),
-            tensors,
+            tensors: tensors.collect(),
+            config: saved,
             file_positions: None,
             classifiers: BTreeMap::new(),
             ..network.clone()
@@ -883,7 +885,7 @@ impl Run<'_, '_> {
             let logits = self.context.read(&recorded.logits)?;
             for (b, &label) in batch.labels.iter().enumerate() {
                 let (image_loss, class) = vote(&logits, b, count, classes, label as usize);
-                loss += image_loss;
+                loss += f64::from(self.learner.loss_weight()) * image_loss;
                 right += usize::from(class == label as usize);
             }
         }
@@ -915,7 +917,7 @@ impl Run<'_, '_> {
             }
         }
         let heads = ClassifiersInfo {
-            hidden: config.head.hidden,
+            kind: config.head.classifier(),
             relu: config.head.relu,
             classes: set.classes.len(),
         };

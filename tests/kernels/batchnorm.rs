@@ -7,6 +7,7 @@ use crate::common::recordings::{judged, outputs};
 use lat_wgpu::cases::batchnorm::{PLACE, away_from_kinks, evaluate, exact, layer, operands, train};
 use lat_wgpu::cases::run::Run;
 use lat_wgpu::kernels::batchnorm::Layer;
+use lat_wgpu::kernels::part_linear::Layout;
 use lat_wgpu::reference::Exact;
 use lat_wgpu::reference::batchnorm::BatchNorm;
 
@@ -98,9 +99,11 @@ fn nan_passes_relu() {
 #[test]
 fn reference_gradients_match_finite_differences() {
     let (x, weight, bias) = (coarse(1, 30), coarse(2, 6), coarse(3, 6));
-    for relu in [false, true] {
+    for (relu, inputs) in
+        [(false, Layout::PartFirst), (true, Layout::PartFirst), (false, Layout::SampleFirst)]
+    {
         for drop in [0.0, 0.3] {
-            let exact = exact([&x, &weight, &bias], Layer { relu, drop, ..layer(5, 2, 3) }, PLACE);
+            let exact = exact([&x, &weight, &bias], Layer { relu, drop, inputs, ..layer(5, 2, 3) }, PLACE);
             // The steps of the differences must not cross ReLU's kink.
             let dy = away_from_kinks(coarse(4, 30), &exact, 1e-2);
             let gradients = exact.backward(&dy);
@@ -108,7 +111,7 @@ fn reference_gradients_match_finite_differences() {
             let loss = |layer: BatchNorm<'_>| -> f64 {
                 layer.train().iter().zip(&dy).map(|(y, &dy)| y.value * f64::from(dy)).sum()
             };
-            let name = |of: &str| format!("batchnorm {of} relu {relu} drop {drop}");
+            let name = |of: &str| format!("batchnorm {of} of {inputs:?} relu {relu} drop {drop}");
             check_gradient(&name("dx"), &x, &values(&gradients.dx), |x| loss(BatchNorm { x, ..exact }));
             check_gradient(&name("dweight"), &weight, &values(&gradients.dweight), |weight| {
                 loss(BatchNorm { weight, ..exact })

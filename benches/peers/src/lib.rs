@@ -6,7 +6,7 @@
 use lat_wgpu::checkpoint::{Network, random_backbone};
 use lat_wgpu::error::{Error, Result};
 use lat_wgpu::rng;
-use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
+use lat_wgpu::shape::{ClassifierKind, ImageSize, Normalize, Preprocess, VitConfig};
 use lat_wgpu::train::classifiers::init_classifiers;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub const DEPTH: usize = 12;
 /// Width of an attention head.
 pub const HEAD_WIDTH: usize = 64;
 /// Width between a part classifier's two layers.
-pub const HIDDEN: usize = 256;
+pub const KIND: ClassifierKind = ClassifierKind::Parts { hidden: 256 };
 /// Persons of Market-1501.
 pub const CLASSES: usize = 751;
 /// Learning rate of Adam in every training step.
@@ -111,7 +111,7 @@ impl Model {
         let config = self.config();
         Network {
             tensors: random_backbone(&config, 1),
-            heads: init_classifiers(1, config.parts(), self.dim, HIDDEN, CLASSES),
+            heads: init_classifiers(1, config.parts(), self.dim, KIND, CLASSES),
             preprocess: Preprocess::new(SIZE, Normalize::Imagenet.mean_std()),
             config,
             class_names: None,

@@ -3,6 +3,7 @@
 use super::keys::{get, keys};
 use super::{BestBy, Config};
 use crate::error::{Error, Result};
+use crate::shape::{HeadEmbed, HeadKind};
 use std::path::Path;
 use toml::Value;
 
@@ -36,7 +37,7 @@ impl Config {
 
     /// Checks settings against each other; [`super::Key`] checks each alone.
     pub(super) fn check(&self) -> Result<()> {
-        let Config { data, schedule, loss, .. } = self;
+        let Config { data, schedule, loss, head, .. } = self;
         let persons = data.persons_per_batch;
         let sampled = persons.checked_mul(data.images_per_person);
         let rules = [
@@ -60,6 +61,11 @@ impl Config {
                 "schedule.eval_every",
                 schedule.best != BestBy::TestMap || schedule.eval_every >= 1,
                 "1 or more where schedule.best is test-map",
+            ),
+            (
+                "head.embed",
+                head.kind == HeadKind::Bnneck || head.embed == HeadEmbed::Before,
+                "before unless head.kind is bnneck",
             ),
             ("loss.soft_margin", loss.triplet || !loss.soft_margin, "false unless loss.triplet is true"),
             (

@@ -4,7 +4,7 @@ use super::words::{read, words};
 use super::{BestBy, Optimizer, Preset};
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout};
 use crate::gpu::Precision;
-use crate::shape::{Activation, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
+use crate::shape::{Activation, HeadEmbed, HeadKind, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -239,11 +239,16 @@ settings! {
     }
     /// The part classifiers, `[head]`.
     head: HeadConfig {
-        /// Width between the two linear layers of a part classifier.
+        /// Kind: parts is linear, BatchNorm, ReLU, dropout, linear; bnneck is a BatchNorm and a linear layer, both without
+        /// bias, with the triplet loss before the BatchNorm.
+        kind: HeadKind = HeadKind::Parts, word::<HeadKind>(), flag "head-kind";
+        /// With bnneck: embeds the parts before or after the BatchNorm.
+        embed: HeadEmbed = HeadEmbed::Before, word::<HeadEmbed>(), flag "head-embed";
+        /// With parts: width between the two linear layers.
         hidden: usize = 256, Integer(1);
-        /// Dropout of the part classifiers.
+        /// With parts: dropout.
         dropout: f64 = 0.5, Number(BELOW_ONE);
-        /// Applies ReLU after the BatchNorm of the part classifiers.
+        /// With parts: applies ReLU after the BatchNorm.
         relu: bool = true, Switch;
     }
     /// The loss, `[loss]`.

@@ -20,7 +20,9 @@ use crate::datasets::LoadOptions;
 use crate::datasets::sampler::Sampling;
 use crate::gpu::ContextOptions;
 use crate::kernels::triplet::Margin;
-use crate::shape::{ImageSize, LambdaOn, PartTokens, Preprocess, VitConfig};
+use crate::shape::{
+    ClassifierKind, HeadEmbed, HeadKind, ImageSize, LambdaOn, PartTokens, Preprocess, VitConfig,
+};
 use serde::{Deserialize, Serialize};
 
 /// A named recipe.
@@ -80,6 +82,16 @@ impl DeviceConfig {
     pub fn options(&self) -> ContextOptions {
         let DeviceConfig { adapter, precision } = self.clone();
         ContextOptions { precision, ..ContextOptions::from_environment(adapter) }
+    }
+}
+
+impl HeadConfig {
+    /// Layers of the part classifiers.
+    pub fn classifier(&self) -> ClassifierKind {
+        match self.kind {
+            HeadKind::Parts => ClassifierKind::Parts { hidden: self.hidden },
+            HeadKind::Bnneck => ClassifierKind::Bnneck,
+        }
     }
 }
 
@@ -152,6 +164,7 @@ impl Config {
             lambda_on: Some(model.lambda_on),
             tokens: Some(model.tokens),
             parts: Some(model.parts),
+            head_embed: Some(HeadEmbed::Before),
             ignore_unknown: model.ignore_unknown,
         }
     }
@@ -194,10 +207,12 @@ impl Config {
         }
     }
 
-    /// The network in a trained model's metadata: as trained, except for the tokens that embed.
+    /// The network in a trained model's metadata: as trained, except for the tokens that embed and the side of BNNeck's
+    /// BatchNorm.
     pub fn saved_network(&self, network: &VitConfig) -> VitConfig {
         let mut saved = network.clone();
         saved.gelt.tokens = self.model.embed_tokens;
+        saved.head_embed = self.head.embed;
         saved
     }
 }

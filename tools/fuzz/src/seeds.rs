@@ -13,7 +13,7 @@ use lat_wgpu::embeddings::{Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::figures::{Figures, draw_figures};
 use lat_wgpu::images::walk::Image;
 use lat_wgpu::retrieval::pca::{FitOptions, Projection};
-use lat_wgpu::shape::{ImageSize, Normalize, Preprocess, VitConfig};
+use lat_wgpu::shape::{ClassifierKind, ImageSize, Normalize, Preprocess, VitConfig};
 use lat_wgpu::storage::entry::Entry;
 use lat_wgpu::train::config::{Config, Preset};
 
@@ -77,7 +77,7 @@ fn entries() -> Vec<String> {
     let config = small_config();
     let preprocess = Preprocess::new(config.image, Normalize::Imagenet.mean_std());
     let names = ["0002".to_string(), "0007".to_string()];
-    let heads = ClassifiersInfo { hidden: 4, relu: true, classes: 2 };
+    let heads = ClassifiersInfo { kind: ClassifierKind::Parts { hidden: 4 }, relu: true, classes: 2 };
     [
         checkpoint::lat_wgpu_metadata(&config, &preprocess, None),
         checkpoint::trained_metadata(&config, &preprocess, &names, heads),

@@ -12,7 +12,7 @@ use lat_wgpu::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
 use lat_wgpu::retrieval::neighbours::Neighbours;
 use lat_wgpu::tasks::embed::{Embedder, ImageOptions};
 use lat_wgpu_peers::{
-    ADAM_EPS, CLASSES, DEPTH, Form, Found, HEAD_WIDTH, HIDDEN, LEARNING_RATE, MODELS, Memory, Model, NEAREST,
+    ADAM_EPS, CLASSES, DEPTH, Form, Found, HEAD_WIDTH, KIND, LEARNING_RATE, MODELS, Memory, Model, NEAREST,
     Request, SIZE, TOKENS, Task, end, images, numbers, pixels, repeat, request, sample, streams, train,
 };
 use safetensors::{Dtype, tensor::TensorView};
@@ -184,7 +184,7 @@ fn forward(context: &Context, samples: usize, model: Model, batch: usize) -> Res
 fn step(context: &Context, samples: usize, model: Model, stage: Trainable, batch: usize) -> Result<Found> {
     let network = model.network();
     // No dropout, since losses are compared.
-    let heads = ClassifierSettings { hidden: HIDDEN, classes: CLASSES, relu: true, dropout: 0.0 };
+    let heads = ClassifierSettings { kind: KIND, classes: CLASSES, relu: true, dropout: 0.0 };
     let betas = Betas { beta1: 0.9, beta2: 0.999, eps: f64::from(ADAM_EPS) };
     let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
     let pixels = pixels(batch);
