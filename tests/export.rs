@@ -5,7 +5,7 @@ mod program;
 
 use half::f16;
 use lat_wgpu::checkpoint::{self, Network, Settings};
-use lat_wgpu::shape::{ImageSize, Normalize, VitConfig};
+use lat_wgpu::shape::{ClassifierKind, ImageSize, Normalize, VitConfig};
 use program::{TINY, expect, finish, program};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ fn trained(folder: &Path) -> Network {
     expect(0, folder, &[&["init", "--out", "start.safetensors"], &size[..]].concat());
     let mut network = load(&folder.join("start.safetensors"));
     let (parts, classes) = (network.config.parts(), 3);
-    let kind = shape::ClassifierKind::Parts { hidden: 8 };
+    let kind = ClassifierKind::Parts { hidden: 8 };
     network.classifiers = lat_wgpu::train::classifiers::init_classifiers(1, parts, 16, kind, classes);
     let names = ["a", "b", "c"].map(String::from);
     let heads = checkpoint::ClassifiersInfo { kind, relu: true, classes };

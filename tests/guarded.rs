@@ -10,7 +10,7 @@ use lat_wgpu::gpu::{Context, ContextOptions, Precision, Recorder, ShaderFile, Te
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::kernels::triplet::Margin;
-use lat_wgpu::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
+use lat_wgpu::model::{ClassifierSettings, Learner, PrototypeRule, Trainable, UpdateRule};
 use lat_wgpu::shape::ClassifierKind;
 use lat_wgpu::tasks::embed::Embedder;
 use std::path::Path;
@@ -53,11 +53,19 @@ fn trained(context: &Context) -> Vec<u32> {
         relu: true,
         dropout: 0.5,
     };
-    let rule =
-        UpdateRule { betas, decoupled: true, label_smoothing: 0.1, triplet_margin: Some(Margin::Hard(0.3)) };
+    let rule = UpdateRule {
+        betas,
+        decoupled: true,
+        label_smoothing: 0.1,
+        triplet_margin: Some(Margin::Hard(0.3)),
+        prototypes: Some(PrototypeRule { weight: 0.5, temperature: 0.05, momentum: 0.2, hard: false }),
+        ..UpdateRule::default()
+    };
     let network = network();
     let stage = Trainable { embeddings: true, first_open: 0 };
-    let learner = Learner::new(context, &network, heads, rule, stage).unwrap();
+    let mut learner = Learner::new(context, &network, heads, rule, stage).unwrap();
+    let prototypes = random::normal(9, 5 * network.config.embedding_len());
+    learner.write_prototypes(&prototypes);
     let step = learner.record_step(BATCH, BATCH).unwrap();
     let mut found = Vec::new();
     for number in 1..=2 {

@@ -59,5 +59,5 @@ macro_rules! every_case_of {
 
 every_case_of!(
     gemm attention rollout layernorm layerscale accumulate image patch_embed tokens gelt l2norm
-    part_linear batchnorm narrow cross_entropy triplet gradnorm adam distance topk roof
+    part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam distance topk roof
 );

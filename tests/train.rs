@@ -77,6 +77,33 @@ fn bnneck_trains_resumes_and_embeds_on_either_side() {
 }
 
 #[test]
+fn prototypes_are_rebuilt_each_epoch_and_saved_within_one() {
+    let folder = figures("3");
+    let here = folder.path();
+    let recipe = ["--prototypes", "1", "--preset", "full", "--lr", "0.001", "--dropout", "0"];
+    let after = ["--head-kind", "bnneck", "--head-embed", "after", "--hard-update"];
+    let run = |more: &[&str]| finish(0, &mut train(here, &[&recipe, more].concat()));
+    for (name, kind) in [("before", &[][..]), ("after", &after[..])] {
+        run(&[kind, &["--out", name]].concat());
+        // A stop within an epoch and a stop at its end.
+        for steps in ["5", "6"] {
+            let halves = format!("{name}-{steps}");
+            run(&[kind, &["--out", &halves, "--max-steps", steps]].concat());
+            finish(0, &mut program(here, &["train", "--out", &halves, "--resume"]));
+            let [whole, halves] = [name, &halves].map(|run| bytes(&here.join(run), "last.safetensors"));
+            assert!(whole == halves, "{name} resumed after {steps} steps");
+        }
+    }
+    let losses = losses(&here.join("before"));
+    assert!(losses[losses.len() - 1] < 0.9 * losses[0], "{losses:?}");
+    let (about, _) = expect(0, here, &["inspect", "before/last.safetensors"]);
+    assert!(about.contains("state.prototypes"), "{about}");
+    // The loss is part of the run.
+    let other = ["train", "--out", "before", "--resume", "--prototypes", "0.5"];
+    assert!(expect(2, here, &other).1.contains("loss.prototypes"));
+}
+
+#[test]
 fn a_run_writes_its_files_and_learns() {
     let folder = figures("3");
     let here = folder.path();

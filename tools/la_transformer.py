@@ -232,6 +232,10 @@ class LaTransformer(nn.Module):
 
     def classify(self, parts):
         """(B, parts, D) -> (R, B, K): the scores of each part's classifier."""
+        if isinstance(self.heads[0], Bnneck):
+            self.normalised = torch.stack([head.bn(part) for head, part in zip(self.heads, parts.unbind(1))], 1)
+            normalised = self.normalised.unbind(1)
+            return torch.stack([head.classifier(part) for head, part in zip(self.heads, normalised)])
         return torch.stack([head(part) for head, part in zip(self.heads, parts.unbind(1))])
 
     def logits(self, images):
@@ -387,6 +391,11 @@ class Recipe:
     smoothing: float = 0.0
     triplet_margin: float | str | None = None  # "soft": log(1 + exp(.)); None: no triplet loss
     head: str | None = None  # "bnneck": the loss is the mean over the parts; None: `PartClassifier`, and the sum
+    embed: str | None = None  # "after": BNNeck's BatchNorm embeds, and prototypes see its output
+    prototypes: float | None = None  # weight of the prototype loss; None: no such loss
+    temperature: float | None = None
+    momentum: float | None = None
+    hard_update: bool | None = None
     relu: bool = True
     dropout: float = 0.5
     gelt: Gelt = field(default_factory=Gelt)
@@ -509,6 +518,17 @@ def triplet_loss(parts, labels, margin):
     return (F.softplus(excess) if margin == "soft" else F.relu(excess + margin)).mean()
 
 
+def update_memory(model, recipe, labels):
+    """Move the prototypes (K, L) towards the embeddings of the step: by all images in their order, or by each person's
+    least similar one."""
+    for label in labels.unique():
+        own = model.seen[labels == label]
+        if recipe.hard_update:
+            own = own[(own @ model.memory[label]).argmin()][None]
+        for x in own:
+            model.memory[label] = F.normalize(recipe.momentum * model.memory[label] + (1 - recipe.momentum) * x, dim=0)
+
+
 def predict(logits):
     """(R, B, K) -> (B): the person with the largest sum of probabilities (equations 8 and 9)."""
     return logits.softmax(2).sum(0).argmax(1)
@@ -522,6 +542,12 @@ def backward(model, recipe, images, labels):
     loss = loss_of(model.classify(parts), labels, recipe.smoothing, recipe.head)
     if recipe.triplet_margin is not None:
         loss = loss + triplet_loss(parts, labels, recipe.triplet_margin)
+    if recipe.prototypes is not None:
+        # In training mode: with the statistics of the batch, which count once.
+        features = model.normalised if recipe.embed == "after" else parts
+        x = model.embed(features)
+        loss = loss + recipe.prototypes * F.cross_entropy(x @ model.memory.T / recipe.temperature, labels)
+        model.seen = x.detach()
     loss.backward()
     return loss.item()
 
@@ -545,4 +571,6 @@ def train_step(model, optimizer, recipe, images, labels, step, steps_per_epoch):
     loss = backward(model, recipe, images, labels)
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
     optimizer.step()
+    if recipe.prototypes is not None:
+        update_memory(model, recipe, labels)
     return Step(loss, lr, norm.item(), trainable)

@@ -79,6 +79,7 @@ def write_model(name, vit, size, model, parts):
 NO_DROPOUT = {name: replace(recipe, dropout=0.0) for name, recipe in lat.PRESETS.items()}
 WITHOUT_TRIPLET = replace(NO_DROPOUT["strong"], triplet_margin=None)
 
+MEMORY = {"prototypes": 0.5, "temperature": 0.05, "momentum": 0.2, "hard_update": False}
 NECK = replace(NO_DROPOUT["full"], head="bnneck", triplet_margin="soft", smoothing=0.1)
 
 ALL = ("embeddings", "blocks.0", "blocks.1", "blocks.2", "norm", "heads")
@@ -125,6 +126,20 @@ CASES = {
         "BNNeck on the class token, cross-entropy and triplet loss with soft margin",
     ),
     "bnneck_rows": ("neck", NECK, ALL, (), "the same for each row: the mean over rows, one triplet loss"),
+    "prototypes": (
+        "registers",
+        replace(NO_DROPOUT["full"], gelt=lat.Gelt(parts="1"), **MEMORY),
+        ("blocks.2", "norm", "heads"),
+        (),
+        "the prototype loss of weight 0.5 beside cross-entropy",
+    ),
+    "prototypes_after": (
+        "neck",
+        replace(NECK, triplet_margin=0.3, embed="after", **MEMORY | {"hard_update": True}),
+        ("blocks.1", "norm", "heads"),
+        (),
+        "BNNeck, triplets and prototypes of the rows after the BatchNorm, with the hard update",
+    ),
     "kinds": ("kinds", NO_DROPOUT["full"], ALL, (), "options that tiny lacks, everything trains"),
     "registers": (
         "registers",
@@ -178,11 +193,17 @@ def is_later_head(name):
 def write_case(name, states, model_name, recipe, grad_groups, final_groups, what):
     """Run and write one case."""
     model = build(states[model_name], recipe, model_name)
-    labels = torch.tensor(LABELS if recipe.triplet_margin is None else TRIPLET_LABELS)
+    several = recipe.triplet_margin is not None or recipe.prototypes is not None
+    labels = torch.tensor(TRIPLET_LABELS if several else LABELS)
     # The same for all cases of a model with the same number of images.
     pixels = Random(model_name + " images").images(len(labels), *model.config.size)
     images = lat.normalize(pixels, lat.NORMALIZE["imagenet"], torch.float64)
     tensors = {"images": pixels, "labels": labels}
+    if recipe.prototypes is not None:
+        length = model.config.width * len(model.heads)
+        memory = torch.nn.functional.normalize(Random(f"{name} memory").normal(CLASSES, length), dim=1)
+        tensors["memory"] = memory.float()
+        model.memory = tensors["memory"].double()
     with torch.no_grad():
         logits = model.logits(images)
         if recipe.head == "bnneck":
@@ -197,6 +218,8 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
             tensors[f"grad.{key}"] = grad
     tensors |= {f"after.{key}": tensor for key, tensor in after.items()}
     tensors |= train(model, recipe, images, labels)
+    if recipe.prototypes is not None:
+        tensors["final_memory"] = model.memory
     for key, parameter in model.named_parameters():
         if lat.group_of(key) in final_groups and not is_later_head(key):
             tensors[f"final.{key}"] = parameter.detach()

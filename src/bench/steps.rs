@@ -165,7 +165,7 @@ impl Step {
         let Step { model, stage, batch, samples } = *self;
         let settings = ClassifierSettings { kind: KIND, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
-        let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
+        let rule = UpdateRule { betas, ..UpdateRule::default() };
         let learner = Learner::new(context, &network(model), settings, rule, stage)?;
         let step = learner.record_step(batch, batch)?;
         let pixels: Vec<u8> =

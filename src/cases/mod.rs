@@ -27,7 +27,7 @@ macro_rules! stems {
 
 stems!(
     gemm attention rollout layernorm layerscale accumulate image patch_embed tokens gelt l2norm
-    part_linear batchnorm narrow cross_entropy triplet gradnorm adam distance topk roof
+    part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam distance topk roof
 );
 
 /// A stem and the functions that list its cases and its timed cases.

@@ -84,6 +84,17 @@ pub fn l2norm(dim: usize) -> Tolerance {
     row(8.0 + (dim as f64).sqrt() / 2.0)
 }
 
+/// Two sums of D terms; 14 for the square roots, the divisions and the products.
+pub fn l2norm_backward(dim: usize) -> Tolerance {
+    row(14.0 + 2.0 * (dim as f64).sqrt())
+}
+
+/// One sum of L squares, of which the square root halves the error; 12 for the moving average, the square root, the division
+/// and the products.
+pub fn prototypes(length: usize) -> Tolerance {
+    row(12.0 + (length as f64).sqrt() / 2.0)
+}
+
 /// A sum of C tokens, a division (WGSL grants it 2.5 ulp) and the blend.
 pub fn gelt(columns: usize) -> Tolerance {
     row(4.0 + (columns as f64).sqrt())

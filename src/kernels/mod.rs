@@ -26,6 +26,7 @@ pub mod layerscale;
 pub mod narrow;
 pub mod part_linear;
 pub mod patch_embed;
+pub mod prototypes;
 pub mod rollout;
 pub mod roof;
 pub mod tokens;
@@ -65,6 +66,7 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
         narrow::variants,
         part_linear::variants,
         patch_embed::variants,
+        prototypes::variants,
         rollout::variants,
         roof::variants,
         tokens::variants,

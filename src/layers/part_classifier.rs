@@ -73,6 +73,13 @@ pub struct Saved {
     step: Tensor,
 }
 
+impl Saved {
+    /// Returns the output of BNNeck's BatchNorm (R, B, D) and its order.
+    pub fn normalised(&self) -> (Tensor, Layout) {
+        (self.dropped, Layout::PartFirst)
+    }
+}
+
 impl PartClassifiers {
     /// Factor of a part's loss: the loss is the sum over the parts, or the mean with BNNeck.
     pub fn loss_weight(&self) -> f32 {
@@ -134,6 +141,13 @@ impl PartClassifiers {
 
     /// Records the logits (R, B, K) of parts (B, R, D) with running statistics and without dropout.
     pub fn evaluate(&self, recorder: &mut Recorder<'_>, parts: Tensor, logits: Tensor, batch: usize) {
+        let y = self.normalise(recorder, parts, batch);
+        self.classify(recorder, y, logits, batch);
+    }
+
+    /// Records the input of the last linear layer (R, B, W) for parts (B, R, D), with running statistics and without
+    /// dropout.
+    pub fn normalise(&self, recorder: &mut Recorder<'_>, parts: Tensor, batch: usize) -> Tensor {
         let x = self.hidden(recorder, parts, batch);
         let y = recorder.tensor("bn", x.len);
         let [weight, running_mean, running_var] =
@@ -142,7 +156,7 @@ impl PartClassifiers {
         let bias = self.parameters.bn_bias.as_ref().map(|bias| recorder.import(bias));
         let layer = self.layer(batch);
         batchnorm::Evaluate { x, weight, bias, running_mean, running_var, y, layer }.record(recorder, "bn");
-        self.classify(recorder, y, logits, batch);
+        y
     }
 
     /// Records the logits (R, B, K) of parts (B, R, D) with the batch's statistics and with dropout.
@@ -166,12 +180,14 @@ impl PartClassifiers {
         (logits, Saved { parts, hidden, statistics, dropped, step })
     }
 
-    /// Records the gradients of the parameters into `gradients`, and returns the gradient of the parts (B, R, D).
-    pub fn backward(
+    /// Records the gradients of the parameters into `gradients`, and returns the gradient of the parts (B, R, D). `add`
+    /// records what else depends on the input of the last linear layer: it receives the gradient to add to (R, B, W).
+    pub fn backward<'c>(
         &self,
-        recorder: &mut Recorder<'_>,
+        recorder: &mut Recorder<'c>,
         saved: Saved,
         dlogits: Tensor,
+        add: impl FnOnce(&mut Recorder<'c>, Tensor),
         gradients: &Grad<ClassifierParameters>,
         batch: usize,
     ) -> Tensor {
@@ -186,6 +202,7 @@ impl PartClassifiers {
             .record(recorder, "fc2.dweight");
         let ddropped = recorder.tensor("ddropped", dropped.len);
         part_linear::BackwardInput { weight, dy: dlogits, dx: ddropped, shape }.record(recorder, "ddropped");
+        add(recorder, ddropped);
         // Forward: dropped = dropout(relu(BatchNorm(hidden))).
         let dhidden = recorder.tensor("dhidden", hidden.len);
         let layer = self.layer(batch);

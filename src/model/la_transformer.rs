@@ -146,7 +146,8 @@ impl LaTransformer {
             Some(neck) => neck.record(recorder, local, [batch, parts, dim]),
             None => local,
         };
-        l2norm::Forward { x: local, y: embeddings, batch, parts, dim }.record(recorder, "l2norm");
+        let layout = Layout::SampleFirst;
+        l2norm::Forward { x: local, y: embeddings, batch, parts, dim, layout }.record(recorder, "l2norm");
     }
 
     /// Records `rollout` (T) of one image of bytes (1, height, width, 3): the share of each token in the class token

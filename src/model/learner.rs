@@ -13,7 +13,7 @@ use crate::kernels::narrow::Narrow;
 use crate::kernels::triplet::Margin;
 use crate::layers::Grad;
 use crate::layers::part_classifier::{ClassifierParameters, ClassifierShape, PartClassifiers};
-use crate::shape::{ClassifierKind, Preprocess, VitConfig};
+use crate::shape::{ClassifierKind, HeadEmbed, Preprocess, VitConfig};
 use std::collections::BTreeMap;
 
 /// ε of BatchNorm in the part classifiers: PyTorch's default, as in the released code.
@@ -36,7 +36,7 @@ pub struct ClassifierSettings {
 }
 
 /// Settings of loss and optimiser that are constant in a run.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct UpdateRule {
     /// β₁, β₂ and ε of Adam.
     pub betas: Betas,
@@ -46,6 +46,23 @@ pub struct UpdateRule {
     pub label_smoothing: f32,
     /// Margin of the batch-hard triplet loss; `None` without that loss.
     pub triplet_margin: Option<Margin>,
+    /// The prototype loss; `None` without that loss.
+    pub prototypes: Option<PrototypeRule>,
+    /// Side of BNNeck's BatchNorm that the prototypes and [`Learner::record_embedding`] take.
+    pub embed: HeadEmbed,
+}
+
+/// The prototype loss: cross-entropy of similarities to one vector per person.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PrototypeRule {
+    /// Factor of the loss.
+    pub weight: f32,
+    /// Divisor of the similarities.
+    pub temperature: f32,
+    /// Share of the old prototype when an image updates it.
+    pub momentum: f32,
+    /// Updates by the least similar image of a person alone.
+    pub hard: bool,
 }
 
 /// Adam's moments of a group.
@@ -84,6 +101,8 @@ pub struct Learner<'c> {
     pub(super) control: Buffer,
     pub(super) vit: Vit,
     pub(super) classifiers: PartClassifiers,
+    /// Prototypes divided by their temperature (K, R·D), if that loss is used.
+    pub(super) prototypes: Option<Buffer>,
     pub(super) trainable: Trainable,
     pub(super) gradients: Grad<Arenas>,
     pub(super) moments: BTreeMap<GroupKind, Moments>,
@@ -152,8 +171,13 @@ impl<'c> Learner<'c> {
             relu,
             dropout,
         };
+        let prototypes = match rule.prototypes {
+            Some(_) => Some(context.buffer("prototypes", classes * shape.parts * shape.dim)?),
+            None => None,
+        };
         let mut learner = Learner {
             context,
+            prototypes,
             vit: Vit::new(&config, &parameters, copies.as_ref()),
             config,
             preprocess: network.preprocess.clone(),
@@ -244,7 +268,13 @@ impl<'c> Learner<'c> {
     /// Returns the bytes of parameters, gradients and moments.
     pub fn state_bytes(&self) -> u64 {
         let moments: u64 = self.moments.values().map(|m| 2 * m.first.words as u64 * WORD).sum();
-        self.parameters.bytes() + self.matrix_bytes() + self.gradients.memory().bytes() + moments
+        self.constant_bytes() + self.gradients.memory().bytes() + moments
+    }
+
+    /// Returns the bytes that don't depend on the stage: parameters, f16 copies and prototypes.
+    pub(super) fn constant_bytes(&self) -> u64 {
+        let prototypes = self.prototypes.as_ref().map_or(0, |buffer| buffer.words as u64 * WORD);
+        self.parameters.bytes() + self.matrix_bytes() + prototypes
     }
 
     /// Returns the bytes of the f16 copies of matrices.
@@ -284,6 +314,7 @@ impl<'c> Learner<'c> {
     /// Those of the adapter.
     pub fn save_state(&self) -> Result<LearnerState> {
         let mut buffers = vec![&self.classifiers.running.0, &self.classifiers.running.1, &self.control];
+        buffers.extend(&self.prototypes);
         buffers
             .extend(self.matrices.iter().flat_map(|matrices| matrices.groups.iter().map(|(_, arena)| arena)));
         for (group, arena) in self.parameters.groups.iter().filter(|(g, _)| self.trainable.contains(g.kind)) {
@@ -298,6 +329,21 @@ impl<'c> Learner<'c> {
     pub fn restore_state(&self, state: &LearnerState) {
         for (buffer, data) in &state.0 {
             self.context.write(buffer, bytemuck::cast_slice(data));
+        }
+    }
+
+    /// Reads the prototypes, divided by their temperature (K, R·D); `None` without that loss.
+    ///
+    /// # Errors
+    /// Those of the adapter.
+    pub fn read_prototypes(&self) -> Result<Option<Vec<f32>>> {
+        self.prototypes.as_ref().map(|buffer| Ok(self.context.read(buffer)?)).transpose()
+    }
+
+    /// Writes prototypes from [`Self::read_prototypes`].
+    pub fn write_prototypes(&mut self, prototypes: &[f32]) {
+        if let Some(buffer) = &self.prototypes {
+            self.context.write(buffer, bytemuck::cast_slice(prototypes));
         }
     }
 

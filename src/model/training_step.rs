@@ -5,17 +5,18 @@
 //! forward again and backward, and gradients are accumulated in order. Apart from the order of summation this equals a
 //! step in one go, but the memory grows with the micro-batch instead of the batch.
 
-use super::learner::{Learner, Moments, classifier_parameters};
+use super::learner::{Learner, Moments, PrototypeRule, classifier_parameters};
 use super::parameters::{Arenas, Group, GroupKind};
 use super::vit::{Trainable, VitGradients};
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Phase, Plan, PlanSummary, Recorder, Tensor, WORD};
 use crate::kernels::accumulate::Accumulate;
 use crate::kernels::adam::{Adam, StepValues};
-use crate::kernels::{cross_entropy, gelt, gradnorm, image, triplet};
+use crate::kernels::part_linear::Layout;
+use crate::kernels::{cross_entropy, gelt, gradnorm, image, l2norm, part_linear, prototypes, triplet};
 use crate::layers::Grad;
 use crate::layers::part_classifier::ClassifierShape;
-use crate::shape::{ImageSize, Preprocess};
+use crate::shape::{HeadEmbed, ImageSize, Preprocess};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -29,8 +30,8 @@ pub struct TrainingStep {
     pub labels: Buffer,
     /// [`StepValues`] as words.
     pub step: Buffer,
-    /// Cross-entropy of each part and image (R, B), zeros up to the next slice, and the triplet losses (B) if that loss
-    /// is used. The batch's loss is the sum of all divided by B.
+    /// Cross-entropy of each part and image (R, B); then triplet losses (B) and losses of the prototypes (B), as far as
+    /// they are used, each at the start of a slice after zeros. The batch's loss is the sum of all divided by B.
     pub losses: Buffer,
     /// [`Control`](crate::kernels::gradnorm::Control) as words.
     pub control: Buffer,
@@ -90,8 +91,8 @@ pub struct EvaluationStep {
     pub plan: Plan,
     /// Bytes (B, height, width, 3), padded to whole words.
     pixels: Buffer,
-    /// Logits (R, B, K).
-    pub logits: Buffer,
+    /// Logits (R, B, K), or embeddings (B, R·D).
+    pub output: Buffer,
 }
 
 impl EvaluationStep {
@@ -102,7 +103,7 @@ impl EvaluationStep {
 
     /// Returns the device memory of this step in bytes.
     pub fn bytes(&self) -> u64 {
-        self.plan.summary().heap_bytes + (self.pixels.words + self.logits.words) as u64 * WORD
+        self.plan.summary().heap_bytes + (self.pixels.words + self.output.words) as u64 * WORD
     }
 }
 
@@ -147,6 +148,29 @@ struct Stage<'a> {
     trainable: Trainable,
     gradients: &'a Grad<Arenas>,
     moments: &'a BTreeMap<GroupKind, Moments>,
+}
+
+/// The gradient of the prototype loss, up to the unit vectors of the images.
+#[derive(Debug, Clone, Copy)]
+pub struct UnitGradient {
+    /// Features of the images, in `layout`.
+    f: Tensor,
+    layout: Layout,
+    /// Their unit vectors (B, R·D).
+    embeddings: Tensor,
+    /// Gradient of the unit vectors (B, R·D).
+    dembeddings: Tensor,
+    /// B, R and D.
+    size: [usize; 3],
+}
+
+impl UnitGradient {
+    /// Records the addition of the gradient of the features to `df`, which has their layout.
+    pub fn add_gradient(&self, recorder: &mut Recorder<'_>, df: Tensor) {
+        let UnitGradient { f, layout, dembeddings, size: [batch, parts, dim], .. } = *self;
+        l2norm::Backward { x: f, dy: dembeddings, dx: df, batch, parts, dim, layout }
+            .record(recorder, "prototypes.dl2norm");
+    }
 }
 
 impl<'c> Learner<'c> {
@@ -199,7 +223,7 @@ impl<'c> Learner<'c> {
             step_bytes: step.heap_bytes + memory.bytes(),
             step,
             // Three arenas of the same size: gradients and two moments.
-            state_bytes: self.parameters.bytes() + self.matrix_bytes() + 3 * gradients.memory().bytes(),
+            state_bytes: self.constant_bytes() + 3 * gradients.memory().bytes(),
             trainable: open.iter().map(Group::parameters).sum(),
         })
     }
@@ -232,24 +256,36 @@ impl<'c> Learner<'c> {
             (true, false) => Some(Grad::new(Arenas::unallocated_shared(context, &backbone)?)),
         };
         let partials = open.iter().map(|group| gradnorm::partial_words(group.words)).sum();
-        // A slice has at least four words. Kernels write the first `batch`; the rest stay zeros.
-        let triplets = if self.rule.triplet_margin.is_some() { batch.max(4) } else { 0 };
         Ok(StepMemory {
             micro_batches,
             labels: buffer("labels", batch)?,
             step: buffer("step", StepValues::len_of(self.groups.len()))?,
-            losses: buffer("losses", self.first_triplet_loss(batch) + triplets)?,
+            losses: buffer("losses", self.loss_words(batch))?,
             control: self.control.clone(),
             partials: buffer("gradnorm.partials", partials)?,
             micro_batch_gradients,
         })
     }
 
-    /// Returns the index of the first triplet loss in `losses`: after the parts' losses (R, B), at the start of a
-    /// slice.
-    fn first_triplet_loss(&self, batch: usize) -> usize {
+    /// Returns the index of the first of the losses (B) after those of the parts (R, B): triplet losses, then those of the
+    /// prototypes. Each of them starts a slice.
+    fn first_loss_after(&self, batch: usize, others: usize) -> usize {
         let rows = self.classifiers.shape.parts * batch;
-        if self.rule.triplet_margin.is_some() { rows.next_multiple_of(Buffer::SLICE_ALIGN) } else { rows }
+        rows.next_multiple_of(Buffer::SLICE_ALIGN) + others * batch.next_multiple_of(Buffer::SLICE_ALIGN)
+    }
+
+    /// Returns the index of the first loss of the prototypes.
+    fn first_prototype_loss(&self, batch: usize) -> usize {
+        self.first_loss_after(batch, usize::from(self.rule.triplet_margin.is_some()))
+    }
+
+    fn loss_words(&self, batch: usize) -> usize {
+        // A slice has at least four words. Kernels write the first `batch`; the rest stay zeros.
+        match (self.rule.triplet_margin, self.rule.prototypes) {
+            (_, Some(_)) => self.first_prototype_loss(batch) + batch.max(4),
+            (Some(_), None) => self.first_loss_after(batch, 0) + batch.max(4),
+            (None, None) => self.classifiers.shape.parts * batch,
+        }
     }
 
     fn record(&self, recorder: &mut Recorder<'c>, batch: usize, memory: &StepMemory, stage: &Stage<'_>) {
@@ -290,8 +326,28 @@ impl<'c> Learner<'c> {
         // Backward: the same operations in reverse.
         recorder.scope(Phase::Backward, "heads");
         let gradients = stage.gradients.map(classifier_parameters);
-        let dparts = self.classifiers.backward(recorder, classifiers_saved, dlogits, &gradients, batch);
+        let mut prototypes = self.rule.prototypes.map(|rule| {
+            let f = match self.rule.embed {
+                HeadEmbed::Before => (parts_of, Layout::SampleFirst),
+                HeadEmbed::After => classifiers_saved.normalised(),
+            };
+            self.record_prototypes(recorder, memory, f, [labels, control], batch, rule)
+        });
+        let prototype_embeddings = prototypes.map(|gradient| gradient.embeddings);
+        let dnormalised = match self.rule.embed {
+            HeadEmbed::Before => None,
+            HeadEmbed::After => prototypes.take(),
+        };
+        let add = |recorder: &mut Recorder<'c>, gradient: Tensor| {
+            if let Some(prototypes) = dnormalised {
+                prototypes.add_gradient(recorder, gradient);
+            }
+        };
+        let dparts = self.classifiers.backward(recorder, classifiers_saved, dlogits, add, &gradients, batch);
         recorder.scope(Phase::Backward, "");
+        if let Some(prototypes) = prototypes {
+            prototypes.add_gradient(recorder, dparts);
+        }
         if let Some(margin) = self.rule.triplet_margin {
             self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
         }
@@ -340,6 +396,24 @@ impl<'c> Learner<'c> {
         }
         let sums = recorder.import(&memory.partials);
         gradnorm::Finish { partials: sums, losses, step: steps, control }.record(recorder, "gradnorm");
+        if let (Some(rule), Some(embeddings)) = (self.rule.prototypes, prototype_embeddings) {
+            let memory = self.prototypes.as_ref().map(|buffer| recorder.import(buffer));
+            let memory = memory.unwrap_or_else(|| panic!("a learner with this loss has prototypes"));
+            let length = embeddings.len / batch;
+            let PrototypeRule { momentum, temperature, hard, .. } = rule;
+            prototypes::Update {
+                labels,
+                embeddings,
+                memory,
+                control,
+                batch,
+                length,
+                momentum,
+                temperature,
+                hard,
+            }
+            .record(recorder, "prototypes.update");
+        }
         recorder.scope(Phase::Forward, "heads");
         self.classifiers.update_running(recorder, classifiers_saved, control, batch);
         recorder.scope(Phase::Optimiser, "");
@@ -380,12 +454,60 @@ impl<'c> Learner<'c> {
         let length = parts.len / batch;
         let distances = recorder.tensor("triplet.distances", batch * batch);
         triplet::Distances { parts, distances, batch, length }.record(recorder, "triplet.distances");
-        let loss = memory.losses.slice("triplet.losses", self.first_triplet_loss(batch), batch);
+        let loss = memory.losses.slice("triplet.losses", self.first_loss_after(batch, 0), batch);
         let loss = recorder.import(&loss);
         let choice = recorder.tensor("triplet.choice", 2 * batch);
         triplet::Mine { distances, labels, loss, choice, batch, margin }.record(recorder, "triplet.mine");
         triplet::Backward { parts, distances, choice, dparts, control, batch, length, margin }
             .record(recorder, "triplet");
+    }
+
+    /// Records the prototype loss of the features `f` of each image, and the gradient of their unit vectors.
+    fn record_prototypes(
+        &self,
+        recorder: &mut Recorder<'c>,
+        memory: &StepMemory,
+        (f, layout): (Tensor, Layout),
+        [labels, control]: [Tensor; 2],
+        batch: usize,
+        rule: PrototypeRule,
+    ) -> UnitGradient {
+        let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
+        let length = parts * dim;
+        let stored = self.prototypes.as_ref().map(|buffer| recorder.import(buffer));
+        let weight = stored.unwrap_or_else(|| panic!("a learner with this loss has prototypes"));
+        let embeddings = recorder.tensor("prototypes.embeddings", batch * length);
+        l2norm::Forward { x: f, y: embeddings, batch, parts, dim, layout }
+            .record(recorder, "prototypes.l2norm");
+        let shape = part_linear::Shape {
+            batch,
+            parts: 1,
+            inputs: length,
+            outputs: classes,
+            layout: Layout::SampleFirst,
+        };
+        let logits = recorder.tensor("prototypes.logits", batch * classes);
+        part_linear::Forward { x: embeddings, weight, bias: None, y: logits, shape }
+            .record(recorder, "prototypes.logits");
+        let dlogits = recorder.tensor("prototypes.dlogits", logits.len);
+        let loss = memory.losses.slice("prototypes.losses", self.first_prototype_loss(batch), batch);
+        let loss = recorder.import(&loss);
+        cross_entropy::CrossEntropy {
+            logits,
+            labels,
+            loss,
+            gradient: Some((dlogits, control)),
+            batch,
+            parts: 1,
+            classes,
+            smoothing: 0.0,
+            weight: rule.weight,
+        }
+        .record(recorder, "prototypes");
+        let dembeddings = recorder.tensor("prototypes.dembeddings", embeddings.len);
+        part_linear::BackwardInput { weight, dy: dlogits, dx: dembeddings, shape }
+            .record(recorder, "prototypes.dembeddings");
+        UnitGradient { f, layout, embeddings, dembeddings, size: [batch, parts, dim] }
     }
 
     fn parts(&self, tokens: Tensor, gelt: Tensor, places: &Range<usize>) -> gelt::Forward {
@@ -428,8 +550,31 @@ impl<'c> Learner<'c> {
         let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
         let logits = context.buffer("logits", parts * batch * classes)?;
         let mut recorder = Recorder::new(context);
-        self.record_forward(&mut recorder, &pixels, &logits, batch, parts * dim);
-        Ok(EvaluationStep { plan: recorder.finish()?, pixels, logits })
+        let parts_of = self.record_forward(&mut recorder, &pixels, batch, parts * dim);
+        self.record_logits(&mut recorder, parts_of, &logits, batch);
+        Ok(EvaluationStep { plan: recorder.finish()?, pixels, output: logits })
+    }
+
+    /// Records embeddings of `batch` images with running statistics.
+    ///
+    /// # Errors
+    /// If they exceed the adapter's limits or memory.
+    pub fn record_embedding(&self, batch: usize) -> Result<EvaluationStep> {
+        let context = self.context;
+        let ClassifierShape { parts, dim, .. } = self.classifiers.shape;
+        let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
+        let output = context.buffer("embeddings", batch * parts * dim)?;
+        let mut recorder = Recorder::new(context);
+        let parts_of = self.record_forward(&mut recorder, &pixels, batch, parts * dim);
+        let (x, layout) = match self.rule.embed {
+            HeadEmbed::Before => (parts_of, Layout::SampleFirst),
+            HeadEmbed::After => {
+                (self.classifiers.normalise(&mut recorder, parts_of, batch), Layout::PartFirst)
+            }
+        };
+        let y = recorder.import(&output);
+        l2norm::Forward { x, y, batch, parts, dim, layout }.record(&mut recorder, "l2norm");
+        Ok(EvaluationStep { plan: recorder.finish()?, pixels, output })
     }
 
     /// Returns the device memory of [`Self::record_evaluation`] in bytes, without allocating it.
@@ -439,23 +584,28 @@ impl<'c> Learner<'c> {
         let pixels = context.unallocated("pixels", image::pixel_words(batch, self.config.image));
         let logits = context.unallocated("logits", parts * batch * classes);
         let mut recorder = Recorder::new(context);
-        self.record_forward(&mut recorder, &pixels, &logits, batch, parts * dim);
+        let parts_of = self.record_forward(&mut recorder, &pixels, batch, parts * dim);
+        self.record_logits(&mut recorder, parts_of, &logits, batch);
         recorder.summary().heap_bytes + (pixels.words + logits.words) as u64 * WORD
     }
 
+    /// Records the parts (B, R, D) of a batch.
     fn record_forward(
         &self,
         recorder: &mut Recorder<'_>,
         pixels: &Buffer,
-        logits: &Buffer,
         batch: usize,
         words: usize,
-    ) {
+    ) -> Tensor {
         let normalised = self.image(recorder, pixels, None, batch);
         let tokens = recorder.activation("norm", self.vit.sequence(batch).len());
         self.vit.forward(recorder, normalised, Some(tokens), batch);
         let parts = recorder.tensor("gelt", batch * words);
         self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");
+        parts
+    }
+
+    fn record_logits(&self, recorder: &mut Recorder<'_>, parts: Tensor, logits: &Buffer, batch: usize) {
         let output = recorder.import(logits);
         recorder.scope(Phase::Forward, "heads");
         self.classifiers.evaluate(recorder, parts, output, batch);

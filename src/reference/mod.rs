@@ -20,6 +20,7 @@ pub mod layerscale;
 pub mod narrow;
 pub mod part_linear;
 pub mod patch_embed;
+pub mod prototypes;
 pub mod rollout;
 pub mod roof;
 pub mod tokens;

@@ -218,7 +218,7 @@ impl Step {
         let network = Network { classifiers, ..network.clone() };
         let settings = ClassifierSettings { kind: KIND, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas::default();
-        let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
+        let rule = UpdateRule { betas, ..UpdateRule::default() };
         let stage = Trainable { embeddings: true, first_open: 0 };
         let learner = Learner::new(context, &network, settings, rule, stage)?;
         let step = learner.record_step(batch, batch)?;

@@ -187,6 +187,9 @@ fn stage_need(
         bytes += need.step_bytes;
         first.get_or_insert(need);
     }
+    if job.config.loss.prototypes > 0.0 {
+        bytes += learner.evaluation_need(micro_batch);
+    }
     for batch in job.evaluation_sizes(micro_batch) {
         bytes += learner.evaluation_need(batch);
     }

@@ -89,6 +89,9 @@ pub(super) const POSITION: &str = "position";
 /// Name of the hash of the list of images in a checkpoint.
 pub(super) const IMAGES: &str = "images";
 
+/// Name of the prototypes in a checkpoint.
+pub(super) const PROTOTYPES: &str = "prototypes";
+
 /// The state of a run apart from the adapter.
 pub(super) struct Job {
     pub config: Config,
@@ -269,6 +272,8 @@ impl Job {
             decoupled: config.optim.optimizer == Optimizer::Adamw,
             label_smoothing: config.loss.label_smoothing as f32,
             triplet_margin: config.loss.triplet_margin(),
+            prototypes: config.loss.prototype_rule(),
+            embed: config.head.embed,
         };
         let stage = self.schedule.stage(self.position.epoch);
         let mut learner = Learner::new(context, &self.network, settings, rule, stage)?;
@@ -276,6 +281,9 @@ impl Job {
             && let [scale, steps] = data[..]
         {
             learner.write_scale(scale, steps as u32);
+        }
+        if let Some(StateTensor { data: StateData::F32(data), .. }) = self.state.get(PROTOTYPES) {
+            learner.write_prototypes(data);
         }
         let kinds: Vec<(GroupKind, usize)> = learner.groups().iter().map(|g| (g.kind, g.words)).collect();
         for (kind, words) in kinds {

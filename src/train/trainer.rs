@@ -2,7 +2,7 @@
 //! stopped.
 
 use super::config::{BestBy, Config};
-use super::job::{Best, IMAGES, Job, POSITION, Position, betas};
+use super::job::{Best, IMAGES, Job, POSITION, PROTOTYPES, Position, betas};
 use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
 use super::{config, curves, forecast, images};
 use crate::checkpoint::{self, ClassifiersInfo, Network, StateData, StateTensor, TRAINED_ON};
@@ -23,6 +23,7 @@ use crate::shape::ImageSize;
 use crate::storage::lock::{FolderLock, holds_files};
 use crate::storage::{atomic, hash};
 use rayon::prelude::*;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -544,6 +545,9 @@ impl Run<'_, '_> {
         let start = Instant::now();
         let epoch = self.job.position.epoch;
         self.enter_stage(epoch)?;
+        if self.job.position.batch == 0 && self.job.config.loss.prototypes > 0.0 {
+            self.rebuild_prototypes()?;
+        }
         let job = &self.job;
         let (seed, batch_size) = (job.config.data.seed, job.config.schedule.batch_size);
         let first = job.position.batch;
@@ -598,6 +602,41 @@ impl Run<'_, '_> {
             self.end_epoch(start)?;
         }
         self.save_all()
+    }
+
+    /// Sets each person's prototype to the mean embedding of its training images without augmentation, to unit length.
+    fn rebuild_prototypes(&mut self) -> Result<()> {
+        let (set, train) = (&self.job.set, &self.job.train);
+        let reader = Reader::new(self.job);
+        let mut recorded: BTreeMap<usize, EvaluationStep> = BTreeMap::new();
+        let mut sums: Vec<f64> = Vec::new();
+        for indices in train.chunks(self.job.micro_batch()) {
+            let samples: Vec<Sample> = indices.iter().map(|&i| set.images[i].clone()).collect();
+            let batch = reader.read(&samples, None)?;
+            let count = samples.len();
+            let step = match recorded.entry(count) {
+                Entry::Occupied(step) => step.into_mut(),
+                Entry::Vacant(place) => place.insert(self.learner.record_embedding(count)?),
+            };
+            step.write(self.context, &batch.bytes);
+            step.plan.run(self.context)?;
+            let embeddings = self.context.read(&step.output)?;
+            let length = embeddings.len() / count;
+            sums.resize(set.classes.len() * length, 0.0);
+            for (embedding, &label) in embeddings.chunks(length).zip(&batch.labels) {
+                let sum = &mut sums[label as usize * length..][..length];
+                sum.iter_mut().zip(embedding).for_each(|(sum, &v)| *sum += f64::from(v));
+            }
+        }
+        let length = sums.len() / set.classes.len();
+        let temperature = self.job.config.loss.temperature;
+        let unit = |sum: &[f64]| {
+            let norm = sum.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
+            sum.iter().map(|v| (v / (norm * temperature)) as f32).collect::<Vec<f32>>()
+        };
+        let prototypes: Vec<f32> = sums.chunks(length).flat_map(unit).collect();
+        self.learner.write_prototypes(&prototypes);
+        Ok(())
     }
 
     /// Opens the groups that train in the epoch, and notes the cost of a step.
@@ -882,7 +921,7 @@ impl Run<'_, '_> {
             let recorded = &self.evaluations[&count];
             recorded.write(self.context, &batch.bytes);
             recorded.plan.run(self.context)?;
-            let logits = self.context.read(&recorded.logits)?;
+            let logits = self.context.read(&recorded.output)?;
             for (b, &label) in batch.labels.iter().enumerate() {
                 let (image_loss, class) = vote(&logits, b, count, classes, label as usize);
                 loss += f64::from(self.learner.loss_weight()) * image_loss;
@@ -909,6 +948,10 @@ impl Run<'_, '_> {
             let Control { scale, steps, .. } = self.learner.read_control()?;
             let data = StateData::F32(vec![scale, steps as f32]);
             state.insert("loss_scale".to_string(), StateTensor { shape: vec![2], data });
+        }
+        if let Some(data) = self.learner.read_prototypes()? {
+            let shape = vec![set.classes.len(), data.len() / set.classes.len()];
+            state.insert(PROTOTYPES.to_string(), StateTensor { shape, data: StateData::F32(data) });
         }
         for HostMoments { kind, first, second } in self.learner.read_moments()? {
             for (which, data) in [("m", first), ("v", second)] {

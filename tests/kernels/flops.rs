@@ -69,6 +69,12 @@ fn rows() -> Vec<Count> {
         ),
         ("layerscale backward f32 1x4", vec![("layerscale_backward", 12.0), ("layerscale_sum", 4.0)]),
         ("l2norm 4 lanes 3x7x13", vec![("l2norm_forward", 3.0 * 273.0)]),
+        (
+            "l2norm 4 lanes backward 3x7x13",
+            vec![("l2norm_forward", 3.0 * 273.0), ("l2norm_backward", 8.0 * 273.0)],
+        ),
+        ("prototypes 4 lanes 7x3x13", vec![("prototypes_update", 9.0 * 91.0)]),
+        ("prototypes 4 lanes hard 7x3x13", vec![("prototypes_update", 11.0 * 91.0)]),
         // Chains of 8 links in each of 3 iterations, 4 components.
         (
             "roof multiply-adds, 2 chains 67x4, 3 turns",

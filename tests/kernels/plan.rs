@@ -3,6 +3,7 @@
 use crate::common::random::{normal, scaled};
 use crate::common::{assert_same_bits, context};
 use lat_wgpu::gpu::{Buffer, Phase, Plan, Recorder, Tensor};
+use lat_wgpu::kernels::part_linear::Layout;
 use lat_wgpu::kernels::{attention, gelt, gemm, l2norm, layernorm};
 use lat_wgpu::shape::Activation;
 
@@ -80,7 +81,8 @@ fn record(
     };
     blend.record(recorder, "gelt");
     let y = recorder.import(out);
-    l2norm::Forward { x: parts, y, batch: BATCH, parts: 3, dim: DIM }.record(recorder, "l2norm");
+    let layout = Layout::SampleFirst;
+    l2norm::Forward { x: parts, y, batch: BATCH, parts: 3, dim: DIM, layout }.record(recorder, "l2norm");
 }
 
 fn run(plan: &Plan, out: &Buffer) -> Vec<f32> {
@@ -125,7 +127,8 @@ fn a_plan_reads_what_was_written_after_it_was_made() {
     let (input, out) =
         (context().buffer("x", data.len()).unwrap(), context().buffer("y", data.len()).unwrap());
     let (x, y) = (recorder.import(&input), recorder.import(&out));
-    l2norm::Forward { x, y, batch: 1, parts: 7, dim: 24 }.record(&mut recorder, "l2norm");
+    let layout = Layout::SampleFirst;
+    l2norm::Forward { x, y, batch: 1, parts: 7, dim: 24, layout }.record(&mut recorder, "l2norm");
     let plan = recorder.finish().unwrap();
     plan.run(context()).unwrap();
     assert!(context().read(&out).unwrap().iter().all(|v| *v == 0.0));

@@ -259,6 +259,14 @@ settings! {
         triplet: bool = false, Switch;
         /// Margin of the triplet loss.
         margin: f64 = 0.3, Number(NOT_NEGATIVE);
+        /// Weight of the prototype loss: cross-entropy of an image's similarities to a memory of one vector per person; 0 disables.
+        prototypes: f64 = 0.0, Number(NOT_NEGATIVE);
+        /// Temperature of the prototype loss.
+        temperature: f64 = 0.05, Number(POSITIVE);
+        /// Share of the old prototype when an image updates it.
+        momentum: f64 = 0.2, Number(BELOW_ONE), flag "prototype-momentum";
+        /// Updates a prototype by the least similar image of its person in the batch, instead of by all images.
+        hard_update: bool = false, Switch;
         /// Takes log(1 + exp(z)) of the difference z of the two distances as triplet loss, and ignores the margin.
         soft_margin: bool = false, Switch;
     }

@@ -20,6 +20,7 @@ use crate::datasets::LoadOptions;
 use crate::datasets::sampler::Sampling;
 use crate::gpu::ContextOptions;
 use crate::kernels::triplet::Margin;
+use crate::model::PrototypeRule;
 use crate::shape::{
     ClassifierKind, HeadEmbed, HeadKind, ImageSize, LambdaOn, PartTokens, Preprocess, VitConfig,
 };
@@ -100,6 +101,16 @@ impl LossConfig {
     pub fn triplet_margin(&self) -> Option<Margin> {
         let margin = if self.soft_margin { Margin::Soft } else { Margin::Hard(self.margin as f32) };
         self.triplet.then_some(margin)
+    }
+
+    /// The prototype loss; `None` without it.
+    pub fn prototype_rule(&self) -> Option<PrototypeRule> {
+        (self.prototypes > 0.0).then_some(PrototypeRule {
+            weight: self.prototypes as f32,
+            temperature: self.temperature as f32,
+            momentum: self.momentum as f32,
+            hard: self.hard_update,
+        })
     }
 }
 

@@ -186,7 +186,7 @@ fn step(context: &Context, samples: usize, model: Model, stage: Trainable, batch
     // No dropout, since losses are compared.
     let heads = ClassifierSettings { kind: KIND, classes: CLASSES, relu: true, dropout: 0.0 };
     let betas = Betas { beta1: 0.9, beta2: 0.999, eps: f64::from(ADAM_EPS) };
-    let rule = UpdateRule { betas, decoupled: false, label_smoothing: 0.0, triplet_margin: None };
+    let rule = UpdateRule { betas, ..UpdateRule::default() };
     let pixels = pixels(batch);
     let labels: Vec<u32> = (0..batch as u32).collect();
 
