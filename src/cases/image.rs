@@ -3,9 +3,19 @@
 use super::random::{Numbers, bytes};
 use super::run::Run;
 use super::{List, SIZE, TimedCases, tolerance};
-use crate::kernels::image::{Forward, pixel_words};
+use crate::kernels::adam::StepValues;
+use crate::kernels::image::{Forward, NOISE_STREAM, Noise, pixel_words};
 use crate::reference::image::Image;
+use crate::rng;
 use crate::shape::{ImageSize, Normalize};
+
+const SEED: u64 = 0x1234_5678_9abc_def0;
+const EPOCH: u32 = 5;
+/// Position in the epoch of the batch's first image.
+pub const PLACE: u32 = 96;
+
+/// The rectangle of each image to fill with noise, and the index in the batch of the first image.
+pub type Erased<'a> = (&'a [[u32; 4]], usize);
 
 /// Records the conversion of `batch` images. `flip` is empty, or has one word per image.
 pub fn forward(
@@ -15,6 +25,19 @@ pub fn forward(
     size: ImageSize,
     flip: &[u32],
     normalize: Normalize,
+) {
+    erased(run, pixels, batch, size, flip, normalize, None);
+}
+
+/// Records the conversion of images with rectangles of noise.
+pub fn erased(
+    run: &mut Run<'_>,
+    pixels: impl Fn() -> Vec<u8>,
+    batch: usize,
+    size: ImageSize,
+    flip: &[u32],
+    normalize: Normalize,
+    erased: Option<Erased<'_>>,
 ) {
     let ImageSize { height, width } = size;
     let (mean, std) = normalize.mean_std();
@@ -27,12 +50,26 @@ pub fn forward(
     });
     let words = run.operand("pixels", words).tensor;
     let flips = (!flip.is_empty()).then(|| run.words("flip", flip));
+    let noise = erased.map(|(rectangles, first)| {
+        let values = StepValues { seed: SEED, epoch: EPOCH, place: PLACE, ..StepValues::default() };
+        let step = run.words("step", &values.words());
+        Noise { erased: run.words("erased", rectangles.as_flattened()), step, first }
+    });
     let plane = height * width;
     let image = run.output("image", batch * 3 * plane);
-    Forward { pixels: words, flip: flips, image, batch, size, mean, std }.record(&mut run.recorder, "image");
+    Forward { pixels: words, flip: flips, noise, image, batch, size, mean, std }
+        .record(&mut run.recorder, "image");
     let pixels = pixels();
-    let exact = Image { pixels: &pixels, flip, height, width, mean, std };
-    run.sampled("image", image, tolerance::IMAGE, |i| {
+    let (rectangles, first) = erased.unwrap_or_default();
+    let uniform = |b: usize, element: usize| {
+        let (stream, place) =
+            (u64::from(NOISE_STREAM) << 32 | u64::from(EPOCH), u64::from(PLACE) + (first + b) as u64);
+        [0, 1].map(|i| rng::uniform(SEED, stream, place << 32 | (2 * element + i) as u64))
+    };
+    let exact =
+        Image { pixels: &pixels, flip, erased: rectangles, uniform: &uniform, height, width, mean, std };
+    let allowed = if erased.is_some() { tolerance::IMAGE_NOISE } else { tolerance::IMAGE };
+    run.sampled("image", image, allowed, |i| {
         exact.at(i / (3 * plane), i / plane % 3, i % plane / width, i % width)
     });
 }
@@ -48,6 +85,16 @@ pub(super) fn list(list: &mut List) {
         list.add(variant, format!("{batch}x{height}x{width}"), move |run| {
             run.samples = usize::MAX;
             forward(run, || bytes(1, batch * 3 * height * width), batch, size, &flip, Normalize::Imagenet);
+        });
+    }
+    // Nothing; a pixel in the corner; all; a rectangle inside of a mirrored image.
+    let rectangles = [[0, 0, 0, 0], [12, 30, 1, 1], [0, 0, 13, 31], [2, 3, 7, 20]];
+    let size = ImageSize { height: 13, width: 31 };
+    for first in [0, 3] {
+        list.add("noise", format!("4x13x31 from {first}"), move |run| {
+            let pixels = || bytes(1, 4 * 3 * 13 * 31);
+            let flip = flips(4);
+            erased(run, pixels, 4, size, &flip, Normalize::Half, Some((&rectangles, first)));
         });
     }
     let mut full = |samples: usize, batch: usize, size: ImageSize, flip: &[u32], normalize: Normalize| {

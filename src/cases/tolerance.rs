@@ -119,6 +119,10 @@ pub fn tokens_backward(batch: usize) -> Tolerance {
 /// Two divisions of 2.5 ulp (5 units) each and a subtraction.
 pub const IMAGE: Tolerance = row(11.0);
 
+/// WGSL grants cos an absolute error of 2⁻¹¹, and log of 2⁻²¹ near 1: of a small radius the square root makes 2⁻¹⁰ of it,
+/// which is 2¹⁴ units.
+pub const IMAGE_NOISE: Tolerance = Tolerance { nmse: 1e-6, c: 16_384.0 };
+
 /// Bound of common/gelu.wgsl for every x, with `scale` = |x|: 4e-7·|x|.
 pub const GELU: Tolerance = row(4e-7 / UNIT);
 

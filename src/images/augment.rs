@@ -1,10 +1,12 @@
 //! Augments training images: random crops of the padded image, and random erasing.
 //!
 //! Both work on bytes of the input size, before the adapter mirrors and normalises. Mirroring doesn't change the
-//! distribution of crops and rectangles. The fill is the mean colour, which normalises to about zero.
+//! distribution of crops and rectangles. The fill is the mean colour, which normalises to about zero, or noise, which
+//! the adapter draws after normalisation.
 
 use crate::images::decode::Rgb;
 use crate::rng;
+use serde::{Deserialize, Serialize};
 
 // Streams of random numbers, besides those of `datasets`. The upper byte is the use, the rest is the epoch.
 const CROP: u64 = 6 << 56;
@@ -13,27 +15,54 @@ const ERASE: u64 = 7 << 56;
 /// Random numbers per image in a stream.
 const DRAWS: u64 = 512;
 
-/// Largest number of rectangles to try [Zhong et al. 2017, alg. 1].
-const ATTEMPTS: u64 = 100;
+/// Most attempts to draw a rectangle that fits, each with four random numbers [Zhong et al. 2017, alg. 1].
+pub const MOST_ATTEMPTS: usize = 100;
 
-/// Smallest and largest erased share of the image, and the smallest ratio of height to width of the rectangle.
-const AREA: (f64, f64) = (0.02, 0.4);
+/// Smallest erased share of the image, and smallest ratio of height to width of the rectangle.
+const LEAST_AREA: f64 = 0.02;
 const ASPECT: f64 = 0.3;
+
+/// Contents of erased rectangles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErasingFill {
+    /// The mean colour.
+    Mean,
+    /// A normal number of mean 0 and deviation 1 for each pixel and channel, after normalisation.
+    Noise,
+}
+
+/// Distribution of the ratio of height to width of erased rectangles, from 0.3 to 1/0.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErasingAspect {
+    /// Uniform: more rectangles are higher than wide.
+    Uniform,
+    /// Uniform in its logarithm: as many are higher than wide as wider than high.
+    Log,
+}
 
 /// Options of augmentation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Augment {
     /// Black pixels on each side of the image before a random crop of its size; 0 disables cropping.
     pub crop_pad: usize,
-    /// Probability of erasing a rectangle: 2 % to 40 % of the image, 0.3 to 3.3 times as high as wide.
+    /// Probability of erasing a rectangle.
     pub erasing: f64,
-    /// Colour of the rectangle, RGB.
-    pub fill: [u8; 3],
+    /// Largest erased share of the image; the smallest is 2 %.
+    pub area_max: f64,
+    /// Ratio of height to width.
+    pub aspect: ErasingAspect,
+    /// Attempts to draw a rectangle that fits, up to [`MOST_ATTEMPTS`].
+    pub attempts: usize,
+    /// Colour of the rectangle, RGB; `None` leaves it to the adapter to fill it with noise.
+    pub fill: Option<[u8; 3]>,
 }
 
 impl Augment {
-    /// Augments the image at `place` of an epoch. The result depends on seed, epoch and place alone.
-    pub fn apply(&self, image: &mut Rgb, seed: u64, epoch: u64, place: usize) {
+    /// Augments the image at `place` of an epoch, and returns the rectangle that is left to fill with noise, empty if
+    /// there is none. The result depends on seed, epoch and place alone.
+    pub fn apply(&self, image: &mut Rgb, seed: u64, epoch: u64, place: usize) -> Rectangle {
         let draw =
             |stream: u64, i: u64| f64::from(rng::uniform(seed, stream | epoch, place as u64 * DRAWS + i));
         if self.crop_pad > 0 {
@@ -44,14 +73,38 @@ impl Augment {
         }
         if self.erasing > 0.0
             && draw(ERASE, 0) < self.erasing
-            && let Some(rectangle) = rectangle(image, &|i| draw(ERASE, i))
+            && let Some(rectangle) = self.rectangle(image, &|i| draw(ERASE, i))
         {
+            let Some(colour) = self.fill else { return rectangle };
             let Rectangle { top, left, height, width } = rectangle;
             for y in top..top + height {
                 let row = &mut image.pixels[3 * (y * image.width + left)..][..3 * width];
-                row.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&self.fill));
+                row.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&colour));
             }
         }
+        Rectangle::default()
+    }
+
+    /// Draws the rectangle to erase; `None` if no attempt fits, as in a very flat image.
+    fn rectangle(&self, image: &Rgb, draw: &dyn Fn(u64) -> f64) -> Option<Rectangle> {
+        let area = (image.height * image.width) as f64;
+        (0..self.attempts as u64).find_map(|attempt| {
+            let [share, shape, down, right] = [1, 2, 3, 4].map(|i| draw(4 * attempt + i));
+            let erased = area * (LEAST_AREA + share * (self.area_max - LEAST_AREA));
+            let aspect = match self.aspect {
+                ErasingAspect::Uniform => ASPECT + shape * (1.0 / ASPECT - ASPECT),
+                ErasingAspect::Log => ASPECT.powf(1.0 - 2.0 * shape),
+            };
+            let height = (erased * aspect).sqrt().round() as usize;
+            let width = (erased / aspect).sqrt().round() as usize;
+            let fits = (1..image.height).contains(&height) && (1..image.width).contains(&width);
+            fits.then(|| Rectangle {
+                top: (down * (image.height - height + 1) as f64) as usize,
+                left: (right * (image.width - width + 1) as f64) as usize,
+                height,
+                width,
+            })
+        })
     }
 }
 
@@ -70,37 +123,34 @@ fn shift(image: &mut Rgb, down: isize, right: isize) {
     image.pixels = moved;
 }
 
-struct Rectangle {
+/// A rectangle of an image, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rectangle {
     top: usize,
     left: usize,
     height: usize,
     width: usize,
 }
 
-/// Draws the rectangle to erase; `None` if no attempt fits, as in a very flat image.
-fn rectangle(image: &Rgb, draw: &dyn Fn(u64) -> f64) -> Option<Rectangle> {
-    let area = (image.height * image.width) as f64;
-    (0..ATTEMPTS).find_map(|attempt| {
-        let [share, shape, down, right] = [1, 2, 3, 4].map(|i| draw(4 * attempt + i));
-        let erased = area * (AREA.0 + share * (AREA.1 - AREA.0));
-        let aspect = ASPECT + shape * (1.0 / ASPECT - ASPECT);
-        let height = (erased * aspect).sqrt().round() as usize;
-        let width = (erased / aspect).sqrt().round() as usize;
-        let fits = (1..image.height).contains(&height) && (1..image.width).contains(&width);
-        fits.then(|| Rectangle {
-            top: (down * (image.height - height + 1) as f64) as usize,
-            left: (right * (image.width - width + 1) as f64) as usize,
-            height,
-            width,
-        })
-    })
+impl Rectangle {
+    /// Top, left, height and width.
+    pub fn words(self) -> [u32; 4] {
+        [self.top, self.left, self.height, self.width].map(|length| length as u32)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NONE: Augment = Augment { crop_pad: 0, erasing: 0.0, fill: [1, 2, 3] };
+    const NONE: Augment = Augment {
+        crop_pad: 0,
+        erasing: 0.0,
+        area_max: 0.4,
+        aspect: ErasingAspect::Uniform,
+        attempts: MOST_ATTEMPTS,
+        fill: Some([1, 2, 3]),
+    };
 
     /// An image of distinct pixels, none of them black or of the fill colour.
     fn image(height: usize, width: usize) -> Rgb {
@@ -192,5 +242,51 @@ mod tests {
         let mut flat = image(1, 40);
         Augment { erasing: 1.0, ..NONE }.apply(&mut flat, 1, 1, 1);
         assert_eq!(flat.pixels, image(1, 40).pixels);
+    }
+
+    /// The rectangles of 2000 images of 64 × 32 pixels.
+    fn rectangles(augment: Augment) -> Vec<Rectangle> {
+        let draw = |place| {
+            let mut unchanged = image(64, 32);
+            let rectangle = augment.apply(&mut unchanged, 7, 1, place);
+            assert_eq!(unchanged.pixels, image(64, 32).pixels);
+            rectangle
+        };
+        (0..2000).map(draw).collect()
+    }
+
+    #[test]
+    fn rectangles_for_noise_are_those_of_the_mean_and_leave_the_bytes() {
+        let mean = Augment { erasing: 0.5, ..NONE };
+        for (place, found) in rectangles(Augment { fill: None, ..mean }).into_iter().enumerate() {
+            let mut wanted = image(64, 32);
+            let Rectangle { top, left, height, width } = found;
+            for pixel in (top..top + height).flat_map(|y| (left..left + width).map(move |x| y * 32 + x)) {
+                wanted.pixels[3 * pixel..][..3].copy_from_slice(&[1, 2, 3]);
+            }
+            let mut filled = image(64, 32);
+            assert_eq!(mean.apply(&mut filled, 7, 1, place), Rectangle::default());
+            assert_eq!(filled.pixels, wanted.pixels, "place {place}");
+        }
+    }
+
+    #[test]
+    fn area_aspect_and_attempts_follow_their_keys() {
+        let noise = Augment { erasing: 1.0, fill: None, ..NONE };
+        let log = rectangles(Augment { area_max: 1.0 / 3.0, aspect: ErasingAspect::Log, ..noise });
+        let aspect = |r: &Rectangle| r.height as f64 / r.width as f64;
+        let count = |all: &[Rectangle], holds: &dyn Fn(&Rectangle) -> bool| {
+            all.iter().filter(|r| r.height > 0 && holds(r)).count()
+        };
+        let share = |r: &Rectangle| (r.height * r.width) as f64 / 2048.0;
+        assert!(log.iter().all(|r| (0.015..0.36).contains(&share(r)) && (0.2..4.5).contains(&aspect(r))));
+        assert!(count(&rectangles(noise), &|r| share(r) > 0.36) > 100);
+        // Half of the ratios are below 1, except for those that are too wide; of uniform ratios a quarter.
+        assert!((800..1000).contains(&count(&log, &|r| aspect(r) < 1.0)), "{log:?}");
+        assert!(count(&rectangles(noise), &|r| aspect(r) < 1.0) < 500);
+        // Some of the first attempts don't fit.
+        let once = rectangles(Augment { attempts: 1, ..noise });
+        assert!((1000..2000).contains(&count(&once, &|_| true)));
+        assert_eq!(count(&rectangles(noise), &|_| true), 2000);
     }
 }

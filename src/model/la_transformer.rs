@@ -162,7 +162,7 @@ impl LaTransformer {
         let size = self.config().image;
         let normalised = recorder.tensor("image", batch * 3 * size.height * size.width);
         let (mean, std) = (self.preprocess.mean, self.preprocess.std);
-        image::Forward { pixels, flip: None, image: normalised, batch, size, mean, std }
+        image::Forward { pixels, flip: None, noise: None, image: normalised, batch, size, mean, std }
             .record(recorder, "image");
         normalised
     }

@@ -93,6 +93,7 @@ pub struct Learner<'c> {
     pub(super) config: VitConfig,
     pub(super) preprocess: Preprocess,
     pub(super) rule: UpdateRule,
+    pub(super) erases_with_noise: bool,
     pub(super) groups: Vec<Group>,
     pub(super) parameters: Arenas,
     /// Copies of the blocks' matrices in f16, which products read; `None` with f32.
@@ -182,6 +183,7 @@ impl<'c> Learner<'c> {
             config,
             preprocess: network.preprocess.clone(),
             rule,
+            erases_with_noise: false,
             groups,
             parameters,
             matrices: copies,
@@ -198,6 +200,13 @@ impl<'c> Learner<'c> {
             recorder.finish()?.run(context)?;
         }
         Ok(learner)
+    }
+
+    /// Makes the steps that are recorded from now on fill rectangles with noise, see [`TrainingStep::write_erased`].
+    ///
+    /// [`TrainingStep::write_erased`]: super::TrainingStep::write_erased
+    pub fn erase_with_noise(&mut self) {
+        self.erases_with_noise = true;
     }
 
     /// Records the update of the f16 copies of the open blocks' matrices.

@@ -46,6 +46,8 @@ struct MicroBatch {
     pixels: Buffer,
     /// u32 (images): 1 mirrors the image.
     flips: Buffer,
+    /// u32 (images, 4): rectangles to fill with noise; `None` unless the learner erases with noise.
+    erased: Option<Buffer>,
 }
 
 impl TrainingStep {
@@ -58,6 +60,16 @@ impl TrainingStep {
             context.write(&micro_batch.flips, bytemuck::cast_slice(&flips[start..end]));
         }
         context.write(&self.labels, bytemuck::cast_slice(labels));
+    }
+
+    /// Writes the rectangles (B) of images to fill with noise: top, left, height and width. Does nothing unless the
+    /// learner erases with noise.
+    pub fn write_erased(&self, context: &Context, rectangles: &[[u32; 4]]) {
+        for MicroBatch { places, erased, .. } in &self.micro_batches {
+            if let Some(erased) = erased {
+                context.write(erased, bytemuck::cast_slice(&rectangles[places.clone()]));
+            }
+        }
     }
 
     /// Returns the number of dispatches of block `i` in the forward and in the backward pass.
@@ -134,8 +146,10 @@ struct StepMemory {
 
 impl StepMemory {
     fn bytes(&self) -> u64 {
-        let inputs =
-            self.micro_batches.iter().flat_map(|micro_batch| [&micro_batch.pixels, &micro_batch.flips]);
+        let inputs = self
+            .micro_batches
+            .iter()
+            .flat_map(|MicroBatch { pixels, flips, erased, .. }| [pixels, flips].into_iter().chain(erased));
         let others = [&self.labels, &self.step, &self.losses, &self.control, &self.partials];
         let words: usize = inputs.chain(others).map(|buffer| buffer.words).sum();
         words as u64 * WORD
@@ -244,7 +258,8 @@ impl<'c> Learner<'c> {
             .map(|start| start..(start + micro_batch.max(1)).min(batch));
         let micro_batches = places.map(|places| {
             let pixels = buffer("pixels", image::pixel_words(places.len(), self.config.image))?;
-            Ok(MicroBatch { pixels, flips: buffer("flips", places.len())?, places })
+            let erased = self.erases_with_noise.then(|| buffer("erased", 4 * places.len())).transpose()?;
+            Ok(MicroBatch { pixels, flips: buffer("flips", places.len())?, erased, places })
         });
         let micro_batches = micro_batches.collect::<Result<Vec<MicroBatch>>>()?;
         let open: Vec<Group> = gradients.memory().groups.iter().map(|(group, _)| group.clone()).collect();
@@ -294,9 +309,10 @@ impl<'c> Learner<'c> {
         // Forward: tokens, parts, logits, loss.
         let parts_of = recorder.tensor("gelt", batch * parts * dim);
         let mut saved = None;
-        for MicroBatch { places, pixels, flips } in &memory.micro_batches {
+        for micro_batch in &memory.micro_batches {
+            let places = &micro_batch.places;
             let images = places.len();
-            let normalised = self.image(recorder, pixels, Some(flips), images);
+            let normalised = self.augmented(recorder, micro_batch, steps);
             let (tokens, kept) = self.vit.forward(recorder, normalised, None, images);
             self.parts(tokens, parts_of, places).record(recorder, "gelt");
             // Each of several micro-batches runs forward again before its backward pass, so nothing is kept here.
@@ -351,10 +367,11 @@ impl<'c> Learner<'c> {
         if let Some(margin) = self.rule.triplet_margin {
             self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
         }
-        for (i, MicroBatch { places, pixels, flips }) in memory.micro_batches.iter().enumerate() {
+        for (i, micro_batch) in memory.micro_batches.iter().enumerate() {
+            let places = &micro_batch.places;
             let images = places.len();
             let (tokens, saved) = saved.take().unwrap_or_else(|| {
-                let normalised = self.image(recorder, pixels, Some(flips), images);
+                let normalised = self.augmented(recorder, micro_batch, steps);
                 self.vit.forward(recorder, normalised, None, images)
             });
             recorder.scope(Phase::Backward, "");
@@ -525,18 +542,31 @@ impl<'c> Learner<'c> {
         }
     }
 
+    /// Records the normalised images of a micro-batch, mirrored and erased.
+    fn augmented(&self, recorder: &mut Recorder<'_>, micro_batch: &MicroBatch, step: Tensor) -> Tensor {
+        let MicroBatch { places, pixels, flips, erased } = micro_batch;
+        let flip = recorder.import(flips);
+        let noise = erased.as_ref().map(|erased| {
+            let erased = recorder.import(erased);
+            image::Noise { erased, step, first: places.start }
+        });
+        self.image(recorder, pixels, Some(flip), noise, places.len())
+    }
+
     fn image(
         &self,
         recorder: &mut Recorder<'_>,
         pixels: &Buffer,
-        flips: Option<&Buffer>,
+        flip: Option<Tensor>,
+        noise: Option<image::Noise>,
         batch: usize,
     ) -> Tensor {
         let size = self.config.image;
         let Preprocess { mean, std, .. } = self.preprocess;
         let normalised = recorder.tensor("image", batch * 3 * size.height * size.width);
-        let (pixels, flip) = (recorder.import(pixels), flips.map(|flips| recorder.import(flips)));
-        image::Forward { pixels, flip, image: normalised, batch, size, mean, std }.record(recorder, "image");
+        let pixels = recorder.import(pixels);
+        image::Forward { pixels, flip, noise, image: normalised, batch, size, mean, std }
+            .record(recorder, "image");
         normalised
     }
 
@@ -597,7 +627,7 @@ impl<'c> Learner<'c> {
         batch: usize,
         words: usize,
     ) -> Tensor {
-        let normalised = self.image(recorder, pixels, None, batch);
+        let normalised = self.image(recorder, pixels, None, None, batch);
         let tokens = recorder.activation("norm", self.vit.sequence(batch).len());
         self.vit.forward(recorder, normalised, Some(tokens), batch);
         let parts = recorder.tensor("gelt", batch * words);

@@ -9,7 +9,7 @@ use crate::datasets::sampler::{self, TrainingSet};
 use crate::datasets::uses::training_set;
 use crate::error::{Error, Result};
 use crate::gpu::Context;
-use crate::images::augment::Augment;
+use crate::images::augment::{Augment, ErasingFill};
 use crate::kernels::adam::Betas;
 use crate::model::{ClassifierSettings, GroupKind, HostMoments, Learner, UpdateRule};
 use crate::observer::Observer;
@@ -277,6 +277,9 @@ impl Job {
         };
         let stage = self.schedule.stage(self.position.epoch);
         let mut learner = Learner::new(context, &self.network, settings, rule, stage)?;
+        if config.data.erasing > 0.0 && config.data.erasing_fill == ErasingFill::Noise {
+            learner.erase_with_noise();
+        }
         if let Some(StateTensor { data: StateData::F32(data), .. }) = self.state.get("loss_scale")
             && let [scale, steps] = data[..]
         {
@@ -335,7 +338,11 @@ impl Job {
         changes.then(|| Augment {
             crop_pad: data.crop_pad,
             erasing: data.erasing,
-            fill: mean.map(|channel| (channel * 255.0).round() as u8),
+            area_max: data.erasing_area_max,
+            aspect: data.erasing_aspect,
+            attempts: data.erasing_attempts,
+            fill: (data.erasing_fill == ErasingFill::Mean)
+                .then(|| mean.map(|channel| (channel * 255.0).round() as u8)),
         })
     }
 }

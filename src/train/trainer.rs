@@ -174,6 +174,8 @@ struct Batch {
     bytes: Vec<u8>,
     labels: Vec<u32>,
     flips: Vec<u32>,
+    /// Rectangles to fill with noise.
+    erased: Vec<[u32; 4]>,
     names: Vec<String>,
 }
 
@@ -737,6 +739,7 @@ impl Run<'_, '_> {
         let recorded = &self.steps[&count];
         let context = self.context;
         recorded.write(context, &batch.bytes, &batch.labels, &batch.flips);
+        recorded.write_erased(context, &batch.erased);
         context.write(&recorded.step, bytemuck::cast_slice(&values.words()));
         if std::mem::take(&mut self.unprofiled) {
             self.profile(count)?;
@@ -996,17 +999,17 @@ impl Reader {
         let load = |(i, sample): (usize, &Sample)| {
             let mut image = preprocess::load(&sample.path, self.options, self.size)?;
             let Some((Changes { augment, flip, seed, epoch }, first)) = changes else {
-                return Ok((image, 0));
+                return Ok((image, 0, [0; 4]));
             };
-            if let Some(augment) = augment {
-                augment.apply(&mut image, *seed, *epoch, first + i);
-            }
-            Ok((image, u32::from(sampler::flips(*seed, *epoch, first + i, *flip))))
+            let place = first + i;
+            let erased = augment.map_or([0; 4], |it| it.apply(&mut image, *seed, *epoch, place).words());
+            Ok((image, u32::from(sampler::flips(*seed, *epoch, place, *flip)), erased))
         };
         let read = samples.par_iter().enumerate().map(load).collect::<Result<Vec<_>>>()?;
         Ok(Batch {
-            flips: read.iter().map(|(_, flip)| *flip).collect(),
-            bytes: read.into_iter().flat_map(|(image, _)| image.pixels).collect(),
+            flips: read.iter().map(|(_, flip, _)| *flip).collect(),
+            erased: read.iter().map(|(.., erased)| *erased).collect(),
+            bytes: read.into_iter().flat_map(|(image, ..)| image.pixels).collect(),
             labels: samples.iter().map(|sample| sample.class as u32).collect(),
             names: samples.iter().map(|sample| sample.name.clone()).collect(),
         })

@@ -82,6 +82,7 @@ fn rows() -> Vec<Count> {
         ),
         ("roof copies, 1 together 257x4", vec![("copy", 0.0)]),
         ("image no flips 3x5x7", vec![("image_forward", 3.0 * 315.0)]),
+        ("image noise 4x13x31 from 3", vec![("image_forward", 3.0 * 4836.0)]),
         // The other four tokens of the prefix have no position.
         ("tokens forward f32 3x(5+13)x68, 1 positioned", vec![("tokens_forward", 3.0 * 14.0 * 68.0)]),
         ("tokens backward f32 3x(5+13)x68, 1 positioned", vec![("tokens_backward", 3.0 * 18.0 * 68.0)]),

@@ -3,6 +3,7 @@
 use super::keys::{get, keys};
 use super::{BestBy, Config};
 use crate::error::{Error, Result};
+use crate::images::augment::MOST_ATTEMPTS;
 use crate::shape::{HeadEmbed, HeadKind};
 use std::path::Path;
 use toml::Value;
@@ -46,6 +47,7 @@ impl Config {
                 (schedule.best == BestBy::ValMap) == data.val_persons.is_some(),
                 "given with schedule.best=val-map, and only then",
             ),
+            ("data.erasing_attempts", data.erasing_attempts <= MOST_ATTEMPTS, "100 or less"),
             ("data.images_per_person", persons == 0 || data.images_per_person >= 2, "2 or more"),
             (
                 "schedule.batch_size",

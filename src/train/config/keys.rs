@@ -4,6 +4,7 @@ use super::words::{read, words};
 use super::{BestBy, Optimizer, Preset};
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout};
 use crate::gpu::Precision;
+use crate::images::augment::{ErasingAspect, ErasingFill, MOST_ATTEMPTS};
 use crate::shape::{Activation, HeadEmbed, HeadKind, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,7 @@ const NOT_NEGATIVE: Range = Range("of 0 or more", |v| v >= 0.0);
 const PROBABILITY: Range = Range("from 0 to 1", |v| (0.0..=1.0).contains(&v));
 const BELOW_ONE: Range = Range("from 0 to below 1", |v| (0.0..1.0).contains(&v));
 const INSIDE_UNIT: Range = Range("above 0 and below 1", |v| v > 0.0 && v < 1.0);
+const AREA: Range = Range("from 0.02 to 1", |v| (0.02..=1.0).contains(&v));
 const FACTOR: Range = Range("above 0, up to 1", |v| v > 0.0 && v <= 1.0);
 
 use Kind::{Integer, Number, Seed, Size, Switch, Text, Word};
@@ -171,6 +173,14 @@ settings! {
         flip: f64 = 0.5, Number(PROBABILITY), flag "flip-prob";
         /// Probability of random erasing.
         erasing: f64 = 0.0, Number(PROBABILITY);
+        /// Contents of an erased rectangle: the mean colour, or normal noise of each pixel and channel (noise).
+        erasing_fill: ErasingFill = ErasingFill::Mean, word::<ErasingFill>();
+        /// Largest share of the image that random erasing erases.
+        erasing_area_max: f64 = 0.4, Number(AREA);
+        /// Ratio of height to width of an erased rectangle, from 0.3 to 1/0.3: uniform, or uniform in its logarithm (log).
+        erasing_aspect: ErasingAspect = ErasingAspect::Uniform, word::<ErasingAspect>();
+        /// Attempts, up to 100, to draw a rectangle that fits into the image.
+        erasing_attempts: usize = MOST_ATTEMPTS, Integer(1);
         /// Pixels of padding before a random crop; 0 disables.
         crop_pad: usize = 0, Integer(0);
         /// Persons in a batch; 0 disables sampling by person.
