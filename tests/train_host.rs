@@ -10,7 +10,7 @@ use lat_wgpu::checkpoint::{
     trained_metadata,
 };
 use lat_wgpu::datasets::LoadOptions;
-use lat_wgpu::datasets::sampler::{Sampling, flips};
+use lat_wgpu::datasets::sampler::flips;
 use lat_wgpu::datasets::uses::training_set;
 use lat_wgpu::error::Error;
 use lat_wgpu::shape::{
@@ -184,14 +184,14 @@ impl Run<'_> {
     fn go(&self, done: u64, until: u64) {
         let data = &self.config.data;
         let batch = self.config.schedule.batch_size;
-        let sampling = Sampling { batch_size: batch, persons: 0, shuffle: data.shuffle, seed: data.seed };
-        let steps = sampling.steps_per_epoch(self.images.len());
+        let sampling = self.config.sampling();
+        let steps = sampling.step_counts(self.images, 1).of(0);
         let schedule = Schedule::new(&self.config, 4, steps);
         let log_path = self.folder.join("log.jsonl");
         let mut log = Log::resume(&log_path, done, done as usize / steps).unwrap();
         for step in done + 1..=until.min(schedule.steps()) {
             let (epoch, place) = ((step as usize - 1) / steps, (step as usize - 1) % steps);
-            let members = &sampling.batches(self.images, epoch as u64)[place];
+            let members = &sampling.batches(self.images, &[], epoch as u64)[place];
             // Represents everything that a step depends on.
             let flipped = |i: usize| flips(data.seed, epoch as u64, place * batch + i, data.flip);
             let seen = members.iter().enumerate().map(|(i, &p)| self.images[p] * 2 + usize::from(flipped(i)));

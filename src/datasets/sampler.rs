@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::images::walk;
 use crate::rng;
+use serde::{Deserialize, Serialize};
 
 // Streams of random numbers: the upper byte is the use, the lower bytes count epochs or classes.
 const ORDER: u64 = 1 << 56;
@@ -138,22 +139,125 @@ impl TrainingSet {
     }
 }
 
+/// The rule by which batches of P persons with K images each are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sampler {
+    /// Persons come from a permutation of all persons, renewed when fewer than P are left. Their images come from a
+    /// permutation of each person's images, renewed when too few are left. An image appears twice in a batch only if
+    /// its person has too few.
+    Balanced,
+    /// Each person's images are shuffled and cut into chunks of K. A last chunk of fewer is dropped. A person with fewer
+    /// than K images has one chunk, drawn with replacement. P different persons who have chunks left give one each, until
+    /// fewer than P have any, so the number of batches depends on the draw.
+    Chunks,
+    /// Persons come as in `Balanced`. Each gives a random image and K − 1 by other cameras, with replacement if these are
+    /// fewer. A person of one camera gives other images, and a single image is repeated.
+    Cameras,
+}
+
 /// Composition of an epoch's batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampling {
     /// Images in a batch.
     pub batch_size: usize,
-    /// Persons per batch P, each with `batch_size` / P images; 0 takes images in the epoch's order.
+    /// Persons per batch P, each with K = `batch_size` / P images; 0 takes images in the epoch's order.
     pub persons: usize,
+    /// The rule by which persons and images are drawn.
+    pub sampler: Sampler,
     /// True if each epoch has its own order; else the order is that of the list.
     pub shuffle: bool,
     /// Seed of every random choice.
     pub seed: u64,
 }
 
+/// Number of steps of each epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepCounts {
+    /// The same in every epoch.
+    Same(usize),
+    /// Steps before each epoch, and of all epochs at the end.
+    Varying(Vec<u64>),
+}
+
+impl From<usize> for StepCounts {
+    fn from(each: usize) -> StepCounts {
+        StepCounts::Same(each)
+    }
+}
+
+impl StepCounts {
+    /// Number of steps before an epoch.
+    pub fn before(&self, epoch: usize) -> u64 {
+        match self {
+            StepCounts::Same(each) => (epoch as u64).saturating_mul(*each as u64),
+            StepCounts::Varying(before) => before[epoch.min(before.len() - 1)],
+        }
+    }
+
+    /// Number of steps of an epoch.
+    pub fn of(&self, epoch: usize) -> usize {
+        match self {
+            StepCounts::Same(each) => *each,
+            StepCounts::Varying(_) => (self.before(epoch + 1) - self.before(epoch)) as usize,
+        }
+    }
+}
+
+/// The random numbers of an epoch's sampling, in order.
+struct Draws {
+    seed: u64,
+    stream: u64,
+    drawn: u64,
+}
+
+impl Draws {
+    fn bits(&mut self) -> u32 {
+        self.drawn += 1;
+        rng::bits(self.seed, self.stream, self.drawn)
+    }
+
+    /// A number in 0..`count`.
+    fn below(&mut self, count: usize) -> usize {
+        below(self.bits(), count)
+    }
+
+    fn shuffled(&mut self, mut list: Vec<usize>) -> Vec<usize> {
+        permute(&mut list, || self.bits());
+        list
+    }
+
+    /// Draws `count` of `list`: different ones, or with replacement if it has fewer.
+    fn choose(&mut self, mut list: Vec<usize>, count: usize) -> Vec<usize> {
+        if list.len() < count {
+            return (0..count).map(|_| list[self.below(list.len())]).collect();
+        }
+        for next in 0..count {
+            let chosen = next + self.below(list.len() - next);
+            list.swap(next, chosen);
+        }
+        list.truncate(count);
+        list
+    }
+}
+
 impl Sampling {
-    /// Number of batches in an epoch of `count` samples.
-    pub fn steps_per_epoch(&self, count: usize) -> usize {
+    /// Number of batches of each epoch, given the persons of the samples.
+    pub fn step_counts(&self, classes: &[usize], epochs: usize) -> StepCounts {
+        if self.persons > 0 && self.sampler == Sampler::Chunks {
+            let mut total = 0;
+            let counts = (0..epochs as u64).map(|epoch| self.batches(classes, &[], epoch).len() as u64);
+            let after = counts.map(|count| {
+                total += count;
+                total
+            });
+            return StepCounts::Varying(std::iter::once(0).chain(after).collect());
+        }
+        StepCounts::Same(self.steps_per_epoch(classes.len()))
+    }
+
+    /// Number of batches in an epoch of `count` samples where it doesn't vary.
+    fn steps_per_epoch(&self, count: usize) -> usize {
         match self.persons {
             0 => steps_per_epoch(count, self.batch_size),
             _ => (count / self.batch_size).max(1),
@@ -170,44 +274,46 @@ impl Sampling {
         sizes.into_iter().filter(|&size| size > 1).collect()
     }
 
-    /// The batches of an epoch, each a list of indices into `classes`, the persons of the samples.
-    ///
-    /// With P persons per batch, persons come from a permutation of all persons, renewed when fewer than P are left.
-    /// Their images come from a permutation of each person's images, renewed when too few are left. An image appears
-    /// twice in a batch only if its person has too few.
+    /// The batches of an epoch, each a list of indices into `classes`, the persons of the samples. `cameras` are those of
+    /// the samples; only [`Sampler::Cameras`] reads them.
     ///
     /// # Panics
     /// If P is larger than the number of persons in `classes`.
-    pub fn batches(&self, classes: &[usize], epoch: u64) -> Vec<Vec<usize>> {
-        let Sampling { batch_size, persons, shuffle, seed } = *self;
+    pub fn batches(&self, classes: &[usize], cameras: &[u32], epoch: u64) -> Vec<Vec<usize>> {
+        let Sampling { batch_size, persons, sampler, shuffle, seed } = *self;
         if persons == 0 {
             let order = epoch_order(classes.len(), seed, epoch, shuffle);
             return batches(&order, batch_size).map(<[usize]>::to_vec).collect();
         }
-        let mut drawn = 0;
-        let mut shuffled = |mut list: Vec<usize>| {
-            if shuffle {
-                permute(&mut list, || {
-                    drawn += 1;
-                    rng::bits(seed, PERSONS | epoch, drawn)
-                });
-            }
-            list
-        };
         let mut images: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, &class) in classes.iter().enumerate() {
             images.entry(class).or_default().push(index);
         }
-        let everybody: Vec<usize> = images.keys().copied().collect();
-        assert!(persons <= everybody.len(), "{persons} persons of {}", everybody.len());
-        let each = batch_size / persons;
+        assert!(persons <= images.len(), "{persons} persons of {}", images.len());
+        let mut draws = Draws { seed, stream: PERSONS | epoch, drawn: 0 };
+        let steps = self.steps_per_epoch(classes.len());
+        match sampler {
+            Sampler::Balanced => self.balanced(&images, &mut draws, steps),
+            Sampler::Chunks => self.chunks(images, &mut draws),
+            Sampler::Cameras => self.across_cameras(&images, cameras, &mut draws, steps),
+        }
+    }
+
+    fn balanced(
+        &self,
+        images: &BTreeMap<usize, Vec<usize>>,
+        draws: &mut Draws,
+        steps: usize,
+    ) -> Vec<Vec<usize>> {
+        let mut shuffled = |list: Vec<usize>| if self.shuffle { draws.shuffled(list) } else { list };
+        let each = self.batch_size / self.persons;
         let (mut next_persons, mut next_images) = (VecDeque::new(), BTreeMap::new());
         let mut batch = || {
-            if next_persons.len() < persons {
-                next_persons = VecDeque::from(shuffled(everybody.clone()));
+            if next_persons.len() < self.persons {
+                next_persons = VecDeque::from(shuffled(images.keys().copied().collect()));
             }
-            let mut batch = Vec::with_capacity(batch_size);
-            for class in next_persons.drain(..persons) {
+            let mut batch = Vec::with_capacity(self.batch_size);
+            for class in next_persons.drain(..self.persons) {
                 let queue: &mut VecDeque<usize> = next_images.entry(class).or_default();
                 if queue.len() < each.min(images[&class].len()) {
                     queue.clear();
@@ -221,14 +327,74 @@ impl Sampling {
             }
             batch
         };
-        (0..self.steps_per_epoch(classes.len())).map(|_| batch()).collect()
+        (0..steps).map(|_| batch()).collect()
     }
+
+    fn chunks(&self, images: BTreeMap<usize, Vec<usize>>, draws: &mut Draws) -> Vec<Vec<usize>> {
+        let each = self.batch_size / self.persons;
+        // The chunks of each person, the next one last.
+        let mut left: Vec<Vec<Vec<usize>>> = Vec::new();
+        for list in images.into_values() {
+            let list = if list.len() < each { draws.choose(list, each) } else { draws.shuffled(list) };
+            left.push(list.chunks_exact(each).rev().map(<[usize]>::to_vec).collect());
+        }
+        let mut batches = Vec::new();
+        while left.len() >= self.persons {
+            let mut batch = Vec::with_capacity(self.batch_size);
+            for person in draws.choose((0..left.len()).collect(), self.persons) {
+                batch.extend(left[person].pop().unwrap_or_default());
+            }
+            batches.push(batch);
+            left.retain(|chunks| !chunks.is_empty());
+        }
+        batches
+    }
+
+    fn across_cameras(
+        &self,
+        images: &BTreeMap<usize, Vec<usize>>,
+        cameras: &[u32],
+        draws: &mut Draws,
+        steps: usize,
+    ) -> Vec<Vec<usize>> {
+        let each = self.batch_size / self.persons;
+        let mut next_persons = VecDeque::new();
+        let mut batch = || {
+            if next_persons.len() < self.persons {
+                next_persons = VecDeque::from(draws.shuffled(images.keys().copied().collect()));
+            }
+            let mut batch = Vec::with_capacity(self.batch_size);
+            for class in next_persons.drain(..self.persons) {
+                let all = &images[&class];
+                let anchor = all[draws.below(all.len())];
+                let of = |keeps: &dyn Fn(usize) -> bool| -> Vec<usize> {
+                    all.iter().copied().filter(|&image| keeps(image)).collect()
+                };
+                let mut others = of(&|image| cameras[image] != cameras[anchor]);
+                if others.is_empty() {
+                    others = of(&|image| image != anchor);
+                }
+                if others.is_empty() {
+                    others.push(anchor);
+                }
+                batch.push(anchor);
+                batch.extend(draws.choose(others, each - 1));
+            }
+            batch
+        };
+        (0..steps).map(|_| batch()).collect()
+    }
+}
+
+/// Maps 32 random bits to a number in 0..`count`.
+fn below(bits: u32, count: usize) -> usize {
+    ((u64::from(bits) * count as u64) >> 32) as usize
 }
 
 /// Shuffles by Fisher–Yates, from the last position.
 fn permute(list: &mut [usize], mut bits: impl FnMut() -> u32) {
     for last in (1..list.len()).rev() {
-        list.swap(last, ((u64::from(bits()) * (last as u64 + 1)) >> 32) as usize);
+        list.swap(last, below(bits(), last + 1));
     }
 }
 
@@ -367,9 +533,9 @@ mod tests {
     fn batches_hold_p_persons_with_k_images_each() {
         // 11 persons with 1 to 11 images.
         let classes: Vec<usize> = (0..11).flat_map(|person| vec![person; person + 1]).collect();
-        let sampling = Sampling { batch_size: 12, persons: 3, shuffle: true, seed: 4 };
-        let batches = sampling.batches(&classes, 2);
-        assert_eq!(batches.len(), sampling.steps_per_epoch(66));
+        let sampling = sampling(3, 4, Sampler::Balanced);
+        let batches = sampling.batches(&classes, &[], 2);
+        assert_eq!(sampling.step_counts(&classes, 3), StepCounts::Same(batches.len()));
         assert_eq!(batches.len(), 66 / 12);
         let mut shown = vec![0; 11];
         for batch in &batches {
@@ -388,14 +554,105 @@ mod tests {
         // Three batches of the first permutation, two of the second.
         assert!(shown.iter().all(|&count| count <= 2), "{shown:?}");
         assert!(shown.iter().filter(|&&count| count > 0).count() >= 9, "{shown:?}");
-        assert_eq!(batches, sampling.batches(&classes, 2));
-        assert_ne!(batches, sampling.batches(&classes, 3));
-        assert_ne!(batches, Sampling { seed: 5, ..sampling }.batches(&classes, 2));
+        assert_eq!(batches, sampling.batches(&classes, &[], 2));
+        assert_ne!(batches, sampling.batches(&classes, &[], 3));
+        assert_ne!(batches, Sampling { seed: 5, ..sampling }.batches(&classes, &[], 2));
+        // Later versions must repeat a run.
+        assert_eq!(batches[0], [13, 12, 14, 11, 19, 16, 20, 18, 2, 1, 2, 1]);
         // Without shuffling.
-        let first = &Sampling { shuffle: false, ..sampling }.batches(&classes, 9)[0];
+        let first = &Sampling { shuffle: false, ..sampling }.batches(&classes, &[], 9)[0];
         assert_eq!(first[..], [0, 0, 0, 0, 1, 2, 1, 2, 3, 4, 5, 3]);
         // Fewer images than a batch still make one batch.
-        assert_eq!(Sampling { batch_size: 6, persons: 3, ..sampling }.batches(&[0, 1, 2], 0).len(), 1);
+        assert_eq!(Sampling { batch_size: 6, persons: 3, ..sampling }.batches(&[0, 1, 2], &[], 0).len(), 1);
+    }
+
+    fn sampling(persons: usize, each: usize, sampler: Sampler) -> Sampling {
+        Sampling { batch_size: persons * each, persons, sampler, shuffle: true, seed: 4 }
+    }
+
+    #[test]
+    fn chunks_give_each_image_once_until_too_few_persons_are_left() {
+        // 11 persons with 1 to 11 images: chunks of 4 are 1 for 1 to 7 images, else 2.
+        let classes: Vec<usize> = (0..11).flat_map(|person| vec![person; person + 1]).collect();
+        let chunks = |person: usize| if person < 7 { 1 } else { 2 };
+        let sampling = sampling(3, 4, Sampler::Chunks);
+        let counts = sampling.step_counts(&classes, 200);
+        let mut lengths = BTreeSet::new();
+        for epoch in 0..200 {
+            let batches = sampling.batches(&classes, &[], epoch);
+            assert_eq!(batches.len(), counts.of(epoch as usize));
+            lengths.insert(batches.len());
+            let mut given = [0; 11];
+            let mut images = vec![0; classes.len()];
+            for batch in &batches {
+                let persons: BTreeSet<usize> = batch.iter().map(|&i| classes[i]).collect();
+                assert_eq!((batch.len(), persons.len()), (12, 3));
+                for group in batch.chunks(4) {
+                    assert!(group.iter().all(|&i| classes[i] == classes[group[0]]));
+                    given[classes[group[0]]] += 1;
+                }
+                batch.iter().for_each(|&i| images[i] += 1);
+            }
+            // Persons with four images or more give no image twice.
+            assert!((0..classes.len()).all(|i| classes[i] < 3 || images[i] <= 1), "{images:?}");
+            assert!((0..11).all(|person| given[person] <= chunks(person)), "{given:?}");
+            let left = (0..11).filter(|&person| given[person] < chunks(person)).count();
+            assert!(left < 3, "{left} persons could give one more batch");
+        }
+        // 15 chunks make 5 batches, unless one or two persons are left with two chunks each.
+        assert_eq!(lengths, BTreeSet::from([4, 5]));
+        assert_eq!((counts.before(0), counts.before(200)), (0, counts.before(500)));
+        assert_eq!(counts.of(200), 0);
+        assert!(
+            (0..200).all(|epoch| counts.before(epoch + 1) == counts.before(epoch) + counts.of(epoch) as u64)
+        );
+        assert_eq!(
+            sampling.step_counts(&classes, 7),
+            StepCounts::Varying((0..8).map(|e| counts.before(e)).collect())
+        );
+        // All draws with replacement, and all remainders, occur.
+        let seen: BTreeSet<Vec<usize>> = (0..400)
+            .flat_map(|epoch| sampling.batches(&classes, &[], epoch))
+            .flat_map(|batch| batch.chunks(4).map(<[usize]>::to_vec).collect::<Vec<_>>())
+            .filter(|group| classes[group[0]] == 1)
+            .collect();
+        assert_eq!(seen.len(), 16, "{seen:?}");
+    }
+
+    #[test]
+    fn cameras_give_an_anchor_and_images_by_other_cameras() {
+        // Person 0: cameras 1, 1, 2, 3. Person 1: one camera. Person 2: one image. Person 3: 4 cameras twice.
+        let classes = [0, 0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 3, 3, 3, 3];
+        let cameras = [1, 1, 2, 3, 5, 5, 5, 9, 1, 2, 3, 4, 1, 2, 3, 4];
+        let sampling = sampling(4, 4, Sampler::Cameras);
+        assert_eq!(sampling.step_counts(&classes, 9), StepCounts::Same(1));
+        let mut anchors = BTreeSet::new();
+        for epoch in 0..300 {
+            let batch = &sampling.batches(&classes, &cameras, epoch)[0];
+            let mut persons: Vec<usize> = batch.chunks(4).map(|group| classes[group[0]]).collect();
+            persons.sort_unstable();
+            assert_eq!(persons, [0, 1, 2, 3]);
+            for group in batch.chunks(4) {
+                let (anchor, others) = (group[0], &group[1..]);
+                anchors.insert(anchor);
+                let distinct: BTreeSet<usize> = others.iter().copied().collect();
+                let is_other = |&i: &usize| cameras[i] != cameras[anchor];
+                assert!(others.iter().all(|&i| classes[i] == classes[anchor]));
+                match classes[anchor] {
+                    // Two images by other cameras if the anchor's has two, else three.
+                    0 if anchor < 2 => {
+                        assert!(others.iter().all(is_other) && distinct.len() < 3, "{group:?}")
+                    }
+                    0 | 3 => assert!(others.iter().all(is_other) && distinct.len() == 3, "{group:?}"),
+                    1 => assert!(!distinct.contains(&anchor), "{group:?}"),
+                    _ => assert_eq!(group, [7; 4]),
+                }
+            }
+        }
+        assert_eq!(anchors.len(), 16);
+        let again = |epoch| sampling.batches(&classes, &cameras, epoch);
+        assert_eq!(again(1), again(1));
+        assert_ne!(again(1), again(2));
     }
 
     #[test]
@@ -407,9 +664,10 @@ mod tests {
                     .map(|batch| (batch, 0))
                     .chain((1..=persons).flat_map(|p| (2..6).map(move |k| (p * k, p))))
                 {
-                    let sampling = Sampling { batch_size, persons, shuffle: true, seed: 1 };
+                    let sampler = Sampler::Balanced;
+                    let sampling = Sampling { batch_size, persons, sampler, shuffle: true, seed: 1 };
                     for epoch in 0..3 {
-                        let batches = sampling.batches(&classes, epoch);
+                        let batches = sampling.batches(&classes, &[], epoch);
                         let mut sizes: Vec<usize> = batches.iter().map(Vec::len).collect();
                         sizes.dedup();
                         assert_eq!(sizes, sampling.sizes(images), "{images} images, {sampling:?}");

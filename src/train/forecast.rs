@@ -152,12 +152,11 @@ pub(super) fn check_memory(
 
 /// Returns the stages of the rest of the run: groups that train, epochs, number of steps.
 fn stages_of(job: &Job) -> Vec<(Trainable, Range<usize>, u64)> {
-    let (schedule, per_epoch) =
-        (&job.schedule, job.config.sampling().steps_per_epoch(job.train.len()) as u64);
+    let schedule = &job.schedule;
     let mut stages: Vec<(Trainable, Range<usize>, u64)> = Vec::new();
     for epoch in job.position.epoch..job.config.schedule.epochs {
-        let before = epoch as u64 * per_epoch;
-        let steps = schedule.steps().saturating_sub(before).min(per_epoch);
+        let before = schedule.steps_before(epoch);
+        let steps = schedule.steps().saturating_sub(before).min(schedule.steps_of(epoch) as u64);
         if steps == 0 && !stages.is_empty() {
             break;
         }

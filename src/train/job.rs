@@ -5,7 +5,7 @@ use super::config::{self, BestBy, Config, Optimizer};
 use super::images::ImageList;
 use super::schedule::Schedule;
 use crate::checkpoint::{self, Network, StateData, StateTensor};
-use crate::datasets::sampler::{self, TrainingSet};
+use crate::datasets::sampler::{self, Sampler, StepCounts, TrainingSet};
 use crate::datasets::uses::training_set;
 use crate::error::{Error, Result};
 use crate::gpu::Context;
@@ -197,7 +197,8 @@ impl Job {
             path: last,
             reason: "it has no position to resume from".to_string(),
         })?;
-        if position.batch > config.sampling().steps_per_epoch(train.len()) {
+        let steps = step_counts(&config, &set, &train);
+        if position.batch > steps.of(position.epoch) {
             let dir = config.data.dir.unwrap_or_default();
             return Err(Error::Usage(format!("{dir}: the saved run had more images")));
         }
@@ -222,8 +223,8 @@ impl Job {
         state: BTreeMap<String, StateTensor>,
     ) -> Result<Job> {
         let SplitImages { set, images, held_out, train, validation, trained_on } = images;
-        let schedule =
-            Schedule::new(&config, network.config.depth, config.sampling().steps_per_epoch(train.len()));
+        let steps = step_counts(&config, &set, &train);
+        let schedule = Schedule::new(&config, network.config.depth, steps);
         Ok(Job {
             config,
             network,
@@ -251,8 +252,8 @@ impl Job {
 
     /// Returns true if all steps are done, including validation after a last step that ends an epoch.
     pub fn is_finished(&self) -> bool {
-        let per_epoch = self.config.sampling().steps_per_epoch(self.train.len());
-        self.position.step >= self.schedule.steps() && self.position.batch < per_epoch
+        let Position { step, epoch, batch, .. } = self.position;
+        step >= self.schedule.steps() && (batch == 0 || batch < self.schedule.steps_of(epoch))
     }
 
     /// Uploads the network and its moments.
@@ -304,8 +305,9 @@ impl Job {
 
     /// Returns the batches of an epoch, as indices in [`Self::set`].
     pub fn batches(&self, epoch: usize) -> Vec<Vec<usize>> {
-        let classes: Vec<usize> = self.train.iter().map(|&i| self.set.images[i].class).collect();
-        let batches = self.config.sampling().batches(&classes, epoch as u64);
+        let cameras: Vec<u32> = self.train.iter().map(|&i| self.set.images[i].camera).collect();
+        let classes = classes(&self.set, &self.train);
+        let batches = self.config.sampling().batches(&classes, &cameras, epoch as u64);
         batches.into_iter().map(|batch| batch.into_iter().map(|i| self.train[i]).collect()).collect()
     }
 
@@ -371,6 +373,16 @@ fn hash_images(set: &TrainingSet, train: &[usize]) -> Result<Vec<u64>> {
     train.par_iter().map(|&index| hash::number_of_file(&set.images[index].path)).collect()
 }
 
+/// Returns the persons of the training images.
+fn classes(set: &TrainingSet, train: &[usize]) -> Vec<usize> {
+    train.iter().map(|&index| set.images[index].class).collect()
+}
+
+/// Returns the number of steps of each epoch.
+fn step_counts(config: &Config, set: &TrainingSet, train: &[usize]) -> StepCounts {
+    config.sampling().step_counts(&classes(set, train), config.schedule.epochs)
+}
+
 /// Returns the indices in `set` of the training images and of the validation images.
 fn divide(config: &Config, set: &TrainingSet) -> Result<(Vec<usize>, Vec<usize>)> {
     let (train, validation) = set.split(config.val_fraction(), config.data.seed);
@@ -381,7 +393,14 @@ fn divide(config: &Config, set: &TrainingSet) -> Result<(Vec<usize>, Vec<usize>)
             train.len()
         )));
     }
-    let persons = train.iter().map(|&index| set.images[index].class).collect::<BTreeSet<usize>>().len();
+    if config.data.sampler == Sampler::Cameras && !set.crosses_cameras() {
+        return Err(Error::Usage(
+            "data.sampler is cameras, but no person is in images of two cameras: cameras come from the names of images, \
+             or from the column camera of a table of images"
+                .to_string(),
+        ));
+    }
+    let persons = classes(set, &train).into_iter().collect::<BTreeSet<usize>>().len();
     if wanted > persons {
         return Err(Error::Usage(format!(
             "data.persons_per_batch is {wanted}, but there are {persons} persons: --set \

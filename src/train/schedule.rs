@@ -8,6 +8,7 @@
 use std::f64::consts::PI;
 
 use crate::checkpoint::{classifier_tensors, parameter_shapes};
+use crate::datasets::sampler::StepCounts;
 use crate::model::{GroupKind, Trainable};
 use crate::shape::{ClassifierKind, VitConfig};
 use crate::train::config::Config;
@@ -17,13 +18,13 @@ use crate::train::config::Config;
 pub struct Schedule {
     config: Config,
     depth: usize,
-    steps_per_epoch: usize,
+    steps: StepCounts,
 }
 
 impl Schedule {
     /// Creates the schedule of `config` for a network of `depth` blocks.
-    pub fn new(config: &Config, depth: usize, steps_per_epoch: usize) -> Schedule {
-        Schedule { config: config.clone(), depth, steps_per_epoch }
+    pub fn new(config: &Config, depth: usize, steps: impl Into<StepCounts>) -> Schedule {
+        Schedule { config: config.clone(), depth, steps: steps.into() }
     }
 
     /// Returns the steps of the run: those of all epochs, or `max_steps` if it is less.
@@ -34,7 +35,17 @@ impl Schedule {
 
     /// Returns the steps of all epochs.
     pub fn all_steps(&self) -> u64 {
-        (self.config.schedule.epochs as u64).saturating_mul(self.steps_per_epoch as u64)
+        self.steps.before(self.config.schedule.epochs)
+    }
+
+    /// Returns the number of steps before an epoch.
+    pub fn steps_before(&self, epoch: usize) -> u64 {
+        self.steps.before(epoch)
+    }
+
+    /// Returns the number of steps of an epoch.
+    pub fn steps_of(&self, epoch: usize) -> usize {
+        self.steps.of(epoch)
     }
 
     /// Returns the number of open blocks in an epoch.
@@ -83,8 +94,8 @@ impl Schedule {
         let optim = &self.config.optim;
         // Multiplied one at a time, as in the released code.
         let mut lr = (0..=epoch).filter(|&e| self.decays(e)).fold(optim.lr, |lr, _| lr * optim.lr_decay);
-        let step = (epoch * self.steps_per_epoch + place) as f64;
-        let warm = optim.warmup_epochs.saturating_mul(self.steps_per_epoch) as f64;
+        let step = (self.steps.before(epoch) + place as u64) as f64;
+        let warm = self.steps.before(optim.warmup_epochs) as f64;
         if step < warm {
             lr *= (step + 1.0) / warm;
         } else if optim.cosine {
@@ -111,7 +122,7 @@ impl Schedule {
 
     /// Returns a group's own step number at a step of the run, both from 1; 0 while the group is closed.
     pub fn adam_step(&self, group: GroupKind, step: u64) -> u64 {
-        let opened = self.opens_at(group).map(|epoch| epoch.saturating_mul(self.steps_per_epoch) as u64);
+        let opened = self.opens_at(group).map(|epoch| self.steps.before(epoch));
         opened.map_or(0, |before| step.saturating_sub(before))
     }
 }
@@ -245,6 +256,21 @@ mod tests {
         assert_eq!((s.stage(0).first_open, s.openings(), s.steps()), (0, vec![0], 7));
         // All blocks are closed before epoch 0, so the rate decays once.
         assert!(close(s.lr(0, 0), 3e-4 * 0.85) && s.lr(3, 0) == s.lr(0, 0));
+    }
+
+    #[test]
+    fn epochs_may_have_different_numbers_of_steps() {
+        let mut config = Config::preset(Preset::Strong);
+        (config.schedule.epochs, config.optim.warmup_epochs) = (3, 1);
+        let s = Schedule::new(&config, 2, StepCounts::Varying(vec![0, 4, 7, 12]));
+        assert_eq!((s.all_steps(), s.steps_before(2), s.steps_of(2)), (12, 7, 5));
+        assert!(close(s.lr(0, 0), 5e-5 / 4.0) && close(s.lr(0, 3), 5e-5));
+        // Four of the cosine's eight steps are done.
+        assert!(close(s.lr(2, 1), 2.5e-5));
+        config = Config::preset(Preset::Paper);
+        config.schedule.epochs = 3;
+        let s = Schedule::new(&config, 2, StepCounts::Varying(vec![0, 4, 7, 12]));
+        assert_eq!((s.adam_step(GroupKind::Block(0), 7), s.adam_step(GroupKind::Block(0), 8)), (0, 1));
     }
 
     #[test]

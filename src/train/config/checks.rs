@@ -2,6 +2,7 @@
 
 use super::keys::{get, keys};
 use super::{BestBy, Config};
+use crate::datasets::sampler::Sampler;
 use crate::error::{Error, Result};
 use crate::images::augment::MOST_ATTEMPTS;
 use crate::shape::{HeadEmbed, HeadKind};
@@ -68,6 +69,11 @@ impl Config {
                 "head.embed",
                 head.kind == HeadKind::Bnneck || head.embed == HeadEmbed::Before,
                 "before unless head.kind is bnneck",
+            ),
+            (
+                "data.sampler",
+                data.sampler == Sampler::Balanced || (persons > 0 && data.shuffle),
+                "balanced unless data.persons_per_batch is above 0 and data.shuffle is true",
             ),
             ("loss.soft_margin", loss.triplet || !loss.soft_margin, "false unless loss.triplet is true"),
             (

@@ -2,6 +2,7 @@
 
 use super::words::{read, words};
 use super::{BestBy, Optimizer, Preset};
+use crate::datasets::sampler::Sampler;
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout};
 use crate::gpu::Precision;
 use crate::images::augment::{ErasingAspect, ErasingFill, MOST_ATTEMPTS};
@@ -187,6 +188,9 @@ settings! {
         persons_per_batch: usize = 0, Integer(0);
         /// Images of each person in a batch that is sampled by person.
         images_per_person: usize = 0, Integer(0);
+        /// Rule of sampling by person: images of each person in turn (balanced), as many chunks of each person as its images
+        /// fill (chunks), or images of each person by different cameras (cameras).
+        sampler: Sampler = Sampler::Balanced, word::<Sampler>();
         /// Follows links to files and folders; enters each folder once.
         follow_links: bool = false, Switch;
         /// Ignores the EXIF orientation of images.

@@ -197,6 +197,7 @@ impl Config {
         Sampling {
             batch_size: self.schedule.batch_size,
             persons: self.data.persons_per_batch,
+            sampler: self.data.sampler,
             shuffle: self.data.shuffle,
             seed: self.data.seed,
         }
