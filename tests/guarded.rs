@@ -10,7 +10,7 @@ use lat_wgpu::gpu::{Context, ContextOptions, Precision, Recorder, ShaderFile, Te
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::adam::{Betas, StepValues};
 use lat_wgpu::kernels::triplet::Margin;
-use lat_wgpu::model::{ClassifierSettings, Learner, PrototypeRule, Trainable, UpdateRule};
+use lat_wgpu::model::{ClassifierSettings, DropPath, Learner, PrototypeRule, Trainable, UpdateRule};
 use lat_wgpu::shape::ClassifierKind;
 use lat_wgpu::tasks::embed::Embedder;
 use std::path::Path;
@@ -66,6 +66,8 @@ fn trained(context: &Context) -> Vec<u32> {
     let mut learner = Learner::new(context, &network, heads, rule, stage).unwrap();
     let prototypes = random::normal(9, 5 * network.config.embedding_len());
     learner.write_prototypes(&prototypes);
+    learner.set_drop_path(0.5);
+    learner.erase_with_noise();
     let step = learner.record_step(BATCH, BATCH).unwrap();
     let mut found = Vec::new();
     for number in 1..=2 {
@@ -80,6 +82,8 @@ fn trained(context: &Context) -> Vec<u32> {
         };
         step.write(context, &pixels(), &[0, 0, 1, 3], &[0, 1, 0, 1]);
         context.write(&step.step, bytemuck::cast_slice(&values.words()));
+        step.write_erased(context, &[[0; 4], [3, 5, 20, 11], [0, 0, 32, 32], [31, 31, 1, 1]]);
+        step.write_drop_path(context, &DropPath::masks(0.5, 3, BATCH, 7, 0, BATCH * number as usize));
         step.plan.run(context).unwrap();
         found.extend(bits(&context.read(&step.losses).unwrap()));
         assert_eq!(context.read(&step.control).unwrap()[0].to_bits(), 1, "step {number} isn't finite");

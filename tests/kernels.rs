@@ -11,6 +11,8 @@ mod common;
 mod cross_entropy;
 #[path = "kernels/distance.rs"]
 mod distance;
+#[path = "kernels/drop_path.rs"]
+mod drop_path;
 #[path = "kernels/flops.rs"]
 mod flops;
 #[path = "kernels/gelt.rs"]
@@ -58,6 +60,6 @@ macro_rules! every_case_of {
 }
 
 every_case_of!(
-    gemm attention rollout layernorm layerscale accumulate image patch_embed tokens gelt l2norm
+    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens gelt l2norm
     part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam distance topk roof
 );

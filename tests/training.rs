@@ -130,6 +130,7 @@ impl Golden {
             let temperature = self.number("temperature") as f32;
             learner.write_prototypes(&memory.iter().map(|v| v / temperature).collect::<Vec<f32>>());
         }
+        learner.set_drop_path(self.recipe["drop_path"].as_f64().unwrap_or(0.0) as f32);
         learner
     }
 
@@ -142,6 +143,10 @@ impl Golden {
     fn step(&self, step: &TrainingStep, values: &StepValues) -> (f64, f32) {
         step.write(context(), &self.images, &self.labels, &vec![0; self.labels.len()]);
         context().write(&step.step, bytemuck::cast_slice(&values.words()));
+        if let Some(masks) = self.tensors.get("masks") {
+            let each = masks.len() / 10;
+            step.write_drop_path(context(), &masks[(values.number as usize - 1) * each..][..each]);
+        }
         step.plan.fill_heaps(context(), 0x7fc0_0000);
         step.plan.run(context()).unwrap();
         let rows = context().read(&step.losses).unwrap();
@@ -200,6 +205,8 @@ fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
         "bnneck_rows",
         "prototypes",
         "prototypes_after",
+        "drop_path",
+        "drop_path_scale",
     ] {
         let golden = read(case);
         let depth = golden.network.config.depth;
@@ -266,6 +273,8 @@ fn ten_losses_agree_with_pytorch_for_each_preset() {
         "bnneck_rows",
         "prototypes",
         "prototypes_after",
+        "drop_path",
+        "drop_path_scale",
     ] {
         let golden = read(case);
         let VitConfig { depth, .. } = golden.network.config;
@@ -317,7 +326,7 @@ fn ten_losses_agree_with_pytorch_for_each_preset() {
 
 #[test]
 fn micro_batches_have_the_gradients_of_the_whole_batch() {
-    for case in ["paper", "kinds"] {
+    for case in ["paper", "kinds", "drop_path", "drop_path_scale"] {
         let mut golden = read(case);
         // Two persons, as the triplet loss needs.
         golden.labels.iter_mut().enumerate().for_each(|(i, label)| *label = i as u32 % 2);
@@ -498,4 +507,12 @@ fn a_block_takes_seven_dispatches_forward_and_fifteen_backward() {
         println!("block {block}: {} dispatches forward, {} backward", found.0, found.1);
         assert_eq!(found, (7, backward), "block {block}");
     }
+    // Stochastic depth adds one for each branch in each pass, except in the first block.
+    let golden = read("drop_path");
+    let learner = golden.learner(Trainable { embeddings: true, first_open: 0 });
+    let step = learner.record_step(golden.labels.len(), golden.labels.len()).unwrap();
+    assert_eq!(
+        (0..3).map(|block| step.dispatches_of_block(block)).collect::<Vec<_>>(),
+        [(7, 15), (9, 17), (9, 17)]
+    );
 }

@@ -125,9 +125,12 @@ class Block(nn.Module):
         self.mlp = Mlp(c)
         self.ls2 = LayerScale(c.width) if c.layer_scale else nn.Identity()
 
-    def forward(self, x):
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+    def forward(self, x, drop=None):
+        """`drop` (2, B): factors of each image's attention and MLP."""
+        attn = self.ls1(self.attn(self.norm1(x)))
+        x = x + (attn if drop is None else drop[0][:, None, None] * attn)
+        mlp = self.ls2(self.mlp(self.norm2(x)))
+        return x + (mlp if drop is None else drop[1][:, None, None] * mlp)
 
 
 class PartClassifier(nn.Module):
@@ -175,6 +178,7 @@ class LaTransformer(nn.Module):
         self.norm_pre = nn.LayerNorm(c.width, eps=c.ln_eps) if c.norm_pre else nn.Identity()
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width, eps=c.ln_eps)
+        self.drop = None  # factors (blocks, 2, B) in training mode, see `set_drop_path`
 
     def add_heads(self, make):
         """Add a classifier for each part, for training and for `logits`."""
@@ -192,8 +196,8 @@ class LaTransformer(nn.Module):
         head, tail = self.pos_embed[:, :n], self.pos_embed[:, n:]
         x = torch.cat([prefix[:, :n] + head, prefix[:, n:], patches + tail], 1)
         x = self.norm_pre(x)
-        for block in self.blocks:
-            x = block(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, self.drop[i] if self.training and self.drop is not None else None)
         return self.norm(x)
 
     def rollout(self, images):
@@ -396,6 +400,7 @@ class Recipe:
     temperature: float | None = None
     momentum: float | None = None
     hard_update: bool | None = None
+    drop_path: float | None = None  # stochastic depth: probability in the last block; the caller chooses the masks
     relu: bool = True
     dropout: float = 0.5
     gelt: Gelt = field(default_factory=Gelt)
@@ -497,6 +502,13 @@ def make_optimizer(model, recipe):
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     settings = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": recipe.weight_decay}
     return kind(model.parameters(), lr=recipe.lr, **settings)
+
+
+def set_drop_path(model, rate, masks):
+    """Stochastic depth of the next step in training mode: `masks` (blocks, 2, B) are 0 where attention or MLP of a block is
+    dropped for an image. The probability rises linearly over the blocks, from 0 to `rate`."""
+    kept = 1 - torch.linspace(0, rate, len(masks), dtype=torch.float64)
+    model.drop = masks / kept[:, None, None]
 
 
 def loss_of(logits, labels, smoothing=0.0, head=None):

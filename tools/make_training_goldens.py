@@ -148,12 +148,32 @@ CASES = {
         (),
         "registers without rows in the position table, one part, everything trains",
     ),
+    "drop_path": (
+        "tiny",
+        replace(NO_DROPOUT["full"], drop_path=0.5),
+        ("embeddings", "blocks.0", "blocks.2", "norm"),
+        (),
+        "stochastic depth with masks of each step, everything trains",
+    ),
+    "drop_path_scale": (
+        "kinds",
+        replace(NO_DROPOUT["full"], drop_path=0.5),
+        ("embeddings", "blocks.0", "blocks.1"),
+        (),
+        "stochastic depth with LayerScale",
+    ),
 }
 
 
 def build(state, recipe, model):
     size, stride = MODELS[model][1], MODELS[model][2]["stride"]
     return lat.build_classifier(state, recipe, size=size, stride=stride, heads=2).double()
+
+
+def drop(model, recipe, masks, step):
+    """Set the masks of a step, if the recipe has stochastic depth."""
+    if recipe.drop_path is not None:
+        lat.set_drop_path(model, recipe.drop_path, masks[step])
 
 
 def gradients(model, recipe, images, labels):
@@ -173,10 +193,13 @@ def gradients(model, recipe, images, labels):
     return loss, grads, after
 
 
-def train(model, recipe, images, labels):
+def train(model, recipe, images, labels, masks):
     """Run ten steps; returns their figures by name."""
     optimizer, depth = lat.make_optimizer(model, recipe), model.config.depth
-    steps = [lat.train_step(model, optimizer, recipe, images, labels, i, 1) for i in range(STEPS)]
+    steps = []
+    for i in range(STEPS):
+        drop(model, recipe, masks, i)
+        steps.append(lat.train_step(model, optimizer, recipe, images, labels, i, 1))
     return {
         "losses": torch.tensor([step.loss for step in steps]),
         "lr": torch.tensor([step.lr for step in steps]),
@@ -211,13 +234,19 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
     tensors["eval_loss"] = lat.loss_of(logits, labels, recipe.smoothing, recipe.head)[None]
     tensors["eval_predictions"] = lat.predict(logits)
 
+    masks = None
+    if recipe.drop_path is not None:
+        drawn = Random(name + " masks").normal(STEPS, model.config.depth, 2, len(labels))
+        limits = torch.special.ndtri(torch.linspace(0, recipe.drop_path, model.config.depth))
+        masks = tensors["masks"] = (drawn > limits[:, None, None]).double()
+        drop(model, recipe, masks, 0)
     loss, grads, after = gradients(model, recipe, images, labels)
     tensors["loss"] = torch.tensor([loss])
     for key, grad in grads.items():
         if lat.group_of(key) in grad_groups and (name == "paper" or not is_later_head(key)):
             tensors[f"grad.{key}"] = grad
     tensors |= {f"after.{key}": tensor for key, tensor in after.items()}
-    tensors |= train(model, recipe, images, labels)
+    tensors |= train(model, recipe, images, labels, masks)
     if recipe.prototypes is not None:
         tensors["final_memory"] = model.memory
     for key, parameter in model.named_parameters():

@@ -26,7 +26,7 @@ macro_rules! stems {
 }
 
 stems!(
-    gemm attention rollout layernorm layerscale accumulate image patch_embed tokens gelt l2norm
+    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens gelt l2norm
     part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam distance topk roof
 );
 

@@ -105,6 +105,9 @@ pub fn gelt_backward(parts: usize) -> Tolerance {
     row(6.0 + (parts as f64).sqrt())
 }
 
+/// A product and an addition, which adapters without fma round separately.
+pub const DROP_PATH: Tolerance = row(2.0);
+
 /// A single addition, correctly rounded.
 pub const TOKENS: Tolerance = row(1.0);
 

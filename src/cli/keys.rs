@@ -154,7 +154,7 @@ impl FromKeys for Settings {
     const HEADING: &'static str = "Network (defaults: those of the model's metadata, else as shown)";
 
     fn has(key: &str) -> bool {
-        key.starts_with("model.") && !["model.backbone", "model.embed_tokens"].contains(&key)
+        key.starts_with("model.") && !["model.backbone", "model.embed_tokens", "model.drop_path"].contains(&key)
     }
 
     fn read(flags: Vec<(String, String)>) -> Result<Settings> {

@@ -16,6 +16,7 @@ pub mod attention;
 pub mod batchnorm;
 pub mod cross_entropy;
 pub mod distance;
+pub mod drop_path;
 pub mod gelt;
 pub mod gemm;
 pub mod gradnorm;
@@ -56,6 +57,7 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
         batchnorm::variants,
         cross_entropy::variants,
         distance::variants,
+        drop_path::variants,
         gelt::variants,
         gemm::variants,
         gradnorm::variants,

@@ -1,7 +1,7 @@
 //! Multi-head self-attention with its two projections [LAT eq. 3].
 
 use super::linear::Linear;
-use super::{Branch, Grad, Sequence};
+use super::{Branch, Drop, Grad, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::{attention, gemm, rollout};
 
@@ -33,12 +33,13 @@ pub struct Saved {
 }
 
 impl Attention {
-    /// Records residual + scale·proj(attention(qkv(x))), all (B, T, D).
+    /// Records residual + drop·scale·proj(attention(qkv(x))), all (B, T, D).
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         x: Tensor,
         residual: Tensor,
+        drop: Option<Drop>,
         shape: Sequence,
     ) -> (Tensor, Saved) {
         let Sequence { batch, tokens, dim } = shape;
@@ -52,9 +53,10 @@ impl Attention {
         attention::Forward { qkv, out, lse, batch, tokens, heads, head_dim: dim / heads }
             .record(recorder, "attn.softmax");
         // 3. Back to the residual stream.
-        let branch = Branch::new(recorder, "attn.branch", self.scale.as_ref(), shape);
+        let branch = Branch::new(recorder, "attn.branch", self.scale.as_ref(), drop, shape);
         let epilogue = branch.epilogue(recorder, self.scale.as_ref(), residual);
-        let z = self.proj.forward(recorder, "attn.proj", context, rows, epilogue);
+        let product = self.proj.forward(recorder, "attn.proj", context, rows, epilogue);
+        let z = branch.finish(recorder, "attn", product, residual, shape);
         (z, Saved { x, qkv, lse: kept, context, branch })
     }
 
@@ -86,7 +88,7 @@ impl Attention {
     ) -> Tensor {
         let Saved { x, qkv, lse, context, branch } = saved;
         let rows = shape.rows();
-        // 3. Forward: z = residual + scale·proj(context).
+        // 3. Forward: z = residual + drop·scale·proj(context).
         let scales = gradients.and_then(|Grad(attn)| attn.scale.as_ref()).map(Grad);
         let dbranch = branch.backward(recorder, "attn.branch", dz, self.scale.as_ref(), scales, shape);
         if let Some(gradients) = gradients {

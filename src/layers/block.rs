@@ -3,7 +3,7 @@
 use super::attention::{self, Attention};
 use super::mlp::{self, Mlp};
 use super::norm::{self, Norm};
-use super::{Grad, Sequence};
+use super::{Drop, Grad, Sequence};
 use crate::gpu::{Recorder, Tensor};
 
 /// Parameters of one block.
@@ -29,14 +29,21 @@ pub struct Saved {
 }
 
 impl Block {
-    /// Records the block's output (B, T, D) for its input z (B, T, D): seven dispatches.
-    pub fn forward(&self, recorder: &mut Recorder<'_>, z: Tensor, shape: Sequence) -> (Tensor, Saved) {
+    /// Records the block's output (B, T, D) for its input z (B, T, D): seven dispatches, and two more if its two branches
+    /// may be dropped.
+    pub fn forward(
+        &self,
+        recorder: &mut Recorder<'_>,
+        z: Tensor,
+        drop: Option<[Drop; 2]>,
+        shape: Sequence,
+    ) -> (Tensor, Saved) {
         // z' = z + MSA(LN(z))
         let (normed, norm1) = self.norm1.forward(recorder, "norm1", z, None, shape);
-        let (z, attn) = self.attn.forward(recorder, normed, z, shape);
+        let (z, attn) = self.attn.forward(recorder, normed, z, drop.map(|[attn, _]| attn), shape);
         // z = z' + MLP(LN(z'))
         let (normed, norm2) = self.norm2.forward(recorder, "norm2", z, None, shape);
-        let (z, mlp) = self.mlp.forward(recorder, normed, z, shape);
+        let (z, mlp) = self.mlp.forward(recorder, normed, z, drop.map(|[_, mlp]| mlp), shape);
         (z, Saved { norm1, attn, norm2, mlp })
     }
 
@@ -53,7 +60,8 @@ impl Block {
     }
 
     /// Records the gradients of the parameters into `gradients`, and returns the gradient of z (B, T, D) if
-    /// `input_wanted`. Both take 15 dispatches, and two more with LayerScale.
+    /// `input_wanted`. Both take 15 dispatches, two more with LayerScale, and two
+    /// more if the branches may be dropped.
     pub fn backward(
         &self,
         recorder: &mut Recorder<'_>,

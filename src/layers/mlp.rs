@@ -1,7 +1,7 @@
 //! The MLP of a block [LAT eq. 4].
 
 use super::linear::Linear;
-use super::{Branch, Grad, Sequence};
+use super::{Branch, Drop, Grad, Sequence};
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::gemm;
 use crate::shape::Activation;
@@ -32,12 +32,13 @@ pub struct Saved {
 }
 
 impl Mlp {
-    /// Records residual + scale·fc2(act(fc1(x))), all (B, T, D).
+    /// Records residual + drop·scale·fc2(act(fc1(x))), all (B, T, D).
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         x: Tensor,
         residual: Tensor,
+        drop: Option<Drop>,
         shape: Sequence,
     ) -> (Tensor, Saved) {
         let rows = shape.rows();
@@ -46,9 +47,10 @@ impl Mlp {
         let epilogue = gemm::Epilogue { activation: Some(self.act), pre: Some(pre), ..Default::default() };
         let hidden = self.fc1.forward(recorder, "mlp.fc1", x, rows, epilogue);
         // 2. Back to the residual stream.
-        let branch = Branch::new(recorder, "mlp.branch", self.scale.as_ref(), shape);
+        let branch = Branch::new(recorder, "mlp.branch", self.scale.as_ref(), drop, shape);
         let epilogue = branch.epilogue(recorder, self.scale.as_ref(), residual);
-        let z = self.fc2.forward(recorder, "mlp.fc2", hidden, rows, epilogue);
+        let product = self.fc2.forward(recorder, "mlp.fc2", hidden, rows, epilogue);
+        let z = branch.finish(recorder, "mlp", product, residual, shape);
         (z, Saved { x, pre, hidden, branch })
     }
 
@@ -63,7 +65,7 @@ impl Mlp {
     ) -> Tensor {
         let Saved { x, pre, hidden, branch } = saved;
         let rows = shape.rows();
-        // 2. Forward: z = residual + scale·fc2(hidden).
+        // 2. Forward: z = residual + drop·scale·fc2(hidden).
         let scales = gradients.and_then(|Grad(mlp)| mlp.scale.as_ref()).map(Grad);
         let dbranch = branch.backward(recorder, "mlp.branch", dz, self.scale.as_ref(), scales, shape);
         if let Some(gradients) = gradients {

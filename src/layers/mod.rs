@@ -12,7 +12,7 @@ pub mod norm;
 pub mod part_classifier;
 
 use crate::gpu::{Buffer, Recorder, Tensor};
-use crate::kernels::{gemm, layerscale};
+use crate::kernels::{drop_path, gemm, layerscale};
 
 /// The shape of the activations between layers: (B, T, D).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,17 +69,38 @@ impl<T> Grad<T> {
     }
 }
 
-/// The output of a residual branch before LayerScale (B, T, D); `None` without LayerScale.
+/// The factors of images by which stochastic depth scales a residual branch.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Branch(Option<Tensor>);
+pub struct Drop {
+    /// Factors of branches and images.
+    pub factors: Tensor,
+    /// Index of the first image's factor.
+    pub first: usize,
+}
+
+/// Tensors of a residual branch that its backward pass reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Branch {
+    /// The output before LayerScale (B, T, D); `None` without LayerScale.
+    unscaled: Option<Tensor>,
+    /// Stochastic depth; `None` if the branch is never dropped.
+    drop: Option<Drop>,
+}
 
 impl Branch {
     /// Creates the tensor if the branch has a scale.
-    fn new(recorder: &mut Recorder<'_>, name: &str, scale: Option<&Buffer>, shape: Sequence) -> Branch {
-        Branch(scale.map(|_| recorder.activation(name, shape.len())))
+    fn new(
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        scale: Option<&Buffer>,
+        drop: Option<Drop>,
+        shape: Sequence,
+    ) -> Branch {
+        Branch { unscaled: scale.map(|_| recorder.activation(name, shape.len())), drop }
     }
 
-    /// Returns z = residual + scale·branch as the epilogue of the branch's last product.
+    /// Returns the epilogue of the branch's last product: residual + scale·branch, or scale·branch if the branch may be
+    /// dropped.
     fn epilogue(
         self,
         recorder: &mut Recorder<'_>,
@@ -87,10 +108,40 @@ impl Branch {
         residual: Tensor,
     ) -> gemm::Epilogue {
         let scale = scale.map(|scale| recorder.import(scale));
-        gemm::Epilogue { scale, residual: Some(residual), pre: self.0, ..Default::default() }
+        let residual = self.drop.is_none().then_some(residual);
+        gemm::Epilogue { scale, residual, pre: self.unscaled, ..Default::default() }
     }
 
-    /// Records dbranch = dz·scale (B, T, D), and dscale = Σ dz·branch (D) into `gradient`.
+    /// Records z = residual + factor·branch (B, T, D) of the product's output, which is z already if the branch is never
+    /// dropped.
+    fn finish(
+        self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        product: Tensor,
+        residual: Tensor,
+        shape: Sequence,
+    ) -> Tensor {
+        self.dropped(recorder, name, product, Some(residual), shape)
+    }
+
+    fn dropped(
+        self,
+        recorder: &mut Recorder<'_>,
+        name: &str,
+        x: Tensor,
+        residual: Option<Tensor>,
+        shape: Sequence,
+    ) -> Tensor {
+        let Some(Drop { factors, first }) = self.drop else { return x };
+        let Sequence { batch, tokens, dim } = shape;
+        let name = format!("{name}.drop");
+        let y = recorder.activation(&name, shape.len());
+        drop_path::DropPath { x, residual, y, factors, first, batch, tokens, dim }.record(recorder, &name);
+        y
+    }
+
+    /// Records dbranch = dz·factor·scale (B, T, D), and dscale = Σ dz·factor·branch (D) into `gradient`.
     fn backward(
         self,
         recorder: &mut Recorder<'_>,
@@ -100,7 +151,8 @@ impl Branch {
         gradient: Option<Grad<&Buffer>>,
         shape: Sequence,
     ) -> Tensor {
-        let (Some(branch), Some(scale)) = (self.0, scale) else { return dz };
+        let dz = self.dropped(recorder, name, dz, None, shape);
+        let (Some(branch), Some(scale)) = (self.unscaled, scale) else { return dz };
         let dbranch = recorder.activation(name, shape.len());
         let weight = recorder.import(scale);
         let dweight = match gradient {

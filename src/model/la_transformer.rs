@@ -126,7 +126,7 @@ impl LaTransformer {
         let config = self.config();
         let normalised = self.normalised(recorder, pixels, batch);
 
-        self.vit.forward(recorder, normalised, Some(tokens), batch);
+        self.vit.forward(recorder, normalised, Some(tokens), None, batch);
 
         let (parts, dim) = (config.parts(), config.dim);
         let local = recorder.tensor("gelt", batch * parts * dim);

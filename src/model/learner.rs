@@ -94,6 +94,7 @@ pub struct Learner<'c> {
     pub(super) preprocess: Preprocess,
     pub(super) rule: UpdateRule,
     pub(super) erases_with_noise: bool,
+    pub(super) drop_path: f32,
     pub(super) groups: Vec<Group>,
     pub(super) parameters: Arenas,
     /// Copies of the blocks' matrices in f16, which products read; `None` with f32.
@@ -184,6 +185,7 @@ impl<'c> Learner<'c> {
             preprocess: network.preprocess.clone(),
             rule,
             erases_with_noise: false,
+            drop_path: 0.0,
             groups,
             parameters,
             matrices: copies,
@@ -207,6 +209,14 @@ impl<'c> Learner<'c> {
     /// [`TrainingStep::write_erased`]: super::TrainingStep::write_erased
     pub fn erase_with_noise(&mut self) {
         self.erases_with_noise = true;
+    }
+
+    /// Sets the largest probability of stochastic depth, that of the last block, in the steps that are recorded from now
+    /// on. With 0 nothing is dropped. [`TrainingStep::write_drop_path`] chooses what is dropped in a step.
+    ///
+    /// [`TrainingStep::write_drop_path`]: super::TrainingStep::write_drop_path
+    pub fn set_drop_path(&mut self, rate: f32) {
+        self.drop_path = rate;
     }
 
     /// Records the update of the f16 copies of the open blocks' matrices.

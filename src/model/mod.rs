@@ -10,4 +10,4 @@ pub use la_transformer::LaTransformer;
 pub use learner::{ClassifierSettings, HostMoments, Learner, LearnerState, PrototypeRule, UpdateRule};
 pub use parameters::{Arenas, Group, GroupKind, Slot, backbone_groups, classifier_group};
 pub use training_step::{EvaluationStep, StageNeed, TrainingStep};
-pub use vit::{Trainable, Vit, VitGradients};
+pub use vit::{DropPath, Trainable, Vit, VitGradients};

@@ -7,7 +7,7 @@
 
 use super::learner::{Learner, Moments, PrototypeRule, classifier_parameters};
 use super::parameters::{Arenas, Group, GroupKind};
-use super::vit::{Trainable, VitGradients};
+use super::vit::{DropPath, Trainable, VitGradients};
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Phase, Plan, PlanSummary, Recorder, Tensor, WORD};
 use crate::kernels::accumulate::Accumulate;
@@ -25,6 +25,7 @@ pub struct TrainingStep {
     /// The recording.
     pub plan: Plan,
     micro_batches: Vec<MicroBatch>,
+    drop_path: Option<DropPathFactors>,
     size: ImageSize,
     /// Labels (B) as u32.
     pub labels: Buffer,
@@ -36,6 +37,14 @@ pub struct TrainingStep {
     /// [`Control`](crate::kernels::gradnorm::Control) as words.
     pub control: Buffer,
     bytes: u64,
+}
+
+/// The factors of residual branches, and what they are made of.
+struct DropPathFactors {
+    /// (blocks, 2, B).
+    factors: Buffer,
+    rate: f32,
+    depth: usize,
 }
 
 /// The images that run through the backbone together, and their inputs.
@@ -70,6 +79,19 @@ impl TrainingStep {
                 context.write(erased, bytemuck::cast_slice(&rectangles[places.clone()]));
             }
         }
+    }
+
+    /// Writes the masks of stochastic depth (blocks, 2, B): 0 drops the attention or MLP of a block for an image, 1 keeps
+    /// it. Those of the first block have no effect. Does nothing if the learner drops nothing.
+    pub fn write_drop_path(&self, context: &Context, masks: &[f32]) {
+        let Some(DropPathFactors { factors, rate, depth }) = &self.drop_path else { return };
+        assert_eq!(masks.len(), factors.words, "masks of stochastic depth");
+        let each = masks.len() / depth;
+        let scaled = masks.chunks(each).enumerate().flat_map(|(i, masks)| {
+            let kept = 1.0 - DropPath::probability(*rate, i, *depth);
+            masks.iter().map(move |mask| mask / kept)
+        });
+        context.write(factors, bytemuck::cast_slice(&scaled.collect::<Vec<f32>>()));
     }
 
     /// Returns the number of dispatches of block `i` in the forward and in the backward pass.
@@ -135,6 +157,8 @@ pub struct StageNeed {
 /// Buffers of a step; without memory for recordings that are only summarised.
 struct StepMemory {
     micro_batches: Vec<MicroBatch>,
+    /// Factors of residual branches (blocks, 2, B); `None` without stochastic depth.
+    drop_path: Option<Buffer>,
     labels: Buffer,
     step: Buffer,
     losses: Buffer,
@@ -151,7 +175,7 @@ impl StepMemory {
             .iter()
             .flat_map(|MicroBatch { pixels, flips, erased, .. }| [pixels, flips].into_iter().chain(erased));
         let others = [&self.labels, &self.step, &self.losses, &self.control, &self.partials];
-        let words: usize = inputs.chain(others).map(|buffer| buffer.words).sum();
+        let words: usize = inputs.chain(&self.drop_path).chain(others).map(|buffer| buffer.words).sum();
         words as u64 * WORD
             + self.micro_batch_gradients.as_ref().map_or(0, |gradients| gradients.memory().bytes())
     }
@@ -201,10 +225,13 @@ impl<'c> Learner<'c> {
         self.record(&mut recorder, batch, &memory, &stage);
         let plan = recorder.finish()?;
         let bytes = plan.summary().heap_bytes + memory.bytes();
-        let StepMemory { micro_batches, labels, step, losses, control, .. } = memory;
+        let StepMemory { micro_batches, drop_path, labels, step, losses, control, .. } = memory;
+        let (rate, depth) = (self.drop_path, self.config.depth);
+        let drop_path = drop_path.map(|factors| DropPathFactors { factors, rate, depth });
         Ok(TrainingStep {
             plan,
             micro_batches,
+            drop_path,
             size: self.config.image,
             labels,
             step,
@@ -271,8 +298,11 @@ impl<'c> Learner<'c> {
             (true, false) => Some(Grad::new(Arenas::unallocated_shared(context, &backbone)?)),
         };
         let partials = open.iter().map(|group| gradnorm::partial_words(group.words)).sum();
+        let drop_path =
+            (self.drop_path > 0.0).then(|| buffer("drop_path", 2 * self.config.depth * batch)).transpose()?;
         Ok(StepMemory {
             micro_batches,
+            drop_path,
             labels: buffer("labels", batch)?,
             step: buffer("step", StepValues::len_of(self.groups.len()))?,
             losses: buffer("losses", self.loss_words(batch))?,
@@ -306,6 +336,9 @@ impl<'c> Learner<'c> {
     fn record(&self, recorder: &mut Recorder<'c>, batch: usize, memory: &StepMemory, stage: &Stage<'_>) {
         let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
         let steps = recorder.import(&memory.step);
+        let factors = memory.drop_path.as_ref().map(|factors| recorder.import(factors));
+        let drop_path =
+            |places: &Range<usize>| factors.map(|factors| DropPath { factors, batch, first: places.start });
         // Forward: tokens, parts, logits, loss.
         let parts_of = recorder.tensor("gelt", batch * parts * dim);
         let mut saved = None;
@@ -313,7 +346,7 @@ impl<'c> Learner<'c> {
             let places = &micro_batch.places;
             let images = places.len();
             let normalised = self.augmented(recorder, micro_batch, steps);
-            let (tokens, kept) = self.vit.forward(recorder, normalised, None, images);
+            let (tokens, kept) = self.vit.forward(recorder, normalised, None, drop_path(places), images);
             self.parts(tokens, parts_of, places).record(recorder, "gelt");
             // Each of several micro-batches runs forward again before its backward pass, so nothing is kept here.
             saved = (memory.micro_batches.len() == 1).then_some((tokens, kept));
@@ -372,7 +405,7 @@ impl<'c> Learner<'c> {
             let images = places.len();
             let (tokens, saved) = saved.take().unwrap_or_else(|| {
                 let normalised = self.augmented(recorder, micro_batch, steps);
-                self.vit.forward(recorder, normalised, None, images)
+                self.vit.forward(recorder, normalised, None, drop_path(places), images)
             });
             recorder.scope(Phase::Backward, "");
             let dtokens = recorder.activation("dtokens", tokens.len);
@@ -629,7 +662,7 @@ impl<'c> Learner<'c> {
     ) -> Tensor {
         let normalised = self.image(recorder, pixels, None, None, batch);
         let tokens = recorder.activation("norm", self.vit.sequence(batch).len());
-        self.vit.forward(recorder, normalised, Some(tokens), batch);
+        self.vit.forward(recorder, normalised, Some(tokens), None, batch);
         let parts = recorder.tensor("gelt", batch * words);
         self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");
         parts

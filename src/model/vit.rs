@@ -7,8 +7,12 @@ use crate::layers::block::{self, Block};
 use crate::layers::embedding::{self, Embedding};
 use crate::layers::mlp::Mlp;
 use crate::layers::norm::{self, Norm};
-use crate::layers::{Grad, Sequence};
+use crate::layers::{Drop, Grad, Sequence};
+use crate::rng;
 use crate::shape::VitConfig;
+
+/// Stream of the random numbers of [`DropPath::masks`]: the upper byte is the use, the rest is the epoch.
+const DROP_PATH: u64 = 10 << 56;
 
 /// The groups of the backbone that train. The final norm always does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,6 +65,43 @@ pub struct Saved {
     embedding: embedding::Saved,
     blocks: Vec<block::Saved>,
     norm: norm::Saved,
+}
+
+/// The masks of stochastic depth for the images of a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct DropPath {
+    /// Factors (blocks, 2, B) of the batch: for each block those of attention, then those of the MLP.
+    pub factors: Tensor,
+    /// Images of the batch B.
+    pub batch: usize,
+    /// Index in the batch of the first image.
+    pub first: usize,
+}
+
+impl DropPath {
+    /// Probability that a branch of block `i` is dropped: from 0 in the first block linearly to `rate` in the last.
+    pub fn probability(rate: f32, i: usize, depth: usize) -> f32 {
+        rate * i as f32 / depth.saturating_sub(1).max(1) as f32
+    }
+
+    /// Draws the masks (blocks, 2, B) of a batch: 0 drops a branch of an image, 1 keeps it. `place` is the position of the
+    /// first image in the epoch.
+    pub fn masks(rate: f32, depth: usize, batch: usize, seed: u64, epoch: u64, place: usize) -> Vec<f32> {
+        let branches = (0..2 * depth).map(|branch| (branch, DropPath::probability(rate, branch / 2, depth)));
+        let mask = |(branch, probability): (usize, f32)| {
+            (place..place + batch).map(move |place| {
+                let number = rng::uniform(seed, DROP_PATH | epoch, (place * 2 * depth + branch) as u64);
+                f32::from(number >= probability)
+            })
+        };
+        branches.flat_map(mask).collect()
+    }
+
+    /// The branches of block `i`; `None` for the first block, which is never dropped.
+    fn of_block(self, i: usize) -> Option<[Drop; 2]> {
+        let DropPath { factors, batch, first } = self;
+        (i > 0).then(|| [0, 1].map(|branch| Drop { factors, first: (2 * i + branch) * batch + first }))
+    }
 }
 
 /// Returns the embedding with tensors of `arenas`: parameters, or gradients in the same layout.
@@ -131,12 +172,13 @@ impl Vit {
     }
 
     /// Records the tokens (B, T, D) after the final norm for normalised images (B, 3, height, width). Writes into
-    /// `tokens` if it is given.
+    /// `tokens` if it is given. `drop_path` is for training alone.
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         image: Tensor,
         tokens: Option<Tensor>,
+        drop_path: Option<DropPath>,
         batch: usize,
     ) -> (Tensor, Saved) {
         let shape = self.sequence(batch);
@@ -146,7 +188,8 @@ impl Vit {
         for (i, block) in self.blocks.iter().enumerate() {
             recorder.scope(Phase::Forward, format!("blocks.{i}"));
             let saved;
-            (z, saved) = block.forward(recorder, z, shape);
+            let drop = drop_path.and_then(|drop_path| drop_path.of_block(i));
+            (z, saved) = block.forward(recorder, z, drop, shape);
             blocks.push(saved);
         }
         recorder.scope(Phase::Forward, "");
@@ -161,7 +204,7 @@ impl Vit {
     /// Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
     pub fn rollout(&self, recorder: &mut Recorder<'_>, image: Tensor, class: Tensor, rollout: Tensor) {
         let shape = self.sequence(1);
-        let (_, saved) = self.forward(recorder, image, None, 1);
+        let (_, saved) = self.forward(recorder, image, None, None, 1);
         // The class row of the product of all blocks' matrices, from the last block to the first.
         let mut row = class;
         for (i, (block, saved)) in self.blocks.iter().zip(saved.blocks).enumerate().rev() {
@@ -217,5 +260,34 @@ impl Vit {
             finished(recorder, GroupKind::Embeddings);
         }
         recorder.scope(Phase::Forward, "");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_rise_linearly_and_masks_follow_them() {
+        assert_eq!([0, 1, 2].map(|i| DropPath::probability(0.5, i, 3)), [0.0, 0.25, 0.5]);
+        assert_eq!(DropPath::probability(0.5, 0, 1), 0.0);
+        let (depth, batch) = (3, 4000);
+        let masks = DropPath::masks(0.5, depth, batch, 1, 2, 100);
+        let dropped: Vec<usize> =
+            masks.chunks(batch).map(|branch| branch.iter().filter(|&&mask| mask == 0.0).count()).collect();
+        assert!(masks.iter().all(|&mask| mask == 0.0 || mask == 1.0) && dropped.len() == 6);
+        for (branch, wanted) in [0, 0, 1000, 1000, 2000, 2000].into_iter().enumerate() {
+            assert!(dropped[branch].abs_diff(wanted) < 120, "{dropped:?}");
+        }
+        // The branches of a block are drawn separately.
+        let both = (0..batch).filter(|b| masks[4 * batch + b] + masks[5 * batch + b] == 0.0).count();
+        assert!(both.abs_diff(1000) < 120, "{both}");
+        // An image's masks depend on its place alone, not on the batch.
+        let later = DropPath::masks(0.5, depth, 2, 1, 2, 107);
+        for branch in 0..6 {
+            assert_eq!(later[2 * branch..][..2], masks[branch * batch + 7..][..2]);
+        }
+        assert_ne!(masks, DropPath::masks(0.5, depth, batch, 1, 3, 100));
+        assert_ne!(masks, DropPath::masks(0.5, depth, batch, 2, 2, 100));
     }
 }

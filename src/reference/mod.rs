@@ -9,6 +9,7 @@ pub mod attention;
 pub mod batchnorm;
 pub mod cross_entropy;
 pub mod distance;
+pub mod drop_path;
 pub mod gelt;
 pub mod gelu;
 pub mod gemm;

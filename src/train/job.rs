@@ -281,6 +281,7 @@ impl Job {
         if config.data.erasing > 0.0 && config.data.erasing_fill == ErasingFill::Noise {
             learner.erase_with_noise();
         }
+        learner.set_drop_path(config.model.drop_path as f32);
         if let Some(StateTensor { data: StateData::F32(data), .. }) = self.state.get("loss_scale")
             && let [scale, steps] = data[..]
         {

@@ -16,7 +16,7 @@ use crate::images::decode::DecodeOptions;
 use crate::images::preprocess;
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
-use crate::model::{EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
+use crate::model::{DropPath, EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
 use crate::observer::{Follower, Observer};
 use crate::retry::retry;
 use crate::shape::ImageSize;
@@ -740,6 +740,12 @@ impl Run<'_, '_> {
         let context = self.context;
         recorded.write(context, &batch.bytes, &batch.labels, &batch.flips);
         recorded.write_erased(context, &batch.erased);
+        let rate = config.model.drop_path as f32;
+        if rate > 0.0 {
+            let (seed, first) = (config.data.seed, place * config.schedule.batch_size);
+            let masks = DropPath::masks(rate, network.config.depth, count, seed, epoch as u64, first);
+            recorded.write_drop_path(context, &masks);
+        }
         context.write(&recorded.step, bytemuck::cast_slice(&values.words()));
         if std::mem::take(&mut self.unprofiled) {
             self.profile(count)?;

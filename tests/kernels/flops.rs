@@ -68,6 +68,9 @@ fn rows() -> Vec<Count> {
             backward([14.0 * 3484.0, 2.0 * 5.0 * 3484.0, 2.0 * 2.0 * 52.0 * 5.0]),
         ),
         ("layerscale backward f32 1x4", vec![("layerscale_backward", 12.0), ("layerscale_sum", 4.0)]),
+        // A multiply-add; backward a product.
+        ("drop_path forward f32 1x1x4 from 0", vec![("drop_path", 2.0 * 4.0)]),
+        ("drop_path backward f32 4x5x52 from 3", vec![("drop_path", 1040.0)]),
         ("l2norm 4 lanes 3x7x13", vec![("l2norm_forward", 3.0 * 273.0)]),
         (
             "l2norm 4 lanes backward 3x7x13",

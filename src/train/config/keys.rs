@@ -146,6 +146,9 @@ settings! {
         embed_tokens: PartTokens = PartTokens::Gelt, word::<PartTokens>();
         /// One part per row of patches (rows), or one part in all (1).
         parts: PartLayout = PartLayout::Rows, word::<PartLayout>();
+        /// Stochastic depth: probability, in the last block, that training drops attention or MLP of a block for an image. It
+        /// rises linearly from 0 in the first block.
+        drop_path: f64 = 0.0, Number(BELOW_ONE);
         /// Ignores unknown tensors in the weights; otherwise they are an error, since they could change the network.
         ignore_unknown: bool = false, Switch;
     }
