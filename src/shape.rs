@@ -4,6 +4,7 @@
 //! M `mlp_hidden`, R parts (grid rows), C grid columns, K classes.
 
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// `a / b`, rounded up.
 pub const fn ceil_div(a: usize, b: usize) -> usize {
@@ -87,15 +88,54 @@ pub enum PartTokens {
     Global,
 }
 
-/// Division of the grid of patches into parts.
+/// Division of the grid of patches into parts, written `rows` or as a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum PartLayout {
     /// One part per grid row, top to bottom.
-    #[serde(rename = "rows")]
     Rows,
     /// One part: the mean over all positions.
-    #[serde(rename = "1")]
     One,
+    /// So many bands of rows, top to bottom, see [`part_rows`].
+    Bands(usize),
+}
+
+impl std::str::FromStr for PartLayout {
+    type Err = String;
+
+    /// Parses `rows` or a number.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse::<usize>()) {
+            ("rows", _) => Ok(PartLayout::Rows),
+            (_, Ok(1)) => Ok(PartLayout::One),
+            (_, Ok(parts)) if parts > 1 => Ok(PartLayout::Bands(parts)),
+            _ => Err(format!("expected rows or a number of parts, found {text:?}")),
+        }
+    }
+}
+
+impl TryFrom<String> for PartLayout {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<PartLayout> for String {
+    fn from(layout: PartLayout) -> String {
+        match layout {
+            PartLayout::Rows => "rows".to_string(),
+            PartLayout::One => "1".to_string(),
+            PartLayout::Bands(parts) => parts.to_string(),
+        }
+    }
+}
+
+/// The rows of patches of a part: ⌊part·rows/parts⌋ to ⌈(part + 1)·rows/parts⌉ - 1, as in adaptive average pooling. Where
+/// `parts` doesn't divide `rows`, neighbours share a row.
+pub fn part_rows(part: usize, parts: usize, rows: usize) -> Range<usize> {
+    part * rows / parts..((part + 1) * rows).div_ceil(parts)
 }
 
 /// Classifiers that train on the parts.
@@ -279,6 +319,7 @@ impl VitConfig {
         match self.gelt.parts {
             PartLayout::Rows => self.grid().0,
             PartLayout::One => 1,
+            PartLayout::Bands(parts) => parts,
         }
     }
 
@@ -348,6 +389,25 @@ mod tests {
         assert!((g - 0.8 / 1.8).abs() < 1e-7 && (g + q - 1.0).abs() < 1e-7);
         let code = GeltConfig { lambda: 8.0, lambda_on: LambdaOn::Local, ..paper };
         assert!((code.weights().0 - 1.0 / 9.0).abs() < 1e-7);
+    }
+
+    #[test]
+    fn parts_are_rows_or_bands_of_rows_that_may_overlap() {
+        for (text, layout) in
+            [("rows", PartLayout::Rows), ("1", PartLayout::One), ("16", PartLayout::Bands(16))]
+        {
+            assert_eq!((text.parse(), String::from(layout)), (Ok(layout), text.to_string()));
+        }
+        for bad in ["", "0", "-1", "1.5", "Rows", "all"] {
+            assert!(bad.parse::<PartLayout>().is_err(), "{bad}");
+        }
+        let all = |parts: usize, rows: usize| -> Vec<Range<usize>> {
+            (0..parts).map(|part| part_rows(part, parts, rows)).collect()
+        };
+        assert_eq!(all(3, 3), [0..1, 1..2, 2..3]);
+        assert_eq!(part_rows(0, 1, 7), 0..7);
+        assert_eq!(all(4, 16), [0..4, 4..8, 8..12, 12..16]);
+        assert_eq!(all(6, 16), [0..3, 2..6, 5..8, 8..11, 10..14, 13..16]);
     }
 
     #[test]

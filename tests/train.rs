@@ -326,6 +326,52 @@ fn strong_preset_trains_and_resumes() {
 }
 
 #[test]
+fn parts_of_recipes_matter_and_resume() {
+    let folder = figures("3");
+    let here = folder.path();
+    let strong = ["--preset", "strong", "--batch-size", "6", "--set", "data.images_per_person=2"];
+    let run = |out: &str, more: &[&str]| {
+        let mut command = train(here, &strong);
+        finish(0, command.args(["--persons-per-batch", "3", "--out", out]).args(more))
+    };
+    run("plain", &["--max-steps", "6"]);
+    for set in [
+        "data.erasing_fill=noise",
+        "data.erasing_area_max=0.1",
+        "data.erasing_aspect=log",
+        "data.sampler=chunks",
+        "data.sampler=cameras",
+        "model.drop_path=0.5",
+        "model.parts=3",
+    ] {
+        run(set, &["--max-steps", "6", "--set", set]);
+        assert!(losses(&here.join(set)) != losses(&here.join("plain")), "{set}");
+    }
+    let all = ["--erasing-fill", "noise", "--sampler", "chunks", "--drop-path", "0.5", "--parts", "3"];
+    let all = [&all[..], &["--micro-batch", "4"]].concat();
+    run("whole", &all);
+    // In the middle of an epoch.
+    run("stopped", &[&all[..], &["--max-steps", "2"]].concat());
+    run("stopped", &["--resume"]);
+    for name in ["last.safetensors", "best.safetensors"] {
+        assert!(bytes(&here.join("whole"), name) == bytes(&here.join("stopped"), name), "{name}");
+    }
+    let (_, stderr) = finish(
+        2,
+        train(here, &strong).args(["--persons-per-batch", "0", "--sampler", "chunks", "--out", "new"]),
+    );
+    assert!(stderr.contains("data.sampler must be balanced unless"), "{stderr}");
+    expect(0, here, &["synth", "one", "--persons", "8", "--cameras", "1", "--images", "3"]);
+    let mut one = train(here, &strong);
+    one.args(["--persons-per-batch", "3", "--data", "one", "--sampler", "cameras", "--out", "new"]);
+    let (_, stderr) = finish(2, &mut one);
+    assert!(stderr.contains("no person is in images of two cameras"), "{stderr}");
+    let (_, stderr) =
+        finish(2, train(here, &strong).args(["--persons-per-batch", "3", "--parts", "5", "--out", "new"]));
+    assert!(stderr.contains("--parts 5: more than the 4 rows"), "{stderr}");
+}
+
+#[test]
 fn micro_batches_take_less_memory_and_give_the_same_losses() {
     let folder = figures("3");
     let here = folder.path();

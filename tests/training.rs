@@ -205,6 +205,7 @@ fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
         "bnneck_rows",
         "prototypes",
         "prototypes_after",
+        "bands",
         "drop_path",
         "drop_path_scale",
     ] {
@@ -273,6 +274,7 @@ fn ten_losses_agree_with_pytorch_for_each_preset() {
         "bnneck_rows",
         "prototypes",
         "prototypes_after",
+        "bands",
         "drop_path",
         "drop_path_scale",
     ] {
@@ -326,7 +328,7 @@ fn ten_losses_agree_with_pytorch_for_each_preset() {
 
 #[test]
 fn micro_batches_have_the_gradients_of_the_whole_batch() {
-    for case in ["paper", "kinds", "drop_path", "drop_path_scale"] {
+    for case in ["paper", "kinds", "bands", "drop_path", "drop_path_scale"] {
         let mut golden = read(case);
         // Two persons, as the triplet loss needs.
         golden.labels.iter_mut().enumerate().for_each(|(i, label)| *label = i as u32 % 2);

@@ -115,7 +115,7 @@ def main():
     model.add_argument("--lambda", dest="lam", type=float, default=0.8)
     model.add_argument("--lambda-on", choices=("class", "local"), default="class")
     model.add_argument("--tokens", choices=("gelt", "local", "global"), default="gelt")
-    model.add_argument("--parts", choices=("rows", "1"), default="rows")
+    model.add_argument("--parts", default="rows", help="rows, or a number of bands")
     arguments = parser.parse_args()
     if arguments.to_png:
         folder, source, count = arguments.to_png

@@ -130,6 +130,13 @@ class Vit:
             count = self.rows
             grid = g.node("Reshape", local, g.integers(0, self.rows, self.columns, self.width))
             local = g.node("ReduceMean", grid, axes=[2], keepdims=0)
+            if gelt["parts"] != "rows":
+                count = int(gelt["parts"])
+                bands = np.zeros((count, self.rows))
+                for i, band in enumerate(bands):
+                    start, end = i * self.rows // count, -(-(i + 1) * self.rows // count)
+                    band[start:end] = 1 / (end - start)
+                local = g.node("MatMul", g.constant("bands", bands), local)
         if gelt["tokens"] == "local":
             return local, count
         if gelt["tokens"] == "global":

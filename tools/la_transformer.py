@@ -66,7 +66,7 @@ class Gelt:
     lam: float = 0.8
     lambda_on: str = "class"  # class: (Q + lam G) / (1 + lam); local: (G + lam Q) / (1 + lam)
     tokens: str = "gelt"  # local: only Q; global: only G, once per part
-    parts: str = "rows"  # rows: one part per grid row, top to bottom; 1: one mean over all positions
+    parts: str = "rows"  # rows: one part per grid row, top to bottom; N: means of N bands of rows
 
 
 class PatchEmbed(nn.Module):
@@ -182,7 +182,7 @@ class LaTransformer(nn.Module):
 
     def add_heads(self, make):
         """Add a classifier for each part, for training and for `logits`."""
-        count = 1 if self.gelt.parts == "1" else self.config.grid[0]
+        count = self.config.grid[0] if self.gelt.parts == "rows" else int(self.gelt.parts)
         self.heads = nn.ModuleList(make() for _ in range(count))
 
     def tokens(self, images):
@@ -216,8 +216,11 @@ class LaTransformer(nn.Module):
         rows, columns = self.config.grid
         g = tokens[:, :1]
         q = tokens[:, -rows * columns :].unflatten(1, (rows, columns)).mean(2)
-        if self.gelt.parts == "1":
-            q = q.mean(1, keepdim=True)
+        if self.gelt.parts != "rows":
+            count = int(self.gelt.parts)
+            # Adaptive average pooling: where `count` doesn't divide the rows, neighbours share one.
+            bands = [q[:, i * rows // count : -(-(i + 1) * rows // count)] for i in range(count)]
+            q = torch.stack([band.mean(1) for band in bands], 1)
         if self.gelt.tokens == "local":
             return q
         if self.gelt.tokens == "global":

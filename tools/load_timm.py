@@ -65,8 +65,10 @@ class LaTransformer(nn.Module):
         tokens, (rows, columns) = self.backbone.forward_features(images), self.grid
         g = tokens[:, :1]
         q = tokens[:, -rows * columns :].unflatten(1, (rows, columns)).mean(2)
-        if self.gelt["parts"] == "1":
-            q = q.mean(1, keepdim=True)
+        if self.gelt["parts"] != "rows":
+            count = int(self.gelt["parts"])
+            bands = [q[:, i * rows // count : -(-(i + 1) * rows // count)] for i in range(count)]
+            q = torch.stack([band.mean(1) for band in bands], 1)
         if self.gelt["tokens"] != "gelt":
             return q if self.gelt["tokens"] == "local" else g.expand_as(q)
         lam = self.gelt["lambda"]

@@ -335,6 +335,8 @@ case("tokens_global", "the class token, once per row", {}, {"tokens": "global", 
 case("parts_1", "one part: the mean over all positions", {}, {"parts": "1", **heads})
 case("parts_1_rect", "one part of a grid of 2x4, lambda on the local tokens",
      {}, {"size": "16x32", "parts": "1", "lambda_on": "local", **heads})
+case("parts_3", "three parts of four rows, which share rows",
+     {}, {"size": "32x16", "stride": 8, "parts": "3", **heads})
 case("parts_1_global", "one part: the class token", {}, {"parts": "1", "tokens": "global", **heads})
 
 

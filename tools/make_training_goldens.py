@@ -38,6 +38,8 @@ MODELS = {
         3,
     ),
     # Registers without rows in the position table, which training must not add; one part.
+    # Three parts of four rows, of which two are shared.
+    "bands": ({"width": 16, "depth": 1, "rows": 9}, (32, 16), {"stride": 8}, 3),
     "registers": ({"width": 16, "registers": 3, "rows": 5}, (16, 16), {"stride": 8}, 1),
     # BNNeck for each row, of which one also serves a single part.
     "neck": ({"width": 16, "depth": 2, "rows": 7}, (24, 16), {"stride": 8}, 3),
@@ -147,6 +149,13 @@ CASES = {
         ALL,
         (),
         "registers without rows in the position table, one part, everything trains",
+    ),
+    "bands": (
+        "bands",
+        replace(NO_DROPOUT["full"], gelt=lat.Gelt(parts="3")),
+        ALL,
+        (),
+        "three parts of four rows, of which two are shared, everything trains",
     ),
     "drop_path": (
         "tiny",

@@ -95,9 +95,9 @@ pub fn prototypes(length: usize) -> Tolerance {
     row(12.0 + (length as f64).sqrt() / 2.0)
 }
 
-/// A sum of C tokens, a division (WGSL grants it 2.5 ulp) and the blend.
-pub fn gelt(columns: usize) -> Tolerance {
-    row(4.0 + (columns as f64).sqrt())
+/// A sum of the tokens of a part, a division (WGSL grants it 2.5 ulp) and the blend.
+pub fn gelt(count: usize) -> Tolerance {
+    row(4.0 + (count as f64).sqrt())
 }
 
 /// A sum of R parts or a division (WGSL grants it 2.5 ulp), and a product.

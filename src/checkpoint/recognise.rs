@@ -213,6 +213,13 @@ pub(super) fn recognise(
         head_embed,
     };
     let grid = config.grid();
+    if config.parts() > grid.0 {
+        return Err(Error::Usage(format!(
+            "--parts {}: more than the {} rows of patches of {image} pixels",
+            config.parts(),
+            grid.0
+        )));
+    }
     if config.tokens().saturating_mul(dim).saturating_mul(4) > MAX_TABLE {
         return Err(Error::TooLarge(format!(
             "--size {image} with stride {stride}: {} tokens of {dim} dimensions are too many for a position table",

@@ -57,6 +57,7 @@ fn args(key: &'static Key, heading: Option<&'static str>) -> Vec<Arg> {
         Kind::Text(name) => (name, ValueParser::string()),
         Kind::Word(words, _) => ("NAME", PossibleValuesParser::new(words()).into()),
         Kind::Size => ("HxW", value_parser(key)),
+        Kind::Parts => ("rows|N", value_parser(key)),
         Kind::Number(_) => ("F", value_parser(key)),
         _ => ("N", value_parser(key)),
     };
@@ -154,7 +155,8 @@ impl FromKeys for Settings {
     const HEADING: &'static str = "Network (defaults: those of the model's metadata, else as shown)";
 
     fn has(key: &str) -> bool {
-        key.starts_with("model.") && !["model.backbone", "model.embed_tokens", "model.drop_path"].contains(&key)
+        key.starts_with("model.")
+            && !["model.backbone", "model.embed_tokens", "model.drop_path"].contains(&key)
     }
 
     fn read(flags: Vec<(String, String)>) -> Result<Settings> {

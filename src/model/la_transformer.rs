@@ -137,7 +137,8 @@ impl LaTransformer {
             batch,
             prefix: config.prefix(),
             parts,
-            columns: config.patches() / parts,
+            rows: config.grid().0,
+            columns: config.grid().1,
             dim,
             weights: config.gelt.weights(),
         }

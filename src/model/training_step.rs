@@ -409,7 +409,8 @@ impl<'c> Learner<'c> {
             });
             recorder.scope(Phase::Backward, "");
             let dtokens = recorder.activation("dtokens", tokens.len);
-            let gelt::Forward { first, prefix, columns, weights, .. } = self.parts(tokens, parts_of, places);
+            let gelt::Forward { first, prefix, rows, columns, weights, .. } =
+                self.parts(tokens, parts_of, places);
             gelt::Backward {
                 dgelt: dparts,
                 dtokens,
@@ -417,6 +418,7 @@ impl<'c> Learner<'c> {
                 batch: images,
                 prefix,
                 parts,
+                rows,
                 columns,
                 dim,
                 weights,
@@ -569,7 +571,8 @@ impl<'c> Learner<'c> {
             batch: places.len(),
             prefix: self.config.prefix(),
             parts,
-            columns: self.config.patches() / parts,
+            rows: self.config.grid().0,
+            columns: self.config.grid().1,
             dim,
             weights: self.config.gelt.weights(),
         }

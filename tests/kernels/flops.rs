@@ -92,6 +92,12 @@ fn rows() -> Vec<Count> {
         // Means of 3 columns, blended; then, for the class token, sums of 7 parts, and the patches.
         ("gelt forward f32 2x(2+7x3)x68", vec![("gelt_forward", 2.0 * 7.0 * 68.0 * 7.0)]),
         ("gelt backward f32 2x(2+7x3)x68", vec![("gelt_backward", 2.0 * 68.0 * (8.0 + 21.0))]),
+        // Parts of 3 rows each; rows 2 and 4 are in two.
+        ("gelt forward f32 2x(2+7x3 in 3)x68", vec![("gelt_forward", 2.0 * 68.0 * 3.0 * (9.0 + 4.0))]),
+        (
+            "gelt backward f32 2x(2+7x3 in 3)x68",
+            vec![("gelt_backward", 2.0 * 68.0 * (4.0 + 21.0 + 2.0 * 6.0))],
+        ),
     ]
 }
 

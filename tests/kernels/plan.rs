@@ -75,6 +75,7 @@ fn record(
         batch: BATCH,
         prefix: 1,
         parts: 3,
+        rows: 3,
         columns: 5,
         dim: DIM,
         weights: (0.25, 0.75),

@@ -60,6 +60,7 @@ try {
         ["CLIP", golden("clip_openai"), heads, ["--batch-size", "2"]],
         ["DINOv2 with registers", golden("dinov2_reg_hf"), heads, []],
         ["overlapping patches", golden("stride_not_dividing"), [...heads, "--stride", "6", "--size", "32x32"], []],
+        ["three parts of four rows", golden("parts_3"), [...heads, "--size", "32x16", "--parts", "3"], []],
         ["one part of class tokens", golden("plain"), [...heads, "--parts", "1", "--tokens", "global"], []],
     ]) {
         run("export", "--model", model, ...network, "--to", "web", ...web, "--out", name);

@@ -17,9 +17,10 @@ use crate::gpu::{Context, Recorder, WORD};
 use crate::images::decode::Rgb;
 use crate::images::preprocess::resize_bicubic;
 use crate::model::LaTransformer;
-use crate::shape::VitConfig;
+use crate::shape::{VitConfig, part_rows};
 use crate::storage::atomic::write_atomically;
 use std::io::Cursor;
+use std::ops::Range;
 use std::path::Path;
 
 /// Shares of the class token of one image.
@@ -27,7 +28,7 @@ use std::path::Path;
 pub struct Explanation {
     /// Share of each patch (grid rows, grid columns). They sum to 1.
     pub patches: Vec<f64>,
-    /// Share of each part (R), the sum over its patches. They sum to 1.
+    /// Share of each part (R), the sum over its patches. They sum to 1, or to more where parts share rows.
     pub parts: Vec<f64>,
     /// Share of the prefix tokens (class, distillation, registers), before the patches are scaled to 1.
     pub prefix: f64,
@@ -49,7 +50,12 @@ impl Explanation {
             ));
         }
         let patches: Vec<f64> = patches.iter().map(|share| share / total).collect();
-        let parts = patches.chunks(patches.len() / config.parts()).map(|part| part.iter().sum()).collect();
+        let (rows, columns) = config.grid();
+        let share = |part: usize| {
+            let Range { start, end } = part_rows(part, config.parts(), rows);
+            patches[start * columns..end * columns].iter().sum()
+        };
+        let parts = (0..config.parts()).map(share).collect();
         Ok(Explanation { prefix: prefix.iter().sum(), patches, parts })
     }
 }

@@ -186,7 +186,7 @@ pub fn draw(image: &Rgb, config: &VitConfig, explanation: &Explanation) -> Rgb {
     canvas.write("Parts", parts, MARGIN, TEXT);
     canvas.put(&shown, parts, TOP);
     let end = column_edges.last().copied().unwrap_or(panel.width);
-    let bounds = part_edges(config, row_edges);
+    let bounds = part_edges(config, &row_edges);
     outline(&mut canvas, parts, end, &bounds);
     let names: Vec<String> = (1..bounds.len()).map(|part| part.to_string()).collect();
     name_parts(&mut canvas, numbers, number_width, &bounds, &names);
@@ -231,7 +231,7 @@ pub fn draw_against(query: &Rgb, found: &Rgb, config: &VitConfig, agreement: &[f
         canvas.put(&preprocess::resize_bicubic(image, size), left, TOP);
         let (row_edges, column_edges) = grid(config, size);
         let end = column_edges.last().copied().unwrap_or(size.width);
-        let bounds = part_edges(config, row_edges);
+        let bounds = part_edges(config, &row_edges);
         for (pair, cosine) in bounds.windows(2).zip(agreement) {
             // Equal values have no range of colours.
             let colour = viridis((cosine - least) / (most - least).max(f64::MIN_POSITIVE));
@@ -256,12 +256,14 @@ fn grid(config: &VitConfig, panel: ImageSize) -> (Vec<usize>, Vec<usize>) {
     (rows, edges(columns, patch, stride, image.width, panel.width))
 }
 
-/// Edges of the parts: those of the rows of patches, or with a single part the outermost.
-fn part_edges(config: &VitConfig, rows: Vec<usize>) -> Vec<usize> {
-    match config.parts() {
-        1 => vec![0, rows.last().copied().unwrap_or(0)],
-        _ => rows,
-    }
+/// Edges of the parts, given those of the rows of patches. Parts that share a row meet inside of it.
+fn part_edges(config: &VitConfig, rows: &[usize]) -> Vec<usize> {
+    let (parts, count) = (config.parts(), rows.len() - 1);
+    let edge = |part: usize| {
+        let (row, rest) = (part * count / parts, part * count % parts);
+        rows[row] + (rows[(row + 1).min(count)] - rows[row]) * rest / parts
+    };
+    (0..=parts).map(edge).collect()
 }
 
 /// The bar of colours with the labels of its top, middle and bottom.

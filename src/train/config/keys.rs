@@ -29,6 +29,8 @@ pub enum Kind {
     Text(&'static str),
     /// An image size.
     Size,
+    /// Rows, or a number of parts.
+    Parts,
     /// One of these words; the test also admits those of earlier versions.
     Word(fn() -> Vec<&'static str>, fn(&str) -> bool),
     /// An integer, this or larger.
@@ -53,7 +55,7 @@ const INSIDE_UNIT: Range = Range("above 0 and below 1", |v| v > 0.0 && v < 1.0);
 const AREA: Range = Range("from 0.02 to 1", |v| (0.02..=1.0).contains(&v));
 const FACTOR: Range = Range("above 0, up to 1", |v| v > 0.0 && v <= 1.0);
 
-use Kind::{Integer, Number, Seed, Size, Switch, Text, Word};
+use Kind::{Integer, Number, Parts, Seed, Size, Switch, Text, Word};
 
 const fn word<T: Serialize + DeserializeOwned>() -> Kind {
     Word(words::<T>, |text| read::<T>(text).is_ok())
@@ -144,8 +146,9 @@ settings! {
         tokens: PartTokens = PartTokens::Gelt, word::<PartTokens>();
         /// Tokens of the parts when the trained model embeds.
         embed_tokens: PartTokens = PartTokens::Gelt, word::<PartTokens>();
-        /// One part per row of patches (rows), or one part in all (1).
-        parts: PartLayout = PartLayout::Rows, word::<PartLayout>();
+        /// One part per row of patches (rows), or N bands of rows, which share a row where N doesn't divide the rows; 1 is one
+        /// part in all.
+        parts: PartLayout = PartLayout::Rows, Parts;
         /// Stochastic depth: probability, in the last block, that training drops attention or MLP of a block for an image. It
         /// rises linearly from 0 in the first block.
         drop_path: f64 = 0.0, Number(BELOW_ONE);
@@ -330,6 +333,7 @@ impl Key {
         match self.kind {
             Text(_) => "text".to_string(),
             Size => "HxW in pixels, such as \"224x112\"".to_string(),
+            Parts => "\"rows\" or an integer of 1 or more".to_string(),
             Word(words, _) => words().iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
             Integer(least) => format!("an integer of {least} or more"),
             Seed => "an integer from 0 to 2^64 - 1".to_string(),
@@ -344,7 +348,7 @@ impl Key {
     /// The expected form.
     pub fn parse(&self, text: &str) -> Result<Value, String> {
         let value = match self.kind {
-            Text(_) | Size | Word(..) => {
+            Text(_) | Size | Parts | Word(..) => {
                 let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
                 Some(Value::String(bare.to_string()))
             }
@@ -367,6 +371,8 @@ impl Key {
         let holds = match (self.kind, &value) {
             (Text(_), Value::String(_)) | (Switch, Value::Boolean(_)) => true,
             (Size, Value::String(text)) => text.parse::<ImageSize>().is_ok(),
+            (Parts, Value::String(text)) => text.parse::<PartLayout>().is_ok(),
+            (Parts, Value::Integer(number)) => return self.admit(Value::String(number.to_string())),
             (Word(_, admits), Value::String(text)) => admits(text),
             (Integer(least), Value::Integer(number)) => *number >= least,
             (Seed, Value::Integer(number)) => *number >= 0,

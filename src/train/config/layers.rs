@@ -235,6 +235,13 @@ mod tests {
         layers.set = vec!["optim.lr=2e-3".into(), "model.size = 224x112".into(), "model.parts=1".into()];
         let config = Config::resolve(&layers).unwrap();
         assert_eq!((config.optim.lr, config.model.parts), (2e-3, PartLayout::One));
+        for (text, parts) in [("6", PartLayout::Bands(6)), ("\"1\"", PartLayout::One)] {
+            let (_dir, file) = with_file(&format!("[model]\nparts = {text}\n"));
+            let config = Config::resolve(&file).unwrap();
+            assert_eq!(config.model.parts, parts);
+            let (_dir, file) = with_file(&config.to_toml());
+            assert_eq!(Config::resolve(&file).unwrap(), config);
+        }
         assert_eq!(config.model.size, Some(ImageSize { height: 224, width: 112 }));
         assert_eq!(config.settings().size, config.model.size);
     }
@@ -253,6 +260,10 @@ mod tests {
             ("head.dropout", "1", "head.dropout: expected a number from 0 to below 1"),
             ("data.persons_per_batch", "3", "data.images_per_person must be 2"),
             ("data.val_fraction", "1", "data.val_fraction: expected a number from 0"),
+            ("data.erasing_attempts", "101", "data.erasing_attempts must be 100 or less, found 101"),
+            ("data.erasing_area_max", "0.01", "data.erasing_area_max: expected a number from 0.02 to 1"),
+            ("data.sampler", "chunks", "data.sampler must be balanced unless data.persons_per_batch"),
+            ("model.parts", "none", "model.parts: expected \"rows\" or an integer of 1 or more"),
             ("model.tokens", "some", "model.tokens"),
             ("model.size", "0x4", "model.size"),
             ("preset", "best", "preset: expected \"paper\" or"),
@@ -271,7 +282,7 @@ mod tests {
             ("[optim]\nlr = \"1\"", "optim.lr: expected a number"),
             ("[optim]\nlr = 1\nlr = 2", "my.toml"),
             ("[schedule]\nepochs = 1.5", "schedule.epochs: expected an integer"),
-            ("[model]\nparts = 1", "model.parts: expected \"rows\" or \"1\", found 1"),
+            ("[model]\nparts = 0", "model.parts: expected \"rows\" or an integer of 1 or more, found 0"),
         ] {
             let (_dir, layers) = with_file(text);
             let message = refusal(Config::resolve(&layers));

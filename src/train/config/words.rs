@@ -56,14 +56,14 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::{Activation, PartLayout};
+    use crate::shape::{Activation, PartTokens};
 
     #[test]
     fn words_are_the_names_of_serde_without_aliases() {
         assert_eq!(words::<Activation>(), ["gelu", "quick-gelu"]);
-        assert_eq!(words::<PartLayout>(), ["rows", "1"]);
+        assert_eq!(words::<PartTokens>(), ["gelt", "local", "global"]);
         assert_eq!(word(&Activation::QuickGelu), "quick-gelu");
         assert_eq!(read("quick_gelu"), Ok(Activation::QuickGelu));
-        assert!(read::<PartLayout>("2").is_err());
+        assert!(read::<PartTokens>("2").is_err());
     }
 }
