@@ -5,7 +5,8 @@
 //   m ← beta1·m + (1 - beta1)·g      v ← beta2·v + (1 - beta2)·g²
 //   p ← p - lr·m·c1/(√(v·c2) + eps)      c1 = 1/(1 - beta1^t)      c2 = 1/(1 - beta2^t)
 //
-// gradients (len) vec4 read   step read: lr, wd, c1 and c2 of the group   control read: finite, factor
+// gradients (len) vec4 read   step read: wd; lr of weights and of biases, c1 and c2 of the group
+// control read: finite, factor   bias_mask (⌈len/2048⌉) read: one bit for each slice of 64 words
 // parameters, first_moment, second_moment (len) vec4 read and written      layout of step and control: common/step.wgsl
 // One invocation owns four parameters. If control says that the step does not count, nothing is written. Where
 // parameter, gradient and moments are 0, all stay 0, so padding stays zero. Error of p ≤ 2⁻²⁴·(|p| + 16·|change|).
@@ -27,9 +28,10 @@ struct Params {
 @group(0) @binding(1) var<storage, read> gradients: array<vec4f>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
 @group(0) @binding(3) var<storage, read> control: array<u32>;
-@group(0) @binding(4) var<storage, read_write> parameters: array<vec4f>;
-@group(0) @binding(5) var<storage, read_write> first_moment: array<vec4f>;
-@group(0) @binding(6) var<storage, read_write> second_moment: array<vec4f>;
+@group(0) @binding(4) var<storage, read> bias_mask: array<u32>;
+@group(0) @binding(5) var<storage, read_write> parameters: array<vec4f>;
+@group(0) @binding(6) var<storage, read_write> first_moment: array<vec4f>;
+@group(0) @binding(7) var<storage, read_write> second_moment: array<vec4f>;
 
 override DECOUPLED: bool = false;
 
@@ -45,10 +47,11 @@ fn adam(
     if (i >= params.quads || control[CONTROL_FINITE] == 0u) {
         return;
     }
-    let rate = bitcast<f32>(step[STEP_LEARNING_RATE]);
+    let words = STEP_GROUPS + STEP_GROUP_WORDS * params.group;
+    let rate = bitcast<f32>(step[words + is_bias(bias_mask[i / MASK_QUADS], i)]);
     let decay = bitcast<f32>(step[STEP_WEIGHT_DECAY]);
-    let correction1 = bitcast<f32>(step[STEP_GROUPS + 2u * params.group]);
-    let correction2 = bitcast<f32>(step[STEP_GROUPS + 2u * params.group + 1u]);
+    let correction1 = bitcast<f32>(step[words + GROUP_CORRECTIONS]);
+    let correction2 = bitcast<f32>(step[words + GROUP_CORRECTIONS + 1u]);
 
     var g = gradients[i] * bitcast<f32>(control[CONTROL_FACTOR]);
     var p = parameters[i];

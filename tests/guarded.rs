@@ -8,9 +8,11 @@ use lat_wgpu::checkpoint::{self, Network, Settings};
 use lat_wgpu::entry_points;
 use lat_wgpu::gpu::{Context, ContextOptions, Precision, Recorder, ShaderFile, Tensor};
 use lat_wgpu::images::decode::Rgb;
-use lat_wgpu::kernels::adam::{Betas, StepValues};
+use lat_wgpu::kernels::adam::{Betas, GroupValues, StepValues};
 use lat_wgpu::kernels::triplet::Margin;
-use lat_wgpu::model::{ClassifierSettings, DropPath, Learner, PrototypeRule, Trainable, UpdateRule};
+use lat_wgpu::model::{
+    ClassifierSettings, DropPath, Learner, Optimizer, PrototypeRule, Trainable, UpdateRule,
+};
 use lat_wgpu::shape::ClassifierKind;
 use lat_wgpu::tasks::embed::Embedder;
 use std::path::Path;
@@ -54,8 +56,8 @@ fn trained(context: &Context) -> Vec<u32> {
         dropout: 0.5,
     };
     let rule = UpdateRule {
-        betas,
-        decoupled: true,
+        optimizer: Optimizer::Adam { betas, decoupled: true },
+        ema: Some(0.5),
         label_smoothing: 0.1,
         triplet_margin: Some(Margin::Hard(0.3)),
         prototypes: Some(PrototypeRule { weight: 0.5, temperature: 0.05, momentum: 0.2, hard: false }),
@@ -72,12 +74,11 @@ fn trained(context: &Context) -> Vec<u32> {
     let mut found = Vec::new();
     for number in 1..=2 {
         let values = StepValues {
-            learning_rate: 1e-2,
             seed: 7,
             number,
             weight_decay: 0.01,
             clip_norm: 1.0,
-            corrections: vec![betas.corrections(number); network.config.depth + 3],
+            groups: vec![GroupValues::new(1e-2, betas.corrections(number)); network.config.depth + 3],
             ..StepValues::default()
         };
         step.write(context, &pixels(), &[0, 0, 1, 3], &[0, 1, 0, 1]);
@@ -88,8 +89,8 @@ fn trained(context: &Context) -> Vec<u32> {
         found.extend(bits(&context.read(&step.losses).unwrap()));
         assert_eq!(context.read(&step.control).unwrap()[0].to_bits(), 1, "step {number} isn't finite");
     }
-    for tensor in learner.read_parameters().unwrap().values() {
-        found.extend(bits(&tensor.data));
+    for tensors in [learner.read_parameters().unwrap(), learner.read_averages().unwrap().unwrap()] {
+        found.extend(tensors.values().flat_map(|tensor| bits(&tensor.data)));
     }
     found
 }

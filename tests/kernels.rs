@@ -4,6 +4,8 @@
 mod adam;
 #[path = "kernels/attention.rs"]
 mod attention;
+#[path = "kernels/average.rs"]
+mod average;
 #[path = "kernels/batchnorm.rs"]
 mod batchnorm;
 mod common;
@@ -43,6 +45,8 @@ mod plan;
 mod random;
 #[path = "kernels/rollout.rs"]
 mod rollout;
+#[path = "kernels/sgd.rs"]
+mod sgd;
 #[path = "kernels/tokens.rs"]
 mod tokens;
 #[path = "kernels/topk.rs"]
@@ -61,5 +65,6 @@ macro_rules! every_case_of {
 
 every_case_of!(
     gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens gelt l2norm
-    part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam distance topk roof
+    part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
+    roof
 );

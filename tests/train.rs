@@ -4,6 +4,7 @@
 mod program;
 
 use program::{TINY, expect, figures, finish, program, signal};
+use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -369,6 +370,76 @@ fn parts_of_recipes_matter_and_resume() {
     let (_, stderr) =
         finish(2, train(here, &strong).args(["--persons-per-batch", "3", "--parts", "5", "--out", "new"]));
     assert!(stderr.contains("--parts 5: more than the 4 rows"), "{stderr}");
+}
+
+#[test]
+fn sgd_with_averaged_weights_trains_and_resumes() {
+    let folder = figures("3");
+    let here = folder.path();
+    // Blocks open one by one, and each epoch's model is validated.
+    let recipe = [
+        "--optimizer=sgd",
+        "--lr=0.01",
+        "--ema=0.9",
+        "--bias-lr-factor=2",
+        "--layer-decay=0.75",
+        "--lr-step=epoch",
+        "--warmup-epochs=2",
+        "--cosine",
+        "--best=last",
+        "--val-fraction=0.3",
+        "--unfreeze-every=1",
+    ];
+    let run = |out: &str, more: &[&str]| finish(0, train(here, &recipe).args(["--out", out]).args(more));
+    run("whole", &[]);
+    let steps = losses(&here.join("whole")).len();
+    assert!(steps > 6, "{steps}");
+    for stop in ["1", "4"] {
+        run("stopped", &["--resume", "--max-steps", stop]);
+    }
+    run("stopped", &["--resume"]);
+    for name in ["last.safetensors", "best.safetensors"] {
+        assert!(bytes(&here.join("whole"), name) == bytes(&here.join("stopped"), name), "{name}");
+    }
+    assert_eq!(losses(&here.join("whole")), losses(&here.join("stopped")));
+    // The best model is the average, and only the last checkpoint has both.
+    let [last, best] =
+        ["last", "best"].map(|name| bytes(&here.join("whole"), &format!("{name}.safetensors")));
+    let [last, best] = [&last, &best].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+    let data = |file: &SafeTensors<'_>, name: &str| file.tensor(name).map(|tensor| tensor.data().to_vec());
+    for name in ["norm.weight", "heads.0.fc1.bias", "heads.0.bn.running_var"] {
+        let average = format!("state.average.{name}");
+        assert!(data(&best, name).unwrap() == data(&last, &average).unwrap(), "{name}");
+        assert!(data(&best, name).unwrap() != data(&last, name).unwrap(), "{name}");
+        assert!(data(&best, &average).is_err());
+    }
+    assert!(data(&last, "state.m.norm").is_ok() && data(&last, "state.v.norm").is_err());
+    // The embeddings are frozen.
+    assert!(data(&last, "state.average.pos_embed").is_err());
+    // Without averages, the same steps, and the last model is the best.
+    run("plain", &["--ema=0"]);
+    assert_eq!(losses(&here.join("whole")), losses(&here.join("plain")));
+    let plain = here.join("plain");
+    assert!(bytes(&plain, "last.safetensors") == bytes(&plain, "best.safetensors"));
+    let of_validation = |run: &str| {
+        let lines = lines(&here.join(run)).into_iter();
+        lines.filter_map(|line| line["val_loss"].as_f64()).collect::<Vec<f64>>()
+    };
+    assert!(of_validation("whole").len() > 1 && of_validation("whole") != of_validation("plain"));
+    // Each setting matters.
+    for set in [
+        "--momentum=0.5",
+        "--bias-lr-factor=1",
+        "--layer-decay=1",
+        "--lr-step=step",
+        "--warmup-factor=0.5",
+        "--lr-min-factor=0.5",
+        "--lr-epoch-offset=1",
+    ] {
+        let out = set.trim_start_matches('-');
+        run(out, &[set]);
+        assert!(losses(&here.join(out)) != losses(&here.join("whole")), "{set}");
+    }
 }
 
 #[test]

@@ -392,7 +392,7 @@ class Recipe:
     first_unfreeze: int = 1
     all_open: bool = False  # trains every block from the start
     freeze_embeddings: bool = True
-    optimizer: str = "adam"  # adam: weight decay as L2 in the gradient; adamw: decoupled
+    optimizer: str = "adam"  # adam, sgd: weight decay as L2 in the gradient; adamw: decoupled
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # 0: off
     smoothing: float = 0.0
@@ -407,6 +407,13 @@ class Recipe:
     relu: bool = True
     dropout: float = 0.5
     gelt: Gelt = field(default_factory=Gelt)
+    sgd_momentum: float | None = None
+    bias_lr_factor: float | None = None  # factor on the learning rate of biases
+    layer_decay: float | None = None  # factor on the learning rate from one layer to the one below, as in BEiT
+    warmup_factor: float | None = None  # with `lr_min_factor`: the rate is that of TransReID, by epoch
+    lr_min_factor: float | None = None
+    lr_epoch_offset: int | None = None  # epochs by which that rate lags behind
+    ema: float | None = None  # decay of averaged weights
 
 
 OPEN = {"all_open": True, "freeze_embeddings": False, "lr_decay": 1.0}
@@ -452,12 +459,12 @@ def open_blocks(recipe, depth, epoch):
     return depth if recipe.all_open else min(depth, recipe.first_unfreeze + epoch // recipe.unfreeze_every)
 
 
-def learning_rate(recipe, depth, step, steps_per_epoch):
-    """Learning rate of a step (from 0).
+def learning_rate(recipe, depth, step, steps_per_epoch, factor=1.0):
+    """Learning rate of a step (from 0), of parameters whose full rate is `factor` times that of the recipe.
 
     Decay is by epoch: in every epoch that may unfreeze a block, while one is frozen (or in every such epoch). Warm-up and
     cosine are by step: a linear rise to the full rate in the last step of the warm-up, then half a cosine wave to 0
-    one step after the run.
+    one step after the run. With `warmup_factor` they are by epoch, as in TransReID: the cosine counts from the start.
     """
     decays = 0
     for opening in range(step // steps_per_epoch // recipe.unfreeze_every + 1):
@@ -465,6 +472,14 @@ def learning_rate(recipe, depth, step, steps_per_epoch):
         closed = opening == 0 or recipe.first_unfreeze + opening - 1 < depth
         decays += closed or recipe.decay_every_interval
     lr = recipe.lr * recipe.lr_decay**decays
+    if recipe.warmup_factor is not None:
+        e, base, lr = step // steps_per_epoch + 1 - (recipe.lr_epoch_offset or 0), lr, lr * factor
+        if e < recipe.warmup_epochs:
+            first = recipe.warmup_factor * base
+            return first + e * (lr - first) / recipe.warmup_epochs
+        last = recipe.lr_min_factor * base
+        return last + (lr - last) * (1 + math.cos(math.pi * e / recipe.epochs)) / 2
+    lr *= factor
     warmup, steps = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
     if step < warmup:
         return lr * (step + 1) / warmup
@@ -500,11 +515,35 @@ def set_trainable(model, recipe, epoch):
 
 
 def make_optimizer(model, recipe):
-    """The optimiser of all parameters. It skips parameters without a gradient, so a parameter's step count starts when
-    it is unfrozen."""
+    """The optimiser of all parameters, in groups by the two factors of their learning rate. It skips parameters without
+    a gradient, so a parameter's step count starts when it is unfrozen."""
+    groups = {}
+    for name, parameter in model.named_parameters():
+        bias = (recipe.bias_lr_factor or 1.0) if "bias" in name else 1.0
+        layer = (recipe.layer_decay or 1.0) ** layers_above(name, model.config.depth)
+        group = groups.setdefault((bias, layer), {"params": [], "factor": bias, "layer_factor": layer})
+        group["params"].append(parameter)
+    if recipe.optimizer == "sgd":
+        settings = {"momentum": recipe.sgd_momentum, "weight_decay": recipe.weight_decay}
+        return torch.optim.SGD(groups.values(), lr=recipe.lr, **settings)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     settings = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": recipe.weight_decay}
-    return kind(model.parameters(), lr=recipe.lr, **settings)
+    return kind(groups.values(), lr=recipe.lr, **settings)
+
+
+def layers_above(name, depth):
+    """Number of layers above a parameter's: BEiT's layers are the embeddings, the blocks, and all the rest as one."""
+    group = group_of(name)
+    if group.startswith("blocks."):
+        return depth - int(group[7:])
+    return depth + 1 if group == "embeddings" else 0
+
+
+def average(averages, model, decay):
+    """Move averages, by the names of the state dict, towards the model's parameters and running statistics."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            averages[name] = averages[name] + (1 - decay) * (tensor - averages[name])
 
 
 def set_drop_path(model, rate, masks):
@@ -582,7 +621,8 @@ def train_step(model, optimizer, recipe, images, labels, step, steps_per_epoch):
     trainable = set_trainable(model, recipe, step // steps_per_epoch)
     lr = learning_rate(recipe, model.config.depth, step, steps_per_epoch)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        rate = learning_rate(recipe, model.config.depth, step, steps_per_epoch, group["factor"])
+        group["lr"] = rate * group["layer_factor"]
     loss = backward(model, recipe, images, labels)
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm or math.inf)
     optimizer.step()

@@ -142,6 +142,29 @@ CASES = {
         (),
         "BNNeck, triplets and prototypes of the rows after the BatchNorm, with the hard update",
     ),
+    "sgd": (
+        "tiny",
+        replace(
+            NO_DROPOUT["full"],
+            optimizer="sgd",
+            sgd_momentum=0.9,
+            lr=0.02,
+            bias_lr_factor=2.0,
+            layer_decay=0.75,
+            weight_decay=0.01,
+            clip_norm=10.0,
+            warmup_epochs=3,
+            cosine=True,
+            epochs=STEPS,
+            warmup_factor=0.01,
+            lr_min_factor=0.002,
+            lr_epoch_offset=1,
+            ema=0.8,
+        ),
+        (),
+        ALL,
+        "SGD, twice the rate for biases, lower rates for lower layers, the rate by epoch and one late, averaged weights",
+    ),
     "kinds": ("kinds", NO_DROPOUT["full"], ALL, (), "options that tiny lacks, everything trains"),
     "registers": (
         "registers",
@@ -205,11 +228,16 @@ def gradients(model, recipe, images, labels):
 def train(model, recipe, images, labels, masks):
     """Run ten steps; returns their figures by name."""
     optimizer, depth = lat.make_optimizer(model, recipe), model.config.depth
+    averages = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     steps = []
     for i in range(STEPS):
         drop(model, recipe, masks, i)
         steps.append(lat.train_step(model, optimizer, recipe, images, labels, i, 1))
-    return {
+        if recipe.ema is not None:
+            lat.average(averages, model, recipe.ema)
+    kept = averages if recipe.ema is not None else {}
+    kept = {f"average.{name}": tensor for name, tensor in kept.items() if is_kept_average(name)}
+    return kept | {
         "losses": torch.tensor([step.loss for step in steps]),
         "lr": torch.tensor([step.lr for step in steps]),
         "grad_norms": torch.tensor([step.grad_norm for step in steps]),
@@ -220,6 +248,10 @@ def train(model, recipe, images, labels, masks):
 
 def is_later_head(name):
     return name.startswith("heads.") and not name.startswith("heads.0.")
+
+
+def is_kept_average(name):
+    return lat.group_of(name) in ("blocks.2", "norm", "heads") and "num_batches" not in name and not is_later_head(name)
 
 
 def write_case(name, states, model_name, recipe, grad_groups, final_groups, what):

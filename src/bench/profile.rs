@@ -31,7 +31,7 @@ fn layer(phase: Phase, label: &str) -> String {
     let heads: &[&str] = match phase {
         Phase::Forward => &[],
         Phase::Backward => &["backward."],
-        Phase::Optimiser => &["adam.", "gradnorm."],
+        Phase::Optimiser => &["adam.", "sgd.", "average.", "gradnorm."],
     };
     let rest = heads.iter().find_map(|head| label.strip_prefix(head)).unwrap_or(label);
     // The accumulation of a group's gradients over micro-batches belongs to the group.

@@ -11,8 +11,8 @@ use crate::cases::{MODELS, Model, PATCH, SIZE};
 use crate::checkpoint::{HostTensor, Network, parameter_shapes};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
-use crate::kernels::adam::{Betas, StepValues};
-use crate::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
+use crate::kernels::adam::{Betas, GroupValues, StepValues};
+use crate::model::{ClassifierSettings, Learner, Optimizer, Trainable, UpdateRule};
 use crate::observer::Follower;
 use crate::rng;
 use crate::shape::{ClassifierKind, Normalize, Preprocess, VitConfig};
@@ -165,15 +165,16 @@ impl Step {
         let Step { model, stage, batch, samples } = *self;
         let settings = ClassifierSettings { kind: KIND, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
-        let rule = UpdateRule { betas, ..UpdateRule::default() };
+        let optimizer = Optimizer::Adam { betas, decoupled: false };
+        let rule = UpdateRule { optimizer, ..UpdateRule::default() };
         let learner = Learner::new(context, &network(model), settings, rule, stage)?;
         let step = learner.record_step(batch, batch)?;
         let pixels: Vec<u8> =
             (0..batch * SIZE.height * SIZE.width * 3).map(|i| rng::bits(1, 0, i as u64) as u8).collect();
         let labels: Vec<u32> = (0..batch).map(|i| (i % CLASSES) as u32).collect();
         step.write(context, &pixels, &labels, &vec![0; batch]);
-        let corrections = vec![betas.corrections(1); learner.groups().len()];
-        let values = StepValues { number: 1, corrections, ..StepValues::default() };
+        let groups = vec![GroupValues::new(0.0, betas.corrections(1)); learner.groups().len()];
+        let values = StepValues { number: 1, groups, ..StepValues::default() };
         context.write(&step.step, bytemuck::cast_slice(&values.words()));
         let time = || -> Result<f64> {
             context.wait()?;

@@ -3,7 +3,8 @@
 use super::random::{Numbers, drawn};
 use super::run::Run;
 use super::{List, TimedCases, tolerance};
-use crate::kernels::adam::{Adam, Betas, StepValues};
+use crate::gpu::{Buffer, Tensor};
+use crate::kernels::adam::{Adam, Betas, GroupValues, StepValues, bias_mask};
 use crate::kernels::gradnorm::Control;
 use crate::reference::adam as reference;
 
@@ -12,6 +13,8 @@ use crate::reference::adam as reference;
 pub struct Steering {
     /// Learning rate.
     pub rate: f32,
+    /// Factor on the learning rate of biases. Every third slice, from the second, is one.
+    pub bias_factor: f32,
     /// Weight decay.
     pub decay: f32,
     /// True for AdamW's decay.
@@ -28,7 +31,43 @@ pub struct Steering {
 
 impl Default for Steering {
     fn default() -> Self {
-        Steering { rate: 1e-2, decay: 0.1, decoupled: false, t: 1, counted: true, factor: 1.0, others: true }
+        Steering {
+            rate: 1e-2,
+            bias_factor: 2.0,
+            decay: 0.1,
+            decoupled: false,
+            t: 1,
+            counted: true,
+            factor: 1.0,
+            others: true,
+        }
+    }
+}
+
+impl Steering {
+    /// Makes the words of the step, the control words and the bias mask of an arena of `len` words.
+    pub(super) fn words(&self, run: &mut Run<'_>, len: usize) -> [Tensor; 3] {
+        let corrections = Betas::default().corrections(self.t);
+        let bias_learning_rate = self.rate * self.bias_factor;
+        let group = GroupValues { learning_rate: self.rate, bias_learning_rate, corrections };
+        let other = GroupValues::new(f32::NAN, [f32::NAN; 2]);
+        let groups = if self.others { vec![other, group, other] } else { vec![group] };
+        let step = StepValues { weight_decay: self.decay, groups, ..StepValues::default() };
+        let mut control = Control { counted: self.counted, ..Control::start(1.0) }.words();
+        control[1] = self.factor.to_bits();
+        let slice = Buffer::SLICE_ALIGN;
+        let biases = (slice..len).step_by(3 * slice).map(|start| start..len.min(start + slice));
+        [
+            run.words("step", &step.words()),
+            run.words("control", &control),
+            run.words("bias_mask", &bias_mask(len, biases)),
+        ]
+    }
+
+    /// Returns the learning rate of parameter `i`.
+    pub(super) fn rate_of(&self, i: usize) -> f64 {
+        let is_bias = i / Buffer::SLICE_ALIGN % 3 == 1;
+        f64::from(if is_bias { self.rate * self.bias_factor } else { self.rate })
     }
 }
 
@@ -39,22 +78,17 @@ pub fn step<'n>(
     gradients: impl Into<Numbers<'n>>,
     steering: Steering,
 ) {
-    let Steering { rate, decay, decoupled, t, counted, factor, others } = steering;
+    let Steering { decay, decoupled, t, factor, others, .. } = steering;
     let betas = Betas::default();
-    let mut corrections = vec![betas.corrections(t)];
-    if others {
-        corrections = vec![[f32::NAN; 2], corrections[0], [f32::NAN; 2]];
-    }
-    let step = StepValues { learning_rate: rate, weight_decay: decay, corrections, ..StepValues::default() };
-    let mut control = Control { counted, ..Control::start(1.0) }.words();
-    control[1] = factor.to_bits();
     let mut names = ["parameters", "first", "second"].into_iter();
     let [p, m, v] = state.map(|numbers| run.updated(names.next().unwrap_or_default(), numbers));
     let g = run.operand("gradients", gradients);
+    let [step, control, bias_mask] = steering.words(run, g.tensor.len);
     let call = Adam {
         gradients: g.tensor,
-        step: run.words("step", &step.words()),
-        control: run.words("control", &control),
+        step,
+        control,
+        bias_mask,
         parameters: p.tensor,
         first_moment: m.tensor,
         second_moment: v.tensor,
@@ -64,9 +98,10 @@ pub fn step<'n>(
     };
     call.record(&mut run.recorder, "adam");
     let Betas { beta1, beta2, eps } = betas;
-    let [rate, decay, factor] = [rate, decay, factor].map(f64::from);
-    let exact = reference::Adam { rate, beta1, beta2, eps, decay, decoupled, factor };
+    let [decay, factor] = [decay, factor].map(f64::from);
     let after = |i: usize| {
+        let rate = steering.rate_of(i);
+        let exact = reference::Adam { rate, beta1, beta2, eps, decay, decoupled, factor };
         let [p, m, v, g] = [p[i], m[i], v[i], g[i]].map(f64::from);
         exact.step(t, p, m, v, g)
     };

@@ -5,7 +5,7 @@ use super::run::{Operand, Run};
 use super::tolerance::{self, Tolerance};
 use super::{BATCH, GRID, HIDDEN, List, TimedCases};
 use crate::gpu::Tensor;
-use crate::kernels::adam::StepValues;
+use crate::kernels::adam::{GroupValues, StepValues};
 use crate::kernels::batchnorm::{Backward, DROPOUT_STREAM, Evaluate, Layer, Train, Update};
 use crate::kernels::gradnorm::Control;
 use crate::kernels::part_linear::Layout;
@@ -47,8 +47,8 @@ pub fn operands<'n>(run: &mut Run<'_>, x: impl Into<Numbers<'n>>, layer: Layer) 
 }
 
 fn step(place: u32) -> Vec<u32> {
-    let corrections = vec![[0.0; 2]];
-    StepValues { seed: SEED, number: STEP, place, corrections, ..StepValues::default() }.words()
+    let groups = vec![GroupValues::default()];
+    StepValues { seed: SEED, number: STEP, place, groups, ..StepValues::default() }.words()
 }
 
 /// `dy`, set to zero where an output is within `near` of ReLU's kink. The gradient there may be either side's.

@@ -4,7 +4,7 @@ use super::random::{Numbers, drawn};
 use super::run::Run;
 use super::{BATCH, GRID, LANES, List, TimedCases, tolerance};
 use crate::gpu::Tensor;
-use crate::kernels::adam::StepValues;
+use crate::kernels::adam::{GroupValues, StepValues};
 use crate::kernels::gradnorm::{Control, Finish, Partial, partial_words};
 use crate::reference::Exact;
 use crate::reference::gradnorm::{control, squares};
@@ -35,7 +35,7 @@ pub fn finish<'n>(
     clip: f32,
 ) {
     let losses = run.operand("losses", losses);
-    let step = StepValues { clip_norm: clip, corrections: vec![[0.0; 2]], ..StepValues::default() };
+    let step = StepValues { clip_norm: clip, groups: vec![GroupValues::default()], ..StepValues::default() };
     let of_control = run.updated("control", before.words().map(f32::from_bits).to_vec()).tensor;
     let step = run.words("step", &step.words());
     let call = Finish { partials, losses: losses.tensor, step, control: of_control };

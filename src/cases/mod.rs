@@ -27,7 +27,8 @@ macro_rules! stems {
 
 stems!(
     gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens gelt l2norm
-    part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam distance topk roof
+    part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
+    roof
 );
 
 /// A stem and the functions that list its cases and its timed cases.

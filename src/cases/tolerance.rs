@@ -209,6 +209,12 @@ pub fn distance(dim: usize) -> Tolerance {
 /// Square root, division and several products. The scales include the roundings of the moments.
 pub const ADAM: Tolerance = row(16.0);
 
+/// Four products and three sums, which a driver may round one by one.
+pub const SGD: Tolerance = row(7.0);
+
+/// A difference, a product and a sum; the factor is rounded too.
+pub const AVERAGE: Tolerance = row(4.0);
+
 /// One rounding to f16 (2⁻¹¹), in either direction. The scale is at least the smallest normal f16.
 pub const NARROW: Tolerance = Tolerance { nmse: 1e-6, c: 8192.0 };
 

@@ -3,7 +3,8 @@
 use super::gradnorm::CONTROL_WORDS;
 use super::{expect, u32_of};
 use crate::entry_points;
-use crate::gpu::{Constants, Kernel, Recorder, ShaderFile, Tensor};
+use crate::gpu::{Buffer, Constants, Kernel, Recorder, ShaderFile, Tensor};
+use std::ops::Range;
 
 static FILE: ShaderFile = ShaderFile::new("adam", include_str!("../../shaders/adam.wgsl"))
     .helpers(&[include_str!("../../shaders/common/step.wgsl")]);
@@ -13,7 +14,8 @@ entry_points! {
         quads: u32, group: u32, beta1: f32, rest1: f32, beta2: f32, rest2: f32, eps: f32
     }
     fn adam(
-        gradients: read, step: read, control: read, parameters: update, first_moment: update, second_moment: update
+        gradients: read, step: read, control: read, bias_mask: read, parameters: update, first_moment: update,
+        second_moment: update
     );
 }
 
@@ -48,8 +50,6 @@ impl Betas {
 /// Values that change every step, laid out as in `common/step.wgsl`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepValues {
-    /// Learning rate.
-    pub learning_rate: f32,
     /// Seed of the run.
     pub seed: u64,
     /// Number of the step, from 1.
@@ -62,20 +62,37 @@ pub struct StepValues {
     pub weight_decay: f32,
     /// Largest L2 norm over all gradients; 0 disables clipping.
     pub clip_norm: f32,
-    /// [`Betas::corrections`] of every parameter group.
-    pub corrections: Vec<[f32; 2]>,
+    /// The values of every parameter group.
+    pub groups: Vec<GroupValues>,
+}
+
+/// Values of a parameter group that change every step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct GroupValues {
+    /// Learning rate of all parameters but biases.
+    pub learning_rate: f32,
+    /// Learning rate of biases.
+    pub bias_learning_rate: f32,
+    /// [`Betas::corrections`].
+    pub corrections: [f32; 2],
+}
+
+impl GroupValues {
+    /// The same learning rate for all parameters.
+    pub const fn new(learning_rate: f32, corrections: [f32; 2]) -> GroupValues {
+        GroupValues { learning_rate, bias_learning_rate: learning_rate, corrections }
+    }
 }
 
 impl StepValues {
     /// Number of words of a step with `groups` parameter groups.
     pub const fn len_of(groups: usize) -> usize {
-        8 + 2 * groups
+        7 + 4 * groups
     }
 
     /// The words to upload.
     pub fn words(&self) -> Vec<u32> {
         let mut words = vec![
-            self.learning_rate.to_bits(),
             self.seed as u32,
             (self.seed >> 32) as u32,
             self.number,
@@ -84,9 +101,31 @@ impl StepValues {
             self.weight_decay.to_bits(),
             self.clip_norm.to_bits(),
         ];
-        words.extend(self.corrections.iter().flatten().map(|correction| correction.to_bits()));
+        for GroupValues { learning_rate, bias_learning_rate, corrections: [first, second] } in &self.groups {
+            words.extend([*learning_rate, *bias_learning_rate, *first, *second].map(f32::to_bits));
+        }
         words
     }
+}
+
+/// Returns the number of words of the bias mask of an arena of `words`.
+pub(super) const fn mask_words(words: usize) -> usize {
+    words.div_ceil(Buffer::SLICE_ALIGN * u32::BITS as usize)
+}
+
+/// Returns the bias mask of an arena of `words`: one bit for each slice that is part of a bias.
+///
+/// # Panics
+/// If a bias doesn't start at a slice, or exceeds the arena.
+pub fn bias_mask(words: usize, biases: impl IntoIterator<Item = Range<usize>>) -> Vec<u32> {
+    let mut mask = vec![0; mask_words(words)];
+    for bias in biases {
+        assert!(bias.start.is_multiple_of(Buffer::SLICE_ALIGN) && bias.end <= words, "bias at {bias:?}");
+        for slice in bias.step_by(Buffer::SLICE_ALIGN).map(|word| word / Buffer::SLICE_ALIGN) {
+            mask[slice / 32] |= 1 << (slice % 32);
+        }
+    }
+    mask
 }
 
 /// One optimiser step on all parameters of a group. Does nothing if `control` says that the step does not count.
@@ -98,13 +137,15 @@ pub struct Adam {
     pub step: Tensor,
     /// Words of [`Control`](super::gradnorm::Control): the step counts or not, and the factor of the gradients.
     pub control: Tensor,
+    /// Words of [`bias_mask`].
+    pub bias_mask: Tensor,
     /// Parameters, of the length of the gradients; read and written.
     pub parameters: Tensor,
     /// First moment, of the length of the gradients; read and written.
     pub first_moment: Tensor,
     /// Second moment, of the length of the gradients; read and written.
     pub second_moment: Tensor,
-    /// Index of the parameter group, which selects its bias corrections.
+    /// Index of the parameter group, which selects its learning rates and corrections.
     pub group: usize,
     /// Decay rates and ε.
     pub betas: Betas,
@@ -118,11 +159,12 @@ impl Adam {
     /// # Panics
     /// If a tensor doesn't fit its shape, or `step` has no words of the group.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let Adam { gradients, step, control, parameters, first_moment, second_moment, .. } = *self;
+        let Adam { gradients, step, control, bias_mask, parameters, first_moment, second_moment, .. } = *self;
         let len = gradients.len;
         assert!(len.is_multiple_of(4), "{name}: {len} isn't a multiple of 4");
         assert!(step.len >= StepValues::len_of(self.group + 1), "{name}: no words of group {}", self.group);
         expect(recorder, "control", control, &[CONTROL_WORDS]);
+        expect(recorder, "bias_mask", bias_mask, &[mask_words(len)]);
         expect(recorder, "parameters", parameters, &[len]);
         expect(recorder, "first_moment", first_moment, &[len]);
         expect(recorder, "second_moment", second_moment, &[len]);
@@ -136,7 +178,8 @@ impl Adam {
             rest2: (1.0 - beta2) as f32,
             eps: eps as f32,
         };
-        FILE.launch(params, adam { gradients, step, control, parameters, first_moment, second_moment })
+        let tensors = adam { gradients, step, control, bias_mask, parameters, first_moment, second_moment };
+        FILE.launch(params, tensors)
             .switch("DECOUPLED", self.decoupled)
             .invocations(len / 4)
             // Per element: factor 1, decay 1 (2 if added to the gradient), moments 3 and 4, update 7.
@@ -158,26 +201,42 @@ mod tests {
         };
         let betas = Betas::default();
         let step = StepValues {
-            learning_rate: 1.5,
             seed: 0x1234_5678_9abc_def0,
             number: 3,
             place: 64,
             epoch: 2,
             weight_decay: 2.5,
             clip_norm: 3.5,
-            corrections: vec![betas.corrections(1), betas.corrections(7)],
+            groups: vec![
+                GroupValues::new(0.5, betas.corrections(1)),
+                GroupValues {
+                    learning_rate: 1.5,
+                    bias_learning_rate: 4.5,
+                    corrections: betas.corrections(7),
+                },
+            ],
         };
         let words = step.words();
         assert_eq!(words.len(), StepValues::len_of(2));
-        assert_eq!(words[place("STEP_LEARNING_RATE")], 1.5f32.to_bits());
         assert_eq!(words[place("STEP_SEED")..][..2], [0x9abc_def0, 0x1234_5678]);
         assert_eq!(words[place("STEP_NUMBER")], 3);
         assert_eq!(words[place("STEP_PLACE")], 64);
         assert_eq!(words[place("STEP_EPOCH")], 2);
         assert_eq!(words[place("STEP_WEIGHT_DECAY")], 2.5f32.to_bits());
         assert_eq!(words[place("STEP_CLIP_NORM")], 3.5f32.to_bits());
-        assert_eq!(words[place("STEP_GROUPS") + 2], betas.corrections(7)[0].to_bits());
+        let second = &words[place("STEP_GROUPS") + place("STEP_GROUP_WORDS")..];
+        assert_eq!(second[place("GROUP_LEARNING_RATE")], 1.5f32.to_bits());
+        assert_eq!(second[place("GROUP_BIAS_LEARNING_RATE")], 4.5f32.to_bits());
+        assert_eq!(second[place("GROUP_CORRECTIONS")..], betas.corrections(7).map(f32::to_bits));
+        assert_eq!(4 * place("SLICE_QUADS"), Buffer::SLICE_ALIGN);
         assert_eq!(place("CONTROL_WORDS"), CONTROL_WORDS);
         assert_eq!(betas.corrections(1)[0], 10.0);
+    }
+
+    #[test]
+    fn a_bias_mask_has_the_slices_of_biases() {
+        // Slices 1, 2 and 35 of 40; the second bias ends inside its second slice.
+        assert_eq!(bias_mask(40 * 64, [64..128, 128..130, 35 * 64..36 * 64]), [0b110, 1 << 3]);
+        assert_eq!(bias_mask(64, []), [0]);
     }
 }

@@ -13,6 +13,7 @@
 pub mod accumulate;
 pub mod adam;
 pub mod attention;
+pub mod average;
 pub mod batchnorm;
 pub mod cross_entropy;
 pub mod distance;
@@ -30,6 +31,7 @@ pub mod patch_embed;
 pub mod prototypes;
 pub mod rollout;
 pub mod roof;
+pub mod sgd;
 pub mod tokens;
 pub mod topk;
 pub mod triplet;
@@ -54,6 +56,7 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
         accumulate::variants,
         adam::variants,
         attention::variants,
+        average::variants,
         batchnorm::variants,
         cross_entropy::variants,
         distance::variants,
@@ -71,6 +74,7 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
         prototypes::variants,
         rollout::variants,
         roof::variants,
+        sgd::variants,
         tokens::variants,
         triplet::variants,
         topk::variants,

@@ -6,8 +6,8 @@ use super::parameters::{
 use super::vit::{Trainable, Vit};
 use crate::checkpoint::{ClassifierTensor, HostTensor, Network, classifier_tensors};
 use crate::error::Result;
-use crate::gpu::{Buffer, Context, Precision, Recorder, WORD};
-use crate::kernels::adam::Betas;
+use crate::gpu::{self, Buffer, Context, Precision, Recorder, WORD};
+use crate::kernels::adam::{Betas, bias_mask};
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::kernels::narrow::Narrow;
 use crate::kernels::triplet::Margin;
@@ -35,13 +35,43 @@ pub struct ClassifierSettings {
     pub dropout: f32,
 }
 
+/// The optimiser, with its settings that are constant in a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Optimizer {
+    /// Adam.
+    Adam {
+        /// β₁, β₂ and ε.
+        betas: Betas,
+        /// True for AdamW (decoupled weight decay), false for Adam with an L2 penalty.
+        decoupled: bool,
+    },
+    /// SGD without Nesterov's momentum.
+    Sgd {
+        /// Factor on the sum of gradients from one step to the next.
+        momentum: f64,
+    },
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Optimizer::Adam { betas: Betas::default(), decoupled: false }
+    }
+}
+
+impl Optimizer {
+    /// Returns true if there is a second moment.
+    pub fn has_second(&self) -> bool {
+        matches!(self, Optimizer::Adam { .. })
+    }
+}
+
 /// Settings of loss and optimiser that are constant in a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct UpdateRule {
-    /// β₁, β₂ and ε of Adam.
-    pub betas: Betas,
-    /// True for AdamW (decoupled weight decay), false for Adam with an L2 penalty.
-    pub decoupled: bool,
+    /// The optimiser.
+    pub optimizer: Optimizer,
+    /// Decay of the averaged weights; `None` without averages.
+    pub ema: Option<f64>,
     /// Label smoothing: probability mass of the target that is spread evenly over all classes.
     pub label_smoothing: f32,
     /// Margin of the batch-hard triplet loss; `None` without that loss.
@@ -65,25 +95,41 @@ pub struct PrototypeRule {
     pub hard: bool,
 }
 
-/// Adam's moments of a group.
+/// The optimiser's moments of a group.
 #[derive(Debug, Clone)]
 pub(super) struct Moments {
     pub first: Buffer,
-    pub second: Buffer,
+    /// `None` with SGD.
+    pub second: Option<Buffer>,
 }
 
-/// Adam's moments of a group in host memory, including padding.
+impl Moments {
+    fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        [Some(&self.first), self.second.as_ref()].into_iter().flatten()
+    }
+}
+
+/// The optimiser's moments of a group in host memory, including padding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostMoments {
     /// The group.
     pub kind: GroupKind,
-    /// Running mean of the gradient.
+    /// Running mean of the gradient, or with SGD its decaying sum.
     pub first: Vec<f32>,
-    /// Running mean of the squared gradient.
-    pub second: Vec<f32>,
+    /// Running mean of the squared gradient; `None` with SGD.
+    pub second: Option<Vec<f32>>,
 }
 
-/// All that a training step changes (parameters, moments, running statistics, loss scale), in host memory.
+/// Running averages of all parameters and running statistics, and the network that reads them. The average of a frozen
+/// group equals its parameters.
+pub(super) struct Averages {
+    pub arenas: Arenas,
+    pub vit: Vit,
+    pub classifiers: PartClassifiers,
+    pub decay: f64,
+}
+
+/// All that a training step changes (parameters, moments, running statistics, averages, loss scale), in host memory.
 #[derive(Debug)]
 pub struct LearnerState(Vec<(Buffer, Vec<f32>)>);
 
@@ -97,6 +143,8 @@ pub struct Learner<'c> {
     pub(super) drop_path: f32,
     pub(super) groups: Vec<Group>,
     pub(super) parameters: Arenas,
+    /// [`bias_mask`] of each group.
+    pub(super) bias_masks: Vec<Buffer>,
     /// Copies of the blocks' matrices in f16, which products read; `None` with f32.
     pub(super) matrices: Option<Arenas>,
     /// [`Control`], kept from step to step.
@@ -108,6 +156,7 @@ pub struct Learner<'c> {
     pub(super) trainable: Trainable,
     pub(super) gradients: Grad<Arenas>,
     pub(super) moments: BTreeMap<GroupKind, Moments>,
+    pub(super) averages: Option<Averages>,
 }
 
 pub(super) fn classifier_parameters(arenas: &Arenas) -> ClassifierParameters {
@@ -126,6 +175,18 @@ pub(super) fn classifier_parameters(arenas: &Arenas) -> ClassifierParameters {
 fn running(ClassifierShape { dim, kind, classes, .. }: ClassifierShape) -> Vec<ClassifierTensor> {
     classifier_tensors(kind, dim, classes).into_iter().filter(|tensor| !tensor.learned).collect()
 }
+
+/// Returns a tensor of the part classifiers, stacked over the parts.
+fn stacked(
+    tensors: &BTreeMap<String, HostTensor>,
+    tensor: &ClassifierTensor,
+    shape: ClassifierShape,
+) -> Vec<f32> {
+    (0..shape.parts).flat_map(|part| &tensors[&tensor.of(part)].data).copied().collect()
+}
+
+/// All blocks open, for their matrices.
+pub(super) const ALL_BLOCKS: Trainable = Trainable { embeddings: false, first_open: 0 };
 
 impl<'c> Learner<'c> {
     /// Uploads a network with its part classifiers.
@@ -150,6 +211,11 @@ impl<'c> Learner<'c> {
         let mut tensors = network.tensors.clone();
         tensors.extend(network.classifiers.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         let parameters = Arenas::upload(context, &groups, &tensors)?;
+        let bias_masks = groups.iter().map(|group| {
+            let mask = bias_mask(group.words, group.biases());
+            context.upload(&format!("{} bias_mask", group.kind), bytemuck::cast_slice(&mask))
+        });
+        let bias_masks = bias_masks.collect::<gpu::Result<Vec<Buffer>>>()?;
         let is_f16 = context.precision() == Precision::F16;
         let mut copies = None;
         if is_f16 {
@@ -159,24 +225,33 @@ impl<'c> Learner<'c> {
         let control = context.buffer("control", CONTROL_WORDS)?;
         let start = Control::start(if is_f16 { LOSS_SCALE } else { 1.0 });
         context.write(&control, bytemuck::cast_slice(&start.words()));
-        let upload = |tensor: &ClassifierTensor| {
-            let parts = (0..shape.parts).flat_map(|part| &tensors[&tensor.of(part)].data);
-            context.upload(&format!("heads.{}", tensor.name), &parts.copied().collect::<Vec<f32>>())
-        };
-        let statistics = running(shape);
-        let (mean, variance) = (&statistics[0], &statistics[1]);
-        let classifiers = PartClassifiers {
-            shape,
-            parameters: classifier_parameters(&parameters),
-            running: (upload(mean)?, upload(variance)?),
-            eps: BATCHNORM_EPS,
-            relu,
-            dropout,
+        let classifiers = |arenas: &Arenas| -> Result<PartClassifiers> {
+            let upload = |tensor: &ClassifierTensor| {
+                let data = stacked(&tensors, tensor, shape);
+                context.upload(&format!("heads.{}", tensor.name), &data)
+            };
+            let statistics = running(shape);
+            Ok(PartClassifiers {
+                shape,
+                parameters: classifier_parameters(arenas),
+                running: (upload(&statistics[0])?, upload(&statistics[1])?),
+                eps: BATCHNORM_EPS,
+                relu,
+                dropout,
+            })
         };
         let prototypes = match rule.prototypes {
             Some(_) => Some(context.buffer("prototypes", classes * shape.parts * shape.dim)?),
             None => None,
         };
+        let averages = |decay: f64| -> Result<Averages> {
+            let arenas = Arenas::upload(context, &groups, &tensors)?;
+            // Evaluation narrows the averages into the copies that training reads, and restores them afterwards.
+            let vit = Vit::new(&config, &arenas, copies.as_ref());
+            Ok(Averages { vit, classifiers: classifiers(&arenas)?, arenas, decay })
+        };
+        let averages = rule.ema.map(averages).transpose()?;
+        let classifiers = classifiers(&parameters)?;
         let mut learner = Learner {
             context,
             prototypes,
@@ -188,17 +263,19 @@ impl<'c> Learner<'c> {
             drop_path: 0.0,
             groups,
             parameters,
+            bias_masks,
             matrices: copies,
             control,
             classifiers,
             trainable,
             gradients: Grad::new(Arenas::zeroed(context, &[])?),
             moments: BTreeMap::new(),
+            averages,
         };
         learner.open(trainable)?;
         if learner.matrices.is_some() {
             let mut recorder = Recorder::new(context);
-            learner.record_narrow(&mut recorder, Trainable { embeddings: false, first_open: 0 });
+            learner.record_narrow(&mut recorder, &learner.parameters, ALL_BLOCKS);
             recorder.finish()?.run(context)?;
         }
         Ok(learner)
@@ -219,11 +296,11 @@ impl<'c> Learner<'c> {
         self.drop_path = rate;
     }
 
-    /// Records the update of the f16 copies of the open blocks' matrices.
-    pub(super) fn record_narrow(&self, recorder: &mut Recorder<'_>, open: Trainable) {
+    /// Records the update of the f16 copies of the open blocks' matrices, from parameters or averages.
+    pub(super) fn record_narrow(&self, recorder: &mut Recorder<'_>, from: &Arenas, open: Trainable) {
         let Some(matrices) = &self.matrices else { return };
         for (_, memory, storage) in matrices.slots().filter(|(kind, ..)| open.contains(*kind)) {
-            let wide = recorder.import(&self.parameters.get(&memory.label));
+            let wide = recorder.import(&from.get(&memory.label));
             let narrow = recorder.import_as(memory, storage);
             Narrow { wide, narrow }.record(recorder, &format!("narrow.{}", memory.label));
         }
@@ -255,7 +332,8 @@ impl<'c> Learner<'c> {
         for group in &open {
             if !self.moments.contains_key(&group.kind) {
                 let arena = |name: &str| self.context.arena(&format!("{} {name}", group.kind), group.words);
-                let moments = Moments { first: arena("m")?, second: arena("v")? };
+                let second = self.rule.optimizer.has_second().then(|| arena("v")).transpose()?;
+                let moments = Moments { first: arena("m")?, second };
                 self.moments.insert(group.kind, moments);
             }
         }
@@ -286,19 +364,17 @@ impl<'c> Learner<'c> {
 
     /// Returns the bytes of parameters, gradients and moments.
     pub fn state_bytes(&self) -> u64 {
-        let moments: u64 = self.moments.values().map(|m| 2 * m.first.words as u64 * WORD).sum();
+        let moments: u64 =
+            self.moments.values().flat_map(Moments::buffers).map(|moment| moment.words as u64 * WORD).sum();
         self.constant_bytes() + self.gradients.memory().bytes() + moments
     }
 
-    /// Returns the bytes that don't depend on the stage: parameters, f16 copies and prototypes.
+    /// Returns the bytes that don't depend on the stage: parameters, averages, f16 copies and prototypes.
     pub(super) fn constant_bytes(&self) -> u64 {
+        let averages = self.averages.as_ref().map(|averages| &averages.arenas);
+        let arenas = [Some(&self.parameters), averages, self.matrices.as_ref()];
         let prototypes = self.prototypes.as_ref().map_or(0, |buffer| buffer.words as u64 * WORD);
-        self.parameters.bytes() + self.matrix_bytes() + prototypes
-    }
-
-    /// Returns the bytes of the f16 copies of matrices.
-    pub(super) fn matrix_bytes(&self) -> u64 {
-        self.matrices.as_ref().map_or(0, Arenas::bytes)
+        arenas.into_iter().flatten().map(Arenas::bytes).sum::<u64>() + prototypes
     }
 
     /// Reads parameters and running statistics, by their names in a checkpoint.
@@ -306,11 +382,47 @@ impl<'c> Learner<'c> {
     /// # Errors
     /// Those of the adapter.
     pub fn read_parameters(&self) -> Result<BTreeMap<String, HostTensor>> {
-        let mut tensors = self.parameters.read(self.context)?;
+        self.read_tensors(&self.parameters, &self.classifiers)
+    }
+
+    /// Reads averages of parameters and running statistics, by the names of [`Self::read_parameters`]; `None` without
+    /// averages.
+    ///
+    /// # Errors
+    /// Those of the adapter.
+    pub fn read_averages(&self) -> Result<Option<BTreeMap<String, HostTensor>>> {
+        let read = |averages: &Averages| self.read_tensors(&averages.arenas, &averages.classifiers);
+        self.averages.as_ref().map(read).transpose()
+    }
+
+    /// Restores some of the result of [`Self::read_averages`]. Does nothing without averages.
+    ///
+    /// # Errors
+    /// Those of the adapter.
+    ///
+    /// # Panics
+    /// If a tensor has the wrong length.
+    pub fn write_averages(&self, some: BTreeMap<String, HostTensor>) -> Result<()> {
+        let Some(averages) = self.averages.as_ref().filter(|_| !some.is_empty()) else { return Ok(()) };
+        let mut tensors = self.read_tensors(&averages.arenas, &averages.classifiers)?;
+        tensors.extend(some);
+        averages.arenas.write(self.context, &tensors);
         let shape = self.classifiers.shape;
-        for (tensor, buffer) in
-            running(shape).iter().zip([&self.classifiers.running.0, &self.classifiers.running.1])
-        {
+        let buffers = [&averages.classifiers.running.0, &averages.classifiers.running.1];
+        for (tensor, buffer) in running(shape).iter().zip(buffers) {
+            self.context.write(buffer, bytemuck::cast_slice(&stacked(&tensors, tensor, shape)));
+        }
+        Ok(())
+    }
+
+    fn read_tensors(
+        &self,
+        arenas: &Arenas,
+        classifiers: &PartClassifiers,
+    ) -> Result<BTreeMap<String, HostTensor>> {
+        let mut tensors = arenas.read(self.context)?;
+        let shape = classifiers.shape;
+        for (tensor, buffer) in running(shape).iter().zip([&classifiers.running.0, &classifiers.running.1]) {
             for (part, data) in self.context.read(buffer)?.chunks(shape.width()).enumerate() {
                 let data = HostTensor { shape: tensor.shape.clone(), data: data.to_vec() };
                 tensors.insert(tensor.of(part), data);
@@ -336,9 +448,13 @@ impl<'c> Learner<'c> {
         buffers.extend(&self.prototypes);
         buffers
             .extend(self.matrices.iter().flat_map(|matrices| matrices.groups.iter().map(|(_, arena)| arena)));
+        if let Some(Averages { classifiers, .. }) = &self.averages {
+            buffers.extend([&classifiers.running.0, &classifiers.running.1]);
+        }
         for (group, arena) in self.parameters.groups.iter().filter(|(g, _)| self.trainable.contains(g.kind)) {
             buffers.push(arena);
-            buffers.extend(self.moments.get(&group.kind).into_iter().flat_map(|m| [&m.first, &m.second]));
+            buffers.extend(self.averages.iter().map(|averages| averages.arenas.arena(group.kind)));
+            buffers.extend(self.moments.get(&group.kind).into_iter().flat_map(Moments::buffers));
         }
         let read = |buffer: &Buffer| Ok((buffer.clone(), self.context.read(buffer)?));
         buffers.into_iter().map(read).collect::<Result<_>>().map(LearnerState)
@@ -372,8 +488,8 @@ impl<'c> Learner<'c> {
     /// Those of the adapter.
     pub fn read_moments(&self) -> Result<Vec<HostMoments>> {
         let read = |(kind, moments): (&GroupKind, &Moments)| {
-            let (first, second) = (self.context.read(&moments.first)?, self.context.read(&moments.second)?);
-            Ok(HostMoments { kind: *kind, first, second })
+            let second = moments.second.as_ref().map(|second| self.context.read(second)).transpose()?;
+            Ok(HostMoments { kind: *kind, first: self.context.read(&moments.first)?, second })
         };
         self.moments.iter().map(read).collect()
     }
@@ -389,7 +505,8 @@ impl<'c> Learner<'c> {
             self.context.write(&buffer, bytemuck::cast_slice(data));
             Ok(buffer)
         };
-        let moments = Moments { first: arena("m", first)?, second: arena("v", second)? };
+        let second = second.as_ref().map(|second| arena("v", second)).transpose()?;
+        let moments = Moments { first: arena("m", first)?, second };
         self.moments.insert(*kind, moments);
         Ok(())
     }

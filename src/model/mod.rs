@@ -7,7 +7,9 @@ mod training_step;
 mod vit;
 
 pub use la_transformer::LaTransformer;
-pub use learner::{ClassifierSettings, HostMoments, Learner, LearnerState, PrototypeRule, UpdateRule};
+pub use learner::{
+    ClassifierSettings, HostMoments, Learner, LearnerState, Optimizer, PrototypeRule, UpdateRule,
+};
 pub use parameters::{Arenas, Group, GroupKind, Slot, backbone_groups, classifier_group};
 pub use training_step::{EvaluationStep, StageNeed, TrainingStep};
 pub use vit::{DropPath, Trainable, Vit, VitGradients};

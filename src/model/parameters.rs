@@ -11,6 +11,7 @@ use crate::layers::part_classifier::ClassifierShape;
 use crate::shape::{ClassifierKind, HeadEmbed, VitConfig};
 use half::f16;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Tensors that are trained or frozen together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,6 +122,12 @@ impl Group {
             subset.push(&slot.label, slot.tensors.clone(), storage);
         }
         subset
+    }
+
+    /// Returns the words of the slots that are biases: those whose names in the checkpoint contain "bias".
+    pub fn biases(&self) -> impl Iterator<Item = Range<usize>> {
+        let is_bias = |slot: &&Slot| slot.tensors.iter().any(|(name, _)| name.contains("bias"));
+        self.slots.iter().filter(is_bias).map(|slot| slot.start..slot.start + slot.words)
     }
 
     /// Returns the number of parameters.

@@ -5,14 +5,18 @@
 //! forward again and backward, and gradients are accumulated in order. Apart from the order of summation this equals a
 //! step in one go, but the memory grows with the micro-batch instead of the batch.
 
-use super::learner::{Learner, Moments, PrototypeRule, classifier_parameters};
+use super::learner::{
+    ALL_BLOCKS, Averages, Learner, Moments, Optimizer, PrototypeRule, classifier_parameters,
+};
 use super::parameters::{Arenas, Group, GroupKind};
-use super::vit::{DropPath, Trainable, VitGradients};
+use super::vit::{DropPath, Trainable, Vit, VitGradients};
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Phase, Plan, PlanSummary, Recorder, Tensor, WORD};
 use crate::kernels::accumulate::Accumulate;
 use crate::kernels::adam::{Adam, StepValues};
+use crate::kernels::average::Average;
 use crate::kernels::part_linear::Layout;
+use crate::kernels::sgd::Sgd;
 use crate::kernels::{cross_entropy, gelt, gradnorm, image, l2norm, part_linear, prototypes, triplet};
 use crate::layers::Grad;
 use crate::layers::part_classifier::ClassifierShape;
@@ -250,9 +254,11 @@ impl<'c> Learner<'c> {
         let open: Vec<Group> =
             self.groups.iter().filter(|group| trainable.contains(group.kind)).cloned().collect();
         let gradients = Grad::new(Arenas::unallocated(context, &open)?);
+        let has_second = self.rule.optimizer.has_second();
         let moments = open.iter().map(|group| {
             let moment = context.unallocated("moment", group.words);
-            (group.kind, Moments { first: moment.clone(), second: moment })
+            let second = has_second.then(|| moment.clone());
+            (group.kind, Moments { first: moment, second })
         });
         let moments = moments.collect();
         let memory = self.step_memory(batch, micro_batch, &gradients, false)?;
@@ -263,8 +269,8 @@ impl<'c> Learner<'c> {
         Ok(StageNeed {
             step_bytes: step.heap_bytes + memory.bytes(),
             step,
-            // Three arenas of the same size: gradients and two moments.
-            state_bytes: self.constant_bytes() + 3 * gradients.memory().bytes(),
+            // Arenas of the same size: gradients, and one or two moments.
+            state_bytes: self.constant_bytes() + (2 + u64::from(has_second)) * gradients.memory().bytes(),
             trainable: open.iter().map(Group::parameters).sum(),
         })
     }
@@ -475,23 +481,56 @@ impl<'c> Learner<'c> {
             }
             let moments = &stage.moments[&layout.kind];
             let gradients = stage.gradients.memory().arena(layout.kind);
-            let [gradients, parameters, first_moment, second_moment] =
-                [gradients, memory, &moments.first, &moments.second].map(|buffer| recorder.import(buffer));
-            Adam {
-                gradients,
-                step: steps,
-                control,
-                parameters,
-                first_moment,
-                second_moment,
-                group,
-                betas: self.rule.betas,
-                decoupled: self.rule.decoupled,
+            let [gradients, bias_mask, parameters, first_moment] =
+                [gradients, &self.bias_masks[group], memory, &moments.first]
+                    .map(|buffer| recorder.import(buffer));
+            let (step, kind) = (steps, layout.kind);
+            match (self.rule.optimizer, &moments.second) {
+                (Optimizer::Adam { betas, decoupled }, Some(second)) => {
+                    let second_moment = recorder.import(second);
+                    Adam {
+                        gradients,
+                        step,
+                        control,
+                        bias_mask,
+                        parameters,
+                        first_moment,
+                        second_moment,
+                        group,
+                        betas,
+                        decoupled,
+                    }
+                    .record(recorder, &format!("adam.{kind}"));
+                }
+                (Optimizer::Sgd { momentum }, None) => {
+                    let velocity = first_moment;
+                    Sgd { gradients, step, control, bias_mask, parameters, velocity, group, momentum }
+                        .record(recorder, &format!("sgd.{kind}"));
+                }
+                _ => unreachable!("{kind}: the moments are those of another optimiser"),
             }
-            .record(recorder, &format!("adam.{}", layout.kind));
         }
+        self.record_averages(recorder, control, stage.trainable);
         recorder.scope(Phase::Forward, "");
-        self.record_narrow(recorder, stage.trainable);
+        self.record_narrow(recorder, &self.parameters, stage.trainable);
+    }
+
+    /// Records the update of the averages of all open groups and of the running statistics.
+    fn record_averages(&self, recorder: &mut Recorder<'c>, control: Tensor, open: Trainable) {
+        let Some(Averages { arenas, classifiers, decay, .. }) = &self.averages else { return };
+        let mut record = |name: &str, weights: &Buffer, averages: &Buffer| {
+            let [weights, averages] = [weights, averages].map(|buffer| recorder.import(buffer));
+            Average { weights, control, averages, decay: *decay }
+                .record(recorder, &format!("average.{name}"));
+        };
+        for (Group { kind, .. }, parameters) in &self.parameters.groups {
+            if open.contains(*kind) {
+                record(&kind.to_string(), parameters, arenas.arena(*kind));
+            }
+        }
+        let (now, averages) = (&self.classifiers.running, &classifiers.running);
+        record("heads.bn.running_mean", &now.0, &averages.0);
+        record("heads.bn.running_var", &now.1, &averages.1);
     }
 
     /// Records the batch-hard triplet loss on the concatenated parts of each image, and adds its gradient to `dparts`.
@@ -606,22 +645,21 @@ impl<'c> Learner<'c> {
         normalised
     }
 
-    /// Records a forward pass for `batch` images with running statistics.
+    /// Records a forward pass for `batch` images with running statistics, of the averaged weights if there are any.
     ///
     /// # Errors
     /// If it exceeds the adapter's limits or memory.
     pub fn record_evaluation(&self, batch: usize) -> Result<EvaluationStep> {
         let context = self.context;
-        let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
+        let ClassifierShape { parts, classes, .. } = self.classifiers.shape;
         let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
         let logits = context.buffer("logits", parts * batch * classes)?;
         let mut recorder = Recorder::new(context);
-        let parts_of = self.record_forward(&mut recorder, &pixels, batch, parts * dim);
-        self.record_logits(&mut recorder, parts_of, &logits, batch);
+        self.record_logits(&mut recorder, &pixels, &logits, batch);
         Ok(EvaluationStep { plan: recorder.finish()?, pixels, output: logits })
     }
 
-    /// Records embeddings of `batch` images with running statistics.
+    /// Records embeddings of `batch` images with running statistics, of the weights that train.
     ///
     /// # Errors
     /// If they exceed the adapter's limits or memory.
@@ -631,7 +669,7 @@ impl<'c> Learner<'c> {
         let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
         let output = context.buffer("embeddings", batch * parts * dim)?;
         let mut recorder = Recorder::new(context);
-        let parts_of = self.record_forward(&mut recorder, &pixels, batch, parts * dim);
+        let parts_of = self.record_forward(&mut recorder, &self.vit, &pixels, batch);
         let (x, layout) = match self.rule.embed {
             HeadEmbed::Before => (parts_of, Layout::SampleFirst),
             HeadEmbed::After => {
@@ -646,12 +684,11 @@ impl<'c> Learner<'c> {
     /// Returns the device memory of [`Self::record_evaluation`] in bytes, without allocating it.
     pub fn evaluation_need(&self, batch: usize) -> u64 {
         let context = self.context;
-        let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
+        let ClassifierShape { parts, classes, .. } = self.classifiers.shape;
         let pixels = context.unallocated("pixels", image::pixel_words(batch, self.config.image));
         let logits = context.unallocated("logits", parts * batch * classes);
         let mut recorder = Recorder::new(context);
-        let parts_of = self.record_forward(&mut recorder, &pixels, batch, parts * dim);
-        self.record_logits(&mut recorder, parts_of, &logits, batch);
+        self.record_logits(&mut recorder, &pixels, &logits, batch);
         recorder.summary().heap_bytes + (pixels.words + logits.words) as u64 * WORD
     }
 
@@ -659,21 +696,34 @@ impl<'c> Learner<'c> {
     fn record_forward(
         &self,
         recorder: &mut Recorder<'_>,
+        vit: &Vit,
         pixels: &Buffer,
         batch: usize,
-        words: usize,
     ) -> Tensor {
         let normalised = self.image(recorder, pixels, None, None, batch);
-        let tokens = recorder.activation("norm", self.vit.sequence(batch).len());
-        self.vit.forward(recorder, normalised, Some(tokens), None, batch);
-        let parts = recorder.tensor("gelt", batch * words);
+        let tokens = recorder.activation("norm", vit.sequence(batch).len());
+        vit.forward(recorder, normalised, Some(tokens), None, batch);
+        let ClassifierShape { parts, dim, .. } = self.classifiers.shape;
+        let parts = recorder.tensor("gelt", batch * parts * dim);
         self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");
         parts
     }
 
-    fn record_logits(&self, recorder: &mut Recorder<'_>, parts: Tensor, logits: &Buffer, batch: usize) {
+    /// Records the logits (R, B, K) of a batch, of the averaged weights if there are any.
+    fn record_logits(&self, recorder: &mut Recorder<'_>, pixels: &Buffer, logits: &Buffer, batch: usize) {
+        let averages = self.averages.as_ref();
+        let (vit, classifiers) = averages
+            .map_or((&self.vit, &self.classifiers), |averages| (&averages.vit, &averages.classifiers));
+        if let Some(Averages { arenas, .. }) = averages {
+            self.record_narrow(recorder, arenas, ALL_BLOCKS);
+        }
+        let parts = self.record_forward(recorder, vit, pixels, batch);
         let output = recorder.import(logits);
         recorder.scope(Phase::Forward, "heads");
-        self.classifiers.evaluate(recorder, parts, output, batch);
+        classifiers.evaluate(recorder, parts, output, batch);
+        if averages.is_some() {
+            recorder.scope(Phase::Forward, "");
+            self.record_narrow(recorder, &self.parameters, ALL_BLOCKS);
+        }
     }
 }

@@ -6,6 +6,7 @@
 pub mod accumulate;
 pub mod adam;
 pub mod attention;
+pub mod average;
 pub mod batchnorm;
 pub mod cross_entropy;
 pub mod distance;
@@ -24,6 +25,7 @@ pub mod patch_embed;
 pub mod prototypes;
 pub mod rollout;
 pub mod roof;
+pub mod sgd;
 pub mod tokens;
 pub mod topk;
 pub mod triplet;

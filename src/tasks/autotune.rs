@@ -7,9 +7,9 @@ use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 use crate::gpu::tuning::{self, Choices};
 use crate::gpu::{self, AdapterSummary, Buffer, Context, Plan, Recorder, Storage};
-use crate::kernels::adam::{Betas, StepValues};
+use crate::kernels::adam::{Betas, GroupValues, StepValues};
 use crate::kernels::gemm::{self, Form, Tile};
-use crate::model::{ClassifierSettings, LaTransformer, Learner, Trainable, UpdateRule};
+use crate::model::{ClassifierSettings, LaTransformer, Learner, Optimizer, Trainable, UpdateRule};
 use crate::observer::Follower;
 use crate::shape::ClassifierKind;
 use crate::storage::atomic::write_atomically;
@@ -218,13 +218,14 @@ impl Step {
         let network = Network { classifiers, ..network.clone() };
         let settings = ClassifierSettings { kind: KIND, classes: CLASSES, relu: true, dropout: 0.5 };
         let betas = Betas::default();
-        let rule = UpdateRule { betas, ..UpdateRule::default() };
+        let optimizer = Optimizer::Adam { betas, decoupled: false };
+        let rule = UpdateRule { optimizer, ..UpdateRule::default() };
         let stage = Trainable { embeddings: true, first_open: 0 };
         let learner = Learner::new(context, &network, settings, rule, stage)?;
         let step = learner.record_step(batch, batch)?;
         // The learning rate is 0, so replays do not change the weights.
-        let corrections = vec![betas.corrections(1); learner.groups().len()];
-        let values = StepValues { number: 1, corrections, ..StepValues::default() };
+        let groups = vec![GroupValues::new(0.0, betas.corrections(1)); learner.groups().len()];
+        let values = StepValues { number: 1, groups, ..StepValues::default() };
         context.write(&step.step, bytemuck::cast_slice(&values.words()));
         Ok(Step { plan: step.plan, _memory: vec![step.labels, step.step, step.losses, step.control] })
     }

@@ -1,10 +1,10 @@
 //! The forecast of a run: memory, operations and time of each stage.
 
+use super::config;
 use super::job::Job;
-use super::{config, job};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
-use crate::kernels::adam::StepValues;
+use crate::kernels::adam::{GroupValues, StepValues};
 use crate::model::{Learner, StageNeed, Trainable};
 use crate::observer::Observer;
 use std::ops::Range;
@@ -203,10 +203,10 @@ fn measure(context: &Context, job: &Job, learner: &Learner<'_>) -> Result<f64> {
     let step = learner.record_step(batch, batch)?;
     let size = job.network.config.image;
     step.write(context, &vec![128; batch * size.height * size.width * 3], &vec![0; batch], &vec![0; batch]);
-    let groups = learner.groups().len();
     // A learning rate of 0, so that the parameters don't change.
-    let corrections = vec![job::betas(&job.config).corrections(1); groups];
-    let values = StepValues { number: 1, corrections, ..StepValues::default() };
+    let group = GroupValues::new(0.0, job.config.optim.betas().corrections(1));
+    let groups = vec![group; learner.groups().len()];
+    let values = StepValues { number: 1, groups, ..StepValues::default() };
     context.write(&step.step, bytemuck::cast_slice(&values.words()));
     // The first run includes compilation.
     step.plan.run(context)?;

@@ -1,16 +1,15 @@
 //! The state of a run apart from the adapter: configuration, network, images, schedule and position.
 
 use super::classifiers::init_classifiers;
-use super::config::{self, BestBy, Config, Optimizer};
+use super::config::{self, BestBy, Config};
 use super::images::ImageList;
 use super::schedule::Schedule;
-use crate::checkpoint::{self, Network, StateData, StateTensor};
+use crate::checkpoint::{self, HostTensor, Network, StateData, StateTensor};
 use crate::datasets::sampler::{self, Sampler, StepCounts, TrainingSet};
 use crate::datasets::uses::training_set;
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::images::augment::{Augment, ErasingFill};
-use crate::kernels::adam::Betas;
 use crate::model::{ClassifierSettings, GroupKind, HostMoments, Learner, UpdateRule};
 use crate::observer::Observer;
 use crate::shape::ClassifierKind;
@@ -91,6 +90,9 @@ pub(super) const IMAGES: &str = "images";
 
 /// Name of the prototypes in a checkpoint.
 pub(super) const PROTOTYPES: &str = "prototypes";
+
+/// Prefix of the averaged weights in a checkpoint.
+pub(super) const AVERAGE: &str = "average.";
 
 /// The state of a run apart from the adapter.
 pub(super) struct Job {
@@ -269,8 +271,8 @@ impl Job {
             dropout: config.head.dropout as f32,
         };
         let rule = UpdateRule {
-            betas: betas(config),
-            decoupled: config.optim.optimizer == Optimizer::Adamw,
+            optimizer: config.optim.rule(),
+            ema: config.optim.averages(),
             label_smoothing: config.loss.label_smoothing as f32,
             triplet_margin: config.loss.triplet_margin(),
             prototypes: config.loss.prototype_rule(),
@@ -293,15 +295,32 @@ impl Job {
         let kinds: Vec<(GroupKind, usize)> = learner.groups().iter().map(|g| (g.kind, g.words)).collect();
         for (kind, words) in kinds {
             let moment = |which: &str| match self.state.get(&format!("{which}.{kind}")) {
-                Some(StateTensor { data: StateData::F32(data), .. }) if data.len() == words => Some(data),
+                Some(StateTensor { data: StateData::F32(data), .. }) if data.len() == words => {
+                    Some(data.clone())
+                }
                 _ => None,
             };
-            if let (Some(first), Some(second)) = (moment("m"), moment("v")) {
-                let (first, second) = (first.clone(), second.clone());
+            let (first, second) = (moment("m"), moment("v"));
+            if let Some(first) = first
+                && second.is_some() == rule.optimizer.has_second()
+            {
                 learner.write_moments(&HostMoments { kind, first, second })?;
             }
         }
+        learner.write_averages(self.averages())?;
         Ok(learner)
+    }
+
+    /// Returns the averaged weights of a saved run.
+    fn averages(&self) -> BTreeMap<String, HostTensor> {
+        let Network { tensors, classifiers, .. } = &self.network;
+        let average = |(name, tensor): (&String, &StateTensor)| {
+            let StateTensor { shape, data: StateData::F32(data) } = tensor else { return None };
+            let name = name.strip_prefix(AVERAGE)?;
+            let fits = tensors.get(name).or(classifiers.get(name)).is_some_and(|now| now.shape == *shape);
+            fits.then(|| (name.to_string(), HostTensor { shape: shape.clone(), data: data.clone() }))
+        };
+        self.state.iter().filter_map(average).collect()
     }
 
     /// Returns the batches of an epoch, as indices in [`Self::set`].
@@ -438,8 +457,4 @@ fn check_heads(path: &Path, network: &Network, kind: ClassifierKind, classes: us
         }
     }
     Ok(())
-}
-
-pub(super) fn betas(config: &Config) -> Betas {
-    Betas { beta1: config.optim.beta1, beta2: config.optim.beta2, eps: config.optim.eps }
 }

@@ -9,9 +9,10 @@ use std::f64::consts::PI;
 
 use crate::checkpoint::{classifier_tensors, parameter_shapes};
 use crate::datasets::sampler::StepCounts;
+use crate::kernels::adam::GroupValues;
 use crate::model::{GroupKind, Trainable};
 use crate::shape::{ClassifierKind, VitConfig};
-use crate::train::config::Config;
+use crate::train::config::{Config, LrStep};
 
 /// The schedule of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,14 +87,60 @@ impl Schedule {
         epochs.filter(|&epoch| opens(epoch)).collect()
     }
 
-    /// Returns the learning rate of the step with index `place` in an epoch.
-    ///
-    /// Warm-up rises linearly and reaches the full rate at its last step. The cosine falls from there and would reach 0
-    /// one step after the last.
+    /// Returns the values of all groups at the step with index `place` in an epoch, in the order of
+    /// [`GroupKind::all`].
+    pub fn groups(&self, epoch: usize, place: usize) -> Vec<GroupValues> {
+        let optim = &self.config.optim;
+        let number = self.steps.before(epoch) + place as u64 + 1;
+        let values = |group: GroupKind| {
+            let rate = |factor: f64| (self.rate(epoch, place, factor) * self.layer_factor(group)) as f32;
+            GroupValues {
+                learning_rate: rate(1.0),
+                bias_learning_rate: rate(optim.bias_lr_factor),
+                corrections: optim.betas().corrections(self.adam_step(group, number) as u32),
+            }
+        };
+        GroupKind::all(self.depth).into_iter().map(values).collect()
+    }
+
+    /// Returns the factor of a group's learning rate by its layer, as in BEiT: the embeddings are layer 0, block b is
+    /// layer b + 1, and final norm and part classifiers are the last layer.
+    fn layer_factor(&self, group: GroupKind) -> f64 {
+        let above = match group {
+            GroupKind::Embeddings => self.depth + 1,
+            GroupKind::Block(block) => self.depth - block,
+            GroupKind::Norm | GroupKind::PartClassifiers => 0,
+        };
+        self.config.optim.layer_decay.powi(above as i32)
+    }
+
+    /// Returns the learning rate of the step with index `place` in an epoch, for weights of the last layer.
     pub fn lr(&self, epoch: usize, place: usize) -> f64 {
+        self.rate(epoch, place, 1.0)
+    }
+
+    /// Returns the learning rate of parameters whose full rate is `factor` times the run's.
+    ///
+    /// By step, warm-up rises linearly and reaches the full rate at its last step. The cosine falls from there and would
+    /// reach 0 one step after the last. By epoch, all parameters begin the warm-up and end the cosine at the same rate.
+    fn rate(&self, epoch: usize, place: usize, factor: f64) -> f64 {
         let optim = &self.config.optim;
         // Multiplied one at a time, as in the released code.
-        let mut lr = (0..=epoch).filter(|&e| self.decays(e)).fold(optim.lr, |lr, _| lr * optim.lr_decay);
+        let base = (0..=epoch).filter(|&e| self.decays(e)).fold(optim.lr, |lr, _| lr * optim.lr_decay);
+        let mut lr = base * factor;
+        if optim.lr_step == LrStep::Epoch {
+            // Epochs count from 1, and 0 is the start of the warm-up.
+            let e = (epoch + 1).saturating_sub(optim.lr_epoch_offset) as f64;
+            let (warm, epochs) = (optim.warmup_epochs as f64, self.config.schedule.epochs as f64);
+            let (first, last) = (optim.warmup_factor * base, optim.lr_min_factor * base);
+            return if e < warm {
+                first + e * (lr - first) / warm
+            } else if optim.cosine {
+                last + 0.5 * (lr - last) * (1.0 + (PI * e / epochs).cos())
+            } else {
+                lr
+            };
+        }
         let step = (self.steps.before(epoch) + place as u64) as f64;
         let warm = self.steps.before(optim.warmup_epochs) as f64;
         if step < warm {
@@ -239,6 +286,80 @@ mod tests {
         let mut rates = (50..600).map(|step| s.lr(step / STEPS, step % STEPS));
         let mut before = f64::MAX;
         assert!(rates.all(|lr| std::mem::replace(&mut before, lr) >= lr));
+    }
+
+    /// The configuration of TransReID: 120 epochs, a base rate of 0.008, twice that for biases.
+    fn transreid() -> Config {
+        let mut config = Config::preset(Preset::Full);
+        config.schedule.epochs = 120;
+        let optim = &mut config.optim;
+        (optim.lr, optim.bias_lr_factor) = (0.008, 2.0);
+        (optim.lr_step, optim.warmup_epochs, optim.cosine) = (LrStep::Epoch, 5, true);
+        config
+    }
+
+    #[test]
+    fn the_rate_by_epoch_is_that_of_transreid() {
+        // lr(e) of a parameter with the rate v; epochs e from 1.
+        let literal = |v: f64, e: f64| match e < 5.0 {
+            true => 0.01 * 0.008 + e * (v - 0.01 * 0.008) / 5.0,
+            false => 0.002 * 0.008 + 0.5 * (v - 0.002 * 0.008) * (1.0 + (PI * e / 120.0).cos()),
+        };
+        let mut config = transreid();
+        for offset in [0, 1] {
+            config.optim.lr_epoch_offset = offset;
+            let s = Schedule::new(&config, 2, STEPS);
+            for e in [1, 2, 4, 5, 6, 60, 119, 120] {
+                let wanted = [0.008, 0.016].map(|v| literal(v, (e - offset) as f64) as f32);
+                for place in [0, 9] {
+                    assert!(s.groups(e - 1, place).iter().all(|group| {
+                        let found = [group.learning_rate, group.bias_learning_rate];
+                        found.iter().zip(wanted).all(|(found, wanted)| (found / wanted - 1.0).abs() < 1e-6)
+                    }));
+                }
+                assert!(close(s.lr(e - 1, 0), literal(0.008, (e - offset) as f64)), "{e} {offset}");
+            }
+        }
+        // The first epoch of PersonViT: a hundredth of the base rate, for biases too.
+        let first = Schedule::new(&config, 2, STEPS).groups(0, 0)[0];
+        assert_eq!((first.learning_rate, first.bias_learning_rate), (8e-5, 8e-5));
+        // The last one of TransReID.
+        config.optim.lr_epoch_offset = 0;
+        let last = Schedule::new(&config, 2, STEPS).groups(119, 9)[0];
+        assert_eq!((last.learning_rate, last.bias_learning_rate), (1.6e-5, 1.6e-5));
+    }
+
+    #[test]
+    fn factors_of_the_rate_by_epoch_have_no_effect_by_step() {
+        let mut config = transreid();
+        config.optim.lr_step = LrStep::Step;
+        let plain = Schedule::new(&config, 2, STEPS);
+        (config.optim.warmup_factor, config.optim.lr_min_factor) = (0.5, 0.5);
+        config.optim.lr_epoch_offset = 3;
+        let other = Schedule::new(&config, 2, STEPS);
+        for (epoch, place) in [(0, 0), (4, 9), (5, 0), (119, 9)] {
+            assert_eq!(plain.groups(epoch, place), other.groups(epoch, place));
+        }
+        assert!(close(plain.lr(0, 0), 0.008 / 50.0));
+        config.optim.lr_step = LrStep::Epoch;
+        config.optim.cosine = false;
+        assert_eq!(Schedule::new(&config, 2, STEPS).lr(100, 0), 0.008);
+    }
+
+    #[test]
+    fn layers_and_biases_have_their_own_rates() {
+        let mut config = Config::preset(Preset::Full);
+        let rates = |config: &Config| {
+            let groups = Schedule::new(config, 3, STEPS).groups(0, 0);
+            groups.iter().map(|group| (group.learning_rate, group.bias_learning_rate)).collect::<Vec<_>>()
+        };
+        assert_eq!(rates(&config), [(3e-4, 3e-4); 6]);
+        config.optim.lr = 1.0;
+        config.optim.layer_decay = 0.5;
+        config.optim.bias_lr_factor = 2.0;
+        // Embeddings, three blocks, final norm, part classifiers.
+        let wanted = [0.0625, 0.125, 0.25, 0.5, 1.0, 1.0].map(|rate| (rate, 2.0 * rate));
+        assert_eq!(rates(&config), wanted);
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //! stopped.
 
 use super::config::{BestBy, Config};
-use super::job::{Best, IMAGES, Job, POSITION, PROTOTYPES, Position, betas};
+use super::job::{AVERAGE, Best, IMAGES, Job, POSITION, PROTOTYPES, Position};
 use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
 use super::{config, curves, forecast, images};
-use crate::checkpoint::{self, ClassifiersInfo, Network, StateData, StateTensor, TRAINED_ON};
+use crate::checkpoint::{self, ClassifiersInfo, HostTensor, Network, StateData, StateTensor, TRAINED_ON};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{self, Sample};
 use crate::datasets::{LabelledImage, TestSet};
@@ -539,6 +539,9 @@ impl Run<'_, '_> {
         }
         // The checkpoint is written last: a run that is killed in between repeats its last steps.
         self.save(BEST)?;
+        if self.job.config.optim.averages().is_some() {
+            return self.save(LAST);
+        }
         atomic::copy_atomically(&self.out.join(BEST), &self.out.join(LAST))
     }
 
@@ -722,19 +725,14 @@ impl Run<'_, '_> {
         let number = step + 1;
         let Job { config, schedule, network, .. } = &self.job;
         let lr = schedule.lr(epoch, place);
-        let corrections = GroupKind::all(network.config.depth)
-            .into_iter()
-            .map(|group| betas(config).corrections(schedule.adam_step(group, number) as u32))
-            .collect();
         let values = StepValues {
-            learning_rate: lr as f32,
             seed: config.data.seed,
             number: number as u32,
             place: (place * config.schedule.batch_size) as u32,
             epoch: epoch as u32,
             weight_decay: config.optim.weight_decay as f32,
             clip_norm: config.optim.clip_norm as f32,
-            corrections,
+            groups: schedule.groups(epoch, place),
         };
         let recorded = &self.steps[&count];
         let context = self.context;
@@ -883,11 +881,16 @@ impl Run<'_, '_> {
         every > 0 && (done.is_multiple_of(every) || done == schedule.epochs)
     }
 
+    /// Returns the current model: the averaged weights if there are any.
+    fn model(&self) -> Result<BTreeMap<String, HostTensor>> {
+        self.learner.read_averages()?.map_or_else(|| self.learner.read_parameters(), Ok)
+    }
+
     /// Scores the current model.
     fn score_retrieval(&self, retrieval_set: &Option<RetrievalSet>) -> Result<RetrievalScores> {
         let Job { config, network, .. } = &self.job;
         let saved = config.saved_network(&network.config);
-        let mut learned = self.learner.read_parameters()?;
+        let mut learned = self.model()?;
         let embedding = checkpoint::parameter_shapes(&saved).into_iter();
         let tensors = embedding.filter_map(|(name, _)| Some((name.clone(), learned.remove(&name)?)));
         let network = Network {
@@ -942,10 +945,11 @@ impl Run<'_, '_> {
         Ok(Some(Best { score: right as f64 / count, loss: loss / count, epoch }))
     }
 
-    /// Writes a checkpoint with everything that a resumed run needs.
+    /// Writes the best model, or a checkpoint with everything that a resumed run needs. They differ if weights are
+    /// averaged.
     fn save(&self, name: &str) -> Result<()> {
         let Job { config, network, set, images, trained_on, position, .. } = &self.job;
-        let tensors = self.learner.read_parameters()?;
+        let tensors = if name == BEST { self.model()? } else { self.learner.read_parameters()? };
         let mut state = BTreeMap::from([
             (POSITION.to_string(), position.tensor()),
             (IMAGES.to_string(), StateTensor::counts(vec![images.hash()])),
@@ -962,8 +966,17 @@ impl Run<'_, '_> {
             let shape = vec![set.classes.len(), data.len() / set.classes.len()];
             state.insert(PROTOTYPES.to_string(), StateTensor { shape, data: StateData::F32(data) });
         }
+        if name == LAST {
+            // The average of a frozen group equals its weights.
+            let mut averages = self.learner.read_averages()?.unwrap_or_default();
+            averages.retain(|name, _| self.learner.trainable().contains(GroupKind::of(name)));
+            state.extend(averages.into_iter().map(|(name, HostTensor { shape, data })| {
+                (format!("{AVERAGE}{name}"), StateTensor { shape, data: StateData::F32(data) })
+            }));
+        }
         for HostMoments { kind, first, second } in self.learner.read_moments()? {
-            for (which, data) in [("m", first), ("v", second)] {
+            for (which, data) in [("m", Some(first)), ("v", second)] {
+                let Some(data) = data else { continue };
                 let tensor = StateTensor { shape: vec![data.len()], data: StateData::F32(data) };
                 state.insert(format!("{which}.{kind}"), tensor);
             }

@@ -36,7 +36,7 @@ fn more_parameters_than_one_row_of_workgroups_holds() {
     // 65,535 workgroups of 64 quads, and one quad more: the grid folds into a second dimension.
     let len = 4 * (65_535 * 64 + 1);
     let (one, zero) = (vec![1.0; len], vec![0.0; len]);
-    let steering = Steering { decay: 0.0, ..Steering::default() };
+    let steering = Steering { bias_factor: 1.0, decay: 0.0, ..Steering::default() };
     let found = run([&one, &zero, &zero], &vec![0.5; len], steering).remove(0);
     assert!((found[0] - 0.99).abs() < 1e-6, "{}", found[0]);
     assert!(found.iter().all(|p| *p == found[0]));

@@ -124,6 +124,8 @@ fn training() -> Vec<Count> {
         ),
         ("adam coupled decay 268", vec![("adam", 17.0 * 268.0)]),
         ("adam decoupled decay 268", vec![("adam", 16.0 * 268.0)]),
+        ("sgd momentum 268", vec![("sgd", 7.0 * 268.0)]),
+        ("average decay 0.999 67", vec![("average", 3.0 * 67.0)]),
         ("distance norms 13x516", vec![("distance_norms", 2.0 * 13.0 * 516.0)]),
         ("distance plain 1x4x4", vec![("gemm_nt", 32.0), ("distance_finish", 5.0 * 4.0)]),
         ("topk 64 slots, workgroup tiles 64 of 2x1501", vec![("topk_merge", 2.0 * 751.0); 2]),

@@ -1,7 +1,7 @@
 //! The settings of a run. Each is declared once: the field, its key, its help, the values it takes and its default.
 
 use super::words::{read, words};
-use super::{BestBy, Optimizer, Preset};
+use super::{BestBy, LrStep, Optimizer, Preset};
 use crate::datasets::sampler::Sampler;
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout};
 use crate::gpu::Precision;
@@ -206,7 +206,8 @@ settings! {
     }
     /// The optimizer, `[optim]`.
     optim: OptimConfig {
-        /// Optimizer: adam adds weight decay to the gradient (L2), adamw decouples it.
+        /// Optimizer: adam adds weight decay to the gradient (L2), adamw decouples it; sgd is SGD with momentum, and adds it
+        /// to the gradient.
         optimizer: Optimizer = Optimizer::Adam, word::<Optimizer>();
         /// Learning rate before any decay.
         lr: f64 = 3e-4, Number(POSITIVE);
@@ -214,6 +215,11 @@ settings! {
         lr_decay: f64 = 0.85, Number(FACTOR);
         /// Decays every --unfreeze-every epochs, also after the last block is unfrozen.
         decay_every_interval: bool = false, Switch;
+        /// Factor on the learning rate of every parameter whose name contains "bias"; the weight decay stays as it is.
+        bias_lr_factor: f64 = 1.0, Number(NOT_NEGATIVE);
+        /// Factor on the learning rate from one layer to the layer below, as in BEiT: the final norm and the part classifiers
+        /// have the full rate, and the embeddings have the lowest.
+        layer_decay: f64 = 1.0, Number(FACTOR);
         /// Weight decay of every trainable parameter.
         weight_decay: f64 = 0.0, Number(NOT_NEGATIVE);
         /// Decay rate of Adam's mean gradient.
@@ -222,12 +228,25 @@ settings! {
         beta2: f64 = 0.999, Number(BELOW_ONE);
         /// Epsilon of Adam's denominator.
         eps: f64 = 1e-8, Number(POSITIVE);
+        /// Momentum of SGD: the factor on the sum of gradients from one step to the next.
+        momentum: f64 = 0.9, Number(BELOW_ONE);
         /// Global gradient norm to clip to; 0 disables.
         clip_norm: f64 = 0.0, Number(NOT_NEGATIVE);
-        /// Epochs of linear warm-up from 0.
+        /// Decay of averaged weights, such as 0.999: scores and best.safetensors are then those of the averages; 0 disables.
+        ema: f64 = 0.0, Number(BELOW_ONE);
+        /// Epochs of linear warm-up, from 0 or with --lr-step epoch from --warmup-factor.
         warmup_epochs: usize = 0, Integer(0);
-        /// Decays the learning rate to 0 along a cosine after the warm-up.
+        /// Decays the learning rate along a cosine after the warm-up, to 0 or with --lr-step epoch to --lr-min-factor.
         cosine: bool = false, Switch;
+        /// Rate by step: warm-up, then the whole cosine; or by epoch, as in TransReID: the cosine counts from the start of the
+        /// run, so the warm-up overlaps it.
+        lr_step: LrStep = LrStep::Step, word::<LrStep>();
+        /// Share of the rate at which the warm-up starts, for weights and biases alike; no effect with --lr-step step.
+        warmup_factor: f64 = 0.01, Number(PROBABILITY);
+        /// Share of the rate at which the cosine ends, for weights and biases alike; no effect with --lr-step step.
+        lr_min_factor: f64 = 0.002, Number(PROBABILITY);
+        /// Epochs by which the rate lags behind, as in PersonViT with 1; no effect with --lr-step step.
+        lr_epoch_offset: usize = 0, Integer(0);
     }
     /// The length of the run, and what trains when, `[schedule]`.
     schedule: ScheduleConfig {

@@ -19,8 +19,9 @@ use crate::checkpoint::Settings;
 use crate::datasets::LoadOptions;
 use crate::datasets::sampler::Sampling;
 use crate::gpu::ContextOptions;
+use crate::kernels::adam::Betas;
 use crate::kernels::triplet::Margin;
-use crate::model::PrototypeRule;
+use crate::model::{self, PrototypeRule};
 use crate::shape::{
     ClassifierKind, HeadEmbed, HeadKind, ImageSize, LambdaOn, PartTokens, Preprocess, VitConfig,
 };
@@ -48,6 +49,18 @@ pub enum Optimizer {
     Adam,
     /// AdamW; weight decay shrinks the parameter itself.
     Adamw,
+    /// SGD with momentum; weight decay is added to the gradient (L2).
+    Sgd,
+}
+
+/// The unit in which the learning rate follows warm-up and cosine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LrStep {
+    /// Every step has its own rate. The cosine begins after the warm-up.
+    Step,
+    /// All steps of an epoch have one rate. The cosine begins with the run, and the warm-up overlaps it.
+    Epoch,
 }
 
 /// The criterion of the best epoch.
@@ -93,6 +106,28 @@ impl HeadConfig {
             HeadKind::Parts => ClassifierKind::Parts { hidden: self.hidden },
             HeadKind::Bnneck => ClassifierKind::Bnneck,
         }
+    }
+}
+
+impl OptimConfig {
+    /// Settings of Adam.
+    pub fn betas(&self) -> Betas {
+        Betas { beta1: self.beta1, beta2: self.beta2, eps: self.eps }
+    }
+
+    /// The optimiser, as the learner takes it.
+    pub fn rule(&self) -> model::Optimizer {
+        let adam = |decoupled| model::Optimizer::Adam { betas: self.betas(), decoupled };
+        match self.optimizer {
+            Optimizer::Adam => adam(false),
+            Optimizer::Adamw => adam(true),
+            Optimizer::Sgd => model::Optimizer::Sgd { momentum: self.momentum },
+        }
+    }
+
+    /// Decay of the averaged weights; `None` without averages.
+    pub fn averages(&self) -> Option<f64> {
+        (self.ema > 0.0).then_some(self.ema)
     }
 }
 

@@ -6,9 +6,9 @@ use lat_wgpu::figures::{Figures, draw_figures};
 use lat_wgpu::gpu::{Buffer, Context, ContextOptions, Recorder};
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::images::walk::Image;
-use lat_wgpu::kernels::adam::{Betas, StepValues};
+use lat_wgpu::kernels::adam::{Betas, GroupValues, StepValues};
 use lat_wgpu::kernels::{attention, gemm};
-use lat_wgpu::model::{ClassifierSettings, Learner, Trainable, UpdateRule};
+use lat_wgpu::model::{ClassifierSettings, Learner, Optimizer, Trainable, UpdateRule};
 use lat_wgpu::retrieval::neighbours::Neighbours;
 use lat_wgpu::tasks::embed::{Embedder, ImageOptions};
 use lat_wgpu_peers::{
@@ -186,7 +186,8 @@ fn step(context: &Context, samples: usize, model: Model, stage: Trainable, batch
     // No dropout, since losses are compared.
     let heads = ClassifierSettings { kind: KIND, classes: CLASSES, relu: true, dropout: 0.0 };
     let betas = Betas { beta1: 0.9, beta2: 0.999, eps: f64::from(ADAM_EPS) };
-    let rule = UpdateRule { betas, ..UpdateRule::default() };
+    let optimizer = Optimizer::Adam { betas, decoupled: false };
+    let rule = UpdateRule { optimizer, ..UpdateRule::default() };
     let pixels = pixels(batch);
     let labels: Vec<u32> = (0..batch as u32).collect();
 
@@ -195,9 +196,9 @@ fn step(context: &Context, samples: usize, model: Model, stage: Trainable, batch
     let step = learner.record_step(batch, batch)?;
     step.write(context, &pixels, &labels, &vec![0; batch]);
     let (seconds, losses) = train(samples, |number| {
-        let corrections = vec![betas.corrections(number); learner.groups().len()];
-        let values =
-            StepValues { learning_rate: LEARNING_RATE, number, corrections, ..StepValues::default() };
+        let group = GroupValues::new(LEARNING_RATE, betas.corrections(number));
+        let groups = vec![group; learner.groups().len()];
+        let values = StepValues { number, groups, ..StepValues::default() };
         context.write(&step.step, bytemuck::cast_slice(&values.words()));
         step.plan.run(context)?;
         let losses = context.read(&step.losses)?;
