@@ -56,6 +56,7 @@ pub fn convert(path: &Path, settings: &Settings, target: &Path) -> Result<Conver
     let preprocess = Preprocess { interpolation: interpolation.clone(), ..network.preprocess.clone() };
     let metadata = lat_wgpu_metadata(&network.config, &preprocess, None)
         .with("timm", timm::create_model(&network.config))
+        .with("heads", json!({ "embed": network.config.head_embed }))
         .with("source", json!({ "release": release.name, "licence": release.licence }));
     let mut tensors = Cow::Borrowed(&network.tensors);
     if !network.classifiers.is_empty() {
