@@ -32,6 +32,30 @@ fn bytes(run: &Path, name: &str) -> Vec<u8> {
 }
 
 #[test]
+fn presets_are_listed_with_what_they_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let (list, _) = expect(0, folder.path(), &["train", "--list-presets"]);
+    let sections: Vec<&str> = list.split("\n\n").collect();
+    let names =
+        ["paper (default)", "released-code", "full", "strong", "transreid", "personvit", "prototypes"];
+    for (name, section) in names.iter().zip(&sections) {
+        assert_eq!(section.lines().next(), Some(*name), "{section}");
+        let scored = section.contains("; not reproduced here") && section.contains("mAP");
+        assert_eq!(scored, *name != "strong", "{section}");
+    }
+    assert!(!sections[0].contains(" = "), "{}", sections[0]);
+    for (section, line) in [
+        (4, "head.kind = \"bnneck\""),
+        (4, "optim.lr = 0.008"),
+        (4, "model.size = \"256x128\""),
+        (5, "optim.lr_epoch_offset = 1"),
+        (6, "loss.prototypes = 1.0"),
+    ] {
+        assert!(sections[section].contains(line), "{line}: {}", sections[section]);
+    }
+}
+
+#[test]
 fn bnneck_trains_resumes_and_embeds_on_either_side() {
     let folder = figures("3");
     let here = folder.path();

@@ -109,7 +109,7 @@ impl Golden {
             optim.lr_step = LrStep::Epoch;
             optim.warmup_factor = self.number("warmup_factor");
             optim.lr_min_factor = self.number("lr_min_factor");
-            optim.lr_epoch_offset = self.number("lr_epoch_offset") as usize;
+            optim.lr_epoch_offset = given("lr_epoch_offset", 0.0) as usize;
         }
         schedule.epochs = self.number("epochs") as usize;
         schedule.unfreeze_every = self.number("unfreeze_every") as usize;
@@ -123,15 +123,11 @@ impl Golden {
         self.learner_on(context(), trainable)
     }
 
-    fn learner_on<'c>(&self, context: &'c Context, trainable: Trainable) -> Learner<'c> {
-        let kind = match self.recipe["head"].as_str() {
-            Some("bnneck") => ClassifierKind::Bnneck,
-            _ => ClassifierKind::Parts { hidden: 256 },
-        };
-        let heads = ClassifierSettings { kind, classes: self.classes(), relu: self.is("relu"), dropout: 0.0 };
-        let rule = UpdateRule {
+    fn rule(&self) -> UpdateRule {
+        UpdateRule {
             optimizer: self.config().optim.rule(),
             ema: self.config().optim.averages(),
+            identity: self.recipe["identity"].as_f64().unwrap_or(1.0) as f32,
             label_smoothing: self.number("smoothing") as f32,
             triplet_margin: match &self.recipe["triplet_margin"] {
                 Value::String(_) => Some(Margin::Soft),
@@ -144,7 +140,16 @@ impl Golden {
                 hard: self.is("hard_update"),
             }),
             embed: if self.recipe["embed"] == "after" { HeadEmbed::After } else { HeadEmbed::Before },
+        }
+    }
+
+    fn learner_on<'c>(&self, context: &'c Context, trainable: Trainable) -> Learner<'c> {
+        let kind = match self.recipe["head"].as_str() {
+            Some("bnneck") => ClassifierKind::Bnneck,
+            _ => ClassifierKind::Parts { hidden: 256 },
         };
+        let heads = ClassifierSettings { kind, classes: self.classes(), relu: self.is("relu"), dropout: 0.0 };
+        let rule = self.rule();
         let mut learner = Learner::new(context, &self.network, heads, rule, trainable).unwrap();
         if let Some(memory) = self.tensors.get("memory") {
             let temperature = self.number("temperature") as f32;
@@ -231,6 +236,8 @@ fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
         "bnneck_rows",
         "prototypes",
         "prototypes_after",
+        "transreid",
+        "prototypes_preset",
         "bands",
         "drop_path",
         "drop_path_scale",
@@ -301,6 +308,10 @@ fn ten_losses_agree_with_pytorch_for_each_preset() {
         "bnneck_rows",
         "prototypes",
         "prototypes_after",
+        "transreid",
+        "transreid_masks",
+        "personvit",
+        "prototypes_preset",
         "bands",
         "drop_path",
         "drop_path_scale",
@@ -532,6 +543,30 @@ fn averages_are_evaluated_and_training_does_not_notice() {
         let (of_weights, of_averages) = (of(&plain.read_parameters().unwrap()), of(&averages));
         let found = logits(&golden, context, &evaluation);
         assert!(found == of_averages && found != of_weights, "{:?}", context.precision());
+    }
+}
+
+#[test]
+fn goldens_of_presets_have_their_settings() {
+    for (case, preset) in [
+        ("full", Preset::Full),
+        ("transreid", Preset::Transreid),
+        ("personvit", Preset::Personvit),
+        ("prototypes_preset", Preset::Prototypes),
+    ] {
+        let (golden, wanted) = (read(case), Config::preset(preset));
+        let mut found = golden.config();
+        assert_eq!(found.optim, wanted.optim, "{case}");
+        found.schedule.batch_size = wanted.schedule.batch_size;
+        found.schedule.micro_batch = wanted.schedule.micro_batch;
+        assert_eq!(found.schedule, wanted.schedule, "{case}");
+        let rule = golden.rule();
+        assert_eq!(rule.triplet_margin, wanted.loss.triplet_margin(), "{case}");
+        assert_eq!(rule.prototypes, wanted.loss.prototype_rule(), "{case}");
+        assert_eq!((rule.identity, rule.embed), (wanted.loss.identity as f32, wanted.head.embed), "{case}");
+        assert_eq!(rule.label_smoothing, wanted.loss.label_smoothing as f32, "{case}");
+        let gelt = golden.network.config.gelt;
+        assert_eq!((gelt.tokens, gelt.parts), (wanted.model.tokens, wanted.model.parts), "{case}");
     }
 }
 

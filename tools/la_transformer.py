@@ -399,6 +399,7 @@ class Recipe:
     triplet_margin: float | str | None = None  # "soft": log(1 + exp(.)); None: no triplet loss
     head: str | None = None  # "bnneck": the loss is the mean over the parts; None: `PartClassifier`, and the sum
     embed: str | None = None  # "after": BNNeck's BatchNorm embeds, and prototypes see its output
+    identity: float | None = None  # weight of the cross-entropy; None: 1
     prototypes: float | None = None  # weight of the prototype loss; None: no such loss
     temperature: float | None = None
     momentum: float | None = None
@@ -418,7 +419,17 @@ class Recipe:
 
 OPEN = {"all_open": True, "freeze_embeddings": False, "lr_decay": 1.0}
 
-# The caller applies identity sampler, erasing and crop of `strong`.
+TRANSREID = OPEN | {
+    "optimizer": "sgd",
+    "sgd_momentum": 0.9,
+    "cosine": True,
+    "warmup_factor": 0.01,
+    "lr_min_factor": 0.002,
+    "head": "bnneck",
+    "gelt": Gelt(tokens="global", parts="1"),
+}
+
+# The caller applies samplers, erasing and crops, and the masks of stochastic depth.
 PRESETS = {
     "paper": Recipe(),
     "released-code": Recipe(
@@ -442,6 +453,33 @@ PRESETS = {
         clip_norm=1.0,
         smoothing=0.1,
         triplet_margin=0.3,
+    ),
+    "transreid": Recipe(
+        **TRANSREID, lr=0.008, warmup_epochs=5, weight_decay=1e-4, bias_lr_factor=2.0, epochs=120, triplet_margin="soft"
+    ),
+    "personvit": Recipe(
+        **TRANSREID,
+        lr=4e-4,
+        warmup_epochs=20,
+        lr_epoch_offset=1,
+        weight_decay=1e-4,
+        bias_lr_factor=2.0,
+        epochs=120,
+        triplet_margin="soft",
+    ),
+    "prototypes": Recipe(
+        **TRANSREID | {"warmup_factor": 0.1},
+        lr=3.5e-4,
+        warmup_epochs=10,
+        weight_decay=5e-4,
+        epochs=60,
+        smoothing=0.1,
+        embed="after",
+        identity=0.25,
+        prototypes=1.0,
+        temperature=0.05,
+        momentum=0.2,
+        hard_update=False,
     ),
 }
 
@@ -594,6 +632,8 @@ def backward(model, recipe, images, labels):
     model.zero_grad(set_to_none=True)
     parts = model.parts(model.tokens(images))
     loss = loss_of(model.classify(parts), labels, recipe.smoothing, recipe.head)
+    if recipe.identity is not None:
+        loss = recipe.identity * loss
     if recipe.triplet_margin is not None:
         loss = loss + triplet_loss(parts, labels, recipe.triplet_margin)
     if recipe.prototypes is not None:

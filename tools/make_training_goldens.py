@@ -84,6 +84,7 @@ WITHOUT_TRIPLET = replace(NO_DROPOUT["strong"], triplet_margin=None)
 MEMORY = {"prototypes": 0.5, "temperature": 0.05, "momentum": 0.2, "hard_update": False}
 NECK = replace(NO_DROPOUT["full"], head="bnneck", triplet_margin="soft", smoothing=0.1)
 
+LAST = ("norm", "heads")
 ALL = ("embeddings", "blocks.0", "blocks.1", "blocks.2", "norm", "heads")
 
 # Name: model, recipe, groups to keep gradients of, groups to keep final parameters of, description. To keep the
@@ -165,6 +166,17 @@ CASES = {
         ALL,
         "SGD, twice the rate for biases, lower rates for lower layers, the rate by epoch and one late, averaged weights",
     ),
+    "transreid": ("neck", NO_DROPOUT["transreid"], ALL, LAST, "preset transreid without stochastic depth"),
+    "transreid_masks": (
+        "neck",
+        replace(NO_DROPOUT["transreid"], drop_path=0.5),
+        (),
+        LAST,
+        "preset transreid with masks of a strong stochastic depth",
+    ),
+    "personvit": ("neck", NO_DROPOUT["personvit"], (), LAST, "preset personvit without stochastic depth"),
+    # The BatchNorm cancels the final norm's scale, too: its gradient is zero in exact arithmetic.
+    "prototypes_preset": ("neck", NO_DROPOUT["prototypes"], ("blocks.1", "heads"), ("heads",), "preset prototypes"),
     "kinds": ("kinds", NO_DROPOUT["full"], ALL, (), "options that tiny lacks, everything trains"),
     "registers": (
         "registers",
@@ -293,6 +305,9 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
     for key, parameter in model.named_parameters():
         if lat.group_of(key) in final_groups and not is_later_head(key):
             tensors[f"final.{key}"] = parameter.detach()
+    if recipe.head == "bnneck" and "heads" in final_groups:
+        running = {key: buffer for key, buffer in model.named_buffers() if "running" in key}
+        tensors |= {f"final.{key}": buffer for key, buffer in running.items() if not is_later_head(key)}
     tensors = {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
     for key, tensor in tensors.items():
         assert tensor.isfinite().all(), (name, key)

@@ -6,16 +6,18 @@ use super::paths::{Paths, same};
 use super::profile::{Profiles, TRACE};
 use super::progress::Progress;
 use super::signals::Signals;
+use super::words::word;
 use crate::datasets::TestSet;
 use crate::error::{Error, Result};
 use crate::observer::Follower;
 use crate::storage::lock;
 use crate::tasks::train::train;
-use crate::train::config::{Config, Layers, keys};
+use crate::train::config::{Config, Layers, Preset, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
 use crate::train::log::{EpochLine, RetrievalScores};
 use crate::train::trainer::{self, Event, Request, Summary};
 use clap::Args;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -44,6 +46,9 @@ pub struct TrainArguments {
     /// Prints memory, operations and estimated time of each stage, and trains nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Prints the presets, the keys that each sets and its published scores, and trains nothing
+    #[arg(long)]
+    pub list_presets: bool,
     /// Profiles one step of each stage: prints the time of kernels and layers, and writes a trace for Chrome and
     /// Perfetto [default FILE: RUN/trace.json]
     #[arg(long, value_name = "FILE", require_equals = true, conflicts_with = "dry_run")]
@@ -61,6 +66,11 @@ impl Trains for TrainArguments {
 }
 
 pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<ExitCode> {
+    if arguments.list_presets {
+        // A closed pager is no failure.
+        let _ = std::io::stdout().lock().write_all(list_of_presets().as_bytes());
+        return Ok(ExitCode::SUCCESS);
+    }
     check_required(&arguments, &layers)?;
     let mut progress = Progress::new(Some(Signals::listen()?));
     let trace = arguments.profile.as_ref().zip(arguments.out.as_ref());
@@ -82,6 +92,26 @@ pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<E
     progress.finish();
     print_summary(&done.map_err(about_training)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Describes each preset: the recipe, its published scores, and the keys in which it differs from the default preset.
+fn list_of_presets() -> String {
+    let mut text = String::new();
+    for preset in Preset::ALL {
+        let default = if preset == Preset::Paper { " (default)" } else { "" };
+        text.push_str(&format!("{}{default}\n  {}\n", word(&preset), preset.about()));
+        match preset.published() {
+            Some(scores) => {
+                text.push_str(&format!("  published on Market-1501: {scores}; not reproduced here\n"))
+            }
+            None => text.push_str("  no published scores\n"),
+        }
+        for (key, value) in Config::differences(preset) {
+            text.push_str(&format!("  {key} = {value}\n"));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Fails with the names of all missing settings, which a configuration or a resumed run may have, too.

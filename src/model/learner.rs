@@ -66,12 +66,14 @@ impl Optimizer {
 }
 
 /// Settings of loss and optimiser that are constant in a run.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UpdateRule {
     /// The optimiser.
     pub optimizer: Optimizer,
     /// Decay of the averaged weights; `None` without averages.
     pub ema: Option<f64>,
+    /// Factor of the identity loss.
+    pub identity: f32,
     /// Label smoothing: probability mass of the target that is spread evenly over all classes.
     pub label_smoothing: f32,
     /// Margin of the batch-hard triplet loss; `None` without that loss.
@@ -80,6 +82,20 @@ pub struct UpdateRule {
     pub prototypes: Option<PrototypeRule>,
     /// Side of BNNeck's BatchNorm that the prototypes and [`Learner::record_embedding`] take.
     pub embed: HeadEmbed,
+}
+
+impl Default for UpdateRule {
+    fn default() -> Self {
+        UpdateRule {
+            optimizer: Optimizer::default(),
+            ema: None,
+            identity: 1.0,
+            label_smoothing: 0.0,
+            triplet_margin: None,
+            prototypes: None,
+            embed: HeadEmbed::Before,
+        }
+    }
 }
 
 /// The prototype loss: cross-entropy of similarities to one vector per person.
@@ -354,7 +370,7 @@ impl<'c> Learner<'c> {
 
     /// Returns the factor of a part's cross-entropy in the loss.
     pub fn loss_weight(&self) -> f32 {
-        self.classifiers.loss_weight()
+        self.rule.identity * self.classifiers.loss_weight()
     }
 
     /// Returns the number of parameters that train.

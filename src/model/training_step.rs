@@ -374,7 +374,7 @@ impl<'c> Learner<'c> {
             parts,
             classes,
             smoothing: self.rule.label_smoothing,
-            weight: self.classifiers.loss_weight(),
+            weight: self.loss_weight(),
         }
         .record(recorder, "cross_entropy");
 

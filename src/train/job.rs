@@ -273,6 +273,7 @@ impl Job {
         let rule = UpdateRule {
             optimizer: config.optim.rule(),
             ema: config.optim.averages(),
+            identity: config.loss.identity as f32,
             label_smoothing: config.loss.label_smoothing as f32,
             triplet_margin: config.loss.triplet_margin(),
             prototypes: config.loss.prototype_rule(),

@@ -292,6 +292,8 @@ settings! {
     }
     /// The loss, `[loss]`.
     loss: LossConfig {
+        /// Weight of the identity loss, the cross-entropy of the part classifiers.
+        identity: f64 = 1.0, Number(NOT_NEGATIVE), flag "identity-weight";
         /// Label smoothing.
         label_smoothing: f64 = 0.0, Number(BELOW_ONE);
         /// Adds the batch-hard triplet loss.

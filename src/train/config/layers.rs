@@ -170,8 +170,6 @@ mod tests {
         }
     }
 
-    const PRESETS: [Preset; 4] = [Preset::Paper, Preset::ReleasedCode, Preset::Full, Preset::Strong];
-
     #[test]
     fn keys_have_help_and_the_defaults_of_the_paper() {
         let default = |name: &str| key(name).unwrap().default();
@@ -184,7 +182,7 @@ mod tests {
 
     #[test]
     fn presets_round_trip_and_are_valid() {
-        for preset in PRESETS {
+        for preset in Preset::ALL {
             let config = Config::preset(preset);
             config.check().unwrap();
             let (_dir, file) = with_file(&config.to_toml());

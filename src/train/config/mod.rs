@@ -17,15 +17,17 @@ pub use words::{read, word, words};
 
 use crate::checkpoint::Settings;
 use crate::datasets::LoadOptions;
-use crate::datasets::sampler::Sampling;
+use crate::datasets::sampler::{Sampler, Sampling};
 use crate::gpu::ContextOptions;
+use crate::images::augment::{ErasingAspect, ErasingFill};
 use crate::kernels::adam::Betas;
 use crate::kernels::triplet::Margin;
 use crate::model::{self, PrototypeRule};
 use crate::shape::{
-    ClassifierKind, HeadEmbed, HeadKind, ImageSize, LambdaOn, PartTokens, Preprocess, VitConfig,
+    ClassifierKind, HeadEmbed, HeadKind, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig,
 };
 use serde::{Deserialize, Serialize};
+use toml::Value;
 
 /// A named recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,64 @@ pub enum Preset {
     Full,
     /// Settings of strong ViT recipes for re-identification: smoothing, triplets, erasing, AdamW, warm-up, cosine.
     Strong,
+    /// The ViT baseline of TransReID, without camera embedding and jigsaw.
+    Transreid,
+    /// The fine-tuning of PersonViT.
+    Personvit,
+    /// Identity and prototype loss, as in PCL-CLIP, for any backbone.
+    Prototypes,
+}
+
+impl Preset {
+    /// All presets, the default first.
+    pub const ALL: [Preset; 7] = [
+        Preset::Paper,
+        Preset::ReleasedCode,
+        Preset::Full,
+        Preset::Strong,
+        Preset::Transreid,
+        Preset::Personvit,
+        Preset::Prototypes,
+    ];
+
+    /// Describes the recipe in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Preset::Paper => "Algorithm 1 of the paper: one more block opens every two epochs",
+            Preset::ReleasedCode => "the settings of the paper's released code",
+            Preset::Full => "everything trains from the start, at one learning rate",
+            Preset::Strong => "the usual ingredients of strong ViT recipes on the paper's parts",
+            Preset::Transreid => {
+                "TransReID's ViT baseline: BNNeck on the class token, soft triplets, SGD, stochastic depth"
+            }
+            Preset::Personvit => {
+                "PersonViT's fine-tuning: as transreid, with a lower rate and a longer warm-up"
+            }
+            Preset::Prototypes => "identity and prototype loss after BNNeck, for any backbone",
+        }
+    }
+
+    /// The published scores on Market-1501, with weights, input size and batch size; `None` if there are none.
+    pub fn published(self) -> Option<&'static str> {
+        match self {
+            Preset::Paper | Preset::ReleasedCode => {
+                Some("rank-1 98.27 %, mAP 94.46 % with ViT-B/16 of ImageNet-21k, 224x224, batch size 32")
+            }
+            Preset::Full => {
+                Some("rank-1 97.55 %, mAP 93.3 % with ViT-B/16 of ImageNet-21k, 224x224, batch size 32")
+            }
+            Preset::Strong => None,
+            Preset::Transreid => {
+                Some("rank-1 94.6 %, mAP 87.1 % with ViT-B/16 of ImageNet-21k, 256x128, batch size 64")
+            }
+            Preset::Personvit => {
+                Some("rank-1 97.6 %, mAP 95.0 % with PersonViT's ViT-B/16, 256x128, batch size 64")
+            }
+            Preset::Prototypes => {
+                Some("rank-1 95.9 %, mAP 91.4 % with CLIP's ViT-B/16, 256x128, batch size 256")
+            }
+        }
+    }
 }
 
 /// The rule by which parameters are updated.
@@ -186,8 +246,83 @@ impl Config {
                 config.loss.label_smoothing = 0.1;
                 config.loss.triplet = true;
             }
+            Preset::Transreid => config.set_transreid(),
+            Preset::Personvit => {
+                config.set_transreid();
+                config.optim.lr = 4e-4;
+                config.optim.warmup_epochs = 20;
+                config.optim.lr_epoch_offset = 1;
+            }
+            Preset::Prototypes => {
+                config.open_all();
+                config.take_class_token();
+                config.data.persons_per_batch = 32;
+                config.data.images_per_person = 8;
+                config.data.erasing = 0.5;
+                config.data.crop_pad = 10;
+                config.optim.optimizer = Optimizer::Sgd;
+                config.optim.lr = 3.5e-4;
+                config.optim.weight_decay = 5e-4;
+                config.optim.lr_step = LrStep::Epoch;
+                config.optim.cosine = true;
+                config.optim.warmup_epochs = 10;
+                config.optim.warmup_factor = 0.1;
+                config.schedule.epochs = 60;
+                config.schedule.batch_size = 256;
+                config.schedule.micro_batch = 64;
+                config.head.embed = HeadEmbed::After;
+                config.loss.identity = 0.25;
+                config.loss.label_smoothing = 0.1;
+                config.loss.prototypes = 1.0;
+            }
         }
         config
+    }
+
+    /// BNNeck on the class token at 256x128, the network of most ViT baselines.
+    fn take_class_token(&mut self) {
+        self.model.size = Some(ImageSize { height: 256, width: 128 });
+        self.model.tokens = PartTokens::Global;
+        self.model.embed_tokens = PartTokens::Global;
+        self.model.parts = PartLayout::One;
+        self.head.kind = HeadKind::Bnneck;
+    }
+
+    fn set_transreid(&mut self) {
+        self.open_all();
+        self.take_class_token();
+        self.model.drop_path = 0.1;
+        self.data.erasing = 0.5;
+        self.data.erasing_fill = ErasingFill::Noise;
+        self.data.erasing_area_max = 1.0 / 3.0;
+        self.data.erasing_aspect = ErasingAspect::Log;
+        self.data.erasing_attempts = 10;
+        self.data.crop_pad = 10;
+        self.data.persons_per_batch = 16;
+        self.data.images_per_person = 4;
+        self.data.sampler = Sampler::Chunks;
+        self.optim.optimizer = Optimizer::Sgd;
+        self.optim.lr = 0.008;
+        self.optim.weight_decay = 1e-4;
+        self.optim.bias_lr_factor = 2.0;
+        self.optim.lr_step = LrStep::Epoch;
+        self.optim.cosine = true;
+        self.optim.warmup_epochs = 5;
+        self.schedule.epochs = 120;
+        self.schedule.batch_size = 64;
+        self.loss.triplet = true;
+        self.loss.soft_margin = true;
+    }
+
+    /// The keys in which a preset differs from the paper's, with their values.
+    pub fn differences(preset: Preset) -> Vec<(&'static str, Value)> {
+        let (own, paper) = (Config::preset(preset).table(), Config::paper().table());
+        let names = keys().map(|key| key.name).filter(|&name| name != "preset");
+        let differs = |name| {
+            let value = keys::get(&own, name)?;
+            (Some(value) != keys::get(&paper, name)).then(|| (name, value.clone()))
+        };
+        names.filter_map(differs).collect()
     }
 
     fn open_all(&mut self) {
