@@ -200,6 +200,8 @@ pub struct UnitGradient {
     layout: Layout,
     /// Their unit vectors (B, R·D).
     embeddings: Tensor,
+    /// Prototypes divided by their temperature (K, R·D).
+    memory: Tensor,
     /// Gradient of the unit vectors (B, R·D).
     dembeddings: Tensor,
     /// B, R and D.
@@ -381,28 +383,23 @@ impl<'c> Learner<'c> {
         // Backward: the same operations in reverse.
         recorder.scope(Phase::Backward, "heads");
         let gradients = stage.gradients.map(classifier_parameters);
-        let mut prototypes = self.rule.prototypes.map(|rule| {
+        let of_prototypes = self.rule.prototypes.zip(self.prototypes.as_ref()).map(|(rule, stored)| {
             let f = match self.rule.embed {
                 HeadEmbed::Before => (parts_of, Layout::SampleFirst),
                 HeadEmbed::After => classifiers_saved.normalised(),
             };
-            self.record_prototypes(recorder, memory, f, [labels, control], batch, rule)
+            let tensors = [labels, control, recorder.import(stored)];
+            (rule, self.record_prototypes(recorder, memory, f, tensors, batch, rule.weight))
         });
-        let prototype_embeddings = prototypes.map(|gradient| gradient.embeddings);
-        let dnormalised = match self.rule.embed {
-            HeadEmbed::Before => None,
-            HeadEmbed::After => prototypes.take(),
-        };
-        let add = |recorder: &mut Recorder<'c>, gradient: Tensor| {
-            if let Some(prototypes) = dnormalised {
-                prototypes.add_gradient(recorder, gradient);
+        let add_if = |embed: HeadEmbed, recorder: &mut Recorder<'c>, df: Tensor| {
+            if let (true, Some((_, gradient))) = (self.rule.embed == embed, of_prototypes) {
+                gradient.add_gradient(recorder, df);
             }
         };
+        let add = |recorder: &mut Recorder<'c>, df: Tensor| add_if(HeadEmbed::After, recorder, df);
         let dparts = self.classifiers.backward(recorder, classifiers_saved, dlogits, add, &gradients, batch);
         recorder.scope(Phase::Backward, "");
-        if let Some(prototypes) = prototypes {
-            prototypes.add_gradient(recorder, dparts);
-        }
+        add_if(HeadEmbed::Before, recorder, dparts);
         if let Some(margin) = self.rule.triplet_margin {
             self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
         }
@@ -454,9 +451,7 @@ impl<'c> Learner<'c> {
         }
         let sums = recorder.import(&memory.partials);
         gradnorm::Finish { partials: sums, losses, step: steps, control }.record(recorder, "gradnorm");
-        if let (Some(rule), Some(embeddings)) = (self.rule.prototypes, prototype_embeddings) {
-            let memory = self.prototypes.as_ref().map(|buffer| recorder.import(buffer));
-            let memory = memory.unwrap_or_else(|| panic!("a learner with this loss has prototypes"));
+        if let Some((rule, UnitGradient { embeddings, memory, .. })) = of_prototypes {
             let length = embeddings.len / batch;
             let PrototypeRule { momentum, temperature, hard, .. } = rule;
             prototypes::Update {
@@ -559,14 +554,12 @@ impl<'c> Learner<'c> {
         recorder: &mut Recorder<'c>,
         memory: &StepMemory,
         (f, layout): (Tensor, Layout),
-        [labels, control]: [Tensor; 2],
+        [labels, control, stored]: [Tensor; 3],
         batch: usize,
-        rule: PrototypeRule,
+        weight: f32,
     ) -> UnitGradient {
         let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
         let length = parts * dim;
-        let stored = self.prototypes.as_ref().map(|buffer| recorder.import(buffer));
-        let weight = stored.unwrap_or_else(|| panic!("a learner with this loss has prototypes"));
         let embeddings = recorder.tensor("prototypes.embeddings", batch * length);
         l2norm::Forward { x: f, y: embeddings, batch, parts, dim, layout }
             .record(recorder, "prototypes.l2norm");
@@ -578,7 +571,7 @@ impl<'c> Learner<'c> {
             layout: Layout::SampleFirst,
         };
         let logits = recorder.tensor("prototypes.logits", batch * classes);
-        part_linear::Forward { x: embeddings, weight, bias: None, y: logits, shape }
+        part_linear::Forward { x: embeddings, weight: stored, bias: None, y: logits, shape }
             .record(recorder, "prototypes.logits");
         let dlogits = recorder.tensor("prototypes.dlogits", logits.len);
         let loss = memory.losses.slice("prototypes.losses", self.first_prototype_loss(batch), batch);
@@ -592,13 +585,13 @@ impl<'c> Learner<'c> {
             parts: 1,
             classes,
             smoothing: 0.0,
-            weight: rule.weight,
+            weight,
         }
         .record(recorder, "prototypes");
         let dembeddings = recorder.tensor("prototypes.dembeddings", embeddings.len);
-        part_linear::BackwardInput { weight, dy: dlogits, dx: dembeddings, shape }
+        part_linear::BackwardInput { weight: stored, dy: dlogits, dx: dembeddings, shape }
             .record(recorder, "prototypes.dembeddings");
-        UnitGradient { f, layout, embeddings, dembeddings, size: [batch, parts, dim] }
+        UnitGradient { f, layout, embeddings, memory: stored, dembeddings, size: [batch, parts, dim] }
     }
 
     fn parts(&self, tokens: Tensor, gelt: Tensor, places: &Range<usize>) -> gelt::Forward {
