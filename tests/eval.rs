@@ -245,6 +245,69 @@ fn a_model_scores_like_its_embeddings() {
 }
 
 #[test]
+fn time_between_cameras_adds_a_row_of_scores() {
+    let folder = images(6);
+    let here = folder.path();
+    let timed = ["--model", TINY, "--heads", "2", "--data", ".", "--spatio-temporal"];
+    let (_, stderr) = expect(1, here, &[&["eval"], &timed[..]].concat());
+    assert!(stderr.contains("no training person") && stderr.contains("column frame"), "{stderr}");
+
+    let train = here.join("bounding_box_train");
+    std::fs::create_dir(&train).unwrap();
+    for (person, camera, frame) in [(101, 1, 5), (101, 2, 45), (102, 1, 300), (102, 2, 320)] {
+        let image = here.join("query/0001_c1s1_000001_00.png");
+        std::fs::copy(image, train.join(format!("{person:04}_c{camera}s1_{frame:06}_00.png"))).unwrap();
+    }
+    let got = scores(here, &timed);
+    assert_eq!((&got["spatio_temporal"]["valid_queries"], &got["spatio_temporal_bin"]), (&6.into(), &100.into()));
+    // The plain scores stay as they are without time.
+    assert_eq!(got["map"], scores(here, &timed[..6])["map"]);
+    assert_eq!(scores(here, &timed[..6])["spatio_temporal"], Value::Null);
+    let (text, _) = expect(0, here, &[&["eval"], &timed[..]].concat());
+    assert!(text.contains("\n  spatio-temporal"), "{text}");
+
+    for more in [&["--distance", "aligned"][..], &["--spatio-temporal-bin", "0"]] {
+        expect(2, here, &[&["eval"], &timed[..], more].concat());
+    }
+    std::fs::copy(here.join("query/0001_c1s1_000001_00.png"), here.join("query/0007_c1.png")).unwrap();
+    let (_, stderr) = expect(1, here, &[&["eval"], &timed[..]].concat());
+    assert!(stderr.contains("0007_c1.png has no frame number"), "{stderr}");
+}
+
+#[test]
+fn groups_and_distances_are_checked() {
+    let folder = images(4);
+    let here = folder.path();
+    let model = ["eval", "--model", TINY, "--heads", "2", "--data", "."];
+    let (_, stderr) = expect(1, here, &[&model[..], &["--group-by", "tracklet"]].concat());
+    assert!(stderr.contains("0001_c1s1_000001_00.png has no tracklet"), "{stderr}");
+    let one = ["--distance", "aligned", "--parts", "1"];
+    assert!(expect(1, here, &[&model[..], &one].concat()).1.contains("two parts or more"));
+    let got = scores(here, &[&model[1..], &["--distance", "aligned", "--query-expansion"]].concat());
+    assert_eq!((&got["distance"], &got["query_expansion"]["k"]), (&"aligned".into(), &5.into()));
+    assert_ne!(got["without_expansion"], Value::Null);
+    for more in [&["--expansion-k", "3"][..], &["--query-expansion", "--expansion-k", "0"]] {
+        expect(2, here, &[&model[..], more].concat());
+    }
+    let store = ["--store-threshold", "--fpr", "0.1", "--distance", "aligned"];
+    assert!(expect(2, here, &[&model[..], &store].concat()).1.contains("--distance"));
+
+    // Two frames of one tracklet, of two persons by the table.
+    let table = "path,person,camera,tracklet\na.jpg,1,1,t\nb.jpg,2,1,t\nc.jpg,1,2,u\n";
+    std::fs::write(here.join("l.csv"), table).unwrap();
+    write_points(&here.join("all.npy"), &[(1., "a.jpg"), (2., "b.jpg"), (3., "c.jpg")]);
+    let files = ["--query-embeddings", "all.npy", "--gallery-embeddings", "all.npy", "--labels", "l.csv"];
+    let grouped = [&files[..], &["--group-by", "tracklet"]].concat();
+    let (_, stderr) = expect(1, here, &[&["eval"], &grouped[..]].concat());
+    assert!(stderr.contains("a.jpg and b.jpg are of one tracklet, t, but of two persons"), "{stderr}");
+    std::fs::write(here.join("l.csv"), table.replace("b.jpg,2", "b.jpg,1")).unwrap();
+    let (text, _) = expect(0, here, &[&["eval"], &grouped[..]].concat());
+    assert!(text.contains("2 query tracklets; 2 gallery tracklets"), "{text}");
+    let (_, stderr) = expect(1, here, &[&["eval"], &files[..], &["--distance", "aligned"]].concat());
+    assert!(stderr.contains("number of parts"), "{stderr}");
+}
+
+#[test]
 fn store_threshold_writes_the_threshold_into_the_model() {
     let folder = images(8);
     let here = folder.path();

@@ -76,6 +76,7 @@ fn library_searches_a_gallery() {
         adapter: ContextOptions::from_environment(None),
         memory: None,
         image_options: ImageOptions::default(),
+        expansion: None,
         top: 3,
         verdicts: verdicts(&network, false, false),
     };
@@ -109,6 +110,27 @@ fn search_finds_the_nearest_rows() {
             assert!((distance - by_hand).abs() < 1e-5, "{name}: {distance} and {by_hand}");
             // Rounding may swap equally near rows.
             assert!((by_hand - wanted[place].1).abs() < 1e-5, "{name}, place {place}: {wanted:?}");
+        }
+    }
+}
+
+/// With k = 2 and α = 0, the distances are those to the mean of a query and its nearest image.
+#[test]
+fn expanded_queries_are_joined_by_their_nearest() {
+    let here = drawn();
+    let queries = embeddings::read(&here.join("q.npy")).unwrap();
+    let gallery = embeddings::read(&here.join("g.safetensors")).unwrap();
+    let expanding = ["--query-expansion", "--expansion-k", "2", "--expansion-alpha", "0"];
+    let got = found(here, &[&["--gallery", "g.safetensors", "--query", "query"], &expanding[..]].concat());
+    for (ranking, row) in got["queries"].as_array().unwrap().iter().zip(queries.rows.chunks(queries.dim)) {
+        let nearest = &gallery.rows[ranked(row, &gallery)[0].0 * gallery.dim..][..gallery.dim];
+        let sum: Vec<f32> = row.iter().zip(nearest).map(|(a, b)| a + b).collect();
+        let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
+        let mean: Vec<f32> = sum.iter().map(|value| value / length).collect();
+        let wanted = ranked(&mean, &gallery);
+        for (result, (_, wanted)) in ranking["results"].as_array().unwrap().iter().zip(wanted) {
+            assert!((result["distance"].as_f64().unwrap() - wanted).abs() < 1e-5, "{result}, {wanted}");
+            assert_eq!(result["same"], Value::Null);
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::embeddings::gallery::Gallery;
 use crate::error::Result;
 use crate::gpu::{Context, ContextOptions, Precision};
 use crate::report;
+use crate::retrieval::combined::{ExpandOver, ExpansionOptions};
 use crate::retrieval::pca::Projection;
 use crate::tasks::search::{check_fits, check_weights};
 use clap::Args;
@@ -46,6 +47,32 @@ impl TargetArguments {
         check_fits(&gallery, network, projection.as_ref(), flip)?;
         open::print_notes(&notes);
         Ok((gallery, projection))
+    }
+}
+
+/// Query expansion.
+#[derive(Debug, Args)]
+pub struct ExpansionArguments {
+    /// Replaces embeddings by weighted sums of their nearest (α-QE); the results are then those after it
+    #[arg(long)]
+    pub query_expansion: bool,
+    /// Query expansion: number of embeddings in a sum, with the image's own
+    #[arg(long, value_name = "N", default_value_t = ExpansionOptions::default().k, requires = "query_expansion")]
+    expansion_k: usize,
+    /// Query expansion: exponent of the cosine similarity; 0 weighs all alike
+    #[arg(long, value_name = "F", default_value_t = ExpansionOptions::default().alpha, requires = "query_expansion")]
+    expansion_alpha: f64,
+}
+
+impl ExpansionArguments {
+    /// Returns the options of --query-expansion.
+    ///
+    /// # Errors
+    /// `Usage` for impossible values.
+    pub fn options(&self, over: ExpandOver) -> Result<Option<ExpansionOptions>> {
+        let options = ExpansionOptions { k: self.expansion_k, alpha: self.expansion_alpha, over };
+        options.check()?;
+        Ok(self.query_expansion.then_some(options))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `lat-wgpu eval`: scores a model, or embeddings, on data sets.
 
 use super::arguments::{
-    DeviceArguments, MemoryArgument, NetworkArguments, PageArguments, SetArguments, fraction,
+    DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments, SetArguments, fraction,
 };
 use super::eval_report::{self, INFLATED, Page};
 use super::json;
@@ -15,12 +15,14 @@ use crate::datasets::{LoadOptions, TestSet};
 use crate::embeddings::gallery::ImageFolder;
 use crate::error::{Error, Result};
 use crate::images::decode::DecodeOptions;
+use crate::retrieval::combined::{ExpandOver, ExpansionOptions};
 use crate::retrieval::metrics::{AveragePrecision, Protocol, RANKS, Rules, Scores};
 use crate::retrieval::rerank::RerankOptions;
 use crate::retrieval::verification::{OperatingPoint, Report};
 use crate::tasks::embed::ImageOptions;
 use crate::tasks::evaluate::{
-    EvaluationSet, GalleryCounts, Outcome, Request, evaluate_embeddings, evaluate_model, store_threshold,
+    EvaluationSet, GalleryCounts, GroupBy, Metric, Outcome, Request, evaluate_embeddings, evaluate_model,
+    store_threshold,
 };
 use crate::tasks::trained_on::{Overlap, TrainedOn};
 use clap::Args;
@@ -34,6 +36,21 @@ const PROTOCOLS: [&str; 3] = [
     "Market-1501's: junk dropped, same person by the same camera left out",
     "Every image counts, AP within the first ten",
     "One random gallery image per person, the mean of 100 draws",
+];
+
+/// The help of each distance.
+const DISTANCES: [&str; 2] = [
+    "Squared Euclidean distance",
+    "That plus the cost of the shortest path that aligns the parts from top to bottom, as AlignedReID",
+];
+
+/// The help of each choice of --group-by.
+const GROUPS: [&str; 1] = ["Mean of the embeddings of each tracklet, by names as MARS has, or a column tracklet"];
+
+/// The help of each choice of --expansion-over.
+const OVER: [&str; 2] = [
+    "Joins each query with its nearest gallery images",
+    "Joins queries and gallery images with their nearest among both",
 ];
 
 /// `lat-wgpu eval`.
@@ -70,6 +87,24 @@ pub struct EvalArguments {
     /// Seed of the random galleries of cuhk03-single-shot
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Scores groups of images, not single ones
+    #[arg(long, value_parser = described::<GroupBy>(&GROUPS))]
+    group_by: Option<GroupBy>,
+    /// Distance between embeddings
+    #[arg(long, default_value = "euclidean", value_parser = described::<Metric>(&DISTANCES))]
+    distance: Metric,
+    #[command(flatten)]
+    pub expansion: ExpansionArguments,
+    /// Query expansion: embeddings that take part
+    #[arg(long, default_value = "gallery", value_parser = described::<ExpandOver>(&OVER), requires = "query_expansion")]
+    expansion_over: ExpandOver,
+    /// Adds scores that join similarity with the time between cameras, learnt from the training images (st-ReID)
+    #[arg(long, requires = "data", conflicts_with = "distance")]
+    spatio_temporal: bool,
+    /// Spatio-temporal: frames in a bin of the histograms
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "spatio_temporal")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    spatio_temporal_bin: u64,
     /// Re-ranks by k-reciprocal encoding; the scores are then those after it
     #[arg(long)]
     rerank: bool,
@@ -228,7 +263,8 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
         }
         (None, Some(queries), Some(gallery)) => {
             let other = Some(gallery.as_path()).filter(|gallery| !same(queries, gallery));
-            let mut set = EvaluationSet::read(queries, other, arguments.labels.as_deref())?;
+            let labels = arguments.labels.as_deref();
+            let mut set = EvaluationSet::read(queries, other, labels, request.group_by)?;
             set.check(&request.rules)?;
             open::print_notes(&set.check_weights(queries, gallery, arguments.allow_other_weights)?);
             set.example().iter().for_each(|example| eprintln!("{example}"));
@@ -305,6 +341,12 @@ impl Request {
                     "--store-threshold needs --protocol standard: pairs by one camera are too easy",
                 );
             }
+            if arguments.group_by.is_some() || arguments.distance != Metric::Euclidean {
+                return usage(
+                    "--store-threshold does not work with --group-by or --distance: the threshold applies to squared \
+                     Euclidean distances of single images",
+                );
+            }
         }
         if arguments.page.html.is_some() && arguments.data.len() > 1 {
             return usage(
@@ -318,7 +360,11 @@ impl Request {
         }
         Ok(Request {
             rules,
+            group_by: arguments.group_by,
+            distance: arguments.distance,
+            expansion: arguments.expansion.options(arguments.expansion_over)?,
             rerank: arguments.rerank()?,
+            spatio_temporal: arguments.spatio_temporal.then_some(arguments.spatio_temporal_bin),
             false_positive_rate: arguments.fpr,
             batch: arguments.batch_size.map(|batch| batch as usize),
             memory: arguments.memory.memory,
@@ -343,6 +389,13 @@ impl Request {
         }
     }
 
+    pub(super) fn distance_name(&self) -> &'static str {
+        match self.distance {
+            Metric::Euclidean => "squared Euclidean distance",
+            Metric::Aligned => "aligned distance",
+        }
+    }
+
     /// The tables on stdout.
     fn text(&self, results: &[Outcome]) -> String {
         let mut text = String::new();
@@ -351,16 +404,18 @@ impl Request {
         }
         let cameras = if self.rules.ignore_cameras { ", cameras ignored" } else { "" };
         text.push_str(&format!(
-            "protocol {}, AP {}{cameras}; squared Euclidean distance\n",
+            "protocol {}, AP {}{cameras}; {}{}\n",
             self.protocol_name(),
-            self.average_precision_name()
+            self.average_precision_name(),
+            self.distance_name(),
+            if self.group_by.is_some() { " of tracklets" } else { "" },
         ));
         for outcome in results {
-            text.push_str(&outcome.counts());
+            text.push_str(&outcome.counts(self.group_by));
         }
 
         let names = results.iter().map(|outcome| outcome.name.chars().count());
-        let width = names.chain(["  re-ranked".len()]).max().unwrap_or_default();
+        let width = names.chain(["  spatio-temporal".len()]).max().unwrap_or_default();
         text.push_str(&format!("\n{:width$}", ""));
         for heading in RANKS.map(|k| format!("R{k}")).iter().map(String::as_str).chain(["mAP", "mINP"]) {
             text.push_str(&format!("{heading:>8}"));
@@ -368,8 +423,8 @@ impl Request {
         text.push('\n');
         for outcome in results {
             text.push_str(&score_line(&outcome.name, width, &outcome.plain));
-            if let Some(scores) = &outcome.reranked {
-                text.push_str(&score_line("  re-ranked", width, scores));
+            for (name, scores) in outcome.variants() {
+                text.push_str(&score_line(&format!("  {name}"), width, scores));
             }
         }
 
@@ -399,13 +454,20 @@ impl Request {
         }
         let rerank =
             self.rerank.map(|RerankOptions { k1, k2, lambda }| json!({"k1": k1, "k2": k2, "lambda": lambda}));
+        let expansion = self
+            .expansion
+            .map(|ExpansionOptions { k, alpha, over }| json!({"k": k, "alpha": alpha, "over": over}));
         let note = (self.rules.protocol == Protocol::ReleasedCode).then_some(INFLATED);
         let about = json!({
             "protocol": self.protocol_name(),
             "ap": self.average_precision_name(),
             "ignore_cameras": self.rules.ignore_cameras,
             "seed": self.rules.seed,
+            "group_by": self.group_by,
+            "distance": self.distance,
+            "query_expansion": expansion,
             "rerank": rerank,
+            "spatio_temporal_bin": self.spatio_temporal,
             "flip": arguments.flip,
             "model": arguments.model.as_ref().map(|path| path.to_string_lossy()),
             "note": note,
@@ -418,9 +480,20 @@ impl Request {
 }
 
 impl Outcome {
-    /// Counts of queries and gallery images in one line.
-    pub(super) fn counts(&self) -> String {
-        let mut line = format!("{}: {} queries", self.name, self.queries);
+    /// Scores besides the plain ones, with names.
+    pub(super) fn variants(&self) -> impl Iterator<Item = (&'static str, &Scores)> {
+        let variants =
+            [("expanded", &self.expanded), ("re-ranked", &self.reranked), ("spatio-temporal", &self.spatio_temporal)];
+        variants.into_iter().filter_map(|(name, scores)| Some((name, scores.as_ref()?)))
+    }
+
+    /// Counts of queries and gallery images, or tracklets, in one line.
+    pub(super) fn counts(&self, group_by: Option<GroupBy>) -> String {
+        let (of_queries, of_gallery) = match group_by {
+            None => ("queries", "gallery images"),
+            Some(GroupBy::Tracklet) => ("query tracklets", "gallery tracklets"),
+        };
+        let mut line = format!("{}: {} {of_queries}", self.name, self.queries);
         let dropped = &self.plain.dropped;
         if !dropped.is_empty() {
             let reasons: Vec<String> =
@@ -432,7 +505,7 @@ impl Outcome {
             ));
         }
         let GalleryCounts { images, distractors, junk, unreadable } = self.gallery;
-        line.push_str(&format!("; {images} gallery images"));
+        line.push_str(&format!("; {images} {of_gallery}"));
         for (count, what) in [
             (distractors, "of them distractors"),
             (junk, "more are junk"),
@@ -457,8 +530,11 @@ impl Outcome {
             "gallery".to_string(),
             json!({"pictures": images, "distractors": distractors, "junk": junk, "unreadable": unreadable}),
         );
-        let plain = self.reranked.is_some().then(|| scores_json(&self.plain));
-        value.insert("without_rerank".to_string(), json!(plain));
+        let without_rerank = self.reranked.is_some().then(|| scores_json(self.scores_before_reranking()));
+        value.insert("without_rerank".to_string(), json!(without_rerank));
+        let without_expansion = self.expanded.is_some().then(|| scores_json(&self.plain));
+        value.insert("without_expansion".to_string(), json!(without_expansion));
+        value.insert("spatio_temporal".to_string(), json!(self.spatio_temporal.as_ref().map(scores_json)));
         value.insert("trained_on".to_string(), json!(self.overlap));
         value.insert(
             "verification".to_string(),

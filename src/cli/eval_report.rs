@@ -1,6 +1,7 @@
 //! Writes the page of `lat-wgpu eval --html`.
 
 use super::origin;
+use super::words::word;
 use crate::datasets::LabelNames;
 use crate::datasets::labels::{Label, Person};
 use crate::embeddings::gallery::ImageFolder;
@@ -9,6 +10,7 @@ use crate::images::decode::DecodeOptions;
 use crate::report::{
     Curve, Image, Match, RankedList, Report, Shown, Threshold, Thumbnails, Verdict, Verification,
 };
+use crate::retrieval::combined::ExpansionOptions;
 use crate::retrieval::lists::Ranked;
 use crate::retrieval::metrics::{Protocol, RANKS, REPETITIONS, Scores};
 use crate::retrieval::rerank::RerankOptions;
@@ -86,22 +88,23 @@ fn percent(share: f64) -> String {
 fn measured(outcome: &Outcome, request: &Request) -> Vec<(String, String)> {
     let mut facts = Vec::new();
     let mut fact = |name: &str, value: String| facts.push((name.to_string(), value));
-    fact("Data", outcome.counts().trim_end().to_string());
+    fact("Data", outcome.counts(request.group_by).trim_end().to_string());
     let cameras = if request.rules.ignore_cameras { ", cameras ignored" } else { "" };
     fact(
         "Protocol",
         format!("{}, AP {}{cameras}", request.protocol_name(), request.average_precision_name()),
     );
+    let about = |Scores { ranks, map, .. }: &Scores| format!("rank-1 {}, mAP {}", percent(ranks[0]), percent(*map));
+    if let Some(ExpansionOptions { k, alpha, over }) = request.expansion {
+        let without = about(&outcome.plain);
+        fact("Query expansion", format!("k {k}, α {alpha}, over {}; without it {without}", word(&over)));
+    }
     if let Some(RerankOptions { k1, k2, lambda }) = request.rerank {
-        let Scores { ranks, map, .. } = &outcome.plain;
-        fact(
-            "Re-ranking",
-            format!(
-                "k1 {k1}, k2 {k2}, λ {lambda}; without it rank-1 {}, mAP {}",
-                percent(ranks[0]),
-                percent(*map)
-            ),
-        );
+        let without = about(outcome.scores_before_reranking());
+        fact("Re-ranking", format!("k1 {k1}, k2 {k2}, λ {lambda}; without it {without}"));
+    }
+    if let Some(scores) = &outcome.spatio_temporal {
+        fact("With time between cameras", about(scores));
     }
     facts
 }
@@ -117,7 +120,7 @@ fn gallery_len(outcome: &Outcome) -> usize {
     outcome.listed.as_ref().map_or(0, |listed| listed.gallery().labels.len())
 }
 
-/// CMC curves with and without re-ranking, no longer than the gallery.
+/// CMC curves with and without the last of query expansion and re-ranking, no longer than the gallery.
 fn curves(outcome: &Outcome) -> Vec<Curve> {
     let gallery = match gallery_len(outcome) {
         0 => usize::MAX,
@@ -127,9 +130,12 @@ fn curves(outcome: &Outcome) -> Vec<Curve> {
         name: name.to_string(),
         shares: scores.curve[..scores.curve.len().min(gallery)].to_vec(),
     };
-    match &outcome.reranked {
-        Some(reranked) => vec![curve("re-ranked", reranked), curve("not re-ranked", &outcome.plain)],
-        None => vec![curve("", &outcome.plain)],
+    match (&outcome.reranked, &outcome.expanded) {
+        (Some(reranked), _) => {
+            vec![curve("re-ranked", reranked), curve("not re-ranked", outcome.scores_before_reranking())]
+        }
+        (None, Some(expanded)) => vec![curve("expanded", expanded), curve("not expanded", &outcome.plain)],
+        (None, None) => vec![curve("", &outcome.plain)],
     }
 }
 
@@ -188,7 +194,7 @@ fn about_lists(outcome: &Outcome, request: &Request, shown: usize) -> Vec<String
     let dropped: usize = outcome.scores().dropped.values().sum();
     let without =
         if dropped > 0 { format!(" {dropped} without a score are left out.") } else { String::new() };
-    let distance = if request.rerank.is_some() { "re-ranked distance" } else { "squared Euclidean distance" };
+    let distance = if request.rerank.is_some() { "re-ranked distance" } else { request.distance_name() };
     let mut sentences = vec![
         format!("{which}{without}"),
         format!(

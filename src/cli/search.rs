@@ -1,6 +1,8 @@
 //! `lat-wgpu search`: finds the persons of images in a gallery of embeddings.
 
-use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments, PageArguments, TargetArguments};
+use super::arguments::{
+    DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments, TargetArguments,
+};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -14,7 +16,8 @@ use crate::images::decode::DecodeOptions;
 use crate::images::walk::Listing;
 use crate::kernels::topk::MAX_K;
 use crate::tasks::embed::ImageOptions;
-use crate::tasks::search::{Found, Match, Ranking, Request, search, verdicts};
+use crate::retrieval::combined::ExpandOver;
+use crate::tasks::search::{EXPANDED, Found, Match, Ranking, Request, search, verdicts};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -43,6 +46,8 @@ pub struct SearchArguments {
     /// Reduces queries by the principal components of `lat-wgpu reduce`, as the gallery is
     #[arg(long, value_name = "FILE")]
     pub reduce: Option<PathBuf>,
+    #[command(flatten)]
+    pub expansion: ExpansionArguments,
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
@@ -106,7 +111,11 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
         }
     }
     let selected = Selected::new(&gallery, gallery.filtered(&arguments.filter)?);
-    let verdicts = verdicts(&network, arguments.flip || gallery.is_flipped(), projection.is_some());
+    let expansion = arguments.expansion.options(ExpandOver::Gallery)?;
+    let verdicts = match expansion {
+        Some(_) => Err(EXPANDED),
+        None => verdicts(&network, arguments.flip || gallery.is_flipped(), projection.is_some()),
+    };
     open::print_notes(verdicts.err().as_slice());
     let request = Request {
         network: &network,
@@ -117,6 +126,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
             flip: arguments.flip,
         },
+        expansion,
         top: arguments.top as usize,
         verdicts,
     };

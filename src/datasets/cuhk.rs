@@ -85,7 +85,7 @@ fn load_new(dir: &Path, folder: &str, boxes: &str) -> Result<ReidSet> {
         let name = format!("{folder}/{}", file.trim());
         let path = dir.join(folder).join(file.trim());
         if path.is_file() {
-            found.list(split).push(LabelledImage { path, name, label });
+            found.list(split).push(LabelledImage::new(path, name, label));
         } else {
             found.skipped.push((name, format!("is listed in {}, but missing", readable_name(&list))));
         }

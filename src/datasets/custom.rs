@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{DISTRACTOR, LabelledImage, ReidSet, Spellings, Split, malformed, names_in};
+use super::{Capture, DISTRACTOR, LabelledImage, ReidSet, Spellings, Split, malformed, names_in};
 use crate::datasets::labels::{Label, Person, base, is_junk, is_number, is_same_person, published};
 use crate::error::{Error, Result};
 use crate::images::walk::{self, LeftOut};
@@ -17,6 +17,7 @@ struct Named {
     person: String,
     /// `None` if its name has no camera.
     camera: Option<String>,
+    capture: Capture,
 }
 
 /// Number of an unknown camera.
@@ -100,7 +101,8 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
                 skipped.push((name.clone(), "is not named CAMERA_anything".to_string()));
             }
             if camera.is_some() || !matches!(split, Some(Split::Query | Split::Gallery)) {
-                images.push(Named { split, path: image.path, name, person: person.to_string(), camera });
+                let capture = Capture::from_name(&name);
+                images.push(Named { split, path: image.path, name, person: person.to_string(), camera, capture });
             }
         }
         if let Some(first) = first.filter(|_| !has_direct) {
@@ -169,7 +171,8 @@ pub(super) fn only_table(dir: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// Reads a table with a header: `path` (from the table's folder), `person`, `camera` and optionally `split` (train,
-/// query or gallery; empty in all rows or in none). Other columns are ignored. `given` is the table or its folder.
+/// query or gallery; empty in all rows or in none), `tracklet` and `frame` (a whole number, else there is none). Other
+/// columns are ignored. `given` is the table or its folder.
 ///
 /// # Errors
 /// `Io` if it can't be read, or lists an image for two persons, for two cameras, or twice in one split.
@@ -187,7 +190,7 @@ pub(super) fn load_csv(given: &Path) -> Result<ReidSet> {
     let rows = read_table(&table)?;
     let mut files: BTreeMap<PathBuf, Vec<&TableRow>> = BTreeMap::new();
     for row in &rows {
-        let TableRow { line, path: name, person, camera, split } = row;
+        let TableRow { line, path: name, person, camera, split, capture } = row;
         let split = match split.as_str() {
             "" => {
                 without = without.or(Some(*line));
@@ -211,7 +214,7 @@ pub(super) fn load_csv(given: &Path) -> Result<ReidSet> {
         }
         same.push(row);
         let (name, person, camera) = (name.clone(), person.clone(), Some(camera.clone()));
-        images.push(Named { split, path, name, person, camera });
+        images.push(Named { split, path, name, person, camera, capture: capture.clone() });
     }
     if let (Some(_), Some(line)) = (with, without) {
         return Err(malformed(&table, line, "split is empty, but other rows have one"));
@@ -286,6 +289,14 @@ pub fn read_label_names(table: &Path) -> Result<(BTreeMap<u32, String>, BTreeMap
     Ok(Numbers::of(rows.iter().map(TableRow::names)).names())
 }
 
+/// Reads the tracklets and frames of a table of [`read_labels`], by path.
+///
+/// # Errors
+/// `Io` if the table can't be read or lacks a column.
+pub fn read_captures(table: &Path) -> Result<BTreeMap<String, Capture>> {
+    Ok(read_table(table)?.into_iter().map(|row| (row.path, row.capture)).collect())
+}
+
 /// One row of a table; `split` may be empty.
 struct TableRow {
     line: usize,
@@ -294,6 +305,7 @@ struct TableRow {
     person: String,
     camera: String,
     split: String,
+    capture: Capture,
 }
 
 impl TableRow {
@@ -355,6 +367,7 @@ fn read_table(table: &Path) -> Result<Vec<TableRow>> {
     };
     let (path, person, camera, split) =
         (needed("path")?, needed("person")?, needed("camera")?, column("split"));
+    let (tracklet, frame) = (column("tracklet"), column("frame"));
 
     let mut rows = Vec::new();
     let mut spellings = Spellings::default();
@@ -372,19 +385,21 @@ fn read_table(table: &Path) -> Result<Vec<TableRow>> {
             .add(&person, || format!("line {line}"))
             .map_err(|reason| malformed(table, line, &reason))?;
         let split = split.map(cell).unwrap_or_default();
-        rows.push(TableRow {
-            line,
-            path: cell(path).replace('\\', "/"),
-            person,
-            camera: cell(camera),
-            split,
-        });
+        let path = cell(path).replace('\\', "/");
+        // A column of the table replaces what the name says.
+        let by_name = Capture::from_name(&path);
+        let given = |column: usize| Some(cell(column)).filter(|text| !text.is_empty());
+        let capture = Capture {
+            tracklet: tracklet.map_or(by_name.tracklet, given),
+            frame: frame.map_or(by_name.frame, |column| given(column)?.parse().ok()),
+        };
+        rows.push(TableRow { line, path, person, camera: cell(camera), split, capture });
     }
     Ok(rows)
 }
 
 /// The columns that are read.
-const COLUMNS: [&str; 4] = ["path", "person", "camera", "split"];
+const COLUMNS: [&str; 6] = ["path", "person", "camera", "split", "tracklet", "frame"];
 
 /// Returns whether a table has the columns that are needed.
 pub(super) fn has_columns(table: &Path) -> bool {
@@ -439,9 +454,9 @@ fn number(images: Vec<Named>, skipped: Vec<(String, String)>) -> ReidSet {
     let mut found = ReidSet { skipped, ..ReidSet::default() };
     (found.persons, found.cameras) = numbers.names();
     let has_split = images.iter().any(|image| image.split.is_some());
-    for Named { split, path, name, person, camera } in images {
+    for Named { split, path, name, person, camera, capture } in images {
         let label = numbers.label(&person, camera.as_deref(), split);
-        let image = LabelledImage { path, name, label };
+        let image = LabelledImage { path, name, label, capture };
         match split {
             None if camera.is_none() => found.unscored.push(image),
             split => found.list(split.unwrap_or(Split::Gallery)).push(image),

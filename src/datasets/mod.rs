@@ -11,10 +11,11 @@
 //! | VIPeR, PRID 2011 | `cam_a`, `cam_b` with files `000_45.bmp`, files `person_0001.png`, or folders `person_0001` |
 //! | Occluded-REID | `occluded_body_images`, `whole_body_images` with files `001/001_01.tif` |
 //! | folders | `PERSON/CAMERA_anything.jpg`, optionally inside `train`, `query`, `gallery` |
-//! | CSV | a file with the columns `path,person,camera,split` |
+//! | CSV | a file with the columns `path,person,camera,split`, and optionally `tracklet` and `frame` |
 //!
 //! Loading reads names and lists, never an image.
 
+mod capture;
 mod cuhk;
 mod custom;
 pub mod labels;
@@ -26,7 +27,8 @@ pub mod survey;
 mod test_set;
 pub mod uses;
 
-pub use custom::{read_label_names, read_labels};
+pub use capture::Capture;
+pub use custom::{read_captures, read_label_names, read_labels};
 pub use test_set::{LabelNames, TestSet};
 
 use std::collections::{BTreeMap, HashMap};
@@ -51,6 +53,16 @@ pub struct LabelledImage {
     pub name: String,
     /// Person and camera.
     pub label: Label,
+    /// Tracklet and frame.
+    pub capture: Capture,
+}
+
+impl LabelledImage {
+    /// Makes an image whose tracklet and frame are those in its name.
+    pub fn new(path: PathBuf, name: String, label: Label) -> LabelledImage {
+        let capture = Capture::from_name(&name);
+        LabelledImage { path, name, label, capture }
+    }
 }
 
 /// A data set in its splits. Each list is sorted by name.
@@ -231,7 +243,7 @@ impl ReidSet {
         let mut seen: HashMap<Identity, (usize, &LabelledImage)> = HashMap::new();
         for (split, list) in [&self.train[..], query, &self.gallery].into_iter().enumerate() {
             for image in list {
-                let LabelledImage { path, name, label } = image;
+                let LabelledImage { path, name, label, .. } = image;
                 let identity = Identity::of(path).ok();
                 let Some((before, first)) = identity.and_then(|id| seen.insert(id, (split, image))) else {
                     continue;
@@ -500,7 +512,7 @@ fn list_into(
         let name = below(&image.name);
         match label(&image.name) {
             Ok((split, label)) => {
-                found.list(split).push(LabelledImage { path: image.path, name, label });
+                found.list(split).push(LabelledImage::new(image.path, name, label));
             }
             Err(reason) => found.skipped.push((name, reason)),
         }

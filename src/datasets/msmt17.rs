@@ -67,7 +67,7 @@ pub(super) fn load(dir: &Path) -> Result<ReidSet> {
             let image = root.join(folder).join(file);
             if image.is_file() {
                 let label = Label { person: Person::Known(person), camera };
-                found.list(split).push(LabelledImage { path: image, name, label });
+                found.list(split).push(LabelledImage::new(image, name, label));
             } else {
                 found.skipped.push((name, format!("is listed in {list}, but missing")));
             }

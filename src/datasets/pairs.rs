@@ -65,6 +65,10 @@ pub(super) fn load(dir: &Path, layout: Layout, follow_links: bool) -> Result<Rei
     if let Some(wrong) = wrong {
         return Err(Error::Data(format!("{}: {wrong}", dir.display())));
     }
+    // PRID 2011's longer form has one folder per person and camera, the frames of one tracklet.
+    for image in found.query.iter_mut().chain(&mut found.gallery).filter(|_| step == SHOTS[1]) {
+        image.capture.tracklet = image.name.rsplit_once('/').map(|(folder, _)| folder.to_string());
+    }
     let camera = |camera: u32| match (layout, camera) {
         (Layout::OccludedReid, camera) => camera.to_string(),
         (_, 1) => "a".to_string(),

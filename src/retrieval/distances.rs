@@ -6,7 +6,7 @@ use std::ops::Range;
 /// Most bytes of distances that [`visit`] holds at once.
 const CHUNK: usize = 64 << 20;
 
-/// Squared Euclidean distances from every query to every gallery row.
+/// Distances from every query to every gallery row.
 pub trait DistanceRows {
     /// Number of queries Q.
     fn queries(&self) -> usize;

@@ -3,8 +3,11 @@
 pub mod distances;
 pub mod neighbours;
 
+pub mod aligned;
+pub mod combined;
 pub mod lists;
 pub mod metrics;
 pub mod pca;
 pub mod rerank;
+pub mod spatio_temporal;
 pub mod verification;

@@ -4,7 +4,7 @@ use super::embed::{Embedder, ImageOptions};
 use super::trained_on::Overlap;
 use crate::checkpoint::{self, Network, Threshold};
 use crate::datasets::labels::{Label, Person};
-use crate::datasets::{self, LabelNames, LabelledImage, TestSet, uses};
+use crate::datasets::{self, Capture, LabelNames, LabelledImage, TestSet, uses};
 use crate::embeddings;
 use crate::embeddings::gallery::Inputs;
 use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
@@ -13,26 +13,62 @@ use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::images::walk::{Image, LeftOut};
 use crate::observer::{Observer, Stage};
-use crate::retrieval::distances::visit;
+use crate::retrieval::aligned::{Aligned, Parts};
+use crate::retrieval::combined::{Combined, ExpandOver, Expanded, ExpansionOptions};
+use crate::retrieval::distances::{DistanceRows, visit};
 use crate::retrieval::lists::{Ranked, RankedLists};
 use crate::retrieval::metrics::{Reason, Retrieval, Rules, Scorer, Scores};
 use crate::retrieval::neighbours::Neighbours;
 use crate::retrieval::rerank::{RerankOptions, Reranked};
+use crate::retrieval::spatio_temporal::{self, SpatioTemporal};
 use crate::retrieval::verification::{OperatingPoint, Report, Verification};
 use crate::retry::retry;
-use std::collections::BTreeMap;
+use crate::shape::PartLayout;
+use crate::storage::entry::Entry;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Note after an adapter was reopened.
 const BEGINS_AGAIN: &str = ", and the evaluation begins again";
+
+/// Distance between embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// The squared Euclidean distance.
+    #[default]
+    Euclidean,
+    /// That plus the local distance of the parts, see [`crate::retrieval::aligned`].
+    Aligned,
+}
+
+/// Images that are scored as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupBy {
+    /// Those of a tracklet, by the mean of their embeddings.
+    Tracklet,
+}
 
 /// Settings of an evaluation.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
     /// The protocol.
     pub rules: Rules,
-    /// Re-ranking; `None` for none.
+    /// Images that are scored as one; `None` scores each image.
+    pub group_by: Option<GroupBy>,
+    /// Distance between embeddings.
+    pub distance: Metric,
+    /// Query expansion; `None` for none.
+    pub expansion: Option<ExpansionOptions>,
+    /// Re-ranking, after query expansion; `None` for none.
     pub rerank: Option<RerankOptions>,
+    /// Frames in a bin of the spatio-temporal model, which the training images of the data set are counted for; `None`
+    /// for no such scores.
+    pub spatio_temporal: Option<u64>,
     /// False positive rate to find a distance threshold for.
     pub false_positive_rate: Option<f64>,
     /// Images per batch; `None` chooses the number that fills the adapter.
@@ -49,8 +85,9 @@ pub struct Request {
 struct Side {
     rows: Box<dyn Rows>,
     labels: Vec<Label>,
+    captures: Vec<Capture>,
     images: Images,
-    /// Number of images that could not be read.
+    /// Number of images, or tracklets, that could not be read.
     unreadable: usize,
     /// Provenance of embeddings that were read from a file.
     provenance: Provenance,
@@ -73,6 +110,9 @@ pub struct EvaluationSet {
     gallery: Option<Side>,
     label_names: LabelNames,
     left_out: LeftOut,
+    /// Parts of an embedding, if known.
+    parts: Option<usize>,
+    spatio_temporal: Option<SpatioTemporal>,
 }
 
 impl EvaluationSet {
@@ -88,6 +128,7 @@ impl EvaluationSet {
         request: &Request,
         observer: &dyn Observer,
     ) -> Result<EvaluationSet> {
+        let spatio_temporal = request.spatio_temporal.map(|bin| fit(&set, bin)).transpose()?;
         let memory = request.memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, network, request.batch, memory)?;
         let mut embed = |images: Vec<LabelledImage>| -> Result<Side> {
@@ -101,24 +142,34 @@ impl EvaluationSet {
                 return Err(Error::Data(format!("{}: no image could be read", set.name)));
             }
             let names = std::mem::take(&mut embeddings.paths);
-            let labels = positions.iter().map(|&position| images[position].label).collect();
-            let files = positions.iter().map(|&position| images[position].path.clone()).collect();
-            let (images, provenance) = (Images { names, files }, Provenance::default());
-            Ok(Side { rows: Box::new(embeddings), labels, images, unreadable, provenance })
+            let read = || positions.iter().map(|&position| &images[position]);
+            let labels = read().map(|image| image.label).collect();
+            let captures = read().map(|image| image.capture.clone()).collect();
+            let files = read().map(|image| image.path.clone()).collect();
+            let provenance = Provenance::default();
+            let rows = Box::new(embeddings);
+            let side = Side { rows, labels, captures, images: Images { names, files }, unreadable, provenance };
+            side.grouped(request.group_by, images.iter().map(|image| &image.capture))
         };
         let queries = embed(set.query)?;
         let gallery = set.gallery.map(embed).transpose()?;
         let TestSet { name, label_names, left_out, .. } = set;
-        Ok(EvaluationSet { name, queries, gallery, label_names, left_out })
+        let parts = Some(network.config.parts());
+        Ok(EvaluationSet { name, queries, gallery, label_names, left_out, parts, spatio_temporal })
     }
 
     /// Opens files of embeddings. Labels come from `table`, a CSV of `path,person,camera`, or from Market-1501 names.
     /// Without a `gallery` the queries are the gallery too.
     ///
     /// # Errors
-    /// [`Error::Data`] for an embedding without a label, or if queries and gallery differ in dimensions; those of the
-    /// files.
-    pub fn read(queries: &Path, gallery: Option<&Path>, table: Option<&Path>) -> Result<EvaluationSet> {
+    /// [`Error::Data`] for an embedding without a label, or without a tracklet to group by, or if queries and gallery
+    /// differ in dimensions; those of the files.
+    pub fn read(
+        queries: &Path,
+        gallery: Option<&Path>,
+        table: Option<&Path>,
+        group_by: Option<GroupBy>,
+    ) -> Result<EvaluationSet> {
         let label_names = match table {
             Some(path) => {
                 let (persons, cameras) = datasets::read_label_names(path)?;
@@ -126,11 +177,16 @@ impl EvaluationSet {
             }
             None => LabelNames::default(),
         };
-        let table = table.map(|path| Ok::<_, Error>((path, datasets::read_labels(path)?))).transpose()?;
+        let table = table.map(Table::read).transpose()?;
         let name = queries.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let query_side = read_side(queries, table.as_ref())?;
+        let read = |path: &Path| -> Result<Side> {
+            let side = read_side(path, table.as_ref())?;
+            let all = side.captures.clone();
+            side.grouped(group_by, &all)
+        };
+        let query_side = read(queries)?;
         let gallery_side = match gallery {
-            Some(gallery) => Some((gallery, read_side(gallery, table.as_ref())?)),
+            Some(gallery) => Some((gallery, read(gallery)?)),
             None => None,
         };
         if let Some((gallery, gallery_side)) = &gallery_side
@@ -144,12 +200,15 @@ impl EvaluationSet {
                 gallery_side.rows.dim()
             )));
         }
+        let parts = query_side.provenance.settings.as_ref().and_then(parts_of);
         Ok(EvaluationSet {
             name,
             queries: query_side,
             gallery: gallery_side.map(|(_, side)| side),
             label_names,
             left_out: LeftOut::default(),
+            parts,
+            spatio_temporal: None,
         })
     }
 
@@ -212,7 +271,102 @@ impl EvaluationSet {
     }
 }
 
-fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> Result<Side> {
+impl Side {
+    /// Replaces the images of each tracklet by the mean of their embeddings, under the name of the first one. `all` are
+    /// the tracklets of all images, including unreadable ones.
+    fn grouped<'c>(
+        self,
+        by: Option<GroupBy>,
+        all: impl IntoIterator<Item = &'c Capture>,
+    ) -> Result<Side> {
+        let Some(GroupBy::Tracklet) = by else { return Ok(self) };
+        let Side { rows, labels, captures, images, provenance, .. } = self;
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (row, capture) in captures.iter().enumerate() {
+            let name = &images.names[row];
+            let Some(tracklet) = &capture.tracklet else {
+                return Err(Error::Data(format!(
+                    "{name} has no tracklet: --group-by tracklet needs names such as 0002C1T0001F001.jpg, or a table \
+                     with a column tracklet"
+                )));
+            };
+            let group = *places.entry(tracklet).or_insert(groups.len());
+            if group == groups.len() {
+                groups.push(Vec::new());
+            }
+            let first = *groups[group].first().unwrap_or(&row);
+            if labels[first] != labels[row] {
+                return Err(Error::Data(format!(
+                    "{} and {name} are of one tracklet, {tracklet}, but of two persons or cameras",
+                    images.names[first]
+                )));
+            }
+            groups[group].push(row);
+        }
+        let tracklets: HashSet<&String> = all.into_iter().filter_map(|all| all.tracklet.as_ref()).collect();
+        let unreadable = tracklets.len() - groups.len();
+        let mean_frame = |rows: &Vec<usize>| {
+            let frames: Option<Vec<u64>> = rows.iter().map(|&row| captures[row].frame).collect();
+            frames.map(|frames| frames.iter().sum::<u64>() / frames.len() as u64)
+        };
+        let capture = |rows: &Vec<usize>| Capture { frame: mean_frame(rows), ..captures[rows[0]].clone() };
+        let firsts = || groups.iter().map(|rows| rows[0]);
+        let names = firsts().map(|row| images.names[row].clone()).collect();
+        let files = firsts().filter_map(|row| images.files.get(row).cloned()).collect();
+        let terms = groups.iter().map(|rows| rows.iter().map(|&row| (row, 1.0)).collect()).collect();
+        Ok(Side {
+            labels: firsts().map(|row| labels[row]).collect(),
+            captures: groups.iter().map(capture).collect(),
+            images: Images { names, files },
+            rows: Box::new(Combined::new(rows, terms)),
+            unreadable,
+            provenance,
+        })
+    }
+}
+
+/// Fits a spatio-temporal model to the training images, and checks that all scored images have a frame.
+fn fit(set: &TestSet, bin: u64) -> Result<SpatioTemporal> {
+    if let Some(image) = set.evaluated().find(|image| image.capture.frame.is_none()) {
+        return Err(Error::Data(format!(
+            "{} has no frame number: --spatio-temporal needs names such as 0002_c1s1_000451_03.jpg, or a table with a \
+             column frame",
+            image.name
+        )));
+    }
+    let seen = |image: &LabelledImage| Some((image.label, image.capture.frame?));
+    SpatioTemporal::fit(set.train.iter().filter(|_| set.has_split).filter_map(seen), bin)
+}
+
+/// The parts of an embedding by the settings in its file; `None` if they are not recorded, or if it was reduced.
+fn parts_of(settings: &Entry) -> Option<usize> {
+    let settings = settings.value();
+    if !settings["reduction"].is_null() {
+        return None;
+    }
+    let layout = serde_json::from_value(settings["model"]["gelt"]["parts"].clone()).ok()?;
+    match layout {
+        PartLayout::Rows => settings["model"]["grid"][0].as_u64()?.try_into().ok(),
+        PartLayout::One => Some(1),
+        PartLayout::Bands(parts) => Some(parts),
+    }
+}
+
+/// Labels, tracklets and frames by path, from a file.
+struct Table<'p> {
+    path: &'p Path,
+    labels: BTreeMap<String, Label>,
+    captures: BTreeMap<String, Capture>,
+}
+
+impl Table<'_> {
+    fn read(path: &Path) -> Result<Table<'_>> {
+        Ok(Table { path, labels: datasets::read_labels(path)?, captures: datasets::read_captures(path)? })
+    }
+}
+
+fn read_side(path: &Path, table: Option<&Table<'_>>) -> Result<Side> {
     let NamedRows { rows, names, provenance, .. } = embeddings::open(path)?;
     if rows.is_empty() {
         return Err(Error::Data(format!("{} holds no embeddings", path.display())));
@@ -221,7 +375,7 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
     let mut without = Vec::new();
     for name in &names {
         let label = match table {
-            Some((_, table)) => table.get(name).copied(),
+            Some(table) => table.labels.get(name).copied(),
             None => Label::from_market_name(name),
         };
         match label {
@@ -231,12 +385,17 @@ fn read_side(path: &Path, table: Option<&(&Path, BTreeMap<String, Label>)>) -> R
     }
     match (without.first(), table) {
         (None, _) => {
+            let capture = |name: &String| match table {
+                Some(table) => table.captures.get(name).cloned().unwrap_or_default(),
+                None => Capture::from_name(name),
+            };
+            let captures = names.iter().map(capture).collect();
             let images = Images { names, files: Vec::new() };
-            Ok(Side { rows, labels, images, unreadable: 0, provenance })
+            Ok(Side { rows, labels, captures, images, unreadable: 0, provenance })
         }
-        (Some(first), Some((table, _))) => Err(Error::Data(format!(
+        (Some(first), Some(table)) => Err(Error::Data(format!(
             "{} does not list {first}, which is in {} ({} of its {} names are missing)",
-            table.display(),
+            table.path.display(),
             path.display(),
             without.len(),
             names.len()
@@ -257,10 +416,14 @@ pub struct Outcome {
     pub name: String,
     /// Name of the adapter.
     pub adapter: String,
-    /// Scores without re-ranking.
+    /// Scores without query expansion and re-ranking.
     pub plain: Scores,
-    /// Scores with re-ranking, if requested.
+    /// Scores with query expansion, if requested.
+    pub expanded: Option<Scores>,
+    /// Scores with re-ranking, after query expansion if that is requested too.
     pub reranked: Option<Scores>,
+    /// Scores by similarity and time, if requested; without query expansion and re-ranking.
+    pub spatio_temporal: Option<Scores>,
     /// Verification by distance alone; `None` without pairs of both kinds.
     pub verification: Option<Report>,
     /// Number of queries, including unreadable ones.
@@ -329,9 +492,14 @@ impl GalleryCounts {
 }
 
 impl Outcome {
-    /// Returns the scores with re-ranking if it was requested, else those without.
+    /// Returns the scores with query expansion and re-ranking, as far as they were requested.
     pub fn scores(&self) -> &Scores {
-        self.reranked.as_ref().unwrap_or(&self.plain)
+        self.reranked.as_ref().unwrap_or(self.scores_before_reranking())
+    }
+
+    /// Returns the scores with query expansion if it was requested, and without re-ranking.
+    pub fn scores_before_reranking(&self) -> &Scores {
+        self.expanded.as_ref().unwrap_or(&self.plain)
     }
 }
 
@@ -410,6 +578,72 @@ pub fn evaluate_embeddings(
     retry(adapter, observer, BEGINS_AGAIN, &mut (), work, |_, _| Ok(0))
 }
 
+/// Distances on an adapter.
+struct Measure<'c> {
+    context: &'c Context,
+    memory: u64,
+    /// Parts to align; `None` for the squared Euclidean distance.
+    parts: Option<usize>,
+}
+
+impl Measure<'_> {
+    /// Calls `work` with the distances from queries to a gallery.
+    fn between<T>(
+        &self,
+        queries: &dyn Rows,
+        gallery: &dyn Rows,
+        work: impl FnOnce(&mut dyn DistanceRows) -> Result<T>,
+    ) -> Result<T> {
+        let Some(count) = self.parts else {
+            return work(&mut Neighbours::new(self.context, queries, gallery, self.memory)?);
+        };
+        let (of_queries, of_gallery) = (Parts::new(queries, count), Parts::new(gallery, count));
+        let mut whole = Neighbours::new(self.context, queries, gallery, self.memory / 2)?;
+        let mut parts = Neighbours::new(self.context, &of_queries, &of_gallery, self.memory / 2)?;
+        work(&mut Aligned::new(&mut whole, &mut parts, count))
+    }
+}
+
+impl EvaluationSet {
+    /// The parts of an embedding that can be aligned.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if there is one part, or if the number of parts is not known.
+    fn aligned_parts(&self) -> Result<usize> {
+        let wrong = |text: &str| Err(Error::Data(format!("{}: --distance aligned {text}", self.name)));
+        match self.parts {
+            Some(0 | 1) => wrong("needs embeddings of two parts or more"),
+            Some(parts) if self.queries.rows.dim().is_multiple_of(parts) => Ok(parts),
+            Some(parts) => wrong(&format!(
+                "needs embeddings of {parts} equal parts, not of {} dimensions",
+                self.queries.rows.dim()
+            )),
+            None => wrong(
+                "needs the number of parts, which whole embeddings in .safetensors and .parquet files of `lat-wgpu \
+                 embed` have: embed again, without --reduce, or pass --model and --data",
+            ),
+        }
+    }
+
+    /// Distances that join the squared Euclidean distances of some queries with time.
+    fn with_time(&self, model: &SpatioTemporal, queries: Range<usize>, rows: &[f32]) -> Vec<f32> {
+        let gallery = self.gallery();
+        let seen = |side: &Side, row: usize| {
+            (side.labels[row].camera, side.captures[row].frame.unwrap_or_default())
+        };
+        let first = queries.start;
+        let mut joined = rows.to_vec();
+        joined.par_chunks_mut(gallery.labels.len().max(1)).enumerate().for_each(|(query, row)| {
+            let asked = seen(&self.queries, first + query);
+            for (image, distance) in row.iter_mut().enumerate() {
+                let probability = model.probability(asked, seen(gallery, image));
+                *distance = spatio_temporal::distance(*distance, probability);
+            }
+        });
+        joined
+    }
+}
+
 /// Scores embeddings on an adapter that is open.
 ///
 /// # Errors
@@ -424,44 +658,84 @@ pub fn evaluate(
     let rules = Rules { query_is_gallery, ..request.rules };
     let retrieval = Retrieval { queries: &set.queries.labels, gallery: &set.gallery().labels, rules };
     let (query_rows, gallery_rows) = (&*set.queries.rows, &*set.gallery().rows);
-    let images = if query_is_gallery { query_rows.len() } else { query_rows.len() + gallery_rows.len() };
-    let reranking = if request.rerank.is_some() { 2 * images + query_rows.len() } else { 0 };
-    let stage = Stage::new(observer, "distances", query_rows.len() + reranking, "nothing was written");
+    let all = Stacked::new(if query_is_gallery { vec![query_rows] } else { vec![query_rows, gallery_rows] })?;
+    let (queries, images) = (query_rows.len(), all.len());
+    let expanding = match request.expansion {
+        Some(ExpansionOptions { over: ExpandOver::Gallery, .. }) => 2 * queries,
+        Some(ExpansionOptions { over: ExpandOver::All, .. }) => images + queries,
+        None => 0,
+    };
+    let reranking = if request.rerank.is_some() { 2 * images + queries } else { 0 };
+    let stage = Stage::new(observer, "distances", queries + expanding + reranking, "nothing was written");
     let memory = request.memory.unwrap_or(context.default_memory());
+    let parts = match request.distance {
+        Metric::Euclidean => None,
+        Metric::Aligned => Some(set.aligned_parts()?),
+    };
+    let measure = Measure { context, memory, parts };
+
     let mut lists = (request.list_length > 0).then(|| RankedLists::new(retrieval, request.list_length));
     let mut scorer = Scorer::new(retrieval);
     let mut verification = Verification::new(retrieval);
-    visit(&mut Neighbours::new(context, query_rows, gallery_rows, memory)?, |range, rows| {
-        stage.advance(range.len())?;
-        scorer.add(range.clone(), rows);
-        if let (Some(lists), None) = (&mut lists, request.rerank) {
-            lists.add(range.clone(), rows);
-        }
-        verification.add(range, rows);
-        Ok(())
-    })?;
-    let mut plain = scorer.finish()?;
-    let reranked = request.rerank.map(|options| -> Result<Scores> {
-        let sides = if query_is_gallery { vec![query_rows] } else { vec![query_rows, gallery_rows] };
-        let all = Stacked::new(sides)?;
-        let mut distances = Neighbours::new(context, &all, &all, memory)?;
-        let gallery = if query_is_gallery { 0 } else { query_rows.len() };
-        let mut reranked = Reranked::new(&mut distances, query_rows.len(), gallery, options, &stage)?;
-        let mut scorer = Scorer::new(retrieval);
-        visit(&mut reranked, |range, rows| {
+    let mut timed = set.spatio_temporal.as_ref().map(|model| (model, Scorer::new(retrieval)));
+    measure.between(query_rows, gallery_rows, |distances| {
+        visit(distances, |range, rows| {
             stage.advance(range.len())?;
             scorer.add(range.clone(), rows);
-            if let Some(lists) = &mut lists {
+            if let (Some(lists), None, None) = (&mut lists, request.expansion, request.rerank) {
+                lists.add(range.clone(), rows);
+            }
+            if let Some((model, scorer)) = &mut timed {
+                scorer.add(range.clone(), &set.with_time(model, range.clone(), rows));
+            }
+            verification.add(range, rows);
+            Ok(())
+        })
+    })?;
+    let mut plain = scorer.finish()?;
+    let mut spatio_temporal = timed.map(|(_, scorer)| scorer.finish()).transpose()?;
+
+    let expansion = request.expansion.map(|options| {
+        let gallery = (!query_is_gallery).then_some(gallery_rows);
+        Expanded::new(context, &all, (query_rows, gallery), options, memory, &stage)
+    });
+    let expansion = expansion.transpose()?;
+    let (asked, shown): (&dyn Rows, &dyn Rows) = match &expansion {
+        Some(Expanded { queries, gallery: Some(gallery) }) => (queries, gallery),
+        Some(Expanded { queries, gallery: None }) => (queries, gallery_rows),
+        None => (query_rows, gallery_rows),
+    };
+    let mut score = |distances: &mut dyn DistanceRows, is_last: bool| {
+        let mut scorer = Scorer::new(retrieval);
+        visit(distances, |range, rows| {
+            stage.advance(range.len())?;
+            scorer.add(range.clone(), rows);
+            if let (Some(lists), true) = (&mut lists, is_last) {
                 lists.add(range, rows);
             }
             Ok(())
         })?;
         scorer.finish()
+    };
+    let is_last = request.rerank.is_none();
+    let expanded =
+        expansion.is_some().then(|| measure.between(asked, shown, |distances| score(distances, is_last)));
+    let mut expanded = expanded.transpose()?;
+    let reranked = request.rerank.map(|options| {
+        // Queries that were expanded alone differ from the gallery images that they come from.
+        let is_one = query_is_gallery && expansion.as_ref().is_none_or(|expansion| expansion.gallery.is_some());
+        let first = if is_one { 0 } else { queries };
+        let all = Stacked::new(if is_one { vec![asked] } else { vec![asked, shown] })?;
+        measure.between(&all, &all, |distances| {
+            score(&mut Reranked::new(distances, queries, first, options, &stage)?, true)
+        })
     });
     let mut reranked = reranked.transpose()?;
 
-    for scores in [&mut plain].into_iter().chain(&mut reranked) {
-        if set.queries.unreadable > 0 {
+    for scores in [Some(&mut plain), expanded.as_mut(), reranked.as_mut(), spatio_temporal.as_mut()] {
+        if let Some(scores) = scores
+            && set.queries.unreadable > 0
+        {
             scores.dropped.insert(Reason::Unreadable, set.queries.unreadable);
         }
     }
@@ -481,7 +755,9 @@ pub fn evaluate(
         name,
         adapter: context.adapter.name.clone(),
         plain,
+        expanded,
         reranked,
+        spatio_temporal,
         verification,
         queries,
         gallery,

@@ -4,13 +4,14 @@ use super::embed::{Embedder, ImageOptions};
 use crate::checkpoint::{Network, Threshold};
 use crate::embeddings::gallery::Gallery;
 use crate::embeddings::provenance::{Source, check_same_weights};
-use crate::embeddings::rows::{Rows, Selected};
+use crate::embeddings::rows::{Rows, Selected, Stacked};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::images::decode::Rgb;
 use crate::images::preprocess::resize_bicubic;
 use crate::images::walk::{Image, LeftOut};
-use crate::observer::Observer;
+use crate::observer::{Observer, Stage};
+use crate::retrieval::combined::{Expanded, ExpansionOptions};
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::retrieval::pca::{self, Projection};
 use crate::retry::retry;
@@ -30,6 +31,8 @@ pub struct Request<'r> {
     pub memory: Option<u64>,
     /// Options for reading queries.
     pub image_options: ImageOptions,
+    /// Query expansion over the searched images; `None` for none.
+    pub expansion: Option<ExpansionOptions>,
     /// Matches per query.
     pub top: usize,
     /// The threshold between same and different persons, see [`verdicts`].
@@ -50,7 +53,7 @@ pub fn search(
     observer: &dyn Observer,
 ) -> Result<Found> {
     let work = |_: &mut (), context: &Context| {
-        let Request { network, projection, memory, image_options, top, verdicts, .. } = *request;
+        let Request { network, projection, memory, image_options, expansion, top, verdicts, .. } = *request;
         let memory = memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, network, None, memory)?;
         let (mut embeddings, positions) = embedder.embeddings(queries.to_vec(), image_options, observer)?;
@@ -62,7 +65,18 @@ pub fn search(
             embeddings.rows = projection.apply(&embeddings.rows);
             embeddings.dim = projection.dim();
         }
-        let mut neighbours = Neighbours::new(context, &embeddings, selected, memory)?;
+        let all = Stacked::new(vec![&embeddings, selected])?;
+        let expanded = expansion.map(|options| {
+            let stage = Stage::new(observer, "query expansion", embeddings.len(), "nothing was written");
+            let sides: (&dyn Rows, Option<&dyn Rows>) = (&embeddings, Some(selected));
+            Expanded::new(context, &all, sides, options, memory, &stage)
+        });
+        let expanded = expanded.transpose()?;
+        let rows: &dyn Rows = match &expanded {
+            Some(Expanded { queries, .. }) => queries,
+            None => &embeddings,
+        };
+        let mut neighbours = Neighbours::new(context, rows, selected, memory)?;
         let step = neighbours.tiles().queries;
         let mut found = Found::new(verdicts, selected, context);
         for start in (0..embeddings.len()).step_by(step) {
@@ -205,6 +219,9 @@ pub fn check_weights(
 
 /// The threshold between same and different persons, or the reason why there is none.
 pub type Verdicts = std::result::Result<Threshold, &'static str>;
+
+/// The reason why there are no verdicts on expanded queries.
+pub const EXPANDED: &str = "matches are ranked only: the model's threshold applies to embeddings as they are, not to --query-expansion";
 
 /// Returns the network's threshold if it applies to the embeddings that are compared.
 pub fn verdicts(network: &Network, flip: bool, is_reduced: bool) -> Verdicts {

@@ -112,10 +112,9 @@ impl RetrievalSets {
         let retrieval_set =
             |set, ignore_cameras| RetrievalSet { set, ignore_cameras, ignore_exif: data.ignore_exif };
         let held_out = (!job.held_out.classes.is_empty()).then(|| {
-            let labelled = |sample: &Sample| LabelledImage {
-                path: sample.path.clone(),
-                name: sample.name.clone(),
-                label: Label { person: Person::Known(sample.class as u32), camera: sample.camera },
+            let labelled = |sample: &Sample| {
+                let label = Label { person: Person::Known(sample.class as u32), camera: sample.camera };
+                LabelledImage::new(sample.path.clone(), sample.name.clone(), label)
             };
             let images = job.held_out.images.iter().map(labelled).collect();
             retrieval_set(TestSet::of_each_other("persons held out", images), !job.held_out.crosses_cameras())

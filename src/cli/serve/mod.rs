@@ -113,6 +113,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
             flip: false,
         },
+        expansion: None,
         top: arguments.top as usize,
         verdicts,
     };
