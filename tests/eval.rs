@@ -259,7 +259,10 @@ fn time_between_cameras_adds_a_row_of_scores() {
         std::fs::copy(image, train.join(format!("{person:04}_c{camera}s1_{frame:06}_00.png"))).unwrap();
     }
     let got = scores(here, &timed);
-    assert_eq!((&got["spatio_temporal"]["valid_queries"], &got["spatio_temporal_bin"]), (&6.into(), &100.into()));
+    assert_eq!(
+        (&got["spatio_temporal"]["valid_queries"], &got["spatio_temporal_bin"]),
+        (&6.into(), &100.into())
+    );
     // The plain scores stay as they are without time.
     assert_eq!(got["map"], scores(here, &timed[..6])["map"]);
     assert_eq!(scores(here, &timed[..6])["spatio_temporal"], Value::Null);

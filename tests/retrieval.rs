@@ -65,8 +65,7 @@ fn assert_near(what: &str, got: &[f64], wanted: &[f64]) {
 
 #[track_caller]
 fn assert_scores(what: &str, got: &Scores, wanted: &Value) {
-    let wanted_means: Vec<f64> =
-        ["rank1", "map"].iter().map(|key| wanted[key].as_f64().unwrap()).collect();
+    let wanted_means: Vec<f64> = ["rank1", "map"].iter().map(|key| wanted[key].as_f64().unwrap()).collect();
     assert_near(what, &[got.ranks[0], got.map], &wanted_means);
     assert_eq!(got.valid_queries, wanted["valid_queries"], "{what}");
 }
@@ -76,8 +75,7 @@ fn write(folder: &Path, name: &str, embeddings: &Embeddings) {
     let settings = r#"{"format":1,"model":{"grid":[4,2],"gelt":{"parts":"rows"}}}"#;
     let metadata = BTreeMap::from([("lat_wgpu".to_string(), settings.to_string())]);
     let Embeddings { paths, dim, rows } = embeddings;
-    let mut writer =
-        EmbeddingWriter::create(&folder.join(name), *dim, Dtype::F32, paths, &metadata).unwrap();
+    let mut writer = EmbeddingWriter::create(&folder.join(name), *dim, Dtype::F32, paths, &metadata).unwrap();
     for (path, row) in paths.iter().zip(rows.chunks(*dim)) {
         writer.push(path, row).unwrap();
     }
@@ -96,8 +94,7 @@ fn scored(table: Option<&str>, request: &Request) -> Outcome {
         file("l.csv")
     });
     let (queries, gallery) = (file("q.safetensors"), file("g.safetensors"));
-    let set =
-        EvaluationSet::read(&queries, Some(&gallery), table.as_deref(), request.group_by).unwrap();
+    let set = EvaluationSet::read(&queries, Some(&gallery), table.as_deref(), request.group_by).unwrap();
     evaluate(&set, request, context(), &()).unwrap()
 }
 
@@ -138,14 +135,18 @@ fn an_image_is_no_neighbour_of_itself() {
     for over in [ExpandOver::Gallery, ExpandOver::All] {
         let options = ExpansionOptions { k: 2, alpha: 0.0, over };
         let expanded = Expanded::new(context(), &stacked, (&rows, None), options, MEMORY, &stage).unwrap();
-        let lists = Neighbours::new(context(), &rows, &rows, MEMORY).unwrap().nearest(0..rows.len(), 2).unwrap();
+        let lists =
+            Neighbours::new(context(), &rows, &rows, MEMORY).unwrap().nearest(0..rows.len(), 2).unwrap();
         let terms = lists.iter().enumerate().map(|(row, near)| {
             assert_eq!(near[0].index, row);
             vec![(row, 1.0), (near[1].index, 1.0)]
         });
         let wanted = Combined::new(&rows, terms.collect());
         assert_eq!(all(&expanded.queries), all(&wanted));
-        assert_eq!(expanded.gallery.map(|gallery| all(&gallery)), (over == ExpandOver::All).then(|| all(&wanted)));
+        assert_eq!(
+            expanded.gallery.map(|gallery| all(&gallery)),
+            (over == ExpandOver::All).then(|| all(&wanted))
+        );
     }
     for (k, alpha) in [(0, 1.0), (5000, 1.0), (2, -1.0), (2, f64::NAN)] {
         let options = ExpansionOptions { k, alpha, over: ExpandOver::Gallery };
@@ -204,9 +205,9 @@ fn aligned_distances_equal_numpy() {
 fn spatio_temporal_scores_equal_numpy() {
     let golden = golden();
     let train: Vec<(u32, u32, u64)> = serde_json::from_value(golden["train"].clone()).unwrap();
-    let images = train.into_iter().map(|(person, camera, frame)| {
-        (Label { person: Person::Known(person), camera }, frame)
-    });
+    let images = train
+        .into_iter()
+        .map(|(person, camera, frame)| (Label { person: Person::Known(person), camera }, frame));
     let (queries, gallery) = (embeddings(&golden["queries"]), embeddings(&golden["gallery"]));
     let squared = Neighbours::new(context(), &queries, &gallery, MEMORY).unwrap().distances(0..11).unwrap();
     for case in golden["spatio_temporal"].as_array().unwrap() {

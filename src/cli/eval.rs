@@ -1,7 +1,8 @@
 //! `lat-wgpu eval`: scores a model, or embeddings, on data sets.
 
 use super::arguments::{
-    DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments, SetArguments, fraction,
+    DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments, SetArguments,
+    fraction,
 };
 use super::eval_report::{self, INFLATED, Page};
 use super::json;
@@ -45,7 +46,8 @@ const DISTANCES: [&str; 2] = [
 ];
 
 /// The help of each choice of --group-by.
-const GROUPS: [&str; 1] = ["Mean of the embeddings of each tracklet, by names as MARS has, or a column tracklet"];
+const GROUPS: [&str; 1] =
+    ["Mean of the embeddings of each tracklet, by names as MARS has, or a column tracklet"];
 
 /// The help of each choice of --expansion-over.
 const OVER: [&str; 2] = [
@@ -482,8 +484,11 @@ impl Request {
 impl Outcome {
     /// Scores besides the plain ones, with names.
     pub(super) fn variants(&self) -> impl Iterator<Item = (&'static str, &Scores)> {
-        let variants =
-            [("expanded", &self.expanded), ("re-ranked", &self.reranked), ("spatio-temporal", &self.spatio_temporal)];
+        let variants = [
+            ("expanded", &self.expanded),
+            ("re-ranked", &self.reranked),
+            ("spatio-temporal", &self.spatio_temporal),
+        ];
         variants.into_iter().filter_map(|(name, scores)| Some((name, scores.as_ref()?)))
     }
 

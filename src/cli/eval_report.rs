@@ -94,7 +94,8 @@ fn measured(outcome: &Outcome, request: &Request) -> Vec<(String, String)> {
         "Protocol",
         format!("{}, AP {}{cameras}", request.protocol_name(), request.average_precision_name()),
     );
-    let about = |Scores { ranks, map, .. }: &Scores| format!("rank-1 {}, mAP {}", percent(ranks[0]), percent(*map));
+    let about =
+        |Scores { ranks, map, .. }: &Scores| format!("rank-1 {}, mAP {}", percent(ranks[0]), percent(*map));
     if let Some(ExpansionOptions { k, alpha, over }) = request.expansion {
         let without = about(&outcome.plain);
         fact("Query expansion", format!("k {k}, α {alpha}, over {}; without it {without}", word(&over)));

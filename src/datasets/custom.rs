@@ -102,7 +102,14 @@ pub(super) fn load_folders(dir: &Path, follow_links: bool) -> Result<ReidSet> {
             }
             if camera.is_some() || !matches!(split, Some(Split::Query | Split::Gallery)) {
                 let capture = Capture::from_name(&name);
-                images.push(Named { split, path: image.path, name, person: person.to_string(), camera, capture });
+                images.push(Named {
+                    split,
+                    path: image.path,
+                    name,
+                    person: person.to_string(),
+                    camera,
+                    capture,
+                });
             }
         }
         if let Some(first) = first.filter(|_| !has_direct) {

@@ -146,7 +146,10 @@ mod tests {
             let cosine = 1.0 - f64::from(squared) / 2.0;
             let score = 1.0 / (1.0 + (-5.0 * cosine).exp()) / (1.0 + 2.0 * (-5.0 * probability).exp());
             let wanted = -(3.0 * score).ln();
-            assert!((f64::from(distance(squared, probability)) - wanted).abs() < 1e-7, "{squared} {probability}");
+            assert!(
+                (f64::from(distance(squared, probability)) - wanted).abs() < 1e-7,
+                "{squared} {probability}"
+            );
         }
     }
 }

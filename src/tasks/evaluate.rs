@@ -148,7 +148,8 @@ impl EvaluationSet {
             let files = read().map(|image| image.path.clone()).collect();
             let provenance = Provenance::default();
             let rows = Box::new(embeddings);
-            let side = Side { rows, labels, captures, images: Images { names, files }, unreadable, provenance };
+            let side =
+                Side { rows, labels, captures, images: Images { names, files }, unreadable, provenance };
             side.grouped(request.group_by, images.iter().map(|image| &image.capture))
         };
         let queries = embed(set.query)?;
@@ -274,11 +275,7 @@ impl EvaluationSet {
 impl Side {
     /// Replaces the images of each tracklet by the mean of their embeddings, under the name of the first one. `all` are
     /// the tracklets of all images, including unreadable ones.
-    fn grouped<'c>(
-        self,
-        by: Option<GroupBy>,
-        all: impl IntoIterator<Item = &'c Capture>,
-    ) -> Result<Side> {
+    fn grouped<'c>(self, by: Option<GroupBy>, all: impl IntoIterator<Item = &'c Capture>) -> Result<Side> {
         let Some(GroupBy::Tracklet) = by else { return Ok(self) };
         let Side { rows, labels, captures, images, provenance, .. } = self;
         let mut places: HashMap<&str, usize> = HashMap::new();
@@ -628,9 +625,8 @@ impl EvaluationSet {
     /// Distances that join the squared Euclidean distances of some queries with time.
     fn with_time(&self, model: &SpatioTemporal, queries: Range<usize>, rows: &[f32]) -> Vec<f32> {
         let gallery = self.gallery();
-        let seen = |side: &Side, row: usize| {
-            (side.labels[row].camera, side.captures[row].frame.unwrap_or_default())
-        };
+        let seen =
+            |side: &Side, row: usize| (side.labels[row].camera, side.captures[row].frame.unwrap_or_default());
         let first = queries.start;
         let mut joined = rows.to_vec();
         joined.par_chunks_mut(gallery.labels.len().max(1)).enumerate().for_each(|(query, row)| {
@@ -723,7 +719,8 @@ pub fn evaluate(
     let mut expanded = expanded.transpose()?;
     let reranked = request.rerank.map(|options| {
         // Queries that were expanded alone differ from the gallery images that they come from.
-        let is_one = query_is_gallery && expansion.as_ref().is_none_or(|expansion| expansion.gallery.is_some());
+        let is_one =
+            query_is_gallery && expansion.as_ref().is_none_or(|expansion| expansion.gallery.is_some());
         let first = if is_one { 0 } else { queries };
         let all = Stacked::new(if is_one { vec![asked] } else { vec![asked, shown] })?;
         measure.between(&all, &all, |distances| {
