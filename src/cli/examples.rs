@@ -34,6 +34,13 @@ const GROUPS: [(&str, &[Examples]); 5] = [
                 ],
             ),
             (
+                "cluster",
+                [
+                    "--gallery crops.safetensors -o crops/groups.csv",
+                    "--gallery crops.safetensors -o groups.csv --html groups.html --eps 0.5",
+                ],
+            ),
+            (
                 "serve",
                 [
                     "--model run/best.safetensors --gallery index",

@@ -34,6 +34,7 @@ mod ablate;
 mod arguments;
 mod autotune;
 mod bench;
+mod cluster;
 mod completions;
 mod convert;
 mod data;
@@ -120,6 +121,8 @@ enum Command {
     Eval(Box<eval::EvalArguments>),
     /// Find the persons of images in a gallery of embeddings
     Search(Box<search::SearchArguments>),
+    /// Group the images of a gallery into persons, without labels
+    Cluster(Box<cluster::ClusterArguments>),
     /// Serve search as a web page and a JSON API
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArguments>),
@@ -177,6 +180,7 @@ pub fn main() -> ExitCode {
         Command::Ablate(arguments) => ablate::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),

@@ -5,6 +5,8 @@ pub mod neighbours;
 
 pub mod aligned;
 pub mod combined;
+pub mod dbscan;
+pub mod jaccard;
 pub mod lists;
 pub mod metrics;
 pub mod pca;

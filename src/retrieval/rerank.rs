@@ -60,7 +60,7 @@ impl RerankOptions {
 }
 
 /// Rows of a sparse matrix: nonzero values as (column, value), by ascending column.
-type Sparse = Vec<Vec<(u32, f64)>>;
+pub(super) type Sparse = Vec<Vec<(u32, f64)>>;
 
 /// Re-ranked distances from queries, the first images of a list, to the gallery, its last images.
 pub struct Reranked<'d> {
@@ -107,26 +107,10 @@ impl<'d> Reranked<'d> {
         assert_eq!(all, distances.gallery(), "re-ranking needs the distances from all images to all");
         assert!(queries <= all && gallery <= all, "{queries} queries, gallery from {gallery}: {all} images");
 
-        let Nearest { rows: nearest, largest } = Nearest::find(distances, &options, stage)?;
-        let expanded: Vec<Vec<u32>> =
-            (0..all).into_par_iter().map(|image| expanded_neighbours(&nearest, image, &options)).collect();
-        let mut encoded: Sparse = Vec::with_capacity(all);
-        visit(distances, |range, rows| {
-            stage.advance(range.len())?;
-            let encode = |(image, row): (usize, &[f32])| weights(&expanded[image], row, largest[image]);
-            encoded.par_extend(range.into_par_iter().zip(rows.par_chunks(all)).map(encode));
-            Ok(())
-        })?;
-        drop(expanded);
-        if options.k2 > 1 {
-            encoded = averaged(&encoded, &nearest, options.k2);
-        }
-        let mut inverted: Sparse = vec![Vec::new(); all];
-        for (row, image) in encoded[gallery..].iter().enumerate() {
-            for &(column, value) in image {
-                inverted[column as usize].push((row as u32, value));
-            }
-        }
+        let neighbourhood =
+            Neighbourhood { k: options.k1, half: options.half(), k2: options.k2, scale_by_largest: true };
+        let (mut encoded, largest) = neighbourhood.encode(distances, stage)?;
+        let inverted = columns(&encoded[gallery..], all);
         encoded.truncate(queries);
         let encoding = Encoding { queries, gallery, lambda: options.lambda, largest, encoded, inverted };
         Ok(Reranked { distances, encoding })
@@ -185,6 +169,55 @@ fn normalised(distance: f32, largest: f32) -> f64 {
     if largest > 0.0 { f64::from(distance) / f64::from(largest) } else { 0.0 }
 }
 
+/// Settings of the encoding of neighbours as rows of V.
+pub(super) struct Neighbourhood {
+    /// Neighbours that must be mutual, without the image itself.
+    pub k: usize,
+    /// The same for the neighbours of a neighbour.
+    pub half: usize,
+    /// Images whose rows of V are averaged, with the image itself.
+    pub k2: usize,
+    /// True if the distances in the weights are divided by the largest of each image.
+    pub scale_by_largest: bool,
+}
+
+impl Neighbourhood {
+    /// Encodes every image of a list, from the distances of all to all. Returns V and the largest distance of each
+    /// image. Advances `stage` by twice the number of images.
+    pub fn encode(&self, distances: &mut dyn DistanceRows, stage: &Stage<'_>) -> Result<(Sparse, Vec<f32>)> {
+        let all = distances.gallery();
+        let count = (self.k + 1).max(self.k2);
+        let Nearest { rows: nearest, largest } = Nearest::find(distances, count, stage)?;
+        let expanded: Vec<Vec<u32>> = (0..all)
+            .into_par_iter()
+            .map(|image| expanded_neighbours(&nearest, image, self.k, self.half))
+            .collect();
+        let mut encoded: Sparse = Vec::with_capacity(all);
+        visit(distances, |range, rows| {
+            stage.advance(range.len())?;
+            let encode = |(image, row): (usize, &[f32])| {
+                let divisor = if self.scale_by_largest { largest[image] } else { 1.0 };
+                weights(&expanded[image], row, divisor)
+            };
+            encoded.par_extend(range.into_par_iter().zip(rows.par_chunks(all)).map(encode));
+            Ok(())
+        })?;
+        drop(expanded);
+        Ok((if self.k2 > 1 { averaged(&encoded, &nearest, self.k2) } else { encoded }, largest))
+    }
+}
+
+/// The `count` columns of V: for each image, (row, value).
+pub(super) fn columns(encoded: &[Vec<(u32, f64)>], count: usize) -> Sparse {
+    let mut columns: Sparse = vec![Vec::new(); count];
+    for (row, image) in encoded.iter().enumerate() {
+        for &(column, value) in image {
+            columns[column as usize].push((row as u32, value));
+        }
+    }
+    columns
+}
+
 /// The nearest images of every image.
 struct Nearest {
     /// For each image, nearest first. They include the image itself, unless others too are at distance 0.
@@ -194,9 +227,10 @@ struct Nearest {
 }
 
 impl Nearest {
-    fn find(distances: &mut dyn DistanceRows, options: &RerankOptions, stage: &Stage<'_>) -> Result<Nearest> {
+    /// Finds the `count` nearest images of each.
+    fn find(distances: &mut dyn DistanceRows, count: usize, stage: &Stage<'_>) -> Result<Nearest> {
         let all = distances.gallery();
-        let count = (options.k1 + 1).max(options.k2).min(all);
+        let count = count.min(all);
         let mut found = Vec::with_capacity(all);
         visit(distances, |range, rows| {
             stage.advance(range.len())?;
@@ -224,11 +258,11 @@ fn reciprocal(nearest: &[Vec<u32>], image: usize, k: usize) -> Vec<u32> {
 }
 
 /// An image's reciprocal neighbours, joined by those of each neighbour that shares enough (equation 4); ascending.
-fn expanded_neighbours(nearest: &[Vec<u32>], image: usize, options: &RerankOptions) -> Vec<u32> {
-    let mutual = reciprocal(nearest, image, options.k1);
+fn expanded_neighbours(nearest: &[Vec<u32>], image: usize, k: usize, half: usize) -> Vec<u32> {
+    let mutual = reciprocal(nearest, image, k);
     let mut expanded = mutual.clone();
     for &candidate in &mutual {
-        let theirs = reciprocal(nearest, candidate as usize, options.half());
+        let theirs = reciprocal(nearest, candidate as usize, half);
         let shared = theirs.iter().filter(|other| mutual.contains(other)).count();
         if shared as f64 > SHARED * theirs.len() as f64 {
             expanded.extend(theirs);

@@ -98,7 +98,7 @@ fn smoothed(histogram: &[f64]) -> Vec<f64> {
     smooth
 }
 
-/// The distance that ranks as the score does: -ln(3·score), so that f32 tells close scores apart. `squared` is the
+/// The distance that ranks as the score does: -ln(3·score), which keeps close scores apart in f32. `squared` is the
 /// squared Euclidean distance of two embeddings of unit length, so their cosine similarity is 1 - squared/2.
 pub fn distance(squared: f32, probability: f64) -> f32 {
     let cosine = 1.0 - f64::from(squared) / 2.0;

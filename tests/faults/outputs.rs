@@ -17,7 +17,7 @@ struct Route {
     inputs: &'static [&'static str],
 }
 
-const ROUTES: [Route; 22] = [
+const ROUTES: [Route; 23] = [
     Route {
         command: "embed --model m.safetensors --reduce pca.safetensors crops p.png",
         needed: "--out new.npy",
@@ -54,6 +54,12 @@ const ROUTES: [Route; 22] = [
         needed: "--out new.safetensors",
         outputs: &["--out", "--json"],
         inputs: &["e.npy", "e.paths.txt", "pca.safetensors"],
+    },
+    Route {
+        command: "cluster --gallery e.npy",
+        needed: "--out new.csv",
+        outputs: &["--out", "--json", "--html"],
+        inputs: &["e.npy", "e.paths.txt"],
     },
     Route { command: "inspect m.safetensors", needed: "", outputs: &["--json"], inputs: &["m.safetensors"] },
     Route {

@@ -1,0 +1,254 @@
+//! `lat-wgpu cluster`: groups the images of a gallery into persons, without labels.
+
+use super::arguments::{AdapterArgument, MemoryArgument, PageArguments};
+use super::json;
+use super::open;
+use super::origin;
+use super::paths::Paths;
+use super::progress::Progress;
+use super::signals::Signals;
+use crate::datasets::labels::Label;
+use crate::embeddings::gallery::{Gallery, Images};
+use crate::error::{Error, Result};
+use crate::gpu::Precision;
+use crate::images::decode::DecodeOptions;
+use crate::report::{Image, Match, RankedList, Report, Shown, Thumbnails, Verdict};
+use crate::retrieval::jaccard::JaccardOptions;
+use crate::storage::atomic::write_atomically;
+use crate::tasks::cluster::{Outcome, Request, cluster};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Most images of a group on the page.
+const SHOWN: usize = 20;
+
+/// `lat-wgpu cluster`.
+#[derive(Debug, Args)]
+pub struct ClusterArguments {
+    /// Embeddings from `lat-wgpu embed`: a file or an index folder
+    #[arg(long, value_name = "FILE|DIR")]
+    pub gallery: PathBuf,
+    /// Output table: path, group (-1: outlier), person (the group, to be replaced by a name) and camera
+    #[arg(short, long, value_name = "CSV")]
+    pub out: PathBuf,
+    /// Largest distance within a group; auto takes the best of 0.30, 0.35 … 0.65
+    #[arg(long, value_name = "auto|F", default_value = "auto", value_parser = eps)]
+    pub eps: Eps,
+    /// Size of the k-reciprocal neighbourhood, with the image itself
+    #[arg(long, value_name = "N", default_value_t = JaccardOptions::default().k1)]
+    pub k1: usize,
+    /// Neighbours to average over; 1 disables
+    #[arg(long, value_name = "N", default_value_t = JaccardOptions::default().k2)]
+    pub k2: usize,
+    /// Images within --eps that make an image the core of a group, with the image itself
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub min_samples: u32,
+    #[command(flatten)]
+    pub memory: MemoryArgument,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
+    /// Writes a summary as JSON; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub page: PageArguments,
+    /// With --html: embedded folder, to show its images [default: the inputs recorded in the gallery, if they exist]
+    #[arg(long, value_name = "DIR", requires = "html")]
+    pub images: Option<PathBuf>,
+    /// With --html: ignores the EXIF orientation of images
+    #[arg(long, requires = "html")]
+    pub ignore_exif: bool,
+}
+
+/// The radius of --eps; `None` for auto.
+#[derive(Debug, Clone, Copy)]
+pub struct Eps(Option<f64>);
+
+fn eps(text: &str) -> std::result::Result<Eps, String> {
+    let wrong = || format!("expected auto or a number from 0 to below 1, found {text}");
+    match text {
+        "auto" => Ok(Eps(None)),
+        text => text
+            .parse()
+            .ok()
+            .filter(|eps| (0.0..1.0).contains(eps))
+            .map(|eps| Eps(Some(eps)))
+            .ok_or_else(wrong),
+    }
+}
+
+pub fn run(arguments: &ClusterArguments) -> Result<ExitCode> {
+    let ClusterArguments { gallery, out, json, page, images, .. } = arguments;
+    let paths = Paths::new().reads("--gallery", [gallery]).reads("--images", images);
+    let paths = paths.writes("--out", [out]).writes("--json", json).writes("--html", &page.html);
+    paths.check()?;
+    let gallery = Gallery::open(gallery)?;
+    let images = match page.html {
+        Some(_) => gallery.images(images.as_deref())?,
+        None => None,
+    };
+    if page.html.is_some() && images.is_none() {
+        open::print_notes(&[open::NO_IMAGES]);
+    }
+    let request = Request {
+        jaccard: JaccardOptions { k1: arguments.k1, k2: arguments.k2 },
+        eps: arguments.eps.0,
+        min_samples: arguments.min_samples as usize,
+        adapter: arguments.adapter.options(Precision::F32),
+        memory: arguments.memory.memory,
+    };
+    let progress = Progress::new(Some(Signals::listen()?));
+    let outcome = cluster(&gallery, &request, &progress);
+    progress.finish();
+    let outcome = outcome?;
+    for size in outcome.suspicious() {
+        eprintln!("warning: a group of {size} of {} images is hardly one person", gallery.names().len());
+    }
+    write_atomically(out, &table(gallery.names(), &outcome)?)?;
+    json::print_or_write(json.as_deref(), &text(&outcome), || value(&outcome, &request))?;
+    eprintln!("wrote {}", out.display());
+    if let Some(target) = &page.html {
+        write_page(target, arguments, &gallery, images.as_ref(), &outcome)?;
+        eprintln!("wrote {}", target.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The table of --out.
+fn table(names: &[String], outcome: &Outcome) -> Result<Vec<u8>> {
+    let failed = |e: csv::Error| Error::Data(format!("the table: {e}"));
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(["path", "group", "person", "camera"]).map_err(failed)?;
+    for (name, label) in names.iter().zip(&outcome.clusters.labels) {
+        let group = label.map_or("-1".to_string(), |label| label.to_string());
+        let camera =
+            Label::from_market_name(name).map_or("unknown".to_string(), |label| label.camera.to_string());
+        writer.write_record([name, &group, &group, &camera]).map_err(failed)?;
+    }
+    writer.into_inner().map_err(|e| Error::Data(format!("the table: {e}")))
+}
+
+fn outliers(outcome: &Outcome) -> usize {
+    outcome.clusters.labels.iter().filter(|label| label.is_none()).count()
+}
+
+fn text(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    if !outcome.tried.is_empty() {
+        text.push_str("   eps  groups  clustered  silhouette   score\n");
+    }
+    for choice in &outcome.tried {
+        let (count, share) = (choice.clusters.count, 100.0 * choice.clusters.share());
+        text.push_str(&format!("{:>6.2}{count:>8}{share:>9.1} %", choice.eps));
+        match (choice.silhouette, choice.score()) {
+            (Some(silhouette), Some(score)) => text.push_str(&format!("{silhouette:>12.4}{score:>8.4}\n")),
+            _ => text.push_str(&format!("{:>12}{:>8}\n", "-", "-")),
+        }
+    }
+    text.push_str(&format!(
+        "eps {}: {} groups of {} images, {} outliers\n",
+        outcome.eps,
+        outcome.clusters.count,
+        outcome.clusters.labels.len() - outliers(outcome),
+        outliers(outcome)
+    ));
+    text
+}
+
+/// The value of --json.
+fn value(outcome: &Outcome, request: &Request) -> Value {
+    let tried: Vec<Value> = outcome
+        .tried
+        .iter()
+        .map(|choice| {
+            json!({
+                "eps": choice.eps,
+                "groups": choice.clusters.count,
+                "clustered": choice.clusters.share(),
+                "silhouette": choice.silhouette,
+                "score": choice.score(),
+            })
+        })
+        .collect();
+    json!({
+        "images": outcome.clusters.labels.len(),
+        "groups": outcome.clusters.count,
+        "outliers": outliers(outcome),
+        "sizes": outcome.clusters.sizes(),
+        "eps": outcome.eps,
+        "tried": tried,
+        "k1": request.jaccard.k1,
+        "k2": request.jaccard.k2,
+        "min_samples": request.min_samples,
+    })
+}
+
+/// Writes the page of --html: the largest groups, each as its first image with the nearest others.
+fn write_page(
+    target: &Path,
+    arguments: &ClusterArguments,
+    gallery: &Gallery,
+    images: Option<&Images>,
+    outcome: &Outcome,
+) -> Result<()> {
+    let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
+    let mut thumbnails = Thumbnails::new(target, arguments.page.thumbnails, decode)?;
+    let mut groups: Vec<(u32, Vec<usize>)> =
+        (0..outcome.clusters.count as u32).map(|group| (group, vec![])).collect();
+    for (row, label) in outcome.clusters.labels.iter().enumerate() {
+        label.iter().for_each(|&label| groups[label as usize].1.push(row));
+    }
+    groups.sort_by_key(|(_, rows)| std::cmp::Reverse(rows.len()));
+    let shown = groups.len().min(arguments.page.lists);
+    let mut shown_image = |name: String, row: usize| {
+        let image = match images.map(|images| (images, gallery.image(images, row))) {
+            Some((_, Some(file))) => thumbnails.image(&file),
+            Some((images, None)) if images.is_named() => Image::Missing("not in --images".to_string()),
+            Some(_) => Image::Missing("not found where it was embedded".to_string()),
+            None => Image::Missing("no --images".to_string()),
+        };
+        let camera = Label::from_market_name(&gallery.names()[row]).map(|label| label.camera.to_string());
+        Shown { name, image, person: None, camera }
+    };
+    let mut lists = Vec::with_capacity(shown);
+    for (group, rows) in &groups[..shown] {
+        let first = rows[0];
+        let near = outcome.distances.row(first);
+        let distance = |row: usize| match near.binary_search_by_key(&(row as u32), |&(other, _)| other) {
+            Ok(place) => near[place].1 as f32,
+            Err(_) => 1.0,
+        };
+        let mut others: Vec<(f32, usize)> = rows[1..].iter().map(|&row| (distance(row), row)).collect();
+        others.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let query =
+            shown_image(format!("group {group}, {} images: {}", rows.len(), gallery.names()[first]), first);
+        let matches = others.into_iter().take(SHOWN - 1).map(|(distance, row)| Match {
+            shown: shown_image(gallery.names()[row].clone(), row),
+            distance,
+            verdict: Verdict::Unknown,
+            errors: None,
+        });
+        let matches = matches.collect();
+        lists.push(RankedList { query, average_precision: None, matches });
+    }
+    let fact = |name: &str, value: String| (name.to_string(), value);
+    let mut facts = vec![
+        fact("Gallery", arguments.gallery.display().to_string()),
+        fact("Groups", text(outcome).lines().last().unwrap_or_default().to_string()),
+        fact("Images", thumbnails.about()),
+    ];
+    facts.extend(origin::facts(&outcome.adapter));
+    let which = match shown == groups.len() {
+        true => "Each group".to_string(),
+        false => format!("The {shown} largest of {} groups, each", groups.len()),
+    };
+    let lists_about = vec![format!(
+        "{which} with its first image as the query, and up to {} others by their distance to it. The number is the Jaccard \
+         distance of the neighbours that two images share: 0 for the same, 1 for none.",
+        SHOWN - 1
+    )];
+    let title = format!("{} groups in {}", outcome.clusters.count, arguments.gallery.display());
+    Report { title, facts, lists_about, lists, ..Report::default() }.write(target)
+}
