@@ -106,7 +106,7 @@ fn persons_become_groups() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     gallery(here);
-    let run = ["cluster", "--gallery", "g.npy", "--k1", "8", "--k2", "1", "-o", "groups.csv"];
+    let run = ["cluster", "--gallery", "g.npy", "--k1", "10", "--k2", "1", "-o", "groups.csv"];
     let (text, stderr) = expect(0, here, &run);
     assert!(
         text.contains("3 groups of 30 images, 1 outliers") && stderr.contains("wrote groups.csv"),
@@ -135,7 +135,7 @@ fn persons_become_groups() {
         image.save(here.join(line.split(',').next().unwrap()).with_extension("jpg")).unwrap();
     }
     let (text, _) = expect(0, here, &["data", "groups.csv"]);
-    assert!(text.contains('3'), "{text}");
+    assert!(text.contains("query           3       30        2") && text.contains("1 junk"), "{text}");
 }
 
 #[test]
