@@ -12,6 +12,7 @@ use crate::images::walk;
 use crate::retrieval::metrics::Scores;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::shape::ImageSize;
+use crate::tasks::cameras::Cameras;
 use crate::tasks::embed::{Embedder, ImageOptions};
 use crate::tasks::evaluate::{self, EvaluationSet, evaluate};
 use crate::tasks::search::{Match, Verdicts, check_fits, check_weights, verdicts};
@@ -34,6 +35,9 @@ pub struct ModelOptions {
     pub batch: Option<usize>,
     /// Embeds each image and its mirror image, and takes the mean of the two.
     pub flip: bool,
+    /// With a camera embedding: the camera of all images, or "none" to add no row. `None`: from the names of images as
+    /// in Market-1501, or from the labels of a data set.
+    pub camera: Option<String>,
 }
 
 /// A model on an adapter. Threads may share it; they take turns on the adapter.
@@ -51,6 +55,7 @@ pub struct Model {
     context: Arc<Context>,
     embedder: Mutex<Embedder<Arc<Context>>>,
     image_options: ImageOptions,
+    camera: Option<String>,
 }
 
 impl Model {
@@ -66,23 +71,32 @@ impl Model {
     /// Opens weights with options.
     ///
     /// # Errors
-    /// Those of [`Model::open`]; [`Error::TooLarge`] if the batch doesn't fit into the adapter's memory.
+    /// Those of [`Model::open`]; [`Error::TooLarge`] if the batch doesn't fit into the adapter's memory;
+    /// [`Error::Usage`] for a camera without a row in the model's camera embedding.
     pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Model> {
         let path = path.as_ref().to_path_buf();
-        let network = checkpoint::load(&path, &Settings::default())?;
-        let ModelOptions { adapter, precision, batch, flip } = options.clone();
+        let ModelOptions { adapter, precision, batch, flip, camera } = options.clone();
+        let no_cameras = camera.as_deref() == Some("none");
+        let network = checkpoint::load(&path, &Settings { no_cameras, ..Settings::default() })?;
+        let camera = camera.filter(|_| !no_cameras);
+        let cameras = Cameras::given(camera.as_deref());
+        if camera.is_some() {
+            cameras.check(&network.config, &[String::new()])?;
+        }
         let device = ContextOptions { precision, ..ContextOptions::from_environment(adapter) };
         let context = Arc::new(Context::open(&device)?);
-        let embedder = Embedder::new(Arc::clone(&context), &network, batch, context.default_memory())?;
+        let mut embedder = Embedder::new(Arc::clone(&context), &network, batch, context.default_memory())?;
+        embedder.set_cameras(cameras);
         let image_options = ImageOptions { flip, ..ImageOptions::default() };
-        Ok(Model { path, network, context, embedder: Mutex::new(embedder), image_options })
+        Ok(Model { path, network, context, embedder: Mutex::new(embedder), image_options, camera })
     }
 
     /// Embeds image files, and folders with all images below them; keeps the order of the sorted names.
     ///
     /// # Errors
-    /// [`Error::Io`] if an input can't be listed; [`Error::NothingToDo`] if the inputs hold no image; [`Error::Gpu`] if
-    /// the adapter fails. Images that can't be read are no error: see [`EmbeddedImages::skipped`].
+    /// [`Error::Io`] if an input can't be listed; [`Error::NothingToDo`] if the inputs hold no image; [`Error::Data`]
+    /// if the model has a camera embedding and an image's camera isn't known; [`Error::Gpu`] if the adapter fails.
+    /// Images that can't be read are no error: see [`EmbeddedImages::skipped`].
     pub fn embed(&self, inputs: &[impl AsRef<Path>]) -> Result<EmbeddedImages> {
         let inputs: Vec<PathBuf> = inputs.iter().map(|input| input.as_ref().to_path_buf()).collect();
         let images = walk::list_images(&inputs, false)?.images;
@@ -121,6 +135,7 @@ impl Model {
         let request = evaluate::Request {
             batch: Some(batch),
             image_options: self.image_options,
+            camera: self.camera.clone(),
             ..evaluate::Request::default()
         };
         let set = TestSet::load(data.as_ref(), &LoadOptions::default(), request.rules.across_cameras())?;

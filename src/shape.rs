@@ -256,6 +256,32 @@ pub struct VitConfig {
     pub gelt: GeltConfig,
     /// Side of BNNeck's BatchNorm that embeds.
     pub head_embed: HeadEmbed,
+    /// Rows of the camera embedding; `None` without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cameras: Option<CameraTable>,
+}
+
+/// The cameras of a camera embedding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CameraTable {
+    /// Factor λ of a camera's row, which is added to every token.
+    pub weight: f32,
+    /// Name of the camera of each row.
+    pub names: Vec<String>,
+}
+
+impl CameraTable {
+    /// Returns the row of a camera. `c3`, `03` and `3` are the same camera unless the table has another by that very
+    /// name.
+    pub fn row(&self, camera: &str) -> Option<u32> {
+        let number = |name: &str| name.strip_prefix('c').unwrap_or(name).parse::<u32>().ok();
+        let exact = self.names.iter().position(|name| name == camera);
+        let row = exact.or_else(|| {
+            let wanted = number(camera)?;
+            self.names.iter().position(|name| number(name) == Some(wanted))
+        });
+        row.and_then(|row| u32::try_from(row).ok())
+    }
 }
 
 impl VitConfig {
@@ -279,6 +305,7 @@ impl VitConfig {
             ln_eps: 1e-6,
             gelt: GeltConfig::default(),
             head_embed: HeadEmbed::Before,
+            cameras: None,
         }
     }
 
@@ -408,6 +435,25 @@ mod tests {
         assert_eq!(part_rows(0, 1, 7), 0..7);
         assert_eq!(all(4, 16), [0..4, 4..8, 8..12, 12..16]);
         assert_eq!(all(6, 16), [0..3, 2..6, 5..8, 8..11, 10..14, 13..16]);
+    }
+
+    #[test]
+    fn cameras_are_found_by_name_or_number() {
+        let table = |names: &[&str]| CameraTable {
+            weight: 3.0,
+            names: names.iter().map(|name| name.to_string()).collect(),
+        };
+        let market = table(&["c1", "c2", "c10"]);
+        for (camera, row) in
+            [("c1", Some(0)), ("2", Some(1)), ("010", Some(2)), ("c3", None), ("c", None), ("", None)]
+        {
+            assert_eq!(market.row(camera), row, "{camera}");
+        }
+        let named = table(&["1", "01", "hall"]);
+        assert_eq!(
+            ["01", "c1", "hall", "Hall"].map(|camera| named.row(camera)),
+            [Some(1), Some(0), Some(2), None]
+        );
     }
 
     #[test]

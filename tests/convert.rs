@@ -232,14 +232,27 @@ fn networks_that_are_no_plain_vits_are_refused() {
     for (name, words) in [
         ("pass", &["base.part_token1", "PASS"][..]),
         ("transreid_ssl_stem", &["patch_embed.conv.0.weight", "convolutional stem"]),
-        ("transreid_sie", &["base.sie_embed", "by camera or view", "--ignore-unknown"]),
         ("beit", &["blocks.0.gamma_1", "BEiT"]),
     ] {
         assert_says(&convert(1, folder.path(), &input(&format!("{name}.pth")), &[]), words);
     }
-    // The user may give the camera embedding up.
-    let stderr = convert(0, folder.path(), &input("transreid_sie.pth"), &["--ignore-unknown"]);
-    assert_says(&stderr, &["base.sie_embed", "may differ", "TransReID"]);
+}
+
+#[test]
+fn a_camera_embedding_is_kept_with_numbers_as_names() {
+    let folder = crops(1);
+    let here = folder.path();
+    let stderr = convert(0, here, &input("transreid_sie.pth"), &[]);
+    assert_says(&stderr, &["TransReID", "cameras 1 to 6", "camera embedding: 6 cameras, factor 3"]);
+    let network = checkpoint::load(&here.join("m.safetensors"), &Settings::default()).unwrap();
+    let cameras = network.config.cameras.as_ref().unwrap();
+    assert_eq!((cameras.weight, cameras.names.join(" ")), (3.0, "1 2 3 4 5 6".to_string()));
+    assert_eq!(network.tensors["sie_embed"].shape, [6, 1, network.config.dim]);
+    // Without names of cameras, nothing says whose rows they are.
+    let bare = Settings { no_cameras: true, ..Settings::default() };
+    let network = checkpoint::load(&here.join("m.safetensors"), &bare).unwrap();
+    assert!(network.config.cameras.is_none() && !network.tensors.contains_key("sie_embed"));
+    assert!(network.notes.iter().any(|note| note.contains("camera embedding is left out")));
 }
 
 #[test]

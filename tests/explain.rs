@@ -72,7 +72,7 @@ fn rollout_equals_pytorch_for_every_option() {
         let images = images.data().chunks(3 * size.height * size.width);
         for (i, (pixels, wanted)) in images.zip(wanted.chunks(network.config.tokens())).enumerate() {
             let image = Rgb { height: size.height, width: size.width, pixels: pixels.to_vec() };
-            let found = explain::rollout(context(), &network, &image).unwrap();
+            let found = explain::rollout(context(), &network, &image, 0).unwrap();
             let used = used(&found, wanted);
             println!("{name:<24} image {i}: rollout {:>5.1} % of the tolerance", 100.0 * used);
             assert!(used <= 1.0, "{name}, image {i}: {found:?} for {wanted:?}");

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{bits, random};
-use lat_wgpu::checkpoint::{self, Network, Settings};
+use lat_wgpu::checkpoint::{self, HostTensor, Network, Settings};
 use lat_wgpu::entry_points;
 use lat_wgpu::gpu::{Context, ContextOptions, Precision, Recorder, ShaderFile, Tensor};
 use lat_wgpu::images::decode::Rgb;
@@ -13,7 +13,7 @@ use lat_wgpu::kernels::triplet::Margin;
 use lat_wgpu::model::{
     ClassifierSettings, DropPath, Learner, Optimizer, PrototypeRule, Trainable, UpdateRule,
 };
-use lat_wgpu::shape::ClassifierKind;
+use lat_wgpu::shape::{CameraTable, ClassifierKind};
 use lat_wgpu::tasks::embed::Embedder;
 use std::path::Path;
 
@@ -25,10 +25,15 @@ fn open(change: impl FnOnce(&mut ContextOptions)) -> Context {
     Context::open(&options).unwrap()
 }
 
-/// Three blocks of width 32 with four parts, for 32 × 32 pixels.
+/// Three blocks of width 32 with four parts and two cameras, for 32 × 32 pixels.
 fn network() -> Network {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/training/tiny.model.safetensors");
-    checkpoint::load(&path, &Settings::default()).unwrap()
+    let mut network = checkpoint::load(&path, &Settings::default()).unwrap();
+    let names = ["c1", "c2"].map(String::from).to_vec();
+    let table = HostTensor { shape: vec![2, 1, 32], data: random::normal(5, 2 * 32) };
+    network.tensors.insert(checkpoint::CAMERAS.to_string(), table);
+    network.config.cameras = Some(CameraTable { weight: 3.0, names });
+    network
 }
 
 fn pixels() -> Vec<u8> {
@@ -41,8 +46,8 @@ fn embeddings(context: &Context) -> Vec<u32> {
     let images: Vec<Rgb> = pixels().chunks(32 * 32 * 3).take(3).map(image).collect();
     let mut embedder = Embedder::new(context, &network(), Some(2), 1 << 30).unwrap();
     let (pair, last) = images.split_at(2);
-    let mut embeddings = embedder.embed(pair).unwrap();
-    embeddings.extend(embedder.embed(last).unwrap());
+    let mut embeddings = embedder.embed_by(pair, &[1, 0]).unwrap();
+    embeddings.extend(embedder.embed_by(last, &[1]).unwrap());
     bits(&embeddings)
 }
 
@@ -83,6 +88,7 @@ fn trained(context: &Context) -> Vec<u32> {
         };
         step.write(context, &pixels(), &[0, 0, 1, 3], &[0, 1, 0, 1]);
         context.write(&step.step, bytemuck::cast_slice(&values.words()));
+        step.write_cameras(context, &[1, 0, 0, 1]);
         step.write_erased(context, &[[0; 4], [3, 5, 20, 11], [0, 0, 32, 32], [31, 31, 1, 1]]);
         step.write_drop_path(context, &DropPath::masks(0.5, 3, BATCH, 7, 0, BATCH * number as usize));
         step.plan.run(context).unwrap();

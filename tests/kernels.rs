@@ -8,6 +8,8 @@ mod attention;
 mod average;
 #[path = "kernels/batchnorm.rs"]
 mod batchnorm;
+#[path = "kernels/camera.rs"]
+mod camera;
 mod common;
 #[path = "kernels/cross_entropy.rs"]
 mod cross_entropy;
@@ -64,7 +66,7 @@ macro_rules! every_case_of {
 }
 
 every_case_of!(
-    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens gelt l2norm
-    part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
+    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera gelt
+    l2norm part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
     roof
 );

@@ -74,7 +74,7 @@ fn record(network: &Network, batch: usize) -> Recorded {
     let embeddings = context.buffer("embeddings", batch * config.embedding_len()).unwrap();
     let mut recorder = Recorder::new(context);
     let [input, middle, output]: [Tensor; 3] = [&pixels, &tokens, &embeddings].map(|b| recorder.import(b));
-    model.forward(&mut recorder, input, middle, output, batch);
+    model.forward(&mut recorder, input, None, middle, output, batch);
     Recorded { plan: recorder.finish().unwrap(), pixels, tokens, embeddings }
 }
 

@@ -397,6 +397,124 @@ fn parts_of_recipes_matter_and_resume() {
 }
 
 #[test]
+fn a_camera_embedding_trains_resumes_and_needs_cameras_afterwards() {
+    let folder = figures("3");
+    let here = folder.path();
+    let recipe = ["--preset", "full", "--camera-embedding", "3", "--eval-every", "4"];
+    let run = |out: &str, more: &[&str]| {
+        let mut command = train(here, &recipe);
+        finish(0, command.args(["--out", out]).args(more))
+    };
+    run("whole", &["--micro-batch", "4"]);
+    // In the middle of an epoch.
+    run("stopped", &["--micro-batch", "4", "--max-steps", "2"]);
+    run("stopped", &["--micro-batch", "4", "--resume"]);
+    for name in ["last.safetensors", "best.safetensors"] {
+        assert!(bytes(&here.join("whole"), name) == bytes(&here.join("stopped"), name), "{name}");
+    }
+    for weight in ["0", "1"] {
+        run(weight, &["--camera-embedding", weight]);
+        assert!(losses(&here.join(weight)) != losses(&here.join("whole")), "{weight}");
+    }
+    let model = "whole/best.safetensors";
+    let (about, _) = expect(0, here, &["inspect", model]);
+    for words in ["camera embedding: 2 cameras, factor 3", "sie_embed", "[2, 1, "] {
+        assert!(about.contains(words), "{words}: {about}");
+    }
+    // The epoch's scores are those of eval, which takes the cameras of the labels.
+    let last = lines(&here.join("whole")).into_iter().rev().find(|line| line["map"].is_number()).unwrap();
+    let eval = ["eval", "--model", "whole/last.safetensors", "--data", "figures", "--json", "s.json"];
+    expect(0, here, &eval);
+    let scores: Value = serde_json::from_slice(&bytes(here, "s.json")).unwrap();
+    assert_eq!(scores["map"], last["map"]);
+    let embed = |more: &[&str]| {
+        let (_, stderr) = expect(
+            0,
+            here,
+            &[&["embed", "--model", model, "figures/query", "--out", "e.npy"], more].concat(),
+        );
+        (bytes(here, "e.npy"), stderr)
+    };
+    let (by_name, _) = embed(&[]);
+    let (one, _) = embed(&["--camera", "c1"]);
+    let (none, stderr) = embed(&["--camera", "none"]);
+    assert!(by_name != one && by_name != none && one != none);
+    assert!(one == embed(&["--camera", "1"]).0);
+    assert!(stderr.contains("camera embedding is left out"), "{stderr}");
+    // Galleries with and without it don't mix.
+    let none_given = ["--camera", "none"];
+    for (out, more) in [("by.safetensors", &[][..]), ("none.safetensors", &none_given)] {
+        let words = ["embed", "--model", model, "figures/bounding_box_test", "--out", out];
+        expect(0, here, &[&words[..], more].concat());
+    }
+    for (code, gallery, more) in [
+        (0, "by.safetensors", &[][..]),
+        (1, "by.safetensors", &none_given),
+        (1, "none.safetensors", &[]),
+        (0, "none.safetensors", &none_given),
+    ] {
+        let words = ["search", "--model", model, "--gallery", gallery, "--query", "figures/query"];
+        expect(code, here, &[&words[..], more].concat());
+    }
+
+    // Each command that can't know the camera names the flag.
+    let photo = std::fs::read_dir(here.join("figures/query")).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(&photo, here.join("photo.png")).unwrap();
+    std::fs::copy(&photo, here.join("0001_c9s1_000001_01.png")).unwrap();
+    for (code, command, words) in [
+        (1, &["embed", "photo.png", "--out", "x.npy"][..], "photo.png doesn't say its camera"),
+        (
+            1,
+            &["embed", "0001_c9s1_000001_01.png", "--out", "x.npy"],
+            "by camera 9; the model has rows for c1, c2",
+        ),
+        (
+            2,
+            &["embed", "photo.png", "--out", "x.npy", "--camera", "c9"],
+            "--camera c9: the model has rows for c1, c2",
+        ),
+        (1, &["explain", "photo.png", "--out", "x.png"], "photo.png doesn't say its camera"),
+        (1, &["serve", "--gallery", "by.safetensors", "--port", "0"], "a posted image doesn't say"),
+        (2, &["export", "--to", "timm", "--out", "x.safetensors"], "exports have no camera embedding"),
+        (2, &["export", "--to", "web", "--out", "x"], "exports have no camera embedding"),
+    ] {
+        let (_, stderr) = expect(code, here, &[command, &["--model", model]].concat());
+        assert!(stderr.contains(words) && stderr.contains("--camera"), "{command:?}: {stderr}");
+    }
+    expect(0, here, &["explain", "photo.png", "--out", "x.png", "--model", model, "--camera", "c2"]);
+    expect(
+        0,
+        here,
+        &["export", "--to", "timm", "--out", "x.safetensors", "--model", model, "--camera", "none"],
+    );
+    let plain = ["embed", "--model", "x.safetensors", "figures/query", "--out", "e.npy"];
+    expect(0, here, &plain);
+    assert!(bytes(here, "e.npy") == none);
+    let (_, stderr) = expect(2, here, &[&plain[..], &["--camera", "c1"]].concat());
+    assert!(stderr.contains("--camera c1: the model has no camera embedding"), "{stderr}");
+    expect(
+        2,
+        here,
+        &["eval", "--query-embeddings", "e.npy", "--gallery-embeddings", "e.npy", "--camera", "c1"],
+    );
+    // As a backbone it gives its table up; other cameras are another run.
+    let (_, stderr) = run("again", &["--backbone", model, "--camera-embedding", "0", "--max-steps", "1"]);
+    assert!(stderr.contains("camera embedding is left out"), "{stderr}");
+    for (words, dir) in [("isn't known", "unknown"), ("two cameras or more", "one")] {
+        for person in ["a", "b"] {
+            std::fs::create_dir_all(here.join(dir).join(person)).unwrap();
+            for image in 0..2 {
+                let name = if dir == "one" { format!("c1_{image}.png") } else { format!("{image}.png") };
+                std::fs::copy(&photo, here.join(dir).join(person).join(name)).unwrap();
+            }
+        }
+        let mut command = train(here, &["--camera-embedding", "3", "--data", dir, "--out", "new"]);
+        let (_, stderr) = finish(2, &mut command);
+        assert!(stderr.contains("model.camera_embedding needs") && stderr.contains(words), "{stderr}");
+    }
+}
+
+#[test]
 fn sgd_with_averaged_weights_trains_and_resumes() {
     let folder = figures("3");
     let here = folder.path();

@@ -18,6 +18,7 @@ use lat_wgpu::model::{
     TrainingStep, UpdateRule,
 };
 use lat_wgpu::shape::{ClassifierKind, HeadEmbed, VitConfig};
+use lat_wgpu::tasks::cameras::Cameras;
 use lat_wgpu::tasks::embed::Embedder;
 use lat_wgpu::train::config::{Config, LrStep, Optimizer, Preset};
 use lat_wgpu::train::schedule::Schedule;
@@ -159,6 +160,11 @@ impl Golden {
         learner
     }
 
+    /// Rows of the images in the camera embedding.
+    fn cameras(&self) -> Option<Vec<u32>> {
+        self.counts.get("cameras").map(|rows| rows.iter().map(|&row| row as u32).collect())
+    }
+
     fn classes(&self) -> usize {
         let names = ["heads.0.fc2.weight", "heads.0.classifier.weight"];
         names.iter().find_map(|&name| self.network.classifiers.get(name)).unwrap().shape[0]
@@ -168,6 +174,9 @@ impl Golden {
     fn step(&self, step: &TrainingStep, values: &StepValues) -> (f64, f32) {
         step.write(context(), &self.images, &self.labels, &vec![0; self.labels.len()]);
         context().write(&step.step, bytemuck::cast_slice(&values.words()));
+        if let Some(cameras) = self.cameras() {
+            step.write_cameras(context(), &cameras);
+        }
         if let Some(masks) = self.tensors.get("masks") {
             let each = masks.len() / 10;
             step.write_drop_path(context(), &masks[(values.number as usize - 1) * each..][..each]);
@@ -237,6 +246,7 @@ fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
         "prototypes",
         "prototypes_after",
         "transreid",
+        "cameras",
         "prototypes_preset",
         "bands",
         "drop_path",
@@ -310,6 +320,7 @@ fn ten_losses_agree_with_pytorch_for_each_preset() {
         "prototypes_after",
         "transreid",
         "transreid_masks",
+        "cameras",
         "personvit",
         "prototypes_preset",
         "bands",
@@ -389,7 +400,7 @@ fn agree(golden: &Golden, prefix: &str, tensors: &BTreeMap<String, HostTensor>) 
 
 #[test]
 fn micro_batches_have_the_gradients_of_the_whole_batch() {
-    for case in ["paper", "kinds", "bands", "drop_path", "drop_path_scale"] {
+    for case in ["paper", "kinds", "bands", "cameras", "drop_path", "drop_path_scale"] {
         let mut golden = read(case);
         // Two persons, as the triplet loss needs.
         golden.labels.iter_mut().enumerate().for_each(|(i, label)| *label = i as u32 % 2);
@@ -610,6 +621,57 @@ fn embeddings_after_bnneck_agree_with_pytorch() {
         let error = checkpoint::load(&path, &Settings::default()).unwrap_err().to_string();
         assert!(error.contains("heads.0.bn.running_var"), "{error}");
     }
+}
+
+#[test]
+fn embeddings_by_camera_agree_with_pytorch() {
+    let golden = read("cameras");
+    let size = golden.network.config.image;
+    let images = golden.images.chunks(size.height * size.width * 3);
+    let images: Vec<Rgb> = images
+        .map(|pixels| Rgb { height: size.height, width: size.width, pixels: pixels.to_vec() })
+        .collect();
+    let (wanted, rows) = (&golden.tensors["embeddings"], golden.cameras().unwrap());
+    let embed = |network: &Network, rows: &[u32]| {
+        let mut embedder = Embedder::new(context(), network, Some(images.len()), 1 << 30).unwrap();
+        embedder.embed_by(&images, rows).unwrap()
+    };
+    let worst = |found: &[f32]| found.iter().zip(wanted).map(|(f, w)| (f - w).abs()).fold(0f32, f32::max);
+    let right = worst(&embed(&golden.network, &rows));
+    println!("embeddings differ by {right:.1e}");
+    assert!(right < 2e-6, "{right}");
+    // The camera matters, and so does the table.
+    let mut plain = golden.network.clone();
+    plain.config.cameras = None;
+    plain.tensors.remove(checkpoint::CAMERAS);
+    for other in [embed(&golden.network, &vec![0; images.len()]), embed(&plain, &rows)] {
+        assert!(worst(&other) > 1e-3);
+    }
+    assert_ne!(plain.weights_sha256(), golden.network.weights_sha256());
+    // Images without a name need a camera that is set for all.
+    let mut embedder = Embedder::new(context(), &golden.network, Some(2), 1 << 30).unwrap();
+    let refused = embedder.embed(&images[..1]).unwrap_err();
+    assert!(refused.hint().is_some_and(|hint| hint.contains("--camera")), "{refused}");
+    embedder.set_cameras(Cameras::One("c1".to_string()));
+    let first = embedder.embed(&images[..1]).unwrap();
+    assert_same_bits("the first image", &first, &embed(&golden.network, &rows)[..first.len()]);
+    // Evaluation takes the rows, too, and the forecast of its memory counts them.
+    let learner = golden.learner(Trainable { embeddings: true, first_open: 0 });
+    let evaluation = learner.record_evaluation(images.len()).unwrap();
+    assert_eq!(learner.evaluation_need(images.len()), evaluation.bytes());
+    let classes = golden.classes();
+    let mut losses = [&rows, &vec![1; images.len()]].map(|rows| {
+        evaluation.write_cameras(context(), rows);
+        logits(&golden, context(), &evaluation);
+        let logits = context().read(&evaluation.output).unwrap();
+        let vote = |(b, &label): (usize, &u32)| {
+            lat_wgpu::train::trainer::vote(&logits, b, images.len(), classes, label as usize).0
+        };
+        golden.labels.iter().enumerate().map(vote).sum::<f64>() / images.len() as f64
+    });
+    let wanted = f64::from(golden.tensors["eval_loss"][0]);
+    losses.iter_mut().for_each(|loss| *loss = (*loss - wanted).abs() / wanted);
+    assert!(losses[0] < 1e-5 && losses[1] > 1e-3, "{losses:?}");
 }
 
 #[test]

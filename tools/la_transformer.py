@@ -52,6 +52,8 @@ class Config:
     patch_bias: bool = True
     norm_pre: bool = False
     layer_scale: bool = False
+    cameras: int = 0  # rows of the camera embedding
+    camera_weight: float = 0.0  # factor of a row
 
     @property
     def grid(self):
@@ -175,6 +177,8 @@ class LaTransformer(nn.Module):
         self.dist_token = nn.Parameter(torch.zeros(1, 1, c.width)) if c.dist else None
         self.reg_token = nn.Parameter(torch.zeros(1, c.registers, c.width)) if c.registers else None
         self.pos_embed = nn.Parameter(torch.zeros(1, c.position_rows, c.width))
+        self.sie_embed = nn.Parameter(torch.zeros(c.cameras, 1, c.width)) if c.cameras else None
+        self.cameras = None  # rows (B) of the images in the camera embedding
         self.norm_pre = nn.LayerNorm(c.width, eps=c.ln_eps) if c.norm_pre else nn.Identity()
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width, eps=c.ln_eps)
@@ -195,6 +199,8 @@ class LaTransformer(nn.Module):
         n = self.pos_embed.shape[1] - patches.shape[1]
         head, tail = self.pos_embed[:, :n], self.pos_embed[:, n:]
         x = torch.cat([prefix[:, :n] + head, prefix[:, n:], patches + tail], 1)
+        if self.sie_embed is not None:
+            x = x + self.config.camera_weight * self.sie_embed[self.cameras]
         x = self.norm_pre(x)
         for i, block in enumerate(self.blocks):
             x = block(x, self.drop[i] if self.training and self.drop is not None else None)
@@ -292,7 +298,7 @@ def fit_positions(table, prefix, grid):
     return torch.cat([head, resized.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)])
 
 
-def read_config(state, size=None, stride=None, heads=None, act=None, ln_eps=None):
+def read_config(state, size=None, stride=None, heads=None, act=None, ln_eps=None, camera_weight=0.0):
     """The `Config` of a state dict in timm's names; given arguments take precedence."""
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     dist, registers = "dist_token" in state, state["reg_token"].shape[1] if "reg_token" in state else 0
@@ -316,6 +322,8 @@ def read_config(state, size=None, stride=None, heads=None, act=None, ln_eps=None
         patch_bias="patch_embed.proj.bias" in state,
         norm_pre=norm_pre,
         layer_scale="blocks.0.ls1.gamma" in state,
+        cameras=len(state["sie_embed"]) if "sie_embed" in state else 0,
+        camera_weight=camera_weight,
     )
 
 

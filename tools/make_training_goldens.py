@@ -43,7 +43,16 @@ MODELS = {
     "registers": ({"width": 16, "registers": 3, "rows": 5}, (16, 16), {"stride": 8}, 1),
     # BNNeck for each row, of which one also serves a single part.
     "neck": ({"width": 16, "depth": 2, "rows": 7}, (24, 16), {"stride": 8}, 3),
+    # BNNeck for one part, a camera embedding, and a norm before the blocks.
+    "cameras": (
+        {"width": 16, "depth": 2, "rows": 7, "norm_pre": True},
+        (24, 16),
+        {"stride": 8, "cameras": {"weight": 3.0, "names": ["c1", "c2", "c3", "c6"]}},
+        1,
+    ),
 }
+# Models with BNNeck.
+NECKS = ("neck", "cameras")
 
 
 def write_model(name, vit, size, model, parts):
@@ -51,7 +60,7 @@ def write_model(name, vit, size, model, parts):
     state, width = random_vit(name, **vit), vit.get("width", 32)
     r = Random(name + " heads")
     for i in range(parts):
-        head, neck = f"heads.{i}", name == "neck"
+        head, neck = f"heads.{i}", name in NECKS
         hidden = width if neck else lat.HIDDEN
         if not neck:
             r.linear(state, f"{head}.fc1", hidden, width)
@@ -63,11 +72,14 @@ def write_model(name, vit, size, model, parts):
             state[f"{head}.classifier.weight"] = r.normal(CLASSES, hidden, std=0.3)
         else:
             r.linear(state, f"{head}.fc2", CLASSES, hidden)
+    cameras = {"cameras": model["cameras"]} if "cameras" in model else {}
+    if cameras:
+        state["sie_embed"] = r.normal(len(model["cameras"]["names"]), 1, width, std=0.1)
     c = lat.read_config(state, size=size, stride=model["stride"], heads=2)
     mean, std = lat.NORMALIZE["imagenet"]
     metadata = {
         "format": 1,
-        "model": {"heads": 2, "act": c.act, "ln_eps": c.ln_eps, "stride": c.stride, "grid": c.grid},
+        "model": {"heads": 2, "act": c.act, "ln_eps": c.ln_eps, "stride": c.stride, "grid": c.grid} | cameras,
         "preprocess": {"size": size, "interpolation": "bicubic", "mean": mean, "std": std},
         "class_names": [f"person {i}" for i in range(CLASSES)],
     }
@@ -174,6 +186,13 @@ CASES = {
         LAST,
         "preset transreid with masks of a strong stochastic depth",
     ),
+    "cameras": (
+        "cameras",
+        replace(NO_DROPOUT["transreid"], lr=0.02, warmup_epochs=1),
+        ALL,
+        ("embeddings",),
+        "preset transreid without stochastic depth, at a higher rate, with a camera embedding; one row has no image",
+    ),
     "personvit": ("neck", NO_DROPOUT["personvit"], (), LAST, "preset personvit without stochastic depth"),
     # The BatchNorm cancels the final norm's scale, too: its gradient is zero in exact arithmetic.
     "prototypes_preset": ("neck", NO_DROPOUT["prototypes"], ("blocks.1", "heads"), ("heads",), "preset prototypes"),
@@ -211,7 +230,8 @@ CASES = {
 
 def build(state, recipe, model):
     size, stride = MODELS[model][1], MODELS[model][2]["stride"]
-    return lat.build_classifier(state, recipe, size=size, stride=stride, heads=2).double()
+    weight = MODELS[model][2].get("cameras", {}).get("weight", 0.0)
+    return lat.build_classifier(state, recipe, size=size, stride=stride, heads=2, camera_weight=weight).double()
 
 
 def drop(model, recipe, masks, step):
@@ -275,6 +295,9 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
     pixels = Random(model_name + " images").images(len(labels), *model.config.size)
     images = lat.normalize(pixels, lat.NORMALIZE["imagenet"], torch.float64)
     tensors = {"images": pixels, "labels": labels}
+    if model.sie_embed is not None:
+        # The last camera has no image.
+        tensors["cameras"] = model.cameras = torch.arange(len(labels)) * 2 % 3
     if recipe.prototypes is not None:
         length = model.config.width * len(model.heads)
         memory = torch.nn.functional.normalize(Random(f"{name} memory").normal(CLASSES, length), dim=1)
@@ -284,6 +307,8 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
         logits = model.logits(images)
         if recipe.head == "bnneck":
             tensors["embeddings_after"] = model.embed_after(model.parts(model.tokens(images)))
+        if model.sie_embed is not None:
+            tensors["embeddings"] = model(images)
     tensors["eval_loss"] = lat.loss_of(logits, labels, recipe.smoothing, recipe.head)[None]
     tensors["eval_predictions"] = lat.predict(logits)
 

@@ -108,6 +108,14 @@ pub fn gelt_backward(parts: usize) -> Tolerance {
 /// A product and an addition, which adapters without fma round separately.
 pub const DROP_PATH: Tolerance = row(2.0);
 
+/// A product and an addition, which adapters without fma round separately.
+pub const CAMERA: Tolerance = row(2.0);
+
+/// A sum over T tokens, then over B images; 1 for the product.
+pub fn camera_backward(batch: usize, tokens: usize) -> Tolerance {
+    row(2.0 + (tokens as f64).sqrt() + (batch as f64).sqrt())
+}
+
 /// A single addition, correctly rounded.
 pub const TOKENS: Tolerance = row(1.0);
 

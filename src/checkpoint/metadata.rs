@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::positions::Grid;
 use crate::error::{Error, Result};
 use crate::shape::{
-    Activation, HeadEmbed, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig,
+    Activation, CameraTable, HeadEmbed, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig,
 };
 use crate::storage::entry::Entry;
 use crate::storage::json::differences;
@@ -88,6 +88,9 @@ pub(super) struct Model {
     /// Grid of the position table, in rows and columns. 144 positions may be 12x12 or 18x8.
     pub(super) grid: Option<Grid>,
     pub(super) gelt: Gelt,
+    /// Names of the rows of the camera embedding, and their factor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cameras: Option<CameraTable>,
 }
 
 /// Settings of the parts.
@@ -155,6 +158,7 @@ pub fn lat_wgpu_metadata(
                 tokens: Some(config.gelt.tokens),
                 parts: Some(config.gelt.parts),
             },
+            cameras: config.cameras.clone(),
         },
         preprocess: Image {
             size: Some([preprocess.size.height, preprocess.size.width]),

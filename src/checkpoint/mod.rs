@@ -24,13 +24,13 @@ use std::path::Path;
 
 pub use convert::{Converted, convert};
 pub use metadata::{Threshold, lat_wgpu_metadata};
-pub use parameters::{ClassifierTensor, classifier_tensors, is_prefix, parameter_shapes};
+pub use parameters::{CAMERAS, ClassifierTensor, classifier_tensors, is_prefix, parameter_shapes};
 pub use random::random_backbone;
 pub use recognise::Settings;
 pub use safetensors::{FileTensor, list};
 pub use save::{
-    ClassifiersInfo, StateData, StateTensor, TRAINED_ON, export, read_state, read_trained_on, save,
-    store_threshold, trained_metadata,
+    ClassifiersInfo, StateData, StateTensor, TRAINED_ON, check_exportable, export, read_state,
+    read_trained_on, save, store_threshold, trained_metadata,
 };
 
 use crate::error::{Error, Result};
@@ -114,10 +114,15 @@ pub fn load(path: &Path, settings: &Settings) -> Result<Network> {
 fn network_of(
     path: &Path,
     mut container: Container,
-    metadata: Metadata,
+    mut metadata: Metadata,
     settings: &Settings,
 ) -> Result<Network> {
-    let mut sorted = names::sort(path, &container, settings.ignore_unknown)?;
+    let has_cameras = metadata.model.cameras.is_some();
+    let mut sorted = names::sort(path, &container, settings.ignore_unknown, has_cameras)?;
+    if settings.no_cameras && metadata.model.cameras.take().is_some() {
+        sorted.parameters.remove(CAMERAS);
+        sorted.notes.push("the model's camera embedding is left out".to_string());
+    }
     let embed = settings.head_embed.unwrap_or(metadata.heads.embed);
     if embed == HeadEmbed::After {
         // The BatchNorm of the classifiers embeds too, so it belongs to the network.

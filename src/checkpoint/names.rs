@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::parameters::{block_names, classifier_tensors, outer_names};
+use super::parameters::{CAMERAS, block_names, classifier_tensors, outer_names};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
 use crate::shape::ClassifierKind;
@@ -208,8 +208,8 @@ const OTHER_NETWORKS: [(&str, &str); 14] = [
 
 /// Prefixes of tensors that other programs add, and their effects on the network.
 const ADDITIONS: [(&str, &str); 9] = [
-    ("sie_embed", "it is added to the tokens by camera or view"),
-    ("cv_embed", "it is added to the tokens by camera or view"),
+    (CAMERAS, BY_CAMERA),
+    ("cv_embed", BY_CAMERA),
     ("part_token", "it adds tokens"),
     ("prompt", "it adds tokens"),
     ("storage_token", "it adds tokens"),
@@ -219,12 +219,21 @@ const ADDITIONS: [(&str, &str); 9] = [
     ("norm_pre", "it is a norm before the blocks"),
 ];
 
-/// Sorts the tensors of a file by their names; `ignore_unknown` ignores those that are on no list.
+/// The effect of a camera embedding.
+const BY_CAMERA: &str = "it is added to the tokens by camera or view";
+
+/// Sorts the tensors of a file by their names; `ignore_unknown` ignores those that are on no list. A camera embedding
+/// is unknown unless `has_cameras`, since nothing else says whose rows it has.
 ///
 /// # Errors
 /// [`Error::Tensor`] for a tensor that would change the network, and for two tensors of the same parameter;
 /// [`Error::Weights`] for a file with two networks.
-pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> Result<Sorted> {
+pub(super) fn sort(
+    path: &Path,
+    container: &Container,
+    ignore_unknown: bool,
+    has_cameras: bool,
+) -> Result<Sorted> {
     let scheme = Scheme::of(&container.tensors)
         .map_err(|reason| Error::Weights { path: path.to_path_buf(), reason })?;
     let mut sorted = Sorted { names: scheme.names, ..Sorted::default() };
@@ -239,6 +248,7 @@ pub(super) fn sort(path: &Path, container: &Container, ignore_unknown: bool) -> 
         };
         let duplicate = |name: &str| fault(format!("one tensor for {name}"), "a duplicate".into());
         match scheme.fate(&tensor.name) {
+            Fate::Parameter(name) if name == CAMERAS && !has_cameras => unknown.push((tensor, BY_CAMERA)),
             Fate::Parameter(name) => {
                 if sorted.parameters.contains_key(&name) {
                     return Err(duplicate(&name));
@@ -561,7 +571,6 @@ mod tests {
             "patch_embed.backbone.stem.conv.weight",
             "norm_post.weight",
             "blocks.x.norm1.weight",
-            "sie_embed",
             "cv_embed",
             "prompt_tokens",
             "storage_tokens",

@@ -13,14 +13,18 @@ const SCALE: Shape = |c| c.layer_scale.then(|| vec![c.dim]);
 /// Name of the position table.
 pub(super) const POSITIONS: &str = "pos_embed";
 
+/// Name of the camera embedding, as in TransReID.
+pub const CAMERAS: &str = "sie_embed";
+
 /// Tensors before the blocks.
-const STEM: [(&str, Shape); 8] = [
+const STEM: [(&str, Shape); 9] = [
     ("patch_embed.proj.weight", |c| Some(vec![c.dim, 3, c.patch, c.patch])),
     ("patch_embed.proj.bias", |c| c.patch_bias.then(|| vec![c.dim])),
     ("cls_token", |c| Some(vec![1, 1, c.dim])),
     ("dist_token", |c| c.dist_token.then(|| vec![1, 1, c.dim])),
     ("reg_token", |c| (c.registers > 0).then(|| vec![1, c.registers, c.dim])),
     (POSITIONS, |c| Some(vec![1, c.positions(), c.dim])),
+    (CAMERAS, |c| c.cameras.as_ref().map(|cameras| vec![cameras.names.len(), 1, c.dim])),
     ("norm_pre.weight", NORM_PRE),
     ("norm_pre.bias", NORM_PRE),
 ];

@@ -1,5 +1,6 @@
 //! Derives the configuration from names, shapes, metadata and flags.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
@@ -11,8 +12,8 @@ use super::positions::{Grid, Table};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
 use crate::shape::{
-    Activation, GeltConfig, HeadEmbed, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens, Preprocess,
-    VitConfig,
+    Activation, CameraTable, GeltConfig, HeadEmbed, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens,
+    Preprocess, VitConfig,
 };
 
 /// Largest position table, in bytes, so that no size setting exhausts the memory.
@@ -53,6 +54,8 @@ pub struct Settings {
     pub parts: Option<PartLayout>,
     /// Side of BNNeck's BatchNorm that embeds.
     pub head_embed: Option<HeadEmbed>,
+    /// Leaves the camera embedding out.
+    pub no_cameras: bool,
     /// Ignores unknown tensors. They are errors otherwise.
     pub ignore_unknown: bool,
 }
@@ -211,7 +214,18 @@ pub(super) fn recognise(
         ln_eps,
         gelt,
         head_embed,
+        cameras: metadata.model.cameras.clone(),
     };
+    if let Some(CameraTable { weight, names }) = &config.cameras
+        && (!weight.is_finite() || names.iter().collect::<BTreeSet<_>>().len() < names.len().max(1))
+    {
+        return Err(Error::Weights {
+            path: path.to_path_buf(),
+            reason:
+                "its metadata has a camera embedding without a factor, without names, or with a name twice"
+                    .to_string(),
+        });
+    }
     let grid = config.grid();
     if config.parts() > grid.0 {
         return Err(Error::Usage(format!(

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use super::metadata::Metadata;
 use super::names::some_of;
-use super::parameters::POSITIONS;
+use super::parameters::{CAMERAS, POSITIONS};
 use super::positions::Grid;
 use super::pytorch::Weights;
 use super::recognise::Settings;
 use super::safetensors::FileTensor;
 use crate::error::{Error, Result};
-use crate::shape::{ImageSize, Normalize, PartLayout, PartTokens, VitConfig};
+use crate::shape::{CameraTable, ImageSize, Normalize, PartLayout, PartTokens, VitConfig};
 
 /// A release, and what its weights need.
 pub(super) struct Release {
@@ -37,6 +37,12 @@ const REFUSED: [(&str, &str); 2] = [
     ("part_token", "PASS's part tokens, whose outputs are a part of its embedding"),
     ("patch_embed.conv.", "a convolutional stem before the patches, as in TransReID-SSL's ICS variant"),
 ];
+
+/// Factor of the camera embedding in TransReID's configurations.
+const CAMERA_WEIGHT: f32 = 3.0;
+
+/// Most cameras that a camera embedding may have; more rows are those of pairs of camera and view.
+const MOST_CAMERAS: usize = 32;
 
 /// Inputs of person re-identification, in patches.
 const PERSONS: [Grid; 2] = [(16, 8), (24, 8)];
@@ -91,6 +97,16 @@ pub(super) fn recognise(path: &Path, weights: &mut Weights, settings: &Settings)
     let is_square = grid.0 == grid.1;
     let masked = weights.is_masked || weights.keys.iter().any(|key| key == "ibot_loss");
     let (name, licence, normalize, interpolation) = if has(tensors, "base.") && has(tensors, "bottleneck.") {
+        if let Some(rows) = camera_rows(tensors) {
+            metadata.model.cameras = Some(CameraTable {
+                weight: CAMERA_WEIGHT,
+                names: (1..=rows).map(|row| row.to_string()).collect(),
+            });
+            notes.push(format!(
+                "the camera embedding is kept, with its rows as those of the cameras 1 to {rows} and the factor \
+                 {CAMERA_WEIGHT} of the release's configurations"
+            ));
+        }
         let (name, licence) = match is_jigsaw {
             true => ("TransReID with the jigsaw branch, fine-tuned", "MIT"),
             false => ("TransReID, TransReID-SSL or PersonViT, fine-tuned", TRANSREID),
@@ -123,6 +139,15 @@ pub(super) fn recognise(path: &Path, weights: &mut Weights, settings: &Settings)
     metadata.model.gelt.tokens = Some(PartTokens::Global);
     metadata.model.gelt.parts = Some(PartLayout::One);
     Ok(Release { name, licence, metadata, dropped, notes })
+}
+
+/// Returns the number of rows of TransReID's camera embedding, if there is one. One by camera and view has more.
+fn camera_rows(tensors: &[FileTensor]) -> Option<usize> {
+    let table = tensors.iter().find(|tensor| tensor.name.strip_prefix("base.") == Some(CAMERAS))?;
+    match table.shape[..] {
+        [rows @ 2..=MOST_CAMERAS, 1, _] => Some(rows),
+        _ => None,
+    }
 }
 
 /// Returns whether there is nothing but a backbone in timm's names.

@@ -146,12 +146,25 @@ fn write_items(path: &Path, mut items: Vec<Item<'_>>, metadata: &str) -> Result<
     publish(file, path)
 }
 
+/// Checks that other programs can run a network.
+///
+/// # Errors
+/// `Usage` for a network with a camera embedding.
+pub fn check_exportable(network: &Network) -> Result<()> {
+    if network.config.cameras.is_none() {
+        return Ok(());
+    }
+    let reason = "exports have no camera embedding, which this model adds to its tokens".to_string();
+    Err(Error::Usage(reason)
+        .hinted("--camera none exports the model without it, which changes its embeddings"))
+}
+
 /// Exports the network of `source` as a model file without training state: the backbone in timm's names, the part
 /// classifiers if `classifiers` is set and it has any, and the metadata to load it without flags and by timm's
 /// `create_model`.
 ///
 /// # Errors
-/// `Io` if it can't be written or renamed; `Tensor` for a value that overflows in f16.
+/// Those of [`check_exportable`]; `Io` if it can't be written or renamed; `Tensor` for a value that overflows in f16.
 pub fn export(
     source: &Path,
     network: &Network,
@@ -159,6 +172,7 @@ pub fn export(
     dtype: Dtype,
     target: &Path,
 ) -> Result<()> {
+    check_exportable(network)?;
     let classifiers = classifiers && !network.classifiers.is_empty();
     let class_names = network.class_names.as_deref().filter(|_| classifiers);
     let mut metadata = lat_wgpu_metadata(&network.config, &network.preprocess, class_names)

@@ -3,13 +3,14 @@
 pub use super::keys::{NetworkArguments, SetArguments, Training, Trains};
 use super::open;
 use super::words::named;
-use crate::checkpoint::Network;
+use crate::checkpoint::{Network, Settings};
 use crate::embeddings::gallery::Gallery;
 use crate::error::Result;
 use crate::gpu::{Context, ContextOptions, Precision};
 use crate::report;
 use crate::retrieval::combined::{ExpandOver, ExpansionOptions};
 use crate::retrieval::pca::Projection;
+use crate::tasks::cameras::Cameras;
 use crate::tasks::search::{check_fits, check_weights};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -75,6 +76,35 @@ impl ExpansionArguments {
         Ok(self.query_expansion.then_some(options))
     }
 }
+
+/// The camera of all images, for a model with a camera embedding.
+#[derive(Debug, Args)]
+pub struct CameraArgument {
+    /// With a model that has a camera embedding: camera of all images, or none to add no row [default: from Market-1501
+    /// names, or from the labels of a data set]
+    #[arg(long, value_name = "NAME|none")]
+    pub camera: Option<String>,
+}
+
+impl CameraArgument {
+    /// Returns the settings of a network, without its camera embedding if the argument says so.
+    pub fn settings(&self, network: &NetworkArguments) -> Settings {
+        Settings { no_cameras: self.camera.as_deref() == Some(NO_CAMERA), ..network.settings() }
+    }
+
+    /// Returns the name of the camera, if one is given.
+    pub fn name(&self) -> Option<&str> {
+        self.camera.as_deref().filter(|&camera| camera != NO_CAMERA)
+    }
+
+    /// Returns the source of the cameras of images.
+    pub fn cameras(&self) -> Cameras {
+        Cameras::given(self.name())
+    }
+}
+
+/// The value of --camera that adds no row.
+const NO_CAMERA: &str = "none";
 
 /// The limit of device memory.
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! `lat-wgpu embed`: turns folders of person crops into embeddings.
 
-use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments};
+use super::arguments::{CameraArgument, DeviceArguments, MemoryArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -89,14 +89,18 @@ pub struct EmbedArguments {
     #[arg(long, value_name = "FILE", require_equals = true)]
     pub profile: Option<Option<PathBuf>>,
     #[command(flatten)]
+    pub camera: CameraArgument,
+    #[command(flatten)]
     pub network: NetworkArguments,
 }
 
 pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let start = Instant::now();
     check_paths(arguments)?;
-    let network = open::network(&arguments.model, &arguments.network.settings())?;
+    let network = open::network(&arguments.model, &arguments.camera.settings(&arguments.network))?;
     let Listing { images, left_out } = open::images(&arguments.inputs, arguments.follow_links)?;
+    let names = images.iter().map(|image| &image.name);
+    arguments.camera.cameras().check(&network.config, names)?;
     let projection = arguments.reduce.as_deref().map(Projection::read).transpose()?;
     if let Some(projection) = &projection {
         projection.check_fits(&network, arguments.flip)?;
@@ -114,6 +118,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
             flip: arguments.flip,
         },
+        cameras: arguments.camera.cameras(),
         dtype: arguments.dtype,
         profile: arguments.profile.is_some(),
     };

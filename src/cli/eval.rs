@@ -1,8 +1,8 @@
 //! `lat-wgpu eval`: scores a model, or embeddings, on data sets.
 
 use super::arguments::{
-    DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments, SetArguments,
-    fraction,
+    CameraArgument, DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments,
+    SetArguments, fraction,
 };
 use super::eval_report::{self, INFLATED, Page};
 use super::json;
@@ -148,6 +148,8 @@ pub struct EvalArguments {
     #[arg(long, conflicts_with = "query_embeddings")]
     pub ignore_exif: bool,
     #[command(flatten)]
+    pub camera: CameraArgument,
+    #[command(flatten)]
     pub set: SetArguments,
     #[command(flatten)]
     pub network: NetworkArguments,
@@ -220,7 +222,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let mut failed = Vec::new();
     match (&arguments.model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
         (Some(model), ..) => {
-            let network = open::network(model, &arguments.network.settings())?;
+            let network = open::network(model, &arguments.camera.settings(&arguments.network))?;
             let options = arguments.set.options();
             // Checks the labels of all sets before any image is read.
             let mut sets = Vec::new();
@@ -323,6 +325,7 @@ impl Request {
         let rules = arguments.rules()?;
         if arguments.model.is_none()
             && (arguments.network.settings() != Settings::default()
+                || arguments.camera.camera.is_some()
                 || arguments.set.options() != LoadOptions::default())
         {
             return usage(
@@ -374,6 +377,7 @@ impl Request {
                 decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
                 flip: arguments.flip,
             },
+            camera: arguments.camera.name().map(str::to_string),
             list_length: if arguments.page.html.is_some() { eval_report::LIST_LENGTH } else { 0 },
         })
     }

@@ -1,6 +1,6 @@
 //! `lat-wgpu explain`: draws the share of each patch in an embedding, or the agreement of the parts of two images.
 
-use super::arguments::{AdapterArgument, NetworkArguments};
+use super::arguments::{AdapterArgument, CameraArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -8,6 +8,7 @@ use crate::checkpoint::Network;
 use crate::error::{Error, Result};
 use crate::gpu::{Context, Precision};
 use crate::images::decode::{self, DecodeOptions, Rgb};
+use crate::images::walk::readable;
 use crate::tasks::explain::{self, Explanation};
 use clap::Args;
 use serde_json::json;
@@ -39,6 +40,8 @@ pub struct ExplainArguments {
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]
+    pub camera: CameraArgument,
+    #[command(flatten)]
     pub network: NetworkArguments,
 }
 
@@ -53,17 +56,25 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
     let paths =
         Paths::new().reads("--model", [&arguments.model]).reads("IMG", [image]).reads("--against", against);
     paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
-    let network = open::network(&arguments.model, &arguments.network.settings())?;
+    let network = open::network(&arguments.model, &arguments.camera.settings(&arguments.network))?;
+    let cameras = arguments.camera.cameras();
+    let names: Vec<String> = [Some(image), against.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|file| readable(file.as_os_str()))
+        .collect();
+    cameras.check(&network.config, &names)?;
+    let rows = names.iter().map(|name| cameras.row(&network.config, name)).collect::<Result<Vec<u32>>>()?;
     let read = |file: &PathBuf| decode::read(file, DecodeOptions { ignore_exif: arguments.ignore_exif });
     let image = read(image)?;
     let against = against.as_ref().map(read).transpose()?;
 
     let context = arguments.adapter.open(Precision::F32)?;
     if let Some(other) = &against {
-        return compare(arguments, &context, &network, &image, other);
+        return compare(arguments, &context, &network, (&image, rows[0]), (other, rows[1]));
     }
     let config = &network.config;
-    let explanation = explain::explain(&context, &network, &image)?;
+    let explanation = explain::explain(&context, &network, &image, rows[0])?;
     explain::write_png(out, &explain::draw(&image, config, &explanation))?;
 
     let Explanation { patches, parts, prefix } = &explanation;
@@ -104,12 +115,12 @@ fn compare(
     arguments: &ExplainArguments,
     context: &Context,
     network: &Network,
-    query: &Rgb,
-    found: &Rgb,
+    query: (&Rgb, u32),
+    found: (&Rgb, u32),
 ) -> Result<ExitCode> {
     let (out, config) = (&arguments.out, &network.config);
     let agreement = explain::agreement(context, network, query, found)?;
-    explain::write_png(out, &explain::draw_against(query, found, config, &agreement))?;
+    explain::write_png(out, &explain::draw_against(query.0, found.0, config, &agreement))?;
 
     let distance = (2.0 - 2.0 * agreement.iter().sum::<f64>() / agreement.len() as f64).max(0.0);
     let best = (0..agreement.len()).max_by(|&a, &b| agreement[a].total_cmp(&agreement[b])).unwrap_or(0);

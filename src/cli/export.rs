@@ -1,6 +1,6 @@
 //! `lat-wgpu export`: writes a model for other programs.
 
-use super::arguments::NetworkArguments;
+use super::arguments::{CameraArgument, NetworkArguments};
 use super::open;
 use super::paths::Paths;
 use super::words::named;
@@ -39,6 +39,8 @@ pub struct ExportArguments {
     #[arg(short, long, value_name = "PATH")]
     pub out: PathBuf,
     #[command(flatten)]
+    pub camera: CameraArgument,
+    #[command(flatten)]
     pub network: NetworkArguments,
 }
 
@@ -50,7 +52,8 @@ pub enum ExportForm {
 }
 
 pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
-    let ExportArguments { model, to, backbone_only, dtype, batch_size, flip, out, network } = arguments;
+    let ExportArguments { model, to, backbone_only, dtype, batch_size, flip, out, camera, network } =
+        arguments;
     let (timm, web) = (*to == ExportForm::Timm, *to == ExportForm::Web);
     let flags = [
         ("--backbone-only", *backbone_only && !timm, "--to timm"),
@@ -63,7 +66,13 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     }
     let paths = Paths::new().reads("--model", [model]);
     if web { paths.makes_folder("--out", out) } else { paths.writes("--out", [out]) }.check()?;
-    let network = open::network(model, &network.settings())?;
+    if let Some(name) = camera.name() {
+        return Err(Error::Usage(format!(
+            "--camera {name}: an export has no camera embedding; --camera none exports the model without it"
+        )));
+    }
+    let network = open::network(model, &camera.settings(network))?;
+    checkpoint::check_exportable(&network)?;
     match to {
         ExportForm::Timm => {
             let dtype = dtype.unwrap_or(Dtype::F32);

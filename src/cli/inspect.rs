@@ -6,7 +6,7 @@ use super::paths::Paths;
 use super::words::word;
 use crate::checkpoint::{self, Network};
 use crate::error::Result;
-use crate::shape::HeadEmbed;
+use crate::shape::{CameraTable, HeadEmbed};
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
@@ -105,6 +105,9 @@ pub fn describe(network: &Network) -> String {
         word(&config.gelt.lambda_on),
         if config.head_embed == HeadEmbed::After { ", after the BatchNorm of the heads" } else { "" },
     ));
+    if let Some(CameraTable { weight, names }) = &config.cameras {
+        text.push_str(&format!("camera embedding: {} cameras, factor {weight}\n", names.len()));
+    }
     if !classifiers.is_empty() {
         let classes = class_names.as_ref().map_or(0, Vec::len);
         text.push_str(&format!("part classifiers: {} tensors, {classes} class names\n", classifiers.len()));

@@ -156,7 +156,8 @@ impl FromKeys for Settings {
 
     fn has(key: &str) -> bool {
         key.starts_with("model.")
-            && !["model.backbone", "model.embed_tokens", "model.drop_path"].contains(&key)
+            && !["model.backbone", "model.embed_tokens", "model.drop_path", "model.camera_embedding"]
+                .contains(&key)
     }
 
     fn read(flags: Vec<(String, String)>) -> Result<Settings> {
@@ -170,6 +171,7 @@ impl FromKeys for Settings {
             parts: parts.filter(|_| is_given("model.parts")),
             // The model's own.
             head_embed: None,
+            no_cameras: false,
             ..config.settings()
         })
     }

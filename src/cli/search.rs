@@ -1,7 +1,8 @@
 //! `lat-wgpu search`: finds the persons of images in a gallery of embeddings.
 
 use super::arguments::{
-    DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments, TargetArguments,
+    CameraArgument, DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments,
+    TargetArguments,
 };
 use super::json;
 use super::open;
@@ -64,6 +65,8 @@ pub struct SearchArguments {
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]
+    pub camera: CameraArgument,
+    #[command(flatten)]
     pub network: NetworkArguments,
 }
 
@@ -96,12 +99,13 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let paths = paths.reads("--reduce", reduce).reads("--images", images);
     let paths = paths.writes("--json", json).writes("--html", &page.html);
     paths.check()?;
-    let network = open::network(&target.model, &arguments.network.settings())?;
+    let network = open::network(&target.model, &arguments.camera.settings(&arguments.network))?;
     let mut page = arguments.page()?;
     let Listing { images, left_out } = open::images(&arguments.query, arguments.follow_links)?;
     if !left_out.counts().is_empty() {
         eprintln!("note: left out: {left_out}");
     }
+    arguments.camera.cameras().check(&network.config, images.iter().map(|image| &image.name))?;
     let (gallery, projection) = target.open(&network, reduce.as_deref(), arguments.flip)?;
     paths.reads("the input of --gallery", gallery.inputs()).check()?;
     if let Some(page) = &mut page {
@@ -127,6 +131,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
             flip: arguments.flip,
         },
         expansion,
+        cameras: arguments.camera.cameras(),
         top: arguments.top as usize,
         verdicts,
     };

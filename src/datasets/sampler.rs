@@ -42,6 +42,8 @@ pub struct TrainingSet {
     pub images: Vec<Sample>,
     /// Sorted names of the persons.
     pub classes: Vec<String>,
+    /// Names of the cameras by [`Sample::camera`], as far as they are known.
+    pub cameras: BTreeMap<u32, String>,
     /// Number of images left out: junk (person −1), and those outside the layout.
     pub skipped: usize,
     /// Other files that the walk leaves out.
@@ -117,6 +119,7 @@ impl TrainingSet {
             TrainingSet {
                 images: images.collect(),
                 classes: classes.iter().map(|&class| self.classes[class].clone()).collect(),
+                cameras: self.cameras.clone(),
                 skipped: self.skipped,
                 left_out: self.left_out.clone(),
             }
@@ -448,6 +451,7 @@ mod tests {
         TrainingSet {
             images: images.collect(),
             classes: (0..counts.len()).map(|c| format!("{c:03}")).collect(),
+            cameras: BTreeMap::new(),
             skipped: 0,
             left_out: walk::LeftOut::default(),
         }

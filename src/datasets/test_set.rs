@@ -16,6 +16,13 @@ pub struct LabelNames {
     pub cameras: BTreeMap<u32, String>,
 }
 
+impl LabelNames {
+    /// Returns the name of a camera.
+    pub fn camera(&self, camera: u32) -> String {
+        self.cameras.get(&camera).cloned().unwrap_or_else(|| camera.to_string())
+    }
+}
+
 /// The test images of a data set.
 #[derive(Debug, Clone, Default)]
 pub struct TestSet {

@@ -145,7 +145,10 @@ pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, V
     let listed = if has_split(&set) { set.train.len() } else { set.gallery.len() };
     let skipped = (set.skipped.len() + listed).saturating_sub(images.len());
     let left_out = set.left_out.clone();
-    Ok((TrainingSet { images, classes, skipped, left_out }, notes))
+    let cameras =
+        images.iter().filter_map(|image| Some((image.camera, set.cameras.get(&image.camera)?.clone())));
+    let cameras = cameras.collect();
+    Ok((TrainingSet { images, classes, cameras, skipped, left_out }, notes))
 }
 
 /// One image with its person and camera, so that the user can check how names are read.

@@ -4,7 +4,7 @@
 //! The folder holds `plan.json`, `shaders/*.wgsl`, `weights-N.bin` (f32, little-endian, every tensor aligned to 256
 //! bytes) and the page. It gets its name when it is complete.
 
-use crate::checkpoint::Network;
+use crate::checkpoint::{Network, check_exportable};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Buffer, Context, Dispatch, PlanListing, Recorder, Region, WORD, assemble};
 use crate::kernels::image;
@@ -140,8 +140,8 @@ struct Launch {
 /// [portable](crate::gpu::ContextOptions::portable), so that the recording runs on any adapter.
 ///
 /// # Errors
-/// [`Error::TooLarge`] if a tensor exceeds WebGPU's default limits; [`Error::Usage`] if `target` is a file or a folder
-/// that isn't empty; [`Error::Io`].
+/// Those of [`check_exportable`]; [`Error::TooLarge`] if a tensor exceeds WebGPU's default limits; [`Error::Usage`] if
+/// `target` is a file or a folder that isn't empty; [`Error::Io`].
 pub fn export(
     context: &Context,
     network: &Network,
@@ -149,6 +149,7 @@ pub fn export(
     flip: bool,
     target: &Path,
 ) -> Result<Exported> {
+    check_exportable(network)?;
     if target.is_file() || std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::Usage(format!(
             "{} exists already: --out needs a new or an empty folder",
@@ -203,7 +204,7 @@ fn record(context: &Context, network: &Network, batch: usize) -> Result<PlanList
     let pixels = context.unallocated(INPUT, model.pixel_words(batch));
     let embeddings = context.unallocated(OUTPUT, batch * network.config.embedding_len());
     let mut recorder = Recorder::new(context);
-    model.embed(&mut recorder, &pixels, &embeddings, batch);
+    model.embed(&mut recorder, &pixels, None, &embeddings, batch);
     Ok(recorder.list()?)
 }
 

@@ -15,6 +15,7 @@ pub mod adam;
 pub mod attention;
 pub mod average;
 pub mod batchnorm;
+pub mod camera;
 pub mod cross_entropy;
 pub mod distance;
 pub mod drop_path;
@@ -58,6 +59,7 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
         attention::variants,
         average::variants,
         batchnorm::variants,
+        camera::variants,
         cross_entropy::variants,
         distance::variants,
         drop_path::variants,

@@ -106,19 +106,35 @@ impl LaTransformer {
         image::pixel_words(batch, self.config().image)
     }
 
-    /// Records `embeddings` (B, R·D) of the bytes `pixels` (B, height, width, 3).
-    pub fn embed(&self, recorder: &mut Recorder<'_>, pixels: &Buffer, embeddings: &Buffer, batch: usize) {
+    /// Records `embeddings` (B, R·D) of the bytes `pixels` (B, height, width, 3). `cameras` (B), u32, are the images'
+    /// rows of the camera embedding.
+    ///
+    /// # Panics
+    /// If there is a camera embedding and no `cameras`.
+    pub fn embed(
+        &self,
+        recorder: &mut Recorder<'_>,
+        pixels: &Buffer,
+        cameras: Option<&Buffer>,
+        embeddings: &Buffer,
+        batch: usize,
+    ) {
         let (pixels, embeddings) = (recorder.import(pixels), recorder.import(embeddings));
+        let cameras = cameras.map(|cameras| recorder.import(cameras));
         let tokens = recorder.activation("norm", self.vit.sequence(batch).len());
-        self.forward(recorder, pixels, tokens, embeddings, batch);
+        self.forward(recorder, pixels, cameras, tokens, embeddings, batch);
     }
 
     /// Records `tokens` (B, T, D) after the final norm and `embeddings` (B, R·D) of the bytes `pixels`
-    /// (B, height, width, 3).
+    /// (B, height, width, 3). `cameras` are as in [`LaTransformer::embed`].
+    ///
+    /// # Panics
+    /// If there is a camera embedding and no `cameras`.
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         pixels: Tensor,
+        cameras: Option<Tensor>,
         tokens: Tensor,
         embeddings: Tensor,
         batch: usize,
@@ -126,7 +142,7 @@ impl LaTransformer {
         let config = self.config();
         let normalised = self.normalised(recorder, pixels, batch);
 
-        self.vit.forward(recorder, normalised, Some(tokens), None, batch);
+        self.vit.forward(recorder, normalised, cameras, Some(tokens), None, batch);
 
         let (parts, dim) = (config.parts(), config.dim);
         let local = recorder.tensor("gelt", batch * parts * dim);
@@ -152,10 +168,18 @@ impl LaTransformer {
     }
 
     /// Records `rollout` (T) of one image of bytes (1, height, width, 3): the share of each token in the class token
-    /// after the last block. `class` (T) must be 1 at the class token, which is the first, and 0 elsewhere.
-    pub fn rollout(&self, recorder: &mut Recorder<'_>, pixels: Tensor, class: Tensor, rollout: Tensor) {
+    /// after the last block. `camera` (1) is as in [`LaTransformer::embed`]. `class` (T) must be 1 at the class token,
+    /// which is the first, and 0 elsewhere.
+    pub fn rollout(
+        &self,
+        recorder: &mut Recorder<'_>,
+        pixels: Tensor,
+        camera: Option<Tensor>,
+        class: Tensor,
+        rollout: Tensor,
+    ) {
         let normalised = self.normalised(recorder, pixels, 1);
-        self.vit.rollout(recorder, normalised, class, rollout);
+        self.vit.rollout(recorder, normalised, camera, class, rollout);
     }
 
     /// Records normalised images (B, 3, height, width) of the bytes `pixels` (B, height, width, 3).

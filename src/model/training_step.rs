@@ -61,6 +61,8 @@ struct MicroBatch {
     flips: Buffer,
     /// u32 (images, 4): rectangles to fill with noise; `None` unless the learner erases with noise.
     erased: Option<Buffer>,
+    /// u32 (images): rows of the camera embedding; `None` without it.
+    cameras: Option<Buffer>,
 }
 
 impl TrainingStep {
@@ -85,8 +87,17 @@ impl TrainingStep {
         }
     }
 
-    /// Writes the masks of stochastic depth (blocks, 2, B): 0 drops the attention or MLP of a block for an image, 1 keeps
-    /// it. Those of the first block have no effect. Does nothing if the learner drops nothing.
+    /// Writes the rows (B) of the images in the camera embedding. Does nothing without it.
+    pub fn write_cameras(&self, context: &Context, rows: &[u32]) {
+        for MicroBatch { places, cameras, .. } in &self.micro_batches {
+            if let Some(cameras) = cameras {
+                context.write(cameras, bytemuck::cast_slice(&rows[places.clone()]));
+            }
+        }
+    }
+
+    /// Writes the masks of stochastic depth (blocks, 2, B): 0 drops the attention or MLP of a block for an image, 1
+    /// keeps it. Those of the first block have no effect. Does nothing if the learner drops nothing.
     pub fn write_drop_path(&self, context: &Context, masks: &[f32]) {
         let Some(DropPathFactors { factors, rate, depth }) = &self.drop_path else { return };
         assert_eq!(masks.len(), factors.words, "masks of stochastic depth");
@@ -129,6 +140,8 @@ pub struct EvaluationStep {
     pub plan: Plan,
     /// Bytes (B, height, width, 3), padded to whole words.
     pixels: Buffer,
+    /// u32 (B): rows of the camera embedding; `None` without it.
+    cameras: Option<Buffer>,
     /// Logits (R, B, K), or embeddings (B, R·D).
     pub output: Buffer,
 }
@@ -139,9 +152,17 @@ impl EvaluationStep {
         write_bytes(context, &self.pixels, pixels);
     }
 
+    /// Writes the rows (B) of the images in the camera embedding. Does nothing without it.
+    pub fn write_cameras(&self, context: &Context, rows: &[u32]) {
+        if let Some(cameras) = &self.cameras {
+            context.write(cameras, bytemuck::cast_slice(rows));
+        }
+    }
+
     /// Returns the device memory of this step in bytes.
     pub fn bytes(&self) -> u64 {
-        self.plan.summary().heap_bytes + (self.pixels.words + self.output.words) as u64 * WORD
+        let cameras = self.cameras.as_ref().map_or(0, |cameras| cameras.words);
+        self.plan.summary().heap_bytes + (self.pixels.words + cameras + self.output.words) as u64 * WORD
     }
 }
 
@@ -174,10 +195,10 @@ struct StepMemory {
 
 impl StepMemory {
     fn bytes(&self) -> u64 {
-        let inputs = self
-            .micro_batches
-            .iter()
-            .flat_map(|MicroBatch { pixels, flips, erased, .. }| [pixels, flips].into_iter().chain(erased));
+        let inputs =
+            self.micro_batches.iter().flat_map(|MicroBatch { pixels, flips, erased, cameras, .. }| {
+                [pixels, flips].into_iter().chain(erased).chain(cameras)
+            });
         let others = [&self.labels, &self.step, &self.losses, &self.control, &self.partials];
         let words: usize = inputs.chain(&self.drop_path).chain(others).map(|buffer| buffer.words).sum();
         words as u64 * WORD
@@ -294,7 +315,8 @@ impl<'c> Learner<'c> {
         let micro_batches = places.map(|places| {
             let pixels = buffer("pixels", image::pixel_words(places.len(), self.config.image))?;
             let erased = self.erases_with_noise.then(|| buffer("erased", 4 * places.len())).transpose()?;
-            Ok(MicroBatch { pixels, flips: buffer("flips", places.len())?, erased, places })
+            let cameras = self.has_cameras().then(|| buffer("cameras", places.len())).transpose()?;
+            Ok(MicroBatch { pixels, flips: buffer("flips", places.len())?, erased, cameras, places })
         });
         let micro_batches = micro_batches.collect::<Result<Vec<MicroBatch>>>()?;
         let open: Vec<Group> = gradients.memory().groups.iter().map(|(group, _)| group.clone()).collect();
@@ -354,7 +376,9 @@ impl<'c> Learner<'c> {
             let places = &micro_batch.places;
             let images = places.len();
             let normalised = self.augmented(recorder, micro_batch, steps);
-            let (tokens, kept) = self.vit.forward(recorder, normalised, None, drop_path(places), images);
+            let cameras = micro_batch.cameras.as_ref().map(|cameras| recorder.import(cameras));
+            let (tokens, kept) =
+                self.vit.forward(recorder, normalised, cameras, None, drop_path(places), images);
             self.parts(tokens, parts_of, places).record(recorder, "gelt");
             // Each of several micro-batches runs forward again before its backward pass, so nothing is kept here.
             saved = (memory.micro_batches.len() == 1).then_some((tokens, kept));
@@ -408,7 +432,8 @@ impl<'c> Learner<'c> {
             let images = places.len();
             let (tokens, saved) = saved.take().unwrap_or_else(|| {
                 let normalised = self.augmented(recorder, micro_batch, steps);
-                self.vit.forward(recorder, normalised, None, drop_path(places), images)
+                let cameras = micro_batch.cameras.as_ref().map(|cameras| recorder.import(cameras));
+                self.vit.forward(recorder, normalised, cameras, None, drop_path(places), images)
             });
             recorder.scope(Phase::Backward, "");
             let dtokens = recorder.activation("dtokens", tokens.len);
@@ -612,7 +637,7 @@ impl<'c> Learner<'c> {
 
     /// Records the normalised images of a micro-batch, mirrored and erased.
     fn augmented(&self, recorder: &mut Recorder<'_>, micro_batch: &MicroBatch, step: Tensor) -> Tensor {
-        let MicroBatch { places, pixels, flips, erased } = micro_batch;
+        let MicroBatch { places, pixels, flips, erased, .. } = micro_batch;
         let flip = recorder.import(flips);
         let noise = erased.as_ref().map(|erased| {
             let erased = recorder.import(erased);
@@ -646,10 +671,11 @@ impl<'c> Learner<'c> {
         let context = self.context;
         let ClassifierShape { parts, classes, .. } = self.classifiers.shape;
         let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
+        let cameras = self.has_cameras().then(|| context.buffer("cameras", batch)).transpose()?;
         let logits = context.buffer("logits", parts * batch * classes)?;
         let mut recorder = Recorder::new(context);
-        self.record_logits(&mut recorder, &pixels, &logits, batch);
-        Ok(EvaluationStep { plan: recorder.finish()?, pixels, output: logits })
+        self.record_logits(&mut recorder, (&pixels, cameras.as_ref()), &logits, batch);
+        Ok(EvaluationStep { plan: recorder.finish()?, pixels, cameras, output: logits })
     }
 
     /// Records embeddings of `batch` images with running statistics, of the weights that train.
@@ -660,9 +686,10 @@ impl<'c> Learner<'c> {
         let context = self.context;
         let ClassifierShape { parts, dim, .. } = self.classifiers.shape;
         let pixels = context.buffer("pixels", image::pixel_words(batch, self.config.image))?;
+        let cameras = self.has_cameras().then(|| context.buffer("cameras", batch)).transpose()?;
         let output = context.buffer("embeddings", batch * parts * dim)?;
         let mut recorder = Recorder::new(context);
-        let parts_of = self.record_forward(&mut recorder, &self.vit, &pixels, batch);
+        let parts_of = self.record_forward(&mut recorder, &self.vit, (&pixels, cameras.as_ref()), batch);
         let (x, layout) = match self.rule.embed {
             HeadEmbed::Before => (parts_of, Layout::SampleFirst),
             HeadEmbed::After => {
@@ -671,7 +698,7 @@ impl<'c> Learner<'c> {
         };
         let y = recorder.import(&output);
         l2norm::Forward { x, y, batch, parts, dim, layout }.record(&mut recorder, "l2norm");
-        Ok(EvaluationStep { plan: recorder.finish()?, pixels, output })
+        Ok(EvaluationStep { plan: recorder.finish()?, pixels, cameras, output })
     }
 
     /// Returns the device memory of [`Self::record_evaluation`] in bytes, without allocating it.
@@ -679,23 +706,31 @@ impl<'c> Learner<'c> {
         let context = self.context;
         let ClassifierShape { parts, classes, .. } = self.classifiers.shape;
         let pixels = context.unallocated("pixels", image::pixel_words(batch, self.config.image));
+        let cameras = self.has_cameras().then(|| context.unallocated("cameras", batch));
         let logits = context.unallocated("logits", parts * batch * classes);
         let mut recorder = Recorder::new(context);
-        self.record_logits(&mut recorder, &pixels, &logits, batch);
-        recorder.summary().heap_bytes + (pixels.words + logits.words) as u64 * WORD
+        self.record_logits(&mut recorder, (&pixels, cameras.as_ref()), &logits, batch);
+        let words = pixels.words + cameras.map_or(0, |cameras| cameras.words) + logits.words;
+        recorder.summary().heap_bytes + words as u64 * WORD
     }
 
-    /// Records the parts (B, R, D) of a batch.
+    /// Returns true if the network has a camera embedding.
+    fn has_cameras(&self) -> bool {
+        self.config.cameras.is_some()
+    }
+
+    /// Records the parts (B, R, D) of a batch: of its pixels, and of the rows of its cameras if there is an embedding.
     fn record_forward(
         &self,
         recorder: &mut Recorder<'_>,
         vit: &Vit,
-        pixels: &Buffer,
+        (pixels, cameras): (&Buffer, Option<&Buffer>),
         batch: usize,
     ) -> Tensor {
         let normalised = self.image(recorder, pixels, None, None, batch);
         let tokens = recorder.activation("norm", vit.sequence(batch).len());
-        vit.forward(recorder, normalised, Some(tokens), None, batch);
+        let cameras = cameras.map(|cameras| recorder.import(cameras));
+        vit.forward(recorder, normalised, cameras, Some(tokens), None, batch);
         let ClassifierShape { parts, dim, .. } = self.classifiers.shape;
         let parts = recorder.tensor("gelt", batch * parts * dim);
         self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");
@@ -703,14 +738,20 @@ impl<'c> Learner<'c> {
     }
 
     /// Records the logits (R, B, K) of a batch, of the averaged weights if there are any.
-    fn record_logits(&self, recorder: &mut Recorder<'_>, pixels: &Buffer, logits: &Buffer, batch: usize) {
+    fn record_logits(
+        &self,
+        recorder: &mut Recorder<'_>,
+        images: (&Buffer, Option<&Buffer>),
+        logits: &Buffer,
+        batch: usize,
+    ) {
         let averages = self.averages.as_ref();
         let (vit, classifiers) = averages
             .map_or((&self.vit, &self.classifiers), |averages| (&averages.vit, &averages.classifiers));
         if let Some(Averages { arenas, .. }) = averages {
             self.record_narrow(recorder, arenas, ALL_BLOCKS);
         }
-        let parts = self.record_forward(recorder, vit, pixels, batch);
+        let parts = self.record_forward(recorder, vit, images, batch);
         let output = recorder.import(logits);
         recorder.scope(Phase::Forward, "heads");
         classifiers.evaluate(recorder, parts, output, batch);

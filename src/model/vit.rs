@@ -1,10 +1,11 @@
 //! The Vision Transformer backbone: embedding → blocks → norm [LAT eq. 1-5].
 
 use super::parameters::{Arenas, GroupKind};
+use crate::checkpoint::CAMERAS;
 use crate::gpu::{Phase, Recorder, Tensor};
 use crate::layers::attention::Attention;
 use crate::layers::block::{self, Block};
-use crate::layers::embedding::{self, Embedding};
+use crate::layers::embedding::{self, Camera, Embedding};
 use crate::layers::mlp::Mlp;
 use crate::layers::norm::{self, Norm};
 use crate::layers::{Drop, Grad, Sequence};
@@ -111,6 +112,10 @@ fn embedding(config: &VitConfig, arenas: &Arenas) -> Embedding {
         bias: arenas.find("patch_embed.proj.bias"),
         prefix: arenas.get("prefix"),
         position: arenas.get("pos_embed"),
+        camera: config
+            .cameras
+            .as_ref()
+            .map(|cameras| Camera { table: arenas.get(CAMERAS), weight: cameras.weight }),
         norm: config.norm_pre.then(|| arenas.norm("norm_pre", config.ln_eps)),
         size: config.image,
         patch: config.patch,
@@ -171,19 +176,21 @@ impl Vit {
         Sequence { batch, tokens: self.config.tokens(), dim: self.config.dim }
     }
 
-    /// Records the tokens (B, T, D) after the final norm for normalised images (B, 3, height, width). Writes into
-    /// `tokens` if it is given. `drop_path` is for training alone.
+    /// Records the tokens (B, T, D) after the final norm for normalised images (B, 3, height, width). `cameras` (B),
+    /// u32, are their rows of the camera embedding, if there is one. Writes into `tokens` if it is given. `drop_path`
+    /// is for training alone.
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         image: Tensor,
+        cameras: Option<Tensor>,
         tokens: Option<Tensor>,
         drop_path: Option<DropPath>,
         batch: usize,
     ) -> (Tensor, Saved) {
         let shape = self.sequence(batch);
         // z_0 = [class; patches] + positions
-        let (mut z, embedding) = self.embedding.forward(recorder, image, shape);
+        let (mut z, embedding) = self.embedding.forward(recorder, image, cameras, shape);
         let mut blocks = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             recorder.scope(Phase::Forward, format!("blocks.{i}"));
@@ -199,12 +206,20 @@ impl Vit {
     }
 
     /// Records `rollout` (T) of one normalised image (1, 3, height, width): the share of each input token in the class
-    /// token after the last block. `class` (T) must be 1 at the class token and 0 elsewhere.
+    /// token after the last block. `camera` (1) is as in [`Vit::forward`]. `class` (T) must be 1 at the class token and
+    /// 0 elsewhere.
     ///
     /// Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
-    pub fn rollout(&self, recorder: &mut Recorder<'_>, image: Tensor, class: Tensor, rollout: Tensor) {
+    pub fn rollout(
+        &self,
+        recorder: &mut Recorder<'_>,
+        image: Tensor,
+        camera: Option<Tensor>,
+        class: Tensor,
+        rollout: Tensor,
+    ) {
         let shape = self.sequence(1);
-        let (_, saved) = self.forward(recorder, image, None, None, 1);
+        let (_, saved) = self.forward(recorder, image, camera, None, None, 1);
         // The class row of the product of all blocks' matrices, from the last block to the first.
         let mut row = class;
         for (i, (block, saved)) in self.blocks.iter().zip(saved.blocks).enumerate().rev() {

@@ -8,6 +8,7 @@ pub mod adam;
 pub mod attention;
 pub mod average;
 pub mod batchnorm;
+pub mod camera;
 pub mod cross_entropy;
 pub mod distance;
 pub mod drop_path;

@@ -204,9 +204,11 @@ impl Step {
         let model = LaTransformer::new(context, network)?;
         let pixels = context.buffer("pixels", model.pixel_words(batch))?;
         let embeddings = context.buffer("embeddings", batch * model.config().embedding_len())?;
+        let cameras = context.buffer("cameras", batch)?;
         let mut recorder = Recorder::new(context);
-        model.embed(&mut recorder, &pixels, &embeddings, batch);
-        Ok(Step { plan: recorder.finish()?, _memory: vec![pixels, embeddings] })
+        let by = network.config.cameras.as_ref().map(|_| &cameras);
+        model.embed(&mut recorder, &pixels, by, &embeddings, batch);
+        Ok(Step { plan: recorder.finish()?, _memory: vec![pixels, cameras, embeddings] })
     }
 
     /// A training step with all blocks open, which has all products.

@@ -2,6 +2,7 @@
 
 mod output;
 
+use super::cameras::Cameras;
 use crate::checkpoint::Network;
 use crate::embeddings::Embeddings;
 use crate::error::{Error, Result};
@@ -29,6 +30,8 @@ pub struct Embedder<C> {
     model: LaTransformer,
     batch: usize,
     need: MemoryNeed,
+    /// Source of the images' rows in the camera embedding.
+    cameras: Cameras,
     step: Option<Step>,
     in_flight: VecDeque<Readback>,
     idle: Vec<Readback>,
@@ -39,6 +42,8 @@ struct Step {
     batch: usize,
     plan: Plan,
     pixels: Buffer,
+    /// Rows of the camera embedding (B), u32; `None` without it.
+    cameras: Option<Buffer>,
     embeddings: Buffer,
 }
 
@@ -70,7 +75,7 @@ impl<C: Deref<Target = Context>> Embedder<C> {
         let summary = one.plan.summary().clone();
         let config = model.config();
         let output = config.embedding_len() as u64 * WORD;
-        let input = model.pixel_words(1) as u64 * WORD;
+        let input = (model.pixel_words(1) + usize::from(config.cameras.is_some())) as u64 * WORD;
         let need = MemoryNeed {
             parameters: model.parameter_bytes(),
             per_image: summary.heap_bytes + input + (1 + IN_FLIGHT as u64) * output,
@@ -105,7 +110,13 @@ impl<C: Deref<Target = Context>> Embedder<C> {
             }));
         }
         let step = (batch == 1).then_some(one);
-        Ok(Embedder { context, model, batch, need, step, in_flight: VecDeque::new(), idle: Vec::new() })
+        let (cameras, in_flight, idle) = (Cameras::default(), VecDeque::new(), Vec::new());
+        Ok(Embedder { context, model, batch, need, cameras, step, in_flight, idle })
+    }
+
+    /// Sets the source of the cameras of the images that are embedded from now on. At first it is their names.
+    pub fn set_cameras(&mut self, cameras: Cameras) {
+        self.cameras = cameras;
     }
 
     /// Returns the images per batch.
@@ -132,16 +143,39 @@ impl<C: Deref<Target = Context>> Embedder<C> {
     }
 
     /// Embeds up to [`Self::batch`] images of the input size: (B, R·D).
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the network has a camera embedding and no camera was set for all images; those of the
+    /// adapter.
     pub fn embed(&mut self, images: &[Rgb]) -> Result<Vec<f32>> {
         self.submit(images)?;
         self.collect()
     }
 
+    /// Embeds up to [`Self::batch`] images of the input size: (B, R·D). `cameras` (B) are their rows of the camera
+    /// embedding, if the network has one.
+    ///
+    /// # Errors
+    /// Those of the adapter.
+    pub fn embed_by(&mut self, images: &[Rgb], cameras: &[u32]) -> Result<Vec<f32>> {
+        self.submit_by(images, cameras)?;
+        self.collect()
+    }
+
     /// Submits up to [`Self::batch`] images of the input size.
+    ///
+    /// # Errors
+    /// As [`Self::embed`].
     ///
     /// # Panics
     /// If an image has another size.
     pub fn submit(&mut self, images: &[Rgb]) -> Result<()> {
+        let row = self.cameras.row(self.model.config(), "an image without a name")?;
+        self.submit_by(images, &vec![row; images.len()])
+    }
+
+    /// Submits images with their rows of the camera embedding.
+    fn submit_by(&mut self, images: &[Rgb], cameras: &[u32]) -> Result<()> {
         let size = self.model.config().image;
         // Frees the memory of a step of another size before recording the new one.
         let kept = self.step.take().filter(|step| step.batch == images.len());
@@ -156,6 +190,9 @@ impl<C: Deref<Target = Context>> Embedder<C> {
         }
         bytes.resize(bytes.len().next_multiple_of(WORD as usize), 0);
         self.context.write(&step.pixels, &bytes);
+        if let Some(rows) = &step.cameras {
+            self.context.write(rows, bytemuck::cast_slice(cameras));
+        }
         step.plan.run(&self.context)?;
         let capacity = self.batch.max(images.len()) * self.dim();
         let mut readback = match self.idle.pop() {
@@ -204,10 +241,12 @@ impl<C: Deref<Target = Context>> Embedder<C> {
 impl Step {
     fn record(context: &Context, model: &LaTransformer, batch: usize) -> Result<Step> {
         let pixels = context.buffer("pixels", model.pixel_words(batch))?;
+        let has_cameras = model.config().cameras.is_some();
+        let cameras = has_cameras.then(|| context.buffer("cameras", batch)).transpose()?;
         let embeddings = context.buffer("embeddings", batch * model.config().embedding_len())?;
         let mut recorder = Recorder::new(context);
-        model.embed(&mut recorder, &pixels, &embeddings, batch);
-        Ok(Step { batch, plan: recorder.finish()?, pixels, embeddings })
+        model.embed(&mut recorder, &pixels, cameras.as_ref(), &embeddings, batch);
+        Ok(Step { batch, plan: recorder.finish()?, pixels, cameras, embeddings })
     }
 }
 
@@ -257,6 +296,8 @@ pub struct ImageEmbeddings<'e, C> {
     listed: VecDeque<(Image, Option<Error>)>,
     /// Decoded views that are not yet submitted.
     queue: VecDeque<Rgb>,
+    /// Their rows of the camera embedding.
+    rows: VecDeque<u32>,
     /// Embeddings that are read back but not yet returned.
     embeddings: VecDeque<Vec<f32>>,
     /// The embedding of an image whose mirror image is not yet read back.
@@ -266,7 +307,7 @@ pub struct ImageEmbeddings<'e, C> {
 impl<C: Deref<Target = Context>> Embedder<C> {
     /// Embeds a list of images. If the adapter runs out of memory, continues with smaller batches.
     ///
-    /// The iterator's errors are those of the adapter, and [`Error::Interrupted`].
+    /// The iterator's errors are those of the adapter, those of [`Cameras::row`], and [`Error::Interrupted`].
     pub fn embed_images<'e>(
         &'e mut self,
         images: Vec<Image>,
@@ -302,6 +343,7 @@ impl<C: Deref<Target = Context>> Embedder<C> {
             decoded,
             listed: VecDeque::new(),
             queue: VecDeque::new(),
+            rows: VecDeque::new(),
             embeddings: VecDeque::new(),
             first_view: None,
         }
@@ -348,7 +390,10 @@ impl<C: Deref<Target = Context>> ImageEmbeddings<'_, C> {
             for (image, decoded) in decoded {
                 let error = match decoded {
                     Ok(rgb) => {
+                        let row = self.embedder.cameras.row(self.embedder.model.config(), &image.name)?;
                         let mirrored = self.flip.then(|| rgb.mirrored());
+                        self.rows
+                            .extend([Some(row), mirrored.is_some().then_some(row)].into_iter().flatten());
                         self.queue.push_back(rgb);
                         self.queue.extend(mirrored);
                         None
@@ -360,8 +405,12 @@ impl<C: Deref<Target = Context>> ImageEmbeddings<'_, C> {
         }
         if !self.queue.is_empty() {
             let count = self.embedder.batch().min(self.queue.len());
-            match self.embedder.submit(&self.queue.make_contiguous()[..count]) {
-                Ok(()) => drop(self.queue.drain(..count)),
+            let (views, rows) = (self.queue.make_contiguous(), self.rows.make_contiguous());
+            match self.embedder.submit_by(&views[..count], &rows[..count]) {
+                Ok(()) => {
+                    drop(self.queue.drain(..count));
+                    drop(self.rows.drain(..count));
+                }
                 Err(error) if error.is_out_of_memory() && self.embedder.halve() => {
                     let batch = self.embedder.batch();
                     self.stage.observer().note(&format!("{error}; continuing with batches of {batch}"));

@@ -1,5 +1,6 @@
 //! Scores a model, or embeddings, on a data set.
 
+use super::cameras::Cameras;
 use super::embed::{Embedder, ImageOptions};
 use super::trained_on::Overlap;
 use crate::checkpoint::{self, Network, Threshold};
@@ -77,6 +78,8 @@ pub struct Request {
     pub memory: Option<u64>,
     /// Options for reading images.
     pub image_options: ImageOptions,
+    /// The camera that takes the place of those of the data set, for a network with a camera embedding.
+    pub camera: Option<String>,
     /// Gallery images to keep of each ranked list; 0 keeps no lists.
     pub list_length: usize,
 }
@@ -119,8 +122,8 @@ impl EvaluationSet {
     /// Embeds the test images of a data set.
     ///
     /// # Errors
-    /// [`Error::Data`] if no query, or no gallery image, can be read; [`Error::Interrupted`] after a signal; those of
-    /// the adapter.
+    /// Those of [`Cameras::check`]; [`Error::Data`] if no query, or no gallery image, can be read;
+    /// [`Error::Interrupted`] after a signal; those of the adapter.
     pub fn embed(
         set: TestSet,
         network: &Network,
@@ -131,7 +134,19 @@ impl EvaluationSet {
         let spatio_temporal = request.spatio_temporal.map(|bin| fit(&set, bin)).transpose()?;
         let memory = request.memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, network, request.batch, memory)?;
-        let mut embed = |images: Vec<LabelledImage>| -> Result<Side> {
+        let cameras = |images: &[LabelledImage]| match &request.camera {
+            Some(camera) => Cameras::One(camera.clone()),
+            None => {
+                let by =
+                    |image: &LabelledImage| (image.name.clone(), set.label_names.camera(image.label.camera));
+                Cameras::Labels(images.iter().map(by).collect())
+            }
+        };
+        for images in [Some(&set.query), set.gallery.as_ref()].into_iter().flatten() {
+            cameras(images).check(&network.config, images.iter().map(|image| &image.name))?;
+        }
+        let mut embed = |images: &[LabelledImage]| -> Result<Side> {
+            embedder.set_cameras(cameras(images));
             let list = images
                 .iter()
                 .map(|LabelledImage { path, name, .. }| Image { path: path.clone(), name: name.clone() });
@@ -152,8 +167,8 @@ impl EvaluationSet {
                 Side { rows, labels, captures, images: Images { names, files }, unreadable, provenance };
             side.grouped(request.group_by, images.iter().map(|image| &image.capture))
         };
-        let queries = embed(set.query)?;
-        let gallery = set.gallery.map(embed).transpose()?;
+        let queries = embed(&set.query)?;
+        let gallery = set.gallery.as_deref().map(embed).transpose()?;
         let TestSet { name, label_names, left_out, .. } = set;
         let parts = Some(network.config.parts());
         Ok(EvaluationSet { name, queries, gallery, label_names, left_out, parts, spatio_temporal })

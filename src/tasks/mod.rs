@@ -2,6 +2,7 @@
 
 pub mod ablate;
 pub mod autotune;
+pub mod cameras;
 pub mod cluster;
 pub mod demo;
 pub mod embed;

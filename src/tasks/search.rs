@@ -1,5 +1,6 @@
 //! Finds the persons of query images in a gallery of embeddings.
 
+use super::cameras::Cameras;
 use super::embed::{Embedder, ImageOptions};
 use crate::checkpoint::{Network, Threshold};
 use crate::embeddings::gallery::Gallery;
@@ -33,6 +34,8 @@ pub struct Request<'r> {
     pub image_options: ImageOptions,
     /// Query expansion over the searched images; `None` for none.
     pub expansion: Option<ExpansionOptions>,
+    /// Source of the queries' cameras, for a network with a camera embedding.
+    pub cameras: Cameras,
     /// Matches per query.
     pub top: usize,
     /// The threshold between same and different persons, see [`verdicts`].
@@ -43,8 +46,8 @@ pub struct Request<'r> {
 /// runs out of memory, reopens it once and starts again.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no query can be read; [`Error::Interrupted`] after a signal; those of the adapter and the
-/// gallery.
+/// Those of [`Cameras::check`]; [`Error::NothingToDo`] if no query can be read; [`Error::Interrupted`] after a signal;
+/// those of the adapter and the gallery.
 pub fn search(
     queries: &[Image],
     gallery: &Gallery,
@@ -52,10 +55,12 @@ pub fn search(
     request: &Request<'_>,
     observer: &dyn Observer,
 ) -> Result<Found> {
+    request.cameras.check(&request.network.config, queries.iter().map(|query| &query.name))?;
     let work = |_: &mut (), context: &Context| {
         let Request { network, projection, memory, image_options, expansion, top, verdicts, .. } = *request;
         let memory = memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, network, None, memory)?;
+        embedder.set_cameras(request.cameras.clone());
         let (mut embeddings, positions) = embedder.embeddings(queries.to_vec(), image_options, observer)?;
         drop(embedder);
         if embeddings.is_empty() {
@@ -150,7 +155,8 @@ impl<'s> Searcher<'s> {
         request: &'s Request<'s>,
     ) -> Result<Searcher<'s>> {
         let memory = request.memory.unwrap_or(context.default_memory());
-        let embedder = Embedder::new(context, request.network, Some(1), memory)?;
+        let mut embedder = Embedder::new(context, request.network, Some(1), memory)?;
+        embedder.set_cameras(request.cameras.clone());
         let left = memory.saturating_sub(embedder.need().bytes(1));
         let neighbours = Neighbours::new(context, query, selected, left)?;
         let mut searcher = Searcher { context, embedder, neighbours, query, gallery, selected, request };
@@ -162,7 +168,8 @@ impl<'s> Searcher<'s> {
     /// Finds the `top` gallery images nearest to an image of any size. `name` is the query's name in the result.
     ///
     /// # Errors
-    /// Those of the adapter and the gallery.
+    /// [`Error::Data`] if the network has a camera embedding and the request no camera; those of the adapter and the
+    /// gallery.
     pub fn search(&mut self, name: &str, image: &Rgb, top: usize) -> Result<Found> {
         let Request { network, projection, verdicts, .. } = self.request;
         let embedding = self.embedder.embed(&[resize_bicubic(image, network.config.image)])?;

@@ -1,4 +1,4 @@
-//! Random initial weights of the part classifiers, as in the released code.
+//! Random initial weights of the part classifiers, as in the released code, and of the camera embedding.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,9 @@ use crate::shape::ClassifierKind;
 
 /// Stream of random numbers. The upper byte identifies the use, as in `datasets::sampler`.
 const STREAM: u64 = 5 << 56;
+
+/// Stream of the camera embedding.
+const CAMERAS: u64 = 11 << 56;
 
 /// Returns initial weights of `parts` classifiers, by names such as `heads.{i}.fc1.weight`.
 ///
@@ -39,6 +42,12 @@ pub fn init_classifiers(
         }
     }
     tensors
+}
+
+/// Returns the initial camera embedding of `count` cameras (count, 1, dim): normally distributed with deviation 0.02.
+pub fn init_cameras(seed: u64, count: usize, dim: usize) -> HostTensor {
+    let data = normal(seed, CAMERAS, count * dim, 0.0, 0.02);
+    HostTensor { shape: vec![count, 1, dim], data }
 }
 
 /// Draws `count` normally distributed numbers.

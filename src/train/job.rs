@@ -1,10 +1,10 @@
 //! The state of a run apart from the adapter: configuration, network, images, schedule and position.
 
-use super::classifiers::init_classifiers;
+use super::classifiers::{init_cameras, init_classifiers};
 use super::config::{self, BestBy, Config};
 use super::images::ImageList;
 use super::schedule::Schedule;
-use crate::checkpoint::{self, HostTensor, Network, StateData, StateTensor};
+use crate::checkpoint::{self, CAMERAS, HostTensor, Network, Settings, StateData, StateTensor};
 use crate::datasets::sampler::{self, Sampler, StepCounts, TrainingSet};
 use crate::datasets::uses::training_set;
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::gpu::Context;
 use crate::images::augment::{Augment, ErasingFill};
 use crate::model::{ClassifierSettings, GroupKind, HostMoments, Learner, UpdateRule};
 use crate::observer::Observer;
-use crate::shape::ClassifierKind;
+use crate::shape::{CameraTable, ClassifierKind};
 use crate::storage::hash;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,6 +111,8 @@ pub(super) struct Job {
     pub validation: Vec<usize>,
     pub schedule: Schedule,
     pub position: Position,
+    /// Rows of the camera embedding by [`Sample::camera`]; empty without it.
+    camera_rows: BTreeMap<u32, u32>,
     state: BTreeMap<String, StateTensor>,
 }
 
@@ -150,6 +152,11 @@ impl Job {
             observer.note(note);
         }
         config.settle(&network.config, &network.preprocess);
+        if let Some(cameras) = camera_table(&config, [&set, &held_out])? {
+            let table = init_cameras(config.data.seed, cameras.names.len(), network.config.dim);
+            network.tensors.insert(CAMERAS.to_string(), table);
+            network.config.cameras = Some(cameras);
+        }
         let (parts, dim, kind) = (network.config.parts(), network.config.dim, config.head.classifier());
         network.classifiers = init_classifiers(config.data.seed, parts, dim, kind, set.classes.len());
         network.class_names = Some(set.classes.clone());
@@ -181,7 +188,7 @@ impl Job {
         let config = Config::resume(&out.join("config.toml"), layers)?;
         let set = labelled(&config, |_| {})?;
         let images = ImageList::of(&set)?;
-        let network = checkpoint::load(&last, &config.settings())?;
+        let network = checkpoint::load(&last, &Settings { no_cameras: false, ..config.settings() })?;
         let state = checkpoint::read_state(&last)?;
         match counts(&state, IMAGES) {
             Some(&[hash]) => images.check(out, hash, config.data.dir.as_deref().unwrap_or_default())?,
@@ -192,6 +199,10 @@ impl Job {
         if network.class_names.as_ref() != Some(&set.classes) {
             let dir = config.data.dir.unwrap_or_default();
             return Err(Error::Usage(format!("{dir}: the persons differ from those of the saved run")));
+        }
+        if network.config.cameras != camera_table(&config, [&set, &held_out])? {
+            let dir = config.data.dir.unwrap_or_default();
+            return Err(Error::Usage(format!("{dir}: the cameras differ from those of the saved run")));
         }
         check_heads(&last, &network, config.head.classifier(), set.classes.len())?;
         let position = counts(&state, POSITION).and_then(Position::from_words);
@@ -227,6 +238,8 @@ impl Job {
         let SplitImages { set, images, held_out, train, validation, trained_on } = images;
         let steps = step_counts(&config, &set, &train);
         let schedule = Schedule::new(&config, network.config.depth, steps);
+        let has_cameras = network.config.cameras.is_some();
+        let camera_rows = set.cameras.keys().copied().zip(0..).filter(|_| has_cameras).collect();
         Ok(Job {
             config,
             network,
@@ -238,8 +251,14 @@ impl Job {
             validation,
             schedule,
             position,
+            camera_rows,
             state,
         })
+    }
+
+    /// Returns the rows of cameras in the camera embedding; 0 for each without it.
+    pub fn camera_rows(&self, cameras: &[u32]) -> Vec<u32> {
+        cameras.iter().map(|camera| self.camera_rows.get(camera).copied().unwrap_or(0)).collect()
     }
 
     /// Returns true if `best.safetensors` is the model of the last epoch: by configuration, or for lack of validation
@@ -379,6 +398,32 @@ fn labelled(config: &Config, note: impl FnMut(&String)) -> Result<TrainingSet> {
     let (set, notes) = training_set(&needed(&config.data.dir, "data")?, &config.data.load_options())?;
     notes.iter().for_each(note);
     Ok(set)
+}
+
+/// Returns the camera embedding's cameras, in the order of the data set; `None` without that embedding.
+///
+/// # Errors
+/// [`Error::Usage`] if an image's camera isn't known, or if there is one camera only.
+fn camera_table(config: &Config, sets: [&TrainingSet; 2]) -> Result<Option<CameraTable>> {
+    let weight = config.model.camera_embedding as f32;
+    if weight == 0.0 {
+        return Ok(None);
+    }
+    let cameras = &sets[0].cameras;
+    let mut images = sets.into_iter().flat_map(|set| &set.images);
+    if let Some(image) = images.find(|image| !cameras.contains_key(&image.camera)) {
+        return Err(Error::Usage(format!(
+            "model.camera_embedding needs the camera of each image, and that of {} isn't known: cameras come from the \
+             names of images, or from the column camera of a table of images",
+            image.name
+        )));
+    }
+    if cameras.len() < 2 {
+        return Err(Error::Usage(
+            "model.camera_embedding needs images by two cameras or more, and all are by one".to_string(),
+        ));
+    }
+    Ok(Some(CameraTable { weight, names: cameras.values().cloned().collect() }))
 }
 
 /// Splits the images into those of persons who train and those of persons held out.

@@ -117,7 +117,9 @@ impl RetrievalSets {
                 LabelledImage::new(sample.path.clone(), sample.name.clone(), label)
             };
             let images = job.held_out.images.iter().map(labelled).collect();
-            retrieval_set(TestSet::of_each_other("persons held out", images), !job.held_out.crosses_cameras())
+            let mut set = TestSet::of_each_other("persons held out", images);
+            set.label_names.cameras = job.held_out.cameras.clone();
+            retrieval_set(set, !job.held_out.crosses_cameras())
         });
         let mut test = None;
         if job.config.schedule.eval_every > 0 {
@@ -127,6 +129,18 @@ impl RetrievalSets {
                 return Err(Error::Usage(format!(
                     "--eval-every needs images apart from those that train: {dir} has no query and gallery"
                 )));
+            }
+            if let Some(cameras) = &job.network.config.cameras {
+                let by = set.evaluated().map(|image| (image, set.label_names.camera(image.label.camera)));
+                if let Some((image, camera)) =
+                    by.into_iter().find(|(_, camera)| cameras.row(camera).is_none())
+                {
+                    return Err(Error::Usage(format!(
+                        "--eval-every: {} is by camera {camera}, which has no row in the camera embedding, since no \
+                         training image is by it",
+                        image.name
+                    )));
+                }
             }
             test = Some(retrieval_set(set, false));
         }
@@ -172,6 +186,8 @@ const SAVED: &str = "the state is saved; --resume continues";
 struct Batch {
     bytes: Vec<u8>,
     labels: Vec<u32>,
+    /// Cameras, as in [`Sample`].
+    cameras: Vec<u32>,
     flips: Vec<u32>,
     /// Rectangles to fill with noise.
     erased: Vec<[u32; 4]>,
@@ -623,6 +639,7 @@ impl Run<'_, '_> {
                 Entry::Vacant(place) => place.insert(self.learner.record_embedding(count)?),
             };
             step.write(self.context, &batch.bytes);
+            step.write_cameras(self.context, &self.job.camera_rows(&batch.cameras));
             step.plan.run(self.context)?;
             let embeddings = self.context.read(&step.output)?;
             let length = embeddings.len() / count;
@@ -737,6 +754,7 @@ impl Run<'_, '_> {
         let context = self.context;
         recorded.write(context, &batch.bytes, &batch.labels, &batch.flips);
         recorded.write_erased(context, &batch.erased);
+        recorded.write_cameras(context, &self.job.camera_rows(&batch.cameras));
         let rate = config.model.drop_path as f32;
         if rate > 0.0 {
             let (seed, first) = (config.data.seed, place * config.schedule.batch_size);
@@ -931,6 +949,7 @@ impl Run<'_, '_> {
             }
             let recorded = &self.evaluations[&count];
             recorded.write(self.context, &batch.bytes);
+            recorded.write_cameras(self.context, &self.job.camera_rows(&batch.cameras));
             recorded.plan.run(self.context)?;
             let logits = self.context.read(&recorded.output)?;
             for (b, &label) in batch.labels.iter().enumerate() {
@@ -1029,6 +1048,7 @@ impl Reader {
             erased: read.iter().map(|(.., erased)| *erased).collect(),
             bytes: read.into_iter().flat_map(|(image, ..)| image.pixels).collect(),
             labels: samples.iter().map(|sample| sample.class as u32).collect(),
+            cameras: samples.iter().map(|sample| sample.camera).collect(),
             names: samples.iter().map(|sample| sample.name.clone()).collect(),
         })
     }

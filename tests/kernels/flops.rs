@@ -89,6 +89,12 @@ fn rows() -> Vec<Count> {
         // The other four tokens of the prefix have no position.
         ("tokens forward f32 3x(5+13)x68, 1 positioned", vec![("tokens_forward", 3.0 * 14.0 * 68.0)]),
         ("tokens backward f32 3x(5+13)x68, 1 positioned", vec![("tokens_backward", 3.0 * 18.0 * 68.0)]),
+        // A multiply-add; backward sums of 7 tokens of 5 images, of these images, and a product of each of 3 rows.
+        ("camera forward f32 5x7x52 of 3", vec![("camera_forward", 2.0 * 1820.0)]),
+        (
+            "camera backward f32 5x7x52 of 3",
+            vec![("camera_sum", 1820.0), ("camera_backward", 5.0 * 52.0 + 3.0 * 52.0)],
+        ),
         // Means of 3 columns, blended; then, for the class token, sums of 7 parts, and the patches.
         ("gelt forward f32 2x(2+7x3)x68", vec![("gelt_forward", 2.0 * 7.0 * 68.0 * 7.0)]),
         ("gelt backward f32 2x(2+7x3)x68", vec![("gelt_backward", 2.0 * 68.0 * (8.0 + 21.0))]),

@@ -7,7 +7,7 @@
 mod connections;
 mod http;
 
-use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments, TargetArguments};
+use super::arguments::{CameraArgument, DeviceArguments, MemoryArgument, NetworkArguments, TargetArguments};
 use super::open;
 use super::progress::Progress;
 use super::signals::Signals;
@@ -67,6 +67,8 @@ pub struct ServeArguments {
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]
+    pub camera: CameraArgument,
+    #[command(flatten)]
     pub network: NetworkArguments,
 }
 
@@ -82,7 +84,9 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         Error::io("listen on", &place)(reason).hinted(hint)
     })?;
     let address = listener.local_addr().map_err(Error::io("listen on", &place))?;
-    let network = open::network(&arguments.target.model, &arguments.network.settings())?;
+    let network = open::network(&arguments.target.model, &arguments.camera.settings(&arguments.network))?;
+    // Posted images have no name that says their camera.
+    arguments.camera.cameras().check(&network.config, &["a posted image".to_string()])?;
     let (gallery, projection) = arguments.target.open(&network, arguments.reduce.as_deref(), false)?;
     let gallery = Arc::new(gallery);
     let kept = gallery.filtered(&arguments.filter)?;
@@ -114,6 +118,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
             flip: false,
         },
         expansion: None,
+        cameras: arguments.camera.cameras(),
         top: arguments.top as usize,
         verdicts,
     };

@@ -1,5 +1,6 @@
 //! Embeds a list of images into a file or an index folder.
 
+use super::super::cameras::Cameras;
 use super::{Embedder, ImageOptions};
 use crate::checkpoint::Network;
 use crate::embeddings::index::{Found, IndexOptions, IndexWriter, Origin, Shard, ShardNumber, Weights};
@@ -175,6 +176,8 @@ pub struct Request {
     pub memory: Option<u64>,
     /// Options for reading images.
     pub image_options: ImageOptions,
+    /// Source of the images' cameras, for a network with a camera embedding.
+    pub cameras: Cameras,
     /// Type of the stored values.
     pub dtype: Dtype,
     /// True to profile one batch at the end.
@@ -216,8 +219,9 @@ pub struct AdapterUse {
 /// continues.
 ///
 /// # Errors
-/// [`Error::NothingToDo`] if no image can be read; [`Error::Interrupted`] after a signal; those of the adapter and of
-/// the output. After an error a file is not written, and an index keeps the rows embedded so far.
+/// Those of [`Cameras::check`]; [`Error::NothingToDo`] if no image can be read; [`Error::Interrupted`] after a signal;
+/// those of the adapter and of the output. After an error a file is not written, and an index keeps the rows embedded
+/// so far.
 pub fn embed(
     network: &Network,
     projection: Option<&Projection>,
@@ -226,6 +230,7 @@ pub fn embed(
     request: &Request,
     observer: &dyn Observer,
 ) -> Result<Summary> {
+    request.cameras.check(&network.config, images.iter().map(|image| &image.name))?;
     let found = match &output {
         Output::File(_) => None,
         Output::Index(writer) => Some(writer.found()),
@@ -294,6 +299,7 @@ impl Run<'_> {
     fn go(&mut self, context: &Context) -> Result<AdapterUse> {
         let memory = self.request.memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, self.network, self.batch, memory)?;
+        embedder.set_cameras(self.request.cameras.clone());
         let embedded = self.write(&mut embedder);
         let batch = embedder.batch();
         self.batch = Some(batch);

@@ -60,13 +60,13 @@ impl Explanation {
     }
 }
 
-/// Explains the embedding of an image of any size.
+/// Explains the embedding of an image of any size. `camera` is its row of the camera embedding, if the network has one.
 ///
 /// # Errors
 /// Those of [`rollout`] and [`Explanation::new`].
-pub fn explain(context: &Context, network: &Network, image: &Rgb) -> Result<Explanation> {
+pub fn explain(context: &Context, network: &Network, image: &Rgb, camera: u32) -> Result<Explanation> {
     let image = resize_bicubic(image, network.config.image);
-    Explanation::new(&network.config, &rollout(context, network, &image)?)
+    Explanation::new(&network.config, &rollout(context, network, &image, camera)?)
 }
 
 /// Writes a drawing as PNG.
@@ -88,14 +88,21 @@ pub fn write_png(path: &Path, drawing: &Rgb) -> Result<()> {
     write_atomically(path, &bytes.into_inner())
 }
 
-/// Computes the agreement of the parts (R) of two images of any size: the cosines of their part embeddings.
+/// Computes the agreement of the parts (R) of two images of any size: the cosines of their part embeddings. Each image
+/// comes with its row of the camera embedding, if the network has one.
 ///
 /// # Errors
 /// Those of the adapter.
-pub fn agreement(context: &Context, network: &Network, query: &Rgb, found: &Rgb) -> Result<Vec<f64>> {
+pub fn agreement(
+    context: &Context,
+    network: &Network,
+    query: (&Rgb, u32),
+    found: (&Rgb, u32),
+) -> Result<Vec<f64>> {
     let config = &network.config;
     let mut embedder = Embedder::new(context, network, Some(1), context.default_memory())?;
-    let mut embed = |image: &Rgb| embedder.embed(&[resize_bicubic(image, config.image)]);
+    let mut embed =
+        |(image, camera): (&Rgb, u32)| embedder.embed_by(&[resize_bicubic(image, config.image)], &[camera]);
     let (query, found) = (embed(query)?, embed(found)?);
     let parts = config.parts();
     let dim = query.len() / parts;
@@ -106,7 +113,8 @@ pub fn agreement(context: &Context, network: &Network, query: &Rgb, found: &Rgb)
     Ok(query.chunks(dim).zip(found.chunks(dim)).map(cosine).collect())
 }
 
-/// Computes the rollout (T) of one image at the network's input size.
+/// Computes the rollout (T) of one image at the network's input size. `camera` is its row of the camera embedding, if
+/// the network has one.
 ///
 /// # Errors
 /// [`Error::TooLarge`] if the attention matrix exceeds the adapter's largest binding; [`Error::Gpu`] for failures of
@@ -114,7 +122,7 @@ pub fn agreement(context: &Context, network: &Network, query: &Rgb, found: &Rgb)
 ///
 /// # Panics
 /// If the image has another size.
-pub fn rollout(context: &Context, network: &Network, image: &Rgb) -> Result<Vec<f32>> {
+pub fn rollout(context: &Context, network: &Network, image: &Rgb, camera: u32) -> Result<Vec<f32>> {
     let config = &network.config;
     let size = config.image;
     assert_eq!((image.height, image.width), (size.height, size.width), "size of the image");
@@ -126,12 +134,15 @@ pub fn rollout(context: &Context, network: &Network, image: &Rgb) -> Result<Vec<
     context.write(&pixels, &bytes);
     let mut one_hot = vec![0.0; config.tokens()];
     one_hot[0] = 1.0;
+    let by = context.buffer("cameras", 1)?;
+    context.write(&by, bytemuck::bytes_of(&camera));
     let class = context.upload("class", &one_hot)?;
     let shares = context.buffer("rollout", config.tokens())?;
 
     let mut recorder = Recorder::new(context);
     let [pixels, class, output] = [&pixels, &class, &shares].map(|buffer| recorder.import(buffer));
-    model.rollout(&mut recorder, pixels, class, output);
+    let camera = config.cameras.as_ref().map(|_| recorder.import(&by));
+    model.rollout(&mut recorder, pixels, camera, class, output);
     recorder.finish()?.run(context)?;
     Ok(context.read(&shares)?)
 }

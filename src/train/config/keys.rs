@@ -152,6 +152,9 @@ settings! {
         /// Stochastic depth: probability, in the last block, that training drops attention or MLP of a block for an image. It
         /// rises linearly from 0 in the first block.
         drop_path: f64 = 0.0, Number(BELOW_ONE);
+        /// Weight λ of a camera embedding, which adds a learned row to all tokens by the image's camera, as in
+        /// TransReID with 3; 0 disables. Embedding then needs the cameras of images.
+        camera_embedding: f64 = 0.0, Number(NOT_NEGATIVE);
         /// Ignores unknown tensors in the weights; otherwise they are an error, since they could change the network.
         ignore_unknown: bool = false, Switch;
     }

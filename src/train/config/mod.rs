@@ -346,6 +346,7 @@ impl Config {
             tokens: Some(model.tokens),
             parts: Some(model.parts),
             head_embed: Some(HeadEmbed::Before),
+            no_cameras: true,
             ignore_unknown: model.ignore_unknown,
         }
     }
