@@ -6,13 +6,14 @@ use super::open;
 use super::origin;
 use super::paths::Paths;
 use super::progress::Progress;
+use super::search_report::{self, gallery_image};
 use super::signals::Signals;
 use crate::datasets::labels::Label;
 use crate::embeddings::gallery::{Gallery, Images};
 use crate::error::{Error, Result};
 use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
-use crate::report::{Image, Match, RankedList, Report, Shown, Thumbnails, Verdict};
+use crate::report::{Match, RankedList, Report, Shown, Thumbnails, Verdict};
 use crate::retrieval::jaccard::JaccardOptions;
 use crate::storage::atomic::write_atomically;
 use crate::tasks::cluster::{Outcome, Request, cluster};
@@ -202,15 +203,9 @@ fn write_page(
     }
     groups.sort_by_key(|(_, rows)| std::cmp::Reverse(rows.len()));
     let shown = groups.len().min(arguments.page.lists);
-    let mut shown_image = |name: String, row: usize| {
-        let image = match images.map(|images| (images, gallery.image(images, row))) {
-            Some((_, Some(file))) => thumbnails.image(&file),
-            Some((images, None)) if images.is_named() => Image::Missing("not in --images".to_string()),
-            Some(_) => Image::Missing("not found where it was embedded".to_string()),
-            None => Image::Missing("no --images".to_string()),
-        };
-        let camera = Label::from_market_name(&gallery.names()[row]).map(|label| label.camera.to_string());
-        Shown { name, image, person: None, camera }
+    let mut image = |row: usize| {
+        let image = gallery_image(&mut thumbnails, gallery, images, row);
+        search_report::shown(&gallery.names()[row], image)
     };
     let mut lists = Vec::with_capacity(shown);
     for (group, rows) in &groups[..shown] {
@@ -222,15 +217,12 @@ fn write_page(
         };
         let mut others: Vec<(f32, usize)> = rows[1..].iter().map(|&row| (distance(row), row)).collect();
         others.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let query =
-            shown_image(format!("group {group}, {} images: {}", rows.len(), gallery.names()[first]), first);
-        let matches = others.into_iter().take(SHOWN - 1).map(|(distance, row)| Match {
-            shown: shown_image(gallery.names()[row].clone(), row),
-            distance,
-            verdict: Verdict::Unknown,
-            errors: None,
-        });
-        let matches = matches.collect();
+        let asked = image(first);
+        let query = Shown { name: format!("group {group}, {} images: {}", rows.len(), asked.name), ..asked };
+        let mut matches = Vec::new();
+        for (distance, row) in others.into_iter().take(SHOWN - 1) {
+            matches.push(Match { shown: image(row), distance, verdict: Verdict::Unknown, errors: None });
+        }
         lists.push(RankedList { query, average_precision: None, matches });
     }
     let fact = |name: &str, value: String| (name.to_string(), value);

@@ -34,15 +34,7 @@ impl Page {
             let asked = shown(query, thumbnails.image(file));
             let mut matches = Vec::with_capacity(results.len());
             for FoundMatch { row, path, distance, same } in results {
-                let file = self.images.as_ref().map(|images| (images, gallery.image(images, *row)));
-                let image = match file {
-                    Some((_, Some(file))) => thumbnails.image(&file),
-                    Some((images, None)) if images.is_named() => {
-                        Image::Missing("not in --images".to_string())
-                    }
-                    Some(_) => Image::Missing("not found where it was embedded".to_string()),
-                    None => Image::Missing("no --images".to_string()),
-                };
+                let image = gallery_image(&mut thumbnails, gallery, self.images.as_ref(), *row);
                 let verdict = match same {
                     Some(true) => Verdict::Same,
                     Some(false) => Verdict::Different,
@@ -99,8 +91,23 @@ fn which(shown: usize, all: usize) -> String {
     }
 }
 
+/// The image of a gallery row, if its file is known.
+pub(super) fn gallery_image(
+    thumbnails: &mut Thumbnails,
+    gallery: &Gallery,
+    images: Option<&Images>,
+    row: usize,
+) -> Image {
+    match images.map(|images| (images, gallery.image(images, row))) {
+        Some((_, Some(file))) => thumbnails.image(&file),
+        Some((images, None)) if images.is_named() => Image::Missing("not in --images".to_string()),
+        Some(_) => Image::Missing("not found where it was embedded".to_string()),
+        None => Image::Missing("no --images".to_string()),
+    }
+}
+
 /// An image with the person and camera of its Market-1501 name.
-fn shown(name: &str, image: Image) -> Shown {
+pub(super) fn shown(name: &str, image: Image) -> Shown {
     let label = Label::from_market_name(name);
     let person = label.map(|Label { person, .. }| match person {
         Person::Known(number) => number.to_string(),

@@ -120,7 +120,7 @@ pub enum Image {
 pub struct Match {
     /// The gallery image.
     pub shown: Shown,
-    /// Squared Euclidean distance to the query.
+    /// Distance to the query.
     pub distance: f32,
     /// By labels or by a threshold.
     pub verdict: Verdict,
