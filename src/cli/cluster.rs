@@ -10,6 +10,7 @@ use super::search_report::{self, gallery_image};
 use super::signals::Signals;
 use crate::datasets::labels::Label;
 use crate::embeddings::gallery::{Gallery, Images};
+use crate::embeddings::provenance::check_same_weights;
 use crate::error::{Error, Result};
 use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
@@ -31,6 +32,9 @@ pub struct ClusterArguments {
     /// Embeddings from `lat-wgpu embed`: a file or an index folder
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
+    /// Accepts embeddings of different weights; otherwise they are an error
+    #[arg(long)]
+    pub allow_other_weights: bool,
     /// Output table: path, group (-1: outlier), person (the group, to be replaced by a name) and camera
     #[arg(short, long, value_name = "CSV")]
     pub out: PathBuf,
@@ -86,6 +90,10 @@ pub fn run(arguments: &ClusterArguments) -> Result<ExitCode> {
     let paths = paths.writes("--out", [out]).writes("--json", json).writes("--html", &page.html);
     paths.check()?;
     let gallery = Gallery::open(gallery)?;
+    let sources = gallery.sources();
+    if sources.len() > 1 {
+        open::print_notes(&check_same_weights(&sources, arguments.allow_other_weights)?);
+    }
     let images = match page.html {
         Some(_) => gallery.images(images.as_deref())?,
         None => None,

@@ -126,6 +126,14 @@ fn other_weights_are_refused() {
     assert_says(&eval("b.out.parquet", &[], 1), &["a.out.safetensors", "b.out.parquet", allow]);
     assert_says(&eval("b.out.parquet", &[allow], 0), &["different weights"]);
 
+    std::fs::create_dir(here.join("both")).unwrap();
+    for name in ["a.out.safetensors", "b.out.safetensors"] {
+        std::fs::copy(here.join(name), here.join("both").join(name)).unwrap();
+    }
+    let cluster = ["cluster", "--gallery", "both", "--out", "groups.csv"];
+    assert_says(&expect(1, here, &cluster).1, &["a.out.safetensors", "b.out.safetensors", allow]);
+    assert_says(&expect(0, here, &[&cluster[..], &[allow]].concat()).1, &["note:", "different weights"]);
+
     for (model, shard) in [("a.safetensors", "1/2"), ("b.safetensors", "2/2")] {
         embed(here, model, &["two_p"], &["--shard", shard, "--out", "mixed"]);
     }
