@@ -10,6 +10,7 @@ use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::gpu::ContextOptions;
 use lat_wgpu::images::walk::list_images;
 use lat_wgpu::tasks;
+use lat_wgpu::tasks::cameras::Cameras;
 use lat_wgpu::tasks::embed::ImageOptions;
 use lat_wgpu::tasks::search::{Request, check_fits, verdicts};
 use program::{TINY, expect};
@@ -76,6 +77,7 @@ fn library_searches_a_gallery() {
         adapter: ContextOptions::from_environment(None),
         memory: None,
         image_options: ImageOptions::default(),
+        cameras: Cameras::default(),
         expansion: None,
         top: 3,
         verdicts: verdicts(&network, false, false),

@@ -42,6 +42,7 @@ fn network() -> VitConfig {
         ln_eps: 1e-6,
         gelt: GeltConfig::default(),
         head_embed: lat_wgpu::shape::HeadEmbed::Before,
+        cameras: None,
     }
 }
 
