@@ -111,7 +111,7 @@ impl Model {
         let config = self.config();
         Network {
             tensors: random_backbone(&config, 1),
-            heads: init_classifiers(1, config.parts(), self.dim, KIND, CLASSES),
+            classifiers: init_classifiers(1, config.parts(), self.dim, KIND, CLASSES),
             preprocess: Preprocess::new(SIZE, Normalize::Imagenet.mean_std()),
             config,
             class_names: None,
