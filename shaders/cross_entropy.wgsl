@@ -3,6 +3,7 @@
 //   p[k] = exp(x[k] - max)/S      S = Σ_k exp(x[k] - max)      t[k] = smoothing/K + (k = label ? 1 - smoothing : 0)
 //   loss[r,b] = -weight·Σ_k t[k]·log p[k] = weight·(log S - Σ_k t[k]·(x[k] - max))
 //   dlogits[r,b,k] = scale·weight·(p[k] - t[k])/B          the gradient of scale·Σ_r (1/B) Σ_b loss[r,b]
+//   weight is first_weight for r = 0
 //
 // logits (R, B, K) read   labels (B) u32 read   loss (R, B) written   dlogits (R, B, K) written if WITH_GRADIENT
 // control read if WITH_GRADIENT: the loss scale
@@ -20,9 +21,10 @@ struct Params {
     classes: u32,
     smoothing: f32,
     weight: f32,
+    // Factor of the first part.
+    first_weight: f32,
     unused_0: u32,
     unused_1: u32,
-    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -50,6 +52,7 @@ fn cross_entropy(
     }
     let start = row * params.classes;
     let label = labels[row % params.batch];
+    let weight = select(params.weight, params.first_weight, row < params.batch);
     let everywhere = params.smoothing / f32(params.classes);
     let at_label = everywhere + (1.0 - params.smoothing);
 
@@ -76,13 +79,13 @@ fn cross_entropy(
     let target_sum = workgroup_sum(lane, targets);
     let any_bad = workgroup_max(lane, bad) > 0.0;
     if (lane == 0u) {
-        let bits = bitcast<u32>(params.weight * (log(total) - target_sum));
+        let bits = bitcast<u32>(weight * (log(total) - target_sum));
         loss[row] = bitcast<f32>(select(bits, NOT_A_NUMBER, any_bad));
     }
 
     if (WITH_GRADIENT) {
         let batch = f32(params.batch);
-        let scale = params.weight * bitcast<f32>(control[CONTROL_SCALE]);
+        let scale = weight * bitcast<f32>(control[CONTROL_SCALE]);
         for (var k = lane; k < params.classes; k += LANES) {
             let probability = exp(logits[start + k] - most) / total;
             dlogits[start + k] = scale * ((probability - select(everywhere, at_label, k == label)) / batch);

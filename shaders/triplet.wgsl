@@ -8,8 +8,10 @@
 //   df, the gradient of (1/B) Σ_i loss[i], with u(a,b) = (f[a] - f[b])/d[a,b], or 0 where max took 1e-12:
 //   every anchor i with a choice adds  (u(i,p) - u(i,n))·w/B to row i,  -u(i,p)·w/B to row p,  u(i,n)·w/B to row n
 //   with w = dloss/dz: 1 where loss[i] > 0 with a margin, 1/(1 + exp(-z)) with the soft margin
+//   both times the factor weight; f may be columns of longer rows
 //
-// distances: parts (B, L) read: f, L = R·D, the concatenated parts of an image   distances (B, B) written
+// distances: parts (B, L) read: f, L = R·D, the concatenated parts of an image, or one part of them
+// distances (B, B) written
 // mine:      labels (B) u32 read   measured (B, B) read   loss (B) written
 //            choice (B) vec2u written: p and n, or NONE twice where w is 0
 // backward:  parts (B, L) read   measured (B, B) read   chosen (B) vec2u read   control read: the loss scale
@@ -33,6 +35,11 @@ struct Params {
     margin: f32,
     // 1 for the soft margin.
     soft: u32,
+    // Element of the first row, and distance of the rows in elements.
+    first: u32,
+    stride: u32,
+    weight: f32,
+    unused: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -66,8 +73,8 @@ fn triplet_distances(
         return;
     }
     let length = params.length;
-    let a = (pair / params.batch) * length;
-    let b = (pair % params.batch) * length;
+    let a = params.first + (pair / params.batch) * params.stride;
+    let b = params.first + (pair % params.batch) * params.stride;
 
     var sums = vec4f(0.0);
     let whole = length - length % 4u;
@@ -139,7 +146,7 @@ fn triplet_mine(
         excess = measured[anchor * params.batch + bad];
         pair = vec2u(NONE);
     }
-    loss[anchor] = excess;
+    loss[anchor] = params.weight * excess;
     choice[anchor] = pair;
 }
 
@@ -172,16 +179,16 @@ fn triplet_backward(
     if (column >= params.length) {
         return;
     }
-    let scale = bitcast<f32>(control[CONTROL_SCALE]);
+    let scale = params.weight * bitcast<f32>(control[CONTROL_SCALE]);
     for (var anchor = 0u; anchor < params.batch; anchor++) {
         let pair = chosen[anchor];
         // Uniform over all invocations.
         if (pair.x == NONE) {
             continue;
         }
-        let at = anchor * params.length + column;
-        let positive = pair.x * params.length + column;
-        let negative = pair.y * params.length + column;
+        let at = params.first + anchor * params.stride + column;
+        let positive = params.first + pair.x * params.stride + column;
+        let negative = params.first + pair.y * params.stride + column;
         let row = anchor * params.batch;
         let here = parts[at];
         let far = measured[row + pair.x];

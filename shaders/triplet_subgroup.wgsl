@@ -6,13 +6,17 @@
 // Each lane loads the quads of one column and of ROWS/SUB rows, which it shares by subgroupShuffle (gemm_subgroup.wgsl
 // gives the reasons). d[i,j] with i ≤ j is written to [i,j] and [j,i]. The sums run in the order of triplet.wgsl: same
 // bits.
-// Limits: L a multiple of 4; ROWS a multiple of SUB; every subgroup has exactly SUB lanes.
+// Limits: L, first and stride multiples of 4; ROWS a multiple of SUB; every subgroup has exactly SUB lanes.
 
 struct Params {
     batch: u32,
     length: u32,
     margin: f32,
     soft: u32,
+    first: u32,
+    stride: u32,
+    weight: f32,
+    unused: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -40,10 +44,10 @@ fn triplet_distances(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invo
     let quads = params.length / 4u;
 
     // Rows and columns past the end repeat the last one and are not stored.
-    let column_at = min(column, params.batch - 1u) * quads;
+    let column_at = (params.first + min(column, params.batch - 1u) * params.stride) / 4u;
     var row_at: array<u32, GROUPS>;
     for (var g = 0u; g < GROUPS; g++) {
-        row_at[g] = min(first_row + g * SUB + lane, params.batch - 1u) * quads;
+        row_at[g] = (params.first + min(first_row + g * SUB + lane, params.batch - 1u) * params.stride) / 4u;
     }
 
     var sums: array<array<vec4f, SUB>, GROUPS>;

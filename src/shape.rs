@@ -259,6 +259,15 @@ pub struct VitConfig {
     /// Rows of the camera embedding; `None` without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cameras: Option<CameraTable>,
+    /// True if a second last block makes features of shuffled patches: TransReID's jigsaw. The parts are then the class
+    /// token, and those of [`VitConfig::PIECES`] sequences of patches.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub jigsaw: bool,
+}
+
+/// Leaves a switch out that is off, as files of earlier versions do.
+pub(crate) fn is_false(switch: &bool) -> bool {
+    !switch
 }
 
 /// The cameras of a camera embedding.
@@ -306,8 +315,15 @@ impl VitConfig {
             gelt: GeltConfig::default(),
             head_embed: HeadEmbed::Before,
             cameras: None,
+            jigsaw: false,
         }
     }
+
+    /// Sequences of patches of the jigsaw.
+    pub const PIECES: usize = 4;
+
+    /// Fewest patches of the jigsaw, which rotates them by 4.
+    pub const LEAST_PATCHES: usize = 5;
 
     /// Rows and columns of the patch grid: the paper's eq. 1 with padding 0.
     pub fn grid(&self) -> (usize, usize) {
@@ -343,11 +359,19 @@ impl VitConfig {
 
     /// Number of parts R.
     pub fn parts(&self) -> usize {
+        if self.jigsaw {
+            return 1 + VitConfig::PIECES;
+        }
         match self.gelt.parts {
             PartLayout::Rows => self.grid().0,
             PartLayout::One => 1,
             PartLayout::Bands(parts) => parts,
         }
+    }
+
+    /// Number of ranges of an embedding that have the same length: one for each part, or one in all with the jigsaw.
+    pub fn unit_parts(&self) -> usize {
+        if self.jigsaw { 1 } else { self.parts() }
     }
 
     /// Dimensions of an embedding: R·D.

@@ -29,6 +29,8 @@ mod gradnorm;
 mod harness;
 #[path = "kernels/image.rs"]
 mod image;
+#[path = "kernels/jigsaw.rs"]
+mod jigsaw;
 #[path = "kernels/l2norm.rs"]
 mod l2norm;
 #[path = "kernels/layernorm.rs"]
@@ -66,7 +68,7 @@ macro_rules! every_case_of {
 }
 
 every_case_of!(
-    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera gelt
-    l2norm part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
+    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera jigsaw
+    gelt l2norm part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
     roof
 );

@@ -36,8 +36,16 @@ fn presets_are_listed_with_what_they_set() {
     let folder = tempfile::tempdir().unwrap();
     let (list, _) = expect(0, folder.path(), &["train", "--list-presets"]);
     let sections: Vec<&str> = list.split("\n\n").collect();
-    let names =
-        ["paper (default)", "released-code", "full", "strong", "transreid", "personvit", "prototypes"];
+    let names = [
+        "paper (default)",
+        "released-code",
+        "full",
+        "strong",
+        "transreid",
+        "transreid-full",
+        "personvit",
+        "prototypes",
+    ];
     for (name, section) in names.iter().zip(&sections) {
         assert_eq!(section.lines().next(), Some(*name), "{section}");
         let scored = section.contains("; not reproduced here") && section.contains("mAP");
@@ -48,8 +56,10 @@ fn presets_are_listed_with_what_they_set() {
         (4, "head.kind = \"bnneck\""),
         (4, "optim.lr = 0.008"),
         (4, "model.size = \"256x128\""),
-        (5, "optim.lr_epoch_offset = 1"),
-        (6, "loss.prototypes = 1.0"),
+        (5, "model.jigsaw = true"),
+        (5, "model.stride = 12"),
+        (6, "optim.lr_epoch_offset = 1"),
+        (7, "loss.prototypes = 1.0"),
     ] {
         assert!(sections[section].contains(line), "{line}: {}", sections[section]);
     }
@@ -512,6 +522,63 @@ fn a_camera_embedding_trains_resumes_and_needs_cameras_afterwards() {
         let (_, stderr) = finish(2, &mut command);
         assert!(stderr.contains("model.camera_embedding needs") && stderr.contains(words), "{stderr}");
     }
+}
+
+#[test]
+fn transreid_full_trains_resumes_and_embeds() {
+    let folder = figures("3");
+    let here = folder.path();
+    let recipe = ["--preset", "transreid-full", "--size", "32x32", "--stride", "4", "--warmup-epochs", "1"];
+    let batch = ["--persons-per-batch", "3", "--images-per-person", "2", "--batch-size", "6"];
+    let run = |out: &str, more: &[&str]| {
+        let mut command = train(here, &[&recipe[..], &batch].concat());
+        finish(0, command.args(["--best", "last", "--out", out]).args(more))
+    };
+    run("whole", &["--micro-batch", "4"]);
+    run("stopped", &["--micro-batch", "4", "--max-steps", "2"]);
+    run("stopped", &["--micro-batch", "4", "--resume"]);
+    for name in ["last.safetensors", "best.safetensors"] {
+        assert!(bytes(&here.join("whole"), name) == bytes(&here.join("stopped"), name), "{name}");
+    }
+    run("plain", &["--no-jigsaw"]);
+    assert!(losses(&here.join("plain")) != losses(&here.join("whole")));
+    let model = "whole/best.safetensors";
+    let (about, _) = expect(0, here, &["inspect", model]);
+    for words in ["jigsaw", "b2.0.attn.qkv.weight", "heads.4.classifier.weight", "5 parts × 32 = 160"] {
+        assert!(about.contains(words), "{words}: {about}");
+    }
+    let (text, _) = expect(0, here, &["eval", "--model", model, "--data", "figures", "--flip"]);
+    assert!(text.contains("mAP"), "{text}");
+    let embed = |precision: &str| {
+        let words = ["embed", "--model", model, "figures/query", "--out", "e.npy", "--precision", precision];
+        expect(0, here, &words);
+        let bytes = bytes(here, "e.npy");
+        let start = bytes.len() - bytes.len() / 4 / 160 * 640;
+        bytemuck::pod_collect_to_vec::<u8, f32>(&bytes[start..])
+    };
+    let (wide, narrow) = (embed("f32"), embed("f16"));
+    for (wide, narrow) in wide.chunks(160).zip(narrow.chunks(160)) {
+        let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+        assert!((product(wide, wide) - 1.0).abs() < 1e-5 && product(wide, narrow) > 0.9995);
+    }
+    run("f16", &["--precision", "f16", "--max-steps", "3"]);
+    for (code, command, words) in [
+        (2, &["explain", "figures/query", "--out", "x.png"][..], "can't be explained"),
+        (
+            2,
+            &["export", "--to", "timm", "--out", "x.safetensors", "--camera", "none"],
+            "exports have no jigsaw",
+        ),
+    ] {
+        let photo = std::fs::read_dir(here.join("figures/query")).unwrap().next().unwrap().unwrap().path();
+        let photo = photo.to_string_lossy().into_owned();
+        let command: Vec<&str> =
+            command.iter().map(|word| if *word == "figures/query" { &photo } else { *word }).collect();
+        let (_, stderr) = expect(code, here, &[&command[..], &["--model", model]].concat());
+        assert!(stderr.contains(words), "{command:?}: {stderr}");
+    }
+    let (_, stderr) = finish(2, &mut train(here, &["--jigsaw", "--out", "new"]));
+    assert!(stderr.contains("model.jigsaw must be false unless head.kind is bnneck"), "{stderr}");
 }
 
 #[test]

@@ -54,6 +54,7 @@ class Config:
     layer_scale: bool = False
     cameras: int = 0  # rows of the camera embedding
     camera_weight: float = 0.0  # factor of a row
+    jigsaw: bool = False  # TransReID's jigsaw: the parts are the class token, and those of four shuffled sequences
 
     @property
     def grid(self):
@@ -165,6 +166,17 @@ class Bnneck(nn.Module):
         return self.classifier(self.bn(part))
 
 
+PIECES = 4  # sequences of the jigsaw
+
+
+def jigsaw_order(count):
+    """The order of `count` patches behind TransReID's shuffle_unit with a shift of 5 tokens and 2 groups."""
+    order = torch.arange(count).roll(-4)
+    if count % 2:
+        order = torch.cat([order, order[-2:-1]])
+    return order.view(2, -1).T.flatten()
+
+
 class LaTransformer(nn.Module):
     """Images to embeddings. `forward` is `tokens`, `parts` and `embed`."""
 
@@ -182,11 +194,15 @@ class LaTransformer(nn.Module):
         self.norm_pre = nn.LayerNorm(c.width, eps=c.ln_eps) if c.norm_pre else nn.Identity()
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width, eps=c.ln_eps)
+        if c.jigsaw:
+            self.b2 = nn.ModuleList([Block(c), nn.LayerNorm(c.width, eps=c.ln_eps)])
         self.drop = None  # factors (blocks, 2, B) in training mode, see `set_drop_path`
+        self.jigsaw_drop = None  # factors (2, B * PIECES) of the jigsaw's block
 
     def add_heads(self, make):
         """Add a classifier for each part, for training and for `logits`."""
         count = self.config.grid[0] if self.gelt.parts == "rows" else int(self.gelt.parts)
+        count = 1 + PIECES if self.config.jigsaw else count
         self.heads = nn.ModuleList(make() for _ in range(count))
 
     def tokens(self, images):
@@ -202,9 +218,22 @@ class LaTransformer(nn.Module):
         if self.sie_embed is not None:
             x = x + self.config.camera_weight * self.sie_embed[self.cameras]
         x = self.norm_pre(x)
+        dropped = self.training and self.drop is not None
         for i, block in enumerate(self.blocks):
-            x = block(x, self.drop[i] if self.training and self.drop is not None else None)
+            if self.config.jigsaw and i + 1 == len(self.blocks):
+                self.pieces = self.jigsaw(x, self.jigsaw_drop if dropped else None)
+            x = block(x, self.drop[i] if dropped else None)
         return self.norm(x)
+
+    def jigsaw(self, x, drop=None):
+        """(B, T, D) input of the last block -> (B, PIECES, D): the class tokens of the sequences of shuffled patches."""
+        each = (x.shape[1] - 1) // PIECES
+        patches = x[:, 1 + jigsaw_order(x.shape[1] - 1)]
+        pieces = [torch.cat([x[:, :1], patches[:, i * each : (i + 1) * each]], 1) for i in range(PIECES)]
+        # (B * PIECES, 1 + each, D)
+        tokens = torch.stack(pieces, 1).flatten(0, 1)
+        tokens = self.b2[1](self.b2[0](tokens, drop))
+        return tokens[:, 0].unflatten(0, (len(x), PIECES))
 
     def rollout(self, images):
         """(B, 3, H, W) normalised pixels -> (B, T): the share of each input token in the class token by attention
@@ -221,6 +250,8 @@ class LaTransformer(nn.Module):
         """(B, T, D) tokens -> (B, parts, D): row means Q blended with the class token G (equation 6)."""
         rows, columns = self.config.grid
         g = tokens[:, :1]
+        if self.config.jigsaw:
+            return torch.cat([g, self.pieces], 1)
         q = tokens[:, -rows * columns :].unflatten(1, (rows, columns)).mean(2)
         if self.gelt.parts != "rows":
             count = int(self.gelt.parts)
@@ -235,7 +266,10 @@ class LaTransformer(nn.Module):
         return ((q + lam * g) if self.gelt.lambda_on == "class" else (g + lam * q)) / (1 + lam)
 
     def embed(self, parts):
-        """(B, parts, D) -> (B, parts * D): each part to length 1, then the whole to length 1."""
+        """(B, parts, D) -> (B, parts * D): each part to length 1, then the whole to length 1. With a jigsaw, a quarter of
+        each sequence's part, then the whole to length 1."""
+        if self.config.jigsaw:
+            return F.normalize(torch.cat([parts[:, :1], parts[:, 1:] / PIECES], 1).flatten(1), dim=1)
         parts = parts / parts.norm(dim=2, keepdim=True).clamp_min(1e-12)
         return parts.flatten(1) / math.sqrt(parts.shape[1])
 
@@ -324,6 +358,7 @@ def read_config(state, size=None, stride=None, heads=None, act=None, ln_eps=None
         layer_scale="blocks.0.ls1.gamma" in state,
         cameras=len(state["sie_embed"]) if "sie_embed" in state else 0,
         camera_weight=camera_weight,
+        jigsaw="b2.1.weight" in state,
     )
 
 
@@ -465,6 +500,10 @@ PRESETS = {
     "transreid": Recipe(
         **TRANSREID, lr=0.008, warmup_epochs=5, weight_decay=1e-4, bias_lr_factor=2.0, epochs=120, triplet_margin="soft"
     ),
+    # The network has stride 12, a camera embedding of weight 3 and a jigsaw.
+    "transreid-full": Recipe(
+        **TRANSREID, lr=0.008, warmup_epochs=5, weight_decay=1e-4, bias_lr_factor=2.0, epochs=120, triplet_margin="soft"
+    ),
     "personvit": Recipe(
         **TRANSREID,
         lr=4e-4,
@@ -497,6 +536,8 @@ def group_of(name):
     first, *rest = name.split(".")
     if first == "blocks":
         return f"blocks.{rest[0]}"
+    if first == "b2":
+        return "norm"
     return first if first in ("norm", "heads") else "embeddings"
 
 
@@ -595,13 +636,27 @@ def average(averages, model, decay):
 def set_drop_path(model, rate, masks):
     """Stochastic depth of the next step in training mode: `masks` (blocks, 2, B) are 0 where attention or MLP of a block is
     dropped for an image. The probability rises linearly over the blocks, from 0 to `rate`."""
-    kept = 1 - torch.linspace(0, rate, len(masks), dtype=torch.float64)
+    depth = model.config.depth
+    kept = 1 - torch.linspace(0, rate, depth, dtype=torch.float64)
+    if model.config.jigsaw:
+        # Flat: the masks of the blocks, then (2, B * PIECES) of the jigsaw's.
+        batch = masks.numel() // (2 * depth + 2 * PIECES)
+        model.jigsaw_drop = masks[2 * depth * batch :].view(2, -1) / kept[-1]
+        masks = masks[: 2 * depth * batch].view(depth, 2, batch)
     model.drop = masks / kept[:, None, None]
 
 
-def loss_of(logits, labels, smoothing=0.0, head=None):
+def jigsaw_weights(count):
+    """The weights of the losses of a jigsaw's parts: one half, and one half for the others together."""
+    return [0.5] + [0.5 / (count - 1)] * (count - 1)
+
+
+def loss_of(logits, labels, smoothing=0.0, head=None, jigsaw=False):
     """Cross-entropy of (R, B, K) logits: mean over the batch, sum over the parts, or their mean with BNNeck."""
-    total = sum(F.cross_entropy(part, labels, label_smoothing=smoothing) for part in logits)
+    losses = [F.cross_entropy(part, labels, label_smoothing=smoothing) for part in logits]
+    if jigsaw:
+        return sum(weight * loss for weight, loss in zip(jigsaw_weights(len(losses)), losses))
+    total = sum(losses)
     return total / len(logits) if head == "bnneck" else total
 
 
@@ -639,11 +694,13 @@ def backward(model, recipe, images, labels):
     model.train()
     model.zero_grad(set_to_none=True)
     parts = model.parts(model.tokens(images))
-    loss = loss_of(model.classify(parts), labels, recipe.smoothing, recipe.head)
+    jigsaw = model.config.jigsaw
+    loss = loss_of(model.classify(parts), labels, recipe.smoothing, recipe.head, jigsaw)
     if recipe.identity is not None:
         loss = recipe.identity * loss
     if recipe.triplet_margin is not None:
-        loss = loss + triplet_loss(parts, labels, recipe.triplet_margin)
+        separate = zip(jigsaw_weights(parts.shape[1]), parts.split(1, 1)) if jigsaw else [(1.0, parts)]
+        loss = loss + sum(weight * triplet_loss(part, labels, recipe.triplet_margin) for weight, part in separate)
     if recipe.prototypes is not None:
         # In training mode: with the statistics of the batch, which count once.
         features = model.normalised if recipe.embed == "after" else parts

@@ -50,9 +50,16 @@ MODELS = {
         {"stride": 8, "cameras": {"weight": 3.0, "names": ["c1", "c2", "c3", "c6"]}},
         1,
     ),
+    # BNNeck for the five parts of a jigsaw of 15 patches, a camera embedding, overlapping patches.
+    "jigsaw": (
+        {"width": 16, "depth": 2, "rows": 16},
+        (24, 16),
+        {"stride": 4, "cameras": {"weight": 3.0, "names": ["c1", "c2", "c3"]}, "jigsaw": True},
+        5,
+    ),
 }
 # Models with BNNeck.
-NECKS = ("neck", "cameras")
+NECKS = ("neck", "cameras", "jigsaw")
 
 
 def write_model(name, vit, size, model, parts):
@@ -72,8 +79,16 @@ def write_model(name, vit, size, model, parts):
             state[f"{head}.classifier.weight"] = r.normal(CLASSES, hidden, std=0.3)
         else:
             r.linear(state, f"{head}.fc2", CLASSES, hidden)
-    cameras = {"cameras": model["cameras"]} if "cameras" in model else {}
-    if cameras:
+    if "jigsaw" in model:
+        r.norm(state, "b2.0.norm1", width)
+        r.linear(state, "b2.0.attn.qkv", 3 * width, width)
+        r.linear(state, "b2.0.attn.proj", width, width)
+        r.norm(state, "b2.0.norm2", width)
+        r.linear(state, "b2.0.mlp.fc1", 2 * width, width)
+        r.linear(state, "b2.0.mlp.fc2", width, 2 * width)
+        r.norm(state, "b2.1", width)
+    cameras = {key: model[key] for key in ("cameras", "jigsaw") if key in model}
+    if "cameras" in model:
         state["sie_embed"] = r.normal(len(model["cameras"]["names"]), 1, width, std=0.1)
     c = lat.read_config(state, size=size, stride=model["stride"], heads=2)
     mean, std = lat.NORMALIZE["imagenet"]
@@ -193,6 +208,20 @@ CASES = {
         ("embeddings",),
         "preset transreid without stochastic depth, at a higher rate, with a camera embedding; one row has no image",
     ),
+    "transreid_full": (
+        "jigsaw",
+        NO_DROPOUT["transreid-full"],
+        ALL,
+        LAST,
+        "preset transreid-full without stochastic depth, on a small image",
+    ),
+    "transreid_full_masks": (
+        "jigsaw",
+        replace(NO_DROPOUT["transreid-full"], drop_path=0.5),
+        (),
+        LAST,
+        "preset transreid-full with masks of a strong stochastic depth",
+    ),
     "personvit": ("neck", NO_DROPOUT["personvit"], (), LAST, "preset personvit without stochastic depth"),
     # The BatchNorm cancels the final norm's scale, too: its gradient is zero in exact arithmetic.
     "prototypes_preset": ("neck", NO_DROPOUT["prototypes"], ("blocks.1", "heads"), ("heads",), "preset prototypes"),
@@ -309,14 +338,18 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
             tensors["embeddings_after"] = model.embed_after(model.parts(model.tokens(images)))
         if model.sie_embed is not None:
             tensors["embeddings"] = model(images)
-    tensors["eval_loss"] = lat.loss_of(logits, labels, recipe.smoothing, recipe.head)[None]
+    tensors["eval_loss"] = lat.loss_of(logits, labels, recipe.smoothing, recipe.head, model.config.jigsaw)[None]
     tensors["eval_predictions"] = lat.predict(logits)
 
     masks = None
     if recipe.drop_path is not None:
         drawn = Random(name + " masks").normal(STEPS, model.config.depth, 2, len(labels))
         limits = torch.special.ndtri(torch.linspace(0, recipe.drop_path, model.config.depth))
-        masks = tensors["masks"] = (drawn > limits[:, None, None]).double()
+        masks = (drawn > limits[:, None, None]).double()
+        if model.config.jigsaw:
+            drawn = Random(name + " jigsaw masks").normal(STEPS, 2 * lat.PIECES * len(labels))
+            masks = torch.cat([masks.flatten(1), (drawn > limits[-1]).double()], 1)
+        tensors["masks"] = masks
         drop(model, recipe, masks, 0)
     loss, grads, after = gradients(model, recipe, images, labels)
     tensors["loss"] = torch.tensor([loss])

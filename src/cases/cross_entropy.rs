@@ -20,8 +20,8 @@ pub struct Shape {
     pub classes: usize,
     /// Label smoothing.
     pub smoothing: f32,
-    /// Factor of the losses.
-    pub weight: f32,
+    /// Factor of the first part, and of the others.
+    pub weights: [f32; 2],
 }
 
 impl Shape {
@@ -46,7 +46,8 @@ pub fn losses<'n>(
     scale: Option<f32>,
     lanes: u32,
 ) {
-    let Shape { batch, parts, classes, smoothing, weight } = shape;
+    let Shape { batch, parts, classes, smoothing, weights } = shape;
+    let weight = move |row: usize| weights[usize::from(row >= batch)];
     let logits = run.operand("logits", logits);
     let loss = run.output("loss", parts * batch);
     let control = |scale: f32| Control { counted: true, ..Control::start(scale) }.words();
@@ -60,17 +61,20 @@ pub fn losses<'n>(
         parts,
         classes,
         smoothing,
-        weight,
+        weights,
     };
     call.record_with(&mut run.recorder, "cross_entropy", lanes);
-    let rows = || logits.chunks(classes).enumerate().map(|(i, row)| (row, labels[i % batch] as usize));
+    let rows = || {
+        let rows = logits.chunks(classes).enumerate();
+        rows.map(|(i, row)| (row, labels[i % batch] as usize, weight(i)))
+    };
     let allowed = tolerance::cross_entropy(classes);
-    run.all("loss", loss, allowed, || rows().map(|(row, label)| reference::loss(row, label, smoothing).times(weight)));
+    run.all("loss", loss, allowed, || rows().map(|(row, label, weight)| reference::loss(row, label, smoothing).times(weight)));
     if let Some((dlogits, _)) = gradient {
         // With one class the gradient is zero except for rounding.
         let nothing = Tolerance { nmse: f64::INFINITY, c: 1e-7 / UNIT };
         run.all("dlogits", dlogits, if classes > 1 { allowed } else { nothing }, || {
-            rows().flat_map(move |(row, label)| {
+            rows().flat_map(move |(row, label, weight)| {
                 let gradient = reference::gradient(row, label, smoothing, batch).into_iter();
                 let mut gradient: Vec<Exact> = gradient.map(|exact| exact.times(weight)).collect();
                 if classes == 1 {
@@ -85,10 +89,14 @@ pub fn losses<'n>(
 pub(super) fn list(list: &mut List) {
     for classes in [2, 13, 67] {
         for lanes in LANES {
-            for (smoothing, scale, weight, note) in
-                [(0.1, Some(1.0), 1.0, " smoothed gradient"), (0.0, None, 1.0, ""), (0.0, Some(1.0), 0.3, " weighted gradient")]
+            for (smoothing, scale, weights, note) in
+                [
+                    (0.1, Some(1.0), [1.0; 2], " smoothed gradient"),
+                    (0.0, None, [1.0; 2], ""),
+                    (0.0, Some(1.0), [0.5, 0.3], " weighted gradient"),
+                ]
             {
-                let shape = Shape { batch: 3, parts: 2, classes, smoothing, weight };
+                let shape = Shape { batch: 3, parts: 2, classes, smoothing, weights };
                 list.add(format!("{lanes} lanes{note}"), format!("3x2x{classes}"), move |run| {
                     losses(run, drawn(1, shape.len()), &shape.labels(), shape, scale, lanes);
                 });
@@ -97,7 +105,7 @@ pub(super) fn list(list: &mut List) {
     }
     for lanes in LANES {
         let mut full = |batch, parts, classes, smoothing, factor: f32| {
-            let shape = Shape { batch, parts, classes, smoothing, weight: 1.0 };
+            let shape = Shape { batch, parts, classes, smoothing, weights: [1.0; 2] };
             // Losses are the same without gradients.
             let ways = [Some(1.0), None];
             list.full_ways(usize::MAX, format!("{lanes} lanes {shape:?} times {factor}"), ways, move |run, scale| {
@@ -117,7 +125,7 @@ pub(super) fn list(list: &mut List) {
 }
 
 pub(super) fn time(timed: &mut TimedCases<'_>) {
-    let shape = Shape { batch: BATCH, parts: GRID, classes: CLASSES, smoothing: 0.1, weight: 1.0 };
+    let shape = Shape { batch: BATCH, parts: GRID, classes: CLASSES, smoothing: 0.1, weights: [1.0; 2] };
     timed.add("", move |run| {
         let lanes = run.recorder.context.row_lanes();
         losses(run, drawn(1, shape.len()), &shape.labels(), shape, Some(1.0), lanes);

@@ -26,8 +26,8 @@ macro_rules! stems {
 }
 
 stems!(
-    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera gelt
-    l2norm part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
+    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera jigsaw
+    gelt l2norm part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
     roof
 );
 

@@ -108,6 +108,14 @@ pub fn gelt_backward(parts: usize) -> Tolerance {
 /// A product and an addition, which adapters without fma round separately.
 pub const DROP_PATH: Tolerance = row(2.0);
 
+/// A copy, or one product.
+pub const JIGSAW: Tolerance = row(1.0);
+
+/// A sum of P + 1 class tokens.
+pub fn jigsaw_merge(pieces: usize) -> Tolerance {
+    row(pieces as f64)
+}
+
 /// A product and an addition, which adapters without fma round separately.
 pub const CAMERA: Tolerance = row(2.0);
 

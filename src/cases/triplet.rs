@@ -5,7 +5,7 @@ use super::run::Run;
 use super::{GRID, List, TimedCases, tolerance};
 use crate::gpu::Family;
 use crate::kernels::gradnorm::Control;
-use crate::kernels::triplet::{Backward, Distances, Margin, Mine, NONE};
+use crate::kernels::triplet::{Backward, Columns, Distances, Margin, Mine, NONE};
 use crate::reference::triplet as reference;
 use crate::rng;
 
@@ -19,7 +19,8 @@ pub fn distances<'n>(run: &mut Run<'_>, parts: impl Into<Numbers<'n>>, batch: us
     let parts = run.operand("parts", parts);
     let length = parts.tensor.len / batch;
     let distances = run.output("distances", batch * batch);
-    let call = Distances { parts: parts.tensor, distances, batch, length };
+    let columns = Columns::all(length);
+    let call = Distances { parts: parts.tensor, distances, batch, length, columns };
     call.record_with(&mut run.recorder, "distances", family);
     run.all("distances", distances, tolerance::triplet_distances(length), || {
         reference::distances(&parts, batch)
@@ -48,7 +49,7 @@ pub fn mine<'n>(run: &mut Run<'_>, distances: impl Into<Numbers<'n>>, labels: &[
     let batch = labels.len();
     let (loss, choice) = (run.output("loss", batch), run.output("choice", 2 * batch));
     let of_labels = run.words("labels", labels);
-    Mine { distances: distances.tensor, labels: of_labels, loss, choice, batch, margin }
+    Mine { distances: distances.tensor, labels: of_labels, loss, choice, batch, margin, weight: 1.0 }
         .record(&mut run.recorder, "mine");
     let mined = || mined(&distances, labels, margin).1.into_iter();
     run.all("loss", loss, tolerance::triplet_loss(margin), || mined().map(|mined| mined.0));
@@ -77,7 +78,9 @@ pub fn backward<'n>(
         control: run.words("control", &Control { counted: true, ..Control::start(scale) }.words()),
         batch,
         length,
+        columns: Columns::all(length),
         margin,
+        weight: 1.0,
     };
     call.record(&mut run.recorder, "backward");
     run.all("dparts", dparts.tensor, tolerance::triplet_backward(batch, margin), || {
@@ -92,6 +95,64 @@ pub fn backward<'n>(
     };
     run.same("other rows", dparts.tensor, || {
         (0..parts.len()).filter(|i| !touched(i / length)).map(|i| (i, dparts[i].to_bits()))
+    });
+}
+
+/// Records the loss of one of the parts (batch, parts, dim) with a weight, and adds its gradient to random numbers.
+fn one_part(run: &mut Run<'_>, [batch, parts, dim]: [usize; 3], part: usize, family: Family) {
+    const WEIGHT: f32 = 0.125;
+    let stride = parts * dim;
+    let columns = Columns { first: part * dim, stride };
+    let of_labels = labels(batch, 3);
+    let all = run.operand("parts", drawn(1, batch * stride));
+    let rows = |all: &[f32]| -> Vec<f32> {
+        all.chunks(stride).flat_map(|row| row[part * dim..][..dim].to_vec()).collect()
+    };
+    let measured = reference::distances(&rows(&normal(1, batch * stride)), batch);
+    let measured: Vec<f32> = measured.iter().map(|d| d.value as f32).collect();
+    let (exact, mined) = mined(&measured, &of_labels, Margin::Soft);
+    let choices: Vec<Choice> = mined.iter().map(|mined| mined.1).collect();
+
+    let distances = run.output("distances", batch * batch);
+    Distances { parts: all.tensor, distances, batch, length: dim, columns }
+        .record_with(&mut run.recorder, "distances", family);
+    run.all("distances", distances, tolerance::triplet_distances(dim), || {
+        reference::distances(&rows(&all), batch)
+    });
+    let measured = run.operand("measured", measured);
+    let (loss, choice) = (run.output("loss", batch), run.output("choice", 2 * batch));
+    let label_words = run.words("labels", &of_labels);
+    let (margin, weight) = (Margin::Soft, WEIGHT);
+    Mine { distances: measured.tensor, labels: label_words, loss, choice, batch, margin, weight }
+        .record(&mut run.recorder, "mine");
+    run.all("loss", loss, tolerance::triplet_loss(margin), || mined.iter().map(|mined| mined.0.times(WEIGHT)));
+    let dparts = run.updated("dparts", drawn(99, batch * stride));
+    let call = Backward {
+        parts: all.tensor,
+        distances: measured.tensor,
+        choice: run.words("chosen", &words(choices.iter().copied())),
+        dparts: dparts.tensor,
+        control: run.words("control", &Control { counted: true, ..Control::start(1.0) }.words()),
+        batch,
+        length: dim,
+        columns,
+        margin,
+        weight,
+    };
+    call.record(&mut run.recorder, "backward");
+    run.near("dparts", dparts.tensor, tolerance::triplet_backward(batch, margin), || {
+        let zeros = vec![0.0; batch * dim];
+        let sums = reference::gradient(&rows(&all), &exact, &choices, &zeros, true).into_iter();
+        let added = sums.enumerate().map(|(i, sum)| {
+            let (at, sum) = (i / dim * stride + part * dim + i % dim, sum.times(WEIGHT));
+            let before = f64::from(dparts[at]);
+            (at, crate::reference::Exact { value: before + sum.value, scale: before.abs() + sum.scale })
+        });
+        added.collect::<Vec<_>>()
+    });
+    run.same("other parts", dparts.tensor, || {
+        let others = (0..batch * stride).filter(|i| i % stride / dim != part);
+        others.map(|i| (i, dparts[i].to_bits())).collect::<Vec<_>>()
     });
 }
 
@@ -126,6 +187,14 @@ pub(super) fn list(list: &mut List) {
         list.add("backward", &name, of_backward(batch, length, MARGIN));
         list.add("soft mine", &name, of_mine(batch, length, Margin::Soft));
         list.add("soft backward", &name, of_backward(batch, length, Margin::Soft));
+    }
+    for (batch, parts, dim, part) in [(7, 3, 12, 1), (9, 2, 5, 0), (6, 5, 16, 4)] {
+        list.add("soft one part", format!("{batch}x{parts}x{dim} part {part}"), move |run| {
+            one_part(run, [batch, parts, dim], part, own);
+        });
+        list.full(format!("one part, tiled {batch}x{parts}x{dim}"), move |run| {
+            one_part(run, [batch, parts, dim], part, Family::Tiled);
+        });
     }
     // One, primes, and sizes around four and around a workgroup.
     let lengths = [1, 2, 3, 4, 5, 7, 8, 13, 31, 63, 64, 65, 127, 129].map(|length| (6, length));

@@ -8,6 +8,7 @@ use super::positions::Grid;
 use crate::error::{Error, Result};
 use crate::shape::{
     Activation, CameraTable, HeadEmbed, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig,
+    is_false,
 };
 use crate::storage::entry::Entry;
 use crate::storage::json::differences;
@@ -91,6 +92,9 @@ pub(super) struct Model {
     /// Names of the rows of the camera embedding, and their factor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cameras: Option<CameraTable>,
+    /// True if the file has a jigsaw's block and norm.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) jigsaw: bool,
 }
 
 /// Settings of the parts.
@@ -159,6 +163,7 @@ pub fn lat_wgpu_metadata(
                 parts: Some(config.gelt.parts),
             },
             cameras: config.cameras.clone(),
+            jigsaw: config.jigsaw,
         },
         preprocess: Image {
             size: Some([preprocess.size.height, preprocess.size.width]),

@@ -24,9 +24,12 @@ use std::path::Path;
 
 pub use convert::{Converted, convert};
 pub use metadata::{Threshold, lat_wgpu_metadata};
-pub use parameters::{CAMERAS, ClassifierTensor, classifier_tensors, is_prefix, parameter_shapes};
+pub use parameters::{
+    CAMERAS, ClassifierTensor, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, classifier_tensors, is_prefix,
+    jigsaw_names, parameter_shapes,
+};
 pub use random::random_backbone;
-pub use recognise::Settings;
+pub use recognise::{Settings, check_jigsaw};
 pub use safetensors::{FileTensor, list};
 pub use save::{
     ClassifiersInfo, StateData, StateTensor, TRAINED_ON, check_exportable, export, read_state,
@@ -38,7 +41,7 @@ use crate::shape::{HeadEmbed, Preprocess, VitConfig};
 use crate::storage::entry::KEY;
 use crate::storage::hash::Hash;
 use metadata::Metadata;
-use names::Source;
+use names::{Extras, Source};
 use parameters::POSITIONS;
 use recognise::recognise;
 use safetensors::Container;
@@ -117,8 +120,12 @@ fn network_of(
     mut metadata: Metadata,
     settings: &Settings,
 ) -> Result<Network> {
-    let has_cameras = metadata.model.cameras.is_some();
-    let mut sorted = names::sort(path, &container, settings.ignore_unknown, has_cameras)?;
+    let extras = Extras { cameras: metadata.model.cameras.is_some(), jigsaw: metadata.model.jigsaw };
+    let mut sorted = names::sort(path, &container, settings.ignore_unknown, extras)?;
+    if settings.no_jigsaw && std::mem::take(&mut metadata.model.jigsaw) {
+        sorted.parameters.retain(|name, _| !name.starts_with(JIGSAW));
+        sorted.notes.push("the model's jigsaw is left out".to_string());
+    }
     if settings.no_cameras && metadata.model.cameras.take().is_some() {
         sorted.parameters.remove(CAMERAS);
         sorted.notes.push("the model's camera embedding is left out".to_string());

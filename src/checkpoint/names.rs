@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::parameters::{CAMERAS, block_names, classifier_tensors, outer_names};
+use super::parameters::{
+    CAMERAS, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, block_names, classifier_tensors, outer_names,
+};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
 use crate::shape::ClassifierKind;
@@ -219,11 +221,21 @@ const ADDITIONS: [(&str, &str); 9] = [
     ("norm_pre", "it is a norm before the blocks"),
 ];
 
+/// Tensors beside those of a plain ViT that the metadata of a file declares.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extras {
+    /// The camera embedding.
+    pub(super) cameras: bool,
+    /// The jigsaw's block and norm.
+    pub(super) jigsaw: bool,
+}
+
 /// The effect of a camera embedding.
 const BY_CAMERA: &str = "it is added to the tokens by camera or view";
 
 /// Sorts the tensors of a file by their names; `ignore_unknown` ignores those that are on no list. A camera embedding
-/// is unknown unless `has_cameras`, since nothing else says whose rows it has.
+/// is unknown unless it is among the `extras` of the metadata, since nothing else says whose rows it has; likewise a
+/// jigsaw.
 ///
 /// # Errors
 /// [`Error::Tensor`] for a tensor that would change the network, and for two tensors of the same parameter;
@@ -232,7 +244,7 @@ pub(super) fn sort(
     path: &Path,
     container: &Container,
     ignore_unknown: bool,
-    has_cameras: bool,
+    extras: Extras,
 ) -> Result<Sorted> {
     let scheme = Scheme::of(&container.tensors)
         .map_err(|reason| Error::Weights { path: path.to_path_buf(), reason })?;
@@ -248,7 +260,10 @@ pub(super) fn sort(
         };
         let duplicate = |name: &str| fault(format!("one tensor for {name}"), "a duplicate".into());
         match scheme.fate(&tensor.name) {
-            Fate::Parameter(name) if name == CAMERAS && !has_cameras => unknown.push((tensor, BY_CAMERA)),
+            Fate::Parameter(name) if name == CAMERAS && !extras.cameras => unknown.push((tensor, BY_CAMERA)),
+            Fate::Parameter(name) if name.starts_with(JIGSAW) && !extras.jigsaw => {
+                unknown.push((tensor, UNKNOWN));
+            }
             Fate::Parameter(name) => {
                 if sorted.parameters.contains_key(&name) {
                     return Err(duplicate(&name));
@@ -401,7 +416,8 @@ impl Scheme {
                 None if self.label.is_none() => name.to_string(),
                 None => return None,
             };
-            return outer_names().any(|name| name == timm).then_some(Fate::Parameter(timm));
+            return (outer_names().any(|name| name == timm) || is_jigsaw(&timm))
+                .then_some(Fate::Parameter(timm));
         };
         let (mut number, mut inner) = split_number(rest)?;
         // DINOv2 in chunks: blocks.{chunk}.{block}. Block numbers continue over chunks.
@@ -441,6 +457,13 @@ impl Scheme {
             None => Fate::Unknown(begins(&ADDITIONS).unwrap_or(UNKNOWN)),
         }
     }
+}
+
+/// Returns whether a name is that of a tensor of the jigsaw's block or norm.
+fn is_jigsaw(name: &str) -> bool {
+    let part = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.'));
+    part(JIGSAW_BLOCK).is_some_and(|inner| block_names().any(|name| name == inner))
+        || part(JIGSAW_NORM).is_some_and(|inner| matches!(inner, "weight" | "bias"))
 }
 
 /// Reason to refuse a tensor of unknown use.

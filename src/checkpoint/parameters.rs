@@ -50,6 +50,24 @@ const BLOCK: [(&str, Shape); 14] = [
 /// Tensors after the blocks.
 const END: [(&str, Shape); 2] = [("norm.weight", WIDTH), ("norm.bias", WIDTH)];
 
+/// Prefix of the names of the jigsaw's block and norm, as in TransReID.
+pub const JIGSAW: &str = "b2.";
+
+/// Prefix of the names of the jigsaw's block.
+pub const JIGSAW_BLOCK: &str = "b2.0";
+
+/// Prefix of the names of the jigsaw's norm.
+pub const JIGSAW_NORM: &str = "b2.1";
+
+/// Names of the jigsaw's tensors, and those of the backbone's that they start as copies of.
+pub fn jigsaw_names(depth: usize) -> Vec<(String, String)> {
+    let last = depth.saturating_sub(1);
+    let block =
+        BLOCK.iter().map(|(name, _)| (format!("{JIGSAW_BLOCK}.{name}"), format!("blocks.{last}.{name}")));
+    let norm = ["weight", "bias"].map(|name| (format!("{JIGSAW_NORM}.{name}"), format!("norm.{name}")));
+    block.chain(norm).collect()
+}
+
 /// Names of tensors outside the blocks.
 pub(super) fn outer_names() -> impl Iterator<Item = &'static str> {
     STEM.iter().chain(&END).map(|(name, _)| *name)
@@ -70,7 +88,13 @@ pub fn parameter_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
     let outer = |list: &[(&str, Shape)]| {
         list.iter().map(|(name, shape)| (name.to_string(), *shape)).collect::<Vec<_>>()
     };
-    let all = outer(&STEM).into_iter().chain(blocks).chain(outer(&END));
+    let jigsaw = || {
+        let block = BLOCK.map(|(name, shape)| (format!("{JIGSAW_BLOCK}.{name}"), shape));
+        let norm = ["weight", "bias"].map(|name| (format!("{JIGSAW_NORM}.{name}"), WIDTH));
+        block.into_iter().chain(norm)
+    };
+    let jigsaw = config.jigsaw.then(jigsaw).into_iter().flatten();
+    let all = outer(&STEM).into_iter().chain(blocks).chain(outer(&END)).chain(jigsaw);
     let own = all.filter_map(|(name, shape)| Some((name, shape(config)?)));
     let embedding = match config.head_embed {
         HeadEmbed::Before => 0,

@@ -56,6 +56,8 @@ pub struct Settings {
     pub head_embed: Option<HeadEmbed>,
     /// Leaves the camera embedding out.
     pub no_cameras: bool,
+    /// Leaves the jigsaw out.
+    pub no_jigsaw: bool,
     /// Ignores unknown tensors. They are errors otherwise.
     pub ignore_unknown: bool,
 }
@@ -215,6 +217,7 @@ pub(super) fn recognise(
         gelt,
         head_embed,
         cameras: metadata.model.cameras.clone(),
+        jigsaw: metadata.model.jigsaw,
     };
     if let Some(CameraTable { weight, names }) = &config.cameras
         && (!weight.is_finite() || names.iter().collect::<BTreeSet<_>>().len() < names.len().max(1))
@@ -227,7 +230,9 @@ pub(super) fn recognise(
         });
     }
     let grid = config.grid();
-    if config.parts() > grid.0 {
+    if config.jigsaw {
+        check_jigsaw(&config)?;
+    } else if config.parts() > grid.0 {
         return Err(Error::Usage(format!(
             "--parts {}: more than the {} rows of patches of {image} pixels",
             config.parts(),
@@ -257,6 +262,28 @@ pub(super) fn recognise(
     };
     let preprocess = preprocess(&mut chosen, metadata, settings, image, normalize)?;
     Ok(Recognised { config, preprocess, table, notes: chosen.notes })
+}
+
+/// Checks that a network has what the jigsaw shuffles.
+///
+/// # Errors
+/// [`Error::Usage`] if it has tokens before the patches besides the class token, or too few patches.
+pub fn check_jigsaw(config: &VitConfig) -> Result<()> {
+    if config.prefix() != 1 {
+        return Err(Error::Usage(format!(
+            "model.jigsaw needs a network with the class token alone before its patches, and this one has {} tokens there",
+            config.prefix()
+        )));
+    }
+    if config.patches() < VitConfig::LEAST_PATCHES {
+        return Err(Error::Usage(format!(
+            "model.jigsaw needs {} patches, and {} pixels have {}",
+            VitConfig::LEAST_PATCHES,
+            config.image,
+            config.patches()
+        )));
+    }
+    Ok(())
 }
 
 /// Describes the possible rows of a position table.

@@ -149,8 +149,12 @@ fn write_items(path: &Path, mut items: Vec<Item<'_>>, metadata: &str) -> Result<
 /// Checks that other programs can run a network.
 ///
 /// # Errors
-/// `Usage` for a network with a camera embedding.
+/// `Usage` for a network with a camera embedding or a jigsaw.
 pub fn check_exportable(network: &Network) -> Result<()> {
+    if network.config.jigsaw {
+        let reason = "exports have no jigsaw, whose features are most of this model's embedding".to_string();
+        return Err(Error::Usage(reason));
+    }
     if network.config.cameras.is_none() {
         return Ok(());
     }

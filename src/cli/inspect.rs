@@ -105,6 +105,9 @@ pub fn describe(network: &Network) -> String {
         word(&config.gelt.lambda_on),
         if config.head_embed == HeadEmbed::After { ", after the BatchNorm of the heads" } else { "" },
     ));
+    if config.jigsaw {
+        text.push_str("jigsaw: the class token, and those of 4 sequences of shuffled patches\n");
+    }
     if let Some(CameraTable { weight, names }) = &config.cameras {
         text.push_str(&format!("camera embedding: {} cameras, factor {weight}\n", names.len()));
     }

@@ -156,8 +156,14 @@ impl FromKeys for Settings {
 
     fn has(key: &str) -> bool {
         key.starts_with("model.")
-            && !["model.backbone", "model.embed_tokens", "model.drop_path", "model.camera_embedding"]
-                .contains(&key)
+            && ![
+                "model.backbone",
+                "model.embed_tokens",
+                "model.drop_path",
+                "model.camera_embedding",
+                "model.jigsaw",
+            ]
+            .contains(&key)
     }
 
     fn read(flags: Vec<(String, String)>) -> Result<Settings> {
@@ -172,6 +178,7 @@ impl FromKeys for Settings {
             // The model's own.
             head_embed: None,
             no_cameras: false,
+            no_jigsaw: false,
             ..config.settings()
         })
     }

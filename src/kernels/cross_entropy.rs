@@ -13,7 +13,7 @@ static FILE: ShaderFile = ShaderFile::new("cross_entropy", include_str!("../../s
     .workgroup_size(WorkgroupSize::Constant("LANES"));
 
 entry_points! {
-    struct Params in 32 bytes { rows: u32, batch: u32, classes: u32, smoothing: f32, weight: f32 }
+    struct Params in 32 bytes { rows: u32, batch: u32, classes: u32, smoothing: f32, weight: f32, first_weight: f32 }
     fn cross_entropy(
         logits: read, labels: read, loss: write, dlogits: write if WITH_GRADIENT, control: read if WITH_GRADIENT
     );
@@ -42,8 +42,8 @@ pub struct CrossEntropy {
     pub classes: usize,
     /// Label smoothing: share of the target that is spread evenly over all classes, in 0..=1.
     pub smoothing: f32,
-    /// Factor of the losses and the gradient.
-    pub weight: f32,
+    /// Factor of the losses and the gradient of the first part, and of the other parts.
+    pub weights: [f32; 2],
 }
 
 impl CrossEntropy {
@@ -57,7 +57,8 @@ impl CrossEntropy {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, lanes: u32) {
-        let CrossEntropy { logits, labels, loss, gradient, batch, parts, classes, smoothing, weight } = *self;
+        let CrossEntropy { logits, labels, loss, gradient, batch, parts, classes, smoothing, weights } =
+            *self;
         expect(recorder, "logits", logits, &[parts, batch, classes]);
         expect(recorder, "labels", labels, &[batch]);
         expect(recorder, "loss", loss, &[parts, batch]);
@@ -67,7 +68,8 @@ impl CrossEntropy {
         }
         let rows = parts * batch;
         let (batch, classes) = (u32_of(batch), u32_of(classes));
-        let params = Params { rows: u32_of(rows), batch, classes, smoothing, weight };
+        let [first_weight, weight] = weights;
+        let params = Params { rows: u32_of(rows), batch, classes, smoothing, weight, first_weight };
         let (dlogits, control) = gradient.unzip();
         FILE.launch(params, cross_entropy { logits, labels, loss, dlogits, control })
             .constants(vec![("LANES", lanes)])

@@ -23,6 +23,7 @@ pub mod gelt;
 pub mod gemm;
 pub mod gradnorm;
 pub mod image;
+pub mod jigsaw;
 pub mod l2norm;
 pub mod layernorm;
 pub mod layerscale;
@@ -67,6 +68,7 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
         gemm::variants,
         gradnorm::variants,
         image::variants,
+        jigsaw::variants,
         l2norm::variants,
         layernorm::variants,
         layerscale::variants,

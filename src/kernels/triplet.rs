@@ -12,7 +12,9 @@ static SUBGROUP: ShaderFile =
     ShaderFile::new("triplet_subgroup", include_str!("../../shaders/triplet_subgroup.wgsl")).subgroups();
 
 entry_points! {
-    struct Params in 16 bytes { batch: u32, length: u32, margin: f32, soft: u32 }
+    struct Params in 32 bytes {
+        batch: u32, length: u32, margin: f32, soft: u32, first: u32, stride: u32, weight: f32
+    }
     /// Distances of all pairs.
     fn triplet_distances(parts: read, distances: write);
     /// The hardest images of every anchor, and its loss.
@@ -50,13 +52,35 @@ pub enum Margin {
     Soft,
 }
 
+/// The columns of longer rows that are the rows of a triplet loss.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// The first column.
+    pub first: usize,
+    /// Length of a row.
+    pub stride: usize,
+}
+
+impl Columns {
+    /// All `length` columns.
+    pub fn all(length: usize) -> Columns {
+        Columns { first: 0, stride: length }
+    }
+}
+
 impl Params {
     fn new(batch: usize, length: usize, margin: Margin) -> Params {
         let (margin, soft) = match margin {
             Margin::Hard(margin) => (margin, 0),
             Margin::Soft => (0.0, 1),
         };
-        Params { batch: u32_of(batch), length: u32_of(length), margin, soft }
+        let [batch, length] = [batch, length].map(u32_of);
+        Params { batch, length, margin, soft, first: 0, stride: length, weight: 1.0 }
+    }
+
+    /// Takes columns of the rows.
+    fn of(self, columns: Columns) -> Params {
+        Params { first: u32_of(columns.first), stride: u32_of(columns.stride), ..self }
     }
 }
 
@@ -69,8 +93,10 @@ pub struct Distances {
     pub distances: Tensor,
     /// Batch size B.
     pub batch: usize,
-    /// Row length L = R·D.
+    /// Number of columns L: R·D, or D for one part.
     pub length: usize,
+    /// The columns of the rows of `parts`.
+    pub columns: Columns,
 }
 
 impl Distances {
@@ -84,12 +110,13 @@ impl Distances {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record_with(&self, recorder: &mut Recorder<'_>, name: &str, family: Family) {
-        let Distances { parts, distances, batch, length } = *self;
-        expect(recorder, "parts", parts, &[batch, length]);
+        let Distances { parts, distances, batch, length, columns } = *self;
+        expect(recorder, "parts", parts, &[batch, columns.stride]);
         expect(recorder, "distances", distances, &[batch, batch]);
-        let params = Params::new(batch, length, Margin::Hard(0.0));
+        let params = Params::new(batch, length, Margin::Hard(0.0)).of(columns);
+        let in_quads = [length, columns.first, columns.stride].iter().all(|n| n.is_multiple_of(4));
         let (file, constants, grid) = match family {
-            Family::Subgroup(lanes) if length.is_multiple_of(4) => {
+            Family::Subgroup(lanes) if in_quads => {
                 let [columns, rows] = [lanes, ROWS].map(|side| u32_of(batch.div_ceil(side as usize)));
                 (&SUBGROUP, subgroup(lanes), [columns, rows, 1])
             }
@@ -119,6 +146,8 @@ pub struct Mine {
     pub batch: usize,
     /// The loss of the two distances.
     pub margin: Margin,
+    /// Factor of the loss.
+    pub weight: f32,
 }
 
 impl Mine {
@@ -127,12 +156,12 @@ impl Mine {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let Mine { distances, labels, loss, choice, batch, margin } = *self;
+        let Mine { distances, labels, loss, choice, batch, margin, weight } = *self;
         expect(recorder, "distances", distances, &[batch, batch]);
         expect(recorder, "labels", labels, &[batch]);
         expect(recorder, "loss", loss, &[batch]);
         expect(recorder, "choice", choice, &[batch, 2]);
-        let params = Params::new(batch, 0, margin);
+        let params = Params { weight, ..Params::new(batch, 0, margin) };
         FILE.launch(params, triplet_mine { labels, measured: distances, loss, choice })
             .invocations(batch)
             // One comparison per pair. Tests of bits are not counted.
@@ -155,10 +184,14 @@ pub struct Backward {
     pub control: Tensor,
     /// Batch size B.
     pub batch: usize,
-    /// Row length L = R·D.
+    /// Number of columns L: R·D, or D for one part.
     pub length: usize,
+    /// The columns of the rows of `parts` and `dparts`.
+    pub columns: Columns,
     /// The loss of the two distances.
     pub margin: Margin,
+    /// Factor of the loss.
+    pub weight: f32,
 }
 
 impl Backward {
@@ -167,13 +200,14 @@ impl Backward {
     /// # Panics
     /// If a tensor doesn't fit its shape.
     pub fn record(&self, recorder: &mut Recorder<'_>, name: &str) {
-        let Backward { parts, distances, choice, dparts, control, batch, length, margin } = *self;
-        expect(recorder, "parts", parts, &[batch, length]);
+        let Backward { parts, distances, choice, dparts, control, batch, length, columns, margin, weight } =
+            *self;
+        expect(recorder, "parts", parts, &[batch, columns.stride]);
         expect(recorder, "distances", distances, &[batch, batch]);
         expect(recorder, "choice", choice, &[batch, 2]);
-        expect(recorder, "dparts", dparts, &[batch, length]);
+        expect(recorder, "dparts", dparts, &[batch, columns.stride]);
         expect(recorder, "control", control, &[CONTROL_WORDS]);
-        let params = Params::new(batch, length, margin);
+        let params = Params { weight, ..Params::new(batch, length, margin).of(columns) };
         FILE.launch(params, triplet_backward { parts, measured: distances, chosen: choice, dparts, control })
             .invocations(length)
             // For each anchor (it has one choice at most) and each column: two differences with two factors 6, the

@@ -6,6 +6,7 @@ use super::vit::Vit;
 use crate::checkpoint::Network;
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Precision, Recorder, Tensor};
+use crate::kernels::jigsaw::Features;
 use crate::kernels::part_linear::Layout;
 use crate::kernels::{batchnorm, gelt, image, l2norm};
 use crate::shape::{Preprocess, VitConfig};
@@ -142,9 +143,19 @@ impl LaTransformer {
         let config = self.config();
         let normalised = self.normalised(recorder, pixels, batch);
 
-        self.vit.forward(recorder, normalised, cameras, Some(tokens), None, batch);
+        let (_, saved) = self.vit.forward(recorder, normalised, cameras, Some(tokens), None, batch);
 
         let (parts, dim) = (config.parts(), config.dim);
+        let layout = Layout::SampleFirst;
+        if let Some(pieces) = saved.pieces() {
+            // The features of the sequences share the weight of one; the whole has unit length.
+            let features = recorder.tensor("jigsaw", batch * parts * dim);
+            let (scale, shape) = (1.0 / VitConfig::PIECES as f32, self.vit.cut(batch));
+            Features { whole: tokens, pieces, features, first: 0, scale, shape }.record(recorder, "jigsaw");
+            l2norm::Forward { x: features, y: embeddings, batch, parts: 1, dim: parts * dim, layout }
+                .record(recorder, "l2norm");
+            return;
+        }
         let local = recorder.tensor("gelt", batch * parts * dim);
         gelt::Forward {
             tokens,
@@ -163,7 +174,6 @@ impl LaTransformer {
             Some(neck) => neck.record(recorder, local, [batch, parts, dim]),
             None => local,
         };
-        let layout = Layout::SampleFirst;
         l2norm::Forward { x: local, y: embeddings, batch, parts, dim, layout }.record(recorder, "l2norm");
     }
 

@@ -368,9 +368,14 @@ impl<'c> Learner<'c> {
         &self.groups
     }
 
-    /// Returns the factor of a part's cross-entropy in the loss.
-    pub fn loss_weight(&self) -> f32 {
-        self.rule.identity * self.classifiers.loss_weight()
+    /// Returns the factors in the loss of the cross-entropy of the first part and of each other part. With a jigsaw, the
+    /// first has the same weight as all others together.
+    pub fn loss_weights(&self) -> [f32; 2] {
+        let identity = self.rule.identity;
+        if self.config.jigsaw {
+            return [0.5, 0.5 / VitConfig::PIECES as f32].map(|weight| identity * weight);
+        }
+        [identity * self.classifiers.loss_weight(); 2]
     }
 
     /// Returns the number of parameters that train.

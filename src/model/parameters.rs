@@ -2,7 +2,9 @@
 //! Blockwise fine-tuning opens or freezes a group as a whole [LAT Alg. 1]. In an arena, every slot starts at a multiple
 //! of 256 bytes: kernels can bind a single slot, and the optimiser updates the arena as one tensor.
 
-use crate::checkpoint::{ClassifierTensor, HostTensor, classifier_tensors, is_prefix, parameter_shapes};
+use crate::checkpoint::{
+    ClassifierTensor, HostTensor, JIGSAW, JIGSAW_BLOCK, classifier_tensors, is_prefix, parameter_shapes,
+};
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Storage, WORD};
 use crate::layers::linear::Linear;
@@ -20,7 +22,7 @@ pub enum GroupKind {
     Embeddings,
     /// The block of this index.
     Block(usize),
-    /// Final norm.
+    /// Final norm, and the jigsaw's block and norm.
     Norm,
     /// Part classifiers.
     PartClassifiers,
@@ -39,7 +41,7 @@ impl GroupKind {
         let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok());
         match block {
             Some(i) => GroupKind::Block(i),
-            None if name.starts_with("norm.") => GroupKind::Norm,
+            None if name.starts_with("norm.") || name.starts_with(JIGSAW) => GroupKind::Norm,
             None if name.starts_with("heads.") => GroupKind::PartClassifiers,
             None => GroupKind::Embeddings,
         }
@@ -82,7 +84,7 @@ impl Slot {
     /// Returns true for a matrix of a block. These are the weights of products, and most of a network's parameters.
     fn is_matrix(&self) -> bool {
         let shape = self.tensors.first().map_or(0, |(_, shape)| shape.len());
-        self.label.starts_with("blocks.") && shape == 2
+        (self.label.starts_with("blocks.") || self.label.starts_with(JIGSAW_BLOCK)) && shape == 2
     }
 }
 
@@ -189,8 +191,8 @@ pub fn check_widths(config: &VitConfig) -> Result<()> {
 
 /// Returns layouts of the blocks' matrices alone, in `storage`.
 pub fn matrices(groups: &[Group], storage: Storage) -> Vec<Group> {
-    let blocks = groups.iter().filter(|group| matches!(group.kind, GroupKind::Block(_)));
-    blocks.map(|group| group.subset(storage, Slot::is_matrix)).collect()
+    let blocks = groups.iter().map(|group| group.subset(storage, Slot::is_matrix));
+    blocks.filter(|group| !group.slots.is_empty()).collect()
 }
 
 /// Returns layouts of all but the blocks' matrices.

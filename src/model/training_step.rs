@@ -15,12 +15,13 @@ use crate::gpu::{Buffer, Context, Phase, Plan, PlanSummary, Recorder, Tensor, WO
 use crate::kernels::accumulate::Accumulate;
 use crate::kernels::adam::{Adam, StepValues};
 use crate::kernels::average::Average;
+use crate::kernels::jigsaw::{Features, Spread};
 use crate::kernels::part_linear::Layout;
 use crate::kernels::sgd::Sgd;
 use crate::kernels::{cross_entropy, gelt, gradnorm, image, l2norm, part_linear, prototypes, triplet};
 use crate::layers::Grad;
 use crate::layers::part_classifier::ClassifierShape;
-use crate::shape::{HeadEmbed, ImageSize, Preprocess};
+use crate::shape::{HeadEmbed, ImageSize, Preprocess, VitConfig};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -49,6 +50,7 @@ struct DropPathFactors {
     factors: Buffer,
     rate: f32,
     depth: usize,
+    batch: usize,
 }
 
 /// The images that run through the backbone together, and their inputs.
@@ -97,15 +99,15 @@ impl TrainingStep {
     }
 
     /// Writes the masks of stochastic depth (blocks, 2, B): 0 drops the attention or MLP of a block for an image, 1
-    /// keeps it. Those of the first block have no effect. Does nothing if the learner drops nothing.
+    /// keeps it. Those of the first block have no effect. With a jigsaw the masks of its block (2, B, P) follow. Does
+    /// nothing if the learner drops nothing.
     pub fn write_drop_path(&self, context: &Context, masks: &[f32]) {
-        let Some(DropPathFactors { factors, rate, depth }) = &self.drop_path else { return };
+        let Some(DropPathFactors { factors, rate, depth, batch }) = &self.drop_path else { return };
         assert_eq!(masks.len(), factors.words, "masks of stochastic depth");
-        let each = masks.len() / depth;
-        let scaled = masks.chunks(each).enumerate().flat_map(|(i, masks)| {
-            let kept = 1.0 - DropPath::probability(*rate, i, *depth);
-            masks.iter().map(move |mask| mask / kept)
-        });
+        // The jigsaw's block is a last block, too.
+        let block = |i: usize| (i / (2 * batch)).min(depth - 1);
+        let kept = |i: usize| 1.0 - DropPath::probability(*rate, block(i), *depth);
+        let scaled = masks.iter().enumerate().map(|(i, mask)| mask / kept(i));
         context.write(factors, bytemuck::cast_slice(&scaled.collect::<Vec<f32>>()));
     }
 
@@ -254,7 +256,7 @@ impl<'c> Learner<'c> {
         let bytes = plan.summary().heap_bytes + memory.bytes();
         let StepMemory { micro_batches, drop_path, labels, step, losses, control, .. } = memory;
         let (rate, depth) = (self.drop_path, self.config.depth);
-        let drop_path = drop_path.map(|factors| DropPathFactors { factors, rate, depth });
+        let drop_path = drop_path.map(|factors| DropPathFactors { factors, rate, depth, batch });
         Ok(TrainingStep {
             plan,
             micro_batches,
@@ -328,8 +330,9 @@ impl<'c> Learner<'c> {
             (true, false) => Some(Grad::new(Arenas::unallocated_shared(context, &backbone)?)),
         };
         let partials = open.iter().map(|group| gradnorm::partial_words(group.words)).sum();
-        let drop_path =
-            (self.drop_path > 0.0).then(|| buffer("drop_path", 2 * self.config.depth * batch)).transpose()?;
+        let drop_path = (self.drop_path > 0.0)
+            .then(|| buffer("drop_path", DropPath::len_of(&self.config, batch)))
+            .transpose()?;
         Ok(StepMemory {
             micro_batches,
             drop_path,
@@ -351,14 +354,23 @@ impl<'c> Learner<'c> {
 
     /// Returns the index of the first loss of the prototypes.
     fn first_prototype_loss(&self, batch: usize) -> usize {
-        self.first_loss_after(batch, usize::from(self.rule.triplet_margin.is_some()))
+        self.first_loss_after(batch, self.triplets())
+    }
+
+    /// Returns the number of triplet losses: one of all parts, or with a jigsaw one of each.
+    fn triplets(&self) -> usize {
+        match self.rule.triplet_margin {
+            None => 0,
+            Some(_) if self.config.jigsaw => self.config.parts(),
+            Some(_) => 1,
+        }
     }
 
     fn loss_words(&self, batch: usize) -> usize {
         // A slice has at least four words. Kernels write the first `batch`; the rest stay zeros.
         match (self.rule.triplet_margin, self.rule.prototypes) {
             (_, Some(_)) => self.first_prototype_loss(batch) + batch.max(4),
-            (Some(_), None) => self.first_loss_after(batch, 0) + batch.max(4),
+            (Some(_), None) => self.first_loss_after(batch, self.triplets() - 1) + batch.max(4),
             (None, None) => self.classifiers.shape.parts * batch,
         }
     }
@@ -379,7 +391,7 @@ impl<'c> Learner<'c> {
             let cameras = micro_batch.cameras.as_ref().map(|cameras| recorder.import(cameras));
             let (tokens, kept) =
                 self.vit.forward(recorder, normalised, cameras, None, drop_path(places), images);
-            self.parts(tokens, parts_of, places).record(recorder, "gelt");
+            self.record_parts(recorder, tokens, kept.pieces(), parts_of, places);
             // Each of several micro-batches runs forward again before its backward pass, so nothing is kept here.
             saved = (memory.micro_batches.len() == 1).then_some((tokens, kept));
         }
@@ -400,7 +412,7 @@ impl<'c> Learner<'c> {
             parts,
             classes,
             smoothing: self.rule.label_smoothing,
-            weight: self.loss_weight(),
+            weights: self.loss_weights(),
         }
         .record(recorder, "cross_entropy");
 
@@ -437,31 +449,52 @@ impl<'c> Learner<'c> {
             });
             recorder.scope(Phase::Backward, "");
             let dtokens = recorder.activation("dtokens", tokens.len);
-            let gelt::Forward { first, prefix, rows, columns, weights, .. } =
-                self.parts(tokens, parts_of, places);
-            gelt::Backward {
-                dgelt: dparts,
-                dtokens,
-                first,
-                batch: images,
-                prefix,
-                parts,
-                rows,
-                columns,
-                dim,
-                weights,
+            let dpieces = saved.pieces().map(|pieces| {
+                let dpieces = recorder.activation("dpieces", pieces.len);
+                let shape = self.vit.cut(images);
+                for (dtokens, tokens, from, sequences) in
+                    [(dtokens, shape.tokens, 0, 1), (dpieces, shape.length(), 1, shape.pieces)]
+                {
+                    let (first, parts) = (places.start, [parts, from]);
+                    Spread { dfeatures: dparts, dtokens, first, parts, sequences, tokens, dim }
+                        .record(recorder, "jigsaw");
+                }
+                dpieces
+            });
+            if dpieces.is_none() {
+                let gelt::Forward { first, prefix, rows, columns, weights, .. } =
+                    self.parts(tokens, parts_of, places);
+                gelt::Backward {
+                    dgelt: dparts,
+                    dtokens,
+                    first,
+                    batch: images,
+                    prefix,
+                    parts,
+                    rows,
+                    columns,
+                    dim,
+                    weights,
+                }
+                .record(recorder, "gelt");
             }
-            .record(recorder, "gelt");
             let arenas = memory.micro_batch_gradients.as_ref().filter(|_| i > 0);
             let gradients =
                 VitGradients::new(&self.config, arenas.unwrap_or(stage.gradients), stage.trainable);
-            self.vit.backward(recorder, &saved, dtokens, &gradients, images, &mut |recorder, kind| {
-                if let Some(arenas) = arenas {
-                    let [addend, sum] =
-                        [arenas, stage.gradients].map(|grad| recorder.import(grad.memory().arena(kind)));
-                    Accumulate { addend, sum }.record(recorder, &format!("accumulate.{kind}"));
-                }
-            });
+            self.vit.backward(
+                recorder,
+                &saved,
+                (dtokens, dpieces),
+                &gradients,
+                images,
+                &mut |recorder, kind| {
+                    if let Some(arenas) = arenas {
+                        let [addend, sum] =
+                            [arenas, stage.gradients].map(|grad| recorder.import(grad.memory().arena(kind)));
+                        Accumulate { addend, sum }.record(recorder, &format!("accumulate.{kind}"));
+                    }
+                },
+            );
         }
 
         // Optimiser: gradient norm, check for finite gradients, update.
@@ -553,7 +586,8 @@ impl<'c> Learner<'c> {
         record("heads.bn.running_var", &now.1, &averages.1);
     }
 
-    /// Records the batch-hard triplet loss on the concatenated parts of each image, and adds its gradient to `dparts`.
+    /// Records the batch-hard triplet loss on the concatenated parts of each image, or with a jigsaw on each part, and adds
+    /// its gradient to `dparts`.
     fn record_triplet(
         &self,
         recorder: &mut Recorder<'c>,
@@ -562,15 +596,37 @@ impl<'c> Learner<'c> {
         batch: usize,
         margin: triplet::Margin,
     ) {
-        let length = parts.len / batch;
-        let distances = recorder.tensor("triplet.distances", batch * batch);
-        triplet::Distances { parts, distances, batch, length }.record(recorder, "triplet.distances");
-        let loss = memory.losses.slice("triplet.losses", self.first_loss_after(batch, 0), batch);
-        let loss = recorder.import(&loss);
-        let choice = recorder.tensor("triplet.choice", 2 * batch);
-        triplet::Mine { distances, labels, loss, choice, batch, margin }.record(recorder, "triplet.mine");
-        triplet::Backward { parts, distances, choice, dparts, control, batch, length, margin }
+        let stride = parts.len / batch;
+        let length = stride / self.triplets();
+        for i in 0..self.triplets() {
+            let columns = triplet::Columns { first: i * length, stride };
+            let weight = match (self.config.jigsaw, i) {
+                (false, _) => 1.0,
+                (true, 0) => 0.5,
+                (true, _) => 0.5 / VitConfig::PIECES as f32,
+            };
+            let distances = recorder.tensor("triplet.distances", batch * batch);
+            triplet::Distances { parts, distances, batch, length, columns }
+                .record(recorder, "triplet.distances");
+            let loss = memory.losses.slice("triplet.losses", self.first_loss_after(batch, i), batch);
+            let loss = recorder.import(&loss);
+            let choice = recorder.tensor("triplet.choice", 2 * batch);
+            triplet::Mine { distances, labels, loss, choice, batch, margin, weight }
+                .record(recorder, "triplet.mine");
+            triplet::Backward {
+                parts,
+                distances,
+                choice,
+                dparts,
+                control,
+                batch,
+                length,
+                columns,
+                margin,
+                weight,
+            }
             .record(recorder, "triplet");
+        }
     }
 
     /// Records the prototype loss of the features `f` of each image, and the gradient of their unit vectors.
@@ -610,13 +666,32 @@ impl<'c> Learner<'c> {
             parts: 1,
             classes,
             smoothing: 0.0,
-            weight,
+            weights: [weight; 2],
         }
         .record(recorder, "prototypes");
         let dembeddings = recorder.tensor("prototypes.dembeddings", embeddings.len);
         part_linear::BackwardInput { weight: stored, dy: dlogits, dx: dembeddings, shape }
             .record(recorder, "prototypes.dembeddings");
         UnitGradient { f, layout, embeddings, memory: stored, dembeddings, size: [batch, parts, dim] }
+    }
+
+    /// Records the parts of a micro-batch: of its tokens, or with a jigsaw of the class tokens of images and sequences.
+    fn record_parts(
+        &self,
+        recorder: &mut Recorder<'_>,
+        tokens: Tensor,
+        pieces: Option<Tensor>,
+        parts: Tensor,
+        places: &Range<usize>,
+    ) {
+        match pieces {
+            None => self.parts(tokens, parts, places).record(recorder, "gelt"),
+            Some(pieces) => {
+                let (first, shape) = (places.start, self.vit.cut(places.len()));
+                Features { whole: tokens, pieces, features: parts, first, scale: 1.0, shape }
+                    .record(recorder, "jigsaw");
+            }
+        }
     }
 
     fn parts(&self, tokens: Tensor, gelt: Tensor, places: &Range<usize>) -> gelt::Forward {
@@ -730,10 +805,10 @@ impl<'c> Learner<'c> {
         let normalised = self.image(recorder, pixels, None, None, batch);
         let tokens = recorder.activation("norm", vit.sequence(batch).len());
         let cameras = cameras.map(|cameras| recorder.import(cameras));
-        vit.forward(recorder, normalised, cameras, Some(tokens), None, batch);
+        let (_, saved) = vit.forward(recorder, normalised, cameras, Some(tokens), None, batch);
         let ClassifierShape { parts, dim, .. } = self.classifiers.shape;
         let parts = recorder.tensor("gelt", batch * parts * dim);
-        self.parts(tokens, parts, &(0..batch)).record(recorder, "gelt");
+        self.record_parts(recorder, tokens, saved.pieces(), parts, &(0..batch));
         parts
     }
 

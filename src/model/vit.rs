@@ -1,8 +1,9 @@
 //! The Vision Transformer backbone: embedding → blocks → norm [LAT eq. 1-5].
 
 use super::parameters::{Arenas, GroupKind};
-use crate::checkpoint::CAMERAS;
+use crate::checkpoint::{CAMERAS, JIGSAW_BLOCK, JIGSAW_NORM};
 use crate::gpu::{Phase, Recorder, Tensor};
+use crate::kernels::jigsaw::{self, Cut, Merge};
 use crate::layers::attention::Attention;
 use crate::layers::block::{self, Block};
 use crate::layers::embedding::{self, Camera, Embedding};
@@ -14,6 +15,9 @@ use crate::shape::VitConfig;
 
 /// Stream of the random numbers of [`DropPath::masks`]: the upper byte is the use, the rest is the epoch.
 const DROP_PATH: u64 = 10 << 56;
+
+/// Stream of the random numbers of [`DropPath::jigsaw_masks`].
+const JIGSAW_DROP_PATH: u64 = 12 << 56;
 
 /// The groups of the backbone that train. The final norm always does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +52,14 @@ pub struct Vit {
     embedding: Embedding,
     blocks: Vec<Block>,
     norm: Norm,
+    jigsaw: Option<Jigsaw>,
+}
+
+/// The block and the norm of the jigsaw, which all sequences share.
+#[derive(Debug, Clone)]
+struct Jigsaw {
+    block: Block,
+    norm: Norm,
 }
 
 /// Memory for the gradients of the trainable groups.
@@ -58,6 +70,7 @@ pub struct VitGradients {
     /// One entry per block; `None` where it is frozen.
     blocks: Vec<Option<Grad<Block>>>,
     norm: Grad<Norm>,
+    jigsaw: Option<Grad<Jigsaw>>,
 }
 
 /// Tensors that the backward pass of the backbone reads.
@@ -66,12 +79,30 @@ pub struct Saved {
     embedding: embedding::Saved,
     blocks: Vec<block::Saved>,
     norm: norm::Saved,
+    jigsaw: Option<JigsawSaved>,
+}
+
+/// Tensors that the backward pass of the jigsaw reads.
+#[derive(Debug, Clone, Copy)]
+struct JigsawSaved {
+    block: block::Saved,
+    norm: norm::Saved,
+    /// Tokens of the sequences (B·P, 1+M, D) after the norm.
+    tokens: Tensor,
+}
+
+impl Saved {
+    /// Returns the tokens (B·P, 1+M, D) of the jigsaw's sequences after their norm, if there is a jigsaw.
+    pub fn pieces(&self) -> Option<Tensor> {
+        self.jigsaw.map(|jigsaw| jigsaw.tokens)
+    }
 }
 
 /// The masks of stochastic depth for the images of a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct DropPath {
-    /// Factors (blocks, 2, B) of the batch: for each block those of attention, then those of the MLP.
+    /// Factors (blocks, 2, B) of the batch: for each block those of attention, then those of the MLP. With a jigsaw, also
+    /// those of its block (2, B, P).
     pub factors: Tensor,
     /// Images of the batch B.
     pub batch: usize,
@@ -83,6 +114,40 @@ impl DropPath {
     /// Probability that a branch of block `i` is dropped: from 0 in the first block linearly to `rate` in the last.
     pub fn probability(rate: f32, i: usize, depth: usize) -> f32 {
         rate * i as f32 / depth.saturating_sub(1).max(1) as f32
+    }
+
+    /// Number of factors of a batch.
+    pub fn len_of(config: &VitConfig, batch: usize) -> usize {
+        2 * batch * (config.depth + if config.jigsaw { VitConfig::PIECES } else { 0 })
+    }
+
+    /// Draws the masks (2, B, P) of the jigsaw's block, as [`DropPath::masks`] does those of the blocks.
+    pub fn jigsaw_masks(
+        rate: f32,
+        depth: usize,
+        batch: usize,
+        seed: u64,
+        epoch: u64,
+        place: usize,
+    ) -> Vec<f32> {
+        let rate = DropPath::probability(rate, depth - 1, depth);
+        let each = 2 * VitConfig::PIECES;
+        let branch = |branch: usize| {
+            let sequences = place * VitConfig::PIECES..(place + batch) * VitConfig::PIECES;
+            sequences.map(move |sequence| {
+                let (image, piece) = (sequence / VitConfig::PIECES, sequence % VitConfig::PIECES);
+                let index = image * each + branch * VitConfig::PIECES + piece;
+                f32::from(rng::uniform(seed, JIGSAW_DROP_PATH | epoch, index as u64) >= rate)
+            })
+        };
+        (0..2).flat_map(branch).collect()
+    }
+
+    /// The branches of the jigsaw's block.
+    fn of_jigsaw(self, depth: usize) -> [Drop; 2] {
+        let DropPath { factors, batch, first } = self;
+        let start = |branch: usize| 2 * depth * batch + VitConfig::PIECES * (branch * batch + first);
+        [0, 1].map(|branch| Drop { factors, first: start(branch) })
     }
 
     /// Draws the masks (blocks, 2, B) of a batch: 0 drops a branch of an image, 1 keeps it. `place` is the position of the
@@ -123,23 +188,31 @@ fn embedding(config: &VitConfig, arenas: &Arenas) -> Embedding {
     }
 }
 
-/// Returns block `i` with tensors of `arenas`: parameters, or gradients in the same layout. Weights of products come
+/// Returns the jigsaw with tensors of `arenas`, if the network has one.
+fn jigsaw(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>) -> Option<Jigsaw> {
+    config.jigsaw.then(|| Jigsaw {
+        block: block(config, arenas, matrices, JIGSAW_BLOCK),
+        norm: arenas.norm(JIGSAW_NORM, config.ln_eps),
+    })
+}
+
+/// Returns the block with this prefix of its names, with tensors of `arenas`: parameters, or gradients in the same layout. Weights of products come
 /// from `matrices` where it has them.
-fn block(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>, i: usize) -> Block {
-    let linear = |name: &str| arenas.linear(&format!("blocks.{i}.{name}"), matrices);
+fn block(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>, prefix: &str) -> Block {
+    let linear = |name: &str| arenas.linear(&format!("{prefix}.{name}"), matrices);
     Block {
-        norm1: arenas.norm(&format!("blocks.{i}.norm1"), config.ln_eps),
+        norm1: arenas.norm(&format!("{prefix}.norm1"), config.ln_eps),
         attn: Attention {
             qkv: linear("attn.qkv"),
             proj: linear("attn.proj"),
-            scale: arenas.find(&format!("blocks.{i}.ls1.gamma")),
+            scale: arenas.find(&format!("{prefix}.ls1.gamma")),
             heads: config.heads,
         },
-        norm2: arenas.norm(&format!("blocks.{i}.norm2"), config.ln_eps),
+        norm2: arenas.norm(&format!("{prefix}.norm2"), config.ln_eps),
         mlp: Mlp {
             fc1: linear("mlp.fc1"),
             fc2: linear("mlp.fc2"),
-            scale: arenas.find(&format!("blocks.{i}.ls2.gamma")),
+            scale: arenas.find(&format!("{prefix}.ls2.gamma")),
             act: config.act,
         },
     }
@@ -153,9 +226,12 @@ impl VitGradients {
             trainable,
             embedding: trainable.embeddings.then(|| arenas.map(|arenas| embedding(config, arenas))),
             blocks: (0..config.depth)
-                .map(|i| open(i).then(|| arenas.map(|arenas| block(config, arenas, None, i))))
+                .map(|i| {
+                    open(i).then(|| arenas.map(|arenas| block(config, arenas, None, &format!("blocks.{i}"))))
+                })
                 .collect(),
             norm: arenas.map(|arenas| arenas.norm("norm", config.ln_eps)),
+            jigsaw: jigsaw(config, arenas.memory(), None).map(Grad::new),
         }
     }
 }
@@ -166,14 +242,29 @@ impl Vit {
         Vit {
             config: config.clone(),
             embedding: embedding(config, parameters),
-            blocks: (0..config.depth).map(|i| block(config, parameters, matrices, i)).collect(),
+            blocks: (0..config.depth)
+                .map(|i| block(config, parameters, matrices, &format!("blocks.{i}")))
+                .collect(),
             norm: parameters.norm("norm", config.ln_eps),
+            jigsaw: jigsaw(config, parameters, matrices),
         }
     }
 
     /// Returns the shape of the tokens of `batch` images.
     pub fn sequence(&self, batch: usize) -> Sequence {
         Sequence { batch, tokens: self.config.tokens(), dim: self.config.dim }
+    }
+
+    /// Returns the dimensions of the jigsaw of `batch` images.
+    pub fn cut(&self, batch: usize) -> jigsaw::Shape {
+        let VitConfig { dim, .. } = self.config;
+        jigsaw::Shape { batch, tokens: self.config.tokens(), dim, pieces: VitConfig::PIECES }
+    }
+
+    /// Returns the shape of the tokens of its sequences.
+    fn pieces(&self, batch: usize) -> Sequence {
+        let jigsaw::Shape { dim, pieces, .. } = self.cut(batch);
+        Sequence { batch: batch * pieces, tokens: self.cut(batch).length(), dim }
     }
 
     /// Records the tokens (B, T, D) after the final norm for normalised images (B, 3, height, width). `cameras` (B),
@@ -192,7 +283,20 @@ impl Vit {
         // z_0 = [class; patches] + positions
         let (mut z, embedding) = self.embedding.forward(recorder, image, cameras, shape);
         let mut blocks = Vec::new();
+        let mut jigsaw = None;
         for (i, block) in self.blocks.iter().enumerate() {
+            if let Some(Jigsaw { block, norm }) = self.jigsaw.as_ref().filter(|_| i + 1 == self.blocks.len())
+            {
+                // One block and norm for all sequences of the input of the last block.
+                recorder.scope(Phase::Forward, "jigsaw");
+                let (cut, shape) = (self.cut(batch), self.pieces(batch));
+                let pieces = recorder.activation("pieces", shape.len());
+                Cut { z, pieces, shape: cut }.record(recorder, "cut");
+                let drop = drop_path.map(|drop_path| drop_path.of_jigsaw(self.blocks.len()));
+                let (pieces, block) = block.forward(recorder, pieces, drop, shape);
+                let (tokens, norm) = norm.forward(recorder, "norm", pieces, None, shape);
+                jigsaw = Some(JigsawSaved { block, norm, tokens });
+            }
             recorder.scope(Phase::Forward, format!("blocks.{i}"));
             let saved;
             let drop = drop_path.and_then(|drop_path| drop_path.of_block(i));
@@ -202,7 +306,7 @@ impl Vit {
         recorder.scope(Phase::Forward, "");
         // F = LN(z_B)
         let (tokens, norm) = self.norm.forward(recorder, "norm", z, tokens, shape);
-        (tokens, Saved { embedding, blocks, norm })
+        (tokens, Saved { embedding, blocks, norm, jigsaw })
     }
 
     /// Records `rollout` (T) of one normalised image (1, 3, height, width): the share of each input token in the class
@@ -231,13 +335,13 @@ impl Vit {
         recorder.scope(Phase::Forward, "");
     }
 
-    /// Records the gradients of the trainable groups, given that of the tokens (B, T, D). Calls `finished` with each
-    /// group when its gradients are complete.
+    /// Records the gradients of the trainable groups, given that of the tokens (B, T, D), and with a jigsaw that of the
+    /// tokens of its sequences. Calls `finished` with each group when its gradients are complete.
     pub fn backward<'c>(
         &self,
         recorder: &mut Recorder<'c>,
         saved: &Saved,
-        dtokens: Tensor,
+        (dtokens, dpieces): (Tensor, Option<Tensor>),
         gradients: &VitGradients,
         batch: usize,
         finished: &mut dyn FnMut(&mut Recorder<'c>, GroupKind),
@@ -248,8 +352,24 @@ impl Vit {
         // Forward: F = LN(z_B).
         let first = (gradients.norm.field(|norm| norm), saved.norm, dtokens);
         norm::backward_parameters(recorder, "norm.dweight", first, None, shape);
-        finished(recorder, GroupKind::Norm);
         let lowest = trainable.lowest();
+        // True if anything below the last block trains.
+        let below_wanted = trainable.embeddings || lowest + 1 < self.blocks.len();
+        let dcut = match (&self.jigsaw, &gradients.jigsaw, saved.jigsaw, dpieces) {
+            (Some(own), Some(gradients), Some(saved), Some(dpieces)) => {
+                recorder.scope(Phase::Backward, "jigsaw");
+                let shape = self.pieces(batch);
+                let first = (gradients.field(|jigsaw| &jigsaw.norm), saved.norm, dpieces);
+                norm::backward_parameters(recorder, "norm.dweight", first, None, shape);
+                let dz = own.norm.backward_input(recorder, "norm.dz", saved.norm, dpieces, None, shape);
+                let block = gradients.map(|jigsaw| jigsaw.block.clone());
+                let dcut = own.block.backward(recorder, saved.block, dz, Some(&block), below_wanted, shape);
+                recorder.scope(Phase::Backward, "");
+                dcut
+            }
+            _ => None,
+        };
+        finished(recorder, GroupKind::Norm);
         if !trainable.embeddings && lowest >= self.blocks.len() {
             recorder.scope(Phase::Forward, "");
             return;
@@ -263,9 +383,12 @@ impl Vit {
             if gradients.blocks[i].is_some() {
                 finished(recorder, GroupKind::Block(i));
             }
-            match below {
-                Some(below) => dz = below,
-                None => break,
+            let Some(below) = below else { break };
+            dz = below;
+            if let Some(dpieces) = dcut.filter(|_| i + 1 == self.blocks.len()) {
+                recorder.scope(Phase::Backward, "jigsaw");
+                dz = recorder.activation("merged", below.len);
+                Merge { dwhole: below, dpieces, dz, shape: self.cut(batch) }.record(recorder, "merge");
             }
         }
         recorder.scope(Phase::Backward, "");

@@ -17,6 +17,7 @@ pub mod gelu;
 pub mod gemm;
 pub mod gradnorm;
 pub mod image;
+pub mod jigsaw;
 pub mod l2norm;
 pub mod layernorm;
 pub mod layerscale;

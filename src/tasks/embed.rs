@@ -421,7 +421,7 @@ impl<C: Deref<Target = Context>> ImageEmbeddings<'_, C> {
         }
         let drained = self.decoder.is_none() && self.queue.is_empty();
         if self.embedder.in_flight.len() >= IN_FLIGHT || drained {
-            let (rows, parts) = (self.embedder.collect()?, self.embedder.model.config().parts());
+            let (rows, parts) = (self.embedder.collect()?, self.embedder.model.config().unit_parts());
             for row in rows.chunks(self.embedder.dim()) {
                 match self.first_view.take() {
                     Some(first) => self.embeddings.push_back(mean_of_views(&first, row, parts)),

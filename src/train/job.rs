@@ -157,6 +157,16 @@ impl Job {
             network.tensors.insert(CAMERAS.to_string(), table);
             network.config.cameras = Some(cameras);
         }
+        if config.model.jigsaw {
+            network.config.jigsaw = true;
+            checkpoint::check_jigsaw(&network.config)?;
+            for (name, of) in checkpoint::jigsaw_names(network.config.depth) {
+                // Some networks lack some of the tensors of a block.
+                if let Some(tensor) = network.tensors.get(&of).cloned() {
+                    network.tensors.insert(name, tensor);
+                }
+            }
+        }
         let (parts, dim, kind) = (network.config.parts(), network.config.dim, config.head.classifier());
         network.classifiers = init_classifiers(config.data.seed, parts, dim, kind, set.classes.len());
         network.class_names = Some(set.classes.clone());
@@ -188,7 +198,8 @@ impl Job {
         let config = Config::resume(&out.join("config.toml"), layers)?;
         let set = labelled(&config, |_| {})?;
         let images = ImageList::of(&set)?;
-        let network = checkpoint::load(&last, &Settings { no_cameras: false, ..config.settings() })?;
+        let network =
+            checkpoint::load(&last, &Settings { no_cameras: false, no_jigsaw: false, ..config.settings() })?;
         let state = checkpoint::read_state(&last)?;
         match counts(&state, IMAGES) {
             Some(&[hash]) => images.check(out, hash, config.data.dir.as_deref().unwrap_or_default())?,

@@ -758,7 +758,11 @@ impl Run<'_, '_> {
         let rate = config.model.drop_path as f32;
         if rate > 0.0 {
             let (seed, first) = (config.data.seed, place * config.schedule.batch_size);
-            let masks = DropPath::masks(rate, network.config.depth, count, seed, epoch as u64, first);
+            let epoch = epoch as u64;
+            let mut masks = DropPath::masks(rate, network.config.depth, count, seed, epoch, first);
+            if network.config.jigsaw {
+                masks.extend(DropPath::jigsaw_masks(rate, network.config.depth, count, seed, epoch, first));
+            }
             recorded.write_drop_path(context, &masks);
         }
         context.write(&recorded.step, bytemuck::cast_slice(&values.words()));
@@ -953,8 +957,9 @@ impl Run<'_, '_> {
             recorded.plan.run(self.context)?;
             let logits = self.context.read(&recorded.output)?;
             for (b, &label) in batch.labels.iter().enumerate() {
-                let (image_loss, class) = vote(&logits, b, count, classes, label as usize);
-                loss += f64::from(self.learner.loss_weight()) * image_loss;
+                let weights = self.learner.loss_weights().map(f64::from);
+                let (image_loss, class) = weighted_vote(&logits, b, count, classes, label as usize, weights);
+                loss += image_loss;
                 right += usize::from(class == label as usize);
             }
         }
@@ -1057,16 +1062,29 @@ impl Reader {
 /// Returns the loss of image `b`, summed over parts, and the class with the highest sum of softmax scores, given logits
 /// (R, B, K) (paper eq. 8-9).
 pub fn vote(logits: &[f32], b: usize, batch: usize, classes: usize, label: usize) -> (f64, usize) {
+    weighted_vote(logits, b, batch, classes, label, [1.0; 2])
+}
+
+/// As [`vote`], with factors of the losses of the first part and of each other part.
+pub fn weighted_vote(
+    logits: &[f32],
+    b: usize,
+    batch: usize,
+    classes: usize,
+    label: usize,
+    [first, other]: [f64; 2],
+) -> (f64, usize) {
     let mut scores = vec![0.0; classes];
     let mut loss = 0.0;
-    for part in logits.chunks(batch * classes) {
+    for (index, part) in logits.chunks(batch * classes).enumerate() {
         let row = &part[b * classes..(b + 1) * classes];
         let highest = row.iter().fold(f64::NEG_INFINITY, |m, &v| m.max(f64::from(v)));
         let total: f64 = row.iter().map(|&v| (f64::from(v) - highest).exp()).sum();
         for (score, &v) in scores.iter_mut().zip(row) {
             *score += (f64::from(v) - highest).exp() / total;
         }
-        loss -= f64::from(row[label]) - highest - total.ln();
+        let weight = if index == 0 { first } else { other };
+        loss -= weight * (f64::from(row[label]) - highest - total.ln());
     }
     // Ties go to the first class.
     let class = (1..classes).fold(0, |best, k| if scores[k] > scores[best] { k } else { best });

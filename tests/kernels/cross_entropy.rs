@@ -8,7 +8,7 @@ use lat_wgpu::cases::cross_entropy::{Shape, losses};
 use lat_wgpu::reference::cross_entropy as reference;
 
 fn shape(batch: usize, parts: usize, classes: usize, smoothing: f32) -> Shape {
-    Shape { batch, parts, classes, smoothing, weight: 1.0 }
+    Shape { batch, parts, classes, smoothing, weights: [1.0; 2] }
 }
 
 /// Losses, and gradients times a loss scale.

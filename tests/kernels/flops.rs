@@ -95,6 +95,11 @@ fn rows() -> Vec<Count> {
             "camera backward f32 5x7x52 of 3",
             vec![("camera_sum", 1820.0), ("camera_backward", 5.0 * 52.0 + 3.0 * 52.0)],
         ),
+        // 3 images in 4 sequences of 3 tokens: copies, a sum of each token, and a product of each class token.
+        ("jigsaw cut f32 3x10x20 in 4", vec![("jigsaw_cut", 0.0)]),
+        ("jigsaw merge f32 3x10x20 in 4", vec![("jigsaw_merge", 3.0 * 12.0 * 20.0)]),
+        ("jigsaw features f32 3x10x20 in 4", vec![("jigsaw_features", 3.0 * 4.0 * 20.0)]),
+        ("jigsaw spread f32 3x10x20 in 4", vec![("jigsaw_spread", 0.0); 2]),
         // Means of 3 columns, blended; then, for the class token, sums of 7 parts, and the patches.
         ("gelt forward f32 2x(2+7x3)x68", vec![("gelt_forward", 2.0 * 7.0 * 68.0 * 7.0)]),
         ("gelt backward f32 2x(2+7x3)x68", vec![("gelt_backward", 2.0 * 68.0 * (8.0 + 21.0))]),

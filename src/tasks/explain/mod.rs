@@ -60,11 +60,26 @@ impl Explanation {
     }
 }
 
+/// Checks that the parts of a network are places of the image.
+///
+/// # Errors
+/// [`Error::Usage`] for a network with a jigsaw: the patches of its parts are spread over the image.
+fn check(network: &Network) -> Result<()> {
+    match network.config.jigsaw {
+        false => Ok(()),
+        true => Err(Error::Usage(
+            "a model with a jigsaw can't be explained: the patches of its parts are spread over the image"
+                .to_string(),
+        )),
+    }
+}
+
 /// Explains the embedding of an image of any size. `camera` is its row of the camera embedding, if the network has one.
 ///
 /// # Errors
 /// Those of [`rollout`] and [`Explanation::new`].
 pub fn explain(context: &Context, network: &Network, image: &Rgb, camera: u32) -> Result<Explanation> {
+    check(network)?;
     let image = resize_bicubic(image, network.config.image);
     Explanation::new(&network.config, &rollout(context, network, &image, camera)?)
 }
@@ -92,13 +107,14 @@ pub fn write_png(path: &Path, drawing: &Rgb) -> Result<()> {
 /// comes with its row of the camera embedding, if the network has one.
 ///
 /// # Errors
-/// Those of the adapter.
+/// [`Error::Usage`] for a network with a jigsaw; those of the adapter.
 pub fn agreement(
     context: &Context,
     network: &Network,
     query: (&Rgb, u32),
     found: (&Rgb, u32),
 ) -> Result<Vec<f64>> {
+    check(network)?;
     let config = &network.config;
     let mut embedder = Embedder::new(context, network, Some(1), context.default_memory())?;
     let mut embed =

@@ -39,7 +39,7 @@ impl Config {
 
     /// Checks settings against each other; [`super::Key`] checks each alone.
     pub(super) fn check(&self) -> Result<()> {
-        let Config { data, schedule, loss, head, .. } = self;
+        let Config { model, data, schedule, loss, head, .. } = self;
         let persons = data.persons_per_batch;
         let sampled = persons.checked_mul(data.images_per_person);
         let rules = [
@@ -69,6 +69,14 @@ impl Config {
                 "head.embed",
                 head.kind == HeadKind::Bnneck || head.embed == HeadEmbed::Before,
                 "before unless head.kind is bnneck",
+            ),
+            (
+                "model.jigsaw",
+                !model.jigsaw
+                    || (head.kind == HeadKind::Bnneck
+                        && head.embed == HeadEmbed::Before
+                        && loss.prototypes == 0.0),
+                "false unless head.kind is bnneck, head.embed is before and loss.prototypes is 0",
             ),
             (
                 "data.sampler",

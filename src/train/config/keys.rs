@@ -155,6 +155,9 @@ settings! {
         /// Weight λ of a camera embedding, which adds a learned row to all tokens by the image's camera, as in
         /// TransReID with 3; 0 disables. Embedding then needs the cameras of images.
         camera_embedding: f64 = 0.0, Number(NOT_NEGATIVE);
+        /// Adds TransReID's jigsaw: four features of shuffled patches, of a second copy of the last block, each with a
+        /// classifier and a loss of its own. The parts are then the class token and these four.
+        jigsaw: bool = false, Switch;
         /// Ignores unknown tensors in the weights; otherwise they are an error, since they could change the network.
         ignore_unknown: bool = false, Switch;
     }
