@@ -43,6 +43,7 @@ fn network() -> VitConfig {
         gelt: GeltConfig::default(),
         head_embed: lat_wgpu::shape::HeadEmbed::Before,
         cameras: None,
+        jigsaw: false,
     }
 }
 
