@@ -75,11 +75,14 @@ fn spread(run: &mut Run<'_>, shape: Shape) {
     }
 }
 
+/// Records the kernel of a case.
+type Record = fn(&mut Run<'_>, Shape);
+
 pub(super) fn list(list: &mut List) {
     let mut add = |quick: bool, batch: usize, tokens: usize, dim: usize, pieces: usize| {
         let shape = Shape { batch, tokens, dim, pieces };
         let name = format!("{batch}x{tokens}x{dim} in {pieces}");
-        let all: [(&str, fn(&mut Run<'_>, Shape)); 4] = [
+        let all: [(&str, Record); 4] = [
             ("cut", cut),
             ("merge", merge),
             ("features", |run, shape| features(run, shape, 0.25)),
