@@ -47,6 +47,8 @@ mod patch_embed;
 mod plan;
 #[path = "kernels/random.rs"]
 mod random;
+#[path = "kernels/reattention.rs"]
+mod reattention;
 #[path = "kernels/rollout.rs"]
 mod rollout;
 #[path = "kernels/sgd.rs"]
@@ -68,7 +70,7 @@ macro_rules! every_case_of {
 }
 
 every_case_of!(
-    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera jigsaw
+    gemm attention reattention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera jigsaw
     gelt l2norm part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
     roof
 );

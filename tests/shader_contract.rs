@@ -187,7 +187,7 @@ fn wrong_fields(kernel: &Kernel, module: &Module, ty: Handle<Type>) -> Vec<Strin
 }
 
 /// Buffers that an entry point writes before it reads them, so that they count as written, though naga sees a read.
-const READ_BACK: [(&str, &str); 1] = [("batchnorm_backward", "x_gradient")];
+const READ_BACK: [(&str, &str); 2] = [("batchnorm_backward", "x_gradient"), ("reattention_softmax", "maps")];
 
 /// Differences between source and declaration.
 fn disagreements(kernel: &Kernel, source: &str, parsed: &Parsed) -> Vec<String> {

@@ -26,7 +26,7 @@ macro_rules! stems {
 }
 
 stems!(
-    gemm attention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera jigsaw
+    gemm attention reattention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera jigsaw
     gelt l2norm part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
     roof
 );

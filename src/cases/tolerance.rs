@@ -64,6 +64,12 @@ pub fn attention_fragments_backward(tokens: usize, head_dim: usize) -> Tolerance
     attention_fragments(tokens, head_dim)[0]
 }
 
+/// Re-attention: a sum of so many terms; 16 for exp (WGSL grants it 3 + 2|x| ulp, `scale` holds |x|), square root,
+/// divisions and products.
+pub fn reattention(terms: usize) -> Tolerance {
+    row(16.0 + (terms as f64).sqrt())
+}
+
 /// Two sums of D terms; 8 for square root, division, the subtraction and the last fma.
 pub fn layernorm(dim: usize) -> Tolerance {
     row(8.0 + (dim as f64).sqrt())

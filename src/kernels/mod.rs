@@ -31,6 +31,7 @@ pub mod narrow;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod prototypes;
+pub mod reattention;
 pub mod rollout;
 pub mod roof;
 pub mod sgd;
@@ -76,6 +77,7 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
         part_linear::variants,
         patch_embed::variants,
         prototypes::variants,
+        reattention::variants,
         rollout::variants,
         roof::variants,
         sgd::variants,

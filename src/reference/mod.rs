@@ -25,6 +25,7 @@ pub mod narrow;
 pub mod part_linear;
 pub mod patch_embed;
 pub mod prototypes;
+pub mod reattention;
 pub mod rollout;
 pub mod roof;
 pub mod sgd;

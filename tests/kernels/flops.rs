@@ -45,6 +45,13 @@ fn products() -> Vec<Count> {
                 ("attention_dkv", 8.0 * 104_544.0),
             ],
         ),
+        // 3 images of 7 tokens, 2 heads of 12: 3·2·7² weights.
+        ("reattention softmax f32 3x7x2x12", vec![("reattention_softmax", 2.0 * 294.0 * 12.0)]),
+        ("reattention context f32 3x7x2x12", vec![("reattention_context", 2.0 * 294.0 * 12.0)]),
+        ("reattention dmaps f32 3x7x2x12", vec![("reattention_dmaps", 2.0 * 294.0 * 12.0)]),
+        ("reattention dqkv f32 3x7x2x12", vec![("reattention_dqkv", 6.0 * 294.0 * 12.0)]),
+        ("reattention mix 3x7x2x12", vec![("reattention_mix", 4.0 * 294.0)]),
+        ("reattention dheads 3x7x2x12", vec![("reattention_dheads", 4.0 * 294.0)]),
         // Per pair of tokens: 3 heads of 20 multiply-adds and 4 more operations, then their mean and the factor 1/2.
         ("rollout probabilities 65x3x20", vec![("rollout_probabilities", 65.0 * 65.0 * (3.0 * 44.0 + 2.0))]),
         ("rollout multiply 13", vec![("rollout_multiply", 2.0 * 13.0 * 13.0)]),
@@ -122,6 +129,26 @@ fn training() -> Vec<Count> {
         ("batchnorm train, backward relu dropout 2x3x67", norm(12.0, 18.0)),
         ("batchnorm evaluate 2x3x67", vec![("batchnorm_evaluate", 4.0 * 402.0)]),
         ("batchnorm evaluate relu dropout 2x3x67", vec![("batchnorm_evaluate", 5.0 * 402.0)]),
+        // One chunk of each of 2 heads: mean, variance, and their sums; 294 elements in all.
+        (
+            "reattention statistics 3x7x2x12",
+            vec![
+                ("reattention_moment", 294.0),
+                ("reattention_sum", 2.0),
+                ("reattention_moment", 3.0 * 294.0),
+                ("reattention_sum", 2.0),
+                ("reattention_norm", 0.0),
+                ("reattention_norm", 0.0),
+                ("reattention_norm", 0.0),
+            ],
+        ),
+        (
+            "reattention dnorm 3x7x2x12",
+            vec![("reattention_dnorm", 5.0 * 294.0), ("reattention_sum", 2.0), ("reattention_sum", 2.0)],
+        ),
+        ("reattention dmix 3x7x2x12", vec![("reattention_dmix", 7.0 * 294.0)]),
+        ("reattention dtheta 3x7x2x12", vec![("reattention_dtheta", 4.0 * 294.0), ("reattention_sum", 4.0)]),
+        ("reattention dscores 3x7x2x12", vec![("reattention_dscores", 4.0 * 294.0)]),
         ("batchnorm update 2x3x67", vec![("batchnorm_update", 8.0 * 134.0)]),
         ("cross_entropy 4 lanes 3x2x13", vec![("cross_entropy", 6.0 * 78.0)]),
         ("cross_entropy 4 lanes smoothed gradient 3x2x13", vec![("cross_entropy", 12.0 * 78.0)]),
