@@ -263,6 +263,9 @@ pub struct VitConfig {
     /// token, and those of [`VitConfig::PIECES`] sequences of patches.
     #[serde(default, skip_serializing_if = "is_false")]
     pub jigsaw: bool,
+    /// True if the heads of every block exchange their attention maps: DeepViT's re-attention.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reattention: bool,
 }
 
 /// Leaves a switch out that is off, as files of earlier versions do.
@@ -316,6 +319,7 @@ impl VitConfig {
             head_embed: HeadEmbed::Before,
             cameras: None,
             jigsaw: false,
+            reattention: false,
         }
     }
 

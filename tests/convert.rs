@@ -68,7 +68,7 @@ fn flags(name: &str) -> &'static [&'static str] {
 fn every_file_becomes_the_network_that_pytorch_saved() {
     let expected: BTreeMap<String, BTreeMap<String, String>> =
         serde_json::from_slice(&std::fs::read(input("expected.json")).unwrap()).unwrap();
-    assert_eq!(expected.len(), 14);
+    assert_eq!(expected.len(), 15);
     for (name, expected) in expected {
         let (network, ..) = converted(&name, flags(&name));
         assert_eq!(hashes(&network), expected, "{name}");
@@ -135,6 +135,7 @@ fn releases_are_recognised_and_get_their_settings() {
             "bicubic",
         ),
         ("deit_distilled", &["DeiT, distilled", "Apache-2.0"], square, 16, (14, 14), imagenet, "bicubic"),
+        ("deepvit", &["release: DeepViT\n", "MIT", "head.weight"], square, 16, (14, 14), imagenet, "bicubic"),
         (
             "mae_encoder",
             &["MAE, the encoder alone", "CC-BY-NC 4.0 if"],
@@ -162,7 +163,9 @@ fn releases_are_recognised_and_get_their_settings() {
         assert_eq!((network.preprocess.mean, network.preprocess.std), normalize.mean_std(), "{name}");
         assert_eq!(entry["preprocess"]["interpolation"], filter, "{name}");
         assert_eq!((config.gelt.tokens, config.gelt.parts), (PartTokens::Global, PartLayout::One), "{name}");
-        assert_eq!((config.heads, config.ln_eps), (1, 1e-6), "{name}");
+        let heads = if config.reattention { 4 } else { 1 };
+        assert_eq!((config.heads, config.ln_eps), (heads, 1e-6), "{name}");
+        assert_eq!(config.reattention, name == "deepvit");
         assert_eq!(config.dist_token, name == "deit_distilled");
         assert!(network.classifiers.is_empty());
         assert_says(&stderr, &[entry["source"]["release"].as_str().unwrap()]);
@@ -232,6 +235,7 @@ fn networks_that_are_no_plain_vits_are_refused() {
     for (name, words) in [
         ("pass", &["base.part_token1", "PASS"][..]),
         ("transreid_ssl_stem", &["patch_embed.conv.0.weight", "convolutional stem"]),
+        ("deepvit_stem", &["patch_embed.conv1.weight", "DeepViT-S"]),
         ("beit", &["blocks.0.gamma_1", "BEiT"]),
     ] {
         assert_says(&convert(1, folder.path(), &input(&format!("{name}.pth")), &[]), words);

@@ -582,6 +582,50 @@ fn transreid_full_trains_resumes_and_embeds() {
 }
 
 #[test]
+fn reattention_trains_resumes_and_embeds() {
+    let folder = figures("3");
+    let here = folder.path();
+    let sizes = ["--size", "32x16", "--patch", "8", "--dim", "32", "--depth", "2", "--heads", "4"];
+    expect(0, here, &[&["init", "--reattention", "--out", "start.safetensors"], &sizes[..]].concat());
+    let train = |more: &[&str]| {
+        let words = ["train", "--backbone", "start.safetensors", "--data", "figures", "--batch-size", "7"];
+        let recipe = ["--epochs", "4", "--lr", "0.003", "--best", "last", "--ema", "0.9"];
+        program(here, &[&words[..], &recipe, more].concat())
+    };
+    // Blocks open one by one; the running statistics of frozen ones change, too.
+    finish(0, &mut train(&["--out", "whole", "--unfreeze-every", "2"]));
+    finish(0, &mut train(&["--out", "stopped", "--unfreeze-every", "2", "--max-steps", "3"]));
+    finish(0, &mut program(here, &["train", "--out", "stopped", "--resume"]));
+    for name in ["last.safetensors", "best.safetensors"] {
+        assert!(bytes(&here.join("whole"), name) == bytes(&here.join("stopped"), name), "{name}");
+    }
+    finish(0, &mut train(&["--out", "full", "--preset", "full"]));
+    assert!(losses(&here.join("full")).windows(8).any(|w| w[7] < 0.9 * w[0]), "the loss falls");
+    let model = "full/best.safetensors";
+    let (about, _) = expect(0, here, &["inspect", model]);
+    for words in ["re-attention", "blocks.1.attn.var_norm.running_var", "heads 4"] {
+        assert!(about.contains(words), "{words}: {about}");
+    }
+    let (text, _) = expect(0, here, &["eval", "--model", model, "--data", "figures", "--flip"]);
+    assert!(text.contains("mAP"), "{text}");
+    finish(0, &mut train(&["--out", "f16", "--precision", "f16", "--max-steps", "3"]));
+    let photo = std::fs::read_dir(here.join("figures/query")).unwrap().next().unwrap().unwrap().path();
+    let photo = photo.to_string_lossy();
+    expect(0, here, &["export", "--to", "web", "--model", model, "--out", "web"]);
+    for (command, words) in [
+        (&["explain", &photo, "--out", "x.png"][..], "no attention rollout"),
+        (&["export", "--to", "timm", "--out", "x.safetensors"], "timm has no re-attention"),
+        (&["embed", "figures/query", "--out", "x.npy", "--heads", "2"], "reatten_matrix"),
+    ] {
+        let code = if command[0] == "embed" { 1 } else { 2 };
+        let (_, stderr) = expect(code, here, &[command, &["--model", model]].concat());
+        assert!(stderr.contains(words), "{command:?}: {stderr}");
+    }
+    let (_, stderr) = finish(2, &mut train(&["--out", "new", "--micro-batch", "4"]));
+    assert!(stderr.contains("--micro-batch 4: re-attention normalises over"), "{stderr}");
+}
+
+#[test]
 fn sgd_with_averaged_weights_trains_and_resumes() {
     let folder = figures("3");
     let here = folder.path();

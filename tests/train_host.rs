@@ -44,6 +44,7 @@ fn network() -> VitConfig {
         head_embed: lat_wgpu::shape::HeadEmbed::Before,
         cameras: None,
         jigsaw: false,
+        reattention: false,
     }
 }
 

@@ -205,8 +205,8 @@ fn rated(depth: usize, rate: f32) -> StepValues {
 /// The range of elements whose gradients are zero in exact arithmetic: BatchNorm cancels a constant added to every
 /// sample, softmax one added to every key.
 fn exactly_zero(name: &str, len: usize) -> Range<usize> {
-    if name == "norm.bias" || name == "b2.1.bias" || name.ends_with("fc1.bias") && name.starts_with("heads.")
-    {
+    let cancelled = name == "norm.bias" || name == "b2.1.bias" || name.ends_with("reatten_matrix.bias");
+    if cancelled || name.ends_with("fc1.bias") && name.starts_with("heads.") {
         0..len
     } else if name.ends_with("attn.qkv.bias") {
         len / 3..2 * len / 3
@@ -254,6 +254,7 @@ fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
         "bands",
         "drop_path",
         "drop_path_scale",
+        "deepvit",
     ] {
         let golden = read(case);
         let depth = golden.network.config.depth;
@@ -331,6 +332,9 @@ fn ten_losses_agree_with_pytorch_for_each_preset() {
         "bands",
         "drop_path",
         "drop_path_scale",
+        "deepvit",
+        "deepvit_paper",
+        "deepvit_masks",
     ] {
         let golden = read(case);
         let VitConfig { depth, .. } = golden.network.config;
@@ -639,6 +643,42 @@ fn embeddings_by_camera_agree_with_pytorch() {
     for case in ["cameras", "transreid_full"] {
         embeds_as_pytorch(case);
     }
+}
+
+#[test]
+fn embeddings_of_reattention_use_running_statistics() {
+    let golden = read("deepvit");
+    let size = golden.network.config.image;
+    let images = golden.images.chunks(size.height * size.width * 3);
+    let images: Vec<Rgb> = images
+        .map(|pixels| Rgb { height: size.height, width: size.width, pixels: pixels.to_vec() })
+        .collect();
+    let embed = |network: &Network, images: &[Rgb]| {
+        Embedder::new(context(), network, Some(images.len()), 1 << 30).unwrap().embed(images).unwrap()
+    };
+    let found = embed(&golden.network, &images);
+    let pairs = found.iter().zip(&golden.tensors["embeddings"]);
+    let worst = pairs.map(|(f, w)| (f - w).abs()).fold(0f32, f32::max);
+    println!("deepvit: embeddings differ by {worst:.1e}");
+    assert!(worst < 2e-6, "{worst}");
+    // An image doesn't depend on the others.
+    assert_same_bits("alone", &embed(&golden.network, &images[..1]), &found[..found.len() / images.len()]);
+    // The statistics are part of the network.
+    let mut other = golden.network.clone();
+    other.tensors.get_mut("blocks.1.attn.var_norm.running_var").unwrap().data[2] *= 1.5;
+    assert_ne!(embed(&other, &images), found);
+    assert_ne!(other.weights_sha256(), golden.network.weights_sha256());
+    // So does evaluation in training.
+    let learner = golden.learner(Trainable { embeddings: true, first_open: 0 });
+    let evaluation = learner.record_evaluation(images.len()).unwrap();
+    logits(&golden, context(), &evaluation);
+    let logits = context().read(&evaluation.output).unwrap();
+    let losses = golden.labels.iter().enumerate().map(|(b, &label)| {
+        weighted_vote(&logits, b, images.len(), golden.classes(), label as usize, [1.0; 2]).0
+    });
+    let loss = losses.sum::<f64>() / images.len() as f64;
+    let wanted = f64::from(golden.tensors["eval_loss"][0]);
+    assert!((loss - wanted).abs() < 1e-5 * wanted, "{loss}, {wanted}");
 }
 
 /// Compares embeddings and evaluation of a network with a camera embedding.

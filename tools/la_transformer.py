@@ -54,6 +54,7 @@ class Config:
     layer_scale: bool = False
     cameras: int = 0  # rows of the camera embedding
     camera_weight: float = 0.0  # factor of a row
+    reattention: bool = False  # DeepViT's re-attention in every block
     jigsaw: bool = False  # TransReID's jigsaw: the parts are the class token, and those of four shuffled sequences
 
     @property
@@ -87,11 +88,18 @@ class Attention(nn.Module):
         self.heads = c.heads
         self.qkv = nn.Linear(c.width, 3 * c.width)
         self.proj = nn.Linear(c.width, c.width)
+        self.reattention = c.reattention
+        if c.reattention:
+            # DeepViT: a mixture of all heads' maps for each head, then a norm.
+            self.reatten_matrix = nn.Conv2d(c.heads, c.heads, 1)
+            self.var_norm = nn.BatchNorm2d(c.heads)
 
     def forward(self, x):
         b, t, d = x.shape
         q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) / math.sqrt(d // self.heads)).softmax(-1)
+        if self.reattention:
+            weights = self.var_norm(self.reatten_matrix(weights))
         self.mean_weights = weights.detach().mean(1)  # (B, T, T), for `rollout`
         return self.proj((weights @ v).transpose(1, 2).reshape(b, t, d))
 
@@ -358,6 +366,7 @@ def read_config(state, size=None, stride=None, heads=None, act=None, ln_eps=None
         layer_scale="blocks.0.ls1.gamma" in state,
         cameras=len(state["sie_embed"]) if "sie_embed" in state else 0,
         camera_weight=camera_weight,
+        reattention="blocks.0.attn.reatten_matrix.weight" in state,
         jigsaw="b2.1.weight" in state,
     )
 

@@ -148,6 +148,16 @@ def write_releases():
     dist = {"head_dist.weight": flat(1000, WIDTH), "head_dist.bias": flat(1000)}
     save("deit_distilled", {"model": deit | head | dist}, deit, legacy=True)
 
+    deepvit, heads = network("deepvit", 197), 4
+    deepvit["blocks.0.attn.reatten_matrix.weight"] = flat(heads, heads, 1, 1)
+    deepvit["blocks.0.attn.reatten_matrix.bias"] = flat(heads)
+    deepvit |= {f"blocks.0.attn.var_norm.{key}": flat(heads) for key in ("weight", "bias", "running_mean", "running_var")}
+    batches = {"blocks.0.attn.var_norm.num_batches_tracked": torch.tensor(7)}
+    save("deepvit", {"state_dict": deepvit | batches | head}, deepvit)
+    stem = {key: tensor for key, tensor in deepvit.items() if "patch_embed" not in key}
+    stem |= {"patch_embed.proj.weight": flat(WIDTH, 64, 8, 8), "patch_embed.conv1.weight": flat(64, 3, 7, 7)}
+    save("deepvit_stem", {"state_dict": stem})
+
     mae = network("mae", 197)
     decoder = {
         "mask_token": flat(1, 1, 32),

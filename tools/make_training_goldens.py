@@ -57,6 +57,8 @@ MODELS = {
         {"stride": 4, "cameras": {"weight": 3.0, "names": ["c1", "c2", "c3"]}, "jigsaw": True},
         5,
     ),
+    # DeepViT's re-attention of four heads, one part.
+    "deepvit": ({"width": 16, "depth": 2, "rows": 7}, (24, 16), {"stride": 8, "heads": 4, "reattention": True}, 1),
 }
 # Models with BNNeck.
 NECKS = ("neck", "cameras", "jigsaw")
@@ -87,14 +89,24 @@ def write_model(name, vit, size, model, parts):
         r.linear(state, "b2.0.mlp.fc1", 2 * width, width)
         r.linear(state, "b2.0.mlp.fc2", width, 2 * width)
         r.norm(state, "b2.1", width)
+    for i in range(vit.get("depth", 1) if "reattention" in model else 0):
+        attn, heads = f"blocks.{i}.attn", model["heads"]
+        state[f"{attn}.reatten_matrix.weight"] = r.normal(heads, heads, 1, 1, std=0.5)
+        state[f"{attn}.reatten_matrix.bias"] = r.normal(heads, std=0.5)
+        r.norm(state, f"{attn}.var_norm", heads)
+        # Larger ones amplify rounding errors beyond those that the tests allow: PyTorch's own in f32, too.
+        state[f"{attn}.var_norm.weight"] *= 0.3
+        state[f"{attn}.var_norm.running_mean"] = r.normal(heads, std=0.3)
+        state[f"{attn}.var_norm.running_var"] = r.normal(heads, std=0.4).exp() / 100
     cameras = {key: model[key] for key in ("cameras", "jigsaw") if key in model}
     if "cameras" in model:
         state["sie_embed"] = r.normal(len(model["cameras"]["names"]), 1, width, std=0.1)
-    c = lat.read_config(state, size=size, stride=model["stride"], heads=2)
+    heads = model.get("heads", 2)
+    c = lat.read_config(state, size=size, stride=model["stride"], heads=heads)
     mean, std = lat.NORMALIZE["imagenet"]
     metadata = {
         "format": 1,
-        "model": {"heads": 2, "act": c.act, "ln_eps": c.ln_eps, "stride": c.stride, "grid": c.grid} | cameras,
+        "model": {"heads": heads, "act": c.act, "ln_eps": c.ln_eps, "stride": c.stride, "grid": c.grid} | cameras,
         "preprocess": {"size": size, "interpolation": "bicubic", "mean": mean, "std": std},
         "class_names": [f"person {i}" for i in range(CLASSES)],
     }
@@ -254,13 +266,35 @@ CASES = {
         (),
         "stochastic depth with LayerScale",
     ),
+    "deepvit": (
+        "deepvit",
+        replace(NO_DROPOUT["full"], optimizer="sgd", sgd_momentum=0.9, lr=0.005, ema=0.8, gelt=lat.Gelt(parts="1")),
+        ALL,
+        ALL[:-1],
+        "re-attention with the statistics of the batch, SGD, averaged weights, everything trains",
+    ),
+    "deepvit_paper": (
+        "deepvit",
+        replace(NO_DROPOUT["paper"], gelt=lat.Gelt(parts="1")),
+        (),
+        (),
+        "re-attention, preset paper: frozen blocks use the statistics of the batch, too",
+    ),
+    "deepvit_masks": (
+        "deepvit",
+        replace(NO_DROPOUT["transreid"], drop_path=0.5, head=None, embed=None),
+        (),
+        ("norm",),
+        "re-attention, preset transreid with masks of a strong stochastic depth, and the paper's classifier",
+    ),
 }
 
 
 def build(state, recipe, model):
     size, stride = MODELS[model][1], MODELS[model][2]["stride"]
     weight = MODELS[model][2].get("cameras", {}).get("weight", 0.0)
-    return lat.build_classifier(state, recipe, size=size, stride=stride, heads=2, camera_weight=weight).double()
+    heads = MODELS[model][2].get("heads", 2)
+    return lat.build_classifier(state, recipe, size=size, stride=stride, heads=heads, camera_weight=weight).double()
 
 
 def drop(model, recipe, masks, step):
@@ -312,7 +346,8 @@ def is_later_head(name):
 
 
 def is_kept_average(name):
-    return lat.group_of(name) in ("blocks.2", "norm", "heads") and "num_batches" not in name and not is_later_head(name)
+    kept = "reatten" in name or "var_norm" in name or lat.group_of(name) in ("blocks.2", "norm", "heads")
+    return kept and "num_batches" not in name and not is_later_head(name)
 
 
 def write_case(name, states, model_name, recipe, grad_groups, final_groups, what):
@@ -336,7 +371,7 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
         logits = model.logits(images)
         if recipe.head == "bnneck":
             tensors["embeddings_after"] = model.embed_after(model.parts(model.tokens(images)))
-        if model.sie_embed is not None:
+        if model.sie_embed is not None or model.config.reattention:
             tensors["embeddings"] = model(images)
     tensors["eval_loss"] = lat.loss_of(logits, labels, recipe.smoothing, recipe.head, model.config.jigsaw)[None]
     tensors["eval_predictions"] = lat.predict(logits)
@@ -366,6 +401,9 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
     if recipe.head == "bnneck" and "heads" in final_groups:
         running = {key: buffer for key, buffer in model.named_buffers() if "running" in key}
         tensors |= {f"final.{key}": buffer for key, buffer in running.items() if not is_later_head(key)}
+    if model.config.reattention and final_groups:
+        buffers = dict(model.named_buffers())
+        tensors |= {f"final.{key}": buffers[key] for key in buffers if "var_norm.running" in key}
     tensors = {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
     for key, tensor in tensors.items():
         assert tensor.isfinite().all(), (name, key)

@@ -25,8 +25,8 @@ use std::path::Path;
 pub use convert::{Converted, convert};
 pub use metadata::{Threshold, lat_wgpu_metadata};
 pub use parameters::{
-    CAMERAS, ClassifierTensor, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, classifier_tensors, is_prefix,
-    jigsaw_names, parameter_shapes,
+    CAMERAS, ClassifierTensor, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, classifier_tensors, is_block_statistic,
+    is_prefix, jigsaw_names, parameter_shapes,
 };
 pub use random::random_backbone;
 pub use recognise::{Settings, check_jigsaw};

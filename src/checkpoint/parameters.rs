@@ -9,9 +9,18 @@ type Shape = fn(&VitConfig) -> Option<Vec<usize>>;
 const WIDTH: Shape = |c| Some(vec![c.dim]);
 const NORM_PRE: Shape = |c| c.norm_pre.then(|| vec![c.dim]);
 const SCALE: Shape = |c| c.layer_scale.then(|| vec![c.dim]);
+const BY_HEAD: Shape = |c| c.reattention.then(|| vec![c.heads]);
 
 /// Name of the position table.
 pub(super) const POSITIONS: &str = "pos_embed";
+
+/// Name in a block of the weights by which re-attention mixes the heads, as in DeepViT.
+pub(super) const REATTENTION: &str = "attn.reatten_matrix.weight";
+
+/// Returns whether a tensor of a block is a running statistic of re-attention's norm, which has no gradient.
+pub fn is_block_statistic(name: &str) -> bool {
+    name.contains(".var_norm.running_")
+}
 
 /// Name of the camera embedding, as in TransReID.
 pub const CAMERAS: &str = "sie_embed";
@@ -30,11 +39,17 @@ const STEM: [(&str, Shape); 9] = [
 ];
 
 /// Tensors of a block. Their names follow `blocks.{i}.`.
-const BLOCK: [(&str, Shape); 14] = [
+const BLOCK: [(&str, Shape); 20] = [
     ("norm1.weight", WIDTH),
     ("norm1.bias", WIDTH),
     ("attn.qkv.weight", |c| Some(vec![3 * c.dim, c.dim])),
     ("attn.qkv.bias", |c| Some(vec![3 * c.dim])),
+    (REATTENTION, |c| c.reattention.then(|| vec![c.heads, c.heads, 1, 1])),
+    ("attn.reatten_matrix.bias", BY_HEAD),
+    ("attn.var_norm.weight", BY_HEAD),
+    ("attn.var_norm.bias", BY_HEAD),
+    ("attn.var_norm.running_mean", BY_HEAD),
+    ("attn.var_norm.running_var", BY_HEAD),
     ("attn.proj.weight", |c| Some(vec![c.dim, c.dim])),
     ("attn.proj.bias", WIDTH),
     ("ls1.gamma", SCALE),

@@ -11,7 +11,7 @@ const STREAM: u64 = 6 << 56;
 
 /// Initialises a backbone as timm does: matrices and the position table are normal with deviation 0.02, prefix tokens
 /// normal with 1e-6, the patch projection uniform within ±1/√fan_in (PyTorch's convolution), biases 0, weights of
-/// LayerNorms 1, and LayerScale 1e-5.
+/// norms 1, and LayerScale 1e-5. Weights and biases that mix the heads of re-attention are those of a convolution too.
 ///
 /// The values depend on the seed, the index of a tensor in the list, and its shape.
 pub fn random_backbone(config: &VitConfig, seed: u64) -> BTreeMap<String, HostTensor> {
@@ -23,15 +23,20 @@ pub fn random_backbone(config: &VitConfig, seed: u64) -> BTreeMap<String, HostTe
             let normal = |deviation: f64| -> Vec<f32> {
                 (0..count as u64).map(|i| (deviation * rng::normal(seed, stream, i)) as f32).collect()
             };
-            let data = if name.ends_with("bias") {
+            let uniform = |fan_in: usize| -> Vec<f32> {
+                let bound = 1.0 / (fan_in as f32).sqrt();
+                (0..count as u64).map(|i| bound * (2.0 * rng::uniform(seed, stream, i) - 1.0)).collect()
+            };
+            let data = if name.contains(".reatten_matrix.") {
+                uniform(config.heads)
+            } else if name.ends_with("bias") || name.ends_with("running_mean") {
                 vec![0.0; count]
             } else if name.ends_with("gamma") {
                 vec![1e-5; count]
             } else if is_prefix(&name) {
                 normal(1e-6)
             } else if name == "patch_embed.proj.weight" {
-                let bound = 1.0 / (shape[1..].iter().product::<usize>() as f32).sqrt();
-                (0..count as u64).map(|i| bound * (2.0 * rng::uniform(seed, stream, i) - 1.0)).collect()
+                uniform(shape[1..].iter().product())
             } else if shape.len() == 1 {
                 vec![1.0; count]
             } else {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::metadata::Metadata;
 use super::names::{Names, Sorted, Source};
-use super::parameters::{POSITIONS, is_prefix, parameter_shapes};
+use super::parameters::{POSITIONS, REATTENTION, is_prefix, parameter_shapes};
 use super::positions::{Grid, Table};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
@@ -119,8 +119,17 @@ pub(super) fn recognise(
     let norm_pre = has("norm_pre.weight") || has("norm_pre.bias");
     let layer_scale = any_block_has(".ls1.gamma") || any_block_has(".ls2.gamma");
 
+    let reattention =
+        sorted.parameters.keys().any(|name| name.contains(".reatten_matrix.") || name.contains(".var_norm."));
     let heads = match chosen.pick("--heads", settings.heads, metadata.model.heads) {
         Some(heads) => heads,
+        None if reattention => {
+            let tensor = file.whole(&format!("blocks.0.{REATTENTION}"), "[H, H, 1, 1]")?;
+            let &[heads, _, 1, 1] = tensor.shape.as_slice() else {
+                return Err(file.unfit(tensor, "[H, H, 1, 1]"));
+            };
+            heads
+        }
         None if AMBIGUOUS.iter().any(|(width, _)| *width == dim) => {
             let published = AMBIGUOUS.iter().find(|(width, _)| *width == dim).map_or("", |(_, which)| which);
             return Err(Error::Usage(format!(
@@ -218,6 +227,7 @@ pub(super) fn recognise(
         head_embed,
         cameras: metadata.model.cameras.clone(),
         jigsaw: metadata.model.jigsaw,
+        reattention,
     };
     if let Some(CameraTable { weight, names }) = &config.cameras
         && (!weight.is_finite() || names.iter().collect::<BTreeSet<_>>().len() < names.len().max(1))

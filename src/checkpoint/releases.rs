@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::metadata::Metadata;
 use super::names::some_of;
-use super::parameters::{CAMERAS, POSITIONS};
+use super::parameters::{CAMERAS, POSITIONS, REATTENTION};
 use super::positions::Grid;
 use super::pytorch::Weights;
 use super::recognise::Settings;
@@ -33,8 +33,9 @@ const WRAPPED: [&str; 2] = ["module.", "_orig_mod."];
 const PROJECTION: &str = "patch_embed.proj.weight";
 
 /// Parts of names that show another network, and the reason to refuse it.
-const REFUSED: [(&str, &str); 2] = [
+const REFUSED: [(&str, &str); 3] = [
     ("part_token", "PASS's part tokens, whose outputs are a part of its embedding"),
+    ("patch_embed.conv1.", "a convolutional stem before the patches, as in DeepViT-S and DeepViT-L"),
     ("patch_embed.conv.", "a convolutional stem before the patches, as in TransReID-SSL's ICS variant"),
 ];
 
@@ -120,6 +121,8 @@ pub(super) fn recognise(path: &Path, weights: &mut Weights, settings: &Settings)
         ("TransReID-SSL, pre-trained by DINO", "MIT", Normalize::Half, "bicubic")
     } else if is_distilled_by_itself || (grid == PERSONS[0] && has(tensors, PROJECTION)) {
         ("PersonViT or TransReID-SSL, pre-trained", SSL, Normalize::Half, "bicubic")
+    } else if tensors.iter().any(|tensor| tensor.name.ends_with(REATTENTION)) {
+        ("DeepViT", "MIT", Normalize::Imagenet, "bicubic")
     } else if has(tensors, "decoder_embed.") || has(tensors, "decoder_blocks.") {
         ("MAE, pre-trained", "CC-BY-NC 4.0, not for commercial use", Normalize::Imagenet, "bicubic")
     } else if has(tensors, "dist_token") {

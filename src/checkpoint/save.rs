@@ -168,7 +168,7 @@ pub fn check_exportable(network: &Network) -> Result<()> {
 /// `create_model`.
 ///
 /// # Errors
-/// Those of [`check_exportable`]; `Io` if it can't be written or renamed; `Tensor` for a value that overflows in f16.
+/// Those of [`check_exportable`]; `Usage` for re-attention; `Io` if it can't be written or renamed; `Tensor` for a value that overflows in f16.
 pub fn export(
     source: &Path,
     network: &Network,
@@ -177,6 +177,11 @@ pub fn export(
     target: &Path,
 ) -> Result<()> {
     check_exportable(network)?;
+    if network.config.reattention {
+        return Err(Error::Usage(
+            "timm has no re-attention: --to onnx and --to web export this model".to_string(),
+        ));
+    }
     let classifiers = classifiers && !network.classifiers.is_empty();
     let class_names = network.class_names.as_deref().filter(|_| classifiers);
     let mut metadata = lat_wgpu_metadata(&network.config, &network.preprocess, class_names)

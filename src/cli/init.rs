@@ -27,6 +27,9 @@ pub struct InitArguments {
     /// Attention heads
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub heads: u32,
+    /// Lets the heads of each block exchange their attention maps, as in DeepViT
+    #[arg(long)]
+    pub reattention: bool,
     /// Seed; the same seed gives the same weights
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -39,7 +42,7 @@ pub struct InitArguments {
 }
 
 pub fn run(arguments: &InitArguments) -> Result<ExitCode> {
-    let InitArguments { size, patch, dim, depth, heads, seed, normalize, out } = arguments;
+    let InitArguments { size, patch, dim, depth, heads, reattention, seed, normalize, out } = arguments;
     let [patch, dim, depth, heads] = [*patch, *dim, *depth, *heads].map(|number| number as usize);
     if dim % heads != 0 {
         return Err(Error::Usage(format!("--dim {dim} is not a multiple of --heads {heads}")));
@@ -48,7 +51,7 @@ pub fn run(arguments: &InitArguments) -> Result<ExitCode> {
         return Err(Error::Usage(format!("--size {size} is smaller than one patch of {patch}x{patch}")));
     }
     Paths::new().writes("--out", [out]).check()?;
-    let config = VitConfig::plain(*size, patch, dim, depth, heads);
+    let config = VitConfig { reattention: *reattention, ..VitConfig::plain(*size, patch, dim, depth, heads) };
     let parameters = init(out, &config, *normalize, *seed)?;
     eprintln!("{}: {parameters} random parameters", out.display());
     Ok(ExitCode::SUCCESS)

@@ -105,6 +105,9 @@ pub fn describe(network: &Network) -> String {
         word(&config.gelt.lambda_on),
         if config.head_embed == HeadEmbed::After { ", after the BatchNorm of the heads" } else { "" },
     ));
+    if config.reattention {
+        text.push_str("re-attention: the heads of each block exchange their attention maps\n");
+    }
     if config.jigsaw {
         text.push_str("jigsaw: the class token, and those of 4 sequences of shuffled patches\n");
     }

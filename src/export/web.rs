@@ -8,7 +8,7 @@ use crate::checkpoint::{Network, check_exportable};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Buffer, Context, Dispatch, PlanListing, Recorder, Region, WORD, assemble};
 use crate::kernels::image;
-use crate::model::{LaTransformer, Slot, backbone_groups};
+use crate::model::{LaTransformer, Slot, inference_groups};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -262,7 +262,7 @@ fn lay_out(listing: &PlanListing, network: &Network, batch: usize) -> (Vec<Buffe
     buffers.extend(listing.heaps.iter().map(|&bytes| BufferFile::new(Kind::Heap, bytes)));
 
     let mut files: Vec<WeightsFile> = Vec::new();
-    for slot in backbone_groups(config).into_iter().flat_map(|group| group.slots) {
+    for slot in inference_groups(config).into_iter().flat_map(|group| group.slots) {
         let align = (Buffer::SLICE_ALIGN as u64) * WORD;
         let bytes = (slot.words as u64 * WORD).next_multiple_of(align);
         match files.last_mut() {

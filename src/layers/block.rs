@@ -30,17 +30,17 @@ pub struct Saved {
 
 impl Block {
     /// Records the block's output (B, T, D) for its input z (B, T, D): seven dispatches, and two more if its two branches
-    /// may be dropped.
+    /// may be dropped. Re-attention takes more, and uses the statistics of the batch if `training`.
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         z: Tensor,
-        drop: Option<[Drop; 2]>,
+        (drop, training): (Option<[Drop; 2]>, bool),
         shape: Sequence,
     ) -> (Tensor, Saved) {
         // z' = z + MSA(LN(z))
         let (normed, norm1) = self.norm1.forward(recorder, "norm1", z, None, shape);
-        let (z, attn) = self.attn.forward(recorder, normed, z, drop.map(|[attn, _]| attn), shape);
+        let (z, attn) = self.attn.forward(recorder, normed, z, (drop.map(|[attn, _]| attn), training), shape);
         // z = z' + MLP(LN(z'))
         let (normed, norm2) = self.norm2.forward(recorder, "norm2", z, None, shape);
         let (z, mlp) = self.mlp.forward(recorder, normed, z, drop.map(|[_, mlp]| mlp), shape);
@@ -85,5 +85,10 @@ impl Block {
         }
         input_wanted
             .then(|| self.norm1.backward_input(recorder, "dz", saved.norm1, dnormed1, Some(dz), shape))
+    }
+
+    /// Records the update of the running statistics of re-attention, if the block has it.
+    pub fn update_running(&self, recorder: &mut Recorder<'_>, saved: Saved, control: Tensor) {
+        self.attn.update_running(recorder, saved.attn, control);
     }
 }

@@ -10,6 +10,7 @@ pub mod linear;
 pub mod mlp;
 pub mod norm;
 pub mod part_classifier;
+pub mod reattention;
 
 use crate::gpu::{Buffer, Recorder, Tensor};
 use crate::kernels::{drop_path, gemm, layerscale};

@@ -1,8 +1,8 @@
 //! The Locally Aware Transformer: from images to embeddings.
 
 use super::learner::BATCHNORM_EPS;
-use super::parameters::{self, Arenas, backbone_groups, check_widths, without_matrices};
-use super::vit::Vit;
+use super::parameters::{self, Arenas, check_widths, inference_groups, without_matrices};
+use super::vit::{Mode, Vit};
 use crate::checkpoint::Network;
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Precision, Recorder, Tensor};
@@ -61,7 +61,7 @@ impl LaTransformer {
     /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds one binding;
     /// [`Error::Usage`](crate::error::Error::Usage) if a width doesn't allow f16.
     pub fn new(context: &Context, network: &Network) -> Result<LaTransformer> {
-        let mut groups = backbone_groups(&network.config);
+        let mut groups = inference_groups(&network.config);
         let mut matrices = None;
         if context.precision() == Precision::F16 {
             check_widths(&network.config)?;
@@ -83,7 +83,7 @@ impl LaTransformer {
     /// # Errors
     /// [`Error::TooLarge`](crate::error::Error::TooLarge) if a tensor exceeds one binding.
     pub fn unallocated(context: &Context, network: &Network) -> Result<LaTransformer> {
-        let parameters = Arenas::unallocated(context, &backbone_groups(&network.config))?;
+        let parameters = Arenas::unallocated(context, &inference_groups(&network.config))?;
         Ok(LaTransformer {
             vit: Vit::new(&network.config, &parameters, None),
             preprocess: network.preprocess.clone(),
@@ -143,7 +143,8 @@ impl LaTransformer {
         let config = self.config();
         let normalised = self.normalised(recorder, pixels, batch);
 
-        let (_, saved) = self.vit.forward(recorder, normalised, cameras, Some(tokens), None, batch);
+        let (_, saved) =
+            self.vit.forward(recorder, normalised, cameras, Some(tokens), Mode::Evaluation, batch);
 
         let (parts, dim) = (config.parts(), config.dim);
         let layout = Layout::SampleFirst;

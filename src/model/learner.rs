@@ -1,7 +1,7 @@
 //! The network during training: parameters, gradients and moments on the adapter. `training_step.rs` records its steps.
 
 use super::parameters::{
-    Arenas, Group, GroupKind, backbone_groups, check_widths, classifier_group, matrices,
+    Arenas, Group, GroupKind, backbone_groups, check_widths, classifier_group, matrices, statistics_group,
 };
 use super::vit::{Trainable, Vit};
 use crate::checkpoint::{ClassifierTensor, HostTensor, Network, classifier_tensors};
@@ -224,6 +224,7 @@ impl<'c> Learner<'c> {
         let shape = ClassifierShape { parts: config.parts(), dim: config.dim, kind, classes };
         let mut groups = backbone_groups(&config);
         groups.push(classifier_group(shape));
+        groups.extend(statistics_group(&config));
         let mut tensors = network.tensors.clone();
         tensors.extend(network.classifiers.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         let parameters = Arenas::upload(context, &groups, &tensors)?;
@@ -363,7 +364,12 @@ impl<'c> Learner<'c> {
         self.trainable
     }
 
-    /// Returns all groups, in the order of [`StepValues`](crate::kernels::adam::StepValues).
+    /// Returns true if a step changes a group: it trains, or holds running statistics.
+    pub fn changes(&self, kind: GroupKind) -> bool {
+        self.trainable.contains(kind) || kind == GroupKind::Statistics
+    }
+
+    /// Returns all groups, those that may train first, in the order of [`StepValues`](crate::kernels::adam::StepValues).
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
@@ -472,7 +478,7 @@ impl<'c> Learner<'c> {
         if let Some(Averages { classifiers, .. }) = &self.averages {
             buffers.extend([&classifiers.running.0, &classifiers.running.1]);
         }
-        for (group, arena) in self.parameters.groups.iter().filter(|(g, _)| self.trainable.contains(g.kind)) {
+        for (group, arena) in self.parameters.groups.iter().filter(|(group, _)| self.changes(group.kind)) {
             buffers.push(arena);
             buffers.extend(self.averages.iter().map(|averages| averages.arenas.arena(group.kind)));
             buffers.extend(self.moments.get(&group.kind).into_iter().flat_map(Moments::buffers));

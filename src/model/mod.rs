@@ -10,6 +10,6 @@ pub use la_transformer::LaTransformer;
 pub use learner::{
     ClassifierSettings, HostMoments, Learner, LearnerState, Optimizer, PrototypeRule, UpdateRule,
 };
-pub use parameters::{Arenas, Group, GroupKind, Slot, backbone_groups, classifier_group};
+pub use parameters::{Arenas, Group, GroupKind, Slot, classifier_group, inference_groups};
 pub use training_step::{EvaluationStep, StageNeed, TrainingStep};
 pub use vit::{DropPath, Trainable, Vit, VitGradients};

@@ -3,7 +3,8 @@
 //! of 256 bytes: kernels can bind a single slot, and the optimiser updates the arena as one tensor.
 
 use crate::checkpoint::{
-    ClassifierTensor, HostTensor, JIGSAW, JIGSAW_BLOCK, classifier_tensors, is_prefix, parameter_shapes,
+    ClassifierTensor, HostTensor, JIGSAW, JIGSAW_BLOCK, classifier_tensors, is_block_statistic, is_prefix,
+    parameter_shapes,
 };
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Storage, WORD};
@@ -26,10 +27,12 @@ pub enum GroupKind {
     Norm,
     /// Part classifiers.
     PartClassifiers,
+    /// Running statistics of re-attention, which have no gradient and never train.
+    Statistics,
 }
 
 impl GroupKind {
-    /// Returns all groups of a network with `depth` blocks, in the order of the forward pass.
+    /// Returns all groups of a network with `depth` blocks that may train, in the order of the forward pass.
     pub fn all(depth: usize) -> Vec<GroupKind> {
         let blocks = (0..depth).map(GroupKind::Block);
         let (first, last) = ([GroupKind::Embeddings], [GroupKind::Norm, GroupKind::PartClassifiers]);
@@ -40,6 +43,7 @@ impl GroupKind {
     pub fn of(name: &str) -> GroupKind {
         let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok());
         match block {
+            _ if is_block_statistic(name) => GroupKind::Statistics,
             Some(i) => GroupKind::Block(i),
             None if name.starts_with("norm.") || name.starts_with(JIGSAW) => GroupKind::Norm,
             None if name.starts_with("heads.") => GroupKind::PartClassifiers,
@@ -55,6 +59,7 @@ impl std::fmt::Display for GroupKind {
             GroupKind::Block(i) => write!(f, "blocks.{i}"),
             GroupKind::Norm => write!(f, "norm"),
             GroupKind::PartClassifiers => write!(f, "heads"),
+            GroupKind::Statistics => write!(f, "statistics"),
         }
     }
 }
@@ -143,7 +148,7 @@ impl Group {
     }
 }
 
-/// Returns the layouts of the backbone's groups, in the order of the forward pass. BNNeck's BatchNorm is the last one, if
+/// Returns the layouts of the backbone's groups that may train, in the order of the forward pass. BNNeck's BatchNorm is the last one, if
 /// the network embeds after it.
 pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
     let kinds = GroupKind::all(config.depth).into_iter().filter(|kind| *kind != GroupKind::PartClassifiers);
@@ -154,7 +159,7 @@ pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
             GroupKind::Block(i) => &mut groups[1 + i],
             GroupKind::Norm => &mut groups[1 + config.depth],
             GroupKind::Embeddings => &mut groups[0],
-            GroupKind::PartClassifiers => continue,
+            GroupKind::PartClassifiers | GroupKind::Statistics => continue,
         };
         if is_prefix(&name) {
             prefix.push((name, shape));
@@ -173,6 +178,20 @@ pub fn backbone_groups(config: &VitConfig) -> Vec<Group> {
         groups.push(neck);
     }
     groups
+}
+
+/// Returns the layouts of all tensors that embed.
+pub fn inference_groups(config: &VitConfig) -> Vec<Group> {
+    backbone_groups(config).into_iter().chain(statistics_group(config)).collect()
+}
+
+/// Returns the layout of the running statistics of re-attention, if the network has it.
+pub fn statistics_group(config: &VitConfig) -> Option<Group> {
+    let mut group = Group::new(GroupKind::Statistics);
+    for (name, shape) in parameter_shapes(config).into_iter().filter(|(name, _)| is_block_statistic(name)) {
+        group.push(&name.clone(), vec![(name, shape)], Storage::F32);
+    }
+    config.reattention.then_some(group)
 }
 
 /// Checks that rows of weights and activations are whole quads, as f16 storage needs.

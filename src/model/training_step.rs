@@ -9,7 +9,7 @@ use super::learner::{
     ALL_BLOCKS, Averages, Learner, Moments, Optimizer, PrototypeRule, classifier_parameters,
 };
 use super::parameters::{Arenas, Group, GroupKind};
-use super::vit::{DropPath, Trainable, Vit, VitGradients};
+use super::vit::{DropPath, Mode, Trainable, Vit, VitGradients};
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Phase, Plan, PlanSummary, Recorder, Tensor, WORD};
 use crate::kernels::accumulate::Accumulate;
@@ -379,8 +379,9 @@ impl<'c> Learner<'c> {
         let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
         let steps = recorder.import(&memory.step);
         let factors = memory.drop_path.as_ref().map(|factors| recorder.import(factors));
-        let drop_path =
-            |places: &Range<usize>| factors.map(|factors| DropPath { factors, batch, first: places.start });
+        let mode = |places: &Range<usize>| {
+            Mode::Training(factors.map(|factors| DropPath { factors, batch, first: places.start }))
+        };
         // Forward: tokens, parts, logits, loss.
         let parts_of = recorder.tensor("gelt", batch * parts * dim);
         let mut saved = None;
@@ -389,8 +390,7 @@ impl<'c> Learner<'c> {
             let images = places.len();
             let normalised = self.augmented(recorder, micro_batch, steps);
             let cameras = micro_batch.cameras.as_ref().map(|cameras| recorder.import(cameras));
-            let (tokens, kept) =
-                self.vit.forward(recorder, normalised, cameras, None, drop_path(places), images);
+            let (tokens, kept) = self.vit.forward(recorder, normalised, cameras, None, mode(places), images);
             self.record_parts(recorder, tokens, kept.pieces(), parts_of, places);
             // Each of several micro-batches runs forward again before its backward pass, so nothing is kept here.
             saved = (memory.micro_batches.len() == 1).then_some((tokens, kept));
@@ -439,13 +439,15 @@ impl<'c> Learner<'c> {
         if let Some(margin) = self.rule.triplet_margin {
             self.record_triplet(recorder, memory, [parts_of, dparts, labels, control], batch, margin);
         }
+        // Tensors of the only micro-batch. With several, no part of the network has running statistics.
+        let mut whole = None;
         for (i, micro_batch) in memory.micro_batches.iter().enumerate() {
             let places = &micro_batch.places;
             let images = places.len();
             let (tokens, saved) = saved.take().unwrap_or_else(|| {
                 let normalised = self.augmented(recorder, micro_batch, steps);
                 let cameras = micro_batch.cameras.as_ref().map(|cameras| recorder.import(cameras));
-                self.vit.forward(recorder, normalised, cameras, None, drop_path(places), images)
+                self.vit.forward(recorder, normalised, cameras, None, mode(places), images)
             });
             recorder.scope(Phase::Backward, "");
             let dtokens = recorder.activation("dtokens", tokens.len);
@@ -495,6 +497,7 @@ impl<'c> Learner<'c> {
                     }
                 },
             );
+            whole = Some(saved);
         }
 
         // Optimiser: gradient norm, check for finite gradients, update.
@@ -527,6 +530,9 @@ impl<'c> Learner<'c> {
         }
         recorder.scope(Phase::Forward, "heads");
         self.classifiers.update_running(recorder, classifiers_saved, control, batch);
+        if let Some(saved) = &whole {
+            self.vit.update_running(recorder, saved, control);
+        }
         recorder.scope(Phase::Optimiser, "");
         for (group, (layout, memory)) in self.parameters.groups.iter().enumerate() {
             if !stage.trainable.contains(layout.kind) {
@@ -577,7 +583,7 @@ impl<'c> Learner<'c> {
                 .record(recorder, &format!("average.{name}"));
         };
         for (Group { kind, .. }, parameters) in &self.parameters.groups {
-            if open.contains(*kind) {
+            if open.contains(*kind) || *kind == GroupKind::Statistics {
                 record(&kind.to_string(), parameters, arenas.arena(*kind));
             }
         }
@@ -805,7 +811,7 @@ impl<'c> Learner<'c> {
         let normalised = self.image(recorder, pixels, None, None, batch);
         let tokens = recorder.activation("norm", vit.sequence(batch).len());
         let cameras = cameras.map(|cameras| recorder.import(cameras));
-        let (_, saved) = vit.forward(recorder, normalised, cameras, Some(tokens), None, batch);
+        let (_, saved) = vit.forward(recorder, normalised, cameras, Some(tokens), Mode::Evaluation, batch);
         let ClassifierShape { parts, dim, .. } = self.classifiers.shape;
         let parts = recorder.tensor("gelt", batch * parts * dim);
         self.record_parts(recorder, tokens, saved.pieces(), parts, &(0..batch));

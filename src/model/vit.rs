@@ -9,6 +9,7 @@ use crate::layers::block::{self, Block};
 use crate::layers::embedding::{self, Camera, Embedding};
 use crate::layers::mlp::Mlp;
 use crate::layers::norm::{self, Norm};
+use crate::layers::reattention::ReAttention;
 use crate::layers::{Drop, Grad, Sequence};
 use crate::rng;
 use crate::shape::VitConfig;
@@ -35,6 +36,7 @@ impl Trainable {
             GroupKind::Embeddings => self.embeddings,
             GroupKind::Block(i) => i >= self.first_open,
             GroupKind::Norm | GroupKind::PartClassifiers => true,
+            GroupKind::Statistics => false,
         }
     }
 
@@ -89,6 +91,15 @@ struct JigsawSaved {
     norm: norm::Saved,
     /// Tokens of the sequences (B·P, 1+M, D) after the norm.
     tokens: Tensor,
+}
+
+/// Purpose of a forward pass.
+#[derive(Debug, Clone, Copy)]
+pub enum Mode {
+    /// Embeds: re-attention uses its running statistics.
+    Evaluation,
+    /// Trains: re-attention uses the statistics of the batch, and residual branches may be dropped.
+    Training(Option<DropPath>),
 }
 
 impl Saved {
@@ -196,6 +207,19 @@ fn jigsaw(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>) -> Opt
     })
 }
 
+/// Returns the re-attention with this prefix of its names. Arenas of gradients have no running statistics.
+fn reattention(arenas: &Arenas, prefix: &str) -> ReAttention {
+    let get = |name: &str| arenas.get(&format!("{prefix}.{name}"));
+    let running = |name: &str| arenas.find(&format!("{prefix}.var_norm.running_{name}"));
+    ReAttention {
+        theta: get("reatten_matrix.weight"),
+        mix_bias: get("reatten_matrix.bias"),
+        weight: get("var_norm.weight"),
+        bias: get("var_norm.bias"),
+        running: running("mean").zip(running("var")).map(|(mean, var)| [mean, var]),
+    }
+}
+
 /// Returns the block with this prefix of its names, with tensors of `arenas`: parameters, or gradients in the same layout. Weights of products come
 /// from `matrices` where it has them.
 fn block(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>, prefix: &str) -> Block {
@@ -207,6 +231,7 @@ fn block(config: &VitConfig, arenas: &Arenas, matrices: Option<&Arenas>, prefix:
             proj: linear("attn.proj"),
             scale: arenas.find(&format!("{prefix}.ls1.gamma")),
             heads: config.heads,
+            reattention: config.reattention.then(|| reattention(arenas, &format!("{prefix}.attn"))),
         },
         norm2: arenas.norm(&format!("{prefix}.norm2"), config.ln_eps),
         mlp: Mlp {
@@ -268,17 +293,20 @@ impl Vit {
     }
 
     /// Records the tokens (B, T, D) after the final norm for normalised images (B, 3, height, width). `cameras` (B),
-    /// u32, are their rows of the camera embedding, if there is one. Writes into `tokens` if it is given. `drop_path`
-    /// is for training alone.
+    /// u32, are their rows of the camera embedding, if there is one. Writes into `tokens` if it is given.
     pub fn forward(
         &self,
         recorder: &mut Recorder<'_>,
         image: Tensor,
         cameras: Option<Tensor>,
         tokens: Option<Tensor>,
-        drop_path: Option<DropPath>,
+        mode: Mode,
         batch: usize,
     ) -> (Tensor, Saved) {
+        let (drop_path, training) = match mode {
+            Mode::Evaluation => (None, false),
+            Mode::Training(drop_path) => (drop_path, true),
+        };
         let shape = self.sequence(batch);
         // z_0 = [class; patches] + positions
         let (mut z, embedding) = self.embedding.forward(recorder, image, cameras, shape);
@@ -293,14 +321,14 @@ impl Vit {
                 let pieces = recorder.activation("pieces", shape.len());
                 Cut { z, pieces, shape: cut }.record(recorder, "cut");
                 let drop = drop_path.map(|drop_path| drop_path.of_jigsaw(self.blocks.len()));
-                let (pieces, block) = block.forward(recorder, pieces, drop, shape);
+                let (pieces, block) = block.forward(recorder, pieces, (drop, training), shape);
                 let (tokens, norm) = norm.forward(recorder, "norm", pieces, None, shape);
                 jigsaw = Some(JigsawSaved { block, norm, tokens });
             }
             recorder.scope(Phase::Forward, format!("blocks.{i}"));
             let saved;
             let drop = drop_path.and_then(|drop_path| drop_path.of_block(i));
-            (z, saved) = block.forward(recorder, z, drop, shape);
+            (z, saved) = block.forward(recorder, z, (drop, training), shape);
             blocks.push(saved);
         }
         recorder.scope(Phase::Forward, "");
@@ -314,6 +342,9 @@ impl Vit {
     /// 0 elsewhere.
     ///
     /// Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
+    ///
+    /// # Panics
+    /// If the network has re-attention.
     pub fn rollout(
         &self,
         recorder: &mut Recorder<'_>,
@@ -323,7 +354,7 @@ impl Vit {
         rollout: Tensor,
     ) {
         let shape = self.sequence(1);
-        let (_, saved) = self.forward(recorder, image, camera, None, None, 1);
+        let (_, saved) = self.forward(recorder, image, camera, None, Mode::Evaluation, 1);
         // The class row of the product of all blocks' matrices, from the last block to the first.
         let mut row = class;
         for (i, (block, saved)) in self.blocks.iter().zip(saved.blocks).enumerate().rev() {
@@ -331,6 +362,20 @@ impl Vit {
             let carried = if i == 0 { rollout } else { recorder.tensor("rollout", shape.tokens) };
             block.rollout(recorder, saved, row, carried, shape);
             row = carried;
+        }
+        recorder.scope(Phase::Forward, "");
+    }
+
+    /// Records the update of the running statistics of all blocks, if the network has re-attention. The kernels skip it if
+    /// the gradients in `control` aren't finite.
+    pub fn update_running(&self, recorder: &mut Recorder<'_>, saved: &Saved, control: Tensor) {
+        for (i, (block, saved)) in self.blocks.iter().zip(&saved.blocks).enumerate() {
+            recorder.scope(Phase::Forward, format!("blocks.{i}"));
+            block.update_running(recorder, *saved, control);
+        }
+        if let (Some(own), Some(saved)) = (&self.jigsaw, saved.jigsaw) {
+            recorder.scope(Phase::Forward, "jigsaw");
+            own.block.update_running(recorder, saved.block, control);
         }
         recorder.scope(Phase::Forward, "");
     }

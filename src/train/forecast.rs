@@ -135,7 +135,8 @@ pub(super) fn check_memory(
     let Some(reason) = obstacle(&need, bytes, micro_batch) else { return Ok(()) };
     let mut smaller = micro_batch / 2;
     let advice = loop {
-        if smaller == 0 {
+        // Re-attention needs the whole batch at once.
+        if smaller == 0 || job.network.config.reattention {
             break "no --micro-batch fits: a smaller --size or --batch-size may".to_string();
         }
         let (need, bytes) = stage_need(job, learner, stage, smaller)?;

@@ -251,7 +251,7 @@ impl Job {
         let schedule = Schedule::new(&config, network.config.depth, steps);
         let has_cameras = network.config.cameras.is_some();
         let camera_rows = set.cameras.keys().copied().zip(0..).filter(|_| has_cameras).collect();
-        Ok(Job {
+        let job = Job {
             config,
             network,
             set,
@@ -264,7 +264,15 @@ impl Job {
             position,
             camera_rows,
             state,
-        })
+        };
+        if job.network.config.reattention && job.micro_batch() < job.largest_batch() {
+            return Err(Error::Usage(format!(
+                "--micro-batch {}: re-attention normalises over the attention maps of a whole batch, which here has {} images",
+                job.micro_batch(),
+                job.largest_batch()
+            )));
+        }
+        Ok(job)
     }
 
     /// Returns the rows of cameras in the camera embedding; 0 for each without it.

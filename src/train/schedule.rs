@@ -109,7 +109,7 @@ impl Schedule {
         let above = match group {
             GroupKind::Embeddings => self.depth + 1,
             GroupKind::Block(block) => self.depth - block,
-            GroupKind::Norm | GroupKind::PartClassifiers => 0,
+            GroupKind::Norm | GroupKind::PartClassifiers | GroupKind::Statistics => 0,
         };
         self.config.optim.layer_decay.powi(above as i32)
     }
@@ -157,6 +157,7 @@ impl Schedule {
         let schedule = &self.config.schedule;
         match group {
             GroupKind::Norm | GroupKind::PartClassifiers => Some(0),
+            GroupKind::Statistics => None,
             GroupKind::Embeddings => (!schedule.freeze_embeddings).then_some(0),
             GroupKind::Block(_) if !schedule.blockwise => Some(0),
             GroupKind::Block(block) => {

@@ -992,7 +992,7 @@ impl Run<'_, '_> {
         if name == LAST {
             // The average of a frozen group equals its weights.
             let mut averages = self.learner.read_averages()?.unwrap_or_default();
-            averages.retain(|name, _| self.learner.trainable().contains(GroupKind::of(name)));
+            averages.retain(|name, _| self.learner.changes(GroupKind::of(name)));
             state.extend(averages.into_iter().map(|(name, HostTensor { shape, data })| {
                 (format!("{AVERAGE}{name}"), StateTensor { shape, data: StateData::F32(data) })
             }));

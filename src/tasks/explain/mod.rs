@@ -77,9 +77,15 @@ fn check(network: &Network) -> Result<()> {
 /// Explains the embedding of an image of any size. `camera` is its row of the camera embedding, if the network has one.
 ///
 /// # Errors
-/// Those of [`rollout`] and [`Explanation::new`].
+/// [`Error::Usage`] for a network with a jigsaw, or with re-attention, whose weights may be negative; those of [`rollout`]
+/// and [`Explanation::new`].
 pub fn explain(context: &Context, network: &Network, image: &Rgb, camera: u32) -> Result<Explanation> {
     check(network)?;
+    if network.config.reattention {
+        return Err(Error::Usage(
+            "a model with re-attention has no attention rollout: its weights may be negative".to_string(),
+        ));
+    }
     let image = resize_bicubic(image, network.config.image);
     Explanation::new(&network.config, &rollout(context, network, &image, camera)?)
 }
