@@ -626,6 +626,44 @@ fn reattention_trains_resumes_and_embeds() {
 }
 
 #[test]
+fn a_crowd_is_drawn_while_it_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let sizes = ["--size", "32x16", "--patch", "8", "--dim", "32", "--depth", "1", "--heads", "2"];
+    expect(0, here, &[&["init", "--out", "start.safetensors"], &sizes[..]].concat());
+    let train = |more: &[&str]| {
+        let words =
+            ["train", "--backbone", "start.safetensors", "--data", "synth:persons=16,cameras=8,seed=2"];
+        let batch = ["--persons-per-batch", "4", "--images-per-person", "4", "--batch-size", "16"];
+        let recipe =
+            ["--sampler", "cameras", "--epochs", "2", "--best", "last", "--lr", "0.003", "--triplet"];
+        program(here, &[&words[..], &batch, &recipe, more].concat())
+    };
+    finish(0, &mut train(&["--out", "whole"]));
+    // 16 persons by six cameras each, in batches of 16.
+    assert_eq!(losses(&here.join("whole")).len(), 12);
+    finish(0, &mut train(&["--out", "stopped", "--max-steps", "3"]));
+    finish(0, &mut program(here, &["train", "--out", "stopped", "--resume"]));
+    for name in ["last.safetensors", "best.safetensors"] {
+        assert!(bytes(&here.join("whole"), name) == bytes(&here.join("stopped"), name), "{name}");
+    }
+    for (more, words) in [
+        (["--val-persons", "0.7", "--best", "val-map"], "no files to score"),
+        (["--eval-every", "1", "--best", "last"], "no files to score"),
+        (["--data", "synth:persons=x", "--best", "last"], "persons must be a number"),
+    ] {
+        let (_, stderr) = finish(2, &mut train(&[&more[..], &["--out", "new"]].concat()));
+        assert!(stderr.contains(words), "{stderr}");
+    }
+    // The same persons as files.
+    expect(0, here, &["synth", "files", "--crowd", "persons=16,cameras=8,seed=2", "--images", "2"]);
+    let (text, _) = expect(0, here, &["eval", "--model", "whole/best.safetensors", "--data", "files"]);
+    assert!(text.contains("mAP"), "{text}");
+    let (_, stderr) = expect(2, here, &["synth", "other", "--crowd", "persons=2"]);
+    assert!(stderr.contains("4 persons and 2 cameras"), "{stderr}");
+}
+
+#[test]
 fn sgd_with_averaged_weights_trains_and_resumes() {
     let folder = figures("3");
     let here = folder.path();

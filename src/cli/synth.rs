@@ -2,7 +2,7 @@
 
 use super::paths::Paths;
 use crate::error::Result;
-use crate::figures::{Figures, draw_figures};
+use crate::figures::{CrowdSize, Figures, draw_crowd, draw_figures};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,17 +22,28 @@ pub struct SynthArguments {
     /// Images of each person by each camera
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=9999))]
     pub images: u32,
+    /// Draws some of a crowd instead, as `train --data synth:…` sees it, such as persons=200,cameras=48,seed=1; --images is
+    /// the number of images by each of the six cameras that see a person
+    #[arg(long, value_name = "SIZE", value_parser = crowd, conflicts_with_all = ["persons", "cameras", "seed"])]
+    pub crowd: Option<CrowdSize>,
     /// Seed; the same seed gives the same bytes
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }
 
+fn crowd(text: &str) -> std::result::Result<CrowdSize, String> {
+    text.parse::<CrowdSize>().map_err(|error| error.to_string())
+}
+
 pub fn run(arguments: &SynthArguments) -> Result<ExitCode> {
-    let SynthArguments { dir, persons, cameras, images, seed } = arguments;
+    let SynthArguments { dir, persons, cameras, images, crowd, seed } = arguments;
     // A second set would mix with the first.
     Paths::new().makes_folder("DIR", dir).check()?;
     let figures = Figures { persons: *persons, cameras: *cameras, images: *images, seed: *seed };
-    let count = draw_figures(dir, figures)?;
+    let count = match crowd {
+        Some(crowd) => draw_crowd(dir, *crowd, *images)?,
+        None => draw_figures(dir, figures)?,
+    };
     eprintln!("drew {count} images in {}", dir.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use super::signals::Signals;
 use super::words::word;
 use crate::datasets::TestSet;
 use crate::error::{Error, Result};
+use crate::figures::CrowdSize;
 use crate::observer::Follower;
 use crate::storage::lock;
 use crate::tasks::train::train;
@@ -211,7 +212,8 @@ pub(super) fn run_paths(
     let backbone = config.model.backbone.filter(|_| !goes_on);
     let file = layers.file.iter().filter(|file| !(goes_on && same(file, &saved)));
     let paths = paths.reads("--backbone", &backbone).reads("--config", file);
-    let paths = paths.following(config.data.follow_links).reads_sets("--data", &config.data.dir);
+    let files = config.data.dir.iter().filter(|data| !CrowdSize::is_meant(data));
+    let paths = paths.following(config.data.follow_links).reads_sets("--data", files);
     Ok(paths.writes_into("--out", out, owns, lock::was_taken(out)))
 }
 

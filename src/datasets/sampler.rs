@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::figures::{Crowd, FAMILY};
 use crate::images::walk;
 use crate::rng;
 use serde::{Deserialize, Serialize};
@@ -22,11 +24,25 @@ const HELD_OUT: u64 = 9 << 56;
 /// Fewest held-out persons that can choose an epoch.
 const LEAST_HELD_OUT: usize = 10;
 
+/// Where an image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// The set's crowd draws it: person and camera, both from 0.
+    Drawn {
+        /// Person.
+        person: u32,
+        /// Camera.
+        camera: u32,
+    },
+}
+
 /// One labelled image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// Path to open it by.
-    pub path: PathBuf,
+    /// Where it comes from.
+    pub source: Source,
     /// Path below the data set's folder, separated by `/`.
     pub name: String,
     /// Person, as an index into [`TrainingSet::classes`].
@@ -48,9 +64,16 @@ pub struct TrainingSet {
     pub skipped: usize,
     /// Other files that the walk leaves out.
     pub left_out: walk::LeftOut,
+    /// Draws the images without a file.
+    pub crowd: Option<Arc<Crowd>>,
 }
 
 impl TrainingSet {
+    /// Returns the number of persons in a row that a batch takes together: the look-alikes of a crowd, else one.
+    pub fn family(&self) -> usize {
+        if self.crowd.is_some() { FAMILY as usize } else { 1 }
+    }
+
     /// Splits the images into training and validation images: two ascending lists of indices into [`Self::images`].
     ///
     /// Without a fraction, the first image of every person with two or more validates. With one, `seed` chooses
@@ -122,6 +145,7 @@ impl TrainingSet {
                 cameras: self.cameras.clone(),
                 skipped: self.skipped,
                 left_out: self.left_out.clone(),
+                crowd: self.crowd.clone(),
             }
         };
         Ok((of(false), of(true)))
@@ -168,6 +192,8 @@ pub struct Sampling {
     pub persons: usize,
     /// The rule by which persons and images are drawn.
     pub sampler: Sampler,
+    /// Persons in a row who are drawn together. [`Sampler::Chunks`] ignores it.
+    pub family: usize,
     /// True if each epoch has its own order; else the order is that of the list.
     pub shuffle: bool,
     /// Seed of every random choice.
@@ -283,7 +309,7 @@ impl Sampling {
     /// # Panics
     /// If P is larger than the number of persons in `classes`.
     pub fn batches(&self, classes: &[usize], cameras: &[u32], epoch: u64) -> Vec<Vec<usize>> {
-        let Sampling { batch_size, persons, sampler, shuffle, seed } = *self;
+        let Sampling { batch_size, persons, sampler, shuffle, seed, .. } = *self;
         if persons == 0 {
             let order = epoch_order(classes.len(), seed, epoch, shuffle);
             return batches(&order, batch_size).map(<[usize]>::to_vec).collect();
@@ -302,18 +328,28 @@ impl Sampling {
         }
     }
 
+    /// The persons in a random order of their families.
+    fn persons_of(&self, images: &BTreeMap<usize, Vec<usize>>, draws: &mut Draws) -> VecDeque<usize> {
+        let persons: Vec<usize> = images.keys().copied().collect();
+        if !self.shuffle {
+            return VecDeque::from(persons);
+        }
+        let families: Vec<&[usize]> = persons.chunks(self.family).collect();
+        let order = draws.shuffled((0..families.len()).collect());
+        order.into_iter().flat_map(|family| families[family]).copied().collect()
+    }
+
     fn balanced(
         &self,
         images: &BTreeMap<usize, Vec<usize>>,
         draws: &mut Draws,
         steps: usize,
     ) -> Vec<Vec<usize>> {
-        let mut shuffled = |list: Vec<usize>| if self.shuffle { draws.shuffled(list) } else { list };
         let each = self.batch_size / self.persons;
         let (mut next_persons, mut next_images) = (VecDeque::new(), BTreeMap::new());
         let mut batch = || {
             if next_persons.len() < self.persons {
-                next_persons = VecDeque::from(shuffled(images.keys().copied().collect()));
+                next_persons = self.persons_of(images, draws);
             }
             let mut batch = Vec::with_capacity(self.batch_size);
             for class in next_persons.drain(..self.persons) {
@@ -323,7 +359,8 @@ impl Sampling {
                 }
                 for _ in 0..each {
                     if queue.is_empty() {
-                        *queue = VecDeque::from(shuffled(images[&class].clone()));
+                        let list = images[&class].clone();
+                        *queue = VecDeque::from(if self.shuffle { draws.shuffled(list) } else { list });
                     }
                     batch.extend(queue.pop_front());
                 }
@@ -364,7 +401,7 @@ impl Sampling {
         let mut next_persons = VecDeque::new();
         let mut batch = || {
             if next_persons.len() < self.persons {
-                next_persons = VecDeque::from(draws.shuffled(images.keys().copied().collect()));
+                next_persons = self.persons_of(images, draws);
             }
             let mut batch = Vec::with_capacity(self.batch_size);
             for class in next_persons.drain(..self.persons) {
@@ -442,7 +479,7 @@ mod tests {
     fn set(counts: &[usize]) -> TrainingSet {
         let images = counts.iter().enumerate().flat_map(|(class, &count)| {
             (0..count).map(move |i| Sample {
-                path: PathBuf::new(),
+                source: Source::File(PathBuf::new()),
                 name: format!("{class:03}/{i:03}"),
                 class,
                 camera: (i % 2) as u32,
@@ -454,6 +491,7 @@ mod tests {
             cameras: BTreeMap::new(),
             skipped: 0,
             left_out: walk::LeftOut::default(),
+            crowd: None,
         }
     }
 
@@ -570,8 +608,26 @@ mod tests {
         assert_eq!(Sampling { batch_size: 6, persons: 3, ..sampling }.batches(&[0, 1, 2], &[], 0).len(), 1);
     }
 
+    #[test]
+    fn families_are_drawn_together() {
+        let classes: Vec<usize> = (0..200).map(|image| image / 5).collect();
+        let cameras: Vec<u32> = (0..200).map(|image| image % 5).collect();
+        for sampler in [Sampler::Balanced, Sampler::Cameras] {
+            let sampling = Sampling { family: 4, ..sampling(8, 2, sampler) };
+            let mut orders = BTreeSet::new();
+            for batch in sampling.batches(&classes, &cameras, 3) {
+                let persons: Vec<usize> = batch.iter().map(|&image| classes[image]).collect();
+                for family in persons.chunks(8) {
+                    assert!(family.iter().all(|person| person / 4 == family[0] / 4), "{persons:?}");
+                }
+                orders.insert(persons[0]);
+            }
+            assert!(orders.len() > 3, "{orders:?}");
+        }
+    }
+
     fn sampling(persons: usize, each: usize, sampler: Sampler) -> Sampling {
-        Sampling { batch_size: persons * each, persons, sampler, shuffle: true, seed: 4 }
+        Sampling { batch_size: persons * each, persons, sampler, family: 1, shuffle: true, seed: 4 }
     }
 
     #[test]
@@ -669,7 +725,8 @@ mod tests {
                     .chain((1..=persons).flat_map(|p| (2..6).map(move |k| (p * k, p))))
                 {
                     let sampler = Sampler::Balanced;
-                    let sampling = Sampling { batch_size, persons, sampler, shuffle: true, seed: 1 };
+                    let sampling =
+                        Sampling { batch_size, persons, sampler, family: 1, shuffle: true, seed: 1 };
                     for epoch in 0..3 {
                         let batches = sampling.batches(&classes, &[], epoch);
                         let mut sizes: Vec<usize> = batches.iter().map(Vec::len).collect();

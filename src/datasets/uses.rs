@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
-use super::sampler::{Sample, TrainingSet};
+use super::sampler::{Sample, Source, TrainingSet};
 use super::{LabelledImage, Layout, LoadOptions, ReidSet, camera_name, load, person_name};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
+use crate::figures::{Crowd, CrowdSize};
 
 /// Training images with the names of their persons: those of the train split, or all images if there are no splits.
 /// Omits junk; `0000` is a person like any other. `None` if there are splits, but no training images.
@@ -106,6 +108,23 @@ pub fn match_refusal(
     Some(format!("no query has a match in the gallery: {}{advice}", reasons.join(", ")))
 }
 
+/// Makes the training images of a crowd: one of each person by each camera that sees it, drawn anew at every visit.
+pub fn crowd_set(size: CrowdSize) -> TrainingSet {
+    let crowd = Crowd::new(size);
+    let classes = (0..size.persons).map(|person| format!("{:06}", person + 1)).collect();
+    let seen = (0..size.persons)
+        .flat_map(|person| crowd.cameras_of(person).into_iter().map(move |camera| (person, camera)));
+    let images = seen.map(|(person, camera)| Sample {
+        source: Source::Drawn { person, camera },
+        name: format!("{:06}/c{:03}", person + 1, camera + 1),
+        class: person as usize,
+        camera,
+    });
+    let images = images.collect();
+    let cameras = (0..size.cameras).map(|camera| (camera, format!("c{}", camera + 1))).collect();
+    TrainingSet { images, classes, cameras, crowd: Some(Arc::new(crowd)), ..TrainingSet::default() }
+}
+
 /// Loads the training images: the train split, or the whole data set if it has no splits. Also returns notes for the
 /// user.
 ///
@@ -124,7 +143,7 @@ pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, V
     let images: Vec<Sample> = labelled
         .iter()
         .map(|(image, person)| Sample {
-            path: image.path.clone(),
+            source: Source::File(image.path.clone()),
             name: image.name.clone(),
             // `classes` holds every person, sorted.
             class: classes.partition_point(|class| class.as_str() < *person),
@@ -148,7 +167,7 @@ pub fn training_set(dir: &Path, options: &LoadOptions) -> Result<(TrainingSet, V
     let cameras =
         images.iter().filter_map(|image| Some((image.camera, set.cameras.get(&image.camera)?.clone())));
     let cameras = cameras.collect();
-    Ok((TrainingSet { images, classes, cameras, skipped, left_out }, notes))
+    Ok((TrainingSet { images, classes, cameras, skipped, left_out, crowd: None }, notes))
 }
 
 /// One image with its person and camera, so that the user can check how names are read.
@@ -207,7 +226,7 @@ mod tests {
         ];
         assert_eq!(labels(&set), wanted);
         assert_eq!((set.skipped, set.left_out.to_string().as_str()), (3, "1 hidden"));
-        assert_eq!(set.images[3].path, flat.path().join(files[0]));
+        assert_eq!(set.images[3].source, Source::File(flat.path().join(files[0])));
         assert!(notes[0].ends_with(" has no train split: all 4 images of 3 persons train"), "{notes:?}");
         assert!(notes[1].ends_with("0000_c1s1_000151_01.jpg is person 0000, seen by camera 1"), "{notes:?}");
 

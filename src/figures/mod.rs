@@ -1,12 +1,18 @@
-//! A synthetic data set of walking figures, free to use.
+//! Synthetic data sets of walking figures, free to use: a small one for demos and tests, and a [`Crowd`] to train on.
 //!
+//! This module draws the small one.
 //! Each person has a build, hair and clothes, in colours that many persons share. Each camera has a background, a view,
 //! a light and a sensor, so the same clothes look different by each camera. Step, direction, crop, blur and obstacles
 //! change from image to image. The layout and the names are those of Market-1501.
 
 mod canvas;
+mod crowd;
+mod lens;
+mod outfit;
 mod person;
 mod scene;
+
+pub use crowd::{Crowd, CrowdSize, FAMILY, draw_crowd};
 
 use std::path::Path;
 
@@ -100,13 +106,17 @@ pub fn draw_figures(dir: &Path, figures: Figures) -> Result<usize> {
     tasks.par_iter().try_for_each(|task| {
         let path = dir.join(&task.name);
         let image = draw(figures.seed, task, &scenes[task.camera as usize - 1], &noise);
-        let mut bytes = std::io::Cursor::new(Vec::new());
-        image
-            .write_to(&mut bytes, image::ImageFormat::Png)
-            .map_err(|e| Error::Image { path: path.clone(), reason: e.to_string() })?;
-        replace(&path, bytes.get_ref())
+        write_png(&path, &image)
     })?;
     Ok(tasks.len())
+}
+
+fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .map_err(|e| Error::Image { path: path.to_path_buf(), reason: e.to_string() })?;
+    replace(path, bytes.get_ref())
 }
 
 /// All images of a data set.

@@ -5,6 +5,7 @@
 //! Shapes are painted from the farthest to the nearest.
 
 use super::canvas::{Canvas, Colour, Dice, Noise, Normal, Point, blend, cosine, mix, sine};
+use super::outfit::{self, Outfit};
 
 /// The looks by which a person is recognised.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,8 @@ pub(super) struct Looks {
     bag_side: f32,
     /// Largest angle of the thighs, in turns.
     stride: f32,
+    /// Clothes in layers, instead of the pattern.
+    outfit: Option<Outfit>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -189,12 +192,58 @@ impl Looks {
             bag_colour,
             bag_side: if dice.chance(0.5) { 1.0 } else { -1.0 },
             stride: dice.roll(0.055, 0.085),
+            outfit: None,
         }
+    }
+
+    /// Random looks with clothes in layers, in more colours.
+    pub fn roll_layered(dice: &mut Dice) -> Looks {
+        let mut looks = Looks::roll(dice);
+        for part in [&mut looks.top, &mut looks.bottom_colour, &mut looks.shoes, &mut looks.bag_colour] {
+            let free = outfit::colour(dice);
+            if dice.chance(0.45) {
+                *part = free;
+            }
+        }
+        looks.outfit = Some(Outfit::roll(dice, looks.top));
+        looks
+    }
+
+    /// The looks of a look-alike: all but one or two attributes, which are those of `other`.
+    pub fn alike(&self, other: Looks, dice: &mut Dice) -> Looks {
+        let mut looks = self.clone();
+        for _ in 0..1 + usize::from(dice.chance(0.5)) {
+            match (dice.roll(0.0, 1.0) * 9.0) as u32 {
+                0 => looks.shoes = other.shoes,
+                1 => (looks.bag, looks.bag_colour) = (other.bag, other.bag_colour),
+                2 => (looks.hair, looks.hair_colour) = (other.hair, other.hair_colour),
+                3 => looks.bottom_colour = other.bottom_colour,
+                4 => (looks.sleeves, looks.hem) = (other.sleeves, other.hem),
+                5 => (looks.height, looks.broad) = (other.height, other.broad),
+                change => {
+                    let switches = [change == 6, change == 7, change == 8];
+                    if let (Some(outfit), Some(other)) = (&mut looks.outfit, &other.outfit) {
+                        outfit.adopt(other, switches);
+                    }
+                }
+            }
+        }
+        looks
+    }
+
+    /// Colour of a sleeve.
+    fn sleeve(&self) -> Colour {
+        self.outfit.as_ref().map_or(self.top, Outfit::sleeve)
+    }
+
+    /// Colour of trousers at a position from hip (0) to foot (1).
+    fn leg(&self, along: f32) -> Colour {
+        self.outfit.as_ref().map_or(self.bottom_colour, |outfit| outfit.leg(self.bottom_colour, along))
     }
 
     /// Colour of the top at a point of the trunk: `down` from 0 at the neck to 1 at the hem; `side` and `front` are the
     /// direction that the cloth faces.
-    fn cloth(&self, down: f32, side: f32, front: f32) -> Colour {
+    fn cloth(&self, noise: &Noise, down: f32, side: f32, front: f32) -> Colour {
         let strap = match self.bag {
             Bag::Backpack => front > 0.0 && (side.abs() - 0.55).abs() < 0.13 && down < 0.6,
             Bag::Shoulder => (side - self.bag_side * mix(-0.75, 0.9, down)).abs() < 0.1,
@@ -202,6 +251,9 @@ impl Looks {
         };
         if strap {
             return self.bag_colour;
+        }
+        if let Some(outfit) = &self.outfit {
+            return outfit.cloth(noise, down, side, front);
         }
         match self.pattern {
             Pattern::Stripes if ((down * 5.5).floor() as i32) % 2 == 1 => self.second,
@@ -431,7 +483,7 @@ pub(super) fn draw(canvas: &mut Canvas, looks: &Looks, pose: Pose, view: View, n
     );
     top.extend(girths(&[(0.62, 0.108, 0.078)], waist));
     top.extend(girths(&[(hem, 0.118, 0.092)], broad * mix(looks.waist, 1.0, 0.7)));
-    painter.trunk(&top, 0.008, |down, side, front| looks.cloth(down, side, front));
+    painter.trunk(&top, 0.008, |down, side, front| looks.cloth(noise, down, side, front));
 
     draw_head(&mut painter, looks, sunk);
     match looks.bag {
@@ -472,7 +524,7 @@ fn draw_legs<'a>(painter: &mut Painter<'a>, looks: &'a Looks, pose: Pose, sunk: 
         // Wider below the knee in long trousers.
         let (calf, cuff) = if length >= 1.0 { (0.045, 0.038) } else { (0.04, 0.027) };
         let covered = if looks.bottom == Bottom::Skirt { 0.0 } else { length };
-        let colour = move |along: f32| if along <= covered { looks.bottom_colour } else { looks.skin };
+        let colour = move |along: f32| if along <= covered { looks.leg(along) } else { looks.skin };
         painter.limb(hip, knee, [0.064 * bulk, 0.047 * bulk], under, move |t| colour(t * 0.5));
         painter.limb(knee, ankle, [calf * bulk, cuff * bulk], under, move |t| colour(0.5 + t * 0.5));
         painter.limb(ankle, toe, [0.03, 0.022], under - 0.002, |_| looks.shoes);
@@ -490,7 +542,7 @@ fn draw_arms<'a>(painter: &mut Painter<'a>, looks: &'a Looks, pose: Pose, sunk: 
         let elbow =
             [left * (0.108 * looks.broad + 0.03), 0.17 * sine(upper), shoulder[2] - 0.17 * cosine(upper)];
         let hand = [elbow[0], elbow[1] + 0.15 * sine(lower), elbow[2] - 0.15 * cosine(lower)];
-        let colour = move |along: f32| if along <= looks.sleeves { looks.top } else { looks.skin };
+        let colour = move |along: f32| if along <= looks.sleeves { looks.sleeve() } else { looks.skin };
         let sleeve = if looks.sleeves >= 1.0 { 0.004 } else { 0.0 };
         painter.limb(shoulder, elbow, [0.036 * bulk + sleeve, 0.031 * bulk + sleeve], 0.012, move |t| {
             colour(t * 0.5)

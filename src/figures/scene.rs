@@ -87,7 +87,7 @@ impl Scene {
 }
 
 /// Paints wall, ground, obstacles and passers-by in the distance.
-fn paint_background(dice: &mut Dice, seed: u64, number: u32, above: f32, noise: &Noise) -> Canvas {
+pub(super) fn paint_background(dice: &mut Dice, seed: u64, number: u32, above: f32, noise: &Noise) -> Canvas {
     let (width, height) = (WIDTH as f32, HEIGHT as f32);
     let mut scene = Canvas::new(WIDTH, HEIGHT);
     // All cameras share similar stone colours.
@@ -171,6 +171,45 @@ fn paint_background(dice: &mut Dice, seed: u64, number: u32, above: f32, noise: 
         }
     }
     scene
+}
+
+/// Adds tiles, crates and cars to a background.
+pub(super) fn furnish(scene: &mut Canvas, dice: &mut Dice, noise: &Noise) {
+    let (width, height) = (scene.width as f32, scene.height as f32);
+    if dice.chance(0.5) {
+        let (wide, tall, dark) = (dice.roll(20.0, 70.0), dice.roll(8.0, 30.0), dice.roll(0.7, 0.92));
+        scene.paint([0.0, height * 0.55], [width, height], |x, y, old| {
+            let fraction = |v: f32| v - v.floor();
+            let joint = fraction(y / tall) < 0.1 || fraction((x + y * 0.4) / wide) < 0.05;
+            joint.then(|| old.map(|c| c * dark))
+        });
+    }
+    for _ in 0..dice.roll(0.0, 6.0) as u32 {
+        let (x, foot) = (dice.roll(-20.0, width), height * dice.roll(0.45, 0.95));
+        let size = [dice.roll(18.0, 90.0), dice.roll(15.0, 90.0)];
+        let colour = super::outfit::colour(dice);
+        let lit = dice.roll(0.75, 1.2);
+        scene.paint([x, foot - size[1]], [x + size[0], foot], |x, y, _| {
+            let rough = 0.9 + 0.2 * noise.at(x / 5.0, y / 7.0);
+            Some(colour.map(|c| c * rough))
+        });
+        scene.rectangle([x, foot - size[1]], [x + size[0], foot - 0.85 * size[1]], colour.map(|c| c * lit));
+    }
+    for _ in 0..dice.roll(0.0, 3.0) as u32 {
+        let (x, foot) = (dice.roll(-60.0, width), height * dice.roll(0.5, 0.85));
+        let long = dice.roll(90.0, 190.0);
+        let tall = long * dice.roll(0.2, 0.3);
+        let (paint, glass) = (super::outfit::colour(dice), dice.near([0.2, 0.24, 0.28], 0.1));
+        scene.ellipsoid([x + long / 2.0, foot - tall], [long * 0.34, tall], |[_, down, _]| {
+            Some(if down > -0.75 { glass } else { paint })
+        });
+        scene.rectangle([x, foot - tall], [x + long, foot - 0.15 * tall], paint);
+        for wheel in [0.2, 0.8] {
+            scene.ellipsoid([x + wheel * long, foot - 0.2 * tall], [0.35 * tall, 0.35 * tall], |_| {
+                Some([0.06, 0.06, 0.07])
+            });
+        }
+    }
 }
 
 /// Paints a bicycle with wheels of `radius` pixels, from the left wheel.

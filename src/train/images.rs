@@ -6,7 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::datasets::sampler::{Sample, TrainingSet};
+use crate::datasets::sampler::{Sample, Source, TrainingSet};
 use crate::error::{Error, Result};
 use crate::storage::atomic::write_atomically;
 use crate::storage::hash;
@@ -27,18 +27,17 @@ struct Line {
 pub(super) struct ImageList(Vec<Line>);
 
 impl ImageList {
-    /// Lists the images of a set with their sizes on disk.
+    /// Lists the images of a set with their sizes on disk; 0 for drawn ones.
     ///
     /// # Errors
     /// [`Error::Io`] if an image no longer exists.
     pub fn of(set: &TrainingSet) -> Result<ImageList> {
         let line = |sample: &Sample| -> Result<Line> {
-            let metadata = std::fs::metadata(&sample.path).map_err(Error::io("read", &sample.path))?;
-            Ok(Line {
-                name: sample.name.clone(),
-                bytes: metadata.len(),
-                person: set.classes[sample.class].clone(),
-            })
+            let bytes = match &sample.source {
+                Source::File(path) => std::fs::metadata(path).map_err(Error::io("read", path))?.len(),
+                Source::Drawn { .. } => 0,
+            };
+            Ok(Line { name: sample.name.clone(), bytes, person: set.classes[sample.class].clone() })
         };
         let mut lines = set.images.par_iter().map(line).collect::<Result<Vec<Line>>>()?;
         lines.sort_by(|a, b| a.name.cmp(&b.name));

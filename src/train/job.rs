@@ -5,9 +5,10 @@ use super::config::{self, BestBy, Config};
 use super::images::ImageList;
 use super::schedule::Schedule;
 use crate::checkpoint::{self, CAMERAS, HostTensor, Network, Settings, StateData, StateTensor};
-use crate::datasets::sampler::{self, Sampler, StepCounts, TrainingSet};
-use crate::datasets::uses::training_set;
+use crate::datasets::sampler::{self, Sampler, Sampling, Source, StepCounts, TrainingSet};
+use crate::datasets::uses::{crowd_set, training_set};
 use crate::error::{Error, Result};
+use crate::figures::CrowdSize;
 use crate::gpu::Context;
 use crate::images::augment::{Augment, ErasingFill};
 use crate::model::{ClassifierSettings, GroupKind, HostMoments, Learner, UpdateRule};
@@ -366,7 +367,7 @@ impl Job {
     pub fn batches(&self, epoch: usize) -> Vec<Vec<usize>> {
         let cameras: Vec<u32> = self.train.iter().map(|&i| self.set.images[i].camera).collect();
         let classes = classes(&self.set, &self.train);
-        let batches = self.config.sampling().batches(&classes, &cameras, epoch as u64);
+        let batches = sampling(&self.config, &self.set).batches(&classes, &cameras, epoch as u64);
         batches.into_iter().map(|batch| batch.into_iter().map(|i| self.train[i]).collect()).collect()
     }
 
@@ -414,6 +415,14 @@ fn needed(value: &Option<String>, flag: &str) -> Result<PathBuf> {
 
 /// Loads the labelled images. Calls `note` with messages for the user.
 fn labelled(config: &Config, note: impl FnMut(&String)) -> Result<TrainingSet> {
+    if let Some(text) = config.data.dir.as_deref().filter(|text| CrowdSize::is_meant(text)) {
+        if config.data.val_persons.is_some() || config.schedule.eval_every > 0 {
+            return Err(Error::Usage(format!(
+                "{text}: drawn persons have no files to score, so --val-persons and --eval-every have no effect on them"
+            )));
+        }
+        return Ok(crowd_set(text.parse()?));
+    }
     let (set, notes) = training_set(&needed(&config.data.dir, "data")?, &config.data.load_options())?;
     notes.iter().for_each(note);
     Ok(set)
@@ -453,9 +462,13 @@ fn hold_out(config: &Config, set: TrainingSet) -> Result<(TrainingSet, TrainingS
     }
 }
 
-/// Hashes the training images, for the model's record of them.
+/// Hashes the training images that are files, for the model's record of them.
 fn hash_images(set: &TrainingSet, train: &[usize]) -> Result<Vec<u64>> {
-    train.par_iter().map(|&index| hash::number_of_file(&set.images[index].path)).collect()
+    let files = train.par_iter().filter_map(|&index| match &set.images[index].source {
+        Source::File(path) => Some(path),
+        Source::Drawn { .. } => None,
+    });
+    files.map(|path| hash::number_of_file(path)).collect()
 }
 
 /// Returns the persons of the training images.
@@ -463,9 +476,14 @@ fn classes(set: &TrainingSet, train: &[usize]) -> Vec<usize> {
     train.iter().map(|&index| set.images[index].class).collect()
 }
 
+/// Returns the composition of batches.
+fn sampling(config: &Config, set: &TrainingSet) -> Sampling {
+    Sampling { family: set.family(), ..config.sampling() }
+}
+
 /// Returns the number of steps of each epoch.
 fn step_counts(config: &Config, set: &TrainingSet, train: &[usize]) -> StepCounts {
-    config.sampling().step_counts(&classes(set, train), config.schedule.epochs)
+    sampling(config, set).step_counts(&classes(set, train), config.schedule.epochs)
 }
 
 /// Returns the indices in `set` of the training images and of the validation images.

@@ -7,12 +7,13 @@ use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epo
 use super::{config, curves, forecast, images};
 use crate::checkpoint::{self, ClassifiersInfo, HostTensor, Network, StateData, StateTensor, TRAINED_ON};
 use crate::datasets::labels::{Label, Person};
-use crate::datasets::sampler::{self, Sample};
+use crate::datasets::sampler::{self, Sample, Source};
 use crate::datasets::{LabelledImage, TestSet};
 use crate::error::{Error, Result};
+use crate::figures::Crowd;
 use crate::gpu::{Context, PlanProfile, Precision, Readback};
 use crate::images::augment::Augment;
-use crate::images::decode::DecodeOptions;
+use crate::images::decode::{DecodeOptions, Rgb};
 use crate::images::preprocess;
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
@@ -26,7 +27,7 @@ use rayon::prelude::*;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// Returns true if a run writes a file or folder of this name into its run folder.
@@ -114,9 +115,10 @@ impl RetrievalSets {
         let held_out = (!job.held_out.classes.is_empty()).then(|| {
             let labelled = |sample: &Sample| {
                 let label = Label { person: Person::Known(sample.class as u32), camera: sample.camera };
-                LabelledImage::new(sample.path.clone(), sample.name.clone(), label)
+                let Source::File(path) = &sample.source else { return None };
+                Some(LabelledImage::new(path.clone(), sample.name.clone(), label))
             };
-            let images = job.held_out.images.iter().map(labelled).collect();
+            let images = job.held_out.images.iter().filter_map(labelled).collect();
             let mut set = TestSet::of_each_other("persons held out", images);
             set.label_names.cameras = job.held_out.cameras.clone();
             retrieval_set(set, !job.held_out.crosses_cameras())
@@ -1016,10 +1018,10 @@ impl Run<'_, '_> {
 }
 
 /// Loads images at the input size.
-#[derive(Clone, Copy)]
 struct Reader {
     options: DecodeOptions,
     size: ImageSize,
+    crowd: Option<Arc<Crowd>>,
 }
 
 /// The random changes to the images of an epoch.
@@ -1033,13 +1035,23 @@ struct Changes {
 impl Reader {
     fn new(job: &Job) -> Reader {
         let options = DecodeOptions { ignore_exif: job.config.data.ignore_exif };
-        Reader { options, size: job.network.config.image }
+        Reader { options, size: job.network.config.image, crowd: job.set.crowd.clone() }
     }
 
     /// Loads the images of a batch. `changes` are given with the index in the epoch of the first image.
     fn read(&self, samples: &[Sample], changes: Option<(&Changes, usize)>) -> Result<Batch> {
         let load = |(i, sample): (usize, &Sample)| {
-            let mut image = preprocess::load(&sample.path, self.options, self.size)?;
+            // Drawn images differ from visit to visit. Without changes, each has one form.
+            let visit = changes.map_or(0, |(changes, first)| (changes.epoch + 1) << 40 | (first + i) as u64);
+            let mut image = match (&sample.source, &self.crowd) {
+                (Source::File(path), _) => preprocess::load(path, self.options, self.size)?,
+                (&Source::Drawn { person, camera }, Some(crowd)) => {
+                    let image = crowd.draw(person, camera, visit);
+                    let (width, height) = (image.width() as usize, image.height() as usize);
+                    preprocess::resize_bicubic(&Rgb { width, height, pixels: image.into_raw() }, self.size)
+                }
+                (Source::Drawn { .. }, None) => unreachable!("{}: nothing draws it", sample.name),
+            };
             let Some((Changes { augment, flip, seed, epoch }, first)) = changes else {
                 return Ok((image, 0, [0; 4]));
             };

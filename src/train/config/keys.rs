@@ -164,6 +164,7 @@ settings! {
     /// The images, `[data]`.
     data: DataConfig {
         /// Folder of a data set, or a table of images (.csv); its train split trains, or all images if it has no split.
+        /// synth:persons=10000,cameras=48,seed=1 draws persons instead, anew at every visit.
         dir: Option<String> = None, Text("DIR"), flag "data";
         /// Layout of the data set [default: detected].
         layout: Option<Layout> = None, word::<Layout>();

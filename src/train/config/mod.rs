@@ -385,6 +385,7 @@ impl Config {
             batch_size: self.schedule.batch_size,
             persons: self.data.persons_per_batch,
             sampler: self.data.sampler,
+            family: 1,
             shuffle: self.data.shuffle,
             seed: self.data.seed,
         }
