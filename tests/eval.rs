@@ -325,6 +325,30 @@ fn store_threshold_writes_the_threshold_into_the_model() {
     );
     let (text, _) = expect(0, here, &["inspect", "m.safetensors", "--heads", "2"]);
     assert!(text.contains("same person up to a squared distance of"), "{text}");
+
+    // Two images compared: the distance alone without calibration, the rate and the verdict with it.
+    let queries = std::fs::read_dir(here.join("query")).unwrap();
+    let mut queries: Vec<String> =
+        queries.map(|file| file.unwrap().path().to_string_lossy().into_owned()).collect();
+    queries.sort();
+    let compare = |model: &str, a: &str, b: &str| -> Value {
+        let words = ["compare", "--model", model, "--heads", "2", a, b, "--json", "-"];
+        serde_json::from_str(&expect(0, here, &words).0).unwrap()
+    };
+    let plain = compare(TINY, &queries[0], &queries[1]);
+    assert!(plain["distance"].as_f64().unwrap() > 0.0);
+    assert_eq!((&plain["false_match_rate"], &plain["same"]), (&Value::Null, &Value::Null));
+    let same = compare("m.safetensors", &queries[0], &queries[0]);
+    assert_eq!((&same["distance"], &same["same"]), (&0.0.into(), &true.into()));
+    let rate = |found: &Value| found["false_match_rate"].as_f64().unwrap();
+    let mut found: Vec<Value> =
+        queries[1..].iter().map(|other| compare("m.safetensors", &queries[0], other)).collect();
+    found.sort_by(|a, b| a["distance"].as_f64().unwrap().total_cmp(&b["distance"].as_f64().unwrap()));
+    assert!(found.windows(2).all(|pair| rate(&pair[0]) <= rate(&pair[1])), "{found:?}");
+    assert!(rate(&same) <= rate(&found[0]) && rate(&found[found.len() - 1]) <= 1.0, "{found:?}");
+    let words = ["compare", "--model", "m.safetensors", "--heads", "2", &queries[0], &queries[1]];
+    let (text, _) = expect(0, here, &words);
+    assert!(text.starts_with("distance  ") && text.contains("false-match rate"), "{text}");
     for more in [&["--flip"][..], &["--data", "."], &["--protocol", "released-code"]] {
         expect(2, here, &[&run[..], &["--fpr", "0.5"], more].concat());
     }

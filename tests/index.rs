@@ -18,6 +18,18 @@ use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// Names of the images in an index folder.
+fn indexed(folder: &Path) -> Vec<String> {
+    let manifest = Manifest::read(folder).unwrap().unwrap();
+    let rows = manifest
+        .segments
+        .iter()
+        .flat_map(|segment| embeddings::read(&folder.join(&segment.file)).unwrap().paths);
+    let mut names: Vec<String> = rows.collect();
+    names.sort();
+    names
+}
+
 const EXTENSIONS: [&str; 3] = ["safetensors", "npy", "parquet"];
 const DIM: usize = 3;
 
@@ -527,4 +539,45 @@ fn flipped_embeddings_are_kept_apart() {
     embed(0, here, &["crops", "--out", "index", "--append"]);
     let stderr = embed(1, here, &["crops", "--out", "index", "--append", "--flip"]);
     assert!(stderr.contains("flip: null, not true"), "{stderr}");
+}
+
+#[test]
+fn images_of_a_person_are_removed_from_an_index() {
+    let folder = crops(3);
+    let here = folder.path();
+    let embed = ["embed", "--model", TINY, "--heads", "2", "crops", "--out", "index", "--append"];
+    expect(0, here, &embed);
+    let before = indexed(&here.join("index"));
+    let of = |person: &str| before.iter().filter(|name| name.contains(person)).cloned().collect::<Vec<_>>();
+    let (gone, first) = (of("0001_"), before[0].clone());
+    assert!(!gone.is_empty() && gone.len() < before.len());
+    let filter = ["index", "remove", "index", "--filter", "path=*0001_*"];
+    let (listed, _) = expect(0, here, &[&filter[..], &["--dry-run"]].concat());
+    assert_eq!(listed.lines().collect::<Vec<_>>(), gone);
+    assert_eq!(indexed(&here.join("index")), before);
+    let (_, said) = expect(0, here, &filter);
+    assert!(said.contains(&format!("deleted {} images", gone.len())), "{said}");
+    let left: Vec<String> = before.iter().filter(|name| !gone.contains(name)).cloned().collect();
+    assert_eq!(indexed(&here.join("index")), left);
+    // Neither the manifest nor any segment keeps a name.
+    for file in std::fs::read_dir(here.join("index")).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(5).any(|window| window == b"0001_"));
+    }
+    assert!(expect(1, here, &filter).1.contains("no image of the index matches"));
+    // A list, of which one name is not there.
+    std::fs::write(here.join("names.txt"), format!("{}\n{first}\n\n", left[1])).unwrap();
+    let (_, said) = expect(0, here, &["index", "remove", "index", "--names", "names.txt"]);
+    assert!(said.contains("deleted 1 images") && said.contains("1 names of the list are not"), "{said}");
+    // The rest can still be merged, and extended.
+    expect(0, here, &["merge", "index", "--out", "all.npy"]);
+    expect(0, here, &embed);
+    assert_eq!(indexed(&here.join("index")), before);
+    for (command, words) in [
+        (&["index", "remove", "crops", "--filter", "path=*"][..], "is no index"),
+        (&["index", "remove", "index"], "--filter"),
+    ] {
+        let (_, said) = expect(2, here, command);
+        assert!(said.contains(words), "{said}");
+    }
 }

@@ -83,6 +83,7 @@ fn random(dim: usize) -> Network {
         config,
         class_names: None,
         threshold: None,
+        match_rates: Vec::new(),
         notes: Vec::new(),
     }
 }

@@ -87,10 +87,20 @@ fn commands() {
     let mut command = cli::command();
     command.build();
     let mut text = COMMANDS.to_string();
-    for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+    let mut commands = Vec::new();
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        let name = command.get_name().to_string();
+        let actions = command.get_subcommands().filter(|action| action.get_name() != "help");
+        let before = commands.len();
+        commands.extend(actions.map(|action| (format!("{name} {}", action.get_name()), action.clone())));
+        if commands.len() == before {
+            commands.push((name, command.clone()));
+        }
+    }
+    for (name, mut command) in commands {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         let usage = command.render_usage().to_string().replace("Usage: ", "");
-        let _ = write!(text, "\n## {}\n\n{about}.\n\n```text\n{}\n```\n", command.get_name(), usage.trim());
+        let _ = write!(text, "\n## {name}\n\n{about}.\n\n```text\n{}\n```\n", usage.trim());
         let mut heading = None;
         let shown = |argument: &&clap::Arg| argument.get_id() != "help" && !argument.is_hide_set();
         let mut arguments: Vec<_> = command.get_arguments().filter(shown).collect();

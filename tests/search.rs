@@ -233,7 +233,7 @@ fn models_threshold_marks_the_same_person() {
     let all = found(here, &base);
     // The threshold is a distance in the middle of a list, and includes it.
     let distance = all["queries"][0]["results"][4]["distance"].as_f64().unwrap() as f32;
-    checkpoint::store_threshold(&model, &network, Threshold { distance, fpr: 0.5 }).unwrap();
+    checkpoint::store_threshold(&model, &network, Threshold { distance, fpr: 0.5 }, &[]).unwrap();
     let model = ["search", "--model", "threshold.safetensors", "--heads", "2"];
     let (stdout, stderr) = expect(0, here, &[&model[..], &base, &["--json", "-"]].concat());
     let got: Value = serde_json::from_str(&stdout).unwrap();

@@ -25,7 +25,7 @@ fn drawn() -> TempDir {
     let model = here.join("m.safetensors");
     std::fs::copy(TINY, &model).unwrap();
     let network = checkpoint::load(&model, &Settings { heads: Some(2), ..Settings::default() }).unwrap();
-    checkpoint::store_threshold(&model, &network, Threshold { distance: 0.05, fpr: 0.01 }).unwrap();
+    checkpoint::store_threshold(&model, &network, Threshold { distance: 0.05, fpr: 0.01 }, &[]).unwrap();
     expect(
         0,
         here,

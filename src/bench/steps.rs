@@ -224,6 +224,7 @@ fn network(Model { dim, heads, .. }: Model) -> Network {
         config,
         class_names: None,
         threshold: None,
+        match_rates: Vec::new(),
         notes: Vec::new(),
     }
 }

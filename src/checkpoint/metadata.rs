@@ -54,22 +54,57 @@ pub struct Threshold {
     pub fpr: f64,
 }
 
-/// A threshold and the settings that it was measured with.
+/// A share of the pairs of different persons.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(from = "(f32, f64)", into = "(f32, f64)")]
+pub struct MatchRate {
+    /// Squared Euclidean distance between embeddings.
+    pub distance: f32,
+    /// Share of the pairs of different persons within it.
+    pub rate: f64,
+}
+
+impl From<(f32, f64)> for MatchRate {
+    fn from((distance, rate): (f32, f64)) -> MatchRate {
+        MatchRate { distance, rate }
+    }
+}
+
+impl From<MatchRate> for (f32, f64) {
+    fn from(MatchRate { distance, rate }: MatchRate) -> (f32, f64) {
+        (distance, rate)
+    }
+}
+
+/// A threshold, the rates around it, and the settings that they were measured with.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub(super) struct StoredThreshold {
     #[serde(flatten)]
     threshold: Threshold,
+    /// By rising distance. Files of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rates: Vec<MatchRate>,
     settings: serde_json::Value,
 }
 
 impl StoredThreshold {
-    pub(super) fn new(threshold: Threshold, config: &VitConfig, preprocess: &Preprocess) -> StoredThreshold {
-        StoredThreshold { threshold, settings: settings(config, preprocess) }
+    pub(super) fn new(
+        threshold: Threshold,
+        rates: &[MatchRate],
+        config: &VitConfig,
+        preprocess: &Preprocess,
+    ) -> StoredThreshold {
+        StoredThreshold { threshold, rates: rates.to_vec(), settings: settings(config, preprocess) }
     }
 
-    /// Returns the threshold if it was measured with these settings.
-    pub(super) fn valid_for(&self, config: &VitConfig, preprocess: &Preprocess) -> Option<Threshold> {
-        differences(&self.settings, &settings(config, preprocess)).is_empty().then_some(self.threshold)
+    /// Returns the threshold and the rates if they were measured with these settings.
+    pub(super) fn valid_for(
+        &self,
+        config: &VitConfig,
+        preprocess: &Preprocess,
+    ) -> Option<(Threshold, &[MatchRate])> {
+        let fits = differences(&self.settings, &settings(config, preprocess)).is_empty();
+        fits.then_some((self.threshold, &self.rates))
     }
 }
 

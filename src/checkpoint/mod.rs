@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use convert::{Converted, convert};
-pub use metadata::{Threshold, lat_wgpu_metadata};
+pub use metadata::{MatchRate, Threshold, lat_wgpu_metadata};
 pub use parameters::{
     CAMERAS, ClassifierTensor, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, classifier_tensors, is_block_statistic,
     is_prefix, jigsaw_names, parameter_shapes,
@@ -72,11 +72,21 @@ pub struct Network {
     pub class_names: Option<Vec<String>>,
     /// Largest distance between images of the same person, if it was measured with these settings.
     pub threshold: Option<Threshold>,
+    /// Shares of the pairs of different persons within rising distances, if they were measured with these settings.
+    pub match_rates: Vec<MatchRate>,
     /// Remarks for the user.
     pub notes: Vec<String>,
 }
 
 impl Network {
+    /// Returns the share of the pairs of different persons within a distance: at most that of the next measured distance.
+    /// `None` unless it was measured.
+    pub fn match_rate(&self, distance: f32) -> Option<f64> {
+        let next = self.match_rates.partition_point(|measured| measured.distance < distance);
+        self.match_rates.last()?;
+        Some(self.match_rates.get(next).map_or(1.0, |measured| measured.rate))
+    }
+
     /// SHA-256 of the names, shapes and f32 values of the file's backbone. Metadata, such as a threshold, and a resized
     /// position table don't change it.
     pub fn weights_sha256(&self) -> String {
@@ -172,8 +182,8 @@ fn network_of(
     let mut notes = sorted.notes;
     notes.extend(recognised.notes);
     let stored = metadata.threshold.as_ref();
-    let threshold = stored.and_then(|stored| stored.valid_for(&config, &recognised.preprocess));
-    if stored.is_some() && threshold.is_none() {
+    let valid = stored.and_then(|stored| stored.valid_for(&config, &recognised.preprocess));
+    if stored.is_some() && valid.is_none() {
         notes.push("the stored threshold is not used: it was measured with other settings".to_string());
     }
     Ok(Network {
@@ -183,7 +193,8 @@ fn network_of(
         file_positions,
         classifiers,
         class_names: metadata.class_names,
-        threshold,
+        threshold: valid.map(|(threshold, _)| threshold),
+        match_rates: valid.map_or(Vec::new(), |(_, rates)| rates.to_vec()),
         notes,
     })
 }

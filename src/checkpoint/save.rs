@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::metadata::StoredThreshold;
 use super::safetensors::Container;
-use super::{HostTensor, Network, Threshold, lat_wgpu_metadata, timm};
+use super::{HostTensor, MatchRate, Network, Threshold, lat_wgpu_metadata, timm};
 use crate::error::{Error, Result};
 use crate::shape::{ClassifierKind, HeadKind, Preprocess, VitConfig};
 use crate::storage::Dtype;
@@ -217,11 +217,16 @@ pub fn export(
     write_items(target, items, metadata)
 }
 
-/// Stores a threshold in the metadata of the file of `network`. Everything else stays as it is.
+/// Stores a threshold and the rates around it in the metadata of the file of `network`. Everything else stays as it is.
 ///
 /// # Errors
 /// Those of [`super::load`] for a damaged file; `Io` if it can't be read, written or replaced.
-pub fn store_threshold(path: &Path, network: &Network, threshold: Threshold) -> Result<()> {
+pub fn store_threshold(
+    path: &Path,
+    network: &Network,
+    threshold: Threshold,
+    rates: &[MatchRate],
+) -> Result<()> {
     // Checks that the header is complete and that the file has all tensors.
     drop(Container::open(path)?);
     let unusable = |e: serde_json::Error| Error::Weights { path: path.to_path_buf(), reason: e.to_string() };
@@ -231,7 +236,7 @@ pub fn store_threshold(path: &Path, network: &Network, threshold: Threshold) -> 
     let mut text = vec![0; u64::from_le_bytes(length) as usize];
     source.read_exact(&mut text).map_err(Error::io("read", path))?;
 
-    let stored = StoredThreshold::new(threshold, &network.config, &network.preprocess);
+    let stored = StoredThreshold::new(threshold, rates, &network.config, &network.preprocess);
     let mut header: Map<String, Value> = serde_json::from_slice(&text).map_err(unusable)?;
     let metadata = header.entry("__metadata__").or_insert_with(|| json!({}));
     let entry = metadata.get(KEY).and_then(Value::as_str).unwrap_or("{}");
@@ -400,18 +405,25 @@ mod tests {
         let settings = Settings { heads: Some(2), ..Settings::default() };
         let network = load(&path, &settings).unwrap();
         assert_eq!(network.threshold, None);
-        for distance in [0.1, 0.7] {
+        assert_eq!(network.match_rate(0.3), None);
+        for distance in [0.6, 0.7] {
             let threshold = Threshold { distance, fpr: 1e-3 };
-            store_threshold(&path, &network, threshold).unwrap();
+            let match_rates =
+                vec![MatchRate { distance: 0.5, rate: 1e-4 }, MatchRate { distance, rate: 1e-3 }];
+            store_threshold(&path, &network, threshold, &match_rates).unwrap();
             let again = load(&path, &settings).unwrap();
-            assert_eq!(again, Network { threshold: Some(threshold), ..network.clone() });
+            assert_eq!(again, Network { threshold: Some(threshold), match_rates, ..network.clone() });
+        }
+        let again = load(&path, &settings).unwrap();
+        for (distance, rate) in [(0.3, 1e-4), (0.5, 1e-4), (0.501, 1e-3), (0.8, 1.0)] {
+            assert_eq!(again.match_rate(distance), Some(rate), "{distance}");
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         let other = load(&path, &Settings { lambda: Some(3.0), ..settings }).unwrap();
         assert_eq!(other.threshold, None);
         assert!(other.notes.iter().any(|note| note.contains("threshold")), "{:?}", other.notes);
         let missing = dir.path().join("none.safetensors");
-        assert!(store_threshold(&missing, &network, Threshold { distance: 1.0, fpr: 0.1 }).is_err());
+        assert!(store_threshold(&missing, &network, Threshold { distance: 1.0, fpr: 0.1 }, &[]).is_err());
     }
 
     #[test]

@@ -34,6 +34,14 @@ const GROUPS: [(&str, &[Examples]); 5] = [
                 ],
             ),
             (
+                "compare",
+                [
+                    "--model run/best.safetensors a.jpg b.jpg",
+                    "--model run/best.safetensors a.jpg b.jpg --json -",
+                ],
+            ),
+            ("index", ["remove index --filter path=0002_*", "remove index --names person.txt --dry-run"]),
+            (
                 "cluster",
                 [
                     "--gallery crops.safetensors -o crops/groups.csv",

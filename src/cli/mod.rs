@@ -35,6 +35,7 @@ mod arguments;
 mod autotune;
 mod bench;
 mod cluster;
+mod compare;
 mod completions;
 mod convert;
 mod data;
@@ -45,6 +46,7 @@ mod eval_report;
 mod examples;
 mod explain;
 mod export;
+mod index;
 mod info;
 mod init;
 mod inspect;
@@ -121,6 +123,10 @@ enum Command {
     Eval(Box<eval::EvalArguments>),
     /// Find the persons of images in a gallery of embeddings
     Search(Box<search::SearchArguments>),
+    /// Print the distance of two images, and how often two strangers are as near
+    Compare(compare::CompareArguments),
+    /// Change an index folder of embeddings
+    Index(index::IndexArguments),
     /// Group the images of a gallery into persons, without labels
     Cluster(Box<cluster::ClusterArguments>),
     /// Serve search as a web page and a JSON API
@@ -180,6 +186,8 @@ pub fn main() -> ExitCode {
         Command::Ablate(arguments) => ablate::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Index(arguments) => index::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),

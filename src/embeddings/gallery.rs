@@ -303,7 +303,11 @@ impl FromStr for Filter {
 }
 
 impl Filter {
-    fn admits(&self, name: &str) -> Result<bool> {
+    /// Returns whether the filter admits an image of this name.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a name without a camera, if the filter is by camera.
+    pub fn admits(&self, name: &str) -> Result<bool> {
         match self {
             Filter::Path(pattern) => Ok(pattern.matches(name)),
             Filter::Cameras(cameras) => match Label::from_market_name(name) {

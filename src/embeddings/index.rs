@@ -713,6 +713,69 @@ impl IndexWriter {
     }
 }
 
+/// Removes the rows of an index whose names `goes` selects, or only lists them if `dry_run`. Returns the names, sorted.
+///
+/// # Errors
+/// `Usage` if the folder is no index, or is a shard, which holds a fixed list; if another process writes into it; those
+/// of `goes`; `Io` if the folder can't be read or written.
+pub fn remove_images(
+    folder: &Path,
+    dry_run: bool,
+    goes: impl Fn(&str) -> Result<bool>,
+) -> Result<Vec<String>> {
+    let Some(manifest) = Manifest::read(folder)? else {
+        return Err(Error::Usage(format!("{} is no index: it has no {MANIFEST}", folder.display())));
+    };
+    if let Some(shard) = &manifest.shard {
+        return Err(Error::Usage(format!(
+            "{} is shard {}, which holds a fixed list: remove images from the list, or rows after `lat-wgpu merge`",
+            folder.display(),
+            shard.number
+        )));
+    }
+    let lock = FolderLock::acquire(folder)?;
+    let mut removed = Vec::new();
+    let mut kept = Vec::new();
+    for segment in &manifest.segments {
+        let path = folder.join(&segment.file);
+        let file = EmbeddingFile::open(&path)?;
+        let recorded = States::read(&path.with_extension("json"), segment.rows)?;
+        let mut rows = Vec::new();
+        for (row, name) in file.paths.iter().enumerate() {
+            if goes(name)? {
+                removed.push(name.clone());
+            } else {
+                rows.push(row);
+            }
+        }
+        kept.push((rows.len() < segment.rows).then_some((rows, file, recorded)));
+    }
+    removed.sort();
+    if dry_run || removed.is_empty() {
+        return Ok(removed);
+    }
+    let complete = manifest.complete;
+    let mut writer = IndexWriter {
+        folder: folder.to_path_buf(),
+        manifest,
+        segment_rows: SEGMENT_ROWS,
+        inputs: Vec::new(),
+        todo: Arc::new(Vec::new()),
+        states: Vec::new(),
+        found: Found::default(),
+        open: None,
+        rows: 0,
+        skipped: Vec::new(),
+        is_dirty: true,
+        _lock: lock,
+    };
+    writer.remove_rows(kept)?;
+    writer.manifest.complete = complete;
+    writer.publish()?;
+    writer.sweep()?;
+    Ok(removed)
+}
+
 impl Origin {
     /// Reads the provenance of the embeddings from the metadata.
     pub(super) fn provenance(&self) -> Provenance {

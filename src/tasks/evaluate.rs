@@ -3,7 +3,7 @@
 use super::cameras::Cameras;
 use super::embed::{Embedder, ImageOptions};
 use super::trained_on::Overlap;
-use crate::checkpoint::{self, Network, Threshold};
+use crate::checkpoint::{self, MatchRate, Network, Threshold};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::{self, Capture, LabelNames, LabelledImage, TestSet, uses};
 use crate::embeddings;
@@ -798,6 +798,19 @@ pub fn store_threshold(model: &Path, network: &Network, outcome: Option<&Outcome
         )));
     };
     let threshold = Threshold { distance: point.threshold, fpr: wanted };
-    checkpoint::store_threshold(model, network, threshold)?;
+    let rates = report.map_or(Vec::new(), match_rates);
+    checkpoint::store_threshold(model, network, threshold, &rates)?;
     Ok(threshold)
+}
+
+/// The false positive rates of a report by rising distance.
+fn match_rates(report: &Report) -> Vec<MatchRate> {
+    let reached = report.operating_points.iter().filter_map(|point| point.reached);
+    let mut rates: Vec<MatchRate> = reached
+        .chain(report.roc.iter().copied())
+        .map(|point| MatchRate { distance: point.threshold, rate: point.false_positive_rate })
+        .collect();
+    rates.sort_by(|a, b| a.distance.total_cmp(&b.distance));
+    rates.dedup();
+    rates
 }

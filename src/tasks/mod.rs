@@ -4,6 +4,7 @@ pub mod ablate;
 pub mod autotune;
 pub mod cameras;
 pub mod cluster;
+pub mod compare;
 pub mod demo;
 pub mod embed;
 pub mod evaluate;

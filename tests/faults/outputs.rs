@@ -17,7 +17,7 @@ struct Route {
     inputs: &'static [&'static str],
 }
 
-const ROUTES: [Route; 23] = [
+const ROUTES: [Route; 24] = [
     Route {
         command: "embed --model m.safetensors --reduce pca.safetensors crops p.png",
         needed: "--out new.npy",
@@ -109,6 +109,12 @@ const ROUTES: [Route; 23] = [
         needed: "--html new.html",
         outputs: &["--json", "--html"],
         inputs: &["index/part-000001.safetensors", "crops/a/1_0.jpg"],
+    },
+    Route {
+        command: "compare --model m.safetensors p.png crops/a/1_0.jpg",
+        needed: "",
+        outputs: &["--json"],
+        inputs: &["m.safetensors", "p.png", "crops/a/1_0.jpg"],
     },
     Route {
         command: "data crops",
