@@ -268,7 +268,7 @@ CASES = {
     ),
     "deepvit": (
         "deepvit",
-        replace(NO_DROPOUT["full"], optimizer="sgd", sgd_momentum=0.9, lr=0.005, ema=0.8, gelt=lat.Gelt(parts="1")),
+        replace(NO_DROPOUT["full"], optimizer="sgd", sgd_momentum=0.9, lr=0.002, ema=0.8, gelt=lat.Gelt(parts="1")),
         ALL,
         ALL[:-1],
         "re-attention with the statistics of the batch, SGD, averaged weights, everything trains",
