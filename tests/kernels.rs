@@ -71,6 +71,6 @@ macro_rules! every_case_of {
 
 every_case_of!(
     gemm attention reattention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera jigsaw
-    gelt l2norm part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
-    roof
+    gelt l2norm statistics part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average
+    distance topk roof
 );

@@ -27,8 +27,8 @@ macro_rules! stems {
 
 stems!(
     gemm attention reattention rollout layernorm layerscale drop_path accumulate image patch_embed tokens camera jigsaw
-    gelt l2norm part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average distance topk
-    roof
+    gelt l2norm statistics part_linear batchnorm narrow cross_entropy triplet prototypes gradnorm adam sgd average
+    distance topk roof
 );
 
 /// A stem and the functions that list its cases and its timed cases.

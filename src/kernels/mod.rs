@@ -35,6 +35,7 @@ pub mod reattention;
 pub mod rollout;
 pub mod roof;
 pub mod sgd;
+pub mod statistics;
 pub mod tokens;
 pub mod topk;
 pub mod triplet;
@@ -81,6 +82,7 @@ pub fn variants() -> Vec<(Kernel, Constants, Storage)> {
         rollout::variants,
         roof::variants,
         sgd::variants,
+        statistics::variants,
         tokens::variants,
         triplet::variants,
         topk::variants,

@@ -29,6 +29,7 @@ pub mod reattention;
 pub mod rollout;
 pub mod roof;
 pub mod sgd;
+pub mod statistics;
 pub mod tokens;
 pub mod topk;
 pub mod triplet;

@@ -83,6 +83,8 @@ fn rows() -> Vec<Count> {
             "l2norm 4 lanes backward 3x7x13",
             vec![("l2norm_forward", 3.0 * 273.0), ("l2norm_backward", 8.0 * 273.0)],
         ),
+        ("statistics forward by camera 5x52 of 3", vec![("statistics_forward", 260.0)]),
+        ("statistics forward divided 5x52 of 3", vec![("statistics_forward", 2.0 * 260.0)]),
         ("prototypes 4 lanes 7x3x13", vec![("prototypes_update", 9.0 * 91.0)]),
         ("prototypes 4 lanes hard 7x3x13", vec![("prototypes_update", 11.0 * 91.0)]),
         // Chains of 8 links in each of 3 iterations, 4 components.
